@@ -1,0 +1,158 @@
+//! What a user chooses: the node's configuration, and the plan of one connect.
+
+use core::fmt;
+use core::time::Duration;
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use smallvec::SmallVec;
+
+use crate::identity::{NodeId, SecretKey};
+use crate::notice::Strategy;
+use crate::pipe::PipeMode;
+
+/// Most brokers and most STUN servers in a configuration.
+pub const MAX_SERVERS: usize = 16;
+
+/// Everything a node is told at its start.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The node's key pair.
+    pub identity: SecretKey,
+    /// MQTT brokers for signalling, at most [`MAX_SERVERS`]. The node keeps a session with each; the first
+    /// two that work go into its address. Default: none, and only direct connects are possible.
+    pub brokers: Vec<Broker>,
+    /// STUN servers that tell the outside address, at most [`MAX_SERVERS`]; the first three of each address
+    /// family are asked. Default: none, and the inside addresses are announced.
+    pub stun: Vec<StunServer>,
+    /// The only local address to listen on, dial from and announce. Default: all but loopback.
+    pub bind: Option<IpAddr>,
+    /// TCP port to listen on. Default 0: the system chooses.
+    pub port: u16,
+    /// Whom to give a pipe. Default: anyone who knows the address and proves who they are.
+    pub accept: Accept,
+    /// Whether a peer may ask for a plain pipe. Default: no. A plan of our own may ask in any case.
+    pub allow_plain: bool,
+}
+
+impl Config {
+    /// The defaults, for this key pair.
+    pub fn new(identity: SecretKey) -> Self {
+        Config {
+            identity,
+            brokers: Vec::new(),
+            stun: Vec::new(),
+            bind: None,
+            port: 0,
+            accept: Accept::Anyone,
+            allow_plain: false,
+        }
+    }
+
+    pub(crate) fn check(&self) -> Result<(), ConfigError> {
+        if self.brokers.len() > MAX_SERVERS {
+            return Err(ConfigError::TooManyBrokers(self.brokers.len()));
+        }
+        if self.stun.len() > MAX_SERVERS {
+            return Err(ConfigError::TooManyStunServers(self.stun.len()));
+        }
+        let mut seen = BTreeSet::new();
+        for (n, broker) in self.brokers.iter().enumerate() {
+            if !seen.insert(broker.id) {
+                return Err(ConfigError::DuplicateBrokerId(broker.id));
+            }
+            if broker.host.is_empty() || broker.port == 0 {
+                return Err(ConfigError::BadBroker(n));
+            }
+        }
+        match self.stun.iter().position(|s| s.host.is_empty() || s.port == 0) {
+            Some(n) => Err(ConfigError::BadStunServer(n)),
+            None => Ok(()),
+        }
+    }
+}
+
+/// An MQTT broker. Peers find each other on brokers whose `id` both know, so an id never changes its
+/// meaning once it was handed out.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Broker {
+    /// Stable number of the broker, as it stands in addresses.
+    pub id: u16,
+    /// Host name or literal address.
+    pub host: Box<str>,
+    /// TCP port, not 0. MQTT's own is 1883.
+    pub port: u16,
+}
+
+/// A STUN server (RFC 8489), asked over UDP, and over TCP where UDP gets no answer.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct StunServer {
+    /// Host name or literal address.
+    pub host: Box<str>,
+    /// UDP and TCP port, not 0. STUN's own is 3478.
+    pub port: u16,
+}
+
+/// Whom a node gives a pipe to. A peer proves its node id in every case.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Accept {
+    /// Anyone who knows the address. Strangers are limited: their requests make us send at most 4 dials
+    /// to at most 2 addresses, one request at a time.
+    Anyone,
+    /// These only.
+    Only(BTreeSet<NodeId>),
+    /// Whoever the user approves: [`Notice::Ask`](crate::Notice::Ask), answered within 30 s.
+    Ask,
+}
+
+/// Why a configuration cannot be used.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum ConfigError {
+    /// More than [`MAX_SERVERS`] brokers; this many.
+    TooManyBrokers(usize),
+    /// More than [`MAX_SERVERS`] STUN servers; this many.
+    TooManyStunServers(usize),
+    /// Two brokers have this id.
+    DuplicateBrokerId(u16),
+    /// The broker at this position has no host or port 0.
+    BadBroker(usize),
+    /// The STUN server at this position has no host or port 0.
+    BadStunServer(usize),
+}
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ConfigError::TooManyBrokers(n) => write!(f, "{n} brokers, at most {MAX_SERVERS} are possible"),
+            ConfigError::TooManyStunServers(n) => {
+                write!(f, "{n} STUN servers, at most {MAX_SERVERS} are possible")
+            }
+            ConfigError::DuplicateBrokerId(id) => write!(f, "two brokers have the id {id}"),
+            ConfigError::BadBroker(n) => write!(f, "broker number {} has no host or port 0", n + 1),
+            ConfigError::BadStunServer(n) => write!(f, "STUN server number {} has no host or port 0", n + 1),
+        }
+    }
+}
+
+impl std::error::Error for ConfigError {}
+
+/// How one connect is to proceed.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Plan {
+    /// Exactly the strategies to try, started in this order. Default: all.
+    pub strategies: SmallVec<[Strategy; 2]>,
+    /// What the pipe is to be. Default: encrypted.
+    pub mode: PipeMode,
+    /// The whole connect ends after this long. Default 20 s, at most an hour.
+    pub timeout: Duration,
+}
+
+impl Default for Plan {
+    fn default() -> Self {
+        Plan {
+            strategies: SmallVec::from_slice(&Strategy::ALL),
+            mode: PipeMode::Encrypted,
+            timeout: Duration::from_secs(20),
+        }
+    }
+}

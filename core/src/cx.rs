@@ -1,0 +1,184 @@
+//! What every machine inside a node shares: the time, the queue of actions, fresh ids, one timer each,
+//! and who owns which socket.
+
+use core::time::Duration;
+use std::collections::{BTreeMap, VecDeque};
+use std::net::SocketAddr;
+
+use bytes::Bytes;
+
+use crate::io::{Action, CloseHow, QueryId, SockId, SockOpts};
+use crate::notice::{ConnectId, Notice};
+use crate::random::Random;
+use crate::session::SessionId;
+use crate::stats::Stats;
+use crate::time::{ClockFix, Instant, WallTime};
+use crate::timers::Timers;
+
+/// Which machine a socket or a query belongs to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Owner {
+    /// The listener with this number.
+    Listener(u8),
+    /// The broker at this place in the configuration.
+    Broker(u8),
+    /// The STUN client.
+    External,
+    /// A stream saying hello.
+    Stream,
+}
+
+/// Whose deadline it is.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(crate) enum Timer {
+    Broker(u8),
+    External,
+    Stream(SockId),
+    Connect(ConnectId),
+    Visit(SessionId),
+    Settle,
+    Asks,
+}
+
+#[derive(Debug)]
+pub(crate) struct Cx {
+    pub(crate) now: Instant,
+    pub(crate) clock: Option<ClockFix>,
+    pub(crate) random: Random,
+    pub(crate) timers: Timers<Timer>,
+    pub(crate) stats: Stats,
+    queue: VecDeque<Action>,
+    socks: BTreeMap<SockId, Owner>,
+    queries: BTreeMap<QueryId, Owner>,
+    next_sock: u32,
+    next_query: u32,
+}
+
+impl Cx {
+    pub(crate) fn new(seed: [u8; 32], now: Instant) -> Self {
+        Cx {
+            now,
+            clock: None,
+            random: Random::new(seed),
+            timers: Timers::new(),
+            stats: Stats::default(),
+            queue: VecDeque::new(),
+            socks: BTreeMap::new(),
+            queries: BTreeMap::new(),
+            next_sock: 0,
+            next_query: 0,
+        }
+    }
+
+    /// The wall clock, or the epoch where the driver never told it: a peer then corrects us by its CLOCK
+    /// reply.
+    pub(crate) fn wall(&self) -> WallTime {
+        self.clock.map_or(WallTime::from_micros(0), |fix| fix.wall_at(self.now))
+    }
+
+    pub(crate) fn pop_action(&mut self) -> Option<Action> {
+        self.queue.pop_front()
+    }
+
+    pub(crate) fn has_actions(&self) -> bool {
+        !self.queue.is_empty()
+    }
+
+    pub(crate) fn notify(&mut self, notice: Notice) {
+        self.queue.push_back(Action::Notify(notice));
+    }
+
+    pub(crate) fn owner(&self, sock: SockId) -> Option<Owner> {
+        self.socks.get(&sock).copied()
+    }
+
+    pub(crate) fn open_sockets(&self) -> impl Iterator<Item = SockId> + '_ {
+        self.socks.keys().copied()
+    }
+
+    pub(crate) fn bind_udp(&mut self, owner: Owner, local: SocketAddr) -> SockId {
+        let sock = self.fresh_sock(owner);
+        self.queue.push_back(Action::BindUdp { sock, local, opts: SockOpts::default() });
+        sock
+    }
+
+    pub(crate) fn listen(&mut self, owner: Owner, local: SocketAddr, opts: SockOpts) -> SockId {
+        let sock = self.fresh_sock(owner);
+        self.queue.push_back(Action::Listen { sock, local, backlog: 128, opts });
+        sock
+    }
+
+    pub(crate) fn dial(
+        &mut self,
+        owner: Owner,
+        local: SocketAddr,
+        remote: SocketAddr,
+        limit: Duration,
+    ) -> SockId {
+        let sock = self.fresh_sock(owner);
+        let opts = SockOpts { nodelay: true, ..SockOpts::default() };
+        let (at, deadline) = (self.now, self.now + limit);
+        self.queue.push_back(Action::Connect { sock, local, remote, opts, at, deadline });
+        sock
+    }
+
+    pub(crate) fn adopt(&mut self, sock: SockId, owner: Owner) {
+        self.socks.insert(sock, owner);
+    }
+
+    pub(crate) fn send_datagram(&mut self, sock: SockId, to: SocketAddr, data: Bytes) {
+        self.queue.push_back(Action::SendDatagram { sock, to, data });
+    }
+
+    pub(crate) fn send(&mut self, sock: SockId, data: Bytes) {
+        self.queue.push_back(Action::SendStream { sock, data });
+    }
+
+    pub(crate) fn read(&mut self, sock: SockId, credit: u32) {
+        self.queue.push_back(Action::Read { sock, credit });
+    }
+
+    /// Closes a socket that the driver still has.
+    pub(crate) fn close(&mut self, sock: SockId, how: CloseHow) {
+        if self.socks.remove(&sock).is_some() {
+            self.queue.push_back(Action::Close { sock, how });
+        }
+    }
+
+    pub(crate) fn detach(&mut self, sock: SockId, pipe: Box<crate::pipe::PipeStart>) {
+        if self.socks.remove(&sock).is_some() {
+            self.queue.push_back(Action::Detach { sock, pipe });
+        }
+    }
+
+    /// Forgets a socket that the driver has reported as failed.
+    pub(crate) fn forget(&mut self, sock: SockId) {
+        self.socks.remove(&sock);
+    }
+
+    pub(crate) fn resolve(&mut self, owner: Owner, host: Box<str>, limit: Duration) -> QueryId {
+        let query = QueryId(self.next_query);
+        self.next_query += 1;
+        self.queries.insert(query, owner);
+        self.queue.push_back(Action::Resolve { query, host, deadline: self.now + limit });
+        query
+    }
+
+    /// The owner of an answered query, which is over with this.
+    pub(crate) fn answered(&mut self, query: QueryId) -> Option<Owner> {
+        self.queries.remove(&query)
+    }
+
+    pub(crate) fn cancel_queries(&mut self) {
+        for query in core::mem::take(&mut self.queries).into_keys() {
+            self.queue.push_back(Action::Cancel { query });
+        }
+    }
+
+    fn fresh_sock(&mut self, owner: Owner) -> SockId {
+        let sock = SockId::chosen(self.next_sock);
+        self.next_sock += 1;
+        self.socks.insert(sock, owner);
+        sock
+    }
+}

@@ -1,0 +1,458 @@
+//! The hello: how two ends of a fresh TCP stream prove who they are and agree to keep this stream.
+//!
+//! ```text
+//! initiator                                   responder
+//! FIRST   session, Noise IK 1 {purpose, mode}  ->
+//!                                         <-   SECOND  Noise IK 2 {ready | asking | refused}
+//! then sealed control messages, in both directions:
+//!         APPROVED            the responder's user said yes
+//!         NOMINATE sessions   this stream is to be the pipe (from the side with the lower node id)
+//!         CONFIRM  sessions   it is; what follows are the pipe's bytes
+//!         REFUSE   reason
+//! ```
+//! The dialler is the initiator. The Noise prologue binds the version, the session and the responder's node
+//! id, and IK itself binds both static keys, so a hello cannot be moved to another session or version.
+//! Frames are read exactly, header first, so that no byte behind CONFIRM is taken from the stream.
+
+mod frame;
+
+use core::fmt;
+
+use bytes::Bytes;
+use smallvec::SmallVec;
+
+use crate::identity::{NodeId, SecretKey};
+use crate::noise::{Handshake, Keys, NotAuthentic};
+use crate::notice::Refusal;
+use crate::pipe::{Opener, PipeKeys, PipeMode, Sealer};
+use crate::session::SessionId;
+use frame::{Framer, Kind};
+
+pub(crate) use frame::HEADER;
+
+/// The one version of hello and signalling that is spoken.
+pub(crate) const VERSION: u8 = 1;
+
+/// Why the initiator dialled.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Purpose {
+    /// To open a session of its own.
+    Open,
+    /// Because the responder asked for it.
+    Answer,
+}
+
+/// What the initiator's first message says.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Offer {
+    pub(crate) session: SessionId,
+    pub(crate) purpose: Purpose,
+    pub(crate) mode: PipeMode,
+}
+
+/// What the responder's answer says.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Status {
+    Ready,
+    /// Its user is being asked; `Control::Approved` or `Refuse` follows.
+    Asking,
+    Refused(Refusal),
+}
+
+/// A sealed message after the handshake.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) enum Control {
+    Approved,
+    /// The sessions that this stream settles: one, or two that asked for each other.
+    Nominate(SmallVec<[SessionId; 2]>),
+    /// Agreed; with a session of the confirming side that is settled too.
+    Confirm(Option<SessionId>),
+    Refuse(Refusal),
+}
+
+/// What a whole frame said.
+#[derive(Debug)]
+pub(crate) enum Heard {
+    First { peer: NodeId, offer: Offer },
+    Second(Status),
+    Control(Control),
+}
+
+/// Why a hello is over.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum HelloError {
+    /// Not a frame of ours, or not one that belongs here.
+    Malformed,
+    /// A frame of another version; theirs.
+    Version(u8),
+    /// It does not decrypt: not the peer we wanted, or changed on the way.
+    NotAuthentic,
+    /// The peer said no before the handshake was done.
+    Refused(Refusal),
+}
+
+impl fmt::Display for HelloError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            HelloError::Malformed => f.write_str("whoever answered does not speak our protocol"),
+            HelloError::Version(v) => write!(f, "the peer speaks protocol version {v}, we speak {VERSION}"),
+            HelloError::NotAuthentic => f.write_str("whoever answered is not the peer"),
+            HelloError::Refused(why) => write!(f, "the peer refused: {why}"),
+        }
+    }
+}
+
+impl From<NotAuthentic> for HelloError {
+    fn from(_: NotAuthentic) -> Self {
+        HelloError::NotAuthentic
+    }
+}
+
+/// One end of a hello.
+#[derive(Debug)]
+pub(crate) struct Hello {
+    framer: Framer,
+    state: State,
+}
+
+#[derive(Debug)]
+enum State {
+    /// Initiator: FIRST is sent.
+    AwaitingSecond(Handshake),
+    /// Responder: nothing came yet.
+    AwaitingFirst,
+    /// Responder: FIRST came, the answer is the caller's to give.
+    Answering(Handshake),
+    /// Both ends are known.
+    Open(Box<Keys>),
+    /// Over.
+    Dead,
+}
+
+impl Hello {
+    /// The end that dialled, and its first frame.
+    pub(crate) fn initiate(
+        ours: &SecretKey,
+        peer: &NodeId,
+        offer: Offer,
+        entropy: [u8; 32],
+    ) -> Result<(Self, Bytes), HelloError> {
+        let purpose = match offer.purpose {
+            Purpose::Open => 0,
+            Purpose::Answer => 1,
+        };
+        let mode = match offer.mode {
+            PipeMode::Encrypted => 0,
+            PipeMode::Plain => 1,
+        };
+        let prologue = prologue(offer.session, peer);
+        let (handshake, first) = Handshake::initiate(ours, peer, &prologue, &[purpose, mode], entropy)?;
+        let mut body = Vec::with_capacity(SessionId::LEN + first.len());
+        body.extend_from_slice(&offer.session.0);
+        body.extend_from_slice(&first);
+        let hello = Hello { framer: Framer::new(), state: State::AwaitingSecond(handshake) };
+        Ok((hello, frame::encode(Kind::First, &body)))
+    }
+
+    /// The end that accepted.
+    pub(crate) fn respond() -> Self {
+        Hello { framer: Framer::new(), state: State::AwaitingFirst }
+    }
+
+    /// Takes received bytes, up to the end of a frame, and says how many it took and what the frame said.
+    /// The responder draws its ephemeral key from `entropy`, which is used for the first frame only.
+    pub(crate) fn receive(
+        &mut self,
+        ours: &SecretKey,
+        data: &[u8],
+        entropy: impl FnOnce() -> [u8; 32],
+    ) -> Result<(usize, Option<Heard>), HelloError> {
+        let (taken, whole) = self.framer.push(data).inspect_err(|_| self.state = State::Dead)?;
+        let Some((kind, body)) = whole else { return Ok((taken, None)) };
+        let state = core::mem::replace(&mut self.state, State::Dead);
+        let (state, heard) = state.hear(ours, kind, &body, entropy)?;
+        self.state = state;
+        Ok((taken, Some(heard)))
+    }
+
+    /// How many bytes are needed before anything can happen: the credit to give the driver, once for each
+    /// header and once for each body.
+    pub(crate) fn needs(&self) -> u32 {
+        self.framer.needs()
+    }
+
+    /// Responder: the answer to FIRST.
+    pub(crate) fn answer(&mut self, status: Status) -> Result<Bytes, HelloError> {
+        let State::Answering(handshake) = core::mem::replace(&mut self.state, State::Dead) else {
+            return Err(HelloError::Malformed);
+        };
+        let payload: [u8; 3] = match status {
+            Status::Ready => [0, 0, 0],
+            Status::Asking => [1, 0, 0],
+            Status::Refused(why) => {
+                let [code, detail] = refusal_code(why);
+                [2, code, detail]
+            }
+        };
+        let (second, keys) = handshake.finish_writing(&payload)?;
+        self.state = State::Open(Box::new(keys));
+        Ok(frame::encode(Kind::Second, &second))
+    }
+
+    /// Either end, after the handshake: a sealed control message.
+    pub(crate) fn control(&mut self, message: &Control) -> Result<Bytes, HelloError> {
+        let State::Open(keys) = &mut self.state else { return Err(HelloError::Malformed) };
+        let mut plain: SmallVec<[u8; 64]> = SmallVec::new();
+        match message {
+            Control::Approved => plain.push(1),
+            Control::Nominate(sessions) => {
+                plain.push(2);
+                sessions.iter().for_each(|s| plain.extend_from_slice(&s.0));
+            }
+            Control::Confirm(also) => {
+                plain.push(3);
+                also.iter().for_each(|s| plain.extend_from_slice(&s.0));
+            }
+            Control::Refuse(why) => {
+                plain.push(4);
+                plain.extend_from_slice(&refusal_code(*why));
+            }
+        }
+        let mut sealed = [0; 64];
+        let length = keys.sealing.seal(&plain, &mut sealed)?;
+        Ok(frame::encode(Kind::Sealed, &sealed[..length]))
+    }
+
+    /// The keys for the pipe, once the handshake is done.
+    pub(crate) fn into_pipe_keys(self, mode: PipeMode) -> Result<PipeKeys, HelloError> {
+        match (self.state, mode) {
+            (State::Open(_), PipeMode::Plain) => Ok(PipeKeys::Plain),
+            (State::Open(keys), PipeMode::Encrypted) => {
+                Ok(PipeKeys::Encrypted(Sealer::new(keys.sealing), Opener::new(keys.opening)))
+            }
+            _ => Err(HelloError::Malformed),
+        }
+    }
+}
+
+/// The clear-text answer to a frame of a version that is not spoken.
+pub(crate) fn refuse_version() -> Bytes {
+    frame::encode(Kind::Refuse, &refusal_code(Refusal::Version { ours: VERSION }))
+}
+
+impl State {
+    fn hear(
+        self,
+        ours: &SecretKey,
+        kind: Kind,
+        body: &[u8],
+        entropy: impl FnOnce() -> [u8; 32],
+    ) -> Result<(State, Heard), HelloError> {
+        match (self, kind) {
+            (State::AwaitingFirst, Kind::First) => {
+                let Some((session, noise)) = body.split_first_chunk() else {
+                    return Err(HelloError::Malformed);
+                };
+                let session = SessionId(*session);
+                let prologue = prologue(session, &ours.node_id());
+                let (handshake, peer, payload) = Handshake::respond(ours, &prologue, noise, entropy())?;
+                let (purpose, mode) = match payload[..] {
+                    [purpose @ 0..=1, mode @ 0..=1] => (purpose, mode),
+                    _ => return Err(HelloError::Malformed),
+                };
+                let offer = Offer {
+                    session,
+                    purpose: if purpose == 0 { Purpose::Open } else { Purpose::Answer },
+                    mode: if mode == 0 { PipeMode::Encrypted } else { PipeMode::Plain },
+                };
+                Ok((State::Answering(handshake), Heard::First { peer, offer }))
+            }
+            (State::AwaitingSecond(handshake), Kind::Second) => {
+                let (payload, keys) = handshake.finish_reading(body)?;
+                let status = match payload[..] {
+                    [0, 0, 0] => Status::Ready,
+                    [1, 0, 0] => Status::Asking,
+                    [2, code, detail] => Status::Refused(refusal_from([code, detail])),
+                    _ => return Err(HelloError::Malformed),
+                };
+                Ok((State::Open(Box::new(keys)), Heard::Second(status)))
+            }
+            (State::AwaitingSecond(_), Kind::Refuse) => match *body {
+                [code, detail] => Err(HelloError::Refused(refusal_from([code, detail]))),
+                _ => Err(HelloError::Malformed),
+            },
+            (State::Open(mut keys), Kind::Sealed) => {
+                let mut plain = [0; 64];
+                let out = plain.get_mut(..body.len()).ok_or(HelloError::Malformed)?;
+                let length = keys.opening.open(body, out)?;
+                let control = parse_control(&plain[..length]).ok_or(HelloError::Malformed)?;
+                Ok((State::Open(keys), Heard::Control(control)))
+            }
+            _ => Err(HelloError::Malformed),
+        }
+    }
+}
+
+fn parse_control(plain: &[u8]) -> Option<Control> {
+    let (kind, rest) = plain.split_first()?;
+    let sessions = || {
+        let (chunks, left) = rest.as_chunks::<{ SessionId::LEN }>();
+        left.is_empty().then(|| chunks.iter().map(|c| SessionId(*c)).collect::<SmallVec<[_; 2]>>())
+    };
+    match kind {
+        1 if rest.is_empty() => Some(Control::Approved),
+        2 => sessions().filter(|s| matches!(s.len(), 1..=2)).map(Control::Nominate),
+        3 => sessions().filter(|s| s.len() <= 1).map(|s| Control::Confirm(s.first().copied())),
+        4 => <[u8; 2]>::try_from(rest).ok().map(|code| Control::Refuse(refusal_from(code))),
+        _ => None,
+    }
+}
+
+fn prologue(session: SessionId, responder: &NodeId) -> [u8; 11 + 1 + 16 + 32] {
+    let mut out = [0; 60];
+    out[..11].copy_from_slice(b"p2pd hello\0");
+    out[11] = VERSION;
+    out[12..28].copy_from_slice(&session.0);
+    out[28..].copy_from_slice(responder.as_bytes());
+    out
+}
+
+/// A refusal's two bytes, in the hello and in signalling.
+pub(crate) fn refusal_code(why: Refusal) -> [u8; 2] {
+    match why {
+        Refusal::NotAccepted => [1, 0],
+        Refusal::Busy => [2, 0],
+        Refusal::PlainNotAllowed => [3, 0],
+        Refusal::NoSuchSession => [4, 0],
+        Refusal::Version { ours } => [5, ours],
+        Refusal::Unknown(code) => [code, 0],
+    }
+}
+
+/// The refusal with these two bytes.
+pub(crate) fn refusal_from([code, detail]: [u8; 2]) -> Refusal {
+    match code {
+        1 => Refusal::NotAccepted,
+        2 => Refusal::Busy,
+        3 => Refusal::PlainNotAllowed,
+        4 => Refusal::NoSuchSession,
+        5 => Refusal::Version { ours: detail },
+        code => Refusal::Unknown(code),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(n: u8) -> SecretKey {
+        SecretKey::from_bytes([n; 32])
+    }
+
+    const OFFER: Offer =
+        Offer { session: SessionId([9; 16]), purpose: Purpose::Open, mode: PipeMode::Encrypted };
+
+    fn hear(hello: &mut Hello, who: &SecretKey, frame: &[u8]) -> Result<Heard, HelloError> {
+        let (taken, heard) = hello.receive(who, frame, || [4; 32])?;
+        assert_eq!(taken, frame.len());
+        Ok(heard.expect("a whole frame"))
+    }
+
+    /// Both ends after SECOND.
+    fn open_pair(status: Status) -> (Hello, Hello) {
+        let (a, b) = (key(1), key(2));
+        let (mut init, first) = Hello::initiate(&a, &b.node_id(), OFFER, [3; 32]).unwrap();
+        let mut resp = Hello::respond();
+        match hear(&mut resp, &b, &first) {
+            Ok(Heard::First { peer, offer }) => assert_eq!((peer, offer), (a.node_id(), OFFER)),
+            other => panic!("{other:?}"),
+        }
+        let second = resp.answer(status).unwrap();
+        match hear(&mut init, &a, &second) {
+            Ok(Heard::Second(s)) => assert_eq!(s, status),
+            other => panic!("{other:?}"),
+        }
+        (init, resp)
+    }
+
+    #[test]
+    fn a_whole_hello_and_every_control_message() {
+        let statuses = [Status::Ready, Status::Asking, Status::Refused(Refusal::Version { ours: 3 })];
+        for status in statuses {
+            let (mut init, mut resp) = open_pair(status);
+            let (one, two) = (SessionId([1; 16]), SessionId([2; 16]));
+            let messages = [
+                Control::Approved,
+                Control::Nominate(SmallVec::from_slice(&[one])),
+                Control::Nominate(SmallVec::from_slice(&[one, two])),
+                Control::Confirm(None),
+                Control::Confirm(Some(two)),
+                Control::Refuse(Refusal::Busy),
+                Control::Refuse(Refusal::Unknown(77)),
+            ];
+            for message in messages {
+                let frame = init.control(&message).unwrap();
+                match hear(&mut resp, &key(2), &frame) {
+                    Ok(Heard::Control(c)) => assert_eq!(c, message),
+                    other => panic!("{other:?}"),
+                }
+                let frame = resp.control(&message).unwrap();
+                assert!(matches!(hear(&mut init, &key(1), &frame), Ok(Heard::Control(c)) if c == message));
+            }
+            assert!(matches!(init.into_pipe_keys(PipeMode::Plain), Ok(PipeKeys::Plain)));
+            assert!(matches!(resp.into_pipe_keys(PipeMode::Encrypted), Ok(PipeKeys::Encrypted(..))));
+        }
+    }
+
+    #[test]
+    fn frames_are_read_exactly_at_every_split() {
+        let (a, b) = (key(1), key(2));
+        let (_, first) = Hello::initiate(&a, &b.node_id(), OFFER, [3; 32]).unwrap();
+        let mut wire = first.to_vec();
+        wire.extend_from_slice(b"the pipe's bytes");
+        for cut in 0..first.len() {
+            let mut resp = Hello::respond();
+            let (taken, heard) = resp.receive(&b, &wire[..cut], || [4; 32]).unwrap();
+            assert!(heard.is_none());
+            assert_eq!(taken, cut);
+            let expected = if cut < HEADER { HEADER - cut } else { first.len() - cut };
+            assert_eq!(resp.needs() as usize, expected, "after {cut} bytes");
+            let (taken, heard) = resp.receive(&b, &wire[cut..], || [4; 32]).unwrap();
+            assert_eq!(cut + taken, first.len(), "nothing past the frame");
+            assert!(heard.is_some());
+        }
+    }
+
+    #[test]
+    fn strangers_and_old_versions_are_told_apart() {
+        let (a, b, c) = (key(1), key(2), key(3));
+        let (_, first) = Hello::initiate(&a, &b.node_id(), OFFER, [3; 32]).unwrap();
+        assert_eq!(hear(&mut Hello::respond(), &c, &first).err(), Some(HelloError::NotAuthentic));
+
+        let mut other_session = first.to_vec();
+        other_session[HEADER] ^= 1;
+        let moved = hear(&mut Hello::respond(), &b, &other_session).err();
+        assert_eq!(moved, Some(HelloError::NotAuthentic), "a hello cannot be moved to another session");
+
+        let mut newer = first.to_vec();
+        newer[0] = 2;
+        let err = Hello::respond().receive(&b, &newer, || [4; 32]).err();
+        assert_eq!(err, Some(HelloError::Version(2)));
+
+        let (mut init, _) = Hello::initiate(&a, &b.node_id(), OFFER, [3; 32]).unwrap();
+        let told = hear(&mut init, &a, &refuse_version()).err();
+        assert_eq!(told, Some(HelloError::Refused(Refusal::Version { ours: VERSION })));
+    }
+
+    #[test]
+    fn frames_out_of_place_end_it() {
+        let (mut init, mut resp) = open_pair(Status::Ready);
+        let (_, first) = Hello::initiate(&key(1), &key(2).node_id(), OFFER, [3; 32]).unwrap();
+        assert_eq!(hear(&mut resp, &key(2), &first).err(), Some(HelloError::Malformed));
+        assert_eq!(resp.control(&Control::Approved).err(), Some(HelloError::Malformed), "dead");
+        let mut forged = init.control(&Control::Approved).unwrap().to_vec();
+        *forged.last_mut().unwrap() ^= 1;
+        let (_, mut resp) = open_pair(Status::Ready);
+        assert_eq!(hear(&mut resp, &key(2), &forged).err(), Some(HelloError::NotAuthentic));
+    }
+}

@@ -1,0 +1,84 @@
+//! The sans-IO core of p2pd: state machines that open a connection between two computers wherever they
+//! are.
+//!
+//! [`Node`] does no I/O, has no clock, no randomness and no threads of its own. A *driver* owns the sockets of
+//! some event loop; it tells the node what happens ([`Event`]) and does what the node asks ([`Action`]).
+//! The same node runs under tokio, in a plain poll loop, and in a simulated internet.
+//!
+//! ```
+//! use p2pd_core::io::Interface;
+//! use p2pd_core::{Action, Config, Event, Instant, Node, SecretKey};
+//!
+//! let config = Config::new(SecretKey::from_bytes([7; 32]));
+//! let start = Instant::ZERO;
+//! let mut node = Node::new(config, [1; 32], start).unwrap();
+//! let lan = Interface { index: 2, ip: "192.168.1.5".parse().unwrap(), prefix: 24, default_route: true };
+//! node.handle(start, Event::Interfaces(&[lan]));
+//! // The driver's loop: drain the actions, then ask once for the next deadline, then wait.
+//! while let Some(action) = node.poll_action() {
+//!     if let Action::Listen { sock, local, .. } = action {
+//!         // A driver opens the socket and reports its port; here it is made up.
+//!         assert!(local.ip().is_unspecified());
+//!         node.handle(start, Event::Bound { sock, local: ([0, 0, 0, 0], 4000).into() });
+//!     }
+//! }
+//! let deadline = node.poll_timeout().unwrap();
+//! node.handle(deadline, Event::Timeout);
+//! assert_eq!(node.address().v4()[0].port, 4000);
+//! ```
+//!
+//! # The contract
+//!
+//! 1. Call [`handle`](Node::handle) as often as you like, in any order, then drain
+//!    [`poll_action`](Node::poll_action); then ask [`poll_timeout`](Node::poll_timeout) once and arm one timer.
+//!    A deadline in the past means [`Event::Timeout`] now, and after it the deadline has moved.
+//! 2. Every `BindUdp`, `Listen`, `Connect` and `Resolve` gets exactly one first reply. After `Close`, `Detach` or
+//!    `Cancel` there is silence for that id. An event with an unknown id is counted, never an error. `now` may
+//!    stand still or go back: the node keeps the maximum.
+//! 3. Every dial is an action with a time `at`: the driver binds at once, so that a port clash shows while
+//!    there is time, connects at `at`, and says how late it was.
+//! 4. The same seed and the same events give the same actions, byte for byte.
+//! 5. Everything that a stranger can make grow has a cap and a stated rule for what happens beyond it; what
+//!    is turned away is counted in [`Stats`].
+//! 6. No `unsafe`, and no dependency on a runtime or a socket.
+//! 7. What comes from the network passes a guard ([`wire::guard`]) before a codec sees it.
+//! 8. A stream that is agreed on is *detached*: the driver hands out its runtime's own stream, and nothing of
+//!    the node stands in the data path. A stream's bytes are read by credit, so that not one of the
+//!    user's bytes has been taken out of the system's buffer by then.
+//!
+//! Each of these is held by a test in `core/tests/contract.rs`, 6 by `tests/purity`.
+
+mod config;
+mod cx;
+mod hello;
+mod identity;
+mod limit;
+mod node;
+mod noise;
+mod notice;
+mod random;
+mod session;
+mod signal;
+mod stats;
+mod strategy;
+mod time;
+mod timers;
+
+pub mod address;
+pub mod io;
+pub mod nat;
+pub mod pipe;
+pub mod wire;
+
+pub use address::PeerAddress;
+pub use config::{Accept, Broker, Config, ConfigError, MAX_SERVERS, Plan, StunServer};
+pub use identity::{NodeId, NodeIdError, SecretKey, SecretKeyError, Topic};
+pub use io::{Action, CloseHow, Event, IoFailure, QueryId, SockId, SockOpts};
+pub use node::{ConnectError, MAX_CONNECTS, Node};
+pub use notice::{
+    BrokerLoss, BrokerState, ConnectId, FailReason, Notice, Outcome, Refusal, Report, Stage, Strategy,
+    StrategyReport,
+};
+pub use pipe::PipeMode;
+pub use stats::Stats;
+pub use time::{ClockFix, Instant, WallTime};

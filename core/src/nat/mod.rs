@@ -1,0 +1,107 @@
+//! What is known of the NATs between us and the internet.
+
+pub(crate) mod external;
+
+use core::fmt;
+
+/// How a NAT maps and filters, by P2PD's numbers; the words are those of RFC 3489 and, in brackets, RFC 4787.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum NatType {
+    /// 1: no NAT, nothing filtered.
+    OpenInternet = 1,
+    /// 2: no NAT, but a firewall that lets in answers only.
+    SymmetricUdpFirewall = 2,
+    /// 3: full cone (endpoint-independent mapping and filtering).
+    FullCone = 3,
+    /// 4: restricted cone (endpoint-independent mapping, address-dependent filtering).
+    AddressRestricted = 4,
+    /// 5: port-restricted cone (endpoint-independent mapping, address and port-dependent filtering).
+    PortRestricted = 5,
+    /// 6: symmetric (address and port-dependent mapping).
+    Symmetric = 6,
+    /// 7: no answer came through at all.
+    Blocked = 7,
+}
+
+impl NatType {
+    const ALL: [NatType; 7] = [
+        NatType::OpenInternet,
+        NatType::SymmetricUdpFirewall,
+        NatType::FullCone,
+        NatType::AddressRestricted,
+        NatType::PortRestricted,
+        NatType::Symmetric,
+        NatType::Blocked,
+    ];
+
+    /// The type with this number, 1 to 7.
+    pub fn from_number(n: u8) -> Option<Self> {
+        Self::ALL.into_iter().find(|t| t.number() == n)
+    }
+
+    /// Its number, 1 to 7.
+    pub const fn number(self) -> u8 {
+        self as u8
+    }
+}
+
+impl fmt::Display for NatType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            NatType::OpenInternet => "open internet",
+            NatType::SymmetricUdpFirewall => "firewall without NAT",
+            NatType::FullCone => "full cone",
+            NatType::AddressRestricted => "address-restricted",
+            NatType::PortRestricted => "port-restricted",
+            NatType::Symmetric => "symmetric",
+            NatType::Blocked => "blocked",
+        })
+    }
+}
+
+/// How a NAT allocates external ports, by P2PD's numbers.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum DeltaType {
+    /// 1: there is no NAT.
+    NotApplicable = 1,
+    /// 2: the external port is the local one.
+    Equal = 2,
+    /// 3: external ports are as far apart as local ones.
+    Preserving = 3,
+    /// 4: each new mapping is `value` further, whatever the local port.
+    Independent = 4,
+    /// 5: `value` further if the local port is one further.
+    Dependent = 5,
+    /// 6: no rule is known.
+    Random = 6,
+}
+
+impl DeltaType {
+    const ALL: [DeltaType; 6] = [
+        DeltaType::NotApplicable,
+        DeltaType::Equal,
+        DeltaType::Preserving,
+        DeltaType::Independent,
+        DeltaType::Dependent,
+        DeltaType::Random,
+    ];
+
+    /// The type with this number, 1 to 6.
+    pub fn from_number(n: u8) -> Option<Self> {
+        Self::ALL.into_iter().find(|t| t.number() == n)
+    }
+
+    /// Its number, 1 to 6.
+    pub const fn number(self) -> u8 {
+        self as u8
+    }
+}
+
+/// Allocation of external ports: the kind, and its step where it has one.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct Delta {
+    /// The kind.
+    pub kind: DeltaType,
+    /// The step, in ports; 0 where the kind has none.
+    pub value: u16,
+}

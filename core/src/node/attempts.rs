@@ -1,0 +1,504 @@
+//! Our calls of `connect()`: the strategies of one plan, raced under one deadline.
+
+use core::fmt::Write;
+use core::time::Duration;
+use std::net::SocketAddr;
+
+use bytes::Bytes;
+use smallvec::SmallVec;
+
+use super::Node;
+use crate::address::PeerAddress;
+use crate::config::Plan;
+use crate::cx::Timer;
+use crate::identity::NodeId;
+use crate::io::{IoFailure, SockId};
+use crate::nat::NatType;
+use crate::notice::{
+    ConnectId, FailReason, Notice, Outcome, Refusal, Report, Stage, Strategy, StrategyReport,
+};
+use crate::random::Domain;
+use crate::session::SessionId;
+use crate::signal::message::{Body, MessageId};
+use crate::strategy::agreement::{Key, Requester};
+use crate::strategy::dialler::{DialEnd, Dialler};
+use crate::strategy::paths::{self, Trust};
+use crate::time::Instant;
+
+/// Between the starts of two strategies, where the one before is likely to work by itself. Where it is not,
+/// the next starts at once: it costs one message.
+const HEAD_START: Duration = Duration::from_millis(250);
+/// A request without an answer is sent again after this long: the peer may have been between two sessions
+/// with its broker.
+const REPEAT_AFTER: Duration = Duration::from_secs(2);
+/// At most so often in all.
+const REQUESTS: u8 = 3;
+/// A plan's timeout is cut to this.
+const MAX_TIMEOUT: Duration = Duration::from_secs(3600);
+
+#[derive(Debug)]
+pub(super) struct Attempt {
+    session: SessionId,
+    pub(super) peer: NodeId,
+    address: PeerAddress,
+    plan: Plan,
+    started: Instant,
+    deadline: Instant,
+    runs: SmallVec<[Run; 2]>,
+    /// The peer's clock minus ours, in microseconds, once it told us.
+    pub(super) clock_offset: Option<i64>,
+}
+
+#[derive(Debug)]
+struct Run {
+    strategy: Strategy,
+    state: RunState,
+}
+
+#[derive(Debug)]
+enum RunState {
+    Pending { at: Instant },
+    Direct(Box<Dialler>),
+    Reverse(Reverse),
+    Ended { outcome: Outcome, detail: String },
+}
+
+/// The reverse strategy, from the wish to the peer's dial.
+#[derive(Debug)]
+struct Reverse {
+    request: Option<Request>,
+    told_waiting: bool,
+    /// How many of our addresses the peer said it dials.
+    peer_dials: Option<u8>,
+    /// Version that somebody with the peer's topic says it speaks. Not authentic.
+    version_hint: Option<u8>,
+}
+
+#[derive(Debug)]
+struct Request {
+    id: MessageId,
+    sealed: Bytes,
+    sent: u8,
+    next: Instant,
+}
+
+impl Node {
+    pub(super) fn begin(&mut self, peer: NodeId, to: &PeerAddress, plan: Plan) -> ConnectId {
+        let id = ConnectId(self.next_connect);
+        self.next_connect += 1;
+        let now = self.cx.now;
+        let session = SessionId(self.cx.random.bytes(Domain::SessionId));
+        self.remember(peer);
+        self.agreement.open((session, Requester::Us), peer, plan.mode);
+        // A peer that no NAT hides, or that is near, will be reached directly: reverse may wait a moment.
+        let likely = to.interfaces().any(|i| i.nat == NatType::OpenInternet)
+            || paths::to_peer(&self.routes, to, self.is_oneself(peer), Trust::Known).iter().any(|p| p.local);
+        let mut at = now;
+        let mut runs: SmallVec<[Run; 2]> = SmallVec::new();
+        for strategy in &plan.strategies {
+            if runs.iter().all(|r| r.strategy != *strategy) {
+                runs.push(Run { strategy: *strategy, state: RunState::Pending { at } });
+                at = at + if likely { HEAD_START } else { Duration::ZERO };
+            }
+        }
+        let deadline = now + plan.timeout.min(MAX_TIMEOUT);
+        let address = to.clone();
+        let attempt =
+            Attempt { session, peer, address, plan, started: now, deadline, runs, clock_offset: None };
+        self.attempts.insert(id, attempt);
+        self.sessions.insert(session, id);
+        self.drive_attempt(id);
+        id
+    }
+
+    pub(super) fn cancel_attempt(&mut self, connect: ConnectId) {
+        if let Some(attempt) = self.take_attempt(connect) {
+            self.abandon((attempt.session, Requester::Us), attempt.peer);
+        }
+    }
+
+    fn take_attempt(&mut self, connect: ConnectId) -> Option<Attempt> {
+        let attempt = self.attempts.remove(&connect)?;
+        self.sessions.remove(&attempt.session);
+        self.cx.timers.set(Timer::Connect(connect), None);
+        Some(attempt)
+    }
+
+    /// Ends a session without a pipe, with every stream of it.
+    pub(super) fn abandon(&mut self, key: Key, peer: NodeId) {
+        self.agreement.abandon(key);
+        self.close_streams_of(&[key]);
+        self.agree(peer, None);
+    }
+
+    /// Takes out the attempt that a pipe answers: its id and when it began.
+    pub(super) fn end_attempt_of(&mut self, session: SessionId) -> Option<(ConnectId, Instant)> {
+        let connect = self.connect_of(session)?;
+        Some((connect, self.take_attempt(connect)?.started))
+    }
+
+    pub(super) fn fail_session(&mut self, session: SessionId, reason: FailReason) {
+        if let Some(connect) = self.connect_of(session) {
+            self.fail_attempt(connect, reason);
+        }
+    }
+
+    pub(super) fn fail_attempt(&mut self, connect: ConnectId, reason: FailReason) {
+        let Some(attempt) = self.take_attempt(connect) else { return };
+        let report = Box::new(attempt.report(self.cx.now));
+        self.cx.notify(Notice::Failed { connect, reason, report });
+        self.abandon((attempt.session, Requester::Us), attempt.peer);
+    }
+
+    /// Something that attempts may wait for has changed: a broker is ready, or our address is known.
+    pub(super) fn poke_attempts(&mut self) {
+        let waits = |r: &Run| matches!(&r.state, RunState::Reverse(Reverse { request: None, .. }));
+        let waiting: Vec<ConnectId> =
+            self.attempts.iter().filter(|(_, a)| a.runs.iter().any(waits)).map(|(id, _)| *id).collect();
+        for connect in waiting {
+            self.drive_attempt(connect);
+        }
+    }
+
+    /// Starts what is due, and ends the attempt if nothing is left.
+    pub(super) fn drive_attempt(&mut self, connect: ConnectId) {
+        let now = self.cx.now;
+        let Some(deadline) = self.attempts.get(&connect).map(|a| a.deadline) else { return };
+        if deadline <= now {
+            return self.fail_attempt(connect, FailReason::DeadlinePassed);
+        }
+        let mut n = 0;
+        while let Some(run) = self.attempts.get_mut(&connect).and_then(|a| a.runs.get_mut(n)) {
+            if let RunState::Pending { at } = run.state
+                && at <= now
+            {
+                let strategy = run.strategy;
+                let state = self.start_strategy(connect, strategy);
+                self.set_run(connect, n, state);
+            }
+            self.drive_run(connect, n);
+            n += 1;
+        }
+        self.conclude(connect);
+    }
+
+    fn start_strategy(&mut self, connect: ConnectId, strategy: Strategy) -> RunState {
+        let skipped = |detail: String| RunState::Ended { outcome: Outcome::Skipped, detail };
+        let Some(attempt) = self.attempts.get(&connect) else { return skipped(String::new()) };
+        let state = match strategy {
+            Strategy::Direct => {
+                let oneself = attempt.peer == self.node_id();
+                let paths = paths::to_peer(&self.routes, &attempt.address, oneself, Trust::Known);
+                if paths.is_empty() {
+                    skipped(self.why_no_path(&attempt.address))
+                } else {
+                    RunState::Direct(Box::new(Dialler::new(paths, self.cx.now)))
+                }
+            }
+            Strategy::Reverse => match self.why_no_signal(attempt.peer, &attempt.address) {
+                Some(why) => skipped(why),
+                None => RunState::Reverse(Reverse {
+                    request: None,
+                    told_waiting: false,
+                    peer_dials: None,
+                    version_hint: None,
+                }),
+            },
+        };
+        if !matches!(state, RunState::Ended { .. }) {
+            self.cx.notify(Notice::Progress { connect, strategy, stage: Stage::Started });
+        }
+        state
+    }
+
+    fn set_run(&mut self, connect: ConnectId, n: usize, state: RunState) {
+        let now = self.cx.now;
+        let Some(attempt) = self.attempts.get_mut(&connect) else { return };
+        let ended = matches!(state, RunState::Ended { .. });
+        if let Some(run) = attempt.runs.get_mut(n) {
+            run.state = state;
+        }
+        if ended {
+            // Whoever was to wait for this one need not.
+            for run in &mut attempt.runs {
+                if let RunState::Pending { at } = &mut run.state {
+                    *at = now;
+                    break;
+                }
+            }
+        }
+    }
+
+    fn drive_run(&mut self, connect: ConnectId, n: usize) {
+        let Some(attempt) = self.attempts.get_mut(&connect) else { return };
+        let (key, peer, mode) = ((attempt.session, Requester::Us), attempt.peer, attempt.plan.mode);
+        match attempt.runs.get_mut(n).map(|r| &mut r.state) {
+            Some(RunState::Direct(dialler)) => {
+                let Some(path) = dialler.due(self.cx.now) else {
+                    if dialler.is_exhausted() {
+                        let detail = dialler.describe();
+                        self.set_run(connect, n, RunState::Ended { outcome: Outcome::Failed, detail });
+                    }
+                    return;
+                };
+                let sock = self.dial_stream(path, key, peer, mode);
+                let now = self.cx.now;
+                let run = self.attempts.get_mut(&connect).and_then(|a| a.runs.get_mut(n));
+                if let Some(Run { state: RunState::Direct(dialler), .. }) = run {
+                    dialler.started(sock, path, now);
+                }
+                let stage = Stage::Dialling(path.remote);
+                self.cx.notify(Notice::Progress { connect, strategy: Strategy::Direct, stage });
+                self.drive_run(connect, n);
+            }
+            Some(RunState::Reverse(_)) => self.drive_reverse(connect, n),
+            _ => {}
+        }
+    }
+
+    /// Sends the request, or sends it again.
+    fn drive_reverse(&mut self, connect: ConnectId, n: usize) {
+        let now = self.cx.now;
+        let settled = self.address_is_settled();
+        let own_address = self.current_address();
+        let Some(attempt) = self.attempts.get(&connect) else { return };
+        let (peer, session, mode) = (attempt.peer, attempt.session, attempt.plan.mode);
+        let brokers = self.brokers_of(&attempt.address);
+        let offset = attempt.clock_offset.unwrap_or(0);
+        let until = attempt.deadline;
+        let ready = self.is_oneself(peer) || brokers.iter().any(|b| self.brokers[usize::from(*b)].is_ready());
+        let progress = |stage| Notice::Progress { connect, strategy: Strategy::Reverse, stage };
+        let Some(reverse) = self.reverse(connect, n) else { return };
+        match &mut reverse.request {
+            None if !settled || !ready => {
+                if !reverse.told_waiting {
+                    reverse.told_waiting = true;
+                    self.cx.notify(progress(Stage::AwaitingBroker));
+                }
+            }
+            None => {
+                let body = Body::Direct { mode, address: Box::new(own_address) };
+                let (id, sealed) = self.seal(peer, session, offset, body);
+                let sent = self.publish(peer, &sealed, &brokers, until);
+                let request = Request { id, sealed, sent: 1, next: now + REPEAT_AFTER };
+                if let Some(reverse) = self.reverse(connect, n) {
+                    reverse.request = Some(request);
+                }
+                self.cx.notify(progress(Stage::Requested { brokers: sent }));
+            }
+            Some(request)
+                if request.next <= now && request.sent < REQUESTS && reverse.peer_dials.is_none() =>
+            {
+                request.sent += 1;
+                request.next = now + REPEAT_AFTER;
+                let sealed = request.sealed.clone();
+                self.publish(peer, &sealed, &brokers, until);
+            }
+            Some(_) => {}
+        }
+    }
+
+    /// Arms the attempt's timer, or ends it when every strategy has.
+    fn conclude(&mut self, connect: ConnectId) {
+        let Some(attempt) = self.attempts.get(&connect) else { return };
+        if attempt.runs.iter().all(|r| matches!(r.state, RunState::Ended { .. })) {
+            return self.fail_attempt(connect, FailReason::AllStrategiesFailed);
+        }
+        let next = attempt.runs.iter().filter_map(|r| match &r.state {
+            RunState::Pending { at } => Some(*at),
+            RunState::Direct(dialler) => dialler.next(),
+            RunState::Reverse(Reverse { request: Some(r), peer_dials: None, .. }) if r.sent < REQUESTS => {
+                Some(r.next)
+            }
+            _ => None,
+        });
+        let at = next.min().unwrap_or(attempt.deadline).min(attempt.deadline);
+        self.cx.timers.set(Timer::Connect(connect), Some(at));
+    }
+
+    /// A stream of an attempt is gone.
+    pub(super) fn attempt_lost_stream(&mut self, key: Key, sock: SockId, remote: SocketAddr, why: DialEnd) {
+        let now = self.cx.now;
+        let Some(connect) = self.connect_of(key.0) else { return };
+        let Some(attempt) = self.attempts.get_mut(&connect) else { return };
+        let ours = attempt.runs.iter_mut().any(|run| match &mut run.state {
+            RunState::Direct(dialler) => dialler.ended(sock, why, now),
+            _ => false,
+        });
+        if ours && let DialEnd::Io(why) = why {
+            let stage = Stage::DialFailed(remote, why);
+            self.cx.notify(Notice::Progress { connect, strategy: Strategy::Direct, stage });
+        }
+        self.drive_attempt(connect);
+    }
+
+    /// The peer says that it dials us.
+    pub(super) fn peer_dials(&mut self, peer: NodeId, session: SessionId, count: u8) {
+        let Some((connect, n)) = self.reverse_of(peer, session) else { return };
+        if let Some(reverse) = self.reverse(connect, n) {
+            reverse.peer_dials = Some(count);
+        }
+        let stage = Stage::PeerDials;
+        self.cx.notify(Notice::Progress { connect, strategy: Strategy::Reverse, stage });
+        self.drive_attempt(connect);
+    }
+
+    /// The peer says that its dials failed.
+    pub(super) fn peer_dialled(
+        &mut self,
+        peer: NodeId,
+        session: SessionId,
+        dials: &[(SocketAddr, IoFailure)],
+    ) {
+        let Some((connect, n)) = self.reverse_of(peer, session) else { return };
+        if self.has_accepted_stream((session, Requester::Us)) {
+            return;
+        }
+        let mut detail = String::from("the peer dialled us in vain");
+        for (k, (to, why)) in dials.iter().enumerate() {
+            let _ = write!(detail, "{} {to}: {why}", if k == 0 { ":" } else { ";" });
+        }
+        if dials.is_empty() {
+            detail = String::from("the peer found no address of ours that it could dial");
+        } else if dials.iter().any(|(_, why)| *why == IoFailure::TimedOut) {
+            detail.push_str(" (our NAT or firewall does not let it in)");
+        }
+        self.set_run(connect, n, RunState::Ended { outcome: Outcome::Failed, detail });
+        self.drive_attempt(connect);
+    }
+
+    /// The peer refuses to dial us.
+    pub(super) fn peer_refused(&mut self, peer: NodeId, session: SessionId, why: Refusal) {
+        let Some((connect, n)) = self.reverse_of(peer, session) else { return };
+        let detail = format!("the peer refused: {why}");
+        self.set_run(connect, n, RunState::Ended { outcome: Outcome::Failed, detail });
+        if matches!(why, Refusal::NotAccepted | Refusal::PlainNotAllowed) {
+            return self.fail_attempt(connect, FailReason::RefusedByPeer(why));
+        }
+        self.drive_attempt(connect);
+    }
+
+    /// The peer's clock shows another time than ours: asks once more, in its time.
+    pub(super) fn correct_clock(&mut self, peer: NodeId, about: MessageId, offset: i64) {
+        let asked = |r: &Run| match &r.state {
+            RunState::Reverse(Reverse { request: Some(request), .. }) => request.id == about,
+            _ => false,
+        };
+        let mut attempts = self.attempts.iter_mut();
+        let Some((connect, attempt)) =
+            attempts.find(|(_, a)| a.peer == peer && a.clock_offset.is_none() && a.runs.iter().any(asked))
+        else {
+            return;
+        };
+        let connect = *connect;
+        attempt.clock_offset = Some(offset);
+        for run in attempt.runs.iter_mut().filter(|r| asked(r)) {
+            if let RunState::Reverse(reverse) = &mut run.state {
+                reverse.request = None;
+            }
+        }
+        self.drive_attempt(connect);
+    }
+
+    /// Somebody who knows the peer's topic says that it speaks another version: a hint for the report.
+    pub(super) fn version_hint(&mut self, peer_topic: crate::identity::Topic, version: u8) {
+        for attempt in self.attempts.values_mut().filter(|a| a.peer.topic() == peer_topic) {
+            for run in &mut attempt.runs {
+                if let RunState::Reverse(reverse) = &mut run.state {
+                    reverse.version_hint = Some(version);
+                }
+            }
+        }
+    }
+
+    /// The peer's clock minus ours, where a connect to it has learned that.
+    pub(super) fn clock_offset_of(&self, peer: NodeId) -> i64 {
+        self.attempts.values().filter(|a| a.peer == peer).find_map(|a| a.clock_offset).unwrap_or(0)
+    }
+
+    /// Tells the user how far a session of ours has come.
+    pub(super) fn stage(&mut self, key: Option<Key>, strategy: Strategy, stage: Stage) {
+        if let Some((session, Requester::Us)) = key
+            && let Some(connect) = self.connect_of(session)
+        {
+            self.cx.notify(Notice::Progress { connect, strategy, stage });
+        }
+    }
+
+    fn connect_of(&self, session: SessionId) -> Option<ConnectId> {
+        self.sessions.get(&session).copied()
+    }
+
+    fn reverse_of(&self, peer: NodeId, session: SessionId) -> Option<(ConnectId, usize)> {
+        let connect = self.connect_of(session)?;
+        let attempt = self.attempts.get(&connect).filter(|a| a.peer == peer)?;
+        let n = attempt.runs.iter().position(|r| matches!(r.state, RunState::Reverse(_)))?;
+        Some((connect, n))
+    }
+
+    fn reverse(&mut self, connect: ConnectId, n: usize) -> Option<&mut Reverse> {
+        match self.attempts.get_mut(&connect)?.runs.get_mut(n).map(|r| &mut r.state) {
+            Some(RunState::Reverse(reverse)) => Some(reverse),
+            _ => None,
+        }
+    }
+
+    fn why_no_path(&self, to: &PeerAddress) -> String {
+        let ours = |v4: bool| self.routes.iter().any(|r| r.internal.is_ipv4() == v4);
+        match (to.v4().is_empty(), to.v6().is_empty()) {
+            (true, true) => "the peer announces no interface".into(),
+            (false, true) if !ours(true) => "the peer has IPv4 only, and we have none".into(),
+            (true, false) if !ours(false) => "the peer has IPv6 only, and we have none".into(),
+            _ => "none of the peer's addresses can be reached from here".into(),
+        }
+    }
+
+    /// Why the peer cannot be asked to dial us, if it cannot.
+    fn why_no_signal(&self, peer: NodeId, to: &PeerAddress) -> Option<String> {
+        if self.listeners_failed() {
+            return Some("we do not listen, so the peer could not dial us".into());
+        }
+        if self.is_oneself(peer) {
+            return None;
+        }
+        if self.brokers.is_empty() {
+            return Some("no broker is configured".into());
+        }
+        if self.brokers_of(to).is_empty() {
+            let ids: Vec<String> = to.brokers().iter().map(u16::to_string).collect();
+            return Some(match ids.is_empty() {
+                true => "the peer announces no broker".into(),
+                false => format!("the peer's brokers ({}) are not in our server list", ids.join(", ")),
+            });
+        }
+        None
+    }
+}
+
+impl Attempt {
+    fn report(&self, now: Instant) -> Report {
+        let entry = |run: &Run| {
+            let (outcome, detail) = match &run.state {
+                RunState::Pending { .. } => (Outcome::Skipped, "its turn did not come".into()),
+                RunState::Direct(dialler) => (Outcome::Unfinished, dialler.describe()),
+                RunState::Reverse(reverse) => (Outcome::Unfinished, reverse.describe()),
+                RunState::Ended { outcome, detail } => (*outcome, detail.clone()),
+            };
+            StrategyReport { strategy: run.strategy, outcome, detail }
+        };
+        Report { elapsed: now.since(self.started), strategies: self.runs.iter().map(entry).collect() }
+    }
+}
+
+impl Reverse {
+    fn describe(&self) -> String {
+        match (&self.request, self.peer_dials, self.version_hint) {
+            (None, ..) => "no common broker became usable in time".into(),
+            (Some(_), Some(n), _) => format!("the peer was dialling {n} address(es) of ours"),
+            (Some(_), None, Some(v)) => {
+                format!("the peer did not answer; somebody says that it speaks protocol version {v}")
+            }
+            (Some(r), None, None) => format!("asked {} time(s), the peer did not answer", r.sent),
+        }
+    }
+}

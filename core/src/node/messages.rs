@@ -1,0 +1,191 @@
+//! Messages from and to brokers.
+
+use core::time::Duration;
+
+use bytes::Bytes;
+use smallvec::SmallVec;
+
+use super::Node;
+use super::visits::Wish;
+use crate::address::PeerAddress;
+use crate::config::Accept;
+use crate::identity::NodeId;
+use crate::notice::{BrokerState, Notice};
+use crate::random::Domain;
+use crate::session::SessionId;
+use crate::signal::broker::{News, Said};
+use crate::signal::inbox::Verdict;
+use crate::signal::message::{Body, Message, MessageId};
+use crate::signal::seal::{self, Opened};
+use crate::time::Instant;
+
+/// Seconds for which a message means something: as long as the window for wrong clocks.
+const LIFETIME: u16 = 600;
+/// The probe of a broker is of no use later.
+const PROBE_WITHIN: Duration = Duration::from_secs(10);
+/// Other processes with our key that are told apart.
+const MAX_INSTANCES: usize = 16;
+
+impl Node {
+    pub(super) fn broker_news(&mut self, place: u8, news: News) {
+        for said in news {
+            match said {
+                Said::State(state) => self.broker_state(place, state),
+                Said::Payload(payload) => self.payload(place, &payload),
+            }
+        }
+    }
+
+    /// Places of the brokers that we share with a peer.
+    pub(super) fn brokers_of(&self, address: &PeerAddress) -> SmallVec<[u8; 2]> {
+        let shared = |(_, b): &(usize, &crate::config::Broker)| address.brokers().contains(&b.id);
+        self.config.brokers.iter().enumerate().filter(shared).map(|(place, _)| place as u8).collect()
+    }
+
+    /// A message for `to`, sealed, and its id. `offset` moves its send time to the peer's clock, in
+    /// microseconds. To ourselves nothing is sealed: it is delivered when this call of the node ends.
+    pub(super) fn seal(
+        &mut self,
+        to: NodeId,
+        session: SessionId,
+        offset: i64,
+        body: Body,
+    ) -> (MessageId, Bytes) {
+        let id = MessageId(self.cx.random.bytes(Domain::MessageId));
+        let sent = self.cx.wall().offset_micros(offset);
+        let message = Message { id, sent, lifetime: LIFETIME, session, body };
+        if self.is_oneself(to) && !matches!(message.body, Body::Echo(_)) {
+            self.loopback.push_back(message);
+            return (id, Bytes::new());
+        }
+        let entropy = self.cx.random.draw(Domain::NoiseEphemeral);
+        let sealed = seal::seal(&self.config.identity, &to, &message, entropy).unwrap_or_default();
+        (id, sealed.into())
+    }
+
+    /// Publishes on those of the brokers that are ready; how many they were.
+    pub(super) fn publish(&mut self, to: NodeId, sealed: &Bytes, via: &[u8], until: Instant) -> u8 {
+        if sealed.is_empty() {
+            return 0;
+        }
+        let mut sent = 0;
+        for place in via {
+            if let Some(broker) = self.brokers.get_mut(usize::from(*place)).filter(|b| b.is_ready())
+                && broker.publish(&mut self.cx, to.topic(), sealed.clone(), until)
+            {
+                sent += 1;
+            }
+        }
+        sent
+    }
+
+    /// What an authenticated peer says. `via` is the broker it came over; none for our own.
+    pub(super) fn authentic_message(&mut self, from: NodeId, message: Message, via: Option<u8>) {
+        let session = message.session;
+        match message.body {
+            Body::Echo(payload) if self.is_oneself(from) => self.own_echo(&payload),
+            Body::Echo(payload) => {
+                if self.may_talk(from) {
+                    self.reply(from, session, via.as_slice(), Body::EchoReply(payload));
+                }
+            }
+            Body::EchoReply(_) => {}
+            Body::Direct { mode, address } => {
+                if NodeId::try_from(address.node()) != Ok(from) {
+                    // Somebody else's address: never dialled.
+                    self.cx.stats.bad_messages += 1;
+                    return;
+                }
+                let mut brokers = self.brokers_of(&address);
+                if let Some(via) = via.filter(|v| !brokers.contains(v)) {
+                    brokers.push(via);
+                }
+                self.wish(Wish { peer: from, session, mode, address: *address, via: brokers });
+            }
+            Body::Dialling(count) => self.peer_dials(from, session, count),
+            Body::Dialled(dials) => self.peer_dialled(from, session, &dials),
+            Body::Refused(why) => self.peer_refused(from, session, why),
+            Body::Clock { about, wall } => {
+                let offset = wall.micros_since(self.cx.wall());
+                self.correct_clock(from, about, offset);
+            }
+        }
+    }
+
+    fn broker_state(&mut self, place: u8, state: BrokerState) {
+        let n = usize::from(place);
+        let Some(id) = self.config.brokers.get(n).map(|b| b.id) else { return };
+        self.brokers_settled[n] = true;
+        self.cx.notify(Notice::Broker { id, state });
+        if state == BrokerState::Ready {
+            // To ourselves: it shows that messages come through, and tells another process with our key.
+            let ours = self.node_id();
+            let payload = SmallVec::from_slice(&self.instance);
+            let (_, sealed) = self.seal(ours, SessionId([0; 16]), 0, Body::Echo(payload));
+            let until = self.cx.now + PROBE_WITHIN;
+            self.publish(ours, &sealed, &[place], until);
+        }
+    }
+
+    fn payload(&mut self, place: u8, payload: &[u8]) {
+        let (from, message) = match seal::open(&self.config.identity, payload) {
+            Ok(Opened::Message { from, message }) => (from, message),
+            Ok(Opened::OtherVersion { reply_to }) => {
+                // Unauthenticated, so it is little and seldom: one answer, to the topic the sender named.
+                if self.version_refusals.take(self.cx.now) {
+                    let refusal = Bytes::from(seal::refuse_version(&self.config.identity));
+                    let until = self.cx.now + PROBE_WITHIN;
+                    self.brokers[usize::from(place)].publish(&mut self.cx, reply_to, refusal, until);
+                }
+                return;
+            }
+            Ok(Opened::VersionRefused { by, version }) => return self.version_hint(by, version),
+            Err(_) => {
+                self.cx.stats.bad_messages += 1;
+                return;
+            }
+        };
+        // A CLOCK reply is late by its nature; it is bound to a random id of ours instead.
+        if !matches!(message.body, Body::Clock { .. }) {
+            let offset = self.clock_offset_of(from);
+            match self.inbox.judge(self.cx.wall(), offset, from, &message) {
+                Verdict::Fresh => {}
+                Verdict::Repeated => {
+                    self.cx.stats.repeated_messages += 1;
+                    return;
+                }
+                Verdict::Stale => {
+                    self.cx.stats.stale_messages += 1;
+                    if self.may_talk(from) && matches!(message.body, Body::Direct { .. }) {
+                        let wall = self.cx.wall();
+                        self.reply(from, message.session, &[place], Body::Clock { about: message.id, wall });
+                    }
+                    return;
+                }
+                Verdict::Full => {
+                    self.cx.stats.messages_over_limit += 1;
+                    return;
+                }
+            }
+        }
+        self.authentic_message(from, *message, Some(place));
+    }
+
+    /// Whether a peer's message may make us answer at all.
+    fn may_talk(&self, peer: NodeId) -> bool {
+        match &self.config.accept {
+            Accept::Only(list) => list.contains(&peer) || self.known.contains(&peer),
+            Accept::Anyone | Accept::Ask => true,
+        }
+    }
+
+    fn own_echo(&mut self, payload: &[u8]) {
+        let Ok(instance) = <[u8; 16]>::try_from(payload) else { return };
+        let new = instance != self.instance
+            && self.other_instances.len() < MAX_INSTANCES
+            && self.other_instances.insert(instance);
+        if new {
+            self.cx.notify(Notice::IdentityInUse);
+        }
+    }
+}

@@ -1,0 +1,261 @@
+//! From the list of interfaces to an address that can be handed out.
+
+use core::time::Duration;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use super::{Node, Phase};
+use crate::address::{PeerAddress, PeerInterface};
+use crate::cx::{Owner, Timer};
+use crate::io::{Interface, IoFailure, Reuse, SockId, SockOpts};
+use crate::nat::{Delta, DeltaType, NatType};
+use crate::notice::Notice;
+use crate::strategy::paths::Route;
+
+/// Interfaces announced per address family, as the address format allows.
+const PER_FAMILY: usize = 3;
+
+/// Brokers announced, as the address format allows.
+const ANNOUNCED_BROKERS: usize = 2;
+
+/// The address is handed out after this long even if brokers are still being tried.
+const SETTLE_WITHIN: Duration = Duration::from_secs(4);
+
+/// The listeners: one per address family, all on one port.
+#[derive(Debug, Default)]
+pub(super) struct Listeners {
+    all: Vec<Listener>,
+    /// `Listening` was said.
+    said: bool,
+    /// [`SETTLE_WITHIN`] has passed.
+    pub(super) waited: bool,
+}
+
+#[derive(Debug)]
+struct Listener {
+    ip: IpAddr,
+    state: ListenState,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum ListenState {
+    /// Waits for the port of the first one.
+    Waiting,
+    Opening(SockId),
+    Open(u16),
+    Failed,
+}
+
+impl Node {
+    pub(super) fn interfaces(&mut self, list: &[Interface]) {
+        let routes = choose(list, self.config.bind);
+        if self.phase == Phase::Running {
+            let same =
+                |a: &[Route], b: &[Route]| a.iter().map(|r| r.internal).eq(b.iter().map(|r| r.internal));
+            if same(&routes, &self.routes) {
+                return;
+            }
+        }
+        self.routes = routes;
+        let locals = self.routes.iter().map(|r| r.internal);
+        self.external.start(&mut self.cx, locals);
+        if self.phase == Phase::New {
+            self.phase = Phase::Running;
+            self.open_listeners();
+            for broker in &mut self.brokers {
+                broker.start(&mut self.cx);
+            }
+            self.cx.timers.set(Timer::Settle, Some(self.cx.now + SETTLE_WITHIN));
+        }
+    }
+
+    pub(super) fn listening(&mut self, n: u8, result: Result<SocketAddr, IoFailure>) {
+        let Some(listener) = self.listeners.all.get_mut(usize::from(n)) else { return };
+        match result {
+            Ok(local) => listener.state = ListenState::Open(local.port()),
+            Err(cause) => {
+                listener.state = ListenState::Failed;
+                let local = SocketAddr::new(listener.ip, self.config.port);
+                self.cx.notify(Notice::ListenFailed { local, cause });
+            }
+        }
+        self.open_listeners();
+    }
+
+    /// Whether it is certain that nobody can dial us.
+    pub(super) fn listeners_failed(&self) -> bool {
+        self.listeners.said && !self.listeners.all.iter().any(|l| matches!(l.state, ListenState::Open(_)))
+    }
+
+    /// Whether outside addresses are settled, so that ours can be sent to a peer.
+    pub(super) fn address_is_settled(&self) -> bool {
+        self.external.settled() && self.listeners.said
+    }
+
+    pub(super) fn current_address(&self) -> PeerAddress {
+        let interfaces: Vec<PeerInterface> = self.announced_interfaces().collect();
+        let node = self.node_id().to_node_text();
+        // The parts come from sockets and checked configuration; were one unfit, an address without
+        // interfaces still names us.
+        PeerAddress::new(&self.announced_brokers, &interfaces, node)
+            .or_else(|_| PeerAddress::new(&[], &[], node))
+            .unwrap_or_else(|_| unreachable!("a node id alone is an address"))
+    }
+
+    /// Says `Listening` once and `Ready` whenever the settled address changed.
+    pub(super) fn announce(&mut self) {
+        let opening = |l: &Listener| matches!(l.state, ListenState::Waiting | ListenState::Opening(_));
+        if self.listeners.all.iter().any(opening) {
+            return;
+        }
+        self.learn_external();
+        if !self.listeners.said {
+            self.listeners.said = true;
+            let address = Box::new(self.current_address());
+            self.cx.notify(Notice::Listening { address });
+        }
+        self.choose_brokers();
+        let brokers_settled = self.brokers_settled.iter().all(|s| *s) || self.listeners.waited;
+        if !self.external.settled() || !brokers_settled {
+            if self.external.settled() {
+                self.poke_attempts();
+            }
+            return;
+        }
+        let address = self.current_address();
+        if self.announced.as_ref() != Some(&address) {
+            self.announced = Some(address.clone());
+            self.cx.notify(Notice::Ready { address: Box::new(address) });
+        }
+        self.poke_attempts();
+    }
+
+    fn open_listeners(&mut self) {
+        if self.listeners.all.is_empty() {
+            let mut ips: Vec<IpAddr> = Vec::new();
+            match self.config.bind {
+                Some(ip) => ips.push(ip),
+                None => {
+                    if self.routes.iter().any(|r| r.internal.is_ipv4()) {
+                        ips.push(Ipv4Addr::UNSPECIFIED.into());
+                    }
+                    if self.routes.iter().any(|r| r.internal.is_ipv6()) {
+                        ips.push(Ipv6Addr::UNSPECIFIED.into());
+                    }
+                }
+            }
+            let new = |ip| Listener { ip, state: ListenState::Waiting };
+            self.listeners.all = ips.into_iter().map(new).collect();
+        }
+        // One after the other: the second takes the port that the first was given.
+        if self.listeners.all.iter().any(|l| matches!(l.state, ListenState::Opening(_))) {
+            return;
+        }
+        let open = self.listeners.all.iter().find_map(|l| match l.state {
+            ListenState::Open(port) => Some(port),
+            _ => None,
+        });
+        let waiting = self.listeners.all.iter_mut().enumerate();
+        if let Some((n, next)) = waiting.into_iter().find(|(_, l)| l.state == ListenState::Waiting) {
+            let local = SocketAddr::new(next.ip, open.unwrap_or(self.config.port));
+            let opts = SockOpts { reuse: Reuse::Address, nodelay: true, ttl: None };
+            next.state = ListenState::Opening(self.cx.listen(Owner::Listener(n as u8), local, opts));
+        }
+    }
+
+    fn learn_external(&mut self) {
+        for route in &mut self.routes {
+            route.external = self.external.of(route.internal).unwrap_or(route.internal);
+        }
+    }
+
+    fn announced_interfaces(&self) -> impl Iterator<Item = PeerInterface> + '_ {
+        let port = |v4: bool| {
+            self.listeners.all.iter().find_map(|l| match l.state {
+                ListenState::Open(port) if l.ip.is_ipv4() == v4 => Some(port),
+                _ => None,
+            })
+        };
+        self.routes.iter().enumerate().filter_map(move |(index, route)| {
+            let open = route.external == route.internal;
+            // What NAT it is has not been measured: P2PD's default for one, the strictest common kind.
+            let (nat, kind) = if open {
+                (NatType::OpenInternet, DeltaType::NotApplicable)
+            } else {
+                (NatType::PortRestricted, DeltaType::Random)
+            };
+            Some(PeerInterface {
+                index: index as u16,
+                external: route.external,
+                internal: route.internal,
+                port: port(route.internal.is_ipv4())?,
+                nat,
+                delta: Delta { kind, value: 0 },
+            })
+        })
+    }
+
+    /// Fills the places for brokers in our address with the first that work; one that is in stays in,
+    /// since addresses were handed out with it.
+    fn choose_brokers(&mut self) {
+        for (place, broker) in self.brokers.iter().enumerate() {
+            let id = self.config.brokers[place].id;
+            let full = self.announced_brokers.len() >= ANNOUNCED_BROKERS;
+            if !full && broker.is_ready() && !self.announced_brokers.contains(&id) {
+                self.announced_brokers.push(id);
+            }
+        }
+    }
+}
+
+/// Up to three addresses per family, one per interface, those with the default route first.
+fn choose(list: &[Interface], bind: Option<IpAddr>) -> Vec<Route> {
+    let usable = |i: &&Interface| match bind {
+        Some(ip) => i.ip == ip,
+        None => !i.ip.is_loopback() && !i.ip.is_unspecified() && !is_link_local(i.ip),
+    };
+    let mut candidates: Vec<&Interface> = list.iter().filter(usable).collect();
+    candidates.sort_by_key(|i| (!i.default_route, i.index));
+    let mut chosen: Vec<&Interface> = Vec::new();
+    for candidate in candidates {
+        let family = |i: &&&Interface| i.ip.is_ipv4() == candidate.ip.is_ipv4();
+        let taken = chosen.iter().filter(family).any(|i| i.index == candidate.index);
+        if !taken && chosen.iter().filter(family).count() < PER_FAMILY {
+            chosen.push(candidate);
+        }
+    }
+    chosen.iter().map(|i| Route { internal: i.ip, prefix: i.prefix, external: i.ip }).collect()
+}
+
+fn is_link_local(ip: IpAddr) -> bool {
+    match ip {
+        IpAddr::V4(ip) => ip.is_link_local(),
+        IpAddr::V6(ip) => ip.is_unicast_link_local(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn interface(index: u32, ip: &str, default_route: bool) -> Interface {
+        Interface { index, ip: ip.parse().unwrap(), prefix: 24, default_route }
+    }
+
+    #[test]
+    fn interfaces_are_chosen_one_address_each_default_route_first() {
+        let list = [
+            interface(1, "127.0.0.1", false),
+            interface(2, "10.0.0.1", false),
+            interface(2, "10.0.0.2", false),
+            interface(3, "192.168.1.1", true),
+            interface(3, "2001:db8::1", true),
+            interface(4, "10.4.0.1", false),
+            interface(5, "10.5.0.1", false),
+            interface(6, "fe80::1", false),
+        ];
+        let chosen: Vec<String> = choose(&list, None).iter().map(|r| r.internal.to_string()).collect();
+        assert_eq!(chosen, ["192.168.1.1", "2001:db8::1", "10.0.0.1", "10.4.0.1"]);
+        let bound = choose(&list, Some("127.0.0.1".parse().unwrap()));
+        assert_eq!(bound.len(), 1);
+    }
+}

@@ -1,0 +1,444 @@
+//! Streams that are saying hello, from either side, up to the one that becomes a pipe.
+
+use core::time::Duration;
+use std::net::SocketAddr;
+
+use smallvec::SmallVec;
+
+use super::Node;
+use crate::config::Accept;
+use crate::cx::{Owner, Timer};
+use crate::hello::{self, Control, HEADER, Heard, Hello, HelloError, Offer, Purpose, Status};
+use crate::identity::NodeId;
+use crate::io::{CloseHow, IoFailure, SockId};
+use crate::notice::{FailReason, Refusal, Stage, Strategy};
+use crate::pipe::{PipeMode, PipeStart};
+use crate::random::Domain;
+use crate::strategy::agreement::{Decision, Key, Requester, Settled};
+use crate::strategy::dialler::DialEnd;
+use crate::strategy::paths::Path;
+use crate::time::Instant;
+
+/// A dial may take this long: two SYN retransmissions, at 1 s and 3 s, find a path that lost the first.
+pub(super) const DIAL_WITHIN: Duration = Duration::from_secs(5);
+/// A hello may take this long, from the open stream to both ends authenticated.
+const HELLO_WITHIN: Duration = Duration::from_secs(5);
+/// Then the ends may take this long to agree on this or another stream.
+const AGREE_WITHIN: Duration = Duration::from_secs(10);
+/// While the peer's user is being asked.
+const ASKED_WITHIN: Duration = Duration::from_secs(35);
+/// Most accepted streams that are not authenticated yet.
+const MAX_STRANGERS: usize = 256;
+/// Most sessions open at a time, ours and the peers'.
+const MAX_SESSIONS: usize = 8192;
+
+#[derive(Debug)]
+pub(super) struct Stream {
+    stage: HelloStage,
+    /// Whether we dialled, and so began the hello.
+    initiator: bool,
+    /// Known from the start for a dial, from FIRST for an accepted stream.
+    session: Option<(Key, NodeId, PipeMode)>,
+    strategy: Strategy,
+    local: SocketAddr,
+    remote: SocketAddr,
+    since: Instant,
+}
+
+#[derive(Debug)]
+enum HelloStage {
+    Dialling(Offer, NodeId),
+    Hello(Hello),
+    /// Authenticated; somebody's user is being asked.
+    Asking(Hello),
+    /// Authenticated and approved by both ends.
+    Candidate(Hello),
+}
+
+impl HelloStage {
+    fn hello(&mut self) -> Option<&mut Hello> {
+        match self {
+            HelloStage::Dialling(..) => None,
+            HelloStage::Hello(h) | HelloStage::Asking(h) | HelloStage::Candidate(h) => Some(h),
+        }
+    }
+}
+
+impl Node {
+    /// Dials a path for a session, and says hello when it connects.
+    pub(super) fn dial_stream(&mut self, path: Path, key: Key, peer: NodeId, mode: PipeMode) -> SockId {
+        let (purpose, strategy) = match key.1 {
+            Requester::Us => (Purpose::Open, Strategy::Direct),
+            Requester::Them => (Purpose::Answer, Strategy::Reverse),
+        };
+        let local = self.dial_from(path.remote.ip());
+        let sock = self.cx.dial(Owner::Stream, local, path.remote, DIAL_WITHIN);
+        let offer = Offer { session: key.0, purpose, mode };
+        let stream = Stream {
+            stage: HelloStage::Dialling(offer, peer),
+            initiator: true,
+            session: Some((key, peer, mode)),
+            strategy,
+            local,
+            remote: path.remote,
+            since: self.cx.now,
+        };
+        self.streams.insert(sock, stream);
+        sock
+    }
+
+    pub(super) fn accepted(&mut self, sock: SockId, local: SocketAddr, remote: SocketAddr) {
+        self.cx.adopt(sock, Owner::Stream);
+        let strangers = self.streams.values().filter(|s| s.session.is_none()).count();
+        if strangers >= MAX_STRANGERS || !self.hellos.take(self.cx.now) {
+            self.cx.stats.streams_over_limit += 1;
+            self.cx.close(sock, CloseHow::Reset);
+            return;
+        }
+        let stream = Stream {
+            stage: HelloStage::Hello(Hello::respond()),
+            initiator: false,
+            session: None,
+            strategy: Strategy::Direct,
+            local,
+            remote,
+            since: self.cx.now,
+        };
+        self.streams.insert(sock, stream);
+        self.cx.read(sock, HEADER as u32);
+        self.cx.timers.set(Timer::Stream(sock), Some(self.cx.now + HELLO_WITHIN));
+    }
+
+    pub(super) fn stream_connected(&mut self, sock: SockId, local: SocketAddr, remote: SocketAddr) {
+        let Some(stream) = self.streams.get_mut(&sock) else { return };
+        let HelloStage::Dialling(offer, peer) = stream.stage else { return };
+        (stream.local, stream.remote) = (local, remote);
+        let entropy = self.cx.random.draw(Domain::NoiseEphemeral);
+        let Ok((hello, first)) = Hello::initiate(&self.config.identity, &peer, offer, entropy) else {
+            return self.drop_stream(sock, DialEnd::Hello(HelloError::NotAuthentic));
+        };
+        stream.stage = HelloStage::Hello(hello);
+        let key = stream.session.map(|(key, ..)| key);
+        self.cx.send(sock, first);
+        self.cx.read(sock, HEADER as u32);
+        self.cx.timers.set(Timer::Stream(sock), Some(self.cx.now + HELLO_WITHIN));
+        self.stage(key, Strategy::Direct, Stage::Hello(remote));
+    }
+
+    pub(super) fn stream_received(&mut self, sock: SockId, mut data: &[u8]) {
+        while !data.is_empty() {
+            let Some(stream) = self.streams.get_mut(&sock) else { return };
+            let Some(hello) = stream.stage.hello() else { return };
+            let before = hello.needs();
+            let random = &mut self.cx.random;
+            let heard = hello.receive(&self.config.identity, data, || random.draw(Domain::NoiseEphemeral));
+            let (taken, heard) = match heard {
+                Ok(ok) => ok,
+                Err(why) => return self.bad_hello(sock, why),
+            };
+            let needs = hello.needs();
+            data = &data[taken..];
+            match heard {
+                // The header is whole, the body is wanted; or bytes are still missing of either.
+                None if taken as u32 >= before => self.cx.read(sock, needs),
+                None => {}
+                Some(heard) => {
+                    self.hear(sock, heard);
+                    if self.streams.contains_key(&sock) {
+                        self.cx.read(sock, needs);
+                    }
+                }
+            }
+        }
+    }
+
+    pub(super) fn stream_failed(&mut self, sock: SockId, why: IoFailure) {
+        let dialling = self.streams.get(&sock).is_some_and(|s| matches!(s.stage, HelloStage::Dialling(..)));
+        let end = if dialling { DialEnd::Io(why) } else { DialEnd::Lost };
+        self.drop_stream(sock, end);
+    }
+
+    pub(super) fn stream_ended(&mut self, sock: SockId) {
+        self.drop_stream(sock, DialEnd::Lost);
+    }
+
+    pub(super) fn stream_timeout(&mut self, sock: SockId) {
+        let Some(stream) = self.streams.get(&sock) else { return };
+        if !stream.initiator && stream.session.is_none() {
+            self.cx.stats.bad_hellos += 1;
+        }
+        self.drop_stream(sock, DialEnd::Silent);
+    }
+
+    /// Says yes or no on an accepted stream whose peer our user was asked about.
+    pub(super) fn answer_stream(&mut self, sock: SockId, yes: bool) {
+        let Some(stream) = self.streams.get(&sock) else { return };
+        let (HelloStage::Asking(_), Some((key, peer, mode))) = (&stream.stage, stream.session) else {
+            return;
+        };
+        if !yes {
+            return self.refuse_stream(sock, Refusal::NotAccepted);
+        }
+        self.agreement.open(key, peer, mode);
+        self.send_control(sock, &Control::Approved);
+        self.become_candidate(sock);
+    }
+
+    /// Closes every stream of a session that is over.
+    pub(super) fn close_streams_of(&mut self, keys: &[Key]) {
+        let of = |s: &Stream| s.session.is_some_and(|(key, ..)| keys.contains(&key));
+        let socks: Vec<SockId> = self.streams.iter().filter(|(_, s)| of(s)).map(|(sock, _)| *sock).collect();
+        for sock in socks {
+            self.streams.remove(&sock);
+            self.cx.timers.set(Timer::Stream(sock), None);
+            self.cx.close(sock, CloseHow::Drop);
+        }
+    }
+
+    /// Whether a stream of this session is open that we accepted: the peer reached us.
+    pub(super) fn has_accepted_stream(&self, key: Key) -> bool {
+        self.streams.values().any(|s| !s.initiator && s.session.is_some_and(|(k, ..)| k == key))
+    }
+
+    /// Nominates whatever may be nominated with this peer.
+    pub(super) fn agree(&mut self, peer: NodeId, first: Option<Decision>) {
+        let mut next = first.or_else(|| self.agreement.nominate(peer));
+        while let Some(decision) = next {
+            self.carry_out(decision);
+            next = self.agreement.nominate(peer);
+        }
+    }
+
+    fn hear(&mut self, sock: SockId, heard: Heard) {
+        match heard {
+            Heard::First { peer, offer } => self.hear_first(sock, peer, offer),
+            Heard::Second(status) => self.hear_second(sock, status),
+            Heard::Control(control) => self.hear_control(sock, control),
+        }
+    }
+
+    /// A dialler has proved who it is: may it have what it asks for?
+    fn hear_first(&mut self, sock: SockId, peer: NodeId, offer: Offer) {
+        let side = match offer.purpose {
+            Purpose::Answer => Requester::Us,
+            Purpose::Open => Requester::Them,
+        };
+        let key = (offer.session, side);
+        let verdict = self.judge_first(key, peer, offer.mode);
+        let status = match verdict {
+            Ok(true) => Status::Ready,
+            Ok(false) => Status::Asking,
+            Err(why) => Status::Refused(why),
+        };
+        let Some(stream) = self.streams.get_mut(&sock) else { return };
+        if side == Requester::Us {
+            stream.strategy = Strategy::Reverse;
+        }
+        let remote = stream.remote;
+        let answer = stream.stage.hello().map(|h| h.answer(status));
+        let Some(Ok(second)) = answer else { return self.bad_hello(sock, HelloError::Malformed) };
+        self.cx.send(sock, second);
+        if verdict.is_err() {
+            self.cx.stats.refused += 1;
+            return self.remove_stream(sock, DialEnd::Lost, CloseHow::Graceful);
+        }
+        if let Some(stream) = self.streams.get_mut(&sock) {
+            stream.session = Some((key, peer, offer.mode));
+        }
+        if verdict == Ok(false) {
+            self.shift(sock, HelloStage::Asking);
+            self.cx.timers.set(Timer::Stream(sock), Some(self.cx.now + ASKED_WITHIN));
+            return self.ask_about_stream(peer, sock);
+        }
+        if side == Requester::Them {
+            self.agreement.open(key, peer, offer.mode);
+        }
+        self.stage(Some(key), Strategy::Reverse, Stage::Authenticated(remote));
+        self.become_candidate(sock);
+    }
+
+    fn judge_first(&self, key: Key, peer: NodeId, mode: PipeMode) -> Result<bool, Refusal> {
+        let open = self.agreement.session(key);
+        if self.agreement.is_over(key) || open.is_some_and(|o| o != (peer, mode)) {
+            return Err(Refusal::NoSuchSession);
+        }
+        if key.1 == Requester::Us {
+            // Somebody answers a request of ours, which must exist; the peer was checked above.
+            return if open.is_some() { Ok(true) } else { Err(Refusal::NoSuchSession) };
+        }
+        if mode == PipeMode::Plain && !self.config.allow_plain && !self.is_oneself(peer) {
+            return Err(Refusal::PlainNotAllowed);
+        }
+        if self.agreement.open_sessions() >= MAX_SESSIONS {
+            return Err(Refusal::Busy);
+        }
+        match &self.config.accept {
+            _ if self.is_oneself(peer) => Ok(true),
+            Accept::Anyone => Ok(true),
+            Accept::Only(list) if list.contains(&peer) => Ok(true),
+            Accept::Only(_) => Err(Refusal::NotAccepted),
+            Accept::Ask if self.known.contains(&peer) => Ok(true),
+            Accept::Ask if self.may_ask(peer) => Ok(false),
+            Accept::Ask => Err(Refusal::Busy),
+        }
+    }
+
+    /// The peer we dialled has proved who it is.
+    fn hear_second(&mut self, sock: SockId, status: Status) {
+        let Some(stream) = self.streams.get_mut(&sock) else { return };
+        let (remote, key, strategy) = (stream.remote, stream.session.map(|(key, ..)| key), stream.strategy);
+        match status {
+            Status::Refused(why) => self.refused_by_peer(sock, why),
+            Status::Ready => {
+                self.stage(key, strategy, Stage::Authenticated(remote));
+                self.become_candidate(sock);
+            }
+            Status::Asking => {
+                self.shift(sock, HelloStage::Asking);
+                self.cx.timers.set(Timer::Stream(sock), Some(self.cx.now + ASKED_WITHIN));
+                self.stage(key, strategy, Stage::AwaitingApproval);
+            }
+        }
+    }
+
+    fn hear_control(&mut self, sock: SockId, control: Control) {
+        let Some(stream) = self.streams.get(&sock) else { return };
+        let Some((_, peer, _)) = stream.session else { return };
+        match (control, &stream.stage) {
+            (Control::Approved, HelloStage::Asking(_)) if stream.initiator => self.become_candidate(sock),
+            (Control::Refuse(why), _) => self.refused_by_peer(sock, why),
+            (Control::Nominate(sessions), HelloStage::Candidate(_)) => {
+                match self.agreement.nominated(sock, &sessions) {
+                    Some(decision) => self.agree(peer, Some(decision)),
+                    None => self.refuse_stream(sock, Refusal::NoSuchSession),
+                }
+            }
+            (Control::Confirm(also), HelloStage::Candidate(_)) => {
+                match self.agreement.confirmed(sock, also) {
+                    Some(decision) => self.agree(peer, Some(decision)),
+                    None => self.bad_hello(sock, HelloError::Malformed),
+                }
+            }
+            _ => self.bad_hello(sock, HelloError::Malformed),
+        }
+    }
+
+    fn become_candidate(&mut self, sock: SockId) {
+        let Some(stream) = self.streams.get(&sock) else { return };
+        let (Some((key, peer, _)), initiator) = (stream.session, stream.initiator) else { return };
+        self.shift(sock, HelloStage::Candidate);
+        self.cx.timers.set(Timer::Stream(sock), Some(self.cx.now + AGREE_WITHIN));
+        let decision = self.agreement.candidate(sock, key, initiator);
+        self.agree(peer, decision);
+    }
+
+    fn carry_out(&mut self, decision: Decision) {
+        match decision {
+            Decision::Nominate { sock, sessions } => self.send_control(sock, &Control::Nominate(sessions)),
+            Decision::Confirm { sock, also, settled } => {
+                self.send_control(sock, &Control::Confirm(also));
+                self.finish(sock, settled);
+            }
+            Decision::Settle { sock, settled } => self.finish(sock, settled),
+            Decision::Refuse { sock } => self.refuse_stream(sock, Refusal::NoSuchSession),
+        }
+    }
+
+    /// The stream is the pipe: hands it out and ends what it settles.
+    fn finish(&mut self, sock: SockId, settled: Settled) {
+        let Some(stream) = self.streams.remove(&sock) else { return };
+        self.cx.timers.set(Timer::Stream(sock), None);
+        let (HelloStage::Candidate(hello), Some((_, peer, mode))) = (stream.stage, stream.session) else {
+            return;
+        };
+        let Ok(keys) = hello.into_pipe_keys(mode) else { return };
+        let mut since = stream.since;
+        let mut answers = SmallVec::new();
+        for key in &settled.sessions {
+            match key.1 {
+                Requester::Us => {
+                    if let Some((connect, began)) = self.end_attempt_of(key.0) {
+                        answers.push(connect);
+                        since = began;
+                    }
+                }
+                Requester::Them => {
+                    if self.visits.remove(&key.0).is_some() {
+                        self.cx.timers.set(Timer::Visit(key.0), None);
+                    }
+                }
+            }
+        }
+        self.close_streams_of(&settled.sessions);
+        let pipe = PipeStart {
+            answers,
+            peer,
+            strategy: stream.strategy,
+            local: stream.local,
+            remote: stream.remote,
+            elapsed: self.cx.now.since(since),
+            keys,
+        };
+        self.cx.detach(sock, Box::new(pipe));
+    }
+
+    fn send_control(&mut self, sock: SockId, control: &Control) {
+        let frame = self.streams.get_mut(&sock).and_then(|s| s.stage.hello()).map(|h| h.control(control));
+        if let Some(Ok(frame)) = frame {
+            self.cx.send(sock, frame);
+        }
+    }
+
+    fn refuse_stream(&mut self, sock: SockId, why: Refusal) {
+        self.cx.stats.refused += 1;
+        self.send_control(sock, &Control::Refuse(why));
+        self.remove_stream(sock, DialEnd::Refused(why), CloseHow::Graceful);
+    }
+
+    /// The peer said no. For some reasons no other stream would fare better.
+    fn refused_by_peer(&mut self, sock: SockId, why: Refusal) {
+        let key = self.streams.get(&sock).and_then(|s| s.session).map(|(key, ..)| key);
+        self.drop_stream(sock, DialEnd::Refused(why));
+        let for_good = matches!(why, Refusal::NotAccepted | Refusal::PlainNotAllowed);
+        if let (true, Some((session, Requester::Us))) = (for_good, key) {
+            self.fail_session(session, FailReason::RefusedByPeer(why));
+        }
+    }
+
+    fn bad_hello(&mut self, sock: SockId, why: HelloError) {
+        self.cx.stats.bad_hellos += 1;
+        let initiator = self.streams.get(&sock).is_some_and(|s| s.initiator);
+        if let (HelloError::Version(_), false) = (why, initiator) {
+            self.cx.send(sock, hello::refuse_version());
+            return self.remove_stream(sock, DialEnd::Hello(why), CloseHow::Graceful);
+        }
+        self.drop_stream(sock, DialEnd::Hello(why));
+    }
+
+    fn drop_stream(&mut self, sock: SockId, why: DialEnd) {
+        self.remove_stream(sock, why, CloseHow::Drop);
+    }
+
+    /// Takes a stream out and tells whoever waited for it.
+    fn remove_stream(&mut self, sock: SockId, why: DialEnd, how: CloseHow) {
+        let Some(stream) = self.streams.remove(&sock) else { return };
+        self.cx.timers.set(Timer::Stream(sock), None);
+        self.cx.close(sock, how);
+        let decision = self.agreement.lost(sock);
+        let Some((key, peer, _)) = stream.session else { return };
+        self.agree(peer, decision);
+        match key.1 {
+            Requester::Us => self.attempt_lost_stream(key, sock, stream.remote, why),
+            Requester::Them => self.visit_lost_stream(key, sock, why),
+        }
+    }
+
+    fn shift(&mut self, sock: SockId, to: impl FnOnce(Hello) -> HelloStage) {
+        let Some(stream) = self.streams.remove(&sock) else { return };
+        let stage = match stream.stage {
+            HelloStage::Hello(h) | HelloStage::Asking(h) | HelloStage::Candidate(h) => to(h),
+            dialling @ HelloStage::Dialling(..) => dialling,
+        };
+        self.streams.insert(sock, Stream { stage, ..stream });
+    }
+}

@@ -1,0 +1,312 @@
+//! What the core tells the user: notices, and the report that ends a connect.
+
+use core::fmt;
+use core::time::Duration;
+use std::net::SocketAddr;
+
+use smallvec::SmallVec;
+
+use crate::address::PeerAddress;
+use crate::identity::NodeId;
+use crate::io::IoFailure;
+
+/// One call of `connect()`, unique within a node.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ConnectId(pub(crate) u32);
+
+impl ConnectId {
+    /// The bare number.
+    pub const fn number(self) -> u32 {
+        self.0
+    }
+}
+
+impl fmt::Debug for ConnectId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "c{}", self.0)
+    }
+}
+
+/// A way to open a connection.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[non_exhaustive]
+pub enum Strategy {
+    /// We dial the peer's announced addresses.
+    Direct,
+    /// The peer, asked over a broker, dials ours.
+    Reverse,
+}
+
+impl Strategy {
+    /// Every strategy of this version, in the order they start.
+    pub const ALL: [Strategy; 2] = [Strategy::Direct, Strategy::Reverse];
+
+    /// The word for it in plans and reports: `direct`, `reverse`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Strategy::Direct => "direct",
+            Strategy::Reverse => "reverse",
+        }
+    }
+
+    /// The strategy with this name.
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|s| s.name() == name)
+    }
+}
+
+impl fmt::Display for Strategy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// How far a strategy has come.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub enum Stage {
+    /// It began.
+    Started,
+    /// A dial to this address was started.
+    Dialling(SocketAddr),
+    /// A dial to this address failed.
+    DialFailed(SocketAddr, IoFailure),
+    /// A stream is open and the hello runs on it.
+    Hello(SocketAddr),
+    /// The peer proved who it is.
+    Authenticated(SocketAddr),
+    /// The peer's user is being asked.
+    AwaitingApproval,
+    /// Waiting for a broker to be ready.
+    AwaitingBroker,
+    /// The request went out on this many brokers.
+    Requested {
+        /// How many brokers took it.
+        brokers: u8,
+    },
+    /// The peer said that it dials us.
+    PeerDials,
+}
+
+impl fmt::Display for Stage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Stage::Started => f.write_str("started"),
+            Stage::Dialling(a) => write!(f, "dialling {a}"),
+            Stage::DialFailed(a, why) => write!(f, "dialling {a} failed: {why}"),
+            Stage::Hello(a) => write!(f, "connected to {a}, saying hello"),
+            Stage::Authenticated(a) => write!(f, "peer at {a} authenticated"),
+            Stage::AwaitingApproval => f.write_str("the peer's user is being asked"),
+            Stage::AwaitingBroker => f.write_str("waiting for a broker"),
+            Stage::Requested { brokers } => write!(f, "request sent over {brokers} broker(s)"),
+            Stage::PeerDials => f.write_str("the peer is dialling us"),
+        }
+    }
+}
+
+/// How a strategy ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub enum Outcome {
+    /// It gave the pipe.
+    Won,
+    /// Tried, and did not give one.
+    Failed,
+    /// Could not work, or was not needed, and was not tried.
+    Skipped,
+    /// Still running when the connect ended.
+    Unfinished,
+}
+
+impl Outcome {
+    /// One word: `won`, `failed`, `skipped`, `unfinished`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Outcome::Won => "won",
+            Outcome::Failed => "failed",
+            Outcome::Skipped => "skipped",
+            Outcome::Unfinished => "unfinished",
+        }
+    }
+}
+
+/// What one strategy tried and why it ended.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct StrategyReport {
+    /// Which.
+    pub strategy: Strategy,
+    /// How it ended.
+    pub outcome: Outcome,
+    /// What it tried and saw, in words for a person.
+    pub detail: String,
+}
+
+/// Why a connect gave no pipe.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub enum FailReason {
+    /// The plan's deadline passed.
+    DeadlinePassed,
+    /// Every strategy ended without a pipe.
+    AllStrategiesFailed,
+    /// The peer's node does not accept us.
+    RefusedByPeer(Refusal),
+    /// The node was shut down.
+    Shutdown,
+}
+
+impl fmt::Display for FailReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            FailReason::DeadlinePassed => f.write_str("the deadline passed"),
+            FailReason::AllStrategiesFailed => f.write_str("every strategy failed"),
+            FailReason::RefusedByPeer(why) => write!(f, "the peer refused: {why}"),
+            FailReason::Shutdown => f.write_str("the node was shut down"),
+        }
+    }
+}
+
+/// Why a node turned a peer away. Travels in the hello and in signalling.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub enum Refusal {
+    /// The node's user accepts others only, or said no.
+    NotAccepted,
+    /// Too many requests, from this peer or in all; try later.
+    Busy,
+    /// A plain pipe was asked for, and the node gives encrypted ones only.
+    PlainNotAllowed,
+    /// The session named is unknown or over.
+    NoSuchSession,
+    /// The protocol version is not spoken; this one is.
+    Version {
+        /// The refusing node's version.
+        ours: u8,
+    },
+    /// A reason of a newer version.
+    Unknown(u8),
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Refusal::NotAccepted => f.write_str("it does not accept this node"),
+            Refusal::Busy => f.write_str("too many requests, try later"),
+            Refusal::PlainNotAllowed => f.write_str("it gives encrypted pipes only"),
+            Refusal::NoSuchSession => f.write_str("it does not know this session"),
+            Refusal::Version { ours } => write!(f, "it speaks protocol version {ours}, not ours"),
+            Refusal::Unknown(code) => write!(f, "reason {code}"),
+        }
+    }
+}
+
+/// The outcome of a connect, strategy by strategy, in the order of the plan.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Report {
+    /// From the call to its end.
+    pub elapsed: Duration,
+    /// One entry per strategy of the plan.
+    pub strategies: SmallVec<[StrategyReport; 2]>,
+}
+
+/// The state of one broker.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub enum BrokerState {
+    /// Subscribed: messages flow.
+    Ready,
+    /// Not usable; another try follows by itself.
+    Lost(BrokerLoss),
+}
+
+/// Why a broker is not usable.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub enum BrokerLoss {
+    /// Its name or address could not be reached.
+    Io(IoFailure),
+    /// It refused our CONNECT with this return code (MQTT 3.1.1 section 3.2.2.3).
+    Refused(u8),
+    /// It refused our subscription.
+    SubscriptionRefused,
+    /// It closed a session that worked: restarted, or another client took our client id.
+    ClosedByBroker,
+    /// It did not answer in time.
+    Silent,
+    /// It sent what MQTT 3.1.1 does not allow.
+    Malformed,
+}
+
+impl fmt::Display for BrokerLoss {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            BrokerLoss::Io(why) => write!(f, "{why}"),
+            BrokerLoss::Refused(code) => write!(f, "refused us with code {code}"),
+            BrokerLoss::SubscriptionRefused => f.write_str("refused the subscription"),
+            BrokerLoss::ClosedByBroker => {
+                f.write_str("closed the session (restart, or client id taken over)")
+            }
+            BrokerLoss::Silent => f.write_str("did not answer in time"),
+            BrokerLoss::Malformed => f.write_str("sent malformed packets"),
+        }
+    }
+}
+
+/// News for the user.
+#[derive(Clone, PartialEq, Debug)]
+#[non_exhaustive]
+pub enum Notice {
+    /// The node listens; this is what is known of its address so far (it may lack outside addresses).
+    Listening {
+        /// The address as known now.
+        address: Box<PeerAddress>,
+    },
+    /// Outside addresses and brokers are settled, found or given up: the address to hand out. Said again
+    /// whenever the address changes.
+    Ready {
+        /// The address to hand out.
+        address: Box<PeerAddress>,
+    },
+    /// The listener could not be opened; the node can connect out but nobody can reach it directly.
+    ListenFailed {
+        /// What was to be bound.
+        local: SocketAddr,
+        /// Why it was not.
+        cause: IoFailure,
+    },
+    /// A broker's state changed.
+    Broker {
+        /// Its id in the server list.
+        id: u16,
+        /// The new state.
+        state: BrokerState,
+    },
+    /// Another process uses our key: messages for us reach both. Said once per other process.
+    IdentityInUse,
+    /// A connect moved on.
+    Progress {
+        /// Which.
+        connect: ConnectId,
+        /// By which strategy.
+        strategy: Strategy,
+        /// How far.
+        stage: Stage,
+    },
+    /// A connect ended without a pipe.
+    Failed {
+        /// Which.
+        connect: ConnectId,
+        /// The short reason.
+        reason: FailReason,
+        /// The long one.
+        report: Box<Report>,
+    },
+    /// A peer that is on no list wants a pipe, and the configuration says ask: answer with `Node::answer`.
+    /// Unanswered, it is refused after 30 s.
+    Ask {
+        /// Who.
+        peer: NodeId,
+    },
+    /// Every socket is closed; the node does nothing more.
+    Closed,
+}

@@ -1,0 +1,433 @@
+//! One MQTT 3.1.1 session with one broker: connected, subscribed to our topic, kept alive, and built up
+//! again when it breaks.
+//!
+//! Sessions are clean and client ids random. A message that the broker has not acknowledged (QoS 1) when
+//! the session breaks is published again on the next one, while it is still of use.
+
+use core::num::NonZeroU16;
+use core::time::Duration;
+use std::collections::VecDeque;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use bytes::Bytes;
+use smallvec::SmallVec;
+
+use crate::cx::{Cx, Owner, Timer};
+use crate::identity::Topic;
+use crate::io::{CloseHow, IoFailure, QueryId, SockId};
+use crate::limit::Bucket;
+use crate::notice::{BrokerLoss, BrokerState};
+use crate::random::Domain;
+use crate::signal::seal::MAX_ENVELOPE;
+use crate::time::Instant;
+use crate::wire::mqtt::{self, Incoming, MqttSplitter};
+
+/// Keep-alive told to the broker (MQTT 3.1.1 section 3.1.2.10), in seconds.
+const KEEP_ALIVE: u16 = 30;
+/// A ping goes out after this much silence of ours.
+const PING_AFTER: Duration = Duration::from_secs(25);
+/// The broker's answer to CONNECT, SUBSCRIBE or PINGREQ may take this long.
+const ANSWER_WITHIN: Duration = Duration::from_secs(8);
+/// A look-up or a dial may take this long.
+const REACH_WITHIN: Duration = Duration::from_secs(8);
+/// Tries after a loss are spaced from the first to the second of these, doubling, each drawn from the upper
+/// half of its interval so that a herd of nodes spreads out.
+const BACK_OFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
+/// Credit given to the stream at a time.
+const CREDIT: u32 = 16 * 1024;
+/// Most messages waiting for the broker or its acknowledgement; a further one is not taken.
+const MAX_OUTBOX: usize = 64;
+
+/// What a broker's session has to say.
+#[derive(Debug)]
+pub(crate) enum Said {
+    State(BrokerState),
+    /// A payload came in on our topic.
+    Payload(Bytes),
+}
+
+pub(crate) type News = SmallVec<[Said; 2]>;
+
+#[derive(Debug)]
+pub(crate) struct Session {
+    place: u8,
+    host: Box<str>,
+    port: u16,
+    bind: Option<IpAddr>,
+    topic: Topic,
+    state: State,
+    /// Failures since it last worked.
+    failures: u32,
+    outbox: VecDeque<Outgoing>,
+    next_packet_id: NonZeroU16,
+    incoming: Bucket,
+}
+
+#[derive(Debug)]
+enum State {
+    /// Nothing is open until `retry`.
+    Idle {
+        retry: Instant,
+    },
+    Resolving {
+        query: QueryId,
+    },
+    /// TCP; the addresses still to try if this one fails.
+    Dialling {
+        sock: SockId,
+        rest: SmallVec<[IpAddr; 2]>,
+    },
+    /// CONNECT is sent.
+    Greeting {
+        link: Link,
+    },
+    /// SUBSCRIBE is sent.
+    Subscribing {
+        link: Link,
+        packet_id: NonZeroU16,
+    },
+    Ready {
+        link: Link,
+    },
+    /// The node ends.
+    Closed,
+}
+
+#[derive(Debug)]
+struct Link {
+    sock: SockId,
+    splitter: MqttSplitter,
+    /// Bytes read since credit was last given.
+    read: u32,
+    last_sent: Instant,
+    /// When an answer is due, if one is.
+    answer_by: Option<Instant>,
+}
+
+#[derive(Debug)]
+struct Outgoing {
+    packet_id: NonZeroU16,
+    topic: Topic,
+    payload: Bytes,
+    /// Of no use after this.
+    until: Instant,
+    sent: bool,
+}
+
+impl Session {
+    pub(crate) fn new(place: u8, host: Box<str>, port: u16, bind: Option<IpAddr>, topic: Topic) -> Self {
+        Session {
+            place,
+            host,
+            port,
+            bind,
+            topic,
+            state: State::Idle { retry: Instant::ZERO },
+            failures: 0,
+            outbox: VecDeque::new(),
+            next_packet_id: NonZeroU16::MIN,
+            // Opening a message costs a quarter of a millisecond: at most 5 % of a core for one broker.
+            incoming: Bucket::new(200, Duration::from_millis(5)),
+        }
+    }
+
+    pub(crate) fn is_ready(&self) -> bool {
+        matches!(self.state, State::Ready { .. })
+    }
+
+    /// Opens it, or opens it again.
+    pub(crate) fn start(&mut self, cx: &mut Cx) {
+        match self.host.parse() {
+            Ok(ip) => self.dial(cx, SmallVec::from_slice(&[ip])),
+            Err(_) => {
+                let query = cx.resolve(Owner::Broker(self.place), self.host.clone(), REACH_WITHIN);
+                self.state = State::Resolving { query };
+            }
+        }
+    }
+
+    /// Takes a message for publishing. False: the outbox is full.
+    pub(crate) fn publish(&mut self, cx: &mut Cx, topic: Topic, payload: Bytes, until: Instant) -> bool {
+        self.outbox.retain(|o| o.until > cx.now);
+        if self.outbox.len() >= MAX_OUTBOX {
+            return false;
+        }
+        let packet_id = self.fresh_packet_id();
+        self.outbox.push_back(Outgoing { packet_id, topic, payload, until, sent: false });
+        if let State::Ready { link } = &mut self.state {
+            flush(cx, link, &mut self.outbox);
+        }
+        self.arm(cx);
+        true
+    }
+
+    pub(crate) fn resolved(
+        &mut self,
+        cx: &mut Cx,
+        query: QueryId,
+        result: Result<SmallVec<[IpAddr; 2]>, IoFailure>,
+    ) -> News {
+        if !matches!(self.state, State::Resolving { query: q } if q == query) {
+            return News::new();
+        }
+        match result {
+            Ok(addresses) if !addresses.is_empty() => {
+                self.dial(cx, addresses);
+                News::new()
+            }
+            Ok(_) => self.lose(cx, BrokerLoss::Io(IoFailure::NoSuchName)),
+            Err(why) => self.lose(cx, BrokerLoss::Io(why)),
+        }
+    }
+
+    pub(crate) fn connected(&mut self, cx: &mut Cx, sock: SockId) -> News {
+        if !matches!(self.state, State::Dialling { sock: s, .. } if s == sock) {
+            return News::new();
+        }
+        let id = data_encoding::HEXLOWER.encode(&cx.random.bytes::<10>(Domain::ClientId));
+        let Ok(connect) = mqtt::connect(&id, KEEP_ALIVE) else {
+            return self.lose(cx, BrokerLoss::Malformed);
+        };
+        cx.read(sock, CREDIT);
+        cx.send(sock, connect);
+        let answer_by = Some(cx.now + ANSWER_WITHIN);
+        let link = Link { sock, splitter: MqttSplitter::new(), read: 0, last_sent: cx.now, answer_by };
+        self.state = State::Greeting { link };
+        self.arm(cx);
+        News::new()
+    }
+
+    /// The driver says that the socket failed, and it is gone.
+    pub(crate) fn failed(&mut self, cx: &mut Cx, sock: SockId, why: IoFailure) -> News {
+        if self.sock() != Some(sock) {
+            return News::new();
+        }
+        if let State::Dialling { rest, .. } = &mut self.state
+            && !rest.is_empty()
+        {
+            let rest = core::mem::take(rest);
+            self.dial(cx, rest);
+            return News::new();
+        }
+        self.lose(cx, BrokerLoss::Io(why))
+    }
+
+    pub(crate) fn ended(&mut self, cx: &mut Cx, sock: SockId) -> News {
+        match self.sock() {
+            Some(s) if s == sock => self.lose(cx, BrokerLoss::ClosedByBroker),
+            _ => News::new(),
+        }
+    }
+
+    pub(crate) fn received(&mut self, cx: &mut Cx, sock: SockId, data: &[u8]) -> News {
+        let mut news = News::new();
+        let Some(link) = self.link().filter(|l| l.sock == sock) else { return news };
+        link.read += data.len() as u32;
+        if link.read >= CREDIT / 2 {
+            cx.read(sock, link.read);
+            link.read = 0;
+        }
+        if link.splitter.push(data).is_err() {
+            return self.lose(cx, BrokerLoss::Malformed);
+        }
+        while let Some(link) = self.link() {
+            let frame = match link.splitter.next_packet() {
+                Ok(Some(frame)) => frame,
+                Ok(None) => break,
+                Err(_) => {
+                    news.extend(self.lose(cx, BrokerLoss::Malformed));
+                    break;
+                }
+            };
+            match self.packet(cx, &frame) {
+                Ok(said) => news.extend(said),
+                Err(loss) => news.extend(self.lose(cx, loss)),
+            }
+        }
+        self.arm(cx);
+        news
+    }
+
+    pub(crate) fn timeout(&mut self, cx: &mut Cx) -> News {
+        let now = cx.now;
+        let overdue = |link: &Link| link.answer_by.is_some_and(|by| by <= now);
+        match &mut self.state {
+            State::Idle { retry } if *retry <= now => self.start(cx),
+            State::Greeting { link } | State::Subscribing { link, .. } | State::Ready { link }
+                if overdue(link) =>
+            {
+                return self.lose(cx, BrokerLoss::Silent);
+            }
+            State::Ready { link } if link.last_sent + PING_AFTER <= now => {
+                cx.send(link.sock, mqtt::pingreq());
+                link.last_sent = now;
+                link.answer_by = Some(now + ANSWER_WITHIN);
+            }
+            _ => {}
+        }
+        self.arm(cx);
+        News::new()
+    }
+
+    pub(crate) fn shutdown(&mut self, cx: &mut Cx) {
+        if let Some(sock) = self.sock() {
+            let how = if self.is_ready() {
+                cx.send(sock, mqtt::disconnect());
+                CloseHow::Graceful
+            } else {
+                CloseHow::Drop
+            };
+            cx.close(sock, how);
+        }
+        self.state = State::Closed;
+        cx.timers.set(Timer::Broker(self.place), None);
+    }
+
+    fn packet(&mut self, cx: &mut Cx, frame: &[u8]) -> Result<Option<Said>, BrokerLoss> {
+        let incoming = mqtt::decode(frame).map_err(|_| BrokerLoss::Malformed)?;
+        let state = core::mem::replace(&mut self.state, State::Closed);
+        let (state, said) = match (state, incoming) {
+            (State::Greeting { link }, Incoming::Connack { accepted: false, code }) => {
+                self.state = State::Greeting { link };
+                return Err(BrokerLoss::Refused(code));
+            }
+            (State::Greeting { mut link }, Incoming::Connack { .. }) => {
+                let packet_id = self.fresh_packet_id();
+                let subscribe =
+                    mqtt::subscribe(packet_id, &self.topic.to_string()).map_err(|_| BrokerLoss::Malformed)?;
+                cx.send(link.sock, subscribe);
+                link.last_sent = cx.now;
+                link.answer_by = Some(cx.now + ANSWER_WITHIN);
+                (State::Subscribing { link, packet_id }, None)
+            }
+            (State::Subscribing { mut link, packet_id }, Incoming::Suback { packet_id: id, granted })
+                if id == packet_id =>
+            {
+                link.answer_by = None;
+                self.failures = 0;
+                if !granted {
+                    self.state = State::Ready { link };
+                    return Err(BrokerLoss::SubscriptionRefused);
+                }
+                self.outbox.iter_mut().for_each(|o| o.sent = false);
+                flush(cx, &mut link, &mut self.outbox);
+                (State::Ready { link }, Some(Said::State(BrokerState::Ready)))
+            }
+            (State::Ready { mut link }, Incoming::Pingresp) => {
+                link.answer_by = None;
+                (State::Ready { link }, None)
+            }
+            (state @ State::Ready { .. }, Incoming::Puback { packet_id }) => {
+                self.outbox.retain(|o| o.packet_id != packet_id);
+                (state, None)
+            }
+            // A broker may deliver before its SUBACK (MQTT 3.1.1 section 3.8.4).
+            (
+                mut state @ (State::Ready { .. } | State::Subscribing { .. }),
+                Incoming::Publish { topic, payload, packet_id, retain, .. },
+            ) => {
+                if let (Some(id), State::Ready { link } | State::Subscribing { link, .. }) =
+                    (packet_id, &mut state)
+                {
+                    cx.send(link.sock, mqtt::puback(id));
+                    link.last_sent = cx.now;
+                }
+                let said = self.judge(cx, topic, payload, retain);
+                (state, said)
+            }
+            (state, _) => {
+                self.state = state;
+                return Err(BrokerLoss::Malformed);
+            }
+        };
+        self.state = state;
+        Ok(said)
+    }
+
+    /// A payload for us, unless it is foreign, kept, too long or too much.
+    fn judge(&mut self, cx: &mut Cx, topic: &str, payload: &[u8], retain: bool) -> Option<Said> {
+        // Signalling never retains: a retained message is somebody's old one.
+        if retain || payload.len() > MAX_ENVELOPE || topic != self.topic.to_string() {
+            cx.stats.bad_messages += 1;
+            return None;
+        }
+        if !self.incoming.take(cx.now) {
+            cx.stats.messages_over_limit += 1;
+            return None;
+        }
+        Some(Said::Payload(Bytes::copy_from_slice(payload)))
+    }
+
+    fn dial(&mut self, cx: &mut Cx, mut addresses: SmallVec<[IpAddr; 2]>) {
+        let ip = addresses.remove(0);
+        let any = match ip {
+            IpAddr::V4(_) => IpAddr::from(Ipv4Addr::UNSPECIFIED),
+            IpAddr::V6(_) => IpAddr::from(Ipv6Addr::UNSPECIFIED),
+        };
+        let from = self.bind.filter(|b| b.is_ipv4() == ip.is_ipv4()).unwrap_or(any);
+        let remote = SocketAddr::new(ip, self.port);
+        let sock = cx.dial(Owner::Broker(self.place), SocketAddr::new(from, 0), remote, REACH_WITHIN);
+        self.state = State::Dialling { sock, rest: addresses };
+    }
+
+    /// Closes what is open, and waits before the next try.
+    fn lose(&mut self, cx: &mut Cx, loss: BrokerLoss) -> News {
+        if let Some(sock) = self.sock() {
+            cx.close(sock, CloseHow::Reset);
+        }
+        let (first, most) = BACK_OFF;
+        let interval = most.min(first * (1 << self.failures.min(10)));
+        let half = interval / 2;
+        let jitter = cx.random.below(Domain::BackOff, half.as_nanos() as u64);
+        self.failures = self.failures.saturating_add(1);
+        self.state = State::Idle { retry: cx.now + half + Duration::from_nanos(jitter) };
+        self.arm(cx);
+        SmallVec::from_iter([Said::State(BrokerState::Lost(loss))])
+    }
+
+    fn arm(&self, cx: &mut Cx) {
+        let at = match &self.state {
+            State::Idle { retry } => Some(*retry),
+            State::Resolving { .. } | State::Dialling { .. } | State::Closed => None,
+            State::Greeting { link } | State::Subscribing { link, .. } => link.answer_by,
+            State::Ready { link } => Some(link.answer_by.unwrap_or(link.last_sent + PING_AFTER)),
+        };
+        cx.timers.set(Timer::Broker(self.place), at);
+    }
+
+    fn link(&mut self) -> Option<&mut Link> {
+        match &mut self.state {
+            State::Greeting { link } | State::Subscribing { link, .. } | State::Ready { link } => Some(link),
+            _ => None,
+        }
+    }
+
+    fn sock(&self) -> Option<SockId> {
+        match &self.state {
+            State::Dialling { sock, .. } => Some(*sock),
+            State::Greeting { link } | State::Subscribing { link, .. } | State::Ready { link } => {
+                Some(link.sock)
+            }
+            _ => None,
+        }
+    }
+
+    fn fresh_packet_id(&mut self) -> NonZeroU16 {
+        let id = self.next_packet_id;
+        self.next_packet_id = id.checked_add(1).unwrap_or(NonZeroU16::MIN);
+        id
+    }
+}
+
+/// Sends what the broker has not been sent in this session.
+fn flush(cx: &mut Cx, link: &mut Link, outbox: &mut VecDeque<Outgoing>) {
+    outbox.retain(|o| o.until > cx.now);
+    for outgoing in outbox.iter_mut().filter(|o| !o.sent) {
+        outgoing.sent = true;
+        let topic = outgoing.topic.to_string();
+        if let Ok(packet) = mqtt::publish(outgoing.packet_id, &topic, &outgoing.payload, false) {
+            cx.send(link.sock, packet);
+            link.last_sent = cx.now;
+        }
+    }
+}

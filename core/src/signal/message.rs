@@ -1,0 +1,276 @@
+//! What nodes say to each other over brokers, inside the seal.
+//!
+//! ```text
+//! id 16 | sent: i64 us | lifetime: u16 s | session 16 | kind u8 | body
+//! ```
+//! Numbers are big-endian. Kind numbers 3 to 6 are kept for hole punching and relay, under P2PD's names.
+
+use std::net::{IpAddr, SocketAddr};
+
+use smallvec::SmallVec;
+
+use crate::address::PeerAddress;
+use crate::hello::{refusal_code, refusal_from};
+use crate::io::IoFailure;
+use crate::notice::Refusal;
+use crate::pipe::PipeMode;
+use crate::session::SessionId;
+use crate::time::WallTime;
+
+/// Most bytes of ECHO's payload.
+pub(crate) const MAX_ECHO: usize = 64;
+/// Most dials that a DIALLED message reports.
+pub(crate) const MAX_DIALS: usize = 6;
+
+/// Sixteen random bytes that make a message unique.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub(crate) struct MessageId(pub(crate) [u8; 16]);
+
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Message {
+    pub(crate) id: MessageId,
+    /// By the sender's clock, as far as it was corrected.
+    pub(crate) sent: WallTime,
+    /// Seconds after which it means nothing any more.
+    pub(crate) lifetime: u16,
+    /// All zero where no session is meant.
+    pub(crate) session: SessionId,
+    pub(crate) body: Body,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) enum Body {
+    /// Answer with the same payload. To itself a node sends it as a probe of the broker.
+    Echo(SmallVec<[u8; MAX_ECHO]>),
+    EchoReply(SmallVec<[u8; MAX_ECHO]>),
+    /// P2PD's name for: connect to me, at this address.
+    Direct {
+        mode: PipeMode,
+        address: Box<PeerAddress>,
+    },
+    /// Answer to `Direct`: it dials this many addresses.
+    Dialling(u8),
+    /// What became of them, none having succeeded.
+    Dialled(SmallVec<[(SocketAddr, IoFailure); MAX_DIALS]>),
+    /// The message with this id is outside the window of the receiver's clock, which shows this.
+    Clock {
+        about: MessageId,
+        wall: WallTime,
+    },
+    /// Answer to `Direct`: no.
+    Refused(Refusal),
+}
+
+/// A sealed message's content is not one of ours.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Malformed;
+
+const ECHO: u8 = 1;
+const DIRECT: u8 = 2;
+const ECHO_REPLY: u8 = 16;
+const DIALLING: u8 = 17;
+const DIALLED: u8 = 18;
+const CLOCK: u8 = 19;
+const REFUSED: u8 = 20;
+
+impl Message {
+    pub(crate) fn encode(&self) -> Vec<u8> {
+        let mut out = Vec::with_capacity(128);
+        out.extend_from_slice(&self.id.0);
+        out.extend_from_slice(&self.sent.as_micros().to_be_bytes());
+        out.extend_from_slice(&self.lifetime.to_be_bytes());
+        out.extend_from_slice(&self.session.0);
+        match &self.body {
+            Body::Echo(payload) => {
+                out.push(ECHO);
+                out.extend_from_slice(payload);
+            }
+            Body::EchoReply(payload) => {
+                out.push(ECHO_REPLY);
+                out.extend_from_slice(payload);
+            }
+            Body::Direct { mode, address } => {
+                out.push(DIRECT);
+                out.push(match mode {
+                    PipeMode::Encrypted => 0,
+                    PipeMode::Plain => 1,
+                });
+                out.extend_from_slice(address.to_string().as_bytes());
+            }
+            Body::Dialling(count) => out.extend_from_slice(&[DIALLING, *count]),
+            Body::Dialled(dials) => {
+                out.push(DIALLED);
+                for (to, why) in dials.iter().take(MAX_DIALS) {
+                    out.push(failure_code(*why));
+                    match to.ip() {
+                        IpAddr::V4(ip) => {
+                            out.push(4);
+                            out.extend_from_slice(&ip.octets());
+                        }
+                        IpAddr::V6(ip) => {
+                            out.push(6);
+                            out.extend_from_slice(&ip.octets());
+                        }
+                    }
+                    out.extend_from_slice(&to.port().to_be_bytes());
+                }
+            }
+            Body::Clock { about, wall } => {
+                out.push(CLOCK);
+                out.extend_from_slice(&about.0);
+                out.extend_from_slice(&wall.as_micros().to_be_bytes());
+            }
+            Body::Refused(why) => {
+                out.push(REFUSED);
+                out.extend_from_slice(&refusal_code(*why));
+            }
+        }
+        out
+    }
+
+    pub(crate) fn decode(bytes: &[u8]) -> Result<Self, Malformed> {
+        let mut reader = Reader(bytes);
+        let id = MessageId(reader.array()?);
+        let sent = WallTime::from_micros(i64::from_be_bytes(reader.array()?));
+        let lifetime = u16::from_be_bytes(reader.array()?);
+        let session = SessionId(reader.array()?);
+        let [kind] = reader.array()?;
+        let body = match kind {
+            ECHO => Body::Echo(reader.echo()?),
+            ECHO_REPLY => Body::EchoReply(reader.echo()?),
+            DIRECT => {
+                let mode = match reader.array()? {
+                    [0] => PipeMode::Encrypted,
+                    [1] => PipeMode::Plain,
+                    _ => return Err(Malformed),
+                };
+                let text = core::str::from_utf8(reader.rest()).map_err(|_| Malformed)?;
+                Body::Direct { mode, address: Box::new(text.parse().map_err(|_| Malformed)?) }
+            }
+            DIALLING => {
+                let [count] = reader.array()?;
+                Body::Dialling(count)
+            }
+            DIALLED => {
+                let mut dials = SmallVec::new();
+                while !reader.0.is_empty() {
+                    if dials.len() == MAX_DIALS {
+                        return Err(Malformed);
+                    }
+                    let [why, family] = reader.array()?;
+                    let ip = match family {
+                        4 => IpAddr::from(reader.array::<4>()?),
+                        6 => IpAddr::from(reader.array::<16>()?),
+                        _ => return Err(Malformed),
+                    };
+                    let port = u16::from_be_bytes(reader.array()?);
+                    dials.push((SocketAddr::new(ip, port), failure_from(why)));
+                }
+                Body::Dialled(dials)
+            }
+            CLOCK => Body::Clock {
+                about: MessageId(reader.array()?),
+                wall: WallTime::from_micros(i64::from_be_bytes(reader.array()?)),
+            },
+            REFUSED => Body::Refused(refusal_from(reader.array()?)),
+            _ => return Err(Malformed),
+        };
+        if reader.0.is_empty() { Ok(Message { id, sent, lifetime, session, body }) } else { Err(Malformed) }
+    }
+}
+
+struct Reader<'a>(&'a [u8]);
+
+impl<'a> Reader<'a> {
+    fn array<const N: usize>(&mut self) -> Result<[u8; N], Malformed> {
+        let (head, rest) = self.0.split_first_chunk().ok_or(Malformed)?;
+        self.0 = rest;
+        Ok(*head)
+    }
+
+    fn rest(&mut self) -> &'a [u8] {
+        core::mem::take(&mut self.0)
+    }
+
+    fn echo(&mut self) -> Result<SmallVec<[u8; MAX_ECHO]>, Malformed> {
+        let payload = self.rest();
+        if payload.len() <= MAX_ECHO { Ok(SmallVec::from_slice(payload)) } else { Err(Malformed) }
+    }
+}
+
+fn failure_code(why: IoFailure) -> u8 {
+    match why {
+        IoFailure::Refused => 1,
+        IoFailure::Reset => 2,
+        IoFailure::TimedOut => 3,
+        IoFailure::Unreachable => 4,
+        IoFailure::NotPermitted => 5,
+        _ => 0,
+    }
+}
+
+fn failure_from(code: u8) -> IoFailure {
+    match code {
+        1 => IoFailure::Refused,
+        2 => IoFailure::Reset,
+        3 => IoFailure::TimedOut,
+        4 => IoFailure::Unreachable,
+        5 => IoFailure::NotPermitted,
+        _ => IoFailure::Other(0),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use smallvec::smallvec;
+
+    fn all() -> Vec<Message> {
+        let address = "0,1-[0,8.8.8.8,192.168.21.21,58959,3,2,0]-0-zmUGXPOFxBUuToh".parse().unwrap();
+        let v4 = "203.0.113.9:4000".parse().unwrap();
+        let v6 = "[2001:db8::1]:65535".parse().unwrap();
+        let bodies = [
+            Body::Echo(smallvec![]),
+            Body::Echo(smallvec![7; MAX_ECHO]),
+            Body::EchoReply(smallvec![1, 2, 3]),
+            Body::Direct { mode: PipeMode::Plain, address: Box::new(address) },
+            Body::Dialling(4),
+            Body::Dialled(smallvec![]),
+            Body::Dialled(smallvec![(v4, IoFailure::TimedOut), (v6, IoFailure::Refused)]),
+            Body::Clock { about: MessageId([8; 16]), wall: WallTime::from_micros(-5) },
+            Body::Refused(Refusal::Version { ours: 9 }),
+        ];
+        let make = |body| Message {
+            id: MessageId([3; 16]),
+            sent: WallTime::from_micros(1_700_000_000_000_000),
+            lifetime: 600,
+            session: SessionId([4; 16]),
+            body,
+        };
+        bodies.into_iter().map(make).collect()
+    }
+
+    #[test]
+    fn every_kind_round_trips() {
+        for message in all() {
+            assert_eq!(Message::decode(&message.encode()), Ok(message));
+        }
+    }
+
+    #[test]
+    fn cut_long_and_unknown_ones_are_refused() {
+        for message in all() {
+            let bytes = message.encode();
+            for cut in 0..43.min(bytes.len()) {
+                assert_eq!(Message::decode(&bytes[..cut]), Err(Malformed));
+            }
+            if !matches!(message.body, Body::Echo(_) | Body::EchoReply(_)) {
+                let longer = [bytes.clone(), vec![0; 400]].concat();
+                assert_eq!(Message::decode(&longer), Err(Malformed), "{message:?}");
+            }
+            let mut unknown = bytes;
+            unknown[42] = 99;
+            assert_eq!(Message::decode(&unknown), Err(Malformed));
+        }
+    }
+}

@@ -1,0 +1,461 @@
+//! Which of several streams becomes the pipe: both ends must keep the same one.
+//!
+//! A *session* is one call of `connect()`, on either side; a *candidate* is a stream on which both ends are
+//! authenticated and approved. Of two nodes the one with the lower id nominates, the other confirms (on a
+//! connection to oneself the dialling end nominates). The nominator has at most one nomination out per
+//! session, and the confirmer confirms whatever is nominated first, so the ends cannot choose apart. When
+//! both sides called `connect()` on each other, the two sessions are settled by one stream: the
+//! nominator names both if it knows both, else the confirmer adds its own to the confirmation.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use smallvec::{SmallVec, smallvec};
+
+use crate::identity::NodeId;
+use crate::io::SockId;
+use crate::pipe::PipeMode;
+use crate::session::SessionId;
+
+/// Sessions that ended are remembered, so that their late streams are not taken for new ones; the oldest
+/// are forgotten beyond this number.
+const REMEMBERED: usize = 1024;
+
+/// Whose call a session is.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(crate) enum Requester {
+    Us,
+    Them,
+}
+
+/// A session as this node knows it. A connection to oneself has two sides in one node, so the side is part
+/// of the name.
+pub(crate) type Key = (SessionId, Requester);
+
+#[derive(Debug)]
+struct Session {
+    peer: NodeId,
+    mode: PipeMode,
+    /// The candidate nominated for it, not yet confirmed.
+    nominated: Option<SockId>,
+}
+
+#[derive(Debug)]
+struct Candidate {
+    key: Key,
+    /// Whether this end nominates on it.
+    nominator: bool,
+}
+
+/// What is to be done.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) enum Decision {
+    /// Send NOMINATE with these sessions.
+    Nominate { sock: SockId, sessions: SmallVec<[SessionId; 2]> },
+    /// Send CONFIRM, then it is the pipe as `Settled` says.
+    Confirm { sock: SockId, also: Option<SessionId>, settled: Settled },
+    /// The peer confirmed: it is the pipe.
+    Settle { sock: SockId, settled: Settled },
+    /// Say that the session is over, and close.
+    Refuse { sock: SockId },
+}
+
+/// A stream that became a pipe.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Settled {
+    /// The sessions that ended with it, with their sides.
+    pub(crate) sessions: SmallVec<[Key; 2]>,
+    /// The other candidates of these sessions, to be closed.
+    pub(crate) losers: SmallVec<[SockId; 4]>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Agreement {
+    ours: NodeId,
+    sessions: BTreeMap<Key, Session>,
+    /// In the order they became candidates, by the second key.
+    candidates: BTreeMap<SockId, (u64, Candidate)>,
+    arrivals: u64,
+    over: VecDeque<Key>,
+}
+
+impl Agreement {
+    pub(crate) fn new(ours: NodeId) -> Self {
+        Agreement {
+            ours,
+            sessions: BTreeMap::new(),
+            candidates: BTreeMap::new(),
+            arrivals: 0,
+            over: VecDeque::new(),
+        }
+    }
+
+    /// A session began. One that is known stays as it is.
+    pub(crate) fn open(&mut self, key: Key, peer: NodeId, mode: PipeMode) {
+        self.sessions.entry(key).or_insert(Session { peer, mode, nominated: None });
+    }
+
+    /// The peer and mode of a session that is open.
+    pub(crate) fn session(&self, key: Key) -> Option<(NodeId, PipeMode)> {
+        self.sessions.get(&key).map(|s| (s.peer, s.mode))
+    }
+
+    /// Whether this session is known to be over.
+    pub(crate) fn is_over(&self, key: Key) -> bool {
+        self.over.contains(&key)
+    }
+
+    pub(crate) fn open_sessions(&self) -> usize {
+        self.sessions.len()
+    }
+
+    /// A session ended without a pipe: its candidates, to be closed.
+    pub(crate) fn abandon(&mut self, key: Key) -> SmallVec<[SockId; 4]> {
+        let losers = self.take_candidates(&[key], None);
+        for session in self.sessions.values_mut() {
+            // One that was paired with it goes back to waiting.
+            session.nominated = session.nominated.filter(|sock| !losers.contains(sock));
+        }
+        self.end(key);
+        losers
+    }
+
+    /// A stream of an open session is authenticated and approved at both ends.
+    pub(crate) fn candidate(&mut self, sock: SockId, key: Key, initiator: bool) -> Option<Decision> {
+        let Some(session) = self.sessions.get(&key) else { return Some(Decision::Refuse { sock }) };
+        let peer = session.peer;
+        let nominator = if peer == self.ours { initiator } else { self.ours < peer };
+        self.arrivals += 1;
+        self.candidates.insert(sock, (self.arrivals, Candidate { key, nominator }));
+        self.nominate(peer)
+    }
+
+    /// A candidate is gone. Another may take its place.
+    pub(crate) fn lost(&mut self, sock: SockId) -> Option<Decision> {
+        let (_, candidate) = self.candidates.remove(&sock)?;
+        let peer = self.sessions.get(&candidate.key)?.peer;
+        for session in self.sessions.values_mut().filter(|s| s.nominated == Some(sock)) {
+            session.nominated = None;
+        }
+        self.nominate(peer)
+    }
+
+    /// NOMINATE came on a stream. `None`: it has no business to, the stream must be closed.
+    pub(crate) fn nominated(&mut self, sock: SockId, named: &[SessionId]) -> Option<Decision> {
+        let (_, candidate) = self.candidates.get(&sock).filter(|(_, c)| !c.nominator)?;
+        let key = candidate.key;
+        let session = self.sessions.get(&key)?;
+        if !named.contains(&key.0) {
+            return None;
+        }
+        let (peer, mode) = (session.peer, session.mode);
+        // A session that the nominator paired with this one, if it is still open here.
+        let mut keys: SmallVec<[Key; 2]> = smallvec![key];
+        let paired = named.iter().map(|id| (*id, other(key.1))).find(|k| self.pairs(*k, peer, mode));
+        let also = match paired {
+            Some(paired) => {
+                keys.push(paired);
+                None
+            }
+            // Ours that the nominator does not know of yet.
+            None if key.1 == Requester::Them => self.partner(key, peer, mode).inspect(|k| keys.push(*k)),
+            None => None,
+        };
+        let settled = self.settle(sock, keys);
+        Some(Decision::Confirm { sock, also: also.map(|(id, _)| id), settled })
+    }
+
+    /// CONFIRM came on a stream. `None`: it was not nominated, the stream must be closed.
+    pub(crate) fn confirmed(&mut self, sock: SockId, also: Option<SessionId>) -> Option<Decision> {
+        let mut keys: SmallVec<[Key; 2]> =
+            self.sessions.iter().filter(|(_, s)| s.nominated == Some(sock)).map(|(k, _)| *k).collect();
+        let &first = keys.first()?;
+        let peer = self.sessions.get(&first)?.peer;
+        if let Some(also) = also {
+            // The confirming side's own call, of which we may not have heard.
+            let key = (also, Requester::Them);
+            if self.sessions.get(&key).is_none_or(|s| s.peer == peer) && !keys.contains(&key) {
+                keys.push(key);
+            }
+        }
+        let settled = self.settle(sock, keys);
+        Some(Decision::Settle { sock, settled })
+    }
+
+    /// Nominates the oldest candidate that may be, for one session of `peer` after the other: call again
+    /// until it gives nothing.
+    pub(crate) fn nominate(&mut self, peer: NodeId) -> Option<Decision> {
+        let waiting = |key: Key| self.sessions.get(&key).filter(|s| s.peer == peer && s.nominated.is_none());
+        let mut eligible: SmallVec<[(u64, SockId, Key); 4]> = self
+            .candidates
+            .iter()
+            .filter(|(_, (_, c))| c.nominator && waiting(c.key).is_some())
+            .map(|(sock, (order, c))| (*order, *sock, c.key))
+            .collect();
+        eligible.sort_unstable();
+        // While a nomination is out, the peer may add a session of its own to the confirmation: sessions
+        // of the other side wait until that is known.
+        let out = |side: Requester| {
+            let mut all = self.sessions.iter();
+            all.any(|(k, s)| s.peer == peer && k.1 == side && s.nominated.is_some())
+        };
+        let oneself = peer == self.ours;
+        let (_, sock, key) = eligible.into_iter().find(|(_, _, key)| oneself || !out(other(key.1)))?;
+        let mode = self.sessions.get(&key)?.mode;
+        let mut sessions: SmallVec<[SessionId; 2]> = smallvec![key.0];
+        let mut keys: SmallVec<[Key; 2]> = smallvec![key];
+        if let Some(partner) = self.partner(key, peer, mode) {
+            sessions.push(partner.0);
+            keys.push(partner);
+        }
+        for key in keys {
+            if let Some(session) = self.sessions.get_mut(&key) {
+                session.nominated = Some(sock);
+            }
+        }
+        Some(Decision::Nominate { sock, sessions })
+    }
+
+    /// An open session of the other side with the same peer and mode, not nominated: the glare partner.
+    fn partner(&self, key: Key, peer: NodeId, mode: PipeMode) -> Option<Key> {
+        if peer == self.ours {
+            return None;
+        }
+        self.sessions.keys().copied().find(|k| k.1 == other(key.1) && self.pairs(*k, peer, mode))
+    }
+
+    fn pairs(&self, key: Key, peer: NodeId, mode: PipeMode) -> bool {
+        peer != self.ours
+            && self
+                .sessions
+                .get(&key)
+                .is_some_and(|s| s.peer == peer && s.mode == mode && s.nominated.is_none())
+    }
+
+    fn settle(&mut self, sock: SockId, keys: SmallVec<[Key; 2]>) -> Settled {
+        let losers = self.take_candidates(&keys, Some(sock));
+        for key in &keys {
+            self.end(*key);
+        }
+        Settled { sessions: keys, losers }
+    }
+
+    fn take_candidates(&mut self, keys: &[Key], winner: Option<SockId>) -> SmallVec<[SockId; 4]> {
+        let gone: SmallVec<[SockId; 4]> =
+            self.candidates.iter().filter(|(_, (_, c))| keys.contains(&c.key)).map(|(s, _)| *s).collect();
+        for sock in &gone {
+            self.candidates.remove(sock);
+        }
+        if let Some(winner) = winner {
+            self.candidates.remove(&winner);
+        }
+        gone.into_iter().filter(|s| Some(*s) != winner).collect()
+    }
+
+    fn end(&mut self, key: Key) {
+        self.sessions.remove(&key);
+        if self.over.len() >= REMEMBERED {
+            self.over.pop_front();
+        }
+        self.over.push_back(key);
+    }
+}
+
+pub(crate) const fn other(side: Requester) -> Requester {
+    match side {
+        Requester::Us => Requester::Them,
+        Requester::Them => Requester::Us,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::identity::SecretKey;
+
+    const S1: SessionId = SessionId([1; 16]);
+    const S2: SessionId = SessionId([2; 16]);
+    const ENC: PipeMode = PipeMode::Encrypted;
+
+    /// Two node ids, the lower first.
+    fn ids() -> (NodeId, NodeId) {
+        let (a, b) = (SecretKey::from_bytes([1; 32]).node_id(), SecretKey::from_bytes([2; 32]).node_id());
+        (a.min(b), a.max(b))
+    }
+
+    fn sock(n: u32) -> SockId {
+        SockId::from_number(n)
+    }
+
+    #[test]
+    fn one_session_two_candidates_one_pipe() {
+        let (low, high) = ids();
+        let (mut a, mut b) = (Agreement::new(low), Agreement::new(high));
+        a.open((S1, Requester::Us), high, ENC);
+        b.open((S1, Requester::Them), low, ENC);
+        let first = a.candidate(sock(1), (S1, Requester::Us), true);
+        assert_eq!(first, Some(Decision::Nominate { sock: sock(1), sessions: smallvec![S1] }));
+        assert_eq!(a.candidate(sock(2), (S1, Requester::Us), true), None, "one nomination at a time");
+        assert_eq!(b.candidate(sock(21), (S1, Requester::Them), false), None, "the higher id waits");
+        assert_eq!(b.candidate(sock(22), (S1, Requester::Them), false), None);
+        let settled = Settled { sessions: smallvec![(S1, Requester::Them)], losers: smallvec![sock(22)] };
+        assert_eq!(
+            b.nominated(sock(21), &[S1]),
+            Some(Decision::Confirm { sock: sock(21), also: None, settled })
+        );
+        let settled = Settled { sessions: smallvec![(S1, Requester::Us)], losers: smallvec![sock(2)] };
+        assert_eq!(a.confirmed(sock(1), None), Some(Decision::Settle { sock: sock(1), settled }));
+        assert!(a.is_over((S1, Requester::Us)) && b.is_over((S1, Requester::Them)));
+        assert_eq!(b.nominated(sock(22), &[S1]), None, "nothing more to confirm");
+    }
+
+    #[test]
+    fn a_lost_nominee_is_replaced() {
+        let (low, high) = ids();
+        let mut a = Agreement::new(low);
+        a.open((S1, Requester::Us), high, ENC);
+        let _ = a.candidate(sock(1), (S1, Requester::Us), true);
+        let _ = a.candidate(sock(2), (S1, Requester::Us), true);
+        let next = a.lost(sock(1));
+        assert_eq!(next, Some(Decision::Nominate { sock: sock(2), sessions: smallvec![S1] }));
+        assert_eq!(a.confirmed(sock(1), None), None);
+    }
+
+    #[test]
+    fn oneself_is_nominated_by_the_dialling_end() {
+        let (low, _) = ids();
+        let mut a = Agreement::new(low);
+        a.open((S1, Requester::Us), low, ENC);
+        a.open((S1, Requester::Them), low, ENC);
+        assert_eq!(a.candidate(sock(2), (S1, Requester::Them), false), None);
+        let nominate = a.candidate(sock(1), (S1, Requester::Us), true);
+        assert_eq!(nominate, Some(Decision::Nominate { sock: sock(1), sessions: smallvec![S1] }));
+        let Some(Decision::Confirm { settled, also: None, .. }) = a.nominated(sock(2), &[S1]) else {
+            panic!("not confirmed")
+        };
+        assert_eq!(settled.sessions.as_slice(), [(S1, Requester::Them)]);
+        assert!(matches!(a.confirmed(sock(1), None), Some(Decision::Settle { .. })));
+    }
+
+    #[test]
+    fn pipes_of_different_modes_are_not_merged() {
+        let (low, high) = ids();
+        let mut b = Agreement::new(high);
+        b.open((S2, Requester::Us), low, ENC);
+        b.open((S1, Requester::Them), low, PipeMode::Plain);
+        let _ = b.candidate(sock(1), (S1, Requester::Them), false);
+        let Some(Decision::Confirm { also, settled, .. }) = b.nominated(sock(1), &[S1]) else { panic!() };
+        assert_eq!((also, settled.sessions.len()), (None, 1));
+        assert!(b.session((S2, Requester::Us)).is_some(), "the encrypted call goes on");
+    }
+
+    /// Two nodes that called each other, `streams` streams between them, every message in flight delivered
+    /// in an order drawn from `seed`; streams may break. Both must end with the same stream, and both
+    /// calls answered by it.
+    fn glare(seed: u64, streams: u32, breaks: bool) {
+        let (low, high) = ids();
+        let mut nodes = [Agreement::new(low), Agreement::new(high)];
+        nodes[0].open((S1, Requester::Us), high, ENC);
+        nodes[1].open((S2, Requester::Us), low, ENC);
+        #[derive(Clone, Debug)]
+        enum Msg {
+            Candidate,
+            Nominate(SmallVec<[SessionId; 2]>),
+            Confirm(Option<SessionId>),
+            Closed,
+        }
+        let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+        let mut draw = |n: usize| {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            (state >> 11) as usize % n
+        };
+        // Per stream and direction an ordered queue, as TCP is.
+        let mut wires: BTreeMap<(u32, usize), VecDeque<Msg>> = BTreeMap::new();
+        for n in 0..streams {
+            for end in 0..2 {
+                wires.insert((n, end), VecDeque::from([Msg::Candidate]));
+            }
+        }
+        let session = |n: u32| if n.is_multiple_of(2) { S1 } else { S2 };
+        let side = |n: u32, end: usize| {
+            if (n.is_multiple_of(2)) == (end == 0) { Requester::Us } else { Requester::Them }
+        };
+        let mut pipes: [Vec<(u32, SmallVec<[Key; 2]>)>; 2] = [Vec::new(), Vec::new()];
+        while let Some((n, end)) = {
+            let ready: Vec<_> = wires.iter().filter(|(_, q)| !q.is_empty()).map(|(k, _)| *k).collect();
+            (!ready.is_empty()).then(|| ready[draw(ready.len())])
+        } {
+            let msg = wires.get_mut(&(n, end)).unwrap().pop_front().unwrap();
+            let (node, id) = (&mut nodes[end], sock(n));
+            let mut decisions: VecDeque<Decision> = VecDeque::new();
+            match msg {
+                Msg::Candidate => {
+                    let key = (session(n), side(n, end));
+                    if key.1 == Requester::Them && !node.is_over(key) {
+                        node.open(key, if end == 0 { high } else { low }, ENC);
+                    }
+                    decisions.extend(node.candidate(id, key, key.1 == Requester::Us));
+                }
+                Msg::Nominate(sessions) => match node.nominated(id, &sessions) {
+                    Some(d) => decisions.push_back(d),
+                    None => {
+                        decisions.extend(node.lost(id));
+                        wires.get_mut(&(n, 1 - end)).unwrap().push_back(Msg::Closed);
+                    }
+                },
+                Msg::Confirm(also) => {
+                    let decision = node.confirmed(id, also);
+                    assert!(decision.is_some(), "a confirmation nobody waited for");
+                    decisions.extend(decision);
+                }
+                Msg::Closed => decisions.extend(node.lost(id)),
+            }
+            let mut close: Vec<u32> = Vec::new();
+            while let Some(decision) = decisions.pop_front() {
+                match decision {
+                    Decision::Nominate { sock, sessions } => {
+                        let n = sock.number();
+                        wires.get_mut(&(n, 1 - end)).unwrap().push_back(Msg::Nominate(sessions));
+                    }
+                    Decision::Confirm { sock, also, settled } => {
+                        let n = sock.number();
+                        wires.get_mut(&(n, 1 - end)).unwrap().push_back(Msg::Confirm(also));
+                        close.extend(settled.losers.iter().map(|s| s.number()));
+                        pipes[end].push((n, settled.sessions));
+                    }
+                    Decision::Settle { sock, settled } => {
+                        close.extend(settled.losers.iter().map(|s| s.number()));
+                        pipes[end].push((sock.number(), settled.sessions));
+                    }
+                    Decision::Refuse { sock } => close.push(sock.number()),
+                }
+                let peer = if end == 0 { high } else { low };
+                decisions.extend(nodes[end].nominate(peer));
+            }
+            // Before anything was agreed, a stream may break at both ends, but never the last one.
+            if breaks && n + 1 < streams && draw(6) == 0 && pipes.iter().all(Vec::is_empty) {
+                for end in 0..2 {
+                    if wires[&(n, end)].iter().all(|m| !matches!(m, Msg::Confirm(_))) {
+                        wires.insert((n, end), VecDeque::from([Msg::Closed]));
+                    }
+                }
+            }
+            for n in close {
+                wires.get_mut(&(n, 1 - end)).unwrap().push_back(Msg::Closed);
+            }
+        }
+        assert_eq!(pipes[0].len(), 1, "seed {seed}: {pipes:?}");
+        assert_eq!(pipes[1].len(), 1, "seed {seed}: {pipes:?}");
+        assert_eq!(pipes[0][0].0, pipes[1][0].0, "seed {seed}: not the same stream");
+        assert!(pipes[0][0].1.contains(&(S1, Requester::Us)), "seed {seed}: {pipes:?}");
+        assert!(pipes[1][0].1.contains(&(S2, Requester::Us)), "seed {seed}: {pipes:?}");
+    }
+
+    #[test]
+    fn glare_gives_both_callers_the_same_pipe_in_every_order() {
+        for seed in 0..20_000 {
+            glare(seed, 1 + (seed % 4) as u32, false);
+        }
+    }
+}

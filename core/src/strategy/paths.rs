@@ -1,0 +1,215 @@
+//! Which of a peer's announced addresses to dial, and in what order.
+
+use std::net::{IpAddr, SocketAddr};
+
+use smallvec::SmallVec;
+
+use crate::address::{PeerAddress, PeerInterface};
+
+/// One of our interfaces, with what the world sees of it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Route {
+    pub(crate) internal: IpAddr,
+    /// On-link prefix, in bits.
+    pub(crate) prefix: u8,
+    pub(crate) external: IpAddr,
+}
+
+/// How much the peer may make us do.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Trust {
+    /// Our user named or approved the peer: every announced address.
+    Known,
+    /// At most two addresses, and none in private space unless it is on our own network.
+    Stranger,
+}
+
+/// Most addresses dialled for a stranger.
+pub(crate) const STRANGER_PATHS: usize = 2;
+
+/// An address to dial.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Path {
+    pub(crate) remote: SocketAddr,
+    /// On our machine or network: tried first.
+    pub(crate) local: bool,
+}
+
+pub(crate) type Paths = SmallVec<[Path; 6]>;
+
+/// Local paths first, then the others, in each IPv6 before IPv4 (RFC 8305 section 4); through our own router's
+/// outside address (hairpin) last.
+pub(crate) fn to_peer(ours: &[Route], peer: &PeerAddress, oneself: bool, trust: Trust) -> Paths {
+    let mut local = Paths::new();
+    let mut external = Paths::new();
+    let mut hairpin = Paths::new();
+    for interface in peer.v6().iter().chain(peer.v4()) {
+        let family = ours.iter().filter(|r| r.internal.is_ipv4() == interface.internal.is_ipv4());
+        if family.clone().next().is_none() {
+            continue;
+        }
+        let inside = SocketAddr::new(interface.internal, interface.port);
+        let outside = SocketAddr::new(interface.external, interface.port);
+        let shares_router =
+            family.clone().any(|r| r.external == interface.external && r.external != r.internal);
+        if oneself || family.clone().any(|r| is_near(r, interface)) {
+            push(&mut local, Path { remote: inside, local: true });
+        }
+        let reachable = match trust {
+            _ if oneself || interface.external == interface.internal && !local.is_empty() => false,
+            Trust::Known => {
+                !interface.external.is_loopback() || family.clone().any(|r| r.internal.is_loopback())
+            }
+            Trust::Stranger => may_be_dialled_for_a_stranger(interface.external, family.clone()),
+        };
+        if reachable {
+            let list = if shares_router { &mut hairpin } else { &mut external };
+            push(list, Path { remote: outside, local: false });
+        }
+    }
+    let mut all = local;
+    external.into_iter().chain(hairpin).for_each(|path| push(&mut all, path));
+    if trust == Trust::Stranger {
+        all.truncate(STRANGER_PATHS);
+    }
+    all
+}
+
+/// Whether the peer's inside address is worth a dial from this interface.
+fn is_near(ours: &Route, theirs: &PeerInterface) -> bool {
+    let inside = theirs.internal;
+    if inside.is_loopback() || ours.internal.is_loopback() {
+        return inside.is_loopback() && ours.internal.is_loopback();
+    }
+    let same_router = ours.external == theirs.external && inside != theirs.external;
+    same_router || ours.internal == inside || on_link(ours, inside)
+}
+
+fn on_link(ours: &Route, ip: IpAddr) -> bool {
+    let (a, b, bits) = match (ours.internal, ip) {
+        (IpAddr::V4(a), IpAddr::V4(b)) => (u128::from(u32::from(a)), u128::from(u32::from(b)), 32),
+        (IpAddr::V6(a), IpAddr::V6(b)) => (u128::from(a), u128::from(b), 128),
+        _ => return false,
+    };
+    // A prefix of no or all bits says nothing about neighbours.
+    let host_bits = bits - u32::from(ours.prefix).min(bits);
+    (1..bits).contains(&host_bits) && a >> host_bits == b >> host_bits
+}
+
+/// Private space is dialled for a stranger only where we live in it ourselves.
+fn may_be_dialled_for_a_stranger<'a>(
+    ip: IpAddr,
+    mut family: impl Iterator<Item = &'a Route> + Clone,
+) -> bool {
+    if ip.is_loopback() {
+        return family.any(|r| r.internal.is_loopback());
+    }
+    !is_private(ip) || family.clone().any(|r| on_link(r, ip)) || family.all(|r| is_private(r.external))
+}
+
+fn is_private(ip: IpAddr) -> bool {
+    match ip {
+        IpAddr::V4(ip) => {
+            let [a, b, ..] = ip.octets();
+            // RFC 1918, link-local, and the shared space of carriers (RFC 6598).
+            ip.is_private() || ip.is_link_local() || (a == 100 && b & 0xc0 == 64)
+        }
+        IpAddr::V6(ip) => ip.is_unique_local() || ip.is_unicast_link_local(),
+    }
+}
+
+fn push(paths: &mut Paths, path: Path) {
+    if !paths.iter().any(|p| p.remote == path.remote) {
+        paths.push(path);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn route(internal: &str, prefix: u8, external: &str) -> Route {
+        Route { internal: internal.parse().unwrap(), prefix, external: external.parse().unwrap() }
+    }
+
+    fn peer(text: &str) -> PeerAddress {
+        text.parse().unwrap()
+    }
+
+    fn dialled(ours: &[Route], to: &str, trust: Trust) -> Vec<(String, bool)> {
+        to_peer(ours, &peer(to), false, trust).iter().map(|p| (p.remote.to_string(), p.local)).collect()
+    }
+
+    fn list(paths: &[(&str, bool)]) -> Vec<(String, bool)> {
+        paths.iter().map(|(a, l)| (a.to_string(), *l)).collect()
+    }
+
+    const HOME: &str = "0-[0,203.0.113.9,192.168.1.7,4000,5,6,0]-0-x";
+
+    #[test]
+    fn a_far_peer_is_dialled_outside() {
+        let ours = [route("192.168.2.5", 24, "198.51.100.1")];
+        assert_eq!(dialled(&ours, HOME, Trust::Known), list(&[("203.0.113.9:4000", false)]));
+        assert_eq!(dialled(&ours, HOME, Trust::Stranger), list(&[("203.0.113.9:4000", false)]));
+    }
+
+    #[test]
+    fn a_peer_behind_our_router_is_dialled_inside_first_and_by_hairpin_last() {
+        let ours = [route("192.168.1.5", 24, "203.0.113.9")];
+        let both = list(&[("192.168.1.7:4000", true), ("203.0.113.9:4000", false)]);
+        assert_eq!(dialled(&ours, HOME, Trust::Known), both);
+        // Another segment behind the same router: the outside address says so.
+        let ours = [route("10.0.0.5", 24, "203.0.113.9")];
+        assert_eq!(dialled(&ours, HOME, Trust::Known), both);
+    }
+
+    #[test]
+    fn another_home_with_our_prefix_is_tried_inside_too() {
+        let ours = [route("192.168.1.5", 24, "198.51.100.1")];
+        let both = list(&[("192.168.1.7:4000", true), ("203.0.113.9:4000", false)]);
+        assert_eq!(dialled(&ours, HOME, Trust::Known), both);
+    }
+
+    #[test]
+    fn ipv6_goes_before_ipv4_and_only_with_an_interface_of_its_own() {
+        let both = "0-[0,203.0.113.9,203.0.113.9,4000,1,1,0]-[0,2001:db8::9,2001:db8::9,4000,1,1,0]-x";
+        let v4 = route("198.51.100.1", 24, "198.51.100.1");
+        let v6 = route("2001:db8:1::1", 64, "2001:db8:1::1");
+        let expected = [("[2001:db8::9]:4000", false), ("203.0.113.9:4000", false)];
+        assert_eq!(dialled(&[v4, v6], both, Trust::Known), list(&expected));
+        assert_eq!(dialled(&[v4], both, Trust::Known), list(&expected[1..]));
+        assert_eq!(dialled(&[], both, Trust::Known), list(&[]));
+    }
+
+    #[test]
+    fn oneself_is_dialled_inside_only() {
+        let ours = [route("192.168.1.7", 24, "203.0.113.9")];
+        let paths = to_peer(&ours, &peer(HOME), true, Trust::Known);
+        assert_eq!(paths.as_slice(), [Path { remote: "192.168.1.7:4000".parse().unwrap(), local: true }]);
+    }
+
+    #[test]
+    fn strangers_cannot_point_us_into_private_space_or_loopback() {
+        let ours = [route("192.168.2.5", 24, "198.51.100.1")];
+        for inside in ["10.0.0.1", "127.0.0.1", "169.254.1.1", "100.64.0.9", "192.168.9.1"] {
+            let text = format!("0-[0,{inside},{inside},80,1,1,0]-0-x");
+            assert_eq!(dialled(&ours, &text, Trust::Stranger), list(&[]), "{inside}");
+        }
+        // A neighbour on our own link is fine.
+        let text = "0-[0,192.168.2.9,192.168.2.9,80,1,1,0]-0-x";
+        assert_eq!(dialled(&ours, text, Trust::Stranger), list(&[("192.168.2.9:80", true)]));
+        let three =
+            "0-[0,8.8.8.8,8.8.8.8,1,1,1,0]|[1,9.9.9.9,9.9.9.9,1,1,1,0]|[2,1.1.1.1,1.1.1.1,1,1,1,0]-0-x";
+        assert_eq!(dialled(&ours, three, Trust::Stranger).len(), STRANGER_PATHS);
+        assert_eq!(dialled(&ours, three, Trust::Known).len(), 3);
+    }
+
+    #[test]
+    fn loopback_meets_loopback_only() {
+        let text = "0-[0,127.0.0.1,127.0.0.1,4000,1,1,0]-0-x";
+        let loopback = [route("127.0.0.1", 8, "127.0.0.1")];
+        assert_eq!(dialled(&loopback, text, Trust::Stranger), list(&[("127.0.0.1:4000", true)]));
+        let lan = [route("192.168.2.5", 24, "198.51.100.1")];
+        assert_eq!(dialled(&lan, text, Trust::Known), list(&[]));
+    }
+}
