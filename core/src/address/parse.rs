@@ -78,7 +78,7 @@ pub enum AddressErrorKind {
 pub struct AddressError {
     /// The field.
     pub field: Field,
-    /// Offset of the field's first wrong byte.
+    /// Where in the text: the start of what is wrong, or the wrong byte of a node id.
     pub offset: usize,
     /// What is wrong.
     pub kind: AddressErrorKind,
@@ -173,6 +173,14 @@ impl<'a> Piece<'a> {
         }
     }
 
+    /// What a number from 1 to `high` stands for.
+    fn kind<T>(self, field: Field, high: u16, of: fn(u8) -> Option<T>) -> Result<T, AddressError> {
+        match of(self.number(field, 1, high)? as u8) {
+            Some(kind) => Ok(kind),
+            None => self.err(field, AddressErrorKind::Range(1, high)),
+        }
+    }
+
     fn ip(self, field: Field, section: Section) -> Result<IpAddr, AddressError> {
         let ip = match section {
             Section::Ipv4 => self.text.parse::<Ipv4Addr>().ok().map(IpAddr::V4),
@@ -263,22 +271,17 @@ fn interface(piece: Piece<'_>, s: Section, n: u8) -> Result<(PeerInterface, Piec
     let [index, external, internal, port, nat, kind, value] = fields[..] else {
         return inner.err(Field::Interface(s, n), AddressErrorKind::Fields(fields.len()));
     };
-    let nat_number = nat.number(Field::NatType(s, n), 1, 7)?;
-    let kind_number = kind.number(Field::DeltaType(s, n), 1, 6)?;
-    // Both numbers were found in range.
-    let Some(nat_type) = NatType::from_number(nat_number as u8) else {
-        return nat.err(Field::NatType(s, n), AddressErrorKind::Range(1, 7));
-    };
-    let Some(delta_type) = DeltaType::from_number(kind_number as u8) else {
-        return kind.err(Field::DeltaType(s, n), AddressErrorKind::Range(1, 6));
-    };
+    // In the order of the text, so that the first wrong field is the one named.
     let interface = PeerInterface {
         index: index.number(Field::Index(s, n), 0, u16::MAX)?,
         external: external.ip(Field::External(s, n), s)?,
         internal: internal.ip(Field::Internal(s, n), s)?,
         port: port.number(Field::Port(s, n), 1, u16::MAX)?,
-        nat: nat_type,
-        delta: Delta { kind: delta_type, value: value.number(Field::DeltaValue(s, n), 0, u16::MAX)? },
+        nat: nat.kind(Field::NatType(s, n), 7, NatType::from_number)?,
+        delta: Delta {
+            kind: kind.kind(Field::DeltaType(s, n), 6, DeltaType::from_number)?,
+            value: value.number(Field::DeltaValue(s, n), 0, u16::MAX)?,
+        },
     };
     Ok((interface, index))
 }
@@ -358,6 +361,9 @@ mod tests {
             ("0-[0,8.8.8.8,224.0.0.1,80,1,1,0]-0-x", Field::Internal(Ipv4, 1), 13, NotAHost),
             ("0-0-[0,::ffff:1.2.3.4,fe80::1,80,1,1,0]-x", Field::External(Ipv6, 1), 7, NotAHost),
             ("0-0-[0,fe80::1%eth0,fe80::1,80,1,1,0]-x", Field::External(Ipv6, 1), 7, NotAnIp),
+            ("0-[01,8.8.8.8,10.0.0.1,80,9,9,0]-0-x", Field::Index(Ipv4, 1), 3, NotANumber),
+            ("0-[0,255.255.255.255,10.0.0.1,80,1,1,0]-0-x", Field::External(Ipv4, 1), 5, NotAHost),
+            ("0-0-[0,8.8.8.8,fe80::1,80,1,1,0]-x", Field::External(Ipv6, 1), 7, NotAnIp),
             ("0-{0,8.8.8.8,10.0.0.1,80,1,1,0}-0-x", Field::Interface(Ipv4, 1), 2, Brackets),
             ("0-[0,8.8.8.8,10.0.0.1,80,1,1]-0-x", Field::Interface(Ipv4, 1), 3, Fields(6)),
             ("0--0-x", Field::Interface(Ipv4, 1), 2, Brackets),
@@ -426,6 +432,41 @@ mod tests {
             any.0.to_string().parse() == Ok(any.0)
         }
         QuickCheck::new().tests(2_000).quickcheck(round_trip as fn(Any) -> bool);
+    }
+
+    #[test]
+    fn letters_of_several_bytes_are_refused_where_they_stand() {
+        let text = "0,1-[0,8.8.8.8,192.168.21.21,58959,3,2,0]-0-zmUGXPOFxBUuToh";
+        for at in 0..text.len() {
+            let changed = format!("{}\u{e9}{}", &text[..at], &text[at + 1..]);
+            let e = changed.parse::<PeerAddress>().expect_err(&changed);
+            assert!(e.offset <= changed.len() && changed.is_char_boundary(e.offset), "{changed}: {e}");
+        }
+    }
+
+    #[test]
+    fn parts_that_make_no_address_are_refused() {
+        let node: NodeText = "x".parse().unwrap();
+        let good: PeerAddress =
+            "0-[0,8.8.8.8,10.0.0.1,80,1,1,0]-[0,fe80::2,fe80::1,81,1,1,0]-x".parse().unwrap();
+        let (v4, v6) = (good.v4()[0], good.v6()[0]);
+        assert_eq!(PeerAddress::new(&[0], &[v6, v4], node), Ok(good), "families sorted apart");
+        let kind = |brokers: &[u16], interfaces: &[PeerInterface]| {
+            let e = PeerAddress::new(brokers, interfaces, node).unwrap_err();
+            (e.field, e.offset, e.kind)
+        };
+        let port = Field::Port(Section::Ipv4, 1);
+        assert_eq!(
+            kind(&[], &[PeerInterface { port: 0, ..v4 }]),
+            (port, 0, AddressErrorKind::Range(1, 65535))
+        );
+        let mixed = PeerInterface { external: v6.external, ..v4 };
+        assert_eq!(kind(&[], &[mixed]).2, AddressErrorKind::NotAnIp);
+        assert_eq!(kind(&[], &[v4, v4]).2, AddressErrorKind::Duplicate);
+        assert_eq!(kind(&[3, 3], &[]).2, AddressErrorKind::Duplicate);
+        assert_eq!(kind(&[1, 2, 3], &[]).2, AddressErrorKind::TooMany(2));
+        let four = [0, 1, 2, 3].map(|index| PeerInterface { index, ..v6 });
+        assert_eq!(kind(&[], &four).2, AddressErrorKind::TooMany(3));
     }
 
     #[test]

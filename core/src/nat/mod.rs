@@ -97,6 +97,19 @@ impl DeltaType {
     }
 }
 
+impl fmt::Display for DeltaType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            DeltaType::NotApplicable => "no translation",
+            DeltaType::Equal => "same as the local port",
+            DeltaType::Preserving => "distances preserved",
+            DeltaType::Independent => "stepping with each mapping",
+            DeltaType::Dependent => "stepping with the local port",
+            DeltaType::Random => "random",
+        })
+    }
+}
+
 /// Allocation of external ports: the kind, and its step where it has one.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct Delta {
@@ -104,4 +117,36 @@ pub struct Delta {
     pub kind: DeltaType,
     /// The step, in ports; 0 where the kind has none.
     pub value: u16,
+}
+
+impl fmt::Display for Delta {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.kind {
+            DeltaType::Independent | DeltaType::Dependent => write!(f, "{}, by {}", self.kind, self.value),
+            kind => fmt::Display::fmt(&kind, f),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_those_of_p2pd_and_no_others() {
+        let nats: Vec<_> = (0..=u8::MAX).filter_map(NatType::from_number).collect();
+        assert_eq!(nats, NatType::ALL);
+        assert!(nats.iter().map(|t| t.number()).eq(1..=7));
+        let deltas: Vec<_> = (0..=u8::MAX).filter_map(DeltaType::from_number).collect();
+        assert_eq!(deltas, DeltaType::ALL);
+        assert!(deltas.iter().map(|t| t.number()).eq(1..=6));
+    }
+
+    #[test]
+    fn the_step_is_said_where_there_is_one() {
+        let said = |kind, value| Delta { kind, value }.to_string();
+        assert_eq!(said(DeltaType::Independent, 4), "stepping with each mapping, by 4");
+        assert_eq!(said(DeltaType::Random, 4), "random");
+        assert_eq!(NatType::PortRestricted.to_string(), "port-restricted");
+    }
 }

@@ -2,6 +2,8 @@
 
 use core::fmt;
 
+use super::stun::TransactionId;
+
 /// What a STUN message came over; the size caps differ.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Transport {
@@ -50,7 +52,8 @@ pub enum Rule {
     Length,
     /// More attributes than allowed.
     Attributes,
-    /// MESSAGE-INTEGRITY or FINGERPRINT twice, of a wrong size, or not where it belongs.
+    /// MESSAGE-INTEGRITY, MESSAGE-INTEGRITY-SHA256 or FINGERPRINT twice, of a wrong size, or not where it
+    /// belongs.
     Order,
     /// A packet type that does not exist.
     Type,
@@ -82,6 +85,19 @@ const fn refuse<T>(offset: usize, rule: Rule) -> Result<T, GuardError> {
     Err(GuardError { offset, rule })
 }
 
+/// A STUN message's class (RFC 8489 section 5).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Class {
+    /// It asks.
+    Request,
+    /// It tells, and wants no answer.
+    Indication,
+    /// It answers.
+    Success,
+    /// It answers that it will not.
+    Error,
+}
+
 /// A STUN message whose structure holds.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct StunView<'a> {
@@ -96,6 +112,34 @@ impl<'a> StunView<'a> {
     /// The whole message.
     pub fn bytes(&self) -> &'a [u8] {
         self.bytes
+    }
+
+    /// Its class.
+    pub fn class(&self) -> Class {
+        match (self.kind() >> 7 & 2) | (self.kind() >> 4 & 1) {
+            0 => Class::Request,
+            1 => Class::Indication,
+            2 => Class::Success,
+            _ => Class::Error,
+        }
+    }
+
+    /// Its method, 12 bits; Binding is 1.
+    pub fn method(&self) -> u16 {
+        // The two class bits lie among those of the method.
+        let kind = self.kind();
+        (kind & 0x000f) | (kind & 0x00e0) >> 1 | (kind & 0x3e00) >> 2
+    }
+
+    /// Its transaction id.
+    pub fn transaction(&self) -> TransactionId {
+        let id = self.bytes.get(8..).and_then(|rest| rest.first_chunk());
+        // The guard has seen a whole header.
+        TransactionId(id.copied().unwrap_or_default())
+    }
+
+    fn kind(&self) -> u16 {
+        self.bytes.first_chunk().map_or(0, |bytes| u16::from_be_bytes(*bytes))
     }
 
     /// Offset of the MESSAGE-INTEGRITY attribute.
@@ -129,7 +173,7 @@ fn next_attribute(data: &[u8]) -> Option<(u16, &[u8], &[u8])> {
     Some((u16::from_be_bytes([*a, *b]), value, after))
 }
 
-/// Lets a STUN message through whose structure holds (RFC 8489 sections 5, 14.5 and 14.7).
+/// Lets a STUN message through whose structure holds (RFC 8489 sections 5 and 14.5 to 14.7).
 ///
 /// # Errors
 /// The rule it breaks and where. Costs one walk over at most 2,048 bytes.
@@ -155,7 +199,7 @@ pub fn stun(data: &[u8], over: Transport) -> Result<StunView<'_>, GuardError> {
         return refuse(2, Rule::Length);
     }
     rest = rest.get(12..).unwrap_or_default();
-    let (mut integrity, mut fingerprint) = (None, None);
+    let (mut integrity, mut sha256, mut fingerprint) = (None, false, None);
     let mut count = 0;
     while !rest.is_empty() {
         let at = data.len() - rest.len();
@@ -167,8 +211,10 @@ pub fn stun(data: &[u8], over: Transport) -> Result<StunView<'_>, GuardError> {
         let fits = match kind {
             FINGERPRINT => value.len() == 4 && after.is_empty(),
             _ if fingerprint.is_some() => false,
+            // Behind it there is FINGERPRINT and nothing else (section 14.6).
+            _ if sha256 => false,
             MESSAGE_INTEGRITY => value.len() == 20 && integrity.is_none(),
-            MESSAGE_INTEGRITY_SHA256 => (16..=32).contains(&value.len()),
+            MESSAGE_INTEGRITY_SHA256 => matches!(value.len(), 16 | 20 | 24 | 28 | 32),
             _ => integrity.is_none(),
         };
         if !fits {
@@ -176,6 +222,7 @@ pub fn stun(data: &[u8], over: Transport) -> Result<StunView<'_>, GuardError> {
         }
         match kind {
             MESSAGE_INTEGRITY => integrity = Some(at),
+            MESSAGE_INTEGRITY_SHA256 => sha256 = true,
             FINGERPRINT => fingerprint = Some(at),
             _ => {}
         }
@@ -367,6 +414,26 @@ mod tests {
     }
 
     #[test]
+    fn class_method_and_transaction_are_those_of_the_header() {
+        let cases = [
+            (0x0001u16, Class::Request, 1),
+            (0x0011, Class::Indication, 1),
+            (0x0101, Class::Success, 1),
+            (0x0111, Class::Error, 1),
+            (0x0016, Class::Indication, 6),
+            (0x3fff, Class::Error, 0xfff),
+            (0x3eef, Class::Request, 0xfff),
+        ];
+        for (kind, class, method) in cases {
+            let mut message = stun_message(&[]);
+            message[..2].copy_from_slice(&kind.to_be_bytes());
+            let view = stun(&message, Transport::Udp).unwrap();
+            assert_eq!((view.class(), view.method()), (class, method), "{kind:04x}");
+            assert_eq!(view.transaction(), TransactionId([7; 12]));
+        }
+    }
+
+    #[test]
     fn stun_counts_and_order_are_bounded() {
         let (mi, fp, one) =
             ((MESSAGE_INTEGRITY, &[0; 20][..]), (FINGERPRINT, &[0; 4][..]), (0x8022, &[][..]));
@@ -374,7 +441,22 @@ mod tests {
         assert_eq!(rule(&stun_message(&[one; 33])), Some(Rule::Attributes));
         assert_eq!(rule(&stun_message(&[one, mi, fp])), None);
         assert_eq!(rule(&stun_message(&[one, mi, (MESSAGE_INTEGRITY_SHA256, &[0; 32]), fp])), None);
-        for bad in [&[mi, mi][..], &[mi, one], &[fp, one], &[fp, fp], &[fp, mi]] {
+        let (sha, cut) = ((MESSAGE_INTEGRITY_SHA256, &[0; 32][..]), (MESSAGE_INTEGRITY_SHA256, &[0; 16][..]));
+        assert_eq!(rule(&stun_message(&[one, cut])), None);
+        for bad in [
+            &[mi, mi][..],
+            &[mi, one],
+            &[fp, one],
+            &[fp, fp],
+            &[fp, mi],
+            &[fp, sha],
+            &[sha, one],
+            &[sha, mi],
+            &[sha, sha],
+            &[mi, sha, one],
+            &[(MESSAGE_INTEGRITY_SHA256, &[0; 17])],
+            &[(MESSAGE_INTEGRITY_SHA256, &[0; 36])],
+        ] {
             assert_eq!(rule(&stun_message(bad)), Some(Rule::Order), "{bad:?}");
         }
         assert_eq!(rule(&stun_message(&[(MESSAGE_INTEGRITY, &[0; 16])])), Some(Rule::Order));

@@ -150,6 +150,70 @@ mod tests {
     }
 
     #[test]
+    fn rfc_5769_answers_say_where_the_client_is() {
+        use crate::wire::stun::{BindingOutcome, decode_binding};
+        for (text, mapped) in
+            [(RESPONSE_V4, "192.0.2.1:32853"), (RESPONSE_V6, "[2001:db8:1234:5678:11:2233:4455:6677]:32853")]
+        {
+            let reply = decode_binding(&unhex(text), Transport::Udp).unwrap();
+            assert_eq!(reply.outcome, BindingOutcome::Mapped(mapped.parse().unwrap()));
+            assert_eq!(HEXLOWER_PERMISSIVE.encode(&reply.transaction.0), "b7e7a701bc34d686fa87dfae");
+        }
+    }
+
+    #[test]
+    fn two_other_implementations_make_and_accept_the_same_bytes() {
+        use bytecodec::EncodeExt;
+        use stun_codec::rfc5389::attributes::{
+            Fingerprint, MessageIntegrity, Realm, Software, Username, XorMappedAddress,
+        };
+        use stun_codec::{Message, MessageClass, MessageEncoder, define_attribute_enums};
+        use stun_types::message::{LongTermKeyCredentials, Message as Other, ShortTermCredentials};
+        define_attribute_enums!(
+            Attribute,
+            AttributeDecoder,
+            AttributeEncoder,
+            [MessageIntegrity, Fingerprint, Realm, Software, Username, XorMappedAddress]
+        );
+        let (user, realm, password) = ("alice", "example.org", "secret");
+        let name = Username::new(user.into()).unwrap();
+        let place = Realm::new(realm.into()).unwrap();
+        for (long, mapped) in
+            [(true, "203.0.113.9:4000"), (false, "203.0.113.9:4000"), (true, "[2001:db8::9]:4000")]
+        {
+            let id = stun_codec::TransactionId::new([7; 12]);
+            let method = stun_codec::rfc5389::methods::BINDING;
+            let mut message: Message<Attribute> = Message::new(MessageClass::SuccessResponse, method, id);
+            message.add_attribute(Software::new("odd".into()).unwrap());
+            message.add_attribute(XorMappedAddress::new(mapped.parse().unwrap()));
+            let mut ours = MessageEncoder::new().encode_into_bytes(message.clone()).unwrap();
+            let (key, theirs, others) = if long {
+                (
+                    IntegrityKey::long_term(user, realm, password),
+                    MessageIntegrity::new_long_term_credential(&message, &name, &place, password).unwrap(),
+                    LongTermKeyCredentials::new(user.into(), password.into(), realm.into()).into(),
+                )
+            } else {
+                (
+                    IntegrityKey::short_term(password),
+                    MessageIntegrity::new_short_term_credential(&message, password).unwrap(),
+                    ShortTermCredentials::new(password.into()).into(),
+                )
+            };
+            message.add_attribute(theirs);
+            message.add_attribute(Fingerprint::new(&message).unwrap());
+            let expected = MessageEncoder::new().encode_into_bytes(message).unwrap();
+            key.append(&mut ours);
+            append_fingerprint(&mut ours);
+            assert_eq!(ours, expected);
+            let view = guard::stun(&expected, Transport::Udp).unwrap();
+            assert!(key.verifies(view) && fingerprint_fits(view));
+            // This one refuses a wrong FINGERPRINT while it reads.
+            assert!(Other::from_bytes(&ours).unwrap().validate_integrity(&others).is_ok());
+        }
+    }
+
+    #[test]
     fn what_is_appended_verifies_and_any_change_shows() {
         let key = IntegrityKey::long_term("alice", "lab", "secret");
         let mut message = unhex("000100002112a442b7e7a701bc34d686fa87dfae");

@@ -188,6 +188,10 @@ impl StunSplitter {
         if whole > STUN_MAX_TCP {
             return Err(self.fail(GuardError { offset: 2, rule: guard::Rule::Size }));
         }
+        // Messages end on a multiple of four: after such a length nothing would be in its place.
+        if !whole.is_multiple_of(4) {
+            return Err(self.fail(GuardError { offset: 2, rule: guard::Rule::Length }));
+        }
         if self.held.remaining() < whole {
             return Ok(None);
         }
@@ -323,5 +327,80 @@ mod tests {
         let mut long = StunSplitter::new();
         long.push(&[0, 1, 0xff, 0xfc, 0x21, 0x12, 0xa4, 0x42, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]).unwrap();
         assert!(long.next_message().is_err());
+        let mut odd = StunSplitter::new();
+        odd.push(&[0, 1, 0, 3, 0x21, 0x12, 0xa4, 0x42, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]).unwrap();
+        assert_eq!(odd.next_message(), Err(GuardError { offset: 2, rule: guard::Rule::Length }));
+        assert!(odd.push(&stream).is_err(), "for ever");
+    }
+
+    #[test]
+    fn an_address_behind_sha256_integrity_is_not_believed() {
+        let honest = reply(
+            vec![XorMappedAddress::new(addr("203.0.113.9:4000")).into()],
+            MessageClass::SuccessResponse,
+        );
+        let mut forged = honest[..STUN_HEADER].to_vec();
+        forged.extend_from_slice(&[0, 0x1c, 0, 32]);
+        forged.extend_from_slice(&[0; 32]);
+        forged.extend_from_slice(&honest[STUN_HEADER..honest.len() - 8]);
+        integrity::append_fingerprint(&mut forged);
+        assert!(matches!(decode_binding(&forged, Transport::Udp), Err(StunError::Guard(_))));
+    }
+
+    #[test]
+    fn mutated_messages_never_panic() {
+        let mapped = addr("203.0.113.9:4000");
+        let success = vec![
+            XorMappedAddress::new(mapped).into(),
+            OtherAddress::new(mapped).into(),
+            ResponseOrigin::new(addr("[2001:db8::9]:4000")).into(),
+        ];
+        let error = vec![ErrorCode::new(420, "unknown".into()).unwrap().into()];
+        let mut sealed = reply(vec![MappedAddress::new(mapped).into()], MessageClass::SuccessResponse);
+        sealed.truncate(sealed.len() - 8);
+        integrity::IntegrityKey::short_term("x").append(&mut sealed);
+        integrity::append_fingerprint(&mut sealed);
+        let seeds = [
+            reply(success, MessageClass::SuccessResponse),
+            reply(error, MessageClass::ErrorResponse),
+            sealed,
+            binding_request(ID, Some(ChangeRequest { ip: true, port: true })).to_vec(),
+        ];
+        let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+        let mut draw = move |n: usize| {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            (state >> 20) as usize % n
+        };
+        let mut accepted = 0;
+        for round in 0..300_000 {
+            let mut message = seeds[draw(seeds.len())].clone();
+            for _ in 0..=draw(4) {
+                match draw(5) {
+                    0 => message.truncate(draw(message.len() + 1)),
+                    1 => message.push(draw(256) as u8),
+                    2 => message.extend_from_within(draw(message.len() + 1)..),
+                    _ if !message.is_empty() => {
+                        let at = draw(message.len());
+                        message[at] = draw(256) as u8;
+                    }
+                    _ => {}
+                }
+            }
+            // Half of them get past cookie, length and FINGERPRINT, to what lies behind.
+            if round % 2 == 0 && message.len() >= STUN_HEADER {
+                let fingerprint = message.len().saturating_sub(8);
+                if fingerprint >= STUN_HEADER && draw(2) == 0 {
+                    message.truncate(fingerprint);
+                }
+                message.resize(message.len().next_multiple_of(4), 0);
+                message[4..8].copy_from_slice(&guard::MAGIC_COOKIE.to_be_bytes());
+                integrity::append_fingerprint(&mut message);
+            }
+            let over = if draw(2) == 0 { Transport::Udp } else { Transport::Tcp };
+            accepted += usize::from(decode_binding(&message, over).is_ok());
+        }
+        assert!(accepted > 10_000, "the codec was reached: {accepted}");
     }
 }

@@ -1,0 +1,26 @@
+//! What every p2pd driver needs from the operating system: sockets with the right options, interfaces,
+//! error classes, a clock, randomness and the key file. No runtime, and nothing that waits for a network.
+#![forbid(unsafe_code)]
+
+mod clock;
+mod failure;
+mod interfaces;
+mod key_file;
+pub mod socket;
+
+pub use clock::{Clock, wall_clock};
+pub use failure::failure;
+pub use interfaces::interfaces;
+pub use key_file::{KeyFileError, load_or_create_key};
+
+use std::io;
+
+/// 32 bytes from the system's random source, for a node's seed or key.
+///
+/// # Errors
+/// Where the system has no randomness to give.
+pub fn random_seed() -> io::Result<[u8; 32]> {
+    let mut seed = [0; 32];
+    getrandom::fill(&mut seed).map_err(io::Error::other)?;
+    Ok(seed)
+}

@@ -1,0 +1,64 @@
+//! Errors of the driver.
+
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+
+use p2pd_core::{ConfigError, FailReason, IoFailure, Report};
+
+/// Why a node could not be brought up.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum BindError {
+    /// The configuration is wrong.
+    Config(ConfigError),
+    /// The listener could not be opened there.
+    Listen(SocketAddr, IoFailure),
+    /// The machine's interfaces could not be listed, or none has the address to bind.
+    Interfaces(io::Error),
+    /// The system has no randomness to give.
+    Random(io::Error),
+}
+
+impl fmt::Display for BindError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            BindError::Config(why) => write!(f, "configuration: {why}"),
+            BindError::Listen(local, why) => write!(f, "cannot listen on {local}: {why}"),
+            BindError::Interfaces(why) => write!(f, "network interfaces: {why}"),
+            BindError::Random(why) => write!(f, "no randomness: {why}"),
+        }
+    }
+}
+
+impl std::error::Error for BindError {}
+
+/// Why a connect gave no pipe.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub enum ConnectError {
+    /// It did not begin.
+    NotBegun(p2pd_core::ConnectError),
+    /// It was tried and failed; the report says what was tried and seen, strategy by strategy.
+    Failed(FailReason, Box<Report>),
+    /// The node was shut down.
+    NodeGone,
+}
+
+impl fmt::Display for ConnectError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ConnectError::NotBegun(why) => write!(f, "{why}"),
+            ConnectError::Failed(reason, report) => {
+                write!(f, "{reason}")?;
+                for s in &report.strategies {
+                    write!(f, "; {} {}: {}", s.strategy, s.outcome.name(), s.detail)?;
+                }
+                Ok(())
+            }
+            ConnectError::NodeGone => f.write_str("the node was shut down"),
+        }
+    }
+}
+
+impl std::error::Error for ConnectError {}

@@ -1,0 +1,43 @@
+//! p2pd on tokio: open a connection between two computers wherever they are.
+//!
+//! ```no_run
+//! use p2pd_tokio::{Config, Node, PeerAddress, SecretKey};
+//! use tokio::io::{AsyncReadExt, AsyncWriteExt};
+//!
+//! # async fn example(text_from_a_friend: &str) -> Result<(), Box<dyn std::error::Error>> {
+//! let key = p2pd_tokio::load_or_create_key("p2pd.key".as_ref())?;
+//! let node = Node::bind(Config::new(key)).await?;
+//! println!("my address: {}", node.address().await);
+//!
+//! let friend: PeerAddress = text_from_a_friend.parse()?;
+//! let mut pipe = node.connect(&friend).await?;
+//! pipe.write_all(b"hello").await?;
+//! pipe.shutdown().await?;
+//! let mut answer = Vec::new();
+//! pipe.read_to_end(&mut answer).await?;
+//! node.shutdown().await;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! All decisions are made by the sans-IO [`p2pd_core::Node`]; this crate carries out its actions and tells it
+//! what happened. One task owns the core, and each socket that is not yet a pipe has a small one. A [`Pipe`]
+//! is a `TcpStream`, with a record layer around it when it is encrypted, and no task of ours.
+#![forbid(unsafe_code)]
+
+mod dial;
+mod error;
+mod node;
+mod pipe;
+mod run;
+mod stream;
+
+pub use error::{BindError, ConnectError};
+pub use node::{Builder, Connecting, Node};
+pub use pipe::Pipe;
+
+pub use p2pd_core::{
+    Accept, Broker, Config, ConnectId, NodeId, Notice, PeerAddress, PipeMode, Plan, SecretKey, Stats,
+    Strategy, StunServer,
+};
+pub use p2pd_sys::{KeyFileError, load_or_create_key};

@@ -1,0 +1,237 @@
+//! The handle that users hold.
+
+use std::future::Future;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll};
+
+use p2pd_core::{Config, ConnectId, IoFailure, NodeId, Notice, PeerAddress, Plan, Stats};
+use tokio::sync::{Mutex, broadcast, mpsc, oneshot, watch};
+
+use crate::error::{BindError, ConnectError};
+use crate::pipe::Pipe;
+use crate::run::{self, Command, Outputs};
+
+/// Pipes that nobody has accepted yet; a further one is closed.
+const ACCEPT_QUEUE: usize = 128;
+/// Notices that a slow reader may lag behind before it loses the oldest.
+const NOTICE_QUEUE: usize = 1024;
+
+/// A running node. Clones are handles to the same one; it ends when the last is dropped or
+/// [`shutdown`](Node::shutdown) is called. Pipes live on without it.
+#[derive(Clone, Debug)]
+pub struct Node {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    id: NodeId,
+    commands: mpsc::UnboundedSender<Command>,
+    accepted: Mutex<mpsc::Receiver<Pipe>>,
+    notices: broadcast::Sender<Notice>,
+    address: watch::Receiver<Address>,
+    tokens: AtomicU64,
+}
+
+/// What is known of the node's address.
+#[derive(Clone, Debug)]
+pub(crate) enum Address {
+    Opening,
+    ListenFailed(SocketAddr, IoFailure),
+    Listening(PeerAddress),
+    Ready(PeerAddress),
+}
+
+/// Settings of the driver, beside the core's configuration.
+#[derive(Debug)]
+pub struct Builder {
+    config: Config,
+    echo: bool,
+}
+
+impl Builder {
+    /// Turns the echo service of the P2PD documents on: on pipes that peers open to us, a message `ECHO ` and
+    /// a payload is answered with the payload. It works while the pipe is being read, and the message
+    /// is delivered to the reader as well. Default: off.
+    pub fn echo(mut self, on: bool) -> Self {
+        self.echo = on;
+        self
+    }
+
+    /// Brings the node up; returns when it listens. Must be called within a tokio runtime with I/O and time.
+    ///
+    /// # Errors
+    /// What is wrong with the configuration, or which listener could not be opened and why.
+    pub async fn bind(self) -> Result<Node, BindError> {
+        let bind = self.config.bind;
+        let interfaces = tokio::task::spawn_blocking(move || p2pd_sys::interfaces(bind))
+            .await
+            .map_err(|e| BindError::Interfaces(std::io::Error::other(e)))?
+            .map_err(BindError::Interfaces)?;
+        let seed = p2pd_sys::random_seed().map_err(BindError::Random)?;
+        let clock = p2pd_sys::Clock::start();
+        let core = p2pd_core::Node::new(self.config, seed, clock.now()).map_err(BindError::Config)?;
+        let id = core.node_id();
+        let (commands, command_queue) = mpsc::unbounded_channel();
+        let (accept, accepted) = mpsc::channel(ACCEPT_QUEUE);
+        let (notices, _) = broadcast::channel(NOTICE_QUEUE);
+        let (known, mut address) = watch::channel(Address::Opening);
+        let outputs = Outputs { accept, notices: notices.clone(), address: known, echo: self.echo };
+        tokio::spawn(run::run(core, clock, interfaces, command_queue, outputs));
+        let settled = address.wait_for(|a| !matches!(a, Address::Opening)).await.map(|a| a.clone());
+        match settled {
+            Ok(Address::ListenFailed(local, why)) => Err(BindError::Listen(local, why)),
+            _ => {
+                let accepted = Mutex::new(accepted);
+                let tokens = AtomicU64::new(0);
+                Ok(Node { inner: Arc::new(Inner { id, commands, accepted, notices, address, tokens }) })
+            }
+        }
+    }
+}
+
+impl Node {
+    /// Settings beside the configuration.
+    pub fn builder(config: Config) -> Builder {
+        Builder { config, echo: false }
+    }
+
+    /// Brings a node up with the default settings.
+    ///
+    /// # Errors
+    /// As [`Builder::bind`].
+    pub async fn bind(config: Config) -> Result<Node, BindError> {
+        Self::builder(config).bind().await
+    }
+
+    /// The node's id.
+    pub fn node_id(&self) -> NodeId {
+        self.inner.id
+    }
+
+    /// The address to hand out. Waits until outside addresses and brokers are settled, found or given up: at
+    /// most about six seconds, usually a few round trips.
+    pub async fn address(&self) -> PeerAddress {
+        let mut address = self.inner.address.clone();
+        let ready = address.wait_for(|a| matches!(a, Address::Ready(_))).await.map(|a| a.clone());
+        match ready.unwrap_or_else(|_| self.inner.address.borrow().clone()) {
+            Address::Ready(address) | Address::Listening(address) => address,
+            Address::Opening | Address::ListenFailed(..) => {
+                // The node ended before it knew more than its name.
+                PeerAddress::new(&[], &[], self.inner.id.to_node_text()).unwrap_or_else(|_| unreachable!())
+            }
+        }
+    }
+
+    /// The address as known now, perhaps without outside addresses and brokers yet.
+    pub fn current_address(&self) -> Option<PeerAddress> {
+        match &*self.inner.address.borrow() {
+            Address::Ready(address) | Address::Listening(address) => Some(address.clone()),
+            Address::Opening | Address::ListenFailed(..) => None,
+        }
+    }
+
+    /// Opens a pipe with the default plan: all strategies, encrypted, within 20 s. Dropping the future gives
+    /// the attempt up.
+    ///
+    /// # Errors
+    /// Why there is no pipe, with a report of what was tried.
+    pub async fn connect(&self, to: &PeerAddress) -> Result<Pipe, ConnectError> {
+        self.connect_with(to, Plan::default()).await
+    }
+
+    /// Opens a pipe by a plan. Dropping the future gives the attempt up.
+    ///
+    /// # Errors
+    /// Why there is no pipe, with a report of what was tried.
+    pub async fn connect_with(&self, to: &PeerAddress, plan: Plan) -> Result<Pipe, ConnectError> {
+        self.start_connect(to, plan).await?.await
+    }
+
+    /// Begins to open a pipe, and returns a future for it that knows its [`ConnectId`], so that
+    /// [`Notice::Progress`] can be followed meanwhile.
+    ///
+    /// # Errors
+    /// Why nothing was begun.
+    pub async fn start_connect(&self, to: &PeerAddress, plan: Plan) -> Result<Connecting, ConnectError> {
+        let (begun_tx, begun) = oneshot::channel();
+        let (done_tx, done) = oneshot::channel();
+        let token = self.inner.tokens.fetch_add(1, Ordering::Relaxed);
+        let canceller = Canceller { token, commands: self.inner.commands.clone() };
+        let command =
+            Command::Connect { token, to: Box::new(to.clone()), plan, begun: begun_tx, done: done_tx };
+        self.inner.commands.send(command).map_err(|_| ConnectError::NodeGone)?;
+        let id = begun.await.map_err(|_| ConnectError::NodeGone)?.map_err(ConnectError::NotBegun)?;
+        Ok(Connecting { id, done, _canceller: canceller })
+    }
+
+    /// The next pipe that a peer opens to us; `None` once the node was shut down. At most 128 wait;
+    /// further ones are closed.
+    pub async fn accept(&self) -> Option<Pipe> {
+        self.inner.accepted.lock().await.recv().await
+    }
+
+    /// News from now on: progress of connects, state of brokers, questions. A reader that is 1,024 notices
+    /// behind loses the oldest and is told so.
+    pub fn notices(&self) -> broadcast::Receiver<Notice> {
+        self.inner.notices.subscribe()
+    }
+
+    /// Answers [`Notice::Ask`]: whether this peer may have a pipe.
+    pub fn answer(&self, peer: NodeId, accept: bool) {
+        let _ = self.inner.commands.send(Command::Answer { peer, accept });
+    }
+
+    /// What the node has counted; `None` once it was shut down.
+    pub async fn stats(&self) -> Option<Stats> {
+        let (reply, stats) = oneshot::channel();
+        self.inner.commands.send(Command::Stats(reply)).ok()?;
+        stats.await.ok()
+    }
+
+    /// Ends the node: connects fail, brokers are told, sockets closed, tasks ended. Pipes live on.
+    pub async fn shutdown(&self) {
+        let (done, ended) = oneshot::channel();
+        if self.inner.commands.send(Command::Shutdown(done)).is_ok() {
+            let _ = ended.await;
+        }
+    }
+}
+
+/// A connect under way: a future of its [`Pipe`]. Dropping it gives the attempt up.
+#[derive(Debug)]
+pub struct Connecting {
+    id: ConnectId,
+    done: oneshot::Receiver<Result<Pipe, ConnectError>>,
+    _canceller: Canceller,
+}
+
+impl Connecting {
+    /// Its number in notices.
+    pub fn id(&self) -> ConnectId {
+        self.id
+    }
+}
+
+impl Future for Connecting {
+    type Output = Result<Pipe, ConnectError>;
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        Pin::new(&mut self.done).poll(cx).map(|done| done.unwrap_or(Err(ConnectError::NodeGone)))
+    }
+}
+
+/// Cancels when dropped; one whose connect is over does nothing.
+#[derive(Debug)]
+struct Canceller {
+    token: u64,
+    commands: mpsc::UnboundedSender<Command>,
+}
+
+impl Drop for Canceller {
+    fn drop(&mut self) {
+        let _ = self.commands.send(Command::Cancel { token: self.token });
+    }
+}

@@ -1,0 +1,170 @@
+//! Real servers on the lab's server host.
+
+use std::io;
+use std::net::{SocketAddr, TcpStream, UdpSocket};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use super::process::Child;
+use super::{Lab, LabError, Result, SERVER};
+
+/// How long a server may take to answer for the first time.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A running mosquitto: an MQTT 3.1.1 broker that lets anybody in.
+#[derive(Debug)]
+pub struct Mosquitto {
+    child: Child,
+    _files: TempDir,
+}
+
+impl Mosquitto {
+    /// Starts the broker and waits until it takes connections.
+    pub fn start(lab: &Lab) -> Result<Self> {
+        let files = TempDir::new("mosquitto")?;
+        let config = files.path().join("conf");
+        let ip = SERVER[0];
+        let text = format!("listener 1883 {ip}\nallow_anonymous true\npersistence false\nuser root\n");
+        std::fs::write(&config, text).map_err(|e| LabError::new(format!("{}: {e}", config.display())))?;
+        let mut command = lab.server().command("mosquitto");
+        command.arg("-c").arg(&config);
+        let mut child = lab.server().spawn(command)?;
+        let addr = (ip, 1883).into();
+        await_service(lab, &mut child, || TcpStream::connect_timeout(&addr, PATIENCE).map(drop))?;
+        Ok(Self { child, _files: files })
+    }
+
+    /// Where it listens.
+    pub fn addr(&self) -> SocketAddr {
+        (SERVER[0], 1883).into()
+    }
+
+    /// The server's process.
+    pub fn process(&mut self) -> &mut Child {
+        &mut self.child
+    }
+}
+
+/// A running coturn: STUN with the second address of RFC 5780 and TURN, over UDP and TCP.
+#[derive(Debug)]
+pub struct Coturn {
+    child: Child,
+    _files: TempDir,
+}
+
+impl Coturn {
+    /// The realm of its users.
+    pub const REALM: &str = "lab";
+    /// The one user.
+    pub const USER: &str = "alice";
+    /// The user's password.
+    pub const PASSWORD: &str = "secret";
+
+    /// Starts the server and waits until it answers over TCP and UDP.
+    pub fn start(lab: &Lab) -> Result<Self> {
+        let files = TempDir::new("coturn")?;
+        let [first, second] = SERVER;
+        let mut command = lab.server().command("turnserver");
+        command.args([
+            "-n".to_owned(),
+            format!("--listening-ip={first}"),
+            format!("--listening-ip={second}"),
+            format!("--relay-ip={first}"),
+            "--listening-port=3478".to_owned(),
+            "--alt-listening-port=3479".to_owned(),
+            "--min-port=49152".to_owned(),
+            "--max-port=49999".to_owned(),
+            format!("--realm={}", Self::REALM),
+            format!("--user={}:{}", Self::USER, Self::PASSWORD),
+            format!("--userdb={}", files.path().join("turndb").display()),
+            format!("--pidfile={}", files.path().join("pid").display()),
+            "--log-file=stdout".to_owned(),
+            "--relay-threads=1".to_owned(),
+        ]);
+        command.args([
+            "--lt-cred-mech",
+            "--no-tls",
+            "--no-dtls",
+            "--no-cli",
+            "--fingerprint",
+            "--simple-log",
+        ]);
+        let mut child = lab.server().spawn(command)?;
+        for ip in SERVER {
+            for port in [3478, 3479] {
+                let addr = (ip, port).into();
+                await_service(lab, &mut child, || TcpStream::connect_timeout(&addr, PATIENCE).map(drop))?;
+                await_service(lab, &mut child, || binding(addr))?;
+            }
+        }
+        Ok(Self { child, _files: files })
+    }
+
+    /// Its primary address: the first of the two is the one to ask, because the second names itself as
+    /// the other.
+    pub fn addr(&self) -> SocketAddr {
+        (SERVER[0], 3478).into()
+    }
+
+    /// The other address and port (RFC 5780 OTHER-ADDRESS).
+    pub fn other_addr(&self) -> SocketAddr {
+        (SERVER[1], 3479).into()
+    }
+
+    /// The server's process.
+    pub fn process(&mut self) -> &mut Child {
+        &mut self.child
+    }
+}
+
+/// Repeats `probe` in the server's namespace until it succeeds, the server ends, or patience does.
+fn await_service(lab: &Lab, child: &mut Child, probe: impl Fn() -> io::Result<()> + Sync) -> Result<()> {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let Err(error) = lab.server().enter(&probe) else { return Ok(()) };
+        if child.try_wait()?.is_some() || Instant::now() > deadline {
+            return Err(child.complain(&format!("it does not answer: {error}")));
+        }
+        // Nothing announces that a port has been opened, so ask again soon.
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// One STUN Binding exchange over UDP.
+fn binding(server: SocketAddr) -> io::Result<()> {
+    let request = *b"\0\x01\0\0\x21\x12\xA4\x42p2pd-lab-isr";
+    let socket = UdpSocket::bind((SERVER[0], 0))?;
+    socket.set_read_timeout(Some(Duration::from_millis(200)))?;
+    socket.connect(server)?;
+    socket.send(&request)?;
+    let mut reply = [0; 512];
+    let length = socket.recv(&mut reply)?;
+    let answered = reply[..length].starts_with(b"\x01\x01") && reply[8..20] == request[8..20];
+    if answered { Ok(()) } else { Err(io::Error::other("not a Binding response")) }
+}
+
+/// A directory that is removed when dropped.
+#[derive(Debug)]
+struct TempDir(PathBuf);
+
+impl TempDir {
+    fn new(name: &str) -> Result<Self> {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let path = std::env::temp_dir().join(format!("p2pd-lab-{}-{number}-{name}", std::process::id()));
+        std::fs::create_dir(&path).map_err(|e| LabError::new(format!("{}: {e}", path.display())))?;
+        Ok(Self(path))
+    }
+
+    fn path(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for TempDir {
+    fn drop(&mut self) {
+        // What cannot be removed from the temporary directory harms no test.
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
