@@ -91,7 +91,10 @@ fn create(path: &Path, key: &SecretKey) -> io::Result<bool> {
     let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     fs::create_dir_all(folder)?;
     let mut name = path.file_name().unwrap_or_default().to_owned();
-    name.push(format!(".new-{}", std::process::id()));
+    // A name of its own for each try: two of them sharing one could link each other's key.
+    let seed = crate::random_seed()?;
+    let unique = seed.iter().take(8).fold(0_u64, |n, byte| n << 8 | u64::from(*byte));
+    name.push(format!(".new-{unique:016x}"));
     let beside = folder.join(name);
     let mut options = OpenOptions::new();
     options.write(true).create_new(true);
@@ -156,15 +159,7 @@ mod tests {
         for _ in 0..20 {
             let dir = tempfile::tempdir().unwrap();
             let path = dir.path().join("key");
-            // Within one process the file beside has one name, so one of them may have to try again.
-            let make = || loop {
-                match load_or_create_key(&path) {
-                    Ok(key) => return key.node_id(),
-                    Err(KeyFileError::Io(_, e)) if e.kind() == io::ErrorKind::AlreadyExists => {}
-                    Err(KeyFileError::Io(_, e)) if e.kind() == io::ErrorKind::NotFound => {}
-                    Err(e) => panic!("{e}"),
-                }
-            };
+            let make = || load_or_create_key(&path).unwrap().node_id();
             let (a, b) = std::thread::scope(|s| {
                 let other = s.spawn(make);
                 (make(), other.join().unwrap())

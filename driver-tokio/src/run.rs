@@ -273,12 +273,10 @@ impl Driver {
                 self.core.handle(now, Event::Stream { sock, data: &data });
             }
             Happened::Eof { sock } if open(&sock) => self.core.handle(now, Event::Eof { sock }),
-            Happened::Resolved { query, result } => {
-                if self.queries.remove(&query).is_some() {
-                    self.core.handle(now, Event::Resolved { query, result });
-                }
+            Happened::Resolved { query, result } if self.queries.remove(&query).is_some() => {
+                self.core.handle(now, Event::Resolved { query, result });
             }
-            Happened::Detached { stream, pipe } => self.hand_out(stream, pipe),
+            Happened::Detached { stream, pipe } => self.hand_out(stream, *pipe),
             _ => {}
         }
     }
@@ -387,7 +385,14 @@ impl Driver {
                 });
             }
             Notice::Ready { address } => {
-                self.out.address.send_replace(Address::Ready(*address.clone()));
+                // A failed listener is the last word: `bind` reports it and gives the node up.
+                self.out.address.send_if_modified(|known| {
+                    let usable = !matches!(known, Address::ListenFailed(..));
+                    if usable {
+                        *known = Address::Ready(*address.clone());
+                    }
+                    usable
+                });
             }
             Notice::ListenFailed { local, cause } => {
                 self.out.address.send_replace(Address::ListenFailed(*local, *cause));
@@ -403,9 +408,9 @@ impl Driver {
         let _ = self.out.notices.send(notice);
     }
 
-    fn hand_out(&mut self, stream: TcpStream, pipe: Box<PipeStart>) {
+    fn hand_out(&mut self, stream: TcpStream, pipe: PipeStart) {
         let answers = pipe.answers.clone();
-        let pipe = Pipe::new(stream, *pipe, self.out.echo && answers.is_empty());
+        let pipe = Pipe::new(stream, pipe, self.out.echo && answers.is_empty());
         match answers.first() {
             Some(connect) => {
                 // Whoever has given up meanwhile drops it, which closes it.
