@@ -334,7 +334,8 @@ impl Driver {
             }
             Action::SendDatagram { sock, to, data } => {
                 if let Some(Sock::Udp(udp, _)) = self.socks.get(&sock) {
-                    let _ = udp.try_send_to(&data, to);
+                    // Not tokio's own try: it fails until its reactor has seen the new socket once.
+                    let _ = socket2::SockRef::from(&**udp).send_to(&data, &to.into());
                 }
             }
             Action::SendStream { sock, data } => self.order(sock, Order::Send(data)),
