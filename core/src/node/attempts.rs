@@ -137,12 +137,6 @@ impl Node {
         Some((connect, self.take_attempt(connect)?.started))
     }
 
-    pub(super) fn fail_session(&mut self, session: SessionId, reason: FailReason) {
-        if let Some(connect) = self.connect_of(session) {
-            self.fail_attempt(connect, reason);
-        }
-    }
-
     pub(super) fn fail_attempt(&mut self, connect: ConnectId, reason: FailReason) {
         let Some(attempt) = self.take_attempt(connect) else { return };
         let report = Box::new(attempt.report(self.cx.now));
@@ -329,7 +323,13 @@ impl Node {
             let stage = Stage::DialFailed(remote, why);
             self.cx.notify(Notice::Progress { connect, strategy: Strategy::Direct, stage });
         }
-        self.drive_attempt(connect);
+        match why {
+            // No other stream would fare better.
+            DialEnd::Refused(why @ (Refusal::NotAccepted | Refusal::PlainNotAllowed)) => {
+                self.fail_attempt(connect, FailReason::RefusedByPeer(why));
+            }
+            _ => self.drive_attempt(connect),
+        }
     }
 
     /// The peer says that it dials us.

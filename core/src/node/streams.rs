@@ -11,7 +11,7 @@ use crate::cx::{Owner, Timer};
 use crate::hello::{self, Control, HEADER, Heard, Hello, HelloError, Offer, Purpose, Status};
 use crate::identity::NodeId;
 use crate::io::{CloseHow, IoFailure, SockId};
-use crate::notice::{FailReason, Refusal, Stage, Strategy};
+use crate::notice::{Refusal, Stage, Strategy};
 use crate::pipe::{PipeMode, PipeStart};
 use crate::random::Domain;
 use crate::strategy::agreement::{Decision, Key, Requester, Settled};
@@ -395,14 +395,8 @@ impl Node {
         self.remove_stream(sock, DialEnd::Refused(why), CloseHow::Graceful);
     }
 
-    /// The peer said no. For some reasons no other stream would fare better.
     fn refused_by_peer(&mut self, sock: SockId, why: Refusal) {
-        let key = self.streams.get(&sock).and_then(|s| s.session).map(|(key, ..)| key);
         self.drop_stream(sock, DialEnd::Refused(why));
-        let for_good = matches!(why, Refusal::NotAccepted | Refusal::PlainNotAllowed);
-        if let (true, Some((session, Requester::Us))) = (for_good, key) {
-            self.fail_session(session, FailReason::RefusedByPeer(why));
-        }
     }
 
     fn bad_hello(&mut self, sock: SockId, why: HelloError) {
