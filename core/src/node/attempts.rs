@@ -33,6 +33,8 @@ const HEAD_START: Duration = Duration::from_millis(250);
 const REPEAT_AFTER: Duration = Duration::from_secs(2);
 /// At most so often in all.
 const REQUESTS: u8 = 3;
+/// While the peer's own call may yet answer ours, whether it still may is looked at so often.
+const GLARE_CHECK: Duration = Duration::from_millis(50);
 /// A plan's timeout is cut to this.
 const MAX_TIMEOUT: Duration = Duration::from_secs(3600);
 
@@ -296,6 +298,10 @@ impl Node {
     fn conclude(&mut self, connect: ConnectId) {
         let Some(attempt) = self.attempts.get(&connect) else { return };
         if attempt.runs.iter().all(|r| matches!(r.state, RunState::Ended { .. })) {
+            if self.agreement.may_be_settled((attempt.session, Requester::Us)) {
+                let again = (self.cx.now + GLARE_CHECK).min(attempt.deadline);
+                return self.cx.timers.set(Timer::Connect(connect), Some(again));
+            }
             return self.fail_attempt(connect, FailReason::AllStrategiesFailed);
         }
         let next = attempt.runs.iter().filter_map(|r| match &r.state {

@@ -104,6 +104,16 @@ impl Agreement {
         self.over.contains(&key)
     }
 
+    /// Whether another session with the same peer may yet settle this one: it is nominated, or the peer's own
+    /// call is open. The streams of this one may be closed by the peer before we hear of it.
+    pub(crate) fn may_be_settled(&self, key: Key) -> bool {
+        self.sessions.get(&key).is_some_and(|session| {
+            let theirs =
+                |(k, s): (&Key, &Session)| k.1 != key.1 && s.peer == session.peer && s.mode == session.mode;
+            session.nominated.is_some() || (session.peer != self.ours && self.sessions.iter().any(theirs))
+        })
+    }
+
     pub(crate) fn open_sessions(&self) -> usize {
         self.sessions.len()
     }
