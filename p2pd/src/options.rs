@@ -19,7 +19,7 @@ pub(crate) struct Options {
 
 #[derive(Debug, Args)]
 pub(crate) struct Common {
-    /// Server list: TOML with [[mqtt]] id host port, [[stun]] host port
+    /// Server list, a TOML file: tables `mqtt` (id, host, port) and `stun` (host, port)
     #[arg(long, global = true, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
     /// Strategies to try, in this order
