@@ -27,7 +27,9 @@ pub fn failure(error: &Error) -> IoFailure {
         ErrorKind::TimedOut => IoFailure::TimedOut,
         ErrorKind::AddrInUse => IoFailure::AddrInUse,
         ErrorKind::AddrNotAvailable => IoFailure::AddrNotAvailable,
-        ErrorKind::HostUnreachable | ErrorKind::NetworkUnreachable => IoFailure::Unreachable,
+        ErrorKind::HostUnreachable | ErrorKind::NetworkUnreachable | ErrorKind::NetworkDown => {
+            IoFailure::Unreachable
+        }
         ErrorKind::PermissionDenied => IoFailure::NotPermitted,
         ErrorKind::OutOfMemory => IoFailure::Resources,
         _ => IoFailure::Other(error.raw_os_error().unwrap_or(0)),
@@ -50,6 +52,7 @@ mod tests {
             (Errno::ADDRNOTAVAIL, IoFailure::AddrNotAvailable),
             (Errno::HOSTUNREACH, IoFailure::Unreachable),
             (Errno::NETUNREACH, IoFailure::Unreachable),
+            (Errno::NETDOWN, IoFailure::Unreachable),
             (Errno::PERM, IoFailure::NotPermitted),
             (Errno::MFILE, IoFailure::Resources),
         ] {

@@ -5,9 +5,9 @@ use std::net::IpAddr;
 
 use p2pd_core::io::Interface;
 
-/// The addresses of all interfaces that are up, without loopback and IPv6 link-local ones; with `bind`, that
-/// address alone, wherever it is. Takes about a millisecond (measured), so call it off the event loop's
-/// hot path.
+/// The addresses of all interfaces that are up, without loopback and link-local ones, those with the default
+/// route first; with `bind`, that address alone, wherever it is. Takes about a millisecond (measured), so call
+/// it off the event loop's hot path.
 ///
 /// # Errors
 /// `AddrNotAvailable` if no interface has the address `bind`.
@@ -28,11 +28,13 @@ pub fn interfaces(bind: Option<IpAddr>) -> io::Result<Vec<Interface>> {
                 None => !ip.is_loopback() && !is_link_local(ip),
             };
             if wanted {
-                let default_route = interface.default || has_gateway;
+                // netdev finds its one default interface by IPv4: that says nothing of IPv6.
+                let default_route = has_gateway || (ip.is_ipv4() && interface.default);
                 found.push(Interface { index: interface.index, ip, prefix, default_route });
             }
         }
     }
+    found.sort_by_key(|i| !i.default_route);
     match bind {
         // All of 127.0.0.0/8 is the machine itself, though only one of it is listed.
         Some(ip) if found.is_empty() && ip.is_loopback() => {
@@ -60,7 +62,9 @@ mod tests {
         let loopback: IpAddr = "127.0.0.1".parse().unwrap();
         let bound = interfaces(Some(loopback)).unwrap();
         assert_eq!((bound.len(), bound[0].ip), (1, loopback));
-        assert!(interfaces(None).unwrap().iter().all(|i| !i.ip.is_loopback()));
+        let all = interfaces(None).unwrap();
+        assert!(all.iter().all(|i| !i.ip.is_loopback()));
+        assert!(all.is_sorted_by_key(|i| !i.default_route), "default routes first: {all:?}");
         let nobody = interfaces(Some("192.0.2.77".parse().unwrap()));
         assert_eq!(nobody.err().map(|e| e.kind()), Some(io::ErrorKind::AddrNotAvailable));
     }

@@ -9,6 +9,8 @@ use p2pd_core::{SecretKey, SecretKeyError};
 
 /// Longer than any key file.
 const MAX_FILE: u64 = 1024;
+/// As many as Linux follows.
+const MAX_LINKS: u8 = 40;
 
 /// Why a key file could not be used.
 #[derive(Debug)]
@@ -53,6 +55,10 @@ impl std::error::Error for KeyFileError {
 /// known; one that is not a key is left as it is.
 pub fn load_or_create_key(path: &Path) -> Result<SecretKey, KeyFileError> {
     let io = |why| KeyFileError::Io(path.to_owned(), why);
+    // Looked at before it is opened: opening a FIFO would wait for somebody who writes to it.
+    if fs::metadata(path).is_ok_and(|m| !m.is_file()) {
+        return Err(io(not_a_file()));
+    }
     match File::open(path) {
         Ok(file) => read(path, file),
         Err(e) if e.kind() == io::ErrorKind::NotFound => {
@@ -79,15 +85,33 @@ fn read(path: &Path, file: File) -> Result<SecretKey, KeyFileError> {
         }
     }
     if !metadata.is_file() {
-        return Err(io(io::Error::new(io::ErrorKind::InvalidInput, "not a file")));
+        return Err(io(not_a_file()));
     }
     let mut text = String::new();
     file.take(MAX_FILE).read_to_string(&mut text).map_err(io)?;
     SecretKey::from_file_text(&text).map_err(|why| KeyFileError::Malformed(path.to_owned(), why))
 }
 
+fn not_a_file() -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidInput, "not a file")
+}
+
+/// Where a symbolic link leads in the end, though nothing is there; any other path is itself.
+fn follow(path: &Path) -> io::Result<PathBuf> {
+    let mut place = path.to_owned();
+    for _ in 0..MAX_LINKS {
+        match fs::read_link(&place) {
+            // A relative target counts from the link's own folder.
+            Ok(target) => place = place.parent().unwrap_or(Path::new("")).join(target),
+            Err(_) => return Ok(place),
+        }
+    }
+    Err(io::Error::new(io::ErrorKind::InvalidInput, "too many symbolic links"))
+}
+
 /// Writes the key beside `path` and links it there: whole or not at all. False: `path` exists by now.
 fn create(path: &Path, key: &SecretKey) -> io::Result<bool> {
+    let path = &follow(path)?;
     let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     fs::create_dir_all(folder)?;
     let mut name = path.file_name().unwrap_or_default().to_owned();
@@ -166,5 +190,49 @@ mod tests {
             });
             assert_eq!(a, b);
         }
+    }
+
+    #[test]
+    fn links_are_followed_even_to_a_key_that_is_not_there_yet() {
+        let dir = tempfile::tempdir().unwrap();
+        let (real, link) = (dir.path().join("real"), dir.path().join("link"));
+        std::os::unix::fs::symlink("real", &link).unwrap();
+        let made = load_or_create_key(&link).unwrap();
+        assert!(fs::symlink_metadata(&link).unwrap().is_symlink(), "the link is left as it is");
+        assert_eq!(load_or_create_key(&real).unwrap().node_id(), made.node_id());
+        let around = dir.path().join("around");
+        std::os::unix::fs::symlink("around", &around).unwrap();
+        let lost = load_or_create_key(&around);
+        assert!(matches!(&lost, Err(KeyFileError::Io(path, _)) if *path == around), "{lost:?}");
+    }
+
+    #[test]
+    fn a_place_that_is_no_file_is_refused_at_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let fifo = dir.path().join("fifo");
+        let made = std::process::Command::new("mkfifo").arg(&fifo).status();
+        if !made.is_ok_and(|s| s.success()) {
+            eprintln!("SKIPPED a_place_that_is_no_file_is_refused_at_once: no mkfifo here");
+            return;
+        }
+        let (told, hears) = std::sync::mpsc::channel();
+        std::thread::spawn(move || told.send(load_or_create_key(&fifo)));
+        let answer = hears.recv_timeout(std::time::Duration::from_secs(10)).expect("waits for a writer");
+        assert!(matches!(&answer, Err(KeyFileError::Io(..))), "{answer:?}");
+    }
+
+    #[test]
+    fn a_folder_that_may_not_be_read_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let closed = dir.path().join("closed");
+        fs::create_dir(&closed).unwrap();
+        fs::set_permissions(&closed, PermissionsExt::from_mode(0o000)).unwrap();
+        let refused = load_or_create_key(&closed.join("key"));
+        if refused.is_ok() && rustix::process::geteuid().is_root() {
+            eprintln!("SKIPPED a_folder_that_may_not_be_read_is_named: root may read every folder");
+            return;
+        }
+        let text = refused.unwrap_err().to_string();
+        assert!(text.contains("closed/key") && text.to_lowercase().contains("permission"), "{text}");
     }
 }

@@ -1,9 +1,11 @@
 //! A dial: from the armed socket to a stream.
 
+use std::io;
 use std::net::SocketAddr;
 
 use p2pd_core::{Instant, IoFailure, SockId};
 use p2pd_sys::{Clock, failure, socket};
+use tokio::io::Interest;
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 
@@ -51,7 +53,7 @@ pub(crate) async fn run(
 async fn connect(
     dial: Dial,
     events: &mpsc::Sender<Happened>,
-) -> std::io::Result<(TcpStream, SocketAddr, SocketAddr)> {
+) -> io::Result<(TcpStream, SocketAddr, SocketAddr)> {
     let early = dial.clock.until(dial.at);
     if !early.is_zero() {
         tokio::time::sleep(early).await;
@@ -60,10 +62,25 @@ async fn connect(
     let late = dial.clock.now().since(dial.at);
     let stream = TcpStream::from_std(dial.socket.into())?;
     let _ = events.send(Happened::Fired { sock: dial.sock, late }).await;
-    stream.writable().await?;
-    if let Some(e) = stream.take_error()? {
-        return Err(e);
+    loop {
+        stream.writable().await?;
+        if let Some(e) = stream.take_error()? {
+            return Err(e);
+        }
+        let remote = stream.try_io(Interest::WRITABLE, || {
+            // Not connected and no error: woken too early, so that it is to be waited for again.
+            stream.peer_addr().map_err(|e| match e.kind() {
+                io::ErrorKind::NotConnected => io::ErrorKind::WouldBlock.into(),
+                _ => e,
+            })
+        });
+        match remote {
+            Ok(remote) => {
+                let local = stream.local_addr()?;
+                return Ok((stream, local, remote));
+            }
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
+            Err(e) => return Err(e),
+        }
     }
-    let (local, remote) = (stream.local_addr()?, stream.peer_addr()?);
-    Ok((stream, local, remote))
 }

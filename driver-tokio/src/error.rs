@@ -4,7 +4,7 @@ use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 
-use p2pd_core::{ConfigError, FailReason, IoFailure, Report};
+use p2pd_core::{ConfigError, ConnectId, FailReason, IoFailure, Report};
 
 /// Why a node could not be brought up.
 #[derive(Debug)]
@@ -31,7 +31,15 @@ impl fmt::Display for BindError {
     }
 }
 
-impl std::error::Error for BindError {}
+impl std::error::Error for BindError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            BindError::Config(why) => Some(why),
+            BindError::Listen(_, why) => Some(why),
+            BindError::Interfaces(why) | BindError::Random(why) => Some(why),
+        }
+    }
+}
 
 /// Why a connect gave no pipe.
 #[derive(Debug, Clone)]
@@ -41,6 +49,10 @@ pub enum ConnectError {
     NotBegun(p2pd_core::ConnectError),
     /// It was tried and failed; the report says what was tried and seen, strategy by strategy.
     Failed(FailReason, Box<Report>),
+    /// The peer agreed, but the stream broke before it could be handed out.
+    Lost(IoFailure),
+    /// The pipe answers this call as well, and only one of the callers can have it.
+    AnsweredTogether(ConnectId),
     /// The node was shut down.
     NodeGone,
 }
@@ -56,6 +68,8 @@ impl fmt::Display for ConnectError {
                 }
                 Ok(())
             }
+            ConnectError::Lost(why) => write!(f, "the pipe broke as it opened: {why}"),
+            ConnectError::AnsweredTogether(first) => write!(f, "the pipe went to the call {first:?}"),
             ConnectError::NodeGone => f.write_str("the node was shut down"),
         }
     }

@@ -25,12 +25,14 @@
 //! is a `TcpStream`, with a record layer around it when it is encrypted, and no task of ours.
 #![forbid(unsafe_code)]
 
+mod buffer;
 mod dial;
 mod error;
 mod node;
 mod pipe;
 mod run;
 mod stream;
+mod wakers;
 
 pub use error::{BindError, ConnectError};
 pub use node::{Builder, Connecting, Node};

@@ -34,6 +34,7 @@ struct Inner {
     notices: broadcast::Sender<Notice>,
     address: watch::Receiver<Address>,
     tokens: AtomicU64,
+    turned_away: Arc<AtomicU64>,
 }
 
 /// What is known of the node's address.
@@ -79,7 +80,14 @@ impl Builder {
         let (accept, accepted) = mpsc::channel(ACCEPT_QUEUE);
         let (notices, _) = broadcast::channel(NOTICE_QUEUE);
         let (known, mut address) = watch::channel(Address::Opening);
-        let outputs = Outputs { accept, notices: notices.clone(), address: known, echo: self.echo };
+        let turned_away = Arc::new(AtomicU64::new(0));
+        let outputs = Outputs {
+            accept,
+            turned_away: turned_away.clone(),
+            notices: notices.clone(),
+            address: known,
+            echo: self.echo,
+        };
         tokio::spawn(run::run(core, clock, interfaces, command_queue, outputs));
         let settled = address.wait_for(|a| !matches!(a, Address::Opening)).await.map(|a| a.clone());
         match settled {
@@ -87,7 +95,9 @@ impl Builder {
             _ => {
                 let accepted = Mutex::new(accepted);
                 let tokens = AtomicU64::new(0);
-                Ok(Node { inner: Arc::new(Inner { id, commands, accepted, notices, address, tokens }) })
+                Ok(Node {
+                    inner: Arc::new(Inner { id, commands, accepted, notices, address, tokens, turned_away }),
+                })
             }
         }
     }
@@ -169,9 +179,14 @@ impl Node {
     }
 
     /// The next pipe that a peer opens to us; `None` once the node was shut down. At most 128 wait;
-    /// further ones are closed.
+    /// further ones are closed, and counted by [`turned_away`](Node::turned_away).
     pub async fn accept(&self) -> Option<Pipe> {
         self.inner.accepted.lock().await.recv().await
+    }
+
+    /// How many pipes were closed because 128 were waiting for [`accept`](Node::accept) already.
+    pub fn turned_away(&self) -> u64 {
+        self.inner.turned_away.load(Ordering::Relaxed)
     }
 
     /// News from now on: progress of connects, state of brokers, questions. A reader that is 1,024 notices

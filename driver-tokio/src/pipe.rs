@@ -11,11 +11,12 @@ use p2pd_core::{NodeId, PipeMode, Strategy};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
-/// Sealed bytes that may wait for the system before a write waits too.
-const MAX_OUT: usize = 2 * MAX_RECORD;
-/// Received bytes that are held at most: a record in the making and what came with its end.
-const MAX_IN: usize = 4 * MAX_RECORD;
-/// Echo replies that may wait before no more is read.
+use crate::buffer::{Incoming, Outgoing};
+use crate::wakers::{Half, Wakers};
+
+/// A record with its length.
+const RECORD: usize = 2 + MAX_RECORD;
+/// Echo replies that may wait, with what the user wrote, before no more is read.
 const MAX_ECHO: usize = 64 * 1024;
 
 /// A pipe to a peer: the TCP stream, with records around it when it is encrypted.
@@ -23,6 +24,10 @@ const MAX_ECHO: usize = 64 * 1024;
 /// Each direction ends by itself: `shutdown` says that we send no more, and the peer's end is a read of zero
 /// bytes. On an encrypted pipe a stream that is cut off without the peer's end is an `UnexpectedEof` error, not
 /// an end. Dropping a pipe without `shutdown` cuts it off.
+///
+/// An encrypted pipe holds at most two records, 32 KiB, that the system has not taken yet. They leave while
+/// the pipe is written, flushed, shut down or read; a program that writes and then does none of these
+/// should flush.
 #[derive(Debug)]
 pub struct Pipe {
     stream: TcpStream,
@@ -32,8 +37,12 @@ pub struct Pipe {
     remote: SocketAddr,
     elapsed: Duration,
     secure: Option<Box<Secure>>,
-    /// With the echo service: replies on a plain pipe that wait to be sent.
-    echo: Option<Buffer>,
+    /// Whether messages are answered by the echo service.
+    echo: bool,
+    /// Sealed bytes, or echo replies on a plain pipe, that wait to be sent.
+    out: Outgoing,
+    write_ended: bool,
+    wakers: Wakers,
 }
 
 #[derive(Debug)]
@@ -41,20 +50,10 @@ struct Secure {
     sealer: Sealer,
     opener: Opener,
     /// As received.
-    sealed: Buffer,
+    sealed: Incoming,
     /// Opened and not yet read, when the reader's buffer was too small for a record.
-    plain: Buffer,
-    /// Sealed and not yet sent.
-    out: Buffer,
+    plain: Incoming,
     read_ended: bool,
-    write_ended: bool,
-}
-
-/// Bytes with a front that moves.
-#[derive(Debug, Default)]
-struct Buffer {
-    bytes: Vec<u8>,
-    start: usize,
 }
 
 impl Pipe {
@@ -64,11 +63,9 @@ impl Pipe {
             PipeKeys::Encrypted(sealer, opener) => Some(Box::new(Secure {
                 sealer,
                 opener,
-                sealed: Buffer::default(),
-                plain: Buffer::default(),
-                out: Buffer::default(),
+                sealed: Incoming::new(2 * RECORD),
+                plain: Incoming::new(MAX_RECORD),
                 read_ended: false,
-                write_ended: false,
             })),
         };
         Pipe {
@@ -79,7 +76,10 @@ impl Pipe {
             remote: start.remote,
             elapsed: start.elapsed,
             secure,
-            echo: echo.then(Buffer::default),
+            echo,
+            out: Outgoing::default(),
+            write_ended: false,
+            wakers: Wakers::default(),
         }
     }
 
@@ -119,90 +119,80 @@ impl Pipe {
     /// # Errors
     /// Gives an encrypted pipe back, and one whose echo replies are not sent yet.
     pub fn into_tcp_stream(self) -> Result<TcpStream, Box<Pipe>> {
-        let echo_waits = self.echo.as_ref().is_some_and(|e| !e.is_empty());
-        if self.secure.is_some() || echo_waits { Err(Box::new(self)) } else { Ok(self.stream) }
+        if self.secure.is_some() || !self.out.is_empty() { Err(Box::new(self)) } else { Ok(self.stream) }
     }
 
-    fn poll_read_secure(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let echo = self.echo.is_some();
-        let Some(secure) = &mut self.secure else { return Poll::Ready(Ok(())) };
-        if echo {
-            let room = secure.out.poll_send(Pin::new(&mut self.stream), cx)?.is_ready();
-            if !room && secure.out.len() > MAX_ECHO {
-                return Poll::Pending;
-            }
+    /// What waits to be sent leaves while the pipe is read. An error is the writer's to hear of: bytes that
+    /// came in are still good. False: so many echo replies wait that no more may be read.
+    fn send_while_reading(&mut self, cx: &Context<'_>) -> bool {
+        if self.secure.is_none() && !self.echo {
+            return true;
         }
+        // Even if nothing waits now: a writer may leave something while this reader sleeps.
+        let mut cx = self.wakers.register(Half::Reader, cx);
+        match self.out.poll_send(&mut self.stream, &mut cx, 0) {
+            Poll::Ready(Ok(())) => true,
+            Poll::Ready(Err(_)) => {
+                // Nobody hears replies any more.
+                self.echo = false;
+                true
+            }
+            Poll::Pending => !self.echo || self.out.len() + RECORD <= MAX_ECHO,
+        }
+    }
+
+    /// Sends for a writer, until no more than `keep` bytes wait.
+    fn poll_send(&mut self, cx: &Context<'_>, keep: usize) -> Poll<io::Result<()>> {
+        let mut cx = self.wakers.register(Half::Writer, cx);
+        self.out.poll_send(&mut self.stream, &mut cx, keep)
+    }
+}
+
+impl Secure {
+    /// Opens the record at the front, into the reader's buffer where one fits, and shows it to `answer`.
+    fn open(
+        &mut self,
+        buf: &mut ReadBuf<'_>,
+        answer: &mut impl FnMut(&mut Sealer, &[u8]),
+    ) -> io::Result<Next> {
         loop {
-            if !secure.plain.is_empty() {
-                let n = secure.plain.len().min(buf.remaining());
-                buf.put_slice(&secure.plain.front()[..n]);
-                secure.plain.consume(n);
-                return Poll::Ready(Ok(()));
+            if !self.plain.is_empty() {
+                let n = self.plain.front().len().min(buf.remaining());
+                buf.put_slice(&self.plain.front()[..n]);
+                self.plain.consume(n);
+                return Ok(Next::Read);
             }
-            if secure.read_ended {
-                return Poll::Ready(Ok(()));
+            if self.read_ended {
+                return Ok(Next::Read);
             }
-            // Straight into the reader's buffer where a record fits.
             let direct = buf.remaining() >= MAX_RECORD;
-            let opened = if direct {
-                let opened = secure.opener.open(secure.sealed.front(), buf.initialize_unfilled());
-                if let (true, Ok(Opened::Data { plain, .. })) = (echo, opened) {
-                    reply(&mut secure.sealer, &mut secure.out, &buf.initialize_unfilled()[..plain])?;
-                }
-                opened
-            } else {
-                secure.plain.bytes.resize(MAX_RECORD, 0);
-                let opened = secure.opener.open(secure.sealed.front(), &mut secure.plain.bytes);
-                secure.plain.start = 0;
-                match opened {
-                    Ok(Opened::Data { plain, .. }) => secure.plain.bytes.truncate(plain),
-                    _ => secure.plain.bytes.clear(),
-                }
-                if echo {
-                    reply(&mut secure.sealer, &mut secure.out, secure.plain.front())?;
-                }
-                opened
-            };
-            match opened.map_err(broken)? {
+            let place = if direct { buf.initialize_unfilled() } else { self.plain.place() };
+            match self.opener.open(self.sealed.front(), place).map_err(broken)? {
                 Opened::Data { consumed, plain } => {
-                    secure.sealed.consume(consumed);
-                    if echo {
-                        let _ = secure.out.poll_send(Pin::new(&mut self.stream), cx)?;
-                    }
+                    answer(&mut self.sealer, &place[..plain]);
+                    self.sealed.consume(consumed);
                     if direct {
                         buf.advance(plain);
-                        return Poll::Ready(Ok(()));
+                        return Ok(Next::Read);
                     }
+                    self.plain.filled(plain);
                 }
                 Opened::End { consumed } => {
-                    secure.sealed.consume(consumed);
-                    secure.read_ended = true;
+                    self.sealed.consume(consumed);
+                    self.read_ended = true;
                 }
-                Opened::Need(_) => {
-                    let n = ready!(secure.sealed.poll_fill(Pin::new(&mut self.stream), cx))?;
-                    if n == 0 {
-                        secure.opener.stream_ended(secure.sealed.len()).map_err(broken)?;
-                        secure.read_ended = true;
-                    }
-                }
+                Opened::Need(need) => return Ok(Next::Need(need)),
             }
         }
     }
+}
 
-    fn poll_read_plain(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let Some(echo) = &mut self.echo else { return Pin::new(&mut self.stream).poll_read(cx, buf) };
-        let room = echo.poll_send(Pin::new(&mut self.stream), cx)?.is_ready();
-        if !room && echo.len() > MAX_ECHO {
-            return Poll::Pending;
-        }
-        let before = buf.filled().len();
-        ready!(Pin::new(&mut self.stream).poll_read(cx, buf))?;
-        if let Some(payload) = echo_reply(&buf.filled()[before..]) {
-            echo.bytes.extend_from_slice(payload);
-            let _ = echo.poll_send(Pin::new(&mut self.stream), cx)?;
-        }
-        Poll::Ready(Ok(()))
-    }
+/// What the received bytes allow.
+enum Next {
+    /// The reader has bytes, or the end.
+    Read,
+    /// So many bytes must be there in all.
+    Need(usize),
 }
 
 impl AsyncRead for Pipe {
@@ -211,54 +201,87 @@ impl AsyncRead for Pipe {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        let this = &mut *self;
         if buf.remaining() == 0 {
             return Poll::Ready(Ok(()));
         }
-        if self.secure.is_some() { self.poll_read_secure(cx, buf) } else { self.poll_read_plain(cx, buf) }
+        if !this.send_while_reading(cx) {
+            return Poll::Pending;
+        }
+        let echo = this.echo && !this.write_ended;
+        let Some(secure) = &mut this.secure else {
+            let before = buf.filled().len();
+            ready!(Pin::new(&mut this.stream).poll_read(cx, buf))?;
+            if let Some(payload) = echo_reply(&buf.filled()[before..]).filter(|_| echo) {
+                this.out.end().extend_from_slice(payload);
+                this.send_while_reading(cx);
+            }
+            return Poll::Ready(Ok(()));
+        };
+        loop {
+            let out = &mut this.out;
+            let mut answer = |sealer: &mut Sealer, message: &[u8]| {
+                if let Some(payload) = echo_reply(message).filter(|_| echo) {
+                    // A reply is shorter than its message, so it is one record; keys that are used up
+                    // show at the user's own next write.
+                    let _ = sealer.seal(payload, out.end());
+                }
+            };
+            match secure.open(buf, &mut answer)? {
+                Next::Read => break,
+                Next::Need(need) => {
+                    if ready!(secure.sealed.poll_fill(&mut this.stream, cx, need))? == 0 {
+                        secure.opener.stream_ended(secure.sealed.front().len()).map_err(broken)?;
+                        secure.read_ended = true;
+                        break;
+                    }
+                }
+            }
+        }
+        if echo {
+            this.send_while_reading(cx);
+        }
+        Poll::Ready(Ok(()))
     }
 }
 
 impl AsyncWrite for Pipe {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
         let this = &mut *self;
-        if let Some(echo) = &mut this.echo {
+        if this.secure.is_none() {
+            if !this.echo && this.out.is_empty() {
+                return Pin::new(&mut this.stream).poll_write(cx, data);
+            }
             // A reply that has begun must not be cut in two by the user's bytes.
-            ready!(echo.poll_send(Pin::new(&mut this.stream), cx))?;
+            ready!(this.poll_send(cx, 0))?;
+            let mut cx = this.wakers.register(Half::Writer, cx);
+            return Pin::new(&mut this.stream).poll_write(&mut cx, data);
         }
-        let Some(secure) = &mut this.secure else { return Pin::new(&mut this.stream).poll_write(cx, data) };
-        if secure.out.len() >= MAX_OUT {
-            ready!(secure.out.poll_send(Pin::new(&mut this.stream), cx))?;
-        }
-        let taken = secure.sealer.seal(data, &mut secure.out.bytes).map_err(broken)?;
-        // What the system does not take now goes with the next write or flush.
-        let _ = secure.out.poll_send(Pin::new(&mut this.stream), cx)?;
+        // Room for one record beside one that waits.
+        ready!(this.poll_send(cx, RECORD))?;
+        let Some(secure) = &mut this.secure else { return Poll::Ready(Ok(0)) };
+        let taken = secure.sealer.seal(data, this.out.end()).map_err(broken)?;
+        // What the system does not take now goes with what is done next, reading included.
+        let _ = this.poll_send(cx, 0)?;
         Poll::Ready(Ok(taken))
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let this = &mut *self;
-        if let Some(out) = this.secure.as_mut().map(|s| &mut s.out).or(this.echo.as_mut()) {
-            ready!(out.poll_send(Pin::new(&mut this.stream), cx))?;
-        }
-        Pin::new(&mut this.stream).poll_flush(cx)
+        ready!(self.poll_send(cx, 0))?;
+        Pin::new(&mut self.stream).poll_flush(cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if let Some(secure) = self.secure.as_mut().filter(|s| !s.write_ended) {
-            secure.sealer.end(&mut secure.out.bytes).map_err(broken)?;
-            secure.write_ended = true;
+        let this = &mut *self;
+        if !this.write_ended {
+            if let Some(secure) = &mut this.secure {
+                secure.sealer.end(this.out.end()).map_err(broken)?;
+            }
+            this.write_ended = true;
         }
         ready!(self.as_mut().poll_flush(cx))?;
         Pin::new(&mut self.stream).poll_shutdown(cx)
     }
-}
-
-/// Seals the answer of the echo service, if a message has one.
-fn reply(sealer: &mut Sealer, out: &mut Buffer, message: &[u8]) -> io::Result<()> {
-    if let Some(payload) = echo_reply(message) {
-        sealer.seal(payload, &mut out.bytes).map_err(broken)?;
-    }
-    Ok(())
 }
 
 fn broken(why: RecordError) -> io::Error {
@@ -268,52 +291,4 @@ fn broken(why: RecordError) -> io::Error {
         RecordError::Length(_) | RecordError::NotAuthentic => io::ErrorKind::InvalidData,
     };
     io::Error::new(kind, why)
-}
-
-impl Buffer {
-    fn front(&self) -> &[u8] {
-        &self.bytes[self.start..]
-    }
-
-    fn len(&self) -> usize {
-        self.bytes.len() - self.start
-    }
-
-    fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
-    fn consume(&mut self, n: usize) {
-        self.start += n;
-        if self.start == self.bytes.len() {
-            self.bytes.clear();
-            self.start = 0;
-        }
-    }
-
-    /// Writes all of it.
-    fn poll_send(&mut self, mut stream: Pin<&mut TcpStream>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        while !self.is_empty() {
-            let n = ready!(stream.as_mut().poll_write(cx, self.front()))?;
-            if n == 0 {
-                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
-            }
-            self.consume(n);
-        }
-        Poll::Ready(Ok(()))
-    }
-
-    /// Reads once, up to [`MAX_IN`] bytes in all.
-    fn poll_fill(&mut self, stream: Pin<&mut TcpStream>, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        self.bytes.drain(..self.start);
-        self.start = 0;
-        let held = self.bytes.len();
-        self.bytes.resize(MAX_IN, 0);
-        let mut buf = ReadBuf::new(&mut self.bytes[held..]);
-        let polled = stream.poll_read(cx, &mut buf);
-        let n = buf.filled().len();
-        self.bytes.truncate(held + n);
-        ready!(polled)?;
-        Poll::Ready(Ok(n))
-    }
 }

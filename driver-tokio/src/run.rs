@@ -3,6 +3,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -15,6 +16,7 @@ use p2pd_core::{
 use p2pd_sys::{Clock, failure, socket};
 use smallvec::SmallVec;
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
+use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tokio::task::{AbortHandle, JoinSet};
 
@@ -58,6 +60,8 @@ pub(crate) enum Command {
 #[derive(Debug)]
 pub(crate) struct Outputs {
     pub(crate) accept: mpsc::Sender<Pipe>,
+    /// Pipes closed because nobody accepted them.
+    pub(crate) turned_away: Arc<AtomicU64>,
     pub(crate) notices: broadcast::Sender<Notice>,
     pub(crate) address: watch::Sender<Address>,
     pub(crate) echo: bool,
@@ -103,6 +107,11 @@ pub(crate) enum Happened {
     Resolved {
         query: QueryId,
         result: Result<SmallVec<[IpAddr; 2]>, IoFailure>,
+    },
+    /// A stream that broke when it was to be handed out.
+    Lost {
+        answers: SmallVec<[ConnectId; 1]>,
+        cause: IoFailure,
     },
     /// A stream that is the user's from now on.
     Detached {
@@ -159,20 +168,24 @@ pub(crate) async fn run(
     driver.carry_out();
     let timer = tokio::time::sleep(Duration::MAX / 4);
     tokio::pin!(timer);
-    let mut waiting_for_end = None;
+    let mut waiting_for_end = Vec::new();
+    let mut handles = true;
     while !driver.closed {
         let deadline = driver.core.poll_timeout();
         if let Some(at) = deadline {
             timer.as_mut().reset(tokio::time::Instant::now() + clock.until(at));
         }
         tokio::select! {
-            command = commands.recv() => match command {
+            command = commands.recv(), if handles => match command {
                 Some(Command::Shutdown(done)) => {
-                    waiting_for_end = Some(done);
+                    waiting_for_end.push(done);
                     driver.core.shutdown(clock.now());
                 }
                 // The last handle is gone.
-                None => driver.core.shutdown(clock.now()),
+                None => {
+                    handles = false;
+                    driver.core.shutdown(clock.now());
+                }
                 Some(command) => driver.command(command),
             },
             first = happened.recv() => {
@@ -197,7 +210,7 @@ pub(crate) async fn run(
     let _ = tokio::time::timeout(END_WITHIN, ending).await;
     driver.tasks.shutdown().await;
     drop(driver);
-    if let Some(done) = waiting_for_end {
+    for done in waiting_for_end {
         let _ = done.send(());
     }
 }
@@ -277,6 +290,11 @@ impl Driver {
                 self.core.handle(now, Event::Resolved { query, result });
             }
             Happened::Detached { stream, pipe } => self.hand_out(stream, *pipe),
+            Happened::Lost { answers, cause } => {
+                for connect in answers {
+                    self.answer(connect, Err(ConnectError::Lost(cause)));
+                }
+            }
             _ => {}
         }
     }
@@ -399,9 +417,7 @@ impl Driver {
                 self.out.address.send_replace(Address::ListenFailed(*local, *cause));
             }
             Notice::Failed { connect, reason, report } => {
-                if let Some((_, done)) = self.calls.remove(connect) {
-                    let _ = done.send(Err(ConnectError::Failed(*reason, report.clone())));
-                }
+                self.answer(*connect, Err(ConnectError::Failed(*reason, report.clone())));
             }
             Notice::Closed => self.closed = true,
             _ => {}
@@ -409,18 +425,27 @@ impl Driver {
         let _ = self.out.notices.send(notice);
     }
 
+    /// Ends a call. Whoever has given up meanwhile drops the pipe, which closes it.
+    fn answer(&mut self, connect: ConnectId, outcome: Result<Pipe, ConnectError>) {
+        if let Some((_, done)) = self.calls.remove(&connect) {
+            let _ = done.send(outcome);
+        }
+    }
+
     fn hand_out(&mut self, stream: TcpStream, pipe: PipeStart) {
         let answers = pipe.answers.clone();
         let pipe = Pipe::new(stream, pipe, self.out.echo && answers.is_empty());
-        match answers.first() {
-            Some(connect) => {
-                // Whoever has given up meanwhile drops it, which closes it.
-                if let Some((_, done)) = self.calls.remove(connect) {
-                    let _ = done.send(Ok(pipe));
+        match answers.split_first() {
+            Some((first, others)) => {
+                self.answer(*first, Ok(pipe));
+                for other in others {
+                    self.answer(*other, Err(ConnectError::AnsweredTogether(*first)));
                 }
             }
             None => {
-                let _ = self.out.accept.try_send(pipe);
+                if let Err(TrySendError::Full(_)) = self.out.accept.try_send(pipe) {
+                    self.out.turned_away.fetch_add(1, Ordering::Relaxed);
+                }
             }
         }
     }
@@ -436,7 +461,8 @@ async fn receive_datagrams(sock: SockId, udp: Arc<UdpSocket>, events: mpsc::Send
                 return;
             }
         } else {
-            tokio::task::yield_now().await;
+            // One that stays must not spin.
+            tokio::time::sleep(Duration::from_millis(10)).await;
         }
     }
 }

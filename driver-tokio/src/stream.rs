@@ -47,9 +47,11 @@ pub(crate) async fn run(
                 Some(Order::Close(how)) => return prepare_close(&stream, how),
                 Some(Order::Detach(pipe)) => {
                     // The core stops here; what it queued goes first.
-                    if flush(&stream, &mut out).await.is_ok() {
-                        let _ = events.send(Happened::Detached { stream, pipe }).await;
-                    }
+                    let happened = match flush(&stream, &mut out).await {
+                        Ok(()) => Happened::Detached { stream, pipe },
+                        Err(e) => Happened::Lost { answers: pipe.answers, cause: failure(&e) },
+                    };
+                    let _ = events.send(happened).await;
                     return;
                 }
                 // The node is gone.
@@ -129,4 +131,77 @@ async fn finish(stream: TcpStream, mut out: VecDeque<Bytes>) {
         }
     };
     let _: Result<io::Result<()>, _> = tokio::time::timeout(LINGER, ending).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use p2pd_core::pipe::PipeKeys;
+    use p2pd_core::{NodeId, SecretKey, Strategy};
+
+    fn peer() -> NodeId {
+        SecretKey::from_bytes([7; 32]).node_id()
+    }
+
+    async fn two() -> (TcpStream, TcpStream) {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let dial = TcpStream::connect(listener.local_addr().unwrap());
+        let (near, far) = tokio::join!(dial, listener.accept());
+        (near.unwrap(), far.unwrap().0)
+    }
+
+    fn pipe(stream: &TcpStream) -> Box<PipeStart> {
+        Box::new(PipeStart {
+            answers: smallvec::SmallVec::new(),
+            peer: peer(),
+            strategy: Strategy::Direct,
+            local: stream.local_addr().unwrap(),
+            remote: stream.peer_addr().unwrap(),
+            elapsed: Duration::ZERO,
+            keys: PipeKeys::Plain,
+        })
+    }
+
+    fn start(stream: TcpStream) -> (mpsc::UnboundedSender<Order>, mpsc::Receiver<Happened>) {
+        let (orders, queue) = mpsc::unbounded_channel();
+        let (events, happened) = mpsc::channel(16);
+        tokio::spawn(run(SockId::accepted(1), stream, queue, events));
+        (orders, happened)
+    }
+
+    #[tokio::test]
+    async fn a_stream_that_broke_before_it_was_handed_out_is_reported() {
+        let (near, far) = two().await;
+        let pipe = pipe(&near);
+        let (orders, mut happened) = start(near);
+        socket::reset_on_close(&far).unwrap();
+        drop(far);
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        // Whoever waits for this pipe must hear of it, or waits for ever.
+        orders.send(Order::Send(Bytes::from_static(b"confirm"))).unwrap();
+        orders.send(Order::Detach(pipe)).unwrap();
+        let told = happened.recv().await;
+        assert!(matches!(told, Some(Happened::Lost { cause: p2pd_core::IoFailure::Reset, .. })), "{told:?}");
+    }
+
+    #[tokio::test]
+    async fn not_one_byte_is_read_beyond_the_credit() {
+        use tokio::io::{AsyncReadExt, AsyncWriteExt};
+        let (near, mut far) = two().await;
+        let pipe = pipe(&near);
+        let (orders, mut happened) = start(near);
+        far.write_all(b"0123456789").await.unwrap();
+        let quiet = tokio::time::timeout(Duration::from_millis(50), happened.recv()).await;
+        assert!(quiet.is_err(), "read without credit: {quiet:?}");
+        orders.send(Order::Read(3)).unwrap();
+        let told = happened.recv().await;
+        assert!(matches!(&told, Some(Happened::Stream { data, .. }) if &data[..] == b"012"), "{told:?}");
+        orders.send(Order::Detach(pipe)).unwrap();
+        let Some(Happened::Detached { mut stream, .. }) = happened.recv().await else {
+            panic!("not detached")
+        };
+        let mut rest = [0; 7];
+        stream.read_exact(&mut rest).await.unwrap();
+        assert_eq!(&rest, b"3456789");
+    }
 }

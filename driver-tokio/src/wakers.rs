@@ -1,0 +1,67 @@
+//! One wake-up for two tasks.
+//!
+//! A `TcpStream` remembers one task that waits to write. The reading half of a pipe may write too, what a
+//! writer left in the pipe or what the echo service answers, and with `tokio::io::split` it is another task:
+//! whoever registered last would take the other's wake-up away.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Wake, Waker};
+
+/// Which half of the pipe is being polled.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Half {
+    Reader,
+    Writer,
+}
+
+/// The waker to give to the stream's writing side in place of a task's own: it wakes both halves.
+#[derive(Debug)]
+pub(crate) struct Wakers {
+    halves: Arc<Halves>,
+    both: Waker,
+}
+
+#[derive(Debug, Default)]
+struct Halves {
+    reader: Mutex<Option<Waker>>,
+    writer: Mutex<Option<Waker>>,
+}
+
+impl Default for Wakers {
+    fn default() -> Self {
+        let halves = Arc::new(Halves::default());
+        Wakers { both: halves.clone().into(), halves }
+    }
+}
+
+impl Wakers {
+    /// Remembers who polls this half, and gives what to poll the stream's writing side with.
+    pub(crate) fn register(&self, half: Half, cx: &Context<'_>) -> Context<'_> {
+        let place = match half {
+            Half::Reader => &self.halves.reader,
+            Half::Writer => &self.halves.writer,
+        };
+        let mut waker = place.lock().unwrap_or_else(PoisonError::into_inner);
+        if !waker.as_ref().is_some_and(|w| w.will_wake(cx.waker())) {
+            *waker = Some(cx.waker().clone());
+        }
+        drop(waker);
+        Context::from_waker(&self.both)
+    }
+}
+
+impl Wake for Halves {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        for place in [&self.reader, &self.writer] {
+            // Taken out first: a waker may run anything, even a poll of this very pipe.
+            let waker = place.lock().unwrap_or_else(PoisonError::into_inner).take();
+            if let Some(waker) = waker {
+                waker.wake();
+            }
+        }
+    }
+}
