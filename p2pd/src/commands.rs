@@ -10,7 +10,8 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use crate::USAGE;
 use crate::options::{Command, Common, Options};
 use crate::say::Say;
-use crate::servers;
+use crate::{demo, server};
+use p2pd::servers::Servers;
 
 /// Bytes copied at a time.
 const CHUNK: usize = 64 * 1024;
@@ -23,6 +24,8 @@ pub(crate) async fn run(options: Options) -> ExitCode {
             Ok(address) => Some(address),
             Err(why) => return usage(say, &format!("address: {why}")),
         },
+        Command::Serve(serve) => return server::run(serve, &options.common, say).await,
+        Command::Demo { size } => return demo::run(*size, say).await,
         Command::Listen { .. } | Command::Addr => None,
     };
     let config = match config(&options.common) {
@@ -60,7 +63,7 @@ pub(crate) async fn run(options: Options) -> ExitCode {
     code
 }
 
-fn usage(say: Say, why: &str) -> ExitCode {
+pub(crate) fn usage(say: Say, why: &str) -> ExitCode {
     say.error(why);
     ExitCode::from(USAGE)
 }
@@ -71,9 +74,12 @@ fn config(common: &Common) -> Result<Config, String> {
         None => SecretKey::from_bytes(p2pd_tokio::random_seed().map_err(|e| e.to_string())?),
     };
     let mut config = Config::new(key);
-    if let Some(path) = &common.config {
-        (config.brokers, config.stun) = servers::read(path)?;
-    }
+    let servers = match &common.config {
+        Some(path) => Servers::read(path)?,
+        None if common.no_servers => Servers::default(),
+        None => Servers::shipped()?,
+    };
+    (config.brokers, config.stun) = (servers.brokers, servers.stun);
     config.bind = common.bind;
     config.port = common.port;
     config.allow_plain = common.plain;

@@ -2,9 +2,10 @@
 #![forbid(unsafe_code)]
 
 mod commands;
+mod demo;
 mod options;
 mod say;
-mod servers;
+mod server;
 
 use std::process::ExitCode;
 

@@ -19,9 +19,13 @@ pub(crate) struct Options {
 
 #[derive(Debug, Args)]
 pub(crate) struct Common {
-    /// Server list, a TOML file: tables `mqtt` (id, host, port) and `stun` (host, port)
-    #[arg(long, global = true, value_name = "FILE")]
+    /// Server list, a TOML file: tables `mqtt` (id, host, port) and `stun` (host, port). Without it, public
+    /// servers of others are used
+    #[arg(long, global = true, value_name = "FILE", conflicts_with = "no_servers")]
     pub(crate) config: Option<PathBuf>,
+    /// Use no servers at all: direct connects only
+    #[arg(long, global = true)]
+    pub(crate) no_servers: bool,
     /// Strategies to try, in this order
     #[arg(long, global = true, value_delimiter = ',', default_value = "direct,reverse")]
     pub(crate) strategies: Vec<StrategyName>,
@@ -60,6 +64,39 @@ pub(crate) enum Command {
     },
     /// Print this node's address
     Addr,
+    /// Run the servers that peers need, a broker and a STUN server, until interrupted
+    Serve(Serve),
+    /// Try every strategy between two nodes on this machine, with servers of its own
+    Demo {
+        /// Mebibytes to send each way
+        #[arg(long, default_value_t = 64, value_name = "MIB", value_parser = clap::value_parser!(u32).range(1..=4096))]
+        size: u32,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Serve {
+    /// A second address of this machine, beside `--bind`: the STUN server then measures NATs (RFC 5780)
+    #[arg(long, value_name = "IP")]
+    pub(crate) second: Option<IpAddr>,
+    /// Port of the MQTT broker, 0 for any
+    #[arg(long, default_value_t = 1883)]
+    pub(crate) mqtt_port: u16,
+    /// Port of the STUN server, 0 for any
+    #[arg(long, default_value_t = 3478)]
+    pub(crate) stun_port: u16,
+    /// Second port of the STUN server, used with two addresses
+    #[arg(long, default_value_t = 3479)]
+    pub(crate) stun_second_port: u16,
+    /// Write the server list that peers need
+    #[arg(long, value_name = "FILE")]
+    pub(crate) write: Option<PathBuf>,
+    /// Name by which peers reach this machine, for the list. Default: the address served on
+    #[arg(long, value_name = "HOST")]
+    pub(crate) host: Option<String>,
+    /// Number of the broker in the list: it stands in addresses and must not change its meaning
+    #[arg(long, default_value_t = 0)]
+    pub(crate) id: u16,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]

@@ -1,8 +1,12 @@
 //! What happens, for people or, with `--json`, for programs; always on standard error.
 
+use std::net::SocketAddr;
+
 use p2pd_core::{NodeId, Notice, PeerAddress};
 use p2pd_tokio::{ConnectError, Pipe};
 use serde_json::json;
+
+use crate::demo::Row;
 
 /// How to say things.
 #[derive(Clone, Copy, Debug)]
@@ -78,6 +82,48 @@ impl Say {
     /// Anything else that went wrong.
     pub(crate) fn error(self, why: &str) {
         self.line(|| json!({"event": "error", "reason": why}), || format!("p2pd: {why}"));
+    }
+
+    pub(crate) fn serving(self, mqtt: SocketAddr, stun: SocketAddr, second: Option<SocketAddr>) {
+        let second = second.map(|a| a.to_string());
+        let nat = second.as_ref().map_or(String::new(), |s| format!(" and {s} (RFC 5780)"));
+        self.line(
+            || json!({"event": "serving", "mqtt": mqtt.to_string(), "stun": stun.to_string(), "stun_second": second}),
+            || format!("serving: MQTT on {mqtt}, STUN on {stun}{nat}"),
+        );
+    }
+
+    pub(crate) fn demo_begins(self, mqtt: SocketAddr, stun: SocketAddr, peer: &PeerAddress, mebibytes: u32) {
+        if self.json {
+            return self.serving(mqtt, stun, None);
+        }
+        println!("servers: MQTT on {mqtt}, STUN on {stun}");
+        println!("peer:    {peer}");
+        println!("each pipe carries {mebibytes} MiB there and back, and both are checked by hash\n");
+        println!(
+            "{:<10} {:<10} {:>12} {:>12} {:>12}",
+            "strategy", "pipe", "open ms", "MB/s there", "MB/s back"
+        );
+    }
+
+    pub(crate) fn demo_row(self, row: Row) {
+        let (strategy, mode) = (row.strategy.name(), row.mode.to_string());
+        let (ms, there, back) = (row.open.as_secs_f64() * 1e3, row.rate(row.there), row.rate(row.back));
+        if self.json {
+            let row = json!({
+                "event": "demo", "strategy": strategy, "mode": mode, "elapsed_ms": ms, "mb_per_s_there": there,
+                "mb_per_s_back": back, "bytes": row.bytes,
+            });
+            eprintln!("{row}");
+        } else {
+            println!("{strategy:<10} {mode:<10} {ms:>12.1} {there:>12.0} {back:>12.0}");
+        }
+    }
+
+    pub(crate) fn demo_ends(self) {
+        if !self.json {
+            println!("\nall of it arrived as it was sent");
+        }
     }
 
     fn line(self, json: impl FnOnce() -> serde_json::Value, text: impl FnOnce() -> String) {
