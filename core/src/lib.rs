@@ -68,6 +68,7 @@ pub mod address;
 pub mod io;
 pub mod nat;
 pub mod pipe;
+pub mod trace;
 pub mod wire;
 
 pub use address::PeerAddress;
