@@ -11,7 +11,7 @@ pub mod socket;
 pub use clock::{Clock, wall_clock};
 pub use failure::failure;
 pub use interfaces::interfaces;
-pub use key_file::{KeyFileError, load_or_create_key};
+pub use key_file::{KeyFileError, create_private, load_or_create_key};
 
 use std::io;
 

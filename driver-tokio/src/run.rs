@@ -9,6 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use p2pd_core::io::Interface;
 use p2pd_core::pipe::PipeStart;
+use p2pd_core::trace::Recorder;
 use p2pd_core::{
     Action, CloseHow, ConnectId, Event, Instant, IoFailure, NodeId, Notice, PeerAddress, Plan, QueryId,
     SockId, Stats,
@@ -128,7 +129,7 @@ enum Sock {
 }
 
 struct Driver {
-    core: p2pd_core::Node,
+    core: Recorder,
     clock: Clock,
     socks: HashMap<SockId, Sock>,
     queries: HashMap<QueryId, AbortHandle>,
@@ -142,7 +143,7 @@ struct Driver {
 }
 
 pub(crate) async fn run(
-    core: p2pd_core::Node,
+    core: Recorder,
     clock: Clock,
     interfaces: Vec<Interface>,
     mut commands: mpsc::UnboundedReceiver<Command>,

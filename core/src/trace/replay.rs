@@ -285,3 +285,193 @@ fn written(record: &impl Put) -> String {
     record.put(&mut line);
     line
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use quickcheck::Gen;
+
+    use super::super::Recorder;
+    use super::super::vocabulary::EventView;
+    use super::*;
+    use crate::config::{Accept, Broker, StunServer};
+    use crate::io::{Action, Event, Interface, SockId};
+
+    fn config() -> Config {
+        let other = SecretKey::from_bytes([8; 32]).node_id();
+        let mut config = Config::new(SecretKey::from_bytes([7; 32]));
+        config.brokers = vec![Broker { id: 9, host: "broker.example".into(), port: 1883 }];
+        config.stun = vec![StunServer { host: "2001:db8::1".into(), port: 3478 }];
+        config.accept = Accept::Only([other].into());
+        config
+    }
+
+    fn recorder() -> (Recorder, Arc<Mutex<String>>) {
+        let text = Arc::new(Mutex::new(String::new()));
+        let lines = text.clone();
+        let sink = Box::new(move |line: &str| lines.lock().unwrap().push_str(line));
+        (Recorder::new(config(), [3; 32], Instant::ZERO, Some(sink)).unwrap(), text)
+    }
+
+    /// A node that finds nothing where it looks, for ten of its deadlines.
+    fn recorded() -> String {
+        let (mut node, text) = recorder();
+        let ip = "203.0.113.1".parse().unwrap();
+        let mut now = Instant::ZERO;
+        node.handle(now, Event::Interfaces(&[Interface { index: 2, ip, prefix: 24, default_route: true }]));
+        for _ in 0..10 {
+            while let Some(action) = node.poll_action() {
+                match action {
+                    Action::Listen { sock, local, .. } | Action::BindUdp { sock, local, .. } => {
+                        node.handle(now, Event::Bound { sock, local: (local.ip(), 4000).into() });
+                    }
+                    Action::Connect { sock, .. } => {
+                        node.handle(now, Event::Failed { sock, cause: crate::IoFailure::Refused });
+                    }
+                    Action::Resolve { query, .. } => {
+                        let result = Ok([ip].into_iter().collect());
+                        node.handle(now, Event::Resolved { query, result });
+                    }
+                    _ => {}
+                }
+            }
+            now = node.poll_timeout().unwrap();
+            node.handle(now, Event::Timeout);
+        }
+        let text = text.lock().unwrap();
+        text.clone()
+    }
+
+    #[test]
+    fn a_run_acts_the_same_again_and_its_configuration_is_the_same() {
+        let text = recorded();
+        let replayed = replay(&text).unwrap();
+        assert_eq!(replayed.node, config().identity.node_id());
+        assert!(replayed.actions > 10 && replayed.events > 10, "{replayed}\n{text}");
+        let other = SecretKey::from_bytes([8; 32]).node_id();
+        let header = format!(
+            "p2pd-trace 1\nkey {}\nseed {}\nstart 0\nbind -\nport 0\naccept only 1 {other}\nallow-plain no\n\
+             brokers 1 9 broker.example 1883\nstun 1 2001:db8::1 3478\nevent 0 interfaces ",
+            "07".repeat(32),
+            "03".repeat(32)
+        );
+        assert!(text.starts_with(&header), "{text}");
+    }
+
+    /// Whatever a driver may say, in any order and at any time.
+    #[test]
+    fn random_runs_act_the_same_again() {
+        let mut g = Gen::new(6);
+        for round in 0..300 {
+            let (mut node, text) = recorder();
+            for _ in 0..40 {
+                let now = match round % 3 {
+                    0 => Instant::any(&mut g),
+                    _ => node.poll_timeout().unwrap_or_default(),
+                };
+                let event = EventView::any(&mut g);
+                node.handle(now, event.event());
+                match Call::any(&mut g) {
+                    Call::Connect { to, plan } => drop(node.connect(now, &to, plan)),
+                    Call::Cancel { connect } => node.cancel(now, connect),
+                    Call::Answer { peer, accept } => node.answer(now, peer, accept),
+                    Call::Shutdown if round % 7 == 0 => node.shutdown(now),
+                    Call::Shutdown => {}
+                }
+                for _ in 0..u8::any(&mut g) % 8 {
+                    if let Some(Action::Listen { sock, .. }) = node.poll_action() {
+                        node.handle(now, Event::Bound { sock, local: ([203, 0, 113, 1], 4000).into() });
+                        let accepted = SockId::accepted(u32::any(&mut g) % 4);
+                        let (local, remote) = (([203, 0, 113, 1], 4000).into(), ([203, 0, 113, 2], 1).into());
+                        node.handle(now, Event::Accepted { listener: sock, sock: accepted, local, remote });
+                    }
+                }
+            }
+            let text = text.lock().unwrap();
+            if let Err(why) = replay(&text) {
+                panic!("{why}\n{text}");
+            }
+        }
+    }
+
+    #[test]
+    fn any_text_is_an_error_or_a_trace_and_never_a_panic() {
+        let (mut g, text) = (Gen::new(10), recorded());
+        for _ in 0..3_000 {
+            let mut bytes = text.clone().into_bytes();
+            for _ in 0..=u8::any(&mut g) % 3 {
+                let at = usize::any(&mut g) % bytes.len();
+                match u8::any(&mut g) % 4 {
+                    0 => bytes.truncate(at.max(1)),
+                    1 => bytes[at] = *g.choose(b" %+-0189:af~@\n\0").unwrap(),
+                    2 => drop(bytes.remove(at)),
+                    // A line taken out or doubled.
+                    _ => {
+                        let mut lines: Vec<&[u8]> = bytes.split_inclusive(|b| *b == b'\n').collect();
+                        let n = at % lines.len();
+                        let line = lines.remove(n);
+                        if at % 2 == 0 {
+                            lines.insert(n, line);
+                            lines.insert(usize::any(&mut g) % lines.len(), line);
+                        }
+                        bytes = lines.concat();
+                    }
+                }
+                if bytes.is_empty() {
+                    break;
+                }
+            }
+            if let Err(why) = replay(&String::from_utf8_lossy(&bytes)) {
+                let why = why.to_string();
+                assert!(!why.contains("0707") && !why.contains("0303"), "a secret: {why}");
+            }
+        }
+    }
+
+    #[test]
+    fn errors_name_the_line() {
+        let text = recorded();
+        let line = |line, why| Err(ReplayError::Line { line, why });
+        let changed = |from: &str, to: &str| {
+            assert!(text.contains(from), "{from}: {text}");
+            replay(&text.replacen(from, to, 1))
+        };
+        assert_eq!(replay(""), Err(ReplayError::NoTrace));
+        assert_eq!(replay("p2pd-trace 1"), Err(ReplayError::NoTrace));
+        assert_eq!(changed("p2pd-trace", "P2PD"), Err(ReplayError::NoTrace));
+        assert_eq!(changed("p2pd-trace 1", "p2pd-trace 2"), Err(ReplayError::Version));
+        assert_eq!(changed("p2pd-trace 1", "p2pd-trace 1 "), Err(ReplayError::Version));
+        assert_eq!(replay("p2pd-trace 1\n"), line(2, LineError::Header("key")));
+        assert_eq!(changed("key 07", "key 7"), line(2, LineError::Word(2)));
+        assert_eq!(changed("seed 03", "seed 0x"), line(3, LineError::Word(2)));
+        assert_eq!(changed("start 0", "start 00"), line(4, LineError::Spelling));
+        assert_eq!(changed("bind -\n", ""), line(5, LineError::Header("bind")));
+        assert_eq!(changed("port 0", "port"), line(6, LineError::Short));
+        assert_eq!(changed("allow-plain no", "allow-plain no no"), line(8, LineError::Long(3)));
+        assert_eq!(changed("brokers 1", "brokers 99999999"), line(9, LineError::Short));
+        let port = ReplayError::Config(ConfigError::BadBroker(0));
+        assert_eq!(changed("1883", "0"), Err(port));
+        assert_eq!(changed("event 0 interfaces", "event 0 Interfaces"), line(11, LineError::Word(3)));
+        assert_eq!(
+            changed("event 0 interfaces", "begun ok 1\nevent 0 interfaces"),
+            line(11, LineError::Order)
+        );
+        assert_eq!(changed("event 0 interfaces", "\nevent 0 interfaces"), line(11, LineError::Word(1)));
+        assert_eq!(replay(text.trim_end()), line(text.lines().count(), LineError::CutOff));
+        let call = "call 0 connect None-0-0-x 1 direct plain 5\n";
+        assert_eq!(
+            replay(&format!("{text}{call}idle -\n")),
+            line(text.lines().count() + 2, LineError::Order)
+        );
+        let long = format!("p2pd-trace 1\nkey {}\n", "0".repeat(MAX_LINE));
+        assert_eq!(replay(&long), line(2, LineError::TooLong(MAX_LINE + 4)));
+        let listen = text.lines().find(|l| l.starts_with("action listen ")).unwrap();
+        let differs = ReplayError::Differs {
+            line: 12,
+            expected: listen.replace(" 128 ", " 5 "),
+            got: listen.to_owned(),
+        };
+        assert_eq!(changed(" 128 ", " 5 "), Err(differs));
+    }
+}
