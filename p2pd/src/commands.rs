@@ -10,7 +10,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use crate::USAGE;
 use crate::options::{Command, Common, Options};
 use crate::say::Say;
-use crate::{demo, server};
+use crate::{demo, server, trace};
 use p2pd::servers::Servers;
 
 /// Bytes copied at a time.
@@ -26,13 +26,21 @@ pub(crate) async fn run(options: Options) -> ExitCode {
         },
         Command::Serve(serve) => return server::run(serve, &options.common, say).await,
         Command::Demo { size } => return demo::run(*size, say).await,
+        Command::Replay { file } => return trace::replay(file, say),
         Command::Listen { .. } | Command::Addr => None,
     };
     let config = match config(&options.common) {
         Ok(config) => config,
         Err(why) => return usage(say, &why),
     };
-    let node = match Node::bind(config).await {
+    let mut builder = Node::builder(config);
+    if let Some(path) = &options.common.trace {
+        match trace::create(path, say) {
+            Ok(write) => builder = builder.trace(write),
+            Err(why) => return usage(say, &why),
+        }
+    }
+    let node = match builder.bind().await {
         Ok(node) => node,
         Err(why) => {
             say.error(&why.to_string());

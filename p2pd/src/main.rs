@@ -6,6 +6,7 @@ mod demo;
 mod options;
 mod say;
 mod server;
+mod trace;
 
 use std::process::ExitCode;
 

@@ -44,6 +44,11 @@ pub(crate) struct Common {
     /// Ask for plain pipes, and let peers ask for them
     #[arg(long, global = true)]
     pub(crate) plain: bool,
+    /// Record what this node is told and does, for `replay`, in a new file of mode 0600. It holds the node's
+    /// private key, unless the identity is a temporary one (no `--identity`), and the secrets of the pipes opened
+    /// meanwhile: hand it only to people who may know them
+    #[arg(long, global = true, value_name = "FILE")]
+    pub(crate) trace: Option<PathBuf>,
     /// Say what happens as JSON, one object a line, on standard error
     #[arg(long, global = true)]
     pub(crate) json: bool,
@@ -71,6 +76,12 @@ pub(crate) enum Command {
         /// Mebibytes to send each way
         #[arg(long, default_value_t = 64, value_name = "MIB", value_parser = clap::value_parser!(u32).range(1..=4096))]
         size: u32,
+    },
+    /// Run a `--trace` file again, offline: ends with 0 if the node acts the same, with 1 and the first
+    /// difference if it does not, with 2 for a file that is no trace
+    Replay {
+        /// What `--trace` wrote
+        file: PathBuf,
     },
 }
 

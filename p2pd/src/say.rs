@@ -126,7 +126,8 @@ impl Say {
         }
     }
 
-    fn line(self, json: impl FnOnce() -> serde_json::Value, text: impl FnOnce() -> String) {
+    /// One thing, in both forms.
+    pub(crate) fn line(self, json: impl FnOnce() -> serde_json::Value, text: impl FnOnce() -> String) {
         if self.json { eprintln!("{}", json()) } else { eprintln!("{}", text()) }
     }
 }
