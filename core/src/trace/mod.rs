@@ -135,7 +135,7 @@ impl Recorder {
         let action = self.node.poll_action();
         match &action {
             Some(action) => self.write(|| Record::Action(action)),
-            None if self.idle => {}
+            None if self.idle || self.sink.is_none() => {}
             None => {
                 let deadline = self.node.poll_timeout();
                 self.write(|| Record::Idle(deadline));
@@ -150,7 +150,7 @@ impl Recorder {
     /// # Errors
     /// As there.
     pub fn connect(&mut self, now: Instant, to: &PeerAddress, plan: Plan) -> Result<ConnectId, ConnectError> {
-        self.write(|| Record::Call(now, Call::Connect { to: to.clone(), plan: plan.clone() }));
+        self.write(|| Record::Call(now, Call::Connect { to: Box::new(to.clone()), plan: plan.clone() }));
         let begun = self.node.connect(now, to, plan);
         self.write(|| Record::Begun(begun));
         begun

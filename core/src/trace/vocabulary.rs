@@ -47,7 +47,7 @@ enum_form! { Record<&Event<'_>, &Action>, Line => Line {
 /// What the user asks of a node.
 #[derive(Clone, PartialEq, Debug)]
 pub(super) enum Call {
-    Connect { to: PeerAddress, plan: Plan },
+    Connect { to: Box<PeerAddress>, plan: Plan },
     Cancel { connect: ConnectId },
     Answer { peer: NodeId, accept: bool },
     Shutdown,
@@ -436,7 +436,7 @@ mod tests {
         assert_eq!(line(Record::Event(at, &event)), "event 5 stream 2147483649 00ff");
         let event = Event::Resolved { query: QueryId(3), result: Err(IoFailure::Other(-7)) };
         assert_eq!(line(Record::Event(at, &event)), "event 5 resolved 3 error other -7");
-        let to: PeerAddress = "None-0-0-x".parse().unwrap();
+        let to = Box::new("None-0-0-x".parse().unwrap());
         let call = Call::Connect { to, plan: Plan::default() };
         assert_eq!(
             line(Record::Call(at, call)),
