@@ -17,7 +17,7 @@ use p2pd::servers::Servers;
 const CHUNK: usize = 64 * 1024;
 
 pub(crate) async fn run(options: Options) -> ExitCode {
-    let say = Say { json: options.common.json };
+    let say = Say::new(options.common.json);
     // Everything that can be wrong with the usage is, before anything is opened.
     let address = match &options.command {
         Command::Connect { address } => match address.parse::<PeerAddress>() {
@@ -61,7 +61,10 @@ pub(crate) async fn run(options: Options) -> ExitCode {
         (Command::Connect { .. }, Some(address)) => connect(&node, &address, &options.common, say).await,
         (Command::Listen { echo }, _) => listen(&node, *echo, say).await,
         _ => {
-            println!("{}", node.address().await);
+            say.waiting("asking for the outside address");
+            let address = node.address().await;
+            say.still();
+            println!("{address}");
             ExitCode::SUCCESS
         }
     };
@@ -100,6 +103,7 @@ async fn connect(node: &Node, to: &PeerAddress, common: &Common, say: Say) -> Ex
         mode: if common.plain { PipeMode::Plain } else { PipeMode::Encrypted },
         timeout: common.timeout,
     };
+    say.waiting("connecting");
     match node.connect_with(to, plan).await {
         Ok(pipe) => {
             say.opened("connected", &pipe);
@@ -122,6 +126,7 @@ async fn connect(node: &Node, to: &PeerAddress, common: &Common, say: Say) -> Ex
 }
 
 async fn listen(node: &Node, echo: bool, say: Say) -> ExitCode {
+    say.waiting("asking for the outside address");
     say.ready(&node.address().await, node.node_id());
     while let Some(pipe) = node.accept().await {
         say.opened("incoming", &pipe);

@@ -1,6 +1,10 @@
 //! What happens, for people or, with `--json`, for programs; always on standard error.
 
+use std::io::IsTerminal;
 use std::net::SocketAddr;
+use std::time::Duration;
+
+use indicatif::{ProgressBar, ProgressDrawTarget};
 
 use p2pd_core::{NodeId, Notice, PeerAddress};
 use p2pd_tokio::{ConnectError, Pipe};
@@ -11,11 +15,35 @@ use crate::demo::Row;
 /// How to say things.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Say {
-    pub(crate) json: bool,
+    json: bool,
+    /// At a terminal: turns while something is waited for. Lives as long as the program.
+    spinner: Option<&'static ProgressBar>,
 }
 
 impl Say {
+    pub(crate) fn new(json: bool) -> Self {
+        let terminal = !json && std::io::stderr().is_terminal();
+        Say { json, spinner: terminal.then(|| &*Box::leak(Box::new(ProgressBar::hidden()))) }
+    }
+
+    /// Something is waited for, until the next [`still`](Self::still).
+    pub(crate) fn waiting(self, what: &'static str) {
+        if let Some(spinner) = self.spinner {
+            spinner.set_draw_target(ProgressDrawTarget::stderr());
+            spinner.set_message(what);
+            spinner.enable_steady_tick(Duration::from_millis(100));
+        }
+    }
+
+    pub(crate) fn still(self) {
+        if let Some(spinner) = self.spinner {
+            spinner.disable_steady_tick();
+            spinner.finish_and_clear();
+        }
+    }
+
     pub(crate) fn ready(self, address: &PeerAddress, id: NodeId) {
+        self.still();
         self.line(
             || json!({"event": "ready", "address": address.to_string(), "node_id": id.to_string()}),
             || format!("ready: {address}"),
@@ -42,6 +70,7 @@ impl Say {
     }
 
     pub(crate) fn opened(self, event: &str, pipe: &Pipe) {
+        self.still();
         let ms = pipe.elapsed().as_secs_f64() * 1e3;
         let strategy = pipe.strategy().name();
         self.line(
@@ -57,6 +86,7 @@ impl Say {
     }
 
     pub(crate) fn failed(self, why: &ConnectError) {
+        self.still();
         let (reason, entries) = match why {
             ConnectError::Failed(reason, report) => (reason.to_string(), report.strategies.as_slice()),
             other => (other.to_string(), &[][..]),
@@ -81,6 +111,7 @@ impl Say {
 
     /// Anything else that went wrong.
     pub(crate) fn error(self, why: &str) {
+        self.still();
         self.line(|| json!({"event": "error", "reason": why}), || format!("p2pd: {why}"));
     }
 
@@ -128,6 +159,11 @@ impl Say {
 
     /// One thing, in both forms.
     pub(crate) fn line(self, json: impl FnOnce() -> serde_json::Value, text: impl FnOnce() -> String) {
-        if self.json { eprintln!("{}", json()) } else { eprintln!("{}", text()) }
+        match self.spinner {
+            _ if self.json => eprintln!("{}", json()),
+            // Above the spinner, which is drawn again below.
+            Some(spinner) => spinner.suspend(|| eprintln!("{}", text())),
+            None => eprintln!("{}", text()),
+        }
     }
 }

@@ -17,7 +17,12 @@ impl Drop for Listener {
 
 fn p2pd(args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_p2pd"));
-    command.args(args).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+        .args(args)
+        .env(p2pd::servers::FORBID_PUBLIC, "1")
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
     command
 }
 
@@ -30,7 +35,7 @@ fn replay(file: &Path) -> (Option<i32>, String) {
 fn what_two_programs_did_is_run_again() {
     let dir = tempfile::tempdir().unwrap();
     let (ours, theirs) = (dir.path().join("ours"), dir.path().join("theirs"));
-    let local = ["--bind", "127.0.0.1", "--trace"];
+    let local = ["--no-servers", "--bind", "127.0.0.1", "--trace"];
     let mut listener = Listener(p2pd(&["listen", "--echo"]).args(local).arg(&theirs).spawn().unwrap());
     let mut said = BufReader::new(listener.0.stderr.take().unwrap()).lines();
     let address = loop {
@@ -82,7 +87,7 @@ fn a_file_that_exists_is_left_alone() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("precious");
     fs::write(&file, "mine").unwrap();
-    let out = p2pd(&["addr", "--bind", "127.0.0.1", "--trace"]).arg(&file).output().unwrap();
+    let out = p2pd(&["addr", "--no-servers", "--bind", "127.0.0.1", "--trace"]).arg(&file).output().unwrap();
     let text = String::from_utf8(out.stderr).unwrap();
     assert_eq!((out.status.code(), text.contains("precious: ")), (Some(2), true), "{text}");
     assert_eq!(fs::read_to_string(&file).unwrap(), "mine");

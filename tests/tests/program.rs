@@ -47,6 +47,7 @@ fn world(homes: &[&str]) -> World {
 impl World {
     fn run(&self, host: &Host, args: &[&str]) -> Child {
         let mut command = host.command(program());
+        command.env("P2PD_FORBID_PUBLIC_SERVERS", "1");
         command.args(args).args(["--json", "--config"]).arg(self.config.path());
         host.spawn(command).unwrap()
     }
@@ -125,7 +126,7 @@ fn two_nats_fail_in_time_and_say_why() {
 #[test]
 fn wrong_usage_is_said_and_nothing_is_opened() {
     let run = |args: &[&str]| {
-        let out = Command::new(program()).args(args).output().unwrap();
+        let out = Command::new(program()).args(args).env("P2PD_FORBID_PUBLIC_SERVERS", "1").output().unwrap();
         (out.status.code(), String::from_utf8_lossy(&out.stderr).into_owned())
     };
     let (code, text) = run(&["connect", "0-[0,8.8.8.8,10.0.0.1,0,1,1,0]-0-x"]);
@@ -135,5 +136,6 @@ fn wrong_usage_is_said_and_nothing_is_opened() {
     assert_eq!(code, Some(2));
     assert!(text.contains("/nonexistent/servers.toml"), "{text}");
     assert_eq!(run(&["connect", "0-0-0-x", "--timeout", "never"]).0, Some(2));
-    assert_eq!(run(&["connect", "None-0-0-x", "--bind", "127.0.0.1"]).0, Some(2), "no node id");
+    let local = ["--no-servers", "--bind", "127.0.0.1"];
+    assert_eq!(run(&[&["connect", "None-0-0-x"][..], &local].concat()).0, Some(2), "no node id");
 }
