@@ -4,7 +4,7 @@ use std::io::IsTerminal;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use indicatif::{ProgressBar, ProgressDrawTarget};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use p2pd_core::{NodeId, Notice, PeerAddress};
 use p2pd_tokio::{ConnectError, Pipe};
@@ -23,7 +23,8 @@ pub(crate) struct Say {
 impl Say {
     pub(crate) fn new(json: bool) -> Self {
         let terminal = !json && std::io::stderr().is_terminal();
-        Say { json, spinner: terminal.then(|| &*Box::leak(Box::new(ProgressBar::hidden()))) }
+        let spinner = || ProgressBar::hidden().with_style(ProgressStyle::default_spinner());
+        Say { json, spinner: terminal.then(|| &*Box::leak(Box::new(spinner()))) }
     }
 
     /// Something is waited for, until the next [`still`](Self::still).
