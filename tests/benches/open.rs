@@ -1,6 +1,8 @@
 //! Time to open a pipe on a LAN-like lab, 0.5 ms one way, with mosquitto and coturn: each sample is a process of
 //! its own, `p2pd connect`, from its call of connect to its pipe. Prints medians beside what the network alone takes.
 
+use std::time::Duration;
+
 use p2pd_tests::require_lab;
 use p2pd_tests::world::World;
 
@@ -16,6 +18,8 @@ fn main() {
         let (_listener, address) = world.listen();
         let mut times: Vec<f64> = (0..SAMPLES)
             .map(|_| {
+                // Each sample is a stranger with a key of its own; the listener answers ten strangers a second.
+                std::thread::sleep(Duration::from_millis(110));
                 let (connected, _) = world.connect(&address, "x\n", &[]);
                 assert_eq!(connected["strategy"], strategy);
                 connected["elapsed_ms"].as_f64().unwrap()
