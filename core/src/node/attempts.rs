@@ -28,11 +28,11 @@ use crate::time::Instant;
 /// Between the starts of two strategies, where the one before is likely to work by itself. Where it is not,
 /// the next starts at once: it costs one message.
 const HEAD_START: Duration = Duration::from_millis(250);
-/// A request without an answer is sent again after this long: the peer may have been between two sessions
-/// with its broker.
+/// A request without an answer is sent again after this long, then after twice as long, and so on: the peer
+/// may be between two sessions with its broker, which is itself tried again at growing intervals.
 const REPEAT_AFTER: Duration = Duration::from_secs(2);
-/// At most so often in all.
-const REQUESTS: u8 = 3;
+/// At most so often in all, the last time a minute after the first.
+const REQUESTS: u8 = 6;
 /// While the peer's own call may yet answer ours, whether it still may is looked at so often.
 const GLARE_CHECK: Duration = Duration::from_millis(50);
 /// A plan's timeout is cut to this.
@@ -285,10 +285,14 @@ impl Node {
             Some(request)
                 if request.next <= now && request.sent < REQUESTS && reverse.peer_dials.is_none() =>
             {
-                request.sent += 1;
                 request.next = now + REPEAT_AFTER;
                 let sealed = request.sealed.clone();
-                self.publish(peer, &sealed, &brokers, until);
+                // While every broker is lost nothing goes out, and nothing is used up.
+                let went = self.publish(peer, &sealed, &brokers, until) > 0;
+                if went && let Some(Reverse { request: Some(request), .. }) = self.reverse(connect, n) {
+                    request.next = now + REPEAT_AFTER * (1 << request.sent);
+                    request.sent += 1;
+                }
             }
             Some(_) => {}
         }
