@@ -83,7 +83,7 @@ impl Node {
     pub(super) fn authentic_message(&mut self, from: NodeId, message: Message, via: Option<u8>) {
         let session = message.session;
         match message.body {
-            Body::Echo(payload) if self.is_oneself(from) => self.own_echo(&payload),
+            Body::Echo(payload) if self.is_oneself(from) => self.own_echo(&payload, via),
             Body::Echo(payload) => {
                 if self.may_talk(from) {
                     self.reply(from, session, via.as_slice(), Body::EchoReply(payload));
@@ -118,13 +118,17 @@ impl Node {
         self.brokers_settled[n] = true;
         self.cx.notify(Notice::Broker { id, state });
         if state == BrokerState::Ready {
-            // To ourselves: it shows that messages come through, and tells another process with our key.
-            let ours = self.node_id();
-            let payload = SmallVec::from_slice(&self.instance);
-            let (_, sealed) = self.seal(ours, SessionId([0; 16]), 0, Body::Echo(payload));
-            let until = self.cx.now + PROBE_WITHIN;
-            self.publish(ours, &sealed, &[place], until);
+            self.probe(place);
         }
+    }
+
+    /// A message to ourselves: it shows that messages come through, and tells another process with our key.
+    fn probe(&mut self, place: u8) {
+        let ours = self.node_id();
+        let payload = SmallVec::from_slice(&self.instance);
+        let (_, sealed) = self.seal(ours, SessionId([0; 16]), 0, Body::Echo(payload));
+        let until = self.cx.now + PROBE_WITHIN;
+        self.publish(ours, &sealed, &[place], until);
     }
 
     fn payload(&mut self, place: u8, payload: &[u8]) {
@@ -179,13 +183,17 @@ impl Node {
         }
     }
 
-    fn own_echo(&mut self, payload: &[u8]) {
+    fn own_echo(&mut self, payload: &[u8], via: Option<u8>) {
         let Ok(instance) = <[u8; 16]>::try_from(payload) else { return };
         let new = instance != self.instance
             && self.other_instances.len() < MAX_INSTANCES
             && self.other_instances.insert(instance);
         if new {
             self.cx.notify(Notice::IdentityInUse);
+            // It came after our own probe, and so has not heard of us.
+            if let Some(place) = via {
+                self.probe(place);
+            }
         }
     }
 }

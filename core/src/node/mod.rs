@@ -100,9 +100,11 @@ pub struct Node {
     /// Peers our user named or approved.
     known: BTreeSet<NodeId>,
     hellos: Bucket,
+    /// Strangers' requests, in all.
     requests: Bucket,
-    requests_by_peer: Buckets<NodeId>,
-    replies_by_peer: Buckets<NodeId>,
+    /// By `Trust`, so that strangers, whose keys cost nothing, leave room for whom our user named.
+    requests_by_peer: [Buckets<NodeId>; 2],
+    replies_by_peer: [Buckets<NodeId>; 2],
     version_refusals: Bucket,
 }
 
@@ -155,8 +157,8 @@ impl Node {
             // A hello that does not decrypt costs 0.13 ms, one that does 0.45 ms (measured).
             hellos: Bucket::new(256, core::time::Duration::from_millis(4)),
             requests: Bucket::new(32, tenth),
-            requests_by_peer: Buckets::new(256, 8, 50 * tenth),
-            replies_by_peer: Buckets::new(256, 16, 10 * tenth),
+            requests_by_peer: [(); 2].map(|()| Buckets::new(256, 8, 50 * tenth)),
+            replies_by_peer: [(); 2].map(|()| Buckets::new(256, 16, 10 * tenth)),
             version_refusals: Bucket::new(4, 50 * tenth),
             cx,
             config,

@@ -22,8 +22,10 @@ use crate::time::Instant;
 
 /// A visit ends after this long. It outlives the dials, whose results it reports.
 const VISIT_WITHIN: Duration = Duration::from_secs(12);
-/// Most visits at a time: in all, of one stranger, of one peer that is known.
+/// Most visits at a time: in all, and of these to strangers, so that they leave room for whom our user named.
 const MAX_VISITS: usize = 64;
+const MAX_VISITS_STRANGERS: usize = 48;
+/// Most visits at a time of one stranger, and of one peer that is known.
 const MAX_VISITS_STRANGER: usize = 1;
 const MAX_VISITS_KNOWN: usize = 8;
 /// Most peers that our user is asked about at a time, and most things one of them may have waiting.
@@ -36,6 +38,7 @@ const ASK_WITHIN: Duration = Duration::from_secs(30);
 #[derive(Debug)]
 pub(super) struct Visit {
     peer: NodeId,
+    trust: Trust,
     mode: PipeMode,
     dialler: Dialler,
     /// Places of the brokers that reach the peer.
@@ -82,7 +85,10 @@ impl Node {
         match self.ask(peer) {
             Some(ask) if ask.wishes.iter().all(|w| w.session != wish.session) => ask.wishes.push(wish),
             Some(_) => {}
-            None => self.reply(peer, wish.session, &wish.via, Body::Refused(Refusal::Busy)),
+            None => {
+                self.cx.stats.refused += 1;
+                self.reply(peer, wish.session, &wish.via, Body::Refused(Refusal::Busy));
+            }
         }
     }
 
@@ -178,17 +184,18 @@ impl Node {
         if wish.mode == PipeMode::Plain && !self.config.allow_plain {
             return Err(Refusal::PlainNotAllowed);
         }
-        let of_peer = self.visits.values().filter(|v| v.peer == wish.peer).count();
-        let most = match self.trust(wish.peer) {
-            Trust::Known => MAX_VISITS_KNOWN,
-            Trust::Stranger => MAX_VISITS_STRANGER,
+        let trust = self.trust(wish.peer);
+        let (of_one, of_all) = match trust {
+            Trust::Known => (MAX_VISITS_KNOWN, MAX_VISITS),
+            Trust::Stranger => (MAX_VISITS_STRANGER, MAX_VISITS_STRANGERS),
         };
-        let room = of_peer < most && self.visits.len() < MAX_VISITS;
-        if room && self.requests_by_peer.take(now, wish.peer) && self.requests.take(now) {
-            Ok(())
-        } else {
-            Err(Refusal::Busy)
-        }
+        let counted = |v: &&Visit| trust == Trust::Known || v.trust == Trust::Stranger;
+        let room = self.visits.values().filter(|v| v.peer == wish.peer).count() < of_one
+            && self.visits.values().filter(counted).count() < of_all;
+        let within_rates = room
+            && self.requests_by_peer[trust as usize].take(now, wish.peer)
+            && (trust == Trust::Known || self.requests.take(now));
+        if within_rates { Ok(()) } else { Err(Refusal::Busy) }
     }
 
     fn trust(&self, peer: NodeId) -> Trust {
@@ -203,7 +210,8 @@ impl Node {
     /// Dials the peer.
     fn visit(&mut self, wish: Wish) {
         let Wish { peer, session, mode, address, via } = wish;
-        let paths = paths::to_peer(&self.routes, &address, self.is_oneself(peer), self.trust(peer));
+        let trust = self.trust(peer);
+        let paths = paths::to_peer(&self.routes, &address, self.is_oneself(peer), trust);
         if paths.is_empty() {
             return self.reply(peer, session, &via, Body::Dialled(SmallVec::new()));
         }
@@ -211,13 +219,14 @@ impl Node {
         self.reply(peer, session, &via, Body::Dialling(dialler.planned() as u8));
         self.agreement.open((session, Requester::Them), peer, mode);
         let until = self.cx.now + VISIT_WITHIN;
-        self.visits.insert(session, Visit { peer, mode, dialler, via, until });
+        self.visits.insert(session, Visit { peer, trust, mode, dialler, via, until });
         self.drive_visit(session);
     }
 
     /// Sends a message that a peer's message caused, within the rate for such.
     pub(super) fn reply(&mut self, to: NodeId, session: SessionId, via: &[u8], body: Body) {
-        if !self.is_oneself(to) && !self.replies_by_peer.take(self.cx.now, to) {
+        let trust = self.trust(to);
+        if !self.is_oneself(to) && !self.replies_by_peer[trust as usize].take(self.cx.now, to) {
             return;
         }
         let (_, sealed): (_, Bytes) = self.seal(to, session, 0, body);

@@ -29,6 +29,13 @@ pub fn direct(seconds: u64) -> Plan {
     plan(&[Strategy::Direct], seconds)
 }
 
+/// Counters at zero but for these.
+pub fn only(change: impl FnOnce(&mut Stats)) -> Stats {
+    let mut stats = Stats::default();
+    change(&mut stats);
+    stats
+}
+
 impl World {
     pub fn id(&self, n: usize) -> NodeId {
         self.hosts[n].node.node_id()
@@ -151,7 +158,7 @@ impl World {
             _ => None,
         });
         let (first, address) = told.next()?;
-        Some((first.since(p2pd_core::Instant::ZERO), told.last().map_or(address, |(_, last)| last)))
+        Some((first.since(p2pd_core::Instant::ZERO), told.next_back().map_or(address, |(_, last)| last)))
     }
 
     /// How many of these nodes' calls ended by this refusal of the only strategy.

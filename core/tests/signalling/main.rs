@@ -3,4 +3,8 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod clocks;
+mod consent;
 mod reverse;
+mod strangers;
+mod versions;

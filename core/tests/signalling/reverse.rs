@@ -1,5 +1,7 @@
 //! The peer, asked over a broker, dials us.
 
+use std::time::Duration;
+
 use crate::common::view::{plan, reverse};
 use crate::common::{LATENCY, MS, Port, S, World};
 use p2pd_core::{BrokerLoss, BrokerState, FailReason, IoFailure, Outcome, Stage, Strategy};
@@ -123,7 +125,11 @@ fn a_repeated_request_is_answered_by_one_visit() {
     let mut first = true;
     world.brokers[0].bend = Box::new(move |m| match std::mem::take(&mut first) {
         true => Vec::new(),
-        false => vec![(0 * S, m.payload.clone()), (50 * MS, m.payload.clone()), (3 * S, m.payload.clone())],
+        false => vec![
+            (Duration::ZERO, m.payload.clone()),
+            (50 * MS, m.payload.clone()),
+            (3 * S, m.payload.clone()),
+        ],
     });
     let id = world.connect(0, &world.address(1), reverse(20));
     world.run(10 * S);
