@@ -167,7 +167,11 @@ impl Node {
         if !stream.initiator && stream.session.is_none() {
             self.cx.stats.bad_hellos += 1;
         }
-        self.drop_stream(sock, DialEnd::Silent);
+        let why = match stream.stage {
+            HelloStage::Dialling(..) | HelloStage::Hello(_) => DialEnd::Silent,
+            HelloStage::Asking(_) | HelloStage::Candidate(_) => DialEnd::Stalled,
+        };
+        self.drop_stream(sock, why);
     }
 
     /// Says yes or no on an accepted stream whose peer our user was asked about.

@@ -24,7 +24,7 @@ use crate::wire::mqtt::{self, Incoming, MqttSplitter};
 
 /// Keep-alive told to the broker (MQTT 3.1.1 section 3.1.2.10), in seconds.
 const KEEP_ALIVE: u16 = 30;
-/// A ping goes out after this much silence of ours.
+/// A ping goes out so often, however much else we send: only its answer shows that the broker lives.
 const PING_AFTER: Duration = Duration::from_secs(25);
 /// The broker's answer to CONNECT, SUBSCRIBE or PINGREQ may take this long.
 const ANSWER_WITHIN: Duration = Duration::from_secs(8);
@@ -99,7 +99,7 @@ struct Link {
     splitter: MqttSplitter,
     /// Bytes read since credit was last given.
     read: u32,
-    last_sent: Instant,
+    last_ping: Instant,
     /// When an answer is due, if one is.
     answer_by: Option<Instant>,
 }
@@ -191,7 +191,7 @@ impl Session {
         cx.read(sock, CREDIT);
         cx.send(sock, connect);
         let answer_by = Some(cx.now + ANSWER_WITHIN);
-        let link = Link { sock, splitter: MqttSplitter::new(), read: 0, last_sent: cx.now, answer_by };
+        let link = Link { sock, splitter: MqttSplitter::new(), read: 0, last_ping: cx.now, answer_by };
         self.state = State::Greeting { link };
         self.arm(cx);
         News::new()
@@ -258,9 +258,9 @@ impl Session {
             {
                 return self.lose(cx, BrokerLoss::Silent);
             }
-            State::Ready { link } if link.last_sent + PING_AFTER <= now => {
+            State::Ready { link } if link.last_ping + PING_AFTER <= now => {
                 cx.send(link.sock, mqtt::pingreq());
-                link.last_sent = now;
+                link.last_ping = now;
                 link.answer_by = Some(now + ANSWER_WITHIN);
             }
             _ => {}
@@ -296,19 +296,18 @@ impl Session {
                 let subscribe =
                     mqtt::subscribe(packet_id, &self.topic.to_string()).map_err(|_| BrokerLoss::Malformed)?;
                 cx.send(link.sock, subscribe);
-                link.last_sent = cx.now;
                 link.answer_by = Some(cx.now + ANSWER_WITHIN);
                 (State::Subscribing { link, packet_id }, None)
             }
             (State::Subscribing { mut link, packet_id }, Incoming::Suback { packet_id: id, granted })
                 if id == packet_id =>
             {
-                link.answer_by = None;
-                self.failures = 0;
                 if !granted {
-                    self.state = State::Ready { link };
+                    self.state = State::Subscribing { link, packet_id };
                     return Err(BrokerLoss::SubscriptionRefused);
                 }
+                link.answer_by = None;
+                self.failures = 0;
                 self.outbox.iter_mut().for_each(|o| o.sent = false);
                 flush(cx, &mut link, &mut self.outbox);
                 (State::Ready { link }, Some(Said::State(BrokerState::Ready)))
@@ -330,7 +329,6 @@ impl Session {
                     (packet_id, &mut state)
                 {
                     cx.send(link.sock, mqtt::puback(id));
-                    link.last_sent = cx.now;
                 }
                 let said = self.judge(cx, topic, payload, retain);
                 (state, said)
@@ -390,7 +388,7 @@ impl Session {
             State::Idle { retry } => Some(*retry),
             State::Resolving { .. } | State::Dialling { .. } | State::Closed => None,
             State::Greeting { link } | State::Subscribing { link, .. } => link.answer_by,
-            State::Ready { link } => Some(link.answer_by.unwrap_or(link.last_sent + PING_AFTER)),
+            State::Ready { link } => Some(link.answer_by.unwrap_or(link.last_ping + PING_AFTER)),
         };
         cx.timers.set(Timer::Broker(self.place), at);
     }
@@ -427,7 +425,6 @@ fn flush(cx: &mut Cx, link: &mut Link, outbox: &mut VecDeque<Outgoing>) {
         let topic = outgoing.topic.to_string();
         if let Ok(packet) = mqtt::publish(outgoing.packet_id, &topic, &outgoing.payload, false) {
             cx.send(link.sock, packet);
-            link.last_sent = cx.now;
         }
     }
 }

@@ -45,6 +45,8 @@ pub struct Broker {
     pub connects: Vec<Instant>,
     pub client_ids: Vec<String>,
     pub pings: Vec<Instant>,
+    /// DISCONNECTs.
+    pub farewells: u32,
     connections: BTreeMap<u32, Connection>,
 }
 
@@ -88,6 +90,7 @@ impl World {
             connects: Vec::new(),
             client_ids: Vec::new(),
             pings: Vec::new(),
+            farewells: 0,
             connections: BTreeMap::new(),
         });
         n
@@ -175,6 +178,7 @@ impl World {
                 }
             }
             14 => {
+                broker.farewells += 1;
                 broker.connections.remove(&conn);
                 self.close(end, false);
             }

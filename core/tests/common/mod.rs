@@ -235,6 +235,11 @@ impl World {
         self.drain(n);
     }
 
+    pub fn shutdown(&mut self, n: usize) {
+        self.hosts[n].node.shutdown(self.now);
+        self.drain(n);
+    }
+
     /// Tells a node something and does what it then asks for.
     pub fn tell(&mut self, n: usize, event: Event<'_>) {
         if self.hosts[n].frozen {

@@ -3,8 +3,12 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod brokers;
 mod clocks;
 mod consent;
+mod glare;
+mod hellos;
+mod outside;
 mod reverse;
 mod strangers;
 mod versions;
