@@ -83,6 +83,7 @@ enum Happening {
 /// A pipe that a node handed out.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Pipe {
+    pub at: Instant,
     pub sock: SockId,
     pub answers: Vec<ConnectId>,
     pub peer: NodeId,
@@ -350,7 +351,8 @@ impl World {
             Action::Detach { sock, pipe } => {
                 let end = self.streams[&End::Node(n, sock)].to;
                 let answers = pipe.answers.to_vec();
-                host.pipes.push(Pipe { sock, answers, peer: pipe.peer, strategy: pipe.strategy, end });
+                let at = self.now;
+                host.pipes.push(Pipe { at, sock, answers, peer: pipe.peer, strategy: pipe.strategy, end });
             }
             Action::Resolve { query, host, .. } => {
                 self.schedule(LATENCY, Happening::Resolved { n, query, host });

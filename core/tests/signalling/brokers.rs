@@ -85,6 +85,27 @@ fn foreign_messages_are_counted_and_dropped() {
 }
 
 #[test]
+fn a_good_message_that_was_retained_or_is_on_another_topic_is_dropped() {
+    let mut world = world(1, |w| w.brokers[0].bend = Box::new(|_| Vec::new()));
+    let caller = world.open(|_| {});
+    world.run(S);
+    world.connect(caller, &world.address(0), reverse(1));
+    world.run(2 * S);
+    let request = world.published_to(0).last().unwrap().payload.clone();
+    let topic = world.id(0).topic().to_string();
+    let mut retained = publish_packet(&topic, 7, &request);
+    retained[0] |= 1;
+    world.broker_says(0, &retained);
+    world.broker_says(0, &publish_packet("somebody/else", 7, &request));
+    world.run(S);
+    assert_eq!(world.stats(0), only(|s| s.bad_messages = 2));
+    assert!(world.dialled(0).is_empty());
+    world.publish(0, 0, &request);
+    world.run(S);
+    assert_eq!(world.dialled(0).len(), 1, "it was good");
+}
+
+#[test]
 fn a_broker_that_never_answers_connect_is_given_up_after_8_seconds() {
     let mut world = greeted(Greeting::Silence);
     let took = world.run_until(20 * S, |w| !w.broker_states(0, 0).is_empty());

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use crate::common::view::{only, reverse};
 use crate::common::{S, World};
-use p2pd_core::{ConnectId, FailReason, Stats};
+use p2pd_core::{ConnectId, FailReason, Stage, Stats, Strategy};
 
 const HOUR: std::time::Duration = std::time::Duration::from_secs(3600);
 
@@ -51,6 +51,8 @@ fn a_clock_that_is_an_hour_off_is_told_and_asks_once_more() {
         world.assert_piped(0, id, 1, &[]);
         assert_eq!(requests(&world).len(), 2, "the request, and the corrected one");
         assert_eq!(world.stats(1), only(|s| s.stale_messages = 1));
+        assert_eq!(world.stats(0), Stats::default(), "the answers are not stale to it");
+        assert!(world.stages(0, id, Strategy::Reverse).contains(&Stage::PeerDials));
         assert_eq!(world.dialled(1).len(), 1);
     }
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::common::view::{direct, plan, reverse};
-use crate::common::{End, MS, S, World};
+use crate::common::{End, MS, Port, S, World};
 use p2pd_core::{Plan, Strategy};
 
 /// Two nodes, the second of which is behind a NAT; which has the lower id depends on `swapped`.
@@ -60,6 +60,10 @@ fn check(case: &Case) {
         let dials = world.dialled(n);
         let to_peer = dials.iter().all(|to| *to == (there, 4000).into());
         assert!(to_peer && dials.len() <= 2, "{context}: one for each call, {dials:?}");
+        if case.apart <= TOGETHER {
+            let vain = world.hosts[n].dials.iter().filter(|(at, _)| *at > world.pipe(n).at).count();
+            assert_eq!(vain, 0, "{context}: node {n} dialled although it had the pipe");
+        }
         assert!(pipes <= if case.apart <= TOGETHER { 1 } else { 2 }, "{context}: {pipes} pipes");
     }
 }
@@ -89,4 +93,20 @@ fn two_calls_by_every_strategy_are_answered_by_one_pipe() {
 fn a_call_that_could_not_work_by_itself_is_answered_by_the_peers() {
     every_overlap([reverse(20), reverse(20)], [true, false]);
     every_overlap([direct(20), direct(20)], [false, true]);
+}
+
+#[test]
+fn a_call_whose_dial_failed_is_answered_by_the_peers_that_is_under_way() {
+    for swapped in [false, true] {
+        for apart in [15, 20, 25] {
+            let mut world = world(swapped);
+            let hidden = world.address(1);
+            world.ports.insert((hidden.v4()[0].external, 4000).into(), Port::Refused);
+            let theirs = world.connect(1, &world.address(0), direct(20));
+            world.run(apart * MS);
+            let ours = world.connect(0, &hidden, direct(20));
+            world.run(S);
+            world.assert_piped(0, ours, 1, &[theirs]);
+        }
+    }
 }

@@ -79,14 +79,14 @@ fn a_broker_that_dies_after_the_request_hurts_nothing() {
 fn a_request_survives_the_loss_of_the_only_broker() {
     for seed in 0..8 {
         let mut world = world(seed, 1);
-        let id = world.connect(0, &world.address(1), reverse(60));
+        let id = world.connect(0, &world.address(1), reverse(300));
         // On its way to the broker, which is gone when it gets there, and for longer than all repeats take.
         world.run(5 * MS);
         world.kill_broker(0);
-        world.run(8 * S);
+        world.run(70 * S);
         assert!(!world.is_over(0, id));
         world.brokers[0].up = true;
-        world.run(20 * S);
+        world.run(130 * S);
         world.assert_piped(0, id, 1, &[]);
         assert_eq!(world.dialled(1).len(), 1);
     }
@@ -172,6 +172,18 @@ fn what_cannot_work_is_skipped_with_the_reason() {
     let id = world.connect(other, &one, reverse(20));
     let why = "the peer's brokers (1) are not in our server list";
     assert_eq!(world.failed(other, id), (FailReason::AllStrategiesFailed, Outcome::Skipped, why));
+}
+
+#[test]
+fn the_answer_comes_over_the_broker_of_the_request_though_our_address_does_not_name_it() {
+    let mut world = world(1, 3);
+    let peer = world.open(|c| c.brokers.retain(|b| b.id == 3));
+    world.run(S);
+    assert_eq!((world.address(0).brokers(), world.address(peer).brokers()), (&[1, 2][..], &[3][..]));
+    let id = world.connect(0, &world.address(peer), reverse(20));
+    world.run(S);
+    world.assert_piped(0, id, peer, &[]);
+    assert!(world.stages(0, id, Strategy::Reverse).contains(&Stage::PeerDials));
 }
 
 #[test]

@@ -145,15 +145,21 @@ fn strangers_do_not_keep_a_named_peer_out() {
     world.run(S);
     let ours = world.connect(0, &world.address(friend), direct(20));
     world.cancel(0, ours);
-    for some in all.chunks(30) {
+    // More keys than are told apart, within what is opened of a flood.
+    let (flood, steady) = all.split_at(190);
+    for some in std::iter::once(flood).chain(steady.chunks(18)) {
         for n in some {
             call(&mut world, *n);
         }
         world.run(100 * MS);
     }
+    for n in &all[100..118] {
+        call(&mut world, *n);
+    }
     assert!(world.stats(0).refused > 200, "they have used up what is for strangers");
     let (_, id) = call(&mut world, friend);
     world.run(100 * MS);
+    assert_eq!(world.stats(0).messages_over_limit, 0);
     world.assert_piped(friend, id, 0, &[]);
     assert!(world.stages(friend, id, Strategy::Reverse).contains(&Stage::PeerDials), "and is told");
 }
@@ -190,11 +196,14 @@ fn our_user_is_asked_about_64_strangers_at_a_time() {
 fn streams_that_say_nothing_are_held_up_to_a_cap_and_for_5_seconds() {
     let mut world = world(Accept::Anyone);
     world.run(S);
-    let hands: Vec<usize> = (0..300).map(|_| world.dial_by_hand(0, &[])).collect();
-    world.run(4 * S);
+    let mut hands = Vec::new();
+    for _ in 0..3 {
+        hands.extend((0..100).map(|_| world.dial_by_hand(0, &[])));
+        world.run(S);
+    }
     let closed = |w: &World| hands.iter().filter(|h| w.hands[**h].closed).count();
     assert_eq!((closed(&world), world.stats(0).streams_over_limit), (44, 44));
-    world.run(S + LATENCY);
+    world.run(5 * S + LATENCY);
     assert_eq!(closed(&world), 300);
     assert_eq!(
         world.stats(0),
@@ -203,6 +212,20 @@ fn streams_that_say_nothing_are_held_up_to_a_cap_and_for_5_seconds() {
             s.bad_hellos = 256
         })
     );
+}
+
+#[test]
+fn streams_are_accepted_within_a_rate() {
+    let mut world = world(Accept::Anyone);
+    world.run(S);
+    for _ in 0..2 {
+        for _ in 0..150 {
+            world.dial_by_hand(0, b"junk");
+        }
+        // Time for the junk to be read and the streams to be closed, and for 5 more.
+        world.run(20 * MS);
+    }
+    assert_eq!((world.stats(0).bad_hellos, world.stats(0).streams_over_limit), (261, 39));
 }
 
 #[test]
