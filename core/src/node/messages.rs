@@ -197,3 +197,57 @@ impl Node {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Config;
+    use crate::identity::SecretKey;
+    use crate::io::{Action, Event, Interface};
+    use crate::pipe::PipeMode;
+    use crate::time::WallTime;
+
+    fn key(n: u8) -> SecretKey {
+        SecretKey::from_bytes([n; 32])
+    }
+
+    fn node() -> Node {
+        let mut node = Node::new(Config::new(key(1)), [1; 32], Instant::ZERO).unwrap();
+        let ip = [203, 0, 113, 1].into();
+        let interface = Interface { index: 2, ip, prefix: 32, default_route: true };
+        node.handle(Instant::ZERO, Event::Interfaces(&[interface]));
+        node
+    }
+
+    /// Tells it a request with node `address`'s address, from node 2; how many dials follow.
+    fn request(node: &mut Node, id: u8, session: u8, address: u8) -> usize {
+        let address = format!("1-[0,198.51.100.7,198.51.100.7,80,1,1,0]-0-{}", key(address).node_id());
+        let address = Box::new(address.parse().unwrap());
+        let message = Message {
+            id: MessageId([id; 16]),
+            sent: WallTime::from_micros(0),
+            lifetime: LIFETIME,
+            session: SessionId([session; 16]),
+            body: Body::Direct { mode: PipeMode::Encrypted, address },
+        };
+        node.authentic_message(key(2).node_id(), message, None);
+        core::iter::from_fn(|| node.poll_action()).filter(|a| matches!(a, Action::Connect { .. })).count()
+    }
+
+    #[test]
+    fn nobody_has_us_dial_another_nodes_address() {
+        let mut node = node();
+        assert_eq!(request(&mut node, 1, 1, 3), 0);
+        assert_eq!(node.stats().bad_messages, 1);
+        assert_eq!(request(&mut node, 2, 2, 2), 1);
+    }
+
+    #[test]
+    fn two_messages_about_one_session_are_one_visit() {
+        let mut node = node();
+        node.remember(key(2).node_id());
+        assert_eq!(request(&mut node, 1, 1, 2), 1);
+        assert_eq!(request(&mut node, 2, 1, 2), 0);
+        assert_eq!(request(&mut node, 3, 2, 2), 1, "another session");
+    }
+}

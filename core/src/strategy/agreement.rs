@@ -170,6 +170,11 @@ impl Agreement {
             None if key.1 == Requester::Them => self.partner(key, peer, mode).inspect(|k| keys.push(*k)),
             None => None,
         };
+        // The nominator's own call, of which we have not heard: what comes of it later shall find it over.
+        let unheard = named.iter().map(|id| (*id, Requester::Them)).find(|k| {
+            k.0 != key.0 && key.1 == Requester::Us && !self.sessions.contains_key(k) && !self.is_over(*k)
+        });
+        unheard.into_iter().for_each(|k| self.end(k));
         let settled = self.settle(sock, keys);
         Some(Decision::Confirm { sock, also: also.map(|(id, _)| id), settled })
     }

@@ -110,3 +110,17 @@ fn a_call_whose_dial_failed_is_answered_by_the_peers_that_is_under_way() {
         }
     }
 }
+
+#[test]
+fn a_request_that_comes_when_its_call_is_already_answered_is_inert() {
+    for swapped in [false, true] {
+        let mut world = world(swapped);
+        world.brokers[0].bend = Box::new(|m| vec![(300 * MS, m.payload.clone())]);
+        let ours = world.connect(0, &world.address(1), reverse(20));
+        let theirs = world.connect(1, &world.address(0), direct(20));
+        world.run(S);
+        world.assert_piped(0, ours, 1, &[theirs]);
+        assert_eq!(world.dialled(1).len(), 1, "swapped {swapped}");
+        assert_eq!((world.stats(0).refused, world.stats(1).refused), (0, 0));
+    }
+}
