@@ -4,6 +4,7 @@ mod attempts;
 mod messages;
 mod opening;
 mod streams;
+mod table;
 mod visits;
 
 use core::fmt;
@@ -30,7 +31,7 @@ use crate::time::Instant;
 
 use attempts::Attempt;
 use opening::Listeners;
-use streams::Stream;
+use table::Streams;
 use visits::{Ask, Visit};
 
 /// Most calls of `connect()` at a time.
@@ -85,12 +86,15 @@ pub struct Node {
     /// Per broker: whether it worked or failed at least once, and whether it is in our address.
     brokers_settled: Vec<bool>,
     announced_brokers: Vec<u16>,
+    /// The brokers that a request could go out on when attempts were last told, one bit each; none before our
+    /// address was settled.
+    signal_ways: Option<u16>,
     inbox: Inbox,
     other_instances: BTreeSet<[u8; 16]>,
     /// Messages to ourselves.
     loopback: VecDeque<Message>,
     agreement: Agreement,
-    streams: BTreeMap<SockId, Stream>,
+    streams: Streams,
     attempts: BTreeMap<ConnectId, Attempt>,
     /// The attempts by their sessions.
     sessions: BTreeMap<SessionId, ConnectId>,
@@ -142,12 +146,13 @@ impl Node {
             announced: None,
             brokers_settled: vec![false; brokers.len()],
             announced_brokers: Vec::new(),
+            signal_ways: None,
             brokers,
             inbox: Inbox::default(),
             other_instances: BTreeSet::new(),
             loopback: VecDeque::new(),
             agreement: Agreement::new(ours),
-            streams: BTreeMap::new(),
+            streams: Streams::default(),
             attempts: BTreeMap::new(),
             sessions: BTreeMap::new(),
             next_connect: 0,

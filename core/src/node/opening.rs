@@ -9,6 +9,7 @@ use crate::cx::{Owner, Timer};
 use crate::io::{Interface, IoFailure, Reuse, SockId, SockOpts};
 use crate::nat::{Delta, DeltaType, NatType};
 use crate::notice::Notice;
+use crate::signal::broker::Session;
 use crate::strategy::paths::Route;
 
 /// Interfaces announced per address family, as the address format allows.
@@ -115,10 +116,8 @@ impl Node {
         }
         self.choose_brokers();
         let brokers_settled = self.brokers_settled.iter().all(|s| *s) || self.listeners.waited;
+        self.tell_attempts();
         if !self.external.settled() || !brokers_settled {
-            if self.external.settled() {
-                self.poke_attempts();
-            }
             return;
         }
         let address = self.current_address();
@@ -126,7 +125,17 @@ impl Node {
             self.announced = Some(address.clone());
             self.cx.notify(Notice::Ready { address: Box::new(address) });
         }
-        self.poke_attempts();
+    }
+
+    /// Wakes the attempts that wait for a broker or for our address, if there is a new one.
+    fn tell_attempts(&mut self) {
+        let bit = |(place, b): (usize, &Session)| u16::from(b.is_ready()) << place;
+        let ways = self.brokers.iter().enumerate().map(bit).fold(0, |all, one| all | one);
+        let ways = self.address_is_settled().then_some(ways);
+        if ways != self.signal_ways {
+            self.signal_ways = ways;
+            self.poke_attempts();
+        }
     }
 
     fn open_listeners(&mut self) {

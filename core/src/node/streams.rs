@@ -37,7 +37,8 @@ pub(super) struct Stream {
     stage: HelloStage,
     /// Whether we dialled, and so began the hello.
     initiator: bool,
-    /// Known from the start for a dial, from FIRST for an accepted stream.
+    /// Known from the start for a dial, from FIRST for an accepted stream; set by `Streams` only, which finds it
+    /// by this.
     session: Option<(Key, NodeId, PipeMode)>,
     strategy: Strategy,
     local: SocketAddr,
@@ -61,6 +62,16 @@ impl HelloStage {
             HelloStage::Dialling(..) => None,
             HelloStage::Hello(h) | HelloStage::Asking(h) | HelloStage::Candidate(h) => Some(h),
         }
+    }
+}
+
+impl Stream {
+    pub(super) fn session(&self) -> Option<(Key, NodeId, PipeMode)> {
+        self.session
+    }
+
+    pub(super) fn introduce(&mut self, session: (Key, NodeId, PipeMode)) {
+        self.session = Some(session);
     }
 }
 
@@ -89,7 +100,7 @@ impl Node {
 
     pub(super) fn accepted(&mut self, sock: SockId, local: SocketAddr, remote: SocketAddr) {
         self.cx.adopt(sock, Owner::Stream);
-        let strangers = self.streams.values().filter(|s| s.session.is_none()).count();
+        let strangers = self.streams.strangers();
         if strangers >= MAX_STRANGERS || !self.hellos.take(self.cx.now) {
             self.cx.stats.streams_over_limit += 1;
             self.cx.close(sock, CloseHow::Reset);
@@ -110,7 +121,7 @@ impl Node {
     }
 
     pub(super) fn stream_connected(&mut self, sock: SockId, local: SocketAddr, remote: SocketAddr) {
-        let Some(stream) = self.streams.get_mut(&sock) else { return };
+        let Some(stream) = self.streams.get_mut(sock) else { return };
         let HelloStage::Dialling(offer, peer) = stream.stage else { return };
         (stream.local, stream.remote) = (local, remote);
         let entropy = self.cx.random.draw(Domain::NoiseEphemeral);
@@ -127,7 +138,7 @@ impl Node {
 
     pub(super) fn stream_received(&mut self, sock: SockId, mut data: &[u8]) {
         while !data.is_empty() {
-            let Some(stream) = self.streams.get_mut(&sock) else { return };
+            let Some(stream) = self.streams.get_mut(sock) else { return };
             let Some(hello) = stream.stage.hello() else { return };
             let before = hello.needs();
             let random = &mut self.cx.random;
@@ -144,7 +155,7 @@ impl Node {
                 None => {}
                 Some(heard) => {
                     self.hear(sock, heard);
-                    if self.streams.contains_key(&sock) {
+                    if self.streams.get(sock).is_some() {
                         self.cx.read(sock, needs);
                     }
                 }
@@ -153,7 +164,7 @@ impl Node {
     }
 
     pub(super) fn stream_failed(&mut self, sock: SockId, why: IoFailure) {
-        let dialling = self.streams.get(&sock).is_some_and(|s| matches!(s.stage, HelloStage::Dialling(..)));
+        let dialling = self.streams.get(sock).is_some_and(|s| matches!(s.stage, HelloStage::Dialling(..)));
         let end = if dialling { DialEnd::Io(why) } else { DialEnd::Lost };
         self.drop_stream(sock, end);
     }
@@ -163,7 +174,7 @@ impl Node {
     }
 
     pub(super) fn stream_timeout(&mut self, sock: SockId) {
-        let Some(stream) = self.streams.get(&sock) else { return };
+        let Some(stream) = self.streams.get(sock) else { return };
         if !stream.initiator && stream.session.is_none() {
             self.cx.stats.bad_hellos += 1;
         }
@@ -176,7 +187,7 @@ impl Node {
 
     /// Says yes or no on an accepted stream whose peer our user was asked about.
     pub(super) fn answer_stream(&mut self, sock: SockId, yes: bool) {
-        let Some(stream) = self.streams.get(&sock) else { return };
+        let Some(stream) = self.streams.get(sock) else { return };
         let (HelloStage::Asking(_), Some((key, peer, mode))) = (&stream.stage, stream.session) else {
             return;
         };
@@ -190,10 +201,9 @@ impl Node {
 
     /// Closes every stream of a session that is over.
     pub(super) fn close_streams_of(&mut self, keys: &[Key]) {
-        let of = |s: &Stream| s.session.is_some_and(|(key, ..)| keys.contains(&key));
-        let socks: Vec<SockId> = self.streams.iter().filter(|(_, s)| of(s)).map(|(sock, _)| *sock).collect();
+        let socks: Vec<SockId> = keys.iter().flat_map(|key| self.streams.of_session(*key)).collect();
         for sock in socks {
-            self.streams.remove(&sock);
+            self.streams.remove(sock);
             self.cx.timers.set(Timer::Stream(sock), None);
             self.cx.close(sock, CloseHow::Drop);
         }
@@ -201,7 +211,7 @@ impl Node {
 
     /// Whether a stream of this session is open that we accepted: the peer reached us.
     pub(super) fn has_accepted_stream(&self, key: Key) -> bool {
-        self.streams.values().any(|s| !s.initiator && s.session.is_some_and(|(k, ..)| k == key))
+        self.streams.of_session(key).any(|sock| self.streams.get(sock).is_some_and(|s| !s.initiator))
     }
 
     /// Nominates whatever may be nominated with this peer.
@@ -234,7 +244,7 @@ impl Node {
             Ok(false) => Status::Asking,
             Err(why) => Status::Refused(why),
         };
-        let Some(stream) = self.streams.get_mut(&sock) else { return };
+        let Some(stream) = self.streams.get_mut(sock) else { return };
         if side == Requester::Us {
             stream.strategy = Strategy::Reverse;
         }
@@ -246,9 +256,7 @@ impl Node {
             self.cx.stats.refused += 1;
             return self.remove_stream(sock, DialEnd::Lost, CloseHow::Graceful);
         }
-        if let Some(stream) = self.streams.get_mut(&sock) {
-            stream.session = Some((key, peer, offer.mode));
-        }
+        self.streams.introduce(sock, (key, peer, offer.mode));
         if verdict == Ok(false) {
             self.shift(sock, HelloStage::Asking);
             self.cx.timers.set(Timer::Stream(sock), Some(self.cx.now + ASKED_WITHIN));
@@ -289,7 +297,7 @@ impl Node {
 
     /// The peer we dialled has proved who it is.
     fn hear_second(&mut self, sock: SockId, status: Status) {
-        let Some(stream) = self.streams.get_mut(&sock) else { return };
+        let Some(stream) = self.streams.get_mut(sock) else { return };
         let (remote, key, strategy) = (stream.remote, stream.session.map(|(key, ..)| key), stream.strategy);
         match status {
             Status::Refused(why) => self.refused_by_peer(sock, why),
@@ -306,7 +314,7 @@ impl Node {
     }
 
     fn hear_control(&mut self, sock: SockId, control: Control) {
-        let Some(stream) = self.streams.get(&sock) else { return };
+        let Some(stream) = self.streams.get(sock) else { return };
         let Some((_, peer, _)) = stream.session else { return };
         match (control, &stream.stage) {
             (Control::Approved, HelloStage::Asking(_)) if stream.initiator => self.become_candidate(sock),
@@ -328,7 +336,7 @@ impl Node {
     }
 
     fn become_candidate(&mut self, sock: SockId) {
-        let Some(stream) = self.streams.get(&sock) else { return };
+        let Some(stream) = self.streams.get(sock) else { return };
         let (Some((key, peer, _)), initiator) = (stream.session, stream.initiator) else { return };
         self.shift(sock, HelloStage::Candidate);
         self.cx.timers.set(Timer::Stream(sock), Some(self.cx.now + AGREE_WITHIN));
@@ -350,7 +358,7 @@ impl Node {
 
     /// The stream is the pipe: hands it out and ends what it settles.
     fn finish(&mut self, sock: SockId, settled: Settled) {
-        let Some(stream) = self.streams.remove(&sock) else { return };
+        let Some(stream) = self.streams.remove(sock) else { return };
         self.cx.timers.set(Timer::Stream(sock), None);
         let (HelloStage::Candidate(hello), Some((_, peer, mode))) = (stream.stage, stream.session) else {
             return;
@@ -387,7 +395,7 @@ impl Node {
     }
 
     fn send_control(&mut self, sock: SockId, control: &Control) {
-        let frame = self.streams.get_mut(&sock).and_then(|s| s.stage.hello()).map(|h| h.control(control));
+        let frame = self.streams.get_mut(sock).and_then(|s| s.stage.hello()).map(|h| h.control(control));
         if let Some(Ok(frame)) = frame {
             self.cx.send(sock, frame);
         }
@@ -405,7 +413,7 @@ impl Node {
 
     fn bad_hello(&mut self, sock: SockId, why: HelloError) {
         self.cx.stats.bad_hellos += 1;
-        let initiator = self.streams.get(&sock).is_some_and(|s| s.initiator);
+        let initiator = self.streams.get(sock).is_some_and(|s| s.initiator);
         if let (HelloError::Version(_), false) = (why, initiator) {
             self.cx.send(sock, hello::refuse_version());
             return self.remove_stream(sock, DialEnd::Hello(why), CloseHow::Graceful);
@@ -419,7 +427,7 @@ impl Node {
 
     /// Takes a stream out and tells whoever waited for it.
     fn remove_stream(&mut self, sock: SockId, why: DialEnd, how: CloseHow) {
-        let Some(stream) = self.streams.remove(&sock) else { return };
+        let Some(stream) = self.streams.remove(sock) else { return };
         self.cx.timers.set(Timer::Stream(sock), None);
         self.cx.close(sock, how);
         let decision = self.agreement.lost(sock);
@@ -432,7 +440,7 @@ impl Node {
     }
 
     fn shift(&mut self, sock: SockId, to: impl FnOnce(Hello) -> HelloStage) {
-        let Some(stream) = self.streams.remove(&sock) else { return };
+        let Some(stream) = self.streams.remove(sock) else { return };
         let stage = match stream.stage {
             HelloStage::Hello(h) | HelloStage::Asking(h) | HelloStage::Candidate(h) => to(h),
             dialling @ HelloStage::Dialling(..) => dialling,
