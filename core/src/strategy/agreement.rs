@@ -363,6 +363,52 @@ mod tests {
         assert_eq!(b.nominated(sock(22), &[S1]), None, "nothing more to confirm");
     }
 
+    /// Each index holds what it should and nothing else.
+    fn consistent(a: &Agreement) {
+        let sessions: BTreeSet<_> = a.sessions.iter().map(|(key, s)| (s.peer, *key)).collect();
+        assert_eq!(sessions, a.by_peer);
+        let of =
+            |(key, s): (&Key, &Session)| s.candidates.iter().map(|sock| (*sock, *key)).collect::<Vec<_>>();
+        let candidates: BTreeMap<_, _> = a.sessions.iter().flat_map(of).collect();
+        assert_eq!(candidates, a.candidates.iter().map(|(sock, c)| (*sock, c.key)).collect());
+        assert_eq!(a.over.iter().copied().collect::<BTreeSet<_>>(), a.all_over);
+        assert_eq!(a.over.len(), a.all_over.len());
+    }
+
+    #[test]
+    fn what_is_over_is_remembered_up_to_a_cap() {
+        let (low, high) = ids();
+        let mut a = Agreement::new(low);
+        let key = |n: u32| {
+            let mut id = [0; 16];
+            id[..4].copy_from_slice(&n.to_be_bytes());
+            (SessionId(id), Requester::Them)
+        };
+        for n in 0..2 * REMEMBERED as u32 {
+            a.open(key(n), high, ENC);
+            let _ = a.candidate(sock(n), key(n), false);
+            a.abandon(key(n));
+            a.abandon(key(n));
+        }
+        consistent(&a);
+        assert_eq!((a.open_sessions(), a.over.len()), (0, REMEMBERED));
+        assert!(!a.is_over(key(REMEMBERED as u32 - 1)) && a.is_over(key(REMEMBERED as u32)));
+    }
+
+    #[test]
+    fn a_session_that_was_paired_with_an_abandoned_one_waits_again() {
+        let (low, high) = ids();
+        let mut a = Agreement::new(low);
+        a.open((S1, Requester::Us), high, ENC);
+        a.open((S2, Requester::Them), high, ENC);
+        let first = a.candidate(sock(1), (S1, Requester::Us), true);
+        assert_eq!(first, Some(Decision::Nominate { sock: sock(1), sessions: smallvec![S1, S2] }));
+        a.abandon((S1, Requester::Us));
+        consistent(&a);
+        let second = a.candidate(sock(2), (S2, Requester::Them), false);
+        assert_eq!(second, Some(Decision::Nominate { sock: sock(2), sessions: smallvec![S2] }));
+    }
+
     #[test]
     fn a_lost_nominee_is_replaced() {
         let (low, high) = ids();
@@ -496,6 +542,7 @@ mod tests {
                     }
                 }
             }
+            nodes.iter().for_each(consistent);
             for n in close {
                 wires.get_mut(&(n, 1 - end)).unwrap().push_back(Msg::Closed);
             }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::common::broker::{Greeting, publish_packet};
 use crate::common::view::{only, reverse};
 use crate::common::{LATENCY, MS, S, World};
-use p2pd_core::{BrokerLoss, BrokerState, FailReason, IoFailure, Notice};
+use p2pd_core::{BrokerLoss, BrokerState, FailReason, IoFailure, Notice, Stage, Strategy};
 
 const READY: BrokerState = BrokerState::Ready;
 
@@ -143,6 +143,23 @@ fn a_broker_that_falls_silent_is_noticed_whether_we_are_idle_or_busy() {
         assert_eq!(world.broker_states(0, 0)[1], lost(BrokerLoss::Silent), "busy: {busy}");
         assert!(took <= 33 * S, "busy: {busy}, {took:?}");
     }
+}
+
+#[test]
+fn a_broker_that_acknowledges_nothing_is_sent_no_more_than_64_messages() {
+    let mut world = world(1, |w| w.brokers[0].answers = false);
+    let peer = world.open(|_| {});
+    world.run(S);
+    let before = world.published_to(peer).len();
+    let calls: Vec<_> = (0..80).map(|_| world.connect(0, &world.address(peer), reverse(20))).collect();
+    world.run(S);
+    // One place is taken by the probe.
+    assert_eq!(world.published_to(peer).len() - before, 63);
+    let took = |n: u8| {
+        let stage = Stage::Requested { brokers: n };
+        calls.iter().filter(|id| world.stages(0, **id, Strategy::Reverse).contains(&stage)).count()
+    };
+    assert_eq!((took(1), took(0)), (63, 17));
 }
 
 #[test]

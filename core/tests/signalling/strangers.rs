@@ -215,6 +215,24 @@ fn streams_that_say_nothing_are_held_up_to_a_cap_and_for_5_seconds() {
 }
 
 #[test]
+fn peers_that_are_known_by_then_do_not_count_as_strangers() {
+    let mut world = world(Accept::Ask);
+    let callers: Vec<usize> = (0..20).map(|_| world.open(|_| {})).collect();
+    world.run(S);
+    for n in callers {
+        world.connect(n, &world.address(0), direct(60));
+    }
+    world.run(4 * S);
+    assert_eq!((world.asked(0).len(), world.streams_of(0)), (20, 20));
+    for _ in 0..256 {
+        world.dial_by_hand(0, &[]);
+    }
+    assert_eq!(world.stats(0).streams_over_limit, 0);
+    world.dial_by_hand(0, &[]);
+    assert_eq!(world.stats(0).streams_over_limit, 1);
+}
+
+#[test]
 fn streams_are_accepted_within_a_rate() {
     let mut world = world(Accept::Anyone);
     world.run(S);
