@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 
+use p2pd_core::nat::NatReport;
 use p2pd_core::trace::{Recorder, Sink};
 use p2pd_core::{Config, ConnectId, IoFailure, NodeId, Notice, PeerAddress, Plan, Stats};
 use tokio::sync::{Mutex, broadcast, mpsc, oneshot, watch};
@@ -210,6 +211,17 @@ impl Node {
     /// Answers [`Notice::Ask`]: whether this peer may have a pipe.
     pub fn answer(&self, peer: NodeId, accept: bool) {
         let _ = self.inner.commands.send(Command::Answer { peer, accept });
+    }
+
+    /// What was found of the NATs in front of the interfaces, one report each. Waits until the address is
+    /// settled; empty once the node was shut down.
+    pub async fn nats(&self) -> Vec<NatReport> {
+        self.address().await;
+        let (reply, nats) = oneshot::channel();
+        if self.inner.commands.send(Command::Nats(reply)).is_err() {
+            return Vec::new();
+        }
+        nats.await.unwrap_or_default()
     }
 
     /// What the node has counted; `None` once it was shut down.

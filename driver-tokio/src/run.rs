@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use p2pd_core::io::Interface;
+use p2pd_core::nat::NatReport;
 use p2pd_core::pipe::PipeStart;
 use p2pd_core::trace::Recorder;
 use p2pd_core::{
@@ -53,6 +54,7 @@ pub(crate) enum Command {
         peer: NodeId,
         accept: bool,
     },
+    Nats(oneshot::Sender<Vec<NatReport>>),
     Stats(oneshot::Sender<Stats>),
     Shutdown(oneshot::Sender<()>),
 }
@@ -241,6 +243,9 @@ impl Driver {
                 }
             }
             Command::Answer { peer, accept } => self.core.answer(now, peer, accept),
+            Command::Nats(reply) => {
+                let _ = reply.send(self.core.nats().cloned().collect());
+            }
             Command::Stats(reply) => {
                 let _ = reply.send(self.core.stats());
             }

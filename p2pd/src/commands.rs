@@ -3,7 +3,7 @@
 use std::io::{self, IsTerminal};
 use std::process::ExitCode;
 
-use p2pd_core::{Config, PeerAddress, PipeMode, Plan, SecretKey, Strategy};
+use p2pd_core::{Accept, Config, PeerAddress, PipeMode, Plan, SecretKey, Strategy};
 use p2pd_tokio::{Node, Pipe};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
@@ -27,7 +27,7 @@ pub(crate) async fn run(options: Options) -> ExitCode {
         Command::Serve(serve) => return server::run(serve, &options.common, say).await,
         Command::Demo { size } => return demo::run(*size, say).await,
         Command::Replay { file } => return trace::replay(file, say),
-        Command::Listen { .. } | Command::Addr => None,
+        Command::Listen { .. } | Command::Addr | Command::Nat => None,
     };
     let config = match config(&options.common) {
         Ok(config) => config,
@@ -60,6 +60,7 @@ pub(crate) async fn run(options: Options) -> ExitCode {
     let code = match (&options.command, address) {
         (Command::Connect { .. }, Some(address)) => connect(&node, &address, &options.common, say).await,
         (Command::Listen { echo }, _) => listen(&node, *echo, say).await,
+        (Command::Nat, _) => nat(&node, say).await,
         _ => {
             say.waiting("asking for the outside address");
             let address = node.address().await;
@@ -91,6 +92,9 @@ fn config(common: &Common) -> Result<Config, String> {
         None => Servers::shipped()?,
     };
     (config.brokers, config.stun) = (servers.brokers, servers.stun);
+    if !common.accept.is_empty() {
+        config.accept = Accept::Only(common.accept.iter().copied().collect());
+    }
     config.bind = common.bind;
     config.port = common.port;
     config.allow_plain = common.plain;
@@ -123,6 +127,13 @@ async fn connect(node: &Node, to: &PeerAddress, common: &Common, say: Say) -> Ex
             }
         }
     }
+}
+
+async fn nat(node: &Node, say: Say) -> ExitCode {
+    say.waiting("measuring");
+    let reports = node.nats().await;
+    say.nats(&reports);
+    if reports.iter().any(|r| r.mapped.is_some()) { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 async fn listen(node: &Node, echo: bool, say: Say) -> ExitCode {

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use p2pd_core::Strategy;
+use p2pd_core::{NodeId, Strategy};
 
 /// Opens a connection between two computers wherever they are.
 #[derive(Debug, Parser)]
@@ -27,7 +27,7 @@ pub(crate) struct Common {
     #[arg(long, global = true)]
     pub(crate) no_servers: bool,
     /// Strategies to try, in this order
-    #[arg(long, global = true, value_delimiter = ',', default_value = "direct,reverse")]
+    #[arg(long, global = true, value_delimiter = ',', default_value = "direct,reverse,punch")]
     pub(crate) strategies: Vec<StrategyName>,
     /// Listen on, dial from and announce this address only
     #[arg(long, global = true, value_name = "IP")]
@@ -41,6 +41,10 @@ pub(crate) struct Common {
     /// Key file; made if missing. Without it the node has a new key each time
     #[arg(long, global = true, value_name = "FILE")]
     pub(crate) identity: Option<PathBuf>,
+    /// Give pipes to these node ids only, and search for them with many dials where a NAT asks for it. Default:
+    /// to anybody who knows the address
+    #[arg(long, global = true, value_name = "NODE-ID", value_delimiter = ',')]
+    pub(crate) accept: Vec<NodeId>,
     /// Ask for plain pipes, and let peers ask for them
     #[arg(long, global = true)]
     pub(crate) plain: bool,
@@ -69,6 +73,8 @@ pub(crate) enum Command {
     },
     /// Print this node's address
     Addr,
+    /// Measure the NATs in front of this machine and say what they do
+    Nat,
     /// Run the servers that peers need, a broker and a STUN server, until interrupted
     Serve(Serve),
     /// Try every strategy between two nodes on this machine, with servers of its own
@@ -114,6 +120,7 @@ pub(crate) struct Serve {
 pub(crate) enum StrategyName {
     Direct,
     Reverse,
+    Punch,
 }
 
 impl From<StrategyName> for Strategy {
@@ -121,6 +128,7 @@ impl From<StrategyName> for Strategy {
         match name {
             StrategyName::Direct => Strategy::Direct,
             StrategyName::Reverse => Strategy::Reverse,
+            StrategyName::Punch => Strategy::Punch,
         }
     }
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
+use p2pd_core::nat::{Mapping, NatReport};
 use p2pd_core::{NodeId, Notice, PeerAddress};
 use p2pd_tokio::{ConnectError, Pipe};
 use serde_json::json;
@@ -49,6 +50,50 @@ impl Say {
             || json!({"event": "ready", "address": address.to_string(), "node_id": id.to_string()}),
             || format!("ready: {address}"),
         );
+    }
+
+    /// What was measured of the NATs: to standard output for people, one event each for programs.
+    pub(crate) fn nats(self, reports: &[NatReport]) {
+        self.still();
+        for report in reports {
+            let behaviour = report.behaviour;
+            let (nat, delta) = (behaviour.nat_type(), behaviour.delta());
+            if self.json {
+                let event = json!({
+                    "event": "nat", "local": report.local.to_string(),
+                    "mapped": report.mapped.map(|m| m.to_string()),
+                    "mapping": behaviour.mapping.map(|m| format!("{m:?}")),
+                    "filtering": behaviour.filtering.map(|f| format!("{f:?}")),
+                    "allocation": behaviour.allocation.map(|a| format!("{a:?}")),
+                    "nat_type": nat.number(), "delta_type": delta.kind.number(), "delta": delta.value,
+                    "round_trip_ms": report.round_trip.map(|t| t.as_secs_f64() * 1e3),
+                    "server": report.server.map(|s| s.to_string()),
+                    "second_address": report.second_address,
+                });
+                eprintln!("{event}");
+                continue;
+            }
+            let Some(mapped) = report.mapped else {
+                println!("{}: no STUN server answered over TCP; nothing is known", report.local);
+                continue;
+            };
+            println!("{}: {behaviour} (type {}, delta {})", report.local, nat.number(), delta.kind.number());
+            println!("  seen from outside as {mapped}");
+            match behaviour.mapping {
+                Some(mapping) => println!("  mapping: {mapping}"),
+                None => println!("  mapping: not known, the servers have one address only"),
+            }
+            match behaviour.filtering {
+                Some(filtering) => println!("  lets in: {filtering} (measured over UDP)"),
+                None => println!("  lets in: not known, the server does not answer from elsewhere"),
+            }
+            if behaviour.mapping != Some(Mapping::None) {
+                println!("  external ports: {delta}; seen {:?}", report.samples);
+            }
+        }
+        if reports.is_empty() && !self.json {
+            println!("no interface, or no STUN server in the list");
+        }
     }
 
     /// Progress of a connect, and what else a person wants to know.

@@ -45,7 +45,15 @@ impl World {
     /// # Panics
     /// Where the lab cannot be built: ask `require_lab!` first.
     pub fn new(homes: &[&str]) -> World {
-        let homes = homes.iter().map(|text| text.parse::<Home>().unwrap().delay(Duration::from_micros(250)));
+        Self::far_apart(homes, Duration::from_micros(500))
+    }
+
+    /// A lab with these homes and this time one way from any to any.
+    ///
+    /// # Panics
+    /// Where the lab cannot be built: ask `require_lab!` first.
+    pub fn far_apart(homes: &[&str], one_way: Duration) -> World {
+        let homes = homes.iter().map(|text| text.parse::<Home>().unwrap().delay(one_way / 2));
         let lab = Lab::builder().homes(homes).build().unwrap();
         let (broker, stun) = (Mosquitto::start(&lab).unwrap(), Coturn::start(&lab).unwrap());
         let mut config = tempfile::NamedTempFile::new().unwrap();

@@ -11,10 +11,12 @@ use crate::address::PeerAddress;
 use crate::config::Accept;
 use crate::identity::NodeId;
 use crate::notice::{BrokerState, Notice};
+use crate::pipe::PipeMode;
 use crate::random::Domain;
 use crate::session::SessionId;
 use crate::signal::broker::{News, Said};
 use crate::signal::inbox::Verdict;
+use crate::signal::mappings::Mappings;
 use crate::signal::message::{Body, Message, MessageId};
 use crate::signal::seal::{self, Opened};
 use crate::time::Instant;
@@ -90,17 +92,17 @@ impl Node {
                 }
             }
             Body::EchoReply(_) => {}
-            Body::Direct { mode, address } => {
-                if NodeId::try_from(address.node()) != Ok(from) {
-                    // Somebody else's address: never dialled.
+            Body::Direct { mode, address } => self.wish_from(from, session, mode, *address, via, None),
+            Body::Initial(mappings) => {
+                let address = (*mappings.address).clone();
+                self.wish_from(from, session, mappings.mode, address, via, Some(mappings));
+            }
+            Body::Updated(mappings) => {
+                if NodeId::try_from(mappings.address.node()) == Ok(from) {
+                    self.punch_answered(from, session, &mappings);
+                } else {
                     self.cx.stats.bad_messages += 1;
-                    return;
                 }
-                let mut brokers = self.brokers_of(&address);
-                if let Some(via) = via.filter(|v| !brokers.contains(v)) {
-                    brokers.push(via);
-                }
-                self.wish(Wish { peer: from, session, mode, address: *address, via: brokers });
             }
             Body::Dialling(count) => self.peer_dials(from, session, count),
             Body::Dialled(dials) => self.peer_dialled(from, session, &dials),
@@ -110,6 +112,27 @@ impl Node {
                 self.correct_clock(from, about, offset);
             }
         }
+    }
+
+    fn wish_from(
+        &mut self,
+        from: NodeId,
+        session: SessionId,
+        mode: PipeMode,
+        address: PeerAddress,
+        via: Option<u8>,
+        punch: Option<Box<Mappings>>,
+    ) {
+        if NodeId::try_from(address.node()) != Ok(from) {
+            // Somebody else's address: never dialled.
+            self.cx.stats.bad_messages += 1;
+            return;
+        }
+        let mut brokers = self.brokers_of(&address);
+        if let Some(via) = via.filter(|v| !brokers.contains(v)) {
+            brokers.push(via);
+        }
+        self.wish(Wish { peer: from, session, mode, address, via: brokers, punch });
     }
 
     fn broker_state(&mut self, place: u8, state: BrokerState) {
@@ -160,7 +183,7 @@ impl Node {
                 }
                 Verdict::Stale => {
                     self.cx.stats.stale_messages += 1;
-                    if self.may_talk(from) && matches!(message.body, Body::Direct { .. }) {
+                    if self.may_talk(from) && matches!(message.body, Body::Direct { .. } | Body::Initial(_)) {
                         let wall = self.cx.wall();
                         self.reply(from, message.session, &[place], Body::Clock { about: message.id, wall });
                     }

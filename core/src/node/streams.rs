@@ -10,7 +10,7 @@ use crate::config::Accept;
 use crate::cx::{Owner, Timer};
 use crate::hello::{self, Control, HEADER, Heard, Hello, HelloError, Offer, Purpose, Status};
 use crate::identity::NodeId;
-use crate::io::{CloseHow, IoFailure, SockId};
+use crate::io::{CloseHow, IoFailure, Reuse, SockId, SockOpts};
 use crate::notice::{Refusal, Stage, Strategy};
 use crate::pipe::{PipeMode, PipeStart};
 use crate::random::Domain;
@@ -46,9 +46,18 @@ pub(super) struct Stream {
     since: Instant,
 }
 
+/// What a dial does when it connects.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Role {
+    /// Begin the hello with this peer.
+    Initiate(Offer, NodeId),
+    /// Wait for the other end to begin: it called.
+    Respond,
+}
+
 #[derive(Debug)]
 enum HelloStage {
-    Dialling(Offer, NodeId),
+    Dialling(Role),
     Hello(Hello),
     /// Authenticated; somebody's user is being asked.
     Asking(Hello),
@@ -86,12 +95,36 @@ impl Node {
         let sock = self.cx.dial(Owner::Stream, local, path.remote, DIAL_WITHIN);
         let offer = Offer { session: key.0, purpose, mode };
         let stream = Stream {
-            stage: HelloStage::Dialling(offer, peer),
+            stage: HelloStage::Dialling(Role::Initiate(offer, peer)),
             initiator: true,
             session: Some((key, peer, mode)),
             strategy,
             local,
             remote: path.remote,
+            since: self.cx.now,
+        };
+        self.streams.insert(sock, stream);
+        sock
+    }
+
+    /// Dials for a punch: from a port that is shared with the listener or with other dials.
+    pub(super) fn dial_for_punch(
+        &mut self,
+        local: SocketAddr,
+        remote: SocketAddr,
+        until: Instant,
+        role: Role,
+        session: (Key, NodeId, PipeMode),
+    ) -> SockId {
+        let opts = SockOpts { reuse: Reuse::AddressAndPort, nodelay: true, ttl: None };
+        let sock = self.cx.dial_at(Owner::Stream, local, remote, opts, self.cx.now, until);
+        let stream = Stream {
+            stage: HelloStage::Dialling(role),
+            initiator: matches!(role, Role::Initiate(..)),
+            session: Some(session),
+            strategy: Strategy::Punch,
+            local,
+            remote,
             since: self.cx.now,
         };
         self.streams.insert(sock, stream);
@@ -105,6 +138,9 @@ impl Node {
             self.cx.stats.streams_over_limit += 1;
             self.cx.close(sock, CloseHow::Reset);
             return;
+        }
+        if let Some(session) = self.awaited_from(remote.ip()) {
+            return self.accepted_punch(sock, local, remote, session);
         }
         let stream = Stream {
             stage: HelloStage::Hello(Hello::respond()),
@@ -120,20 +156,54 @@ impl Node {
         self.cx.timers.set(Timer::Stream(sock), Some(self.cx.now + HELLO_WITHIN));
     }
 
+    /// A stream from where a peer of ours is to come from: it called nobody, so we begin the hello.
+    fn accepted_punch(
+        &mut self,
+        sock: SockId,
+        local: SocketAddr,
+        remote: SocketAddr,
+        session: (Key, NodeId, PipeMode),
+    ) {
+        let (key, peer, mode) = session;
+        let offer = Offer { session: key.0, purpose: Purpose::Open, mode };
+        let entropy = self.cx.random.draw(Domain::NoiseEphemeral);
+        let Ok((hello, first)) = Hello::initiate(&self.config.identity, &peer, offer, entropy) else {
+            return self.cx.close(sock, CloseHow::Drop);
+        };
+        let stream = Stream {
+            stage: HelloStage::Hello(hello.yielding()),
+            initiator: true,
+            session: Some(session),
+            strategy: Strategy::Punch,
+            local,
+            remote,
+            since: self.cx.now,
+        };
+        self.streams.insert(sock, stream);
+        self.cx.send(sock, first);
+        self.cx.read(sock, HEADER as u32);
+        self.cx.timers.set(Timer::Stream(sock), Some(self.cx.now + HELLO_WITHIN));
+    }
+
     pub(super) fn stream_connected(&mut self, sock: SockId, local: SocketAddr, remote: SocketAddr) {
         let Some(stream) = self.streams.get_mut(sock) else { return };
-        let HelloStage::Dialling(offer, peer) = stream.stage else { return };
+        let HelloStage::Dialling(role) = stream.stage else { return };
         (stream.local, stream.remote) = (local, remote);
+        let Role::Initiate(offer, peer) = role else {
+            stream.stage = HelloStage::Hello(Hello::respond());
+            self.cx.read(sock, HEADER as u32);
+            return self.cx.timers.set(Timer::Stream(sock), Some(self.cx.now + HELLO_WITHIN));
+        };
         let entropy = self.cx.random.draw(Domain::NoiseEphemeral);
         let Ok((hello, first)) = Hello::initiate(&self.config.identity, &peer, offer, entropy) else {
             return self.drop_stream(sock, DialEnd::Hello(HelloError::NotAuthentic));
         };
         stream.stage = HelloStage::Hello(hello);
-        let key = stream.session.map(|(key, ..)| key);
+        let (key, strategy) = (stream.session.map(|(key, ..)| key), stream.strategy);
         self.cx.send(sock, first);
         self.cx.read(sock, HEADER as u32);
         self.cx.timers.set(Timer::Stream(sock), Some(self.cx.now + HELLO_WITHIN));
-        self.stage(key, Strategy::Direct, Stage::Hello(remote));
+        self.stage(key, strategy, Stage::Hello(remote));
     }
 
     pub(super) fn stream_received(&mut self, sock: SockId, mut data: &[u8]) {
@@ -209,6 +279,17 @@ impl Node {
         }
     }
 
+    /// Closes the dials of a session that nobody has answered yet.
+    pub(super) fn close_dials(&mut self, socks: impl Iterator<Item = SockId>) {
+        for sock in socks {
+            let dialling = |s: &Stream| matches!(s.stage, HelloStage::Dialling(_));
+            if self.streams.get(sock).is_some_and(dialling) {
+                self.streams.remove(sock);
+                self.cx.close(sock, CloseHow::Drop);
+            }
+        }
+    }
+
     /// Whether a stream of this session is open that we accepted: the peer reached us.
     pub(super) fn has_accepted_stream(&self, key: Key) -> bool {
         self.streams.of_session(key).any(|sock| self.streams.get(sock).is_some_and(|s| !s.initiator))
@@ -238,6 +319,20 @@ impl Node {
             Purpose::Open => Requester::Them,
         };
         let key = (offer.session, side);
+        let by_punch = self.is_punching(key);
+        let Some(stream) = self.streams.get_mut(sock) else { return };
+        match stream.session {
+            // We began too, and gave way.
+            Some(_) if stream.initiator => (stream.initiator, stream.strategy) = (false, Strategy::Direct),
+            // We dialled for a punch, and somebody else answered.
+            Some(expected) if expected != (key, peer, offer.mode) => {
+                return self.bad_hello(sock, HelloError::NotAuthentic);
+            }
+            _ => {}
+        }
+        if by_punch {
+            stream.strategy = Strategy::Punch;
+        }
         let verdict = self.judge_first(key, peer, offer.mode);
         let status = match verdict {
             Ok(true) => Status::Ready,
@@ -245,10 +340,10 @@ impl Node {
             Err(why) => Status::Refused(why),
         };
         let Some(stream) = self.streams.get_mut(sock) else { return };
-        if side == Requester::Us {
+        if side == Requester::Us && !by_punch {
             stream.strategy = Strategy::Reverse;
         }
-        let remote = stream.remote;
+        let (remote, strategy) = (stream.remote, stream.strategy);
         let answer = stream.stage.hello().map(|h| h.answer(status));
         let Some(Ok(second)) = answer else { return self.bad_hello(sock, HelloError::Malformed) };
         self.cx.send(sock, second);
@@ -265,7 +360,7 @@ impl Node {
         if side == Requester::Them {
             self.agreement.open(key, peer, offer.mode);
         }
-        self.stage(Some(key), Strategy::Reverse, Stage::Authenticated(remote));
+        self.stage(Some(key), strategy, Stage::Authenticated(remote));
         self.become_candidate(sock);
     }
 
@@ -367,6 +462,7 @@ impl Node {
         let mut since = stream.since;
         let mut answers = SmallVec::new();
         for key in &settled.sessions {
+            self.end_punch(*key);
             match key.1 {
                 Requester::Us => {
                     if let Some((connect, began)) = self.end_attempt_of(key.0) {
@@ -433,8 +529,10 @@ impl Node {
         let decision = self.agreement.lost(sock);
         let Some((key, peer, _)) = stream.session else { return };
         self.agree(peer, decision);
+        let by_punch = self.punch_lost_stream(key, sock, why);
         match key.1 {
             Requester::Us => self.attempt_lost_stream(key, sock, stream.remote, why),
+            Requester::Them if by_punch => {}
             Requester::Them => self.visit_lost_stream(key, sock, why),
         }
     }

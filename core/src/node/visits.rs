@@ -14,6 +14,7 @@ use crate::io::SockId;
 use crate::notice::{Notice, Refusal};
 use crate::pipe::PipeMode;
 use crate::session::SessionId;
+use crate::signal::mappings::Mappings;
 use crate::signal::message::{Body, MAX_DIALS};
 use crate::strategy::agreement::{Key, Requester};
 use crate::strategy::dialler::{DialEnd, Dialler};
@@ -54,6 +55,8 @@ pub(super) struct Wish {
     pub(super) mode: PipeMode,
     pub(super) address: PeerAddress,
     pub(super) via: SmallVec<[u8; 2]>,
+    /// To punch with it rather than only to dial it.
+    pub(super) punch: Option<Box<Mappings>>,
 }
 
 /// A question to our user, with what hangs on it.
@@ -68,7 +71,15 @@ impl Node {
     /// A peer wants to be dialled.
     pub(super) fn wish(&mut self, wish: Wish) {
         let key = (wish.session, Requester::Them);
-        if self.agreement.is_over(key) || self.visits.contains_key(&wish.session) {
+        let known = match (&wish.punch, self.punches.get(&key)) {
+            (None, _) => self.visits.contains_key(&wish.session),
+            (Some(mappings), Some(punch)) if punch.peer == wish.peer && mappings.rung > punch.rung => {
+                // The next rung of a punch that was judged.
+                return self.visit_by_punch(wish.peer, wish.session, wish.via, mappings);
+            }
+            (Some(_), punch) => punch.is_some(),
+        };
+        if self.agreement.is_over(key) || known {
             return;
         }
         if let Err(why) = self.judge_wish(&wish) {
@@ -83,7 +94,14 @@ impl Node {
         }
         let peer = wish.peer;
         match self.ask(peer) {
-            Some(ask) if ask.wishes.iter().all(|w| w.session != wish.session) => ask.wishes.push(wish),
+            Some(ask)
+                if ask
+                    .wishes
+                    .iter()
+                    .all(|w| (w.session, w.punch.is_some()) != (wish.session, wish.punch.is_some())) =>
+            {
+                ask.wishes.push(wish);
+            }
             Some(_) => {}
             None => {
                 self.cx.stats.refused += 1;
@@ -114,7 +132,9 @@ impl Node {
             self.visits.remove(&session);
             self.cx.timers.set(Timer::Visit(session), None);
             self.reply(peer, session, &via, Body::Dialled(dials));
-            self.abandon(key, peer);
+            if !self.is_punching(key) {
+                self.abandon(key, peer);
+            }
         }
     }
 
@@ -125,7 +145,10 @@ impl Node {
             if visit.dialler.ended(sock, why, now) {
                 self.drive_visit(key.0);
             }
-        } else if !self.has_accepted_stream(key) && self.agreement.session(key).is_some() {
+        } else if !self.has_accepted_stream(key)
+            && !self.is_punching(key)
+            && self.agreement.session(key).is_some()
+        {
             // A direct connect of the peer, which has lost its last stream.
             self.agreement.abandon(key);
         }
@@ -189,16 +212,22 @@ impl Node {
             Trust::Known => (MAX_VISITS_KNOWN, MAX_VISITS),
             Trust::Stranger => (MAX_VISITS_STRANGER, MAX_VISITS_STRANGERS),
         };
-        let counted = |v: &&Visit| trust == Trust::Known || v.trust == Trust::Stranger;
-        let room = self.visits.values().filter(|v| v.peer == wish.peer).count() < of_one
-            && self.visits.values().filter(counted).count() < of_all;
+        // The same call may ask for a dial and for a punch.
+        let visits = self.visits.iter().map(|(session, v)| (*session, v.peer, v.trust));
+        let punches = self.punches.iter().filter(|(key, _)| key.1 == Requester::Them);
+        let punches = punches.map(|(key, p)| (key.0, p.peer, p.trust));
+        let others =
+            || visits.clone().chain(punches.clone()).filter(|(session, ..)| *session != wish.session);
+        let counted = |t: Trust| trust == Trust::Known || t == Trust::Stranger;
+        let room = others().filter(|(_, peer, _)| *peer == wish.peer).count() < of_one
+            && others().filter(|(.., t)| counted(*t)).count() < of_all;
         let within_rates = room
             && self.requests_by_peer[trust as usize].take(now, wish.peer)
             && (trust == Trust::Known || self.requests.take(now));
         if within_rates { Ok(()) } else { Err(Refusal::Busy) }
     }
 
-    fn trust(&self, peer: NodeId) -> Trust {
+    pub(super) fn trust(&self, peer: NodeId) -> Trust {
         let listed = matches!(&self.config.accept, Accept::Only(list) if list.contains(&peer));
         if listed || self.is_oneself(peer) || self.known.contains(&peer) {
             Trust::Known
@@ -209,7 +238,10 @@ impl Node {
 
     /// Dials the peer.
     fn visit(&mut self, wish: Wish) {
-        let Wish { peer, session, mode, address, via } = wish;
+        let Wish { peer, session, mode, address, via, punch } = wish;
+        if let Some(mappings) = punch {
+            return self.visit_by_punch(peer, session, via, &mappings);
+        }
         let trust = self.trust(peer);
         let paths = paths::to_peer(&self.routes, &address, self.is_oneself(peer), trust);
         if paths.is_empty() {

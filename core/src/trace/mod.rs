@@ -49,6 +49,7 @@
 //! port number
 //! accept anyone | ask | only number-of-peers peer...
 //! allow-plain yes | no
+//! survey yes | no
 //! brokers number-of-brokers, and for each: id host port
 //! stun number-of-servers, and for each: host port
 //! ```
@@ -203,7 +204,7 @@ impl fmt::Debug for Recorder {
 }
 
 fn header(config: &Config, seed: &[u8; 32], now: Instant) -> String {
-    let Config { identity, brokers, stun, bind, port, accept, allow_plain } = config;
+    let Config { identity, brokers, stun, bind, port, accept, allow_plain, survey } = config;
     let mut text = format!("{NAME} {VERSION}\n");
     let mut line = |name: &str, value: &dyn Put| {
         let mut line = String::new();
@@ -219,6 +220,7 @@ fn header(config: &Config, seed: &[u8; 32], now: Instant) -> String {
     line("port", port);
     line("accept", accept);
     line("allow-plain", allow_plain);
+    line("survey", survey);
     line("brokers", brokers);
     line("stun", stun);
     text

@@ -150,6 +150,7 @@ pub fn replay(text: &str) -> Result<Replayed, ReplayError> {
             port: lines.field("port")?,
             accept: lines.field("accept")?,
             allow_plain: lines.field("allow-plain")?,
+            survey: lines.field("survey")?,
             brokers: lines.field("brokers")?,
             stun: lines.field("stun")?,
         };
@@ -351,7 +352,7 @@ mod tests {
         assert!(replayed.actions > 10 && replayed.events > 10, "{replayed}\n{text}");
         let other = SecretKey::from_bytes([8; 32]).node_id();
         let header = format!(
-            "p2pd-trace 1\nkey {}\nseed {}\nstart 0\nbind -\nport 0\naccept only 1 {other}\nallow-plain no\n\
+            "p2pd-trace 1\nkey {}\nseed {}\nstart 0\nbind -\nport 0\naccept only 1 {other}\nallow-plain no\nsurvey yes\n\
              brokers 1 9 broker.example 1883\nstun 1 2001:db8::1 3478\nevent 0 interfaces ",
             "07".repeat(32),
             "03".repeat(32)
@@ -449,10 +450,10 @@ mod tests {
         assert_eq!(changed("bind -\n", ""), line(5, LineError::Header("bind")));
         assert_eq!(changed("port 0", "port"), line(6, LineError::Short));
         assert_eq!(changed("allow-plain no", "allow-plain no no"), line(8, LineError::Long(3)));
-        assert_eq!(changed("brokers 1", "brokers 99999999"), line(9, LineError::Short));
+        assert_eq!(changed("brokers 1", "brokers 99999999"), line(10, LineError::Short));
         let port = ReplayError::Config(ConfigError::BadBroker(0));
         assert_eq!(changed("1883", "0"), Err(port));
-        assert_eq!(changed("event 0 interfaces", "event 0 Interfaces"), line(11, LineError::Word(3)));
+        assert_eq!(changed("event 0 interfaces", "event 0 Interfaces"), line(12, LineError::Word(3)));
         assert_eq!(
             changed("event 0 interfaces", "begun ok 1\nevent 0 interfaces"),
             line(11, LineError::Order)

@@ -234,6 +234,7 @@ enum_form! { Stage => Stage {
     "awaiting-broker" AwaitingBroker,
     "requested" Requested { brokers },
     "peer-dials" PeerDials,
+    "punching" Punching { rung },
 }}
 
 enum_form! { FailReason => FailReason {
@@ -247,6 +248,7 @@ enum_form! { Refusal => Refusal {
     "not-accepted" NotAccepted,
     "busy" Busy,
     "plain-not-allowed" PlainNotAllowed,
+    "no-search-for-strangers" NoSearchForStrangers,
     "no-such-session" NoSuchSession,
     "version" Version { ours },
     "unknown" Unknown(code),
@@ -258,6 +260,7 @@ struct_form! { StrategyReport { strategy, outcome, detail } }
 enum_form! { Strategy => Strategy {
     "direct" Direct,
     "reverse" Reverse,
+    "punch" Punch,
 }}
 
 enum_form! { Outcome => Outcome {
@@ -440,7 +443,7 @@ mod tests {
         let call = Call::Connect { to, plan: Plan::default() };
         assert_eq!(
             line(Record::Call(at, call)),
-            "call 5 connect None-0-0-x 2 direct reverse encrypted 20000000000"
+            "call 5 connect None-0-0-x 3 direct reverse punch encrypted 20000000000"
         );
         let host = "a b%\u{e9}".into();
         let action = Action::Resolve { query: QueryId(0), host, deadline: at };
