@@ -37,6 +37,7 @@ pub struct World {
     pub stun: Coturn,
     _broker: Mosquitto,
     config: tempfile::NamedTempFile,
+    keys: tempfile::TempDir,
 }
 
 impl World {
@@ -60,7 +61,7 @@ impl World {
         let (b, s) = (broker.addr(), stun.addr());
         writeln!(config, "[[mqtt]]\nid = 3\nhost = \"{}\"\nport = {}", b.ip(), b.port()).unwrap();
         writeln!(config, "[[stun]]\nhost = \"{}\"\nport = {}", s.ip(), s.port()).unwrap();
-        World { lab, _broker: broker, stun, config }
+        World { lab, _broker: broker, stun, config, keys: tempfile::tempdir().unwrap() }
     }
 
     /// Starts the program on a host.
@@ -82,6 +83,22 @@ impl World {
         let mut child = self.run(self.lab.host(0), &["listen", "--echo"]);
         let ready = event(&mut child, "ready");
         (child, ready["address"].as_str().unwrap().to_owned())
+    }
+
+    /// A listener as of [`listen`](Self::listen) that gives pipes to this one node only, and so knows it; its
+    /// address, and the caller's arguments that make it that node.
+    ///
+    /// # Panics
+    /// If it does not get ready.
+    pub fn listen_for_one(&self) -> (Child, String, [String; 2]) {
+        let key = self.keys.path().join("caller").to_str().unwrap().to_owned();
+        let args = ["addr", "--no-servers", "--bind", "127.0.0.1", "--identity", &key];
+        let out = Command::new(program()).args(args).output().unwrap();
+        let text = String::from_utf8(out.stdout).unwrap();
+        let caller = text.trim().rsplit('-').next().unwrap();
+        let mut child = self.run(self.lab.host(0), &["listen", "--echo", "--accept", caller]);
+        let ready = event(&mut child, "ready");
+        (child, ready["address"].as_str().unwrap().to_owned(), ["--identity".into(), key])
     }
 
     /// A connect from the second host that sends `text`: its event, and what came back.

@@ -15,7 +15,11 @@ fn every_nat_is_measured_for_what_it_is() {
     for ((n, home), (nat, delta)) in homes.iter().enumerate().zip(truth) {
         let mut child = world.run(world.lab.host(n), &["nat"]);
         let found = event(&mut child, "nat");
-        assert_eq!((&found["nat_type"], &found["delta_type"]), (&nat.into(), &delta.into()), "{home}: {found}");
+        assert_eq!(
+            (&found["nat_type"], &found["delta_type"]),
+            (&nat.into(), &delta.into()),
+            "{home}: {found}"
+        );
         let outside = world.lab.host(n).wan().to_string();
         assert!(found["mapped"].as_str().unwrap().starts_with(&outside), "{home}: {found}");
         assert_eq!(found["second_address"], true, "{home}: {found}");

@@ -9,9 +9,14 @@ const ONE_WAY: Duration = Duration::from_millis(20);
 
 fn punch(ours: &str, theirs: &str) {
     let world = World::far_apart(&[theirs, ours], ONE_WAY);
-    let (_listener, address) = world.listen();
-    let (connected, answer) = world.connect(&address, "through both\n", &["--strategies", "punch"]);
-    assert_eq!((connected["strategy"].as_str(), answer.as_str()), (Some("punch"), "through both"), "{ours} {theirs}");
+    let (_listener, address, [option, key]) = world.listen_for_one();
+    let args = ["--strategies", "punch", &option, &key];
+    let (connected, answer) = world.connect(&address, "through both\n", &args);
+    assert_eq!(
+        (connected["strategy"].as_str(), answer.as_str()),
+        (Some("punch"), "through both"),
+        "{ours} {theirs}"
+    );
     println!("{ours:>10} {theirs:<10} {:>8} ms", connected["elapsed_ms"]);
 }
 

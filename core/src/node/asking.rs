@@ -72,7 +72,9 @@ impl Node {
         let hasty: Vec<SessionId> = self
             .punches
             .iter()
-            .filter(|(key, p)| key.1 == Requester::Us && !p.surveyed && !self.was_right(p.local()))
+            .filter(|(key, p)| {
+                key.1 == Requester::Us && !p.surveyed && (p.gropes() || !self.was_right(p.local()))
+            })
             .map(|(key, _)| key.0)
             .collect();
         for session in hasty {

@@ -44,16 +44,25 @@ const PROBE_FOR: Duration = Duration::from_millis(1500);
 /// SYNs a second, and at once. EasyTier's 5,000 made routers fall over; two hundred a second are a web page.
 const SYN_EVERY: Duration = Duration::from_millis(2);
 const SYN_BURST: u32 = 16;
+/// A search whose dials are refused may go twice as fast: they leave nothing half-open behind, but each hole
+/// lasts for one round trip only.
+const SYN_EVERY_REFUSED: Duration = Duration::from_millis(1);
+/// So many show that dials are refused.
+const REFUSALS: u32 = 32;
 /// Half-open sockets of one punch.
 const MAX_HALF_OPEN: usize = 1024;
 /// Dials of one punch in all; for strangers few, since anybody can ask.
-const MAX_DIALS: u32 = 8192;
+const MAX_DIALS: u32 = 32_768;
 const MAX_DIALS_STRANGER: u32 = 4;
 /// Refused dials are repeated at once so often: a constant pause locks two sides out of phase, no pause cannot
 /// (simulation and kernel, ARCHITECTURE.md). Then after random ones up to this.
 const AT_ONCE: u8 = 8;
 const PAUSE: Duration = Duration::from_millis(200);
+/// After a rung of the peer's its next one is waited for so long.
+const REST_FOR: Duration = Duration::from_secs(15);
 const FOR_EVER: Duration = Duration::from_secs(7200);
+/// Between dials whose order counts: it must survive timers of a millisecond.
+const SPACING: Duration = Duration::from_millis(4);
 /// What a start that the peer asks for may be in the future.
 const MAX_DELAY: Duration = Duration::from_secs(2);
 
@@ -81,6 +90,9 @@ pub(super) struct Punch {
     dials: u32,
     refused: u32,
     tactic: Option<Tactic>,
+    /// The order in which ports are probed, and how many were.
+    walk: u64,
+    probed: u16,
     /// Our NAT was measured before the rung began.
     pub(super) surveyed: bool,
 }
@@ -92,6 +104,8 @@ pub(super) enum PunchStage {
     /// Ours is known, the peer's is waited for.
     Announced,
     Punching,
+    /// The rung is over; the peer, who asked, may begin another.
+    Resting,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -162,6 +176,8 @@ impl Node {
             dials,
             refused: 0,
             tactic: None,
+            walk: 0,
+            probed: 0,
             surveyed,
         };
         self.punches.insert(key, punch);
@@ -299,8 +315,11 @@ impl Node {
             DialEnd::Io(IoFailure::AddrNotAvailable) => Some(again(PAUSE)),
             DialEnd::Io(IoFailure::Resources) => Some(again(PAUSE * 2)),
             DialEnd::Io(why) => {
-                punch.refused += u32::from(why != IoFailure::TimedOut);
-                Some(again(if tries <= AT_ONCE { Duration::ZERO } else { random }))
+                if why != IoFailure::TimedOut {
+                    punch.was_refused();
+                }
+                let at_once = if punch.trust == Trust::Stranger { 1 } else { AT_ONCE };
+                Some(again(if tries <= at_once { Duration::ZERO } else { random }))
             }
             DialEnd::Lost | DialEnd::Silent | DialEnd::Stalled => Some(again(random)),
             DialEnd::Hello(_) | DialEnd::Refused(_) => None,
@@ -386,18 +405,23 @@ impl Node {
         match &tactic {
             Tactic::Meet(dials) => {
                 let from = |from: From| if from == From::Listener { listen } else { 0 };
-                let planned = |(f, to): &(From, SocketAddr)| Planned {
+                // Ports that count up must be taken in order.
+                let nth = |n: usize, from: From| {
+                    if from == From::Fresh { SPACING * n as u32 } else { Duration::ZERO }
+                };
+                let planned = |(n, (f, to)): (usize, &(From, SocketAddr))| Planned {
                     from: from(*f),
                     to: *to,
                     tries: 0,
-                    at,
+                    at: at + nth(n, *f),
                     once: false,
                 };
-                punch.waiting = dials.iter().map(planned).collect();
+                punch.waiting = dials.iter().enumerate().map(planned).collect();
             }
             Tactic::Spray { to, from } => punch.search = Some(Search::Spray { to: *to, left: *from }),
             Tactic::Probe { to, low, high, count } => {
                 let (to, low, high, count) = (*to, *low, *high, *count);
+                punch.walk = search;
                 punch.search = Some(Search::Probe { to, low, high, key: search, next: 0, count });
             }
             Tactic::Hopeless(_) => punch.until = now,
@@ -431,7 +455,16 @@ impl Node {
         match key.1 {
             Requester::Us => self.punch_rung_over(key.0),
             Requester::Them => {
-                // The peer begins the next rung, or has given up; streams that are saying hello go on.
+                let now = self.cx.now;
+                let Some(punch) = self.punches.get_mut(&key) else { return };
+                if punch.stage != PunchStage::Resting {
+                    punch.stage = PunchStage::Resting;
+                    punch.until = now + REST_FOR;
+                    punch.waiting.clear();
+                    punch.search = None;
+                    return self.cx.timers.set(Timer::Punch(key), Some(now + REST_FOR));
+                }
+                // The peer has given up; streams that are saying hello go on.
                 self.end_punch(key);
                 if self.streams.of_session(key).next().is_none() {
                     self.agreement.abandon(key);
@@ -442,6 +475,24 @@ impl Node {
 }
 
 impl Punch {
+    fn was_refused(&mut self) {
+        self.refused += 1;
+        let searches = matches!(self.tactic, Some(Tactic::Spray { .. } | Tactic::Probe { .. }));
+        if searches && self.refused == REFUSALS {
+            self.budget = Bucket::new(SYN_BURST, SYN_EVERY_REFUSED);
+        }
+        let Some(Tactic::Probe { to, low, high, .. }) = self.tactic else { return };
+        // A refused probe has left no hole: one more takes its place.
+        match &mut self.search {
+            Some(Search::Probe { count, .. }) => *count = count.saturating_add(1),
+            Some(Search::Spray { .. }) => {}
+            None => {
+                let (key, next) = (self.walk, self.probed);
+                self.search = Some(Search::Probe { to, low, high, key, next, count: next.saturating_add(1) });
+            }
+        }
+    }
+
     fn tactic(&self) -> Option<Tactic> {
         Some(punch::tactic(&self.ours, self.theirs.as_ref()?))
     }
@@ -460,12 +511,18 @@ impl Punch {
             Search::Probe { to, low, high, key, next, count } => {
                 let to_port = SocketAddr::new(to, punch::nth_port(key, next, low, high));
                 let planned = Planned { from: listen, to: to_port, tries: 0, at: now, once: true };
-                let rest = Search::Probe { to, low, high, key, next: next + 1, count };
-                (planned, (next + 1 < count).then_some(rest))
+                self.probed = next.saturating_add(1);
+                let rest = Search::Probe { to, low, high, key, next: self.probed, count };
+                (planned, (self.probed < count).then_some(rest))
             }
         };
         self.search = left;
         Some(planned)
+    }
+
+    /// Whether the peer's ports are random, so that much depends on what our NAT lets in.
+    pub(super) fn gropes(&self) -> bool {
+        self.theirs.as_ref().is_some_and(|t| t.ports.is_empty())
     }
 
     pub(super) fn local(&self) -> IpAddr {

@@ -65,9 +65,16 @@ pub(crate) fn tactic(ours: &Side, theirs: &Side) -> Tactic {
     }
     let at = |port: u16| SocketAddr::new(theirs.external, port);
     let meet = |dials: &mut dyn Iterator<Item = (From, SocketAddr)>| Tactic::Meet(dials.collect());
+    let measured = |side: &Side| side.behaviour.mapping.is_some();
+    if theirs.ports.is_empty() && !(measured(ours) && measured(theirs)) {
+        // Too early to search: this opens our filter, and the next try knows more.
+        return meet(&mut [(From::Listener, at(theirs.listen))].into_iter());
+    }
     match (ours.behaviour.foresight(), theirs.ports.first()) {
         (Foresight::Nothing { .. }, None) => Tactic::Hopeless("both NATs pick random ports"),
-        (Foresight::Nothing { .. }, Some(port)) if !theirs.behaviour.filters_by_port() => {
+        (Foresight::Nothing { .. }, Some(port))
+            if !theirs.behaviour.filters_by_port() || !measured(theirs) =>
+        {
             meet(&mut [(From::Fresh, at(*port)); 2].into_iter())
         }
         (Foresight::Nothing { .. }, Some(_)) if theirs.ports.len() > 1 => {

@@ -456,9 +456,9 @@ mod tests {
         assert_eq!(changed("event 0 interfaces", "event 0 Interfaces"), line(12, LineError::Word(3)));
         assert_eq!(
             changed("event 0 interfaces", "begun ok 1\nevent 0 interfaces"),
-            line(11, LineError::Order)
+            line(12, LineError::Order)
         );
-        assert_eq!(changed("event 0 interfaces", "\nevent 0 interfaces"), line(11, LineError::Word(1)));
+        assert_eq!(changed("event 0 interfaces", "\nevent 0 interfaces"), line(12, LineError::Word(1)));
         assert_eq!(replay(text.trim_end()), line(text.lines().count(), LineError::CutOff));
         let call = "call 0 connect None-0-0-x 1 direct plain 5\n";
         assert_eq!(
@@ -469,7 +469,7 @@ mod tests {
         assert_eq!(replay(&long), line(2, LineError::TooLong(MAX_LINE + 4)));
         let listen = text.lines().find(|l| l.starts_with("action listen ")).unwrap();
         let differs = ReplayError::Differs {
-            line: 12,
+            line: 13,
             expected: listen.replace(" 128 ", " 5 "),
             got: listen.to_owned(),
         };
