@@ -11,7 +11,7 @@ use crate::signal::message::Body;
 use crate::strategy::agreement::Requester;
 
 /// Rungs of the ladder. Each swaps who dials first and takes fresh samples.
-const RUNGS: u8 = 3;
+const RUNGS: u8 = 4;
 /// An announcement is sent again at most so often.
 const REQUESTS: u8 = 6;
 
