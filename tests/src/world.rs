@@ -103,10 +103,7 @@ impl World {
     /// # Panics
     /// If it does not get ready.
     pub fn listen_for(&self, host: usize, ids: &[String]) -> (Child, String) {
-        let mut child = self.run(
-            self.lab.host(host),
-            &["listen", "--echo", "--accept", &ids.join(",")],
-        );
+        let mut child = self.run(self.lab.host(host), &["listen", "--echo", "--accept", &ids.join(",")]);
         let ready = event(&mut child, "ready");
         (child, ready["address"].as_str().unwrap().to_owned())
     }

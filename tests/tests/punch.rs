@@ -110,6 +110,13 @@ fn every_home_reaches_every_other() {
     all.sort_by(f64::total_cmp);
     let tries: u32 = tally.values().map(|t| t.tries).sum();
     println!("{} of {tries} came through; median {:.0} ms", all.len(), all[all.len() / 2]);
+    for ((a, b), entry) in &tally {
+        let slow: Vec<String> =
+            entry.times.iter().filter(|t| **t > 1000.0).map(|t| format!("{t:.0}")).collect();
+        if !slow.is_empty() && !random(&homes[*a]) && !random(&homes[*b]) {
+            println!("slow: {} -> {}: {} ms", homes[*a], homes[*b], slow.join(", "));
+        }
+    }
     let mut broken = String::new();
     for ((a, b), entry) in &tally {
         // A search may miss: 98.3 % each time it is tried, and it is tried more than once.
