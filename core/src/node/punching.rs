@@ -203,6 +203,13 @@ impl Node {
         true
     }
 
+    /// Ends a punch, with the dials that nobody has answered.
+    pub(super) fn forget_punch(&mut self, key: Key) {
+        if let Some(punch) = self.end_punch(key) {
+            self.close_dials(punch.live.into_keys());
+        }
+    }
+
     /// Ends a punch without touching its streams.
     pub(super) fn end_punch(&mut self, key: Key) -> Option<Punch> {
         let punch = self.punches.remove(&key)?;
@@ -467,7 +474,8 @@ impl Node {
         }
         let now = self.cx.now;
         let Some(punch) = self.punches.get_mut(&key) else { return };
-        let until = if dial.once { punch.until.min(now + PROBE_FOR) } else { punch.until };
+        let longest = if dial.once { PROBE_FOR } else { SEARCH_FOR };
+        let until = punch.until.min(now + longest);
         let (peer, mode, local) = (punch.peer, punch.mode, SocketAddr::new(punch.local, dial.from));
         let role = match key.1 {
             Requester::Us => Role::Initiate(Offer { session: key.0, purpose: Purpose::Open, mode }, peer),
