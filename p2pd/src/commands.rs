@@ -21,7 +21,7 @@ const PIPE: &str = "the pipe broke";
 /// What a node is brought up for.
 enum Task {
     Listen { echo: bool },
-    Connect(PeerAddress, Plan),
+    Connect(Box<PeerAddress>, Plan),
     Addr,
 }
 
@@ -36,7 +36,7 @@ pub(crate) async fn run(options: Options) -> ExitCode {
         Command::Addr { common } => (Task::Addr, common),
         Command::Connect { address, strategies, timeout, common } => {
             let to = match address.parse::<PeerAddress>() {
-                Ok(to) => to,
+                Ok(to) => Box::new(to),
                 Err(why) => return usage(say, &why.to_string()),
             };
             let mode = if common.plain { PipeMode::Plain } else { PipeMode::Encrypted };
