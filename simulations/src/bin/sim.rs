@@ -1,0 +1,2 @@
+//! Runs simulated internets from the command line.
+fn main() {}

@@ -1,0 +1,3 @@
+//! Worlds that are set up the same way again and again.
+
+pub mod raw;
