@@ -131,7 +131,8 @@ mod tests {
     #[test]
     fn exponential_draws_have_the_mean_and_the_tail() {
         let rng = Keyed::new(5);
-        let draws: Vec<u64> = (0..100_000).map(|n| rng.exponential(Domain::Background, 1, n, 1_000)).collect();
+        let draws: Vec<u64> =
+            (0..100_000).map(|n| rng.exponential(Domain::Background, 1, n, 1_000)).collect();
         let mean = draws.iter().sum::<u64>() / draws.len() as u64;
         assert!(mean.abs_diff(1_000) < 20, "{mean}");
         // e^-2 = 13.53 % are over twice the mean.

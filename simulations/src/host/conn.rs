@@ -380,8 +380,7 @@ impl Conn {
         if self.finish && all {
             out.push(self.make(Flags::FIN | Flags::ACK, self.next, Bytes::new()));
             self.next += 1;
-            self.state =
-                if self.state == State::Established { State::FinWait1 } else { State::LastAck };
+            self.state = if self.state == State::Established { State::FinWait1 } else { State::LastAck };
         }
         // With a closed window the timer probes.
         if self.due.is_none() && (self.next > self.una || !self.output.is_empty()) {

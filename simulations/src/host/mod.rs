@@ -5,6 +5,7 @@
 //! its port a dial takes exactly the segments of its own 4-tuple.
 
 mod conn;
+mod icmp;
 mod profile;
 mod sockets;
 
@@ -17,6 +18,7 @@ use p2pd_core::IoFailure;
 use crate::engine::{Digest, Domain, Keyed, Nanos};
 use crate::net::{Body, IcmpKind, Packet, Quote, Segment};
 use conn::{Change, Conn, State};
+pub(crate) use icmp::IcmpBudget;
 pub use profile::Profile;
 pub use sockets::Sock;
 use sockets::{Kind, Socket};
@@ -77,6 +79,7 @@ pub struct Host {
     /// UDP sockets by port.
     udp: BTreeMap<u16, Vec<Sock>>,
     ephemeral: u64,
+    icmp_budget: IcmpBudget,
     scratch: Vec<Segment>,
     pub(crate) out: Outbox,
     /// SYNs sent, first ones and repeats.
@@ -96,6 +99,7 @@ impl Host {
             listeners: BTreeMap::new(),
             udp: BTreeMap::new(),
             ephemeral: 0,
+            icmp_budget: IcmpBudget::default(),
             scratch: Vec::new(),
             out: Outbox::default(),
             syns: 0,
@@ -123,8 +127,7 @@ impl Host {
 
     /// Sockets that still cost a peer or a program something: all but those in TIME_WAIT.
     pub fn live_sockets(&self) -> usize {
-        let waits =
-            |s: &&Socket| matches!(&s.kind, Kind::Conn { conn, .. } if conn.state == State::TimeWait);
+        let waits = |s: &&Socket| matches!(&s.kind, Kind::Conn { conn, .. } if conn.state == State::TimeWait);
         self.sockets.len() - self.sockets.values().filter(waits).count()
     }
 
@@ -158,7 +161,10 @@ impl Host {
                         local: packet.dst,
                         data: data.clone(),
                     }),
-                    None => self.out.packets.extend(packet.icmp(IcmpKind::Port, packet.dst.ip())),
+                    None if self.icmp_budget.allows(now, packet.src.ip()) => {
+                        self.out.packets.extend(packet.icmp(IcmpKind::Port, packet.dst.ip()));
+                    }
+                    None => {}
                 }
             }
             Body::Icmp(kind, quote) => self.arrive_icmp(kind, quote),
@@ -214,7 +220,9 @@ impl Host {
 
     fn arrive_icmp(&mut self, kind: IcmpKind, quote: Quote) {
         let Some(&sock) = self.tuples.get(&(quote.src, quote.dst)) else { return };
-        let Some(Socket { kind: Kind::Conn { conn, parent, .. }, .. }) = self.sockets.get(&sock) else { return };
+        let Some(Socket { kind: Kind::Conn { conn, parent, .. }, .. }) = self.sockets.get(&sock) else {
+            return;
+        };
         // Linux: fatal to a dial that is under way, a passing trouble for everything else.
         let dialling = parent.is_none() && matches!(conn.state, State::SynSent | State::SynReceived);
         if dialling && conn.has_out(quote.seq) {

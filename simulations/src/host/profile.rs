@@ -21,15 +21,7 @@ impl Profile {
 
     /// Linux before 6.5: doubling from one second.
     pub const LINUX_OLD: Profile = Profile {
-        syn_gaps: &[
-            SECOND,
-            2 * SECOND,
-            4 * SECOND,
-            8 * SECOND,
-            16 * SECOND,
-            32 * SECOND,
-            64 * SECOND,
-        ],
+        syn_gaps: &[SECOND, 2 * SECOND, 4 * SECOND, 8 * SECOND, 16 * SECOND, 32 * SECOND, 64 * SECOND],
         ephemeral: (32_768, 60_999),
     };
 

@@ -252,8 +252,7 @@ impl Host {
         let mut out = core::mem::take(&mut self.scratch);
         let conn = Conn::dial(iss, now, &self.profile, &mut out);
         if let Some(socket) = self.sockets.get_mut(&sock) {
-            socket.kind =
-                Kind::Conn { remote, conn: Box::new(conn), parent: None, owned: true, armed: None };
+            socket.kind = Kind::Conn { remote, conn: Box::new(conn), parent: None, owned: true, armed: None };
         }
         self.tuples.insert((local, remote), sock);
         self.emit(sock, out);

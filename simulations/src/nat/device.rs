@@ -9,6 +9,7 @@ use super::table::{Mapping, MappingKey, Session, Table, key_of};
 use super::track::{Step, Track};
 use super::{Dependence, Hairpin, NatSpec, OnRst, Tracking, Unique, Unsolicited};
 use crate::engine::{Domain, Keyed, Nanos, SECOND};
+use crate::host::IcmpBudget;
 use crate::net::{Body, IcmpKind, Packet, Proto};
 
 /// How long RFC 5382 REQ-4 wants an unsolicited SYN to wait.
@@ -52,12 +53,22 @@ pub(crate) struct Nat {
     ports: Ports,
     table: Table,
     created: u32,
+    icmp_budget: IcmpBudget,
 }
 
 impl Nat {
     pub(crate) fn new(id: u64, rng: Keyed, spec: NatSpec, external: Vec<IpAddr>) -> Nat {
         let ports = Ports::new(id, rng);
-        Nat { spec, external, id, rng, ports, table: Table::default(), created: 0 }
+        Nat {
+            spec,
+            external,
+            id,
+            rng,
+            ports,
+            table: Table::default(),
+            created: 0,
+            icmp_budget: IcmpBudget::default(),
+        }
     }
 
     /// Whether its tables agree with each other.
@@ -151,11 +162,19 @@ impl Nat {
                 packet.icmp(IcmpKind::Port, by)
             }
             Unsolicited::Rst if udp => packet.icmp(IcmpKind::Port, by),
-            Unsolicited::Rst | Unsolicited::Local => packet.refusal(),
+            Unsolicited::Rst => {
+                if self.spec.refusal_takes_port {
+                    self.ports.skip(&self.spec);
+                }
+                packet.refusal()
+            }
+            Unsolicited::Local => packet.refusal(),
             Unsolicited::IcmpPort => packet.icmp(IcmpKind::Port, by),
             Unsolicited::IcmpHost => packet.icmp(IcmpKind::Host, by),
             Unsolicited::IcmpAdmin => packet.icmp(IcmpKind::Admin, by),
         };
+        let answer =
+            answer.filter(|a| matches!(a.body, Body::Tcp(_)) || self.icmp_budget.allows(now, a.dst.ip()));
         one(match answer {
             Some(answer) => Verdict::Out(Side::Outside, answer),
             None => Verdict::Drop("unsolicited"),

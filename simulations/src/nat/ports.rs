@@ -128,6 +128,13 @@ impl Ports {
         }
     }
 
+    /// Moves a shared counter on without a mapping.
+    pub(super) fn skip(&mut self, spec: &NatSpec) {
+        if let (Alloc::Sequential { step, .. }, Some(next)) = (spec.alloc, self.counters.get_mut(&None)) {
+            *next += i64::from(step);
+        }
+    }
+
     fn random(&mut self, low: i64, count: i64, free: impl Fn(u16) -> bool) -> Option<u16> {
         (0..TRIES).map(|_| (low + self.draw(count as u64) as i64) as u16).find(|p| free(*p))
     }

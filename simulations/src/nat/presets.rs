@@ -4,7 +4,9 @@
 //! device's or a test laboratory's own sources, `document` from an RFC or a vendor's text, `recalled` to be
 //! confirmed before a figure rests on it.
 
-use super::{Alloc, Caps, Clash, Dependence, Hairpin, NatSpec, OnRst, Scope, Timers, Tracking, Unique, Unsolicited};
+use super::{
+    Alloc, Caps, Clash, Dependence, Hairpin, NatSpec, OnRst, Scope, Timers, Tracking, Unique, Unsolicited,
+};
 use crate::engine::SECOND;
 use Dependence::{Address as Ad, AddressAndPort as Apd, Endpoint as Ei};
 
@@ -57,8 +59,7 @@ const PF: NatSpec = NatSpec {
     ..RANDOM
 };
 const MOBILE: NatSpec = NatSpec { timers: Timers::RFC.with(60, 1_800), on_rst: OnRst::Delete, ..RANDOM };
-const CLOUD: NatSpec =
-    NatSpec { hairpin: Hairpin::Dropped, timers: Timers::LINUX.with(60, 350), ..RANDOM };
+const CLOUD: NatSpec = NatSpec { hairpin: Hairpin::Dropped, timers: Timers::LINUX.with(60, 350), ..RANDOM };
 const OPENWRT: NatSpec = LINUX.unsolicited(Unsolicited::Rst);
 const MOBILE_RST: NatSpec =
     NatSpec { timers: Timers::RFC.with(30, 300), ..MOBILE.unsolicited(Unsolicited::Rst) };
@@ -68,7 +69,12 @@ pub const PRESETS: &[Preset] = &[
     row("open", &[], "a public host", "measured"),
     row("one2one", &[ONE_TO_ONE], "one address to one address, no filter (EC2)", "source"),
     row("linux", &[LINUX], "Linux masquerading, silent: most vendor firmwares", "measured"),
-    row("linux-accept", &[LINUX.unsolicited(Unsolicited::Local)], "Linux masquerading without firewall", "measured"),
+    row(
+        "linux-accept",
+        &[LINUX.unsolicited(Unsolicited::Local)],
+        "Linux masquerading without firewall",
+        "measured",
+    ),
     row("openwrt", &[OPENWRT], "OpenWrt as shipped: strangers are rejected", "source"),
     row("linux-random", &[RANDOM], "Linux masquerade fully-random", "measured"),
     row(
@@ -82,7 +88,12 @@ pub const PRESETS: &[Preset] = &[
     row("port-restricted-cone", &[CONE.with(Ei, Apd)], "EIM with port filtering", "document"),
     row("rfc5382", &[NatSpec::RFC], "what RFC 4787 and RFC 5382 ask for", "document"),
     row("pf", &[PF], "pfSense, OPNsense, OpenBSD", "document"),
-    row("pf-static-port", &[NatSpec { range: (1024, 65_535), ..PF.alloc(LINUX.alloc) }], "pf with static-port", "document"),
+    row(
+        "pf-static-port",
+        &[NatSpec { range: (1024, 65_535), ..PF.alloc(LINUX.alloc) }],
+        "pf with static-port",
+        "document",
+    ),
     row("symmetric-seq1", &[SYMMETRIC.alloc(SEQUENTIAL)], "older home routers", "recalled"),
     row(
         "symmetric-seq2",
@@ -102,8 +113,18 @@ pub const PRESETS: &[Preset] = &[
         "sequential, two flows a second of other users",
         "recalled",
     ),
-    row("dependent", &[CONE.with(Ei, Apd).alloc(Alloc::Dependent { step: 1 })], "port moves with the inside port", "document"),
-    row("offset", &[CONE.with(Ei, Apd).alloc(Alloc::Offset(1_000))], "inside port plus a constant", "document"),
+    row(
+        "dependent",
+        &[CONE.with(Ei, Apd).alloc(Alloc::Dependent { step: 1 })],
+        "port moves with the inside port",
+        "document",
+    ),
+    row(
+        "offset",
+        &[CONE.with(Ei, Apd).alloc(Alloc::Offset(1_000))],
+        "inside port plus a constant",
+        "document",
+    ),
     row(
         "starlink-like",
         &[NatSpec { range: (35_000, 65_535), ..CONE.with(Ei, Apd) }],
@@ -118,7 +139,10 @@ pub const PRESETS: &[Preset] = &[
     ),
     row(
         "cisco-ios",
-        &[NatSpec { timers: Timers::RFC.with(60, 86_400), ..CONE.with(Ei, Apd).alloc(Alloc::Preserve(Clash::Next)) }],
+        &[NatSpec {
+            timers: Timers::RFC.with(60, 86_400),
+            ..CONE.with(Ei, Apd).alloc(Alloc::Preserve(Clash::Next))
+        }],
         "Cisco IOS with PAT",
         "recalled",
     ),
@@ -156,7 +180,12 @@ pub const LAB: &[Preset] = &[
         "nft maps and random",
         "measured",
     ),
-    row("symseq", &[NatSpec { range: (40_000, 42_047), ..LINUX.alloc(SEQUENTIAL) }], "numgen", "measured"),
+    row(
+        "symseq",
+        &[NatSpec { range: (40_000, 42_047), refusal_takes_port: true, ..LINUX.alloc(SEQUENTIAL) }],
+        "numgen",
+        "measured",
+    ),
     row("symrand", &[RANDOM], "masquerade fully-random", "measured"),
     // The laboratory's userspace NAT: MAP.FILTER.ALLOC, no TCP states, contacts for two minutes.
     row("u:eim.eif.keep", &[LAB_U.with(Ei, Ei)], "userspace NAT", "measured"),

@@ -228,6 +228,8 @@ pub struct NatSpec {
     pub caps: Caps,
     /// Mappings that other users open, in a thousand seconds, advancing a shared counter.
     pub background: u32,
+    /// Whether each RST that the NAT itself sends takes a port, as it does where nft counts ports by `numgen`.
+    pub refusal_takes_port: bool,
 }
 
 impl NatSpec {
@@ -251,6 +253,7 @@ impl NatSpec {
         refresh_inbound: true,
         caps: Caps { total: 0, per_host: 0 },
         background: 0,
+        refusal_takes_port: false,
     };
 
     /// What RFC 4787 and RFC 5382 ask for.

@@ -37,11 +37,8 @@ impl fmt::Display for SpecError {
 
 impl std::error::Error for SpecError {}
 
-const DEPENDENCES: [(&str, Dependence); 3] = [
-    ("ei", Dependence::Endpoint),
-    ("ad", Dependence::Address),
-    ("apd", Dependence::AddressAndPort),
-];
+const DEPENDENCES: [(&str, Dependence); 3] =
+    [("ei", Dependence::Endpoint), ("ad", Dependence::Address), ("apd", Dependence::AddressAndPort)];
 const UNSOLICITED: [(&str, Unsolicited); 7] = [
     ("drop", Unsolicited::Drop),
     ("rst", Unsolicited::Rst),
@@ -127,8 +124,7 @@ impl NatSpec {
             "alloc" => self.alloc = alloc(value)?,
             "unique" => self.unique = pick(&UNIQUES, value)?,
             "range" => {
-                let (low, high) =
-                    value.split_once('-').ok_or_else(|| SpecError::Value(value.into()))?;
+                let (low, high) = value.split_once('-').ok_or_else(|| SpecError::Value(value.into()))?;
                 self.range = (number(low)?, number(high)?);
                 if self.range.0 == 0 || self.range.0 > self.range.1 {
                     return Err(SpecError::Value(value.into()));
@@ -165,6 +161,7 @@ impl NatSpec {
             "sessions" => self.caps.total = number(value)?,
             "sessions-per-host" => self.caps.per_host = number(value)?,
             "background" => self.background = number(value)?,
+            "refusal-takes-port" => self.refusal_takes_port = pick(&FLAGS, value)?,
             _ => return Err(SpecError::Field(field.into())),
         }
         Ok(())
@@ -224,7 +221,13 @@ impl fmt::Display for Chain {
             let flag = |b| name(&FLAGS, b);
             let dep = |d| name(&DEPENDENCES, d);
             let t = &s.timers;
-            write!(f, "{joint}linux,translate={},map={},filter={}", flag(s.translate), dep(s.mapping), dep(s.filtering))?;
+            write!(
+                f,
+                "{joint}linux,translate={},map={},filter={}",
+                flag(s.translate),
+                dep(s.mapping),
+                dep(s.filtering)
+            )?;
             write!(f, ",udp-map={},udp-filter={},alloc={}", dep(s.udp.0), dep(s.udp.1), alloc_text(s.alloc))?;
             write!(f, ",unique={},range={}-{}", name(&UNIQUES, s.unique), s.range.0, s.range.1)?;
             write!(f, ",pool={},paired={}", s.pool, flag(s.paired))?;
@@ -245,7 +248,7 @@ impl fmt::Display for Chain {
             let times: Vec<String> = times.iter().map(|t| (t / SECOND).to_string()).collect();
             write!(f, ",timers={},refresh-in={}", times.join("/"), flag(s.refresh_inbound))?;
             write!(f, ",sessions={},sessions-per-host={}", s.caps.total, s.caps.per_host)?;
-            write!(f, ",background={}", s.background)?;
+            write!(f, ",background={},refusal-takes-port={}", s.background, flag(s.refusal_takes_port))?;
         }
         Ok(())
     }

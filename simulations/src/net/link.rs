@@ -83,7 +83,8 @@ mod tests {
         assert!(many(perfect).iter().all(|f| f.as_slice() == [MILLI]));
         let lost = many(LinkSpec { loss_ppm: 100_000, ..perfect }).iter().filter(|f| f.is_empty()).count();
         assert!(lost.abs_diff(1_000) < 120, "{lost}");
-        let twice = many(LinkSpec { duplicate_ppm: 100_000, ..perfect }).iter().filter(|f| f.len() == 2).count();
+        let twice =
+            many(LinkSpec { duplicate_ppm: 100_000, ..perfect }).iter().filter(|f| f.len() == 2).count();
         assert!(twice.abs_diff(1_000) < 120, "{twice}");
         let held = LinkSpec { reorder_ppm: 100_000, hold: MILLI, ..perfect };
         let held = many(held).iter().filter(|f| f[0] == 2 * MILLI).count();

@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use p2pd_core::io::Reuse;
 use p2pd_core::{IoFailure, SockOpts};
 
-use crate::engine::{MILLI, Nanos, SECOND};
+use crate::engine::{Domain, MILLI, Nanos, SECOND};
 use crate::host::{HostEvent, Sock};
 use crate::nat::Chain;
 use crate::net::LinkSpec;
@@ -23,8 +23,8 @@ pub struct Attempt {
     pub offset: Nanos,
     /// With a listener beside each dial.
     pub listen: bool,
-    /// With a new dial 50 ms after an error.
-    pub retry: bool,
+    /// With a new dial 50 ms after an error, or up to so much later.
+    pub retry: Option<Nanos>,
 }
 
 /// How an attempt ended.
@@ -42,13 +42,16 @@ pub struct Ending {
 
 const SHARED: SockOpts = SockOpts { reuse: Reuse::AddressAndPort, ttl: None, nodelay: false };
 const PORT: u16 = 20_001;
-const SERVERS: [IpAddr; 2] =
-    [IpAddr::V4(core::net::Ipv4Addr::new(203, 0, 113, 10)), IpAddr::V4(core::net::Ipv4Addr::new(203, 0, 113, 11))];
+const SERVERS: [IpAddr; 2] = [
+    IpAddr::V4(core::net::Ipv4Addr::new(203, 0, 113, 10)),
+    IpAddr::V4(core::net::Ipv4Addr::new(203, 0, 113, 11)),
+];
 /// From the later dial to giving up.
 const PATIENCE: Nanos = 3_300 * MILLI;
 
 #[derive(Debug, Default)]
 struct Program {
+    number: u64,
     /// A server's: who has connected.
     seen: Vec<SocketAddr>,
     server: bool,
@@ -59,7 +62,8 @@ struct Program {
     learning: bool,
     learned: usize,
     to: Option<SocketAddr>,
-    retry: bool,
+    retry: Option<Nanos>,
+    redials: u64,
     result: Option<(IoFailure, Nanos)>,
     last: Option<IoFailure>,
     got: Vec<u8>,
@@ -92,8 +96,10 @@ impl Program {
         if self.last.is_none() {
             self.last = Some(cause);
         }
-        if self.retry {
-            cx.wake_at(cx.now + 50 * MILLI, 1);
+        if let Some(most) = self.retry {
+            let late = cx.rng.below(Domain::Scenario, self.number, self.redials, most + 1);
+            self.redials += 1;
+            cx.wake_at(cx.now + 50 * MILLI + late, 1);
         }
     }
 }
@@ -163,7 +169,7 @@ pub fn attempt(seed: u64, attempt: &Attempt, trace: bool) -> (Ending, String) {
     let sides = [0, 1].map(|n| {
         let spec = SiteSpec { number: n as u8 + 1, chain: attempt.chains[n].clone(), link };
         let mut site = world.add_site(&spec);
-        world.add_host_at(&mut site, Program { retry: attempt.retry, ..Program::default() })
+        world.add_host_at(&mut site, Program { number: n as u64, retry: attempt.retry, ..Program::default() })
     });
     let ends = sides.map(|host| learn(&mut world, servers, host));
     if trace {
@@ -196,7 +202,8 @@ pub fn attempt(seed: u64, attempt: &Attempt, trace: bool) -> (Ending, String) {
         data = world.run_while(until, |w| sides.iter().all(|s| w.app(*s).got.len() >= 8));
     }
     let connected = sides.map(|s| world.app(s).conn.map(|(_, at, _)| at - begin));
-    let last = |cause| sides.iter().any(|s| world.app(*s).conn.is_none() && world.app(*s).last == Some(cause));
+    let last =
+        |cause| sides.iter().any(|s| world.app(*s).conn.is_none() && world.app(*s).last == Some(cause));
     let letter = match connected {
         [Some(a), Some(b)] if data => {
             let late = a.max(b).saturating_sub(attempt.offset);

@@ -4,7 +4,7 @@ mod build;
 mod trace;
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 
 pub use build::{Site, SiteSpec};
 pub use trace::Trace;
@@ -287,7 +287,12 @@ impl<A: App> World<A> {
                 packet.ttl -= 1;
                 if let Some(trace) = &mut self.trace {
                     let label = format!("nat{nat}");
-                    trace.packet(self.now, &label, if side == Side::Inside { "in  <" } else { "out <" }, &packet);
+                    trace.packet(
+                        self.now,
+                        &label,
+                        if side == Side::Inside { "in  <" } else { "out <" },
+                        &packet,
+                    );
                 }
                 let verdicts = match side {
                     Side::Inside => self.nats[nat].0.from_inside(self.now, packet.clone()),
@@ -412,9 +417,4 @@ impl<A: App> World<A> {
             }
         }
     }
-}
-
-/// The end of a socket address for a host and a port.
-pub(crate) fn end(ip: IpAddr, port: u16) -> SocketAddr {
-    SocketAddr::new(ip, port)
 }
