@@ -110,6 +110,11 @@ impl Host {
         self.addresses.push(ip);
     }
 
+    /// Its number in the world.
+    pub fn id(&self) -> u64 {
+        self.id
+    }
+
     /// Its addresses, the first being the default.
     pub fn addresses(&self) -> &[IpAddr] {
         &self.addresses

@@ -53,6 +53,7 @@ pub(crate) struct Nat {
     ports: Ports,
     table: Table,
     created: u32,
+    dmz: Option<IpAddr>,
     icmp_budget: IcmpBudget,
 }
 
@@ -67,7 +68,15 @@ impl Nat {
             ports,
             table: Table::default(),
             created: 0,
+            dmz: None,
             icmp_budget: IcmpBudget::default(),
+        }
+    }
+
+    /// A host was put inside.
+    pub(crate) fn host_added(&mut self, ip: IpAddr) {
+        if self.spec.dmz {
+            self.dmz.get_or_insert(ip);
         }
     }
 
@@ -432,7 +441,9 @@ impl Nat {
     fn admitted(&mut self, now: Nanos, proto: Proto, packet: &Packet) -> Option<SocketAddr> {
         let filtering = self.filtering(proto);
         let strict = self.spec.tracking == Tracking::Conntrack;
-        let key = self.table.mapped(now, proto, packet.dst)?;
+        let Some(key) = self.table.mapped(now, proto, packet.dst) else {
+            return self.dmz.map(|ip| SocketAddr::new(ip, packet.dst.port()));
+        };
         let mapping = self.table.mapping(now, key)?;
         let admitted = match filtering {
             Dependence::Endpoint => true,

@@ -33,7 +33,7 @@ const fn row(
 }
 
 const LINUX: NatSpec = NatSpec::LINUX;
-const ONE_TO_ONE: NatSpec = NatSpec { hairpin: Hairpin::Dropped, tracking: Tracking::Contacts, ..FULL_CONE };
+const ONE_TO_ONE: NatSpec = NatSpec { hairpin: Hairpin::Dropped, dmz: true, ..FULL_CONE };
 const RANDOM: NatSpec = LINUX.alloc(Alloc::Random);
 const FULL_CONE: NatSpec = NatSpec {
     unique: Unique::Port,

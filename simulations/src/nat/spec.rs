@@ -228,6 +228,8 @@ pub struct NatSpec {
     pub caps: Caps,
     /// Mappings that other users open, in a thousand seconds, advancing a shared counter.
     pub background: u32,
+    /// Whether what no mapping claims goes to the first host inside, on the same port (1:1 NAT, DMZ).
+    pub dmz: bool,
     /// Whether each RST that the NAT itself sends takes a port, as it does where nft counts ports by `numgen`.
     pub refusal_takes_port: bool,
 }
@@ -253,6 +255,7 @@ impl NatSpec {
         refresh_inbound: true,
         caps: Caps { total: 0, per_host: 0 },
         background: 0,
+        dmz: false,
         refusal_takes_port: false,
     };
 

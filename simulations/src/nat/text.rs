@@ -161,6 +161,7 @@ impl NatSpec {
             "sessions" => self.caps.total = number(value)?,
             "sessions-per-host" => self.caps.per_host = number(value)?,
             "background" => self.background = number(value)?,
+            "dmz" => self.dmz = pick(&FLAGS, value)?,
             "refusal-takes-port" => self.refusal_takes_port = pick(&FLAGS, value)?,
             _ => return Err(SpecError::Field(field.into())),
         }
@@ -248,7 +249,8 @@ impl fmt::Display for Chain {
             let times: Vec<String> = times.iter().map(|t| (t / SECOND).to_string()).collect();
             write!(f, ",timers={},refresh-in={}", times.join("/"), flag(s.refresh_inbound))?;
             write!(f, ",sessions={},sessions-per-host={}", s.caps.total, s.caps.per_host)?;
-            write!(f, ",background={},refusal-takes-port={}", s.background, flag(s.refusal_takes_port))?;
+            write!(f, ",background={},dmz={}", s.background, flag(s.dmz))?;
+            write!(f, ",refusal-takes-port={}", flag(s.refusal_takes_port))?;
         }
         Ok(())
     }

@@ -98,6 +98,11 @@ impl<A: App> World<A> {
         host.add_address(ip);
         let plug = self.plug(net, Device::Host(n), link);
         self.nets[net.0].routes.insert(ip, plug);
+        if let Some(gateway) = self.nets[net.0].gateway
+            && let Device::Nat(nat, _) = self.plugs[gateway.0].device
+        {
+            self.nats[nat].0.host_added(ip);
+        }
         // A firewall's hosts are reached through it.
         let mut at = net;
         while let Some(gateway) = self.nets[at.0].gateway {
@@ -111,6 +116,14 @@ impl<A: App> World<A> {
         Cx { host: &mut self.hosts[n].0, now: self.now, rng: self.rng }.wake_at(self.now, 0);
         self.flush(n);
         HostId(n)
+    }
+
+    /// Gives a host another address on a network.
+    pub fn add_address(&mut self, host: HostId, net: NetId, ip: IpAddr, link: LinkSpec) {
+        let plug = self.plug(net, Device::Host(host.0), link);
+        self.nets[net.0].routes.insert(ip, plug);
+        self.hosts[host.0].0.add_address(ip);
+        self.hosts[host.0].2.push((ip, plug));
     }
 
     /// Builds a site with its NATs.

@@ -1,0 +1,64 @@
+//! What must happen, said in a few lines without a simulation: for two NAT chains, whether two hosts behind
+//! them can be joined. The simulator has to agree, and where it does not, one of the two is wrong.
+
+use crate::nat::{Alloc, Chain, Dependence, NatSpec};
+
+/// What has to happen to a pair.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Verdict {
+    /// It must be joined.
+    Must,
+    /// It cannot be.
+    MustNot,
+    /// It depends on the ports that other users take.
+    Perhaps,
+}
+
+/// Whether a stranger's SYN to the announced port arrives, with nothing done before: what direct and reverse
+/// connects need of one side.
+pub fn reachable(chain: &Chain) -> bool {
+    chain.0.iter().all(|nat| match nat.translate {
+        true => nat.dmz,
+        false => nat.filtering == Dependence::Endpoint,
+    })
+}
+
+/// Direct and reverse together: one side has to be reachable.
+pub fn direct_or_reverse(a: &Chain, b: &Chain) -> Verdict {
+    if reachable(a) || reachable(b) { Verdict::Must } else { Verdict::MustNot }
+}
+
+/// How surely the external port of the next flow from `port` is known from flows before it.
+fn predictable(nat: &NatSpec, port: u16) -> Verdict {
+    let kept = |p: u16| (nat.range.0..=nat.range.1).contains(&p);
+    match nat.alloc {
+        _ if !nat.translate || nat.mapping == Dependence::Endpoint => Verdict::Must,
+        Alloc::Preserve(_) if kept(port) => Verdict::Must,
+        Alloc::Offset(_) | Alloc::Dependent { .. } => Verdict::Must,
+        Alloc::Sequential { .. } if nat.background == 0 => Verdict::Must,
+        Alloc::Sequential { .. } => Verdict::Perhaps,
+        _ => Verdict::MustNot,
+    }
+}
+
+fn worst(chain: &Chain, port: u16) -> Verdict {
+    let of: Vec<Verdict> = chain.0.iter().map(|nat| predictable(nat, port)).collect();
+    match () {
+        _ if of.contains(&Verdict::MustNot) => Verdict::MustNot,
+        _ if of.contains(&Verdict::Perhaps) => Verdict::Perhaps,
+        _ => Verdict::Must,
+    }
+}
+
+/// TCP hole punching from local port `port` with a listener beside each dial, where the first SYNs cross: both
+/// ports are predictable, or one is and its side lets any port of the other's address in.
+pub fn punch(a: &Chain, b: &Chain, port: u16) -> Verdict {
+    let admits = |chain: &Chain| chain.0.iter().all(|nat| nat.filtering != Dependence::AddressAndPort);
+    match (worst(a, port), worst(b, port)) {
+        (Verdict::Must, Verdict::Must) => Verdict::Must,
+        (Verdict::Must, _) if admits(a) => Verdict::Must,
+        (_, Verdict::Must) if admits(b) => Verdict::Must,
+        (Verdict::MustNot, _) | (_, Verdict::MustNot) => Verdict::MustNot,
+        _ => Verdict::Perhaps,
+    }
+}
