@@ -54,7 +54,11 @@ impl Clocks {
 
     fn fix(&self, now: Nanos) -> ClockFix {
         let wall = EPOCH + self.wall_ahead + (self.elapsed(now) / 1_000) as i64;
-        ClockFix { at: self.instant(now), wall: WallTime::from_micros(wall), error: Duration::from_secs(3_600) }
+        ClockFix {
+            at: self.instant(now),
+            wall: WallTime::from_micros(wall),
+            error: Duration::from_secs(3_600),
+        }
     }
 }
 

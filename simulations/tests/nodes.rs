@@ -11,7 +11,12 @@ fn chains(listener: &str, caller: &str) -> [Chain; 2] {
 
 fn clean(pair: &Pair) -> Ending {
     let ending = run(pair);
-    assert!(ending.violations.is_empty(), "{:#?}\n{}", ending.violations, run(&Pair { trace: true, ..pair.clone() }).trace);
+    assert!(
+        ending.violations.is_empty(),
+        "{:#?}\n{}",
+        ending.violations,
+        run(&Pair { trace: true, ..pair.clone() }).trace
+    );
     ending
 }
 

@@ -20,8 +20,9 @@ const WINDOW: u32 = 64 * 1024;
 const SYN_WINDOW: u32 = 64_240;
 /// How long TIME_WAIT and an abandoned FIN_WAIT_2 last.
 const LINGER: Nanos = 60 * SECOND;
-/// SYN-ACKs are repeated this often, data this often.
-const TRIES: (u8, u8) = (5, 15);
+/// How often SYN-ACKs are repeated, data, and data after close (Linux: `tcp_synack_retries`, `tcp_retries2`,
+/// `tcp_orphan_retries`).
+const TRIES: (u8, u8, u8) = (5, 15, 8);
 
 /// The states of RFC 9293 section 3.3.2, without LISTEN and CLOSED, which are no connection.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -417,7 +418,7 @@ impl Conn {
                 self.due = Some(now + (SECOND << self.tries));
             }
             _ => {
-                if self.tries > TRIES.1 {
+                if self.tries > if self.orphan { TRIES.2 } else { TRIES.1 } {
                     return Change::Failed(IoFailure::TimedOut);
                 }
                 // A probe of a closed window: one byte that nothing has acknowledged.

@@ -21,7 +21,7 @@ use conn::{Change, Conn, State};
 pub(crate) use icmp::IcmpBudget;
 pub use profile::Profile;
 pub use sockets::Sock;
-use sockets::{Kind, Socket};
+use sockets::{Kind, Owner, Socket};
 
 /// What a program on a host is told.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -283,16 +283,16 @@ impl Host {
     }
 
     fn changed(&mut self, sock: Sock, change: Change) {
-        let Some(Socket { kind: Kind::Conn { parent, owned, conn, .. }, .. }) = self.sockets.get_mut(&sock)
+        let Some(Socket { kind: Kind::Conn { parent, owner, conn, .. }, .. }) = self.sockets.get_mut(&sock)
         else {
             return;
         };
-        let (parent_of, was_owned) = (*parent, *owned);
+        let (parent_of, was) = (*parent, *owner);
         match change {
             Change::Nothing => {}
             Change::Established => match parent_of {
                 Some(listener) => {
-                    *owned = true;
+                    *owner = Owner::Program;
                     let unread = conn.unread() > 0 || conn.at_end();
                     self.out.events.push_back(HostEvent::Accepted { listener, sock });
                     if unread {
@@ -300,7 +300,7 @@ impl Host {
                     }
                     self.leave_queue(listener);
                 }
-                None if !was_owned => {}
+                None if was == Owner::Nobody => {}
                 None => {
                     let unread = conn.unread() > 0 || conn.at_end();
                     self.out.events.push_back(HostEvent::Connected(sock));
@@ -309,18 +309,18 @@ impl Host {
                     }
                 }
             },
-            Change::Readable if was_owned => self.out.events.push_back(HostEvent::Readable(sock)),
+            Change::Readable if was == Owner::Program => self.out.events.push_back(HostEvent::Readable(sock)),
             Change::Readable => {}
             Change::Failed(cause) => {
                 let dialling =
                     parent_of.is_none() && matches!(conn.state, State::SynSent | State::SynReceived);
-                if was_owned {
+                if was == Owner::Program {
                     self.out.events.push_back(if dialling {
                         HostEvent::Failed(sock, cause)
                     } else {
                         HostEvent::Broken(sock, cause)
                     });
-                } else if let Some(listener) = parent_of {
+                } else if let (Owner::Listener, Some(listener)) = (was, parent_of) {
                     self.leave_queue(listener);
                 }
                 self.forget(sock);

@@ -45,15 +45,26 @@ pub(super) enum Kind {
         conn: Box<Conn>,
         /// The listener it came from.
         parent: Option<Sock>,
-        /// A program knows of it.
-        owned: bool,
+        owner: Owner,
         armed: Option<Nanos>,
     },
 }
 
+/// Who cares for a connection.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Owner {
+    /// The listener, while it is being opened.
+    Listener,
+    /// A program.
+    Program,
+    /// Nobody: the program has closed it.
+    Nobody,
+}
+
 impl Socket {
     pub(super) fn conn(local: SocketAddr, remote: SocketAddr, conn: Conn, parent: Option<Sock>) -> Socket {
-        let kind = Kind::Conn { remote, conn: Box::new(conn), parent, owned: parent.is_none(), armed: None };
+        let owner = if parent.is_some() { Owner::Listener } else { Owner::Program };
+        let kind = Kind::Conn { remote, conn: Box::new(conn), parent, owner, armed: None };
         Socket { local, reuse: Reuse::AddressAndPort, ttl: 64, kind }
     }
 
@@ -98,7 +109,7 @@ impl Host {
                 let orphans: Vec<Sock> = self
                     .sockets
                     .iter()
-                    .filter(|(_, s)| matches!(s.kind, Kind::Conn { parent: Some(p), owned: false, .. } if p == sock))
+                    .filter(|(_, s)| matches!(s.kind, Kind::Conn { parent: Some(p), owner: Owner::Listener, .. } if p == sock))
                     .map(|(s, _)| *s)
                     .collect();
                 orphans.into_iter().for_each(|s| self.forget(s));
@@ -252,7 +263,8 @@ impl Host {
         let mut out = core::mem::take(&mut self.scratch);
         let conn = Conn::dial(iss, now, &self.profile, &mut out);
         if let Some(socket) = self.sockets.get_mut(&sock) {
-            socket.kind = Kind::Conn { remote, conn: Box::new(conn), parent: None, owned: true, armed: None };
+            socket.kind =
+                Kind::Conn { remote, conn: Box::new(conn), parent: None, owner: Owner::Program, armed: None };
         }
         self.tuples.insert((local, remote), sock);
         self.emit(sock, out);
@@ -307,8 +319,8 @@ impl Host {
             HostEvent::Connected(s) | HostEvent::Failed(s, _) | HostEvent::Readable(s) | HostEvent::Broken(s, _)
                 if *s == sock));
         let Some(socket) = self.sockets.get_mut(&sock) else { return };
-        let Kind::Conn { conn, owned, .. } = &mut socket.kind else { return self.forget(sock) };
-        *owned = false;
+        let Kind::Conn { conn, owner, .. } = &mut socket.kind else { return self.forget(sock) };
+        *owner = Owner::Nobody;
         let mut out = core::mem::take(&mut self.scratch);
         match conn.state {
             State::SynSent => {

@@ -2,3 +2,4 @@
 
 pub mod pair;
 pub mod raw;
+pub mod swarm;

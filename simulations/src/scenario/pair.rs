@@ -100,7 +100,8 @@ impl Pair {
     /// A quiet world: 10 ms each way, no faults, clocks of unlike beginnings.
     pub fn new(seed: u64, chains: [Chain; 2]) -> Pair {
         let rng = Keyed::new(seed);
-        let clocks = |n| Clocks { mono: rng.below(Domain::Clock, n, 0, 1 << 40), drift_ppm: 0, wall_ahead: 0 };
+        let clocks =
+            |n| Clocks { mono: rng.below(Domain::Clock, n, 0, 1 << 40), drift_ppm: 0, wall_ahead: 0 };
         Pair {
             seed,
             chains,
@@ -139,8 +140,10 @@ pub struct Ending {
     pub trace: String,
 }
 
-const STUN: [IpAddr; 2] =
-    [IpAddr::V4(core::net::Ipv4Addr::new(203, 0, 113, 10)), IpAddr::V4(core::net::Ipv4Addr::new(203, 0, 113, 11))];
+const STUN: [IpAddr; 2] = [
+    IpAddr::V4(core::net::Ipv4Addr::new(203, 0, 113, 10)),
+    IpAddr::V4(core::net::Ipv4Addr::new(203, 0, 113, 11)),
+];
 /// The most that a node may need to be ready.
 const READY_WITHIN: Nanos = 30 * SECOND;
 /// The most that data may take over the pipe, with every fault there is.
@@ -169,7 +172,11 @@ pub fn run(pair: &Pair) -> Ending {
         return end(run, pair, None, 0, String::new(), String::new());
     };
     let syns = run.world.host(caller).syns_sent();
-    let plan = Plan { strategies: pair.strategies.iter().copied().collect(), mode: pair.mode, timeout: pair.timeout };
+    let plan = Plan {
+        strategies: pair.strategies.iter().copied().collect(),
+        mode: pair.mode,
+        timeout: pair.timeout,
+    };
     let begin = run.world.now();
     let id = match run.world.with(caller, |p, cx| p.node_mut().connect(cx, &address, plan)) {
         Ok(id) => id,
@@ -178,9 +185,8 @@ pub fn run(pair: &Pair) -> Ending {
             return end(run, pair, None, 0, why.to_string(), address.to_string());
         }
     };
-    let pipe = |w: &World<Program>| {
-        w.app(caller).node().pipes.iter().position(|p| p.start.answers.contains(&id))
-    };
+    let pipe =
+        |w: &World<Program>| w.app(caller).node().pipes.iter().position(|p| p.start.answers.contains(&id));
     let failure = |w: &World<Program>| {
         w.app(caller).node().notices.iter().find_map(|(at, n)| match n {
             Notice::Failed { connect, reason, report } if *connect == id => {
@@ -259,11 +265,8 @@ fn build(pair: &Pair) -> Run {
         }
         Program::Node(Box::new(node))
     };
-    let specs = [0, 1].map(|n| SiteSpec {
-        number: n as u8 + 1,
-        chain: pair.chains[n].clone(),
-        link: pair.links[n],
-    });
+    let specs =
+        [0, 1].map(|n| SiteSpec { number: n as u8 + 1, chain: pair.chains[n].clone(), link: pair.links[n] });
     let mut site = world.add_site(&specs[0]);
     let listener = world.add_host_at(&mut site, program(0));
     let caller = match pair.place {
@@ -283,9 +286,8 @@ fn build(pair: &Pair) -> Run {
 /// Both sides say something of their own and then that they are done; each must get it exactly.
 fn exchange(run: &mut Run, place: usize) {
     let [listener, caller] = run.hosts;
-    let theirs = |w: &World<Program>| {
-        w.app(listener).node().pipes.iter().position(|p| p.start.answers.is_empty())
-    };
+    let theirs =
+        |w: &World<Program>| w.app(listener).node().pipes.iter().position(|p| p.start.answers.is_empty());
     let until = run.world.now() + DATA_WITHIN;
     run.world.run_while(until, |w| theirs(w).is_some());
     let Some(other) = theirs(&run.world) else {
@@ -349,7 +351,9 @@ fn end(
     known.extend((0..pair.brokers.len()).map(broker_address));
     for host in hosts {
         let node = run.world.app(*host).node();
-        known.extend(node.address().into_iter().flat_map(|a| a.interfaces().flat_map(|i| [i.external, i.internal])));
+        known.extend(
+            node.address().into_iter().flat_map(|a| a.interfaces().flat_map(|i| [i.external, i.internal])),
+        );
     }
     let mut trace = String::new();
     for host in hosts {
@@ -377,7 +381,10 @@ fn end(
         for host in hosts {
             let number = run.world.host(*host).id();
             let lines = run.world.with(*host, |p, _| p.node_mut().take_lines());
-            trace.push_str(&format!("\nwhat host{number}'s node was told and asked for:\n{}\n", lines.join("\n")));
+            trace.push_str(&format!(
+                "\nwhat host{number}'s node was told and asked for:\n{}\n",
+                lines.join("\n")
+            ));
         }
     }
     Ending {
@@ -391,4 +398,3 @@ fn end(
         trace,
     }
 }
-

@@ -38,6 +38,8 @@ pub struct Ending {
     pub errors: [Option<(IoFailure, Nanos)>; 2],
     /// The digest of the run.
     pub digest: u64,
+    /// The world's events.
+    pub events: u64,
 }
 
 const SHARED: SockOpts = SockOpts { reuse: Reuse::AddressAndPort, ttl: None, nodelay: false };
@@ -220,5 +222,5 @@ pub fn attempt(seed: u64, attempt: &Attempt, trace: bool) -> (Ending, String) {
     };
     let errors = sides.map(|s| world.app(s).result.map(|(e, at)| (e, at - begin)));
     let text = world.trace().map(|t| t.text().to_owned()).unwrap_or_default();
-    (Ending { letter, connected, errors, digest: world.digest() }, text)
+    (Ending { letter, connected, errors, digest: world.digest(), events: world.counts().events }, text)
 }

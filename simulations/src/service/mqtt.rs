@@ -171,7 +171,11 @@ fn frame(held: &[u8]) -> Result<Option<(usize, usize)>, ()> {
     for (n, byte) in held.iter().skip(1).enumerate() {
         body |= usize::from(byte & 127) << shift;
         if byte & 128 == 0 {
-            return if body > MOST { Err(()) } else { Ok((held.len() >= n + 2 + body).then_some((n + 2, body))) };
+            return if body > MOST {
+                Err(())
+            } else {
+                Ok((held.len() >= n + 2 + body).then_some((n + 2, body)))
+            };
         }
         shift += 7;
         if shift > 21 {
@@ -193,9 +197,8 @@ impl Service for Broker {
     fn timeout(&self) -> Option<Nanos> {
         let silent = |c: &Client| (c.keep_alive > 0).then_some(c.heard + c.keep_alive);
         let silence = self.clients.values().filter_map(silent).min();
-        let death = Some(self.faults.dead.from).filter(|_| {
-            self.faults.dead.until > self.faults.dead.from && !self.clients.is_empty()
-        });
+        let death = Some(self.faults.dead.from)
+            .filter(|_| self.faults.dead.until > self.faults.dead.from && !self.clients.is_empty());
         silence.into_iter().chain(death).min()
     }
 
