@@ -108,7 +108,10 @@ impl Node {
             self.visits.remove(&session);
             self.cx.timers.set(Timer::Visit(session), None);
             self.reply(peer, session, &via, Body::Dialled(dials));
-            self.abandon(key, peer);
+            // The peer's own dial may have got through meanwhile, and be in its hello.
+            if !self.has_accepted_stream(key) {
+                self.abandon(key, peer);
+            }
         }
     }
 
