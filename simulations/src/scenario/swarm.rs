@@ -66,8 +66,10 @@ pub fn draw(seed: u64) -> Drawn {
     pair.timeout = Duration::from_secs(30);
     if below(4) == 0 {
         pair.mode = PipeMode::Plain;
-        // The listener gives encrypted pipes only.
-        demand = Verdict::MustNot;
+        // The listener gives plain pipes to nobody but itself.
+        if pair.place != Place::Oneself {
+            demand = Verdict::MustNot;
+        }
         what.push_str(" plain");
     }
     let faults = match below(10) {

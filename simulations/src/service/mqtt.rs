@@ -42,12 +42,14 @@ pub struct Broker {
     faults: BrokerFaults,
     clients: BTreeMap<ConnId, Client>,
     messages: u64,
+    /// Its death is over or has begun.
+    died: bool,
 }
 
 impl Broker {
     /// A broker with these faults.
     pub fn new(faults: BrokerFaults) -> Broker {
-        Broker { faults, clients: BTreeMap::new(), messages: 0 }
+        Broker { faults, clients: BTreeMap::new(), messages: 0, died: false }
     }
 
     fn end(&mut self, cx: &mut ServiceCx, conn: ConnId) {
@@ -197,12 +199,12 @@ impl Service for Broker {
     fn timeout(&self) -> Option<Nanos> {
         let silent = |c: &Client| (c.keep_alive > 0).then_some(c.heard + c.keep_alive);
         let silence = self.clients.values().filter_map(silent).min();
-        let death = Some(self.faults.dead.from)
-            .filter(|_| self.faults.dead.until > self.faults.dead.from && !self.clients.is_empty());
+        let death = (!self.died && self.faults.dead.until > self.faults.dead.from).then_some(self.faults.dead.from);
         silence.into_iter().chain(death).min()
     }
 
     fn handle(&mut self, cx: &mut ServiceCx, input: Input<'_>) {
+        self.died |= cx.now >= self.faults.dead.from;
         match input {
             Input::Opened { conn, .. } if self.is_dead(cx.now) => {
                 cx.put(0, Output::Close { conn, how: CloseHow::Reset });

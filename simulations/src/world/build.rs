@@ -57,6 +57,7 @@ impl<A: App> World<A> {
             digest: Digest::default(),
             counts: Counts::default(),
             in_flight: 0,
+            still: 0,
             trace: None,
         }
     }

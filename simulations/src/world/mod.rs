@@ -16,6 +16,8 @@ use crate::net::{IcmpKind, LinkSpec, Packet};
 
 /// What a packet to one's own address takes.
 const LOOPBACK: Nanos = 20 * MICRO;
+/// Events that may happen while time stands still; beyond, the world stops and says so.
+const MOST_AT_ONCE: u32 = 100_000;
 
 /// A program on a host.
 pub trait App {
@@ -120,6 +122,8 @@ pub struct World<A> {
     digest: Digest,
     counts: Counts,
     in_flight: u64,
+    /// Events since the time last moved.
+    still: u32,
     trace: Option<Trace>,
 }
 
@@ -202,6 +206,10 @@ impl<A: App> World<A> {
             return false;
         }
         let Some((at, event)) = self.queue.take() else { return false };
+        self.still = if at == self.now { self.still + 1 } else { 0 };
+        if self.still > MOST_AT_ONCE {
+            return false;
+        }
         self.now = at;
         self.counts.events += 1;
         self.digest.word(at);
@@ -258,6 +266,9 @@ impl<A: App> World<A> {
 
     /// What must hold in every world: no packet is lost without a reason, and every NAT's tables agree.
     pub fn check(&self) -> Result<(), String> {
+        if self.still > MOST_AT_ONCE {
+            return Err(format!("livelock at {} ns", self.now));
+        }
         let c = &self.counts;
         let dropped: u64 = c.dropped.values().sum();
         if c.sent + c.copied != c.delivered + dropped + c.forwarded + self.in_flight {
