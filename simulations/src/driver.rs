@@ -73,6 +73,8 @@ pub struct Pipe {
     pub received: Vec<u8>,
     /// The peer said that it sends no more.
     pub ended: bool,
+    /// The stream has ended.
+    pub closed: bool,
     /// Why it broke.
     pub broken: Option<String>,
     sock: Sock,
@@ -346,6 +348,7 @@ impl NodeProgram {
                         at: cx.now,
                         received: Vec::new(),
                         ended: false,
+                        closed: false,
                         broken: None,
                         sock: s,
                         sealed: Vec::new(),
@@ -414,10 +417,11 @@ impl NodeProgram {
     fn read_pipe(&mut self, cx: &mut Cx<'_>, sock: Sock) {
         let Some(pipe) = self.pipes.iter_mut().find(|p| p.sock == sock) else { return };
         let data = cx.host.read(sock, usize::MAX);
+        pipe.closed |= cx.host.at_end(sock);
         match &mut pipe.start.keys {
             PipeKeys::Plain => {
                 pipe.received.extend(data);
-                pipe.ended |= cx.host.at_end(sock);
+                pipe.ended |= pipe.closed;
             }
             PipeKeys::Encrypted(_, opener) => {
                 pipe.sealed.extend(data);

@@ -1,5 +1,6 @@
 //! The model against the real kernel, cell by cell.
 
+use p2pd_core::IoFailure;
 use p2pd_simulations::engine::{MICRO, MILLI, Nanos};
 use p2pd_simulations::nat::Chain;
 use p2pd_simulations::scenario::raw::{Attempt, attempt};
@@ -120,3 +121,102 @@ matrix!(m20_retry);
 matrix!(m20_listenretry);
 matrix!(m20_cgn);
 matrix!(m20_unat);
+
+#[test]
+fn every_start_offset_ends_as_measured_and_when() {
+    let (mut one_way, mut policies) = (0, [String::new(), String::new()]);
+    let (mut agree, mut borderline, mut worst) = (0, 0, 0);
+    let lines: Vec<&str> =
+        include_str!("../data/offsets.txt").lines().filter(|l| !l.starts_with('#')).collect();
+    // Where the same offset the other way round ended differently, the kernel itself flips.
+    let flips = |policies: &[String; 2], place: usize, offset: i64, ok: bool| {
+        let matrix = lines[..place].iter().rposition(|l| l.starts_with("matrix")).unwrap() + 1;
+        let mirror = lines[matrix..]
+            .iter()
+            .take_while(|l| !l.starts_with("matrix"))
+            .find(|l| l.split_whitespace().next().and_then(|w| w.parse::<i64>().ok()) == Some(-offset));
+        policies[0] == policies[1] && mirror.is_some_and(|m| m.contains("OK") != ok)
+    };
+    for (place, line) in lines.iter().enumerate() {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        if let ["matrix", ms, a, b] = words[..] {
+            one_way = ms.parse::<Nanos>().unwrap() * MILLI;
+            policies = [a, b].map(|p| format!("pr/{p}"));
+            continue;
+        }
+        let [offset, a, a_at, b, b_at] = words[..] else { panic!("{line}") };
+        let offset: i64 = offset.parse().unwrap();
+        let late = offset.unsigned_abs() * MILLI;
+        if late.abs_diff(one_way) <= NEAR || flips(&policies, place, offset, a == "OK") {
+            borderline += 1;
+            continue;
+        }
+        let mut chains: [Chain; 2] = [policies[0].parse().unwrap(), policies[1].parse().unwrap()];
+        let mut sides = [(a, a_at, 0), (b, b_at, late)];
+        if offset < 0 {
+            chains.reverse();
+            sides = [(b, b_at, 0), (a, a_at, late)];
+        }
+        let dial = Attempt { chains, one_way, offset: late, listen: false, retry: None };
+        let ending = attempt(1, &dial, false).0;
+        for (n, (word, at, started)) in sides.into_iter().enumerate() {
+            let seen = match (ending.connected[n], ending.errors[n]) {
+                (Some(_), None) => "OK",
+                (None, Some((IoFailure::Refused, _))) => "ECONNREFUSED",
+                (None, None) => "TIMEOUT",
+                other => panic!("{policies:?} {line}: {other:?}"),
+            };
+            assert_eq!(seen, word, "{policies:?} {line}");
+            if let (Some(when), Ok(ms)) = (ending.connected[n], at.parse::<Nanos>()) {
+                let off = (when - started).abs_diff(ms * MILLI) / MILLI;
+                // The laboratory's scheduling was up to 10 ms late.
+                assert!(off <= 10, "{policies:?} {line}: {off} ms off");
+                worst = worst.max(off);
+            }
+        }
+        agree += 1;
+    }
+    println!(
+        "{agree} offsets agree, times within {worst} ms; {borderline} left out: within 2 ms of the boundary, or measured both ways"
+    );
+    assert!(agree > 50);
+}
+
+#[test]
+fn a_mapped_listener_accepts_where_the_dial_beside_it_cannot_succeed() {
+    let between = |a: &str, b: &str| {
+        let chains = [a.parse().unwrap(), b.parse().unwrap()];
+        attempt(1, &Attempt { chains, one_way: 30 * MILLI, offset: 0, listen: true, retry: None }, false).0
+    };
+    // Measured: the dials meet although both sides listen; a wrong prediction meets the listener.
+    assert_eq!(between("pr", "pr").accepted, [false, false]);
+    assert_eq!(between("fc", "symrand").accepted, [true, false]);
+}
+
+#[test]
+fn refusals_end_a_dial_as_measured() {
+    for (policy, cause) in [
+        ("local", Some(IoFailure::Refused)),
+        ("rst", Some(IoFailure::Refused)),
+        ("icmp-port", Some(IoFailure::Refused)),
+        ("icmp-host", Some(IoFailure::Unreachable)),
+        ("icmp-admin", Some(IoFailure::Unreachable)),
+        ("drop", None),
+    ] {
+        let chains = ["none".parse().unwrap(), format!("pr/{policy}").parse().unwrap()];
+        let dial = Attempt { chains, one_way: 30 * MILLI, offset: 1_000 * MILLI, listen: false, retry: None };
+        assert_eq!(attempt(1, &dial, false).0.errors[0], cause.map(|c| (c, 60 * MILLI)), "{policy}");
+    }
+}
+
+#[test]
+fn the_same_seed_is_the_same_attempt() {
+    let dial = |seed| {
+        let chains = ["symrand".parse().unwrap(), "fc".parse().unwrap()];
+        attempt(seed, &Attempt { chains, one_way: MILLI, offset: 0, listen: true, retry: Some(MILLI) }, false)
+            .0
+            .digest
+    };
+    assert_eq!(dial(3), dial(3));
+    assert_ne!(dial(3), dial(4));
+}

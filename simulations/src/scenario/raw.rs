@@ -34,6 +34,8 @@ pub struct Ending {
     pub letter: char,
     /// When each side was connected, after the first dial.
     pub connected: [Option<Nanos>; 2],
+    /// Whether it was the listener that got the connection.
+    pub accepted: [bool; 2],
     /// The first error of each side, and when.
     pub errors: [Option<(IoFailure, Nanos)>; 2],
     /// The digest of the run.
@@ -220,7 +222,11 @@ pub fn attempt(seed: u64, attempt: &Attempt, trace: bool) -> (Ending, String) {
         _ if last(IoFailure::Unreachable) => 'H',
         _ => 't',
     };
+    let accepted = sides.map(|s| world.app(s).conn.is_some_and(|(_, _, accepted)| accepted));
     let errors = sides.map(|s| world.app(s).result.map(|(e, at)| (e, at - begin)));
     let text = world.trace().map(|t| t.text().to_owned()).unwrap_or_default();
-    (Ending { letter, connected, errors, digest: world.digest(), events: world.counts().events }, text)
+    (
+        Ending { letter, connected, accepted, errors, digest: world.digest(), events: world.counts().events },
+        text,
+    )
 }

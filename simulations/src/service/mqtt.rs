@@ -199,7 +199,8 @@ impl Service for Broker {
     fn timeout(&self) -> Option<Nanos> {
         let silent = |c: &Client| (c.keep_alive > 0).then_some(c.heard + c.keep_alive);
         let silence = self.clients.values().filter_map(silent).min();
-        let death = (!self.died && self.faults.dead.until > self.faults.dead.from).then_some(self.faults.dead.from);
+        let death =
+            (!self.died && self.faults.dead.until > self.faults.dead.from).then_some(self.faults.dead.from);
         silence.into_iter().chain(death).min()
     }
 
