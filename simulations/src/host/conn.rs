@@ -24,7 +24,7 @@ const LINGER: Nanos = 60 * SECOND;
 /// `tcp_orphan_retries`).
 const TRIES: (u8, u8, u8) = (5, 15, 8);
 
-/// The states of RFC 9293 section 3.3.2, without LISTEN and CLOSED, which are no connection.
+/// The states of RFC 9293 section 3.3.2, without LISTEN, which is no connection.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum State {
     SynSent,
@@ -36,6 +36,8 @@ pub(super) enum State {
     Closing,
     LastAck,
     TimeWait,
+    /// Over; the program has not closed it yet.
+    Closed,
 }
 
 /// What a segment, or time, changed for the connection's owner.
@@ -162,7 +164,7 @@ impl Conn {
 
     /// The RST that ends a connection that was open.
     pub(super) fn reset(&self) -> Option<Segment> {
-        let open = !matches!(self.state, State::SynSent | State::TimeWait);
+        let open = !matches!(self.state, State::SynSent | State::TimeWait | State::Closed);
         open.then(|| self.make(Flags::RST | Flags::ACK, self.next, Bytes::new()))
     }
 
@@ -217,7 +219,7 @@ impl Conn {
             return Change::Gone;
         }
         if self.acknowledged(now, s, out) {
-            return Change::Gone;
+            return self.gone();
         }
         if self.take(now, seq, s, out) && change == Change::Nothing {
             change = Change::Readable;
@@ -301,6 +303,12 @@ impl Conn {
             }
         }
         false
+    }
+
+    fn gone(&mut self) -> Change {
+        self.state = State::Closed;
+        self.due = None;
+        Change::Gone
     }
 
     fn fin_sent(&self) -> bool {
@@ -402,7 +410,7 @@ impl Conn {
     pub(super) fn timer(&mut self, now: Nanos, profile: &Profile, out: &mut Vec<Segment>) -> Change {
         self.tries += 1;
         match self.state {
-            State::TimeWait | State::FinWait2 => return Change::Gone,
+            State::TimeWait | State::FinWait2 | State::Closed => return self.gone(),
             State::SynSent => {
                 if usize::from(self.tries) > profile.syn_repeats() {
                     return Change::Failed(IoFailure::TimedOut);

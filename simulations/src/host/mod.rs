@@ -325,6 +325,8 @@ impl Host {
                 }
                 self.forget(sock);
             }
+            // The program's descriptor stays until it closes it; the 4-tuple is free.
+            Change::Gone if was == Owner::Program => self.release(sock),
             Change::Gone => self.forget(sock),
         }
     }

@@ -92,16 +92,21 @@ impl Host {
         sock
     }
 
+    /// Gives a connection's 4-tuple free.
+    pub(super) fn release(&mut self, sock: Sock) {
+        if let Some(Socket { local, kind: Kind::Conn { remote, .. }, .. }) = self.sockets.get(&sock)
+            && self.tuples.get(&(*local, *remote)) == Some(&sock)
+        {
+            self.tuples.remove(&(*local, *remote));
+        }
+    }
+
     /// Removes a socket without a word to anybody.
     pub(super) fn forget(&mut self, sock: Sock) {
+        self.release(sock);
         let Some(socket) = self.sockets.remove(&sock) else { return };
         let port = socket.local.port();
         match socket.kind {
-            Kind::Conn { remote, .. } => {
-                if self.tuples.get(&(socket.local, remote)) == Some(&sock) {
-                    self.tuples.remove(&(socket.local, remote));
-                }
-            }
             Kind::Listener { .. } => {
                 if let Some(list) = self.listeners.get_mut(&port) {
                     list.retain(|s| *s != sock);
@@ -119,7 +124,7 @@ impl Host {
                     list.retain(|s| *s != sock);
                 }
             }
-            Kind::Bound => {}
+            Kind::Bound | Kind::Conn { .. } => {}
         }
     }
 
@@ -323,7 +328,7 @@ impl Host {
         *owner = Owner::Nobody;
         let mut out = core::mem::take(&mut self.scratch);
         match conn.state {
-            State::SynSent => {
+            State::SynSent | State::Closed => {
                 self.scratch = out;
                 self.forget(sock);
             }
