@@ -1,5 +1,6 @@
 //! The NAT at work: packets in from either side, verdicts out.
 
+use core::ops::ControlFlow::{self, Break, Continue};
 use std::net::{IpAddr, SocketAddr};
 
 use smallvec::SmallVec;
@@ -91,13 +92,13 @@ impl Nat {
         self.ports = Ports::new(self.id ^ u64::from(self.created) << 32, self.rng);
     }
 
-    pub(crate) fn from_inside(&mut self, now: Nanos, packet: Packet) -> Verdicts {
+    pub(crate) fn leave(&mut self, now: Nanos, packet: Packet) -> Verdicts {
         if self.spec.translate && self.external.contains(&packet.dst.ip()) {
             return self.hairpin(now, packet);
         }
         one(match self.outward(now, packet) {
-            Ok(packet) => Verdict::Out(Side::Outside, packet),
-            Err(verdict) => verdict,
+            Continue(packet) => Verdict::Out(Side::Outside, packet),
+            Break(verdict) => verdict,
         })
     }
 
@@ -113,21 +114,21 @@ impl Nat {
                 None => Verdict::Drop("hairpin"),
             }),
             Hairpin::External => match self.outward(now, packet) {
-                Ok(packet) => self.from_outside(now, packet),
-                Err(verdict) => one(verdict),
+                Continue(packet) => self.enter(now, packet),
+                Break(verdict) => one(verdict),
             },
             Hairpin::Internal => match self.inward(now, packet.clone()) {
-                Ok(inner) => one(Verdict::Out(Side::Inside, inner)),
-                Err(_) => one(Verdict::Drop("hairpin")),
+                Continue(inner) => one(Verdict::Out(Side::Inside, inner)),
+                Break(_) => one(Verdict::Drop("hairpin")),
             },
         }
     }
 
-    pub(crate) fn from_outside(&mut self, now: Nanos, packet: Packet) -> Verdicts {
+    pub(crate) fn enter(&mut self, now: Nanos, packet: Packet) -> Verdicts {
         match self.inward(now, packet) {
-            Ok(packet) => one(Verdict::Out(Side::Inside, packet)),
-            Err(Inward::Drop(why)) => one(Verdict::Drop(why)),
-            Err(Inward::Unsolicited(packet, known)) => self.unsolicited(now, packet, known),
+            Continue(packet) => one(Verdict::Out(Side::Inside, packet)),
+            Break(Inward::Drop(why)) => one(Verdict::Drop(why)),
+            Break(Inward::Unsolicited(packet, known)) => self.unsolicited(now, packet, known),
         }
     }
 
@@ -221,16 +222,16 @@ impl Nat {
     }
 
     /// A packet from inside, translated.
-    fn outward(&mut self, now: Nanos, mut packet: Packet) -> Result<Packet, Verdict> {
+    fn outward(&mut self, now: Nanos, mut packet: Packet) -> ControlFlow<Verdict, Packet> {
         let Some(proto) = packet.proto() else { return self.icmp_outward(now, packet) };
         let ends = (proto, packet.src, packet.dst);
         if let Some(id) = self.table.inside(now, ends) {
             match self.advance(now, id, true, &packet) {
                 Advance::Pass(external, _) => {
                     packet.src = external;
-                    return Ok(packet);
+                    return Continue(packet);
                 }
-                Advance::Invalid => return Err(self.invalid_outward(packet)),
+                Advance::Invalid => return Break(self.invalid_outward(packet)),
                 Advance::Renew => self.table.remove(id),
             }
         }
@@ -239,18 +240,18 @@ impl Nat {
             _ => true,
         };
         if !begins {
-            return Err(self.invalid_outward(packet));
+            return Break(self.invalid_outward(packet));
         }
         let caps = self.spec.caps;
         if (caps.total != 0 && self.table.len() >= caps.total as usize)
             || (caps.per_host != 0 && self.table.of_host(packet.src.ip()) >= caps.per_host as usize)
         {
-            return Err(Verdict::Drop("no session is left"));
+            return Break(Verdict::Drop("no session is left"));
         }
         let external = self.external_for(now, proto, packet.src, packet.dst)?;
         self.begin(now, &packet, packet.src, external, packet.dst, true);
         packet.src = external;
-        Ok(packet)
+        Continue(packet)
     }
 
     fn invalid_outward(&self, packet: Packet) -> Verdict {
@@ -268,13 +269,13 @@ impl Nat {
         proto: Proto,
         inside: SocketAddr,
         remote: SocketAddr,
-    ) -> Result<SocketAddr, Verdict> {
+    ) -> ControlFlow<Verdict, SocketAddr> {
         if !self.spec.translate {
-            return Ok(inside);
+            return Continue(inside);
         }
         let (maps, key) = (self.maps(proto), self.mapping_key(proto, inside, remote));
         if maps && let Some(mapping) = self.table.mapping(now, key) {
-            return Ok(mapping.external);
+            return Continue(mapping.external);
         }
         let place = match self.spec.paired {
             true => key_of(inside.ip()) % self.external.len().max(1) as u64,
@@ -285,7 +286,7 @@ impl Nat {
                 self.external.len().max(1) as u64,
             ),
         };
-        let Some(&ip) = self.external.get(place as usize) else { return Err(Verdict::Drop("no address")) };
+        let Some(&ip) = self.external.get(place as usize) else { return Break(Verdict::Drop("no address")) };
         let by_port = maps || self.spec.unique == Unique::Port;
         let table = &self.table;
         let free = |port: u16| {
@@ -296,7 +297,10 @@ impl Nat {
             }
         };
         let port = self.ports.take(&self.spec, now, (inside.ip(), inside.port()), free);
-        port.map(|port| SocketAddr::new(ip, port)).ok_or(Verdict::Drop("no port is left"))
+        match port {
+            Some(port) => Continue(SocketAddr::new(ip, port)),
+            None => Break(Verdict::Drop("no port is left")),
+        }
     }
 
     fn begin(
@@ -402,25 +406,25 @@ impl Nat {
     }
 
     /// A packet from outside, translated.
-    fn inward(&mut self, now: Nanos, mut packet: Packet) -> Result<Packet, Inward> {
+    fn inward(&mut self, now: Nanos, mut packet: Packet) -> ControlFlow<Inward, Packet> {
         let Some(proto) = packet.proto() else { return self.icmp_inward(now, packet) };
         let ends = (proto, packet.dst, packet.src);
         if let Some(id) = self.table.outside(now, ends) {
             match self.advance(now, id, false, &packet) {
                 Advance::Pass(_, inside) => {
                     packet.dst = inside;
-                    return Ok(packet);
+                    return Continue(packet);
                 }
-                Advance::Invalid => return Err(Inward::Unsolicited(packet, true)),
+                Advance::Invalid => return Break(Inward::Unsolicited(packet, true)),
                 Advance::Renew => self.table.remove(id),
             }
         }
         let inside = match self.spec.translate {
             false if self.filtering(proto) == Dependence::Endpoint => packet.dst,
-            false => return Err(Inward::Unsolicited(packet, false)),
+            false => return Break(Inward::Unsolicited(packet, false)),
             true => match self.admitted(now, proto, &packet) {
                 Some(inside) => inside,
-                None => return Err(Inward::Unsolicited(packet, false)),
+                None => return Break(Inward::Unsolicited(packet, false)),
             },
         };
         let begins = match &packet.body {
@@ -431,10 +435,10 @@ impl Nat {
             let (external, remote) = (packet.dst, packet.src);
             self.begin(now, &packet, inside, external, remote, false);
         } else if self.spec.tracking == Tracking::Conntrack {
-            return Err(Inward::Unsolicited(packet, false));
+            return Break(Inward::Unsolicited(packet, false));
         }
         packet.dst = inside;
-        Ok(packet)
+        Continue(packet)
     }
 
     /// For whom inside a packet without a session is, if the filter lets it in.
@@ -453,26 +457,26 @@ impl Nat {
         admitted.then_some(key.1)
     }
 
-    fn icmp_inward(&mut self, now: Nanos, mut packet: Packet) -> Result<Packet, Inward> {
-        let Body::Icmp(_, quote) = &mut packet.body else { return Err(Inward::Drop("icmp")) };
+    fn icmp_inward(&mut self, now: Nanos, mut packet: Packet) -> ControlFlow<Inward, Packet> {
+        let Body::Icmp(_, quote) = &mut packet.body else { return Break(Inward::Drop("icmp")) };
         let found = self.table.outside(now, (quote.proto, quote.src, quote.dst));
         let Some(session) = found.and_then(|id| self.table.get(id)).filter(|s| !s.router) else {
-            return Err(Inward::Drop("icmp about nothing known"));
+            return Break(Inward::Drop("icmp about nothing known"));
         };
         quote.src = session.inside;
         packet.dst = SocketAddr::new(session.inside.ip(), 0);
-        Ok(packet)
+        Continue(packet)
     }
 
-    fn icmp_outward(&mut self, now: Nanos, mut packet: Packet) -> Result<Packet, Verdict> {
-        let Body::Icmp(_, quote) = &mut packet.body else { return Err(Verdict::Drop("icmp")) };
+    fn icmp_outward(&mut self, now: Nanos, mut packet: Packet) -> ControlFlow<Verdict, Packet> {
+        let Body::Icmp(_, quote) = &mut packet.body else { return Break(Verdict::Drop("icmp")) };
         let found = self.table.inside(now, (quote.proto, quote.dst, quote.src));
         let Some(session) = found.and_then(|id| self.table.get(id)) else {
-            return Err(Verdict::Drop("icmp about nothing known"));
+            return Break(Verdict::Drop("icmp about nothing known"));
         };
         quote.dst = session.external;
         packet.src = SocketAddr::new(session.external.ip(), 0);
-        Ok(packet)
+        Continue(packet)
     }
 }
 

@@ -100,6 +100,9 @@ impl Track {
         }
         let (syn, ack) = (s.flags.syn(), s.flags.ack());
         if s.flags.rst() {
+            if spec.on_rst == OnRst::Keep {
+                return Step::Pass;
+            }
             if !self.replied {
                 return Step::PassAndForget;
             }

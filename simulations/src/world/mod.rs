@@ -109,13 +109,16 @@ pub struct Counts {
     pub events: u64,
 }
 
+/// A host, its program, and its plugs by address.
+type Standing<A> = (Host, Option<A>, Vec<(IpAddr, PlugId)>);
+
 /// A simulated internet with programs of type `A` on its hosts.
 #[derive(Debug)]
 pub struct World<A> {
     now: Nanos,
     rng: Keyed,
     queue: Queue<Event>,
-    hosts: Vec<(Host, Option<A>, Vec<(IpAddr, PlugId)>)>,
+    hosts: Vec<Standing<A>>,
     nats: Vec<(Nat, [Option<PlugId>; 2])>,
     nets: Vec<Net>,
     plugs: Vec<Plug>,
@@ -306,8 +309,8 @@ impl<A: App> World<A> {
                     );
                 }
                 let verdicts = match side {
-                    Side::Inside => self.nats[nat].0.from_inside(self.now, packet.clone()),
-                    Side::Outside => self.nats[nat].0.from_outside(self.now, packet.clone()),
+                    Side::Inside => self.nats[nat].0.leave(self.now, packet.clone()),
+                    Side::Outside => self.nats[nat].0.enter(self.now, packet.clone()),
                 };
                 if let [Verdict::Drop(why)] = verdicts.as_slice() {
                     let why = *why;
