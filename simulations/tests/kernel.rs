@@ -224,8 +224,9 @@ fn the_same_seed_is_the_same_attempt() {
             .0
             .digest
     };
-    assert_eq!(dial(3), dial(3));
     assert_ne!(dial(3), dial(4));
+    // The same on every machine, debug and release; to be changed with the model, and not by chance.
+    assert_eq!(dial(3), 0xa3d0_da9b_577b_7987, "{:#x}", dial(3));
 }
 
 #[test]

@@ -6,7 +6,7 @@ use p2pd_simulations::nat::{Chain, PRESETS};
 use p2pd_simulations::oracle::{Verdict, direct_or_reverse, punch};
 use p2pd_simulations::scenario::pair::{Pair, run};
 use p2pd_simulations::scenario::raw::{Attempt, attempt};
-use p2pd_simulations::scenario::swarm::{draw, judge};
+use p2pd_simulations::scenario::swarm::{draw, draw_without, judge};
 
 fn chain(name: &str) -> Chain {
     name.parse().unwrap()
@@ -80,4 +80,15 @@ fn a_wrong_demand_is_noticed() {
         drawn.demand = demand;
         assert_eq!(judge(&drawn).1.len(), 1, "{a} {b}");
     }
+}
+
+#[test]
+fn a_fault_left_out_leaves_the_rest_as_it_was() {
+    let seed = (0..).find(|s| draw(*s).faults >= 3).unwrap();
+    let (all, none) = (draw(seed), draw_without(seed, &[0, 1, 2, 3, 4, 5]));
+    assert_eq!(none.what, all.what.split(',').next().unwrap());
+    let mut same = draw_without(seed, &[]);
+    assert_eq!((&same.what, format!("{:?}", same.pair)), (&all.what, format!("{:?}", all.pair)));
+    same.pair.links = none.pair.links;
+    assert_eq!((none.pair.chains, none.pair.place), (same.pair.chains, same.pair.place));
 }

@@ -11,8 +11,10 @@ use p2pd_simulations::nat::{Chain, LAB, PRESETS};
 use p2pd_simulations::oracle::{Verdict, direct_or_reverse, punch};
 use p2pd_simulations::scenario::pair::{Pair, Place, run};
 use p2pd_simulations::scenario::raw::{Attempt, attempt};
-use p2pd_simulations::scenario::swarm::{draw, judge};
+use p2pd_simulations::scenario::swarm::{draw, draw_without, judge, shrink};
 use serde_json::json;
+
+const REPLAY: &str = "cargo run --release -p p2pd-simulations --";
 
 /// A simulated internet.
 #[derive(Parser)]
@@ -51,6 +53,9 @@ enum Command {
         /// Prints every packet, and everything the nodes were told and asked for.
         #[arg(long)]
         trace: bool,
+        /// Writes the packets into this file, as an HTML page.
+        #[arg(long)]
+        html: Option<std::path::PathBuf>,
     },
     /// Two programs that only connect, as in the measured matrices.
     Dial {
@@ -99,9 +104,18 @@ enum Command {
         /// This seed only.
         #[arg(long)]
         seed: Option<u64>,
+        /// With --seed: leaves these of its faults out.
+        #[arg(long, value_delimiter = ',')]
+        without: Vec<usize>,
         /// With --seed: prints every packet and event.
         #[arg(long)]
         trace: bool,
+    },
+    /// Finds which faults of a bad seed matter.
+    Shrink {
+        /// The seed, as `sim swarm` printed it.
+        #[arg(long)]
+        seed: u64,
     },
     /// Measures how many connects one core simulates in a second.
     Bench {
@@ -129,9 +143,9 @@ fn main() -> ExitCode {
             }
             true
         }
-        Command::Run { seed, a, b, place, delay, loss, strategies, trace } => {
+        Command::Run { seed, a, b, place, delay, loss, strategies, trace, html } => {
             let mut pair = Pair::new(seed, [a, b]);
-            pair.trace = trace;
+            pair.trace = trace || html.is_some();
             pair.place = match place {
                 At::Apart => Place::Apart,
                 At::SameSite => Place::SameSite,
@@ -149,7 +163,15 @@ fn main() -> ExitCode {
                 pair.strategies = named;
             }
             let ending = run(&pair);
-            print!("{}", ending.trace);
+            if trace {
+                print!("{}", ending.trace);
+            }
+            if let Some(path) = html
+                && let Err(why) = std::fs::write(&path, &ending.page)
+            {
+                eprintln!("sim: {}: {why}", path.display());
+                return ExitCode::FAILURE;
+            }
             println!("address     {}", ending.address);
             match ending.strategy {
                 Some(strategy) => println!("connected   {strategy} after {}", ms(ending.took)),
@@ -168,8 +190,20 @@ fn main() -> ExitCode {
             true
         }
         Command::Grid { seeds, dials, json } => grid(seeds, dials, json.as_deref()),
-        Command::Swarm { seeds, from, seed, trace } => match seed {
-            Some(seed) => swarm_one(seed, trace),
+        Command::Shrink { seed } => match shrink(seed) {
+            Some(left_out) => {
+                let list: Vec<String> = left_out.iter().map(usize::to_string).collect();
+                println!("seed {seed} is still bad with: {}", draw_without(seed, &left_out).what);
+                println!("replay: {REPLAY} swarm --seed {seed} --without {} --trace", list.join(","));
+                false
+            }
+            None => {
+                println!("seed {seed} is not bad");
+                true
+            }
+        },
+        Command::Swarm { seeds, from, seed, without, trace } => match seed {
+            Some(seed) => swarm_one(seed, &without, trace),
             None => swarm(from, seeds),
         },
         Command::Bench { seconds } => {
@@ -254,8 +288,8 @@ fn grid(seeds: u64, dials: bool, json: Option<&std::path::Path>) -> bool {
     wrong.is_empty()
 }
 
-fn swarm_one(seed: u64, trace: bool) -> bool {
-    let mut drawn = draw(seed);
+fn swarm_one(seed: u64, without: &[usize], trace: bool) -> bool {
+    let mut drawn = draw_without(seed, without);
     drawn.pair.trace = trace;
     let (ending, wrong) = judge(&drawn);
     print!("{}", ending.trace);
@@ -281,7 +315,7 @@ fn swarm(from: u64, seeds: u64) -> bool {
         if !wrong.is_empty() {
             bad += 1;
             println!("seed {seed} ({}): {}", drawn.what, wrong.join("; "));
-            println!("  replay: cargo run --release -p p2pd-simulations -- swarm --seed {seed} --trace");
+            println!("  replay: {REPLAY} swarm --seed {seed} --trace");
         }
     }
     let rate = seeds * 1_000 / (begin.elapsed().as_millis() as u64).max(1);

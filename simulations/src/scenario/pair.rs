@@ -12,7 +12,7 @@ use crate::host::HostEvent;
 use crate::nat::Chain;
 use crate::net::LinkSpec;
 use crate::service::{Broker, BrokerFaults, ServerProgram, StunFaults};
-use crate::world::{App, Cx, HostId, SiteSpec, World};
+use crate::world::{App, Cx, HostId, SiteSpec, Trace, World};
 
 /// What runs on a host of a pair's world.
 #[derive(Debug)]
@@ -138,6 +138,8 @@ pub struct Ending {
     pub address: String,
     /// Packets and what the nodes did, if wanted.
     pub trace: String,
+    /// The packets as an HTML page, if wanted.
+    pub page: String,
 }
 
 const STUN: [IpAddr; 2] = [
@@ -367,7 +369,7 @@ fn end(
             node.address().into_iter().flat_map(|a| a.interfaces().flat_map(|i| [i.external, i.internal])),
         );
     }
-    let mut trace = String::new();
+    let (mut trace, mut page) = (String::new(), String::new());
     for host in hosts {
         let (world, number) = (&run.world, run.world.host(*host).id());
         let node = world.app(*host).node();
@@ -389,7 +391,9 @@ fn end(
         run.violations.push(why);
     }
     if pair.trace {
-        trace = run.world.trace().map(|t| t.text().to_owned()).unwrap_or_default();
+        trace = run.world.trace().map(Trace::text).unwrap_or_default();
+        let title = format!("{} calls {}", pair.chains[1], pair.chains[0]);
+        page = run.world.trace().map(|t| t.html(&title, &[])).unwrap_or_default();
         for host in hosts {
             let number = run.world.host(*host).id();
             let lines = run.world.with(*host, |p, _| p.node_mut().take_lines());
@@ -408,5 +412,6 @@ fn end(
         events: run.world.counts().events,
         address,
         trace,
+        page,
     }
 }

@@ -10,7 +10,7 @@ use crate::engine::{Domain, MILLI, Nanos, SECOND};
 use crate::host::{HostEvent, Sock};
 use crate::nat::Chain;
 use crate::net::LinkSpec;
-use crate::world::{App, Cx, HostId, SiteSpec, World};
+use crate::world::{App, Cx, HostId, SiteSpec, Trace, World};
 
 /// One attempt.
 #[derive(Clone, Debug)]
@@ -224,7 +224,7 @@ pub fn attempt(seed: u64, attempt: &Attempt, trace: bool) -> (Ending, String) {
     };
     let accepted = sides.map(|s| world.app(s).conn.is_some_and(|(_, _, accepted)| accepted));
     let errors = sides.map(|s| world.app(s).result.map(|(e, at)| (e, at - begin)));
-    let text = world.trace().map(|t| t.text().to_owned()).unwrap_or_default();
+    let text = world.trace().map(Trace::text).unwrap_or_default();
     (
         Ending { letter, connected, accepted, errors, digest: world.digest(), events: world.counts().events },
         text,

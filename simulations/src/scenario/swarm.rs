@@ -25,10 +25,18 @@ pub struct Drawn {
     pub demand: Verdict,
     /// The two presets and the faults, in words.
     pub what: String,
+    /// How many faults were drawn, those left out included.
+    pub faults: usize,
 }
 
 /// Draws the world of this seed.
 pub fn draw(seed: u64) -> Drawn {
+    draw_without(seed, &[])
+}
+
+/// Draws the world of this seed and leaves these of its faults out. Randomness is keyed, so that all else
+/// stays as it was.
+pub fn draw_without(seed: u64, left_out: &[usize]) -> Drawn {
     let rng = Keyed::new(seed);
     let mut drawn = 0;
     let mut below = |bound: u64| {
@@ -77,7 +85,8 @@ pub fn draw(seed: u64) -> Drawn {
         1 | 2 => 1,
         _ => 1 + below(5),
     };
-    for _ in 0..faults {
+    for place in 0..faults as usize {
+        let before = pair.clone();
         let side = below(2) as usize;
         let link = &mut pair.links[side];
         let name = match below(KINDS) {
@@ -141,6 +150,10 @@ pub fn draw(seed: u64) -> Drawn {
                 "late driver"
             }
         };
+        if left_out.contains(&place) {
+            pair = before;
+            continue;
+        }
         what.push_str(", ");
         what.push_str(name);
         // Neither another broker nor a clock nor a late driver nor a doubled packet excuses a failure.
@@ -149,7 +162,7 @@ pub fn draw(seed: u64) -> Drawn {
             demand = Verdict::Perhaps;
         }
     }
-    Drawn { pair, demand, what }
+    Drawn { pair, demand, what, faults: faults as usize }
 }
 
 /// Runs the world of this seed; what was wrong with it, if anything.
@@ -162,4 +175,20 @@ pub fn judge(drawn: &Drawn) -> (Ending, Vec<String>) {
         _ => {}
     }
     (ending, wrong)
+}
+
+/// The faults that can be left out of this seed's world and it still goes wrong; none if nothing goes wrong.
+pub fn shrink(seed: u64) -> Option<Vec<usize>> {
+    let bad = |left_out: &[usize]| !judge(&draw_without(seed, left_out)).1.is_empty();
+    if !bad(&[]) {
+        return None;
+    }
+    let mut left_out = Vec::new();
+    for place in 0..draw(seed).faults {
+        left_out.push(place);
+        if !bad(&left_out) {
+            left_out.pop();
+        }
+    }
+    Some(left_out)
 }

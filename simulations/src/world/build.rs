@@ -113,7 +113,7 @@ impl<A: App> World<A> {
             at = self.plugs[out.0].net;
             self.nets[at.0].routes.insert(ip, out);
         }
-        self.hosts.push((host, Some(app), vec![(ip, plug)]));
+        self.hosts.push((host, app, vec![(ip, plug)]));
         Cx { host: &mut self.hosts[n].0, now: self.now, rng: self.rng }.wake_at(self.now, 0);
         self.flush(n);
         HostId(n)

@@ -110,7 +110,7 @@ pub struct Counts {
 }
 
 /// A host, its program, and its plugs by address.
-type Standing<A> = (Host, Option<A>, Vec<(IpAddr, PlugId)>);
+type Standing<A> = (Host, A, Vec<(IpAddr, PlugId)>);
 
 /// A simulated internet with programs of type `A` on its hosts.
 #[derive(Debug)]
@@ -175,10 +175,7 @@ impl<A: App> World<A> {
 
     /// The program on a host.
     pub fn app(&self, id: HostId) -> &A {
-        match &self.hosts[id.0].1 {
-            Some(app) => app,
-            None => unreachable!("a program is only away while it runs"),
-        }
+        &self.hosts[id.0].1
     }
 
     /// Changes the link between a host and its network.
@@ -196,7 +193,6 @@ impl<A: App> World<A> {
     /// Runs something on a host with its program, and sees to what it asked for.
     pub fn with<R>(&mut self, id: HostId, run: impl FnOnce(&mut A, &mut Cx<'_>) -> R) -> R {
         let (host, app, _) = &mut self.hosts[id.0];
-        let Some(app) = app.as_mut() else { unreachable!("a program is only away while it runs") };
         let result = run(app, &mut Cx { host, now: self.now, rng: self.rng });
         self.flush(id.0);
         result
@@ -236,9 +232,7 @@ impl<A: App> World<A> {
             Event::Wake(host, token) => {
                 self.digest.word(2 << 60 | (host as u64) << 48 | token);
                 let (h, app, _) = &mut self.hosts[host];
-                if let Some(app) = app {
-                    app.wake(&mut Cx { host: h, now: self.now, rng: self.rng }, token);
-                }
+                app.wake(&mut Cx { host: h, now: self.now, rng: self.rng }, token);
                 self.flush(host);
             }
             Event::Again(nat, packet) => {
@@ -421,13 +415,10 @@ impl<A: App> World<A> {
             for (at, token) in host.out.wakes.drain(..) {
                 self.queue.put(at.max(self.now), Event::Wake(n, token));
             }
-            match (host.out.events.pop_front(), app) {
-                (Some(event), Some(app)) => {
-                    app.event(&mut Cx { host, now: self.now, rng: self.rng }, event);
-                }
-                (Some(_), None) => {}
-                (None, _) if host.out.packets.is_empty() => return,
-                (None, _) => {}
+            match host.out.events.pop_front() {
+                Some(event) => app.event(&mut Cx { host, now: self.now, rng: self.rng }, event),
+                None if host.out.packets.is_empty() => return,
+                None => {}
             }
         }
     }
