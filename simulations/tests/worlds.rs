@@ -61,6 +61,17 @@ fn a_refused_dial_back_does_not_close_the_dial_that_got_through() {
 }
 
 #[test]
+fn a_dial_that_comes_after_the_refused_dial_back_is_welcome() {
+    // Found by the swarm (seed 108936): by then the listener held the session to be over.
+    let mut pair = Pair::new(108_936, [chain("one2one"), chain("windows-ics")]);
+    pair.late = 60 * MILLI;
+    for seed in 0..40 {
+        let ending = run(&Pair { seed, ..pair.clone() });
+        assert_eq!(ending.strategy, Some(Strategy::Direct), "seed {seed}: {}", ending.why);
+    }
+}
+
+#[test]
 fn drawn_worlds_keep_what_always_holds() {
     for seed in 0..150 {
         let drawn = draw(seed);
