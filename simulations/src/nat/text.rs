@@ -211,46 +211,67 @@ fn one_spec(text: &str) -> Result<Vec<NatSpec>, SpecError> {
     Ok(specs)
 }
 
+/// Every field of a NAT, by its name in texts.
+fn fields(s: &NatSpec) -> Vec<(&'static str, String)> {
+    let flag = |b| name(&FLAGS, b).to_owned();
+    let dep = |d| name(&DEPENDENCES, d).to_owned();
+    let t = &s.timers;
+    let times = [
+        t.syn,
+        t.syn_received,
+        t.established,
+        t.closing,
+        t.time_wait,
+        t.closed,
+        t.udp,
+        t.udp_replied,
+        t.mapping,
+    ];
+    let times: Vec<String> = times.iter().map(|t| (t / SECOND).to_string()).collect();
+    vec![
+        ("translate", flag(s.translate)),
+        // These two set those of UDP too, and so come first.
+        ("map", dep(s.mapping)),
+        ("filter", dep(s.filtering)),
+        ("udp-map", dep(s.udp.0)),
+        ("udp-filter", dep(s.udp.1)),
+        ("alloc", alloc_text(s.alloc)),
+        ("unique", name(&UNIQUES, s.unique).into()),
+        ("range", format!("{}-{}", s.range.0, s.range.1)),
+        ("pool", s.pool.to_string()),
+        ("paired", flag(s.paired)),
+        ("unsolicited", name(&UNSOLICITED, s.unsolicited).into()),
+        ("tracking", name(&TRACKINGS, s.tracking).into()),
+        ("on-rst", name(&RSTS, s.on_rst).into()),
+        ("sim-open", flag(s.simultaneous_open)),
+        ("hairpin", name(&HAIRPINS, s.hairpin).into()),
+        ("timers", times.join("/")),
+        ("refresh-in", flag(s.refresh_inbound)),
+        ("sessions", s.caps.total.to_string()),
+        ("sessions-per-host", s.caps.per_host.to_string()),
+        ("background", s.background.to_string()),
+        ("dmz", flag(s.dmz)),
+        ("refusal-takes-port", flag(s.refusal_takes_port)),
+    ]
+}
+
 impl fmt::Display for Chain {
-    /// Every field of every NAT, from the preset `linux` on; `open` for none.
+    /// The preset `linux` and every field that is not as there; `open` for no NAT. Reading it gives the
+    /// same chain.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.0.is_empty() {
             return f.write_str("open");
         }
-        for (n, s) in self.0.iter().enumerate() {
-            let joint = if n == 0 { "" } else { "+" };
-            let flag = |b| name(&FLAGS, b);
-            let dep = |d| name(&DEPENDENCES, d);
-            let t = &s.timers;
-            write!(
-                f,
-                "{joint}linux,translate={},map={},filter={}",
-                flag(s.translate),
-                dep(s.mapping),
-                dep(s.filtering)
-            )?;
-            write!(f, ",udp-map={},udp-filter={},alloc={}", dep(s.udp.0), dep(s.udp.1), alloc_text(s.alloc))?;
-            write!(f, ",unique={},range={}-{}", name(&UNIQUES, s.unique), s.range.0, s.range.1)?;
-            write!(f, ",pool={},paired={}", s.pool, flag(s.paired))?;
-            write!(f, ",unsolicited={}", name(&UNSOLICITED, s.unsolicited))?;
-            write!(f, ",tracking={},on-rst={}", name(&TRACKINGS, s.tracking), name(&RSTS, s.on_rst))?;
-            write!(f, ",sim-open={},hairpin={}", flag(s.simultaneous_open), name(&HAIRPINS, s.hairpin))?;
-            let times = [
-                t.syn,
-                t.syn_received,
-                t.established,
-                t.closing,
-                t.time_wait,
-                t.closed,
-                t.udp,
-                t.udp_replied,
-                t.mapping,
-            ];
-            let times: Vec<String> = times.iter().map(|t| (t / SECOND).to_string()).collect();
-            write!(f, ",timers={},refresh-in={}", times.join("/"), flag(s.refresh_inbound))?;
-            write!(f, ",sessions={},sessions-per-host={}", s.caps.total, s.caps.per_host)?;
-            write!(f, ",background={},dmz={}", s.background, flag(s.dmz))?;
-            write!(f, ",refusal-takes-port={}", flag(s.refusal_takes_port))?;
+        for (n, spec) in self.0.iter().enumerate() {
+            f.write_str(if n == 0 { "linux" } else { "+linux" })?;
+            // What `map` and `filter` imply for UDP counts as the starting point.
+            let mut base = NatSpec::LINUX;
+            base.udp = (spec.mapping, spec.filtering);
+            for ((field, value), (_, usual)) in fields(spec).into_iter().zip(fields(&base)) {
+                if value != usual {
+                    write!(f, ",{field}={value}")?;
+                }
+            }
         }
         Ok(())
     }
@@ -279,6 +300,8 @@ mod tests {
         let chain: Chain = "linux,alloc=seq+1+fc".parse().unwrap();
         assert_eq!((chain.0.len(), chain.0[1].mapping), (2, Dependence::Endpoint));
         assert_eq!("none".parse(), Ok(Chain::default()));
+        let chain: Chain = "fc+pr/rst".parse().unwrap();
+        assert_eq!(chain.to_string(), "linux,map=ei,filter=ei+linux,unsolicited=rst");
     }
 
     #[test]
