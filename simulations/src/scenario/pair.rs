@@ -150,6 +150,9 @@ const STUN: [IpAddr; 2] = [
 const READY_WITHIN: Nanos = 30 * SECOND;
 /// The most that data may take over the pipe, with every fault there is.
 const DATA_WITHIN: Nanos = 120 * SECOND;
+/// The most until a caller knows that the listener gave up: where a NAT forgot the stream and the way lost its RST,
+/// that is TCP's own patience.
+const TOLD_WITHIN: Nanos = 3_600 * SECOND;
 /// SYNs that one connect may cost, repeats included.
 const MOST_SYNS: u64 = 256;
 
@@ -294,18 +297,19 @@ fn exchange(run: &mut Run, place: usize) -> bool {
     let [listener, caller] = run.hosts;
     let theirs =
         |w: &World<Program>| w.app(listener).node().pipes.iter().position(|p| p.start.answers.is_empty());
-    let until = run.world.now() + DATA_WITHIN;
     let told = |w: &World<Program>| {
         let pipe = &w.app(caller).node().pipes[place];
         pipe.closed || pipe.broken.is_some()
     };
-    run.world.run_while(until, |w| theirs(w).is_some() || told(w));
+    let until_told = run.world.now() + TOLD_WITHIN;
+    run.world.run_while(until_told, |w| theirs(w).is_some() || told(w));
     let Some(other) = theirs(&run.world) else {
         if !told(&run.world) {
             run.violations.push("the caller has a pipe and the listener has none".into());
         }
         return false;
     };
+    let until = run.world.now() + DATA_WITHIN;
     // Longer than a record, and different each way.
     let text = |tag: u8| (0..20_000u32).map(|n| (n % 251) as u8 ^ tag).collect::<Vec<u8>>();
     for (host, pipe, tag) in [(caller, place, 0x11), (listener, other, 0x77)] {
