@@ -33,6 +33,9 @@ pub struct Config {
     pub accept: Accept,
     /// Whether a peer may ask for a plain pipe. Default: no. A plan of our own may ask in any case.
     pub allow_plain: bool,
+    /// Whether to measure the NATs in front of us when the node starts, over about four round trips to the
+    /// first STUN server. Without it a punch can only assume that they keep local ports. Default: yes.
+    pub survey: bool,
 }
 
 impl Config {
@@ -46,6 +49,7 @@ impl Config {
             port: 0,
             accept: Accept::Anyone,
             allow_plain: false,
+            survey: true,
         }
     }
 
@@ -140,7 +144,7 @@ impl std::error::Error for ConfigError {}
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Plan {
     /// Exactly the strategies to try, started in this order. Default: all.
-    pub strategies: SmallVec<[Strategy; 2]>,
+    pub strategies: SmallVec<[Strategy; 4]>,
     /// What the pipe is to be. Default: encrypted.
     pub mode: PipeMode,
     /// The whole connect ends after this long. Default 20 s, at most an hour.

@@ -12,6 +12,7 @@ use crate::notice::{ConnectId, Notice};
 use crate::random::Random;
 use crate::session::SessionId;
 use crate::stats::Stats;
+use crate::strategy::agreement::Key;
 use crate::time::{ClockFix, Instant, WallTime};
 use crate::timers::Timers;
 
@@ -24,6 +25,10 @@ pub(crate) enum Owner {
     Broker(u8),
     /// The STUN client.
     External,
+    /// The survey of the NAT in front of the interface at this place.
+    Survey(u8),
+    /// A sample for a punch.
+    Sample,
     /// A stream saying hello.
     Stream,
 }
@@ -33,9 +38,11 @@ pub(crate) enum Owner {
 pub(crate) enum Timer {
     Broker(u8),
     External,
+    Survey(u8),
     Stream(SockId),
     Connect(ConnectId),
     Visit(SessionId),
+    Punch(Key),
     Settle,
     Asks,
 }
@@ -115,9 +122,20 @@ impl Cx {
         remote: SocketAddr,
         limit: Duration,
     ) -> SockId {
-        let sock = self.fresh_sock(owner);
         let opts = SockOpts { nodelay: true, ..SockOpts::default() };
-        let (at, deadline) = (self.now, self.now + limit);
+        self.dial_at(owner, local, remote, opts, self.now, self.now + limit)
+    }
+
+    pub(crate) fn dial_at(
+        &mut self,
+        owner: Owner,
+        local: SocketAddr,
+        remote: SocketAddr,
+        opts: SockOpts,
+        at: Instant,
+        deadline: Instant,
+    ) -> SockId {
+        let sock = self.fresh_sock(owner);
         self.queue.push_back(Action::Connect { sock, local, remote, opts, at, deadline });
         sock
     }

@@ -79,8 +79,9 @@ pub enum Reuse {
     No,
     /// `SO_REUSEADDR`: may bind over connections in TIME_WAIT.
     Address,
-    /// `SO_REUSEADDR` and `SO_REUSEPORT`, set before bind: a listener and dials on one port. Every
-    /// socket on the port must ask for it.
+    /// `SO_REUSEADDR` and `SO_REUSEPORT`: a listener and dials on one port. Every socket on the port must ask
+    /// for it. A listener is bound for itself alone first and shared then, so that two nodes cannot listen on
+    /// one port.
     AddressAndPort,
 }
 

@@ -37,7 +37,7 @@
 //!    stand still or go back: the node keeps the maximum.
 //! 3. Every dial is an action with a time `at`: the driver binds at once, so that a port clash shows while
 //!    there is time, connects at `at`, and says how late it was.
-//! 4. The same seed and the same events give the same actions, byte for byte.
+//! 4. The same seed and the same events give the same actions, byte for byte: [`trace`] records and replays.
 //! 5. Everything that a stranger can make grow has a cap and a stated rule for what happens beyond it; what
 //!    is turned away is counted in [`Stats`].
 //! 6. No `unsafe`, and no dependency on a runtime or a socket.
@@ -68,6 +68,7 @@ pub mod address;
 pub mod io;
 pub mod nat;
 pub mod pipe;
+pub mod trace;
 pub mod wire;
 
 pub use address::PeerAddress;

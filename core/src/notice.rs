@@ -35,17 +35,20 @@ pub enum Strategy {
     Direct,
     /// The peer, asked over a broker, dials ours.
     Reverse,
+    /// Both dial at once, so that the NATs of both take each other's SYN for an answer.
+    Punch,
 }
 
 impl Strategy {
     /// Every strategy of this version, in the order they start.
-    pub const ALL: [Strategy; 2] = [Strategy::Direct, Strategy::Reverse];
+    pub const ALL: [Strategy; 3] = [Strategy::Direct, Strategy::Reverse, Strategy::Punch];
 
-    /// The word for it in plans and reports: `direct`, `reverse`.
+    /// The word for it in plans and reports: `direct`, `reverse`, `punch`.
     pub const fn name(self) -> &'static str {
         match self {
             Strategy::Direct => "direct",
             Strategy::Reverse => "reverse",
+            Strategy::Punch => "punch",
         }
     }
 
@@ -86,6 +89,11 @@ pub enum Stage {
     },
     /// The peer said that it dials us.
     PeerDials,
+    /// Both sides know where to dial, and do.
+    Punching {
+        /// Which try this is, from 0.
+        rung: u8,
+    },
 }
 
 impl fmt::Display for Stage {
@@ -100,6 +108,7 @@ impl fmt::Display for Stage {
             Stage::AwaitingBroker => f.write_str("waiting for a broker"),
             Stage::Requested { brokers } => write!(f, "request sent over {brokers} broker(s)"),
             Stage::PeerDials => f.write_str("the peer is dialling us"),
+            Stage::Punching { rung } => write!(f, "punching, try {}", rung + 1),
         }
     }
 }
@@ -178,6 +187,8 @@ pub enum Refusal {
     PlainNotAllowed,
     /// The session named is unknown or over.
     NoSuchSession,
+    /// It would have to search for us with many dials, which it does only for nodes that its user named.
+    NoSearchForStrangers,
     /// The protocol version is not spoken; this one is.
     Version {
         /// The refusing node's version.
@@ -194,6 +205,9 @@ impl fmt::Display for Refusal {
             Refusal::Busy => f.write_str("too many requests, try later"),
             Refusal::PlainNotAllowed => f.write_str("it gives encrypted pipes only"),
             Refusal::NoSuchSession => f.write_str("it does not know this session"),
+            Refusal::NoSearchForStrangers => {
+                f.write_str("finding us takes many dials, which it makes only for nodes that its user named")
+            }
             Refusal::Version { ours } => write!(f, "it speaks protocol version {ours}, not ours"),
             Refusal::Unknown(code) => write!(f, "reason {code}"),
         }

@@ -18,9 +18,11 @@ pub(crate) enum Domain {
     NoiseEphemeral,
     BackOff,
     Instance,
+    Port,
+    Punch,
 }
 
-const DOMAINS: usize = 8;
+const DOMAINS: usize = 10;
 
 /// The node's one source of randomness.
 pub(crate) struct Random {

@@ -109,6 +109,21 @@ fn follow(path: &Path) -> io::Result<PathBuf> {
     Err(io::Error::new(io::ErrorKind::InvalidInput, "too many symbolic links"))
 }
 
+/// Creates a file that only its owner may read and write (mode 0600), for a key or a trace.
+///
+/// # Errors
+/// The system's. A path that exists, even as a link that leads nowhere, is left alone.
+pub fn create_private(path: &Path) -> io::Result<File> {
+    let mut options = OpenOptions::new();
+    options.write(true).create_new(true);
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::OpenOptionsExt;
+        options.mode(0o600);
+    }
+    options.open(path)
+}
+
 /// Writes the key beside `path` and links it there: whole or not at all. False: `path` exists by now.
 fn create(path: &Path, key: &SecretKey) -> io::Result<bool> {
     let path = &follow(path)?;
@@ -120,14 +135,7 @@ fn create(path: &Path, key: &SecretKey) -> io::Result<bool> {
     let unique = seed.iter().take(8).fold(0_u64, |n, byte| n << 8 | u64::from(*byte));
     name.push(format!(".new-{unique:016x}"));
     let beside = folder.join(name);
-    let mut options = OpenOptions::new();
-    options.write(true).create_new(true);
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::OpenOptionsExt;
-        options.mode(0o600);
-    }
-    let written = options.open(&beside).and_then(|mut file| {
+    let written = create_private(&beside).and_then(|mut file| {
         file.write_all(key.to_file_text().as_bytes())?;
         file.sync_all()
     });

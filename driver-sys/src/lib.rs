@@ -3,15 +3,17 @@
 #![forbid(unsafe_code)]
 
 mod clock;
+mod descriptors;
 mod failure;
 mod interfaces;
 mod key_file;
 pub mod socket;
 
 pub use clock::{Clock, wall_clock};
+pub use descriptors::raise_descriptor_limit;
 pub use failure::failure;
 pub use interfaces::interfaces;
-pub use key_file::{KeyFileError, load_or_create_key};
+pub use key_file::{KeyFileError, create_private, load_or_create_key};
 
 use std::io;
 

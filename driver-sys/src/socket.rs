@@ -23,9 +23,14 @@ pub fn udp(local: SocketAddr, opts: &SockOpts) -> io::Result<std::net::UdpSocket
 /// # Errors
 /// Of `socket`, `setsockopt`, `bind` or `listen`.
 pub fn listener(local: SocketAddr, backlog: u16, opts: &SockOpts) -> io::Result<std::net::TcpListener> {
-    let socket = open(local, Type::STREAM, Protocol::TCP, opts)?;
+    // First claimed for itself alone, so that a port that somebody listens on is refused; then shared with our
+    // own dials, which ask for it too.
+    let exclusive =
+        SockOpts { reuse: if opts.reuse == Reuse::No { Reuse::No } else { Reuse::Address }, ..*opts };
+    let socket = open(local, Type::STREAM, Protocol::TCP, &exclusive)?;
     socket.bind(&local.into())?;
     socket.listen(i32::from(backlog))?;
+    share_port(&socket, opts)?;
     Ok(socket.into())
 }
 
@@ -82,6 +87,16 @@ fn in_progress(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::WouldBlock
 }
 
+/// Windows shares ports by `SO_REUSEADDR` alone.
+fn share_port(socket: &Socket, opts: &SockOpts) -> io::Result<()> {
+    #[cfg(unix)]
+    if opts.reuse == Reuse::AddressAndPort {
+        socket.set_reuse_port(true)?;
+    }
+    let _ = (socket, opts);
+    Ok(())
+}
+
 fn open(local: SocketAddr, kind: Type, protocol: Protocol, opts: &SockOpts) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(local), kind, Some(protocol))?;
     socket.set_nonblocking(true)?;
@@ -91,10 +106,7 @@ fn open(local: SocketAddr, kind: Type, protocol: Protocol, opts: &SockOpts) -> i
     if opts.reuse != Reuse::No {
         socket.set_reuse_address(true)?;
     }
-    #[cfg(unix)]
-    if opts.reuse == Reuse::AddressAndPort {
-        socket.set_reuse_port(true)?;
-    }
+    share_port(&socket, opts)?;
     if let Some(ttl) = opts.ttl {
         match local {
             SocketAddr::V4(_) => socket.set_ttl_v4(u32::from(ttl))?,
@@ -121,7 +133,12 @@ mod tests {
         assert_eq!(dialler(taken, &opts).err().map(|e| e.kind()), Some(io::ErrorKind::AddrInUse));
         let share = SockOpts { reuse: Reuse::AddressAndPort, ..opts };
         let shared = listener(local(), 1, &share).unwrap();
-        assert!(dialler(shared.local_addr().unwrap(), &share).is_ok(), "a dial beside a listener");
+        let place = shared.local_addr().unwrap();
+        assert!(dialler(place, &share).is_ok(), "a dial beside a listener");
+        assert!(listener(place, 1, &share).is_err(), "but no second listener");
+        let everywhere = listener(([0, 0, 0, 0], 0).into(), 1, &share).unwrap().local_addr().unwrap();
+        let beside = SocketAddr::from(([127, 0, 0, 1], everywhere.port()));
+        assert!(dialler(beside, &share).is_ok(), "a dial from one address beside a listener on all");
     }
 
     #[test]

@@ -42,4 +42,4 @@ pub use p2pd_core::{
     Accept, Broker, Config, ConnectId, NodeId, Notice, PeerAddress, PipeMode, Plan, SecretKey, Stats,
     Strategy, StunServer,
 };
-pub use p2pd_sys::{KeyFileError, load_or_create_key, random_seed};
+pub use p2pd_sys::{KeyFileError, create_private, load_or_create_key, raise_descriptor_limit, random_seed};

@@ -1,5 +1,6 @@
 //! The handle that users hold.
 
+use std::fmt;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::pin::Pin;
@@ -7,6 +8,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 
+use p2pd_core::nat::NatReport;
+use p2pd_core::trace::{Recorder, Sink};
 use p2pd_core::{Config, ConnectId, IoFailure, NodeId, Notice, PeerAddress, Plan, Stats};
 use tokio::sync::{Mutex, broadcast, mpsc, oneshot, watch};
 
@@ -47,10 +50,10 @@ pub(crate) enum Address {
 }
 
 /// Settings of the driver, beside the core's configuration.
-#[derive(Debug)]
 pub struct Builder {
     config: Config,
     echo: bool,
+    trace: Option<Sink>,
 }
 
 impl Builder {
@@ -59,6 +62,16 @@ impl Builder {
     /// is delivered to the reader as well. Default: off.
     pub fn echo(mut self, on: bool) -> Self {
         self.echo = on;
+        self
+    }
+
+    /// Records what the node is told and what it says, for [`p2pd_core::trace::replay`]: `write` gets one line
+    /// at a time, in order. It is called on the node's task, so it must not take long. Default: off.
+    ///
+    /// A trace is a secret: it holds the configuration's private key and the node's seed, hence the keys of the
+    /// pipes opened meanwhile. [`p2pd_sys::create_private`] makes a file for its owner alone.
+    pub fn trace(mut self, write: impl FnMut(&str) + Send + 'static) -> Self {
+        self.trace = Some(Box::new(write));
         self
     }
 
@@ -74,7 +87,7 @@ impl Builder {
             .map_err(BindError::Interfaces)?;
         let seed = p2pd_sys::random_seed().map_err(BindError::Random)?;
         let clock = p2pd_sys::Clock::start();
-        let core = p2pd_core::Node::new(self.config, seed, clock.now()).map_err(BindError::Config)?;
+        let core = Recorder::new(self.config, seed, clock.now(), self.trace).map_err(BindError::Config)?;
         let id = core.node_id();
         let (commands, command_queue) = mpsc::unbounded_channel();
         let (accept, accepted) = mpsc::channel(ACCEPT_QUEUE);
@@ -106,7 +119,7 @@ impl Builder {
 impl Node {
     /// Settings beside the configuration.
     pub fn builder(config: Config) -> Builder {
-        Builder { config, echo: false }
+        Builder { config, echo: false, trace: None }
     }
 
     /// Brings a node up with the default settings.
@@ -200,6 +213,17 @@ impl Node {
         let _ = self.inner.commands.send(Command::Answer { peer, accept });
     }
 
+    /// What was found of the NATs in front of the interfaces, one report each. Waits until the address is
+    /// settled; empty once the node was shut down.
+    pub async fn nats(&self) -> Vec<NatReport> {
+        self.address().await;
+        let (reply, nats) = oneshot::channel();
+        if self.inner.commands.send(Command::Nats(reply)).is_err() {
+            return Vec::new();
+        }
+        nats.await.unwrap_or_default()
+    }
+
     /// What the node has counted; `None` once it was shut down.
     pub async fn stats(&self) -> Option<Stats> {
         let (reply, stats) = oneshot::channel();
@@ -213,6 +237,16 @@ impl Node {
         if self.inner.commands.send(Command::Shutdown(done)).is_ok() {
             let _ = ended.await;
         }
+    }
+}
+
+impl fmt::Debug for Builder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Builder")
+            .field("config", &self.config)
+            .field("echo", &self.echo)
+            .field("trace", &self.trace.is_some())
+            .finish()
     }
 }
 

@@ -8,7 +8,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use p2pd_core::io::Interface;
+use p2pd_core::nat::NatReport;
 use p2pd_core::pipe::PipeStart;
+use p2pd_core::trace::Recorder;
 use p2pd_core::{
     Action, CloseHow, ConnectId, Event, Instant, IoFailure, NodeId, Notice, PeerAddress, Plan, QueryId,
     SockId, Stats,
@@ -52,6 +54,7 @@ pub(crate) enum Command {
         peer: NodeId,
         accept: bool,
     },
+    Nats(oneshot::Sender<Vec<NatReport>>),
     Stats(oneshot::Sender<Stats>),
     Shutdown(oneshot::Sender<()>),
 }
@@ -128,7 +131,7 @@ enum Sock {
 }
 
 struct Driver {
-    core: p2pd_core::Node,
+    core: Recorder,
     clock: Clock,
     socks: HashMap<SockId, Sock>,
     queries: HashMap<QueryId, AbortHandle>,
@@ -142,7 +145,7 @@ struct Driver {
 }
 
 pub(crate) async fn run(
-    core: p2pd_core::Node,
+    core: Recorder,
     clock: Clock,
     interfaces: Vec<Interface>,
     mut commands: mpsc::UnboundedReceiver<Command>,
@@ -240,6 +243,9 @@ impl Driver {
                 }
             }
             Command::Answer { peer, accept } => self.core.answer(now, peer, accept),
+            Command::Nats(reply) => {
+                let _ = reply.send(self.core.nats().cloned().collect());
+            }
             Command::Stats(reply) => {
                 let _ = reply.send(self.core.stats());
             }

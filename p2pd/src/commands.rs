@@ -3,33 +3,44 @@
 use std::io::{self, IsTerminal};
 use std::process::ExitCode;
 
-use p2pd_core::{Config, PeerAddress, PipeMode, Plan, SecretKey, Strategy};
+use p2pd_core::{Accept, Config, PeerAddress, PipeMode, Plan, SecretKey, Strategy};
 use p2pd_tokio::{Node, Pipe};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 use crate::USAGE;
 use crate::options::{Command, Common, Options};
 use crate::say::Say;
-use crate::servers;
+use crate::{demo, server, trace};
+use p2pd::servers::Servers;
 
 /// Bytes copied at a time.
 const CHUNK: usize = 64 * 1024;
 
 pub(crate) async fn run(options: Options) -> ExitCode {
-    let say = Say { json: options.common.json };
+    let say = Say::new(options.common.json);
     // Everything that can be wrong with the usage is, before anything is opened.
     let address = match &options.command {
         Command::Connect { address } => match address.parse::<PeerAddress>() {
             Ok(address) => Some(address),
             Err(why) => return usage(say, &format!("address: {why}")),
         },
-        Command::Listen { .. } | Command::Addr => None,
+        Command::Serve(serve) => return server::run(serve, &options.common, say).await,
+        Command::Demo { size } => return demo::run(*size, say).await,
+        Command::Replay { file } => return trace::replay(file, say),
+        Command::Listen { .. } | Command::Addr | Command::Nat => None,
     };
     let config = match config(&options.common) {
         Ok(config) => config,
         Err(why) => return usage(say, &why),
     };
-    let node = match Node::bind(config).await {
+    let mut builder = Node::builder(config);
+    if let Some(path) = &options.common.trace {
+        match trace::create(path, say) {
+            Ok(write) => builder = builder.trace(write),
+            Err(why) => return usage(say, &why),
+        }
+    }
+    let node = match builder.bind().await {
         Ok(node) => node,
         Err(why) => {
             say.error(&why.to_string());
@@ -49,8 +60,12 @@ pub(crate) async fn run(options: Options) -> ExitCode {
     let code = match (&options.command, address) {
         (Command::Connect { .. }, Some(address)) => connect(&node, &address, &options.common, say).await,
         (Command::Listen { echo }, _) => listen(&node, *echo, say).await,
+        (Command::Nat, _) => nat(&node, say).await,
         _ => {
-            println!("{}", node.address().await);
+            say.waiting("asking for the outside address");
+            let address = node.address().await;
+            say.still();
+            println!("{address}");
             ExitCode::SUCCESS
         }
     };
@@ -60,7 +75,7 @@ pub(crate) async fn run(options: Options) -> ExitCode {
     code
 }
 
-fn usage(say: Say, why: &str) -> ExitCode {
+pub(crate) fn usage(say: Say, why: &str) -> ExitCode {
     say.error(why);
     ExitCode::from(USAGE)
 }
@@ -71,8 +86,14 @@ fn config(common: &Common) -> Result<Config, String> {
         None => SecretKey::from_bytes(p2pd_tokio::random_seed().map_err(|e| e.to_string())?),
     };
     let mut config = Config::new(key);
-    if let Some(path) = &common.config {
-        (config.brokers, config.stun) = servers::read(path)?;
+    let servers = match &common.config {
+        Some(path) => Servers::read(path)?,
+        None if common.no_servers => Servers::default(),
+        None => Servers::shipped()?,
+    };
+    (config.brokers, config.stun) = (servers.brokers, servers.stun);
+    if !common.accept.is_empty() {
+        config.accept = Accept::Only(common.accept.iter().copied().collect());
     }
     config.bind = common.bind;
     config.port = common.port;
@@ -86,6 +107,7 @@ async fn connect(node: &Node, to: &PeerAddress, common: &Common, say: Say) -> Ex
         mode: if common.plain { PipeMode::Plain } else { PipeMode::Encrypted },
         timeout: common.timeout,
     };
+    say.waiting("connecting");
     match node.connect_with(to, plan).await {
         Ok(pipe) => {
             say.opened("connected", &pipe);
@@ -107,7 +129,15 @@ async fn connect(node: &Node, to: &PeerAddress, common: &Common, say: Say) -> Ex
     }
 }
 
+async fn nat(node: &Node, say: Say) -> ExitCode {
+    say.waiting("measuring");
+    let reports = node.nats().await;
+    say.nats(&reports);
+    if reports.iter().any(|r| r.mapped.is_some()) { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
 async fn listen(node: &Node, echo: bool, say: Say) -> ExitCode {
+    say.waiting("asking for the outside address");
     say.ready(&node.address().await, node.node_id());
     while let Some(pipe) = node.accept().await {
         say.opened("incoming", &pipe);

@@ -2,9 +2,11 @@
 #![forbid(unsafe_code)]
 
 mod commands;
+mod demo;
 mod options;
 mod say;
-mod servers;
+mod server;
+mod trace;
 
 use std::process::ExitCode;
 
@@ -16,6 +18,8 @@ const USAGE: u8 = 2;
 fn main() -> ExitCode {
     // clap itself exits with 2 on wrong arguments.
     let options = options::Options::parse();
+    // A punch through a NAT with random ports takes more than a thousand sockets.
+    let _ = p2pd_tokio::raise_descriptor_limit();
     let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build() {
         Ok(runtime) => runtime,
         Err(why) => {

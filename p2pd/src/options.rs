@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use p2pd_core::Strategy;
+use p2pd_core::{NodeId, Strategy};
 
 /// Opens a connection between two computers wherever they are.
 #[derive(Debug, Parser)]
@@ -19,11 +19,15 @@ pub(crate) struct Options {
 
 #[derive(Debug, Args)]
 pub(crate) struct Common {
-    /// Server list, a TOML file: tables `mqtt` (id, host, port) and `stun` (host, port)
-    #[arg(long, global = true, value_name = "FILE")]
+    /// Server list, a TOML file: tables `mqtt` (id, host, port) and `stun` (host, port). Without it, public
+    /// servers of others are used
+    #[arg(long, global = true, value_name = "FILE", conflicts_with = "no_servers")]
     pub(crate) config: Option<PathBuf>,
+    /// Use no servers at all: direct connects only
+    #[arg(long, global = true)]
+    pub(crate) no_servers: bool,
     /// Strategies to try, in this order
-    #[arg(long, global = true, value_delimiter = ',', default_value = "direct,reverse")]
+    #[arg(long, global = true, value_delimiter = ',', default_value = "direct,reverse,punch")]
     pub(crate) strategies: Vec<StrategyName>,
     /// Listen on, dial from and announce this address only
     #[arg(long, global = true, value_name = "IP")]
@@ -37,9 +41,18 @@ pub(crate) struct Common {
     /// Key file; made if missing. Without it the node has a new key each time
     #[arg(long, global = true, value_name = "FILE")]
     pub(crate) identity: Option<PathBuf>,
+    /// Give pipes to these node ids only, and search for them with many dials where a NAT asks for it. Default:
+    /// to anybody who knows the address
+    #[arg(long, global = true, value_name = "NODE-ID", value_delimiter = ',')]
+    pub(crate) accept: Vec<NodeId>,
     /// Ask for plain pipes, and let peers ask for them
     #[arg(long, global = true)]
     pub(crate) plain: bool,
+    /// Record what this node is told and does, for `replay`, in a new file of mode 0600. It holds the node's
+    /// private key, unless the identity is a temporary one (no `--identity`), and the secrets of the pipes opened
+    /// meanwhile: hand it only to people who may know them
+    #[arg(long, global = true, value_name = "FILE")]
+    pub(crate) trace: Option<PathBuf>,
     /// Say what happens as JSON, one object a line, on standard error
     #[arg(long, global = true)]
     pub(crate) json: bool,
@@ -60,12 +73,54 @@ pub(crate) enum Command {
     },
     /// Print this node's address
     Addr,
+    /// Measure the NATs in front of this machine and say what they do
+    Nat,
+    /// Run the servers that peers need, a broker and a STUN server, until interrupted
+    Serve(Serve),
+    /// Try every strategy between two nodes on this machine, with servers of its own
+    Demo {
+        /// Mebibytes to send each way
+        #[arg(long, default_value_t = 64, value_name = "MIB", value_parser = clap::value_parser!(u32).range(1..=4096))]
+        size: u32,
+    },
+    /// Run a `--trace` file again, offline: ends with 0 if the node acts the same, with 1 and the first
+    /// difference if it does not, with 2 for a file that is no trace
+    Replay {
+        /// What `--trace` wrote
+        file: PathBuf,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Serve {
+    /// A second address of this machine, beside `--bind`: the STUN server then measures NATs (RFC 5780)
+    #[arg(long, value_name = "IP")]
+    pub(crate) second: Option<IpAddr>,
+    /// Port of the MQTT broker, 0 for any
+    #[arg(long, default_value_t = 1883)]
+    pub(crate) mqtt_port: u16,
+    /// Port of the STUN server, 0 for any
+    #[arg(long, default_value_t = 3478)]
+    pub(crate) stun_port: u16,
+    /// Second port of the STUN server, used with two addresses
+    #[arg(long, default_value_t = 3479)]
+    pub(crate) stun_second_port: u16,
+    /// Write the server list that peers need
+    #[arg(long, value_name = "FILE")]
+    pub(crate) write: Option<PathBuf>,
+    /// Name by which peers reach this machine, for the list. Default: the address served on
+    #[arg(long, value_name = "HOST")]
+    pub(crate) host: Option<String>,
+    /// Number of the broker in the list: it stands in addresses and must not change its meaning
+    #[arg(long, default_value_t = 0)]
+    pub(crate) id: u16,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
 pub(crate) enum StrategyName {
     Direct,
     Reverse,
+    Punch,
 }
 
 impl From<StrategyName> for Strategy {
@@ -73,6 +128,7 @@ impl From<StrategyName> for Strategy {
         match name {
             StrategyName::Direct => Strategy::Direct,
             StrategyName::Reverse => Strategy::Reverse,
+            StrategyName::Punch => Strategy::Punch,
         }
     }
 }

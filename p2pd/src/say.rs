@@ -1,21 +1,99 @@
 //! What happens, for people or, with `--json`, for programs; always on standard error.
 
+use std::io::IsTerminal;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+use p2pd_core::nat::{Mapping, NatReport};
 use p2pd_core::{NodeId, Notice, PeerAddress};
 use p2pd_tokio::{ConnectError, Pipe};
 use serde_json::json;
 
+use crate::demo::Row;
+
 /// How to say things.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Say {
-    pub(crate) json: bool,
+    json: bool,
+    /// At a terminal: turns while something is waited for. Lives as long as the program.
+    spinner: Option<&'static ProgressBar>,
 }
 
 impl Say {
+    pub(crate) fn new(json: bool) -> Self {
+        let terminal = !json && std::io::stderr().is_terminal();
+        let spinner = || ProgressBar::hidden().with_style(ProgressStyle::default_spinner());
+        Say { json, spinner: terminal.then(|| &*Box::leak(Box::new(spinner()))) }
+    }
+
+    /// Something is waited for, until the next [`still`](Self::still).
+    pub(crate) fn waiting(self, what: &'static str) {
+        if let Some(spinner) = self.spinner {
+            spinner.set_draw_target(ProgressDrawTarget::stderr());
+            spinner.set_message(what);
+            spinner.enable_steady_tick(Duration::from_millis(100));
+        }
+    }
+
+    pub(crate) fn still(self) {
+        if let Some(spinner) = self.spinner {
+            spinner.disable_steady_tick();
+            spinner.finish_and_clear();
+        }
+    }
+
     pub(crate) fn ready(self, address: &PeerAddress, id: NodeId) {
+        self.still();
         self.line(
             || json!({"event": "ready", "address": address.to_string(), "node_id": id.to_string()}),
             || format!("ready: {address}"),
         );
+    }
+
+    /// What was measured of the NATs: to standard output for people, one event each for programs.
+    pub(crate) fn nats(self, reports: &[NatReport]) {
+        self.still();
+        for report in reports {
+            let behaviour = report.behaviour;
+            let (nat, delta) = (behaviour.nat_type(), behaviour.delta());
+            if self.json {
+                let event = json!({
+                    "event": "nat", "local": report.local.to_string(),
+                    "mapped": report.mapped.map(|m| m.to_string()),
+                    "mapping": behaviour.mapping.map(|m| format!("{m:?}")),
+                    "filtering": behaviour.filtering.map(|f| format!("{f:?}")),
+                    "allocation": behaviour.allocation.map(|a| format!("{a:?}")),
+                    "nat_type": nat.number(), "delta_type": delta.kind.number(), "delta": delta.value,
+                    "round_trip_ms": report.round_trip.map(|t| t.as_secs_f64() * 1e3),
+                    "server": report.server.map(|s| s.to_string()),
+                    "second_address": report.second_address,
+                });
+                eprintln!("{event}");
+                continue;
+            }
+            let Some(mapped) = report.mapped else {
+                println!("{}: no STUN server answered over TCP; nothing is known", report.local);
+                continue;
+            };
+            println!("{}: {behaviour} (type {}, delta {})", report.local, nat.number(), delta.kind.number());
+            println!("  seen from outside as {mapped}");
+            match behaviour.mapping {
+                Some(mapping) => println!("  mapping: {mapping}"),
+                None => println!("  mapping: not known, the servers have one address only"),
+            }
+            match behaviour.filtering {
+                Some(filtering) => println!("  lets in: {filtering} (measured over UDP)"),
+                None => println!("  lets in: not known, the server does not answer from elsewhere"),
+            }
+            if behaviour.mapping != Some(Mapping::None) {
+                println!("  external ports: {delta}; seen {:?}", report.samples);
+            }
+        }
+        if reports.is_empty() && !self.json {
+            println!("no interface, or no STUN server in the list");
+        }
     }
 
     /// Progress of a connect, and what else a person wants to know.
@@ -38,6 +116,7 @@ impl Say {
     }
 
     pub(crate) fn opened(self, event: &str, pipe: &Pipe) {
+        self.still();
         let ms = pipe.elapsed().as_secs_f64() * 1e3;
         let strategy = pipe.strategy().name();
         self.line(
@@ -53,6 +132,7 @@ impl Say {
     }
 
     pub(crate) fn failed(self, why: &ConnectError) {
+        self.still();
         let (reason, entries) = match why {
             ConnectError::Failed(reason, report) => (reason.to_string(), report.strategies.as_slice()),
             other => (other.to_string(), &[][..]),
@@ -77,10 +157,59 @@ impl Say {
 
     /// Anything else that went wrong.
     pub(crate) fn error(self, why: &str) {
+        self.still();
         self.line(|| json!({"event": "error", "reason": why}), || format!("p2pd: {why}"));
     }
 
-    fn line(self, json: impl FnOnce() -> serde_json::Value, text: impl FnOnce() -> String) {
-        if self.json { eprintln!("{}", json()) } else { eprintln!("{}", text()) }
+    pub(crate) fn serving(self, mqtt: SocketAddr, stun: SocketAddr, second: Option<SocketAddr>) {
+        let second = second.map(|a| a.to_string());
+        let nat = second.as_ref().map_or(String::new(), |s| format!(" and {s} (RFC 5780)"));
+        self.line(
+            || json!({"event": "serving", "mqtt": mqtt.to_string(), "stun": stun.to_string(), "stun_second": second}),
+            || format!("serving: MQTT on {mqtt}, STUN on {stun}{nat}"),
+        );
+    }
+
+    pub(crate) fn demo_begins(self, mqtt: SocketAddr, stun: SocketAddr, peer: &PeerAddress, mebibytes: u32) {
+        if self.json {
+            return self.serving(mqtt, stun, None);
+        }
+        println!("servers: MQTT on {mqtt}, STUN on {stun}");
+        println!("peer:    {peer}");
+        println!("each pipe carries {mebibytes} MiB there and back, and both are checked by hash\n");
+        println!(
+            "{:<10} {:<10} {:>12} {:>12} {:>12}",
+            "strategy", "pipe", "open ms", "MB/s there", "MB/s back"
+        );
+    }
+
+    pub(crate) fn demo_row(self, row: Row) {
+        let (strategy, mode) = (row.strategy.name(), row.mode.to_string());
+        let (ms, there, back) = (row.open.as_secs_f64() * 1e3, row.rate(row.there), row.rate(row.back));
+        if self.json {
+            let row = json!({
+                "event": "demo", "strategy": strategy, "mode": mode, "elapsed_ms": ms, "mb_per_s_there": there,
+                "mb_per_s_back": back, "bytes": row.bytes,
+            });
+            eprintln!("{row}");
+        } else {
+            println!("{strategy:<10} {mode:<10} {ms:>12.1} {there:>12.0} {back:>12.0}");
+        }
+    }
+
+    pub(crate) fn demo_ends(self) {
+        if !self.json {
+            println!("\nall of it arrived as it was sent");
+        }
+    }
+
+    /// One thing, in both forms.
+    pub(crate) fn line(self, json: impl FnOnce() -> serde_json::Value, text: impl FnOnce() -> String) {
+        match self.spinner {
+            _ if self.json => eprintln!("{}", json()),
+            // Above the spinner, which is drawn again below.
+            Some(spinner) => spinner.suspend(|| eprintln!("{}", text())),
+            None => eprintln!("{}", text()),
+        }
     }
 }

@@ -62,3 +62,12 @@ pub fn punch(a: &Chain, b: &Chain, port: u16) -> Verdict {
         _ => Verdict::Perhaps,
     }
 }
+
+/// Every strategy together. Where ports cannot be known a spray may still meet, so that nothing is ruled out.
+pub fn every_strategy(a: &Chain, b: &Chain) -> Verdict {
+    // Any port that the system would choose.
+    match (direct_or_reverse(a, b), punch(a, b, 40_000)) {
+        (Verdict::Must, _) | (_, Verdict::Must) => Verdict::Must,
+        _ => Verdict::Perhaps,
+    }
+}

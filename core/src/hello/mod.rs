@@ -113,6 +113,10 @@ impl From<NotAuthentic> for HelloError {
 pub(crate) struct Hello {
     framer: Framer,
     state: State,
+    /// Began although the other end dialled: if that has begun too, this end answers instead.
+    yields: bool,
+    /// The other end's beginning was passed over, once.
+    crossed: bool,
 }
 
 #[derive(Debug)]
@@ -150,13 +154,20 @@ impl Hello {
         let mut body = Vec::with_capacity(SessionId::LEN + first.len());
         body.extend_from_slice(&offer.session.0);
         body.extend_from_slice(&first);
-        let hello = Hello { framer: Framer::new(), state: State::AwaitingSecond(handshake) };
+        let state = State::AwaitingSecond(handshake);
+        let hello = Hello { framer: Framer::new(), state, yields: false, crossed: false };
         Ok((hello, frame::encode(Kind::First, &body)))
     }
 
     /// The end that accepted.
     pub(crate) fn respond() -> Self {
-        Hello { framer: Framer::new(), state: State::AwaitingFirst }
+        Hello { framer: Framer::new(), state: State::AwaitingFirst, yields: false, crossed: false }
+    }
+
+    /// Makes an end that began on a stream it accepted give way to a dialler that began as well.
+    pub(crate) fn yielding(mut self) -> Self {
+        self.yields = true;
+        self
     }
 
     /// Takes received bytes, up to the end of a frame, and says how many it took and what the frame said.
@@ -170,6 +181,15 @@ impl Hello {
         let (taken, whole) = self.framer.push(data).inspect_err(|_| self.state = State::Dead)?;
         let Some((kind, body)) = whole else { return Ok((taken, None)) };
         let state = core::mem::replace(&mut self.state, State::Dead);
+        let state = match (state, kind) {
+            (State::AwaitingSecond(_), Kind::First) if self.yields => State::AwaitingFirst,
+            // The other end accepted this stream, began as well, and will give way.
+            (state @ State::AwaitingSecond(_), Kind::First) if !self.crossed => {
+                (self.state, self.crossed) = (state, true);
+                return Ok((taken, None));
+            }
+            (state, _) => state,
+        };
         let (state, heard) = state.hear(ours, kind, &body, entropy)?;
         self.state = state;
         Ok((taken, Some(heard)))
@@ -325,6 +345,7 @@ pub(crate) fn refusal_code(why: Refusal) -> [u8; 2] {
         Refusal::PlainNotAllowed => [3, 0],
         Refusal::NoSuchSession => [4, 0],
         Refusal::Version { ours } => [5, ours],
+        Refusal::NoSearchForStrangers => [6, 0],
         Refusal::Unknown(code) => [code, 0],
     }
 }
@@ -337,6 +358,7 @@ pub(crate) fn refusal_from([code, detail]: [u8; 2]) -> Refusal {
         3 => Refusal::PlainNotAllowed,
         4 => Refusal::NoSuchSession,
         5 => Refusal::Version { ours: detail },
+        6 => Refusal::NoSearchForStrangers,
         code => Refusal::Unknown(code),
     }
 }

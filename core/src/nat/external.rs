@@ -122,6 +122,15 @@ impl External {
         cx.timers.set(Timer::External, None);
     }
 
+    /// The servers' addresses in the order of the configuration, once the look-ups are done.
+    pub(crate) fn servers(&self) -> Option<Vec<SocketAddr>> {
+        let of = |(place, ips): (&usize, &SmallVec<[IpAddr; 2]>)| {
+            let port = self.servers[*place].port;
+            ips.iter().map(|ip| SocketAddr::new(*ip, port)).collect::<SmallVec<[_; 2]>>()
+        };
+        self.queries.is_empty().then(|| self.addresses.iter().flat_map(of).collect())
+    }
+
     /// Whether every interface has its answer or has given up.
     pub(crate) fn settled(&self) -> bool {
         self.started && self.probes.iter().all(|p| matches!(p.state, State::Done(_)))

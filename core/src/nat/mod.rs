@@ -1,6 +1,11 @@
 //! What is known of the NATs between us and the internet.
 
+mod behaviour;
 pub(crate) mod external;
+pub(crate) mod survey;
+
+pub use behaviour::{Allocation, Behaviour, Filtering, Foresight, Mapping, allocation};
+pub use survey::NatReport;
 
 use core::fmt;
 

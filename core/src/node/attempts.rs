@@ -8,6 +8,7 @@ use bytes::Bytes;
 use smallvec::SmallVec;
 
 use super::Node;
+use super::asking::Ladder;
 use crate::address::PeerAddress;
 use crate::config::Plan;
 use crate::cx::Timer;
@@ -17,6 +18,7 @@ use crate::nat::NatType;
 use crate::notice::{
     ConnectId, FailReason, Notice, Outcome, Refusal, Report, Stage, Strategy, StrategyReport,
 };
+use crate::pipe::PipeMode;
 use crate::random::Domain;
 use crate::session::SessionId;
 use crate::signal::message::{Body, MessageId};
@@ -28,11 +30,11 @@ use crate::time::Instant;
 /// Between the starts of two strategies, where the one before is likely to work by itself. Where it is not,
 /// the next starts at once: it costs one message.
 const HEAD_START: Duration = Duration::from_millis(250);
-/// A request without an answer is sent again after this long: the peer may have been between two sessions
-/// with its broker.
-const REPEAT_AFTER: Duration = Duration::from_secs(2);
-/// At most so often in all.
-const REQUESTS: u8 = 3;
+/// A request without an answer is sent again after this long, then after twice as long, and so on: the peer
+/// may be between two sessions with its broker, which is itself tried again at growing intervals.
+pub(super) const REPEAT_AFTER: Duration = Duration::from_secs(2);
+/// At most so often in all, the last time a minute after the first.
+const REQUESTS: u8 = 6;
 /// While the peer's own call may yet answer ours, whether it still may is looked at so often.
 const GLARE_CHECK: Duration = Duration::from_millis(50);
 /// A plan's timeout is cut to this.
@@ -58,16 +60,17 @@ struct Run {
 }
 
 #[derive(Debug)]
-enum RunState {
+pub(super) enum RunState {
     Pending { at: Instant },
     Direct(Box<Dialler>),
     Reverse(Reverse),
+    Punch(Box<Ladder>),
     Ended { outcome: Outcome, detail: String },
 }
 
 /// The reverse strategy, from the wish to the peer's dial.
 #[derive(Debug)]
-struct Reverse {
+pub(super) struct Reverse {
     request: Option<Request>,
     told_waiting: bool,
     /// How many of our addresses the peer said it dials.
@@ -77,11 +80,11 @@ struct Reverse {
 }
 
 #[derive(Debug)]
-struct Request {
-    id: MessageId,
-    sealed: Bytes,
-    sent: u8,
-    next: Instant,
+pub(super) struct Request {
+    pub(super) id: MessageId,
+    pub(super) sealed: Bytes,
+    pub(super) sent: u8,
+    pub(super) next: Instant,
 }
 
 impl Node {
@@ -97,8 +100,13 @@ impl Node {
             || paths::to_peer(&self.routes, to, self.is_oneself(peer), Trust::Known).iter().any(|p| p.local);
         let mut at = now;
         let mut runs: SmallVec<[Run; 2]> = SmallVec::new();
+        // Where no NAT hides us, the peer's dial needs no hole.
+        let open = !self.routes.is_empty() && self.routes.iter().all(|r| r.external == r.internal);
         for strategy in &plan.strategies {
             if runs.iter().all(|r| r.strategy != *strategy) {
+                if *strategy == Strategy::Punch && open && !runs.is_empty() {
+                    at = at + HEAD_START;
+                }
                 runs.push(Run { strategy: *strategy, state: RunState::Pending { at } });
                 at = at + if likely { HEAD_START } else { Duration::ZERO };
             }
@@ -128,6 +136,7 @@ impl Node {
 
     /// Ends a session without a pipe, with every stream of it.
     pub(super) fn abandon(&mut self, key: Key, peer: NodeId) {
+        self.end_punch(key);
         self.agreement.abandon(key);
         self.close_streams_of(&[key]);
         self.agree(peer, None);
@@ -140,6 +149,15 @@ impl Node {
     }
 
     pub(super) fn fail_attempt(&mut self, connect: ConnectId, reason: FailReason) {
+        let Some(session) = self.attempts.get(&connect).map(|a| a.session) else { return };
+        if let Some((_, n)) = self.ladder_of(session)
+            && self.is_punching((session, Requester::Us))
+        {
+            let detail = self.describe_punch((session, Requester::Us));
+            if let Some(ladder) = self.ladder(connect, n) {
+                ladder.detail = detail;
+            }
+        }
         let Some(attempt) = self.take_attempt(connect) else { return };
         let report = Box::new(attempt.report(self.cx.now));
         self.cx.notify(Notice::Failed { connect, reason, report });
@@ -148,7 +166,11 @@ impl Node {
 
     /// Something that attempts may wait for has changed: a broker is ready, or our address is known.
     pub(super) fn poke_attempts(&mut self) {
-        let waits = |r: &Run| matches!(&r.state, RunState::Reverse(Reverse { request: None, .. }));
+        let waits = |r: &Run| match &r.state {
+            RunState::Reverse(reverse) => reverse.request.is_none(),
+            RunState::Punch(ladder) => ladder.request.is_none(),
+            _ => false,
+        };
         let waiting: Vec<ConnectId> =
             self.attempts.iter().filter(|(_, a)| a.runs.iter().any(waits)).map(|(id, _)| *id).collect();
         for connect in waiting {
@@ -200,6 +222,11 @@ impl Node {
                     version_hint: None,
                 }),
             },
+            Strategy::Punch if self.is_oneself(attempt.peer) => skipped("it is us".into()),
+            Strategy::Punch => match self.why_no_signal(attempt.peer, &attempt.address) {
+                Some(why) => skipped(why),
+                None => RunState::Punch(Box::default()),
+            },
         };
         if !matches!(state, RunState::Ended { .. }) {
             self.cx.notify(Notice::Progress { connect, strategy, stage: Stage::Started });
@@ -207,7 +234,7 @@ impl Node {
         state
     }
 
-    fn set_run(&mut self, connect: ConnectId, n: usize, state: RunState) {
+    pub(super) fn set_run(&mut self, connect: ConnectId, n: usize, state: RunState) {
         let now = self.cx.now;
         let Some(attempt) = self.attempts.get_mut(&connect) else { return };
         let ended = matches!(state, RunState::Ended { .. });
@@ -248,6 +275,7 @@ impl Node {
                 self.drive_run(connect, n);
             }
             Some(RunState::Reverse(_)) => self.drive_reverse(connect, n),
+            Some(RunState::Punch(_)) => self.drive_ladder(connect, n),
             _ => {}
         }
     }
@@ -285,10 +313,14 @@ impl Node {
             Some(request)
                 if request.next <= now && request.sent < REQUESTS && reverse.peer_dials.is_none() =>
             {
-                request.sent += 1;
                 request.next = now + REPEAT_AFTER;
                 let sealed = request.sealed.clone();
-                self.publish(peer, &sealed, &brokers, until);
+                // While every broker is lost nothing goes out, and nothing is used up.
+                let went = self.publish(peer, &sealed, &brokers, until) > 0;
+                if went && let Some(Reverse { request: Some(request), .. }) = self.reverse(connect, n) {
+                    request.next = now + REPEAT_AFTER * (1 << request.sent);
+                    request.sent += 1;
+                }
             }
             Some(_) => {}
         }
@@ -296,6 +328,7 @@ impl Node {
 
     /// Arms the attempt's timer, or ends it when every strategy has.
     fn conclude(&mut self, connect: ConnectId) {
+        let now = self.cx.now;
         let Some(attempt) = self.attempts.get(&connect) else { return };
         if attempt.runs.iter().all(|r| matches!(r.state, RunState::Ended { .. })) {
             if self.agreement.may_be_settled((attempt.session, Requester::Us)) {
@@ -310,6 +343,7 @@ impl Node {
             RunState::Reverse(Reverse { request: Some(r), peer_dials: None, .. }) if r.sent < REQUESTS => {
                 Some(r.next)
             }
+            RunState::Punch(ladder) => ladder.request.as_ref().map(|r| r.next).filter(|next| *next > now),
             _ => None,
         });
         let at = next.min().unwrap_or(attempt.deadline).min(attempt.deadline);
@@ -375,9 +409,20 @@ impl Node {
 
     /// The peer refuses to dial us.
     pub(super) fn peer_refused(&mut self, peer: NodeId, session: SessionId, why: Refusal) {
-        let Some((connect, n)) = self.reverse_of(peer, session) else { return };
-        let detail = format!("the peer refused: {why}");
-        self.set_run(connect, n, RunState::Ended { outcome: Outcome::Failed, detail });
+        let Some(connect) = self.connect_of(session) else { return };
+        let Some(attempt) = self.attempts.get(&connect).filter(|a| a.peer == peer) else { return };
+        let asked = |r: &Run| match &r.state {
+            RunState::Reverse(_) => why != Refusal::NoSearchForStrangers,
+            RunState::Punch(_) => true,
+            _ => false,
+        };
+        let runs: SmallVec<[usize; 2]> =
+            attempt.runs.iter().enumerate().filter(|(_, r)| asked(r)).map(|(n, _)| n).collect();
+        for n in runs {
+            let detail = format!("the peer refused: {why}");
+            self.set_run(connect, n, RunState::Ended { outcome: Outcome::Failed, detail });
+        }
+        self.end_punch((session, Requester::Us));
         if matches!(why, Refusal::NotAccepted | Refusal::PlainNotAllowed) {
             return self.fail_attempt(connect, FailReason::RefusedByPeer(why));
         }
@@ -388,6 +433,7 @@ impl Node {
     pub(super) fn correct_clock(&mut self, peer: NodeId, about: MessageId, offset: i64) {
         let asked = |r: &Run| match &r.state {
             RunState::Reverse(Reverse { request: Some(request), .. }) => request.id == about,
+            RunState::Punch(ladder) => ladder.request.as_ref().is_some_and(|r| r.id == about),
             _ => false,
         };
         let mut attempts = self.attempts.iter_mut();
@@ -398,10 +444,16 @@ impl Node {
         };
         let connect = *connect;
         attempt.clock_offset = Some(offset);
+        let (session, mut punch) = (attempt.session, false);
         for run in attempt.runs.iter_mut().filter(|r| asked(r)) {
-            if let RunState::Reverse(reverse) = &mut run.state {
-                reverse.request = None;
+            match &mut run.state {
+                RunState::Reverse(reverse) => reverse.request = None,
+                RunState::Punch(_) => punch = true,
+                _ => {}
             }
+        }
+        if punch {
+            self.punch_rung_over(session);
         }
         self.drive_attempt(connect);
     }
@@ -435,6 +487,33 @@ impl Node {
         self.sessions.get(&session).copied()
     }
 
+    /// The session of a connect, its peer, the brokers that reach it, and the deadline.
+    pub(super) fn signalling_of(
+        &self,
+        connect: ConnectId,
+    ) -> Option<(SessionId, NodeId, SmallVec<[u8; 2]>, Instant)> {
+        let attempt = self.attempts.get(&connect)?;
+        Some((attempt.session, attempt.peer, self.brokers_of(&attempt.address), attempt.deadline))
+    }
+
+    pub(super) fn address_and_mode_of(&self, connect: ConnectId) -> Option<(PeerAddress, PipeMode)> {
+        self.attempts.get(&connect).map(|a| (a.address.clone(), a.plan.mode))
+    }
+
+    pub(super) fn ladder_of(&self, session: SessionId) -> Option<(ConnectId, usize)> {
+        let connect = self.connect_of(session)?;
+        let runs = &self.attempts.get(&connect)?.runs;
+        let n = runs.iter().position(|r| matches!(r.state, RunState::Punch(_)))?;
+        Some((connect, n))
+    }
+
+    pub(super) fn ladder(&mut self, connect: ConnectId, n: usize) -> Option<&mut Ladder> {
+        match self.attempts.get_mut(&connect)?.runs.get_mut(n).map(|r| &mut r.state) {
+            Some(RunState::Punch(ladder)) => Some(ladder),
+            _ => None,
+        }
+    }
+
     fn reverse_of(&self, peer: NodeId, session: SessionId) -> Option<(ConnectId, usize)> {
         let connect = self.connect_of(session)?;
         let attempt = self.attempts.get(&connect).filter(|a| a.peer == peer)?;
@@ -449,7 +528,7 @@ impl Node {
         }
     }
 
-    fn why_no_path(&self, to: &PeerAddress) -> String {
+    pub(super) fn why_no_path(&self, to: &PeerAddress) -> String {
         let ours = |v4: bool| self.routes.iter().any(|r| r.internal.is_ipv4() == v4);
         match (to.v4().is_empty(), to.v6().is_empty()) {
             (true, true) => "the peer announces no interface".into(),
@@ -488,6 +567,7 @@ impl Attempt {
                 RunState::Pending { .. } => (Outcome::Skipped, "its turn did not come".into()),
                 RunState::Direct(dialler) => (Outcome::Unfinished, dialler.describe()),
                 RunState::Reverse(reverse) => (Outcome::Unfinished, reverse.describe()),
+                RunState::Punch(ladder) => (Outcome::Unfinished, ladder.detail.clone()),
                 RunState::Ended { outcome, detail } => (*outcome, detail.clone()),
             };
             StrategyReport { strategy: run.strategy, outcome, detail }

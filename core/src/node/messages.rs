@@ -11,10 +11,12 @@ use crate::address::PeerAddress;
 use crate::config::Accept;
 use crate::identity::NodeId;
 use crate::notice::{BrokerState, Notice};
+use crate::pipe::PipeMode;
 use crate::random::Domain;
 use crate::session::SessionId;
 use crate::signal::broker::{News, Said};
 use crate::signal::inbox::Verdict;
+use crate::signal::mappings::Mappings;
 use crate::signal::message::{Body, Message, MessageId};
 use crate::signal::seal::{self, Opened};
 use crate::time::Instant;
@@ -83,24 +85,24 @@ impl Node {
     pub(super) fn authentic_message(&mut self, from: NodeId, message: Message, via: Option<u8>) {
         let session = message.session;
         match message.body {
-            Body::Echo(payload) if self.is_oneself(from) => self.own_echo(&payload),
+            Body::Echo(payload) if self.is_oneself(from) => self.own_echo(&payload, via),
             Body::Echo(payload) => {
                 if self.may_talk(from) {
                     self.reply(from, session, via.as_slice(), Body::EchoReply(payload));
                 }
             }
             Body::EchoReply(_) => {}
-            Body::Direct { mode, address } => {
-                if NodeId::try_from(address.node()) != Ok(from) {
-                    // Somebody else's address: never dialled.
+            Body::Direct { mode, address } => self.wish_from(from, session, mode, *address, via, None),
+            Body::Initial(mappings) => {
+                let address = (*mappings.address).clone();
+                self.wish_from(from, session, mappings.mode, address, via, Some(mappings));
+            }
+            Body::Updated(mappings) => {
+                if NodeId::try_from(mappings.address.node()) == Ok(from) {
+                    self.punch_answered(from, session, &mappings);
+                } else {
                     self.cx.stats.bad_messages += 1;
-                    return;
                 }
-                let mut brokers = self.brokers_of(&address);
-                if let Some(via) = via.filter(|v| !brokers.contains(v)) {
-                    brokers.push(via);
-                }
-                self.wish(Wish { peer: from, session, mode, address: *address, via: brokers });
             }
             Body::Dialling(count) => self.peer_dials(from, session, count),
             Body::Dialled(dials) => self.peer_dialled(from, session, &dials),
@@ -112,19 +114,44 @@ impl Node {
         }
     }
 
+    fn wish_from(
+        &mut self,
+        from: NodeId,
+        session: SessionId,
+        mode: PipeMode,
+        address: PeerAddress,
+        via: Option<u8>,
+        punch: Option<Box<Mappings>>,
+    ) {
+        if NodeId::try_from(address.node()) != Ok(from) {
+            // Somebody else's address: never dialled.
+            self.cx.stats.bad_messages += 1;
+            return;
+        }
+        let mut brokers = self.brokers_of(&address);
+        if let Some(via) = via.filter(|v| !brokers.contains(v)) {
+            brokers.push(via);
+        }
+        self.wish(Wish { peer: from, session, mode, address, via: brokers, punch });
+    }
+
     fn broker_state(&mut self, place: u8, state: BrokerState) {
         let n = usize::from(place);
         let Some(id) = self.config.brokers.get(n).map(|b| b.id) else { return };
         self.brokers_settled[n] = true;
         self.cx.notify(Notice::Broker { id, state });
         if state == BrokerState::Ready {
-            // To ourselves: it shows that messages come through, and tells another process with our key.
-            let ours = self.node_id();
-            let payload = SmallVec::from_slice(&self.instance);
-            let (_, sealed) = self.seal(ours, SessionId([0; 16]), 0, Body::Echo(payload));
-            let until = self.cx.now + PROBE_WITHIN;
-            self.publish(ours, &sealed, &[place], until);
+            self.probe(place);
         }
+    }
+
+    /// A message to ourselves: it shows that messages come through, and tells another process with our key.
+    fn probe(&mut self, place: u8) {
+        let ours = self.node_id();
+        let payload = SmallVec::from_slice(&self.instance);
+        let (_, sealed) = self.seal(ours, SessionId([0; 16]), 0, Body::Echo(payload));
+        let until = self.cx.now + PROBE_WITHIN;
+        self.publish(ours, &sealed, &[place], until);
     }
 
     fn payload(&mut self, place: u8, payload: &[u8]) {
@@ -156,7 +183,7 @@ impl Node {
                 }
                 Verdict::Stale => {
                     self.cx.stats.stale_messages += 1;
-                    if self.may_talk(from) && matches!(message.body, Body::Direct { .. }) {
+                    if self.may_talk(from) && matches!(message.body, Body::Direct { .. } | Body::Initial(_)) {
                         let wall = self.cx.wall();
                         self.reply(from, message.session, &[place], Body::Clock { about: message.id, wall });
                     }
@@ -179,13 +206,71 @@ impl Node {
         }
     }
 
-    fn own_echo(&mut self, payload: &[u8]) {
+    fn own_echo(&mut self, payload: &[u8], via: Option<u8>) {
         let Ok(instance) = <[u8; 16]>::try_from(payload) else { return };
         let new = instance != self.instance
             && self.other_instances.len() < MAX_INSTANCES
             && self.other_instances.insert(instance);
         if new {
             self.cx.notify(Notice::IdentityInUse);
+            // It came after our own probe, and so has not heard of us.
+            if let Some(place) = via {
+                self.probe(place);
+            }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Config;
+    use crate::identity::SecretKey;
+    use crate::io::{Action, Event, Interface};
+    use crate::pipe::PipeMode;
+    use crate::time::WallTime;
+
+    fn key(n: u8) -> SecretKey {
+        SecretKey::from_bytes([n; 32])
+    }
+
+    fn node() -> Node {
+        let mut node = Node::new(Config::new(key(1)), [1; 32], Instant::ZERO).unwrap();
+        let ip = [203, 0, 113, 1].into();
+        let interface = Interface { index: 2, ip, prefix: 32, default_route: true };
+        node.handle(Instant::ZERO, Event::Interfaces(&[interface]));
+        node
+    }
+
+    /// Tells it a request with node `address`'s address, from node 2; how many dials follow.
+    fn request(node: &mut Node, id: u8, session: u8, address: u8) -> usize {
+        let address = format!("1-[0,198.51.100.7,198.51.100.7,80,1,1,0]-0-{}", key(address).node_id());
+        let address = Box::new(address.parse().unwrap());
+        let message = Message {
+            id: MessageId([id; 16]),
+            sent: WallTime::from_micros(0),
+            lifetime: LIFETIME,
+            session: SessionId([session; 16]),
+            body: Body::Direct { mode: PipeMode::Encrypted, address },
+        };
+        node.authentic_message(key(2).node_id(), message, None);
+        core::iter::from_fn(|| node.poll_action()).filter(|a| matches!(a, Action::Connect { .. })).count()
+    }
+
+    #[test]
+    fn nobody_has_us_dial_another_nodes_address() {
+        let mut node = node();
+        assert_eq!(request(&mut node, 1, 1, 3), 0);
+        assert_eq!(node.stats().bad_messages, 1);
+        assert_eq!(request(&mut node, 2, 2, 2), 1);
+    }
+
+    #[test]
+    fn two_messages_about_one_session_are_one_visit() {
+        let mut node = node();
+        node.remember(key(2).node_id());
+        assert_eq!(request(&mut node, 1, 1, 2), 1);
+        assert_eq!(request(&mut node, 2, 1, 2), 0);
+        assert_eq!(request(&mut node, 3, 2, 2), 1, "another session");
     }
 }

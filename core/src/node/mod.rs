@@ -1,9 +1,12 @@
 //! The node: every machine put together behind four calls.
 
+mod asking;
 mod attempts;
 mod messages;
 mod opening;
+mod punching;
 mod streams;
+mod table;
 mod visits;
 
 use core::fmt;
@@ -16,7 +19,9 @@ use crate::cx::{Cx, Owner, Timer};
 use crate::identity::{NodeId, NodeIdError};
 use crate::io::{Action, CloseHow, Event, SockId};
 use crate::limit::{Bucket, Buckets};
+use crate::nat::NatReport;
 use crate::nat::external::External;
+use crate::nat::survey::Surveyor;
 use crate::notice::{ConnectId, FailReason, Notice};
 use crate::random::Domain;
 use crate::session::SessionId;
@@ -24,13 +29,14 @@ use crate::signal::broker::Session;
 use crate::signal::inbox::Inbox;
 use crate::signal::message::Message;
 use crate::stats::Stats;
-use crate::strategy::agreement::Agreement;
+use crate::strategy::agreement::{Agreement, Key};
 use crate::strategy::paths::Route;
 use crate::time::Instant;
 
 use attempts::Attempt;
 use opening::Listeners;
-use streams::Stream;
+use punching::Punch;
+use table::Streams;
 use visits::{Ask, Visit};
 
 /// Most calls of `connect()` at a time.
@@ -80,29 +86,38 @@ pub struct Node {
     /// Our interfaces, with outside addresses as far as known.
     routes: Vec<Route>,
     external: External,
+    surveyor: Surveyor,
+    /// The survey's end was told to the attempts.
+    surveyed: bool,
     announced: Option<PeerAddress>,
     brokers: Vec<Session>,
     /// Per broker: whether it worked or failed at least once, and whether it is in our address.
     brokers_settled: Vec<bool>,
     announced_brokers: Vec<u16>,
+    /// The brokers that a request could go out on when attempts were last told, one bit each; none before our
+    /// address was settled.
+    signal_ways: Option<u16>,
     inbox: Inbox,
     other_instances: BTreeSet<[u8; 16]>,
     /// Messages to ourselves.
     loopback: VecDeque<Message>,
     agreement: Agreement,
-    streams: BTreeMap<SockId, Stream>,
+    streams: Streams,
     attempts: BTreeMap<ConnectId, Attempt>,
     /// The attempts by their sessions.
     sessions: BTreeMap<SessionId, ConnectId>,
     next_connect: u32,
     visits: BTreeMap<SessionId, Visit>,
+    punches: BTreeMap<Key, Punch>,
     asks: BTreeMap<NodeId, Ask>,
     /// Peers our user named or approved.
     known: BTreeSet<NodeId>,
     hellos: Bucket,
+    /// Strangers' requests, in all.
     requests: Bucket,
-    requests_by_peer: Buckets<NodeId>,
-    replies_by_peer: Buckets<NodeId>,
+    /// By `Trust`, so that strangers, whose keys cost nothing, leave room for whom our user named.
+    requests_by_peer: [Buckets<NodeId>; 2],
+    replies_by_peer: [Buckets<NodeId>; 2],
     version_refusals: Bucket,
 }
 
@@ -137,26 +152,30 @@ impl Node {
             listeners: Listeners::default(),
             routes: Vec::new(),
             external: External::new(config.stun.clone()),
+            surveyor: Surveyor::default(),
+            surveyed: false,
             announced: None,
             brokers_settled: vec![false; brokers.len()],
             announced_brokers: Vec::new(),
+            signal_ways: None,
             brokers,
             inbox: Inbox::default(),
             other_instances: BTreeSet::new(),
             loopback: VecDeque::new(),
             agreement: Agreement::new(ours),
-            streams: BTreeMap::new(),
+            streams: Streams::default(),
             attempts: BTreeMap::new(),
             sessions: BTreeMap::new(),
             next_connect: 0,
             visits: BTreeMap::new(),
+            punches: BTreeMap::new(),
             asks: BTreeMap::new(),
             known: BTreeSet::new(),
             // A hello that does not decrypt costs 0.13 ms, one that does 0.45 ms (measured).
             hellos: Bucket::new(256, core::time::Duration::from_millis(4)),
             requests: Bucket::new(32, tenth),
-            requests_by_peer: Buckets::new(256, 8, 50 * tenth),
-            replies_by_peer: Buckets::new(256, 16, 10 * tenth),
+            requests_by_peer: [(); 2].map(|()| Buckets::new(256, 8, 50 * tenth)),
+            replies_by_peer: [(); 2].map(|()| Buckets::new(256, 16, 10 * tenth)),
             version_refusals: Bucket::new(4, 50 * tenth),
             cx,
             config,
@@ -191,6 +210,7 @@ impl Node {
             Event::Bound { sock, local } => match self.owner(sock) {
                 Some(Owner::Listener(n)) => self.listening(n, Ok(local)),
                 Some(Owner::External) => self.external.bound(&mut self.cx, sock),
+                Some(Owner::Survey(place)) => self.surveyor.bound(&mut self.cx, place),
                 _ => {}
             },
             Event::Connected { sock, local, remote } => match self.owner(sock) {
@@ -199,6 +219,9 @@ impl Node {
                     self.broker_news(place, news);
                 }
                 Some(Owner::External) => self.external.connected(&mut self.cx, sock),
+                Some(owner @ (Owner::Survey(_) | Owner::Sample)) => {
+                    self.surveyor.connected(&mut self.cx, owner, sock);
+                }
                 Some(Owner::Stream) => self.stream_connected(sock, local, remote),
                 _ => {}
             },
@@ -215,21 +238,29 @@ impl Node {
                         self.broker_news(place, news);
                     }
                     Some(Owner::External) => self.external.failed(&mut self.cx, sock),
+                    Some(owner @ (Owner::Survey(_) | Owner::Sample)) => {
+                        self.survey_lost(owner, sock, false);
+                    }
                     Some(Owner::Stream) => self.stream_failed(sock, cause),
                     None => {}
                 }
             }
-            Event::Datagram { sock, from, data } => {
-                if self.owner(sock) == Some(Owner::External) {
-                    self.external.datagram(&mut self.cx, sock, from, data);
-                }
-            }
+            Event::Datagram { sock, from, data } => match self.owner(sock) {
+                Some(Owner::External) => self.external.datagram(&mut self.cx, sock, from, data),
+                Some(Owner::Survey(place)) => self.surveyor.datagram(&mut self.cx, place, from, data),
+                _ => {}
+            },
             Event::Stream { sock, data } => match self.owner(sock) {
                 Some(Owner::Broker(place)) => {
                     let news = self.brokers[usize::from(place)].received(&mut self.cx, sock, data);
                     self.broker_news(place, news);
                 }
                 Some(Owner::External) => self.external.received(&mut self.cx, sock, data),
+                Some(owner @ (Owner::Survey(_) | Owner::Sample)) => {
+                    if let Some(sampled) = self.surveyor.received(&mut self.cx, owner, sock, data) {
+                        self.punch_sampled(sampled);
+                    }
+                }
                 Some(Owner::Stream) => self.stream_received(sock, data),
                 _ => {}
             },
@@ -239,6 +270,7 @@ impl Node {
                     self.broker_news(place, news);
                 }
                 Some(Owner::External) => self.external.failed(&mut self.cx, sock),
+                Some(owner @ (Owner::Survey(_) | Owner::Sample)) => self.survey_lost(owner, sock, true),
                 Some(Owner::Stream) => self.stream_ended(sock),
                 _ => {}
             },
@@ -311,6 +343,8 @@ impl Node {
             broker.shutdown(&mut self.cx);
         }
         self.external.stop(&mut self.cx);
+        self.surveyor.stop(&mut self.cx);
+        self.punches.clear();
         self.cx.cancel_queries();
         let open: Vec<SockId> = self.cx.open_sockets().collect();
         for sock in open {
@@ -334,6 +368,11 @@ impl Node {
         self.current_address()
     }
 
+    /// What was found of the NATs in front of our interfaces, as far as measured.
+    pub fn nats(&self) -> impl Iterator<Item = &NatReport> {
+        self.surveyor.reports()
+    }
+
     /// What was counted so far.
     pub fn stats(&self) -> Stats {
         self.cx.stats
@@ -341,6 +380,12 @@ impl Node {
 
     fn advance(&mut self, now: Instant) {
         self.cx.now = self.cx.now.max(now);
+    }
+
+    fn survey_lost(&mut self, owner: Owner, sock: SockId, open: bool) {
+        if let Some(sampled) = self.surveyor.failed(&mut self.cx, owner, sock, open) {
+            self.punch_sampled(sampled);
+        }
     }
 
     /// The owner of a socket, counting ids that nobody knows.
@@ -365,6 +410,8 @@ impl Node {
                     self.broker_news(place, news);
                 }
                 Timer::External => self.external.timeout(&mut self.cx),
+                Timer::Survey(place) => self.surveyor.timeout(&mut self.cx, place),
+                Timer::Punch(key) => self.drive_punch(key),
                 Timer::Stream(sock) => self.stream_timeout(sock),
                 Timer::Connect(connect) => self.drive_attempt(connect),
                 Timer::Visit(session) => self.drive_visit(session),

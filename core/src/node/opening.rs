@@ -9,6 +9,7 @@ use crate::cx::{Owner, Timer};
 use crate::io::{Interface, IoFailure, Reuse, SockId, SockOpts};
 use crate::nat::{Delta, DeltaType, NatType};
 use crate::notice::Notice;
+use crate::signal::broker::Session;
 use crate::strategy::paths::Route;
 
 /// Interfaces announced per address family, as the address format allows.
@@ -58,6 +59,8 @@ impl Node {
         self.routes = routes;
         let locals = self.routes.iter().map(|r| r.internal);
         self.external.start(&mut self.cx, locals);
+        self.surveyor.stop(&mut self.cx);
+        self.surveyed = false;
         if self.phase == Phase::New {
             self.phase = Phase::Running;
             self.open_listeners();
@@ -113,12 +116,12 @@ impl Node {
             let address = Box::new(self.current_address());
             self.cx.notify(Notice::Listening { address });
         }
+        self.survey();
         self.choose_brokers();
         let brokers_settled = self.brokers_settled.iter().all(|s| *s) || self.listeners.waited;
-        if !self.external.settled() || !brokers_settled {
-            if self.external.settled() {
-                self.poke_attempts();
-            }
+        self.tell_attempts();
+        let measured = self.surveyor.settled() || self.listeners.waited;
+        if !self.external.settled() || !brokers_settled || !measured {
             return;
         }
         let address = self.current_address();
@@ -126,7 +129,41 @@ impl Node {
             self.announced = Some(address.clone());
             self.cx.notify(Notice::Ready { address: Box::new(address) });
         }
-        self.poke_attempts();
+    }
+
+    /// Wakes the attempts that wait for a broker or for our address, if there is a new one.
+    fn tell_attempts(&mut self) {
+        let bit = |(place, b): (usize, &Session)| u16::from(b.is_ready()) << place;
+        let ways = self.brokers.iter().enumerate().map(bit).fold(0, |all, one| all | one);
+        let ways = self.address_is_settled().then_some(ways);
+        if ways != self.signal_ways {
+            self.signal_ways = ways;
+            self.poke_attempts();
+        }
+    }
+
+    /// The port that a family's listener has.
+    pub(super) fn listen_port(&self, v4: bool) -> Option<u16> {
+        self.listeners.all.iter().find_map(|l| match l.state {
+            ListenState::Open(port) if l.ip.is_ipv4() == v4 => Some(port),
+            _ => None,
+        })
+    }
+
+    /// Measures the NATs, once the listeners are open and the servers known.
+    fn survey(&mut self) {
+        if !self.surveyor.started()
+            && let Some(servers) = self.external.servers()
+        {
+            let with_port = |r: &Route| Some((r.internal, self.listen_port(r.internal.is_ipv4())?));
+            let locals: Vec<(IpAddr, u16)> = self.routes.iter().filter_map(with_port).collect();
+            let servers = if self.config.survey { servers } else { Vec::new() };
+            self.surveyor.start(&mut self.cx, locals.into_iter(), &servers);
+        }
+        if !self.surveyed && self.surveyor.settled() {
+            self.surveyed = true;
+            self.survey_done();
+        }
     }
 
     fn open_listeners(&mut self) {
@@ -157,7 +194,7 @@ impl Node {
         let waiting = self.listeners.all.iter_mut().enumerate();
         if let Some((n, next)) = waiting.into_iter().find(|(_, l)| l.state == ListenState::Waiting) {
             let local = SocketAddr::new(next.ip, open.unwrap_or(self.config.port));
-            let opts = SockOpts { reuse: Reuse::Address, nodelay: true, ttl: None };
+            let opts = SockOpts { reuse: Reuse::AddressAndPort, nodelay: true, ttl: None };
             next.state = ListenState::Opening(self.cx.listen(Owner::Listener(n as u8), local, opts));
         }
     }
@@ -169,27 +206,24 @@ impl Node {
     }
 
     fn announced_interfaces(&self) -> impl Iterator<Item = PeerInterface> + '_ {
-        let port = |v4: bool| {
-            self.listeners.all.iter().find_map(|l| match l.state {
-                ListenState::Open(port) if l.ip.is_ipv4() == v4 => Some(port),
-                _ => None,
-            })
-        };
         self.routes.iter().enumerate().filter_map(move |(index, route)| {
-            let open = route.external == route.internal;
-            // What NAT it is has not been measured: P2PD's default for one, the strictest common kind.
-            let (nat, kind) = if open {
-                (NatType::OpenInternet, DeltaType::NotApplicable)
-            } else {
-                (NatType::PortRestricted, DeltaType::Random)
+            let measured =
+                self.surveyor.of(route.internal).map(|r| r.behaviour).filter(|b| b.mapping.is_some());
+            let (nat, delta) = match measured {
+                Some(behaviour) => (behaviour.nat_type(), behaviour.delta()),
+                None if route.external == route.internal => {
+                    (NatType::OpenInternet, Delta { kind: DeltaType::NotApplicable, value: 0 })
+                }
+                // Not measured: P2PD's default for a NAT, the strictest common kind.
+                None => (NatType::PortRestricted, Delta { kind: DeltaType::Random, value: 0 }),
             };
             Some(PeerInterface {
                 index: index as u16,
                 external: route.external,
                 internal: route.internal,
-                port: port(route.internal.is_ipv4())?,
+                port: self.listen_port(route.internal.is_ipv4())?,
                 nat,
-                delta: Delta { kind, value: 0 },
+                delta,
             })
         })
     }

@@ -10,7 +10,7 @@ use crate::config::Accept;
 use crate::cx::{Owner, Timer};
 use crate::hello::{self, Control, HEADER, Heard, Hello, HelloError, Offer, Purpose, Status};
 use crate::identity::NodeId;
-use crate::io::{CloseHow, IoFailure, SockId};
+use crate::io::{CloseHow, IoFailure, Reuse, SockId, SockOpts};
 use crate::notice::{Refusal, Stage, Strategy};
 use crate::pipe::{PipeMode, PipeStart};
 use crate::random::Domain;
@@ -37,7 +37,8 @@ pub(super) struct Stream {
     stage: HelloStage,
     /// Whether we dialled, and so began the hello.
     initiator: bool,
-    /// Known from the start for a dial, from FIRST for an accepted stream.
+    /// Known from the start for a dial, from FIRST for an accepted stream; set by `Streams` only, which finds it
+    /// by this.
     session: Option<(Key, NodeId, PipeMode)>,
     strategy: Strategy,
     local: SocketAddr,
@@ -45,9 +46,18 @@ pub(super) struct Stream {
     since: Instant,
 }
 
+/// What a dial does when it connects.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Role {
+    /// Begin the hello with this peer.
+    Initiate(Offer, NodeId),
+    /// Wait for the other end to begin: it called.
+    Respond,
+}
+
 #[derive(Debug)]
 enum HelloStage {
-    Dialling(Offer, NodeId),
+    Dialling(Role),
     Hello(Hello),
     /// Authenticated; somebody's user is being asked.
     Asking(Hello),
@@ -64,6 +74,16 @@ impl HelloStage {
     }
 }
 
+impl Stream {
+    pub(super) fn session(&self) -> Option<(Key, NodeId, PipeMode)> {
+        self.session
+    }
+
+    pub(super) fn introduce(&mut self, session: (Key, NodeId, PipeMode)) {
+        self.session = Some(session);
+    }
+}
+
 impl Node {
     /// Dials a path for a session, and says hello when it connects.
     pub(super) fn dial_stream(&mut self, path: Path, key: Key, peer: NodeId, mode: PipeMode) -> SockId {
@@ -75,7 +95,7 @@ impl Node {
         let sock = self.cx.dial(Owner::Stream, local, path.remote, DIAL_WITHIN);
         let offer = Offer { session: key.0, purpose, mode };
         let stream = Stream {
-            stage: HelloStage::Dialling(offer, peer),
+            stage: HelloStage::Dialling(Role::Initiate(offer, peer)),
             initiator: true,
             session: Some((key, peer, mode)),
             strategy,
@@ -87,13 +107,40 @@ impl Node {
         sock
     }
 
+    /// Dials for a punch: from a port that is shared with the listener or with other dials.
+    pub(super) fn dial_for_punch(
+        &mut self,
+        local: SocketAddr,
+        remote: SocketAddr,
+        until: Instant,
+        role: Role,
+        session: (Key, NodeId, PipeMode),
+    ) -> SockId {
+        let opts = SockOpts { reuse: Reuse::AddressAndPort, nodelay: true, ttl: None };
+        let sock = self.cx.dial_at(Owner::Stream, local, remote, opts, self.cx.now, until);
+        let stream = Stream {
+            stage: HelloStage::Dialling(role),
+            initiator: matches!(role, Role::Initiate(..)),
+            session: Some(session),
+            strategy: Strategy::Punch,
+            local,
+            remote,
+            since: self.cx.now,
+        };
+        self.streams.insert(sock, stream);
+        sock
+    }
+
     pub(super) fn accepted(&mut self, sock: SockId, local: SocketAddr, remote: SocketAddr) {
         self.cx.adopt(sock, Owner::Stream);
-        let strangers = self.streams.values().filter(|s| s.session.is_none()).count();
+        let strangers = self.streams.strangers();
         if strangers >= MAX_STRANGERS || !self.hellos.take(self.cx.now) {
             self.cx.stats.streams_over_limit += 1;
             self.cx.close(sock, CloseHow::Reset);
             return;
+        }
+        if let Some(session) = self.awaited_from(remote.ip()) {
+            return self.accepted_punch(sock, local, remote, session);
         }
         let stream = Stream {
             stage: HelloStage::Hello(Hello::respond()),
@@ -109,25 +156,59 @@ impl Node {
         self.cx.timers.set(Timer::Stream(sock), Some(self.cx.now + HELLO_WITHIN));
     }
 
+    /// A stream from where a peer of ours is to come from: it called nobody, so we begin the hello.
+    fn accepted_punch(
+        &mut self,
+        sock: SockId,
+        local: SocketAddr,
+        remote: SocketAddr,
+        session: (Key, NodeId, PipeMode),
+    ) {
+        let (key, peer, mode) = session;
+        let offer = Offer { session: key.0, purpose: Purpose::Open, mode };
+        let entropy = self.cx.random.draw(Domain::NoiseEphemeral);
+        let Ok((hello, first)) = Hello::initiate(&self.config.identity, &peer, offer, entropy) else {
+            return self.cx.close(sock, CloseHow::Drop);
+        };
+        let stream = Stream {
+            stage: HelloStage::Hello(hello.yielding()),
+            initiator: true,
+            session: Some(session),
+            strategy: Strategy::Punch,
+            local,
+            remote,
+            since: self.cx.now,
+        };
+        self.streams.insert(sock, stream);
+        self.cx.send(sock, first);
+        self.cx.read(sock, HEADER as u32);
+        self.cx.timers.set(Timer::Stream(sock), Some(self.cx.now + HELLO_WITHIN));
+    }
+
     pub(super) fn stream_connected(&mut self, sock: SockId, local: SocketAddr, remote: SocketAddr) {
-        let Some(stream) = self.streams.get_mut(&sock) else { return };
-        let HelloStage::Dialling(offer, peer) = stream.stage else { return };
+        let Some(stream) = self.streams.get_mut(sock) else { return };
+        let HelloStage::Dialling(role) = stream.stage else { return };
         (stream.local, stream.remote) = (local, remote);
+        let Role::Initiate(offer, peer) = role else {
+            stream.stage = HelloStage::Hello(Hello::respond());
+            self.cx.read(sock, HEADER as u32);
+            return self.cx.timers.set(Timer::Stream(sock), Some(self.cx.now + HELLO_WITHIN));
+        };
         let entropy = self.cx.random.draw(Domain::NoiseEphemeral);
         let Ok((hello, first)) = Hello::initiate(&self.config.identity, &peer, offer, entropy) else {
             return self.drop_stream(sock, DialEnd::Hello(HelloError::NotAuthentic));
         };
         stream.stage = HelloStage::Hello(hello);
-        let key = stream.session.map(|(key, ..)| key);
+        let (key, strategy) = (stream.session.map(|(key, ..)| key), stream.strategy);
         self.cx.send(sock, first);
         self.cx.read(sock, HEADER as u32);
         self.cx.timers.set(Timer::Stream(sock), Some(self.cx.now + HELLO_WITHIN));
-        self.stage(key, Strategy::Direct, Stage::Hello(remote));
+        self.stage(key, strategy, Stage::Hello(remote));
     }
 
     pub(super) fn stream_received(&mut self, sock: SockId, mut data: &[u8]) {
         while !data.is_empty() {
-            let Some(stream) = self.streams.get_mut(&sock) else { return };
+            let Some(stream) = self.streams.get_mut(sock) else { return };
             let Some(hello) = stream.stage.hello() else { return };
             let before = hello.needs();
             let random = &mut self.cx.random;
@@ -144,7 +225,7 @@ impl Node {
                 None => {}
                 Some(heard) => {
                     self.hear(sock, heard);
-                    if self.streams.contains_key(&sock) {
+                    if self.streams.get(sock).is_some() {
                         self.cx.read(sock, needs);
                     }
                 }
@@ -153,7 +234,7 @@ impl Node {
     }
 
     pub(super) fn stream_failed(&mut self, sock: SockId, why: IoFailure) {
-        let dialling = self.streams.get(&sock).is_some_and(|s| matches!(s.stage, HelloStage::Dialling(..)));
+        let dialling = self.streams.get(sock).is_some_and(|s| matches!(s.stage, HelloStage::Dialling(..)));
         let end = if dialling { DialEnd::Io(why) } else { DialEnd::Lost };
         self.drop_stream(sock, end);
     }
@@ -163,16 +244,20 @@ impl Node {
     }
 
     pub(super) fn stream_timeout(&mut self, sock: SockId) {
-        let Some(stream) = self.streams.get(&sock) else { return };
+        let Some(stream) = self.streams.get(sock) else { return };
         if !stream.initiator && stream.session.is_none() {
             self.cx.stats.bad_hellos += 1;
         }
-        self.drop_stream(sock, DialEnd::Silent);
+        let why = match stream.stage {
+            HelloStage::Dialling(..) | HelloStage::Hello(_) => DialEnd::Silent,
+            HelloStage::Asking(_) | HelloStage::Candidate(_) => DialEnd::Stalled,
+        };
+        self.drop_stream(sock, why);
     }
 
     /// Says yes or no on an accepted stream whose peer our user was asked about.
     pub(super) fn answer_stream(&mut self, sock: SockId, yes: bool) {
-        let Some(stream) = self.streams.get(&sock) else { return };
+        let Some(stream) = self.streams.get(sock) else { return };
         let (HelloStage::Asking(_), Some((key, peer, mode))) = (&stream.stage, stream.session) else {
             return;
         };
@@ -186,18 +271,28 @@ impl Node {
 
     /// Closes every stream of a session that is over.
     pub(super) fn close_streams_of(&mut self, keys: &[Key]) {
-        let of = |s: &Stream| s.session.is_some_and(|(key, ..)| keys.contains(&key));
-        let socks: Vec<SockId> = self.streams.iter().filter(|(_, s)| of(s)).map(|(sock, _)| *sock).collect();
+        let socks: Vec<SockId> = keys.iter().flat_map(|key| self.streams.of_session(*key)).collect();
         for sock in socks {
-            self.streams.remove(&sock);
+            self.streams.remove(sock);
             self.cx.timers.set(Timer::Stream(sock), None);
             self.cx.close(sock, CloseHow::Drop);
         }
     }
 
+    /// Closes the dials of a session that nobody has answered yet.
+    pub(super) fn close_dials(&mut self, socks: impl Iterator<Item = SockId>) {
+        for sock in socks {
+            let dialling = |s: &Stream| matches!(s.stage, HelloStage::Dialling(_));
+            if self.streams.get(sock).is_some_and(dialling) {
+                self.streams.remove(sock);
+                self.cx.close(sock, CloseHow::Drop);
+            }
+        }
+    }
+
     /// Whether a stream of this session is open that we accepted: the peer reached us.
     pub(super) fn has_accepted_stream(&self, key: Key) -> bool {
-        self.streams.values().any(|s| !s.initiator && s.session.is_some_and(|(k, ..)| k == key))
+        self.streams.of_session(key).any(|sock| self.streams.get(sock).is_some_and(|s| !s.initiator))
     }
 
     /// Nominates whatever may be nominated with this peer.
@@ -224,17 +319,31 @@ impl Node {
             Purpose::Open => Requester::Them,
         };
         let key = (offer.session, side);
+        let by_punch = self.is_punching(key);
+        let Some(stream) = self.streams.get_mut(sock) else { return };
+        match stream.session {
+            // We began too, and gave way.
+            Some(_) if stream.initiator => (stream.initiator, stream.strategy) = (false, Strategy::Direct),
+            // We dialled for a punch, and somebody else answered.
+            Some(expected) if expected != (key, peer, offer.mode) => {
+                return self.bad_hello(sock, HelloError::NotAuthentic);
+            }
+            _ => {}
+        }
+        if by_punch {
+            stream.strategy = Strategy::Punch;
+        }
         let verdict = self.judge_first(key, peer, offer.mode);
         let status = match verdict {
             Ok(true) => Status::Ready,
             Ok(false) => Status::Asking,
             Err(why) => Status::Refused(why),
         };
-        let Some(stream) = self.streams.get_mut(&sock) else { return };
-        if side == Requester::Us {
+        let Some(stream) = self.streams.get_mut(sock) else { return };
+        if side == Requester::Us && !by_punch {
             stream.strategy = Strategy::Reverse;
         }
-        let remote = stream.remote;
+        let (remote, strategy) = (stream.remote, stream.strategy);
         let answer = stream.stage.hello().map(|h| h.answer(status));
         let Some(Ok(second)) = answer else { return self.bad_hello(sock, HelloError::Malformed) };
         self.cx.send(sock, second);
@@ -242,9 +351,7 @@ impl Node {
             self.cx.stats.refused += 1;
             return self.remove_stream(sock, DialEnd::Lost, CloseHow::Graceful);
         }
-        if let Some(stream) = self.streams.get_mut(&sock) {
-            stream.session = Some((key, peer, offer.mode));
-        }
+        self.streams.introduce(sock, (key, peer, offer.mode));
         if verdict == Ok(false) {
             self.shift(sock, HelloStage::Asking);
             self.cx.timers.set(Timer::Stream(sock), Some(self.cx.now + ASKED_WITHIN));
@@ -253,7 +360,7 @@ impl Node {
         if side == Requester::Them {
             self.agreement.open(key, peer, offer.mode);
         }
-        self.stage(Some(key), Strategy::Reverse, Stage::Authenticated(remote));
+        self.stage(Some(key), strategy, Stage::Authenticated(remote));
         self.become_candidate(sock);
     }
 
@@ -285,7 +392,7 @@ impl Node {
 
     /// The peer we dialled has proved who it is.
     fn hear_second(&mut self, sock: SockId, status: Status) {
-        let Some(stream) = self.streams.get_mut(&sock) else { return };
+        let Some(stream) = self.streams.get_mut(sock) else { return };
         let (remote, key, strategy) = (stream.remote, stream.session.map(|(key, ..)| key), stream.strategy);
         match status {
             Status::Refused(why) => self.refused_by_peer(sock, why),
@@ -302,7 +409,7 @@ impl Node {
     }
 
     fn hear_control(&mut self, sock: SockId, control: Control) {
-        let Some(stream) = self.streams.get(&sock) else { return };
+        let Some(stream) = self.streams.get(sock) else { return };
         let Some((_, peer, _)) = stream.session else { return };
         match (control, &stream.stage) {
             (Control::Approved, HelloStage::Asking(_)) if stream.initiator => self.become_candidate(sock),
@@ -324,7 +431,7 @@ impl Node {
     }
 
     fn become_candidate(&mut self, sock: SockId) {
-        let Some(stream) = self.streams.get(&sock) else { return };
+        let Some(stream) = self.streams.get(sock) else { return };
         let (Some((key, peer, _)), initiator) = (stream.session, stream.initiator) else { return };
         self.shift(sock, HelloStage::Candidate);
         self.cx.timers.set(Timer::Stream(sock), Some(self.cx.now + AGREE_WITHIN));
@@ -346,7 +453,7 @@ impl Node {
 
     /// The stream is the pipe: hands it out and ends what it settles.
     fn finish(&mut self, sock: SockId, settled: Settled) {
-        let Some(stream) = self.streams.remove(&sock) else { return };
+        let Some(stream) = self.streams.remove(sock) else { return };
         self.cx.timers.set(Timer::Stream(sock), None);
         let (HelloStage::Candidate(hello), Some((_, peer, mode))) = (stream.stage, stream.session) else {
             return;
@@ -355,6 +462,7 @@ impl Node {
         let mut since = stream.since;
         let mut answers = SmallVec::new();
         for key in &settled.sessions {
+            self.end_punch(*key);
             match key.1 {
                 Requester::Us => {
                     if let Some((connect, began)) = self.end_attempt_of(key.0) {
@@ -383,7 +491,7 @@ impl Node {
     }
 
     fn send_control(&mut self, sock: SockId, control: &Control) {
-        let frame = self.streams.get_mut(&sock).and_then(|s| s.stage.hello()).map(|h| h.control(control));
+        let frame = self.streams.get_mut(sock).and_then(|s| s.stage.hello()).map(|h| h.control(control));
         if let Some(Ok(frame)) = frame {
             self.cx.send(sock, frame);
         }
@@ -401,7 +509,7 @@ impl Node {
 
     fn bad_hello(&mut self, sock: SockId, why: HelloError) {
         self.cx.stats.bad_hellos += 1;
-        let initiator = self.streams.get(&sock).is_some_and(|s| s.initiator);
+        let initiator = self.streams.get(sock).is_some_and(|s| s.initiator);
         if let (HelloError::Version(_), false) = (why, initiator) {
             self.cx.send(sock, hello::refuse_version());
             return self.remove_stream(sock, DialEnd::Hello(why), CloseHow::Graceful);
@@ -415,20 +523,22 @@ impl Node {
 
     /// Takes a stream out and tells whoever waited for it.
     fn remove_stream(&mut self, sock: SockId, why: DialEnd, how: CloseHow) {
-        let Some(stream) = self.streams.remove(&sock) else { return };
+        let Some(stream) = self.streams.remove(sock) else { return };
         self.cx.timers.set(Timer::Stream(sock), None);
         self.cx.close(sock, how);
         let decision = self.agreement.lost(sock);
         let Some((key, peer, _)) = stream.session else { return };
         self.agree(peer, decision);
+        let by_punch = self.punch_lost_stream(key, sock, why);
         match key.1 {
             Requester::Us => self.attempt_lost_stream(key, sock, stream.remote, why),
+            Requester::Them if by_punch => {}
             Requester::Them => self.visit_lost_stream(key, sock, why),
         }
     }
 
     fn shift(&mut self, sock: SockId, to: impl FnOnce(Hello) -> HelloStage) {
-        let Some(stream) = self.streams.remove(&sock) else { return };
+        let Some(stream) = self.streams.remove(sock) else { return };
         let stage = match stream.stage {
             HelloStage::Hello(h) | HelloStage::Asking(h) | HelloStage::Candidate(h) => to(h),
             dialling @ HelloStage::Dialling(..) => dialling,

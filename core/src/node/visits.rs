@@ -14,6 +14,7 @@ use crate::io::SockId;
 use crate::notice::{Notice, Refusal};
 use crate::pipe::PipeMode;
 use crate::session::SessionId;
+use crate::signal::mappings::Mappings;
 use crate::signal::message::{Body, MAX_DIALS};
 use crate::strategy::agreement::{Key, Requester};
 use crate::strategy::dialler::{DialEnd, Dialler};
@@ -22,8 +23,10 @@ use crate::time::Instant;
 
 /// A visit ends after this long. It outlives the dials, whose results it reports.
 const VISIT_WITHIN: Duration = Duration::from_secs(12);
-/// Most visits at a time: in all, of one stranger, of one peer that is known.
+/// Most visits at a time: in all, and of these to strangers, so that they leave room for whom our user named.
 const MAX_VISITS: usize = 64;
+const MAX_VISITS_STRANGERS: usize = 48;
+/// Most visits at a time of one stranger, and of one peer that is known.
 const MAX_VISITS_STRANGER: usize = 1;
 const MAX_VISITS_KNOWN: usize = 8;
 /// Most peers that our user is asked about at a time, and most things one of them may have waiting.
@@ -36,6 +39,7 @@ const ASK_WITHIN: Duration = Duration::from_secs(30);
 #[derive(Debug)]
 pub(super) struct Visit {
     peer: NodeId,
+    trust: Trust,
     mode: PipeMode,
     dialler: Dialler,
     /// Places of the brokers that reach the peer.
@@ -51,6 +55,8 @@ pub(super) struct Wish {
     pub(super) mode: PipeMode,
     pub(super) address: PeerAddress,
     pub(super) via: SmallVec<[u8; 2]>,
+    /// To punch with it rather than only to dial it.
+    pub(super) punch: Option<Box<Mappings>>,
 }
 
 /// A question to our user, with what hangs on it.
@@ -65,7 +71,15 @@ impl Node {
     /// A peer wants to be dialled.
     pub(super) fn wish(&mut self, wish: Wish) {
         let key = (wish.session, Requester::Them);
-        if self.agreement.is_over(key) || self.visits.contains_key(&wish.session) {
+        let known = match (&wish.punch, self.punches.get(&key)) {
+            (None, _) => self.visits.contains_key(&wish.session),
+            (Some(mappings), Some(punch)) if punch.peer == wish.peer && mappings.rung > punch.rung => {
+                // The next rung of a punch that was judged.
+                return self.visit_by_punch(wish.peer, wish.session, wish.via, mappings);
+            }
+            (Some(_), punch) => punch.is_some(),
+        };
+        if self.agreement.is_over(key) || known {
             return;
         }
         if let Err(why) = self.judge_wish(&wish) {
@@ -80,9 +94,19 @@ impl Node {
         }
         let peer = wish.peer;
         match self.ask(peer) {
-            Some(ask) if ask.wishes.iter().all(|w| w.session != wish.session) => ask.wishes.push(wish),
+            Some(ask)
+                if ask
+                    .wishes
+                    .iter()
+                    .all(|w| (w.session, w.punch.is_some()) != (wish.session, wish.punch.is_some())) =>
+            {
+                ask.wishes.push(wish);
+            }
             Some(_) => {}
-            None => self.reply(peer, wish.session, &wish.via, Body::Refused(Refusal::Busy)),
+            None => {
+                self.cx.stats.refused += 1;
+                self.reply(peer, wish.session, &wish.via, Body::Refused(Refusal::Busy));
+            }
         }
     }
 
@@ -110,9 +134,9 @@ impl Node {
             self.cx.timers.set(Timer::Visit(session), None);
             self.reply(peer, session, &via, Body::Dialled(dials));
             // The call is the peer's and goes on without us: a dial of its own may be in its hello, or come.
-            match (self.has_accepted_stream(key), in_vain) {
+            match (self.is_punching(key) || self.has_accepted_stream(key), in_vain) {
                 (true, _) => {}
-                (false, true) => self.agreement.withdraw(key),
+                (false, true) => self.agreement.forget(key),
                 (false, false) => self.abandon(key, peer),
             }
         }
@@ -125,7 +149,10 @@ impl Node {
             if visit.dialler.ended(sock, why, now) {
                 self.drive_visit(key.0);
             }
-        } else if !self.has_accepted_stream(key) && self.agreement.session(key).is_some() {
+        } else if !self.has_accepted_stream(key)
+            && !self.is_punching(key)
+            && self.agreement.session(key).is_some()
+        {
             // A direct connect of the peer, which has lost its last stream.
             self.agreement.abandon(key);
         }
@@ -184,20 +211,27 @@ impl Node {
         if wish.mode == PipeMode::Plain && !self.config.allow_plain {
             return Err(Refusal::PlainNotAllowed);
         }
-        let of_peer = self.visits.values().filter(|v| v.peer == wish.peer).count();
-        let most = match self.trust(wish.peer) {
-            Trust::Known => MAX_VISITS_KNOWN,
-            Trust::Stranger => MAX_VISITS_STRANGER,
+        let trust = self.trust(wish.peer);
+        let (of_one, of_all) = match trust {
+            Trust::Known => (MAX_VISITS_KNOWN, MAX_VISITS),
+            Trust::Stranger => (MAX_VISITS_STRANGER, MAX_VISITS_STRANGERS),
         };
-        let room = of_peer < most && self.visits.len() < MAX_VISITS;
-        if room && self.requests_by_peer.take(now, wish.peer) && self.requests.take(now) {
-            Ok(())
-        } else {
-            Err(Refusal::Busy)
-        }
+        // The same call may ask for a dial and for a punch.
+        let visits = self.visits.iter().map(|(session, v)| (*session, v.peer, v.trust));
+        let punches = self.punches.iter().filter(|(key, _)| key.1 == Requester::Them);
+        let punches = punches.map(|(key, p)| (key.0, p.peer, p.trust));
+        let others =
+            || visits.clone().chain(punches.clone()).filter(|(session, ..)| *session != wish.session);
+        let counted = |t: Trust| trust == Trust::Known || t == Trust::Stranger;
+        let room = others().filter(|(_, peer, _)| *peer == wish.peer).count() < of_one
+            && others().filter(|(.., t)| counted(*t)).count() < of_all;
+        let within_rates = room
+            && self.requests_by_peer[trust as usize].take(now, wish.peer)
+            && (trust == Trust::Known || self.requests.take(now));
+        if within_rates { Ok(()) } else { Err(Refusal::Busy) }
     }
 
-    fn trust(&self, peer: NodeId) -> Trust {
+    pub(super) fn trust(&self, peer: NodeId) -> Trust {
         let listed = matches!(&self.config.accept, Accept::Only(list) if list.contains(&peer));
         if listed || self.is_oneself(peer) || self.known.contains(&peer) {
             Trust::Known
@@ -208,8 +242,12 @@ impl Node {
 
     /// Dials the peer.
     fn visit(&mut self, wish: Wish) {
-        let Wish { peer, session, mode, address, via } = wish;
-        let paths = paths::to_peer(&self.routes, &address, self.is_oneself(peer), self.trust(peer));
+        let Wish { peer, session, mode, address, via, punch } = wish;
+        if let Some(mappings) = punch {
+            return self.visit_by_punch(peer, session, via, &mappings);
+        }
+        let trust = self.trust(peer);
+        let paths = paths::to_peer(&self.routes, &address, self.is_oneself(peer), trust);
         if paths.is_empty() {
             return self.reply(peer, session, &via, Body::Dialled(SmallVec::new()));
         }
@@ -217,13 +255,14 @@ impl Node {
         self.reply(peer, session, &via, Body::Dialling(dialler.planned() as u8));
         self.agreement.open((session, Requester::Them), peer, mode);
         let until = self.cx.now + VISIT_WITHIN;
-        self.visits.insert(session, Visit { peer, mode, dialler, via, until });
+        self.visits.insert(session, Visit { peer, trust, mode, dialler, via, until });
         self.drive_visit(session);
     }
 
     /// Sends a message that a peer's message caused, within the rate for such.
     pub(super) fn reply(&mut self, to: NodeId, session: SessionId, via: &[u8], body: Body) {
-        if !self.is_oneself(to) && !self.replies_by_peer.take(self.cx.now, to) {
+        let trust = self.trust(to);
+        if !self.is_oneself(to) && !self.replies_by_peer[trust as usize].take(self.cx.now, to) {
             return;
         }
         let (_, sealed): (_, Bytes) = self.seal(to, session, 0, body);

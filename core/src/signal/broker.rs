@@ -24,7 +24,7 @@ use crate::wire::mqtt::{self, Incoming, MqttSplitter};
 
 /// Keep-alive told to the broker (MQTT 3.1.1 section 3.1.2.10), in seconds.
 const KEEP_ALIVE: u16 = 30;
-/// A ping goes out after this much silence of ours.
+/// A ping goes out so often, however much else we send: only its answer shows that the broker lives.
 const PING_AFTER: Duration = Duration::from_secs(25);
 /// The broker's answer to CONNECT, SUBSCRIBE or PINGREQ may take this long.
 const ANSWER_WITHIN: Duration = Duration::from_secs(8);
@@ -58,6 +58,8 @@ pub(crate) struct Session {
     state: State,
     /// Failures since it last worked.
     failures: u32,
+    /// From CONNECT to CONNACK, on the last connection.
+    round_trip: Option<Duration>,
     outbox: VecDeque<Outgoing>,
     next_packet_id: NonZeroU16,
     incoming: Bucket,
@@ -99,7 +101,7 @@ struct Link {
     splitter: MqttSplitter,
     /// Bytes read since credit was last given.
     read: u32,
-    last_sent: Instant,
+    last_ping: Instant,
     /// When an answer is due, if one is.
     answer_by: Option<Instant>,
 }
@@ -124,6 +126,7 @@ impl Session {
             topic,
             state: State::Idle { retry: Instant::ZERO },
             failures: 0,
+            round_trip: None,
             outbox: VecDeque::new(),
             next_packet_id: NonZeroU16::MIN,
             // Opening a message costs a quarter of a millisecond: at most 5 % of a core for one broker.
@@ -133,6 +136,11 @@ impl Session {
 
     pub(crate) fn is_ready(&self) -> bool {
         matches!(self.state, State::Ready { .. })
+    }
+
+    /// From a question to its answer, as far as known.
+    pub(crate) fn round_trip(&self) -> Option<Duration> {
+        self.round_trip
     }
 
     /// Opens it, or opens it again.
@@ -191,7 +199,7 @@ impl Session {
         cx.read(sock, CREDIT);
         cx.send(sock, connect);
         let answer_by = Some(cx.now + ANSWER_WITHIN);
-        let link = Link { sock, splitter: MqttSplitter::new(), read: 0, last_sent: cx.now, answer_by };
+        let link = Link { sock, splitter: MqttSplitter::new(), read: 0, last_ping: cx.now, answer_by };
         self.state = State::Greeting { link };
         self.arm(cx);
         News::new()
@@ -258,9 +266,9 @@ impl Session {
             {
                 return self.lose(cx, BrokerLoss::Silent);
             }
-            State::Ready { link } if link.last_sent + PING_AFTER <= now => {
+            State::Ready { link } if link.last_ping + PING_AFTER <= now => {
                 cx.send(link.sock, mqtt::pingreq());
-                link.last_sent = now;
+                link.last_ping = now;
                 link.answer_by = Some(now + ANSWER_WITHIN);
             }
             _ => {}
@@ -292,23 +300,23 @@ impl Session {
                 return Err(BrokerLoss::Refused(code));
             }
             (State::Greeting { mut link }, Incoming::Connack { .. }) => {
+                self.round_trip = Some(cx.now.since(link.last_ping));
                 let packet_id = self.fresh_packet_id();
                 let subscribe =
                     mqtt::subscribe(packet_id, &self.topic.to_string()).map_err(|_| BrokerLoss::Malformed)?;
                 cx.send(link.sock, subscribe);
-                link.last_sent = cx.now;
                 link.answer_by = Some(cx.now + ANSWER_WITHIN);
                 (State::Subscribing { link, packet_id }, None)
             }
             (State::Subscribing { mut link, packet_id }, Incoming::Suback { packet_id: id, granted })
                 if id == packet_id =>
             {
-                link.answer_by = None;
-                self.failures = 0;
                 if !granted {
-                    self.state = State::Ready { link };
+                    self.state = State::Subscribing { link, packet_id };
                     return Err(BrokerLoss::SubscriptionRefused);
                 }
+                link.answer_by = None;
+                self.failures = 0;
                 self.outbox.iter_mut().for_each(|o| o.sent = false);
                 flush(cx, &mut link, &mut self.outbox);
                 (State::Ready { link }, Some(Said::State(BrokerState::Ready)))
@@ -330,7 +338,6 @@ impl Session {
                     (packet_id, &mut state)
                 {
                     cx.send(link.sock, mqtt::puback(id));
-                    link.last_sent = cx.now;
                 }
                 let said = self.judge(cx, topic, payload, retain);
                 (state, said)
@@ -390,7 +397,7 @@ impl Session {
             State::Idle { retry } => Some(*retry),
             State::Resolving { .. } | State::Dialling { .. } | State::Closed => None,
             State::Greeting { link } | State::Subscribing { link, .. } => link.answer_by,
-            State::Ready { link } => Some(link.answer_by.unwrap_or(link.last_sent + PING_AFTER)),
+            State::Ready { link } => Some(link.answer_by.unwrap_or(link.last_ping + PING_AFTER)),
         };
         cx.timers.set(Timer::Broker(self.place), at);
     }
@@ -427,7 +434,6 @@ fn flush(cx: &mut Cx, link: &mut Link, outbox: &mut VecDeque<Outgoing>) {
         let topic = outgoing.topic.to_string();
         if let Ok(packet) = mqtt::publish(outgoing.packet_id, &topic, &outgoing.payload, false) {
             cx.send(link.sock, packet);
-            link.last_sent = cx.now;
         }
     }
 }

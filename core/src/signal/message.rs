@@ -3,7 +3,7 @@
 //! ```text
 //! id 16 | sent: i64 us | lifetime: u16 s | session 16 | kind u8 | body
 //! ```
-//! Numbers are big-endian. Kind numbers 3 to 6 are kept for hole punching and relay, under P2PD's names.
+//! Numbers are big-endian. Kind numbers 5 and 6 are kept for relay, under P2PD's names.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -15,6 +15,7 @@ use crate::io::IoFailure;
 use crate::notice::Refusal;
 use crate::pipe::PipeMode;
 use crate::session::SessionId;
+use crate::signal::mappings::Mappings;
 use crate::time::WallTime;
 
 /// Most bytes of ECHO's payload.
@@ -57,8 +58,12 @@ pub(crate) enum Body {
         about: MessageId,
         wall: WallTime,
     },
-    /// Answer to `Direct`: no.
+    /// Answer to `Direct` or `Initial`: no.
     Refused(Refusal),
+    /// Punch a hole with me: this is where I come from.
+    Initial(Box<Mappings>),
+    /// Answer to `Initial`: and I from here.
+    Updated(Box<Mappings>),
 }
 
 /// A sealed message's content is not one of ours.
@@ -67,6 +72,8 @@ pub(crate) struct Malformed;
 
 const ECHO: u8 = 1;
 const DIRECT: u8 = 2;
+const INITIAL_MAPPINGS: u8 = 3;
+const UPDATED_MAPPINGS: u8 = 4;
 const ECHO_REPLY: u8 = 16;
 const DIALLING: u8 = 17;
 const DIALLED: u8 = 18;
@@ -119,6 +126,14 @@ impl Message {
                 out.push(CLOCK);
                 out.extend_from_slice(&about.0);
                 out.extend_from_slice(&wall.as_micros().to_be_bytes());
+            }
+            Body::Initial(mappings) => {
+                out.push(INITIAL_MAPPINGS);
+                mappings.encode(&mut out);
+            }
+            Body::Updated(mappings) => {
+                out.push(UPDATED_MAPPINGS);
+                mappings.encode(&mut out);
             }
             Body::Refused(why) => {
                 out.push(REFUSED);
@@ -173,22 +188,24 @@ impl Message {
                 wall: WallTime::from_micros(i64::from_be_bytes(reader.array()?)),
             },
             REFUSED => Body::Refused(refusal_from(reader.array()?)),
+            INITIAL_MAPPINGS => Body::Initial(Box::new(Mappings::decode(&mut reader)?)),
+            UPDATED_MAPPINGS => Body::Updated(Box::new(Mappings::decode(&mut reader)?)),
             _ => return Err(Malformed),
         };
         if reader.0.is_empty() { Ok(Message { id, sent, lifetime, session, body }) } else { Err(Malformed) }
     }
 }
 
-struct Reader<'a>(&'a [u8]);
+pub(super) struct Reader<'a>(&'a [u8]);
 
 impl<'a> Reader<'a> {
-    fn array<const N: usize>(&mut self) -> Result<[u8; N], Malformed> {
+    pub(super) fn array<const N: usize>(&mut self) -> Result<[u8; N], Malformed> {
         let (head, rest) = self.0.split_first_chunk().ok_or(Malformed)?;
         self.0 = rest;
         Ok(*head)
     }
 
-    fn rest(&mut self) -> &'a [u8] {
+    pub(super) fn rest(&mut self) -> &'a [u8] {
         core::mem::take(&mut self.0)
     }
 

@@ -2,5 +2,6 @@
 
 pub(crate) mod broker;
 pub(crate) mod inbox;
+pub(crate) mod mappings;
 pub(crate) mod message;
 pub(crate) mod seal;

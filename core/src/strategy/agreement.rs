@@ -7,7 +7,7 @@
 //! both sides called `connect()` on each other, the two sessions are settled by one stream: the
 //! nominator names both if it knows both, else the confirmer adds its own to the confirmation.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use smallvec::{SmallVec, smallvec};
 
@@ -37,10 +37,13 @@ struct Session {
     mode: PipeMode,
     /// The candidate nominated for it, not yet confirmed.
     nominated: Option<SockId>,
+    candidates: SmallVec<[SockId; 2]>,
 }
 
 #[derive(Debug)]
 struct Candidate {
+    /// Counts up.
+    order: u64,
     key: Key,
     /// Whether this end nominates on it.
     nominator: bool,
@@ -72,10 +75,13 @@ pub(crate) struct Settled {
 pub(crate) struct Agreement {
     ours: NodeId,
     sessions: BTreeMap<Key, Session>,
-    /// In the order they became candidates, by the second key.
-    candidates: BTreeMap<SockId, (u64, Candidate)>,
+    /// The same by peer: all that happens concerns the sessions of one.
+    by_peer: BTreeSet<(NodeId, Key)>,
+    candidates: BTreeMap<SockId, Candidate>,
     arrivals: u64,
     over: VecDeque<Key>,
+    /// The same, for looking up.
+    all_over: BTreeSet<Key>,
 }
 
 impl Agreement {
@@ -83,15 +89,21 @@ impl Agreement {
         Agreement {
             ours,
             sessions: BTreeMap::new(),
+            by_peer: BTreeSet::new(),
             candidates: BTreeMap::new(),
             arrivals: 0,
             over: VecDeque::new(),
+            all_over: BTreeSet::new(),
         }
     }
 
     /// A session began. One that is known stays as it is.
     pub(crate) fn open(&mut self, key: Key, peer: NodeId, mode: PipeMode) {
-        self.sessions.entry(key).or_insert(Session { peer, mode, nominated: None });
+        if !self.sessions.contains_key(&key) {
+            self.by_peer.insert((peer, key));
+            let session = Session { peer, mode, nominated: None, candidates: SmallVec::new() };
+            self.sessions.insert(key, session);
+        }
     }
 
     /// The peer and mode of a session that is open.
@@ -101,16 +113,16 @@ impl Agreement {
 
     /// Whether this session is known to be over.
     pub(crate) fn is_over(&self, key: Key) -> bool {
-        self.over.contains(&key)
+        self.all_over.contains(&key)
     }
 
     /// Whether another session with the same peer may yet settle this one: it is nominated, or the peer's own
     /// call is open. The streams of this one may be closed by the peer before we hear of it.
     pub(crate) fn may_be_settled(&self, key: Key) -> bool {
         self.sessions.get(&key).is_some_and(|session| {
-            let theirs =
-                |(k, s): (&Key, &Session)| k.1 != key.1 && s.peer == session.peer && s.mode == session.mode;
-            session.nominated.is_some() || (session.peer != self.ours && self.sessions.iter().any(theirs))
+            let theirs = |(k, s): (Key, &Session)| k.1 != key.1 && s.mode == session.mode;
+            session.nominated.is_some()
+                || (session.peer != self.ours && self.of_peer(session.peer).any(theirs))
         })
     }
 
@@ -121,9 +133,9 @@ impl Agreement {
     /// A session ended without a pipe: its candidates, to be closed.
     pub(crate) fn abandon(&mut self, key: Key) -> SmallVec<[SockId; 4]> {
         let losers = self.take_candidates(&[key], None);
-        for session in self.sessions.values_mut() {
-            // One that was paired with it goes back to waiting.
-            session.nominated = session.nominated.filter(|sock| !losers.contains(sock));
+        for sock in &losers {
+            // A session that was paired with it goes back to waiting.
+            self.withdraw(key, *sock);
         }
         self.end(key);
         losers
@@ -131,33 +143,36 @@ impl Agreement {
 
     /// Our part in a peer's session ended and left no stream. The session is not over: the peer's own dials
     /// may still name it.
-    pub(crate) fn withdraw(&mut self, key: Key) {
-        self.sessions.remove(&key);
+    pub(crate) fn forget(&mut self, key: Key) {
+        if let Some(session) = self.sessions.remove(&key) {
+            self.by_peer.remove(&(session.peer, key));
+        }
     }
 
     /// A stream of an open session is authenticated and approved at both ends.
     pub(crate) fn candidate(&mut self, sock: SockId, key: Key, initiator: bool) -> Option<Decision> {
-        let Some(session) = self.sessions.get(&key) else { return Some(Decision::Refuse { sock }) };
+        let Some(session) = self.sessions.get_mut(&key) else { return Some(Decision::Refuse { sock }) };
+        session.candidates.push(sock);
         let peer = session.peer;
         let nominator = if peer == self.ours { initiator } else { self.ours < peer };
         self.arrivals += 1;
-        self.candidates.insert(sock, (self.arrivals, Candidate { key, nominator }));
+        self.candidates.insert(sock, Candidate { order: self.arrivals, key, nominator });
         self.nominate(peer)
     }
 
     /// A candidate is gone. Another may take its place.
     pub(crate) fn lost(&mut self, sock: SockId) -> Option<Decision> {
-        let (_, candidate) = self.candidates.remove(&sock)?;
-        let peer = self.sessions.get(&candidate.key)?.peer;
-        for session in self.sessions.values_mut().filter(|s| s.nominated == Some(sock)) {
-            session.nominated = None;
-        }
+        let candidate = self.candidates.remove(&sock)?;
+        self.withdraw(candidate.key, sock);
+        let session = self.sessions.get_mut(&candidate.key)?;
+        session.candidates.retain(|s| *s != sock);
+        let peer = session.peer;
         self.nominate(peer)
     }
 
     /// NOMINATE came on a stream. `None`: it has no business to, the stream must be closed.
     pub(crate) fn nominated(&mut self, sock: SockId, named: &[SessionId]) -> Option<Decision> {
-        let (_, candidate) = self.candidates.get(&sock).filter(|(_, c)| !c.nominator)?;
+        let candidate = self.candidates.get(&sock).filter(|c| !c.nominator)?;
         let key = candidate.key;
         let session = self.sessions.get(&key)?;
         if !named.contains(&key.0) {
@@ -176,16 +191,23 @@ impl Agreement {
             None if key.1 == Requester::Them => self.partner(key, peer, mode).inspect(|k| keys.push(*k)),
             None => None,
         };
+        // The nominator's own call, of which we have not heard: what comes of it later shall find it over.
+        let unheard = named.iter().map(|id| (*id, Requester::Them)).find(|k| {
+            k.0 != key.0 && key.1 == Requester::Us && !self.sessions.contains_key(k) && !self.is_over(*k)
+        });
+        unheard.into_iter().for_each(|k| self.end(k));
         let settled = self.settle(sock, keys);
         Some(Decision::Confirm { sock, also: also.map(|(id, _)| id), settled })
     }
 
     /// CONFIRM came on a stream. `None`: it was not nominated, the stream must be closed.
     pub(crate) fn confirmed(&mut self, sock: SockId, also: Option<SessionId>) -> Option<Decision> {
-        let mut keys: SmallVec<[Key; 2]> =
-            self.sessions.iter().filter(|(_, s)| s.nominated == Some(sock)).map(|(k, _)| *k).collect();
-        let &first = keys.first()?;
-        let peer = self.sessions.get(&first)?.peer;
+        let peer = self.sessions.get(&self.candidates.get(&sock)?.key)?.peer;
+        let named = |(_, s): &(Key, &Session)| s.nominated == Some(sock);
+        let mut keys: SmallVec<[Key; 2]> = self.of_peer(peer).filter(named).map(|(key, _)| key).collect();
+        if keys.is_empty() {
+            return None;
+        }
         if let Some(also) = also {
             // The confirming side's own call, of which we may not have heard.
             let key = (also, Requester::Them);
@@ -200,20 +222,18 @@ impl Agreement {
     /// Nominates the oldest candidate that may be, for one session of `peer` after the other: call again
     /// until it gives nothing.
     pub(crate) fn nominate(&mut self, peer: NodeId) -> Option<Decision> {
-        let waiting = |key: Key| self.sessions.get(&key).filter(|s| s.peer == peer && s.nominated.is_none());
-        let mut eligible: SmallVec<[(u64, SockId, Key); 4]> = self
-            .candidates
-            .iter()
-            .filter(|(_, (_, c))| c.nominator && waiting(c.key).is_some())
-            .map(|(sock, (order, c))| (*order, *sock, c.key))
-            .collect();
+        let mut eligible: SmallVec<[(u64, SockId, Key); 4]> = SmallVec::new();
+        for (key, session) in self.of_peer(peer).filter(|(_, s)| s.nominated.is_none()) {
+            for sock in &session.candidates {
+                if let Some(candidate) = self.candidates.get(sock).filter(|c| c.nominator) {
+                    eligible.push((candidate.order, *sock, key));
+                }
+            }
+        }
         eligible.sort_unstable();
         // While a nomination is out, the peer may add a session of its own to the confirmation: sessions
         // of the other side wait until that is known.
-        let out = |side: Requester| {
-            let mut all = self.sessions.iter();
-            all.any(|(k, s)| s.peer == peer && k.1 == side && s.nominated.is_some())
-        };
+        let out = |side: Requester| self.of_peer(peer).any(|(k, s)| k.1 == side && s.nominated.is_some());
         let oneself = peer == self.ours;
         let (_, sock, key) = eligible.into_iter().find(|(_, _, key)| oneself || !out(other(key.1)))?;
         let mode = self.sessions.get(&key)?.mode;
@@ -236,7 +256,7 @@ impl Agreement {
         if peer == self.ours {
             return None;
         }
-        self.sessions.keys().copied().find(|k| k.1 == other(key.1) && self.pairs(*k, peer, mode))
+        self.of_peer(peer).map(|(k, _)| k).find(|k| k.1 == other(key.1) && self.pairs(*k, peer, mode))
     }
 
     fn pairs(&self, key: Key, peer: NodeId, mode: PipeMode) -> bool {
@@ -256,21 +276,48 @@ impl Agreement {
     }
 
     fn take_candidates(&mut self, keys: &[Key], winner: Option<SockId>) -> SmallVec<[SockId; 4]> {
-        let gone: SmallVec<[SockId; 4]> =
-            self.candidates.iter().filter(|(_, (_, c))| keys.contains(&c.key)).map(|(s, _)| *s).collect();
+        let mut gone: SmallVec<[SockId; 4]> = SmallVec::new();
+        for key in keys {
+            if let Some(session) = self.sessions.get_mut(key) {
+                gone.extend(session.candidates.drain(..));
+            }
+        }
         for sock in &gone {
             self.candidates.remove(sock);
         }
-        if let Some(winner) = winner {
-            self.candidates.remove(&winner);
+        gone.retain(|s| Some(*s) != winner);
+        gone
+    }
+
+    /// Takes back the nomination of a candidate of this session, for whatever it was nominated.
+    fn withdraw(&mut self, key: Key, sock: SockId) {
+        let Some(peer) = self.sessions.get(&key).map(|s| s.peer) else { return };
+        let keys: SmallVec<[Key; 4]> = self.of_peer(peer).map(|(key, _)| key).collect();
+        for key in keys {
+            if let Some(session) = self.sessions.get_mut(&key).filter(|s| s.nominated == Some(sock)) {
+                session.nominated = None;
+            }
         }
-        gone.into_iter().filter(|s| Some(*s) != winner).collect()
+    }
+
+    fn of_peer(&self, peer: NodeId) -> impl Iterator<Item = (Key, &Session)> {
+        let first = (SessionId([0; 16]), Requester::Us);
+        let last = (SessionId([0xff; 16]), Requester::Them);
+        let keys = self.by_peer.range((peer, first)..=(peer, last));
+        keys.filter_map(|(_, key)| Some((*key, self.sessions.get(key)?)))
     }
 
     fn end(&mut self, key: Key) {
-        self.sessions.remove(&key);
-        if self.over.len() >= REMEMBERED {
-            self.over.pop_front();
+        if let Some(session) = self.sessions.remove(&key) {
+            self.by_peer.remove(&(session.peer, key));
+        }
+        if !self.all_over.insert(key) {
+            return;
+        }
+        if self.over.len() >= REMEMBERED
+            && let Some(oldest) = self.over.pop_front()
+        {
+            self.all_over.remove(&oldest);
         }
         self.over.push_back(key);
     }
@@ -322,6 +369,52 @@ mod tests {
         assert_eq!(a.confirmed(sock(1), None), Some(Decision::Settle { sock: sock(1), settled }));
         assert!(a.is_over((S1, Requester::Us)) && b.is_over((S1, Requester::Them)));
         assert_eq!(b.nominated(sock(22), &[S1]), None, "nothing more to confirm");
+    }
+
+    /// Each index holds what it should and nothing else.
+    fn consistent(a: &Agreement) {
+        let sessions: BTreeSet<_> = a.sessions.iter().map(|(key, s)| (s.peer, *key)).collect();
+        assert_eq!(sessions, a.by_peer);
+        let of =
+            |(key, s): (&Key, &Session)| s.candidates.iter().map(|sock| (*sock, *key)).collect::<Vec<_>>();
+        let candidates: BTreeMap<_, _> = a.sessions.iter().flat_map(of).collect();
+        assert_eq!(candidates, a.candidates.iter().map(|(sock, c)| (*sock, c.key)).collect());
+        assert_eq!(a.over.iter().copied().collect::<BTreeSet<_>>(), a.all_over);
+        assert_eq!(a.over.len(), a.all_over.len());
+    }
+
+    #[test]
+    fn what_is_over_is_remembered_up_to_a_cap() {
+        let (low, high) = ids();
+        let mut a = Agreement::new(low);
+        let key = |n: u32| {
+            let mut id = [0; 16];
+            id[..4].copy_from_slice(&n.to_be_bytes());
+            (SessionId(id), Requester::Them)
+        };
+        for n in 0..2 * REMEMBERED as u32 {
+            a.open(key(n), high, ENC);
+            let _ = a.candidate(sock(n), key(n), false);
+            a.abandon(key(n));
+            a.abandon(key(n));
+        }
+        consistent(&a);
+        assert_eq!((a.open_sessions(), a.over.len()), (0, REMEMBERED));
+        assert!(!a.is_over(key(REMEMBERED as u32 - 1)) && a.is_over(key(REMEMBERED as u32)));
+    }
+
+    #[test]
+    fn a_session_that_was_paired_with_an_abandoned_one_waits_again() {
+        let (low, high) = ids();
+        let mut a = Agreement::new(low);
+        a.open((S1, Requester::Us), high, ENC);
+        a.open((S2, Requester::Them), high, ENC);
+        let first = a.candidate(sock(1), (S1, Requester::Us), true);
+        assert_eq!(first, Some(Decision::Nominate { sock: sock(1), sessions: smallvec![S1, S2] }));
+        a.abandon((S1, Requester::Us));
+        consistent(&a);
+        let second = a.candidate(sock(2), (S2, Requester::Them), false);
+        assert_eq!(second, Some(Decision::Nominate { sock: sock(2), sessions: smallvec![S2] }));
     }
 
     #[test]
@@ -457,6 +550,7 @@ mod tests {
                     }
                 }
             }
+            nodes.iter().for_each(consistent);
             for n in close {
                 wires.get_mut(&(n, 1 - end)).unwrap().push_back(Msg::Closed);
             }

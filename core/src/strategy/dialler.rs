@@ -28,6 +28,8 @@ pub(crate) enum DialEnd {
     Lost,
     /// The hello took too long.
     Silent,
+    /// The hello was done, then nothing came.
+    Stalled,
 }
 
 #[derive(Debug)]
@@ -87,7 +89,7 @@ impl Dialler {
     pub(crate) fn failures(&self) -> impl Iterator<Item = (SocketAddr, IoFailure)> + '_ {
         self.ended.iter().map(|(to, why)| match why {
             DialEnd::Io(why) => (*to, *why),
-            DialEnd::Silent => (*to, IoFailure::TimedOut),
+            DialEnd::Silent | DialEnd::Stalled => (*to, IoFailure::TimedOut),
             DialEnd::Hello(_) | DialEnd::Refused(_) | DialEnd::Lost => (*to, IoFailure::Reset),
         })
     }
@@ -109,6 +111,7 @@ impl Dialler {
                 DialEnd::Refused(why) => write!(text, "the peer refused: {why}"),
                 DialEnd::Lost => text.write_str("the stream broke during the hello"),
                 DialEnd::Silent => text.write_str("connected, but no hello came back"),
+                DialEnd::Stalled => text.write_str("the peer proved who it is, then fell silent"),
             };
         }
         for (_, to) in &self.live {

@@ -3,3 +3,4 @@
 pub(crate) mod agreement;
 pub(crate) mod dialler;
 pub(crate) mod paths;
+pub(crate) mod punch;

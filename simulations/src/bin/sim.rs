@@ -8,7 +8,7 @@ use clap::{Parser, Subcommand, ValueEnum};
 use p2pd_core::Strategy;
 use p2pd_simulations::engine::{MILLI, Nanos};
 use p2pd_simulations::nat::{Chain, LAB, PRESETS};
-use p2pd_simulations::oracle::{Verdict, direct_or_reverse, punch};
+use p2pd_simulations::oracle::{Verdict, every_strategy, punch};
 use p2pd_simulations::scenario::pair::{Pair, Place, run};
 use p2pd_simulations::scenario::raw::{Attempt, attempt};
 use p2pd_simulations::scenario::swarm::{draw, draw_without, judge, shrink};
@@ -238,7 +238,7 @@ fn cell(seeds: u64, dials: bool, a: &Chain, b: &Chain) -> (char, Option<String>)
                 Some(_) => 'p',
                 None => '.',
             };
-            (ending.strategy.is_some(), direct_or_reverse(a, b), ending.violations.into_iter().next())
+            (ending.strategy.is_some(), every_strategy(a, b), ending.violations.into_iter().next())
         };
         let against = match (verdict, joined) {
             (Verdict::Must, false) => Some("must connect, and does not".to_owned()),

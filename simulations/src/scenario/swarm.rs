@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use p2pd_core::Strategy;
 use p2pd_core::pipe::PipeMode;
 
 use super::pair::{Ending, Pair, Place, run};
@@ -10,7 +11,7 @@ use crate::driver::Clocks;
 use crate::engine::{Domain, Keyed, MILLI, SECOND};
 use crate::nat::{Chain, PRESETS, Unsolicited};
 use crate::net::{Blackout, LinkSpec};
-use crate::oracle::{Verdict, direct_or_reverse};
+use crate::oracle::{Verdict, direct_or_reverse, every_strategy};
 use crate::service::{BrokerFaults, StunFaults};
 
 /// The kinds of faults that a seed chooses from.
@@ -66,9 +67,15 @@ pub fn draw_without(seed: u64, left_out: &[usize]) -> Drawn {
         1 | 2 => Place::SameSite,
         _ => Place::Apart,
     };
+    let all = below(2) == 0;
+    if !all {
+        pair.strategies = vec![Strategy::Direct, Strategy::Reverse];
+        what.push_str(" without punching");
+    }
     let mut demand = match pair.place {
         // On one network or host the inside addresses do.
         Place::Oneself | Place::SameSite => Verdict::Must,
+        Place::Apart if all => every_strategy(&pair.chains[0], &pair.chains[1]),
         Place::Apart => direct_or_reverse(&pair.chains[0], &pair.chains[1]),
     };
     pair.timeout = Duration::from_secs(30);

@@ -1,0 +1,72 @@
+//! What one more call, and one more stranger, cost a node that has many: it should not depend on how many.
+//! `cargo bench -p p2pd-core`
+
+// A bench is a driver: it has a clock.
+#![allow(clippy::disallowed_types)]
+
+use std::time::{Duration, Instant as Clock};
+
+use p2pd_core::io::Interface;
+use p2pd_core::{
+    Action, Config, Event, Instant, IoFailure, Node, PeerAddress, Plan, SecretKey, SockId, Strategy,
+};
+
+fn main() {
+    println!("{:>6} {:>14} {:>14} {:>14}", "calls", "begin", "end", "stranger");
+    for calls in [16, 256, 4096] {
+        let best = (0..3).map(|_| run(calls)).reduce(|a, b| core::array::from_fn(|n| a[n].min(b[n])));
+        let [begin, end, stranger] = best.unwrap_or_default();
+        println!("{calls:>6} {begin:>14.2?} {end:>14.2?} {stranger:>14.2?}");
+    }
+}
+
+/// The time to begin a call, to end one whose dial was refused, and to accept and drop a stranger, each with this many
+/// calls open.
+fn run(calls: u32) -> [Duration; 3] {
+    let mut node = Node::new(Config::new(SecretKey::from_bytes([1; 32])), [1; 32], Instant::ZERO).unwrap();
+    let ip = [203, 0, 113, 1].into();
+    let interface = Interface { index: 2, ip, prefix: 32, default_route: true };
+    node.handle(Instant::ZERO, Event::Interfaces(&[interface]));
+    let Some(Action::Listen { sock: listener, .. }) = node.poll_action() else { panic!("no listener") };
+    let local = (ip, 4000).into();
+    node.handle(Instant::ZERO, Event::Bound { sock: listener, local });
+    let peers: Vec<PeerAddress> = (0..calls).map(peer).collect();
+    let plan = Plan { strategies: [Strategy::Direct].into_iter().collect(), ..Plan::default() };
+
+    let clock = Clock::now();
+    for peer in &peers {
+        node.connect(Instant::ZERO, peer, plan.clone()).unwrap();
+    }
+    let begin = clock.elapsed() / calls;
+    let dials: Vec<SockId> = std::iter::from_fn(|| node.poll_action())
+        .filter_map(|action| match action {
+            Action::Connect { sock, .. } => Some(sock),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(dials.len(), calls as usize);
+
+    const STRANGERS: u32 = 200;
+    let clock = Clock::now();
+    for n in 0..STRANGERS {
+        let remote = ([198, 51, 100, 1], 1024 + n as u16).into();
+        node.handle(Instant::ZERO, Event::Accepted { listener, sock: SockId::accepted(n), local, remote });
+    }
+    for n in 0..STRANGERS {
+        node.handle(Instant::ZERO, Event::Eof { sock: SockId::accepted(n) });
+    }
+    let stranger = clock.elapsed() / STRANGERS;
+
+    let clock = Clock::now();
+    for sock in dials {
+        node.handle(Instant::ZERO, Event::Failed { sock, cause: IoFailure::Refused });
+    }
+    [begin, clock.elapsed() / calls, stranger]
+}
+
+fn peer(n: u32) -> PeerAddress {
+    let mut secret = [2; 32];
+    secret[..4].copy_from_slice(&n.to_be_bytes());
+    let id = SecretKey::from_bytes(secret).node_id();
+    format!("None-[0,198.51.100.9,198.51.100.9,4000,1,1,0]-0-{id}").parse().unwrap()
+}

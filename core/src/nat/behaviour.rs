@@ -1,0 +1,262 @@
+//! What a NAT does, in the words of RFC 4787, and what follows for the ports that a peer has to dial.
+
+use core::fmt;
+
+use super::{Delta, DeltaType, NatType};
+
+/// When a NAT uses one external endpoint for an inside one (RFC 4787 section 4.1).
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum Mapping {
+    /// There is no translation.
+    None,
+    /// The same for every destination.
+    EndpointIndependent,
+    /// Another one for each destination address.
+    AddressDependent,
+    /// Another one for each destination address and port.
+    AddressPortDependent,
+}
+
+/// What a NAT or firewall lets in (RFC 4787 section 5).
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum Filtering {
+    /// Anything for a mapping that exists.
+    EndpointIndependent,
+    /// Whatever comes from an address that was talked to.
+    AddressDependent,
+    /// Whatever comes from an address and port that was talked to.
+    AddressPortDependent,
+}
+
+impl fmt::Display for Mapping {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Mapping::None => "none",
+            Mapping::EndpointIndependent => "the same for every destination",
+            Mapping::AddressDependent => "another for each destination address",
+            Mapping::AddressPortDependent => "another for each destination address and port",
+        })
+    }
+}
+
+impl fmt::Display for Filtering {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Filtering::EndpointIndependent => "anybody",
+            Filtering::AddressDependent => "addresses that were talked to",
+            Filtering::AddressPortDependent => "addresses and ports that were talked to",
+        })
+    }
+}
+
+/// How a NAT chooses the external port of a new mapping.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum Allocation {
+    /// The local port.
+    Equal,
+    /// The local port plus this, modulo 65,536.
+    Preserving(u16),
+    /// The one before plus this, whatever the local port.
+    Sequential(i16),
+    /// The one before plus this for each step of the local port.
+    Dependent(i16),
+    /// Any between these.
+    Random {
+        /// Lowest port seen or assumed.
+        low: u16,
+        /// Highest.
+        high: u16,
+    },
+}
+
+/// What is known of a NAT. `None` stands for not measured.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+pub struct Behaviour {
+    /// How it maps.
+    pub mapping: Option<Mapping>,
+    /// What it lets in. Measured over UDP, since RFC 5780 has no such test over TCP.
+    pub filtering: Option<Filtering>,
+    /// How it chooses ports.
+    pub allocation: Option<Allocation>,
+}
+
+impl Behaviour {
+    /// Neither translation nor filter.
+    pub const OPEN: Behaviour = Behaviour {
+        mapping: Some(Mapping::None),
+        filtering: Some(Filtering::EndpointIndependent),
+        allocation: Some(Allocation::Equal),
+    };
+
+    /// P2PD's number for it.
+    pub fn nat_type(self) -> NatType {
+        match (self.mapping, self.filtering) {
+            (Some(Mapping::None), Some(Filtering::EndpointIndependent)) => NatType::OpenInternet,
+            (Some(Mapping::None), _) => NatType::SymmetricUdpFirewall,
+            (Some(Mapping::AddressDependent | Mapping::AddressPortDependent), _) => NatType::Symmetric,
+            (_, Some(Filtering::EndpointIndependent)) => NatType::FullCone,
+            (_, Some(Filtering::AddressDependent)) => NatType::AddressRestricted,
+            (_, Some(Filtering::AddressPortDependent) | None) => NatType::PortRestricted,
+        }
+    }
+
+    /// P2PD's number for its allocation, with the step.
+    pub fn delta(self) -> Delta {
+        if self.mapping == Some(Mapping::None) {
+            return Delta { kind: DeltaType::NotApplicable, value: 0 };
+        }
+        let (kind, value) = match self.allocation {
+            Some(Allocation::Equal) => (DeltaType::Equal, 0),
+            Some(Allocation::Preserving(_)) => (DeltaType::Preserving, 0),
+            Some(Allocation::Sequential(step)) => (DeltaType::Independent, step.unsigned_abs()),
+            Some(Allocation::Dependent(step)) => (DeltaType::Dependent, step.unsigned_abs()),
+            Some(Allocation::Random { .. }) | None => (DeltaType::Random, 0),
+        };
+        Delta { kind, value }
+    }
+
+    /// Whether a peer's first packet needs to come from the very port that was talked to. Not measured
+    /// counts as yes, as most do.
+    pub fn filters_by_port(self) -> bool {
+        !matches!(self.filtering, Some(Filtering::EndpointIndependent | Filtering::AddressDependent))
+    }
+
+    /// How the external port for a destination not talked to yet can be known.
+    pub fn foresight(self) -> Foresight {
+        match (self.mapping, self.allocation) {
+            (_, Some(Allocation::Equal) | None) | (Some(Mapping::None), _) => Foresight::Offset(0),
+            (_, Some(Allocation::Preserving(offset))) => Foresight::Offset(offset),
+            (Some(Mapping::EndpointIndependent) | None, _) => Foresight::Measured,
+            (_, Some(Allocation::Sequential(step) | Allocation::Dependent(step))) => Foresight::Next(step),
+            (_, Some(Allocation::Random { low, high })) => Foresight::Nothing { low, high },
+        }
+    }
+}
+
+impl fmt::Display for Behaviour {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.nat_type())?;
+        match self.mapping {
+            Some(Mapping::None) => Ok(()),
+            _ => write!(f, ", ports {}", self.delta()),
+        }
+    }
+}
+
+/// How our external port for the next destination can be told to a peer.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Foresight {
+    /// The local port plus this.
+    Offset(u16),
+    /// The one that the local port was seen as.
+    Measured,
+    /// The one that was seen last, plus this for each new mapping.
+    Next(i16),
+    /// It cannot: any port between these.
+    Nothing {
+        /// Lowest.
+        low: u16,
+        /// Highest.
+        high: u16,
+    },
+}
+
+/// From local ports and what they were seen as, in the order the mappings were made, to the rule behind them.
+/// `None` for fewer than three.
+///
+/// The local ports should not be evenly spaced, or counting by local port and counting by mapping look alike.
+pub fn allocation(samples: &[(u16, u16)]) -> Option<Allocation> {
+    if samples.len() < 3 {
+        return None;
+    }
+    let offset = |&(local, seen): &(u16, u16)| seen.wrapping_sub(local);
+    let first = offset(&samples[0]);
+    if samples.iter().all(|s| offset(s) == first) {
+        return Some(if first == 0 { Allocation::Equal } else { Allocation::Preserving(first) });
+    }
+    let steps = |pick: fn(&(u16, u16)) -> u16| {
+        samples.windows(2).map(move |w| i32::from(pick(&w[1])) - i32::from(pick(&w[0])))
+    };
+    let seen: Vec<i32> = steps(|s| s.1).collect();
+    let local: Vec<i32> = steps(|s| s.0).collect();
+    // By local port, exactly.
+    if let (Some(&by), Some(&of)) = (seen.first(), local.first())
+        && of != 0
+        && by % of == 0
+        && seen.iter().zip(&local).all(|(s, l)| *s == l * (by / of))
+        && let Ok(step @ (1.. | ..=-1)) = i16::try_from(by / of)
+        && step.unsigned_abs() <= MAX_STEP
+    {
+        return Some(Allocation::Dependent(step));
+    }
+    // By mapping; others' mappings may lie between ours.
+    let near = |s: &i32| s.unsigned_abs() <= u32::from(MAX_STEP) * 4;
+    let one_way = seen.iter().all(|s| *s > 0) || seen.iter().all(|s| *s < 0);
+    if one_way && seen.iter().all(near) {
+        let step = seen.iter().copied().reduce(gcd).unwrap_or(1);
+        let signed = if seen[0] < 0 { -step.abs() } else { step.abs() };
+        if let Ok(step) = i16::try_from(signed) {
+            return Some(Allocation::Sequential(step));
+        }
+    }
+    // Three samples say little of a range: all that is not privileged, unless one was.
+    let low = samples.iter().map(|s| s.1).min()?.min(1024);
+    Some(Allocation::Random { low, high: u16::MAX })
+}
+
+/// Largest step of an allocator that counts.
+const MAX_STEP: u16 = 16;
+
+fn gcd(a: i32, b: i32) -> i32 {
+    if b == 0 { a } else { gcd(b, a % b) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rules_are_found_behind_samples() {
+        for (samples, rule) in [
+            (&[(5000, 5000), (5003, 5003), (5004, 5004)][..], Allocation::Equal),
+            (&[(5000, 6000), (5003, 6003), (5004, 6004)], Allocation::Preserving(1000)),
+            (&[(5000, 64_536), (5003, 64_539), (65_000, 59_000)], Allocation::Preserving(59_536)),
+            (&[(5000, 40_000), (5003, 40_001), (5004, 40_002)], Allocation::Sequential(1)),
+            (&[(5000, 40_000), (5003, 40_004), (5004, 40_006)], Allocation::Sequential(2)),
+            (&[(5000, 40_000), (5003, 39_999), (5004, 39_998)], Allocation::Sequential(-1)),
+            (&[(5000, 40_000), (5003, 40_006), (5004, 40_008)], Allocation::Dependent(2)),
+            (
+                &[(5000, 40_000), (5003, 21_001), (5004, 60_002)],
+                Allocation::Random { low: 1024, high: 65_535 },
+            ),
+            (
+                &[(5000, 40_000), (5003, 40_500), (5004, 40_400)],
+                Allocation::Random { low: 1024, high: 65_535 },
+            ),
+        ] {
+            assert_eq!(allocation(samples), Some(rule), "{samples:?}");
+        }
+        assert_eq!(allocation(&[(1, 1), (2, 2)]), None);
+    }
+
+    #[test]
+    fn behaviours_have_p2pds_numbers() {
+        let of = |mapping, filtering| Behaviour { mapping, filtering, allocation: None }.nat_type().number();
+        use Filtering as F;
+        use Mapping as M;
+        assert_eq!(of(Some(M::None), Some(F::EndpointIndependent)), 1);
+        assert_eq!(of(Some(M::None), Some(F::AddressPortDependent)), 2);
+        assert_eq!(of(Some(M::EndpointIndependent), Some(F::EndpointIndependent)), 3);
+        assert_eq!(of(Some(M::EndpointIndependent), Some(F::AddressDependent)), 4);
+        assert_eq!(of(Some(M::EndpointIndependent), Some(F::AddressPortDependent)), 5);
+        assert_eq!(of(Some(M::AddressPortDependent), Some(F::EndpointIndependent)), 6);
+        assert_eq!(of(None, None), 5, "the strictest common kind");
+        let random = Some(Allocation::Random { low: 1024, high: 65_535 });
+        let symmetric =
+            Behaviour { mapping: Some(M::AddressPortDependent), filtering: None, allocation: random };
+        assert_eq!(symmetric.to_string(), "symmetric, ports random");
+        assert_eq!(symmetric.foresight(), Foresight::Nothing { low: 1024, high: 65_535 });
+        let eim = Behaviour { mapping: Some(M::EndpointIndependent), ..symmetric };
+        assert_eq!(eim.foresight(), Foresight::Measured);
+    }
+}

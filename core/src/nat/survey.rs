@@ -1,0 +1,570 @@
+//! NAT behaviour discovery, over TCP where a punch will be (RFC 5780's mapping tests, and samples of the
+//! allocation), over UDP for what TCP cannot tell (its filtering tests).
+//!
+//! From the listening port one connection goes to the server, then one to its other address and one to its
+//! other port (OTHER-ADDRESS); three more go from ports of their own, spaced unevenly, one after the other.
+//! Meanwhile CHANGE-REQUEST is asked for over UDP. With a server that has one address only, a second
+//! server stands in for the other one. In all about four round trips and the wait for answers that a filter
+//! swallows.
+
+use core::time::Duration;
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+
+use super::behaviour::{self, Behaviour, Filtering, Foresight, Mapping};
+use crate::cx::{Cx, Owner, Timer};
+use crate::io::{CloseHow, Reuse, SockId, SockOpts};
+use crate::random::Domain;
+use crate::strategy::agreement::Key;
+use crate::time::Instant;
+use crate::wire::Transport;
+use crate::wire::stun::{self, BindingOutcome, BindingReply, ChangeRequest, StunSplitter, TransactionId};
+
+/// A connection and its answer may take this long.
+const ANSWER_WITHIN: Duration = Duration::from_millis(1500);
+/// The whole survey of one interface.
+const SURVEY_WITHIN: Duration = Duration::from_millis(3500);
+/// Between the samples of the allocation: their order must survive timers of a millisecond.
+const SPACING: Duration = Duration::from_millis(4);
+/// Local ports of the samples, from the first.
+const OFFSETS: [u16; 3] = [0, 3, 4];
+/// An answer that a filter may swallow is waited for this long at least.
+const SWALLOWED_AFTER: Duration = Duration::from_millis(150);
+/// UDP questions are sent so often, an interval of that apart, and given up an interval later.
+const ASKED: u8 = 3;
+const SILENT_AFTER: Duration = Duration::from_millis(600);
+/// A connection that holds a mapping open is made anew this long after it broke.
+const ANCHOR_AGAIN: Duration = Duration::from_secs(10);
+/// Servers tried, one after the other.
+const SERVERS: usize = 3;
+const TCP_CREDIT: u32 = 2048;
+
+/// What was found for one interface.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct NatReport {
+    /// The interface's address.
+    pub local: IpAddr,
+    /// The NAT in front of it.
+    pub behaviour: Behaviour,
+    /// What the listening port was seen as over TCP.
+    pub mapped: Option<SocketAddr>,
+    /// Local ports and what they were seen as over TCP, in the order the mappings were made.
+    pub samples: Vec<(u16, u16)>,
+    /// From a SYN to its answer, to the server.
+    pub round_trip: Option<Duration>,
+    /// The server that answered.
+    pub server: Option<SocketAddr>,
+    /// Whether it had a second address, or another server stood in for that.
+    pub second_address: bool,
+}
+
+/// A fresh sample for a punch.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Sampled {
+    pub(crate) key: Key,
+    pub(crate) local: u16,
+    /// What it is seen as; `None`: no server answered.
+    pub(crate) seen: Option<SocketAddr>,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Surveyor {
+    surveys: Vec<Survey>,
+    samples: BTreeMap<SockId, (Key, Probe)>,
+    started: bool,
+}
+
+/// One interface's survey.
+#[derive(Debug)]
+struct Survey {
+    place: u8,
+    servers: Vec<SocketAddr>,
+    /// The one that is asked, by place.
+    asked: usize,
+    port: u16,
+    report: NatReport,
+    probes: BTreeMap<SockId, (What, Probe)>,
+    udp: Udp,
+    until: Instant,
+    done: bool,
+    /// What the listening port is seen as by another address, by another port.
+    by_address: Option<SocketAddr>,
+    by_port: Option<SocketAddr>,
+    /// In the order they were fired.
+    seen: [Option<(u16, u16)>; 3],
+    second: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum What {
+    Anchor,
+    Address,
+    Port,
+    Sample(usize),
+}
+
+/// One connection with one question.
+#[derive(Debug)]
+struct Probe {
+    local: u16,
+    began: Instant,
+    transaction: TransactionId,
+    splitter: StunSplitter,
+    answered: bool,
+}
+
+#[derive(Debug)]
+enum Udp {
+    Binding(SockId),
+    Asking { sock: SockId, ids: [TransactionId; 3], since: Instant, sent: u8, heard: Heard },
+    Over,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+struct Heard {
+    /// The plain answer, and when it came.
+    plain: Option<Instant>,
+    from_other_address: bool,
+    from_other_port: bool,
+    refused: bool,
+}
+
+impl Surveyor {
+    /// Surveys these interfaces; `listening` is the port of the node's listener.
+    pub(crate) fn start(
+        &mut self,
+        cx: &mut Cx,
+        locals: impl Iterator<Item = (IpAddr, u16)>,
+        servers: &[SocketAddr],
+    ) {
+        self.stop(cx);
+        self.started = true;
+        for (place, (local, port)) in locals.enumerate() {
+            let family: Vec<SocketAddr> =
+                servers.iter().copied().filter(|s| s.is_ipv4() == local.is_ipv4()).collect();
+            let report = NatReport {
+                local,
+                behaviour: Behaviour::default(),
+                mapped: None,
+                samples: Vec::new(),
+                round_trip: None,
+                server: None,
+                second_address: false,
+            };
+            let mut survey = Survey {
+                place: place as u8,
+                done: family.is_empty(),
+                servers: family,
+                asked: 0,
+                port,
+                report,
+                probes: BTreeMap::new(),
+                udp: Udp::Over,
+                until: cx.now + SURVEY_WITHIN,
+                by_address: None,
+                by_port: None,
+                seen: [None; 3],
+                second: false,
+            };
+            survey.begin(cx);
+            self.surveys.push(survey);
+        }
+    }
+
+    pub(crate) fn stop(&mut self, cx: &mut Cx) {
+        for mut survey in self.surveys.drain(..) {
+            survey.close(cx, |_| true);
+            survey.end_udp(cx);
+            cx.timers.set(Timer::Survey(survey.place), None);
+        }
+        for sock in core::mem::take(&mut self.samples).into_keys() {
+            cx.close(sock, CloseHow::Drop);
+        }
+        self.started = false;
+    }
+
+    pub(crate) fn started(&self) -> bool {
+        self.started
+    }
+
+    pub(crate) fn settled(&self) -> bool {
+        self.started && self.surveys.iter().all(|s| s.done)
+    }
+
+    pub(crate) fn of(&self, local: IpAddr) -> Option<&NatReport> {
+        self.surveys.iter().find(|s| s.report.local == local && s.done).map(|s| &s.report)
+    }
+
+    pub(crate) fn reports(&self) -> impl Iterator<Item = &NatReport> {
+        self.surveys.iter().filter(|s| s.done).map(|s| &s.report)
+    }
+
+    /// Asks what a fresh port of an interface is seen as, for a punch; the connection stays open until
+    /// [`release`](Self::release). False: there is no server to ask.
+    pub(crate) fn sample(&mut self, cx: &mut Cx, local: IpAddr, key: Key) -> bool {
+        let server = self.surveys.iter().find(|s| s.report.local == local).and_then(|s| s.report.server);
+        let Some(server) = server else { return false };
+        let port = fresh_port(cx);
+        let (sock, probe) = dial(cx, Owner::Sample, SocketAddr::new(local, port), server, Duration::ZERO);
+        self.samples.insert(sock, (key, probe));
+        true
+    }
+
+    pub(crate) fn release(&mut self, cx: &mut Cx, key: Key) {
+        let of: Vec<SockId> =
+            self.samples.iter().filter(|(_, (k, _))| *k == key).map(|(sock, _)| *sock).collect();
+        for sock in of {
+            self.samples.remove(&sock);
+            cx.close(sock, CloseHow::Drop);
+        }
+    }
+
+    pub(crate) fn bound(&mut self, cx: &mut Cx, place: u8) {
+        if let Some(survey) = self.surveys.get_mut(usize::from(place)) {
+            survey.udp_bound(cx);
+        }
+    }
+
+    pub(crate) fn datagram(&mut self, cx: &mut Cx, place: u8, from: SocketAddr, data: &[u8]) {
+        if let Some(survey) = self.surveys.get_mut(usize::from(place)) {
+            survey.datagram(cx, from, data);
+        }
+    }
+
+    pub(crate) fn connected(&mut self, cx: &mut Cx, owner: Owner, sock: SockId) {
+        let probe = match owner {
+            Owner::Survey(place) => {
+                let Some(survey) = self.surveys.get_mut(usize::from(place)) else { return };
+                let Some((what, probe)) = survey.probes.get(&sock) else { return };
+                if *what == What::Anchor {
+                    survey.report.round_trip = Some(cx.now.since(probe.began));
+                }
+                probe
+            }
+            _ => match self.samples.get(&sock) {
+                Some((_, probe)) => probe,
+                None => return,
+            },
+        };
+        cx.read(sock, TCP_CREDIT);
+        cx.send(sock, stun::binding_request(probe.transaction, None));
+    }
+
+    /// Bytes of a sample give its result.
+    pub(crate) fn received(
+        &mut self,
+        cx: &mut Cx,
+        owner: Owner,
+        sock: SockId,
+        data: &[u8],
+    ) -> Option<Sampled> {
+        if let Owner::Survey(place) = owner {
+            self.surveys.get_mut(usize::from(place))?.received(cx, sock, data);
+            return None;
+        }
+        let (key, probe) = self.samples.get_mut(&sock)?;
+        let reply = probe.answer(cx, data)?;
+        let seen = reply.and_then(|r| mapped(&r));
+        Some(Sampled { key: *key, local: probe.local, seen })
+    }
+
+    /// A socket failed or its stream ended; `open` says that the driver still has it.
+    pub(crate) fn failed(&mut self, cx: &mut Cx, owner: Owner, sock: SockId, open: bool) -> Option<Sampled> {
+        if open {
+            cx.close(sock, CloseHow::Drop);
+        }
+        if let Owner::Survey(place) = owner {
+            self.surveys.get_mut(usize::from(place))?.failed(cx, sock);
+            return None;
+        }
+        let (key, probe) = self.samples.remove(&sock)?;
+        (!probe.answered).then_some(Sampled { key, local: probe.local, seen: None })
+    }
+
+    pub(crate) fn timeout(&mut self, cx: &mut Cx, place: u8) {
+        if let Some(survey) = self.surveys.get_mut(usize::from(place)) {
+            survey.timeout(cx);
+        }
+    }
+}
+
+impl Survey {
+    fn begin(&mut self, cx: &mut Cx) {
+        if self.done {
+            return;
+        }
+        self.anchor(cx);
+        let local = SocketAddr::new(self.report.local, 0);
+        self.udp = Udp::Binding(cx.bind_udp(Owner::Survey(self.place), local));
+        self.arm(cx);
+    }
+
+    fn anchor(&mut self, cx: &mut Cx) {
+        let Some(server) = self.servers.get(self.asked).copied() else { return };
+        self.dial(cx, What::Anchor, self.port, server, Duration::ZERO);
+    }
+
+    fn dial(&mut self, cx: &mut Cx, what: What, port: u16, to: SocketAddr, after: Duration) {
+        let local = SocketAddr::new(self.report.local, port);
+        let (sock, probe) = dial(cx, Owner::Survey(self.place), local, to, after);
+        self.probes.insert(sock, (what, probe));
+    }
+
+    fn received(&mut self, cx: &mut Cx, sock: SockId, data: &[u8]) {
+        let Some((what, probe)) = self.probes.get_mut(&sock) else { return };
+        let (what, local) = (*what, probe.local);
+        let Some(reply) = probe.answer(cx, data) else { return };
+        let seen = reply.and_then(|r| mapped(&r));
+        let Some(seen) = seen else { return self.failed(cx, sock) };
+        match what {
+            What::Anchor if self.done => self.report.mapped = Some(seen),
+            What::Anchor => self.anchored(cx, seen, reply.and_then(|r| r.other)),
+            What::Address => self.by_address = Some(seen),
+            What::Port => self.by_port = Some(seen),
+            What::Sample(n) => self.seen[n] = Some((local, seen.port())),
+        }
+        self.conclude(cx);
+    }
+
+    /// The server answered: everything else can be asked.
+    fn anchored(&mut self, cx: &mut Cx, seen: SocketAddr, other: Option<SocketAddr>) {
+        let server = self.servers[self.asked];
+        self.report.mapped = Some(seen);
+        self.report.server = Some(server);
+        let stand_in = || self.servers.iter().copied().find(|s| s.ip() != server.ip());
+        let sound =
+            |o: &SocketAddr| o.is_ipv4() == server.is_ipv4() && o.ip() != server.ip() && o.port() != 0;
+        let second = other.filter(sound);
+        self.report.second_address = second.is_some();
+        let by_address = second.map(|o| SocketAddr::new(o.ip(), server.port())).or_else(stand_in);
+        self.second = by_address.is_some();
+        if let Some(to) = by_address {
+            self.dial(cx, What::Address, self.port, to, Duration::ZERO);
+        }
+        if let Some(other) = second.filter(|o| o.port() != server.port()) {
+            self.dial(cx, What::Port, self.port, SocketAddr::new(server.ip(), other.port()), Duration::ZERO);
+        }
+        if seen.ip() == self.report.local {
+            return;
+        }
+        let first = fresh_port(cx);
+        for (n, offset) in OFFSETS.into_iter().enumerate() {
+            self.dial(cx, What::Sample(n), first + offset, server, SPACING * (n as u32 + 2));
+        }
+    }
+
+    fn failed(&mut self, cx: &mut Cx, sock: SockId) {
+        if matches!(self.udp, Udp::Binding(s) | Udp::Asking { sock: s, .. } if s == sock) {
+            self.udp = Udp::Over;
+            return self.conclude(cx);
+        }
+        let Some((what, _)) = self.probes.remove(&sock) else { return };
+        cx.close(sock, CloseHow::Drop);
+        match what {
+            What::Anchor if self.done => {
+                cx.timers.set(Timer::Survey(self.place), Some(cx.now + ANCHOR_AGAIN));
+            }
+            // It has answered, and is kept for its mapping only.
+            What::Anchor if self.report.server.is_some() => {}
+            What::Anchor => {
+                self.asked += 1;
+                if self.asked < self.servers.len().min(SERVERS) {
+                    self.anchor(cx);
+                    self.ask_udp(cx);
+                }
+            }
+            What::Address | What::Port | What::Sample(_) => {}
+        }
+        self.conclude(cx);
+    }
+
+    fn timeout(&mut self, cx: &mut Cx) {
+        if self.done {
+            return self.anchor(cx);
+        }
+        if self.until <= cx.now {
+            self.end_udp(cx);
+            return self.finish(cx);
+        }
+        // Sent again once, for the sake of lost datagrams.
+        self.ask_udp(cx);
+        self.conclude(cx);
+    }
+
+    /// Ends the survey when nothing is waited for.
+    fn conclude(&mut self, cx: &mut Cx) {
+        if self.done {
+            return;
+        }
+        self.conclude_udp(cx);
+        let waiting = self.probes.values().any(|(_, p)| !p.answered);
+        if matches!(self.udp, Udp::Over) && !waiting {
+            return self.finish(cx);
+        }
+        self.arm(cx);
+    }
+
+    fn finish(&mut self, cx: &mut Cx) {
+        self.done = true;
+        self.report.samples = self.seen.iter().flatten().copied().collect();
+        let behaviour = &mut self.report.behaviour;
+        if let Some(seen) = self.report.mapped {
+            if seen.ip() == self.report.local {
+                behaviour.mapping = Some(Mapping::None);
+                behaviour.allocation = Some(behaviour::Allocation::Equal);
+            } else {
+                behaviour.mapping = match (self.by_address, self.by_port) {
+                    (_, Some(p)) if p != seen => Some(Mapping::AddressPortDependent),
+                    (Some(a), Some(_)) if a != seen => Some(Mapping::AddressDependent),
+                    // Its other port was not there to ask.
+                    (Some(a), None) if a != seen => Some(Mapping::AddressPortDependent),
+                    (Some(_), _) => Some(Mapping::EndpointIndependent),
+                    (None, _) => None,
+                };
+                behaviour.allocation = behaviour::allocation(&self.report.samples);
+            }
+        }
+        // An endpoint-independent mapping that cannot be foreseen is kept open, so that it stays true.
+        let keep = behaviour.foresight() == Foresight::Measured && self.report.mapped.is_some();
+        self.close(cx, |what| !(keep && what == What::Anchor));
+        cx.timers.set(Timer::Survey(self.place), None);
+    }
+
+    fn close(&mut self, cx: &mut Cx, which: impl Fn(What) -> bool) {
+        let socks: Vec<SockId> =
+            self.probes.iter().filter(|(_, (what, _))| which(*what)).map(|(sock, _)| *sock).collect();
+        for sock in socks {
+            self.probes.remove(&sock);
+            cx.close(sock, CloseHow::Drop);
+        }
+    }
+
+    fn arm(&self, cx: &mut Cx) {
+        let at = match &self.udp {
+            Udp::Asking { heard: Heard { plain: Some(at), .. }, .. } => *at + self.patience(),
+            Udp::Asking { since, sent, .. } if *sent < ASKED => *since + SWALLOWED_AFTER * u32::from(*sent),
+            Udp::Asking { since, .. } => *since + SILENT_AFTER,
+            Udp::Binding(_) | Udp::Over => self.until,
+        };
+        cx.timers.set(Timer::Survey(self.place), Some(at.min(self.until)));
+    }
+
+    /// How long an answer is waited for that a filter may swallow.
+    fn patience(&self) -> Duration {
+        SWALLOWED_AFTER.max(self.report.round_trip.unwrap_or_default() * 3)
+    }
+
+    fn udp_bound(&mut self, cx: &mut Cx) {
+        let Udp::Binding(sock) = self.udp else { return };
+        let ids = [(); 3].map(|()| TransactionId(cx.random.bytes(Domain::StunTransaction)));
+        self.udp = Udp::Asking { sock, ids, since: cx.now, sent: 0, heard: Heard::default() };
+        self.ask_udp(cx);
+        self.arm(cx);
+    }
+
+    /// Asks the plain question and both that want their answer from elsewhere.
+    fn ask_udp(&mut self, cx: &mut Cx) {
+        let Some(server) = self.servers.get(self.asked).copied() else { return };
+        let Udp::Asking { sock, ids, sent, heard, .. } = &mut self.udp else { return };
+        if *sent >= ASKED || heard.plain.is_some() {
+            return;
+        }
+        *sent += 1;
+        let change = |ip, port| Some(ChangeRequest { ip, port });
+        for (id, change) in ids.iter().zip([None, change(true, true), change(false, true)]) {
+            cx.send_datagram(*sock, server, stun::binding_request(*id, change));
+        }
+    }
+
+    fn datagram(&mut self, cx: &mut Cx, from: SocketAddr, data: &[u8]) {
+        let server = self.servers.get(self.asked).copied();
+        let Udp::Asking { ids, heard, .. } = &mut self.udp else { return };
+        let reply = stun::decode_binding(data, Transport::Udp).ok();
+        let Some((reply, n)) = reply.and_then(|r| Some((r, ids.iter().position(|id| *id == r.transaction)?)))
+        else {
+            cx.stats.bad_stun += 1;
+            return;
+        };
+        match (reply.outcome, n) {
+            (BindingOutcome::Error(_), _) => heard.refused = true,
+            (_, 0) if Some(from) == server => heard.plain = heard.plain.or(Some(cx.now)),
+            // An answer counts for what it shows: where it came from.
+            (_, 1) if server.is_some_and(|s| s.ip() != from.ip()) => heard.from_other_address = true,
+            (_, 2) if server.is_some_and(|s| s != from) => heard.from_other_port = true,
+            _ => {}
+        }
+        self.conclude(cx);
+    }
+
+    fn conclude_udp(&mut self, cx: &mut Cx) {
+        let patience = self.patience();
+        let Udp::Asking { heard, since, .. } = &self.udp else { return };
+        let waited = heard.plain.is_some_and(|at| at + patience <= cx.now);
+        let filtering = match heard {
+            Heard { refused: true, .. } => None,
+            Heard { from_other_address: true, .. } => Some(Filtering::EndpointIndependent),
+            _ if !waited => {
+                // No answer to the plain question either: nothing can be said.
+                let silent = heard.plain.is_none() && *since + SILENT_AFTER <= cx.now;
+                if silent {
+                    self.end_udp(cx);
+                }
+                return;
+            }
+            Heard { from_other_port: true, .. } => Some(Filtering::AddressDependent),
+            _ => Some(Filtering::AddressPortDependent),
+        };
+        self.report.behaviour.filtering = filtering;
+        self.end_udp(cx);
+    }
+
+    fn end_udp(&mut self, cx: &mut Cx) {
+        if let Udp::Binding(sock) | Udp::Asking { sock, .. } = self.udp {
+            cx.close(sock, CloseHow::Drop);
+        }
+        self.udp = Udp::Over;
+    }
+}
+
+impl Probe {
+    /// `None`: more bytes are needed. `Some(None)`: what came is no answer.
+    #[allow(clippy::option_option, reason = "two different nothings, each told above")]
+    fn answer(&mut self, cx: &mut Cx, data: &[u8]) -> Option<Option<BindingReply>> {
+        if self.answered {
+            return None;
+        }
+        let message = self.splitter.push(data).and_then(|()| self.splitter.next_message());
+        let reply = match message {
+            Ok(None) => return None,
+            Ok(Some(message)) => stun::decode_binding(&message, Transport::Tcp).ok(),
+            Err(_) => None,
+        };
+        self.answered = true;
+        let ours = reply.filter(|r| r.transaction == self.transaction);
+        if ours.is_none() {
+            cx.stats.bad_stun += 1;
+        }
+        Some(ours)
+    }
+}
+
+fn mapped(reply: &BindingReply) -> Option<SocketAddr> {
+    match reply.outcome {
+        BindingOutcome::Mapped(seen) => Some(seen),
+        BindingOutcome::Error(_) => None,
+    }
+}
+
+fn dial(cx: &mut Cx, owner: Owner, local: SocketAddr, to: SocketAddr, after: Duration) -> (SockId, Probe) {
+    let opts = SockOpts { reuse: Reuse::AddressAndPort, nodelay: true, ttl: None };
+    let at = cx.now + after;
+    let sock = cx.dial_at(owner, local, to, opts, at, at + ANSWER_WITHIN);
+    let transaction = TransactionId(cx.random.bytes(Domain::StunTransaction));
+    let splitter = StunSplitter::new();
+    (sock, Probe { local: local.port(), began: at, transaction, splitter, answered: false })
+}
+
+/// A port that is probably free, with room for a few more behind it.
+fn fresh_port(cx: &mut Cx) -> u16 {
+    10_000 + cx.random.below(Domain::Port, 22_000) as u16
+}

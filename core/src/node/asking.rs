@@ -1,0 +1,144 @@
+//! Our own punches as a strategy of a connect: waiting for a broker, the announcement, and the ladder of rungs.
+
+use super::Node;
+use super::attempts::{REPEAT_AFTER, Request, RunState};
+use super::punching::PunchStage;
+use crate::nat::Foresight;
+use crate::notice::{ConnectId, Notice, Outcome, Stage, Strategy};
+use crate::session::SessionId;
+use crate::signal::mappings::Mappings;
+use crate::signal::message::Body;
+use crate::strategy::agreement::Requester;
+
+/// Rungs of the ladder. Each swaps who dials first and takes fresh samples.
+const RUNGS: u8 = 3;
+/// An announcement is sent again at most so often.
+const REQUESTS: u8 = 6;
+
+/// The punch strategy of one connect.
+#[derive(Debug, Default)]
+pub(super) struct Ladder {
+    pub(super) told_waiting: bool,
+    /// The rung to begin next.
+    next: u8,
+    /// The announcement of the rung under way, for repeating.
+    pub(super) request: Option<Request>,
+    /// Why the last rung failed.
+    pub(super) detail: String,
+}
+
+impl Node {
+    /// Begins the first rung when it can, repeats an announcement, or goes on to the next rung.
+    pub(super) fn drive_ladder(&mut self, connect: ConnectId, n: usize) {
+        let now = self.cx.now;
+        let Some((session, peer, brokers, until)) = self.signalling_of(connect) else { return };
+        let key = (session, Requester::Us);
+        match self.punches.get(&key).map(|p| p.stage) {
+            None => {
+                let first = self.ladder(connect, n).is_some_and(|l| l.next == 0);
+                let ready = brokers.iter().any(|b| self.brokers[usize::from(*b)].is_ready());
+                if !first {
+                    return;
+                }
+                if self.address_is_settled() && ready {
+                    return self.next_rung(connect, n);
+                }
+                if let Some(ladder) = self.ladder(connect, n).filter(|l| !l.told_waiting) {
+                    ladder.told_waiting = true;
+                    let stage = Stage::AwaitingBroker;
+                    self.cx.notify(Notice::Progress { connect, strategy: Strategy::Punch, stage });
+                }
+            }
+            // Its timer sees to the end of the rung.
+            Some(PunchStage::Announced) => {
+                let request = self.ladder(connect, n).and_then(|l| l.request.as_mut());
+                if let Some(request) = request
+                    && request.next <= now
+                    && request.sent < REQUESTS
+                {
+                    request.next = now + REPEAT_AFTER * (1 << request.sent);
+                    request.sent += 1;
+                    let sealed = request.sealed.clone();
+                    self.publish(peer, &sealed, &brokers, until);
+                }
+            }
+            Some(_) => {}
+        }
+    }
+
+    /// Our NAT is measured: a rung that was begun without that, and that the measure contradicts, is not
+    /// waited for.
+    pub(super) fn survey_done(&mut self) {
+        let hasty: Vec<SessionId> = self
+            .punches
+            .iter()
+            .filter(|(key, p)| {
+                key.1 == Requester::Us && !p.surveyed && (p.gropes() || !self.was_right(p.local()))
+            })
+            .map(|(key, _)| key.0)
+            .collect();
+        for session in hasty {
+            self.punch_rung_over(session);
+        }
+    }
+
+    /// The rung under way is over without a pipe.
+    pub(super) fn punch_rung_over(&mut self, session: SessionId) {
+        let key = (session, Requester::Us);
+        let detail = self.describe_punch(key);
+        let hopeless = self.punches.get(&key).is_some_and(super::punching::Punch::is_hopeless);
+        self.end_punch(key);
+        let Some((connect, n)) = self.ladder_of(session) else { return };
+        let Some(ladder) = self.ladder(connect, n) else { return };
+        ladder.detail = detail;
+        ladder.request = None;
+        if ladder.next >= RUNGS || hopeless {
+            return self.end_ladder(connect, n);
+        }
+        self.next_rung(connect, n);
+    }
+
+    /// The peer will not punch.
+    pub(super) fn end_ladder(&mut self, connect: ConnectId, n: usize) {
+        let Some(ladder) = self.ladder(connect, n) else { return };
+        let detail = core::mem::take(&mut ladder.detail);
+        self.set_run(connect, n, RunState::Ended { outcome: Outcome::Failed, detail });
+        self.drive_attempt(connect);
+    }
+
+    /// Tells the peer where our next dials come from.
+    pub(super) fn send_initial(&mut self, session: SessionId, mappings: Box<Mappings>) {
+        let Some((connect, n)) = self.ladder_of(session) else { return };
+        let Some((_, peer, brokers, until)) = self.signalling_of(connect) else { return };
+        let offset = self.clock_offset_of(peer);
+        let (id, sealed) = self.seal(peer, session, offset, Body::Initial(mappings));
+        let sent = self.publish(peer, &sealed, &brokers, until);
+        let request = Request { id, sealed, sent: 1, next: self.cx.now + REPEAT_AFTER };
+        if let Some(ladder) = self.ladder(connect, n) {
+            ladder.request = Some(request);
+        }
+        let stage = Stage::Requested { brokers: sent };
+        self.cx.notify(Notice::Progress { connect, strategy: Strategy::Punch, stage });
+    }
+
+    fn next_rung(&mut self, connect: ConnectId, n: usize) {
+        let Some(ladder) = self.ladder(connect, n) else { return };
+        let rung = ladder.next;
+        ladder.next += 1;
+        let Some((session, peer, brokers, _)) = self.signalling_of(connect) else { return };
+        let Some((address, mode)) = self.address_and_mode_of(connect) else { return };
+        let key = (session, Requester::Us);
+        if !self.begin_punch(key, peer, mode, &address, brokers, rung, None) {
+            let detail = self.why_no_path(&address);
+            self.set_run(connect, n, RunState::Ended { outcome: Outcome::Skipped, detail });
+            return self.drive_attempt(connect);
+        }
+        self.drive_punch(key);
+    }
+
+    /// Whether a rung that took the external port for the local one did so rightly.
+    fn was_right(&self, local: std::net::IpAddr) -> bool {
+        let foresight = self.surveyor.of(local).map(|r| r.behaviour.foresight());
+        matches!(foresight, None | Some(Foresight::Offset(0)))
+    }
+}

@@ -1,0 +1,588 @@
+//! TCP hole punching, both sides of it: say where we come from, hear where the peer does, and dial so that the
+//! two NATs let the same connection through.
+//!
+//! The requester announces itself (INITIAL_MAPPINGS), the other answers (UPDATED_MAPPINGS) and dials when its
+//! answer should have arrived; the requester dials when it has. Every dial leaves from a port that listens too,
+//! or is repeated until the rung ends, so that whichever SYN comes through finds somebody.
+
+use core::fmt::Write;
+use core::time::Duration;
+use std::collections::{BTreeMap, VecDeque};
+use std::net::{IpAddr, SocketAddr};
+
+use smallvec::{SmallVec, smallvec};
+
+use super::Node;
+use super::streams::Role;
+use crate::address::PeerAddress;
+use crate::cx::Timer;
+use crate::hello::{Offer, Purpose};
+use crate::identity::NodeId;
+use crate::io::{IoFailure, SockId};
+use crate::limit::Bucket;
+use crate::nat::survey::Sampled;
+use crate::nat::{Behaviour, Foresight};
+use crate::notice::{Refusal, Stage, Strategy};
+use crate::pipe::PipeMode;
+use crate::random::Domain;
+use crate::session::SessionId;
+use crate::signal::mappings::Mappings;
+use crate::signal::message::Body;
+use crate::strategy::agreement::{Key, Requester};
+use crate::strategy::dialler::DialEnd;
+use crate::strategy::paths::{self, Trust};
+use crate::strategy::punch::{self, From, Side, Tactic, WINDOW};
+use crate::time::Instant;
+
+/// A rung on which both know where to dial: longer than two SYN retransmissions of Linux, at 1 s and 2 s.
+const MEET_FOR: Duration = Duration::from_secs(4);
+/// A rung that searches.
+const SEARCH_FOR: Duration = Duration::from_secs(10);
+/// A probe that found nothing is given up after this long: the hole it left in our NAT stays, and our listener
+/// answers whoever comes through.
+const PROBE_FOR: Duration = Duration::from_millis(1500);
+/// SYNs a second, and at once. EasyTier's 5,000 made routers fall over; two hundred a second are a web page.
+const SYN_EVERY: Duration = Duration::from_millis(2);
+const SYN_BURST: u32 = 16;
+/// A search whose dials are refused may go twice as fast: they leave nothing half-open behind, but each hole
+/// lasts for one round trip only.
+const SYN_EVERY_REFUSED: Duration = Duration::from_millis(1);
+/// So many show that dials are refused.
+const REFUSALS: u32 = 32;
+/// Half-open sockets of one punch.
+const MAX_HALF_OPEN: usize = 1024;
+/// Dials of one punch in all; for strangers few, since anybody can ask.
+const MAX_DIALS: u32 = 32_768;
+const MAX_DIALS_STRANGER: u32 = 4;
+/// Refused dials are repeated at once so often: a constant pause locks two sides out of phase, no pause cannot
+/// (simulation and kernel, ARCHITECTURE.md). Then after random ones up to this.
+const AT_ONCE: u8 = 8;
+const PAUSE: Duration = Duration::from_millis(200);
+/// After a rung of the peer's its next one is waited for so long.
+const REST_FOR: Duration = Duration::from_secs(15);
+const FOR_EVER: Duration = Duration::from_secs(7200);
+/// Between dials whose order counts: it must survive timers of a millisecond.
+const SPACING: Duration = Duration::from_millis(4);
+/// What a start that the peer asks for may be in the future.
+const MAX_DELAY: Duration = Duration::from_secs(2);
+
+/// A punch under way.
+#[derive(Debug)]
+pub(super) struct Punch {
+    pub(super) peer: NodeId,
+    pub(super) trust: Trust,
+    mode: PipeMode,
+    via: SmallVec<[u8; 2]>,
+    pub(super) rung: u8,
+    /// The interface it leaves from.
+    local: IpAddr,
+    pub(super) stage: PunchStage,
+    ours: Side,
+    theirs: Option<Side>,
+    /// Between our answer and its arrival, as far as known.
+    delay: Duration,
+    began: Instant,
+    pub(super) until: Instant,
+    waiting: VecDeque<Planned>,
+    search: Option<Search>,
+    live: BTreeMap<SockId, Planned>,
+    budget: Bucket,
+    dials: u32,
+    refused: u32,
+    tactic: Option<Tactic>,
+    /// The order in which ports are probed, and how many were.
+    walk: u64,
+    probed: u16,
+    /// Our NAT was measured before the rung began.
+    pub(super) surveyed: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum PunchStage {
+    /// A fresh sample is under way.
+    Sampling,
+    /// Ours is known, the peer's is waited for.
+    Announced,
+    Punching,
+    /// The rung is over; the peer, who asked, may begin another.
+    Resting,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Planned {
+    /// Local port; 0 for a fresh one.
+    from: u16,
+    to: SocketAddr,
+    tries: u8,
+    at: Instant,
+    /// Not repeated.
+    once: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Search {
+    Spray { to: SocketAddr, left: u16 },
+    Probe { to: IpAddr, low: u16, high: u16, key: u64, next: u16, count: u16 },
+}
+
+impl Node {
+    /// Begins a rung. `theirs` is what the peer announced, where it asked. False: there is no way to the peer.
+    #[allow(clippy::too_many_arguments, reason = "called from two places, each of which knows all of it")]
+    pub(super) fn begin_punch(
+        &mut self,
+        key: Key,
+        peer: NodeId,
+        mode: PipeMode,
+        address: &PeerAddress,
+        via: SmallVec<[u8; 2]>,
+        rung: u8,
+        theirs: Option<&Mappings>,
+    ) -> bool {
+        let trust = self.trust(peer);
+        let family = |v4: bool| address.interfaces().any(|i| i.external.is_ipv4() == v4);
+        let route = self.routes.iter().find(|r| {
+            let fits = theirs.is_none_or(|t| t.external.is_ipv4() == r.internal.is_ipv4());
+            fits && family(r.internal.is_ipv4())
+        });
+        let Some(route) = route.copied() else { return false };
+        let before = self.end_punch(key);
+        let dials = before.as_ref().map_or(0, |p| p.dials);
+        self.close_dials(before.into_iter().flat_map(|p| p.live.into_keys()));
+        let surveyed = self.surveyor.settled();
+        let behaviour = self.surveyor.of(route.internal).map(|r| r.behaviour).unwrap_or_default();
+        let listen = self.listen_port(route.internal.is_ipv4()).unwrap_or(0);
+        let (internal, external) = (route.internal, route.external);
+        let ours = Side { behaviour, external, internal, ports: SmallVec::new(), listen };
+        let delay =
+            theirs.map_or(Duration::ZERO, |t| (t.signal_delay + self.signal_delay(&via)).min(MAX_DELAY));
+        let now = self.cx.now;
+        let punch = Punch {
+            peer,
+            trust,
+            mode,
+            via,
+            rung,
+            local: internal,
+            stage: PunchStage::Sampling,
+            ours,
+            theirs: theirs.and_then(side_of),
+            delay,
+            began: now,
+            until: now + MEET_FOR,
+            waiting: VecDeque::new(),
+            search: None,
+            live: BTreeMap::new(),
+            budget: Bucket::new(SYN_BURST, SYN_EVERY),
+            dials,
+            refused: 0,
+            tactic: None,
+            walk: 0,
+            probed: 0,
+            surveyed,
+        };
+        self.punches.insert(key, punch);
+        let sampling = matches!(behaviour.foresight(), Foresight::Next(_))
+            && self.surveyor.sample(&mut self.cx, internal, key);
+        if !sampling {
+            self.punch_announce(key, None);
+        }
+        true
+    }
+
+    /// Ends a punch without touching its streams.
+    pub(super) fn end_punch(&mut self, key: Key) -> Option<Punch> {
+        let punch = self.punches.remove(&key)?;
+        self.cx.timers.set(Timer::Punch(key), None);
+        self.surveyor.release(&mut self.cx, key);
+        Some(punch)
+    }
+
+    pub(super) fn punch_sampled(&mut self, sampled: Sampled) {
+        if self.punches.get(&sampled.key).is_some_and(|p| p.stage == PunchStage::Sampling) {
+            self.punch_announce(sampled.key, sampled.seen);
+        }
+    }
+
+    /// A peer wants to punch; our user's rules have been asked. Answers, and dials when that has arrived.
+    pub(super) fn visit_by_punch(
+        &mut self,
+        peer: NodeId,
+        session: SessionId,
+        via: SmallVec<[u8; 2]>,
+        mappings: &Mappings,
+    ) {
+        let key = (session, Requester::Them);
+        let trust = self.trust(peer);
+        let dialable = |ip: IpAddr| {
+            paths::to_peer(&self.routes, &mappings.address, false, trust).iter().any(|p| p.remote.ip() == ip)
+        };
+        if !dialable(mappings.external) {
+            return self.reply(peer, session, &via, Body::Dialled(SmallVec::new()));
+        }
+        self.agreement.open(key, peer, mappings.mode);
+        let begun = self.begin_punch(
+            key,
+            peer,
+            mappings.mode,
+            &mappings.address,
+            via.clone(),
+            mappings.rung,
+            Some(mappings),
+        );
+        if !begun {
+            self.abandon(key, peer);
+            self.reply(peer, session, &via, Body::Dialled(SmallVec::new()));
+        }
+    }
+
+    /// The peer's answer to our announcement.
+    pub(super) fn punch_answered(&mut self, peer: NodeId, session: SessionId, mappings: &Mappings) {
+        let key = (session, Requester::Us);
+        let Some(punch) = self.punches.get_mut(&key) else { return };
+        if punch.peer != peer || punch.rung != mappings.rung || punch.stage != PunchStage::Announced {
+            return;
+        }
+        punch.theirs = side_of(mappings);
+        let swapped = punch.rung % 2 == 1;
+        let wait = if swapped { mappings.signal_delay.min(MAX_DELAY) } else { Duration::ZERO };
+        self.plan_punch(key, wait);
+    }
+
+    /// Whether a stream from this address may be the other end of a punch of ours: which.
+    pub(super) fn awaited_from(&self, ip: IpAddr) -> Option<(Key, NodeId, PipeMode)> {
+        let from = |p: &Punch| p.theirs.as_ref().is_some_and(|t| t.external == ip || t.internal == ip);
+        self.punches
+            .iter()
+            .find(|(key, p)| key.1 == Requester::Us && p.stage == PunchStage::Punching && from(p))
+            .map(|(key, p)| (*key, p.peer, p.mode))
+    }
+
+    /// Dials what is due.
+    pub(super) fn drive_punch(&mut self, key: Key) {
+        let now = self.cx.now;
+        loop {
+            let Some(punch) = self.punches.get_mut(&key) else { return };
+            if punch.stage != PunchStage::Punching || punch.until <= now {
+                break;
+            }
+            let stranger = key.1 == Requester::Them && punch.trust == Trust::Stranger;
+            let most = if stranger { MAX_DIALS_STRANGER } else { MAX_DIALS };
+            let room = punch.live.len() < MAX_HALF_OPEN && punch.dials < most;
+            let due = punch.waiting.front().is_some_and(|p| p.at <= now) || punch.search.is_some();
+            if !room || !due || !punch.budget.take(now) {
+                break;
+            }
+            let Some(next) = punch.next(now) else { break };
+            punch.dials += 1;
+            self.dial_punch(key, next);
+        }
+        let Some(punch) = self.punches.get(&key) else { return };
+        let at = match punch.stage {
+            PunchStage::Punching if punch.search.is_some() && punch.live.len() < MAX_HALF_OPEN => {
+                Some(now + SYN_EVERY)
+            }
+            PunchStage::Punching => punch.waiting.front().map(|p| p.at.max(now + SYN_EVERY)),
+            _ => None,
+        };
+        let at = at.unwrap_or(punch.until).min(punch.until);
+        if punch.until > now {
+            self.cx.timers.set(Timer::Punch(key), Some(at));
+        } else if punch.stage == PunchStage::Sampling {
+            self.punch_announce(key, None);
+        } else {
+            self.rung_over(key);
+        }
+    }
+
+    /// Whether a session is being punched.
+    pub(super) fn is_punching(&self, key: Key) -> bool {
+        self.punches.contains_key(&key)
+    }
+
+    /// A stream of a punch is gone; false: it is no punch's.
+    pub(super) fn punch_lost_stream(&mut self, key: Key, sock: SockId, why: DialEnd) -> bool {
+        let now = self.cx.now;
+        let Some(punch) = self.punches.get_mut(&key) else { return false };
+        let Some(dial) = punch.live.remove(&sock) else { return false };
+        let tries = dial.tries.saturating_add(1);
+        let again = |after: Duration| Planned { tries, at: now + after, ..dial };
+        let random = Duration::from_micros(self.cx.random.below(Domain::Punch, PAUSE.as_micros() as u64));
+        let next = match why {
+            DialEnd::Io(IoFailure::AddrInUse) if dial.from != 0 => {
+                Some(Planned { from: 0, ..again(Duration::ZERO) })
+            }
+            // Somebody owns these two ends already: a stream of the peer's that our listener took.
+            DialEnd::Io(IoFailure::AddrNotAvailable) => Some(again(PAUSE)),
+            DialEnd::Io(IoFailure::Resources) => Some(again(PAUSE * 2)),
+            DialEnd::Io(why) => {
+                if why != IoFailure::TimedOut {
+                    punch.was_refused();
+                }
+                let at_once = if punch.trust == Trust::Stranger { 1 } else { AT_ONCE };
+                Some(again(if tries <= at_once { Duration::ZERO } else { random }))
+            }
+            DialEnd::Lost | DialEnd::Silent | DialEnd::Stalled => Some(again(random)),
+            DialEnd::Hello(_) | DialEnd::Refused(_) => None,
+        };
+        if let Some(next) = next.filter(|_| !dial.once) {
+            let place = punch.waiting.partition_point(|p| p.at <= next.at);
+            punch.waiting.insert(place, next);
+        }
+        self.drive_punch(key);
+        true
+    }
+
+    /// How far a punch has come, in words.
+    pub(super) fn describe_punch(&self, key: Key) -> String {
+        let Some(punch) = self.punches.get(&key) else { return String::from("not begun") };
+        punch.describe(self.cx.now)
+    }
+
+    /// The way to the broker and not back.
+    fn signal_delay(&self, via: &[u8]) -> Duration {
+        let known = via.iter().filter_map(|place| self.brokers.get(usize::from(*place))?.round_trip());
+        known.min().unwrap_or_default() / 2
+    }
+
+    /// Ours is known: tells the peer.
+    fn punch_announce(&mut self, key: Key, seen: Option<SocketAddr>) {
+        let Some(punch) = self.punches.get_mut(&key) else { return };
+        let report = self.surveyor.of(punch.local);
+        let listen = punch.ours.listen;
+        punch.ours.ports = match punch.ours.behaviour.foresight() {
+            Foresight::Offset(offset) => smallvec![listen.wrapping_add(offset).max(1)],
+            Foresight::Measured => match report.and_then(|r| r.mapped) {
+                Some(mapped) => smallvec![mapped.port()],
+                None => smallvec![listen],
+            },
+            Foresight::Next(step) => match seen {
+                Some(seen) => {
+                    let nth = |n| seen.port().wrapping_add_signed(step.wrapping_mul(n));
+                    (1..=WINDOW as i16).map(nth).filter(|p| *p != 0).collect()
+                }
+                None => smallvec![listen],
+            },
+            Foresight::Nothing { .. } => SmallVec::new(),
+        };
+        let (peer, mode, rung, via) = (punch.peer, punch.mode, punch.rung, punch.via.clone());
+        let (behaviour, external, ports) =
+            (punch.ours.behaviour, punch.ours.external, punch.ours.ports.clone());
+        let (delay, swapped) = (punch.delay, rung % 2 == 1);
+        punch.stage = PunchStage::Announced;
+        // The peer's user may be asked first: the connect's own deadline ends the wait.
+        punch.until = self.cx.now + FOR_EVER;
+        let signal_delay = self.signal_delay(&via);
+        let address = Box::new(self.current_address());
+        let mappings = Box::new(Mappings { mode, rung, behaviour, signal_delay, external, ports, address });
+        match key.1 {
+            Requester::Us => self.send_initial(key.0, mappings),
+            Requester::Them => {
+                let (session, stranger) =
+                    (key.0, self.punches.get(&key).is_some_and(|p| p.trust == Trust::Stranger));
+                let tactic = self.punches.get(&key).and_then(Punch::tactic);
+                if stranger && matches!(tactic, Some(Tactic::Spray { .. } | Tactic::Probe { .. })) {
+                    self.cx.stats.refused += 1;
+                    self.end_punch(key);
+                    self.abandon(key, peer);
+                    return self.reply(peer, session, &via, Body::Refused(Refusal::NoSearchForStrangers));
+                }
+                self.reply(peer, session, &via, Body::Updated(mappings));
+                self.plan_punch(key, if swapped { Duration::ZERO } else { delay });
+            }
+        }
+    }
+
+    /// Both are known: decides what to dial, from `wait` on.
+    fn plan_punch(&mut self, key: Key, wait: Duration) {
+        let now = self.cx.now;
+        let search = self.cx.random.below(Domain::Punch, u64::MAX);
+        let Some(punch) = self.punches.get_mut(&key) else { return };
+        let Some(tactic) = punch.tactic() else { return };
+        punch.stage = PunchStage::Punching;
+        let listen = punch.ours.listen;
+        let at = now + wait;
+        punch.until = at + if matches!(tactic, Tactic::Meet(_)) { MEET_FOR } else { SEARCH_FOR };
+        match &tactic {
+            Tactic::Meet(dials) => {
+                let from = |from: From| if from == From::Listener { listen } else { 0 };
+                // Ports that count up must be taken in order.
+                let nth = |n: usize, from: From| {
+                    if from == From::Fresh { SPACING * n as u32 } else { Duration::ZERO }
+                };
+                let planned = |(n, (f, to)): (usize, &(From, SocketAddr))| Planned {
+                    from: from(*f),
+                    to: *to,
+                    tries: 0,
+                    at: at + nth(n, *f),
+                    once: false,
+                };
+                punch.waiting = dials.iter().enumerate().map(planned).collect();
+            }
+            Tactic::Spray { to, from } => punch.search = Some(Search::Spray { to: *to, left: *from }),
+            Tactic::Probe { to, low, high, count } => {
+                let (to, low, high, count) = (*to, *low, *high, *count);
+                punch.walk = search;
+                punch.search = Some(Search::Probe { to, low, high, key: search, next: 0, count });
+            }
+            Tactic::Hopeless(_) => punch.until = now,
+        }
+        let rung = punch.rung;
+        punch.tactic = Some(tactic);
+        self.stage(Some(key), Strategy::Punch, Stage::Punching { rung });
+        self.drive_punch(key);
+    }
+
+    fn dial_punch(&mut self, key: Key, mut dial: Planned) {
+        if dial.from == 0 {
+            dial.from = 10_000 + self.cx.random.below(Domain::Port, 22_000) as u16;
+        }
+        let now = self.cx.now;
+        let Some(punch) = self.punches.get_mut(&key) else { return };
+        let until = if dial.once { punch.until.min(now + PROBE_FOR) } else { punch.until };
+        let (peer, mode, local) = (punch.peer, punch.mode, SocketAddr::new(punch.local, dial.from));
+        let role = match key.1 {
+            Requester::Us => Role::Initiate(Offer { session: key.0, purpose: Purpose::Open, mode }, peer),
+            Requester::Them => Role::Respond,
+        };
+        let sock = self.dial_for_punch(local, dial.to, until, role, (key, peer, mode));
+        if let Some(punch) = self.punches.get_mut(&key) {
+            punch.live.insert(sock, dial);
+        }
+    }
+
+    /// Nothing came of a rung.
+    fn rung_over(&mut self, key: Key) {
+        match key.1 {
+            Requester::Us => self.punch_rung_over(key.0),
+            Requester::Them => {
+                let now = self.cx.now;
+                let Some(punch) = self.punches.get_mut(&key) else { return };
+                if punch.stage != PunchStage::Resting {
+                    punch.stage = PunchStage::Resting;
+                    punch.until = now + REST_FOR;
+                    punch.waiting.clear();
+                    punch.search = None;
+                    return self.cx.timers.set(Timer::Punch(key), Some(now + REST_FOR));
+                }
+                // The peer has given up; streams that are saying hello go on.
+                self.end_punch(key);
+                if self.streams.of_session(key).next().is_none() {
+                    self.agreement.abandon(key);
+                }
+            }
+        }
+    }
+}
+
+impl Punch {
+    fn was_refused(&mut self) {
+        self.refused += 1;
+        let searches = matches!(self.tactic, Some(Tactic::Spray { .. } | Tactic::Probe { .. }));
+        if searches && self.refused == REFUSALS {
+            self.budget = Bucket::new(SYN_BURST, SYN_EVERY_REFUSED);
+        }
+        let Some(Tactic::Probe { to, low, high, .. }) = self.tactic else { return };
+        // A refused probe has left no hole: one more takes its place.
+        match &mut self.search {
+            Some(Search::Probe { count, .. }) => *count = count.saturating_add(1),
+            Some(Search::Spray { .. }) => {}
+            None => {
+                let (key, next) = (self.walk, self.probed);
+                self.search = Some(Search::Probe { to, low, high, key, next, count: next.saturating_add(1) });
+            }
+        }
+    }
+
+    fn tactic(&self) -> Option<Tactic> {
+        Some(punch::tactic(&self.ours, self.theirs.as_ref()?))
+    }
+
+    /// The next dial that is due.
+    fn next(&mut self, now: Instant) -> Option<Planned> {
+        if self.waiting.front().is_some_and(|p| p.at <= now) {
+            return self.waiting.pop_front();
+        }
+        let listen = self.ours.listen;
+        let (planned, left) = match self.search? {
+            Search::Spray { to, left } => {
+                let planned = Planned { from: 0, to, tries: 0, at: now, once: false };
+                (planned, (left > 1).then(|| Search::Spray { to, left: left - 1 }))
+            }
+            Search::Probe { to, low, high, key, next, count } => {
+                let to_port = SocketAddr::new(to, punch::nth_port(key, next, low, high));
+                let planned = Planned { from: listen, to: to_port, tries: 0, at: now, once: true };
+                self.probed = next.saturating_add(1);
+                let rest = Search::Probe { to, low, high, key, next: self.probed, count };
+                (planned, (self.probed < count).then_some(rest))
+            }
+        };
+        self.search = left;
+        Some(planned)
+    }
+
+    /// Whether the peer's ports are random, so that much depends on what our NAT lets in.
+    pub(super) fn gropes(&self) -> bool {
+        self.theirs.as_ref().is_some_and(|t| t.ports.is_empty())
+    }
+
+    pub(super) fn local(&self) -> IpAddr {
+        self.local
+    }
+
+    /// Whether another rung would end no better.
+    pub(super) fn is_hopeless(&self) -> bool {
+        matches!(self.tactic, Some(Tactic::Hopeless(_)))
+    }
+
+    fn describe(&self, now: Instant) -> String {
+        let mut text = format!("our NAT: {}", self.ours.behaviour);
+        if let Some(theirs) = &self.theirs {
+            // Writing to a String cannot fail.
+            let _ = write!(text, "; the peer's: {}", theirs.behaviour);
+        }
+        let seconds = now.since(self.began).as_millis() as f64 / 1e3;
+        let range = |b: Behaviour| match b.foresight() {
+            Foresight::Nothing { low, high } => u32::from(high - low) + 1,
+            _ => 64_512,
+        };
+        let chance = |b: Behaviour| {
+            let permille = punch::hit_permille(punch::SPRAY.into(), punch::PROBES.into(), range(b));
+            f64::from(permille) / 10.0
+        };
+        let _ = match (&self.tactic, self.stage) {
+            (None, PunchStage::Announced) => write!(text, "; the peer did not answer"),
+            (None, _) => write!(text, "; our ports could not be told in time"),
+            (Some(Tactic::Hopeless(why)), _) => write!(text, "; {why}"),
+            (Some(Tactic::Meet(_)), _) => {
+                write!(
+                    text,
+                    "; {} dials, {} of them refused, met nobody in {seconds:.1} s",
+                    self.dials, self.refused
+                )
+            }
+            (Some(Tactic::Spray { .. }), _) => {
+                let p = chance(self.ours.behaviour);
+                write!(text, "; {} dials for a hit at P = {p} % found nothing in {seconds:.1} s", self.dials)
+            }
+            (Some(Tactic::Probe { .. }), _) => {
+                let p = self.theirs.as_ref().map_or(0.0, |t| chance(t.behaviour));
+                write!(text, "; {} probes at P = {p} % found nothing in {seconds:.1} s", self.dials)
+            }
+        };
+        text
+    }
+}
+
+fn side_of(mappings: &Mappings) -> Option<Side> {
+    let of = |i: &&crate::address::PeerInterface| {
+        i.external == mappings.external || i.internal == mappings.external
+    };
+    let interface = mappings.address.interfaces().find(of)?;
+    Some(Side {
+        behaviour: mappings.behaviour,
+        external: mappings.external,
+        internal: interface.internal,
+        ports: mappings.ports.clone(),
+        listen: interface.port,
+    })
+}

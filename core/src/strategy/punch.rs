@@ -1,0 +1,217 @@
+//! What to dial so that two NATs let the same connection through, from what is known of both.
+//!
+//! A NAT lets a SYN in where it saw one leave for the same place. Where both sides' external ports can be told
+//! in advance, each dials the other's: the SYNs cross, or the later one finds the hole that the earlier one
+//! left, and the ends open simultaneously (RFC 9293 section 3.5). Where one side's ports are random, that
+//! side dials from many ports and the other tries many: 256 x 1,024 of 64,512 meet with probability 98.3 %.
+
+use std::net::{IpAddr, SocketAddr};
+
+use smallvec::SmallVec;
+
+use crate::nat::{Behaviour, Foresight};
+use crate::signal::mappings::MAX_PORTS;
+
+/// Ports of our own in a spray.
+pub(crate) const SPRAY: u16 = 256;
+/// Ports of the peer's tried against a spray.
+pub(crate) const PROBES: u16 = 1024;
+/// Dials of a side whose ports count up, each meeting one of the other side's.
+const STEPS: usize = 3;
+/// Ports announced by such a side: its next ones, some of which others behind its NAT may take.
+pub(crate) const WINDOW: usize = 8;
+
+/// One side of a punch.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Side {
+    pub(crate) behaviour: Behaviour,
+    pub(crate) external: IpAddr,
+    pub(crate) internal: IpAddr,
+    /// External ports it will come from.
+    pub(crate) ports: SmallVec<[u16; MAX_PORTS]>,
+    /// Its listener's port.
+    pub(crate) listen: u16,
+}
+
+/// Where a dial leaves from.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum From {
+    /// The listener's port: its mapping is known.
+    Listener,
+    /// A port of its own.
+    Fresh,
+}
+
+/// What one side does.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) enum Tactic {
+    /// Dial these, and again when refused.
+    Meet(SmallVec<[(From, SocketAddr); 1]>),
+    /// Dial one place from many ports.
+    Spray { to: SocketAddr, from: u16 },
+    /// Dial many ports of one address, each once.
+    Probe { to: IpAddr, low: u16, high: u16, count: u16 },
+    /// It cannot work, for this reason.
+    Hopeless(&'static str),
+}
+
+/// What our side does.
+pub(crate) fn tactic(ours: &Side, theirs: &Side) -> Tactic {
+    let near = ours.external == theirs.external && ours.internal != ours.external;
+    if near || ours.internal.is_loopback() {
+        // Behind one router, or on one machine: no NAT lies between the inside addresses.
+        let inside = SocketAddr::new(theirs.internal, theirs.listen);
+        return Tactic::Meet([(From::Listener, inside)].into_iter().collect());
+    }
+    let at = |port: u16| SocketAddr::new(theirs.external, port);
+    let meet = |dials: &mut dyn Iterator<Item = (From, SocketAddr)>| Tactic::Meet(dials.collect());
+    let measured = |side: &Side| side.behaviour.mapping.is_some();
+    if theirs.ports.is_empty() && !(measured(ours) && measured(theirs)) {
+        // Too early to search: this opens our filter, and the next try knows more.
+        return meet(&mut [(From::Listener, at(theirs.listen))].into_iter());
+    }
+    match (ours.behaviour.foresight(), theirs.ports.first()) {
+        (Foresight::Nothing { .. }, None) => Tactic::Hopeless("both NATs pick random ports"),
+        (Foresight::Nothing { .. }, Some(port))
+            if !theirs.behaviour.filters_by_port() || !measured(theirs) =>
+        {
+            meet(&mut [(From::Fresh, at(*port)); 2].into_iter())
+        }
+        (Foresight::Nothing { .. }, Some(_)) if theirs.ports.len() > 1 => {
+            Tactic::Hopeless("our NAT picks random ports, and the peer's another one for each destination")
+        }
+        (Foresight::Nothing { .. }, Some(port)) => Tactic::Spray { to: at(*port), from: SPRAY },
+        (Foresight::Next(_), None) if ours.behaviour.filters_by_port() => {
+            Tactic::Hopeless("the peer's NAT picks random ports, and ours another one for each destination")
+        }
+        // Any packet of ours to the peer's address opens our filter for its dials.
+        (_, None) if !ours.behaviour.filters_by_port() => {
+            meet(&mut [(From::Listener, at(theirs.listen))].into_iter())
+        }
+        (_, None) => {
+            let (low, high) = match theirs.behaviour.foresight() {
+                Foresight::Nothing { low, high } => (low.max(1), high),
+                _ => (1024, u16::MAX),
+            };
+            Tactic::Probe { to: theirs.external, low, high, count: PROBES }
+        }
+        (Foresight::Next(_), Some(_)) => {
+            let steps = if theirs.ports.len() > 1 { STEPS } else { 1 };
+            meet(&mut theirs.ports.iter().take(steps).map(|port| (From::Fresh, at(*port))))
+        }
+        (Foresight::Offset(_) | Foresight::Measured, Some(_)) => {
+            meet(&mut theirs.ports.iter().map(|port| (From::Listener, at(*port))))
+        }
+    }
+}
+
+/// In thousandths: how likely `probes` different ports out of `range` are to hit one of `mapped`.
+pub(crate) fn hit_permille(mapped: u32, probes: u32, range: u32) -> u32 {
+    const ONE: u64 = 1 << 32;
+    let range = u64::from(range.max(1));
+    let mut miss = ONE;
+    for n in 0..u64::from(probes).min(range) {
+        let left = range - n;
+        miss = miss * left.saturating_sub(u64::from(mapped)) / left;
+    }
+    ((ONE - miss) * 1000 / ONE) as u32
+}
+
+/// The `n`th of `count` different ports in `low..=high`, in an order that `key` chooses.
+pub(crate) fn nth_port(key: u64, n: u16, low: u16, high: u16) -> u16 {
+    let span = u64::from(high.max(low) - low) + 1;
+    // An affine walk by a step that shares no factor with the span visits every port once.
+    let mut step = ((key >> 32) % span) | 1;
+    while gcd(step, span) != 1 {
+        step += 2;
+    }
+    (u64::from(low) + (key % span + step * u64::from(n)) % span) as u16
+}
+
+fn gcd(a: u64, b: u64) -> u64 {
+    if b == 0 { a } else { gcd(b, a % b) }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+    use crate::nat::{Allocation, Filtering, Mapping};
+
+    const EI: Option<Mapping> = Some(Mapping::EndpointIndependent);
+    const APD: Option<Mapping> = Some(Mapping::AddressPortDependent);
+    const RANDOM: Option<Allocation> = Some(Allocation::Random { low: 1024, high: 65_535 });
+
+    fn side(n: u8, mapping: Option<Mapping>, allocation: Option<Allocation>, ports: &[u16]) -> Side {
+        let filtering = Some(Filtering::AddressPortDependent);
+        Side {
+            behaviour: Behaviour { mapping, filtering, allocation },
+            external: [203, 0, 113, n].into(),
+            internal: [192, 168, n, 2].into(),
+            ports: ports.iter().copied().collect(),
+            listen: 4000,
+        }
+    }
+
+    fn to(port: u16) -> SocketAddr {
+        ([203, 0, 113, 2], port).into()
+    }
+
+    #[test]
+    fn each_pair_has_its_tactic() {
+        let equal = |n, port| side(n, EI, Some(Allocation::Equal), &[port]);
+        let cone = side(1, EI, RANDOM, &[50_000]);
+        let counting = |n: u8| side(n, APD, Some(Allocation::Sequential(1)), &[7001, 7002, 7003, 7004]);
+        let random = |n| side(n, APD, RANDOM, &[]);
+        let one = |from, port| Tactic::Meet([(from, to(port))].into_iter().collect());
+        assert_eq!(tactic(&equal(1, 4000), &equal(2, 4001)), one(From::Listener, 4001));
+        assert_eq!(tactic(&cone, &equal(2, 4001)), one(From::Listener, 4001));
+        assert_eq!(tactic(&counting(1), &equal(2, 4001)), one(From::Fresh, 4001));
+        let all = (7001..7005).map(|p| (From::Listener, to(p))).collect();
+        assert_eq!(tactic(&equal(1, 4000), &counting(2)), Tactic::Meet(all));
+        let three = (7001..7004).map(|p| (From::Fresh, to(p))).collect();
+        assert_eq!(tactic(&counting(1), &counting(2)), Tactic::Meet(three));
+        assert_eq!(tactic(&random(1), &equal(2, 4001)), Tactic::Spray { to: to(4001), from: SPRAY });
+        let probe = Tactic::Probe { to: to(0).ip(), low: 1024, high: 65_535, count: PROBES };
+        assert_eq!(tactic(&equal(1, 4000), &random(2)), probe);
+        assert!(matches!(tactic(&random(1), &random(2)), Tactic::Hopeless(_)));
+        assert!(matches!(tactic(&random(1), &counting(2)), Tactic::Hopeless(_)));
+        assert!(matches!(tactic(&counting(1), &random(2)), Tactic::Hopeless(_)));
+        let mut open = equal(1, 4000);
+        open.behaviour.filtering = Some(Filtering::AddressDependent);
+        assert_eq!(tactic(&open, &random(2)), one(From::Listener, 4000), "opens our filter");
+        let mut theirs = equal(2, 4001);
+        theirs.behaviour.filtering = Some(Filtering::AddressDependent);
+        let twice = [(From::Fresh, to(4001)); 2].into_iter().collect();
+        assert_eq!(tactic(&random(1), &theirs), Tactic::Meet(twice));
+        let mut neighbour = equal(2, 4001);
+        neighbour.external = [203, 0, 113, 1].into();
+        let inside = ([192, 168, 2, 2], 4000).into();
+        let expected = Tactic::Meet([(From::Listener, inside)].into_iter().collect());
+        assert_eq!(tactic(&equal(1, 4000), &neighbour), expected);
+    }
+
+    #[test]
+    fn probabilities_are_those_of_the_birthday_bound() {
+        let near = |a: u32, b: u32| a.abs_diff(b) <= 5;
+        assert!(near(hit_permille(256, 1024, 64_512), 983));
+        assert!(near(hit_permille(256, 174, 64_512), 500));
+        assert!(near(hit_permille(64, 64, 1024), 986));
+        assert_eq!(hit_permille(1, 0, 10), 0);
+        assert_eq!(hit_permille(10, 1, 10), 1000);
+    }
+
+    #[test]
+    fn a_walk_never_repeats_a_port_and_stays_in_its_range() {
+        for key in [0, 1, u64::MAX, 0x1234_5678_9abc_def0] {
+            for (low, high) in [(1024, u16::MAX), (1, 1), (5000, 5511), (1, u16::MAX)] {
+                let span = usize::from(high - low) + 1;
+                let count = span.min(2000);
+                let all: BTreeSet<u16> = (0..count as u16).map(|n| nth_port(key, n, low, high)).collect();
+                assert_eq!(all.len(), count, "{key} {low} {high}");
+                assert!(all.first() >= Some(&low) && all.last() <= Some(&high));
+            }
+        }
+    }
+}

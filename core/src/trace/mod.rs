@@ -1,0 +1,227 @@
+//! Traces: a run of a node, written down line by line, which [`replay`] runs again.
+//!
+//! A node decides by nothing but its configuration, its seed, the calls and the events, so that a user's
+//! failure can be looked at, and kept as a test, on another machine. A [`Recorder`] is a node that writes;
+//! it opens no file, its lines go where the driver wants them.
+//!
+//! ```
+//! use p2pd_core::io::Interface;
+//! use p2pd_core::trace::{Recorder, replay};
+//! use p2pd_core::{Config, Event, Instant, SecretKey};
+//! use std::sync::{Arc, Mutex};
+//!
+//! let text = Arc::new(Mutex::new(String::new()));
+//! let lines = text.clone();
+//! let config = Config::new(SecretKey::from_bytes([7; 32]));
+//! let sink = Box::new(move |line: &str| lines.lock().unwrap().push_str(line));
+//! let mut node = Recorder::new(config, [1; 32], Instant::ZERO, Some(sink)).unwrap();
+//! let lan = Interface { index: 2, ip: "192.168.1.5".parse().unwrap(), prefix: 24, default_route: true };
+//! node.handle(Instant::ZERO, Event::Interfaces(&[lan]));
+//! while let Some(action) = node.poll_action() {
+//!     // What a driver does.
+//! #   let _ = action;
+//! }
+//!
+//! let text = text.lock().unwrap();
+//! assert!(text.contains("event 0 interfaces 1 2 192.168.1.5 24 yes\naction listen 0 0.0.0.0:0 128 "));
+//! assert_eq!(replay(&text).unwrap().actions, 1);
+//! ```
+//!
+//! # A trace is a secret
+//!
+//! It holds the node's *private key* and *seed*, without which it could not run again. Whoever has it can take
+//! the node's place for as long as the key is used, and can compute the keys of every pipe that was opened
+//! while it was written, and so read their traffic where that was captured. Drivers create the file for its
+//! owner alone (mode 0600). Record with a temporary identity, or give the key up before handing a trace on.
+//! What is never written: the keys of pipes, and a byte of what users send through them.
+//!
+//! # The text
+//!
+//! One record a line, words with one space between them, each line ended by a newline. First a header, in
+//! this order:
+//!
+//! ```text
+//! p2pd-trace 1
+//! key 64 hexadecimal digits
+//! seed 64 hexadecimal digits
+//! start now
+//! bind address or -
+//! port number
+//! accept anyone | ask | only number-of-peers peer...
+//! allow-plain yes | no
+//! survey yes | no
+//! brokers number-of-brokers, and for each: id host port
+//! stun number-of-servers, and for each: host port
+//! ```
+//! Then, in the order in which they happened:
+//!
+//! ```text
+//! event now what...       a call of Node::handle
+//! call now what...        connect (address and plan), cancel, answer, shutdown
+//! begun ok id             what connect gave, always the next line; or: begun error why
+//! action what...          what Node::poll_action gave
+//! idle deadline or -      it gave nothing more, and this was the next deadline
+//! ```
+//! Times are nanoseconds of the driver's clock, bytes are hexadecimal; `form.rs` has the rest. A value has one
+//! spelling. A trace may stop after any line: so do programs that crash.
+
+mod form;
+mod replay;
+mod vocabulary;
+
+use core::fmt;
+use core::ops::Deref;
+
+use crate::address::PeerAddress;
+use crate::config::{Config, ConfigError, Plan};
+use crate::identity::NodeId;
+use crate::io::{Action, Event};
+use crate::node::{ConnectError, Node};
+use crate::notice::ConnectId;
+use crate::time::Instant;
+
+use form::{Put, word};
+use vocabulary::{Call, Record};
+
+pub use replay::{LineError, MAX_LINE, MAX_TEXT, ReplayError, Replayed, replay};
+
+/// The first word of a trace.
+const NAME: &str = "p2pd-trace";
+/// The version of the text, which changes when a reader of the one before would misread it.
+const VERSION: u8 = 1;
+
+/// Where a trace goes: is given one whole line at a time, with its newline.
+pub type Sink = Box<dyn FnMut(&str) + Send>;
+
+/// A [`Node`] that writes down all it is told and all it says, if somebody listens.
+///
+/// Its methods are the node's; without a sink they cost nothing more. The module's page says what a trace is and
+/// why it is a secret.
+pub struct Recorder {
+    node: Node,
+    sink: Option<Sink>,
+    line: String,
+    /// The last line said that nothing is left to do.
+    idle: bool,
+}
+
+impl Recorder {
+    /// As [`Node::new`]; with a sink, everything from here on is recorded.
+    ///
+    /// # Errors
+    /// What is wrong with the configuration.
+    pub fn new(
+        config: Config,
+        seed: [u8; 32],
+        now: Instant,
+        mut sink: Option<Sink>,
+    ) -> Result<Self, ConfigError> {
+        let header = sink.is_some().then(|| header(&config, &seed, now));
+        let node = Node::new(config, seed, now)?;
+        if let (Some(sink), Some(header)) = (&mut sink, header) {
+            header.split_inclusive('\n').for_each(sink);
+        }
+        Ok(Recorder { node, sink, line: String::new(), idle: false })
+    }
+
+    /// As [`Node::handle`].
+    pub fn handle(&mut self, now: Instant, event: Event<'_>) {
+        // Before the node acts: where it panics, the trace holds the reason.
+        self.write(|| Record::Event(now, &event));
+        self.node.handle(now, event);
+    }
+
+    /// As [`Node::poll_action`].
+    pub fn poll_action(&mut self) -> Option<Action> {
+        let action = self.node.poll_action();
+        match &action {
+            Some(action) => self.write(|| Record::Action(action)),
+            None if self.idle || self.sink.is_none() => {}
+            None => {
+                let deadline = self.node.poll_timeout();
+                self.write(|| Record::Idle(deadline));
+                self.idle = true;
+            }
+        }
+        action
+    }
+
+    /// As [`Node::connect`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn connect(&mut self, now: Instant, to: &PeerAddress, plan: Plan) -> Result<ConnectId, ConnectError> {
+        self.write(|| Record::Call(now, Call::Connect { to: Box::new(to.clone()), plan: plan.clone() }));
+        let begun = self.node.connect(now, to, plan);
+        self.write(|| Record::Begun(begun));
+        begun
+    }
+
+    /// As [`Node::cancel`].
+    pub fn cancel(&mut self, now: Instant, connect: ConnectId) {
+        self.write(|| Record::Call(now, Call::Cancel { connect }));
+        self.node.cancel(now, connect);
+    }
+
+    /// As [`Node::answer`].
+    pub fn answer(&mut self, now: Instant, peer: NodeId, accept: bool) {
+        self.write(|| Record::Call(now, Call::Answer { peer, accept }));
+        self.node.answer(now, peer, accept);
+    }
+
+    /// As [`Node::shutdown`].
+    pub fn shutdown(&mut self, now: Instant) {
+        self.write(|| Record::Call(now, Call::Shutdown));
+        self.node.shutdown(now);
+    }
+
+    fn write<'a>(&mut self, record: impl FnOnce() -> Record<&'a Event<'a>, &'a Action>) {
+        self.idle = false;
+        if let Some(sink) = &mut self.sink {
+            self.line.clear();
+            record().put(&mut self.line);
+            self.line.push('\n');
+            sink(&self.line);
+        }
+    }
+}
+
+/// What does not change a node.
+impl Deref for Recorder {
+    type Target = Node;
+    fn deref(&self) -> &Node {
+        &self.node
+    }
+}
+
+impl fmt::Debug for Recorder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Recorder")
+            .field("node", &self.node)
+            .field("recording", &self.sink.is_some())
+            .finish_non_exhaustive()
+    }
+}
+
+fn header(config: &Config, seed: &[u8; 32], now: Instant) -> String {
+    let Config { identity, brokers, stun, bind, port, accept, allow_plain, survey } = config;
+    let mut text = format!("{NAME} {VERSION}\n");
+    let mut line = |name: &str, value: &dyn Put| {
+        let mut line = String::new();
+        word(&mut line, name);
+        value.put(&mut line);
+        text.push_str(&line);
+        text.push('\n');
+    };
+    line("key", identity.as_bytes());
+    line("seed", seed);
+    line("start", &now);
+    line("bind", bind);
+    line("port", port);
+    line("accept", accept);
+    line("allow-plain", allow_plain);
+    line("survey", survey);
+    line("brokers", brokers);
+    line("stun", stun);
+    text
+}

@@ -1,0 +1,476 @@
+//! The forms of everything that goes into a node and comes out of it.
+
+use core::time::Duration;
+use std::net::{IpAddr, SocketAddr};
+
+use bytes::Bytes;
+use smallvec::SmallVec;
+
+use crate::address::PeerAddress;
+use crate::config::{Accept, Broker, Plan, StunServer};
+use crate::identity::{NodeId, NodeIdError};
+use crate::io::{Action, CloseHow, Event, Interface, IoFailure, QueryId, Reuse, SockId, SockOpts};
+use crate::node::ConnectError;
+use crate::notice::{
+    BrokerLoss, BrokerState, ConnectId, FailReason, Notice, Outcome, Refusal, Report, Stage, Strategy,
+    StrategyReport,
+};
+use crate::pipe::{PipeMode, PipeStart};
+use crate::time::{ClockFix, Instant};
+
+use super::LineError;
+use super::form::{Put, Take, Words, enum_form, put_all, struct_form, word};
+
+/// A line after the header.
+#[derive(Clone, PartialEq, Debug)]
+pub(super) enum Record<E, A> {
+    Event(Instant, E),
+    Call(Instant, Call),
+    /// What a call of `connect` gave.
+    Begun(Result<ConnectId, ConnectError>),
+    Action(A),
+    /// No action was left, and this was the next deadline.
+    Idle(Option<Instant>),
+}
+
+/// A line as it is read.
+pub(super) type Line = Record<EventView, ActionView>;
+
+enum_form! { Record<&Event<'_>, &Action>, Line => Line {
+    "event" Event(now, event),
+    "call" Call(now, call),
+    "begun" Begun(outcome),
+    "action" Action(action),
+    "idle" Idle(deadline),
+}}
+
+/// What the user asks of a node.
+#[derive(Clone, PartialEq, Debug)]
+pub(super) enum Call {
+    Connect { to: Box<PeerAddress>, plan: Plan },
+    Cancel { connect: ConnectId },
+    Answer { peer: NodeId, accept: bool },
+    Shutdown,
+}
+
+enum_form! { Call => Call {
+    "connect" Connect { to, plan },
+    "cancel" Cancel { connect },
+    "answer" Answer { peer, accept },
+    "shutdown" Shutdown,
+}}
+
+/// An [`Event`] that borrows nothing.
+#[derive(Clone, PartialEq, Debug)]
+pub(super) enum EventView {
+    Bound { sock: SockId, local: SocketAddr },
+    Fired { sock: SockId, late: Duration },
+    Connected { sock: SockId, local: SocketAddr, remote: SocketAddr },
+    Accepted { listener: SockId, sock: SockId, local: SocketAddr, remote: SocketAddr },
+    Failed { sock: SockId, cause: IoFailure },
+    Datagram { sock: SockId, from: SocketAddr, data: Bytes },
+    Stream { sock: SockId, data: Bytes },
+    Eof { sock: SockId },
+    Resolved { query: QueryId, result: Result<SmallVec<[IpAddr; 2]>, IoFailure> },
+    Interfaces(Vec<Interface>),
+    Clock(ClockFix),
+    Timeout,
+}
+
+enum_form! { Event<'_>, EventView => EventView {
+    "bound" Bound { sock, local },
+    "fired" Fired { sock, late },
+    "connected" Connected { sock, local, remote },
+    "accepted" Accepted { listener, sock, local, remote },
+    "failed" Failed { sock, cause },
+    "datagram" Datagram { sock, from, data },
+    "stream" Stream { sock, data },
+    "eof" Eof { sock },
+    "resolved" Resolved { query, result },
+    "interfaces" Interfaces(list),
+    "clock" Clock(fix),
+    "timeout" Timeout,
+}}
+
+impl EventView {
+    /// The event.
+    pub(super) fn event(&self) -> Event<'_> {
+        match *self {
+            EventView::Bound { sock, local } => Event::Bound { sock, local },
+            EventView::Fired { sock, late } => Event::Fired { sock, late },
+            EventView::Connected { sock, local, remote } => Event::Connected { sock, local, remote },
+            EventView::Accepted { listener, sock, local, remote } => {
+                Event::Accepted { listener, sock, local, remote }
+            }
+            EventView::Failed { sock, cause } => Event::Failed { sock, cause },
+            EventView::Datagram { sock, from, ref data } => Event::Datagram { sock, from, data },
+            EventView::Stream { sock, ref data } => Event::Stream { sock, data },
+            EventView::Eof { sock } => Event::Eof { sock },
+            EventView::Resolved { query, ref result } => Event::Resolved { query, result: result.clone() },
+            EventView::Interfaces(ref list) => Event::Interfaces(list),
+            EventView::Clock(fix) => Event::Clock(fix),
+            EventView::Timeout => Event::Timeout,
+        }
+    }
+}
+
+/// An [`Action`] whose `Detach` has no keys.
+#[derive(Clone, PartialEq, Debug)]
+pub(super) enum ActionView {
+    BindUdp {
+        sock: SockId,
+        local: SocketAddr,
+        opts: SockOpts,
+    },
+    Listen {
+        sock: SockId,
+        local: SocketAddr,
+        backlog: u16,
+        opts: SockOpts,
+    },
+    Connect {
+        sock: SockId,
+        local: SocketAddr,
+        remote: SocketAddr,
+        opts: SockOpts,
+        at: Instant,
+        deadline: Instant,
+    },
+    SendDatagram {
+        sock: SockId,
+        to: SocketAddr,
+        data: Bytes,
+    },
+    SendStream {
+        sock: SockId,
+        data: Bytes,
+    },
+    Read {
+        sock: SockId,
+        credit: u32,
+    },
+    Close {
+        sock: SockId,
+        how: CloseHow,
+    },
+    Detach {
+        sock: SockId,
+        pipe: PipeView,
+    },
+    Resolve {
+        query: QueryId,
+        host: Box<str>,
+        deadline: Instant,
+    },
+    Cancel {
+        query: QueryId,
+    },
+    Notify(Notice),
+}
+
+enum_form! { Action, ActionView => ActionView {
+    "bind-udp" BindUdp { sock, local, opts },
+    "listen" Listen { sock, local, backlog, opts },
+    "connect" Connect { sock, local, remote, opts, at, deadline },
+    "send-datagram" SendDatagram { sock, to, data },
+    "send-stream" SendStream { sock, data },
+    "read" Read { sock, credit },
+    "close" Close { sock, how },
+    "detach" Detach { sock, pipe },
+    "resolve" Resolve { query, host, deadline },
+    "cancel" Cancel { query },
+    "notify" Notify(notice),
+}}
+
+/// What of a [`PipeStart`] is no secret.
+#[derive(Clone, PartialEq, Debug)]
+pub(super) struct PipeView {
+    answers: SmallVec<[ConnectId; 1]>,
+    peer: NodeId,
+    strategy: Strategy,
+    local: SocketAddr,
+    remote: SocketAddr,
+    elapsed: Duration,
+    mode: PipeMode,
+}
+
+struct_form! { PipeView { answers, peer, strategy, local, remote, elapsed, mode } }
+
+impl Put for PipeStart {
+    fn put(&self, line: &mut String) {
+        let PipeStart { answers, peer, strategy, local, remote, elapsed, keys: _ } = self;
+        let view = PipeView {
+            answers: answers.clone(),
+            peer: *peer,
+            strategy: *strategy,
+            local: *local,
+            remote: *remote,
+            elapsed: *elapsed,
+            mode: self.mode(),
+        };
+        view.put(line);
+    }
+}
+
+enum_form! { Notice => Notice {
+    "listening" Listening { address },
+    "ready" Ready { address },
+    "listen-failed" ListenFailed { local, cause },
+    "broker" Broker { id, state },
+    "identity-in-use" IdentityInUse,
+    "progress" Progress { connect, strategy, stage },
+    "failed" Failed { connect, reason, report },
+    "ask" Ask { peer },
+    "closed" Closed,
+}}
+
+enum_form! { Stage => Stage {
+    "started" Started,
+    "dialling" Dialling(to),
+    "dial-failed" DialFailed(to, cause),
+    "hello" Hello(to),
+    "authenticated" Authenticated(at),
+    "awaiting-approval" AwaitingApproval,
+    "awaiting-broker" AwaitingBroker,
+    "requested" Requested { brokers },
+    "peer-dials" PeerDials,
+    "punching" Punching { rung },
+}}
+
+enum_form! { FailReason => FailReason {
+    "deadline-passed" DeadlinePassed,
+    "all-strategies-failed" AllStrategiesFailed,
+    "refused-by-peer" RefusedByPeer(refusal),
+    "shutdown" Shutdown,
+}}
+
+enum_form! { Refusal => Refusal {
+    "not-accepted" NotAccepted,
+    "busy" Busy,
+    "plain-not-allowed" PlainNotAllowed,
+    "no-search-for-strangers" NoSearchForStrangers,
+    "no-such-session" NoSuchSession,
+    "version" Version { ours },
+    "unknown" Unknown(code),
+}}
+
+struct_form! { Report { elapsed, strategies } }
+struct_form! { StrategyReport { strategy, outcome, detail } }
+
+enum_form! { Strategy => Strategy {
+    "direct" Direct,
+    "reverse" Reverse,
+    "punch" Punch,
+}}
+
+enum_form! { Outcome => Outcome {
+    "won" Won,
+    "failed" Failed,
+    "skipped" Skipped,
+    "unfinished" Unfinished,
+}}
+
+enum_form! { BrokerState => BrokerState {
+    "ready" Ready,
+    "lost" Lost(why),
+}}
+
+enum_form! { BrokerLoss => BrokerLoss {
+    "io" Io(cause),
+    "refused" Refused(code),
+    "subscription-refused" SubscriptionRefused,
+    "closed-by-broker" ClosedByBroker,
+    "silent" Silent,
+    "malformed" Malformed,
+}}
+
+enum_form! { IoFailure => IoFailure {
+    "refused" Refused,
+    "reset" Reset,
+    "timed-out" TimedOut,
+    "addr-in-use" AddrInUse,
+    "addr-not-available" AddrNotAvailable,
+    "unreachable" Unreachable,
+    "not-permitted" NotPermitted,
+    "no-such-name" NoSuchName,
+    "resources" Resources,
+    "other" Other(errno),
+}}
+
+enum_form! { ConnectError => ConnectError {
+    "node-id" NodeId(why),
+    "empty-plan" EmptyPlan,
+    "too-many" TooMany,
+    "shutdown" Shutdown,
+}}
+
+enum_form! { NodeIdError => NodeIdError {
+    "length" Length(n),
+    "character" Character(at),
+    "not-canonical" NotCanonical,
+    "small-order" SmallOrder,
+}}
+
+enum_form! { CloseHow => CloseHow {
+    "graceful" Graceful,
+    "reset" Reset,
+    "drop" Drop,
+}}
+
+enum_form! { Reuse => Reuse {
+    "share-nothing" No,
+    "share-address" Address,
+    "share-port" AddressAndPort,
+}}
+
+enum_form! { PipeMode => PipeMode {
+    "encrypted" Encrypted,
+    "plain" Plain,
+}}
+
+enum_form! { Accept => Accept {
+    "anyone" Anyone,
+    "only" Only(peers),
+    "ask" Ask,
+}}
+
+struct_form! { SockOpts { reuse, ttl, nodelay } }
+struct_form! { Interface { index, ip, prefix, default_route } }
+struct_form! { ClockFix { at, wall, error } }
+struct_form! { Plan { strategies, mode, timeout } }
+struct_form! { Broker { id, host, port } }
+struct_form! { StunServer { host, port } }
+
+impl Put for [Interface] {
+    fn put(&self, line: &mut String) {
+        put_all(self.iter(), line);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::form::whole;
+    use super::*;
+    use core::fmt::Debug;
+    use quickcheck::Gen;
+
+    /// One value of each variant, many times, and each with every cut and many changed bytes.
+    fn round_trip<T: Put + Take + PartialEq + Debug>() {
+        let mut g = Gen::new(12);
+        for round in 0..200 {
+            for value in T::every(&mut g) {
+                let mut line = String::new();
+                value.put(&mut line);
+                assert!(line.bytes().all(|b| b == b' ' || b.is_ascii_graphic()), "{line:?}");
+                assert_eq!(whole::<T>(&line).as_ref(), Ok(&value), "{line}");
+                if round < 5 {
+                    mangle::<T>(&mut g, &line);
+                }
+            }
+        }
+    }
+
+    /// What reads at all is spelled as it would be written.
+    fn mangle<T: Put + Take>(g: &mut Gen, line: &str) {
+        for at in 0..line.len() {
+            let mut bytes = line.as_bytes().to_vec();
+            match *g.choose(&[0, 1, 2]).unwrap() {
+                0 => bytes.truncate(at),
+                1 => bytes[at] = *g.choose(b" %+-0/9:a~@AF\0\x7f").unwrap(),
+                _ => bytes.insert(at, *g.choose(b" %+-09af~").unwrap()),
+            }
+            let changed = String::from_utf8(bytes).unwrap();
+            if let Ok(value) = whole::<T>(&changed) {
+                let mut again = String::new();
+                value.put(&mut again);
+                assert_eq!(again, changed);
+            }
+        }
+    }
+
+    #[test]
+    fn every_variant_round_trips() {
+        round_trip::<Line>();
+        round_trip::<Call>();
+        round_trip::<EventView>();
+        round_trip::<ActionView>();
+        round_trip::<Notice>();
+        round_trip::<Stage>();
+        round_trip::<FailReason>();
+        round_trip::<Refusal>();
+        round_trip::<Outcome>();
+        round_trip::<Strategy>();
+        round_trip::<BrokerState>();
+        round_trip::<BrokerLoss>();
+        round_trip::<IoFailure>();
+        round_trip::<ConnectError>();
+        round_trip::<NodeIdError>();
+        round_trip::<CloseHow>();
+        round_trip::<Reuse>();
+        round_trip::<PipeMode>();
+        round_trip::<Accept>();
+        round_trip::<Broker>();
+        round_trip::<StunServer>();
+    }
+
+    #[test]
+    fn an_event_is_written_and_read_as_the_same_one() {
+        let mut g = Gen::new(12);
+        for _ in 0..200 {
+            for view in EventView::every(&mut g) {
+                let (mut ours, mut theirs) = (String::new(), String::new());
+                view.put(&mut ours);
+                view.event().put(&mut theirs);
+                assert_eq!(ours, theirs);
+            }
+        }
+    }
+
+    #[test]
+    fn lines_look_like_this() {
+        let at = Instant::from_nanos(5);
+        let line = |record: Record<&Event<'_>, &Action>| {
+            let mut line = String::new();
+            record.put(&mut line);
+            line
+        };
+        let data = &[0, 0xff][..];
+        let event = Event::Stream { sock: SockId::accepted(1), data };
+        assert_eq!(line(Record::Event(at, &event)), "event 5 stream 2147483649 00ff");
+        let event = Event::Resolved { query: QueryId(3), result: Err(IoFailure::Other(-7)) };
+        assert_eq!(line(Record::Event(at, &event)), "event 5 resolved 3 error other -7");
+        let to = Box::new("None-0-0-x".parse().unwrap());
+        let call = Call::Connect { to, plan: Plan::default() };
+        assert_eq!(
+            line(Record::Call(at, call)),
+            "call 5 connect None-0-0-x 3 direct reverse punch encrypted 20000000000"
+        );
+        let host = "a b%\u{e9}".into();
+        let action = Action::Resolve { query: QueryId(0), host, deadline: at };
+        assert_eq!(line(Record::Action(&action)), "action resolve 0 a+b%25%c3%a9 5");
+        assert_eq!(line(Record::Idle(None)), "idle -");
+    }
+
+    #[test]
+    fn one_value_has_one_spelling() {
+        for line in [
+            "idle +5",
+            "idle 05",
+            "idle  5",
+            "idle 5 ",
+            " idle 5",
+            "event 0 stream 1 00FF",
+            "event 0 stream 1 ",
+            "event 0 resolved 1 ok 1 ::0001",
+            "event 0 resolved 1 ok 1 1.2.3.4 5.6.7.8",
+            "event 0 bound 1 1.2.3.4:5~6",
+            "action resolve 0 %61 5",
+            "action resolve 0 \u{e9} 5",
+            "action resolve 0 %ff 5",
+            "action resolve 0 %1 5",
+            "event 0 interfaces 18446744073709551615 1 ::1 128 no",
+        ] {
+            assert!(whole::<Line>(line).is_err(), "{line}");
+        }
+    }
+}

@@ -1,0 +1,244 @@
+//! An MQTT 3.1.1 broker on raw bytes, and every way in which it can go wrong.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use p2pd_core::Instant;
+
+use super::{End, Happening, World};
+
+/// What a broker says to a CONNECT.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Greeting {
+    /// CONNACK with this return code.
+    Connack(u8),
+    Silence,
+    /// These bytes.
+    Bytes(Vec<u8>),
+}
+
+/// A message that came in.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Published {
+    pub at: Instant,
+    pub topic: String,
+    pub payload: Vec<u8>,
+}
+
+/// What becomes of a message: each copy, and after how long.
+pub type Bend = Box<dyn FnMut(&Published) -> Vec<(Duration, Vec<u8>)>>;
+
+pub struct Broker {
+    pub config: p2pd_core::Broker,
+    pub at: SocketAddr,
+    /// Accepts connections; else they are refused.
+    pub up: bool,
+    pub greeting: Greeting,
+    /// Return code of SUBACK: 1 is granted at QoS 1, 128 refused.
+    pub suback: u8,
+    /// Acknowledges and answers pings. A broker that does not is dead without having said so.
+    pub answers: bool,
+    pub bend: Bend,
+    pub published: Vec<Published>,
+    /// When each connection came in, and each client id.
+    pub connects: Vec<Instant>,
+    pub client_ids: Vec<String>,
+    pub pings: Vec<Instant>,
+    /// DISCONNECTs.
+    pub farewells: u32,
+    connections: BTreeMap<u32, Connection>,
+}
+
+#[derive(Default)]
+struct Connection {
+    held: Vec<u8>,
+    topics: Vec<String>,
+    deliveries: u16,
+}
+
+impl Broker {
+    pub(super) fn accepted(&mut self, conn: u32, now: Instant) {
+        self.connects.push(now);
+        self.connections.insert(conn, Connection::default());
+    }
+
+    pub(super) fn closed(&mut self, conn: u32) {
+        self.connections.remove(&conn);
+    }
+
+    /// How many are subscribed to anything.
+    pub fn subscribers(&self) -> usize {
+        self.connections.values().filter(|c| !c.topics.is_empty()).count()
+    }
+}
+
+impl World {
+    /// Another broker, with the next id.
+    pub fn add_broker(&mut self) -> usize {
+        let n = self.brokers.len();
+        let host: Box<str> = format!("broker{n}.test").into();
+        self.brokers.push(Broker {
+            config: p2pd_core::Broker { id: n as u16 + 1, host, port: 1883 },
+            at: ([198, 51, 100, 10 + n as u8], 1883).into(),
+            up: true,
+            greeting: Greeting::Connack(0),
+            suback: 1,
+            answers: true,
+            bend: Box::new(|message| vec![(Duration::ZERO, message.payload.clone())]),
+            published: Vec::new(),
+            connects: Vec::new(),
+            client_ids: Vec::new(),
+            pings: Vec::new(),
+            farewells: 0,
+            connections: BTreeMap::new(),
+        });
+        n
+    }
+
+    /// The broker stops: connections break, new ones are refused.
+    pub fn kill_broker(&mut self, b: usize) {
+        self.brokers[b].up = false;
+        for conn in std::mem::take(&mut self.brokers[b].connections).into_keys() {
+            self.close(End::Broker(b, conn), true);
+        }
+    }
+
+    /// The broker says these bytes on every connection.
+    pub fn broker_says(&mut self, b: usize, bytes: &[u8]) {
+        let all: Vec<u32> = self.brokers[b].connections.keys().copied().collect();
+        for conn in all {
+            self.send(End::Broker(b, conn), bytes.to_vec());
+        }
+    }
+
+    /// Somebody publishes this for a node.
+    pub fn publish(&mut self, b: usize, to: usize, payload: &[u8]) {
+        let topic = self.id(to).topic().to_string();
+        self.deliver(b, &topic, payload);
+    }
+
+    /// Every message that anybody published for a node, over all brokers.
+    pub fn published_to(&self, n: usize) -> Vec<&Published> {
+        let topic = self.id(n).topic().to_string();
+        self.brokers.iter().flat_map(|b| &b.published).filter(|p| p.topic == topic).collect()
+    }
+
+    pub(super) fn broker_received(&mut self, b: usize, conn: u32, data: &[u8]) {
+        let Some(connection) = self.brokers[b].connections.get_mut(&conn) else { return };
+        connection.held.extend_from_slice(data);
+        while let Some(connection) = self.brokers[b].connections.get_mut(&conn) {
+            let Some((first, body)) = take_packet(&mut connection.held) else { return };
+            self.broker_packet(b, conn, first, &body);
+        }
+    }
+
+    fn broker_packet(&mut self, b: usize, conn: u32, first: u8, body: &[u8]) {
+        let (end, now) = (End::Broker(b, conn), self.now);
+        let broker = &mut self.brokers[b];
+        match first >> 4 {
+            1 => {
+                assert_eq!(body[..8], [0, 4, b'M', b'Q', b'T', b'T', 4, 2], "3.1.1 and a clean session");
+                broker.client_ids.push(string(&body[10..]).0);
+                match broker.greeting.clone() {
+                    Greeting::Connack(code) => self.send(end, vec![0x20, 2, 0, code]),
+                    Greeting::Bytes(bytes) => self.send(end, bytes),
+                    Greeting::Silence => {}
+                }
+            }
+            3 => {
+                assert_eq!(first & 0x07, 0x02, "QoS 1, not retained");
+                let (topic, rest) = string(body);
+                let message = Published { at: now, topic: topic.clone(), payload: rest[2..].to_vec() };
+                let copies = (broker.bend)(&message);
+                broker.published.push(message);
+                if broker.answers {
+                    self.send(end, vec![0x40, 2, rest[0], rest[1]]);
+                }
+                for (after, payload) in copies {
+                    let topic = topic.clone();
+                    self.schedule(after, Happening::Delivery { broker: b, topic, payload });
+                }
+            }
+            4 => {}
+            8 => {
+                let (topic, _) = string(&body[2..]);
+                let granted = broker.suback;
+                if granted < 128
+                    && let Some(connection) = broker.connections.get_mut(&conn)
+                {
+                    connection.topics.push(topic);
+                }
+                self.send(end, vec![0x90, 3, body[0], body[1], granted]);
+            }
+            12 => {
+                broker.pings.push(now);
+                if broker.answers {
+                    self.send(end, vec![0xd0, 0]);
+                }
+            }
+            14 => {
+                broker.farewells += 1;
+                broker.connections.remove(&conn);
+                self.close(end, false);
+            }
+            kind => panic!("a client sent packet type {kind}"),
+        }
+    }
+
+    pub(super) fn deliver(&mut self, b: usize, topic: &str, payload: &[u8]) {
+        let mut packets = Vec::new();
+        for (conn, connection) in &mut self.brokers[b].connections {
+            if connection.topics.iter().any(|t| t == topic) {
+                connection.deliveries += 1;
+                packets.push((*conn, publish_packet(topic, connection.deliveries, payload)));
+            }
+        }
+        for (conn, packet) in packets {
+            self.send(End::Broker(b, conn), packet);
+        }
+    }
+}
+
+/// PUBLISH at QoS 1.
+pub fn publish_packet(topic: &str, id: u16, payload: &[u8]) -> Vec<u8> {
+    let mut body = (topic.len() as u16).to_be_bytes().to_vec();
+    body.extend_from_slice(topic.as_bytes());
+    body.extend_from_slice(&id.to_be_bytes());
+    body.extend_from_slice(payload);
+    let mut packet = vec![0x32];
+    let mut length = body.len();
+    loop {
+        let more = length > 127;
+        packet.push((length & 0x7f) as u8 | if more { 0x80 } else { 0 });
+        length >>= 7;
+        if !more {
+            break;
+        }
+    }
+    packet.extend_from_slice(&body);
+    packet
+}
+
+/// The first byte and the body of the next whole packet.
+fn take_packet(held: &mut Vec<u8>) -> Option<(u8, Vec<u8>)> {
+    let (mut length, mut header) = (0, 1);
+    loop {
+        let byte = *held.get(header)?;
+        length |= usize::from(byte & 0x7f) << (7 * (header - 1));
+        header += 1;
+        if byte & 0x80 == 0 {
+            break;
+        }
+    }
+    if held.len() < header + length {
+        return None;
+    }
+    let packet: Vec<u8> = held.drain(..header + length).collect();
+    Some((packet[0], packet[header..].to_vec()))
+}
+
+fn string(bytes: &[u8]) -> (String, &[u8]) {
+    let length = usize::from(u16::from_be_bytes([bytes[0], bytes[1]]));
+    (String::from_utf8(bytes[2..2 + length].to_vec()).unwrap(), &bytes[2 + length..])
+}

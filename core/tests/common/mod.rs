@@ -1,0 +1,365 @@
+//! A small internet for tests of whole nodes: hosts, brokers, STUN servers and peers that speak by hand, on a
+//! wire with latency, in virtual time. What happens depends on the seeds and the script only.
+
+// Each test binary uses a part of it.
+#![allow(dead_code)]
+
+pub mod broker;
+pub mod hand;
+pub mod stun;
+pub mod view;
+mod wire;
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use p2pd_core::io::Interface;
+use p2pd_core::{
+    Action, ClockFix, CloseHow, Config, ConnectId, Event, Instant, IoFailure, Node, NodeId, Notice,
+    PeerAddress, Plan, QueryId, SecretKey, SockId, Strategy, WallTime,
+};
+
+use broker::Broker;
+use hand::{Hand, Script};
+use stun::Stun;
+
+/// One way, between any two.
+pub const LATENCY: Duration = Duration::from_millis(10);
+/// What every wall clock shows at the start, unless it is wrong.
+pub const NOON: WallTime = WallTime::from_micros(1_700_000_000_000_000);
+pub const MS: Duration = Duration::from_millis(1);
+pub const S: Duration = Duration::from_secs(1);
+
+/// One end of a TCP stream.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum End {
+    Node(usize, SockId),
+    Broker(usize, u32),
+    Stun(usize, u32),
+    Hand(usize),
+}
+
+/// What an end has: who is at the other, and what has come in but was not read.
+struct Half {
+    to: End,
+    arrived: VecDeque<u8>,
+    credit: usize,
+    fin: bool,
+}
+
+/// What answers a SYN.
+enum Target {
+    Node(usize, SockId),
+    Broker(usize),
+    Stun(usize),
+    Script(Script),
+    Refused,
+    Nothing,
+}
+
+/// How a port behaves against what stands behind it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Port {
+    Refused,
+    Blackholed,
+}
+
+/// What is under way.
+enum Happening {
+    Syn { n: usize, sock: SockId, remote: SocketAddr, deadline: Instant },
+    Arrived { n: usize, sock: SockId, local: SocketAddr, remote: SocketAddr },
+    Connected { n: usize, sock: SockId, local: SocketAddr, remote: SocketAddr },
+    Failed { n: usize, sock: SockId, cause: IoFailure },
+    Bound { n: usize, sock: SockId, local: SocketAddr },
+    Resolved { n: usize, query: QueryId, host: Box<str> },
+    Bytes(End, Vec<u8>),
+    Fin(End),
+    Reset(End),
+    Datagram { n: usize, sock: SockId, from: SocketAddr, data: Vec<u8> },
+    Delivery { broker: usize, topic: String, payload: Vec<u8> },
+}
+
+/// A pipe that a node handed out.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Pipe {
+    pub at: Instant,
+    pub sock: SockId,
+    pub answers: Vec<ConnectId>,
+    pub peer: NodeId,
+    pub strategy: Strategy,
+    /// The other end of the stream.
+    pub end: End,
+}
+
+/// A node and what surrounds it.
+pub struct Host {
+    pub node: Node,
+    /// What its interface has, and what the world sees.
+    pub inside: IpAddr,
+    pub outside: IpAddr,
+    pub pipes: Vec<Pipe>,
+    pub notices: Vec<(Instant, Notice)>,
+    /// Every TCP dial: when and where to.
+    pub dials: Vec<(Instant, SocketAddr)>,
+    /// The process is stopped: it neither reads nor does anything.
+    pub frozen: bool,
+    next_port: u16,
+    /// UDP sockets by id.
+    bound: BTreeMap<SockId, SocketAddr>,
+}
+
+pub struct World {
+    pub now: Instant,
+    pub hosts: Vec<Host>,
+    pub brokers: Vec<Broker>,
+    pub stuns: Vec<Stun>,
+    pub hands: Vec<Hand>,
+    pub scripts: BTreeMap<SocketAddr, Script>,
+    pub ports: BTreeMap<SocketAddr, Port>,
+    /// Most bytes of a stream that a node is given at once.
+    pub chunk: usize,
+    /// Everything that nodes were told and asked for.
+    pub log: String,
+    seed: u8,
+    queue: BTreeMap<(Instant, u64), Happening>,
+    queued: u64,
+    streams: BTreeMap<End, Half>,
+    dialling: BTreeSet<(usize, SockId)>,
+    listeners: BTreeMap<SocketAddr, (usize, SockId)>,
+    accepted: u32,
+    steps: u32,
+}
+
+/// The key of host `n`.
+pub fn key(n: usize) -> SecretKey {
+    SecretKey::from_bytes(numbered(1, n))
+}
+
+fn numbered(first: u8, n: usize) -> [u8; 32] {
+    let mut bytes = [first; 32];
+    bytes[1..9].copy_from_slice(&(n as u64).to_be_bytes());
+    bytes
+}
+
+impl World {
+    pub fn new(seed: u8) -> World {
+        World {
+            now: Instant::ZERO,
+            hosts: Vec::new(),
+            brokers: Vec::new(),
+            stuns: Vec::new(),
+            hands: Vec::new(),
+            scripts: BTreeMap::new(),
+            ports: BTreeMap::new(),
+            chunk: usize::MAX,
+            log: String::new(),
+            seed,
+            queue: BTreeMap::new(),
+            queued: 0,
+            streams: BTreeMap::new(),
+            dialling: BTreeSet::new(),
+            listeners: BTreeMap::new(),
+            accepted: 0,
+            steps: 0,
+        }
+    }
+
+    /// A host at 203.0.113.`n` + 1 with a key of its own, that knows every server there is so far.
+    pub fn open(&mut self, change: impl FnOnce(&mut Config)) -> usize {
+        let n = self.hosts.len();
+        let outside = IpAddr::from([203, 0, 113, n as u8 + 1]);
+        self.host(outside, outside, change)
+    }
+
+    /// The same behind a NAT that lets nobody in.
+    pub fn behind_nat(&mut self, change: impl FnOnce(&mut Config)) -> usize {
+        let n = self.hosts.len() as u8;
+        self.host([192, 168, n, 2].into(), [203, 0, 113, n + 1].into(), change)
+    }
+
+    pub fn host(&mut self, inside: IpAddr, outside: IpAddr, change: impl FnOnce(&mut Config)) -> usize {
+        let interfaces = [Interface { index: 2, ip: inside, prefix: 32, default_route: true }];
+        self.host_with(&interfaces, outside, change)
+    }
+
+    /// A host that says it has these interfaces.
+    pub fn host_with(
+        &mut self,
+        interfaces: &[Interface],
+        outside: IpAddr,
+        change: impl FnOnce(&mut Config),
+    ) -> usize {
+        let n = self.hosts.len();
+        let mut config = Config::new(key(n));
+        config.brokers = self.brokers.iter().map(|b| b.config.clone()).collect();
+        config.stun = self.stuns.iter().map(|s| s.config.clone()).collect();
+        change(&mut config);
+        let node = Node::new(config, numbered(self.seed, n), self.now).unwrap();
+        self.hosts.push(Host {
+            node,
+            inside: interfaces[0].ip,
+            outside,
+            pipes: Vec::new(),
+            notices: Vec::new(),
+            dials: Vec::new(),
+            frozen: false,
+            next_port: 50_000,
+            bound: BTreeMap::new(),
+        });
+        self.set_clock(n, Duration::ZERO, false);
+        self.tell(n, Event::Interfaces(interfaces));
+        n
+    }
+
+    /// Sets a host's wall clock wrong by so much, ahead or behind.
+    pub fn set_clock(&mut self, n: usize, by: Duration, ahead: bool) {
+        let elapsed = i64::try_from(self.now.since(Instant::ZERO).as_micros()).unwrap();
+        let by = i64::try_from(by.as_micros()).unwrap();
+        let wall = NOON.offset_micros(elapsed + if ahead { by } else { -by });
+        self.tell(n, Event::Clock(ClockFix { at: self.now, wall, error: S }));
+    }
+
+    pub fn connect(&mut self, from: usize, to: &PeerAddress, plan: Plan) -> ConnectId {
+        let id = self.hosts[from].node.connect(self.now, to, plan).unwrap();
+        self.drain(from);
+        id
+    }
+
+    pub fn answer(&mut self, n: usize, peer: NodeId, yes: bool) {
+        self.hosts[n].node.answer(self.now, peer, yes);
+        self.drain(n);
+    }
+
+    pub fn cancel(&mut self, n: usize, connect: ConnectId) {
+        self.hosts[n].node.cancel(self.now, connect);
+        self.drain(n);
+    }
+
+    pub fn shutdown(&mut self, n: usize) {
+        self.hosts[n].node.shutdown(self.now);
+        self.drain(n);
+    }
+
+    /// Tells a node something and does what it then asks for.
+    pub fn tell(&mut self, n: usize, event: Event<'_>) {
+        if self.hosts[n].frozen {
+            return;
+        }
+        self.note(n, '<', &event);
+        self.hosts[n].node.handle(self.now, event);
+        self.drain(n);
+    }
+
+    /// Lets this much time pass.
+    pub fn run(&mut self, span: Duration) {
+        let until = self.now + span;
+        while self.step(until) {}
+        self.now = until;
+    }
+
+    /// Runs until it is so, and says how long that took; `limit` is a failure.
+    pub fn run_until(&mut self, limit: Duration, so: impl Fn(&World) -> bool) -> Duration {
+        let (begin, until) = (self.now, self.now + limit);
+        while !so(self) {
+            assert!(self.step(until), "not within {limit:?}:\n{}", self.tail());
+        }
+        self.now.since(begin)
+    }
+
+    fn step(&mut self, until: Instant) -> bool {
+        self.steps += 1;
+        assert!(self.steps < 2_000_000, "livelock:\n{}", self.tail());
+        let queued = self.queue.keys().next().map(|(at, _)| *at);
+        let awake = self.hosts.iter().filter(|h| !h.frozen);
+        let timer = awake.filter_map(|h| h.node.poll_timeout()).min();
+        let Some(next) = queued.into_iter().chain(timer).min().filter(|next| *next <= until) else {
+            return false;
+        };
+        self.now = self.now.max(next);
+        if queued.is_some_and(|at| at <= self.now) {
+            let (_, happening) = self.queue.pop_first().unwrap();
+            self.happen(happening);
+            return true;
+        }
+        for n in 0..self.hosts.len() {
+            if self.hosts[n].node.poll_timeout().is_some_and(|at| at <= self.now) {
+                self.tell(n, Event::Timeout);
+                let moved = self.hosts[n].node.poll_timeout().is_none_or(|at| at > self.now);
+                assert!(moved || self.hosts[n].frozen, "node {n}'s deadline did not move:\n{}", self.tail());
+            }
+        }
+        true
+    }
+
+    fn schedule(&mut self, after: Duration, happening: Happening) {
+        self.queued += 1;
+        self.queue.insert((self.now + after, self.queued), happening);
+    }
+
+    fn drain(&mut self, n: usize) {
+        while let Some(action) = self.hosts[n].node.poll_action() {
+            self.note(n, '>', &action);
+            self.act(n, action);
+        }
+    }
+
+    fn note(&mut self, n: usize, way: char, what: &dyn std::fmt::Debug) {
+        self.log.push_str(&format!("{:?} {n} {way} {what:?}\n", self.now));
+    }
+
+    fn act(&mut self, n: usize, action: Action) {
+        let host = &mut self.hosts[n];
+        match action {
+            Action::BindUdp { sock, local, .. } => {
+                host.next_port += 1;
+                let local = SocketAddr::new(local.ip(), host.next_port);
+                host.bound.insert(sock, local);
+                self.schedule(Duration::ZERO, Happening::Bound { n, sock, local });
+            }
+            Action::Listen { sock, local, .. } => {
+                let port = if local.port() == 0 { 4000 } else { local.port() };
+                let real = SocketAddr::new(host.inside, port);
+                self.listeners.insert(real, (n, sock));
+                self.schedule(Duration::ZERO, Happening::Bound { n, sock, local: real });
+            }
+            Action::Connect { sock, remote, at, deadline, .. } => {
+                host.dials.push((at, remote));
+                self.dialling.insert((n, sock));
+                self.schedule(at.since(self.now), Happening::Syn { n, sock, remote, deadline });
+            }
+            Action::SendDatagram { sock, to, data } => {
+                if let Some(from) = host.bound.get(&sock) {
+                    let from = SocketAddr::new(host.outside, from.port());
+                    self.datagram_to_stun(n, sock, from, to, &data);
+                }
+            }
+            Action::SendStream { sock, data } => self.send(End::Node(n, sock), data.to_vec()),
+            Action::Read { sock, credit } => {
+                if let Some(half) = self.streams.get_mut(&End::Node(n, sock)) {
+                    half.credit += credit as usize;
+                }
+                // Not from within the node's own call: a driver reads when its loop comes round.
+                self.schedule(Duration::ZERO, Happening::Bytes(End::Node(n, sock), Vec::new()));
+            }
+            Action::Close { sock, how } => {
+                host.bound.remove(&sock);
+                self.dialling.remove(&(n, sock));
+                self.listeners.retain(|_, (m, s)| (*m, *s) != (n, sock));
+                self.close(End::Node(n, sock), how == CloseHow::Reset);
+            }
+            Action::Detach { sock, pipe } => {
+                let end = self.streams[&End::Node(n, sock)].to;
+                let answers = pipe.answers.to_vec();
+                let at = self.now;
+                host.pipes.push(Pipe { at, sock, answers, peer: pipe.peer, strategy: pipe.strategy, end });
+            }
+            Action::Resolve { query, host, .. } => {
+                self.schedule(LATENCY, Happening::Resolved { n, query, host });
+            }
+            Action::Notify(notice) => host.notices.push((self.now, notice)),
+            Action::Cancel { .. } => {}
+            other => panic!("not in this world: {other:?}"),
+        }
+    }
+}

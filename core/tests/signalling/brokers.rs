@@ -1,0 +1,255 @@
+//! Brokers that lie, fall silent, refuse and come back.
+
+use std::time::Duration;
+
+use crate::common::broker::{Greeting, publish_packet};
+use crate::common::view::{only, reverse};
+use crate::common::{LATENCY, MS, S, World};
+use p2pd_core::{BrokerLoss, BrokerState, FailReason, IoFailure, Notice, Stage, Strategy};
+
+const READY: BrokerState = BrokerState::Ready;
+
+fn lost(why: BrokerLoss) -> BrokerState {
+    BrokerState::Lost(why)
+}
+
+/// One node and one broker, which `change` bends before they meet.
+fn world(seed: u8, change: impl FnOnce(&mut World)) -> World {
+    let mut world = World::new(seed);
+    world.add_broker();
+    change(&mut world);
+    world.open(|_| {});
+    world.run(200 * MS);
+    world
+}
+
+fn greeted(greeting: Greeting) -> World {
+    world(1, |w| w.brokers[0].greeting = greeting)
+}
+
+#[test]
+fn a_broker_that_refuses_us_is_told_with_its_code() {
+    for code in 1..=5 {
+        let world = greeted(Greeting::Connack(code));
+        assert_eq!(world.broker_states(0, 0), [lost(BrokerLoss::Refused(code))]);
+    }
+}
+
+#[test]
+fn what_is_no_mqtt_ends_the_session() {
+    let ping = vec![0xd0, 0];
+    let two_connacks = vec![0x20, 2, 0, 0, 0x20, 2, 0, 0];
+    let long = vec![0x32, 0xff, 0xff, 0xff, 0xff, 0x01];
+    for bytes in [vec![0xff; 8], b"HTTP/1.1 400".to_vec(), vec![0x20, 2, 0, 9], ping, two_connacks, long] {
+        let world = greeted(Greeting::Bytes(bytes.clone()));
+        assert_eq!(world.broker_states(0, 0), [lost(BrokerLoss::Malformed)], "{bytes:?}");
+        assert_eq!(world.brokers[0].subscribers(), 0);
+    }
+}
+
+#[test]
+fn a_session_that_breaks_is_built_up_again() {
+    let oversize_header = [0x32, 0xc0, 0x84, 0x3d];
+    let someone_elses_suback = [0x90, 3, 0, 99, 1];
+    let qos_2 = [0x34, 7, 0, 1, b'x', 0, 1, 2, 3];
+    for bytes in [&[0xff, 0xff][..], &oversize_header, &someone_elses_suback, &qos_2] {
+        let mut world = world(1, |_| {});
+        assert_eq!(world.broker_states(0, 0), [READY]);
+        world.broker_says(0, bytes);
+        world.run(LATENCY);
+        assert_eq!(world.broker_states(0, 0), [READY, lost(BrokerLoss::Malformed)], "{bytes:?}, at once");
+        world.run(2 * S);
+        assert_eq!(world.broker_states(0, 0)[2..], [READY]);
+        let ids = &world.brokers[0].client_ids;
+        assert!(ids.len() == 2 && ids[0] != ids[1], "another client id: {ids:?}");
+    }
+}
+
+#[test]
+fn foreign_messages_are_counted_and_dropped() {
+    let mut world = world(1, |_| {});
+    let topic = world.id(0).topic().to_string();
+    let mut retained = publish_packet(&topic, 7, b"old");
+    retained[0] |= 1;
+    for packet in [
+        publish_packet("somebody/else", 7, b"x"),
+        publish_packet(&topic, 7, &[1; 2049]),
+        publish_packet(&topic, 7, b""),
+        retained,
+    ] {
+        world.broker_says(0, &packet);
+    }
+    world.run(S);
+    assert_eq!(world.stats(0), only(|s| s.bad_messages = 4));
+    assert_eq!(world.broker_states(0, 0), [READY]);
+}
+
+#[test]
+fn a_good_message_that_was_retained_or_is_on_another_topic_is_dropped() {
+    let mut world = world(1, |w| w.brokers[0].bend = Box::new(|_| Vec::new()));
+    let caller = world.open(|_| {});
+    world.run(S);
+    world.connect(caller, &world.address(0), reverse(1));
+    world.run(2 * S);
+    let request = world.published_to(0).last().unwrap().payload.clone();
+    let topic = world.id(0).topic().to_string();
+    let mut retained = publish_packet(&topic, 7, &request);
+    retained[0] |= 1;
+    world.broker_says(0, &retained);
+    world.broker_says(0, &publish_packet("somebody/else", 7, &request));
+    world.run(S);
+    assert_eq!(world.stats(0), only(|s| s.bad_messages = 2));
+    assert!(world.dialled(0).is_empty());
+    world.publish(0, 0, &request);
+    world.run(S);
+    assert_eq!(world.dialled(0).len(), 1, "it was good");
+}
+
+#[test]
+fn a_broker_that_never_answers_connect_is_given_up_after_8_seconds() {
+    let mut world = greeted(Greeting::Silence);
+    let took = world.run_until(20 * S, |w| !w.broker_states(0, 0).is_empty());
+    assert_eq!(world.broker_states(0, 0), [lost(BrokerLoss::Silent)]);
+    assert!((7800 * MS..8 * S).contains(&took), "{took:?}");
+    assert_eq!(world.ready(0).map(|(at, _)| at), Some(4 * S), "the address does not wait for it");
+}
+
+#[test]
+fn an_idle_session_is_kept_alive() {
+    let mut world = world(1, |_| {});
+    world.run(600 * S);
+    assert_eq!(world.broker_states(0, 0), [READY]);
+    let pings = &world.brokers[0].pings;
+    assert!(pings.windows(2).all(|p| p[1].since(p[0]) <= 30 * S), "within the keep-alive: {pings:?}");
+    assert_eq!(pings.len(), 24);
+}
+
+#[test]
+fn a_broker_that_falls_silent_is_noticed_whether_we_are_idle_or_busy() {
+    for busy in [false, true] {
+        let mut world = world(1, |_| {});
+        let peer = world.open(|_| {});
+        world.run(S);
+        world.brokers[0].answers = false;
+        world.brokers[0].bend = Box::new(|_| Vec::new());
+        let mut took = Duration::ZERO;
+        while world.broker_states(0, 0).len() == 1 && took < 100 * S {
+            if busy {
+                world.connect(0, &world.address(peer), reverse(4));
+            }
+            world.run(S);
+            took += S;
+        }
+        assert_eq!(world.broker_states(0, 0)[1], lost(BrokerLoss::Silent), "busy: {busy}");
+        assert!(took <= 33 * S, "busy: {busy}, {took:?}");
+    }
+}
+
+#[test]
+fn a_broker_that_acknowledges_nothing_is_sent_no_more_than_64_messages() {
+    let mut world = world(1, |w| w.brokers[0].answers = false);
+    let peer = world.open(|_| {});
+    world.run(S);
+    let before = world.published_to(peer).len();
+    let calls: Vec<_> = (0..80).map(|_| world.connect(0, &world.address(peer), reverse(20))).collect();
+    world.run(S);
+    // One place is taken by the probe.
+    assert_eq!(world.published_to(peer).len() - before, 63);
+    let took = |n: u8| {
+        let stage = Stage::Requested { brokers: n };
+        calls.iter().filter(|id| world.stages(0, **id, Strategy::Reverse).contains(&stage)).count()
+    };
+    assert_eq!((took(1), took(0)), (63, 17));
+}
+
+#[test]
+fn a_name_that_does_not_exist_is_told() {
+    let mut world = World::new(1);
+    world.add_broker();
+    world.open(|c| c.brokers[0].host = "nowhere.test".into());
+    world.run(100 * MS);
+    assert_eq!(world.broker_states(0, 0), [lost(BrokerLoss::Io(IoFailure::NoSuchName))]);
+}
+
+/// How long after its loss each session was tried again: the first losses of a broker that never works.
+fn gaps(seed: u8, change: impl FnOnce(&mut World)) -> Vec<Duration> {
+    let mut world = world(seed, change);
+    world.run(400 * S);
+    let dials: Vec<_> = world.hosts[0].dials.iter().map(|(at, _)| *at).collect();
+    dials.windows(2).map(|d| d[1].since(d[0])).collect()
+}
+
+#[test]
+fn tries_are_spaced_by_a_growing_and_drawn_time() {
+    type Change = fn(&mut World);
+    let bends: [(&str, Change); 4] = [
+        ("down", |w| w.brokers[0].up = false),
+        ("refuses us", |w| w.brokers[0].greeting = Greeting::Connack(3)),
+        ("refuses the subscription", |w| w.brokers[0].suback = 128),
+        ("garbage", |w| w.brokers[0].greeting = Greeting::Bytes(vec![0xff])),
+    ];
+    for (what, change) in bends {
+        let found = gaps(1, change);
+        assert!((9..16).contains(&found.len()), "{what}: {found:?}");
+        for (n, gap) in found.iter().enumerate() {
+            let full = (S * (1 << n.min(10))).min(60 * S);
+            // Look-up, dial and answer are in it too.
+            assert!((full / 2..full + 100 * MS).contains(gap), "{what}, number {n}: {found:?}");
+        }
+        assert_eq!(gaps(1, change), found, "{what}: the same seed");
+        assert_ne!(gaps(2, change), found, "{what}: another seed");
+    }
+}
+
+#[test]
+fn a_session_that_worked_is_tried_again_soon() {
+    let mut world = world(1, |w| w.brokers[0].up = false);
+    world.run(100 * S);
+    world.brokers[0].up = true;
+    world.run(100 * S);
+    assert_eq!(world.broker_states(0, 0).last(), Some(&READY));
+    world.kill_broker(0);
+    world.brokers[0].up = true;
+    let took = world.run_until(60 * S, |w| w.brokers[0].subscribers() == 1);
+    assert!(took <= S + 100 * MS, "{took:?}");
+}
+
+#[test]
+fn the_address_names_the_first_two_brokers_that_work_and_keeps_them() {
+    let mut world = World::new(1);
+    for _ in 0..4 {
+        world.add_broker();
+    }
+    world.brokers[0].up = false;
+    world.open(|_| {});
+    world.run(S);
+    let (at, address) = world.ready(0).unwrap();
+    assert!(at < 200 * MS, "{at:?}");
+    assert_eq!(address.brokers(), [2, 3]);
+    let address = address.clone();
+    world.brokers[0].up = true;
+    world.run(10 * S);
+    world.kill_broker(1);
+    world.run(60 * S);
+    assert_eq!(world.ready(0).unwrap().1, &address);
+}
+
+#[test]
+fn a_shutdown_takes_leave_of_the_broker_and_ends_every_call() {
+    let mut world = world(1, |_| {});
+    let peer = world.open(|_| {});
+    world.run(S);
+    world.brokers[0].bend = Box::new(|_| Vec::new());
+    let id = world.connect(0, &world.address(peer), reverse(20));
+    world.run(S);
+    world.shutdown(0);
+    world.run(S);
+    assert_eq!(world.failed(0, id).0, FailReason::Shutdown);
+    assert_eq!(
+        (world.brokers[0].farewells, world.brokers[0].subscribers()),
+        (1, 1),
+        "the peer is still there"
+    );
+    assert_eq!(world.hosts[0].notices.last().map(|(_, n)| n), Some(&Notice::Closed));
+    assert!(world.hosts[0].node.poll_timeout().is_none() && world.hosts[0].node.poll_action().is_none());
+}

@@ -1,0 +1,14 @@
+//! Whole nodes over brokers: who gets a pipe, what the user is told, and what strangers can cause.
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod brokers;
+mod clocks;
+mod consent;
+mod glare;
+mod hellos;
+mod outside;
+mod reverse;
+mod strangers;
+mod versions;

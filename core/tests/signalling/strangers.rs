@@ -1,0 +1,293 @@
+//! What those whom nobody named can make a node do and hold.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use crate::common::view::{direct, only, reverse};
+use crate::common::{LATENCY, MS, Port, S, World};
+use p2pd_core::io::Interface;
+use p2pd_core::{Accept, ConnectId, Outcome, Refusal, Stage, Strategy};
+
+/// Node 0, which strangers know.
+fn world(accept: Accept) -> World {
+    let mut world = World::new(9);
+    world.add_broker();
+    world.open(|c| c.accept = accept);
+    world
+}
+
+/// A node that claims to have these addresses. Nobody answers there.
+fn stranger(world: &mut World, claims: &[&str]) -> usize {
+    let interface = |(n, ip): (usize, &&str)| Interface {
+        index: n as u32 + 1,
+        ip: ip.parse().unwrap(),
+        prefix: 32,
+        default_route: true,
+    };
+    let interfaces: Vec<Interface> = claims.iter().enumerate().map(interface).collect();
+    let at = world.host_with(&interfaces, interfaces[0].ip, |_| {});
+    for interface in interfaces {
+        world.ports.insert((interface.ip, 4000).into(), Port::Blackholed);
+    }
+    at
+}
+
+/// So many strangers, each with an address of its own.
+fn strangers(world: &mut World, count: u16) -> Vec<usize> {
+    (0..count).map(|n| stranger(world, &[&format!("198.18.{}.{}", n >> 8, n & 255)])).collect()
+}
+
+fn call(world: &mut World, from: usize) -> (usize, ConnectId) {
+    (from, world.connect(from, &world.address(0), reverse(60)))
+}
+
+#[test]
+fn a_stranger_has_two_of_its_addresses_dialled_once_each() {
+    let mut world = world(Accept::Anyone);
+    let claims = ["198.18.0.1", "198.18.0.2", "198.18.0.3"];
+    let from = stranger(&mut world, &claims);
+    world.run(S);
+    assert_eq!(world.address(from).v4().len(), 3);
+    let (_, id) = call(&mut world, from);
+    world.run(30 * S);
+    let to = |n: usize| format!("{}:4000", claims[n]).parse().unwrap();
+    assert_eq!(world.dialled(0), [to(0), to(1)]);
+    let detail = world.failed(from, id).2;
+    assert!(
+        detail.starts_with("the peer dialled us in vain: 198.18.0.1:4000: no answer in time;"),
+        "{detail}"
+    );
+}
+
+#[test]
+fn a_peer_that_our_user_named_has_them_all_dialled() {
+    let mut world = world(Accept::Anyone);
+    let peer = stranger(&mut world, &["198.18.0.1", "198.18.0.2", "198.18.0.3"]);
+    world.run(S);
+    let ours = world.connect(0, &world.address(peer), direct(20));
+    world.cancel(0, ours);
+    world.hosts[0].dials.clear();
+    call(&mut world, peer);
+    world.run(S);
+    assert_eq!(world.dialled(0).len(), 3);
+}
+
+#[test]
+fn a_stranger_cannot_point_a_node_into_private_space() {
+    let mut world = world(Accept::Anyone);
+    let from = stranger(&mut world, &["10.0.0.1", "192.168.7.7", "100.64.0.9"]);
+    world.run(S);
+    let (_, id) = call(&mut world, from);
+    world.run(S);
+    assert!(world.dialled(0).is_empty());
+    assert_eq!(world.failed(from, id).2, "the peer found no address of ours that it could dial");
+}
+
+#[test]
+fn a_stranger_has_one_request_in_flight() {
+    let mut world = world(Accept::Anyone);
+    let from = stranger(&mut world, &["198.18.0.1"]);
+    world.run(S);
+    let calls: Vec<_> = (0..3).map(|_| call(&mut world, from)).collect();
+    world.run(4 * S);
+    assert_eq!(world.refused(&calls, Refusal::Busy), 2);
+    assert!(world.stages(from, calls[0].1, Strategy::Reverse).contains(&Stage::PeerDials));
+    assert_eq!((world.dialled(0).len(), world.stats(0).refused), (1, 2));
+    // The dial gives up after 5 s; then there is room for another.
+    world.run(2 * S);
+    call(&mut world, from);
+    world.run(S);
+    assert_eq!(world.dialled(0).len(), 2);
+}
+
+#[test]
+fn a_strangers_requests_have_a_rate() {
+    let mut world = world(Accept::Anyone);
+    let from = stranger(&mut world, &["198.18.0.1"]);
+    world.ports.insert("198.18.0.1:4000".parse().unwrap(), Port::Refused);
+    world.run(S);
+    for _ in 0..12 {
+        call(&mut world, from);
+        world.run(200 * MS);
+    }
+    assert_eq!((world.dialled(0).len(), world.stats(0).refused), (8, 4));
+    world.run(5 * S);
+    call(&mut world, from);
+    world.run(S);
+    assert_eq!(world.dialled(0).len(), 9, "one more every 5 s");
+}
+
+#[test]
+fn strangers_requests_have_a_rate_in_all_and_a_cap() {
+    let mut world = world(Accept::Anyone);
+    let all = strangers(&mut world, 120);
+    world.run(S);
+    let mut calls: Vec<_> = all[..40].iter().map(|n| call(&mut world, *n)).collect();
+    world.run(90 * MS);
+    assert_eq!((world.dialled(0).len(), world.refused(&calls, Refusal::Busy)), (32, 8), "at once");
+    for n in &all[40..] {
+        calls.push(call(&mut world, *n));
+        world.run(100 * MS);
+        if world.now.since(p2pd_core::Instant::ZERO) < 5900 * MS {
+            assert!(world.dialled(0).len() <= 48, "beyond that many, strangers wait for each other");
+        }
+    }
+    let dialled: BTreeSet<_> = world.dialled(0).into_iter().collect();
+    assert_eq!(dialled.len(), world.dialled(0).len(), "none twice");
+    assert_eq!(dialled.len() + world.refused(&calls, Refusal::Busy), 120);
+}
+
+#[test]
+fn strangers_do_not_keep_a_named_peer_out() {
+    let mut world = world(Accept::Anyone);
+    let friend = world.open(|_| {});
+    let all = strangers(&mut world, 300);
+    world.run(S);
+    let ours = world.connect(0, &world.address(friend), direct(20));
+    world.cancel(0, ours);
+    // More keys than are told apart, within what is opened of a flood.
+    let (flood, steady) = all.split_at(190);
+    for some in std::iter::once(flood).chain(steady.chunks(18)) {
+        for n in some {
+            call(&mut world, *n);
+        }
+        world.run(100 * MS);
+    }
+    for n in &all[100..118] {
+        call(&mut world, *n);
+    }
+    assert!(world.stats(0).refused > 200, "they have used up what is for strangers");
+    let (_, id) = call(&mut world, friend);
+    world.run(100 * MS);
+    assert_eq!(world.stats(0).messages_over_limit, 0);
+    world.assert_piped(friend, id, 0, &[]);
+    assert!(world.stages(friend, id, Strategy::Reverse).contains(&Stage::PeerDials), "and is told");
+}
+
+#[test]
+fn a_stranger_asks_our_user_once_and_waits_with_four_requests() {
+    let mut world = world(Accept::Ask);
+    let from = stranger(&mut world, &["198.18.0.1"]);
+    world.run(S);
+    let calls: Vec<_> = (0..6).map(|_| call(&mut world, from)).collect();
+    world.run(S);
+    assert_eq!(world.asked(0), [world.id(from)]);
+    assert_eq!((world.refused(&calls, Refusal::Busy), world.stats(0).refused), (2, 2));
+    assert!(world.dialled(0).is_empty());
+}
+
+#[test]
+fn our_user_is_asked_about_64_strangers_at_a_time() {
+    let mut world = world(Accept::Ask);
+    let all = strangers(&mut world, 80);
+    world.run(S);
+    let mut calls = Vec::new();
+    for n in &all {
+        calls.push(call(&mut world, *n));
+        world.run(100 * MS);
+    }
+    assert_eq!(world.asked(0).len(), 64);
+    assert_eq!((world.refused(&calls, Refusal::Busy), world.stats(0).refused), (16, 16));
+    world.run(30 * S);
+    assert_eq!(world.refused(&calls, Refusal::NotAccepted), 64);
+}
+
+#[test]
+fn streams_that_say_nothing_are_held_up_to_a_cap_and_for_5_seconds() {
+    let mut world = world(Accept::Anyone);
+    world.run(S);
+    let mut hands = Vec::new();
+    for _ in 0..3 {
+        hands.extend((0..100).map(|_| world.dial_by_hand(0, &[])));
+        world.run(S);
+    }
+    let closed = |w: &World| hands.iter().filter(|h| w.hands[**h].closed).count();
+    assert_eq!((closed(&world), world.stats(0).streams_over_limit), (44, 44));
+    world.run(5 * S + LATENCY);
+    assert_eq!(closed(&world), 300);
+    assert_eq!(
+        world.stats(0),
+        only(|s| {
+            s.streams_over_limit = 44;
+            s.bad_hellos = 256
+        })
+    );
+}
+
+#[test]
+fn peers_that_are_known_by_then_do_not_count_as_strangers() {
+    let mut world = world(Accept::Ask);
+    let callers: Vec<usize> = (0..20).map(|_| world.open(|_| {})).collect();
+    world.run(S);
+    for n in callers {
+        world.connect(n, &world.address(0), direct(60));
+    }
+    world.run(4 * S);
+    assert_eq!((world.asked(0).len(), world.streams_of(0)), (20, 20));
+    for _ in 0..256 {
+        world.dial_by_hand(0, &[]);
+    }
+    assert_eq!(world.stats(0).streams_over_limit, 0);
+    world.dial_by_hand(0, &[]);
+    assert_eq!(world.stats(0).streams_over_limit, 1);
+}
+
+#[test]
+fn streams_are_accepted_within_a_rate() {
+    let mut world = world(Accept::Anyone);
+    world.run(S);
+    for _ in 0..2 {
+        for _ in 0..150 {
+            world.dial_by_hand(0, b"junk");
+        }
+        // Time for the junk to be read and the streams to be closed, and for 5 more.
+        world.run(20 * MS);
+    }
+    assert_eq!((world.stats(0).bad_hellos, world.stats(0).streams_over_limit), (261, 39));
+}
+
+#[test]
+fn garbage_on_the_listener_costs_one_closed_stream() {
+    let mut world = world(Accept::Anyone);
+    world.run(S);
+    let garbage = [
+        b"GET / HTTP/1.1\r\n\r\n".to_vec(),
+        vec![1, 1, 255, 255],
+        [vec![1, 2, 0, 51], vec![0; 51]].concat(),
+        vec![1; 4],
+    ];
+    for say in &garbage {
+        let hand = world.dial_by_hand(0, say);
+        world.run(S);
+        assert!(world.hands[hand].closed, "{say:?}");
+    }
+    let unknown = [vec![1, 1, 0, 114], vec![3; 114]].concat();
+    let hand = world.dial_by_hand(0, &unknown);
+    world.run(S);
+    assert!(world.hands[hand].closed && world.hands[hand].received.is_empty(), "not even a reason");
+    assert_eq!(world.stats(0), only(|s| s.bad_hellos = 5));
+}
+
+#[test]
+fn a_message_flood_is_opened_within_a_rate() {
+    let mut world = world(Accept::Anyone);
+    world.run(S);
+    for n in 0..500u16 {
+        world.publish(0, 0, &[&[1][..], &n.to_be_bytes(), &[9; 120]].concat());
+    }
+    world.run(S);
+    let stats = world.stats(0);
+    assert_eq!((stats.bad_messages, stats.messages_over_limit), (200, 300));
+}
+
+#[test]
+fn a_friend_with_a_loopback_address_is_dialled_there_by_nobody_else() {
+    let mut world = world(Accept::Anyone);
+    let ip: IpAddr = "127.0.0.1".parse().unwrap();
+    let from = world.host(ip, ip, |c| c.bind = Some(ip));
+    world.run(S);
+    let (_, id) = call(&mut world, from);
+    world.run(S);
+    assert!(world.dialled(0).is_empty());
+    assert_eq!(world.failure(from, id).unwrap().1.strategies[0].outcome, Outcome::Failed);
+}

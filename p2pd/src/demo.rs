@@ -1,0 +1,123 @@
+//! `p2pd demo`: every strategy between two nodes on this machine, with servers of its own on loopback.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr};
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use blake2::{Blake2s256, Digest};
+use p2pd::serve::{Serving, Wanted};
+use p2pd_core::{Config, PipeMode, Plan, SecretKey, Strategy};
+use p2pd_tokio::{Node, Pipe};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use crate::say::Say;
+
+const LOOPBACK: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+/// All of 127.0.0.0/8 is this machine on Linux and Windows; elsewhere the STUN server has one address.
+const SECOND: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 2));
+const CHUNK: usize = 64 * 1024;
+
+/// What one row of the table says.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Row {
+    pub(crate) strategy: Strategy,
+    pub(crate) mode: PipeMode,
+    pub(crate) open: Duration,
+    /// Time to send everything: from the caller, and back.
+    pub(crate) there: Duration,
+    pub(crate) back: Duration,
+    pub(crate) bytes: usize,
+}
+
+impl Row {
+    pub(crate) fn rate(self, time: Duration) -> f64 {
+        self.bytes as f64 / 1e6 / time.as_secs_f64().max(1e-9)
+    }
+}
+
+pub(crate) async fn run(mebibytes: u32, say: Say) -> ExitCode {
+    match table(mebibytes, say).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(why) => {
+            say.error(&why.to_string());
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn table(mebibytes: u32, say: Say) -> Result<(), Box<dyn std::error::Error>> {
+    let serving = serve().await?;
+    let (ours, theirs) = (node(&serving).await?, node(&serving).await?);
+    let address = theirs.address().await;
+    ours.address().await;
+    say.demo_begins(serving.mqtt(), serving.stun(), &address, mebibytes);
+    let data = payload(mebibytes as usize * 1024 * 1024);
+    let hash = Blake2s256::digest(&data);
+    for strategy in Strategy::ALL {
+        for mode in [PipeMode::Encrypted, PipeMode::Plain] {
+            let plan = Plan { strategies: [strategy].into_iter().collect(), mode, ..Plan::default() };
+            let called = async { ours.connect_with(&address, plan).await.map_err(io::Error::other) };
+            let accepted = async { theirs.accept().await.ok_or(io::Error::other("the node ended")) };
+            let (mut near, mut far) = tokio::try_join!(called, accepted)?;
+            if (near.strategy(), near.mode()) != (strategy, mode) {
+                return Err(format!("{strategy} was asked for, {} came", near.strategy()).into());
+            }
+            let open = near.elapsed();
+            let there = send(&data, &hash, &mut near, &mut far).await?;
+            let back = send(&data, &hash, &mut far, &mut near).await?;
+            say.demo_row(Row { strategy, mode, open, there, back, bytes: data.len() });
+        }
+    }
+    ours.shutdown().await;
+    theirs.shutdown().await;
+    say.demo_ends();
+    Ok(())
+}
+
+async fn serve() -> Result<Serving, p2pd::serve::ServeError> {
+    let wanted = Wanted { ip: LOOPBACK, second_ip: Some(SECOND), mqtt_port: 0, stun_ports: [0, 0] };
+    match Serving::start(&wanted).await {
+        Ok(serving) => Ok(serving),
+        Err(_) => Serving::start(&Wanted { second_ip: None, ..wanted }).await,
+    }
+}
+
+async fn node(serving: &Serving) -> Result<Node, Box<dyn std::error::Error>> {
+    let mut config = Config::new(SecretKey::from_bytes(p2pd_tokio::random_seed()?));
+    let servers = serving.servers(&LOOPBACK.to_string(), 0);
+    (config.brokers, config.stun) = (servers.brokers, servers.stun);
+    config.bind = Some(LOOPBACK);
+    config.allow_plain = true;
+    Ok(Node::bind(config).await?)
+}
+
+/// Bytes without a short period, so that none lost, doubled or swapped goes unnoticed.
+fn payload(len: usize) -> Vec<u8> {
+    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+    let mut data = Vec::with_capacity(len);
+    while data.len() < len {
+        state = state.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(0x1405_7b7e_f767_814f);
+        data.extend_from_slice(&(state >> 16).to_le_bytes()[..4]);
+    }
+    data.truncate(len);
+    data
+}
+
+/// Sends all of it and waits until it arrived; its hash is compared outside the time taken.
+async fn send(data: &[u8], hash: &[u8], from: &mut Pipe, to: &mut Pipe) -> io::Result<Duration> {
+    let mut arrived = vec![0; data.len()];
+    let began = Instant::now();
+    let writing = async {
+        for chunk in data.chunks(CHUNK) {
+            from.write_all(chunk).await?;
+        }
+        from.flush().await
+    };
+    tokio::try_join!(writing, to.read_exact(&mut arrived))?;
+    let took = began.elapsed();
+    if Blake2s256::digest(&arrived).as_slice() != hash {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "what arrived is not what was sent"));
+    }
+    Ok(took)
+}

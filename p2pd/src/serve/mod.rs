@@ -1,0 +1,144 @@
+//! The servers of `p2pd-rendezvous` on real sockets, under tokio.
+
+mod broker;
+mod stun;
+
+use std::fmt;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::time::Instant;
+
+use p2pd_core::{Broker, StunServer};
+use p2pd_rendezvous::{mqtt, stun as stun_server};
+use tokio::task::JoinSet;
+
+use crate::servers::Servers;
+
+/// Tries to find a port that is free on every address and for UDP and TCP.
+const TRIES: usize = 50;
+
+/// Where to serve.
+#[derive(Clone, Debug)]
+pub struct Wanted {
+    /// The address.
+    pub ip: IpAddr,
+    /// A second address of the same family: with it the STUN server measures NATs (RFC 5780).
+    pub second_ip: Option<IpAddr>,
+    /// Port of the broker; 0 takes a free one.
+    pub mqtt_port: u16,
+    /// Ports of the STUN server, UDP and TCP; the second is used with two addresses only. 0 takes a free one.
+    pub stun_ports: [u16; 2],
+}
+
+/// Why the servers could not be started.
+#[derive(Debug)]
+pub enum ServeError {
+    /// The two addresses are the same, of two families, or not addresses of a machine.
+    Addresses,
+    /// A socket could not be opened.
+    Bind(&'static str, SocketAddr, io::Error),
+}
+
+impl fmt::Display for ServeError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ServeError::Addresses => {
+                f.write_str("two addresses must be two different ones of one family, and no wildcards")
+            }
+            ServeError::Bind(what, at, why) => write!(f, "{what} on {at}: {why}"),
+        }
+    }
+}
+
+impl std::error::Error for ServeError {}
+
+/// Running servers; they end when this is dropped.
+#[derive(Debug)]
+pub struct Serving {
+    mqtt: SocketAddr,
+    stun: SocketAddr,
+    tasks: JoinSet<()>,
+}
+
+impl Serving {
+    /// Opens the sockets and starts to serve, within a tokio runtime.
+    ///
+    /// # Errors
+    /// Which socket could not be opened and why; then none is open.
+    pub async fn start(wanted: &Wanted) -> Result<Self, ServeError> {
+        let began = Instant::now();
+        let ips: Vec<IpAddr> = [Some(wanted.ip), wanted.second_ip].into_iter().flatten().collect();
+        if let [a, b] = ips[..]
+            && (a == b || a.is_ipv4() != b.is_ipv4() || a.is_unspecified() || b.is_unspecified())
+        {
+            return Err(ServeError::Addresses);
+        }
+        let mut mqtt_listeners = Vec::new();
+        let mut mqtt_port = wanted.mqtt_port;
+        for ip in &ips {
+            let listener = listen("MQTT", (*ip, mqtt_port).into())?;
+            mqtt_port = port_of(&listener, (*ip, mqtt_port).into())?;
+            mqtt_listeners.push(listener);
+        }
+        let ports = if ips.len() == 2 { &wanted.stun_ports[..] } else { &wanted.stun_ports[..1] };
+        let mut bound: Vec<stun::Port> = Vec::new();
+        for port in ports {
+            bound.push(stun::Port::open(&ips, *port)?);
+        }
+        let sites = match (&ips[..], &bound[..]) {
+            ([a, b], [one, two]) => stun_server::Sites::Two { ips: [*a, *b], ports: [one.port, two.port] },
+            _ => stun_server::Sites::One,
+        };
+        let stun_port = bound.first().map_or(0, |p| p.port);
+        let mut tasks = JoinSet::new();
+        stun::start(
+            &mut tasks,
+            began,
+            stun_server::Server::new(sites, stun_server::Limits::default()),
+            bound,
+        );
+        tasks.spawn(broker::run(began, mqtt::Broker::new(mqtt::Limits::default()), mqtt_listeners));
+        Ok(Serving { mqtt: (wanted.ip, mqtt_port).into(), stun: (wanted.ip, stun_port).into(), tasks })
+    }
+
+    /// The broker.
+    pub fn mqtt(&self) -> SocketAddr {
+        self.mqtt
+    }
+
+    /// The STUN server's first socket, UDP and TCP.
+    pub fn stun(&self) -> SocketAddr {
+        self.stun
+    }
+
+    /// The list that peers need, with `host` as the name they reach the servers by and `id` as the broker's.
+    pub fn servers(&self, host: &str, id: u16) -> Servers {
+        Servers {
+            brokers: vec![Broker { id, host: host.into(), port: self.mqtt.port() }],
+            stun: vec![StunServer { host: host.into(), port: self.stun.port() }],
+        }
+    }
+
+    /// Serves until a server ends by itself, which is a defect.
+    pub async fn ended(&mut self) {
+        self.tasks.join_next().await;
+    }
+}
+
+fn listen(what: &'static str, at: SocketAddr) -> Result<tokio::net::TcpListener, ServeError> {
+    let open = || {
+        let socket = match at {
+            SocketAddr::V4(_) => tokio::net::TcpSocket::new_v4(),
+            SocketAddr::V6(_) => tokio::net::TcpSocket::new_v6(),
+        }?;
+        // A server that is started again must not wait for its old connections.
+        socket.set_reuseaddr(true)?;
+        socket.bind(at)?;
+        socket.listen(1024)
+    };
+    open().map_err(|why| ServeError::Bind(what, at, why))
+}
+
+fn port_of(listener: &tokio::net::TcpListener, at: SocketAddr) -> Result<u16, ServeError> {
+    listener.local_addr().map(|a| a.port()).map_err(|why| ServeError::Bind("MQTT", at, why))
+}

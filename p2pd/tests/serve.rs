@@ -1,0 +1,115 @@
+//! `serve` and `demo` as a user runs them, on loopback.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::process::{Child, Command, Stdio};
+
+use p2pd::servers::{FORBID_PUBLIC, Servers};
+use serde_json::Value;
+
+/// Ends the process however the test ends.
+struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn p2pd(args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_p2pd"));
+    command.args(args).arg("--json").env(FORBID_PUBLIC, "1");
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+}
+
+/// Waits for an event on a process's standard error.
+fn event(child: &mut Running, name: &str) -> Value {
+    let mut said = BufReader::new(child.0.stderr.take().unwrap());
+    loop {
+        let mut line = String::new();
+        assert_ne!(said.read_line(&mut line).unwrap(), 0, "ended without {name}");
+        let value: Value = serde_json::from_str(&line).unwrap();
+        if value["event"] == name {
+            // What it says later must not block it.
+            std::thread::spawn(move || std::io::copy(&mut said, &mut std::io::sink()));
+            return value;
+        }
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn peers_find_each_other_by_the_list_that_serve_writes() {
+    let dir = tempfile::tempdir().unwrap();
+    let list = dir.path().join("servers.toml");
+    let file = list.to_str().unwrap();
+    let mut serve =
+        p2pd(&["serve", "--bind", "127.0.0.1", "--mqtt-port", "0", "--stun-port", "0", "--id", "7"]);
+    let mut serving = Running(serve.args(["--write", file]).spawn().unwrap());
+    let said = event(&mut serving, "serving");
+    let servers = Servers::read(&list).unwrap();
+    assert_eq!(said["mqtt"], format!("127.0.0.1:{}", servers.brokers[0].port));
+    assert_eq!(said["stun"], format!("127.0.0.1:{}", servers.stun[0].port));
+    assert_eq!(said["stun_second"], Value::Null);
+
+    let local = ["--bind", "127.0.0.1", "--config", file];
+    let mut listener = Running(p2pd(&["listen", "--echo"]).args(local).spawn().unwrap());
+    let ready = event(&mut listener, "ready");
+    let address = ready["address"].as_str().unwrap();
+    assert!(address.starts_with("7-[0,127.0.0.1,"), "broker and STUN answered: {address}");
+    let mut caller = p2pd(&["connect", address, "--strategies", "reverse"]);
+    let mut caller = Running(caller.args(local).stdin(Stdio::piped()).spawn().unwrap());
+    caller.0.stdin.take().unwrap().write_all(b"over our own broker\n").unwrap();
+    let mut answer = String::new();
+    caller.0.stdout.take().unwrap().read_to_string(&mut answer).unwrap();
+    assert_eq!(answer, "over our own broker\n");
+    assert_eq!(event(&mut caller, "connected")["strategy"], "reverse");
+
+    let id = serving.0.id().to_string();
+    assert!(Command::new("kill").args(["-INT", &id]).status().unwrap().success());
+    assert_eq!(serving.0.wait().unwrap().code(), Some(0));
+}
+
+#[test]
+fn a_port_in_use_and_addresses_that_do_not_fit_are_said() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = taken.local_addr().unwrap().port().to_string();
+    let run = |args: &[&str]| {
+        let out = p2pd(args).output().unwrap();
+        (out.status.code(), String::from_utf8_lossy(&out.stderr).into_owned())
+    };
+    let (code, text) = run(&["serve", "--bind", "127.0.0.1", "--mqtt-port", &port, "--stun-port", "0"]);
+    assert_eq!(code, Some(1));
+    assert!(text.contains(&format!("MQTT on 127.0.0.1:{port}")), "{text}");
+    let (code, text) = run(&["serve", "--bind", "127.0.0.1", "--second", "::1"]);
+    assert_eq!(code, Some(2));
+    assert!(text.contains("--second"), "{text}");
+    let (code, text) = run(&["serve", "--write", "/nonexistent/list"]);
+    assert_eq!(code, Some(2));
+    assert!(text.contains("--host"), "{text}");
+}
+
+#[test]
+fn the_demo_tries_every_strategy_in_both_modes() {
+    let out = p2pd(&["demo", "--size", "1"]).output().unwrap();
+    let text = String::from_utf8(out.stderr).unwrap();
+    assert_eq!(out.status.code(), Some(0), "{text}");
+    let rows: Vec<Value> = text.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
+    let rows = rows.iter().filter(|r| r["event"] == "demo");
+    let tried: Vec<_> =
+        rows.map(|r| (r["strategy"].as_str().unwrap(), r["mode"].as_str().unwrap())).collect();
+    let all = [("direct", "encrypted"), ("direct", "plain"), ("reverse", "encrypted"), ("reverse", "plain")];
+    assert_eq!(tried, all);
+}
+
+/// The guard that `tests/run` and every test here relies on. That the demo works under it is the proof that
+/// the demo does not touch the shipped list.
+#[test]
+fn the_shipped_list_is_out_of_reach_where_it_is_forbidden() {
+    for args in [&["addr"][..], &["listen"], &["connect", "0-[0,127.0.0.1,127.0.0.1,9,1,1,0]-0-x"]] {
+        let out = p2pd(args).args(["--bind", "127.0.0.1"]).output().unwrap();
+        assert_eq!(out.status.code(), Some(2), "{args:?}");
+        assert!(String::from_utf8_lossy(&out.stderr).contains(FORBID_PUBLIC), "{args:?}");
+    }
+}

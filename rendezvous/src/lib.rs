@@ -1,0 +1,18 @@
+//! The servers that peers need to find each other, without I/O, clock or randomness: an MQTT 3.1.1 broker
+//! ([`mqtt::Broker`]) and a STUN server that knows RFC 5780 ([`stun::Server`]).
+//!
+//! They are small on purpose, bounded in everything a stranger can grow, and built on other codecs than
+//! `p2pd-core`, so that each side is a second opinion of the other. Whoever owns the sockets tells them what
+//! arrives and does what they ask; `p2pd serve` runs them on the network, tests and the simulator on whatever
+//! they like.
+//!
+//! Time is a [`Duration`](core::time::Duration) since a point that the caller chose; it never goes back.
+#![forbid(unsafe_code)]
+
+pub mod mqtt;
+mod rate;
+pub mod stun;
+
+/// A TCP connection, numbered by whoever owns the sockets and never numbered so again.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct ConnId(pub u64);

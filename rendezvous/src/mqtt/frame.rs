@@ -1,0 +1,145 @@
+//! Packets in a byte stream, and what is checked of them before the codec reads their bodies.
+
+use mqtt_protocol_core::mqtt::packet::v3_1_1;
+
+/// Why a client's stream cannot go on.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum FrameError {
+    /// Longer than the limit, or its length is no variable byte integer.
+    Length,
+    /// A packet type that clients do not send, or wrong flags for it.
+    Header,
+    /// The body is not what its type asks for.
+    Body,
+    /// A CONNECT of another protocol level.
+    Level,
+}
+
+/// A client's packet.
+#[derive(Debug)]
+pub(crate) enum Packet {
+    Connect(v3_1_1::Connect),
+    Publish(v3_1_1::Publish),
+    Puback(u16),
+    Subscribe(v3_1_1::Subscribe),
+    Unsubscribe(v3_1_1::Unsubscribe),
+    Pingreq,
+    Disconnect,
+}
+
+/// Cuts a stream into packets. Holds at most one incomplete packet of the size allowed.
+#[derive(Debug)]
+pub(crate) struct Framer {
+    held: Vec<u8>,
+    max: usize,
+}
+
+impl Framer {
+    pub(crate) fn new(max: usize) -> Self {
+        Framer { held: Vec::new(), max }
+    }
+
+    /// Takes the next packet out of what is held and `data`, which shrinks by what was used.
+    pub(crate) fn next(&mut self, data: &mut &[u8]) -> Result<Option<Packet>, FrameError> {
+        loop {
+            if let Some((header, whole)) = measure(&self.held)? {
+                if whole > self.max {
+                    return Err(FrameError::Length);
+                }
+                let missing = whole - self.held.len();
+                let (taken, rest) = data.split_at(missing.min(data.len()));
+                self.held.extend_from_slice(taken);
+                *data = rest;
+                if self.held.len() < whole {
+                    return Ok(None);
+                }
+                let packet = parse(self.held[0], &self.held[header..]);
+                self.held.clear();
+                return packet.map(Some);
+            }
+            // The header comes byte by byte: nothing behind it belongs to this packet for sure.
+            let Some((first, rest)) = data.split_first() else { return Ok(None) };
+            if self.held.is_empty() && !is_clients_header(*first) {
+                return Err(FrameError::Header);
+            }
+            self.held.push(*first);
+            *data = rest;
+        }
+    }
+}
+
+/// Length of the fixed header and of the whole packet, once they are known.
+fn measure(bytes: &[u8]) -> Result<Option<(usize, usize)>, FrameError> {
+    let mut length = 0;
+    for (n, byte) in bytes.iter().skip(1).enumerate() {
+        if n == 4 {
+            return Err(FrameError::Length);
+        }
+        length |= usize::from(byte & 0x7f) << (7 * n);
+        if byte & 0x80 == 0 {
+            return Ok(Some((n + 2, n + 2 + length)));
+        }
+    }
+    if bytes.len() > 4 { Err(FrameError::Length) } else { Ok(None) }
+}
+
+/// Whether a client's packet can begin so: types and the flags they must have (MQTT 3.1.1 section 2.2).
+fn is_clients_header(first: u8) -> bool {
+    matches!(first, 0x10 | 0x30..=0x3f | 0x40 | 0x82 | 0xa2 | 0xc0 | 0xe0)
+}
+
+/// A packet whose first byte [`is_clients_header`].
+fn parse(first: u8, body: &[u8]) -> Result<Packet, FrameError> {
+    let all = |used: usize| if used == body.len() { Ok(()) } else { Err(FrameError::Body) };
+    let body_error = |_| FrameError::Body;
+    match first >> 4 {
+        1 => {
+            check_connect(body)?;
+            let (connect, used) = v3_1_1::Connect::parse(body).map_err(body_error)?;
+            all(used)?;
+            Ok(Packet::Connect(connect))
+        }
+        3 => {
+            let (publish, used) = v3_1_1::Publish::parse(first & 0x0f, body.into()).map_err(body_error)?;
+            all(used)?;
+            Ok(Packet::Publish(publish))
+        }
+        4 => {
+            let (puback, used) = v3_1_1::Puback::parse(body).map_err(body_error)?;
+            all(used)?;
+            Ok(Packet::Puback(puback.packet_id()))
+        }
+        8 => {
+            let (subscribe, used) = v3_1_1::Subscribe::parse(body).map_err(body_error)?;
+            all(used)?;
+            Ok(Packet::Subscribe(subscribe))
+        }
+        10 => {
+            let (unsubscribe, used) = v3_1_1::Unsubscribe::parse(body).map_err(body_error)?;
+            all(used)?;
+            Ok(Packet::Unsubscribe(unsubscribe))
+        }
+        12 => {
+            all(0)?;
+            Ok(Packet::Pingreq)
+        }
+        14 => {
+            all(0)?;
+            Ok(Packet::Disconnect)
+        }
+        _ => Err(FrameError::Header),
+    }
+}
+
+/// What the codec leaves open of a CONNECT (MQTT 3.1.1 sections 3.1.2.2 to 3.1.2.7).
+fn check_connect(body: &[u8]) -> Result<(), FrameError> {
+    let [0, 4, b'M', b'Q', b'T', b'T', level, flags, ..] = body else { return Err(FrameError::Body) };
+    if *level != 4 {
+        return Err(FrameError::Level);
+    }
+    let (will, qos, retain) = (flags & 4 != 0, (flags >> 3) & 3, flags & 0x20 != 0);
+    if flags & 1 != 0 || qos == 3 || (!will && (qos != 0 || retain)) {
+        return Err(FrameError::Body);
+    }
+    Ok(())
+}

@@ -1,0 +1,555 @@
+//! An MQTT 3.1.1 broker with QoS 0 and 1, retained messages, wills, wildcards, and sessions that outlive a
+//! connection for a while.
+//!
+//! What it leaves out: QoS 2 (a subscription is granted QoS 1, a publication closes the connection, since 3.1.1
+//! has no way to refuse it) and authentication (names and passwords are read and ignored: whoever
+//! reaches the port may use the broker, within [`Limits`]).
+
+mod frame;
+mod session;
+mod topic;
+
+use core::time::Duration;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use mqtt_protocol_core::mqtt::packet::{Qos, v3_1_1};
+use mqtt_protocol_core::mqtt::result_code::{ConnectReturnCode, SubackReturnCode};
+
+use crate::ConnId;
+use crate::rate::Bucket;
+use frame::{FrameError, Framer, Packet};
+use session::{Message, Room, Session};
+pub use topic::MAX_TOPIC;
+
+/// What strangers may make the broker hold and do.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// Connections at a time; a further one is closed. Default 1,024.
+    pub connections: usize,
+    /// Sessions at a time, connected or remembered; a further client is told "server unavailable". Default 2,048.
+    pub sessions: usize,
+    /// Filters of one session; a further one is answered with failure. Default 32.
+    pub subscriptions: usize,
+    /// Bytes of one packet; a longer one closes its connection. Default 64 KiB.
+    pub packet: usize,
+    /// QoS 1 messages on their way to one client, not yet acknowledged. Default 32.
+    pub in_flight: usize,
+    /// QoS 1 messages waiting for one client; a further one is dropped. Default 128.
+    pub queue: usize,
+    /// Bytes that one connection has not taken yet: QoS 0 messages beyond it are dropped, QoS 1 messages wait,
+    /// and a connection that takes no answers either is closed. Default 256 KiB.
+    pub output: usize,
+    /// Topics with a retained message; a further one is not retained. Default 1,024.
+    pub retained: usize,
+    /// Publications of one connection a second, in the long run; beyond it the connection is closed. Default
+    /// 100, with a burst of four seconds' worth.
+    pub publishes_per_second: u32,
+    /// A new connection has this long to send CONNECT. Default 5 s.
+    pub connect_within: Duration,
+    /// Longest silence of a client whatever keep-alive it asked for. Default 1 h.
+    pub silence: Duration,
+    /// A session that is not clean is remembered this long after its connection. Default 10 min.
+    pub remember: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Limits {
+            connections: 1024,
+            sessions: 2048,
+            subscriptions: 32,
+            packet: 64 * 1024,
+            in_flight: 32,
+            queue: 128,
+            output: 256 * 1024,
+            retained: 1024,
+            publishes_per_second: 100,
+            connect_within: Duration::from_secs(5),
+            silence: Duration::from_secs(3600),
+            remember: Duration::from_secs(600),
+        }
+    }
+}
+
+/// What the broker wants done.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Output {
+    /// Append to the connection's stream; say [`Broker::sent`] when the bytes have left.
+    Send(ConnId, Bytes),
+    /// Send what is queued, then close. The broker has forgotten the connection.
+    Close(ConnId),
+}
+
+/// What the broker has counted.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct Stats {
+    /// Connections accepted.
+    pub accepted: u64,
+    /// Connections turned away: too many, or CONNECT refused.
+    pub refused: u64,
+    /// Connections closed because of what they sent or how much.
+    pub violations: u64,
+    /// Connections closed because they were silent or took no answers.
+    pub stalled: u64,
+    /// Publications taken.
+    pub published: u64,
+    /// Copies handed to clients.
+    pub delivered: u64,
+    /// Copies dropped because their client was slow or away.
+    pub dropped: u64,
+}
+
+/// The broker. Calls come in any order; afterwards take [`poll_output`](Self::poll_output) until it is empty,
+/// and call [`handle_timeout`](Self::handle_timeout) at [`poll_timeout`](Self::poll_timeout).
+#[derive(Debug)]
+pub struct Broker {
+    limits: Limits,
+    conns: BTreeMap<ConnId, Conn>,
+    sessions: BTreeMap<SessionId, Session>,
+    /// Sessions by the client id that chose them.
+    clients: BTreeMap<Box<str>, SessionId>,
+    /// Sessions by filter, where it is a plain name.
+    plain: BTreeMap<Arc<str>, BTreeSet<SessionId>>,
+    /// Sessions with a wildcard in a filter.
+    wild: BTreeSet<SessionId>,
+    retained: BTreeMap<Arc<str>, Message>,
+    /// When to look after whom, one entry each. A connection's may be early: its deadline has the last word.
+    timers: BTreeSet<(Duration, Due)>,
+    outputs: VecDeque<Output>,
+    next_session: u64,
+    stats: Stats,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+struct SessionId(u64);
+
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+enum Due {
+    Conn(ConnId),
+    Session(SessionId),
+}
+
+#[derive(Debug)]
+struct Conn {
+    framer: Framer,
+    phase: Phase,
+    deadline: Duration,
+    /// Where it stands among the timers.
+    armed: Duration,
+    /// Bytes sent to it that it has not taken.
+    unsent: usize,
+    publishes: Bucket,
+}
+
+#[derive(Debug)]
+enum Phase {
+    /// Nothing was heard yet.
+    New,
+    Open {
+        session: SessionId,
+        /// Longest silence.
+        silence: Duration,
+        will: Option<Message>,
+    },
+}
+
+/// Why a connection ends.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum End {
+    Disconnect,
+    Violation,
+    Stalled,
+    TakenOver,
+    Gone,
+}
+
+impl Broker {
+    /// A broker with no clients.
+    pub fn new(limits: Limits) -> Self {
+        Broker {
+            limits,
+            conns: BTreeMap::new(),
+            sessions: BTreeMap::new(),
+            clients: BTreeMap::new(),
+            plain: BTreeMap::new(),
+            wild: BTreeSet::new(),
+            retained: BTreeMap::new(),
+            timers: BTreeSet::new(),
+            outputs: VecDeque::new(),
+            next_session: 0,
+            stats: Stats::default(),
+        }
+    }
+
+    /// A connection was accepted.
+    pub fn accept(&mut self, now: Duration, conn: ConnId) {
+        self.stats.accepted += 1;
+        if self.conns.len() >= self.limits.connections {
+            self.stats.refused += 1;
+            return self.outputs.push_back(Output::Close(conn));
+        }
+        let rate = self.limits.publishes_per_second;
+        let deadline = now + self.limits.connect_within;
+        let framer = Framer::new(self.limits.packet);
+        let publishes = Bucket::new(rate, rate.saturating_mul(4));
+        let state = Conn { framer, phase: Phase::New, deadline, armed: deadline, unsent: 0, publishes };
+        self.conns.insert(conn, state);
+        self.timers.insert((deadline, Due::Conn(conn)));
+    }
+
+    /// Bytes came in on a connection. Those of an unknown one are ignored.
+    pub fn receive(&mut self, now: Duration, conn: ConnId, mut data: &[u8]) {
+        while let Some(state) = self.conns.get_mut(&conn) {
+            match state.framer.next(&mut data) {
+                Ok(Some(packet)) => self.packet(now, conn, packet),
+                Ok(None) => return,
+                Err(why) => {
+                    if why == FrameError::Level && matches!(state.phase, Phase::New) {
+                        return self.refuse(now, conn, ConnectReturnCode::UnacceptableProtocolVersion);
+                    }
+                    return self.end(now, conn, End::Violation);
+                }
+            }
+        }
+    }
+
+    /// A connection took so many bytes of its output.
+    pub fn sent(&mut self, conn: ConnId, bytes: usize) {
+        let Some(state) = self.conns.get_mut(&conn) else { return };
+        state.unsent = state.unsent.saturating_sub(bytes);
+        if let Phase::Open { session, .. } = state.phase {
+            self.push(session);
+        }
+    }
+
+    /// A connection ended, however it did.
+    pub fn closed(&mut self, now: Duration, conn: ConnId) {
+        self.end(now, conn, End::Gone);
+    }
+
+    /// The time that [`poll_timeout`](Self::poll_timeout) gave has come.
+    pub fn handle_timeout(&mut self, now: Duration) {
+        while let Some((at, due)) = self.timers.first().copied()
+            && at <= now
+        {
+            self.timers.remove(&(at, due));
+            match due {
+                Due::Session(id) => self.forget(id),
+                Due::Conn(conn) => match self.conns.get_mut(&conn) {
+                    Some(state) if state.deadline <= now => self.end(now, conn, End::Stalled),
+                    Some(state) => {
+                        state.armed = state.deadline;
+                        self.timers.insert((state.armed, due));
+                    }
+                    None => {}
+                },
+            }
+        }
+    }
+
+    /// When to call [`handle_timeout`](Self::handle_timeout); in constant time.
+    pub fn poll_timeout(&self) -> Option<Duration> {
+        self.timers.first().map(|(at, _)| *at)
+    }
+
+    /// The next thing to do.
+    pub fn poll_output(&mut self) -> Option<Output> {
+        self.outputs.pop_front()
+    }
+
+    /// What was counted so far.
+    pub fn stats(&self) -> Stats {
+        self.stats
+    }
+
+    fn packet(&mut self, now: Duration, conn: ConnId, packet: Packet) {
+        let Some(state) = self.conns.get_mut(&conn) else { return };
+        let (session, packet) = match (&state.phase, packet) {
+            (Phase::New, Packet::Connect(connect)) => return self.connect(now, conn, &connect),
+            (Phase::New, _) | (Phase::Open { .. }, Packet::Connect(_)) => {
+                return self.end(now, conn, End::Violation);
+            }
+            (Phase::Open { session, silence, .. }, packet) => {
+                state.deadline = now + *silence;
+                (*session, packet)
+            }
+        };
+        match packet {
+            Packet::Publish(publish) => self.published(now, conn, &publish),
+            Packet::Puback(id) => {
+                if let Some(s) = self.sessions.get_mut(&session) {
+                    s.acknowledged(id);
+                }
+                self.push(session);
+            }
+            Packet::Subscribe(subscribe) => self.subscribe(now, conn, session, &subscribe),
+            Packet::Unsubscribe(unsubscribe) => self.unsubscribe(now, conn, session, &unsubscribe),
+            Packet::Pingreq => self.answer(now, conn, v3_1_1::Pingresp::new().to_continuous_buffer()),
+            Packet::Disconnect => self.end(now, conn, End::Disconnect),
+            Packet::Connect(_) => {}
+        }
+    }
+
+    fn connect(&mut self, now: Duration, conn: ConnId, connect: &v3_1_1::Connect) {
+        let (client, clean) = (connect.client_id(), connect.clean_session());
+        if (client.is_empty() && !clean) || client.len() > MAX_TOPIC {
+            return self.refuse(now, conn, ConnectReturnCode::IdentifierRejected);
+        }
+        let will = match (connect.will_topic(), connect.will_payload()) {
+            (Some(topic), payload) => {
+                let payload = Bytes::copy_from_slice(payload.unwrap_or_default());
+                let at_least_once = connect.will_qos() != Qos::AtMostOnce;
+                let retain = connect.will_retain();
+                Some(Message { topic: topic.into(), payload, at_least_once, retain })
+            }
+            _ => None,
+        };
+        if will.as_ref().is_some_and(|w| !topic::is_name(&w.topic)) {
+            return self.end(now, conn, End::Violation);
+        }
+        // A client id has one connection: the newer one (section 3.1.4).
+        let mut present = false;
+        if let Some(&old) = self.clients.get(client) {
+            if let Some(other) = self.sessions.get(&old).and_then(|s| s.conn) {
+                self.end(now, other, End::TakenOver);
+            }
+            present = self.sessions.contains_key(&old);
+            if clean && present {
+                self.forget(old);
+                present = false;
+            }
+        }
+        if !present && self.sessions.len() >= self.limits.sessions {
+            return self.refuse(now, conn, ConnectReturnCode::ServerUnavailable);
+        }
+        let session = match self.clients.get(client) {
+            Some(id) => *id,
+            None => {
+                let id = SessionId(self.next_session);
+                self.next_session += 1;
+                if !client.is_empty() {
+                    self.clients.insert(client.into(), id);
+                }
+                self.sessions.insert(id, Session::new(client.into()));
+                id
+            }
+        };
+        let half_more = Duration::from_millis(u64::from(connect.keep_alive()) * 1500);
+        let silence = match connect.keep_alive() {
+            0 => self.limits.silence,
+            _ => half_more.min(self.limits.silence),
+        };
+        if let Some(state) = self.conns.get_mut(&conn) {
+            state.phase = Phase::Open { session, silence, will };
+            state.deadline = now + silence;
+            self.timers.remove(&(state.armed, Due::Conn(conn)));
+            state.armed = state.deadline;
+            self.timers.insert((state.armed, Due::Conn(conn)));
+        }
+        if let Some(s) = self.sessions.get_mut(&session) {
+            if let Some(until) = s.until.take() {
+                self.timers.remove(&(until, Due::Session(session)));
+            }
+            s.conn = Some(conn);
+            s.clean = clean;
+        }
+        self.connack(now, conn, ConnectReturnCode::Accepted, present);
+        self.push(session);
+    }
+
+    fn published(&mut self, now: Duration, conn: ConnId, publish: &v3_1_1::Publish) {
+        let allowed = self.conns.get_mut(&conn).is_some_and(|c| c.publishes.take(now));
+        let sound = topic::is_name(publish.topic_name()) && publish.packet_id() != Some(0);
+        if !allowed || !sound || publish.qos() == Qos::ExactlyOnce {
+            return self.end(now, conn, End::Violation);
+        }
+        self.stats.published += 1;
+        let message = Message {
+            topic: publish.topic_name().into(),
+            payload: Bytes::copy_from_slice(publish.payload().as_slice()),
+            at_least_once: publish.qos() == Qos::AtLeastOnce,
+            retain: publish.retain(),
+        };
+        self.distribute(message);
+        if let Some(id) = publish.packet_id() {
+            let ack = v3_1_1::Puback::builder().packet_id(id).build();
+            self.answer(now, conn, ack.map(|a| a.to_continuous_buffer()).unwrap_or_default());
+        }
+    }
+
+    /// A copy for each session that has a matching filter, however many match.
+    fn distribute(&mut self, mut message: Message) {
+        if message.retain {
+            self.retain(&message);
+            message.retain = false;
+        }
+        let named = self.plain.get(&message.topic).into_iter().flatten();
+        let takers: BTreeSet<SessionId> = named.chain(&self.wild).copied().collect();
+        for id in takers {
+            let qos = self.sessions.get(&id).and_then(|s| s.granted(&message.topic));
+            if let Some(at_least_once) = qos {
+                let at_least_once = at_least_once && message.at_least_once;
+                self.deliver(id, Message { at_least_once, ..message.clone() });
+            }
+        }
+    }
+
+    fn retain(&mut self, message: &Message) {
+        if message.payload.is_empty() {
+            self.retained.remove(&message.topic);
+        } else if self.retained.contains_key(&message.topic) || self.retained.len() < self.limits.retained {
+            self.retained.insert(message.topic.clone(), message.clone());
+        }
+    }
+
+    fn deliver(&mut self, id: SessionId, message: Message) {
+        let Some(session) = self.sessions.get_mut(&id) else { return };
+        let room = match session.conn.and_then(|c| self.conns.get(&c)) {
+            Some(conn) if conn.unsent < self.limits.output => Room::Now,
+            Some(_) => Room::Later,
+            None => Room::Away,
+        };
+        if session.take(message, room, self.limits.queue) {
+            self.push(id);
+        } else {
+            self.stats.dropped += 1;
+        }
+    }
+
+    /// Sends a session what it has waiting, as far as it may.
+    fn push(&mut self, id: SessionId) {
+        let Some(session) = self.sessions.get_mut(&id) else { return };
+        let Some(conn) = session.conn else { return };
+        let Some(state) = self.conns.get_mut(&conn) else { return };
+        while state.unsent < self.limits.output
+            && let Some(bytes) = session.next(self.limits.in_flight)
+        {
+            self.stats.delivered += 1;
+            state.unsent += bytes.len();
+            self.outputs.push_back(Output::Send(conn, bytes));
+        }
+    }
+
+    fn subscribe(&mut self, now: Duration, conn: ConnId, id: SessionId, subscribe: &v3_1_1::Subscribe) {
+        if subscribe.packet_id() == 0 {
+            return self.end(now, conn, End::Violation);
+        }
+        let mut codes = Vec::new();
+        let mut retained = Vec::new();
+        for entry in subscribe.entries() {
+            let (filter, at_least_once) = (entry.topic_filter(), entry.sub_opts().qos() != Qos::AtMostOnce);
+            let Some(session) = self.sessions.get_mut(&id) else { return };
+            if !topic::is_filter(filter)
+                || !session.subscribe(filter, at_least_once, self.limits.subscriptions)
+            {
+                codes.push(SubackReturnCode::Failure);
+                continue;
+            }
+            codes.push(match at_least_once {
+                true => SubackReturnCode::SuccessMaximumQos1,
+                false => SubackReturnCode::SuccessMaximumQos0,
+            });
+            if topic::has_wildcard(filter) {
+                self.wild.insert(id);
+                let matching = self.retained.values().filter(|m| topic::matches(filter, &m.topic));
+                retained.extend(matching.map(|m| (m.clone(), at_least_once)));
+            } else {
+                self.plain.entry(filter.into()).or_default().insert(id);
+                retained.extend(self.retained.get(filter).map(|m| (m.clone(), at_least_once)));
+            }
+        }
+        let ack = v3_1_1::Suback::builder().packet_id(subscribe.packet_id()).return_codes(codes).build();
+        self.answer(now, conn, ack.map(|a| a.to_continuous_buffer()).unwrap_or_default());
+        for (message, at_least_once) in retained {
+            let at_least_once = at_least_once && message.at_least_once;
+            self.deliver(id, Message { at_least_once, ..message });
+        }
+    }
+
+    fn unsubscribe(&mut self, now: Duration, conn: ConnId, id: SessionId, unsubscribe: &v3_1_1::Unsubscribe) {
+        if unsubscribe.packet_id() == 0 {
+            return self.end(now, conn, End::Violation);
+        }
+        for filter in unsubscribe.entries() {
+            let Some(session) = self.sessions.get_mut(&id) else { return };
+            session.unsubscribe(filter.as_str());
+            let still_wild = session.has_wildcard();
+            self.unlist(id, filter.as_str(), still_wild);
+        }
+        let ack = v3_1_1::Unsuback::builder().packet_id(unsubscribe.packet_id()).build();
+        self.answer(now, conn, ack.map(|a| a.to_continuous_buffer()).unwrap_or_default());
+    }
+
+    fn unlist(&mut self, id: SessionId, filter: &str, still_wild: bool) {
+        if !still_wild {
+            self.wild.remove(&id);
+        }
+        if let Some(sessions) = self.plain.get_mut(filter) {
+            sessions.remove(&id);
+            if sessions.is_empty() {
+                self.plain.remove(filter);
+            }
+        }
+    }
+
+    fn connack(&mut self, now: Duration, conn: ConnId, code: ConnectReturnCode, present: bool) {
+        let connack = v3_1_1::Connack::builder().return_code(code).session_present(present).build();
+        self.answer(now, conn, connack.map(|c| c.to_continuous_buffer()).unwrap_or_default());
+    }
+
+    fn refuse(&mut self, now: Duration, conn: ConnId, code: ConnectReturnCode) {
+        self.stats.refused += 1;
+        self.connack(now, conn, code, false);
+        self.end(now, conn, End::Disconnect);
+    }
+
+    /// Sends an answer, which cannot wait: a connection that takes none is closed.
+    fn answer(&mut self, now: Duration, conn: ConnId, bytes: Vec<u8>) {
+        let Some(state) = self.conns.get_mut(&conn) else { return };
+        if state.unsent >= 2 * self.limits.output {
+            return self.end(now, conn, End::Stalled);
+        }
+        state.unsent += bytes.len();
+        self.outputs.push_back(Output::Send(conn, bytes.into()));
+    }
+
+    fn end(&mut self, now: Duration, conn: ConnId, why: End) {
+        let Some(state) = self.conns.remove(&conn) else { return };
+        match why {
+            End::Violation => self.stats.violations += 1,
+            End::Stalled => self.stats.stalled += 1,
+            End::Disconnect | End::TakenOver | End::Gone => {}
+        }
+        if why != End::Gone {
+            self.outputs.push_back(Output::Close(conn));
+        }
+        self.timers.remove(&(state.armed, Due::Conn(conn)));
+        let Phase::Open { session, will, .. } = state.phase else { return };
+        if let Some(s) = self.sessions.get_mut(&session) {
+            s.disconnected();
+            if s.clean {
+                self.forget(session);
+            } else {
+                let until = now + self.limits.remember;
+                s.until = Some(until);
+                self.timers.insert((until, Due::Session(session)));
+            }
+        }
+        if let (Some(will), true) = (will, why != End::Disconnect) {
+            self.distribute(will);
+        }
+    }
+
+    fn forget(&mut self, id: SessionId) {
+        let Some(session) = self.sessions.remove(&id) else { return };
+        if let Some(until) = session.until {
+            self.timers.remove(&(until, Due::Session(id)));
+        }
+        for filter in session.filters() {
+            self.unlist(id, filter, false);
+        }
+        self.clients.remove(session.client());
+    }
+}

@@ -1,0 +1,174 @@
+//! A client's session: what it subscribed to and what is on its way to it.
+
+use core::time::Duration;
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use mqtt_protocol_core::mqtt::packet::{Qos, v3_1_1};
+
+use super::topic;
+use crate::ConnId;
+
+/// A publication.
+#[derive(Clone, Debug)]
+pub(super) struct Message {
+    pub(super) topic: Arc<str>,
+    pub(super) payload: Bytes,
+    /// QoS 1; otherwise QoS 0.
+    pub(super) at_least_once: bool,
+    pub(super) retain: bool,
+}
+
+/// Whether a message could leave at once.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Room {
+    Now,
+    /// The connection is slow.
+    Later,
+    /// There is no connection.
+    Away,
+}
+
+#[derive(Debug)]
+pub(super) struct Session {
+    client: Box<str>,
+    pub(super) conn: Option<ConnId>,
+    /// Ends with its connection.
+    pub(super) clean: bool,
+    /// When it is forgotten, while it has no connection.
+    pub(super) until: Option<Duration>,
+    /// Whether QoS 1 was granted.
+    filters: BTreeMap<Box<str>, bool>,
+    waiting: VecDeque<Message>,
+    /// By packet identifier; the order they were sent in is kept beside it.
+    in_flight: BTreeMap<u16, Message>,
+    order: VecDeque<u16>,
+    /// Sent on an earlier connection, to be sent again.
+    again: VecDeque<u16>,
+    last_id: u16,
+}
+
+impl Session {
+    pub(super) fn new(client: Box<str>) -> Self {
+        Session {
+            client,
+            conn: None,
+            clean: true,
+            until: None,
+            filters: BTreeMap::new(),
+            waiting: VecDeque::new(),
+            in_flight: BTreeMap::new(),
+            order: VecDeque::new(),
+            again: VecDeque::new(),
+            last_id: 0,
+        }
+    }
+
+    pub(super) fn client(&self) -> &str {
+        &self.client
+    }
+
+    pub(super) fn filters(&self) -> impl Iterator<Item = &str> {
+        self.filters.keys().map(|f| &**f)
+    }
+
+    pub(super) fn has_wildcard(&self) -> bool {
+        self.filters().any(topic::has_wildcard)
+    }
+
+    /// Whether there was room for one more.
+    pub(super) fn subscribe(&mut self, filter: &str, at_least_once: bool, most: usize) -> bool {
+        let fits = self.filters.contains_key(filter) || self.filters.len() < most;
+        if fits {
+            self.filters.insert(filter.into(), at_least_once);
+        }
+        fits
+    }
+
+    pub(super) fn unsubscribe(&mut self, filter: &str) {
+        self.filters.remove(filter);
+    }
+
+    /// The best QoS that a matching filter was granted: true is 1, false 0.
+    pub(super) fn granted(&self, name: &str) -> Option<bool> {
+        if let Some(granted) = self.filters.get(name) {
+            return Some(*granted || self.wild(name).any(|g| g));
+        }
+        self.wild(name).max()
+    }
+
+    fn wild(&self, name: &str) -> impl Iterator<Item = bool> {
+        let wild = self.filters.iter().filter(|(f, _)| topic::has_wildcard(f));
+        wild.filter(move |(f, _)| topic::matches(f, name)).map(|(_, granted)| *granted)
+    }
+
+    /// Takes a message, unless there is no room for it.
+    pub(super) fn take(&mut self, message: Message, room: Room, most: usize) -> bool {
+        let fits = match room {
+            _ if self.waiting.len() >= most => false,
+            Room::Now => true,
+            Room::Later | Room::Away => message.at_least_once,
+        };
+        if fits {
+            self.waiting.push_back(message);
+        }
+        fits
+    }
+
+    /// The next packet for the client, while no more than `most` are unacknowledged.
+    pub(super) fn next(&mut self, most: usize) -> Option<Bytes> {
+        while let Some(id) = self.again.pop_front() {
+            if let Some(message) = self.in_flight.get(&id) {
+                return Some(encode(message, Some(id), true));
+            }
+        }
+        if self.waiting.front()?.at_least_once && self.in_flight.len() >= most {
+            return None;
+        }
+        let message = self.waiting.pop_front()?;
+        if !message.at_least_once {
+            return Some(encode(&message, None, false));
+        }
+        let id = self.free_id();
+        let bytes = encode(&message, Some(id), false);
+        self.in_flight.insert(id, message);
+        self.order.push_back(id);
+        Some(bytes)
+    }
+
+    pub(super) fn acknowledged(&mut self, id: u16) {
+        if self.in_flight.remove(&id).is_some() {
+            self.order.retain(|o| *o != id);
+        }
+    }
+
+    /// The connection is gone: what was sent and not acknowledged will be sent again, in order.
+    pub(super) fn disconnected(&mut self) {
+        self.conn = None;
+        self.again = self.order.clone();
+        self.waiting.retain(|m| m.at_least_once);
+    }
+
+    /// At most 65,534 are in flight by far, so there is one.
+    fn free_id(&mut self) -> u16 {
+        loop {
+            self.last_id = self.last_id.checked_add(1).unwrap_or(1);
+            if !self.in_flight.contains_key(&self.last_id) {
+                return self.last_id;
+            }
+        }
+    }
+}
+
+fn encode(message: &Message, id: Option<u16>, again: bool) -> Bytes {
+    let builder = v3_1_1::Publish::builder()
+        .topic_name(&*message.topic)
+        .map(|b| b.payload(message.payload.to_vec()).retain(message.retain));
+    let built = builder.and_then(|b| match id {
+        Some(id) => b.qos(Qos::AtLeastOnce).packet_id(id).dup(again).build(),
+        None => b.qos(Qos::AtMostOnce).build(),
+    });
+    // Names were checked when the message came in.
+    built.map(|p| p.to_continuous_buffer().into()).unwrap_or_default()
+}

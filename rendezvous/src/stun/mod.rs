@@ -1,0 +1,296 @@
+//! A STUN server (RFC 8489), which with two addresses measures NATs too (RFC 5780).
+//!
+//! It answers Binding requests, over UDP ([`Server::datagram`]) and over TCP ([`Stream`]). Credentials in a
+//! request are passed over: a Binding answer is for anybody. CHANGE-REQUEST works over UDP between the four
+//! sockets of [`Sites::Two`]; where it cannot be fulfilled the answer is 420, as RFC 5780 section 6.1 asks.
+//! RESPONSE-PORT and PADDING are not known.
+
+mod stream;
+
+use core::time::Duration;
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+
+use bytes::Bytes;
+use stun_types::attribute::{
+    AttributeType, ErrorCode, Fingerprint, MessageIntegrity, MessageIntegritySha256, Nonce, RawAttribute,
+    Realm, Software, UnknownAttributes, Username, XorMappedAddress,
+};
+use stun_types::message::{
+    BINDING, Message, MessageClass, MessageWrite, MessageWriteExt, MessageWriteVec, StunParseError,
+};
+use stun_types::prelude::{Attribute, AttributeStaticType};
+
+use crate::rate::Bucket;
+pub use stream::{Answers, Stream};
+
+const MAPPED_ADDRESS: AttributeType = AttributeType::new(0x0001);
+const CHANGE_REQUEST: AttributeType = AttributeType::new(0x0003);
+const RESPONSE_ORIGIN: AttributeType = AttributeType::new(0x802b);
+const OTHER_ADDRESS: AttributeType = AttributeType::new(0x802c);
+/// Largest request, and most attributes in it.
+const MAX_REQUEST: usize = 1500;
+const MAX_ATTRIBUTES: usize = 32;
+/// Sources whose rate is remembered; beyond it all others share one.
+const MAX_SOURCES: usize = 4096;
+
+/// Where the server is reached.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Sites {
+    /// One address: a request that wants its answer from elsewhere is refused.
+    One,
+    /// Two addresses with two ports each, four sockets in all.
+    Two {
+        /// The addresses, of one family.
+        ips: [IpAddr; 2],
+        /// The ports, the same on each address.
+        ports: [u16; 2],
+    },
+}
+
+impl Sites {
+    /// The diagonally opposite socket: what OTHER-ADDRESS says.
+    fn other(&self, local: SocketAddr) -> Option<SocketAddr> {
+        self.changed(local, true, true)
+    }
+
+    fn changed(&self, local: SocketAddr, ip: bool, port: bool) -> Option<SocketAddr> {
+        let Sites::Two { ips, ports } = self else {
+            return (!ip && !port).then_some(local);
+        };
+        let at_ip = ips.iter().position(|i| *i == local.ip())?;
+        let at_port = ports.iter().position(|p| *p == local.port())?;
+        let pick = |at: usize, change: bool| if change { 1 - at } else { at };
+        Some((ips[pick(at_ip, ip)], ports[pick(at_port, port)]).into())
+    }
+}
+
+/// Requests a second, in the long run; beyond it there is no answer. A burst of four seconds' worth is taken.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Limits {
+    /// Of one source address. An answer is up to four times as long as its request, which may be forged:
+    /// this bounds what can be turned against an address. Default 50.
+    pub per_source: u32,
+    /// Of all. Default 5,000.
+    pub total: u32,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Limits { per_source: 50, total: 5000 }
+    }
+}
+
+/// An answer, and the sockets it goes between.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Reply {
+    /// Which of our sockets to send it from.
+    pub from: SocketAddr,
+    /// Where to.
+    pub to: SocketAddr,
+    /// The message.
+    pub data: Bytes,
+}
+
+/// What the server has counted.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct Stats {
+    /// Requests answered with success.
+    pub answered: u64,
+    /// Requests answered with an error.
+    pub refused: u64,
+    /// What was no request, and dropped.
+    pub malformed: u64,
+    /// Requests dropped because there were too many.
+    pub over_rate: u64,
+}
+
+/// The server.
+#[derive(Debug)]
+pub struct Server {
+    sites: Sites,
+    limits: Limits,
+    sources: BTreeMap<IpAddr, Bucket>,
+    /// Of sources for which there was no place.
+    others: Bucket,
+    total: Bucket,
+    stats: Stats,
+}
+
+impl Server {
+    /// A server at these sites.
+    pub fn new(sites: Sites, limits: Limits) -> Self {
+        let bucket = |rate: u32| Bucket::new(rate, rate.saturating_mul(4));
+        Server {
+            sites,
+            limits,
+            sources: BTreeMap::new(),
+            others: bucket(limits.per_source),
+            total: bucket(limits.total),
+            stats: Stats::default(),
+        }
+    }
+
+    /// A datagram from `from` came in on the socket bound to `local`. What is no Binding request gets no answer.
+    pub fn datagram(
+        &mut self,
+        now: Duration,
+        local: SocketAddr,
+        from: SocketAddr,
+        data: &[u8],
+    ) -> Option<Reply> {
+        self.answer(now, local, from, data, false)
+    }
+
+    /// What was counted so far.
+    pub fn stats(&self) -> Stats {
+        self.stats
+    }
+
+    fn answer(
+        &mut self,
+        now: Duration,
+        local: SocketAddr,
+        from: SocketAddr,
+        data: &[u8],
+        tcp: bool,
+    ) -> Option<Reply> {
+        let Ok(request) = parse(data) else {
+            self.stats.malformed += 1;
+            return None;
+        };
+        if !self.allows(now, from.ip()) {
+            self.stats.over_rate += 1;
+            return None;
+        }
+        let reply = self.reply(local, from, &request, tcp);
+        let (mut answer, origin) = match reply {
+            Ok(success) => {
+                self.stats.answered += 1;
+                success
+            }
+            Err(error) => {
+                self.stats.refused += 1;
+                (error, local)
+            }
+        };
+        if request.has_attribute(Fingerprint::TYPE) {
+            answer.add_fingerprint().ok()?;
+        }
+        Some(Reply { from: origin, to: from, data: answer.finish().into() })
+    }
+
+    fn reply(
+        &self,
+        local: SocketAddr,
+        from: SocketAddr,
+        request: &Message<'_>,
+        tcp: bool,
+    ) -> Result<(MessageWriteVec, SocketAddr), MessageWriteVec> {
+        let known = [
+            Username::TYPE,
+            MessageIntegrity::TYPE,
+            MessageIntegritySha256::TYPE,
+            Realm::TYPE,
+            Nonce::TYPE,
+            CHANGE_REQUEST,
+        ];
+        let types = || request.iter_attributes().map(|(_, a)| a.get_type());
+        let unknown: Vec<_> = types().filter(|t| t.comprehension_required() && !known.contains(t)).collect();
+        if !unknown.is_empty() {
+            return Err(unknown_attributes(request, &unknown));
+        }
+        let change = match request.raw_attribute(CHANGE_REQUEST).map(|a| <[u8; 4]>::try_from(&*a.value)) {
+            None => (false, false),
+            Some(Ok([.., flags])) => (flags & 4 != 0, flags & 2 != 0),
+            Some(Err(_)) => return Err(error(request, ErrorCode::BAD_REQUEST, "Bad Request")),
+        };
+        let origin = match (change, tcp) {
+            ((false, false), _) => Some(local),
+            // A TCP answer cannot come from elsewhere.
+            (_, true) => None,
+            ((ip, port), false) => self.sites.changed(local, ip, port),
+        };
+        let Some(origin) = origin else { return Err(unknown_attributes(request, &[CHANGE_REQUEST])) };
+        let mut answer = Message::builder_success(request, MessageWriteVec::new());
+        let mapped = XorMappedAddress::new(from, request.transaction_id());
+        // Neither is too long for a message that has nothing else.
+        let _ = answer.add_attribute(&mapped);
+        let _ = answer.add_attribute(&address(MAPPED_ADDRESS, from));
+        if !origin.ip().is_unspecified() {
+            let _ = answer.add_attribute(&address(RESPONSE_ORIGIN, origin));
+        }
+        if let (Sites::Two { .. }, Some(other)) = (self.sites, self.sites.other(local)) {
+            let _ = answer.add_attribute(&address(OTHER_ADDRESS, other));
+        }
+        Ok((with_software(answer), origin))
+    }
+
+    fn allows(&mut self, now: Duration, source: IpAddr) -> bool {
+        if !self.sources.contains_key(&source) && self.sources.len() >= MAX_SOURCES {
+            self.sources.retain(|_, b| !b.is_full(now));
+        }
+        let place = match self.sources.len() < MAX_SOURCES || self.sources.contains_key(&source) {
+            true => {
+                let rate = self.limits.per_source;
+                self.sources.entry(source).or_insert_with(|| Bucket::new(rate, rate.saturating_mul(4)))
+            }
+            false => &mut self.others,
+        };
+        place.take(now) && self.total.take(now)
+    }
+}
+
+/// A Binding request of the very length that was received, with not too many attributes.
+fn parse(data: &[u8]) -> Result<Message<'_>, StunParseError> {
+    let declared = data.get(2..4).map(|l| 20 + usize::from(u16::from_be_bytes([l[0], l[1]])));
+    if declared != Some(data.len()) || data.len() > MAX_REQUEST || !has_few_attributes(data) {
+        return Err(StunParseError::InvalidAttributeData);
+    }
+    let message = Message::from_bytes(data)?;
+    let is_request = message.has_method(BINDING) && message.has_class(MessageClass::Request);
+    if is_request { Ok(message) } else { Err(StunParseError::InvalidAttributeData) }
+}
+
+/// Counts before the codec looks: some of what it does takes time by attributes squared.
+fn has_few_attributes(data: &[u8]) -> bool {
+    let mut rest = data.get(20..).unwrap_or_default();
+    for _ in 0..=MAX_ATTRIBUTES {
+        let [_, _, high, low, ..] = rest else { return rest.is_empty() };
+        let length = usize::from(u16::from_be_bytes([*high, *low])).next_multiple_of(4);
+        let Some(next) = rest.get(4 + length..) else { return false };
+        rest = next;
+    }
+    false
+}
+
+fn address(kind: AttributeType, address: SocketAddr) -> RawAttribute<'static> {
+    let mut value = vec![0, if address.is_ipv4() { 1 } else { 2 }];
+    value.extend(address.port().to_be_bytes());
+    match address.ip() {
+        IpAddr::V4(ip) => value.extend(ip.octets()),
+        IpAddr::V6(ip) => value.extend(ip.octets()),
+    }
+    RawAttribute::new_owned(kind, value.into())
+}
+
+fn with_software(mut message: MessageWriteVec) -> MessageWriteVec {
+    if let Ok(software) = Software::new("p2pd") {
+        let _ = message.add_attribute(&software);
+    }
+    message
+}
+
+fn error(request: &Message<'_>, code: u16, reason: &str) -> MessageWriteVec {
+    let mut answer = Message::builder_error(request, MessageWriteVec::new());
+    if let Ok(code) = ErrorCode::new(code, reason) {
+        let _ = answer.add_attribute(&code);
+    }
+    with_software(answer)
+}
+
+fn unknown_attributes(request: &Message<'_>, unknown: &[AttributeType]) -> MessageWriteVec {
+    let mut answer = error(request, ErrorCode::UNKNOWN_ATTRIBUTE, "Unknown Attribute");
+    let _ = answer.add_attribute(&UnknownAttributes::new(unknown));
+    answer
+}

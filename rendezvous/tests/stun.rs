@@ -1,0 +1,266 @@
+//! The STUN server, asked by stun_codec, the core's codec.
+
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use bytecodec::{DecodeExt, EncodeExt};
+use p2pd_rendezvous::stun::{Limits, Reply, Server, Sites, Stream};
+use stun_codec::rfc5389::attributes::{
+    ErrorCode, Fingerprint, UnknownAttributes, Username, XorMappedAddress,
+};
+use stun_codec::rfc5389::methods::BINDING;
+use stun_codec::rfc5780::attributes::{ChangeRequest, OtherAddress, ResponseOrigin};
+use stun_codec::{Message, MessageClass, MessageDecoder, MessageEncoder, TransactionId};
+
+stun_codec::define_attribute_enums!(
+    Known,
+    KnownDecoder,
+    KnownEncoder,
+    [
+        ChangeRequest,
+        ErrorCode,
+        Fingerprint,
+        OtherAddress,
+        ResponseOrigin,
+        UnknownAttributes,
+        Username,
+        XorMappedAddress
+    ]
+);
+
+const CHANGE_REQUEST: u16 = 3;
+const NOW: Duration = Duration::from_secs(7);
+fn id() -> TransactionId {
+    TransactionId::new([7; 12])
+}
+
+fn request(attributes: Vec<Known>) -> Vec<u8> {
+    let mut message = Message::<Known>::new(MessageClass::Request, BINDING, id());
+    for attribute in attributes {
+        message.add_attribute(attribute);
+    }
+    MessageEncoder::new().encode_into_bytes(message).unwrap()
+}
+
+fn answer(reply: &Reply) -> Message<Known> {
+    let message = MessageDecoder::<Known>::new().decode_from_bytes(&reply.data).unwrap().unwrap();
+    assert_eq!((message.method(), message.transaction_id()), (BINDING, id()));
+    message
+}
+
+fn addr(text: &str) -> SocketAddr {
+    text.parse().unwrap()
+}
+
+fn two(a: &str, b: &str) -> Server {
+    let ips: [IpAddr; 2] = [a.parse().unwrap(), b.parse().unwrap()];
+    Server::new(Sites::Two { ips, ports: [3478, 3479] }, Limits::default())
+}
+
+fn mapped(message: &Message<Known>) -> Option<SocketAddr> {
+    message.get_attribute::<XorMappedAddress>().map(|a| a.address())
+}
+
+#[test]
+fn a_binding_request_learns_its_source() {
+    for (local, from) in
+        [("192.0.2.1:3478", "198.51.100.9:50000"), ("[2001:db8::1]:3478", "[2001:db8::9]:50000")]
+    {
+        let mut server = Server::new(Sites::One, Limits::default());
+        let reply = server.datagram(NOW, addr(local), addr(from), &request(vec![])).unwrap();
+        assert_eq!((reply.from, reply.to), (addr(local), addr(from)));
+        let answer = answer(&reply);
+        assert_eq!(answer.class(), MessageClass::SuccessResponse);
+        assert_eq!(mapped(&answer), Some(addr(from)));
+        assert_eq!(answer.get_attribute::<ResponseOrigin>().map(|a| a.address()), Some(addr(local)));
+        assert!(answer.get_attribute::<OtherAddress>().is_none(), "there is one address only");
+    }
+    // Bound to any address, it does not know its own.
+    let mut server = Server::new(Sites::One, Limits::default());
+    let reply = server.datagram(NOW, addr("0.0.0.0:3478"), addr("192.0.2.7:5"), &request(vec![])).unwrap();
+    assert!(answer(&reply).get_attribute::<ResponseOrigin>().is_none());
+}
+
+#[test]
+fn change_request_answers_from_the_other_sockets() {
+    for (a, b) in [("192.0.2.1", "192.0.2.2"), ("2001:db8::1", "2001:db8::2")] {
+        let at = |ip: &str, port: u16| SocketAddr::new(ip.parse().unwrap(), port);
+        let from = at(if a.contains(':') { "2001:db8::9" } else { "198.51.100.9" }, 50_000);
+        for (local, change, origin) in [
+            (at(a, 3478), (false, false), at(a, 3478)),
+            (at(a, 3478), (false, true), at(a, 3479)),
+            (at(a, 3478), (true, false), at(b, 3478)),
+            (at(a, 3478), (true, true), at(b, 3479)),
+            (at(b, 3479), (true, true), at(a, 3478)),
+        ] {
+            let asked = request(vec![ChangeRequest::new(change.0, change.1).into()]);
+            let reply = two(a, b).datagram(NOW, local, from, &asked).unwrap();
+            assert_eq!((reply.from, reply.to), (origin, from), "{local} {change:?}");
+            let answer = answer(&reply);
+            assert_eq!(mapped(&answer), Some(from));
+            assert_eq!(answer.get_attribute::<ResponseOrigin>().map(|a| a.address()), Some(origin));
+            let other = at(if local.ip() == at(a, 0).ip() { b } else { a }, 3478 + 3479 - local.port());
+            assert_eq!(answer.get_attribute::<OtherAddress>().map(|a| a.address()), Some(other), "{local}");
+        }
+    }
+}
+
+#[test]
+fn what_cannot_be_done_is_answered_420_with_its_type() {
+    let refused = |reply: Reply, kind: u16| {
+        let answer = answer(&reply);
+        assert_eq!(answer.class(), MessageClass::ErrorResponse);
+        assert_eq!(answer.get_attribute::<ErrorCode>().map(|e| e.code()), Some(420));
+        let unknown = answer.get_attribute::<UnknownAttributes>().unwrap();
+        assert_eq!(unknown.unknowns().iter().map(|t| t.as_u16()).collect::<Vec<_>>(), [kind]);
+    };
+    let (local, from) = (addr("192.0.2.1:3478"), addr("198.51.100.9:50000"));
+    let change = request(vec![ChangeRequest::new(true, false).into()]);
+    let mut one = Server::new(Sites::One, Limits::default());
+    refused(one.datagram(NOW, local, from, &change).unwrap(), CHANGE_REQUEST);
+    // PRIORITY, of ICE.
+    let mut ice = request(vec![]);
+    ice[3] = 8;
+    ice.extend([0, 0x24, 0, 4, 1, 2, 3, 4]);
+    refused(one.datagram(NOW, local, from, &ice).unwrap(), 0x24);
+    // Over TCP nothing can come from elsewhere.
+    let mut server = two("192.0.2.1", "192.0.2.2");
+    let mut stream = Stream::new(NOW, local, from);
+    let answers = stream.receive(&mut server, NOW, &change);
+    assert!(!answers.close);
+    refused(Reply { from: local, to: from, data: answers.data[0].clone() }, CHANGE_REQUEST);
+    assert_eq!(one.stats().refused, 2);
+    // Names of an optional kind and credentials are passed over.
+    let named = request(vec![Username::new("me".into()).unwrap().into()]);
+    assert_eq!(mapped(&answer(&one.datagram(NOW, local, from, &named).unwrap())), Some(from));
+}
+
+#[test]
+fn a_fingerprint_is_checked_and_answered_with_one() {
+    let (local, from) = (addr("192.0.2.1:3478"), addr("198.51.100.9:50000"));
+    let mut server = Server::new(Sites::One, Limits::default());
+    let mut message = Message::<Known>::new(MessageClass::Request, BINDING, id());
+    message.add_attribute(Fingerprint::new(&message).unwrap());
+    let mut asked = MessageEncoder::new().encode_into_bytes(message).unwrap();
+    let reply = server.datagram(NOW, local, from, &asked).unwrap();
+    let answer = answer(&reply);
+    assert!(answer.get_attribute::<Fingerprint>().is_some(), "stun_codec has verified it");
+    asked[25] ^= 1;
+    assert!(server.datagram(NOW, local, from, &asked).is_none());
+}
+
+#[test]
+fn what_is_no_request_gets_no_answer() {
+    let (local, from) = (addr("192.0.2.1:3478"), addr("198.51.100.9:50000"));
+    let good = request(vec![]);
+    let with = |edit: &dyn Fn(&mut Vec<u8>)| {
+        let mut bytes = good.clone();
+        edit(&mut bytes);
+        bytes
+    };
+    let mut many = with(&|b| b.extend([0x80, 0x22, 0, 0].repeat(300)));
+    many[2..4].copy_from_slice(&1200_u16.to_be_bytes());
+    let cases = [
+        ("empty", vec![]),
+        ("half a header", good[..10].to_vec()),
+        ("trailing bytes", with(&|b| b.push(0))),
+        ("length too long", with(&|b| b[3] = 4)),
+        ("no cookie", with(&|b| b[4] ^= 1)),
+        ("a response", with(&|b| b[0] = 1)),
+        ("an indication", with(&|b| b[1] = 0x11)),
+        ("another method", with(&|b| b[1] = 3)),
+        ("leading bits", with(&|b| b[0] |= 0x40)),
+        ("300 attributes", many),
+        ("an attribute that ends behind the message", {
+            let mut bytes = with(&|b| b.extend([0x80, 0x22, 0, 9, 0, 0, 0, 0]));
+            bytes[3] = 8;
+            bytes
+        }),
+    ];
+    let mut server = Server::new(Sites::One, Limits::default());
+    for (n, (what, bytes)) in cases.iter().enumerate() {
+        assert_eq!(server.datagram(NOW, local, from, bytes), None, "{what}");
+        assert_eq!(server.stats().malformed, n as u64 + 1, "{what}");
+    }
+    assert!(server.datagram(NOW, local, from, &good).is_some());
+}
+
+#[test]
+fn a_source_that_asks_too_often_is_not_answered() {
+    let limits = Limits { per_source: 10, total: 1000 };
+    let mut server = Server::new(Sites::One, limits);
+    let (local, asked) = (addr("192.0.2.1:3478"), request(vec![]));
+    let mut count = |from: &str, now| {
+        (0..100).filter(|_| server.datagram(now, local, addr(from), &asked).is_some()).count()
+    };
+    assert_eq!(count("198.51.100.9:50000", NOW), 40);
+    assert_eq!(count("198.51.100.9:50001", NOW), 0, "by address, not by port");
+    assert_eq!(count("198.51.100.8:50000", NOW), 40);
+    assert_eq!(count("198.51.100.9:50000", NOW + Duration::from_secs(1)), 10);
+    // Sources beyond those remembered share one rate; the rest of the world cannot make it forget any.
+    let mut server = Server::new(Sites::One, Limits { per_source: 10, total: 1_000_000 });
+    for n in 0..10_000_u32 {
+        let from = SocketAddr::from((std::net::Ipv4Addr::from(0x0a00_0000 + n), 9));
+        server.datagram(NOW, local, from, &asked);
+    }
+    assert_eq!(server.stats().answered, 4096 + 40);
+}
+
+#[test]
+fn requests_in_a_stream_are_answered_wherever_it_is_cut() {
+    let (local, from) = (addr("192.0.2.1:3478"), addr("198.51.100.9:50000"));
+    let named = request(vec![Username::new("somebody".into()).unwrap().into()]);
+    let bytes = [request(vec![]), named, request(vec![])].concat();
+    for size in 1..=bytes.len() {
+        let mut server = Server::new(Sites::One, Limits::default());
+        let mut stream = Stream::new(NOW, local, from);
+        let mut got = Vec::new();
+        for piece in bytes.chunks(size) {
+            let answers = stream.receive(&mut server, NOW, piece);
+            assert!(!answers.close, "{size}");
+            got.extend(answers.data);
+        }
+        assert_eq!(got.len(), 3, "{size}");
+        for data in got {
+            assert_eq!(mapped(&answer(&Reply { from: local, to: from, data })), Some(from));
+        }
+    }
+}
+
+#[test]
+fn a_stream_that_is_no_stun_is_closed_at_its_first_byte_or_length() {
+    let (local, from) = (addr("192.0.2.1:3478"), addr("198.51.100.9:50000"));
+    for bytes in [&b"GET / HTTP/1.1\r\n"[..], b"\x00\x01\xff\xff", b"\xff"] {
+        let mut server = Server::new(Sites::One, Limits::default());
+        let mut stream = Stream::new(NOW, local, from);
+        let mut closed = false;
+        for byte in bytes {
+            closed |= stream.receive(&mut server, NOW, &[*byte]).close;
+        }
+        let more = stream.receive(&mut server, NOW, &[0; 2000]);
+        assert!(closed || more.close, "{bytes:?}");
+        assert!(more.data.is_empty());
+    }
+    let mut server = Server::new(Sites::One, Limits { per_source: 1, total: 100 });
+    let mut stream = Stream::new(NOW, local, from);
+    let answers = stream.receive(&mut server, NOW, &request(vec![]).repeat(5));
+    assert_eq!((answers.data.len(), answers.close), (4, true), "asks too often");
+    assert_eq!(stream.deadline(), NOW + Duration::from_secs(30));
+}
+
+quickcheck::quickcheck! {
+    fn damaged_requests_never_hurt(edits: Vec<(u16, u8)>, cut: u16) -> bool {
+        let mut bytes = request(vec![
+            ChangeRequest::new(true, true).into(),
+            Username::new("somebody".into()).unwrap().into(),
+        ]);
+        for (at, value) in edits {
+            let at = usize::from(at) % bytes.len();
+            bytes[at] = value;
+        }
+        bytes.truncate(bytes.len() - usize::from(cut) % bytes.len() / 8);
+        let mut server = two("192.0.2.1", "192.0.2.2");
+        let reply = server.datagram(NOW, addr("192.0.2.1:3478"), addr("198.51.100.9:50000"), &bytes);
+        reply.is_none_or(|r| r.data.len() <= 200 && r.to == addr("198.51.100.9:50000"))
+    }
+}

@@ -1,0 +1,129 @@
+//! The program on the lab's hosts, with mosquitto and coturn: what tests and benchmarks of it share.
+
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::Command;
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::lab::services::{Coturn, Mosquitto};
+use crate::lab::{Child, Home, Host, Lab};
+
+/// Longer than anything here takes, even on a busy machine.
+pub const PATIENCE: Duration = Duration::from_secs(30);
+
+/// The program, built with the caller's own profile and target folder.
+pub fn program() -> &'static str {
+    static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
+    let path = PROGRAM.get_or_init(|| {
+        let profile: &[&str] = if cfg!(debug_assertions) { &[] } else { &["--release"] };
+        let mut build = Command::new(std::env::var_os("CARGO").unwrap_or("cargo".into()));
+        let built = build.args(["build", "-q", "-p", "p2pd"]).args(profile).status().unwrap();
+        assert!(built.success());
+        let exe = std::env::current_exe().unwrap();
+        exe.parent().unwrap().parent().unwrap().join("p2pd")
+    });
+    path.to_str().unwrap()
+}
+
+/// A lab with servers, and the list that names them.
+#[derive(Debug)]
+pub struct World {
+    /// Its hosts and NATs.
+    pub lab: Lab,
+    /// The STUN server.
+    pub stun: Coturn,
+    _broker: Mosquitto,
+    config: tempfile::NamedTempFile,
+    keys: tempfile::TempDir,
+}
+
+impl World {
+    /// A lab with these homes, 0.5 ms one way from any to any.
+    ///
+    /// # Panics
+    /// Where the lab cannot be built: ask `require_lab!` first.
+    pub fn new(homes: &[&str]) -> World {
+        Self::far_apart(homes, Duration::from_micros(500))
+    }
+
+    /// A lab with these homes and this time one way from any to any.
+    ///
+    /// # Panics
+    /// Where the lab cannot be built: ask `require_lab!` first.
+    pub fn far_apart(homes: &[&str], one_way: Duration) -> World {
+        let homes = homes.iter().map(|text| text.parse::<Home>().unwrap().delay(one_way / 2));
+        let lab = Lab::builder().homes(homes).build().unwrap();
+        let (broker, stun) = (Mosquitto::start(&lab).unwrap(), Coturn::start(&lab).unwrap());
+        let mut config = tempfile::NamedTempFile::new().unwrap();
+        let (b, s) = (broker.addr(), stun.addr());
+        writeln!(config, "[[mqtt]]\nid = 3\nhost = \"{}\"\nport = {}", b.ip(), b.port()).unwrap();
+        writeln!(config, "[[stun]]\nhost = \"{}\"\nport = {}", s.ip(), s.port()).unwrap();
+        World { lab, _broker: broker, stun, config, keys: tempfile::tempdir().unwrap() }
+    }
+
+    /// Starts the program on a host.
+    ///
+    /// # Panics
+    /// If it cannot be started.
+    pub fn run(&self, host: &Host, args: &[&str]) -> Child {
+        let mut command = host.command(program());
+        command.env("P2PD_FORBID_PUBLIC_SERVERS", "1");
+        command.args(args).args(["--json", "--config"]).arg(self.config.path());
+        host.spawn(command).unwrap()
+    }
+
+    /// A listener that echoes, on the first host, and its address.
+    ///
+    /// # Panics
+    /// If it does not get ready.
+    pub fn listen(&self) -> (Child, String) {
+        let mut child = self.run(self.lab.host(0), &["listen", "--echo"]);
+        let ready = event(&mut child, "ready");
+        (child, ready["address"].as_str().unwrap().to_owned())
+    }
+
+    /// A listener as of [`listen`](Self::listen) that gives pipes to this one node only, and so knows it; its
+    /// address, and the caller's arguments that make it that node.
+    ///
+    /// # Panics
+    /// If it does not get ready.
+    pub fn listen_for_one(&self) -> (Child, String, [String; 2]) {
+        let key = self.keys.path().join("caller").to_str().unwrap().to_owned();
+        let args = ["addr", "--no-servers", "--bind", "127.0.0.1", "--identity", &key];
+        let out = Command::new(program()).args(args).output().unwrap();
+        let text = String::from_utf8(out.stdout).unwrap();
+        let caller = text.trim().rsplit('-').next().unwrap();
+        let mut child = self.run(self.lab.host(0), &["listen", "--echo", "--accept", caller]);
+        let ready = event(&mut child, "ready");
+        (child, ready["address"].as_str().unwrap().to_owned(), ["--identity".into(), key])
+    }
+
+    /// A connect from the second host that sends `text`: its event, and what came back.
+    ///
+    /// # Panics
+    /// If it fails.
+    pub fn connect(&self, address: &str, text: &str, more: &[&str]) -> (Value, String) {
+        let mut child = self.run(self.lab.host(1), &[&["connect", address], more].concat());
+        child.take_stdin().unwrap().write_all(text.as_bytes()).unwrap();
+        let connected = event(&mut child, "connected");
+        assert!(child.wait(PATIENCE).unwrap().success(), "{:?}", child.lines());
+        let answer =
+            child.lines().iter().map(|l| l.text.as_str()).find(|l| *l == text.trim()).unwrap_or("").into();
+        (connected, answer)
+    }
+}
+
+/// Waits for an event of the program.
+///
+/// # Panics
+/// If it does not come.
+pub fn event(child: &mut Child, name: &str) -> Value {
+    let wanted = format!("\"event\":\"{name}\"");
+    match child.wait_for_line(|line| line.contains(&wanted), PATIENCE) {
+        Ok(line) => serde_json::from_str(&line).unwrap(),
+        Err(why) => panic!("no {name}: {why}; {:?}", child.lines()),
+    }
+}

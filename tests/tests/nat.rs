@@ -1,0 +1,27 @@
+//! `p2pd nat` behind every NAT that the lab has, measured with coturn, against what the NAT is.
+
+use std::time::Duration;
+
+use p2pd_tests::require_lab;
+use p2pd_tests::world::{World, event};
+
+#[test]
+fn every_nat_is_measured_for_what_it_is() {
+    require_lab!(Mosquitto, Coturn);
+    let homes = ["none", "fw", "fc", "ar", "pr", "eimrand", "symseq", "symrand", "pr+symrand", "eimrand+pr"];
+    // P2PD's NAT type and delta type.
+    let truth = [(1, 1), (2, 1), (3, 2), (4, 2), (5, 2), (5, 6), (6, 4), (6, 6), (6, 6), (5, 6)];
+    let world = World::far_apart(&homes, Duration::from_millis(5));
+    for ((n, home), (nat, delta)) in homes.iter().enumerate().zip(truth) {
+        let mut child = world.run(world.lab.host(n), &["nat"]);
+        let found = event(&mut child, "nat");
+        assert_eq!(
+            (&found["nat_type"], &found["delta_type"]),
+            (&nat.into(), &delta.into()),
+            "{home}: {found}"
+        );
+        let outside = world.lab.host(n).wan().to_string();
+        assert!(found["mapped"].as_str().unwrap().starts_with(&outside), "{home}: {found}");
+        assert_eq!(found["second_address"], true, "{home}: {found}");
+    }
+}
