@@ -42,10 +42,14 @@ fn nodes_behind_every_kind_of_nat_end_as_the_oracle_says() {
         for b in names {
             let mut pair = Pair::new(1, [chain(a), chain(b)]);
             pair.strategies = vec![Strategy::Direct, Strategy::Reverse];
-            let must = direct_or_reverse(&pair.chains[0], &pair.chains[1]) == Verdict::Must;
+            let verdict = direct_or_reverse(&pair.chains[0], &pair.chains[1]);
             let ending = run(&pair);
             assert!(ending.violations.is_empty(), "{a} {b}: {:?}", ending.violations);
-            assert_eq!(ending.strategy.is_some(), must, "{a} {b}: {}", ending.why);
+            match verdict {
+                Verdict::Must => assert!(ending.strategy.is_some(), "{a} {b}: {}", ending.why),
+                Verdict::MustNot => assert_eq!(ending.strategy, None, "{a} {b}"),
+                Verdict::Perhaps => {}
+            }
         }
     }
 }
@@ -64,6 +68,7 @@ fn a_dial_that_comes_after_the_refused_dial_back_is_welcome() {
     // Found by the swarm (seed 108936): by then the listener held the session to be over.
     let mut pair = Pair::new(108_936, [chain("one2one"), chain("windows-ics")]);
     pair.late = 60 * MILLI;
+    pair.strategies = vec![Strategy::Direct, Strategy::Reverse];
     for seed in 0..40 {
         let ending = run(&Pair { seed, ..pair.clone() });
         assert_eq!(ending.strategy, Some(Strategy::Direct), "seed {seed}: {}", ending.why);

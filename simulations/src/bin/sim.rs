@@ -47,6 +47,9 @@ enum Command {
         /// Packets that each site's link loses, in a million.
         #[arg(long, default_value_t = 0)]
         loss: u32,
+        /// How far the listener's wall clock is ahead, in seconds.
+        #[arg(long, default_value_t = 0, allow_negative_numbers = true)]
+        wall_ahead: i64,
         /// The strategies, in order.
         #[arg(long, value_delimiter = ',')]
         strategies: Vec<String>,
@@ -143,8 +146,9 @@ fn main() -> ExitCode {
             }
             true
         }
-        Command::Run { seed, a, b, place, delay, loss, strategies, trace, html } => {
+        Command::Run { seed, a, b, place, delay, loss, wall_ahead, strategies, trace, html } => {
             let mut pair = Pair::new(seed, [a, b]);
+            pair.clocks[0].wall_ahead = wall_ahead * 1_000_000;
             pair.trace = trace || html.is_some();
             pair.place = match place {
                 At::Apart => Place::Apart,
