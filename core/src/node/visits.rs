@@ -127,13 +127,17 @@ impl Node {
                 self.cx.timers.set(Timer::Visit(session), Some(next));
                 return;
             }
+            let in_vain = visit.dialler.is_exhausted();
             let dials = visit.dialler.failures().take(MAX_DIALS).collect();
             let via = visit.via.clone();
             self.visits.remove(&session);
             self.cx.timers.set(Timer::Visit(session), None);
             self.reply(peer, session, &via, Body::Dialled(dials));
-            if !self.is_punching(key) {
-                self.abandon(key, peer);
+            // The call is the peer's and goes on without us: a dial of its own may be in its hello, or come.
+            match (self.is_punching(key) || self.has_accepted_stream(key), in_vain) {
+                (true, _) => {}
+                (false, true) => self.agreement.forget(key),
+                (false, false) => self.abandon(key, peer),
             }
         }
     }

@@ -141,6 +141,14 @@ impl Agreement {
         losers
     }
 
+    /// Our part in a peer's session ended and left no stream. The session is not over: the peer's own dials
+    /// may still name it.
+    pub(crate) fn forget(&mut self, key: Key) {
+        if let Some(session) = self.sessions.remove(&key) {
+            self.by_peer.remove(&(session.peer, key));
+        }
+    }
+
     /// A stream of an open session is authenticated and approved at both ends.
     pub(crate) fn candidate(&mut self, sock: SockId, key: Key, initiator: bool) -> Option<Decision> {
         let Some(session) = self.sessions.get_mut(&key) else { return Some(Decision::Refuse { sock }) };

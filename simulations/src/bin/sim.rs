@@ -1,0 +1,352 @@
+//! Simulated internets from the command line: one pair, every pair of presets, seeds without end, and how
+//! fast all that is.
+
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use clap::{Parser, Subcommand, ValueEnum};
+use p2pd_core::Strategy;
+use p2pd_simulations::engine::{MILLI, Nanos};
+use p2pd_simulations::nat::{Chain, LAB, PRESETS};
+use p2pd_simulations::oracle::{Verdict, every_strategy, punch};
+use p2pd_simulations::scenario::pair::{Pair, Place, run};
+use p2pd_simulations::scenario::raw::{Attempt, attempt};
+use p2pd_simulations::scenario::swarm::{draw, draw_without, judge, shrink};
+use serde_json::json;
+
+const REPLAY: &str = "cargo run --release -p p2pd-simulations --";
+
+/// A simulated internet.
+#[derive(Parser)]
+struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Lists the NATs that have names.
+    Presets,
+    /// Runs two nodes: the one behind A listens, the one behind B connects.
+    Run {
+        /// The seed of all randomness.
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
+        /// The listener's NAT: a preset's name, as `linux/rst`, `fc+pr` or `linux,alloc=seq+1`.
+        #[arg(long, default_value = "open")]
+        a: Chain,
+        /// The caller's NAT.
+        #[arg(long, default_value = "open")]
+        b: Chain,
+        /// Where the two stand.
+        #[arg(long, value_enum, default_value_t = At::Apart)]
+        place: At,
+        /// From one to the other, in milliseconds.
+        #[arg(long, default_value_t = 10)]
+        delay: u64,
+        /// Packets that each site's link loses, in a million.
+        #[arg(long, default_value_t = 0)]
+        loss: u32,
+        /// How far the listener's wall clock is ahead, in seconds.
+        #[arg(long, default_value_t = 0, allow_negative_numbers = true)]
+        wall_ahead: i64,
+        /// The strategies, in order.
+        #[arg(long, value_delimiter = ',')]
+        strategies: Vec<String>,
+        /// Prints every packet, and everything the nodes were told and asked for.
+        #[arg(long)]
+        trace: bool,
+        /// Writes the packets into this file, as an HTML page.
+        #[arg(long)]
+        html: Option<std::path::PathBuf>,
+    },
+    /// Two programs that only connect, as in the measured matrices.
+    Dial {
+        /// Who connects first.
+        #[arg(long)]
+        a: Chain,
+        /// Who connects later.
+        #[arg(long)]
+        b: Chain,
+        /// From one to the other, in milliseconds.
+        #[arg(long, default_value_t = 20)]
+        delay: u64,
+        /// How much later, in milliseconds.
+        #[arg(long, default_value_t = 0)]
+        offset: u64,
+        /// With a listener beside each dial.
+        #[arg(long)]
+        listen: bool,
+        /// With a new dial 50 ms after an error.
+        #[arg(long)]
+        retry: bool,
+        /// The seed.
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
+    },
+    /// Runs every pair of presets and holds each against the oracle.
+    Grid {
+        /// Runs of each pair.
+        #[arg(long, default_value_t = 1)]
+        seeds: u64,
+        /// Bare simultaneous dials beside listeners instead of nodes.
+        #[arg(long)]
+        dials: bool,
+        /// Writes the outcomes here.
+        #[arg(long)]
+        json: Option<std::path::PathBuf>,
+    },
+    /// Runs drawn worlds with drawn faults; each must keep what always must hold.
+    Swarm {
+        /// How many.
+        #[arg(long, default_value_t = 1_000)]
+        seeds: u64,
+        /// The first seed.
+        #[arg(long, default_value_t = 0)]
+        from: u64,
+        /// This seed only.
+        #[arg(long)]
+        seed: Option<u64>,
+        /// With --seed: leaves these of its faults out.
+        #[arg(long, value_delimiter = ',')]
+        without: Vec<usize>,
+        /// With --seed: prints every packet and event.
+        #[arg(long)]
+        trace: bool,
+    },
+    /// Finds which faults of a bad seed matter.
+    Shrink {
+        /// The seed, as `sim swarm` printed it.
+        #[arg(long)]
+        seed: u64,
+    },
+    /// Measures how many connects one core simulates in a second.
+    Bench {
+        /// For how long, in seconds, per line.
+        #[arg(long, default_value_t = 2)]
+        seconds: u64,
+    },
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum At {
+    /// Each at a site of its own.
+    Apart,
+    /// Both behind A.
+    SameSite,
+    /// There is one node, which calls itself.
+    Oneself,
+}
+
+fn main() -> ExitCode {
+    let good = match Args::parse().command {
+        Command::Presets => {
+            for preset in PRESETS.iter().chain(LAB) {
+                println!("{:<22} {:<9} {}", preset.name, preset.confidence, preset.what);
+            }
+            true
+        }
+        Command::Run { seed, a, b, place, delay, loss, wall_ahead, strategies, trace, html } => {
+            let mut pair = Pair::new(seed, [a, b]);
+            pair.clocks[0].wall_ahead = wall_ahead * 1_000_000;
+            pair.trace = trace || html.is_some();
+            pair.place = match place {
+                At::Apart => Place::Apart,
+                At::SameSite => Place::SameSite,
+                At::Oneself => Place::Oneself,
+            };
+            for link in &mut pair.links {
+                (link.delay, link.loss_ppm) = (delay * MILLI / 2, loss);
+            }
+            let named: Vec<Strategy> = strategies.iter().filter_map(|s| Strategy::from_name(s)).collect();
+            if named.len() != strategies.len() {
+                eprintln!("sim: there is no such strategy among {strategies:?}");
+                return ExitCode::from(2);
+            }
+            if !named.is_empty() {
+                pair.strategies = named;
+            }
+            let ending = run(&pair);
+            if trace {
+                print!("{}", ending.trace);
+            }
+            if let Some(path) = html
+                && let Err(why) = std::fs::write(&path, &ending.page)
+            {
+                eprintln!("sim: {}: {why}", path.display());
+                return ExitCode::FAILURE;
+            }
+            println!("address     {}", ending.address);
+            match ending.strategy {
+                Some(strategy) => println!("connected   {strategy} after {}", ms(ending.took)),
+                None => println!("failed      after {}: {}", ms(ending.took), ending.why),
+            }
+            println!("digest      {:016x} over {} events", ending.digest, ending.events);
+            ending.violations.iter().for_each(|v| println!("VIOLATION   {v}"));
+            ending.violations.is_empty()
+        }
+        Command::Dial { a, b, delay, offset, listen, retry, seed } => {
+            let (one_way, offset) = ((delay * MILLI).max(100_000), offset * MILLI);
+            let dial = Attempt { chains: [a, b], one_way, offset, listen, retry: retry.then_some(0) };
+            let (ending, trace) = attempt(seed, &dial, true);
+            print!("{trace}");
+            println!("{} connected {:?} errors {:?}", ending.letter, ending.connected, ending.errors);
+            true
+        }
+        Command::Grid { seeds, dials, json } => grid(seeds, dials, json.as_deref()),
+        Command::Shrink { seed } => match shrink(seed) {
+            Some(left_out) => {
+                let list: Vec<String> = left_out.iter().map(usize::to_string).collect();
+                println!("seed {seed} is still bad with: {}", draw_without(seed, &left_out).what);
+                println!("replay: {REPLAY} swarm --seed {seed} --without {} --trace", list.join(","));
+                false
+            }
+            None => {
+                println!("seed {seed} is not bad");
+                true
+            }
+        },
+        Command::Swarm { seeds, from, seed, without, trace } => match seed {
+            Some(seed) => swarm_one(seed, &without, trace),
+            None => swarm(from, seeds),
+        },
+        Command::Bench { seconds } => {
+            bench(Duration::from_secs(seconds));
+            true
+        }
+    };
+    if good { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+fn ms(ns: Nanos) -> String {
+    format!("{}.{:03} ms", ns / MILLI, ns % MILLI / 1_000)
+}
+
+/// What one cell of the grid came to, and whether the oracle minds.
+fn cell(seeds: u64, dials: bool, a: &Chain, b: &Chain) -> (char, Option<String>) {
+    let mut letter = '.';
+    let mut wrong = None;
+    for seed in 0..seeds {
+        let (joined, verdict, problem) = if dials {
+            let chains = [a.clone(), b.clone()];
+            let dial = Attempt { chains, one_way: 20 * MILLI, offset: 0, listen: true, retry: None };
+            let (ending, _) = attempt(seed, &dial, false);
+            let joined = matches!(ending.letter, 'o' | '1'..='9');
+            letter = ending.letter;
+            (joined, punch(a, b, 20_001), None)
+        } else {
+            let ending = run(&Pair::new(seed, [a.clone(), b.clone()]));
+            letter = match ending.strategy {
+                Some(Strategy::Direct) => 'd',
+                Some(Strategy::Reverse) => 'r',
+                Some(_) => 'p',
+                None => '.',
+            };
+            (ending.strategy.is_some(), every_strategy(a, b), ending.violations.into_iter().next())
+        };
+        let against = match (verdict, joined) {
+            (Verdict::Must, false) => Some("must connect, and does not".to_owned()),
+            (Verdict::MustNot, true) => Some("cannot connect, and does".to_owned()),
+            _ => None,
+        };
+        wrong = wrong.or(problem).or(against).map(|w| format!("seed {seed}: {w}"));
+    }
+    (letter, wrong)
+}
+
+fn grid(seeds: u64, dials: bool, json: Option<&std::path::Path>) -> bool {
+    let (mut cells, mut wrong) = (Vec::new(), Vec::new());
+    println!("rows: who {}; columns: the other", if dials { "dials first" } else { "listens" });
+    let width = PRESETS.iter().map(|p| p.name.len()).max().unwrap_or(0);
+    for (n, row) in PRESETS.iter().enumerate() {
+        print!("{n:>2} {:<width$} ", row.name);
+        for column in PRESETS {
+            let chains = [Chain(row.chain.to_vec()), Chain(column.chain.to_vec())];
+            let (letter, problem) = cell(seeds, dials, &chains[0], &chains[1]);
+            print!("{}", if problem.is_some() { '!' } else { letter });
+            cells.push(
+                json!({"a": row.name, "b": column.name, "outcome": letter.to_string(), "wrong": problem}),
+            );
+            if let Some(problem) = problem {
+                let command = if dials { "dial" } else { "run" };
+                wrong.push(format!("{problem}; sim {command} --a {} --b {}", row.name, column.name));
+            }
+        }
+        println!();
+    }
+    if dials {
+        println!(
+            "o connected, digit: after seconds, R refused, H unreachable, t timed out, ! against the oracle"
+        );
+    } else {
+        println!("d direct, r reverse, p punched, . none, ! against the oracle or an invariant");
+    }
+    println!("{} cells, {} wrong", cells.len(), wrong.len());
+    wrong.iter().for_each(|w| println!("  {w}"));
+    if let Some(path) = json
+        && let Err(why) = std::fs::write(path, json!({"seeds": seeds, "cells": cells}).to_string())
+    {
+        eprintln!("sim: {}: {why}", path.display());
+        return false;
+    }
+    wrong.is_empty()
+}
+
+fn swarm_one(seed: u64, without: &[usize], trace: bool) -> bool {
+    let mut drawn = draw_without(seed, without);
+    drawn.pair.trace = trace;
+    let (ending, wrong) = judge(&drawn);
+    print!("{}", ending.trace);
+    println!("seed {seed}: {}; demanded: {:?}", drawn.what, drawn.demand);
+    println!("a: {}\nb: {}", drawn.pair.chains[0], drawn.pair.chains[1]);
+    println!("{:?} after {} {}", ending.strategy, ms(ending.took), ending.why);
+    println!("digest {:016x} over {} events", ending.digest, ending.events);
+    wrong.iter().for_each(|w| println!("WRONG {w}"));
+    wrong.is_empty()
+}
+
+fn swarm(from: u64, seeds: u64) -> bool {
+    let (begin, mut bad, mut connected, mut demanded) = (Instant::now(), 0, 0, 0);
+    for seed in from..from + seeds {
+        let drawn = draw(seed);
+        let (ending, mut wrong) = judge(&drawn);
+        connected += u64::from(ending.strategy.is_some());
+        demanded += u64::from(drawn.demand != Verdict::Perhaps);
+        // One world in twenty is run twice.
+        if seed % 20 == 0 && run(&drawn.pair).digest != ending.digest {
+            wrong.push("a second run has another digest".into());
+        }
+        if !wrong.is_empty() {
+            bad += 1;
+            println!("seed {seed} ({}): {}", drawn.what, wrong.join("; "));
+            println!("  replay: {REPLAY} swarm --seed {seed} --trace");
+        }
+    }
+    let rate = seeds * 1_000 / (begin.elapsed().as_millis() as u64).max(1);
+    println!("{seeds} seeds, {bad} bad; {connected} connected, {demanded} with a demand; {rate} a second");
+    bad == 0
+}
+
+fn bench(each: Duration) {
+    let rate = |name: &str, mut one: Box<dyn FnMut(u64) -> u64>| {
+        let (begin, mut runs, mut events) = (Instant::now(), 0, 0);
+        while begin.elapsed() < each {
+            events += one(runs);
+            runs += 1;
+        }
+        let us = (begin.elapsed().as_micros() as u64).max(1);
+        println!("{name:<44} {:>8} pairs/s {:>10} events/s", runs * 1_000_000 / us, events * 1_000_000 / us);
+    };
+    let parse = |text: &str| text.parse::<Chain>().unwrap_or_default();
+    for (a, b) in [("open", "open"), ("linux", "open"), ("linux", "linux")] {
+        let chains = [parse(a), parse(b)];
+        let name = format!("nodes, {a} and {b}, ciphers real");
+        rate(&name, Box::new(move |seed| run(&Pair::new(seed, chains.clone())).events));
+    }
+    for (a, b, offset) in [("linux", "linux", 0), ("linux", "symrand", 0)] {
+        let chains = [parse(a), parse(b)];
+        let name = format!("bare dials, {a} and {b}");
+        let dial = Attempt { chains, one_way: 20 * MILLI, offset, listen: true, retry: None };
+        rate(&name, Box::new(move |seed| attempt(seed, &dial, false).0.events));
+    }
+}

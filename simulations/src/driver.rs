@@ -1,0 +1,547 @@
+//! The driver of a node on a simulated host: it does what the core asks, as drivers on real sockets do, and
+//! keeps the books by which a run is judged.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use p2pd_core::io::Interface;
+use p2pd_core::pipe::{MAX_RECORD, Opened, PipeKeys, PipeStart};
+use p2pd_core::{
+    Action, ClockFix, CloseHow, ConnectError, ConnectId, Event, Instant, IoFailure, Node, Notice,
+    PeerAddress, Plan, SockId, WallTime,
+};
+
+use crate::engine::{Domain, Nanos};
+use crate::host::{HostEvent, Sock};
+use crate::world::{App, Cx};
+
+/// Events that a node may be given while time stands still.
+const MOST_EVENTS_AT_ONCE: u32 = 2_000;
+/// The wall clock at the world's beginning: 2026-01-01, in microseconds.
+const EPOCH: i64 = 1_767_225_600_000_000;
+
+/// A host's clocks.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Clocks {
+    /// What the monotonic clock shows at the world's beginning.
+    pub mono: u64,
+    /// How much faster both run than the world's time, in parts per million.
+    pub drift_ppm: i32,
+    /// How far the wall clock is ahead, in microseconds.
+    pub wall_ahead: i64,
+}
+
+impl Clocks {
+    fn elapsed(&self, now: Nanos) -> i128 {
+        i128::from(now) * (1_000_000 + i128::from(self.drift_ppm)) / 1_000_000
+    }
+
+    /// The node's time at the world's time `now`.
+    pub fn instant(&self, now: Nanos) -> Instant {
+        Instant::from_nanos((i128::from(self.mono) + self.elapsed(now)) as i64)
+    }
+
+    /// The first of the world's times at which the node's clock shows at least `at`.
+    pub fn world(&self, at: Instant) -> Nanos {
+        let own = i128::from(at.as_nanos()) - i128::from(self.mono);
+        if own <= 0 {
+            return 0;
+        }
+        let rate = 1_000_000 + i128::from(self.drift_ppm);
+        ((own * 1_000_000 + rate - 1) / rate) as Nanos
+    }
+
+    fn fix(&self, now: Nanos) -> ClockFix {
+        let wall = EPOCH + self.wall_ahead + (self.elapsed(now) / 1_000) as i64;
+        ClockFix {
+            at: self.instant(now),
+            wall: WallTime::from_micros(wall),
+            error: Duration::from_secs(3_600),
+        }
+    }
+}
+
+/// A stream that has become the user's.
+#[derive(Debug)]
+pub struct Pipe {
+    /// What the core said about it.
+    pub start: Box<PipeStart>,
+    /// When.
+    pub at: Nanos,
+    /// What was read.
+    pub received: Vec<u8>,
+    /// The peer said that it sends no more.
+    pub ended: bool,
+    /// The stream has ended.
+    pub closed: bool,
+    /// Why it broke.
+    pub broken: Option<String>,
+    sock: Sock,
+    sealed: Vec<u8>,
+}
+
+#[derive(Debug)]
+enum Entry {
+    Udp(Sock),
+    Listener(Sock),
+    Dial { sock: Sock, at: Nanos, remote: SocketAddr, fired: bool },
+    Stream { sock: Sock, credit: usize, eof: bool },
+}
+
+impl Entry {
+    fn sock(&self) -> Sock {
+        match self {
+            Entry::Udp(s) | Entry::Listener(s) => *s,
+            Entry::Dial { sock, .. } | Entry::Stream { sock, .. } => *sock,
+        }
+    }
+}
+
+const START: u64 = 0;
+const TIMEOUT: u64 = 1 << 32;
+const FIRE: u64 = 2 << 32;
+const DEADLINE: u64 = 3 << 32;
+
+/// A node and its driver.
+#[derive(Debug)]
+pub struct NodeProgram {
+    /// The node.
+    pub node: Node,
+    clocks: Clocks,
+    /// Names that can be looked up.
+    names: BTreeMap<String, Vec<IpAddr>>,
+    /// A dial may be late by up to this.
+    late: Nanos,
+    entries: BTreeMap<SockId, Entry>,
+    by_sock: BTreeMap<Sock, SockId>,
+    accepted: u32,
+    armed: Option<Nanos>,
+    /// What the user was told, and when.
+    pub notices: Vec<(Nanos, Notice)>,
+    /// The streams that the user got.
+    pub pipes: Vec<Pipe>,
+    /// Every address that was dialled.
+    pub dialled: BTreeSet<SocketAddr>,
+    /// What went against the contract.
+    pub violations: Vec<String>,
+    /// Dials in all.
+    pub dials: u64,
+    /// Kept across calls, so that nothing is allocated.
+    lines: Option<Vec<String>>,
+    still: (Nanos, u32),
+}
+
+impl NodeProgram {
+    /// A node that starts with its host.
+    pub fn new(node: Node, clocks: Clocks, late: Nanos) -> NodeProgram {
+        NodeProgram {
+            node,
+            clocks,
+            names: BTreeMap::new(),
+            late,
+            entries: BTreeMap::new(),
+            by_sock: BTreeMap::new(),
+            accepted: 0,
+            armed: None,
+            notices: Vec::new(),
+            pipes: Vec::new(),
+            dialled: BTreeSet::new(),
+            violations: Vec::new(),
+            dials: 0,
+            lines: None,
+            still: (0, 0),
+        }
+    }
+
+    /// Makes a name known to this host.
+    pub fn add_name(&mut self, name: &str, addresses: &[IpAddr]) {
+        self.names.insert(name.into(), addresses.to_vec());
+    }
+
+    /// Keeps a line for each action and event from now on.
+    pub fn record(&mut self) {
+        self.lines = Some(Vec::new());
+    }
+
+    /// The lines kept since the last call.
+    pub fn take_lines(&mut self) -> Vec<String> {
+        self.lines.as_mut().map(core::mem::take).unwrap_or_default()
+    }
+
+    /// The newest address that the node told, once it is ready.
+    pub fn address(&self) -> Option<&PeerAddress> {
+        self.notices.iter().rev().find_map(|(_, n)| match n {
+            Notice::Ready { address } => Some(&**address),
+            _ => None,
+        })
+    }
+
+    /// Opens a pipe.
+    ///
+    /// # Errors
+    /// As the core says.
+    pub fn connect(
+        &mut self,
+        cx: &mut Cx<'_>,
+        to: &PeerAddress,
+        plan: Plan,
+    ) -> Result<ConnectId, ConnectError> {
+        let id = self.node.connect(self.clocks.instant(cx.now), to, plan);
+        self.drain(cx);
+        id
+    }
+
+    /// Ends the node.
+    pub fn shutdown(&mut self, cx: &mut Cx<'_>) {
+        self.node.shutdown(self.clocks.instant(cx.now));
+        self.drain(cx);
+    }
+
+    /// Writes to a pipe.
+    pub fn write(&mut self, cx: &mut Cx<'_>, pipe: usize, data: &[u8]) {
+        let Some(Pipe { sock, start, .. }) = self.pipes.get_mut(pipe) else { return };
+        match &mut start.keys {
+            PipeKeys::Plain => cx.host.send(cx.now, *sock, data),
+            PipeKeys::Encrypted(sealer, _) => {
+                let (mut wire, mut done) = (Vec::new(), 0);
+                while done < data.len() {
+                    match sealer.seal(&data[done..], &mut wire) {
+                        Ok(n) => done += n,
+                        Err(_) => return,
+                    }
+                }
+                cx.host.send(cx.now, *sock, &wire);
+            }
+        }
+    }
+
+    /// Says on a pipe that no more follows.
+    pub fn end(&mut self, cx: &mut Cx<'_>, pipe: usize) {
+        let Some(Pipe { sock, start, .. }) = self.pipes.get_mut(pipe) else { return };
+        if let PipeKeys::Encrypted(sealer, _) = &mut start.keys {
+            let mut wire = Vec::new();
+            if sealer.end(&mut wire).is_ok() {
+                cx.host.send(cx.now, *sock, &wire);
+            }
+        }
+        cx.host.finish(cx.now, *sock);
+    }
+
+    /// Closes every pipe.
+    pub fn close_pipes(&mut self, cx: &mut Cx<'_>) {
+        for pipe in &self.pipes {
+            cx.host.close(cx.now, pipe.sock, CloseHow::Graceful);
+        }
+    }
+
+    fn tell(&mut self, cx: &mut Cx<'_>, event: Event<'_>) {
+        if self.still.0 != cx.now {
+            self.still = (cx.now, 0);
+        }
+        self.still.1 += 1;
+        if self.still.1 == MOST_EVENTS_AT_ONCE {
+            self.violations.push(format!("livelock at {} ns", cx.now));
+        }
+        if let Some(lines) = &mut self.lines {
+            lines.push(format!("event  {event:?}"));
+        }
+        self.node.handle(self.clocks.instant(cx.now), event);
+    }
+
+    /// Does what the node asks until it asks no more, and arms the one timer.
+    fn drain(&mut self, cx: &mut Cx<'_>) {
+        if self.still.0 == cx.now && self.still.1 >= MOST_EVENTS_AT_ONCE {
+            return;
+        }
+        while let Some(action) = self.node.poll_action() {
+            if let Some(lines) = &mut self.lines {
+                lines.push(format!("action {action:?}"));
+            }
+            self.act(cx, action);
+        }
+        if let Some(at) = self.node.poll_timeout() {
+            let at = self.clocks.world(at).max(cx.now);
+            if self.armed.is_none_or(|armed| armed > at) {
+                self.armed = Some(at);
+                cx.wake_at(at, TIMEOUT);
+            }
+        }
+    }
+
+    fn add(&mut self, id: SockId, entry: Entry) {
+        self.by_sock.insert(entry.sock(), id);
+        if self.entries.insert(id, entry).is_some() {
+            self.violations.push(format!("the id {id:?} was used twice"));
+        }
+    }
+
+    fn remove(&mut self, id: SockId) -> Option<Sock> {
+        let sock = self.entries.remove(&id)?.sock();
+        self.by_sock.remove(&sock);
+        Some(sock)
+    }
+
+    fn act(&mut self, cx: &mut Cx<'_>, action: Action) {
+        match action {
+            Action::BindUdp { sock, local, opts } => match cx.host.bind_udp(local, opts) {
+                Ok(s) => {
+                    self.add(sock, Entry::Udp(s));
+                    self.bound(cx, sock, s);
+                }
+                Err(cause) => self.tell(cx, Event::Failed { sock, cause }),
+            },
+            Action::Listen { sock, local, backlog, opts } => match cx.host.listen(local, backlog, opts) {
+                Ok(s) => {
+                    self.add(sock, Entry::Listener(s));
+                    self.bound(cx, sock, s);
+                }
+                Err(cause) => self.tell(cx, Event::Failed { sock, cause }),
+            },
+            Action::Connect { sock, local, remote, opts, at, deadline } => {
+                self.dialled.insert(remote);
+                self.dials += 1;
+                match cx.host.bind_tcp(local, remote, opts) {
+                    Ok(s) => {
+                        let at = self.clocks.world(at).max(cx.now);
+                        let deadline = self.clocks.world(deadline).max(cx.now);
+                        let late = match self.late {
+                            0 => 0,
+                            most => cx.rng.below(Domain::Clock, cx.host.id(), self.dials, most + 1),
+                        };
+                        self.add(sock, Entry::Dial { sock: s, at, remote, fired: false });
+                        cx.wake_at(deadline, DEADLINE | u64::from(sock.number()));
+                        if at + late <= cx.now {
+                            self.fire(cx, sock);
+                        } else {
+                            cx.wake_at(at + late, FIRE | u64::from(sock.number()));
+                        }
+                    }
+                    Err(cause) => self.tell(cx, Event::Failed { sock, cause }),
+                }
+            }
+            Action::SendDatagram { sock, to, data } => {
+                if let Some(Entry::Udp(s)) = self.entries.get(&sock) {
+                    cx.host.send_to(*s, None, to, data);
+                }
+            }
+            Action::SendStream { sock, data } => {
+                if let Some(Entry::Stream { sock: s, .. }) = self.entries.get(&sock) {
+                    cx.host.send(cx.now, *s, &data);
+                }
+            }
+            Action::Read { sock, credit } => {
+                if let Some(Entry::Stream { credit: left, .. }) = self.entries.get_mut(&sock) {
+                    *left += credit as usize;
+                    self.feed(cx, sock);
+                }
+            }
+            Action::Close { sock, how } => {
+                if let Some(s) = self.remove(sock) {
+                    cx.host.close(cx.now, s, how);
+                }
+            }
+            Action::Detach { sock, pipe } => {
+                if let Some(s) = self.remove(sock) {
+                    self.pipes.push(Pipe {
+                        start: pipe,
+                        at: cx.now,
+                        received: Vec::new(),
+                        ended: false,
+                        closed: false,
+                        broken: None,
+                        sock: s,
+                        sealed: Vec::new(),
+                    });
+                    self.read_pipe(cx, s);
+                }
+            }
+            Action::Resolve { query, host, .. } => {
+                let found = match host.parse::<IpAddr>() {
+                    Ok(ip) => Ok([ip].into_iter().collect()),
+                    Err(_) => match self.names.get(&*host) {
+                        Some(list) => Ok(list.iter().copied().collect()),
+                        None => Err(IoFailure::NoSuchName),
+                    },
+                };
+                self.tell(cx, Event::Resolved { query, result: found });
+            }
+            Action::Notify(notice) => self.notices.push((cx.now, notice)),
+            // Look-ups are answered at once here, so that there is none to cancel.
+            Action::Cancel { .. } => {}
+            other => self.violations.push(format!("an action this driver does not know: {other:?}")),
+        }
+    }
+
+    fn bound(&mut self, cx: &mut Cx<'_>, sock: SockId, s: Sock) {
+        if let Some(local) = cx.host.local(s) {
+            self.tell(cx, Event::Bound { sock, local });
+        }
+    }
+
+    fn fire(&mut self, cx: &mut Cx<'_>, sock: SockId) {
+        let Some(Entry::Dial { sock: s, at, remote, fired }) = self.entries.get_mut(&sock) else { return };
+        if core::mem::replace(fired, true) {
+            return;
+        }
+        let (s, at, remote) = (*s, *at, *remote);
+        let result = cx.host.connect(cx.now, s, remote);
+        let late = Duration::from_nanos(cx.now.saturating_sub(at));
+        self.tell(cx, Event::Fired { sock, late });
+        if let Err(cause) = result {
+            self.remove(sock);
+            self.tell(cx, Event::Failed { sock, cause });
+        }
+    }
+
+    /// Gives the node what a stream holds, as far as its credit goes.
+    fn feed(&mut self, cx: &mut Cx<'_>, sock: SockId) {
+        while let Some(Entry::Stream { sock: s, credit, eof }) = self.entries.get_mut(&sock) {
+            if *credit == 0 {
+                return;
+            }
+            let data = cx.host.read(*s, *credit);
+            if data.is_empty() {
+                // A read call returns nothing at the end, and an end can only be read with credit.
+                if !*eof && cx.host.at_end(*s) {
+                    *eof = true;
+                    self.tell(cx, Event::Eof { sock });
+                }
+                return;
+            }
+            *credit -= data.len();
+            self.tell(cx, Event::Stream { sock, data: &data });
+        }
+    }
+
+    fn read_pipe(&mut self, cx: &mut Cx<'_>, sock: Sock) {
+        let Some(pipe) = self.pipes.iter_mut().find(|p| p.sock == sock) else { return };
+        let data = cx.host.read(sock, usize::MAX);
+        pipe.closed |= cx.host.at_end(sock);
+        match &mut pipe.start.keys {
+            PipeKeys::Plain => {
+                pipe.received.extend(data);
+                pipe.ended |= pipe.closed;
+            }
+            PipeKeys::Encrypted(_, opener) => {
+                pipe.sealed.extend(data);
+                let mut plain = vec![0; MAX_RECORD];
+                loop {
+                    match opener.open(&pipe.sealed, &mut plain) {
+                        Ok(Opened::Need(_)) => break,
+                        Ok(Opened::Data { consumed, plain: n }) => {
+                            pipe.sealed.drain(..consumed);
+                            pipe.received.extend_from_slice(&plain[..n]);
+                        }
+                        Ok(Opened::End { consumed }) => {
+                            pipe.sealed.drain(..consumed);
+                            pipe.ended = true;
+                            break;
+                        }
+                        Err(why) => {
+                            pipe.broken = Some(why.to_string());
+                            break;
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+impl App for NodeProgram {
+    fn event(&mut self, cx: &mut Cx<'_>, event: HostEvent) {
+        match event {
+            HostEvent::Connected(s) => {
+                if let (Some(&sock), Some(local), Some(remote)) =
+                    (self.by_sock.get(&s), cx.host.local(s), cx.host.remote(s))
+                {
+                    self.entries.insert(sock, Entry::Stream { sock: s, credit: 0, eof: false });
+                    self.tell(cx, Event::Connected { sock, local, remote });
+                }
+            }
+            HostEvent::Failed(s, cause) | HostEvent::Broken(s, cause) => {
+                if let Some(pipe) = self.pipes.iter_mut().find(|p| p.sock == s) {
+                    pipe.broken = Some(cause.to_string());
+                }
+                if let Some(&sock) = self.by_sock.get(&s) {
+                    self.remove(sock);
+                    self.tell(cx, Event::Failed { sock, cause });
+                }
+            }
+            HostEvent::Accepted { listener, sock: s } => {
+                if let (Some(&listener), Some(local), Some(remote)) =
+                    (self.by_sock.get(&listener), cx.host.local(s), cx.host.remote(s))
+                {
+                    let sock = SockId::accepted(self.accepted);
+                    self.accepted += 1;
+                    self.add(sock, Entry::Stream { sock: s, credit: 0, eof: false });
+                    self.tell(cx, Event::Accepted { listener, sock, local, remote });
+                }
+            }
+            HostEvent::Readable(s) => match self.by_sock.get(&s) {
+                Some(&sock) => self.feed(cx, sock),
+                None => self.read_pipe(cx, s),
+            },
+            HostEvent::Datagram { sock: s, from, data, .. } => {
+                if let Some(&sock) = self.by_sock.get(&s) {
+                    self.tell(cx, Event::Datagram { sock, from, data: &data });
+                }
+            }
+        }
+        self.drain(cx);
+    }
+
+    fn wake(&mut self, cx: &mut Cx<'_>, token: u64) {
+        let sock = SockId::from_number(token as u32);
+        match token & !0xffff_ffff {
+            START => {
+                let list: Vec<Interface> = (2..)
+                    .zip(cx.host.addresses())
+                    .map(|(index, ip)| Interface { index, ip: *ip, prefix: 24, default_route: true })
+                    .collect();
+                self.tell(cx, Event::Clock(self.clocks.fix(cx.now)));
+                self.tell(cx, Event::Interfaces(&list));
+            }
+            TIMEOUT => {
+                if self.armed.is_some_and(|at| at <= cx.now) {
+                    self.armed = None;
+                }
+                let now = self.clocks.instant(cx.now);
+                if self.node.poll_timeout().is_some_and(|at| at <= now) {
+                    self.tell(cx, Event::Timeout);
+                }
+            }
+            FIRE => self.fire(cx, sock),
+            DEADLINE => {
+                if matches!(self.entries.get(&sock), Some(Entry::Dial { .. }))
+                    && let Some(s) = self.remove(sock)
+                {
+                    cx.host.close(cx.now, s, CloseHow::Drop);
+                    self.tell(cx, Event::Failed { sock, cause: IoFailure::TimedOut });
+                }
+            }
+            _ => {}
+        }
+        self.drain(cx);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_drifting_clock_is_read_back() {
+        for drift_ppm in [-500, 0, 37, 500] {
+            let clocks = Clocks { mono: 123_456_789, drift_ppm, wall_ahead: 0 };
+            for now in [0, 1, 999_999_999, 86_400_000_000_123] {
+                let at = clocks.instant(now);
+                let back = clocks.world(at);
+                assert!(clocks.instant(back) >= at && back <= now, "{drift_ppm} {now} {back}");
+                assert!(back == 0 || clocks.instant(back - 1) < at);
+            }
+        }
+        assert_eq!(Clocks { mono: 5, ..Clocks::default() }.world(Instant::ZERO), 0);
+    }
+}

@@ -1,0 +1,142 @@
+//! Keyed randomness: a draw depends on the seed, on what it is for, on whom it is for and on its number
+//! there, and on nothing else. A draw more in one place moves no other, so that a seed keeps its meaning when
+//! the code around it changes, and a fault taken out leaves the rest of the world as it was.
+
+/// What a draw is for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub enum Domain {
+    /// Whether a link loses a packet.
+    Loss = 1,
+    /// By how much a link delays a packet beyond its base.
+    Jitter,
+    /// Whether a link holds a packet back behind later ones.
+    Reorder,
+    /// Whether a link delivers a packet twice.
+    Duplicate,
+    /// The port a NAT takes.
+    Port,
+    /// When other users of a NAT open flows.
+    Background,
+    /// A host's initial sequence numbers.
+    Sequence,
+    /// A host's ephemeral ports.
+    Ephemeral,
+    /// The seed of a node.
+    Node,
+    /// A node's clock.
+    Clock,
+    /// What a server does to a message.
+    Service,
+    /// What a scenario chooses.
+    Scenario,
+}
+
+/// The source of all randomness of a world.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Keyed {
+    seed: u64,
+}
+
+const fn mix(mut x: u64) -> u64 {
+    x = (x ^ (x >> 32)).wrapping_mul(0xd6e8_feb8_6659_fd93);
+    x = (x ^ (x >> 32)).wrapping_mul(0xd6e8_feb8_6659_fd93);
+    x ^ (x >> 32)
+}
+
+impl Keyed {
+    /// The randomness of this seed.
+    pub const fn new(seed: u64) -> Self {
+        Keyed { seed }
+    }
+
+    /// The seed.
+    pub const fn seed(self) -> u64 {
+        self.seed
+    }
+
+    /// The `n`th draw of `entity` for `domain`: 64 uniform bits.
+    pub const fn draw(self, domain: Domain, entity: u64, n: u64) -> u64 {
+        let a = mix(self.seed.wrapping_add(0x9e37_79b9_7f4a_7c15).wrapping_mul(domain as u64 + 1));
+        let b = mix(a ^ entity.wrapping_add(0x3c6e_f372_fe94_f82b));
+        mix(b ^ n.wrapping_mul(0x9e37_79b9_7f4a_7c15))
+    }
+
+    /// A draw below `bound`, which must not be 0.
+    pub const fn below(self, domain: Domain, entity: u64, n: u64, bound: u64) -> u64 {
+        // Multiply-shift: the bias is under bound / 2^64.
+        ((self.draw(domain, entity, n) as u128 * bound as u128) >> 64) as u64
+    }
+
+    /// Whether something that happens `ppm` times in a million happens this time.
+    pub const fn chance(self, domain: Domain, entity: u64, n: u64, ppm: u32) -> bool {
+        ppm != 0 && self.below(domain, entity, n, 1_000_000) < ppm as u64
+    }
+
+    /// An exponentially distributed draw with mean `mean`, in whole units and without floats: -ln of a
+    /// uniform number is ln 2 times its binary logarithm, here to 0.8 % of the mean.
+    pub const fn exponential(self, domain: Domain, entity: u64, n: u64, mean: u64) -> u64 {
+        let uniform = self.draw(domain, entity, n) | 1;
+        let zeros = uniform.leading_zeros() as u64;
+        // 16 bits behind the leading one: f in log2(1 + f), which is f + 0.3466 f (1 - f) nearly.
+        let f = (uniform << zeros << 1) >> 48;
+        let log2 = f + ((f * (65_536 - f)) >> 16) * 22_713 / 65_536;
+        let bits = ((zeros + 1) << 16) - log2;
+        // ln 2 = 45,426 / 65,536.
+        ((bits as u128 * 45_426 * mean as u128) >> 32) as u64
+    }
+
+    /// 32 bytes, for a node's seed.
+    pub fn bytes(self, domain: Domain, entity: u64) -> [u8; 32] {
+        let mut bytes = [0; 32];
+        for (n, chunk) in bytes.chunks_mut(8).enumerate() {
+            chunk.copy_from_slice(&self.draw(domain, entity, n as u64).to_le_bytes());
+        }
+        bytes
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_key_matters_and_nothing_else() {
+        let rng = Keyed::new(7);
+        let one = rng.draw(Domain::Loss, 1, 1);
+        assert_eq!(one, Keyed::new(7).draw(Domain::Loss, 1, 1));
+        for other in [
+            rng.draw(Domain::Jitter, 1, 1),
+            rng.draw(Domain::Loss, 2, 1),
+            rng.draw(Domain::Loss, 1, 2),
+            Keyed::new(8).draw(Domain::Loss, 1, 1),
+        ] {
+            assert_ne!(one, other);
+        }
+    }
+
+    #[test]
+    fn draws_are_even() {
+        let rng = Keyed::new(3);
+        let mut buckets = [0u32; 16];
+        for n in 0..160_000 {
+            buckets[rng.below(Domain::Port, n % 7, n / 7, 16) as usize] += 1;
+        }
+        // 10,000 each; 4 standard deviations are 390.
+        assert!(buckets.iter().all(|b| b.abs_diff(10_000) < 390), "{buckets:?}");
+        let hits = (0..100_000).filter(|n| rng.chance(Domain::Loss, 9, *n, 50_000)).count();
+        assert!(hits.abs_diff(5_000) < 280, "{hits}");
+    }
+
+    #[test]
+    fn exponential_draws_have_the_mean_and_the_tail() {
+        let rng = Keyed::new(5);
+        let draws: Vec<u64> =
+            (0..100_000).map(|n| rng.exponential(Domain::Background, 1, n, 1_000)).collect();
+        let mean = draws.iter().sum::<u64>() / draws.len() as u64;
+        assert!(mean.abs_diff(1_000) < 20, "{mean}");
+        // e^-2 = 13.53 % are over twice the mean.
+        let tail = draws.iter().filter(|d| **d > 2_000).count();
+        assert!(tail.abs_diff(13_534) < 600, "{tail}");
+    }
+}

@@ -1,0 +1,470 @@
+//! One end of a TCP connection (RFC 9293), as a machine that takes segments and gives segments.
+//!
+//! There is no congestion control: a connection sends up to 64 KiB beyond what is acknowledged. Sequence
+//! numbers on the wire are 32 bits; inside, everything is an offset from the SYN, which has offset 0.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use bytes::Bytes;
+use p2pd_core::IoFailure;
+
+use super::Profile;
+use crate::engine::{MILLI, Nanos, SECOND};
+use crate::net::{Flags, Segment};
+
+/// Bytes of payload per segment.
+const MSS: usize = 1400;
+/// Most bytes in flight, and the receive window.
+const WINDOW: u32 = 64 * 1024;
+/// The window field of a SYN, which is never scaled.
+const SYN_WINDOW: u32 = 64_240;
+/// How long TIME_WAIT and an abandoned FIN_WAIT_2 last.
+const LINGER: Nanos = 60 * SECOND;
+/// How often SYN-ACKs are repeated, data, and data after close (Linux: `tcp_synack_retries`, `tcp_retries2`,
+/// `tcp_orphan_retries`).
+const TRIES: (u8, u8, u8) = (5, 15, 8);
+
+/// The states of RFC 9293 section 3.3.2, without LISTEN, which is no connection.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum State {
+    SynSent,
+    SynReceived,
+    Established,
+    FinWait1,
+    FinWait2,
+    CloseWait,
+    Closing,
+    LastAck,
+    TimeWait,
+    /// Over; the program has not closed it yet.
+    Closed,
+}
+
+/// What a segment, or time, changed for the connection's owner.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Change {
+    Nothing,
+    Established,
+    /// There is something to read, or the end.
+    Readable,
+    /// It ended badly.
+    Failed(IoFailure),
+    /// It ended and may be forgotten.
+    Gone,
+}
+
+#[derive(Debug)]
+pub(super) struct Conn {
+    pub(super) state: State,
+    iss: u32,
+    irs: u32,
+    /// First offset that the peer has not acknowledged, and first that was not sent.
+    una: u64,
+    next: u64,
+    /// Bytes from `una` on, at the earliest from offset 1.
+    output: VecDeque<u8>,
+    /// We send no more once the output is empty.
+    finish: bool,
+    peer_window: u32,
+    /// First offset of the peer's that we do not have.
+    expected: u64,
+    input: VecDeque<u8>,
+    early: BTreeMap<u64, Bytes>,
+    peer_fin: Option<u64>,
+    /// Nobody reads any more.
+    orphan: bool,
+    tries: u8,
+    repeats: u8,
+    /// Losses up to here are repaired one by one as acknowledgements come.
+    recover: u64,
+    began: Nanos,
+    rto: Nanos,
+    due: Option<Nanos>,
+}
+
+impl Conn {
+    fn new(state: State, iss: u32, irs: u32, now: Nanos) -> Conn {
+        Conn {
+            state,
+            iss,
+            irs,
+            una: 0,
+            next: 1,
+            output: VecDeque::new(),
+            finish: false,
+            peer_window: WINDOW,
+            expected: 1,
+            input: VecDeque::new(),
+            early: BTreeMap::new(),
+            peer_fin: None,
+            orphan: false,
+            tries: 0,
+            repeats: 0,
+            recover: 0,
+            began: now,
+            rto: SECOND,
+            due: None,
+        }
+    }
+
+    /// A dial; its SYN goes to `out`.
+    pub(super) fn dial(iss: u32, now: Nanos, profile: &Profile, out: &mut Vec<Segment>) -> Conn {
+        let mut conn = Conn::new(State::SynSent, iss, 0, now);
+        conn.due = Some(now + profile.syn_gap(0));
+        out.push(conn.syn());
+        conn
+    }
+
+    /// The answer to a SYN at a listener.
+    pub(super) fn answer(iss: u32, syn: &Segment, now: Nanos, out: &mut Vec<Segment>) -> Conn {
+        let mut conn = Conn::new(State::SynReceived, iss, syn.seq, now);
+        conn.peer_window = syn.window;
+        conn.due = Some(now + SECOND);
+        out.push(conn.syn());
+        conn
+    }
+
+    pub(super) fn due(&self) -> Option<Nanos> {
+        self.due
+    }
+
+    /// Whether the peer's FIN was reached and everything before it was read.
+    pub(super) fn at_end(&self) -> bool {
+        self.input.is_empty() && self.peer_fin.is_some_and(|fin| self.expected > fin)
+    }
+
+    pub(super) fn unread(&self) -> usize {
+        self.input.len()
+    }
+
+    /// Whether `seq` could be the number of a segment that a dial in SYN_SENT has out: what an ICMP error
+    /// must quote to be believed.
+    pub(super) fn has_out(&self, seq: u32) -> bool {
+        u64::from(seq.wrapping_sub(self.seq(self.una))) < (self.next - self.una).max(1)
+    }
+
+    fn seq(&self, offset: u64) -> u32 {
+        self.iss.wrapping_add(offset as u32)
+    }
+
+    fn make(&self, flags: Flags, offset: u64, data: Bytes) -> Segment {
+        let window = if flags.syn() { SYN_WINDOW } else { WINDOW.saturating_sub(self.input.len() as u32) };
+        let ack = if flags.ack() { self.irs.wrapping_add(self.expected as u32) } else { 0 };
+        Segment { flags, seq: self.seq(offset), ack, window, data }
+    }
+
+    fn syn(&self) -> Segment {
+        let flags = if self.state == State::SynSent { Flags::SYN } else { Flags::SYN | Flags::ACK };
+        self.make(flags, 0, Bytes::new())
+    }
+
+    fn ack(&self) -> Segment {
+        self.make(Flags::ACK, self.next, Bytes::new())
+    }
+
+    /// The RST that ends a connection that was open.
+    pub(super) fn reset(&self) -> Option<Segment> {
+        let open = !matches!(self.state, State::SynSent | State::TimeWait | State::Closed);
+        open.then(|| self.make(Flags::RST | Flags::ACK, self.next, Bytes::new()))
+    }
+
+    pub(super) fn segment(&mut self, now: Nanos, s: &Segment, out: &mut Vec<Segment>) -> Change {
+        if self.state == State::SynSent {
+            return self.in_syn_sent(now, s, out);
+        }
+        let seq = self.expected as i64
+            + i64::from(s.seq.wrapping_sub(self.irs.wrapping_add(self.expected as u32)) as i32);
+        if s.flags.rst() {
+            // RFC 5961 section 3.2: only the exact number is believed.
+            return match seq {
+                _ if self.state == State::TimeWait => Change::Nothing,
+                n if n == self.expected as i64 => Change::Failed(IoFailure::Reset),
+                n if n > self.expected as i64 && n < self.expected as i64 + i64::from(WINDOW) => {
+                    out.push(self.ack());
+                    Change::Nothing
+                }
+                _ => Change::Nothing,
+            };
+        }
+        if s.flags.syn() {
+            let crossing = self.state == State::SynReceived && seq == 0;
+            match (crossing, s.flags.ack()) {
+                // The second half of a simultaneous open.
+                (true, true) if s.ack == self.seq(1) => {
+                    self.established(now, s.window);
+                    out.push(self.ack());
+                    self.push(now, out);
+                    return Change::Established;
+                }
+                (true, false) => out.push(self.syn()),
+                // RFC 5961 section 4.2.
+                _ => out.push(self.ack()),
+            }
+            return Change::Nothing;
+        }
+        if !s.flags.ack() {
+            return Change::Nothing;
+        }
+        let mut change = Change::Nothing;
+        if self.state == State::SynReceived {
+            if s.ack != self.seq(1) {
+                out.extend(s.refusal());
+                return Change::Nothing;
+            }
+            self.established(now, s.window);
+            change = Change::Established;
+        }
+        if self.orphan && !s.data.is_empty() && seq + s.data.len() as i64 > self.expected as i64 {
+            out.extend(self.reset());
+            return Change::Gone;
+        }
+        if self.acknowledged(now, s, out) {
+            return self.gone();
+        }
+        if self.take(now, seq, s, out) && change == Change::Nothing {
+            change = Change::Readable;
+        }
+        self.push(now, out);
+        change
+    }
+
+    fn in_syn_sent(&mut self, now: Nanos, s: &Segment, out: &mut Vec<Segment>) -> Change {
+        if s.flags.ack() && s.ack != self.seq(1) {
+            out.extend(s.refusal());
+            return Change::Nothing;
+        }
+        if s.flags.rst() {
+            return if s.flags.ack() { Change::Failed(IoFailure::Refused) } else { Change::Nothing };
+        }
+        if !s.flags.syn() {
+            return Change::Nothing;
+        }
+        self.irs = s.seq;
+        self.peer_window = s.window;
+        if s.flags.ack() {
+            self.established(now, s.window);
+            out.push(self.ack());
+            return Change::Established;
+        }
+        // RFC 9293 section 3.5, figure 7: the SYNs crossed.
+        self.state = State::SynReceived;
+        self.tries = 0;
+        self.due = Some(now + SECOND);
+        out.push(self.syn());
+        Change::Nothing
+    }
+
+    fn established(&mut self, now: Nanos, window: u32) {
+        self.state = State::Established;
+        self.una = 1;
+        self.next = 1;
+        self.tries = 0;
+        self.peer_window = window;
+        self.rto = 200 * MILLI + 2 * (now - self.began).min(SECOND);
+        self.due = None;
+    }
+
+    /// Takes the acknowledgement in; whether that was the last thing to wait for.
+    fn acknowledged(&mut self, now: Nanos, s: &Segment, out: &mut Vec<Segment>) -> bool {
+        self.peer_window = s.window;
+        let ack = self.una as i64 + i64::from(s.ack.wrapping_sub(self.seq(self.una)) as i32);
+        if ack > self.next as i64 {
+            return false;
+        }
+        if ack <= self.una as i64 {
+            let duplicate = ack == self.una as i64 && s.data.is_empty() && self.next > self.una;
+            self.repeats = if duplicate { self.repeats.saturating_add(1) } else { self.repeats };
+            if self.repeats == 3 {
+                self.recover = self.next;
+                out.extend(self.first_unacknowledged());
+            }
+            return false;
+        }
+        let ack = ack as u64;
+        let gone = (ack - self.una).min(self.output.len() as u64);
+        self.output.drain(..gone as usize);
+        self.una = ack;
+        self.tries = 0;
+        self.repeats = 0;
+        self.due = (self.next > self.una).then_some(now + self.rto);
+        if ack < self.recover {
+            out.extend(self.first_unacknowledged());
+        }
+        let finished = self.finish && self.output.is_empty() && self.una == self.next && self.fin_sent();
+        if finished {
+            match self.state {
+                State::FinWait1 => {
+                    self.state = State::FinWait2;
+                    self.due = self.orphan.then_some(now + LINGER);
+                }
+                State::Closing => self.linger(now),
+                State::LastAck => return true,
+                _ => {}
+            }
+        }
+        false
+    }
+
+    fn gone(&mut self) -> Change {
+        self.state = State::Closed;
+        self.due = None;
+        Change::Gone
+    }
+
+    fn fin_sent(&self) -> bool {
+        matches!(
+            self.state,
+            State::FinWait1 | State::FinWait2 | State::Closing | State::LastAck | State::TimeWait
+        )
+    }
+
+    fn linger(&mut self, now: Nanos) {
+        self.state = State::TimeWait;
+        self.due = Some(now + LINGER);
+    }
+
+    /// Takes the payload in; whether there is news for the reader.
+    fn take(&mut self, now: Nanos, seq: i64, s: &Segment, out: &mut Vec<Segment>) -> bool {
+        if s.length() == 0 {
+            // A segment under the window is a probe or a repeat, and wants an answer.
+            if seq < self.expected as i64 {
+                out.push(self.ack());
+            }
+            return false;
+        }
+        let before = self.expected;
+        if s.flags.fin() {
+            self.peer_fin = Some((seq + s.data.len() as i64) as u64);
+        }
+        if !s.data.is_empty() {
+            let skip = (before as i64 - seq).clamp(0, s.data.len() as i64);
+            let room = (WINDOW as usize).saturating_sub(self.input.len());
+            let start = (seq + skip) as u64;
+            let fresh = s.data.slice(skip as usize..);
+            if !fresh.is_empty() && start < before + room as u64 {
+                self.early.insert(start, fresh);
+            }
+        }
+        while let Some((&start, _)) = self.early.first_key_value() {
+            if start > self.expected {
+                break;
+            }
+            let Some((_, data)) = self.early.pop_first() else { break };
+            let skip = (self.expected - start).min(data.len() as u64);
+            self.input.extend(&data[skip as usize..]);
+            self.expected += data.len() as u64 - skip;
+        }
+        if self.peer_fin == Some(self.expected) {
+            self.expected += 1;
+            match self.state {
+                State::Established => self.state = State::CloseWait,
+                State::FinWait1 => self.state = State::Closing,
+                State::FinWait2 => self.linger(now),
+                _ => {}
+            }
+        }
+        out.push(self.ack());
+        self.expected > before
+    }
+
+    /// Sends what may be sent.
+    fn push(&mut self, now: Nanos, out: &mut Vec<Segment>) {
+        if !matches!(self.state, State::Established | State::CloseWait) {
+            return;
+        }
+        let limit = self.una + u64::from(self.peer_window.min(WINDOW));
+        loop {
+            let sent = (self.next - self.una) as usize;
+            let left = self.output.len().saturating_sub(sent);
+            let room = limit.saturating_sub(self.next) as usize;
+            let size = left.min(room).min(MSS);
+            if size == 0 {
+                break;
+            }
+            let data: Bytes = self.output.range(sent..sent + size).copied().collect::<Vec<u8>>().into();
+            out.push(self.make(Flags::ACK, self.next, data));
+            self.next += size as u64;
+        }
+        let all = (self.next - self.una) as usize == self.output.len();
+        if self.finish && all {
+            out.push(self.make(Flags::FIN | Flags::ACK, self.next, Bytes::new()));
+            self.next += 1;
+            self.state = if self.state == State::Established { State::FinWait1 } else { State::LastAck };
+        }
+        // With a closed window the timer probes.
+        if self.due.is_none() && (self.next > self.una || !self.output.is_empty()) {
+            self.due = Some(now + self.rto);
+        }
+    }
+
+    fn first_unacknowledged(&self) -> Option<Segment> {
+        let size = self.output.len().min(MSS);
+        if size > 0 {
+            let data: Bytes = self.output.range(..size).copied().collect::<Vec<u8>>().into();
+            return Some(self.make(Flags::ACK, self.una, data));
+        }
+        (self.next > self.una && self.fin_sent())
+            .then(|| self.make(Flags::FIN | Flags::ACK, self.una, Bytes::new()))
+    }
+
+    pub(super) fn timer(&mut self, now: Nanos, profile: &Profile, out: &mut Vec<Segment>) -> Change {
+        self.tries += 1;
+        match self.state {
+            State::TimeWait | State::FinWait2 | State::Closed => return self.gone(),
+            State::SynSent => {
+                if usize::from(self.tries) > profile.syn_repeats() {
+                    return Change::Failed(IoFailure::TimedOut);
+                }
+                out.push(self.syn());
+                self.due = Some(now + profile.syn_gap(self.tries));
+            }
+            State::SynReceived => {
+                if self.tries > TRIES.0 {
+                    return Change::Failed(IoFailure::TimedOut);
+                }
+                out.push(self.syn());
+                self.due = Some(now + (SECOND << self.tries));
+            }
+            _ => {
+                if self.tries > if self.orphan { TRIES.2 } else { TRIES.1 } {
+                    return Change::Failed(IoFailure::TimedOut);
+                }
+                // A probe of a closed window: one byte that nothing has acknowledged.
+                if self.next == self.una && !self.output.is_empty() {
+                    self.next += 1;
+                }
+                self.recover = self.next;
+                out.extend(self.first_unacknowledged());
+                self.due = Some(now + (self.rto << self.tries.min(8)).min(120 * SECOND));
+            }
+        }
+        Change::Nothing
+    }
+
+    pub(super) fn send(&mut self, now: Nanos, data: &[u8], out: &mut Vec<Segment>) {
+        if !self.finish {
+            self.output.extend(data);
+            self.push(now, out);
+        }
+    }
+
+    /// FIN follows what is queued.
+    pub(super) fn finish(&mut self, now: Nanos, orphan: bool, out: &mut Vec<Segment>) {
+        self.finish = true;
+        self.orphan |= orphan;
+        if self.orphan && self.state == State::FinWait2 {
+            self.due = Some(now + LINGER);
+        }
+        self.push(now, out);
+    }
+
+    /// Takes up to `most` bytes out of the input.
+    pub(super) fn read(&mut self, most: usize, out: &mut Vec<Segment>) -> Vec<u8> {
+        let was_full = self.input.len() + MSS > WINDOW as usize;
+        let taken: Vec<u8> = self.input.drain(..most.min(self.input.len())).collect();
+        if was_full && !taken.is_empty() {
+            out.push(self.ack());
+        }
+        taken
+    }
+}

@@ -1,0 +1,15 @@
+//! A simulated internet for p2pd: the same `Node` that runs under real drivers runs here under virtual time,
+//! behind NATs that behave as measured ones do, on links and beside servers that fail on purpose.
+//!
+//! A world is a function of its seed and its description: the same two give the same digest. Nothing in here
+//! touches the real network, the clock or the system's randomness.
+
+pub mod driver;
+pub mod engine;
+pub mod host;
+pub mod nat;
+pub mod net;
+pub mod oracle;
+pub mod scenario;
+pub mod service;
+pub mod world;

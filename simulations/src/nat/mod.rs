@@ -1,0 +1,16 @@
+//! NATs and firewalls: what they are ([`NatSpec`]), how one is written ([`Chain`]), and the device itself.
+
+mod device;
+mod ports;
+mod presets;
+mod spec;
+mod table;
+mod text;
+mod track;
+
+pub(crate) use device::{Nat, Side, Verdict};
+pub use presets::{LAB, PRESETS, Preset};
+pub use spec::{
+    Alloc, Caps, Clash, Dependence, Hairpin, NatSpec, OnRst, Scope, Timers, Tracking, Unique, Unsolicited,
+};
+pub use text::{Chain, SpecError};

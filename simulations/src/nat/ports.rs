@@ -1,0 +1,193 @@
+//! Which external port a new mapping gets.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use super::{Alloc, Clash, NatSpec, Scope};
+use crate::engine::{Domain, Keyed, Nanos, SECOND};
+
+/// How often a random choice is repeated before the NAT gives up, as Linux does.
+const TRIES: u32 = 128;
+
+/// The state of a NAT's allocation.
+#[derive(Debug)]
+pub(super) struct Ports {
+    id: u64,
+    rng: Keyed,
+    draws: u64,
+    /// The next port of each counter, as an offset in the range.
+    counters: BTreeMap<Option<IpAddr>, i64>,
+    /// For dependent allocation, the base of each inside address.
+    bases: BTreeMap<IpAddr, i64>,
+    background: u64,
+    background_at: Nanos,
+}
+
+impl Ports {
+    pub(super) fn new(id: u64, rng: Keyed) -> Ports {
+        Ports {
+            id,
+            rng,
+            draws: 0,
+            counters: BTreeMap::new(),
+            bases: BTreeMap::new(),
+            background: 0,
+            background_at: 0,
+        }
+    }
+
+    fn draw(&mut self, bound: u64) -> u64 {
+        self.draws += 1;
+        self.rng.below(Domain::Port, self.id, self.draws, bound)
+    }
+
+    /// How many mappings other users have opened since the last question.
+    fn others(&mut self, spec: &NatSpec, now: Nanos) -> i64 {
+        if spec.background == 0 {
+            return 0;
+        }
+        let mean = 1_000 * SECOND / u64::from(spec.background);
+        let mut count = 0;
+        loop {
+            let gap = self.rng.exponential(Domain::Background, self.id, self.background, mean);
+            if self.background_at + gap > now {
+                return count;
+            }
+            self.background_at += gap;
+            self.background += 1;
+            count += 1;
+        }
+    }
+
+    /// A port for this inside end, for which `free` holds.
+    pub(super) fn take(
+        &mut self,
+        spec: &NatSpec,
+        now: Nanos,
+        inside: (IpAddr, u16),
+        free: impl Fn(u16) -> bool,
+    ) -> Option<u16> {
+        let (low, high) = (i64::from(spec.range.0), i64::from(spec.range.1));
+        let count = high - low + 1;
+        let wrap = |n: i64| (low + (n - low).rem_euclid(count)) as u16;
+        let port = i64::from(inside.1);
+        match spec.alloc {
+            Alloc::Preserve(clash) => {
+                if (low..=high).contains(&port) && free(inside.1) {
+                    return Some(inside.1);
+                }
+                match clash {
+                    Clash::Next => (1..count).map(|n| wrap(port + n)).find(|p| free(*p)),
+                    Clash::Random => self.random(low, count, free),
+                }
+            }
+            Alloc::Offset(by) => {
+                let first = wrap(port + i64::from(by));
+                (0..count).map(|n| wrap(i64::from(first) + n)).find(|p| free(*p))
+            }
+            Alloc::Sequential { step, scope } => {
+                let others = self.others(spec, now);
+                let (key, others) = match scope {
+                    Scope::Global => (None, others),
+                    Scope::Host => (Some(inside.0), 0),
+                };
+                let step = i64::from(step);
+                let start = match self.counters.get(&key) {
+                    Some(next) => next + others * step,
+                    None => self.draw(count as u64) as i64,
+                };
+                for n in 0..count {
+                    let candidate = wrap(low + start + n * step);
+                    if free(candidate) {
+                        self.counters.insert(key, start + (n + 1) * step);
+                        return Some(candidate);
+                    }
+                }
+                None
+            }
+            Alloc::Dependent { step } => {
+                let base = match self.bases.get(&inside.0) {
+                    Some(base) => *base,
+                    None => {
+                        let base = self.draw(count as u64) as i64 - port * i64::from(step);
+                        self.bases.insert(inside.0, base);
+                        base
+                    }
+                };
+                let first = base + port * i64::from(step);
+                (0..count).map(|n| wrap(low + first + n)).find(|p| free(*p))
+            }
+            Alloc::Random => self.random(low, count, free),
+            Alloc::Block(size) => {
+                let size = i64::from(size).clamp(1, count);
+                let blocks = count / size;
+                let key = super::table::key_of(inside.0);
+                let block = self.rng.below(Domain::Port, self.id ^ key, u64::MAX, blocks as u64) as i64;
+                self.random(low + block * size, size, free)
+            }
+        }
+    }
+
+    /// Moves a shared counter on without a mapping.
+    pub(super) fn skip(&mut self, spec: &NatSpec) {
+        if let (Alloc::Sequential { step, .. }, Some(next)) = (spec.alloc, self.counters.get_mut(&None)) {
+            *next += i64::from(step);
+        }
+    }
+
+    fn random(&mut self, low: i64, count: i64, free: impl Fn(u16) -> bool) -> Option<u16> {
+        (0..TRIES).map(|_| (low + self.draw(count as u64) as i64) as u16).find(|p| free(*p))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn inside(port: u16) -> (IpAddr, u16) {
+        ([192, 168, 1, 2].into(), port)
+    }
+
+    fn ports(spec: &NatSpec, asked: &[u16]) -> Vec<u16> {
+        let mut ports = Ports::new(1, Keyed::new(1));
+        asked.iter().map(|p| ports.take(spec, 0, inside(*p), |_| true).unwrap()).collect()
+    }
+
+    #[test]
+    fn each_allocation_does_what_it_says() {
+        let spec = |alloc| NatSpec::LINUX.alloc(alloc);
+        let preserve = spec(Alloc::Preserve(Clash::Random));
+        assert_eq!(ports(&preserve, &[5000, 5001]), [5000, 5001]);
+        let mut machine = Ports::new(1, Keyed::new(1));
+        assert_ne!(machine.take(&preserve, 0, inside(5000), |p| p != 5000), Some(5000));
+        let next = spec(Alloc::Preserve(Clash::Next));
+        assert_eq!(machine.take(&next, 0, inside(65535), |p| p != 65535), Some(1024));
+        assert_eq!(machine.take(&next, 0, inside(1), |_| false), None, "nothing is free");
+        assert_eq!(ports(&spec(Alloc::Offset(-7)), &[5000, 1024]), [4993, 65529]);
+        let seq = ports(&spec(Alloc::Sequential { step: 2, scope: Scope::Global }), &[9, 9, 1]);
+        assert_eq!((seq[1] - seq[0], seq[2] - seq[1]), (2, 2));
+        let dep = ports(&spec(Alloc::Dependent { step: 3 }), &[5000, 5001, 5000]);
+        assert_eq!((dep[1].wrapping_sub(dep[0]), dep[2]), (3, dep[0]));
+        let random = ports(&spec(Alloc::Random), &[5000; 100]);
+        assert!(random.iter().collect::<std::collections::BTreeSet<_>>().len() > 95);
+        let block = ports(&spec(Alloc::Block(512)), &[5000; 100]);
+        assert!(block.iter().max().unwrap() - block.iter().min().unwrap() < 512);
+        assert!(block.iter().collect::<std::collections::BTreeSet<_>>().len() > 80);
+    }
+
+    #[test]
+    fn other_users_move_a_shared_counter_and_no_other() {
+        let mut busy = NatSpec::LINUX.alloc(Alloc::Sequential { step: 1, scope: Scope::Global });
+        busy.background = 50_000;
+        let taken = |spec: &NatSpec| {
+            let mut machine = Ports::new(1, Keyed::new(4));
+            let first = machine.take(spec, 0, inside(1), |_| true).unwrap();
+            let second = machine.take(spec, 10 * SECOND, inside(1), |_| true).unwrap();
+            (i64::from(second) - i64::from(first)).rem_euclid(64_512)
+        };
+        // 50 a second for 10 s: 500, with a standard deviation of 22.
+        assert!(taken(&busy).abs_diff(501) < 100, "{}", taken(&busy));
+        busy.alloc = Alloc::Sequential { step: 1, scope: Scope::Host };
+        assert_eq!(taken(&busy), 1);
+    }
+}

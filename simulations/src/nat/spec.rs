@@ -1,0 +1,293 @@
+//! A NAT as plain data. Every difference between NATs that a peer can observe is a field here, so that a
+//! new kind of NAT is a row in a table and not code.
+
+use crate::engine::{Nanos, SECOND};
+
+/// On what a mapping or a filter depends (RFC 4787 sections 4.1 and 5).
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Dependence {
+    /// Endpoint-independent.
+    Endpoint,
+    /// Address-dependent.
+    Address,
+    /// Address- and port-dependent.
+    AddressAndPort,
+}
+
+/// How a new mapping gets its external port.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Alloc {
+    /// The inside port, and if that is taken what `Clash` says.
+    Preserve(Clash),
+    /// The inside port plus a constant, within the range.
+    Offset(i16),
+    /// The port after the last one.
+    Sequential {
+        /// From one to the next.
+        step: i16,
+        /// Who shares the counter.
+        scope: Scope,
+    },
+    /// A base drawn once per inside address, plus `step` for each step of the inside port.
+    Dependent {
+        /// Per inside port.
+        step: i16,
+    },
+    /// Any free port of the range.
+    Random,
+    /// Any free port out of a block of this size that belongs to the inside address (RFC 7422).
+    Block(u16),
+}
+
+/// What happens where the port to preserve is taken.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Clash {
+    /// A random one, as Linux does.
+    Random,
+    /// The next free one.
+    Next,
+}
+
+/// Who shares a sequential counter.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Scope {
+    /// Everybody behind the NAT, and its background flows.
+    Global,
+    /// Each inside address has its own.
+    Host,
+}
+
+/// What must be unique about an external port (RFC 4787 REQ-3, RFC 7857 section 3).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Unique {
+    /// The port together with the remote end, as in Linux: two inside hosts may share a port.
+    FiveTuple,
+    /// The port.
+    Port,
+}
+
+/// The answer to a packet that nothing inside asked for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Unsolicited {
+    /// Silence.
+    Drop,
+    /// RST to TCP, ICMP port unreachable to UDP.
+    Rst,
+    /// ICMP port unreachable.
+    IcmpPort,
+    /// ICMP host unreachable.
+    IcmpHost,
+    /// ICMP administratively prohibited.
+    IcmpAdmin,
+    /// The router's own stack gets it: RST to TCP; UDP is answered by ICMP and leaves an entry that takes
+    /// the tuple away from those inside for 30 s (measured on Linux).
+    Local,
+    /// Silence for 6 s, and then ICMP port unreachable unless the inside has dialled out meanwhile
+    /// (RFC 5382 REQ-4).
+    Delayed,
+}
+
+/// What a RST does to the session it crosses.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum OnRst {
+    /// As Linux: a session without a reply yet is deleted at once, another closes.
+    DeleteUnreplied,
+    /// Any session is deleted, and an endpoint-independent mapping with it.
+    Delete,
+    /// Nothing (RFC 7857 section 2.2 asks for four minutes more).
+    Keep,
+}
+
+/// What a packet from inside to one of the NAT's own external addresses meets (RFC 4787 REQ-9).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Hairpin {
+    /// The router itself, which refuses.
+    Refused,
+    /// Nothing.
+    Dropped,
+    /// The inside host with that mapping, which sees the sender's external end, as it must be.
+    External,
+    /// The inside host with that mapping, which sees the sender's inside end, and answers past the NAT.
+    Internal,
+}
+
+/// How closely TCP is followed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Tracking {
+    /// Like Linux conntrack: states and windows; what does not fit is not translated, goes out with its inside
+    /// source and comes in as unsolicited. Filtering by address and port means: a session exists.
+    Conntrack,
+    /// Ends and timers only: whoever was sent to may send, as long as the mapping lives.
+    Contacts,
+}
+
+/// How long things are remembered.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Timers {
+    /// A SYN without answer.
+    pub syn: Nanos,
+    /// A connection that is being opened.
+    pub syn_received: Nanos,
+    /// An established connection.
+    pub established: Nanos,
+    /// After a FIN.
+    pub closing: Nanos,
+    /// After both FINs.
+    pub time_wait: Nanos,
+    /// After a RST, where it does not delete.
+    pub closed: Nanos,
+    /// UDP without a reply.
+    pub udp: Nanos,
+    /// UDP with replies.
+    pub udp_replied: Nanos,
+    /// A mapping that serves many sessions, after the last packet out.
+    pub mapping: Nanos,
+}
+
+impl Timers {
+    /// Linux 6.18, read from its sysctls; the mapping is the lab's nft map.
+    pub const LINUX: Timers = Timers {
+        syn: 120 * SECOND,
+        syn_received: 60 * SECOND,
+        established: 432_000 * SECOND,
+        closing: 120 * SECOND,
+        time_wait: 120 * SECOND,
+        closed: 10 * SECOND,
+        udp: 30 * SECOND,
+        udp_replied: 120 * SECOND,
+        mapping: 3_600 * SECOND,
+    };
+
+    /// The least that RFC 5382 REQ-5 and RFC 4787 REQ-5 allow.
+    pub const RFC: Timers = Timers {
+        syn: 240 * SECOND,
+        syn_received: 240 * SECOND,
+        established: 7_440 * SECOND,
+        closing: 240 * SECOND,
+        time_wait: 240 * SECOND,
+        closed: 240 * SECOND,
+        udp: 300 * SECOND,
+        udp_replied: 300 * SECOND,
+        mapping: 300 * SECOND,
+    };
+
+    /// These timers with other ones for opening and open connections.
+    pub const fn with(mut self, syn: u64, established: u64) -> Timers {
+        self.syn = syn * SECOND;
+        self.syn_received = syn * SECOND;
+        self.established = established * SECOND;
+        self
+    }
+}
+
+/// Limits, 0 meaning none.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Caps {
+    /// Sessions in all.
+    pub total: u32,
+    /// Sessions per inside address.
+    pub per_host: u32,
+}
+
+/// A NAT, or with `translate` off a stateful firewall.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct NatSpec {
+    /// Off: addresses stay as they are, and only filtering is left.
+    pub translate: bool,
+    /// What a TCP mapping depends on.
+    pub mapping: Dependence,
+    /// Who may send to a TCP mapping.
+    pub filtering: Dependence,
+    /// The same two for UDP.
+    pub udp: (Dependence, Dependence),
+    /// How ports are chosen.
+    pub alloc: Alloc,
+    /// What must be unique about them.
+    pub unique: Unique,
+    /// The lowest and the highest of them.
+    pub range: (u16, u16),
+    /// How many external addresses there are, one after the other.
+    pub pool: u8,
+    /// Whether an inside address keeps its external one (RFC 4787 REQ-2).
+    pub paired: bool,
+    /// The answer to what nobody asked for.
+    pub unsolicited: Unsolicited,
+    /// How closely TCP is followed.
+    pub tracking: Tracking,
+    /// What a RST does.
+    pub on_rst: OnRst,
+    /// Whether a SYN that meets a SYN of ours passes (RFC 5382 REQ-2).
+    pub simultaneous_open: bool,
+    /// What the inside meets at the outside address.
+    pub hairpin: Hairpin,
+    /// How long things are remembered.
+    pub timers: Timers,
+    /// Whether packets from outside prolong a mapping (RFC 4787 REQ-6).
+    pub refresh_inbound: bool,
+    /// Limits.
+    pub caps: Caps,
+    /// Mappings that other users open, in a thousand seconds, advancing a shared counter.
+    pub background: u32,
+    /// Whether what no mapping claims goes to the first host inside, on the same port (1:1 NAT, DMZ).
+    pub dmz: bool,
+    /// Whether each RST that the NAT itself sends takes a port, as it does where nft counts ports by `numgen`.
+    pub refusal_takes_port: bool,
+}
+
+impl NatSpec {
+    /// What most home routers do: Linux masquerading, silent towards strangers.
+    pub const LINUX: NatSpec = NatSpec {
+        translate: true,
+        mapping: Dependence::AddressAndPort,
+        filtering: Dependence::AddressAndPort,
+        udp: (Dependence::AddressAndPort, Dependence::AddressAndPort),
+        alloc: Alloc::Preserve(Clash::Random),
+        unique: Unique::FiveTuple,
+        range: (1024, 65535),
+        pool: 1,
+        paired: true,
+        unsolicited: Unsolicited::Drop,
+        tracking: Tracking::Conntrack,
+        on_rst: OnRst::DeleteUnreplied,
+        simultaneous_open: true,
+        hairpin: Hairpin::Refused,
+        timers: Timers::LINUX,
+        refresh_inbound: true,
+        caps: Caps { total: 0, per_host: 0 },
+        background: 0,
+        dmz: false,
+        refusal_takes_port: false,
+    };
+
+    /// What RFC 4787 and RFC 5382 ask for.
+    pub const RFC: NatSpec = NatSpec {
+        unique: Unique::Port,
+        unsolicited: Unsolicited::Delayed,
+        tracking: Tracking::Contacts,
+        on_rst: OnRst::Keep,
+        hairpin: Hairpin::External,
+        timers: Timers::RFC,
+        refresh_inbound: false,
+        ..Self::LINUX.with(Dependence::Endpoint, Dependence::Endpoint)
+    };
+
+    /// This NAT with other mapping and filtering, for TCP and UDP alike.
+    pub const fn with(mut self, mapping: Dependence, filtering: Dependence) -> NatSpec {
+        self.mapping = mapping;
+        self.filtering = filtering;
+        self.udp = (mapping, filtering);
+        self
+    }
+
+    /// This NAT with another allocation.
+    pub const fn alloc(mut self, alloc: Alloc) -> NatSpec {
+        self.alloc = alloc;
+        self
+    }
+
+    /// This NAT with another answer to strangers.
+    pub const fn unsolicited(mut self, unsolicited: Unsolicited) -> NatSpec {
+        self.unsolicited = unsolicited;
+        self
+    }
+}

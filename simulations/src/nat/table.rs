@@ -1,0 +1,165 @@
+//! What a NAT remembers: sessions by their two ends, and mappings that serve many sessions.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr};
+
+use super::track::Track;
+use crate::engine::Nanos;
+use crate::net::Proto;
+
+/// A flow of one inside end, or its external one, with one remote end.
+pub(super) type Ends = (Proto, SocketAddr, SocketAddr);
+
+/// A mapping's inside end, with as much of the destination as it depends on.
+pub(super) type MappingKey = (Proto, SocketAddr, Option<(IpAddr, u16)>);
+
+#[derive(Debug)]
+pub(super) struct Session {
+    pub(super) proto: Proto,
+    pub(super) inside: SocketAddr,
+    pub(super) external: SocketAddr,
+    pub(super) remote: SocketAddr,
+    /// It began inside.
+    pub(super) outward: bool,
+    pub(super) tcp: Option<Track>,
+    pub(super) replied: bool,
+    pub(super) expires: Nanos,
+    /// It belongs to the router itself, and only takes the tuple away.
+    pub(super) router: bool,
+}
+
+#[derive(Debug)]
+pub(super) struct Mapping {
+    pub(super) external: SocketAddr,
+    /// Whom the inside has sent to.
+    pub(super) contacts: BTreeSet<SocketAddr>,
+    pub(super) expires: Nanos,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Table {
+    sessions: BTreeMap<u32, Session>,
+    next: u32,
+    by_inside: BTreeMap<Ends, u32>,
+    by_outside: BTreeMap<Ends, u32>,
+    mappings: BTreeMap<MappingKey, Mapping>,
+    by_external: BTreeMap<(Proto, SocketAddr), MappingKey>,
+}
+
+/// An address as a number, to draw by.
+pub(super) fn key_of(ip: IpAddr) -> u64 {
+    match ip {
+        IpAddr::V4(ip) => u64::from(u32::from(ip)),
+        IpAddr::V6(ip) => u128::from(ip) as u64 ^ (u128::from(ip) >> 64) as u64,
+    }
+}
+
+impl Table {
+    pub(super) fn inside(&mut self, now: Nanos, ends: Ends) -> Option<u32> {
+        let id = *self.by_inside.get(&ends)?;
+        self.live(now, id)
+    }
+
+    pub(super) fn outside(&mut self, now: Nanos, ends: Ends) -> Option<u32> {
+        let id = *self.by_outside.get(&ends)?;
+        self.live(now, id)
+    }
+
+    fn live(&mut self, now: Nanos, id: u32) -> Option<u32> {
+        if self.sessions.get(&id)?.expires > now {
+            return Some(id);
+        }
+        self.remove(id);
+        None
+    }
+
+    pub(super) fn get(&mut self, id: u32) -> Option<&mut Session> {
+        self.sessions.get_mut(&id)
+    }
+
+    /// Whether a flow with this remote end would collide with a live one.
+    pub(super) fn tuple_taken(&self, now: Nanos, ends: Ends) -> bool {
+        self.by_outside.get(&ends).is_some_and(|id| self.sessions.get(id).is_some_and(|s| s.expires > now))
+    }
+
+    /// Whether anybody uses this external end.
+    pub(super) fn port_taken(&self, now: Nanos, proto: Proto, external: SocketAddr) -> bool {
+        let mapped = self
+            .by_external
+            .get(&(proto, external))
+            .is_some_and(|key| self.mappings.get(key).is_some_and(|m| m.expires > now));
+        let none = SocketAddr::from(([0, 0, 0, 0], 0));
+        mapped
+            || self
+                .by_outside
+                .range((proto, external, none)..)
+                .take_while(|((p, e, _), _)| (*p, *e) == (proto, external))
+                .any(|(_, id)| self.sessions.get(id).is_some_and(|s| s.expires > now))
+    }
+
+    pub(super) fn add(&mut self, session: Session) {
+        let id = self.next;
+        self.next += 1;
+        if !session.router {
+            self.by_inside.insert((session.proto, session.inside, session.remote), id);
+        }
+        let old = self.by_outside.insert((session.proto, session.external, session.remote), id);
+        if let Some(old) = old {
+            self.sessions.remove(&old);
+        }
+        self.sessions.insert(id, session);
+    }
+
+    pub(super) fn remove(&mut self, id: u32) {
+        let Some(s) = self.sessions.remove(&id) else { return };
+        for (map, ends) in [
+            (&mut self.by_inside, (s.proto, s.inside, s.remote)),
+            (&mut self.by_outside, (s.proto, s.external, s.remote)),
+        ] {
+            if map.get(&ends) == Some(&id) {
+                map.remove(&ends);
+            }
+        }
+    }
+
+    /// Forgets what has expired.
+    pub(super) fn sweep(&mut self, now: Nanos) {
+        let old: Vec<u32> =
+            self.sessions.iter().filter(|(_, s)| s.expires <= now).map(|(id, _)| *id).collect();
+        old.into_iter().for_each(|id| self.remove(id));
+        self.mappings.retain(|_, m| m.expires > now);
+        let mappings = &self.mappings;
+        self.by_external.retain(|_, key| mappings.contains_key(key));
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.sessions.len()
+    }
+
+    /// Sessions of this inside address.
+    pub(super) fn of_host(&self, ip: IpAddr) -> usize {
+        self.sessions.values().filter(|s| s.inside.ip() == ip && !s.router).count()
+    }
+
+    pub(super) fn mapping(&mut self, now: Nanos, key: MappingKey) -> Option<&mut Mapping> {
+        self.mappings.get_mut(&key).filter(|m| m.expires > now)
+    }
+
+    pub(super) fn mapped(&mut self, now: Nanos, proto: Proto, external: SocketAddr) -> Option<MappingKey> {
+        let key = *self.by_external.get(&(proto, external))?;
+        self.mapping(now, key).is_some_and(|m| m.external == external).then_some(key)
+    }
+
+    pub(super) fn map(&mut self, key: MappingKey, mapping: Mapping) {
+        self.by_external.insert((key.0, mapping.external), key);
+        self.mappings.insert(key, mapping);
+    }
+
+    /// Whether both directions of the table tell the same story.
+    pub(super) fn consistent(&self) -> bool {
+        self.by_inside.values().all(|id| self.sessions.contains_key(id))
+            && self.by_outside.iter().all(|(ends, id)| {
+                self.sessions.get(id).is_some_and(|s| (s.proto, s.external, s.remote) == *ends)
+            })
+    }
+}

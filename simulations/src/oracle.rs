@@ -1,0 +1,89 @@
+//! What must happen, said in a few lines without a simulation: for two NAT chains, whether two hosts behind
+//! them can be joined. The simulator has to agree, and where it does not, one of the two is wrong.
+
+use crate::nat::{Alloc, Chain, Dependence, NatSpec};
+
+/// What has to happen to a pair.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Verdict {
+    /// It must be joined.
+    Must,
+    /// It cannot be.
+    MustNot,
+    /// It depends on the ports that other users take.
+    Perhaps,
+}
+
+/// Whether a stranger's SYN to the announced port arrives: what direct and reverse connects need of one side.
+/// Through a full cone it does if the node has measured its NAT from the port it listens on.
+pub fn reachable(chain: &Chain) -> Verdict {
+    let of = |nat: &NatSpec| match nat.translate {
+        true if nat.dmz => Verdict::Must,
+        true if (nat.mapping, nat.filtering) == (Dependence::Endpoint, Dependence::Endpoint) => {
+            Verdict::Perhaps
+        }
+        false if nat.filtering == Dependence::Endpoint => Verdict::Must,
+        _ => Verdict::MustNot,
+    };
+    worst(chain.0.iter().map(of))
+}
+
+/// Direct and reverse together: one side has to be reachable.
+pub fn direct_or_reverse(a: &Chain, b: &Chain) -> Verdict {
+    match (reachable(a), reachable(b)) {
+        (Verdict::Must, _) | (_, Verdict::Must) => Verdict::Must,
+        (Verdict::Perhaps, _) | (_, Verdict::Perhaps) => Verdict::Perhaps,
+        _ => Verdict::MustNot,
+    }
+}
+
+fn worst(verdicts: impl Iterator<Item = Verdict>) -> Verdict {
+    verdicts.fold(Verdict::Must, |a, b| match (a, b) {
+        (Verdict::MustNot, _) | (_, Verdict::MustNot) => Verdict::MustNot,
+        (Verdict::Perhaps, _) | (_, Verdict::Perhaps) => Verdict::Perhaps,
+        _ => Verdict::Must,
+    })
+}
+
+/// How surely the external port of the next flow from `port` is known from flows before it.
+fn predictable(nat: &NatSpec, port: u16) -> Verdict {
+    let kept = |p: u16| (nat.range.0..=nat.range.1).contains(&p);
+    match nat.alloc {
+        _ if !nat.translate || nat.mapping == Dependence::Endpoint => Verdict::Must,
+        Alloc::Preserve(_) if kept(port) => Verdict::Must,
+        Alloc::Offset(_) | Alloc::Dependent { .. } => Verdict::Must,
+        Alloc::Sequential { .. } if nat.background == 0 => Verdict::Must,
+        Alloc::Sequential { .. } => Verdict::Perhaps,
+        _ => Verdict::MustNot,
+    }
+}
+
+/// TCP hole punching from local port `port` with a listener beside each dial, where the first SYNs cross: both
+/// ports are predictable, or one is and its side lets any port of the other's address in.
+pub fn punch(a: &Chain, b: &Chain, port: u16) -> Verdict {
+    let admits = |chain: &Chain| chain.0.iter().all(|nat| nat.filtering != Dependence::AddressAndPort);
+    let known = |chain: &Chain| worst(chain.0.iter().map(|nat| predictable(nat, port)));
+    match (known(a), known(b)) {
+        (Verdict::Must, Verdict::Must) => Verdict::Must,
+        (Verdict::Must, _) if admits(a) => Verdict::Must,
+        (_, Verdict::Must) if admits(b) => Verdict::Must,
+        (Verdict::MustNot, _) | (_, Verdict::MustNot) => Verdict::MustNot,
+        _ => Verdict::Perhaps,
+    }
+}
+
+/// Every strategy together, as a node must manage it: what direct and reverse do, and punching where each side
+/// keeps one external port or the inside one. Counted ports and sprays may meet or not, so nothing is ruled out.
+pub fn every_strategy(a: &Chain, b: &Chain) -> Verdict {
+    let kept = |nat: &NatSpec| {
+        let endpoint = nat.mapping == Dependence::Endpoint && !matches!(nat.alloc, Alloc::Dependent { .. });
+        !nat.translate || endpoint || matches!(nat.alloc, Alloc::Preserve(_))
+    };
+    let steady = |chain: &Chain| chain.0.iter().all(kept);
+    // Any port that the system would choose.
+    match (direct_or_reverse(a, b), punch(a, b, 40_000)) {
+        (Verdict::Must, _) => Verdict::Must,
+        (_, Verdict::Must) if steady(a) && steady(b) => Verdict::Must,
+        _ => Verdict::Perhaps,
+    }
+}

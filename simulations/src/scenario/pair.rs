@@ -1,0 +1,421 @@
+//! Two nodes, their NATs, two STUN addresses and brokers: one opens a pipe to the other.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use p2pd_core::pipe::PipeMode;
+use p2pd_core::{Broker as BrokerConfig, Config, Node, Notice, Plan, SecretKey, Strategy, StunServer};
+
+use crate::driver::{Clocks, NodeProgram};
+use crate::engine::{Domain, Keyed, MILLI, Nanos, SECOND};
+use crate::host::HostEvent;
+use crate::nat::Chain;
+use crate::net::LinkSpec;
+use crate::service::{Broker, BrokerFaults, ServerProgram, StunFaults};
+use crate::world::{App, Cx, HostId, SiteSpec, Trace, World};
+
+/// What runs on a host of a pair's world.
+#[derive(Debug)]
+pub enum Program {
+    /// A node.
+    Node(Box<NodeProgram>),
+    /// A server.
+    Server(ServerProgram),
+}
+
+impl Program {
+    fn node(&self) -> &NodeProgram {
+        match self {
+            Program::Node(node) => node,
+            Program::Server(_) => unreachable!("asked of a node's host only"),
+        }
+    }
+
+    fn node_mut(&mut self) -> &mut NodeProgram {
+        match self {
+            Program::Node(node) => node,
+            Program::Server(_) => unreachable!("asked of a node's host only"),
+        }
+    }
+}
+
+impl App for Program {
+    fn event(&mut self, cx: &mut Cx<'_>, event: HostEvent) {
+        match self {
+            Program::Node(node) => node.event(cx, event),
+            Program::Server(server) => server.event(cx, event),
+        }
+    }
+
+    fn wake(&mut self, cx: &mut Cx<'_>, token: u64) {
+        match self {
+            Program::Node(node) => node.wake(cx, token),
+            Program::Server(server) => server.wake(cx, token),
+        }
+    }
+}
+
+/// Where the two nodes stand.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Place {
+    /// Each behind its own NATs.
+    #[default]
+    Apart,
+    /// Both behind the first chain, on one network.
+    SameSite,
+    /// There is one node, and it calls itself.
+    Oneself,
+}
+
+/// A pair's world as data.
+#[derive(Clone, Debug)]
+pub struct Pair {
+    /// Of all randomness.
+    pub seed: u64,
+    /// The NATs of the listening node and of the calling one.
+    pub chains: [Chain; 2],
+    /// Where they stand.
+    pub place: Place,
+    /// The link of each site and its faults; `delay` is half the way between the two.
+    pub links: [LinkSpec; 2],
+    /// What the strategies are. Default: all that the core has.
+    pub strategies: Vec<Strategy>,
+    /// How long the connect may take.
+    pub timeout: Duration,
+    /// What the pipe is to be.
+    pub mode: PipeMode,
+    /// Faults of the STUN servers.
+    pub stun: StunFaults,
+    /// Faults of each broker; at least one.
+    pub brokers: Vec<BrokerFaults>,
+    /// The nodes' clocks.
+    pub clocks: [Clocks; 2],
+    /// A dial may be late by up to this.
+    pub late: Nanos,
+    /// Keep a trace.
+    pub trace: bool,
+}
+
+impl Pair {
+    /// A quiet world: 10 ms each way, no faults, clocks of unlike beginnings.
+    pub fn new(seed: u64, chains: [Chain; 2]) -> Pair {
+        let rng = Keyed::new(seed);
+        let clocks =
+            |n| Clocks { mono: rng.below(Domain::Clock, n, 0, 1 << 40), drift_ppm: 0, wall_ahead: 0 };
+        Pair {
+            seed,
+            chains,
+            place: Place::Apart,
+            links: [LinkSpec::with_delay(5 * MILLI); 2],
+            strategies: Strategy::ALL.to_vec(),
+            timeout: Duration::from_secs(15),
+            mode: PipeMode::Encrypted,
+            stun: StunFaults::default(),
+            brokers: vec![BrokerFaults::default()],
+            clocks: [clocks(0), clocks(1)],
+            late: 0,
+            trace: false,
+        }
+    }
+}
+
+/// What became of a pair.
+#[derive(Clone, Debug)]
+pub struct Ending {
+    /// The winning strategy, or none.
+    pub strategy: Option<Strategy>,
+    /// From the call to its end.
+    pub took: Nanos,
+    /// Why it failed, for a person.
+    pub why: String,
+    /// What must never happen and did.
+    pub violations: Vec<String>,
+    /// Over everything that happened.
+    pub digest: u64,
+    /// Events of the world.
+    pub events: u64,
+    /// The address that was called.
+    pub address: String,
+    /// Packets and what the nodes did, if wanted.
+    pub trace: String,
+    /// The packets as an HTML page, if wanted.
+    pub page: String,
+}
+
+const STUN: [IpAddr; 2] = [
+    IpAddr::V4(core::net::Ipv4Addr::new(203, 0, 113, 10)),
+    IpAddr::V4(core::net::Ipv4Addr::new(203, 0, 113, 11)),
+];
+/// The most that a node may need to be ready.
+const READY_WITHIN: Nanos = 30 * SECOND;
+/// The most that data may take over the pipe, with every fault there is.
+const DATA_WITHIN: Nanos = 120 * SECOND;
+/// The most until a caller knows that the listener gave up: where a NAT forgot the stream and the way lost its RST,
+/// that is TCP's own patience.
+const TOLD_WITHIN: Nanos = 3_600 * SECOND;
+/// SYNs that one connect may cost, repeats included.
+const MOST_SYNS: u64 = 256;
+
+fn broker_address(n: usize) -> IpAddr {
+    [203, 0, 113, 20 + n as u8].into()
+}
+
+struct Run {
+    world: World<Program>,
+    hosts: [HostId; 2],
+    violations: Vec<String>,
+}
+
+/// Runs a pair to its end.
+pub fn run(pair: &Pair) -> Ending {
+    let mut run = build(pair);
+    let [listener, caller] = run.hosts;
+    let ready = |w: &World<Program>| run.hosts.iter().all(|h| w.app(*h).node().address().is_some());
+    run.world.run_while(READY_WITHIN, ready);
+    let Some(address) = run.world.app(listener).node().address().cloned() else {
+        run.violations.push("the node was not ready in time".into());
+        return end(run, pair, None, 0, String::new(), String::new());
+    };
+    let syns = run.world.host(caller).syns_sent();
+    let plan = Plan {
+        strategies: pair.strategies.iter().copied().collect(),
+        mode: pair.mode,
+        timeout: pair.timeout,
+    };
+    let begin = run.world.now();
+    let id = match run.world.with(caller, |p, cx| p.node_mut().connect(cx, &address, plan)) {
+        Ok(id) => id,
+        Err(why) => {
+            run.violations.push(format!("connect: {why}"));
+            return end(run, pair, None, 0, why.to_string(), address.to_string());
+        }
+    };
+    let pipe =
+        |w: &World<Program>| w.app(caller).node().pipes.iter().position(|p| p.start.answers.contains(&id));
+    let failure = |w: &World<Program>| {
+        w.app(caller).node().notices.iter().find_map(|(at, n)| match n {
+            Notice::Failed { connect, reason, report } if *connect == id => {
+                let details: Vec<String> = report
+                    .strategies
+                    .iter()
+                    .map(|s| format!("{} {}: {}", s.strategy, s.outcome.name(), s.detail))
+                    .collect();
+                Some((*at, format!("{reason}; {}", details.join("; "))))
+            }
+            _ => None,
+        })
+    };
+    let until = begin + pair.timeout.as_nanos() as u64 * 1_001 / 1_000 + SECOND;
+    run.world.run_while(until, |w| pipe(w).is_some() || failure(w).is_some());
+    let (strategy, took, why) = match (pipe(&run.world), failure(&run.world)) {
+        (Some(place), None) => {
+            let found = &run.world.app(caller).node().pipes[place];
+            let (strategy, took, peer) = (found.start.strategy, found.at - begin, found.start.peer);
+            if peer != run.world.app(listener).node().node.node_id() {
+                run.violations.push("the pipe leads to somebody else".into());
+            }
+            match exchange(&mut run, place) {
+                true => (Some(strategy), took, String::new()),
+                // Two generals: the caller's last word of the hello was lost. It has to learn of it.
+                false => (None, took, "the pipe ended before the listener had it".into()),
+            }
+        }
+        (None, Some((at, why))) => (None, at - begin, why),
+        (Some(_), Some(_)) => {
+            run.violations.push("a pipe and a failure".into());
+            (None, 0, "both".into())
+        }
+        (None, None) => {
+            run.violations.push("no outcome by the deadline".into());
+            (None, until - begin, "none".into())
+        }
+    };
+    if took > pair.timeout.as_nanos() as u64 * 1_001 / 1_000 + MILLI {
+        run.violations.push(format!("the outcome came {took} ns after the call"));
+    }
+    let syns = run.world.host(caller).syns_sent() - syns;
+    if syns > MOST_SYNS {
+        run.violations.push(format!("{syns} SYNs for one connect"));
+    }
+    end(run, pair, strategy, took, why, address.to_string())
+}
+
+fn build(pair: &Pair) -> Run {
+    let mut world: World<Program> = World::new(pair.seed);
+    if pair.trace {
+        world.record();
+    }
+    let internet = world.internet();
+    let stun = crate::service::StunServer::new(STUN, pair.stun);
+    let server = |service| Program::Server(ServerProgram::new(service));
+    let host = world.add_host(internet, STUN[0], LinkSpec::with_delay(5 * MILLI), server(Box::new(stun)));
+    world.add_address(host, internet, STUN[1], LinkSpec::with_delay(5 * MILLI));
+    for (n, faults) in pair.brokers.iter().enumerate() {
+        let broker = server(Box::new(Broker::new(*faults)));
+        world.add_host(internet, broker_address(n), LinkSpec::with_delay(5 * MILLI), broker);
+    }
+    let mut violations = Vec::new();
+    let program = |n: usize| {
+        let rng = Keyed::new(pair.seed);
+        let mut config = Config::new(SecretKey::from_bytes(rng.bytes(Domain::Node, n as u64)));
+        config.stun = STUN.iter().map(|ip| StunServer { host: ip.to_string().into(), port: 3478 }).collect();
+        config.brokers = (0..pair.brokers.len())
+            .map(|n| BrokerConfig { id: n as u16, host: broker_address(n).to_string().into(), port: 1883 })
+            .collect();
+        let seed = rng.bytes(Domain::Node, 100 + n as u64);
+        let node = match Node::new(config, seed, pair.clocks[n].instant(0)) {
+            Ok(node) => node,
+            Err(why) => unreachable!("the scenario's configuration is good: {why}"),
+        };
+        let mut node = NodeProgram::new(node, pair.clocks[n], pair.late);
+        if pair.trace {
+            node.record();
+        }
+        Program::Node(Box::new(node))
+    };
+    let specs =
+        [0, 1].map(|n| SiteSpec { number: n as u8 + 1, chain: pair.chains[n].clone(), link: pair.links[n] });
+    let mut site = world.add_site(&specs[0]);
+    let listener = world.add_host_at(&mut site, program(0));
+    let caller = match pair.place {
+        Place::Oneself => listener,
+        Place::SameSite => world.add_host_at(&mut site, program(1)),
+        Place::Apart => {
+            let mut site = world.add_site(&specs[1]);
+            world.add_host_at(&mut site, program(1))
+        }
+    };
+    if !matches!(pair.brokers.len(), 1..=16) {
+        violations.push("a pair needs 1 to 16 brokers".into());
+    }
+    Run { world, hosts: [listener, caller], violations }
+}
+
+/// Both sides say something of their own and then that they are done; each must get it exactly. False if the
+/// listener never had the pipe and the caller was told.
+fn exchange(run: &mut Run, place: usize) -> bool {
+    let [listener, caller] = run.hosts;
+    let theirs =
+        |w: &World<Program>| w.app(listener).node().pipes.iter().position(|p| p.start.answers.is_empty());
+    let told = |w: &World<Program>| {
+        let pipe = &w.app(caller).node().pipes[place];
+        pipe.closed || pipe.broken.is_some()
+    };
+    let until_told = run.world.now() + TOLD_WITHIN;
+    run.world.run_while(until_told, |w| theirs(w).is_some() || told(w));
+    let Some(other) = theirs(&run.world) else {
+        if !told(&run.world) {
+            run.violations.push("the caller has a pipe and the listener has none".into());
+        }
+        return false;
+    };
+    let until = run.world.now() + DATA_WITHIN;
+    // Longer than a record, and different each way.
+    let text = |tag: u8| (0..20_000u32).map(|n| (n % 251) as u8 ^ tag).collect::<Vec<u8>>();
+    for (host, pipe, tag) in [(caller, place, 0x11), (listener, other, 0x77)] {
+        run.world.with(host, |p, cx| {
+            p.node_mut().write(cx, pipe, &text(tag));
+            p.node_mut().end(cx, pipe);
+        });
+    }
+    let whole = |w: &World<Program>, host: HostId, pipe: usize, tag: u8| {
+        let pipe = &w.app(host).node().pipes[pipe];
+        (pipe.ended || pipe.start.mode() == PipeMode::Plain) && pipe.received == text(tag)
+    };
+    let both = |w: &World<Program>| whole(w, caller, place, 0x77) && whole(w, listener, other, 0x11);
+    let full = |w: &World<Program>| {
+        [(caller, place), (listener, other)].iter().all(|(h, p)| {
+            let pipe = &w.app(*h).node().pipes[*p];
+            pipe.received.len() >= 20_000 && (pipe.ended || pipe.start.mode() == PipeMode::Plain)
+                || pipe.broken.is_some()
+        })
+    };
+    run.world.run_while(until, full);
+    if !both(&run.world) {
+        let state = |h: HostId, p: usize| {
+            let pipe = &run.world.app(h).node().pipes[p];
+            format!("{} bytes, ended {}, broken {:?}", pipe.received.len(), pipe.ended, pipe.broken)
+        };
+        run.violations.push(format!(
+            "data over the pipe: caller {}; listener {}",
+            state(caller, place),
+            state(listener, other)
+        ));
+    }
+    true
+}
+
+/// Ends the nodes and looks at what is left.
+fn end(
+    mut run: Run,
+    pair: &Pair,
+    strategy: Option<Strategy>,
+    took: Nanos,
+    why: String,
+    address: String,
+) -> Ending {
+    let one = [run.hosts[0]];
+    let hosts: &[HostId] = if pair.place == Place::Oneself { &one } else { &run.hosts };
+    for host in hosts {
+        run.world.with(*host, |p, cx| {
+            p.node_mut().close_pipes(cx);
+            p.node_mut().shutdown(cx);
+        });
+    }
+    // Longer than a closed stream repeats its last bytes where nobody answers.
+    let until = run.world.now() + 600 * SECOND;
+    run.world.run_until(until);
+    let mut known: Vec<IpAddr> = STUN.to_vec();
+    known.extend((0..pair.brokers.len()).map(broker_address));
+    for host in hosts {
+        let node = run.world.app(*host).node();
+        known.extend(
+            node.address().into_iter().flat_map(|a| a.interfaces().flat_map(|i| [i.external, i.internal])),
+        );
+    }
+    let (mut trace, mut page) = (String::new(), String::new());
+    for host in hosts {
+        let (world, number) = (&run.world, run.world.host(*host).id());
+        let node = world.app(*host).node();
+        run.violations.extend(node.violations.iter().cloned());
+        let left = world.host(*host).live_sockets();
+        if left != 0 {
+            run.violations.push(format!("host{number}: {left} sockets are left after the end"));
+        }
+        if let Some(stranger) = node.dialled.iter().find(|to| !known.contains(&to.ip())) {
+            run.violations.push(format!("host{number} dialled {stranger}, which nobody announced"));
+        }
+        let outcomes = node.pipes.iter().flat_map(|p| p.start.answers.iter()).count()
+            + node.notices.iter().filter(|(_, n)| matches!(n, Notice::Failed { .. })).count();
+        if outcomes > 1 {
+            run.violations.push(format!("host{number}: {outcomes} outcomes of one call"));
+        }
+    }
+    if let Err(why) = run.world.check() {
+        run.violations.push(why);
+    }
+    if pair.trace {
+        trace = run.world.trace().map(Trace::text).unwrap_or_default();
+        let title = format!("{} calls {}", pair.chains[1], pair.chains[0]);
+        page = run.world.trace().map(|t| t.html(&title, &[])).unwrap_or_default();
+        for host in hosts {
+            let number = run.world.host(*host).id();
+            let lines = run.world.with(*host, |p, _| p.node_mut().take_lines());
+            trace.push_str(&format!(
+                "\nwhat host{number}'s node was told and asked for:\n{}\n",
+                lines.join("\n")
+            ));
+        }
+    }
+    Ending {
+        strategy,
+        took,
+        why,
+        violations: run.violations,
+        digest: run.world.digest(),
+        events: run.world.counts().events,
+        address,
+        trace,
+        page,
+    }
+}

@@ -1,0 +1,232 @@
+//! Two programs that only know `connect`, `listen` and `accept`: the experiment that was done on real kernels
+//! (`data/README.md`), done here.
+
+use std::net::{IpAddr, SocketAddr};
+
+use p2pd_core::io::Reuse;
+use p2pd_core::{IoFailure, SockOpts};
+
+use crate::engine::{Domain, MILLI, Nanos, SECOND};
+use crate::host::{HostEvent, Sock};
+use crate::nat::Chain;
+use crate::net::LinkSpec;
+use crate::world::{App, Cx, HostId, SiteSpec, Trace, World};
+
+/// One attempt.
+#[derive(Clone, Debug)]
+pub struct Attempt {
+    /// The NATs of the side that connects first, and of the other.
+    pub chains: [Chain; 2],
+    /// From one host to the other.
+    pub one_way: Nanos,
+    /// How much later the second side connects.
+    pub offset: Nanos,
+    /// With a listener beside each dial.
+    pub listen: bool,
+    /// With a new dial 50 ms after an error, or up to so much later.
+    pub retry: Option<Nanos>,
+}
+
+/// How an attempt ended.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Ending {
+    /// The matrices' letter for it.
+    pub letter: char,
+    /// When each side was connected, after the first dial.
+    pub connected: [Option<Nanos>; 2],
+    /// Whether it was the listener that got the connection.
+    pub accepted: [bool; 2],
+    /// The first error of each side, and when.
+    pub errors: [Option<(IoFailure, Nanos)>; 2],
+    /// The digest of the run.
+    pub digest: u64,
+    /// The world's events.
+    pub events: u64,
+}
+
+const SHARED: SockOpts = SockOpts { reuse: Reuse::AddressAndPort, ttl: None, nodelay: false };
+const PORT: u16 = 20_001;
+const SERVERS: [IpAddr; 2] = [
+    IpAddr::V4(core::net::Ipv4Addr::new(203, 0, 113, 10)),
+    IpAddr::V4(core::net::Ipv4Addr::new(203, 0, 113, 11)),
+];
+/// From the later dial to giving up.
+const PATIENCE: Nanos = 3_300 * MILLI;
+
+#[derive(Debug, Default)]
+struct Program {
+    number: u64,
+    /// A server's: who has connected.
+    seen: Vec<SocketAddr>,
+    server: bool,
+    /// The stream that counts, and whether it was accepted.
+    conn: Option<(Sock, Nanos, bool)>,
+    dial: Option<Sock>,
+    dialling: bool,
+    learning: bool,
+    learned: usize,
+    to: Option<SocketAddr>,
+    retry: Option<Nanos>,
+    redials: u64,
+    result: Option<(IoFailure, Nanos)>,
+    last: Option<IoFailure>,
+    got: Vec<u8>,
+}
+
+impl Program {
+    fn bind(&mut self, cx: &mut Cx<'_>) {
+        if let Some(to) = self.to {
+            let local = SocketAddr::new(cx.host.addresses()[0], PORT);
+            self.dial = cx.host.bind_tcp(local, to, SHARED).ok();
+        }
+    }
+
+    fn go(&mut self, cx: &mut Cx<'_>) {
+        if self.dial.is_none() {
+            self.bind(cx);
+        }
+        if let (Some(sock), Some(to)) = (self.dial, self.to) {
+            self.dialling = true;
+            if let Err(cause) = cx.host.connect(cx.now, sock, to) {
+                self.fail(cx, cause);
+            }
+        }
+    }
+
+    fn fail(&mut self, cx: &mut Cx<'_>, cause: IoFailure) {
+        self.dial = None;
+        self.dialling = false;
+        self.result.get_or_insert((cause, cx.now));
+        if self.last.is_none() {
+            self.last = Some(cause);
+        }
+        if let Some(most) = self.retry {
+            let late = cx.rng.below(Domain::Scenario, self.number, self.redials, most + 1);
+            self.redials += 1;
+            cx.wake_at(cx.now + 50 * MILLI + late, 1);
+        }
+    }
+}
+
+impl App for Program {
+    fn event(&mut self, cx: &mut Cx<'_>, event: HostEvent) {
+        match event {
+            HostEvent::Accepted { sock, .. } if self.server => self.seen.extend(cx.host.remote(sock)),
+            HostEvent::Connected(_) if self.learning => self.learned += 1,
+            HostEvent::Accepted { sock, .. } if self.conn.is_none() => self.conn = Some((sock, cx.now, true)),
+            HostEvent::Connected(sock) if self.conn.is_none() => self.conn = Some((sock, cx.now, false)),
+            HostEvent::Failed(sock, cause) if Some(sock) == self.dial && self.conn.is_none() => {
+                self.fail(cx, cause);
+            }
+            HostEvent::Readable(sock) => {
+                let data = cx.host.read(sock, 100);
+                self.got.extend(data);
+            }
+            _ => {}
+        }
+    }
+
+    fn wake(&mut self, cx: &mut Cx<'_>, token: u64) {
+        match token {
+            0 if self.server => {
+                let local = SocketAddr::new(cx.host.addresses()[0], 3478);
+                let _ = cx.host.listen(local, 16, SHARED);
+            }
+            1 => self.go(cx),
+            _ => {}
+        }
+    }
+}
+
+/// The predicted external end of a host: what the second server saw, moved on by the difference to the first.
+fn learn(world: &mut World<Program>, servers: [HostId; 2], host: HostId) -> SocketAddr {
+    let mut seen = Vec::new();
+    for (n, server) in servers.into_iter().enumerate() {
+        world.with(host, |program, cx| {
+            program.learning = true;
+            let (local, to) = (SocketAddr::new(cx.host.addresses()[0], PORT), (SERVERS[n], 3478).into());
+            if let Ok(sock) = cx.host.bind_tcp(local, to, SHARED) {
+                let _ = cx.host.connect(cx.now, sock, to);
+            }
+        });
+        let before = world.app(server).seen.len();
+        let until = world.now() + 5 * SECOND;
+        world.run_while(until, |w| w.app(host).learned > n && w.app(server).seen.len() > before);
+        seen.extend(world.app(server).seen.last().copied());
+    }
+    world.with(host, |program, _| program.learning = false);
+    let [first, second] = seen[..] else { unreachable!("no faults, no refusals on the way to the servers") };
+    let (a, b) = (i32::from(first.port()), i32::from(second.port()));
+    let next = if first == second { b } else { 1024 + (b + b - a - 1024).rem_euclid(64_000) };
+    SocketAddr::new(second.ip(), next as u16)
+}
+
+/// Does the attempt; gives its ending, and the trace of packets if wanted.
+pub fn attempt(seed: u64, attempt: &Attempt, trace: bool) -> (Ending, String) {
+    let mut world: World<Program> = World::new(seed);
+    let internet = world.internet();
+    let servers = SERVERS.map(|ip| {
+        let program = Program { server: true, ..Program::default() };
+        world.add_host(internet, ip, LinkSpec::default(), program)
+    });
+    let link = LinkSpec::with_delay(attempt.one_way / 2);
+    let sides = [0, 1].map(|n| {
+        let spec = SiteSpec { number: n as u8 + 1, chain: attempt.chains[n].clone(), link };
+        let mut site = world.add_site(&spec);
+        world.add_host_at(&mut site, Program { number: n as u64, retry: attempt.retry, ..Program::default() })
+    });
+    let ends = sides.map(|host| learn(&mut world, servers, host));
+    if trace {
+        world.record();
+    }
+    let begin = world.now() + 5 * MILLI;
+    for (n, host) in sides.into_iter().enumerate() {
+        world.with(host, |program, cx| {
+            program.to = Some(ends[1 - n]);
+            if attempt.listen {
+                let local = SocketAddr::new(cx.host.addresses()[0], PORT);
+                let _ = cx.host.listen(local, 4, SHARED);
+            }
+            program.bind(cx);
+            cx.wake_at(begin + if n == 1 { attempt.offset } else { 0 }, 1);
+        });
+    }
+    let until = begin + attempt.offset + PATIENCE;
+    let both = |w: &World<Program>| sides.iter().all(|s| w.app(*s).conn.is_some());
+    let mut data = false;
+    if world.run_while(until, both) {
+        for host in sides {
+            world.with(host, |program, cx| {
+                if let Some((sock, ..)) = program.conn {
+                    cx.host.send(cx.now, sock, b"8 bytes!");
+                }
+            });
+        }
+        let until = world.now() + 3 * SECOND;
+        data = world.run_while(until, |w| sides.iter().all(|s| w.app(*s).got.len() >= 8));
+    }
+    let connected = sides.map(|s| world.app(s).conn.map(|(_, at, _)| at - begin));
+    let last =
+        |cause| sides.iter().any(|s| world.app(*s).conn.is_none() && world.app(*s).last == Some(cause));
+    let letter = match connected {
+        [Some(a), Some(b)] if data => {
+            let late = a.max(b).saturating_sub(attempt.offset);
+            if late < 900 * MILLI {
+                'o'
+            } else {
+                char::from_digit(((late + 200 * MILLI) / SECOND) as u32, 10).unwrap_or('9')
+            }
+        }
+        [Some(_), Some(_)] => '?',
+        _ if last(IoFailure::Refused) => 'R',
+        _ if last(IoFailure::Unreachable) => 'H',
+        _ => 't',
+    };
+    let accepted = sides.map(|s| world.app(s).conn.is_some_and(|(_, _, accepted)| accepted));
+    let errors = sides.map(|s| world.app(s).result.map(|(e, at)| (e, at - begin)));
+    let text = world.trace().map(Trace::text).unwrap_or_default();
+    (
+        Ending { letter, connected, accepted, errors, digest: world.digest(), events: world.counts().events },
+        text,
+    )
+}

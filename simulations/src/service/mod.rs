@@ -1,0 +1,252 @@
+//! Servers that peers need, as machines behind one small trait, and the program that runs one on a host.
+//!
+//! A server gets packets and streams and gives packets and streams; it has no sockets, so that another
+//! implementation can take its place.
+
+mod mqtt;
+mod stun;
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+
+use bytes::Bytes;
+use p2pd_core::{CloseHow, SockOpts};
+
+pub use mqtt::{Broker, BrokerFaults};
+pub use stun::{StunFaults, StunServer};
+
+use crate::engine::{Keyed, Nanos};
+use crate::host::{HostEvent, Sock};
+use crate::world::{App, Cx};
+
+/// A stream at a server.
+pub type ConnId = u32;
+
+/// What a server is told.
+#[derive(Debug)]
+pub enum Input<'a> {
+    /// A datagram came.
+    Datagram {
+        /// At which of its addresses.
+        local: SocketAddr,
+        /// Who sent it.
+        from: SocketAddr,
+        /// The payload.
+        data: &'a [u8],
+    },
+    /// A stream was opened.
+    Opened {
+        /// Its id.
+        conn: ConnId,
+        /// At which of its addresses.
+        local: SocketAddr,
+        /// The other end.
+        remote: SocketAddr,
+    },
+    /// Bytes came on a stream.
+    Stream {
+        /// Which.
+        conn: ConnId,
+        /// The bytes.
+        data: &'a [u8],
+    },
+    /// A stream ended.
+    Closed {
+        /// Which.
+        conn: ConnId,
+    },
+    /// The time that [`Service::timeout`] gave has come.
+    Timeout,
+}
+
+/// What a server does.
+#[derive(Debug)]
+pub enum Output {
+    /// Sends a datagram.
+    Datagram {
+        /// From which of its addresses.
+        local: SocketAddr,
+        /// To whom.
+        to: SocketAddr,
+        /// The payload.
+        data: Bytes,
+    },
+    /// Writes to a stream.
+    Stream {
+        /// Which.
+        conn: ConnId,
+        /// The bytes.
+        data: Bytes,
+    },
+    /// Closes a stream.
+    Close {
+        /// Which.
+        conn: ConnId,
+        /// How.
+        how: CloseHow,
+    },
+}
+
+/// What a server can reach.
+#[derive(Debug)]
+pub struct ServiceCx {
+    /// The time.
+    pub now: Nanos,
+    /// Randomness, for faults.
+    pub rng: Keyed,
+    outputs: Vec<(Nanos, Output)>,
+}
+
+impl ServiceCx {
+    /// Does something, after this long.
+    pub fn put(&mut self, after: Nanos, output: Output) {
+        self.outputs.push((self.now + after, output));
+    }
+}
+
+/// A server.
+pub trait Service: core::fmt::Debug {
+    /// UDP ports it is bound to, on all its addresses.
+    fn udp_ports(&self) -> &[u16];
+    /// TCP ports it listens on, on all its addresses.
+    fn tcp_ports(&self) -> &[u16];
+    /// Something happened.
+    fn handle(&mut self, cx: &mut ServiceCx, input: Input<'_>);
+    /// When it wants [`Input::Timeout`].
+    fn timeout(&self) -> Option<Nanos> {
+        None
+    }
+}
+
+const TIMEOUT: u64 = 1 << 40;
+
+/// The program that runs a server.
+#[derive(Debug)]
+pub struct ServerProgram {
+    service: Box<dyn Service>,
+    udp: BTreeMap<u16, Sock>,
+    conns: BTreeMap<ConnId, Sock>,
+    by_sock: BTreeMap<Sock, ConnId>,
+    next: ConnId,
+    later: BTreeMap<u64, Output>,
+    laters: u64,
+}
+
+impl ServerProgram {
+    /// Runs this server.
+    pub fn new(service: Box<dyn Service>) -> ServerProgram {
+        ServerProgram {
+            service,
+            udp: BTreeMap::new(),
+            conns: BTreeMap::new(),
+            by_sock: BTreeMap::new(),
+            next: 0,
+            later: BTreeMap::new(),
+            laters: 0,
+        }
+    }
+
+    fn tell(&mut self, cx: &mut Cx<'_>, input: Input<'_>) {
+        let mut service_cx = ServiceCx { now: cx.now, rng: cx.rng, outputs: Vec::new() };
+        self.service.handle(&mut service_cx, input);
+        for (at, output) in service_cx.outputs {
+            if at <= cx.now {
+                self.act(cx, output);
+            } else {
+                self.laters += 1;
+                self.later.insert(self.laters, output);
+                cx.wake_at(at, self.laters);
+            }
+        }
+        if let Some(at) = self.service.timeout() {
+            cx.wake_at(at, TIMEOUT);
+        }
+    }
+
+    fn act(&mut self, cx: &mut Cx<'_>, output: Output) {
+        match output {
+            Output::Datagram { local, to, data } => {
+                if let Some(sock) = self.udp.get(&local.port()) {
+                    cx.host.send_to(*sock, Some(local.ip()), to, data);
+                }
+            }
+            Output::Stream { conn, data } => {
+                if let Some(sock) = self.conns.get(&conn) {
+                    cx.host.send(cx.now, *sock, &data);
+                }
+            }
+            Output::Close { conn, how } => {
+                if let Some(sock) = self.conns.remove(&conn) {
+                    self.by_sock.remove(&sock);
+                    cx.host.close(cx.now, sock, how);
+                }
+            }
+        }
+    }
+}
+
+impl App for ServerProgram {
+    fn event(&mut self, cx: &mut Cx<'_>, event: HostEvent) {
+        match event {
+            HostEvent::Datagram { from, local, data, .. } => {
+                self.tell(cx, Input::Datagram { local, from, data: &data });
+            }
+            HostEvent::Accepted { sock, .. } => {
+                let (Some(local), Some(remote)) = (cx.host.local(sock), cx.host.remote(sock)) else { return };
+                let conn = self.next;
+                self.next += 1;
+                self.conns.insert(conn, sock);
+                self.by_sock.insert(sock, conn);
+                self.tell(cx, Input::Opened { conn, local, remote });
+            }
+            HostEvent::Readable(sock) => {
+                let Some(&conn) = self.by_sock.get(&sock) else { return };
+                let data = cx.host.read(sock, usize::MAX);
+                if !data.is_empty() {
+                    self.tell(cx, Input::Stream { conn, data: &data });
+                }
+                if cx.host.at_end(sock) && self.conns.remove(&conn).is_some() {
+                    self.by_sock.remove(&sock);
+                    self.tell(cx, Input::Closed { conn });
+                    cx.host.close(cx.now, sock, CloseHow::Graceful);
+                }
+            }
+            HostEvent::Broken(sock, _) => {
+                if let Some(conn) = self.by_sock.remove(&sock) {
+                    self.conns.remove(&conn);
+                    self.tell(cx, Input::Closed { conn });
+                }
+            }
+            HostEvent::Connected(_) | HostEvent::Failed(..) => {}
+        }
+    }
+
+    fn wake(&mut self, cx: &mut Cx<'_>, token: u64) {
+        match token {
+            0 => {
+                for port in self.service.udp_ports() {
+                    if let Ok(sock) = cx.host.bind_udp(([0, 0, 0, 0], *port).into(), SockOpts::default()) {
+                        self.udp.insert(*port, sock);
+                    }
+                }
+                for port in self.service.tcp_ports() {
+                    // Free on a host of its own.
+                    let _ = cx.host.listen(([0, 0, 0, 0], *port).into(), 1024, SockOpts::default());
+                }
+                if let Some(at) = self.service.timeout() {
+                    cx.wake_at(at, TIMEOUT);
+                }
+            }
+            TIMEOUT => {
+                if self.service.timeout().is_some_and(|at| at <= cx.now) {
+                    self.tell(cx, Input::Timeout);
+                }
+            }
+            n => {
+                if let Some(output) = self.later.remove(&n) {
+                    self.act(cx, output);
+                }
+            }
+        }
+    }
+}

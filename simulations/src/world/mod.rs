@@ -1,0 +1,425 @@
+//! The world: networks, hosts on them, NATs between them, and the loop that moves time.
+
+mod build;
+mod trace;
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+pub use build::{Site, SiteSpec};
+pub use trace::Trace;
+
+use crate::engine::{Digest, Keyed, MICRO, Nanos, Queue};
+use crate::host::{Host, HostEvent, Sock};
+use crate::nat::{Nat, Side, Verdict};
+use crate::net::{IcmpKind, LinkSpec, Packet};
+
+/// What a packet to one's own address takes.
+const LOOPBACK: Nanos = 20 * MICRO;
+/// Events that may happen while time stands still; beyond, the world stops and says so.
+const MOST_AT_ONCE: u32 = 100_000;
+
+/// A program on a host.
+pub trait App {
+    /// Something happened to one of its sockets.
+    fn event(&mut self, cx: &mut Cx<'_>, event: HostEvent);
+    /// A time has come that was asked for with [`Cx::wake_at`].
+    fn wake(&mut self, cx: &mut Cx<'_>, token: u64);
+}
+
+/// What a program can reach.
+#[derive(Debug)]
+pub struct Cx<'a> {
+    /// Its host.
+    pub host: &'a mut Host,
+    /// The time.
+    pub now: Nanos,
+    /// The world's randomness.
+    pub rng: Keyed,
+}
+
+impl Cx<'_> {
+    /// Asks for [`App::wake`] with this token.
+    pub fn wake_at(&mut self, at: Nanos, token: u64) {
+        self.host.out.wakes.push((at.max(self.now), token));
+    }
+}
+
+/// A host in a world.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct HostId(usize);
+
+/// A network in a world.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct NetId(usize);
+
+/// A NAT in a world.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct NatId(usize);
+
+/// A plug of a device in a network.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct PlugId(usize);
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Device {
+    Host(usize),
+    Nat(usize, Side),
+}
+
+#[derive(Debug)]
+struct Plug {
+    net: NetId,
+    device: Device,
+    link: LinkSpec,
+    packets: u64,
+}
+
+#[derive(Debug, Default)]
+struct Net {
+    routes: BTreeMap<IpAddr, PlugId>,
+    gateway: Option<PlugId>,
+    hops: u8,
+}
+
+#[derive(Debug)]
+enum Event {
+    Arrive(PlugId, Packet),
+    Loopback(usize, Packet),
+    Timer(usize, Sock),
+    Wake(usize, u64),
+    /// A NAT looks again at a packet that nobody asked for.
+    Again(usize, Packet),
+}
+
+/// How many packets there were, and what became of them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Handed to a network or to a NAT's answer.
+    pub sent: u64,
+    /// Taken in by a host.
+    pub delivered: u64,
+    /// Copies that a link made.
+    pub copied: u64,
+    /// Dropped, by reason.
+    pub dropped: BTreeMap<&'static str, u64>,
+    /// Translated, refused or answered by a NAT: one packet in, another out.
+    pub forwarded: u64,
+    /// Events in all.
+    pub events: u64,
+}
+
+/// A host, its program, and its plugs by address.
+type Standing<A> = (Host, A, Vec<(IpAddr, PlugId)>);
+
+/// A simulated internet with programs of type `A` on its hosts.
+#[derive(Debug)]
+pub struct World<A> {
+    now: Nanos,
+    rng: Keyed,
+    queue: Queue<Event>,
+    hosts: Vec<Standing<A>>,
+    nats: Vec<(Nat, [Option<PlugId>; 2])>,
+    nets: Vec<Net>,
+    plugs: Vec<Plug>,
+    digest: Digest,
+    counts: Counts,
+    in_flight: u64,
+    /// Events since the time last moved.
+    still: u32,
+    trace: Option<Trace>,
+}
+
+impl<A: App> World<A> {
+    /// The time.
+    pub fn now(&self) -> Nanos {
+        self.now
+    }
+
+    /// Its randomness.
+    pub fn rng(&self) -> Keyed {
+        self.rng
+    }
+
+    /// The digest of everything that happened so far.
+    pub fn digest(&self) -> u64 {
+        self.digest.value()
+    }
+
+    /// What became of the packets.
+    pub fn counts(&self) -> &Counts {
+        &self.counts
+    }
+
+    /// Records packets from now on.
+    pub fn record(&mut self) {
+        self.trace = Some(Trace::default());
+    }
+
+    /// What was recorded.
+    pub fn trace(&self) -> Option<&Trace> {
+        self.trace.as_ref()
+    }
+
+    /// Writes a line into the trace, if there is one.
+    pub fn note(&mut self, host: HostId, line: &str) {
+        if let Some(trace) = &mut self.trace {
+            trace.line(self.now, &format!("host{}", host.0), line);
+        }
+    }
+
+    /// A host.
+    pub fn host(&self, id: HostId) -> &Host {
+        &self.hosts[id.0].0
+    }
+
+    /// The program on a host.
+    pub fn app(&self, id: HostId) -> &A {
+        &self.hosts[id.0].1
+    }
+
+    /// Changes the link between a host and its network.
+    pub fn set_link(&mut self, host: HostId, link: LinkSpec) {
+        for (_, plug) in &self.hosts[host.0].2 {
+            self.plugs[plug.0].link = link;
+        }
+    }
+
+    /// Makes a NAT forget everything, as a power cut does.
+    pub fn reboot_nat(&mut self, nat: NatId) {
+        self.nats[nat.0].0.reboot();
+    }
+
+    /// Runs something on a host with its program, and sees to what it asked for.
+    pub fn with<R>(&mut self, id: HostId, run: impl FnOnce(&mut A, &mut Cx<'_>) -> R) -> R {
+        let (host, app, _) = &mut self.hosts[id.0];
+        let result = run(app, &mut Cx { host, now: self.now, rng: self.rng });
+        self.flush(id.0);
+        result
+    }
+
+    /// Takes one event. False if there is none before or at `until`; the time is then `until`.
+    pub fn step(&mut self, until: Nanos) -> bool {
+        if self.queue.next_at().is_none_or(|at| at > until) {
+            self.now = self.now.max(until);
+            return false;
+        }
+        let Some((at, event)) = self.queue.take() else { return false };
+        self.still = if at == self.now { self.still + 1 } else { 0 };
+        if self.still > MOST_AT_ONCE {
+            return false;
+        }
+        self.now = at;
+        self.counts.events += 1;
+        self.digest.word(at);
+        match event {
+            Event::Arrive(plug, packet) => {
+                self.in_flight -= 1;
+                self.digest.word(plug.0 as u64);
+                packet.digest(&mut self.digest);
+                self.arrive(plug, packet);
+            }
+            Event::Loopback(host, packet) => {
+                self.in_flight -= 1;
+                packet.digest(&mut self.digest);
+                self.deliver(host, packet);
+            }
+            Event::Timer(host, sock) => {
+                self.digest.word(1 << 40 | (host as u64) << 32 | u64::from(sock.number()));
+                self.hosts[host].0.timer(self.now, sock);
+                self.flush(host);
+            }
+            Event::Wake(host, token) => {
+                self.digest.word(2 << 60 | (host as u64) << 48 | token);
+                let (h, app, _) = &mut self.hosts[host];
+                app.wake(&mut Cx { host: h, now: self.now, rng: self.rng }, token);
+                self.flush(host);
+            }
+            Event::Again(nat, packet) => {
+                self.in_flight -= 1;
+                let verdicts = self.nats[nat].0.again(self.now, packet);
+                self.carry_out(nat, verdicts);
+            }
+        }
+        true
+    }
+
+    /// Runs until `until`.
+    pub fn run_until(&mut self, until: Nanos) {
+        while self.step(until) {}
+    }
+
+    /// Runs until `done`, or until `until`; whether it was done.
+    pub fn run_while(&mut self, until: Nanos, mut done: impl FnMut(&World<A>) -> bool) -> bool {
+        loop {
+            if done(self) {
+                return true;
+            }
+            if !self.step(until) {
+                return done(self);
+            }
+        }
+    }
+
+    /// What must hold in every world: no packet is lost without a reason, and every NAT's tables agree.
+    pub fn check(&self) -> Result<(), String> {
+        if self.still > MOST_AT_ONCE {
+            return Err(format!("livelock at {} ns", self.now));
+        }
+        let c = &self.counts;
+        let dropped: u64 = c.dropped.values().sum();
+        if c.sent + c.copied != c.delivered + dropped + c.forwarded + self.in_flight {
+            return Err(format!("packets are not conserved: {c:?}, {} in flight", self.in_flight));
+        }
+        match self.nats.iter().position(|(nat, _)| !nat.consistent()) {
+            Some(n) => Err(format!("the tables of NAT {n} disagree")),
+            None => Ok(()),
+        }
+    }
+
+    fn drop(&mut self, at: &str, packet: &Packet, why: &'static str) {
+        *self.counts.dropped.entry(why).or_default() += 1;
+        if let Some(trace) = &mut self.trace {
+            trace.dropped(self.now, at, packet, why);
+        }
+    }
+
+    fn arrive(&mut self, plug: PlugId, packet: Packet) {
+        match self.plugs[plug.0].device {
+            Device::Host(host) => self.deliver(host, packet),
+            Device::Nat(nat, side) => {
+                let mut packet = packet;
+                if packet.ttl <= 1 {
+                    return self.drop("nat", &packet, "ttl");
+                }
+                packet.ttl -= 1;
+                if let Some(trace) = &mut self.trace {
+                    let label = format!("nat{nat}");
+                    trace.packet(
+                        self.now,
+                        &label,
+                        if side == Side::Inside { "in  <" } else { "out <" },
+                        &packet,
+                    );
+                }
+                let verdicts = match side {
+                    Side::Inside => self.nats[nat].0.leave(self.now, packet.clone()),
+                    Side::Outside => self.nats[nat].0.enter(self.now, packet.clone()),
+                };
+                if let [Verdict::Drop(why)] = verdicts.as_slice() {
+                    let why = *why;
+                    return self.drop(&format!("nat{nat}"), &packet, why);
+                }
+                self.carry_out(nat, verdicts);
+            }
+        }
+    }
+
+    fn carry_out(&mut self, nat: usize, verdicts: smallvec::SmallVec<[Verdict; 1]>) {
+        for verdict in verdicts {
+            match verdict {
+                Verdict::Out(side, packet) => {
+                    self.counts.forwarded += 1;
+                    let place = usize::from(side == Side::Outside);
+                    match self.nats[nat].1[place] {
+                        Some(plug) => self.transmit(plug, packet),
+                        None => self.drop("nat", &packet, "unplugged"),
+                    }
+                }
+                Verdict::Later(at, packet) => {
+                    self.in_flight += 1;
+                    self.queue.put(at, Event::Again(nat, packet));
+                }
+                Verdict::Drop(why) => *self.counts.dropped.entry(why).or_default() += 1,
+            }
+        }
+    }
+
+    fn deliver(&mut self, host: usize, packet: Packet) {
+        self.counts.delivered += 1;
+        if let Some(trace) = &mut self.trace {
+            trace.packet(self.now, &format!("host{host}"), "<", &packet);
+        }
+        self.hosts[host].0.arrive(self.now, packet);
+        self.flush(host);
+    }
+
+    fn transmit(&mut self, from: PlugId, mut packet: Packet) {
+        self.counts.sent += 1;
+        let net = self.plugs[from.0].net;
+        let Net { routes, gateway, hops } = &self.nets[net.0];
+        let to = routes.get(&packet.dst.ip()).copied().or(*gateway).filter(|to| *to != from);
+        let Some(to) = to else { return self.drop("net", &packet, "no route") };
+        let hops = *hops;
+        if packet.ttl <= hops {
+            // Some router on the way says so; where it stands does not matter to the sender.
+            let answer = packet.icmp(IcmpKind::TimeExceeded, [192, 0, 2, 1].into());
+            self.drop("net", &packet, "ttl");
+            if let Some(answer) = answer {
+                let delay = 2 * self.plugs[from.0].link.delay;
+                self.counts.sent += 1;
+                self.in_flight += 1;
+                self.queue.put(self.now + delay, Event::Arrive(from, answer));
+            }
+            return;
+        }
+        packet.ttl -= hops;
+        let mut delays = crate::net::Fate::from_slice(&[0]);
+        for plug in [from, to] {
+            let Plug { link, packets, .. } = &mut self.plugs[plug.0];
+            let n = *packets;
+            *packets += 1;
+            let fate = link.fate(self.now, self.rng, plug.0 as u64, n);
+            delays = delays.iter().flat_map(|d| fate.iter().map(move |f| d + f)).collect();
+        }
+        if delays.is_empty() {
+            return self.drop("link", &packet, "link");
+        }
+        self.counts.copied += delays.len() as u64 - 1;
+        self.in_flight += delays.len() as u64;
+        for delay in delays {
+            self.queue.put(self.now + delay, Event::Arrive(to, packet.clone()));
+        }
+    }
+
+    /// Sees to what a host asked for until it asks for nothing more.
+    fn flush(&mut self, n: usize) {
+        loop {
+            let mut packets = core::mem::take(&mut self.hosts[n].0.out.packets);
+            for packet in packets.drain(..) {
+                if let Some(trace) = &mut self.trace {
+                    trace.packet(self.now, &format!("host{n}"), ">", &packet);
+                }
+                let (host, _, plugs) = &self.hosts[n];
+                if host.addresses().contains(&packet.dst.ip()) {
+                    self.counts.sent += 1;
+                    self.in_flight += 1;
+                    self.queue.put(self.now + LOOPBACK, Event::Loopback(n, packet));
+                } else {
+                    match plugs.iter().find(|(ip, _)| *ip == packet.src.ip()).map(|(_, plug)| *plug) {
+                        Some(plug) => self.transmit(plug, packet),
+                        None => {
+                            self.counts.sent += 1;
+                            self.drop("host", &packet, "no interface");
+                        }
+                    }
+                }
+            }
+            let (host, app, _) = &mut self.hosts[n];
+            if host.out.packets.is_empty() {
+                host.out.packets = packets;
+            }
+            for (at, sock) in host.out.timers.drain(..) {
+                self.queue.put(at.max(self.now), Event::Timer(n, sock));
+            }
+            for (at, token) in host.out.wakes.drain(..) {
+                self.queue.put(at.max(self.now), Event::Wake(n, token));
+            }
+            match host.out.events.pop_front() {
+                Some(event) => app.event(&mut Cx { host, now: self.now, rng: self.rng }, event),
+                None if host.out.packets.is_empty() => return,
+                None => {}
+            }
+        }
+    }
+}
