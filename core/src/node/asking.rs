@@ -2,7 +2,7 @@
 
 use super::Node;
 use super::attempts::{REPEAT_AFTER, Request, RunState};
-use super::punching::PunchStage;
+use super::punching::{FRESH_FROM, PunchStage};
 use crate::nat::Foresight;
 use crate::notice::{ConnectId, Notice, Outcome, Stage, Strategy};
 use crate::session::SessionId;
@@ -11,7 +11,7 @@ use crate::signal::message::Body;
 use crate::strategy::agreement::Requester;
 
 /// Rungs of the ladder. Each swaps who dials first and takes fresh samples.
-const RUNGS: u8 = 4;
+const RUNGS: u8 = 8;
 /// An announcement is sent again at most so often.
 const REQUESTS: u8 = 6;
 
@@ -80,6 +80,16 @@ impl Node {
         for session in hasty {
             self.punch_rung_over(session);
         }
+    }
+
+    /// The listener's port cannot be used towards this peer: goes on with ports of its own.
+    pub(super) fn punch_stuck(&mut self, session: SessionId) {
+        if let Some((connect, n)) = self.ladder_of(session)
+            && let Some(ladder) = self.ladder(connect, n)
+        {
+            ladder.next = ladder.next.max(FRESH_FROM);
+        }
+        self.punch_rung_over(session);
     }
 
     /// The rung under way is over without a pipe.

@@ -35,9 +35,13 @@ use crate::strategy::punch::{self, From, Side, Tactic, WINDOW};
 use crate::time::Instant;
 
 /// From this rung on dials leave from ports of their own: a stale connection may hold the listener's.
-const FRESH_FROM: u8 = 2;
-/// A rung on which both know where to dial: longer than two SYN retransmissions of Linux, at 1 s and 2 s.
-const MEET_FOR: Duration = Duration::from_secs(4);
+pub(super) const FRESH_FROM: u8 = 2;
+/// So often a port is found taken by a connection that is none, before it is given up.
+const STUCK: u8 = 2;
+/// A rung on which both know where to dial; then the next begins beside it.
+const MEET_FOR: Duration = Duration::from_secs(2);
+/// A dial is left alone so long, over the rungs: longer than Linux's first four SYN retransmissions, a second apart.
+const DIAL_FOR: Duration = Duration::from_secs(10);
 /// A rung that searches.
 const SEARCH_FOR: Duration = Duration::from_secs(10);
 /// A probe that found nothing is given up after this long: the hole it left in our NAT stays, and our listener
@@ -151,13 +155,18 @@ impl Node {
             fits && family(r.internal.is_ipv4())
         });
         let Some(route) = route.copied() else { return false };
+        let behaviour = self.surveyor.of(route.internal).map(|r| r.behaviour).unwrap_or_default();
         let before = self.end_punch(key);
         let dials = before.as_ref().map_or(0, |p| p.dials);
         // What is under way goes on until the new rung dials: a port that falls silent meanwhile answers the
         // peer's SYN by its listener, with a sequence number that our NAT does not expect any more.
-        let (live, waiting) = before.map(|p| (p.live, p.waiting)).unwrap_or_default();
+        let (mut live, mut waiting) = before.map(|p| (p.live, p.waiting)).unwrap_or_default();
+        if matches!(behaviour.foresight(), Foresight::Next(_)) {
+            // Unless each dial takes one of the ports that are about to be foretold.
+            waiting.clear();
+            self.close_dials(core::mem::take(&mut live).into_keys());
+        }
         let surveyed = self.surveyor.settled();
-        let behaviour = self.surveyor.of(route.internal).map(|r| r.behaviour).unwrap_or_default();
         let listen = self.listen_port(route.internal.is_ipv4()).unwrap_or(0);
         let (internal, external) = (route.internal, route.external);
         let ours = Side { behaviour, external, internal, ports: SmallVec::new(), listen };
@@ -265,7 +274,7 @@ impl Node {
         }
         punch.theirs = side_of(mappings);
         punch.sources.push(mappings.external);
-        let swapped = punch.rung % 2 == 1;
+        let swapped = is_swapped(punch.rung);
         let wait = if swapped { mappings.signal_delay.min(MAX_DELAY) } else { Duration::ZERO };
         self.plan_punch(key, wait);
     }
@@ -297,7 +306,11 @@ impl Node {
             punch.dials += 1;
             self.dial_punch(key, next);
         }
-        let Some(punch) = self.punches.get(&key) else { return };
+        let Some(punch) = self.punches.get_mut(&key) else { return };
+        let idle = punch.live.is_empty() && punch.waiting.is_empty() && punch.search.is_none();
+        if punch.stage == PunchStage::Punching && idle && key.1 == Requester::Us {
+            punch.until = now;
+        }
         let at = match punch.stage {
             PunchStage::Punching if punch.search.is_some() && punch.live.len() < MAX_HALF_OPEN => {
                 Some(now + SYN_EVERY)
@@ -328,12 +341,16 @@ impl Node {
         let tries = dial.tries.saturating_add(1);
         let again = |after: Duration| Planned { tries, at: now + after, ..dial };
         let random = Duration::from_micros(self.cx.random.below(Domain::Punch, PAUSE.as_micros() as u64));
+        let mut stuck = false;
         let next = match why {
             DialEnd::Io(IoFailure::AddrInUse) if dial.from != 0 => {
                 Some(Planned { from: 0, ..again(Duration::ZERO) })
             }
             // Somebody owns these two ends already: a stream of the peer's that our listener took.
-            DialEnd::Io(IoFailure::AddrNotAvailable) => Some(again(PAUSE)),
+            DialEnd::Io(IoFailure::AddrNotAvailable) => {
+                stuck = tries >= STUCK && punch.rung < FRESH_FROM && key.1 == Requester::Us;
+                Some(again(PAUSE))
+            }
             DialEnd::Io(IoFailure::Resources) => Some(again(PAUSE * 2)),
             DialEnd::Io(why) => {
                 if why != IoFailure::TimedOut {
@@ -348,6 +365,10 @@ impl Node {
         if let Some(next) = next.filter(|_| !dial.once) {
             let place = punch.waiting.partition_point(|p| p.at <= next.at);
             punch.waiting.insert(place, next);
+        }
+        if stuck && !self.has_open_stream(key, dial.to) {
+            self.punch_stuck(key.0);
+            return true;
         }
         self.drive_punch(key);
         true
@@ -396,7 +417,7 @@ impl Node {
         let (peer, mode, rung, via) = (punch.peer, punch.mode, punch.rung, punch.via.clone());
         let (behaviour, external, ports) =
             (punch.ours.behaviour, punch.ours.external, punch.ours.ports.clone());
-        let (delay, swapped) = (punch.delay, rung % 2 == 1);
+        let (delay, swapped) = (punch.delay, is_swapped(rung));
         punch.stage = PunchStage::Announced;
         // The peer's user may be asked first: the connect's own deadline ends the wait.
         punch.until = self.cx.now + FOR_EVER;
@@ -435,6 +456,7 @@ impl Node {
         match &tactic {
             Tactic::Meet(dials) => {
                 let from = |from: From| if from == From::Listener { listen } else { 0 };
+                let counts = matches!(punch.ours.behaviour.foresight(), Foresight::Next(_));
                 // Ports that count up must be taken in order.
                 let nth = |n: usize, from: From| {
                     if from == From::Fresh { SPACING * n as u32 } else { Duration::ZERO }
@@ -444,7 +466,8 @@ impl Node {
                     to: *to,
                     tries: 0,
                     at: at + nth(n, *f),
-                    once: false,
+                    // Counted ports have each other's only once.
+                    once: *f == From::Fresh && dials.len() > 1 && counts,
                 };
                 punch.waiting = dials.iter().enumerate().map(planned).collect();
                 let same = |a: &Planned, b: &Planned| a.from != 0 && (a.from, a.to) == (b.from, b.to);
@@ -474,8 +497,8 @@ impl Node {
         }
         let now = self.cx.now;
         let Some(punch) = self.punches.get_mut(&key) else { return };
-        let longest = if dial.once { PROBE_FOR } else { SEARCH_FOR };
-        let until = punch.until.min(now + longest);
+        let probe = matches!(punch.tactic, Some(Tactic::Probe { .. }));
+        let until = now + if probe { PROBE_FOR } else { DIAL_FOR };
         let (peer, mode, local) = (punch.peer, punch.mode, SocketAddr::new(punch.local, dial.from));
         let role = match key.1 {
             Requester::Us => Role::Initiate(Offer { session: key.0, purpose: Purpose::Open, mode }, peer),
@@ -613,6 +636,13 @@ impl Punch {
         };
         text
     }
+}
+
+/// Whether the side that was asked dials first on this rung. A NAT that refuses strangers wants its own side first,
+/// whichever that is. The first two rungs do not: the second often follows the first at once, when our own NAT
+/// has been measured.
+fn is_swapped(rung: u8) -> bool {
+    rung > 2 && rung % 2 == 1
 }
 
 fn side_of(mappings: &Mappings) -> Option<Side> {

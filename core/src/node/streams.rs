@@ -279,6 +279,12 @@ impl Node {
         }
     }
 
+    /// Whether a stream of this session to or from there is open.
+    pub(super) fn has_open_stream(&self, key: Key, remote: SocketAddr) -> bool {
+        let open = |s: &Stream| s.remote == remote && !matches!(s.stage, HelloStage::Dialling(_));
+        self.streams.of_session(key).filter_map(|sock| self.streams.get(sock)).any(open)
+    }
+
     /// Closes the dials of a session that nobody has answered yet.
     pub(super) fn close_dials(&mut self, socks: impl Iterator<Item = SockId>) {
         for sock in socks {
