@@ -64,6 +64,11 @@ impl World {
         World { lab, _broker: broker, stun, config, keys: tempfile::tempdir().unwrap() }
     }
 
+    /// The server list.
+    pub fn config(&self) -> &std::path::Path {
+        self.config.path()
+    }
+
     /// Starts the program on a host.
     ///
     /// # Panics

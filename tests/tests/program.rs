@@ -39,7 +39,8 @@ fn two_nats_fail_in_time_and_say_why() {
     require_lab!(Mosquitto, Coturn);
     let world = World::new(&["pr", "pr"]);
     let (_listener, address) = world.listen();
-    let mut child = world.run(world.lab.host(1), &["connect", &address, "--timeout", "15"]);
+    let args = ["connect", &address, "--timeout", "15", "--strategies", "direct,reverse"];
+    let mut child = world.run(world.lab.host(1), &args);
     let failed = event(&mut child, "failed");
     assert_eq!(child.wait(PATIENCE).unwrap().code(), Some(1));
     let entries = failed["strategies"].as_array().unwrap();
