@@ -1,10 +1,10 @@
 //! What the subcommands do.
 
-use std::io::{self, IsTerminal};
+use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
 
 use p2pd_core::{Accept, Config, PeerAddress, PipeMode, Plan, SecretKey, Strategy};
-use p2pd_tokio::{Node, Pipe};
+use p2pd_tokio::{BindError, Node, Pipe};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 use crate::USAGE;
@@ -15,26 +15,43 @@ use p2pd::servers::Servers;
 
 /// Bytes copied at a time.
 const CHUNK: usize = 64 * 1024;
+/// How errors of the connection are named.
+const PIPE: &str = "the pipe broke";
+
+/// What a node is brought up for.
+enum Task {
+    Listen { echo: bool },
+    Connect(Box<PeerAddress>, Plan),
+    Addr,
+    Nat,
+}
 
 pub(crate) async fn run(options: Options) -> ExitCode {
-    let say = Say::new(options.common.json);
+    let say = Say::new(options.json);
     // Everything that can be wrong with the usage is, before anything is opened.
-    let address = match &options.command {
-        Command::Connect { address } => match address.parse::<PeerAddress>() {
-            Ok(address) => Some(address),
-            Err(why) => return usage(say, &format!("address: {why}")),
-        },
-        Command::Serve(serve) => return server::run(serve, &options.common, say).await,
-        Command::Demo { size } => return demo::run(*size, say).await,
-        Command::Replay { file } => return trace::replay(file, say),
-        Command::Listen { .. } | Command::Addr | Command::Nat => None,
+    let (task, common) = match options.command {
+        Command::Serve(serve) => return server::run(&serve, say).await,
+        Command::Demo { size } => return demo::run(size, say).await,
+        Command::Replay { file } => return trace::replay(&file, say),
+        Command::Listen { echo, common } => (Task::Listen { echo }, common),
+        Command::Addr { common } => (Task::Addr, common),
+        Command::Nat { common } => (Task::Nat, common),
+        Command::Connect { address, strategies, timeout, common } => {
+            let to = match address.parse::<PeerAddress>() {
+                Ok(to) => Box::new(to),
+                Err(why) => return usage(say, &why.to_string()),
+            };
+            let mode = if common.plain { PipeMode::Plain } else { PipeMode::Encrypted };
+            let strategies = strategies.into_iter().map(Strategy::from).collect();
+            (Task::Connect(to, Plan { strategies, mode, timeout }), common)
+        }
     };
-    let config = match config(&options.common) {
+    let config = match config(&common) {
         Ok(config) => config,
         Err(why) => return usage(say, &why),
     };
     let mut builder = Node::builder(config);
-    if let Some(path) = &options.common.trace {
+    if let Some(path) = &common.trace {
         match trace::create(path, say) {
             Ok(write) => builder = builder.trace(write),
             Err(why) => return usage(say, &why),
@@ -42,6 +59,15 @@ pub(crate) async fn run(options: Options) -> ExitCode {
     }
     let node = match builder.bind().await {
         Ok(node) => node,
+        Err(BindError::Config(why)) => {
+            let list = common.config.as_ref().map(|path| format!("{}: ", path.display()));
+            return usage(say, &format!("{}{why}", list.unwrap_or_default()));
+        }
+        Err(BindError::Interfaces(why)) => {
+            let bind = common.bind.map_or("network interfaces".into(), |ip| format!("--bind {ip}"));
+            say.error(&format!("{bind}: {why}"));
+            return ExitCode::FAILURE;
+        }
         Err(why) => {
             say.error(&why.to_string());
             return ExitCode::FAILURE;
@@ -57,16 +83,21 @@ pub(crate) async fn run(options: Options) -> ExitCode {
             }
         }
     });
-    let code = match (&options.command, address) {
-        (Command::Connect { .. }, Some(address)) => connect(&node, &address, &options.common, say).await,
-        (Command::Listen { echo }, _) => listen(&node, *echo, say).await,
-        (Command::Nat, _) => nat(&node, say).await,
-        _ => {
+    let code = match task {
+        Task::Connect(to, plan) => connect(&node, &to, plan, say).await,
+        Task::Listen { echo } => listen(&node, echo, say).await,
+        Task::Nat => nat(&node, say).await,
+        Task::Addr => {
             say.waiting("asking for the outside address");
             let address = node.address().await;
             say.still();
-            println!("{address}");
-            ExitCode::SUCCESS
+            match writeln!(io::stdout(), "{address}") {
+                Ok(()) => ExitCode::SUCCESS,
+                Err(why) => {
+                    say.error(&format!("standard output: {why}"));
+                    ExitCode::FAILURE
+                }
+            }
         }
     };
     node.shutdown().await;
@@ -101,12 +132,7 @@ fn config(common: &Common) -> Result<Config, String> {
     Ok(config)
 }
 
-async fn connect(node: &Node, to: &PeerAddress, common: &Common, say: Say) -> ExitCode {
-    let plan = Plan {
-        strategies: common.strategies.iter().map(|s| Strategy::from(*s)).collect(),
-        mode: if common.plain { PipeMode::Plain } else { PipeMode::Encrypted },
-        timeout: common.timeout,
-    };
+async fn connect(node: &Node, to: &PeerAddress, plan: Plan, say: Say) -> ExitCode {
     say.waiting("connecting");
     match node.connect_with(to, plan).await {
         Ok(pipe) => {
@@ -114,7 +140,7 @@ async fn connect(node: &Node, to: &PeerAddress, common: &Common, say: Say) -> Ex
             match talk(pipe).await {
                 Ok(()) => ExitCode::SUCCESS,
                 Err(why) => {
-                    say.error(&format!("the pipe broke: {why}"));
+                    say.error(&why.to_string());
                     ExitCode::FAILURE
                 }
             }
@@ -144,12 +170,12 @@ async fn listen(node: &Node, echo: bool, say: Say) -> ExitCode {
         if echo {
             tokio::spawn(async move {
                 let (mut read, mut write) = tokio::io::split(pipe);
-                if let Err(why) = copy(&mut read, &mut write).await {
-                    say.error(&format!("a pipe broke: {why}"));
+                if let Err(why) = copy((&mut read, PIPE), (&mut write, PIPE)).await {
+                    say.error(&why.to_string());
                 }
             });
         } else if let Err(why) = talk(pipe).await {
-            say.error(&format!("the pipe broke: {why}"));
+            say.error(&why.to_string());
         }
     }
     ExitCode::SUCCESS
@@ -159,8 +185,11 @@ async fn listen(node: &Node, echo: bool, say: Say) -> ExitCode {
 /// the end.
 async fn talk(pipe: Pipe) -> io::Result<()> {
     let (mut read, mut write) = tokio::io::split(pipe);
-    let sending = tokio::spawn(async move { copy(&mut tokio::io::stdin(), &mut write).await });
-    let received = copy_without_end(&mut read, &mut tokio::io::stdout()).await;
+    let sending =
+        tokio::spawn(
+            async move { copy((&mut tokio::io::stdin(), "standard input"), (&mut write, PIPE)).await },
+        );
+    let received = copy_without_end((&mut read, PIPE), (&mut tokio::io::stdout(), "standard output")).await;
     if received.is_err() || (io::stdin().is_terminal() && !sending.is_finished()) {
         sending.abort();
         return received;
@@ -168,23 +197,33 @@ async fn talk(pipe: Pipe) -> io::Result<()> {
     sending.await.map_err(io::Error::other)?
 }
 
-/// Copies to the end and ends the other side too.
-async fn copy(from: &mut (impl AsyncRead + Unpin), to: &mut (impl AsyncWrite + Unpin)) -> io::Result<()> {
-    copy_without_end(from, to).await?;
-    to.shutdown().await
+/// Copies to the end and ends the other side too. Both sides have names, so that an error says whose it is.
+async fn copy(
+    from: (&mut (impl AsyncRead + Unpin), &str),
+    to: (&mut (impl AsyncWrite + Unpin), &str),
+) -> io::Result<()> {
+    copy_without_end(from, (&mut *to.0, to.1)).await?;
+    to.0.shutdown().await.map_err(|why| named(to.1, &why))
 }
 
 async fn copy_without_end(
-    from: &mut (impl AsyncRead + Unpin),
-    to: &mut (impl AsyncWrite + Unpin),
+    from: (&mut (impl AsyncRead + Unpin), &str),
+    to: (&mut (impl AsyncWrite + Unpin), &str),
 ) -> io::Result<()> {
     let mut buffer = vec![0; CHUNK];
     loop {
-        let n = from.read(&mut buffer).await?;
+        let n = from.0.read(&mut buffer).await.map_err(|why| named(from.1, &why))?;
         if n == 0 {
             return Ok(());
         }
-        to.write_all(&buffer[..n]).await?;
-        to.flush().await?;
+        let written = async {
+            to.0.write_all(&buffer[..n]).await?;
+            to.0.flush().await
+        };
+        written.await.map_err(|why| named(to.1, &why))?;
     }
+}
+
+fn named(side: &str, why: &io::Error) -> io::Error {
+    io::Error::new(why.kind(), format!("{side}: {why}"))
 }

@@ -51,7 +51,7 @@ async fn table(mebibytes: u32, say: Say) -> Result<(), Box<dyn std::error::Error
     let (ours, theirs) = (node(&serving).await?, node(&serving).await?);
     let address = theirs.address().await;
     ours.address().await;
-    say.demo_begins(serving.mqtt(), serving.stun(), &address, mebibytes);
+    say.demo_begins(serving.mqtt(), serving.stun(), &address, mebibytes)?;
     let data = payload(mebibytes as usize * 1024 * 1024);
     let hash = Blake2s256::digest(&data);
     for strategy in Strategy::ALL {
@@ -66,12 +66,12 @@ async fn table(mebibytes: u32, say: Say) -> Result<(), Box<dyn std::error::Error
             let open = near.elapsed();
             let there = send(&data, &hash, &mut near, &mut far).await?;
             let back = send(&data, &hash, &mut far, &mut near).await?;
-            say.demo_row(Row { strategy, mode, open, there, back, bytes: data.len() });
+            say.demo_row(Row { strategy, mode, open, there, back, bytes: data.len() })?;
         }
     }
     ours.shutdown().await;
     theirs.shutdown().await;
-    say.demo_ends();
+    say.demo_ends()?;
     Ok(())
 }
 

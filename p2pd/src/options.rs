@@ -9,53 +9,46 @@ use p2pd_core::{NodeId, Strategy};
 
 /// Opens a connection between two computers wherever they are.
 #[derive(Debug, Parser)]
-#[command(version, about)]
+#[command(version)]
 pub(crate) struct Options {
     #[command(subcommand)]
     pub(crate) command: Command,
-    #[command(flatten)]
-    pub(crate) common: Common,
+    /// Say what happens as JSON, one object a line, on standard error
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
 }
 
+/// What the subcommands that are a node have in common.
 #[derive(Debug, Args)]
 pub(crate) struct Common {
     /// Server list, a TOML file: tables `mqtt` (id, host, port) and `stun` (host, port). Without it, public
     /// servers of others are used
-    #[arg(long, global = true, value_name = "FILE", conflicts_with = "no_servers")]
+    #[arg(long, value_name = "FILE", conflicts_with = "no_servers")]
     pub(crate) config: Option<PathBuf>,
     /// Use no servers at all: direct connects only
-    #[arg(long, global = true)]
+    #[arg(long)]
     pub(crate) no_servers: bool,
-    /// Strategies to try, in this order
-    #[arg(long, global = true, value_delimiter = ',', default_value = "direct,reverse,punch")]
-    pub(crate) strategies: Vec<StrategyName>,
     /// Listen on, dial from and announce this address only
-    #[arg(long, global = true, value_name = "IP")]
+    #[arg(long, value_name = "IP")]
     pub(crate) bind: Option<IpAddr>,
     /// TCP port to listen on, 0 for any
-    #[arg(long, global = true, default_value_t = 0)]
+    #[arg(long, default_value_t = 0)]
     pub(crate) port: u16,
-    /// A connect ends after this many seconds
-    #[arg(long, global = true, value_name = "SECONDS", default_value = "20", value_parser = seconds)]
-    pub(crate) timeout: Duration,
     /// Key file; made if missing. Without it the node has a new key each time
-    #[arg(long, global = true, value_name = "FILE")]
+    #[arg(long, value_name = "FILE")]
     pub(crate) identity: Option<PathBuf>,
     /// Give pipes to these node ids only, and search for them with many dials where a NAT asks for it. Default:
     /// to anybody who knows the address
-    #[arg(long, global = true, value_name = "NODE-ID", value_delimiter = ',')]
+    #[arg(long, value_name = "NODE-ID", value_delimiter = ',')]
     pub(crate) accept: Vec<NodeId>,
     /// Ask for plain pipes, and let peers ask for them
-    #[arg(long, global = true)]
+    #[arg(long)]
     pub(crate) plain: bool,
     /// Record what this node is told and does, for `replay`, in a new file of mode 0600. It holds the node's
     /// private key, unless the identity is a temporary one (no `--identity`), and the secrets of the pipes opened
     /// meanwhile: hand it only to people who may know them
-    #[arg(long, global = true, value_name = "FILE")]
+    #[arg(long, value_name = "FILE")]
     pub(crate) trace: Option<PathBuf>,
-    /// Say what happens as JSON, one object a line, on standard error
-    #[arg(long, global = true)]
-    pub(crate) json: bool,
 }
 
 #[derive(Debug, Subcommand)]
@@ -65,16 +58,32 @@ pub(crate) enum Command {
         /// Send every byte of every pipe back instead, for many peers at once
         #[arg(long)]
         echo: bool,
+        #[command(flatten)]
+        common: Common,
     },
     /// Connect to a peer: standard input to it, its bytes to standard output
     Connect {
         /// What the peer's `listen` or `addr` printed
         address: String,
+        /// Strategies to try, in this order
+        #[arg(long, value_delimiter = ',', default_value = "direct,reverse,punch")]
+        strategies: Vec<StrategyName>,
+        /// Give up after this many seconds
+        #[arg(long, value_name = "SECONDS", default_value = "20", value_parser = seconds)]
+        timeout: Duration,
+        #[command(flatten)]
+        common: Common,
     },
-    /// Print this node's address
-    Addr,
+    /// Print this node's address: with `--identity` and `--port`, the one that `listen` with the same will have
+    Addr {
+        #[command(flatten)]
+        common: Common,
+    },
     /// Measure the NATs in front of this machine and say what they do
-    Nat,
+    Nat {
+        #[command(flatten)]
+        common: Common,
+    },
     /// Run the servers that peers need, a broker and a STUN server, until interrupted
     Serve(Serve),
     /// Try every strategy between two nodes on this machine, with servers of its own
@@ -93,23 +102,26 @@ pub(crate) enum Command {
 
 #[derive(Debug, Args)]
 pub(crate) struct Serve {
-    /// A second address of this machine, beside `--bind`: the STUN server then measures NATs (RFC 5780)
+    /// Serve on this address only
     #[arg(long, value_name = "IP")]
+    pub(crate) bind: Option<IpAddr>,
+    /// A second address of this machine, beside `--bind`: the STUN server then measures NATs (RFC 5780)
+    #[arg(long, value_name = "IP", requires = "bind")]
     pub(crate) second: Option<IpAddr>,
     /// Port of the MQTT broker, 0 for any
-    #[arg(long, default_value_t = 1883)]
+    #[arg(long, value_name = "PORT", default_value_t = 1883)]
     pub(crate) mqtt_port: u16,
     /// Port of the STUN server, 0 for any
-    #[arg(long, default_value_t = 3478)]
+    #[arg(long, value_name = "PORT", default_value_t = 3478)]
     pub(crate) stun_port: u16,
     /// Second port of the STUN server, used with two addresses
-    #[arg(long, default_value_t = 3479)]
+    #[arg(long, value_name = "PORT", default_value_t = 3479)]
     pub(crate) stun_second_port: u16,
     /// Write the server list that peers need
     #[arg(long, value_name = "FILE")]
     pub(crate) write: Option<PathBuf>,
     /// Name by which peers reach this machine, for the list. Default: the address served on
-    #[arg(long, value_name = "HOST")]
+    #[arg(long, value_name = "HOST", requires = "write", value_parser = clap::builder::NonEmptyStringValueParser::new())]
     pub(crate) host: Option<String>,
     /// Number of the broker in the list: it stands in addresses and must not change its meaning
     #[arg(long, default_value_t = 0)]

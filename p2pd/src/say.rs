@@ -1,6 +1,6 @@
 //! What happens, for people or, with `--json`, for programs; always on standard error.
 
-use std::io::IsTerminal;
+use std::io::{self, IsTerminal, Write};
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -170,20 +170,29 @@ impl Say {
         );
     }
 
-    pub(crate) fn demo_begins(self, mqtt: SocketAddr, stun: SocketAddr, peer: &PeerAddress, mebibytes: u32) {
+    pub(crate) fn demo_begins(
+        self,
+        mqtt: SocketAddr,
+        stun: SocketAddr,
+        peer: &PeerAddress,
+        mebibytes: u32,
+    ) -> io::Result<()> {
         if self.json {
-            return self.serving(mqtt, stun, None);
+            self.serving(mqtt, stun, None);
+            return Ok(());
         }
-        println!("servers: MQTT on {mqtt}, STUN on {stun}");
-        println!("peer:    {peer}");
-        println!("each pipe carries {mebibytes} MiB there and back, and both are checked by hash\n");
-        println!(
+        let mut out = io::stdout();
+        writeln!(out, "servers: MQTT on {mqtt}, STUN on {stun}")?;
+        writeln!(out, "peer:    {peer}")?;
+        writeln!(out, "each pipe carries {mebibytes} MiB there and back, and both are checked by hash\n")?;
+        writeln!(
+            out,
             "{:<10} {:<10} {:>12} {:>12} {:>12}",
             "strategy", "pipe", "open ms", "MB/s there", "MB/s back"
-        );
+        )
     }
 
-    pub(crate) fn demo_row(self, row: Row) {
+    pub(crate) fn demo_row(self, row: Row) -> io::Result<()> {
         let (strategy, mode) = (row.strategy.name(), row.mode.to_string());
         let (ms, there, back) = (row.open.as_secs_f64() * 1e3, row.rate(row.there), row.rate(row.back));
         if self.json {
@@ -191,25 +200,29 @@ impl Say {
                 "event": "demo", "strategy": strategy, "mode": mode, "elapsed_ms": ms, "mb_per_s_there": there,
                 "mb_per_s_back": back, "bytes": row.bytes,
             });
-            eprintln!("{row}");
+            tell(row);
+            Ok(())
         } else {
-            println!("{strategy:<10} {mode:<10} {ms:>12.1} {there:>12.0} {back:>12.0}");
+            writeln!(io::stdout(), "{strategy:<10} {mode:<10} {ms:>12.1} {there:>12.0} {back:>12.0}")
         }
     }
 
-    pub(crate) fn demo_ends(self) {
-        if !self.json {
-            println!("\nall of it arrived as it was sent");
-        }
+    pub(crate) fn demo_ends(self) -> io::Result<()> {
+        if self.json { Ok(()) } else { writeln!(io::stdout(), "\nall of it arrived as it was sent") }
     }
 
     /// One thing, in both forms.
     pub(crate) fn line(self, json: impl FnOnce() -> serde_json::Value, text: impl FnOnce() -> String) {
         match self.spinner {
-            _ if self.json => eprintln!("{}", json()),
+            _ if self.json => tell(json()),
             // Above the spinner, which is drawn again below.
-            Some(spinner) => spinner.suspend(|| eprintln!("{}", text())),
-            None => eprintln!("{}", text()),
+            Some(spinner) => spinner.suspend(|| tell(text())),
+            None => tell(text()),
         }
     }
+}
+
+/// A line on standard error. Where nobody reads it any more, the work goes on all the same.
+fn tell(what: impl std::fmt::Display) {
+    let _ = writeln!(io::stderr(), "{what}");
 }

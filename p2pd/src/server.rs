@@ -6,11 +6,11 @@ use std::process::ExitCode;
 use p2pd::serve::{ServeError, Serving, Wanted};
 
 use crate::commands::usage;
-use crate::options::{Common, Serve};
+use crate::options::Serve;
 use crate::say::Say;
 
-pub(crate) async fn run(options: &Serve, common: &Common, say: Say) -> ExitCode {
-    let ip = common.bind.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
+pub(crate) async fn run(options: &Serve, say: Say) -> ExitCode {
+    let ip = options.bind.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
     if options.write.is_some() && options.host.is_none() && ip.is_unspecified() {
         return usage(say, "--write needs to know how peers reach this machine: give --host or --bind");
     }
@@ -20,6 +20,7 @@ pub(crate) async fn run(options: &Serve, common: &Common, say: Say) -> ExitCode 
         mqtt_port: options.mqtt_port,
         stun_ports: [options.stun_port, options.stun_second_port],
     };
+    allow_sockets();
     let mut serving = match Serving::start(&wanted).await {
         Ok(serving) => serving,
         Err(why @ ServeError::Addresses) => return usage(say, &format!("--second: {why}")),
@@ -32,8 +33,7 @@ pub(crate) async fn run(options: &Serve, common: &Common, say: Say) -> ExitCode 
         let host = options.host.clone().unwrap_or_else(|| ip.to_string());
         let list = serving.servers(&host, options.id).to_text();
         if let Err(why) = std::fs::write(path, list) {
-            say.error(&format!("{}: {why}", path.display()));
-            return ExitCode::FAILURE;
+            return usage(say, &format!("{}: {why}", path.display()));
         }
     }
     say.serving(serving.mqtt(), serving.stun(), second(&wanted, &serving));
@@ -45,6 +45,18 @@ pub(crate) async fn run(options: &Serve, common: &Common, say: Say) -> ExitCode 
             say.error("a server ended by itself");
             ExitCode::FAILURE
         }
+    }
+}
+
+/// As many sockets as the system lets a process have: the usual 1,024 are fewer than the servers' own limits allow,
+/// and at the system's limit nobody is let in any more.
+fn allow_sockets() {
+    #[cfg(unix)]
+    {
+        use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+        let now = getrlimit(Resource::Nofile);
+        // Where it is refused, as on macOS for "unlimited", the servers have what they have.
+        let _ = setrlimit(Resource::Nofile, Rlimit { current: now.maximum, ..now });
     }
 }
 

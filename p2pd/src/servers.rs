@@ -1,6 +1,8 @@
 //! The server list, `servers.toml`.
 
 use std::fmt::Write;
+use std::fs::File;
+use std::io::Read;
 use std::path::Path;
 
 use p2pd_core::{Broker, StunServer};
@@ -22,7 +24,7 @@ pub struct Servers {
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct File {
+struct Format {
     #[serde(default)]
     mqtt: Vec<Mqtt>,
     #[serde(default)]
@@ -61,11 +63,13 @@ impl Servers {
     /// Names the file, and the line where it is wrong.
     pub fn read(path: &Path) -> Result<Self, String> {
         let name = path.display();
-        let size = std::fs::metadata(path).map_err(|e| format!("{name}: {e}"))?.len();
-        if size > MAX_FILE {
-            return Err(format!("{name}: {size} bytes are no server list"));
+        let mut text = String::new();
+        // A device tells no length and may never end.
+        let read = File::open(path).and_then(|file| file.take(MAX_FILE + 1).read_to_string(&mut text));
+        read.map_err(|e| format!("{name}: {e}"))?;
+        if text.len() as u64 > MAX_FILE {
+            return Err(format!("{name}: more than {MAX_FILE} bytes are no server list"));
         }
-        let text = std::fs::read_to_string(path).map_err(|e| format!("{name}: {e}"))?;
         Self::parse(&text).map_err(|e| format!("{name}: {e}"))
     }
 
@@ -85,7 +89,7 @@ impl Servers {
     /// # Errors
     /// Names the line where it is wrong.
     pub fn parse(text: &str) -> Result<Self, String> {
-        let file: File = toml::from_str(text).map_err(|e| e.to_string())?;
+        let file: Format = toml::from_str(text).map_err(|e| e.to_string())?;
         let broker = |m: Mqtt| Broker { id: m.id, host: m.host, port: m.port };
         let stun = |s: Stun| StunServer { host: s.host, port: s.port };
         Ok(Servers {

@@ -99,7 +99,10 @@ fn the_demo_tries_every_strategy_in_both_modes() {
     let rows = rows.iter().filter(|r| r["event"] == "demo");
     let tried: Vec<_> =
         rows.map(|r| (r["strategy"].as_str().unwrap(), r["mode"].as_str().unwrap())).collect();
-    let all = [("direct", "encrypted"), ("direct", "plain"), ("reverse", "encrypted"), ("reverse", "plain")];
+    let all: Vec<_> = ["direct", "reverse", "punch"]
+        .into_iter()
+        .flat_map(|strategy| [(strategy, "encrypted"), (strategy, "plain")])
+        .collect();
     assert_eq!(tried, all);
 }
 
@@ -111,5 +114,70 @@ fn the_shipped_list_is_out_of_reach_where_it_is_forbidden() {
         let out = p2pd(args).args(["--bind", "127.0.0.1"]).output().unwrap();
         assert_eq!(out.status.code(), Some(2), "{args:?}");
         assert!(String::from_utf8_lossy(&out.stderr).contains(FORBID_PUBLIC), "{args:?}");
+    }
+}
+
+/// All of 127.0.0.0/8 is this machine on Linux, so a test has many addresses to come from.
+#[cfg(target_os = "linux")]
+mod strangers {
+    use super::*;
+    use p2pd::serve::{Serving, Wanted};
+    use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+    use std::time::Duration;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::{TcpSocket, TcpStream};
+
+    const PATIENCE: Duration = Duration::from_secs(20);
+    const BINDING: [u8; 20] = [0, 1, 0, 0, 0x21, 0x12, 0xa4, 0x42, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12];
+    const CONNECT: [u8; 14] = [0x10, 12, 0, 4, b'M', b'Q', b'T', b'T', 4, 2, 0, 60, 0, 0];
+
+    async fn from(last: u8, to: SocketAddr) -> TcpStream {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind((Ipv4Addr::new(127, 0, 0, last), 0).into()).unwrap();
+        socket.connect(to).await.unwrap()
+    }
+
+    /// What a stranger is answered; nothing, if turned away.
+    async fn asks(stream: &mut TcpStream, request: &[u8]) -> usize {
+        let _ = stream.write_all(request).await;
+        let mut buffer = [0; 200];
+        let read = tokio::time::timeout(PATIENCE, stream.read(&mut buffer));
+        read.await.expect("neither answered nor turned away").unwrap_or(0)
+    }
+
+    #[tokio::test]
+    async fn one_address_cannot_take_every_place() {
+        let ip = IpAddr::V4(Ipv4Addr::LOCALHOST);
+        let wanted = Wanted { ip, second_ip: None, mqtt_port: 0, stun_ports: [0, 0] };
+        let serving = Serving::start(&wanted).await.unwrap();
+        for (at, places, request) in [(serving.stun(), 32, &BINDING[..]), (serving.mqtt(), 128, &CONNECT)] {
+            let mut inside = Vec::new();
+            for _ in 0..places {
+                let mut stream = from(1, at).await;
+                assert_ne!(asks(&mut stream, request).await, 0);
+                inside.push(stream);
+            }
+            assert_eq!(asks(&mut from(1, at).await, request).await, 0, "one more than {places}");
+            assert_ne!(asks(&mut from(3, at).await, request).await, 0, "another address");
+            inside.pop();
+            while asks(&mut from(1, at).await, request).await == 0 {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn serve_takes_as_many_sockets_as_the_system_gives() {
+        let args = "serve --bind 127.0.0.1 --mqtt-port 0 --stun-port 0 --json";
+        let mut sh = Command::new("sh");
+        sh.args(["-c", &format!("ulimit -Sn 100; exec \"$0\" {args}"), env!("CARGO_BIN_EXE_p2pd")]);
+        let mut serving = Running(sh.stderr(Stdio::piped()).spawn().unwrap());
+        let at = event(&mut serving, "serving")["mqtt"].as_str().unwrap().parse().unwrap();
+        let mut inside = Vec::new();
+        for _ in 0..120 {
+            let mut stream = from(1, at).await;
+            assert_ne!(asks(&mut stream, &CONNECT).await, 0, "{}", inside.len());
+            inside.push(stream);
+        }
     }
 }

@@ -9,6 +9,8 @@
 //! Time is a [`Duration`](core::time::Duration) since a point that the caller chose; it never goes back.
 #![forbid(unsafe_code)]
 
+use std::net::{IpAddr, Ipv6Addr};
+
 pub mod mqtt;
 mod rate;
 pub mod stun;
@@ -16,3 +18,12 @@ pub mod stun;
 /// A TCP connection, numbered by whoever owns the sockets and never numbered so again.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct ConnId(pub u64);
+
+/// Whose an address is, as far as it tells, for limits that one stranger must not get around: an IPv4 address
+/// stands for itself, also in its IPv6 form; an IPv6 address for its /64, of which everybody has all.
+pub fn owner(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(ip) => Ipv6Addr::from_bits(ip.to_bits() & !u128::from(u64::MAX)).into(),
+        ip => ip,
+    }
+}

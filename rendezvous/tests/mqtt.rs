@@ -368,7 +368,8 @@ fn refusals_have_their_code() {
 
 #[test]
 fn a_client_that_does_not_read_costs_a_bounded_amount() {
-    let limits = Limits { output: 1000, queue: 3, in_flight: 2, ..Limits::default() };
+    let limits =
+        Limits { output: 1000, queue: 3, in_flight: 2, requests_per_second: 10_000, ..Limits::default() };
     let mut world = World::new(limits);
     let slow = world.subscribed("slow", "t", QoS::AtLeastOnce);
     let sender = world.client("sender");
@@ -397,7 +398,7 @@ fn a_client_that_does_not_read_costs_a_bounded_amount() {
 
 #[test]
 fn limits_on_subscriptions_and_publications() {
-    let limits = Limits { subscriptions: 2, publishes_per_second: 10, ..Limits::default() };
+    let limits = Limits { subscriptions: 2, requests_per_second: 10, ..Limits::default() };
     let mut world = World::new(limits);
     let client = world.client("c");
     let codes = [(1, "a", 1), (2, "b", 1), (3, "c", 0x80), (4, "b", 1)];
@@ -405,12 +406,125 @@ fn limits_on_subscriptions_and_publications() {
         world.send(client, &subscribe(id, filter, QoS::AtLeastOnce));
         assert_eq!(world.take(client), [0x90, 3, 0, id as u8, code], "{filter}");
     }
+    world.wait(SECOND);
     for n in 0..40 {
         world.send(client, &publish("x", b"", None, false));
         assert!(world.closed.is_empty(), "{n}");
     }
     world.send(client, &publish("x", b"", None, false));
     assert_eq!(world.closed, [client]);
+}
+
+/// A packet of the given first byte with one filter, many times over.
+fn repeated(first: u8, filter: &[u8], times: usize) -> Vec<u8> {
+    let body = [&[0, 1][..], &filter.repeat(times)].concat();
+    let length = [body.len() as u8 | 0x80, (body.len() >> 7) as u8 | 0x80, (body.len() >> 14) as u8];
+    [&[first][..], &length, &body].concat()
+}
+
+#[test]
+fn everything_that_costs_work_counts_towards_the_rate() {
+    let ack = [0x40, 2, 0, 9];
+    for (what, bytes) in [
+        ("publications", encode(&publish("x", b"", None, false)).repeat(41)),
+        ("filters in one packet", repeated(0x82, &[0, 1, b'#', 0], 41)),
+        ("filters taken back in one packet", repeated(0xa2, &[0, 1, b'#'], 41)),
+        ("pings", [0xc0, 0].repeat(41)),
+        ("acknowledgements of nothing", ack.repeat(41)),
+    ] {
+        let mut world = World::new(Limits { requests_per_second: 10, ..Limits::default() });
+        let client = world.client("c");
+        world.raw(client, &bytes);
+        assert_eq!((&world.closed[..], world.broker.stats().violations), (&[client][..], 1), "{what}");
+    }
+    // What was sent to it, a client may acknowledge as fast as it comes.
+    let limits = Limits { requests_per_second: 10, queue: 100, ..Limits::default() };
+    let mut world = World::new(limits);
+    let taker = world.subscribed("taker", "t", QoS::AtLeastOnce);
+    for n in 1..=100 {
+        let sender = world.client("");
+        world.send(sender, &publish("t", b"x", Some(1), false));
+        world.send(taker, &Packet::Puback(pid(n)));
+    }
+    assert!(world.closed.is_empty());
+}
+
+#[test]
+fn wildcards_are_few_in_all_since_each_is_looked_at_for_each_publication() {
+    let mut world = World::new(Limits { wildcards: 3, ..Limits::default() });
+    let one = world.subscribed("one", "a/+", QoS::AtMostOnce);
+    world.subscribed("two", "b/#", QoS::AtMostOnce);
+    let code = |world: &mut World, conn, filter| {
+        world.send(conn, &subscribe(2, filter, QoS::AtMostOnce));
+        world.take(conn).last().copied()
+    };
+    assert_eq!(code(&mut world, one, "c/+"), Some(0));
+    let three = world.client("three");
+    assert_eq!(code(&mut world, three, "d/+"), Some(0x80));
+    assert_eq!(code(&mut world, three, "d"), Some(0), "names are not touched by it");
+    assert_eq!(code(&mut world, one, "c/+"), Some(0), "the same once more is not one more");
+    let topics = std::iter::once("c/+".into()).collect();
+    world.send(one, &Packet::Unsubscribe(Unsubscribe { pid: pid(4), topics }));
+    assert_eq!(code(&mut world, three, "d/+"), Some(0));
+    assert_eq!(code(&mut world, three, "e/+"), Some(0x80));
+    world.broker.closed(world.now, one);
+    assert_eq!(code(&mut world, three, "e/+"), Some(0), "what ends with its session is free again");
+}
+
+#[test]
+fn what_waits_for_a_client_is_bounded_in_bytes() {
+    let mut world = World::new(Limits { queue_bytes: 1000, in_flight: 1, ..Limits::default() });
+    let taker = world.subscribed("taker", "t", QoS::AtLeastOnce);
+    let sender = world.client("sender");
+    for n in 1..=3 {
+        world.send(sender, &publish("t", &[n as u8; 400], Some(n), false));
+    }
+    assert_eq!(world.broker.stats().dropped, 1, "one in flight, one waits");
+    world.take(taker);
+    for n in [1, 2] {
+        world.send(taker, &Packet::Puback(pid(n)));
+    }
+    assert_eq!(world.take(taker), encode(&publish("t", &[2; 400], Some(2), false)));
+    for _ in 0..10 {
+        world.send(sender, &publish("t", &[9; 900], None, false));
+    }
+    assert_eq!(world.broker.stats().dropped, 1, "what left is not counted any more");
+}
+
+#[test]
+fn retained_messages_are_bounded_in_bytes() {
+    let mut world = World::new(Limits { retained_bytes: 1000, ..Limits::default() });
+    let sender = world.client("sender");
+    let (big, late) = ([1; 400], [2; 700]);
+    for (topic, payload) in [("a", &big[..]), ("b", &big), ("c", &big), ("a", b""), ("d", &big), ("b", &late)]
+    {
+        world.send(sender, &publish(topic, payload, None, true));
+    }
+    let taker = world.client("taker");
+    world.send(taker, &subscribe(1, "#", QoS::AtMostOnce));
+    // The old text under a name is not the last one, so it goes even where the new one finds no place.
+    let kept = encode(&publish("d", &big, None, true));
+    assert_eq!(world.take(taker), [vec![0x90, 3, 0, 1, 0], kept].concat());
+}
+
+#[test]
+fn a_newcomer_takes_the_place_of_the_session_that_was_left_first() {
+    let mut world = World::new(Limits { sessions: 3, ..Limits::default() });
+    let lasting = |world: &mut World, id: &str| {
+        let conn = world.open();
+        world.send(conn, &Packet::Connect(connect(id, false)));
+        (conn, world.take(conn))
+    };
+    let (first, _) = lasting(&mut world, "first");
+    let (second, _) = lasting(&mut world, "second");
+    world.client("there");
+    world.broker.closed(world.now, second);
+    world.wait(SECOND);
+    world.broker.closed(world.now, first);
+    world.client("new");
+    assert_eq!(lasting(&mut world, "first").1, accepted(true));
+    let unavailable = refused(ConnectReturnCode::ServerUnavailable);
+    assert_eq!(lasting(&mut world, "second").1, unavailable, "and nobody's who is there");
 }
 
 #[test]

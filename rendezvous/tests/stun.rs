@@ -248,6 +248,50 @@ fn a_stream_that_is_no_stun_is_closed_at_its_first_byte_or_length() {
     assert_eq!(stream.deadline(), NOW + Duration::from_secs(30));
 }
 
+#[test]
+fn an_ipv4_client_of_a_socket_for_both_families_is_told_its_ipv4_address() {
+    let mut server = Server::new(Sites::One, Limits { per_source: 1, total: 100 });
+    let (local, asked) = (addr("[::]:3478"), request(vec![]));
+    let from = addr("[::ffff:198.51.100.9]:50000");
+    let reply = server.datagram(NOW, local, from, &asked).unwrap();
+    assert_eq!(reply.to, from, "the socket's own form of it");
+    assert_eq!(mapped(&answer(&reply)), Some(addr("198.51.100.9:50000")));
+    let mut stream = Stream::new(NOW, addr("[::ffff:192.0.2.1]:3478"), from);
+    let data = stream.receive(&mut server, NOW, &asked).data.remove(0);
+    let answer = answer(&Reply { from: local, to: from, data });
+    assert_eq!(mapped(&answer), Some(addr("198.51.100.9:50000")));
+    assert_eq!(answer.get_attribute::<ResponseOrigin>().map(|a| a.address()), Some(addr("192.0.2.1:3478")));
+    let other = addr("[::ffff:198.51.100.8]:50000");
+    let count = |server: &mut Server, from| {
+        (0..9).filter(|_| server.datagram(NOW, local, from, &asked).is_some()).count()
+    };
+    assert_eq!((count(&mut server, from), count(&mut server, other)), (2, 4), "IPv4 addresses are not one");
+}
+
+#[test]
+fn an_ipv6_network_is_one_source() {
+    let mut server = Server::new(Sites::One, Limits { per_source: 1, total: 100 });
+    let (local, asked) = (addr("[2001:db8::1]:3478"), request(vec![]));
+    let mut count = |from: &dyn Fn(u16) -> SocketAddr| {
+        (0..20).filter(|n| server.datagram(NOW, local, from(*n), &asked).is_some()).count()
+    };
+    assert_eq!(count(&|n| addr(&format!("[2001:db8:0:9::{n:x}]:5"))), 4);
+    assert_eq!(count(&|n| addr(&format!("[2001:db8:{n:x}:8::1]:5"))), 20);
+}
+
+#[test]
+fn a_stream_lives_by_requests_and_not_by_bytes() {
+    let (local, from) = (addr("192.0.2.1:3478"), addr("198.51.100.9:50000"));
+    let mut server = Server::new(Sites::One, Limits::default());
+    let mut stream = Stream::new(NOW, local, from);
+    let (asked, until) = (request(vec![]), stream.deadline());
+    let later = NOW + Duration::from_secs(20);
+    assert!(!stream.receive(&mut server, later, &asked[..19]).close);
+    assert_eq!(stream.deadline(), until, "half a request is none");
+    assert_eq!(stream.receive(&mut server, later, &asked[19..]).data.len(), 1);
+    assert_eq!(stream.deadline(), until + (later - NOW));
+}
+
 quickcheck::quickcheck! {
     fn damaged_requests_never_hurt(edits: Vec<(u16, u8)>, cut: u16) -> bool {
         let mut bytes = request(vec![

@@ -85,20 +85,45 @@ impl World {
         (child, ready["address"].as_str().unwrap().to_owned())
     }
 
-    /// A listener as of [`listen`](Self::listen) that gives pipes to this one node only, and so knows it; its
-    /// address, and the caller's arguments that make it that node.
+    /// A key file for the host, and the node id in it.
     ///
     /// # Panics
-    /// If it does not get ready.
-    pub fn listen_for_one(&self) -> (Child, String, [String; 2]) {
-        let key = self.keys.path().join("caller").to_str().unwrap().to_owned();
+    /// If the program makes none.
+    pub fn key(&self, host: usize) -> (String, String) {
+        let key = self.keys.path().join(host.to_string()).to_str().unwrap().to_owned();
         let args = ["addr", "--no-servers", "--bind", "127.0.0.1", "--identity", &key];
         let out = Command::new(program()).args(args).output().unwrap();
         let text = String::from_utf8(out.stdout).unwrap();
-        let caller = text.trim().rsplit('-').next().unwrap();
-        let mut child = self.run(self.lab.host(0), &["listen", "--echo", "--accept", caller]);
+        let id = text.trim().rsplit('-').next().unwrap().to_owned();
+        (key, id)
+    }
+
+    /// A listener on a host that gives pipes to these node ids only, and so knows them; its address.
+    ///
+    /// # Panics
+    /// If it does not get ready.
+    pub fn listen_for(&self, host: usize, ids: &[String]) -> (Child, String) {
+        let mut child = self.run(self.lab.host(host), &["listen", "--echo", "--accept", &ids.join(",")]);
         let ready = event(&mut child, "ready");
-        (child, ready["address"].as_str().unwrap().to_owned(), ["--identity".into(), key])
+        (child, ready["address"].as_str().unwrap().to_owned())
+    }
+
+    /// A connect from a host that sends a word: the program's `connected` event once the word came back, or its
+    /// last event.
+    ///
+    /// # Errors
+    /// What the program said last.
+    pub fn try_connect(&self, host: usize, address: &str, more: &[&str]) -> Result<Value, String> {
+        let mut child = self.run(self.lab.host(host), &[&["connect", address], more].concat());
+        child.take_stdin().unwrap().write_all(b"there and back\n").unwrap();
+        let ended = child.wait(PATIENCE);
+        let lines = child.lines();
+        let answered = lines.iter().any(|l| l.text == "there and back");
+        let connected = lines.iter().find(|l| l.text.contains("\"event\":\"connected\""));
+        match connected {
+            Some(line) if answered => Ok(serde_json::from_str(&line.text).unwrap()),
+            _ => Err(format!("{ended:?}: {:?}", lines.last().map(|l| &l.text))),
+        }
     }
 
     /// A connect from the second host that sends `text`: its event, and what came back.

@@ -11,7 +11,7 @@ use crate::signal::message::Body;
 use crate::strategy::agreement::Requester;
 
 /// Rungs of the ladder. Each swaps who dials first and takes fresh samples.
-const RUNGS: u8 = 3;
+const RUNGS: u8 = 4;
 /// An announcement is sent again at most so often.
 const REQUESTS: u8 = 6;
 
@@ -87,12 +87,12 @@ impl Node {
         let key = (session, Requester::Us);
         let detail = self.describe_punch(key);
         let hopeless = self.punches.get(&key).is_some_and(super::punching::Punch::is_hopeless);
-        self.end_punch(key);
-        let Some((connect, n)) = self.ladder_of(session) else { return };
+        let Some((connect, n)) = self.ladder_of(session) else { return self.forget_punch(key) };
         let Some(ladder) = self.ladder(connect, n) else { return };
         ladder.detail = detail;
         ladder.request = None;
         if ladder.next >= RUNGS || hopeless {
+            self.forget_punch(key);
             return self.end_ladder(connect, n);
         }
         self.next_rung(connect, n);

@@ -34,6 +34,8 @@ use crate::strategy::paths::{self, Trust};
 use crate::strategy::punch::{self, From, Side, Tactic, WINDOW};
 use crate::time::Instant;
 
+/// From this rung on dials leave from ports of their own: a stale connection may hold the listener's.
+const FRESH_FROM: u8 = 2;
 /// A rung on which both know where to dial: longer than two SYN retransmissions of Linux, at 1 s and 2 s.
 const MEET_FOR: Duration = Duration::from_secs(4);
 /// A rung that searches.
@@ -74,9 +76,13 @@ pub(super) struct Punch {
     mode: PipeMode,
     via: SmallVec<[u8; 2]>,
     pub(super) rung: u8,
+    /// Addresses that the peer may come from.
+    sources: SmallVec<[IpAddr; 4]>,
     /// The interface it leaves from.
     local: IpAddr,
     pub(super) stage: PunchStage,
+    /// The local port for dials that need not have one of their own.
+    port: u16,
     ours: Side,
     theirs: Option<Side>,
     /// Between our answer and its arrival, as far as known.
@@ -147,7 +153,9 @@ impl Node {
         let Some(route) = route.copied() else { return false };
         let before = self.end_punch(key);
         let dials = before.as_ref().map_or(0, |p| p.dials);
-        self.close_dials(before.into_iter().flat_map(|p| p.live.into_keys()));
+        // What is under way goes on until the new rung dials: a port that falls silent meanwhile answers the
+        // peer's SYN by its listener, with a sequence number that our NAT does not expect any more.
+        let (live, waiting) = before.map(|p| (p.live, p.waiting)).unwrap_or_default();
         let surveyed = self.surveyor.settled();
         let behaviour = self.surveyor.of(route.internal).map(|r| r.behaviour).unwrap_or_default();
         let listen = self.listen_port(route.internal.is_ipv4()).unwrap_or(0);
@@ -162,6 +170,7 @@ impl Node {
             mode,
             via,
             rung,
+            sources: address.interfaces().flat_map(|i| [i.external, i.internal]).collect(),
             local: internal,
             stage: PunchStage::Sampling,
             ours,
@@ -169,9 +178,10 @@ impl Node {
             delay,
             began: now,
             until: now + MEET_FOR,
-            waiting: VecDeque::new(),
+            port: if rung >= FRESH_FROM { self.fresh_port() } else { listen },
+            waiting,
             search: None,
-            live: BTreeMap::new(),
+            live,
             budget: Bucket::new(SYN_BURST, SYN_EVERY),
             dials,
             refused: 0,
@@ -181,12 +191,23 @@ impl Node {
             surveyed,
         };
         self.punches.insert(key, punch);
-        let sampling = matches!(behaviour.foresight(), Foresight::Next(_))
-            && self.surveyor.sample(&mut self.cx, internal, key);
+        let needed = match behaviour.foresight() {
+            Foresight::Next(_) => true,
+            Foresight::Measured => rung >= FRESH_FROM,
+            Foresight::Offset(_) | Foresight::Nothing { .. } => false,
+        };
+        let sampling = needed && self.surveyor.sample(&mut self.cx, internal, key);
         if !sampling {
             self.punch_announce(key, None);
         }
         true
+    }
+
+    /// Ends a punch, with the dials that nobody has answered.
+    pub(super) fn forget_punch(&mut self, key: Key) {
+        if let Some(punch) = self.end_punch(key) {
+            self.close_dials(punch.live.into_keys());
+        }
     }
 
     /// Ends a punch without touching its streams.
@@ -199,7 +220,7 @@ impl Node {
 
     pub(super) fn punch_sampled(&mut self, sampled: Sampled) {
         if self.punches.get(&sampled.key).is_some_and(|p| p.stage == PunchStage::Sampling) {
-            self.punch_announce(sampled.key, sampled.seen);
+            self.punch_announce(sampled.key, Some(sampled));
         }
     }
 
@@ -243,6 +264,7 @@ impl Node {
             return;
         }
         punch.theirs = side_of(mappings);
+        punch.sources.push(mappings.external);
         let swapped = punch.rung % 2 == 1;
         let wait = if swapped { mappings.signal_delay.min(MAX_DELAY) } else { Duration::ZERO };
         self.plan_punch(key, wait);
@@ -250,10 +272,9 @@ impl Node {
 
     /// Whether a stream from this address may be the other end of a punch of ours: which.
     pub(super) fn awaited_from(&self, ip: IpAddr) -> Option<(Key, NodeId, PipeMode)> {
-        let from = |p: &Punch| p.theirs.as_ref().is_some_and(|t| t.external == ip || t.internal == ip);
         self.punches
             .iter()
-            .find(|(key, p)| key.1 == Requester::Us && p.stage == PunchStage::Punching && from(p))
+            .find(|(key, p)| key.1 == Requester::Us && p.sources.contains(&ip))
             .map(|(key, p)| (*key, p.peer, p.mode))
     }
 
@@ -262,7 +283,7 @@ impl Node {
         let now = self.cx.now;
         loop {
             let Some(punch) = self.punches.get_mut(&key) else { return };
-            if punch.stage != PunchStage::Punching || punch.until <= now {
+            if punch.stage == PunchStage::Resting || punch.until <= now {
                 break;
             }
             let stranger = key.1 == Requester::Them && punch.trust == Trust::Stranger;
@@ -281,8 +302,8 @@ impl Node {
             PunchStage::Punching if punch.search.is_some() && punch.live.len() < MAX_HALF_OPEN => {
                 Some(now + SYN_EVERY)
             }
-            PunchStage::Punching => punch.waiting.front().map(|p| p.at.max(now + SYN_EVERY)),
-            _ => None,
+            PunchStage::Resting => None,
+            _ => punch.waiting.front().map(|p| p.at.max(now + SYN_EVERY)),
         };
         let at = at.unwrap_or(punch.until).min(punch.until);
         if punch.until > now {
@@ -345,12 +366,20 @@ impl Node {
     }
 
     /// Ours is known: tells the peer.
-    fn punch_announce(&mut self, key: Key, seen: Option<SocketAddr>) {
+    fn punch_announce(&mut self, key: Key, sampled: Option<Sampled>) {
         let Some(punch) = self.punches.get_mut(&key) else { return };
         let report = self.surveyor.of(punch.local);
-        let listen = punch.ours.listen;
+        let (listen, fresh) = (punch.ours.listen, punch.rung >= FRESH_FROM);
+        let seen = sampled.and_then(|s| s.seen);
         punch.ours.ports = match punch.ours.behaviour.foresight() {
-            Foresight::Offset(offset) => smallvec![listen.wrapping_add(offset).max(1)],
+            Foresight::Offset(offset) => smallvec![punch.port.wrapping_add(offset).max(1)],
+            Foresight::Measured if fresh => match (sampled, seen) {
+                (Some(sampled), Some(seen)) => {
+                    punch.port = sampled.local;
+                    smallvec![seen.port()]
+                }
+                _ => smallvec![punch.port],
+            },
             Foresight::Measured => match report.and_then(|r| r.mapped) {
                 Some(mapped) => smallvec![mapped.port()],
                 None => smallvec![listen],
@@ -399,8 +428,9 @@ impl Node {
         let Some(punch) = self.punches.get_mut(&key) else { return };
         let Some(tactic) = punch.tactic() else { return };
         punch.stage = PunchStage::Punching;
-        let listen = punch.ours.listen;
+        let listen = punch.port;
         let at = now + wait;
+        let mut old: Vec<SockId> = punch.live.keys().copied().collect();
         punch.until = at + if matches!(tactic, Tactic::Meet(_)) { MEET_FOR } else { SEARCH_FOR };
         match &tactic {
             Tactic::Meet(dials) => {
@@ -417,6 +447,10 @@ impl Node {
                     once: false,
                 };
                 punch.waiting = dials.iter().enumerate().map(planned).collect();
+                let same = |a: &Planned, b: &Planned| a.from != 0 && (a.from, a.to) == (b.from, b.to);
+                let (waiting, live) = (&mut punch.waiting, &punch.live);
+                waiting.retain(|p| !live.values().any(|l| same(p, l)));
+                old.retain(|sock| !dials.iter().any(|(_, to)| live.get(sock).is_some_and(|l| l.to == *to)));
             }
             Tactic::Spray { to, from } => punch.search = Some(Search::Spray { to: *to, left: *from }),
             Tactic::Probe { to, low, high, count } => {
@@ -428,17 +462,20 @@ impl Node {
         }
         let rung = punch.rung;
         punch.tactic = Some(tactic);
+        punch.live.retain(|sock, _| !old.contains(sock));
+        self.close_dials(old.into_iter());
         self.stage(Some(key), Strategy::Punch, Stage::Punching { rung });
         self.drive_punch(key);
     }
 
     fn dial_punch(&mut self, key: Key, mut dial: Planned) {
         if dial.from == 0 {
-            dial.from = 10_000 + self.cx.random.below(Domain::Port, 22_000) as u16;
+            dial.from = self.fresh_port();
         }
         let now = self.cx.now;
         let Some(punch) = self.punches.get_mut(&key) else { return };
-        let until = if dial.once { punch.until.min(now + PROBE_FOR) } else { punch.until };
+        let longest = if dial.once { PROBE_FOR } else { SEARCH_FOR };
+        let until = punch.until.min(now + longest);
         let (peer, mode, local) = (punch.peer, punch.mode, SocketAddr::new(punch.local, dial.from));
         let role = match key.1 {
             Requester::Us => Role::Initiate(Offer { session: key.0, purpose: Purpose::Open, mode }, peer),
@@ -448,6 +485,11 @@ impl Node {
         if let Some(punch) = self.punches.get_mut(&key) {
             punch.live.insert(sock, dial);
         }
+    }
+
+    /// A port that is probably free.
+    fn fresh_port(&mut self) -> u16 {
+        10_000 + self.cx.random.below(Domain::Port, 22_000) as u16
     }
 
     /// Nothing came of a rung.
@@ -502,7 +544,7 @@ impl Punch {
         if self.waiting.front().is_some_and(|p| p.at <= now) {
             return self.waiting.pop_front();
         }
-        let listen = self.ours.listen;
+        let listen = self.port;
         let (planned, left) = match self.search? {
             Search::Spray { to, left } => {
                 let planned = Planned { from: 0, to, tries: 0, at: now, once: false };

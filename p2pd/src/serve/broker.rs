@@ -1,42 +1,89 @@
 //! The broker's sockets: one task owns the broker, one serves each client.
 
 use std::collections::HashMap;
+use std::mem;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use p2pd_rendezvous::ConnId;
-use p2pd_rendezvous::mqtt::{Broker, Output};
+use p2pd_rendezvous::mqtt::{Broker, Limits, Output};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::{ReadHalf, WriteHalf};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::task::JoinSet;
+
+use super::door::{Door, Place};
 
 /// What the clients' tasks have said and the broker has not heard; a task with more to say waits.
 const QUEUE: usize = 1024;
 /// A closed client may take this long to take the rest of its output.
 const LINGER: Duration = Duration::from_secs(5);
 
+/// Clients at a time of one address, which may be that of many behind one NAT. In all there are as many as
+/// the broker takes.
+const MAX_CLIENTS_OF_ONE: usize = 128;
+
 enum Happened {
-    Accepted(TcpStream),
+    Accepted(TcpStream, Place),
     Received(ConnId, Bytes),
     Sent(ConnId, usize),
     Closed(ConnId),
 }
 
+/// What a client has to be sent. Bounded by the broker, which counts bytes: so it is kept as bytes, since a
+/// queue of packets of two bytes would take a hundred times as much.
+#[derive(Default)]
+struct Outbox {
+    /// And whether no more will come.
+    waiting: Mutex<(Vec<u8>, bool)>,
+    changed: Notify,
+}
+
+impl Outbox {
+    fn change(&self, change: impl FnOnce(&mut (Vec<u8>, bool))) {
+        change(&mut self.waiting.lock().unwrap_or_else(PoisonError::into_inner));
+        self.changed.notify_one();
+    }
+
+    /// All that waits; none once no more will come.
+    async fn take(&self) -> Option<Vec<u8>> {
+        loop {
+            {
+                let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+                if !waiting.0.is_empty() {
+                    return Some(mem::take(&mut waiting.0));
+                }
+                if waiting.1 {
+                    return None;
+                }
+            }
+            self.changed.notified().await;
+        }
+    }
+}
+
 struct Client {
-    /// Bounded by the broker, which counts what was not sent.
-    output: mpsc::UnboundedSender<Bytes>,
+    output: Arc<Outbox>,
     /// Dropped with the client: its task then has [`LINGER`] to end.
     _closing: oneshot::Sender<()>,
 }
 
-pub(super) async fn run(began: Instant, mut broker: Broker, listeners: Vec<TcpListener>) {
+impl Drop for Client {
+    fn drop(&mut self) {
+        self.output.change(|waiting| waiting.1 = true);
+    }
+}
+
+pub(super) async fn run(began: Instant, limits: Limits, listeners: Vec<TcpListener>) {
+    let door = Door::new(limits.connections, MAX_CLIENTS_OF_ONE.min(limits.connections));
+    let mut broker = Broker::new(limits);
     let (events, mut happened) = mpsc::channel(QUEUE);
     // Dropped with this task, and with it every client.
     let mut tasks = JoinSet::new();
     for listener in listeners {
-        tasks.spawn(accept(listener, events.clone()));
+        tasks.spawn(accept(listener, door.clone(), events.clone()));
     }
     let mut clients: HashMap<ConnId, Client> = HashMap::new();
     let mut next = 0;
@@ -45,13 +92,18 @@ pub(super) async fn run(began: Instant, mut broker: Broker, listeners: Vec<TcpLi
         tokio::select! {
             event = happened.recv() => match event {
                 None => return,
-                Some(Happened::Accepted(stream)) => {
+                Some(Happened::Accepted(stream, place)) => {
                     let conn = ConnId(next);
                     next += 1;
                     let _ = stream.set_nodelay(true);
-                    let (output, queue) = mpsc::unbounded_channel();
+                    let output = Arc::new(Outbox::default());
                     let (closing, closed) = oneshot::channel();
-                    tasks.spawn(client(conn, stream, queue, closed, events.clone()));
+                    let serving = client(conn, stream, output.clone(), closed, events.clone());
+                    tasks.spawn(async move {
+                        serving.await;
+                        // While its task lingers, its socket is there too.
+                        drop(place);
+                    });
                     clients.insert(conn, Client { output, _closing: closing });
                     broker.accept(began.elapsed(), conn);
                 }
@@ -71,7 +123,7 @@ pub(super) async fn run(began: Instant, mut broker: Broker, listeners: Vec<TcpLi
             match output {
                 Output::Send(conn, data) => {
                     if let Some(client) = clients.get(&conn) {
-                        let _ = client.output.send(data);
+                        client.output.change(|waiting| waiting.0.extend_from_slice(&data));
                     }
                 }
                 // The end of the queue is the end of the stream.
@@ -81,11 +133,12 @@ pub(super) async fn run(began: Instant, mut broker: Broker, listeners: Vec<TcpLi
     }
 }
 
-async fn accept(listener: TcpListener, events: mpsc::Sender<Happened>) {
+async fn accept(listener: TcpListener, door: Arc<Door>, events: mpsc::Sender<Happened>) {
     loop {
         match listener.accept().await {
-            Ok((stream, _)) => {
-                if events.send(Happened::Accepted(stream)).await.is_err() {
+            Ok((stream, from)) => {
+                let Some(place) = door.enter(from) else { continue };
+                if events.send(Happened::Accepted(stream, place)).await.is_err() {
                     return;
                 }
             }
@@ -97,12 +150,13 @@ async fn accept(listener: TcpListener, events: mpsc::Sender<Happened>) {
 async fn client(
     conn: ConnId,
     mut stream: TcpStream,
-    queue: mpsc::UnboundedReceiver<Bytes>,
+    output: Arc<Outbox>,
     closed: oneshot::Receiver<()>,
     events: mpsc::Sender<Happened>,
 ) {
     let (read, write) = stream.split();
-    let both = async { tokio::join!(receive(conn, read, events.clone()), send(conn, write, queue, events)) };
+    let both =
+        async { tokio::join!(receive(conn, read, events.clone()), send(conn, write, &output, events)) };
     let given_up = async {
         let _ = closed.await;
         tokio::time::sleep(LINGER).await;
@@ -126,17 +180,22 @@ async fn receive(conn: ConnId, mut stream: ReadHalf<'_>, events: mpsc::Sender<Ha
     let _ = events.send(Happened::Closed(conn)).await;
 }
 
-async fn send(
-    conn: ConnId,
-    mut stream: WriteHalf<'_>,
-    mut queue: mpsc::UnboundedReceiver<Bytes>,
-    events: mpsc::Sender<Happened>,
-) {
-    while let Some(data) = queue.recv().await {
-        let sent = stream.write_all(&data).await.is_ok();
-        let said = if sent { Happened::Sent(conn, data.len()) } else { Happened::Closed(conn) };
-        if events.send(said).await.is_err() || !sent {
-            return;
+async fn send(conn: ConnId, mut stream: WriteHalf<'_>, output: &Outbox, events: mpsc::Sender<Happened>) {
+    while let Some(data) = output.take().await {
+        let mut rest = &data[..];
+        while !rest.is_empty() {
+            // Said piece by piece: a slow client is one that takes nothing, not one that has not taken all.
+            let said = match stream.write(rest).await {
+                Ok(n @ 1..) => {
+                    rest = &rest[n..];
+                    Happened::Sent(conn, n)
+                }
+                _ => Happened::Closed(conn),
+            };
+            let over = matches!(said, Happened::Closed(_));
+            if events.send(said).await.is_err() || over {
+                return;
+            }
         }
     }
     let _ = stream.shutdown().await;

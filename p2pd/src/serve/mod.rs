@@ -1,6 +1,7 @@
 //! The servers of `p2pd-rendezvous` on real sockets, under tokio.
 
 mod broker;
+mod door;
 mod stun;
 
 use std::fmt;
@@ -97,7 +98,7 @@ impl Serving {
             stun_server::Server::new(sites, stun_server::Limits::default()),
             bound,
         );
-        tasks.spawn(broker::run(began, mqtt::Broker::new(mqtt::Limits::default()), mqtt_listeners));
+        tasks.spawn(broker::run(began, mqtt::Limits::default(), mqtt_listeners));
         Ok(Serving { mqtt: (wanted.ip, mqtt_port).into(), stun: (wanted.ip, stun_port).into(), tasks })
     }
 

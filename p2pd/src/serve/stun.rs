@@ -7,13 +7,15 @@ use std::time::{Duration, Instant};
 use p2pd_rendezvous::stun::{Server, Stream};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
-use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
+use super::door::Door;
 use super::{ServeError, TRIES, listen};
 
-/// TCP clients at a time; a further one waits to be accepted.
+/// TCP clients at a time, in all and of one address; a further one is closed. One that waited to be accepted
+/// would wait as long as the others please.
 const MAX_CLIENTS: usize = 512;
+const MAX_CLIENTS_OF_ONE: usize = 32;
 
 /// One port, open on every address for UDP and TCP.
 #[derive(Debug)]
@@ -59,7 +61,7 @@ type Shared = Arc<Mutex<Server>>;
 
 pub(super) fn start(tasks: &mut JoinSet<()>, began: Instant, server: Server, ports: Vec<Port>) {
     let server = Arc::new(Mutex::new(server));
-    let clients = Arc::new(Semaphore::new(MAX_CLIENTS));
+    let clients = Door::new(MAX_CLIENTS, MAX_CLIENTS_OF_ONE);
     let mut udp = Vec::new();
     for (at, socket, listener) in ports.into_iter().flat_map(|p| p.sockets) {
         udp.push((at, socket));
@@ -96,14 +98,14 @@ async fn accept(
     server: Shared,
     local: SocketAddr,
     listener: TcpListener,
-    clients: Arc<Semaphore>,
+    clients: Arc<Door>,
 ) {
     // Dropped with this task, and with it every client.
     let mut streams = JoinSet::new();
     loop {
-        let Ok(place) = clients.clone().acquire_owned().await else { return };
         match listener.accept().await {
             Ok((stream, from)) => {
+                let Some(place) = clients.enter(from) else { continue };
                 let local = stream.local_addr().unwrap_or(local);
                 let server = server.clone();
                 streams.spawn(async move {

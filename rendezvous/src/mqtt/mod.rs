@@ -28,24 +28,34 @@ pub use topic::MAX_TOPIC;
 pub struct Limits {
     /// Connections at a time; a further one is closed. Default 1,024.
     pub connections: usize,
-    /// Sessions at a time, connected or remembered; a further client is told "server unavailable". Default 2,048.
+    /// Sessions at a time, connected or remembered; a further client takes the place of the one that was left
+    /// first, or is told "server unavailable" where all are connected. Default 2,048.
     pub sessions: usize,
     /// Filters of one session; a further one is answered with failure. Default 32.
     pub subscriptions: usize,
-    /// Bytes of one packet; a longer one closes its connection. Default 64 KiB.
+    /// Filters with wildcards of all sessions: each is looked at for each publication, whoever made it. A further
+    /// one is answered with failure. Default 64.
+    pub wildcards: usize,
+    /// Bytes of one packet; a longer one closes its connection. Default 16 KiB.
     pub packet: usize,
     /// QoS 1 messages on their way to one client, not yet acknowledged. Default 32.
     pub in_flight: usize,
     /// QoS 1 messages waiting for one client; a further one is dropped. Default 128.
     pub queue: usize,
+    /// Bytes of messages waiting for one client or not yet acknowledged by it; what is beyond is dropped. Default
+    /// 64 KiB.
+    pub queue_bytes: usize,
     /// Bytes that one connection has not taken yet: QoS 0 messages beyond it are dropped, QoS 1 messages wait,
-    /// and a connection that takes no answers either is closed. Default 256 KiB.
+    /// and a connection that takes no answers either is closed. Default 64 KiB.
     pub output: usize,
     /// Topics with a retained message; a further one is not retained. Default 1,024.
     pub retained: usize,
-    /// Publications of one connection a second, in the long run; beyond it the connection is closed. Default
-    /// 100, with a burst of four seconds' worth.
-    pub publishes_per_second: u32,
+    /// Bytes of all retained messages; what is beyond is not retained. Default 1 MiB.
+    pub retained_bytes: usize,
+    /// What one connection may ask for a second, in the long run: publications, each filter of a subscription or
+    /// its end, pings, and acknowledgements of nothing. Beyond it the connection is closed. Default 100, with
+    /// a burst of four seconds' worth.
+    pub requests_per_second: u32,
     /// A new connection has this long to send CONNECT. Default 5 s.
     pub connect_within: Duration,
     /// Longest silence of a client whatever keep-alive it asked for. Default 1 h.
@@ -60,12 +70,15 @@ impl Default for Limits {
             connections: 1024,
             sessions: 2048,
             subscriptions: 32,
-            packet: 64 * 1024,
+            wildcards: 64,
+            packet: 16 * 1024,
             in_flight: 32,
             queue: 128,
-            output: 256 * 1024,
+            queue_bytes: 64 * 1024,
+            output: 64 * 1024,
             retained: 1024,
-            publishes_per_second: 100,
+            retained_bytes: 1024 * 1024,
+            requests_per_second: 100,
             connect_within: Duration::from_secs(5),
             silence: Duration::from_secs(3600),
             remember: Duration::from_secs(600),
@@ -112,9 +125,10 @@ pub struct Broker {
     clients: BTreeMap<Box<str>, SessionId>,
     /// Sessions by filter, where it is a plain name.
     plain: BTreeMap<Arc<str>, BTreeSet<SessionId>>,
-    /// Sessions with a wildcard in a filter.
-    wild: BTreeSet<SessionId>,
+    /// Filters with a wildcard, and whose they are.
+    wild: BTreeSet<(SessionId, Box<str>)>,
     retained: BTreeMap<Arc<str>, Message>,
+    retained_bytes: usize,
     /// When to look after whom, one entry each. A connection's may be early: its deadline has the last word.
     timers: BTreeSet<(Duration, Due)>,
     outputs: VecDeque<Output>,
@@ -140,7 +154,7 @@ struct Conn {
     armed: Duration,
     /// Bytes sent to it that it has not taken.
     unsent: usize,
-    publishes: Bucket,
+    requests: Bucket,
 }
 
 #[derive(Debug)]
@@ -176,6 +190,7 @@ impl Broker {
             plain: BTreeMap::new(),
             wild: BTreeSet::new(),
             retained: BTreeMap::new(),
+            retained_bytes: 0,
             timers: BTreeSet::new(),
             outputs: VecDeque::new(),
             next_session: 0,
@@ -190,11 +205,11 @@ impl Broker {
             self.stats.refused += 1;
             return self.outputs.push_back(Output::Close(conn));
         }
-        let rate = self.limits.publishes_per_second;
+        let rate = self.limits.requests_per_second;
         let deadline = now + self.limits.connect_within;
         let framer = Framer::new(self.limits.packet);
-        let publishes = Bucket::new(rate, rate.saturating_mul(4));
-        let state = Conn { framer, phase: Phase::New, deadline, armed: deadline, unsent: 0, publishes };
+        let requests = Bucket::new(rate, rate.saturating_mul(4));
+        let state = Conn { framer, phase: Phase::New, deadline, armed: deadline, unsent: 0, requests };
         self.conns.insert(conn, state);
         self.timers.insert((deadline, Due::Conn(conn)));
     }
@@ -276,6 +291,15 @@ impl Broker {
                 (*session, packet)
             }
         };
+        let cost = match &packet {
+            Packet::Subscribe(subscribe) => subscribe.entries().len(),
+            Packet::Unsubscribe(unsubscribe) => unsubscribe.entries().len(),
+            Packet::Puback(id) if self.sessions.get(&session).is_some_and(|s| s.awaits(*id)) => 0,
+            _ => 1,
+        };
+        if !(0..cost).all(|_| state.requests.take(now)) {
+            return self.end(now, conn, End::Violation);
+        }
         match packet {
             Packet::Publish(publish) => self.published(now, conn, &publish),
             Packet::Puback(id) => {
@@ -321,7 +345,7 @@ impl Broker {
                 present = false;
             }
         }
-        if !present && self.sessions.len() >= self.limits.sessions {
+        if !present && self.sessions.len() >= self.limits.sessions && !self.forget_first_left() {
             return self.refuse(now, conn, ConnectReturnCode::ServerUnavailable);
         }
         let session = match self.clients.get(client) {
@@ -360,9 +384,8 @@ impl Broker {
     }
 
     fn published(&mut self, now: Duration, conn: ConnId, publish: &v3_1_1::Publish) {
-        let allowed = self.conns.get_mut(&conn).is_some_and(|c| c.publishes.take(now));
         let sound = topic::is_name(publish.topic_name()) && publish.packet_id() != Some(0);
-        if !allowed || !sound || publish.qos() == Qos::ExactlyOnce {
+        if !sound || publish.qos() == Qos::ExactlyOnce {
             return self.end(now, conn, End::Violation);
         }
         self.stats.published += 1;
@@ -386,7 +409,8 @@ impl Broker {
             message.retain = false;
         }
         let named = self.plain.get(&message.topic).into_iter().flatten();
-        let takers: BTreeSet<SessionId> = named.chain(&self.wild).copied().collect();
+        let wild = self.wild.iter().filter(|(_, filter)| topic::matches(filter, &message.topic));
+        let takers: BTreeSet<SessionId> = named.chain(wild.map(|(id, _)| id)).copied().collect();
         for id in takers {
             let qos = self.sessions.get(&id).and_then(|s| s.granted(&message.topic));
             if let Some(at_least_once) = qos {
@@ -397,10 +421,15 @@ impl Broker {
     }
 
     fn retain(&mut self, message: &Message) {
-        if message.payload.is_empty() {
-            self.retained.remove(&message.topic);
-        } else if self.retained.contains_key(&message.topic) || self.retained.len() < self.limits.retained {
+        // The old one goes even where the new one finds no place: it is not the last any more.
+        if let Some(old) = self.retained.remove(&message.topic) {
+            self.retained_bytes -= old.size();
+        }
+        let bytes = self.retained_bytes + message.size();
+        let fits = self.retained.len() < self.limits.retained && bytes <= self.limits.retained_bytes;
+        if fits && !message.payload.is_empty() {
             self.retained.insert(message.topic.clone(), message.clone());
+            self.retained_bytes = bytes;
         }
     }
 
@@ -411,7 +440,7 @@ impl Broker {
             Some(_) => Room::Later,
             None => Room::Away,
         };
-        if session.take(message, room, self.limits.queue) {
+        if session.take(message, room, (self.limits.queue, self.limits.queue_bytes)) {
             self.push(id);
         } else {
             self.stats.dropped += 1;
@@ -441,7 +470,10 @@ impl Broker {
         for entry in subscribe.entries() {
             let (filter, at_least_once) = (entry.topic_filter(), entry.sub_opts().qos() != Qos::AtMostOnce);
             let Some(session) = self.sessions.get_mut(&id) else { return };
+            let wild = topic::has_wildcard(filter).then(|| (id, Box::from(filter)));
+            let new = wild.as_ref().is_some_and(|w| !self.wild.contains(w));
             if !topic::is_filter(filter)
+                || (new && self.wild.len() >= self.limits.wildcards)
                 || !session.subscribe(filter, at_least_once, self.limits.subscriptions)
             {
                 codes.push(SubackReturnCode::Failure);
@@ -451,8 +483,8 @@ impl Broker {
                 true => SubackReturnCode::SuccessMaximumQos1,
                 false => SubackReturnCode::SuccessMaximumQos0,
             });
-            if topic::has_wildcard(filter) {
-                self.wild.insert(id);
+            if let Some(wild) = wild {
+                self.wild.insert(wild);
                 let matching = self.retained.values().filter(|m| topic::matches(filter, &m.topic));
                 retained.extend(matching.map(|m| (m.clone(), at_least_once)));
             } else {
@@ -475,16 +507,15 @@ impl Broker {
         for filter in unsubscribe.entries() {
             let Some(session) = self.sessions.get_mut(&id) else { return };
             session.unsubscribe(filter.as_str());
-            let still_wild = session.has_wildcard();
-            self.unlist(id, filter.as_str(), still_wild);
+            self.unlist(id, filter.as_str());
         }
         let ack = v3_1_1::Unsuback::builder().packet_id(unsubscribe.packet_id()).build();
         self.answer(now, conn, ack.map(|a| a.to_continuous_buffer()).unwrap_or_default());
     }
 
-    fn unlist(&mut self, id: SessionId, filter: &str, still_wild: bool) {
-        if !still_wild {
-            self.wild.remove(&id);
+    fn unlist(&mut self, id: SessionId, filter: &str) {
+        if topic::has_wildcard(filter) {
+            self.wild.remove(&(id, filter.into()));
         }
         if let Some(sessions) = self.plain.get_mut(filter) {
             sessions.remove(&id);
@@ -542,13 +573,22 @@ impl Broker {
         }
     }
 
+    /// Makes room for a newcomer; false where every session has its client there.
+    fn forget_first_left(&mut self) -> bool {
+        let first = self.timers.iter().find_map(|(_, due)| match due {
+            Due::Session(id) => Some(*id),
+            Due::Conn(_) => None,
+        });
+        first.map(|id| self.forget(id)).is_some()
+    }
+
     fn forget(&mut self, id: SessionId) {
         let Some(session) = self.sessions.remove(&id) else { return };
         if let Some(until) = session.until {
             self.timers.remove(&(until, Due::Session(id)));
         }
         for filter in session.filters() {
-            self.unlist(id, filter, false);
+            self.unlist(id, filter);
         }
         self.clients.remove(session.client());
     }

@@ -20,6 +20,12 @@ pub(super) struct Message {
     pub(super) retain: bool,
 }
 
+impl Message {
+    pub(super) fn size(&self) -> usize {
+        self.topic.len() + self.payload.len()
+    }
+}
+
 /// Whether a message could leave at once.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Room {
@@ -47,6 +53,8 @@ pub(super) struct Session {
     /// Sent on an earlier connection, to be sent again.
     again: VecDeque<u16>,
     last_id: u16,
+    /// Of what waits and what is in flight.
+    bytes: usize,
 }
 
 impl Session {
@@ -62,6 +70,7 @@ impl Session {
             order: VecDeque::new(),
             again: VecDeque::new(),
             last_id: 0,
+            bytes: 0,
         }
     }
 
@@ -71,10 +80,6 @@ impl Session {
 
     pub(super) fn filters(&self) -> impl Iterator<Item = &str> {
         self.filters.keys().map(|f| &**f)
-    }
-
-    pub(super) fn has_wildcard(&self) -> bool {
-        self.filters().any(topic::has_wildcard)
     }
 
     /// Whether there was room for one more.
@@ -103,14 +108,16 @@ impl Session {
         wild.filter(move |(f, _)| topic::matches(f, name)).map(|(_, granted)| *granted)
     }
 
-    /// Takes a message, unless there is no room for it.
-    pub(super) fn take(&mut self, message: Message, room: Room, most: usize) -> bool {
+    /// Takes a message, unless there is no room for it among at most so many and so many bytes.
+    pub(super) fn take(&mut self, message: Message, room: Room, most: (usize, usize)) -> bool {
+        let bytes = self.bytes + message.size();
         let fits = match room {
-            _ if self.waiting.len() >= most => false,
+            _ if self.waiting.len() >= most.0 || bytes > most.1 => false,
             Room::Now => true,
             Room::Later | Room::Away => message.at_least_once,
         };
         if fits {
+            self.bytes = bytes;
             self.waiting.push_back(message);
         }
         fits
@@ -128,6 +135,7 @@ impl Session {
         }
         let message = self.waiting.pop_front()?;
         if !message.at_least_once {
+            self.bytes -= message.size();
             return Some(encode(&message, None, false));
         }
         let id = self.free_id();
@@ -137,8 +145,14 @@ impl Session {
         Some(bytes)
     }
 
+    /// Whether it was sent a message that it has to acknowledge so.
+    pub(super) fn awaits(&self, id: u16) -> bool {
+        self.in_flight.contains_key(&id)
+    }
+
     pub(super) fn acknowledged(&mut self, id: u16) {
-        if self.in_flight.remove(&id).is_some() {
+        if let Some(message) = self.in_flight.remove(&id) {
+            self.bytes -= message.size();
             self.order.retain(|o| *o != id);
         }
     }
@@ -148,6 +162,7 @@ impl Session {
         self.conn = None;
         self.again = self.order.clone();
         self.waiting.retain(|m| m.at_least_once);
+        self.bytes = self.waiting.iter().chain(self.in_flight.values()).map(Message::size).sum();
     }
 
     /// At most 65,534 are in flight by far, so there is one.

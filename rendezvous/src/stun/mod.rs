@@ -68,8 +68,9 @@ impl Sites {
 /// Requests a second, in the long run; beyond it there is no answer. A burst of four seconds' worth is taken.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Limits {
-    /// Of one source address. An answer is up to four times as long as its request, which may be forged:
-    /// this bounds what can be turned against an address. Default 50.
+    /// Of one source: an IPv4 address or an IPv6 /64. An answer is up to four times as long as its request,
+    /// over IPv6 six times, and the request may be forged: this bounds what can be turned against an address.
+    /// Default 50.
     pub per_source: u32,
     /// Of all. Default 5,000.
     pub total: u32,
@@ -159,7 +160,7 @@ impl Server {
             self.stats.malformed += 1;
             return None;
         };
-        if !self.allows(now, from.ip()) {
+        if !self.allows(now, crate::owner(from.ip())) {
             self.stats.over_rate += 1;
             return None;
         }
@@ -212,13 +213,16 @@ impl Server {
             ((ip, port), false) => self.sites.changed(local, ip, port),
         };
         let Some(origin) = origin else { return Err(unknown_attributes(request, &[CHANGE_REQUEST])) };
+        // A socket for both families gives IPv4 addresses an IPv6 form that no client could announce.
+        let plain = |a: SocketAddr| SocketAddr::new(a.ip().to_canonical(), a.port());
+        let from = plain(from);
         let mut answer = Message::builder_success(request, MessageWriteVec::new());
         let mapped = XorMappedAddress::new(from, request.transaction_id());
         // Neither is too long for a message that has nothing else.
         let _ = answer.add_attribute(&mapped);
         let _ = answer.add_attribute(&address(MAPPED_ADDRESS, from));
         if !origin.ip().is_unspecified() {
-            let _ = answer.add_attribute(&address(RESPONSE_ORIGIN, origin));
+            let _ = answer.add_attribute(&address(RESPONSE_ORIGIN, plain(origin)));
         }
         if let (Sites::Two { .. }, Some(other)) = (self.sites, self.sites.other(local)) {
             let _ = answer.add_attribute(&address(OTHER_ADDRESS, other));

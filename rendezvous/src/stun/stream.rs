@@ -7,7 +7,7 @@ use bytes::Bytes;
 
 use super::{MAX_REQUEST, Server};
 
-/// A client's stream is closed when it is silent for this long.
+/// A client's stream is closed when it asked nothing for this long.
 const SILENCE: Duration = Duration::from_secs(30);
 
 /// What became of received bytes.
@@ -34,14 +34,13 @@ impl Stream {
         Stream { local, from, held: Vec::new(), deadline: now + SILENCE }
     }
 
-    /// When to close it, if nothing comes until then.
+    /// When to close it, if no request comes until then.
     pub fn deadline(&self) -> Duration {
         self.deadline
     }
 
     /// Bytes came in.
     pub fn receive(&mut self, server: &mut Server, now: Duration, mut data: &[u8]) -> Answers {
-        self.deadline = now + SILENCE;
         let mut answers = Answers { data: Vec::new(), close: false };
         while !data.is_empty() {
             // The header tells the length; a request that cannot be one is not waited for.
@@ -62,7 +61,10 @@ impl Stream {
                 let answer = server.answer(now, self.local, self.from, &self.held, true);
                 self.held.clear();
                 match answer {
-                    Some(reply) => answers.data.push(reply.data),
+                    Some(reply) => {
+                        self.deadline = now + SILENCE;
+                        answers.data.push(reply.data);
+                    }
                     None => {
                         answers.close = true;
                         return answers;
