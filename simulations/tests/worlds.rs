@@ -76,6 +76,15 @@ fn a_dial_that_comes_after_the_refused_dial_back_is_welcome() {
 }
 
 #[test]
+fn servers_that_all_answer_wrongly_do_not_stop_the_clock() {
+    // Found by the swarm (seed 210805): with no server left to ask, the survey's deadline did not move.
+    let mut pair = Pair::new(1, [chain("linux"), chain("linux")]);
+    pair.stun.stale_ppm = 1_000_000;
+    let ending = run(&pair);
+    assert!(ending.violations.is_empty(), "{:?}", ending.violations);
+}
+
+#[test]
 fn drawn_worlds_keep_what_always_holds() {
     for seed in 0..150 {
         let drawn = draw(seed);

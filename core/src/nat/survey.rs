@@ -464,7 +464,8 @@ impl Survey {
 
     /// Asks the plain question and both that want their answer from elsewhere.
     fn ask_udp(&mut self, cx: &mut Cx) {
-        let Some(server) = self.servers.get(self.asked).copied() else { return };
+        // Every server has failed over TCP: there is none left to ask, and the deadline must not stand still.
+        let Some(server) = self.servers.get(self.asked).copied() else { return self.end_udp(cx) };
         let Udp::Asking { sock, ids, sent, heard, .. } = &mut self.udp else { return };
         if *sent >= ASKED || heard.plain.is_some() {
             return;

@@ -100,13 +100,19 @@ impl Table {
     pub(super) fn add(&mut self, session: Session) {
         let id = self.next;
         self.next += 1;
+        let (inner, outer) = (
+            (session.proto, session.inside, session.remote),
+            (session.proto, session.external, session.remote),
+        );
+        // Whatever had one of its ends is over.
+        let old = [self.by_outside.get(&outer), self.by_inside.get(&inner).filter(|_| !session.router)];
+        for old in old.map(|id| id.copied()).into_iter().flatten() {
+            self.remove(old);
+        }
         if !session.router {
-            self.by_inside.insert((session.proto, session.inside, session.remote), id);
+            self.by_inside.insert(inner, id);
         }
-        let old = self.by_outside.insert((session.proto, session.external, session.remote), id);
-        if let Some(old) = old {
-            self.sessions.remove(&old);
-        }
+        self.by_outside.insert(outer, id);
         self.sessions.insert(id, session);
     }
 

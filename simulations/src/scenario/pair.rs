@@ -153,8 +153,8 @@ const DATA_WITHIN: Nanos = 120 * SECOND;
 /// The most until a caller knows that the listener gave up: where a NAT forgot the stream and the way lost its RST,
 /// that is TCP's own patience.
 const TOLD_WITHIN: Nanos = 3_600 * SECOND;
-/// SYNs that one connect may cost, repeats included.
-const MOST_SYNS: u64 = 256;
+/// SYNs that one connect may cost, repeats included: a spray's thousand and what led to it.
+const MOST_SYNS: u64 = 2_048;
 
 fn broker_address(n: usize) -> IpAddr {
     [203, 0, 113, 20 + n as u8].into()
