@@ -51,8 +51,8 @@ fn sample(world: &World) -> Option<(f64, f64)> {
                 node.shutdown().await;
             });
         });
+        let to = heard.recv_timeout(Duration::from_secs(20)).unwrap();
         on(world.lab.host(1), async {
-            let to = heard.recv_timeout(Duration::from_secs(20)).unwrap();
             let node = node(world).await;
             node.address().await;
             let mut notices = node.notices();

@@ -445,10 +445,11 @@ impl Node {
         let connect = *connect;
         attempt.clock_offset = Some(offset);
         let (session, mut punch) = (attempt.session, false);
-        for run in attempt.runs.iter_mut().filter(|r| asked(r)) {
+        // Whatever else was sent in the wrong time was not heard either.
+        for run in &mut attempt.runs {
             match &mut run.state {
                 RunState::Reverse(reverse) => reverse.request = None,
-                RunState::Punch(_) => punch = true,
+                RunState::Punch(ladder) => punch = ladder.request.is_some(),
                 _ => {}
             }
         }
