@@ -117,3 +117,33 @@ fn a_fault_left_out_leaves_the_rest_as_it_was() {
     same.pair.links = none.pair.links;
     assert_eq!((none.pair.chains, none.pair.place), (same.pair.chains, same.pair.place));
 }
+
+#[test]
+fn whatever_lies_between_the_two_starts_a_punch_comes_through() {
+    // The answer that starts one side comes later by up to a second and a half, and each dial by up to 50 ms.
+    let policies = ["pr", "pr/rst", "pr/icmp-port", "pr/icmp-host"];
+    let mut slowest = 0;
+    for a in policies {
+        for b in policies {
+            for skew in [0, 50, 200, 500, 1000, 1500] {
+                for seed in 0..4 {
+                    let mut pair = Pair::new(seed, [chain(a), chain(b)]);
+                    pair.strategies = vec![Strategy::Punch];
+                    pair.known = true;
+                    pair.late = skew.min(50) * MILLI;
+                    pair.brokers[0].late = skew * MILLI;
+                    let ending = run(&pair);
+                    assert!(ending.violations.is_empty(), "{a} {b} {skew} {seed}: {:?}", ending.violations);
+                    assert_eq!(
+                        ending.strategy,
+                        Some(Strategy::Punch),
+                        "{a} {b} {skew} {seed}: {}",
+                        ending.why
+                    );
+                    slowest = slowest.max(ending.took);
+                }
+            }
+        }
+    }
+    println!("the slowest took {} ms", slowest / MILLI);
+}

@@ -296,8 +296,16 @@ impl Node {
                 break;
             }
             let stranger = key.1 == Requester::Them && punch.trust == Trust::Stranger;
-            let most = if stranger { MAX_DIALS_STRANGER } else { MAX_DIALS };
-            let room = punch.live.len() < MAX_HALF_OPEN && punch.dials < most;
+            let most = match stranger {
+                // Kept for later rungs, as long as there are any.
+                true => MAX_DIALS_STRANGER.min(2 * (u32::from(punch.rung) + 1)),
+                false => MAX_DIALS,
+            };
+            if punch.dials >= most {
+                punch.waiting.clear();
+                punch.search = None;
+            }
+            let room = punch.live.len() < MAX_HALF_OPEN;
             let due = punch.waiting.front().is_some_and(|p| p.at <= now) || punch.search.is_some();
             if !room || !due || !punch.budget.take(now) {
                 break;
@@ -356,8 +364,7 @@ impl Node {
                 if why != IoFailure::TimedOut {
                     punch.was_refused();
                 }
-                let at_once = if punch.trust == Trust::Stranger { 1 } else { AT_ONCE };
-                Some(again(if tries <= at_once { Duration::ZERO } else { random }))
+                Some(again(if tries <= AT_ONCE { Duration::ZERO } else { random }))
             }
             DialEnd::Lost | DialEnd::Silent | DialEnd::Stalled => Some(again(random)),
             DialEnd::Hello(_) | DialEnd::Refused(_) => None,

@@ -4,7 +4,9 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use p2pd_core::pipe::PipeMode;
-use p2pd_core::{Broker as BrokerConfig, Config, Node, Notice, Plan, SecretKey, Strategy, StunServer};
+use p2pd_core::{
+    Accept, Broker as BrokerConfig, Config, Node, Notice, Plan, SecretKey, Strategy, StunServer,
+};
 
 use crate::driver::{Clocks, NodeProgram};
 use crate::engine::{Domain, Keyed, MILLI, Nanos, SECOND};
@@ -90,6 +92,8 @@ pub struct Pair {
     pub brokers: Vec<BrokerFaults>,
     /// The nodes' clocks.
     pub clocks: [Clocks; 2],
+    /// The listener knows the caller by name: it dials as often as it takes, and searches.
+    pub known: bool,
     /// A dial may be late by up to this.
     pub late: Nanos,
     /// Keep a trace.
@@ -110,6 +114,7 @@ impl Pair {
             strategies: Strategy::ALL.to_vec(),
             timeout: Duration::from_secs(15),
             mode: PipeMode::Encrypted,
+            known: false,
             stun: StunFaults::default(),
             brokers: vec![BrokerFaults::default()],
             clocks: [clocks(0), clocks(1)],
@@ -257,7 +262,11 @@ fn build(pair: &Pair) -> Run {
     let mut violations = Vec::new();
     let program = |n: usize| {
         let rng = Keyed::new(pair.seed);
-        let mut config = Config::new(SecretKey::from_bytes(rng.bytes(Domain::Node, n as u64)));
+        let key = |n: u64| SecretKey::from_bytes(rng.bytes(Domain::Node, n));
+        let mut config = Config::new(key(n as u64));
+        if pair.known {
+            config.accept = Accept::Only([key(1 - n as u64).node_id()].into_iter().collect());
+        }
         config.stun = STUN.iter().map(|ip| StunServer { host: ip.to_string().into(), port: 3478 }).collect();
         config.brokers = (0..pair.brokers.len())
             .map(|n| BrokerConfig { id: n as u16, host: broker_address(n).to_string().into(), port: 1883 })
