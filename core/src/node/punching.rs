@@ -180,6 +180,10 @@ impl Node {
         let ours = Side { behaviour, external, internal, ports: SmallVec::new(), listen };
         let delay =
             theirs.map_or(Duration::ZERO, |t| (t.signal_delay + self.signal_delay(&via)).min(MAX_DELAY));
+        // A quarter longer: SYNs cross unless one side is later than the way is long, the asking side is late by what
+        // it takes to read our answer, and our waiting costs it nothing. Not more, since the way between us may be
+        // less than half as long as the one by the broker.
+        let delay = delay * 5 / 4;
         let now = self.cx.now;
         let punch = Punch {
             peer,
