@@ -1,6 +1,9 @@
 //! Simulated internets from the command line: one pair, every pair of presets, seeds without end, and how
 //! fast all that is.
 
+#[path = "sim/census.rs"]
+mod census;
+
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -120,6 +123,24 @@ enum Command {
         #[arg(long)]
         seed: u64,
     },
+    /// Punches pairs of homes drawn from a census, in our way and in those of others.
+    Census {
+        /// How many.
+        #[arg(long, default_value_t = 1_000)]
+        pairs: u64,
+        /// The first pair's seed.
+        #[arg(long, default_value_t = 0)]
+        seed: u64,
+        /// Only our way.
+        #[arg(long)]
+        ours: bool,
+        /// This pair only.
+        #[arg(long)]
+        one: Option<u64>,
+        /// With --one: prints every packet and event.
+        #[arg(long)]
+        trace: bool,
+    },
     /// Measures how many connects one core simulates in a second.
     Bench {
         /// For how long, in seconds, per line.
@@ -209,6 +230,10 @@ fn main() -> ExitCode {
         Command::Swarm { seeds, from, seed, without, trace } => match seed {
             Some(seed) => swarm_one(seed, &without, trace),
             None => swarm(from, seeds),
+        },
+        Command::Census { pairs, seed, ours, one, trace } => match one {
+            Some(seed) => census::one(seed, trace),
+            None => census::all(seed, pairs, ours),
         },
         Command::Bench { seconds } => {
             bench(Duration::from_secs(seconds));

@@ -90,6 +90,8 @@ pub struct Pair {
     pub stun: StunFaults,
     /// Faults of each broker; at least one.
     pub brokers: Vec<BrokerFaults>,
+    /// From the internet to each broker.
+    pub broker_delay: Nanos,
     /// The nodes' clocks.
     pub clocks: [Clocks; 2],
     /// The listener knows the caller by name: it dials as often as it takes, and searches.
@@ -117,6 +119,7 @@ impl Pair {
             known: false,
             stun: StunFaults::default(),
             brokers: vec![BrokerFaults::default()],
+            broker_delay: 5 * MILLI,
             clocks: [clocks(0), clocks(1)],
             late: 0,
             trace: false,
@@ -257,7 +260,7 @@ fn build(pair: &Pair) -> Run {
     world.add_address(host, internet, STUN[1], LinkSpec::with_delay(5 * MILLI));
     for (n, faults) in pair.brokers.iter().enumerate() {
         let broker = server(Box::new(Broker::new(*faults)));
-        world.add_host(internet, broker_address(n), LinkSpec::with_delay(5 * MILLI), broker);
+        world.add_host(internet, broker_address(n), LinkSpec::with_delay(pair.broker_delay), broker);
     }
     let mut violations = Vec::new();
     let program = |n: usize| {

@@ -1,0 +1,270 @@
+//! Pairs of homes as the internet has them, drawn from a census.
+//!
+//! The census is that of the facts (peers.md section 2.4): eleven classes of NAT with weights, which are a
+//! calibration between published sources and no measurement, and a range of paths. What it leaves open is
+//! settled here: 18 % of homes of every class have a router of class A in front (so that a carrier's NAT of class
+//! C, H or I is met through a home's own), and the three losses are drawn evenly.
+
+use std::time::Duration;
+
+use p2pd_core::Strategy;
+
+use super::pair::{Ending, Pair, run};
+use crate::engine::{Domain, Keyed, MICRO, Nanos};
+use crate::nat::{Alloc, Chain, Clash, Dependence, Hairpin, NatSpec, OnRst, Scope, Timers};
+use crate::nat::{Tracking, Unique, Unsolicited};
+use Dependence::{Address as Ad, AddressAndPort as Apd, Endpoint as Ei};
+
+/// A class of homes.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Class {
+    /// One external port, the inside one where possible; strangers meet silence.
+    A,
+    /// One external port, another one than inside.
+    B,
+    /// Any stranger is let in.
+    C,
+    /// Any port of a known address is let in.
+    D,
+    /// As A, but strangers are refused by RST.
+    E,
+    /// As A, but strangers are refused by ICMP.
+    F,
+    /// A port for each destination, counted.
+    G,
+    /// A port for each destination, random within a block.
+    H,
+    /// A port for each destination, random.
+    I,
+    /// As I, with several external addresses.
+    J,
+    /// TCP leaves for ports 80 and 443 only.
+    K,
+}
+
+/// The classes and how many homes of a thousand each has.
+pub const WEIGHTS: [(Class, u32); 11] = [
+    (Class::A, 580),
+    (Class::B, 90),
+    (Class::C, 80),
+    (Class::D, 20),
+    (Class::E, 60),
+    (Class::F, 10),
+    (Class::G, 50),
+    (Class::H, 35),
+    (Class::I, 50),
+    (Class::J, 10),
+    (Class::K, 15),
+];
+
+/// Kinds of pairs, as the census' table has them.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Group {
+    /// Both keep one external port.
+    OneOne,
+    /// One of the two does.
+    OneMany,
+    /// Neither does.
+    ManyMany,
+    /// One cannot leave at all.
+    Closed,
+}
+
+impl Group {
+    /// All of them.
+    pub const ALL: [Group; 4] = [Group::OneOne, Group::OneMany, Group::ManyMany, Group::Closed];
+
+    /// Its name in tables.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Group::OneOne => "EIM-EIM",
+            Group::OneMany => "EIM-EDM",
+            Group::ManyMany => "EDM-EDM",
+            Group::Closed => "K",
+        }
+    }
+}
+
+/// A home.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Home {
+    /// Its class.
+    pub class: Class,
+    /// Its NATs.
+    pub chain: Chain,
+}
+
+/// A pair of homes and the way between them.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Drawn {
+    /// Of all randomness.
+    pub seed: u64,
+    /// Who listens, and who calls.
+    pub homes: [Home; 2],
+    /// From one to the other.
+    pub one_way: Nanos,
+    /// The same over the signalling.
+    pub signal: Nanos,
+    /// Packets lost from one to the other, in a million.
+    pub loss_ppm: u32,
+}
+
+const CONE: NatSpec = NatSpec {
+    unique: Unique::Port,
+    tracking: Tracking::Contacts,
+    on_rst: OnRst::Keep,
+    timers: Timers::RFC,
+    hairpin: Hairpin::External,
+    ..NatSpec::LINUX.with(Ei, Apd)
+};
+const SYMMETRIC: NatSpec = NatSpec { on_rst: OnRst::Delete, timers: Timers::RFC, ..NatSpec::LINUX };
+/// Homes with a second NAT in front, in a million.
+const DOUBLE: u32 = 180_000;
+
+/// Round trips by twentieths of all pairs, in microseconds: log-normal, median 60 ms, 95 % below 250 ms. The ends
+/// are those of 99 %.
+const ROUND_TRIPS: [u64; 21] = [
+    8_000, 14_400, 19_700, 24_400, 28_900, 33_400, 38_100, 42_900, 48_200, 53_800, 60_000, 66_900, 74_700,
+    83_800, 94_700, 107_700, 124_500, 147_400, 182_400, 250_000, 451_000,
+];
+
+/// Draws the pair of this seed.
+pub fn draw(seed: u64) -> Drawn {
+    let rng = Keyed::new(seed);
+    let below = |entity: u64, n: u64, bound: u64| rng.below(Domain::Scenario, 1_000 + entity, n, bound);
+    let home = |side: u64| {
+        let mut place = below(side, 0, 1_000) as u32;
+        let mut class = Class::A;
+        for (of, weight) in WEIGHTS {
+            if place < weight {
+                class = of;
+                break;
+            }
+            place -= weight;
+        }
+        let mut chain = Chain(vec![nat(class, |n, bound| below(side, 1 + n, bound))]);
+        if rng.chance(Domain::Scenario, 1_000 + side, 100, DOUBLE) {
+            chain.0.insert(0, nat(Class::A, |n, bound| below(side, 101 + n, bound)));
+        }
+        Home { class, chain }
+    };
+    let place = below(2, 0, 20_000);
+    let (low, high) = (ROUND_TRIPS[place as usize / 1_000], ROUND_TRIPS[place as usize / 1_000 + 1]);
+    let round_trip = (low + (high - low) * (place % 1_000) / 1_000) * MICRO;
+    let one_way = round_trip / 2;
+    let signal = one_way * (100 + below(2, 1, 151)) / 100;
+    let loss_ppm = [0, 10_000, 30_000][below(2, 2, 3) as usize];
+    Drawn { seed, homes: [home(0), home(1)], one_way, signal, loss_ppm }
+}
+
+fn nat(class: Class, below: impl Fn(u64, u64) -> u64) -> NatSpec {
+    let kept = Alloc::Preserve(Clash::Random);
+    let counted = |scope| Alloc::Sequential { step: 1 + below(0, 2) as i16, scope };
+    match class {
+        // Half of the port-preserving routers are Linux, which is symmetric in theory and a cone in practice.
+        Class::A | Class::K => [NatSpec::LINUX, CONE][below(0, 2) as usize],
+        Class::B => CONE.alloc([counted(Scope::Global), Alloc::Random][below(1, 2) as usize]),
+        Class::C => {
+            CONE.with(Ei, Ei).alloc([kept, counted(Scope::Global), Alloc::Random][below(1, 3) as usize])
+        }
+        Class::D => {
+            CONE.with(Ei, Ad).alloc([kept, counted(Scope::Global), Alloc::Random][below(1, 3) as usize])
+        }
+        Class::E => [NatSpec::LINUX, CONE][below(0, 2) as usize].unsolicited(Unsolicited::Rst),
+        Class::F => {
+            let how = [Unsolicited::IcmpPort, Unsolicited::IcmpHost, Unsolicited::IcmpAdmin];
+            [NatSpec::LINUX, CONE][below(0, 2) as usize].unsolicited(how[below(1, 3) as usize])
+        }
+        Class::G => {
+            // Flows of others in a thousand seconds: 0.5 to 50 a second, evenly in the logarithm.
+            let background = [500, 1_000, 2_000, 5_000, 10_000, 20_000, 50_000][below(1, 7) as usize];
+            NatSpec { background, ..SYMMETRIC.alloc(counted(Scope::Global)) }
+        }
+        Class::H => SYMMETRIC.alloc(Alloc::Block(512 << below(0, 4))),
+        Class::I => SYMMETRIC.alloc(Alloc::Random),
+        Class::J => NatSpec { pool: 2 + below(0, 3) as u8, paired: false, ..SYMMETRIC.alloc(Alloc::Random) },
+    }
+}
+
+impl Drawn {
+    /// The kind of pair.
+    pub fn group(&self) -> Group {
+        let classes = [self.homes[0].class, self.homes[1].class];
+        let many = classes.iter().filter(|c| matches!(c, Class::G | Class::H | Class::I | Class::J)).count();
+        match many {
+            _ if classes.contains(&Class::K) => Group::Closed,
+            0 => Group::OneOne,
+            1 => Group::OneMany,
+            _ => Group::ManyMany,
+        }
+    }
+
+    /// The two classes, the lesser first.
+    pub fn classes(&self) -> (Class, Class) {
+        let (a, b) = (self.homes[0].class, self.homes[1].class);
+        (a.min(b), a.max(b))
+    }
+
+    /// The world in which our nodes punch: they know each other, and do nothing else.
+    pub fn pair(&self) -> Pair {
+        let mut pair = Pair::new(self.seed, [0, 1].map(|n| self.homes[n].chain.clone()));
+        pair.known = true;
+        pair.strategies = vec![Strategy::Punch];
+        pair.timeout = Duration::from_secs(60);
+        for link in &mut pair.links {
+            (link.delay, link.loss_ppm) = (self.one_way / 2, self.loss_ppm / 2);
+        }
+        pair.broker_delay = (self.signal - self.one_way) / 2;
+        pair
+    }
+
+    /// What our nodes make of it; nothing for a home that TCP cannot leave, which nobody's punch can.
+    pub fn ours(&self) -> Option<Ending> {
+        (self.group() != Group::Closed).then(|| run(&self.pair()))
+    }
+}
+
+/// The 95 % interval of a share, after Wilson, in ten-thousandths: from, to.
+pub fn wilson(hits: u64, of: u64) -> (u64, u64) {
+    if of == 0 {
+        return (0, 10_000);
+    }
+    // In floating point, and for display only.
+    let (n, z) = (of as f64, 1.96_f64);
+    let p = hits as f64 / n;
+    let middle = p + z * z / (2.0 * n);
+    let reach = z * (p * (1.0 - p) / n + z * z / (4.0 * n * n)).sqrt();
+    let share = |x: f64| (x / (1.0 + z * z / n) * 10_000.0).round().clamp(0.0, 10_000.0) as u64;
+    (share(middle - reach), share(middle + reach))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_draws_are_the_census() {
+        assert_eq!(WEIGHTS.iter().map(|w| w.1).sum::<u32>(), 1_000);
+        let all: Vec<Drawn> = (0..20_000).map(draw).collect();
+        // EIM are 84 %, EDM 14.5 %, K 1.5 %.
+        for (group, share) in Group::ALL.into_iter().zip([7_056, 2_436, 210, 298]) {
+            let count = all.iter().filter(|d| d.group() == group).count() / 2;
+            assert!(count.abs_diff(share) < 160, "{}: {count}", group.name());
+        }
+        let double = all.iter().filter(|d| d.homes[0].chain.0.len() == 2).count();
+        assert!(double.abs_diff(3_600) < 220, "{double}");
+        let mut ways: Vec<Nanos> = all.iter().map(|d| d.one_way / MICRO).collect();
+        ways.sort_unstable();
+        assert!(ways[10_000].abs_diff(30_000) < 1_500 && ways[19_000].abs_diff(125_000) < 8_000);
+        assert!(all.iter().all(|d| d.signal >= d.one_way && d.signal <= d.one_way * 5 / 2));
+    }
+
+    #[test]
+    fn intervals_are_wilsons() {
+        assert_eq!(wilson(0, 0), (0, 10_000));
+        // Newcombe (1998), table I: 81 of 263, 15 of 148, 0 of 20.
+        assert_eq!(wilson(81, 263), (2_553, 3_662));
+        assert_eq!(wilson(15, 148), (624, 1_605));
+        assert_eq!(wilson(0, 20), (0, 1_611));
+    }
+}
