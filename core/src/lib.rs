@@ -82,4 +82,5 @@ pub use notice::{
 };
 pub use pipe::PipeMode;
 pub use stats::Stats;
+pub use strategy::punch::{PROBES, SPRAY, hit_permille};
 pub use time::{ClockFix, Instant, WallTime};

@@ -13,9 +13,9 @@ use crate::nat::{Behaviour, Foresight};
 use crate::signal::mappings::MAX_PORTS;
 
 /// Ports of our own in a spray.
-pub(crate) const SPRAY: u16 = 256;
+pub const SPRAY: u16 = 256;
 /// Ports of the peer's tried against a spray.
-pub(crate) const PROBES: u16 = 1024;
+pub const PROBES: u16 = 1024;
 /// Dials of a side whose ports count up, each meeting one of the other side's.
 const STEPS: usize = 3;
 /// Ports announced by such a side: its next ones, some of which others behind its NAT may take.
@@ -107,7 +107,7 @@ pub(crate) fn tactic(ours: &Side, theirs: &Side) -> Tactic {
 }
 
 /// In thousandths: how likely `probes` different ports out of `range` are to hit one of `mapped`.
-pub(crate) fn hit_permille(mapped: u32, probes: u32, range: u32) -> u32 {
+pub fn hit_permille(mapped: u32, probes: u32, range: u32) -> u32 {
     const ONE: u64 = 1 << 32;
     let range = u64::from(range.max(1));
     let mut miss = ONE;

@@ -140,6 +140,9 @@ enum Command {
         /// With --one: prints every packet and event.
         #[arg(long)]
         trace: bool,
+        /// Instead: how often searches hit, beside how often they say they do.
+        #[arg(long)]
+        reliability: bool,
     },
     /// Measures how many connects one core simulates in a second.
     Bench {
@@ -231,7 +234,11 @@ fn main() -> ExitCode {
             Some(seed) => swarm_one(seed, &without, trace),
             None => swarm(from, seeds),
         },
-        Command::Census { pairs, seed, ours, one, trace } => match one {
+        Command::Census { pairs, seed, reliability: true, .. } => {
+            census::reliability(seed, pairs);
+            true
+        }
+        Command::Census { pairs, seed, ours, one, trace, .. } => match one {
             Some(seed) => census::one(seed, trace),
             None => census::all(seed, pairs, ours),
         },

@@ -3,5 +3,6 @@
 pub mod census;
 pub mod pair;
 pub mod raw;
+pub mod reliability;
 pub mod rivals;
 pub mod swarm;

@@ -6,6 +6,7 @@ use std::time::Instant;
 use p2pd_simulations::engine::{MILLI, Nanos};
 use p2pd_simulations::scenario::census::{Class, Drawn, Group, draw, wilson};
 use p2pd_simulations::scenario::pair::run;
+use p2pd_simulations::scenario::reliability::{CASES, stated, tally};
 use p2pd_simulations::scenario::rivals::{Rival, joins};
 
 /// Tried and joined, by kind of pair.
@@ -120,4 +121,29 @@ pub fn all(first: u64, pairs: u64, ours_only: bool) -> bool {
     println!("one of them: sim census --one SEED --trace; {} s", begin.elapsed().as_secs());
     wrong.iter().for_each(|w| println!("VIOLATION {w}"));
     wrong.is_empty()
+}
+
+/// How often a search hits, beside how often it says it does.
+pub fn reliability(first: u64, pairs: u64) {
+    let stated = stated();
+    println!("{:<32} {:>7}  {:>6}  95 % interval    searches", "the searched NAT", "stated", "hit");
+    for case in CASES {
+        let tally = tally(&case, first, pairs);
+        let (low, high) = wilson(tally.hits, tally.pairs);
+        let share = tally.hits * 10_000 / tally.pairs.max(1);
+        println!(
+            "{:<32} {:>5}.{}  {:>3}.{:02}  [{}.{:02}, {}.{:02}]  {:>6}, {} pairs without",
+            case.name,
+            stated / 10,
+            stated % 10,
+            share / 100,
+            share % 100,
+            low / 100,
+            low % 100,
+            high / 100,
+            high % 100,
+            tally.pairs,
+            tally.other
+        );
+    }
 }

@@ -1,0 +1,60 @@
+//! Our punching on pairs of homes drawn from the census, beside that of others, and whether its searches hit as often
+//! as they say.
+
+use p2pd_simulations::scenario::census::{Group, draw, wilson};
+use p2pd_simulations::scenario::pair::run;
+use p2pd_simulations::scenario::reliability::{CASES, hit, pair, stated};
+use p2pd_simulations::scenario::rivals::{Rival, joins};
+
+const PAIRS: u64 = 400;
+
+#[test]
+fn ours_joins_more_homes_than_the_field() {
+    let (mut ours, mut one, mut many, mut one_tried, mut many_tried) = (0, 0, 0, 0, 0);
+    let mut rivals = Rival::ALL.map(|r| (r, 0));
+    for seed in 0..PAIRS {
+        let drawn = draw(seed);
+        for (rival, hits) in &mut rivals {
+            *hits += u64::from(joins(*rival, &drawn));
+        }
+        let joined = drawn.ours().is_some_and(|ending| {
+            assert!(ending.violations.is_empty(), "seed {seed}: {:?}", ending.violations);
+            ending.strategy.is_some()
+        });
+        ours += u64::from(joined);
+        let (tried, hits) = match drawn.group() {
+            Group::OneOne => (&mut one_tried, &mut one),
+            Group::OneMany => (&mut many_tried, &mut many),
+            _ => continue,
+        };
+        *tried += 1;
+        *hits += u64::from(joined);
+    }
+    println!("of {PAIRS}: ours {ours}, {rivals:?}");
+    assert!(one * 100 >= one_tried * 99, "EIM-EIM: {one} of {one_tried}");
+    assert!(many * 100 >= many_tried * 92, "EIM-EDM: {many} of {many_tried}");
+    assert!(ours * 100 >= PAIRS * 92, "{ours} of {PAIRS}");
+    // The census is calibrated to the 70 % that DCUtR was measured to have in the field (and so is its model).
+    let (low, high) = wilson(rivals[0].1, PAIRS);
+    assert!(low <= 7_140 && 7_000 <= high, "the calibration is off: {rivals:?}");
+    assert!(rivals.iter().all(|(_, hits)| *hits <= ours), "{ours}, {rivals:?}");
+}
+
+#[test]
+fn a_search_hits_as_often_as_it_says() {
+    let (mut hits, mut searches) = (0, 0);
+    for seed in 0..300 {
+        let ending = run(&pair(&CASES[0], seed).pair());
+        assert!(ending.violations.is_empty(), "seed {seed}: {:?}", ending.violations);
+        if let Some(hit) = hit(&ending) {
+            searches += 1;
+            hits += u64::from(hit);
+        }
+    }
+    println!("{hits} of {searches}, stated {} in a thousand", stated());
+    assert!(searches >= 290, "{searches} searches");
+    // Three points and the sampling error.
+    let (low, high) = wilson(hits, searches);
+    let stated = u64::from(stated()) * 10;
+    assert!(low < stated + 300 && stated < high + 300, "{hits} of {searches}, stated {stated}");
+}
