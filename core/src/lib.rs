@@ -59,6 +59,8 @@ mod notice;
 mod random;
 mod session;
 mod signal;
+#[cfg(feature = "insecure-stand-in-cipher")]
+mod stand_in;
 mod stats;
 mod strategy;
 mod time;

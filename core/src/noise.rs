@@ -8,11 +8,15 @@ use std::sync::Arc;
 use blake2::digest::consts::U32;
 use blake2::{Blake2s, Digest};
 use snow::params::{CipherChoice, DHChoice, HashChoice, NoiseParams};
-use snow::resolvers::{CryptoResolver, DefaultResolver};
+use snow::resolvers::CryptoResolver;
+#[cfg(not(feature = "insecure-stand-in-cipher"))]
+use snow::resolvers::DefaultResolver as Primitives;
 use snow::types::{Cipher, Dh, Hash};
 use snow::{Builder, HandshakeState, StatelessTransportState};
 
 use crate::identity::{NodeId, SecretKey};
+#[cfg(feature = "insecure-stand-in-cipher")]
+use crate::stand_in::StandIn as Primitives;
 
 /// Bytes of an authentication tag.
 pub(crate) const TAG: usize = 16;
@@ -30,7 +34,7 @@ pub(crate) struct NotAuthentic;
 /// The public key of `secret`.
 pub(crate) fn public_key(secret: &[u8; 32]) -> [u8; 32] {
     let mut out = [0; 32];
-    if let Some(mut dh) = DefaultResolver.resolve_dh(&DHChoice::Curve25519) {
+    if let Some(mut dh) = Primitives.resolve_dh(&DHChoice::Curve25519) {
         dh.set(secret);
         out.copy_from_slice(dh.pubkey());
     }
@@ -205,7 +209,7 @@ fn remote_static(state: &HandshakeState) -> Result<NodeId, NotAuthentic> {
     NodeId::from_bytes(key).map_err(|_| NotAuthentic)
 }
 
-/// snow's own primitives with our randomness.
+/// snow's own primitives, or in a bench what stands in for them, with our randomness.
 struct Resolver {
     entropy: [u8; 32],
 }
@@ -215,13 +219,13 @@ impl CryptoResolver for Resolver {
         Some(Box::new(Stream { entropy: self.entropy, block: 0 }))
     }
     fn resolve_dh(&self, choice: &DHChoice) -> Option<Box<dyn Dh>> {
-        DefaultResolver.resolve_dh(choice)
+        Primitives.resolve_dh(choice)
     }
     fn resolve_hash(&self, choice: &HashChoice) -> Option<Box<dyn Hash>> {
-        DefaultResolver.resolve_hash(choice)
+        Primitives.resolve_hash(choice)
     }
     fn resolve_cipher(&self, choice: &CipherChoice) -> Option<Box<dyn Cipher>> {
-        DefaultResolver.resolve_cipher(choice)
+        Primitives.resolve_cipher(choice)
     }
 }
 

@@ -149,6 +149,9 @@ enum Command {
         /// For how long, in seconds, per line.
         #[arg(long, default_value_t = 2)]
         seconds: u64,
+        /// With ciphers that protect nothing and cost nothing; needs a build with `--features stand-in`.
+        #[arg(long)]
+        stand_in: bool,
     },
 }
 
@@ -242,8 +245,13 @@ fn main() -> ExitCode {
             Some(seed) => census::one(seed, trace),
             None => census::all(seed, pairs, ours),
         },
-        Command::Bench { seconds } => {
-            bench(Duration::from_secs(seconds));
+        Command::Bench { stand_in, .. } if stand_in != cfg!(feature = "stand-in") => {
+            let features = if stand_in { "--features stand-in" } else { "no features" };
+            eprintln!("sim: this bench needs a build with {features}");
+            false
+        }
+        Command::Bench { seconds, stand_in } => {
+            bench(Duration::from_secs(seconds), stand_in);
             true
         }
     };
@@ -359,7 +367,8 @@ fn swarm(from: u64, seeds: u64) -> bool {
     bad == 0
 }
 
-fn bench(each: Duration) {
+fn bench(each: Duration, stand_in: bool) {
+    let ciphers = if stand_in { "standing in" } else { "real" };
     let rate = |name: &str, mut one: Box<dyn FnMut(u64) -> u64>| {
         let (begin, mut runs, mut events) = (Instant::now(), 0, 0);
         while begin.elapsed() < each {
@@ -372,7 +381,7 @@ fn bench(each: Duration) {
     let parse = |text: &str| text.parse::<Chain>().unwrap_or_default();
     for (a, b) in [("open", "open"), ("linux", "open"), ("linux", "linux")] {
         let chains = [parse(a), parse(b)];
-        let name = format!("nodes, {a} and {b}, ciphers real");
+        let name = format!("nodes, {a} and {b}, ciphers {ciphers}");
         rate(&name, Box::new(move |seed| run(&Pair::new(seed, chains.clone())).events));
     }
     for (a, b, offset) in [("linux", "linux", 0), ("linux", "symrand", 0)] {

@@ -1,0 +1,163 @@
+//! Ciphers that protect nothing, of the same message sizes as the real ones: for measuring what a simulation costs
+//! beside its cryptography. Compiled with the feature `insecure-stand-in-cipher` only, which nothing but the
+//! simulator's bench asks for.
+//!
+//! What is altered, or sealed for somebody else, is still found out, so that nodes behave as ever.
+
+use snow::Error;
+use snow::resolvers::CryptoResolver;
+use snow::types::{Cipher, Dh, Hash, Random};
+
+const fn mix(x: u64) -> u64 {
+    let x = (x ^ (x >> 32)).wrapping_mul(0xd6e8_feb8_6659_fd93);
+    x ^ (x >> 32)
+}
+
+/// A running sum of everything put into it.
+#[derive(Clone, Copy)]
+struct Sum(u64);
+
+impl Sum {
+    fn put(&mut self, data: &[u8]) {
+        let mut chunks = data.chunks_exact(8);
+        let mut sum = self.0 ^ (data.len() as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        for chunk in &mut chunks {
+            let mut word = [0; 8];
+            word.copy_from_slice(chunk);
+            sum = mix(sum ^ u64::from_le_bytes(word)).rotate_left(17);
+        }
+        for byte in chunks.remainder() {
+            sum = mix(sum ^ u64::from(*byte)).rotate_left(17);
+        }
+        self.0 = sum;
+    }
+
+    fn fill(self, out: &mut [u8]) {
+        for (n, chunk) in out.chunks_mut(8).enumerate() {
+            chunk.copy_from_slice(&mix(self.0 ^ mix(n as u64 + 1)).to_le_bytes()[..chunk.len()]);
+        }
+    }
+}
+
+/// The public key is the secret one, upside down.
+#[derive(Default)]
+struct StandInDh {
+    secret: [u8; 32],
+    public: [u8; 32],
+}
+
+impl Dh for StandInDh {
+    fn name(&self) -> &'static str {
+        "25519"
+    }
+    fn pub_len(&self) -> usize {
+        32
+    }
+    fn priv_len(&self) -> usize {
+        32
+    }
+    fn set(&mut self, secret: &[u8]) {
+        self.secret.copy_from_slice(secret);
+        self.public = self.secret.map(|b| !b);
+    }
+    fn generate(&mut self, random: &mut dyn Random) -> Result<(), Error> {
+        let mut secret = [0; 32];
+        random.try_fill_bytes(&mut secret)?;
+        self.set(&secret);
+        Ok(())
+    }
+    fn pubkey(&self) -> &[u8] {
+        &self.public
+    }
+    fn privkey(&self) -> &[u8] {
+        &self.secret
+    }
+    fn dh(&self, theirs: &[u8], out: &mut [u8]) -> Result<(), Error> {
+        for ((out, theirs), ours) in out.iter_mut().zip(theirs).zip(self.public) {
+            *out = theirs ^ ours;
+        }
+        Ok(())
+    }
+}
+
+struct StandInHash(Sum);
+
+impl Hash for StandInHash {
+    fn name(&self) -> &'static str {
+        "BLAKE2s"
+    }
+    fn block_len(&self) -> usize {
+        64
+    }
+    fn hash_len(&self) -> usize {
+        32
+    }
+    fn reset(&mut self) {
+        self.0 = Sum(0);
+    }
+    fn input(&mut self, data: &[u8]) {
+        self.0.put(data);
+    }
+    fn result(&mut self, out: &mut [u8]) {
+        self.0.fill(&mut out[..32]);
+        self.reset();
+    }
+}
+
+#[derive(Default)]
+struct StandInCipher {
+    key: [u8; 32],
+}
+
+impl StandInCipher {
+    fn tag(&self, nonce: u64, ad: &[u8], text: &[u8]) -> [u8; 16] {
+        let mut sum = Sum(nonce);
+        sum.put(&self.key);
+        sum.put(ad);
+        sum.put(text);
+        let mut tag = [0; 16];
+        sum.fill(&mut tag);
+        tag
+    }
+}
+
+impl Cipher for StandInCipher {
+    fn name(&self) -> &'static str {
+        "ChaChaPoly"
+    }
+    fn set(&mut self, key: &[u8; 32]) {
+        self.key = *key;
+    }
+    fn encrypt(&self, nonce: u64, ad: &[u8], plain: &[u8], out: &mut [u8]) -> usize {
+        let (text, rest) = out.split_at_mut(plain.len());
+        text.copy_from_slice(plain);
+        rest[..16].copy_from_slice(&self.tag(nonce, ad, plain));
+        plain.len() + 16
+    }
+    fn decrypt(&self, nonce: u64, ad: &[u8], sealed: &[u8], out: &mut [u8]) -> Result<usize, Error> {
+        let (text, tag) = sealed.split_at(sealed.len().checked_sub(16).ok_or(Error::Decrypt)?);
+        if self.tag(nonce, ad, text) != tag {
+            return Err(Error::Decrypt);
+        }
+        out[..text.len()].copy_from_slice(text);
+        Ok(text.len())
+    }
+}
+
+/// Stand-ins for snow's primitives; randomness is the caller's.
+pub(crate) struct StandIn;
+
+impl CryptoResolver for StandIn {
+    fn resolve_rng(&self) -> Option<Box<dyn Random>> {
+        None
+    }
+    fn resolve_dh(&self, _: &snow::params::DHChoice) -> Option<Box<dyn Dh>> {
+        Some(Box::new(StandInDh::default()))
+    }
+    fn resolve_hash(&self, _: &snow::params::HashChoice) -> Option<Box<dyn Hash>> {
+        Some(Box::new(StandInHash(Sum(0))))
+    }
+    fn resolve_cipher(&self, _: &snow::params::CipherChoice) -> Option<Box<dyn Cipher>> {
+        Some(Box::new(StandInCipher::default()))
+    }
+}
