@@ -461,7 +461,11 @@ impl Conn {
     /// Takes up to `most` bytes out of the input.
     pub(super) fn read(&mut self, most: usize, out: &mut Vec<Segment>) -> Vec<u8> {
         let was_full = self.input.len() + MSS > WINDOW as usize;
-        let taken: Vec<u8> = self.input.drain(..most.min(self.input.len())).collect();
+        let count = most.min(self.input.len());
+        let (first, second) = self.input.as_slices();
+        let mut taken = first[..count.min(first.len())].to_vec();
+        taken.extend_from_slice(&second[..count - taken.len()]);
+        self.input.drain(..count);
         if was_full && !taken.is_empty() {
             out.push(self.ack());
         }
