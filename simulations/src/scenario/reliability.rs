@@ -51,10 +51,11 @@ pub struct Tally {
     pub other: u64,
 }
 
-/// What core's report states for a NAT whose ports it has found to be random, in thousandths: it takes them to be
-/// any that are not privileged.
-pub fn stated() -> u32 {
-    hit_permille(SPRAY.into(), PROBES.into(), 64_512)
+/// What core's report states for a NAT whose ports it finds to be random, in thousandths: it takes them to be any that
+/// are not privileged. In a block it searches what it guesses the block to be, which is another number each time.
+pub fn stated(case: &Case) -> Option<u32> {
+    let everywhere = case.alloc == Alloc::Random;
+    everywhere.then(|| hit_permille(SPRAY.into(), PROBES.into(), 64_512))
 }
 
 /// The pair of this seed: a port-preserving home, and one of random ports; who calls alternates.

@@ -125,17 +125,15 @@ pub fn all(first: u64, pairs: u64, ours_only: bool) -> bool {
 
 /// How often a search hits, beside how often it says it does.
 pub fn reliability(first: u64, pairs: u64) {
-    let stated = stated();
     println!("{:<32} {:>7}  {:>6}  95 % interval    searches", "the searched NAT", "stated", "hit");
     for case in CASES {
+        let stated = stated(&case).map_or("block".into(), |p| format!("{}.{}", p / 10, p % 10));
         let tally = tally(&case, first, pairs);
         let (low, high) = wilson(tally.hits, tally.pairs);
         let share = tally.hits * 10_000 / tally.pairs.max(1);
         println!(
-            "{:<32} {:>5}.{}  {:>3}.{:02}  [{}.{:02}, {}.{:02}]  {:>6}, {} pairs without",
+            "{:<32} {stated:>7}  {:>3}.{:02}  [{}.{:02}, {}.{:02}]  {:>6}, {} pairs without",
             case.name,
-            stated / 10,
-            stated % 10,
             share / 100,
             share % 100,
             low / 100,
