@@ -570,6 +570,81 @@ fn shutdown_and_the_end_of_the_session_leave_nothing_of_a_punch() {
     }
 }
 
+/// The TCP answers of a server that sees `seen`, with its other address.
+fn answer_with_other(question: &[u8], seen: SocketAddr, other: SocketAddr) -> Vec<u8> {
+    let mut out = answer(question, seen);
+    let IpAddr::V4(ip) = other.ip() else { panic!("IPv4 only") };
+    out[3] += 12;
+    out.extend_from_slice(&[0x80, 0x2c, 0, 8, 0, 1]);
+    out.extend_from_slice(&other.port().to_be_bytes());
+    out.extend_from_slice(&ip.octets());
+    out
+}
+
+#[test]
+fn a_server_with_one_address_tells_the_allocation_and_no_mapping() {
+    let seen = |local: SocketAddr| SocketAddr::new(SHARED.parse().unwrap(), local.port() + 100);
+    let bench =
+        Bench::new(Accept::Anyone, 1, Box::new(move |local, _, q| Some((20 * MS, answer(q, seen(local))))));
+    let report = bench.report();
+    assert_eq!(report.behaviour.mapping, None);
+    assert_eq!(report.behaviour.allocation, Some(Allocation::Preserving(100)));
+    assert_eq!((report.second_address, report.samples.len()), (false, 3));
+    assert_eq!(report.behaviour.nat_type().number(), 5, "the strictest common kind");
+}
+
+#[test]
+fn servers_that_fail_over_tcp_in_any_way_end_the_survey_and_are_counted() {
+    // After which time the survey must be over, and whether what came counts as bad.
+    let cases: [(Answers, bool); 5] = [
+        (Box::new(|_, _, _| None), false),
+        (Box::new(|_, _, _| Some((20 * MS, b"HTTP/1.1 400 Bad Request\r\n\r\n".to_vec()))), true),
+        (Box::new(|_, _, _| Some((20 * MS, vec![0xff; 4000]))), true),
+        (
+            Box::new(|local, _, q| {
+                let mut other = answer(q, local);
+                other[19] ^= 1;
+                Some((20 * MS, other))
+            }),
+            true,
+        ),
+        (Box::new(|local, _, q| Some((30 * S, answer(q, local)))), false),
+    ];
+    for (n, (answers, bad)) in cases.into_iter().enumerate() {
+        let mut bench = Bench::new(Accept::Anyone, 2, answers);
+        assert!(bench.node.surveyor.settled(), "case {n}");
+        let report = bench.report();
+        assert_eq!((report.behaviour, report.mapped), (Behaviour::default(), None), "case {n}");
+        assert_eq!(bench.node.stats().bad_stun > 0, bad, "case {n}");
+        assert!(bench.asking.is_empty(), "case {n}: {:?}", bench.asking);
+        bench.run(60 * S);
+        // It still punches, as if the NAT kept ports.
+        bench.initial(2, 1, mappings(2, AT, &[5000]));
+        bench.run(S);
+        assert_eq!(bench.to(), [at(5000)], "case {n}");
+    }
+}
+
+#[test]
+fn a_server_that_lies_has_us_dial_its_other_address_twice_at_most_and_announce_no_port_0() {
+    let lies = ["0.0.0.0:0", "192.0.2.0:3479", "192.0.2.9:0", "192.0.2.9:9", "127.0.0.1:22"];
+    for (lie, port) in lies.into_iter().flat_map(|lie| [(lie, 0), (lie, 5000)]) {
+        let other: SocketAddr = lie.parse().unwrap();
+        let seen = SocketAddr::new(SHARED.parse().unwrap(), port);
+        let answers =
+            move |_: SocketAddr, _: SocketAddr, q: &[u8]| Some((20 * MS, answer_with_other(q, seen, other)));
+        let mut bench = Bench::new(Accept::Anyone, 2, Box::new(answers));
+        assert!(bench.node.surveyor.settled());
+        assert!(bench.dials.len() <= 2, "{lie}: {:?}", bench.dials);
+        let servers = [[192, 0, 2, 0], [192, 0, 2, 9]].map(IpAddr::from);
+        let sound = |to: &SocketAddr| to.port() != 0 && servers.contains(&to.ip());
+        assert!(bench.to().iter().all(sound), "{lie}: {:?}", bench.dials);
+        let key = bench.call(1, 0);
+        let ports = bench.node.punches[&key].announced();
+        assert!(!ports.contains(&0), "{lie}: {ports:?}");
+    }
+}
+
 quickcheck! {
     /// No dial goes to an address that the authenticated sender did not announce as its own, for a stranger to none
     /// that is private unless it says that it is our neighbour, and for nobody to our own machine.
@@ -608,7 +683,8 @@ quickcheck! {
             let Ok(message) = Message::decode(&message.encode()) else { continue };
             if from == claimed {
                 let private = |ip: &&str| **ip == *"10.1.2.3";
-                let known = !strangers || from == 2 || outside == SHARED;
+                let neighbour = outside == SHARED || outside == "203.0.113.1";
+                let known = !strangers || from == 2 || neighbour;
                 let counted = [outside, inside].into_iter().filter(|ip| known || !private(ip));
                 named.extend(counted.map(|ip| ip.parse::<IpAddr>().unwrap()).filter(|ip| !ip.is_loopback()));
             }

@@ -607,6 +607,11 @@ impl Punch {
         self.theirs.as_ref().is_some_and(|t| t.ports.is_empty())
     }
 
+    #[cfg(test)]
+    pub(super) fn announced(&self) -> &[u16] {
+        &self.ours.ports
+    }
+
     pub(super) fn local(&self) -> IpAddr {
         self.local
     }
