@@ -4,6 +4,8 @@
 //!
 //! The streams here do what `node/streams.rs` does with the decisions.
 
+#![allow(clippy::disallowed_types, reason = "nothing depends on its order, and it is the time of the test")]
+
 use core::hash::{BuildHasherDefault, Hasher};
 use std::collections::HashMap;
 
@@ -606,8 +608,8 @@ fn explore(world: World, kinds: &[(u8, u8)], machines: &mut [Machine; 2], fresh:
     for caller in (0..2).filter(|c| world.callers >> c & 1 == 1) {
         let key = run.key(caller, caller.into());
         run.call(caller.into(), Call::Open(key));
-        for n in 0..kinds.len() {
-            if kinds[n] == (caller, caller) {
+        for (n, kind) in kinds.iter().enumerate() {
+            if *kind == (caller, caller) {
                 run.send(caller.into(), n, Msg::First);
             }
         }
