@@ -147,3 +147,26 @@ fn whatever_lies_between_the_two_starts_a_punch_comes_through() {
     }
     println!("the slowest took {} ms", slowest / MILLI);
 }
+
+#[test]
+fn random_ports_are_searched_for_and_found_sooner_in_a_block() {
+    let mut medians = Vec::new();
+    for nat in ["cgn-deterministic,map=apd", "symrand"] {
+        let mut took = Vec::new();
+        for seed in 0..40 {
+            // The caller is behind the random NAT, then the listener.
+            let (listener, caller) = if seed % 2 == 0 { ("pr", nat) } else { (nat, "pr") };
+            let mut pair = Pair::new(seed, [chain(listener), chain(caller)]);
+            pair.strategies = vec![Strategy::Punch];
+            pair.known = true;
+            let ending = run(&pair);
+            assert!(ending.violations.is_empty(), "{nat} {seed}: {:?}", ending.violations);
+            assert_eq!(ending.strategy, Some(Strategy::Punch), "{nat} {seed}: {}", ending.why);
+            took.push(ending.took / MILLI);
+        }
+        took.sort_unstable();
+        println!("{nat}: median {} ms, slowest {} ms", took[took.len() / 2], took[took.len() - 1]);
+        medians.push(took[took.len() / 2]);
+    }
+    assert!(medians[0] < medians[1], "{medians:?}");
+}

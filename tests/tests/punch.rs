@@ -60,6 +60,7 @@ fn every_home_reaches_every_other() {
     let ids: Vec<String> = keys.iter().map(|(_, id)| id.clone()).collect();
     let listeners: Vec<_> = (0..homes.len()).map(|n| world.listen_for(n, &ids)).collect();
 
+    let again: Mutex<Vec<String>> = Mutex::default();
     let tally: Mutex<BTreeMap<(usize, usize), Tally>> = Mutex::default();
     for _ in 0..rounds {
         for step in 1..homes.len() {
@@ -87,7 +88,16 @@ fn every_home_reaches_every_other() {
                                 }
                                 let args =
                                     ["--strategies", "punch", "--identity", &keys[a].0, "--timeout", "25"];
-                                let outcome = world.try_connect(a, &listeners[b].1, &args);
+                                let mut outcome = world.try_connect(a, &listeners[b].1, &args);
+                                if let (Err(why), 1) = (&outcome, rounds) {
+                                    // One call of each pair says little of a pair, so it may be repeated; of how
+                                    // many must be, below.
+                                    again
+                                        .lock()
+                                        .unwrap()
+                                        .push(format!("{} -> {}: {why}", homes[a], homes[b]));
+                                    outcome = world.try_connect(a, &listeners[b].1, &args);
+                                }
                                 let mut tally = tally.lock().unwrap();
                                 let entry = tally.entry((a, b)).or_default();
                                 entry.tries += 1;
@@ -127,5 +137,8 @@ fn every_home_reaches_every_other() {
             println!("missed once: {} -> {}: {:?}", homes[*a], homes[*b], entry.failures);
         }
     }
+    let again = again.into_inner().unwrap();
+    println!("{} calls were repeated: {again:?}", again.len());
+    assert!(again.len() as u32 <= tries / 50, "more than 2 % of the calls were repeated");
     assert!(broken.is_empty(), "{broken}");
 }

@@ -4,7 +4,7 @@ mod behaviour;
 pub(crate) mod external;
 pub(crate) mod survey;
 
-pub use behaviour::{Allocation, Behaviour, Filtering, Foresight, Mapping, allocation};
+pub use behaviour::{Allocation, Behaviour, Filtering, Foresight, Mapping, allocation, block};
 pub use survey::NatReport;
 
 use core::fmt;

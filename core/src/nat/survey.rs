@@ -11,7 +11,7 @@ use core::time::Duration;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
-use super::behaviour::{self, Behaviour, Filtering, Foresight, Mapping};
+use super::behaviour::{self, Allocation, Behaviour, Filtering, Foresight, Mapping};
 use crate::cx::{Cx, Owner, Timer};
 use crate::io::{CloseHow, Reuse, SockId, SockOpts};
 use crate::random::Domain;
@@ -413,7 +413,7 @@ impl Survey {
         if let Some(seen) = self.report.mapped {
             if seen.ip() == self.report.local {
                 behaviour.mapping = Some(Mapping::None);
-                behaviour.allocation = Some(behaviour::Allocation::Equal);
+                behaviour.allocation = Some(Allocation::Equal);
             } else {
                 behaviour.mapping = match (self.by_address, self.by_port) {
                     (_, Some(p)) if p != seen => Some(Mapping::AddressPortDependent),
@@ -424,6 +424,16 @@ impl Survey {
                     (None, _) => None,
                 };
                 behaviour.allocation = behaviour::allocation(&self.report.samples);
+                if let Some(Allocation::Random { low, high }) = &mut behaviour.allocation {
+                    let others = [Some(seen), self.by_address, self.by_port];
+                    let mut ports: Vec<u16> = others.iter().flatten().map(|s| s.port()).collect();
+                    ports.extend(self.report.samples.iter().map(|(_, seen)| *seen));
+                    ports.sort_unstable();
+                    ports.dedup();
+                    if let Some(block) = behaviour::block(&ports) {
+                        (*low, *high) = block;
+                    }
+                }
             }
         }
         // An endpoint-independent mapping that cannot be foreseen is kept open, so that it stays true.

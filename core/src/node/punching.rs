@@ -129,6 +129,14 @@ struct Planned {
     once: bool,
 }
 
+impl Planned {
+    /// A first dial is armed early, and fired by the driver at its time; one after a refusal is not, since much
+    /// may happen until then.
+    fn is_due(&self, now: Instant) -> bool {
+        self.tries == 0 || self.at <= now
+    }
+}
+
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Search {
     Spray { to: SocketAddr, left: u16 },
@@ -172,6 +180,10 @@ impl Node {
         let ours = Side { behaviour, external, internal, ports: SmallVec::new(), listen };
         let delay =
             theirs.map_or(Duration::ZERO, |t| (t.signal_delay + self.signal_delay(&via)).min(MAX_DELAY));
+        // A quarter longer: SYNs cross unless one side is later than the way is long, the asking side is late by what
+        // it takes to read our answer, and our waiting costs it nothing. Not more, since the way between us may be
+        // less than half as long as the one by the broker.
+        let delay = delay * 5 / 4;
         let now = self.cx.now;
         let punch = Punch {
             peer,
@@ -316,7 +328,7 @@ impl Node {
                 punch.search = None;
             }
             let room = punch.live.len() < MAX_HALF_OPEN;
-            let due = punch.waiting.front().is_some_and(|p| p.at <= now) || punch.search.is_some();
+            let due = punch.waiting.front().is_some_and(|p| p.is_due(now)) || punch.search.is_some();
             if !room || !due || !punch.budget.take(now) {
                 break;
             }
@@ -515,13 +527,14 @@ impl Node {
         let now = self.cx.now;
         let Some(punch) = self.punches.get_mut(&key) else { return };
         let probe = matches!(punch.tactic, Some(Tactic::Probe { .. }));
-        let until = now + if probe { PROBE_FOR } else { DIAL_FOR };
+        let at = dial.at.max(now);
+        let until = at + if probe { PROBE_FOR } else { DIAL_FOR };
         let (peer, mode, local) = (punch.peer, punch.mode, SocketAddr::new(punch.local, dial.from));
         let role = match key.1 {
             Requester::Us => Role::Initiate(Offer { session: key.0, purpose: Purpose::Open, mode }, peer),
             Requester::Them => Role::Respond,
         };
-        let sock = self.dial_for_punch(local, dial.to, until, role, (key, peer, mode));
+        let sock = self.dial_for_punch(local, dial.to, [at, until], role, (key, peer, mode));
         if let Some(punch) = self.punches.get_mut(&key) {
             punch.live.insert(sock, dial);
         }
@@ -581,7 +594,7 @@ impl Punch {
 
     /// The next dial that is due.
     fn next(&mut self, now: Instant) -> Option<Planned> {
-        if self.waiting.front().is_some_and(|p| p.at <= now) {
+        if self.waiting.front().is_some_and(|p| p.is_due(now)) {
             return self.waiting.pop_front();
         }
         let listen = self.port;

@@ -112,12 +112,12 @@ impl Node {
         &mut self,
         local: SocketAddr,
         remote: SocketAddr,
-        until: Instant,
+        [at, until]: [Instant; 2],
         role: Role,
         session: (Key, NodeId, PipeMode),
     ) -> SockId {
         let opts = SockOpts { reuse: Reuse::AddressAndPort, nodelay: true, ttl: None };
-        let sock = self.cx.dial_at(Owner::Stream, local, remote, opts, self.cx.now, until);
+        let sock = self.cx.dial_at(Owner::Stream, local, remote, opts, at, until);
         let stream = Stream {
             stage: HelloStage::Dialling(role),
             initiator: matches!(role, Role::Initiate(..)),

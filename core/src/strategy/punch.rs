@@ -96,7 +96,8 @@ pub(crate) fn tactic(ours: &Side, theirs: &Side) -> Tactic {
                 Foresight::Nothing { low, high } => (low.max(1), high),
                 _ => (1024, u16::MAX),
             };
-            Tactic::Probe { to: theirs.external, low, high, count: PROBES }
+            let count = PROBES.min((high - low).saturating_add(1));
+            Tactic::Probe { to: theirs.external, low, high, count }
         }
         (Foresight::Next(_), Some(_)) => {
             let steps = if theirs.ports.len() > 1 { STEPS } else { 1 };
