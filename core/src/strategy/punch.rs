@@ -93,7 +93,7 @@ pub(crate) fn tactic(ours: &Side, theirs: &Side) -> Tactic {
         }
         (_, None) => {
             let (low, high) = match theirs.behaviour.foresight() {
-                Foresight::Nothing { low, high } => (low.max(1), high),
+                Foresight::Nothing { low, high } => (low.max(1), high.max(1)),
                 _ => (1024, u16::MAX),
             };
             let count = PROBES.min((high - low).saturating_add(1));
