@@ -283,4 +283,53 @@ mod tests {
         let eim = Behaviour { mapping: Some(M::EndpointIndependent), ..symmetric };
         assert_eq!(eim.foresight(), Foresight::Measured);
     }
+
+    /// What P2PD gets wrong about ports, each as it should be.
+    #[test]
+    fn p2pds_mistakes_are_not_made() {
+        // It drops the sign of a distance, so that allocators which count down are unknown to it.
+        let down = allocation(&[(5000, 40_010), (5003, 40_008), (5004, 40_006)]);
+        assert_eq!(down, Some(Allocation::Sequential(-2)));
+        assert_eq!(
+            allocation(&[(5000, 40_000), (5003, 39_997), (5004, 39_996)]),
+            Some(Allocation::Dependent(-1))
+        );
+        // It wants two different distances to see preservation; the same one thrice is preserved too. And it
+        // takes the absolute value, so that a port below its mapping is predicted wrongly.
+        let below = allocation(&[(50_000, 40_000), (50_003, 40_003), (50_004, 40_004)]);
+        assert_eq!(below, Some(Allocation::Preserving(55_536)));
+        assert_eq!(50_010_u16.wrapping_add(55_536), 40_010);
+        // It takes distances modulo 65,535; the ports wrap at 65,536.
+        let over = allocation(&[(65_000, 65_500), (65_003, 65_503), (65_100, 64)]);
+        assert_eq!(over, Some(Allocation::Preserving(500)));
+        // Any distance that occurs often enough is a rule to it, one that jumps both ways included.
+        let both = allocation(&[(5000, 40_000), (5003, 40_002), (5004, 40_000), (5009, 40_002)]);
+        assert!(matches!(both, Some(Allocation::Random { .. })), "{both:?}");
+        // An open host has no delta to it but for the newest version, which announces EQUAL.
+        assert_eq!(Behaviour::OPEN.delta(), Delta { kind: DeltaType::NotApplicable, value: 0 });
+        assert_eq!(Behaviour::OPEN.foresight(), Foresight::Offset(0));
+        // Its symmetric NATs with random ports end in an exception; the step keeps its sign for the prediction.
+        let symmetric = |a| Behaviour {
+            mapping: Some(Mapping::AddressPortDependent),
+            filtering: None,
+            allocation: Some(a),
+        };
+        assert_eq!(symmetric(Allocation::Sequential(-2)).foresight(), Foresight::Next(-2));
+        assert_eq!(symmetric(Allocation::Sequential(-2)).delta().value, 2, "its number has no sign");
+        // A random allocator that maps independently of the endpoint is measured, also without a STUN port.
+        let random = Allocation::Random { low: 1024, high: u16::MAX };
+        let cone = Behaviour { mapping: Some(Mapping::EndpointIndependent), ..symmetric(random) };
+        assert_eq!(cone.foresight(), Foresight::Measured);
+    }
+
+    #[test]
+    fn what_is_too_little_or_odd_is_no_rule() {
+        for samples in [&[][..], &[(1, 1)], &[(1, 1), (2, 2)]] {
+            assert_eq!(allocation(samples), None);
+        }
+        let same = allocation(&[(5000, 7), (5003, 7), (5004, 7)]);
+        assert!(matches!(same, Some(Allocation::Random { low: 7, .. })), "{same:?}");
+        assert!(allocation(&[(0, u16::MAX), (u16::MAX, 0), (0, u16::MAX)]).is_some());
+        assert!(allocation(&[(9, 9), (9, 10), (9, 11)]).is_some(), "one local port");
+    }
 }

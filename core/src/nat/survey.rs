@@ -332,8 +332,10 @@ impl Survey {
         self.report.mapped = Some(seen);
         self.report.server = Some(server);
         let stand_in = || self.servers.iter().copied().find(|s| s.ip() != server.ip());
-        let sound =
-            |o: &SocketAddr| o.is_ipv4() == server.is_ipv4() && o.ip() != server.ip() && o.port() != 0;
+        let sound = |o: &SocketAddr| {
+            let ours = o.ip().is_unspecified() || (o.ip().is_loopback() && !server.ip().is_loopback());
+            o.is_ipv4() == server.is_ipv4() && o.ip() != server.ip() && o.port() != 0 && !ours
+        };
         let second = other.filter(sound);
         self.report.second_address = second.is_some();
         let by_address = second.map(|o| SocketAddr::new(o.ip(), server.port())).or_else(stand_in);
@@ -561,7 +563,8 @@ impl Probe {
 
 fn mapped(reply: &BindingReply) -> Option<SocketAddr> {
     match reply.outcome {
-        BindingOutcome::Mapped(seen) => Some(seen),
+        // No peer would take port 0 from us.
+        BindingOutcome::Mapped(seen) => Some(seen).filter(|s| s.port() != 0),
         BindingOutcome::Error(_) => None,
     }
 }

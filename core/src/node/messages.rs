@@ -154,7 +154,7 @@ impl Node {
         self.publish(ours, &sealed, &[place], until);
     }
 
-    fn payload(&mut self, place: u8, payload: &[u8]) {
+    pub(super) fn payload(&mut self, place: u8, payload: &[u8]) {
         let (from, message) = match seal::open(&self.config.identity, payload) {
             Ok(Opened::Message { from, message }) => (from, message),
             Ok(Opened::OtherVersion { reply_to }) => {

@@ -2,6 +2,8 @@
 
 mod asking;
 mod attempts;
+#[cfg(test)]
+mod hostile;
 mod messages;
 mod opening;
 mod punching;

@@ -254,11 +254,7 @@ impl Node {
         mappings: &Mappings,
     ) {
         let key = (session, Requester::Them);
-        let trust = self.trust(peer);
-        let dialable = |ip: IpAddr| {
-            paths::to_peer(&self.routes, &mappings.address, false, trust).iter().any(|p| p.remote.ip() == ip)
-        };
-        if !dialable(mappings.external) {
+        if !self.may_punch(peer, mappings) {
             return self.reply(peer, session, &via, Body::Dialled(SmallVec::new()));
         }
         self.agreement.open(key, peer, mappings.mode);
@@ -277,11 +273,25 @@ impl Node {
         }
     }
 
+    /// Whether a tactic dials nothing for these mappings that we would not dial for the peer otherwise.
+    fn may_punch(&self, peer: NodeId, mappings: &Mappings) -> bool {
+        let paths = paths::to_peer(&self.routes, &mappings.address, false, self.trust(peer));
+        let may = |ip: IpAddr| paths.iter().any(|p| p.remote.ip() == ip);
+        let Some(theirs) = side_of(mappings) else { return false };
+        let shared = |r: &paths::Route| punch::is_near(r.internal, r.external, &theirs);
+        may(theirs.external) && (may(theirs.internal) || !self.routes.iter().any(shared))
+    }
+
     /// The peer's answer to our announcement.
     pub(super) fn punch_answered(&mut self, peer: NodeId, session: SessionId, mappings: &Mappings) {
         let key = (session, Requester::Us);
+        let may = self.may_punch(peer, mappings);
         let Some(punch) = self.punches.get_mut(&key) else { return };
         if punch.peer != peer || punch.rung != mappings.rung || punch.stage != PunchStage::Announced {
+            return;
+        }
+        if !may {
+            self.cx.stats.bad_messages += 1;
             return;
         }
         punch.theirs = side_of(mappings);
@@ -608,6 +618,11 @@ impl Punch {
     /// Whether the peer's ports are random, so that much depends on what our NAT lets in.
     pub(super) fn gropes(&self) -> bool {
         self.theirs.as_ref().is_some_and(|t| t.ports.is_empty())
+    }
+
+    #[cfg(test)]
+    pub(super) fn announced(&self) -> &[u16] {
+        &self.ours.ports
     }
 
     pub(super) fn local(&self) -> IpAddr {

@@ -149,12 +149,9 @@ impl Node {
             if visit.dialler.ended(sock, why, now) {
                 self.drive_visit(key.0);
             }
-        } else if !self.has_accepted_stream(key)
-            && !self.is_punching(key)
-            && self.agreement.session(key).is_some()
-        {
-            // A direct connect of the peer, which has lost its last stream.
-            self.agreement.abandon(key);
+        } else if !self.is_punching(key) && self.streams.of_session(key).next().is_none() {
+            // It has lost its last stream; the call is the peer's, and its next dial may be on the way.
+            self.agreement.forget(key);
         }
     }
 

@@ -240,7 +240,152 @@ fn failure_from(code: u8) -> IoFailure {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::nat::{Allocation, Behaviour, Filtering, Mapping};
+    use core::time::Duration;
+    use quickcheck::{Arbitrary, Gen, quickcheck};
     use smallvec::smallvec;
+
+    /// Mappings of every kind, such as a node may send.
+    #[derive(Clone, Debug)]
+    struct Any(Mappings);
+
+    impl Arbitrary for Any {
+        fn arbitrary(g: &mut Gen) -> Self {
+            let mappings = [
+                None,
+                Some(Mapping::None),
+                Some(Mapping::EndpointIndependent),
+                Some(Mapping::AddressDependent),
+                Some(Mapping::AddressPortDependent),
+            ];
+            let filterings = [
+                None,
+                Some(Filtering::EndpointIndependent),
+                Some(Filtering::AddressDependent),
+                Some(Filtering::AddressPortDependent),
+            ];
+            let (low, high) = (u16::arbitrary(g), u16::arbitrary(g));
+            let allocations = [
+                None,
+                Some(Allocation::Equal),
+                Some(Allocation::Preserving(low)),
+                Some(Allocation::Sequential(low as i16)),
+                Some(Allocation::Dependent(low as i16)),
+                Some(Allocation::Random { low: low.min(high), high: low.max(high) }),
+            ];
+            let behaviour = Behaviour {
+                mapping: *g.choose(&mappings).unwrap(),
+                filtering: *g.choose(&filterings).unwrap(),
+                allocation: *g.choose(&allocations).unwrap(),
+            };
+            let v6 = bool::arbitrary(g);
+            let outside = ["203.0.113.9", "2001:db8::1"][usize::from(v6)];
+            let inside = ["192.168.0.2", "2001:db8::2"][usize::from(v6)];
+            let list = format!("[0,{outside},{inside},{},3,2,0]", low.max(1));
+            let (v4, v6) = if v6 { ("0", list.as_str()) } else { (list.as_str(), "0") };
+            let address = format!("0,1-{v4}-{v6}-zmUGXPOFxBUuToh").parse().unwrap();
+            let external = [outside, inside][usize::from(bool::arbitrary(g))];
+            let count = usize::arbitrary(g) % 17;
+            Any(Mappings {
+                mode: *g.choose(&[PipeMode::Encrypted, PipeMode::Plain]).unwrap(),
+                rung: u8::arbitrary(g),
+                behaviour,
+                signal_delay: Duration::from_micros(u32::arbitrary(g).into()),
+                external: external.parse().unwrap(),
+                ports: (0..count).map(|_| u16::arbitrary(g).max(1)).collect(),
+                address: Box::new(address),
+            })
+        }
+    }
+
+    fn message(body: Body) -> Message {
+        Message {
+            id: MessageId([3; 16]),
+            sent: WallTime::from_micros(1_700_000_000_000_000),
+            lifetime: 600,
+            session: SessionId([4; 16]),
+            body,
+        }
+    }
+
+    /// Where mappings begin, after the kind.
+    const MODE: usize = 43;
+    const ALLOCATION: usize = MODE + 4;
+    const EXTERNAL: usize = ALLOCATION + 9;
+
+    quickcheck! {
+        fn mappings_round_trip(any: Any) -> bool {
+            [Body::Initial(Box::new(any.0.clone())), Body::Updated(Box::new(any.0))]
+                .into_iter()
+                .all(|body| Message::decode(&message(body.clone()).encode()) == Ok(message(body)))
+        }
+
+        fn cut_mappings_are_refused_or_end_in_another_address(any: Any) -> bool {
+            let whole = message(Body::Initial(Box::new(any.0.clone()))).encode();
+            (0..whole.len()).all(|cut| match Message::decode(&whole[..cut]) {
+                Err(Malformed) => true,
+                Ok(Message { body: Body::Initial(m), .. }) => m.address.node() != any.0.address.node(),
+                Ok(_) => false,
+            })
+        }
+
+        fn any_bytes_are_mappings_or_refused(kind: bool, bytes: Vec<u8>) -> bool {
+            let mut text = message(Body::Dialling(0)).encode();
+            text.truncate(MODE - 1);
+            text.push(if kind { INITIAL_MAPPINGS } else { UPDATED_MAPPINGS });
+            text.extend_from_slice(&bytes);
+            // What is accepted says the same when it is said again.
+            Message::decode(&text).is_ok_and(|m| Message::decode(&m.encode()) == Ok(m)) || Message::decode(&text).is_err()
+        }
+    }
+
+    #[test]
+    fn mappings_that_make_no_sense_are_refused() {
+        let address = "0-[0,203.0.113.9,192.168.21.21,58959,3,2,0]-0-zmUGXPOFxBUuToh".parse().unwrap();
+        let made = Mappings {
+            mode: PipeMode::Encrypted,
+            rung: 0,
+            behaviour: Behaviour {
+                mapping: Some(Mapping::AddressPortDependent),
+                filtering: None,
+                allocation: Some(Allocation::Random { low: 5, high: 5 }),
+            },
+            signal_delay: Duration::MAX,
+            external: [203, 0, 113, 9].into(),
+            ports: smallvec![7; 16],
+            address: Box::new(address),
+        };
+        let sound = message(Body::Initial(Box::new(made))).encode();
+        let Ok(Message { body: Body::Initial(read), .. }) = Message::decode(&sound) else { panic!() };
+        assert_eq!(read.signal_delay, Duration::from_micros(u32::MAX.into()), "cut");
+        let with = |at: usize, byte: u8| {
+            let mut bytes = sound.clone();
+            bytes[at] = byte;
+            Message::decode(&bytes)
+        };
+        assert_eq!(with(MODE, 2), Err(Malformed), "mode");
+        assert_eq!(with(MODE + 2, 5), Err(Malformed), "mapping");
+        assert_eq!(with(MODE + 3, 4), Err(Malformed), "filtering");
+        assert_eq!(with(ALLOCATION, 6), Err(Malformed), "allocation");
+        assert_eq!(with(ALLOCATION + 2, 6), Err(Malformed), "a range upside down");
+        assert_eq!(with(EXTERNAL, 5), Err(Malformed), "IPv5");
+        assert_eq!(with(EXTERNAL + 4, 10), Err(Malformed), "an address that it does not announce");
+        assert_eq!(with(EXTERNAL + 5, 17), Err(Malformed), "17 ports");
+        assert_eq!(with(EXTERNAL + 5, 15), Err(Malformed), "a port taken for text");
+        assert_eq!(with(EXTERNAL + 7, 0), Err(Malformed), "port 0");
+        let seventeen = [&sound[..EXTERNAL + 5], &[17, 0, 7], &sound[EXTERNAL + 6..]].concat();
+        assert_eq!(Message::decode(&seventeen), Err(Malformed));
+        let mut every = sound.clone();
+        for at in MODE..sound.len() {
+            for byte in 0..=255 {
+                every[at] = byte;
+                if let Ok(message) = Message::decode(&every) {
+                    assert_eq!(Message::decode(&message.encode()), Ok(message));
+                }
+            }
+            every[at] = sound[at];
+        }
+    }
 
     fn all() -> Vec<Message> {
         let address = "0,1-[0,8.8.8.8,192.168.21.21,58959,3,2,0]-0-zmUGXPOFxBUuToh".parse().unwrap();
@@ -256,15 +401,10 @@ mod tests {
             Body::Dialled(smallvec![(v4, IoFailure::TimedOut), (v6, IoFailure::Refused)]),
             Body::Clock { about: MessageId([8; 16]), wall: WallTime::from_micros(-5) },
             Body::Refused(Refusal::Version { ours: 9 }),
+            Body::Initial(Box::new(Any::arbitrary(&mut Gen::new(8)).0)),
+            Body::Updated(Box::new(Any::arbitrary(&mut Gen::new(8)).0)),
         ];
-        let make = |body| Message {
-            id: MessageId([3; 16]),
-            sent: WallTime::from_micros(1_700_000_000_000_000),
-            lifetime: 600,
-            session: SessionId([4; 16]),
-            body,
-        };
-        bodies.into_iter().map(make).collect()
+        bodies.into_iter().map(message).collect()
     }
 
     #[test]

@@ -21,7 +21,7 @@ use crate::session::SessionId;
 const REMEMBERED: usize = 1024;
 
 /// Whose call a session is.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub(crate) enum Requester {
     Us,
     Them,
@@ -31,7 +31,7 @@ pub(crate) enum Requester {
 /// of the name.
 pub(crate) type Key = (SessionId, Requester);
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Session {
     peer: NodeId,
     mode: PipeMode,
@@ -40,7 +40,7 @@ struct Session {
     candidates: SmallVec<[SockId; 2]>,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Candidate {
     /// Counts up.
     order: u64,
@@ -71,7 +71,7 @@ pub(crate) struct Settled {
     pub(crate) losers: SmallVec<[SockId; 4]>,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Agreement {
     ours: NodeId,
     sessions: BTreeMap<Key, Session>,
@@ -331,6 +331,9 @@ pub(crate) const fn other(side: Requester) -> Requester {
 }
 
 #[cfg(test)]
+mod exhaust;
+
+#[cfg(test)]
 mod tests {
     use super::*;
     use crate::identity::SecretKey;
@@ -372,7 +375,7 @@ mod tests {
     }
 
     /// Each index holds what it should and nothing else.
-    fn consistent(a: &Agreement) {
+    pub(super) fn consistent(a: &Agreement) {
         let sessions: BTreeSet<_> = a.sessions.iter().map(|(key, s)| (s.peer, *key)).collect();
         assert_eq!(sessions, a.by_peer);
         let of =

@@ -55,11 +55,14 @@ pub(crate) enum Tactic {
     Hopeless(&'static str),
 }
 
+/// Behind one router, or on one machine: no NAT lies between the inside addresses.
+pub(crate) fn is_near(internal: IpAddr, external: IpAddr, theirs: &Side) -> bool {
+    (external == theirs.external && internal != external) || internal.is_loopback()
+}
+
 /// What our side does.
 pub(crate) fn tactic(ours: &Side, theirs: &Side) -> Tactic {
-    let near = ours.external == theirs.external && ours.internal != ours.external;
-    if near || ours.internal.is_loopback() {
-        // Behind one router, or on one machine: no NAT lies between the inside addresses.
+    if is_near(ours.internal, ours.external, theirs) {
         let inside = SocketAddr::new(theirs.internal, theirs.listen);
         return Tactic::Meet([(From::Listener, inside)].into_iter().collect());
     }
@@ -90,7 +93,7 @@ pub(crate) fn tactic(ours: &Side, theirs: &Side) -> Tactic {
         }
         (_, None) => {
             let (low, high) = match theirs.behaviour.foresight() {
-                Foresight::Nothing { low, high } => (low.max(1), high),
+                Foresight::Nothing { low, high } => (low.max(1), high.max(1)),
                 _ => (1024, u16::MAX),
             };
             let count = PROBES.min((high - low).saturating_add(1));
