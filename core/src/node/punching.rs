@@ -58,7 +58,7 @@ const REFUSALS: u32 = 32;
 /// Half-open sockets of one punch.
 const MAX_HALF_OPEN: usize = 1024;
 /// Dials of one punch in all; for strangers few, since anybody can ask.
-const MAX_DIALS: u32 = 32_768;
+const MAX_DIALS: u32 = 8192;
 const MAX_DIALS_STRANGER: u32 = 4;
 /// Refused dials are repeated at once so often: a constant pause locks two sides out of phase, no pause cannot
 /// (simulation and kernel, ARCHITECTURE.md). Then after random ones up to this.
