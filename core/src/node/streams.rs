@@ -325,7 +325,8 @@ impl Node {
             Purpose::Open => Requester::Them,
         };
         let key = (offer.session, side);
-        let by_punch = self.is_punching(key);
+        // A peer that was asked to dial back, too, says so.
+        let by_punch = side == Requester::Them && self.is_punching(key);
         let Some(stream) = self.streams.get_mut(sock) else { return };
         match stream.session {
             // We began too, and gave way.
@@ -346,7 +347,7 @@ impl Node {
             Err(why) => Status::Refused(why),
         };
         let Some(stream) = self.streams.get_mut(sock) else { return };
-        if side == Requester::Us && !by_punch {
+        if side == Requester::Us {
             stream.strategy = Strategy::Reverse;
         }
         let (remote, strategy) = (stream.remote, stream.strategy);
