@@ -9,7 +9,7 @@ use bytes::Bytes;
 
 use crate::io::{Action, CloseHow, QueryId, SockId, SockOpts};
 use crate::notice::{ConnectId, Notice};
-use crate::random::Random;
+use crate::random::{Domain, Random};
 use crate::session::SessionId;
 use crate::stats::Stats;
 use crate::strategy::agreement::Key;
@@ -138,6 +138,11 @@ impl Cx {
         let sock = self.fresh_sock(owner);
         self.queue.push_back(Action::Connect { sock, local, remote, opts, at, deadline });
         sock
+    }
+
+    /// A local port that is probably free, with room for a few more behind it, below those that systems hand out.
+    pub(crate) fn fresh_port(&mut self) -> u16 {
+        10_000 + self.random.below(Domain::Port, 22_000) as u16
     }
 
     pub(crate) fn adopt(&mut self, sock: SockId, owner: Owner) {

@@ -145,10 +145,7 @@ impl Hello {
             Purpose::Open => 0,
             Purpose::Answer => 1,
         };
-        let mode = match offer.mode {
-            PipeMode::Encrypted => 0,
-            PipeMode::Plain => 1,
-        };
+        let mode = offer.mode.code();
         let prologue = prologue(offer.session, peer);
         let (handshake, first) = Handshake::initiate(ours, peer, &prologue, &[purpose, mode], entropy)?;
         let mut body = Vec::with_capacity(SessionId::LEN + first.len());
@@ -276,14 +273,12 @@ impl State {
                 let session = SessionId(*session);
                 let prologue = prologue(session, &ours.node_id());
                 let (handshake, peer, payload) = Handshake::respond(ours, &prologue, noise, entropy())?;
-                let (purpose, mode) = match payload[..] {
-                    [purpose @ 0..=1, mode @ 0..=1] => (purpose, mode),
-                    _ => return Err(HelloError::Malformed),
-                };
+                let [purpose @ 0..=1, mode] = payload[..] else { return Err(HelloError::Malformed) };
+                let Some(mode) = PipeMode::from_code(mode) else { return Err(HelloError::Malformed) };
                 let offer = Offer {
                     session,
                     purpose: if purpose == 0 { Purpose::Open } else { Purpose::Answer },
-                    mode: if mode == 0 { PipeMode::Encrypted } else { PipeMode::Plain },
+                    mode,
                 };
                 Ok((State::Answering(handshake), Heard::First { peer, offer }))
             }

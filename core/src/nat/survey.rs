@@ -204,7 +204,7 @@ impl Surveyor {
     pub(crate) fn sample(&mut self, cx: &mut Cx, local: IpAddr, key: Key) -> bool {
         let server = self.surveys.iter().find(|s| s.report.local == local).and_then(|s| s.report.server);
         let Some(server) = server else { return false };
-        let port = fresh_port(cx);
+        let port = cx.fresh_port();
         let (sock, probe) = dial(cx, Owner::Sample, SocketAddr::new(local, port), server, Duration::ZERO);
         self.samples.insert(sock, (key, probe));
         true
@@ -349,7 +349,7 @@ impl Survey {
         if seen.ip() == self.report.local {
             return;
         }
-        let first = fresh_port(cx);
+        let first = cx.fresh_port();
         for (n, offset) in OFFSETS.into_iter().enumerate() {
             self.dial(cx, What::Sample(n), first + offset, server, SPACING * (n as u32 + 2));
         }
@@ -576,9 +576,4 @@ fn dial(cx: &mut Cx, owner: Owner, local: SocketAddr, to: SocketAddr, after: Dur
     let transaction = TransactionId(cx.random.bytes(Domain::StunTransaction));
     let splitter = StunSplitter::new();
     (sock, Probe { local: local.port(), began: at, transaction, splitter, answered: false })
-}
-
-/// A port that is probably free, with room for a few more behind it.
-fn fresh_port(cx: &mut Cx) -> u16 {
-    10_000 + cx.random.below(Domain::Port, 22_000) as u16
 }

@@ -199,7 +199,7 @@ impl Node {
             delay,
             began: now,
             until: now + MEET_FOR,
-            port: if rung >= FRESH_FROM { self.fresh_port() } else { listen },
+            port: if rung >= FRESH_FROM { self.cx.fresh_port() } else { listen },
             waiting,
             search: None,
             live,
@@ -522,7 +522,7 @@ impl Node {
 
     fn dial_punch(&mut self, key: Key, mut dial: Planned) {
         if dial.from == 0 {
-            dial.from = self.fresh_port();
+            dial.from = self.cx.fresh_port();
         }
         let now = self.cx.now;
         let Some(punch) = self.punches.get_mut(&key) else { return };
@@ -538,11 +538,6 @@ impl Node {
         if let Some(punch) = self.punches.get_mut(&key) {
             punch.live.insert(sock, dial);
         }
-    }
-
-    /// A port that is probably free.
-    fn fresh_port(&mut self) -> u16 {
-        10_000 + self.cx.random.below(Domain::Port, 22_000) as u16
     }
 
     /// Nothing came of a rung.

@@ -26,6 +26,24 @@ pub enum PipeMode {
     Plain,
 }
 
+impl PipeMode {
+    /// Its byte in the hello and in signalling.
+    pub(crate) const fn code(self) -> u8 {
+        match self {
+            PipeMode::Encrypted => 0,
+            PipeMode::Plain => 1,
+        }
+    }
+
+    pub(crate) const fn from_code(code: u8) -> Option<Self> {
+        match code {
+            0 => Some(PipeMode::Encrypted),
+            1 => Some(PipeMode::Plain),
+            _ => None,
+        }
+    }
+}
+
 impl fmt::Display for PipeMode {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {

@@ -35,10 +35,7 @@ pub(crate) struct Mappings {
 
 impl Mappings {
     pub(crate) fn encode(&self, out: &mut Vec<u8>) {
-        let mode = match self.mode {
-            PipeMode::Encrypted => 0,
-            PipeMode::Plain => 1,
-        };
+        let mode = self.mode.code();
         let mapping = match self.behaviour.mapping {
             None => 0,
             Some(Mapping::None) => 1,
@@ -83,11 +80,7 @@ impl Mappings {
 
     pub(super) fn decode(reader: &mut Reader<'_>) -> Result<Self, Malformed> {
         let [mode, rung, mapping, filtering, allocation] = reader.array()?;
-        let mode = match mode {
-            0 => PipeMode::Encrypted,
-            1 => PipeMode::Plain,
-            _ => return Err(Malformed),
-        };
+        let mode = PipeMode::from_code(mode).ok_or(Malformed)?;
         let mapping = match mapping {
             0 => None,
             1 => Some(Mapping::None),

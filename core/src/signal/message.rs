@@ -98,10 +98,7 @@ impl Message {
             }
             Body::Direct { mode, address } => {
                 out.push(DIRECT);
-                out.push(match mode {
-                    PipeMode::Encrypted => 0,
-                    PipeMode::Plain => 1,
-                });
+                out.push(mode.code());
                 out.extend_from_slice(address.to_string().as_bytes());
             }
             Body::Dialling(count) => out.extend_from_slice(&[DIALLING, *count]),
@@ -154,11 +151,8 @@ impl Message {
             ECHO => Body::Echo(reader.echo()?),
             ECHO_REPLY => Body::EchoReply(reader.echo()?),
             DIRECT => {
-                let mode = match reader.array()? {
-                    [0] => PipeMode::Encrypted,
-                    [1] => PipeMode::Plain,
-                    _ => return Err(Malformed),
-                };
+                let [mode] = reader.array()?;
+                let mode = PipeMode::from_code(mode).ok_or(Malformed)?;
                 let text = core::str::from_utf8(reader.rest()).map_err(|_| Malformed)?;
                 Body::Direct { mode, address: Box::new(text.parse().map_err(|_| Malformed)?) }
             }
