@@ -1,9 +1,12 @@
 //! The program on the lab's hosts, with mosquitto and coturn: what tests and benchmarks of it share.
+//!
+//! `P2PD_LAB_TRACES=DIR` keeps a trace of each program in that folder, for `p2pd replay`.
 
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use serde_json::Value;
@@ -77,6 +80,9 @@ impl World {
         let mut command = host.command(program());
         command.env("P2PD_FORBID_PUBLIC_SERVERS", "1");
         command.args(args).args(["--json", "--config"]).arg(self.config.path());
+        if let Some(file) = trace_file(host) {
+            command.arg("--trace").arg(file);
+        }
         host.spawn(command).unwrap()
     }
 
@@ -127,7 +133,11 @@ impl World {
         let connected = lines.iter().find(|l| l.text.contains("\"event\":\"connected\""));
         match connected {
             Some(line) if answered => Ok(serde_json::from_str(&line.text).unwrap()),
-            _ => Err(format!("{ended:?}: {:?}", lines.last().map(|l| &l.text))),
+            // The report is among the last.
+            _ => {
+                let last: Vec<&str> = lines.iter().rev().take(4).rev().map(|l| &*l.text).collect();
+                Err(format!("{ended:?}: {last:#?}"))
+            }
         }
     }
 
@@ -144,6 +154,14 @@ impl World {
             child.lines().iter().map(|l| l.text.as_str()).find(|l| *l == text.trim()).unwrap_or("").into();
         (connected, answer)
     }
+}
+
+/// A new file for a trace, where traces are asked for.
+fn trace_file(host: &Host) -> Option<PathBuf> {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let folder = std::env::var_os("P2PD_LAB_TRACES")?;
+    let n = NEXT.fetch_add(1, Ordering::Relaxed);
+    Some(PathBuf::from(folder).join(format!("{n:05}-{}.trace", host.name())))
 }
 
 /// Waits for an event of the program.

@@ -121,6 +121,11 @@ impl Behaviour {
         !matches!(self.filtering, Some(Filtering::EndpointIndependent | Filtering::AddressDependent))
     }
 
+    /// Whether another destination gets another mapping.
+    pub(crate) fn is_symmetric(self) -> bool {
+        matches!(self.mapping, Some(Mapping::AddressDependent | Mapping::AddressPortDependent))
+    }
+
     /// How the external port for a destination not talked to yet can be known.
     pub fn foresight(self) -> Foresight {
         match (self.mapping, self.allocation) {
@@ -219,7 +224,7 @@ const MAX_BLOCK: u16 = 4096;
 /// With so many, all over the range, chance puts them within a block once in 10,000 NATs.
 const MIN_SEEN: usize = 5;
 /// Largest step of an allocator that counts.
-const MAX_STEP: u16 = 16;
+pub(super) const MAX_STEP: u16 = 16;
 
 fn gcd(a: i32, b: i32) -> i32 {
     if b == 0 { a } else { gcd(b, a % b) }

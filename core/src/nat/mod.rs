@@ -1,6 +1,7 @@
 //! What is known of the NATs between us and the internet.
 
 mod behaviour;
+mod counter;
 pub(crate) mod external;
 pub(crate) mod survey;
 

@@ -12,6 +12,7 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
 use super::behaviour::{self, Allocation, Behaviour, Filtering, Foresight, Mapping};
+use super::counter::{self, Counter, Sight};
 use crate::cx::{Cx, Owner, Timer};
 use crate::io::{CloseHow, Reuse, SockId, SockOpts};
 use crate::random::Domain;
@@ -65,13 +66,23 @@ pub(crate) struct Sampled {
     pub(crate) local: u16,
     /// What it is seen as; `None`: no server answered.
     pub(crate) seen: Option<SocketAddr>,
+    /// When its mapping was made.
+    pub(crate) at: Instant,
 }
 
 #[derive(Debug, Default)]
 pub(crate) struct Surveyor {
     surveys: Vec<Survey>,
-    samples: BTreeMap<SockId, (Key, Probe)>,
+    samples: BTreeMap<SockId, Sample>,
     started: bool,
+}
+
+#[derive(Debug)]
+struct Sample {
+    key: Key,
+    /// The interface it leaves from.
+    from: IpAddr,
+    probe: Probe,
 }
 
 /// One interface's survey.
@@ -91,7 +102,9 @@ struct Survey {
     by_address: Option<SocketAddr>,
     by_port: Option<SocketAddr>,
     /// In the order they were fired.
-    seen: [Option<(u16, u16)>; 3],
+    seen: [Option<(u16, Sight)>; 3],
+    /// Watched where ports are counted.
+    counter: Option<Counter>,
     second: bool,
 }
 
@@ -164,6 +177,7 @@ impl Surveyor {
                 by_address: None,
                 by_port: None,
                 seen: [None; 3],
+                counter: None,
                 second: false,
             };
             survey.begin(cx);
@@ -206,13 +220,13 @@ impl Surveyor {
         let Some(server) = server else { return false };
         let port = cx.fresh_port();
         let (sock, probe) = dial(cx, Owner::Sample, SocketAddr::new(local, port), server, Duration::ZERO);
-        self.samples.insert(sock, (key, probe));
+        self.samples.insert(sock, Sample { key, from: local, probe });
         true
     }
 
     pub(crate) fn release(&mut self, cx: &mut Cx, key: Key) {
         let of: Vec<SockId> =
-            self.samples.iter().filter(|(_, (k, _))| *k == key).map(|(sock, _)| *sock).collect();
+            self.samples.iter().filter(|(_, s)| s.key == key).map(|(sock, _)| *sock).collect();
         for sock in of {
             self.samples.remove(&sock);
             cx.close(sock, CloseHow::Drop);
@@ -242,7 +256,7 @@ impl Surveyor {
                 probe
             }
             _ => match self.samples.get(&sock) {
-                Some((_, probe)) => probe,
+                Some(sample) => &sample.probe,
                 None => return,
             },
         };
@@ -262,10 +276,21 @@ impl Surveyor {
             self.surveys.get_mut(usize::from(place))?.received(cx, sock, data);
             return None;
         }
-        let (key, probe) = self.samples.get_mut(&sock)?;
+        let Sample { key, from, probe } = self.samples.get_mut(&sock)?;
         let reply = probe.answer(cx, data)?;
         let seen = reply.and_then(|r| mapped(&r));
-        Some(Sampled { key: *key, local: probe.local, seen })
+        let sampled = Sampled { key: *key, local: probe.local, seen, at: probe.began };
+        let survey = self.surveys.iter_mut().find(|s| s.report.local == *from);
+        if let (Some(survey), Some(seen)) = (survey, seen) {
+            survey.watch(Sight { port: seen.port(), at: probe.began, flows: sock.number() });
+        }
+        Some(sampled)
+    }
+
+    /// How many mappings of others an interface's NAT will make from `since` until `until`, where it counts.
+    pub(crate) fn others(&self, local: IpAddr, since: Instant, until: Instant) -> u16 {
+        let counter = self.surveys.iter().find(|s| s.report.local == local).and_then(|s| s.counter);
+        counter.map_or(0, |c| c.expected(until.since(since)))
     }
 
     /// A socket failed or its stream ended; `open` says that the driver still has it.
@@ -277,8 +302,8 @@ impl Surveyor {
             self.surveys.get_mut(usize::from(place))?.failed(cx, sock);
             return None;
         }
-        let (key, probe) = self.samples.remove(&sock)?;
-        (!probe.answered).then_some(Sampled { key, local: probe.local, seen: None })
+        let Sample { key, probe, .. } = self.samples.remove(&sock)?;
+        (!probe.answered).then_some(Sampled { key, local: probe.local, seen: None, at: probe.began })
     }
 
     pub(crate) fn timeout(&mut self, cx: &mut Cx, place: u8) {
@@ -312,7 +337,7 @@ impl Survey {
 
     fn received(&mut self, cx: &mut Cx, sock: SockId, data: &[u8]) {
         let Some((what, probe)) = self.probes.get_mut(&sock) else { return };
-        let (what, local) = (*what, probe.local);
+        let (what, local, at) = (*what, probe.local, probe.began);
         let Some(reply) = probe.answer(cx, data) else { return };
         let seen = reply.and_then(|r| mapped(&r));
         let Some(seen) = seen else { return self.failed(cx, sock) };
@@ -321,7 +346,9 @@ impl Survey {
             What::Anchor => self.anchored(cx, seen, reply.and_then(|r| r.other)),
             What::Address => self.by_address = Some(seen),
             What::Port => self.by_port = Some(seen),
-            What::Sample(n) => self.seen[n] = Some((local, seen.port())),
+            What::Sample(n) => {
+                self.seen[n] = Some((local, Sight { port: seen.port(), at, flows: sock.number() }));
+            }
         }
         self.conclude(cx);
     }
@@ -408,7 +435,7 @@ impl Survey {
 
     fn finish(&mut self, cx: &mut Cx) {
         self.done = true;
-        self.report.samples = self.seen.iter().flatten().copied().collect();
+        self.report.samples = self.seen.iter().flatten().map(|(local, sight)| (*local, sight.port)).collect();
         let behaviour = &mut self.report.behaviour;
         if let Some(seen) = self.report.mapped {
             if seen.ip() == self.report.local {
@@ -424,22 +451,68 @@ impl Survey {
                     (None, _) => None,
                 };
                 behaviour.allocation = behaviour::allocation(&self.report.samples);
-                if let Some(Allocation::Random { low, high }) = &mut behaviour.allocation {
-                    let others = [Some(seen), self.by_address, self.by_port];
-                    let mut ports: Vec<u16> = others.iter().flatten().map(|s| s.port()).collect();
-                    ports.extend(self.report.samples.iter().map(|(_, seen)| *seen));
-                    ports.sort_unstable();
-                    ports.dedup();
-                    if let Some(block) = behaviour::block(&ports) {
-                        (*low, *high) = block;
-                    }
-                }
+                self.conclude_allocation(seen);
             }
         }
         // An endpoint-independent mapping that cannot be foreseen is kept open, so that it stays true.
-        let keep = behaviour.foresight() == Foresight::Measured && self.report.mapped.is_some();
+        let foresight = self.report.behaviour.foresight();
+        let keep = foresight == Foresight::Measured && self.report.mapped.is_some();
         self.close(cx, |what| !(keep && what == What::Anchor));
         cx.timers.set(Timer::Survey(self.place), None);
+    }
+
+    /// Holds what the samples say of the allocation against the other mappings; `first` is the listening port's.
+    fn conclude_allocation(&mut self, first: SocketAddr) {
+        use Allocation::{Random, Sequential};
+        if !matches!(self.report.behaviour.allocation, Some(Sequential(_) | Random { .. })) {
+            return;
+        }
+        if !self.report.behaviour.is_symmetric() {
+            return self.is_random_unless_counted();
+        }
+        // Three ports out of a small block may look as if they were counted, and three that a counter gave while it
+        // began again do not: all mappings, in the order in which they were made, tell.
+        let samples = || self.seen.iter().flatten().map(|(_, sight)| *sight);
+        let with = |second: Option<SocketAddr>| {
+            let before = [Some(first), second].into_iter().flatten().map(|s| s.port());
+            let ports: Vec<u16> = before.chain(samples().map(|s| s.port)).collect();
+            counter::step(&ports)
+        };
+        match (with(self.by_address), with(self.by_port), samples().next_back()) {
+            (Some(a), Some(b), Some(last)) if a.signum() == b.signum() => {
+                let by = if a.unsigned_abs() < b.unsigned_abs() { a } else { b };
+                self.report.behaviour.allocation = Some(Sequential(by));
+                self.counter = Some(Counter::new(by, last));
+            }
+            _ => self.is_random(),
+        }
+    }
+
+    fn is_random_unless_counted(&mut self) {
+        if matches!(self.report.behaviour.allocation, Some(Allocation::Random { .. })) {
+            self.is_random();
+        }
+    }
+
+    /// Ports follow no rule but, perhaps, lie in one block.
+    fn is_random(&mut self) {
+        let others = [self.report.mapped, self.by_address, self.by_port];
+        let mut ports: Vec<u16> = others.iter().flatten().map(|s| s.port()).collect();
+        ports.extend(self.report.samples.iter().map(|(_, seen)| *seen));
+        ports.extend(self.counter.map(|c| c.last().port));
+        ports.sort_unstable();
+        ports.dedup();
+        let anywhere = (ports.first().map_or(1024, |low| 1024.min(*low)), u16::MAX);
+        let (low, high) = behaviour::block(&ports).unwrap_or(anywhere);
+        self.report.behaviour.allocation = Some(Allocation::Random { low, high });
+        self.counter = None;
+    }
+
+    /// One more mapping was made: it fits the counter, or there is none.
+    fn watch(&mut self, sight: Sight) {
+        if self.counter.as_mut().is_some_and(|c| c.see(sight).is_err()) {
+            self.is_random();
+        }
     }
 
     fn close(&mut self, cx: &mut Cx, which: impl Fn(What) -> bool) {

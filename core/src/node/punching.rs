@@ -31,7 +31,7 @@ use crate::signal::message::Body;
 use crate::strategy::agreement::{Key, Requester};
 use crate::strategy::dialler::DialEnd;
 use crate::strategy::paths::{self, Trust};
-use crate::strategy::punch::{self, From, Side, Tactic, WINDOW};
+use crate::strategy::punch::{self, From, Side, Tactic};
 use crate::time::Instant;
 
 /// From this rung on dials leave from ports of their own: a stale connection may hold the listener's.
@@ -67,8 +67,6 @@ const PAUSE: Duration = Duration::from_millis(200);
 /// After a rung of the peer's its next one is waited for so long.
 const REST_FOR: Duration = Duration::from_secs(15);
 const FOR_EVER: Duration = Duration::from_secs(7200);
-/// Between dials whose order counts: it must survive timers of a millisecond.
-const SPACING: Duration = Duration::from_millis(4);
 /// What a start that the peer asks for may be in the future.
 const MAX_DELAY: Duration = Duration::from_secs(2);
 
@@ -92,6 +90,9 @@ pub(super) struct Punch {
     /// Between our answer and its arrival, as far as known.
     delay: Duration,
     began: Instant,
+    announced: Instant,
+    /// From our announcement to our dials, on the rung before.
+    took: Option<Duration>,
     pub(super) until: Instant,
     waiting: VecDeque<Planned>,
     search: Option<Search>,
@@ -166,6 +167,7 @@ impl Node {
         let behaviour = self.surveyor.of(route.internal).map(|r| r.behaviour).unwrap_or_default();
         let before = self.end_punch(key);
         let dials = before.as_ref().map_or(0, |p| p.dials);
+        let took = before.as_ref().and_then(|p| p.took);
         // What is under way goes on until the new rung dials: a port that falls silent meanwhile answers the
         // peer's SYN by its listener, with a sequence number that our NAT does not expect any more.
         let (mut live, mut waiting) = before.map(|p| (p.live, p.waiting)).unwrap_or_default();
@@ -177,7 +179,7 @@ impl Node {
         let surveyed = self.surveyor.settled();
         let listen = self.listen_port(route.internal.is_ipv4()).unwrap_or(0);
         let (internal, external) = (route.internal, route.external);
-        let ours = Side { behaviour, external, internal, ports: SmallVec::new(), listen };
+        let ours = Side { behaviour, external, internal, ports: SmallVec::new(), listen, busy: false };
         let delay =
             theirs.map_or(Duration::ZERO, |t| (t.signal_delay + self.signal_delay(&via)).min(MAX_DELAY));
         // A quarter longer: SYNs cross unless one side is later than the way is long, the asking side is late by what
@@ -198,6 +200,8 @@ impl Node {
             theirs: theirs.and_then(side_of),
             delay,
             began: now,
+            announced: now,
+            took,
             until: now + MEET_FOR,
             port: if rung >= FRESH_FROM { self.cx.fresh_port() } else { listen },
             waiting,
@@ -417,8 +421,13 @@ impl Node {
 
     /// Ours is known: tells the peer.
     fn punch_announce(&mut self, key: Key, sampled: Option<Sampled>) {
+        let now = self.cx.now;
+        let Some(punch) = self.punches.get(&key) else { return };
+        let signal = self.signal_delay(&punch.via);
         let Some(punch) = self.punches.get_mut(&key) else { return };
         let report = self.surveyor.of(punch.local);
+        // The sample may have shown that what looked like a counter is none.
+        punch.ours.behaviour = report.map_or(punch.ours.behaviour, |r| r.behaviour);
         let (listen, fresh) = (punch.ours.listen, punch.rung >= FRESH_FROM);
         let seen = sampled.and_then(|s| s.seen);
         punch.ours.ports = match punch.ours.behaviour.foresight() {
@@ -434,12 +443,14 @@ impl Node {
                 Some(mapped) => smallvec![mapped.port()],
                 None => smallvec![listen],
             },
-            Foresight::Next(step) => match seen {
-                Some(seen) => {
-                    let nth = |n| seen.port().wrapping_add_signed(step.wrapping_mul(n));
-                    (1..=WINDOW as i16).map(nth).filter(|p| *p != 0).collect()
+            Foresight::Next(step) => match (sampled, seen) {
+                (Some(sampled), Some(seen)) => {
+                    let others =
+                        self.surveyor.others(punch.local, sampled.at, now + punch.until_dials(signal));
+                    punch.ours.busy = others > 0;
+                    punch::window(seen.port(), step, others)
                 }
-                None => smallvec![listen],
+                _ => smallvec![listen],
             },
             Foresight::Nothing { .. } => SmallVec::new(),
         };
@@ -449,8 +460,9 @@ impl Node {
         let (delay, swapped) = (punch.delay, is_swapped(rung));
         punch.stage = PunchStage::Announced;
         // The peer's user may be asked first: the connect's own deadline ends the wait.
-        punch.until = self.cx.now + FOR_EVER;
-        let signal_delay = self.signal_delay(&via);
+        punch.until = now + FOR_EVER;
+        punch.announced = now;
+        let signal_delay = signal;
         let address = Box::new(self.current_address());
         let mappings = Box::new(Mappings { mode, rung, behaviour, signal_delay, external, ports, address });
         match key.1 {
@@ -480,25 +492,22 @@ impl Node {
         punch.stage = PunchStage::Punching;
         let listen = punch.port;
         let at = now + wait;
+        punch.took = Some(at.since(punch.announced));
         let mut old: Vec<SockId> = punch.live.keys().copied().collect();
         punch.until = at + if matches!(tactic, Tactic::Meet(_)) { MEET_FOR } else { SEARCH_FOR };
         match &tactic {
             Tactic::Meet(dials) => {
                 let from = |from: From| if from == From::Listener { listen } else { 0 };
                 let counts = matches!(punch.ours.behaviour.foresight(), Foresight::Next(_));
-                // Ports that count up must be taken in order.
-                let nth = |n: usize, from: From| {
-                    if from == From::Fresh { SPACING * n as u32 } else { Duration::ZERO }
-                };
-                let planned = |(n, (f, to)): (usize, &(From, SocketAddr))| Planned {
+                let planned = |(f, to): &(From, SocketAddr)| Planned {
                     from: from(*f),
                     to: *to,
                     tries: 0,
-                    at: at + nth(n, *f),
+                    at,
                     // Counted ports have each other's only once.
                     once: *f == From::Fresh && dials.len() > 1 && counts,
                 };
-                punch.waiting = dials.iter().enumerate().map(planned).collect();
+                punch.waiting = dials.iter().map(planned).collect();
                 let same = |a: &Planned, b: &Planned| a.from != 0 && (a.from, a.to) == (b.from, b.to);
                 let (waiting, live) = (&mut punch.waiting, &punch.live);
                 waiting.retain(|p| !live.values().any(|l| same(p, l)));
@@ -610,6 +619,13 @@ impl Punch {
         Some(planned)
     }
 
+    /// From our announcement to our dials; `signal` is our way to the broker.
+    fn until_dials(&self, signal: Duration) -> Duration {
+        // The one who asked waits for the answer; the peer's way to the broker is taken to be as long as ours.
+        let first = if self.theirs.is_some() { self.delay } else { signal * 4 };
+        self.took.unwrap_or(first)
+    }
+
     /// Whether the peer's ports are random, so that much depends on what our NAT lets in.
     pub(super) fn gropes(&self) -> bool {
         self.theirs.as_ref().is_some_and(|t| t.ports.is_empty())
@@ -686,5 +702,6 @@ fn side_of(mappings: &Mappings) -> Option<Side> {
         internal: interface.internal,
         ports: mappings.ports.clone(),
         listen: interface.port,
+        busy: false,
     })
 }

@@ -16,10 +16,16 @@ use crate::signal::mappings::MAX_PORTS;
 pub const SPRAY: u16 = 256;
 /// Ports of the peer's tried against a spray.
 pub const PROBES: u16 = 1024;
-/// Dials of a side whose ports count up, each meeting one of the other side's.
-const STEPS: usize = 3;
-/// Ports announced by such a side: its next ones, some of which others behind its NAT may take.
-pub(crate) const WINDOW: usize = 8;
+/// Dials of a side whose ports count up, where the other's do too: both aim at the port that the other comes to
+/// after [`AHEAD`] mappings of others, and take ports until they come to their own.
+const STEPS: usize = 14;
+/// Ahead of where the counter is expected to be: others behind the same NAT may take as many, or up to
+/// `STEPS - AHEAD - 1` fewer, than expected.
+const AHEAD: u16 = 8;
+/// So many others may be expected at most.
+pub(crate) const MAX_OTHERS: u16 = 4096;
+/// Dials of such a side where the other's ports are known, and others take many of the numbers.
+const STEPS_BUSY: usize = 8;
 
 /// One side of a punch.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -31,6 +37,8 @@ pub(crate) struct Side {
     pub(crate) ports: SmallVec<[u16; MAX_PORTS]>,
     /// Its listener's port.
     pub(crate) listen: u16,
+    /// Others behind its NAT are known to take ports. Known of our side only.
+    pub(crate) busy: bool,
 }
 
 /// Where a dial leaves from.
@@ -99,14 +107,36 @@ pub(crate) fn tactic(ours: &Side, theirs: &Side) -> Tactic {
             let count = PROBES.min((high - low).saturating_add(1));
             Tactic::Probe { to: theirs.external, low, high, count }
         }
-        (Foresight::Next(_), Some(_)) => {
-            let steps = if theirs.ports.len() > 1 { STEPS } else { 1 };
-            meet(&mut theirs.ports.iter().take(steps).map(|port| (From::Fresh, at(*port))))
+        (Foresight::Next(_), Some(port)) => {
+            let (port, steps) = match theirs.ports.last() {
+                Some(aim) if theirs.ports.len() > 1 => (aim, STEPS),
+                _ if ours.busy => (port, STEPS_BUSY),
+                _ => (port, 1),
+            };
+            meet(&mut core::iter::repeat_n((From::Fresh, at(*port)), steps))
         }
         (Foresight::Offset(_) | Foresight::Measured, Some(_)) => {
             meet(&mut theirs.ports.iter().map(|port| (From::Listener, at(*port))))
         }
     }
+}
+
+/// The ports that a counter comes to after `seen`, of which others are expected to take `others` first: the likeliest
+/// first, and last the one that a side that counts too should aim at.
+pub(crate) fn window(seen: u16, step: i16, others: u16) -> SmallVec<[u16; MAX_PORTS]> {
+    let port = |taken: u16| {
+        let ahead = i32::from(step) * (i32::from(taken) + 1);
+        seen.wrapping_add(ahead as u16)
+    };
+    // More would wrap, and no counter runs so fast.
+    let others = others.min(MAX_OTHERS);
+    let aim = others + AHEAD;
+    let low = others.saturating_sub(MAX_PORTS as u16 / 2);
+    let mut near: Vec<u16> = (low..low + 2 * MAX_PORTS as u16).filter(|n| *n != aim).collect();
+    near.sort_by_key(|n| n.abs_diff(others));
+    let near = near.into_iter().take(MAX_PORTS - 1);
+    // Nobody would dial port 0.
+    near.chain([aim]).map(port).filter(|port| *port != 0).collect()
 }
 
 /// In thousandths: how likely `probes` different ports out of `range` are to hit one of `mapped`.
@@ -155,6 +185,7 @@ mod tests {
             internal: [192, 168, n, 2].into(),
             ports: ports.iter().copied().collect(),
             listen: 4000,
+            busy: false,
         }
     }
 
@@ -174,8 +205,10 @@ mod tests {
         assert_eq!(tactic(&counting(1), &equal(2, 4001)), one(From::Fresh, 4001));
         let all = (7001..7005).map(|p| (From::Listener, to(p))).collect();
         assert_eq!(tactic(&equal(1, 4000), &counting(2)), Tactic::Meet(all));
-        let three = (7001..7004).map(|p| (From::Fresh, to(p))).collect();
-        assert_eq!(tactic(&counting(1), &counting(2)), Tactic::Meet(three));
+        let aimed = |n| Tactic::Meet(core::iter::repeat_n((From::Fresh, to(7004)), n).collect());
+        assert_eq!(tactic(&counting(1), &counting(2)), aimed(STEPS), "all at one");
+        let busy = Side { busy: true, ..counting(1) };
+        assert_eq!(tactic(&busy, &equal(2, 7004)), aimed(STEPS_BUSY));
         assert_eq!(tactic(&random(1), &equal(2, 4001)), Tactic::Spray { to: to(4001), from: SPRAY });
         let probe = Tactic::Probe { to: to(0).ip(), low: 1024, high: 65_535, count: PROBES };
         assert_eq!(tactic(&equal(1, 4000), &random(2)), probe);
@@ -194,6 +227,45 @@ mod tests {
         let inside = ([192, 168, 2, 2], 4000).into();
         let expected = Tactic::Meet([(From::Listener, inside)].into_iter().collect());
         assert_eq!(tactic(&equal(1, 4000), &neighbour), expected);
+    }
+
+    #[test]
+    fn a_window_lies_about_what_is_expected() {
+        let quiet: Vec<u16> = window(7000, 1, 0).to_vec();
+        assert_eq!(
+            quiet,
+            [7001, 7002, 7003, 7004, 7005, 7006, 7007, 7008, 7010, 7011, 7012, 7013, 7014, 7015, 7016, 7009]
+        );
+        let busy = window(7000, 1, 20);
+        assert_eq!((busy[0], busy[15]), (7021, 7029));
+        let all: BTreeSet<u16> = busy.iter().copied().collect();
+        assert_eq!((all.first(), all.last(), all.len()), (Some(&7014), Some(&7029), 16));
+        let down = window(7000, -2, 1);
+        assert_eq!((down[0], down[15]), (6996, 6980));
+        let over = window(65_530, 1, 0);
+        assert!(
+            !over.contains(&0) && over.contains(&65_535) && over.contains(&1) && over.len() == 15,
+            "{over:?}"
+        );
+        assert_eq!(window(1, i16::MIN, u16::MAX).len(), 16);
+    }
+
+    /// Two counters meet whatever others take, as far as stated.
+    #[test]
+    fn two_that_count_meet_in_spite_of_others() {
+        let meets = |others: [u16; 2], expected: [u16; 2]| {
+            let side = |n: usize| window(7000, 1, expected[n]);
+            let aims = [0, 1].map(|n| *side(1 - n).last().unwrap());
+            let come = |n: usize, to: u16| (0..STEPS as u16).any(|dial| 7001 + others[n] + dial == to);
+            come(0, aims[1]) && come(1, aims[0])
+        };
+        for a in 0..=AHEAD {
+            for b in 0..=AHEAD {
+                assert!(meets([a, b], [0, 0]), "{a} {b}");
+                assert!(meets([20 + a, b], [20, 0]) && meets([20 - a.min(5), b], [20, 0]), "{a} {b}");
+            }
+        }
+        assert!(!meets([AHEAD + 1, 0], [0, 0]) && !meets([14, 0], [20, 0]));
     }
 
     #[test]
