@@ -179,7 +179,7 @@ impl Node {
         let surveyed = self.surveyor.settled();
         let listen = self.listen_port(route.internal.is_ipv4()).unwrap_or(0);
         let (internal, external) = (route.internal, route.external);
-        let ours = Side { behaviour, external, internal, ports: SmallVec::new(), listen, busy: false };
+        let ours = Side { behaviour, external, internal, ports: SmallVec::new(), listen, others: 0 };
         let delay =
             theirs.map_or(Duration::ZERO, |t| (t.signal_delay + self.signal_delay(&via)).min(MAX_DELAY));
         // A quarter longer: SYNs cross unless one side is later than the way is long, the asking side is late by what
@@ -447,7 +447,7 @@ impl Node {
                 (Some(sampled), Some(seen)) => {
                     let others =
                         self.surveyor.others(punch.local, sampled.at, now + punch.until_dials(signal));
-                    punch.ours.busy = others > 0;
+                    punch.ours.others = others;
                     punch::window(seen.port(), step, others)
                 }
                 _ => smallvec![listen],
@@ -702,6 +702,6 @@ fn side_of(mappings: &Mappings) -> Option<Side> {
         internal: interface.internal,
         ports: mappings.ports.clone(),
         listen: interface.port,
-        busy: false,
+        others: 0,
     })
 }

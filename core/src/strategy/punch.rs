@@ -16,16 +16,15 @@ use crate::signal::mappings::MAX_PORTS;
 pub const SPRAY: u16 = 256;
 /// Ports of the peer's tried against a spray.
 pub const PROBES: u16 = 1024;
-/// Dials of a side whose ports count up, where the other's do too: both aim at the port that the other comes to
-/// after [`AHEAD`] mappings of others, and take ports until they come to their own.
-const STEPS: usize = 14;
-/// Ahead of where the counter is expected to be: others behind the same NAT may take as many, or up to
-/// `STEPS - AHEAD - 1` fewer, than expected.
+/// A counter is aimed at this far ahead of where it is expected to be: others behind the same NAT may take so many
+/// more. Where both sides count, both aim so, and take ports until they come to the one that they announced.
 const AHEAD: u16 = 8;
+/// Such dials at most; with as many as others are expected to take and `AHEAD` more, those may just as well take none.
+const STEPS: u16 = 32;
+/// Where only our ports count, and the peer dials all the likely ones.
+const STEPS_ALONE: u16 = 16;
 /// So many others may be expected at most.
 pub(crate) const MAX_OTHERS: u16 = 4096;
-/// Dials of such a side where the other's ports are known, and others take many of the numbers.
-const STEPS_BUSY: usize = 8;
 
 /// One side of a punch.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -37,8 +36,8 @@ pub(crate) struct Side {
     pub(crate) ports: SmallVec<[u16; MAX_PORTS]>,
     /// Its listener's port.
     pub(crate) listen: u16,
-    /// Others behind its NAT are known to take ports. Known of our side only.
-    pub(crate) busy: bool,
+    /// So many ports others behind its NAT are expected to take until it dials. Known of our side only.
+    pub(crate) others: u16,
 }
 
 /// Where a dial leaves from.
@@ -109,11 +108,10 @@ pub(crate) fn tactic(ours: &Side, theirs: &Side) -> Tactic {
         }
         (Foresight::Next(_), Some(port)) => {
             let (port, steps) = match theirs.ports.last() {
-                Some(aim) if theirs.ports.len() > 1 => (aim, STEPS),
-                _ if ours.busy => (port, STEPS_BUSY),
-                _ => (port, 1),
+                Some(aim) if theirs.ports.len() > 1 => (aim, STEPS.min(ours.others + AHEAD + 1)),
+                _ => (port, STEPS_ALONE.min(ours.others + 1)),
             };
-            meet(&mut core::iter::repeat_n((From::Fresh, at(*port)), steps))
+            meet(&mut core::iter::repeat_n((From::Fresh, at(*port)), usize::from(steps)))
         }
         (Foresight::Offset(_) | Foresight::Measured, Some(_)) => {
             meet(&mut theirs.ports.iter().map(|port| (From::Listener, at(*port))))
@@ -185,7 +183,7 @@ mod tests {
             internal: [192, 168, n, 2].into(),
             ports: ports.iter().copied().collect(),
             listen: 4000,
-            busy: false,
+            others: 0,
         }
     }
 
@@ -206,9 +204,12 @@ mod tests {
         let all = (7001..7005).map(|p| (From::Listener, to(p))).collect();
         assert_eq!(tactic(&equal(1, 4000), &counting(2)), Tactic::Meet(all));
         let aimed = |n| Tactic::Meet(core::iter::repeat_n((From::Fresh, to(7004)), n).collect());
-        assert_eq!(tactic(&counting(1), &counting(2)), aimed(STEPS), "all at one");
-        let busy = Side { busy: true, ..counting(1) };
-        assert_eq!(tactic(&busy, &equal(2, 7004)), aimed(STEPS_BUSY));
+        assert_eq!(tactic(&counting(1), &counting(2)), aimed(9), "all at one");
+        let busy = |others| Side { others, ..counting(1) };
+        assert_eq!(tactic(&busy(10), &counting(2)), aimed(19));
+        assert_eq!(tactic(&busy(100), &counting(2)), aimed(32));
+        assert_eq!(tactic(&busy(10), &equal(2, 7004)), aimed(11));
+        assert_eq!(tactic(&busy(100), &equal(2, 7004)), aimed(16));
         assert_eq!(tactic(&random(1), &equal(2, 4001)), Tactic::Spray { to: to(4001), from: SPRAY });
         let probe = Tactic::Probe { to: to(0).ip(), low: 1024, high: 65_535, count: PROBES };
         assert_eq!(tactic(&equal(1, 4000), &random(2)), probe);
@@ -254,18 +255,19 @@ mod tests {
     #[test]
     fn two_that_count_meet_in_spite_of_others() {
         let meets = |others: [u16; 2], expected: [u16; 2]| {
-            let side = |n: usize| window(7000, 1, expected[n]);
-            let aims = [0, 1].map(|n| *side(1 - n).last().unwrap());
-            let come = |n: usize, to: u16| (0..STEPS as u16).any(|dial| 7001 + others[n] + dial == to);
-            come(0, aims[1]) && come(1, aims[0])
+            let aim = |n: usize| *window(7000, 1, expected[n]).last().unwrap();
+            let dials = |n: usize| STEPS.min(expected[n] + AHEAD + 1);
+            let comes = |n: usize| (0..dials(n)).any(|dial| 7001 + others[n] + dial == aim(n));
+            comes(0) && comes(1)
         };
-        for a in 0..=AHEAD {
-            for b in 0..=AHEAD {
-                assert!(meets([a, b], [0, 0]), "{a} {b}");
-                assert!(meets([20 + a, b], [20, 0]) && meets([20 - a.min(5), b], [20, 0]), "{a} {b}");
-            }
+        for taken in 0..=AHEAD {
+            assert!(meets([taken, 0], [0, 0]) && meets([AHEAD, taken], [0, 0]), "{taken}");
         }
-        assert!(!meets([AHEAD + 1, 0], [0, 0]) && !meets([14, 0], [20, 0]));
+        for taken in 0..=10 + AHEAD {
+            assert!(meets([taken, 0], [10, 0]), "{taken}");
+        }
+        assert!(meets([100 + AHEAD, 0], [100, 0]) && meets([100 + AHEAD + 1 - STEPS, 0], [100, 0]));
+        assert!(!meets([AHEAD + 1, 0], [0, 0]) && !meets([100 + AHEAD - STEPS, 0], [100, 0]));
     }
 
     #[test]
