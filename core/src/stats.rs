@@ -8,6 +8,9 @@ pub struct Stats {
     pub unknown_ids: u64,
     /// Accepted streams closed because too many were saying hello, or too many came in a short time.
     pub streams_over_limit: u64,
+    /// Accepted streams reset because our NAT still held an earlier dial of ours between the same ends, whose sequence
+    /// numbers it would have expected.
+    pub streams_refused_as_tainted: u64,
     /// Hellos that did not decrypt, were malformed, or took too long.
     pub bad_hellos: u64,
     /// Peers turned away: not accepted, busy, wrong session, plain not allowed.

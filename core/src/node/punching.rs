@@ -7,21 +7,21 @@
 
 use core::fmt::Write;
 use core::time::Duration;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 
 use smallvec::{SmallVec, smallvec};
 
 use super::Node;
 use super::streams::Role;
-use crate::address::PeerAddress;
+use crate::address::{PeerAddress, PeerInterface};
 use crate::cx::Timer;
 use crate::hello::{Offer, Purpose};
 use crate::identity::NodeId;
 use crate::io::{IoFailure, SockId};
 use crate::limit::Bucket;
 use crate::nat::survey::Sampled;
-use crate::nat::{Behaviour, Foresight};
+use crate::nat::{Behaviour, DeltaType, Foresight, NatType};
 use crate::notice::{Refusal, Stage, Strategy};
 use crate::pipe::PipeMode;
 use crate::random::Domain;
@@ -44,15 +44,12 @@ const MEET_FOR: Duration = Duration::from_secs(2);
 const DIAL_FOR: Duration = Duration::from_secs(10);
 /// A rung that searches.
 const SEARCH_FOR: Duration = Duration::from_secs(10);
-/// A probe that found nothing is given up after this long: the hole it left in our NAT stays, and our listener
-/// answers whoever comes through.
-const PROBE_FOR: Duration = Duration::from_millis(1500);
 /// SYNs a second, and at once. EasyTier's 5,000 made routers fall over; two hundred a second are a web page.
 const SYN_EVERY: Duration = Duration::from_millis(2);
 const SYN_BURST: u32 = 16;
-/// A search whose dials are refused may go twice as fast: they leave nothing half-open behind, but each hole
-/// lasts for one round trip only.
-const SYN_EVERY_REFUSED: Duration = Duration::from_millis(1);
+/// A search whose dials are refused may go faster: they leave nothing half-open behind, but each hole
+/// lasts for one round trip only, so that twice as fast on both sides is four times the hits.
+const SYN_EVERY_REFUSED: Duration = Duration::from_micros(500);
 /// So many show that dials are refused.
 const REFUSALS: u32 = 32;
 /// Half-open sockets of one punch.
@@ -67,6 +64,9 @@ const PAUSE: Duration = Duration::from_millis(200);
 /// After a rung of the peer's its next one is waited for so long.
 const REST_FOR: Duration = Duration::from_secs(15);
 const FOR_EVER: Duration = Duration::from_secs(7200);
+/// Dials remembered that left a hole in our NAT behind, and streams refused for that.
+const MAX_STALE: usize = 64;
+const MAX_TAINTED: u8 = 3;
 /// What a start that the peer asks for may be in the future.
 const MAX_DELAY: Duration = Duration::from_secs(2);
 
@@ -101,6 +101,13 @@ pub(super) struct Punch {
     dials: u32,
     refused: u32,
     tactic: Option<Tactic>,
+    /// Dials leave from a port of their own, without a listener.
+    fresh: bool,
+    /// Whom the listener's port has dialled, where that dial is gone. Our NAT expects the sequence numbers of
+    /// such a dial; Linux's connection tracking lets another stream of the same ends through up to its FIN, or for
+    /// two minutes.
+    stale: BTreeSet<SocketAddr>,
+    tainted: u8,
     /// The order in which ports are probed, and how many were.
     walk: u64,
     probed: u16,
@@ -168,9 +175,18 @@ impl Node {
         let before = self.end_punch(key);
         let dials = before.as_ref().map_or(0, |p| p.dials);
         let took = before.as_ref().and_then(|p| p.took);
+        let (stale, tainted) =
+            before.as_ref().map_or_else(Default::default, |p| (p.stale.clone(), p.tainted));
         // What is under way goes on until the new rung dials: a port that falls silent meanwhile answers the
         // peer's SYN by its listener, with a sequence number that our NAT does not expect any more.
         let (mut live, mut waiting) = before.map(|p| (p.live, p.waiting)).unwrap_or_default();
+        // A search leaves holes in our NAT for two minutes, in which the listener could be met by the next one.
+        let searches = behaviour.filters_by_port()
+            && match theirs {
+                Some(theirs) => theirs.ports.is_empty(),
+                None => address.interfaces().any(picks_random_ports),
+            };
+        let fresh = rung >= FRESH_FROM || searches;
         if matches!(behaviour.foresight(), Foresight::Next(_)) {
             // Unless each dial takes one of the ports that are about to be foretold.
             waiting.clear();
@@ -203,7 +219,7 @@ impl Node {
             announced: now,
             took,
             until: now + MEET_FOR,
-            port: if rung >= FRESH_FROM { self.cx.fresh_port() } else { listen },
+            port: if fresh { self.cx.fresh_port() } else { listen },
             waiting,
             search: None,
             live,
@@ -211,6 +227,9 @@ impl Node {
             dials,
             refused: 0,
             tactic: None,
+            fresh,
+            stale,
+            tainted,
             walk: 0,
             probed: 0,
             surveyed,
@@ -218,7 +237,7 @@ impl Node {
         self.punches.insert(key, punch);
         let needed = match behaviour.foresight() {
             Foresight::Next(_) => true,
-            Foresight::Measured => rung >= FRESH_FROM,
+            Foresight::Measured => fresh,
             Foresight::Offset(_) | Foresight::Nothing { .. } => false,
         };
         let sampling = needed && self.surveyor.sample(&mut self.cx, internal, key);
@@ -313,6 +332,19 @@ impl Node {
             .map(|(key, p)| (*key, p.peer, p.mode))
     }
 
+    /// Whether a stream that our listener took would break sooner or later, since our NAT holds it for an earlier dial
+    /// of ours. It is to be refused then, which clears the NAT's entry too.
+    pub(super) fn is_tainted(&mut self, local: SocketAddr, remote: SocketAddr) -> bool {
+        let of_dial = |p: &&mut Punch| p.ours.listen == local.port() && p.stale.contains(&remote);
+        let Some(punch) = self.punches.values_mut().find(of_dial) else { return false };
+        let open = punch.ours.behaviour == Behaviour::OPEN;
+        if open || punch.tainted >= MAX_TAINTED {
+            return false;
+        }
+        punch.tainted += 1;
+        true
+    }
+
     /// Dials what is due.
     pub(super) fn drive_punch(&mut self, key: Key) {
         let now = self.cx.now;
@@ -372,6 +404,9 @@ impl Node {
         let now = self.cx.now;
         let Some(punch) = self.punches.get_mut(&key) else { return false };
         let Some(dial) = punch.live.remove(&sock) else { return false };
+        if matches!(why, DialEnd::Io(_)) {
+            punch.leaves_hole(dial);
+        }
         let tries = dial.tries.saturating_add(1);
         let again = |after: Duration| Planned { tries, at: now + after, ..dial };
         let random = Duration::from_micros(self.cx.random.below(Domain::Punch, PAUSE.as_micros() as u64));
@@ -382,7 +417,7 @@ impl Node {
             }
             // Somebody owns these two ends already: a stream of the peer's that our listener took.
             DialEnd::Io(IoFailure::AddrNotAvailable) => {
-                stuck = tries >= STUCK && punch.rung < FRESH_FROM && key.1 == Requester::Us;
+                stuck = tries >= STUCK && !punch.fresh && key.1 == Requester::Us;
                 Some(again(PAUSE))
             }
             DialEnd::Io(IoFailure::Resources) => Some(again(PAUSE * 2)),
@@ -428,7 +463,7 @@ impl Node {
         let report = self.surveyor.of(punch.local);
         // The sample may have shown that what looked like a counter is none.
         punch.ours.behaviour = report.map_or(punch.ours.behaviour, |r| r.behaviour);
-        let (listen, fresh) = (punch.ours.listen, punch.rung >= FRESH_FROM);
+        let (listen, fresh) = (punch.ours.listen, punch.fresh);
         let seen = sampled.and_then(|s| s.seen);
         punch.ours.ports = match punch.ours.behaviour.foresight() {
             Foresight::Offset(offset) => smallvec![punch.port.wrapping_add(offset).max(1)],
@@ -523,7 +558,10 @@ impl Node {
         }
         let rung = punch.rung;
         punch.tactic = Some(tactic);
-        punch.live.retain(|sock, _| !old.contains(sock));
+        let gone: Vec<Planned> = old.iter().filter_map(|sock| punch.live.remove(sock)).collect();
+        for dial in gone {
+            punch.leaves_hole(dial);
+        }
         self.close_dials(old.into_iter());
         self.stage(Some(key), Strategy::Punch, Stage::Punching { rung });
         self.drive_punch(key);
@@ -535,9 +573,8 @@ impl Node {
         }
         let now = self.cx.now;
         let Some(punch) = self.punches.get_mut(&key) else { return };
-        let probe = matches!(punch.tactic, Some(Tactic::Probe { .. }));
         let at = dial.at.max(now);
-        let until = at + if probe { PROBE_FOR } else { DIAL_FOR };
+        let until = at + DIAL_FOR;
         let (peer, mode, local) = (punch.peer, punch.mode, SocketAddr::new(punch.local, dial.from));
         let role = match key.1 {
             Requester::Us => Role::Initiate(Offer { session: key.0, purpose: Purpose::Open, mode }, peer),
@@ -574,6 +611,13 @@ impl Node {
 }
 
 impl Punch {
+    /// A dial is gone, and what our NAT made of it may be not.
+    fn leaves_hole(&mut self, dial: Planned) {
+        if dial.from == self.ours.listen && self.stale.len() < MAX_STALE {
+            self.stale.insert(dial.to);
+        }
+    }
+
     fn was_refused(&mut self) {
         self.refused += 1;
         let searches = matches!(self.tactic, Some(Tactic::Spray { .. } | Tactic::Probe { .. }));
@@ -684,6 +728,11 @@ impl Punch {
     }
 }
 
+/// Whether an interface's NAT takes a random port for each destination, as far as its address says.
+fn picks_random_ports(interface: &PeerInterface) -> bool {
+    interface.nat == NatType::Symmetric && interface.delta.kind == DeltaType::Random
+}
+
 /// Whether the side that was asked dials first on this rung. A NAT that refuses strangers wants its own side first,
 /// whichever that is. The first two rungs do not: the second often follows the first at once, when our own NAT
 /// has been measured.
@@ -692,9 +741,7 @@ fn is_swapped(rung: u8) -> bool {
 }
 
 fn side_of(mappings: &Mappings) -> Option<Side> {
-    let of = |i: &&crate::address::PeerInterface| {
-        i.external == mappings.external || i.internal == mappings.external
-    };
+    let of = |i: &&PeerInterface| i.external == mappings.external || i.internal == mappings.external;
     let interface = mappings.address.interfaces().find(of)?;
     Some(Side {
         behaviour: mappings.behaviour,

@@ -139,6 +139,10 @@ impl Node {
             self.cx.close(sock, CloseHow::Reset);
             return;
         }
+        if self.is_tainted(local, remote) {
+            self.cx.stats.streams_refused_as_tainted += 1;
+            return self.cx.close(sock, CloseHow::Reset);
+        }
         if let Some(session) = self.awaited_from(remote.ip()) {
             return self.accepted_punch(sock, local, remote, session);
         }
