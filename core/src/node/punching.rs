@@ -100,6 +100,8 @@ pub(super) struct Punch {
     budget: Bucket,
     dials: u32,
     refused: u32,
+    /// Dials of a search are refused, so it goes faster.
+    hurries: bool,
     tactic: Option<Tactic>,
     /// Dials leave from a port of their own, without a listener.
     fresh: bool,
@@ -226,6 +228,7 @@ impl Node {
             budget: Bucket::new(SYN_BURST, SYN_EVERY),
             dials,
             refused: 0,
+            hurries: false,
             tactic: None,
             fresh,
             stale,
@@ -413,6 +416,10 @@ impl Node {
         let mut stuck = false;
         let next = match why {
             DialEnd::Io(IoFailure::AddrInUse) if dial.from != 0 => {
+                Some(Planned { from: 0, ..again(Duration::ZERO) })
+            }
+            // Another dial of ours has drawn the same port.
+            DialEnd::Io(IoFailure::AddrNotAvailable) if dial.from != punch.port => {
                 Some(Planned { from: 0, ..again(Duration::ZERO) })
             }
             // Somebody owns these two ends already: a stream of the peer's that our listener took.
@@ -621,7 +628,8 @@ impl Punch {
     fn was_refused(&mut self) {
         self.refused += 1;
         let searches = matches!(self.tactic, Some(Tactic::Spray { .. } | Tactic::Probe { .. }));
-        if searches && self.refused == REFUSALS {
+        if searches && self.refused >= REFUSALS && !self.hurries {
+            self.hurries = true;
             self.budget = Bucket::new(SYN_BURST, SYN_EVERY_REFUSED);
         }
         let Some(Tactic::Probe { to, low, high, .. }) = self.tactic else { return };
