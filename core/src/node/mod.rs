@@ -115,6 +115,8 @@ pub struct Node {
     /// Peers our user named or approved.
     known: BTreeSet<NodeId>,
     hellos: Bucket,
+    /// Dials for punches, by peer.
+    syns: Buckets<NodeId>,
     /// Strangers' requests, in all.
     requests: Bucket,
     /// By `Trust`, so that strangers, whose keys cost nothing, leave room for whom our user named.
@@ -175,6 +177,7 @@ impl Node {
             known: BTreeSet::new(),
             // A hello that does not decrypt costs 0.13 ms, one that does 0.45 ms (measured).
             hellos: Bucket::new(256, core::time::Duration::from_millis(4)),
+            syns: Buckets::new(256, punching::MAX_DIALS, punching::DIALS_EVERY),
             requests: Bucket::new(32, tenth),
             requests_by_peer: [(); 2].map(|()| Buckets::new(256, 8, 50 * tenth)),
             replies_by_peer: [(); 2].map(|()| Buckets::new(256, 16, 10 * tenth)),

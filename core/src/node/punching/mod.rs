@@ -5,12 +5,16 @@
 //! answer should have arrived; the requester dials when it has. Every dial leaves from a port that listens too,
 //! or is repeated until the rung ends, so that whichever SYN comes through finds somebody.
 
-use core::fmt::Write;
 use core::time::Duration;
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 
 use smallvec::{SmallVec, smallvec};
+
+mod state;
+
+pub(super) use state::{Punch, PunchStage};
+
+use state::{Planned, SYN_BURST, SYN_EVERY, Search};
 
 use super::Node;
 use super::streams::Role;
@@ -32,7 +36,6 @@ use crate::strategy::agreement::{Key, Requester};
 use crate::strategy::dialler::DialEnd;
 use crate::strategy::paths::{self, Trust};
 use crate::strategy::punch::{self, From, Side, Tactic};
-use crate::time::Instant;
 
 /// From this rung on dials leave from ports of their own: a stale connection may hold the listener's.
 pub(super) const FRESH_FROM: u8 = 2;
@@ -44,18 +47,13 @@ const MEET_FOR: Duration = Duration::from_secs(2);
 const DIAL_FOR: Duration = Duration::from_secs(10);
 /// A rung that searches.
 const SEARCH_FOR: Duration = Duration::from_secs(10);
-/// SYNs a second, and at once. EasyTier's 5,000 made routers fall over; two hundred a second are a web page.
-const SYN_EVERY: Duration = Duration::from_millis(2);
-const SYN_BURST: u32 = 16;
-/// A search whose dials are refused may go faster: they leave nothing half-open behind, but each hole
-/// lasts for one round trip only, so that twice as fast on both sides is four times the hits.
-const SYN_EVERY_REFUSED: Duration = Duration::from_micros(500);
-/// So many show that dials are refused.
-const REFUSALS: u32 = 32;
 /// Half-open sockets of one punch.
 const MAX_HALF_OPEN: usize = 1024;
-/// Dials of one punch in all; for strangers few, since anybody can ask.
-const MAX_DIALS: u32 = 8192;
+/// Dials for the punches with one peer: so many at once, and as many again every two minutes, which is how long a
+/// router remembers them.
+pub(super) const MAX_DIALS: u32 = 8192;
+pub(super) const DIALS_EVERY: Duration = Duration::from_micros(120_000_000 / MAX_DIALS as u64);
+/// Of one punch with a stranger: few, since anybody can ask.
 const MAX_DIALS_STRANGER: u32 = 4;
 /// Refused dials are repeated at once so often: a constant pause locks two sides out of phase, no pause cannot
 /// (simulation and kernel, ARCHITECTURE.md). Then after random ones up to this.
@@ -64,94 +62,10 @@ const PAUSE: Duration = Duration::from_millis(200);
 /// After a rung of the peer's its next one is waited for so long.
 const REST_FOR: Duration = Duration::from_secs(15);
 const FOR_EVER: Duration = Duration::from_secs(7200);
-/// Dials remembered that left a hole in our NAT behind, and streams refused for that.
-const MAX_STALE: usize = 64;
+/// Streams of one punch refused for the holes of older dials.
 const MAX_TAINTED: u8 = 3;
 /// What a start that the peer asks for may be in the future.
 const MAX_DELAY: Duration = Duration::from_secs(2);
-
-/// A punch under way.
-#[derive(Debug)]
-pub(super) struct Punch {
-    pub(super) peer: NodeId,
-    pub(super) trust: Trust,
-    mode: PipeMode,
-    via: SmallVec<[u8; 2]>,
-    pub(super) rung: u8,
-    /// Addresses that the peer may come from.
-    sources: SmallVec<[IpAddr; 4]>,
-    /// The interface it leaves from.
-    local: IpAddr,
-    pub(super) stage: PunchStage,
-    /// The local port for dials that need not have one of their own.
-    port: u16,
-    ours: Side,
-    theirs: Option<Side>,
-    /// Between our answer and its arrival, as far as known.
-    delay: Duration,
-    began: Instant,
-    announced: Instant,
-    /// From our announcement to our dials, on the rung before.
-    took: Option<Duration>,
-    pub(super) until: Instant,
-    waiting: VecDeque<Planned>,
-    search: Option<Search>,
-    live: BTreeMap<SockId, Planned>,
-    budget: Bucket,
-    dials: u32,
-    refused: u32,
-    /// Dials of a search are refused, so it goes faster.
-    hurries: bool,
-    tactic: Option<Tactic>,
-    /// Dials leave from a port of their own, without a listener.
-    fresh: bool,
-    /// Whom the listener's port has dialled, where that dial is gone. Our NAT expects the sequence numbers of
-    /// such a dial; Linux's connection tracking lets another stream of the same ends through up to its FIN, or for
-    /// two minutes.
-    stale: BTreeSet<SocketAddr>,
-    tainted: u8,
-    /// The order in which ports are probed, and how many were.
-    walk: u64,
-    probed: u16,
-    /// Our NAT was measured before the rung began.
-    pub(super) surveyed: bool,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum PunchStage {
-    /// A fresh sample is under way.
-    Sampling,
-    /// Ours is known, the peer's is waited for.
-    Announced,
-    Punching,
-    /// The rung is over; the peer, who asked, may begin another.
-    Resting,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-struct Planned {
-    /// Local port; 0 for a fresh one.
-    from: u16,
-    to: SocketAddr,
-    tries: u8,
-    at: Instant,
-    /// Not repeated.
-    once: bool,
-}
-
-impl Planned {
-    /// A first dial is armed early, and fired by the driver at its time; one after a refusal is not, since much
-    /// may happen until then.
-    fn is_due(&self, now: Instant) -> bool {
-        self.tries == 0 || self.at <= now
-    }
-}
-
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Search {
-    Spray { to: SocketAddr, left: u16 },
-    Probe { to: IpAddr, low: u16, high: u16, key: u64, next: u16, count: u16 },
-}
 
 impl Node {
     /// Begins a rung. `theirs` is what the peer announced, where it asked. False: there is no way to the peer.
@@ -356,19 +270,21 @@ impl Node {
             if punch.stage == PunchStage::Resting || punch.until <= now {
                 break;
             }
+            // Kept for later rungs, as long as there are any.
+            let most = MAX_DIALS_STRANGER.min(2 * (u32::from(punch.rung) + 1));
             let stranger = key.1 == Requester::Them && punch.trust == Trust::Stranger;
-            let most = match stranger {
-                // Kept for later rungs, as long as there are any.
-                true => MAX_DIALS_STRANGER.min(2 * (u32::from(punch.rung) + 1)),
-                false => MAX_DIALS,
-            };
-            if punch.dials >= most {
+            if stranger && punch.dials >= most {
                 punch.waiting.clear();
                 punch.search = None;
             }
             let room = punch.live.len() < MAX_HALF_OPEN;
             let due = punch.waiting.front().is_some_and(|p| p.is_due(now)) || punch.search.is_some();
             if !room || !due || !punch.budget.take(now) {
+                break;
+            }
+            if !self.syns.take(now, punch.peer) {
+                punch.waiting.clear();
+                punch.search = None;
                 break;
             }
             let Some(next) = punch.next(now) else { break };
@@ -614,125 +530,6 @@ impl Node {
                 }
             }
         }
-    }
-}
-
-impl Punch {
-    /// A dial is gone, and what our NAT made of it may be not.
-    fn leaves_hole(&mut self, dial: Planned) {
-        if dial.from == self.ours.listen && self.stale.len() < MAX_STALE {
-            self.stale.insert(dial.to);
-        }
-    }
-
-    fn was_refused(&mut self) {
-        self.refused += 1;
-        let searches = matches!(self.tactic, Some(Tactic::Spray { .. } | Tactic::Probe { .. }));
-        if searches && self.refused >= REFUSALS && !self.hurries {
-            self.hurries = true;
-            self.budget = Bucket::new(SYN_BURST, SYN_EVERY_REFUSED);
-        }
-        let Some(Tactic::Probe { to, low, high, .. }) = self.tactic else { return };
-        // A refused probe has left no hole: one more takes its place.
-        match &mut self.search {
-            Some(Search::Probe { count, .. }) => *count = count.saturating_add(1),
-            Some(Search::Spray { .. }) => {}
-            None => {
-                let (key, next) = (self.walk, self.probed);
-                self.search = Some(Search::Probe { to, low, high, key, next, count: next.saturating_add(1) });
-            }
-        }
-    }
-
-    fn tactic(&self) -> Option<Tactic> {
-        Some(punch::tactic(&self.ours, self.theirs.as_ref()?))
-    }
-
-    /// The next dial that is due.
-    fn next(&mut self, now: Instant) -> Option<Planned> {
-        if self.waiting.front().is_some_and(|p| p.is_due(now)) {
-            return self.waiting.pop_front();
-        }
-        let listen = self.port;
-        let (planned, left) = match self.search? {
-            Search::Spray { to, left } => {
-                let planned = Planned { from: 0, to, tries: 0, at: now, once: false };
-                (planned, (left > 1).then(|| Search::Spray { to, left: left - 1 }))
-            }
-            Search::Probe { to, low, high, key, next, count } => {
-                let to_port = SocketAddr::new(to, punch::nth_port(key, next, low, high));
-                let planned = Planned { from: listen, to: to_port, tries: 0, at: now, once: true };
-                self.probed = next.saturating_add(1);
-                let rest = Search::Probe { to, low, high, key, next: self.probed, count };
-                (planned, (self.probed < count).then_some(rest))
-            }
-        };
-        self.search = left;
-        Some(planned)
-    }
-
-    /// From our announcement to our dials; `signal` is our way to the broker.
-    fn until_dials(&self, signal: Duration) -> Duration {
-        // The one who asked waits for the answer; the peer's way to the broker is taken to be as long as ours.
-        let first = if self.theirs.is_some() { self.delay } else { signal * 4 };
-        self.took.unwrap_or(first)
-    }
-
-    /// Whether the peer's ports are random, so that much depends on what our NAT lets in.
-    pub(super) fn gropes(&self) -> bool {
-        self.theirs.as_ref().is_some_and(|t| t.ports.is_empty())
-    }
-
-    #[cfg(test)]
-    pub(super) fn announced(&self) -> &[u16] {
-        &self.ours.ports
-    }
-
-    pub(super) fn local(&self) -> IpAddr {
-        self.local
-    }
-
-    /// Whether another rung would end no better.
-    pub(super) fn is_hopeless(&self) -> bool {
-        matches!(self.tactic, Some(Tactic::Hopeless(_)))
-    }
-
-    fn describe(&self, now: Instant) -> String {
-        let mut text = format!("our NAT: {}", self.ours.behaviour);
-        if let Some(theirs) = &self.theirs {
-            // Writing to a String cannot fail.
-            let _ = write!(text, "; the peer's: {}", theirs.behaviour);
-        }
-        let seconds = now.since(self.began).as_millis() as f64 / 1e3;
-        let range = |b: Behaviour| match b.foresight() {
-            Foresight::Nothing { low, high } => u32::from(high - low) + 1,
-            _ => 64_512,
-        };
-        let chance = |b: Behaviour| {
-            let permille = punch::hit_permille(punch::SPRAY.into(), punch::PROBES.into(), range(b));
-            f64::from(permille) / 10.0
-        };
-        let _ = match (&self.tactic, self.stage) {
-            (None, PunchStage::Announced) => write!(text, "; the peer did not answer"),
-            (None, _) => write!(text, "; our ports could not be told in time"),
-            (Some(Tactic::Hopeless(why)), _) => write!(text, "; {why}"),
-            (Some(Tactic::Meet(_)), _) => {
-                write!(
-                    text,
-                    "; {} dials, {} of them refused, met nobody in {seconds:.1} s",
-                    self.dials, self.refused
-                )
-            }
-            (Some(Tactic::Spray { .. }), _) => {
-                let p = chance(self.ours.behaviour);
-                write!(text, "; {} dials for a hit at P = {p} % found nothing in {seconds:.1} s", self.dials)
-            }
-            (Some(Tactic::Probe { .. }), _) => {
-                let p = self.theirs.as_ref().map_or(0.0, |t| chance(t.behaviour));
-                write!(text, "; {} probes at P = {p} % found nothing in {seconds:.1} s", self.dials)
-            }
-        };
-        text
     }
 }
 

@@ -1,0 +1,230 @@
+//! A punch under way: what is known of both sides, which dials wait and live, and how it is told in words.
+
+use core::fmt::Write;
+use core::time::Duration;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::net::{IpAddr, SocketAddr};
+
+use smallvec::SmallVec;
+
+use crate::identity::NodeId;
+use crate::io::SockId;
+use crate::limit::Bucket;
+use crate::nat::{Behaviour, Foresight};
+use crate::pipe::PipeMode;
+use crate::strategy::paths::Trust;
+use crate::strategy::punch::{self, Side, Tactic};
+use crate::time::Instant;
+
+/// SYNs a second, and at once. EasyTier's 5,000 made routers fall over; two hundred a second are a web page.
+pub(super) const SYN_EVERY: Duration = Duration::from_millis(2);
+pub(super) const SYN_BURST: u32 = 16;
+/// A search whose dials are refused may go faster: they leave nothing half-open behind, but each hole
+/// lasts for one round trip only, so that twice as fast on both sides is four times the hits.
+const SYN_EVERY_REFUSED: Duration = Duration::from_micros(500);
+/// So many show that dials are refused.
+const REFUSALS: u32 = 32;
+/// Dials remembered that left a hole in our NAT behind.
+const MAX_STALE: usize = 64;
+
+/// A punch under way.
+#[derive(Debug)]
+pub(in crate::node) struct Punch {
+    pub(in crate::node) peer: NodeId,
+    pub(in crate::node) trust: Trust,
+    pub(super) mode: PipeMode,
+    pub(super) via: SmallVec<[u8; 2]>,
+    pub(in crate::node) rung: u8,
+    /// Addresses that the peer may come from.
+    pub(super) sources: SmallVec<[IpAddr; 4]>,
+    /// The interface it leaves from.
+    pub(super) local: IpAddr,
+    pub(in crate::node) stage: PunchStage,
+    /// The local port for dials that need not have one of their own.
+    pub(super) port: u16,
+    pub(super) ours: Side,
+    pub(super) theirs: Option<Side>,
+    /// Between our answer and its arrival, as far as known.
+    pub(super) delay: Duration,
+    pub(super) began: Instant,
+    pub(super) announced: Instant,
+    /// From our announcement to our dials, on the rung before.
+    pub(super) took: Option<Duration>,
+    pub(in crate::node) until: Instant,
+    pub(super) waiting: VecDeque<Planned>,
+    pub(super) search: Option<Search>,
+    pub(super) live: BTreeMap<SockId, Planned>,
+    pub(super) budget: Bucket,
+    pub(super) dials: u32,
+    pub(super) refused: u32,
+    /// Dials of a search are refused, so it goes faster.
+    pub(super) hurries: bool,
+    pub(super) tactic: Option<Tactic>,
+    /// Dials leave from a port of their own, without a listener.
+    pub(super) fresh: bool,
+    /// Whom the listener's port has dialled, where that dial is gone. Our NAT expects the sequence numbers of
+    /// such a dial; Linux's connection tracking lets another stream of the same ends through up to its FIN, or for
+    /// two minutes.
+    pub(super) stale: BTreeSet<SocketAddr>,
+    pub(super) tainted: u8,
+    /// The order in which ports are probed, and how many were.
+    pub(super) walk: u64,
+    pub(super) probed: u16,
+    /// Our NAT was measured before the rung began.
+    pub(in crate::node) surveyed: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(in crate::node) enum PunchStage {
+    /// A fresh sample is under way.
+    Sampling,
+    /// Ours is known, the peer's is waited for.
+    Announced,
+    Punching,
+    /// The rung is over; the peer, who asked, may begin another.
+    Resting,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Planned {
+    /// Local port; 0 for a fresh one.
+    pub(super) from: u16,
+    pub(super) to: SocketAddr,
+    pub(super) tries: u8,
+    pub(super) at: Instant,
+    /// Not repeated.
+    pub(super) once: bool,
+}
+
+impl Planned {
+    /// A first dial is armed early, and fired by the driver at its time; one after a refusal is not, since much
+    /// may happen until then.
+    pub(super) fn is_due(&self, now: Instant) -> bool {
+        self.tries == 0 || self.at <= now
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Search {
+    Spray { to: SocketAddr, left: u16 },
+    Probe { to: IpAddr, low: u16, high: u16, key: u64, next: u16, count: u16 },
+}
+
+impl Punch {
+    /// A dial is gone, and what our NAT made of it may be not.
+    pub(super) fn leaves_hole(&mut self, dial: Planned) {
+        if dial.from == self.ours.listen && self.stale.len() < MAX_STALE {
+            self.stale.insert(dial.to);
+        }
+    }
+
+    pub(super) fn was_refused(&mut self) {
+        self.refused += 1;
+        let searches = matches!(self.tactic, Some(Tactic::Spray { .. } | Tactic::Probe { .. }));
+        if searches && self.refused >= REFUSALS && !self.hurries {
+            self.hurries = true;
+            self.budget = Bucket::new(SYN_BURST, SYN_EVERY_REFUSED);
+        }
+        let Some(Tactic::Probe { to, low, high, .. }) = self.tactic else { return };
+        // A refused probe has left no hole: one more takes its place.
+        match &mut self.search {
+            Some(Search::Probe { count, .. }) => *count = count.saturating_add(1),
+            Some(Search::Spray { .. }) => {}
+            None => {
+                let (key, next) = (self.walk, self.probed);
+                self.search = Some(Search::Probe { to, low, high, key, next, count: next.saturating_add(1) });
+            }
+        }
+    }
+
+    pub(super) fn tactic(&self) -> Option<Tactic> {
+        Some(punch::tactic(&self.ours, self.theirs.as_ref()?))
+    }
+
+    /// The next dial that is due.
+    pub(super) fn next(&mut self, now: Instant) -> Option<Planned> {
+        if self.waiting.front().is_some_and(|p| p.is_due(now)) {
+            return self.waiting.pop_front();
+        }
+        let listen = self.port;
+        let (planned, left) = match self.search? {
+            Search::Spray { to, left } => {
+                let planned = Planned { from: 0, to, tries: 0, at: now, once: false };
+                (planned, (left > 1).then(|| Search::Spray { to, left: left - 1 }))
+            }
+            Search::Probe { to, low, high, key, next, count } => {
+                let to_port = SocketAddr::new(to, punch::nth_port(key, next, low, high));
+                let planned = Planned { from: listen, to: to_port, tries: 0, at: now, once: true };
+                self.probed = next.saturating_add(1);
+                let rest = Search::Probe { to, low, high, key, next: self.probed, count };
+                (planned, (self.probed < count).then_some(rest))
+            }
+        };
+        self.search = left;
+        Some(planned)
+    }
+
+    /// From our announcement to our dials; `signal` is our way to the broker.
+    pub(super) fn until_dials(&self, signal: Duration) -> Duration {
+        // The one who asked waits for the answer; the peer's way to the broker is taken to be as long as ours.
+        let first = if self.theirs.is_some() { self.delay } else { signal * 4 };
+        self.took.unwrap_or(first)
+    }
+
+    /// Whether the peer's ports are random, so that much depends on what our NAT lets in.
+    pub(in crate::node) fn gropes(&self) -> bool {
+        self.theirs.as_ref().is_some_and(|t| t.ports.is_empty())
+    }
+
+    #[cfg(test)]
+    pub(in crate::node) fn announced(&self) -> &[u16] {
+        &self.ours.ports
+    }
+
+    pub(in crate::node) fn local(&self) -> IpAddr {
+        self.local
+    }
+
+    /// Whether another rung would end no better.
+    pub(in crate::node) fn is_hopeless(&self) -> bool {
+        matches!(self.tactic, Some(Tactic::Hopeless(_)))
+    }
+
+    pub(super) fn describe(&self, now: Instant) -> String {
+        let mut text = format!("our NAT: {}", self.ours.behaviour);
+        if let Some(theirs) = &self.theirs {
+            // Writing to a String cannot fail.
+            let _ = write!(text, "; the peer's: {}", theirs.behaviour);
+        }
+        let seconds = now.since(self.began).as_millis() as f64 / 1e3;
+        let range = |b: Behaviour| match b.foresight() {
+            Foresight::Nothing { low, high } => u32::from(high - low) + 1,
+            _ => 64_512,
+        };
+        let chance = |b: Behaviour| {
+            let permille = punch::hit_permille(punch::SPRAY.into(), punch::PROBES.into(), range(b));
+            f64::from(permille) / 10.0
+        };
+        let _ = match (&self.tactic, self.stage) {
+            (None, PunchStage::Announced) => write!(text, "; the peer did not answer"),
+            (None, _) => write!(text, "; our ports could not be told in time"),
+            (Some(Tactic::Hopeless(why)), _) => write!(text, "; {why}"),
+            (Some(Tactic::Meet(_)), _) => {
+                write!(
+                    text,
+                    "; {} dials, {} of them refused, met nobody in {seconds:.1} s",
+                    self.dials, self.refused
+                )
+            }
+            (Some(Tactic::Spray { .. }), _) => {
+                let p = chance(self.ours.behaviour);
+                write!(text, "; {} dials for a hit at P = {p} % found nothing in {seconds:.1} s", self.dials)
+            }
+            (Some(Tactic::Probe { .. }), _) => {
+                let p = self.theirs.as_ref().map_or(0.0, |t| chance(t.behaviour));
+                write!(text, "; {} probes at P = {p} % found nothing in {seconds:.1} s", self.dials)
+            }
+        };
+        text
+    }
+}
