@@ -127,8 +127,9 @@ pub struct NodeProgram {
     pub violations: Vec<String>,
     /// Dials in all.
     pub dials: u64,
-    /// Kept across calls, so that nothing is allocated.
     lines: Option<Vec<String>>,
+    /// A record of a pipe, opened; kept, since it is large.
+    plain: Vec<u8>,
     still: (Nanos, u32),
 }
 
@@ -150,6 +151,7 @@ impl NodeProgram {
             violations: Vec::new(),
             dials: 0,
             lines: None,
+            plain: Vec::new(),
             still: (0, 0),
         }
     }
@@ -425,13 +427,13 @@ impl NodeProgram {
             }
             PipeKeys::Encrypted(_, opener) => {
                 pipe.sealed.extend(data);
-                let mut plain = vec![0; MAX_RECORD];
+                self.plain.resize(MAX_RECORD, 0);
                 loop {
-                    match opener.open(&pipe.sealed, &mut plain) {
+                    match opener.open(&pipe.sealed, &mut self.plain) {
                         Ok(Opened::Need(_)) => break,
                         Ok(Opened::Data { consumed, plain: n }) => {
                             pipe.sealed.drain(..consumed);
-                            pipe.received.extend_from_slice(&plain[..n]);
+                            pipe.received.extend_from_slice(&self.plain[..n]);
                         }
                         Ok(Opened::End { consumed }) => {
                             pipe.sealed.drain(..consumed);

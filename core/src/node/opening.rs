@@ -124,11 +124,23 @@ impl Node {
         if !self.external.settled() || !brokers_settled || !measured {
             return;
         }
+        if self.announced.as_ref().is_some_and(|a| self.is_current(a)) {
+            return;
+        }
         let address = self.current_address();
         if self.announced.as_ref() != Some(&address) {
             self.announced = Some(address.clone());
             self.cx.notify(Notice::Ready { address: Box::new(address) });
         }
+    }
+
+    /// Whether this address of ours says what a new one would. This is asked after each event, and putting an address
+    /// together costs as much as the event.
+    fn is_current(&self, address: &PeerAddress) -> bool {
+        let of = |v4: bool| self.announced_interfaces().filter(move |i| i.internal.is_ipv4() == v4);
+        address.brokers() == self.announced_brokers.as_slice()
+            && of(true).eq(address.v4().iter().copied())
+            && of(false).eq(address.v6().iter().copied())
     }
 
     /// Wakes the attempts that wait for a broker or for our address, if there is a new one.

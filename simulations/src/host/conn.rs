@@ -381,7 +381,7 @@ impl Conn {
             if size == 0 {
                 break;
             }
-            let data: Bytes = self.output.range(sent..sent + size).copied().collect::<Vec<u8>>().into();
+            let data = self.output_bytes(sent, size);
             out.push(self.make(Flags::ACK, self.next, data));
             self.next += size as u64;
         }
@@ -397,10 +397,21 @@ impl Conn {
         }
     }
 
+    /// A copy of `size` bytes of the output behind the first `from`.
+    fn output_bytes(&self, from: usize, size: usize) -> Bytes {
+        let (first, second) = self.output.as_slices();
+        if let Some(data) = first.get(from..from + size) {
+            return Bytes::copy_from_slice(data);
+        }
+        let tail = &first[from.min(first.len())..];
+        let rest = from.saturating_sub(first.len());
+        [tail, &second[rest..rest + size - tail.len()]].concat().into()
+    }
+
     fn first_unacknowledged(&self) -> Option<Segment> {
         let size = self.output.len().min(MSS);
         if size > 0 {
-            let data: Bytes = self.output.range(..size).copied().collect::<Vec<u8>>().into();
+            let data = self.output_bytes(0, size);
             return Some(self.make(Flags::ACK, self.una, data));
         }
         (self.next > self.una && self.fin_sent())

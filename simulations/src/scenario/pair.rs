@@ -167,6 +167,9 @@ const TOLD_WITHIN: Nanos = 3_600 * SECOND;
 /// of those that are held.
 const MOST_SYNS: u64 = 12_288;
 
+/// Longer than a closed stream repeats its last bytes where nobody answers.
+const GONE_WITHIN: Nanos = 600 * SECOND;
+
 fn broker_address(n: usize) -> IpAddr {
     [203, 0, 113, 20 + n as u8].into()
 }
@@ -386,9 +389,10 @@ fn end(
             p.node_mut().shutdown(cx);
         });
     }
-    // Longer than a closed stream repeats its last bytes where nobody answers.
-    let until = run.world.now() + 600 * SECOND;
-    run.world.run_until(until);
+    // Nobody dials any more, so that once nothing is on its way and no socket is left, none will come back.
+    let over = |w: &World<Program>| w.in_flight() == 0 && hosts.iter().all(|h| w.host(*h).live_sockets() == 0);
+    let until = run.world.now() + GONE_WITHIN;
+    run.world.run_while(until, over);
     let mut known: Vec<IpAddr> = STUN.to_vec();
     known.extend((0..pair.brokers.len()).map(broker_address));
     for host in hosts {

@@ -151,6 +151,11 @@ impl<A: App> World<A> {
         &self.counts
     }
 
+    /// Packets on their way.
+    pub fn in_flight(&self) -> u64 {
+        self.in_flight
+    }
+
     /// Records packets from now on.
     pub fn record(&mut self) {
         self.trace = Some(Trace::default());
@@ -293,21 +298,17 @@ impl<A: App> World<A> {
                     return self.drop("nat", &packet, "ttl");
                 }
                 packet.ttl -= 1;
+                let mut traced = None;
                 if let Some(trace) = &mut self.trace {
-                    let label = format!("nat{nat}");
-                    trace.packet(
-                        self.now,
-                        &label,
-                        if side == Side::Inside { "in  <" } else { "out <" },
-                        &packet,
-                    );
+                    let way = if side == Side::Inside { "in  <" } else { "out <" };
+                    trace.packet(self.now, &format!("nat{nat}"), way, &packet);
+                    traced = Some(packet.clone());
                 }
                 let verdicts = match side {
-                    Side::Inside => self.nats[nat].0.leave(self.now, packet.clone()),
-                    Side::Outside => self.nats[nat].0.enter(self.now, packet.clone()),
+                    Side::Inside => self.nats[nat].0.leave(self.now, packet),
+                    Side::Outside => self.nats[nat].0.enter(self.now, packet),
                 };
-                if let [Verdict::Drop(why)] = verdicts.as_slice() {
-                    let why = *why;
+                if let ([Verdict::Drop(why)], Some(packet)) = (verdicts.as_slice(), traced) {
                     return self.drop(&format!("nat{nat}"), &packet, why);
                 }
                 self.carry_out(nat, verdicts);
@@ -369,6 +370,10 @@ impl<A: App> World<A> {
             let Plug { link, packets, .. } = &mut self.plugs[plug.0];
             let n = *packets;
             *packets += 1;
+            if link.only_delays() {
+                delays.iter_mut().for_each(|d| *d += link.delay);
+                continue;
+            }
             let fate = link.fate(self.now, self.rng, plug.0 as u64, n);
             delays = delays.iter().flat_map(|d| fate.iter().map(move |f| d + f)).collect();
         }
@@ -377,9 +382,11 @@ impl<A: App> World<A> {
         }
         self.counts.copied += delays.len() as u64 - 1;
         self.in_flight += delays.len() as u64;
+        let Some(last) = delays.pop() else { return };
         for delay in delays {
             self.queue.put(self.now + delay, Event::Arrive(to, packet.clone()));
         }
+        self.queue.put(self.now + last, Event::Arrive(to, packet));
     }
 
     /// Sees to what a host asked for until it asks for nothing more.
