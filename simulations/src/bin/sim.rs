@@ -152,6 +152,9 @@ enum Command {
         /// With ciphers that protect nothing and cost nothing; needs a build with `--features stand-in`.
         #[arg(long)]
         stand_in: bool,
+        /// Only the lines whose names contain this.
+        #[arg(long, default_value = "")]
+        only: String,
     },
 }
 
@@ -250,8 +253,8 @@ fn main() -> ExitCode {
             eprintln!("sim: this bench needs a build with {features}");
             false
         }
-        Command::Bench { seconds, stand_in } => {
-            bench(Duration::from_secs(seconds), stand_in);
+        Command::Bench { seconds, stand_in, only } => {
+            bench(Duration::from_secs(seconds), stand_in, &only);
             true
         }
     };
@@ -367,9 +370,12 @@ fn swarm(from: u64, seeds: u64) -> bool {
     bad == 0
 }
 
-fn bench(each: Duration, stand_in: bool) {
+fn bench(each: Duration, stand_in: bool, only: &str) {
     let ciphers = if stand_in { "standing in" } else { "real" };
     let rate = |name: &str, mut one: Box<dyn FnMut(u64) -> u64>| {
+        if !name.contains(only) {
+            return;
+        }
         let (begin, mut runs, mut events) = (Instant::now(), 0, 0);
         while begin.elapsed() < each {
             events += one(runs);

@@ -389,44 +389,40 @@ impl<A: App> World<A> {
         self.queue.put(self.now + last, Event::Arrive(to, packet));
     }
 
-    /// Sees to what a host asked for until it asks for nothing more.
+    /// Sees to what a host asked for until it asks for nothing more. Its program comes first, so that what it answers at
+    /// once takes the acknowledgement of what it read along.
     fn flush(&mut self, n: usize) {
-        loop {
-            let mut packets = core::mem::take(&mut self.hosts[n].0.out.packets);
-            for packet in packets.drain(..) {
-                if let Some(trace) = &mut self.trace {
-                    trace.packet(self.now, &format!("host{n}"), ">", &packet);
-                }
-                let (host, _, plugs) = &self.hosts[n];
-                if host.addresses().contains(&packet.dst.ip()) {
-                    self.counts.sent += 1;
-                    self.in_flight += 1;
-                    self.queue.put(self.now + LOOPBACK, Event::Loopback(n, packet));
-                } else {
-                    match plugs.iter().find(|(ip, _)| *ip == packet.src.ip()).map(|(_, plug)| *plug) {
-                        Some(plug) => self.transmit(plug, packet),
-                        None => {
-                            self.counts.sent += 1;
-                            self.drop("host", &packet, "no interface");
-                        }
+        let (host, app, _) = &mut self.hosts[n];
+        while let Some(event) = host.out.events.pop_front() {
+            app.event(&mut Cx { host, now: self.now, rng: self.rng }, event);
+        }
+        for (at, sock) in host.out.timers.drain(..) {
+            self.queue.put(at.max(self.now), Event::Timer(n, sock));
+        }
+        for (at, token) in host.out.wakes.drain(..) {
+            self.queue.put(at.max(self.now), Event::Wake(n, token));
+        }
+        let mut packets = core::mem::take(&mut host.out.packets);
+        for packet in packets.drain(..) {
+            if let Some(trace) = &mut self.trace {
+                trace.packet(self.now, &format!("host{n}"), ">", &packet);
+            }
+            let (host, _, plugs) = &self.hosts[n];
+            if host.addresses().contains(&packet.dst.ip()) {
+                self.counts.sent += 1;
+                self.in_flight += 1;
+                self.queue.put(self.now + LOOPBACK, Event::Loopback(n, packet));
+            } else {
+                match plugs.iter().find(|(ip, _)| *ip == packet.src.ip()).map(|(_, plug)| *plug) {
+                    Some(plug) => self.transmit(plug, packet),
+                    None => {
+                        self.counts.sent += 1;
+                        self.drop("host", &packet, "no interface");
                     }
                 }
             }
-            let (host, app, _) = &mut self.hosts[n];
-            if host.out.packets.is_empty() {
-                host.out.packets = packets;
-            }
-            for (at, sock) in host.out.timers.drain(..) {
-                self.queue.put(at.max(self.now), Event::Timer(n, sock));
-            }
-            for (at, token) in host.out.wakes.drain(..) {
-                self.queue.put(at.max(self.now), Event::Wake(n, token));
-            }
-            match host.out.events.pop_front() {
-                Some(event) => app.event(&mut Cx { host, now: self.now, rng: self.rng }, event),
-                None if host.out.packets.is_empty() => return,
-                None => {}
-            }
         }
+        // Kept for its room.
+        self.hosts[n].0.out.packets = packets;
     }
 }
