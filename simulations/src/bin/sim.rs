@@ -169,6 +169,9 @@ enum At {
 }
 
 fn main() -> ExitCode {
+    // A world is some 300 KiB, made and freed thousands of times a second. glibc would give them back to the system each
+    // time; once it has freed a chunk of this size it keeps twice as much (mallopt(3), M_MMAP_THRESHOLD).
+    drop(std::hint::black_box(Vec::<u8>::with_capacity(8 << 20)));
     let good = match Args::parse().command {
         Command::Presets => {
             for preset in PRESETS.iter().chain(LAB) {

@@ -57,7 +57,8 @@ pub enum HostEvent {
 /// What a host wants done: filled by its methods, emptied by the world.
 #[derive(Debug, Default)]
 pub(crate) struct Outbox {
-    pub(crate) packets: Vec<Packet>,
+    /// Each in its place for all its way, since it is large.
+    pub(crate) packets: Vec<Box<Packet>>,
     pub(crate) timers: Vec<(Nanos, Sock)>,
     pub(crate) events: VecDeque<HostEvent>,
     pub(crate) wakes: Vec<(Nanos, u64)>,
@@ -152,9 +153,9 @@ impl Host {
     }
 
     /// A packet for one of our addresses.
-    pub(crate) fn arrive(&mut self, now: Nanos, packet: Packet) {
+    pub(crate) fn arrive(&mut self, now: Nanos, packet: &Packet) {
         match packet.body {
-            Body::Tcp(ref segment) => self.arrive_tcp(now, &packet, segment),
+            Body::Tcp(ref segment) => self.arrive_tcp(now, packet, segment),
             Body::Udp(ref data) => {
                 let found = self.udp.get(&packet.dst.port()).and_then(|socks| {
                     socks.iter().find(|s| self.sockets.get(s).is_some_and(|x| x.takes(packet.dst)))
@@ -266,7 +267,7 @@ impl Host {
                 if self.out.packets.last().is_some_and(|p| (p.src, p.dst) == (src, dst) && segment.takes_along(p)) {
                     self.out.packets.pop();
                 }
-                self.out.packets.push(Packet { src, dst, ttl, body: Body::Tcp(segment) });
+                self.out.packets.push(Box::new(Packet { src, dst, ttl, body: Body::Tcp(segment) }));
             }
         }
         segments.clear();

@@ -84,12 +84,12 @@ struct Net {
 
 #[derive(Debug)]
 enum Event {
-    Arrive(PlugId, Packet),
-    Loopback(usize, Packet),
+    Arrive(PlugId, Box<Packet>),
+    Loopback(usize, Box<Packet>),
     Timer(usize, Sock),
     Wake(usize, u64),
     /// A NAT looks again at a packet that nobody asked for.
-    Again(usize, Packet),
+    Again(usize, Box<Packet>),
 }
 
 /// How many packets there were, and what became of them.
@@ -289,7 +289,7 @@ impl<A: App> World<A> {
         }
     }
 
-    fn arrive(&mut self, plug: PlugId, packet: Packet) {
+    fn arrive(&mut self, plug: PlugId, packet: Box<Packet>) {
         match self.plugs[plug.0].device {
             Device::Host(host) => self.deliver(host, packet),
             Device::Nat(nat, side) => {
@@ -336,16 +336,16 @@ impl<A: App> World<A> {
         }
     }
 
-    fn deliver(&mut self, host: usize, packet: Packet) {
+    fn deliver(&mut self, host: usize, packet: Box<Packet>) {
         self.counts.delivered += 1;
         if let Some(trace) = &mut self.trace {
             trace.packet(self.now, &format!("host{host}"), "<", &packet);
         }
-        self.hosts[host].0.arrive(self.now, packet);
+        self.hosts[host].0.arrive(self.now, &packet);
         self.flush(host);
     }
 
-    fn transmit(&mut self, from: PlugId, mut packet: Packet) {
+    fn transmit(&mut self, from: PlugId, mut packet: Box<Packet>) {
         self.counts.sent += 1;
         let net = self.plugs[from.0].net;
         let Net { routes, gateway, hops } = &self.nets[net.0];
