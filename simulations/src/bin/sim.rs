@@ -346,6 +346,7 @@ fn swarm_one(seed: u64, without: &[usize], trace: bool) -> bool {
     println!("seed {seed}: {}; demanded: {:?}", drawn.what, drawn.demand);
     println!("a: {}\nb: {}", drawn.pair.chains[0], drawn.pair.chains[1]);
     println!("{:?} after {} {}", ending.strategy, ms(ending.took), ending.why);
+    println!("healed: {:?}; demanded: {:?}", ending.again, drawn.healed);
     println!("digest {:016x} over {} events", ending.digest, ending.events);
     wrong.iter().for_each(|w| println!("WRONG {w}"));
     wrong.is_empty()

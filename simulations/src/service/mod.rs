@@ -112,6 +112,8 @@ pub trait Service: core::fmt::Debug {
     fn tcp_ports(&self) -> &[u16];
     /// Something happened.
     fn handle(&mut self, cx: &mut ServiceCx, input: Input<'_>);
+    /// Its faults end.
+    fn heal(&mut self);
     /// When it wants [`Input::Timeout`].
     fn timeout(&self) -> Option<Nanos> {
         None
@@ -144,6 +146,11 @@ impl ServerProgram {
             later: BTreeMap::new(),
             laters: 0,
         }
+    }
+
+    /// Ends the server's faults.
+    pub fn heal(&mut self) {
+        self.service.heal();
     }
 
     fn tell(&mut self, cx: &mut Cx<'_>, input: Input<'_>) {

@@ -140,6 +140,10 @@ impl Service for StunServer {
         &PORTS
     }
 
+    fn heal(&mut self) {
+        self.faults = StunFaults::default();
+    }
+
     fn handle(&mut self, cx: &mut ServiceCx, input: Input<'_>) {
         match input {
             Input::Datagram { local, from, data } => {

@@ -190,6 +190,13 @@ impl<A: App> World<A> {
         }
     }
 
+    /// Ends the faults of every link; each keeps its delay.
+    pub fn heal(&mut self) {
+        for plug in &mut self.plugs {
+            plug.link = LinkSpec::with_delay(plug.link.delay);
+        }
+    }
+
     /// Makes a NAT forget everything, as a power cut does.
     pub fn reboot_nat(&mut self, nat: NatId) {
         self.nats[nat.0].0.reboot();
