@@ -140,34 +140,24 @@ impl Surveyor {
         self.stop(cx);
         self.started = true;
         for (place, (local, port)) in locals.enumerate() {
-            let family: Vec<SocketAddr> =
-                servers.iter().copied().filter(|s| s.is_ipv4() == local.is_ipv4()).collect();
-            let report = NatReport {
-                local,
-                behaviour: Behaviour::default(),
-                mapped: None,
-                samples: Vec::new(),
-                round_trip: None,
-                server: None,
-                second_address: false,
-            };
-            let mut survey = Survey {
-                place: place as u8,
-                done: family.is_empty(),
-                servers: family,
-                asked: 0,
-                port,
-                report,
-                probes: BTreeMap::new(),
-                udp: Udp::Over,
-                until: cx.now + SURVEY_WITHIN,
-                by_address: None,
-                by_port: None,
-                seen: [None; 3],
-                second: false,
-            };
-            survey.begin(cx);
+            let survey = Survey::begun(cx, place as u8, local, port, servers);
             self.surveys.push(survey);
+        }
+    }
+
+    /// Whether an interface has a server to ask and could not be measured.
+    pub(crate) fn lacks(&self) -> bool {
+        self.surveys.iter().any(Survey::lacks)
+    }
+
+    /// Surveys the interfaces anew that could not be measured.
+    pub(crate) fn again(&mut self, cx: &mut Cx, servers: &[SocketAddr]) {
+        for survey in &mut self.surveys {
+            let reachable = servers.iter().any(|s| s.is_ipv4() == survey.report.local.is_ipv4());
+            if survey.lacks() || (survey.servers.is_empty() && reachable) {
+                survey.close(cx, |_| true);
+                *survey = Survey::begun(cx, survey.place, survey.report.local, survey.port, servers);
+            }
         }
     }
 
@@ -289,6 +279,43 @@ impl Surveyor {
 }
 
 impl Survey {
+    fn begun(cx: &mut Cx, place: u8, local: IpAddr, port: u16, servers: &[SocketAddr]) -> Survey {
+        let family: Vec<SocketAddr> =
+            servers.iter().copied().filter(|s| s.is_ipv4() == local.is_ipv4()).collect();
+        let report = NatReport {
+            local,
+            behaviour: Behaviour::default(),
+            mapped: None,
+            samples: Vec::new(),
+            round_trip: None,
+            server: None,
+            second_address: false,
+        };
+        let mut survey = Survey {
+            place,
+            done: family.is_empty(),
+            servers: family,
+            asked: 0,
+            port,
+            report,
+            probes: BTreeMap::new(),
+            udp: Udp::Over,
+            until: cx.now + SURVEY_WITHIN,
+            by_address: None,
+            by_port: None,
+            seen: [None; 3],
+            second: false,
+        };
+        survey.begin(cx);
+        survey
+    }
+
+    /// Over without what its servers could have told.
+    fn lacks(&self) -> bool {
+        let unknown = self.report.mapped.is_none() || (self.second && self.report.behaviour.mapping.is_none());
+        self.done && !self.servers.is_empty() && unknown
+    }
+
     fn begin(&mut self, cx: &mut Cx) {
         if self.done {
             return;

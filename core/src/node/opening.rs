@@ -21,6 +21,18 @@ const ANNOUNCED_BROKERS: usize = 2;
 /// The address is handed out after this long even if brokers are still being tried.
 const SETTLE_WITHIN: Duration = Duration::from_secs(4);
 
+/// What no server answered is asked for again after the first of these, doubling up to the second: the way out may have
+/// been down while our interfaces were up.
+const MEASURE_AGAIN: (Duration, Duration) = (Duration::from_secs(30), Duration::from_secs(300));
+
+/// When what no server answered is asked for again.
+#[derive(Debug, Default)]
+pub(super) struct MeasureAgain {
+    /// How often that was in vain.
+    failures: u32,
+    armed: bool,
+}
+
 /// The listeners: one per address family, all on one port.
 #[derive(Debug, Default)]
 pub(super) struct Listeners {
@@ -61,6 +73,8 @@ impl Node {
         self.external.start(&mut self.cx, locals);
         self.surveyor.stop(&mut self.cx);
         self.surveyed = false;
+        self.again = MeasureAgain::default();
+        self.cx.timers.set(Timer::Measure, None);
         if self.phase == Phase::New {
             self.phase = Phase::Running;
             self.open_listeners();
@@ -124,6 +138,7 @@ impl Node {
         if !self.external.settled() || !brokers_settled || !measured {
             return;
         }
+        self.plan_measure();
         if self.announced.as_ref().is_some_and(|a| self.is_current(a)) {
             return;
         }
@@ -131,6 +146,28 @@ impl Node {
         if self.announced.as_ref() != Some(&address) {
             self.announced = Some(address.clone());
             self.cx.notify(Notice::Ready { address: Box::new(address) });
+        }
+    }
+
+    /// Sees to it that what no server answered is asked for again.
+    fn plan_measure(&mut self) {
+        let lacks = self.external.lacks() || (self.config.survey && self.surveyor.lacks());
+        if self.again.armed || !lacks {
+            return;
+        }
+        let (first, most) = MEASURE_AGAIN;
+        let pause = (first * (1 << self.again.failures.min(8))).min(most);
+        self.again.armed = true;
+        self.cx.timers.set(Timer::Measure, Some(self.cx.now + pause));
+    }
+
+    pub(super) fn measure_again(&mut self) {
+        self.again.armed = false;
+        self.again.failures = self.again.failures.saturating_add(1);
+        self.external.ask_again(&mut self.cx);
+        if let Some(servers) = self.external.servers().filter(|_| self.config.survey) {
+            self.surveyor.again(&mut self.cx, &servers);
+            self.surveyed = self.surveyor.settled();
         }
     }
 

@@ -168,9 +168,9 @@ const DATA_WITHIN: Nanos = 120 * SECOND;
 /// The most that data may take that faults have kept back, once there are none: TCP waits up to two minutes between
 /// repeats, and then repairs a segment in each round trip.
 const HEALED_WITHIN: Nanos = 240 * SECOND;
-/// From the end of all faults to the second call: the longest that a node waits before it tries a broker again, and the
-/// try.
-const REST: Nanos = 75 * SECOND;
+/// From the end of all faults to the second call: the longest that a node waits before it tries a broker or asks a STUN
+/// server again, and the try.
+const REST: Nanos = 330 * SECOND;
 /// The most until a caller knows that the listener gave up: where a NAT forgot the stream and the way lost its RST,
 /// that is TCP's own patience.
 const TOLD_WITHIN: Nanos = 3_600 * SECOND;

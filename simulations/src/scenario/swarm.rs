@@ -16,7 +16,7 @@ use crate::oracle::{Verdict, direct_or_reverse, every_strategy};
 use crate::service::{BrokerFaults, StunFaults};
 
 /// The kinds of faults that a seed chooses from.
-const KINDS: u64 = 10;
+const KINDS: u64 = 11;
 
 /// A drawn world, and what is demanded of it beyond the invariants.
 #[derive(Clone, Debug)]
@@ -91,7 +91,7 @@ pub fn draw_without(seed: u64, left_out: &[usize]) -> Drawn {
         what.push_str(" plain");
     }
     pair.again = true;
-    let healed = demand;
+    let mut healed = demand;
     let faults = match below(10) {
         0 => 0,
         1 | 2 => 1,
@@ -131,9 +131,17 @@ pub fn draw_without(seed: u64, left_out: &[usize]) -> Drawn {
                     stale_ppm: below(500_000) as u32,
                     late: below(3_000) * MILLI,
                 };
+                // What a server said is believed until another interface list comes.
+                if pair.place == Place::Apart && healed == Verdict::Must {
+                    healed = Verdict::Perhaps;
+                }
                 "stun"
             }
             6 => {
+                pair.stun.silent_ppm = 1_000_000;
+                "silent stun"
+            }
+            7 => {
                 let from = below(20) * SECOND;
                 let dead = Blackout { from, until: from + below(20) * SECOND };
                 pair.brokers[0] = BrokerFaults {
@@ -144,12 +152,12 @@ pub fn draw_without(seed: u64, left_out: &[usize]) -> Drawn {
                 };
                 "broker"
             }
-            7 => {
+            8 => {
                 pair.brokers.push(BrokerFaults::default());
                 pair.brokers.truncate(4);
                 "another broker"
             }
-            8 => {
+            9 => {
                 pair.clocks[side] = Clocks {
                     mono: below(1 << 50),
                     drift_ppm: below(1_001) as i32 - 500,
