@@ -35,6 +35,9 @@ const ASKED: u8 = 3;
 const SILENT_AFTER: Duration = Duration::from_millis(600);
 /// A connection that holds a mapping open is made anew this long after it broke.
 const ANCHOR_AGAIN: Duration = Duration::from_secs(10);
+/// On such a connection the question is asked again so often: NATs are known to forget idle ones after four minutes, and
+/// mappings after five.
+const ANCHOR_ASKS: Duration = Duration::from_secs(100);
 /// Servers tried, one after the other.
 const SERVERS: usize = 3;
 const TCP_CREDIT: u32 = 2048;
@@ -83,6 +86,8 @@ struct Survey {
     asked: usize,
     port: u16,
     report: NatReport,
+    /// What an earlier survey found in part, until this one is over.
+    earlier: Option<NatReport>,
     probes: BTreeMap<SockId, (What, Probe)>,
     udp: Udp,
     until: Instant,
@@ -156,7 +161,9 @@ impl Surveyor {
             let reachable = servers.iter().any(|s| s.is_ipv4() == survey.report.local.is_ipv4());
             if survey.lacks() || (survey.servers.is_empty() && reachable) {
                 survey.close(cx, |_| true);
-                *survey = Survey::begun(cx, survey.place, survey.report.local, survey.port, servers);
+                let earlier = survey.report.clone();
+                *survey = Survey::begun(cx, survey.place, earlier.local, survey.port, servers);
+                survey.earlier = Some(earlier);
             }
         }
     }
@@ -182,11 +189,11 @@ impl Surveyor {
     }
 
     pub(crate) fn of(&self, local: IpAddr) -> Option<&NatReport> {
-        self.surveys.iter().find(|s| s.report.local == local && s.done).map(|s| &s.report)
+        self.surveys.iter().find(|s| s.report.local == local).and_then(Survey::known)
     }
 
     pub(crate) fn reports(&self) -> impl Iterator<Item = &NatReport> {
-        self.surveys.iter().filter(|s| s.done).map(|s| &s.report)
+        self.surveys.iter().filter_map(Survey::known)
     }
 
     /// Asks what a fresh port of an interface is seen as, for a punch; the connection stays open until
@@ -298,6 +305,7 @@ impl Survey {
             asked: 0,
             port,
             report,
+            earlier: None,
             probes: BTreeMap::new(),
             udp: Udp::Over,
             until: cx.now + SURVEY_WITHIN,
@@ -312,8 +320,13 @@ impl Survey {
 
     /// Over without what its servers could have told.
     fn lacks(&self) -> bool {
-        let unknown = self.report.mapped.is_none() || (self.second && self.report.behaviour.mapping.is_none());
+        let Behaviour { mapping, allocation, .. } = self.report.behaviour;
+        let unknown = allocation.is_none() || (self.second && mapping.is_none());
         self.done && !self.servers.is_empty() && unknown
+    }
+
+    fn known(&self) -> Option<&NatReport> {
+        if self.done { Some(&self.report) } else { self.earlier.as_ref() }
     }
 
     fn begin(&mut self, cx: &mut Cx) {
@@ -344,7 +357,11 @@ impl Survey {
         let seen = reply.and_then(|r| mapped(&r));
         let Some(seen) = seen else { return self.failed(cx, sock) };
         match what {
-            What::Anchor if self.done => self.report.mapped = Some(seen),
+            What::Anchor if self.done => {
+                self.report.mapped = Some(seen);
+                cx.read(sock, data.len() as u32);
+                cx.timers.set(Timer::Survey(self.place), Some(cx.now + ANCHOR_ASKS));
+            }
             What::Anchor => self.anchored(cx, seen, reply.and_then(|r| r.other)),
             What::Address => self.by_address = Some(seen),
             What::Port => self.by_port = Some(seen),
@@ -409,7 +426,7 @@ impl Survey {
 
     fn timeout(&mut self, cx: &mut Cx) {
         if self.done {
-            return self.anchor(cx);
+            return self.refresh_anchor(cx);
         }
         if self.until <= cx.now {
             self.end_udp(cx);
@@ -418,6 +435,24 @@ impl Survey {
         // Sent again once, for the sake of lost datagrams.
         self.ask_udp(cx);
         self.conclude(cx);
+    }
+
+    /// Uses the connection that holds the mapping open, or makes it anew if it is gone or dead.
+    fn refresh_anchor(&mut self, cx: &mut Cx) {
+        let anchor = self.probes.iter_mut().find(|(_, (what, _))| *what == What::Anchor);
+        match anchor {
+            Some((sock, (_, probe))) if probe.answered => {
+                probe.answered = false;
+                probe.transaction = TransactionId(cx.random.bytes(Domain::StunTransaction));
+                cx.send(*sock, stun::binding_request(probe.transaction, None));
+                cx.timers.set(Timer::Survey(self.place), Some(cx.now + ANSWER_WITHIN * 2));
+            }
+            _ => {
+                self.close(cx, |what| what == What::Anchor);
+                cx.timers.set(Timer::Survey(self.place), Some(cx.now + ANCHOR_ASKS));
+                self.anchor(cx);
+            }
+        }
     }
 
     /// Ends the survey when nothing is waited for.
@@ -435,6 +470,12 @@ impl Survey {
 
     fn finish(&mut self, cx: &mut Cx) {
         self.done = true;
+        if let Some(earlier) = self.earlier.take().filter(|_| self.report.mapped.is_none()) {
+            self.report = earlier;
+            self.close(cx, |_| true);
+            cx.timers.set(Timer::Survey(self.place), None);
+            return;
+        }
         self.report.samples = self.seen.iter().flatten().copied().collect();
         let behaviour = &mut self.report.behaviour;
         if let Some(seen) = self.report.mapped {
@@ -466,7 +507,7 @@ impl Survey {
         // An endpoint-independent mapping that cannot be foreseen is kept open, so that it stays true.
         let keep = behaviour.foresight() == Foresight::Measured && self.report.mapped.is_some();
         self.close(cx, |what| !(keep && what == What::Anchor));
-        cx.timers.set(Timer::Survey(self.place), None);
+        cx.timers.set(Timer::Survey(self.place), keep.then_some(cx.now + ANCHOR_ASKS));
     }
 
     fn close(&mut self, cx: &mut Cx, which: impl Fn(What) -> bool) {
