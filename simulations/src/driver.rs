@@ -173,7 +173,12 @@ impl NodeProgram {
 
     /// The newest address that the node told, once it is ready.
     pub fn address(&self) -> Option<&PeerAddress> {
-        self.notices.iter().rev().find_map(|(_, n)| match n {
+        self.addresses().next_back()
+    }
+
+    /// Every address that the node told, the newest last.
+    pub fn addresses(&self) -> impl DoubleEndedIterator<Item = &PeerAddress> {
+        self.notices.iter().filter_map(|(_, n)| match n {
             Notice::Ready { address } => Some(&**address),
             _ => None,
         })

@@ -52,8 +52,10 @@ struct Probe {
     votes: BTreeMap<IpAddr, u8>,
     /// Servers that have not answered.
     open: SmallVec<[(TransactionId, SocketAddr); SERVERS]>,
-    /// It was settled before, without an answer.
+    /// It is asked anew, and was settled before.
     again: bool,
+    /// What it had found before.
+    earlier: Option<IpAddr>,
 }
 
 #[derive(Debug)]
@@ -104,6 +106,7 @@ impl External {
                 votes: BTreeMap::new(),
                 open: SmallVec::new(),
                 again: false,
+                earlier: None,
             })
             .collect();
         if self.addresses.is_empty() && self.queries.is_empty() {
@@ -127,9 +130,14 @@ impl External {
         !self.servers.is_empty() && self.probes.iter().any(|p| matches!(p.state, State::Done(None)))
     }
 
-    /// Asks anew for the interfaces that got no answer. They stay settled meanwhile.
-    pub(crate) fn ask_again(&mut self, cx: &mut Cx) {
-        for probe in self.probes.iter_mut().filter(|p| matches!(p.state, State::Done(None))) {
+    /// Asks anew for the interfaces that got no answer, or for all. They stay settled meanwhile, with what they had.
+    pub(crate) fn ask_again(&mut self, cx: &mut Cx, all: bool) {
+        for probe in &mut self.probes {
+            let State::Done(found) = probe.state else { continue };
+            if found.is_some() && !all {
+                continue;
+            }
+            probe.earlier = found.or(probe.earlier);
             probe.state = State::Waiting;
             probe.votes.clear();
             probe.again = true;
@@ -171,8 +179,8 @@ impl External {
     /// What the world sees of this local address, as far as known.
     pub(crate) fn of(&self, local: IpAddr) -> Option<IpAddr> {
         self.probes.iter().find(|p| p.local == local).and_then(|p| match p.state {
-            State::Done(found) => found,
-            _ => None,
+            State::Done(found) => found.or(p.earlier),
+            _ => p.earlier,
         })
     }
 

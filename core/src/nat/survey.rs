@@ -86,7 +86,7 @@ struct Survey {
     asked: usize,
     port: u16,
     report: NatReport,
-    /// What an earlier survey found in part, until this one is over.
+    /// What an earlier survey found, until this one is over.
     earlier: Option<NatReport>,
     probes: BTreeMap<SockId, (What, Probe)>,
     udp: Udp,
@@ -155,11 +155,11 @@ impl Surveyor {
         self.surveys.iter().any(Survey::lacks)
     }
 
-    /// Surveys the interfaces anew that could not be measured.
-    pub(crate) fn again(&mut self, cx: &mut Cx, servers: &[SocketAddr]) {
+    /// Surveys the interfaces anew that could not be measured, or all. What was known stays so meanwhile.
+    pub(crate) fn again(&mut self, cx: &mut Cx, servers: &[SocketAddr], all: bool) {
         for survey in &mut self.surveys {
             let reachable = servers.iter().any(|s| s.is_ipv4() == survey.report.local.is_ipv4());
-            if survey.lacks() || (survey.servers.is_empty() && reachable) {
+            if survey.lacks() || (survey.done && reachable && (all || survey.servers.is_empty())) {
                 survey.close(cx, |_| true);
                 let earlier = survey.report.clone();
                 *survey = Survey::begun(cx, survey.place, earlier.local, survey.port, servers);
@@ -199,7 +199,8 @@ impl Surveyor {
     /// Asks what a fresh port of an interface is seen as, for a punch; the connection stays open until
     /// [`release`](Self::release). False: there is no server to ask.
     pub(crate) fn sample(&mut self, cx: &mut Cx, local: IpAddr, key: Key) -> bool {
-        let server = self.surveys.iter().find(|s| s.report.local == local).and_then(|s| s.report.server);
+        let survey = self.surveys.iter().find(|s| s.report.local == local);
+        let server = survey.and_then(|s| s.report.server.or(s.known()?.server));
         let Some(server) = server else { return false };
         let port = cx.fresh_port();
         let (sock, probe) = dial(cx, Owner::Sample, SocketAddr::new(local, port), server, Duration::ZERO);

@@ -159,6 +159,9 @@ impl Node {
             }
         }
         let Some(attempt) = self.take_attempt(connect) else { return };
+        if reason != FailReason::Shutdown {
+            self.doubt();
+        }
         let report = Box::new(attempt.report(self.cx.now));
         self.cx.notify(Notice::Failed { connect, reason, report });
         self.abandon((attempt.session, Requester::Us), attempt.peer);

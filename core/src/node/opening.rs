@@ -11,6 +11,7 @@ use crate::nat::{Delta, DeltaType, NatType};
 use crate::notice::Notice;
 use crate::signal::broker::Session;
 use crate::strategy::paths::Route;
+use crate::time::Instant;
 
 /// Interfaces announced per address family, as the address format allows.
 const PER_FAMILY: usize = 3;
@@ -25,12 +26,21 @@ const SETTLE_WITHIN: Duration = Duration::from_secs(4);
 /// been down while our interfaces were up.
 const MEASURE_AGAIN: (Duration, Duration) = (Duration::from_secs(30), Duration::from_secs(300));
 
-/// When what no server answered is asked for again.
+/// What was measured is doubted when a call came to nothing, and then measured again: after this long, when the call's
+/// punch is over at the other end too, and at most so often, since strangers can cause it.
+const DOUBTED_AFTER: Duration = Duration::from_secs(15);
+const DOUBTED_EVERY: Duration = Duration::from_secs(300);
+
+/// When what no server answered, or what is doubted, is asked for again.
 #[derive(Debug, Default)]
 pub(super) struct MeasureAgain {
     /// How often that was in vain.
     failures: u32,
     armed: bool,
+    /// All of it is to be measured.
+    doubted: bool,
+    /// When it was last doubted.
+    last: Option<Instant>,
 }
 
 /// The listeners: one per address family, all on one port.
@@ -161,12 +171,25 @@ impl Node {
         self.cx.timers.set(Timer::Measure, Some(self.cx.now + pause));
     }
 
+    /// A call of ours or of a peer's came to nothing: what we take our NATs for may be wrong. A server lied, answers were
+    /// lost, or the NAT is another by now.
+    pub(super) fn doubt(&mut self) {
+        let lately = self.again.last.is_some_and(|at| self.cx.now < at + DOUBTED_EVERY);
+        if self.phase != Phase::Running || self.config.stun.is_empty() || lately {
+            return;
+        }
+        self.again.last = Some(self.cx.now);
+        (self.again.armed, self.again.doubted) = (true, true);
+        self.cx.timers.set(Timer::Measure, Some(self.cx.now + DOUBTED_AFTER));
+    }
+
     pub(super) fn measure_again(&mut self) {
+        let all = core::mem::take(&mut self.again.doubted);
         self.again.armed = false;
         self.again.failures = self.again.failures.saturating_add(1);
-        self.external.ask_again(&mut self.cx);
+        self.external.ask_again(&mut self.cx, all);
         if let Some(servers) = self.external.servers().filter(|_| self.config.survey) {
-            self.surveyor.again(&mut self.cx, &servers);
+            self.surveyor.again(&mut self.cx, &servers, all);
             self.surveyed = self.surveyor.settled();
         }
     }

@@ -133,6 +133,7 @@ impl Node {
             self.visits.remove(&session);
             self.cx.timers.set(Timer::Visit(session), None);
             self.reply(peer, session, &via, Body::Dialled(dials));
+            self.doubt();
             // The call is the peer's and goes on without us: a dial of its own may be in its hello, or come.
             match (self.is_punching(key) || self.has_accepted_stream(key), in_vain) {
                 (true, _) => {}

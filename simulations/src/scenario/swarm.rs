@@ -91,7 +91,7 @@ pub fn draw_without(seed: u64, left_out: &[usize]) -> Drawn {
         what.push_str(" plain");
     }
     pair.again = true;
-    let mut healed = demand;
+    let healed = demand;
     let faults = match below(10) {
         0 => 0,
         1 | 2 => 1,
@@ -131,10 +131,6 @@ pub fn draw_without(seed: u64, left_out: &[usize]) -> Drawn {
                     stale_ppm: below(500_000) as u32,
                     late: below(3_000) * MILLI,
                 };
-                // What a server said is believed until another interface list comes.
-                if pair.place == Place::Apart && healed == Verdict::Must {
-                    healed = Verdict::Perhaps;
-                }
                 "stun"
             }
             6 => {
