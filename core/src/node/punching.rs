@@ -217,8 +217,10 @@ impl Node {
             Foresight::Measured => rung >= FRESH_FROM,
             Foresight::Offset(_) | Foresight::Nothing { .. } => false,
         };
-        let sampling = needed && self.surveyor.sample(&mut self.cx, internal, key);
-        if !sampling {
+        if needed && self.surveyor.sample(&mut self.cx, internal, key) {
+            // A server that takes the connection and says nothing must not keep the punch, and its place, for ever.
+            self.cx.timers.set(Timer::Punch(key), Some(now + MEET_FOR));
+        } else {
             self.punch_announce(key, None);
         }
         true

@@ -172,8 +172,8 @@ const HEALED_WITHIN: Nanos = 240 * SECOND;
 /// From the end of all faults to the second call: the longest that a node waits before it tries a broker or asks a STUN
 /// server again, and the try.
 const REST: Nanos = 330 * SECOND;
-/// Until what a failed call made doubtful is measured again.
-const MEASURED_WITHIN: Nanos = 30 * SECOND;
+/// Until what a failed call made doubtful is measured again, and the listener has room for a stranger's next call.
+const MEASURED_WITHIN: Nanos = 60 * SECOND;
 /// The most until a caller knows that the listener gave up: where a NAT forgot the stream and the way lost its RST,
 /// that is TCP's own patience.
 const TOLD_WITHIN: Nanos = 3_600 * SECOND;
