@@ -465,6 +465,7 @@ impl Node {
                     self.cx.stats.refused += 1;
                     self.end_punch(key);
                     self.abandon(key, peer);
+                    self.doubt();
                     return self.reply(peer, session, &via, Body::Refused(Refusal::NoSearchForStrangers));
                 }
                 self.reply(peer, session, &via, Body::Updated(mappings));

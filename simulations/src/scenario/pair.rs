@@ -11,7 +11,7 @@ use p2pd_core::{
 use crate::driver::{Clocks, NodeProgram};
 use crate::engine::{Domain, Keyed, MILLI, Nanos, SECOND};
 use crate::host::HostEvent;
-use crate::nat::Chain;
+use crate::nat::{Chain, NatSpec, Unsolicited};
 use crate::net::LinkSpec;
 use crate::service::{Broker, BrokerFaults, ServerProgram, StunFaults};
 use crate::world::{App, Cx, HostId, SiteSpec, Trace, World};
@@ -293,10 +293,9 @@ fn call(run: &mut Run, pair: &Pair) -> Call {
             if peer != run.world.app(listener).node().node.node_id() {
                 run.violations.push("the pipe leads to somebody else".into());
             }
-            match exchange(run, place, pipes) {
-                true => (Some(strategy), took, String::new()),
-                // Two generals: the caller's last word of the hello was lost. It has to learn of it.
-                false => (None, took, "the pipe ended before the listener had it".into()),
+            match exchange(run, pair, place, pipes) {
+                Ok(()) => (Some(strategy), took, String::new()),
+                Err(why) => (None, took, why.into()),
             }
         }
         (None, Some((at, why))) => (None, at - begin, why),
@@ -377,9 +376,12 @@ fn build(pair: &Pair) -> Run {
     Run { world, hosts: [listener, caller], servers, calls: 0, violations }
 }
 
-/// Both sides say something of their own and then that they are done; each must get it exactly. False if the
-/// listener never had the pipe and the caller was told. The listener had `before` pipes when it was called.
-fn exchange(run: &mut Run, place: usize, before: usize) -> bool {
+/// Both sides say something of their own and then that they are done; each must get it exactly. The listener had
+/// `before` pipes when it was called.
+///
+/// # Errors
+/// What can happen to a pipe without anybody's fault, as long as who has it is told.
+fn exchange(run: &mut Run, pair: &Pair, place: usize, before: usize) -> Result<(), &'static str> {
     let [listener, caller] = run.hosts;
     let theirs = |w: &World<Program>| {
         let mut new = w.app(listener).node().pipes.iter().skip(before);
@@ -395,7 +397,8 @@ fn exchange(run: &mut Run, place: usize, before: usize) -> bool {
         if !told(&run.world) {
             run.violations.push("the caller has a pipe and the listener has none".into());
         }
-        return false;
+        // Two generals: the caller's last word of the hello was lost.
+        return Err("the pipe ended before the listener had it");
     };
     let until = run.world.now() + DATA_WITHIN;
     // Longer than a record, and different each way.
@@ -424,6 +427,19 @@ fn exchange(run: &mut Run, place: usize, before: usize) -> bool {
         let until = run.world.now() + HEALED_WITHIN;
         run.world.run_while(until, full);
     }
+    // A router that answers what it takes for no part of a stream makes itself and others forget the stream.
+    let refuses = |nat: &NatSpec| nat.unsolicited != Unsolicited::Drop;
+    if !both(&run.world) && pair.chains.iter().any(|c| c.0.iter().any(refuses)) {
+        let until = run.world.now() + TOLD_WITHIN;
+        let over = |w: &World<Program>| {
+            [(caller, place, 0x77), (listener, other, 0x11)].into_iter().all(|(host, pipe, tag)| {
+                whole(w, host, pipe, tag) || w.app(host).node().pipes[pipe].broken.is_some()
+            })
+        };
+        if run.world.run_while(until, over) && !both(&run.world) {
+            return Err("a router on the way cut the pipe");
+        }
+    }
     if !both(&run.world) {
         let state = |h: HostId, p: usize| {
             let pipe = &run.world.app(h).node().pipes[p];
@@ -435,7 +451,7 @@ fn exchange(run: &mut Run, place: usize, before: usize) -> bool {
             state(listener, other)
         ));
     }
-    true
+    Ok(())
 }
 
 /// Ends the nodes and looks at what is left.
