@@ -264,7 +264,12 @@ impl Host {
                 self.syns += u64::from(segment.flags.syn() && !segment.flags.ack());
                 // Both are of this instant, and the second says what the first does: delayed acknowledgement without
                 // a delay (RFC 9293 section 3.8.6.3).
-                if self.out.packets.last().is_some_and(|p| (p.src, p.dst) == (src, dst) && segment.takes_along(p)) {
+                if self
+                    .out
+                    .packets
+                    .last()
+                    .is_some_and(|p| (p.src, p.dst) == (src, dst) && segment.takes_along(p))
+                {
                     self.out.packets.pop();
                 }
                 self.out.packets.push(Box::new(Packet { src, dst, ttl, body: Body::Tcp(segment) }));

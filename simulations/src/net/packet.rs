@@ -65,7 +65,10 @@ impl Segment {
     pub(crate) fn takes_along(&self, before: &Packet) -> bool {
         let Body::Tcp(before) = &before.body else { return false };
         let more = !self.data.is_empty() || self.flags.fin();
-        more && before.flags == Flags::ACK && before.data.is_empty() && before.seq == self.seq && self.flags.ack()
+        more && before.flags == Flags::ACK
+            && before.data.is_empty()
+            && before.seq == self.seq
+            && self.flags.ack()
     }
 
     /// The RST that answers it where nobody is there for it (RFC 9293 section 3.10.7.1). A RST is never

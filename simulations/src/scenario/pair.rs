@@ -99,7 +99,7 @@ pub struct Pair {
     /// A dial may be late by up to this.
     pub late: Nanos,
     /// After the call, the faults of all ways and servers end, and a while later the caller calls again. Where that
-    /// fails both doubt what they have measured, and there is a third call.
+    /// fails both doubt what they have measured, and the caller calls up to twice more.
     pub again: bool,
     /// Keep a trace.
     pub trace: bool,
@@ -224,7 +224,7 @@ pub fn run(pair: &Pair) -> Ending {
     let mut again = None;
     if pair.again && run.calls > 0 {
         heal(&mut run);
-        for rest in [REST, MEASURED_WITHIN] {
+        for rest in [REST, MEASURED_WITHIN, MEASURED_WITHIN] {
             let rested = run.world.now() + rest;
             run.world.run_until(rested);
             let next = call(&mut run, pair);
@@ -465,7 +465,8 @@ fn end(mut run: Run, pair: &Pair, first: Call, again: Option<Result<Strategy, St
         });
     }
     // Nobody dials any more, so that once nothing is on its way and no socket is left, none will come back.
-    let over = |w: &World<Program>| w.in_flight() == 0 && hosts.iter().all(|h| w.host(*h).live_sockets() == 0);
+    let over =
+        |w: &World<Program>| w.in_flight() == 0 && hosts.iter().all(|h| w.host(*h).live_sockets() == 0);
     let until = run.world.now() + GONE_WITHIN;
     run.world.run_while(until, over);
     let mut known: Vec<IpAddr> = STUN.to_vec();
