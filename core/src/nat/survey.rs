@@ -36,8 +36,8 @@ const SILENT_AFTER: Duration = Duration::from_millis(600);
 /// A connection that holds a mapping open is made anew this long after it broke.
 const ANCHOR_AGAIN: Duration = Duration::from_secs(10);
 /// On such a connection the question is asked again so often: NATs are known to forget idle ones after four minutes, and
-/// mappings after five.
-const ANCHOR_ASKS: Duration = Duration::from_secs(100);
+/// `p2pd serve` closes them after 30 s.
+const ANCHOR_ASKS: Duration = Duration::from_secs(25);
 /// Servers tried, one after the other.
 const SERVERS: usize = 3;
 const TCP_CREDIT: u32 = 2048;
