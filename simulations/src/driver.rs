@@ -156,6 +156,11 @@ impl NodeProgram {
         }
     }
 
+    /// The node alone.
+    pub fn into_node(self) -> Node {
+        self.node
+    }
+
     /// Makes a name known to this host.
     pub fn add_name(&mut self, name: &str, addresses: &[IpAddr]) {
         self.names.insert(name.into(), addresses.to_vec());

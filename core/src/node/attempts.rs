@@ -115,7 +115,7 @@ impl Node {
         let address = to.clone();
         let attempt =
             Attempt { session, peer, address, plan, started: now, deadline, runs, clock_offset: None };
-        self.attempts.insert(id, attempt);
+        self.attempts.insert(id, Box::new(attempt));
         self.sessions.insert(session, id);
         self.drive_attempt(id);
         id
@@ -131,7 +131,7 @@ impl Node {
         let attempt = self.attempts.remove(&connect)?;
         self.sessions.remove(&attempt.session);
         self.cx.timers.set(Timer::Connect(connect), None);
-        Some(attempt)
+        Some(*attempt)
     }
 
     /// Ends a session without a pipe, with every stream of it.

@@ -106,12 +106,13 @@ pub struct Node {
     loopback: VecDeque<Message>,
     agreement: Agreement,
     streams: Streams,
-    attempts: BTreeMap<ConnectId, Attempt>,
+    // Boxed, here and below: a map makes room for eleven at once, and few nodes have eleven calls.
+    attempts: BTreeMap<ConnectId, Box<Attempt>>,
     /// The attempts by their sessions.
     sessions: BTreeMap<SessionId, ConnectId>,
     next_connect: u32,
-    visits: BTreeMap<SessionId, Visit>,
-    punches: BTreeMap<Key, Punch>,
+    visits: BTreeMap<SessionId, Box<Visit>>,
+    punches: BTreeMap<Key, Box<Punch>>,
     asks: BTreeMap<NodeId, Ask>,
     /// Peers our user named or approved.
     known: BTreeSet<NodeId>,

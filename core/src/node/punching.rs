@@ -211,7 +211,7 @@ impl Node {
             probed: 0,
             surveyed,
         };
-        self.punches.insert(key, punch);
+        self.punches.insert(key, Box::new(punch));
         let needed = match behaviour.foresight() {
             Foresight::Next(_) => true,
             Foresight::Measured => rung >= FRESH_FROM,
@@ -234,7 +234,7 @@ impl Node {
     }
 
     /// Ends a punch without touching its streams.
-    pub(super) fn end_punch(&mut self, key: Key) -> Option<Punch> {
+    pub(super) fn end_punch(&mut self, key: Key) -> Option<Box<Punch>> {
         let punch = self.punches.remove(&key)?;
         self.cx.timers.set(Timer::Punch(key), None);
         self.surveyor.release(&mut self.cx, key);
@@ -460,7 +460,7 @@ impl Node {
             Requester::Them => {
                 let (session, stranger) =
                     (key.0, self.punches.get(&key).is_some_and(|p| p.trust == Trust::Stranger));
-                let tactic = self.punches.get(&key).and_then(Punch::tactic);
+                let tactic = self.punches.get(&key).and_then(|p| p.tactic());
                 if stranger && matches!(tactic, Some(Tactic::Spray { .. } | Tactic::Probe { .. })) {
                     self.cx.stats.refused += 1;
                     self.end_punch(key);

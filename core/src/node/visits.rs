@@ -253,7 +253,7 @@ impl Node {
         self.reply(peer, session, &via, Body::Dialling(dialler.planned() as u8));
         self.agreement.open((session, Requester::Them), peer, mode);
         let until = self.cx.now + VISIT_WITHIN;
-        self.visits.insert(session, Visit { peer, trust, mode, dialler, via, until });
+        self.visits.insert(session, Box::new(Visit { peer, trust, mode, dialler, via, until }));
         self.drive_visit(session);
     }
 

@@ -3,13 +3,16 @@
 
 #[path = "sim/census.rs"]
 mod census;
+#[cfg(feature = "memory")]
+#[path = "sim/memory.rs"]
+mod memory;
 
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use clap::{Parser, Subcommand, ValueEnum};
 use p2pd_core::Strategy;
-use p2pd_simulations::engine::{MILLI, Nanos};
+use p2pd_simulations::engine::{Digest, MILLI, Nanos};
 use p2pd_simulations::nat::{Chain, LAB, PRESETS};
 use p2pd_simulations::oracle::{Verdict, every_strategy, punch};
 use p2pd_simulations::scenario::pair::{Pair, Place, run};
@@ -116,6 +119,9 @@ enum Command {
         /// With --seed: prints every packet and event.
         #[arg(long)]
         trace: bool,
+        /// Without --seed: prints one number over all that happened in all of them, to be compared between builds.
+        #[arg(long)]
+        digest: bool,
     },
     /// Finds which faults of a bad seed matter.
     Shrink {
@@ -239,9 +245,9 @@ fn main() -> ExitCode {
                 true
             }
         },
-        Command::Swarm { seeds, from, seed, without, trace } => match seed {
+        Command::Swarm { seeds, from, seed, without, trace, digest } => match seed {
             Some(seed) => swarm_one(seed, &without, trace),
-            None => swarm(from, seeds),
+            None => swarm(from, seeds, digest),
         },
         Command::Census { pairs, seed, reliability: true, .. } => {
             census::reliability(seed, pairs);
@@ -352,11 +358,13 @@ fn swarm_one(seed: u64, without: &[usize], trace: bool) -> bool {
     wrong.is_empty()
 }
 
-fn swarm(from: u64, seeds: u64) -> bool {
+fn swarm(from: u64, seeds: u64, digest: bool) -> bool {
+    let mut all = Digest::default();
     let (begin, mut bad, mut connected, mut demanded) = (Instant::now(), 0, 0, 0);
     for seed in from..from + seeds {
         let drawn = draw(seed);
         let (ending, mut wrong) = judge(&drawn);
+        all.word(ending.digest);
         connected += u64::from(ending.strategy.is_some());
         demanded += u64::from(drawn.demand != Verdict::Perhaps);
         // One world in twenty is run twice.
@@ -371,6 +379,9 @@ fn swarm(from: u64, seeds: u64) -> bool {
     }
     let rate = seeds * 1_000 / (begin.elapsed().as_millis() as u64).max(1);
     println!("{seeds} seeds, {bad} bad; {connected} connected, {demanded} with a demand; {rate} a second");
+    if digest {
+        println!("digest {:016x}", all.value());
+    }
     bad == 0
 }
 
@@ -400,4 +411,8 @@ fn bench(each: Duration, stand_in: bool, only: &str) {
         let dial = Attempt { chains, one_way: 20 * MILLI, offset, listen: true, retry: None };
         rate(&name, Box::new(move |seed| attempt(seed, &dial, false).0.events));
     }
+    #[cfg(feature = "memory")]
+    memory::print();
+    #[cfg(not(feature = "memory"))]
+    println!("memory: not counted; build with --features memory");
 }

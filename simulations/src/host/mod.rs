@@ -58,6 +58,7 @@ pub enum HostEvent {
 #[derive(Debug, Default)]
 pub(crate) struct Outbox {
     /// Each in its place for all its way, since it is large.
+    #[allow(clippy::vec_box, reason = "they go on one by one, from network to network")]
     pub(crate) packets: Vec<Box<Packet>>,
     pub(crate) timers: Vec<(Nanos, Sock)>,
     pub(crate) events: VecDeque<HostEvent>,

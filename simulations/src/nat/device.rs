@@ -133,7 +133,7 @@ impl Nat {
     }
 
     /// A packet of `Verdict::Later` whose time has come.
-    pub(crate) fn again(&mut self, now: Nanos, packet: Box<Packet>) -> Verdicts {
+    pub(crate) fn again(&mut self, now: Nanos, packet: &Packet) -> Verdicts {
         let dialled = packet
             .proto()
             .is_some_and(|proto| self.table.outside(now, (proto, packet.dst, packet.src)).is_some());

@@ -26,14 +26,14 @@ pub enum Program {
 }
 
 impl Program {
-    fn node(&self) -> &NodeProgram {
+    pub(super) fn node(&self) -> &NodeProgram {
         match self {
             Program::Node(node) => node,
             Program::Server(_) => unreachable!("asked of a node's host only"),
         }
     }
 
-    fn node_mut(&mut self) -> &mut NodeProgram {
+    pub(super) fn node_mut(&mut self) -> &mut NodeProgram {
         match self {
             Program::Node(node) => node,
             Program::Server(_) => unreachable!("asked of a node's host only"),
@@ -163,7 +163,7 @@ const STUN: [IpAddr; 2] = [
     IpAddr::V4(core::net::Ipv4Addr::new(203, 0, 113, 11)),
 ];
 /// The most that a node may need to be ready.
-const READY_WITHIN: Nanos = 30 * SECOND;
+pub(super) const READY_WITHIN: Nanos = 30 * SECOND;
 /// The most that data may take over the pipe, with every fault there is.
 const DATA_WITHIN: Nanos = 120 * SECOND;
 /// The most that data may take that faults have kept back, once there are none: TCP waits up to two minutes between
@@ -188,9 +188,9 @@ fn broker_address(n: usize) -> IpAddr {
     [203, 0, 113, 20 + n as u8].into()
 }
 
-struct Run {
-    world: World<Program>,
-    hosts: [HostId; 2],
+pub(super) struct Run {
+    pub(super) world: World<Program>,
+    pub(super) hosts: [HostId; 2],
     servers: Vec<HostId>,
     calls: usize,
     violations: Vec<String>,
@@ -319,7 +319,7 @@ fn call(run: &mut Run, pair: &Pair) -> Call {
     call
 }
 
-fn build(pair: &Pair) -> Run {
+pub(super) fn build(pair: &Pair) -> Run {
     let mut world: World<Program> = World::new(pair.seed);
     if pair.trace {
         world.record();

@@ -249,7 +249,7 @@ impl<A: App> World<A> {
             }
             Event::Again(nat, packet) => {
                 self.in_flight -= 1;
-                let verdicts = self.nats[nat].0.again(self.now, packet);
+                let verdicts = self.nats[nat].0.again(self.now, &packet);
                 self.carry_out(nat, verdicts);
             }
         }
