@@ -122,6 +122,9 @@ enum Command {
         /// Without --seed: prints one number over all that happened in all of them, to be compared between builds.
         #[arg(long)]
         digest: bool,
+        /// With the servers that `p2pd serve` runs in place of the simulator's own, which lie less well.
+        #[arg(long)]
+        rendezvous: bool,
     },
     /// Finds which faults of a bad seed matter.
     Shrink {
@@ -245,9 +248,9 @@ fn main() -> ExitCode {
                 true
             }
         },
-        Command::Swarm { seeds, from, seed, without, trace, digest } => match seed {
-            Some(seed) => swarm_one(seed, &without, trace),
-            None => swarm(from, seeds, digest),
+        Command::Swarm { seeds, from, seed, without, trace, digest, rendezvous } => match seed {
+            Some(seed) => swarm_one(seed, &without, trace, rendezvous),
+            None => swarm(from, seeds, digest, rendezvous),
         },
         Command::Census { pairs, seed, reliability: true, .. } => {
             census::reliability(seed, pairs);
@@ -344,9 +347,9 @@ fn grid(seeds: u64, dials: bool, json: Option<&std::path::Path>) -> bool {
     wrong.is_empty()
 }
 
-fn swarm_one(seed: u64, without: &[usize], trace: bool) -> bool {
+fn swarm_one(seed: u64, without: &[usize], trace: bool, rendezvous: bool) -> bool {
     let mut drawn = draw_without(seed, without);
-    drawn.pair.trace = trace;
+    (drawn.pair.trace, drawn.pair.rendezvous) = (trace, rendezvous);
     let (ending, wrong) = judge(&drawn);
     print!("{}", ending.trace);
     println!("seed {seed}: {}; demanded: {:?}", drawn.what, drawn.demand);
@@ -358,11 +361,12 @@ fn swarm_one(seed: u64, without: &[usize], trace: bool) -> bool {
     wrong.is_empty()
 }
 
-fn swarm(from: u64, seeds: u64, digest: bool) -> bool {
+fn swarm(from: u64, seeds: u64, digest: bool, rendezvous: bool) -> bool {
     let mut all = Digest::default();
     let (begin, mut bad, mut connected, mut demanded) = (Instant::now(), 0, 0, 0);
     for seed in from..from + seeds {
-        let drawn = draw(seed);
+        let mut drawn = draw(seed);
+        drawn.pair.rendezvous = rendezvous;
         let (ending, mut wrong) = judge(&drawn);
         all.word(ending.digest);
         connected += u64::from(ending.strategy.is_some());
@@ -374,7 +378,8 @@ fn swarm(from: u64, seeds: u64, digest: bool) -> bool {
         if !wrong.is_empty() {
             bad += 1;
             println!("seed {seed} ({}): {}", drawn.what, wrong.join("; "));
-            println!("  replay: {REPLAY} swarm --seed {seed} --trace");
+            let servers = if rendezvous { " --rendezvous" } else { "" };
+            println!("  replay: {REPLAY} swarm --seed {seed}{servers} --trace");
         }
     }
     let rate = seeds * 1_000 / (begin.elapsed().as_millis() as u64).max(1);
@@ -405,6 +410,12 @@ fn bench(each: Duration, stand_in: bool, only: &str) {
         let name = format!("nodes, {a} and {b}, ciphers {ciphers}");
         rate(&name, Box::new(move |seed| run(&Pair::new(seed, chains.clone())).events));
     }
+    let chains = [parse("linux"), parse("linux")];
+    let name = format!("nodes, linux and linux, rendezvous, ciphers {ciphers}");
+    rate(
+        &name,
+        Box::new(move |seed| run(&Pair { rendezvous: true, ..Pair::new(seed, chains.clone()) }).events),
+    );
     for (a, b, offset) in [("linux", "linux", 0), ("linux", "symrand", 0)] {
         let chains = [parse(a), parse(b)];
         let name = format!("bare dials, {a} and {b}");

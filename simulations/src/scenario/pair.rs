@@ -13,7 +13,7 @@ use crate::engine::{Domain, Keyed, MILLI, Nanos, SECOND};
 use crate::host::HostEvent;
 use crate::nat::{Chain, NatSpec, Unsolicited};
 use crate::net::LinkSpec;
-use crate::service::{Broker, BrokerFaults, ServerProgram, StunFaults};
+use crate::service::{Broker, BrokerFaults, RealBroker, RealStun, ServerProgram, Service, StunFaults};
 use crate::world::{App, Cx, HostId, SiteSpec, Trace, World};
 
 /// What runs on a host of a pair's world.
@@ -90,6 +90,8 @@ pub struct Pair {
     pub stun: StunFaults,
     /// Faults of each broker; at least one.
     pub brokers: Vec<BrokerFaults>,
+    /// The servers are those of `p2pd-rendezvous`, as `p2pd serve` has them, and not the simulator's own.
+    pub rendezvous: bool,
     /// From the internet to each broker.
     pub broker_delay: Nanos,
     /// The nodes' clocks.
@@ -122,6 +124,7 @@ impl Pair {
             known: false,
             stun: StunFaults::default(),
             brokers: vec![BrokerFaults::default()],
+            rendezvous: false,
             broker_delay: 5 * MILLI,
             clocks: [clocks(0), clocks(1)],
             late: 0,
@@ -325,13 +328,20 @@ pub(super) fn build(pair: &Pair) -> Run {
         world.record();
     }
     let internet = world.internet();
-    let stun = crate::service::StunServer::new(STUN, pair.stun);
+    let stun: Box<dyn Service> = match pair.rendezvous {
+        true => Box::new(RealStun::new(STUN, pair.stun)),
+        false => Box::new(crate::service::StunServer::new(STUN, pair.stun)),
+    };
     let server = |service| Program::Server(ServerProgram::new(service));
-    let host = world.add_host(internet, STUN[0], LinkSpec::with_delay(5 * MILLI), server(Box::new(stun)));
+    let host = world.add_host(internet, STUN[0], LinkSpec::with_delay(5 * MILLI), server(stun));
     let mut servers = vec![host];
     world.add_address(host, internet, STUN[1], LinkSpec::with_delay(5 * MILLI));
     for (n, faults) in pair.brokers.iter().enumerate() {
-        let broker = server(Box::new(Broker::new(*faults)));
+        let broker: Box<dyn Service> = match pair.rendezvous {
+            true => Box::new(RealBroker::new(*faults)),
+            false => Box::new(Broker::new(*faults)),
+        };
+        let broker = server(broker);
         let link = LinkSpec::with_delay(pair.broker_delay);
         servers.push(world.add_host(internet, broker_address(n), link, broker));
     }

@@ -4,6 +4,7 @@
 //! implementation can take its place.
 
 mod mqtt;
+mod rendezvous;
 mod stun;
 
 use std::collections::BTreeMap;
@@ -13,6 +14,7 @@ use bytes::Bytes;
 use p2pd_core::{CloseHow, SockOpts};
 
 pub use mqtt::{Broker, BrokerFaults};
+pub use rendezvous::{RealBroker, RealStun};
 pub use stun::{StunFaults, StunServer};
 
 use crate::engine::{Keyed, Nanos};

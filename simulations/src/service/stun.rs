@@ -40,7 +40,7 @@ pub struct StunServer {
     answers: u64,
 }
 
-const PORTS: [u16; 2] = [3478, 3479];
+pub(super) const PORTS: [u16; 2] = [3478, 3479];
 
 impl StunServer {
     /// The server at these two addresses, on ports 3478 and 3479.
