@@ -44,6 +44,7 @@ pub(crate) enum Timer {
     Visit(SessionId),
     Punch(Key),
     Settle,
+    Measure,
     Asks,
 }
 

@@ -127,8 +127,9 @@ pub struct NodeProgram {
     pub violations: Vec<String>,
     /// Dials in all.
     pub dials: u64,
-    /// Kept across calls, so that nothing is allocated.
     lines: Option<Vec<String>>,
+    /// A record of a pipe, opened; kept, since it is large.
+    plain: Vec<u8>,
     still: (Nanos, u32),
 }
 
@@ -150,8 +151,14 @@ impl NodeProgram {
             violations: Vec::new(),
             dials: 0,
             lines: None,
+            plain: Vec::new(),
             still: (0, 0),
         }
+    }
+
+    /// The node alone.
+    pub fn into_node(self) -> Node {
+        self.node
     }
 
     /// Makes a name known to this host.
@@ -171,7 +178,12 @@ impl NodeProgram {
 
     /// The newest address that the node told, once it is ready.
     pub fn address(&self) -> Option<&PeerAddress> {
-        self.notices.iter().rev().find_map(|(_, n)| match n {
+        self.addresses().next_back()
+    }
+
+    /// Every address that the node told, the newest last.
+    pub fn addresses(&self) -> impl DoubleEndedIterator<Item = &PeerAddress> {
+        self.notices.iter().filter_map(|(_, n)| match n {
             Notice::Ready { address } => Some(&**address),
             _ => None,
         })
@@ -425,13 +437,13 @@ impl NodeProgram {
             }
             PipeKeys::Encrypted(_, opener) => {
                 pipe.sealed.extend(data);
-                let mut plain = vec![0; MAX_RECORD];
+                self.plain.resize(MAX_RECORD, 0);
                 loop {
-                    match opener.open(&pipe.sealed, &mut plain) {
+                    match opener.open(&pipe.sealed, &mut self.plain) {
                         Ok(Opened::Need(_)) => break,
                         Ok(Opened::Data { consumed, plain: n }) => {
                             pipe.sealed.drain(..consumed);
-                            pipe.received.extend_from_slice(&plain[..n]);
+                            pipe.received.extend_from_slice(&self.plain[..n]);
                         }
                         Ok(Opened::End { consumed }) => {
                             pipe.sealed.drain(..consumed);

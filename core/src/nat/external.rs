@@ -52,6 +52,10 @@ struct Probe {
     votes: BTreeMap<IpAddr, u8>,
     /// Servers that have not answered.
     open: SmallVec<[(TransactionId, SocketAddr); SERVERS]>,
+    /// It is asked anew, and was settled before.
+    again: bool,
+    /// What it had found before.
+    earlier: Option<IpAddr>,
 }
 
 #[derive(Debug)]
@@ -96,7 +100,14 @@ impl External {
         let none = self.servers.is_empty();
         let state = || if none { State::Done(None) } else { State::Waiting };
         self.probes = locals
-            .map(|local| Probe { local, state: state(), votes: BTreeMap::new(), open: SmallVec::new() })
+            .map(|local| Probe {
+                local,
+                state: state(),
+                votes: BTreeMap::new(),
+                open: SmallVec::new(),
+                again: false,
+                earlier: None,
+            })
             .collect();
         if self.addresses.is_empty() && self.queries.is_empty() {
             for (place, server) in self.servers.iter().enumerate() {
@@ -112,6 +123,35 @@ impl External {
             }
         }
         self.ask_all(cx);
+    }
+
+    /// Whether there are servers and an interface got no answer from any.
+    pub(crate) fn lacks(&self) -> bool {
+        !self.servers.is_empty() && self.probes.iter().any(|p| matches!(p.state, State::Done(None)))
+    }
+
+    /// Asks anew for the interfaces that got no answer, or for all. They stay settled meanwhile, with what they had.
+    pub(crate) fn ask_again(&mut self, cx: &mut Cx, all: bool) {
+        for probe in &mut self.probes {
+            let State::Done(found) = probe.state else { continue };
+            if found.is_some() && !all {
+                continue;
+            }
+            probe.earlier = found.or(probe.earlier);
+            probe.state = State::Waiting;
+            probe.votes.clear();
+            probe.again = true;
+        }
+        // A look-up that found nothing is made again too.
+        for (place, server) in self.servers.iter().enumerate() {
+            let unknown = self.addresses.get(&place).is_some_and(SmallVec::is_empty);
+            if unknown && !self.queries.values().any(|p| *p == place) {
+                let query = cx.resolve(Owner::External, server.host.clone(), RESOLVE_WITHIN);
+                self.queries.insert(query, place);
+            }
+        }
+        self.ask_all(cx);
+        self.arm(cx);
     }
 
     /// Closes what is open.
@@ -133,14 +173,14 @@ impl External {
 
     /// Whether every interface has its answer or has given up.
     pub(crate) fn settled(&self) -> bool {
-        self.started && self.probes.iter().all(|p| matches!(p.state, State::Done(_)))
+        self.started && self.probes.iter().all(|p| p.again || matches!(p.state, State::Done(_)))
     }
 
     /// What the world sees of this local address, as far as known.
     pub(crate) fn of(&self, local: IpAddr) -> Option<IpAddr> {
         self.probes.iter().find(|p| p.local == local).and_then(|p| match p.state {
-            State::Done(found) => found,
-            _ => None,
+            State::Done(found) => found.or(p.earlier),
+            _ => p.earlier,
         })
     }
 

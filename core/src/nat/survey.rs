@@ -36,6 +36,9 @@ const ASKED: u8 = 3;
 const SILENT_AFTER: Duration = Duration::from_millis(600);
 /// A connection that holds a mapping open is made anew this long after it broke.
 const ANCHOR_AGAIN: Duration = Duration::from_secs(10);
+/// On such a connection the question is asked again so often: NATs are known to forget idle ones after four minutes, and
+/// `p2pd serve` closes them after 30 s.
+const ANCHOR_ASKS: Duration = Duration::from_secs(25);
 /// Servers tried, one after the other.
 const SERVERS: usize = 3;
 const TCP_CREDIT: u32 = 2048;
@@ -94,6 +97,8 @@ struct Survey {
     asked: usize,
     port: u16,
     report: NatReport,
+    /// What an earlier survey found, until this one is over.
+    earlier: Option<NatReport>,
     probes: BTreeMap<SockId, (What, Probe)>,
     udp: Udp,
     until: Instant,
@@ -153,35 +158,26 @@ impl Surveyor {
         self.stop(cx);
         self.started = true;
         for (place, (local, port)) in locals.enumerate() {
-            let family: Vec<SocketAddr> =
-                servers.iter().copied().filter(|s| s.is_ipv4() == local.is_ipv4()).collect();
-            let report = NatReport {
-                local,
-                behaviour: Behaviour::default(),
-                mapped: None,
-                samples: Vec::new(),
-                round_trip: None,
-                server: None,
-                second_address: false,
-            };
-            let mut survey = Survey {
-                place: place as u8,
-                done: family.is_empty(),
-                servers: family,
-                asked: 0,
-                port,
-                report,
-                probes: BTreeMap::new(),
-                udp: Udp::Over,
-                until: cx.now + SURVEY_WITHIN,
-                by_address: None,
-                by_port: None,
-                seen: [None; 3],
-                counter: None,
-                second: false,
-            };
-            survey.begin(cx);
+            let survey = Survey::begun(cx, place as u8, local, port, servers);
             self.surveys.push(survey);
+        }
+    }
+
+    /// Whether an interface has a server to ask and could not be measured.
+    pub(crate) fn lacks(&self) -> bool {
+        self.surveys.iter().any(Survey::lacks)
+    }
+
+    /// Surveys the interfaces anew that could not be measured, or all. What was known stays so meanwhile.
+    pub(crate) fn again(&mut self, cx: &mut Cx, servers: &[SocketAddr], all: bool) {
+        for survey in &mut self.surveys {
+            let reachable = servers.iter().any(|s| s.is_ipv4() == survey.report.local.is_ipv4());
+            if survey.lacks() || (survey.done && reachable && (all || survey.servers.is_empty())) {
+                survey.close(cx, |_| true);
+                let earlier = survey.report.clone();
+                *survey = Survey::begun(cx, survey.place, earlier.local, survey.port, servers);
+                survey.earlier = Some(earlier);
+            }
         }
     }
 
@@ -206,17 +202,18 @@ impl Surveyor {
     }
 
     pub(crate) fn of(&self, local: IpAddr) -> Option<&NatReport> {
-        self.surveys.iter().find(|s| s.report.local == local && s.done).map(|s| &s.report)
+        self.surveys.iter().find(|s| s.report.local == local).and_then(Survey::known)
     }
 
     pub(crate) fn reports(&self) -> impl Iterator<Item = &NatReport> {
-        self.surveys.iter().filter(|s| s.done).map(|s| &s.report)
+        self.surveys.iter().filter_map(Survey::known)
     }
 
     /// Asks what a fresh port of an interface is seen as, for a punch; the connection stays open until
     /// [`release`](Self::release). False: there is no server to ask.
     pub(crate) fn sample(&mut self, cx: &mut Cx, local: IpAddr, key: Key) -> bool {
-        let server = self.surveys.iter().find(|s| s.report.local == local).and_then(|s| s.report.server);
+        let survey = self.surveys.iter().find(|s| s.report.local == local);
+        let server = survey.and_then(|s| s.report.server.or(s.known()?.server));
         let Some(server) = server else { return false };
         let port = cx.fresh_port();
         let (sock, probe) = dial(cx, Owner::Sample, SocketAddr::new(local, port), server, Duration::ZERO);
@@ -314,6 +311,50 @@ impl Surveyor {
 }
 
 impl Survey {
+    fn begun(cx: &mut Cx, place: u8, local: IpAddr, port: u16, servers: &[SocketAddr]) -> Survey {
+        let family: Vec<SocketAddr> =
+            servers.iter().copied().filter(|s| s.is_ipv4() == local.is_ipv4()).collect();
+        let report = NatReport {
+            local,
+            behaviour: Behaviour::default(),
+            mapped: None,
+            samples: Vec::new(),
+            round_trip: None,
+            server: None,
+            second_address: false,
+        };
+        let mut survey = Survey {
+            place,
+            done: family.is_empty(),
+            servers: family,
+            asked: 0,
+            port,
+            report,
+            earlier: None,
+            probes: BTreeMap::new(),
+            udp: Udp::Over,
+            until: cx.now + SURVEY_WITHIN,
+            by_address: None,
+            by_port: None,
+            seen: [None; 3],
+            counter: None,
+            second: false,
+        };
+        survey.begin(cx);
+        survey
+    }
+
+    /// Over without what its servers could have told.
+    fn lacks(&self) -> bool {
+        let Behaviour { mapping, allocation, .. } = self.report.behaviour;
+        let unknown = allocation.is_none() || (self.second && mapping.is_none());
+        self.done && !self.servers.is_empty() && unknown
+    }
+
+    fn known(&self) -> Option<&NatReport> {
+        if self.done { Some(&self.report) } else { self.earlier.as_ref() }
+    }
+
     fn begin(&mut self, cx: &mut Cx) {
         if self.done {
             return;
@@ -342,7 +383,11 @@ impl Survey {
         let seen = reply.and_then(|r| mapped(&r));
         let Some(seen) = seen else { return self.failed(cx, sock) };
         match what {
-            What::Anchor if self.done => self.report.mapped = Some(seen),
+            What::Anchor if self.done => {
+                self.report.mapped = Some(seen);
+                cx.read(sock, data.len() as u32);
+                cx.timers.set(Timer::Survey(self.place), Some(cx.now + ANCHOR_ASKS));
+            }
             What::Anchor => self.anchored(cx, seen, reply.and_then(|r| r.other)),
             What::Address => self.by_address = Some(seen),
             What::Port => self.by_port = Some(seen),
@@ -409,7 +454,7 @@ impl Survey {
 
     fn timeout(&mut self, cx: &mut Cx) {
         if self.done {
-            return self.anchor(cx);
+            return self.refresh_anchor(cx);
         }
         if self.until <= cx.now {
             self.end_udp(cx);
@@ -418,6 +463,24 @@ impl Survey {
         // Sent again once, for the sake of lost datagrams.
         self.ask_udp(cx);
         self.conclude(cx);
+    }
+
+    /// Uses the connection that holds the mapping open, or makes it anew if it is gone or dead.
+    fn refresh_anchor(&mut self, cx: &mut Cx) {
+        let anchor = self.probes.iter_mut().find(|(_, (what, _))| *what == What::Anchor);
+        match anchor {
+            Some((sock, (_, probe))) if probe.answered => {
+                probe.answered = false;
+                probe.transaction = TransactionId(cx.random.bytes(Domain::StunTransaction));
+                cx.send(*sock, stun::binding_request(probe.transaction, None));
+                cx.timers.set(Timer::Survey(self.place), Some(cx.now + ANSWER_WITHIN * 2));
+            }
+            _ => {
+                self.close(cx, |what| what == What::Anchor);
+                cx.timers.set(Timer::Survey(self.place), Some(cx.now + ANCHOR_ASKS));
+                self.anchor(cx);
+            }
+        }
     }
 
     /// Ends the survey when nothing is waited for.
@@ -435,6 +498,12 @@ impl Survey {
 
     fn finish(&mut self, cx: &mut Cx) {
         self.done = true;
+        if let Some(earlier) = self.earlier.take().filter(|_| self.report.mapped.is_none()) {
+            self.report = earlier;
+            self.close(cx, |_| true);
+            cx.timers.set(Timer::Survey(self.place), None);
+            return;
+        }
         self.report.samples = self.seen.iter().flatten().map(|(local, sight)| (*local, sight.port)).collect();
         let behaviour = &mut self.report.behaviour;
         if let Some(seen) = self.report.mapped {
@@ -458,7 +527,7 @@ impl Survey {
         let foresight = self.report.behaviour.foresight();
         let keep = foresight == Foresight::Measured && self.report.mapped.is_some();
         self.close(cx, |what| !(keep && what == What::Anchor));
-        cx.timers.set(Timer::Survey(self.place), None);
+        cx.timers.set(Timer::Survey(self.place), keep.then_some(cx.now + ANCHOR_ASKS));
     }
 
     /// Holds what the samples say of the allocation against the other mappings; `first` is the listening port's.

@@ -96,7 +96,7 @@ impl Node {
     pub(super) fn punch_rung_over(&mut self, session: SessionId) {
         let key = (session, Requester::Us);
         let detail = self.describe_punch(key);
-        let hopeless = self.punches.get(&key).is_some_and(super::punching::Punch::is_hopeless);
+        let hopeless = self.punches.get(&key).is_some_and(|p| p.is_hopeless());
         let Some((connect, n)) = self.ladder_of(session) else { return self.forget_punch(key) };
         let Some(ladder) = self.ladder(connect, n) else { return };
         ladder.detail = detail;

@@ -115,7 +115,7 @@ impl Node {
         let address = to.clone();
         let attempt =
             Attempt { session, peer, address, plan, started: now, deadline, runs, clock_offset: None };
-        self.attempts.insert(id, attempt);
+        self.attempts.insert(id, Box::new(attempt));
         self.sessions.insert(session, id);
         self.drive_attempt(id);
         id
@@ -131,7 +131,7 @@ impl Node {
         let attempt = self.attempts.remove(&connect)?;
         self.sessions.remove(&attempt.session);
         self.cx.timers.set(Timer::Connect(connect), None);
-        Some(attempt)
+        Some(*attempt)
     }
 
     /// Ends a session without a pipe, with every stream of it.
@@ -159,6 +159,9 @@ impl Node {
             }
         }
         let Some(attempt) = self.take_attempt(connect) else { return };
+        if reason != FailReason::Shutdown {
+            self.doubt();
+        }
         let report = Box::new(attempt.report(self.cx.now));
         self.cx.notify(Notice::Failed { connect, reason, report });
         self.abandon((attempt.session, Requester::Us), attempt.peer);

@@ -36,7 +36,7 @@ use crate::strategy::paths::Route;
 use crate::time::Instant;
 
 use attempts::Attempt;
-use opening::Listeners;
+use opening::{Listeners, MeasureAgain};
 use punching::Punch;
 use table::Streams;
 use visits::{Ask, Visit};
@@ -91,6 +91,7 @@ pub struct Node {
     surveyor: Surveyor,
     /// The survey's end was told to the attempts.
     surveyed: bool,
+    again: MeasureAgain,
     announced: Option<PeerAddress>,
     brokers: Vec<Session>,
     /// Per broker: whether it worked or failed at least once, and whether it is in our address.
@@ -105,12 +106,13 @@ pub struct Node {
     loopback: VecDeque<Message>,
     agreement: Agreement,
     streams: Streams,
-    attempts: BTreeMap<ConnectId, Attempt>,
+    // Boxed, here and below: a map makes room for eleven at once, and few nodes have eleven calls.
+    attempts: BTreeMap<ConnectId, Box<Attempt>>,
     /// The attempts by their sessions.
     sessions: BTreeMap<SessionId, ConnectId>,
     next_connect: u32,
-    visits: BTreeMap<SessionId, Visit>,
-    punches: BTreeMap<Key, Punch>,
+    visits: BTreeMap<SessionId, Box<Visit>>,
+    punches: BTreeMap<Key, Box<Punch>>,
     asks: BTreeMap<NodeId, Ask>,
     /// Peers our user named or approved.
     known: BTreeSet<NodeId>,
@@ -158,6 +160,7 @@ impl Node {
             external: External::new(config.stun.clone()),
             surveyor: Surveyor::default(),
             surveyed: false,
+            again: MeasureAgain::default(),
             announced: None,
             brokers_settled: vec![false; brokers.len()],
             announced_brokers: Vec::new(),
@@ -421,6 +424,7 @@ impl Node {
                 Timer::Connect(connect) => self.drive_attempt(connect),
                 Timer::Visit(session) => self.drive_visit(session),
                 Timer::Settle => self.listeners.waited = true,
+                Timer::Measure => self.measure_again(),
                 Timer::Asks => self.expire_asks(),
             }
         }

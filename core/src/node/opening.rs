@@ -11,6 +11,7 @@ use crate::nat::{Delta, DeltaType, NatType};
 use crate::notice::Notice;
 use crate::signal::broker::Session;
 use crate::strategy::paths::Route;
+use crate::time::Instant;
 
 /// Interfaces announced per address family, as the address format allows.
 const PER_FAMILY: usize = 3;
@@ -20,6 +21,27 @@ const ANNOUNCED_BROKERS: usize = 2;
 
 /// The address is handed out after this long even if brokers are still being tried.
 const SETTLE_WITHIN: Duration = Duration::from_secs(4);
+
+/// What no server answered is asked for again after the first of these, doubling up to the second: the way out may have
+/// been down while our interfaces were up.
+const MEASURE_AGAIN: (Duration, Duration) = (Duration::from_secs(30), Duration::from_secs(300));
+
+/// What was measured is doubted when a call came to nothing, and then measured again: after this long, when the call's
+/// punch is over at the other end too, and at most so often, since strangers can cause it.
+const DOUBTED_AFTER: Duration = Duration::from_secs(15);
+const DOUBTED_EVERY: Duration = Duration::from_secs(300);
+
+/// When what no server answered, or what is doubted, is asked for again.
+#[derive(Debug, Default)]
+pub(super) struct MeasureAgain {
+    /// How often that was in vain.
+    failures: u32,
+    armed: bool,
+    /// All of it is to be measured.
+    doubted: bool,
+    /// When it was last doubted.
+    last: Option<Instant>,
+}
 
 /// The listeners: one per address family, all on one port.
 #[derive(Debug, Default)]
@@ -61,6 +83,8 @@ impl Node {
         self.external.start(&mut self.cx, locals);
         self.surveyor.stop(&mut self.cx);
         self.surveyed = false;
+        self.again = MeasureAgain::default();
+        self.cx.timers.set(Timer::Measure, None);
         if self.phase == Phase::New {
             self.phase = Phase::Running;
             self.open_listeners();
@@ -124,11 +148,59 @@ impl Node {
         if !self.external.settled() || !brokers_settled || !measured {
             return;
         }
+        self.plan_measure();
+        if self.announced.as_ref().is_some_and(|a| self.is_current(a)) {
+            return;
+        }
         let address = self.current_address();
         if self.announced.as_ref() != Some(&address) {
             self.announced = Some(address.clone());
             self.cx.notify(Notice::Ready { address: Box::new(address) });
         }
+    }
+
+    /// Sees to it that what no server answered is asked for again.
+    fn plan_measure(&mut self) {
+        let lacks = self.external.lacks() || (self.config.survey && self.surveyor.lacks());
+        if self.again.armed || !lacks {
+            return;
+        }
+        let (first, most) = MEASURE_AGAIN;
+        let pause = (first * (1 << self.again.failures.min(8))).min(most);
+        self.again.armed = true;
+        self.cx.timers.set(Timer::Measure, Some(self.cx.now + pause));
+    }
+
+    /// A call of ours or of a peer's came to nothing: what we take our NATs for may be wrong. A server lied, answers were
+    /// lost, or the NAT is another by now.
+    pub(super) fn doubt(&mut self) {
+        let lately = self.again.last.is_some_and(|at| self.cx.now < at + DOUBTED_EVERY);
+        if self.phase != Phase::Running || self.config.stun.is_empty() || lately {
+            return;
+        }
+        self.again.last = Some(self.cx.now);
+        (self.again.armed, self.again.doubted) = (true, true);
+        self.cx.timers.set(Timer::Measure, Some(self.cx.now + DOUBTED_AFTER));
+    }
+
+    pub(super) fn measure_again(&mut self) {
+        let all = core::mem::take(&mut self.again.doubted);
+        self.again.armed = false;
+        self.again.failures = self.again.failures.saturating_add(1);
+        self.external.ask_again(&mut self.cx, all);
+        if let Some(servers) = self.external.servers().filter(|_| self.config.survey) {
+            self.surveyor.again(&mut self.cx, &servers, all);
+            self.surveyed = self.surveyor.settled();
+        }
+    }
+
+    /// Whether this address of ours says what a new one would. This is asked after each event, and putting an address
+    /// together costs as much as the event.
+    fn is_current(&self, address: &PeerAddress) -> bool {
+        let of = |v4: bool| self.announced_interfaces().filter(move |i| i.internal.is_ipv4() == v4);
+        address.brokers() == self.announced_brokers.as_slice()
+            && of(true).eq(address.v4().iter().copied())
+            && of(false).eq(address.v6().iter().copied())
     }
 
     /// Wakes the attempts that wait for a broker or for our address, if there is a new one.

@@ -10,7 +10,7 @@ use crate::strategy::agreement::Key;
 
 #[derive(Debug, Default)]
 pub(super) struct Streams {
-    all: BTreeMap<SockId, Stream>,
+    all: BTreeMap<SockId, Box<Stream>>,
     by_session: BTreeSet<(Key, SockId)>,
 }
 
@@ -19,7 +19,7 @@ impl Streams {
         if let Some((key, ..)) = stream.session() {
             self.by_session.insert((key, sock));
         }
-        self.all.insert(sock, stream);
+        self.all.insert(sock, Box::new(stream));
     }
 
     pub(super) fn remove(&mut self, sock: SockId) -> Option<Stream> {
@@ -27,15 +27,15 @@ impl Streams {
         if let Some((key, ..)) = stream.session() {
             self.by_session.remove(&(key, sock));
         }
-        Some(stream)
+        Some(*stream)
     }
 
     pub(super) fn get(&self, sock: SockId) -> Option<&Stream> {
-        self.all.get(&sock)
+        self.all.get(&sock).map(Box::as_ref)
     }
 
     pub(super) fn get_mut(&mut self, sock: SockId) -> Option<&mut Stream> {
-        self.all.get_mut(&sock)
+        self.all.get_mut(&sock).map(Box::as_mut)
     }
 
     /// The stranger at the other end of an accepted stream has said what it wants.

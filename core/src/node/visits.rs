@@ -133,6 +133,7 @@ impl Node {
             self.visits.remove(&session);
             self.cx.timers.set(Timer::Visit(session), None);
             self.reply(peer, session, &via, Body::Dialled(dials));
+            self.doubt();
             // The call is the peer's and goes on without us: a dial of its own may be in its hello, or come.
             match (self.is_punching(key) || self.has_accepted_stream(key), in_vain) {
                 (true, _) => {}
@@ -252,7 +253,7 @@ impl Node {
         self.reply(peer, session, &via, Body::Dialling(dialler.planned() as u8));
         self.agreement.open((session, Requester::Them), peer, mode);
         let until = self.cx.now + VISIT_WITHIN;
-        self.visits.insert(session, Visit { peer, trust, mode, dialler, via, until });
+        self.visits.insert(session, Box::new(Visit { peer, trust, mode, dialler, via, until }));
         self.drive_visit(session);
     }
 

@@ -3,13 +3,16 @@
 
 #[path = "sim/census.rs"]
 mod census;
+#[cfg(feature = "memory")]
+#[path = "sim/memory.rs"]
+mod memory;
 
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use clap::{Parser, Subcommand, ValueEnum};
 use p2pd_core::Strategy;
-use p2pd_simulations::engine::{MILLI, Nanos};
+use p2pd_simulations::engine::{Digest, MILLI, Nanos};
 use p2pd_simulations::nat::{Chain, LAB, PRESETS};
 use p2pd_simulations::oracle::{Verdict, every_strategy, punch};
 use p2pd_simulations::scenario::pair::{Pair, Place, run};
@@ -116,6 +119,12 @@ enum Command {
         /// With --seed: prints every packet and event.
         #[arg(long)]
         trace: bool,
+        /// Without --seed: prints one number over all that happened in all of them, to be compared between builds.
+        #[arg(long)]
+        digest: bool,
+        /// With the servers that `p2pd serve` runs in place of the simulator's own, which lie less well.
+        #[arg(long)]
+        rendezvous: bool,
     },
     /// Finds which faults of a bad seed matter.
     Shrink {
@@ -152,6 +161,9 @@ enum Command {
         /// With ciphers that protect nothing and cost nothing; needs a build with `--features stand-in`.
         #[arg(long)]
         stand_in: bool,
+        /// Only the lines whose names contain this.
+        #[arg(long, default_value = "")]
+        only: String,
     },
 }
 
@@ -166,6 +178,9 @@ enum At {
 }
 
 fn main() -> ExitCode {
+    // A world is some 300 KiB, made and freed thousands of times a second. glibc would give them back to the system each
+    // time; once it has freed a chunk of this size it keeps twice as much (mallopt(3), M_MMAP_THRESHOLD).
+    drop(std::hint::black_box(Vec::<u8>::with_capacity(8 << 20)));
     let good = match Args::parse().command {
         Command::Presets => {
             for preset in PRESETS.iter().chain(LAB) {
@@ -233,9 +248,9 @@ fn main() -> ExitCode {
                 true
             }
         },
-        Command::Swarm { seeds, from, seed, without, trace } => match seed {
-            Some(seed) => swarm_one(seed, &without, trace),
-            None => swarm(from, seeds),
+        Command::Swarm { seeds, from, seed, without, trace, digest, rendezvous } => match seed {
+            Some(seed) => swarm_one(seed, &without, trace, rendezvous),
+            None => swarm(from, seeds, digest, rendezvous),
         },
         Command::Census { pairs, seed, reliability: true, .. } => {
             census::reliability(seed, pairs);
@@ -250,8 +265,8 @@ fn main() -> ExitCode {
             eprintln!("sim: this bench needs a build with {features}");
             false
         }
-        Command::Bench { seconds, stand_in } => {
-            bench(Duration::from_secs(seconds), stand_in);
+        Command::Bench { seconds, stand_in, only } => {
+            bench(Duration::from_secs(seconds), stand_in, &only);
             true
         }
     };
@@ -332,24 +347,28 @@ fn grid(seeds: u64, dials: bool, json: Option<&std::path::Path>) -> bool {
     wrong.is_empty()
 }
 
-fn swarm_one(seed: u64, without: &[usize], trace: bool) -> bool {
+fn swarm_one(seed: u64, without: &[usize], trace: bool, rendezvous: bool) -> bool {
     let mut drawn = draw_without(seed, without);
-    drawn.pair.trace = trace;
+    (drawn.pair.trace, drawn.pair.rendezvous) = (trace, rendezvous);
     let (ending, wrong) = judge(&drawn);
     print!("{}", ending.trace);
     println!("seed {seed}: {}; demanded: {:?}", drawn.what, drawn.demand);
     println!("a: {}\nb: {}", drawn.pair.chains[0], drawn.pair.chains[1]);
     println!("{:?} after {} {}", ending.strategy, ms(ending.took), ending.why);
+    println!("healed: {:?}; demanded: {:?}", ending.again, drawn.healed);
     println!("digest {:016x} over {} events", ending.digest, ending.events);
     wrong.iter().for_each(|w| println!("WRONG {w}"));
     wrong.is_empty()
 }
 
-fn swarm(from: u64, seeds: u64) -> bool {
+fn swarm(from: u64, seeds: u64, digest: bool, rendezvous: bool) -> bool {
+    let mut all = Digest::default();
     let (begin, mut bad, mut connected, mut demanded) = (Instant::now(), 0, 0, 0);
     for seed in from..from + seeds {
-        let drawn = draw(seed);
+        let mut drawn = draw(seed);
+        drawn.pair.rendezvous = rendezvous;
         let (ending, mut wrong) = judge(&drawn);
+        all.word(ending.digest);
         connected += u64::from(ending.strategy.is_some());
         demanded += u64::from(drawn.demand != Verdict::Perhaps);
         // One world in twenty is run twice.
@@ -359,17 +378,24 @@ fn swarm(from: u64, seeds: u64) -> bool {
         if !wrong.is_empty() {
             bad += 1;
             println!("seed {seed} ({}): {}", drawn.what, wrong.join("; "));
-            println!("  replay: {REPLAY} swarm --seed {seed} --trace");
+            let servers = if rendezvous { " --rendezvous" } else { "" };
+            println!("  replay: {REPLAY} swarm --seed {seed}{servers} --trace");
         }
     }
     let rate = seeds * 1_000 / (begin.elapsed().as_millis() as u64).max(1);
     println!("{seeds} seeds, {bad} bad; {connected} connected, {demanded} with a demand; {rate} a second");
+    if digest {
+        println!("digest {:016x}", all.value());
+    }
     bad == 0
 }
 
-fn bench(each: Duration, stand_in: bool) {
+fn bench(each: Duration, stand_in: bool, only: &str) {
     let ciphers = if stand_in { "standing in" } else { "real" };
     let rate = |name: &str, mut one: Box<dyn FnMut(u64) -> u64>| {
+        if !name.contains(only) {
+            return;
+        }
         let (begin, mut runs, mut events) = (Instant::now(), 0, 0);
         while begin.elapsed() < each {
             events += one(runs);
@@ -384,10 +410,20 @@ fn bench(each: Duration, stand_in: bool) {
         let name = format!("nodes, {a} and {b}, ciphers {ciphers}");
         rate(&name, Box::new(move |seed| run(&Pair::new(seed, chains.clone())).events));
     }
+    let chains = [parse("linux"), parse("linux")];
+    let name = format!("nodes, linux and linux, rendezvous, ciphers {ciphers}");
+    rate(
+        &name,
+        Box::new(move |seed| run(&Pair { rendezvous: true, ..Pair::new(seed, chains.clone()) }).events),
+    );
     for (a, b, offset) in [("linux", "linux", 0), ("linux", "symrand", 0)] {
         let chains = [parse(a), parse(b)];
         let name = format!("bare dials, {a} and {b}");
         let dial = Attempt { chains, one_way: 20 * MILLI, offset, listen: true, retry: None };
         rate(&name, Box::new(move |seed| attempt(seed, &dial, false).0.events));
     }
+    #[cfg(feature = "memory")]
+    memory::print();
+    #[cfg(not(feature = "memory"))]
+    println!("memory: not counted; build with --features memory");
 }

@@ -1,66 +1,54 @@
 //! What is to come, ordered by time and, at one time, by when it was put in.
 
-use std::cmp::Ordering;
+use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
 use super::Nanos;
 
-/// A stable priority queue.
+/// A stable priority queue. Items stay where they were put; only their times move about in the heap, since a packet
+/// is five times as large as its time.
 #[derive(Debug)]
 pub struct Queue<T> {
-    heap: BinaryHeap<Entry<T>>,
+    /// When, the how manieth, and the place.
+    heap: BinaryHeap<Reverse<(Nanos, u64, u32)>>,
+    items: Vec<Option<T>>,
+    free: Vec<u32>,
     put: u64,
-}
-
-#[derive(Debug)]
-struct Entry<T> {
-    at: Nanos,
-    order: u64,
-    item: T,
-}
-
-impl<T> PartialEq for Entry<T> {
-    fn eq(&self, other: &Self) -> bool {
-        (self.at, self.order) == (other.at, other.order)
-    }
-}
-
-impl<T> Eq for Entry<T> {}
-
-impl<T> PartialOrd for Entry<T> {
-    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl<T> Ord for Entry<T> {
-    fn cmp(&self, other: &Self) -> Ordering {
-        // The heap gives its largest first.
-        (other.at, other.order).cmp(&(self.at, self.order))
-    }
 }
 
 impl<T> Default for Queue<T> {
     fn default() -> Self {
-        Queue { heap: BinaryHeap::new(), put: 0 }
+        Queue { heap: BinaryHeap::new(), items: Vec::new(), free: Vec::new(), put: 0 }
     }
 }
 
 impl<T> Queue<T> {
     /// Adds something that happens at `at`.
     pub fn put(&mut self, at: Nanos, item: T) {
-        self.heap.push(Entry { at, order: self.put, item });
+        let place = match self.free.pop() {
+            Some(place) => {
+                self.items[place as usize] = Some(item);
+                place
+            }
+            None => {
+                self.items.push(Some(item));
+                self.items.len() as u32 - 1
+            }
+        };
+        self.heap.push(Reverse((at, self.put, place)));
         self.put += 1;
     }
 
     /// When the next thing happens.
     pub fn next_at(&self) -> Option<Nanos> {
-        self.heap.peek().map(|e| e.at)
+        self.heap.peek().map(|Reverse((at, ..))| *at)
     }
 
     /// Takes the next thing out.
     pub fn take(&mut self) -> Option<(Nanos, T)> {
-        self.heap.pop().map(|e| (e.at, e.item))
+        let Reverse((at, _, place)) = self.heap.pop()?;
+        self.free.push(place);
+        self.items[place as usize].take().map(|item| (at, item))
     }
 
     /// How many things are to come.
@@ -86,5 +74,25 @@ mod tests {
         }
         let order: String = std::iter::from_fn(|| queue.take().map(|(_, item)| item)).collect();
         assert_eq!(order, "bdeacf");
+    }
+
+    #[test]
+    fn places_are_used_again_and_order_holds() {
+        let mut queue = Queue::default();
+        let (mut state, mut now, mut taken) = (7u64, 0, 0);
+        let mut waiting = std::collections::BTreeMap::new();
+        for n in 0..10_000u64 {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            if (state >> 33) % 3 < 2 && queue.len() < 50 {
+                let at = now + (state >> 40) % 10;
+                queue.put(at, n);
+                waiting.insert((at, n), ());
+            } else if let Some((at, item)) = queue.take() {
+                assert_eq!(waiting.pop_first().map(|(key, ())| key), Some((at, item)));
+                now = at;
+                taken += 1;
+            }
+        }
+        assert!(taken > 3_000 && queue.items.len() <= 50, "{taken} {}", queue.items.len());
     }
 }

@@ -77,7 +77,12 @@ pub(super) struct Conn {
     repeats: u8,
     /// Losses up to here are repaired one by one as acknowledgements come.
     recover: u64,
+    /// When the SYN went out that is timed.
     began: Nanos,
+    /// The round trip and its variation (RFC 6298), once measured.
+    trip: Option<(Nanos, Nanos)>,
+    /// The offset whose acknowledgement is timed, and since when.
+    timed: Option<(u64, Nanos)>,
     rto: Nanos,
     due: Option<Nanos>,
 }
@@ -102,6 +107,8 @@ impl Conn {
             repeats: 0,
             recover: 0,
             began: now,
+            trip: None,
+            timed: None,
             rto: SECOND,
             due: None,
         }
@@ -249,6 +256,7 @@ impl Conn {
         // RFC 9293 section 3.5, figure 7: the SYNs crossed.
         self.state = State::SynReceived;
         self.tries = 0;
+        self.began = now;
         self.due = Some(now + SECOND);
         out.push(self.syn());
         Change::Nothing
@@ -258,10 +266,26 @@ impl Conn {
         self.state = State::Established;
         self.una = 1;
         self.next = 1;
+        // Karn: what was repeated is not timed.
+        if self.tries == 0 {
+            self.measured(now - self.began);
+        }
         self.tries = 0;
         self.peer_window = window;
-        self.rto = 200 * MILLI + 2 * (now - self.began).min(SECOND);
         self.due = None;
+    }
+
+    /// A round trip was measured: the next repeat waits as RFC 6298 section 2 says, with Linux's least of 200 ms for the
+    /// variation.
+    fn measured(&mut self, trip: Nanos) {
+        let (smooth, variation) = match self.trip {
+            None => (trip, trip / 2),
+            Some((smooth, variation)) => {
+                ((7 * smooth + trip) / 8, (3 * variation + smooth.abs_diff(trip)) / 4)
+            }
+        };
+        self.trip = Some((smooth, variation));
+        self.rto = smooth + (4 * variation).max(200 * MILLI);
     }
 
     /// Takes the acknowledgement in; whether that was the last thing to wait for.
@@ -276,6 +300,7 @@ impl Conn {
             self.repeats = if duplicate { self.repeats.saturating_add(1) } else { self.repeats };
             if self.repeats == 3 {
                 self.recover = self.next;
+                self.timed = None;
                 out.extend(self.first_unacknowledged());
             }
             return false;
@@ -284,6 +309,9 @@ impl Conn {
         let gone = (ack - self.una).min(self.output.len() as u64);
         self.output.drain(..gone as usize);
         self.una = ack;
+        if let Some((_, since)) = self.timed.take_if(|(offset, _)| *offset <= ack) {
+            self.measured(now - since);
+        }
         self.tries = 0;
         self.repeats = 0;
         self.due = (self.next > self.una).then_some(now + self.rto);
@@ -381,9 +409,10 @@ impl Conn {
             if size == 0 {
                 break;
             }
-            let data: Bytes = self.output.range(sent..sent + size).copied().collect::<Vec<u8>>().into();
+            let data = self.output_bytes(sent, size);
             out.push(self.make(Flags::ACK, self.next, data));
             self.next += size as u64;
+            self.timed.get_or_insert((self.next, now));
         }
         let all = (self.next - self.una) as usize == self.output.len();
         if self.finish && all {
@@ -397,10 +426,21 @@ impl Conn {
         }
     }
 
+    /// A copy of `size` bytes of the output behind the first `from`.
+    fn output_bytes(&self, from: usize, size: usize) -> Bytes {
+        let (first, second) = self.output.as_slices();
+        if let Some(data) = first.get(from..from + size) {
+            return Bytes::copy_from_slice(data);
+        }
+        let tail = &first[from.min(first.len())..];
+        let rest = from.saturating_sub(first.len());
+        [tail, &second[rest..rest + size - tail.len()]].concat().into()
+    }
+
     fn first_unacknowledged(&self) -> Option<Segment> {
         let size = self.output.len().min(MSS);
         if size > 0 {
-            let data: Bytes = self.output.range(..size).copied().collect::<Vec<u8>>().into();
+            let data = self.output_bytes(0, size);
             return Some(self.make(Flags::ACK, self.una, data));
         }
         (self.next > self.una && self.fin_sent())
@@ -434,6 +474,7 @@ impl Conn {
                     self.next += 1;
                 }
                 self.recover = self.next;
+                self.timed = None;
                 out.extend(self.first_unacknowledged());
                 self.due = Some(now + (self.rto << self.tries.min(8)).min(120 * SECOND));
             }

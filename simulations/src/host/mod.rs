@@ -57,7 +57,9 @@ pub enum HostEvent {
 /// What a host wants done: filled by its methods, emptied by the world.
 #[derive(Debug, Default)]
 pub(crate) struct Outbox {
-    pub(crate) packets: Vec<Packet>,
+    /// Each in its place for all its way, since it is large.
+    #[allow(clippy::vec_box, reason = "they go on one by one, from network to network")]
+    pub(crate) packets: Vec<Box<Packet>>,
     pub(crate) timers: Vec<(Nanos, Sock)>,
     pub(crate) events: VecDeque<HostEvent>,
     pub(crate) wakes: Vec<(Nanos, u64)>,
@@ -152,9 +154,9 @@ impl Host {
     }
 
     /// A packet for one of our addresses.
-    pub(crate) fn arrive(&mut self, now: Nanos, packet: Packet) {
+    pub(crate) fn arrive(&mut self, now: Nanos, packet: &Packet) {
         match packet.body {
-            Body::Tcp(ref segment) => self.arrive_tcp(now, &packet, segment),
+            Body::Tcp(ref segment) => self.arrive_tcp(now, packet, segment),
             Body::Udp(ref data) => {
                 let found = self.udp.get(&packet.dst.port()).and_then(|socks| {
                     socks.iter().find(|s| self.sockets.get(s).is_some_and(|x| x.takes(packet.dst)))
@@ -261,7 +263,17 @@ impl Host {
             let (src, dst, ttl) = (*local, *remote, *ttl);
             for segment in segments.drain(..) {
                 self.syns += u64::from(segment.flags.syn() && !segment.flags.ack());
-                self.out.packets.push(Packet { src, dst, ttl, body: Body::Tcp(segment) });
+                // Both are of this instant, and the second says what the first does: delayed acknowledgement without
+                // a delay (RFC 9293 section 3.8.6.3).
+                if self
+                    .out
+                    .packets
+                    .last()
+                    .is_some_and(|p| (p.src, p.dst) == (src, dst) && segment.takes_along(p))
+                {
+                    self.out.packets.pop();
+                }
+                self.out.packets.push(Box::new(Packet { src, dst, ttl, body: Body::Tcp(segment) }));
             }
         }
         segments.clear();

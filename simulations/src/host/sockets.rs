@@ -211,7 +211,7 @@ impl Host {
         let Some(Socket { local, ttl, kind: Kind::Udp, .. }) = self.sockets.get(&sock) else { return };
         let Some(ip) = from.or_else(|| self.source(local.ip(), to.ip())) else { return };
         let src = SocketAddr::new(ip, local.port());
-        self.out.packets.push(Packet { src, dst: to, ttl: *ttl, body: Body::Udp(data) });
+        self.out.packets.push(Box::new(Packet { src, dst: to, ttl: *ttl, body: Body::Udp(data) }));
     }
 
     /// Opens a TCP listener.

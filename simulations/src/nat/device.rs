@@ -29,9 +29,9 @@ pub(crate) enum Side {
 #[derive(Debug)]
 pub(crate) enum Verdict {
     /// It, or an answer to it, leaves on this side.
-    Out(Side, Packet),
+    Out(Side, Box<Packet>),
     /// It is to be judged again then.
-    Later(Nanos, Packet),
+    Later(Nanos, Box<Packet>),
     /// It is dropped, for this reason.
     Drop(&'static str),
 }
@@ -92,7 +92,7 @@ impl Nat {
         self.ports = Ports::new(self.id ^ u64::from(self.created) << 32, self.rng);
     }
 
-    pub(crate) fn leave(&mut self, now: Nanos, packet: Packet) -> Verdicts {
+    pub(crate) fn leave(&mut self, now: Nanos, packet: Box<Packet>) -> Verdicts {
         if self.spec.translate && self.external.contains(&packet.dst.ip()) {
             return self.hairpin(now, packet);
         }
@@ -102,7 +102,7 @@ impl Nat {
         })
     }
 
-    fn hairpin(&mut self, now: Nanos, packet: Packet) -> Verdicts {
+    fn hairpin(&mut self, now: Nanos, packet: Box<Packet>) -> Verdicts {
         let refuse = |packet: &Packet| match packet.proto() {
             Some(Proto::Tcp) => packet.refusal(),
             _ => packet.icmp(IcmpKind::Port, packet.dst.ip()),
@@ -124,7 +124,7 @@ impl Nat {
         }
     }
 
-    pub(crate) fn enter(&mut self, now: Nanos, packet: Packet) -> Verdicts {
+    pub(crate) fn enter(&mut self, now: Nanos, packet: Box<Packet>) -> Verdicts {
         match self.inward(now, packet) {
             Continue(packet) => one(Verdict::Out(Side::Inside, packet)),
             Break(Inward::Drop(why)) => one(Verdict::Drop(why)),
@@ -133,7 +133,7 @@ impl Nat {
     }
 
     /// A packet of `Verdict::Later` whose time has come.
-    pub(crate) fn again(&mut self, now: Nanos, packet: Packet) -> Verdicts {
+    pub(crate) fn again(&mut self, now: Nanos, packet: &Packet) -> Verdicts {
         let dialled = packet
             .proto()
             .is_some_and(|proto| self.table.outside(now, (proto, packet.dst, packet.src)).is_some());
@@ -143,7 +143,7 @@ impl Nat {
         })
     }
 
-    fn unsolicited(&mut self, now: Nanos, packet: Packet, known: bool) -> Verdicts {
+    fn unsolicited(&mut self, now: Nanos, packet: Box<Packet>, known: bool) -> Verdicts {
         let (by, udp) = (packet.dst.ip(), packet.proto() == Some(Proto::Udp));
         let answer = match self.spec.unsolicited {
             Unsolicited::Drop => None,
@@ -222,7 +222,7 @@ impl Nat {
     }
 
     /// A packet from inside, translated.
-    fn outward(&mut self, now: Nanos, mut packet: Packet) -> ControlFlow<Verdict, Packet> {
+    fn outward(&mut self, now: Nanos, mut packet: Box<Packet>) -> ControlFlow<Verdict, Box<Packet>> {
         let Some(proto) = packet.proto() else { return self.icmp_outward(now, packet) };
         let ends = (proto, packet.src, packet.dst);
         if let Some(id) = self.table.inside(now, ends) {
@@ -254,7 +254,7 @@ impl Nat {
         Continue(packet)
     }
 
-    fn invalid_outward(&self, packet: Packet) -> Verdict {
+    fn invalid_outward(&self, packet: Box<Packet>) -> Verdict {
         // Linux does not translate what it calls invalid, and forwards it as it is.
         match self.spec.tracking {
             Tracking::Conntrack => Verdict::Out(Side::Outside, packet),
@@ -406,7 +406,7 @@ impl Nat {
     }
 
     /// A packet from outside, translated.
-    fn inward(&mut self, now: Nanos, mut packet: Packet) -> ControlFlow<Inward, Packet> {
+    fn inward(&mut self, now: Nanos, mut packet: Box<Packet>) -> ControlFlow<Inward, Box<Packet>> {
         let Some(proto) = packet.proto() else { return self.icmp_inward(now, packet) };
         let ends = (proto, packet.dst, packet.src);
         if let Some(id) = self.table.outside(now, ends) {
@@ -457,7 +457,7 @@ impl Nat {
         admitted.then_some(key.1)
     }
 
-    fn icmp_inward(&mut self, now: Nanos, mut packet: Packet) -> ControlFlow<Inward, Packet> {
+    fn icmp_inward(&mut self, now: Nanos, mut packet: Box<Packet>) -> ControlFlow<Inward, Box<Packet>> {
         let Body::Icmp(_, quote) = &mut packet.body else { return Break(Inward::Drop("icmp")) };
         let found = self.table.outside(now, (quote.proto, quote.src, quote.dst));
         let Some(session) = found.and_then(|id| self.table.get(id)).filter(|s| !s.router) else {
@@ -468,7 +468,7 @@ impl Nat {
         Continue(packet)
     }
 
-    fn icmp_outward(&mut self, now: Nanos, mut packet: Packet) -> ControlFlow<Verdict, Packet> {
+    fn icmp_outward(&mut self, now: Nanos, mut packet: Box<Packet>) -> ControlFlow<Verdict, Box<Packet>> {
         let Body::Icmp(_, quote) = &mut packet.body else { return Break(Verdict::Drop("icmp")) };
         let found = self.table.inside(now, (quote.proto, quote.dst, quote.src));
         let Some(session) = found.and_then(|id| self.table.get(id)) else {
@@ -489,5 +489,5 @@ enum Advance {
 enum Inward {
     Drop(&'static str),
     /// For the router itself; whether its ends belong to a session.
-    Unsolicited(Packet, bool),
+    Unsolicited(Box<Packet>, bool),
 }

@@ -50,6 +50,11 @@ impl LinkSpec {
         }
     }
 
+    /// Whether it does nothing to any packet but delay it, each by as much.
+    pub(crate) fn only_delays(&self) -> bool {
+        *self == LinkSpec::with_delay(self.delay)
+    }
+
     /// What happens to the `n`th packet over the link `entity`.
     pub fn fate(&self, now: Nanos, rng: Keyed, entity: u64, n: u64) -> Fate {
         let dead = (self.blackout.from..self.blackout.until).contains(&now);

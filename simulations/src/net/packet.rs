@@ -61,6 +61,16 @@ impl Segment {
         self.data.len() as u32 + u32::from(self.flags.syn()) + u32::from(self.flags.fin())
     }
 
+    /// Whether this segment of a connection makes an acknowledgement just before it needless.
+    pub(crate) fn takes_along(&self, before: &Packet) -> bool {
+        let Body::Tcp(before) = &before.body else { return false };
+        let more = !self.data.is_empty() || self.flags.fin();
+        more && before.flags == Flags::ACK
+            && before.data.is_empty()
+            && before.seq == self.seq
+            && self.flags.ack()
+    }
+
     /// The RST that answers it where nobody is there for it (RFC 9293 section 3.10.7.1). A RST is never
     /// answered.
     pub fn refusal(&self) -> Option<Segment> {
@@ -167,7 +177,7 @@ impl Packet {
     }
 
     /// The ICMP error about this packet, sent by `by`. None about an ICMP error or a RST.
-    pub fn icmp(&self, kind: IcmpKind, by: std::net::IpAddr) -> Option<Packet> {
+    pub fn icmp(&self, kind: IcmpKind, by: std::net::IpAddr) -> Option<Box<Packet>> {
         let seq = match &self.body {
             Body::Tcp(segment) if segment.flags.rst() => return None,
             Body::Tcp(segment) => segment.seq,
@@ -176,14 +186,14 @@ impl Packet {
         };
         let quote = Quote { proto: self.proto()?, src: self.src, dst: self.dst, seq };
         let dst = SocketAddr::new(self.src.ip(), 0);
-        Some(Packet { src: SocketAddr::new(by, 0), dst, ttl: 64, body: Body::Icmp(kind, quote) })
+        Some(Box::new(Packet { src: SocketAddr::new(by, 0), dst, ttl: 64, body: Body::Icmp(kind, quote) }))
     }
 
     /// The RST that answers this packet, if it is a segment that is to be answered.
-    pub fn refusal(&self) -> Option<Packet> {
+    pub fn refusal(&self) -> Option<Box<Packet>> {
         let Body::Tcp(segment) = &self.body else { return None };
         let answer = segment.refusal()?;
-        Some(Packet { src: self.dst, dst: self.src, ttl: 64, body: Body::Tcp(answer) })
+        Some(Box::new(Packet { src: self.dst, dst: self.src, ttl: 64, body: Body::Tcp(answer) }))
     }
 
     /// Takes the packet into a digest. Payloads by their length only: some are sealed by ciphers.

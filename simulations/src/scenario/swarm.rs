@@ -1,5 +1,6 @@
-//! Worlds drawn from a seed: any two NATs, and a random handful of faults. What must hold then is what always
-//! must hold; and where no fault excuses it, the oracle's verdict.
+//! Worlds drawn from a seed: any two NATs, and a random handful of faults. First safety: what must hold then is what
+//! always must hold, and the oracle's verdict where no fault excuses a failure. Then liveness: the faults end, and a
+//! second call has to do what the oracle says, whatever the faults have left behind.
 
 use std::time::Duration;
 
@@ -15,7 +16,7 @@ use crate::oracle::{Verdict, direct_or_reverse, every_strategy};
 use crate::service::{BrokerFaults, StunFaults};
 
 /// The kinds of faults that a seed chooses from.
-const KINDS: u64 = 10;
+const KINDS: u64 = 11;
 
 /// A drawn world, and what is demanded of it beyond the invariants.
 #[derive(Clone, Debug)]
@@ -24,6 +25,8 @@ pub struct Drawn {
     pub pair: Pair,
     /// `Must` or `MustNot` where the faults leave no doubt.
     pub demand: Verdict,
+    /// The same of the second call, when nothing excuses a failure any more.
+    pub healed: Verdict,
     /// The two presets and the faults, in words.
     pub what: String,
     /// How many faults were drawn, those left out included.
@@ -87,6 +90,8 @@ pub fn draw_without(seed: u64, left_out: &[usize]) -> Drawn {
         }
         what.push_str(" plain");
     }
+    pair.again = true;
+    let healed = demand;
     let faults = match below(10) {
         0 => 0,
         1 | 2 => 1,
@@ -129,6 +134,10 @@ pub fn draw_without(seed: u64, left_out: &[usize]) -> Drawn {
                 "stun"
             }
             6 => {
+                pair.stun.silent_ppm = 1_000_000;
+                "silent stun"
+            }
+            7 => {
                 let from = below(20) * SECOND;
                 let dead = Blackout { from, until: from + below(20) * SECOND };
                 pair.brokers[0] = BrokerFaults {
@@ -139,12 +148,12 @@ pub fn draw_without(seed: u64, left_out: &[usize]) -> Drawn {
                 };
                 "broker"
             }
-            7 => {
+            8 => {
                 pair.brokers.push(BrokerFaults::default());
                 pair.brokers.truncate(4);
                 "another broker"
             }
-            8 => {
+            9 => {
                 pair.clocks[side] = Clocks {
                     mono: below(1 << 50),
                     drift_ppm: below(1_001) as i32 - 500,
@@ -169,7 +178,7 @@ pub fn draw_without(seed: u64, left_out: &[usize]) -> Drawn {
             demand = Verdict::Perhaps;
         }
     }
-    Drawn { pair, demand, what, faults: faults as usize }
+    Drawn { pair, demand, healed, what, faults: faults as usize }
 }
 
 /// Runs the world of this seed; what was wrong with it, if anything.
@@ -179,6 +188,11 @@ pub fn judge(drawn: &Drawn) -> (Ending, Vec<String>) {
     match (drawn.demand, ending.strategy) {
         (Verdict::Must, None) => wrong.push(format!("must connect, and did not: {}", ending.why)),
         (Verdict::MustNot, Some(s)) => wrong.push(format!("cannot connect, and did: {s}")),
+        _ => {}
+    }
+    match (drawn.healed, &ending.again) {
+        (Verdict::Must, Some(Err(why))) => wrong.push(format!("healed, must connect, and did not: {why}")),
+        (Verdict::MustNot, Some(Ok(s))) => wrong.push(format!("healed, cannot connect, and did: {s}")),
         _ => {}
     }
     (ending, wrong)

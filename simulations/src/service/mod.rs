@@ -4,6 +4,7 @@
 //! implementation can take its place.
 
 mod mqtt;
+mod rendezvous;
 mod stun;
 
 use std::collections::BTreeMap;
@@ -13,6 +14,7 @@ use bytes::Bytes;
 use p2pd_core::{CloseHow, SockOpts};
 
 pub use mqtt::{Broker, BrokerFaults};
+pub use rendezvous::{RealBroker, RealStun};
 pub use stun::{StunFaults, StunServer};
 
 use crate::engine::{Keyed, Nanos};
@@ -112,6 +114,8 @@ pub trait Service: core::fmt::Debug {
     fn tcp_ports(&self) -> &[u16];
     /// Something happened.
     fn handle(&mut self, cx: &mut ServiceCx, input: Input<'_>);
+    /// Its faults end.
+    fn heal(&mut self);
     /// When it wants [`Input::Timeout`].
     fn timeout(&self) -> Option<Nanos> {
         None
@@ -144,6 +148,11 @@ impl ServerProgram {
             later: BTreeMap::new(),
             laters: 0,
         }
+    }
+
+    /// Ends the server's faults.
+    pub fn heal(&mut self) {
+        self.service.heal();
     }
 
     fn tell(&mut self, cx: &mut Cx<'_>, input: Input<'_>) {

@@ -204,6 +204,10 @@ impl Service for Broker {
         silence.into_iter().chain(death).min()
     }
 
+    fn heal(&mut self) {
+        self.faults = BrokerFaults::default();
+    }
+
     fn handle(&mut self, cx: &mut ServiceCx, input: Input<'_>) {
         self.died |= cx.now >= self.faults.dead.from;
         match input {

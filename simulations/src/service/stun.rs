@@ -40,7 +40,7 @@ pub struct StunServer {
     answers: u64,
 }
 
-const PORTS: [u16; 2] = [3478, 3479];
+pub(super) const PORTS: [u16; 2] = [3478, 3479];
 
 impl StunServer {
     /// The server at these two addresses, on ports 3478 and 3479.
@@ -138,6 +138,10 @@ impl Service for StunServer {
 
     fn tcp_ports(&self) -> &[u16] {
         &PORTS
+    }
+
+    fn heal(&mut self) {
+        self.faults = StunFaults::default();
     }
 
     fn handle(&mut self, cx: &mut ServiceCx, input: Input<'_>) {

@@ -84,12 +84,12 @@ struct Net {
 
 #[derive(Debug)]
 enum Event {
-    Arrive(PlugId, Packet),
-    Loopback(usize, Packet),
+    Arrive(PlugId, Box<Packet>),
+    Loopback(usize, Box<Packet>),
     Timer(usize, Sock),
     Wake(usize, u64),
     /// A NAT looks again at a packet that nobody asked for.
-    Again(usize, Packet),
+    Again(usize, Box<Packet>),
 }
 
 /// How many packets there were, and what became of them.
@@ -151,6 +151,11 @@ impl<A: App> World<A> {
         &self.counts
     }
 
+    /// Packets on their way.
+    pub fn in_flight(&self) -> u64 {
+        self.in_flight
+    }
+
     /// Records packets from now on.
     pub fn record(&mut self) {
         self.trace = Some(Trace::default());
@@ -182,6 +187,13 @@ impl<A: App> World<A> {
     pub fn set_link(&mut self, host: HostId, link: LinkSpec) {
         for (_, plug) in &self.hosts[host.0].2 {
             self.plugs[plug.0].link = link;
+        }
+    }
+
+    /// Ends the faults of every link; each keeps its delay.
+    pub fn heal(&mut self) {
+        for plug in &mut self.plugs {
+            plug.link = LinkSpec::with_delay(plug.link.delay);
         }
     }
 
@@ -237,7 +249,7 @@ impl<A: App> World<A> {
             }
             Event::Again(nat, packet) => {
                 self.in_flight -= 1;
-                let verdicts = self.nats[nat].0.again(self.now, packet);
+                let verdicts = self.nats[nat].0.again(self.now, &packet);
                 self.carry_out(nat, verdicts);
             }
         }
@@ -284,7 +296,7 @@ impl<A: App> World<A> {
         }
     }
 
-    fn arrive(&mut self, plug: PlugId, packet: Packet) {
+    fn arrive(&mut self, plug: PlugId, packet: Box<Packet>) {
         match self.plugs[plug.0].device {
             Device::Host(host) => self.deliver(host, packet),
             Device::Nat(nat, side) => {
@@ -293,21 +305,17 @@ impl<A: App> World<A> {
                     return self.drop("nat", &packet, "ttl");
                 }
                 packet.ttl -= 1;
+                let mut traced = None;
                 if let Some(trace) = &mut self.trace {
-                    let label = format!("nat{nat}");
-                    trace.packet(
-                        self.now,
-                        &label,
-                        if side == Side::Inside { "in  <" } else { "out <" },
-                        &packet,
-                    );
+                    let way = if side == Side::Inside { "in  <" } else { "out <" };
+                    trace.packet(self.now, &format!("nat{nat}"), way, &packet);
+                    traced = Some(packet.clone());
                 }
                 let verdicts = match side {
-                    Side::Inside => self.nats[nat].0.leave(self.now, packet.clone()),
-                    Side::Outside => self.nats[nat].0.enter(self.now, packet.clone()),
+                    Side::Inside => self.nats[nat].0.leave(self.now, packet),
+                    Side::Outside => self.nats[nat].0.enter(self.now, packet),
                 };
-                if let [Verdict::Drop(why)] = verdicts.as_slice() {
-                    let why = *why;
+                if let ([Verdict::Drop(why)], Some(packet)) = (verdicts.as_slice(), traced) {
                     return self.drop(&format!("nat{nat}"), &packet, why);
                 }
                 self.carry_out(nat, verdicts);
@@ -335,16 +343,16 @@ impl<A: App> World<A> {
         }
     }
 
-    fn deliver(&mut self, host: usize, packet: Packet) {
+    fn deliver(&mut self, host: usize, packet: Box<Packet>) {
         self.counts.delivered += 1;
         if let Some(trace) = &mut self.trace {
             trace.packet(self.now, &format!("host{host}"), "<", &packet);
         }
-        self.hosts[host].0.arrive(self.now, packet);
+        self.hosts[host].0.arrive(self.now, &packet);
         self.flush(host);
     }
 
-    fn transmit(&mut self, from: PlugId, mut packet: Packet) {
+    fn transmit(&mut self, from: PlugId, mut packet: Box<Packet>) {
         self.counts.sent += 1;
         let net = self.plugs[from.0].net;
         let Net { routes, gateway, hops } = &self.nets[net.0];
@@ -369,6 +377,10 @@ impl<A: App> World<A> {
             let Plug { link, packets, .. } = &mut self.plugs[plug.0];
             let n = *packets;
             *packets += 1;
+            if link.only_delays() {
+                delays.iter_mut().for_each(|d| *d += link.delay);
+                continue;
+            }
             let fate = link.fate(self.now, self.rng, plug.0 as u64, n);
             delays = delays.iter().flat_map(|d| fate.iter().map(move |f| d + f)).collect();
         }
@@ -377,49 +389,47 @@ impl<A: App> World<A> {
         }
         self.counts.copied += delays.len() as u64 - 1;
         self.in_flight += delays.len() as u64;
+        let Some(last) = delays.pop() else { return };
         for delay in delays {
             self.queue.put(self.now + delay, Event::Arrive(to, packet.clone()));
         }
+        self.queue.put(self.now + last, Event::Arrive(to, packet));
     }
 
-    /// Sees to what a host asked for until it asks for nothing more.
+    /// Sees to what a host asked for until it asks for nothing more. Its program comes first, so that what it answers at
+    /// once takes the acknowledgement of what it read along.
     fn flush(&mut self, n: usize) {
-        loop {
-            let mut packets = core::mem::take(&mut self.hosts[n].0.out.packets);
-            for packet in packets.drain(..) {
-                if let Some(trace) = &mut self.trace {
-                    trace.packet(self.now, &format!("host{n}"), ">", &packet);
-                }
-                let (host, _, plugs) = &self.hosts[n];
-                if host.addresses().contains(&packet.dst.ip()) {
-                    self.counts.sent += 1;
-                    self.in_flight += 1;
-                    self.queue.put(self.now + LOOPBACK, Event::Loopback(n, packet));
-                } else {
-                    match plugs.iter().find(|(ip, _)| *ip == packet.src.ip()).map(|(_, plug)| *plug) {
-                        Some(plug) => self.transmit(plug, packet),
-                        None => {
-                            self.counts.sent += 1;
-                            self.drop("host", &packet, "no interface");
-                        }
+        let (host, app, _) = &mut self.hosts[n];
+        while let Some(event) = host.out.events.pop_front() {
+            app.event(&mut Cx { host, now: self.now, rng: self.rng }, event);
+        }
+        for (at, sock) in host.out.timers.drain(..) {
+            self.queue.put(at.max(self.now), Event::Timer(n, sock));
+        }
+        for (at, token) in host.out.wakes.drain(..) {
+            self.queue.put(at.max(self.now), Event::Wake(n, token));
+        }
+        let mut packets = core::mem::take(&mut host.out.packets);
+        for packet in packets.drain(..) {
+            if let Some(trace) = &mut self.trace {
+                trace.packet(self.now, &format!("host{n}"), ">", &packet);
+            }
+            let (host, _, plugs) = &self.hosts[n];
+            if host.addresses().contains(&packet.dst.ip()) {
+                self.counts.sent += 1;
+                self.in_flight += 1;
+                self.queue.put(self.now + LOOPBACK, Event::Loopback(n, packet));
+            } else {
+                match plugs.iter().find(|(ip, _)| *ip == packet.src.ip()).map(|(_, plug)| *plug) {
+                    Some(plug) => self.transmit(plug, packet),
+                    None => {
+                        self.counts.sent += 1;
+                        self.drop("host", &packet, "no interface");
                     }
                 }
             }
-            let (host, app, _) = &mut self.hosts[n];
-            if host.out.packets.is_empty() {
-                host.out.packets = packets;
-            }
-            for (at, sock) in host.out.timers.drain(..) {
-                self.queue.put(at.max(self.now), Event::Timer(n, sock));
-            }
-            for (at, token) in host.out.wakes.drain(..) {
-                self.queue.put(at.max(self.now), Event::Wake(n, token));
-            }
-            match host.out.events.pop_front() {
-                Some(event) => app.event(&mut Cx { host, now: self.now, rng: self.rng }, event),
-                None if host.out.packets.is_empty() => return,
-                None => {}
-            }
         }
+        // Kept for its room.
+        self.hosts[n].0.out.packets = packets;
     }
 }

@@ -151,14 +151,16 @@ impl Node {
             probed: 0,
             surveyed,
         };
-        self.punches.insert(key, punch);
+        self.punches.insert(key, Box::new(punch));
         let needed = match behaviour.foresight() {
             Foresight::Next(_) => true,
             Foresight::Measured => fresh,
             Foresight::Offset(_) | Foresight::Nothing { .. } => false,
         };
-        let sampling = needed && self.surveyor.sample(&mut self.cx, internal, key);
-        if !sampling {
+        if needed && self.surveyor.sample(&mut self.cx, internal, key) {
+            // A server that takes the connection and says nothing must not keep the punch, and its place, for ever.
+            self.cx.timers.set(Timer::Punch(key), Some(now + MEET_FOR));
+        } else {
             self.punch_announce(key, None);
         }
         true
@@ -172,7 +174,7 @@ impl Node {
     }
 
     /// Ends a punch without touching its streams.
-    pub(super) fn end_punch(&mut self, key: Key) -> Option<Punch> {
+    pub(super) fn end_punch(&mut self, key: Key) -> Option<Box<Punch>> {
         let punch = self.punches.remove(&key)?;
         self.cx.timers.set(Timer::Punch(key), None);
         self.surveyor.release(&mut self.cx, key);
@@ -252,7 +254,7 @@ impl Node {
     /// Whether a stream that our listener took would break sooner or later, since our NAT holds it for an earlier dial
     /// of ours. It is to be refused then, which clears the NAT's entry too.
     pub(super) fn is_tainted(&mut self, local: SocketAddr, remote: SocketAddr) -> bool {
-        let of_dial = |p: &&mut Punch| p.ours.listen == local.port() && p.stale.contains(&remote);
+        let of_dial = |p: &&mut Box<Punch>| p.ours.listen == local.port() && p.stale.contains(&remote);
         let Some(punch) = self.punches.values_mut().find(of_dial) else { return false };
         let open = punch.ours.behaviour == Behaviour::OPEN;
         if open || punch.tainted >= MAX_TAINTED {
@@ -428,11 +430,12 @@ impl Node {
             Requester::Them => {
                 let (session, stranger) =
                     (key.0, self.punches.get(&key).is_some_and(|p| p.trust == Trust::Stranger));
-                let tactic = self.punches.get(&key).and_then(Punch::tactic);
+                let tactic = self.punches.get(&key).and_then(|p| p.tactic());
                 if stranger && matches!(tactic, Some(Tactic::Spray { .. } | Tactic::Probe { .. })) {
                     self.cx.stats.refused += 1;
                     self.end_punch(key);
                     self.abandon(key, peer);
+                    self.doubt();
                     return self.reply(peer, session, &via, Body::Refused(Refusal::NoSearchForStrangers));
                 }
                 self.reply(peer, session, &via, Body::Updated(mappings));
