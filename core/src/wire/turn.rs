@@ -47,7 +47,8 @@ const PASSWORD_ALGORITHMS: u16 = 0x8002;
 const XOR_PEER_ADDRESS: u16 = 0x0012;
 const DATA: u16 = 0x0013;
 
-/// A Send indication's type field.
+/// Type fields of indications.
+const BINDING_INDICATION: u16 = 0x0011;
 const SEND_INDICATION: u16 = 0x0016;
 /// The Data method.
 const DATA_METHOD: u16 = 0x007;
@@ -188,6 +189,16 @@ fn append(message: &mut Vec<u8>, kind: u16, value: &[u8]) {
     integrity::set_length(message);
 }
 
+/// A Binding indication: it has no answer, and keeps the NATs on the way open (RFC 8489 section 12.1).
+pub fn keep_alive(transaction: TransactionId) -> Bytes {
+    let mut bytes = BytesMut::with_capacity(STUN_HEADER);
+    bytes.put_u16(BINDING_INDICATION);
+    bytes.put_u16(0);
+    bytes.put_u32(MAGIC_COOKIE);
+    bytes.put_slice(&transaction.0);
+    bytes.freeze()
+}
+
 /// What an answer to a request says. Nothing of it is proven yet.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Answer {
@@ -250,7 +261,7 @@ pub fn answer(view: StunView<'_>) -> Option<Answer> {
 
 /// The number of each algorithm in PASSWORD-ALGORITHMS (RFC 8489 section 14.11), at most eight. `None`: it is
 /// malformed.
-pub fn password_algorithms(mut value: &[u8]) -> Option<impl Iterator<Item = u16>> {
+pub fn password_algorithms(mut value: &[u8]) -> Option<impl Iterator<Item = u16> + use<>> {
     let mut found = smallvec::SmallVec::<[u16; 8]>::new();
     while let Some(([a, b, c, d], rest)) = value.split_first_chunk() {
         let length = usize::from(u16::from_be_bytes([*c, *d]));
@@ -476,6 +487,13 @@ mod tests {
         }
         assert_eq!(send_indication(ID, PEERS[0].parse().unwrap(), &[0; 65_536]), None);
         assert_eq!(send_indication(ID, PEERS[0].parse().unwrap(), &[0; 65_530]), None);
+    }
+
+    #[test]
+    fn a_keep_alive_is_a_bare_binding_indication() {
+        assert_eq!(keep_alive(ID)[..], header(0x0011, 0));
+        let bytes = keep_alive(ID);
+        assert_eq!((view(&bytes).class(), view(&bytes).method()), (Class::Indication, 1));
     }
 
     #[test]
