@@ -44,9 +44,13 @@ impl Auth {
     }
 
     /// A request with proof was answered with 438. `None`, and all stays as it is, for a challenge that would
-    /// weaken the proof: nothing shows that it is the server's.
-    pub(super) fn renewed(&mut self, challenge: Challenge) -> Option<()> {
+    /// weaken the proof: nothing shows that it is the server's. PASSWORD-ALGORITHMS may be missing, although
+    /// section 9.2.5 has it otherwise: `turn-server-proto` says them with 401 only. Those of then stay in force.
+    pub(super) fn renewed(&mut self, mut challenge: Challenge) -> Option<()> {
         let old = self.proof.as_ref()?;
+        if challenge.algorithms.is_none() {
+            challenge.algorithms = old.algorithms.as_ref().map(|(offered, _)| offered.clone());
+        }
         let new = self.prove(old.realm.clone(), challenge).ok()?;
         let strength = |proof: &Proof| proof.algorithms.as_ref().map_or(MD5, |(_, chosen)| *chosen);
         let shows_name = |proof: &Proof| matches!(proof.user, User::Name(_));
@@ -142,9 +146,11 @@ mod tests {
         let other = Challenge { realm: Some("evil".into()), ..challenge("obMatJos2wAAA2", Some(BOTH)) };
         assert_eq!(auth.renewed(other), Some(()));
         assert_eq!(&*auth.proof().unwrap().realm, "lab");
-        assert_eq!(auth.renewed(challenge("n", None)), None);
+        assert_eq!(auth.renewed(challenge("n", None)), None, "it shows the name");
         assert_eq!(auth.renewed(challenge("obMatJos2wAAA3", Some(&[0, 1, 0, 0]))), None);
         assert_eq!(auth.renewed(challenge("obMatJos2gAAA3", Some(BOTH))), None);
         assert_eq!((&*auth.proof().unwrap().nonce, made(&auth)), ("obMatJos2wAAA2", (false, Some(SHA256))));
+        assert_eq!(auth.renewed(challenge("obMatJos2wAAA4", None)), Some(()));
+        assert_eq!((&*auth.proof().unwrap().nonce, made(&auth)), ("obMatJos2wAAA4", (false, Some(SHA256))));
     }
 }

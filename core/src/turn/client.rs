@@ -57,7 +57,10 @@ pub struct Client {
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum State {
-    Allocating,
+    /// And whether an allocation that our own first Allocate may have made was given up.
+    Allocating {
+        cleared: bool,
+    },
     Ready {
         relayed: SocketAddr,
         mapped: SocketAddr,
@@ -85,7 +88,7 @@ impl Client {
             over: transport,
             family,
             lifetimes,
-            state: State::Allocating,
+            state: State::Allocating { cleared: false },
             auth: Auth::new(credentials),
             random: Random::new(seed),
             now,
@@ -240,7 +243,7 @@ impl Client {
             return;
         }
         // An Allocate that is under way may be granted: it is given up like one that was.
-        let nothing_asked = self.state == State::Allocating && self.auth.proof().is_none();
+        let nothing_asked = matches!(self.state, State::Allocating { .. }) && self.auth.proof().is_none();
         self.stop();
         if nothing_asked {
             self.end(Event::Closed);
@@ -276,7 +279,7 @@ impl Client {
     }
 
     fn is_open(&self) -> bool {
-        matches!(self.state, State::Allocating | State::Ready { .. })
+        matches!(self.state, State::Allocating { .. } | State::Ready { .. })
     }
 
     fn stream(&mut self, mut data: &[u8]) {
@@ -398,7 +401,7 @@ impl Client {
                     Answer::Success { relayed, mapped, lifetime } => {
                         self.granted(&exchange, relayed.zip(mapped), lifetime);
                     }
-                    Answer::Error { code, alternate, .. } => self.refused(ask, code, alternate),
+                    Answer::Error { code, alternate, .. } => self.refused(&exchange, code, alternate),
                 }
             }
         }
@@ -432,7 +435,7 @@ impl Client {
                 self.events.push_back(Event::Allocated { relayed, mapped, lifetime });
                 self.ask_for_wanted();
             }
-            Ask::Refresh { lifetime: 0 } => self.end(Event::Closed),
+            Ask::Refresh { lifetime: 0 } => self.released(),
             Ask::Refresh { .. } => match lifetime {
                 None => self.lose(Error::BadAnswer),
                 Some(Duration::ZERO) => self.lose(Error::AllocationGone),
@@ -459,9 +462,25 @@ impl Client {
         }
     }
 
-    fn refused(&mut self, ask: Ask, code: u16, alternate: Option<SocketAddr>) {
-        match (ask, code) {
-            (Ask::Refresh { lifetime: 0 }, _) => self.end(Event::Closed),
+    /// The server holds nothing of ours any more.
+    fn released(&mut self) {
+        match self.state {
+            State::Allocating { .. } => self.allocate(),
+            _ => self.end(Event::Closed),
+        }
+    }
+
+    fn refused(&mut self, exchange: &Exchange, code: u16, alternate: Option<SocketAddr>) {
+        match (exchange.ask, code) {
+            (Ask::Refresh { lifetime: 0 }, _) => self.released(),
+            // A server should know a request that it hears again by its transaction (RFC 8656 section 7.2). One
+            // that does not has the allocation that it granted with an answer that was lost.
+            (Ask::Allocate { .. }, 437)
+                if exchange.was_repeated() && self.state == (State::Allocating { cleared: false }) =>
+            {
+                self.state = State::Allocating { cleared: true };
+                self.ask(Ask::Refresh { lifetime: 0 });
+            }
             (Ask::Permission(_) | Ask::Channel { .. } | Ask::Refresh { .. }, 437) => {
                 self.lose(Error::AllocationGone);
             }
@@ -580,7 +599,7 @@ impl Client {
 
     fn lose(&mut self, why: Error) {
         match self.state {
-            State::Allocating | State::Ready { .. } => self.end(Event::Lost(why)),
+            State::Allocating { .. } | State::Ready { .. } => self.end(Event::Lost(why)),
             State::Closing => self.end(Event::Closed),
             State::Ended => {}
         }

@@ -61,6 +61,11 @@ impl Exchange {
         Exchange { begun: old.begun, stale: old.stale + 1, ..self }
     }
 
+    /// Whether it was sent more than once.
+    pub(super) fn was_repeated(&self) -> bool {
+        self.sent > 1
+    }
+
     fn give_up(&self) -> u64 {
         match self.ask {
             Ask::Refresh { lifetime: 0 } => RELEASE_GIVE_UP,

@@ -104,12 +104,10 @@ impl TurnSplitter {
             let passed = self.skip.min(rest.len());
             rest = rest.get(passed..).unwrap_or_default();
             self.skip -= passed;
-            if rest.is_empty() {
-                return Ok((data.len(), None));
-            }
             let known = if self.held.is_empty() { frame(rest) } else { frame(&self.held) };
             let whole = match known {
                 Ok(Some(whole)) => whole,
+                Ok(None) if rest.is_empty() => return Ok((data.len(), None)),
                 Ok(None) => {
                     rest = self.hold(rest, HEADER);
                     continue;
@@ -135,6 +133,9 @@ impl TurnSplitter {
             if self.held.len() == whole {
                 self.handed_out = true;
                 return Ok((data.len() - rest.len(), Some(&self.held)));
+            }
+            if rest.is_empty() {
+                return Ok((data.len(), None));
             }
         }
     }
@@ -240,16 +241,19 @@ mod tests {
             let data = vec![n as u8; n];
             ChannelData { number: 0x4001, data: &data }.to_bytes(Transport::Tcp).unwrap().to_vec()
         };
-        let frames = vec![stun(0), channel(5), channel(0), stun(8), channel(8)];
-        let stream = frames.concat();
-        for cut in 0..=stream.len() {
-            let mut splitter = TurnSplitter::new();
-            let chunks = [&stream[..cut], &stream[cut..]];
-            assert_eq!(split(&mut splitter, &chunks), Ok(frames.clone()), "cut at {cut}");
-            assert!(!splitter.is_mid_frame());
+        let all = [stun(0), channel(5), channel(0), stun(8), channel(8), channel(0)];
+        // Also the shortest one that ends a stream.
+        for frames in (1..=all.len()).map(|n| all[..n].to_vec()) {
+            let stream = frames.concat();
+            for cut in 0..=stream.len() {
+                let mut splitter = TurnSplitter::new();
+                let chunks = [&stream[..cut], &stream[cut..]];
+                assert_eq!(split(&mut splitter, &chunks), Ok(frames.clone()), "cut at {cut}");
+                assert!(!splitter.is_mid_frame());
+            }
+            let bytes: Vec<&[u8]> = stream.chunks(1).collect();
+            assert_eq!(split(&mut TurnSplitter::new(), &bytes), Ok(frames));
         }
-        let bytes: Vec<&[u8]> = stream.chunks(1).collect();
-        assert_eq!(split(&mut TurnSplitter::new(), &bytes), Ok(frames));
     }
 
     #[test]

@@ -136,6 +136,28 @@ fn every_refusal_has_its_error() {
     }
 }
 
+/// A server that does not know a request it hears again says 437 to it; then the first answer was lost.
+#[test]
+fn an_allocation_whose_answer_was_lost_is_given_up_and_asked_for_again() {
+    let mut hand = Hand::new(Udp);
+    let first = hand.one();
+    hand.say(&error(&first, &challenge(401, "lab", "n0"), None));
+    let second = hand.one();
+    let [again] = hand.wait().try_into().unwrap();
+    assert_eq!(again, second.bytes);
+    hand.say(&error(&second, &[code(437)], Some(&key())));
+    let release = hand.one();
+    assert_eq!((release.kind, release.get(LIFETIME)), (REFRESH, Some(&[0; 4][..])));
+    hand.say(&success(&release, &[seconds(0)]));
+    let third = hand.one();
+    assert_eq!(third.kind, ALLOCATE);
+    assert_ne!(third.id, second.id);
+    // Once is enough.
+    hand.wait();
+    hand.say(&error(&third, &[code(437)], Some(&key())));
+    assert_eq!(hand.events(), [Event::Lost(Error::PortInUse)]);
+}
+
 #[test]
 fn a_redirect_names_the_other_server() {
     for other in ["192.0.2.9:3478", "[2001:db8::9]:3478"] {

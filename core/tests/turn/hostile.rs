@@ -129,7 +129,9 @@ fn a_nonce_that_weakens_the_proof_is_not_taken() {
     offer.push((0x8002, vec![0, 2, 0, 0, 0, 1, 0, 0]));
     hand.say(&error(&first, &offer, None));
     let second = hand.one();
-    hand.say(&error(&second, &challenge(438, "lab", "weak"), None));
+    let mut weak = challenge(438, "lab", "obMatJos2wAAAy");
+    weak.push((0x8002, vec![0, 1, 0, 0]));
+    hand.say(&error(&second, &weak, None));
     assert_eq!((hand.sent().len(), hand.client.stats().forged), (0, 1));
     // And an offer from which the algorithms were taken is none.
     let mut hand = Hand::new(Udp);

@@ -3,4 +3,5 @@
 mod allocation;
 mod hand;
 mod hostile;
+mod pair;
 mod peers;
