@@ -62,7 +62,7 @@ impl Auth {
     }
 
     fn prove(&self, realm: Box<str>, challenge: Challenge) -> Result<Proof, Error> {
-        let Credentials { user, password } = &self.credentials;
+        let Credentials { user, password, name_is_read } = &self.credentials;
         let features = features(&challenge.nonce);
         let algorithms = match challenge.algorithms {
             Some(offered) => {
@@ -79,9 +79,9 @@ impl Auth {
             Some((_, SHA256)) => IntegrityKey::long_term_sha256(user, &realm, password),
             _ => IntegrityKey::long_term(user, &realm, password),
         };
-        let user = match features & USERNAME_ANONYMITY {
-            0 => User::Name(user.clone()),
-            _ => User::Hash(integrity::userhash(user, &realm)),
+        let user = match features & USERNAME_ANONYMITY != 0 && !name_is_read {
+            false => User::Name(user.clone()),
+            true => User::Hash(integrity::userhash(user, &realm)),
         };
         Ok(Proof { user, realm, nonce: challenge.nonce, algorithms, key })
     }
@@ -134,6 +134,10 @@ mod tests {
             let made = auth.challenged(challenge(nonce, algorithms)).map(|()| made(&auth));
             assert_eq!(made, expected, "{nonce} {algorithms:?}");
         }
+        let until = crate::time::WallTime::from_micros(1_000_000);
+        let mut short_lived = Auth::new(Credentials::short_lived("north", None, until));
+        short_lived.challenged(challenge("obMatJos2wAAAxyz", Some(BOTH))).unwrap();
+        assert_eq!(made(&short_lived), (true, Some(SHA256)), "its name is what the password is made of");
         let mut auth = auth();
         let without = Challenge { realm: None, ..challenge("n", None) };
         assert_eq!(auth.challenged(without), Err(Error::BadAnswer));

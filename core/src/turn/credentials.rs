@@ -13,17 +13,20 @@ use crate::time::WallTime;
 pub struct Credentials {
     pub(super) user: Box<str>,
     pub(super) password: Box<str>,
+    /// Whether the server makes the password of the name, and so has to read it whatever else it offers.
+    pub(super) name_is_read: bool,
 }
 
 impl Credentials {
     /// Those that the server was set up with.
     pub fn new(user: &str, password: &str) -> Self {
-        Credentials { user: user.into(), password: password.into() }
+        Credentials { user: user.into(), password: password.into(), name_is_read: false }
     }
 
     /// Short-lived ones, made from a secret that the server has too: coturn's `use-auth-secret`. The name is the
     /// time until which they hold, in seconds since 1970, with `:id` where there is an id; the password is
-    /// base64(HMAC-SHA1(secret, name)).
+    /// base64(HMAC-SHA1(secret, name)). The name is never hidden behind USERHASH, for want of which the server could
+    /// not know the password.
     pub fn short_lived(secret: &str, id: Option<&str>, until: WallTime) -> Self {
         let seconds = until.as_micros().div_euclid(1_000_000);
         let user = match id {
@@ -35,7 +38,7 @@ impl Credentials {
             Hmac::<Sha1>::new_from_slice(secret.as_bytes()).unwrap_or_else(|_| unreachable!("any length"));
         mac.update(user.as_bytes());
         let password = BASE64.encode(&mac.finalize().into_bytes());
-        Credentials { user: user.into(), password: password.into() }
+        Credentials { user: user.into(), password: password.into(), name_is_read: true }
     }
 
     /// The name.
