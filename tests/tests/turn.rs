@@ -1,5 +1,5 @@
 //! The TURN client of the core against coturn, both peers behind symmetric NATs with random ports, driven by the
-//! smallest loop there can be.
+//! smallest loop there can be; and coturn's client against `p2pd serve`.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{TcpStream, UdpSocket};
@@ -13,6 +13,7 @@ use p2pd_core::wire::{Transport, guard};
 use p2pd_tests::lab::services::Coturn;
 use p2pd_tests::lab::{Home, Host, Lab, SERVER};
 use p2pd_tests::require_lab;
+use p2pd_tests::world::{event, program};
 
 const PATIENCE: Duration = Duration::from_secs(30);
 const ALICE: &str = "--user=alice:secret";
@@ -273,4 +274,31 @@ fn a_restarted_coturn_is_noticed() {
     assert_eq!(tcp.events(1), [Event::Lost(Error::ServerClosed)]);
     let _coturn = Coturn::start_with(&lab, &options).unwrap();
     assert_eq!(udp.events(1), [Event::Lost(Error::AllocationGone)]);
+}
+
+/// Over UDP and TCP, by Send indications and by channels, with payloads that need padding.
+#[test]
+fn coturns_client_is_served_by_ours() {
+    require_lab!(Coturn);
+    let lab = lab();
+    let [ip, second] = SERVER.map(|ip| ip.to_string());
+    let mut serve = lab.server().command(program());
+    serve.env("P2PD_FORBID_PUBLIC_SERVERS", "1");
+    serve.args(["serve", "--json", "--bind", &ip, "--mqtt-port", "0", "--turn-user", "alice:secret"]);
+    let mut serve = lab.server().spawn(serve).unwrap();
+    assert_eq!(event(&mut serve, "serving")["turn"], format!("{ip}:3478"));
+    let _peer = lab.server().run("turnutils_peer", ["-L", &second, "-p", "3480"]).unwrap();
+    let modes = [&[][..], &["-s"], &["-t"], &["-t", "-s"]];
+    let mut clients = modes.map(|mode| {
+        let common =
+            ["-u", "alice", "-w", "secret", "-e", &second, "-r", "3480", "-n", "20", "-m", "2", "-l", "171"];
+        lab.host(0).run("turnutils_uclient", [&common, mode, &[&ip]].concat()).unwrap()
+    });
+    for (client, mode) in clients.iter_mut().zip(modes) {
+        assert!(client.wait(PATIENCE).unwrap().success(), "{mode:?}: {:?}", client.lines());
+        let said = client.lines();
+        for wanted in ["tot_send_msgs=40, tot_recv_msgs=40", "Total lost packets 0 (0.000000%)"] {
+            assert!(said.iter().any(|line| line.text.contains(wanted)), "{mode:?}: {said:?}");
+        }
+    }
 }
