@@ -2,12 +2,12 @@
 //! smallest loop there can be; and coturn's client against `p2pd serve`.
 
 use std::io::{ErrorKind, Read, Write};
-use std::net::{TcpStream, UdpSocket};
+use std::net::{IpAddr, TcpStream, UdpSocket};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use p2pd_core::WallTime;
-use p2pd_core::turn::{Client, Config, Credentials, Error, Event, Lifetimes};
+use p2pd_core::turn::{Client, Config, Credentials, Error, Event, Family, Lifetimes};
 use p2pd_core::wire::turn::{Answer, answer};
 use p2pd_core::wire::{Transport, guard};
 use p2pd_tests::lab::services::Coturn;
@@ -136,7 +136,11 @@ fn config(over: Transport) -> Config {
 
 /// Two relays that have permitted each other.
 fn joined(lab: &Lab, coturn: &Coturn, config: &Config) -> (Relay, Relay) {
-    let server = SERVER[0].into();
+    joined_at(lab, coturn, config, SERVER[0].into())
+}
+
+/// The same where the relayed addresses are of this one.
+fn joined_at(lab: &Lab, coturn: &Coturn, config: &Config, server: IpAddr) -> (Relay, Relay) {
     let [a, b] = [0, 1].map(|n| {
         let mut relay = Relay::open(lab.host(n), coturn, config.clone());
         let now = relay.now();
@@ -192,6 +196,26 @@ fn coturn_relays_both_ways_over_udp_and_tcp() {
         for relay in [a, b] {
             assert_eq!(relay.client.stats(), Default::default(), "{over:?}");
         }
+    }
+}
+
+#[test]
+fn coturn_relays_ipv6_for_clients_that_have_none() {
+    require_lab!(Coturn);
+    let lab = lab();
+    let ip = "2001:db8::10";
+    let mut add = lab.server().run("ip", ["addr", "add", &format!("{ip}/128"), "dev", "lo", "nodad"]).unwrap();
+    assert!(add.wait(PATIENCE).unwrap().success());
+    let options = [ALICE, "--lt-cred-mech", &format!("--relay-ip={ip}")];
+    let coturn = Coturn::start_with(&lab, &options).unwrap();
+    for over in [Transport::Udp, Transport::Tcp] {
+        let config = Config { family: Family::V6, ..config(over) };
+        let (mut a, mut b) = joined_at(&lab, &coturn, &config, ip.parse().unwrap());
+        exchange(&mut a, &mut b, b"by Send indications");
+        exchange(&mut a, &mut b, b"by channels");
+        a.close();
+        b.close();
+        assert_eq!(a.client.stats(), Default::default());
     }
 }
 
