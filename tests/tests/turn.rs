@@ -204,7 +204,8 @@ fn coturn_relays_ipv6_for_clients_that_have_none() {
     require_lab!(Coturn);
     let lab = lab();
     let ip = "2001:db8::10";
-    let mut add = lab.server().run("ip", ["addr", "add", &format!("{ip}/128"), "dev", "lo", "nodad"]).unwrap();
+    let mut add =
+        lab.server().run("ip", ["addr", "add", &format!("{ip}/128"), "dev", "lo", "nodad"]).unwrap();
     assert!(add.wait(PATIENCE).unwrap().success());
     let options = [ALICE, "--lt-cred-mech", &format!("--relay-ip={ip}")];
     let coturn = Coturn::start_with(&lab, &options).unwrap();

@@ -162,7 +162,8 @@ pub enum Error {
     TooLong,
     /// An answer without what must be in it, or with an address of another family.
     BadAnswer,
-    /// 300: the server sends us to this one. Whoever follows should count, servers can send in circles.
+    /// 300: the server sends us to this one. Whoever follows should count, servers can send in circles; and trust the
+    /// other no more than this one, since the answer may have come before there was anything to prove it with.
     Redirected(SocketAddr),
     /// 403: not for us.
     Forbidden,

@@ -381,8 +381,10 @@ impl Server {
             }
         }
         let forgotten = signed && client.algorithms.is_none();
+        let before = self.output.len();
         self.serve(now, way, data);
         if forgotten
+            && self.output.len() > before
             && let Some(Output::Datagram { data, .. } | Output::Send(_, data)) = self.output.back_mut()
         {
             let mut answer = data.to_vec();
