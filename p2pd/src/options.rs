@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
 use p2pd_core::{NodeId, Strategy};
 
 /// Opens a connection between two computers wherever they are.
@@ -102,6 +102,7 @@ pub(crate) enum Command {
 }
 
 #[derive(Debug, Args)]
+#[command(group(ArgGroup::new("relay").args(["turn", "turn_user", "turn_secret"]).multiple(true)))]
 pub(crate) struct Serve {
     /// Serve on this address only
     #[arg(long, value_name = "IP")]
@@ -131,7 +132,7 @@ pub(crate) struct Serve {
     pub(crate) turn_secret: Option<String>,
     /// Address under which peers reach the TURN server's sockets. Default: `--bind`, or the address of the default
     /// route
-    #[arg(long, value_name = "IP")]
+    #[arg(long, value_name = "IP", requires = "relay")]
     pub(crate) relay_ip: Option<IpAddr>,
     /// Write the server list that peers need. With a TURN server it holds its password or secret
     #[arg(long, value_name = "FILE")]

@@ -119,6 +119,9 @@ fn a_port_in_use_and_addresses_that_do_not_fit_are_said() {
         assert_eq!(code, Some(2));
         assert!(text.contains("NAME:PASSWORD"), "{text}");
     }
+    let (code, text) = run(&["serve", "--relay-ip", "203.0.113.7"]);
+    assert_eq!(code, Some(2));
+    assert!(text.contains("--turn"), "{text}");
     let (code, text) = run(&["serve", "--write", "/nonexistent/list"]);
     assert_eq!(code, Some(2));
     assert!(text.contains("--host"), "{text}");

@@ -35,6 +35,8 @@ struct World {
     sent: u64,
     /// Of each hundred datagrams so many are lost.
     loss: u64,
+    /// One in eight comes twice, and each up to 40 ms later than it should.
+    disorder: bool,
     lost: u64,
     /// Messages of the clients by their first two bytes; Send indications as they are, ChannelData as one.
     said: BTreeMap<u16, u32>,
@@ -87,6 +89,7 @@ impl World {
             flying: BTreeMap::new(),
             sent: 0,
             loss: 0,
+            disorder: false,
             lost: 0,
             said: BTreeMap::new(),
         }
@@ -168,14 +171,19 @@ impl World {
 
     fn fly(&mut self, client: usize, to_server: bool, bytes: Bytes) {
         self.sent += 1;
-        // Scrambled, so that losses have no period.
-        let draw = self.sent.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
+        let draw = scrambled(self.sent);
         if self.over == Transport::Udp && draw % 100 < self.loss {
             self.lost += 1;
             return;
         }
         if self.over == Transport::Udp {
-            self.flying.insert((self.now + ONE_WAY, self.sent), (client, to_server, bytes));
+            let copies = if self.disorder && draw.is_multiple_of(8) { 2 } else { 1 };
+            for copy in 0..copies {
+                let late = if self.disorder { ms((draw >> 8 >> (8 * copy)) % 40) } else { ms(0) };
+                self.flying
+                    .insert((self.now + ONE_WAY + late, self.sent), (client, to_server, bytes.clone()));
+                self.sent += 1;
+            }
             return;
         }
         // A stream keeps no boundaries.
@@ -262,6 +270,14 @@ impl World {
     }
 }
 
+/// splitmix64, so that losses have no period.
+fn scrambled(n: u64) -> u64 {
+    let n = n.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    let n = (n ^ n >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let n = (n ^ n >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+    (n ^ n >> 31) >> 16
+}
+
 const HOUR: Duration = Duration::from_secs(3600);
 
 #[test]
@@ -318,6 +334,32 @@ fn one_packet_in_ten_lost_harms_no_allocation() {
     assert!((720 * 76 / 100..720 * 86 / 100).contains(&arrived), "{arrived} of 720");
     assert!(world.lost > 100);
     assert_eq!((world.take(0), world.take(1), world.relays.len()), (vec![], vec![], 2));
+}
+
+#[test]
+fn disorder_and_doubles_harm_no_allocation() {
+    let mut world = World::new(Transport::Udp, Duration::from_secs(100));
+    world.disorder = true;
+    for client in &mut world.clients {
+        client.permit(Instant::ZERO, addr(SERVER).ip()).unwrap();
+    }
+    world.run(Duration::from_secs(1));
+    let relayed = [0, 1].map(|n| world.clients[n].relayed().unwrap());
+    assert_eq!((world.take(0).len(), world.take(1).len()), (2, 2));
+    let mut arrived = 0;
+    for _ in 0..360 {
+        arrived += world.exchange(relayed, b"data");
+        world.run(Duration::from_secs(10));
+    }
+    // 720, and about one in eight twice on each of two ways.
+    assert!((850..950).contains(&arrived), "{arrived}");
+    assert_eq!((world.take(0), world.take(1), world.relays.len()), (vec![], vec![], 2));
+    assert!(world.clients[0].stats().unasked > 0, "doubled answers are to nothing any more");
+    let now = world.now;
+    world.clients.iter_mut().for_each(|client| client.close(now));
+    world.run(Duration::from_secs(10));
+    assert_eq!((world.take(0), world.take(1)), (vec![Event::Closed], vec![Event::Closed]));
+    assert_eq!(world.relays, BTreeSet::new());
 }
 
 #[test]
