@@ -71,6 +71,7 @@ pub mod io;
 pub mod nat;
 pub mod pipe;
 pub mod trace;
+pub mod turn;
 pub mod wire;
 
 pub use address::PeerAddress;

@@ -20,9 +20,10 @@ pub(crate) enum Domain {
     Instance,
     Port,
     Punch,
+    TurnTransaction,
 }
 
-const DOMAINS: usize = 10;
+const DOMAINS: usize = 11;
 
 /// The node's one source of randomness.
 pub(crate) struct Random {

@@ -76,7 +76,8 @@ async fn table(mebibytes: u32, say: Say) -> Result<(), Box<dyn std::error::Error
 }
 
 async fn serve() -> Result<Serving, p2pd::serve::ServeError> {
-    let wanted = Wanted { ip: LOOPBACK, second_ip: Some(SECOND), mqtt_port: 0, stun_ports: [0, 0] };
+    let wanted =
+        Wanted { ip: LOOPBACK, second_ip: Some(SECOND), mqtt_port: 0, stun_ports: [0, 0], turn: None };
     match Serving::start(&wanted).await {
         Ok(serving) => Ok(serving),
         Err(_) => Serving::start(&Wanted { second_ip: None, ..wanted }).await,

@@ -2,5 +2,6 @@
 //! servers themselves on real sockets ([`serve`]).
 #![forbid(unsafe_code)]
 
+mod credentials;
 pub mod serve;
 pub mod servers;

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
 use p2pd_core::{NodeId, Strategy};
 
 /// Opens a connection between two computers wherever they are.
@@ -21,7 +21,8 @@ pub(crate) struct Options {
 /// What the subcommands that are a node have in common.
 #[derive(Debug, Args)]
 pub(crate) struct Common {
-    /// Server list, a TOML file: tables `mqtt` (id, host, port) and `stun` (host, port). Without it, public
+    /// Server list, a TOML file: tables `mqtt` (id, host, port), `stun` (host, port) and `turn` (host, port,
+    /// transport, and user with password, secret or credential_command). Without it, public
     /// servers of others are used
     #[arg(long, value_name = "FILE", conflicts_with = "no_servers")]
     pub(crate) config: Option<PathBuf>,
@@ -84,7 +85,7 @@ pub(crate) enum Command {
         #[command(flatten)]
         common: Common,
     },
-    /// Run the servers that peers need, a broker and a STUN server, until interrupted
+    /// Run the servers that peers need, a broker and a STUN server, and a TURN server if asked to, until interrupted
     Serve(Serve),
     /// Try every strategy between two nodes on this machine, with servers of its own
     Demo {
@@ -101,6 +102,7 @@ pub(crate) enum Command {
 }
 
 #[derive(Debug, Args)]
+#[command(group(ArgGroup::new("relay").args(["turn", "turn_user", "turn_secret"]).multiple(true)))]
 pub(crate) struct Serve {
     /// Serve on this address only
     #[arg(long, value_name = "IP")]
@@ -117,7 +119,22 @@ pub(crate) struct Serve {
     /// Second port of the STUN server, used with two addresses
     #[arg(long, value_name = "PORT", default_value_t = 3479)]
     pub(crate) stun_second_port: u16,
-    /// Write the server list that peers need
+    /// Run a TURN server too, on the STUN server's ports, for one user with a new password, which is printed and
+    /// written to the list. A relay carries what others send, in this machine's name: without one of the `--turn`
+    /// options there is none
+    #[arg(long)]
+    pub(crate) turn: bool,
+    /// Run a TURN server for this user; may be given several times, and the first goes into the list
+    #[arg(long, value_name = "NAME:PASSWORD", value_parser = user)]
+    pub(crate) turn_user: Vec<(String, String)>,
+    /// Run a TURN server for short-lived credentials made from this secret, as coturn's `use-auth-secret` has them
+    #[arg(long, value_name = "SECRET", value_parser = clap::builder::NonEmptyStringValueParser::new())]
+    pub(crate) turn_secret: Option<String>,
+    /// Address under which peers reach the TURN server's sockets. Default: `--bind`, or the address of the default
+    /// route
+    #[arg(long, value_name = "IP", requires = "relay")]
+    pub(crate) relay_ip: Option<IpAddr>,
+    /// Write the server list that peers need. With a TURN server it holds its password or secret
     #[arg(long, value_name = "FILE")]
     pub(crate) write: Option<PathBuf>,
     /// Name by which peers reach this machine, for the list. Default: the address served on
@@ -142,6 +159,16 @@ impl From<StrategyName> for Strategy {
             StrategyName::Reverse => Strategy::Reverse,
             StrategyName::Punch => Strategy::Punch,
         }
+    }
+}
+
+/// Names and passwords of TURN (RFC 8489): what does not fit into USERNAME, nobody could use.
+fn user(text: &str) -> Result<(String, String), &'static str> {
+    match text.split_once(':') {
+        Some((name, password)) if !name.is_empty() && !password.is_empty() && name.len() < 509 => {
+            Ok((name.into(), password.into()))
+        }
+        _ => Err("not NAME:PASSWORD"),
     }
 }
 

@@ -12,6 +12,7 @@ use p2pd_tokio::{ConnectError, Pipe};
 use serde_json::json;
 
 use crate::demo::Row;
+use crate::server::Running;
 
 /// How to say things.
 #[derive(Clone, Copy, Debug)]
@@ -161,13 +162,24 @@ impl Say {
         self.line(|| json!({"event": "error", "reason": why}), || format!("p2pd: {why}"));
     }
 
-    pub(crate) fn serving(self, mqtt: SocketAddr, stun: SocketAddr, second: Option<SocketAddr>) {
-        let second = second.map(|a| a.to_string());
-        let nat = second.as_ref().map_or(String::new(), |s| format!(" and {s} (RFC 5780)"));
-        self.line(
-            || json!({"event": "serving", "mqtt": mqtt.to_string(), "stun": stun.to_string(), "stun_second": second}),
-            || format!("serving: MQTT on {mqtt}, STUN on {stun}{nat}"),
-        );
+    pub(crate) fn serving(self, servers: &Running<'_>) {
+        let Running { mqtt, stun, second, relay, made } = *servers;
+        let turn = relay.map(|_| stun.to_string());
+        let (name, password) = made.map(|(name, password)| (name, password)).unzip();
+        let text = || {
+            let nat = second.map_or(String::new(), |s| format!(" and {s} (RFC 5780)"));
+            let turn = relay.map_or(String::new(), |ip| format!(", TURN on {stun}, relaying as {ip}"));
+            let made = made.map_or(String::new(), |(name, password)| format!(" for {name}:{password}"));
+            format!("serving: MQTT on {mqtt}, STUN on {stun}{nat}{turn}{made}")
+        };
+        let event = || {
+            json!({
+                "event": "serving", "mqtt": mqtt.to_string(), "stun": stun.to_string(),
+                "stun_second": second.map(|a| a.to_string()), "turn": turn, "turn_user": name,
+                "turn_password": password, "relay_ip": relay.map(|ip| ip.to_string()),
+            })
+        };
+        self.line(event, text);
     }
 
     pub(crate) fn demo_begins(
@@ -178,7 +190,7 @@ impl Say {
         mebibytes: u32,
     ) -> io::Result<()> {
         if self.json {
-            self.serving(mqtt, stun, None);
+            self.serving(&Running { mqtt, stun, second: None, relay: None, made: None });
             return Ok(());
         }
         let mut out = io::stdout();

@@ -1,9 +1,13 @@
 //! `p2pd serve`.
 
+use std::fs::OpenOptions;
+use std::io::{self, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::Path;
 use std::process::ExitCode;
 
-use p2pd::serve::{ServeError, Serving, Wanted};
+use p2pd::serve::{ServeError, Serving, Wanted, WantedTurn};
+use p2pd::servers::Servers;
 
 use crate::commands::usage;
 use crate::options::Serve;
@@ -14,7 +18,15 @@ pub(crate) async fn run(options: &Serve, say: Say) -> ExitCode {
     if options.write.is_some() && options.host.is_none() && ip.is_unspecified() {
         return usage(say, "--write needs to know how peers reach this machine: give --host or --bind");
     }
+    let turn = match turn(options) {
+        Ok(turn) => turn,
+        Err(why) => {
+            say.error(&why);
+            return ExitCode::FAILURE;
+        }
+    };
     let wanted = Wanted {
+        turn,
         ip,
         second_ip: options.second,
         mqtt_port: options.mqtt_port,
@@ -24,6 +36,7 @@ pub(crate) async fn run(options: &Serve, say: Say) -> ExitCode {
     let mut serving = match Serving::start(&wanted).await {
         Ok(serving) => serving,
         Err(why @ ServeError::Addresses) => return usage(say, &format!("--second: {why}")),
+        Err(why @ ServeError::RelayAddress(_)) => return usage(say, &format!("{why}: give --relay-ip")),
         Err(why) => {
             say.error(&why.to_string());
             return ExitCode::FAILURE;
@@ -31,12 +44,18 @@ pub(crate) async fn run(options: &Serve, say: Say) -> ExitCode {
     };
     if let Some(path) = &options.write {
         let host = options.host.clone().unwrap_or_else(|| ip.to_string());
-        let list = serving.servers(&host, options.id).to_text();
-        if let Err(why) = std::fs::write(path, list) {
+        if let Err(why) = write(path, &serving.servers(&host, options.id)) {
             return usage(say, &format!("{}: {why}", path.display()));
         }
     }
-    say.serving(serving.mqtt(), serving.stun(), second(&wanted, &serving));
+    let made = wanted.turn.as_ref().filter(|_| options.turn).and_then(|turn| turn.users.first());
+    say.serving(&Running {
+        mqtt: serving.mqtt(),
+        stun: serving.stun(),
+        second: second(&wanted, &serving),
+        relay: serving.relay_ip(),
+        made,
+    });
     tokio::select! {
         // An error means that there is no such signal here: then only being killed ends it.
         Ok(()) = tokio::signal::ctrl_c() => ExitCode::SUCCESS,
@@ -46,6 +65,43 @@ pub(crate) async fn run(options: &Serve, say: Say) -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// What is said of running servers.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Running<'a> {
+    pub(crate) mqtt: SocketAddr,
+    pub(crate) stun: SocketAddr,
+    /// The STUN server's second address.
+    pub(crate) second: Option<SocketAddr>,
+    /// The TURN server's relaying address.
+    pub(crate) relay: Option<IpAddr>,
+    /// The user of the TURN server that was made up for it.
+    pub(crate) made: Option<&'a (String, String)>,
+}
+
+/// The TURN server that the options ask for.
+fn turn(options: &Serve) -> Result<Option<WantedTurn>, String> {
+    let (mut users, secret) = (options.turn_user.clone(), options.turn_secret.clone());
+    if options.turn {
+        let seed = p2pd_tokio::random_seed().map_err(|why| format!("no random numbers: {why}"))?;
+        let password = seed[..16].iter().fold(String::new(), |text, byte| text + &format!("{byte:02x}"));
+        users.insert(0, ("p2pd".into(), password));
+    }
+    let wanted = !users.is_empty() || secret.is_some();
+    Ok(wanted.then_some(WantedTurn { users, secret, relay_ip: options.relay_ip }))
+}
+
+/// Writes a list; a new one with passwords in it is for the user's eyes only.
+fn write(path: &Path, list: &Servers) -> io::Result<()> {
+    let mut file = OpenOptions::new();
+    file.write(true).create(true).truncate(true);
+    #[cfg(unix)]
+    if list.is_secret() {
+        use std::os::unix::fs::OpenOptionsExt;
+        file.mode(0o600);
+    }
+    file.open(path)?.write_all(list.to_text().as_bytes())
 }
 
 /// As many sockets as the system lets a process have: the usual 1,024 are fewer than the servers' own limits allow,

@@ -1,10 +1,11 @@
 //! The server list, `servers.toml`.
 
-use std::fmt::Write;
+use std::fmt::{self, Write};
 use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 
+use p2pd_core::wire::Transport;
 use p2pd_core::{Broker, StunServer};
 use serde::Deserialize;
 
@@ -20,6 +21,48 @@ pub struct Servers {
     pub brokers: Vec<Broker>,
     /// STUN servers.
     pub stun: Vec<StunServer>,
+    /// TURN servers.
+    pub turn: Vec<TurnServer>,
+}
+
+/// A TURN server (RFC 8656).
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct TurnServer {
+    /// Host name or literal address.
+    pub host: Box<str>,
+    /// UDP and TCP port, not 0. TURN's own is 3478.
+    pub port: u16,
+    /// The only way to it. Default: UDP, and TCP where UDP gets no answer.
+    pub transport: Option<Transport>,
+    /// Who we are to it.
+    pub credential: TurnCredential,
+}
+
+/// Where credentials for a TURN server come from.
+#[derive(Clone, PartialEq, Eq)]
+pub enum TurnCredential {
+    /// The server was set up with them.
+    Password {
+        /// The user's name.
+        user: Box<str>,
+        /// The user's password.
+        password: Box<str>,
+    },
+    /// A secret of the server's, from which short-lived ones are made (coturn's `use-auth-secret`).
+    Secret(Box<str>),
+    /// A program and its arguments. It prints the name on its first line and the password on its second.
+    Command(Vec<String>),
+}
+
+/// Without what is secret.
+impl fmt::Debug for TurnCredential {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            TurnCredential::Password { user, .. } => write!(f, "Password({user:?}, ..)"),
+            TurnCredential::Secret(_) => f.write_str("Secret(..)"),
+            TurnCredential::Command(command) => write!(f, "Command({command:?})"),
+        }
+    }
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -29,6 +72,38 @@ struct Format {
     mqtt: Vec<Mqtt>,
     #[serde(default)]
     stun: Vec<Stun>,
+    #[serde(default)]
+    turn: Vec<Turn>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Turn {
+    /// In place of the next three.
+    url: Option<String>,
+    host: Option<Box<str>>,
+    port: Option<u16>,
+    transport: Option<Over>,
+    user: Option<Box<str>>,
+    password: Option<Box<str>>,
+    secret: Option<Box<str>>,
+    credential_command: Option<Vec<String>>,
+}
+
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Over {
+    Udp,
+    Tcp,
+}
+
+impl From<Over> for Transport {
+    fn from(over: Over) -> Self {
+        match over {
+            Over::Udp => Transport::Udp,
+            Over::Tcp => Transport::Tcp,
+        }
+    }
 }
 
 #[derive(Debug, Deserialize)]
@@ -92,7 +167,10 @@ impl Servers {
         let file: Format = toml::from_str(text).map_err(|e| e.to_string())?;
         let broker = |m: Mqtt| Broker { id: m.id, host: m.host, port: m.port };
         let stun = |s: Stun| StunServer { host: s.host, port: s.port };
+        let named = |n: usize| move |why| format!("the {} entry of [[turn]]: {why}", ordinal(n));
+        let turn = file.turn.into_iter().enumerate().map(|(n, t)| TurnServer::try_from(t).map_err(named(n)));
         Ok(Servers {
+            turn: turn.collect::<Result<_, _>>()?,
             brokers: file.mqtt.into_iter().map(broker).collect(),
             stun: file.stun.into_iter().map(stun).collect(),
         })
@@ -108,8 +186,97 @@ impl Servers {
         for StunServer { host, port } in &self.stun {
             let _ = writeln!(text, "[[stun]]\nhost = {}\nport = {port}\n", quoted(host));
         }
+        for TurnServer { host, port, transport, credential } in &self.turn {
+            let _ = writeln!(text, "[[turn]]\nhost = {}\nport = {port}", quoted(host));
+            if let Some(over) = transport {
+                let over = if *over == Transport::Udp { "udp" } else { "tcp" };
+                let _ = writeln!(text, "transport = \"{over}\"");
+            }
+            let _ = match credential {
+                TurnCredential::Password { user, password } => {
+                    writeln!(text, "user = {}\npassword = {}\n", quoted(user), quoted(password))
+                }
+                TurnCredential::Secret(secret) => writeln!(text, "secret = {}\n", quoted(secret)),
+                TurnCredential::Command(command) => {
+                    let command = toml::Value::from(command.clone());
+                    writeln!(text, "credential_command = {command}\n")
+                }
+            };
+        }
         text
     }
+
+    /// Whether there is something in the list that strangers must not know.
+    pub fn is_secret(&self) -> bool {
+        !self.turn.is_empty()
+    }
+}
+
+fn ordinal(n: usize) -> String {
+    match n {
+        0 => "first".into(),
+        1 => "second".into(),
+        2 => "third".into(),
+        n => format!("{}th", n + 1),
+    }
+}
+
+impl TryFrom<Turn> for TurnServer {
+    type Error = String;
+
+    fn try_from(t: Turn) -> Result<Self, String> {
+        let (host, port, transport) = match (t.url, t.host) {
+            (Some(_), Some(_)) => return Err("`url` or `host`, not both".into()),
+            (Some(_), None) if t.port.is_some() || t.transport.is_some() => {
+                return Err("`url` has port and transport in it".into());
+            }
+            (Some(url), None) => turn_url(&url).map_err(|why| format!("{url}: {why}"))?,
+            (None, Some(host)) => (host, t.port.unwrap_or(stun_port()), t.transport.map(Transport::from)),
+            (None, None) => return Err("no `host`".into()),
+        };
+        if host.is_empty() || port == 0 {
+            return Err("no host or port 0".into());
+        }
+        let credential = match (t.user, t.password, t.secret, t.credential_command) {
+            (Some(user), Some(password), None, None) => TurnCredential::Password { user, password },
+            (None, None, Some(secret), None) => TurnCredential::Secret(secret),
+            (None, None, None, Some(command)) if !command.is_empty() => TurnCredential::Command(command),
+            (None, None, None, Some(_)) => return Err("an empty `credential_command`".into()),
+            (None, None, None, None) => return Err("no credentials".into()),
+            (Some(_), None, None, None) => return Err("a `user` without `password`".into()),
+            (None, Some(_), None, None) => return Err("a `password` without `user`".into()),
+            _ => return Err("one of `user` with `password`, `secret`, `credential_command`".into()),
+        };
+        Ok(TurnServer { host, port, transport, credential })
+    }
+}
+
+/// `turn:host`, `turn:host:port`, either with `?transport=udp` or `?transport=tcp` (RFC 7065).
+fn turn_url(url: &str) -> Result<(Box<str>, u16, Option<Transport>), &'static str> {
+    if url.starts_with("turns:") {
+        return Err("TLS to TURN servers is not built yet");
+    }
+    let rest = url.strip_prefix("turn:").ok_or("does not begin with turn:")?;
+    let (place, transport) = match rest.split_once('?') {
+        None => (rest, None),
+        Some((place, "transport=udp")) => (place, Some(Transport::Udp)),
+        Some((place, "transport=tcp")) => (place, Some(Transport::Tcp)),
+        Some(_) => return Err("the only query is transport=udp or transport=tcp"),
+    };
+    let (host, port) = match place.strip_prefix('[').map(|rest| rest.split_once(']').ok_or("[ without ]")) {
+        Some(bracketed) => {
+            let (host, port) = bracketed?;
+            host.parse::<std::net::Ipv6Addr>().map_err(|_| "no IPv6 address in brackets")?;
+            (host, port)
+        }
+        None => place.find(':').map_or((place, ""), |at| place.split_at(at)),
+    };
+    let port = match port.strip_prefix(':') {
+        Some(port) => port.parse().map_err(|_| "no port")?,
+        None if port.is_empty() => stun_port(),
+        None => return Err("something behind ]"),
+    };
+    Ok((host.into(), port, transport))
 }
 
 const SHIPPED: &str = include_str!("servers.toml");
@@ -126,6 +293,78 @@ mod tests {
         assert_eq!(servers.stun, [StunServer { host: "b".into(), port: 99 }]);
         assert_eq!(Servers::parse(&servers.to_text()).unwrap(), servers);
         assert_eq!(Servers::parse("").unwrap(), Servers::default());
+    }
+
+    #[test]
+    fn turn_servers_are_read_with_their_credentials_and_written_again() {
+        let text = r#"
+            [[turn]]
+            host = "a"
+            user = "alice"
+            password = "se\"cret"
+            [[turn]]
+            host = "b"
+            port = 99
+            transport = "tcp"
+            secret = "north"
+            [[turn]]
+            url = "turn:[2001:db8::9]:5000?transport=udp"
+            credential_command = ["pass", "show", "turn"]
+            [[turn]]
+            url = "turn:c.example"
+            secret = "x"
+        "#;
+        let servers = Servers::parse(text).unwrap();
+        let alice = TurnCredential::Password { user: "alice".into(), password: "se\"cret".into() };
+        let command = TurnCredential::Command(vec!["pass".into(), "show".into(), "turn".into()]);
+        let entry = |host: &str, port, transport, credential| TurnServer {
+            host: host.into(),
+            port,
+            transport,
+            credential,
+        };
+        let secret = |text: &str| TurnCredential::Secret(text.into());
+        let expected = [
+            entry("a", 3478, None, alice),
+            entry("b", 99, Some(Transport::Tcp), secret("north")),
+            entry("2001:db8::9", 5000, Some(Transport::Udp), command),
+            entry("c.example", 3478, None, secret("x")),
+        ];
+        assert_eq!(servers.turn, expected);
+        assert_eq!(Servers::parse(&servers.to_text()).unwrap(), servers);
+        assert!(servers.is_secret() && !Servers::default().is_secret());
+        let said = format!("{servers:?}");
+        assert!(said.contains("alice") && !said.contains("cret\\\"") && !said.contains("north"), "{said}");
+    }
+
+    #[test]
+    fn mistakes_in_turn_entries_are_named() {
+        for (entry, word) in [
+            ("", "first entry of [[turn]]: no `host`"),
+            ("host = \"a\"", "no credentials"),
+            ("host = \"\"\nsecret = \"s\"", "no host"),
+            ("host = \"a\"\nport = 0\nsecret = \"s\"", "port 0"),
+            ("host = \"a\"\nuser = \"u\"", "without `password`"),
+            ("host = \"a\"\npassword = \"p\"", "without `user`"),
+            ("host = \"a\"\nuser = \"u\"\npassword = \"p\"\nsecret = \"s\"", "one of"),
+            ("host = \"a\"\ncredential_command = []", "empty `credential_command`"),
+            ("host = \"a\"\ntransport = \"sctp\"\nsecret = \"s\"", "line 3"),
+            ("host = \"a\"\nurl = \"turn:a\"\nsecret = \"s\"", "not both"),
+            ("url = \"turn:a\"\nport = 5\nsecret = \"s\"", "in it"),
+            ("url = \"turns:a\"\nsecret = \"s\"", "turns:a: TLS"),
+            ("url = \"stun:a\"\nsecret = \"s\"", "begin with turn:"),
+            ("url = \"turn:a:b\"\nsecret = \"s\"", "no port"),
+            ("url = \"turn:a?transport=tls\"\nsecret = \"s\"", "only query"),
+            ("url = \"turn:[::1\"\nsecret = \"s\"", "[ without ]"),
+            ("url = \"turn:[a]\"\nsecret = \"s\"", "no IPv6"),
+            ("url = \"turn:[::1]5\"\nsecret = \"s\"", "behind ]"),
+            ("url = \"turn:\"\nsecret = \"s\"", "no host"),
+        ] {
+            let error = Servers::parse(&format!("[[turn]]\n{entry}\n")).unwrap_err();
+            assert!(error.contains(word), "{entry}: {error}");
+        }
+        let second = "[[turn]]\nhost = \"a\"\nsecret = \"s\"\n[[turn]]\n";
+        assert!(Servers::parse(second).unwrap_err().contains("second entry"));
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::io::{BufRead, BufReader, Read, Write};
 use std::process::{Child, Command, Stdio};
 
-use p2pd::servers::{FORBID_PUBLIC, Servers};
+use p2pd::servers::{FORBID_PUBLIC, Servers, TurnCredential};
 use serde_json::Value;
 
 /// Ends the process however the test ends.
@@ -71,6 +71,35 @@ fn peers_find_each_other_by_the_list_that_serve_writes() {
     assert_eq!(serving.0.wait().unwrap().code(), Some(0));
 }
 
+#[cfg(unix)]
+#[test]
+fn a_relay_is_served_if_asked_for_and_its_password_is_in_the_list_only_its_owner_reads() {
+    use std::os::unix::fs::PermissionsExt;
+    let dir = tempfile::tempdir().unwrap();
+    let list = dir.path().join("servers.toml");
+    let local = ["serve", "--bind", "127.0.0.1", "--mqtt-port", "0", "--stun-port", "0"];
+    let run = |more: &[&str]| {
+        let mut serving = Running(p2pd(&local).args(more).arg("--write").arg(&list).spawn().unwrap());
+        let said = event(&mut serving, "serving");
+        (said, Servers::read(&list).unwrap().turn)
+    };
+    let (said, turn) = run(&[]);
+    assert_eq!((&said["turn"], &said["relay_ip"], turn), (&Value::Null, &Value::Null, vec![]));
+    std::fs::remove_file(&list).unwrap();
+    let (said, turn) = run(&["--turn"]);
+    assert_eq!((&said["turn"], &said["relay_ip"]), (&said["stun"], &"127.0.0.1".into()));
+    let password = said["turn_password"].as_str().unwrap();
+    let made = TurnCredential::Password { user: "p2pd".into(), password: password.into() };
+    assert_eq!((password.len(), &turn[0].credential), (32, &made));
+    assert_eq!(std::fs::metadata(&list).unwrap().permissions().mode() & 0o777, 0o600);
+    let (said, turn) = run(&["--turn-user", "alice:se:cret", "--relay-ip", "203.0.113.7"]);
+    assert_eq!((&said["turn_password"], &said["relay_ip"]), (&Value::Null, &"203.0.113.7".into()));
+    let alice = TurnCredential::Password { user: "alice".into(), password: "se:cret".into() };
+    assert_eq!(turn[0].credential, alice);
+    let (_, turn) = run(&["--turn-secret", "north"]);
+    assert_eq!(turn[0].credential, TurnCredential::Secret("north".into()));
+}
+
 #[test]
 fn a_port_in_use_and_addresses_that_do_not_fit_are_said() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
@@ -85,6 +114,14 @@ fn a_port_in_use_and_addresses_that_do_not_fit_are_said() {
     let (code, text) = run(&["serve", "--bind", "127.0.0.1", "--second", "::1"]);
     assert_eq!(code, Some(2));
     assert!(text.contains("--second"), "{text}");
+    for user in ["alice", ":secret", "alice:"] {
+        let (code, text) = run(&["serve", "--turn-user", user]);
+        assert_eq!(code, Some(2));
+        assert!(text.contains("NAME:PASSWORD"), "{text}");
+    }
+    let (code, text) = run(&["serve", "--relay-ip", "203.0.113.7"]);
+    assert_eq!(code, Some(2));
+    assert!(text.contains("--turn"), "{text}");
     let (code, text) = run(&["serve", "--write", "/nonexistent/list"]);
     assert_eq!(code, Some(2));
     assert!(text.contains("--host"), "{text}");
@@ -148,7 +185,7 @@ mod strangers {
     #[tokio::test]
     async fn one_address_cannot_take_every_place() {
         let ip = IpAddr::V4(Ipv4Addr::LOCALHOST);
-        let wanted = Wanted { ip, second_ip: None, mqtt_port: 0, stun_ports: [0, 0] };
+        let wanted = Wanted { ip, second_ip: None, mqtt_port: 0, stun_ports: [0, 0], turn: None };
         let serving = Serving::start(&wanted).await.unwrap();
         for (at, places, request) in [(serving.stun(), 32, &BINDING[..]), (serving.mqtt(), 128, &CONNECT)] {
             let mut inside = Vec::new();

@@ -1,5 +1,6 @@
-//! The servers that peers need to find each other, without I/O, clock or randomness: an MQTT 3.1.1 broker
-//! ([`mqtt::Broker`]) and a STUN server that knows RFC 5780 ([`stun::Server`]).
+//! The servers that peers need to find and reach each other, without I/O or clock: an MQTT 3.1.1 broker
+//! ([`mqtt::Broker`]), a STUN server that knows RFC 5780 ([`stun::Server`]) and a TURN server ([`turn::Server`],
+//! whose nonces are the only randomness).
 //!
 //! They are small on purpose, bounded in everything a stranger can grow, and built on other codecs than
 //! `p2pd-core`, so that each side is a second opinion of the other. Whoever owns the sockets tells them what
@@ -14,6 +15,7 @@ use std::net::{IpAddr, Ipv6Addr};
 pub mod mqtt;
 mod rate;
 pub mod stun;
+pub mod turn;
 
 /// A TCP connection, numbered by whoever owns the sockets and never numbered so again.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]

@@ -104,6 +104,8 @@ pub struct StunView<'a> {
     bytes: &'a [u8],
     /// Offset of MESSAGE-INTEGRITY, if there is one: nothing behind it is believed.
     integrity: Option<usize>,
+    /// Offset of MESSAGE-INTEGRITY-SHA256, if there is one: the same.
+    sha256: Option<usize>,
     /// Offset of FINGERPRINT, if there is one.
     fingerprint: Option<usize>,
 }
@@ -147,15 +149,36 @@ impl<'a> StunView<'a> {
         self.integrity
     }
 
+    /// Offset of the MESSAGE-INTEGRITY-SHA256 attribute.
+    pub fn integrity_sha256(&self) -> Option<usize> {
+        self.sha256
+    }
+
     /// Offset of the FINGERPRINT attribute.
     pub fn fingerprint(&self) -> Option<usize> {
         self.fingerprint
     }
 
-    /// The attributes that may be believed: type and value, up to MESSAGE-INTEGRITY.
+    /// Where what may be believed ends: the first of MESSAGE-INTEGRITY, MESSAGE-INTEGRITY-SHA256, FINGERPRINT
+    /// and the message's end.
+    pub fn trailer(&self) -> usize {
+        self.integrity.or(self.sha256).or(self.fingerprint).unwrap_or(self.bytes.len())
+    }
+
+    /// The message up to its [trailer](Self::trailer) as one of its own, for a codec that would believe what
+    /// lies behind.
+    pub(crate) fn believed(&self) -> Vec<u8> {
+        let mut bytes = self.bytes.get(..self.trailer()).unwrap_or_default().to_vec();
+        let length = bytes.len().saturating_sub(STUN_HEADER) as u16;
+        if let Some(field) = bytes.get_mut(2..4) {
+            field.copy_from_slice(&length.to_be_bytes());
+        }
+        bytes
+    }
+
+    /// The attributes that may be believed: type and value, up to the [trailer](Self::trailer).
     pub fn attributes(&self) -> impl Iterator<Item = (u16, &'a [u8])> + use<'a> {
-        let end = self.integrity.or(self.fingerprint).unwrap_or(self.bytes.len());
-        let mut rest = self.bytes.get(STUN_HEADER..end).unwrap_or_default();
+        let mut rest = self.bytes.get(STUN_HEADER..self.trailer()).unwrap_or_default();
         core::iter::from_fn(move || {
             let (kind, value, after) = next_attribute(rest)?;
             rest = after;
@@ -199,7 +222,7 @@ pub fn stun(data: &[u8], over: Transport) -> Result<StunView<'_>, GuardError> {
         return refuse(2, Rule::Length);
     }
     rest = rest.get(12..).unwrap_or_default();
-    let (mut integrity, mut sha256, mut fingerprint) = (None, false, None);
+    let (mut integrity, mut sha256, mut fingerprint) = (None, None, None);
     let mut count = 0;
     while !rest.is_empty() {
         let at = data.len() - rest.len();
@@ -212,7 +235,7 @@ pub fn stun(data: &[u8], over: Transport) -> Result<StunView<'_>, GuardError> {
             FINGERPRINT => value.len() == 4 && after.is_empty(),
             _ if fingerprint.is_some() => false,
             // Behind it there is FINGERPRINT and nothing else (section 14.6).
-            _ if sha256 => false,
+            _ if sha256.is_some() => false,
             MESSAGE_INTEGRITY => value.len() == 20 && integrity.is_none(),
             MESSAGE_INTEGRITY_SHA256 => matches!(value.len(), 16 | 20 | 24 | 28 | 32),
             _ => integrity.is_none(),
@@ -222,13 +245,13 @@ pub fn stun(data: &[u8], over: Transport) -> Result<StunView<'_>, GuardError> {
         }
         match kind {
             MESSAGE_INTEGRITY => integrity = Some(at),
-            MESSAGE_INTEGRITY_SHA256 => sha256 = true,
+            MESSAGE_INTEGRITY_SHA256 => sha256 = Some(at),
             FINGERPRINT => fingerprint = Some(at),
             _ => {}
         }
         rest = after;
     }
-    Ok(StunView { bytes: data, integrity, fingerprint })
+    Ok(StunView { bytes: data, integrity, sha256, fingerprint })
 }
 
 /// Finds the MQTT 3.1.1 packet at the front of `buffer` and walks every length in it. `None`: it is not
@@ -464,6 +487,10 @@ mod tests {
         // Nothing behind MESSAGE-INTEGRITY, and nothing of the trailer, is handed out.
         let all = stun_message(&[one, mi, fp]);
         assert_eq!(stun(&all, Transport::Udp).unwrap().attributes().count(), 1);
+        let all = stun_message(&[one, (MESSAGE_INTEGRITY_SHA256, &[0; 32]), fp]);
+        let view = stun(&all, Transport::Udp).unwrap();
+        assert_eq!((view.attributes().count(), view.integrity_sha256(), view.trailer()), (1, Some(24), 24));
+        assert_eq!(view.believed(), stun_message(&[one]));
     }
 
     #[test]

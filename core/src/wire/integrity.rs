@@ -1,22 +1,30 @@
-//! MESSAGE-INTEGRITY and FINGERPRINT (RFC 8489 sections 14.5 and 14.7), over the bytes as they came.
+//! MESSAGE-INTEGRITY, MESSAGE-INTEGRITY-SHA256 and FINGERPRINT (RFC 8489 sections 14.5 to 14.7), over the bytes
+//! as they came.
 //!
 //! `stun_codec` checks both over its own re-encoding, so that a reserved bit set by an honest peer fails and
 //! one flipped on the way does not (measured).
 
+use hmac::digest::{self, Digest, KeyInit};
 use hmac::{Hmac, Mac};
-use md5::{Digest, Md5};
+use md5::Md5;
 use sha1::Sha1;
+use sha2::Sha256;
 
-use super::guard::{FINGERPRINT, MESSAGE_INTEGRITY, STUN_HEADER, StunView};
+use super::guard::{FINGERPRINT, MESSAGE_INTEGRITY, MESSAGE_INTEGRITY_SHA256, STUN_HEADER, StunView};
 
 /// The XOR of RFC 8489 section 14.7: "STUN" in ASCII.
 const FINGERPRINT_XOR: u32 = 0x5354_554e;
-const INTEGRITY_SIZE: usize = 4 + 20;
 const FINGERPRINT_SIZE: usize = 4 + 4;
 
-/// A key for MESSAGE-INTEGRITY.
+/// A key for MESSAGE-INTEGRITY, or for MESSAGE-INTEGRITY-SHA256.
 #[derive(Clone)]
-pub struct IntegrityKey(Hmac<Sha1>);
+pub struct IntegrityKey(Key);
+
+#[derive(Clone)]
+enum Key {
+    Sha1(Hmac<Sha1>),
+    Sha256(Hmac<Sha256>),
+}
 
 impl core::fmt::Debug for IntegrityKey {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
@@ -27,54 +35,87 @@ impl core::fmt::Debug for IntegrityKey {
 impl IntegrityKey {
     /// Short-term credentials (RFC 8489 section 9.1): the password, already prepared by OpaqueString.
     pub fn short_term(password: &str) -> Self {
-        Self::from_bytes(password.as_bytes())
+        IntegrityKey(Key::Sha1(keyed(password.as_bytes())))
     }
 
-    /// Long-term credentials (RFC 8489 section 9.2.2): MD5 of `user:realm:password`.
+    /// Long-term credentials (RFC 8489 section 9.2.2): MD5 of `user:realm:password`, for MESSAGE-INTEGRITY.
     pub fn long_term(user: &str, realm: &str, password: &str) -> Self {
-        let mut md5 = Md5::new();
-        for (n, part) in [user, realm, password].into_iter().enumerate() {
-            if n > 0 {
-                md5.update(b":");
-            }
-            md5.update(part);
-        }
-        Self::from_bytes(&md5.finalize())
+        IntegrityKey(Key::Sha1(keyed(&joined::<Md5>(&[user, realm, password]))))
     }
 
-    fn from_bytes(key: &[u8]) -> Self {
-        // HMAC takes keys of any length.
-        IntegrityKey(Hmac::new_from_slice(key).unwrap_or_else(|_| unreachable!()))
+    /// Long-term credentials with the password algorithm SHA-256 (RFC 8489 section 18.5.1.2), for
+    /// MESSAGE-INTEGRITY-SHA256.
+    pub fn long_term_sha256(user: &str, realm: &str, password: &str) -> Self {
+        IntegrityKey(Key::Sha256(keyed(&joined::<Sha256>(&[user, realm, password]))))
     }
 
-    /// Whether the message's MESSAGE-INTEGRITY is of this key; compared in constant time.
+    /// Whether the message has the integrity attribute of this key's kind, at full length, and it fits; compared
+    /// in constant time.
     pub fn verifies(&self, message: StunView<'_>) -> bool {
+        let at = match self.0 {
+            Key::Sha1(_) => message.integrity(),
+            Key::Sha256(_) => message.integrity_sha256(),
+        };
         let bytes = message.bytes();
-        let Some(at) = message.integrity() else { return false };
-        let (Some(covered), Some(stated)) = (bytes.get(..at), bytes.get(at + 4..at + INTEGRITY_SIZE)) else {
+        let Some(at) = at else { return false };
+        let (Some(covered), Some([_, _, high, low, rest @ ..])) = (bytes.get(..at), bytes.get(at..)) else {
             return false;
         };
-        self.mac(covered).verify_slice(stated).is_ok()
+        let size = usize::from(u16::from_be_bytes([*high, *low]));
+        let Some(stated) = rest.get(..size) else { return false };
+        match &self.0 {
+            Key::Sha1(key) => over(key, covered).verify_slice(stated).is_ok(),
+            Key::Sha256(key) => over(key, covered).verify_slice(stated).is_ok(),
+        }
     }
 
-    /// Appends MESSAGE-INTEGRITY to a message without one, and without FINGERPRINT.
+    /// Appends the integrity attribute to a message that has none, and no FINGERPRINT.
     pub fn append(&self, message: &mut Vec<u8>) {
-        let tag = self.mac(message).finalize().into_bytes();
-        message.extend_from_slice(&MESSAGE_INTEGRITY.to_be_bytes());
-        message.extend_from_slice(&20u16.to_be_bytes());
-        message.extend_from_slice(&tag);
-        set_length(message);
+        match &self.0 {
+            Key::Sha1(key) => append(key, MESSAGE_INTEGRITY, message),
+            Key::Sha256(key) => append(key, MESSAGE_INTEGRITY_SHA256, message),
+        }
     }
+}
 
-    /// The HMAC over all before the attribute, with a length that includes it.
-    fn mac(&self, covered: &[u8]) -> Hmac<Sha1> {
-        let mut mac = self.0.clone();
-        let length = (covered.len() + INTEGRITY_SIZE).saturating_sub(STUN_HEADER) as u16;
-        mac.update(covered.get(..2).unwrap_or_default());
-        mac.update(&length.to_be_bytes());
-        mac.update(covered.get(4..).unwrap_or_default());
-        mac
+/// USERHASH of a user in a realm (RFC 8489 section 14.4).
+pub fn userhash(user: &str, realm: &str) -> [u8; 32] {
+    joined::<Sha256>(&[user, realm]).into()
+}
+
+/// The hash of the parts with colons between them.
+fn joined<D: Digest>(parts: &[&str]) -> digest::Output<D> {
+    let mut hash = D::new();
+    for (n, part) in parts.iter().enumerate() {
+        if n > 0 {
+            hash.update(b":");
+        }
+        hash.update(part);
     }
+    hash.finalize()
+}
+
+fn keyed<M: Mac + KeyInit>(key: &[u8]) -> M {
+    // HMAC takes keys of any length.
+    <M as KeyInit>::new_from_slice(key).unwrap_or_else(|_| unreachable!())
+}
+
+fn append<M: Mac + Clone>(key: &M, kind: u16, message: &mut Vec<u8>) {
+    let tag = over(key, message).finalize().into_bytes();
+    message.extend_from_slice(&kind.to_be_bytes());
+    message.extend_from_slice(&(tag.len() as u16).to_be_bytes());
+    message.extend_from_slice(&tag);
+    set_length(message);
+}
+
+/// The HMAC over all before the attribute, with a length that includes it.
+fn over<M: Mac + Clone>(key: &M, covered: &[u8]) -> M {
+    let mut mac = key.clone();
+    let length = (covered.len() + 4 + M::output_size()).saturating_sub(STUN_HEADER) as u16;
+    mac.update(covered.get(..2).unwrap_or_default());
+    mac.update(&length.to_be_bytes());
+    mac.update(covered.get(4..).unwrap_or_default());
+    mac
 }
 
 /// Whether the message's FINGERPRINT fits; one without is not refused by it.
@@ -97,7 +138,7 @@ pub fn append_fingerprint(message: &mut Vec<u8>) {
     message.extend_from_slice(&crc.to_be_bytes());
 }
 
-fn set_length(message: &mut [u8]) {
+pub(super) fn set_length(message: &mut [u8]) {
     let length = message.len().saturating_sub(STUN_HEADER) as u16;
     if let Some(field) = message.get_mut(2..4) {
         field.copy_from_slice(&length.to_be_bytes());
@@ -147,6 +188,36 @@ mod tests {
         let user = "\u{30DE}\u{30C8}\u{30EA}\u{30C3}\u{30AF}\u{30B9}";
         assert!(IntegrityKey::long_term(user, "example.org", "TheMatrIX").verifies(view));
         assert!(!IntegrityKey::long_term(user, "example.org", "TheMatrix").verifies(view));
+    }
+
+    /// RFC 8489 appendix B.1, as corrected by erratum 6268.
+    const SHA256: &str = "000100902112a44278ad3433c6ad72c029da412e
+        001e0020 4a3cf38fef6992bda952c67804 17da0f24819415569e60b205c46e41407f1704
+        00150029 6f624d61744a6f733241414143662f2f3439396b39353464364f4c33346f4c39465354767936347341 000000
+        0014000b 6578616d706c652e6f7267 00
+        001d0004 00020000
+        001c0020 b5c7bf005b6c52a21c51c5e892f81924136296cb927c43149309278cc6518e65";
+
+    #[test]
+    fn rfc_8489_vector_verifies() {
+        let bytes = unhex(SHA256);
+        let view = guard::stun(&bytes, Transport::Udp).unwrap();
+        let user = "\u{30DE}\u{30C8}\u{30EA}\u{30C3}\u{30AF}\u{30B9}";
+        let key = IntegrityKey::long_term_sha256(user, "example.org", "TheMatrIX");
+        assert!(key.verifies(view));
+        assert!(!IntegrityKey::long_term_sha256(user, "example.org", "TheMatrix").verifies(view));
+        assert!(!IntegrityKey::long_term(user, "example.org", "TheMatrIX").verifies(view));
+        let hash = view.attributes().find(|(kind, _)| *kind == 0x001e).unwrap();
+        assert_eq!(hash.1, userhash(user, "example.org"));
+        let mut again = view.believed();
+        key.append(&mut again);
+        assert_eq!(again, bytes);
+        // A tag that was cut short proves less than it should.
+        let mut short = view.believed();
+        short.extend_from_slice(&[0, 0x1c, 0, 16]);
+        short.extend_from_slice(&bytes[bytes.len() - 32..bytes.len() - 16]);
+        set_length(&mut short);
+        assert!(!key.verifies(guard::stun(&short, Transport::Udp).unwrap()));
     }
 
     #[test]

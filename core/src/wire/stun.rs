@@ -108,16 +108,9 @@ pub fn decode_binding(data: &[u8], over: Transport) -> Result<BindingReply, Stun
     if !integrity::fingerprint_fits(view) {
         return Err(StunError::Fingerprint);
     }
-    // The codec would believe what follows MESSAGE-INTEGRITY, so it does not see it.
-    let end = view.integrity().or(view.fingerprint()).unwrap_or(data.len());
-    let mut believed = data.get(..end).unwrap_or_default().to_vec();
-    let length = believed.len().saturating_sub(STUN_HEADER) as u16;
-    if let Some(field) = believed.get_mut(2..4) {
-        field.copy_from_slice(&length.to_be_bytes());
-    }
     // A decoder is unusable after an error: one for each message.
     let message = MessageDecoder::<Attribute>::new()
-        .decode_from_bytes(&believed)
+        .decode_from_bytes(&view.believed())
         .ok()
         .and_then(Result::ok)
         .ok_or(StunError::Attribute)?;

@@ -3,6 +3,7 @@
 mod broker;
 mod door;
 mod stun;
+mod turn;
 
 use std::fmt;
 use std::io;
@@ -13,7 +14,8 @@ use p2pd_core::{Broker, StunServer};
 use p2pd_rendezvous::{mqtt, stun as stun_server};
 use tokio::task::JoinSet;
 
-use crate::servers::Servers;
+use crate::servers::{Servers, TurnCredential, TurnServer};
+pub use turn::Wanted as WantedTurn;
 
 /// Tries to find a port that is free on every address and for UDP and TCP.
 const TRIES: usize = 50;
@@ -29,6 +31,9 @@ pub struct Wanted {
     pub mqtt_port: u16,
     /// Ports of the STUN server, UDP and TCP; the second is used with two addresses only. 0 takes a free one.
     pub stun_ports: [u16; 2],
+    /// A TURN server on the STUN server's sockets. Without, none: a relay carries what others send, in this
+    /// machine's name.
+    pub turn: Option<WantedTurn>,
 }
 
 /// Why the servers could not be started.
@@ -36,6 +41,8 @@ pub struct Wanted {
 pub enum ServeError {
     /// The two addresses are the same, of two families, or not addresses of a machine.
     Addresses,
+    /// It is not to be told under which address the TURN server's sockets are reached.
+    RelayAddress(io::Error),
     /// A socket could not be opened.
     Bind(&'static str, SocketAddr, io::Error),
 }
@@ -45,6 +52,9 @@ impl fmt::Display for ServeError {
         match self {
             ServeError::Addresses => {
                 f.write_str("two addresses must be two different ones of one family, and no wildcards")
+            }
+            ServeError::RelayAddress(why) => {
+                write!(f, "no address to relay with, because there is no default route: {why}")
             }
             ServeError::Bind(what, at, why) => write!(f, "{what} on {at}: {why}"),
         }
@@ -58,6 +68,8 @@ impl std::error::Error for ServeError {}
 pub struct Serving {
     mqtt: SocketAddr,
     stun: SocketAddr,
+    /// The relaying address, and what is wanted.
+    turn: Option<(IpAddr, WantedTurn)>,
     tasks: JoinSet<()>,
 }
 
@@ -74,6 +86,8 @@ impl Serving {
         {
             return Err(ServeError::Addresses);
         }
+        let turn = wanted.turn.as_ref().map(|turn| turn.server(wanted.ip)).transpose();
+        let (turn_server, relay_ip) = turn.map_err(ServeError::RelayAddress)?.unzip();
         let mut mqtt_listeners = Vec::new();
         let mut mqtt_port = wanted.mqtt_port;
         for ip in &ips {
@@ -97,9 +111,11 @@ impl Serving {
             began,
             stun_server::Server::new(sites, stun_server::Limits::default()),
             bound,
+            |sockets| Some(turn::Turn::new(began, turn_server?, wanted.ip, sockets)),
         );
         tasks.spawn(broker::run(began, mqtt::Limits::default(), mqtt_listeners));
-        Ok(Serving { mqtt: (wanted.ip, mqtt_port).into(), stun: (wanted.ip, stun_port).into(), tasks })
+        let turn = relay_ip.zip(wanted.turn.clone());
+        Ok(Serving { mqtt: (wanted.ip, mqtt_port).into(), stun: (wanted.ip, stun_port).into(), turn, tasks })
     }
 
     /// The broker.
@@ -112,12 +128,29 @@ impl Serving {
         self.stun
     }
 
+    /// The address that the TURN server relays with, if there is one. Clients reach it where the STUN server is.
+    pub fn relay_ip(&self) -> Option<IpAddr> {
+        self.turn.as_ref().map(|(ip, _)| *ip)
+    }
+
     /// The list that peers need, with `host` as the name they reach the servers by and `id` as the broker's.
     pub fn servers(&self, host: &str, id: u16) -> Servers {
         Servers {
             brokers: vec![Broker { id, host: host.into(), port: self.mqtt.port() }],
             stun: vec![StunServer { host: host.into(), port: self.stun.port() }],
+            turn: self.turn.iter().filter_map(|(_, wanted)| self.turn_entry(host, wanted)).collect(),
         }
+    }
+
+    fn turn_entry(&self, host: &str, wanted: &WantedTurn) -> Option<TurnServer> {
+        let credential = match (wanted.users.first(), &wanted.secret) {
+            (Some((user, password)), _) => {
+                TurnCredential::Password { user: user.as_str().into(), password: password.as_str().into() }
+            }
+            (None, Some(secret)) => TurnCredential::Secret(secret.as_str().into()),
+            (None, None) => return None,
+        };
+        Some(TurnServer { host: host.into(), port: self.stun.port(), transport: None, credential })
     }
 
     /// Serves until a server ends by itself, which is a defect.

@@ -1,4 +1,4 @@
-//! The STUN server's sockets.
+//! The STUN server's sockets, which the TURN server shares: what is no Binding request is for that.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -10,6 +10,7 @@ use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::task::JoinSet;
 
 use super::door::Door;
+use super::turn::Turn;
 use super::{ServeError, TRIES, listen};
 
 /// TCP clients at a time, in all and of one address; a further one is closed. One that waited to be accepted
@@ -57,23 +58,48 @@ impl Port {
     }
 }
 
-type Shared = Arc<Mutex<Server>>;
+/// What a task needs to serve a socket.
+#[derive(Clone)]
+struct Shared {
+    began: Instant,
+    server: Arc<Mutex<Server>>,
+    turn: Option<Arc<Turn>>,
+}
 
-pub(super) fn start(tasks: &mut JoinSet<()>, began: Instant, server: Server, ports: Vec<Port>) {
-    let server = Arc::new(Mutex::new(server));
+/// The servers on these ports; of TURN, the one that is made for the UDP sockets.
+pub(super) fn start(
+    tasks: &mut JoinSet<()>,
+    began: Instant,
+    server: Server,
+    ports: Vec<Port>,
+    turn: impl FnOnce(Arc<[(SocketAddr, UdpSocket)]>) -> Option<Arc<Turn>>,
+) {
     let clients = Door::new(MAX_CLIENTS, MAX_CLIENTS_OF_ONE);
-    let mut udp = Vec::new();
+    let (mut udp, mut tcp) = (Vec::new(), Vec::new());
     for (at, socket, listener) in ports.into_iter().flat_map(|p| p.sockets) {
         udp.push((at, socket));
-        tasks.spawn(accept(began, server.clone(), at, listener, clients.clone()));
+        tcp.push((at, listener));
     }
     let udp: Arc<[(SocketAddr, UdpSocket)]> = udp.into();
+    let turn = turn(udp.clone());
+    if let Some(turn) = &turn {
+        tasks.spawn(turn.clone().tick());
+    }
+    let shared = Shared { began, server: Arc::new(Mutex::new(server)), turn };
+    for (at, listener) in tcp {
+        tasks.spawn(accept(shared.clone(), at, listener, clients.clone()));
+    }
     for n in 0..udp.len() {
-        tasks.spawn(answer(began, server.clone(), udp.clone(), n));
+        tasks.spawn(answer(shared.clone(), udp.clone(), n));
     }
 }
 
-async fn answer(began: Instant, server: Shared, sockets: Arc<[(SocketAddr, UdpSocket)]>, n: usize) {
+/// Whether what begins so is a Binding request or indication, for the STUN server.
+fn is_binding(data: &[u8]) -> bool {
+    matches!(data, [0x00, 0x01 | 0x11, ..])
+}
+
+async fn answer(shared: Shared, sockets: Arc<[(SocketAddr, UdpSocket)]>, n: usize) {
     let (local, socket) = &sockets[n];
     let mut buffer = [0; 2048];
     loop {
@@ -82,7 +108,12 @@ async fn answer(began: Instant, server: Shared, sockets: Arc<[(SocketAddr, UdpSo
             tokio::time::sleep(Duration::from_millis(10)).await;
             continue;
         };
-        let reply = lock(&server).datagram(began.elapsed(), *local, from, &buffer[..size]);
+        let data = &buffer[..size];
+        if let Some(turn) = shared.turn.as_ref().filter(|_| !is_binding(data)) {
+            turn.datagram(*local, from, data);
+            continue;
+        }
+        let reply = lock(&shared.server).datagram(shared.began.elapsed(), *local, from, data);
         if let Some(reply) = reply {
             let through = sockets.iter().find(|(at, _)| *at == reply.from);
             if let Some((_, socket)) = through {
@@ -93,13 +124,7 @@ async fn answer(began: Instant, server: Shared, sockets: Arc<[(SocketAddr, UdpSo
     }
 }
 
-async fn accept(
-    began: Instant,
-    server: Shared,
-    local: SocketAddr,
-    listener: TcpListener,
-    clients: Arc<Door>,
-) {
+async fn accept(shared: Shared, local: SocketAddr, listener: TcpListener, clients: Arc<Door>) {
     // Dropped with this task, and with it every client.
     let mut streams = JoinSet::new();
     loop {
@@ -107,9 +132,9 @@ async fn accept(
             Ok((stream, from)) => {
                 let Some(place) = clients.enter(from) else { continue };
                 let local = stream.local_addr().unwrap_or(local);
-                let server = server.clone();
+                let shared = shared.clone();
                 streams.spawn(async move {
-                    serve(began, server, local, from, stream).await;
+                    serve(shared, local, from, stream).await;
                     drop(place);
                 });
             }
@@ -119,13 +144,32 @@ async fn accept(
     }
 }
 
-async fn serve(began: Instant, server: Shared, local: SocketAddr, from: SocketAddr, mut stream: TcpStream) {
+async fn serve(shared: Shared, local: SocketAddr, from: SocketAddr, mut stream: TcpStream) {
+    let Shared { began, server, turn } = shared;
     let _ = stream.set_nodelay(true);
     let mut state = Stream::new(began.elapsed(), local, from);
     let mut buffer = [0; 2048];
-    loop {
+    // Two bytes tell for which of the servers it is.
+    let mut held = 0;
+    while held < 2 {
         let left = state.deadline().saturating_sub(began.elapsed());
-        let Ok(Ok(size @ 1..)) = tokio::time::timeout(left, stream.read(&mut buffer)).await else { return };
+        let read = tokio::time::timeout(left, stream.read(&mut buffer[held..])).await;
+        let Ok(Ok(size @ 1..)) = read else { return };
+        held += size;
+    }
+    if let Some(turn) = turn.filter(|_| !is_binding(&buffer)) {
+        return turn.stream(local, from, stream, &buffer[..held]).await;
+    }
+    loop {
+        let size = match std::mem::take(&mut held) {
+            0 => {
+                let left = state.deadline().saturating_sub(began.elapsed());
+                let read = tokio::time::timeout(left, stream.read(&mut buffer)).await;
+                let Ok(Ok(size @ 1..)) = read else { return };
+                size
+            }
+            size => size,
+        };
         let answers = state.receive(&mut lock(&server), began.elapsed(), &buffer[..size]);
         let left = state.deadline().saturating_sub(began.elapsed());
         for data in answers.data {
@@ -138,6 +182,6 @@ async fn serve(began: Instant, server: Shared, local: SocketAddr, from: SocketAd
 }
 
 /// Nothing that the lock guards is left half done by a panic.
-fn lock(server: &Shared) -> std::sync::MutexGuard<'_, Server> {
+fn lock(server: &Mutex<Server>) -> std::sync::MutexGuard<'_, Server> {
     server.lock().unwrap_or_else(PoisonError::into_inner)
 }

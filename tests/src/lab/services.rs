@@ -63,6 +63,11 @@ impl Coturn {
 
     /// Starts the server and waits until it answers over TCP and UDP.
     pub fn start(lab: &Lab) -> Result<Self> {
+        Self::start_with(lab, &[&format!("--user={}:{}", Self::USER, Self::PASSWORD), "--lt-cred-mech"])
+    }
+
+    /// The same with these options, which say who may use it; [`start`](Self::start) lets in its one user.
+    pub fn start_with(lab: &Lab, options: &[&str]) -> Result<Self> {
         let files = TempDir::new("coturn")?;
         let [first, second] = SERVER;
         let mut command = lab.server().command("turnserver");
@@ -76,20 +81,13 @@ impl Coturn {
             "--min-port=49152".to_owned(),
             "--max-port=49999".to_owned(),
             format!("--realm={}", Self::REALM),
-            format!("--user={}:{}", Self::USER, Self::PASSWORD),
             format!("--userdb={}", files.path().join("turndb").display()),
             format!("--pidfile={}", files.path().join("pid").display()),
             "--log-file=stdout".to_owned(),
             "--relay-threads=1".to_owned(),
         ]);
-        command.args([
-            "--lt-cred-mech",
-            "--no-tls",
-            "--no-dtls",
-            "--no-cli",
-            "--fingerprint",
-            "--simple-log",
-        ]);
+        command.args(["--no-tls", "--no-dtls", "--no-cli", "--fingerprint", "--simple-log"]);
+        command.args(options);
         let mut child = lab.server().spawn(command)?;
         for ip in SERVER {
             for port in [3478, 3479] {

@@ -1,0 +1,75 @@
+//! Who we are to a TURN server.
+
+use core::fmt;
+
+use data_encoding::BASE64;
+use hmac::{Hmac, Mac};
+use sha1::Sha1;
+
+use crate::time::WallTime;
+
+/// A user's name and password, both already prepared by OpaqueString (RFC 8265) where they are not ASCII.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Credentials {
+    pub(super) user: Box<str>,
+    pub(super) password: Box<str>,
+    /// Whether the server makes the password of the name, and so has to read it whatever else it offers.
+    pub(super) name_is_read: bool,
+}
+
+impl Credentials {
+    /// Those that the server was set up with.
+    pub fn new(user: &str, password: &str) -> Self {
+        Credentials { user: user.into(), password: password.into(), name_is_read: false }
+    }
+
+    /// Short-lived ones, made from a secret that the server has too: coturn's `use-auth-secret`. The name is the
+    /// time until which they hold, in seconds since 1970, with `:id` where there is an id; the password is
+    /// base64(HMAC-SHA1(secret, name)). The name is never hidden behind USERHASH, for want of which the server could
+    /// not know the password.
+    pub fn short_lived(secret: &str, id: Option<&str>, until: WallTime) -> Self {
+        let seconds = until.as_micros().div_euclid(1_000_000);
+        let user = match id {
+            Some(id) => format!("{seconds}:{id}"),
+            None => seconds.to_string(),
+        };
+        // HMAC takes keys of any length.
+        let mut mac =
+            Hmac::<Sha1>::new_from_slice(secret.as_bytes()).unwrap_or_else(|_| unreachable!("any length"));
+        mac.update(user.as_bytes());
+        let password = BASE64.encode(&mac.finalize().into_bytes());
+        Credentials { user: user.into(), password: password.into(), name_is_read: true }
+    }
+
+    /// The name.
+    pub fn user(&self) -> &str {
+        &self.user
+    }
+
+    /// The password.
+    pub fn password(&self) -> &str {
+        &self.password
+    }
+}
+
+impl fmt::Debug for Credentials {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Credentials({:?}, ..)", self.user)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The password is what `printf %s NAME | openssl dgst -sha1 -hmac north -binary | base64` prints.
+    #[test]
+    fn short_lived_ones_are_those_of_the_rest_scheme() {
+        let until = WallTime::from_micros(1_700_000_000_999_999);
+        let with = Credentials::short_lived("north", Some("alice"), until);
+        assert_eq!((with.user(), with.password()), ("1700000000:alice", "Cd/49soE35ICqcJF/bCTn8Z4OyE="));
+        let without = Credentials::short_lived("north", None, until);
+        assert_eq!((without.user(), without.password()), ("1700000000", "CWyHi3zCeWqXBir9thl4m+iZPRY="));
+        assert_eq!(format!("{with:?}"), "Credentials(\"1700000000:alice\", ..)");
+    }
+}

@@ -1,0 +1,287 @@
+//! The TURN client (RFC 8656): one relayed address at one server, kept alive until it is given up.
+//!
+//! [`Client`] is a machine of its own and knows nothing of nodes or sockets. Its owner has a UDP socket or a
+//! stream (TCP, or TLS on it) to the server, hands in what comes from there and nothing else, and sends there
+//! what it asks for:
+//!
+//! ```
+//! use p2pd_core::turn::{Client, Config, Credentials};
+//! use p2pd_core::{Instant, wire::Transport};
+//!
+//! let config = Config::new(Transport::Udp, Credentials::new("alice", "secret"));
+//! let mut now = Instant::ZERO;
+//! let mut client = Client::new(config, [7; 32], now);
+//! client.permit(now, "203.0.113.9".parse().unwrap()).unwrap();
+//! // The owner's loop: send what is to be sent, take the events, wait for the server or the deadline.
+//! let allocate = client.poll_transmit().unwrap();
+//! assert_eq!(allocate[..2], [0, 3]);
+//! assert!(client.poll_event().is_none());
+//! now = client.poll_timeout().unwrap();
+//! client.handle_timeout(now);
+//! assert_eq!(client.poll_transmit().unwrap(), allocate, "asked again after 500 ms");
+//! ```
+//!
+//! # What it does
+//! - Allocate, with the long-term credentials of RFC 8489, with SHA-256 and a hashed user name where the server
+//!   offers them. An answer to a request with credentials counts only if its integrity fits; 401 and 438 cannot
+//!   have any.
+//! - Each peer it is told to [permit](Client::permit) gets a permission, matched by address as RFC 8656 section 9
+//!   has it, and each peer it [sends](Client::send) to a channel; until that is bound, Send indications do.
+//! - Refreshes, by [`Lifetimes`]: at a time that leaves 60 s, or half of it where it is short. Over UDP a Binding
+//!   indication after each 25 s without a packet keeps the NATs before the server open (RFC 8489 section 12.1
+//!   has them for this; 30 s is the shortest timeout in use among NATs, RFC 4787 section 4.3 asks for 2 minutes).
+//! - Over UDP a request is sent seven times within 31.5 s and given up after 39.5 s (RFC 8489 section 6.2.1 with
+//!   its defaults); over a stream it is sent once and given up at the same time.
+//!
+//! # What it bounds
+//! [`MAX_PEERS`] permissions and [`MAX_CHANNELS`] channels; [`MAX_QUEUED`] datagrams to be sent and as many events;
+//! [`MAX_PENDING`] datagrams that wait for a permission. What is beyond is dropped, as a network would, and
+//! counted in [`Stats`].
+
+mod auth;
+mod client;
+mod credentials;
+mod exchange;
+mod peers;
+
+use core::fmt;
+use core::time::Duration;
+use std::net::{IpAddr, SocketAddr};
+
+use bytes::Bytes;
+
+use crate::wire::{GuardError, Transport};
+
+pub use crate::wire::turn::Family;
+pub use client::Client;
+pub use credentials::Credentials;
+
+/// Most peers with a permission at a time.
+pub const MAX_PEERS: usize = 64;
+/// Most channels at a time. A peer without one is sent to by Send indications.
+pub const MAX_CHANNELS: usize = 128;
+/// Most datagrams to be sent, and most events, that wait for their owner; of at most 2 KiB each.
+pub const MAX_QUEUED: usize = 1024;
+/// Most datagrams that wait for a permission.
+pub const MAX_PENDING: usize = 16;
+/// Longest payload: with a Send indication's header, and UDP's and IPv6's below, it fills an Ethernet frame.
+pub const MAX_PAYLOAD: usize = 1400;
+
+/// What a client is told at its start.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// What lies between us and the server: a UDP socket, or a stream.
+    pub transport: Transport,
+    /// Who we are to the server.
+    pub credentials: Credentials,
+    /// Of which family the relayed address is to be; peers must be of the same. Default IPv4.
+    pub family: Family,
+    /// How long things last at the server.
+    pub lifetimes: Lifetimes,
+}
+
+impl Config {
+    /// The defaults, for this transport and these credentials.
+    pub fn new(transport: Transport, credentials: Credentials) -> Self {
+        Config { transport, credentials, family: Family::V4, lifetimes: Lifetimes::default() }
+    }
+}
+
+/// How long things last at the server unless they are refreshed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Lifetimes {
+    /// The allocation's, as it is asked for, in whole seconds; the server's answer counts. Default 600 s.
+    pub allocation: Duration,
+    /// A permission's. Default 300 s, which RFC 8656 section 9 fixes; coturn can be set otherwise.
+    pub permission: Duration,
+    /// A channel's. Default 600 s, which RFC 8656 section 12 fixes; coturn can be set otherwise.
+    pub channel: Duration,
+}
+
+impl Default for Lifetimes {
+    fn default() -> Self {
+        Lifetimes {
+            allocation: Duration::from_secs(600),
+            permission: Duration::from_secs(300),
+            channel: Duration::from_secs(600),
+        }
+    }
+}
+
+/// What a client tells its owner.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Event {
+    /// The server relays for us.
+    Allocated {
+        /// The address at the server that peers send to.
+        relayed: SocketAddr,
+        /// Our address as the server sees it.
+        mapped: SocketAddr,
+        /// How long, unless refreshed, which the client does.
+        lifetime: Duration,
+    },
+    /// This peer's datagrams come through from now on, and ours to it.
+    Permitted(IpAddr),
+    /// The server does not let this peer through: ERROR-CODE, 403 for addresses it relays to nobody.
+    Refused {
+        /// The peer, which needs a new [`Client::permit`] if it is to be tried again.
+        peer: IpAddr,
+        /// ERROR-CODE.
+        code: u16,
+    },
+    /// A permitted peer sent this. The bytes are nobody else's: `BytesMut::from` takes them without a copy.
+    Data {
+        /// From where.
+        from: SocketAddr,
+        /// The payload.
+        data: Bytes,
+    },
+    /// There is no allocation, or none any more. The last event.
+    Lost(Error),
+    /// [`Client::close`] is done: the server holds nothing of ours, or does not say. The last event.
+    Closed,
+}
+
+/// Why there is no allocation.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub enum Error {
+    /// The server did not answer a request for 39.5 s.
+    NoAnswer,
+    /// The same, but for answers with this ERROR-CODE whose integrity did not show who sent them.
+    Unproven(u16),
+    /// 401 for a request with credentials: the name or the password is not the server's, or no longer.
+    WrongCredentials,
+    /// 438 for three requests in a row, each with the nonce that the server gave last.
+    StaleNonce,
+    /// The server gave an address without asking who we are, so that nothing it says would be proven.
+    NoChallenge,
+    /// None of the server's password algorithms is known, or it took away what its nonce says it has.
+    NoCommonAlgorithm,
+    /// The user's name, or the server's realm or nonce, is longer than their attributes may be.
+    TooLong,
+    /// An answer without what must be in it, or with an address of another family.
+    BadAnswer,
+    /// 300: the server sends us to this one. Whoever follows should count, servers can send in circles; and trust the
+    /// other no more than this one, since the answer may have come before there was anything to prove it with.
+    Redirected(SocketAddr),
+    /// 403: not for us.
+    Forbidden,
+    /// 437 for an Allocate: our address and port still have an allocation. Another local port helps.
+    PortInUse,
+    /// 437 later: the server has forgotten the allocation, because it was restarted for example.
+    AllocationGone,
+    /// 440: the server has no addresses of the family.
+    UnsupportedFamily,
+    /// 441: the allocation is another user's.
+    OtherUser,
+    /// 442: the server does not relay UDP.
+    UnsupportedTransport,
+    /// 486: the user has as many allocations as it may have.
+    Quota,
+    /// 508: the server has no capacity left.
+    Capacity,
+    /// Another ERROR-CODE.
+    Rejected(u16),
+    /// The stream is no TURN.
+    OutOfStep(GuardError),
+    /// The server closed the stream.
+    ServerClosed,
+    /// The server closed the stream in the middle of a frame.
+    CutOff,
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Error::NoAnswer => "the TURN server does not answer",
+            Error::Unproven(code) => {
+                return write!(f, "the TURN server answers with error {code} only, and without integrity");
+            }
+            Error::WrongCredentials => "the TURN server does not take the credentials",
+            Error::StaleNonce => "the TURN server takes none of its own nonces",
+            Error::NoChallenge => "the TURN server asks for no credentials, so its answers prove nothing",
+            Error::NoCommonAlgorithm => "the TURN server has no password algorithm that is known here",
+            Error::TooLong => "user name, realm or nonce too long",
+            Error::BadAnswer => "the TURN server's answer is incomplete",
+            Error::Redirected(to) => return write!(f, "the TURN server sends us to {to}"),
+            Error::Forbidden => "the TURN server forbids it",
+            Error::PortInUse => "the TURN server has an allocation for our port already",
+            Error::AllocationGone => "the TURN server has forgotten the allocation",
+            Error::UnsupportedFamily => "the TURN server has no addresses of this family",
+            Error::OtherUser => "the allocation is another user's",
+            Error::UnsupportedTransport => "the TURN server does not relay UDP",
+            Error::Quota => "the TURN user has too many allocations",
+            Error::Capacity => "the TURN server is full",
+            Error::Rejected(code) => return write!(f, "the TURN server answers with error {code}"),
+            Error::OutOfStep(why) => return write!(f, "not a TURN stream: {why}"),
+            Error::ServerClosed => "the TURN server closed the connection",
+            Error::CutOff => "the TURN server closed the connection in the middle of a message",
+        })
+    }
+}
+
+impl std::error::Error for Error {}
+
+/// Why a peer cannot be permitted.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum PermitError {
+    /// The client is closed or lost.
+    Closed,
+    /// The peer is of another family than the relayed address.
+    Family,
+    /// [`MAX_PEERS`] are.
+    TooMany,
+}
+
+impl fmt::Display for PermitError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            PermitError::Closed => "the allocation is closed",
+            PermitError::Family => "the peer is of another address family than the relayed address",
+            PermitError::TooMany => "too many peers",
+        })
+    }
+}
+
+impl std::error::Error for PermitError {}
+
+/// Why a datagram cannot be sent.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum SendError {
+    /// The client is closed or lost.
+    Closed,
+    /// The peer was not [permitted](Client::permit), or the server refused it.
+    NotPermitted,
+    /// Longer than [`MAX_PAYLOAD`].
+    TooLong,
+}
+
+impl fmt::Display for SendError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            SendError::Closed => "the allocation is closed",
+            SendError::NotPermitted => "the peer has no permission",
+            SendError::TooLong => "longer than a datagram through the relay may be",
+        })
+    }
+}
+
+impl std::error::Error for SendError {}
+
+/// What a client has counted.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct Stats {
+    /// Messages that are none, or not for a client.
+    pub malformed: u64,
+    /// Answers to no request under way, late ones among them.
+    pub unasked: u64,
+    /// Answers without the integrity they must have, or with a wrong one.
+    pub forged: u64,
+    /// Datagrams of peers without a permission, and on channels that we did not bind.
+    pub strangers: u64,
+    /// Frames of a stream longer than 2 KiB.
+    pub oversized: u64,
+    /// Datagrams dropped because too many waited, to be sent or to be taken.
+    pub dropped: u64,
+}

@@ -1,0 +1,168 @@
+//! Who may send to us through the relay, and over which channel.
+
+use core::time::Duration;
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+
+use super::{MAX_CHANNELS, MAX_PEERS};
+use crate::time::Instant;
+use crate::wire::channel::CHANNELS;
+
+/// For so long after a channel's end its number belongs to no other peer (RFC 8656 section 12).
+const NUMBER_RESTS: Duration = Duration::from_secs(300);
+
+/// How far a peer's permission is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Permission {
+    /// To be asked for once there is an allocation.
+    Wanted,
+    /// Asked for.
+    Asked,
+    /// There, and refreshed.
+    Granted,
+}
+
+/// How far a channel is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Binding {
+    /// Asked for. The server may use it already.
+    Asked,
+    /// There, and refreshed.
+    Bound,
+    /// The server does not want it.
+    Refused,
+    /// Its peer was given up. The number stays the peer's for a while.
+    Resting,
+}
+
+#[derive(Debug)]
+struct Channel {
+    peer: SocketAddr,
+    binding: Binding,
+    /// From when on another peer may have the number.
+    taken_until: Instant,
+}
+
+/// All peers. Permissions go by address, channels by address and port.
+#[derive(Debug)]
+pub(super) struct Peers {
+    permissions: BTreeMap<IpAddr, Permission>,
+    channels: BTreeMap<u16, Channel>,
+    numbers: BTreeMap<SocketAddr, u16>,
+    /// Where to look for a free number.
+    next: u16,
+}
+
+impl Peers {
+    pub(super) fn new() -> Self {
+        let (permissions, channels, numbers) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
+        Peers { permissions, channels, numbers, next: *CHANNELS.start() }
+    }
+
+    pub(super) fn is_full(&self) -> bool {
+        self.permissions.len() >= MAX_PEERS
+    }
+
+    pub(super) fn permission(&self, peer: IpAddr) -> Option<Permission> {
+        self.permissions.get(&peer).copied()
+    }
+
+    pub(super) fn set(&mut self, peer: IpAddr, permission: Permission) {
+        self.permissions.insert(peer, permission);
+    }
+
+    /// Those that were permitted before there was an allocation.
+    pub(super) fn wanted(&self) -> Vec<IpAddr> {
+        self.permissions.iter().filter(|(_, p)| **p == Permission::Wanted).map(|(ip, _)| *ip).collect()
+    }
+
+    /// Gives a peer up; returns the numbers of its channels.
+    pub(super) fn remove(&mut self, peer: IpAddr) -> Vec<u16> {
+        self.permissions.remove(&peer);
+        let its = self.channels.iter_mut().filter(|(_, c)| c.peer.ip() == peer);
+        its.map(|(number, channel)| {
+            channel.binding = Binding::Resting;
+            *number
+        })
+        .collect()
+    }
+
+    pub(super) fn channel(&self, peer: SocketAddr) -> Option<(u16, Binding)> {
+        let number = *self.numbers.get(&peer)?;
+        Some((number, self.channels.get(&number)?.binding))
+    }
+
+    /// Whose channel it is, if a permitted peer's.
+    pub(super) fn on_channel(&self, number: u16) -> Option<SocketAddr> {
+        let peer = self.channels.get(&number)?.peer;
+        (self.permission(peer.ip()) == Some(Permission::Granted)).then_some(peer)
+    }
+
+    pub(super) fn bind(&mut self, number: u16, binding: Binding) {
+        if let Some(channel) = self.channels.get_mut(&number) {
+            channel.binding = binding;
+        }
+    }
+
+    /// The number by which to ask for a channel of this lifetime now: the peer's own, or a free one.
+    pub(super) fn ask_for(&mut self, peer: SocketAddr, now: Instant, lifetime: Duration) -> Option<u16> {
+        let number = match self.numbers.get(&peer) {
+            Some(number) => *number,
+            None => self.free_number(now)?,
+        };
+        let taken_until = now + lifetime + NUMBER_RESTS;
+        self.numbers.insert(peer, number);
+        self.channels.insert(number, Channel { peer, binding: Binding::Asked, taken_until });
+        Some(number)
+    }
+
+    fn free_number(&mut self, now: Instant) -> Option<u16> {
+        if self.channels.len() >= MAX_CHANNELS {
+            let keep = |c: &Channel| c.binding != Binding::Resting || c.taken_until > now;
+            self.numbers.retain(|_, number| self.channels.get(number).is_some_and(keep));
+            self.channels.retain(|_, c| keep(c));
+        }
+        if self.channels.len() >= MAX_CHANNELS {
+            return None;
+        }
+        // Upwards, so that a number that was given back is the last to be used again.
+        let upwards = (self.next..=*CHANNELS.end()).chain(CHANNELS);
+        let number = upwards.into_iter().find(|n| !self.channels.contains_key(n))?;
+        self.next = if number == *CHANNELS.end() { *CHANNELS.start() } else { number + 1 };
+        Some(number)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIFETIME: Duration = Duration::from_secs(600);
+
+    fn peer(port: u16) -> SocketAddr {
+        ([192, 0, 2, 1], port).into()
+    }
+
+    #[test]
+    fn numbers_go_upwards_and_rest_before_another_peer_gets_them() {
+        let mut peers = Peers::new();
+        let at = |s| Instant::ZERO + Duration::from_secs(s);
+        peers.set(peer(0).ip(), Permission::Granted);
+        for n in 0..MAX_CHANNELS as u16 {
+            assert_eq!(peers.ask_for(peer(n), at(0), LIFETIME), Some(0x4000 + n));
+        }
+        assert_eq!(peers.ask_for(peer(9999), at(0), LIFETIME), None, "as many as there may be");
+        assert_eq!(peers.ask_for(peer(3), at(100), LIFETIME), Some(0x4003), "its own");
+        assert_eq!(peers.on_channel(0x4003), Some(peer(3)));
+        assert_eq!(peers.remove(peer(0).ip()).len(), MAX_CHANNELS);
+        assert_eq!(peers.on_channel(0x4003), None, "nobody's without a permission");
+        let other: SocketAddr = "192.0.2.2:1".parse().unwrap();
+        assert_eq!(peers.ask_for(other, at(899), LIFETIME), None, "they rest");
+        assert_eq!(peers.ask_for(other, at(900), LIFETIME), Some(0x4080));
+        assert_eq!(peers.channel(peer(3)), Some((0x4003, Binding::Resting)));
+        assert_eq!((peers.channels.len(), peers.numbers.len()), (2, 2));
+        peers.next = 0x4fff;
+        assert_eq!(peers.ask_for(peer(5), at(900), LIFETIME), Some(0x4fff));
+        assert_eq!(peers.ask_for(peer(6), at(900), LIFETIME), Some(0x4000));
+    }
+}

@@ -1,0 +1,239 @@
+//! The TURN server's sockets: it shares the STUN server's, and opens one for each allocation.
+
+use std::collections::HashMap;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket as StdSocket};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::{Duration, Instant, SystemTime};
+
+use bytes::Bytes;
+use p2pd_rendezvous::ConnId;
+use p2pd_rendezvous::turn::{Config, Output, RelayId, Server, Users};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::tcp::OwnedWriteHalf;
+use tokio::net::{TcpStream, UdpSocket};
+use tokio::sync::mpsc;
+use tokio::task::AbortHandle;
+
+/// Messages that may wait for a client that reads slowly; what is beyond is dropped, as a network would.
+const WAITING: usize = 128;
+/// How often what has expired is looked for.
+const TICK: Duration = Duration::from_secs(1);
+/// Longest datagram.
+const LARGEST: usize = 65_536;
+
+/// What is wanted of a TURN server.
+#[derive(Clone, Debug)]
+pub struct Wanted {
+    /// Who may relay: names and passwords.
+    pub users: Vec<(String, String)>,
+    /// The secret of short-lived credentials, as coturn's `use-auth-secret` has them.
+    pub secret: Option<String>,
+    /// The address under which peers reach the sockets that relay. Default: the one served on, or where that is
+    /// every address, the one of the default route.
+    pub relay_ip: Option<IpAddr>,
+}
+
+impl Wanted {
+    /// A server for these users.
+    pub(super) fn server(&self, ip: IpAddr) -> io::Result<(Server, IpAddr)> {
+        let relay_ip = match self.relay_ip {
+            Some(ip) => ip,
+            None if ip.is_unspecified() => outward(ip)?,
+            None => ip,
+        };
+        let epoch = SystemTime::UNIX_EPOCH.elapsed().map_or(0, |since| since.as_secs());
+        let users = Users { named: self.users.clone(), secret: self.secret.clone(), epoch };
+        let mut config = Config::new(users, relay_ip);
+        // Then its clients are on this machine, and so may their peers be.
+        config.loopback = relay_ip.is_loopback();
+        Ok((Server::new(config), relay_ip))
+    }
+}
+
+/// The address of ours that the default route leaves from. Nothing is sent.
+fn outward(any: IpAddr) -> io::Result<IpAddr> {
+    let far: IpAddr = match any {
+        IpAddr::V4(_) => Ipv4Addr::new(203, 0, 113, 1).into(),
+        IpAddr::V6(_) => Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1).into(),
+    };
+    let socket = StdSocket::bind((any, 0))?;
+    socket.connect((far, 9))?;
+    Ok(socket.local_addr()?.ip())
+}
+
+/// The server and all that it sends through. Whoever serves a listening socket holds it; the tasks that it started
+/// itself do not, so that they end with it.
+#[derive(Debug)]
+pub(super) struct Turn {
+    began: Instant,
+    /// What relaying sockets are bound to.
+    bind: IpAddr,
+    listening: Arc<[(SocketAddr, UdpSocket)]>,
+    inside: Mutex<Inside>,
+    myself: Weak<Turn>,
+}
+
+#[derive(Debug)]
+struct Inside {
+    server: Server,
+    relays: HashMap<RelayId, Relay>,
+    streams: HashMap<ConnId, mpsc::Sender<Bytes>>,
+    next: u64,
+}
+
+#[derive(Debug)]
+struct Relay {
+    /// To send by the system's own call: tokio's fails on a socket that its reactor has not seen yet.
+    socket: StdSocket,
+    reading: AbortHandle,
+}
+
+impl Drop for Relay {
+    fn drop(&mut self) {
+        self.reading.abort();
+    }
+}
+
+impl Turn {
+    pub(super) fn new(
+        began: Instant,
+        server: Server,
+        bind: IpAddr,
+        listening: Arc<[(SocketAddr, UdpSocket)]>,
+    ) -> Arc<Self> {
+        let (relays, streams) = (HashMap::new(), HashMap::new());
+        let inside = Mutex::new(Inside { server, relays, streams, next: 0 });
+        Arc::new_cyclic(|myself| Turn { began, bind, listening, inside, myself: myself.clone() })
+    }
+
+    /// A datagram that is no Binding request came in on a listening socket.
+    pub(super) fn datagram(&self, local: SocketAddr, from: SocketAddr, data: &[u8]) {
+        self.with(|server, now| server.datagram(now, local, from, data));
+    }
+
+    /// Lets go of what has expired, for ever.
+    pub(super) async fn tick(self: Arc<Self>) {
+        let mut interval = tokio::time::interval(TICK);
+        loop {
+            interval.tick().await;
+            self.with(|server, now| server.handle_timeout(now));
+        }
+    }
+
+    /// Serves a stream that began with these bytes.
+    pub(super) async fn stream(&self, local: SocketAddr, from: SocketAddr, stream: TcpStream, first: &[u8]) {
+        let (mut read, write) = stream.into_split();
+        let (sender, receiver) = mpsc::channel(WAITING);
+        let conn = {
+            let mut inside = self.lock();
+            let conn = ConnId(inside.next);
+            inside.next += 1;
+            inside.streams.insert(conn, sender);
+            conn
+        };
+        // However this ends, the server hears of it.
+        let _left = Left { turn: self, conn };
+        self.with(|server, now| server.accept(now, conn, local, from));
+        self.with(|server, now| server.receive(now, conn, first));
+        let reading = async {
+            let mut buffer = vec![0; 16 * 1024];
+            while let Ok(size @ 1..) = read.read(&mut buffer).await {
+                self.with(|server, now| server.receive(now, conn, &buffer[..size]));
+            }
+        };
+        tokio::select! {
+            () = reading => {}
+            () = write_all(write, receiver) => {}
+        }
+    }
+
+    /// Tells the server something and does what it asks for.
+    fn with(&self, tell: impl FnOnce(&mut Server, Duration)) {
+        let mut inside = self.lock();
+        tell(&mut inside.server, self.began.elapsed());
+        while let Some(output) = inside.server.poll_output() {
+            match output {
+                // What does not fit is dropped, as a network would.
+                Output::Datagram { from, to, data } => {
+                    if let Some((_, socket)) = self.listening.iter().find(|(at, _)| *at == from) {
+                        let _ = socket.try_send_to(&data, to);
+                    }
+                }
+                Output::Relay { relay, to, data } => {
+                    if let Some(relay) = inside.relays.get(&relay) {
+                        let _ = relay.socket.send_to(&data, to);
+                    }
+                }
+                Output::Send(conn, data) => {
+                    if let Some(stream) = inside.streams.get(&conn) {
+                        let _ = stream.try_send(data);
+                    }
+                }
+                // The end of the queue is the end of the stream.
+                Output::Close(conn) => drop(inside.streams.remove(&conn)),
+                Output::Open(id, _) => {
+                    let port = match self.open(id) {
+                        Ok((relay, port)) => {
+                            inside.relays.insert(id, relay);
+                            Some(port)
+                        }
+                        Err(_) => None,
+                    };
+                    inside.server.opened(self.began.elapsed(), id, port);
+                }
+                Output::CloseRelay(id) => drop(inside.relays.remove(&id)),
+            }
+        }
+    }
+
+    fn open(&self, id: RelayId) -> io::Result<(Relay, u16)> {
+        let socket = StdSocket::bind((self.bind, 0))?;
+        socket.set_nonblocking(true)?;
+        let port = socket.local_addr()?.port();
+        let reader = UdpSocket::from_std(socket.try_clone()?)?;
+        let reading = tokio::spawn(relay(self.myself.clone(), id, reader)).abort_handle();
+        Ok((Relay { socket, reading }, port))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inside> {
+        // Nothing that the lock guards is left half done by a panic.
+        self.inside.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+struct Left<'a> {
+    turn: &'a Turn,
+    conn: ConnId,
+}
+
+impl Drop for Left<'_> {
+    fn drop(&mut self) {
+        self.turn.lock().streams.remove(&self.conn);
+        self.turn.with(|server, _| server.closed(self.conn));
+    }
+}
+
+/// Hands in what peers send.
+async fn relay(turn: Weak<Turn>, id: RelayId, socket: UdpSocket) {
+    let mut buffer = vec![0; LARGEST];
+    loop {
+        match socket.recv_from(&mut buffer).await {
+            Ok((size, from)) => {
+                let Some(turn) = turn.upgrade() else { return };
+                turn.with(|server, now| server.relayed(now, id, from, &buffer[..size]));
+            }
+            // Of a peer that is not there, by ICMP; one that stays must not spin.
+            Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
+        }
+    }
+}
+
+async fn write_all(mut stream: OwnedWriteHalf, mut waiting: mpsc::Receiver<Bytes>) {
+    while let Some(data) = waiting.recv().await {
+        if stream.write_all(&data).await.is_err() {
+            return;
+        }
+    }
+    let _ = stream.shutdown().await;
+}

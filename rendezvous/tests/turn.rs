@@ -1,0 +1,484 @@
+//! The TURN server with the core's client, under virtual time and without latency.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use p2pd_core::turn::{Client, Config as ClientConfig, Credentials, Error, Event, Family};
+use p2pd_core::wire::Transport;
+use p2pd_core::{Instant, WallTime};
+use p2pd_rendezvous::ConnId;
+use p2pd_rendezvous::turn::{Config, Limits, Output, RelayId, Server, Stats, Users};
+
+const LOCAL: &str = "203.0.113.10:3478";
+const EPOCH: u64 = 1_700_000_000;
+
+fn addr(text: &str) -> SocketAddr {
+    text.parse().unwrap()
+}
+
+fn s(n: u64) -> Duration {
+    Duration::from_secs(n)
+}
+
+struct Peer {
+    client: Client,
+    at: SocketAddr,
+    conn: Option<ConnId>,
+    events: Vec<Event>,
+    /// The server closed its stream.
+    closed: bool,
+}
+
+struct World {
+    now: Duration,
+    server: Server,
+    peers: Vec<Peer>,
+    relays: BTreeMap<RelayId, SocketAddr>,
+    port: u16,
+    /// No socket can be opened.
+    out_of_sockets: bool,
+    /// What left for addresses that are no relay's.
+    outside: Vec<(SocketAddr, Vec<u8>)>,
+}
+
+fn config() -> Config {
+    let users =
+        Users { named: vec![("alice".into(), "secret".into())], secret: Some("north".into()), epoch: EPOCH };
+    Config::new(users, addr(LOCAL).ip())
+}
+
+fn alice(over: Transport) -> ClientConfig {
+    ClientConfig::new(over, Credentials::new("alice", "secret"))
+}
+
+impl World {
+    fn new(config: Config) -> World {
+        World {
+            now: Duration::ZERO,
+            server: Server::new(config),
+            peers: Vec::new(),
+            relays: BTreeMap::new(),
+            port: 50_000,
+            out_of_sockets: false,
+            outside: Vec::new(),
+        }
+    }
+
+    fn instant(&self) -> Instant {
+        Instant::ZERO + self.now
+    }
+
+    /// A new client at this address, and what becomes of it.
+    fn join(&mut self, at: &str, config: ClientConfig) -> (usize, Vec<Event>) {
+        let (n, at) = (self.peers.len(), addr(at));
+        let conn = (config.transport == Transport::Tcp).then_some(ConnId(n as u64));
+        let client = Client::new(config, [n as u8 + 1; 32], self.instant());
+        self.peers.push(Peer { client, at, conn, events: Vec::new(), closed: false });
+        if let Some(conn) = conn {
+            self.server.accept(self.now, conn, addr(LOCAL), at);
+        }
+        self.settle();
+        (n, self.take(n))
+    }
+
+    fn take(&mut self, n: usize) -> Vec<Event> {
+        std::mem::take(&mut self.peers[n].events)
+    }
+
+    fn relayed(&self, n: usize) -> SocketAddr {
+        self.peers[n].client.relayed().unwrap()
+    }
+
+    /// Until nobody has anything to say.
+    fn settle(&mut self) {
+        loop {
+            let mut quiet = true;
+            for n in 0..self.peers.len() {
+                while let Some(event) = self.peers[n].client.poll_event() {
+                    self.peers[n].events.push(event);
+                }
+                while let Some(bytes) = self.peers[n].client.poll_transmit() {
+                    quiet = false;
+                    let Peer { at, conn, closed, .. } = self.peers[n];
+                    match conn {
+                        None => self.server.datagram(self.now, addr(LOCAL), at, &bytes),
+                        // A stream keeps no boundaries.
+                        Some(conn) if !closed => {
+                            let (one, two) = bytes.split_at(bytes.len() / 3);
+                            self.server.receive(self.now, conn, one);
+                            self.server.receive(self.now, conn, two);
+                        }
+                        Some(_) => {}
+                    }
+                }
+            }
+            while let Some(output) = self.server.poll_output() {
+                quiet = false;
+                self.carry_out(output);
+            }
+            if quiet {
+                return;
+            }
+        }
+    }
+
+    fn carry_out(&mut self, output: Output) {
+        let now = self.instant();
+        match output {
+            Output::Datagram { from, to, data } => {
+                assert_eq!(from, addr(LOCAL));
+                if let Some(peer) = self.peers.iter_mut().find(|p| p.at == to && p.conn.is_none()) {
+                    peer.client.handle(now, &data);
+                }
+            }
+            Output::Send(conn, data) => {
+                let peer = self.peers.iter_mut().find(|p| p.conn == Some(conn)).unwrap();
+                peer.client.handle(now, &data);
+            }
+            Output::Close(conn) => {
+                let peer = self.peers.iter_mut().find(|p| p.conn == Some(conn)).unwrap();
+                peer.closed = true;
+                peer.client.handle_end(now);
+            }
+            Output::Open(relay, ip) => {
+                let port = (!self.out_of_sockets).then_some(self.port);
+                if let Some(port) = port {
+                    self.port += 1;
+                    self.relays.insert(relay, (ip, port).into());
+                }
+                self.server.opened(self.now, relay, port);
+            }
+            Output::Relay { relay, to, data } => {
+                assert!(self.relays.contains_key(&relay));
+                self.outside.push((to, data.to_vec()));
+            }
+            Output::CloseRelay(relay) => {
+                self.relays.remove(&relay);
+            }
+        }
+    }
+
+    /// Lets time pass for all.
+    fn run(&mut self, time: Duration) {
+        let end = self.now + time;
+        loop {
+            self.settle();
+            let clients = self.peers.iter().filter_map(|p| p.client.poll_timeout());
+            let clients = clients.map(|at| at.since(Instant::ZERO));
+            let Some(at) = clients.chain(self.server.poll_timeout()).min().filter(|at| *at <= end) else {
+                break;
+            };
+            self.now = self.now.max(at);
+            self.server.handle_timeout(self.now);
+            let now = self.instant();
+            self.peers.iter_mut().for_each(|p| p.client.handle_timeout(now));
+            assert!(self.server.poll_timeout().is_none_or(|at| at > self.now), "the deadline has moved");
+        }
+        self.now = end;
+    }
+
+    fn permit(&mut self, n: usize, ip: IpAddr) {
+        let now = self.instant();
+        self.peers[n].client.permit(now, ip).unwrap();
+        self.settle();
+        assert_eq!(self.take(n), [Event::Permitted(ip)]);
+    }
+
+    fn send(&mut self, n: usize, to: SocketAddr, data: &[u8]) {
+        let now = self.instant();
+        self.peers[n].client.send(now, to, data).unwrap();
+        self.settle();
+    }
+
+    fn close(&mut self, n: usize) {
+        let now = self.instant();
+        self.peers[n].client.close(now);
+        self.settle();
+        assert_eq!(self.take(n), [Event::Closed]);
+    }
+}
+
+fn is_allocated(events: &[Event]) -> bool {
+    matches!(events, [Event::Allocated { .. }])
+}
+
+#[test]
+fn two_clients_reach_each_other_and_the_world_over_udp_and_tcp() {
+    for over in [Transport::Udp, Transport::Tcp] {
+        let mut world = World::new(config());
+        let until = WallTime::from_micros((EPOCH as i64 + 60) * 1_000_000);
+        let short_lived = Credentials::short_lived("north", Some("bob"), until);
+        let (a, events) = world.join("198.51.100.1:1000", alice(over));
+        let lifetime = s(600);
+        let (relayed, mapped) = (addr("203.0.113.10:50000"), addr("198.51.100.1:1000"));
+        assert_eq!(events, [Event::Allocated { relayed, mapped, lifetime }]);
+        let (b, events) = world.join("198.51.100.2:1000", ClientConfig::new(over, short_lived));
+        assert!(is_allocated(&events), "{events:?}");
+        for n in [a, b] {
+            world.permit(n, addr(LOCAL).ip());
+        }
+        for size in [1, 2, 3, 4, 1400, 0] {
+            let data = vec![size as u8; size];
+            for (from, to) in [(a, b), (b, a)] {
+                let (source, target) = (world.relayed(from), world.relayed(to));
+                world.send(from, target, &data);
+                assert_eq!(world.take(to), [Event::Data { from: source, data: data.clone().into() }]);
+            }
+        }
+        assert_eq!(world.outside, [], "from relay to relay nothing leaves");
+        // And a peer without a relay.
+        let outsider = addr("192.0.2.7:7000");
+        world.permit(a, outsider.ip());
+        world.send(a, outsider, b"out");
+        assert_eq!(world.outside, [(outsider, b"out".to_vec())]);
+        world.server.relayed(world.now, RelayId(0), outsider, b"in");
+        world.server.relayed(world.now, RelayId(0), addr("192.0.2.8:7000"), b"a stranger's");
+        world.settle();
+        assert_eq!(world.take(a), [Event::Data { from: outsider, data: b"in"[..].into() }]);
+        world.close(a);
+        world.close(b);
+        assert_eq!((world.server.allocations(), world.relays.len()), (0, 0));
+        for peer in &world.peers {
+            assert_eq!(peer.client.stats(), Default::default());
+        }
+        assert_eq!(world.server.stats(), Stats { allocated: 2, ..Stats::default() });
+    }
+}
+
+#[test]
+fn allocations_live_for_hours_and_nonces_change() {
+    for over in [Transport::Udp, Transport::Tcp] {
+        let mut world = World::new(config());
+        for at in ["198.51.100.1:1000", "198.51.100.2:1000"] {
+            let (n, _) = world.join(at, alice(over));
+            world.permit(n, addr(LOCAL).ip());
+        }
+        world.run(s(3 * 3600 + 100));
+        let (from, to) = (world.relayed(0), world.relayed(1));
+        world.send(0, to, b"after three hours");
+        assert_eq!(world.take(1), [Event::Data { from, data: b"after three hours"[..].into() }]);
+        assert_eq!((world.take(0), world.peers[0].client.stats()), (vec![], Default::default()));
+    }
+}
+
+#[test]
+fn quotas_hold_and_come_back() {
+    let limits = Limits { allocations: 4, per_user: 3, per_address: 2 };
+    let mut world = World::new(Config { limits, ..config() });
+    let short_lived = |id| {
+        let until = WallTime::from_micros((EPOCH as i64 + 600) * 1_000_000);
+        ClientConfig::new(Transport::Udp, Credentials::short_lived("north", Some(id), until))
+    };
+    let full = [Event::Lost(Error::Capacity)];
+    assert!(is_allocated(&world.join("198.51.100.1:1", alice(Transport::Udp)).1));
+    assert!(is_allocated(&world.join("198.51.100.1:2", alice(Transport::Udp)).1));
+    assert_eq!(world.join("198.51.100.1:3", alice(Transport::Udp)).1, full, "of one address");
+    assert!(is_allocated(&world.join("198.51.100.2:1", alice(Transport::Udp)).1));
+    assert_eq!(world.join("198.51.100.3:1", alice(Transport::Udp)).1, full, "of one user");
+    assert!(is_allocated(&world.join("198.51.100.3:2", short_lived("bob")).1));
+    assert_eq!(world.join("198.51.100.4:1", short_lived("carol")).1, full, "in all");
+    assert_eq!((world.server.stats().over_quota, world.server.allocations()), (3, 4));
+    world.close(0);
+    assert!(is_allocated(&world.join("198.51.100.1:4", alice(Transport::Udp)).1), "all three have one less");
+    world.out_of_sockets = true;
+    world.close(1);
+    assert_eq!(world.join("198.51.100.1:5", alice(Transport::Udp)).1, full, "no socket");
+    world.out_of_sockets = false;
+    assert!(is_allocated(&world.join("198.51.100.1:6", alice(Transport::Udp)).1), "and it took no place");
+}
+
+#[test]
+fn wrong_credentials_and_families_are_refused() {
+    let mut world = World::new(config());
+    let until = |s: i64| WallTime::from_micros((EPOCH as i64 + s) * 1_000_000);
+    world.run(s(10));
+    for wrong in [
+        Credentials::new("alice", "guess"),
+        Credentials::new("bob", "secret"),
+        Credentials::short_lived("south", None, until(60)),
+        Credentials::short_lived("north", None, until(9)),
+    ] {
+        let config = ClientConfig::new(Transport::Udp, wrong.clone());
+        let (_, events) = world.join(&format!("198.51.100.1:{}", 1000 + world.peers.len()), config);
+        assert_eq!(events, [Event::Lost(Error::WrongCredentials)], "{wrong:?}");
+    }
+    let v6 = ClientConfig { family: Family::V6, ..alice(Transport::Udp) };
+    let (_, events) = world.join("198.51.100.1:2000", v6.clone());
+    assert_eq!(events, [Event::Lost(Error::UnsupportedFamily)]);
+    let relay_ips = vec![addr(LOCAL).ip(), "2001:db8::a".parse().unwrap()];
+    let mut world = World::new(Config { relay_ips, ..config() });
+    world.join("198.51.100.1:2000", v6);
+    assert_eq!(world.relayed(0), addr("[2001:db8::a]:50000"));
+}
+
+#[test]
+fn a_restarted_server_says_at_once_that_it_has_forgotten() {
+    let mut world = World::new(config());
+    world.join("198.51.100.1:1000", alice(Transport::Udp));
+    world.server = Server::new(config());
+    world.run(s(539));
+    assert_eq!(world.take(0), []);
+    world.run(s(1));
+    assert_eq!(world.take(0), [Event::Lost(Error::AllocationGone)]);
+}
+
+#[test]
+fn a_repeated_allocate_has_the_same_answer() {
+    let mut server = Server::new(config());
+    let mut client = Client::new(alice(Transport::Udp), [1; 32], Instant::ZERO);
+    let (from, now) = (addr("198.51.100.1:1000"), Duration::ZERO);
+    let first = client.poll_transmit().unwrap();
+    server.datagram(now, addr(LOCAL), from, &first);
+    let Some(Output::Datagram { data, .. }) = server.poll_output() else { panic!("no challenge") };
+    client.handle(Instant::ZERO, &data);
+    let second = client.poll_transmit().unwrap();
+    server.datagram(now, addr(LOCAL), from, &second);
+    let Some(Output::Open(relay, _)) = server.poll_output() else { panic!("no socket asked for") };
+    // While the socket is opened it is heard again, too.
+    server.datagram(now, addr(LOCAL), from, &second);
+    server.opened(now, relay, Some(50_000));
+    let mut answers = Vec::new();
+    while let Some(output) = server.poll_output() {
+        answers.push(output);
+    }
+    server.datagram(now, addr(LOCAL), from, &second);
+    let again = server.poll_output().unwrap();
+    assert!(answers.contains(&again), "{answers:?}");
+    let Output::Datagram { data, .. } = again else { panic!("{again:?}") };
+    client.handle(Instant::ZERO, &data);
+    assert!(matches!(client.poll_event(), Some(Event::Allocated { .. })));
+    assert_eq!(server.allocations(), 1);
+}
+
+#[test]
+fn what_is_not_refreshed_ends_and_a_closed_stream_ends_at_once() {
+    let mut world = World::new(config());
+    world.join("198.51.100.1:1000", alice(Transport::Udp));
+    world.join("198.51.100.2:1000", alice(Transport::Tcp));
+    world.peers.clear();
+    world.server.closed(ConnId(1));
+    world.settle();
+    assert_eq!((world.server.allocations(), world.relays.len()), (1, 1));
+    world.run(s(600));
+    assert_eq!(world.server.allocations(), 1);
+    world.run(s(1));
+    assert_eq!((world.server.allocations(), world.relays.len()), (0, 0));
+    world.run(s(100));
+    assert_eq!(world.server.poll_timeout(), None, "and nobody is remembered");
+}
+
+#[test]
+fn silent_streams_are_closed_and_so_are_those_that_are_no_turn() {
+    let mut world = World::new(config());
+    let now = Duration::ZERO;
+    world.server.accept(now, ConnId(7), addr(LOCAL), addr("198.51.100.1:1"));
+    world.server.accept(now, ConnId(8), addr(LOCAL), addr("198.51.100.1:2"));
+    world.server.receive(now, ConnId(8), b"\xffwhatever");
+    assert_eq!(world.server.poll_output(), Some(Output::Close(ConnId(8))));
+    assert_eq!(world.server.poll_timeout(), Some(s(60)));
+    world.server.handle_timeout(s(60));
+    assert_eq!(
+        (world.server.poll_output(), world.server.poll_output()),
+        (Some(Output::Close(ConnId(7))), None)
+    );
+    assert_eq!((world.server.poll_timeout(), world.server.stats().malformed), (None, 1));
+}
+
+#[test]
+fn what_is_local_to_the_server_is_out_of_reach() {
+    let forbidden = ["127.0.0.1", "0.0.0.0", "224.0.0.1", "255.255.255.255", "169.254.169.254"];
+    let mut world = World::new(config());
+    world.join("198.51.100.1:1000", alice(Transport::Udp));
+    for (n, ip) in forbidden.iter().enumerate() {
+        let to: SocketAddr = (ip.parse::<IpAddr>().unwrap(), 80).into();
+        world.permit(0, to.ip());
+        world.send(0, to, b"psst");
+        assert_eq!((world.outside.len(), world.server.stats().forbidden), (0, n as u64 + 1), "{ip}");
+    }
+    let mut world = World::new(Config { loopback: true, ..config() });
+    world.join("198.51.100.1:1000", alice(Transport::Udp));
+    world.permit(0, "127.0.0.1".parse().unwrap());
+    world.send(0, addr("127.0.0.1:80"), b"for this machine");
+    assert_eq!(world.outside.len(), 1);
+}
+
+#[test]
+fn a_flood_of_strangers_is_bounded_and_others_still_get_in() {
+    let mut world = World::new(config());
+    world.join("198.51.100.1:1000", alice(Transport::Udp));
+    let bare = [&[0, 3, 0, 0, 0x21, 0x12, 0xa4, 0x42][..], &[7; 12]].concat();
+    let mut answered = 0;
+    for n in 0..20_000_u32 {
+        // Two thousand a second, each from an address of its own.
+        let now = Duration::from_micros(u64::from(n) * 500);
+        let from = (std::net::Ipv4Addr::from_bits(0x0a00_0000 + n), 9).into();
+        world.server.datagram(now, addr(LOCAL), from, &bare);
+        while world.server.poll_output().is_some() {
+            answered += 1;
+        }
+    }
+    assert!((10_000..12_500).contains(&answered), "{answered}");
+    assert_eq!(world.server.stats().over_rate, 20_000 - answered);
+    // One source alone gets fifty a second, and two hundred at once.
+    world.now = s(100);
+    let mut answered = 0;
+    for _ in 0..1000 {
+        world.server.datagram(world.now, addr(LOCAL), addr("198.51.100.9:9"), &bare);
+        answered += u32::from(world.server.poll_output().is_some());
+    }
+    assert_eq!(answered, 200);
+    assert!(is_allocated(&world.join("198.51.100.2:1000", alice(Transport::Udp)).1));
+    let now = world.instant();
+    world.peers[0].client.handle_timeout(now);
+    world.permit(0, addr(LOCAL).ip());
+}
+
+#[test]
+fn mutated_messages_do_not_panic_and_open_nothing() {
+    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+    let mut draw = move |n: usize| {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        (state >> 20) as usize % n
+    };
+    let mut world = World::new(config());
+    world.join("198.51.100.1:1000", alice(Transport::Udp));
+    world.permit(0, addr(LOCAL).ip());
+    // What an honest client says, caught on the way.
+    let mut client = Client::new(alice(Transport::Udp), [9; 32], Instant::ZERO);
+    let mut seeds = vec![client.poll_transmit().unwrap().to_vec(), b"\x40\x00\x00\x05hello".to_vec()];
+    world.server.datagram(Duration::ZERO, addr(LOCAL), addr("198.51.100.9:9"), &seeds[0]);
+    let Some(Output::Datagram { data, .. }) = world.server.poll_output() else { panic!("no challenge") };
+    client.handle(Instant::ZERO, &data);
+    seeds.push(client.poll_transmit().unwrap().to_vec());
+    let mut answered = 0;
+    for round in 0..100_000_u64 {
+        let mut bytes = seeds[draw(seeds.len())].clone();
+        for _ in 0..=draw(3) {
+            match draw(8) {
+                0 => bytes.truncate(draw(bytes.len() + 1)),
+                1 => bytes.extend_from_within(draw(bytes.len() + 1)..),
+                _ if !bytes.is_empty() => {
+                    let at = draw(bytes.len());
+                    bytes[at] = draw(256) as u8;
+                }
+                _ => {}
+            }
+        }
+        let now = Duration::from_millis(round);
+        let from = if draw(2) == 0 { "198.51.100.9:9" } else { "198.51.100.1:1000" };
+        world.server.datagram(now, addr(LOCAL), addr(from), &bytes);
+        while let Some(output) = world.server.poll_output() {
+            match output {
+                Output::Datagram { .. } | Output::CloseRelay(_) => answered += 1,
+                // A byte of an attribute that is not read, or of FINGERPRINT, may change.
+                Output::Open(relay, _) => world.server.opened(now, relay, None),
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+    assert!(answered > 500, "{answered}");
+    assert_eq!(world.server.allocations(), 1);
+}
