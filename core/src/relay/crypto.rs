@@ -3,8 +3,10 @@
 //! ```text
 //! Initial    caller -> callee   FIRST    e, es, s, ss   and the caller's transport parameters
 //! Initial    callee -> caller   SECOND   e, ee, se      and the callee's transport parameters
-//! Handshake  both ways          DONE     one byte, under the handshake's keys
+//! Handshake  callee -> caller   DONE     one byte, under the handshake's keys
+//! Handshake  caller -> callee   DONE     likewise
 //! ```
+//! The callee forgets its Handshake packets when the caller's DONE comes, as with TLS, so the caller says it last.
 //! FIRST and SECOND have two bytes of length before them. The prologue binds version, session and the callee's id,
 //! IK binds both static keys, and each side knows beforehand which peer it wants.
 //!
@@ -130,10 +132,12 @@ enum State {
     AwaitingFirst,
     /// The Handshake packets' keys are to be given out, and SECOND to be written if we are the callee.
     Keyed(Vec<u8>, Secrets),
+    /// Caller: the callee's DONE has to come.
+    AwaitingCallee(Secrets),
     /// The data packets' keys are to be given out and DONE to be written.
     Finishing(Secrets),
-    /// The peer's DONE has to come.
-    AwaitingDone,
+    /// Callee: the caller's DONE has to come.
+    AwaitingCaller,
     Open,
     Dead,
 }
@@ -195,9 +199,16 @@ impl Session for NoiseSession {
     }
 
     fn read_handshake(&mut self, buf: &[u8]) -> Result<bool, TransportError> {
-        if let (State::AwaitingDone, [DONE]) = (&self.state, buf) {
-            self.state = State::Open;
-            return Ok(true);
+        match (core::mem::replace(&mut self.state, State::Dead), buf) {
+            (State::AwaitingCallee(secrets), [DONE]) => {
+                self.state = State::Finishing(secrets);
+                return Ok(false);
+            }
+            (State::AwaitingCaller, [DONE]) => {
+                self.state = State::Open;
+                return Ok(true);
+            }
+            (state, _) => self.state = state,
         }
         self.inbox.extend_from_slice(buf);
         let Some((length, body)) = self.inbox.split_first_chunk() else { return Ok(false) };
@@ -225,13 +236,21 @@ impl Session for NoiseSession {
             State::Keyed(second, secrets) => {
                 buf.extend_from_slice(&second);
                 let keys = Directions::of(&secrets, b"handshake").keys(self.side);
-                (State::Finishing(secrets), Some(keys))
+                let state = match self.side {
+                    Side::Client => State::AwaitingCallee(secrets),
+                    Side::Server => State::Finishing(secrets),
+                };
+                (state, Some(keys))
             }
             State::Finishing(secrets) => {
                 buf.push(DONE);
                 let data = Directions::of(&secrets, b"data");
                 self.next = Some(data.next());
-                (State::AwaitingDone, Some(data.keys(self.side)))
+                let state = match self.side {
+                    Side::Client => State::Open,
+                    Side::Server => State::AwaitingCaller,
+                };
+                (state, Some(data.keys(self.side)))
             }
             state => (state, None),
         };

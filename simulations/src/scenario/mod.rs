@@ -3,6 +3,7 @@
 pub mod census;
 pub mod pair;
 pub mod raw;
+pub mod relay;
 pub mod reliability;
 pub mod rivals;
 pub mod swarm;
