@@ -157,6 +157,9 @@ enum Command {
         /// This seed only.
         #[arg(long)]
         seed: Option<u64>,
+        /// Pipes that move to direct paths at drawn times, and back when those die.
+        #[arg(long)]
+        upgrade: bool,
         /// Instead: how fast 10 MiB get through, beside others; the median of this many seeds.
         #[arg(long, value_name = "SEEDS", num_args = 0..=1, default_missing_value = "5")]
         bench: Option<u64>,
@@ -266,6 +269,8 @@ fn main() -> ExitCode {
             relay::bench(seeds.max(1));
             true
         }
+        Command::Relay { upgrade: true, seed: Some(seed), .. } => relay::one_upgrade(seed),
+        Command::Relay { upgrade: true, seeds, from, .. } => relay::upgrades(from, seeds),
         Command::Relay { seed: Some(seed), .. } => relay::one(seed),
         Command::Relay { seeds, from, .. } => relay::seeds(from, seeds),
         Command::Bench { stand_in, .. } if stand_in != cfg!(feature = "stand-in") => {

@@ -5,6 +5,7 @@ use std::time::Instant;
 use p2pd_core::relay::Congestion;
 use p2pd_simulations::scenario::relay::goodput::{Measured, Scheme, measure, way};
 use p2pd_simulations::scenario::relay::seeds::{draw, run};
+use p2pd_simulations::scenario::relay::upgrade;
 
 use crate::{REPLAY, ms};
 
@@ -39,6 +40,39 @@ pub fn one(seed: u64) -> bool {
     );
     ended.wrong.iter().for_each(|why| println!("WRONG {why}"));
     ended.wrong.is_none()
+}
+
+/// Pipes that begin on a relay and move at drawn times, each byte-exact. One in twenty is run twice.
+pub fn upgrades(from: u64, count: u64) -> bool {
+    let (begin, mut bad, mut bytes, mut up, mut back) = (Instant::now(), 0, 0, 0, 0);
+    for seed in from..from + count {
+        let of = upgrade::draw(seed);
+        let moved = upgrade::run(&of);
+        bytes += of.bytes.iter().sum::<usize>();
+        up += u64::from(moved.up);
+        back += u64::from(moved.back);
+        let again =
+            (seed % 20 == 0 && upgrade::run(&of) != moved).then(|| "a second run is another".to_owned());
+        if let Some(why) = moved.wrong.or(again) {
+            bad += 1;
+            println!("seed {seed}: {why}\n  replay: {REPLAY} relay --upgrade --seed {seed}");
+        }
+    }
+    let rate = count * 1_000 / (begin.elapsed().as_millis() as u64).max(1);
+    println!(
+        "{count} seeds, {bad} bad; {bytes} bytes; {up} moves up and {back} to the relay; {rate} a second"
+    );
+    bad == 0
+}
+
+pub fn one_upgrade(seed: u64) -> bool {
+    let of = upgrade::draw(seed);
+    println!("{of:#?}");
+    let moved = upgrade::run(&of);
+    println!("{} for everything, {} moves up, {} to the relay", ms(moved.took), moved.up, moved.back);
+    println!("digest {:016x}", moved.digest);
+    moved.wrong.iter().for_each(|why| println!("WRONG {why}"));
+    moved.wrong.is_none()
 }
 
 /// 10 MiB through ways of 100 ms, by each scheme: the median of some seeds.

@@ -4,6 +4,7 @@
 pub mod goodput;
 pub mod rudp;
 pub mod seeds;
+pub mod upgrade;
 
 use bytes::Bytes;
 use p2pd_core::Instant;

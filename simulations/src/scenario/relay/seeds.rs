@@ -113,7 +113,7 @@ struct Side {
     over: Option<EndCause>,
 }
 
-fn content(rng: Keyed, entity: u64, length: usize) -> Vec<u8> {
+pub(super) fn content(rng: Keyed, entity: u64, length: usize) -> Vec<u8> {
     (0..length.div_ceil(8) as u64)
         .flat_map(|n| rng.draw(Domain::Service, entity, n).to_le_bytes())
         .take(length)
