@@ -2,8 +2,8 @@
 //!
 //! A carrier is any ordered stream of bytes between the same two authenticated ends; it may break at any byte. The
 //! pipe's bytes are numbered. What was sent is kept until the peer acknowledges it, in the same frames. Each end
-//! sends on the best carrier that it has and listens to all, so a move needs no agreement: it begins with the first
-//! byte that is not acknowledged, and the other end drops what it has already.
+//! sends on the best carrier that it has and listens to all, so a move needs no agreement: on a new carrier it begins
+//! with the first byte that is not acknowledged, and the other end drops what it has already.
 
 mod frame;
 mod mover;

@@ -55,7 +55,7 @@ struct Carrier {
     id: CarrierId,
     kind: CarrierKind,
     parser: Parser,
-    /// The next byte to send.
+    /// The next byte to send on it.
     next: u64,
     end_sent: bool,
     close_sent: bool,
@@ -389,21 +389,19 @@ impl Mover {
         if self.state != State::Open {
             return;
         }
-        let best = self.carriers.iter_mut().enumerate().max_by_key(|(age, c)| (c.kind, *age));
-        let id = best.as_ref().map(|(_, c)| c.id);
+        let best = self.carriers.iter().enumerate().max_by_key(|(age, c)| (c.kind, *age));
+        let id = best.map(|(_, c)| c.id);
         if id == self.on {
             return;
         }
         self.on = id;
-        let Some((_, carrier)) = best else {
+        if id.is_none() {
             self.stranded_until = Some(self.now + self.config.linger);
             self.news.stranded = true;
             return;
-        };
-        carrier.next = self.out.acked;
-        carrier.end_sent = false;
+        }
         // What was said on the other one may be lost.
-        if self.inn.received > 0 {
+        if self.inn.received > 0 || self.inn.end.is_some() {
             self.inn.ack_at = Some(self.now);
         }
         self.stranded_until = None;
@@ -448,7 +446,7 @@ impl Mover {
 impl Outgoing {
     /// The next bytes, or the end.
     fn put(&mut self, carrier: &mut Carrier, frames: &mut Vec<u8>) {
-        // Acknowledged in the meantime, by what another carrier brought.
+        // What this carrier was given before it delivers as long as it lives, so only the rest is to be sent on it.
         carrier.next = carrier.next.max(self.acked);
         let written = self.acked + self.buffer.len() as u64;
         let most = self.limit.min(written).saturating_sub(carrier.next).min(MAX_DATA as u64);
