@@ -67,8 +67,8 @@ impl Pair {
     /// What is on its way is lost, and each end is told after so many steps.
     fn cut(&mut self, id: CarrierId, told: [u64; 2]) {
         self.lanes.remove(&id);
-        for end in 0..2 {
-            self.told.push((self.now + Duration::from_millis(told[end]), end, id));
+        for (end, later) in told.into_iter().enumerate() {
+            self.told.push((self.now + Duration::from_millis(later), end, id));
         }
         self.tell();
     }

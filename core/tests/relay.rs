@@ -273,6 +273,31 @@ fn an_end_without_bytes_arrives_too() {
 }
 
 #[test]
+fn what_has_arrived_can_be_read_after_the_end() {
+    let mut pair = Pair::connected();
+    let data = content(1, 1_000_000);
+    let mut written = 0;
+    while !pair.take_events(0).contains(&StreamEvent::Delivered) {
+        written += pair.ends[0].write(pair.now, &data[written..]);
+        if written == data.len() {
+            pair.ends[0].finish(pair.now);
+        }
+        pair.run(Duration::from_millis(10));
+    }
+    pair.ends[0].send_message(pair.now, Bytes::from_static(b"last words")).unwrap();
+    pair.run(Duration::from_secs(1));
+    pair.ends[0].close(pair.now);
+    pair.run(Duration::from_secs(100));
+    assert_eq!(pair.take_events(1).last(), Some(&StreamEvent::Ended(EndCause::ClosedByPeer)));
+    assert!(pair.ends[1].is_over());
+    let mut got = Vec::new();
+    assert!(pair.read_all(1, &mut got));
+    assert!(got == data);
+    assert_eq!(pair.ends[1].read_message(pair.now), Some(Bytes::from_static(b"last words")));
+    assert_eq!(pair.ends[1].poll_transmit(pair.now), None);
+}
+
+#[test]
 fn closing_tells_the_peer() {
     let mut pair = Pair::connected();
     pair.ends[1].close(pair.now);

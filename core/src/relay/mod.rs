@@ -7,6 +7,8 @@
 
 mod clock;
 mod crypto;
+#[cfg(test)]
+mod hostile;
 mod messages;
 mod settings;
 mod stream;

@@ -32,7 +32,7 @@ const VIOLATION: u32 = 1;
 pub enum StreamEvent {
     /// The peer is there and is the one that was wanted. Until now nothing can be written.
     Connected,
-    /// There is something to [`read`](RelayStream::read), or the peer's end: read until `Empty` or `End`.
+    /// There may be something to [`read`](RelayStream::read), or the peer's end: read until `Empty` or `End`.
     Readable,
     /// There is room for [`write`](RelayStream::write) after it had taken less than it was given, or for a message
     /// after there was none.
@@ -41,7 +41,7 @@ pub enum StreamEvent {
     Message,
     /// Everything that was written before [`finish`](RelayStream::finish) has arrived at the peer.
     Delivered,
-    /// It is over in both directions. Nothing follows.
+    /// It is over in both directions. What has arrived can be read still; nothing else follows.
     Ended(EndCause),
 }
 
@@ -116,10 +116,23 @@ pub struct RelayStream {
     stats: RelayStats,
 }
 
+#[cfg(test)]
+impl RelayStream {
+    /// What a peer has that does not keep to our rules.
+    pub(super) fn quic(&mut self) -> &mut Connection {
+        match &mut self.link {
+            Link::Running(_, conn) => conn,
+            Link::Awaiting(_) | Link::Over => panic!("no connection"),
+        }
+    }
+}
+
 enum Link {
     /// Callee: nothing authentic came yet.
     Awaiting(Instant),
+    /// Also when it is over: there may be something to read.
     Running(ConnectionHandle, Box<Connection>),
+    /// There never was a connection.
     Over,
 }
 
@@ -418,7 +431,7 @@ impl RelayStream {
         message
     }
 
-    /// Ends both directions at once; what has not been delivered is lost. There are datagrams to send still: the
+    /// Ends both directions at once; what the peer has not got yet is lost. There are datagrams to send still: the
     /// last one tells the peer. No event follows.
     pub fn close(&mut self, now: Instant) {
         let at = self.clock.advance(now);
@@ -433,7 +446,11 @@ impl RelayStream {
     /// Whether nothing more will ever be sent, so that it can be dropped. After `close` and `Ended` that takes some
     /// round trips, in which a peer that did not hear of it is told again.
     pub fn is_over(&self) -> bool {
-        matches!(self.link, Link::Over)
+        match &self.link {
+            Link::Awaiting(_) => false,
+            Link::Running(_, conn) => conn.is_drained(),
+            Link::Over => true,
+        }
     }
 
     /// What was counted so far.
@@ -461,13 +478,11 @@ impl RelayStream {
             self.take(event);
         }
         self.receive_messages();
-        if let Link::Running(_, conn) = &mut self.link {
-            if self.pipe.outgoing.is_some() && self.messages.send(conn) {
-                self.news.writable = true;
-            }
-            if conn.is_drained() {
-                self.link = Link::Over;
-            }
+        if let Link::Running(_, conn) = &mut self.link
+            && self.pipe.outgoing.is_some()
+            && self.messages.send(conn)
+        {
+            self.news.writable = true;
         }
     }
 
@@ -542,9 +557,9 @@ impl fmt::Debug for RelayStream {
         let state = match &self.link {
             Link::Awaiting(_) => "awaiting the peer",
             Link::Running(_, conn) if conn.is_handshaking() => "in the handshake",
-            Link::Running(_, conn) if conn.is_closed() => "closing",
-            Link::Running(..) => "connected",
-            Link::Over => "over",
+            Link::Running(_, conn) if !conn.is_closed() => "connected",
+            Link::Running(_, conn) if !conn.is_drained() => "closing",
+            Link::Running(..) | Link::Over => "over",
         };
         f.debug_struct("RelayStream")
             .field("state", &state)

@@ -86,14 +86,15 @@ pub fn bench(seeds: u64) {
     ];
     println!("goodput in Mbit/s of 10 MiB, round trip and queue 100 ms, median of {seeds} seeds;");
     println!("in brackets bytes sent for each 100, and the part that never arrived");
-    print!("{:<34}", "");
+    print!("{:<42}", "");
     schemes.iter().for_each(|(name, _)| print!("{name:<24}"));
     println!();
     for megabits in [100, 20] {
         for reordered in [false, true] {
             for loss in [0, 1, 5] {
                 let what = if reordered { ", 10 % 10 ms late" } else { "" };
-                print!("{:<34}", format!("{megabits} Mbit/s, {loss} % lost{what}"));
+                let way_of = format!("{megabits} Mbit/s, {loss} % lost{what}");
+                print!("{way_of:<42}");
                 for (_, scheme) in schemes {
                     let mut all: Vec<Measured> = (1..=seeds)
                         .map(|s| measure(s, scheme, way(megabits, loss, reordered), BYTES))
