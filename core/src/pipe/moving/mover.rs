@@ -363,7 +363,8 @@ impl Mover {
     }
 
     /// Whether both directions have ended, everything has arrived at both ends, and the peer was told so: the carriers
-    /// can be closed in peace.
+    /// can be closed, gracefully, since what tells the peer may still be on its way. A peer that does not hear of it
+    /// has everything, and ends with `NoCarrier` in place of `Delivered`.
     pub fn is_done(&self) -> bool {
         self.out.end_acked && self.inn.end.is_some_and(|end| self.inn.told == end + 1)
     }
@@ -443,6 +444,14 @@ impl Mover {
     }
 }
 
+/// Appends `length` bytes from `from` on, which are there.
+fn copy_range(buffer: &VecDeque<u8>, from: usize, length: usize, out: &mut Vec<u8>) {
+    let (front, back) = buffer.as_slices();
+    let (until, middle) = (from + length, front.len());
+    out.extend_from_slice(&front[from.min(middle)..until.min(middle)]);
+    out.extend_from_slice(&back[from.max(middle) - middle..until.max(middle) - middle]);
+}
+
 impl Outgoing {
     /// The next bytes, or the end.
     fn put(&mut self, carrier: &mut Carrier, frames: &mut Vec<u8>) {
@@ -453,7 +462,7 @@ impl Outgoing {
         if most > 0 {
             let from = (carrier.next - self.acked) as usize;
             Frame::Data { offset: carrier.next, length: most as u16 }.put(frames);
-            frames.extend(self.buffer.range(from..from + most as usize));
+            copy_range(&self.buffer, from, most as usize, frames);
             carrier.next += most;
         }
         self.sent = self.sent.max(carrier.next);
@@ -538,5 +547,30 @@ impl Incoming {
         self.limit = self.allowed(buffer);
         self.told = self.received + u64::from(self.end.is_some());
         Frame::Ack { received: self.told, limit: self.limit }.put(frames);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranges_are_copied_wherever_the_buffer_wraps() {
+        for wrap in 0..16 {
+            let mut buffer: VecDeque<u8> = VecDeque::with_capacity(16);
+            buffer.extend(vec![0; wrap]);
+            buffer.drain(..wrap);
+            buffer.extend(0..16);
+            for from in 0..=16 {
+                for length in 0..=16 - from {
+                    let mut out = Vec::new();
+                    copy_range(&buffer, from, length, &mut out);
+                    assert!(
+                        out.iter().copied().eq(from as u8..(from + length) as u8),
+                        "{wrap} {from} {length}"
+                    );
+                }
+            }
+        }
     }
 }
