@@ -492,6 +492,10 @@ impl RelayStream {
         match event {
             Event::Connected => {
                 self.pipe.outgoing = conn.streams().open(Dir::Uni);
+                if self.pipe.outgoing.is_none() {
+                    // A peer that allows no stream.
+                    return self.violated();
+                }
                 self.news.connected = true;
                 if self.pipe.finished {
                     self.send_end();
