@@ -6,7 +6,9 @@
 use std::sync::Arc;
 
 use blake2::digest::consts::U32;
-use blake2::{Blake2s, Digest};
+use blake2::digest::{FixedOutput, KeyInit, Update};
+use blake2::{Blake2s, Blake2sMac, Digest};
+use smallvec::SmallVec;
 use snow::params::{CipherChoice, DHChoice, HashChoice, NoiseParams};
 use snow::resolvers::CryptoResolver;
 #[cfg(not(feature = "insecure-stand-in-cipher"))]
@@ -39,6 +41,54 @@ pub(crate) fn public_key(secret: &[u8; 32]) -> [u8; 32] {
         out.copy_from_slice(dh.pubkey());
     }
     out
+}
+
+/// What only `ours` and `peer` can compute: the X25519 exchange of their static keys.
+pub(crate) fn shared_secret(ours: &SecretKey, peer: &NodeId) -> Result<[u8; 32], NotAuthentic> {
+    let mut dh = Primitives.resolve_dh(&DHChoice::Curve25519).ok_or(NotAuthentic)?;
+    dh.set(ours.as_bytes());
+    let mut out = [0; 32];
+    dh.dh(peer.as_bytes(), &mut out).map_err(|_| NotAuthentic)?;
+    Ok(out)
+}
+
+/// A key derived from `key` for one purpose: keyed BLAKE2s over the label's parts.
+pub(crate) fn derive(key: &[u8; 32], label: &[&[u8]]) -> [u8; 32] {
+    // A 32-byte key is always accepted.
+    let mut mac = <Blake2sMac<U32> as KeyInit>::new(&(*key).into());
+    label.iter().for_each(|part| mac.update(part));
+    mac.finalize_fixed().into()
+}
+
+/// ChaCha20-Poly1305 under one key, in which each nonce is used once.
+pub(crate) struct Aead(Box<dyn Cipher>);
+
+impl Aead {
+    pub(crate) fn new(key: &[u8; 32]) -> Result<Self, NotAuthentic> {
+        let mut cipher = Primitives.resolve_cipher(&CipherChoice::ChaChaPoly).ok_or(NotAuthentic)?;
+        cipher.set(key);
+        Ok(Aead(cipher))
+    }
+
+    /// Seals all of `text` but its last [`TAG`] bytes, which become the tag.
+    pub(crate) fn seal_in_place(&self, nonce: u64, ad: &[u8], text: &mut [u8]) {
+        let plain: SmallVec<[u8; 1_536]> = SmallVec::from_slice(&text[..text.len() - TAG]);
+        self.0.encrypt(nonce, ad, &plain, text);
+    }
+
+    /// Opens `text` and returns the plain text's length. What is in `text` after a failure means nothing.
+    pub(crate) fn open_in_place(
+        &self,
+        nonce: u64,
+        ad: &[u8],
+        text: &mut [u8],
+    ) -> Result<usize, NotAuthentic> {
+        if text.len() < TAG {
+            return Err(NotAuthentic);
+        }
+        let sealed: SmallVec<[u8; 1_536]> = SmallVec::from_slice(text);
+        self.0.decrypt(nonce, ad, &sealed, text).map_err(|_| NotAuthentic)
+    }
 }
 
 /// Seals `payload` so that only `to` can open it and knows it came from us (Noise one-way X).
@@ -126,9 +176,33 @@ impl Handshake {
         Ok((payload, self.keys()?))
     }
 
+    /// Responder: the second message, and the secrets of the two directions, the initiator's first.
+    pub(crate) fn split_writing(mut self, payload: &[u8]) -> Result<(Vec<u8>, Secrets), NotAuthentic> {
+        let second = write(&mut self.0, payload, IK2_OVERHEAD)?;
+        Ok((second, self.0.dangerously_get_raw_split().into()))
+    }
+
+    /// Initiator: the second message's payload, and the secrets of the two directions, ours first.
+    pub(crate) fn split_reading(mut self, second: &[u8]) -> Result<(Vec<u8>, Secrets), NotAuthentic> {
+        let payload = read(&mut self.0, second)?;
+        Ok((payload, self.0.dangerously_get_raw_split().into()))
+    }
+
     fn keys(self) -> Result<Keys, NotAuthentic> {
         let state = Arc::new(self.0.into_stateless_transport_mode().map_err(|_| NotAuthentic)?);
         Ok(Keys { sealing: Sealing { state: state.clone(), nonce: 0 }, opening: Opening { state, nonce: 0 } })
+    }
+}
+
+/// What a handshake leaves to a protocol that numbers and protects its packets itself.
+pub(crate) struct Secrets {
+    pub(crate) initiator: [u8; 32],
+    pub(crate) responder: [u8; 32],
+}
+
+impl From<([u8; 32], [u8; 32])> for Secrets {
+    fn from((initiator, responder): ([u8; 32], [u8; 32])) -> Self {
+        Secrets { initiator, responder }
     }
 }
 
@@ -239,8 +313,8 @@ impl snow::types::Random for Stream {
     fn try_fill_bytes(&mut self, dest: &mut [u8]) -> Result<(), snow::Error> {
         for chunk in dest.chunks_mut(32) {
             let mut hash = Blake2s::<U32>::new();
-            hash.update(self.entropy);
-            hash.update(self.block.to_be_bytes());
+            Digest::update(&mut hash, self.entropy);
+            Digest::update(&mut hash, self.block.to_be_bytes());
             self.block += 1;
             chunk.copy_from_slice(&hash.finalize()[..chunk.len()]);
         }

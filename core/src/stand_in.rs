@@ -59,6 +59,8 @@ impl Dh for StandInDh {
     fn set(&mut self, secret: &[u8]) {
         self.secret.copy_from_slice(secret);
         self.public = self.secret.map(|b| !b);
+        // As in every canonical key.
+        self.public[31] &= 0x7f;
     }
     fn generate(&mut self, random: &mut dyn Random) -> Result<(), Error> {
         let mut secret = [0; 32];

@@ -3,6 +3,8 @@
 mod echo;
 mod record;
 
+pub mod moving;
+
 use core::fmt;
 use core::time::Duration;
 use std::net::SocketAddr;

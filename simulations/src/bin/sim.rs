@@ -6,6 +6,8 @@ mod census;
 #[cfg(feature = "memory")]
 #[path = "sim/memory.rs"]
 mod memory;
+#[path = "sim/relay.rs"]
+mod relay;
 
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -153,6 +155,24 @@ enum Command {
         #[arg(long)]
         reliability: bool,
     },
+    /// Streams through a relay that loses, repeats and reorders up to 30 % of all datagrams.
+    Relay {
+        /// How many drawn exchanges.
+        #[arg(long, default_value_t = 1_000)]
+        seeds: u64,
+        /// The first seed.
+        #[arg(long, default_value_t = 0)]
+        from: u64,
+        /// This seed only.
+        #[arg(long)]
+        seed: Option<u64>,
+        /// Pipes that move to direct paths at drawn times, and back when those die.
+        #[arg(long)]
+        upgrade: bool,
+        /// Instead: how fast 10 MiB get through, beside others; the median of this many seeds.
+        #[arg(long, value_name = "SEEDS", num_args = 0..=1, default_missing_value = "5")]
+        bench: Option<u64>,
+    },
     /// Measures how many connects one core simulates in a second.
     Bench {
         /// For how long, in seconds, per line.
@@ -260,6 +280,14 @@ fn main() -> ExitCode {
             Some(seed) => census::one(seed, trace),
             None => census::all(seed, pairs, ours),
         },
+        Command::Relay { bench: Some(seeds), .. } => {
+            relay::bench(seeds.max(1));
+            true
+        }
+        Command::Relay { upgrade: true, seed: Some(seed), .. } => relay::one_upgrade(seed),
+        Command::Relay { upgrade: true, seeds, from, .. } => relay::upgrades(from, seeds),
+        Command::Relay { seed: Some(seed), .. } => relay::one(seed),
+        Command::Relay { seeds, from, .. } => relay::seeds(from, seeds),
         Command::Bench { stand_in, .. } if stand_in != cfg!(feature = "stand-in") => {
             let features = if stand_in { "--features stand-in" } else { "no features" };
             eprintln!("sim: this bench needs a build with {features}");

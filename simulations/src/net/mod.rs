@@ -1,7 +1,9 @@
 //! What travels, and what the way does to it.
 
+mod bottleneck;
 mod link;
 mod packet;
 
+pub use bottleneck::Bottleneck;
 pub use link::{Blackout, Fate, LinkSpec};
 pub use packet::{Body, Flags, IcmpKind, Packet, Proto, Quote, Segment};

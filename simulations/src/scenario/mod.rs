@@ -4,6 +4,7 @@ pub mod census;
 pub mod memory;
 pub mod pair;
 pub mod raw;
+pub mod relay;
 pub mod reliability;
 pub mod rivals;
 pub mod swarm;

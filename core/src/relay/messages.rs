@@ -1,0 +1,137 @@
+//! Messages beside the pipe: reliable, unordered, each delivered once. Each has a stream of its own (RFC 9000 section
+//! 2), so a lost packet holds up the messages in it only.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use bytes::{Bytes, BytesMut};
+use core::fmt;
+use quinn_proto::{Connection, Dir, ReadError, StreamId, WriteError};
+
+/// The longest message, in bytes.
+pub const MAX_MESSAGE: usize = 16_384;
+/// How many messages may wait: to be sent here, on their way, to be read there.
+pub const MAX_MESSAGES: usize = 64;
+
+/// Why a message was not taken.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum MessageError {
+    /// Longer than [`MAX_MESSAGE`].
+    TooLong,
+    /// [`MAX_MESSAGES`] are waiting already. There is room again after [`Writable`](super::StreamEvent::Writable).
+    Full,
+    /// The stream is not connected yet, or has ended.
+    NotConnected,
+}
+
+impl fmt::Display for MessageError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            MessageError::TooLong => write!(f, "a message has at most {MAX_MESSAGE} bytes"),
+            MessageError::Full => write!(f, "{MAX_MESSAGES} messages are waiting already"),
+            MessageError::NotConnected => f.write_str("not connected"),
+        }
+    }
+}
+
+impl std::error::Error for MessageError {}
+
+/// The peer broke the rules of messages.
+pub(super) struct Violation;
+
+#[derive(Default)]
+pub(super) struct Messages {
+    /// To be sent.
+    waiting: VecDeque<Bytes>,
+    /// The stream of the first of those, once it has one.
+    current: Option<StreamId>,
+    /// Streams on which there may be something to read.
+    readable: BTreeSet<StreamId>,
+    /// The beginnings of messages.
+    parts: BTreeMap<StreamId, BytesMut>,
+    /// Whole ones.
+    ready: VecDeque<Bytes>,
+}
+
+impl Messages {
+    pub(super) fn put(&mut self, message: Bytes) -> Result<(), MessageError> {
+        if message.len() > MAX_MESSAGE {
+            return Err(MessageError::TooLong);
+        }
+        if self.waiting.len() >= MAX_MESSAGES {
+            return Err(MessageError::Full);
+        }
+        self.waiting.push_back(message);
+        Ok(())
+    }
+
+    pub(super) fn take(&mut self) -> Option<Bytes> {
+        self.ready.pop_front()
+    }
+
+    pub(super) fn is_ready(&self) -> bool {
+        !self.ready.is_empty()
+    }
+
+    /// A message's stream has been opened, or has something to read.
+    pub(super) fn readable(&mut self, id: StreamId) {
+        self.readable.insert(id);
+    }
+
+    /// Hands over what the connection takes; whether a place became free.
+    pub(super) fn send(&mut self, conn: &mut Connection) -> bool {
+        let was_full = self.waiting.len() >= MAX_MESSAGES;
+        while let Some(message) = self.waiting.front_mut() {
+            let Some(id) = self.current.or_else(|| conn.streams().open(Dir::Uni)) else { break };
+            self.current = Some(id);
+            let mut stream = conn.send_stream(id);
+            // Before the pipe's bytes: a message is small and does not wait its turn.
+            let _ = stream.set_priority(1);
+            let gone = loop {
+                if message.is_empty() {
+                    break true;
+                }
+                match stream.write(message) {
+                    Ok(n) => drop(message.split_to(n)),
+                    Err(WriteError::Blocked) => break false,
+                    Err(WriteError::Stopped(_) | WriteError::ClosedStream) => break true,
+                }
+            };
+            if !gone {
+                break;
+            }
+            let _ = stream.finish();
+            self.current = None;
+            self.waiting.pop_front();
+        }
+        was_full && self.waiting.len() < MAX_MESSAGES
+    }
+
+    /// Reads what there is, as long as there is room for whole messages; beyond that it stays where flow control
+    /// counts it.
+    pub(super) fn receive(&mut self, conn: &mut Connection) -> Result<(), Violation> {
+        while self.ready.len() < MAX_MESSAGES {
+            let Some(id) = self.readable.pop_first() else { break };
+            let mut stream = conn.recv_stream(id);
+            let Ok(mut chunks) = stream.read(true) else { continue };
+            loop {
+                match chunks.next(usize::MAX) {
+                    Ok(Some(chunk)) => {
+                        let part = self.parts.entry(id).or_default();
+                        if part.len() + chunk.bytes.len() > MAX_MESSAGE {
+                            return Err(Violation);
+                        }
+                        part.extend_from_slice(&chunk.bytes);
+                    }
+                    Ok(None) => {
+                        self.ready.push_back(self.parts.remove(&id).unwrap_or_default().freeze());
+                        break;
+                    }
+                    Err(ReadError::Blocked) => break,
+                    Err(ReadError::Reset(_)) => return Err(Violation),
+                }
+            }
+            let _ = chunks.finalize();
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,114 @@
+//! What can be chosen about a relay stream, and what quinn-proto is told.
+
+use core::time::Duration;
+use std::sync::Arc;
+
+use quinn_proto::congestion::{BbrConfig, ControllerFactory, CubicConfig};
+use quinn_proto::{
+    ConnectionId, ConnectionIdGenerator, EndpointConfig, IdleTimeout, TransportConfig, VarInt,
+};
+
+use super::MAX_DATAGRAM;
+use super::crypto::{QUIC_VERSION, ResetKey};
+use super::messages::{MAX_MESSAGE, MAX_MESSAGES};
+
+/// How fast to send.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Congestion {
+    /// By measured bandwidth and round trip. Of the two the one that survives loss: ARCHITECTURE.md has the figures.
+    #[default]
+    Bbr,
+    /// By loss (RFC 9438).
+    Cubic,
+}
+
+/// What can be chosen about a relay stream. Both ends choose for themselves.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct RelayConfig {
+    /// How long nothing may have been sent before something is, so that NATs and relays keep their state. Default 10 s:
+    /// UDP mappings are to live two minutes (RFC 4787 section 4.3) and often live 30 s.
+    pub keep_alive: Duration,
+    /// How long nothing may have been heard before the stream ends; also how long the peer has to answer at first.
+    /// The shorter one of both ends counts. Default 30 s.
+    pub idle_timeout: Duration,
+    /// The round trip to assume before there is a measured one. The first packet is repeated after three times as
+    /// long. Default 100 ms; signalling usually knows better.
+    pub initial_rtt: Duration,
+    /// How many bytes of the pipe may have been received and not yet read. Default 4 MiB: twice what 100 Mbit/s have
+    /// under way in 100 ms, and as much again for what waits behind a lost packet.
+    pub receive_window: u32,
+    /// How many bytes may have been written and not yet acknowledged. Default 4 MiB.
+    pub send_window: u32,
+    /// How fast to send.
+    pub congestion: Congestion,
+}
+
+impl Default for RelayConfig {
+    fn default() -> Self {
+        RelayConfig {
+            keep_alive: Duration::from_secs(10),
+            idle_timeout: Duration::from_secs(30),
+            initial_rtt: Duration::from_millis(100),
+            receive_window: 4 << 20,
+            send_window: 4 << 20,
+            congestion: Congestion::Bbr,
+        }
+    }
+}
+
+impl RelayConfig {
+    pub(super) fn transport(&self) -> Arc<TransportConfig> {
+        let messages = (MAX_MESSAGE * MAX_MESSAGES) as u32;
+        let controller: Arc<dyn ControllerFactory + Send + Sync> = match self.congestion {
+            Congestion::Bbr => Arc::new(BbrConfig::default()),
+            Congestion::Cubic => Arc::new(CubicConfig::default()),
+        };
+        let idle = IdleTimeout::try_from(self.idle_timeout).unwrap_or(IdleTimeout::from(VarInt::MAX));
+        let mut transport = TransportConfig::default();
+        transport
+            .max_concurrent_bidi_streams(VarInt::from_u32(0))
+            // The pipe is the first one, each message has one.
+            .max_concurrent_uni_streams(VarInt::from_u32(1 + MAX_MESSAGES as u32))
+            .stream_receive_window(VarInt::from_u32(self.receive_window))
+            // A pipe that nobody reads must not hold messages up.
+            .receive_window(VarInt::from_u32(self.receive_window.saturating_add(messages)))
+            .send_window(u64::from(self.send_window))
+            .max_idle_timeout(Some(idle))
+            .keep_alive_interval(Some(self.keep_alive))
+            .initial_rtt(self.initial_rtt)
+            .initial_mtu(MAX_DATAGRAM as u16)
+            .mtu_discovery_config(None)
+            .enable_segmentation_offload(false)
+            .datagram_receive_buffer_size(None)
+            .allow_spin(false)
+            .congestion_controller_factory(controller);
+        Arc::new(transport)
+    }
+}
+
+pub(super) fn endpoint(reset_key: [u8; 32], seed: [u8; 32]) -> Arc<EndpointConfig> {
+    let mut config = EndpointConfig::new(Arc::new(ResetKey(reset_key)));
+    config
+        .supported_versions(vec![QUIC_VERSION])
+        .grease_quic_bit(false)
+        .rng_seed(Some(seed))
+        // Whose datagrams these are is the caller's knowledge, so they carry no connection ids.
+        .cid_generator(|| Box::new(NoIds));
+    Arc::new(config)
+}
+
+struct NoIds;
+
+impl ConnectionIdGenerator for NoIds {
+    fn generate_cid(&mut self) -> ConnectionId {
+        ConnectionId::new(&[])
+    }
+
+    fn cid_len(&self) -> usize {
+        0
+    }
+
+    fn cid_lifetime(&self) -> Option<Duration> {
+        None
+    }
+}

@@ -1,0 +1,50 @@
+//! The narrowest place of a way: a rate, and a queue before it.
+
+use crate::engine::{Nanos, SECOND};
+
+/// What goes through in one direction. Packets that find the queue full are lost.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Bottleneck {
+    /// Bits a second.
+    pub rate: u64,
+    /// How long a packet may wait in the queue.
+    pub queue: Nanos,
+    /// When what is queued now will be through.
+    free_at: Nanos,
+}
+
+impl Bottleneck {
+    /// An empty one.
+    pub const fn new(rate: u64, queue: Nanos) -> Self {
+        Bottleneck { rate, queue, free_at: 0 }
+    }
+
+    /// When a packet of `bytes` bytes that comes at `now` is through; `None` if it is lost.
+    pub fn pass(&mut self, now: Nanos, bytes: usize) -> Option<Nanos> {
+        let begin = self.free_at.max(now);
+        if begin - now > self.queue {
+            return None;
+        }
+        self.free_at = begin + bytes as u64 * 8 * SECOND / self.rate;
+        Some(self.free_at)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::MILLI;
+
+    #[test]
+    fn packets_wait_for_each_other_and_too_many_are_lost() {
+        // A millisecond each.
+        let mut narrow = Bottleneck::new(8_000_000, 3 * MILLI);
+        let through: Vec<_> = (0..6).map(|_| narrow.pass(MILLI, 1_000)).collect();
+        assert_eq!(
+            through,
+            [Some(2), Some(3), Some(4), Some(5), None, None].map(|t| t.map(|t: u64| t * MILLI))
+        );
+        assert_eq!(narrow.pass(2 * MILLI, 1_000), Some(6 * MILLI));
+        assert_eq!(narrow.pass(60 * MILLI, 500), Some(60 * MILLI + MILLI / 2));
+    }
+}
