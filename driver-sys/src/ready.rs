@@ -1,6 +1,7 @@
 //! Which sockets of an async runtime are ready: each has a waker of its own, and one task hears of all of them.
 
 use std::collections::VecDeque;
+use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Wake, Waker};
@@ -35,6 +36,13 @@ impl Ready {
         SockWaker(Arc::new(Bell { sock, rung: AtomicBool::new(false), list: self.clone() }).into())
     }
 
+    /// The next socket that was woken, if there is one.
+    pub fn try_next(&self) -> Option<SockId> {
+        let bell = self.0.lock().unwrap_or_else(PoisonError::into_inner).sockets.pop_front()?;
+        bell.rung.store(false, Ordering::Release);
+        Some(bell.sock)
+    }
+
     /// The next socket that was woken since it was last given.
     pub fn poll_next(&self, cx: &Context<'_>) -> Poll<SockId> {
         let mut list = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -57,6 +65,27 @@ impl SockWaker {
     /// What to poll the socket with.
     pub fn context(&self) -> Context<'_> {
         Context::from_waker(&self.0)
+    }
+
+    /// Tries `io` until it says something else than `WouldBlock`, or `poll_ready` has seen to it that this waker is
+    /// woken once it may.
+    ///
+    /// # Errors
+    /// Of `io` and of `poll_ready`; `WouldBlock`: the socket will be heard of.
+    pub fn retry<T>(
+        &self,
+        mut io: impl FnMut() -> io::Result<T>,
+        mut poll_ready: impl FnMut(&mut Context<'_>) -> Poll<io::Result<()>>,
+    ) -> io::Result<T> {
+        loop {
+            match io() {
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => match poll_ready(&mut self.context()) {
+                    Poll::Ready(ready) => ready?,
+                    Poll::Pending => return Err(e),
+                },
+                done => return done,
+            }
+        }
     }
 }
 
