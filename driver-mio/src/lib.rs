@@ -54,8 +54,8 @@ pub use node::{Builder, News, Node};
 pub use pipe::Pipe;
 
 pub use p2pd_core::{
-    Accept, Broker, Config, ConnectId, NodeId, Notice, PeerAddress, PipeMode, Plan, QueryId, SecretKey, Stats,
-    Strategy, StunServer,
+    Accept, Broker, Config, ConnectId, NodeId, Notice, PeerAddress, PipeMode, Plan, QueryId, SecretKey,
+    Stats, Strategy, StunServer,
 };
 pub use p2pd_sys::{
     BindError, ConnectError, KeyFileError, PipeInfo, create_private, load_or_create_key,

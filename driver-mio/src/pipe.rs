@@ -45,12 +45,12 @@ impl Pipe {
     /// `OwnedFd` by `into`.
     ///
     /// # Errors
-    /// Gives the pipe back as there; one whose stream cannot be made blocking too.
-    pub fn into_std(self) -> Result<std::net::TcpStream, Box<Pipe>> {
-        if !self.layer.may_leave() || socket2::SockRef::from(&self.stream).set_nonblocking(false).is_err() {
-            return Err(Box::new(self));
-        }
-        Ok(self.stream.into())
+    /// `Unsupported` for an encrypted pipe, and for one whose echo replies are not sent yet; the pipe is closed.
+    pub fn into_std(self) -> io::Result<std::net::TcpStream> {
+        self.layer.check_bare()?;
+        let stream = std::net::TcpStream::from(self.stream);
+        stream.set_nonblocking(false)?;
+        Ok(stream)
     }
 
     /// The same pipe on a blocking stream.
@@ -63,12 +63,13 @@ impl Pipe {
 
 impl Pipe<std::net::TcpStream> {
     /// The bare TCP stream of a plain pipe: nothing was read ahead, nothing waits to be sent, and nothing of
-    /// ours holds on to it.
+    /// ours holds on to it. It becomes an `OwnedFd` by `into`.
     ///
     /// # Errors
-    /// Gives an encrypted pipe back, and one whose echo replies are not sent yet.
-    pub fn into_std(self) -> Result<std::net::TcpStream, Box<Self>> {
-        if self.layer.may_leave() { Ok(self.stream) } else { Err(Box::new(self)) }
+    /// `Unsupported` for an encrypted pipe, and for one whose echo replies are not sent yet; the pipe is closed.
+    pub fn into_std(self) -> io::Result<std::net::TcpStream> {
+        self.layer.check_bare()?;
+        Ok(self.stream)
     }
 
     /// Ends our direction: the peer reads zero bytes after all that was written.

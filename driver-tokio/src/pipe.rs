@@ -42,6 +42,18 @@ impl Pipe {
     pub fn into_tcp_stream(self) -> Result<TcpStream, Box<Pipe>> {
         if self.layer.may_leave() { Ok(self.stream) } else { Err(Box::new(self)) }
     }
+
+    /// As [`into_tcp_stream`](Self::into_tcp_stream), a blocking stream of the standard library. It becomes an
+    /// `OwnedFd` by `into`.
+    ///
+    /// # Errors
+    /// `Unsupported` for an encrypted pipe, and for one whose echo replies are not sent yet; the pipe is closed.
+    pub fn into_std(self) -> io::Result<std::net::TcpStream> {
+        self.layer.check_bare()?;
+        let stream = self.stream.into_std()?;
+        stream.set_nonblocking(false)?;
+        Ok(stream)
+    }
 }
 
 impl Deref for Pipe {

@@ -14,8 +14,8 @@ use p2pd_core::io::Interface;
 use p2pd_core::pipe::PipeStart;
 use p2pd_core::trace::{Recorder, Sink};
 use p2pd_core::{
-    Action, Config, ConnectId, Event, Instant, IoFailure, Node, NodeId, Notice, PeerAddress, Plan,
-    QueryId, SockId,
+    Action, Config, ConnectId, Event, Instant, IoFailure, Node, NodeId, Notice, PeerAddress, Plan, QueryId,
+    SockId,
 };
 use smallvec::SmallVec;
 

@@ -33,14 +33,26 @@ pub(super) struct Tcp<S> {
 
 #[derive(Debug)]
 pub(super) enum State<S> {
-    Armed { socket: Socket, remote: SocketAddr, at: Instant, deadline: Instant },
-    Connecting { stream: S, until: Instant },
+    Armed {
+        socket: Socket,
+        remote: SocketAddr,
+        at: Instant,
+        deadline: Instant,
+    },
+    Connecting {
+        stream: S,
+        until: Instant,
+    },
     Open(S),
     /// The user's as soon as what is queued has left.
     Leaving(S, Box<PipeStart>),
     /// What is queued goes, then FIN, and the other direction is read out: a close over unread bytes would send
     /// RST, which may overtake what was sent.
-    Ending { stream: S, until: Instant, finished: bool },
+    Ending {
+        stream: S,
+        until: Instant,
+        finished: bool,
+    },
 }
 
 impl<S> Tcp<S> {
@@ -101,18 +113,14 @@ impl<R: Reactor> Engine<R> {
                 Ok(()) => return self.read(now, sock),
                 Err(e) => Err(e),
             },
-            State::Leaving(stream, _) => {
-                write_some::<R>(stream, &mut tcp.out).map(|()| tcp.out.is_empty())
-            }
-            State::Ending { stream, finished, .. } => {
-                write_some::<R>(stream, &mut tcp.out).and_then(|()| {
-                    if tcp.out.is_empty() && !*finished {
-                        *finished = true;
-                        R::socket(stream).shutdown(Shutdown::Write)?;
-                    }
-                    Ok(*finished && read_out::<R>(stream)?)
-                })
-            }
+            State::Leaving(stream, _) => write_some::<R>(stream, &mut tcp.out).map(|()| tcp.out.is_empty()),
+            State::Ending { stream, finished, .. } => write_some::<R>(stream, &mut tcp.out).and_then(|()| {
+                if tcp.out.is_empty() && !*finished {
+                    *finished = true;
+                    R::socket(stream).shutdown(Shutdown::Write)?;
+                }
+                Ok(*finished && read_out::<R>(stream)?)
+            }),
         };
         match gone {
             Ok(false) => {

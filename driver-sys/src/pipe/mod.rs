@@ -120,6 +120,19 @@ impl Layer {
         self.secure.is_none() && self.out.is_empty()
     }
 
+    /// The same, as a result.
+    ///
+    /// # Errors
+    /// `Unsupported`, with the reason.
+    pub fn check_bare(&self) -> io::Result<()> {
+        let why = match (&self.secure, self.out.is_empty()) {
+            (None, true) => return Ok(()),
+            (Some(_), _) => "an encrypted pipe is more than its socket",
+            (None, false) => "an echo reply waits to be sent",
+        };
+        Err(io::Error::new(io::ErrorKind::Unsupported, why))
+    }
+
     /// Whether something waits to be sent.
     pub fn waits(&self) -> bool {
         !self.out.is_empty()
