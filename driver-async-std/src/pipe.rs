@@ -1,7 +1,7 @@
 //! What a user reads from and writes to.
 
 use std::io::{self, Read, Write};
-use std::net::TcpStream;
+use std::net::{Shutdown, TcpStream};
 use std::ops::Deref;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -143,6 +143,7 @@ impl AsyncWrite for Pipe {
 
     fn poll_close(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         ready!(self.writing(cx, |layer, io| layer.end(io)))?;
-        Pin::new(&mut self.stream).poll_close(cx)
+        // The reactor's own close does not end the direction.
+        Poll::Ready(self.stream.get_ref().shutdown(Shutdown::Write))
     }
 }
