@@ -71,6 +71,8 @@ fn live(driver: Driver, by_drop: bool, silent: &TcpListener, unheard: &UdpSocket
 
 #[test]
 fn the_end_of_a_node_leaves_no_socket_thread_or_task() {
+    // Made when first asked for, with sockets and threads.
+    runtime();
     let silent = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let unheard = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     for driver in Driver::ALL {
