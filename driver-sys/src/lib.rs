@@ -1,13 +1,15 @@
 //! What every p2pd driver needs: from the operating system sockets with the right options, interfaces, error
 //! classes, a clock, randomness and the key file; and what drivers do alike, the [`Engine`] that carries the core's
 //! actions out and the [`Layer`] that makes a stream a pipe. No runtime, and nothing that waits for a network.
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
 mod clock;
 mod descriptors;
 mod engine;
 mod error;
 mod failure;
+#[cfg(unix)]
+pub mod handover;
 mod interfaces;
 mod key_file;
 mod pipe;

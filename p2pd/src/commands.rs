@@ -8,6 +8,7 @@ use p2pd_tokio::{BindError, Node, Pipe};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 use crate::USAGE;
+use crate::exec::Program;
 use crate::options::{Command, Common, Options};
 use crate::say::Say;
 use crate::{demo, server, trace};
@@ -21,7 +22,7 @@ const PIPE: &str = "the pipe broke";
 /// What a node is brought up for.
 enum Task {
     Listen { echo: bool },
-    Connect(Box<PeerAddress>, Plan),
+    Connect(Box<PeerAddress>, Plan, Option<Program>),
     Addr,
     Nat,
 }
@@ -36,14 +37,15 @@ pub(crate) async fn run(options: Options) -> ExitCode {
         Command::Listen { echo, common } => (Task::Listen { echo }, common),
         Command::Addr { common } => (Task::Addr, common),
         Command::Nat { common } => (Task::Nat, common),
-        Command::Connect { address, strategies, timeout, common } => {
+        Command::Connect { address, strategies, timeout, exec, stdio, common } => {
             let to = match address.parse::<PeerAddress>() {
                 Ok(to) => Box::new(to),
                 Err(why) => return usage(say, &why.to_string()),
             };
-            let mode = if common.plain { PipeMode::Plain } else { PipeMode::Encrypted };
+            let program = Program::new(exec, stdio);
+            let mode = if common.plain || program.is_some() { PipeMode::Plain } else { PipeMode::Encrypted };
             let strategies = strategies.into_iter().map(Strategy::from).collect();
-            (Task::Connect(to, Plan { strategies, mode, timeout }), common)
+            (Task::Connect(to, Plan { strategies, mode, timeout }, program), common)
         }
     };
     let config = match config(&common) {
@@ -84,7 +86,15 @@ pub(crate) async fn run(options: Options) -> ExitCode {
         }
     });
     let code = match task {
-        Task::Connect(to, plan) => connect(&node, &to, plan, say).await,
+        Task::Connect(to, plan, None) => connect(&node, &to, plan, say).await,
+        Task::Connect(to, plan, Some(program)) => match open(&node, &to, plan, say).await {
+            Ok(pipe) => {
+                // The socket needs nothing of ours any more.
+                node.shutdown().await;
+                program.run(pipe, say).await
+            }
+            Err(code) => code,
+        },
         Task::Listen { echo } => listen(&node, echo, say).await,
         Task::Nat => nat(&node, say).await,
         Task::Addr => {
@@ -133,24 +143,32 @@ fn config(common: &Common) -> Result<Config, String> {
 }
 
 async fn connect(node: &Node, to: &PeerAddress, plan: Plan, say: Say) -> ExitCode {
+    let pipe = match open(node, to, plan, say).await {
+        Ok(pipe) => pipe,
+        Err(code) => return code,
+    };
+    match talk(pipe).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(why) => {
+            say.error(&why.to_string());
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn open(node: &Node, to: &PeerAddress, plan: Plan, say: Say) -> Result<Pipe, ExitCode> {
     say.waiting("connecting");
     match node.connect_with(to, plan).await {
         Ok(pipe) => {
             say.opened("connected", &pipe);
-            match talk(pipe).await {
-                Ok(()) => ExitCode::SUCCESS,
-                Err(why) => {
-                    say.error(&why.to_string());
-                    ExitCode::FAILURE
-                }
-            }
+            Ok(pipe)
         }
         Err(why) => {
             say.failed(&why);
-            match why {
+            Err(match why {
                 p2pd_tokio::ConnectError::NotBegun(_) => ExitCode::from(USAGE),
                 _ => ExitCode::FAILURE,
-            }
+            })
         }
     }
 }
