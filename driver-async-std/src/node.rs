@@ -53,6 +53,10 @@ pub(crate) struct Known {
 }
 
 impl Known {
+    pub(crate) fn new(address: Address) -> Self {
+        Known { address: Mutex::new(address), changed: Event::new(), ended: AtomicBool::new(false) }
+    }
+
     fn get(&self) -> Address {
         self.address.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -110,11 +114,7 @@ impl Builder {
         let (accept, accepted) = async_channel::bounded(ACCEPT_QUEUE);
         let (mut news, notices) = async_broadcast::broadcast(NOTICE_QUEUE);
         news.set_overflow(true);
-        let address = Arc::new(Known {
-            address: Mutex::new(engine.address().clone()),
-            changed: Event::new(),
-            ended: AtomicBool::new(false),
-        });
+        let address = Arc::new(Known::new(engine.address().clone()));
         let turned_away = Arc::new(AtomicU64::new(0));
         let outputs = Outputs {
             accept,

@@ -206,3 +206,55 @@ impl Driver {
         }
     }
 }
+
+/// `cargo test --release -p p2pd-async-std late -- --nocapture` prints the figures.
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use p2pd_sys::Lateness;
+    use std::time::{Duration, Instant};
+
+    const GAPS: [(u32, Duration); 4] = [
+        (1, Duration::ZERO),
+        (64, Duration::from_millis(1)),
+        (512, Duration::from_millis(1)),
+        (512, Duration::ZERO),
+    ];
+
+    async fn lateness(dials: u32, gap: Duration) -> Lateness {
+        let (engine, late) = Lateness::engine(dials, gap, AsyncIo::default()).unwrap();
+        let (commands, queue) = async_channel::unbounded();
+        let out = Outputs {
+            accept: async_channel::bounded(1).0,
+            turned_away: Arc::default(),
+            notices: async_broadcast::broadcast(16).0,
+            address: Arc::new(Known::new(engine.address().clone())),
+            echo: false,
+        };
+        crate::executor::spawn(run(engine, queue, out));
+        while late.count() < dials as usize {
+            Timer::after(Duration::from_millis(20)).await;
+        }
+        drop(commands);
+        late
+    }
+
+    #[test]
+    fn armed_dials_are_little_late() {
+        futures_lite::future::block_on(async {
+            let timer = Lateness::default();
+            for _ in 0..100 {
+                let at = Instant::now() + Duration::from_micros(5_300);
+                Timer::at(at).await;
+                timer.push(at.elapsed());
+            }
+            println!("async-io's own timer: {timer}");
+            for (dials, gap) in GAPS {
+                let late = lateness(dials, gap).await;
+                println!("async-std, {dials} armed, {gap:?} apart: {late}");
+                // A busy machine may be much later than the figures.
+                assert!(late.quantiles().0 < Duration::from_millis(50), "{late}");
+            }
+        });
+    }
+}

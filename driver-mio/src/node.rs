@@ -240,3 +240,52 @@ impl Node {
         self.engine.is_over()
     }
 }
+
+/// `cargo test --release -p p2pd-mio late -- --nocapture` prints the figures.
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use mio::{Events, Poll};
+    use p2pd_sys::Lateness;
+
+    const GAPS: [(u32, Duration); 4] = [
+        (1, Duration::ZERO),
+        (64, Duration::from_millis(1)),
+        (512, Duration::from_millis(1)),
+        (512, Duration::ZERO),
+    ];
+
+    fn lateness(dials: u32, gap: Duration) -> Lateness {
+        let (mut poll, mut events) = (Poll::new().unwrap(), Events::with_capacity(256));
+        let mio = Mio::new(poll.registry().try_clone().unwrap(), 0..2_000, Names::default());
+        let (engine, late) = Lateness::engine(dials, gap, mio).unwrap();
+        let mut node = Node { engine, echo: false };
+        while late.count() < dials as usize {
+            poll.poll(&mut events, node.timeout()).unwrap();
+            for event in &events {
+                node.handle(event);
+            }
+            node.tick();
+            while node.poll().is_some() {}
+        }
+        late
+    }
+
+    #[test]
+    fn armed_dials_are_little_late() {
+        let (mut poll, mut events) = (Poll::new().unwrap(), Events::with_capacity(1));
+        let timer = Lateness::default();
+        for _ in 0..100 {
+            let at = Instant::now() + Duration::from_micros(5_300);
+            poll.poll(&mut events, Some(at - Instant::now())).unwrap();
+            timer.push(at.elapsed());
+        }
+        println!("mio's own timeout: {timer}");
+        for (dials, gap) in GAPS {
+            let late = lateness(dials, gap);
+            println!("mio, {dials} armed, {gap:?} apart: {late}");
+            // A busy machine may be much later than the figures.
+            assert!(late.quantiles().0 < Duration::from_millis(50), "{late}");
+        }
+    }
+}

@@ -18,6 +18,8 @@ pub mod socket;
 
 pub use clock::{Clock, wall_clock};
 pub use descriptors::raise_descriptor_limit;
+#[cfg(feature = "measure")]
+pub use engine::Lateness;
 pub use engine::{Address, Engine, News, Reactor};
 pub use error::{BindError, ConnectError};
 pub use failure::failure;

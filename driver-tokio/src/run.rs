@@ -179,3 +179,54 @@ impl Driver {
         }
     }
 }
+
+/// `cargo test --release -p p2pd-tokio late -- --nocapture` prints the figures.
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use p2pd_sys::Lateness;
+    use std::time::Instant;
+
+    const GAPS: [(u32, Duration); 4] = [
+        (1, Duration::ZERO),
+        (64, Duration::from_millis(1)),
+        (512, Duration::from_millis(1)),
+        (512, Duration::ZERO),
+    ];
+
+    async fn lateness(dials: u32, gap: Duration) -> Lateness {
+        let (answer, answers) = mpsc::unbounded_channel();
+        let (engine, late) = Lateness::engine(dials, gap, Tokio::new(answer)).unwrap();
+        let (commands, queue) = mpsc::unbounded_channel();
+        let out = Outputs {
+            accept: mpsc::channel(1).0,
+            turned_away: Arc::default(),
+            notices: broadcast::channel(16).0,
+            address: watch::channel(engine.address().clone()).0,
+            echo: false,
+        };
+        tokio::spawn(run(engine, queue, answers, out));
+        while late.count() < dials as usize {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        drop(commands);
+        late
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn armed_dials_are_little_late() {
+        let timer = Lateness::default();
+        for _ in 0..100 {
+            let at = Instant::now() + Duration::from_micros(5_300);
+            tokio::time::sleep_until(at.into()).await;
+            timer.push(at.elapsed());
+        }
+        println!("tokio's own timer: {timer}");
+        for (dials, gap) in GAPS {
+            let late = lateness(dials, gap).await;
+            println!("tokio, {dials} armed, {gap:?} apart: {late}");
+            // A busy machine may be much later than the figures.
+            assert!(late.quantiles().0 < Duration::from_millis(50), "{late}");
+        }
+    }
+}

@@ -1,6 +1,8 @@
 //! What every driver does alike: it carries out the core's actions on sockets and tells it what happens. A driver
 //! adds how its event loop watches sockets ([`Reactor`]), and how its users wait.
 
+#[cfg(feature = "measure")]
+mod measure;
 mod reactor;
 mod tcp;
 
@@ -22,6 +24,8 @@ use smallvec::SmallVec;
 use crate::error::{BindError, ConnectError};
 use crate::{Clock, failure, socket, wall_clock};
 
+#[cfg(feature = "measure")]
+pub use measure::Lateness;
 pub use reactor::Reactor;
 use tcp::{State, Tcp};
 
