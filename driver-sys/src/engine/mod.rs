@@ -5,6 +5,8 @@
 mod measure;
 mod reactor;
 mod tcp;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::fmt;
