@@ -1,4 +1,5 @@
-//! One behaviour: each scenario runs on every driver, over real loopback sockets.
+//! One behaviour: each scenario runs on every driver, over real loopback sockets; and what the simulator's driver can be
+//! asked too, on that.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, TcpListener};
@@ -8,7 +9,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use p2pd_core::trace::replay;
-use p2pd_core::{Config, IoFailure, PeerAddress, PipeMode, Plan, SecretKey};
+use p2pd_core::{Config, IoFailure, PeerAddress, PipeMode, Plan, SecretKey, Strategy};
 use p2pd_sys::{BindError, ConnectError};
 use p2pd_tests::drivers::{Driver, Node, Pipe};
 
@@ -110,6 +111,16 @@ fn a_refused_dial_and_a_stream_that_broke_are_told_apart() {
         let reset = a.connect(&moved(&to, port), plan(PipeMode::Encrypted)).unwrap_err();
         assert!(reset.to_string().contains("the stream broke during the hello"), "{driver}: {reset}");
         resets.join().unwrap();
+    }
+}
+
+#[test]
+fn a_plain_pipe_is_refused_unless_allowed() {
+    for driver in Driver::ALL {
+        let a = node(driver);
+        let b = driver.bind(Config { allow_plain: false, ..config() }, None).unwrap();
+        let refused = a.connect(&b.address(), plan(PipeMode::Plain)).unwrap_err();
+        assert!(refused.to_string().contains("encrypted pipes only"), "{driver}: {refused}");
     }
 }
 
@@ -353,6 +364,11 @@ fn a_trace_replays_with_the_same_actions() {
         a.shutdown();
         for (text, words) in [(ours, [" cancel ", " fired "]), (theirs, [" accepted ", " shutdown"])] {
             let text = text.lock().unwrap();
+            // Dials and timers may be late on a busy machine, not lost.
+            for line in text.lines().filter(|line| line.contains(" fired ")) {
+                let late: u64 = line.rsplit(' ').next().unwrap().parse().unwrap();
+                assert!(late < LONG.as_nanos() as u64 / 10, "{driver}: {line}");
+            }
             let replayed = replay(&text).unwrap_or_else(|why| panic!("{driver}: {why}\n{text}"));
             let count = |kind: &str| text.lines().filter(|line| line.starts_with(kind)).count() as u64;
             let counted = (count("event "), count("call "), count("action "));
@@ -361,4 +377,35 @@ fn a_trace_replays_with_the_same_actions() {
             assert!(words.iter().all(|word| text.contains(word)), "{driver}: {text}");
         }
     }
+}
+
+/// The simulator's driver judges its runs itself: bytes both ways in full, each direction's end, nothing after a close,
+/// every socket closed at the end are its `violations`.
+#[test]
+fn the_simulators_driver_opens_the_same_pipes_and_fails_alike() {
+    use p2pd_simulations::scenario::pair::{Pair, run};
+    let rows = [
+        ("open", "open", Strategy::Direct),
+        ("linux", "open", Strategy::Reverse),
+        ("linux", "linux", Strategy::Punch),
+    ];
+    for (there, here, strategy) in rows {
+        // Its timer late by as much as ours may be, and not at all.
+        for late in [0, 2_000_000] {
+            let chains = [there, here].map(|chain| chain.parse().unwrap());
+            let mut pair = Pair { late, ..Pair::new(1, chains) };
+            pair.strategies = vec![strategy];
+            let ending = run(&pair);
+            assert_eq!(ending.violations, [""; 0], "{strategy}");
+            assert_eq!(ending.strategy, Some(strategy), "{strategy}: {}", ending.why);
+        }
+    }
+    let plain = run(&Pair { mode: PipeMode::Plain, ..Pair::new(1, ["open"; 2].map(|c| c.parse().unwrap())) });
+    assert!(plain.strategy.is_none() && plain.why.contains("encrypted pipes only"), "{}", plain.why);
+    let chains = ["linux", "open"].map(|chain| chain.parse().unwrap());
+    let mut nobody = Pair { timeout: Duration::from_millis(700), ..Pair::new(1, chains) };
+    nobody.strategies = vec![Strategy::Direct];
+    let ending = run(&nobody);
+    assert_eq!((ending.strategy, ending.violations.len()), (None, 0), "{:?}", ending.violations);
+    assert!(ending.why.contains("deadline"), "{}", ending.why);
 }
