@@ -3,9 +3,12 @@
 use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
 
-use p2pd_core::{Accept, Config, PeerAddress, PipeMode, Plan, SecretKey, Strategy};
+use p2pd_core::{Accept, Config, Notice, PeerAddress, PipeMode, Plan, SecretKey, Strategy};
 use p2pd_tokio::{BindError, Node, Pipe};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::sync::broadcast::error::RecvError;
+use tokio::sync::{broadcast, mpsc, oneshot};
+use tokio::task::JoinHandle;
 
 use crate::USAGE;
 use crate::exec::Program;
@@ -75,19 +78,10 @@ pub(crate) async fn run(options: Options) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let mut notices = node.notices();
-    let following = tokio::spawn(async move {
-        loop {
-            match notices.recv().await {
-                Ok(notice) => say.notice(&notice),
-                Err(tokio::sync::broadcast::error::RecvError::Lagged(_)) => {}
-                Err(tokio::sync::broadcast::error::RecvError::Closed) => return,
-            }
-        }
-    });
+    let (said, following) = follow(node.notices(), say);
     let code = match task {
-        Task::Connect(to, plan, None) => connect(&node, &to, plan, say).await,
-        Task::Connect(to, plan, Some(program)) => match open(&node, &to, plan, say).await {
+        Task::Connect(to, plan, None) => connect(&node, &to, plan, say, &said).await,
+        Task::Connect(to, plan, Some(program)) => match open(&node, &to, plan, say, &said).await {
             Ok(pipe) => {
                 // The socket needs nothing of ours any more.
                 node.shutdown().await;
@@ -116,6 +110,28 @@ pub(crate) async fn run(options: Options) -> ExitCode {
     code
 }
 
+/// Asks to be told once all notices so far are said.
+type Said = mpsc::Sender<oneshot::Sender<()>>;
+
+/// Says notices, in a task of its own that ends with the node.
+fn follow(mut notices: broadcast::Receiver<Notice>, say: Say) -> (Said, JoinHandle<()>) {
+    let (said, mut asked) = mpsc::channel::<oneshot::Sender<()>>(1);
+    let following = tokio::spawn(async move {
+        loop {
+            tokio::select! {
+                biased;
+                notice = notices.recv() => match notice {
+                    Ok(notice) => say.notice(&notice),
+                    Err(RecvError::Lagged(_)) => {}
+                    Err(RecvError::Closed) => return,
+                },
+                Some(done) = asked.recv() => drop(done.send(())),
+            }
+        }
+    });
+    (said, following)
+}
+
 pub(crate) fn usage(say: Say, why: &str) -> ExitCode {
     say.error(why);
     ExitCode::from(USAGE)
@@ -142,8 +158,8 @@ fn config(common: &Common) -> Result<Config, String> {
     Ok(config)
 }
 
-async fn connect(node: &Node, to: &PeerAddress, plan: Plan, say: Say) -> ExitCode {
-    let pipe = match open(node, to, plan, say).await {
+async fn connect(node: &Node, to: &PeerAddress, plan: Plan, say: Say, said: &Said) -> ExitCode {
+    let pipe = match open(node, to, plan, say, said).await {
         Ok(pipe) => pipe,
         Err(code) => return code,
     };
@@ -156,9 +172,15 @@ async fn connect(node: &Node, to: &PeerAddress, plan: Plan, say: Say) -> ExitCod
     }
 }
 
-async fn open(node: &Node, to: &PeerAddress, plan: Plan, say: Say) -> Result<Pipe, ExitCode> {
+async fn open(node: &Node, to: &PeerAddress, plan: Plan, say: Say, said: &Said) -> Result<Pipe, ExitCode> {
     say.waiting("connecting");
-    match node.connect_with(to, plan).await {
+    let outcome = node.connect_with(to, plan).await;
+    // What led to it is said before it.
+    let (done, all) = oneshot::channel();
+    if said.send(done).await.is_ok() {
+        let _ = all.await;
+    }
+    match outcome {
         Ok(pipe) => {
             say.opened("connected", &pipe);
             Ok(pipe)
