@@ -102,6 +102,8 @@ impl Reactor for Tokio {
     }
 
     fn resolve(&mut self, query: QueryId, host: Box<str>) {
+        while self.tasks.try_join_next().is_some() {}
+        self.queries.retain(|_, task| !task.is_finished());
         let answers = self.answers.clone();
         let task = self.tasks.spawn(async move {
             let result = match tokio::net::lookup_host((&*host, 0)).await {
@@ -117,6 +119,5 @@ impl Reactor for Tokio {
         if let Some(task) = self.queries.remove(&query) {
             task.abort();
         }
-        while self.tasks.try_join_next().is_some() {}
     }
 }

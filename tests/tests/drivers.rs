@@ -1,4 +1,4 @@
-//! Every driver with every other by every strategy, between processes on real Linux NATs, with mosquitto and coturn.
+//! Every driver with every other by every strategy, and without its interface, between processes on real Linux NATs, with mosquitto and coturn.
 
 use std::time::Duration;
 
@@ -42,4 +42,24 @@ fn every_driver_reaches_every_other_by_every_strategy() {
         }
     }
     assert!(broken.is_empty(), "{broken}");
+}
+
+#[test]
+fn a_dial_whose_interface_is_gone_fails_at_once_and_says_so() {
+    require_lab!(Mosquitto, Coturn);
+    let world = World::new(&["none"; 4]);
+    let servers = world.config().to_str().unwrap();
+    let run = |host: usize, args: &[&str]| {
+        let host = world.lab.host(host);
+        host.run(env!("CARGO_BIN_EXE_peer"), args).unwrap()
+    };
+    let mut listener = run(0, &["mio", "listen", servers]);
+    let ready = listener.wait_for_line(|line| line.starts_with("ready "), PATIENCE).unwrap();
+    let address = ready.strip_prefix("ready ").unwrap();
+    for (n, driver) in Driver::ALL.into_iter().enumerate() {
+        let mut caller = run(1 + n, &[driver.name(), "cut-off", servers, address]);
+        let failed = caller.wait_for_line(|line| line.starts_with("failed "), PATIENCE).unwrap();
+        assert!(failed.contains("host or network unreachable"), "{driver}: {failed}");
+        assert!(caller.wait(PATIENCE).unwrap().success(), "{driver}: {:?}", caller.lines());
+    }
 }

@@ -1,8 +1,10 @@
 //! A peer on any driver, for the lab: `peer DRIVER listen SERVERS` prints `ready ADDRESS` and echoes;
-//! `peer DRIVER connect SERVERS ADDRESS STRATEGY` sends a line and prints `connected STRATEGY MS` and what came back.
+//! `peer DRIVER connect SERVERS ADDRESS STRATEGY` sends a line and prints `connected STRATEGY MS` and what came back;
+//! `peer DRIVER cut-off SERVERS ADDRESS` takes its host's interface down, connects directly, and prints why that failed.
 
 use std::io::{Read, Write};
 use std::path::Path;
+use std::process::Command;
 use std::time::Duration;
 
 use p2pd_core::{Config, Plan, SecretKey, Strategy};
@@ -48,6 +50,22 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             node.shutdown();
             Ok(())
         }
-        _ => Err("listen, or connect ADDRESS STRATEGY".into()),
+        ("cut-off", [address]) => {
+            node.address();
+            let ip = |args: &str| Command::new("ip").args(args.split(' ')).output();
+            let shown = String::from_utf8(ip("-o -4 addr show scope global")?.stdout)?;
+            let interface = shown.split_whitespace().nth(1).ok_or("no interface")?;
+            ip(&format!("link set {interface} down"))?;
+            // Over a broker the answer may yet come, once the interface is back.
+            let plan = Plan { strategies: [Strategy::Direct].into_iter().collect(), ..Plan::default() };
+            match node.connect(&address.parse()?, plan) {
+                Ok(_) => return Err("connected without an interface".into()),
+                Err(why) => println!("failed {why}"),
+            }
+            node.shutdown();
+            println!("ended");
+            Ok(())
+        }
+        _ => Err("listen, connect ADDRESS STRATEGY, or cut-off ADDRESS".into()),
     }
 }
