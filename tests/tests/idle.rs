@@ -10,8 +10,8 @@ use p2pd_core::{Config, Plan, SecretKey};
 use p2pd_tests::drivers::Driver;
 
 const TIME: Duration = Duration::from_secs(5);
-/// Two nodes, one a second each.
-const MOST: u64 = 10;
+/// Two nodes, two a second each.
+const MOST: u64 = 20;
 
 /// How often each thread of this process went to sleep.
 fn sleeps() -> HashMap<String, u64> {
