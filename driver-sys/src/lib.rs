@@ -1,19 +1,32 @@
-//! What every p2pd driver needs from the operating system: sockets with the right options, interfaces,
-//! error classes, a clock, randomness and the key file. No runtime, and nothing that waits for a network.
-#![forbid(unsafe_code)]
+//! What every p2pd driver needs: from the operating system sockets with the right options, interfaces, error
+//! classes, a clock, randomness and the key file; and what drivers do alike, the [`Engine`] that carries the core's
+//! actions out and the [`Layer`] that makes a stream a pipe. No runtime, and nothing that waits for a network.
+#![deny(unsafe_code)]
 
 mod clock;
 mod descriptors;
+mod engine;
+mod error;
 mod failure;
+#[cfg(unix)]
+pub mod handover;
 mod interfaces;
 mod key_file;
+mod pipe;
+mod ready;
 pub mod socket;
 
 pub use clock::{Clock, wall_clock};
 pub use descriptors::raise_descriptor_limit;
+#[cfg(feature = "measure")]
+pub use engine::Lateness;
+pub use engine::{Address, Engine, News, Reactor};
+pub use error::{BindError, ConnectError};
 pub use failure::failure;
 pub use interfaces::interfaces;
 pub use key_file::{KeyFileError, create_private, load_or_create_key};
+pub use pipe::{Half, Layer, PipeInfo, Wakers};
+pub use ready::{Ready, SockWaker};
 
 use std::io;
 

@@ -62,6 +62,23 @@ pub fn connect(socket: &Socket, remote: SocketAddr) -> io::Result<()> {
     }
 }
 
+/// What became of a connect that went on in the background: the other end's address.
+///
+/// # Errors
+/// Of `connect`; `WouldBlock` while there is nothing to say.
+pub fn outcome<'s>(socket: impl Into<SockRef<'s>>) -> io::Result<SocketAddr> {
+    let socket = socket.into();
+    if let Some(e) = socket.take_error()? {
+        return Err(e);
+    }
+    match socket.peer_addr() {
+        Ok(remote) => remote.as_socket().ok_or_else(|| io::ErrorKind::Unsupported.into()),
+        // Not connected and no error: asked too early.
+        Err(e) if e.kind() == io::ErrorKind::NotConnected => Err(io::ErrorKind::WouldBlock.into()),
+        Err(e) => Err(e),
+    }
+}
+
 /// Makes the next close send RST and forget what is queued.
 ///
 /// # Errors

@@ -21,20 +21,15 @@
 //! ```
 //!
 //! All decisions are made by the sans-IO [`p2pd_core::Node`]; this crate carries out its actions and tells it
-//! what happened. One task owns the core, and each socket that is not yet a pipe has a small one. A [`Pipe`]
-//! is a `TcpStream`, with a record layer around it when it is encrypted, and no task of ours.
+//! what happened, in one task. A [`Pipe`] is a `TcpStream`, with a record layer around it when it is encrypted, and no
+//! task of ours.
 #![forbid(unsafe_code)]
 
-mod buffer;
-mod dial;
-mod error;
 mod node;
 mod pipe;
+mod reactor;
 mod run;
-mod stream;
-mod wakers;
 
-pub use error::{BindError, ConnectError};
 pub use node::{Builder, Connecting, Node};
 pub use pipe::Pipe;
 
@@ -42,4 +37,7 @@ pub use p2pd_core::{
     Accept, Broker, Config, ConnectId, NodeId, Notice, PeerAddress, PipeMode, Plan, SecretKey, Stats,
     Strategy, StunServer,
 };
-pub use p2pd_sys::{KeyFileError, create_private, load_or_create_key, raise_descriptor_limit, random_seed};
+pub use p2pd_sys::{
+    BindError, ConnectError, KeyFileError, PipeInfo, create_private, load_or_create_key,
+    raise_descriptor_limit, random_seed,
+};

@@ -2,19 +2,19 @@
 
 use std::fmt;
 use std::future::Future;
-use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 
 use p2pd_core::nat::NatReport;
-use p2pd_core::trace::{Recorder, Sink};
-use p2pd_core::{Config, ConnectId, IoFailure, NodeId, Notice, PeerAddress, Plan, Stats};
+use p2pd_core::trace::Sink;
+use p2pd_core::{Config, ConnectId, NodeId, Notice, PeerAddress, Plan, Stats};
+use p2pd_sys::{Address, BindError, ConnectError, Engine};
 use tokio::sync::{Mutex, broadcast, mpsc, oneshot, watch};
 
-use crate::error::{BindError, ConnectError};
 use crate::pipe::Pipe;
+use crate::reactor::Tokio;
 use crate::run::{self, Command, Outputs};
 
 /// Pipes that nobody has accepted yet; a further one is closed.
@@ -38,15 +38,6 @@ struct Inner {
     address: watch::Receiver<Address>,
     tokens: AtomicU64,
     turned_away: Arc<AtomicU64>,
-}
-
-/// What is known of the node's address.
-#[derive(Clone, Debug)]
-pub(crate) enum Address {
-    Opening,
-    ListenFailed(SocketAddr, IoFailure),
-    Listening(PeerAddress),
-    Ready(PeerAddress),
 }
 
 /// Settings of the driver, beside the core's configuration.
@@ -85,14 +76,13 @@ impl Builder {
             .await
             .map_err(|e| BindError::Interfaces(std::io::Error::other(e)))?
             .map_err(BindError::Interfaces)?;
-        let seed = p2pd_sys::random_seed().map_err(BindError::Random)?;
-        let clock = p2pd_sys::Clock::start();
-        let core = Recorder::new(self.config, seed, clock.now(), self.trace).map_err(BindError::Config)?;
-        let id = core.node_id();
+        let (answer, answers) = mpsc::unbounded_channel();
+        let engine = Engine::new(self.config, self.trace, &interfaces, Tokio::new(answer))?;
+        let id = engine.node().node_id();
         let (commands, command_queue) = mpsc::unbounded_channel();
         let (accept, accepted) = mpsc::channel(ACCEPT_QUEUE);
         let (notices, _) = broadcast::channel(NOTICE_QUEUE);
-        let (known, mut address) = watch::channel(Address::Opening);
+        let (known, address) = watch::channel(engine.address().clone());
         let turned_away = Arc::new(AtomicU64::new(0));
         let outputs = Outputs {
             accept,
@@ -101,18 +91,10 @@ impl Builder {
             address: known,
             echo: self.echo,
         };
-        tokio::spawn(run::run(core, clock, interfaces, command_queue, outputs));
-        let settled = address.wait_for(|a| !matches!(a, Address::Opening)).await.map(|a| a.clone());
-        match settled {
-            Ok(Address::ListenFailed(local, why)) => Err(BindError::Listen(local, why)),
-            _ => {
-                let accepted = Mutex::new(accepted);
-                let tokens = AtomicU64::new(0);
-                Ok(Node {
-                    inner: Arc::new(Inner { id, commands, accepted, notices, address, tokens, turned_away }),
-                })
-            }
-        }
+        tokio::spawn(run::run(engine, command_queue, answers, outputs));
+        let (accepted, tokens) = (Mutex::new(accepted), AtomicU64::new(0));
+        let inner = Inner { id, commands, accepted, notices, address, tokens, turned_away };
+        Ok(Node { inner: Arc::new(inner) })
     }
 }
 
@@ -140,21 +122,14 @@ impl Node {
     pub async fn address(&self) -> PeerAddress {
         let mut address = self.inner.address.clone();
         let ready = address.wait_for(|a| matches!(a, Address::Ready(_))).await.map(|a| a.clone());
-        match ready.unwrap_or_else(|_| self.inner.address.borrow().clone()) {
-            Address::Ready(address) | Address::Listening(address) => address,
-            Address::Opening | Address::ListenFailed(..) => {
-                // The node ended before it knew more than its name.
-                PeerAddress::new(&[], &[], self.inner.id.to_node_text()).unwrap_or_else(|_| unreachable!())
-            }
-        }
+        let known = ready.unwrap_or_else(|_| self.inner.address.borrow().clone());
+        // One that ended before knows no more than its name.
+        known.known().cloned().unwrap_or_else(|| Address::nameless(self.inner.id))
     }
 
     /// The address as known now, perhaps without outside addresses and brokers yet.
     pub fn current_address(&self) -> Option<PeerAddress> {
-        match &*self.inner.address.borrow() {
-            Address::Ready(address) | Address::Listening(address) => Some(address.clone()),
-            Address::Opening | Address::ListenFailed(..) => None,
-        }
+        self.inner.address.borrow().known().cloned()
     }
 
     /// Opens a pipe with the default plan: all strategies, encrypted, within 20 s. Dropping the future gives

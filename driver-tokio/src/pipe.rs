@@ -1,25 +1,17 @@
 //! What a user reads from and writes to.
 
-use std::io;
-use std::net::SocketAddr;
+use std::io::{self, Read, Write};
+use std::ops::Deref;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
 
-use p2pd_core::pipe::{MAX_RECORD, Opened, Opener, PipeKeys, PipeStart, RecordError, Sealer, echo_reply};
-use p2pd_core::{NodeId, PipeMode, Strategy};
+use p2pd_core::pipe::PipeStart;
+use p2pd_sys::{Half, Layer, PipeInfo, Wakers};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
-use crate::buffer::{Incoming, Outgoing};
-use crate::wakers::{Half, Wakers};
-
-/// A record with its length.
-const RECORD: usize = 2 + MAX_RECORD;
-/// Echo replies that may wait, with what the user wrote, before no more is read.
-const MAX_ECHO: usize = 64 * 1024;
-
-/// A pipe to a peer: the TCP stream, with records around it when it is encrypted.
+/// A pipe to a peer: the TCP stream, with records around it when it is encrypted. What is known of it, its peer for
+/// example, is in [`PipeInfo`].
 ///
 /// Each direction ends by itself: `shutdown` says that we send no more, and the peer's end is a read of zero
 /// bytes. On an encrypted pipe a stream that is cut off without the peer's end is an `UnexpectedEof` error, not
@@ -31,86 +23,15 @@ const MAX_ECHO: usize = 64 * 1024;
 #[derive(Debug)]
 pub struct Pipe {
     stream: TcpStream,
-    peer: NodeId,
-    strategy: Strategy,
-    local: SocketAddr,
-    remote: SocketAddr,
-    elapsed: Duration,
-    secure: Option<Box<Secure>>,
-    /// Whether messages are answered by the echo service.
-    echo: bool,
-    /// Sealed bytes, or echo replies on a plain pipe, that wait to be sent.
-    out: Outgoing,
-    write_ended: bool,
+    info: PipeInfo,
+    layer: Layer,
     wakers: Wakers,
-}
-
-#[derive(Debug)]
-struct Secure {
-    sealer: Sealer,
-    opener: Opener,
-    /// As received.
-    sealed: Incoming,
-    /// Opened and not yet read, when the reader's buffer was too small for a record.
-    plain: Incoming,
-    read_ended: bool,
 }
 
 impl Pipe {
     pub(crate) fn new(stream: TcpStream, start: PipeStart, echo: bool) -> Self {
-        let secure = match start.keys {
-            PipeKeys::Plain => None,
-            PipeKeys::Encrypted(sealer, opener) => Some(Box::new(Secure {
-                sealer,
-                opener,
-                sealed: Incoming::new(2 * RECORD),
-                plain: Incoming::new(MAX_RECORD),
-                read_ended: false,
-            })),
-        };
-        Pipe {
-            stream,
-            peer: start.peer,
-            strategy: start.strategy,
-            local: start.local,
-            remote: start.remote,
-            elapsed: start.elapsed,
-            secure,
-            echo,
-            out: Outgoing::default(),
-            write_ended: false,
-            wakers: Wakers::default(),
-        }
-    }
-
-    /// The peer's proven id.
-    pub fn peer(&self) -> NodeId {
-        self.peer
-    }
-
-    /// The strategy that opened it.
-    pub fn strategy(&self) -> Strategy {
-        self.strategy
-    }
-
-    /// Encrypted or plain.
-    pub fn mode(&self) -> PipeMode {
-        if self.secure.is_some() { PipeMode::Encrypted } else { PipeMode::Plain }
-    }
-
-    /// Our end of the TCP stream.
-    pub fn local_addr(&self) -> SocketAddr {
-        self.local
-    }
-
-    /// The peer's end, as seen from here.
-    pub fn remote_addr(&self) -> SocketAddr {
-        self.remote
-    }
-
-    /// How long it took to open: from the call of connect, or from the peer's first sign.
-    pub fn elapsed(&self) -> Duration {
-        self.elapsed
+        let info = PipeInfo::new(&start);
+        Pipe { stream, info, layer: Layer::new(start.keys, echo), wakers: Wakers::default() }
     }
 
     /// The bare TCP stream of a plain pipe: nothing was read ahead, nothing waits to be sent, and nothing of
@@ -119,80 +40,79 @@ impl Pipe {
     /// # Errors
     /// Gives an encrypted pipe back, and one whose echo replies are not sent yet.
     pub fn into_tcp_stream(self) -> Result<TcpStream, Box<Pipe>> {
-        if self.secure.is_some() || !self.out.is_empty() { Err(Box::new(self)) } else { Ok(self.stream) }
+        if self.layer.may_leave() { Ok(self.stream) } else { Err(Box::new(self)) }
     }
 
-    /// What waits to be sent leaves while the pipe is read. An error is the writer's to hear of: bytes that
-    /// came in are still good. False: so many echo replies wait that no more may be read.
-    fn send_while_reading(&mut self, cx: &Context<'_>) -> bool {
-        if self.secure.is_none() && !self.echo {
-            return true;
-        }
-        // Even if nothing waits now: a writer may leave something while this reader sleeps.
-        let mut cx = self.wakers.register(Half::Reader, cx);
-        match self.out.poll_send(&mut self.stream, &mut cx, 0) {
-            Poll::Ready(Ok(())) => true,
-            Poll::Ready(Err(_)) => {
-                // Nobody hears replies any more.
-                self.echo = false;
-                true
-            }
-            Poll::Pending => !self.echo || self.out.len() + RECORD <= MAX_ECHO,
-        }
-    }
-
-    /// Sends for a writer, until no more than `keep` bytes wait.
-    fn poll_send(&mut self, cx: &Context<'_>, keep: usize) -> Poll<io::Result<()>> {
-        let mut cx = self.wakers.register(Half::Writer, cx);
-        self.out.poll_send(&mut self.stream, &mut cx, keep)
+    /// As [`into_tcp_stream`](Self::into_tcp_stream), a blocking stream of the standard library. It becomes an
+    /// `OwnedFd` by `into`.
+    ///
+    /// # Errors
+    /// `Unsupported` for an encrypted pipe, and for one whose echo replies are not sent yet; the pipe is closed.
+    pub fn into_std(self) -> io::Result<std::net::TcpStream> {
+        self.layer.check_bare()?;
+        let stream = self.stream.into_std()?;
+        stream.set_nonblocking(false)?;
+        Ok(stream)
     }
 }
 
-impl Secure {
-    /// Opens the record at the front, into the reader's buffer where one fits, and shows it to `answer`.
-    fn open(
+impl Deref for Pipe {
+    type Target = PipeInfo;
+    fn deref(&self) -> &PipeInfo {
+        &self.info
+    }
+}
+
+/// The stream as the layer wants it: what is pending would block.
+struct Polled<'s, 'r, 'w> {
+    stream: &'s mut TcpStream,
+    /// Who waits to read; writers never do.
+    reader: Option<&'r mut Context<'w>>,
+    /// Both halves.
+    writer: Context<'s>,
+}
+
+impl Read for Polled<'_, '_, '_> {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        let Some(cx) = &mut self.reader else { return Err(io::ErrorKind::WouldBlock.into()) };
+        let mut buf = ReadBuf::new(buf);
+        match Pin::new(&mut *self.stream).poll_read(cx, &mut buf) {
+            Poll::Ready(read) => read.map(|()| buf.filled().len()),
+            Poll::Pending => Err(io::ErrorKind::WouldBlock.into()),
+        }
+    }
+}
+
+impl Write for Polled<'_, '_, '_> {
+    fn write(&mut self, data: &[u8]) -> io::Result<usize> {
+        match Pin::new(&mut *self.stream).poll_write(&mut self.writer, data) {
+            Poll::Ready(written) => written,
+            Poll::Pending => Err(io::ErrorKind::WouldBlock.into()),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+fn polled<T>(result: io::Result<T>) -> Poll<io::Result<T>> {
+    match result {
+        Err(e) if e.kind() == io::ErrorKind::WouldBlock => Poll::Pending,
+        done => Poll::Ready(done),
+    }
+}
+
+impl Pipe {
+    /// Does something with the layer for a writer.
+    fn writing<T>(
         &mut self,
-        buf: &mut ReadBuf<'_>,
-        answer: &mut impl FnMut(&mut Sealer, &[u8]),
-    ) -> io::Result<Next> {
-        loop {
-            if !self.plain.is_empty() {
-                let n = self.plain.front().len().min(buf.remaining());
-                buf.put_slice(&self.plain.front()[..n]);
-                self.plain.consume(n);
-                return Ok(Next::Read);
-            }
-            if self.read_ended {
-                return Ok(Next::Read);
-            }
-            let direct = buf.remaining() >= MAX_RECORD;
-            let place = if direct { buf.initialize_unfilled() } else { self.plain.place() };
-            match self.opener.open(self.sealed.front(), place).map_err(broken)? {
-                Opened::Data { consumed, plain } => {
-                    answer(&mut self.sealer, &place[..plain]);
-                    self.sealed.consume(consumed);
-                    if direct {
-                        buf.advance(plain);
-                        return Ok(Next::Read);
-                    }
-                    self.plain.filled(plain);
-                }
-                Opened::End { consumed } => {
-                    self.sealed.consume(consumed);
-                    self.read_ended = true;
-                }
-                Opened::Need(need) => return Ok(Next::Need(need)),
-            }
-        }
+        cx: &Context<'_>,
+        work: impl FnOnce(&mut Layer, &mut Polled<'_, '_, '_>) -> io::Result<T>,
+    ) -> Poll<io::Result<T>> {
+        let writer = self.wakers.register(Half::Writer, cx);
+        polled(work(&mut self.layer, &mut Polled { stream: &mut self.stream, reader: None, writer }))
     }
-}
-
-/// What the received bytes allow.
-enum Next {
-    /// The reader has bytes, or the end.
-    Read,
-    /// So many bytes must be there in all.
-    Need(usize),
 }
 
 impl AsyncRead for Pipe {
@@ -202,93 +122,32 @@ impl AsyncRead for Pipe {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let this = &mut *self;
-        if buf.remaining() == 0 {
-            return Poll::Ready(Ok(()));
+        if this.layer.is_bare() {
+            return Pin::new(&mut this.stream).poll_read(cx, buf);
         }
-        if !this.send_while_reading(cx) {
-            return Poll::Pending;
-        }
-        let echo = this.echo && !this.write_ended;
-        let Some(secure) = &mut this.secure else {
-            let before = buf.filled().len();
-            ready!(Pin::new(&mut this.stream).poll_read(cx, buf))?;
-            if let Some(payload) = echo_reply(&buf.filled()[before..]).filter(|_| echo) {
-                this.out.end().extend_from_slice(payload);
-                this.send_while_reading(cx);
-            }
-            return Poll::Ready(Ok(()));
-        };
-        loop {
-            let out = &mut this.out;
-            let mut answer = |sealer: &mut Sealer, message: &[u8]| {
-                if let Some(payload) = echo_reply(message).filter(|_| echo) {
-                    // A reply is shorter than its message, so it is one record; keys that are used up
-                    // show at the user's own next write.
-                    let _ = sealer.seal(payload, out.end());
-                }
-            };
-            match secure.open(buf, &mut answer)? {
-                Next::Read => break,
-                Next::Need(need) => {
-                    if ready!(secure.sealed.poll_fill(&mut this.stream, cx, need))? == 0 {
-                        secure.opener.stream_ended(secure.sealed.front().len()).map_err(broken)?;
-                        secure.read_ended = true;
-                        break;
-                    }
-                }
-            }
-        }
-        if echo {
-            this.send_while_reading(cx);
-        }
+        // Even if nothing waits to be sent now: a writer may leave something while this reader sleeps.
+        let writer = this.wakers.register(Half::Reader, cx);
+        let mut io = Polled { stream: &mut this.stream, reader: Some(cx), writer };
+        let n = ready!(polled(this.layer.read(&mut io, buf.initialize_unfilled())))?;
+        buf.advance(n);
         Poll::Ready(Ok(()))
     }
 }
 
 impl AsyncWrite for Pipe {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
-        let this = &mut *self;
-        if this.secure.is_none() {
-            if !this.echo && this.out.is_empty() {
-                return Pin::new(&mut this.stream).poll_write(cx, data);
-            }
-            // A reply that has begun must not be cut in two by the user's bytes.
-            ready!(this.poll_send(cx, 0))?;
-            let mut cx = this.wakers.register(Half::Writer, cx);
-            return Pin::new(&mut this.stream).poll_write(&mut cx, data);
+        if self.layer.is_bare() {
+            return Pin::new(&mut self.stream).poll_write(cx, data);
         }
-        // Room for one record beside one that waits.
-        ready!(this.poll_send(cx, RECORD))?;
-        let Some(secure) = &mut this.secure else { return Poll::Ready(Ok(0)) };
-        let taken = secure.sealer.seal(data, this.out.end()).map_err(broken)?;
-        // What the system does not take now goes with what is done next, reading included.
-        let _ = this.poll_send(cx, 0)?;
-        Poll::Ready(Ok(taken))
+        self.writing(cx, |layer, io| layer.write(io, data))
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        ready!(self.poll_send(cx, 0))?;
-        Pin::new(&mut self.stream).poll_flush(cx)
+        self.writing(cx, |layer, io| layer.flush(io))
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let this = &mut *self;
-        if !this.write_ended {
-            if let Some(secure) = &mut this.secure {
-                secure.sealer.end(this.out.end()).map_err(broken)?;
-            }
-            this.write_ended = true;
-        }
-        ready!(self.as_mut().poll_flush(cx))?;
+        ready!(self.writing(cx, |layer, io| layer.end(io)))?;
         Pin::new(&mut self.stream).poll_shutdown(cx)
     }
-}
-
-fn broken(why: RecordError) -> io::Error {
-    let kind = match why {
-        RecordError::Truncated => io::ErrorKind::UnexpectedEof,
-        RecordError::AfterEnd => io::ErrorKind::BrokenPipe,
-        RecordError::Length(_) | RecordError::NotAuthentic => io::ErrorKind::InvalidData,
-    };
-    io::Error::new(kind, why)
 }

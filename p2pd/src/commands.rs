@@ -3,11 +3,15 @@
 use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
 
-use p2pd_core::{Accept, Config, PeerAddress, PipeMode, Plan, SecretKey, Strategy};
+use p2pd_core::{Accept, Config, Notice, PeerAddress, PipeMode, Plan, SecretKey, Strategy};
 use p2pd_tokio::{BindError, Node, Pipe};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::sync::broadcast::error::RecvError;
+use tokio::sync::{broadcast, mpsc, oneshot};
+use tokio::task::JoinHandle;
 
 use crate::USAGE;
+use crate::exec::Program;
 use crate::options::{Command, Common, Options};
 use crate::say::Say;
 use crate::{demo, server, trace};
@@ -21,7 +25,7 @@ const PIPE: &str = "the pipe broke";
 /// What a node is brought up for.
 enum Task {
     Listen { echo: bool },
-    Connect(Box<PeerAddress>, Plan),
+    Connect(Box<PeerAddress>, Plan, Option<Program>),
     Addr,
     Nat,
 }
@@ -36,14 +40,15 @@ pub(crate) async fn run(options: Options) -> ExitCode {
         Command::Listen { echo, common } => (Task::Listen { echo }, common),
         Command::Addr { common } => (Task::Addr, common),
         Command::Nat { common } => (Task::Nat, common),
-        Command::Connect { address, strategies, timeout, common } => {
+        Command::Connect { address, strategies, timeout, exec, stdio, common } => {
             let to = match address.parse::<PeerAddress>() {
                 Ok(to) => Box::new(to),
                 Err(why) => return usage(say, &why.to_string()),
             };
-            let mode = if common.plain { PipeMode::Plain } else { PipeMode::Encrypted };
+            let program = Program::new(exec, stdio);
+            let mode = if common.plain || program.is_some() { PipeMode::Plain } else { PipeMode::Encrypted };
             let strategies = strategies.into_iter().map(Strategy::from).collect();
-            (Task::Connect(to, Plan { strategies, mode, timeout }), common)
+            (Task::Connect(to, Plan { strategies, mode, timeout }, program), common)
         }
     };
     let config = match config(&common) {
@@ -73,18 +78,17 @@ pub(crate) async fn run(options: Options) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let mut notices = node.notices();
-    let following = tokio::spawn(async move {
-        loop {
-            match notices.recv().await {
-                Ok(notice) => say.notice(&notice),
-                Err(tokio::sync::broadcast::error::RecvError::Lagged(_)) => {}
-                Err(tokio::sync::broadcast::error::RecvError::Closed) => return,
-            }
-        }
-    });
+    let (said, following) = follow(node.notices(), say);
     let code = match task {
-        Task::Connect(to, plan) => connect(&node, &to, plan, say).await,
+        Task::Connect(to, plan, None) => connect(&node, &to, plan, say, &said).await,
+        Task::Connect(to, plan, Some(program)) => match open(&node, &to, plan, say, &said).await {
+            Ok(pipe) => {
+                // The socket needs nothing of ours any more.
+                node.shutdown().await;
+                program.run(pipe, say).await
+            }
+            Err(code) => code,
+        },
         Task::Listen { echo } => listen(&node, echo, say).await,
         Task::Nat => nat(&node, say).await,
         Task::Addr => {
@@ -104,6 +108,28 @@ pub(crate) async fn run(options: Options) -> ExitCode {
     drop(node);
     let _ = following.await;
     code
+}
+
+/// Asks to be told once all notices so far are said.
+type Said = mpsc::Sender<oneshot::Sender<()>>;
+
+/// Says notices, in a task of its own that ends with the node.
+fn follow(mut notices: broadcast::Receiver<Notice>, say: Say) -> (Said, JoinHandle<()>) {
+    let (said, mut asked) = mpsc::channel::<oneshot::Sender<()>>(1);
+    let following = tokio::spawn(async move {
+        loop {
+            tokio::select! {
+                biased;
+                notice = notices.recv() => match notice {
+                    Ok(notice) => say.notice(&notice),
+                    Err(RecvError::Lagged(_)) => {}
+                    Err(RecvError::Closed) => return,
+                },
+                Some(done) = asked.recv() => drop(done.send(())),
+            }
+        }
+    });
+    (said, following)
 }
 
 pub(crate) fn usage(say: Say, why: &str) -> ExitCode {
@@ -132,25 +158,39 @@ fn config(common: &Common) -> Result<Config, String> {
     Ok(config)
 }
 
-async fn connect(node: &Node, to: &PeerAddress, plan: Plan, say: Say) -> ExitCode {
+async fn connect(node: &Node, to: &PeerAddress, plan: Plan, say: Say, said: &Said) -> ExitCode {
+    let pipe = match open(node, to, plan, say, said).await {
+        Ok(pipe) => pipe,
+        Err(code) => return code,
+    };
+    match talk(pipe).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(why) => {
+            say.error(&why.to_string());
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn open(node: &Node, to: &PeerAddress, plan: Plan, say: Say, said: &Said) -> Result<Pipe, ExitCode> {
     say.waiting("connecting");
-    match node.connect_with(to, plan).await {
+    let outcome = node.connect_with(to, plan).await;
+    // What led to it is said before it.
+    let (done, all) = oneshot::channel();
+    if said.send(done).await.is_ok() {
+        let _ = all.await;
+    }
+    match outcome {
         Ok(pipe) => {
             say.opened("connected", &pipe);
-            match talk(pipe).await {
-                Ok(()) => ExitCode::SUCCESS,
-                Err(why) => {
-                    say.error(&why.to_string());
-                    ExitCode::FAILURE
-                }
-            }
+            Ok(pipe)
         }
         Err(why) => {
             say.failed(&why);
-            match why {
+            Err(match why {
                 p2pd_tokio::ConnectError::NotBegun(_) => ExitCode::from(USAGE),
                 _ => ExitCode::FAILURE,
-            }
+            })
         }
     }
 }

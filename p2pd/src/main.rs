@@ -3,6 +3,7 @@
 
 mod commands;
 mod demo;
+mod exec;
 mod options;
 mod say;
 mod server;

@@ -1,5 +1,6 @@
 //! The command line.
 
+use std::ffi::OsString;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -72,6 +73,13 @@ pub(crate) enum Command {
         /// Give up after this many seconds
         #[arg(long, value_name = "SECONDS", default_value = "20", value_parser = seconds)]
         timeout: Duration,
+        /// Run a program with the connected socket as descriptor 3, and end as it ends. The pipe is a plain one, so
+        /// the peer has to allow that (`--plain`). The program's arguments follow, so this comes last
+        #[arg(long, value_name = "PROGRAM [ARGS]", num_args = 1.., allow_hyphen_values = true)]
+        exec: Vec<OsString>,
+        /// With `--exec`: the socket is the program's standard input and output too
+        #[arg(long, requires = "exec")]
+        stdio: bool,
         #[command(flatten)]
         common: Common,
     },

@@ -1,8 +1,10 @@
 //! What the integration tests of p2pd share. The tests themselves are in `tests/tests/`.
 //!
-//! [`lab`] builds real Linux NATs in network namespaces and runs programs and closures behind them.
+//! [`lab`] builds real Linux NATs in network namespaces and runs programs and closures behind them; [`drivers`] has
+//! every driver behind the same calls, which block.
 
 #![deny(unsafe_code)]
 
+pub mod drivers;
 pub mod lab;
 pub mod world;

@@ -1,4 +1,4 @@
-//! Errors of the driver.
+//! Errors of every driver.
 
 use std::fmt;
 use std::io;
@@ -18,6 +18,8 @@ pub enum BindError {
     Interfaces(io::Error),
     /// The system has no randomness to give.
     Random(io::Error),
+    /// The event loop cannot be used.
+    Loop(io::Error),
 }
 
 impl fmt::Display for BindError {
@@ -27,6 +29,7 @@ impl fmt::Display for BindError {
             BindError::Listen(local, why) => write!(f, "cannot listen on {local}: {why}"),
             BindError::Interfaces(why) => write!(f, "network interfaces: {why}"),
             BindError::Random(why) => write!(f, "no randomness: {why}"),
+            BindError::Loop(why) => write!(f, "event loop: {why}"),
         }
     }
 }
@@ -36,7 +39,7 @@ impl std::error::Error for BindError {
         match self {
             BindError::Config(why) => Some(why),
             BindError::Listen(_, why) => Some(why),
-            BindError::Interfaces(why) | BindError::Random(why) => Some(why),
+            BindError::Interfaces(why) | BindError::Random(why) | BindError::Loop(why) => Some(why),
         }
     }
 }

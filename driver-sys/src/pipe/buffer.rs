@@ -1,61 +1,52 @@
 //! Bytes on their way in or out of a pipe: two buffers that never grow beyond what their users say.
 
-use std::io;
-use std::pin::Pin;
-use std::task::{Context, Poll, ready};
-
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
+use std::io::{self, Read, Write};
 
 /// Bytes that wait for the system to take them. Whoever appends looks at [`len`](Outgoing::len) first.
 #[derive(Debug, Default)]
-pub(crate) struct Outgoing {
+pub(super) struct Outgoing {
     bytes: Vec<u8>,
     start: usize,
 }
 
 impl Outgoing {
-    pub(crate) fn len(&self) -> usize {
+    pub(super) fn len(&self) -> usize {
         self.bytes.len() - self.start
     }
 
-    pub(crate) fn is_empty(&self) -> bool {
+    pub(super) fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
     /// Where to append. What was sent is forgotten first, so that the buffer holds what waits and no more.
-    pub(crate) fn end(&mut self) -> &mut Vec<u8> {
+    pub(super) fn end(&mut self) -> &mut Vec<u8> {
         self.bytes.drain(..self.start);
         self.start = 0;
         &mut self.bytes
     }
 
     /// Writes until no more than `keep` bytes wait.
-    pub(crate) fn poll_send(
-        &mut self,
-        stream: &mut TcpStream,
-        cx: &mut Context<'_>,
-        keep: usize,
-    ) -> Poll<io::Result<()>> {
+    pub(super) fn send(&mut self, io: &mut impl Write, keep: usize) -> io::Result<()> {
         while self.len() > keep {
-            let n = ready!(Pin::new(&mut *stream).poll_write(cx, &self.bytes[self.start..]))?;
-            if n == 0 {
-                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            match io.write(&self.bytes[self.start..]) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(n) => self.start += n,
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) => return Err(e),
             }
-            self.start += n;
         }
         if self.is_empty() {
             self.bytes.clear();
             self.start = 0;
         }
-        Poll::Ready(Ok(()))
+        Ok(())
     }
 }
 
 /// Bytes that came in and wait for their reader, in a place of fixed size that is made when it is first
 /// needed.
 #[derive(Debug)]
-pub(crate) struct Incoming {
+pub(super) struct Incoming {
     bytes: Box<[u8]>,
     start: usize,
     end: usize,
@@ -63,19 +54,19 @@ pub(crate) struct Incoming {
 }
 
 impl Incoming {
-    pub(crate) fn new(size: usize) -> Self {
+    pub(super) fn new(size: usize) -> Self {
         Incoming { bytes: Box::default(), start: 0, end: 0, size }
     }
 
-    pub(crate) fn front(&self) -> &[u8] {
+    pub(super) fn front(&self) -> &[u8] {
         &self.bytes[self.start..self.end]
     }
 
-    pub(crate) fn is_empty(&self) -> bool {
+    pub(super) fn is_empty(&self) -> bool {
         self.start == self.end
     }
 
-    pub(crate) fn consume(&mut self, n: usize) {
+    pub(super) fn consume(&mut self, n: usize) {
         self.start += n;
         if self.is_empty() {
             (self.start, self.end) = (0, 0);
@@ -84,33 +75,26 @@ impl Incoming {
 
     /// The whole place, to be filled from its beginning and confirmed by [`filled`](Self::filled). Only while
     /// it is empty.
-    pub(crate) fn place(&mut self) -> &mut [u8] {
+    pub(super) fn place(&mut self) -> &mut [u8] {
         debug_assert!(self.is_empty());
         self.make();
         &mut self.bytes
     }
 
-    pub(crate) fn filled(&mut self, n: usize) {
+    pub(super) fn filled(&mut self, n: usize) {
         (self.start, self.end) = (0, n);
     }
 
     /// Reads once, as much as there is room for; `need` bytes in all must fit. Zero: the stream ended.
-    pub(crate) fn poll_fill(
-        &mut self,
-        stream: &mut TcpStream,
-        cx: &mut Context<'_>,
-        need: usize,
-    ) -> Poll<io::Result<usize>> {
+    pub(super) fn fill(&mut self, io: &mut impl Read, need: usize) -> io::Result<usize> {
         self.make();
         if self.start + need > self.size {
             self.bytes.copy_within(self.start..self.end, 0);
             (self.start, self.end) = (0, self.end - self.start);
         }
-        let mut room = ReadBuf::new(&mut self.bytes[self.end..]);
-        ready!(Pin::new(stream).poll_read(cx, &mut room))?;
-        let n = room.filled().len();
+        let n = io.read(&mut self.bytes[self.end..])?;
         self.end += n;
-        Poll::Ready(Ok(n))
+        Ok(n)
     }
 
     fn make(&mut self) {

@@ -1,7 +1,7 @@
 //! One wake-up for two tasks.
 //!
-//! A `TcpStream` remembers one task that waits to write. The reading half of a pipe may write too, what a
-//! writer left in the pipe or what the echo service answers, and with `tokio::io::split` it is another task:
+//! A stream of tokio or async-io remembers one task that waits to write. The reading half of a pipe may write too, what a
+//! writer left in the pipe or what the echo service answers, and with `a split into halves` it is another task:
 //! whoever registered last would take the other's wake-up away.
 
 use std::sync::{Arc, Mutex, PoisonError};
@@ -9,14 +9,16 @@ use std::task::{Context, Wake, Waker};
 
 /// Which half of the pipe is being polled.
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum Half {
+pub enum Half {
+    /// The one that reads.
     Reader,
+    /// The one that writes.
     Writer,
 }
 
 /// The waker to give to the stream's writing side in place of a task's own: it wakes both halves.
 #[derive(Debug)]
-pub(crate) struct Wakers {
+pub struct Wakers {
     halves: Arc<Halves>,
     both: Waker,
 }
@@ -36,7 +38,7 @@ impl Default for Wakers {
 
 impl Wakers {
     /// Remembers who polls this half, and gives what to poll the stream's writing side with.
-    pub(crate) fn register(&self, half: Half, cx: &Context<'_>) -> Context<'_> {
+    pub fn register(&self, half: Half, cx: &Context<'_>) -> Context<'_> {
         let place = match half {
             Half::Reader => &self.halves.reader,
             Half::Writer => &self.halves.writer,

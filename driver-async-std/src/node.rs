@@ -1,0 +1,300 @@
+//! The handle that users hold.
+
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
+
+use async_broadcast::InactiveReceiver;
+use async_channel::{Receiver, Sender};
+use event_listener::Event;
+use futures_lite::Stream;
+use p2pd_core::nat::NatReport;
+use p2pd_core::trace::Sink;
+use p2pd_core::{Config, ConnectId, NodeId, Notice, PeerAddress, Plan, Stats};
+use p2pd_sys::{Address, BindError, ConnectError, Engine};
+
+use crate::executor;
+use crate::pipe::Pipe;
+use crate::reactor::AsyncIo;
+use crate::run::{self, Command, Outputs};
+
+/// Pipes that nobody has accepted yet; a further one is closed.
+const ACCEPT_QUEUE: usize = 128;
+/// Notices that a slow reader may lag behind before it loses the oldest.
+const NOTICE_QUEUE: usize = 1024;
+
+/// A running node. Clones are handles to the same one; it ends when the last is dropped or
+/// [`shutdown`](Node::shutdown) is called. Pipes live on without it.
+#[derive(Clone, Debug)]
+pub struct Node {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    id: NodeId,
+    commands: Sender<Command>,
+    accepted: Receiver<Pipe>,
+    notices: InactiveReceiver<Notice>,
+    address: Arc<Known>,
+    tokens: AtomicU64,
+    turned_away: Arc<AtomicU64>,
+}
+
+/// What is known of the node's address, for many to wait for.
+#[derive(Debug)]
+pub(crate) struct Known {
+    address: Mutex<Address>,
+    changed: Event,
+    ended: AtomicBool,
+}
+
+impl Known {
+    pub(crate) fn new(address: Address) -> Self {
+        Known { address: Mutex::new(address), changed: Event::new(), ended: AtomicBool::new(false) }
+    }
+
+    fn get(&self) -> Address {
+        self.address.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(crate) fn set(&self, address: Address) {
+        *self.address.lock().unwrap_or_else(PoisonError::into_inner) = address;
+        self.changed.notify(usize::MAX);
+    }
+
+    /// There will be no other.
+    pub(crate) fn end(&self) {
+        self.ended.store(true, Ordering::Release);
+        self.changed.notify(usize::MAX);
+    }
+}
+
+/// Settings of the driver, beside the core's configuration.
+pub struct Builder {
+    config: Config,
+    echo: bool,
+    trace: Option<Sink>,
+}
+
+impl Builder {
+    /// Turns the echo service of the P2PD documents on: on pipes that peers open to us, a message `ECHO ` and
+    /// a payload is answered with the payload. It works while the pipe is being read, and the message
+    /// is delivered to the reader as well. Default: off.
+    pub fn echo(mut self, on: bool) -> Self {
+        self.echo = on;
+        self
+    }
+
+    /// Records what the node is told and what it says, for [`p2pd_core::trace::replay`]: `write` gets one line
+    /// at a time, in order. It is called on the node's task, so it must not take long. Default: off.
+    ///
+    /// A trace is a secret: it holds the configuration's private key and the node's seed, hence the keys of the
+    /// pipes opened meanwhile. [`p2pd_sys::create_private`] makes a file for its owner alone.
+    pub fn trace(mut self, write: impl FnMut(&str) + Send + 'static) -> Self {
+        self.trace = Some(Box::new(write));
+        self
+    }
+
+    /// Brings the node up; returns when it listens. The node's task runs on the executor that the
+    /// crate's feature chose.
+    ///
+    /// # Errors
+    /// What is wrong with the configuration, or which listener could not be opened and why.
+    pub async fn bind(self) -> Result<Node, BindError> {
+        let bind = self.config.bind;
+        let interfaces = blocking::unblock(move || p2pd_sys::interfaces(bind)).await;
+        let interfaces = interfaces.map_err(BindError::Interfaces)?;
+        let engine = Engine::new(self.config, self.trace, &interfaces, AsyncIo::default())?;
+        let id = engine.node().node_id();
+        let (commands, command_queue) = async_channel::unbounded();
+        let (accept, accepted) = async_channel::bounded(ACCEPT_QUEUE);
+        let (mut news, notices) = async_broadcast::broadcast(NOTICE_QUEUE);
+        news.set_overflow(true);
+        let address = Arc::new(Known::new(engine.address().clone()));
+        let turned_away = Arc::new(AtomicU64::new(0));
+        let outputs = Outputs {
+            accept,
+            turned_away: turned_away.clone(),
+            notices: news,
+            address: address.clone(),
+            echo: self.echo,
+        };
+        executor::spawn(run::run(engine, command_queue, outputs));
+        let (notices, tokens) = (notices.deactivate(), AtomicU64::new(0));
+        let inner = Inner { id, commands, accepted, notices, address, tokens, turned_away };
+        Ok(Node { inner: Arc::new(inner) })
+    }
+}
+
+impl Node {
+    /// Settings beside the configuration.
+    pub fn builder(config: Config) -> Builder {
+        Builder { config, echo: false, trace: None }
+    }
+
+    /// Brings a node up with the default settings.
+    ///
+    /// # Errors
+    /// As [`Builder::bind`].
+    pub async fn bind(config: Config) -> Result<Node, BindError> {
+        Self::builder(config).bind().await
+    }
+
+    /// The node's id.
+    pub fn node_id(&self) -> NodeId {
+        self.inner.id
+    }
+
+    /// The address to hand out. Waits until outside addresses and brokers are settled, found or given up: at
+    /// most about six seconds, usually a few round trips.
+    pub async fn address(&self) -> PeerAddress {
+        let known = &self.inner.address;
+        loop {
+            let changed = known.changed.listen();
+            match known.get() {
+                Address::Ready(address) => return address,
+                // One that ended before knows no more than its name.
+                other if known.ended.load(Ordering::Acquire) => {
+                    return other.known().cloned().unwrap_or_else(|| Address::nameless(self.inner.id));
+                }
+                _ => changed.await,
+            }
+        }
+    }
+
+    /// The address as known now, perhaps without outside addresses and brokers yet.
+    pub fn current_address(&self) -> Option<PeerAddress> {
+        self.inner.address.get().known().cloned()
+    }
+
+    /// Opens a pipe with the default plan: all strategies, encrypted, within 20 s. Dropping the future gives
+    /// the attempt up.
+    ///
+    /// # Errors
+    /// Why there is no pipe, with a report of what was tried.
+    pub async fn connect(&self, to: &PeerAddress) -> Result<Pipe, ConnectError> {
+        self.connect_with(to, Plan::default()).await
+    }
+
+    /// Opens a pipe by a plan. Dropping the future gives the attempt up.
+    ///
+    /// # Errors
+    /// Why there is no pipe, with a report of what was tried.
+    pub async fn connect_with(&self, to: &PeerAddress, plan: Plan) -> Result<Pipe, ConnectError> {
+        self.start_connect(to, plan).await?.await
+    }
+
+    /// Begins to open a pipe, and returns a future for it that knows its [`ConnectId`], so that
+    /// [`Notice::Progress`] can be followed meanwhile.
+    ///
+    /// # Errors
+    /// Why nothing was begun.
+    pub async fn start_connect(&self, to: &PeerAddress, plan: Plan) -> Result<Connecting, ConnectError> {
+        let (begun_tx, begun) = async_channel::bounded(1);
+        let (done_tx, done) = async_channel::bounded(1);
+        let token = self.inner.tokens.fetch_add(1, Ordering::Relaxed);
+        let canceller = Canceller { token, commands: self.inner.commands.clone() };
+        let command =
+            Command::Connect { token, to: Box::new(to.clone()), plan, begun: begun_tx, done: done_tx };
+        self.inner.commands.try_send(command).map_err(|_| ConnectError::NodeGone)?;
+        let id = begun.recv().await.map_err(|_| ConnectError::NodeGone)?.map_err(ConnectError::NotBegun)?;
+        Ok(Connecting { id, done: Box::pin(done), _canceller: canceller })
+    }
+
+    /// The next pipe that a peer opens to us; `None` once the node was shut down. At most 128 wait;
+    /// further ones are closed, and counted by [`turned_away`](Node::turned_away).
+    pub async fn accept(&self) -> Option<Pipe> {
+        self.inner.accepted.recv().await.ok()
+    }
+
+    /// How many pipes were closed because 128 were waiting for [`accept`](Node::accept) already.
+    pub fn turned_away(&self) -> u64 {
+        self.inner.turned_away.load(Ordering::Relaxed)
+    }
+
+    /// News from now on: progress of connects, state of brokers, questions. A reader that is 1,024 notices
+    /// behind loses the oldest and is told so.
+    pub fn notices(&self) -> async_broadcast::Receiver<Notice> {
+        self.inner.notices.activate_cloned()
+    }
+
+    /// Answers [`Notice::Ask`]: whether this peer may have a pipe.
+    pub fn answer(&self, peer: NodeId, accept: bool) {
+        let _ = self.inner.commands.try_send(Command::Answer { peer, accept });
+    }
+
+    /// What was found of the NATs in front of the interfaces, one report each. Waits until the address is
+    /// settled; empty once the node was shut down.
+    pub async fn nats(&self) -> Vec<NatReport> {
+        self.address().await;
+        let (reply, nats) = async_channel::bounded(1);
+        if self.inner.commands.try_send(Command::Nats(reply)).is_err() {
+            return Vec::new();
+        }
+        nats.recv().await.unwrap_or_default()
+    }
+
+    /// What the node has counted; `None` once it was shut down.
+    pub async fn stats(&self) -> Option<Stats> {
+        let (reply, stats) = async_channel::bounded(1);
+        self.inner.commands.try_send(Command::Stats(reply)).ok()?;
+        stats.recv().await.ok()
+    }
+
+    /// Ends the node: connects fail, brokers are told, sockets closed, tasks ended. Pipes live on.
+    pub async fn shutdown(&self) {
+        let (done, ended) = async_channel::bounded(1);
+        if self.inner.commands.try_send(Command::Shutdown(done)).is_ok() {
+            let _ = ended.recv().await;
+        }
+    }
+}
+
+impl fmt::Debug for Builder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Builder")
+            .field("config", &self.config)
+            .field("echo", &self.echo)
+            .field("trace", &self.trace.is_some())
+            .finish()
+    }
+}
+
+/// A connect under way: a future of its [`Pipe`]. Dropping it gives the attempt up.
+#[derive(Debug)]
+pub struct Connecting {
+    id: ConnectId,
+    done: Pin<Box<Receiver<Result<Pipe, ConnectError>>>>,
+    _canceller: Canceller,
+}
+
+impl Connecting {
+    /// Its number in notices.
+    pub fn id(&self) -> ConnectId {
+        self.id
+    }
+}
+
+impl Future for Connecting {
+    type Output = Result<Pipe, ConnectError>;
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        self.done.as_mut().poll_next(cx).map(|done| done.unwrap_or(Err(ConnectError::NodeGone)))
+    }
+}
+
+/// Cancels when dropped; one whose connect is over does nothing.
+#[derive(Debug)]
+struct Canceller {
+    token: u64,
+    commands: Sender<Command>,
+}
+
+impl Drop for Canceller {
+    fn drop(&mut self) {
+        let _ = self.commands.try_send(Command::Cancel { token: self.token });
+    }
+}

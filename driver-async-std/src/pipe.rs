@@ -1,0 +1,149 @@
+//! What a user reads from and writes to.
+
+use std::io::{self, Read, Write};
+use std::net::{Shutdown, TcpStream};
+use std::ops::Deref;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use async_io::Async;
+use futures_io::{AsyncRead, AsyncWrite};
+use p2pd_core::pipe::PipeStart;
+use p2pd_sys::{Half, Layer, PipeInfo, Wakers};
+
+/// A pipe to a peer: the TCP stream, with records around it when it is encrypted. What is known of it, its peer for
+/// example, is in [`PipeInfo`].
+///
+/// Each direction ends by itself: `close` says that we send no more, and the peer's end is a read of zero
+/// bytes. On an encrypted pipe a stream that is cut off without the peer's end is an `UnexpectedEof` error, not
+/// an end. Dropping a pipe without `close` cuts it off.
+///
+/// An encrypted pipe holds at most two records, 32 KiB, that the system has not taken yet. They leave while
+/// the pipe is written, flushed, closed or read; a program that writes and then does none of these
+/// should flush.
+#[derive(Debug)]
+pub struct Pipe {
+    stream: Async<TcpStream>,
+    info: PipeInfo,
+    layer: Layer,
+    wakers: Wakers,
+}
+
+impl Pipe {
+    pub(crate) fn new(stream: Async<TcpStream>, start: PipeStart, echo: bool) -> Self {
+        let info = PipeInfo::new(&start);
+        Pipe { stream, info, layer: Layer::new(start.keys, echo), wakers: Wakers::default() }
+    }
+
+    /// The bare TCP stream of a plain pipe, of async-std or of smol: nothing was read ahead, nothing waits to be sent,
+    /// and nothing of ours holds on to it.
+    ///
+    /// # Errors
+    /// `Unsupported` for an encrypted pipe, and for one whose echo replies are not sent yet; the pipe is closed.
+    pub fn into_tcp_stream(self) -> io::Result<crate::TcpStream> {
+        self.layer.check_bare()?;
+        crate::executor::wrap(self.stream)
+    }
+
+    /// As [`into_tcp_stream`](Self::into_tcp_stream), a blocking stream of the standard library. It becomes an
+    /// `OwnedFd` by `into`.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn into_std(self) -> io::Result<TcpStream> {
+        self.layer.check_bare()?;
+        let stream = self.stream.into_inner()?;
+        stream.set_nonblocking(false)?;
+        Ok(stream)
+    }
+}
+
+impl Deref for Pipe {
+    type Target = PipeInfo;
+    fn deref(&self) -> &PipeInfo {
+        &self.info
+    }
+}
+
+/// The stream as the layer wants it: what is pending would block.
+struct Polled<'s, 'r, 'w> {
+    stream: &'s mut Async<TcpStream>,
+    /// Who waits to read; writers never do.
+    reader: Option<&'r mut Context<'w>>,
+    /// Both halves.
+    writer: Context<'s>,
+}
+
+impl Read for Polled<'_, '_, '_> {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        let Some(cx) = &mut self.reader else { return Err(io::ErrorKind::WouldBlock.into()) };
+        match Pin::new(&mut *self.stream).poll_read(cx, buf) {
+            Poll::Ready(read) => read,
+            Poll::Pending => Err(io::ErrorKind::WouldBlock.into()),
+        }
+    }
+}
+
+impl Write for Polled<'_, '_, '_> {
+    fn write(&mut self, data: &[u8]) -> io::Result<usize> {
+        match Pin::new(&mut *self.stream).poll_write(&mut self.writer, data) {
+            Poll::Ready(written) => written,
+            Poll::Pending => Err(io::ErrorKind::WouldBlock.into()),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+fn polled<T>(result: io::Result<T>) -> Poll<io::Result<T>> {
+    match result {
+        Err(e) if e.kind() == io::ErrorKind::WouldBlock => Poll::Pending,
+        done => Poll::Ready(done),
+    }
+}
+
+impl Pipe {
+    /// Does something with the layer for a writer.
+    fn writing<T>(
+        &mut self,
+        cx: &Context<'_>,
+        work: impl FnOnce(&mut Layer, &mut Polled<'_, '_, '_>) -> io::Result<T>,
+    ) -> Poll<io::Result<T>> {
+        let writer = self.wakers.register(Half::Writer, cx);
+        polled(work(&mut self.layer, &mut Polled { stream: &mut self.stream, reader: None, writer }))
+    }
+}
+
+impl AsyncRead for Pipe {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<io::Result<usize>> {
+        let this = &mut *self;
+        if this.layer.is_bare() {
+            return Pin::new(&mut this.stream).poll_read(cx, buf);
+        }
+        // Even if nothing waits to be sent now: a writer may leave something while this reader sleeps.
+        let writer = this.wakers.register(Half::Reader, cx);
+        let mut io = Polled { stream: &mut this.stream, reader: Some(cx), writer };
+        polled(this.layer.read(&mut io, buf))
+    }
+}
+
+impl AsyncWrite for Pipe {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
+        if self.layer.is_bare() {
+            return Pin::new(&mut self.stream).poll_write(cx, data);
+        }
+        self.writing(cx, |layer, io| layer.write(io, data))
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.writing(cx, |layer, io| layer.flush(io))
+    }
+
+    fn poll_close(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.writing(cx, |layer, io| layer.end(io)))?;
+        // The reactor's own close does not end the direction.
+        Poll::Ready(self.stream.get_ref().shutdown(Shutdown::Write))
+    }
+}

@@ -1,0 +1,260 @@
+//! The task that owns the engine: waits for its sockets, its timer and the handles, and tells users what came of it.
+
+use std::collections::HashMap;
+use std::future::poll_fn;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::Poll;
+
+use async_channel::{Receiver, Sender, TrySendError};
+use async_io::Timer;
+use futures_lite::Stream;
+use p2pd_core::SockId;
+use p2pd_core::nat::NatReport;
+use p2pd_core::{ConnectId, NodeId, Notice, PeerAddress, Plan, Stats};
+use p2pd_sys::{Engine, News};
+
+use crate::ConnectError;
+use crate::node::Known;
+use crate::pipe::Pipe;
+use crate::reactor::{Answer, AsyncIo};
+
+/// Sockets served before handles and the timer are looked at again.
+const BUDGET: usize = 64;
+
+/// What a handle asks for.
+#[derive(Debug)]
+pub(crate) enum Command {
+    Connect {
+        token: u64,
+        to: Box<PeerAddress>,
+        plan: Plan,
+        begun: Sender<Result<ConnectId, p2pd_core::ConnectError>>,
+        done: Sender<Result<Pipe, ConnectError>>,
+    },
+    Cancel {
+        token: u64,
+    },
+    Answer {
+        peer: NodeId,
+        accept: bool,
+    },
+    Nats(Sender<Vec<NatReport>>),
+    Stats(Sender<Stats>),
+    Shutdown(Sender<()>),
+}
+
+/// Where results go.
+#[derive(Debug)]
+pub(crate) struct Outputs {
+    pub(crate) accept: Sender<Pipe>,
+    /// Pipes closed because nobody accepted them.
+    pub(crate) turned_away: Arc<AtomicU64>,
+    pub(crate) notices: async_broadcast::Sender<Notice>,
+    pub(crate) address: Arc<Known>,
+    pub(crate) echo: bool,
+}
+
+struct Driver {
+    engine: Engine<AsyncIo>,
+    calls: HashMap<ConnectId, (u64, Sender<Result<Pipe, ConnectError>>)>,
+    out: Outputs,
+    /// Who waits for the end.
+    ends: Vec<Sender<()>>,
+}
+
+/// What the task is woken for.
+enum Woken {
+    Command(Option<Command>),
+    Sock(SockId),
+    Resolved(Answer),
+    Timer,
+}
+
+pub(crate) async fn run(engine: Engine<AsyncIo>, commands: Receiver<Command>, out: Outputs) {
+    let ready = engine.reactor().ready.clone();
+    let mut driver = Driver { engine, calls: HashMap::new(), out, ends: Vec::new() };
+    let queue = commands.clone();
+    let mut commands = pin!(commands);
+    let mut timer = Timer::never();
+    let mut handles = true;
+    loop {
+        driver.tell();
+        if driver.engine.is_over() {
+            break;
+        }
+        // Too near for the timer: only others get their turn.
+        let mut give_way = driver.engine.is_firing();
+        match driver.engine.timeout() {
+            Some(left) => timer.set_after(left),
+            None => timer = Timer::never(),
+        }
+        let woken = poll_fn(|cx| {
+            if handles && let Poll::Ready(command) = commands.as_mut().poll_next(cx) {
+                return Poll::Ready(Woken::Command(command));
+            }
+            if let Poll::Ready(sock) = ready.poll_next(cx) {
+                return Poll::Ready(Woken::Sock(sock));
+            }
+            if let Poll::Ready(answer) = driver.engine.reactor_mut().poll_answer(cx) {
+                return Poll::Ready(Woken::Resolved(answer));
+            }
+            if std::mem::take(&mut give_way) {
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+            if driver.engine.is_firing() {
+                return Poll::Ready(Woken::Timer);
+            }
+            Pin::new(&mut timer).poll(cx).map(|_| Woken::Timer)
+        });
+        match woken.await {
+            Woken::Command(Some(command)) => driver.command(command),
+            // The last handle is gone.
+            Woken::Command(None) => {
+                handles = false;
+                driver.engine.shutdown();
+            }
+            Woken::Sock(first) => {
+                driver.engine.ready(first);
+                for sock in std::iter::from_fn(|| ready.try_next()).take(BUDGET) {
+                    driver.engine.ready(sock);
+                }
+            }
+            Woken::Resolved((query, result)) => driver.engine.resolved(query, result),
+            Woken::Timer => {}
+        }
+        driver.engine.tick();
+    }
+    // Whoever has just asked must hear that nobody answers; the channel would keep what is in it.
+    queue.close();
+    while queue.try_recv().is_ok() {}
+    driver.out.address.end();
+    let ends = driver.ends;
+    drop((driver.engine, driver.out));
+    for done in ends {
+        let _ = done.try_send(());
+    }
+}
+
+impl Driver {
+    fn command(&mut self, command: Command) {
+        match command {
+            Command::Connect { token, to, plan, begun, done } => {
+                let id = self.engine.connect(&to, plan);
+                if let Ok(id) = id {
+                    self.calls.insert(id, (token, done));
+                }
+                if begun.try_send(id).is_err()
+                    && let Ok(id) = id
+                {
+                    // Given up before it was told: the canceller's word may have come first.
+                    self.calls.remove(&id);
+                    self.engine.cancel(id);
+                }
+            }
+            Command::Cancel { token } => {
+                let id = self.calls.iter().find(|(_, (t, _))| *t == token).map(|(id, _)| *id);
+                if let Some(id) = id {
+                    self.calls.remove(&id);
+                    self.engine.cancel(id);
+                }
+            }
+            Command::Answer { peer, accept } => self.engine.answer(peer, accept),
+            Command::Nats(reply) => {
+                let _ = reply.try_send(self.engine.node().nats().cloned().collect());
+            }
+            Command::Stats(reply) => {
+                let _ = reply.try_send(self.engine.node().stats());
+            }
+            Command::Shutdown(done) => {
+                self.ends.push(done);
+                self.engine.shutdown();
+            }
+        }
+    }
+
+    /// Passes the engine's news on.
+    fn tell(&mut self) {
+        while let Some(news) = self.engine.take_news() {
+            match news {
+                News::Notice(notice) => {
+                    if matches!(notice, Notice::Listening { .. } | Notice::Ready { .. }) {
+                        self.out.address.set(self.engine.address().clone());
+                    }
+                    let _ = self.out.notices.try_broadcast(notice);
+                }
+                News::NotOpened(connect, why) => self.answer(connect, Err(why)),
+                News::Opened(connect, stream, start) => {
+                    self.answer(connect, Ok(Pipe::new(stream.io, *start, false)));
+                }
+                News::Incoming(stream, start) => {
+                    let pipe = Pipe::new(stream.io, *start, self.out.echo);
+                    if let Err(TrySendError::Full(_)) = self.out.accept.try_send(pipe) {
+                        self.out.turned_away.fetch_add(1, Ordering::Relaxed);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Ends a call. Whoever has given up meanwhile drops the pipe, which closes it.
+    fn answer(&mut self, connect: ConnectId, outcome: Result<Pipe, ConnectError>) {
+        if let Some((_, done)) = self.calls.remove(&connect) {
+            let _ = done.try_send(outcome);
+        }
+    }
+}
+
+/// `cargo test --release -p p2pd-async-std late -- --nocapture` prints the figures.
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use p2pd_sys::Lateness;
+    use std::time::{Duration, Instant};
+
+    const GAPS: [(u32, Duration); 4] = [
+        (1, Duration::ZERO),
+        (64, Duration::from_millis(1)),
+        (512, Duration::from_millis(1)),
+        (512, Duration::ZERO),
+    ];
+
+    async fn lateness(dials: u32, gap: Duration) -> Lateness {
+        let (engine, late) = Lateness::engine(dials, gap, AsyncIo::default()).unwrap();
+        let (commands, queue) = async_channel::unbounded();
+        let out = Outputs {
+            accept: async_channel::bounded(1).0,
+            turned_away: Arc::default(),
+            notices: async_broadcast::broadcast(16).0,
+            address: Arc::new(Known::new(engine.address().clone())),
+            echo: false,
+        };
+        crate::executor::spawn(run(engine, queue, out));
+        while late.count() < dials as usize {
+            Timer::after(Duration::from_millis(20)).await;
+        }
+        drop(commands);
+        late
+    }
+
+    #[test]
+    fn armed_dials_are_little_late() {
+        futures_lite::future::block_on(async {
+            let timer = Lateness::default();
+            for _ in 0..100 {
+                let at = Instant::now() + Duration::from_micros(5_300);
+                Timer::at(at).await;
+                timer.push(at.elapsed());
+            }
+            println!("async-io's own timer: {timer}");
+            for (dials, gap) in GAPS {
+                let late = lateness(dials, gap).await;
+                println!("async-std, {dials} armed, {gap:?} apart: {late}");
+                // A busy machine may be much later than the figures.
+                assert!(late.quantiles().0 < Duration::from_millis(50), "{late}");
+            }
+        });
+    }
+}

@@ -1,0 +1,47 @@
+//! A pipe on whichever executor the features chose; `tests/tests/conformance.rs` has the rest, on async-std's.
+
+use std::net::Ipv4Addr;
+
+use futures_lite::future::{block_on, zip};
+use futures_lite::{AsyncReadExt, AsyncWriteExt};
+use p2pd_async_std::{Config, Node, Notice, PipeMode, Plan, SecretKey};
+
+fn config() -> Config {
+    let mut config = Config::new(SecretKey::from_bytes(p2pd_async_std::random_seed().unwrap()));
+    config.bind = Some(Ipv4Addr::LOCALHOST.into());
+    config.allow_plain = true;
+    config
+}
+
+#[test]
+fn a_pipe_in_each_mode_and_the_runtimes_own_stream() {
+    block_on(async {
+        let (a, b) = (Node::bind(config()).await.unwrap(), Node::bind(config()).await.unwrap());
+        let to = b.address().await;
+        let mut notices = a.notices();
+        for mode in [PipeMode::Encrypted, PipeMode::Plain] {
+            let plan = Plan { mode, ..Plan::default() };
+            let (ours, theirs) = zip(a.connect_with(&to, plan), b.accept()).await;
+            let (mut ours, mut theirs) = (ours.unwrap(), theirs.unwrap());
+            ours.write_all(b"question").await.unwrap();
+            ours.close().await.unwrap();
+            let mut text = String::new();
+            theirs.read_to_string(&mut text).await.unwrap();
+            assert_eq!(text, "question", "{mode}");
+            if mode == PipeMode::Encrypted {
+                let refused = theirs.into_tcp_stream().unwrap_err();
+                assert_eq!(refused.kind(), std::io::ErrorKind::Unsupported);
+            } else {
+                let mut theirs = theirs.into_tcp_stream().unwrap();
+                theirs.write_all(b"answer").await.unwrap();
+                drop(theirs);
+                let mut text = String::new();
+                ours.read_to_string(&mut text).await.unwrap();
+                assert_eq!(text, "answer");
+            }
+        }
+        assert!(matches!(notices.recv().await, Ok(Notice::Progress { .. })));
+        zip(a.shutdown(), b.shutdown()).await;
+        assert!(b.accept().await.is_none() && b.stats().await.is_none());
+    });
+}

@@ -1,0 +1,291 @@
+//! The node in the user's loop.
+
+use std::fmt;
+use std::net::IpAddr;
+use std::ops::Range;
+use std::time::{Duration, Instant};
+
+use mio::Registry;
+use mio::event::Event;
+use p2pd_core::nat::NatReport;
+use p2pd_core::trace::Sink;
+use p2pd_core::{Config, ConnectId, IoFailure, NodeId, Notice, PeerAddress, Plan, QueryId, Stats};
+use p2pd_sys::{Address, BindError, ConnectError, Engine};
+
+use crate::names::Names;
+use crate::pipe::Pipe;
+use crate::reactor::{Mio, Whose};
+
+/// What a node has to say.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum News {
+    /// A call has its pipe, which is registered nowhere yet.
+    Opened(ConnectId, Pipe),
+    /// A call has none, and why.
+    NotOpened(ConnectId, ConnectError),
+    /// A peer opened a pipe to us. It is registered nowhere yet.
+    Incoming(Pipe),
+    /// The address, progress of connects, state of brokers, questions.
+    Notice(Notice),
+    /// With [`Builder::own_names`]: look this name up, and say the outcome by [`Node::resolved`].
+    LookUp(QueryId, Box<str>),
+}
+
+/// Settings of the driver, beside the core's configuration.
+pub struct Builder {
+    config: Config,
+    echo: bool,
+    own_names: bool,
+    trace: Option<Sink>,
+}
+
+impl Builder {
+    /// Turns the echo service of the P2PD documents on: on pipes that peers open to us, a message `ECHO ` and
+    /// a payload is answered with the payload. It works while the pipe is being read, and the message
+    /// is delivered to the reader as well. Default: off.
+    pub fn echo(mut self, on: bool) -> Self {
+        self.echo = on;
+        self
+    }
+
+    /// Starts no thread for names: each comes as [`News::LookUp`], to be answered by [`Node::resolved`]. Default: off.
+    pub fn own_names(mut self, on: bool) -> Self {
+        self.own_names = on;
+        self
+    }
+
+    /// Records what the node is told and what it says, for [`p2pd_core::trace::replay`]: `write` gets one line
+    /// at a time, in order. Default: off.
+    ///
+    /// A trace is a secret: it holds the configuration's private key and the node's seed, hence the keys of the
+    /// pipes opened meanwhile. [`p2pd_sys::create_private`] makes a file for its owner alone.
+    pub fn trace(mut self, write: impl FnMut(&str) + Send + 'static) -> Self {
+        self.trace = Some(Box::new(write));
+        self
+    }
+
+    /// Brings the node up, with its sockets in this registry under these tokens; when this returns it listens. Lists
+    /// the interfaces, which takes about a millisecond (measured).
+    ///
+    /// A node has a token for each socket that is not a pipe yet, and one more: 64 do for one that opens few pipes at a
+    /// time, while a search for a peer behind random ports has a thousand dials under way. Dials beyond fail.
+    ///
+    /// # Errors
+    /// What is wrong with the configuration, or which listener could not be opened and why.
+    pub fn bind(self, registry: &Registry, tokens: Range<usize>) -> Result<Node, BindError> {
+        let interfaces = p2pd_sys::interfaces(self.config.bind).map_err(BindError::Interfaces)?;
+        let registry = registry.try_clone().map_err(BindError::Loop)?;
+        let mio = Mio::new(registry, tokens, Names::new(self.own_names));
+        let engine = Engine::new(self.config, self.trace, &interfaces, mio)?;
+        Ok(Node { engine, echo: self.echo })
+    }
+}
+
+impl fmt::Debug for Builder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Builder")
+            .field("config", &self.config)
+            .field("echo", &self.echo)
+            .field("own_names", &self.own_names)
+            .field("trace", &self.trace.is_some())
+            .finish()
+    }
+}
+
+/// A node in a mio loop. It does something only while it is called: pass it its events by
+/// [`handle`](Self::handle), call [`tick`](Self::tick) after each turn of the loop, take out what
+/// [`poll`](Self::poll) gives until it gives nothing, and wait no longer than its [`timeout`](Self::timeout).
+///
+/// Dropping it closes its sockets; pipes live on.
+#[derive(Debug)]
+pub struct Node {
+    engine: Engine<Mio>,
+    echo: bool,
+}
+
+impl Node {
+    /// Settings beside the configuration.
+    pub fn builder(config: Config) -> Builder {
+        Builder { config, echo: false, own_names: false, trace: None }
+    }
+
+    /// Brings a node up with the default settings.
+    ///
+    /// # Errors
+    /// As [`Builder::bind`].
+    pub fn bind(config: Config, registry: &Registry, tokens: Range<usize>) -> Result<Node, BindError> {
+        Self::builder(config).bind(registry, tokens)
+    }
+
+    /// Takes an event, if its token is one of the node's; false: it is yours.
+    pub fn handle(&mut self, event: &Event) -> bool {
+        match self.engine.reactor().whose(event.token()) {
+            Whose::Sock(sock) => self.engine.ready(sock),
+            Whose::Names => {
+                while let Some((query, result)) = self.engine.reactor_mut().names.poll_answer() {
+                    self.engine.resolved(query, result);
+                }
+            }
+            Whose::Nobodys => {}
+            Whose::Users => return false,
+        }
+        true
+    }
+
+    /// How long the loop may wait before it calls [`tick`](Self::tick): what `Poll::poll` wants to know.
+    pub fn timeout(&self) -> Option<Duration> {
+        let asks = self.engine.reactor().names.asks();
+        if asks { Some(Duration::ZERO) } else { self.engine.timeout() }
+    }
+
+    /// The time of [`timeout`](Self::timeout), for loops that have other deadlines too.
+    pub fn deadline(&self) -> Option<Instant> {
+        // Beyond what the clock can show is never.
+        self.timeout().and_then(|within| Instant::now().checked_add(within))
+    }
+
+    /// Does what is due. Call it after each turn of the loop; it costs next to nothing when nothing is.
+    ///
+    /// Dials of a punch are timed: the last 1.3 ms before one, which `Poll` is too coarse for, are waited for in
+    /// here, asleep but for the last 0.2 ms.
+    pub fn tick(&mut self) {
+        if self.timeout().is_some_and(|left| left.is_zero()) {
+            self.engine.wait_to_fire();
+            self.engine.tick();
+        }
+    }
+
+    /// The next thing that the node has to say; `None` for nothing now.
+    pub fn poll(&mut self) -> Option<News> {
+        if let Some((query, host)) = self.engine.reactor_mut().names.poll_asked() {
+            return Some(News::LookUp(query, host));
+        }
+        let echo = self.echo;
+        Some(match self.engine.take_news()? {
+            p2pd_sys::News::Notice(notice) => News::Notice(notice),
+            p2pd_sys::News::NotOpened(connect, why) => News::NotOpened(connect, why),
+            p2pd_sys::News::Opened(connect, mut stream, start) => {
+                self.engine.reactor().release(&mut stream);
+                News::Opened(connect, Pipe::new(stream, *start, false))
+            }
+            p2pd_sys::News::Incoming(mut stream, start) => {
+                self.engine.reactor().release(&mut stream);
+                News::Incoming(Pipe::new(stream, *start, echo))
+            }
+        })
+    }
+
+    /// Begins to open a pipe by a plan; it ends by [`News::Opened`] or [`News::NotOpened`].
+    ///
+    /// # Errors
+    /// Why nothing was begun.
+    pub fn connect(&mut self, to: &PeerAddress, plan: Plan) -> Result<ConnectId, ConnectError> {
+        self.engine.connect(to, plan).map_err(ConnectError::NotBegun)
+    }
+
+    /// Gives a call up; nothing more is said of it, unless its pipe waits to be taken out already.
+    pub fn cancel(&mut self, connect: ConnectId) {
+        self.engine.cancel(connect);
+    }
+
+    /// Answers [`Notice::Ask`]: whether this peer may have a pipe.
+    pub fn answer(&mut self, peer: NodeId, accept: bool) {
+        self.engine.answer(peer, accept);
+    }
+
+    /// Answers [`News::LookUp`]; no address means that there is no such name.
+    pub fn resolved(&mut self, query: QueryId, found: &[IpAddr]) {
+        let result = if found.is_empty() { Err(IoFailure::NoSuchName) } else { Ok(found.into()) };
+        self.engine.resolved(query, result);
+    }
+
+    /// The node's id.
+    pub fn node_id(&self) -> NodeId {
+        self.engine.node().node_id()
+    }
+
+    /// The address to hand out, once outside addresses and brokers are settled, found or given up: at most about six
+    /// seconds, usually a few round trips. [`Notice::Ready`] says when.
+    pub fn address(&self) -> Option<&PeerAddress> {
+        match self.engine.address() {
+            Address::Ready(address) => Some(address),
+            _ => None,
+        }
+    }
+
+    /// The address as known now, perhaps without outside addresses and brokers yet.
+    pub fn current_address(&self) -> Option<&PeerAddress> {
+        self.engine.address().known()
+    }
+
+    /// What was found of the NATs in front of the interfaces so far, one report each.
+    pub fn nats(&self) -> impl Iterator<Item = &NatReport> {
+        self.engine.node().nats()
+    }
+
+    /// What the node has counted.
+    pub fn stats(&self) -> Stats {
+        self.engine.node().stats()
+    }
+
+    /// Ends the node: connects fail, brokers are told, sockets closed. Go on with the loop until it
+    /// [`is_over`](Self::is_over), at most a second. Pipes live on.
+    pub fn shutdown(&mut self) {
+        self.engine.shutdown();
+    }
+
+    /// Whether the node has ended, after [`shutdown`](Self::shutdown).
+    pub fn is_over(&self) -> bool {
+        self.engine.is_over()
+    }
+}
+
+/// `cargo test --release -p p2pd-mio late -- --nocapture` prints the figures.
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use mio::{Events, Poll};
+    use p2pd_sys::Lateness;
+
+    const GAPS: [(u32, Duration); 4] = [
+        (1, Duration::ZERO),
+        (64, Duration::from_millis(1)),
+        (512, Duration::from_millis(1)),
+        (512, Duration::ZERO),
+    ];
+
+    fn lateness(dials: u32, gap: Duration) -> Lateness {
+        let (mut poll, mut events) = (Poll::new().unwrap(), Events::with_capacity(256));
+        let mio = Mio::new(poll.registry().try_clone().unwrap(), 0..2_000, Names::default());
+        let (engine, late) = Lateness::engine(dials, gap, mio).unwrap();
+        let mut node = Node { engine, echo: false };
+        while late.count() < dials as usize {
+            poll.poll(&mut events, node.timeout()).unwrap();
+            for event in &events {
+                node.handle(event);
+            }
+            node.tick();
+            while node.poll().is_some() {}
+        }
+        late
+    }
+
+    #[test]
+    fn armed_dials_are_little_late() {
+        let (mut poll, mut events) = (Poll::new().unwrap(), Events::with_capacity(1));
+        let timer = Lateness::default();
+        for _ in 0..100 {
+            let at = Instant::now() + Duration::from_micros(5_300);
+            poll.poll(&mut events, Some(at - Instant::now())).unwrap();
+            timer.push(at.elapsed());
+        }
+        println!("mio's own timeout: {timer}");
+        for (dials, gap) in GAPS {
+            let late = lateness(dials, gap);
+            println!("mio, {dials} armed, {gap:?} apart: {late}");
+            // A busy machine may be much later than the figures.
+            assert!(late.quantiles().0 < Duration::from_millis(50), "{late}");
+        }
+    }
+}

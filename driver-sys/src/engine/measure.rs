@@ -1,0 +1,74 @@
+//! How late a driver's dials are: dials that no core asked for, and what the trace says of them.
+
+use std::fmt;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use p2pd_core::trace::Sink;
+use p2pd_core::{Action, Config, SecretKey, SockId, SockOpts};
+
+use super::{Engine, Reactor};
+use crate::BindError;
+
+/// How late each dial was.
+#[derive(Clone, Debug, Default)]
+pub struct Lateness(Arc<Mutex<Vec<Duration>>>);
+
+impl Lateness {
+    /// A node on loopback with so many dials armed, the first in 60 ms, each `gap` after the one before, to a port where
+    /// nobody listens.
+    ///
+    /// # Errors
+    /// As [`Engine::new`].
+    pub fn engine<R: Reactor>(dials: u32, gap: Duration, reactor: R) -> Result<(Engine<R>, Self), BindError> {
+        let lateness = Lateness::default();
+        let here = lateness.clone();
+        let trace: Sink = Box::new(move |line: &str| {
+            let words: Vec<&str> = line.split_whitespace().collect();
+            if let ["event", _, "fired", _, late] = words[..] {
+                let late = Duration::from_nanos(late.parse().unwrap_or(u64::MAX));
+                here.0.lock().unwrap_or_else(PoisonError::into_inner).push(late);
+            }
+        });
+        let mut config = Config::new(SecretKey::from_bytes(crate::random_seed().map_err(BindError::Random)?));
+        config.bind = Some(Ipv4Addr::LOCALHOST.into());
+        let interfaces = crate::interfaces(config.bind).map_err(BindError::Interfaces)?;
+        let mut engine = Engine::new(config, Some(trace), &interfaces, reactor)?;
+        let local = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+        let remote = SocketAddr::from((Ipv4Addr::LOCALHOST, 1));
+        let first = engine.clock.now() + Duration::from_millis(60);
+        for n in 0..dials {
+            let (sock, at) = (SockId::accepted((1 << 30) + n), first + gap * n);
+            let deadline = at + Duration::from_secs(5);
+            let opts = SockOpts::default();
+            engine.act(Action::Connect { sock, local, remote, opts, at, deadline });
+        }
+        Ok((engine, lateness))
+    }
+
+    /// How many dials were made.
+    pub fn count(&self) -> usize {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).len()
+    }
+
+    /// Median and 99 %.
+    pub fn quantiles(&self) -> (Duration, Duration) {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        all.sort();
+        let at = |percent: usize| all.get(all.len() * percent / 100).copied().unwrap_or_default();
+        (at(50), at(99))
+    }
+
+    /// Notes one measured elsewhere.
+    pub fn push(&self, late: Duration) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(late);
+    }
+}
+
+impl fmt::Display for Lateness {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (half, most) = self.quantiles();
+        write!(f, "median {half:?}, 99 % {most:?}")
+    }
+}

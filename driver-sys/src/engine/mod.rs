@@ -1,0 +1,529 @@
+//! What every driver does alike: it carries out the core's actions on sockets and tells it what happens. A driver
+//! adds how its event loop watches sockets ([`Reactor`]), and how its users wait.
+
+#[cfg(feature = "measure")]
+mod measure;
+mod reactor;
+mod tcp;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::fmt;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use p2pd_core::io::Interface;
+use p2pd_core::pipe::PipeStart;
+use p2pd_core::trace::{Recorder, Sink};
+use p2pd_core::{
+    Action, Config, ConnectId, Event, Instant, IoFailure, Node, NodeId, Notice, PeerAddress, Plan, QueryId,
+    SockId,
+};
+use smallvec::SmallVec;
+
+use crate::error::{BindError, ConnectError};
+use crate::{Clock, failure, socket, wall_clock};
+
+#[cfg(feature = "measure")]
+pub use measure::Lateness;
+pub use reactor::Reactor;
+use tcp::{State, Tcp};
+
+/// Streams accepted, or datagrams received, on one socket before others have their turn.
+const BUDGET: usize = 64;
+/// Longer datagrams are cut; none that we know is.
+const DATAGRAM: usize = 2048;
+/// The wall clock is read again after this long, when the node is awake anyway.
+const CLOCK_AGAIN: Duration = Duration::from_secs(60);
+/// Streams that are being closed may take this long when the node ends.
+const END_WITHIN: Duration = Duration::from_secs(1);
+/// After an error of `accept`, out of descriptors for example, the next try may work, but not at once.
+const ACCEPT_AGAIN: Duration = Duration::from_millis(50);
+/// An ICMP error of an earlier datagram says nothing that silence does not; one that stays must not spin.
+const RECEIVE_AGAIN: Duration = Duration::from_millis(10);
+/// So near to its time a dial is waited for by spinning.
+const SPIN: Duration = Duration::from_micros(50);
+
+/// What a driver tells its user.
+#[derive(Debug)]
+pub enum News<S> {
+    /// What the core said.
+    Notice(Notice),
+    /// A peer opened a pipe to us.
+    Incoming(S, Box<PipeStart>),
+    /// A call has its pipe.
+    Opened(ConnectId, S, Box<PipeStart>),
+    /// A call has none.
+    NotOpened(ConnectId, ConnectError),
+}
+
+/// What is known of the node's address.
+#[derive(Clone, Debug)]
+pub enum Address {
+    /// Nothing yet.
+    Opening,
+    /// A listener could not be opened.
+    ListenFailed(SocketAddr, IoFailure),
+    /// Without outside addresses and brokers yet.
+    Listening(PeerAddress),
+    /// To be handed out.
+    Ready(PeerAddress),
+}
+
+impl Address {
+    /// The address, whether ready or not.
+    pub fn known(&self) -> Option<&PeerAddress> {
+        match self {
+            Address::Ready(address) | Address::Listening(address) => Some(address),
+            Address::Opening | Address::ListenFailed(..) => None,
+        }
+    }
+
+    /// The address of a node that ended before it knew more than its name.
+    pub fn nameless(node: NodeId) -> PeerAddress {
+        PeerAddress::new(&[], &[], node.to_node_text()).unwrap_or_else(|_| unreachable!())
+    }
+}
+
+#[derive(Debug)]
+enum Sock<R: Reactor> {
+    /// It failed at once, which is told when its turn comes.
+    Failed(IoFailure),
+    Udp(R::Udp),
+    Listener {
+        listener: R::Listener,
+        nodelay: bool,
+    },
+    Tcp(Box<Tcp<R::Stream>>),
+}
+
+/// What is to be done before anything else is waited for.
+#[derive(Debug)]
+enum Step {
+    Bound(SockId, SocketAddr),
+    Failed(SockId),
+    Resolved(QueryId, Result<SmallVec<[IpAddr; 2]>, IoFailure>),
+    /// The socket may be able to go on.
+    Work(SockId),
+}
+
+/// A node on the sockets of an event loop.
+///
+/// After any call, [`take_news`](Self::take_news) until there are none; then wait until a socket is ready
+/// or the [`deadline`](Self::deadline) has come, and say which.
+pub struct Engine<R: Reactor> {
+    core: Recorder,
+    clock: Clock,
+    reactor: R,
+    socks: HashMap<SockId, Sock<R>>,
+    /// Look-ups, and when to give each up.
+    queries: HashMap<QueryId, Instant>,
+    steps: VecDeque<Step>,
+    /// Sockets whose turn was over before they were empty.
+    again: Vec<SockId>,
+    /// When a dial is to be connected.
+    fires: BTreeSet<(Instant, SockId)>,
+    /// When a socket is to be looked at though nothing happened on it.
+    timers: BTreeSet<(Instant, SockId)>,
+    news: VecDeque<News<R::Stream>>,
+    address: Address,
+    accepted: u32,
+    buffer: Vec<u8>,
+    clock_read: Instant,
+    /// Set once the core is closed: when to give up the streams that are still ending.
+    closed: Option<Instant>,
+}
+
+impl<R: Reactor> Engine<R> {
+    /// Brings a node up; when this returns it listens.
+    ///
+    /// # Errors
+    /// What is wrong with the configuration, or which listener could not be opened and why.
+    pub fn new(
+        config: Config,
+        trace: Option<Sink>,
+        interfaces: &[Interface],
+        reactor: R,
+    ) -> Result<Self, BindError> {
+        let seed = crate::random_seed().map_err(BindError::Random)?;
+        let clock = Clock::start();
+        let now = clock.now();
+        let core = Recorder::new(config, seed, now, trace).map_err(BindError::Config)?;
+        let mut engine = Engine {
+            core,
+            clock,
+            reactor,
+            socks: HashMap::new(),
+            queries: HashMap::new(),
+            steps: VecDeque::new(),
+            again: Vec::new(),
+            fires: BTreeSet::new(),
+            timers: BTreeSet::new(),
+            news: VecDeque::new(),
+            address: Address::Opening,
+            accepted: 0,
+            buffer: Vec::new(),
+            clock_read: now,
+            closed: None,
+        };
+        engine.core.handle(now, Event::Clock(wall_clock(now)));
+        engine.core.handle(now, Event::Interfaces(interfaces));
+        engine.settle();
+        match engine.address {
+            Address::ListenFailed(local, why) => Err(BindError::Listen(local, why)),
+            _ => Ok(engine),
+        }
+    }
+
+    /// The event loop.
+    pub fn reactor(&self) -> &R {
+        &self.reactor
+    }
+
+    /// The event loop.
+    pub fn reactor_mut(&mut self) -> &mut R {
+        &mut self.reactor
+    }
+
+    /// The node, to look at.
+    pub fn node(&self) -> &Node {
+        &self.core
+    }
+
+    /// What is known of the node's address.
+    pub fn address(&self) -> &Address {
+        &self.address
+    }
+
+    /// Begins to open a pipe, as [`Node::connect`].
+    ///
+    /// # Errors
+    /// Why nothing was begun.
+    pub fn connect(&mut self, to: &PeerAddress, plan: Plan) -> Result<ConnectId, p2pd_core::ConnectError> {
+        let id = self.core.connect(self.clock.now(), to, plan);
+        self.settle();
+        id
+    }
+
+    /// Ends a call without an outcome.
+    pub fn cancel(&mut self, connect: ConnectId) {
+        self.core.cancel(self.clock.now(), connect);
+        self.settle();
+    }
+
+    /// Answers [`Notice::Ask`].
+    pub fn answer(&mut self, peer: NodeId, accept: bool) {
+        self.core.answer(self.clock.now(), peer, accept);
+        self.settle();
+    }
+
+    /// Ends the node: go on until it [`is_over`](Self::is_over).
+    pub fn shutdown(&mut self) {
+        self.core.shutdown(self.clock.now());
+        self.settle();
+    }
+
+    /// Whether the node has ended and all of its streams with it; or their time has passed.
+    pub fn is_over(&self) -> bool {
+        self.closed.is_some_and(|until| self.socks.is_empty() || self.clock.until(until).is_zero())
+    }
+
+    /// A socket can perhaps be read or written.
+    pub fn ready(&mut self, sock: SockId) {
+        if let Some(Sock::Tcp(tcp)) = self.socks.get_mut(&sock) {
+            tcp.readable = true;
+        }
+        self.steps.push_back(Step::Work(sock));
+        self.settle();
+    }
+
+    /// A look-up has ended.
+    pub fn resolved(&mut self, query: QueryId, result: Result<SmallVec<[IpAddr; 2]>, IoFailure>) {
+        self.steps.push_back(Step::Resolved(query, result));
+        self.settle();
+    }
+
+    /// When to call [`tick`](Self::tick), if nothing happens before.
+    pub fn deadline(&self) -> Option<Instant> {
+        if !self.again.is_empty() || !self.news.is_empty() {
+            return Some(self.clock.now());
+        }
+        let fire = self.fires.first().map(|(at, _)| *at - R::EARLY);
+        let timer = self.timers.first().map(|(at, _)| *at);
+        let lookup = self.queries.values().min().copied();
+        [self.core.poll_timeout(), fire, timer, lookup, self.closed].into_iter().flatten().min()
+    }
+
+    /// How long until [`deadline`](Self::deadline); zero if it has passed.
+    pub fn timeout(&self) -> Option<Duration> {
+        self.deadline().map(|at| self.clock.until(at))
+    }
+
+    /// Whether a dial is so near to its time that a timer would be too late for it: call [`tick`](Self::tick) again
+    /// and again, and only give way to others meanwhile.
+    pub fn is_firing(&self) -> bool {
+        self.fires.first().is_some_and(|(at, _)| self.clock.until(*at) <= R::EARLY)
+    }
+
+    /// Waits for the next dial, if it [`is_firing`](Self::is_firing): asleep as long as that is safe.
+    pub fn wait_to_fire(&self) {
+        /// How late the system's own sleep is, at the median 56 us (measured), and a little more.
+        const SLEEP: Duration = Duration::from_micros(200);
+        if let Some((at, _)) = self.fires.first().filter(|_| self.is_firing()) {
+            std::thread::sleep(self.clock.until(*at).saturating_sub(SLEEP));
+            spin_until(self.clock, *at);
+        }
+    }
+
+    /// Does what is due.
+    pub fn tick(&mut self) {
+        while let Some(&(at, sock)) = self.fires.first()
+            && self.clock.until(at) <= SPIN
+        {
+            self.fires.pop_first();
+            spin_until(self.clock, at);
+            self.fire(sock, at);
+        }
+        self.steps.extend(std::mem::take(&mut self.again).into_iter().map(Step::Work));
+        let now = self.clock.now();
+        while let Some(&(at, sock)) = self.timers.first()
+            && at <= now
+        {
+            self.timers.pop_first();
+            self.expire(sock);
+        }
+        for (query, _) in self.queries.iter().filter(|(_, until)| **until <= now) {
+            self.steps.push_back(Step::Resolved(*query, Err(IoFailure::TimedOut)));
+            self.reactor.cancel(*query);
+        }
+        if self.core.poll_timeout().is_some_and(|at| at <= now) {
+            self.core.handle(now, Event::Timeout);
+        }
+        self.settle();
+    }
+
+    /// The next thing for the user.
+    pub fn take_news(&mut self) -> Option<News<R::Stream>> {
+        self.news.pop_front()
+    }
+
+    /// Does what the core asks and what follows from it, until nothing is left to do but wait.
+    fn settle(&mut self) {
+        loop {
+            while let Some(action) = self.core.poll_action() {
+                self.act(action);
+            }
+            let Some(step) = self.steps.pop_front() else { return };
+            let now = self.clock.now();
+            if now.since(self.clock_read) > CLOCK_AGAIN {
+                self.clock_read = now;
+                self.core.handle(now, Event::Clock(wall_clock(now)));
+            }
+            match step {
+                Step::Bound(sock, local) if self.socks.contains_key(&sock) => {
+                    self.core.handle(now, Event::Bound { sock, local });
+                }
+                Step::Failed(sock) => {
+                    if let Some(Sock::Failed(cause)) = self.socks.get(&sock) {
+                        let cause = *cause;
+                        self.fail(sock, cause);
+                    }
+                }
+                Step::Resolved(query, result) if self.queries.remove(&query).is_some() => {
+                    self.core.handle(now, Event::Resolved { query, result });
+                }
+                Step::Work(sock) => match self.socks.get(&sock) {
+                    Some(Sock::Tcp(_)) => self.work(now, sock),
+                    Some(Sock::Udp(_)) => self.receive(now, sock),
+                    Some(Sock::Listener { .. }) => self.accept(now, sock),
+                    Some(Sock::Failed(_)) | None => {}
+                },
+                Step::Bound(..) | Step::Resolved(..) => {}
+            }
+        }
+    }
+
+    fn act(&mut self, action: Action) {
+        match action {
+            Action::BindUdp { sock, local, opts } => {
+                let bound = socket::udp(local, &opts).and_then(|udp| {
+                    let local = udp.local_addr()?;
+                    Ok((Sock::Udp(self.reactor.udp(sock, udp)?), local))
+                });
+                self.opened(sock, bound);
+            }
+            Action::Listen { sock, local, backlog, opts } => {
+                let bound = socket::listener(local, backlog, &opts).and_then(|listener| {
+                    let local = listener.local_addr()?;
+                    let listener = self.reactor.listener(sock, listener)?;
+                    Ok((Sock::Listener { listener, nodelay: opts.nodelay }, local))
+                });
+                self.opened(sock, bound);
+            }
+            Action::Connect { sock, local, remote, opts, at, deadline } => {
+                match socket::dialler(local, &opts) {
+                    Ok(socket) => {
+                        self.fires.insert((at, sock));
+                        self.socks.insert(sock, Sock::Tcp(Tcp::armed(socket, remote, at, deadline)));
+                    }
+                    Err(e) => self.failed_at_once(sock, &e),
+                }
+            }
+            Action::SendDatagram { sock, to, data } => {
+                if let Some(Sock::Udp(udp)) = self.socks.get(&sock) {
+                    // By the socket itself: tokio's own try fails until its reactor has seen the new socket once.
+                    let _ = R::udp_socket(udp).send_to(&data, &to.into());
+                }
+            }
+            Action::SendStream { sock, data } => {
+                if let Some(Sock::Tcp(tcp)) = self.socks.get_mut(&sock) {
+                    tcp.out.push_back(data);
+                    self.steps.push_back(Step::Work(sock));
+                }
+            }
+            Action::Read { sock, credit } => {
+                if let Some(Sock::Tcp(tcp)) = self.socks.get_mut(&sock) {
+                    tcp.credit += credit as usize;
+                    self.steps.push_back(Step::Work(sock));
+                }
+            }
+            Action::Close { sock, how } => self.close(sock, how),
+            Action::Detach { sock, pipe } => self.detach(sock, pipe),
+            Action::Resolve { query, host, deadline } => {
+                self.queries.insert(query, deadline);
+                match host.parse::<IpAddr>() {
+                    Ok(ip) => self.steps.push_back(Step::Resolved(query, Ok(SmallVec::from_slice(&[ip])))),
+                    Err(_) => self.reactor.resolve(query, host),
+                }
+            }
+            Action::Cancel { query } => {
+                self.queries.remove(&query);
+                self.reactor.cancel(query);
+            }
+            Action::Notify(notice) => self.notify(notice),
+            // The vocabulary may grow; what is not known here is not asked of this version.
+            _ => {}
+        }
+    }
+
+    fn opened(&mut self, sock: SockId, bound: io::Result<(Sock<R>, SocketAddr)>) {
+        match bound {
+            Ok((open, local)) => {
+                self.socks.insert(sock, open);
+                self.steps.push_back(Step::Bound(sock, local));
+                // Some loops tell only of what comes after they were asked.
+                self.steps.push_back(Step::Work(sock));
+            }
+            Err(e) => self.failed_at_once(sock, &e),
+        }
+    }
+
+    fn failed_at_once(&mut self, sock: SockId, why: &io::Error) {
+        self.socks.insert(sock, Sock::Failed(failure(why)));
+        self.steps.push_back(Step::Failed(sock));
+    }
+
+    /// Takes a socket out of the books.
+    fn remove(&mut self, sock: SockId) -> Option<Sock<R>> {
+        let removed = self.socks.remove(&sock)?;
+        if let Sock::Tcp(tcp) = &removed {
+            match &tcp.state {
+                State::Armed { at, .. } => self.fires.remove(&(*at, sock)),
+                State::Connecting { until, .. } | State::Ending { until, .. } => {
+                    self.timers.remove(&(*until, sock))
+                }
+                State::Open(_) | State::Leaving(..) => false,
+            };
+        }
+        self.reactor.forget(sock);
+        Some(removed)
+    }
+
+    fn fail(&mut self, sock: SockId, cause: IoFailure) {
+        self.remove(sock);
+        self.core.handle(self.clock.now(), Event::Failed { sock, cause });
+    }
+
+    fn receive(&mut self, now: Instant, sock: SockId) {
+        let Some(Sock::Udp(udp)) = self.socks.get(&sock) else { return };
+        self.buffer.resize(self.buffer.len().max(DATAGRAM), 0);
+        for _ in 0..BUDGET {
+            match R::receive(udp, &mut self.buffer[..DATAGRAM]) {
+                Ok((n, from)) => {
+                    self.core.handle(now, Event::Datagram { sock, from, data: &self.buffer[..n] })
+                }
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return,
+                Err(_) => {
+                    self.timers.insert((now + RECEIVE_AGAIN, sock));
+                    return;
+                }
+            }
+        }
+        self.again.push(sock);
+    }
+
+    fn accept(&mut self, now: Instant, listener_id: SockId) {
+        for _ in 0..BUDGET {
+            let Some(Sock::Listener { listener, nodelay }) = self.socks.get(&listener_id) else { return };
+            let sock = SockId::accepted(self.accepted);
+            match self.reactor.accept(listener, sock) {
+                Ok((stream, remote)) => {
+                    self.accepted += 1;
+                    let socket = R::socket(&stream);
+                    let _ = socket.set_tcp_nodelay(*nodelay);
+                    let local = socket.local_addr().ok().and_then(|a| a.as_socket());
+                    let Some(local) = local else {
+                        self.reactor.forget(sock);
+                        continue;
+                    };
+                    self.socks.insert(sock, Sock::Tcp(Tcp::open(stream)));
+                    self.core.handle(now, Event::Accepted { listener: listener_id, sock, local, remote });
+                }
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return,
+                Err(_) => {
+                    self.timers.insert((now + ACCEPT_AGAIN, listener_id));
+                    return;
+                }
+            }
+        }
+        self.again.push(listener_id);
+    }
+
+    fn notify(&mut self, notice: Notice) {
+        match &notice {
+            Notice::Listening { address } if matches!(self.address, Address::Opening) => {
+                self.address = Address::Listening(*address.clone());
+            }
+            // A failed listener is the last word: whoever binds reports it and gives the node up.
+            Notice::Ready { address } if !matches!(self.address, Address::ListenFailed(..)) => {
+                self.address = Address::Ready(*address.clone());
+            }
+            Notice::ListenFailed { local, cause } => self.address = Address::ListenFailed(*local, *cause),
+            Notice::Failed { connect, reason, report } => {
+                let why = ConnectError::Failed(*reason, report.clone());
+                self.news.push_back(News::NotOpened(*connect, why));
+            }
+            Notice::Closed => self.closed = Some(self.clock.now() + END_WITHIN),
+            _ => {}
+        }
+        self.news.push_back(News::Notice(notice));
+    }
+}
+
+impl<R: Reactor> fmt::Debug for Engine<R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Engine")
+            .field("core", &self.core)
+            .field("sockets", &self.socks.len())
+            .field("address", &self.address)
+            .finish_non_exhaustive()
+    }
+}
+
+fn spin_until(clock: Clock, at: Instant) {
+    while !clock.until(at).is_zero() {
+        std::hint::spin_loop();
+    }
+}

@@ -1,0 +1,264 @@
+//! Streams that are the core's, from the armed dial to the pipe or the end: read by credit, written what they are
+//! given, ended as they are told.
+
+use std::collections::VecDeque;
+use std::io;
+use std::net::{Shutdown, SocketAddr};
+use std::time::Duration;
+
+use bytes::{Buf, Bytes};
+use p2pd_core::pipe::PipeStart;
+use p2pd_core::{CloseHow, Event, Instant, IoFailure, SockId};
+use socket2::Socket;
+
+use super::{Engine, News, Reactor, Sock, Step};
+use crate::error::ConnectError;
+use crate::{failure, socket};
+
+/// What is queued may take this long to leave when the stream ends gracefully, and the other end as long to
+/// end its own direction.
+const LINGER: Duration = Duration::from_secs(2);
+/// Read at a time.
+const CHUNK: usize = 16 * 1024;
+
+#[derive(Debug)]
+pub(super) struct Tcp<S> {
+    pub(super) state: State<S>,
+    pub(super) out: VecDeque<Bytes>,
+    /// Bytes that may be read.
+    pub(super) credit: usize,
+    /// There may be something to read.
+    pub(super) readable: bool,
+}
+
+#[derive(Debug)]
+pub(super) enum State<S> {
+    Armed {
+        socket: Socket,
+        remote: SocketAddr,
+        at: Instant,
+        deadline: Instant,
+    },
+    Connecting {
+        stream: S,
+        until: Instant,
+    },
+    Open(S),
+    /// The user's as soon as what is queued has left.
+    Leaving(S, Box<PipeStart>),
+    /// What is queued goes, then FIN, and the other direction is read out: a close over unread bytes would send
+    /// RST, which may overtake what was sent.
+    Ending {
+        stream: S,
+        until: Instant,
+        finished: bool,
+    },
+}
+
+impl<S> Tcp<S> {
+    pub(super) fn armed(socket: Socket, remote: SocketAddr, at: Instant, deadline: Instant) -> Box<Self> {
+        let state = State::Armed { socket, remote, at, deadline };
+        Box::new(Tcp { state, out: VecDeque::new(), credit: 0, readable: false })
+    }
+
+    pub(super) fn open(stream: S) -> Box<Self> {
+        Box::new(Tcp { state: State::Open(stream), out: VecDeque::new(), credit: 0, readable: true })
+    }
+}
+
+impl<R: Reactor> Engine<R> {
+    /// Sends the first SYN.
+    pub(super) fn fire(&mut self, sock: SockId, at: Instant) {
+        let Some(Sock::Tcp(tcp)) = self.socks.remove(&sock) else { return };
+        let State::Armed { socket, remote, deadline, .. } = tcp.state else { return };
+        let fired = socket::connect(&socket, remote).map(|()| self.clock.now());
+        // Watched from now on only: before, some loops report a socket writable at once.
+        let watched = fired.and_then(|now| Ok((now, self.reactor.stream(sock, socket.into())?)));
+        match watched {
+            Ok((now, stream)) => {
+                let state = State::Connecting { stream, until: deadline };
+                self.timers.insert((deadline, sock));
+                self.socks.insert(sock, Sock::Tcp(Box::new(Tcp { state, readable: true, ..*tcp })));
+                self.core.handle(now, Event::Fired { sock, late: now.since(at) });
+                self.steps.push_back(Step::Work(sock));
+            }
+            Err(e) => self.failed_at_once(sock, &e),
+        }
+    }
+
+    /// A timer of the socket's has come.
+    pub(super) fn expire(&mut self, sock: SockId) {
+        match self.socks.get(&sock) {
+            Some(Sock::Udp(_) | Sock::Listener { .. }) => self.steps.push_back(Step::Work(sock)),
+            Some(Sock::Tcp(tcp)) => match tcp.state {
+                State::Connecting { .. } => self.fail(sock, IoFailure::TimedOut),
+                State::Ending { .. } => drop(self.remove(sock)),
+                State::Armed { .. } | State::Open(_) | State::Leaving(..) => {}
+            },
+            Some(Sock::Failed(_)) | None => {}
+        }
+    }
+
+    /// Goes on with a stream as far as the system lets it.
+    pub(super) fn work(&mut self, now: Instant, sock: SockId) {
+        let Some(Sock::Tcp(tcp)) = self.socks.get_mut(&sock) else { return };
+        let tcp = &mut **tcp;
+        let gone = match &mut tcp.state {
+            State::Armed { .. } => return,
+            State::Connecting { stream, .. } => match R::outcome(stream) {
+                Ok(remote) => return self.connected(now, sock, remote),
+                Err(e) => Err(e),
+            },
+            State::Open(stream) => match write_some::<R>(stream, &mut tcp.out) {
+                Ok(()) => return self.read(now, sock),
+                Err(e) => Err(e),
+            },
+            State::Leaving(stream, _) => write_some::<R>(stream, &mut tcp.out).map(|()| tcp.out.is_empty()),
+            State::Ending { stream, finished, .. } => write_some::<R>(stream, &mut tcp.out).and_then(|()| {
+                if tcp.out.is_empty() && !*finished {
+                    *finished = true;
+                    R::socket(stream).shutdown(Shutdown::Write)?;
+                }
+                Ok(*finished && read_out::<R>(stream)?)
+            }),
+        };
+        match gone {
+            Ok(false) => {
+                // Not for want of anything to read: its turn is over.
+                if matches!(tcp.state, State::Ending { finished: true, .. }) {
+                    self.again.push(sock);
+                }
+            }
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
+            Ok(true) => {
+                if let Some(Sock::Tcp(tcp)) = self.remove(sock)
+                    && let State::Leaving(stream, pipe) = tcp.state
+                {
+                    self.hand_out(stream, pipe);
+                }
+            }
+            Err(e) => match &tcp.state {
+                State::Leaving(_, pipe) => {
+                    let (answers, cause) = (pipe.answers.clone(), failure(&e));
+                    self.remove(sock);
+                    let lost = |id| News::NotOpened(id, ConnectError::Lost(cause));
+                    self.news.extend(answers.into_iter().map(lost));
+                }
+                State::Ending { .. } => drop(self.remove(sock)),
+                _ => self.fail(sock, failure(&e)),
+            },
+        }
+    }
+
+    fn connected(&mut self, now: Instant, sock: SockId, remote: SocketAddr) {
+        let Some(Sock::Tcp(tcp)) = self.socks.remove(&sock) else { return };
+        let State::Connecting { stream, until } = tcp.state else { return };
+        self.timers.remove(&(until, sock));
+        let local = R::socket(&stream).local_addr();
+        self.socks.insert(sock, Sock::Tcp(Box::new(Tcp { state: State::Open(stream), ..*tcp })));
+        match local.map(|a| a.as_socket()) {
+            Ok(Some(local)) => self.core.handle(now, Event::Connected { sock, local, remote }),
+            Ok(None) => self.fail(sock, IoFailure::Other(0)),
+            Err(e) => self.fail(sock, failure(&e)),
+        }
+    }
+
+    /// Reads once, by the credit that is left; whatever the core makes of it comes before the next read.
+    fn read(&mut self, now: Instant, sock: SockId) {
+        let Some(Sock::Tcp(tcp)) = self.socks.get_mut(&sock) else { return };
+        let tcp = &mut **tcp;
+        let State::Open(stream) = &mut tcp.state else { return };
+        if tcp.credit == 0 || !tcp.readable {
+            return;
+        }
+        let most = tcp.credit.min(CHUNK);
+        self.buffer.resize(self.buffer.len().max(most), 0);
+        match R::read(stream, &mut self.buffer[..most]) {
+            Ok(0) => {
+                tcp.credit = 0;
+                tcp.readable = false;
+                self.core.handle(now, Event::Eof { sock });
+            }
+            Ok(n) => {
+                tcp.credit -= n;
+                socket::quick_ack(R::socket(stream));
+                self.steps.push_back(Step::Work(sock));
+                self.core.handle(now, Event::Stream { sock, data: &self.buffer[..n] });
+            }
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => tcp.readable = false,
+            Err(e) => self.fail(sock, failure(&e)),
+        }
+    }
+
+    pub(super) fn close(&mut self, sock: SockId, how: CloseHow) {
+        let until = self.clock.now() + LINGER;
+        if how == CloseHow::Graceful
+            && self.go_on_as(sock, |stream| State::Ending { stream, until, finished: false })
+        {
+            self.timers.insert((until, sock));
+        } else if let Some(Sock::Tcp(tcp)) = self.remove(sock)
+            && let (CloseHow::Reset, State::Open(stream)) = (how, &tcp.state)
+        {
+            let _ = socket::reset_on_close(R::socket(stream));
+        }
+    }
+
+    pub(super) fn detach(&mut self, sock: SockId, pipe: Box<PipeStart>) {
+        self.go_on_as(sock, |stream| State::Leaving(stream, pipe));
+    }
+
+    /// Takes an open stream from the core. False: it is not open.
+    fn go_on_as(&mut self, sock: SockId, state: impl FnOnce(R::Stream) -> State<R::Stream>) -> bool {
+        match self.socks.remove(&sock) {
+            Some(Sock::Tcp(tcp)) if matches!(tcp.state, State::Open(_)) => {
+                let tcp = *tcp;
+                let State::Open(stream) = tcp.state else { unreachable!("looked at above") };
+                let state = state(stream);
+                self.socks.insert(sock, Sock::Tcp(Box::new(Tcp { state, ..tcp })));
+                self.steps.push_back(Step::Work(sock));
+                true
+            }
+            Some(other) => {
+                self.socks.insert(sock, other);
+                false
+            }
+            None => false,
+        }
+    }
+
+    fn hand_out(&mut self, stream: R::Stream, pipe: Box<PipeStart>) {
+        let answers = pipe.answers.clone();
+        let Some((first, others)) = answers.split_first() else {
+            return self.news.push_back(News::Incoming(stream, pipe));
+        };
+        self.news.push_back(News::Opened(*first, stream, pipe));
+        let together = |id: &_| News::NotOpened(*id, ConnectError::AnsweredTogether(*first));
+        self.news.extend(others.iter().map(together));
+    }
+}
+
+/// Writes as much as the system takes.
+fn write_some<R: Reactor>(stream: &mut R::Stream, out: &mut VecDeque<Bytes>) -> io::Result<()> {
+    while let Some(front) = out.front_mut() {
+        match R::write(stream, front) {
+            Ok(n) => front.advance(n),
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+            Err(e) => return Err(e),
+        }
+        if front.is_empty() {
+            out.pop_front();
+        }
+    }
+    Ok(())
+}
+
+/// Throws away what comes in; true at the end. Bytes without end are ended by the timer.
+fn read_out<R: Reactor>(stream: &mut R::Stream) -> io::Result<bool> {
+    let mut waste = [0; 4096];
+    for _ in 0..super::BUDGET {
+        if R::read(stream, &mut waste)? == 0 {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}

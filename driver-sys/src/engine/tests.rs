@@ -1,0 +1,182 @@
+//! The engine on the system's own sockets, its "event loop" being to ask each again.
+
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, TcpListener, TcpStream, UdpSocket};
+
+use bytes::Bytes;
+use p2pd_core::pipe::PipeKeys;
+use p2pd_core::{CloseHow, SecretKey, Strategy};
+use socket2::SockRef;
+
+use super::*;
+
+#[derive(Debug)]
+struct Asking;
+
+impl Reactor for Asking {
+    type Stream = TcpStream;
+    type Listener = TcpListener;
+    type Udp = UdpSocket;
+    const EARLY: Duration = Duration::ZERO;
+
+    fn stream(&mut self, _: SockId, socket: TcpStream) -> io::Result<TcpStream> {
+        Ok(socket)
+    }
+    fn listener(&mut self, _: SockId, socket: TcpListener) -> io::Result<TcpListener> {
+        Ok(socket)
+    }
+    fn udp(&mut self, _: SockId, socket: UdpSocket) -> io::Result<UdpSocket> {
+        Ok(socket)
+    }
+    fn forget(&mut self, _: SockId) {}
+    fn accept(&mut self, listener: &TcpListener, _: SockId) -> io::Result<(TcpStream, SocketAddr)> {
+        let (stream, remote) = listener.accept()?;
+        stream.set_nonblocking(true)?;
+        Ok((stream, remote))
+    }
+    fn receive(socket: &UdpSocket, buffer: &mut [u8]) -> io::Result<(usize, SocketAddr)> {
+        socket.recv_from(buffer)
+    }
+    fn read(stream: &mut TcpStream, buffer: &mut [u8]) -> io::Result<usize> {
+        stream.read(buffer)
+    }
+    fn write(stream: &mut TcpStream, data: &[u8]) -> io::Result<usize> {
+        stream.write(data)
+    }
+    fn outcome(stream: &TcpStream) -> io::Result<SocketAddr> {
+        socket::outcome(stream)
+    }
+    fn socket(stream: &TcpStream) -> SockRef<'_> {
+        SockRef::from(stream)
+    }
+    fn udp_socket(socket: &UdpSocket) -> SockRef<'_> {
+        SockRef::from(socket)
+    }
+    fn resolve(&mut self, _: QueryId, _: Box<str>) {}
+    fn cancel(&mut self, _: QueryId) {}
+}
+
+const SOCK: SockId = SockId::accepted(77);
+
+/// An engine with one open stream, and that stream's other end.
+fn engine() -> (Engine<Asking>, TcpStream) {
+    let mut config = Config::new(SecretKey::from_bytes([7; 32]));
+    config.bind = Some(Ipv4Addr::LOCALHOST.into());
+    let interfaces = crate::interfaces(config.bind).unwrap();
+    let mut engine = Engine::new(config, None, &interfaces, Asking).unwrap();
+    while engine.take_news().is_some() {}
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let near = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    near.set_nonblocking(true).unwrap();
+    engine.socks.insert(SOCK, Sock::Tcp(Tcp::open(near)));
+    (engine, listener.accept().unwrap().0)
+}
+
+fn pipe(answers: &[ConnectId]) -> Box<PipeStart> {
+    let anywhere = SocketAddr::from((Ipv4Addr::LOCALHOST, 1));
+    Box::new(PipeStart {
+        answers: answers.into(),
+        peer: SecretKey::from_bytes([8; 32]).node_id(),
+        strategy: Strategy::Direct,
+        local: anywhere,
+        remote: anywhere,
+        elapsed: Duration::ZERO,
+        keys: PipeKeys::Plain,
+    })
+}
+
+/// A call of the engine's, which nobody answers.
+fn call(engine: &mut Engine<Asking>) -> ConnectId {
+    let peer = SecretKey::from_bytes([9; 32]).node_id();
+    let to = format!("None-[0,127.0.0.1,127.0.0.1,9,1,1,0]-0-{peer}").parse().unwrap();
+    engine.connect(&to, Plan::default()).unwrap()
+}
+
+/// Lets the loop turn until this is so.
+fn until(engine: &mut Engine<Asking>, mut is: impl FnMut(&mut Engine<Asking>) -> bool) {
+    for _ in 0..1000 {
+        if is(engine) {
+            return;
+        }
+        engine.ready(SOCK);
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    panic!("never");
+}
+
+#[test]
+fn a_stream_that_broke_before_it_was_handed_out_is_reported() {
+    let (mut engine, far) = engine();
+    let id = call(&mut engine);
+    socket::reset_on_close(&far).unwrap();
+    drop(far);
+    // Whoever waits for this pipe must hear of it, or waits for ever.
+    engine.act(Action::SendStream { sock: SOCK, data: Bytes::from_static(b"confirm") });
+    engine.act(Action::Detach { sock: SOCK, pipe: pipe(&[id]) });
+    until(&mut engine, |engine| {
+        std::iter::from_fn(|| engine.take_news())
+            .any(|news| matches!(news, News::NotOpened(of, ConnectError::Lost(IoFailure::Reset)) if of == id))
+    });
+    assert!(!engine.socks.contains_key(&SOCK));
+}
+
+#[test]
+fn not_one_byte_is_read_beyond_the_credit() {
+    let (mut engine, mut far) = engine();
+    far.write_all(b"0123456789").unwrap();
+    let left = |engine: &Engine<Asking>| match &engine.socks[&SOCK] {
+        Sock::Tcp(tcp) => tcp.credit,
+        _ => unreachable!("it is a stream"),
+    };
+    engine.act(Action::Read { sock: SOCK, credit: 3 });
+    until(&mut engine, |engine| left(engine) == 0);
+    for _ in 0..10 {
+        engine.ready(SOCK);
+    }
+    engine.act(Action::Detach { sock: SOCK, pipe: pipe(&[]) });
+    engine.settle();
+    let handed_out = std::iter::from_fn(|| engine.take_news()).find_map(|news| match news {
+        News::Incoming(stream, _) => Some(stream),
+        _ => None,
+    });
+    let mut stream = handed_out.unwrap();
+    let mut rest = [0; 20];
+    let n = stream.read(&mut rest).unwrap();
+    assert_eq!(&rest[..n], b"3456789");
+}
+
+#[test]
+fn a_graceful_end_sends_everything_and_a_reset_nothing() {
+    let (mut engine_one, mut far) = engine();
+    let data = Bytes::from(vec![7; 4 << 20]);
+    engine_one.act(Action::SendStream { sock: SOCK, data });
+    engine_one.act(Action::Close { sock: SOCK, how: CloseHow::Graceful });
+    let reader = std::thread::spawn(move || {
+        // Bytes that nobody reads must not turn the end into a reset.
+        far.write_all(b"unread").unwrap();
+        let mut all = Vec::new();
+        far.read_to_end(&mut all).map(|_| all.len())
+    });
+    until(&mut engine_one, |engine| !engine.socks.contains_key(&SOCK));
+    assert_eq!(reader.join().unwrap().unwrap(), 4 << 20);
+    let (mut engine, mut far) = engine();
+    engine.act(Action::Close { sock: SOCK, how: CloseHow::Reset });
+    assert_eq!(far.read(&mut [0; 1]).unwrap_err().kind(), io::ErrorKind::ConnectionReset);
+}
+
+#[test]
+fn after_a_close_there_is_silence_also_for_what_failed_at_once() {
+    let (mut engine, _far) = engine();
+    let unknown = engine.node().stats().unknown_ids;
+    let taken = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap();
+    let _listener = TcpListener::bind(taken).unwrap();
+    let sock = SockId::accepted(78);
+    let opts = p2pd_core::SockOpts::default();
+    engine.act(Action::Listen { sock, local: taken, backlog: 1, opts });
+    engine.act(Action::Close { sock, how: CloseHow::Drop });
+    engine.settle();
+    assert_eq!(engine.node().stats().unknown_ids, unknown, "nothing was told");
+    engine.act(Action::Listen { sock, local: taken, backlog: 1, opts });
+    engine.settle();
+    assert_eq!(engine.node().stats().unknown_ids, unknown + 1, "the failure was told");
+}

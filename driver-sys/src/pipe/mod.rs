@@ -1,0 +1,294 @@
+//! What makes a stream a pipe: records around the user's bytes, and the echo service.
+
+mod buffer;
+mod wakers;
+
+use std::io::{self, Read, Write};
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use p2pd_core::pipe::{MAX_RECORD, Opened, Opener, PipeKeys, PipeStart, RecordError, Sealer, echo_reply};
+use p2pd_core::{NodeId, PipeMode, Strategy};
+
+use buffer::{Incoming, Outgoing};
+pub use wakers::{Half, Wakers};
+
+/// A record with its length.
+const RECORD: usize = 2 + MAX_RECORD;
+/// Echo replies that may wait, with what the user wrote, before no more is read.
+const MAX_ECHO: usize = 64 * 1024;
+
+/// What is known of a pipe.
+#[derive(Clone, Copy, Debug)]
+pub struct PipeInfo {
+    peer: NodeId,
+    strategy: Strategy,
+    mode: PipeMode,
+    local: SocketAddr,
+    remote: SocketAddr,
+    elapsed: Duration,
+}
+
+impl PipeInfo {
+    /// Of what the core hands out.
+    pub fn new(start: &PipeStart) -> Self {
+        let PipeStart { peer, strategy, local, remote, elapsed, .. } = *start;
+        PipeInfo { peer, strategy, mode: start.mode(), local, remote, elapsed }
+    }
+
+    /// The peer's proven id.
+    pub fn peer(&self) -> NodeId {
+        self.peer
+    }
+
+    /// The strategy that opened it.
+    pub fn strategy(&self) -> Strategy {
+        self.strategy
+    }
+
+    /// Encrypted or plain.
+    pub fn mode(&self) -> PipeMode {
+        self.mode
+    }
+
+    /// Our end of the TCP stream.
+    pub fn local_addr(&self) -> SocketAddr {
+        self.local
+    }
+
+    /// The peer's end, as seen from here.
+    pub fn remote_addr(&self) -> SocketAddr {
+        self.remote
+    }
+
+    /// How long it took to open: from the call of connect, or from the peer's first sign.
+    pub fn elapsed(&self) -> Duration {
+        self.elapsed
+    }
+}
+
+/// What stands between a user and a stream: nothing on a plain pipe, records on an encrypted one.
+///
+/// Each call is given the stream. It may be a blocking one, or one that gives `WouldBlock`, which the call then gives
+/// too: to be repeated, with the same bytes, once the stream is ready. At most two records, 32 KiB, wait to be sent.
+/// They leave with whatever is done next, reading included, so a user who wants to be woken asks for readiness to
+/// write while [`waits`](Self::waits).
+#[derive(Debug)]
+pub struct Layer {
+    secure: Option<Box<Secure>>,
+    /// Whether messages are answered by the echo service.
+    echo: bool,
+    /// Sealed bytes, or echo replies on a plain pipe, that wait to be sent.
+    out: Outgoing,
+    write_ended: bool,
+}
+
+#[derive(Debug)]
+struct Secure {
+    sealer: Sealer,
+    opener: Opener,
+    /// As received.
+    sealed: Incoming,
+    /// Opened and not yet read, when the reader's buffer was too small for a record.
+    plain: Incoming,
+    read_ended: bool,
+}
+
+impl Layer {
+    /// A layer with these keys; with `echo`, messages are answered by the echo service of the P2PD documents.
+    pub fn new(keys: PipeKeys, echo: bool) -> Self {
+        let secure = match keys {
+            PipeKeys::Plain => None,
+            PipeKeys::Encrypted(sealer, opener) => Some(Box::new(Secure {
+                sealer,
+                opener,
+                sealed: Incoming::new(2 * RECORD),
+                plain: Incoming::new(MAX_RECORD),
+                read_ended: false,
+            })),
+        };
+        Layer { secure, echo, out: Outgoing::default(), write_ended: false }
+    }
+
+    /// Whether the stream may be used as it is: a plain pipe, no echo service, and nothing waits.
+    pub fn is_bare(&self) -> bool {
+        self.secure.is_none() && !self.echo && self.out.is_empty()
+    }
+
+    /// Whether the stream may be given away: a plain pipe, and nothing waits.
+    pub fn may_leave(&self) -> bool {
+        self.secure.is_none() && self.out.is_empty()
+    }
+
+    /// The same, as a result.
+    ///
+    /// # Errors
+    /// `Unsupported`, with the reason.
+    pub fn check_bare(&self) -> io::Result<()> {
+        let why = match (&self.secure, self.out.is_empty()) {
+            (None, true) => return Ok(()),
+            (Some(_), _) => "an encrypted pipe is more than its socket",
+            (None, false) => "an echo reply waits to be sent",
+        };
+        Err(io::Error::new(io::ErrorKind::Unsupported, why))
+    }
+
+    /// Whether something waits to be sent.
+    pub fn waits(&self) -> bool {
+        !self.out.is_empty()
+    }
+
+    /// Reads; zero is the peer's end. What waits to be sent leaves meanwhile, and an error of that is the writer's
+    /// to hear of: bytes that came in are still good.
+    ///
+    /// # Errors
+    /// The stream's; `UnexpectedEof` for an encrypted one that was cut off, `InvalidData` for one that was changed.
+    pub fn read(&mut self, io: &mut (impl Read + Write), buf: &mut [u8]) -> io::Result<usize> {
+        if buf.is_empty() {
+            return Ok(0);
+        }
+        self.send_while_reading(io)?;
+        let echo = self.echo && !self.write_ended;
+        let Some(secure) = &mut self.secure else {
+            let n = io.read(buf)?;
+            if let Some(payload) = echo_reply(&buf[..n]).filter(|_| echo) {
+                self.out.end().extend_from_slice(payload);
+                let _ = self.send_while_reading(io);
+            }
+            return Ok(n);
+        };
+        let out = &mut self.out;
+        let mut answer = |sealer: &mut Sealer, message: &[u8]| {
+            if let Some(payload) = echo_reply(message).filter(|_| echo) {
+                // A reply is shorter than its message, so it is one record; keys that are used up show at the
+                // user's own next write.
+                let _ = sealer.seal(payload, out.end());
+            }
+        };
+        let n = loop {
+            match secure.open(buf, &mut answer)? {
+                Next::Read(n) => break n,
+                Next::Need(need) => {
+                    if secure.sealed.fill(io, need)? == 0 {
+                        secure.opener.stream_ended(secure.sealed.front().len()).map_err(broken)?;
+                        secure.read_ended = true;
+                        break 0;
+                    }
+                }
+            }
+        };
+        if echo {
+            let _ = self.send_while_reading(io);
+        }
+        Ok(n)
+    }
+
+    /// Takes bytes to be sent, at most a record's on an encrypted pipe.
+    ///
+    /// # Errors
+    /// The stream's; `BrokenPipe` after [`end`](Self::end).
+    pub fn write(&mut self, io: &mut impl Write, data: &[u8]) -> io::Result<usize> {
+        let Some(secure) = &mut self.secure else {
+            // An echo reply that has begun must not be cut in two by the user's bytes.
+            self.out.send(io, 0)?;
+            return io.write(data);
+        };
+        // Room for one record beside one that waits.
+        self.out.send(io, RECORD)?;
+        let taken = secure.sealer.seal(data, self.out.end()).map_err(broken)?;
+        // What the system does not take now goes with what is done next, reading included.
+        match self.out.send(io, 0) {
+            Err(e) if e.kind() != io::ErrorKind::WouldBlock => Err(e),
+            _ => Ok(taken),
+        }
+    }
+
+    /// Sends what waits.
+    ///
+    /// # Errors
+    /// The stream's.
+    pub fn flush(&mut self, io: &mut impl Write) -> io::Result<()> {
+        self.out.send(io, 0)
+    }
+
+    /// Says that no more is sent, and sends what waits. Then the stream's own direction may be shut.
+    ///
+    /// # Errors
+    /// The stream's.
+    pub fn end(&mut self, io: &mut impl Write) -> io::Result<()> {
+        if !self.write_ended {
+            if let Some(secure) = &mut self.secure {
+                secure.sealer.end(self.out.end()).map_err(broken)?;
+            }
+            self.write_ended = true;
+        }
+        self.flush(io)
+    }
+
+    /// `WouldBlock`: so many echo replies wait that no more may be read.
+    fn send_while_reading(&mut self, io: &mut impl Write) -> io::Result<()> {
+        match self.out.send(io, 0) {
+            Ok(()) => Ok(()),
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
+                let room = !self.echo || self.out.len() + RECORD <= MAX_ECHO;
+                if room { Ok(()) } else { Err(e) }
+            }
+            Err(_) => {
+                // Nobody hears replies any more.
+                self.echo = false;
+                Ok(())
+            }
+        }
+    }
+}
+
+/// What the received bytes allow.
+enum Next {
+    /// So many bytes for the reader; none at the end.
+    Read(usize),
+    /// So many bytes must be there in all.
+    Need(usize),
+}
+
+impl Secure {
+    /// Opens the record at the front, into the reader's buffer where one fits, and shows it to `answer`.
+    fn open(&mut self, buf: &mut [u8], answer: &mut impl FnMut(&mut Sealer, &[u8])) -> io::Result<Next> {
+        loop {
+            if !self.plain.is_empty() {
+                let n = self.plain.front().len().min(buf.len());
+                buf[..n].copy_from_slice(&self.plain.front()[..n]);
+                self.plain.consume(n);
+                return Ok(Next::Read(n));
+            }
+            if self.read_ended {
+                return Ok(Next::Read(0));
+            }
+            let direct = buf.len() >= MAX_RECORD;
+            let place = if direct { &mut *buf } else { self.plain.place() };
+            match self.opener.open(self.sealed.front(), place).map_err(broken)? {
+                Opened::Data { consumed, plain } => {
+                    answer(&mut self.sealer, &place[..plain]);
+                    self.sealed.consume(consumed);
+                    if direct {
+                        return Ok(Next::Read(plain));
+                    }
+                    self.plain.filled(plain);
+                }
+                Opened::End { consumed } => {
+                    self.sealed.consume(consumed);
+                    self.read_ended = true;
+                }
+                Opened::Need(need) => return Ok(Next::Need(need)),
+            }
+        }
+    }
+}
+
+fn broken(why: RecordError) -> io::Error {
+    let kind = match why {
+        RecordError::Truncated => io::ErrorKind::UnexpectedEof,
+        RecordError::AfterEnd => io::ErrorKind::BrokenPipe,
+        RecordError::Length(_) | RecordError::NotAuthentic => io::ErrorKind::InvalidData,
+    };
+    io::Error::new(kind, why)
+}

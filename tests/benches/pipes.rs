@@ -1,0 +1,277 @@
+//! What a pipe costs beside the bare socket of the same runtime: bytes a second on loopback, plain and encrypted, and
+//! memory of idle pipes on tokio. `cargo bench -p p2pd-tests --bench pipes`.
+
+use std::io::{self, Read, Write};
+use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::sync::mpsc::channel;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use chacha20poly1305::aead::AeadInPlace;
+use chacha20poly1305::{ChaCha20Poly1305, KeyInit};
+use futures_lite::{AsyncReadExt as _, AsyncWriteExt as _};
+use mio::event::Source;
+use mio::{Events, Interest, Poll, Token};
+use p2pd_core::{Config, PeerAddress, PipeMode, Plan, SecretKey};
+use p2pd_tests::drivers::runtime;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+const BYTES: usize = 512 << 20;
+const CHUNK: usize = 64 << 10;
+const ROUNDS: usize = 5;
+const LONG: Duration = Duration::from_secs(60);
+
+fn config() -> Config {
+    let mut config = Config::new(SecretKey::from_bytes(p2pd_sys::random_seed().unwrap()));
+    config.bind = Some(Ipv4Addr::LOCALHOST.into());
+    config.allow_plain = true;
+    config
+}
+
+fn plan(mode: PipeMode) -> Plan {
+    Plan { mode, timeout: LONG, ..Plan::default() }
+}
+
+fn raw() -> (TcpStream, TcpStream) {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let near = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    let far = listener.accept().unwrap().0;
+    for stream in [&near, &far] {
+        stream.set_nonblocking(true).unwrap();
+        // As pipes have it.
+        stream.set_nodelay(true).unwrap();
+    }
+    (near, far)
+}
+
+/// Megabytes a second.
+fn rate(began: Instant) -> f64 {
+    BYTES as f64 / 1e6 / began.elapsed().as_secs_f64()
+}
+
+async fn over_tokio<S>((mut near, mut far): (S, S)) -> f64
+where
+    S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
+{
+    let began = Instant::now();
+    let writer = tokio::spawn(async move {
+        let data = vec![7; CHUNK];
+        for _ in 0..BYTES / CHUNK {
+            near.write_all(&data).await.unwrap();
+        }
+        near.flush().await.unwrap();
+        near
+    });
+    let (mut left, mut buffer) = (BYTES, vec![0; CHUNK]);
+    while left > 0 {
+        left -= far.read(&mut buffer).await.unwrap();
+    }
+    writer.await.unwrap();
+    rate(began)
+}
+
+async fn over_async_std<S>((mut near, mut far): (S, S)) -> f64
+where
+    S: futures_io::AsyncRead + futures_io::AsyncWrite + Unpin + Send + 'static,
+{
+    let began = Instant::now();
+    let writer = async_std::task::spawn(async move {
+        let data = vec![7; CHUNK];
+        for _ in 0..BYTES / CHUNK {
+            near.write_all(&data).await.unwrap();
+        }
+        near.flush().await.unwrap();
+        near
+    });
+    let reader = async_std::task::spawn(async move {
+        let (mut left, mut buffer) = (BYTES, vec![0; CHUNK]);
+        while left > 0 {
+            left -= far.read(&mut buffer).await.unwrap();
+        }
+    });
+    reader.await;
+    drop(writer.await);
+    rate(began)
+}
+
+/// Does `work` again whenever its source is ready, until it says that all is done.
+fn in_loop<S: Source>(mut source: S, mut work: impl FnMut(&mut S) -> io::Result<()>) -> S {
+    let (mut poll, mut events) = (Poll::new().unwrap(), Events::with_capacity(4));
+    poll.registry().register(&mut source, Token(0), Interest::READABLE | Interest::WRITABLE).unwrap();
+    while let Err(e) = work(&mut source) {
+        assert_eq!(e.kind(), io::ErrorKind::WouldBlock, "{e}");
+        poll.poll(&mut events, None).unwrap();
+    }
+    source
+}
+
+fn over_mio<S: Source + Read + Write + Send + 'static>((near, far): (S, S)) -> f64 {
+    let began = Instant::now();
+    let writer = thread::spawn(move || {
+        let (data, mut sent) = (vec![7; CHUNK], 0);
+        in_loop(near, |near| {
+            while sent < BYTES {
+                sent += near.write(&data[sent % CHUNK..])?;
+            }
+            near.flush()
+        })
+    });
+    let (mut left, mut buffer) = (BYTES, vec![0; CHUNK]);
+    in_loop(far, |far| {
+        while left > 0 {
+            left -= far.read(&mut buffer)?;
+        }
+        Ok(())
+    });
+    writer.join().unwrap();
+    rate(began)
+}
+
+fn mio_pair(mode: PipeMode) -> (p2pd_mio::Pipe, p2pd_mio::Pipe) {
+    use p2pd_mio::{News, Node};
+    let (mut poll, mut events) = (Poll::new().unwrap(), Events::with_capacity(64));
+    let mut nodes = [0..100, 100..200].map(|tokens| Node::bind(config(), poll.registry(), tokens).unwrap());
+    let to = nodes[1].current_address().unwrap().clone();
+    nodes[0].connect(&to, plan(mode)).unwrap();
+    let (mut near, mut far) = (None, None);
+    while near.is_none() || far.is_none() {
+        poll.poll(&mut events, nodes.iter().filter_map(|n| n.timeout()).min()).unwrap();
+        for event in &events {
+            nodes.iter_mut().any(|node| node.handle(event));
+        }
+        for node in &mut nodes {
+            node.tick();
+            while let Some(news) = node.poll() {
+                match news {
+                    News::Opened(_, pipe) => near = Some(pipe),
+                    News::Incoming(pipe) => far = Some(pipe),
+                    _ => {}
+                }
+            }
+        }
+    }
+    (near.unwrap(), far.unwrap())
+}
+
+async fn tokio_pair(mode: PipeMode) -> (p2pd_tokio::Pipe, p2pd_tokio::Pipe) {
+    let [a, b] = [config(), config()].map(p2pd_tokio::Node::bind);
+    let (a, b) = (a.await.unwrap(), b.await.unwrap());
+    let to = b.address().await;
+    let (near, far) = tokio::join!(a.connect_with(&to, plan(mode)), b.accept());
+    (near.unwrap(), far.unwrap())
+}
+
+async fn async_std_pair(mode: PipeMode) -> (p2pd_async_std::Pipe, p2pd_async_std::Pipe) {
+    let [a, b] = [config(), config()].map(p2pd_async_std::Node::bind);
+    let (a, b) = (a.await.unwrap(), b.await.unwrap());
+    let to = b.address().await;
+    let near = a.connect_with(&to, plan(mode)).await.unwrap();
+    (near, b.accept().await.unwrap())
+}
+
+/// What one core seals in records of 16 KiB, and as much is opened by another.
+fn cipher() -> f64 {
+    let cipher = ChaCha20Poly1305::new(&[7; 32].into());
+    let mut record = vec![7; 16 << 10];
+    let began = Instant::now();
+    for _ in 0..BYTES / record.len() {
+        cipher.encrypt_in_place_detached(&[0; 12].into(), b"", &mut record).unwrap();
+    }
+    rate(began)
+}
+
+fn throughput() {
+    let bound = (0..ROUNDS).map(|_| cipher()).fold(0.0, f64::max);
+    println!("{} MiB one way over loopback, best of {ROUNDS} in turn, MB/s", BYTES >> 20);
+    println!("cipher alone, one core: {bound:.0}");
+    println!("runtime     raw socket   plain pipe   ratio   encrypted   of cipher");
+    for runtime_name in ["mio", "tokio", "async-std"] {
+        let [mut bare, mut plain, mut sealed] = [0.0_f64; 3];
+        for _ in 0..ROUNDS {
+            let of = |mode: Option<PipeMode>| match (runtime_name, mode) {
+                ("mio", None) => {
+                    let (near, far) = raw();
+                    let wrap = mio::net::TcpStream::from_std;
+                    over_mio((wrap(near), wrap(far)))
+                }
+                ("mio", Some(mode)) => over_mio(mio_pair(mode)),
+                ("tokio", None) => runtime().block_on(async {
+                    let (near, far) = raw();
+                    let wrap = |s| tokio::net::TcpStream::from_std(s).unwrap();
+                    over_tokio((wrap(near), wrap(far))).await
+                }),
+                ("tokio", Some(mode)) => {
+                    runtime().block_on(async { over_tokio(tokio_pair(mode).await).await })
+                }
+                (_, None) => async_std::task::block_on(async {
+                    let (near, far) = raw();
+                    let wrap = async_std::net::TcpStream::from;
+                    over_async_std((wrap(near), wrap(far))).await
+                }),
+                (_, Some(mode)) => {
+                    async_std::task::block_on(async { over_async_std(async_std_pair(mode).await).await })
+                }
+            };
+            bare = bare.max(of(None));
+            plain = plain.max(of(Some(PipeMode::Plain)));
+            sealed = sealed.max(of(Some(PipeMode::Encrypted)));
+        }
+        println!(
+            "{runtime_name:<10} {bare:>11.0} {plain:>12.0} {:>7.2} {sealed:>11.0} {:>11.2}",
+            plain / bare,
+            sealed / bound
+        );
+    }
+}
+
+/// Bytes of this process in memory.
+fn resident() -> usize {
+    let pages = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
+    pages.split(' ').nth(1).and_then(|n| n.parse::<usize>().ok()).unwrap_or(0) * 4096
+}
+
+/// Both ends are in this process, so a pipe's memory is half of what a pair takes.
+fn memory() {
+    let limit = p2pd_sys::raise_descriptor_limit().unwrap_or(1024) as usize;
+    let pairs = 10_000.min((limit - 200) / 2);
+    runtime().block_on(async {
+        for mode in [PipeMode::Plain, PipeMode::Encrypted] {
+            let a = p2pd_tokio::Node::bind(config()).await.unwrap();
+            let b = p2pd_tokio::Node::bind(config()).await.unwrap();
+            let to: PeerAddress = b.address().await;
+            let mut held = Vec::with_capacity(pairs);
+            let before = resident();
+            for _ in 0..pairs {
+                // A node takes 250 hellos of strangers a second.
+                tokio::time::sleep(Duration::from_millis(4)).await;
+                let (near, far) = tokio::join!(a.connect_with(&to, plan(mode)), b.accept());
+                held.push((near.unwrap(), far.unwrap()));
+            }
+            let each = (resident() - before) / (2 * pairs);
+            println!("memory, tokio, {mode}: {} idle pipes, {each} bytes each", 2 * pairs);
+            // After both ends have used it once.
+            let (done, all) = channel();
+            for (mut near, mut far) in held {
+                let done = done.clone();
+                tokio::spawn(async move {
+                    near.write_all(b"word").await.unwrap();
+                    near.flush().await.unwrap();
+                    far.read_exact(&mut [0; 4]).await.unwrap();
+                    far.write_all(b"word").await.unwrap();
+                    far.flush().await.unwrap();
+                    near.read_exact(&mut [0; 4]).await.unwrap();
+                    done.send((near, far)).unwrap();
+                });
+            }
+            drop(done);
+            let held: Vec<_> = tokio::task::spawn_blocking(move || all.into_iter().collect()).await.unwrap();
+            let each = (resident() - before) / (2 * pairs);
+            println!("memory, tokio, {mode}: {} used pipes, {each} bytes each", 2 * held.len());
+        }
+    });
+}
+
+fn main() {
+    throughput();
+    memory();
+}

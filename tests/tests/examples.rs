@@ -1,0 +1,114 @@
+//! The drivers' examples, run as their readers run them.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+
+use p2pd_core::{Config, Plan, SecretKey};
+use p2pd_tests::drivers::Driver;
+
+/// The folder of the built examples.
+fn examples() -> PathBuf {
+    let profile: &[&str] = if cfg!(debug_assertions) { &[] } else { &["--release"] };
+    let mut build = Command::new(std::env::var_os("CARGO").unwrap_or("cargo".into()));
+    build.args(["build", "-q", "--examples", "-p", "p2pd-tokio", "-p", "p2pd-mio", "-p", "p2pd-async-std"]);
+    assert!(build.args(profile).status().unwrap().success());
+    std::env::current_exe().unwrap().parent().unwrap().parent().unwrap().join("examples")
+}
+
+/// A running example, which ends with this.
+struct Running(Child);
+
+impl Running {
+    fn start(name: &str, args: &[&str]) -> Running {
+        let mut command = Command::new(examples().join(name));
+        command.args(args).stdin(Stdio::piped()).stdout(Stdio::piped());
+        Running(command.spawn().unwrap())
+    }
+
+    fn output(&mut self) -> BufReader<std::process::ChildStdout> {
+        BufReader::new(self.0.stdout.take().unwrap())
+    }
+
+    /// Types this and the end of input.
+    fn type_in(&mut self, text: &str) {
+        self.0.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn the_chat_in_each_style_talks_to_each_other() {
+    let chats = ["chat", "mio_chat", "async_chat"];
+    for there in chats {
+        for here in chats {
+            let mut waits = Running::start(there, &["127.0.0.1"]);
+            let mut heard_there = waits.output();
+            let mut address = String::new();
+            heard_there.read_line(&mut address).unwrap();
+            let mut calls = Running::start(here, &["127.0.0.1", address.trim()]);
+            waits.type_in("hello from there\n");
+            calls.type_in("hello from here\nand once more\n");
+            let (mut at_here, mut at_there) = (String::new(), String::new());
+            calls.output().read_to_string(&mut at_here).unwrap();
+            heard_there.read_to_string(&mut at_there).unwrap();
+            assert_eq!(at_here, "hello from there\n", "{here} calls {there}");
+            assert_eq!(at_there, "hello from here\nand once more\n", "{here} calls {there}");
+            assert!(waits.0.wait().unwrap().success() && calls.0.wait().unwrap().success());
+        }
+    }
+}
+
+#[test]
+fn an_echo_server_on_mio_gains_p2pd_and_goes_on_serving_tcp() {
+    let mut server = Running::start("echo_after", &["127.0.0.1:0"]);
+    let mut said = server.output().lines().map(Result::unwrap);
+    let tcp = said.find_map(|l| l.strip_prefix("listening on ").map(String::from)).unwrap();
+    let address = said.find_map(|l| l.strip_prefix("also at ").map(String::from)).unwrap();
+    let mut config = Config::new(SecretKey::from_bytes(p2pd_sys::random_seed().unwrap()));
+    config.bind = Some("127.0.0.1".parse().unwrap());
+    let node = Driver::Tokio.bind(config, None).unwrap();
+    let mut pipe = node.connect(&address.parse().unwrap(), Plan::default()).unwrap();
+    let mut stream = TcpStream::connect(tcp).unwrap();
+    let mut word = [0; 5];
+    for _ in 0..3 {
+        pipe.write_all(b"pipe!").unwrap();
+        pipe.flush().unwrap();
+        pipe.read_exact(&mut word).unwrap();
+        assert_eq!(&word, b"pipe!");
+        stream.write_all(b"tcp!!").unwrap();
+        stream.read_exact(&mut word).unwrap();
+        assert_eq!(&word, b"tcp!!");
+    }
+}
+
+/// Lines of the second text that are not in the first, in order.
+fn added(before: &str, after: &str) -> usize {
+    let (a, b): (Vec<&str>, Vec<&str>) = (before.lines().collect(), after.lines().collect());
+    // The longest common subsequence.
+    let mut common = vec![vec![0; b.len() + 1]; a.len() + 1];
+    for i in 0..a.len() {
+        for j in 0..b.len() {
+            common[i + 1][j + 1] =
+                if a[i] == b[j] { common[i][j] + 1 } else { common[i][j + 1].max(common[i + 1][j]) };
+        }
+    }
+    b.len() - common[a.len()][b.len()]
+}
+
+#[test]
+fn it_takes_less_than_thirty_lines() {
+    assert_eq!(added("a\nb\nc\n", "a\nx\nc\nd\n"), 2);
+    let before = include_str!("../../driver-mio/examples/echo_before.rs");
+    let after = include_str!("../../driver-mio/examples/echo_after.rs");
+    let added = added(before, after);
+    println!("{added} lines, of {}, are new or changed", after.lines().count());
+    assert!((1..30).contains(&added), "{added}");
+}
