@@ -25,6 +25,13 @@ impl Outgoing {
         &mut self.bytes
     }
 
+    /// Gives the memory back, if nothing waits.
+    pub(super) fn release(&mut self) {
+        if self.is_empty() {
+            *self = Outgoing::default();
+        }
+    }
+
     /// Writes until no more than `keep` bytes wait.
     pub(super) fn send(&mut self, io: &mut impl Write, keep: usize) -> io::Result<()> {
         while self.len() > keep {
@@ -43,8 +50,7 @@ impl Outgoing {
     }
 }
 
-/// Bytes that came in and wait for their reader, in a place of fixed size that is made when it is first
-/// needed.
+/// Bytes that came in and wait for their reader, in a place of fixed size that is made when it is needed.
 #[derive(Debug)]
 pub(super) struct Incoming {
     bytes: Box<[u8]>,
@@ -95,6 +101,13 @@ impl Incoming {
         let n = io.read(&mut self.bytes[self.end..])?;
         self.end += n;
         Ok(n)
+    }
+
+    /// Gives the memory back, if nothing waits.
+    pub(super) fn release(&mut self) {
+        if self.is_empty() {
+            *self = Incoming::new(self.size);
+        }
     }
 
     fn make(&mut self) {

@@ -168,13 +168,21 @@ impl Layer {
         let n = loop {
             match secure.open(buf, &mut answer)? {
                 Next::Read(n) => break n,
-                Next::Need(need) => {
-                    if secure.sealed.fill(io, need)? == 0 {
+                Next::Need(need) => match secure.sealed.fill(io, need) {
+                    Ok(0) => {
                         secure.opener.stream_ended(secure.sealed.front().len()).map_err(broken)?;
                         secure.read_ended = true;
                         break 0;
                     }
-                }
+                    Ok(_) => {}
+                    Err(e) => {
+                        // A pipe that waits holds no buffers: there may be ten thousand of them.
+                        secure.sealed.release();
+                        secure.plain.release();
+                        self.out.release();
+                        return Err(e);
+                    }
+                },
             }
         };
         if echo {
