@@ -90,6 +90,7 @@ impl Node {
         let behaviour = self.surveyor.of(route.internal).map(|r| r.behaviour).unwrap_or_default();
         let before = self.end_punch(key);
         let dials = before.as_ref().map_or(0, |p| p.dials);
+        let theirs_before = before.as_ref().and_then(|p| p.theirs.as_ref()).map(|t| t.behaviour);
         let took = before.as_ref().and_then(|p| p.took);
         let (stale, tainted) =
             before.as_ref().map_or_else(Default::default, |p| (p.stale.clone(), p.tainted));
@@ -103,8 +104,10 @@ impl Node {
                 None => address.interfaces().any(picks_random_ports),
             };
         let fresh = rung >= FRESH_FROM || searches;
-        if matches!(behaviour.foresight(), Foresight::Next(_)) {
-            // Unless each dial takes one of the ports that are about to be foretold.
+        let counts = |b: Behaviour| matches!(b.foresight(), Foresight::Next(_));
+        if counts(behaviour) || theirs_before.is_some_and(counts) {
+            // Unless each dial takes one of the ports that are about to be foretold: of ours, or of the peer's, whose
+            // router takes one for each RST that it answers with (Linux: seen in the lab).
             waiting.clear();
             self.close_dials(core::mem::take(&mut live).into_keys());
         }
