@@ -41,7 +41,7 @@ fn wrong_clocks_change_nothing() {
     assert_eq!(ahead(300).took, right.took);
     // What is too old to be believed costs an answer with the right time.
     assert!(ahead(86_400).took <= right.took + 4 * ONE_WAY);
-    assert!(right.took <= 8 * ONE_WAY, "{}", right.took);
+    assert!(right.took <= 10 * ONE_WAY, "{}", right.took);
 }
 
 /// It reports a hole when its window ends, 9 to 16 s later, also on one network.

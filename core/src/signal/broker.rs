@@ -58,7 +58,8 @@ pub(crate) struct Session {
     state: State,
     /// Failures since it last worked.
     failures: u32,
-    /// From CONNECT to CONNACK, on the last connection.
+    /// The shortest from CONNECT to CONNACK or from PINGREQ to PINGRESP, on the last connection: one lost packet makes
+    /// a round trip a second longer, and a punch reckons with it.
     round_trip: Option<Duration>,
     outbox: VecDeque<Outgoing>,
     next_packet_id: NonZeroU16,
@@ -322,7 +323,10 @@ impl Session {
                 (State::Ready { link }, Some(Said::State(BrokerState::Ready)))
             }
             (State::Ready { mut link }, Incoming::Pingresp) => {
-                link.answer_by = None;
+                if link.answer_by.take().is_some() {
+                    let trip = cx.now.since(link.last_ping);
+                    self.round_trip = Some(self.round_trip.map_or(trip, |shortest| shortest.min(trip)));
+                }
                 (State::Ready { link }, None)
             }
             (state @ State::Ready { .. }, Incoming::Puback { packet_id }) => {

@@ -335,6 +335,11 @@ impl Node {
         let again = |after: Duration| Planned { tries, at: now + after, ..dial };
         let random = Duration::from_micros(self.cx.random.below(Domain::Punch, PAUSE.as_micros() as u64));
         let mut stuck = false;
+        // Nothing was sent, so that a stranger's few dials are left for rungs that dial from elsewhere.
+        let local = [IoFailure::AddrInUse, IoFailure::AddrNotAvailable, IoFailure::Resources];
+        if local.into_iter().any(|cause| why == DialEnd::Io(cause)) {
+            punch.dials = punch.dials.saturating_sub(1);
+        }
         let next = match why {
             DialEnd::Io(IoFailure::AddrInUse) if dial.from != 0 => {
                 Some(Planned { from: 0, ..again(Duration::ZERO) })
