@@ -3,6 +3,7 @@
 use p2pd_core::Strategy;
 use p2pd_simulations::engine::MILLI;
 use p2pd_simulations::nat::{Chain, PRESETS};
+use p2pd_simulations::net::LinkSpec;
 use p2pd_simulations::oracle::{Verdict, direct_or_reverse, punch};
 use p2pd_simulations::scenario::pair::{Pair, run};
 use p2pd_simulations::scenario::raw::{Attempt, attempt};
@@ -216,4 +217,12 @@ fn random_ports_are_searched_for_and_found_sooner_in_a_block() {
         medians.push(took[took.len() / 2]);
     }
     assert!(medians[0] < medians[1], "{medians:?}");
+}
+
+/// Found by the swarm: the listener refused to search for a stranger, and with the punch it gave up the
+/// session, whose dial back had been agreed on a moment before.
+#[test]
+fn a_refused_search_leaves_the_dial_back_alone() {
+    let (_, complaints) = judge(&draw(7_028_530));
+    assert!(complaints.is_empty(), "{complaints:?}");
 }

@@ -213,7 +213,7 @@ impl Node {
             Some(mappings),
         );
         if !begun {
-            self.abandon(key, peer);
+            self.leave(key, peer);
             self.reply(peer, session, &via, Body::Dialled(SmallVec::new()));
         }
     }
@@ -441,8 +441,7 @@ impl Node {
                 let tactic = self.punches.get(&key).and_then(|p| p.tactic());
                 if stranger && matches!(tactic, Some(Tactic::Spray { .. } | Tactic::Probe { .. })) {
                     self.cx.stats.refused += 1;
-                    self.end_punch(key);
-                    self.abandon(key, peer);
+                    self.leave(key, peer);
                     self.doubt();
                     return self.reply(peer, session, &via, Body::Refused(Refusal::NoSearchForStrangers));
                 }
@@ -517,6 +516,14 @@ impl Node {
         let sock = self.dial_for_punch(local, dial.to, [at, until], role, (key, peer, mode));
         if let Some(punch) = self.punches.get_mut(&key) {
             punch.live.insert(sock, dial);
+        }
+    }
+
+    /// Ends our part in a punch that we will not or cannot do. The session goes on where another strategy is at it.
+    fn leave(&mut self, key: Key, peer: NodeId) {
+        self.end_punch(key);
+        if self.streams.of_session(key).next().is_none() && !self.visits.contains_key(&key.0) {
+            self.abandon(key, peer);
         }
     }
 
