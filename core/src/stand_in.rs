@@ -39,7 +39,7 @@ impl Sum {
     }
 }
 
-/// The public key is the secret one, upside down.
+/// The public key is the secret one, upside down, below the curve's prime.
 #[derive(Default)]
 struct StandInDh {
     secret: [u8; 32],
@@ -59,6 +59,8 @@ impl Dh for StandInDh {
     fn set(&mut self, secret: &[u8]) {
         self.secret.copy_from_slice(secret);
         self.public = self.secret.map(|b| !b);
+        // Canonical, as a node id has to be.
+        self.public[31] &= 0x7f;
     }
     fn generate(&mut self, random: &mut dyn Random) -> Result<(), Error> {
         let mut secret = [0; 32];
