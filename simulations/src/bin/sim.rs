@@ -293,10 +293,7 @@ fn main() -> ExitCode {
             eprintln!("sim: this bench needs a build with {features}");
             false
         }
-        Command::Bench { seconds, stand_in, only } => {
-            bench(Duration::from_secs(seconds), stand_in, &only);
-            true
-        }
+        Command::Bench { seconds, stand_in, only } => bench(Duration::from_secs(seconds), stand_in, &only),
     };
     if good { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
@@ -418,9 +415,19 @@ fn swarm(from: u64, seeds: u64, digest: bool, rendezvous: bool) -> bool {
     bad == 0
 }
 
-fn bench(each: Duration, stand_in: bool, only: &str) {
+/// Every pair has to be joined without a violation: what fails early is fast.
+fn bench(each: Duration, stand_in: bool, only: &str) -> bool {
+    let good = std::cell::Cell::new(true);
     let ciphers = if stand_in { "standing in" } else { "real" };
-    let rate = |name: &str, mut one: Box<dyn FnMut(u64) -> u64>| {
+    let joined = |pair: &Pair| {
+        let ending = run(pair);
+        if ending.strategy.is_none() || !ending.violations.is_empty() {
+            println!("seed {}: {} {:?}", pair.seed, ending.why, ending.violations);
+            good.set(false);
+        }
+        ending.events
+    };
+    let rate = |name: &str, one: &dyn Fn(u64) -> u64| {
         if !name.contains(only) {
             return;
         }
@@ -436,22 +443,20 @@ fn bench(each: Duration, stand_in: bool, only: &str) {
     for (a, b) in [("open", "open"), ("linux", "open"), ("linux", "linux")] {
         let chains = [parse(a), parse(b)];
         let name = format!("nodes, {a} and {b}, ciphers {ciphers}");
-        rate(&name, Box::new(move |seed| run(&Pair::new(seed, chains.clone())).events));
+        rate(&name, &|seed| joined(&Pair::new(seed, chains.clone())));
     }
     let chains = [parse("linux"), parse("linux")];
     let name = format!("nodes, linux and linux, rendezvous, ciphers {ciphers}");
-    rate(
-        &name,
-        Box::new(move |seed| run(&Pair { rendezvous: true, ..Pair::new(seed, chains.clone()) }).events),
-    );
+    rate(&name, &|seed| joined(&Pair { rendezvous: true, ..Pair::new(seed, chains.clone()) }));
     for (a, b, offset) in [("linux", "linux", 0), ("linux", "symrand", 0)] {
         let chains = [parse(a), parse(b)];
         let name = format!("bare dials, {a} and {b}");
         let dial = Attempt { chains, one_way: 20 * MILLI, offset, listen: true, retry: None };
-        rate(&name, Box::new(move |seed| attempt(seed, &dial, false).0.events));
+        rate(&name, &|seed| attempt(seed, &dial, false).0.events);
     }
     #[cfg(feature = "memory")]
     memory::print();
     #[cfg(not(feature = "memory"))]
     println!("memory: not counted; build with --features memory");
+    good.get()
 }
