@@ -20,8 +20,8 @@ pub struct Turn {
     pub up: bool,
     /// The allocations that there are.
     pub relays: BTreeSet<SocketAddr>,
-    /// Datagrams that came in.
-    pub heard: u32,
+    /// Datagrams that came to relayed addresses.
+    pub from_peers: u32,
     server: Server,
     next_port: u16,
 }
@@ -59,7 +59,7 @@ impl World {
             at,
             up: true,
             relays: BTreeSet::new(),
-            heard: 0,
+            from_peers: 0,
             server,
             next_port: 50_000,
         });
@@ -166,9 +166,11 @@ impl World {
         if !turn.up {
             return;
         }
-        turn.heard += 1;
-        if to.port() != 3478 && !turn.relays.contains(&to) {
-            return;
+        if to.port() != 3478 {
+            turn.from_peers += 1;
+            if !turn.relays.contains(&to) {
+                return;
+            }
         }
         let said = turn.server.recv(Transmit::new(data, TransportType::Udp, from, to), now);
         let mut out: Vec<(Vec<u8>, SocketAddr, SocketAddr)> = Vec::new();
