@@ -68,6 +68,11 @@ impl Node {
         }
     }
 
+    /// Whether pipes that were finished and closed have bytes that have not arrived yet.
+    pub fn has_leaving_pipes(&self) -> bool {
+        self.relays.values().any(|r| r.stage == RelayStage::Leaving)
+    }
+
     /// A pipe has ended from the other end, or for want of a relay: what has arrived can be read still.
     pub(super) fn pipe_over(&mut self, id: SockId, why: PipeEnd) {
         let Some(relay) = self.relays.get_mut(&id) else { return };
