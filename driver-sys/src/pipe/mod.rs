@@ -12,8 +12,8 @@ use p2pd_core::pipe::{MAX_RECORD, Opened, Opener, PipeKeys, PipeStart, RecordErr
 use p2pd_core::{NodeId, PipeMode, Strategy};
 
 use buffer::{Incoming, Outgoing};
-pub use relayed::Relayed;
 pub(crate) use relayed::Link;
+pub use relayed::Relayed;
 pub use wakers::{Half, Wakers};
 
 /// A record with its length.
@@ -152,7 +152,9 @@ impl Layer {
     /// `Unsupported`, with the reason.
     pub fn check_bare(&self) -> io::Result<()> {
         let why = match (&self.secure, self.out.is_empty()) {
-            _ if self.relayed.is_some() => "a relayed pipe runs through its node and has no socket of its own",
+            _ if self.relayed.is_some() => {
+                "a relayed pipe runs through its node and has no socket of its own"
+            }
             (None, true) => return Ok(()),
             (Some(_), _) => "an encrypted pipe is more than its socket",
             (None, false) => "an echo reply waits to be sent",

@@ -99,7 +99,10 @@ mod tests {
         link.is_over(PipeEnd::ServerForgot);
         link.is_over(PipeEnd::Shutdown);
         let why = user.end_of_reading().unwrap_err();
-        assert_eq!((why.kind(), why.to_string()), (io::ErrorKind::ConnectionReset, PipeEnd::ServerForgot.to_string()));
+        assert_eq!(
+            (why.kind(), why.to_string()),
+            (io::ErrorKind::ConnectionReset, PipeEnd::ServerForgot.to_string())
+        );
         let blocked = user.explain(io::ErrorKind::WouldBlock.into());
         assert_eq!(blocked.kind(), io::ErrorKind::WouldBlock);
         link.peer_ends();
