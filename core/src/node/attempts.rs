@@ -9,7 +9,7 @@ use smallvec::SmallVec;
 
 use super::Node;
 use super::asking::Ladder;
-use super::relaying::Relaying;
+use super::relaying::{MAX_RELAYS, Relaying};
 use crate::address::PeerAddress;
 use crate::config::Plan;
 use crate::cx::Timer;
@@ -248,6 +248,7 @@ impl Node {
             },
             Strategy::Relay if self.is_oneself(attempt.peer) => skipped("it is us".into()),
             Strategy::Relay if self.config.turn.is_empty() => skipped("no TURN server is configured".into()),
+            Strategy::Relay if self.relays.len() >= MAX_RELAYS => skipped("too many relays are open".into()),
             Strategy::Relay => match self.why_no_broker(attempt.peer, &attempt.address) {
                 Some(why) => skipped(why),
                 None => match self.begin_relaying(connect) {
@@ -564,6 +565,13 @@ impl Node {
 
     pub(super) fn relaying(&mut self, connect: ConnectId, n: usize) -> Option<&mut Relaying> {
         match self.attempts.get_mut(&connect)?.runs.get_mut(n).map(|r| &mut r.state) {
+            Some(RunState::Relay(relaying)) => Some(relaying),
+            _ => None,
+        }
+    }
+
+    pub(super) fn relaying_at(&self, connect: ConnectId, n: usize) -> Option<&Relaying> {
+        match self.attempts.get(&connect)?.runs.get(n).map(|r| &r.state) {
             Some(RunState::Relay(relaying)) => Some(relaying),
             _ => None,
         }

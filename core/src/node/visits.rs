@@ -8,6 +8,7 @@ use bytes::Bytes;
 use smallvec::SmallVec;
 
 use super::Node;
+use super::relaying::{MAX_RELAYS, MAX_RELAYS_STRANGERS};
 use crate::address::PeerAddress;
 use crate::config::Accept;
 use crate::cx::Timer;
@@ -233,6 +234,10 @@ impl Node {
             Trust::Known => (MAX_VISITS_KNOWN, MAX_VISITS),
             Trust::Stranger => (MAX_VISITS_STRANGER, MAX_VISITS_STRANGERS),
         };
+        let most = if trust == Trust::Known { MAX_RELAYS } else { MAX_RELAYS_STRANGERS };
+        if matches!(wish.how, How::Relay(_)) && self.relays.len() >= most {
+            return Err(Refusal::Busy);
+        }
         // The same call may ask for a dial and for a punch.
         let visits = self.visits.iter().map(|(session, v)| (*session, v.peer, v.trust));
         let punches = self.punches.iter().filter(|(key, _)| key.1 == Requester::Them);

@@ -43,6 +43,9 @@ use crate::turn::Family;
 
 /// A request is sent again at most so often.
 const REQUESTS: u8 = 6;
+/// Most relays at a time, pipes among them, which hold up to 8 MiB each: in all, and before a stranger gets one.
+pub(super) const MAX_RELAYS: usize = 256;
+pub(super) const MAX_RELAYS_STRANGERS: usize = 192;
 /// Without an answer from the relay for so long, the asked side says again where it comes from, and gets a relayed
 /// address of its own if it can.
 const HELP_AFTER: Duration = Duration::from_secs(2);
@@ -52,8 +55,9 @@ const MEET_WITHIN: Duration = Duration::from_secs(30);
 const AGREE_WITHIN: Duration = Duration::from_secs(10);
 /// What a closed relay may take to tell the peer and the server.
 const END_WITHIN: Duration = Duration::from_secs(5);
-/// Through a relay a packet is repeated after three of these at first.
-const FIRST_RTT: Duration = Duration::from_millis(50);
+/// A first packet through the relay comes before the permission for it, and is repeated after three assumed round
+/// trips: the one to our broker, within these bounds.
+const FIRST_RTT: (Duration, Duration) = (Duration::from_millis(15), Duration::from_millis(100));
 
 /// The relay strategy of one connect.
 #[derive(Debug)]
@@ -316,6 +320,12 @@ impl Node {
         Servers::start(&mut self.cx, Owner::Relay(id), list, bind, ours, family)
     }
 
+    fn relay_config(&self, id: SockId) -> RelayConfig {
+        let (least, most) = FIRST_RTT;
+        let delay = self.relays.get(&id).map_or(most, |r| self.signal_delay(&r.via));
+        RelayConfig { initial_rtt: (2 * delay).clamp(least, most), ..RelayConfig::default() }
+    }
+
     fn insert_relay(&mut self, relay: Relay) {
         self.relay_ids.insert(relay.key, relay.id);
         self.relays.insert(relay.id, Box::new(relay));
@@ -372,7 +382,10 @@ impl Node {
             }
             (StreamEvent::Delivered, RelayStage::Leaving) => self.close_relay(id),
             (StreamEvent::Ended(cause), stage) => match stage {
-                RelayStage::Meeting | RelayStage::Agreeing => self.relay_failed(id, cause.to_string()),
+                RelayStage::Meeting | RelayStage::Agreeing => {
+                    let why = self.why_it_ended(id, cause);
+                    self.relay_failed(id, why);
+                }
                 RelayStage::Pipe => self.pipe_over(id, end_of(cause)),
                 RelayStage::Leaving => self.close_relay(id),
                 RelayStage::Ending => {}
@@ -381,6 +394,15 @@ impl Node {
             (StreamEvent::Message, _) => {}
             _ => {}
         }
+    }
+
+    /// Why a relay gives no pipe, in words: if nobody came, how far it had come.
+    fn why_it_ended(&self, id: SockId, cause: EndCause) -> String {
+        let relaying = self.relays.get(&id).filter(|_| cause == EndCause::TimedOut).and_then(|relay| {
+            let (connect, n) = self.relaying_of(relay.key.0)?;
+            self.relaying_at(connect, n)
+        });
+        relaying.map_or_else(|| cause.to_string(), |relaying| self.describe_relaying(relaying))
     }
 
     fn server_news(&mut self, id: SockId, news: ServerNews) {
@@ -437,9 +459,9 @@ impl Node {
     fn await_peer(&mut self, id: SockId) {
         let now = self.cx.now;
         let seed = self.cx.random.draw(Domain::RelaySeed);
+        let config = self.relay_config(id);
         let Some(relay) = self.relays.get_mut(&id) else { return };
         if relay.stream.is_none() {
-            let config = RelayConfig { initial_rtt: FIRST_RTT, ..RelayConfig::default() };
             let ours = &self.config.identity;
             let stream = RelayStream::accept(ours, &relay.peer, &relay.key.0.0, seed, &config, now);
             relay.stream = Some(Box::new(stream));
@@ -450,12 +472,12 @@ impl Node {
     /// Asked side: says where we come from, and comes.
     fn come(&mut self, id: SockId) {
         let now = self.cx.now;
+        let config = self.relay_config(id);
         let Some(relay) = self.relays.get_mut(&id).filter(|r| r.stage == RelayStage::Meeting) else { return };
         let (peer, session, via) = (relay.peer, relay.key.0, relay.via.clone());
         let sources = relay.sources.clone();
         if relay.stream.is_none() {
             let seed = self.cx.random.draw(Domain::RelaySeed);
-            let config = RelayConfig { initial_rtt: FIRST_RTT, ..RelayConfig::default() };
             let ours = &self.config.identity;
             let stream = RelayStream::connect(ours, &peer, &session.0, seed, &config, now);
             relay.stream = Some(Box::new(stream));
