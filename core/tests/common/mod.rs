@@ -112,6 +112,8 @@ pub struct Host {
     pub dials: Vec<(Instant, SocketAddr)>,
     /// The process is stopped: it neither reads nor does anything.
     pub frozen: bool,
+    /// Datagrams of its own to there are lost.
+    pub unreachable: Option<IpAddr>,
     next_port: u16,
     /// UDP sockets by id.
     bound: BTreeMap<SockId, SocketAddr>,
@@ -226,6 +228,7 @@ impl World {
             notices: Vec::new(),
             dials: Vec::new(),
             frozen: false,
+            unreachable: None,
             next_port: 50_000,
             bound: BTreeMap::new(),
             ways: Ways::new(),

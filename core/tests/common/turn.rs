@@ -151,6 +151,9 @@ impl World {
             return;
         }
         let host = &mut self.hosts[n];
+        if host.unreachable == Some(to.ip()) {
+            return;
+        }
         let free = 60_000 + host.ways.len() as u16;
         let port = match host.inside == host.outside {
             true => host.bound[&sock].port(),

@@ -293,3 +293,36 @@ fn a_node_that_ends_ends_its_relayed_pipes_and_gives_the_allocation_up() {
     assert_eq!(world.relayed(1).over, Some(PipeEnd::ClosedByPeer));
     assert_eq!(world.allocations(), 0);
 }
+
+#[test]
+fn a_peer_that_cannot_send_to_our_relay_comes_by_its_own() {
+    let mut world = World::new(15);
+    world.add_broker();
+    world.add_stun();
+    world.add_turn();
+    world.add_turn();
+    // Of the first server's ports the asked node reaches none, not even its relays.
+    world.behind_nat(|c| c.turn.truncate(1));
+    world.behind_nat(|c| drop(c.turn.remove(0)));
+    world.hosts[1].unreachable = Some(world.turns[0].at.ip());
+    world.run(S);
+    let id = world.connect(0, &world.address(1), relay(20));
+    let took = world.run_until(10 * S, |w| w.is_over(0, id));
+    assert!(took >= 1500 * MS && took <= 3500 * MS, "{took:?}");
+    world.run(S);
+    assert_eq!([0, 1].map(|n| world.turns[n].relays.len()), [1, 1]);
+    assert_eq!(world.relayed(0).remote, world.relayed(1).local);
+    world.write(0, b"from relay");
+    world.write(1, b"to relay");
+    world.finish(0);
+    world.finish(1);
+    world.run(S);
+    assert_eq!(
+        (&world.relayed(1).received[..], &world.relayed(0).received[..]),
+        (&b"from relay"[..], &b"to relay"[..])
+    );
+    world.close_pipe(0);
+    world.close_pipe(1);
+    world.run(6 * S);
+    assert_eq!(world.allocations(), 0);
+}

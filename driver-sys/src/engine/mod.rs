@@ -423,7 +423,7 @@ impl<R: Reactor> Engine<R> {
                 self.reactor.cancel(query);
             }
             Action::Notify(notice) => self.notify(notice),
-            Action::OpenRelayed { pipe, start } => self.open_relayed(pipe, start),
+            Action::OpenRelayed { pipe, start } => self.open_relayed(pipe, *start),
             Action::Pipe { pipe, news } => self.pipe_news(pipe, news),
             // The vocabulary may grow; what is not known here is not asked of this version.
             _ => {}

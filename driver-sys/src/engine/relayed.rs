@@ -64,9 +64,9 @@ enum After {
 }
 
 impl<R: Reactor> Engine<R> {
-    pub(super) fn open_relayed(&mut self, pipe: PipeId, start: Box<PipeStart>) {
+    pub(super) fn open_relayed(&mut self, pipe: PipeId, start: PipeStart) {
         match self.bridge(pipe) {
-            Ok((stream, relayed)) => self.hand_out(stream, Start::relayed(*start, relayed)),
+            Ok((stream, relayed)) => self.hand_out(stream, Start::relayed(start, relayed)),
             Err(_) => {
                 // Out of descriptors: there is no pipe then.
                 self.core.pipe_close(self.clock.now(), pipe);

@@ -3,7 +3,7 @@
 //! The requester gets a relayed address and names it to the peer (TURN_REQUEST). The peer says where it will come from
 //! (TURN_RESPONSE), which the requester permits at its server, and begins a [`RelayStream`] towards the relayed
 //! address. One allocation is enough so: permissions go by address, so that it does not matter which port the
-//! peer's NAT gives it. Where nothing comes back within two seconds, or it has no UDP, the peer comes
+//! peer's NAT gives it. Where nothing comes back within a second and a half, or it has no UDP, the peer comes
 //! from a relayed address of its own.
 //!
 //! The stream proves both ends. It is a candidate then like any TCP stream, and NOMINATE and CONFIRM are its first
@@ -48,7 +48,7 @@ pub(super) const MAX_RELAYS: usize = 256;
 pub(super) const MAX_RELAYS_STRANGERS: usize = 192;
 /// Without an answer from the relay for so long, the asked side says again where it comes from, and gets a relayed
 /// address of its own if it can.
-const HELP_AFTER: Duration = Duration::from_secs(2);
+const HELP_AFTER: Duration = Duration::from_millis(1500);
 /// The handshake through the relay may take so long at the asked side.
 const MEET_WITHIN: Duration = Duration::from_secs(30);
 /// Then the ends may take this long to agree.
@@ -419,6 +419,10 @@ impl Node {
             ServerNews::Allocated(at) => {
                 // The peer's relay is where our datagrams go from now on by way of ours.
                 relay.by_server = true;
+                // What went before went nowhere.
+                if relay.budget < STRANGERS_DATAGRAMS {
+                    relay.budget = STRANGERS_DATAGRAMS;
+                }
                 relay.local = Some(at);
                 if !relay.sources.contains(&at.ip()) {
                     relay.sources.push(at.ip());

@@ -18,7 +18,7 @@ use crate::strategy::agreement::Key;
 use crate::strategy::paths::Trust;
 use crate::time::Instant;
 
-/// Datagrams that a stranger may make us send before it has answered one.
+/// Datagrams that a stranger may make us send before it has answered one, and again from a relayed address of ours.
 pub(super) const STRANGERS_DATAGRAMS: u32 = 8;
 
 pub(in crate::node) struct Relay {
