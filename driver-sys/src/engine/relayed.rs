@@ -33,6 +33,8 @@ pub(super) struct Bridge<S> {
     user_ended: bool,
     peer_ended: bool,
     over: bool,
+    /// The node ends: closed once what its user wrote is with the core.
+    leaving: bool,
     /// When it is looked at again.
     pub(super) look: Option<Instant>,
 }
@@ -100,11 +102,14 @@ impl<R: Reactor> Engine<R> {
         let now = self.clock.now();
         let all: Vec<SockId> = self.bridges.values().copied().collect();
         for sock in all {
-            while matches!(self.copy(now, sock), After::Again) {}
-            if let Some(Sock::Relayed(bridge)) = self.socks.get(&sock) {
-                bridge.link.is_over(PipeEnd::Shutdown);
+            let Some(Sock::Relayed(bridge)) = self.socks.get_mut(&sock) else { continue };
+            bridge.link.is_over(PipeEnd::Shutdown);
+            bridge.leaving = bridge.link.has_ended();
+            if bridge.leaving {
+                self.steps.push_back(Step::Work(sock));
+            } else {
+                self.close_relayed(now, sock);
             }
-            self.close_relayed(now, sock);
         }
         self.ending = Some(now + LEAVE_WITHIN);
     }
@@ -112,8 +117,11 @@ impl<R: Reactor> Engine<R> {
     /// Ends the core, if nothing is left that it has to send before.
     pub(super) fn end_core(&mut self) {
         let now = self.clock.now();
-        if self.ending.is_some_and(|until| until <= now || !self.core.has_leaving_pipes()) {
+        let idle = self.bridges.is_empty() && !self.core.has_leaving_pipes();
+        if self.ending.is_some_and(|until| until <= now || idle) {
             self.ending = None;
+            let late: Vec<SockId> = self.bridges.values().copied().collect();
+            late.into_iter().for_each(|sock| self.close_relayed(now, sock));
             self.core.shutdown(now);
         }
     }
@@ -143,6 +151,7 @@ impl<R: Reactor> Engine<R> {
             user_ended: false,
             peer_ended: false,
             over: false,
+            leaving: false,
             look: None,
         };
         self.socks.insert(sock, Sock::Relayed(Box::new(bridge)));
@@ -162,7 +171,7 @@ impl<R: Reactor> Engine<R> {
             match (inward, outward) {
                 (Ok(false), Ok(false)) => {
                     let told = bridge.inbound.left().is_empty();
-                    let dropped = bridge.user_ended && bridge.link.is_dropped();
+                    let dropped = bridge.user_ended && (bridge.leaving || bridge.link.is_dropped());
                     if (bridge.over && told) || (dropped && bridge.outbound.left().is_empty()) {
                         return After::Close;
                     }

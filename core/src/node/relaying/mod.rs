@@ -53,7 +53,7 @@ const HELP_AFTER: Duration = Duration::from_millis(1500);
 const MEET_WITHIN: Duration = Duration::from_secs(30);
 /// Then the ends may take this long to agree.
 const AGREE_WITHIN: Duration = Duration::from_secs(10);
-/// What a closed relay may take to tell the peer and the server.
+/// What a closed relay may take to tell the peer, and then the server.
 const END_WITHIN: Duration = Duration::from_secs(5);
 /// A first packet through the relay comes before the permission for it, and is repeated after three assumed round
 /// trips: the one to our broker, within these bounds.
@@ -291,7 +291,12 @@ impl Node {
                 RelayStage::Meeting => self.relay_failed(id, "nothing came through the relay".into()),
                 RelayStage::Agreeing => self.relay_failed(id, "the peer did not agree to the relay".into()),
                 RelayStage::Leaving => self.close_relay(id),
-                RelayStage::Ending => self.forget_relay(id),
+                RelayStage::Ending => {
+                    relay.until = Some(now + END_WITHIN);
+                    if !relay.hurry() {
+                        return self.forget_relay(id);
+                    }
+                }
                 RelayStage::Pipe => {}
             }
         } else if relay.help_at.is_some_and(|at| at <= now) {

@@ -68,9 +68,9 @@ impl Node {
         }
     }
 
-    /// Whether pipes that were finished and closed have bytes that have not arrived yet.
+    /// Whether pipes that were closed have bytes that have not arrived yet, or a peer that may not know of its end.
     pub fn has_leaving_pipes(&self) -> bool {
-        self.relays.values().any(|r| r.stage == RelayStage::Leaving)
+        self.relays.values().any(|r| matches!(r.stage, RelayStage::Leaving | RelayStage::Ending))
     }
 
     /// A pipe has ended from the other end, or for want of a relay: what has arrived can be read still.
@@ -91,6 +91,9 @@ impl Node {
                 self.cx.pipe_news(PipeId(id.number()), PipeNews::Ended(PipeEnd::Shutdown));
             }
             relay.close(&mut self.cx);
+            let _ = relay.pump(&mut self.cx);
+            relay.hurry();
+            relay.release(&mut self.cx);
             relay.drop_sockets(&mut self.cx);
         }
         self.relay_ids.clear();

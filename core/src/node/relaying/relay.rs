@@ -170,6 +170,7 @@ impl Relay {
                 break;
             }
         }
+        self.release(cx);
         let stream = self.stream.as_mut().and_then(|s| s.poll_timeout());
         let servers = self.servers.as_ref().and_then(Servers::poll_timeout);
         let next = [stream, servers, self.until, self.help_at].into_iter().flatten().min();
@@ -225,25 +226,36 @@ impl Relay {
         }
     }
 
-    /// Closes the stream and gives everything at servers up; what is left is told in the background.
+    /// Closes the stream. What is at servers is given up when the peer has had its time to ask what became of us: the last
+    /// datagram may be lost, and is said again to whoever still sends.
     pub(super) fn close(&mut self, cx: &mut Cx) {
         self.stage = RelayStage::Ending;
         self.help_at = None;
         if let Some(stream) = &mut self.stream {
             stream.close(cx.now);
         }
-        // The last datagram goes before the allocation does.
-        while let Some(datagram) = self.stream.as_mut().and_then(|s| s.poll_transmit(cx.now)) {
-            self.transmit(cx, datagram);
-        }
-        if let Some(servers) = &mut self.servers {
+    }
+
+    /// Closed: gives up what is at servers if it is time to.
+    pub(super) fn release(&mut self, cx: &mut Cx) {
+        if self.stage == RelayStage::Ending
+            && self.stream.as_ref().is_none_or(|s| s.is_over())
+            && let Some(servers) = &mut self.servers
+        {
             servers.close(cx);
         }
     }
 
+    /// Gives it up without waiting for anything. False: it was given up before.
+    pub(super) fn hurry(&mut self) -> bool {
+        self.stream.take().is_some()
+    }
+
     /// Whether nothing is left to be told.
     pub(super) fn is_over(&self) -> bool {
-        self.stage == RelayStage::Ending && self.servers.as_ref().is_none_or(Servers::is_over)
+        self.stage == RelayStage::Ending
+            && self.stream.as_ref().is_none_or(|s| s.is_over())
+            && self.servers.as_ref().is_none_or(Servers::is_over)
     }
 
     pub(super) fn drop_sockets(&mut self, cx: &mut Cx) {
