@@ -10,8 +10,10 @@ use smallvec::SmallVec;
 use crate::identity::{NodeId, SecretKey};
 use crate::notice::Strategy;
 use crate::pipe::PipeMode;
+use crate::turn::{Credentials, Lifetimes};
+use crate::wire::Transport;
 
-/// Most brokers and most STUN servers in a configuration.
+/// Most brokers, STUN servers and TURN servers in a configuration, of each.
 pub const MAX_SERVERS: usize = 16;
 
 /// Everything a node is told at its start.
@@ -25,6 +27,9 @@ pub struct Config {
     /// STUN servers that tell the outside address, at most [`MAX_SERVERS`]; the first three of each address
     /// family are asked. Default: none, and the inside addresses are announced.
     pub stun: Vec<StunServer>,
+    /// TURN servers that relay for us where nothing else works, at most [`MAX_SERVERS`]; the first three are asked at
+    /// once, and the one that answers first is used. Default: none, and relays of peers only are used.
+    pub turn: Vec<TurnServer>,
     /// The only local address to listen on, dial from and announce. Default: all but loopback.
     pub bind: Option<IpAddr>,
     /// TCP port to listen on. Default 0: the system chooses.
@@ -45,6 +50,7 @@ impl Config {
             identity,
             brokers: Vec::new(),
             stun: Vec::new(),
+            turn: Vec::new(),
             bind: None,
             port: 0,
             accept: Accept::Anyone,
@@ -59,6 +65,12 @@ impl Config {
         }
         if self.stun.len() > MAX_SERVERS {
             return Err(ConfigError::TooManyStunServers(self.stun.len()));
+        }
+        if self.turn.len() > MAX_SERVERS {
+            return Err(ConfigError::TooManyTurnServers(self.turn.len()));
+        }
+        if let Some(n) = self.turn.iter().position(|s| s.host.is_empty() || s.port == 0) {
+            return Err(ConfigError::BadTurnServer(n));
         }
         let mut seen = BTreeSet::new();
         for (n, broker) in self.brokers.iter().enumerate() {
@@ -97,6 +109,28 @@ pub struct StunServer {
     pub port: u16,
 }
 
+/// A TURN server (RFC 8656), and who we are to it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct TurnServer {
+    /// Host name or literal address.
+    pub host: Box<str>,
+    /// UDP and TCP port, not 0. TURN's own is 3478.
+    pub port: u16,
+    /// The only way to it. Default: UDP, and TCP where UDP gets no answer within a second.
+    pub transport: Option<Transport>,
+    /// The user's name and password.
+    pub credentials: Credentials,
+    /// How long things last at this server; the defaults are the RFC's.
+    pub lifetimes: Lifetimes,
+}
+
+impl TurnServer {
+    /// One with the RFC's lifetimes, over UDP or else TCP.
+    pub fn new(host: &str, port: u16, credentials: Credentials) -> Self {
+        TurnServer { host: host.into(), port, transport: None, credentials, lifetimes: Lifetimes::default() }
+    }
+}
+
 /// Whom a node gives a pipe to. A peer proves its node id in every case.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Accept {
@@ -116,6 +150,10 @@ pub enum ConfigError {
     TooManyBrokers(usize),
     /// More than [`MAX_SERVERS`] STUN servers; this many.
     TooManyStunServers(usize),
+    /// More than [`MAX_SERVERS`] TURN servers; this many.
+    TooManyTurnServers(usize),
+    /// The TURN server at this position has no host or port 0.
+    BadTurnServer(usize),
     /// Two brokers have this id.
     DuplicateBrokerId(u16),
     /// The broker at this position has no host or port 0.
@@ -131,6 +169,10 @@ impl fmt::Display for ConfigError {
             ConfigError::TooManyStunServers(n) => {
                 write!(f, "{n} STUN servers, at most {MAX_SERVERS} are possible")
             }
+            ConfigError::TooManyTurnServers(n) => {
+                write!(f, "{n} TURN servers, at most {MAX_SERVERS} are possible")
+            }
+            ConfigError::BadTurnServer(n) => write!(f, "TURN server number {} has no host or port 0", n + 1),
             ConfigError::DuplicateBrokerId(id) => write!(f, "two brokers have the id {id}"),
             ConfigError::BadBroker(n) => write!(f, "broker number {} has no host or port 0", n + 1),
             ConfigError::BadStunServer(n) => write!(f, "STUN server number {} has no host or port 0", n + 1),
@@ -143,7 +185,8 @@ impl std::error::Error for ConfigError {}
 /// How one connect is to proceed.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Plan {
-    /// Exactly the strategies to try, started in this order. Default: all.
+    /// Exactly the strategies to try, started in this order. Default: all. A relay among others begins when those have
+    /// ended, or after 3 s.
     pub strategies: SmallVec<[Strategy; 4]>,
     /// What the pipe is to be. Default: encrypted.
     pub mode: PipeMode,

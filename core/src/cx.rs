@@ -9,6 +9,7 @@ use bytes::Bytes;
 
 use crate::io::{Action, CloseHow, QueryId, SockId, SockOpts};
 use crate::notice::{ConnectId, Notice};
+use crate::pipe::{PipeId, PipeNews};
 use crate::random::{Domain, Random};
 use crate::session::SessionId;
 use crate::stats::Stats;
@@ -31,6 +32,8 @@ pub(crate) enum Owner {
     Sample,
     /// A stream saying hello.
     Stream,
+    /// The relay with this id.
+    Relay(SockId),
 }
 
 /// Whose deadline it is.
@@ -43,6 +46,7 @@ pub(crate) enum Timer {
     Connect(ConnectId),
     Visit(SessionId),
     Punch(Key),
+    Relay(SockId),
     Settle,
     Measure,
     Asks,
@@ -199,9 +203,23 @@ impl Cx {
         }
     }
 
-    fn fresh_sock(&mut self, owner: Owner) -> SockId {
+    /// An id that no socket has: of a relay, which stands among sockets where streams are agreed on.
+    pub(crate) fn fresh_id(&mut self) -> SockId {
         let sock = SockId::chosen(self.next_sock);
         self.next_sock += 1;
+        sock
+    }
+
+    pub(crate) fn open_relayed(&mut self, pipe: PipeId, start: Box<crate::pipe::PipeStart>) {
+        self.queue.push_back(Action::OpenRelayed { pipe, start });
+    }
+
+    pub(crate) fn pipe_news(&mut self, pipe: PipeId, news: PipeNews) {
+        self.queue.push_back(Action::Pipe { pipe, news });
+    }
+
+    fn fresh_sock(&mut self, owner: Owner) -> SockId {
+        let sock = self.fresh_id();
         self.socks.insert(sock, owner);
         sock
     }

@@ -12,7 +12,7 @@ use bytes::Bytes;
 use smallvec::SmallVec;
 
 use crate::notice::Notice;
-use crate::pipe::PipeStart;
+use crate::pipe::{PipeId, PipeNews, PipeStart};
 use crate::time::{ClockFix, Instant};
 
 /// A socket. Chosen by the core, or by the driver for an accepted one; never used twice in one node.
@@ -206,6 +206,21 @@ pub enum Action {
     },
     /// Tell the user.
     Notify(Notice),
+    /// Hand a relayed pipe to the user, whose bytes go through [`Node::pipe_write`](crate::Node::pipe_write) and
+    /// [`Node::pipe_read`](crate::Node::pipe_read). There may be something to read already.
+    OpenRelayed {
+        /// Its id from now on.
+        pipe: PipeId,
+        /// What is known of it.
+        start: Box<PipeStart>,
+    },
+    /// Something happened on a relayed pipe.
+    Pipe {
+        /// Which.
+        pipe: PipeId,
+        /// What.
+        news: PipeNews,
+    },
 }
 
 /// What a driver tells the core.

@@ -44,7 +44,7 @@
 //! 7. What comes from the network passes a guard ([`wire::guard`]) before a codec sees it.
 //! 8. A stream that is agreed on is *detached*: the driver hands out its runtime's own stream, and nothing of
 //!    the node stands in the data path. A stream's bytes are read by credit, so that not one of the
-//!    user's bytes has been taken out of the system's buffer by then.
+//!    user's bytes has been taken out of the system's buffer by then. Relayed pipes alone run through the node.
 //!
 //! Each of these is held by a test in `core/tests/contract.rs`, 6 by `tests/purity`.
 
@@ -76,7 +76,7 @@ pub mod turn;
 pub mod wire;
 
 pub use address::PeerAddress;
-pub use config::{Accept, Broker, Config, ConfigError, MAX_SERVERS, Plan, StunServer};
+pub use config::{Accept, Broker, Config, ConfigError, MAX_SERVERS, Plan, StunServer, TurnServer};
 pub use identity::{NodeId, NodeIdError, SecretKey, SecretKeyError, Topic};
 pub use io::{Action, CloseHow, Event, IoFailure, QueryId, SockId, SockOpts};
 pub use node::{ConnectError, MAX_CONNECTS, Node};
@@ -84,7 +84,7 @@ pub use notice::{
     BrokerLoss, BrokerState, ConnectId, FailReason, Notice, Outcome, Refusal, Report, Stage, Strategy,
     StrategyReport,
 };
-pub use pipe::PipeMode;
+pub use pipe::{PipeEnd, PipeId, PipeMode, PipeNews};
 pub use stats::Stats;
 pub use strategy::punch::{PROBES, SPRAY, hit_permille};
 pub use time::{ClockFix, Instant, WallTime};

@@ -37,18 +37,21 @@ pub enum Strategy {
     Reverse,
     /// Both dial at once, so that the NATs of both take each other's SYN for an answer.
     Punch,
+    /// A TURN server carries what both send. The stream between them is sealed end to end.
+    Relay,
 }
 
 impl Strategy {
     /// Every strategy of this version, in the order they start.
-    pub const ALL: [Strategy; 3] = [Strategy::Direct, Strategy::Reverse, Strategy::Punch];
+    pub const ALL: [Strategy; 4] = [Strategy::Direct, Strategy::Reverse, Strategy::Punch, Strategy::Relay];
 
-    /// The word for it in plans and reports: `direct`, `reverse`, `punch`.
+    /// The word for it in plans and reports: `direct`, `reverse`, `punch`, `relay`.
     pub const fn name(self) -> &'static str {
         match self {
             Strategy::Direct => "direct",
             Strategy::Reverse => "reverse",
             Strategy::Punch => "punch",
+            Strategy::Relay => "relay",
         }
     }
 
@@ -94,6 +97,10 @@ pub enum Stage {
         /// Which try this is, from 0.
         rung: u8,
     },
+    /// A TURN server relays for us, from this address.
+    Allocated(SocketAddr),
+    /// The peer said that it comes to our relayed address.
+    PeerComes,
 }
 
 impl fmt::Display for Stage {
@@ -109,6 +116,8 @@ impl fmt::Display for Stage {
             Stage::Requested { brokers } => write!(f, "request sent over {brokers} broker(s)"),
             Stage::PeerDials => f.write_str("the peer is dialling us"),
             Stage::Punching { rung } => write!(f, "punching, try {}", rung + 1),
+            Stage::Allocated(at) => write!(f, "a server relays for us at {at}"),
+            Stage::PeerComes => f.write_str("the peer comes to the relay"),
         }
     }
 }

@@ -8,8 +8,7 @@ use std::task::{Context, Poll, ready};
 
 use async_io::Async;
 use futures_io::{AsyncRead, AsyncWrite};
-use p2pd_core::pipe::PipeStart;
-use p2pd_sys::{Half, Layer, PipeInfo, Wakers};
+use p2pd_sys::{Half, Layer, PipeInfo, Start, Wakers};
 
 /// A pipe to a peer: the TCP stream, with records around it when it is encrypted. What is known of it, its peer for
 /// example, is in [`PipeInfo`].
@@ -30,9 +29,9 @@ pub struct Pipe {
 }
 
 impl Pipe {
-    pub(crate) fn new(stream: Async<TcpStream>, start: PipeStart, echo: bool) -> Self {
+    pub(crate) fn new(stream: Async<TcpStream>, start: Start, echo: bool) -> Self {
         let info = PipeInfo::new(&start);
-        Pipe { stream, info, layer: Layer::new(start.keys, echo), wakers: Wakers::default() }
+        Pipe { stream, info, layer: Layer::new(start, echo), wakers: Wakers::default() }
     }
 
     /// The bare TCP stream of a plain pipe, of async-std or of smol: nothing was read ahead, nothing waits to be sent,

@@ -7,8 +7,7 @@ use std::ops::Deref;
 use mio::event::Source;
 use mio::net::TcpStream;
 use mio::{Interest, Registry, Token};
-use p2pd_core::pipe::PipeStart;
-use p2pd_sys::{Layer, PipeInfo};
+use p2pd_sys::{Layer, PipeInfo, Start};
 
 /// A pipe to a peer: an event source and non-blocking `Read + Write`, as mio's `TcpStream` is; with records around
 /// it when it is encrypted. What is known of it, its peer for example, is in [`PipeInfo`].
@@ -28,8 +27,8 @@ pub struct Pipe<S = TcpStream> {
 }
 
 impl Pipe {
-    pub(crate) fn new(stream: TcpStream, start: PipeStart, echo: bool) -> Self {
-        Pipe { stream, info: PipeInfo::new(&start), layer: Layer::new(start.keys, echo) }
+    pub(crate) fn new(stream: TcpStream, start: Start, echo: bool) -> Self {
+        Pipe { stream, info: PipeInfo::new(&start), layer: Layer::new(start, echo) }
     }
 
     /// The bare TCP stream of a plain pipe: nothing was read ahead, nothing waits to be sent, and nothing of

@@ -50,6 +50,36 @@ pub fn dialler(local: SocketAddr, opts: &SockOpts) -> io::Result<Socket> {
     Ok(socket)
 }
 
+/// Two stream sockets that are joined, as TCP streams for the sake of the event loops. Where there are Unix sockets
+/// they are that, so that nothing of it is seen on any network, loopback included.
+///
+/// # Errors
+/// Of `socketpair`.
+#[cfg(unix)]
+pub fn pair() -> io::Result<(std::net::TcpStream, std::net::TcpStream)> {
+    let (ours, theirs) = Socket::pair(Domain::UNIX, Type::STREAM, None)?;
+    ours.set_nonblocking(true)?;
+    theirs.set_nonblocking(true)?;
+    Ok((ours.into(), theirs.into()))
+}
+
+/// Two TCP streams over loopback that are joined.
+///
+/// # Errors
+/// Of `bind`, `connect` or `accept`; if somebody else connected, that too.
+#[cfg(not(unix))]
+pub fn pair() -> io::Result<(std::net::TcpStream, std::net::TcpStream)> {
+    let listener = std::net::TcpListener::bind((std::net::Ipv4Addr::LOCALHOST, 0))?;
+    let ours = std::net::TcpStream::connect(listener.local_addr()?)?;
+    let (theirs, from) = listener.accept()?;
+    if from != ours.local_addr()? {
+        return Err(io::ErrorKind::ConnectionRefused.into());
+    }
+    ours.set_nonblocking(true)?;
+    theirs.set_nonblocking(true)?;
+    Ok((ours, theirs))
+}
+
 /// Sends the first SYN. Register the socket with an event loop only after this: before, some report it
 /// writable at once (measured on tokio and mio).
 ///

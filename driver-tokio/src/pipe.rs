@@ -5,8 +5,7 @@ use std::ops::Deref;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
-use p2pd_core::pipe::PipeStart;
-use p2pd_sys::{Half, Layer, PipeInfo, Wakers};
+use p2pd_sys::{Half, Layer, PipeInfo, Start, Wakers};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
@@ -29,9 +28,9 @@ pub struct Pipe {
 }
 
 impl Pipe {
-    pub(crate) fn new(stream: TcpStream, start: PipeStart, echo: bool) -> Self {
+    pub(crate) fn new(stream: TcpStream, start: Start, echo: bool) -> Self {
         let info = PipeInfo::new(&start);
-        Pipe { stream, info, layer: Layer::new(start.keys, echo), wakers: Wakers::default() }
+        Pipe { stream, info, layer: Layer::new(start, echo), wakers: Wakers::default() }
     }
 
     /// The bare TCP stream of a plain pipe: nothing was read ahead, nothing waits to be sent, and nothing of

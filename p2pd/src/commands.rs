@@ -51,7 +51,7 @@ pub(crate) async fn run(options: Options) -> ExitCode {
             (Task::Connect(to, Plan { strategies, mode, timeout }, program), common)
         }
     };
-    let config = match config(&common) {
+    let config = match config(&common, say).await {
         Ok(config) => config,
         Err(why) => return usage(say, &why),
     };
@@ -137,7 +137,7 @@ pub(crate) fn usage(say: Say, why: &str) -> ExitCode {
     ExitCode::from(USAGE)
 }
 
-fn config(common: &Common) -> Result<Config, String> {
+async fn config(common: &Common, say: Say) -> Result<Config, String> {
     let key = match &common.identity {
         Some(path) => p2pd_tokio::load_or_create_key(path).map_err(|e| e.to_string())?,
         None => SecretKey::from_bytes(p2pd_tokio::random_seed().map_err(|e| e.to_string())?),
@@ -149,6 +149,13 @@ fn config(common: &Common) -> Result<Config, String> {
         None => Servers::shipped()?,
     };
     (config.brokers, config.stun) = (servers.brokers, servers.stun);
+    for server in &servers.turn {
+        match server.resolve().await {
+            Ok(server) => config.turn.push(server),
+            // Others may do, or none be needed.
+            Err(why) => say.error(&why),
+        }
+    }
     if !common.accept.is_empty() {
         config.accept = Accept::Only(common.accept.iter().copied().collect());
     }

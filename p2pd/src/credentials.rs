@@ -8,7 +8,7 @@ use p2pd_core::turn::Credentials;
 use tokio::io::AsyncReadExt;
 use tokio::process::Command;
 
-use crate::servers::TurnCredential;
+use crate::servers::{TurnCredential, TurnServer};
 
 /// How long short-lived ones hold; what was allocated meanwhile lives on.
 const HOLD_FOR: Duration = Duration::from_secs(24 * 3600);
@@ -37,6 +37,19 @@ impl TurnCredential {
                 text.and_then(|text| read(&text)).map_err(|why| format!("credential_command {name}: {why}"))
             }
         }
+    }
+}
+
+impl TurnServer {
+    /// As a node uses it, with credentials that are good now.
+    ///
+    /// # Errors
+    /// Names the server, and what is wrong with its credentials.
+    pub async fn resolve(&self) -> Result<p2pd_core::TurnServer, String> {
+        let TurnServer { host, port, transport, lifetimes, ref credential } = self.clone();
+        let credentials =
+            credential.get().await.map_err(|why| format!("TURN server {host}:{port}: {why}"))?;
+        Ok(p2pd_core::TurnServer { host, port, transport, credentials, lifetimes })
     }
 }
 

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use blake2::{Blake2s256, Digest};
-use p2pd::serve::{Serving, Wanted};
+use p2pd::serve::{Serving, Wanted, WantedTurn};
 use p2pd_core::{Config, PipeMode, Plan, SecretKey, Strategy};
 use p2pd_tokio::{Node, Pipe};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -76,8 +76,10 @@ async fn table(mebibytes: u32, say: Say) -> Result<(), Box<dyn std::error::Error
 }
 
 async fn serve() -> Result<Serving, p2pd::serve::ServeError> {
-    let wanted =
-        Wanted { ip: LOOPBACK, second_ip: Some(SECOND), mqtt_port: 0, stun_ports: [0, 0], turn: None };
+    // For this program only: what it relays does not leave the machine.
+    let users = vec![("demo".into(), "demo".into())];
+    let turn = Some(WantedTurn { users, secret: None, relay_ip: Some(LOOPBACK) });
+    let wanted = Wanted { ip: LOOPBACK, second_ip: Some(SECOND), mqtt_port: 0, stun_ports: [0, 0], turn };
     match Serving::start(&wanted).await {
         Ok(serving) => Ok(serving),
         Err(_) => Serving::start(&Wanted { second_ip: None, ..wanted }).await,
@@ -88,6 +90,9 @@ async fn node(serving: &Serving) -> Result<Node, Box<dyn std::error::Error>> {
     let mut config = Config::new(SecretKey::from_bytes(p2pd_tokio::random_seed()?));
     let servers = serving.servers(&LOOPBACK.to_string(), 0);
     (config.brokers, config.stun) = (servers.brokers, servers.stun);
+    for server in &servers.turn {
+        config.turn.push(server.resolve().await?);
+    }
     config.bind = Some(LOOPBACK);
     config.allow_plain = true;
     Ok(Node::bind(config).await?)

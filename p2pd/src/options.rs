@@ -23,7 +23,7 @@ pub(crate) struct Options {
 #[derive(Debug, Args)]
 pub(crate) struct Common {
     /// Server list, a TOML file: tables `mqtt` (id, host, port), `stun` (host, port) and `turn` (host, port,
-    /// transport, and user with password, secret or credential_command). Without it, public
+    /// transport, permission_lifetime, channel_lifetime, and user with password, secret or credential_command). Without it, public
     /// servers of others are used
     #[arg(long, value_name = "FILE", conflicts_with = "no_servers")]
     pub(crate) config: Option<PathBuf>,
@@ -67,8 +67,9 @@ pub(crate) enum Command {
     Connect {
         /// What the peer's `listen` or `addr` printed
         address: String,
-        /// Strategies to try, in this order
-        #[arg(long, value_delimiter = ',', default_value = "direct,reverse,punch")]
+        /// Strategies to try, in this order. A relay needs a TURN server in the list, and begins when the others
+        /// have ended or after 3 s
+        #[arg(long, value_delimiter = ',', default_value = "direct,reverse,punch,relay")]
         strategies: Vec<StrategyName>,
         /// Give up after this many seconds
         #[arg(long, value_name = "SECONDS", default_value = "20", value_parser = seconds)]
@@ -158,6 +159,7 @@ pub(crate) enum StrategyName {
     Direct,
     Reverse,
     Punch,
+    Relay,
 }
 
 impl From<StrategyName> for Strategy {
@@ -166,6 +168,7 @@ impl From<StrategyName> for Strategy {
             StrategyName::Direct => Strategy::Direct,
             StrategyName::Reverse => Strategy::Reverse,
             StrategyName::Punch => Strategy::Punch,
+            StrategyName::Relay => Strategy::Relay,
         }
     }
 }

@@ -4,7 +4,9 @@ use std::fmt::{self, Write};
 use std::fs::File;
 use std::io::Read;
 use std::path::Path;
+use std::time::Duration;
 
+use p2pd_core::turn::Lifetimes;
 use p2pd_core::wire::Transport;
 use p2pd_core::{Broker, StunServer};
 use serde::Deserialize;
@@ -36,6 +38,8 @@ pub struct TurnServer {
     pub transport: Option<Transport>,
     /// Who we are to it.
     pub credential: TurnCredential,
+    /// How long things last there; other than the RFC's only where the server was set so.
+    pub lifetimes: Lifetimes,
 }
 
 /// Where credentials for a TURN server come from.
@@ -88,6 +92,9 @@ struct Turn {
     password: Option<Box<str>>,
     secret: Option<Box<str>>,
     credential_command: Option<Vec<String>>,
+    /// Seconds; coturn's options with the same names.
+    permission_lifetime: Option<u32>,
+    channel_lifetime: Option<u32>,
 }
 
 #[derive(Clone, Copy, Debug, Deserialize)]
@@ -186,11 +193,20 @@ impl Servers {
         for StunServer { host, port } in &self.stun {
             let _ = writeln!(text, "[[stun]]\nhost = {}\nport = {port}\n", quoted(host));
         }
-        for TurnServer { host, port, transport, credential } in &self.turn {
+        for TurnServer { host, port, transport, credential, lifetimes } in &self.turn {
             let _ = writeln!(text, "[[turn]]\nhost = {}\nport = {port}", quoted(host));
             if let Some(over) = transport {
                 let over = if *over == Transport::Udp { "udp" } else { "tcp" };
                 let _ = writeln!(text, "transport = \"{over}\"");
+            }
+            let usual = Lifetimes::default();
+            for (name, is, usual) in [
+                ("permission_lifetime", lifetimes.permission, usual.permission),
+                ("channel_lifetime", lifetimes.channel, usual.channel),
+            ] {
+                if is != usual {
+                    let _ = writeln!(text, "{name} = {}", is.as_secs());
+                }
             }
             let _ = match credential {
                 TurnCredential::Password { user, password } => {
@@ -247,7 +263,17 @@ impl TryFrom<Turn> for TurnServer {
             (None, Some(_), None, None) => return Err("a `password` without `user`".into()),
             _ => return Err("one of `user` with `password`, `secret`, `credential_command`".into()),
         };
-        Ok(TurnServer { host, port, transport, credential })
+        let mut lifetimes = Lifetimes::default();
+        for (given, lifetime) in
+            [(t.permission_lifetime, &mut lifetimes.permission), (t.channel_lifetime, &mut lifetimes.channel)]
+        {
+            match given {
+                Some(0) => return Err("a lifetime of 0 seconds".into()),
+                Some(seconds) => *lifetime = Duration::from_secs(seconds.into()),
+                None => {}
+            }
+        }
+        Ok(TurnServer { host, port, transport, credential, lifetimes })
     }
 }
 
@@ -307,6 +333,7 @@ mod tests {
             port = 99
             transport = "tcp"
             secret = "north"
+            permission_lifetime = 20
             [[turn]]
             url = "turn:[2001:db8::9]:5000?transport=udp"
             credential_command = ["pass", "show", "turn"]
@@ -322,14 +349,16 @@ mod tests {
             port,
             transport,
             credential,
+            lifetimes: Lifetimes::default(),
         };
         let secret = |text: &str| TurnCredential::Secret(text.into());
-        let expected = [
+        let mut expected = [
             entry("a", 3478, None, alice),
             entry("b", 99, Some(Transport::Tcp), secret("north")),
             entry("2001:db8::9", 5000, Some(Transport::Udp), command),
             entry("c.example", 3478, None, secret("x")),
         ];
+        expected[1].lifetimes.permission = Duration::from_secs(20);
         assert_eq!(servers.turn, expected);
         assert_eq!(Servers::parse(&servers.to_text()).unwrap(), servers);
         assert!(servers.is_secret() && !Servers::default().is_secret());
@@ -348,6 +377,7 @@ mod tests {
             ("host = \"a\"\npassword = \"p\"", "without `user`"),
             ("host = \"a\"\nuser = \"u\"\npassword = \"p\"\nsecret = \"s\"", "one of"),
             ("host = \"a\"\ncredential_command = []", "empty `credential_command`"),
+            ("host = \"a\"\nsecret = \"s\"\nchannel_lifetime = 0", "lifetime of 0"),
             ("host = \"a\"\ntransport = \"sctp\"\nsecret = \"s\"", "line 3"),
             ("host = \"a\"\nurl = \"turn:a\"\nsecret = \"s\"", "not both"),
             ("url = \"turn:a\"\nport = 5\nsecret = \"s\"", "in it"),

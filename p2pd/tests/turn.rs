@@ -223,6 +223,7 @@ async fn the_list_names_the_relay_with_what_lets_peers_in() {
             port: serving.stun().port(),
             transport: None,
             credential,
+            lifetimes: Default::default(),
         };
         assert_eq!(serving.servers("server.example", 0).turn, Vec::from_iter(expected.map(entry)));
     }

@@ -214,7 +214,7 @@ impl NodeProgram {
     pub fn write(&mut self, cx: &mut Cx<'_>, pipe: usize, data: &[u8]) {
         let Some(Pipe { sock, start, .. }) = self.pipes.get_mut(pipe) else { return };
         match &mut start.keys {
-            PipeKeys::Plain => cx.host.send(cx.now, *sock, data),
+            PipeKeys::Plain | PipeKeys::Relayed(_) => cx.host.send(cx.now, *sock, data),
             PipeKeys::Encrypted(sealer, _) => {
                 let (mut wire, mut done) = (Vec::new(), 0);
                 while done < data.len() {
@@ -431,7 +431,7 @@ impl NodeProgram {
         let data = cx.host.read(sock, usize::MAX);
         pipe.closed |= cx.host.at_end(sock);
         match &mut pipe.start.keys {
-            PipeKeys::Plain => {
+            PipeKeys::Plain | PipeKeys::Relayed(_) => {
                 pipe.received.extend(data);
                 pipe.ended |= pipe.closed;
             }

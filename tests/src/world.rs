@@ -57,13 +57,35 @@ impl World {
     /// # Panics
     /// Where the lab cannot be built: ask `require_lab!` first.
     pub fn far_apart(homes: &[&str], one_way: Duration) -> World {
+        let user = format!("--user={}:{}", Coturn::USER, Coturn::PASSWORD);
+        Self::with_coturn(homes, one_way, &[&user, "--lt-cred-mech"], "")
+    }
+
+    /// A lab with these homes whose servers' list has coturn as a TURN server too; `more` are lines of its entry.
+    ///
+    /// # Panics
+    /// Where the lab cannot be built: ask `require_lab!` first.
+    pub fn relaying(homes: &[&str], one_way: Duration, options: &[&str], more: &str) -> World {
+        let user = format!("--user={}:{}", Coturn::USER, Coturn::PASSWORD);
+        let options = [&[&user, "--lt-cred-mech"], options].concat();
+        let (name, password) = (Coturn::USER, Coturn::PASSWORD);
+        let entry = format!("[[turn]]\nhost = \"{}\"\n", crate::lab::SERVER[0]);
+        let entry = match more.contains("password") {
+            true => format!("{entry}{more}\n"),
+            false => format!("{entry}user = \"{name}\"\npassword = \"{password}\"\n{more}\n"),
+        };
+        Self::with_coturn(homes, one_way, &options, &entry)
+    }
+
+    fn with_coturn(homes: &[&str], one_way: Duration, options: &[&str], turn: &str) -> World {
         let homes = homes.iter().map(|text| text.parse::<Home>().unwrap().delay(one_way / 2));
         let lab = Lab::builder().homes(homes).build().unwrap();
-        let (broker, stun) = (Mosquitto::start(&lab).unwrap(), Coturn::start(&lab).unwrap());
+        let (broker, stun) = (Mosquitto::start(&lab).unwrap(), Coturn::start_with(&lab, options).unwrap());
         let mut config = tempfile::NamedTempFile::new().unwrap();
         let (b, s) = (broker.addr(), stun.addr());
         writeln!(config, "[[mqtt]]\nid = 3\nhost = \"{}\"\nport = {}", b.ip(), b.port()).unwrap();
         writeln!(config, "[[stun]]\nhost = \"{}\"\nport = {}", s.ip(), s.port()).unwrap();
+        writeln!(config, "{turn}").unwrap();
         World { lab, _broker: broker, stun, config, keys: tempfile::tempdir().unwrap() }
     }
 

@@ -7,8 +7,12 @@ use p2pd_tests::require_lab;
 use p2pd_tests::world::{PATIENCE, World};
 
 /// The strategies, and the homes of listener and caller that leave it to them.
-const ROWS: [(&str, [&str; 2]); 3] =
-    [("direct", ["none", "none"]), ("reverse", ["pr", "none"]), ("punch", ["pr", "pr"])];
+const ROWS: [(&str, [&str; 2]); 4] = [
+    ("direct", ["none", "none"]),
+    ("reverse", ["pr", "none"]),
+    ("punch", ["pr", "pr"]),
+    ("relay", ["symrand/drop", "symrand/drop"]),
+];
 
 #[test]
 fn every_driver_reaches_every_other_by_every_strategy() {
@@ -16,7 +20,7 @@ fn every_driver_reaches_every_other_by_every_strategy() {
     let mut broken = String::new();
     println!("{:<10} {:<10} {:<10} ms", "strategy", "listener", "caller");
     for (strategy, homes) in ROWS {
-        let world = World::far_apart(&homes, Duration::from_millis(5));
+        let world = World::relaying(&homes, Duration::from_millis(5), &[], "");
         let servers = world.config().to_str().unwrap();
         let peer = |host: usize, args: &[&str]| {
             let host = world.lab.host(host);

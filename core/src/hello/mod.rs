@@ -219,22 +219,7 @@ impl Hello {
     /// Either end, after the handshake: a sealed control message.
     pub(crate) fn control(&mut self, message: &Control) -> Result<Bytes, HelloError> {
         let State::Open(keys) = &mut self.state else { return Err(HelloError::Malformed) };
-        let mut plain: SmallVec<[u8; 64]> = SmallVec::new();
-        match message {
-            Control::Approved => plain.push(1),
-            Control::Nominate(sessions) => {
-                plain.push(2);
-                sessions.iter().for_each(|s| plain.extend_from_slice(&s.0));
-            }
-            Control::Confirm(also) => {
-                plain.push(3);
-                also.iter().for_each(|s| plain.extend_from_slice(&s.0));
-            }
-            Control::Refuse(why) => {
-                plain.push(4);
-                plain.extend_from_slice(&refusal_code(*why));
-            }
-        }
+        let plain = message.encode();
         let mut sealed = [0; 64];
         let length = keys.sealing.seal(&plain, &mut sealed)?;
         Ok(frame::encode(Kind::Sealed, &sealed[..length]))
@@ -308,7 +293,30 @@ impl State {
     }
 }
 
-fn parse_control(plain: &[u8]) -> Option<Control> {
+impl Control {
+    /// As it stands inside a seal.
+    pub(crate) fn encode(&self) -> SmallVec<[u8; 64]> {
+        let mut plain = SmallVec::new();
+        match self {
+            Control::Approved => plain.push(1),
+            Control::Nominate(sessions) => {
+                plain.push(2);
+                sessions.iter().for_each(|s| plain.extend_from_slice(&s.0));
+            }
+            Control::Confirm(also) => {
+                plain.push(3);
+                also.iter().for_each(|s| plain.extend_from_slice(&s.0));
+            }
+            Control::Refuse(why) => {
+                plain.push(4);
+                plain.extend_from_slice(&refusal_code(*why));
+            }
+        }
+        plain
+    }
+}
+
+pub(crate) fn parse_control(plain: &[u8]) -> Option<Control> {
     let (kind, rest) = plain.split_first()?;
     let sessions = || {
         let (chunks, left) = rest.as_chunks::<{ SessionId::LEN }>();

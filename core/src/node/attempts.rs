@@ -9,6 +9,7 @@ use smallvec::SmallVec;
 
 use super::Node;
 use super::asking::Ladder;
+use super::relaying::{MAX_RELAYS, Relaying};
 use crate::address::PeerAddress;
 use crate::config::Plan;
 use crate::cx::Timer;
@@ -39,6 +40,8 @@ const REQUESTS: u8 = 6;
 const GLARE_CHECK: Duration = Duration::from_millis(50);
 /// A plan's timeout is cut to this.
 const MAX_TIMEOUT: Duration = Duration::from_secs(3600);
+/// A relay costs whoever runs it: others have so long before.
+const BEFORE_RELAY: Duration = Duration::from_secs(3);
 
 #[derive(Debug)]
 pub(super) struct Attempt {
@@ -65,6 +68,7 @@ pub(super) enum RunState {
     Direct(Box<Dialler>),
     Reverse(Reverse),
     Punch(Box<Ladder>),
+    Relay(Box<Relaying>),
     Ended { outcome: Outcome, detail: String },
 }
 
@@ -107,7 +111,11 @@ impl Node {
                 if *strategy == Strategy::Punch && open && !runs.is_empty() {
                     at = at + HEAD_START;
                 }
-                runs.push(Run { strategy: *strategy, state: RunState::Pending { at } });
+                let mut at_its_turn = at;
+                if *strategy == Strategy::Relay && !self.config.turn.is_empty() && plan.strategies.len() > 1 {
+                    at_its_turn = now + BEFORE_RELAY;
+                }
+                runs.push(Run { strategy: *strategy, state: RunState::Pending { at: at_its_turn } });
                 at = at + if likely { HEAD_START } else { Duration::ZERO };
             }
         }
@@ -137,6 +145,7 @@ impl Node {
     /// Ends a session without a pipe, with every stream of it.
     pub(super) fn abandon(&mut self, key: Key, peer: NodeId) {
         self.end_punch(key);
+        self.end_relay(key);
         self.agreement.abandon(key);
         self.close_streams_of(&[key]);
         self.agree(peer, None);
@@ -158,11 +167,17 @@ impl Node {
                 ladder.detail = detail;
             }
         }
+        let relaying = self.attempts.get(&connect).and_then(|a| {
+            a.runs.iter().find_map(|r| match &r.state {
+                RunState::Relay(relaying) => Some(self.describe_relaying(relaying)),
+                _ => None,
+            })
+        });
         let Some(attempt) = self.take_attempt(connect) else { return };
         if reason != FailReason::Shutdown {
             self.doubt();
         }
-        let report = Box::new(attempt.report(self.cx.now));
+        let report = Box::new(attempt.report(self.cx.now, relaying));
         self.cx.notify(Notice::Failed { connect, reason, report });
         self.abandon((attempt.session, Requester::Us), attempt.peer);
     }
@@ -172,6 +187,7 @@ impl Node {
         let waits = |r: &Run| match &r.state {
             RunState::Reverse(reverse) => reverse.request.is_none(),
             RunState::Punch(ladder) => ladder.request.is_none(),
+            RunState::Relay(relaying) => relaying.request.is_none(),
             _ => false,
         };
         let waiting: Vec<ConnectId> =
@@ -230,6 +246,16 @@ impl Node {
                 Some(why) => skipped(why),
                 None => RunState::Punch(Box::default()),
             },
+            Strategy::Relay if self.is_oneself(attempt.peer) => skipped("it is us".into()),
+            Strategy::Relay if self.config.turn.is_empty() => skipped("no TURN server is configured".into()),
+            Strategy::Relay if self.relays.len() >= MAX_RELAYS => skipped("too many relays are open".into()),
+            Strategy::Relay => match self.why_no_broker(attempt.peer, &attempt.address) {
+                Some(why) => skipped(why),
+                None => match self.begin_relaying(connect) {
+                    Some(relaying) => RunState::Relay(Box::new(relaying)),
+                    None => skipped(String::new()),
+                },
+            },
         };
         if !matches!(state, RunState::Ended { .. }) {
             self.cx.notify(Notice::Progress { connect, strategy, stage: Stage::Started });
@@ -246,8 +272,12 @@ impl Node {
         }
         if ended {
             // Whoever was to wait for this one need not.
+            let others = attempt.runs.iter().filter(|r| r.strategy != Strategy::Relay);
+            let alone = others.clone().all(|r| matches!(r.state, RunState::Ended { .. }));
             for run in &mut attempt.runs {
-                if let RunState::Pending { at } = &mut run.state {
+                if let RunState::Pending { at } = &mut run.state
+                    && (alone || run.strategy != Strategy::Relay)
+                {
                     *at = now;
                     break;
                 }
@@ -279,6 +309,7 @@ impl Node {
             }
             Some(RunState::Reverse(_)) => self.drive_reverse(connect, n),
             Some(RunState::Punch(_)) => self.drive_ladder(connect, n),
+            Some(RunState::Relay(_)) => self.drive_relaying(connect, n),
             _ => {}
         }
     }
@@ -347,6 +378,7 @@ impl Node {
                 Some(r.next)
             }
             RunState::Punch(ladder) => ladder.request.as_ref().map(|r| r.next).filter(|next| *next > now),
+            RunState::Relay(relaying) => Node::next_of_relaying(relaying, now),
             _ => None,
         });
         let at = next.min().unwrap_or(attempt.deadline).min(attempt.deadline);
@@ -417,6 +449,7 @@ impl Node {
         let asked = |r: &Run| match &r.state {
             RunState::Reverse(_) => why != Refusal::NoSearchForStrangers,
             RunState::Punch(_) => true,
+            RunState::Relay(relaying) => relaying.request.is_some(),
             _ => false,
         };
         let runs: SmallVec<[usize; 2]> =
@@ -426,6 +459,9 @@ impl Node {
             self.set_run(connect, n, RunState::Ended { outcome: Outcome::Failed, detail });
         }
         self.end_punch((session, Requester::Us));
+        if self.relaying_of(session).is_none() {
+            self.end_relay((session, Requester::Us));
+        }
         if matches!(why, Refusal::NotAccepted | Refusal::PlainNotAllowed) {
             return self.fail_attempt(connect, FailReason::RefusedByPeer(why));
         }
@@ -437,6 +473,7 @@ impl Node {
         let asked = |r: &Run| match &r.state {
             RunState::Reverse(Reverse { request: Some(request), .. }) => request.id == about,
             RunState::Punch(ladder) => ladder.request.as_ref().is_some_and(|r| r.id == about),
+            RunState::Relay(relaying) => relaying.request.as_ref().is_some_and(|r| r.id == about),
             _ => false,
         };
         let mut attempts = self.attempts.iter_mut();
@@ -453,6 +490,7 @@ impl Node {
             match &mut run.state {
                 RunState::Reverse(reverse) => reverse.request = None,
                 RunState::Punch(ladder) => punch = ladder.request.is_some(),
+                RunState::Relay(relaying) => relaying.request = None,
                 _ => {}
             }
         }
@@ -518,6 +556,27 @@ impl Node {
         }
     }
 
+    pub(super) fn relaying_of(&self, session: SessionId) -> Option<(ConnectId, usize)> {
+        let connect = self.connect_of(session)?;
+        let runs = &self.attempts.get(&connect)?.runs;
+        let n = runs.iter().position(|r| matches!(r.state, RunState::Relay(_)))?;
+        Some((connect, n))
+    }
+
+    pub(super) fn relaying(&mut self, connect: ConnectId, n: usize) -> Option<&mut Relaying> {
+        match self.attempts.get_mut(&connect)?.runs.get_mut(n).map(|r| &mut r.state) {
+            Some(RunState::Relay(relaying)) => Some(relaying),
+            _ => None,
+        }
+    }
+
+    pub(super) fn relaying_at(&self, connect: ConnectId, n: usize) -> Option<&Relaying> {
+        match self.attempts.get(&connect)?.runs.get(n).map(|r| &r.state) {
+            Some(RunState::Relay(relaying)) => Some(relaying),
+            _ => None,
+        }
+    }
+
     fn reverse_of(&self, peer: NodeId, session: SessionId) -> Option<(ConnectId, usize)> {
         let connect = self.connect_of(session)?;
         let attempt = self.attempts.get(&connect).filter(|a| a.peer == peer)?;
@@ -547,6 +606,11 @@ impl Node {
         if self.listeners_failed() {
             return Some("we do not listen, so the peer could not dial us".into());
         }
+        self.why_no_broker(peer, to)
+    }
+
+    /// Why the peer cannot be asked for anything, if it cannot.
+    fn why_no_broker(&self, peer: NodeId, to: &PeerAddress) -> Option<String> {
         if self.is_oneself(peer) {
             return None;
         }
@@ -565,13 +629,15 @@ impl Node {
 }
 
 impl Attempt {
-    fn report(&self, now: Instant) -> Report {
+    /// `relaying` is how far the relay has come.
+    fn report(&self, now: Instant, relaying: Option<String>) -> Report {
         let entry = |run: &Run| {
             let (outcome, detail) = match &run.state {
                 RunState::Pending { .. } => (Outcome::Skipped, "its turn did not come".into()),
                 RunState::Direct(dialler) => (Outcome::Unfinished, dialler.describe()),
                 RunState::Reverse(reverse) => (Outcome::Unfinished, reverse.describe()),
                 RunState::Punch(ladder) => (Outcome::Unfinished, ladder.detail.clone()),
+                RunState::Relay(_) => (Outcome::Unfinished, relaying.clone().unwrap_or_default()),
                 RunState::Ended { outcome, detail } => (*outcome, detail.clone()),
             };
             StrategyReport { strategy: run.strategy, outcome, detail }

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use smallvec::SmallVec;
 
 use super::Node;
-use super::visits::Wish;
+use super::visits::{How, Wish};
 use crate::address::PeerAddress;
 use crate::config::Accept;
 use crate::identity::NodeId;
@@ -16,7 +16,6 @@ use crate::random::Domain;
 use crate::session::SessionId;
 use crate::signal::broker::{News, Said};
 use crate::signal::inbox::Verdict;
-use crate::signal::mappings::Mappings;
 use crate::signal::message::{Body, Message, MessageId};
 use crate::signal::seal::{self, Opened};
 use crate::time::Instant;
@@ -92,10 +91,10 @@ impl Node {
                 }
             }
             Body::EchoReply(_) => {}
-            Body::Direct { mode, address } => self.wish_from(from, session, mode, *address, via, None),
+            Body::Direct { mode, address } => self.wish_from(from, session, mode, *address, via, How::Dial),
             Body::Initial(mappings) => {
                 let address = (*mappings.address).clone();
-                self.wish_from(from, session, mappings.mode, address, via, Some(mappings));
+                self.wish_from(from, session, mappings.mode, address, via, How::Punch(mappings));
             }
             Body::Updated(mappings) => {
                 if NodeId::try_from(mappings.address.node()) == Ok(from) {
@@ -104,6 +103,10 @@ impl Node {
                     self.cx.stats.bad_messages += 1;
                 }
             }
+            Body::TurnRequest { mode, relayed, address } => {
+                self.wish_from(from, session, mode, *address, via, How::Relay(relayed));
+            }
+            Body::TurnResponse(sources) => self.peer_comes(from, session, &sources),
             Body::Dialling(count) => self.peer_dials(from, session, count),
             Body::Dialled(dials) => self.peer_dialled(from, session, &dials),
             Body::Refused(why) => self.peer_refused(from, session, why),
@@ -121,7 +124,7 @@ impl Node {
         mode: PipeMode,
         address: PeerAddress,
         via: Option<u8>,
-        punch: Option<Box<Mappings>>,
+        how: How,
     ) {
         if NodeId::try_from(address.node()) != Ok(from) {
             // Somebody else's address: never dialled.
@@ -132,7 +135,7 @@ impl Node {
         if let Some(via) = via.filter(|v| !brokers.contains(v)) {
             brokers.push(via);
         }
-        self.wish(Wish { peer: from, session, mode, address, via: brokers, punch });
+        self.wish(Wish { peer: from, session, mode, address, via: brokers, how });
     }
 
     fn broker_state(&mut self, place: u8, state: BrokerState) {
@@ -183,7 +186,7 @@ impl Node {
                 }
                 Verdict::Stale => {
                     self.cx.stats.stale_messages += 1;
-                    if self.may_talk(from) && matches!(message.body, Body::Direct { .. } | Body::Initial(_)) {
+                    if self.may_talk(from) && is_request(&message.body) {
                         let wall = self.cx.wall();
                         self.reply(from, message.session, &[place], Body::Clock { about: message.id, wall });
                     }
@@ -219,6 +222,11 @@ impl Node {
             }
         }
     }
+}
+
+/// Whether a message asks for something, so that it is worth to be asked in the right time.
+fn is_request(body: &Body) -> bool {
+    matches!(body, Body::Direct { .. } | Body::Initial(_) | Body::TurnRequest { .. })
 }
 
 #[cfg(test)]

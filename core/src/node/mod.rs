@@ -1,5 +1,7 @@
 //! The node: every machine put together behind four calls.
 
+pub(crate) use relaying::MAX_AT_ONCE;
+
 mod asking;
 mod attempts;
 #[cfg(test)]
@@ -7,6 +9,7 @@ mod hostile;
 mod messages;
 mod opening;
 mod punching;
+mod relaying;
 mod streams;
 mod table;
 mod visits;
@@ -38,6 +41,7 @@ use crate::time::Instant;
 use attempts::Attempt;
 use opening::{Listeners, MeasureAgain};
 use punching::Punch;
+use relaying::Relay;
 use table::Streams;
 use visits::{Ask, Visit};
 
@@ -113,6 +117,9 @@ pub struct Node {
     next_connect: u32,
     visits: BTreeMap<SessionId, Box<Visit>>,
     punches: BTreeMap<Key, Box<Punch>>,
+    /// Relays by their ids, which sockets' are beside, and those that are being opened by session.
+    relays: BTreeMap<SockId, Box<Relay>>,
+    relay_ids: BTreeMap<Key, SockId>,
     asks: BTreeMap<NodeId, Ask>,
     /// Peers our user named or approved.
     known: BTreeSet<NodeId>,
@@ -176,6 +183,8 @@ impl Node {
             next_connect: 0,
             visits: BTreeMap::new(),
             punches: BTreeMap::new(),
+            relays: BTreeMap::new(),
+            relay_ids: BTreeMap::new(),
             asks: BTreeMap::new(),
             known: BTreeSet::new(),
             // A hello that does not decrypt costs 0.13 ms, one that does 0.45 ms (measured).
@@ -208,6 +217,7 @@ impl Node {
                     self.broker_news(place, news);
                 }
                 Some(Owner::External) => self.external.resolved(&mut self.cx, query, result),
+                Some(Owner::Relay(id)) => self.relay_resolved(id, query, result),
                 Some(_) => {}
                 None => self.cx.stats.unknown_ids += 1,
             },
@@ -219,6 +229,7 @@ impl Node {
                 Some(Owner::Listener(n)) => self.listening(n, Ok(local)),
                 Some(Owner::External) => self.external.bound(&mut self.cx, sock),
                 Some(Owner::Survey(place)) => self.surveyor.bound(&mut self.cx, place),
+                Some(Owner::Relay(id)) => self.relay_opened(id, sock, local),
                 _ => {}
             },
             Event::Connected { sock, local, remote } => match self.owner(sock) {
@@ -231,6 +242,7 @@ impl Node {
                     self.surveyor.connected(&mut self.cx, owner, sock);
                 }
                 Some(Owner::Stream) => self.stream_connected(sock, local, remote),
+                Some(Owner::Relay(id)) => self.relay_opened(id, sock, local),
                 _ => {}
             },
             Event::Fired { sock, .. } => {
@@ -250,12 +262,14 @@ impl Node {
                         self.survey_lost(owner, sock, false);
                     }
                     Some(Owner::Stream) => self.stream_failed(sock, cause),
+                    Some(Owner::Relay(id)) => self.relay_socket_failed(id, sock, cause),
                     None => {}
                 }
             }
             Event::Datagram { sock, from, data } => match self.owner(sock) {
                 Some(Owner::External) => self.external.datagram(&mut self.cx, sock, from, data),
                 Some(Owner::Survey(place)) => self.surveyor.datagram(&mut self.cx, place, from, data),
+                Some(Owner::Relay(id)) => self.relay_datagram(id, sock, from, data),
                 _ => {}
             },
             Event::Stream { sock, data } => match self.owner(sock) {
@@ -270,6 +284,7 @@ impl Node {
                     }
                 }
                 Some(Owner::Stream) => self.stream_received(sock, data),
+                Some(Owner::Relay(id)) => self.relay_received(id, sock, data),
                 _ => {}
             },
             Event::Eof { sock } => match self.owner(sock) {
@@ -280,6 +295,7 @@ impl Node {
                 Some(Owner::External) => self.external.failed(&mut self.cx, sock),
                 Some(owner @ (Owner::Survey(_) | Owner::Sample)) => self.survey_lost(owner, sock, true),
                 Some(Owner::Stream) => self.stream_ended(sock),
+                Some(Owner::Relay(id)) => self.relay_socket_ended(id, sock),
                 _ => {}
             },
         }
@@ -337,7 +353,8 @@ impl Node {
     }
 
     /// Ends everything: connects fail with [`FailReason::Shutdown`], brokers are told, sockets closed. The
-    /// actions that follow end with [`Notice::Closed`]; pipes that were handed out live on.
+    /// actions that follow end with [`Notice::Closed`]; pipes that were handed out live on, but for
+    /// relayed ones, which end with their node.
     pub fn shutdown(&mut self, now: Instant) {
         self.advance(now);
         if self.phase == Phase::Closed {
@@ -353,6 +370,7 @@ impl Node {
         self.external.stop(&mut self.cx);
         self.surveyor.stop(&mut self.cx);
         self.punches.clear();
+        self.shut_relays();
         self.cx.cancel_queries();
         let open: Vec<SockId> = self.cx.open_sockets().collect();
         for sock in open {
@@ -420,6 +438,7 @@ impl Node {
                 Timer::External => self.external.timeout(&mut self.cx),
                 Timer::Survey(place) => self.surveyor.timeout(&mut self.cx, place),
                 Timer::Punch(key) => self.drive_punch(key),
+                Timer::Relay(id) => self.relay_timeout(id),
                 Timer::Stream(sock) => self.stream_timeout(sock),
                 Timer::Connect(connect) => self.drive_attempt(connect),
                 Timer::Visit(session) => self.drive_visit(session),

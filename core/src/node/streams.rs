@@ -11,7 +11,7 @@ use crate::cx::{Owner, Timer};
 use crate::hello::{self, Control, HEADER, Heard, Hello, HelloError, Offer, Purpose, Status};
 use crate::identity::NodeId;
 use crate::io::{CloseHow, IoFailure, Reuse, SockId, SockOpts};
-use crate::notice::{Refusal, Stage, Strategy};
+use crate::notice::{ConnectId, Refusal, Stage, Strategy};
 use crate::pipe::{PipeMode, PipeStart};
 use crate::random::Domain;
 use crate::strategy::agreement::{Decision, Key, Requester, Settled};
@@ -451,6 +451,9 @@ impl Node {
     }
 
     fn carry_out(&mut self, decision: Decision) {
+        if self.is_relay(decision.sock()) {
+            return self.carry_out_by_relay(decision);
+        }
         match decision {
             Decision::Nominate { sock, sessions } => self.send_control(sock, &Control::Nominate(sessions)),
             Decision::Confirm { sock, also, settled } => {
@@ -470,10 +473,29 @@ impl Node {
             return;
         };
         let Ok(keys) = hello.into_pipe_keys(mode) else { return };
-        let mut since = stream.since;
+        let (answers, since) = self.end_sessions(&settled, stream.since);
+        let pipe = PipeStart {
+            answers,
+            peer,
+            strategy: stream.strategy,
+            local: stream.local,
+            remote: stream.remote,
+            elapsed: self.cx.now.since(since),
+            keys,
+        };
+        self.cx.detach(sock, Box::new(pipe));
+    }
+
+    /// Ends what is still done for sessions that have their pipe: whose calls it answers, and since when they ran.
+    pub(super) fn end_sessions(
+        &mut self,
+        settled: &Settled,
+        mut since: Instant,
+    ) -> (SmallVec<[ConnectId; 1]>, Instant) {
         let mut answers = SmallVec::new();
         for key in &settled.sessions {
             self.end_punch(*key);
+            self.end_relay(*key);
             match key.1 {
                 Requester::Us => {
                     if let Some((connect, began)) = self.end_attempt_of(key.0) {
@@ -489,16 +511,7 @@ impl Node {
             }
         }
         self.close_streams_of(&settled.sessions);
-        let pipe = PipeStart {
-            answers,
-            peer,
-            strategy: stream.strategy,
-            local: stream.local,
-            remote: stream.remote,
-            elapsed: self.cx.now.since(since),
-            keys,
-        };
-        self.cx.detach(sock, Box::new(pipe));
+        (answers, since)
     }
 
     fn send_control(&mut self, sock: SockId, control: &Control) {

@@ -1,11 +1,14 @@
 //! What peers ask of us: to dial them, and, where the configuration says so, our user's word.
 
+use core::mem::discriminant;
 use core::time::Duration;
+use std::net::SocketAddr;
 
 use bytes::Bytes;
 use smallvec::SmallVec;
 
 use super::Node;
+use super::relaying::{MAX_RELAYS, MAX_RELAYS_STRANGERS};
 use crate::address::PeerAddress;
 use crate::config::Accept;
 use crate::cx::Timer;
@@ -47,7 +50,7 @@ pub(super) struct Visit {
     until: Instant,
 }
 
-/// A request to dial a peer.
+/// A request to come to a peer.
 #[derive(Debug)]
 pub(super) struct Wish {
     pub(super) peer: NodeId,
@@ -55,8 +58,16 @@ pub(super) struct Wish {
     pub(super) mode: PipeMode,
     pub(super) address: PeerAddress,
     pub(super) via: SmallVec<[u8; 2]>,
-    /// To punch with it rather than only to dial it.
-    pub(super) punch: Option<Box<Mappings>>,
+    pub(super) how: How,
+}
+
+/// What a peer asks for.
+#[derive(Debug)]
+pub(super) enum How {
+    Dial,
+    Punch(Box<Mappings>),
+    /// Come to its relay at this address.
+    Relay(SocketAddr),
 }
 
 /// A question to our user, with what hangs on it.
@@ -71,13 +82,14 @@ impl Node {
     /// A peer wants to be dialled.
     pub(super) fn wish(&mut self, wish: Wish) {
         let key = (wish.session, Requester::Them);
-        let known = match (&wish.punch, self.punches.get(&key)) {
-            (None, _) => self.visits.contains_key(&wish.session),
-            (Some(mappings), Some(punch)) if punch.peer == wish.peer && mappings.rung > punch.rung => {
+        let known = match (&wish.how, self.punches.get(&key)) {
+            (How::Dial, _) => self.visits.contains_key(&wish.session),
+            (How::Relay(_), _) => self.is_relaying(key),
+            (How::Punch(mappings), Some(punch)) if punch.peer == wish.peer && mappings.rung > punch.rung => {
                 // The next rung of a punch that was judged.
                 return self.visit_by_punch(wish.peer, wish.session, wish.via, mappings);
             }
-            (Some(_), punch) => punch.is_some(),
+            (How::Punch(_), punch) => punch.is_some(),
         };
         if self.agreement.is_over(key) || known {
             return;
@@ -95,10 +107,9 @@ impl Node {
         let peer = wish.peer;
         match self.ask(peer) {
             Some(ask)
-                if ask
-                    .wishes
-                    .iter()
-                    .all(|w| (w.session, w.punch.is_some()) != (wish.session, wish.punch.is_some())) =>
+                if ask.wishes.iter().all(|w| {
+                    w.session != wish.session || discriminant(&w.how) != discriminant(&wish.how)
+                }) =>
             {
                 ask.wishes.push(wish);
             }
@@ -135,7 +146,8 @@ impl Node {
             self.reply(peer, session, &via, Body::Dialled(dials));
             self.doubt();
             // The call is the peer's and goes on without us: a dial of its own may be in its hello, or come.
-            match (self.is_punching(key) || self.has_accepted_stream(key), in_vain) {
+            let goes_on = self.is_punching(key) || self.is_relaying(key) || self.has_accepted_stream(key);
+            match (goes_on, in_vain) {
                 (true, _) => {}
                 (false, true) => self.agreement.forget(key),
                 (false, false) => self.abandon(key, peer),
@@ -150,8 +162,16 @@ impl Node {
             if visit.dialler.ended(sock, why, now) {
                 self.drive_visit(key.0);
             }
-        } else if !self.is_punching(key) && self.streams.of_session(key).next().is_none() {
-            // It has lost its last stream; the call is the peer's, and its next dial may be on the way.
+        } else {
+            self.forget_visit(key);
+        }
+    }
+
+    /// A peer's session that has lost its last stream, and nothing that could give one: the call is the peer's, and its
+    /// next dial may be on the way.
+    pub(super) fn forget_visit(&mut self, key: Key) {
+        let goes_on = self.visits.contains_key(&key.0) || self.is_punching(key) || self.is_relaying(key);
+        if !goes_on && self.streams.of_session(key).next().is_none() {
             self.agreement.forget(key);
         }
     }
@@ -214,12 +234,20 @@ impl Node {
             Trust::Known => (MAX_VISITS_KNOWN, MAX_VISITS),
             Trust::Stranger => (MAX_VISITS_STRANGER, MAX_VISITS_STRANGERS),
         };
+        let most = if trust == Trust::Known { MAX_RELAYS } else { MAX_RELAYS_STRANGERS };
+        if matches!(wish.how, How::Relay(_)) && self.relays.len() >= most {
+            return Err(Refusal::Busy);
+        }
         // The same call may ask for a dial and for a punch.
         let visits = self.visits.iter().map(|(session, v)| (*session, v.peer, v.trust));
         let punches = self.punches.iter().filter(|(key, _)| key.1 == Requester::Them);
         let punches = punches.map(|(key, p)| (key.0, p.peer, p.trust));
-        let others =
-            || visits.clone().chain(punches.clone()).filter(|(session, ..)| *session != wish.session);
+        let relays = self.relays.values().filter(|r| r.is_opening() && r.key().1 == Requester::Them);
+        let relays = relays.map(|r| (r.key().0, r.peer(), r.trust()));
+        let others = || {
+            let all = visits.clone().chain(punches.clone()).chain(relays.clone());
+            all.filter(|(session, ..)| *session != wish.session)
+        };
         let counted = |t: Trust| trust == Trust::Known || t == Trust::Stranger;
         let room = others().filter(|(_, peer, _)| *peer == wish.peer).count() < of_one
             && others().filter(|(.., t)| counted(*t)).count() < of_all;
@@ -240,9 +268,11 @@ impl Node {
 
     /// Dials the peer.
     fn visit(&mut self, wish: Wish) {
-        let Wish { peer, session, mode, address, via, punch } = wish;
-        if let Some(mappings) = punch {
-            return self.visit_by_punch(peer, session, via, &mappings);
+        let Wish { peer, session, mode, address, via, how } = wish;
+        match how {
+            How::Dial => {}
+            How::Punch(mappings) => return self.visit_by_punch(peer, session, via, &mappings),
+            How::Relay(relayed) => return self.visit_by_relay(peer, session, via, mode, relayed),
         }
         let trust = self.trust(peer);
         let paths = paths::to_peer(&self.routes, &address, self.is_oneself(peer), trust);

@@ -62,7 +62,78 @@ pub enum PipeKeys {
     Encrypted(Sealer, Opener),
     /// Read and write the stream as it is.
     Plain,
+    /// There is no stream: the node carries the bytes, sealed end to end also where a plain pipe was asked for.
+    Relayed(PipeMode),
 }
+
+/// A relayed pipe, which runs through its node. Never used twice in one node.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PipeId(pub(crate) u32);
+
+impl PipeId {
+    /// The bare number.
+    pub const fn number(self) -> u32 {
+        self.0
+    }
+
+    /// The id with this number, as a trace holds it.
+    pub const fn from_number(n: u32) -> Self {
+        PipeId(n)
+    }
+}
+
+impl fmt::Debug for PipeId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "p{}", self.0)
+    }
+}
+
+/// What happened on a relayed pipe.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub enum PipeNews {
+    /// There may be something to read, or the peer's end.
+    Readable,
+    /// There is room again, after a write that took nothing.
+    Writable,
+    /// All that was written has arrived at the peer, after [`Node::pipe_finish`](crate::Node::pipe_finish).
+    Delivered,
+    /// It is over. What has arrived can be read still.
+    Ended(PipeEnd),
+}
+
+/// Why a relayed pipe is over in both directions.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub enum PipeEnd {
+    /// The peer closed it.
+    ClosedByPeer,
+    /// Nothing was heard of the peer for 30 to 40 s: it is gone, or the relay is.
+    Silent,
+    /// It broke; the QUIC error code (RFC 9000 section 20).
+    Broken(u64),
+    /// The TURN server has forgotten us: it was restarted, for example.
+    ServerForgot,
+    /// The TURN server closed the connection, or does not answer any more.
+    ServerGone,
+    /// Our node was shut down.
+    Shutdown,
+}
+
+impl fmt::Display for PipeEnd {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            PipeEnd::ClosedByPeer => "the peer closed the relayed pipe",
+            PipeEnd::Silent => "nothing is heard of the peer through the relay",
+            PipeEnd::Broken(code) => return write!(f, "the relayed pipe broke: QUIC error {code:#x}"),
+            PipeEnd::ServerForgot => "the TURN server has forgotten the allocation",
+            PipeEnd::ServerGone => "the TURN server is gone",
+            PipeEnd::Shutdown => "the node was shut down",
+        })
+    }
+}
+
+impl std::error::Error for PipeEnd {}
 
 /// A stream that has become the user's.
 #[derive(Debug)]
@@ -73,7 +144,7 @@ pub struct PipeStart {
     pub peer: NodeId,
     /// The strategy that gave it; on the accepting side the one that the peer used.
     pub strategy: Strategy,
-    /// Our end of the TCP stream.
+    /// Our end of the TCP stream. Of a relayed pipe: our relayed address where the relay is ours.
     pub local: SocketAddr,
     /// The peer's end, as we see it.
     pub remote: SocketAddr,
@@ -89,6 +160,7 @@ impl PipeStart {
         match self.keys {
             PipeKeys::Encrypted(..) => PipeMode::Encrypted,
             PipeKeys::Plain => PipeMode::Plain,
+            PipeKeys::Relayed(mode) => mode,
         }
     }
 }

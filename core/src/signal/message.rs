@@ -3,7 +3,8 @@
 //! ```text
 //! id 16 | sent: i64 us | lifetime: u16 s | session 16 | kind u8 | body
 //! ```
-//! Numbers are big-endian. Kind numbers 5 and 6 are kept for relay, under P2PD's names.
+//! Numbers are big-endian. TURN_REQUEST is mode, relayed address and the sender's address text; TURN_RESPONSE a list of
+//! addresses. An IP address is its family, 4 or 6, and its bytes.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -22,6 +23,8 @@ use crate::time::WallTime;
 pub(crate) const MAX_ECHO: usize = 64;
 /// Most dials that a DIALLED message reports.
 pub(crate) const MAX_DIALS: usize = 6;
+/// Most addresses that a side may come to a relay from.
+pub(crate) const MAX_SOURCES: usize = 6;
 
 /// Sixteen random bytes that make a message unique.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -64,6 +67,15 @@ pub(crate) enum Body {
     Initial(Box<Mappings>),
     /// Answer to `Initial`: and I from here.
     Updated(Box<Mappings>),
+    /// P2PD's name for: come to me at this relayed address of mine.
+    TurnRequest {
+        mode: PipeMode,
+        relayed: SocketAddr,
+        /// The sender's own address.
+        address: Box<PeerAddress>,
+    },
+    /// Answer to `TurnRequest`: it will come from one of these. None: it cannot.
+    TurnResponse(SmallVec<[IpAddr; MAX_SOURCES]>),
 }
 
 /// A sealed message's content is not one of ours.
@@ -74,6 +86,8 @@ const ECHO: u8 = 1;
 const DIRECT: u8 = 2;
 const INITIAL_MAPPINGS: u8 = 3;
 const UPDATED_MAPPINGS: u8 = 4;
+const TURN_REQUEST: u8 = 5;
+const TURN_RESPONSE: u8 = 6;
 const ECHO_REPLY: u8 = 16;
 const DIALLING: u8 = 17;
 const DIALLED: u8 = 18;
@@ -106,16 +120,7 @@ impl Message {
                 out.push(DIALLED);
                 for (to, why) in dials.iter().take(MAX_DIALS) {
                     out.push(failure_code(*why));
-                    match to.ip() {
-                        IpAddr::V4(ip) => {
-                            out.push(4);
-                            out.extend_from_slice(&ip.octets());
-                        }
-                        IpAddr::V6(ip) => {
-                            out.push(6);
-                            out.extend_from_slice(&ip.octets());
-                        }
-                    }
+                    put_ip(&mut out, to.ip());
                     out.extend_from_slice(&to.port().to_be_bytes());
                 }
             }
@@ -131,6 +136,16 @@ impl Message {
             Body::Updated(mappings) => {
                 out.push(UPDATED_MAPPINGS);
                 mappings.encode(&mut out);
+            }
+            Body::TurnRequest { mode, relayed, address } => {
+                out.extend_from_slice(&[TURN_REQUEST, mode.code()]);
+                put_ip(&mut out, relayed.ip());
+                out.extend_from_slice(&relayed.port().to_be_bytes());
+                out.extend_from_slice(address.to_string().as_bytes());
+            }
+            Body::TurnResponse(sources) => {
+                out.push(TURN_RESPONSE);
+                sources.iter().take(MAX_SOURCES).for_each(|ip| put_ip(&mut out, *ip));
             }
             Body::Refused(why) => {
                 out.push(REFUSED);
@@ -166,12 +181,8 @@ impl Message {
                     if dials.len() == MAX_DIALS {
                         return Err(Malformed);
                     }
-                    let [why, family] = reader.array()?;
-                    let ip = match family {
-                        4 => IpAddr::from(reader.array::<4>()?),
-                        6 => IpAddr::from(reader.array::<16>()?),
-                        _ => return Err(Malformed),
-                    };
+                    let [why] = reader.array()?;
+                    let ip = reader.ip()?;
                     let port = u16::from_be_bytes(reader.array()?);
                     dials.push((SocketAddr::new(ip, port), failure_from(why)));
                 }
@@ -184,6 +195,27 @@ impl Message {
             REFUSED => Body::Refused(refusal_from(reader.array()?)),
             INITIAL_MAPPINGS => Body::Initial(Box::new(Mappings::decode(&mut reader)?)),
             UPDATED_MAPPINGS => Body::Updated(Box::new(Mappings::decode(&mut reader)?)),
+            TURN_REQUEST => {
+                let [mode] = reader.array()?;
+                let mode = PipeMode::from_code(mode).ok_or(Malformed)?;
+                let relayed = SocketAddr::new(reader.ip()?, u16::from_be_bytes(reader.array()?));
+                if relayed.port() == 0 {
+                    return Err(Malformed);
+                }
+                let text = core::str::from_utf8(reader.rest()).map_err(|_| Malformed)?;
+                let address = Box::new(text.parse().map_err(|_| Malformed)?);
+                Body::TurnRequest { mode, relayed, address }
+            }
+            TURN_RESPONSE => {
+                let mut sources = SmallVec::new();
+                while !reader.0.is_empty() {
+                    if sources.len() == MAX_SOURCES {
+                        return Err(Malformed);
+                    }
+                    sources.push(reader.ip()?);
+                }
+                Body::TurnResponse(sources)
+            }
             _ => return Err(Malformed),
         };
         if reader.0.is_empty() { Ok(Message { id, sent, lifetime, session, body }) } else { Err(Malformed) }
@@ -203,9 +235,30 @@ impl<'a> Reader<'a> {
         core::mem::take(&mut self.0)
     }
 
+    fn ip(&mut self) -> Result<IpAddr, Malformed> {
+        match self.array()? {
+            [4] => Ok(IpAddr::from(self.array::<4>()?)),
+            [6] => Ok(IpAddr::from(self.array::<16>()?)),
+            _ => Err(Malformed),
+        }
+    }
+
     fn echo(&mut self) -> Result<SmallVec<[u8; MAX_ECHO]>, Malformed> {
         let payload = self.rest();
         if payload.len() <= MAX_ECHO { Ok(SmallVec::from_slice(payload)) } else { Err(Malformed) }
+    }
+}
+
+fn put_ip(out: &mut Vec<u8>, ip: IpAddr) {
+    match ip {
+        IpAddr::V4(ip) => {
+            out.push(4);
+            out.extend_from_slice(&ip.octets());
+        }
+        IpAddr::V6(ip) => {
+            out.push(6);
+            out.extend_from_slice(&ip.octets());
+        }
     }
 }
 

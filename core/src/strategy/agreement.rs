@@ -62,6 +62,18 @@ pub(crate) enum Decision {
     Refuse { sock: SockId },
 }
 
+impl Decision {
+    /// The stream it is about.
+    pub(crate) fn sock(&self) -> SockId {
+        match self {
+            Decision::Nominate { sock, .. }
+            | Decision::Confirm { sock, .. }
+            | Decision::Settle { sock, .. }
+            | Decision::Refuse { sock } => *sock,
+        }
+    }
+}
+
 /// A stream that became a pipe.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct Settled {

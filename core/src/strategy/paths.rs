@@ -96,6 +96,20 @@ fn on_link(ours: &Route, ip: IpAddr) -> bool {
     (1..bits).contains(&host_bits) && a >> host_bits == b >> host_bits
 }
 
+/// Whether this peer may make us send to an address that it named.
+pub(crate) fn may_send_to(ours: &[Route], ip: IpAddr, trust: Trust) -> bool {
+    let family = ours.iter().filter(|r| r.internal.is_ipv4() == ip.is_ipv4());
+    let somewhere = match ip {
+        IpAddr::V4(ip) => !ip.is_unspecified() && !ip.is_broadcast() && !ip.is_multicast(),
+        IpAddr::V6(ip) => !ip.is_unspecified() && !ip.is_multicast(),
+    };
+    somewhere
+        && match trust {
+            Trust::Known => !ip.is_loopback() || family.clone().any(|r| r.internal.is_loopback()),
+            Trust::Stranger => may_be_dialled_for_a_stranger(ip, family),
+        }
+}
+
 /// Private space is dialled for a stranger only where we live in it ourselves.
 fn may_be_dialled_for_a_stranger<'a>(
     ip: IpAddr,

@@ -19,6 +19,7 @@ use crate::address::PeerAddress;
 use crate::identity::NodeId;
 use crate::io::{QueryId, SockId};
 use crate::notice::ConnectId;
+use crate::pipe::PipeId;
 use crate::time::{Instant, WallTime};
 
 use super::LineError;
@@ -201,7 +202,7 @@ macro_rules! number_form {
     };
 }
 
-number_form!(u8, u16, u32, usize, i32, i64);
+number_form!(u8, u16, u32, u64, usize, i32, i64);
 
 /// Forms of types that stand for one other value.
 macro_rules! same_form {
@@ -228,6 +229,7 @@ same_form! {
     SockId = u32, |id| id.number(), SockId::from_number;
     QueryId = u32, |id| id.number(), QueryId::from_number;
     ConnectId = u32, |id| id.number(), ConnectId;
+    PipeId = u32, |id| id.number(), PipeId::from_number;
     Instant = i64, |at| at.as_nanos(), Instant::from_nanos;
     WallTime = i64, |at| at.as_micros(), WallTime::from_micros;
     Box<str> = String, |text| String::from(&**text), String::into_boxed_str;

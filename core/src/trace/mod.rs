@@ -33,7 +33,8 @@
 //! the node's place for as long as the key is used, and can compute the keys of every pipe that was opened
 //! while it was written, and so read their traffic where that was captured. Drivers create the file for its
 //! owner alone (mode 0600). Record with a temporary identity, or give the key up before handing a trace on.
-//! What is never written: the keys of pipes, and a byte of what users send through them.
+//! What is never written: the keys of pipes, and a byte of what users send through those that are streams. Relayed
+//! pipes run through the node, so that their bytes are in the trace. So are the credentials of TURN servers.
 //!
 //! # The text
 //!
@@ -52,12 +53,13 @@
 //! survey yes | no
 //! brokers number-of-brokers, and for each: id host port
 //! stun number-of-servers, and for each: host port
+//! turn number-of-servers, and for each: host port transport credentials lifetimes
 //! ```
 //! Then, in the order in which they happened:
 //!
 //! ```text
 //! event now what...       a call of Node::handle
-//! call now what...        connect (address and plan), cancel, answer, shutdown
+//! call now what...        connect (address and plan), cancel, answer, shutdown, and what is done with relayed pipes
 //! begun ok id             what connect gave, always the next line; or: begun error why
 //! action what...          what Node::poll_action gave
 //! idle deadline or -      it gave nothing more, and this was the next deadline
@@ -72,12 +74,16 @@ mod vocabulary;
 use core::fmt;
 use core::ops::Deref;
 
+use bytes::Bytes;
+
 use crate::address::PeerAddress;
 use crate::config::{Config, ConfigError, Plan};
 use crate::identity::NodeId;
 use crate::io::{Action, Event};
-use crate::node::{ConnectError, Node};
+use crate::node::{ConnectError, MAX_AT_ONCE, Node};
 use crate::notice::ConnectId;
+use crate::pipe::PipeId;
+use crate::relay::ReadOutcome;
 use crate::time::Instant;
 
 use form::{Put, word};
@@ -175,6 +181,32 @@ impl Recorder {
         self.node.shutdown(now);
     }
 
+    /// As [`Node::pipe_write`].
+    pub fn pipe_write(&mut self, now: Instant, pipe: PipeId, data: &[u8]) -> usize {
+        let data = &data[..data.len().min(MAX_AT_ONCE)];
+        self.write(|| Record::Call(now, Call::PipeWrite { pipe, data: Bytes::copy_from_slice(data) }));
+        self.node.pipe_write(now, pipe, data)
+    }
+
+    /// As [`Node::pipe_read`].
+    pub fn pipe_read(&mut self, now: Instant, pipe: PipeId, out: &mut [u8]) -> ReadOutcome {
+        let most = out.len().min(MAX_AT_ONCE);
+        self.write(|| Record::Call(now, Call::PipeRead { pipe, most: most as u32 }));
+        self.node.pipe_read(now, pipe, &mut out[..most])
+    }
+
+    /// As [`Node::pipe_finish`].
+    pub fn pipe_finish(&mut self, now: Instant, pipe: PipeId) {
+        self.write(|| Record::Call(now, Call::PipeFinish { pipe }));
+        self.node.pipe_finish(now, pipe);
+    }
+
+    /// As [`Node::pipe_close`].
+    pub fn pipe_close(&mut self, now: Instant, pipe: PipeId) {
+        self.write(|| Record::Call(now, Call::PipeClose { pipe }));
+        self.node.pipe_close(now, pipe);
+    }
+
     fn write<'a>(&mut self, record: impl FnOnce() -> Record<&'a Event<'a>, &'a Action>) {
         self.idle = false;
         if let Some(sink) = &mut self.sink {
@@ -204,7 +236,7 @@ impl fmt::Debug for Recorder {
 }
 
 fn header(config: &Config, seed: &[u8; 32], now: Instant) -> String {
-    let Config { identity, brokers, stun, bind, port, accept, allow_plain, survey } = config;
+    let Config { identity, brokers, stun, turn, bind, port, accept, allow_plain, survey } = config;
     let mut text = format!("{NAME} {VERSION}\n");
     let mut line = |name: &str, value: &dyn Put| {
         let mut line = String::new();
@@ -223,5 +255,6 @@ fn header(config: &Config, seed: &[u8; 32], now: Instant) -> String {
     line("survey", survey);
     line("brokers", brokers);
     line("stun", stun);
+    line("turn", turn);
     text
 }

@@ -4,7 +4,7 @@ use core::fmt;
 
 use crate::config::{Config, ConfigError};
 use crate::identity::{NodeId, SecretKey};
-use crate::node::{ConnectError, Node};
+use crate::node::{ConnectError, MAX_AT_ONCE, Node};
 use crate::notice::ConnectId;
 use crate::time::Instant;
 
@@ -153,6 +153,7 @@ pub fn replay(text: &str) -> Result<Replayed, ReplayError> {
             survey: lines.field("survey")?,
             brokers: lines.field("brokers")?,
             stun: lines.field("stun")?,
+            turn: lines.field("turn")?,
         };
         Ok((config, seed, start))
     };
@@ -277,6 +278,13 @@ impl Run {
             Call::Cancel { connect } => self.node.cancel(now, connect),
             Call::Answer { peer, accept } => self.node.answer(now, peer, accept),
             Call::Shutdown => self.node.shutdown(now),
+            Call::PipeWrite { pipe, data } => drop(self.node.pipe_write(now, pipe, &data)),
+            Call::PipeRead { pipe, most } => {
+                let mut space = vec![0; (most as usize).min(MAX_AT_ONCE)];
+                self.node.pipe_read(now, pipe, &mut space);
+            }
+            Call::PipeFinish { pipe } => self.node.pipe_finish(now, pipe),
+            Call::PipeClose { pipe } => self.node.pipe_close(now, pipe),
         }
     }
 }
@@ -293,10 +301,12 @@ mod tests {
 
     use quickcheck::Gen;
 
+    use crate::turn::Credentials;
+
     use super::super::Recorder;
     use super::super::vocabulary::EventView;
     use super::*;
-    use crate::config::{Accept, Broker, StunServer};
+    use crate::config::{Accept, Broker, StunServer, TurnServer};
     use crate::io::{Action, Event, Interface, SockId};
 
     fn config() -> Config {
@@ -304,6 +314,7 @@ mod tests {
         let mut config = Config::new(SecretKey::from_bytes([7; 32]));
         config.brokers = vec![Broker { id: 9, host: "broker.example".into(), port: 1883 }];
         config.stun = vec![StunServer { host: "2001:db8::1".into(), port: 3478 }];
+        config.turn = vec![TurnServer::new("turn.example", 3478, Credentials::new("alice", "se cret"))];
         config.accept = Accept::Only([other].into());
         config
     }
@@ -353,7 +364,8 @@ mod tests {
         let other = SecretKey::from_bytes([8; 32]).node_id();
         let header = format!(
             "p2pd-trace 1\nkey {}\nseed {}\nstart 0\nbind -\nport 0\naccept only 1 {other}\nallow-plain no\nsurvey yes\n\
-             brokers 1 9 broker.example 1883\nstun 1 2001:db8::1 3478\nevent 0 interfaces ",
+             brokers 1 9 broker.example 1883\nstun 1 2001:db8::1 3478\n\
+             turn 1 turn.example 3478 - alice se+cret no 600000000000 300000000000 600000000000\nevent 0 interfaces ",
             "07".repeat(32),
             "03".repeat(32)
         );
@@ -379,6 +391,12 @@ mod tests {
                     Call::Answer { peer, accept } => node.answer(now, peer, accept),
                     Call::Shutdown if round % 7 == 0 => node.shutdown(now),
                     Call::Shutdown => {}
+                    Call::PipeWrite { pipe, data } => drop(node.pipe_write(now, pipe, &data)),
+                    Call::PipeRead { pipe, most } => {
+                        let _ = node.pipe_read(now, pipe, &mut vec![0; most as usize % 100]);
+                    }
+                    Call::PipeFinish { pipe } => node.pipe_finish(now, pipe),
+                    Call::PipeClose { pipe } => node.pipe_close(now, pipe),
                 }
                 for _ in 0..u8::any(&mut g) % 8 {
                     if let Some(Action::Listen { sock, .. }) = node.poll_action() {
@@ -453,12 +471,12 @@ mod tests {
         assert_eq!(changed("brokers 1", "brokers 99999999"), line(10, LineError::Short));
         let port = ReplayError::Config(ConfigError::BadBroker(0));
         assert_eq!(changed("1883", "0"), Err(port));
-        assert_eq!(changed("event 0 interfaces", "event 0 Interfaces"), line(12, LineError::Word(3)));
+        assert_eq!(changed("event 0 interfaces", "event 0 Interfaces"), line(13, LineError::Word(3)));
         assert_eq!(
             changed("event 0 interfaces", "begun ok 1\nevent 0 interfaces"),
-            line(12, LineError::Order)
+            line(13, LineError::Order)
         );
-        assert_eq!(changed("event 0 interfaces", "\nevent 0 interfaces"), line(12, LineError::Word(1)));
+        assert_eq!(changed("event 0 interfaces", "\nevent 0 interfaces"), line(13, LineError::Word(1)));
         assert_eq!(replay(text.trim_end()), line(text.lines().count(), LineError::CutOff));
         let call = "call 0 connect None-0-0-x 1 direct plain 5\n";
         assert_eq!(
@@ -469,7 +487,7 @@ mod tests {
         assert_eq!(replay(&long), line(2, LineError::TooLong(MAX_LINE + 4)));
         let listen = text.lines().find(|l| l.starts_with("action listen ")).unwrap();
         let differs = ReplayError::Differs {
-            line: 13,
+            line: 14,
             expected: listen.replace(" 128 ", " 5 "),
             got: listen.to_owned(),
         };

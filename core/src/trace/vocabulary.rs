@@ -7,7 +7,7 @@ use bytes::Bytes;
 use smallvec::SmallVec;
 
 use crate::address::PeerAddress;
-use crate::config::{Accept, Broker, Plan, StunServer};
+use crate::config::{Accept, Broker, Plan, StunServer, TurnServer};
 use crate::identity::{NodeId, NodeIdError};
 use crate::io::{Action, CloseHow, Event, Interface, IoFailure, QueryId, Reuse, SockId, SockOpts};
 use crate::node::ConnectError;
@@ -15,8 +15,10 @@ use crate::notice::{
     BrokerLoss, BrokerState, ConnectId, FailReason, Notice, Outcome, Refusal, Report, Stage, Strategy,
     StrategyReport,
 };
-use crate::pipe::{PipeMode, PipeStart};
+use crate::pipe::{PipeEnd, PipeId, PipeMode, PipeNews, PipeStart};
 use crate::time::{ClockFix, Instant};
+use crate::turn::{Credentials, Lifetimes};
+use crate::wire::Transport;
 
 use super::LineError;
 use super::form::{Put, Take, Words, enum_form, put_all, struct_form, word};
@@ -51,6 +53,10 @@ pub(super) enum Call {
     Cancel { connect: ConnectId },
     Answer { peer: NodeId, accept: bool },
     Shutdown,
+    PipeWrite { pipe: PipeId, data: Bytes },
+    PipeRead { pipe: PipeId, most: u32 },
+    PipeFinish { pipe: PipeId },
+    PipeClose { pipe: PipeId },
 }
 
 enum_form! { Call => Call {
@@ -58,6 +64,10 @@ enum_form! { Call => Call {
     "cancel" Cancel { connect },
     "answer" Answer { peer, accept },
     "shutdown" Shutdown,
+    "pipe-write" PipeWrite { pipe, data },
+    "pipe-read" PipeRead { pipe, most },
+    "pipe-finish" PipeFinish { pipe },
+    "pipe-close" PipeClose { pipe },
 }}
 
 /// An [`Event`] that borrows nothing.
@@ -166,6 +176,14 @@ pub(super) enum ActionView {
         query: QueryId,
     },
     Notify(Notice),
+    OpenRelayed {
+        pipe: PipeId,
+        start: PipeView,
+    },
+    Pipe {
+        pipe: PipeId,
+        news: PipeNews,
+    },
 }
 
 enum_form! { Action, ActionView => ActionView {
@@ -180,6 +198,8 @@ enum_form! { Action, ActionView => ActionView {
     "resolve" Resolve { query, host, deadline },
     "cancel" Cancel { query },
     "notify" Notify(notice),
+    "open-relayed" OpenRelayed { pipe, start },
+    "pipe" Pipe { pipe, news },
 }}
 
 /// What of a [`PipeStart`] is no secret.
@@ -235,6 +255,24 @@ enum_form! { Stage => Stage {
     "requested" Requested { brokers },
     "peer-dials" PeerDials,
     "punching" Punching { rung },
+    "allocated" Allocated(at),
+    "peer-comes" PeerComes,
+}}
+
+enum_form! { PipeNews => PipeNews {
+    "readable" Readable,
+    "writable" Writable,
+    "delivered" Delivered,
+    "ended" Ended(why),
+}}
+
+enum_form! { PipeEnd => PipeEnd {
+    "closed-by-peer" ClosedByPeer,
+    "silent" Silent,
+    "broken" Broken(code),
+    "server-forgot" ServerForgot,
+    "server-gone" ServerGone,
+    "shutdown" Shutdown,
 }}
 
 enum_form! { FailReason => FailReason {
@@ -261,6 +299,7 @@ enum_form! { Strategy => Strategy {
     "direct" Direct,
     "reverse" Reverse,
     "punch" Punch,
+    "relay" Relay,
 }}
 
 enum_form! { Outcome => Outcome {
@@ -340,6 +379,14 @@ struct_form! { ClockFix { at, wall, error } }
 struct_form! { Plan { strategies, mode, timeout } }
 struct_form! { Broker { id, host, port } }
 struct_form! { StunServer { host, port } }
+struct_form! { TurnServer { host, port, transport, credentials, lifetimes } }
+struct_form! { Credentials { user, password, name_is_read } }
+struct_form! { Lifetimes { allocation, permission, channel } }
+
+enum_form! { Transport => Transport {
+    "udp" Udp,
+    "tcp" Tcp,
+}}
 
 impl Put for [Interface] {
     fn put(&self, line: &mut String) {
@@ -443,7 +490,7 @@ mod tests {
         let call = Call::Connect { to, plan: Plan::default() };
         assert_eq!(
             line(Record::Call(at, call)),
-            "call 5 connect None-0-0-x 3 direct reverse punch encrypted 20000000000"
+            "call 5 connect None-0-0-x 4 direct reverse punch relay encrypted 20000000000"
         );
         let host = "a b%\u{e9}".into();
         let action = Action::Resolve { query: QueryId(0), host, deadline: at };

@@ -11,10 +11,10 @@ use crate::time::WallTime;
 /// A user's name and password, both already prepared by OpaqueString (RFC 8265) where they are not ASCII.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Credentials {
-    pub(super) user: Box<str>,
-    pub(super) password: Box<str>,
+    pub(crate) user: Box<str>,
+    pub(crate) password: Box<str>,
     /// Whether the server makes the password of the name, and so has to read it whatever else it offers.
-    pub(super) name_is_read: bool,
+    pub(crate) name_is_read: bool,
 }
 
 impl Credentials {

@@ -7,22 +7,26 @@
 pub mod broker;
 pub mod hand;
 pub mod stun;
+pub mod turn;
 pub mod view;
 mod wire;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use p2pd_core::io::Interface;
+use p2pd_core::trace::{Recorder, Sink};
 use p2pd_core::{
-    Action, ClockFix, CloseHow, Config, ConnectId, Event, Instant, IoFailure, Node, NodeId, Notice,
-    PeerAddress, Plan, QueryId, SecretKey, SockId, Strategy, WallTime,
+    Action, ClockFix, CloseHow, Config, ConnectId, Event, Instant, IoFailure, NodeId, Notice, PeerAddress,
+    Plan, QueryId, SecretKey, SockId, Strategy, WallTime,
 };
 
 use broker::Broker;
 use hand::{Hand, Script};
 use stun::Stun;
+use turn::{Relayed, Turn, Ways};
 
 /// One way, between any two.
 pub const LATENCY: Duration = Duration::from_millis(10);
@@ -77,6 +81,7 @@ enum Happening {
     Fin(End),
     Reset(End),
     Datagram { n: usize, sock: SockId, from: SocketAddr, data: Vec<u8> },
+    AtTurn { from: SocketAddr, to: SocketAddr, data: Vec<u8> },
     Delivery { broker: usize, topic: String, payload: Vec<u8> },
 }
 
@@ -94,19 +99,26 @@ pub struct Pipe {
 
 /// A node and what surrounds it.
 pub struct Host {
-    pub node: Node,
+    pub node: Recorder,
+    /// What was recorded.
+    pub trace: Arc<Mutex<String>>,
     /// What its interface has, and what the world sees.
     pub inside: IpAddr,
     pub outside: IpAddr,
     pub pipes: Vec<Pipe>,
+    pub relayed: Vec<Relayed>,
     pub notices: Vec<(Instant, Notice)>,
     /// Every TCP dial: when and where to.
     pub dials: Vec<(Instant, SocketAddr)>,
     /// The process is stopped: it neither reads nor does anything.
     pub frozen: bool,
+    /// Datagrams of its own to there are lost.
+    pub unreachable: Option<IpAddr>,
     next_port: u16,
     /// UDP sockets by id.
     bound: BTreeMap<SockId, SocketAddr>,
+    /// What its NAT has of ways of datagrams to TURN servers and relays.
+    pub ways: Ways,
 }
 
 pub struct World {
@@ -114,6 +126,9 @@ pub struct World {
     pub hosts: Vec<Host>,
     pub brokers: Vec<Broker>,
     pub stuns: Vec<Stun>,
+    pub turns: Vec<Turn>,
+    /// Nodes that are added write traces.
+    pub tracing: bool,
     pub hands: Vec<Hand>,
     pub scripts: BTreeMap<SocketAddr, Script>,
     pub ports: BTreeMap<SocketAddr, Port>,
@@ -149,6 +164,8 @@ impl World {
             hosts: Vec::new(),
             brokers: Vec::new(),
             stuns: Vec::new(),
+            turns: Vec::new(),
+            tracing: false,
             hands: Vec::new(),
             scripts: BTreeMap::new(),
             ports: BTreeMap::new(),
@@ -194,18 +211,27 @@ impl World {
         let mut config = Config::new(key(n));
         config.brokers = self.brokers.iter().map(|b| b.config.clone()).collect();
         config.stun = self.stuns.iter().map(|s| s.config.clone()).collect();
+        config.turn = self.turns.iter().map(|t| t.config.clone()).collect();
         change(&mut config);
-        let node = Node::new(config, numbered(self.seed, n), self.now).unwrap();
+        let trace = Arc::new(Mutex::new(String::new()));
+        let lines = trace.clone();
+        let sink: Sink = Box::new(move |line: &str| lines.lock().unwrap().push_str(line));
+        let sink = self.tracing.then_some(sink);
+        let node = Recorder::new(config, numbered(self.seed, n), self.now, sink).unwrap();
         self.hosts.push(Host {
             node,
+            trace,
             inside: interfaces[0].ip,
             outside,
             pipes: Vec::new(),
+            relayed: Vec::new(),
             notices: Vec::new(),
             dials: Vec::new(),
             frozen: false,
+            unreachable: None,
             next_port: 50_000,
             bound: BTreeMap::new(),
+            ways: Ways::new(),
         });
         self.set_clock(n, Duration::ZERO, false);
         self.tell(n, Event::Interfaces(interfaces));
@@ -332,6 +358,7 @@ impl World {
                 if let Some(from) = host.bound.get(&sock) {
                     let from = SocketAddr::new(host.outside, from.port());
                     self.datagram_to_stun(n, sock, from, to, &data);
+                    self.datagram_to_turn(n, sock, to, &data);
                 }
             }
             Action::SendStream { sock, data } => self.send(End::Node(n, sock), data.to_vec()),
@@ -359,6 +386,8 @@ impl World {
             }
             Action::Notify(notice) => host.notices.push((self.now, notice)),
             Action::Cancel { .. } => {}
+            Action::OpenRelayed { pipe, start } => self.opened_relayed(n, pipe, &start),
+            Action::Pipe { pipe, news } => self.pipe_news(n, pipe, news),
             other => panic!("not in this world: {other:?}"),
         }
     }

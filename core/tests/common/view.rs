@@ -24,6 +24,11 @@ pub fn reverse(seconds: u64) -> Plan {
     plan(&[Strategy::Reverse], seconds)
 }
 
+/// Only through a TURN server.
+pub fn relay(seconds: u64) -> Plan {
+    plan(&[Strategy::Relay], seconds)
+}
+
 /// Only by dialling the peer.
 pub fn direct(seconds: u64) -> Plan {
     plan(&[Strategy::Direct], seconds)
@@ -112,7 +117,9 @@ impl World {
     }
 
     pub fn is_over(&self, n: usize, id: ConnectId) -> bool {
-        self.failure(n, id).is_some() || self.hosts[n].pipes.iter().any(|p| p.answers.contains(&id))
+        self.failure(n, id).is_some()
+            || self.hosts[n].pipes.iter().any(|p| p.answers.contains(&id))
+            || self.hosts[n].relayed.iter().any(|p| p.answers.contains(&id))
     }
 
     /// The stages that a connect's strategy went through.

@@ -17,7 +17,8 @@ impl World {
                 let named = |h: &str| h == &*host;
                 let brokers = self.brokers.iter().filter(|b| named(&b.config.host)).map(|b| b.at.ip());
                 let stuns = self.stuns.iter().filter(|s| named(&s.config.host)).map(|s| s.at.ip());
-                let result = brokers.chain(stuns).next().map(|ip| [ip].into_iter().collect());
+                let turns = self.turn_named(&host);
+                let result = brokers.chain(stuns).chain(turns).next().map(|ip| [ip].into_iter().collect());
                 self.tell(n, Event::Resolved { query, result: result.ok_or(IoFailure::NoSuchName) });
             }
             Happening::Syn { n, sock, remote, deadline } => self.syn(n, sock, remote, deadline),
@@ -59,6 +60,7 @@ impl World {
                     self.tell(n, Event::Datagram { sock, from, data: &data });
                 }
             }
+            Happening::AtTurn { from, to, data } => self.at_turn(from, to, data),
             Happening::Delivery { broker, topic, payload } => self.deliver(broker, &topic, &payload),
         }
     }

@@ -4,6 +4,7 @@
 #[cfg(feature = "measure")]
 mod measure;
 mod reactor;
+mod relayed;
 mod tcp;
 #[cfg(test)]
 mod tests;
@@ -15,20 +16,21 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use p2pd_core::io::Interface;
-use p2pd_core::pipe::PipeStart;
 use p2pd_core::trace::{Recorder, Sink};
 use p2pd_core::{
-    Action, Config, ConnectId, Event, Instant, IoFailure, Node, NodeId, Notice, PeerAddress, Plan, QueryId,
-    SockId,
+    Action, Config, ConnectId, Event, Instant, IoFailure, Node, NodeId, Notice, PeerAddress, PipeId, Plan,
+    QueryId, SockId,
 };
 use smallvec::SmallVec;
 
 use crate::error::{BindError, ConnectError};
+use crate::pipe::Start;
 use crate::{Clock, failure, socket, wall_clock};
 
 #[cfg(feature = "measure")]
 pub use measure::Lateness;
 pub use reactor::Reactor;
+use relayed::Bridge;
 use tcp::{State, Tcp};
 
 /// Streams accepted, or datagrams received, on one socket before others have their turn.
@@ -52,9 +54,9 @@ pub enum News<S> {
     /// What the core said.
     Notice(Notice),
     /// A peer opened a pipe to us.
-    Incoming(S, Box<PipeStart>),
+    Incoming(S, Box<Start>),
     /// A call has its pipe.
-    Opened(ConnectId, S, Box<PipeStart>),
+    Opened(ConnectId, S, Box<Start>),
     /// A call has none.
     NotOpened(ConnectId, ConnectError),
 }
@@ -97,6 +99,8 @@ enum Sock<R: Reactor> {
         nodelay: bool,
     },
     Tcp(Box<Tcp<R::Stream>>),
+    /// Its other end is a relayed pipe's user's.
+    Relayed(Box<Bridge<R::Stream>>),
 }
 
 /// What is to be done before anything else is waited for.
@@ -120,6 +124,8 @@ pub struct Engine<R: Reactor> {
     socks: HashMap<SockId, Sock<R>>,
     /// Look-ups, and when to give each up.
     queries: HashMap<QueryId, Instant>,
+    /// The sockets of relayed pipes.
+    bridges: HashMap<PipeId, SockId>,
     steps: VecDeque<Step>,
     /// Sockets whose turn was over before they were empty.
     again: Vec<SockId>,
@@ -134,6 +140,8 @@ pub struct Engine<R: Reactor> {
     clock_read: Instant,
     /// Set once the core is closed: when to give up the streams that are still ending.
     closed: Option<Instant>,
+    /// The node is to end once relayed pipes have sent what they had; at the latest then.
+    ending: Option<Instant>,
 }
 
 impl<R: Reactor> Engine<R> {
@@ -157,6 +165,7 @@ impl<R: Reactor> Engine<R> {
             reactor,
             socks: HashMap::new(),
             queries: HashMap::new(),
+            bridges: HashMap::new(),
             steps: VecDeque::new(),
             again: Vec::new(),
             fires: BTreeSet::new(),
@@ -167,6 +176,7 @@ impl<R: Reactor> Engine<R> {
             buffer: Vec::new(),
             clock_read: now,
             closed: None,
+            ending: None,
         };
         engine.core.handle(now, Event::Clock(wall_clock(now)));
         engine.core.handle(now, Event::Interfaces(interfaces));
@@ -219,9 +229,12 @@ impl<R: Reactor> Engine<R> {
         self.settle();
     }
 
-    /// Ends the node: go on until it [`is_over`](Self::is_over).
+    /// Ends the node: go on until it [`is_over`](Self::is_over). Relayed pipes end with it; what was written to those
+    /// whose users have ended their direction arrives still, within 10 s.
     pub fn shutdown(&mut self) {
-        self.core.shutdown(self.clock.now());
+        if self.ending.is_none() && self.closed.is_none() {
+            self.end_relayed();
+        }
         self.settle();
     }
 
@@ -253,7 +266,7 @@ impl<R: Reactor> Engine<R> {
         let fire = self.fires.first().map(|(at, _)| *at - R::EARLY);
         let timer = self.timers.first().map(|(at, _)| *at);
         let lookup = self.queries.values().min().copied();
-        [self.core.poll_timeout(), fire, timer, lookup, self.closed].into_iter().flatten().min()
+        [self.core.poll_timeout(), fire, timer, lookup, self.closed, self.ending].into_iter().flatten().min()
     }
 
     /// How long until [`deadline`](Self::deadline); zero if it has passed.
@@ -315,6 +328,12 @@ impl<R: Reactor> Engine<R> {
             while let Some(action) = self.core.poll_action() {
                 self.act(action);
             }
+            if self.ending.is_some() {
+                self.end_core();
+                if self.ending.is_none() {
+                    continue;
+                }
+            }
             let Some(step) = self.steps.pop_front() else { return };
             let now = self.clock.now();
             if now.since(self.clock_read) > CLOCK_AGAIN {
@@ -338,6 +357,7 @@ impl<R: Reactor> Engine<R> {
                     Some(Sock::Tcp(_)) => self.work(now, sock),
                     Some(Sock::Udp(_)) => self.receive(now, sock),
                     Some(Sock::Listener { .. }) => self.accept(now, sock),
+                    Some(Sock::Relayed(_)) => self.work_relayed(now, sock),
                     Some(Sock::Failed(_)) | None => {}
                 },
                 Step::Bound(..) | Step::Resolved(..) => {}
@@ -403,6 +423,8 @@ impl<R: Reactor> Engine<R> {
                 self.reactor.cancel(query);
             }
             Action::Notify(notice) => self.notify(notice),
+            Action::OpenRelayed { pipe, start } => self.open_relayed(pipe, *start),
+            Action::Pipe { pipe, news } => self.pipe_news(pipe, news),
             // The vocabulary may grow; what is not known here is not asked of this version.
             _ => {}
         }
@@ -436,6 +458,11 @@ impl<R: Reactor> Engine<R> {
                 }
                 State::Open(_) | State::Leaving(..) => false,
             };
+        }
+        if let Sock::Relayed(bridge) = &removed
+            && let Some(at) = bridge.look
+        {
+            self.timers.remove(&(at, sock));
         }
         self.reactor.forget(sock);
         Some(removed)

@@ -8,11 +8,12 @@ use std::time::Duration;
 
 use bytes::{Buf, Bytes};
 use p2pd_core::pipe::PipeStart;
-use p2pd_core::{CloseHow, Event, Instant, IoFailure, SockId};
+use p2pd_core::{CloseHow, ConnectId, Event, Instant, IoFailure, SockId};
 use socket2::Socket;
 
 use super::{Engine, News, Reactor, Sock, Step};
 use crate::error::ConnectError;
+use crate::pipe::Start;
 use crate::{failure, socket};
 
 /// What is queued may take this long to leave when the stream ends gracefully, and the other end as long to
@@ -89,7 +90,9 @@ impl<R: Reactor> Engine<R> {
     /// A timer of the socket's has come.
     pub(super) fn expire(&mut self, sock: SockId) {
         match self.socks.get(&sock) {
-            Some(Sock::Udp(_) | Sock::Listener { .. }) => self.steps.push_back(Step::Work(sock)),
+            Some(Sock::Udp(_) | Sock::Listener { .. } | Sock::Relayed(_)) => {
+                self.steps.push_back(Step::Work(sock))
+            }
             Some(Sock::Tcp(tcp)) => match tcp.state {
                 State::Connecting { .. } => self.fail(sock, IoFailure::TimedOut),
                 State::Ending { .. } => drop(self.remove(sock)),
@@ -134,15 +137,14 @@ impl<R: Reactor> Engine<R> {
                 if let Some(Sock::Tcp(tcp)) = self.remove(sock)
                     && let State::Leaving(stream, pipe) = tcp.state
                 {
-                    self.hand_out(stream, pipe);
+                    self.hand_out(stream, Start::stream(*pipe));
                 }
             }
             Err(e) => match &tcp.state {
                 State::Leaving(_, pipe) => {
                     let (answers, cause) = (pipe.answers.clone(), failure(&e));
                     self.remove(sock);
-                    let lost = |id| News::NotOpened(id, ConnectError::Lost(cause));
-                    self.news.extend(answers.into_iter().map(lost));
+                    self.lost(&answers, cause);
                 }
                 State::Ending { .. } => drop(self.remove(sock)),
                 _ => self.fail(sock, failure(&e)),
@@ -226,8 +228,14 @@ impl<R: Reactor> Engine<R> {
         }
     }
 
-    fn hand_out(&mut self, stream: R::Stream, pipe: Box<PipeStart>) {
-        let answers = pipe.answers.clone();
+    /// The stream of these calls' pipe is lost at the last moment.
+    pub(super) fn lost(&mut self, answers: &[ConnectId], cause: IoFailure) {
+        self.news.extend(answers.iter().map(|id| News::NotOpened(*id, ConnectError::Lost(cause))));
+    }
+
+    pub(super) fn hand_out(&mut self, stream: R::Stream, start: Start) {
+        let answers = start.pipe().answers.clone();
+        let pipe = Box::new(start);
         let Some((first, others)) = answers.split_first() else {
             return self.news.push_back(News::Incoming(stream, pipe));
         };

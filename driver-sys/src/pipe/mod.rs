@@ -1,6 +1,7 @@
 //! What makes a stream a pipe: records around the user's bytes, and the echo service.
 
 mod buffer;
+mod relayed;
 mod wakers;
 
 use std::io::{self, Read, Write};
@@ -11,12 +12,35 @@ use p2pd_core::pipe::{MAX_RECORD, Opened, Opener, PipeKeys, PipeStart, RecordErr
 use p2pd_core::{NodeId, PipeMode, Strategy};
 
 use buffer::{Incoming, Outgoing};
+pub(crate) use relayed::Link;
+pub use relayed::Relayed;
 pub use wakers::{Half, Wakers};
 
 /// A record with its length.
 const RECORD: usize = 2 + MAX_RECORD;
 /// Echo replies that may wait, with what the user wrote, before no more is read.
 const MAX_ECHO: usize = 64 * 1024;
+
+/// What an engine hands out beside the stream.
+#[derive(Debug)]
+pub struct Start {
+    pipe: PipeStart,
+    relayed: Option<Relayed>,
+}
+
+impl Start {
+    pub(crate) fn stream(pipe: PipeStart) -> Self {
+        Start { pipe, relayed: None }
+    }
+
+    pub(crate) fn relayed(pipe: PipeStart, relayed: Relayed) -> Self {
+        Start { pipe, relayed: Some(relayed) }
+    }
+
+    pub(crate) fn pipe(&self) -> &PipeStart {
+        &self.pipe
+    }
+}
 
 /// What is known of a pipe.
 #[derive(Clone, Copy, Debug)]
@@ -30,10 +54,10 @@ pub struct PipeInfo {
 }
 
 impl PipeInfo {
-    /// Of what the core hands out.
-    pub fn new(start: &PipeStart) -> Self {
-        let PipeStart { peer, strategy, local, remote, elapsed, .. } = *start;
-        PipeInfo { peer, strategy, mode: start.mode(), local, remote, elapsed }
+    /// Of what the engine hands out.
+    pub fn new(start: &Start) -> Self {
+        let PipeStart { peer, strategy, local, remote, elapsed, .. } = start.pipe;
+        PipeInfo { peer, strategy, mode: start.pipe.mode(), local, remote, elapsed }
     }
 
     /// The peer's proven id.
@@ -51,7 +75,7 @@ impl PipeInfo {
         self.mode
     }
 
-    /// Our end of the TCP stream.
+    /// Our end of the TCP stream; of a relayed pipe the relayed address if it is ours, our socket's otherwise.
     pub fn local_addr(&self) -> SocketAddr {
         self.local
     }
@@ -76,6 +100,8 @@ impl PipeInfo {
 #[derive(Debug)]
 pub struct Layer {
     secure: Option<Box<Secure>>,
+    /// Of a relayed pipe, whose stream leads to the engine.
+    relayed: Option<Relayed>,
     /// Whether messages are answered by the echo service.
     echo: bool,
     /// Sealed bytes, or echo replies on a plain pipe, that wait to be sent.
@@ -95,10 +121,10 @@ struct Secure {
 }
 
 impl Layer {
-    /// A layer with these keys; with `echo`, messages are answered by the echo service of the P2PD documents.
-    pub fn new(keys: PipeKeys, echo: bool) -> Self {
-        let secure = match keys {
-            PipeKeys::Plain => None,
+    /// The layer of this pipe; with `echo`, messages are answered by the echo service of the P2PD documents.
+    pub fn new(start: Start, echo: bool) -> Self {
+        let secure = match start.pipe.keys {
+            PipeKeys::Plain | PipeKeys::Relayed(_) => None,
             PipeKeys::Encrypted(sealer, opener) => Some(Box::new(Secure {
                 sealer,
                 opener,
@@ -107,17 +133,17 @@ impl Layer {
                 read_ended: false,
             })),
         };
-        Layer { secure, echo, out: Outgoing::default(), write_ended: false }
+        Layer { secure, relayed: start.relayed, echo, out: Outgoing::default(), write_ended: false }
     }
 
     /// Whether the stream may be used as it is: a plain pipe, no echo service, and nothing waits.
     pub fn is_bare(&self) -> bool {
-        self.secure.is_none() && !self.echo && self.out.is_empty()
+        self.secure.is_none() && self.relayed.is_none() && !self.echo && self.out.is_empty()
     }
 
     /// Whether the stream may be given away: a plain pipe, and nothing waits.
     pub fn may_leave(&self) -> bool {
-        self.secure.is_none() && self.out.is_empty()
+        self.secure.is_none() && self.relayed.is_none() && self.out.is_empty()
     }
 
     /// The same, as a result.
@@ -126,6 +152,9 @@ impl Layer {
     /// `Unsupported`, with the reason.
     pub fn check_bare(&self) -> io::Result<()> {
         let why = match (&self.secure, self.out.is_empty()) {
+            _ if self.relayed.is_some() => {
+                "a relayed pipe runs through its node and has no socket of its own"
+            }
             (None, true) => return Ok(()),
             (Some(_), _) => "an encrypted pipe is more than its socket",
             (None, false) => "an echo reply waits to be sent",
@@ -150,7 +179,11 @@ impl Layer {
         self.send_while_reading(io)?;
         let echo = self.echo && !self.write_ended;
         let Some(secure) = &mut self.secure else {
-            let n = io.read(buf)?;
+            let n = match (&self.relayed, io.read(buf)) {
+                (Some(relayed), Ok(0)) => return relayed.end_of_reading(),
+                (Some(relayed), Err(why)) => return Err(relayed.explain(why)),
+                (_, read) => read?,
+            };
             if let Some(payload) = echo_reply(&buf[..n]).filter(|_| echo) {
                 self.out.end().extend_from_slice(payload);
                 let _ = self.send_while_reading(io);
@@ -198,8 +231,10 @@ impl Layer {
     pub fn write(&mut self, io: &mut impl Write, data: &[u8]) -> io::Result<usize> {
         let Some(secure) = &mut self.secure else {
             // An echo reply that has begun must not be cut in two by the user's bytes.
-            self.out.send(io, 0)?;
-            return io.write(data);
+            return match (self.out.send(io, 0).and_then(|()| io.write(data)), &self.relayed) {
+                (Err(why), Some(relayed)) => Err(relayed.explain(why)),
+                (written, _) => written,
+            };
         };
         // Room for one record beside one that waits.
         self.out.send(io, RECORD)?;
@@ -230,7 +265,11 @@ impl Layer {
             }
             self.write_ended = true;
         }
-        self.flush(io)
+        self.flush(io)?;
+        if let Some(relayed) = &self.relayed {
+            relayed.end();
+        }
+        Ok(())
     }
 
     /// `WouldBlock`: so many echo replies wait that no more may be read.

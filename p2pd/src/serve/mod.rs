@@ -10,6 +10,7 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
 
+use p2pd_core::turn::Lifetimes;
 use p2pd_core::{Broker, StunServer};
 use p2pd_rendezvous::{mqtt, stun as stun_server};
 use tokio::task::JoinSet;
@@ -150,7 +151,13 @@ impl Serving {
             (None, Some(secret)) => TurnCredential::Secret(secret.as_str().into()),
             (None, None) => return None,
         };
-        Some(TurnServer { host: host.into(), port: self.stun.port(), transport: None, credential })
+        Some(TurnServer {
+            host: host.into(),
+            port: self.stun.port(),
+            transport: None,
+            credential,
+            lifetimes: Lifetimes::default(),
+        })
     }
 
     /// Serves until a server ends by itself, which is a defect.

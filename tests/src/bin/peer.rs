@@ -23,6 +23,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut config = Config::new(SecretKey::from_bytes(p2pd_sys::random_seed()?));
     let servers = p2pd::servers::Servers::read(Path::new(servers))?;
     (config.brokers, config.stun) = (servers.brokers, servers.stun);
+    for server in &servers.turn {
+        config.turn.push(p2pd_tests::drivers::runtime().block_on(server.resolve())?);
+    }
     let node = driver.bind(config, None)?;
     match (*command, rest) {
         ("listen", []) => {

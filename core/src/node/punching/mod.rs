@@ -382,7 +382,7 @@ impl Node {
     }
 
     /// The way to the broker and not back.
-    fn signal_delay(&self, via: &[u8]) -> Duration {
+    pub(super) fn signal_delay(&self, via: &[u8]) -> Duration {
         let known = via.iter().filter_map(|place| self.brokers.get(usize::from(*place))?.round_trip());
         known.min().unwrap_or_default() / 2
     }

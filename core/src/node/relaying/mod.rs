@@ -1,0 +1,623 @@
+//! Pipes through a TURN server, both sides of opening one.
+//!
+//! The requester gets a relayed address and names it to the peer (TURN_REQUEST). The peer says where it will come from
+//! (TURN_RESPONSE), which the requester permits at its server, and begins a [`RelayStream`] towards the relayed
+//! address. One allocation is enough so: permissions go by address, so that it does not matter which port the
+//! peer's NAT gives it. Where nothing comes back within a second and a half, or it has no UDP, the peer comes
+//! from a relayed address of its own.
+//!
+//! The stream proves both ends. It is a candidate then like any TCP stream, and NOMINATE and CONFIRM are its first
+//! bytes; the user's follow.
+
+mod pipes;
+mod relay;
+mod servers;
+
+use core::time::Duration;
+use std::net::{IpAddr, SocketAddr};
+
+use smallvec::SmallVec;
+
+pub(crate) use pipes::MAX_AT_ONCE;
+pub(super) use relay::Relay;
+
+use relay::{News, RelayStage, STRANGERS_DATAGRAMS};
+use servers::{ServerNews, Servers};
+
+use super::Node;
+use super::attempts::{REPEAT_AFTER, Request, RunState};
+use crate::cx::Owner;
+use crate::hello::Control;
+use crate::identity::NodeId;
+use crate::io::{IoFailure, QueryId, SockId};
+use crate::notice::{ConnectId, Notice, Outcome, Refusal, Stage, Strategy};
+use crate::pipe::{PipeEnd, PipeId, PipeKeys, PipeMode, PipeNews, PipeStart};
+use crate::random::Domain;
+use crate::relay::{EndCause, RelayConfig, RelayStream, StreamEvent};
+use crate::session::SessionId;
+use crate::signal::message::{Body, MAX_SOURCES};
+use crate::strategy::agreement::{Decision, Key, Requester, Settled};
+use crate::strategy::paths;
+use crate::time::Instant;
+use crate::turn::Family;
+
+/// A request is sent again at most so often.
+const REQUESTS: u8 = 6;
+/// Most relays at a time, pipes among them, which hold up to 8 MiB each: in all, and before a stranger gets one.
+pub(super) const MAX_RELAYS: usize = 256;
+pub(super) const MAX_RELAYS_STRANGERS: usize = 192;
+/// Without an answer from the relay for so long, the asked side says again where it comes from, and gets a relayed
+/// address of its own if it can.
+const HELP_AFTER: Duration = Duration::from_millis(1500);
+/// The handshake through the relay may take so long at the asked side.
+const MEET_WITHIN: Duration = Duration::from_secs(30);
+/// Then the ends may take this long to agree.
+const AGREE_WITHIN: Duration = Duration::from_secs(10);
+/// What a closed relay may take to tell the peer, and then the server.
+const END_WITHIN: Duration = Duration::from_secs(5);
+/// A first packet through the relay comes before the permission for it, and is repeated after three assumed round
+/// trips: the one to our broker, within these bounds.
+const FIRST_RTT: (Duration, Duration) = (Duration::from_millis(15), Duration::from_millis(100));
+
+/// The relay strategy of one connect.
+#[derive(Debug)]
+pub(super) struct Relaying {
+    id: SockId,
+    told_waiting: bool,
+    pub(super) request: Option<Request>,
+    /// Where the peer said it comes from.
+    answered: bool,
+}
+
+impl Node {
+    /// Begins to ask our servers for a relayed address.
+    pub(super) fn begin_relaying(&mut self, connect: ConnectId) -> Option<Relaying> {
+        let (session, peer, via, _) = self.signalling_of(connect)?;
+        let (address, mode) = self.address_and_mode_of(connect)?;
+        let key = (session, Requester::Us);
+        let family =
+            if address.v4().is_empty() && !address.v6().is_empty() { Family::V6 } else { Family::V4 };
+        let id = self.cx.fresh_id();
+        let mut relay = Relay::new(id, key, peer, mode, paths::Trust::Known, via, self.cx.now);
+        relay.servers = Some(self.ask_servers(id, family));
+        self.insert_relay(relay);
+        self.work_relay(id);
+        Some(Relaying { id, told_waiting: false, request: None, answered: false })
+    }
+
+    /// Sends the request once there is an address to name, and repeats it.
+    pub(super) fn drive_relaying(&mut self, connect: ConnectId, n: usize) {
+        let now = self.cx.now;
+        let Some((session, peer, brokers, until)) = self.signalling_of(connect) else { return };
+        let ready = brokers.iter().any(|b| self.brokers[usize::from(*b)].is_ready());
+        let settled = self.address_is_settled();
+        let own_address = self.current_address();
+        let Some(relaying) = self.relaying(connect, n) else { return };
+        let id = relaying.id;
+        let relayed = self.relays.get(&id).and_then(|r| r.servers.as_ref()?.relayed());
+        let Some(relaying) = self.relaying(connect, n) else { return };
+        match (&mut relaying.request, relayed) {
+            (None, Some(relayed)) if ready && settled => {
+                let mode = self.relays.get(&id).map_or(PipeMode::Encrypted, |r| r.mode);
+                let body = Body::TurnRequest { mode, relayed, address: Box::new(own_address) };
+                let offset = self.clock_offset_of(peer);
+                let (message, sealed) = self.seal(peer, session, offset, body);
+                let sent = self.publish(peer, &sealed, &brokers, until);
+                let request = Request { id: message, sealed, sent: 1, next: now + REPEAT_AFTER };
+                if let Some(relaying) = self.relaying(connect, n) {
+                    relaying.request = Some(request);
+                }
+                self.await_peer(id);
+                self.relay_stage(connect, Stage::Requested { brokers: sent });
+            }
+            (None, _) => {
+                if !ready && !relaying.told_waiting {
+                    relaying.told_waiting = true;
+                    self.relay_stage(connect, Stage::AwaitingBroker);
+                }
+            }
+            (Some(request), _) if request.next <= now && request.sent < REQUESTS && !relaying.answered => {
+                request.next = now + REPEAT_AFTER * (1 << request.sent);
+                request.sent += 1;
+                let sealed = request.sealed.clone();
+                self.publish(peer, &sealed, &brokers, until);
+            }
+            (Some(_), _) => {}
+        }
+    }
+
+    /// When the request is to be sent again.
+    pub(super) fn next_of_relaying(relaying: &Relaying, now: Instant) -> Option<Instant> {
+        let request = relaying.request.as_ref().filter(|r| r.sent < REQUESTS && !relaying.answered)?;
+        Some(request.next).filter(|next| *next > now)
+    }
+
+    /// How far a relay of ours has come, in words.
+    pub(super) fn describe_relaying(&self, relaying: &Relaying) -> String {
+        let Some(relay) = self.relays.get(&relaying.id) else { return String::new() };
+        let relayed = relay.servers.as_ref().and_then(Servers::relayed);
+        match (relayed, &relaying.request, relaying.answered) {
+            (None, ..) => match relay.servers.as_ref().map(Servers::describe) {
+                Some(text) if !text.is_empty() => text,
+                _ => "no TURN server relays for us".into(),
+            },
+            (Some(_), None, _) => "no common broker became usable in time".into(),
+            (Some(_), Some(request), false) => {
+                format!("asked {} time(s), the peer did not answer", request.sent)
+            }
+            (Some(_), _, true) if let Some(code) = relay.refused => {
+                format!("the TURN server does not let the peer through: error {code}")
+            }
+            (Some(at), _, true) => {
+                format!("the peer answered, but nothing of it came through the relay at {at}")
+            }
+        }
+    }
+
+    /// A peer asks us to its relay; our user's rules have been asked.
+    pub(super) fn visit_by_relay(
+        &mut self,
+        peer: NodeId,
+        session: SessionId,
+        via: SmallVec<[u8; 2]>,
+        mode: PipeMode,
+        relayed: SocketAddr,
+    ) {
+        let key = (session, Requester::Them);
+        let trust = self.trust(peer);
+        if self.is_oneself(peer) || !paths::may_send_to(&self.routes, relayed.ip(), trust) {
+            return self.reply(peer, session, &via, Body::TurnResponse(SmallVec::new()));
+        }
+        self.agreement.open(key, peer, mode);
+        let now = self.cx.now;
+        let id = self.cx.fresh_id();
+        let mut relay = Relay::new(id, key, peer, mode, trust, via, now);
+        let from = self.dial_from(relayed.ip());
+        relay.socket = Some((self.cx.bind_udp(Owner::Relay(id), from), false));
+        relay.to = Some(relayed);
+        relay.until = Some(now + MEET_WITHIN);
+        if trust == paths::Trust::Stranger {
+            relay.budget = STRANGERS_DATAGRAMS;
+        }
+        let routes = self.routes.iter().filter(|r| r.internal.is_ipv4() == relayed.is_ipv4());
+        for ip in routes.flat_map(|r| [r.external, r.internal]) {
+            if relay.sources.len() + 1 < MAX_SOURCES && !relay.sources.contains(&ip) {
+                relay.sources.push(ip);
+            }
+        }
+        self.insert_relay(relay);
+        self.work_relay(id);
+    }
+
+    /// The peer says where it comes from.
+    pub(super) fn peer_comes(&mut self, peer: NodeId, session: SessionId, sources: &[IpAddr]) {
+        let key = (session, Requester::Us);
+        let Some((connect, n)) = self.relaying_of(session) else { return };
+        let Some(relay) = self.relay_of(key).filter(|r| r.peer == peer) else { return };
+        let id = relay.id;
+        if sources.is_empty() {
+            return self.relay_failed(id, "the peer cannot come to our relay".into());
+        }
+        let Some(relaying) = self.relaying(connect, n).filter(|r| r.request.is_some()) else { return };
+        let first = !core::mem::replace(&mut relaying.answered, true);
+        if first {
+            self.relay_stage(connect, Stage::PeerComes);
+        }
+        if let Some(mut relay) = self.relays.remove(&id) {
+            if let Some(servers) = &mut relay.servers {
+                for ip in sources {
+                    servers.permit(&mut self.cx, *ip);
+                }
+            }
+            self.relays.insert(id, relay);
+            self.work_relay(id);
+        }
+        self.drive_attempt(connect);
+    }
+
+    /// Ends what a session has of relays, without a word to the strategy.
+    pub(super) fn end_relay(&mut self, key: Key) {
+        if let Some(id) = self.relay_ids.get(&key).copied()
+            && self.relays.get(&id).is_some_and(|r| r.is_opening())
+        {
+            self.close_relay(id);
+        }
+    }
+
+    /// Whether a relay of this session is being opened.
+    pub(super) fn is_relaying(&self, key: Key) -> bool {
+        self.relay_of(key).is_some_and(Relay::is_opening)
+    }
+
+    pub(super) fn is_relay(&self, id: SockId) -> bool {
+        self.relays.contains_key(&id)
+    }
+
+    pub(super) fn relay_resolved(
+        &mut self,
+        id: SockId,
+        query: QueryId,
+        result: Result<SmallVec<[IpAddr; 2]>, IoFailure>,
+    ) {
+        self.with_servers(id, |servers, cx| servers.resolved(cx, query, result));
+    }
+
+    /// A socket of a relay is bound or connected.
+    pub(super) fn relay_opened(&mut self, id: SockId, sock: SockId, local: SocketAddr) {
+        let Some(relay) = self.relays.get_mut(&id) else { return };
+        match &mut relay.socket {
+            Some((s, bound)) if *s == sock => {
+                *bound = true;
+                relay.local = Some(local);
+                self.come(id);
+            }
+            _ => self.with_servers(id, |servers, cx| servers.opened(cx, sock)),
+        }
+    }
+
+    pub(super) fn relay_datagram(&mut self, id: SockId, sock: SockId, from: SocketAddr, data: &[u8]) {
+        if let Some(relay) = self.relays.get_mut(&id) {
+            relay.datagram(&mut self.cx, sock, from, data);
+            self.work_relay(id);
+        }
+    }
+
+    pub(super) fn relay_received(&mut self, id: SockId, sock: SockId, data: &[u8]) {
+        self.with_servers(id, |servers, cx| servers.received(cx, sock, data));
+    }
+
+    pub(super) fn relay_socket_ended(&mut self, id: SockId, sock: SockId) {
+        self.with_servers(id, |servers, cx| servers.ended(cx, sock));
+    }
+
+    pub(super) fn relay_socket_failed(&mut self, id: SockId, sock: SockId, why: IoFailure) {
+        let Some(relay) = self.relays.get_mut(&id) else { return };
+        if relay.socket.is_some_and(|(s, _)| s == sock) {
+            // No UDP here: a server of ours may have a way.
+            relay.socket = None;
+            relay.help_at = Some(self.cx.now);
+            return self.work_relay(id);
+        }
+        self.with_servers(id, |servers, cx| servers.failed(cx, sock, why));
+    }
+
+    pub(super) fn relay_timeout(&mut self, id: SockId) {
+        let now = self.cx.now;
+        let Some(relay) = self.relays.get_mut(&id) else { return };
+        relay.timeout(&mut self.cx);
+        if relay.until.is_some_and(|at| at <= now) {
+            relay.until = None;
+            match relay.stage {
+                RelayStage::Meeting => self.relay_failed(id, "nothing came through the relay".into()),
+                RelayStage::Agreeing => self.relay_failed(id, "the peer did not agree to the relay".into()),
+                RelayStage::Leaving => self.close_relay(id),
+                RelayStage::Ending => {
+                    relay.until = Some(now + END_WITHIN);
+                    if !relay.hurry() {
+                        return self.forget_relay(id);
+                    }
+                }
+                RelayStage::Pipe => {}
+            }
+        } else if relay.help_at.is_some_and(|at| at <= now) {
+            relay.help_at = None;
+            self.come_by_server(id);
+        }
+        self.work_relay(id);
+    }
+
+    /// Nominates or confirms, where the candidate is a relay.
+    pub(super) fn carry_out_by_relay(&mut self, decision: Decision) {
+        match decision {
+            Decision::Nominate { sock, sessions } => self.tell_relay(sock, &Control::Nominate(sessions)),
+            Decision::Confirm { sock, also, settled } => {
+                self.tell_relay(sock, &Control::Confirm(also));
+                self.finish_by_relay(sock, &settled);
+            }
+            Decision::Settle { sock, settled } => self.finish_by_relay(sock, &settled),
+            Decision::Refuse { sock } => self.close_relay(sock),
+        }
+    }
+
+    fn ask_servers(&mut self, id: SockId, family: Family) -> Servers {
+        let ours = [true, false].map(|v4| self.routes.iter().any(|r| r.internal.is_ipv4() == v4));
+        let (list, bind) = (&self.config.turn, self.config.bind);
+        Servers::start(&mut self.cx, Owner::Relay(id), list, bind, ours, family)
+    }
+
+    fn relay_config(&self, id: SockId) -> RelayConfig {
+        let (least, most) = FIRST_RTT;
+        let delay = self.relays.get(&id).map_or(most, |r| self.signal_delay(&r.via));
+        RelayConfig { initial_rtt: (2 * delay).clamp(least, most), ..RelayConfig::default() }
+    }
+
+    fn insert_relay(&mut self, relay: Relay) {
+        self.relay_ids.insert(relay.key, relay.id);
+        self.relays.insert(relay.id, Box::new(relay));
+    }
+
+    fn relay_of(&self, key: Key) -> Option<&Relay> {
+        self.relays.get(self.relay_ids.get(&key)?).map(Box::as_ref)
+    }
+
+    fn with_servers(&mut self, id: SockId, work: impl FnOnce(&mut Servers, &mut crate::cx::Cx)) {
+        if let Some(servers) = self.relays.get_mut(&id).and_then(|r| r.servers.as_mut()) {
+            work(servers, &mut self.cx);
+        }
+        self.work_relay(id);
+    }
+
+    /// Goes on with a relay after anything that happened to it.
+    fn work_relay(&mut self, id: SockId) {
+        let Some(relay) = self.relays.get_mut(&id) else { return };
+        let news = relay.pump(&mut self.cx);
+        for said in news {
+            match said {
+                News::Stream(event) => self.stream_news(id, event),
+                News::Server(news) => self.server_news(id, news),
+            }
+        }
+        if self.relays.get(&id).is_some_and(|r| r.is_over()) {
+            self.forget_relay(id);
+        }
+    }
+
+    fn stream_news(&mut self, id: SockId, event: StreamEvent) {
+        let Some(relay) = self.relays.get_mut(&id) else { return };
+        let pipe = PipeId(id.number());
+        match (event, relay.stage) {
+            (StreamEvent::Connected, RelayStage::Meeting) => {
+                relay.stage = RelayStage::Agreeing;
+                relay.until = Some(self.cx.now + AGREE_WITHIN);
+                relay.help_at = None;
+                let (key, peer, to) = (relay.key, relay.peer, relay.to);
+                if let Some(to) = to {
+                    self.stage(Some(key), Strategy::Relay, Stage::Authenticated(to));
+                }
+                let decision = self.agreement.candidate(id, key, key.1 == Requester::Us);
+                self.agree(peer, decision);
+                self.work_relay(id);
+            }
+            (StreamEvent::Readable, RelayStage::Agreeing) => self.hear_relay(id),
+            (StreamEvent::Readable, RelayStage::Pipe) => self.cx.pipe_news(pipe, PipeNews::Readable),
+            (StreamEvent::Writable, RelayStage::Pipe) => self.cx.pipe_news(pipe, PipeNews::Writable),
+            (StreamEvent::Delivered, RelayStage::Pipe) => {
+                relay.done = true;
+                self.cx.pipe_news(pipe, PipeNews::Delivered);
+            }
+            (StreamEvent::Delivered, RelayStage::Leaving) => self.close_relay(id),
+            (StreamEvent::Ended(cause), stage) => match stage {
+                RelayStage::Meeting | RelayStage::Agreeing => {
+                    let why = self.why_it_ended(id, cause);
+                    self.relay_failed(id, why);
+                }
+                RelayStage::Pipe => self.pipe_over(id, end_of(cause)),
+                RelayStage::Leaving => self.close_relay(id),
+                RelayStage::Ending => {}
+            },
+            // Nobody sends messages yet.
+            (StreamEvent::Message, _) => {}
+            _ => {}
+        }
+    }
+
+    /// Why a relay gives no pipe, in words: if nobody came, how far it had come.
+    fn why_it_ended(&self, id: SockId, cause: EndCause) -> String {
+        let relaying = self.relays.get(&id).filter(|_| cause == EndCause::TimedOut).and_then(|relay| {
+            let (connect, n) = self.relaying_of(relay.key.0)?;
+            self.relaying_at(connect, n)
+        });
+        relaying.map_or_else(|| cause.to_string(), |relaying| self.describe_relaying(relaying))
+    }
+
+    fn server_news(&mut self, id: SockId, news: ServerNews) {
+        let Some(relay) = self.relays.get_mut(&id) else { return };
+        match news {
+            ServerNews::Allocated(at) if relay.key.1 == Requester::Us => {
+                relay.local = Some(at);
+                let session = relay.key.0;
+                if let Some((connect, _)) = self.relaying_of(session) {
+                    self.relay_stage(connect, Stage::Allocated(at));
+                    self.drive_attempt(connect);
+                }
+            }
+            ServerNews::Allocated(at) => {
+                // The peer's relay is where our datagrams go from now on by way of ours.
+                relay.by_server = true;
+                // What went before went nowhere.
+                if relay.budget < STRANGERS_DATAGRAMS {
+                    relay.budget = STRANGERS_DATAGRAMS;
+                }
+                relay.local = Some(at);
+                if !relay.sources.contains(&at.ip()) {
+                    relay.sources.push(at.ip());
+                }
+                if let (Some(to), Some(servers)) = (relay.to, &mut relay.servers) {
+                    servers.permit(&mut self.cx, to.ip());
+                }
+                self.come(id);
+            }
+            ServerNews::Refused(code) => relay.refused = Some(code),
+            ServerNews::Lost(_) if relay.key.1 == Requester::Them && !relay.by_server => {}
+            ServerNews::Lost(why) => match relay.stage {
+                RelayStage::Meeting | RelayStage::Agreeing => self.relay_failed(id, why.to_string()),
+                RelayStage::Pipe if why == crate::turn::Error::AllocationGone => {
+                    self.pipe_over(id, PipeEnd::ServerForgot);
+                }
+                RelayStage::Pipe => self.pipe_over(id, PipeEnd::ServerGone),
+                RelayStage::Leaving => self.close_relay(id),
+                RelayStage::Ending => {}
+            },
+            ServerNews::Failed(why) if relay.key.1 == Requester::Us => {
+                if relay.is_opening() {
+                    self.relay_failed(id, why);
+                }
+            }
+            // We may reach the peer's relay without one of our own; if not, it ends by its time.
+            ServerNews::Failed(_) if relay.socket.is_some() => {}
+            ServerNews::Failed(_) => {
+                let (peer, session, via) = (relay.peer, relay.key.0, relay.via.clone());
+                self.reply(peer, session, &via, Body::TurnResponse(SmallVec::new()));
+                self.relay_failed(id, String::new());
+            }
+            ServerNews::Data(..) => {}
+        }
+    }
+
+    /// Requester: whoever comes to our relay is heard from now on.
+    fn await_peer(&mut self, id: SockId) {
+        let now = self.cx.now;
+        let seed = self.cx.random.draw(Domain::RelaySeed);
+        let config = self.relay_config(id);
+        let Some(relay) = self.relays.get_mut(&id) else { return };
+        if relay.stream.is_none() {
+            let ours = &self.config.identity;
+            let stream = RelayStream::accept(ours, &relay.peer, &relay.key.0.0, seed, &config, now);
+            relay.stream = Some(Box::new(stream));
+        }
+        self.work_relay(id);
+    }
+
+    /// Asked side: says where we come from, and comes.
+    fn come(&mut self, id: SockId) {
+        let now = self.cx.now;
+        let config = self.relay_config(id);
+        let Some(relay) = self.relays.get_mut(&id).filter(|r| r.stage == RelayStage::Meeting) else { return };
+        let (peer, session, via) = (relay.peer, relay.key.0, relay.via.clone());
+        let sources = relay.sources.clone();
+        if relay.stream.is_none() {
+            let seed = self.cx.random.draw(Domain::RelaySeed);
+            let ours = &self.config.identity;
+            let stream = RelayStream::connect(ours, &peer, &session.0, seed, &config, now);
+            relay.stream = Some(Box::new(stream));
+            relay.help_at = Some(now + HELP_AFTER);
+        }
+        self.reply(peer, session, &via, Body::TurnResponse(sources));
+        self.work_relay(id);
+    }
+
+    /// Asked side: nothing came back. Our answer may be lost, or we cannot get there by UDP.
+    fn come_by_server(&mut self, id: SockId) {
+        let Some(relay) = self.relays.get_mut(&id) else { return };
+        if relay.stage != RelayStage::Meeting {
+            return;
+        }
+        let (socket, to, servers) = (relay.socket, relay.to, relay.servers.is_some());
+        if !self.config.turn.is_empty() && !servers {
+            let family = if to.is_some_and(|to| to.is_ipv6()) { Family::V6 } else { Family::V4 };
+            let servers = self.ask_servers(id, family);
+            if let Some(relay) = self.relays.get_mut(&id) {
+                relay.servers = Some(servers);
+            }
+        } else if socket.is_none() {
+            self.server_news(id, ServerNews::Failed(String::new()));
+        }
+        if socket.is_some() {
+            self.come(id);
+        }
+    }
+
+    fn tell_relay(&mut self, id: SockId, control: &Control) {
+        let now = self.cx.now;
+        if let Some(relay) = self.relays.get_mut(&id) {
+            relay.send_control(now, control);
+        }
+        self.work_relay(id);
+    }
+
+    fn hear_relay(&mut self, id: SockId) {
+        let now = self.cx.now;
+        while let Some(relay) = self.relays.get_mut(&id).filter(|r| r.stage == RelayStage::Agreeing)
+            && let Some(said) = relay.read_control(now)
+        {
+            let peer = relay.peer;
+            let decision = match said {
+                Ok(Control::Nominate(sessions)) => self.agreement.nominated(id, &sessions),
+                Ok(Control::Confirm(also)) => self.agreement.confirmed(id, also),
+                _ => None,
+            };
+            match decision {
+                Some(decision) => self.agree(peer, Some(decision)),
+                None => return self.relay_failed(id, Refusal::NoSuchSession.to_string()),
+            }
+        }
+    }
+
+    /// The relay is the pipe.
+    fn finish_by_relay(&mut self, id: SockId, settled: &Settled) {
+        let Some(relay) = self.relays.get_mut(&id) else { return };
+        relay.stage = RelayStage::Pipe;
+        relay.until = None;
+        let (peer, mode, since) = (relay.peer, relay.mode, relay.since);
+        let nowhere = SocketAddr::from(([0, 0, 0, 0], 0));
+        let (local, remote) = (relay.local.unwrap_or(nowhere), relay.to.unwrap_or(nowhere));
+        if let (Some((sock, _)), true) = (relay.socket, relay.by_server) {
+            relay.socket = None;
+            self.cx.close(sock, crate::io::CloseHow::Drop);
+        }
+        if let Some(relay) = self.relays.get_mut(&id)
+            && let (false, Requester::Them, Some(servers)) =
+                (relay.by_server, relay.key.1, &mut relay.servers)
+        {
+            servers.close(&mut self.cx);
+        }
+        let (answers, since) = self.end_sessions(settled, since);
+        let elapsed = self.cx.now.since(since);
+        let (strategy, keys) = (Strategy::Relay, PipeKeys::Relayed(mode));
+        let start = Box::new(PipeStart { answers, peer, strategy, local, remote, elapsed, keys });
+        self.cx.open_relayed(PipeId(id.number()), start);
+        self.work_relay(id);
+    }
+
+    /// It gives no pipe.
+    fn relay_failed(&mut self, id: SockId, why: String) {
+        let Some(relay) = self.relays.get(&id) else { return };
+        let (key, peer) = (relay.key, relay.peer);
+        let run = if key.1 == Requester::Us { self.relaying_of(key.0) } else { None };
+        self.close_relay(id);
+        let decision = self.agreement.lost(id);
+        self.agree(peer, decision);
+        match run {
+            Some((connect, n)) => {
+                self.set_run(connect, n, RunState::Ended { outcome: Outcome::Failed, detail: why });
+                self.drive_attempt(connect);
+            }
+            None if key.1 == Requester::Them => self.forget_visit(key),
+            None => {}
+        }
+    }
+
+    /// Closes a relay in whatever stage.
+    fn close_relay(&mut self, id: SockId) {
+        let until = self.cx.now + END_WITHIN;
+        let Some(relay) = self.relays.get_mut(&id) else { return };
+        if self.relay_ids.get(&relay.key) == Some(&id) {
+            self.relay_ids.remove(&relay.key);
+        }
+        relay.until = Some(until);
+        relay.close(&mut self.cx);
+        // What it still has to say is nobody's any more; this arms its timer.
+        let _ = relay.pump(&mut self.cx);
+        if relay.is_over() {
+            self.forget_relay(id);
+        }
+    }
+
+    fn forget_relay(&mut self, id: SockId) {
+        if let Some(mut relay) = self.relays.remove(&id) {
+            relay.drop_sockets(&mut self.cx);
+        }
+    }
+
+    fn relay_stage(&mut self, connect: ConnectId, stage: Stage) {
+        self.cx.notify(Notice::Progress { connect, strategy: Strategy::Relay, stage });
+    }
+}
+
+fn end_of(cause: EndCause) -> PipeEnd {
+    match cause {
+        EndCause::ClosedByPeer => PipeEnd::ClosedByPeer,
+        EndCause::TimedOut => PipeEnd::Silent,
+        EndCause::Protocol(code) => PipeEnd::Broken(code),
+    }
+}

@@ -1,0 +1,101 @@
+//! Relayed pipes in their users' hands.
+
+use super::relay::RelayStage;
+use crate::io::SockId;
+use crate::node::Node;
+use crate::pipe::{PipeEnd, PipeId, PipeNews};
+use crate::relay::ReadOutcome;
+use crate::time::Instant;
+use core::time::Duration;
+
+/// Most bytes that one call writes or reads.
+pub(crate) const MAX_AT_ONCE: usize = 64 * 1024;
+/// What was written before a pipe was closed has so long to arrive.
+const LEAVE_WITHIN: Duration = Duration::from_secs(30);
+
+impl Node {
+    /// Appends to a relayed pipe what there is room for, at most 64 KiB, and returns how many bytes that were.
+    /// After none, [`PipeNews::Writable`] says when there is room again; a pipe that is over takes none for ever.
+    pub fn pipe_write(&mut self, now: Instant, pipe: PipeId, data: &[u8]) -> usize {
+        self.advance(now);
+        let id = SockId::from_number(pipe.number());
+        let Some(relay) = self.relays.get_mut(&id) else { return 0 };
+        let (RelayStage::Pipe, Some(stream)) = (relay.stage, &mut relay.stream) else { return 0 };
+        let taken = stream.write(self.cx.now, &data[..data.len().min(MAX_AT_ONCE)]);
+        self.work_relay(id);
+        taken
+    }
+
+    /// Takes bytes of a relayed pipe in order, at most 64 KiB.
+    pub fn pipe_read(&mut self, now: Instant, pipe: PipeId, out: &mut [u8]) -> ReadOutcome {
+        self.advance(now);
+        let id = SockId::from_number(pipe.number());
+        let Some(relay) = self.relays.get_mut(&id) else { return ReadOutcome::Empty };
+        let (RelayStage::Pipe, Some(stream)) = (relay.stage, &mut relay.stream) else {
+            return ReadOutcome::Empty;
+        };
+        let most = out.len().min(MAX_AT_ONCE);
+        let outcome = stream.read(self.cx.now, &mut out[..most]);
+        self.work_relay(id);
+        outcome
+    }
+
+    /// Ends our direction of a relayed pipe; the peer's goes on. [`PipeNews::Delivered`] says when all has arrived.
+    pub fn pipe_finish(&mut self, now: Instant, pipe: PipeId) {
+        self.advance(now);
+        let id = SockId::from_number(pipe.number());
+        let Some(relay) = self.relays.get_mut(&id) else { return };
+        if let (RelayStage::Pipe, Some(stream)) = (relay.stage, &mut relay.stream) {
+            relay.finished = true;
+            stream.finish(self.cx.now);
+            self.work_relay(id);
+        }
+    }
+
+    /// Gives a relayed pipe up, with its relayed address, and says no more about it. After
+    /// [`pipe_finish`](Self::pipe_finish) what was written arrives still; otherwise the peer sees the pipe cut off.
+    /// Every pipe is to be closed so, those that have ended too.
+    pub fn pipe_close(&mut self, now: Instant, pipe: PipeId) {
+        self.advance(now);
+        let id = SockId::from_number(pipe.number());
+        let Some(relay) = self.relays.get_mut(&id).filter(|r| r.stage == RelayStage::Pipe) else { return };
+        if relay.finished && !relay.done {
+            relay.stage = RelayStage::Leaving;
+            relay.until = Some(self.cx.now + LEAVE_WITHIN);
+            self.work_relay(id);
+        } else {
+            self.close_relay(id);
+        }
+    }
+
+    /// Whether pipes that were closed have bytes that have not arrived yet, or a peer that may not know of its end.
+    pub fn has_leaving_pipes(&self) -> bool {
+        self.relays.values().any(|r| matches!(r.stage, RelayStage::Leaving | RelayStage::Ending))
+    }
+
+    /// A pipe has ended from the other end, or for want of a relay: what has arrived can be read still.
+    pub(super) fn pipe_over(&mut self, id: SockId, why: PipeEnd) {
+        let Some(relay) = self.relays.get_mut(&id) else { return };
+        // Nothing that was written is waited for any more.
+        relay.done = true;
+        self.cx.pipe_news(PipeId(id.number()), PipeNews::Ended(why));
+        if let Some(servers) = self.relays.get_mut(&id).and_then(|r| r.servers.as_mut()) {
+            servers.close(&mut self.cx);
+        }
+    }
+
+    /// The node ends: so do its relays, which tell peers and servers once.
+    pub(in crate::node) fn shut_relays(&mut self) {
+        for (id, mut relay) in core::mem::take(&mut self.relays) {
+            if relay.stage == RelayStage::Pipe {
+                self.cx.pipe_news(PipeId(id.number()), PipeNews::Ended(PipeEnd::Shutdown));
+            }
+            relay.close(&mut self.cx);
+            let _ = relay.pump(&mut self.cx);
+            relay.hurry();
+            relay.release(&mut self.cx);
+            relay.drop_sockets(&mut self.cx);
+        }
+        self.relay_ids.clear();
+    }
+}

@@ -1,0 +1,309 @@
+//! One relay of one session, from asking for an allocation to the end of the pipe.
+
+use core::fmt;
+use std::net::{IpAddr, SocketAddr};
+
+use bytes::Bytes;
+use smallvec::SmallVec;
+
+use super::servers::{ServerNews, Servers};
+use crate::cx::{Cx, Timer};
+use crate::hello::{Control, parse_control};
+use crate::identity::NodeId;
+use crate::io::SockId;
+use crate::pipe::PipeMode;
+use crate::relay::{ReadOutcome, RelayStream, StreamEvent};
+use crate::signal::message::MAX_SOURCES;
+use crate::strategy::agreement::Key;
+use crate::strategy::paths::Trust;
+use crate::time::Instant;
+
+/// Datagrams that a stranger may make us send before it has answered one, and again from a relayed address of ours.
+pub(super) const STRANGERS_DATAGRAMS: u32 = 8;
+
+pub(in crate::node) struct Relay {
+    pub(super) id: SockId,
+    pub(super) key: Key,
+    pub(super) peer: NodeId,
+    pub(super) mode: PipeMode,
+    pub(super) trust: Trust,
+    /// Places of the brokers that reach the peer.
+    pub(super) via: SmallVec<[u8; 2]>,
+    pub(super) since: Instant,
+    pub(super) stage: RelayStage,
+    /// It is given up then.
+    pub(super) until: Option<Instant>,
+    /// Our servers, where the relay is ours, or where we come from one of our own.
+    pub(super) servers: Option<Servers>,
+    /// From which we come to the peer's relay, and whether it is bound.
+    pub(super) socket: Option<(SockId, bool)>,
+    /// Whether we come from our own relayed address.
+    pub(super) by_server: bool,
+    /// When to say again where we come from, and to get a relayed address of our own.
+    pub(super) help_at: Option<Instant>,
+    pub(super) stream: Option<Box<RelayStream>>,
+    /// Where our datagrams go.
+    pub(super) to: Option<SocketAddr>,
+    pub(super) local: Option<SocketAddr>,
+    /// Where the peer says it comes from.
+    pub(super) sources: SmallVec<[IpAddr; MAX_SOURCES]>,
+    /// The server does not let the peer through.
+    pub(super) refused: Option<u16>,
+    /// Datagrams left to be sent before the peer is authentic.
+    pub(super) budget: u32,
+    /// The beginning of a control message.
+    held: SmallVec<[u8; 64]>,
+    /// Our direction was ended.
+    pub(super) finished: bool,
+    /// What was written has arrived, or never will.
+    pub(super) done: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum RelayStage {
+    /// The handshake is under way, or what comes before it.
+    Meeting,
+    /// The peer is authentic; which stream is the pipe is being agreed on.
+    Agreeing,
+    /// The user's.
+    Pipe,
+    /// The user has closed it. What was written goes still.
+    Leaving,
+    /// Closed; the peer and the servers are being told.
+    Ending,
+}
+
+#[derive(Debug)]
+pub(super) enum News {
+    Stream(StreamEvent),
+    Server(ServerNews),
+}
+
+impl Relay {
+    #[allow(clippy::too_many_arguments, reason = "called from two places, each of which knows all of it")]
+    pub(super) fn new(
+        id: SockId,
+        key: Key,
+        peer: NodeId,
+        mode: PipeMode,
+        trust: Trust,
+        via: SmallVec<[u8; 2]>,
+        now: Instant,
+    ) -> Self {
+        Relay {
+            id,
+            key,
+            peer,
+            mode,
+            trust,
+            via,
+            since: now,
+            stage: RelayStage::Meeting,
+            until: None,
+            servers: None,
+            socket: None,
+            by_server: false,
+            help_at: None,
+            stream: None,
+            to: None,
+            local: None,
+            sources: SmallVec::new(),
+            refused: None,
+            budget: u32::MAX,
+            held: SmallVec::new(),
+            finished: false,
+            done: false,
+        }
+    }
+
+    /// Whether it is still to become a pipe.
+    pub(in crate::node) fn is_opening(&self) -> bool {
+        matches!(self.stage, RelayStage::Meeting | RelayStage::Agreeing)
+    }
+
+    pub(in crate::node) fn key(&self) -> Key {
+        self.key
+    }
+
+    pub(in crate::node) fn peer(&self) -> NodeId {
+        self.peer
+    }
+
+    pub(in crate::node) fn trust(&self) -> Trust {
+        self.trust
+    }
+
+    /// A datagram came on a socket of ours.
+    pub(super) fn datagram(&mut self, cx: &mut Cx, sock: SockId, from: SocketAddr, data: &[u8]) {
+        if self.socket.is_some_and(|(s, _)| s == sock) {
+            if self.to == Some(from)
+                && !self.by_server
+                && let Some(stream) = &mut self.stream
+            {
+                stream.handle_datagram(cx.now, data);
+            }
+        } else if let Some(servers) = &mut self.servers {
+            servers.datagram(cx, sock, from, data);
+        }
+    }
+
+    /// Sends what is to be sent, takes what came, and arms the timer; what the node has to know.
+    pub(super) fn pump(&mut self, cx: &mut Cx) -> SmallVec<[News; 2]> {
+        let mut news = SmallVec::new();
+        loop {
+            let mut moved = false;
+            while let Some(datagram) = self.stream.as_mut().and_then(|s| s.poll_transmit(cx.now)) {
+                self.transmit(cx, datagram);
+                moved = true;
+            }
+            while let Some(event) = self.stream.as_mut().and_then(|s| s.poll_event()) {
+                news.push(News::Stream(event));
+            }
+            while let Some(said) = self.servers.as_mut().and_then(Servers::poll_news) {
+                match said {
+                    ServerNews::Data(from, data) => self.relayed(cx, from, &data),
+                    other => news.push(News::Server(other)),
+                }
+                moved = true;
+            }
+            if !moved {
+                break;
+            }
+        }
+        self.release(cx);
+        let stream = self.stream.as_mut().and_then(|s| s.poll_timeout());
+        let servers = self.servers.as_ref().and_then(Servers::poll_timeout);
+        let next = [stream, servers, self.until, self.help_at].into_iter().flatten().min();
+        cx.timers.set(Timer::Relay(self.id), next);
+        news
+    }
+
+    pub(super) fn timeout(&mut self, cx: &mut Cx) {
+        if let Some(stream) = &mut self.stream
+            && stream.poll_timeout().is_some_and(|at| at <= cx.now)
+        {
+            stream.handle_timeout(cx.now);
+        }
+        if let Some(servers) = &mut self.servers {
+            servers.timeout(cx);
+        }
+    }
+
+    /// Reads the control messages that are whole, one at a time; after CONFIRM the pipe's bytes follow.
+    pub(super) fn read_control(&mut self, now: Instant) -> Option<Result<Control, ()>> {
+        let stream = self.stream.as_mut()?;
+        loop {
+            // A length, then the message; not a byte more is read.
+            let whole = self.held.first().map_or(1, |length| 1 + usize::from(*length));
+            if whole > 64 {
+                return Some(Err(()));
+            }
+            if self.held.len() == whole && whole > 1 {
+                let message = core::mem::take(&mut self.held);
+                return Some(parse_control(&message[1..]).ok_or(()));
+            }
+            if self.held.len() == whole {
+                return Some(Err(()));
+            }
+            let mut space = [0; 64];
+            let wanted = whole - self.held.len();
+            match stream.read(now, &mut space[..wanted]) {
+                ReadOutcome::Read(n) => self.held.extend_from_slice(&space[..n]),
+                ReadOutcome::Empty => return None,
+                ReadOutcome::End => return Some(Err(())),
+            }
+        }
+    }
+
+    pub(super) fn send_control(&mut self, now: Instant, control: &Control) {
+        let message = control.encode();
+        let mut framed: SmallVec<[u8; 64]> = SmallVec::new();
+        framed.push(message.len() as u8);
+        framed.extend_from_slice(&message);
+        if let Some(stream) = &mut self.stream {
+            // The first bytes of a stream always fit its window.
+            stream.write(now, &framed);
+        }
+    }
+
+    /// Closes the stream. What is at servers is given up when the peer has had its time to ask what became of us: the last
+    /// datagram may be lost, and is said again to whoever still sends.
+    pub(super) fn close(&mut self, cx: &mut Cx) {
+        self.stage = RelayStage::Ending;
+        self.help_at = None;
+        if let Some(stream) = &mut self.stream {
+            stream.close(cx.now);
+        }
+    }
+
+    /// Closed: gives up what is at servers if it is time to.
+    pub(super) fn release(&mut self, cx: &mut Cx) {
+        if self.stage == RelayStage::Ending
+            && self.stream.as_ref().is_none_or(|s| s.is_over())
+            && let Some(servers) = &mut self.servers
+        {
+            servers.close(cx);
+        }
+    }
+
+    /// Gives it up without waiting for anything. False: it was given up before.
+    pub(super) fn hurry(&mut self) -> bool {
+        self.stream.take().is_some()
+    }
+
+    /// Whether nothing is left to be told.
+    pub(super) fn is_over(&self) -> bool {
+        self.stage == RelayStage::Ending
+            && self.stream.as_ref().is_none_or(|s| s.is_over())
+            && self.servers.as_ref().is_none_or(Servers::is_over)
+    }
+
+    pub(super) fn drop_sockets(&mut self, cx: &mut Cx) {
+        cx.timers.set(Timer::Relay(self.id), None);
+        if let Some((sock, _)) = self.socket.take() {
+            cx.close(sock, crate::io::CloseHow::Drop);
+        }
+        if let Some(servers) = &mut self.servers {
+            servers.drop_sockets(cx);
+        }
+    }
+
+    /// A datagram came through our own relay.
+    fn relayed(&mut self, cx: &mut Cx, from: SocketAddr, data: &[u8]) {
+        let Some(stream) = &mut self.stream else { return };
+        // Once the peer is authentic, its address is fixed: nobody else at a permitted address may move it.
+        let fixed = self.by_server || self.stage != RelayStage::Meeting;
+        if fixed && self.to != Some(from) {
+            return;
+        }
+        let before = stream.stats().received;
+        stream.handle_datagram(cx.now, data);
+        if !fixed && stream.stats().received > before {
+            self.to = Some(from);
+        }
+    }
+
+    fn transmit(&mut self, cx: &mut Cx, datagram: Bytes) {
+        let Some(to) = self.to else { return };
+        if self.stage == RelayStage::Meeting {
+            let Some(left) = self.budget.checked_sub(1) else { return };
+            self.budget = left;
+        }
+        match (&mut self.servers, self.socket) {
+            (_, Some((sock, true))) if !self.by_server => cx.send_datagram(sock, to, datagram),
+            (Some(servers), _) => servers.send(cx, to, &datagram),
+            _ => {}
+        }
+    }
+}
+
+impl fmt::Debug for Relay {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Relay")
+            .field("key", &self.key)
+            .field("peer", &self.peer)
+            .field("stage", &self.stage)
+            .field("to", &self.to)
+            .finish_non_exhaustive()
+    }
+}

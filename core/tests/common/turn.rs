@@ -1,0 +1,235 @@
+//! A TURN server (`turn-server-proto`) over UDP, and NATs that give each way a port of its own and let in only answers.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr};
+
+use p2pd_core::pipe::PipeStart;
+use p2pd_core::relay::ReadOutcome;
+use p2pd_core::turn::Credentials;
+use p2pd_core::{ConnectId, PipeEnd, PipeId, PipeMode, PipeNews, SockId, Strategy, TurnServer};
+use turn_server_proto::api::{Transmit, TurnServerApi, TurnServerPollRet};
+use turn_server_proto::server::TurnServer as Server;
+use turn_server_proto::types::{Instant as Theirs, TransportType};
+
+use super::{Happening, LATENCY, World};
+
+pub struct Turn {
+    pub config: TurnServer,
+    pub at: SocketAddr,
+    /// It answers nothing while it is not.
+    pub up: bool,
+    /// The allocations that there are.
+    pub relays: BTreeSet<SocketAddr>,
+    /// Datagrams that came to relayed addresses.
+    pub from_peers: u32,
+    server: Server,
+    next_port: u16,
+}
+
+/// A NAT's way from a socket to one other end, and the port that it has outside.
+pub type Ways = BTreeMap<(SockId, SocketAddr), u16>;
+
+/// A relayed pipe that a node handed out. What can be read is read at once.
+#[derive(Debug)]
+pub struct Relayed {
+    pub pipe: PipeId,
+    pub answers: Vec<ConnectId>,
+    pub strategy: Strategy,
+    pub mode: PipeMode,
+    pub local: SocketAddr,
+    pub remote: SocketAddr,
+    pub received: Vec<u8>,
+    /// The peer's end was read.
+    pub end: bool,
+    pub delivered: bool,
+    pub over: Option<PipeEnd>,
+}
+
+impl World {
+    /// A server at 198.51.100.90 and up, for alice.
+    pub fn add_turn(&mut self) -> usize {
+        let n = self.turns.len();
+        let at: SocketAddr = ([198, 51, 100, 90 + n as u8], 3478).into();
+        let mut server = Server::new(TransportType::Udp, at, "lab".into());
+        server.add_user("alice".into(), "secret".into());
+        let mut config = TurnServer::new(&format!("turn{n}.test"), 3478, Credentials::new("alice", "secret"));
+        config.transport = Some(p2pd_core::wire::Transport::Udp);
+        self.turns.push(Turn {
+            config,
+            at,
+            up: true,
+            relays: BTreeSet::new(),
+            from_peers: 0,
+            server,
+            next_port: 50_000,
+        });
+        n
+    }
+
+    /// What the node has of relayed pipes: one.
+    pub fn relayed(&self, n: usize) -> &Relayed {
+        let [pipe] = &self.hosts[n].relayed[..] else {
+            panic!("node {n} has {} relayed pipes:\n{}", self.hosts[n].relayed.len(), self.tail())
+        };
+        pipe
+    }
+
+    /// Writes all of it, as there is room.
+    pub fn write(&mut self, n: usize, mut data: &[u8]) {
+        let pipe = self.relayed(n).pipe;
+        while !data.is_empty() {
+            let taken = self.hosts[n].node.pipe_write(self.now, pipe, data);
+            self.drain(n);
+            data = &data[taken..];
+            if taken == 0 {
+                self.run(LATENCY);
+            }
+        }
+    }
+
+    pub fn finish(&mut self, n: usize) {
+        let pipe = self.relayed(n).pipe;
+        self.hosts[n].node.pipe_finish(self.now, pipe);
+        self.drain(n);
+    }
+
+    pub fn close_pipe(&mut self, n: usize) {
+        let pipe = self.relayed(n).pipe;
+        self.hosts[n].node.pipe_close(self.now, pipe);
+        self.drain(n);
+    }
+
+    pub fn allocations(&self) -> usize {
+        self.turns.iter().map(|t| t.relays.len()).sum()
+    }
+
+    pub(super) fn opened_relayed(&mut self, n: usize, pipe: PipeId, start: &PipeStart) {
+        self.hosts[n].relayed.push(Relayed {
+            pipe,
+            answers: start.answers.to_vec(),
+            strategy: start.strategy,
+            mode: start.mode(),
+            local: start.local,
+            remote: start.remote,
+            received: Vec::new(),
+            end: false,
+            delivered: false,
+            over: None,
+        });
+        self.read_relayed(n, pipe);
+    }
+
+    pub(super) fn pipe_news(&mut self, n: usize, id: PipeId, news: PipeNews) {
+        let pipe = self.hosts[n].relayed.iter_mut().find(|p| p.pipe == id).expect("news of a pipe");
+        match news {
+            PipeNews::Delivered => pipe.delivered = true,
+            PipeNews::Ended(why) => assert_eq!(pipe.over.replace(why), None, "told once"),
+            _ => {}
+        }
+        self.read_relayed(n, id);
+    }
+
+    fn read_relayed(&mut self, n: usize, id: PipeId) {
+        let host = &mut self.hosts[n];
+        let pipe = host.relayed.iter_mut().find(|p| p.pipe == id).unwrap();
+        let mut space = [0; 4096];
+        loop {
+            match host.node.pipe_read(self.now, id, &mut space) {
+                ReadOutcome::Read(n) => pipe.received.extend_from_slice(&space[..n]),
+                ReadOutcome::Empty => return,
+                ReadOutcome::End => {
+                    pipe.end = true;
+                    return;
+                }
+            }
+        }
+    }
+
+    /// A datagram leaves a host for a TURN server, or for a relayed address of one.
+    pub(super) fn datagram_to_turn(&mut self, n: usize, sock: SockId, to: SocketAddr, data: &[u8]) {
+        if !self.turns.iter().any(|t| t.at.ip() == to.ip()) {
+            return;
+        }
+        let host = &mut self.hosts[n];
+        if host.unreachable == Some(to.ip()) {
+            return;
+        }
+        let free = 60_000 + host.ways.len() as u16;
+        let port = match host.inside == host.outside {
+            true => host.bound[&sock].port(),
+            false => *host.ways.entry((sock, to)).or_insert(free),
+        };
+        let from = SocketAddr::new(host.outside, port);
+        self.schedule(LATENCY, Happening::AtTurn { from, to, data: data.to_vec() });
+    }
+
+    pub(super) fn at_turn(&mut self, from: SocketAddr, to: SocketAddr, data: Vec<u8>) {
+        let now = Theirs::from_nanos(self.now.as_nanos());
+        let turn = self.turns.iter_mut().find(|t| t.at.ip() == to.ip()).unwrap();
+        if !turn.up {
+            return;
+        }
+        if to.port() != 3478 {
+            turn.from_peers += 1;
+            if !turn.relays.contains(&to) {
+                return;
+            }
+        }
+        let said = turn.server.recv(Transmit::new(data, TransportType::Udp, from, to), now);
+        let mut out: Vec<(Vec<u8>, SocketAddr, SocketAddr)> = Vec::new();
+        out.extend(said.map(|said| said.build()).map(|s| (s.data, s.from, s.to)));
+        loop {
+            match turn.server.poll(now) {
+                TurnServerPollRet::WaitUntil(_) => break,
+                TurnServerPollRet::AllocateSocket { transport, listen_addr, client_addr, family, .. } => {
+                    let relay = SocketAddr::new(listen_addr.ip(), turn.next_port);
+                    turn.next_port += 1;
+                    turn.relays.insert(relay);
+                    let udp = TransportType::Udp;
+                    turn.server.allocated_socket(
+                        transport,
+                        listen_addr,
+                        client_addr,
+                        udp,
+                        family,
+                        Ok(relay),
+                        now,
+                    );
+                }
+                TurnServerPollRet::SocketClose { listen_addr, .. } => {
+                    assert!(turn.relays.remove(&listen_addr));
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+        while let Some(said) = turn.server.poll_transmit(now) {
+            out.push((said.data, said.from, said.to));
+        }
+        for (data, from, to) in out {
+            if self.turns.iter().any(|t| t.at.ip() == to.ip()) {
+                self.schedule(LATENCY, Happening::AtTurn { from, to, data });
+            } else {
+                self.datagram_from_turn(from, to, data);
+            }
+        }
+    }
+
+    fn datagram_from_turn(&mut self, from: SocketAddr, to: SocketAddr, data: Vec<u8>) {
+        let Some(n) = self.hosts.iter().position(|h| h.outside == to.ip()) else { return };
+        let host = &self.hosts[n];
+        let way = match host.inside == host.outside {
+            true => host.bound.iter().find(|(_, local)| local.port() == to.port()).map(|(sock, _)| *sock),
+            false => {
+                host.ways.iter().find(|((_, r), p)| *r == from && **p == to.port()).map(|((s, _), _)| *s)
+            }
+        };
+        if let Some(sock) = way {
+            self.schedule(LATENCY, Happening::Datagram { n, sock, from, data });
+        }
+    }
+
+    /// Where the name of a TURN server leads.
+    pub(super) fn turn_named(&self, name: &str) -> Option<IpAddr> {
+        self.turns.iter().find(|t| &*t.config.host == name).map(|t| t.at.ip())
+    }
+}

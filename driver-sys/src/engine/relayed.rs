@@ -1,0 +1,268 @@
+//! Relayed pipes: copies between the core and the socket whose other end is the user's.
+
+use std::io;
+use std::net::Shutdown;
+use std::sync::Arc;
+use std::time::Duration;
+
+use p2pd_core::pipe::PipeStart;
+use p2pd_core::relay::ReadOutcome;
+use p2pd_core::{Instant, PipeEnd, PipeId, PipeNews, SockId};
+
+use super::{Engine, Reactor, Sock, Step};
+use crate::pipe::{Link, Relayed, Start};
+use crate::socket;
+
+/// Bytes copied at a time, and how often before others have their turn.
+const CHUNK: usize = 64 * 1024;
+const ROUNDS: usize = 8;
+/// A user who has ended one direction may drop the pipe unheard: it is looked at so often.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
+/// When a node ends, what users had written and ended may take this long to arrive.
+const LEAVE_WITHIN: Duration = Duration::from_secs(10);
+
+#[derive(Debug)]
+pub(super) struct Bridge<S> {
+    pipe: PipeId,
+    stream: S,
+    link: Arc<Link>,
+    /// For the user.
+    inbound: Waiting,
+    /// From the user.
+    outbound: Waiting,
+    user_ended: bool,
+    peer_ended: bool,
+    over: bool,
+    /// The node ends: closed once what its user wrote is with the core.
+    leaving: bool,
+    /// When it is looked at again.
+    pub(super) look: Option<Instant>,
+}
+
+/// Bytes that could not go on yet.
+#[derive(Debug, Default)]
+struct Waiting {
+    bytes: Vec<u8>,
+    gone: usize,
+}
+
+impl Waiting {
+    fn left(&self) -> &[u8] {
+        &self.bytes[self.gone..]
+    }
+
+    fn set(&mut self, bytes: &[u8]) {
+        self.bytes.clear();
+        self.bytes.extend_from_slice(bytes);
+        self.gone = 0;
+    }
+}
+
+/// What is to become of a bridge.
+enum After {
+    Wait,
+    Again,
+    Close,
+}
+
+impl<R: Reactor> Engine<R> {
+    pub(super) fn open_relayed(&mut self, pipe: PipeId, start: PipeStart) {
+        match self.bridge(pipe) {
+            Ok((stream, relayed)) => self.hand_out(stream, Start::relayed(start, relayed)),
+            Err(_) => {
+                // Out of descriptors: there is no pipe then.
+                self.core.pipe_close(self.clock.now(), pipe);
+                let why = p2pd_core::IoFailure::Resources;
+                self.lost(&start.answers, why);
+            }
+        }
+    }
+
+    pub(super) fn pipe_news(&mut self, pipe: PipeId, news: PipeNews) {
+        let Some(sock) = self.bridges.get(&pipe).copied() else { return };
+        let Some(Sock::Relayed(bridge)) = self.socks.get_mut(&sock) else { return };
+        if let PipeNews::Ended(why) = news {
+            bridge.over = true;
+            bridge.link.is_over(why);
+        }
+        self.steps.push_back(Step::Work(sock));
+    }
+
+    /// Copies as far as both sides let it.
+    pub(super) fn work_relayed(&mut self, now: Instant, sock: SockId) {
+        match self.copy(now, sock) {
+            After::Wait => {}
+            After::Again => self.again.push(sock),
+            After::Close => self.close_relayed(now, sock),
+        }
+    }
+
+    /// The node ends: what users had ended goes still, the other pipes are cut off.
+    pub(super) fn end_relayed(&mut self) {
+        let now = self.clock.now();
+        let all: Vec<SockId> = self.bridges.values().copied().collect();
+        for sock in all {
+            let Some(Sock::Relayed(bridge)) = self.socks.get_mut(&sock) else { continue };
+            bridge.link.is_over(PipeEnd::Shutdown);
+            bridge.leaving = bridge.link.has_ended();
+            if bridge.leaving {
+                self.steps.push_back(Step::Work(sock));
+            } else {
+                self.close_relayed(now, sock);
+            }
+        }
+        self.ending = Some(now + LEAVE_WITHIN);
+    }
+
+    /// Ends the core, if nothing is left that it has to send before.
+    pub(super) fn end_core(&mut self) {
+        let now = self.clock.now();
+        let idle = self.bridges.is_empty() && !self.core.has_leaving_pipes();
+        if self.ending.is_some_and(|until| until <= now || idle) {
+            self.ending = None;
+            let late: Vec<SockId> = self.bridges.values().copied().collect();
+            late.into_iter().for_each(|sock| self.close_relayed(now, sock));
+            self.core.shutdown(now);
+        }
+    }
+
+    fn bridge(&mut self, pipe: PipeId) -> io::Result<(R::Stream, Relayed)> {
+        let (ours, theirs) = socket::pair()?;
+        // The core never hears of these two, so that they may have numbers of accepted ones.
+        let [sock, other] = [self.accepted, self.accepted + 1].map(SockId::accepted);
+        self.accepted += 2;
+        let stream = self.reactor.stream(sock, ours)?;
+        let theirs = self.reactor.stream(other, theirs);
+        self.reactor.forget(other);
+        let theirs = match theirs {
+            Ok(theirs) => theirs,
+            Err(why) => {
+                self.reactor.forget(sock);
+                return Err(why);
+            }
+        };
+        let (relayed, link) = Relayed::new();
+        let bridge = Bridge {
+            pipe,
+            stream,
+            link,
+            inbound: Waiting::default(),
+            outbound: Waiting::default(),
+            user_ended: false,
+            peer_ended: false,
+            over: false,
+            leaving: false,
+            look: None,
+        };
+        self.socks.insert(sock, Sock::Relayed(Box::new(bridge)));
+        self.bridges.insert(pipe, sock);
+        self.steps.push_back(Step::Work(sock));
+        Ok((theirs, relayed))
+    }
+
+    fn copy(&mut self, now: Instant, sock: SockId) -> After {
+        let Engine { core, socks, buffer, timers, .. } = self;
+        let Some(Sock::Relayed(bridge)) = socks.get_mut(&sock) else { return After::Wait };
+        let bridge = &mut **bridge;
+        buffer.resize(buffer.len().max(CHUNK), 0);
+        for _ in 0..ROUNDS {
+            let inward = bridge.inward::<R>(core, now, &mut buffer[..CHUNK]);
+            let outward = bridge.outward::<R>(core, now, &mut buffer[..CHUNK]);
+            match (inward, outward) {
+                (Ok(false), Ok(false)) => {
+                    let told = bridge.inbound.left().is_empty();
+                    let dropped = bridge.user_ended && (bridge.leaving || bridge.link.is_dropped());
+                    if (bridge.over && told) || (dropped && bridge.outbound.left().is_empty()) {
+                        return After::Close;
+                    }
+                    if bridge.user_ended && bridge.look.is_none_or(|at| at <= now) {
+                        let at = now + LOOK_AGAIN;
+                        bridge.look = Some(at);
+                        timers.insert((at, sock));
+                    }
+                    return After::Wait;
+                }
+                (Ok(_), Ok(_)) => {}
+                // The user is gone.
+                _ => return After::Close,
+            }
+        }
+        After::Again
+    }
+
+    fn close_relayed(&mut self, now: Instant, sock: SockId) {
+        if let Some(Sock::Relayed(bridge)) = self.remove(sock) {
+            self.bridges.remove(&bridge.pipe);
+            self.core.pipe_close(now, bridge.pipe);
+        }
+    }
+}
+
+impl<S> Bridge<S> {
+    /// From the peer to the user; whether something moved.
+    fn inward<R: Reactor<Stream = S>>(
+        &mut self,
+        core: &mut p2pd_core::trace::Recorder,
+        now: Instant,
+        buffer: &mut [u8],
+    ) -> io::Result<bool> {
+        if !self.inbound.left().is_empty() {
+            return match R::write(&mut self.stream, self.inbound.left()) {
+                Ok(n) => {
+                    self.inbound.gone += n;
+                    Ok(true)
+                }
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => Ok(false),
+                Err(e) => Err(e),
+            };
+        }
+        if self.peer_ended {
+            return Ok(false);
+        }
+        match core.pipe_read(now, self.pipe, buffer) {
+            ReadOutcome::Read(n) => {
+                self.inbound.set(&buffer[..n]);
+                Ok(true)
+            }
+            ReadOutcome::Empty => Ok(false),
+            ReadOutcome::End => {
+                self.peer_ended = true;
+                self.link.peer_ends();
+                // It fails if the user is gone, which reading will show.
+                let _ = R::socket(&self.stream).shutdown(Shutdown::Write);
+                Ok(true)
+            }
+        }
+    }
+
+    /// From the user to the peer; whether something moved.
+    fn outward<R: Reactor<Stream = S>>(
+        &mut self,
+        core: &mut p2pd_core::trace::Recorder,
+        now: Instant,
+        buffer: &mut [u8],
+    ) -> io::Result<bool> {
+        if !self.outbound.left().is_empty() {
+            let n = core.pipe_write(now, self.pipe, self.outbound.left());
+            self.outbound.gone += n;
+            return Ok(n > 0);
+        }
+        if self.user_ended {
+            return Ok(false);
+        }
+        match R::read(&mut self.stream, buffer) {
+            Ok(0) if self.link.has_ended() => {
+                self.user_ended = true;
+                core.pipe_finish(now, self.pipe);
+                Ok(true)
+            }
+            Ok(0) => Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(n) => {
+                self.outbound.set(&buffer[..n]);
+                Ok(true)
+            }
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => Ok(false),
+            Err(e) => Err(e),
+        }
+    }
+}

@@ -1,0 +1,115 @@
+//! What a relayed pipe's user and the engine tell each other beside the bytes.
+//!
+//! The core carries a relayed pipe's bytes itself, so its user gets one end of a local socket pair and the engine
+//! copies between the other and the core. That makes it a pipe like any other for every event loop. A socket's end
+//! does not say why it ended; this does.
+
+use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use p2pd_core::PipeEnd;
+
+#[derive(Debug, Default)]
+pub(crate) struct Link {
+    /// The user has ended its direction.
+    ended: AtomicBool,
+    /// The user has no pipe any more.
+    dropped: AtomicBool,
+    /// The peer has ended its direction, and all of it is in the socket.
+    peer_ended: AtomicBool,
+    over: Mutex<Option<PipeEnd>>,
+}
+
+impl Link {
+    pub(crate) fn has_ended(&self) -> bool {
+        self.ended.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn is_dropped(&self) -> bool {
+        self.dropped.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn peer_ends(&self) {
+        self.peer_ended.store(true, Ordering::Release);
+    }
+
+    pub(crate) fn is_over(&self, why: PipeEnd) {
+        self.over.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(why);
+    }
+}
+
+/// The user's side of a link.
+#[derive(Debug)]
+pub struct Relayed(Arc<Link>);
+
+impl Relayed {
+    pub(crate) fn new() -> (Self, Arc<Link>) {
+        let link = Arc::new(Link::default());
+        (Relayed(link.clone()), link)
+    }
+
+    pub(super) fn end(&self) {
+        self.0.ended.store(true, Ordering::Release);
+    }
+
+    /// The socket's end was read: the peer's, or why there is none.
+    pub(super) fn end_of_reading(&self) -> io::Result<usize> {
+        if self.0.peer_ended.load(Ordering::Acquire) {
+            return Ok(0);
+        }
+        Err(self.explain(io::ErrorKind::UnexpectedEof.into()))
+    }
+
+    /// The error of a socket whose other end the engine has closed.
+    pub(super) fn explain(&self, why: io::Error) -> io::Error {
+        let over = *self.0.over.lock().unwrap_or_else(PoisonError::into_inner);
+        match over {
+            _ if why.kind() == io::ErrorKind::WouldBlock => why,
+            None => why,
+            Some(over) => io::Error::new(kind_of(over), over),
+        }
+    }
+}
+
+impl Drop for Relayed {
+    fn drop(&mut self) {
+        self.0.dropped.store(true, Ordering::Release);
+    }
+}
+
+fn kind_of(over: PipeEnd) -> io::ErrorKind {
+    match over {
+        PipeEnd::ClosedByPeer => io::ErrorKind::UnexpectedEof,
+        PipeEnd::Silent => io::ErrorKind::TimedOut,
+        PipeEnd::Broken(_) => io::ErrorKind::InvalidData,
+        PipeEnd::ServerForgot | PipeEnd::ServerGone => io::ErrorKind::ConnectionReset,
+        _ => io::ErrorKind::ConnectionAborted,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_end_is_the_peers_or_says_why_it_is_not() {
+        let (user, link) = Relayed::new();
+        assert_eq!(user.end_of_reading().unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
+        link.is_over(PipeEnd::ServerForgot);
+        link.is_over(PipeEnd::Shutdown);
+        let why = user.end_of_reading().unwrap_err();
+        assert_eq!(
+            (why.kind(), why.to_string()),
+            (io::ErrorKind::ConnectionReset, PipeEnd::ServerForgot.to_string())
+        );
+        let blocked = user.explain(io::ErrorKind::WouldBlock.into());
+        assert_eq!(blocked.kind(), io::ErrorKind::WouldBlock);
+        link.peer_ends();
+        assert_eq!(user.end_of_reading().unwrap(), 0);
+        assert!(!link.has_ended() && !link.is_dropped());
+        user.end();
+        drop(user);
+        assert!(link.has_ended() && link.is_dropped());
+    }
+}

@@ -1,0 +1,186 @@
+//! Relayed pipes are pipes like others, on every driver: over loopback, with a TURN server in this process.
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use p2pd::serve::{Serving, Wanted, WantedTurn};
+use p2pd_core::trace::replay;
+use p2pd_core::{Config, PipeMode, Plan, SecretKey, Strategy};
+use p2pd_tests::drivers::{Driver, Node, Pipe, Trace, runtime};
+
+/// Longer than anything here takes, even on a busy machine.
+const LONG: Duration = Duration::from_secs(20);
+const LOOPBACK: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+const MIB: usize = 1024 * 1024;
+
+/// Both ends of a relayed pipe, with what they need.
+struct Pair {
+    ours: Box<dyn Pipe>,
+    theirs: Box<dyn Pipe>,
+    nodes: [Box<dyn Node>; 2],
+    _servers: Serving,
+}
+
+fn pair(driver: Driver, mode: PipeMode, trace: Option<Trace>) -> Pair {
+    let users = vec![("alice".into(), "secret".into())];
+    let turn = Some(WantedTurn { users, secret: None, relay_ip: Some(LOOPBACK) });
+    let wanted = Wanted { ip: LOOPBACK, second_ip: None, mqtt_port: 0, stun_ports: [0, 0], turn };
+    let servers = runtime().block_on(Serving::start(&wanted)).unwrap();
+    let list = servers.servers("127.0.0.1", 0);
+    let config = || {
+        let mut config = Config::new(SecretKey::from_bytes(p2pd_sys::random_seed().unwrap()));
+        (config.brokers, config.stun) = (list.brokers.clone(), list.stun.clone());
+        config.turn = list.turn.iter().map(|t| runtime().block_on(t.resolve()).unwrap()).collect();
+        (config.bind, config.allow_plain) = (Some(LOOPBACK), true);
+        config
+    };
+    let (a, b) = (driver.bind(config(), trace).unwrap(), driver.bind(config(), None).unwrap());
+    let plan = Plan { strategies: [Strategy::Relay].into_iter().collect(), mode, timeout: LONG };
+    let to = b.address();
+    let ours = a.connect(&to, plan).unwrap();
+    let theirs = b.accept(LONG).unwrap();
+    for pipe in [&ours, &theirs] {
+        assert_eq!((pipe.info().strategy(), pipe.info().mode()), (Strategy::Relay, mode), "{driver}");
+    }
+    Pair { ours, theirs, nodes: [a, b], _servers: servers }
+}
+
+fn pattern(n: usize) -> u8 {
+    (n.wrapping_mul(2_654_435_761) >> 13) as u8
+}
+
+#[test]
+fn bytes_go_both_ways_at_once_and_each_direction_ends_by_itself() {
+    for driver in Driver::ALL {
+        for mode in [PipeMode::Encrypted, PipeMode::Plain] {
+            let Pair { mut ours, mut theirs, nodes, _servers } = pair(driver, mode, None);
+            let data: Vec<u8> = (0..3 * MIB).map(pattern).collect();
+            let (sent, echo) = (
+                data.clone(),
+                thread::spawn(move || {
+                    let mut all = Vec::new();
+                    theirs.read_to_end(&mut all).unwrap();
+                    theirs.write_all(&all).unwrap();
+                    theirs.end().unwrap();
+                    // The caller ends it.
+                    theirs
+                }),
+            );
+            ours.write_all(&sent).unwrap();
+            ours.end().unwrap();
+            let mut back = Vec::new();
+            ours.read_to_end(&mut back).unwrap();
+            assert!(back == data, "{driver}");
+            drop((echo.join().unwrap(), nodes));
+        }
+    }
+}
+
+#[test]
+fn a_cut_is_not_an_end_and_there_is_no_socket_to_hand_on() {
+    for driver in Driver::ALL {
+        let Pair { ours, mut theirs, nodes: _nodes, _servers } = pair(driver, PipeMode::Plain, None);
+        let none = ours.into_std().unwrap_err();
+        assert_eq!(none.kind(), ErrorKind::Unsupported);
+        assert_eq!(none.to_string(), "a relayed pipe runs through its node and has no socket of its own");
+        // It was closed by that, without an end.
+        let cut = theirs.read(&mut [0; 8]).unwrap_err();
+        assert_eq!(cut.kind(), ErrorKind::UnexpectedEof, "{driver}: {cut}");
+        assert_eq!(cut.to_string(), "the peer closed the relayed pipe", "{driver}");
+        let gone = (0..1000).find_map(|_| theirs.write(&[0; 8]).err()).expect("nobody takes it");
+        assert_eq!(gone.to_string(), "the peer closed the relayed pipe", "{driver}");
+    }
+}
+
+#[test]
+fn what_was_ended_arrives_though_the_node_is_shut_down_and_what_was_not_is_cut_off() {
+    for driver in Driver::ALL {
+        let Pair { mut ours, mut theirs, nodes: [a, _b], _servers } = pair(driver, PipeMode::Encrypted, None);
+        let data: Vec<u8> = (0..MIB).map(pattern).collect();
+        let sent = data.clone();
+        let reader = thread::spawn(move || {
+            let mut all = Vec::new();
+            theirs.read_to_end(&mut all).unwrap();
+            (all, theirs)
+        });
+        ours.write_all(&sent).unwrap();
+        ours.end().unwrap();
+        a.shutdown();
+        let (all, mut theirs) = reader.join().unwrap();
+        assert!(all == data, "{driver}: {} bytes", all.len());
+        let over = ours.read(&mut [0; 8]).unwrap_err();
+        assert_eq!(
+            (over.kind(), over.to_string()),
+            (ErrorKind::ConnectionAborted, "the node was shut down".into()),
+            "{driver}"
+        );
+        let gone = (0..1000).find_map(|_| {
+            thread::sleep(Duration::from_millis(5));
+            theirs.write(&[0; 8]).err()
+        });
+        assert_eq!(
+            gone.expect("the peer is gone").to_string(),
+            "the peer closed the relayed pipe",
+            "{driver}"
+        );
+    }
+}
+
+#[test]
+fn whoever_does_not_read_holds_the_writer_up() {
+    for driver in Driver::ALL {
+        let Pair { mut ours, mut theirs, nodes: _nodes, _servers } = pair(driver, PipeMode::Encrypted, None);
+        let written = Arc::new(AtomicUsize::new(0));
+        let count = written.clone();
+        let writer = thread::spawn(move || {
+            for k in 0..320 {
+                let chunk: Vec<u8> = (k * 64 * 1024..(k + 1) * 64 * 1024).map(pattern).collect();
+                ours.write_all(&chunk).unwrap();
+                count.fetch_add(chunk.len(), Ordering::Relaxed);
+            }
+            ours.end().unwrap();
+            ours
+        });
+        let mut before = usize::MAX;
+        while before != written.load(Ordering::Relaxed) {
+            before = written.load(Ordering::Relaxed);
+            thread::sleep(Duration::from_secs(2));
+        }
+        // Both windows of the stream, 4 MiB each, and the sockets' buffers.
+        assert!((4 * MIB..12 * MIB).contains(&before), "{driver}: {before} bytes");
+        let mut all = Vec::new();
+        theirs.read_to_end(&mut all).unwrap();
+        assert!(all.len() == 20 * MIB && all.iter().enumerate().all(|(n, b)| *b == pattern(n)), "{driver}");
+        drop(writer.join().unwrap());
+    }
+}
+
+#[test]
+fn a_relayed_pipe_in_a_trace_acts_the_same_again() {
+    for driver in Driver::ALL {
+        let text = Arc::new(std::sync::Mutex::new(String::new()));
+        let lines = text.clone();
+        let trace: Trace = Box::new(move |line| lines.lock().unwrap().push_str(line));
+        let Pair { mut ours, mut theirs, nodes: [a, b], _servers } =
+            pair(driver, PipeMode::Encrypted, Some(trace));
+        ours.write_all(b"there").unwrap();
+        ours.end().unwrap();
+        let mut word = String::new();
+        theirs.read_to_string(&mut word).unwrap();
+        theirs.write_all(b"and back").unwrap();
+        theirs.end().unwrap();
+        word.push(' ');
+        ours.read_to_string(&mut word).unwrap();
+        assert_eq!(word, "there and back");
+        drop((ours, theirs));
+        a.shutdown();
+        b.shutdown();
+        let text = text.lock().unwrap();
+        assert!(text.contains(" pipe-write ") && text.contains("action open-relayed "), "{driver}");
+        replay(&text).unwrap_or_else(|why| panic!("{driver}: {why}"));
+    }
+}
