@@ -70,6 +70,7 @@ pub mod address;
 pub mod io;
 pub mod nat;
 pub mod pipe;
+pub mod portmap;
 pub mod relay;
 pub mod trace;
 pub mod turn;

@@ -21,9 +21,11 @@ pub(crate) enum Domain {
     Port,
     Punch,
     TurnTransaction,
+    PortMapping,
+    Clock,
 }
 
-const DOMAINS: usize = 11;
+const DOMAINS: usize = 13;
 
 /// The node's one source of randomness.
 pub(crate) struct Random {
