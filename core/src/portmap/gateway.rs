@@ -27,6 +27,8 @@ pub(super) struct Gateway {
     server: SocketAddr,
     local: IpAddr,
     speaks: Speaks,
+    /// Where not everything is to be tried.
+    only: Option<Speaks>,
     epoch: Option<Epoch>,
     /// What NAT-PMP says of the external address.
     external: External,
@@ -80,13 +82,20 @@ impl Sends {
 }
 
 impl Gateway {
-    /// `None` where no gateway is known.
+    /// `None` where no gateway is known, or nothing is to be asked of it.
     pub(super) fn new(config: &Config) -> Option<Self> {
         let server = super::scoped(config.gateway?, PORT, config.zone);
+        let only = match (config.pcp, config.nat_pmp && config.local.is_ipv4()) {
+            (true, true) => None,
+            (true, false) => Some(Speaks::Pcp),
+            (false, true) => Some(Speaks::Pmp),
+            (false, false) => return None,
+        };
         Some(Gateway {
             server,
             local: config.local,
-            speaks: Speaks::Unknown,
+            speaks: only.unwrap_or(Speaks::Unknown),
+            only,
             epoch: None,
             external: External::Unknown,
             exchanges: BTreeMap::new(),
@@ -108,10 +117,15 @@ impl Gateway {
         let sends = Sends::new(out.now, if removing { REMOVALS } else { QUESTIONS });
         self.exchanges.insert(ask.id, Exchange { ask, removing, sends });
         let again = matches!(self.external, External::Unknown | External::Not(_));
-        if self.local.is_ipv4() && self.speaks != Speaks::Pcp && again {
+        if self.speaks != Speaks::Pcp && again {
             self.external = External::Asking(Sends::new(out.now, QUESTIONS));
         }
         self.drive(out);
+    }
+
+    /// Whether it is asked by PCP only.
+    pub(super) fn is_pcp(&self) -> bool {
+        self.only == Some(Speaks::Pcp)
     }
 
     /// Whether a datagram from there is this server's.
@@ -154,8 +168,9 @@ impl Gateway {
         let asked = self.exchanges.values().find(|e| answer.fits(&e.ask));
         let Some((id, removing)) = asked.map(|e| (e.ask.id, e.removing)) else { return false };
         let (result, lifetime, epoch, external) = match answer {
-            pcp::Answer::Version(_) if self.speaks == Speaks::Pcp => return false,
-            pcp::Answer::Version(0) if self.local.is_ipv4() => {
+            pcp::Answer::Version(_) if self.speaks == Speaks::Pcp && self.only.is_none() => return false,
+            _ if self.only == Some(Speaks::Pmp) => return false,
+            pcp::Answer::Version(0) if self.only.is_none() => {
                 self.switch_to_pmp(out.now);
                 return true;
             }
@@ -290,7 +305,7 @@ impl Gateway {
                 self.external = External::Not(MapError::NoAnswer);
                 if self.speaks == Speaks::Pmp {
                     self.refuse_all(out, MapError::NoAnswer);
-                    self.speaks = Speaks::Unknown;
+                    self.speaks = self.only.unwrap_or(Speaks::Unknown);
                 }
                 return;
             }
@@ -313,7 +328,8 @@ impl Gateway {
             self.exchanges.remove(&id);
             // Perhaps it is another router by now.
             if self.exchanges.is_empty() {
-                (self.speaks, self.epoch, self.external) = (Speaks::Unknown, None, External::Unknown);
+                self.speaks = self.only.unwrap_or(Speaks::Unknown);
+                (self.epoch, self.external) = (None, External::Unknown);
             }
             return;
         }

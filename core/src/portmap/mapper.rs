@@ -5,9 +5,10 @@ use std::collections::{BTreeMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 
 use super::gateway::Gateway;
+use super::upnp::Upnp;
 use super::{
-    Ask, Config, Event, MAX_MAPPINGS, MapError, MapId, Out, Protocol, Refused, Reply, Request, Stats, Truth,
-    Way,
+    Ask, Config, Event, MAX_MAPPINGS, MapError, MapId, Out, Protocol, Refused, Reply, Request, Stats,
+    StreamId, Truth, Way,
 };
 use crate::random::{Domain, Random};
 use crate::time::Instant;
@@ -20,12 +21,15 @@ const SHORTEST: Duration = Duration::from_secs(1);
 const REFRESH: Duration = Duration::from_secs(3600);
 /// Longest lease that is believed: one day, as long as RFC 6887 section 15 lets servers grant.
 const LONGEST: u32 = 86_400;
+/// What a shutdown may take, however slow the routers are.
+const CLOSE_WITHIN: Duration = Duration::from_secs(6);
 
 /// Opens ports for one address of ours.
 #[derive(Debug)]
 pub struct Mapper {
     out: Out,
     gateway: Option<Gateway>,
+    upnp: Option<Upnp>,
     entries: BTreeMap<MapId, Entry>,
     next: u32,
     lifetime: u32,
@@ -38,7 +42,8 @@ pub struct Mapper {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Closing {
     No,
-    Asked,
+    /// Until when answers are waited for.
+    By(Instant),
     Done,
 }
 
@@ -95,18 +100,20 @@ impl Mapper {
                 replies: VecDeque::new(),
                 stats: Stats::default(),
             },
-            gateway: Some(&config).filter(|c| usable && c.pcp).and_then(Gateway::new),
+            gateway: Some(&config).filter(|_| usable).and_then(Gateway::new),
             entries: BTreeMap::new(),
             next: 0,
             lifetime: u32::try_from(config.lifetime.as_secs()).unwrap_or(LONGEST).clamp(1, LONGEST),
             seen: None,
+            upnp: (usable && config.upnp).then(|| Upnp::new(config)),
             events: VecDeque::new(),
             closing: Closing::No,
         }
     }
 
     /// Opens a port that leads to `internal`, with `external` outside if that can be had, else another one.
-    /// [`Event::Mapped`] or [`Event::Failed`] follows, within 10 s. What is mapped or tried already is not again.
+    /// [`Event::Mapped`] or [`Event::Failed`] follows, the latter after 7.75 s where nobody answers; each step of a UPnP
+    /// device may take 3 s. What is mapped or tried already is not again.
     ///
     /// # Errors
     /// Why it is not tried.
@@ -118,21 +125,11 @@ impl Mapper {
         external: u16,
     ) -> Result<MapId, Refused> {
         self.tick(now);
-        if self.closing != Closing::No {
-            return Err(Refused::Closed);
-        }
-        if internal == 0 || external == 0 {
-            return Err(Refused::PortZero);
-        }
         let same = |e: &&Entry| (e.ask.protocol, e.ask.internal) == (protocol, internal) && !e.is_removing();
         if let Some(entry) = self.entries.values().find(same) {
             return Ok(entry.ask.id);
         }
-        if self.entries.len() >= MAX_MAPPINGS {
-            return Err(Refused::TooMany);
-        }
-        self.next += 1;
-        let id = MapId(self.next);
+        let id = self.admit(internal, external)?;
         let nonce = self.out.random.bytes(Domain::PortMapping);
         let ask = Ask { id, protocol, internal, external, nonce, lifetime: self.lifetime };
         let idle = Leg::Idle(None);
@@ -142,10 +139,46 @@ impl Mapper {
         Ok(id)
     }
 
-    /// Takes a mapping back; [`Event::Removed`] follows, within 6 s.
+    /// Takes a mapping back; [`Event::Removed`] follows.
     pub fn unmap(&mut self, now: Instant, id: MapId) {
         self.tick(now);
         self.remove(id);
+        self.settle();
+    }
+
+    /// Takes back what another mapper may have made for us and left, by NAT-PMP where `port` is the internal one and
+    /// by UPnP where it is the external one. PCP lets nobody but the maker do so. [`Event::Removed`] follows: it is
+    /// confirmed if all ways that were tried say that there is no such mapping now.
+    ///
+    /// # Errors
+    /// Why it is not tried.
+    pub fn forget(&mut self, now: Instant, protocol: Protocol, port: u16) -> Result<MapId, Refused> {
+        self.tick(now);
+        let id = self.admit(port, port)?;
+        let ask = Ask { id, protocol, internal: port, external: port, nonce: [0; 12], lifetime: 0 };
+        let state = State::Removing { confirmed: true };
+        let mut entry = Entry { ask, state, gateway: Leg::Idle(None), upnp: Leg::Idle(None) };
+        if let Some(gateway) = self.gateway.as_mut().filter(|g| !g.is_pcp()) {
+            entry.gateway = Leg::Removing;
+            gateway.remove(&mut self.out, ask);
+        }
+        if let Some(upnp) = &mut self.upnp {
+            entry.upnp = Leg::Removing;
+            upnp.forget(&mut self.out, ask);
+        }
+        self.entries.insert(id, entry);
+        self.conclude(id);
+        self.settle();
+        Ok(id)
+    }
+
+    /// Reads a UPnP device's table of mappings: [`Event::Listed`] for each and [`Event::ListEnd`] follow.
+    pub fn list(&mut self, now: Instant) {
+        self.tick(now);
+        match &mut self.upnp {
+            Some(upnp) => upnp.list(&mut self.out),
+            None => self.events.push_back(Event::ListEnd(Err(MapError::NotSupported))),
+        }
         self.settle();
     }
 
@@ -168,7 +201,7 @@ impl Mapper {
     pub fn close(&mut self, now: Instant) {
         self.tick(now);
         if self.closing == Closing::No {
-            self.closing = Closing::Asked;
+            self.closing = Closing::By(self.out.now + CLOSE_WITHIN);
             let ids: Vec<MapId> = self.entries.keys().copied().collect();
             ids.into_iter().for_each(|id| self.remove(id));
         }
@@ -180,7 +213,38 @@ impl Mapper {
         self.tick(now);
         match &mut self.gateway {
             Some(gateway) if gateway.is_from(from) => gateway.datagram(&mut self.out, data),
-            _ => self.out.stats.strangers += 1,
+            _ => match &mut self.upnp {
+                Some(upnp) if upnp.is_answer(data) => upnp.datagram(&mut self.out, from, data),
+                _ => self.out.stats.strangers += 1,
+            },
+        }
+        self.settle();
+    }
+
+    /// A stream is open.
+    pub fn connected(&mut self, now: Instant, stream: StreamId) {
+        self.tick(now);
+        if let Some(upnp) = &mut self.upnp {
+            upnp.connected(&mut self.out, stream);
+        }
+        self.settle();
+    }
+
+    /// Bytes came in on a stream.
+    pub fn received(&mut self, now: Instant, stream: StreamId, data: &[u8]) {
+        self.tick(now);
+        if let Some(upnp) = &mut self.upnp {
+            upnp.received(&mut self.out, stream, data);
+        }
+        self.settle();
+    }
+
+    /// A stream could not be opened, broke, or its other end will send no more. Unless it was closed already,
+    /// [`Request::Close`] follows, for a stream that failed too.
+    pub fn ended(&mut self, now: Instant, stream: StreamId) {
+        self.tick(now);
+        if let Some(upnp) = &mut self.upnp {
+            upnp.ended(&mut self.out, stream);
         }
         self.settle();
     }
@@ -188,8 +252,14 @@ impl Mapper {
     /// The deadline of [`poll_timeout`](Self::poll_timeout) has passed.
     pub fn handle_timeout(&mut self, now: Instant) {
         self.tick(now);
+        if self.closing == Closing::Done {
+            return;
+        }
         if let Some(gateway) = &mut self.gateway {
             gateway.timeout(&mut self.out);
+        }
+        if let Some(upnp) = &mut self.upnp {
+            upnp.timeout(&mut self.out);
         }
         self.settle();
         let due: Vec<MapId> =
@@ -213,7 +283,14 @@ impl Mapper {
     /// When to call [`handle_timeout`](Self::handle_timeout). It moves with every call but the polls.
     pub fn poll_timeout(&self) -> Option<Instant> {
         let gateway = self.gateway.as_ref().and_then(Gateway::deadline);
-        self.entries.values().filter_map(Entry::deadline).chain(gateway).min()
+        let upnp = self.upnp.as_ref().and_then(Upnp::deadline);
+        let close = match self.closing {
+            Closing::By(at) => Some(at),
+            Closing::Done => return None,
+            Closing::No => None,
+        };
+        let entries = self.entries.values().filter_map(Entry::deadline);
+        entries.chain(gateway).chain(upnp).chain(close).min()
     }
 
     /// What was counted.
@@ -225,12 +302,30 @@ impl Mapper {
         self.out.now = self.out.now.max(now);
     }
 
+    fn admit(&mut self, internal: u16, external: u16) -> Result<MapId, Refused> {
+        if self.closing != Closing::No {
+            return Err(Refused::Closed);
+        }
+        if internal == 0 || external == 0 {
+            return Err(Refused::PortZero);
+        }
+        if self.entries.len() >= MAX_MAPPINGS {
+            return Err(Refused::TooMany);
+        }
+        self.next += 1;
+        Ok(MapId(self.next))
+    }
+
     fn try_all(&mut self, id: MapId) {
         let Some(entry) = self.entries.get_mut(&id) else { return };
         entry.state = State::Trying;
         if let Some(gateway) = &mut self.gateway {
             entry.gateway = Leg::Asking;
             gateway.map(&mut self.out, entry.ask);
+        }
+        if let Some(upnp) = &mut self.upnp {
+            entry.upnp = Leg::Asking;
+            upnp.map(&mut self.out, entry.ask);
         }
         self.conclude(id);
     }
@@ -252,8 +347,10 @@ impl Mapper {
             return;
         }
         *leg = Leg::Removing;
-        if let Some(gateway) = self.gateway.as_mut().filter(|_| way != Way::Upnp) {
-            gateway.remove(&mut self.out, entry.ask);
+        match (way, &mut self.gateway, &mut self.upnp) {
+            (Way::Upnp, _, Some(upnp)) => upnp.remove(&mut self.out, id),
+            (Way::Pcp | Way::NatPmp, Some(gateway), _) => gateway.remove(&mut self.out, entry.ask),
+            _ => {}
         }
     }
 
@@ -296,8 +393,10 @@ impl Mapper {
     fn renew(&mut self, id: MapId, way: Way, external: u16) {
         let Some(entry) = self.entries.get(&id) else { return };
         let ask = Ask { external, ..entry.ask };
-        if let Some(gateway) = self.gateway.as_mut().filter(|_| way != Way::Upnp) {
-            gateway.map(&mut self.out, ask);
+        match (way, &mut self.gateway, &mut self.upnp) {
+            (Way::Upnp, _, Some(upnp)) => upnp.renew(&mut self.out, ask),
+            (Way::Pcp | Way::NatPmp, Some(gateway), _) => gateway.map(&mut self.out, ask),
+            _ => {}
         }
     }
 
@@ -317,6 +416,9 @@ impl Mapper {
                 }
                 Reply::Removed { id, way, confirmed } => {
                     let Some(entry) = self.entries.get_mut(&id) else { continue };
+                    if *entry.leg(way) != Leg::Removing {
+                        continue;
+                    }
                     *entry.leg(way) = Leg::Idle(None);
                     if let State::Removing { confirmed: all } = &mut entry.state {
                         *all &= confirmed;
@@ -324,9 +426,11 @@ impl Mapper {
                     self.conclude(id);
                 }
                 Reply::Restarted { except } => self.restarted(except),
+                Reply::Listed(entry) => self.events.push_back(Event::Listed(entry)),
+                Reply::ListEnd(end) => self.events.push_back(Event::ListEnd(end)),
             }
         }
-        if self.closing == Closing::Asked && self.entries.is_empty() {
+        if matches!(self.closing, Closing::By(_)) && self.entries.is_empty() {
             self.closing = Closing::Done;
             self.events.push_back(Event::Closed);
         }

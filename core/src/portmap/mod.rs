@@ -39,6 +39,7 @@ mod pcp;
 mod pmp;
 #[cfg(test)]
 mod tests;
+mod upnp;
 
 use core::fmt;
 use core::time::Duration;
@@ -52,6 +53,14 @@ use crate::time::Instant;
 
 pub use mapper::Mapper;
 
+/// Most UPnP devices looked at. One place is the gateway's own.
+pub const MAX_DEVICES: usize = 4;
+/// Longest description of a UPnP device, in bytes; real ones have 2 to 20 KiB.
+pub const MAX_DESCRIPTION: usize = 64 * 1024;
+/// Longest answer to a call of a UPnP device, in bytes.
+pub const MAX_ANSWER: usize = 16 * 1024;
+/// Most entries of a list.
+pub const MAX_LISTED: u16 = 512;
 /// Most mappings of one [`Mapper`].
 pub const MAX_MAPPINGS: usize = 16;
 
@@ -68,8 +77,10 @@ pub struct Config {
     pub gateway: Option<IpAddr>,
     /// How long a mapping is asked for. Default 7,200 s, what RFC 6886 section 3.3 recommends; at least 1 s.
     pub lifetime: Duration,
-    /// Whether PCP and NAT-PMP are tried. Default: yes.
+    /// Whether PCP is tried. Default: yes.
     pub pcp: bool,
+    /// Whether NAT-PMP is tried, after PCP where that is too. Default: yes.
+    pub nat_pmp: bool,
     /// Whether UPnP devices are searched for. Default: yes.
     pub upnp: bool,
 }
@@ -84,6 +95,7 @@ impl Config {
             gateway: None,
             lifetime: Duration::from_secs(7200),
             pcp: true,
+            nat_pmp: true,
             upnp: true,
         }
     }
@@ -220,8 +232,27 @@ pub enum Event {
         /// Whether the router confirmed it.
         confirmed: bool,
     },
+    /// An entry of a device's table, after [`Mapper::list`].
+    Listed(Listed),
+    /// The table's end, or why it could not be read.
+    ListEnd(Result<(), MapError>),
     /// All mappings were taken back after [`Mapper::close`]. The last event.
     Closed,
+}
+
+/// An entry of a UPnP device's table.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Listed {
+    /// What is mapped.
+    pub protocol: Protocol,
+    /// The port outside.
+    pub external: u16,
+    /// Where it leads to.
+    pub internal: SocketAddr,
+    /// What is left of its lease in seconds; 0 for one without end.
+    pub lease: u32,
+    /// What its maker called it, in at most 64 characters and without control characters.
+    pub description: Box<str>,
 }
 
 /// Whether a mapped endpoint is where the internet finds us.
@@ -416,7 +447,7 @@ struct Ask {
 }
 
 /// What a way answers.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 enum Reply {
     /// With the lifetime in seconds, `None` for ever.
     Granted {
@@ -439,6 +470,8 @@ enum Reply {
     Restarted {
         except: Option<MapId>,
     },
+    Listed(Listed),
+    ListEnd(Result<(), MapError>),
 }
 
 /// What the ways ask for and say, and what they have in common.

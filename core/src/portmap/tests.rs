@@ -5,7 +5,7 @@ use super::*;
 const LOCAL: &str = "192.168.1.5";
 const SERVER: &str = "192.168.1.1:5351";
 
-fn ms(ms: u64) -> Instant {
+pub(super) fn ms(ms: u64) -> Instant {
     Instant::ZERO + Duration::from_millis(ms)
 }
 
@@ -13,7 +13,7 @@ fn at(text: &str) -> SocketAddr {
     text.parse().unwrap()
 }
 
-fn config() -> Config {
+pub(super) fn config() -> Config {
     let gateway = Some(at(SERVER).ip());
     Config { gateway, upnp: false, ..Config::new(LOCAL.parse().unwrap(), 24) }
 }
@@ -31,7 +31,7 @@ fn sent(mapper: &mut Mapper) -> Vec<Bytes> {
     core::iter::from_fn(|| mapper.poll_request()).map(datagram).collect()
 }
 
-fn events(mapper: &mut Mapper) -> Vec<Event> {
+pub(super) fn events(mapper: &mut Mapper) -> Vec<Event> {
     core::iter::from_fn(|| mapper.poll_event()).collect()
 }
 
@@ -60,7 +60,7 @@ fn by_pcp(mapper: &mut Mapper, lifetime: u32) -> (MapId, Bytes) {
     (id, asked[0].clone())
 }
 
-fn mapped(id: MapId, way: Way, external: &str, seconds: u32) -> Event {
+pub(super) fn mapped(id: MapId, way: Way, external: &str, seconds: u32) -> Event {
     let lifetime = Some(Duration::from_secs(seconds.into()));
     Event::Mapped { id, way, external: at(external), lifetime, truth: Truth::Unchecked }
 }
