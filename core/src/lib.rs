@@ -67,6 +67,7 @@ mod time;
 mod timers;
 
 pub mod address;
+pub mod clock;
 pub mod io;
 pub mod nat;
 pub mod pipe;
