@@ -8,9 +8,10 @@ use std::time::{Duration, Instant, SystemTime};
 
 use p2pd_core::clock::Clock;
 use p2pd_core::portmap::{Config, Event, Listed, MapError, Mapper, Protocol, Request, StreamId, Truth, Way};
-use p2pd_tests::lab::services::{Chrony, Miniupnpd};
+use p2pd_tests::lab::services::{Chrony, Coturn, Miniupnpd};
 use p2pd_tests::lab::{Home, Host, Lab, Nat};
 use p2pd_tests::require_lab;
+use p2pd_tests::world::{event, program};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 const TCP: Protocol = Protocol::Tcp;
@@ -330,6 +331,54 @@ fn a_router_without_such_a_server_is_no_mapping() {
         matches!(event, Event::Failed { gateway, upnp, .. } if (gateway, upnp) == (none, none)),
         "{event:?}"
     );
+}
+
+#[test]
+fn the_program_opens_lists_and_closes_ports() {
+    require_lab!(Miniupnpd, Coturn);
+    let lab = lab();
+    let (_stun, _router) = (Coturn::start(&lab).unwrap(), Miniupnpd::start(&lab, 0, "").unwrap());
+    let host = lab.host(0);
+    let listener = host.enter(|| TcpListener::bind((host.ip(), 4000))).unwrap();
+    let external = SocketAddr::new(host.wan().into(), 4000);
+    let mut list = tempfile::NamedTempFile::new().unwrap();
+    writeln!(list, "[[stun]]\nhost = \"{}\"", lab.server().ip()).unwrap();
+    let config = list.path().to_str().unwrap();
+    let ip = host.ip().to_string();
+    let map = |args: &[&str]| {
+        let mut command = host.command(program());
+        command.args(["map", "--json", "--bind", &ip]).args(args).env("P2PD_FORBID_PUBLIC_SERVERS", "1");
+        host.spawn(command).unwrap()
+    };
+    let text = |value: &serde_json::Value| value.as_str().unwrap().to_owned();
+    for end in [true, false] {
+        let mut holding = map(&["--add", "4000", "--config", config]);
+        let mut mapped = event(&mut holding, "mapped");
+        if mapped["truth"] == "unchecked" {
+            mapped = event(&mut holding, "mapped");
+        }
+        assert_eq!(
+            (text(&mapped["external"]), text(&mapped["truth"])),
+            (external.to_string(), "agrees".into())
+        );
+        assert!(reaches(&lab, external, &listener));
+        if end {
+            holding.terminate().unwrap();
+            assert!(holding.wait(PATIENCE).unwrap().success());
+            assert_eq!(event(&mut holding, "removed")["confirmed"], true);
+            assert!(!reaches(&lab, external, &listener));
+        } else {
+            holding.kill();
+        }
+    }
+    // What was left behind is listed. PCP made it, and miniupnpd lets UPnP of the same host close it.
+    let mut listing = map(&["--list"]);
+    assert!(listing.wait(PATIENCE).unwrap().success());
+    let entry = event(&mut listing, "mapping");
+    assert_eq!((&entry["external"], text(&entry["internal"])), (&4000.into(), format!("{}:4000", host.ip())));
+    let mut removing = map(&["--remove", "4000"]);
+    assert!(removing.wait(PATIENCE).unwrap().success());
+    assert!(!reaches(&lab, external, &listener));
 }
 
 /// The clock's answer after its burst: how far it is from the system's, in microseconds, and its bound.

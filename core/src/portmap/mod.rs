@@ -284,6 +284,18 @@ impl Truth {
     }
 }
 
+impl Truth {
+    /// A word for programs.
+    pub fn name(self) -> &'static str {
+        match self {
+            Truth::Unchecked => "unchecked",
+            Truth::Agrees => "agrees",
+            Truth::NotPublic(_) => "not_public",
+            Truth::Differs { .. } => "differs",
+        }
+    }
+}
+
 impl fmt::Display for Truth {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
