@@ -67,9 +67,11 @@ mod time;
 mod timers;
 
 pub mod address;
+pub mod clock;
 pub mod io;
 pub mod nat;
 pub mod pipe;
+pub mod portmap;
 pub mod relay;
 pub mod trace;
 pub mod turn;

@@ -23,9 +23,11 @@ pub(crate) enum Domain {
     TurnTransaction,
     TurnSeed,
     RelaySeed,
+    PortMapping,
+    Clock,
 }
 
-const DOMAINS: usize = 13;
+const DOMAINS: usize = Domain::Clock as usize + 1;
 
 /// The node's one source of randomness.
 pub(crate) struct Random {

@@ -46,6 +46,19 @@ pub fn interfaces(bind: Option<IpAddr>) -> io::Result<Vec<Interface>> {
     }
 }
 
+/// The default gateway of the interface that has this address, of the address's family, if there is one.
+pub fn gateway(ip: IpAddr) -> Option<IpAddr> {
+    let has = |interface: &netdev::Interface| match ip {
+        IpAddr::V4(ip) => interface.ipv4.iter().any(|n| n.addr() == ip),
+        IpAddr::V6(ip) => interface.ipv6.iter().any(|n| n.addr() == ip),
+    };
+    let gateway = netdev::get_interfaces().into_iter().find(has)?.gateway?;
+    match ip {
+        IpAddr::V4(_) => gateway.ipv4.first().copied().map(IpAddr::V4),
+        IpAddr::V6(_) => gateway.ipv6.first().copied().map(IpAddr::V6),
+    }
+}
+
 fn is_link_local(ip: IpAddr) -> bool {
     match ip {
         IpAddr::V4(ip) => ip.is_link_local(),
@@ -65,6 +78,7 @@ mod tests {
         let all = interfaces(None).unwrap();
         assert!(all.iter().all(|i| !i.ip.is_loopback()));
         assert!(all.is_sorted_by_key(|i| !i.default_route), "default routes first: {all:?}");
+        assert_eq!(gateway(loopback), None);
         let nobody = interfaces(Some("192.0.2.77".parse().unwrap()));
         assert_eq!(nobody.err().map(|e| e.kind()), Some(io::ErrorKind::AddrNotAvailable));
     }

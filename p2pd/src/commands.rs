@@ -14,7 +14,7 @@ use crate::USAGE;
 use crate::exec::Program;
 use crate::options::{Command, Common, Options};
 use crate::say::Say;
-use crate::{demo, server, trace};
+use crate::{clock, demo, map, server, trace};
 use p2pd::servers::Servers;
 
 /// Bytes copied at a time.
@@ -35,6 +35,8 @@ pub(crate) async fn run(options: Options) -> ExitCode {
     // Everything that can be wrong with the usage is, before anything is opened.
     let (task, common) = match options.command {
         Command::Serve(serve) => return server::run(&serve, say).await,
+        Command::Map(map) => return map::run(&map, say).await,
+        Command::Clock { config } => return clock::run(config.as_deref(), say).await,
         Command::Demo { size } => return demo::run(size, say).await,
         Command::Replay { file } => return trace::replay(&file, say),
         Command::Listen { echo, common } => (Task::Listen { echo }, common),

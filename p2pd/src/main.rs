@@ -1,9 +1,11 @@
 //! `p2pd`: netcat through NATs.
 #![forbid(unsafe_code)]
 
+mod clock;
 mod commands;
 mod demo;
 mod exec;
+mod map;
 mod options;
 mod say;
 mod server;

@@ -94,6 +94,15 @@ pub(crate) enum Command {
         #[command(flatten)]
         common: Common,
     },
+    /// Open a port on the router in front of this machine, by PCP, NAT-PMP or UPnP, and hold it open until interrupted;
+    /// or see and remove what is open
+    Map(Map),
+    /// Ask time servers how far this machine's clock is off, and how sure that is
+    Clock {
+        /// Server list, a TOML file with tables `ntp` (host, port). Without it, public servers of others are used
+        #[arg(long, value_name = "FILE")]
+        config: Option<PathBuf>,
+    },
     /// Run the servers that peers need, a broker and a STUN server, and a TURN server if asked to, until interrupted
     Serve(Serve),
     /// Try every strategy between two nodes on this machine, with servers of its own
@@ -108,6 +117,34 @@ pub(crate) enum Command {
         /// What `--trace` wrote
         file: PathBuf,
     },
+}
+
+#[derive(Debug, Args)]
+#[command(group(ArgGroup::new("what").args(["list", "add", "remove"]).required(true)))]
+pub(crate) struct Map {
+    /// Print the router's table of mappings: UPnP only, the others have none to show
+    #[arg(long)]
+    pub(crate) list: bool,
+    /// Open this port, and renew it until interrupted; then it is closed again
+    #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
+    pub(crate) add: Option<u16>,
+    /// Close what a run of this program left behind that was killed. What PCP opened only its maker can close: it
+    /// ends with its lease
+    #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
+    pub(crate) remove: Option<u16>,
+    /// UDP rather than TCP
+    #[arg(long, conflicts_with = "list")]
+    pub(crate) udp: bool,
+    /// How many seconds to open it for at a time; it is renewed after half of them
+    #[arg(long, value_name = "SECONDS", default_value_t = 7200, conflicts_with_all = ["list", "remove"], value_parser = clap::value_parser!(u32).range(1..=86_400))]
+    pub(crate) lease: u32,
+    /// Map to this address of the machine. Default: the first one of the default route
+    #[arg(long, value_name = "IP")]
+    pub(crate) bind: Option<IpAddr>,
+    /// Server list, of which a STUN server is asked whether the router tells the truth about its address. Without it
+    /// nobody is asked
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["list", "remove"])]
+    pub(crate) config: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]

@@ -7,10 +7,12 @@ use std::time::Duration;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use p2pd_core::nat::{Mapping, NatReport};
+use p2pd_core::portmap::{Event, Listed, Protocol};
 use p2pd_core::{NodeId, Notice, PeerAddress};
 use p2pd_tokio::{ConnectError, Pipe};
 use serde_json::json;
 
+use crate::clock::Told;
 use crate::demo::Row;
 use crate::server::Running;
 
@@ -154,6 +156,56 @@ impl Say {
                 format!("failed: {reason}{}", details.concat())
             },
         );
+    }
+
+    /// How far the clock is off: to standard output for people.
+    pub(crate) fn clock(self, told: &Told) {
+        self.still();
+        if self.json { tell(told.event()) } else { println!("{}", told.text()) }
+    }
+
+    /// What became of a port.
+    pub(crate) fn mapping(self, protocol: Protocol, port: u16, event: &Event) {
+        self.still();
+        let name = protocol.to_string().to_lowercase();
+        match event {
+            Event::Mapped { way, external, lifetime, truth, .. } => self.line(
+                || {
+                    json!({
+                        "event": "mapped", "protocol": name, "port": port, "external": external.to_string(),
+                        "way": way.to_string(), "lifetime_s": lifetime.map(|l| l.as_secs()),
+                        "truth": truth.name(), "detail": truth.to_string(),
+                    })
+                },
+                || format!("mapped: {external} leads to {protocol} port {port}, by {way}; {truth}"),
+            ),
+            Event::Lost { .. } => self.line(
+                || json!({"event": "lost", "protocol": name, "port": port}),
+                || format!("lost: {protocol} port {port} is closed, and is tried again"),
+            ),
+            Event::Removed { confirmed, .. } => self.line(
+                || json!({"event": "removed", "protocol": name, "port": port, "confirmed": confirmed}),
+                || {
+                    let doubt = if *confirmed { "" } else { ", as far as known: the router did not answer" };
+                    format!("removed: {protocol} port {port} is closed{doubt}")
+                },
+            ),
+            _ => {}
+        }
+    }
+
+    /// An entry of a router's table: to standard output for people.
+    pub(crate) fn listed(self, entry: &Listed) {
+        self.still();
+        let Listed { protocol, external, internal, lease, description } = entry;
+        if self.json {
+            tell(json!({
+                "event": "mapping", "protocol": protocol.to_string().to_lowercase(), "external": external,
+                "internal": internal.to_string(), "lease_s": lease, "description": description,
+            }));
+        } else {
+            println!("{protocol} {external} -> {internal}, {lease} s, {description:?}");
+        }
     }
 
     /// Anything else that went wrong.

@@ -121,7 +121,7 @@ fn second(wanted: &Wanted, serving: &Serving) -> Option<SocketAddr> {
 }
 
 #[cfg(unix)]
-async fn terminated() {
+pub(crate) async fn terminated() {
     use tokio::signal::unix::{SignalKind, signal};
     match signal(SignalKind::terminate()) {
         Ok(mut signal) => drop(signal.recv().await),
@@ -130,6 +130,6 @@ async fn terminated() {
 }
 
 #[cfg(not(unix))]
-async fn terminated() {
+pub(crate) async fn terminated() {
     std::future::pending().await
 }

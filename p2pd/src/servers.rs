@@ -13,7 +13,8 @@ use serde::Deserialize;
 
 /// Longer than any server list.
 const MAX_FILE: u64 = 64 * 1024;
-/// While this variable is set, the shipped list of public servers is not to be had. `tests/run` sets it.
+/// While this variable is set, the shipped list of public servers is not to be had, and routers are looked for only
+/// from an address that was named. `tests/run` sets it.
 pub const FORBID_PUBLIC: &str = "P2PD_FORBID_PUBLIC_SERVERS";
 
 /// The servers that a node uses.
@@ -25,6 +26,17 @@ pub struct Servers {
     pub stun: Vec<StunServer>,
     /// TURN servers.
     pub turn: Vec<TurnServer>,
+    /// NTP servers.
+    pub ntp: Vec<NtpServer>,
+}
+
+/// An NTP server (RFC 5905).
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct NtpServer {
+    /// Host name or literal address.
+    pub host: Box<str>,
+    /// UDP port. NTP's own is 123.
+    pub port: u16,
 }
 
 /// A TURN server (RFC 8656).
@@ -78,6 +90,8 @@ struct Format {
     stun: Vec<Stun>,
     #[serde(default)]
     turn: Vec<Turn>,
+    #[serde(default)]
+    ntp: Vec<Ntp>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -130,6 +144,18 @@ struct Stun {
     port: u16,
 }
 
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Ntp {
+    host: Box<str>,
+    #[serde(default = "ntp_port")]
+    port: u16,
+}
+
+fn ntp_port() -> u16 {
+    123
+}
+
 fn mqtt_port() -> u16 {
     1883
 }
@@ -180,6 +206,7 @@ impl Servers {
             turn: turn.collect::<Result<_, _>>()?,
             brokers: file.mqtt.into_iter().map(broker).collect(),
             stun: file.stun.into_iter().map(stun).collect(),
+            ntp: file.ntp.into_iter().map(|n| NtpServer { host: n.host, port: n.port }).collect(),
         })
     }
 
@@ -218,6 +245,9 @@ impl Servers {
                     writeln!(text, "credential_command = {command}\n")
                 }
             };
+        }
+        for NtpServer { host, port } in &self.ntp {
+            let _ = writeln!(text, "[[ntp]]\nhost = {}\nport = {port}\n", quoted(host));
         }
         text
     }
@@ -313,10 +343,12 @@ mod tests {
 
     #[test]
     fn lists_are_read_with_their_default_ports_and_written_again() {
-        let text = "[[mqtt]]\nid = 7\nhost = \"a\"\n[[stun]]\nhost = \"b\"\nport = 99\n";
+        let text =
+            "[[mqtt]]\nid = 7\nhost = \"a\"\n[[stun]]\nhost = \"b\"\nport = 99\n[[ntp]]\nhost = \"c\"\n";
         let servers = Servers::parse(text).unwrap();
         assert_eq!(servers.brokers, [Broker { id: 7, host: "a".into(), port: 1883 }]);
         assert_eq!(servers.stun, [StunServer { host: "b".into(), port: 99 }]);
+        assert_eq!(servers.ntp, [NtpServer { host: "c".into(), port: 123 }]);
         assert_eq!(Servers::parse(&servers.to_text()).unwrap(), servers);
         assert_eq!(Servers::parse("").unwrap(), Servers::default());
     }
@@ -414,8 +446,8 @@ mod tests {
     #[test]
     fn the_shipped_list_is_sound_and_says_what_it_is_worth() {
         let servers = Servers::parse(SHIPPED).unwrap();
-        assert!(servers.brokers.len() >= 2 && servers.stun.len() >= 2);
-        let entries = servers.brokers.len() + servers.stun.len();
+        assert!(servers.brokers.len() >= 2 && servers.stun.len() >= 2 && servers.ntp.len() >= 3);
+        let entries = servers.brokers.len() + servers.stun.len() + servers.ntp.len();
         assert_eq!(SHIPPED.matches("# unverified\n").count(), entries, "each entry is marked");
     }
 }

@@ -3,7 +3,6 @@
 use p2pd_core::Strategy;
 use p2pd_simulations::engine::MILLI;
 use p2pd_simulations::nat::{Chain, PRESETS};
-use p2pd_simulations::net::LinkSpec;
 use p2pd_simulations::oracle::{Verdict, direct_or_reverse, punch};
 use p2pd_simulations::scenario::pair::{Pair, run};
 use p2pd_simulations::scenario::raw::{Attempt, attempt};

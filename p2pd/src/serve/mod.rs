@@ -137,6 +137,7 @@ impl Serving {
     /// The list that peers need, with `host` as the name they reach the servers by and `id` as the broker's.
     pub fn servers(&self, host: &str, id: u16) -> Servers {
         Servers {
+            ntp: Vec::new(),
             brokers: vec![Broker { id, host: host.into(), port: self.mqtt.port() }],
             stun: vec![StunServer { host: host.into(), port: self.stun.port() }],
             turn: self.turn.iter().filter_map(|(_, wanted)| self.turn_entry(host, wanted)).collect(),

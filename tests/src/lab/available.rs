@@ -24,6 +24,10 @@ pub enum Part {
     Mosquitto,
     /// The STUN and TURN server.
     Coturn,
+    /// The router's UPnP, NAT-PMP and PCP server.
+    Miniupnpd,
+    /// The NTP server.
+    Chrony,
 }
 
 impl Part {
@@ -32,7 +36,7 @@ impl Part {
 
     /// Why the part is missing.
     pub fn check(self) -> Result<(), String> {
-        static FOUND: [OnceLock<Result<(), String>>; 7] = [const { OnceLock::new() }; 7];
+        static FOUND: [OnceLock<Result<(), String>>; 9] = [const { OnceLock::new() }; 9];
         FOUND[self as usize].get_or_init(|| self.find()).clone()
     }
 
@@ -55,6 +59,8 @@ impl Part {
             }
             Self::Mosquitto => program("mosquitto", "mosquitto"),
             Self::Coturn => program("turnserver", "coturn"),
+            Self::Miniupnpd => program("miniupnpd", "miniupnpd-nftables"),
+            Self::Chrony => program("chronyd", "chrony"),
         }
     }
 }

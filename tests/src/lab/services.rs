@@ -1,13 +1,13 @@
 //! Real servers on the lab's server host.
 
 use std::io;
-use std::net::{SocketAddr, TcpStream, UdpSocket};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use super::process::Child;
-use super::{Lab, LabError, Result, SERVER};
+use super::{Host, Lab, LabError, Result, SERVER};
 
 /// How long a server may take to answer for the first time.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -116,11 +116,121 @@ impl Coturn {
     }
 }
 
+/// A running miniupnpd on the router of a home: UPnP IGD version 2, NAT-PMP and PCP.
+#[derive(Debug)]
+pub struct Miniupnpd {
+    child: Child,
+    _files: TempDir,
+}
+
+impl Miniupnpd {
+    /// The chains that it fills.
+    const RULES: &str = "table inet filter {
+chain forward { type filter hook forward priority 0; policy accept; jump miniupnpd; }
+chain miniupnpd { }
+chain prerouting { type nat hook prerouting priority -100; policy accept; jump prerouting_miniupnpd; }
+chain postrouting { type nat hook postrouting priority 90; policy accept; jump postrouting_miniupnpd; }
+chain prerouting_miniupnpd { }
+chain postrouting_miniupnpd { }
+}
+";
+
+    /// Starts it on the innermost router of home number `home`, with more lines for its configuration, and waits until it
+    /// answers the home's host. The chains it needs are made by the first start, and what was mapped is forgotten.
+    pub fn start(lab: &Lab, home: usize, options: &str) -> Result<Self> {
+        let files = TempDir::new("miniupnpd")?;
+        let router = &lab.routers(home)[0];
+        // As after a restart of the router, nothing is left of earlier mappings.
+        let forget = "flush chain inet filter miniupnpd\nflush chain inet filter prerouting_miniupnpd\n\
+                      flush chain inet filter postrouting_miniupnpd\n";
+        if router.configure("nft", &["-f", "-"], forget).is_err() {
+            router.configure("nft", &["-f", "-"], Self::RULES)?;
+        }
+        let config = files.path().join("conf");
+        let text = format!(
+            "ext_ifname=wan\nlistening_ip=lan\nhttp_port=5000\nenable_upnp=yes\nenable_natpmp=yes\nsecure_mode=yes\n\
+             min_lifetime=1\nmax_lifetime=86400\nclean_ruleset_interval=1\nnotify_interval=60\n\
+             uuid=fc4ec57e-b051-11db-88f8-0060085db3f6\n{options}\nallow 1024-65535 0.0.0.0/0 1024-65535\n"
+        );
+        std::fs::write(&config, text).map_err(|e| LabError::new(format!("{}: {e}", config.display())))?;
+        let mut command = router.command("miniupnpd");
+        command.arg("-d").arg("-f").arg(&config).arg("-P").arg(files.path().join("pid"));
+        let mut child = Child::spawn(command, &lab.registry)?;
+        let [a, b, c, _] = lab.host(home).ip().octets();
+        let probe = || {
+            let socket = UdpSocket::bind((lab.host(home).ip(), 0))?;
+            socket.set_read_timeout(Some(Duration::from_millis(200)))?;
+            socket.connect((Ipv4Addr::new(a, b, c, 1), 5351))?;
+            // NAT-PMP: which is your address?
+            socket.send(&[0, 0])?;
+            socket.recv(&mut [0; 16]).map(drop)
+        };
+        await_answer(lab.host(home), &mut child, probe)?;
+        Ok(Self { child, _files: files })
+    }
+
+    /// The server's process.
+    pub fn process(&mut self) -> &mut Child {
+        &mut self.child
+    }
+}
+
+/// A running chronyd that serves its machine's time and leaves that alone.
+#[derive(Debug)]
+pub struct Chrony {
+    child: Child,
+    _files: TempDir,
+}
+
+impl Chrony {
+    /// Starts the server and waits until it answers.
+    pub fn start(lab: &Lab) -> Result<Self> {
+        let files = TempDir::new("chrony")?;
+        let config = files.path().join("conf");
+        let (ip, pid) = (SERVER[0], files.path().join("pid"));
+        let text = format!(
+            "local stratum 3\nallow all\nport 123\nbindaddress {ip}\ncmdport 0\nbindcmdaddress /\npidfile {}\n",
+            pid.display()
+        );
+        std::fs::write(&config, text).map_err(|e| LabError::new(format!("{}: {e}", config.display())))?;
+        let mut command = lab.server().command("chronyd");
+        // -x: it must not touch the clock.
+        command.args(["-d", "-x", "-U", "-u", "root", "-f"]).arg(&config);
+        let mut child = lab.server().spawn(command)?;
+        let probe = || {
+            let socket = UdpSocket::bind((ip, 0))?;
+            socket.set_read_timeout(Some(Duration::from_millis(200)))?;
+            socket.connect((ip, 123))?;
+            let mut request = [0; 48];
+            request[0] = 0x23;
+            socket.send(&request)?;
+            socket.recv(&mut [0; 64]).map(drop)
+        };
+        await_answer(lab.server(), &mut child, probe)?;
+        Ok(Self { child, _files: files })
+    }
+
+    /// Where it listens.
+    pub fn addr(&self) -> SocketAddr {
+        (SERVER[0], 123).into()
+    }
+
+    /// The server's process.
+    pub fn process(&mut self) -> &mut Child {
+        &mut self.child
+    }
+}
+
 /// Repeats `probe` in the server's namespace until it succeeds, the server ends, or patience does.
 fn await_service(lab: &Lab, child: &mut Child, probe: impl Fn() -> io::Result<()> + Sync) -> Result<()> {
+    await_answer(lab.server(), child, probe)
+}
+
+/// The same on any host.
+fn await_answer(host: &Host, child: &mut Child, probe: impl Fn() -> io::Result<()> + Sync) -> Result<()> {
     let deadline = Instant::now() + PATIENCE;
     loop {
-        let Err(error) = lab.server().enter(&probe) else { return Ok(()) };
+        let Err(error) = host.enter(&probe) else { return Ok(()) };
         if child.try_wait()?.is_some() || Instant::now() > deadline {
             return Err(child.complain(&format!("it does not answer: {error}")));
         }

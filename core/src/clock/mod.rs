@@ -1,0 +1,316 @@
+//! What time it is, and how sure that is: an NTP client (RFC 5905) for several servers.
+//!
+//! [`Clock`] is a machine of its own. Its owner sends datagrams where it says, hands in what comes back, and may ask
+//! at any time:
+//!
+//! ```
+//! use p2pd_core::Instant;
+//! use p2pd_core::clock::{Clock, NoTime};
+//!
+//! let mut clock = Clock::new(["203.0.113.9:123".parse().unwrap()], [7; 32], Instant::ZERO);
+//! let (server, request) = clock.poll_transmit().unwrap();
+//! assert_eq!((server.port(), request.len()), (123, 48));
+//! assert_eq!(clock.time(Instant::ZERO), Err(NoTime::NoAnswer));
+//! ```
+//!
+//! # What it does
+//! - An exchange tells the time with an error bound: half the delay, for the way there and back may differ by all of
+//!   it, what the server says of its own error (half its root delay, its root dispersion, its precision), and
+//!   [`DRIFT_PPM`] for all the time since. Of each server's last eight answers the one with the lowest bound is used.
+//! - Fewer than half of the servers that answered may lie: the true time is within the outermost points that lie
+//!   in more than half of the servers' intervals. The estimate is the best server's, moved into that interval, and the
+//!   bound reaches to its farther end. Two servers outvote nobody: where they contradict each other there is
+//!   [no time](NoTime::Disagree).
+//! - Each server is asked four times, 2 s apart as RFC 5905 has bursts, and then every 1,024 s. A kiss of death is
+//!   honoured: RATE doubles the pause and ends the burst, DENY and RSTR end the questions for good.
+//!
+//! # What it believes
+//! An answer counts if it comes from where it was asked for and repeats 64 random bits: our transmit timestamp is
+//! nothing but these, and the time we sent it is told to nobody. [`MAX_SERVERS`] servers; a request in flight for
+//! each; nothing else grows.
+
+mod packet;
+mod select;
+#[cfg(test)]
+mod tests;
+
+use core::fmt;
+use core::time::Duration;
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+
+use bytes::Bytes;
+
+use self::packet::{Answer, Kiss};
+use self::select::{Interval, select};
+use crate::random::{Domain, Random};
+use crate::time::{ClockFix, Instant, WallTime};
+
+/// Most servers asked.
+pub const MAX_SERVERS: usize = 9;
+/// How fast the driver's monotonic clock may go wrong, in parts per million. Crystals stay below 100; RFC 5905 reckons
+/// with 15 for one that it steers itself.
+pub const DRIFT_PPM: i64 = 100;
+/// Answers kept of each server (RFC 5905's clock filter has eight stages).
+const KEPT: usize = 8;
+/// Requests of a burst.
+const BURST: u8 = 4;
+/// Pause within a burst.
+const BURST_PAUSE: Duration = Duration::from_secs(2);
+/// Pause after it.
+const PAUSE: Duration = Duration::from_secs(1024);
+/// Longest pause, after so many RATE: 36 hours.
+const LONGEST_PAUSE: Duration = Duration::from_secs(1 << 17);
+/// An answer that is not there by then counts as none; if it comes it is used.
+const ANSWER_WITHIN: Duration = Duration::from_millis(1500);
+
+/// The client.
+#[derive(Debug)]
+pub struct Clock {
+    now: Instant,
+    random: Random,
+    servers: Vec<Server>,
+    transmits: VecDeque<(SocketAddr, Bytes)>,
+    stats: Stats,
+}
+
+#[derive(Debug)]
+struct Server {
+    addr: SocketAddr,
+    asked: Option<Asked>,
+    samples: VecDeque<Sample>,
+    /// Requests sent of the burst.
+    burst: u8,
+    pause: Duration,
+    /// When to ask next; `None` where the server forbade it.
+    due: Option<Instant>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Asked {
+    at: Instant,
+    cookie: u64,
+}
+
+/// At `at` it was `wall`, in nanoseconds since the Unix epoch, give or take `bound` nanoseconds.
+#[derive(Clone, Copy, Debug)]
+struct Sample {
+    at: Instant,
+    wall: i64,
+    bound: i64,
+}
+
+/// Why there is no time.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum NoTime {
+    /// No server has answered with one.
+    NoAnswer,
+    /// No more than half of the servers that answered agree.
+    Disagree,
+}
+
+impl fmt::Display for NoTime {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            NoTime::NoAnswer => "no time server answered",
+            NoTime::Disagree => "the time servers contradict each other",
+        })
+    }
+}
+
+impl std::error::Error for NoTime {}
+
+/// What was turned away.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Stats {
+    /// Datagrams from nobody who was asked, or that fit no question.
+    pub strangers: u64,
+    /// Answers that were malformed or contradict themselves.
+    pub malformed: u64,
+    /// Answers of servers that do not know the time themselves.
+    pub unsynchronised: u64,
+    /// Kisses of death.
+    pub kisses: u64,
+}
+
+impl Clock {
+    /// Asks the first [`MAX_SERVERS`] of these at once. The seed must never have been used before.
+    pub fn new(servers: impl IntoIterator<Item = SocketAddr>, seed: [u8; 32], now: Instant) -> Self {
+        let server = |addr| Server {
+            addr,
+            asked: None,
+            samples: VecDeque::new(),
+            burst: 0,
+            pause: PAUSE,
+            due: Some(now),
+        };
+        let mut list: Vec<Server> = Vec::new();
+        for addr in servers {
+            // Twice the same would be two votes.
+            if list.len() < MAX_SERVERS && !list.iter().any(|s| s.addr == addr) {
+                list.push(server(addr));
+            }
+        }
+        let mut clock = Clock {
+            now,
+            random: Random::new(seed),
+            servers: list,
+            transmits: VecDeque::new(),
+            stats: Stats::default(),
+        };
+        clock.ask();
+        clock
+    }
+
+    /// A datagram came in.
+    pub fn handle(&mut self, now: Instant, from: SocketAddr, data: &[u8]) {
+        self.tick(now);
+        let Some(server) = self.servers.iter_mut().find(|s| s.addr == from) else {
+            self.stats.strangers += 1;
+            return;
+        };
+        let answer = match packet::parse(data) {
+            Some(answer) => answer,
+            None => {
+                self.stats.malformed += 1;
+                return;
+            }
+        };
+        let Some(asked) = server.asked.filter(|a| a.cookie == answer.origin) else {
+            self.stats.strangers += 1;
+            return;
+        };
+        // One question, one answer.
+        server.asked = None;
+        match answer.kiss {
+            Some(kiss) => {
+                self.stats.kisses += 1;
+                server.kissed(kiss, self.now);
+            }
+            None if !answer.is_synchronised() => self.stats.unsynchronised += 1,
+            None => match Sample::of(asked.at, self.now, &answer) {
+                Some(sample) => {
+                    if server.samples.len() == KEPT {
+                        server.samples.pop_front();
+                    }
+                    server.samples.push_back(sample);
+                }
+                None => self.stats.malformed += 1,
+            },
+        }
+    }
+
+    /// The deadline of [`poll_timeout`](Self::poll_timeout) has passed.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        self.tick(now);
+        self.ask();
+    }
+
+    /// The monotonic clock may have stood still, as in some systems' suspend: all is forgotten and asked again.
+    pub fn restart(&mut self, now: Instant) {
+        self.tick(now);
+        for server in self.servers.iter_mut().filter(|s| s.due.is_some()) {
+            (server.asked, server.burst, server.due) = (None, 0, Some(self.now));
+            server.samples.clear();
+        }
+        self.ask();
+    }
+
+    /// The next datagram to send.
+    pub fn poll_transmit(&mut self) -> Option<(SocketAddr, Bytes)> {
+        self.transmits.pop_front()
+    }
+
+    /// When to call [`handle_timeout`](Self::handle_timeout).
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        self.servers.iter().filter_map(|s| s.due).min()
+    }
+
+    /// What time it is at `now`. The error is a bound, as long as fewer than half of the servers that answered lie
+    /// and the monotonic clock stays within [`DRIFT_PPM`].
+    ///
+    /// # Errors
+    /// Why nobody knows.
+    pub fn time(&self, now: Instant) -> Result<ClockFix, NoTime> {
+        let now = self.now.max(now);
+        let best = |s: &Server| s.samples.iter().map(|sample| sample.at(now)).min_by_key(Interval::width);
+        let intervals: Vec<Interval> = self.servers.iter().filter_map(best).collect();
+        if intervals.is_empty() {
+            return Err(NoTime::NoAnswer);
+        }
+        let (wall, bound) = select(&intervals).ok_or(NoTime::Disagree)?;
+        // The wall clock of this house counts microseconds.
+        let error = Duration::from_nanos(bound.unsigned_abs()) + Duration::from_micros(1);
+        Ok(ClockFix { at: now, wall: WallTime::from_micros(wall.div_euclid(1000)), error })
+    }
+
+    /// How many servers have told the time.
+    pub fn answered(&self) -> usize {
+        self.servers.iter().filter(|s| !s.samples.is_empty()).count()
+    }
+
+    /// Whether each server has answered its burst, or had the time to.
+    pub fn is_settled(&self, now: Instant) -> bool {
+        let late = |a: Asked| a.at + ANSWER_WITHIN <= now;
+        let settled = |s: &Server| s.due.is_none() || s.burst == BURST && s.asked.is_none_or(late);
+        self.servers.iter().all(settled)
+    }
+
+    /// What was counted.
+    pub fn stats(&self) -> Stats {
+        self.stats
+    }
+
+    fn tick(&mut self, now: Instant) {
+        self.now = self.now.max(now);
+    }
+
+    fn ask(&mut self) {
+        for server in self.servers.iter_mut().filter(|s| s.due.is_some_and(|due| due <= self.now)) {
+            let cookie = u64::from_be_bytes(self.random.bytes(Domain::Clock));
+            server.asked = Some(Asked { at: self.now, cookie });
+            server.burst = (server.burst + 1).min(BURST);
+            let pause = if server.burst < BURST { BURST_PAUSE } else { server.pause };
+            server.due = Some(self.now + pause);
+            self.transmits.push_back((server.addr, packet::request(cookie)));
+        }
+    }
+}
+
+impl Server {
+    fn kissed(&mut self, kiss: Kiss, now: Instant) {
+        match kiss {
+            Kiss::Rate => {
+                self.pause = (self.pause * 2).min(LONGEST_PAUSE);
+                (self.burst, self.due) = (BURST, Some(now + self.pause));
+            }
+            Kiss::Deny => self.due = None,
+            Kiss::Other => {}
+        }
+    }
+}
+
+impl Sample {
+    /// Offset and delay on the wire (RFC 5905 section 8), as a time with its bound; `None` where the server says that
+    /// it took longer than we waited.
+    fn of(sent: Instant, came: Instant, answer: &Answer) -> Option<Sample> {
+        let elapsed = i64::try_from(came.since(sent).as_nanos()).ok()?;
+        let taken = answer.transmit.checked_sub(answer.receive)?;
+        let delay = elapsed.checked_sub(taken).filter(|delay| taken >= 0 && *delay >= 0)?;
+        let at = sent + Duration::from_nanos(elapsed as u64 / 2);
+        let wall = answer.receive.checked_add(taken / 2)?;
+        // A nanosecond for each of the halves that were rounded.
+        Some(Sample { at, wall, bound: delay / 2 + drift(elapsed) + answer.root_distance + 2 })
+    }
+
+    /// What it says about another instant.
+    fn at(&self, now: Instant) -> Interval {
+        let passed = now.as_nanos().saturating_sub(self.at.as_nanos());
+        Interval::new(self.wall.saturating_add(passed), self.bound.saturating_add(drift(passed)))
+    }
+}
+
+/// How much the clock may have gone wrong in so many nanoseconds.
+fn drift(passed: i64) -> i64 {
+    passed.saturating_abs() / (1_000_000 / DRIFT_PPM) + 1
+}

@@ -1,0 +1,516 @@
+//! Ports opened on the router in front of us: PCP (RFC 6887), NAT-PMP (RFC 6886) and UPnP IGD, tried together.
+//!
+//! [`Mapper`] is a machine of its own for one address of ours and knows nothing of nodes or sockets. Its owner has
+//! one UDP socket bound to that address, whose multicasts leave through that interface, opens streams from it
+//! when asked to, and says what comes:
+//!
+//! ```
+//! use p2pd_core::Instant;
+//! use p2pd_core::portmap::{Config, Mapper, Protocol, Request};
+//!
+//! let gateway = "192.168.1.1".parse().unwrap();
+//! let mut config = Config::new("192.168.1.5".parse().unwrap(), 24);
+//! config.gateway = Some(gateway);
+//! let mut mapper = Mapper::new(config, [7; 32], Instant::ZERO);
+//! mapper.map(Instant::ZERO, Protocol::Tcp, 4000, 4000).unwrap();
+//! // The owner's loop: do what is asked, take the events, wait for the sockets or the deadline.
+//! let Some(Request::Datagram { to, data }) = mapper.poll_request() else { panic!() };
+//! assert_eq!((to, data.len()), ((gateway, 5351).into(), 60));
+//! ```
+//!
+//! # What it does
+//! - PCP is asked first, with an empty NAT-PMP question beside it; a mapping is asked for by NAT-PMP only where
+//!   PCP is refused or silent, since both are one server. UPnP devices are searched for meanwhile. The first
+//!   mapping that is granted is kept and what is granted later removed, unless it is the same external endpoint: the
+//!   routers keep one table for all three, and to remove it would remove ours.
+//! - A lease is renewed when half of it is over, made anew when the server's epoch says that it lost its state, and
+//!   looked for by all ways again when it has run out. [`Mapper::close`] removes all.
+//! - What a router says of its address is judged, not believed: see [`Truth`].
+//!
+//! # What it bounds
+//! [`MAX_MAPPINGS`] mappings; [`MAX_DEVICES`] UPnP devices, described in at most [`MAX_DESCRIPTION`] bytes;
+//! [`MAX_ANSWER`] bytes of any other answer; [`MAX_LISTED`] entries of a list. A device is used only if it
+//! answered from the address that it names, which has to be the gateway's or lie in our subnet.
+
+mod epoch;
+mod gateway;
+mod mapper;
+mod pcp;
+mod pmp;
+#[cfg(test)]
+mod tests;
+mod upnp;
+
+use core::fmt;
+use core::time::Duration;
+use std::collections::VecDeque;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV6};
+
+use bytes::Bytes;
+
+use crate::random::Random;
+use crate::time::Instant;
+
+pub use mapper::Mapper;
+
+/// Most UPnP devices looked at. One place is the gateway's own.
+pub const MAX_DEVICES: usize = 4;
+/// Longest description of a UPnP device, in bytes; real ones have 2 to 20 KiB.
+pub const MAX_DESCRIPTION: usize = 64 * 1024;
+/// Longest answer to a call of a UPnP device, in bytes.
+pub const MAX_ANSWER: usize = 16 * 1024;
+/// Most entries of a list.
+pub const MAX_LISTED: u16 = 512;
+/// Most mappings of one [`Mapper`].
+pub const MAX_MAPPINGS: usize = 16;
+
+/// What to map ports for, and where.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Config {
+    /// Our address: mappings lead to it. Nothing is done for loopback or an unspecified one.
+    pub local: IpAddr,
+    /// Length of its on-link prefix, in bits.
+    pub prefix: u8,
+    /// Zone of link-local IPv6 addresses: the interface's index. Default 0.
+    pub zone: u32,
+    /// The default gateway of this family. Without it there is neither PCP nor NAT-PMP. Default: none.
+    pub gateway: Option<IpAddr>,
+    /// How long a mapping is asked for. Default 7,200 s, what RFC 6886 section 3.3 recommends; at least 1 s.
+    pub lifetime: Duration,
+    /// Whether PCP is tried. Default: yes.
+    pub pcp: bool,
+    /// Whether NAT-PMP is tried, after PCP where that is too. Default: yes.
+    pub nat_pmp: bool,
+    /// Whether UPnP devices are searched for. Default: yes.
+    pub upnp: bool,
+}
+
+impl Config {
+    /// The defaults for an address with its prefix length.
+    pub fn new(local: IpAddr, prefix: u8) -> Self {
+        Config {
+            local,
+            prefix,
+            zone: 0,
+            gateway: None,
+            lifetime: Duration::from_secs(7200),
+            pcp: true,
+            nat_pmp: true,
+            upnp: true,
+        }
+    }
+}
+
+/// What is mapped.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum Protocol {
+    /// TCP.
+    Tcp,
+    /// UDP.
+    Udp,
+}
+
+impl fmt::Display for Protocol {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Protocol::Tcp => "TCP",
+            Protocol::Udp => "UDP",
+        })
+    }
+}
+
+/// By what a mapping was made.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum Way {
+    /// Port Control Protocol, RFC 6887.
+    Pcp,
+    /// NAT Port Mapping Protocol, RFC 6886.
+    NatPmp,
+    /// UPnP Internet Gateway Device.
+    Upnp,
+}
+
+impl Way {
+    /// PCP and NAT-PMP are one server, with one table.
+    fn same_server(self, other: Way) -> bool {
+        (self == Way::Upnp) == (other == Way::Upnp)
+    }
+}
+
+impl fmt::Display for Way {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Way::Pcp => "PCP",
+            Way::NatPmp => "NAT-PMP",
+            Way::Upnp => "UPnP",
+        })
+    }
+}
+
+/// A mapping that was asked for. Never used twice in one [`Mapper`].
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct MapId(u32);
+
+/// A stream of the mapper's. Never used twice in one [`Mapper`].
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct StreamId(u32);
+
+/// What the mapper asks of its owner.
+#[derive(Clone, PartialEq, Eq, Debug)]
+#[must_use]
+pub enum Request {
+    /// Send from the UDP socket.
+    Datagram {
+        /// Where to, perhaps a multicast group.
+        to: SocketAddr,
+        /// The payload.
+        data: Bytes,
+    },
+    /// Open a TCP connection from our address, and say [`connected`](Mapper::connected) or
+    /// [`ended`](Mapper::ended). There is no deadline: the mapper closes it in time.
+    Connect {
+        /// Its id.
+        stream: StreamId,
+        /// Where to.
+        to: SocketAddr,
+    },
+    /// Append to a stream.
+    Send {
+        /// Which.
+        stream: StreamId,
+        /// What.
+        data: Bytes,
+    },
+    /// Read so many bytes more, at most. A stream begins with none.
+    Read {
+        /// Which.
+        stream: StreamId,
+        /// Bytes.
+        credit: u32,
+    },
+    /// End a stream, or the attempt to open it. Nothing more is heard of it.
+    Close {
+        /// Which.
+        stream: StreamId,
+    },
+}
+
+/// What the mapper tells its owner.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Event {
+    /// A port is open. Comes again when its external endpoint or what is known of its truth changes.
+    Mapped {
+        /// Which.
+        id: MapId,
+        /// How.
+        way: Way,
+        /// What the router calls the endpoint outside.
+        external: SocketAddr,
+        /// How long, from now, unless renewed; `None` until the router restarts.
+        lifetime: Option<Duration>,
+        /// Whether to believe in the address.
+        truth: Truth,
+    },
+    /// No way led to a mapping. All are tried again after five minutes.
+    Failed {
+        /// Which.
+        id: MapId,
+        /// Why not by PCP or NAT-PMP; `None` where that was not tried.
+        gateway: Option<MapError>,
+        /// Why not by UPnP; `None` where that was not tried.
+        upnp: Option<MapError>,
+    },
+    /// A mapping ran out and could not be renewed. All ways are tried again.
+    Lost {
+        /// Which.
+        id: MapId,
+    },
+    /// A mapping was taken back: it is gone, or the router does not answer.
+    Removed {
+        /// Which.
+        id: MapId,
+        /// Whether the router confirmed it.
+        confirmed: bool,
+    },
+    /// An entry of a device's table, after [`Mapper::list`].
+    Listed(Listed),
+    /// The table's end, or why it could not be read.
+    ListEnd(Result<(), MapError>),
+    /// All mappings were taken back after [`Mapper::close`]. The last event.
+    Closed,
+}
+
+/// An entry of a UPnP device's table.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Listed {
+    /// What is mapped.
+    pub protocol: Protocol,
+    /// The port outside.
+    pub external: u16,
+    /// Where it leads to.
+    pub internal: SocketAddr,
+    /// What is left of its lease in seconds; 0 for one without end.
+    pub lease: u32,
+    /// What its maker called it, in at most 64 characters and without control characters.
+    pub description: Box<str>,
+}
+
+/// Whether a mapped endpoint is where the internet finds us.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Truth {
+    /// Nobody has said yet what the world sees; the address could be right.
+    Unchecked,
+    /// The world sees us under this very address.
+    Agrees,
+    /// The address is not one of the internet: another NAT lies beyond this router.
+    NotPublic(Scope),
+    /// The world sees another address: the router lies, or another NAT lies beyond it.
+    Differs {
+        /// What the world sees.
+        seen: IpAddr,
+    },
+}
+
+impl Truth {
+    /// Judges what a router says by what STUN saw, if it did.
+    pub fn of(external: IpAddr, seen: Option<IpAddr>) -> Truth {
+        match (Scope::of(external), seen) {
+            (Scope::Public, None) => Truth::Unchecked,
+            // Without the internet, in a lab or behind a company's NAT, both may be private and agree.
+            (_, Some(seen)) if seen == external => Truth::Agrees,
+            (Scope::Public, Some(seen)) => Truth::Differs { seen },
+            (scope, _) => Truth::NotPublic(scope),
+        }
+    }
+}
+
+impl Truth {
+    /// A word for programs.
+    pub fn name(self) -> &'static str {
+        match self {
+            Truth::Unchecked => "unchecked",
+            Truth::Agrees => "agrees",
+            Truth::NotPublic(_) => "not_public",
+            Truth::Differs { .. } => "differs",
+        }
+    }
+}
+
+impl fmt::Display for Truth {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Truth::Unchecked => f.write_str("not checked: no STUN server said what the internet sees"),
+            Truth::Agrees => f.write_str("the internet sees the same address"),
+            Truth::NotPublic(Scope::CarrierGrade) => {
+                f.write_str("a carrier's NAT (CGN) lies beyond the router")
+            }
+            Truth::NotPublic(scope) => {
+                write!(f, "not reachable: {scope}, so another NAT lies beyond the router")
+            }
+            Truth::Differs { seen } => write!(f, "not reachable: the internet sees {seen} instead"),
+        }
+    }
+}
+
+/// What sort of address it is (RFC 6890).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Scope {
+    /// The internet's.
+    Public,
+    /// RFC 1918, RFC 4193.
+    Private,
+    /// 100.64.0.0/10, RFC 6598: between a carrier's NAT and its customers.
+    CarrierGrade,
+    /// Unspecified, loopback, link-local, multicast, documentation, benchmarks, reserved.
+    Special,
+}
+
+impl Scope {
+    /// What sort `ip` is of.
+    pub fn of(ip: IpAddr) -> Scope {
+        match ip.to_canonical() {
+            IpAddr::V4(ip) => Self::of_v4(ip),
+            IpAddr::V6(ip) => match ip.segments() {
+                [a, ..] if a & 0xfe00 == 0xfc00 => Scope::Private,
+                [0x2001, 0x0db8, ..] => Scope::Special,
+                // All of the internet's IPv6 addresses are in 2000::/3.
+                [a, ..] if a & 0xe000 == 0x2000 => Scope::Public,
+                _ => Scope::Special,
+            },
+        }
+    }
+
+    fn of_v4(ip: Ipv4Addr) -> Scope {
+        let [a, b, c, _] = ip.octets();
+        match (a, b, c) {
+            (10, ..) | (172, 16..=31, _) | (192, 168, _) => Scope::Private,
+            (100, 64..=127, _) => Scope::CarrierGrade,
+            (0 | 127 | 224.., ..) | (169, 254, _) | (192, 0, 0 | 2) => Scope::Special,
+            (198, 18 | 19, _) | (198, 51, 100) | (203, 0, 113) => Scope::Special,
+            _ => Scope::Public,
+        }
+    }
+}
+
+impl fmt::Display for Scope {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Scope::Public => "a public address",
+            Scope::Private => "a private address",
+            Scope::CarrierGrade => "a carrier's address (CGN)",
+            Scope::Special => "an address for special use",
+        })
+    }
+}
+
+/// Why a way did not lead to a mapping.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum MapError {
+    /// Nobody answered: the router speaks none of it, or something blocks it.
+    NoAnswer,
+    /// The router knows another version only.
+    Version,
+    /// The router does not let us.
+    NotAuthorized,
+    /// The router has no external address yet.
+    NoNetwork,
+    /// The router's table, or our share of it, is full.
+    NoResources,
+    /// What we asked for is not there.
+    NotSupported,
+    /// A NAT between the router and us changed our address.
+    AddressMismatch,
+    /// Each external port that was tried is somebody else's.
+    Conflict,
+    /// The router gives all its ports at once or none (UPnP 727): that is nothing to ask for.
+    OnlyWholeAddress,
+    /// An answer was malformed, too long, or cut short.
+    BadAnswer,
+    /// Another error number of the protocol.
+    Other(u16),
+}
+
+impl fmt::Display for MapError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            MapError::NoAnswer => "no answer",
+            MapError::Version => "another version",
+            MapError::NotAuthorized => "not authorized",
+            MapError::NoNetwork => "the router has no external address",
+            MapError::NoResources => "no place left in the router",
+            MapError::NotSupported => "not supported",
+            MapError::AddressMismatch => "another NAT between the router and us",
+            MapError::Conflict => "the ports are taken",
+            MapError::OnlyWholeAddress => "only all ports at once",
+            MapError::BadAnswer => "a malformed answer",
+            MapError::Other(code) => return write!(f, "error {code}"),
+        })
+    }
+}
+
+impl std::error::Error for MapError {}
+
+/// Why a mapping is not even tried.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Refused {
+    /// There are [`MAX_MAPPINGS`].
+    TooMany,
+    /// Port 0 is none.
+    PortZero,
+    /// [`Mapper::close`] was called.
+    Closed,
+}
+
+impl fmt::Display for Refused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Refused::TooMany => "too many mappings",
+            Refused::PortZero => "port 0 cannot be mapped",
+            Refused::Closed => "the mapper is closed",
+        })
+    }
+}
+
+impl std::error::Error for Refused {}
+
+/// What was turned away or had to be done again.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Stats {
+    /// Datagrams from others than those who were asked.
+    pub strangers: u64,
+    /// Answers of theirs that were malformed or fitted no question.
+    pub malformed: u64,
+    /// Leases that were renewed.
+    pub renewed: u64,
+    /// Times that a server's epoch said that its state was lost.
+    pub restarts: u64,
+}
+
+/// What is asked of each way.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Ask {
+    id: MapId,
+    protocol: Protocol,
+    internal: u16,
+    /// Suggested.
+    external: u16,
+    nonce: [u8; 12],
+    lifetime: u32,
+}
+
+/// What a way answers.
+#[derive(Clone, PartialEq, Eq, Debug)]
+enum Reply {
+    /// With the lifetime in seconds, `None` for ever.
+    Granted {
+        id: MapId,
+        way: Way,
+        external: SocketAddr,
+        lifetime: Option<u32>,
+    },
+    Refused {
+        id: MapId,
+        way: Way,
+        why: MapError,
+    },
+    Removed {
+        id: MapId,
+        way: Way,
+        confirmed: bool,
+    },
+    /// The server lost what it had granted, all but what it grants now.
+    Restarted {
+        except: Option<MapId>,
+    },
+    Listed(Listed),
+    ListEnd(Result<(), MapError>),
+}
+
+/// What the ways ask for and say, and what they have in common.
+#[derive(Debug)]
+struct Out {
+    /// The latest time that was told.
+    now: Instant,
+    random: Random,
+    requests: VecDeque<Request>,
+    replies: VecDeque<Reply>,
+    stats: Stats,
+}
+
+impl Out {
+    fn datagram(&mut self, to: SocketAddr, data: Bytes) {
+        self.requests.push_back(Request::Datagram { to, data });
+    }
+
+    fn reply(&mut self, reply: Reply) {
+        self.replies.push_back(reply);
+    }
+}
+
+/// A socket address, in the zone where it is link-local.
+fn scoped(ip: IpAddr, port: u16, zone: u32) -> SocketAddr {
+    match ip {
+        IpAddr::V6(ip) if ip.is_unicast_link_local() => SocketAddrV6::new(ip, port, 0, zone).into(),
+        ip => SocketAddr::new(ip, port),
+    }
+}

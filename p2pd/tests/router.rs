@@ -1,0 +1,107 @@
+//! `p2pd map` and `p2pd clock` as their user sees them, on loopback: what they do on routers is tested in the lab.
+#![cfg(unix)]
+
+use std::fs;
+use std::net::UdpSocket;
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+use std::time::SystemTime;
+
+fn p2pd(args: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_p2pd"));
+    // This is also what keeps a mistake in a test from looking for this machine's own router.
+    command.args(args).env(p2pd::servers::FORBID_PUBLIC, "1").stdin(Stdio::null());
+    command.output().unwrap()
+}
+
+fn ends(args: &[&str]) -> (Option<i32>, String) {
+    let out = p2pd(args);
+    (out.status.code(), String::from_utf8(out.stderr).unwrap())
+}
+
+#[test]
+fn wrong_usage_is_said() {
+    for (args, word) in [
+        (&["map"][..], "--list"),
+        (&["map", "--list", "--add", "5"], "cannot be used with"),
+        (&["map", "--add", "0"], "0"),
+        (&["map", "--remove", "70000"], "70000"),
+        (&["map", "--list", "--udp"], "--udp"),
+        (&["map", "--remove", "5", "--lease", "60"], "--lease"),
+        (&["map", "--list", "--config", "/dev/null"], "--config"),
+        (&["map", "--list"], "give --bind"),
+        (&["map", "--add", "5", "--lease", "0"], "0"),
+        (&["map", "--add", "5", "--bind", "127.0.0.1", "--config", "/nonexistent"], "/nonexistent"),
+        (&["clock", "--bind", "127.0.0.1"], "--bind"),
+        (&["clock"], p2pd::servers::FORBID_PUBLIC),
+        (&["clock", "--config", "/dev/null"], "[[ntp]]"),
+    ] {
+        let (code, said) = ends(args);
+        assert_eq!((code, said.contains(word)), (Some(2), true), "{args:?}: {said}");
+    }
+    let (code, said) = ends(&["map", "--list", "--bind", "192.0.2.1"]);
+    assert_eq!((code, said.contains("--bind 192.0.2.1")), (Some(1), true), "{said}");
+}
+
+#[test]
+fn loopback_has_no_router() {
+    for (what, word) in [
+        (&["--add", "4000"][..], "no mapping: there is no router to ask"),
+        (&["--list"], "UPnP: not supported"),
+    ] {
+        let (code, said) = ends(&[&["map", "--bind", "127.0.0.1"], what].concat());
+        assert_eq!((code, said), (Some(1), format!("p2pd: {word}\n")));
+    }
+}
+
+/// A server whose clock is a second ahead, and its list.
+fn ahead(dir: &Path) -> String {
+    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let list = dir.join("list.toml");
+    let port = socket.local_addr().unwrap().port();
+    fs::write(&list, format!("[[ntp]]\nhost = \"127.0.0.1\"\nport = {port}\n")).unwrap();
+    std::thread::spawn(move || {
+        let mut request = [0; 48];
+        while let Ok((48, from)) = socket.recv_from(&mut request) {
+            let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap();
+            let seconds = (now.as_secs() + 1 + 2_208_988_800) as u32;
+            let fraction = ((u64::from(now.subsec_nanos()) << 32) / 1_000_000_000) as u32;
+            let stamp = [seconds.to_be_bytes(), fraction.to_be_bytes()].concat();
+            let head = [0x24, 1, 6, 0xe7, 0, 0, 0, 0, 0, 0, 0, 0, b'G', b'P', b'S', 0];
+            let answer = [&head[..], &stamp, &request[40..], &stamp, &stamp].concat();
+            if socket.send_to(&answer, from).is_err() {
+                return;
+            }
+        }
+    });
+    list.to_str().unwrap().to_owned()
+}
+
+#[test]
+fn the_clock_is_compared_with_a_servers() {
+    let dir = tempfile::tempdir().unwrap();
+    let list = ahead(dir.path());
+    let (code, said) = ends(&["clock", "--config", &list, "--json"]);
+    assert_eq!(code, Some(0), "{said}");
+    let event: serde_json::Value = serde_json::from_str(&said).unwrap();
+    let (offset, error) = (event["offset_ms"].as_f64().unwrap(), event["error_ms"].as_f64().unwrap());
+    assert!((offset + 1000.0).abs() < error + 1.0 && error < 500.0, "{said}");
+    assert_eq!((&event["event"], &event["answered"]), (&"clock".into(), &1.into()));
+    let out = p2pd(&["clock", "--config", &list]);
+    let text = String::from_utf8(out.stdout).unwrap();
+    assert!(
+        text.contains(" ms behind, give or take ") && text.ends_with("(1 of 1 servers answered)\n"),
+        "{text}"
+    );
+}
+
+#[test]
+fn a_silent_server_is_a_failure() {
+    let dir = tempfile::tempdir().unwrap();
+    let silent = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let list = dir.path().join("list.toml");
+    let port = silent.local_addr().unwrap().port();
+    fs::write(&list, format!("[[ntp]]\nhost = \"127.0.0.1\"\nport = {port}\n")).unwrap();
+    let (code, said) = ends(&["clock", "--config", list.to_str().unwrap()]);
+    assert_eq!((code, said), (Some(1), "p2pd: no time server answered\n".into()));
+}
