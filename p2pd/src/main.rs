@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 mod commands;
+mod daemon;
 mod demo;
 mod exec;
 mod options;
