@@ -11,6 +11,7 @@ use tokio::sync::{broadcast, mpsc, oneshot};
 use tokio::task::JoinHandle;
 
 use crate::USAGE;
+use crate::daemon::{self, Prepared};
 use crate::exec::Program;
 use crate::options::{Command, Common, Options};
 use crate::say::Say;
@@ -28,6 +29,7 @@ enum Task {
     Connect(Box<PeerAddress>, Plan, Option<Program>),
     Addr,
     Nat,
+    Daemon(Prepared),
 }
 
 pub(crate) async fn run(options: Options) -> ExitCode {
@@ -42,6 +44,10 @@ pub(crate) async fn run(options: Options) -> ExitCode {
         Command::Listen { echo, common } => (Task::Listen { echo }, common),
         Command::Addr { common } => (Task::Addr, common),
         Command::Nat { common } => (Task::Nat, common),
+        Command::Daemon(daemon) => match Prepared::new(&daemon) {
+            Ok(prepared) => (Task::Daemon(prepared), daemon.common),
+            Err(why) => return usage(say, &why),
+        },
         Command::Connect { address, strategies, timeout, exec, stdio, common } => {
             let to = match address.parse::<PeerAddress>() {
                 Ok(to) => Box::new(to),
@@ -57,7 +63,8 @@ pub(crate) async fn run(options: Options) -> ExitCode {
         Ok(config) => config,
         Err(why) => return usage(say, &why),
     };
-    let mut builder = Node::builder(config);
+    // P2PD's documents have a node answer ECHO on what peers open to it.
+    let mut builder = Node::builder(config).echo(matches!(task, Task::Daemon(_)));
     if let Some(path) = &common.trace {
         match trace::create(path, say) {
             Ok(write) => builder = builder.trace(write),
@@ -93,6 +100,7 @@ pub(crate) async fn run(options: Options) -> ExitCode {
         },
         Task::Listen { echo } => listen(&node, echo, say).await,
         Task::Nat => nat(&node, say).await,
+        Task::Daemon(prepared) => daemon::run(&node, prepared, say).await,
         Task::Addr => {
             say.waiting("asking for the outside address");
             let address = node.address().await;

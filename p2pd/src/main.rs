@@ -3,6 +3,7 @@
 
 mod clock;
 mod commands;
+mod daemon;
 mod demo;
 mod exec;
 mod map;

@@ -1,7 +1,7 @@
 //! The command line.
 
 use std::ffi::OsString;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -103,6 +103,8 @@ pub(crate) enum Command {
         #[arg(long, value_name = "FILE")]
         config: Option<PathBuf>,
     },
+    /// Run a node behind a REST API on this machine, and a page at its address, until interrupted
+    Daemon(Daemon),
     /// Run the servers that peers need, a broker and a STUN server, and a TURN server if asked to, until interrupted
     Serve(Serve),
     /// Try every strategy between two nodes on this machine, with servers of its own
@@ -117,6 +119,27 @@ pub(crate) enum Command {
         /// What `--trace` wrote
         file: PathBuf,
     },
+}
+
+/// The API of the daemon.
+#[derive(Debug, Args)]
+pub(crate) struct Daemon {
+    /// Where the API is served, a loopback address; port 0 takes a free one
+    #[arg(long, value_name = "IP:PORT", default_value = "127.0.0.1:12333")]
+    pub(crate) api: SocketAddr,
+    /// Serve the API on this Unix socket too, which its owner alone can use, without a token
+    #[arg(long, value_name = "PATH")]
+    pub(crate) unix: Option<PathBuf>,
+    /// File with the token that calls have to show, in the header X-P2PD-Token or as `?token=`; made with mode 0600 if
+    /// missing. Default: ~/.p2pd/token
+    #[arg(long, value_name = "FILE", conflicts_with = "no_token")]
+    pub(crate) token_file: Option<PathBuf>,
+    /// Ask for no token: every program of every user of this machine can use the API, and web pages in browsers that
+    /// send no Sec-Fetch-Site
+    #[arg(long)]
+    pub(crate) no_token: bool,
+    #[command(flatten)]
+    pub(crate) common: Common,
 }
 
 #[derive(Debug, Args)]

@@ -2,6 +2,7 @@
 
 use std::io::{self, IsTerminal, Write};
 use std::net::SocketAddr;
+use std::path::Path;
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -55,24 +56,29 @@ impl Say {
         );
     }
 
+    /// Where the API is, and what it asks for. The link has the token where browsers keep it to themselves.
+    pub(crate) fn api(self, at: SocketAddr, token: Option<&str>, file: Option<&Path>, unix: Option<&Path>) {
+        let (file, unix) = (file.map(|f| f.display().to_string()), unix.map(|u| u.display().to_string()));
+        let page = token.map_or(format!("http://{at}/"), |token| format!("http://{at}/#{token}"));
+        let text = || {
+            let file = file.as_ref().map_or("no token asked for".into(), |file| format!("token in {file}"));
+            let unix = unix.as_ref().map_or(String::new(), |unix| format!(", and on {unix}"));
+            format!("API on http://{at}{unix}, {file}\npage: {page}")
+        };
+        let event =
+            || json!({"event": "api", "api": at.to_string(), "unix": unix, "token_file": file, "page": page});
+        self.line(event, text);
+    }
+
     /// What was measured of the NATs: to standard output for people, one event each for programs.
     pub(crate) fn nats(self, reports: &[NatReport]) {
         self.still();
         for report in reports {
             let behaviour = report.behaviour;
-            let (nat, delta) = (behaviour.nat_type(), behaviour.delta());
+            let (kind, delta) = (behaviour.nat_type(), behaviour.delta());
             if self.json {
-                let event = json!({
-                    "event": "nat", "local": report.local.to_string(),
-                    "mapped": report.mapped.map(|m| m.to_string()),
-                    "mapping": behaviour.mapping.map(|m| format!("{m:?}")),
-                    "filtering": behaviour.filtering.map(|f| format!("{f:?}")),
-                    "allocation": behaviour.allocation.map(|a| format!("{a:?}")),
-                    "nat_type": nat.number(), "delta_type": delta.kind.number(), "delta": delta.value,
-                    "round_trip_ms": report.round_trip.map(|t| t.as_secs_f64() * 1e3),
-                    "server": report.server.map(|s| s.to_string()),
-                    "second_address": report.second_address,
-                });
+                let mut event = nat(report);
+                event["event"] = "nat".into();
                 eprintln!("{event}");
                 continue;
             }
@@ -80,7 +86,7 @@ impl Say {
                 println!("{}: no STUN server answered over TCP; nothing is known", report.local);
                 continue;
             };
-            println!("{}: {behaviour} (type {}, delta {})", report.local, nat.number(), delta.kind.number());
+            println!("{}: {behaviour} (type {}, delta {})", report.local, kind.number(), delta.kind.number());
             println!("  seen from outside as {mapped}");
             match behaviour.mapping {
                 Some(mapping) => println!("  mapping: {mapping}"),
@@ -284,6 +290,21 @@ impl Say {
             None => tell(text()),
         }
     }
+}
+
+/// What was measured of a NAT.
+pub(crate) fn nat(report: &NatReport) -> serde_json::Value {
+    let behaviour = report.behaviour;
+    let (kind, delta) = (behaviour.nat_type(), behaviour.delta());
+    json!({
+        "local": report.local.to_string(), "mapped": report.mapped.map(|m| m.to_string()),
+        "mapping": behaviour.mapping.map(|m| format!("{m:?}")),
+        "filtering": behaviour.filtering.map(|f| format!("{f:?}")),
+        "allocation": behaviour.allocation.map(|a| format!("{a:?}")),
+        "nat_type": kind.number(), "delta_type": delta.kind.number(), "delta": delta.value,
+        "round_trip_ms": report.round_trip.map(|t| t.as_secs_f64() * 1e3),
+        "server": report.server.map(|s| s.to_string()), "second_address": report.second_address,
+    })
 }
 
 /// A line on standard error. Where nobody reads it any more, the work goes on all the same.

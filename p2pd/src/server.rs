@@ -57,9 +57,7 @@ pub(crate) async fn run(options: &Serve, say: Say) -> ExitCode {
         made,
     });
     tokio::select! {
-        // An error means that there is no such signal here: then only being killed ends it.
-        Ok(()) = tokio::signal::ctrl_c() => ExitCode::SUCCESS,
-        () = terminated() => ExitCode::SUCCESS,
+        () = interrupted() => ExitCode::SUCCESS,
         () = serving.ended() => {
             say.error("a server ended by itself");
             ExitCode::FAILURE
@@ -118,6 +116,15 @@ fn allow_sockets() {
 
 fn second(wanted: &Wanted, serving: &Serving) -> Option<SocketAddr> {
     wanted.second_ip.map(|ip| (ip, serving.stun().port()).into())
+}
+
+/// Waits for the user to end the program.
+pub(crate) async fn interrupted() {
+    tokio::select! {
+        // An error means that there is no such signal here: then only being killed ends it.
+        Ok(()) = tokio::signal::ctrl_c() => {}
+        () = terminated() => {}
+    }
 }
 
 #[cfg(unix)]

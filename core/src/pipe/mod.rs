@@ -4,6 +4,7 @@ mod echo;
 mod record;
 
 pub mod moving;
+pub mod subscriptions;
 
 use core::fmt;
 use core::time::Duration;

@@ -1,0 +1,52 @@
+//! Which messages came lately.
+
+use std::collections::{BTreeSet, VecDeque};
+use std::net::SocketAddr;
+
+use blake2::digest::consts::U16;
+use blake2::{Blake2s, Digest};
+
+/// Most that are remembered.
+const MOST: usize = 100_000;
+
+/// 128 bits of a hash that a sender cannot steer: whoever could make two messages of one hash, could have the second
+/// dropped.
+type Mark = [u8; 16];
+
+#[derive(Debug, Default)]
+pub(super) struct Unique {
+    kept: usize,
+    order: VecDeque<Mark>,
+    known: BTreeSet<Mark>,
+}
+
+impl Unique {
+    pub(super) fn new(kept: usize) -> Self {
+        Unique { kept: kept.min(MOST), ..Self::default() }
+    }
+
+    /// Whether the message is not among those kept; it is from now on.
+    pub(super) fn is_new(&mut self, data: &[u8], from: SocketAddr) -> bool {
+        if self.kept == 0 {
+            return true;
+        }
+        let mut hash = Blake2s::<U16>::new();
+        match from.ip() {
+            std::net::IpAddr::V4(ip) => hash.update(ip.to_ipv6_mapped().octets()),
+            std::net::IpAddr::V6(ip) => hash.update(ip.octets()),
+        }
+        hash.update(from.port().to_be_bytes());
+        hash.update(data);
+        let mark = hash.finalize().into();
+        if !self.known.insert(mark) {
+            return false;
+        }
+        if self.order.len() == self.kept
+            && let Some(oldest) = self.order.pop_front()
+        {
+            self.known.remove(&oldest);
+        }
+        self.order.push_back(mark);
+        true
+    }
+}

@@ -1,0 +1,189 @@
+//! What the API says: JSON with an `error` field, 0 for success, and the HTTP status that belongs to it. Numbers
+//! up to 7 are those of P2PD's documents.
+
+use std::fmt;
+
+use axum::body::Body;
+use axum::http::{HeaderValue, Response, StatusCode, header};
+use p2pd_core::address::AddressError;
+use p2pd_core::pipe::subscriptions::PatternError;
+use serde_json::{Value, json};
+
+/// Why a call was not carried out.
+#[derive(Clone, PartialEq, Debug)]
+pub(super) enum Refused {
+    NoSuchCall,
+    WrongMethod,
+    BadName,
+    BadAddress(Box<AddressError>),
+    BadPattern(PatternError),
+    BadTimeout,
+    BadOption(&'static str),
+    NotText,
+    /// The connection of this name exists.
+    NameTaken,
+    ConnectFailed(Value),
+    NoSuchConnection(String),
+    BadOrigin,
+    BadHost,
+    NoToken,
+    Empty(String),
+    NoSuchSubscription,
+    NoLength,
+    TooLong,
+    BodyBroken,
+    BodySlow,
+    Piped,
+    OwnConnection,
+    Ended,
+    Busy,
+    PeerSlow,
+    TooMany(&'static str),
+}
+
+impl Refused {
+    /// The number in the `error` field.
+    pub(super) fn number(&self) -> u16 {
+        match self {
+            Refused::NoSuchCall => 1,
+            Refused::NameTaken => 2,
+            Refused::ConnectFailed(_) => 3,
+            Refused::NoSuchConnection(_) => 4,
+            Refused::BadOrigin => 5,
+            Refused::Empty(_) | Refused::NoLength => 6,
+            Refused::TooLong | Refused::BodyBroken | Refused::BodySlow => 7,
+            Refused::BadHost => 20,
+            Refused::NoToken => 21,
+            Refused::WrongMethod => 22,
+            Refused::BadName => 23,
+            Refused::BadAddress(_) => 24,
+            Refused::BadPattern(_) => 25,
+            Refused::BadTimeout | Refused::BadOption(_) | Refused::NotText => 26,
+            Refused::NoSuchSubscription => 27,
+            Refused::Piped => 28,
+            Refused::OwnConnection => 29,
+            Refused::Ended => 30,
+            Refused::Busy | Refused::PeerSlow => 31,
+            Refused::TooMany(_) => 32,
+        }
+    }
+
+    pub(super) fn status(&self) -> StatusCode {
+        match self {
+            Refused::NoSuchCall | Refused::NoSuchConnection(_) | Refused::NoSuchSubscription => {
+                StatusCode::NOT_FOUND
+            }
+            Refused::WrongMethod => StatusCode::METHOD_NOT_ALLOWED,
+            Refused::BadName
+            | Refused::BadAddress(_)
+            | Refused::BadPattern(_)
+            | Refused::BadTimeout
+            | Refused::BadOption(_)
+            | Refused::NotText
+            | Refused::BodyBroken => StatusCode::BAD_REQUEST,
+            Refused::NameTaken | Refused::Piped => StatusCode::CONFLICT,
+            Refused::ConnectFailed(_) => StatusCode::BAD_GATEWAY,
+            Refused::BadOrigin => StatusCode::FORBIDDEN,
+            Refused::BadHost => StatusCode::MISDIRECTED_REQUEST,
+            Refused::NoToken => StatusCode::UNAUTHORIZED,
+            Refused::Empty(_) | Refused::PeerSlow => StatusCode::GATEWAY_TIMEOUT,
+            Refused::NoLength => StatusCode::LENGTH_REQUIRED,
+            Refused::TooLong => StatusCode::PAYLOAD_TOO_LARGE,
+            Refused::BodySlow => StatusCode::REQUEST_TIMEOUT,
+            Refused::OwnConnection => StatusCode::UPGRADE_REQUIRED,
+            Refused::Ended => StatusCode::GONE,
+            Refused::Busy | Refused::TooMany(_) => StatusCode::SERVICE_UNAVAILABLE,
+        }
+    }
+
+    pub(super) fn answer(&self) -> Answer {
+        let mut body = json!({"error": self.number(), "msg": self.to_string()});
+        if let Refused::ConnectFailed(report) = self {
+            body["report"] = report.clone();
+        }
+        let mut answer = json_answer(self.status(), &body);
+        match self {
+            Refused::NoToken => {
+                let scheme = HeaderValue::from_static("Bearer realm=\"p2pd\"");
+                answer.headers_mut().insert(header::WWW_AUTHENTICATE, scheme);
+            }
+            // RFC 9110 asks for the list of what would do.
+            Refused::WrongMethod => {
+                let allow = HeaderValue::from_static("GET, POST, DELETE");
+                answer.headers_mut().insert(header::ALLOW, allow);
+            }
+            Refused::OwnConnection => {
+                answer.headers_mut().insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+            }
+            _ => {}
+        }
+        answer
+    }
+}
+
+impl fmt::Display for Refused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Refused::NoSuchCall => f.write_str("No API method found."),
+            Refused::WrongMethod => f.write_str("This path has no such method."),
+            Refused::BadName => {
+                f.write_str("A name is 1 to 64 letters, digits, dots, hyphens and underscores.")
+            }
+            Refused::BadAddress(why) => write!(f, "Not an address: {why}."),
+            Refused::BadPattern(why) => write!(f, "Not a pattern: {why}."),
+            Refused::BadTimeout => f.write_str("A timeout is 0 to 3600 seconds."),
+            Refused::BadOption(option) => write!(f, "The option {option} has a value that it cannot have."),
+            Refused::NotText => f.write_str("Not UTF-8."),
+            Refused::NameTaken => f.write_str("Con name already exists."),
+            Refused::ConnectFailed(_) => f.write_str("Con failed connect."),
+            Refused::NoSuchConnection(name) => write!(f, "Con name {name} not found."),
+            Refused::BadOrigin => f.write_str("Invalid origin."),
+            Refused::BadHost => f.write_str("The Host header names another server."),
+            Refused::NoToken => f.write_str("This call needs the token."),
+            Refused::Empty(name) => write!(f, "recv buffer {name} empty."),
+            Refused::NoSuchSubscription => f.write_str("There is no such subscription."),
+            Refused::NoLength => f.write_str("No Content-Length."),
+            Refused::TooLong => f.write_str("The body is too long."),
+            Refused::BodyBroken => f.write_str("The body is not as long as its Content-Length."),
+            Refused::BodySlow => f.write_str("The body came too slowly."),
+            Refused::Piped => f.write_str("A client has this connection for itself."),
+            Refused::OwnConnection => {
+                f.write_str("A pipe is the first request of a connection, or a WebSocket.")
+            }
+            Refused::Ended => f.write_str("The connection has ended."),
+            Refused::Busy => f.write_str("Too many sends wait on this connection."),
+            Refused::PeerSlow => f.write_str("The peer did not take it in time; it is still being sent."),
+            Refused::TooMany(what) => write!(f, "There are too many {what}."),
+        }
+    }
+}
+
+pub(super) type Answer = Response<Body>;
+
+/// Success.
+pub(super) fn ok(mut body: Value) -> Answer {
+    body["error"] = 0.into();
+    json_answer(StatusCode::OK, &body)
+}
+
+fn json_answer(status: StatusCode, body: &Value) -> Answer {
+    // As P2PD has it: sorted and indented, for people with curl.
+    let mut text = serde_json::to_string_pretty(body).unwrap_or_default();
+    text.push('\n');
+    typed(status, "application/json", text)
+}
+
+/// An answer that no browser takes for something else, and no cache keeps.
+pub(super) fn typed(status: StatusCode, kind: &'static str, body: impl Into<Body>) -> Answer {
+    let mut answer = Response::new(body.into());
+    *answer.status_mut() = status;
+    let headers = answer.headers_mut();
+    for (name, value) in [
+        (header::CONTENT_TYPE, kind),
+        (header::CACHE_CONTROL, "no-store"),
+        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+    ] {
+        headers.insert(name, HeaderValue::from_static(value));
+    }
+    answer
+}

@@ -1,0 +1,316 @@
+//! What a request asks for: a method and a path, taken exactly. A path that is nearly one of ours is none of ours.
+
+use std::borrow::Cow;
+use std::time::Duration;
+
+use axum::http::Method;
+use p2pd_core::PeerAddress;
+use p2pd_core::pipe::subscriptions::{Pattern, PatternError};
+use percent_encoding::percent_decode_str;
+
+use super::answer::Refused;
+
+/// How long `recv` waits where nothing else is said, in P2PD's documents and here.
+const RECV: Duration = Duration::from_secs(2);
+/// Longest that may be waited.
+const LONGEST: Duration = Duration::from_secs(3600);
+
+/// One call of the API.
+#[derive(Debug)]
+pub(super) enum Call {
+    Page,
+    OpenApi,
+    Version,
+    Address,
+    Nat,
+    Events,
+    List,
+    /// An address, or `None` for our own.
+    Open(Name, Option<Box<PeerAddress>>),
+    Show(Name),
+    Close(Name),
+    Send(Name, Vec<u8>),
+    Recv(Name, Subscribed, Duration),
+    PutBinary(Name),
+    TakeBinary(Name, Subscribed, Duration),
+    Pipe(Name),
+    Subscribe(Name, Subscribed),
+    Unsubscribe(Name, Subscribed),
+}
+
+/// A connection's name: 1 to 64 letters, digits, dots, hyphens and underscores.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(super) struct Name(pub(super) String);
+
+/// The patterns that name a subscription.
+#[derive(Clone, Debug)]
+pub(super) struct Subscribed {
+    pub(super) message: Pattern,
+    pub(super) peer: Pattern,
+}
+
+impl Call {
+    /// The call, or why there is none.
+    pub(super) fn parse(method: &Method, path: &str) -> Result<Self, Refused> {
+        let path = path.strip_prefix('/').ok_or(Refused::NoSuchCall)?;
+        let parts: Vec<&str> = path.split('/').collect();
+        let (get, post, delete) = (method == Method::GET, method == Method::POST, method == Method::DELETE);
+        // What changes something may be a POST too; P2PD's documents have GETs.
+        let (allowed, call): (bool, Result<Call, Refused>) = match parts[..] {
+            [""] => (get, Ok(Call::Page)),
+            ["openapi.json"] => (get, Ok(Call::OpenApi)),
+            ["version"] => (get, Ok(Call::Version)),
+            ["nat"] => (get, Ok(Call::Nat)),
+            ["events"] => (get, Ok(Call::Events)),
+            ["p2p", "addr"] => (get, Ok(Call::Address)),
+            ["p2p", "con"] => (get, Ok(Call::List)),
+            ["p2p", "con", name] if delete => (true, named(name, Call::Close)),
+            ["p2p", "con", name] => (get, named(name, Call::Show)),
+            ["p2p", "close", name] => (get || post, named(name, Call::Close)),
+            ["p2p", "open", name, to] => (get || post, open(name, to)),
+            ["p2p", "send", name, ref text @ ..] if !text.is_empty() => (get || post, send(name, text)),
+            ["p2p", "pipe", name] => (get, named(name, Call::Pipe)),
+            ["p2p", "recv", name, ref options @ ..] => (get || post, recv(name, options, Call::Recv)),
+            ["p2p", "binary", name] if post => (true, named(name, Call::PutBinary)),
+            ["p2p", "binary", name, ref options @ ..] => (get, recv(name, options, Call::TakeBinary)),
+            ["p2p", "sub", name, ref options @ ..] if delete => (true, sub(name, options, Call::Unsubscribe)),
+            ["p2p", "sub", name, ref options @ ..] => (get || post, sub(name, options, Call::Subscribe)),
+            _ => return Err(Refused::NoSuchCall),
+        };
+        if allowed { call } else { Err(Refused::WrongMethod) }
+    }
+
+    /// Whether anybody on this machine may ask, without a token. All else changes something, takes messages away, or
+    /// tells what this node does with whom.
+    pub(super) fn is_open(&self) -> bool {
+        matches!(self, Call::Page | Call::OpenApi | Call::Version | Call::Address)
+    }
+}
+
+fn name(text: &str) -> Result<Name, Refused> {
+    let text = decoded(text)?;
+    let good = |b: u8| b.is_ascii_alphanumeric() || b"._-".contains(&b);
+    // A dot is what clients make shorter paths of.
+    if (1..=64).contains(&text.len()) && text.bytes().all(good) && text != "." && text != ".." {
+        Ok(Name(text.into_owned()))
+    } else {
+        Err(Refused::BadName)
+    }
+}
+
+fn named(text: &str, call: impl FnOnce(Name) -> Call) -> Result<Call, Refused> {
+    name(text).map(call)
+}
+
+fn open(named: &str, to: &str) -> Result<Call, Refused> {
+    let (name, to) = (name(named)?, decoded(to)?);
+    let to = match &*to {
+        "self" => None,
+        address => Some(Box::new(address.parse().map_err(|why| Refused::BadAddress(Box::new(why)))?)),
+    };
+    Ok(Call::Open(name, to))
+}
+
+/// The text may have slashes, and is bytes.
+fn send(named: &str, text: &[&str]) -> Result<Call, Refused> {
+    Ok(Call::Send(name(named)?, percent_decode_str(&text.join("/")).collect()))
+}
+
+fn recv(
+    named: &str,
+    options: &[&str],
+    call: impl FnOnce(Name, Subscribed, Duration) -> Call,
+) -> Result<Call, Refused> {
+    let (subscribed, timeout) = read_options(options, true)?;
+    Ok(call(name(named)?, subscribed, timeout))
+}
+
+fn sub(named: &str, options: &[&str], call: impl FnOnce(Name, Subscribed) -> Call) -> Result<Call, Refused> {
+    let (subscribed, _) = read_options(options, false)?;
+    Ok(call(name(named)?, subscribed))
+}
+
+/// `/timeout/SECONDS`, `/msg_p/PATTERN` and `/addr_p/PATTERN`, each at most once, in any order.
+fn read_options(options: &[&str], timed: bool) -> Result<(Subscribed, Duration), Refused> {
+    let (mut message, mut peer, mut timeout) = (None, None, None);
+    for pair in options.chunks(2) {
+        let [key, value] = *pair else { return Err(Refused::NoSuchCall) };
+        let pattern = |slot: &mut Option<Pattern>| match slot.replace(Pattern::new(&decoded(value)?)?) {
+            None => Ok(()),
+            Some(_) => Err(Refused::NoSuchCall),
+        };
+        match key {
+            "msg_p" => pattern(&mut message)?,
+            "addr_p" => pattern(&mut peer)?,
+            "timeout" if timed && timeout.is_none() => timeout = Some(seconds(&decoded(value)?)?),
+            _ => return Err(Refused::NoSuchCall),
+        }
+    }
+    let subscribed =
+        Subscribed { message: message.unwrap_or(Pattern::ANY), peer: peer.unwrap_or(Pattern::ANY) };
+    Ok((subscribed, timeout.unwrap_or(RECV)))
+}
+
+/// Seconds, with a fraction or without; 0 does not wait.
+pub(super) fn seconds(text: &str) -> Result<Duration, Refused> {
+    let seconds: f64 = text.parse().map_err(|_| Refused::BadTimeout)?;
+    Duration::try_from_secs_f64(seconds).ok().filter(|t| *t <= LONGEST).ok_or(Refused::BadTimeout)
+}
+
+fn decoded(text: &str) -> Result<Cow<'_, str>, Refused> {
+    percent_decode_str(text).decode_utf8().map_err(|_| Refused::NotText)
+}
+
+impl From<PatternError> for Refused {
+    fn from(why: PatternError) -> Self {
+        Refused::BadPattern(why)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(path: &str) -> Result<Call, Refused> {
+        Call::parse(&Method::GET, path)
+    }
+
+    fn code(result: Result<Call, Refused>) -> u16 {
+        result.map_or_else(|why| why.status().as_u16(), |_| 200)
+    }
+
+    #[test]
+    fn paths_are_exact() {
+        for path in [
+            "",
+            "version",
+            "//version",
+            "/version/",
+            "/xyz/version",
+            "/Version",
+            "/versions",
+            "/p2p",
+            "/p2p/",
+            "/p2p/addr/",
+            "/p2p/open/a",
+            "/p2p/open/a/b/c",
+            "/p2p/send/a",
+            "/p2p/recv",
+            "/p2p/pipe/a/b",
+            "/p2p/recv/a/timeout",
+            "/p2p/recv/a/timeout/1/timeout/2",
+            "/p2p/recv/a/other/1",
+            "/p2p/sub/a/timeout/1",
+            "/p2p/sub/a/msg_p",
+            "/p2p/sub/a/msg_p/x/msg_p/y",
+            "/%76ersion",
+            "*",
+        ] {
+            assert_eq!(code(parse(path)), 404, "{path}");
+        }
+        for path in ["/", "/version", "/p2p/addr", "/p2p/con", "/p2p/open/a/self", "/nat", "/events"] {
+            assert_eq!(code(parse(path)), 200, "{path}");
+        }
+    }
+
+    #[test]
+    fn methods_are_exact() {
+        let code = |method: Method, path| code(Call::parse(&method, path));
+        assert_eq!(code(Method::POST, "/version"), 405);
+        assert_eq!(code(Method::DELETE, "/p2p/send/a/b"), 405);
+        assert_eq!(code(Method::PUT, "/p2p/binary/a"), 405);
+        assert_eq!(code(Method::HEAD, "/p2p/recv/a"), 405);
+        assert_eq!(code(Method::POST, "/p2p/open/a/self"), 200);
+        assert_eq!(code(Method::DELETE, "/p2p/sub/a/msg_p/x"), 200);
+        assert_eq!(code(Method::DELETE, "/p2p/con/a"), 200);
+    }
+
+    #[test]
+    fn names_are_exact() {
+        let long = "n".repeat(64);
+        for good in ["a", "con_name", "A.b-9", "%61", &long] {
+            assert_eq!(code(parse(&format!("/p2p/con/{good}"))), 200, "{good}");
+        }
+        let long = "n".repeat(65);
+        for bad in ["", ".", "..", "%2e%2E", "a%2Fb", "a b", "a%20b", "a%00", "caf%C3%A9", "a'b", &long] {
+            assert_eq!(code(parse(&format!("/p2p/con/{bad}"))), 400, "{bad}");
+        }
+        assert_eq!(code(parse("/p2p/con/%ff")), 400);
+    }
+
+    #[test]
+    fn a_text_is_any_bytes_and_no_control_word() {
+        let sent = |path: &str| match parse(path) {
+            Ok(Call::Send(Name(name), text)) => (name, text),
+            other => panic!("{other:?}"),
+        };
+        for (path, text) in [
+            ("/p2p/send/a/ECHO%20hello,%20world!", &b"ECHO hello, world!"[..]),
+            ("/p2p/send/a//version", b"/version"),
+            ("/p2p/send/a/b/p2p/close/a", b"b/p2p/close/a"),
+            ("/p2p/send/a/%ff%00%0d%0a", b"\xff\x00\r\n"),
+            ("/p2p/send/a/%zz+", b"%zz+"),
+            ("/p2p/send/a/", b""),
+        ] {
+            assert_eq!(sent(path), ("a".into(), text.to_vec()));
+        }
+    }
+
+    #[test]
+    fn patterns_are_taken_from_their_places() {
+        let subscribed = |path: &str| match parse(path) {
+            Ok(Call::Recv(_, s, t)) => (s.message.as_str().to_owned(), s.peer.as_str().to_owned(), t),
+            other => panic!("{other:?}"),
+        };
+        let two = Duration::from_secs(2);
+        assert_eq!(subscribed("/p2p/recv/a"), ("".into(), "".into(), two));
+        assert_eq!(
+            subscribed("/p2p/recv/a/msg_p/[hH]e[l]+o/addr_p/%2F%5C%2F"),
+            ("[hH]e[l]+o".into(), r"/\/".into(), two)
+        );
+        let (message, _, timeout) = subscribed("/p2p/recv/a/addr_p/x/timeout/0.25/msg_p/timeout");
+        assert_eq!((message.as_str(), timeout), ("timeout", Duration::from_millis(250)));
+        for bad in [
+            "/timeout/-1",
+            "/timeout/nan",
+            "/timeout/inf",
+            "/timeout/3601",
+            "/timeout/",
+            "/msg_p/(",
+            "/msg_p/%ff",
+        ] {
+            assert_eq!(code(parse(&format!("/p2p/recv/a{bad}"))), 400, "{bad}");
+        }
+        // Python's, which P2PD handed to eval().
+        let eval = "/p2p/sub/a/addr_p/('1'+str(__import__('os').getpid()),0)";
+        let Ok(Call::Subscribe(_, s)) = parse(eval) else { panic!() };
+        assert_eq!(s.peer.as_str(), "('1'+str(__import__('os').getpid()),0)");
+    }
+
+    /// Every prefix of every path, and each with one byte changed: an answer, and never a panic.
+    #[test]
+    fn any_path_is_answered() {
+        let paths = [
+            "/p2p/sub/name/msg_p/[hH]e[l]+o%2F/addr_p/(a+)+$",
+            "/p2p/recv/name/timeout/1e3/msg_p/x{1,9}",
+            "/p2p/open/name/0-[0,8.8.8.8,192.168.21.21,58959,3,2,0]-0-zmUGXPOFxBUuToh",
+            "/p2p/send/name/%F0%9F%92%A9//?",
+        ];
+        let mut answered = 0;
+        for path in paths {
+            for end in 0..=path.len() {
+                for at in 0..end {
+                    for other in *b"/%(\\{[\0\x7f+0" {
+                        let mut bytes = path.as_bytes()[..end].to_vec();
+                        bytes[at] = other;
+                        let text = String::from_utf8(bytes).unwrap();
+                        let status = code(parse(&text));
+                        assert!([200, 400, 404].contains(&status), "{text}: {status}");
+                        answered += 1;
+                    }
+                }
+            }
+        }
+        assert_eq!(answered, 10 * paths.map(|p| p.len() * (p.len() + 1) / 2).iter().sum::<usize>());
+    }
+}

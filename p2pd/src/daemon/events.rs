@@ -1,0 +1,82 @@
+//! What happens, as JSON for `/events`.
+
+use std::sync::Arc;
+
+use p2pd_core::{BrokerState, Notice};
+use p2pd_tokio::ConnectError;
+use serde_json::{Value, json};
+use tokio::sync::broadcast;
+use tokio::sync::broadcast::error::RecvError;
+
+use super::Daemon;
+
+/// Events that a slow reader may lag behind before it loses the oldest.
+const QUEUE: usize = 1024;
+
+#[derive(Debug)]
+pub(super) struct Events(broadcast::Sender<Arc<str>>);
+
+impl Events {
+    pub(super) fn new() -> Self {
+        Events(broadcast::channel(QUEUE).0)
+    }
+
+    pub(super) fn tell(&self, event: &Value) {
+        // Nobody has to listen.
+        if self.0.receiver_count() > 0 {
+            let _ = self.0.send(event.to_string().into());
+        }
+    }
+
+    pub(super) fn listen(&self) -> broadcast::Receiver<Arc<str>> {
+        self.0.subscribe()
+    }
+
+    pub(super) fn listeners(&self) -> usize {
+        self.0.receiver_count()
+    }
+}
+
+/// Hands the node's notices on.
+pub(super) async fn follow(daemon: Arc<Daemon>, mut notices: broadcast::Receiver<Notice>) {
+    loop {
+        match notices.recv().await {
+            Ok(notice) => {
+                if let Some(event) = event(&notice) {
+                    daemon.events.tell(&event);
+                }
+            }
+            Err(RecvError::Lagged(_)) => {}
+            Err(RecvError::Closed) => return,
+        }
+    }
+}
+
+fn event(notice: &Notice) -> Option<Value> {
+    Some(match notice {
+        Notice::Ready { address } => json!({"event": "ready", "addr": address.to_string()}),
+        Notice::Progress { connect, strategy, stage } => json!({
+            "event": "progress", "connect": connect.number(), "strategy": strategy.name(), "stage": stage.to_string(),
+        }),
+        Notice::Broker { id, state: BrokerState::Lost(why) } => {
+            json!({"event": "broker", "id": id, "state": "lost", "reason": why.to_string()})
+        }
+        Notice::IdentityInUse => json!({"event": "identity_in_use"}),
+        _ => return None,
+    })
+}
+
+/// A connect's end without a pipe, strategy by strategy.
+pub(super) fn failure(why: &ConnectError) -> Value {
+    match why {
+        ConnectError::Failed(reason, report) => {
+            let strategies: Vec<_> = report
+                .strategies
+                .iter()
+                .map(|s| json!({"strategy": s.strategy.name(), "outcome": s.outcome.name(), "detail": s.detail}))
+                .collect();
+            json!({"reason": reason.to_string(), "strategies": strategies})
+        }
+        other => json!({"reason": other.to_string(), "strategies": []}),
+    }
+}

@@ -1,0 +1,345 @@
+//! Who may ask. The API is on loopback, where two kinds of strangers reach it: other users of this machine, and every
+//! web page that a browser here shows. A browser tells by its headers that it is one.
+
+use std::fs::{self, File};
+use std::io::{self, Read, Write};
+use std::net::IpAddr;
+use std::path::Path;
+
+use axum::http::{HeaderMap, HeaderValue, header};
+use percent_encoding::percent_decode_str;
+use subtle::ConstantTimeEq;
+
+use super::answer::Refused;
+use super::call::Call;
+
+/// Hexadecimal digits of a token.
+const DIGITS: usize = 64;
+
+/// How a request came.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Via {
+    Tcp,
+    /// A socket file that only its owner may open: no browser, no other user.
+    Unix,
+}
+
+/// What a request has to show.
+#[derive(Debug)]
+pub(super) struct Guard {
+    /// `None`: nothing, its user said so.
+    token: Option<String>,
+}
+
+impl Guard {
+    pub(super) fn new(token: Option<String>) -> Self {
+        Guard { token }
+    }
+
+    pub(super) fn token(&self) -> Option<&str> {
+        self.token.as_deref()
+    }
+
+    /// Whether the request may be carried out. Gives the origin whose pages may read the answer, if any.
+    pub(super) fn check(
+        &self,
+        via: Via,
+        headers: &HeaderMap,
+        token: Option<&str>,
+        call: &Call,
+    ) -> Result<Option<HeaderValue>, Refused> {
+        if via == Via::Unix {
+            return Ok(None);
+        }
+        let shown = self.is_shown(headers, token);
+        let mut hosts = headers.get_all(header::HOST).iter();
+        match (hosts.next(), hosts.next()) {
+            (Some(host), None) if is_loopback_host(host.as_bytes()) => {}
+            // Only a browser can be rebound, and every browser sends one.
+            (None, _) if shown || self.token.is_none() => {}
+            _ => return Err(Refused::BadHost),
+        }
+        let mut origins = headers.get_all(header::ORIGIN).iter();
+        let origin = match (origins.next(), origins.next()) {
+            (None, _) => None,
+            (Some(origin), None) if is_allowed_origin(origin.as_bytes()) => Some(origin.clone()),
+            _ => return Err(Refused::BadOrigin),
+        };
+        // An image or a form of a web page has no Origin, and a sandboxed frame has `null`. Following a link to the
+        // page is all that other sites may cause.
+        let site = headers.get("sec-fetch-site").map(HeaderValue::as_bytes);
+        if site == Some(b"cross-site") && !shown && !matches!(call, Call::Page) {
+            return Err(Refused::BadOrigin);
+        }
+        if !shown && self.token.is_some() && !call.is_open() {
+            return Err(Refused::NoToken);
+        }
+        Ok(origin.filter(|_| shown))
+    }
+
+    /// What a browser asks before it sends a token to another origin.
+    pub(super) fn preflight(via: Via, headers: &HeaderMap) -> Result<HeaderValue, Refused> {
+        let host = headers.get(header::HOST).is_some_and(|host| is_loopback_host(host.as_bytes()));
+        if via == Via::Tcp && !host {
+            return Err(Refused::BadHost);
+        }
+        let origin = headers.get(header::ORIGIN).filter(|origin| is_allowed_origin(origin.as_bytes()));
+        origin.cloned().ok_or(Refused::BadOrigin)
+    }
+
+    fn is_shown(&self, headers: &HeaderMap, query: Option<&str>) -> bool {
+        let Some(token) = &self.token else { return false };
+        let own = headers.get("x-p2pd-token").map(HeaderValue::as_bytes);
+        let bearer = headers.get(header::AUTHORIZATION).and_then(|v| v.as_bytes().strip_prefix(b"Bearer "));
+        [own, bearer, query.map(str::as_bytes)]
+            .into_iter()
+            .flatten()
+            .any(|shown| bool::from(shown.ct_eq(token.as_bytes())))
+    }
+}
+
+/// `localhost`, or an address of this machine's loopback, with a port or without: a tunnel has another port.
+fn is_loopback_host(host: &[u8]) -> bool {
+    let Ok(host) = std::str::from_utf8(host) else { return false };
+    let is_port = |port: &str| port.parse::<u16>().is_ok() && port.bytes().all(|b| b.is_ascii_digit());
+    let (name, port) = match host.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+        Some((v6, "")) => (v6, None),
+        Some((v6, port)) => match port.strip_prefix(':') {
+            Some(port) => (v6, Some(port)),
+            None => return false,
+        },
+        None => match host.split_once(':') {
+            Some((name, port)) => (name, Some(port)),
+            None => (host, None),
+        },
+    };
+    let is_loopback = match name.parse::<IpAddr>() {
+        Ok(ip) => ip.is_loopback() && ip.is_ipv6() == host.starts_with('['),
+        Err(_) => name.eq_ignore_ascii_case("localhost"),
+    };
+    is_loopback && port.is_none_or(is_port)
+}
+
+fn is_allowed_origin(origin: &[u8]) -> bool {
+    origin == b"null" || origin.strip_prefix(b"http://").is_some_and(is_loopback_host)
+}
+
+/// What stands behind the `?` of a request: each option once, and no other.
+#[derive(Debug, Default)]
+pub(super) struct Query(Vec<(String, String)>);
+
+impl Query {
+    pub(super) fn parse(text: Option<&str>) -> Result<Self, Refused> {
+        let mut options = Vec::new();
+        for pair in text.unwrap_or("").split('&').filter(|pair| !pair.is_empty()) {
+            let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
+            let decoded = |text| percent_decode_str(text).decode_utf8().map_err(|_| Refused::NotText);
+            let key = decoded(key)?.into_owned();
+            if options.len() >= 16 || options.iter().any(|(other, _)| *other == key) {
+                return Err(Refused::BadOption("given twice"));
+            }
+            options.push((key, decoded(value)?.into_owned()));
+        }
+        Ok(Query(options))
+    }
+
+    pub(super) fn get(&self, key: &str) -> Option<&str> {
+        self.0.iter().find(|(k, _)| k == key).map(|(_, value)| value.as_str())
+    }
+
+    /// Whether there is nothing but these and the token.
+    pub(super) fn only(&self, keys: &[&str]) -> Result<(), Refused> {
+        let known = |key: &str| key == "token" || keys.contains(&key);
+        if self.0.iter().all(|(key, _)| known(key)) { Ok(()) } else { Err(Refused::BadOption("not known")) }
+    }
+}
+
+/// The token in a file, which is made with mode 0600 if it is missing.
+pub(super) fn load_or_create_token(path: &Path) -> Result<String, String> {
+    let name = path.display();
+    match File::open(path) {
+        Ok(file) => read(file).map_err(|why| format!("{name}: {why}")),
+        Err(why) if why.kind() == io::ErrorKind::NotFound => {
+            create(path).map_err(|why| format!("{name}: {why}"))
+        }
+        Err(why) => Err(format!("{name}: {why}")),
+    }
+}
+
+fn read(file: File) -> Result<String, String> {
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt;
+        let mode = file.metadata().map_err(|e| e.to_string())?.permissions().mode();
+        if mode & 0o077 != 0 {
+            return Err(format!("others may use it: its mode is {:o}, and has to be 600", mode & 0o777));
+        }
+    }
+    let mut text = String::new();
+    file.take(DIGITS as u64 + 2).read_to_string(&mut text).map_err(|e| e.to_string())?;
+    let token = text.trim_end();
+    if token.len() == DIGITS && token.bytes().all(|b| b.is_ascii_hexdigit()) {
+        Ok(token.to_owned())
+    } else {
+        Err(format!("no token: {DIGITS} hexadecimal digits. Remove it, and a new one is made"))
+    }
+}
+
+fn create(path: &Path) -> io::Result<String> {
+    if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
+        let mut builder = fs::DirBuilder::new();
+        #[cfg(unix)]
+        {
+            use std::os::unix::fs::DirBuilderExt;
+            builder.mode(0o700);
+        }
+        builder.recursive(true).create(folder)?;
+    }
+    let token = data_encoding::HEXLOWER.encode(&p2pd_tokio::random_seed()?);
+    p2pd_tokio::create_private(path)?.write_all(format!("{token}\n").as_bytes())?;
+    Ok(token)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TOKEN: &str = "5ec2e7";
+
+    fn check(
+        guard: &Guard,
+        headers: &[(&'static str, &'static str)],
+        query: Option<&str>,
+        call: &Call,
+    ) -> u16 {
+        let mut map = HeaderMap::new();
+        for (name, value) in headers {
+            map.append(*name, HeaderValue::from_static(value));
+        }
+        guard.check(Via::Tcp, &map, query, call).map_or_else(|why| why.status().as_u16(), |_| 200)
+    }
+
+    const HERE: (&str, &str) = ("host", "127.0.0.1:12333");
+
+    #[test]
+    fn only_loopback_names_are_ours() {
+        for good in [
+            "localhost",
+            "LocalHost:1",
+            "127.0.0.1",
+            "127.0.0.1:12333",
+            "127.9.9.9:80",
+            "[::1]",
+            "[::1]:65535",
+        ] {
+            assert!(is_loopback_host(good.as_bytes()), "{good}");
+        }
+        for bad in [
+            "",
+            "evil.example",
+            "localhost.evil.example",
+            "127.0.0.1.evil.example",
+            "evil.example:12333",
+            "::1",
+            "127.0.0.1:",
+            "127.0.0.1:x",
+            "127.0.0.1:+1",
+            "127.0.0.1:65536",
+            "user@127.0.0.1",
+            "0.0.0.0",
+            "[::]",
+            "[127.0.0.1]",
+            "192.168.0.1",
+            "[::1]x",
+            "[::1",
+            "2130706433",
+            "127.1",
+            "localhost.",
+            "localhost ",
+        ] {
+            assert!(!is_loopback_host(bad.as_bytes()), "{bad}");
+        }
+        assert!(!is_loopback_host(b"\xff"));
+    }
+
+    #[test]
+    fn a_rebound_name_is_refused_whatever_else_is_shown() {
+        let guard = Guard::new(Some(TOKEN.into()));
+        for call in [Call::Version, Call::List] {
+            assert_eq!(check(&guard, &[("host", "evil.example")], Some(TOKEN), &call), 421);
+            assert_eq!(check(&guard, &[HERE, HERE], Some(TOKEN), &call), 421);
+        }
+        assert_eq!(check(&guard, &[], None, &Call::Version), 421);
+        assert_eq!(check(&guard, &[], Some(TOKEN), &Call::List), 200);
+    }
+
+    #[test]
+    fn a_missing_origin_is_no_permission() {
+        let guard = Guard::new(Some(TOKEN.into()));
+        assert_eq!(check(&guard, &[HERE], None, &Call::Version), 200);
+        assert_eq!(check(&guard, &[HERE], None, &Call::List), 401);
+        assert_eq!(check(&guard, &[HERE], Some("5ec2e8"), &Call::List), 401);
+        assert_eq!(check(&guard, &[HERE], Some(""), &Call::List), 401);
+        for shown in [("x-p2pd-token", TOKEN), ("authorization", "Bearer 5ec2e7")] {
+            assert_eq!(check(&guard, &[HERE, shown], None, &Call::List), 200);
+        }
+        assert_eq!(check(&guard, &[HERE, ("authorization", "Basic 5ec2e7")], None, &Call::List), 401);
+    }
+
+    #[test]
+    fn origins_of_others_are_refused_and_those_of_loopback_need_the_token_too() {
+        let guard = Guard::new(Some(TOKEN.into()));
+        for bad in [
+            "http://evil.example",
+            "https://127.0.0.1",
+            "http://127.0.0.1.evil.example",
+            "file://",
+            "",
+            "NULL",
+        ] {
+            assert_eq!(check(&guard, &[HERE, ("origin", bad)], Some(TOKEN), &Call::Version), 403, "{bad}");
+        }
+        for good in ["null", "http://127.0.0.1", "http://127.0.0.1:12333", "http://localhost:8080"] {
+            assert_eq!(check(&guard, &[HERE, ("origin", good)], None, &Call::List), 401, "{good}");
+            assert_eq!(check(&guard, &[HERE, ("origin", good)], Some(TOKEN), &Call::List), 200, "{good}");
+        }
+        // Only with the token may a page of another origin read an answer.
+        let mut headers = HeaderMap::new();
+        headers.insert("host", HeaderValue::from_static("localhost"));
+        headers.insert("origin", HeaderValue::from_static("null"));
+        let allowed = |token| guard.check(Via::Tcp, &headers, token, &Call::Version).unwrap();
+        assert_eq!((allowed(None), allowed(Some(TOKEN))), (None, Some(HeaderValue::from_static("null"))));
+    }
+
+    #[test]
+    fn without_a_token_browsers_still_tell_on_pages_of_others() {
+        let guard = Guard::new(None);
+        let cross = ("sec-fetch-site", "cross-site");
+        assert_eq!(check(&guard, &[HERE], None, &Call::List), 200);
+        assert_eq!(check(&guard, &[HERE, cross], None, &Call::List), 403);
+        assert_eq!(check(&guard, &[HERE, cross, ("origin", "null")], None, &Call::List), 403);
+        assert_eq!(check(&guard, &[HERE, cross], None, &Call::Page), 200);
+        assert_eq!(check(&guard, &[HERE, ("sec-fetch-site", "same-origin")], None, &Call::List), 200);
+        assert_eq!(check(&guard, &[("host", "evil.example")], None, &Call::List), 421);
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_token_is_for_its_owner() {
+        use std::os::unix::fs::PermissionsExt;
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("new/token");
+        let token = load_or_create_token(&path).unwrap();
+        assert_eq!(token.len(), 64);
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(fs::metadata(dir.path().join("new")).unwrap().permissions().mode() & 0o777, 0o700);
+        assert_eq!(load_or_create_token(&path).unwrap(), token);
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).unwrap();
+        assert!(load_or_create_token(&path).unwrap_err().contains("640"));
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+        for text in ["", "abc", &"g".repeat(64), &"a".repeat(65)] {
+            fs::write(&path, text).unwrap();
+            assert!(load_or_create_token(&path).is_err(), "{text}");
+        }
+    }
+}

@@ -1,0 +1,284 @@
+//! Calls carried out.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::extract::FromRequestParts;
+use axum::extract::ws::WebSocketUpgrade;
+use axum::http::{HeaderMap, HeaderValue, Method, Request, StatusCode, header};
+use axum::response::IntoResponse;
+use axum::response::sse::{self, KeepAlive, Sse};
+use bytes::Bytes;
+use p2pd_core::pipe::subscriptions::{Overflow, Queue};
+use serde_json::json;
+use tokio::sync::broadcast::error::RecvError;
+
+use super::answer::{Answer, Refused, ok, typed};
+use super::call::{Call, seconds};
+use super::guard::{Guard, Query, Via};
+use super::{Daemon, Wanted, plan, relay};
+use crate::say::nat;
+
+/// Longest body. What is longer goes over `/p2p/pipe`.
+const MAX_BODY: usize = 8 << 20;
+/// How long a body may take.
+const BODY: Duration = Duration::from_secs(30);
+/// Clients that may listen to events.
+const LISTENERS: usize = 64;
+/// Longest message of a WebSocket.
+const MAX_MESSAGE: usize = 1 << 20;
+
+const PAGE: &str = include_str!("page.html");
+const OPENAPI: &str = include_str!("openapi.json");
+
+/// The page, whose script a nonce of this process allows, and its policy: nothing from elsewhere, in no frame.
+pub(super) fn page() -> std::io::Result<(String, String)> {
+    let nonce = data_encoding::HEXLOWER.encode(&p2pd_tokio::random_seed()?[..16]);
+    let policy = format!(
+        "default-src 'none'; script-src 'nonce-{nonce}'; style-src 'nonce-{nonce}'; connect-src 'self'; \
+         img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    );
+    Ok((PAGE.replace("NONCE", &nonce), policy))
+}
+
+/// Any request but a raw `/p2p/pipe`.
+pub(super) async fn handle(daemon: Arc<Daemon>, via: Via, request: Request<Body>) -> Answer {
+    // An absolute target would be a second name of the host.
+    if request.uri().authority().is_some() {
+        return Refused::BadHost.answer();
+    }
+    if request.method() == Method::OPTIONS {
+        return preflight(via, request.headers()).unwrap_or_else(|why| why.answer());
+    }
+    let (call, query, origin) = match admit(
+        &daemon,
+        via,
+        request.method(),
+        request.headers(),
+        request.uri().path(),
+        request.uri().query(),
+    ) {
+        Ok(admitted) => admitted,
+        Err(why) => return why.answer(),
+    };
+    let mut answer = carry_out(daemon, call, &query, request).await.unwrap_or_else(|why| why.answer());
+    if let Some(origin) = origin {
+        answer.headers_mut().insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);
+        answer.headers_mut().append(header::VARY, HeaderValue::from_static("origin"));
+    }
+    answer
+}
+
+/// What is asked, and whether it may be.
+pub(super) fn admit(
+    daemon: &Daemon,
+    via: Via,
+    method: &Method,
+    headers: &HeaderMap,
+    path: &str,
+    query: Option<&str>,
+) -> Result<(Call, Query, Option<HeaderValue>), Refused> {
+    let query = Query::parse(query)?;
+    let call = Call::parse(method, path);
+    // That a path is none, or has a mistake in it, is told to whoever may ask for the version.
+    let asked = call.as_ref().unwrap_or(&Call::Version);
+    let origin = daemon.guard.check(via, headers, query.get("token"), asked)?;
+    Ok((call?, query, origin))
+}
+
+fn preflight(via: Via, headers: &HeaderMap) -> Result<Answer, Refused> {
+    let origin = Guard::preflight(via, headers)?;
+    let mut answer = typed(StatusCode::NO_CONTENT, "text/plain", "");
+    let allow = [
+        (header::ACCESS_CONTROL_ALLOW_ORIGIN, origin),
+        (header::ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static("GET, POST, DELETE")),
+        (
+            header::ACCESS_CONTROL_ALLOW_HEADERS,
+            HeaderValue::from_static("authorization, content-type, x-p2pd-token"),
+        ),
+    ];
+    answer.headers_mut().extend(allow);
+    Ok(answer)
+}
+
+async fn carry_out(
+    daemon: Arc<Daemon>,
+    call: Call,
+    query: &Query,
+    request: Request<Body>,
+) -> Result<Answer, Refused> {
+    query.only(match call {
+        Call::Open(..) => &["strategies", "mode", "timeout", "overflow", "queue", "unique"],
+        Call::Subscribe(..) => &["overflow", "queue"],
+        _ => &[],
+    })?;
+    match call {
+        Call::Page => {
+            let mut answer = typed(StatusCode::OK, "text/html; charset=utf-8", daemon.page.0.clone());
+            let policy = HeaderValue::from_str(&daemon.page.1)
+                .unwrap_or(HeaderValue::from_static("default-src 'none'"));
+            answer.headers_mut().insert(header::CONTENT_SECURITY_POLICY, policy);
+            answer.headers_mut().insert(header::REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
+            answer.headers_mut().insert(header::X_FRAME_OPTIONS, HeaderValue::from_static("DENY"));
+            Ok(answer)
+        }
+        Call::OpenApi => Ok(typed(StatusCode::OK, "application/json", OPENAPI)),
+        Call::Version => Ok(ok(json!({
+            "title": "p2pd", "author": "the p2pd developers", "version": env!("CARGO_PKG_VERSION"),
+        }))),
+        Call::Address => Ok(ok(json!({"addr": daemon.node.address().await.to_string()}))),
+        Call::Nat => {
+            let nats: Vec<_> = daemon.node.nats().await.iter().map(nat).collect();
+            Ok(ok(json!({"nats": nats})))
+        }
+        Call::Events => events(&daemon),
+        Call::List => Ok(ok(json!({"cons": daemon.list()}))),
+        Call::Open(name, to) => {
+            let timeout = query.get("timeout").map(seconds).transpose()?;
+            let unique = number(query, "unique", 0, 100_000)?;
+            let plan = plan(query.get("strategies"), query.get("mode"), timeout)?;
+            let wanted = Wanted { plan, queue: queue(query)?, unique };
+            Ok(ok(daemon.open(name, to, wanted).await?.to_json()))
+        }
+        Call::Show(name) => Ok(ok(daemon.find(&name)?.to_json())),
+        Call::Close(name) => {
+            daemon.remove(&daemon.find(&name)?);
+            Ok(ok(json!({"closed": name.0})))
+        }
+        Call::Send(name, text) => {
+            let sent = daemon.find(&name)?.send(text.into()).await?;
+            Ok(ok(json!({"name": name.0, "sent": sent})))
+        }
+        Call::PutBinary(name) => {
+            let connection = daemon.find(&name)?;
+            let sent = connection.send(body(&daemon, request).await?).await?;
+            Ok(ok(json!({"name": name.0, "sent": sent})))
+        }
+        Call::Recv(name, of, timeout) => {
+            let (message, dropped) = daemon.find(&name)?.recv(&of, timeout).await?;
+            let from = json!([message.from.ip().to_string(), message.from.port()]);
+            let mut body = json!({
+                "client_tup": from, "data": String::from_utf8_lossy(&message.data), "dropped": dropped,
+            });
+            if std::str::from_utf8(&message.data).is_err() {
+                body["base64"] = data_encoding::BASE64.encode(&message.data).into();
+            }
+            Ok(ok(body))
+        }
+        Call::TakeBinary(name, of, timeout) => {
+            let (message, _) = daemon.find(&name)?.recv(&of, timeout).await?;
+            Ok(typed(StatusCode::OK, "application/octet-stream", message.data))
+        }
+        Call::Subscribe(name, to) => {
+            daemon.find(&name)?.subscribe(&to, queue(query)?)?;
+            Ok(ok(json!({"name": name.0, "sub": [to.message.as_str(), to.peer.as_str()]})))
+        }
+        Call::Unsubscribe(name, from) => {
+            daemon.find(&name)?.unsubscribe(&from)?;
+            Ok(ok(json!({"name": name.0, "unsub": [from.message.as_str(), from.peer.as_str()]})))
+        }
+        Call::Pipe(name) => {
+            let connection = daemon.find(&name)?;
+            let (mut parts, _) = request.into_parts();
+            let upgrade = WebSocketUpgrade::from_request_parts(&mut parts, &()).await;
+            let upgrade = upgrade.map_err(|_| Refused::OwnConnection)?;
+            let borrowed = connection.borrow().await?;
+            let upgrade = upgrade.max_message_size(MAX_MESSAGE).max_frame_size(MAX_MESSAGE);
+            Ok(upgrade.on_upgrade(|socket| relay::web_socket(daemon, borrowed, socket)))
+        }
+    }
+}
+
+/// A body of a stated length, whole.
+async fn body(daemon: &Daemon, request: Request<Body>) -> Result<Bytes, Refused> {
+    let stated = request.headers().get(header::CONTENT_LENGTH).ok_or(Refused::NoLength)?;
+    let stated: usize = stated.to_str().ok().and_then(|s| s.parse().ok()).ok_or(Refused::BodyBroken)?;
+    if stated > MAX_BODY {
+        return Err(Refused::TooLong);
+    }
+    let _permit = daemon.bodies.acquire().await.map_err(|_| Refused::Busy)?;
+    match tokio::time::timeout(BODY, axum::body::to_bytes(request.into_body(), MAX_BODY)).await {
+        Ok(Ok(body)) => Ok(body),
+        Ok(Err(_)) => Err(Refused::BodyBroken),
+        Err(_) => Err(Refused::BodySlow),
+    }
+}
+
+fn events(daemon: &Daemon) -> Result<Answer, Refused> {
+    if daemon.events.listeners() >= LISTENERS {
+        return Err(Refused::TooMany("listeners"));
+    }
+    let stream = futures_util::stream::unfold(daemon.events.listen(), |mut events| async {
+        let event = match events.recv().await {
+            Ok(event) => sse::Event::default().data(event),
+            // Whoever lags is told so, and can ask for the list again.
+            Err(RecvError::Lagged(lost)) => {
+                sse::Event::default().data(json!({"event": "lost", "events": lost}).to_string())
+            }
+            Err(RecvError::Closed) => return None,
+        };
+        Some((Ok::<_, std::convert::Infallible>(event), events))
+    });
+    Ok(Sse::new(stream).keep_alive(KeepAlive::default()).into_response())
+}
+
+/// `overflow` and `queue`.
+fn queue(query: &Query) -> Result<Queue, Refused> {
+    let overflow = match query.get("overflow") {
+        None | Some("oldest") => Overflow::DropOldest,
+        Some("newest") => Overflow::DropNewest,
+        Some("wait") => Overflow::StopReading,
+        Some(_) => return Err(Refused::BadOption("overflow")),
+    };
+    let default = Queue::default();
+    Ok(Queue { messages: number(query, "queue", default.messages, default.messages)?, overflow, ..default })
+}
+
+fn number(query: &Query, key: &'static str, default: usize, most: usize) -> Result<usize, Refused> {
+    match query.get(key).map(str::parse) {
+        None => Ok(default),
+        Some(Ok(n)) if n <= most => Ok(n),
+        Some(_) => Err(Refused::BadOption(key)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_documented_is_there() {
+        let document: serde_json::Value = serde_json::from_str(OPENAPI).unwrap();
+        assert_eq!(document["info"]["version"], env!("CARGO_PKG_VERSION"));
+        let paths = document["paths"].as_object().unwrap();
+        let mut kinds = std::collections::BTreeSet::new();
+        for (path, methods) in paths {
+            let path = path.replace("{address}", "self").replace("{seconds}", "1").replace(['{', '}'], "");
+            for method in ["get", "post", "delete", "put"] {
+                let call = Call::parse(&Method::from_bytes(method.to_uppercase().as_bytes()).unwrap(), &path);
+                assert_eq!(call.is_ok(), methods.get(method).is_some(), "{method} {path}");
+                let Ok(call) = call else { continue };
+                let open = methods[method]["security"] == json!([]);
+                assert_eq!(call.is_open(), open, "{method} {path}");
+                kinds.insert(format!("{call:?}").split('(').next().map(str::to_owned));
+            }
+        }
+        // Every kind of call there is.
+        assert_eq!(kinds.len(), 17);
+    }
+
+    #[test]
+    fn the_page_asks_nobody_else() {
+        let (page, policy) = page().unwrap();
+        for outside in ["http://", "https://", "//cdn", "@import", "url("] {
+            assert_eq!(page.matches(outside).count(), 0, "{outside}");
+        }
+        assert!(
+            !page.contains("NONCE")
+                && !page.contains("innerHTML")
+                && policy.starts_with("default-src 'none'")
+        );
+        assert_eq!(page.matches("nonce=").count(), 2);
+    }
+}

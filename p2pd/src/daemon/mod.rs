@@ -1,0 +1,307 @@
+//! `p2pd daemon`: the REST API of the P2PD documents.
+
+mod answer;
+mod call;
+mod connection;
+mod events;
+mod guard;
+mod http;
+mod relay;
+mod serve;
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use p2pd_core::pipe::subscriptions::Queue;
+use p2pd_core::{PeerAddress, PipeMode, Plan};
+use p2pd_tokio::{ConnectError, Node, Pipe};
+use serde_json::{Value, json};
+use tokio::sync::Semaphore;
+
+use crate::commands::usage;
+use crate::options::Daemon as Options;
+use crate::say::Say;
+use answer::Refused;
+use call::Name;
+use connection::{Connection, State};
+use events::Events;
+use guard::Guard;
+
+/// Connections in all, and those of them that peers opened; a further one is closed.
+const MAX_CONNECTIONS: usize = 4096;
+const MAX_INCOMING: usize = 1024;
+/// What a connection that a peer opened holds for a reader: 256 MiB for all of them, and what keeping them costs.
+const INCOMING_QUEUE: Queue = Queue {
+    messages: 1000,
+    bytes: 256 * 1024,
+    overflow: p2pd_core::pipe::subscriptions::Overflow::DropOldest,
+};
+/// How long a peer's connection that has ended is kept for what waits in it.
+const LAST_WORDS: Duration = Duration::from_secs(60);
+/// Bodies that may be read at once.
+const BODIES: usize = 32;
+
+/// A node behind the API.
+#[derive(Debug)]
+struct Daemon {
+    node: Node,
+    guard: Guard,
+    connections: Mutex<BTreeMap<Name, Slot>>,
+    events: Events,
+    bodies: Semaphore,
+    /// The page, with the nonce of its policy.
+    page: (String, String),
+}
+
+#[derive(Debug)]
+enum Slot {
+    /// The name is taken by a connect under way.
+    Opening,
+    Open(Arc<Connection>),
+}
+
+/// What is decided before the node is brought up.
+#[derive(Debug)]
+pub(crate) struct Prepared {
+    api: SocketAddr,
+    unix: Option<PathBuf>,
+    token: Option<String>,
+    token_file: Option<PathBuf>,
+}
+
+impl Prepared {
+    /// Reads the token or makes it.
+    ///
+    /// # Errors
+    /// What is wrong with the options.
+    pub(crate) fn new(options: &Options) -> Result<Self, String> {
+        if !options.api.ip().is_loopback() {
+            return Err(format!(
+                "--api {}: the API is for this machine only, so give a loopback address",
+                options.api
+            ));
+        }
+        let token_file = (!options.no_token)
+            .then(|| match &options.token_file {
+                Some(path) => Ok(path.clone()),
+                None => {
+                    let home = std::env::home_dir().ok_or("no home directory: give --token-file")?;
+                    Ok::<_, String>(home.join(".p2pd").join("token"))
+                }
+            })
+            .transpose()?;
+        let token = token_file.as_deref().map(guard::load_or_create_token).transpose()?;
+        Ok(Prepared { api: options.api, unix: options.unix.clone(), token, token_file })
+    }
+}
+
+/// Serves until interrupted.
+pub(crate) async fn run(node: &Node, prepared: Prepared, say: Say) -> ExitCode {
+    let listeners = match serve::Listeners::bind(prepared.api, prepared.unix.as_deref()) {
+        Ok(listeners) => listeners,
+        Err(why) => return usage(say, &why),
+    };
+    let page = match http::page() {
+        Ok(page) => page,
+        Err(why) => return usage(say, &format!("no random numbers: {why}")),
+    };
+    let daemon = Arc::new(Daemon {
+        node: node.clone(),
+        guard: Guard::new(prepared.token),
+        connections: Mutex::new(BTreeMap::new()),
+        events: Events::new(),
+        bodies: Semaphore::new(BODIES),
+        page,
+    });
+    let following = tokio::spawn(events::follow(daemon.clone(), node.notices()));
+    let accepting = tokio::spawn(accept(daemon.clone()));
+    say.api(listeners.tcp(), daemon.guard.token(), prepared.token_file.as_deref(), prepared.unix.as_deref());
+    say.waiting("asking for the outside address");
+    let (named, id) = (node.clone(), node.node_id());
+    let telling = tokio::spawn(async move { say.ready(&named.address().await, id) });
+    tokio::select! {
+        () = listeners.serve(daemon.clone()) => {}
+        () = crate::server::interrupted() => {}
+    }
+    for task in [following, accepting, telling] {
+        task.abort();
+    }
+    // The peers are told of the end.
+    for (_, slot) in std::mem::take(&mut *daemon.connections()) {
+        if let Slot::Open(connection) = slot {
+            connection.close();
+        }
+    }
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    ExitCode::SUCCESS
+}
+
+/// Peers' pipes become connections named by the peer's id; a second one of the same peer has `.2` behind it.
+async fn accept(daemon: Arc<Daemon>) {
+    while let Some(pipe) = daemon.node.accept().await {
+        if let Some(connection) = daemon.incoming(pipe) {
+            tokio::spawn(forget(daemon.clone(), connection));
+        }
+    }
+}
+
+/// Waits for the end of a peer's connection and takes it off the list, once nobody reads what is left.
+async fn forget(daemon: Arc<Daemon>, connection: Arc<Connection>) {
+    if connection.ended().await == State::PeerEnded && connection.has_messages() {
+        tokio::time::sleep(LAST_WORDS).await;
+    }
+    daemon.remove(&connection);
+}
+
+/// How a connection is to be opened.
+#[derive(Debug)]
+struct Wanted {
+    plan: Plan,
+    queue: Queue,
+    unique: usize,
+}
+
+impl Daemon {
+    fn connections(&self) -> MutexGuard<'_, BTreeMap<Name, Slot>> {
+        self.connections.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn find(&self, name: &Name) -> Result<Arc<Connection>, Refused> {
+        match self.connections().get(name) {
+            Some(Slot::Open(connection)) => Ok(connection.clone()),
+            _ => Err(Refused::NoSuchConnection(name.0.clone())),
+        }
+    }
+
+    fn list(&self) -> Vec<Value> {
+        let open: Vec<_> = self
+            .connections()
+            .values()
+            .filter_map(|slot| match slot {
+                Slot::Open(connection) => Some(connection.clone()),
+                Slot::Opening => None,
+            })
+            .collect();
+        open.iter().map(|connection| connection.to_json()).collect()
+    }
+
+    /// Opens a connection. A caller that leaves meanwhile gives it up.
+    async fn open(
+        &self,
+        name: Name,
+        to: Option<Box<PeerAddress>>,
+        wanted: Wanted,
+    ) -> Result<Arc<Connection>, Refused> {
+        let reserved = Reserved::new(self, name)?;
+        let to = match to {
+            Some(to) => *to,
+            None => self.node.address().await,
+        };
+        let failed = |why: &ConnectError| Refused::ConnectFailed(events::failure(why));
+        let connecting = self.node.start_connect(&to, wanted.plan).await.map_err(|why| failed(&why))?;
+        let number = connecting.id().number();
+        self.events.tell(
+            &json!({"event": "opening", "connect": number, "name": reserved.name.0, "to": to.to_string()}),
+        );
+        let pipe = match connecting.await {
+            Ok(pipe) => pipe,
+            Err(why) => {
+                self.events.tell(&json!({
+                    "event": "failed", "connect": number, "name": reserved.name.0, "report": events::failure(&why),
+                }));
+                return Err(failed(&why));
+            }
+        };
+        let connection = Connection::new(reserved.name.0.clone(), false, pipe, wanted.queue, wanted.unique);
+        reserved.fill(connection.clone());
+        let mut opened = json!({"event": "opened", "connect": number});
+        opened["connection"] = connection.to_json();
+        self.events.tell(&opened);
+        Ok(connection)
+    }
+
+    /// Names a peer's pipe; `None` if there are too many.
+    fn incoming(&self, pipe: Pipe) -> Option<Arc<Connection>> {
+        let base = pipe.peer().to_string();
+        let mut connections = self.connections();
+        let incoming = connections.values().filter(|s| matches!(s, Slot::Open(c) if c.incoming)).count();
+        if connections.len() >= MAX_CONNECTIONS || incoming >= MAX_INCOMING {
+            return None;
+        }
+        let names = std::iter::once(base.clone()).chain((2..).map(|n| format!("{base}.{n}")));
+        let name = names.map(Name).find(|name| !connections.contains_key(name))?;
+        let connection = Connection::new(name.0.clone(), true, pipe, INCOMING_QUEUE, 0);
+        connections.insert(name, Slot::Open(connection.clone()));
+        drop(connections);
+        self.events.tell(&json!({"event": "incoming", "connection": connection.to_json()}));
+        Some(connection)
+    }
+
+    /// Closes a connection and frees its name, unless another one has it by now.
+    fn remove(&self, connection: &Arc<Connection>) {
+        connection.close();
+        let name = Name(connection.name.clone());
+        let mut connections = self.connections();
+        if matches!(connections.get(&name), Some(Slot::Open(c)) if Arc::ptr_eq(c, connection)) {
+            connections.remove(&name);
+            drop(connections);
+            self.events.tell(&json!({"event": "closed", "name": name.0}));
+        }
+    }
+}
+
+/// A name that is given back if nothing comes of it.
+struct Reserved<'a> {
+    daemon: &'a Daemon,
+    name: Name,
+    filled: bool,
+}
+
+impl<'a> Reserved<'a> {
+    fn new(daemon: &'a Daemon, name: Name) -> Result<Self, Refused> {
+        let mut connections = daemon.connections();
+        if connections.contains_key(&name) {
+            return Err(Refused::NameTaken);
+        }
+        if connections.len() >= MAX_CONNECTIONS {
+            return Err(Refused::TooMany("connections"));
+        }
+        connections.insert(name.clone(), Slot::Opening);
+        Ok(Reserved { daemon, name, filled: false })
+    }
+
+    fn fill(mut self, connection: Arc<Connection>) {
+        self.filled = true;
+        self.daemon.connections().insert(self.name.clone(), Slot::Open(connection));
+    }
+}
+
+impl Drop for Reserved<'_> {
+    fn drop(&mut self) {
+        if !self.filled {
+            self.daemon.connections().remove(&self.name);
+        }
+    }
+}
+
+/// The plan that `strategies`, `mode` and `timeout` ask for.
+fn plan(strategies: Option<&str>, mode: Option<&str>, timeout: Option<Duration>) -> Result<Plan, Refused> {
+    let mut plan = Plan::default();
+    if let Some(names) = strategies {
+        let known = names.split(',').map(p2pd_core::Strategy::from_name).collect::<Option<_>>();
+        plan.strategies = known.ok_or(Refused::BadOption("strategies"))?;
+    }
+    match mode {
+        None | Some("encrypted") => {}
+        Some("plain") => plan.mode = PipeMode::Plain,
+        Some(_) => return Err(Refused::BadOption("mode")),
+    }
+    if let Some(timeout) = timeout {
+        plan.timeout = timeout;
+    }
+    Ok(plan)
+}

@@ -1,0 +1,130 @@
+//! Clients that have a pipe for themselves: an HTTP connection that becomes it, and a WebSocket.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use axum::extract::ws::{self, WebSocket};
+use bytes::Bytes;
+use futures_util::{SinkExt, StreamExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+
+use super::Daemon;
+use super::connection::Borrowed;
+
+/// Bytes copied at a time.
+const CHUNK: usize = 32 * 1024;
+/// How long a client that has ended its sending waits for a silent peer.
+const SILENCE: Duration = Duration::from_secs(60);
+
+/// The HTTP connection is the pipe from now on: bytes both ways, and the end of one is the end of the other. When both
+/// directions have ended, or one broke, the connection is closed.
+pub(super) async fn stream(
+    daemon: &Daemon,
+    mut borrowed: Borrowed,
+    first: Bytes,
+    client: impl AsyncRead + AsyncWrite,
+) {
+    let connection = borrowed.connection.clone();
+    let waiting: Vec<Bytes> = std::iter::from_fn(|| borrowed.waiting()).collect();
+    let Some((from_peer, to_peer)) = borrowed.halves() else { return };
+    let (mut from_client, mut to_client) = tokio::io::split(client);
+    let up = async {
+        to_peer.write_all(&first).await?;
+        connection.sent.fetch_add(first.len() as u64, Ordering::Relaxed);
+        copy(&mut from_client, to_peer, &connection.sent).await
+    };
+    let down = async {
+        for data in waiting {
+            to_client.write_all(&data).await?;
+        }
+        copy(from_peer, &mut to_client, &connection.received).await
+    };
+    tokio::pin!(up, down);
+    let whole = tokio::select! {
+        ended = &mut up => ended.is_ok() && {
+            // What still comes is still for the client, which cannot be seen to leave if nothing comes.
+            let mut before = connection.received.load(Ordering::Relaxed);
+            loop {
+                match tokio::time::timeout(SILENCE, &mut down).await {
+                    Ok(ended) => break ended.is_ok(),
+                    Err(_) if connection.received.load(Ordering::Relaxed) == before => break false,
+                    Err(_) => before = connection.received.load(Ordering::Relaxed),
+                }
+            }
+        },
+        ended = &mut down => ended.is_ok() && up.await.is_ok(),
+    };
+    if !whole {
+        connection.cut();
+    }
+    daemon.remove(&connection);
+}
+
+/// To the end, which is passed on.
+async fn copy(
+    from: &mut (impl AsyncRead + Unpin),
+    to: &mut (impl AsyncWrite + Unpin),
+    count: &AtomicU64,
+) -> std::io::Result<()> {
+    let mut buffer = vec![0; CHUNK];
+    to.flush().await?;
+    loop {
+        let n = from.read(&mut buffer).await?;
+        if n == 0 {
+            return to.shutdown().await;
+        }
+        to.write_all(&buffer[..n]).await?;
+        to.flush().await?;
+        count.fetch_add(n as u64, Ordering::Relaxed);
+    }
+}
+
+/// Messages both ways until either side ends. The connection is open afterwards, unless its peer ended it.
+pub(super) async fn web_socket(daemon: Arc<Daemon>, mut borrowed: Borrowed, socket: WebSocket) {
+    let connection = borrowed.connection.clone();
+    let waiting: Vec<Bytes> = std::iter::from_fn(|| borrowed.waiting()).collect();
+    let (mut to_client, mut from_client) = socket.split();
+    let peer_ended = {
+        let Some((from_peer, to_peer)) = borrowed.halves() else { return };
+        let up = async {
+            while let Some(Ok(message)) = from_client.next().await {
+                let data = match message {
+                    ws::Message::Binary(data) => data,
+                    ws::Message::Text(text) => text.into(),
+                    ws::Message::Close(_) => return false,
+                    ws::Message::Ping(_) | ws::Message::Pong(_) => continue,
+                };
+                if to_peer.write_all(&data).await.is_err() || to_peer.flush().await.is_err() {
+                    return true;
+                }
+                connection.sent.fetch_add(data.len() as u64, Ordering::Relaxed);
+            }
+            false
+        };
+        let down = async {
+            for data in waiting {
+                if to_client.send(ws::Message::Binary(data)).await.is_err() {
+                    return false;
+                }
+            }
+            let mut buffer = vec![0; CHUNK];
+            loop {
+                let n = match from_peer.read(&mut buffer).await {
+                    Ok(0) | Err(_) => return true,
+                    Ok(n) => n,
+                };
+                connection.received.fetch_add(n as u64, Ordering::Relaxed);
+                if to_client.send(ws::Message::Binary(Bytes::copy_from_slice(&buffer[..n]))).await.is_err() {
+                    return false;
+                }
+            }
+        };
+        tokio::select! { ended = up => ended, ended = down => ended }
+    };
+    drop(borrowed);
+    let _ = tokio::time::timeout(Duration::from_secs(5), to_client.close()).await;
+    if peer_ended {
+        daemon.remove(&connection);
+    }
+}

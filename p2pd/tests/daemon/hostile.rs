@@ -1,0 +1,174 @@
+//! Who is turned away, and what does no harm.
+
+use std::io::{Read, Write};
+use std::time::Duration;
+
+use crate::common::{Daemon, p2pd};
+
+#[test]
+fn the_api_is_for_this_machine_only() {
+    for address in ["0.0.0.0:0", "192.0.2.1:12333", "[::]:0"] {
+        let out = p2pd(&["daemon", "--no-servers", "--no-token", "--api", address]).output().unwrap();
+        assert_eq!(out.status.code(), Some(2));
+        assert!(String::from_utf8_lossy(&out.stderr).contains("loopback"));
+    }
+}
+
+#[test]
+fn a_web_page_can_neither_ask_nor_see() {
+    let daemon = Daemon::start();
+    let token = format!("X-P2PD-Token: {}", daemon.token);
+    let status = |path: &str, options: &[&str]| daemon.bare(path, options).0;
+    // An image whose source is a call: no Origin, no token.
+    for path in
+        ["/p2p/open/x/self", "/p2p/send/x/y", "/p2p/con", "/p2p/close/x", "/events", "/nat", "/p2p/pipe/x"]
+    {
+        assert_eq!(status(path, &[]), 401, "{path}");
+    }
+    assert_eq!(status("/p2p/binary/x", &["--data-binary", "x"]), 401);
+    assert_eq!(daemon.ok("/p2p/con")["cons"], serde_json::json!([]));
+    assert_eq!(status("/p2p/addr", &["-H", "Sec-Fetch-Site: cross-site"]), 403);
+    // A name that was made to mean 127.0.0.1.
+    assert_eq!(status("/version", &["-H", "Host: evil.example"]), 421);
+    assert_eq!(status("/p2p/con", &["-H", &token, "-H", "Host: evil.example:12333"]), 421);
+    let absolute = daemon
+        .raw(b"GET http://evil.example/version HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
+    assert!(absolute.starts_with("HTTP/1.1 421 "), "{absolute}");
+    // Origins.
+    assert_eq!(status("/version", &["-H", "Origin: http://evil.example"]), 403);
+    assert_eq!(status("/version", &["-H", "Origin: null"]), 200);
+    assert_eq!(status("/p2p/con", &["-H", "Origin: null"]), 401);
+    assert_eq!(status("/p2p/con", &["-H", "Origin: http://localhost:3000", "-H", &token]), 200);
+    let headers = |options: &[&str]| {
+        let (_, text) = daemon.bare("/p2p/addr", &[&["-i"], options].concat());
+        String::from_utf8(text).unwrap().to_lowercase()
+    };
+    assert!(!headers(&["-H", "Origin: null"]).contains("access-control"));
+    assert!(headers(&["-H", "Origin: null", "-H", &token]).contains("access-control-allow-origin: null\r\n"));
+    // What a browser asks first.
+    let ask = |origin: &str| {
+        let origin = format!("Origin: {origin}");
+        let options = ["-i", "-X", "OPTIONS", "-H", &origin, "-H", "Access-Control-Request-Method: DELETE"];
+        let (status, text) = daemon.bare("/p2p/con/x", &options);
+        (status, String::from_utf8(text).unwrap().contains("access-control-allow-origin: "))
+    };
+    assert_eq!((ask("http://127.0.0.1:8000"), ask("http://evil.example")), ((204, true), (403, false)));
+}
+
+#[test]
+fn without_a_token_if_its_user_says_so() {
+    let daemon = Daemon::with(&["--no-servers", "--no-token"]);
+    // The documents' lines as they stand.
+    assert_eq!(daemon.bare("/p2p/open/con_name/self", &[]).0, 200);
+    assert_eq!(daemon.bare("/p2p/send/con_name/ECHO%20hello,%20world!", &[]).0, 200);
+    assert_eq!(daemon.bare("/p2p/binary/con_name", &[]), (200, b"hello, world!".to_vec()));
+    // Browsers say where a request comes from, even if it is an image.
+    assert_eq!(daemon.bare("/p2p/close/con_name", &["-H", "Sec-Fetch-Site: cross-site"]).0, 403);
+    assert_eq!(daemon.bare("/p2p/close/con_name", &["-H", "Host: evil.example"]).0, 421);
+    assert_eq!(daemon.bare("/p2p/close/con_name", &[]).0, 200);
+}
+
+#[test]
+fn unknown_paths_methods_and_names_are_json() {
+    let daemon = Daemon::start();
+    for path in ["/xyz", "/xyz/version", "/version/", "/p2p", "/favicon.ico", "/p2p/../version", "//version"]
+    {
+        assert_eq!(daemon.error(path), (404, 1), "{path}");
+    }
+    assert_eq!(daemon.curl("/version", &["-X", "POST"]).0, 405);
+    assert_eq!(daemon.curl("/p2p/binary/x", &["-X", "PUT"]).0, 405);
+    assert_eq!(daemon.error("/p2p/con/a%2Fb"), (400, 23));
+    assert_eq!(daemon.error("/p2p/con/%ff"), (400, 26));
+    // What evaluated in P2PD is a pattern that matches nobody.
+    daemon.ok("/p2p/open/x/self");
+    daemon.ok("/p2p/sub/x/addr_p/('1'+str(__import__('os').getpid()),0)");
+    assert_eq!(daemon.error("/p2p/recv/x/addr_p/('1'+str(__import__('os').getpid()),0)/timeout/0"), (504, 6));
+}
+
+#[test]
+fn user_data_is_no_command() {
+    let daemon = Daemon::start();
+    daemon.ok("/p2p/open/x/self");
+    let other = format!("/p2p/recv/{}", daemon.id);
+    for (path, text) in [
+        ("/p2p/send/x//version", "/version"),
+        ("/p2p/send/x/p2p/close/x", "p2p/close/x"),
+        ("/p2p/send/x/ID%20abc%0d%0a", "ID abc\r\n"),
+        ("/p2p/send/x/P2P_DIRECT%20a%20TCP%20b", "P2P_DIRECT a TCP b"),
+        ("/p2p/send/x/GET%20/p2p/close/x%20HTTP/1.1%0d%0a%0d%0a", "GET /p2p/close/x HTTP/1.1\r\n\r\n"),
+        ("/p2p/send/x/ECHO", "ECHO"),
+        ("/p2p/send/x/%3Cscript%3E", "<script>"),
+    ] {
+        daemon.ok(path);
+        assert_eq!(daemon.ok(&other)["data"], text);
+    }
+    assert_eq!(daemon.error("/p2p/recv/x/timeout/0.1"), (504, 6));
+}
+
+#[test]
+fn bodies_have_a_length_and_a_limit() {
+    let daemon = Daemon::start();
+    daemon.ok("/p2p/open/x/self");
+    let token = &daemon.token;
+    let post = |headers: &str, body: &str| {
+        let head = format!(
+            "POST /p2p/binary/x HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nX-P2PD-Token: {token}\r\n"
+        );
+        daemon.raw(format!("{head}{headers}\r\n{body}").as_bytes())
+    };
+    let chunked = post("Transfer-Encoding: chunked\r\n", "1\r\nx\r\n0\r\n\r\n");
+    assert!(chunked.starts_with("HTTP/1.1 411 ") && chunked.contains("\"error\": 6"), "{chunked}");
+    let long = post("Content-Length: 8388609\r\n", "");
+    assert!(long.starts_with("HTTP/1.1 413 ") && long.contains("\"error\": 7"), "{long}");
+    assert!(post("Content-Length: nine\r\n", "").starts_with("HTTP/1.1 400 "));
+    assert!(post("Content-Length: 4\r\n", "ECHO").starts_with("HTTP/1.1 200 "));
+    assert_eq!(daemon.ok(&format!("/p2p/recv/{}", daemon.id))["data"], "ECHO");
+    // The largest that is taken: it comes out as it went in, in pieces.
+    let file = daemon.dir.path().join("large");
+    std::fs::write(&file, vec![b'x'; 8 << 20]).unwrap();
+    let at = format!("@{}", file.display());
+    assert_eq!(daemon.curl("/p2p/binary/x", &["--data-binary", &at]).1["sent"], 8 << 20);
+    let heads =
+        "GET /version HTTP/1.1\r\nHost: localhost\r\n".to_owned() + &format!("X: {}\r\n", "y".repeat(20_000));
+    assert!(daemon.raw((heads + "\r\n").as_bytes()).starts_with("HTTP/1.1 431 "));
+}
+
+#[test]
+fn slow_clients_are_let_go() {
+    let daemon = Daemon::start();
+    let mut slow = ["", "GET /vers", "GET /p2p/pipe/x HTTP/1.1\r\nHost:"].map(|begin| {
+        let mut stream = daemon.socket();
+        stream.write_all(begin.as_bytes()).unwrap();
+        stream
+    });
+    let began = std::time::Instant::now();
+    for stream in &mut slow {
+        let mut rest = Vec::new();
+        stream.read_to_end(&mut rest).unwrap();
+    }
+    let took = began.elapsed();
+    assert!((9..20).contains(&took.as_secs()), "{took:?}");
+    daemon.ok("/version");
+}
+
+#[test]
+fn a_client_that_leaves_gives_its_connect_up() {
+    let daemon = Daemon::start();
+    // A listener that never answers a hello keeps the connect waiting.
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = silent.local_addr().unwrap().port();
+    let gone = Daemon::start();
+    let fields: Vec<&str> = gone.address.split(',').collect();
+    let address = gone.address.replacen(fields[3], &port.to_string(), 1);
+    let mut stream = daemon.socket();
+    write!(stream, "GET /p2p/open/x/{address}?token={} HTTP/1.1\r\nHost: localhost\r\n\r\n", daemon.token)
+        .unwrap();
+    let _held = silent.accept().unwrap();
+    assert_eq!(daemon.error("/p2p/open/x/self"), (409, 2));
+    drop(stream);
+    let free = || daemon.get("/p2p/open/x/self").0 == 200;
+    assert!((0..200).any(|_| free() || {
+        std::thread::sleep(Duration::from_millis(10));
+        false
+    }));
+}

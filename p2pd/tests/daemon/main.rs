@@ -1,0 +1,9 @@
+//! `p2pd daemon` as its users meet it: the lines of the P2PD documents typed with curl, sockets by hand, and who is
+//! turned away.
+#![cfg(unix)]
+
+mod common;
+mod documents;
+mod hostile;
+mod page;
+mod pipes;
