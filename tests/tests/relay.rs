@@ -27,6 +27,11 @@ fn ten_of_ten_calls_come_through_and_ten_mebibytes_unchanged() {
         times.push(connected["elapsed_ms"].as_f64().unwrap());
     }
     println!("open by relay, ms: {times:?}");
+    // By the default plan, in which a search for random ports is refused to strangers.
+    let connected = world.try_connect(1, &address, &[]).unwrap();
+    let ms = connected["elapsed_ms"].as_f64().unwrap();
+    assert!(connected["strategy"] == "relay" && ms < 6_000.0, "{connected}");
+    println!("by the default plan: {ms} ms");
     let mebibytes: usize = std::env::var("P2PD_RELAY_MIB").ok().and_then(|n| n.parse().ok()).unwrap_or(10);
     let data: Vec<u8> =
         (0..mebibytes << 20).map(|n| ((n as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 56) as u8).collect();

@@ -449,7 +449,7 @@ impl Node {
         let asked = |r: &Run| match &r.state {
             RunState::Reverse(_) => why != Refusal::NoSearchForStrangers,
             RunState::Punch(_) => true,
-            RunState::Relay(relaying) => relaying.request.is_some(),
+            RunState::Relay(relaying) => relaying.request.is_some() && why != Refusal::NoSearchForStrangers,
             _ => false,
         };
         let runs: SmallVec<[usize; 2]> =

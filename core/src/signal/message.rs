@@ -436,13 +436,17 @@ mod tests {
 
     fn all() -> Vec<Message> {
         let address = "0,1-[0,8.8.8.8,192.168.21.21,58959,3,2,0]-0-zmUGXPOFxBUuToh".parse().unwrap();
-        let v4 = "203.0.113.9:4000".parse().unwrap();
-        let v6 = "[2001:db8::1]:65535".parse().unwrap();
+        let other = Box::new("None-0-0-zmUGXPOFxBUuToh".parse().unwrap());
+        let v4: SocketAddr = "203.0.113.9:4000".parse().unwrap();
+        let v6: SocketAddr = "[2001:db8::1]:65535".parse().unwrap();
         let bodies = [
             Body::Echo(smallvec![]),
             Body::Echo(smallvec![7; MAX_ECHO]),
             Body::EchoReply(smallvec![1, 2, 3]),
             Body::Direct { mode: PipeMode::Plain, address: Box::new(address) },
+            Body::TurnRequest { mode: PipeMode::Plain, relayed: v6, address: other },
+            Body::TurnResponse(smallvec![]),
+            Body::TurnResponse(smallvec![v4.ip(), v6.ip(), v4.ip(), v4.ip(), v6.ip(), v4.ip()]),
             Body::Dialling(4),
             Body::Dialled(smallvec![]),
             Body::Dialled(smallvec![(v4, IoFailure::TimedOut), (v6, IoFailure::Refused)]),

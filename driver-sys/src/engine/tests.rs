@@ -5,6 +5,7 @@ use std::net::{Ipv4Addr, TcpListener, TcpStream, UdpSocket};
 
 use bytes::Bytes;
 use p2pd_core::pipe::PipeKeys;
+use p2pd_core::pipe::PipeStart;
 use p2pd_core::{CloseHow, SecretKey, Strategy};
 use socket2::SockRef;
 
