@@ -408,3 +408,73 @@ fn pinholes_for_ipv6_are_opened_prolonged_and_closed() {
     assert!(text.contains("<UniqueID>42</UniqueID>"));
     assert_eq!(events(&mut mapper), [Event::Removed { id, confirmed: true }]);
 }
+
+/// Whatever is changed in what a router says, the mapper goes on and its deadline moves.
+#[test]
+fn mutated_routers_break_nothing() {
+    let mut dice = Random::new([3; 32]);
+    let mut below = |most: u64| dice.below(Domain::BackOff, most) as usize;
+    let (mut mapped, mut refused) = (0, 0);
+    for _ in 0..2_000 {
+        let mut mapper = Mapper::new(Config { upnp: true, ..config() }, [5; 32], Instant::ZERO);
+        mapper.map(Instant::ZERO, Protocol::Tcp, 4000, 4000).unwrap();
+        let mut now = Instant::ZERO;
+        let mut spoil = |mut bytes: Vec<u8>| {
+            for _ in 0..below(4) {
+                let at = below(bytes.len() as u64);
+                match below(3) {
+                    0 => bytes[at] = below(256) as u8,
+                    1 => bytes.truncate(at + 1),
+                    _ => bytes.insert(at, b"<>\"'&=\r\n0"[below(9)]),
+                }
+            }
+            bytes
+        };
+        let ssdp = "HTTP/1.1 200 OK\r\nST: urn:schemas-upnp-org:device:InternetGatewayDevice:1\r\n\
+                    LOCATION: http://192.168.1.1:5000/root.xml\r\n\r\n";
+        for _ in 0..60 {
+            for request in requests(&mut mapper) {
+                match request {
+                    Request::Datagram { to, data } if to.port() == 5351 && data.len() == 60 => {
+                        let external = "9.9.9.9:4000".parse().unwrap();
+                        let bytes = spoil(super::super::pcp::answer(&data, 0, 600, 7, external));
+                        mapper.datagram(now, to, &bytes);
+                    }
+                    Request::Datagram { to, .. } if to.to_string() == GATEWAY => {
+                        mapper.datagram(now, to, &spoil(ssdp.into()));
+                    }
+                    Request::Connect { stream, .. } => mapper.connected(now, stream),
+                    Request::Send { stream, data } => {
+                        let body = match str::from_utf8(&data).unwrap() {
+                            text if text.starts_with("GET") => description(V1),
+                            text if text.contains("#GetExternalIPAddress") => {
+                                response("GetExternalIPAddress", &[("NewExternalIPAddress", "9.9.9.9")])
+                            }
+                            text if text.contains("#AddPortMapping") => response(ADD, &[]),
+                            _ => fault(714),
+                        };
+                        let code = if body.contains("Fault") { 500 } else { 200 };
+                        let head = format!("HTTP/1.1 {code} X\r\nContent-Length: {}\r\n\r\n", body.len());
+                        mapper.received(now, stream, &spoil((head + &body).into()));
+                        mapper.ended(now, stream);
+                    }
+                    _ => {}
+                }
+            }
+            match mapper.poll_timeout().filter(|at| *at < ms(60_000)) {
+                Some(due) => now = due.max(now),
+                None => break,
+            }
+            mapper.handle_timeout(now);
+            assert!(mapper.poll_timeout().is_none_or(|next| next > now), "{mapper:?}");
+        }
+        for event in events(&mut mapper) {
+            match event {
+                Event::Mapped { .. } => mapped += 1,
+                Event::Failed { .. } => refused += 1,
+                _ => {}
+            }
+        }
+    }
+    assert!(mapped > 1_000 && refused > 5, "{mapped} {refused}");
+}
