@@ -257,6 +257,29 @@ fn a_router_that_lies_about_its_address_is_found_out() {
     }
 }
 
+/// miniupnpd opens nothing where its own address is not of the internet, and that is said.
+#[test]
+fn behind_a_carriers_nat_there_is_no_mapping_and_a_reason() {
+    require_lab!(Miniupnpd);
+    let home = Home::new(Nat::PortPreserving).behind(Nat::PortPreserving);
+    let lab = Lab::builder().home(home).build().unwrap();
+    let _router = Miniupnpd::start(&lab, 0, "").unwrap();
+    let host = lab.host(0);
+    let mut said = Vec::new();
+    for (name, _, change) in WAYS {
+        let mut driver = Driver::open(host, host.ip(), change);
+        driver.map(4000);
+        let Event::Failed { gateway, upnp, .. } = driver.event() else { panic!("{name}") };
+        said.push((name, gateway, upnp));
+    }
+    // Its PCP says no resources where NAT-PMP and UPnP say no network.
+    let (none, full) = (Some(MapError::NoNetwork), Some(MapError::NoResources));
+    assert_eq!(
+        said,
+        [("PCP", full, None), ("NAT-PMP", none, None), ("UPnP", None, none), ("all", full, none)]
+    );
+}
+
 #[test]
 fn a_port_of_somebody_else_is_left_to_him() {
     require_lab!(Miniupnpd);
