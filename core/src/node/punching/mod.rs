@@ -276,7 +276,7 @@ impl Node {
                 break;
             }
             // Kept for later rungs, as long as there are any.
-            let most = MAX_DIALS_STRANGER.min(2 * (u32::from(punch.rung) + 1));
+            let most = MAX_DIALS_STRANGER.min(u32::from(punch.rung) + 1);
             let stranger = key.1 == Requester::Them && punch.trust == Trust::Stranger;
             if stranger && punch.dials >= most {
                 punch.waiting.clear();
