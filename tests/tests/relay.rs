@@ -8,6 +8,7 @@ use std::io::Write;
 use std::time::{Duration, Instant};
 
 use p2pd_tests::lab::Child;
+use p2pd_tests::lab::services::Coturn;
 use p2pd_tests::require_lab;
 use p2pd_tests::world::{PATIENCE, World, event, program};
 
@@ -100,7 +101,7 @@ fn what_expires_within_seconds_is_kept_alive_through_a_silence() {
 }
 
 #[test]
-fn a_server_that_is_gone_ends_the_pipe_with_a_word() {
+fn a_server_that_was_restarted_ends_the_pipe_with_a_word() {
     require_lab!(Mosquitto, Coturn);
     for (more, why) in [
         ("", "nothing is heard of the peer through the relay"),
@@ -110,6 +111,9 @@ fn a_server_that_is_gone_ends_the_pipe_with_a_word() {
         let (_listener, address) = world.listen();
         let (mut child, _stdin) = talking(&world, &address);
         world.stun.process().kill();
+        world.stun.process().wait(PATIENCE).unwrap();
+        // Restarted, it knows nothing of us.
+        world.stun = Coturn::start_with(&world.lab, &["--user=alice:secret", "--lt-cred-mech"]).unwrap();
         let error = child
             .wait_for_line(|line| line.contains("\"event\":\"error\""), Duration::from_secs(60))
             .unwrap();
