@@ -181,8 +181,9 @@ const MEASURED_WITHIN: Nanos = 60 * SECOND;
 /// that is TCP's own patience.
 const TOLD_WITHIN: Nanos = 3_600 * SECOND;
 /// SYNs that one connect may cost, repeats included: the core's own limit of 8,192 dials, with what it allows for the
-/// seconds that go by, and what systems repeat, a second apart at first, of up to 1,024 probes and 256 dials that are held.
-const MOST_SYNS: u64 = 16_384;
+/// seconds that go by, and what systems repeat, a second apart at first, of up to 1,024 probes and 256 dials that are held,
+/// in each of two searches.
+const MOST_SYNS: u64 = 24_576;
 
 /// Longer than a closed stream repeats its last bytes where nobody answers.
 const GONE_WITHIN: Nanos = 600 * SECOND;
