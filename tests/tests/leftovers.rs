@@ -29,9 +29,10 @@ fn left() -> (usize, usize, usize) {
 
 fn until_left(expected: (usize, usize, usize), what: &str) {
     for _ in 0..1500 {
-        // Threads that wait for blocking work, a runtime's own, go after a while without any.
+        // Threads that wait for blocking work, a runtime's own, go after a while without any; on a busy machine
+        // async-std was seen to keep one more.
         let (sockets, threads, tasks) = left();
-        if (sockets, tasks) == (expected.0, expected.2) && threads <= expected.1 {
+        if (sockets, tasks) == (expected.0, expected.2) && threads <= expected.1 + 1 {
             return;
         }
         thread::sleep(Duration::from_millis(20));
@@ -81,7 +82,10 @@ fn the_end_of_a_node_leaves_no_socket_thread_or_task() {
         thread::sleep(Duration::from_millis(500));
         let before = left();
         for by_drop in [false, true] {
-            live(driver, by_drop, &silent, &unheard);
+            // More than once, so that a thread that each leaves is told from one that a runtime adds to its own.
+            for _ in 0..3 {
+                live(driver, by_drop, &silent, &unheard);
+            }
             until_left(before, &format!("{driver}, dropped: {by_drop}"));
         }
     }
