@@ -19,14 +19,19 @@ struct Sum(u64);
 
 impl Sum {
     fn put(&mut self, data: &[u8]) {
-        let mut chunks = data.chunks_exact(8);
         let mut sum = self.0 ^ (data.len() as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        for chunk in &mut chunks {
-            let mut word = [0; 8];
-            word.copy_from_slice(chunk);
-            sum = mix(sum ^ u64::from_le_bytes(word)).rotate_left(17);
+        // Four sums beside each other, since each waits for its own last one.
+        let (blocks, rest) = data.as_chunks::<32>();
+        let mut lanes = [sum, !sum, sum.rotate_left(21), !sum.rotate_left(42)];
+        for block in blocks {
+            for (lane, word) in lanes.iter_mut().zip(block.as_chunks::<8>().0) {
+                *lane = mix(*lane ^ u64::from_le_bytes(*word)).rotate_left(17);
+            }
         }
-        for byte in chunks.remainder() {
+        for lane in lanes {
+            sum = mix(sum ^ lane).rotate_left(17);
+        }
+        for byte in rest {
             sum = mix(sum ^ u64::from(*byte)).rotate_left(17);
         }
         self.0 = sum;

@@ -427,7 +427,7 @@ fn bench(each: Duration, stand_in: bool, only: &str) -> bool {
         }
         ending.events
     };
-    let rate = |name: &str, one: &dyn Fn(u64) -> u64| {
+    let rate = |name: &str, calls: u64, one: &dyn Fn(u64) -> u64| {
         if !name.contains(only) {
             return;
         }
@@ -437,22 +437,25 @@ fn bench(each: Duration, stand_in: bool, only: &str) -> bool {
             runs += 1;
         }
         let us = (begin.elapsed().as_micros() as u64).max(1);
-        println!("{name:<44} {:>8} pairs/s {:>10} events/s", runs * 1_000_000 / us, events * 1_000_000 / us);
+        let calls = runs * calls * 1_000_000 / us;
+        println!("{name:<60} {calls:>8} pairs/s {:>10} events/s", events * 1_000_000 / us);
     };
     let parse = |text: &str| text.parse::<Chain>().unwrap_or_default();
     for (a, b) in [("open", "open"), ("linux", "open"), ("linux", "linux")] {
         let chains = [parse(a), parse(b)];
         let name = format!("nodes, {a} and {b}, ciphers {ciphers}");
-        rate(&name, &|seed| joined(&Pair::new(seed, chains.clone())));
+        rate(&name, 1, &|seed| joined(&Pair::new(seed, chains.clone())));
+        let name = format!("nodes that stay for 20 calls, {a} and {b}, ciphers {ciphers}");
+        rate(&name, 20, &|seed| joined(&Pair { calls: 20, ..Pair::new(seed, chains.clone()) }));
     }
     let chains = [parse("linux"), parse("linux")];
     let name = format!("nodes, linux and linux, rendezvous, ciphers {ciphers}");
-    rate(&name, &|seed| joined(&Pair { rendezvous: true, ..Pair::new(seed, chains.clone()) }));
+    rate(&name, 1, &|seed| joined(&Pair { rendezvous: true, ..Pair::new(seed, chains.clone()) }));
     for (a, b, offset) in [("linux", "linux", 0), ("linux", "symrand", 0)] {
         let chains = [parse(a), parse(b)];
         let name = format!("bare dials, {a} and {b}");
         let dial = Attempt { chains, one_way: 20 * MILLI, offset, listen: true, retry: None };
-        rate(&name, &|seed| attempt(seed, &dial, false).0.events);
+        rate(&name, 1, &|seed| attempt(seed, &dial, false).0.events);
     }
     #[cfg(feature = "memory")]
     memory::print();

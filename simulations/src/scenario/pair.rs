@@ -103,6 +103,9 @@ pub struct Pair {
     /// After the call, the faults of all ways and servers end, and a while later the caller calls again. Where that
     /// fails both doubt what they have measured, and the caller calls up to twice more.
     pub again: bool,
+    /// How many calls are made in all while the nodes stay up, 10 s apart; what is told of is the first that failed, or
+    /// the last.
+    pub calls: u32,
     /// Keep a trace.
     pub trace: bool,
 }
@@ -129,6 +132,7 @@ impl Pair {
             clocks: [clocks(0), clocks(1)],
             late: 0,
             again: false,
+            calls: 1,
             trace: false,
         }
     }
@@ -175,6 +179,8 @@ const HEALED_WITHIN: Nanos = 240 * SECOND;
 /// From the end of all faults to the second call: the longest that a node waits before it tries a broker or asks a STUN
 /// server again, and the try.
 const REST: Nanos = 330 * SECOND;
+/// Between calls of nodes that stay.
+const PAUSE: Nanos = 10 * SECOND;
 /// Until what a failed call made doubtful is measured again, and the listener has room for a stranger's next call.
 const MEASURED_WITHIN: Nanos = 60 * SECOND;
 /// The most until a caller knows that the listener gave up: where a NAT forgot the stream and the way lost its RST,
@@ -187,6 +193,21 @@ const MOST_SYNS: u64 = 24_576;
 
 /// Longer than a closed stream repeats its last bytes where nobody answers.
 const GONE_WITHIN: Nanos = 600 * SECOND;
+
+/// What each side says over the pipe, bytes: longer than a record.
+const TEXT: usize = 20_000;
+static CALLERS: [u8; TEXT] = text(0x11);
+static LISTENERS: [u8; TEXT] = text(0x77);
+
+const fn text(tag: u8) -> [u8; TEXT] {
+    let mut text = [0; TEXT];
+    let mut n = 0;
+    while n < TEXT {
+        text[n] = (n % 251) as u8 ^ tag;
+        n += 1;
+    }
+    text
+}
 
 fn broker_address(n: usize) -> IpAddr {
     [203, 0, 113, 20 + n as u8].into()
@@ -224,7 +245,14 @@ pub fn run(pair: &Pair) -> Ending {
     if !run.world.run_while(READY_WITHIN, ready) {
         run.violations.push("the node was not ready in time".into());
     }
-    let first = call(&mut run, pair);
+    let mut first = call(&mut run, pair);
+    for _ in 1..pair.calls {
+        if first.strategy.is_none() {
+            break;
+        }
+        run.world.run_until(run.world.now() + PAUSE);
+        first = call(&mut run, pair);
+    }
     let mut again = None;
     if pair.again && run.calls > 0 {
         heal(&mut run);
@@ -412,23 +440,22 @@ fn exchange(run: &mut Run, pair: &Pair, place: usize, before: usize) -> Result<(
         return Err("the pipe ended before the listener had it");
     };
     let until = run.world.now() + DATA_WITHIN;
-    // Longer than a record, and different each way.
-    let text = |tag: u8| (0..20_000u32).map(|n| (n % 251) as u8 ^ tag).collect::<Vec<u8>>();
-    for (host, pipe, tag) in [(caller, place, 0x11), (listener, other, 0x77)] {
+    for (host, pipe, text) in [(caller, place, &CALLERS), (listener, other, &LISTENERS)] {
         run.world.with(host, |p, cx| {
-            p.node_mut().write(cx, pipe, &text(tag));
+            p.node_mut().write(cx, pipe, text);
             p.node_mut().end(cx, pipe);
         });
     }
-    let whole = |w: &World<Program>, host: HostId, pipe: usize, tag: u8| {
+    let whole = |w: &World<Program>, host: HostId, pipe: usize, text: &[u8]| {
         let pipe = &w.app(host).node().pipes[pipe];
-        (pipe.ended || pipe.start.mode() == PipeMode::Plain) && pipe.received == text(tag)
+        (pipe.ended || pipe.start.mode() == PipeMode::Plain) && pipe.received == text
     };
-    let both = |w: &World<Program>| whole(w, caller, place, 0x77) && whole(w, listener, other, 0x11);
+    let both =
+        |w: &World<Program>| whole(w, caller, place, &LISTENERS) && whole(w, listener, other, &CALLERS);
     let full = |w: &World<Program>| {
         [(caller, place), (listener, other)].iter().all(|(h, p)| {
             let pipe = &w.app(*h).node().pipes[*p];
-            pipe.received.len() >= 20_000 && (pipe.ended || pipe.start.mode() == PipeMode::Plain)
+            pipe.received.len() >= TEXT && (pipe.ended || pipe.start.mode() == PipeMode::Plain)
                 || pipe.broken.is_some()
         })
     };
@@ -443,9 +470,11 @@ fn exchange(run: &mut Run, pair: &Pair, place: usize, before: usize) -> Result<(
     if !both(&run.world) && pair.chains.iter().any(|c| c.0.iter().any(refuses)) {
         let until = run.world.now() + TOLD_WITHIN;
         let over = |w: &World<Program>| {
-            [(caller, place, 0x77), (listener, other, 0x11)].into_iter().all(|(host, pipe, tag)| {
-                whole(w, host, pipe, tag) || w.app(host).node().pipes[pipe].broken.is_some()
-            })
+            [(caller, place, &LISTENERS), (listener, other, &CALLERS)].into_iter().all(
+                |(host, pipe, text)| {
+                    whole(w, host, pipe, text) || w.app(host).node().pipes[pipe].broken.is_some()
+                },
+            )
         };
         if run.world.run_while(until, over) && !both(&run.world) {
             return Err("a router on the way cut the pipe");
