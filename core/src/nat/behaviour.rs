@@ -226,8 +226,9 @@ const MIN_SEEN: usize = 5;
 /// Largest step of an allocator that counts.
 pub(super) const MAX_STEP: u16 = 16;
 
-fn gcd(a: i32, b: i32) -> i32 {
-    if b == 0 { a } else { gcd(b, a % b) }
+/// The greatest common divisor, of either sign.
+pub(crate) fn gcd<T: Copy + Default + PartialEq + core::ops::Rem<Output = T>>(a: T, b: T) -> T {
+    if b == T::default() { a } else { gcd(b, a % b) }
 }
 
 #[cfg(test)]

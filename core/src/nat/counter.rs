@@ -2,7 +2,7 @@
 
 use core::time::Duration;
 
-use super::behaviour::MAX_STEP;
+use super::behaviour::{MAX_STEP, gcd};
 use crate::strategy::punch::MAX_OTHERS;
 use crate::time::Instant;
 
@@ -85,10 +85,6 @@ pub(crate) fn step(ports: &[u16]) -> Option<i16> {
 
 /// Numbers that lie between two mappings of ours made within a second.
 const NEAR: i32 = 256;
-
-fn gcd(a: i32, b: i32) -> i32 {
-    if b == 0 { a } else { gcd(b, a % b) }
-}
 
 /// From one port to another, in the direction that the NAT counts.
 fn distance(from: u16, to: u16, step: i16) -> u16 {

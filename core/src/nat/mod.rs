@@ -5,6 +5,7 @@ mod counter;
 pub(crate) mod external;
 pub(crate) mod survey;
 
+pub(crate) use behaviour::gcd;
 pub use behaviour::{Allocation, Behaviour, Filtering, Foresight, Mapping, allocation, block};
 pub use survey::NatReport;
 

@@ -537,7 +537,10 @@ impl Survey {
             return;
         }
         if !self.report.behaviour.is_symmetric() {
-            return self.is_random_unless_counted();
+            if !matches!(self.report.behaviour.allocation, Some(Sequential(_))) {
+                self.is_random();
+            }
+            return;
         }
         // Three ports out of a small block may look as if they were counted, and three that a counter gave while it
         // began again do not: all mappings, in the order in which they were made, tell.
@@ -554,12 +557,6 @@ impl Survey {
                 self.counter = Some(Counter::new(by, last));
             }
             _ => self.is_random(),
-        }
-    }
-
-    fn is_random_unless_counted(&mut self) {
-        if matches!(self.report.behaviour.allocation, Some(Allocation::Random { .. })) {
-            self.is_random();
         }
     }
 

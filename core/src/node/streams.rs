@@ -3,6 +3,7 @@
 use core::time::Duration;
 use std::net::SocketAddr;
 
+use bytes::Bytes;
 use smallvec::SmallVec;
 
 use super::Node;
@@ -156,8 +157,7 @@ impl Node {
             since: self.cx.now,
         };
         self.streams.insert(sock, stream);
-        self.cx.read(sock, HEADER as u32);
-        self.cx.timers.set(Timer::Stream(sock), Some(self.cx.now + HELLO_WITHIN));
+        self.hello_began(sock, None);
     }
 
     /// A stream from where a peer of ours is to come from: it called nobody, so we begin the hello.
@@ -184,9 +184,7 @@ impl Node {
             since: self.cx.now,
         };
         self.streams.insert(sock, stream);
-        self.cx.send(sock, first);
-        self.cx.read(sock, HEADER as u32);
-        self.cx.timers.set(Timer::Stream(sock), Some(self.cx.now + HELLO_WITHIN));
+        self.hello_began(sock, Some(first));
     }
 
     pub(super) fn stream_connected(&mut self, sock: SockId, local: SocketAddr, remote: SocketAddr) {
@@ -195,8 +193,7 @@ impl Node {
         (stream.local, stream.remote) = (local, remote);
         let Role::Initiate(offer, peer) = role else {
             stream.stage = HelloStage::Hello(Hello::respond());
-            self.cx.read(sock, HEADER as u32);
-            return self.cx.timers.set(Timer::Stream(sock), Some(self.cx.now + HELLO_WITHIN));
+            return self.hello_began(sock, None);
         };
         let entropy = self.cx.random.draw(Domain::NoiseEphemeral);
         let Ok((hello, first)) = Hello::initiate(&self.config.identity, &peer, offer, entropy) else {
@@ -204,10 +201,17 @@ impl Node {
         };
         stream.stage = HelloStage::Hello(hello);
         let (key, strategy) = (stream.session.map(|(key, ..)| key), stream.strategy);
-        self.cx.send(sock, first);
+        self.hello_began(sock, Some(first));
+        self.stage(key, strategy, Stage::Hello(remote));
+    }
+
+    /// The stream is open: says what comes first, if that is ours to say, and waits for the peer's.
+    fn hello_began(&mut self, sock: SockId, first: Option<Bytes>) {
+        if let Some(first) = first {
+            self.cx.send(sock, first);
+        }
         self.cx.read(sock, HEADER as u32);
         self.cx.timers.set(Timer::Stream(sock), Some(self.cx.now + HELLO_WITHIN));
-        self.stage(key, strategy, Stage::Hello(remote));
     }
 
     pub(super) fn stream_received(&mut self, sock: SockId, mut data: &[u8]) {

@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use smallvec::SmallVec;
 
-use crate::address::{PeerAddress, PeerInterface};
+use crate::address::{PeerAddress, PeerInterface, is_dialable};
 
 /// One of our interfaces, with what the world sees of it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -99,11 +99,7 @@ fn on_link(ours: &Route, ip: IpAddr) -> bool {
 /// Whether this peer may make us send to an address that it named.
 pub(crate) fn may_send_to(ours: &[Route], ip: IpAddr, trust: Trust) -> bool {
     let family = ours.iter().filter(|r| r.internal.is_ipv4() == ip.is_ipv4());
-    let somewhere = match ip {
-        IpAddr::V4(ip) => !ip.is_unspecified() && !ip.is_broadcast() && !ip.is_multicast(),
-        IpAddr::V6(ip) => !ip.is_unspecified() && !ip.is_multicast(),
-    };
-    somewhere
+    is_dialable(ip)
         && match trust {
             Trust::Known => !ip.is_loopback() || family.clone().any(|r| r.internal.is_loopback()),
             Trust::Stranger => may_be_dialled_for_a_stranger(ip, family),
@@ -216,6 +212,30 @@ mod tests {
             "0-[0,8.8.8.8,8.8.8.8,1,1,1,0]|[1,9.9.9.9,9.9.9.9,1,1,1,0]|[2,1.1.1.1,1.1.1.1,1,1,1,0]-0-x";
         assert_eq!(dialled(&ours, three, Trust::Stranger).len(), STRANGER_PATHS);
         assert_eq!(dialled(&ours, three, Trust::Known).len(), 3);
+    }
+
+    #[test]
+    fn nobody_makes_us_send_to_what_is_no_host_or_is_private_in_disguise() {
+        let ours = [route("2001:db8::5", 64, "2001:db8::5"), route("198.51.100.1", 24, "198.51.100.1")];
+        for to in [
+            "::ffff:10.0.0.1",
+            "::ffff:127.0.0.1",
+            "::",
+            "ff02::1",
+            "0.0.0.0",
+            "255.255.255.255",
+            "224.0.0.1",
+        ] {
+            for trust in [Trust::Known, Trust::Stranger] {
+                assert!(!may_send_to(&ours, to.parse().unwrap(), trust), "{to} {trust:?}");
+            }
+        }
+        for to in ["fd00::1", "fe80::1", "::1", "10.0.0.1", "127.0.0.1"] {
+            assert!(!may_send_to(&ours, to.parse().unwrap(), Trust::Stranger), "{to}");
+        }
+        for to in ["2001:db8:9::1", "203.0.113.9"] {
+            assert!(may_send_to(&ours, to.parse().unwrap(), Trust::Stranger), "{to}");
+        }
     }
 
     #[test]

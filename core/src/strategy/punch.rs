@@ -9,7 +9,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use smallvec::SmallVec;
 
-use crate::nat::{Behaviour, Foresight};
+use crate::nat::{Behaviour, Foresight, gcd};
 use crate::signal::mappings::MAX_PORTS;
 
 /// Ports of our own in a spray.
@@ -158,10 +158,6 @@ pub(crate) fn nth_port(key: u64, n: u16, low: u16, high: u16) -> u16 {
         step += 2;
     }
     (u64::from(low) + (key % span + step * u64::from(n)) % span) as u16
-}
-
-fn gcd(a: u64, b: u64) -> u64 {
-    if b == 0 { a } else { gcd(b, a % b) }
 }
 
 #[cfg(test)]

@@ -279,8 +279,7 @@ impl Node {
             let most = MAX_DIALS_STRANGER.min(u32::from(punch.rung) + 1);
             let stranger = key.1 == Requester::Them && punch.trust == Trust::Stranger;
             if stranger && punch.dials >= most {
-                punch.waiting.clear();
-                punch.search = None;
+                punch.dial_no_more();
             }
             let room = punch.live.len() < MAX_HALF_OPEN;
             let due = punch.waiting.front().is_some_and(|p| p.is_due(now)) || punch.search.is_some();
@@ -288,8 +287,7 @@ impl Node {
                 break;
             }
             if !self.syns.take(now, punch.peer) {
-                punch.waiting.clear();
-                punch.search = None;
+                punch.dial_no_more();
                 break;
             }
             let Some(next) = punch.next(now) else { break };
@@ -537,8 +535,7 @@ impl Node {
                 if punch.stage != PunchStage::Resting {
                     punch.stage = PunchStage::Resting;
                     punch.until = now + REST_FOR;
-                    punch.waiting.clear();
-                    punch.search = None;
+                    punch.dial_no_more();
                     return self.cx.timers.set(Timer::Punch(key), Some(now + REST_FOR));
                 }
                 // The peer has given up; streams that are saying hello go on.

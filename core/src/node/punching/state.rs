@@ -164,6 +164,12 @@ impl Punch {
         Some(planned)
     }
 
+    /// Forgets the dials that are planned; those under way go on.
+    pub(super) fn dial_no_more(&mut self) {
+        self.waiting.clear();
+        self.search = None;
+    }
+
     /// From our announcement to our dials; `signal` is our way to the broker.
     pub(super) fn until_dials(&self, signal: Duration) -> Duration {
         // The one who asked waits for the answer; the peer's way to the broker is taken to be as long as ours.
