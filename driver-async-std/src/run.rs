@@ -1,6 +1,5 @@
 //! The task that owns the engine: waits for its sockets, its timer and the handles, and tells users what came of it.
 
-use std::collections::HashMap;
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
@@ -13,7 +12,7 @@ use futures_lite::Stream;
 use p2pd_core::SockId;
 use p2pd_core::nat::NatReport;
 use p2pd_core::{ConnectId, NodeId, Notice, PeerAddress, Plan, Stats};
-use p2pd_sys::{Engine, News};
+use p2pd_sys::{Calls, Engine, News};
 
 use crate::ConnectError;
 use crate::node::Known;
@@ -58,7 +57,7 @@ pub(crate) struct Outputs {
 
 struct Driver {
     engine: Engine<AsyncIo>,
-    calls: HashMap<ConnectId, (u64, Sender<Result<Pipe, ConnectError>>)>,
+    calls: Calls<Sender<Result<Pipe, ConnectError>>>,
     out: Outputs,
     /// Who waits for the end.
     ends: Vec<Sender<()>>,
@@ -74,7 +73,7 @@ enum Woken {
 
 pub(crate) async fn run(engine: Engine<AsyncIo>, commands: Receiver<Command>, out: Outputs) {
     let ready = engine.reactor().ready.clone();
-    let mut driver = Driver { engine, calls: HashMap::new(), out, ends: Vec::new() };
+    let mut driver = Driver { engine, calls: Calls::default(), out, ends: Vec::new() };
     let queue = commands.clone();
     let mut commands = pin!(commands);
     let mut timer = Timer::never();
@@ -142,25 +141,13 @@ impl Driver {
     fn command(&mut self, command: Command) {
         match command {
             Command::Connect { token, to, plan, begun, done } => {
-                let id = self.engine.connect(&to, plan);
-                if let Ok(id) = id {
-                    self.calls.insert(id, (token, done));
-                }
-                if begun.try_send(id).is_err()
-                    && let Ok(id) = id
-                {
+                let id = self.calls.begin(&mut self.engine, (&to, plan), token, done);
+                if begun.try_send(id).is_err() {
                     // Given up before it was told: the canceller's word may have come first.
-                    self.calls.remove(&id);
-                    self.engine.cancel(id);
+                    self.calls.cancel(&mut self.engine, token);
                 }
             }
-            Command::Cancel { token } => {
-                let id = self.calls.iter().find(|(_, (t, _))| *t == token).map(|(id, _)| *id);
-                if let Some(id) = id {
-                    self.calls.remove(&id);
-                    self.engine.cancel(id);
-                }
-            }
+            Command::Cancel { token } => self.calls.cancel(&mut self.engine, token),
             Command::Answer { peer, accept } => self.engine.answer(peer, accept),
             Command::Nats(reply) => {
                 let _ = reply.try_send(self.engine.node().nats().cloned().collect());
@@ -201,7 +188,7 @@ impl Driver {
 
     /// Ends a call. Whoever has given up meanwhile drops the pipe, which closes it.
     fn answer(&mut self, connect: ConnectId, outcome: Result<Pipe, ConnectError>) {
-        if let Some((_, done)) = self.calls.remove(&connect) {
+        if let Some(done) = self.calls.end(connect) {
             let _ = done.try_send(outcome);
         }
     }
@@ -214,15 +201,9 @@ mod tests {
     use p2pd_sys::Lateness;
     use std::time::{Duration, Instant};
 
-    const GAPS: [(u32, Duration); 4] = [
-        (1, Duration::ZERO),
-        (64, Duration::from_millis(1)),
-        (512, Duration::from_millis(1)),
-        (512, Duration::ZERO),
-    ];
-
-    async fn lateness(dials: u32, gap: Duration) -> Lateness {
-        let (engine, late) = Lateness::engine(dials, gap, AsyncIo::default()).unwrap();
+    async fn fire(late: &Lateness, dials: u32, gap: Duration) {
+        let before = late.count();
+        let engine = late.engine(dials, gap, AsyncIo::default()).unwrap();
         let (commands, queue) = async_channel::unbounded();
         let out = Outputs {
             accept: async_channel::bounded(1).0,
@@ -232,11 +213,10 @@ mod tests {
             echo: false,
         };
         crate::executor::spawn(run(engine, queue, out));
-        while late.count() < dials as usize {
+        while late.count() < before + dials as usize {
             Timer::after(Duration::from_millis(20)).await;
         }
         drop(commands);
-        late
     }
 
     #[test]
@@ -249,11 +229,12 @@ mod tests {
                 timer.push(at.elapsed());
             }
             println!("async-io's own timer: {timer}");
-            for (dials, gap) in GAPS {
-                let late = lateness(dials, gap).await;
-                println!("async-std, {dials} armed, {gap:?} apart: {late}");
-                // A busy machine may be much later than the figures.
-                assert!(late.quantiles().0 < Duration::from_millis(50), "{late}");
+            for (dials, gap, rounds) in Lateness::CASES {
+                let late = Lateness::default();
+                for _ in 0..rounds {
+                    fire(&late, dials, gap).await;
+                }
+                late.judge("async-std", dials, gap);
             }
         });
     }

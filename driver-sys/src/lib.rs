@@ -3,6 +3,7 @@
 //! actions out and the [`Layer`] that makes a stream a pipe. No runtime, and nothing that waits for a network.
 #![deny(unsafe_code)]
 
+mod calls;
 mod clock;
 mod descriptors;
 mod engine;
@@ -16,6 +17,7 @@ mod pipe;
 mod ready;
 pub mod socket;
 
+pub use calls::Calls;
 pub use clock::{Clock, wall_clock};
 pub use descriptors::raise_descriptor_limit;
 #[cfg(feature = "measure")]

@@ -16,9 +16,9 @@ use p2pd_core::{Config, PeerAddress, PipeMode, Plan, SecretKey};
 use p2pd_tests::drivers::runtime;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
-const BYTES: usize = 512 << 20;
+const BYTES: usize = 256 << 20;
 const CHUNK: usize = 64 << 10;
-const ROUNDS: usize = 5;
+const ROUNDS: usize = 15;
 const LONG: Duration = Duration::from_secs(60);
 
 fn config() -> Config {

@@ -16,14 +16,21 @@ use crate::BindError;
 pub struct Lateness(Arc<Mutex<Vec<Duration>>>);
 
 impl Lateness {
+    /// What every driver measures: so many dials armed, so far apart, so often.
+    pub const CASES: [(u32, Duration, usize); 4] = [
+        (1, Duration::ZERO, 50),
+        (64, Duration::from_millis(1), 4),
+        (512, Duration::from_millis(1), 1),
+        (512, Duration::ZERO, 1),
+    ];
+
     /// A node on loopback with so many dials armed, the first in 60 ms, each `gap` after the one before, to a port where
     /// nobody listens.
     ///
     /// # Errors
     /// As [`Engine::new`].
-    pub fn engine<R: Reactor>(dials: u32, gap: Duration, reactor: R) -> Result<(Engine<R>, Self), BindError> {
-        let lateness = Lateness::default();
-        let here = lateness.clone();
+    pub fn engine<R: Reactor>(&self, dials: u32, gap: Duration, reactor: R) -> Result<Engine<R>, BindError> {
+        let here = self.clone();
         let trace: Sink = Box::new(move |line: &str| {
             let words: Vec<&str> = line.split_whitespace().collect();
             if let ["event", _, "fired", _, late] = words[..] {
@@ -44,7 +51,7 @@ impl Lateness {
             let opts = SockOpts::default();
             engine.act(Action::Connect { sock, local, remote, opts, at, deadline });
         }
-        Ok((engine, lateness))
+        Ok(engine)
     }
 
     /// How many dials were made.
@@ -58,6 +65,15 @@ impl Lateness {
         all.sort();
         let at = |percent: usize| all.get(all.len() * percent / 100).copied().unwrap_or_default();
         (at(50), at(99))
+    }
+
+    /// Prints the figures of a case. A busy machine may be much later than they are.
+    ///
+    /// # Panics
+    /// Where half of the dials are 50 ms late.
+    pub fn judge(&self, driver: &str, dials: u32, gap: Duration) {
+        println!("{driver}, {dials} armed, {gap:?} apart: {self}");
+        assert!(self.quantiles().0 < Duration::from_millis(50), "{self}");
     }
 
     /// Notes one measured elsewhere.
