@@ -41,6 +41,9 @@ pub struct Config {
     /// Whether to measure the NATs in front of us when the node starts, over about four round trips to the
     /// first STUN server. Without it a punch can only assume that they keep local ports. Default: yes.
     pub survey: bool,
+    /// Whether the survey also dials our own outside address, to see what our NAT makes of that: nothing needs it, people
+    /// want to know it. Default: no.
+    pub hairpin: bool,
 }
 
 impl Config {
@@ -56,6 +59,7 @@ impl Config {
             accept: Accept::Anyone,
             allow_plain: false,
             survey: true,
+            hairpin: false,
         }
     }
 

@@ -60,7 +60,7 @@ pub(crate) async fn run(options: Options) -> ExitCode {
         }
     };
     let config = match config(&common, say).await {
-        Ok(config) => config,
+        Ok(config) => Config { hairpin: matches!(task, Task::Nat), ..config },
         Err(why) => return usage(say, &why),
     };
     // P2PD's documents have a node answer ECHO on what peers open to it.

@@ -98,6 +98,13 @@ impl Say {
             }
             if behaviour.mapping != Some(Mapping::None) {
                 println!("  external ports: {delta}; seen {:?}", report.samples);
+                match report.hairpin {
+                    Some(true) => println!("  takes inside dials to the outside address back in (hairpin)"),
+                    Some(false) => {
+                        println!("  does not take inside dials to the outside address back in (no hairpin)")
+                    }
+                    None => {}
+                }
             }
         }
         if reports.is_empty() && !self.json {
@@ -302,6 +309,7 @@ pub(crate) fn nat(report: &NatReport) -> serde_json::Value {
         "filtering": behaviour.filtering.map(|f| format!("{f:?}")),
         "allocation": behaviour.allocation.map(|a| format!("{a:?}")),
         "nat_type": kind.number(), "delta_type": delta.kind.number(), "delta": delta.value,
+        "hairpin": report.hairpin,
         "round_trip_ms": report.round_trip.map(|t| t.as_secs_f64() * 1e3),
         "server": report.server.map(|s| s.to_string()), "second_address": report.second_address,
     })

@@ -3,7 +3,7 @@
 
 use p2pd_core::Strategy;
 use p2pd_simulations::nat::Chain;
-use p2pd_simulations::scenario::pair::{Ending, Pair, Place, run};
+use p2pd_simulations::scenario::pair::{Ending, Pair, Place, measured, run};
 
 fn chains(listener: &str, caller: &str) -> [Chain; 2] {
     [listener, caller].map(|text| text.parse().unwrap())
@@ -62,5 +62,27 @@ fn the_same_seed_is_the_same_run() {
         let digest = |seed| run(&Pair::new(seed, chains(a, b))).digest;
         assert_eq!(digest(5), digest(5), "{a} {b}");
         assert_ne!(digest(5), digest(6), "{a} {b}");
+    }
+}
+
+#[test]
+fn what_a_nat_makes_of_a_dial_to_itself_is_measured() {
+    for (nat, found) in [
+        ("open", None),
+        ("fullcone", Some(true)),
+        ("fullcone,hairpin=internal", Some(false)),
+        ("fullcone,hairpin=dropped", Some(false)),
+        ("fullcone,hairpin=refused", Some(false)),
+        // The filter stands in the way.
+        ("linux,hairpin=external", Some(false)),
+        ("restricted-cone,hairpin=external", Some(false)),
+        // The outer one takes it back.
+        ("linux+fullcone", Some(false)),
+        ("fullcone+fullcone", Some(true)),
+    ] {
+        let reports = measured(&Pair { hairpin: true, ..Pair::new(1, chains(nat, "open")) });
+        assert_eq!(reports.len(), 1);
+        assert_eq!(reports[0].hairpin, found, "{nat}: {:?}", reports[0]);
+        assert!(reports[0].mapped.is_some(), "{nat}");
     }
 }

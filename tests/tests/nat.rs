@@ -23,5 +23,8 @@ fn every_nat_is_measured_for_what_it_is() {
         let outside = world.lab.host(n).wan().to_string();
         assert!(found["mapped"].as_str().unwrap().starts_with(&outside), "{home}: {found}");
         assert_eq!(found["second_address"], true, "{home}: {found}");
+        // None of them takes it back; without translation there is nothing to ask.
+        let hairpin = if matches!(*home, "none" | "fw") { None } else { Some(false) };
+        assert_eq!(found["hairpin"], serde_json::json!(hairpin), "{home}: {found}");
     }
 }

@@ -5,7 +5,7 @@
 //! other port (OTHER-ADDRESS); three more go from ports of their own, spaced unevenly, one after the other.
 //! Meanwhile CHANGE-REQUEST is asked for over UDP. With a server that has one address only, a second
 //! server stands in for the other one. In all about four round trips and the wait for answers that a filter
-//! swallows.
+//! swallows. Where it is asked for, a dial to our own outside address shows what the NAT makes of that.
 
 use core::time::Duration;
 use std::collections::BTreeMap;
@@ -13,6 +13,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use super::behaviour::{self, Allocation, Behaviour, Filtering, Foresight, Mapping};
 use super::counter::{self, Counter, Sight};
+use crate::address::is_dialable;
 use crate::cx::{Cx, Owner, Timer};
 use crate::io::{CloseHow, Reuse, SockId, SockOpts};
 use crate::random::Domain;
@@ -58,6 +59,10 @@ pub struct NatReport {
     pub round_trip: Option<Duration>,
     /// The server that answered.
     pub server: Option<SocketAddr>,
+    /// Whether a dial from inside to our listener's outside endpoint arrives, with an outside source (RFC 4787 section 6,
+    /// REQ-9). A filter that lets in only who was talked to stands in its way, and over TCP so does a NAT that leaves the
+    /// inside source as it is. `None`: not asked for, or there is no NAT.
+    pub hairpin: Option<bool>,
     /// Whether it had a second address, or another server stood in for that.
     pub second_address: bool,
 }
@@ -78,6 +83,7 @@ pub(crate) struct Surveyor {
     surveys: Vec<Survey>,
     samples: BTreeMap<SockId, Sample>,
     started: bool,
+    hairpin: bool,
 }
 
 #[derive(Debug)]
@@ -111,6 +117,8 @@ struct Survey {
     /// Watched where ports are counted.
     counter: Option<Counter>,
     second: bool,
+    /// Whether to dial ourselves.
+    hairpin: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -119,6 +127,8 @@ enum What {
     Address,
     Port,
     Sample(usize),
+    /// A dial to ourselves.
+    Hairpin,
 }
 
 /// One connection with one question.
@@ -154,11 +164,12 @@ impl Surveyor {
         cx: &mut Cx,
         locals: impl Iterator<Item = (IpAddr, u16)>,
         servers: &[SocketAddr],
+        hairpin: bool,
     ) {
         self.stop(cx);
-        self.started = true;
+        (self.started, self.hairpin) = (true, hairpin);
         for (place, (local, port)) in locals.enumerate() {
-            let survey = Survey::begun(cx, place as u8, local, port, servers);
+            let survey = Survey::begun(cx, place as u8, local, port, servers, hairpin);
             self.surveys.push(survey);
         }
     }
@@ -175,7 +186,7 @@ impl Surveyor {
             if survey.lacks() || (survey.done && reachable && (all || survey.servers.is_empty())) {
                 survey.close(cx, |_| true);
                 let earlier = survey.report.clone();
-                *survey = Survey::begun(cx, survey.place, earlier.local, survey.port, servers);
+                *survey = Survey::begun(cx, survey.place, earlier.local, survey.port, servers, self.hairpin);
                 survey.earlier = Some(earlier);
             }
         }
@@ -247,8 +258,11 @@ impl Surveyor {
             Owner::Survey(place) => {
                 let Some(survey) = self.surveys.get_mut(usize::from(place)) else { return };
                 let Some((what, probe)) = survey.probes.get(&sock) else { return };
-                if *what == What::Anchor {
-                    survey.report.round_trip = Some(cx.now.since(probe.began));
+                match what {
+                    What::Anchor => survey.report.round_trip = Some(cx.now.since(probe.began)),
+                    // It may be somebody else who answers: our listener has to have it.
+                    What::Hairpin => return,
+                    What::Address | What::Port | What::Sample(_) => {}
                 }
                 probe
             }
@@ -259,6 +273,13 @@ impl Surveyor {
         };
         cx.read(sock, TCP_CREDIT);
         cx.send(sock, stun::binding_request(probe.transaction, None));
+    }
+
+    /// Our listener has a stream: perhaps it is our own.
+    pub(crate) fn accepted(&mut self, cx: &mut Cx, remote: SocketAddr) {
+        for survey in &mut self.surveys {
+            survey.accepted(cx, remote);
+        }
     }
 
     /// Bytes of a sample give its result.
@@ -311,7 +332,14 @@ impl Surveyor {
 }
 
 impl Survey {
-    fn begun(cx: &mut Cx, place: u8, local: IpAddr, port: u16, servers: &[SocketAddr]) -> Survey {
+    fn begun(
+        cx: &mut Cx,
+        place: u8,
+        local: IpAddr,
+        port: u16,
+        servers: &[SocketAddr],
+        hairpin: bool,
+    ) -> Survey {
         let family: Vec<SocketAddr> =
             servers.iter().copied().filter(|s| s.is_ipv4() == local.is_ipv4()).collect();
         let report = NatReport {
@@ -321,6 +349,7 @@ impl Survey {
             samples: Vec::new(),
             round_trip: None,
             server: None,
+            hairpin: None,
             second_address: false,
         };
         let mut survey = Survey {
@@ -339,6 +368,7 @@ impl Survey {
             seen: [None; 3],
             counter: None,
             second: false,
+            hairpin,
         };
         survey.begin(cx);
         survey
@@ -376,6 +406,16 @@ impl Survey {
         self.probes.insert(sock, (what, probe));
     }
 
+    fn accepted(&mut self, cx: &mut Cx, remote: SocketAddr) {
+        let dialled = self.probes.values().any(|(what, _)| *what == What::Hairpin);
+        if !dialled || self.report.mapped.is_none_or(|mapped| mapped.ip() != remote.ip()) {
+            return;
+        }
+        self.report.hairpin = Some(true);
+        self.close(cx, |what| what == What::Hairpin);
+        self.conclude(cx);
+    }
+
     fn received(&mut self, cx: &mut Cx, sock: SockId, data: &[u8]) {
         let Some((what, probe)) = self.probes.get_mut(&sock) else { return };
         let (what, local, at) = (*what, probe.local, probe.began);
@@ -383,6 +423,7 @@ impl Survey {
         let seen = reply.and_then(|r| mapped(&r));
         let Some(seen) = seen else { return self.failed(cx, sock) };
         match what {
+            What::Hairpin => {}
             What::Anchor if self.done => {
                 self.report.mapped = Some(seen);
                 cx.read(sock, data.len() as u32);
@@ -425,6 +466,11 @@ impl Survey {
         for (n, offset) in OFFSETS.into_iter().enumerate() {
             self.dial(cx, What::Sample(n), first + offset, server, SPACING * (n as u32 + 2));
         }
+        if self.hairpin && is_dialable(seen.ip()) && !seen.ip().is_loopback() {
+            // When the samples are over: they tell of the allocation.
+            let port = cx.fresh_port();
+            self.dial(cx, What::Hairpin, port, seen, SPACING * 10);
+        }
     }
 
     fn failed(&mut self, cx: &mut Cx, sock: SockId) {
@@ -447,6 +493,7 @@ impl Survey {
                     self.ask_udp(cx);
                 }
             }
+            What::Hairpin => self.report.hairpin = Some(false),
             What::Address | What::Port | What::Sample(_) => {}
         }
         self.conclude(cx);
@@ -503,6 +550,10 @@ impl Survey {
             self.close(cx, |_| true);
             cx.timers.set(Timer::Survey(self.place), None);
             return;
+        }
+        if self.probes.values().any(|(what, _)| *what == What::Hairpin) {
+            // Somebody else has it.
+            self.report.hairpin = Some(false);
         }
         self.report.samples = self.seen.iter().flatten().map(|(local, sight)| (*local, sight.port)).collect();
         let behaviour = &mut self.report.behaviour;

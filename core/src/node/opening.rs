@@ -230,7 +230,7 @@ impl Node {
             let with_port = |r: &Route| Some((r.internal, self.listen_port(r.internal.is_ipv4())?));
             let locals: Vec<(IpAddr, u16)> = self.routes.iter().filter_map(with_port).collect();
             let servers = if self.config.survey { servers } else { Vec::new() };
-            self.surveyor.start(&mut self.cx, locals.into_iter(), &servers);
+            self.surveyor.start(&mut self.cx, locals.into_iter(), &servers, self.config.hairpin);
         }
         if !self.surveyed && self.surveyor.settled() {
             self.surveyed = true;

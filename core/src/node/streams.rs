@@ -134,6 +134,7 @@ impl Node {
 
     pub(super) fn accepted(&mut self, sock: SockId, local: SocketAddr, remote: SocketAddr) {
         self.cx.adopt(sock, Owner::Stream);
+        self.surveyor.accepted(&mut self.cx, remote);
         let strangers = self.streams.strangers();
         if strangers >= MAX_STRANGERS || !self.hellos.take(self.cx.now) {
             self.cx.stats.streams_over_limit += 1;

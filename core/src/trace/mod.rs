@@ -51,6 +51,7 @@
 //! accept anyone | ask | only number-of-peers peer...
 //! allow-plain yes | no
 //! survey yes | no
+//! hairpin yes | no
 //! brokers number-of-brokers, and for each: id host port
 //! stun number-of-servers, and for each: host port
 //! turn number-of-servers, and for each: host port transport credentials lifetimes
@@ -236,7 +237,7 @@ impl fmt::Debug for Recorder {
 }
 
 fn header(config: &Config, seed: &[u8; 32], now: Instant) -> String {
-    let Config { identity, brokers, stun, turn, bind, port, accept, allow_plain, survey } = config;
+    let Config { identity, brokers, stun, turn, bind, port, accept, allow_plain, survey, hairpin } = config;
     let mut text = format!("{NAME} {VERSION}\n");
     let mut line = |name: &str, value: &dyn Put| {
         let mut line = String::new();
@@ -253,6 +254,7 @@ fn header(config: &Config, seed: &[u8; 32], now: Instant) -> String {
     line("accept", accept);
     line("allow-plain", allow_plain);
     line("survey", survey);
+    line("hairpin", hairpin);
     line("brokers", brokers);
     line("stun", stun);
     line("turn", turn);

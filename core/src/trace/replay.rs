@@ -151,6 +151,7 @@ pub fn replay(text: &str) -> Result<Replayed, ReplayError> {
             accept: lines.field("accept")?,
             allow_plain: lines.field("allow-plain")?,
             survey: lines.field("survey")?,
+            hairpin: lines.field("hairpin")?,
             brokers: lines.field("brokers")?,
             stun: lines.field("stun")?,
             turn: lines.field("turn")?,
@@ -363,7 +364,7 @@ mod tests {
         assert!(replayed.actions > 10 && replayed.events > 10, "{replayed}\n{text}");
         let other = SecretKey::from_bytes([8; 32]).node_id();
         let header = format!(
-            "p2pd-trace 1\nkey {}\nseed {}\nstart 0\nbind -\nport 0\naccept only 1 {other}\nallow-plain no\nsurvey yes\n\
+            "p2pd-trace 1\nkey {}\nseed {}\nstart 0\nbind -\nport 0\naccept only 1 {other}\nallow-plain no\nsurvey yes\nhairpin no\n\
              brokers 1 9 broker.example 1883\nstun 1 2001:db8::1 3478\n\
              turn 1 turn.example 3478 - alice se+cret no 600000000000 300000000000 600000000000\nevent 0 interfaces ",
             "07".repeat(32),

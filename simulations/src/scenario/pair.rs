@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
+use p2pd_core::nat::NatReport;
 use p2pd_core::pipe::PipeMode;
 use p2pd_core::{
     Accept, Broker as BrokerConfig, Config, Node, Notice, Plan, SecretKey, Stage, Strategy, StunServer,
@@ -106,6 +107,8 @@ pub struct Pair {
     /// How many calls are made in all while the nodes stay up, 10 s apart; what is told of is the first that failed, or
     /// the last.
     pub calls: u32,
+    /// The nodes measure also what their NATs make of a dial to themselves.
+    pub hairpin: bool,
     /// Keep a trace.
     pub trace: bool,
 }
@@ -133,6 +136,7 @@ impl Pair {
             late: 0,
             again: false,
             calls: 1,
+            hairpin: false,
             trace: false,
         }
     }
@@ -236,6 +240,14 @@ fn rungs_after(node: &NodeProgram, begin: Nanos) -> Vec<Nanos> {
     let punching = |n: &Notice| matches!(n, Notice::Progress { stage: Stage::Punching { .. }, .. });
     let all = node.notices.iter().filter(|(at, n)| *at >= begin && punching(n));
     all.map(|(at, _)| at - begin).collect()
+}
+
+/// What the listening node of a pair measures of its NATs.
+pub fn measured(pair: &Pair) -> Vec<NatReport> {
+    let mut run = build(pair);
+    let listener = run.hosts[0];
+    run.world.run_while(READY_WITHIN, |w| w.app(listener).node().address().is_some());
+    run.world.app(listener).node().node.nats().cloned().collect()
 }
 
 /// Runs a pair to its end.
@@ -379,6 +391,7 @@ pub(super) fn build(pair: &Pair) -> Run {
         let rng = Keyed::new(pair.seed);
         let key = |n: u64| SecretKey::from_bytes(rng.bytes(Domain::Node, n));
         let mut config = Config::new(key(n as u64));
+        config.hairpin = pair.hairpin;
         if pair.known {
             config.accept = Accept::Only([key(1 - n as u64).node_id()].into_iter().collect());
         }
