@@ -475,9 +475,9 @@ mod tests {
         assert_eq!(changed("event 0 interfaces", "event 0 Interfaces"), line(14, LineError::Word(3)));
         assert_eq!(
             changed("event 0 interfaces", "begun ok 1\nevent 0 interfaces"),
-            line(13, LineError::Order)
+            line(14, LineError::Order)
         );
-        assert_eq!(changed("event 0 interfaces", "\nevent 0 interfaces"), line(13, LineError::Word(1)));
+        assert_eq!(changed("event 0 interfaces", "\nevent 0 interfaces"), line(14, LineError::Word(1)));
         assert_eq!(replay(text.trim_end()), line(text.lines().count(), LineError::CutOff));
         let call = "call 0 connect None-0-0-x 1 direct plain 5\n";
         assert_eq!(
