@@ -3,6 +3,7 @@
 mod behaviour;
 mod counter;
 pub(crate) mod external;
+mod filtering;
 pub(crate) mod survey;
 
 pub(crate) use behaviour::gcd;

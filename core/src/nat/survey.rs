@@ -11,8 +11,9 @@ use core::time::Duration;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
-use super::behaviour::{self, Allocation, Behaviour, Filtering, Foresight, Mapping};
+use super::behaviour::{self, Allocation, Behaviour, Foresight, Mapping};
 use super::counter::{self, Counter, Sight};
+use super::filtering::{FilterTest, SWALLOWED_AFTER};
 use crate::address::is_dialable;
 use crate::cx::{Cx, Owner, Timer};
 use crate::io::{CloseHow, Reuse, SockId, SockOpts};
@@ -20,7 +21,7 @@ use crate::random::Domain;
 use crate::strategy::agreement::Key;
 use crate::time::Instant;
 use crate::wire::Transport;
-use crate::wire::stun::{self, BindingOutcome, BindingReply, ChangeRequest, StunSplitter, TransactionId};
+use crate::wire::stun::{self, BindingOutcome, BindingReply, StunSplitter, TransactionId};
 
 /// A connection and its answer may take this long.
 const ANSWER_WITHIN: Duration = Duration::from_millis(1500);
@@ -30,11 +31,6 @@ const SURVEY_WITHIN: Duration = Duration::from_millis(3500);
 const SPACING: Duration = Duration::from_millis(4);
 /// Local ports of the samples, from the first.
 const OFFSETS: [u16; 3] = [0, 3, 4];
-/// An answer that a filter may swallow is waited for this long at least.
-const SWALLOWED_AFTER: Duration = Duration::from_millis(150);
-/// UDP questions are sent so often, an interval of that apart, and given up an interval later.
-const ASKED: u8 = 3;
-const SILENT_AFTER: Duration = Duration::from_millis(600);
 /// A connection that holds a mapping open is made anew this long after it broke.
 const ANCHOR_AGAIN: Duration = Duration::from_secs(10);
 /// On such a connection the question is asked again so often: NATs are known to forget idle ones after four minutes, and
@@ -106,7 +102,7 @@ struct Survey {
     /// What an earlier survey found, until this one is over.
     earlier: Option<NatReport>,
     probes: BTreeMap<SockId, (What, Probe)>,
-    udp: Udp,
+    filter: FilterTest,
     until: Instant,
     done: bool,
     /// What the listening port is seen as by another address, by another port.
@@ -139,22 +135,6 @@ struct Probe {
     transaction: TransactionId,
     splitter: StunSplitter,
     answered: bool,
-}
-
-#[derive(Debug)]
-enum Udp {
-    Binding(SockId),
-    Asking { sock: SockId, ids: [TransactionId; 3], since: Instant, sent: u8, heard: Heard },
-    Over,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-struct Heard {
-    /// The plain answer, and when it came.
-    plain: Option<Instant>,
-    from_other_address: bool,
-    from_other_port: bool,
-    refused: bool,
 }
 
 impl Surveyor {
@@ -195,7 +175,7 @@ impl Surveyor {
     pub(crate) fn stop(&mut self, cx: &mut Cx) {
         for mut survey in self.surveys.drain(..) {
             survey.close(cx, |_| true);
-            survey.end_udp(cx);
+            survey.filter.end(cx);
             cx.timers.set(Timer::Survey(survey.place), None);
         }
         for sock in core::mem::take(&mut self.samples).into_keys() {
@@ -243,7 +223,7 @@ impl Surveyor {
 
     pub(crate) fn bound(&mut self, cx: &mut Cx, place: u8) {
         if let Some(survey) = self.surveys.get_mut(usize::from(place)) {
-            survey.udp_bound(cx);
+            survey.bound(cx);
         }
     }
 
@@ -361,7 +341,7 @@ impl Survey {
             report,
             earlier: None,
             probes: BTreeMap::new(),
-            udp: Udp::Over,
+            filter: FilterTest::default(),
             until: cx.now + SURVEY_WITHIN,
             by_address: None,
             by_port: None,
@@ -391,7 +371,7 @@ impl Survey {
         }
         self.anchor(cx);
         let local = SocketAddr::new(self.report.local, 0);
-        self.udp = Udp::Binding(cx.bind_udp(Owner::Survey(self.place), local));
+        self.filter = FilterTest::begin(cx, Owner::Survey(self.place), local);
         self.arm(cx);
     }
 
@@ -474,8 +454,8 @@ impl Survey {
     }
 
     fn failed(&mut self, cx: &mut Cx, sock: SockId) {
-        if matches!(self.udp, Udp::Binding(s) | Udp::Asking { sock: s, .. } if s == sock) {
-            self.udp = Udp::Over;
+        if self.filter.sock() == Some(sock) {
+            self.filter = FilterTest::default();
             return self.conclude(cx);
         }
         let Some((what, _)) = self.probes.remove(&sock) else { return };
@@ -490,7 +470,7 @@ impl Survey {
                 self.asked += 1;
                 if self.asked < self.servers.len().min(SERVERS) {
                     self.anchor(cx);
-                    self.ask_udp(cx);
+                    self.filter.ask(cx, self.server());
                 }
             }
             What::Hairpin => self.report.hairpin = Some(false),
@@ -504,11 +484,11 @@ impl Survey {
             return self.refresh_anchor(cx);
         }
         if self.until <= cx.now {
-            self.end_udp(cx);
+            self.filter.end(cx);
             return self.finish(cx);
         }
         // Sent again once, for the sake of lost datagrams.
-        self.ask_udp(cx);
+        self.filter.ask(cx, self.server());
         self.conclude(cx);
     }
 
@@ -535,9 +515,11 @@ impl Survey {
         if self.done {
             return;
         }
-        self.conclude_udp(cx);
+        if let Some(found) = self.filter.conclude(cx, self.patience()) {
+            self.report.behaviour.filtering = Some(found);
+        }
         let waiting = self.probes.values().any(|(_, p)| !p.answered);
-        if matches!(self.udp, Udp::Over) && !waiting {
+        if self.filter.is_over() && !waiting {
             return self.finish(cx);
         }
         self.arm(cx);
@@ -642,12 +624,7 @@ impl Survey {
     }
 
     fn arm(&self, cx: &mut Cx) {
-        let at = match &self.udp {
-            Udp::Asking { heard: Heard { plain: Some(at), .. }, .. } => *at + self.patience(),
-            Udp::Asking { since, sent, .. } if *sent < ASKED => *since + SWALLOWED_AFTER * u32::from(*sent),
-            Udp::Asking { since, .. } => *since + SILENT_AFTER,
-            Udp::Binding(_) | Udp::Over => self.until,
-        };
+        let at = self.filter.due(self.patience()).unwrap_or(self.until);
         cx.timers.set(Timer::Survey(self.place), Some(at.min(self.until)));
     }
 
@@ -656,76 +633,21 @@ impl Survey {
         SWALLOWED_AFTER.max(self.report.round_trip.unwrap_or_default() * 3)
     }
 
-    fn udp_bound(&mut self, cx: &mut Cx) {
-        let Udp::Binding(sock) = self.udp else { return };
-        let ids = [(); 3].map(|()| TransactionId(cx.random.bytes(Domain::StunTransaction)));
-        self.udp = Udp::Asking { sock, ids, since: cx.now, sent: 0, heard: Heard::default() };
-        self.ask_udp(cx);
-        self.arm(cx);
+    /// The server that is asked. `None`: all have failed over TCP.
+    fn server(&self) -> Option<SocketAddr> {
+        self.servers.get(self.asked).copied()
     }
 
-    /// Asks the plain question and both that want their answer from elsewhere.
-    fn ask_udp(&mut self, cx: &mut Cx) {
-        // Every server has failed over TCP: there is none left to ask, and the deadline must not stand still.
-        let Some(server) = self.servers.get(self.asked).copied() else { return self.end_udp(cx) };
-        let Udp::Asking { sock, ids, sent, heard, .. } = &mut self.udp else { return };
-        if *sent >= ASKED || heard.plain.is_some() {
-            return;
-        }
-        *sent += 1;
-        let change = |ip, port| Some(ChangeRequest { ip, port });
-        for (id, change) in ids.iter().zip([None, change(true, true), change(false, true)]) {
-            cx.send_datagram(*sock, server, stun::binding_request(*id, change));
+    fn bound(&mut self, cx: &mut Cx) {
+        if self.filter.bound(cx, self.server()) {
+            self.arm(cx);
         }
     }
 
     fn datagram(&mut self, cx: &mut Cx, from: SocketAddr, data: &[u8]) {
-        let server = self.servers.get(self.asked).copied();
-        let Udp::Asking { ids, heard, .. } = &mut self.udp else { return };
-        let reply = stun::decode_binding(data, Transport::Udp).ok();
-        let Some((reply, n)) = reply.and_then(|r| Some((r, ids.iter().position(|id| *id == r.transaction)?)))
-        else {
-            cx.stats.bad_stun += 1;
-            return;
-        };
-        match (reply.outcome, n) {
-            (BindingOutcome::Error(_), _) => heard.refused = true,
-            (_, 0) if Some(from) == server => heard.plain = heard.plain.or(Some(cx.now)),
-            // An answer counts for what it shows: where it came from.
-            (_, 1) if server.is_some_and(|s| s.ip() != from.ip()) => heard.from_other_address = true,
-            (_, 2) if server.is_some_and(|s| s != from) => heard.from_other_port = true,
-            _ => {}
+        if self.filter.datagram(cx, self.server(), from, data) {
+            self.conclude(cx);
         }
-        self.conclude(cx);
-    }
-
-    fn conclude_udp(&mut self, cx: &mut Cx) {
-        let patience = self.patience();
-        let Udp::Asking { heard, since, .. } = &self.udp else { return };
-        let waited = heard.plain.is_some_and(|at| at + patience <= cx.now);
-        let filtering = match heard {
-            Heard { refused: true, .. } => None,
-            Heard { from_other_address: true, .. } => Some(Filtering::EndpointIndependent),
-            _ if !waited => {
-                // No answer to the plain question either: nothing can be said.
-                let silent = heard.plain.is_none() && *since + SILENT_AFTER <= cx.now;
-                if silent {
-                    self.end_udp(cx);
-                }
-                return;
-            }
-            Heard { from_other_port: true, .. } => Some(Filtering::AddressDependent),
-            _ => Some(Filtering::AddressPortDependent),
-        };
-        self.report.behaviour.filtering = filtering;
-        self.end_udp(cx);
-    }
-
-    fn end_udp(&mut self, cx: &mut Cx) {
-        if let Udp::Binding(sock) | Udp::Asking { sock, .. } = self.udp {
-            cx.close(sock, CloseHow::Drop);
-        }
-        self.udp = Udp::Over;
     }
 }
 
