@@ -1,5 +1,6 @@
 //! Throughput of a relayed pipe through coturn in the lab, beside what bare datagrams come to through the same coturn
-//! without loss, and beside P2PD's messages. `cargo bench -p p2pd-tests --bench relay`.
+//! without loss, and beside P2PD's messages. `cargo bench -p p2pd-tests --bench relay`; pipes alone, for a profiler, with
+//! `-- pipe` behind it.
 //!
 //! Everything runs on one machine, which the senders, the receivers, coturn and the lab's routers share: what
 //! counts are ratios within one run, whose parts take turns.
@@ -27,6 +28,12 @@ const P2PD_BYTES: usize = 10 << 20;
 fn main() {
     require_lab!(Mosquitto, Coturn);
     let near = world(10, 0.0);
+    if std::env::args().any(|arg| arg == "pipe") {
+        for _ in 0..ROUNDS {
+            println!("RTT 10 ms, no loss: {:6.1} Mbit/s", pipe(&near) / 1e6);
+        }
+        return;
+    }
     let ratios = round("RTT 10 ms, no loss", &near, |raw, pipe| pipe / raw);
     println!("pipe / raw, median of {ROUNDS}: {:.2} (goal 0.7)", median(ratios));
     drop(near);

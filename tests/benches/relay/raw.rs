@@ -5,6 +5,7 @@ use std::net::{SocketAddr, UdpSocket};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use p2pd_core::SockOpts;
 use p2pd_core::turn::{Client, Config, Credentials, Event};
 use p2pd_core::wire::Transport;
 use p2pd_simulations::scenario::relay::End;
@@ -35,8 +36,12 @@ pub struct Raw {
 
 impl Raw {
     pub fn open(world: &World) -> Raw {
-        let [far, near] =
-            [0, 1].map(|n| world.lab.host(n).enter(|| UdpSocket::bind("0.0.0.0:0").unwrap()));
+        // Sockets like a node's own, with as large buffers.
+        let bind = || p2pd_sys::socket::udp(([0, 0, 0, 0], 0).into(), &SockOpts::default()).unwrap();
+        let [far, near] = [0, 1].map(|n| world.lab.host(n).enter(bind));
+        for socket in [&far, &near] {
+            socket.set_nonblocking(false).unwrap();
+        }
         near.connect(world.stun.addr()).unwrap();
         let config = Config::new(Transport::Udp, Credentials::new(Coturn::USER, Coturn::PASSWORD));
         let client = Client::new(config, p2pd_sys::random_seed().unwrap(), p2pd_core::Instant::ZERO);
