@@ -26,6 +26,11 @@ struct Pair {
 }
 
 fn pair(driver: Driver, mode: PipeMode, trace: Option<Trace>) -> Pair {
+    let relay = [Strategy::Relay].into_iter().collect();
+    pair_by(driver, mode, trace, Plan { strategies: relay, timeout: LONG, ..Plan::default() })
+}
+
+fn pair_by(driver: Driver, mode: PipeMode, trace: Option<Trace>, plan: Plan) -> Pair {
     let users = vec![("alice".into(), "secret".into())];
     let turn = Some(WantedTurn { users, secret: None, relay_ip: Some(LOOPBACK) });
     let wanted = Wanted { ip: LOOPBACK, second_ip: None, mqtt_port: 0, stun_ports: [0, 0], turn };
@@ -39,7 +44,7 @@ fn pair(driver: Driver, mode: PipeMode, trace: Option<Trace>) -> Pair {
         config
     };
     let (a, b) = (driver.bind(config(), trace).unwrap(), driver.bind(config(), None).unwrap());
-    let plan = Plan { strategies: [Strategy::Relay].into_iter().collect(), mode, timeout: LONG };
+    let plan = Plan { mode, ..plan };
     let to = b.address();
     let ours = a.connect(&to, plan).unwrap();
     let theirs = b.accept(LONG).unwrap();
