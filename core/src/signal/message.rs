@@ -468,6 +468,17 @@ mod tests {
     }
 
     #[test]
+    fn whoever_knows_no_moving_pipes_cannot_take_one_for_an_ordinary_one() {
+        let address = Box::new("None-0-0-zmUGXPOFxBUuToh".parse().unwrap());
+        let relayed = "203.0.113.9:4000".parse().unwrap();
+        let bytes =
+            message(Body::TurnRequest { mode: PipeMode::Plain, moves: true, relayed, address }).encode();
+        assert_eq!(bytes[MODE], 0x81);
+        // All that was asked of the mode before.
+        assert_eq!(PipeMode::from_code(bytes[MODE]), None);
+    }
+
+    #[test]
     fn every_kind_round_trips() {
         for message in all() {
             assert_eq!(Message::decode(&message.encode()), Ok(message));

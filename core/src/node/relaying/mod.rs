@@ -148,7 +148,8 @@ impl Node {
             },
             (Some(_), None, _) => "no common broker became usable in time".into(),
             (Some(_), Some(request), false) => {
-                format!("asked {} time(s), the peer did not answer", request.sent)
+                let old = if relay.moves { "; an old one cannot have the relay first" } else { "" };
+                format!("asked {} time(s), the peer did not answer{old}", request.sent)
             }
             (Some(_), _, true) if let Some(code) = relay.refused => {
                 format!("the TURN server does not let the peer through: error {code}")
