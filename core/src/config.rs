@@ -196,6 +196,10 @@ pub struct Plan {
     pub mode: PipeMode,
     /// The whole connect ends after this long. Default 20 s, at most an hour.
     pub timeout: Duration,
+    /// The relay begins at once. If it is the first, the pipe moves to what another strategy opens within the timeout,
+    /// and back if that breaks: [`Notice::Moved`](crate::Notice::Moved). Such a pipe is sealed on every path, also where
+    /// a plain one was asked for. Default: no. A peer that does not know of it does not answer to the relay.
+    pub relay_first: bool,
 }
 
 impl Default for Plan {
@@ -204,6 +208,7 @@ impl Default for Plan {
             strategies: SmallVec::from_slice(&Strategy::ALL),
             mode: PipeMode::Encrypted,
             timeout: Duration::from_secs(20),
+            relay_first: false,
         }
     }
 }

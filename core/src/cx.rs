@@ -34,6 +34,8 @@ pub(crate) enum Owner {
     Stream,
     /// The relay with this id.
     Relay(SockId),
+    /// The relay with this id, whose pipe has moved to this stream.
+    Carrier(SockId),
 }
 
 /// Whose deadline it is.
@@ -160,6 +162,10 @@ impl Cx {
 
     pub(crate) fn send(&mut self, sock: SockId, data: Bytes) {
         self.queue.push_back(Action::SendStream { sock, data });
+    }
+
+    pub(crate) fn await_writable(&mut self, sock: SockId) {
+        self.queue.push_back(Action::AwaitWritable { sock });
     }
 
     pub(crate) fn read(&mut self, sock: SockId, credit: u32) {

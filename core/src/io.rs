@@ -167,6 +167,11 @@ pub enum Action {
         /// What to append.
         data: Bytes,
     },
+    /// Say [`Event::Writable`] once the system has taken everything that was given to the stream so far.
+    AwaitWritable {
+        /// The connected stream.
+        sock: SockId,
+    },
     /// Allow `credit` more bytes to be read from a stream. It starts with none, so a stranger can never
     /// make the driver hold more than the core granted, and not one byte past a hello is taken out of the
     /// system's buffer before the stream is handed to the user.
@@ -283,6 +288,11 @@ pub enum Event<'a> {
         sock: SockId,
         /// The bytes, at least one.
         data: &'a [u8],
+    },
+    /// The system has taken what a stream was given before [`Action::AwaitWritable`].
+    Writable {
+        /// Which.
+        sock: SockId,
     },
     /// The other end of a stream will send no more. The id lives on until it is closed.
     Eof {

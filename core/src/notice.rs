@@ -9,6 +9,7 @@ use smallvec::SmallVec;
 use crate::address::PeerAddress;
 use crate::identity::NodeId;
 use crate::io::IoFailure;
+use crate::pipe::PipeId;
 
 /// One call of `connect()`, unique within a node.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -322,6 +323,29 @@ pub enum Notice {
         /// The short reason.
         reason: FailReason,
         /// The long one.
+        report: Box<Report>,
+    },
+    /// The bytes of a pipe that was relayed at first go another way from now on: to the peer directly, or over the relay
+    /// again, as the direct path broke. Said at either end for its own direction.
+    Moved {
+        /// Which.
+        pipe: PipeId,
+        /// The peer.
+        peer: NodeId,
+        /// The strategy that opened the path.
+        strategy: Strategy,
+        /// Our end of the path, as in [`PipeStart`](crate::pipe::PipeStart).
+        local: SocketAddr,
+        /// The peer's end, as we see it.
+        remote: SocketAddr,
+    },
+    /// A connect that has its pipe over a relay, and was to have a better path, found none.
+    StaysRelayed {
+        /// Which.
+        connect: ConnectId,
+        /// Why no other strategy goes on.
+        reason: FailReason,
+        /// What they tried.
         report: Box<Report>,
     },
     /// A peer that is on no list wants a pipe, and the configuration says ask: answer with `Node::answer`.

@@ -48,15 +48,23 @@ pub(crate) async fn run(options: Options) -> ExitCode {
             Ok(prepared) => (Task::Daemon(prepared), daemon.common),
             Err(why) => return usage(say, &why),
         },
-        Command::Connect { address, strategies, timeout, exec, stdio, common } => {
+        Command::Connect { address, strategies, timeout, relay_first, exec, stdio, common } => {
             let to = match address.parse::<PeerAddress>() {
                 Ok(to) => Box::new(to),
                 Err(why) => return usage(say, &why.to_string()),
             };
             let program = Program::new(exec, stdio);
             let mode = if common.plain || program.is_some() { PipeMode::Plain } else { PipeMode::Encrypted };
-            let strategies = strategies.into_iter().map(Strategy::from).collect();
-            (Task::Connect(to, Plan { strategies, mode, timeout }, program), common)
+            let plan = Plan {
+                strategies: strategies.into_iter().map(Strategy::from).collect(),
+                mode,
+                timeout,
+                relay_first,
+            };
+            if relay_first && !plan.strategies.contains(&Strategy::Relay) {
+                return usage(say, "--relay-first needs relay among the strategies");
+            }
+            (Task::Connect(to, plan, program), common)
         }
     };
     let config = match config(&common, say).await {

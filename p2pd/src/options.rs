@@ -74,6 +74,10 @@ pub(crate) enum Command {
         /// Give up after this many seconds
         #[arg(long, value_name = "SECONDS", default_value = "20", value_parser = seconds)]
         timeout: Duration,
+        /// Begin with the relay at once, and move the pipe to what another strategy opens within the timeout; back, if
+        /// that breaks
+        #[arg(long, conflicts_with = "exec")]
+        relay_first: bool,
         /// Run a program with the connected socket as descriptor 3, and end as it ends. The pipe is a plain one, so
         /// the peer has to allow that (`--plain`). The program's arguments follow, so this comes last
         #[arg(long, value_name = "PROGRAM [ARGS]", num_args = 1.., allow_hyphen_values = true)]

@@ -9,7 +9,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use p2pd_core::nat::{Mapping, NatReport};
 use p2pd_core::portmap::{Event, Listed, Protocol};
-use p2pd_core::{NodeId, Notice, PeerAddress};
+use p2pd_core::{NodeId, Notice, PeerAddress, Strategy, StrategyReport};
 use p2pd_tokio::{ConnectError, Pipe};
 use serde_json::json;
 
@@ -123,6 +123,25 @@ impl Say {
                 || json!({"event": "broker", "id": id, "state": "lost", "reason": why.to_string()}),
                 || format!("broker {id}: {why}"),
             ),
+            Notice::Moved { peer, strategy, local, remote, .. } => self.line(
+                || {
+                    json!({
+                        "event": "moved", "strategy": strategy.name(), "local": local.to_string(),
+                        "remote": remote.to_string(), "peer": peer.to_string(),
+                    })
+                },
+                || match strategy {
+                    Strategy::Relay => format!("relayed again: the direct path to {peer} broke"),
+                    by => format!("now direct: {peer} at {remote} by {by}"),
+                },
+            ),
+            Notice::StaysRelayed { reason, report, .. } => self.line(
+                || {
+                    let strategies = tried(&report.strategies);
+                    json!({"event": "stays_relayed", "reason": reason.to_string(), "strategies": strategies})
+                },
+                || format!("stays relayed: {reason}{}", details(&report.strategies)),
+            ),
             Notice::IdentityInUse => self.line(
                 || json!({"event": "identity_in_use"}),
                 || "another process uses this key: peers may reach either".into(),
@@ -154,20 +173,8 @@ impl Say {
             other => (other.to_string(), &[][..]),
         };
         self.line(
-            || {
-                let strategies: Vec<_> = entries
-                    .iter()
-                    .map(|s| json!({"strategy": s.strategy.name(), "outcome": s.outcome.name(), "detail": s.detail}))
-                    .collect();
-                json!({"event": "failed", "reason": reason, "strategies": strategies})
-            },
-            || {
-                let details: Vec<String> = entries
-                    .iter()
-                    .map(|s| format!("\n  {} {}: {}", s.strategy, s.outcome.name(), s.detail))
-                    .collect();
-                format!("failed: {reason}{}", details.concat())
-            },
+            || json!({"event": "failed", "reason": reason, "strategies": tried(entries)}),
+            || format!("failed: {reason}{}", details(entries)),
         );
     }
 
@@ -297,6 +304,18 @@ impl Say {
             None => tell(text()),
         }
     }
+}
+
+/// What each strategy tried, for programs.
+fn tried(entries: &[StrategyReport]) -> Vec<serde_json::Value> {
+    let one = |s: &StrategyReport| json!({"strategy": s.strategy.name(), "outcome": s.outcome.name(), "detail": s.detail});
+    entries.iter().map(one).collect()
+}
+
+/// The same for people, a line each.
+fn details(entries: &[StrategyReport]) -> String {
+    let one = |s: &StrategyReport| format!("\n  {} {}: {}", s.strategy, s.outcome.name(), s.detail);
+    entries.iter().map(one).collect()
 }
 
 /// What was measured of a NAT.

@@ -136,7 +136,7 @@ impl Node {
         let rung = ladder.next;
         ladder.next += 1;
         let Some((session, peer, brokers, _)) = self.signalling_of(connect) else { return };
-        let Some((address, mode)) = self.address_and_mode_of(connect) else { return };
+        let Some((address, mode, _)) = self.plan_of(connect) else { return };
         let key = (session, Requester::Us);
         if !self.begin_punch(key, peer, mode, &address, brokers, rung, None) {
             let detail = self.why_no_path(&address);

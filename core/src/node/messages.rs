@@ -103,8 +103,8 @@ impl Node {
                     self.cx.stats.bad_messages += 1;
                 }
             }
-            Body::TurnRequest { mode, relayed, address } => {
-                self.wish_from(from, session, mode, *address, via, How::Relay(relayed));
+            Body::TurnRequest { mode, moves, relayed, address } => {
+                self.wish_from(from, session, mode, *address, via, How::Relay { relayed, moves });
             }
             Body::TurnResponse(sources) => self.peer_comes(from, session, &sources),
             Body::Dialling(count) => self.peer_dials(from, session, count),

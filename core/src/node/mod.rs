@@ -263,6 +263,7 @@ impl Node {
                     }
                     Some(Owner::Stream) => self.stream_failed(sock, cause),
                     Some(Owner::Relay(id)) => self.relay_socket_failed(id, sock, cause),
+                    Some(Owner::Carrier(pipe)) => self.carrier_ended(pipe, sock),
                     None => {}
                 }
             }
@@ -285,8 +286,14 @@ impl Node {
                 }
                 Some(Owner::Stream) => self.stream_received(sock, data),
                 Some(Owner::Relay(id)) => self.relay_received(id, sock, data),
+                Some(Owner::Carrier(pipe)) => self.carrier_received(pipe, sock, data),
                 _ => {}
             },
+            Event::Writable { sock } => {
+                if let Some(Owner::Carrier(pipe)) = self.owner(sock) {
+                    self.carrier_writable(pipe, sock);
+                }
+            }
             Event::Eof { sock } => match self.owner(sock) {
                 Some(Owner::Broker(place)) => {
                     let news = self.brokers[usize::from(place)].ended(&mut self.cx, sock);
@@ -296,6 +303,7 @@ impl Node {
                 Some(owner @ (Owner::Survey(_) | Owner::Sample)) => self.survey_lost(owner, sock, true),
                 Some(Owner::Stream) => self.stream_ended(sock),
                 Some(Owner::Relay(id)) => self.relay_socket_ended(id, sock),
+                Some(Owner::Carrier(pipe)) => self.carrier_ended(pipe, sock),
                 _ => {}
             },
         }

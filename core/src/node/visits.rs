@@ -66,8 +66,11 @@ pub(super) struct Wish {
 pub(super) enum How {
     Dial,
     Punch(Box<Mappings>),
-    /// Come to its relay at this address.
-    Relay(SocketAddr),
+    /// Come to its relay at this address, for a pipe that may move.
+    Relay {
+        relayed: SocketAddr,
+        moves: bool,
+    },
 }
 
 /// A question to our user, with what hangs on it.
@@ -84,7 +87,7 @@ impl Node {
         let key = (wish.session, Requester::Them);
         let known = match (&wish.how, self.punches.get(&key)) {
             (How::Dial, _) => self.visits.contains_key(&wish.session),
-            (How::Relay(_), _) => self.is_relaying(key),
+            (How::Relay { .. }, _) => self.is_relaying(key) || self.agreement.is_carried(key),
             (How::Punch(mappings), Some(punch)) if punch.peer == wish.peer && mappings.rung > punch.rung => {
                 // The next rung of a punch that was judged.
                 return self.visit_by_punch(wish.peer, wish.session, wish.via, mappings);
@@ -146,7 +149,10 @@ impl Node {
             self.reply(peer, session, &via, Body::Dialled(dials));
             self.doubt();
             // The call is the peer's and goes on without us: a dial of its own may be in its hello, or come.
-            let goes_on = self.is_punching(key) || self.is_relaying(key) || self.has_accepted_stream(key);
+            let goes_on = self.is_punching(key)
+                || self.is_relaying(key)
+                || self.has_accepted_stream(key)
+                || self.agreement.is_carried(key);
             match (goes_on, in_vain) {
                 (true, _) => {}
                 (false, true) => self.agreement.forget(key),
@@ -235,7 +241,7 @@ impl Node {
             Trust::Stranger => (MAX_VISITS_STRANGER, MAX_VISITS_STRANGERS),
         };
         let most = if trust == Trust::Known { MAX_RELAYS } else { MAX_RELAYS_STRANGERS };
-        if matches!(wish.how, How::Relay(_)) && self.relays.len() >= most {
+        if matches!(wish.how, How::Relay { .. }) && self.relays.len() >= most {
             return Err(Refusal::Busy);
         }
         // The same call may ask for a dial and for a punch.
@@ -272,7 +278,9 @@ impl Node {
         match how {
             How::Dial => {}
             How::Punch(mappings) => return self.visit_by_punch(peer, session, via, &mappings),
-            How::Relay(relayed) => return self.visit_by_relay(peer, session, via, mode, relayed),
+            How::Relay { relayed, moves } => {
+                return self.visit_by_relay(peer, session, via, mode, relayed, moves);
+            }
         }
         let trust = self.trust(peer);
         let paths = paths::to_peer(&self.routes, &address, self.is_oneself(peer), trust);

@@ -479,7 +479,7 @@ mod tests {
         );
         assert_eq!(changed("event 0 interfaces", "\nevent 0 interfaces"), line(14, LineError::Word(1)));
         assert_eq!(replay(text.trim_end()), line(text.lines().count(), LineError::CutOff));
-        let call = "call 0 connect None-0-0-x 1 direct plain 5\n";
+        let call = "call 0 connect None-0-0-x 1 direct plain 5 no\n";
         assert_eq!(
             replay(&format!("{text}{call}idle -\n")),
             line(text.lines().count() + 2, LineError::Order)

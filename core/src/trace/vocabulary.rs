@@ -80,6 +80,7 @@ pub(super) enum EventView {
     Failed { sock: SockId, cause: IoFailure },
     Datagram { sock: SockId, from: SocketAddr, data: Bytes },
     Stream { sock: SockId, data: Bytes },
+    Writable { sock: SockId },
     Eof { sock: SockId },
     Resolved { query: QueryId, result: Result<SmallVec<[IpAddr; 2]>, IoFailure> },
     Interfaces(Vec<Interface>),
@@ -95,6 +96,7 @@ enum_form! { Event<'_>, EventView => EventView {
     "failed" Failed { sock, cause },
     "datagram" Datagram { sock, from, data },
     "stream" Stream { sock, data },
+    "writable" Writable { sock },
     "eof" Eof { sock },
     "resolved" Resolved { query, result },
     "interfaces" Interfaces(list),
@@ -115,6 +117,7 @@ impl EventView {
             EventView::Failed { sock, cause } => Event::Failed { sock, cause },
             EventView::Datagram { sock, from, ref data } => Event::Datagram { sock, from, data },
             EventView::Stream { sock, ref data } => Event::Stream { sock, data },
+            EventView::Writable { sock } => Event::Writable { sock },
             EventView::Eof { sock } => Event::Eof { sock },
             EventView::Resolved { query, ref result } => Event::Resolved { query, result: result.clone() },
             EventView::Interfaces(ref list) => Event::Interfaces(list),
@@ -155,6 +158,9 @@ pub(super) enum ActionView {
         sock: SockId,
         data: Bytes,
     },
+    AwaitWritable {
+        sock: SockId,
+    },
     Read {
         sock: SockId,
         credit: u32,
@@ -192,6 +198,7 @@ enum_form! { Action, ActionView => ActionView {
     "connect" Connect { sock, local, remote, opts, at, deadline },
     "send-datagram" SendDatagram { sock, to, data },
     "send-stream" SendStream { sock, data },
+    "await-writable" AwaitWritable { sock },
     "read" Read { sock, credit },
     "close" Close { sock, how },
     "detach" Detach { sock, pipe },
@@ -240,6 +247,8 @@ enum_form! { Notice => Notice {
     "identity-in-use" IdentityInUse,
     "progress" Progress { connect, strategy, stage },
     "failed" Failed { connect, reason, report },
+    "moved" Moved { pipe, peer, strategy, local, remote },
+    "stays-relayed" StaysRelayed { connect, reason, report },
     "ask" Ask { peer },
     "closed" Closed,
 }}
@@ -272,6 +281,7 @@ enum_form! { PipeEnd => PipeEnd {
     "broken" Broken(code),
     "server-forgot" ServerForgot,
     "server-gone" ServerGone,
+    "no-path" NoPath,
     "shutdown" Shutdown,
 }}
 
@@ -376,7 +386,7 @@ enum_form! { Accept => Accept {
 struct_form! { SockOpts { reuse, ttl, nodelay } }
 struct_form! { Interface { index, ip, prefix, default_route } }
 struct_form! { ClockFix { at, wall, error } }
-struct_form! { Plan { strategies, mode, timeout } }
+struct_form! { Plan { strategies, mode, timeout, relay_first } }
 struct_form! { Broker { id, host, port } }
 struct_form! { StunServer { host, port } }
 struct_form! { TurnServer { host, port, transport, credentials, lifetimes } }
@@ -490,7 +500,7 @@ mod tests {
         let call = Call::Connect { to, plan: Plan::default() };
         assert_eq!(
             line(Record::Call(at, call)),
-            "call 5 connect None-0-0-x 4 direct reverse punch relay encrypted 20000000000"
+            "call 5 connect None-0-0-x 4 direct reverse punch relay encrypted 20000000000 no"
         );
         let host = "a b%\u{e9}".into();
         let action = Action::Resolve { query: QueryId(0), host, deadline: at };

@@ -80,6 +80,7 @@ enum Happening {
     Bytes(End, Vec<u8>),
     Fin(End),
     Reset(End),
+    Writable { n: usize, sock: SockId },
     Datagram { n: usize, sock: SockId, from: SocketAddr, data: Vec<u8> },
     AtTurn { from: SocketAddr, to: SocketAddr, data: Vec<u8> },
     Delivery { broker: usize, topic: String, payload: Vec<u8> },
@@ -140,6 +141,10 @@ pub struct World {
     queue: BTreeMap<(Instant, u64), Happening>,
     queued: u64,
     streams: BTreeMap<End, Half>,
+    /// What is sent between nodes on streams is lost from now on.
+    pub cut: bool,
+    /// It is changed on the way.
+    pub bent: bool,
     dialling: BTreeSet<(usize, SockId)>,
     listeners: BTreeMap<SocketAddr, (usize, SockId)>,
     accepted: u32,
@@ -175,6 +180,8 @@ impl World {
             queue: BTreeMap::new(),
             queued: 0,
             streams: BTreeMap::new(),
+            cut: false,
+            bent: false,
             dialling: BTreeSet::new(),
             listeners: BTreeMap::new(),
             accepted: 0,
@@ -362,6 +369,7 @@ impl World {
                 }
             }
             Action::SendStream { sock, data } => self.send(End::Node(n, sock), data.to_vec()),
+            Action::AwaitWritable { sock } => self.schedule(Duration::ZERO, Happening::Writable { n, sock }),
             Action::Read { sock, credit } => {
                 if let Some(half) = self.streams.get_mut(&End::Node(n, sock)) {
                     half.credit += credit as usize;

@@ -55,6 +55,11 @@ impl World {
                     }
                 }
             }
+            Happening::Writable { n, sock } => {
+                if self.streams.contains_key(&End::Node(n, sock)) {
+                    self.tell(n, Event::Writable { sock });
+                }
+            }
             Happening::Datagram { n, sock, from, data } => {
                 if self.hosts[n].bound.contains_key(&sock) {
                     self.tell(n, Event::Datagram { sock, from, data: &data });
@@ -156,6 +161,12 @@ impl World {
     pub fn send(&mut self, from: End, data: Vec<u8>) {
         if let Some(half) = self.streams.get(&from) {
             let to = half.to;
+            let mut data = data;
+            match (from, to) {
+                (End::Node(..), End::Node(..)) if self.cut => return,
+                (End::Node(..), End::Node(..)) if self.bent => data[0] ^= 1,
+                _ => {}
+            }
             self.schedule(LATENCY, Happening::Bytes(to, data));
         }
     }
@@ -163,6 +174,9 @@ impl World {
     pub fn close(&mut self, end: End, reset: bool) {
         if let Some(half) = self.streams.remove(&end) {
             let other = half.to;
+            if self.cut && matches!((end, other), (End::Node(..), End::Node(..))) {
+                return;
+            }
             self.schedule(LATENCY, if reset { Happening::Reset(other) } else { Happening::Fin(other) });
         }
     }

@@ -9,6 +9,7 @@ mod consent;
 mod glare;
 mod hellos;
 mod outside;
+mod relay_first;
 mod relaying;
 mod reverse;
 mod strangers;

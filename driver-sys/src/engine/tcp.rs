@@ -19,8 +19,9 @@ use crate::{failure, socket};
 /// What is queued may take this long to leave when the stream ends gracefully, and the other end as long to
 /// end its own direction.
 const LINGER: Duration = Duration::from_secs(2);
-/// Read at a time.
+/// Read at a time, and how often before others have their turn.
 const CHUNK: usize = 16 * 1024;
+const READS: u32 = 32;
 
 #[derive(Debug)]
 pub(super) struct Tcp<S> {
@@ -30,6 +31,10 @@ pub(super) struct Tcp<S> {
     pub(super) credit: usize,
     /// There may be something to read.
     pub(super) readable: bool,
+    /// The core waits until the system has taken what is queued.
+    pub(super) awaited: bool,
+    /// How often it was read.
+    reads: u32,
 }
 
 #[derive(Debug)]
@@ -59,11 +64,18 @@ pub(super) enum State<S> {
 impl<S> Tcp<S> {
     pub(super) fn armed(socket: Socket, remote: SocketAddr, at: Instant, deadline: Instant) -> Box<Self> {
         let state = State::Armed { socket, remote, at, deadline };
-        Box::new(Tcp { state, out: VecDeque::new(), credit: 0, readable: false })
+        Box::new(Tcp { state, out: VecDeque::new(), credit: 0, readable: false, awaited: false, reads: 0 })
     }
 
     pub(super) fn open(stream: S) -> Box<Self> {
-        Box::new(Tcp { state: State::Open(stream), out: VecDeque::new(), credit: 0, readable: true })
+        Box::new(Tcp {
+            state: State::Open(stream),
+            out: VecDeque::new(),
+            credit: 0,
+            readable: true,
+            awaited: false,
+            reads: 0,
+        })
     }
 }
 
@@ -113,6 +125,10 @@ impl<R: Reactor> Engine<R> {
                 Err(e) => Err(e),
             },
             State::Open(stream) => match write_some::<R>(stream, &mut tcp.out) {
+                Ok(()) if tcp.out.is_empty() && std::mem::take(&mut tcp.awaited) => {
+                    self.steps.push_back(Step::Work(sock));
+                    return self.core.handle(now, Event::Writable { sock });
+                }
                 Ok(()) => return self.read(now, sock),
                 Err(e) => Err(e),
             },
@@ -184,7 +200,12 @@ impl<R: Reactor> Engine<R> {
             Ok(n) => {
                 tcp.credit -= n;
                 socket::quick_ack(R::socket(stream));
-                self.steps.push_back(Step::Work(sock));
+                tcp.reads += 1;
+                // Others have their turn.
+                match tcp.reads.is_multiple_of(READS) {
+                    true => self.again.push(sock),
+                    false => self.steps.push_back(Step::Work(sock)),
+                }
                 self.core.handle(now, Event::Stream { sock, data: &self.buffer[..n] });
             }
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => tcp.readable = false,

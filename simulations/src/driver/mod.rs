@@ -390,6 +390,12 @@ impl NodeProgram {
                     cx.host.send(cx.now, *s, &data);
                 }
             }
+            Action::AwaitWritable { sock } => {
+                // A host here takes whatever it is given.
+                if self.entries.contains_key(&sock) {
+                    self.tell(cx, Event::Writable { sock });
+                }
+            }
             Action::Read { sock, credit } => {
                 if let Some(Entry::Stream { credit: left, .. }) = self.entries.get_mut(&sock) {
                     *left += credit as usize;

@@ -311,6 +311,7 @@ fn call(run: &mut Run, pair: &Pair) -> Call {
         strategies: pair.strategies.iter().copied().collect(),
         mode: pair.mode,
         timeout: pair.timeout,
+        ..Plan::default()
     };
     let begin = run.world.now();
     let id = match run.world.with(caller, |p, cx| p.node_mut().connect(cx, &address, plan)) {
