@@ -15,6 +15,7 @@ mod key_file;
 mod pipe;
 mod ready;
 pub mod socket;
+mod wrap;
 
 pub use clock::{Clock, wall_clock};
 pub use descriptors::raise_descriptor_limit;
