@@ -57,6 +57,9 @@ pub enum TlsFailure {
     UnknownAuthority,
     /// The key is not the pinned one.
     PinDiffers,
+    /// A signature is wrong: under the certificate, though an authority that we know has the signer's name, or the
+    /// server's own, which then has the certificate but not its key.
+    BadSignature,
     /// The certificate is of no use for any other reason.
     BadCertificate,
     /// What we were given to check the server by is of no use: no name, or no authority.
@@ -79,6 +82,9 @@ impl fmt::Display for TlsFailure {
             TlsFailure::WrongName => "TLS: the server's certificate is for another name",
             TlsFailure::UnknownAuthority => "TLS: the server's certificate is from an unknown authority",
             TlsFailure::PinDiffers => "TLS: the server's key differs from the pin",
+            TlsFailure::BadSignature => {
+                "TLS: the server's certificate is from an authority that only has the name of a known one, or stolen"
+            }
             TlsFailure::BadCertificate => {
                 "TLS: the server's certificate cannot be used (an authority's own one, for example)"
             }

@@ -348,6 +348,7 @@ enum_form! { TlsFailure => TlsFailure {
     "wrong-name" WrongName,
     "unknown-authority" UnknownAuthority,
     "pin-differs" PinDiffers,
+    "bad-signature" BadSignature,
     "bad-certificate" BadCertificate,
     "settings" Settings,
     "not-tls" NotTls,

@@ -4,6 +4,8 @@
 //! A layer may hold bytes though nothing comes in below. [`read`](Layers::read) gives those first, so whoever reads until
 //! `WouldBlock` misses none. `Interrupted` means that the turn is over and more may be there.
 
+#[cfg(test)]
+pub(crate) mod tests;
 mod tls;
 mod websocket;
 

@@ -215,6 +215,7 @@ fn failure(why: &Error, early: bool) -> TlsFailure {
                 TlsFailure::WrongName
             }
             CertificateError::UnknownIssuer => TlsFailure::UnknownAuthority,
+            CertificateError::BadSignature => TlsFailure::BadSignature,
             CertificateError::ApplicationVerificationFailure => TlsFailure::PinDiffers,
             _ => TlsFailure::BadCertificate,
         },

@@ -176,6 +176,11 @@ impl WebSocketLayer {
         Ok(())
     }
 
+    #[cfg(test)]
+    pub(super) fn waiting(&mut self) -> usize {
+        self.buffers().map_or(0, |buffers| buffers.output.len())
+    }
+
     fn buffers(&mut self) -> Option<&mut Buffers> {
         match &mut self.state {
             State::Shaking(shaking) => Some(shaking.get_mut().get_mut()),
