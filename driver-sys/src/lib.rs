@@ -28,6 +28,7 @@ pub use interfaces::{gateway, interfaces};
 pub use key_file::{KeyFileError, create_private, load_or_create_key};
 pub use pipe::{Half, Layer, PipeInfo, Relayed, Start, Wakers};
 pub use ready::{Ready, SockWaker};
+pub use wrap::check_tls;
 
 use std::io;
 

@@ -16,6 +16,7 @@ use p2pd_core::{IoFailure, Wrap};
 
 pub(crate) use tls::Settings;
 use tls::TlsLayer;
+pub use tls::check_tls;
 use websocket::WebSocketLayer;
 
 /// Rounds of work on what came in without anything for the reader, before others have their turn.

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::io::{self, Read, Write};
 use std::sync::{Arc, OnceLock};
 
-use p2pd_core::{IoFailure, TlsFailure, Trust};
+use p2pd_core::{IoFailure, Tls, TlsFailure, Trust};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, WebPkiSupportedAlgorithms, ring};
 use rustls::pki_types::pem::PemObject;
@@ -123,6 +123,15 @@ impl ServerCertVerifier for Pin {
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         self.algorithms.supported_schemes()
     }
+}
+
+/// Whether TLS to this host can be tried: whether there is a name and an authority to check the server by.
+///
+/// # Errors
+/// [`TlsFailure::Settings`].
+pub fn check_tls(host: &str, tls: &Tls) -> Result<(), TlsFailure> {
+    let name = tls.name.as_deref().unwrap_or(host);
+    TlsLayer::new(name, &tls.trust, &mut Settings::default()).map(drop)
 }
 
 #[derive(Debug)]

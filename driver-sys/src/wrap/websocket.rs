@@ -33,7 +33,7 @@ pub(super) struct WebSocketLayer {
 
 #[derive(Debug)]
 enum State {
-    Shaking(MidHandshake<ClientHandshake<Buffers>>),
+    Shaking(Box<MidHandshake<ClientHandshake<Buffers>>>),
     Open(Box<WebSocket<Buffers>>),
     Broken,
 }
@@ -63,7 +63,7 @@ impl WebSocketLayer {
             .max_message_size(Some(MAX_MESSAGE))
             .max_frame_size(Some(MAX_MESSAGE));
         let shaking = ClientHandshake::start(Buffers::default(), request, Some(limits)).map_err(no_use)?;
-        Ok(WebSocketLayer { state: State::Shaking(shaking), message: Bytes::new() })
+        Ok(WebSocketLayer { state: State::Shaking(Box::new(shaking)), message: Bytes::new() })
     }
 
     pub(super) fn open(&mut self, io: &mut (impl Read + Write)) -> io::Result<()> {
@@ -78,7 +78,7 @@ impl WebSocketLayer {
             match shaking.handshake() {
                 Ok((socket, _)) => self.state = State::Open(Box::new(socket)),
                 Err(HandshakeError::Interrupted(shaking)) => {
-                    self.state = State::Shaking(shaking);
+                    self.state = State::Shaking(Box::new(shaking));
                     self.flush(io)?;
                     self.fill(io)?;
                 }

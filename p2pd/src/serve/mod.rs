@@ -156,6 +156,7 @@ impl Serving {
             host: host.into(),
             port: self.stun.port(),
             transport: None,
+            tls: None,
             credential,
             lifetimes: Lifetimes::default(),
         })
