@@ -4,6 +4,7 @@
 use core::time::Duration;
 use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use bytes::Bytes;
 
@@ -16,6 +17,7 @@ use crate::stats::Stats;
 use crate::strategy::agreement::Key;
 use crate::time::{ClockFix, Instant, WallTime};
 use crate::timers::Timers;
+use crate::wrap::Wrap;
 
 /// Which machine a socket or a query belongs to.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -133,6 +135,22 @@ impl Cx {
         self.dial_at(owner, local, remote, opts, self.now, self.now + limit)
     }
 
+    /// The same to a server, in these layers.
+    pub(crate) fn dial_server(
+        &mut self,
+        owner: Owner,
+        local: SocketAddr,
+        remote: SocketAddr,
+        limit: Duration,
+        wrap: Option<Wrap>,
+    ) -> SockId {
+        let sock = self.fresh_sock(owner);
+        let opts = SockOpts { nodelay: true, ..SockOpts::default() };
+        let (at, deadline, wrap) = (self.now, self.now + limit, wrap.map(Arc::new));
+        self.queue.push_back(Action::Connect { sock, local, remote, opts, at, deadline, wrap });
+        sock
+    }
+
     pub(crate) fn dial_at(
         &mut self,
         owner: Owner,
@@ -143,7 +161,7 @@ impl Cx {
         deadline: Instant,
     ) -> SockId {
         let sock = self.fresh_sock(owner);
-        self.queue.push_back(Action::Connect { sock, local, remote, opts, at, deadline });
+        self.queue.push_back(Action::Connect { sock, local, remote, opts, at, deadline, wrap: None });
         sock
     }
 

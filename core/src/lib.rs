@@ -76,6 +76,7 @@ pub mod relay;
 pub mod trace;
 pub mod turn;
 pub mod wire;
+pub mod wrap;
 
 pub use address::PeerAddress;
 pub use config::{Accept, Broker, Config, ConfigError, MAX_SERVERS, Plan, StunServer, TurnServer};
@@ -90,3 +91,4 @@ pub use pipe::{PipeEnd, PipeId, PipeMode, PipeNews};
 pub use stats::Stats;
 pub use strategy::punch::{PROBES, SPRAY, hit_permille};
 pub use time::{ClockFix, Instant, WallTime};
+pub use wrap::{Tls, TlsFailure, Trust, Wrap};

@@ -16,6 +16,7 @@ mod key_file;
 mod pipe;
 mod ready;
 pub mod socket;
+mod wrap;
 
 pub use calls::Calls;
 pub use clock::{Clock, wall_clock};
@@ -29,6 +30,7 @@ pub use interfaces::{gateway, interfaces};
 pub use key_file::{KeyFileError, create_private, load_or_create_key};
 pub use pipe::{Half, Layer, PipeInfo, Relayed, Start, Wakers};
 pub use ready::{Ready, SockWaker};
+pub use wrap::check_tls;
 
 use std::io;
 

@@ -155,7 +155,7 @@ impl Node {
         let mut cx = Cx::new(seed, now);
         let ours = config.identity.node_id();
         let session = |(place, b): (usize, &crate::config::Broker)| {
-            Session::new(place as u8, b.host.clone(), b.port, config.bind, ours.topic())
+            Session::new(place as u8, b.clone(), config.bind, ours.topic())
         };
         let brokers: Vec<Session> = config.brokers.iter().enumerate().map(session).collect();
         let tenth = core::time::Duration::from_millis(100);

@@ -12,6 +12,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use bytes::Bytes;
 use smallvec::SmallVec;
 
+use crate::config::Broker;
 use crate::cx::{Cx, Owner, Timer};
 use crate::identity::Topic;
 use crate::io::{CloseHow, IoFailure, QueryId, SockId};
@@ -51,8 +52,7 @@ pub(crate) type News = SmallVec<[Said; 2]>;
 #[derive(Debug)]
 pub(crate) struct Session {
     place: u8,
-    host: Box<str>,
-    port: u16,
+    broker: Broker,
     bind: Option<IpAddr>,
     topic: Topic,
     state: State,
@@ -118,11 +118,10 @@ struct Outgoing {
 }
 
 impl Session {
-    pub(crate) fn new(place: u8, host: Box<str>, port: u16, bind: Option<IpAddr>, topic: Topic) -> Self {
+    pub(crate) fn new(place: u8, broker: Broker, bind: Option<IpAddr>, topic: Topic) -> Self {
         Session {
             place,
-            host,
-            port,
+            broker,
             bind,
             topic,
             state: State::Idle { retry: Instant::ZERO },
@@ -146,10 +145,10 @@ impl Session {
 
     /// Opens it, or opens it again.
     pub(crate) fn start(&mut self, cx: &mut Cx) {
-        match self.host.parse() {
+        match self.broker.host.parse() {
             Ok(ip) => self.dial(cx, SmallVec::from_slice(&[ip])),
             Err(_) => {
-                let query = cx.resolve(Owner::Broker(self.place), self.host.clone(), REACH_WITHIN);
+                let query = cx.resolve(Owner::Broker(self.place), self.broker.host.clone(), REACH_WITHIN);
                 self.state = State::Resolving { query };
             }
         }
@@ -376,8 +375,9 @@ impl Session {
             IpAddr::V6(_) => IpAddr::from(Ipv6Addr::UNSPECIFIED),
         };
         let from = self.bind.filter(|b| b.is_ipv4() == ip.is_ipv4()).unwrap_or(any);
-        let remote = SocketAddr::new(ip, self.port);
-        let sock = cx.dial(Owner::Broker(self.place), SocketAddr::new(from, 0), remote, REACH_WITHIN);
+        let remote = SocketAddr::new(ip, self.broker.port);
+        let (local, wrap) = (SocketAddr::new(from, 0), self.broker.wrap());
+        let sock = cx.dial_server(Owner::Broker(self.place), local, remote, REACH_WITHIN, wrap);
         self.state = State::Dialling { sock, rest: addresses };
     }
 

@@ -313,7 +313,7 @@ mod tests {
     fn config() -> Config {
         let other = SecretKey::from_bytes([8; 32]).node_id();
         let mut config = Config::new(SecretKey::from_bytes([7; 32]));
-        config.brokers = vec![Broker { id: 9, host: "broker.example".into(), port: 1883 }];
+        config.brokers = vec![Broker::new(9, "broker.example", 1883)];
         config.stun = vec![StunServer { host: "2001:db8::1".into(), port: 3478 }];
         config.turn = vec![TurnServer::new("turn.example", 3478, Credentials::new("alice", "se cret"))];
         config.accept = Accept::Only([other].into());
@@ -365,8 +365,8 @@ mod tests {
         let other = SecretKey::from_bytes([8; 32]).node_id();
         let header = format!(
             "p2pd-trace 1\nkey {}\nseed {}\nstart 0\nbind -\nport 0\naccept only 1 {other}\nallow-plain no\nsurvey yes\nhairpin no\n\
-             brokers 1 9 broker.example 1883\nstun 1 2001:db8::1 3478\n\
-             turn 1 turn.example 3478 - alice se+cret no 600000000000 300000000000 600000000000\nevent 0 interfaces ",
+             brokers 1 9 broker.example 1883 - -\nstun 1 2001:db8::1 3478\n\
+             turn 1 turn.example 3478 - - alice se+cret no 600000000000 300000000000 600000000000\nevent 0 interfaces ",
             "07".repeat(32),
             "03".repeat(32)
         );

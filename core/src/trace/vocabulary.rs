@@ -2,6 +2,7 @@
 
 use core::time::Duration;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use smallvec::SmallVec;
@@ -19,6 +20,7 @@ use crate::pipe::{PipeEnd, PipeId, PipeMode, PipeNews, PipeStart};
 use crate::time::{ClockFix, Instant};
 use crate::turn::{Credentials, Lifetimes};
 use crate::wire::Transport;
+use crate::wrap::{Tls, TlsFailure, Trust, Wrap};
 
 use super::LineError;
 use super::form::{Put, Take, Words, enum_form, put_all, struct_form, word};
@@ -148,6 +150,7 @@ pub(super) enum ActionView {
         opts: SockOpts,
         at: Instant,
         deadline: Instant,
+        wrap: Option<Arc<Wrap>>,
     },
     SendDatagram {
         sock: SockId,
@@ -195,7 +198,7 @@ pub(super) enum ActionView {
 enum_form! { Action, ActionView => ActionView {
     "bind-udp" BindUdp { sock, local, opts },
     "listen" Listen { sock, local, backlog, opts },
-    "connect" Connect { sock, local, remote, opts, at, deadline },
+    "connect" Connect { sock, local, remote, opts, at, deadline, wrap },
     "send-datagram" SendDatagram { sock, to, data },
     "send-stream" SendStream { sock, data },
     "await-writable" AwaitWritable { sock },
@@ -343,7 +346,30 @@ enum_form! { IoFailure => IoFailure {
     "not-permitted" NotPermitted,
     "no-such-name" NoSuchName,
     "resources" Resources,
+    "tls" Tls(why),
+    "no-websocket" NoWebSocket(status),
+    "bad-frame" BadFrame,
     "other" Other(errno),
+}}
+
+enum_form! { TlsFailure => TlsFailure {
+    "expired" Expired,
+    "not-yet-valid" NotYetValid,
+    "wrong-name" WrongName,
+    "unknown-authority" UnknownAuthority,
+    "pin-differs" PinDiffers,
+    "bad-signature" BadSignature,
+    "bad-certificate" BadCertificate,
+    "settings" Settings,
+    "not-tls" NotTls,
+    "alert" Alert(code),
+    "protocol" Protocol,
+}}
+
+enum_form! { Trust => Trust {
+    "public" Public,
+    "authorities" Authorities(pem),
+    "pinned" Pinned(hash),
 }}
 
 enum_form! { ConnectError => ConnectError {
@@ -387,9 +413,11 @@ struct_form! { SockOpts { reuse, ttl, nodelay } }
 struct_form! { Interface { index, ip, prefix, default_route } }
 struct_form! { ClockFix { at, wall, error } }
 struct_form! { Plan { strategies, mode, timeout, relay_first } }
-struct_form! { Broker { id, host, port } }
+struct_form! { Wrap { host, tls, websocket } }
+struct_form! { Tls { trust, name } }
+struct_form! { Broker { id, host, port, tls, websocket } }
 struct_form! { StunServer { host, port } }
-struct_form! { TurnServer { host, port, transport, credentials, lifetimes } }
+struct_form! { TurnServer { host, port, transport, tls, credentials, lifetimes } }
 struct_form! { Credentials { user, password, name_is_read } }
 struct_form! { Lifetimes { allocation, permission, channel } }
 
@@ -460,6 +488,9 @@ mod tests {
         round_trip::<BrokerState>();
         round_trip::<BrokerLoss>();
         round_trip::<IoFailure>();
+        round_trip::<TlsFailure>();
+        round_trip::<Trust>();
+        round_trip::<Wrap>();
         round_trip::<ConnectError>();
         round_trip::<NodeIdError>();
         round_trip::<CloseHow>();

@@ -25,6 +25,7 @@ use smallvec::SmallVec;
 
 use crate::error::{BindError, ConnectError};
 use crate::pipe::Start;
+use crate::wrap::{Layers, Settings};
 use crate::{Clock, failure, socket, wall_clock};
 
 #[cfg(feature = "measure")]
@@ -137,6 +138,7 @@ pub struct Engine<R: Reactor> {
     address: Address,
     accepted: u32,
     buffer: Vec<u8>,
+    tls: Settings,
     clock_read: Instant,
     /// Set once the core is closed: when to give up the streams that are still ending.
     closed: Option<Instant>,
@@ -174,6 +176,7 @@ impl<R: Reactor> Engine<R> {
             address: Address::Opening,
             accepted: 0,
             buffer: Vec::new(),
+            tls: Settings::default(),
             clock_read: now,
             closed: None,
             ending: None,
@@ -382,13 +385,15 @@ impl<R: Reactor> Engine<R> {
                 });
                 self.opened(sock, bound);
             }
-            Action::Connect { sock, local, remote, opts, at, deadline } => {
-                match socket::dialler(local, &opts) {
-                    Ok(socket) => {
+            Action::Connect { sock, local, remote, opts, at, deadline, wrap } => {
+                let layers = wrap.map(|wrap| Layers::new(&wrap, remote, &mut self.tls).map(Box::new));
+                match (socket::dialler(local, &opts), layers.transpose()) {
+                    (Ok(socket), Ok(layers)) => {
                         self.fires.insert((at, sock));
-                        self.socks.insert(sock, Sock::Tcp(Tcp::armed(socket, remote, at, deadline)));
+                        self.socks.insert(sock, Sock::Tcp(Tcp::armed(socket, remote, at, deadline, layers)));
                     }
-                    Err(e) => self.failed_at_once(sock, &e),
+                    (Err(e), _) => self.failed_at_once(sock, failure(&e)),
+                    (_, Err(cause)) => self.failed_at_once(sock, cause),
                 }
             }
             Action::SendDatagram { sock, to, data } => {
@@ -444,12 +449,12 @@ impl<R: Reactor> Engine<R> {
                 // Some loops tell only of what comes after they were asked.
                 self.steps.push_back(Step::Work(sock));
             }
-            Err(e) => self.failed_at_once(sock, &e),
+            Err(e) => self.failed_at_once(sock, failure(&e)),
         }
     }
 
-    fn failed_at_once(&mut self, sock: SockId, why: &io::Error) {
-        self.socks.insert(sock, Sock::Failed(failure(why)));
+    fn failed_at_once(&mut self, sock: SockId, cause: IoFailure) {
+        self.socks.insert(sock, Sock::Failed(cause));
         self.steps.push_back(Step::Failed(sock));
     }
 
@@ -459,9 +464,9 @@ impl<R: Reactor> Engine<R> {
         if let Sock::Tcp(tcp) = &removed {
             match &tcp.state {
                 State::Armed { at, .. } => self.fires.remove(&(*at, sock)),
-                State::Connecting { until, .. } | State::Ending { until, .. } => {
-                    self.timers.remove(&(*until, sock))
-                }
+                State::Connecting { until, .. }
+                | State::Shaking { until, .. }
+                | State::Ending { until, .. } => self.timers.remove(&(*until, sock)),
                 State::Open(_) | State::Leaving(..) => false,
             };
         }

@@ -358,7 +358,7 @@ impl NodeProgram {
                 }
                 Err(cause) => self.tell(cx, Event::Failed { sock, cause }),
             },
-            Action::Connect { sock, local, remote, opts, at, deadline } => {
+            Action::Connect { sock, local, remote, opts, at, deadline, .. } => {
                 self.dialled.insert(remote);
                 self.dials += 1;
                 match cx.host.bind_tcp(local, remote, opts) {

@@ -16,7 +16,9 @@ use crate::engine::{Domain, Keyed, MILLI, Nanos, SECOND};
 use crate::host::HostEvent;
 use crate::nat::{Chain, NatSpec, Unsolicited};
 use crate::net::{Blackout, LinkSpec};
-use crate::service::{Broker, BrokerFaults, RealBroker, RealStun, ServerProgram, Service, StunFaults, TurnFaults};
+use crate::service::{
+    Broker, BrokerFaults, RealBroker, RealStun, ServerProgram, Service, StunFaults, TurnFaults,
+};
 use crate::world::{App, Cx, HostId, SiteSpec, Trace, World};
 
 pub use relaying::Relaying;
@@ -406,7 +408,13 @@ pub(super) fn build(pair: &Pair) -> Run {
         }
         config.stun = STUN.iter().map(|ip| StunServer { host: ip.to_string().into(), port: 3478 }).collect();
         config.brokers = (0..pair.brokers.len())
-            .map(|n| BrokerConfig { id: n as u16, host: broker_address(n).to_string().into(), port: 1883 })
+            .map(|n| BrokerConfig {
+                id: n as u16,
+                host: broker_address(n).to_string().into(),
+                port: 1883,
+                tls: None,
+                websocket: None,
+            })
             .collect();
         config.turn = pair.relay.iter().map(Relaying::configured).collect();
         let seed = rng.bytes(Domain::Node, 100 + n as u64);
