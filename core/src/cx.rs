@@ -197,6 +197,13 @@ impl Cx {
         self.queries.remove(&query)
     }
 
+    /// Forgets a query that nobody waits for.
+    pub(crate) fn cancel(&mut self, query: QueryId) {
+        if self.queries.remove(&query).is_some() {
+            self.queue.push_back(Action::Cancel { query });
+        }
+    }
+
     pub(crate) fn cancel_queries(&mut self) {
         for query in core::mem::take(&mut self.queries).into_keys() {
             self.queue.push_back(Action::Cancel { query });

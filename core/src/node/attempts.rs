@@ -629,6 +629,28 @@ impl Node {
 }
 
 impl Attempt {
+    pub(super) fn session(&self) -> SessionId {
+        self.session
+    }
+
+    /// Our network is another: what was tried from the old one is tried again, once there is one.
+    pub(super) fn roam(&mut self, now: Instant, offline: bool) {
+        let at = if offline { self.deadline } else { now };
+        for run in &mut self.runs {
+            match &mut run.state {
+                RunState::Reverse(reverse) => (reverse.request, reverse.peer_dials) = (None, None),
+                RunState::Punch(ladder) => (ladder.request, ladder.moved) = (None, true),
+                // A relay notices by itself.
+                RunState::Relay(_) => {}
+                RunState::Ended { .. } | RunState::Pending { .. } if run.strategy == Strategy::Relay => {}
+                // Those that wait only because there was no network.
+                RunState::Pending { at: when } if *when >= self.deadline => *when = at,
+                RunState::Pending { .. } => {}
+                RunState::Direct(_) | RunState::Ended { .. } => run.state = RunState::Pending { at },
+            }
+        }
+    }
+
     /// `relaying` is how far the relay has come.
     fn report(&self, now: Instant, relaying: Option<String>) -> Report {
         let entry = |run: &Run| {

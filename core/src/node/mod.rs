@@ -10,6 +10,7 @@ mod messages;
 mod opening;
 mod punching;
 mod relaying;
+mod roaming;
 mod streams;
 mod table;
 mod visits;
@@ -22,7 +23,7 @@ use crate::address::PeerAddress;
 use crate::config::{Config, ConfigError, Plan};
 use crate::cx::{Cx, Owner, Timer};
 use crate::identity::{NodeId, NodeIdError};
-use crate::io::{Action, CloseHow, Event, SockId};
+use crate::io::{Action, CloseHow, Event, Interface, SockId};
 use crate::limit::{Bucket, Buckets};
 use crate::nat::NatReport;
 use crate::nat::external::External;
@@ -89,7 +90,9 @@ pub struct Node {
     instance: [u8; 16],
     phase: Phase,
     listeners: Listeners,
-    /// Our interfaces, with outside addresses as far as known.
+    /// The addresses that we use, of those that were listed.
+    chosen: Vec<Interface>,
+    /// The same, with outside addresses as far as known.
     routes: Vec<Route>,
     external: External,
     surveyor: Surveyor,
@@ -163,6 +166,7 @@ impl Node {
             instance: cx.random.bytes(Domain::Instance),
             phase: Phase::New,
             listeners: Listeners::default(),
+            chosen: Vec::new(),
             routes: Vec::new(),
             external: External::new(config.stun.clone()),
             surveyor: Surveyor::default(),
@@ -234,7 +238,7 @@ impl Node {
             },
             Event::Connected { sock, local, remote } => match self.owner(sock) {
                 Some(Owner::Broker(place)) => {
-                    let news = self.brokers[usize::from(place)].connected(&mut self.cx, sock);
+                    let news = self.brokers[usize::from(place)].connected(&mut self.cx, sock, local.ip());
                     self.broker_news(place, news);
                 }
                 Some(Owner::External) => self.external.connected(&mut self.cx, sock),

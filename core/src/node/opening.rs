@@ -3,6 +3,8 @@
 use core::time::Duration;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
+use smallvec::SmallVec;
+
 use super::{Node, Phase};
 use crate::address::{PeerAddress, PeerInterface};
 use crate::cx::{Owner, Timer};
@@ -69,30 +71,13 @@ enum ListenState {
 }
 
 impl Node {
-    pub(super) fn interfaces(&mut self, list: &[Interface]) {
-        let routes = choose(list, self.config.bind);
-        if self.phase == Phase::Running {
-            let same =
-                |a: &[Route], b: &[Route]| a.iter().map(|r| r.internal).eq(b.iter().map(|r| r.internal));
-            if same(&routes, &self.routes) {
-                return;
-            }
+    /// Opens what is open as long as the node runs.
+    pub(super) fn start(&mut self) {
+        self.open_listeners();
+        for broker in &mut self.brokers {
+            broker.start(&mut self.cx);
         }
-        self.routes = routes;
-        let locals = self.routes.iter().map(|r| r.internal);
-        self.external.start(&mut self.cx, locals);
-        self.surveyor.stop(&mut self.cx);
-        self.surveyed = false;
-        self.again = MeasureAgain::default();
-        self.cx.timers.set(Timer::Measure, None);
-        if self.phase == Phase::New {
-            self.phase = Phase::Running;
-            self.open_listeners();
-            for broker in &mut self.brokers {
-                broker.start(&mut self.cx);
-            }
-            self.cx.timers.set(Timer::Settle, Some(self.cx.now + SETTLE_WITHIN));
-        }
+        self.cx.timers.set(Timer::Settle, Some(self.cx.now + SETTLE_WITHIN));
     }
 
     pub(super) fn listening(&mut self, n: u8, result: Result<SocketAddr, IoFailure>) {
@@ -238,22 +223,24 @@ impl Node {
         }
     }
 
-    fn open_listeners(&mut self) {
-        if self.listeners.all.is_empty() {
-            let mut ips: Vec<IpAddr> = Vec::new();
-            match self.config.bind {
-                Some(ip) => ips.push(ip),
-                None => {
-                    if self.routes.iter().any(|r| r.internal.is_ipv4()) {
-                        ips.push(Ipv4Addr::UNSPECIFIED.into());
-                    }
-                    if self.routes.iter().any(|r| r.internal.is_ipv6()) {
-                        ips.push(Ipv6Addr::UNSPECIFIED.into());
-                    }
+    /// Opens a listener for each address family that we have and that has none.
+    pub(super) fn open_listeners(&mut self) {
+        let mut wanted: SmallVec<[IpAddr; 2]> = SmallVec::new();
+        match self.config.bind {
+            Some(ip) => wanted.push(ip),
+            None => {
+                if self.routes.iter().any(|r| r.internal.is_ipv4()) {
+                    wanted.push(Ipv4Addr::UNSPECIFIED.into());
+                }
+                if self.routes.iter().any(|r| r.internal.is_ipv6()) {
+                    wanted.push(Ipv6Addr::UNSPECIFIED.into());
                 }
             }
-            let new = |ip| Listener { ip, state: ListenState::Waiting };
-            self.listeners.all = ips.into_iter().map(new).collect();
+        }
+        for ip in wanted {
+            if self.listeners.all.iter().all(|l| l.ip != ip) {
+                self.listeners.all.push(Listener { ip, state: ListenState::Waiting });
+            }
         }
         // One after the other: the second takes the port that the first was given.
         if self.listeners.all.iter().any(|l| matches!(l.state, ListenState::Opening(_))) {
@@ -314,7 +301,7 @@ impl Node {
 }
 
 /// Up to three addresses per family, one per interface, those with the default route first.
-fn choose(list: &[Interface], bind: Option<IpAddr>) -> Vec<Route> {
+pub(super) fn choose(list: &[Interface], bind: Option<IpAddr>) -> Vec<Interface> {
     let usable = |i: &&Interface| match bind {
         Some(ip) => i.ip == ip,
         None => !i.ip.is_loopback() && !i.ip.is_unspecified() && !is_link_local(i.ip),
@@ -329,7 +316,7 @@ fn choose(list: &[Interface], bind: Option<IpAddr>) -> Vec<Route> {
             chosen.push(candidate);
         }
     }
-    chosen.iter().map(|i| Route { internal: i.ip, prefix: i.prefix, external: i.ip }).collect()
+    chosen.into_iter().copied().collect()
 }
 
 fn is_link_local(ip: IpAddr) -> bool {
@@ -359,7 +346,7 @@ mod tests {
             interface(5, "10.5.0.1", false),
             interface(6, "fe80::1", false),
         ];
-        let chosen: Vec<String> = choose(&list, None).iter().map(|r| r.internal.to_string()).collect();
+        let chosen: Vec<String> = choose(&list, None).iter().map(|i| i.ip.to_string()).collect();
         assert_eq!(chosen, ["192.168.1.1", "2001:db8::1", "10.0.0.1", "10.4.0.1"]);
         let bound = choose(&list, Some("127.0.0.1".parse().unwrap()));
         assert_eq!(bound.len(), 1);

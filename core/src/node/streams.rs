@@ -1,7 +1,7 @@
 //! Streams that are saying hello, from either side, up to the one that becomes a pipe.
 
 use core::time::Duration;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use smallvec::SmallVec;
 
@@ -297,6 +297,15 @@ impl Node {
                 self.streams.remove(sock);
                 self.cx.close(sock, CloseHow::Drop);
             }
+        }
+    }
+
+    /// Ends the streams that are not pipes yet and whose address of ours is gone.
+    pub(super) fn drop_streams_from(&mut self, gone: impl Fn(IpAddr) -> bool) {
+        let socks: Vec<SockId> =
+            self.streams.iter().filter(|(_, s)| gone(s.local.ip())).map(|(n, _)| n).collect();
+        for sock in socks {
+            self.drop_stream(sock, DialEnd::Io(IoFailure::AddrNotAvailable));
         }
     }
 

@@ -11,5 +11,6 @@ mod hellos;
 mod outside;
 mod relaying;
 mod reverse;
+mod roaming;
 mod strangers;
 mod versions;
