@@ -1,7 +1,7 @@
 //! The machine's interfaces, as the core wants to hear of them.
 
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 
 use p2pd_core::io::Interface;
 
@@ -22,7 +22,15 @@ pub fn interfaces(bind: Option<IpAddr>) -> io::Result<Vec<Interface>> {
         let v6_gateway = gateway.is_some_and(|g| !g.ipv6.is_empty());
         let v4 = interface.ipv4.iter().map(|n| (IpAddr::V4(n.addr()), n.prefix_len(), v4_gateway));
         let v6 = interface.ipv6.iter().map(|n| (IpAddr::V6(n.addr()), n.prefix_len(), v6_gateway));
+        // One that is still looked for elsewhere cannot be bound yet.
+        let unsure = |ip: &Ipv6Addr| {
+            let flags = interface.ipv6.iter().map(|n| n.addr()).zip(&interface.ipv6_addr_flags);
+            flags.into_iter().any(|(of, f)| of == *ip && (f.tentative || f.duplicated))
+        };
         for (ip, prefix, has_gateway) in v4.chain(v6) {
+            if matches!(&ip, IpAddr::V6(ip) if unsure(ip)) {
+                continue;
+            }
             let wanted = match bind {
                 Some(bind) => ip == bind,
                 None => !ip.is_loopback() && !is_link_local(ip),

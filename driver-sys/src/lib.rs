@@ -3,6 +3,7 @@
 //! actions out and the [`Layer`] that makes a stream a pipe. No runtime, and nothing that waits for a network.
 #![deny(unsafe_code)]
 
+mod changes;
 mod clock;
 mod descriptors;
 mod engine;
