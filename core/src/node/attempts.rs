@@ -135,6 +135,18 @@ impl Node {
         }
     }
 
+    /// Goes on under another session, without the streams of this one.
+    pub(super) fn renew_session(&mut self, connect: ConnectId) {
+        let fresh = SessionId(self.cx.random.bytes(Domain::SessionId));
+        let Some(attempt) = self.attempts.get_mut(&connect) else { return };
+        let (old, peer, mode) =
+            (core::mem::replace(&mut attempt.session, fresh), attempt.peer, attempt.plan.mode);
+        self.sessions.remove(&old);
+        self.sessions.insert(fresh, connect);
+        self.abandon((old, Requester::Us), peer);
+        self.agreement.open((fresh, Requester::Us), peer, mode);
+    }
+
     fn take_attempt(&mut self, connect: ConnectId) -> Option<Attempt> {
         let attempt = self.attempts.remove(&connect)?;
         self.sessions.remove(&attempt.session);
@@ -640,13 +652,13 @@ impl Attempt {
             match &mut run.state {
                 RunState::Reverse(reverse) => (reverse.request, reverse.peer_dials) = (None, None),
                 RunState::Punch(ladder) => (ladder.request, ladder.moved) = (None, true),
-                // A relay notices by itself.
-                RunState::Relay(_) => {}
                 RunState::Ended { .. } | RunState::Pending { .. } if run.strategy == Strategy::Relay => {}
                 // Those that wait only because there was no network.
                 RunState::Pending { at: when } if *when >= self.deadline => *when = at,
                 RunState::Pending { .. } => {}
-                RunState::Direct(_) | RunState::Ended { .. } => run.state = RunState::Pending { at },
+                RunState::Direct(_) | RunState::Relay(_) | RunState::Ended { .. } => {
+                    run.state = RunState::Pending { at }
+                }
             }
         }
     }

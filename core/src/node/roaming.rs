@@ -41,7 +41,7 @@ impl Node {
         if moved {
             self.roam_punches();
             self.roam_visits();
-            self.roam_attempts();
+            self.roam_attempts(gone);
         }
         self.drop_streams_from(gone);
     }
@@ -90,14 +90,23 @@ impl Node {
         }
     }
 
-    fn roam_attempts(&mut self) {
+    fn roam_attempts(&mut self, gone: impl Fn(IpAddr) -> bool) {
         let offline = self.routes.is_empty();
         let all: Vec<ConnectId> = self.attempts.keys().copied().collect();
         for connect in all {
-            let Some(attempt) = self.attempts.get_mut(&connect) else { continue };
-            attempt.roam(self.cx.now, offline);
-            let key = (attempt.session(), Requester::Us);
-            self.close_dials_of(key);
+            let Some(key) = self.attempts.get(&connect).map(|a| (a.session(), Requester::Us)) else {
+                continue;
+            };
+            // The peer may have nominated such a stream, or taken our relay, and will wait for it.
+            let opened = self.has_opened_from(key, &gone) || self.relaying_of(key.0).is_some();
+            if opened {
+                self.renew_session(connect);
+            } else {
+                self.close_dials_of(key);
+            }
+            if let Some(attempt) = self.attempts.get_mut(&connect) {
+                attempt.roam(self.cx.now, offline);
+            }
             self.drive_attempt(connect);
         }
     }

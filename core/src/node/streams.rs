@@ -309,6 +309,12 @@ impl Node {
         }
     }
 
+    /// Whether a stream of this session is open from an address that is gone.
+    pub(super) fn has_opened_from(&self, key: Key, gone: impl Fn(IpAddr) -> bool) -> bool {
+        let open = |s: &Stream| !matches!(s.stage, HelloStage::Dialling(_)) && gone(s.local.ip());
+        self.streams.of_session(key).filter_map(|sock| self.streams.get(sock)).any(open)
+    }
+
     /// Whether a stream of this session is open that we accepted: the peer reached us.
     pub(super) fn has_accepted_stream(&self, key: Key) -> bool {
         self.streams.of_session(key).any(|sock| self.streams.get(sock).is_some_and(|s| !s.initiator))

@@ -161,6 +161,22 @@ fn a_dial_under_way_is_made_again_from_the_new_address() {
     assert_eq!(world.stats(0), Stats::default());
 }
 
+/// The peer may have nominated the stream that it does not know to be dead.
+#[test]
+fn a_call_in_the_middle_of_its_hello_is_made_again_without_waiting_for_the_old_stream() {
+    for after in 1..8 {
+        let mut world = world();
+        let id = world.connect(0, &world.address(1), direct(20));
+        world.run(after * LATENCY / 2);
+        assert!(!world.is_over(0, id));
+        world.roam(0, &[interface("203.0.113.79")], ip("203.0.113.79"));
+        let took = world.run_until(20 * S, |w| w.is_over(0, id));
+        world.run(20 * S);
+        world.assert_piped(0, id, 1, &[]);
+        assert_eq!(took, 4 * LATENCY, "{after}");
+    }
+}
+
 #[test]
 fn a_request_under_way_is_made_again_with_the_new_address() {
     let mut world = world();

@@ -172,7 +172,8 @@ impl<R: Reactor> Engine<R> {
             socks: HashMap::new(),
             queries: HashMap::new(),
             bridges: HashMap::new(),
-            steps: VecDeque::new(),
+            // Some loops tell only of what comes after they were asked.
+            steps: VecDeque::from([Step::Work(NETWORK)]),
             again: Vec::new(),
             fires: BTreeSet::new(),
             timers: BTreeSet::new(),
@@ -452,7 +453,7 @@ impl<R: Reactor> Engine<R> {
             Ok((open, local)) => {
                 self.socks.insert(sock, open);
                 self.steps.push_back(Step::Bound(sock, local));
-                // Some loops tell only of what comes after they were asked.
+                // As above.
                 self.steps.push_back(Step::Work(sock));
             }
             Err(e) => self.failed_at_once(sock, &e),
