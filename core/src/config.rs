@@ -41,6 +41,10 @@ pub struct Config {
     /// Whether to measure the NATs in front of us when the node starts, over about four round trips to the
     /// first STUN server. Without it a punch can only assume that they keep local ports. Default: yes.
     pub survey: bool,
+    /// Whether to have the listener's port opened on the routers of the interfaces that a NAT hides, by PCP, NAT-PMP or
+    /// UPnP ([`portmap`](crate::portmap)): where STUN sees the address that the router names, peers reach it directly. It
+    /// is closed again at shutdown, which may take 2 s then. Default: no.
+    pub portmap: bool,
 }
 
 impl Config {
@@ -56,6 +60,7 @@ impl Config {
             accept: Accept::Anyone,
             allow_plain: false,
             survey: true,
+            portmap: false,
         }
     }
 

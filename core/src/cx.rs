@@ -34,6 +34,8 @@ pub(crate) enum Owner {
     Stream,
     /// The relay with this id.
     Relay(SockId),
+    /// The mapping of our port with this number.
+    Mapping(u32),
 }
 
 /// Whose deadline it is.
@@ -47,6 +49,7 @@ pub(crate) enum Timer {
     Visit(SessionId),
     Punch(Key),
     Relay(SockId),
+    Mapping(u32),
     Settle,
     Measure,
     Asks,

@@ -8,13 +8,19 @@ use p2pd_core::SockOpts;
 use p2pd_core::io::Reuse;
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
-/// A bound UDP socket.
+/// A bound UDP socket; of one bound to an IPv4 address multicasts leave through its interface.
 ///
 /// # Errors
 /// Of `socket`, `setsockopt` or `bind`.
 pub fn udp(local: SocketAddr, opts: &SockOpts) -> io::Result<std::net::UdpSocket> {
     let socket = open(local, Type::DGRAM, Protocol::UDP, opts)?;
     socket.bind(&local.into())?;
+    if let SocketAddr::V4(local) = local
+        && !local.ip().is_unspecified()
+    {
+        // Linux does so by itself, others send them by the default route.
+        socket.set_multicast_if_v4(local.ip())?;
+    }
     Ok(socket.into())
 }
 

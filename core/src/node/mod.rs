@@ -6,6 +6,7 @@ mod asking;
 mod attempts;
 #[cfg(test)]
 mod hostile;
+mod mapping;
 mod messages;
 mod opening;
 mod punching;
@@ -40,6 +41,7 @@ use crate::strategy::paths::Route;
 use crate::time::Instant;
 
 use attempts::Attempt;
+use mapping::Mappings;
 use opening::{Listeners, MeasureAgain};
 use punching::Punch;
 use relaying::Relay;
@@ -96,6 +98,7 @@ pub struct Node {
     routes: Vec<Route>,
     external: External,
     surveyor: Surveyor,
+    mappings: Mappings,
     /// The survey's end was told to the attempts.
     surveyed: bool,
     again: MeasureAgain,
@@ -142,6 +145,8 @@ enum Phase {
     /// The driver has not listed the interfaces.
     New,
     Running,
+    /// Shut down, and waits for routers to close our port.
+    Closing,
     Closed,
 }
 
@@ -170,6 +175,7 @@ impl Node {
             routes: Vec::new(),
             external: External::new(config.stun.clone()),
             surveyor: Surveyor::default(),
+            mappings: Mappings::default(),
             surveyed: false,
             again: MeasureAgain::default(),
             announced: None,
@@ -214,6 +220,7 @@ impl Node {
         match event {
             Event::Timeout => self.fire_timers(),
             Event::Clock(fix) => self.cx.clock = Some(fix),
+            Event::Interfaces(_) if self.phase == Phase::Closing => {}
             Event::Interfaces(list) => self.interfaces(list),
             Event::Resolved { query, result } => match self.cx.answered(query) {
                 Some(Owner::Broker(place)) => {
@@ -234,6 +241,7 @@ impl Node {
                 Some(Owner::External) => self.external.bound(&mut self.cx, sock),
                 Some(Owner::Survey(place)) => self.surveyor.bound(&mut self.cx, place),
                 Some(Owner::Relay(id)) => self.relay_opened(id, sock, local),
+                Some(Owner::Mapping(n)) => self.mapping_bound(n),
                 _ => {}
             },
             Event::Connected { sock, local, remote } => match self.owner(sock) {
@@ -247,6 +255,7 @@ impl Node {
                 }
                 Some(Owner::Stream) => self.stream_connected(sock, local, remote),
                 Some(Owner::Relay(id)) => self.relay_opened(id, sock, local),
+                Some(Owner::Mapping(n)) => self.mapping_connected(n, sock),
                 _ => {}
             },
             Event::Fired { sock, .. } => {
@@ -267,6 +276,7 @@ impl Node {
                     }
                     Some(Owner::Stream) => self.stream_failed(sock, cause),
                     Some(Owner::Relay(id)) => self.relay_socket_failed(id, sock, cause),
+                    Some(Owner::Mapping(n)) => self.mapping_lost(n, sock),
                     None => {}
                 }
             }
@@ -274,6 +284,7 @@ impl Node {
                 Some(Owner::External) => self.external.datagram(&mut self.cx, sock, from, data),
                 Some(Owner::Survey(place)) => self.surveyor.datagram(&mut self.cx, place, from, data),
                 Some(Owner::Relay(id)) => self.relay_datagram(id, sock, from, data),
+                Some(Owner::Mapping(n)) => self.mapping_datagram(n, from, data),
                 _ => {}
             },
             Event::Stream { sock, data } => match self.owner(sock) {
@@ -289,6 +300,7 @@ impl Node {
                 }
                 Some(Owner::Stream) => self.stream_received(sock, data),
                 Some(Owner::Relay(id)) => self.relay_received(id, sock, data),
+                Some(Owner::Mapping(n)) => self.mapping_received(n, sock, data),
                 _ => {}
             },
             Event::Eof { sock } => match self.owner(sock) {
@@ -300,6 +312,7 @@ impl Node {
                 Some(owner @ (Owner::Survey(_) | Owner::Sample)) => self.survey_lost(owner, sock, true),
                 Some(Owner::Stream) => self.stream_ended(sock),
                 Some(Owner::Relay(id)) => self.relay_socket_ended(id, sock),
+                Some(Owner::Mapping(n)) => self.mapping_lost(n, sock),
                 _ => {}
             },
         }
@@ -324,7 +337,7 @@ impl Node {
     /// The reasons for which nothing was begun.
     pub fn connect(&mut self, now: Instant, to: &PeerAddress, plan: Plan) -> Result<ConnectId, ConnectError> {
         self.advance(now);
-        if self.phase == Phase::Closed {
+        if self.is_shut() {
             return Err(ConnectError::Shutdown);
         }
         let peer = NodeId::try_from(to.node()).map_err(ConnectError::NodeId)?;
@@ -350,18 +363,18 @@ impl Node {
     /// Without a question it is remembered all the same.
     pub fn answer(&mut self, now: Instant, peer: NodeId, accept: bool) {
         self.advance(now);
-        if self.phase != Phase::Closed {
+        if !self.is_shut() {
             self.answer_ask(peer, accept);
             self.settle();
         }
     }
 
     /// Ends everything: connects fail with [`FailReason::Shutdown`], brokers are told, sockets closed. The
-    /// actions that follow end with [`Notice::Closed`]; pipes that were handed out live on, but for
+    /// actions that follow end with [`Notice::Closed`], after up to 2 s where a router has a port of ours open; pipes that were handed out live on, but for
     /// relayed ones, which end with their node.
     pub fn shutdown(&mut self, now: Instant) {
         self.advance(now);
-        if self.phase == Phase::Closed {
+        if self.is_shut() {
             return;
         }
         let running: Vec<ConnectId> = self.attempts.keys().copied().collect();
@@ -376,16 +389,20 @@ impl Node {
         self.punches.clear();
         self.shut_relays();
         self.cx.cancel_queries();
-        let open: Vec<SockId> = self.cx.open_sockets().collect();
+        self.cx.timers.clear();
+        self.close_mappings();
+        let others = |sock: &SockId| !self.mappings.owns(self.cx.owner(*sock));
+        let open: Vec<SockId> = self.cx.open_sockets().filter(others).collect();
         for sock in open {
             self.cx.close(sock, CloseHow::Drop);
         }
         self.streams.clear();
         self.visits.clear();
         self.asks.clear();
-        self.cx.timers.clear();
-        self.phase = Phase::Closed;
-        self.cx.notify(Notice::Closed);
+        self.phase = Phase::Closing;
+        if self.mappings_are_closed() {
+            self.closed();
+        }
     }
 
     /// The node's id.
@@ -410,6 +427,15 @@ impl Node {
 
     fn advance(&mut self, now: Instant) {
         self.cx.now = self.cx.now.max(now);
+    }
+
+    fn is_shut(&self) -> bool {
+        matches!(self.phase, Phase::Closing | Phase::Closed)
+    }
+
+    fn closed(&mut self) {
+        self.phase = Phase::Closed;
+        self.cx.notify(Notice::Closed);
     }
 
     fn survey_lost(&mut self, owner: Owner, sock: SockId, open: bool) {
@@ -443,6 +469,7 @@ impl Node {
                 Timer::Survey(place) => self.surveyor.timeout(&mut self.cx, place),
                 Timer::Punch(key) => self.drive_punch(key),
                 Timer::Relay(id) => self.relay_timeout(id),
+                Timer::Mapping(n) => self.mapping_timeout(n),
                 Timer::Stream(sock) => self.stream_timeout(sock),
                 Timer::Connect(connect) => self.drive_attempt(connect),
                 Timer::Visit(session) => self.drive_visit(session),

@@ -21,6 +21,9 @@ const PER_FAMILY: usize = 3;
 /// Brokers announced, as the address format allows.
 const ANNOUNCED_BROKERS: usize = 2;
 
+/// What is announced where whoever dials gets through.
+const OPEN: (NatType, Delta) = (NatType::OpenInternet, Delta { kind: DeltaType::NotApplicable, value: 0 });
+
 /// The address is handed out after this long even if brokers are still being tried.
 const SETTLE_WITHIN: Duration = Duration::from_secs(4);
 
@@ -126,6 +129,7 @@ impl Node {
             self.cx.notify(Notice::Listening { address });
         }
         self.survey();
+        self.map_ports();
         self.choose_brokers();
         let brokers_settled = self.brokers_settled.iter().all(|s| *s) || self.listeners.waited;
         self.tell_attempts();
@@ -265,26 +269,43 @@ impl Node {
     }
 
     fn announced_interfaces(&self) -> impl Iterator<Item = PeerInterface> + '_ {
-        self.routes.iter().enumerate().filter_map(move |(index, route)| {
+        let own = self.routes.iter().enumerate().filter_map(|(index, route)| {
+            let port = self.listen_port(route.internal.is_ipv4())?;
             let measured =
                 self.surveyor.of(route.internal).map(|r| r.behaviour).filter(|b| b.mapping.is_some());
+            let mapped = self.mappings.of(route.internal) == Some(SocketAddr::new(route.external, port));
             let (nat, delta) = match measured {
+                _ if mapped => OPEN,
                 Some(behaviour) => (behaviour.nat_type(), behaviour.delta()),
-                None if route.external == route.internal => {
-                    (NatType::OpenInternet, Delta { kind: DeltaType::NotApplicable, value: 0 })
-                }
+                None if route.external == route.internal => OPEN,
                 // Not measured: P2PD's default for a NAT, the strictest common kind.
                 None => (NatType::PortRestricted, Delta { kind: DeltaType::Random, value: 0 }),
             };
+            let (external, internal) = (route.external, route.internal);
+            Some(PeerInterface { index: index as u16, external, internal, port, nat, delta })
+        });
+        // Where the router gave another port than ours there is one interface more, as far as the address has room.
+        let places =
+            |v4: bool| PER_FAMILY - self.routes.iter().filter(|r| r.internal.is_ipv4() == v4).count();
+        let (mut room, first) = ([places(false), places(true)], self.routes.len());
+        let more = self.routes.iter().enumerate().filter_map(move |(index, route)| {
+            let v4 = route.internal.is_ipv4();
+            let external = self.mappings.of(route.internal)?;
+            if external.port() == self.listen_port(v4)? || room[usize::from(v4)] == 0 {
+                return None;
+            }
+            room[usize::from(v4)] -= 1;
+            let (index, internal) = ((first + index) as u16, route.internal);
             Some(PeerInterface {
-                index: index as u16,
-                external: route.external,
-                internal: route.internal,
-                port: self.listen_port(route.internal.is_ipv4())?,
-                nat,
-                delta,
+                index,
+                external: external.ip(),
+                internal,
+                port: external.port(),
+                nat: OPEN.0,
+                delta: OPEN.1,
             })
-        })
+        });
+        own.chain(more)
     }
 
     /// Fills the places for brokers in our address with the first that work; one that is in stays in,
@@ -331,7 +352,7 @@ mod tests {
     use super::*;
 
     fn interface(index: u32, ip: &str, default_route: bool) -> Interface {
-        Interface { index, ip: ip.parse().unwrap(), prefix: 24, default_route }
+        Interface { index, ip: ip.parse().unwrap(), prefix: 24, default_route, gateway: None }
     }
 
     #[test]

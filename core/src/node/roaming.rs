@@ -50,6 +50,7 @@ impl Node {
         self.routes =
             chosen.iter().map(|i| Route { internal: i.ip, prefix: i.prefix, external: i.ip }).collect();
         self.chosen = chosen;
+        self.drop_mappings();
         let locals = self.routes.iter().map(|r| r.internal);
         self.external.start(&mut self.cx, locals);
         self.surveyor.stop(&mut self.cx);
@@ -140,7 +141,7 @@ mod tests {
     use super::*;
 
     fn interface(ip: &str, default_route: bool) -> Interface {
-        Interface { index: 2, ip: ip.parse().unwrap(), prefix: 24, default_route }
+        Interface { index: 2, ip: ip.parse().unwrap(), prefix: 24, default_route, gateway: None }
     }
 
     #[test]

@@ -8,6 +8,7 @@ mod clocks;
 mod consent;
 mod glare;
 mod hellos;
+mod mapping;
 mod outside;
 mod relaying;
 mod reverse;

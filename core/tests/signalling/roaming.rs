@@ -11,7 +11,7 @@ use p2pd_core::{BrokerLoss, BrokerState, IoFailure, Notice, Stage, Stats, Strate
 const LOST: BrokerState = BrokerState::Lost(BrokerLoss::Io(IoFailure::AddrNotAvailable));
 
 fn interface(ip: &str) -> Interface {
-    Interface { index: 2, ip: ip.parse().unwrap(), prefix: 32, default_route: true }
+    Interface { index: 2, ip: ip.parse().unwrap(), prefix: 32, default_route: true, gateway: None }
 }
 
 fn ip(text: &str) -> IpAddr {
