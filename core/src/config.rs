@@ -45,6 +45,10 @@ pub struct Config {
     /// Whether the survey also dials our own outside address, to see what our NAT makes of that: nothing needs it, people
     /// want to know it. Default: no.
     pub hairpin: bool,
+    /// Whether to have the listener's port opened on the routers of the interfaces that a NAT hides, by PCP, NAT-PMP or
+    /// UPnP ([`portmap`](crate::portmap)): where STUN sees the address that the router names, peers reach it directly. It
+    /// is closed again at shutdown, which may take 2 s then. Default: no.
+    pub portmap: bool,
 }
 
 impl Config {
@@ -61,6 +65,7 @@ impl Config {
             allow_plain: false,
             survey: true,
             hairpin: false,
+            portmap: false,
         }
     }
 

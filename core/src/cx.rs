@@ -38,6 +38,8 @@ pub(crate) enum Owner {
     Relay(SockId),
     /// The relay with this id, whose pipe has moved to this stream.
     Carrier(SockId),
+    /// The mapping of our port with this number.
+    Mapping(u32),
 }
 
 /// Whose deadline it is.
@@ -51,6 +53,7 @@ pub(crate) enum Timer {
     Visit(SessionId),
     Punch(Key),
     Relay(SockId),
+    Mapping(u32),
     Settle,
     Measure,
     Asks,
@@ -219,6 +222,13 @@ impl Cx {
     /// The owner of an answered query, which is over with this.
     pub(crate) fn answered(&mut self, query: QueryId) -> Option<Owner> {
         self.queries.remove(&query)
+    }
+
+    /// Forgets a query that nobody waits for.
+    pub(crate) fn cancel(&mut self, query: QueryId) {
+        if self.queries.remove(&query).is_some() {
+            self.queue.push_back(Action::Cancel { query });
+        }
     }
 
     pub(crate) fn cancel_queries(&mut self) {

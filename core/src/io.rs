@@ -330,6 +330,8 @@ pub struct Interface {
     pub prefix: u8,
     /// Whether the family's default route leaves through this interface.
     pub default_route: bool,
+    /// The family's default gateway behind this interface: the router that ports may be opened on.
+    pub gateway: Option<IpAddr>,
 }
 
 /// Why an operation on a socket or a name failed: the classes that a strategy treats differently.

@@ -2,7 +2,7 @@
 
 use core::fmt;
 use core::time::Duration;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use smallvec::SmallVec;
 
@@ -10,6 +10,7 @@ use crate::address::PeerAddress;
 use crate::identity::NodeId;
 use crate::io::IoFailure;
 use crate::pipe::PipeId;
+use crate::portmap::{MapError, Truth, Way};
 
 /// One call of `connect()`, unique within a node.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -354,6 +355,42 @@ pub enum Notice {
         /// Who.
         peer: NodeId,
     },
+    /// A router was asked to open the listener's port (`Config::portmap`).
+    Port {
+        /// The interface's address.
+        local: IpAddr,
+        /// What came of it.
+        state: PortState,
+    },
     /// Every socket is closed; the node does nothing more.
     Closed,
+}
+
+/// What came of opening the listener's port on a router.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub enum PortState {
+    /// It is open; in our address only if the truth `Agrees`.
+    Open {
+        /// By what.
+        way: Way,
+        /// What the router calls it outside.
+        external: SocketAddr,
+        /// Whether to believe in that.
+        truth: Truth,
+    },
+    /// No way led to it; all are tried again after five minutes.
+    Failed {
+        /// Why not by PCP or NAT-PMP; `None` where that was not tried.
+        gateway: Option<MapError>,
+        /// Why not by UPnP; `None` where that was not tried.
+        upnp: Option<MapError>,
+    },
+    /// It ran out and could not be renewed; all ways are tried again.
+    Lost,
+    /// It was taken back at shutdown.
+    Removed {
+        /// Whether the router confirmed that.
+        confirmed: bool,
+    },
 }

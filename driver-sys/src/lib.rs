@@ -4,6 +4,7 @@
 #![deny(unsafe_code)]
 
 mod calls;
+mod changes;
 mod clock;
 mod descriptors;
 mod engine;
@@ -26,7 +27,7 @@ pub use engine::Lateness;
 pub use engine::{Address, Engine, News, Reactor};
 pub use error::{BindError, ConnectError};
 pub use failure::failure;
-pub use interfaces::{gateway, interfaces};
+pub use interfaces::interfaces;
 pub use key_file::{KeyFileError, create_private, load_or_create_key};
 pub use pipe::{Half, Layer, PipeInfo, Relayed, Start, Wakers};
 pub use ready::{Ready, SockWaker};

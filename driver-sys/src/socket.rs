@@ -12,7 +12,7 @@ use socket2::{Domain, Protocol, SockRef, Socket, Type};
 /// included. Linux's default holds 90 datagrams of 1,200 bytes, which come while a busy machine does something else.
 const UDP_BUFFER: usize = 1 << 20;
 
-/// A bound UDP socket.
+/// A bound UDP socket; of one bound to an IPv4 address multicasts leave through its interface.
 ///
 /// # Errors
 /// Of `socket`, `setsockopt` or `bind`.
@@ -22,6 +22,12 @@ pub fn udp(local: SocketAddr, opts: &SockOpts) -> io::Result<std::net::UdpSocket
     let _ = socket.set_recv_buffer_size(UDP_BUFFER);
     let _ = socket.set_send_buffer_size(UDP_BUFFER);
     socket.bind(&local.into())?;
+    if let SocketAddr::V4(local) = local
+        && !local.ip().is_unspecified()
+    {
+        // Linux does so by itself, others send them by the default route.
+        socket.set_multicast_if_v4(local.ip())?;
+    }
     Ok(socket.into())
 }
 

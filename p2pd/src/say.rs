@@ -1,7 +1,7 @@
 //! What happens, for people or, with `--json`, for programs; always on standard error.
 
 use std::io::{self, IsTerminal, Write};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use p2pd_core::nat::{Mapping, NatReport};
 use p2pd_core::portmap::{Event, Listed, Protocol};
-use p2pd_core::{NodeId, Notice, PeerAddress, Strategy, StrategyReport};
+use p2pd_core::{NodeId, Notice, PeerAddress, PortState, Strategy, StrategyReport};
 use p2pd_tokio::{ConnectError, Pipe};
 use serde_json::json;
 
@@ -23,6 +23,41 @@ pub(crate) struct Say {
     json: bool,
     /// At a terminal: turns while something is waited for. Lives as long as the program.
     spinner: Option<&'static ProgressBar>,
+}
+
+/// What became of the listener's port on a router.
+pub(crate) fn port(local: IpAddr, state: PortState) -> serde_json::Value {
+    let local = local.to_string();
+    match state {
+        PortState::Open { way, external, truth } => json!({
+            "event": "port", "local": local, "state": "open", "external": external.to_string(),
+            "way": way.to_string(), "truth": truth.name(), "detail": truth.to_string(),
+        }),
+        PortState::Lost => json!({"event": "port", "local": local, "state": "lost"}),
+        PortState::Removed { confirmed } => {
+            json!({"event": "port", "local": local, "state": "removed", "confirmed": confirmed})
+        }
+        other => json!({"event": "port", "local": local, "state": "failed", "detail": why(other)}),
+    }
+}
+
+fn port_text(local: IpAddr, state: PortState) -> String {
+    match state {
+        PortState::Open { way, external, truth } => {
+            format!("router: {external} leads to our port at {local}, by {way}; {truth}")
+        }
+        PortState::Lost => format!("router: our port at {local} is closed, and is tried again"),
+        PortState::Removed { confirmed: true } => format!("router: our port at {local} is closed"),
+        PortState::Removed { .. } => format!("router: nobody confirmed that our port at {local} is closed"),
+        other => format!("router: our port at {local} stays closed: {}", why(other)),
+    }
+}
+
+fn why(state: PortState) -> String {
+    let PortState::Failed { gateway, upnp } = state else { return String::new() };
+    let ways = [("PCP, NAT-PMP", gateway), ("UPnP", upnp)];
+    let said: Vec<String> = ways.iter().filter_map(|(way, e)| Some(format!("{way}: {}", (*e)?))).collect();
+    said.join("; ")
 }
 
 impl Say {
@@ -146,6 +181,7 @@ impl Say {
                 || json!({"event": "identity_in_use"}),
                 || "another process uses this key: peers may reach either".into(),
             ),
+            Notice::Port { local, state } => self.line(|| port(*local, *state), || port_text(*local, *state)),
             _ => {}
         }
     }

@@ -152,6 +152,18 @@ impl Node {
         }
     }
 
+    /// Goes on under another session, without the streams of this one.
+    pub(super) fn renew_session(&mut self, connect: ConnectId) {
+        let fresh = SessionId(self.cx.random.bytes(Domain::SessionId));
+        let Some(attempt) = self.attempts.get_mut(&connect) else { return };
+        let (old, peer, mode) =
+            (core::mem::replace(&mut attempt.session, fresh), attempt.peer, attempt.plan.mode);
+        self.sessions.remove(&old);
+        self.sessions.insert(fresh, connect);
+        self.abandon((old, Requester::Us), peer);
+        self.agreement.open((fresh, Requester::Us), peer, mode);
+    }
+
     fn take_attempt(&mut self, connect: ConnectId) -> Option<Attempt> {
         let attempt = self.attempts.remove(&connect)?;
         self.sessions.remove(&attempt.session);
@@ -665,6 +677,28 @@ impl Node {
 }
 
 impl Attempt {
+    pub(super) fn session(&self) -> SessionId {
+        self.session
+    }
+
+    /// Our network is another: what was tried from the old one is tried again, once there is one.
+    pub(super) fn roam(&mut self, now: Instant, offline: bool) {
+        let at = if offline { self.deadline } else { now };
+        for run in &mut self.runs {
+            match &mut run.state {
+                RunState::Reverse(reverse) => (reverse.request, reverse.peer_dials) = (None, None),
+                RunState::Punch(ladder) => (ladder.request, ladder.moved) = (None, true),
+                RunState::Ended { .. } | RunState::Pending { .. } if run.strategy == Strategy::Relay => {}
+                // Those that wait only because there was no network.
+                RunState::Pending { at: when } if *when >= self.deadline => *when = at,
+                RunState::Pending { .. } => {}
+                RunState::Direct(_) | RunState::Relay(_) | RunState::Ended { .. } => {
+                    run.state = RunState::Pending { at }
+                }
+            }
+        }
+    }
+
     /// `relaying` is how far the relay has come.
     fn report(&self, now: Instant, relaying: Option<String>) -> Report {
         let entry = |run: &Run| {

@@ -97,7 +97,13 @@ impl Bench {
         let fix = ClockFix { at: Instant::ZERO, wall: WallTime::from_micros(NOON), error: S };
         bench.tell(Event::Clock(fix));
         let ip = [203, 0, 113, 1].into();
-        bench.tell(Event::Interfaces(&[Interface { index: 2, ip, prefix: 32, default_route: true }]));
+        bench.tell(Event::Interfaces(&[Interface {
+            index: 2,
+            ip,
+            prefix: 32,
+            default_route: true,
+            gateway: None,
+        }]));
         bench.run(6 * S);
         bench
     }

@@ -1,7 +1,7 @@
 //! Streams that are saying hello, from either side, up to the one that becomes a pipe.
 
 use core::time::Duration;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use bytes::Bytes;
 use smallvec::SmallVec;
@@ -304,6 +304,21 @@ impl Node {
                 self.cx.close(sock, CloseHow::Drop);
             }
         }
+    }
+
+    /// Ends the streams that are not pipes yet and whose address of ours is gone.
+    pub(super) fn drop_streams_from(&mut self, gone: impl Fn(IpAddr) -> bool) {
+        let socks: Vec<SockId> =
+            self.streams.iter().filter(|(_, s)| gone(s.local.ip())).map(|(n, _)| n).collect();
+        for sock in socks {
+            self.drop_stream(sock, DialEnd::Io(IoFailure::AddrNotAvailable));
+        }
+    }
+
+    /// Whether a stream of this session is open from an address that is gone.
+    pub(super) fn has_opened_from(&self, key: Key, gone: impl Fn(IpAddr) -> bool) -> bool {
+        let open = |s: &Stream| !matches!(s.stage, HelloStage::Dialling(_)) && gone(s.local.ip());
+        self.streams.of_session(key).filter_map(|sock| self.streams.get(sock)).any(open)
     }
 
     /// Whether a stream of this session is open that we accepted: the peer reached us.

@@ -41,10 +41,12 @@ const ASK_WITHIN: Duration = Duration::from_secs(30);
 /// A peer asked us to dial it.
 #[derive(Debug)]
 pub(super) struct Visit {
-    peer: NodeId,
-    trust: Trust,
+    pub(super) peer: NodeId,
+    pub(super) trust: Trust,
     mode: PipeMode,
-    dialler: Dialler,
+    /// Where the peer said that it is.
+    pub(super) address: Box<PeerAddress>,
+    pub(super) dialler: Dialler,
     /// Places of the brokers that reach the peer.
     via: SmallVec<[u8; 2]>,
     until: Instant,
@@ -86,7 +88,11 @@ impl Node {
     pub(super) fn wish(&mut self, wish: Wish) {
         let key = (wish.session, Requester::Them);
         let known = match (&wish.how, self.punches.get(&key)) {
-            (How::Dial, _) => self.visits.contains_key(&wish.session),
+            // A peer whose network has become another asks anew in the same session.
+            (How::Dial, _) => {
+                let same = |v: &Visit| v.peer != wish.peer || *v.address == wish.address;
+                self.visits.get(&wish.session).is_some_and(|v| same(v))
+            }
             (How::Relay { .. }, _) => self.is_relaying(key) || self.agreement.is_carried(key),
             (How::Punch(mappings), Some(punch)) if punch.peer == wish.peer && mappings.rung > punch.rung => {
                 // The next rung of a punch that was judged.
@@ -287,11 +293,15 @@ impl Node {
         if paths.is_empty() {
             return self.reply(peer, session, &via, Body::Dialled(SmallVec::new()));
         }
+        self.close_dials_of((session, Requester::Them));
         let dialler = Dialler::new(paths, self.cx.now);
         self.reply(peer, session, &via, Body::Dialling(dialler.planned() as u8));
         self.agreement.open((session, Requester::Them), peer, mode);
         let until = self.cx.now + VISIT_WITHIN;
-        self.visits.insert(session, Box::new(Visit { peer, trust, mode, dialler, via, until }));
+        self.visits.insert(
+            session,
+            Box::new(Visit { peer, trust, mode, address: Box::new(address), dialler, via, until }),
+        );
         self.drive_visit(session);
     }
 

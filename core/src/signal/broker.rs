@@ -99,6 +99,8 @@ enum State {
 #[derive(Debug)]
 struct Link {
     sock: SockId,
+    /// Our end.
+    local: IpAddr,
     splitter: MqttSplitter,
     /// Bytes read since credit was last given.
     read: u32,
@@ -188,7 +190,7 @@ impl Session {
         }
     }
 
-    pub(crate) fn connected(&mut self, cx: &mut Cx, sock: SockId) -> News {
+    pub(crate) fn connected(&mut self, cx: &mut Cx, sock: SockId, local: IpAddr) -> News {
         if !matches!(self.state, State::Dialling { sock: s, .. } if s == sock) {
             return News::new();
         }
@@ -199,7 +201,8 @@ impl Session {
         cx.read(sock, CREDIT);
         cx.send(sock, connect);
         let answer_by = Some(cx.now + ANSWER_WITHIN);
-        let link = Link { sock, splitter: MqttSplitter::new(), read: 0, last_ping: cx.now, answer_by };
+        let splitter = MqttSplitter::new();
+        let link = Link { sock, local, splitter, read: 0, last_ping: cx.now, answer_by };
         self.state = State::Greeting { link };
         self.arm(cx);
         News::new()
@@ -275,6 +278,38 @@ impl Session {
         }
         self.arm(cx);
         News::new()
+    }
+
+    /// Our network is another. A connection from an address that is `gone` is made anew, and so is one that is only
+    /// tried if we have `moved`; of one that stays it is asked whether it lives.
+    pub(crate) fn roam(&mut self, cx: &mut Cx, moved: bool, gone: impl Fn(IpAddr) -> bool) -> News {
+        let mut news = News::new();
+        match &mut self.state {
+            State::Greeting { link } | State::Subscribing { link, .. } | State::Ready { link }
+                if gone(link.local) =>
+            {
+                news = self.lose(cx, BrokerLoss::Io(IoFailure::AddrNotAvailable));
+                self.failures = 0;
+                self.start(cx);
+            }
+            State::Ready { link } if moved && link.answer_by.is_none() => {
+                cx.send(link.sock, mqtt::pingreq());
+                link.last_ping = cx.now;
+                link.answer_by = Some(cx.now + ANSWER_WITHIN);
+            }
+            State::Idle { .. } | State::Resolving { .. } | State::Dialling { .. } if moved => {
+                match self.state {
+                    State::Dialling { sock, .. } => cx.close(sock, CloseHow::Drop),
+                    State::Resolving { query } => cx.cancel(query),
+                    _ => {}
+                }
+                self.failures = 0;
+                self.start(cx);
+            }
+            _ => {}
+        }
+        self.arm(cx);
+        news
     }
 
     pub(crate) fn shutdown(&mut self, cx: &mut Cx) {

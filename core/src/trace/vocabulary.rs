@@ -13,10 +13,11 @@ use crate::identity::{NodeId, NodeIdError};
 use crate::io::{Action, CloseHow, Event, Interface, IoFailure, QueryId, Reuse, SockId, SockOpts};
 use crate::node::ConnectError;
 use crate::notice::{
-    BrokerLoss, BrokerState, ConnectId, FailReason, Notice, Outcome, Refusal, Report, Stage, Strategy,
-    StrategyReport,
+    BrokerLoss, BrokerState, ConnectId, FailReason, Notice, Outcome, PortState, Refusal, Report, Stage,
+    Strategy, StrategyReport,
 };
 use crate::pipe::{PipeEnd, PipeId, PipeMode, PipeNews, PipeStart};
+use crate::portmap::{MapError, Scope, Truth, Way};
 use crate::time::{ClockFix, Instant};
 use crate::turn::{Credentials, Lifetimes};
 use crate::wire::Transport;
@@ -253,7 +254,49 @@ enum_form! { Notice => Notice {
     "moved" Moved { pipe, peer, strategy, local, remote },
     "stays-relayed" StaysRelayed { connect, reason, report },
     "ask" Ask { peer },
+    "port" Port { local, state },
     "closed" Closed,
+}}
+
+enum_form! { PortState => PortState {
+    "open" Open { way, external, truth },
+    "failed" Failed { gateway, upnp },
+    "lost" Lost,
+    "removed" Removed { confirmed },
+}}
+
+enum_form! { Way => Way {
+    "pcp" Pcp,
+    "nat-pmp" NatPmp,
+    "upnp" Upnp,
+}}
+
+enum_form! { Truth => Truth {
+    "unchecked" Unchecked,
+    "agrees" Agrees,
+    "not-public" NotPublic(scope),
+    "differs" Differs { seen },
+}}
+
+enum_form! { Scope => Scope {
+    "public" Public,
+    "private" Private,
+    "carrier-grade" CarrierGrade,
+    "special" Special,
+}}
+
+enum_form! { MapError => MapError {
+    "no-answer" NoAnswer,
+    "another-version" Version,
+    "not-authorized" NotAuthorized,
+    "no-network" NoNetwork,
+    "no-resources" NoResources,
+    "not-supported" NotSupported,
+    "address-mismatch" AddressMismatch,
+    "conflict" Conflict,
+    "only-whole-address" OnlyWholeAddress,
+    "bad-answer" BadAnswer,
+    "error" Other(code),
 }}
 
 enum_form! { Stage => Stage {
@@ -410,7 +453,7 @@ enum_form! { Accept => Accept {
 }}
 
 struct_form! { SockOpts { reuse, ttl, nodelay } }
-struct_form! { Interface { index, ip, prefix, default_route } }
+struct_form! { Interface { index, ip, prefix, default_route, gateway } }
 struct_form! { ClockFix { at, wall, error } }
 struct_form! { Plan { strategies, mode, timeout, relay_first } }
 struct_form! { Wrap { host, tls, websocket } }
@@ -481,6 +524,9 @@ mod tests {
         round_trip::<ActionView>();
         round_trip::<Notice>();
         round_trip::<Stage>();
+        round_trip::<PortState>();
+        round_trip::<Truth>();
+        round_trip::<MapError>();
         round_trip::<FailReason>();
         round_trip::<Refusal>();
         round_trip::<Outcome>();

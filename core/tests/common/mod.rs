@@ -6,6 +6,7 @@
 
 pub mod broker;
 pub mod hand;
+pub mod router;
 pub mod stun;
 pub mod turn;
 pub mod view;
@@ -25,6 +26,7 @@ use p2pd_core::{
 
 use broker::Broker;
 use hand::{Hand, Script};
+use router::Router;
 use stun::Stun;
 use turn::{Relayed, Turn, Ways};
 
@@ -128,6 +130,7 @@ pub struct World {
     pub brokers: Vec<Broker>,
     pub stuns: Vec<Stun>,
     pub turns: Vec<Turn>,
+    pub routers: Vec<Router>,
     /// Nodes that are added write traces.
     pub tracing: bool,
     pub hands: Vec<Hand>,
@@ -170,6 +173,7 @@ impl World {
             brokers: Vec::new(),
             stuns: Vec::new(),
             turns: Vec::new(),
+            routers: Vec::new(),
             tracing: false,
             hands: Vec::new(),
             scripts: BTreeMap::new(),
@@ -203,7 +207,7 @@ impl World {
     }
 
     pub fn host(&mut self, inside: IpAddr, outside: IpAddr, change: impl FnOnce(&mut Config)) -> usize {
-        let interfaces = [Interface { index: 2, ip: inside, prefix: 32, default_route: true }];
+        let interfaces = [Interface { index: 2, ip: inside, prefix: 32, default_route: true, gateway: None }];
         self.host_with(&interfaces, outside, change)
     }
 
@@ -366,6 +370,7 @@ impl World {
                     let from = SocketAddr::new(host.outside, from.port());
                     self.datagram_to_stun(n, sock, from, to, &data);
                     self.datagram_to_turn(n, sock, to, &data);
+                    self.datagram_to_router(n, sock, to, &data);
                 }
             }
             Action::SendStream { sock, data } => self.send(End::Node(n, sock), data.to_vec()),

@@ -3,6 +3,7 @@
 
 #[cfg(feature = "measure")]
 mod measure;
+mod network;
 mod reactor;
 mod relayed;
 mod tcp;
@@ -30,6 +31,7 @@ use crate::{Clock, failure, socket, wall_clock};
 
 #[cfg(feature = "measure")]
 pub use measure::Lateness;
+use network::{NETWORK, Network};
 pub use reactor::Reactor;
 use relayed::Bridge;
 use tcp::{State, Tcp};
@@ -122,6 +124,7 @@ pub struct Engine<R: Reactor> {
     core: Recorder,
     clock: Clock,
     reactor: R,
+    network: Network<R>,
     socks: HashMap<SockId, Sock<R>>,
     /// Look-ups, and when to give each up.
     queries: HashMap<QueryId, Instant>,
@@ -155,20 +158,24 @@ impl<R: Reactor> Engine<R> {
         config: Config,
         trace: Option<Sink>,
         interfaces: &[Interface],
-        reactor: R,
+        mut reactor: R,
     ) -> Result<Self, BindError> {
         let seed = crate::random_seed().map_err(BindError::Random)?;
         let clock = Clock::start();
         let now = clock.now();
+        let bind = config.bind;
         let core = Recorder::new(config, seed, now, trace).map_err(BindError::Config)?;
+        let network = Network::new(&mut reactor, bind, interfaces, now);
         let mut engine = Engine {
             core,
             clock,
             reactor,
+            network,
             socks: HashMap::new(),
             queries: HashMap::new(),
             bridges: HashMap::new(),
-            steps: VecDeque::new(),
+            // Some loops tell only of what comes after they were asked.
+            steps: VecDeque::from([Step::Work(NETWORK)]),
             again: Vec::new(),
             fires: BTreeSet::new(),
             timers: BTreeSet::new(),
@@ -248,6 +255,9 @@ impl<R: Reactor> Engine<R> {
 
     /// A socket can perhaps be read or written.
     pub fn ready(&mut self, sock: SockId) {
+        if sock == NETWORK {
+            return self.hear_of_network();
+        }
         if let Some(Sock::Tcp(tcp)) = self.socks.get_mut(&sock) {
             tcp.readable = true;
         }
@@ -269,7 +279,11 @@ impl<R: Reactor> Engine<R> {
         let fire = self.fires.first().map(|(at, _)| *at - R::EARLY);
         let timer = self.timers.first().map(|(at, _)| *at);
         let lookup = self.queries.values().min().copied();
-        [self.core.poll_timeout(), fire, timer, lookup, self.closed, self.ending].into_iter().flatten().min()
+        let network = self.network.deadline();
+        [self.core.poll_timeout(), fire, timer, lookup, network, self.closed, self.ending]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     /// How long until [`deadline`](Self::deadline); zero if it has passed.
@@ -304,6 +318,9 @@ impl<R: Reactor> Engine<R> {
         }
         self.steps.extend(std::mem::take(&mut self.again).into_iter().map(Step::Work));
         let now = self.clock.now();
+        if let Some(interfaces) = self.network.changed(now) {
+            self.core.handle(now, Event::Interfaces(interfaces));
+        }
         while let Some(&(at, sock)) = self.timers.first()
             && at <= now
         {
@@ -361,6 +378,7 @@ impl<R: Reactor> Engine<R> {
                     Some(Sock::Udp(_)) => self.receive(now, sock),
                     Some(Sock::Listener { .. }) => self.accept(now, sock),
                     Some(Sock::Relayed(_)) => self.work_relayed(now, sock),
+                    None if sock == NETWORK => self.hear_of_network(),
                     Some(Sock::Failed(_)) | None => {}
                 },
                 Step::Bound(..) | Step::Resolved(..) => {}
@@ -446,7 +464,7 @@ impl<R: Reactor> Engine<R> {
             Ok((open, local)) => {
                 self.socks.insert(sock, open);
                 self.steps.push_back(Step::Bound(sock, local));
-                // Some loops tell only of what comes after they were asked.
+                // As above.
                 self.steps.push_back(Step::Work(sock));
             }
             Err(e) => self.failed_at_once(sock, failure(&e)),
@@ -529,21 +547,32 @@ impl<R: Reactor> Engine<R> {
         self.again.push(listener_id);
     }
 
+    fn hear_of_network(&mut self) {
+        if self.network.hear(&mut self.reactor, self.clock.now()) {
+            self.again.push(NETWORK);
+        }
+    }
+
     fn notify(&mut self, notice: Notice) {
         match &notice {
             Notice::Listening { address } if matches!(self.address, Address::Opening) => {
                 self.address = Address::Listening(*address.clone());
             }
-            // A failed listener is the last word: whoever binds reports it and gives the node up.
+            // A listener that fails at the start is the last word: whoever binds reports it and gives the node up.
             Notice::Ready { address } if !matches!(self.address, Address::ListenFailed(..)) => {
                 self.address = Address::Ready(*address.clone());
             }
-            Notice::ListenFailed { local, cause } => self.address = Address::ListenFailed(*local, *cause),
+            Notice::ListenFailed { local, cause } if matches!(self.address, Address::Opening) => {
+                self.address = Address::ListenFailed(*local, *cause);
+            }
             Notice::Failed { connect, reason, report } => {
                 let why = ConnectError::Failed(*reason, report.clone());
                 self.news.push_back(News::NotOpened(*connect, why));
             }
-            Notice::Closed => self.closed = Some(self.clock.now() + END_WITHIN),
+            Notice::Closed => {
+                self.closed = Some(self.clock.now() + END_WITHIN);
+                self.network.stop(&mut self.reactor);
+            }
             _ => {}
         }
         self.news.push_back(News::Notice(notice));

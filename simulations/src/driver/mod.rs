@@ -557,7 +557,13 @@ impl App for NodeProgram {
             START => {
                 let list: Vec<Interface> = (2..)
                     .zip(cx.host.addresses())
-                    .map(|(index, ip)| Interface { index, ip: *ip, prefix: 24, default_route: true })
+                    .map(|(index, ip)| Interface {
+                        index,
+                        ip: *ip,
+                        prefix: 24,
+                        default_route: true,
+                        gateway: None,
+                    })
                     .collect();
                 self.tell(cx, Event::Clock(self.clocks.fix(cx.now)));
                 self.tell(cx, Event::Interfaces(&list));

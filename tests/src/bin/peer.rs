@@ -1,14 +1,15 @@
-//! A peer on any driver, for the lab: `peer DRIVER listen SERVERS` prints `ready ADDRESS` and echoes;
-//! `peer DRIVER connect SERVERS ADDRESS STRATEGY` sends a line and prints `connected STRATEGY MS` and what came back;
+//! A peer on any driver, for the lab: `peer DRIVER listen SERVERS` prints `ready ADDRESS`, again when the address changes, and echoes;
+//! `peer DRIVER connect SERVERS ADDRESS STRATEGY` prints `calling`, sends a line and prints `connected STRATEGY MS` and what came back;
 //! `peer DRIVER cut-off SERVERS ADDRESS` takes its host's interface down, connects directly, and prints why that failed.
 
 use std::io::{Read, Write};
 use std::path::Path;
 use std::process::Command;
+use std::sync::Arc;
 use std::time::Duration;
 
 use p2pd_core::{Config, Plan, SecretKey, Strategy};
-use p2pd_tests::drivers::Driver;
+use p2pd_tests::drivers::{Driver, Node};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -29,7 +30,19 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let node = driver.bind(config, None)?;
     match (*command, rest) {
         ("listen", []) => {
-            println!("ready {}", node.address());
+            let node: Arc<dyn Node> = node.into();
+            let (watched, mut said) = (node.clone(), node.address());
+            println!("ready {said}");
+            std::thread::spawn(move || {
+                loop {
+                    std::thread::sleep(Duration::from_millis(10));
+                    let now = watched.address();
+                    if now != said {
+                        println!("ready {now}");
+                        said = now;
+                    }
+                }
+            });
             loop {
                 let Some(mut pipe) = node.accept(PATIENCE) else { continue };
                 std::thread::spawn(move || {
@@ -43,7 +56,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         ("connect", [address, strategy]) => {
             let strategy = Strategy::from_name(strategy).ok_or("no such strategy")?;
             let plan = Plan { strategies: [strategy].into_iter().collect(), ..Plan::default() };
-            let mut pipe = node.connect(&address.parse()?, plan)?;
+            let call = node.begin(&address.parse()?, plan)?;
+            println!("calling");
+            let mut pipe = call.wait()?;
             println!("connected {} {}", pipe.info().strategy(), pipe.info().elapsed().as_millis());
             pipe.write_all(b"there and back")?;
             pipe.end()?;
