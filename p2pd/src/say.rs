@@ -313,7 +313,7 @@ impl Say {
     }
 
     pub(crate) fn demo_row(self, row: Row) -> io::Result<()> {
-        let (strategy, mode) = (row.strategy.name(), row.mode.to_string());
+        let (strategy, mode) = (row.way, row.mode.to_string());
         let (ms, there, back) = (row.open.as_secs_f64() * 1e3, row.rate(row.there), row.rate(row.back));
         if self.json {
             let row = json!({
