@@ -1,5 +1,6 @@
 //! A peer on any driver, for the lab: `peer DRIVER listen SERVERS` prints `ready ADDRESS` and echoes;
 //! `peer DRIVER connect SERVERS ADDRESS STRATEGY` sends a line and prints `connected STRATEGY MS` and what came back;
+//! `peer DRIVER brokers SERVERS` prints the words of its trace about brokers;
 //! `peer DRIVER cut-off SERVERS ADDRESS` takes its host's interface down, connects directly, and prints why that failed.
 
 use std::io::{Read, Write};
@@ -8,7 +9,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use p2pd_core::{Config, Plan, SecretKey, Strategy};
-use p2pd_tests::drivers::Driver;
+use p2pd_tests::drivers::{Driver, Trace};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -26,7 +27,15 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     for server in &servers.turn {
         config.turn.push(p2pd_tests::drivers::runtime().block_on(server.resolve())?);
     }
-    let node = driver.bind(config, None)?;
+    let about_brokers: Option<Trace> = (*command == "brokers").then(|| {
+        let print = |line: &str| {
+            if let Some(words) = line.strip_prefix("action notify broker ") {
+                print!("broker {words}");
+            }
+        };
+        Box::new(print) as Trace
+    });
+    let node = driver.bind(config, about_brokers)?;
     match (*command, rest) {
         ("listen", []) => {
             println!("ready {}", node.address());
@@ -53,6 +62,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             node.shutdown();
             Ok(())
         }
+        ("brokers", []) => loop {
+            node.accept(PATIENCE);
+        },
         ("cut-off", [address]) => {
             node.address();
             let ip = |args: &str| Command::new("ip").args(args.split(' ')).output();
