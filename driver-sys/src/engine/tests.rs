@@ -265,3 +265,32 @@ fn a_server_that_never_answers_in_tls_is_given_up_in_time() {
     drop(done);
     far.join().unwrap();
 }
+
+#[test]
+fn what_tls_could_not_send_goes_when_the_socket_takes_more_though_nothing_new_is_sent() {
+    let (tell, told) = std::sync::mpsc::channel();
+    let far = move |mut stream: Secure| {
+        stream.flush().unwrap();
+        let total: usize = told.recv().unwrap();
+        stream.read_exact(&mut vec![0; total]).unwrap();
+    };
+    let (mut engine, far) = dial_tls(far, Duration::from_secs(20));
+    until(&mut engine, |engine| open_tcp(engine).is_some());
+    let mut total = 0;
+    loop {
+        engine.act(Action::SendStream { sock: SOCK, data: Bytes::from_static(&[7; 1024]) });
+        engine.settle();
+        total += 1024;
+        let Some(Sock::Tcp(tcp)) = engine.socks.get_mut(&SOCK) else { panic!("it is open") };
+        let (State::Open(stream), Some(layers)) = (&mut tcp.state, &mut tcp.layers) else {
+            panic!("as before")
+        };
+        if layers.flush(stream).is_err() {
+            assert!(tcp.out.is_empty(), "what is left is inside of TLS");
+            break;
+        }
+    }
+    tell.send(total).unwrap();
+    until(&mut engine, |_| far.is_finished());
+    far.join().unwrap();
+}
