@@ -1,5 +1,6 @@
 //! A peer on any driver, for the lab: `peer DRIVER listen SERVERS` prints `ready ADDRESS` and echoes;
-//! `peer DRIVER connect SERVERS ADDRESS STRATEGY` sends a line and prints `connected STRATEGY MS` and what came back;
+//! `peer DRIVER connect SERVERS ADDRESS STRATEGY` sends 256 KiB and prints `connected STRATEGY MS`, and `there
+//! and back` if the same came back;
 //! `peer DRIVER brokers SERVERS` prints the words of its trace about brokers;
 //! `peer DRIVER cut-off SERVERS ADDRESS` takes its host's interface down, connects directly, and prints why that failed.
 
@@ -54,11 +55,13 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             let plan = Plan { strategies: [strategy].into_iter().collect(), ..Plan::default() };
             let mut pipe = node.connect(&address.parse()?, plan)?;
             println!("connected {} {}", pipe.info().strategy(), pipe.info().elapsed().as_millis());
-            pipe.write_all(b"there and back")?;
+            let sent: Vec<u8> =
+                (0..256 * 1024_u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
+            pipe.write_all(&sent)?;
             pipe.end()?;
-            let mut answer = String::new();
-            pipe.read_to_string(&mut answer)?;
-            println!("{answer}");
+            let mut answer = Vec::new();
+            pipe.read_to_end(&mut answer)?;
+            println!("{}", if answer == sent { "there and back" } else { "something else" });
             node.shutdown();
             Ok(())
         }
