@@ -97,3 +97,101 @@ impl fmt::Display for TlsFailure {
 }
 
 impl std::error::Error for TlsFailure {}
+
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddr;
+
+    use super::*;
+    use crate::io::Interface;
+    use crate::turn::Credentials;
+    use crate::wire::Transport;
+    use crate::{
+        Action, Broker, Config, ConfigError, Event, Instant, Node, Plan, SecretKey, Strategy, TurnServer,
+    };
+
+    fn config() -> Config {
+        Config::new(SecretKey::from_bytes([7; 32]))
+    }
+
+    fn pinned() -> Tls {
+        Tls { trust: Trust::Pinned([9; 32]), name: Some("server.test".into()) }
+    }
+
+    /// Where a node dials, and in which layers, until it is idle; look-ups find 192.0.2.7.
+    fn dials(node: &mut Node) -> Vec<(SocketAddr, Option<Wrap>)> {
+        let mut dials = Vec::new();
+        while let Some(action) = node.poll_action() {
+            match action {
+                Action::Connect { remote, wrap, .. } => {
+                    dials.push((remote, wrap.map(|wrap| (*wrap).clone())));
+                }
+                Action::BindUdp { .. } => panic!("TLS does not go over UDP"),
+                Action::Listen { sock, .. } => {
+                    let local = "192.0.2.1:4000".parse().unwrap();
+                    node.handle(Instant::ZERO, Event::Bound { sock, local });
+                }
+                Action::Resolve { query, .. } => {
+                    let result = Ok(["192.0.2.7".parse().unwrap()].into_iter().collect());
+                    node.handle(Instant::ZERO, Event::Resolved { query, result });
+                }
+                _ => {}
+            }
+        }
+        dials
+    }
+
+    #[test]
+    fn servers_are_dialled_in_the_layers_of_their_entry() {
+        let mut config = config();
+        config.survey = false;
+        config.brokers = vec![
+            Broker::new(1, "192.0.2.2", 1883),
+            Broker { tls: Some(Tls::PUBLIC), ..Broker::new(2, "broker.test", 8883) },
+            Broker {
+                websocket: Some("/mqtt".into()),
+                tls: Some(pinned()),
+                ..Broker::new(3, "192.0.2.4", 443)
+            },
+        ];
+        let turn = TurnServer::new("turn.test", 5349, Credentials::new("alice", "secret"));
+        config.turn = vec![TurnServer { tls: Some(Tls::PUBLIC), ..turn }];
+        let mut node = Node::new(config, [3; 32], Instant::ZERO).unwrap();
+        let ip = "192.0.2.1".parse().unwrap();
+        let interface = Interface { index: 2, ip, prefix: 24, default_route: true, gateway: None };
+        node.handle(Instant::ZERO, Event::Interfaces(&[interface]));
+        let wrap = |host: &str, tls, websocket: Option<&str>| {
+            Some(Wrap { host: host.into(), tls: Some(tls), websocket: websocket.map(Into::into) })
+        };
+        let mut dialled = dials(&mut node);
+        dialled.sort_by_key(|(remote, _)| *remote);
+        assert_eq!(
+            dialled,
+            [
+                ("192.0.2.2:1883".parse().unwrap(), None),
+                ("192.0.2.4:443".parse().unwrap(), wrap("192.0.2.4", pinned(), Some("/mqtt"))),
+                ("192.0.2.7:8883".parse().unwrap(), wrap("broker.test", Tls::PUBLIC, None)),
+            ]
+        );
+        let peer = SecretKey::from_bytes([8; 32]).node_id();
+        let peer = format!("1-[0,192.0.2.9,192.0.2.9,9,1,1,0]-0-{peer}").parse().unwrap();
+        let plan = Plan { strategies: [Strategy::Relay].into_iter().collect(), ..Plan::default() };
+        node.connect(Instant::ZERO, &peer, plan).unwrap();
+        let turn = ("192.0.2.7:5349".parse().unwrap(), wrap("turn.test", Tls::PUBLIC, None));
+        assert_eq!(dials(&mut node), [turn]);
+    }
+
+    #[test]
+    fn wishes_that_cannot_be_are_refused_at_the_start() {
+        let refused = |config| Node::new(config, [3; 32], Instant::ZERO).unwrap_err();
+        for path in ["", "mqtt", "/a b", "/a\r\nHost: b"] {
+            let mut config = config();
+            config.brokers = vec![Broker { websocket: Some(path.into()), ..Broker::new(1, "a", 80) }];
+            assert_eq!(refused(config), ConfigError::BadWebSocketPath(0), "{path}");
+        }
+        let mut config = config();
+        let turn = TurnServer::new("a", 5349, Credentials::new("alice", "secret"));
+        config.turn = vec![TurnServer { tls: Some(Tls::PUBLIC), transport: Some(Transport::Udp), ..turn }];
+        assert_eq!(refused(config), ConfigError::TlsOverUdp(0));
+    }
+}

@@ -55,7 +55,7 @@ impl Authority {
     }
 }
 
-type Secure = StreamOwned<ServerConnection, TcpStream>;
+pub(crate) type Secure = StreamOwned<ServerConnection, TcpStream>;
 
 fn server(certificate: CertificateDer<'static>, key: &KeyPair) -> Arc<ServerConfig> {
     let key = PrivateKeyDer::try_from(key.serialize_der()).unwrap();
@@ -70,6 +70,7 @@ fn secure(config: &Arc<ServerConfig>, stream: TcpStream) -> Secure {
 }
 
 /// The answer of a server that speaks MQTT.
+#[expect(clippy::result_large_err, reason = "tungstenite asks for this type")]
 fn agree(
     request: &Request,
     mut response: Response,
@@ -165,7 +166,7 @@ fn read_end(layers: &mut Layers, io: &mut Slow) -> (Vec<u8>, io::Result<()>) {
 }
 
 fn pattern(len: usize) -> Vec<u8> {
-    (0..len).map(|n| (n * 31 >> 3) as u8).collect()
+    (0..len).map(|n| ((n * 31) >> 3) as u8).collect()
 }
 
 /// Sends back what comes, until the end.

@@ -137,6 +137,8 @@ pub fn check_tls(host: &str, tls: &Tls) -> Result<(), TlsFailure> {
 #[derive(Debug)]
 pub(super) struct TlsLayer {
     connection: ClientConnection,
+    /// The server has sent something.
+    heard: bool,
     ended: bool,
 }
 
@@ -146,7 +148,7 @@ impl TlsLayer {
         let connection = ClientConnection::new(settings.of(trust)?, name);
         let mut connection = connection.map_err(|_| TlsFailure::Settings)?;
         connection.set_buffer_limit(Some(MAX_WAITING));
-        Ok(TlsLayer { connection, ended: false })
+        Ok(TlsLayer { connection, heard: false, ended: false })
     }
 
     pub(super) fn open(&mut self, io: &mut (impl Read + Write)) -> io::Result<()> {
@@ -155,8 +157,13 @@ impl TlsLayer {
             if !self.connection.is_handshaking() {
                 return Ok(());
             }
-            if self.receive(io)? == 0 {
-                return Err(error(IoFailure::Tls(TlsFailure::NotTls)));
+            match self.receive(io) {
+                Ok(1..) => {}
+                Err(e) if e.kind() != io::ErrorKind::ConnectionReset => return Err(e),
+                // Servers without TLS hang up at its first bytes.
+                Ok(0) | Err(_) if !self.heard => return Err(error(IoFailure::Tls(TlsFailure::NotTls))),
+                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Err(e) => return Err(e),
             }
         }
         Err(io::ErrorKind::Interrupted.into())
@@ -204,6 +211,7 @@ impl TlsLayer {
     fn receive(&mut self, io: &mut (impl Read + Write)) -> io::Result<usize> {
         let early = self.connection.is_handshaking();
         let n = self.connection.read_tls(io)?;
+        self.heard |= n > 0;
         if let Err(why) = self.connection.process_new_packets() {
             // The alert that tells the server.
             let _ = self.flush(io);

@@ -408,13 +408,7 @@ pub(super) fn build(pair: &Pair) -> Run {
         }
         config.stun = STUN.iter().map(|ip| StunServer { host: ip.to_string().into(), port: 3478 }).collect();
         config.brokers = (0..pair.brokers.len())
-            .map(|n| BrokerConfig {
-                id: n as u16,
-                host: broker_address(n).to_string().into(),
-                port: 1883,
-                tls: None,
-                websocket: None,
-            })
+            .map(|n| BrokerConfig::new(n as u16, &broker_address(n).to_string(), 1883))
             .collect();
         config.turn = pair.relay.iter().map(Relaying::configured).collect();
         let seed = rng.bytes(Domain::Node, 100 + n as u64);

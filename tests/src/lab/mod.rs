@@ -30,6 +30,7 @@
 
 mod available;
 mod build;
+pub mod certificates;
 mod home;
 mod internet;
 mod netns;
