@@ -123,6 +123,19 @@ impl Bbr {
         4 * self.mtu
     }
 
+    /// A packet that was sent then has arrived.
+    fn take(&mut self, now: Instant, sent: Instant, bytes: u64) {
+        self.delivered += bytes;
+        self.delivered_at = now;
+        self.acked += bytes;
+        self.acked_in_round += bytes;
+        if self.newest.is_none_or(|newest| newest.at < sent)
+            && let Ok(n) = self.log.binary_search_by(|s| s.at.cmp(&sent))
+        {
+            self.newest = Some(self.log[n]);
+        }
+    }
+
     fn sample(&mut self, now: Instant, packet: Sent, app_limited: bool) {
         let rtt = now.saturating_duration_since(packet.at);
         if !rtt.is_zero() && self.min_rtt.is_none_or(|(least, _)| rtt <= least) {
@@ -193,9 +206,7 @@ impl Bbr {
             State::Drain if (self.in_flight as f64) <= product => {
                 self.state = State::Cruise { phase: 2, since: now };
             }
-            State::Cruise { .. }
-                if !app_limited && now.saturating_duration_since(measured) > MIN_RTT_FOR =>
-            {
+            State::Cruise { .. } if !app_limited && now.saturating_duration_since(measured) > MIN_RTT_FOR => {
                 self.min_rtt = None;
                 self.state = State::ProbeRtt { until: now + PROBE_RTT_FOR };
             }
@@ -261,15 +272,7 @@ impl Controller for Bbr {
     }
 
     fn on_ack(&mut self, now: Instant, sent: Instant, bytes: u64, _: bool, _: &RttEstimator) {
-        self.delivered += bytes;
-        self.delivered_at = now;
-        self.acked += bytes;
-        self.acked_in_round += bytes;
-        if self.newest.is_none_or(|newest| newest.at < sent)
-            && let Ok(n) = self.log.binary_search_by(|s| s.at.cmp(&sent))
-        {
-            self.newest = Some(self.log[n]);
-        }
+        self.take(now, sent, bytes);
     }
 
     fn on_end_acks(&mut self, now: Instant, in_flight: u64, app_limited: bool, _: Option<u64>) {
@@ -328,5 +331,79 @@ pub(super) struct BbrFactory;
 impl ControllerFactory for BbrFactory {
     fn build(self: Arc<Self>, now: Instant, mtu: u16) -> Box<dyn Controller> {
         Box::new(Bbr::new(now, mtu))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MS: Duration = Duration::from_millis(1);
+    const PACKET: u64 = 1_200;
+
+    /// A way of 10 Mbyte/s and 20 ms whose receiver acknowledges each 5 ms what has come, `lose` of each 100 packets lost
+    /// and so many fitting into its queue; what arrived in the last second of five, and how much was lost in it.
+    fn run(lose: u64, queue: u64) -> (Bbr, u64, u64) {
+        let begin = Instant::now();
+        let mut bbr = Bbr::new(begin, PACKET as u16);
+        let per_packet = Duration::from_nanos(1_000_000_000 * PACKET / 10_000_000);
+        let (mut free_at, mut sent, mut flying) = (begin, 0, 0);
+        // When each is known to have arrived or not, when it was sent, and which.
+        let mut under_way: VecDeque<(Instant, Instant, bool)> = VecDeque::new();
+        let (mut came, mut lost) = (0, 0);
+        for tick in 0..50_000 {
+            let now = begin + tick * MS / 10;
+            let last = tick >= 40_000;
+            let mut acked = false;
+            while under_way.front().is_some_and(|(at, ..)| *at <= now) {
+                let (_, at, arrived) = under_way.pop_front().unwrap();
+                flying -= PACKET;
+                acked |= arrived;
+                if arrived {
+                    bbr.take(now, at, PACKET);
+                    came += u64::from(last) * PACKET;
+                } else {
+                    bbr.on_congestion_event(now, at, false, PACKET);
+                    lost += u64::from(last) * PACKET;
+                }
+            }
+            if acked {
+                bbr.on_end_acks(now, flying, false, None);
+            }
+            while flying + PACKET <= bbr.window() {
+                flying += PACKET;
+                bbr.on_sent(now, PACKET, sent);
+                sent += 1;
+                let waiting = free_at.saturating_duration_since(now);
+                let fits = waiting < per_packet * queue as u32;
+                let arrived = fits && sent * 7919 % 100 >= lose;
+                if fits {
+                    free_at = free_at.max(now) + per_packet;
+                }
+                let grid =
+                    (free_at.saturating_duration_since(begin) + 20 * MS).as_nanos() as u64 / 5_000_000 + 1;
+                under_way.push_back((begin + Duration::from_nanos(grid * 5_000_000), now, arrived));
+            }
+        }
+        (bbr, came, lost)
+    }
+
+    #[test]
+    fn acknowledgements_in_bunches_are_no_bandwidth() {
+        for lose in [0, 5] {
+            let (bbr, came, lost) = run(lose, 1_000);
+            let bandwidth = bbr.bandwidth().unwrap();
+            assert!((9e6..11.5e6).contains(&bandwidth), "{bandwidth}");
+            let possible = 10_000_000 * (100 - lose) / 100;
+            assert!(came * 10 > possible * 9, "{came} of {possible}");
+            assert!(lost * 100 <= (came + lost) * (lose + 1), "{lost}");
+        }
+    }
+
+    #[test]
+    fn a_queue_that_is_too_short_costs_packets_and_no_bandwidth() {
+        // 200 packets fill the way and wait for their acknowledgement; another 80 may wait, two bunches.
+        let (_, came, lost) = run(0, 80);
+        assert!(came > 9_500_000 && lost * 3 < came, "{came} {lost}");
     }
 }

@@ -15,7 +15,9 @@ use crate::engine::{Domain, Keyed, MILLI, Nanos, SECOND};
 use crate::host::HostEvent;
 use crate::nat::{Chain, NatSpec, Unsolicited};
 use crate::net::{Blackout, LinkSpec};
-use crate::service::{Broker, BrokerFaults, RealBroker, RealStun, ServerProgram, Service, StunFaults, TurnFaults};
+use crate::service::{
+    Broker, BrokerFaults, RealBroker, RealStun, ServerProgram, Service, StunFaults, TurnFaults,
+};
 use crate::world::{App, Cx, HostId, SiteSpec, Trace, World};
 
 pub use relaying::Relaying;
