@@ -7,6 +7,8 @@
 //!
 //! quinn-proto paces by the window: 1.25 windows in a smoothed round trip. So gains are of the window here.
 
+#![expect(clippy::disallowed_types, reason = "quinn-proto's interface; the values come from the driver")]
+
 use core::any::Any;
 use core::time::Duration;
 use std::collections::VecDeque;
