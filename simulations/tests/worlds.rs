@@ -144,6 +144,18 @@ fn drawn_worlds_keep_what_always_holds() {
 }
 
 #[test]
+fn drawn_worlds_with_a_turn_server_keep_it_too_and_leave_nothing_there() {
+    let mut relayed = 0;
+    // In the last two a punch was refused before the relay was named.
+    for seed in (0..40).chain([1_148, 1_510]) {
+        let (ending, wrong) = judge(&draw(seed, true));
+        assert!(wrong.is_empty(), "{wrong:?}; sim swarm --relay --seed {seed} --trace");
+        relayed += u32::from(ending.strategy == Some(Strategy::Relay));
+    }
+    assert!(relayed >= 12, "{relayed}");
+}
+
+#[test]
 fn a_wrong_demand_is_noticed() {
     let mut drawn = draw(1, false);
     for (a, b, demand) in [("linux", "linux", Verdict::Must), ("open", "open", Verdict::MustNot)] {

@@ -488,6 +488,20 @@ fn nobody_searches_for_a_stranger() {
 }
 
 #[test]
+fn who_is_refused_a_search_is_heard_when_it_names_its_relay() {
+    let mut bench = Bench::open(Accept::Anyone);
+    bench.initial(2, 1, Mappings { behaviour: RANDOM, ..mappings(2, AT, &[]) });
+    bench.run(2 * S);
+    assert_eq!(bench.node.stats().refused, 1);
+    let address = Box::new(address(2, AT, AT));
+    bench.say(2, 1, Body::TurnRequest { mode: PipeMode::Encrypted, relayed: at(50_000), address });
+    bench.run(S);
+    let relays: Vec<_> = bench.node.relays.values().map(|r| (r.peer(), r.is_opening())).collect();
+    assert_eq!(relays, [(id(2), true)]);
+    assert_eq!(bench.node.stats().refused, 1);
+}
+
+#[test]
 fn a_search_for_a_known_peer_keeps_to_its_rate_and_its_half_open_sockets() {
     let mut bench = Bench::open(Accept::Only([id(2)].into()));
     let began = bench.now;

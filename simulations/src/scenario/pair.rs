@@ -466,7 +466,9 @@ fn exchange(run: &mut Run, pair: &Pair, place: usize, before: usize) -> Result<(
         // Two generals: the caller's last word of the hello was lost.
         return Err("the pipe ended before the listener had it");
     };
-    if let Some(relay) = pair.relay {
+    let relayed = run.world.app(caller).node().pipes[place].start.strategy == Strategy::Relay;
+    if let Some(relay) = pair.relay.filter(|_| relayed) {
+        // A stream that is as idle is its user's to keep alive.
         let until = run.world.now() + relay.idle;
         run.world.run_until(until);
     }
@@ -499,7 +501,6 @@ fn exchange(run: &mut Run, pair: &Pair, place: usize, before: usize) -> Result<(
     // A router that answers what it takes for no part of a stream makes itself and others forget the stream.
     let refuses = |nat: &NatSpec| nat.unsolicited != Unsolicited::Drop;
     let refused = pair.chains.iter().any(|c| c.0.iter().any(refuses));
-    let relayed = run.world.app(caller).node().pipes[place].start.strategy == Strategy::Relay;
     if !both(&run.world) && (refused || relayed) {
         let until = run.world.now() + TOLD_WITHIN;
         let over = |w: &World<Program>| {
