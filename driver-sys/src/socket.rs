@@ -115,6 +115,25 @@ pub fn outcome<'s>(socket: impl Into<SockRef<'s>>) -> io::Result<SocketAddr> {
     }
 }
 
+/// Has everything of this socket leave by the interface with this index, whatever the routes say: on a machine with two
+/// default routes the system sends by the better one, from whichever address.
+///
+/// # Errors
+/// Of `setsockopt`; where there is no such option nothing is done.
+pub fn leave_by<'s>(socket: impl Into<SockRef<'s>>, local: SocketAddr, interface: u32) -> io::Result<()> {
+    #[cfg(any(target_os = "linux", target_os = "android", target_os = "macos", target_os = "ios"))]
+    {
+        let (socket, interface) = (socket.into(), std::num::NonZeroU32::new(interface));
+        match local {
+            SocketAddr::V4(_) => socket.bind_device_by_index_v4(interface)?,
+            SocketAddr::V6(_) => socket.bind_device_by_index_v6(interface)?,
+        }
+    }
+    #[cfg(not(any(target_os = "linux", target_os = "android", target_os = "macos", target_os = "ios")))]
+    let _ = (socket.into(), local, interface);
+    Ok(())
+}
+
 /// Makes the next close send RST and forget what is queued.
 ///
 /// # Errors

@@ -388,6 +388,10 @@ impl<R: Reactor> Engine<R> {
             Action::BindUdp { sock, local, opts } => {
                 let bound = socket::udp(local, &opts).and_then(|udp| {
                     let local = udp.local_addr()?;
+                    if let Some(interface) = self.network.way_out(local.ip()) {
+                        // Where it is not allowed the routes decide.
+                        let _ = socket::leave_by(&udp, local, interface);
+                    }
                     Ok((Sock::Udp(self.reactor.udp(sock, udp)?), local))
                 });
                 self.opened(sock, bound);
@@ -403,6 +407,9 @@ impl<R: Reactor> Engine<R> {
             Action::Connect { sock, local, remote, opts, at, deadline } => {
                 match socket::dialler(local, &opts) {
                     Ok(socket) => {
+                        if let Some(interface) = self.network.way_out(local.ip()) {
+                            let _ = socket::leave_by(&socket, local, interface);
+                        }
                         self.fires.insert((at, sock));
                         self.socks.insert(sock, Sock::Tcp(Tcp::armed(socket, remote, at, deadline)));
                     }
