@@ -132,6 +132,16 @@ fn of_two_homes_both_are_announced_and_either_is_enough() {
     let mover = Mover::new(&["pr", "pr", "none"], Duration::from_millis(5));
     two_lines(&mover);
     let wans: Vec<String> = [0, 1].map(|home| mover.world.lab.host(home).wan().to_string()).into();
+    let mut lister = mover.world.run(mover.world.lab.host(0), &["interfaces"]);
+    assert!(lister.wait(PATIENCE).unwrap().success());
+    let listed: Vec<serde_json::Value> =
+        lister.lines().iter().map(|l| serde_json::from_str(&l.text).unwrap()).collect();
+    for (line, wan) in LINES.into_iter().zip(&wans) {
+        let card = listed.iter().find(|card| card["name"] == line).unwrap();
+        let address = &card["addresses"][0];
+        assert_eq!((&address["external"], &address["prefix"]), (&wan.as_str().into(), &24.into()), "{card}");
+        assert_eq!(card["gateways"].as_array().map(Vec::len), Some(1), "{card}");
+    }
     let mut listener = mover.run(0, &["tokio", "listen", mover.servers()]);
     let both = listener.wait_for_line(|line| externals(line).as_ref() == Some(&wans), PATIENCE).unwrap();
     let address = both.strip_prefix("ready ").unwrap();
