@@ -40,6 +40,33 @@ pub fn listener(local: SocketAddr, backlog: u16, opts: &SockOpts) -> io::Result<
     Ok(socket.into())
 }
 
+/// A listener for what comes by one interface, beside another one of ours on the same port and all addresses.
+///
+/// # Errors
+/// Of `socket`, `setsockopt`, `bind` or `listen`; `Unsupported` where two listeners cannot share a port so.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+pub fn listener_beside(
+    local: SocketAddr,
+    backlog: u16,
+    opts: &SockOpts,
+    interface: u32,
+) -> io::Result<std::net::TcpListener> {
+    let socket = open(local, Type::STREAM, Protocol::TCP, opts)?;
+    leave_by(&socket, local, interface)?;
+    socket.bind(&local.into())?;
+    socket.listen(i32::from(backlog))?;
+    Ok(socket.into())
+}
+
+/// As on Linux.
+///
+/// # Errors
+/// Always.
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+pub fn listener_beside(_: SocketAddr, _: u16, _: &SockOpts, _: u32) -> io::Result<std::net::TcpListener> {
+    Err(io::ErrorKind::Unsupported.into())
+}
+
 /// A TCP socket, bound and ready to [`connect`].
 ///
 /// # Errors

@@ -160,6 +160,25 @@ fn of_two_homes_both_are_announced_and_either_is_enough() {
     assert!(told <= TOLD_WITHIN, "{told:?}");
 }
 
+/// Only the second line's NAT lets a caller in, and the host sends by the first one what it is free to.
+#[test]
+fn a_host_with_two_homes_answers_from_where_it_was_asked() {
+    require_lab!(Mosquitto, Coturn);
+    let mover = Mover::new(&["pr", "fc", "none"], Duration::from_millis(5));
+    two_lines(&mover);
+    for driver in Driver::ALL {
+        let mut listener = mover.run(0, &[driver.name(), "listen", mover.servers()]);
+        let is_both = |line: &str| externals(line).is_some_and(|all| all.len() == 2);
+        let both = listener.wait_for_line(is_both, PATIENCE).unwrap();
+        let address = both.strip_prefix("ready ").unwrap();
+        let mut caller = mover.run(2, &[driver.name(), "connect", mover.servers(), address, "direct"]);
+        let connected = caller.wait_for_line(|line| line.starts_with("connected "), PATIENCE);
+        println!("{driver}: {connected:?}");
+        assert!(connected.is_ok(), "{driver}: {:?}", caller.lines());
+        assert!(caller.wait(PATIENCE).unwrap().success(), "{driver}: {:?}", caller.lines());
+    }
+}
+
 #[test]
 fn a_call_from_two_homes_survives_the_loss_of_either_line() {
     require_lab!(Mosquitto, Coturn);

@@ -397,7 +397,11 @@ impl<R: Reactor> Engine<R> {
                 self.opened(sock, bound);
             }
             Action::Listen { sock, local, backlog, opts } => {
-                let bound = socket::listener(local, backlog, &opts).and_then(|listener| {
+                let opened = match self.network.way_out(local.ip()) {
+                    Some(interface) => socket::listener_beside(local, backlog, &opts, interface),
+                    None => socket::listener(local, backlog, &opts),
+                };
+                let bound = opened.and_then(|listener| {
                     let local = listener.local_addr()?;
                     let listener = self.reactor.listener(sock, listener)?;
                     Ok((Sock::Listener { listener, nodelay: opts.nodelay }, local))
