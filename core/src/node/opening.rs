@@ -287,6 +287,7 @@ impl Node {
                 _ => {}
             }
         }
+        let full = self.listeners.all.len() > usize::from(u8::MAX) - wanted.len();
         for ip in wanted {
             match self.listeners.all.iter_mut().find(|l| l.ip == ip) {
                 Some(listener) if listener.state == ListenState::Failed => {
@@ -294,7 +295,7 @@ impl Node {
                 }
                 Some(_) => {}
                 // Their numbers are a byte, and a machine that has had so many addresses can do without.
-                None if self.listeners.all.len() > usize::from(u8::MAX) => {}
+                None if full => {}
                 None => {
                     let listener = Listener { ip, beside: true, state: ListenState::Waiting };
                     self.listeners.all.push(listener);
