@@ -13,7 +13,8 @@ use tokio::task::JoinHandle;
 use crate::USAGE;
 use crate::daemon::{self, Prepared};
 use crate::exec::Program;
-use crate::options::{Command, Common, Options};
+use crate::file::{self, Outgoing, Receiving};
+use crate::options::{Command, Common, File, Options};
 use crate::say::Say;
 use crate::{clock, demo, map, server, trace};
 use p2pd::servers::Servers;
@@ -30,6 +31,8 @@ enum Task {
     Addr,
     Nat,
     Daemon(Prepared),
+    Send(Box<PeerAddress>, Plan, Vec<Outgoing>),
+    Receive(Receiving),
 }
 
 pub(crate) async fn run(options: Options) -> ExitCode {
@@ -48,6 +51,22 @@ pub(crate) async fn run(options: Options) -> ExitCode {
             Ok(prepared) => (Task::Daemon(prepared), daemon.common),
             Err(why) => return usage(say, &why),
         },
+        Command::File(File::Receive(receive)) => match Receiving::new(&receive) {
+            Ok(receiving) => (Task::Receive(receiving), receive.common),
+            Err(why) => return usage(say, &why),
+        },
+        Command::File(File::Send { address, files, common }) => {
+            let to = match address.parse::<PeerAddress>() {
+                Ok(to) => Box::new(to),
+                Err(why) => return usage(say, &why.to_string()),
+            };
+            let files = match file::outgoing(&files) {
+                Ok(files) => files,
+                Err(why) => return usage(say, &why),
+            };
+            let mode = if common.plain { PipeMode::Plain } else { PipeMode::Encrypted };
+            (Task::Send(to, Plan { mode, ..Plan::default() }, files), common)
+        }
         Command::Connect { address, strategies, timeout, exec, stdio, common } => {
             let to = match address.parse::<PeerAddress>() {
                 Ok(to) => Box::new(to),
@@ -98,6 +117,11 @@ pub(crate) async fn run(options: Options) -> ExitCode {
             }
             Err(code) => code,
         },
+        Task::Send(to, plan, files) => match open(&node, &to, plan, say, &said).await {
+            Ok(pipe) => file::send(pipe, &files, say).await,
+            Err(code) => code,
+        },
+        Task::Receive(receiving) => file::receive(&node, receiving, say).await,
         Task::Listen { echo } => listen(&node, echo, say).await,
         Task::Nat => nat(&node, say).await,
         Task::Daemon(prepared) => daemon::run(&node, prepared, say).await,

@@ -105,6 +105,9 @@ pub(crate) enum Command {
     },
     /// Run a node behind a REST API on this machine, and a page at its address, until interrupted
     Daemon(Daemon),
+    /// Send and receive files: gone on with where they were cut off, and checked by hash
+    #[command(subcommand)]
+    File(File),
     /// Run the servers that peers need, a broker and a STUN server, and a TURN server if asked to, until interrupted
     Serve(Serve),
     /// Try every strategy between two nodes on this machine, with servers of its own
@@ -119,6 +122,40 @@ pub(crate) enum Command {
         /// What `--trace` wrote
         file: PathBuf,
     },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum File {
+    /// Send files to a `p2pd file receive`. After a cut, the same command goes on where the receiver has got to
+    Send {
+        /// What the peer's `file receive` printed
+        address: String,
+        /// Files; folders are not sent
+        #[arg(required = true, value_name = "FILE")]
+        files: Vec<PathBuf>,
+        #[command(flatten)]
+        common: Common,
+    },
+    /// Print this node's address, and receive files from whoever knows it, until interrupted
+    Receive(Receive),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Receive {
+    /// Folder to receive into; nothing is written outside of it. What is not whole yet is `.NAME.p2pd-part`
+    #[arg(long, value_name = "FOLDER", default_value = ".")]
+    pub(crate) dir: PathBuf,
+    /// Replace files that are there, once the new one is whole. Default: refuse another file of a name that is taken
+    #[arg(long)]
+    pub(crate) overwrite: bool,
+    /// Take no more bytes than these from one connect, K, M, G and T are allowed behind the number
+    #[arg(long, value_name = "BYTES", default_value = "64G", value_parser = bytes)]
+    pub(crate) max_size: u64,
+    /// End after one peer: with 0 if all it sent was received
+    #[arg(long)]
+    pub(crate) once: bool,
+    #[command(flatten)]
+    pub(crate) common: Common,
 }
 
 /// The API of the daemon.
@@ -241,6 +278,17 @@ fn user(text: &str) -> Result<(String, String), &'static str> {
         }
         _ => Err("not NAME:PASSWORD"),
     }
+}
+
+/// Powers of 1024.
+fn bytes(text: &str) -> Result<u64, &'static str> {
+    let power = text.bytes().last().and_then(|last| b"KMGT".iter().position(|unit| *unit == last));
+    let (number, unit) = match power {
+        Some(power) => (&text[..text.len() - 1], 1 << (10 * (power + 1))),
+        None => (text, 1),
+    };
+    let number: u64 = number.parse().map_err(|_| "not a number of bytes")?;
+    number.checked_mul(unit).ok_or("too many bytes")
 }
 
 fn seconds(text: &str) -> Result<Duration, String> {

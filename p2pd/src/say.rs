@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use p2pd_core::nat::{Mapping, NatReport};
 use p2pd_core::portmap::{Event, Listed, Protocol};
@@ -23,13 +23,16 @@ pub(crate) struct Say {
     json: bool,
     /// At a terminal: turns while something is waited for. Lives as long as the program.
     spinner: Option<&'static ProgressBar>,
+    /// At a terminal: what is drawn at its bottom. Lines go above it.
+    bars: Option<&'static MultiProgress>,
 }
 
 impl Say {
     pub(crate) fn new(json: bool) -> Self {
         let terminal = !json && std::io::stderr().is_terminal();
         let spinner = || ProgressBar::hidden().with_style(ProgressStyle::default_spinner());
-        Say { json, spinner: terminal.then(|| &*Box::leak(Box::new(spinner()))) }
+        let spinner = terminal.then(|| &*Box::leak(Box::new(spinner())));
+        Say { json, spinner, bars: terminal.then(|| &*Box::leak(Box::new(MultiProgress::new()))) }
     }
 
     /// Something is waited for, until the next [`still`](Self::still).
@@ -45,6 +48,18 @@ impl Say {
         if let Some(spinner) = self.spinner {
             spinner.disable_steady_tick();
             spinner.finish_and_clear();
+        }
+    }
+
+    /// At a terminal, a new bar.
+    pub(crate) fn bar(self, length: u64, style: impl FnOnce() -> ProgressStyle) -> Option<ProgressBar> {
+        self.bars.map(|bars| bars.add(ProgressBar::new(length).with_style(style())))
+    }
+
+    /// For programs only.
+    pub(crate) fn json_line(self, json: impl FnOnce() -> serde_json::Value) {
+        if self.json {
+            tell(json());
         }
     }
 
@@ -283,10 +298,10 @@ impl Say {
 
     /// One thing, in both forms.
     pub(crate) fn line(self, json: impl FnOnce() -> serde_json::Value, text: impl FnOnce() -> String) {
-        match self.spinner {
+        match self.bars.zip(self.spinner) {
             _ if self.json => tell(json()),
-            // Above the spinner, which is drawn again below.
-            Some(spinner) => spinner.suspend(|| tell(text())),
+            // Above spinner and bars, which are drawn again below.
+            Some((bars, spinner)) => bars.suspend(|| spinner.suspend(|| tell(text()))),
             None => tell(text()),
         }
     }
