@@ -16,7 +16,7 @@ use crate::exec::Program;
 use crate::file::{self, Outgoing, Receiving};
 use crate::options::{Command, Common, File, Options};
 use crate::say::Say;
-use crate::{clock, demo, map, server, trace};
+use crate::{clock, demo, log, manual, map, server, trace};
 use p2pd::servers::Servers;
 
 /// Bytes copied at a time.
@@ -37,6 +37,9 @@ enum Task {
 
 pub(crate) async fn run(options: Options) -> ExitCode {
     let say = Say::new(options.json);
+    if let Some(filter) = options.log {
+        log::start(filter, say);
+    }
     // Everything that can be wrong with the usage is, before anything is opened.
     let (task, common) = match options.command {
         Command::Serve(serve) => return server::run(&serve, say).await,
@@ -44,6 +47,9 @@ pub(crate) async fn run(options: Options) -> ExitCode {
         Command::Clock { config } => return clock::run(config.as_deref(), say).await,
         Command::Demo { size } => return demo::run(size, say).await,
         Command::Replay { file } => return trace::replay(&file, say),
+        Command::Config => return manual::config(say),
+        Command::Completions { shell } => return manual::completions(shell, say),
+        Command::Man { folder } => return manual::man(folder.as_deref(), say),
         Command::Listen { echo, common } => (Task::Listen { echo }, common),
         Command::Addr { common } => (Task::Addr, common),
         Command::Nat { common } => (Task::Nat, common),
@@ -155,7 +161,10 @@ fn follow(mut notices: broadcast::Receiver<Notice>, say: Say) -> (Said, JoinHand
             tokio::select! {
                 biased;
                 notice = notices.recv() => match notice {
-                    Ok(notice) => say.notice(&notice),
+                    Ok(notice) => {
+                        log::notice(&notice);
+                        say.notice(&notice);
+                    }
                     Err(RecvError::Lagged(_)) => {}
                     Err(RecvError::Closed) => return,
                 },

@@ -56,6 +56,10 @@ impl Say {
         self.bars.map(|bars| bars.add(ProgressBar::new(length).with_style(style())))
     }
 
+    pub(crate) fn is_json(self) -> bool {
+        self.json
+    }
+
     /// For programs only.
     pub(crate) fn json_line(self, json: impl FnOnce() -> serde_json::Value) {
         if self.json {
@@ -143,6 +147,7 @@ impl Say {
         self.still();
         let ms = pipe.elapsed().as_secs_f64() * 1e3;
         let strategy = pipe.strategy().name();
+        tracing::info!(target: "p2pd::node", peer = %pipe.peer(), remote = %pipe.remote_addr(), strategy, ms, "{event}");
         self.line(
             || {
                 json!({
@@ -296,13 +301,20 @@ impl Say {
         if self.json { Ok(()) } else { writeln!(io::stdout(), "\nall of it arrived as it was sent") }
     }
 
+    /// Writes something above spinner and bars, which are drawn again below it.
+    pub(crate) fn above<T>(self, write: impl FnOnce() -> T) -> T {
+        match self.bars.zip(self.spinner) {
+            Some((bars, spinner)) => bars.suspend(|| spinner.suspend(write)),
+            None => write(),
+        }
+    }
+
     /// One thing, in both forms.
     pub(crate) fn line(self, json: impl FnOnce() -> serde_json::Value, text: impl FnOnce() -> String) {
-        match self.bars.zip(self.spinner) {
-            _ if self.json => tell(json()),
-            // Above spinner and bars, which are drawn again below.
-            Some((bars, spinner)) => bars.suspend(|| spinner.suspend(|| tell(text()))),
-            None => tell(text()),
+        if self.json {
+            tell(json());
+        } else {
+            self.above(|| tell(text()));
         }
     }
 }

@@ -60,9 +60,21 @@ pub(super) async fn handle(daemon: Arc<Daemon>, via: Via, request: Request<Body>
         request.uri().query(),
     ) {
         Ok(admitted) => admitted,
-        Err(why) => return why.answer(),
+        Err(why) => {
+            tracing::debug!(target: "p2pd::api", status = why.status().as_u16(), %why, "refused");
+            return why.answer();
+        }
     };
+    let asked = tracing::enabled!(target: "p2pd::api", tracing::Level::DEBUG).then(|| {
+        // What follows the name is the user's, and the query may be the token.
+        let path: String = request.uri().path().splitn(5, '/').take(4).collect::<Vec<_>>().join("/");
+        (request.method().clone(), path, std::time::Instant::now())
+    });
     let mut answer = carry_out(daemon, call, &query, request).await.unwrap_or_else(|why| why.answer());
+    if let Some((method, path, began)) = asked {
+        let (status, ms) = (answer.status().as_u16(), began.elapsed().as_secs_f64() * 1e3);
+        tracing::debug!(target: "p2pd::api", %method, path, status, ms, "answered");
+    }
     if let Some(origin) = origin {
         answer.headers_mut().insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);
         answer.headers_mut().append(header::VARY, HeaderValue::from_static("origin"));
