@@ -4,6 +4,8 @@ mod answer;
 mod call;
 mod connection;
 mod events;
+#[cfg(test)]
+mod fuzz;
 mod guard;
 mod http;
 mod relay;
