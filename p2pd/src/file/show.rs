@@ -75,11 +75,6 @@ impl Shown {
                 let hash = HEXLOWER.encode(digest);
                 let more = json!({"size": bytes, "from": from, "blake2s": hash, "seconds": took});
                 self.line("done", name, more, || {
-                    #[allow(
-                        clippy::cast_possible_truncation,
-                        clippy::cast_sign_loss,
-                        clippy::cast_precision_loss
-                    )]
                     let rate = HumanBytes(((bytes - from) as f64 / took.max(1e-9)) as u64);
                     format!(
                         "{}: {name}, {}, {took:.1} s, {rate}/s, blake2s {hash}",
