@@ -34,8 +34,7 @@ pub(crate) async fn receive(
     }
     let (mut refused, mut left) = (0, max_size);
     for number in 0.. {
-        // The sender may hash for long between two files, but not for ever.
-        let (size, name) = match patiently(max_size, Message::read(&mut from)).await? {
+        let (size, name) = match patiently(0, Message::read(&mut from)).await? {
             None => break,
             Some(Message::Offer { size, name }) => (size, name),
             Some(_) => return Err(unexpected()),
