@@ -99,16 +99,19 @@ fn the_example_is_a_list() {
 
 #[test]
 fn logs_are_of_a_level_and_json_where_the_rest_is() {
-    let addr = |more: &[&str]| ends(&[&["addr", "--no-servers", "--bind", "127.0.0.1"], more].concat());
-    let (code, _, said) = addr(&["--log", "info"]);
-    assert_eq!(code, Some(0));
-    assert!(said.contains(" INFO p2pd::node: ready address=None-[0,127.0.0.1,"), "{said}");
-    assert_eq!(addr(&["--log", "error"]).2, "");
-    let (_, _, said) = addr(&["--json", "--log", "p2pd::node=debug,off"]);
+    let local = ["--no-servers", "--bind", "127.0.0.1"];
+    // Of a node that is gone: what is logged of a connect to it is logged before the program ends.
+    let address = ends(&[&["addr"], &local[..]].concat()).1;
+    let connect = |more: &[&str]| ends(&[&["connect", address.trim()], &local[..], more].concat());
+    let (code, _, said) = connect(&["--log", "info"]);
+    assert_eq!(code, Some(1));
+    assert!(said.contains(" INFO p2pd::node: connect failed connect="), "{said}");
+    assert!(!connect(&["--log", "error"]).2.contains("p2pd::node"));
+    let (_, _, said) = connect(&["--json", "--log", "p2pd::node=debug,off"]);
     let lines: Vec<serde_json::Value> =
         said.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
-    let ready = lines.iter().find(|line| line["message"] == "ready").unwrap();
-    assert_eq!((&ready["level"], &ready["target"]), (&"INFO".into(), &"p2pd::node".into()));
-    let (code, _, said) = addr(&["--log", "inf"]);
+    let failed = lines.iter().find(|line| line["message"] == "connect failed").unwrap();
+    assert_eq!((&failed["level"], &failed["target"]), (&"INFO".into(), &"p2pd::node".into()));
+    let (code, _, said) = connect(&["--log", "inf"]);
     assert_eq!((code, said.contains("`inf` is not one of off, error, warn")), (Some(2), true), "{said}");
 }
