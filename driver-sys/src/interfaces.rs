@@ -88,6 +88,11 @@ pub fn interfaces(bind: Option<IpAddr>) -> io::Result<Vec<Interface>> {
     }
 }
 
+/// What the system calls the interface of this index.
+pub fn interface_name(index: u32) -> Option<String> {
+    netdev::get_interfaces().into_iter().find(|i| i.index == index).map(|i| i.name)
+}
+
 fn is_link_local(ip: IpAddr) -> bool {
     match ip {
         IpAddr::V4(ip) => ip.is_link_local(),
@@ -116,6 +121,10 @@ mod tests {
         let all = interfaces(None).unwrap();
         assert!(all.iter().all(|i| !i.ip.is_loopback()));
         assert!(all.is_sorted_by_key(|i| !i.default_route), "default routes first: {all:?}");
+        assert_eq!(interface_name(u32::MAX), None);
+        if cfg!(target_os = "linux") {
+            assert_eq!(interface_name(1).as_deref(), Some("lo"));
+        }
         let nobody = interfaces(Some("192.0.2.77".parse().unwrap()));
         assert_eq!(nobody.err().map(|e| e.kind()), Some(io::ErrorKind::AddrNotAvailable));
     }

@@ -55,6 +55,15 @@ impl Pipe {
     }
 }
 
+/// The socket, to look at: its options, its number. Bytes that are read from an encrypted pipe's socket or written to it
+/// break the pipe.
+#[cfg(unix)]
+impl std::os::fd::AsFd for Pipe {
+    fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
+        self.stream.as_fd()
+    }
+}
+
 impl Deref for Pipe {
     type Target = PipeInfo;
     fn deref(&self) -> &PipeInfo {

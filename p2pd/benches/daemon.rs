@@ -1,20 +1,26 @@
 //! The API under load, on loopback: 1,000 open connections, then requests for some seconds, and what the daemons' memory
-//! does meanwhile. `cargo bench -p p2pd --bench daemon -- [SECONDS]`, 10 where nothing is said. Clients and daemons
-//! share the machine.
+//! does meanwhile; then 10,000 subscriptions on one of them. `cargo bench -p p2pd --bench daemon -- [SECONDS] [check]`,
+//! 10 where nothing is said; with `check` it fails on an error, below 10,000 requests/s, or where memory still grows at
+//! the end. Clients and daemons share the machine.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitCode, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 const CONNECTIONS: usize = 1000;
 const CLIENTS: usize = 16;
+const SUBSCRIPTIONS: usize = 10_000;
+/// What `check` asks for: requests a second, and how much memory may grow in the last quarter, in MiB.
+const FAST_ENOUGH: f64 = 10_000.0;
+const FLAT: f64 = 2.0;
 /// A node takes 250 hellos a second, from whomever.
 const OPEN_EVERY: Duration = Duration::from_millis(5);
 
-fn main() {
+fn main() -> ExitCode {
     let seconds = std::env::args().skip(1).find_map(|arg| arg.parse().ok()).unwrap_or(10);
+    let check = std::env::args().any(|arg| arg == "check");
     let (here, there) = (Daemon::start(), Daemon::start());
     println!("at the start: {}", memory(&here, &there));
 
@@ -38,6 +44,7 @@ fn main() {
         memory(&here, &there)
     );
 
+    let mut wrong = Vec::new();
     for (what, calls) in [
         ("/version", &["/version"][..]),
         ("/p2p/send of 26 bytes", &["/p2p/send/NAME/26%20bytes%20of%20plain%20text%20."]),
@@ -46,12 +53,50 @@ fn main() {
             &["/p2p/send/NAME/ECHO%20there%20and%20back", "/p2p/recv/NAME"],
         ),
     ] {
-        load(what, calls, &here, &there, Duration::from_secs(seconds));
+        wrong.extend(load(what, calls, &here, &there, Duration::from_secs(seconds)));
+    }
+    subscriptions(&here, &there);
+    if check && !wrong.is_empty() {
+        println!("\nFAILED: {}", wrong.join("; "));
+        return ExitCode::FAILURE;
+    }
+    ExitCode::SUCCESS
+}
+
+/// Many on one pipe, the last of a kind that makes other machines for patterns backtrack.
+fn subscriptions(here: &Daemon, there: &Daemon) {
+    let mut http = Http::new(here);
+    let clock = Instant::now();
+    // Every connection is subscribed to everything from its start.
+    for n in 1..SUBSCRIPTIONS - 1 {
+        assert_eq!(http.get(&format!("/p2p/sub/c0/msg_p/word{n}%20?queue=10")), 200);
+    }
+    assert_eq!(http.get("/p2p/sub/c0/msg_p/(a+)+$?queue=10"), 200);
+    assert_eq!(http.get("/p2p/sub/c0/msg_p/one%20too%20many"), 503);
+    println!(
+        "\n{SUBSCRIPTIONS} subscriptions on a connection, made in {:.2} s; {}",
+        clock.elapsed().as_secs_f64(),
+        memory(here, there)
+    );
+    for (what, text) in [
+        ("26 bytes", "word42 and some more bytes".into()),
+        ("8 KiB of `a` and a `!`", "a".repeat(8 << 10) + "!"),
+    ] {
+        while http.get("/p2p/recv/c0/msg_p/word42%20/timeout/0") == 200 {}
+        let text = format!("ECHO word42 {text}").replace(' ', "%20");
+        let clock = Instant::now();
+        assert_eq!(http.get(&format!("/p2p/send/c0/{text}")), 200);
+        assert_eq!(http.get("/p2p/recv/c0/msg_p/word42%20/timeout/20"), 200);
+        println!(
+            "  a message of {what} is there and back and in its queue after {:.1} ms",
+            clock.elapsed().as_secs_f64() * 1e3
+        );
     }
 }
 
-/// Requests from all clients, each on connections of its own.
-fn load(what: &str, calls: &[&str], here: &Daemon, there: &Daemon, time: Duration) {
+/// Requests from all clients, each on connections of its own. Gives what was not as it should be.
+fn load(what: &str, calls: &[&str], here: &Daemon, there: &Daemon, time: Duration) -> Vec<String> {
+    let mut wrong = Vec::new();
     let (requests, errors, over) = (AtomicU64::new(0), AtomicU64::new(0), AtomicBool::new(false));
     println!("\n{what}: {CLIENTS} clients over {CONNECTIONS} connections");
     std::thread::scope(|scope| {
@@ -72,6 +117,7 @@ fn load(what: &str, calls: &[&str], here: &Daemon, there: &Daemon, time: Duratio
             });
         }
         let mut before = 0;
+        let mut held = [0.0; 2];
         for part in 1..=4 {
             let clock = Instant::now();
             std::thread::sleep(time / 4);
@@ -84,9 +130,24 @@ fn load(what: &str, calls: &[&str], here: &Daemon, there: &Daemon, time: Duratio
                 memory(here, there)
             );
             before = now;
+            if rate < FAST_ENOUGH {
+                wrong.push(format!("{what}: {rate:.0} requests/s"));
+            }
+            let holds = [here.resident(), there.resident()];
+            // What a peer sent and nobody read is kept, up to a limit, which the last quarter of the last load is past.
+            let grown = holds.iter().zip(held).any(|(now, before)| now - before > FLAT);
+            if part == 4 && calls.len() == 2 && grown {
+                wrong.push(format!("{what}: memory grew from {held:.1?} to {holds:.1?} MiB"));
+            }
+            held = holds;
         }
         over.store(true, Ordering::Relaxed);
     });
+    let errors = errors.into_inner();
+    if errors > 0 {
+        wrong.push(format!("{what}: {errors} errors"));
+    }
+    wrong
 }
 
 struct Daemon {

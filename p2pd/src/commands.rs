@@ -13,9 +13,10 @@ use tokio::task::JoinHandle;
 use crate::USAGE;
 use crate::daemon::{self, Prepared};
 use crate::exec::Program;
-use crate::options::{Command, Common, Options};
+use crate::file::{self, Outgoing, Receiving};
+use crate::options::{Command, Common, File, Options};
 use crate::say::Say;
-use crate::{clock, demo, interfaces, map, server, trace};
+use crate::{clock, demo, interfaces, log, manual, map, server, trace};
 use p2pd::servers::Servers;
 
 /// Bytes copied at a time.
@@ -30,10 +31,15 @@ enum Task {
     Addr,
     Nat,
     Daemon(Prepared),
+    Send(Box<PeerAddress>, Plan, Vec<Outgoing>),
+    Receive(Receiving),
 }
 
 pub(crate) async fn run(options: Options) -> ExitCode {
     let say = Say::new(options.json);
+    if let Some(filter) = options.log {
+        log::start(filter, say);
+    }
     // Everything that can be wrong with the usage is, before anything is opened.
     let mut portmap = false;
     let (task, common) = match options.command {
@@ -43,6 +49,9 @@ pub(crate) async fn run(options: Options) -> ExitCode {
         Command::Clock { config } => return clock::run(config.as_deref(), say).await,
         Command::Demo { size } => return demo::run(size, say).await,
         Command::Replay { file } => return trace::replay(&file, say),
+        Command::Config => return manual::config(say),
+        Command::Completions { shell } => return manual::completions(shell, say),
+        Command::Man { folder } => return manual::man(folder.as_deref(), say),
         Command::Listen { echo, port, common } => {
             portmap = port.wanted();
             (Task::Listen { echo }, common)
@@ -56,6 +65,22 @@ pub(crate) async fn run(options: Options) -> ExitCode {
             }
             Err(why) => return usage(say, &why),
         },
+        Command::File(File::Receive(receive)) => match Receiving::new(&receive) {
+            Ok(receiving) => (Task::Receive(receiving), receive.common),
+            Err(why) => return usage(say, &why),
+        },
+        Command::File(File::Send { address, files, common }) => {
+            let to = match address.parse::<PeerAddress>() {
+                Ok(to) => Box::new(to),
+                Err(why) => return usage(say, &why.to_string()),
+            };
+            let files = match file::outgoing(&files) {
+                Ok(files) => files,
+                Err(why) => return usage(say, &why),
+            };
+            let mode = if common.plain { PipeMode::Plain } else { PipeMode::Encrypted };
+            (Task::Send(to, Plan { mode, ..Plan::default() }, files), common)
+        }
         Command::Connect { address, strategies, timeout, relay_first, exec, stdio, common } => {
             let to = match address.parse::<PeerAddress>() {
                 Ok(to) => Box::new(to),
@@ -114,6 +139,11 @@ pub(crate) async fn run(options: Options) -> ExitCode {
             }
             Err(code) => code,
         },
+        Task::Send(to, plan, files) => match open(&node, &to, plan, say, &said).await {
+            Ok(pipe) => file::send(pipe, &files, say).await,
+            Err(code) => code,
+        },
+        Task::Receive(receiving) => file::receive(&node, receiving, say).await,
         Task::Listen { echo } => listen(&node, echo, say).await,
         Task::Nat => nat(&node, say).await,
         Task::Daemon(prepared) => daemon::run(&node, prepared, say).await,
@@ -147,7 +177,10 @@ fn follow(mut notices: broadcast::Receiver<Notice>, say: Say) -> (Said, JoinHand
             tokio::select! {
                 biased;
                 notice = notices.recv() => match notice {
-                    Ok(notice) => say.notice(&notice),
+                    Ok(notice) => {
+                        log::notice(&notice);
+                        say.notice(&notice);
+                    }
                     Err(RecvError::Lagged(_)) => {}
                     Err(RecvError::Closed) => return,
                 },

@@ -8,24 +8,30 @@ use std::time::Duration;
 use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
 use p2pd::servers::FORBID_PUBLIC;
 use p2pd_core::{NodeId, Strategy};
+use tracing_subscriber::filter::Targets;
+
+use crate::{help, log};
 
 /// Opens a connection between two computers wherever they are.
 #[derive(Debug, Parser)]
-#[command(version)]
+#[command(name = "p2pd", version, after_long_help = help::MAIN)]
 pub(crate) struct Options {
     #[command(subcommand)]
     pub(crate) command: Command,
     /// Say what happens as JSON, one object a line, on standard error
     #[arg(long, global = true)]
     pub(crate) json: bool,
+    /// Say on standard error what goes on inside, from this level on: error, warn, info, debug or trace. Or targets with
+    /// levels, such as `p2pd::api=debug,warn`. With `--json`, as JSON too
+    #[arg(long, global = true, value_name = "LEVEL", value_parser = log::filter)]
+    pub(crate) log: Option<Targets>,
 }
 
 /// What the subcommands that are a node have in common.
 #[derive(Debug, Args)]
 pub(crate) struct Common {
-    /// Server list, a TOML file: tables `mqtt` (id, host, port), `stun` (host, port) and `turn` (host, port,
-    /// transport, permission_lifetime, channel_lifetime, and user with password, secret or credential_command). Without it, public
-    /// servers of others are used
+    /// Server list, a TOML file: brokers, STUN and TURN servers. `p2pd config` prints one with every field and its
+    /// default. Without it, public servers of others are used
     #[arg(long, value_name = "FILE", conflicts_with = "no_servers")]
     pub(crate) config: Option<PathBuf>,
     /// Use no servers at all: direct connects only
@@ -75,6 +81,7 @@ impl MapPort {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Serve peers one after another: their bytes to standard output, standard input to them
+    #[command(after_long_help = help::LISTEN)]
     Listen {
         /// Send every byte of every pipe back instead, for many peers at once
         #[arg(long)]
@@ -85,6 +92,7 @@ pub(crate) enum Command {
         common: Common,
     },
     /// Connect to a peer: standard input to it, its bytes to standard output
+    #[command(after_long_help = help::CONNECT)]
     Connect {
         /// What the peer's `listen` or `addr` printed
         address: String,
@@ -135,8 +143,13 @@ pub(crate) enum Command {
         config: Option<PathBuf>,
     },
     /// Run a node behind a REST API on this machine, and a page at its address, until interrupted
+    #[command(after_long_help = help::DAEMON)]
     Daemon(Daemon),
+    /// Send and receive files: gone on with where they were cut off, and checked by hash
+    #[command(subcommand)]
+    File(File),
     /// Run the servers that peers need, a broker and a STUN server, and a TURN server if asked to, until interrupted
+    #[command(after_long_help = help::SERVE)]
     Serve(Serve),
     /// Try every strategy between two nodes on this machine, with servers of its own
     Demo {
@@ -150,6 +163,56 @@ pub(crate) enum Command {
         /// What `--trace` wrote
         file: PathBuf,
     },
+    /// Print a server list with every field there is, and the defaults
+    Config,
+    /// Print a shell's completion script
+    #[command(after_long_help = help::COMPLETIONS)]
+    Completions {
+        /// For which shell
+        shell: clap_complete::Shell,
+    },
+    /// Print the man page, or write those of all subcommands into a folder
+    #[command(after_long_help = help::MAN)]
+    Man {
+        /// An existing folder
+        folder: Option<PathBuf>,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum File {
+    /// Send files to a `p2pd file receive`. After a cut, the same command goes on where the receiver has got to
+    #[command(after_long_help = help::SEND)]
+    Send {
+        /// What the peer's `file receive` printed
+        address: String,
+        /// Files; folders are not sent
+        #[arg(required = true, value_name = "FILE")]
+        files: Vec<PathBuf>,
+        #[command(flatten)]
+        common: Common,
+    },
+    /// Print this node's address, and receive files from whoever knows it, until interrupted
+    #[command(after_long_help = help::RECEIVE)]
+    Receive(Receive),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Receive {
+    /// Folder to receive into; nothing is written outside of it. What is not whole yet is `.NAME.p2pd-part`
+    #[arg(long, value_name = "FOLDER", default_value = ".")]
+    pub(crate) dir: PathBuf,
+    /// Replace files that are there, once the new one is whole. Default: refuse another file of a name that is taken
+    #[arg(long)]
+    pub(crate) overwrite: bool,
+    /// Take no more bytes than these from one connect, K, M, G and T are allowed behind the number
+    #[arg(long, value_name = "BYTES", default_value = "64G", value_parser = bytes)]
+    pub(crate) max_size: u64,
+    /// End after one peer: with 0 if all it sent was received
+    #[arg(long)]
+    pub(crate) once: bool,
+    #[command(flatten)]
+    pub(crate) common: Common,
 }
 
 /// The API of the daemon.
@@ -274,6 +337,17 @@ fn user(text: &str) -> Result<(String, String), &'static str> {
         }
         _ => Err("not NAME:PASSWORD"),
     }
+}
+
+/// Powers of 1024.
+fn bytes(text: &str) -> Result<u64, &'static str> {
+    let power = text.bytes().last().and_then(|last| b"KMGT".iter().position(|unit| *unit == last));
+    let (number, unit) = match power {
+        Some(power) => (&text[..text.len() - 1], 1 << (10 * (power + 1))),
+        None => (text, 1),
+    };
+    let number: u64 = number.parse().map_err(|_| "not a number of bytes")?;
+    number.checked_mul(unit).ok_or("too many bytes")
 }
 
 fn seconds(text: &str) -> Result<Duration, String> {

@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::time::Duration;
 
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use p2pd_core::nat::{Mapping, NatReport};
 use p2pd_core::portmap::{Event, Listed as Entry, Protocol};
@@ -24,6 +24,8 @@ pub(crate) struct Say {
     json: bool,
     /// At a terminal: turns while something is waited for. Lives as long as the program.
     spinner: Option<&'static ProgressBar>,
+    /// At a terminal: what is drawn at its bottom. Lines go above it.
+    bars: Option<&'static MultiProgress>,
 }
 
 /// What became of the listener's port on a router.
@@ -65,7 +67,8 @@ impl Say {
     pub(crate) fn new(json: bool) -> Self {
         let terminal = !json && std::io::stderr().is_terminal();
         let spinner = || ProgressBar::hidden().with_style(ProgressStyle::default_spinner());
-        Say { json, spinner: terminal.then(|| &*Box::leak(Box::new(spinner()))) }
+        let spinner = terminal.then(|| &*Box::leak(Box::new(spinner())));
+        Say { json, spinner, bars: terminal.then(|| &*Box::leak(Box::new(MultiProgress::new()))) }
     }
 
     /// Something is waited for, until the next [`still`](Self::still).
@@ -81,6 +84,22 @@ impl Say {
         if let Some(spinner) = self.spinner {
             spinner.disable_steady_tick();
             spinner.finish_and_clear();
+        }
+    }
+
+    /// At a terminal, a new bar.
+    pub(crate) fn bar(self, length: u64, style: impl FnOnce() -> ProgressStyle) -> Option<ProgressBar> {
+        self.bars.map(|bars| bars.add(ProgressBar::new(length).with_style(style())))
+    }
+
+    pub(crate) fn is_json(self) -> bool {
+        self.json
+    }
+
+    /// For programs only.
+    pub(crate) fn json_line(self, json: impl FnOnce() -> serde_json::Value) {
+        if self.json {
+            tell(json());
         }
     }
 
@@ -191,6 +210,7 @@ impl Say {
         self.still();
         let ms = pipe.elapsed().as_secs_f64() * 1e3;
         let strategy = pipe.strategy().name();
+        tracing::info!(target: "p2pd::node", peer = %pipe.peer(), remote = %pipe.remote_addr(), strategy, ms, "{event}");
         self.line(
             || {
                 json!({
@@ -340,13 +360,20 @@ impl Say {
         if self.json { Ok(()) } else { writeln!(io::stdout(), "\nall of it arrived as it was sent") }
     }
 
+    /// Writes something above spinner and bars, which are drawn again below it.
+    pub(crate) fn above<T>(self, write: impl FnOnce() -> T) -> T {
+        match self.bars.zip(self.spinner) {
+            Some((bars, spinner)) => bars.suspend(|| spinner.suspend(write)),
+            None => write(),
+        }
+    }
+
     /// One thing, in both forms.
     pub(crate) fn line(self, json: impl FnOnce() -> serde_json::Value, text: impl FnOnce() -> String) {
-        match self.spinner {
-            _ if self.json => tell(json()),
-            // Above the spinner, which is drawn again below.
-            Some(spinner) => spinner.suspend(|| tell(text())),
-            None => tell(text()),
+        if self.json {
+            tell(json());
+        } else {
+            self.above(|| tell(text()));
         }
     }
 }

@@ -20,6 +20,9 @@ const MAX_FILE: u64 = 64 * 1024;
 /// from an address that was named. `tests/run` sets it.
 pub const FORBID_PUBLIC: &str = "P2PD_FORBID_PUBLIC_SERVERS";
 
+/// A list with every field there is, and the defaults: `p2pd config`.
+pub const EXAMPLE: &str = include_str!("example.toml");
+
 /// The servers that a node uses.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
 pub struct Servers {
@@ -512,5 +515,53 @@ mod tests {
         assert!(servers.brokers.len() >= 2 && servers.stun.len() >= 2 && servers.ntp.len() >= 3);
         let entries = servers.brokers.len() + servers.stun.len() + servers.ntp.len();
         assert_eq!(SHIPPED.matches("# unverified\n").count(), entries, "each entry is marked");
+    }
+
+    /// The example with one more line of a table uncommented.
+    fn example(line: &str) -> String {
+        assert_eq!(EXAMPLE.matches(&format!("\n#{line}\n")).count(), 1, "{line}");
+        EXAMPLE.replacen(&format!("\n#{line}\n"), &format!("\n{line}\n"), 1)
+    }
+
+    #[test]
+    fn the_example_has_every_field_and_the_defaults() {
+        let servers = Servers::parse(EXAMPLE).unwrap();
+        let counts = (servers.brokers.len(), servers.stun.len(), servers.turn.len(), servers.ntp.len());
+        assert_eq!(counts, (1, 1, 1, 1));
+        // What stands there as a default is one.
+        for port in ["1883", "3478", "123"] {
+            let text = EXAMPLE.replace(&format!("\n#port = {port}\n"), &format!("\nport = {port}\n"));
+            assert_ne!(text, EXAMPLE);
+            assert_eq!(Servers::parse(&text).unwrap(), servers, "{port}");
+        }
+        for line in ["permission_lifetime = 300", "channel_lifetime = 600"] {
+            assert_eq!(Servers::parse(&example(line)).unwrap(), servers, "{line}");
+        }
+        // Alternatives are ones.
+        let password = "user = \"alice\"\npassword = \"change me\"\n";
+        for line in [
+            "secret = \"change me\"",
+            "credential_command = [\"/usr/local/bin/turn-credentials\", \"--short\"]",
+            "transport = \"udp\"",
+        ] {
+            let alone = line.starts_with("transport");
+            let text = if alone { example(line) } else { example(line).replacen(password, "", 1) };
+            assert_ne!(Servers::parse(&text).unwrap().turn, servers.turn, "{line}");
+        }
+        let (before, url) = EXAMPLE.split_once("#[[turn]]\n").unwrap();
+        let text = format!("{before}[[turn]]\n{}", url.replacen('#', "", 3));
+        assert_eq!(Servers::parse(&text).unwrap().turn.len(), 2);
+        // None is missing: the parser names all there are.
+        let mut named = 0;
+        for table in ["", "[[mqtt]]\n", "[[stun]]\n", "[[turn]]\n", "[[ntp]]\n"] {
+            let said = Servers::parse(&format!("{table}nonsense = 1\n")).unwrap_err();
+            let fields = said.split_once("expected ").unwrap_or_else(|| panic!("{said}")).1;
+            for field in fields.split('`').skip(1).step_by(2) {
+                let there = [format!("\n{field} = "), format!("\n#{field} = "), format!("\n[[{field}]]\n")];
+                assert!(there.iter().any(|t| EXAMPLE.contains(t)), "{table}{field}");
+                named += 1;
+            }
+        }
+        assert!(named >= 21, "{named}");
     }
 }

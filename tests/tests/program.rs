@@ -52,6 +52,28 @@ fn two_nats_fail_in_time_and_say_why() {
 }
 
 #[test]
+fn a_file_goes_through_two_nats_and_is_not_sent_twice() {
+    require_lab!(Mosquitto, Coturn);
+    let world = World::new(&["pr", "pr"]);
+    let (here, there) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let file = here.path().join("file.bin");
+    let data: Vec<u8> = (0..3_000_000_u32).map(|n| (n.wrapping_mul(0x9e37_79b9) >> 24) as u8).collect();
+    std::fs::write(&file, &data).unwrap();
+    let mut receiver =
+        world.run(world.lab.host(0), &["file", "receive", "--dir", there.path().to_str().unwrap()]);
+    let address = event(&mut receiver, "ready")["address"].as_str().unwrap().to_owned();
+    for state in ["done", "same"] {
+        let args = ["file", "send", &address, file.to_str().unwrap()];
+        let mut sender = world.run(world.lab.host(1), &args);
+        assert_eq!(event(&mut sender, "connected")["strategy"], "punch");
+        assert!(sender.wait(PATIENCE).unwrap().success(), "{:?}", sender.lines());
+        let ended = sender.lines().iter().any(|l| l.text.contains(&format!("\"state\":\"{state}\"")));
+        assert!(ended, "{:?}", sender.lines());
+    }
+    assert!(std::fs::read(there.path().join("file.bin")).unwrap() == data);
+}
+
+#[test]
 fn wrong_usage_is_said_and_nothing_is_opened() {
     let run = |args: &[&str]| {
         let out = Command::new(program()).args(args).env("P2PD_FORBID_PUBLIC_SERVERS", "1").output().unwrap();

@@ -22,6 +22,9 @@ pub(super) enum Call {
     OpenApi,
     Version,
     Address,
+    /// The address as a picture.
+    Qr,
+    Interfaces,
     Nat,
     Events,
     List,
@@ -62,7 +65,9 @@ impl Call {
             ["version"] => (get, Ok(Call::Version)),
             ["nat"] => (get, Ok(Call::Nat)),
             ["events"] => (get, Ok(Call::Events)),
+            ["ifs"] => (get, Ok(Call::Interfaces)),
             ["p2p", "addr"] => (get, Ok(Call::Address)),
+            ["p2p", "addr", "qr"] => (get, Ok(Call::Qr)),
             ["p2p", "con"] => (get, Ok(Call::List)),
             ["p2p", "con", name] if delete => (true, named(name, Call::Close)),
             ["p2p", "con", name] => (get, named(name, Call::Show)),
@@ -83,7 +88,7 @@ impl Call {
     /// Whether anybody on this machine may ask, without a token. All else changes something, takes messages away, or
     /// tells what this node does with whom.
     pub(super) fn is_open(&self) -> bool {
-        matches!(self, Call::Page | Call::OpenApi | Call::Version | Call::Address)
+        matches!(self, Call::Page | Call::OpenApi | Call::Version | Call::Address | Call::Qr)
     }
 }
 

@@ -16,6 +16,7 @@ use tokio::sync::{Mutex as AsyncMutex, Notify, OwnedMutexGuard, Semaphore, mpsc,
 
 use super::answer::Refused;
 use super::call::Subscribed;
+use super::place::Place;
 
 /// Sends that may wait for one another.
 const SENDS: usize = 16;
@@ -29,6 +30,7 @@ pub(super) struct Connection {
     pub(super) name: String,
     pub(super) incoming: bool,
     info: PipeInfo,
+    place: Place,
     opened: SystemTime,
     write: Arc<AsyncMutex<WriteHalf<Pipe>>>,
     sends: Arc<Semaphore>,
@@ -67,7 +69,14 @@ type Reading = (ReadHalf<Pipe>, oneshot::Sender<ReadHalf<Pipe>>);
 
 impl Connection {
     /// Takes a pipe over. The returned connection has the subscription to everything that P2PD's documents have.
-    pub(super) fn new(name: String, incoming: bool, pipe: Pipe, queue: Queue, unique: usize) -> Arc<Self> {
+    pub(super) fn new(
+        name: String,
+        incoming: bool,
+        pipe: Pipe,
+        place: Place,
+        queue: Queue,
+        unique: usize,
+    ) -> Arc<Self> {
         let info = *pipe;
         let (read, write) = tokio::io::split(pipe);
         let mut subscriptions = Subscriptions::unique(unique);
@@ -79,6 +88,7 @@ impl Connection {
             name,
             incoming,
             info,
+            place,
             opened: SystemTime::now(),
             write: Arc::new(AsyncMutex::new(write)),
             sends: Arc::new(Semaphore::new(SENDS)),
@@ -293,6 +303,7 @@ impl Connection {
         json!({
             "name": self.name, "incoming": self.incoming, "peer": self.info.peer().to_string(),
             "strategy": p2pd_strategy(self.info.strategy()), "mode": self.info.mode().to_string(),
+            "route": self.place.route, "if": self.place.interface, "fd": self.place.fd,
             "laddr": pair(self.info.local_addr()), "raddr": pair(self.info.remote_addr()),
             "elapsed_ms": self.info.elapsed().as_secs_f64() * 1e3,
             "opened": opened.as_secs_f64(), "sent": self.sent.load(Ordering::Relaxed),

@@ -11,6 +11,8 @@ use axum::response::IntoResponse;
 use axum::response::sse::{self, KeepAlive, Sse};
 use bytes::Bytes;
 use p2pd_core::pipe::subscriptions::{Overflow, Queue};
+use qrcode::render::svg;
+use qrcode::{EcLevel, QrCode};
 use serde_json::json;
 use tokio::sync::broadcast::error::RecvError;
 
@@ -60,9 +62,21 @@ pub(super) async fn handle(daemon: Arc<Daemon>, via: Via, request: Request<Body>
         request.uri().query(),
     ) {
         Ok(admitted) => admitted,
-        Err(why) => return why.answer(),
+        Err(why) => {
+            tracing::debug!(target: "p2pd::api", status = why.status().as_u16(), %why, "refused");
+            return why.answer();
+        }
     };
+    let asked = tracing::enabled!(target: "p2pd::api", tracing::Level::DEBUG).then(|| {
+        // What follows the name is the user's, and the query may be the token.
+        let path: String = request.uri().path().splitn(5, '/').take(4).collect::<Vec<_>>().join("/");
+        (request.method().clone(), path, std::time::Instant::now())
+    });
     let mut answer = carry_out(daemon, call, &query, request).await.unwrap_or_else(|why| why.answer());
+    if let Some((method, path, began)) = asked {
+        let (status, ms) = (answer.status().as_u16(), began.elapsed().as_secs_f64() * 1e3);
+        tracing::debug!(target: "p2pd::api", %method, path, status, ms, "answered");
+    }
     if let Some(origin) = origin {
         answer.headers_mut().insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);
         answer.headers_mut().append(header::VARY, HeaderValue::from_static("origin"));
@@ -128,6 +142,14 @@ async fn carry_out(
             "title": "p2pd", "author": "the p2pd developers", "version": env!("CARGO_PKG_VERSION"),
         }))),
         Call::Address => Ok(ok(json!({"addr": daemon.node.address().await.to_string()}))),
+        Call::Qr => {
+            let picture = qr(&daemon.node.address().await.to_string()).ok_or(Refused::TooLong)?;
+            Ok(typed(StatusCode::OK, "image/svg+xml", picture))
+        }
+        Call::Interfaces => {
+            let ours = daemon.node.current_address();
+            Ok(ok(json!({"ifs": daemon.places.to_json(ours.as_ref())})))
+        }
         Call::Nat => {
             let nats: Vec<_> = daemon.node.nats().await.iter().map(nat).collect();
             Ok(ok(json!({"nats": nats})))
@@ -188,6 +210,12 @@ async fn carry_out(
             Ok(upgrade.on_upgrade(|socket| relay::web_socket(daemon, borrowed, socket)))
         }
     }
+}
+
+/// A QR code, black on white, with its margin. `None` for more than it can hold, 2,331 bytes.
+fn qr(text: &str) -> Option<String> {
+    let code = QrCode::with_error_correction_level(text, EcLevel::M).ok()?;
+    Some(code.render::<svg::Color<'_>>().min_dimensions(200, 200).build())
 }
 
 /// A body of a stated length, whole.
@@ -265,7 +293,7 @@ mod tests {
             }
         }
         // Every kind of call there is.
-        assert_eq!(kinds.len(), 17);
+        assert_eq!(kinds.len(), 19);
     }
 
     #[test]
@@ -280,5 +308,16 @@ mod tests {
                 && policy.starts_with("default-src 'none'")
         );
         assert_eq!(page.matches("nonce=").count(), 2);
+    }
+
+    #[test]
+    fn a_qr_code_is_one_for_each_text_and_holds_long_ones() {
+        let picture = qr("None-0-0-abc").unwrap();
+        assert!(
+            picture.starts_with("<?xml") && picture.contains("<svg") && !picture.contains("href"),
+            "{picture}"
+        );
+        assert_ne!(picture, qr("None-0-0-abd").unwrap());
+        assert!(qr(&"a".repeat(2331)).is_some() && qr(&"a".repeat(2332)).is_none());
     }
 }

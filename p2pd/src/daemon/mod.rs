@@ -4,13 +4,16 @@ mod answer;
 mod call;
 mod connection;
 mod events;
+#[cfg(test)]
+mod fuzz;
 mod guard;
 mod http;
+mod place;
 mod relay;
 mod serve;
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -30,6 +33,7 @@ use call::Name;
 use connection::{Connection, State};
 use events::Events;
 use guard::Guard;
+use place::{Place, Places};
 
 /// Connections in all, and those of them that peers opened; a further one is closed.
 const MAX_CONNECTIONS: usize = 4096;
@@ -52,6 +56,7 @@ struct Daemon {
     guard: Guard,
     connections: Mutex<BTreeMap<Name, Slot>>,
     events: Events,
+    places: Places,
     bodies: Semaphore,
     /// The page, with the nonce of its policy.
     page: (String, String),
@@ -71,6 +76,7 @@ pub(crate) struct Prepared {
     unix: Option<PathBuf>,
     token: Option<String>,
     token_file: Option<PathBuf>,
+    bind: Option<IpAddr>,
 }
 
 impl Prepared {
@@ -95,7 +101,13 @@ impl Prepared {
             })
             .transpose()?;
         let token = token_file.as_deref().map(guard::load_or_create_token).transpose()?;
-        Ok(Prepared { api: options.api, unix: options.unix.clone(), token, token_file })
+        Ok(Prepared {
+            api: options.api,
+            unix: options.unix.clone(),
+            token,
+            token_file,
+            bind: options.common.bind,
+        })
     }
 }
 
@@ -114,6 +126,7 @@ pub(crate) async fn run(node: &Node, prepared: Prepared, say: Say) -> ExitCode {
         guard: Guard::new(prepared.token),
         connections: Mutex::new(BTreeMap::new()),
         events: Events::new(),
+        places: Places::new(prepared.bind),
         bodies: Semaphore::new(BODIES),
         page,
     });
@@ -175,6 +188,14 @@ impl Daemon {
         }
     }
 
+    fn place(&self, pipe: &Pipe) -> Place {
+        #[cfg(unix)]
+        let fd = Some(std::os::fd::AsRawFd::as_raw_fd(&std::os::fd::AsFd::as_fd(pipe)));
+        #[cfg(not(unix))]
+        let fd = None;
+        self.places.of(pipe.local_addr(), self.node.current_address().as_ref(), fd)
+    }
+
     fn list(&self) -> Vec<Value> {
         let open: Vec<_> = self
             .connections()
@@ -214,7 +235,9 @@ impl Daemon {
                 return Err(failed(&why));
             }
         };
-        let connection = Connection::new(reserved.name.0.clone(), false, pipe, wanted.queue, wanted.unique);
+        let place = self.place(&pipe);
+        let connection =
+            Connection::new(reserved.name.0.clone(), false, pipe, place, wanted.queue, wanted.unique);
         reserved.fill(connection.clone());
         let mut opened = json!({"event": "opened", "connect": number});
         opened["connection"] = connection.to_json();
@@ -225,6 +248,7 @@ impl Daemon {
     /// Names a peer's pipe; `None` if there are too many.
     fn incoming(&self, pipe: Pipe) -> Option<Arc<Connection>> {
         let base = pipe.peer().to_string();
+        let place = self.place(&pipe);
         let mut connections = self.connections();
         let incoming = connections.values().filter(|s| matches!(s, Slot::Open(c) if c.incoming)).count();
         if connections.len() >= MAX_CONNECTIONS || incoming >= MAX_INCOMING {
@@ -232,7 +256,7 @@ impl Daemon {
         }
         let names = std::iter::once(base.clone()).chain((2..).map(|n| format!("{base}.{n}")));
         let name = names.map(Name).find(|name| !connections.contains_key(name))?;
-        let connection = Connection::new(name.0.clone(), true, pipe, INCOMING_QUEUE, 0);
+        let connection = Connection::new(name.0.clone(), true, pipe, place, INCOMING_QUEUE, 0);
         connections.insert(name, Slot::Open(connection.clone()));
         drop(connections);
         self.events.tell(&json!({"event": "incoming", "connection": connection.to_json()}));

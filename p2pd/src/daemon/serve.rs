@@ -239,7 +239,8 @@ async fn pipe(
     }
 }
 
-fn parse(head: &[u8]) -> Result<(&str, HeaderMap), Refused> {
+/// The target and the headers of a request's head.
+pub(super) fn parse(head: &[u8]) -> Result<(&str, HeaderMap), Refused> {
     let mut fields = [httparse::EMPTY_HEADER; 64];
     let mut request = httparse::Request::new(&mut fields);
     let complete = request.parse(head).is_ok_and(|status| status.is_complete());

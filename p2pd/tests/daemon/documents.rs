@@ -10,6 +10,23 @@ fn version_and_address() {
     let version = daemon.ok("/version");
     assert_eq!((&version["title"], &version["version"]), (&"p2pd".into(), &env!("CARGO_PKG_VERSION").into()));
     assert_eq!(daemon.ok("/p2p/addr"), json!({"addr": daemon.address, "error": 0}));
+    let (status, picture) = daemon.bare("/p2p/addr/qr", &[]);
+    assert_eq!((status, picture.starts_with(b"<?xml")), (200, true), "{}", String::from_utf8_lossy(&picture));
+}
+
+#[test]
+fn interfaces_and_which_of_them_a_connection_uses() {
+    let daemon = Daemon::start();
+    let ifs = daemon.ok("/ifs");
+    let of = &ifs["ifs"][0];
+    assert_eq!(ifs["ifs"].as_array().unwrap().len(), 1);
+    assert_eq!((&of["ip"], &of["offset"], &of["ext"]), (&"127.0.0.1".into(), &0.into(), &"127.0.0.1".into()));
+    assert_eq!(daemon.bare("/ifs", &[]).0, 401, "not for everybody");
+    let opened = daemon.ok("/p2p/open/con_name/self");
+    assert_eq!(opened["if"], json!({"name": of["name"], "offset": 0}));
+    assert_eq!(opened["route"], json!({"af": "IPv4", "nic": "127.0.0.1", "ext": "127.0.0.1"}));
+    assert!(opened["fd"].as_u64() > Some(2), "{opened}");
+    assert_eq!(daemon.ok("/p2p/con/con_name")["fd"], opened["fd"]);
 }
 
 #[test]

@@ -4,6 +4,8 @@
 
 mod common;
 mod documents;
+mod fuzz;
 mod hostile;
+mod mutate;
 mod page;
 mod pipes;

@@ -1,0 +1,245 @@
+//! The receiver's side of the protocol in [`wire`](super::wire).
+
+use std::io;
+use std::time::{Duration, Instant};
+
+use subtle::ConstantTimeEq;
+use tokio::fs::File;
+use tokio::io::{AsyncRead, AsyncSeekExt, AsyncWrite, AsyncWriteExt};
+
+use super::copy::{CHUNK, Hashed, next, patiently};
+use super::inbox::{Have, Inbox, NotTaken, Place};
+use super::name::FileName;
+use super::wire::{HASH, Message, Refusal};
+use super::{Ended, Event};
+
+/// Files that are taken from one pipe.
+pub(crate) const MAX_FILES: usize = 1000;
+/// How long a name may be in use before its sender is told.
+const IN_USE: Duration = Duration::from_secs(3);
+
+/// Receives what the peer of one pipe sends, and says how it goes; gives how many files were refused.
+///
+/// # Errors
+/// Those of the pipe, and `InvalidData` for a peer that speaks otherwise. What was received by then stays.
+pub(crate) async fn receive(
+    inbox: &Inbox,
+    max_size: u64,
+    (mut from, mut to): (impl AsyncRead + Unpin, impl AsyncWrite + Unpin),
+    mut tell: impl FnMut(Event<'_>),
+) -> io::Result<usize> {
+    match patiently(0, Message::read(&mut from)).await? {
+        Some(Message::Hello) => {}
+        _ => return Err(io::Error::new(io::ErrorKind::InvalidData, "the peer sends no files")),
+    }
+    let (mut refused, mut left) = (0, max_size);
+    for number in 0.. {
+        let (size, name) = match patiently(0, Message::read(&mut from)).await? {
+            None => break,
+            Some(Message::Offer { size, name }) => (size, name),
+            Some(_) => return Err(unexpected()),
+        };
+        let name = match FileName::new(&name) {
+            Ok(name) if number < MAX_FILES => name,
+            taken => {
+                let why = taken.map_or(Refusal::Name, |_| Refusal::TooMany);
+                Message::Refused(why).write(&mut to).await?;
+                // Such a name is shown escaped: it could write on the terminal.
+                tell(Event::Ended { name: &name.escape_debug().to_string(), how: Ended::Refused(why) });
+                refused += 1;
+                // A peer that goes on offering is not answered for ever.
+                if number > 2 * MAX_FILES {
+                    return Err(unexpected());
+                }
+                continue;
+            }
+        };
+        let how = if size > left {
+            Err(Error::NotTaken(Refusal::TooLarge.into()))
+        } else {
+            left -= size;
+            one(inbox, &name, size, (&mut from, &mut to), &mut tell).await
+        };
+        match how {
+            Ok(how) => tell(Event::Ended { name: name.as_str(), how }),
+            Err(Error::NotTaken(NotTaken { told, why })) => {
+                let how = why.as_ref().map_or(Ended::Refused(told), Ended::Failed);
+                tell(Event::Ended { name: name.as_str(), how });
+                Message::Refused(told).write(&mut to).await?;
+                refused += 1;
+            }
+            // The sender is in the midst of the bytes: it is told, and given time to hear it.
+            Err(Error::Broken(why)) => {
+                tell(Event::Ended { name: name.as_str(), how: Ended::Failed(&why) });
+                Message::Refused(Refusal::NotWritten).write(&mut to).await?;
+                to.shutdown().await?;
+                let _ = patiently(0, tokio::io::copy(&mut from, &mut tokio::io::sink())).await;
+                return Err(io::Error::new(why.kind(), format!("{name}: {why}")));
+            }
+            Err(Error::Pipe(why)) => return Err(io::Error::new(why.kind(), format!("{name}: {why}"))),
+        }
+    }
+    to.shutdown().await?;
+    Ok(refused)
+}
+
+/// Why a file did not arrive.
+#[derive(Debug)]
+enum Error {
+    /// It is refused; the next one may follow.
+    NotTaken(NotTaken),
+    /// It cannot be written any more, while it comes.
+    Broken(io::Error),
+    Pipe(io::Error),
+}
+
+async fn one(
+    inbox: &Inbox,
+    name: &FileName,
+    size: u64,
+    (from, to): (&mut (impl AsyncRead + Unpin), &mut (impl AsyncWrite + Unpin)),
+    tell: &mut impl FnMut(Event<'_>),
+) -> Result<Ended<'static>, Error> {
+    let (place, have) = free(inbox, name, size).await?;
+    let (mut file, mut hashed) = match have {
+        Have::Whole(file) if size > 0 => {
+            let whole = proven(&mut File::from_std(file), size, (&mut *from, &mut *to)).await?;
+            if whole.is_some() {
+                Message::Done.write(to).await.map_err(Error::Pipe)?;
+                return Ok(Ended::Same);
+            }
+            // It proved to be another file. What there is of the one that comes is not asked for again.
+            let Have::Part(file, _) = place.replace(size)? else { return Err(unexpected().into()) };
+            (restarted(file, to).await?, Hashed::default())
+        }
+        // Of nothing there is only one.
+        Have::Whole(_) => {
+            Message::Accept { have: 0 }.write(to).await.map_err(Error::Pipe)?;
+            digest(from).await?;
+            Message::Done.write(to).await.map_err(Error::Pipe)?;
+            return Ok(Ended::Same);
+        }
+        Have::Part(file, 0) => {
+            Message::Accept { have: 0 }.write(to).await.map_err(Error::Pipe)?;
+            (File::from_std(file), Hashed::default())
+        }
+        Have::Part(file, have) => {
+            let mut file = File::from_std(file);
+            match proven(&mut file, have, (&mut *from, &mut *to)).await? {
+                Some(hashed) => {
+                    Message::Begin { from: have }.write(to).await.map_err(Error::Pipe)?;
+                    (file, hashed)
+                }
+                None => (restarted(file.into_std().await, to).await?, Hashed::default()),
+            }
+        }
+    };
+    let begun = hashed.bytes;
+    tell(Event::Begins { name: name.as_str(), size, from: begun });
+    let mut chunk = vec![0; CHUNK];
+    while hashed.bytes < size {
+        let n = match patiently(0, next(from, &mut chunk, size - hashed.bytes)).await {
+            Ok(n) => n,
+            Err(why) => {
+                // What came is there when the name is free again.
+                let _ = file.flush().await;
+                return Err(Error::Pipe(why));
+            }
+        };
+        file.write_all(&chunk[..n]).await.map_err(Error::Broken)?;
+        hashed.update(&chunk[..n]);
+        tell(Event::Moved { name: name.as_str(), bytes: hashed.bytes });
+    }
+    let (ours, theirs) = (hashed.digest(), digest(from).await?);
+    keep(&place, file, ours == theirs).await?;
+    Message::Done.write(to).await.map_err(Error::Pipe)?;
+    Ok(Ended::Moved { bytes: size, from: begun, digest: ours })
+}
+
+/// Waits a moment for a name that is in use: whoever was cut off may be back before the receiver has noticed.
+async fn free<'a>(inbox: &'a Inbox, name: &FileName, size: u64) -> Result<(Place<'a>, Have), NotTaken> {
+    let begin = Instant::now();
+    loop {
+        let found = inbox.place(name.clone()).map_err(NotTaken::from);
+        let found = found.and_then(|place| place.look(size).map(|have| (place, have)));
+        match found {
+            Err(NotTaken { told: Refusal::InUse, .. }) if begin.elapsed() < IN_USE => {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+            done => return done,
+        }
+    }
+}
+
+/// Says how much there is, and has the sender prove that it has the same. `None` if it has something else.
+async fn proven(
+    file: &mut File,
+    have: u64,
+    (from, to): (&mut (impl AsyncRead + Unpin), &mut (impl AsyncWrite + Unpin)),
+) -> Result<Option<Hashed>, Error> {
+    Message::Accept { have }.write(to).await.map_err(Error::Pipe)?;
+    // While the sender hashes its own.
+    let ours = Hashed::prefix(file, have).await;
+    match patiently(have, Message::read(from)).await.map_err(Error::Pipe)? {
+        Some(Message::Proof(theirs)) => {
+            let ours = ours.map_err(NotTaken::from)?;
+            Ok(bool::from(ours.digest().ct_eq(&theirs)).then_some(ours))
+        }
+        Some(_) => Err(unexpected().into()),
+        None => Err(Error::Pipe(io::ErrorKind::UnexpectedEof.into())),
+    }
+}
+
+/// Begins from nothing.
+async fn restarted(file: std::fs::File, to: &mut (impl AsyncWrite + Unpin)) -> Result<File, Error> {
+    let mut file = File::from_std(file);
+    let emptied = async {
+        file.set_len(0).await?;
+        file.rewind().await
+    };
+    emptied.await.map_err(NotTaken::from)?;
+    Message::Begin { from: 0 }.write(to).await.map_err(Error::Pipe)?;
+    Ok(file)
+}
+
+async fn digest(from: &mut (impl AsyncRead + Unpin)) -> Result<[u8; HASH], Error> {
+    match patiently(0, Message::read(from)).await.map_err(Error::Pipe)? {
+        Some(Message::Digest(digest)) => Ok(digest),
+        Some(_) => Err(unexpected().into()),
+        None => Err(Error::Pipe(io::ErrorKind::UnexpectedEof.into())),
+    }
+}
+
+/// Stores the file for good, if it is what was sent.
+async fn keep(place: &Place<'_>, mut file: File, same: bool) -> Result<(), NotTaken> {
+    if !same {
+        place.discard();
+        return Err(Refusal::Damaged.into());
+    }
+    // What is written to a disk that is full may be told only now.
+    file.flush().await?;
+    file.sync_all().await?;
+    place.keep()
+}
+
+fn unexpected() -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, "the peer sent what was not asked for")
+}
+
+impl From<NotTaken> for Error {
+    fn from(why: NotTaken) -> Self {
+        Error::NotTaken(why)
+    }
+}
+
+impl From<Refusal> for Error {
+    fn from(why: Refusal) -> Self {
+        Error::NotTaken(why.into())
+    }
+}
+
+impl From<io::Error> for Error {
+    fn from(why: io::Error) -> Self {
+        Error::Pipe(why)
+    }
+}

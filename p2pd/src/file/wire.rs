@@ -1,0 +1,254 @@
+//! What sender and receiver say to each other on a pipe.
+//!
+//! The sender begins with [`Message::Hello`]. For each file it sends `Offer`, and the receiver answers `Accept` with how
+//! much of it there is already. If there is some, the sender proves with `Proof` that its file begins with the same
+//! bytes, so that nobody learns by asking what others have sent, and the receiver answers `Begin`, or `Done` where all of
+//! it is there. Then come the bytes, as they are, and `Digest` of the whole file; `Done` says that it arrived and was
+//! kept. `Refused` may come in place of any answer, also between the bytes. The sender ends the pipe after its last file.
+//!
+//! A message is two bytes of length, big-endian, a byte that says which it is, and its body. Hashes are BLAKE2s-256.
+
+use std::io;
+
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+
+/// Length of a hash in bytes.
+pub(crate) const HASH: usize = 32;
+/// Longest message: an offer, with a name as long as file systems have them.
+const MAX_MESSAGE: usize = 1 + 8 + 255;
+/// What a sender begins with, and the version.
+const HELLO: &[u8] = b"p2pd file 1";
+
+/// A message in either direction.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) enum Message {
+    Hello,
+    /// Bytes, and a name that may be anything.
+    Offer {
+        size: u64,
+        name: String,
+    },
+    /// How many bytes of it are here already.
+    Accept {
+        have: u64,
+    },
+    /// Hash of the sender's first `have` bytes.
+    Proof([u8; HASH]),
+    /// Send from here on: where `Accept` said, or 0.
+    Begin {
+        from: u64,
+    },
+    Digest([u8; HASH]),
+    Done,
+    Refused(Refusal),
+}
+
+/// Why a receiver does not take a file.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Refusal {
+    Name,
+    Exists,
+    TooLarge,
+    TooMany,
+    InUse,
+    NotWritten,
+    Damaged,
+}
+
+impl Refusal {
+    const ALL: [Refusal; 7] = [
+        Refusal::Name,
+        Refusal::Exists,
+        Refusal::TooLarge,
+        Refusal::TooMany,
+        Refusal::InUse,
+        Refusal::NotWritten,
+        Refusal::Damaged,
+    ];
+
+    /// What a person is told.
+    pub(crate) fn reason(self) -> &'static str {
+        match self {
+            Refusal::Name => "the name is none that the receiver takes",
+            Refusal::Exists => "the receiver has another file of this name, and does not overwrite",
+            Refusal::TooLarge => "the receiver does not take so many bytes",
+            Refusal::TooMany => "the receiver takes no more files",
+            Refusal::InUse => "a file of this name is being received",
+            Refusal::NotWritten => "the receiver could not write it",
+            Refusal::Damaged => "what arrived is not what was sent",
+        }
+    }
+}
+
+/// Why bytes are no message.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum WireError {
+    /// Of no length that messages have.
+    Length(usize),
+    /// Unknown, or not what its kind looks like.
+    Malformed,
+    /// A hello of another version, or of something else.
+    Hello,
+}
+
+impl std::fmt::Display for WireError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            WireError::Length(n) => write!(f, "no message has {n} bytes"),
+            WireError::Malformed => f.write_str("a malformed message"),
+            WireError::Hello => f.write_str("another protocol, or another version of it"),
+        }
+    }
+}
+
+impl From<WireError> for io::Error {
+    fn from(why: WireError) -> Self {
+        io::Error::new(io::ErrorKind::InvalidData, format!("the peer sent {why}"))
+    }
+}
+
+impl Message {
+    /// The message without its length.
+    fn body(&self) -> Vec<u8> {
+        let with = |kind: u8, parts: &[&[u8]]| [&[kind], &*parts.concat()].concat();
+        match self {
+            Message::Hello => with(0, &[HELLO]),
+            Message::Offer { size, name } => with(1, &[&size.to_be_bytes(), name.as_bytes()]),
+            Message::Accept { have } => with(2, &[&have.to_be_bytes()]),
+            Message::Proof(hash) => with(3, &[hash]),
+            Message::Begin { from } => with(4, &[&from.to_be_bytes()]),
+            Message::Digest(hash) => with(5, &[hash]),
+            Message::Done => with(6, &[]),
+            Message::Refused(why) => with(7, &[&[*why as u8]]),
+        }
+    }
+
+    /// Reads what [`body`](Self::body) writes, and nothing else.
+    fn parse(body: &[u8]) -> Result<Self, WireError> {
+        let (kind, rest) = body.split_first().ok_or(WireError::Length(0))?;
+        let number = || rest.try_into().map(u64::from_be_bytes).map_err(|_| WireError::Malformed);
+        let hash = || rest.try_into().map_err(|_| WireError::Malformed);
+        match kind {
+            0 if rest == HELLO => Ok(Message::Hello),
+            0 => Err(WireError::Hello),
+            1 => {
+                let (size, name) = rest.split_first_chunk().ok_or(WireError::Malformed)?;
+                let name = std::str::from_utf8(name).map_err(|_| WireError::Malformed)?;
+                Ok(Message::Offer { size: u64::from_be_bytes(*size), name: name.into() })
+            }
+            2 => Ok(Message::Accept { have: number()? }),
+            3 => Ok(Message::Proof(hash()?)),
+            4 => Ok(Message::Begin { from: number()? }),
+            5 => Ok(Message::Digest(hash()?)),
+            6 if rest.is_empty() => Ok(Message::Done),
+            7 => match rest {
+                [why] => Refusal::ALL.get(usize::from(*why)).copied().map(Message::Refused),
+                _ => None,
+            }
+            .ok_or(WireError::Malformed),
+            _ => Err(WireError::Malformed),
+        }
+    }
+
+    pub(crate) async fn write(&self, to: &mut (impl AsyncWrite + Unpin)) -> io::Result<()> {
+        let body = self.body();
+        // The longest is far below 64 KiB.
+        let length = u16::try_from(body.len()).unwrap_or(u16::MAX).to_be_bytes();
+        to.write_all(&[&length[..], &body].concat()).await?;
+        to.flush().await
+    }
+
+    /// The next message; `None` where the peer ended before one.
+    ///
+    /// # Errors
+    /// Those of the stream, `UnexpectedEof` within a message, and `InvalidData` for what is none.
+    pub(crate) async fn read(from: &mut (impl AsyncRead + Unpin)) -> io::Result<Option<Self>> {
+        let mut length = [0; 2];
+        if from.read(&mut length[..1]).await? == 0 {
+            return Ok(None);
+        }
+        from.read_exact(&mut length[1..]).await?;
+        let length = usize::from(u16::from_be_bytes(length));
+        if !(1..=MAX_MESSAGE).contains(&length) {
+            return Err(WireError::Length(length).into());
+        }
+        let mut body = vec![0; length];
+        from.read_exact(&mut body).await?;
+        Ok(Some(Message::parse(&body)?))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn messages() -> Vec<Message> {
+        let mut all = vec![
+            Message::Hello,
+            Message::Offer { size: 0, name: "a".into() },
+            Message::Offer { size: u64::MAX, name: "n".repeat(255) },
+            Message::Accept { have: 1 << 40 },
+            Message::Proof([7; HASH]),
+            Message::Begin { from: 3 },
+            Message::Digest([0; HASH]),
+            Message::Done,
+        ];
+        all.extend(Refusal::ALL.map(Message::Refused));
+        all
+    }
+
+    #[test]
+    fn each_message_is_read_as_it_was_written() {
+        for message in messages() {
+            let body = message.body();
+            assert!(body.len() <= MAX_MESSAGE, "{message:?}");
+            assert_eq!(Message::parse(&body), Ok(message));
+        }
+        assert_eq!(Message::parse(b"\0p2pd file 2"), Err(WireError::Hello));
+    }
+
+    /// One spelling each: what is read is what would be written, and all else is refused.
+    #[test]
+    fn whatever_is_altered_is_another_message_or_none() {
+        let (mut read, mut refused) = (0, 0);
+        let mut check = |body: &[u8]| match Message::parse(body) {
+            Ok(message) => {
+                assert_eq!(message.body(), body);
+                read += 1;
+            }
+            Err(_) => refused += 1,
+        };
+        for message in messages() {
+            let body = message.body();
+            for end in 0..body.len() {
+                check(&body[..end]);
+            }
+            check(&[&*body, b"x"].concat());
+            for at in 0..body.len() {
+                for bit in 0..8 {
+                    let mut other = body.clone();
+                    other[at] ^= 1 << bit;
+                    check(&other);
+                }
+            }
+        }
+        // Of hashes and numbers each is one.
+        assert_eq!((read, refused), (2839, 641));
+    }
+
+    #[tokio::test]
+    async fn lengths_are_capped_before_anything_is_held() {
+        for (bytes, expected) in [
+            (&b""[..], Ok(None)),
+            (b"\0\x01\x06", Ok(Some(Message::Done))),
+            (b"\0\0", Err(io::ErrorKind::InvalidData)),
+            (b"\xff\xff", Err(io::ErrorKind::InvalidData)),
+            (b"GET / HTTP/1.1\r\n\r\n", Err(io::ErrorKind::InvalidData)),
+            (b"\0", Err(io::ErrorKind::UnexpectedEof)),
+            (b"\0\x02\x07", Err(io::ErrorKind::UnexpectedEof)),
+        ] {
+            let mut from = bytes;
+            assert_eq!(Message::read(&mut from).await.map_err(|e| e.kind()), expected, "{bytes:?}");
+        }
+    }
+}

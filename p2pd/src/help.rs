@@ -1,0 +1,77 @@
+//! The longer part of `--help` and of the man pages: examples, and what the exit code says.
+
+pub(crate) const MAIN: &str = "\
+Two computers that both reach a third one, which runs the servers:
+  server$ p2pd serve --write servers.toml --host server.example
+  there$  p2pd listen --config servers.toml
+  here$   p2pd connect ADDRESS --config servers.toml < file
+
+On one computer, without servers:
+  $ p2pd listen --no-servers --bind 127.0.0.1
+  $ p2pd connect ADDRESS --no-servers --bind 127.0.0.1
+
+Every strategy tried on this machine: p2pd demo
+
+Exit status:
+  0  done: the pipe ended, the files arrived, the servers were interrupted
+  1  failed: no connect (with a report per strategy), a pipe that broke, a file that did not arrive
+  2  wrong usage: arguments, addresses, files; nothing was opened
+With `connect --exec`, the program's own.";
+
+pub(crate) const LISTEN: &str = "\
+Examples:
+  p2pd listen --config servers.toml --identity p2pd.key > file   # the address stays the same node's
+  p2pd listen --echo                                             # every peer gets back what it sends
+  p2pd listen --accept NODE-ID                                   # nobody else; searches ports for this one";
+
+pub(crate) const CONNECT: &str = "\
+Examples:
+  p2pd connect ADDRESS < file
+  p2pd connect ADDRESS --strategies punch --timeout 60
+  p2pd connect ADDRESS --exec ./receive.py           # a program gets the socket, as descriptor 3
+  p2pd connect ADDRESS --json 2> events.json         # what happens, one JSON object a line
+
+Exit status: 0 for a clean end, 1 for no connect or a pipe that broke, 2 for wrong usage; with --exec, the program's.";
+
+pub(crate) const SEND: &str = "\
+Examples:
+  there$ p2pd file receive --dir Downloads
+  here$  p2pd file send ADDRESS *.jpg
+
+The receiver compares the BLAKE2s hash of each file with the sender's before it gives the file its name. One that is
+there already is not sent again.
+
+Exit status: 0 if the receiver has all of them, 1 if not, 2 for wrong usage.";
+
+pub(crate) const RECEIVE: &str = "\
+Examples:
+  p2pd file receive --dir Downloads --accept NODE-ID   # from this node only
+  p2pd file receive --once --max-size 2G               # one peer, and then the end
+
+Names with slashes, backslashes, colons or control characters, hidden ones and those of Windows' devices are refused. A
+connect may send 1,000 files; 8 peers are received from at once.
+
+Exit status: 0 if all that was offered was received, 1 if not, 2 for wrong usage.";
+
+pub(crate) const DAEMON: &str = "\
+Examples:
+  $ p2pd daemon --config servers.toml
+  $ curl -H \"X-P2PD-Token: $(cat ~/.p2pd/token)\" http://127.0.0.1:12333/p2p/open/con/self
+  $ curl http://127.0.0.1:12333/openapi.json           # every call there is";
+
+pub(crate) const SERVE: &str = "\
+Examples:
+  p2pd serve --write servers.toml --host server.example   # ports 1883 TCP, 3478 UDP and TCP
+  p2pd serve --turn --write servers.toml                  # a relay too; the list then holds its password
+  p2pd serve --bind 192.0.2.1 --second 192.0.2.2          # two addresses: NATs can be measured";
+
+pub(crate) const COMPLETIONS: &str = "\
+Examples:
+  p2pd completions bash > ~/.local/share/bash-completion/completions/p2pd
+  p2pd completions zsh > ~/.zfunc/_p2pd                    # in a folder of $fpath
+  p2pd completions fish > ~/.config/fish/completions/p2pd.fish";
+
+pub(crate) const MAN: &str = "\
+Examples:
+  p2pd man | man -l -
+  p2pd man ~/.local/share/man/man1";

@@ -1,0 +1,84 @@
+//! `--log`: what the program does, as `tracing` has it, on standard error.
+
+use std::io::{self, Write};
+
+use p2pd_core::{BrokerState, Notice};
+use tracing::level_filters::LevelFilter;
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::fmt;
+use tracing_subscriber::prelude::*;
+
+use crate::say::Say;
+
+/// Reads a filter: a level, or targets with levels, `p2pd::api=debug,warn`.
+///
+/// # Errors
+/// What is no level.
+pub(crate) fn filter(text: &str) -> Result<Targets, String> {
+    for part in text.split(',') {
+        let level = part.rsplit_once('=').map_or(part, |(_, level)| level);
+        if level.is_empty() || level.parse::<LevelFilter>().is_err() {
+            return Err(format!("`{level}` is not one of off, error, warn, info, debug and trace"));
+        }
+    }
+    text.parse().map_err(|why| format!("{why}"))
+}
+
+/// From here on, all threads' events that pass the filter are written.
+pub(crate) fn start(filter: Targets, say: Say) {
+    let lines = fmt::layer().with_ansi(false).with_writer(move || Lines(say));
+    let lines = if say.is_json() { lines.json().flatten_event(true).boxed() } else { lines.boxed() };
+    tracing_subscriber::registry().with(lines.with_filter(filter)).init();
+}
+
+/// What a node says.
+pub(crate) fn notice(notice: &Notice) {
+    match notice {
+        Notice::Progress { connect, strategy, stage } => {
+            tracing::debug!(target: "p2pd::node", connect = connect.number(), %strategy, %stage, "progress");
+        }
+        Notice::Broker { id, state: BrokerState::Lost(why) } => {
+            tracing::warn!(target: "p2pd::node", id, %why, "broker lost");
+        }
+        Notice::Broker { id, state } => tracing::debug!(target: "p2pd::node", id, ?state, "broker"),
+        Notice::ListenFailed { local, cause } => {
+            tracing::error!(target: "p2pd::node", %local, ?cause, "listening failed");
+        }
+        Notice::IdentityInUse => tracing::warn!(target: "p2pd::node", "another process uses this key"),
+        Notice::Failed { connect, reason, .. } => {
+            tracing::info!(target: "p2pd::node", connect = connect.number(), ?reason, "connect failed");
+        }
+        Notice::Ready { address } => tracing::info!(target: "p2pd::node", %address, "ready"),
+        other => tracing::debug!(target: "p2pd::node", notice = ?other),
+    }
+}
+
+/// Where lines go.
+struct Lines(Say);
+
+impl Write for Lines {
+    /// A whole line, always: the formatter writes each at once.
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        self.0.above(|| io::stderr().write_all(line))?;
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_level_that_is_none_is_no_target() {
+        for good in ["info", "DEBUG", "off", "p2pd::api=debug,warn", "p2pd=trace"] {
+            assert!(filter(good).is_ok(), "{good}");
+        }
+        for bad in ["", "inf", "p2pd", "p2pd=", "info,", "a=b"] {
+            assert!(filter(bad).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,193 @@
+//! `p2pd file` as its user runs it: two processes on loopback, cut and gone on with.
+#![cfg(unix)]
+
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStderr, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+const LOCAL: [&str; 3] = ["--no-servers", "--bind", "127.0.0.1"];
+
+fn p2pd(args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_p2pd"));
+    command.arg("file").args(args).args(LOCAL).env(p2pd::servers::FORBID_PUBLIC, "1");
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+}
+
+/// Ends the process however the test ends.
+struct Receiver {
+    child: Child,
+    said: BufReader<ChildStderr>,
+    address: String,
+}
+
+impl Drop for Receiver {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Receiver {
+    fn start(dir: &Path, more: &[&str]) -> Self {
+        let dir = dir.to_str().unwrap();
+        let mut child = p2pd(&["receive", "--json", "--dir", dir]).args(more).spawn().unwrap();
+        let said = BufReader::new(child.stderr.take().unwrap());
+        let mut receiver = Receiver { child, said, address: String::new() };
+        receiver.address =
+            receiver.event(|event| event["event"] == "ready")["address"].as_str().unwrap().into();
+        receiver
+    }
+
+    fn event(&mut self, wanted: impl Fn(&Value) -> bool) -> Value {
+        loop {
+            let mut line = String::new();
+            assert_ne!(self.said.read_line(&mut line).unwrap(), 0, "the receiver ended");
+            let event: Value = serde_json::from_str(&line).unwrap_or_else(|_| panic!("{line}"));
+            if wanted(&event) {
+                return event;
+            }
+        }
+    }
+
+    /// The next thing that is said of a file.
+    fn state(&mut self, state: &str) -> Value {
+        self.event(|event| event["event"] == "file" && event["state"] == state)
+    }
+}
+
+fn send(to: &str, files: &[&Path]) -> Command {
+    let mut command = p2pd(&["send", to]);
+    command.args(files);
+    command
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+fn ended(output: &Output) -> (Option<i32>, String) {
+    (output.status.code(), text(&output.stderr))
+}
+
+/// 64 MiB without a short period.
+fn large(dir: &Path) -> PathBuf {
+    let block: Vec<u8> = (0..1_000_003_u32).map(|n| (n.wrapping_mul(0x9e37_79b9) >> 24) as u8).collect();
+    let mut data = block.repeat(68);
+    data.truncate(64 << 20);
+    let path = dir.join("large.bin");
+    fs::write(&path, data).unwrap();
+    path
+}
+
+fn wait_for(part: &Path, bytes: u64) {
+    let begin = Instant::now();
+    while fs::metadata(part).map_or(0, |found| found.len()) < bytes {
+        assert!(begin.elapsed() < Duration::from_secs(60), "{}", part.display());
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+#[test]
+fn files_arrive_whole_and_their_hash_is_said() {
+    let (here, there) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let (one, two) = (here.path().join("one two.txt"), here.path().join("empty"));
+    fs::write(&one, "hello").unwrap();
+    fs::write(&two, "").unwrap();
+    let mut receiver = Receiver::start(there.path(), &["--once"]);
+    let (code, said) = ended(&send(&receiver.address, &[&one, &two]).output().unwrap());
+    assert_eq!(code, Some(0), "{said}");
+    // b2sum has no BLAKE2s; this is Python's hashlib.blake2s(b"hello").
+    let hash = "19213bacc58dee6dbde3ceb9a47cbb330b3d86f8cca8997eb00be456f140ca25";
+    assert!(said.contains(&format!("blake2s {hash}")), "{said}");
+    assert!(said.contains("sending: one two.txt, 5 B\n") && !said.contains('\r'), "{said}");
+    let done = receiver.state("done");
+    assert_eq!((&done["name"], &done["size"]), (&"one two.txt".into(), &5.into()));
+    assert_eq!((&done["blake2s"], &done["direction"]), (&hash.into(), &"receive".into()));
+    assert_eq!(receiver.child.wait().unwrap().code(), Some(0));
+    assert_eq!(fs::read_to_string(there.path().join("one two.txt")).unwrap(), "hello");
+    assert_eq!(fs::read_dir(there.path()).unwrap().count(), 2);
+}
+
+#[test]
+fn a_cut_on_either_side_is_gone_on_from() {
+    let (here, there) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let (file, part) = (large(here.path()), there.path().join(".large.bin.p2pd-part"));
+    let receiver = Receiver::start(there.path(), &[]);
+    // The sender is killed,
+    let mut sender = send(&receiver.address, &[&file]).spawn().unwrap();
+    wait_for(&part, 1 << 20);
+    sender.kill().unwrap();
+    sender.wait().unwrap();
+    let cut = fs::metadata(&part).unwrap().len();
+    assert!(cut < 64 << 20, "too fast to be cut");
+    // then the receiver, whose sender says what to do,
+    let sender = send(&receiver.address, &[&file]).spawn().unwrap();
+    wait_for(&part, cut + (1 << 20));
+    drop(receiver);
+    let (code, said) = ended(&sender.wait_with_output().unwrap());
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains("large.bin: ") && said.contains("the same command goes on from there"), "{said}");
+    assert!(!there.path().join("large.bin").exists());
+    // and what is there by now is not sent again.
+    let again = fs::metadata(&part).unwrap().len();
+    assert!(again > cut && again < 64 << 20, "{cut}, {again}");
+    let mut receiver = Receiver::start(there.path(), &[]);
+    let (code, said) = ended(&send(&receiver.address, &[&file]).output().unwrap());
+    assert_eq!(code, Some(0), "{said}");
+    assert!(said.contains(&format!("from byte {again}")), "{said}");
+    let done = receiver.state("done");
+    assert_eq!((&done["from"], &done["size"]), (&again.into(), &(64 << 20).into()));
+    assert!(fs::read(&file).unwrap() == fs::read(there.path().join("large.bin")).unwrap());
+    assert!(!part.exists());
+    // Once more: it is there already.
+    let (code, said) = ended(&send(&receiver.address, &[&file]).output().unwrap());
+    assert_eq!((code, said.contains("large.bin: is there already")), (Some(0), true), "{said}");
+}
+
+#[test]
+fn what_is_refused_is_said_on_both_sides_and_ends_with_1() {
+    let (here, there) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let paths = ["taken", "big", "good"].map(|name| here.path().join(name));
+    for (path, size) in paths.iter().zip([3, 2000, 100]) {
+        fs::write(path, vec![b'x'; size]).unwrap();
+    }
+    fs::write(there.path().join("taken"), "old").unwrap();
+    let mut receiver = Receiver::start(there.path(), &["--once", "--max-size", "1K"]);
+    let files: Vec<&Path> = paths.iter().map(PathBuf::as_path).collect();
+    let (code, said) = ended(&send(&receiver.address, &files).output().unwrap());
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains("p2pd: taken: the receiver has another file of this name"), "{said}");
+    assert!(said.contains("p2pd: big: the receiver does not take so many bytes"), "{said}");
+    assert_eq!(receiver.state("refused")["name"], "taken");
+    assert_eq!(receiver.child.wait().unwrap().code(), Some(1));
+    assert_eq!(fs::read_to_string(there.path().join("taken")).unwrap(), "old");
+    assert_eq!(fs::metadata(there.path().join("good")).unwrap().len(), 100);
+
+    let mut receiver = Receiver::start(there.path(), &["--once", "--overwrite"]);
+    assert_eq!(ended(&send(&receiver.address, &files[..1]).output().unwrap()).0, Some(0));
+    assert_eq!(receiver.child.wait().unwrap().code(), Some(0));
+    assert_eq!(fs::read_to_string(there.path().join("taken")).unwrap(), "xxx");
+}
+
+#[test]
+fn wrong_usage_opens_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let missing = dir.path().join("missing");
+    let address =
+        "None-[0,127.0.0.1,127.0.0.1,9,1,1,0]-0-AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA";
+    for (mut command, word) in [
+        (send("nonsense", &[&missing]), "address"),
+        (send(address, &[]), "<FILE>"),
+        (p2pd(&["receive", "--dir", missing.to_str().unwrap()]), "missing"),
+        (p2pd(&["receive", "--max-size", "1X"]), "not a number of bytes"),
+        (p2pd(&["receive", "--max-size", "99999999999T"]), "too many bytes"),
+    ] {
+        let (code, said) = ended(&command.output().unwrap());
+        assert_eq!((code, said.contains(word)), (Some(2), true), "{word}: {said}");
+    }
+}
