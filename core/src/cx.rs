@@ -50,6 +50,7 @@ pub(crate) enum Timer {
     Settle,
     Measure,
     Asks,
+    Names,
 }
 
 #[derive(Debug)]

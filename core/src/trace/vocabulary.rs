@@ -10,6 +10,7 @@ use crate::address::PeerAddress;
 use crate::config::{Accept, Broker, Plan, StunServer, TurnServer};
 use crate::identity::{NodeId, NodeIdError};
 use crate::io::{Action, CloseHow, Event, Interface, IoFailure, QueryId, Reuse, SockId, SockOpts};
+use crate::name::{Name, NameError, NameNews, Pin};
 use crate::node::ConnectError;
 use crate::notice::{
     BrokerLoss, BrokerState, ConnectId, FailReason, Notice, Outcome, Refusal, Report, Stage, Strategy,
@@ -50,6 +51,11 @@ enum_form! { Record<&Event<'_>, &Action>, Line => Line {
 #[derive(Clone, PartialEq, Debug)]
 pub(super) enum Call {
     Connect { to: Box<PeerAddress>, plan: Plan },
+    ConnectName { name: Name, plan: Plan },
+    Resolve { name: Name },
+    Register { name: Name },
+    Release { name: Name },
+    Pin { pin: Pin },
     Cancel { connect: ConnectId },
     Answer { peer: NodeId, accept: bool },
     Shutdown,
@@ -61,6 +67,11 @@ pub(super) enum Call {
 
 enum_form! { Call => Call {
     "connect" Connect { to, plan },
+    "connect-name" ConnectName { name, plan },
+    "resolve-name" Resolve { name },
+    "register-name" Register { name },
+    "release-name" Release { name },
+    "pin-name" Pin { pin },
     "cancel" Cancel { connect },
     "answer" Answer { peer, accept },
     "shutdown" Shutdown,
@@ -241,6 +252,7 @@ enum_form! { Notice => Notice {
     "progress" Progress { connect, strategy, stage },
     "failed" Failed { connect, reason, report },
     "ask" Ask { peer },
+    "name" Name { name, news },
     "closed" Closed,
 }}
 
@@ -279,6 +291,7 @@ enum_form! { FailReason => FailReason {
     "deadline-passed" DeadlinePassed,
     "all-strategies-failed" AllStrategiesFailed,
     "refused-by-peer" RefusedByPeer(refusal),
+    "name" Name(why),
     "shutdown" Shutdown,
 }}
 
@@ -349,6 +362,31 @@ enum_form! { NodeIdError => NodeIdError {
     "not-canonical" NotCanonical,
     "small-order" SmallOrder,
 }}
+
+enum_form! { NameNews => NameNews {
+    "resolved" Resolved(address),
+    "not-resolved" NotResolved(why),
+    "registered" Registered { brokers },
+    "not-registered" NotRegistered(why),
+    "contested" Contested { by },
+    "released" Released { brokers },
+    "pinned" Pinned { id, sequence },
+}}
+
+enum_form! { NameError => NameError {
+    "not-found" NotFound,
+    "no-broker" NoBroker,
+    "released" Released,
+    "other-key" OtherKey { pinned, found },
+    "contested" Contested { one, other },
+    "stale" Stale { found, known },
+    "taken" Taken { by },
+    "refused" Refused,
+    "too-many" TooMany,
+    "shutdown" Shutdown,
+}}
+
+struct_form! { Pin { name, id, sequence } }
 
 enum_form! { CloseHow => CloseHow {
     "graceful" Graceful,
@@ -444,6 +482,8 @@ mod tests {
         round_trip::<Notice>();
         round_trip::<Stage>();
         round_trip::<FailReason>();
+        round_trip::<NameNews>();
+        round_trip::<NameError>();
         round_trip::<Refusal>();
         round_trip::<Outcome>();
         round_trip::<Strategy>();
