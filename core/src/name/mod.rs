@@ -83,7 +83,7 @@ impl FromStr for Name {
         let mut bytes = [0; Self::MAX];
         for (at, byte) in text.bytes().enumerate() {
             let inside = at > 0 && at + 1 < text.len();
-            if !byte.is_ascii_alphanumeric() && !(byte == b'-' && inside) {
+            if !(byte.is_ascii_alphanumeric() || byte == b'-' && inside) {
                 return Err(NameTextError::Character(at));
             }
             bytes[at] = byte.to_ascii_lowercase();

@@ -8,7 +8,7 @@
 
 use core::num::NonZeroU16;
 use core::time::Duration;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use bytes::Bytes;
@@ -38,6 +38,8 @@ const REACH_WITHIN: Duration = Duration::from_secs(8);
 const BACK_OFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
 /// Credit given to the stream at a time.
 const CREDIT: u32 = 16 * 1024;
+/// Most subscriptions that wait for an answer; more are not sent to a broker that gives none.
+const MAX_UNANSWERED: usize = 256;
 /// Most messages waiting for the broker or its acknowledgement; a further one is not taken.
 const MAX_OUTBOX: usize = 64;
 
@@ -69,8 +71,10 @@ pub(crate) struct Session {
     /// a round trip a second longer, and a punch reckons with it.
     round_trip: Option<Duration>,
     outbox: VecDeque<Outgoing>,
-    /// Topics of names, and which SUBSCRIBE is under way for each.
-    followed: BTreeMap<Box<str>, Option<NonZeroU16>>,
+    /// Topics of names.
+    followed: BTreeSet<Box<str>>,
+    /// What is to be acknowledged: SUBSCRIBE to a topic, or UNSUBSCRIBE.
+    unanswered: BTreeMap<NonZeroU16, Option<Box<str>>>,
     next_packet_id: NonZeroU16,
     incoming: Bucket,
 }
@@ -140,7 +144,8 @@ impl Session {
             failures: 0,
             round_trip: None,
             outbox: VecDeque::new(),
-            followed: BTreeMap::new(),
+            followed: BTreeSet::new(),
+            unanswered: BTreeMap::new(),
             next_packet_id: NonZeroU16::MIN,
             // Opening a message costs a quarter of a millisecond: at most 5 % of a core for one broker.
             incoming: Bucket::new(200, Duration::from_millis(5)),
@@ -179,32 +184,34 @@ impl Session {
 
     /// Asks for what is kept under the topic of a name, and for what comes later; also again.
     pub(crate) fn follow(&mut self, cx: &mut Cx, topic: &str) {
-        self.followed.insert(topic.into(), None);
-        self.subscribe_names(cx);
+        self.followed.insert(topic.into());
+        self.subscribe(cx, topic);
     }
 
     /// Asks for no more of it.
     pub(crate) fn unfollow(&mut self, cx: &mut Cx, topic: &str) {
-        if self.followed.remove(topic).is_none() {
+        if !self.followed.remove(topic) || self.unanswered.len() >= MAX_UNANSWERED {
             return;
         }
         let packet_id = self.fresh_packet_id();
         if let State::Ready { link } = &self.state
             && let Ok(packet) = mqtt::unsubscribe(packet_id, topic)
         {
+            self.unanswered.insert(packet_id, None);
             cx.send(link.sock, packet);
         }
     }
 
-    fn subscribe_names(&mut self, cx: &mut Cx) {
-        let State::Ready { link } = &self.state else { return };
-        for (topic, under_way) in self.followed.iter_mut().filter(|(_, under_way)| under_way.is_none()) {
-            let packet_id = self.next_packet_id;
-            self.next_packet_id = packet_id.checked_add(1).unwrap_or(NonZeroU16::MIN);
-            if let Ok(packet) = mqtt::subscribe(packet_id, topic) {
-                cx.send(link.sock, packet);
-                *under_way = Some(packet_id);
-            }
+    fn subscribe(&mut self, cx: &mut Cx, topic: &str) {
+        if self.unanswered.len() >= MAX_UNANSWERED {
+            return;
+        }
+        let packet_id = self.fresh_packet_id();
+        if let State::Ready { link } = &self.state
+            && let Ok(packet) = mqtt::subscribe(packet_id, topic)
+        {
+            self.unanswered.insert(packet_id, Some(topic.into()));
+            cx.send(link.sock, packet);
         }
     }
 
@@ -373,16 +380,25 @@ impl Session {
                 self.outbox.iter_mut().for_each(|o| o.sent = false);
                 flush(cx, &mut link, &mut self.outbox);
                 self.state = State::Ready { link };
-                self.followed.values_mut().for_each(|under_way| *under_way = None);
-                self.subscribe_names(cx);
+                self.unanswered.clear();
+                for topic in self.followed.clone() {
+                    self.subscribe(cx, &topic);
+                }
                 return Ok(Some(Said::State(BrokerState::Ready)));
             }
-            (state @ State::Ready { .. }, Incoming::Suback { packet_id, granted }) => {
-                let asked = self.followed.iter().find(|(_, under_way)| **under_way == Some(packet_id));
-                let said = asked.map(|(topic, _)| Said::Followed(topic.clone(), granted));
-                (state, said)
+            (state @ State::Ready { .. }, Incoming::Suback { packet_id, granted })
+                if matches!(self.unanswered.get(&packet_id), Some(Some(_))) =>
+            {
+                let topic = self.unanswered.remove(&packet_id).flatten();
+                let wanted = topic.filter(|topic| self.followed.contains(topic));
+                (state, wanted.map(|topic| Said::Followed(topic, granted)))
             }
-            (state @ State::Ready { .. }, Incoming::Unsuback { .. }) => (state, None),
+            (state @ State::Ready { .. }, Incoming::Unsuback { packet_id })
+                if self.unanswered.get(&packet_id) == Some(&None) =>
+            {
+                self.unanswered.remove(&packet_id);
+                (state, None)
+            }
             (State::Ready { mut link }, Incoming::Pingresp) => {
                 if link.answer_by.take().is_some() {
                     let trip = cx.now.since(link.last_ping);
@@ -418,7 +434,7 @@ impl Session {
 
     /// A payload for us, unless it is foreign, kept, too long or too much.
     fn judge(&mut self, cx: &mut Cx, topic: &str, payload: &[u8], retain: bool) -> Option<Said> {
-        if self.followed.contains_key(topic) && payload.len() <= MAX_RECORD {
+        if self.followed.contains(topic) && payload.len() <= MAX_RECORD {
             if !self.incoming.take(cx.now) {
                 cx.stats.messages_over_limit += 1;
                 return None;
