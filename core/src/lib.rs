@@ -83,7 +83,7 @@ pub use address::PeerAddress;
 pub use config::{Accept, Broker, Config, ConfigError, MAX_SERVERS, Plan, StunServer, TurnServer};
 pub use identity::{NodeId, NodeIdError, SecretKey, SecretKeyError, Topic};
 pub use io::{Action, CloseHow, Event, IoFailure, QueryId, SockId, SockOpts};
-pub use name::{Name, NameError, NameNews, Pin, Target, TargetError, ToTarget};
+pub use name::{Name, NameError, NameNews, NamePin, Target, TargetError, ToTarget};
 pub use node::{ConnectError, MAX_CONNECTS, Node};
 pub use notice::{
     BrokerLoss, BrokerState, ConnectId, FailReason, Notice, Outcome, Refusal, Report, Stage, Strategy,

@@ -8,7 +8,7 @@ use std::time::Duration;
 use common::view::{direct, only};
 use common::{LATENCY, MS, NOON, S, World, key};
 use p2pd_core::name::{MAX_RECORD, Record};
-use p2pd_core::{ConnectError, FailReason, Name, NameError, NameNews, NodeId, Notice, PeerAddress, Pin};
+use p2pd_core::{ConnectError, FailReason, Name, NameError, NameNews, NamePin, NodeId, Notice, PeerAddress};
 
 const HOUR: Duration = Duration::from_secs(3600);
 const GRACE: Duration = Duration::from_millis(500);
@@ -272,8 +272,8 @@ fn the_first_key_is_pinned_and_another_is_an_error_that_says_so() {
     plant(&mut world, 0, &two, 1);
     let asking = world.open(|_| {});
     world.run(S);
-    let known = Pin { name: name(), id: world.id(0), sequence: 5 };
-    world.ask(asking, |node, now| node.pin(now, known));
+    let known = NamePin { name: name(), id: world.id(0), sequence: 5 };
+    world.ask(asking, |node, now| node.pin_name(now, known));
     let why = NameError::OtherKey { pinned: world.id(0), found: world.id(1) };
     assert_eq!(resolve(&mut world, asking), Err(why));
     assert!(why.to_string().contains(&world.id(0).to_string()), "{why}");

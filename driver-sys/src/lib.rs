@@ -13,11 +13,12 @@ mod failure;
 pub mod handover;
 mod interfaces;
 mod key_file;
+mod pin_file;
 mod pipe;
 mod ready;
 pub mod socket;
 
-pub use calls::Calls;
+pub use calls::{Calls, NameAnswer, NameCall, NameCalls};
 pub use clock::{Clock, wall_clock};
 pub use descriptors::raise_descriptor_limit;
 #[cfg(feature = "measure")]
@@ -27,6 +28,7 @@ pub use error::{BindError, ConnectError};
 pub use failure::failure;
 pub use interfaces::{gateway, interfaces};
 pub use key_file::{KeyFileError, create_private, load_or_create_key};
+pub use pin_file::{PinFile, PinFileError};
 pub use pipe::{Half, Layer, PipeInfo, Relayed, Start, Wakers};
 pub use ready::{Ready, SockWaker};
 

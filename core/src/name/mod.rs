@@ -2,7 +2,7 @@
 //!
 //! Whoever has a name publishes a [`Record`] on its brokers, signed by the key of its node id and retained under a
 //! topic that is made of the name. There is no authority: the first node that takes a name on a broker has it there, and
-//! whoever resolved a name once holds on to the key it had ([`Pin`]).
+//! whoever resolved a name once holds on to the key it had ([`NamePin`]).
 
 mod pins;
 mod record;
@@ -193,9 +193,9 @@ impl ToTarget for String {
 }
 
 /// Which key a name had when it was first seen, and the highest sequence number seen since. Keep it where the node's key
-/// is kept, and hand it back by [`Node::pin`](crate::Node::pin) at the next start.
+/// is kept, and hand it back by [`Node::pin_name`](crate::Node::pin_name) at the next start.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Pin {
+pub struct NamePin {
     /// The name.
     pub name: Name,
     /// Whose it is.

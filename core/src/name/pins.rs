@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use smallvec::SmallVec;
 
-use super::{Name, NameError, Pin, Record};
+use super::{Name, NameError, NamePin, Record};
 use crate::identity::NodeId;
 
 /// Most names whose keys are remembered; a further one is not resolved rather than believed anew each time.
@@ -14,15 +14,15 @@ const MAX_KEYS: usize = 4;
 
 /// The keys that names had when they were first seen.
 #[derive(Debug, Default)]
-pub(crate) struct Pins(BTreeMap<Name, Pin>);
+pub(crate) struct Pins(BTreeMap<Name, NamePin>);
 
 impl Pins {
-    pub(crate) fn get(&self, name: Name) -> Option<Pin> {
+    pub(crate) fn get(&self, name: Name) -> Option<NamePin> {
         self.0.get(&name).copied()
     }
 
     /// Remembers what the user kept. The first key stays, and so does the highest sequence number.
-    pub(crate) fn restore(&mut self, pin: Pin) {
+    pub(crate) fn restore(&mut self, pin: NamePin) {
         if let Some(known) = self.0.get_mut(&pin.name) {
             if known.id == pin.id {
                 known.sequence = known.sequence.max(pin.sequence);
@@ -33,7 +33,12 @@ impl Pins {
     }
 
     /// A record is believed: its pin, if that is new or changed.
-    pub(crate) fn learn(&mut self, name: Name, id: NodeId, sequence: u64) -> Result<Option<Pin>, NameError> {
+    pub(crate) fn learn(
+        &mut self,
+        name: Name,
+        id: NodeId,
+        sequence: u64,
+    ) -> Result<Option<NamePin>, NameError> {
         let full = self.0.len() >= MAX_PINS;
         match self.0.get_mut(&name) {
             Some(known) if known.id != id => Err(NameError::OtherKey { pinned: known.id, found: id }),
@@ -44,7 +49,7 @@ impl Pins {
             }
             None if full => Err(NameError::TooMany),
             None => {
-                let pin = Pin { name, id, sequence };
+                let pin = NamePin { name, id, sequence };
                 self.0.insert(name, pin);
                 Ok(Some(pin))
             }
@@ -81,7 +86,7 @@ impl Found {
     }
 
     /// The record that is believed, which has an address.
-    pub(crate) fn decide(&self, pin: Option<Pin>) -> Result<&Record, NameError> {
+    pub(crate) fn decide(&self, pin: Option<NamePin>) -> Result<&Record, NameError> {
         if let Some(pin) = pin {
             let other = self.other_than(pin.id).map(|found| NameError::OtherKey { pinned: pin.id, found });
             return match self.of(pin.id) {
@@ -123,7 +128,7 @@ mod tests {
 
     fn decided(records: &[(u8, u64, bool)], pin: Option<(u8, u64)>) -> Result<(NodeId, u64), NameError> {
         let mut found = Found::default();
-        let pin = pin.map(|(n, sequence)| Pin { name: name(), id: id(n), sequence });
+        let pin = pin.map(|(n, sequence)| NamePin { name: name(), id: id(n), sequence });
         records.iter().for_each(|&(n, s, live)| found.add(record(n, s, live), pin.map(|p| p.id)));
         found.decide(pin).map(|r| (r.id, r.sequence))
     }
@@ -160,17 +165,17 @@ mod tests {
     #[test]
     fn pins_keep_the_first_key_and_the_highest_sequence() {
         let mut pins = Pins::default();
-        let pin = |sequence| Pin { name: name(), id: id(1), sequence };
+        let pin = |sequence| NamePin { name: name(), id: id(1), sequence };
         assert_eq!(pins.learn(name(), id(1), 5), Ok(Some(pin(5))));
         assert_eq!(pins.learn(name(), id(1), 5), Ok(None));
         assert_eq!(pins.learn(name(), id(1), 8), Ok(Some(pin(8))));
-        pins.restore(Pin { id: id(2), ..pin(99) });
+        pins.restore(NamePin { id: id(2), ..pin(99) });
         pins.restore(pin(7));
         assert_eq!(pins.get(name()), Some(pin(8)));
         let other = NameError::OtherKey { pinned: id(1), found: id(2) };
         assert_eq!(pins.learn(name(), id(2), 9), Err(other));
         for n in 0..MAX_PINS {
-            pins.restore(Pin { name: format!("n{n}").parse().unwrap(), ..pin(1) });
+            pins.restore(NamePin { name: format!("n{n}").parse().unwrap(), ..pin(1) });
         }
         assert_eq!(pins.learn("one-more".parse().unwrap(), id(1), 1), Err(NameError::TooMany));
     }

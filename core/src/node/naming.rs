@@ -11,7 +11,7 @@ use crate::address::PeerAddress;
 use crate::config::Plan;
 use crate::cx::Timer;
 use crate::identity::NodeId;
-use crate::name::{Found, Name, NameError, NameNews, Pin, Pins, Record};
+use crate::name::{Found, Name, NameError, NameNews, NamePin, Pins, Record};
 use crate::notice::{ConnectId, FailReason, Notice, Report};
 use crate::time::Instant;
 
@@ -163,7 +163,7 @@ impl Node {
 
     /// Tells the node which key a name had, as [`NameNews::Pinned`] said it in an earlier run. The first key that the node
     /// hears of stays.
-    pub fn pin(&mut self, now: Instant, pin: Pin) {
+    pub fn pin_name(&mut self, now: Instant, pin: NamePin) {
         self.advance(now);
         self.names.pins.restore(pin);
     }

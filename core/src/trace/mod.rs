@@ -80,7 +80,7 @@ use crate::address::PeerAddress;
 use crate::config::{Config, ConfigError, Plan};
 use crate::identity::NodeId;
 use crate::io::{Action, Event};
-use crate::name::{Name, NameError, Pin};
+use crate::name::{Name, NameError, NamePin};
 use crate::node::{ConnectError, MAX_AT_ONCE, Node};
 use crate::notice::ConnectId;
 use crate::pipe::PipeId;
@@ -202,10 +202,10 @@ impl Recorder {
         self.node.release(now, name)
     }
 
-    /// As [`Node::pin`].
-    pub fn pin(&mut self, now: Instant, pin: Pin) {
-        self.write(|| Record::Call(now, Call::Pin { pin }));
-        self.node.pin(now, pin);
+    /// As [`Node::pin_name`].
+    pub fn pin_name(&mut self, now: Instant, pin: NamePin) {
+        self.write(|| Record::Call(now, Call::NamePin { pin }));
+        self.node.pin_name(now, pin);
     }
 
     /// As [`Node::cancel`].

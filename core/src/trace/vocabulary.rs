@@ -10,7 +10,7 @@ use crate::address::PeerAddress;
 use crate::config::{Accept, Broker, Plan, StunServer, TurnServer};
 use crate::identity::{NodeId, NodeIdError};
 use crate::io::{Action, CloseHow, Event, Interface, IoFailure, QueryId, Reuse, SockId, SockOpts};
-use crate::name::{Name, NameError, NameNews, Pin};
+use crate::name::{Name, NameError, NameNews, NamePin};
 use crate::node::ConnectError;
 use crate::notice::{
     BrokerLoss, BrokerState, ConnectId, FailReason, Notice, Outcome, Refusal, Report, Stage, Strategy,
@@ -55,7 +55,7 @@ pub(super) enum Call {
     Resolve { name: Name },
     Register { name: Name },
     Release { name: Name },
-    Pin { pin: Pin },
+    NamePin { pin: NamePin },
     Cancel { connect: ConnectId },
     Answer { peer: NodeId, accept: bool },
     Shutdown,
@@ -71,7 +71,7 @@ enum_form! { Call => Call {
     "resolve-name" Resolve { name },
     "register-name" Register { name },
     "release-name" Release { name },
-    "pin-name" Pin { pin },
+    "pin-name" NamePin { pin },
     "cancel" Cancel { connect },
     "answer" Answer { peer, accept },
     "shutdown" Shutdown,
@@ -386,7 +386,7 @@ enum_form! { NameError => NameError {
     "shutdown" Shutdown,
 }}
 
-struct_form! { Pin { name, id, sequence } }
+struct_form! { NamePin { name, id, sequence } }
 
 enum_form! { CloseHow => CloseHow {
     "graceful" Graceful,
