@@ -7,6 +7,7 @@ mod daemon;
 mod demo;
 mod exec;
 mod map;
+mod names;
 mod options;
 mod say;
 mod server;

@@ -9,7 +9,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use p2pd_core::nat::{Mapping, NatReport};
 use p2pd_core::portmap::{Event, Listed, Protocol};
-use p2pd_core::{NodeId, Notice, PeerAddress};
+use p2pd_core::{Name, NameNews, NodeId, Notice, PeerAddress};
 use p2pd_tokio::{ConnectError, Pipe};
 use serde_json::json;
 
@@ -53,6 +53,22 @@ impl Say {
         self.line(
             || json!({"event": "ready", "address": address.to_string(), "node_id": id.to_string()}),
             || format!("ready: {address}"),
+        );
+    }
+
+    pub(crate) fn registered(self, name: Name, brokers: u8) {
+        self.still();
+        self.line(
+            || json!({"event": "registered", "name": name.to_string(), "brokers": brokers}),
+            || format!("registered: {name}, on {brokers} broker(s)"),
+        );
+    }
+
+    pub(crate) fn released(self, name: Name, brokers: u8) {
+        self.still();
+        self.line(
+            || json!({"event": "released", "name": name.to_string(), "brokers": brokers}),
+            || format!("released: {name}, on {brokers} broker(s)"),
         );
     }
 
@@ -116,6 +132,18 @@ impl Say {
                 || json!({"event": "broker", "id": id, "state": "lost", "reason": why.to_string()}),
                 || format!("broker {id}: {why}"),
             ),
+            // What a call waits for is said by whoever called.
+            Notice::Name { name, news } => match &**news {
+                NameNews::Contested { by } => self.line(
+                    || json!({"event": "name_contested", "name": name.to_string(), "by": by.to_string()}),
+                    || format!("{name}: node {by} claims the name too"),
+                ),
+                NameNews::NotRegistered(why) => self.line(
+                    || json!({"event": "name_lost", "name": name.to_string(), "reason": why.to_string()}),
+                    || format!("{name} is not registered: {why}"),
+                ),
+                _ => {}
+            },
             Notice::IdentityInUse => self.line(
                 || json!({"event": "identity_in_use"}),
                 || "another process uses this key: peers may reach either".into(),

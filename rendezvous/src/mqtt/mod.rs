@@ -628,10 +628,8 @@ impl Broker {
                 self.timers.insert((until, Due::Session(session)));
             }
         }
-        if let (Some(will), true) = (will, why != End::Disconnect) {
-            if !names::is_name(&will.topic) {
-                self.distribute(will);
-            }
+        if let Some(will) = will.filter(|w| why != End::Disconnect && !names::is_name(&w.topic)) {
+            self.distribute(will);
         }
     }
 
