@@ -162,6 +162,12 @@ pub trait ToTarget {
     fn to_target(&self) -> Result<Target, TargetError>;
 }
 
+impl<T: ToTarget + ?Sized> ToTarget for &T {
+    fn to_target(&self) -> Result<Target, TargetError> {
+        (**self).to_target()
+    }
+}
+
 impl ToTarget for Target {
     fn to_target(&self) -> Result<Target, TargetError> {
         Ok(self.clone())

@@ -43,7 +43,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         ("connect", [address, strategy]) => {
             let strategy = Strategy::from_name(strategy).ok_or("no such strategy")?;
             let plan = Plan { strategies: [strategy].into_iter().collect(), ..Plan::default() };
-            let mut pipe = node.connect(&address.parse()?, plan)?;
+            let mut pipe = node.connect(address, plan)?;
             println!("connected {} {}", pipe.info().strategy(), pipe.info().elapsed().as_millis());
             pipe.write_all(b"there and back")?;
             pipe.end()?;
@@ -61,7 +61,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             ip(&format!("link set {interface} down"))?;
             // Over a broker the answer may yet come, once the interface is back.
             let plan = Plan { strategies: [Strategy::Direct].into_iter().collect(), ..Plan::default() };
-            match node.connect(&address.parse()?, plan) {
+            match node.connect(address, plan) {
                 Ok(_) => return Err("connected without an interface".into()),
                 Err(why) => println!("failed {why}"),
             }
