@@ -393,7 +393,7 @@ fn garbage_in_floods_costs_a_bounded_part_of_a_core() {
     }
     world.run(S);
     let stats = world.stats(0);
-    // 200 at once, and one more each 5 ms; each costs about 0.1 ms.
+    // 200 at once, and one more each 5 ms; each costs about 50 us.
     assert_eq!((stats.bad_messages, stats.messages_over_limit), (200, 800));
     assert_eq!(news(&world, 0).len(), 2);
 }
