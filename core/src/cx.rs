@@ -57,6 +57,7 @@ pub(crate) enum Timer {
     Settle,
     Measure,
     Asks,
+    Names,
 }
 
 #[derive(Debug)]

@@ -59,6 +59,7 @@ mod notice;
 mod random;
 mod session;
 mod signal;
+mod signature;
 #[cfg(feature = "insecure-stand-in-cipher")]
 mod stand_in;
 mod stats;
@@ -69,6 +70,7 @@ mod timers;
 pub mod address;
 pub mod clock;
 pub mod io;
+pub mod name;
 pub mod nat;
 pub mod pipe;
 pub mod portmap;
@@ -82,6 +84,7 @@ pub use address::PeerAddress;
 pub use config::{Accept, Broker, Config, ConfigError, MAX_SERVERS, Plan, StunServer, TurnServer};
 pub use identity::{NodeId, NodeIdError, SecretKey, SecretKeyError, Topic};
 pub use io::{Action, CloseHow, Event, IoFailure, QueryId, SockId, SockOpts};
+pub use name::{Name, NameError, NameNews, NamePin, Target, TargetError, ToTarget};
 pub use node::{ConnectError, MAX_CONNECTS, Node};
 pub use notice::{
     BrokerLoss, BrokerState, ConnectId, FailReason, Notice, Outcome, PortState, Refusal, Report, Stage,

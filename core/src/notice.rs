@@ -9,6 +9,7 @@ use smallvec::SmallVec;
 use crate::address::PeerAddress;
 use crate::identity::NodeId;
 use crate::io::IoFailure;
+use crate::name::{Name, NameError, NameNews};
 use crate::pipe::PipeId;
 use crate::portmap::{MapError, Truth, Way};
 
@@ -171,6 +172,8 @@ pub enum FailReason {
     AllStrategiesFailed,
     /// The peer's node does not accept us.
     RefusedByPeer(Refusal),
+    /// The peer was called by a name, and where it is could not be found out.
+    Name(NameError),
     /// The node was shut down.
     Shutdown,
 }
@@ -181,6 +184,7 @@ impl fmt::Display for FailReason {
             FailReason::DeadlinePassed => f.write_str("the deadline passed"),
             FailReason::AllStrategiesFailed => f.write_str("every strategy failed"),
             FailReason::RefusedByPeer(why) => write!(f, "the peer refused: {why}"),
+            FailReason::Name(why) => write!(f, "{why}"),
             FailReason::Shutdown => f.write_str("the node was shut down"),
         }
     }
@@ -361,6 +365,13 @@ pub enum Notice {
         local: IpAddr,
         /// What came of it.
         state: PortState,
+    },
+    /// Something about a name.
+    Name {
+        /// Which.
+        name: Name,
+        /// What.
+        news: Box<NameNews>,
     },
     /// Every socket is closed; the node does nothing more.
     Closed,

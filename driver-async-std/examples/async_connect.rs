@@ -5,7 +5,7 @@ use p2pd_async_std::{Config, Node, SecretKey};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     futures_lite::future::block_on(async {
-        let address = std::env::args().nth(1).ok_or("usage: async_connect ADDRESS [BIND-IP]")?.parse()?;
+        let address = std::env::args().nth(1).ok_or("usage: async_connect ADDRESS [BIND-IP]")?;
         let mut config = Config::new(SecretKey::from_bytes(p2pd_async_std::random_seed()?));
         config.bind = std::env::args().nth(2).map(|ip| ip.parse()).transpose()?;
         let node = Node::bind(config).await?;

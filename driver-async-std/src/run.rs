@@ -11,8 +11,8 @@ use async_io::Timer;
 use futures_lite::Stream;
 use p2pd_core::SockId;
 use p2pd_core::nat::NatReport;
-use p2pd_core::{ConnectId, NodeId, Notice, PeerAddress, Plan, Stats};
-use p2pd_sys::{Calls, Engine, News};
+use p2pd_core::{ConnectId, Name, NameError, NamePin, NodeId, Notice, Plan, Stats, Target};
+use p2pd_sys::{Calls, Engine, NameAnswer, NameCall, NameCalls, News};
 
 use crate::ConnectError;
 use crate::node::Known;
@@ -27,7 +27,7 @@ const BUDGET: usize = 64;
 pub(crate) enum Command {
     Connect {
         token: u64,
-        to: Box<PeerAddress>,
+        to: Box<Target>,
         plan: Plan,
         begun: Sender<Result<ConnectId, p2pd_core::ConnectError>>,
         done: Sender<Result<Pipe, ConnectError>>,
@@ -35,6 +35,12 @@ pub(crate) enum Command {
     Cancel {
         token: u64,
     },
+    Name {
+        name: Name,
+        call: NameCall,
+        done: Sender<Result<NameAnswer, NameError>>,
+    },
+    PinName(NamePin),
     Answer {
         peer: NodeId,
         accept: bool,
@@ -58,6 +64,7 @@ pub(crate) struct Outputs {
 struct Driver {
     engine: Engine<AsyncIo>,
     calls: Calls<Sender<Result<Pipe, ConnectError>>>,
+    names: NameCalls<Sender<Result<NameAnswer, NameError>>>,
     out: Outputs,
     /// Who waits for the end.
     ends: Vec<Sender<()>>,
@@ -73,7 +80,8 @@ enum Woken {
 
 pub(crate) async fn run(engine: Engine<AsyncIo>, commands: Receiver<Command>, out: Outputs) {
     let ready = engine.reactor().ready.clone();
-    let mut driver = Driver { engine, calls: Calls::default(), out, ends: Vec::new() };
+    let mut driver =
+        Driver { engine, calls: Calls::default(), names: NameCalls::default(), out, ends: Vec::new() };
     let queue = commands.clone();
     let mut commands = pin!(commands);
     let mut timer = Timer::never();
@@ -148,6 +156,12 @@ impl Driver {
                 }
             }
             Command::Cancel { token } => self.calls.cancel(&mut self.engine, token),
+            Command::Name { name, call, done } => {
+                if let Err((why, done)) = self.names.begin(&mut self.engine, (name, call), done) {
+                    let _ = done.try_send(Err(why));
+                }
+            }
+            Command::PinName(pin) => self.engine.pin_name(pin),
             Command::Answer { peer, accept } => self.engine.answer(peer, accept),
             Command::Nats(reply) => {
                 let _ = reply.try_send(self.engine.node().nats().cloned().collect());
@@ -167,6 +181,11 @@ impl Driver {
         while let Some(news) = self.engine.take_news() {
             match news {
                 News::Notice(notice) => {
+                    if let Notice::Name { name, news } = &notice {
+                        for (done, outcome) in self.names.told(*name, news) {
+                            let _ = done.try_send(outcome);
+                        }
+                    }
                     if matches!(notice, Notice::Listening { .. } | Notice::Ready { .. }) {
                         self.out.address.set(self.engine.address().clone());
                     }

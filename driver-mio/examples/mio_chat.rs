@@ -14,7 +14,7 @@ const NODE: std::ops::Range<usize> = 2..1000;
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut config = Config::new(SecretKey::from_bytes(p2pd_mio::random_seed()?));
     config.bind = Some(std::env::args().nth(1).ok_or("usage: mio_chat BIND-IP [ADDRESS]")?.parse()?);
-    let friend = std::env::args().nth(2).map(|address| address.parse()).transpose()?;
+    let friend = std::env::args().nth(2);
     let (mut poll, mut events) = (Poll::new()?, Events::with_capacity(64));
     let input = read_input(Waker::new(poll.registry(), INPUT)?);
     let mut node = Node::bind(config, poll.registry(), NODE)?;

@@ -5,7 +5,7 @@ use std::io::{Read, Write};
 use p2pd_mio::{BlockingNode, Config, Plan, SecretKey};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let address = std::env::args().nth(1).ok_or("usage: connect ADDRESS [BIND-IP]")?.parse()?;
+    let address = std::env::args().nth(1).ok_or("usage: connect ADDRESS [BIND-IP]")?;
     let mut config = Config::new(SecretKey::from_bytes(p2pd_mio::random_seed()?));
     config.bind = std::env::args().nth(2).map(|ip| ip.parse()).transpose()?;
     let mut node = BlockingNode::bind(config)?;

@@ -5,7 +5,7 @@ use std::io;
 use std::time::{Duration, Instant};
 
 use mio::{Events, Poll};
-use p2pd_core::{Config, NodeId, Notice, PeerAddress, Plan};
+use p2pd_core::{Config, NodeId, Notice, PeerAddress, Plan, ToTarget};
 use p2pd_sys::{BindError, ConnectError};
 
 use crate::node::{News, Node};
@@ -71,7 +71,11 @@ impl BlockingNode {
     ///
     /// # Errors
     /// Why there is no pipe, with a report of what was tried.
-    pub fn connect(&mut self, to: &PeerAddress, plan: Plan) -> Result<BlockingPipe, ConnectError> {
+    pub fn connect<T: ToTarget + ?Sized>(
+        &mut self,
+        to: &T,
+        plan: Plan,
+    ) -> Result<BlockingPipe, ConnectError> {
         let lost = |e: &io::Error| ConnectError::Lost(p2pd_sys::failure(e));
         let call = self.node.connect(to, plan)?;
         loop {

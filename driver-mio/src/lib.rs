@@ -12,7 +12,7 @@
 //! let key = p2pd_mio::load_or_create_key("p2pd.key".as_ref())?;
 //! let (mut poll, mut events) = (Poll::new()?, Events::with_capacity(256));
 //! let mut node = Node::bind(Config::new(key), poll.registry(), 1_000..20_000)?;
-//! node.connect(&text_from_a_friend.parse()?, Plan::default())?;
+//! node.connect(&text_from_a_friend, Plan::default())?;
 //! let mut pipes = Vec::new();
 //! loop {
 //!     poll.poll(&mut events, node.timeout())?;
@@ -54,8 +54,8 @@ pub use node::{Builder, News, Node};
 pub use pipe::Pipe;
 
 pub use p2pd_core::{
-    Accept, Broker, Config, ConnectId, NodeId, Notice, PeerAddress, PipeMode, Plan, QueryId, SecretKey,
-    Stats, Strategy, StunServer,
+    Accept, Broker, Config, ConnectId, Name, NameError, NamePin, NodeId, Notice, PeerAddress, PipeMode, Plan,
+    QueryId, SecretKey, Stats, Strategy, StunServer, Target, ToTarget,
 };
 pub use p2pd_sys::{
     BindError, ConnectError, KeyFileError, PipeInfo, create_private, load_or_create_key,

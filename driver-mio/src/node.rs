@@ -9,7 +9,10 @@ use mio::Registry;
 use mio::event::Event;
 use p2pd_core::nat::NatReport;
 use p2pd_core::trace::Sink;
-use p2pd_core::{Config, ConnectId, IoFailure, NodeId, Notice, PeerAddress, Plan, QueryId, Stats};
+use p2pd_core::{
+    Config, ConnectId, IoFailure, Name, NameError, NamePin, NodeId, Notice, PeerAddress, Plan, QueryId,
+    Stats, ToTarget,
+};
 use p2pd_sys::{Address, BindError, ConnectError, Engine};
 
 use crate::names::Names;
@@ -176,12 +179,42 @@ impl Node {
         })
     }
 
-    /// Begins to open a pipe by a plan; it ends by [`News::Opened`] or [`News::NotOpened`].
+    /// Begins to open a pipe, to an address or a name that ends with `.peer`, by a plan; it ends by [`News::Opened`] or [`News::NotOpened`].
     ///
     /// # Errors
     /// Why nothing was begun.
-    pub fn connect(&mut self, to: &PeerAddress, plan: Plan) -> Result<ConnectId, ConnectError> {
-        self.engine.connect(to, plan).map_err(ConnectError::NotBegun)
+    pub fn connect<T: ToTarget + ?Sized>(&mut self, to: &T, plan: Plan) -> Result<ConnectId, ConnectError> {
+        let to = to.to_target().map_err(ConnectError::Target)?;
+        self.engine.connect_to(&to, plan).map_err(ConnectError::NotBegun)
+    }
+
+    /// Asks where a name leads; [`Notice::Name`] tells, after 8 s at the latest.
+    ///
+    /// # Errors
+    /// Too many names are asked for at once, or the node was shut down.
+    pub fn resolve(&mut self, name: Name) -> Result<(), NameError> {
+        self.engine.resolve(name)
+    }
+
+    /// Takes a name and keeps it up while the node runs; [`Notice::Name`] tells what comes of it.
+    ///
+    /// # Errors
+    /// As [`resolve`](Self::resolve).
+    pub fn register(&mut self, name: Name) -> Result<(), NameError> {
+        self.engine.register(name)
+    }
+
+    /// Gives up a name that this node's key has; [`Notice::Name`] tells what comes of it.
+    ///
+    /// # Errors
+    /// As [`resolve`](Self::resolve).
+    pub fn release(&mut self, name: Name) -> Result<(), NameError> {
+        self.engine.release(name)
+    }
+
+    /// Tells which key a name had, as a [`Notice::Name`] said it in an earlier run: [`p2pd_sys::PinFile`] keeps them.
+    pub fn pin_name(&mut self, pin: NamePin) {
+        self.engine.pin_name(pin);
     }
 
     /// Gives a call up; nothing more is said of it, unless its pipe waits to be taken out already.

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use p2pd_core::{ConnectError, ConnectId, PeerAddress, Plan};
+use p2pd_core::{ConnectError, ConnectId, Name, NameError, NameNews, PeerAddress, Plan, Target};
 
 use crate::{Engine, Reactor};
 
@@ -21,15 +21,15 @@ impl<D> Calls<D> {
     /// Begins a call; `token` is the waiter's name for it.
     ///
     /// # Errors
-    /// As [`p2pd_core::Node::connect`].
+    /// As [`p2pd_core::Node::connect`] and [`p2pd_core::Node::connect_name`].
     pub fn begin<R: Reactor>(
         &mut self,
         engine: &mut Engine<R>,
-        (to, plan): (&PeerAddress, Plan),
+        (to, plan): (&Target, Plan),
         token: u64,
         done: D,
     ) -> Result<ConnectId, ConnectError> {
-        let id = engine.connect(to, plan)?;
+        let id = engine.connect_to(to, plan)?;
         self.0.insert(id, (token, done));
         Ok(id)
     }
@@ -45,5 +45,77 @@ impl<D> Calls<D> {
     /// The call is over: who is told. `None`: nobody waits.
     pub fn end(&mut self, id: ConnectId) -> Option<D> {
         self.0.remove(&id).map(|(_, done)| done)
+    }
+}
+
+/// What a user of an async driver asks of names.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum NameCall {
+    /// Where it leads.
+    Resolve,
+    /// To take it.
+    Register,
+    /// To give it up.
+    Release,
+}
+
+/// What came of a [`NameCall`].
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum NameAnswer {
+    /// Where it leads.
+    Address(Box<PeerAddress>),
+    /// So many brokers know of it.
+    Brokers(u8),
+}
+
+/// The calls about names under way. `D` is told the outcome.
+#[derive(Debug)]
+pub struct NameCalls<D>(Vec<(Name, NameCall, D)>);
+
+impl<D> Default for NameCalls<D> {
+    fn default() -> Self {
+        NameCalls(Vec::new())
+    }
+}
+
+impl<D> NameCalls<D> {
+    /// Begins a call.
+    ///
+    /// # Errors
+    /// Why nothing was begun, and who is to be told.
+    pub fn begin<R: Reactor>(
+        &mut self,
+        engine: &mut Engine<R>,
+        (name, call): (Name, NameCall),
+        done: D,
+    ) -> Result<(), (NameError, D)> {
+        let begun = match call {
+            NameCall::Resolve => engine.resolve(name),
+            NameCall::Register => engine.register(name),
+            NameCall::Release => engine.release(name),
+        };
+        match begun {
+            Ok(()) => {
+                self.0.push((name, call, done));
+                Ok(())
+            }
+            Err(why) => Err((why, done)),
+        }
+    }
+
+    /// Something was said of a name: who waited for it, and what they are told.
+    pub fn told(&mut self, name: Name, news: &NameNews) -> Vec<(D, Result<NameAnswer, NameError>)> {
+        let (resolve, outcome) = match news {
+            NameNews::Resolved(address) => (true, Ok(NameAnswer::Address(address.clone()))),
+            NameNews::NotResolved(why) => (true, Err(*why)),
+            NameNews::Registered { brokers } | NameNews::Released { brokers } => {
+                (false, Ok(NameAnswer::Brokers(*brokers)))
+            }
+            NameNews::NotRegistered(why) => (false, Err(*why)),
+            _ => return Vec::new(),
+        };
+        let concerned =
+            |(of, call, _): &mut (Name, NameCall, D)| *of == name && (*call == NameCall::Resolve) == resolve;
+        self.0.extract_if(.., concerned).map(|(.., done)| (done, outcome.clone())).collect()
     }
 }

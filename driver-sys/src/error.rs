@@ -4,7 +4,7 @@ use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 
-use p2pd_core::{ConfigError, ConnectId, FailReason, IoFailure, Report};
+use p2pd_core::{ConfigError, ConnectId, FailReason, IoFailure, Report, TargetError};
 
 /// Why a node could not be brought up.
 #[derive(Debug)]
@@ -48,6 +48,8 @@ impl std::error::Error for BindError {
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub enum ConnectError {
+    /// The text is neither an address nor a name.
+    Target(TargetError),
     /// It did not begin.
     NotBegun(p2pd_core::ConnectError),
     /// It was tried and failed; the report says what was tried and seen, strategy by strategy.
@@ -63,6 +65,7 @@ pub enum ConnectError {
 impl fmt::Display for ConnectError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            ConnectError::Target(why) => write!(f, "{why}"),
             ConnectError::NotBegun(why) => write!(f, "{why}"),
             ConnectError::Failed(reason, report) => {
                 write!(f, "{reason}")?;

@@ -14,12 +14,13 @@ mod failure;
 pub mod handover;
 mod interfaces;
 mod key_file;
+mod pin_file;
 mod pipe;
 mod ready;
 pub mod socket;
 mod wrap;
 
-pub use calls::Calls;
+pub use calls::{Calls, NameAnswer, NameCall, NameCalls};
 pub use clock::{Clock, wall_clock};
 pub use descriptors::raise_descriptor_limit;
 #[cfg(feature = "measure")]
@@ -29,6 +30,7 @@ pub use error::{BindError, ConnectError};
 pub use failure::failure;
 pub use interfaces::{Card, cards, interface_name, interfaces};
 pub use key_file::{KeyFileError, create_private, load_or_create_key};
+pub use pin_file::{PinFile, PinFileError};
 pub use pipe::{Half, Layer, PipeInfo, Relayed, Start, Wakers};
 pub use ready::{Ready, SockWaker};
 pub use wrap::check_tls;

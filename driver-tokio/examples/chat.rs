@@ -9,7 +9,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     config.bind = Some(std::env::args().nth(1).ok_or("usage: chat BIND-IP [ADDRESS]")?.parse()?);
     let node = Node::bind(config).await?;
     let pipe = match std::env::args().nth(2) {
-        Some(address) => node.connect(&address.parse()?).await?,
+        Some(address) => node.connect(&address).await?,
         None => {
             println!("{}", node.address().await);
             node.accept().await.ok_or("the node ended")?

@@ -5,7 +5,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let address = std::env::args().nth(1).ok_or("usage: connect ADDRESS [BIND-IP]")?.parse()?;
+    let address = std::env::args().nth(1).ok_or("usage: connect ADDRESS [BIND-IP]")?;
     let mut config = Config::new(SecretKey::from_bytes(p2pd_tokio::random_seed()?));
     config.bind = std::env::args().nth(2).map(|ip| ip.parse()).transpose()?;
     let node = Node::bind(config).await?;

@@ -14,7 +14,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let pipe = match std::env::args().nth(2) {
         Some(address) => {
             let plan = Plan { mode: PipeMode::Plain, ..Plan::default() };
-            node.connect_with(&address.parse()?, plan).await?
+            node.connect_with(&address, plan).await?
         }
         None => {
             println!("{}", node.address().await);

@@ -34,8 +34,8 @@ pub use node::{Builder, Connecting, Node};
 pub use pipe::Pipe;
 
 pub use p2pd_core::{
-    Accept, Broker, Config, ConnectId, NodeId, Notice, PeerAddress, PipeMode, Plan, SecretKey, Stats,
-    Strategy, StunServer,
+    Accept, Broker, Config, ConnectId, Name, NameError, NamePin, NodeId, Notice, PeerAddress, PipeMode, Plan,
+    SecretKey, Stats, Strategy, StunServer, Target, ToTarget,
 };
 pub use p2pd_sys::{
     BindError, ConnectError, KeyFileError, PipeInfo, create_private, load_or_create_key,

@@ -9,8 +9,10 @@ use std::task::{Context, Poll};
 
 use p2pd_core::nat::NatReport;
 use p2pd_core::trace::Sink;
-use p2pd_core::{Config, ConnectId, NodeId, Notice, PeerAddress, Plan, Stats};
-use p2pd_sys::{Address, BindError, ConnectError, Engine};
+use p2pd_core::{
+    Config, ConnectId, Name, NameError, NamePin, NodeId, Notice, PeerAddress, Plan, Stats, ToTarget,
+};
+use p2pd_sys::{Address, BindError, ConnectError, Engine, NameAnswer, NameCall};
 use tokio::sync::{Mutex, broadcast, mpsc, oneshot, watch};
 
 use crate::pipe::Pipe;
@@ -132,12 +134,13 @@ impl Node {
         self.inner.address.borrow().known().cloned()
     }
 
-    /// Opens a pipe with the default plan: all strategies, encrypted, within 20 s. Dropping the future gives
+    /// Opens a pipe to an address or a name that ends with `.peer`, with the default plan: all strategies, encrypted,
+    /// within 20 s. Dropping the future gives
     /// the attempt up.
     ///
     /// # Errors
     /// Why there is no pipe, with a report of what was tried.
-    pub async fn connect(&self, to: &PeerAddress) -> Result<Pipe, ConnectError> {
+    pub async fn connect<T: ToTarget + ?Sized>(&self, to: &T) -> Result<Pipe, ConnectError> {
         self.connect_with(to, Plan::default()).await
     }
 
@@ -145,8 +148,9 @@ impl Node {
     ///
     /// # Errors
     /// Why there is no pipe, with a report of what was tried.
-    pub async fn connect_with(&self, to: &PeerAddress, plan: Plan) -> Result<Pipe, ConnectError> {
-        self.start_connect(to, plan).await?.await
+    pub async fn connect_with<T: ToTarget + ?Sized>(&self, to: &T, plan: Plan) -> Result<Pipe, ConnectError> {
+        let to = to.to_target().map_err(ConnectError::Target)?;
+        self.start_connect(&to, plan).await?.await
     }
 
     /// Begins to open a pipe, and returns a future for it that knows its [`ConnectId`], so that
@@ -154,16 +158,66 @@ impl Node {
     ///
     /// # Errors
     /// Why nothing was begun.
-    pub async fn start_connect(&self, to: &PeerAddress, plan: Plan) -> Result<Connecting, ConnectError> {
+    pub async fn start_connect<T: ToTarget + ?Sized>(
+        &self,
+        to: &T,
+        plan: Plan,
+    ) -> Result<Connecting, ConnectError> {
+        let to = to.to_target().map_err(ConnectError::Target)?;
         let (begun_tx, begun) = oneshot::channel();
         let (done_tx, done) = oneshot::channel();
         let token = self.inner.tokens.fetch_add(1, Ordering::Relaxed);
         let canceller = Canceller { token, commands: self.inner.commands.clone() };
-        let command =
-            Command::Connect { token, to: Box::new(to.clone()), plan, begun: begun_tx, done: done_tx };
+        let command = Command::Connect { token, to: Box::new(to), plan, begun: begun_tx, done: done_tx };
         self.inner.commands.send(command).map_err(|_| ConnectError::NodeGone)?;
         let id = begun.await.map_err(|_| ConnectError::NodeGone)?.map_err(ConnectError::NotBegun)?;
         Ok(Connecting { id, done, _canceller: canceller })
+    }
+
+    /// Where a name leads: asks all brokers, for at most 8 s.
+    ///
+    /// # Errors
+    /// Why that is not to be told; [`NameError::OtherKey`] if the name has not the key that it had.
+    pub async fn resolve(&self, name: Name) -> Result<PeerAddress, NameError> {
+        match self.ask(name, NameCall::Resolve).await? {
+            NameAnswer::Address(address) => Ok(*address),
+            NameAnswer::Brokers(_) => Err(NameError::NotFound),
+        }
+    }
+
+    /// Takes a name for this node and keeps it up while the node runs; returns how many brokers keep its record, which is
+    /// valid for a day after the node has ended. What becomes of it later is a [`Notice::Name`].
+    ///
+    /// # Errors
+    /// Why it was not; [`NameError::Taken`] if another node has it.
+    pub async fn register(&self, name: Name) -> Result<u8, NameError> {
+        Ok(match self.ask(name, NameCall::Register).await? {
+            NameAnswer::Brokers(brokers) => brokers,
+            NameAnswer::Address(_) => 0,
+        })
+    }
+
+    /// Gives up a name that this node's key has, in whichever process it was taken; returns how many brokers were told.
+    ///
+    /// # Errors
+    /// Why it was not; [`NameError::NotFound`] if no broker has a record by our key.
+    pub async fn release(&self, name: Name) -> Result<u8, NameError> {
+        Ok(match self.ask(name, NameCall::Release).await? {
+            NameAnswer::Brokers(brokers) => brokers,
+            NameAnswer::Address(_) => 0,
+        })
+    }
+
+    /// Tells which key a name had, as a [`Notice::Name`] said it in an earlier run: [`p2pd_sys::PinFile`] keeps them.
+    pub fn pin_name(&self, pin: NamePin) {
+        let _ = self.inner.commands.send(Command::PinName(pin));
+    }
+
+    async fn ask(&self, name: Name, call: NameCall) -> Result<NameAnswer, NameError> {
+        let (done, answer) = oneshot::channel();
+        let command = Command::Name { name, call, done };
+        self.inner.commands.send(command).map_err(|_| NameError::Shutdown)?;
+        answer.await.unwrap_or(Err(NameError::Shutdown))
     }
 
     /// The next pipe that a peer opens to us; `None` once the node was shut down. At most 128 wait;

@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use p2pd_core::nat::NatReport;
-use p2pd_core::{ConnectId, NodeId, Notice, PeerAddress, Plan, Stats};
-use p2pd_sys::{Address, Calls, Engine, News};
+use p2pd_core::{ConnectId, Name, NameError, NamePin, NodeId, Notice, Plan, Stats, Target};
+use p2pd_sys::{Address, Calls, Engine, NameAnswer, NameCall, NameCalls, News};
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
@@ -23,7 +23,7 @@ const BUDGET: usize = 64;
 pub(crate) enum Command {
     Connect {
         token: u64,
-        to: Box<PeerAddress>,
+        to: Box<Target>,
         plan: Plan,
         begun: oneshot::Sender<Result<ConnectId, p2pd_core::ConnectError>>,
         done: oneshot::Sender<Result<Pipe, ConnectError>>,
@@ -31,6 +31,12 @@ pub(crate) enum Command {
     Cancel {
         token: u64,
     },
+    Name {
+        name: Name,
+        call: NameCall,
+        done: oneshot::Sender<Result<NameAnswer, NameError>>,
+    },
+    PinName(NamePin),
     Answer {
         peer: NodeId,
         accept: bool,
@@ -55,6 +61,7 @@ pub(crate) struct Outputs {
 struct Driver {
     engine: Engine<Tokio>,
     calls: Calls<oneshot::Sender<Result<Pipe, ConnectError>>>,
+    names: NameCalls<oneshot::Sender<Result<NameAnswer, NameError>>>,
     out: Outputs,
     /// Who waits for the end.
     ends: Vec<oneshot::Sender<()>>,
@@ -67,7 +74,8 @@ pub(crate) async fn run(
     out: Outputs,
 ) {
     let ready = engine.reactor().ready.clone();
-    let mut driver = Driver { engine, calls: Calls::default(), out, ends: Vec::new() };
+    let mut driver =
+        Driver { engine, calls: Calls::default(), names: NameCalls::default(), out, ends: Vec::new() };
     let timer = tokio::time::sleep(Duration::ZERO);
     tokio::pin!(timer);
     let mut handles = true;
@@ -121,6 +129,12 @@ impl Driver {
                 }
             }
             Command::Cancel { token } => self.calls.cancel(&mut self.engine, token),
+            Command::Name { name, call, done } => {
+                if let Err((why, done)) = self.names.begin(&mut self.engine, (name, call), done) {
+                    let _ = done.send(Err(why));
+                }
+            }
+            Command::PinName(pin) => self.engine.pin_name(pin),
             Command::Answer { peer, accept } => self.engine.answer(peer, accept),
             Command::Nats(reply) => {
                 let _ = reply.send(self.engine.node().nats().cloned().collect());
@@ -140,6 +154,11 @@ impl Driver {
         while let Some(news) = self.engine.take_news() {
             match news {
                 News::Notice(notice) => {
+                    if let Notice::Name { name, news } = &notice {
+                        for (done, outcome) in self.names.told(*name, news) {
+                            let _ = done.send(outcome);
+                        }
+                    }
                     if matches!(notice, Notice::Listening { .. } | Notice::Ready { .. }) {
                         self.out.address.send_replace(self.engine.address().clone());
                     }

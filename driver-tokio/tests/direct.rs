@@ -137,12 +137,12 @@ async fn strangers_at_the_other_end_are_clear_errors() {
     let to = b.address().await.to_string();
     let port = b.address().await.v4()[0].port;
     b.shutdown().await;
-    let refused = a.connect(&to.parse().unwrap()).await.unwrap_err();
+    let refused = a.connect(&to).await.unwrap_err();
     assert!(refused.to_string().contains("refused"), "{refused}");
     for (answer, word) in [(&b"HTTP/1.1 400 Bad Request\r\n\r\n"[..], "version"), (b"", "broke")] {
         let stranger = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let there = stranger.local_addr().unwrap().port();
-        let address = to.replace(&format!(",{port},"), &format!(",{there},")).parse().unwrap();
+        let address = to.replace(&format!(",{port},"), &format!(",{there},"));
         let rude = tokio::spawn(async move {
             let (mut s, _) = stranger.accept().await.unwrap();
             let mut hello = [0; 118];
@@ -162,7 +162,7 @@ async fn a_taken_port_is_named_and_shutdown_frees_it() {
     let taken = Node::bind(Config { port, ..config() }).await;
     assert!(matches!(taken, Err(BindError::Listen(at, IoFailure::AddrInUse)) if at.port() == port));
     first.shutdown().await;
-    assert!(matches!(first.connect(&"None-0-0-x".parse().unwrap()).await, Err(ConnectError::NodeGone)));
+    assert!(matches!(first.connect("None-0-0-x").await, Err(ConnectError::NodeGone)));
     Node::bind(Config { port, ..config() }).await.unwrap();
 }
 
@@ -172,7 +172,7 @@ async fn giving_up_leaves_no_task_behind() {
     let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = silent.local_addr().unwrap().port();
     let key = SecretKey::from_bytes(p2pd_sys::random_seed().unwrap()).node_id();
-    let to = format!("None-[0,127.0.0.1,127.0.0.1,{port},1,1,0]-0-{key}").parse().unwrap();
+    let to = format!("None-[0,127.0.0.1,127.0.0.1,{port},1,1,0]-0-{key}");
     let tasks = || tokio::runtime::Handle::current().metrics().num_alive_tasks();
     let before = tasks();
     let given_up = tokio::time::timeout(Duration::from_millis(200), a.connect(&to)).await;

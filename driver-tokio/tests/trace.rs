@@ -30,7 +30,7 @@ async fn traces() -> (String, String) {
         far.read_to_string(&mut text).await.unwrap();
         assert_eq!(text, "between us");
     }
-    let nobody = a.connect(&"None-0-0-x".parse().unwrap()).await;
+    let nobody = a.connect("None-0-0-x").await;
     assert!(matches!(nobody, Err(ConnectError::NotBegun(_))));
     // Somebody who never answers.
     let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();

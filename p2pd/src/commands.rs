@@ -3,7 +3,8 @@
 use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
 
-use p2pd_core::{Accept, Config, Notice, PeerAddress, PipeMode, Plan, SecretKey, Strategy};
+use p2pd_core::{Accept, Config, Name, Notice, PipeMode, Plan, SecretKey, Strategy, Target};
+use p2pd_sys::PinFile;
 use p2pd_tokio::{BindError, Node, Pipe};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::broadcast::error::RecvError;
@@ -14,9 +15,9 @@ use crate::USAGE;
 use crate::daemon::{self, Prepared};
 use crate::exec::Program;
 use crate::file::{self, Outgoing, Receiving};
-use crate::options::{Command, Common, File, Options};
+use crate::options::{Command, Common, File, NameCommand, Options};
 use crate::say::Say;
-use crate::{clock, demo, interfaces, log, manual, map, server, trace};
+use crate::{clock, demo, interfaces, log, manual, map, names, server, trace};
 use p2pd::servers::Servers;
 
 /// Bytes copied at a time.
@@ -26,13 +27,33 @@ const PIPE: &str = "the pipe broke";
 
 /// What a node is brought up for.
 enum Task {
-    Listen { echo: bool },
-    Connect(Box<PeerAddress>, Plan, Option<Program>),
+    Listen { echo: bool, name: Option<Name> },
+    Name(NameCommand),
+    Connect(Target, Plan, Option<Program>),
     Addr,
     Nat,
-    Daemon(Prepared),
-    Send(Box<PeerAddress>, Plan, Vec<Outgoing>),
+    Send(Target, Plan, Vec<Outgoing>),
     Receive(Receiving),
+    Daemon(Prepared, Option<Name>),
+}
+
+impl Task {
+    /// A name to hold meanwhile.
+    fn holds(&self) -> Option<Name> {
+        match self {
+            Task::Listen { name, .. } | Task::Daemon(_, name) => *name,
+            _ => None,
+        }
+    }
+
+    /// Whether it has to do with names, or may have.
+    fn knows_names(&self) -> bool {
+        match self {
+            Task::Connect(to, ..) | Task::Send(to, ..) => matches!(to, Target::Name(_)),
+            Task::Name(_) | Task::Daemon(..) => true,
+            _ => self.holds().is_some(),
+        }
+    }
 }
 
 pub(crate) async fn run(options: Options) -> ExitCode {
@@ -52,16 +73,20 @@ pub(crate) async fn run(options: Options) -> ExitCode {
         Command::Config => return manual::config(say),
         Command::Completions { shell } => return manual::completions(shell, say),
         Command::Man { folder } => return manual::man(folder.as_deref(), say),
-        Command::Listen { echo, port, common } => {
+        Command::Listen { echo, port, name, common } => {
             portmap = port.wanted();
-            (Task::Listen { echo }, common)
+            (Task::Listen { echo, name }, common)
         }
+        Command::Name(command) => match name_task(command, say) {
+            Ok(task) => task,
+            Err(code) => return code,
+        },
         Command::Addr { common } => (Task::Addr, common),
         Command::Nat { common } => (Task::Nat, common),
         Command::Daemon(daemon) => match Prepared::new(&daemon) {
             Ok(prepared) => {
                 portmap = daemon.port.wanted();
-                (Task::Daemon(prepared), daemon.common)
+                (Task::Daemon(prepared, daemon.name), daemon.common)
             }
             Err(why) => return usage(say, &why),
         },
@@ -70,8 +95,8 @@ pub(crate) async fn run(options: Options) -> ExitCode {
             Err(why) => return usage(say, &why),
         },
         Command::File(File::Send { address, files, common }) => {
-            let to = match address.parse::<PeerAddress>() {
-                Ok(to) => Box::new(to),
+            let to = match address.parse::<Target>() {
+                Ok(to) => to,
                 Err(why) => return usage(say, &why.to_string()),
             };
             let files = match file::outgoing(&files) {
@@ -82,8 +107,8 @@ pub(crate) async fn run(options: Options) -> ExitCode {
             (Task::Send(to, Plan { mode, ..Plan::default() }, files), common)
         }
         Command::Connect { address, strategies, timeout, relay_first, exec, stdio, common } => {
-            let to = match address.parse::<PeerAddress>() {
-                Ok(to) => Box::new(to),
+            let to = match address.parse::<Target>() {
+                Ok(to) => to,
                 Err(why) => return usage(say, &why.to_string()),
             };
             let program = Program::new(exec, stdio);
@@ -100,12 +125,16 @@ pub(crate) async fn run(options: Options) -> ExitCode {
             (Task::Connect(to, plan, program), common)
         }
     };
+    let pins = match task.knows_names().then(|| pins(&task, &common)).transpose() {
+        Ok(pins) => pins,
+        Err(why) => return usage(say, &why),
+    };
     let config = match config(&common, say).await {
         Ok(config) => Config { portmap, hairpin: matches!(task, Task::Nat), ..config },
         Err(why) => return usage(say, &why),
     };
     // P2PD's documents have a node answer ECHO on what peers open to it.
-    let mut builder = Node::builder(config).echo(matches!(task, Task::Daemon(_)));
+    let mut builder = Node::builder(config).echo(matches!(task, Task::Daemon(..)));
     if let Some(path) = &common.trace {
         match trace::create(path, say) {
             Ok(write) => builder = builder.trace(write),
@@ -128,8 +157,20 @@ pub(crate) async fn run(options: Options) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let (said, following) = follow(node.notices(), say);
+    let (file, known) = pins.unzip();
+    let (said, following) = follow(node.notices(), file.clone(), say);
+    known.into_iter().flatten().for_each(|pin| node.pin_name(pin));
+    if let (Some(name), Some(file)) = (task.holds(), &file)
+        && let Err(code) = names::register(&node, name, file, say).await
+    {
+        node.shutdown().await;
+        return code;
+    }
     let code = match task {
+        Task::Name(command) => match &file {
+            Some(file) => names::run(&node, &command, file, say).await,
+            None => ExitCode::FAILURE,
+        },
         Task::Connect(to, plan, None) => connect(&node, &to, plan, say, &said).await,
         Task::Connect(to, plan, Some(program)) => match open(&node, &to, plan, say, &said).await {
             Ok(pipe) => {
@@ -144,9 +185,9 @@ pub(crate) async fn run(options: Options) -> ExitCode {
             Err(code) => code,
         },
         Task::Receive(receiving) => file::receive(&node, receiving, say).await,
-        Task::Listen { echo } => listen(&node, echo, say).await,
+        Task::Listen { echo, .. } => listen(&node, echo, say).await,
         Task::Nat => nat(&node, say).await,
-        Task::Daemon(prepared) => daemon::run(&node, prepared, say).await,
+        Task::Daemon(prepared, _) => daemon::run(&node, prepared, say).await,
         Task::Addr => {
             say.waiting("asking for the outside address");
             let address = node.address().await;
@@ -170,7 +211,11 @@ pub(crate) async fn run(options: Options) -> ExitCode {
 type Said = mpsc::Sender<oneshot::Sender<()>>;
 
 /// Says notices, in a task of its own that ends with the node.
-fn follow(mut notices: broadcast::Receiver<Notice>, say: Say) -> (Said, JoinHandle<()>) {
+fn follow(
+    mut notices: broadcast::Receiver<Notice>,
+    pins: Option<PinFile>,
+    say: Say,
+) -> (Said, JoinHandle<()>) {
     let (said, mut asked) = mpsc::channel::<oneshot::Sender<()>>(1);
     let following = tokio::spawn(async move {
         loop {
@@ -179,6 +224,9 @@ fn follow(mut notices: broadcast::Receiver<Notice>, say: Say) -> (Said, JoinHand
                 notice = notices.recv() => match notice {
                     Ok(notice) => {
                         log::notice(&notice);
+                        if let Some(file) = &pins {
+                            names::keep(file, &notice, say);
+                        }
                         say.notice(&notice);
                     }
                     Err(RecvError::Lagged(_)) => {}
@@ -189,6 +237,34 @@ fn follow(mut notices: broadcast::Receiver<Notice>, say: Say) -> (Said, JoinHand
         }
     });
     (said, following)
+}
+
+/// The task of `p2pd name`, or what came of one that needs no node.
+fn name_task(command: NameCommand, say: Say) -> Result<(Task, Common), ExitCode> {
+    let common = match &command {
+        NameCommand::Register { common, .. }
+        | NameCommand::Resolve { common, .. }
+        | NameCommand::Release { common, .. }
+        | NameCommand::Forget { common, .. } => common.clone(),
+    };
+    if let NameCommand::Forget { name, .. } = command {
+        return Err(match names::pin_file(&common) {
+            Ok(file) => names::forget(name, &file, say),
+            Err(why) => usage(say, &why),
+        });
+    }
+    Ok((Task::Name(command), common))
+}
+
+/// The file with the keys of names, and what is in it.
+fn pins(task: &Task, common: &Common) -> Result<(PinFile, Vec<p2pd_tokio::NamePin>), String> {
+    let owns = matches!(task, Task::Name(NameCommand::Register { .. } | NameCommand::Release { .. }));
+    if owns || task.holds().is_some() {
+        names::needs_identity(common)?;
+    }
+    let file = names::pin_file(common)?;
+    let known = file.load().map_err(|why| why.to_string())?;
+    Ok((file, known))
 }
 
 pub(crate) fn usage(say: Say, why: &str) -> ExitCode {
@@ -224,7 +300,7 @@ async fn config(common: &Common, say: Say) -> Result<Config, String> {
     Ok(config)
 }
 
-async fn connect(node: &Node, to: &PeerAddress, plan: Plan, say: Say, said: &Said) -> ExitCode {
+async fn connect(node: &Node, to: &Target, plan: Plan, say: Say, said: &Said) -> ExitCode {
     let pipe = match open(node, to, plan, say, said).await {
         Ok(pipe) => pipe,
         Err(code) => return code,
@@ -238,7 +314,7 @@ async fn connect(node: &Node, to: &PeerAddress, plan: Plan, say: Say, said: &Sai
     }
 }
 
-async fn open(node: &Node, to: &PeerAddress, plan: Plan, say: Say, said: &Said) -> Result<Pipe, ExitCode> {
+async fn open(node: &Node, to: &Target, plan: Plan, say: Say, said: &Said) -> Result<Pipe, ExitCode> {
     say.waiting("connecting");
     let outcome = node.connect_with(to, plan).await;
     // What led to it is said before it.

@@ -12,6 +12,7 @@ mod interfaces;
 mod log;
 mod manual;
 mod map;
+mod names;
 mod options;
 mod say;
 mod server;

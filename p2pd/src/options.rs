@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
 use p2pd::servers::FORBID_PUBLIC;
-use p2pd_core::{NodeId, Strategy};
+use p2pd_core::{Name, NodeId, Strategy};
 use tracing_subscriber::filter::Targets;
 
 use crate::{help, log};
@@ -28,7 +28,7 @@ pub(crate) struct Options {
 }
 
 /// What the subcommands that are a node have in common.
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 pub(crate) struct Common {
     /// Server list, a TOML file: brokers, STUN and TURN servers. `p2pd config` prints one with every field and its
     /// default. Without it, public servers of others are used
@@ -46,6 +46,10 @@ pub(crate) struct Common {
     /// Key file; made if missing. Without it the node has a new key each time
     #[arg(long, value_name = "FILE")]
     pub(crate) identity: Option<PathBuf>,
+    /// File with the keys that names had when they were first seen. Default: beside the key file, with `.names` behind its
+    /// name, or ~/.p2pd/names
+    #[arg(long, value_name = "FILE")]
+    pub(crate) names: Option<PathBuf>,
     /// Give pipes to these node ids only, and search for them with many dials where a NAT asks for it. Default:
     /// to anybody who knows the address
     #[arg(long, value_name = "NODE-ID", value_delimiter = ',')]
@@ -86,6 +90,10 @@ pub(crate) enum Command {
         /// Send every byte of every pipe back instead, for many peers at once
         #[arg(long)]
         echo: bool,
+        /// Take this name, and hold it while listening: `p2pd connect NAME.peer` then finds this node. Needs
+        /// `--identity`, because a name belongs to a key
+        #[arg(long, value_name = "NAME")]
+        name: Option<Name>,
         #[command(flatten)]
         port: MapPort,
         #[command(flatten)]
@@ -94,7 +102,7 @@ pub(crate) enum Command {
     /// Connect to a peer: standard input to it, its bytes to standard output
     #[command(after_long_help = help::CONNECT)]
     Connect {
-        /// What the peer's `listen` or `addr` printed
+        /// What the peer's `listen` or `addr` printed, or the name that it has: NAME.peer
         address: String,
         /// Strategies to try, in this order. A relay needs a TURN server in the list, and begins when the others
         /// have ended or after 3 s
@@ -122,6 +130,9 @@ pub(crate) enum Command {
         #[command(flatten)]
         common: Common,
     },
+    /// Take, look up or give up a name, by which a node can be called in place of its address
+    #[command(subcommand)]
+    Name(NameCommand),
     /// Measure the NATs in front of this machine and say what they do
     Nat {
         #[command(flatten)]
@@ -215,6 +226,40 @@ pub(crate) struct Receive {
     pub(crate) common: Common,
 }
 
+/// What can be done with a name: 1 to 63 letters, digits and hyphens, `.peer` behind it or not.
+#[derive(Debug, Subcommand)]
+pub(crate) enum NameCommand {
+    /// Take a name for the key of `--identity` and the address that `addr` prints, for a day. `listen --name` and
+    /// `daemon --name` hold a name as long as they run
+    Register {
+        /// The name
+        name: Name,
+        #[command(flatten)]
+        common: Common,
+    },
+    /// Print the address that a name leads to
+    Resolve {
+        /// The name
+        name: Name,
+        #[command(flatten)]
+        common: Common,
+    },
+    /// Give up a name that the key of `--identity` has
+    Release {
+        /// The name
+        name: Name,
+        #[command(flatten)]
+        common: Common,
+    },
+    /// Forget which key a name had, where it is right that it has another one now. Asks nobody
+    Forget {
+        /// The name
+        name: Name,
+        #[command(flatten)]
+        common: Common,
+    },
+}
+
 /// The API of the daemon.
 #[derive(Debug, Args)]
 pub(crate) struct Daemon {
@@ -232,6 +277,9 @@ pub(crate) struct Daemon {
     /// send no Sec-Fetch-Site
     #[arg(long)]
     pub(crate) no_token: bool,
+    /// Take this name, and hold it while running. Needs `--identity`, because a name belongs to a key
+    #[arg(long, value_name = "NAME")]
+    pub(crate) name: Option<Name>,
     #[command(flatten)]
     pub(crate) port: MapPort,
     #[command(flatten)]

@@ -9,7 +9,7 @@ use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use p2pd_core::nat::{Mapping, NatReport};
 use p2pd_core::portmap::{Event, Listed as Entry, Protocol};
-use p2pd_core::{NodeId, Notice, PeerAddress, PortState, Strategy, StrategyReport};
+use p2pd_core::{Name, NameNews, NodeId, Notice, PeerAddress, PortState, Strategy, StrategyReport};
 use p2pd_tokio::{ConnectError, Pipe};
 use serde_json::json;
 
@@ -111,6 +111,22 @@ impl Say {
         );
     }
 
+    pub(crate) fn registered(self, name: Name, brokers: u8) {
+        self.still();
+        self.line(
+            || json!({"event": "registered", "name": name.to_string(), "brokers": brokers}),
+            || format!("registered: {name}, on {brokers} broker(s)"),
+        );
+    }
+
+    pub(crate) fn released(self, name: Name, brokers: u8) {
+        self.still();
+        self.line(
+            || json!({"event": "released", "name": name.to_string(), "brokers": brokers}),
+            || format!("released: {name}, on {brokers} broker(s)"),
+        );
+    }
+
     /// Where the API is, and what it asks for. The link has the token where browsers keep it to themselves.
     pub(crate) fn api(self, at: SocketAddr, token: Option<&str>, file: Option<&Path>, unix: Option<&Path>) {
         let (file, unix) = (file.map(|f| f.display().to_string()), unix.map(|u| u.display().to_string()));
@@ -197,6 +213,18 @@ impl Say {
                 },
                 || format!("stays relayed: {reason}{}", details(&report.strategies)),
             ),
+            // What a call waits for is said by whoever called.
+            Notice::Name { name, news } => match &**news {
+                NameNews::Contested { by } => self.line(
+                    || json!({"event": "name_contested", "name": name.to_string(), "by": by.to_string()}),
+                    || format!("{name}: node {by} claims the name too"),
+                ),
+                NameNews::NotRegistered(why) => self.line(
+                    || json!({"event": "name_lost", "name": name.to_string(), "reason": why.to_string()}),
+                    || format!("{name} is not registered: {why}"),
+                ),
+                _ => {}
+            },
             Notice::IdentityInUse => self.line(
                 || json!({"event": "identity_in_use"}),
                 || "another process uses this key: peers may reach either".into(),

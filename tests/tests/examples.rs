@@ -75,7 +75,7 @@ fn an_echo_server_on_mio_gains_p2pd_and_goes_on_serving_tcp() {
     let mut config = Config::new(SecretKey::from_bytes(p2pd_sys::random_seed().unwrap()));
     config.bind = Some("127.0.0.1".parse().unwrap());
     let node = Driver::Tokio.bind(config, None).unwrap();
-    let mut pipe = node.connect(&address.parse().unwrap(), Plan::default()).unwrap();
+    let mut pipe = node.connect(&address, Plan::default()).unwrap();
     let mut stream = TcpStream::connect(tcp).unwrap();
     let mut word = [0; 5];
     for _ in 0..3 {

@@ -94,9 +94,13 @@ pub(super) struct Request {
 }
 
 impl Node {
-    pub(super) fn begin(&mut self, peer: NodeId, to: &PeerAddress, plan: Plan) -> ConnectId {
+    pub(super) fn fresh_connect(&mut self) -> ConnectId {
         let id = ConnectId(self.next_connect);
         self.next_connect += 1;
+        id
+    }
+
+    pub(super) fn begin(&mut self, id: ConnectId, peer: NodeId, to: &PeerAddress, plan: Plan) {
         let now = self.cx.now;
         let session = SessionId(self.cx.random.bytes(Domain::SessionId));
         self.remember(peer);
@@ -142,7 +146,6 @@ impl Node {
         self.attempts.insert(id, Box::new(attempt));
         self.sessions.insert(session, id);
         self.drive_attempt(id);
-        id
     }
 
     pub(super) fn cancel_attempt(&mut self, connect: ConnectId) {

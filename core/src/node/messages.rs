@@ -33,6 +33,8 @@ impl Node {
             match said {
                 Said::State(state) => self.broker_state(place, state),
                 Said::Payload(payload) => self.payload(place, &payload),
+                Said::Followed(topic, granted) => self.name_followed(place, &topic, granted),
+                Said::Record(topic, payload, kept) => self.name_record(place, &topic, &payload, kept),
             }
         }
     }
@@ -146,6 +148,7 @@ impl Node {
         if state == BrokerState::Ready {
             self.probe(place);
         }
+        self.drive_names();
     }
 
     /// A message to ourselves: it shows that messages come through, and tells another process with our key.

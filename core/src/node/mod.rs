@@ -8,6 +8,7 @@ mod attempts;
 mod hostile;
 mod mapping;
 mod messages;
+mod naming;
 mod opening;
 mod punching;
 mod relaying;
@@ -118,6 +119,7 @@ pub struct Node {
     streams: Streams,
     // Boxed, here and below: a map makes room for eleven at once, and few nodes have eleven calls.
     attempts: BTreeMap<ConnectId, Box<Attempt>>,
+    names: naming::Names,
     /// The attempts by their sessions.
     sessions: BTreeMap<SessionId, ConnectId>,
     next_connect: u32,
@@ -189,6 +191,7 @@ impl Node {
             agreement: Agreement::new(ours),
             streams: Streams::default(),
             attempts: BTreeMap::new(),
+            names: naming::Names::default(),
             sessions: BTreeMap::new(),
             next_connect: 0,
             visits: BTreeMap::new(),
@@ -355,7 +358,8 @@ impl Node {
         if self.attempts.len() >= MAX_CONNECTS {
             return Err(ConnectError::TooMany);
         }
-        let id = self.begin(peer, to, plan);
+        let id = self.fresh_connect();
+        self.begin(id, peer, to, plan);
         self.settle();
         Ok(id)
     }
@@ -364,6 +368,7 @@ impl Node {
     pub fn cancel(&mut self, now: Instant, connect: ConnectId) {
         self.advance(now);
         self.cancel_attempt(connect);
+        self.cancel_name(connect);
         self.settle();
     }
 
@@ -389,6 +394,7 @@ impl Node {
         for connect in running {
             self.fail_attempt(connect, FailReason::Shutdown);
         }
+        self.shut_names();
         for broker in &mut self.brokers {
             broker.shutdown(&mut self.cx);
         }
@@ -484,6 +490,7 @@ impl Node {
                 Timer::Settle => self.listeners.waited = true,
                 Timer::Measure => self.measure_again(),
                 Timer::Asks => self.expire_asks(),
+                Timer::Names => self.drive_names(),
             }
         }
     }

@@ -150,6 +150,7 @@ impl Node {
         if self.announced.as_ref() != Some(&address) {
             self.announced = Some(address.clone());
             self.cx.notify(Notice::Ready { address: Box::new(address) });
+            self.drive_names();
         }
     }
 

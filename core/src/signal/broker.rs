@@ -1,12 +1,14 @@
 //! One MQTT 3.1.1 session with one broker: connected, subscribed to our topic, kept alive, and built up
 //! again when it breaks.
 //!
+//! Beside our own topic it follows those of names, whose messages brokers keep.
+//!
 //! Sessions are clean and client ids random. A message that the broker has not acknowledged (QoS 1) when
 //! the session breaks is published again on the next one, while it is still of use.
 
 use core::num::NonZeroU16;
 use core::time::Duration;
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use bytes::Bytes;
@@ -17,6 +19,7 @@ use crate::cx::{Cx, Owner, Timer};
 use crate::identity::Topic;
 use crate::io::{CloseHow, IoFailure, QueryId, SockId};
 use crate::limit::Bucket;
+use crate::name::MAX_RECORD;
 use crate::notice::{BrokerLoss, BrokerState};
 use crate::random::Domain;
 use crate::signal::seal::MAX_ENVELOPE;
@@ -36,6 +39,8 @@ const REACH_WITHIN: Duration = Duration::from_secs(8);
 const BACK_OFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
 /// Credit given to the stream at a time.
 const CREDIT: u32 = 16 * 1024;
+/// Most subscriptions that wait for an answer; more are not sent to a broker that gives none.
+const MAX_UNANSWERED: usize = 256;
 /// Most messages waiting for the broker or its acknowledgement; a further one is not taken.
 const MAX_OUTBOX: usize = 64;
 
@@ -45,6 +50,10 @@ pub(crate) enum Said {
     State(BrokerState),
     /// A payload came in on our topic.
     Payload(Bytes),
+    /// What is kept under the topic of a name comes from now on, if anything is; or the broker refused that.
+    Followed(Box<str>, bool),
+    /// A payload came in on the topic of a name; whether the broker had kept it.
+    Record(Box<str>, Bytes, bool),
 }
 
 pub(crate) type News = SmallVec<[Said; 2]>;
@@ -62,6 +71,10 @@ pub(crate) struct Session {
     /// a round trip a second longer, and a punch reckons with it.
     round_trip: Option<Duration>,
     outbox: VecDeque<Outgoing>,
+    /// Topics of names.
+    followed: BTreeSet<Box<str>>,
+    /// What is to be acknowledged: SUBSCRIBE to a topic, or UNSUBSCRIBE.
+    unanswered: BTreeMap<NonZeroU16, Option<Box<str>>>,
     next_packet_id: NonZeroU16,
     incoming: Bucket,
 }
@@ -112,8 +125,10 @@ struct Link {
 #[derive(Debug)]
 struct Outgoing {
     packet_id: NonZeroU16,
-    topic: Topic,
+    topic: Box<str>,
     payload: Bytes,
+    /// The broker is to keep it for whoever comes later.
+    retain: bool,
     /// Of no use after this.
     until: Instant,
     sent: bool,
@@ -130,6 +145,8 @@ impl Session {
             failures: 0,
             round_trip: None,
             outbox: VecDeque::new(),
+            followed: BTreeSet::new(),
+            unanswered: BTreeMap::new(),
             next_packet_id: NonZeroU16::MIN,
             // Opening a message costs a quarter of a millisecond: at most 5 % of a core for one broker.
             incoming: Bucket::new(200, Duration::from_millis(5)),
@@ -158,12 +175,54 @@ impl Session {
 
     /// Takes a message for publishing. False: the outbox is full.
     pub(crate) fn publish(&mut self, cx: &mut Cx, topic: Topic, payload: Bytes, until: Instant) -> bool {
+        self.take(cx, topic.to_string().into(), payload, false, until)
+    }
+
+    /// The same for what the broker is to keep under the topic of a name, in place of what it kept there before.
+    pub(crate) fn publish_kept(&mut self, cx: &mut Cx, topic: &str, payload: Bytes, until: Instant) -> bool {
+        self.take(cx, topic.into(), payload, true, until)
+    }
+
+    /// Asks for what is kept under the topic of a name, and for what comes later; also again.
+    pub(crate) fn follow(&mut self, cx: &mut Cx, topic: &str) {
+        self.followed.insert(topic.into());
+        self.subscribe(cx, topic);
+    }
+
+    /// Asks for no more of it.
+    pub(crate) fn unfollow(&mut self, cx: &mut Cx, topic: &str) {
+        if !self.followed.remove(topic) || self.unanswered.len() >= MAX_UNANSWERED {
+            return;
+        }
+        let packet_id = self.fresh_packet_id();
+        if let State::Ready { link } = &self.state
+            && let Ok(packet) = mqtt::unsubscribe(packet_id, topic)
+        {
+            self.unanswered.insert(packet_id, None);
+            cx.send(link.sock, packet);
+        }
+    }
+
+    fn subscribe(&mut self, cx: &mut Cx, topic: &str) {
+        if self.unanswered.len() >= MAX_UNANSWERED {
+            return;
+        }
+        let packet_id = self.fresh_packet_id();
+        if let State::Ready { link } = &self.state
+            && let Ok(packet) = mqtt::subscribe(packet_id, topic)
+        {
+            self.unanswered.insert(packet_id, Some(topic.into()));
+            cx.send(link.sock, packet);
+        }
+    }
+
+    fn take(&mut self, cx: &mut Cx, topic: Box<str>, payload: Bytes, retain: bool, until: Instant) -> bool {
         self.outbox.retain(|o| o.until > cx.now);
         if self.outbox.len() >= MAX_OUTBOX {
             return false;
         }
         let packet_id = self.fresh_packet_id();
-        self.outbox.push_back(Outgoing { packet_id, topic, payload, until, sent: false });
+        self.outbox.push_back(Outgoing { packet_id, topic, payload, retain, until, sent: false });
         if let State::Ready { link } = &mut self.state {
             flush(cx, link, &mut self.outbox);
         }
@@ -354,7 +413,25 @@ impl Session {
                 self.failures = 0;
                 self.outbox.iter_mut().for_each(|o| o.sent = false);
                 flush(cx, &mut link, &mut self.outbox);
-                (State::Ready { link }, Some(Said::State(BrokerState::Ready)))
+                self.state = State::Ready { link };
+                self.unanswered.clear();
+                for topic in self.followed.clone() {
+                    self.subscribe(cx, &topic);
+                }
+                return Ok(Some(Said::State(BrokerState::Ready)));
+            }
+            (state @ State::Ready { .. }, Incoming::Suback { packet_id, granted })
+                if matches!(self.unanswered.get(&packet_id), Some(Some(_))) =>
+            {
+                let topic = self.unanswered.remove(&packet_id).flatten();
+                let wanted = topic.filter(|topic| self.followed.contains(topic));
+                (state, wanted.map(|topic| Said::Followed(topic, granted)))
+            }
+            (state @ State::Ready { .. }, Incoming::Unsuback { packet_id })
+                if self.unanswered.get(&packet_id) == Some(&None) =>
+            {
+                self.unanswered.remove(&packet_id);
+                (state, None)
             }
             (State::Ready { mut link }, Incoming::Pingresp) => {
                 if link.answer_by.take().is_some() {
@@ -391,6 +468,13 @@ impl Session {
 
     /// A payload for us, unless it is foreign, kept, too long or too much.
     fn judge(&mut self, cx: &mut Cx, topic: &str, payload: &[u8], retain: bool) -> Option<Said> {
+        if self.followed.contains(topic) && payload.len() <= MAX_RECORD {
+            if !self.incoming.take(cx.now) {
+                cx.stats.messages_over_limit += 1;
+                return None;
+            }
+            return Some(Said::Record(topic.into(), Bytes::copy_from_slice(payload), retain));
+        }
         // Signalling never retains: a retained message is somebody's old one.
         if retain || payload.len() > MAX_ENVELOPE || topic != self.topic.to_string() {
             cx.stats.bad_messages += 1;
@@ -470,8 +554,12 @@ fn flush(cx: &mut Cx, link: &mut Link, outbox: &mut VecDeque<Outgoing>) {
     outbox.retain(|o| o.until > cx.now);
     for outgoing in outbox.iter_mut().filter(|o| !o.sent) {
         outgoing.sent = true;
-        let topic = outgoing.topic.to_string();
-        if let Ok(packet) = mqtt::publish(outgoing.packet_id, &topic, &outgoing.payload, false) {
+        let Outgoing { packet_id, topic, payload, retain, .. } = &*outgoing;
+        let packet = match retain {
+            true => mqtt::publish_retained(*packet_id, topic, payload),
+            false => mqtt::publish(*packet_id, topic, payload, false),
+        };
+        if let Ok(packet) = packet {
             cx.send(link.sock, packet);
         }
     }

@@ -19,6 +19,7 @@ use smallvec::{Array, SmallVec};
 use crate::address::PeerAddress;
 use crate::identity::NodeId;
 use crate::io::{QueryId, SockId};
+use crate::name::Name;
 use crate::notice::ConnectId;
 use crate::pipe::PipeId;
 use crate::time::{Instant, WallTime};
@@ -377,6 +378,22 @@ impl Take for NodeId {
     #[cfg(test)]
     fn any(g: &mut quickcheck::Gen) -> Self {
         crate::SecretKey::from_bytes(Take::any(g)).node_id()
+    }
+}
+
+impl Put for Name {
+    fn put(&self, line: &mut String) {
+        word(line, self.as_str());
+    }
+}
+
+impl Take for Name {
+    fn take(words: &mut Words<'_>) -> Result<Self, LineError> {
+        words.parse()
+    }
+    #[cfg(test)]
+    fn any(g: &mut quickcheck::Gen) -> Self {
+        g.choose(&["a", "example", "my-host-2"]).unwrap().parse().unwrap()
     }
 }
 

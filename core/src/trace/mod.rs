@@ -61,8 +61,8 @@
 //!
 //! ```text
 //! event now what...       a call of Node::handle
-//! call now what...        connect (address and plan), cancel, answer, shutdown, and what is done with relayed pipes
-//! begun ok id             what connect gave, always the next line; or: begun error why
+//! call now what...        connect (address and plan), what is done with names, cancel, answer, shutdown, and what is done with relayed pipes
+//! begun ok id             what connect or connect-name gave, always the next line; or: begun error why
 //! action what...          what Node::poll_action gave
 //! idle deadline or -      it gave nothing more, and this was the next deadline
 //! ```
@@ -82,6 +82,7 @@ use crate::address::PeerAddress;
 use crate::config::{Config, ConfigError, Plan};
 use crate::identity::NodeId;
 use crate::io::{Action, Event};
+use crate::name::{Name, NameError, NamePin};
 use crate::node::{ConnectError, MAX_AT_ONCE, Node};
 use crate::notice::ConnectId;
 use crate::pipe::PipeId;
@@ -163,6 +164,50 @@ impl Recorder {
         let begun = self.node.connect(now, to, plan);
         self.write(|| Record::Begun(begun));
         begun
+    }
+
+    /// As [`Node::connect_name`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn connect_name(&mut self, now: Instant, name: Name, plan: Plan) -> Result<ConnectId, ConnectError> {
+        self.write(|| Record::Call(now, Call::ConnectName { name, plan: plan.clone() }));
+        let begun = self.node.connect_name(now, name, plan);
+        self.write(|| Record::Begun(begun));
+        begun
+    }
+
+    /// As [`Node::resolve`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn resolve(&mut self, now: Instant, name: Name) -> Result<(), NameError> {
+        self.write(|| Record::Call(now, Call::Resolve { name }));
+        self.node.resolve(now, name)
+    }
+
+    /// As [`Node::register`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn register(&mut self, now: Instant, name: Name) -> Result<(), NameError> {
+        self.write(|| Record::Call(now, Call::Register { name }));
+        self.node.register(now, name)
+    }
+
+    /// As [`Node::release`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn release(&mut self, now: Instant, name: Name) -> Result<(), NameError> {
+        self.write(|| Record::Call(now, Call::Release { name }));
+        self.node.release(now, name)
+    }
+
+    /// As [`Node::pin_name`].
+    pub fn pin_name(&mut self, now: Instant, pin: NamePin) {
+        self.write(|| Record::Call(now, Call::NamePin { pin }));
+        self.node.pin_name(now, pin);
     }
 
     /// As [`Node::cancel`].

@@ -277,6 +277,11 @@ impl Run {
     fn call(&mut self, now: Instant, call: Call) {
         match call {
             Call::Connect { to, plan } => self.begun = Some(self.node.connect(now, &to, plan)),
+            Call::ConnectName { name, plan } => self.begun = Some(self.node.connect_name(now, name, plan)),
+            Call::Resolve { name } => drop(self.node.resolve(now, name)),
+            Call::Register { name } => drop(self.node.register(now, name)),
+            Call::Release { name } => drop(self.node.release(now, name)),
+            Call::NamePin { pin } => self.node.pin_name(now, pin),
             Call::Cancel { connect } => self.node.cancel(now, connect),
             Call::Answer { peer, accept } => self.node.answer(now, peer, accept),
             Call::Shutdown => self.node.shutdown(now),
@@ -392,6 +397,11 @@ mod tests {
                 node.handle(now, event.event());
                 match Call::any(&mut g) {
                     Call::Connect { to, plan } => drop(node.connect(now, &to, plan)),
+                    Call::ConnectName { name, plan } => drop(node.connect_name(now, name, plan)),
+                    Call::Resolve { name } => drop(node.resolve(now, name)),
+                    Call::Register { name } => drop(node.register(now, name)),
+                    Call::Release { name } => drop(node.release(now, name)),
+                    Call::NamePin { pin } => node.pin_name(now, pin),
                     Call::Cancel { connect } => node.cancel(now, connect),
                     Call::Answer { peer, accept } => node.answer(now, peer, accept),
                     Call::Shutdown if round % 7 == 0 => node.shutdown(now),

@@ -11,6 +11,7 @@ use crate::address::PeerAddress;
 use crate::config::{Accept, Broker, Plan, StunServer, TurnServer};
 use crate::identity::{NodeId, NodeIdError};
 use crate::io::{Action, CloseHow, Event, Interface, IoFailure, QueryId, Reuse, SockId, SockOpts};
+use crate::name::{Name, NameError, NameNews, NamePin};
 use crate::node::ConnectError;
 use crate::notice::{
     BrokerLoss, BrokerState, ConnectId, FailReason, Notice, Outcome, PortState, Refusal, Report, Stage,
@@ -53,6 +54,11 @@ enum_form! { Record<&Event<'_>, &Action>, Line => Line {
 #[derive(Clone, PartialEq, Debug)]
 pub(super) enum Call {
     Connect { to: Box<PeerAddress>, plan: Plan },
+    ConnectName { name: Name, plan: Plan },
+    Resolve { name: Name },
+    Register { name: Name },
+    Release { name: Name },
+    NamePin { pin: NamePin },
     Cancel { connect: ConnectId },
     Answer { peer: NodeId, accept: bool },
     Shutdown,
@@ -64,6 +70,11 @@ pub(super) enum Call {
 
 enum_form! { Call => Call {
     "connect" Connect { to, plan },
+    "connect-name" ConnectName { name, plan },
+    "resolve-name" Resolve { name },
+    "register-name" Register { name },
+    "release-name" Release { name },
+    "pin-name" NamePin { pin },
     "cancel" Cancel { connect },
     "answer" Answer { peer, accept },
     "shutdown" Shutdown,
@@ -255,6 +266,7 @@ enum_form! { Notice => Notice {
     "stays-relayed" StaysRelayed { connect, reason, report },
     "ask" Ask { peer },
     "port" Port { local, state },
+    "name" Name { name, news },
     "closed" Closed,
 }}
 
@@ -335,6 +347,7 @@ enum_form! { FailReason => FailReason {
     "deadline-passed" DeadlinePassed,
     "all-strategies-failed" AllStrategiesFailed,
     "refused-by-peer" RefusedByPeer(refusal),
+    "name" Name(why),
     "shutdown" Shutdown,
 }}
 
@@ -428,6 +441,31 @@ enum_form! { NodeIdError => NodeIdError {
     "not-canonical" NotCanonical,
     "small-order" SmallOrder,
 }}
+
+enum_form! { NameNews => NameNews {
+    "resolved" Resolved(address),
+    "not-resolved" NotResolved(why),
+    "registered" Registered { brokers },
+    "not-registered" NotRegistered(why),
+    "contested" Contested { by },
+    "released" Released { brokers },
+    "pinned" Pinned { id, sequence },
+}}
+
+enum_form! { NameError => NameError {
+    "not-found" NotFound,
+    "no-broker" NoBroker,
+    "released" Released,
+    "other-key" OtherKey { pinned, found },
+    "contested" Contested { one, other },
+    "stale" Stale { found, known },
+    "taken" Taken { by },
+    "refused" Refused,
+    "too-many" TooMany,
+    "shutdown" Shutdown,
+}}
+
+struct_form! { NamePin { name, id, sequence } }
 
 enum_form! { CloseHow => CloseHow {
     "graceful" Graceful,
@@ -528,6 +566,8 @@ mod tests {
         round_trip::<Truth>();
         round_trip::<MapError>();
         round_trip::<FailReason>();
+        round_trip::<NameNews>();
+        round_trip::<NameError>();
         round_trip::<Refusal>();
         round_trip::<Outcome>();
         round_trip::<Strategy>();

@@ -6,7 +6,7 @@ use core::num::NonZeroU16;
 use bytes::{Bytes, BytesMut};
 use mqttrs::{
     Connack, Connect, ConnectReturnCode, Packet, Pid, Protocol, Publish, QoS, QosPid, Subscribe,
-    SubscribeReturnCodes, SubscribeTopic,
+    SubscribeReturnCodes, SubscribeTopic, Unsubscribe,
 };
 
 use super::guard::{self, GuardError, MQTT_MAX};
@@ -72,6 +72,11 @@ pub enum Incoming<'a> {
         /// Kept by the server from an earlier time.
         retain: bool,
     },
+    /// The answer to UNSUBSCRIBE (section 3.11).
+    Unsuback {
+        /// Which UNSUBSCRIBE.
+        packet_id: NonZeroU16,
+    },
     /// The answer to PINGREQ (section 3.13).
     Pingresp,
 }
@@ -104,13 +109,40 @@ pub fn subscribe(packet_id: NonZeroU16, topic: &str) -> Result<Bytes, MqttError>
     encode(&Packet::Subscribe(Subscribe::new(pid(packet_id), topics)), topic.len())
 }
 
+/// UNSUBSCRIBE from one topic (section 3.10).
+///
+/// # Errors
+/// `TooLong` for a topic over 65,535 bytes.
+pub fn unsubscribe(packet_id: NonZeroU16, topic: &str) -> Result<Bytes, MqttError> {
+    let topics = vec![checked(topic)?.into()];
+    encode(&Packet::Unsubscribe(Unsubscribe::new(pid(packet_id), topics)), topic.len())
+}
+
 /// PUBLISH at QoS 1 (section 3.3).
 ///
 /// # Errors
 /// `TooLong` if topic and payload do not fit a packet of [`MQTT_MAX`] bytes.
 pub fn publish(packet_id: NonZeroU16, topic: &str, payload: &[u8], dup: bool) -> Result<Bytes, MqttError> {
+    publish_with(packet_id, topic, payload, dup, false)
+}
+
+/// PUBLISH at QoS 1 of a message that the server keeps for whoever subscribes later.
+///
+/// # Errors
+/// As [`publish`].
+pub fn publish_retained(packet_id: NonZeroU16, topic: &str, payload: &[u8]) -> Result<Bytes, MqttError> {
+    publish_with(packet_id, topic, payload, false, true)
+}
+
+fn publish_with(
+    packet_id: NonZeroU16,
+    topic: &str,
+    payload: &[u8],
+    dup: bool,
+    retain: bool,
+) -> Result<Bytes, MqttError> {
     let qospid = QosPid::AtLeastOnce(pid(packet_id));
-    let packet = Publish { dup, qospid, retain: false, topic_name: checked(topic)?, payload };
+    let packet = Publish { dup, qospid, retain, topic_name: checked(topic)?, payload };
     encode(&Packet::Publish(packet), topic.len() + payload.len())
 }
 
@@ -157,6 +189,7 @@ pub fn decode(packet: &[u8]) -> Result<Incoming<'_>, MqttError> {
             granted: suback.return_codes.iter().all(|c| *c != SubscribeReturnCodes::Failure),
         }),
         Packet::Puback(pid) => Ok(Incoming::Puback { packet_id: id(pid)? }),
+        Packet::Unsuback(pid) => Ok(Incoming::Unsuback { packet_id: id(pid)? }),
         Packet::Publish(p) => Ok(Incoming::Publish {
             topic: p.topic_name,
             payload: p.payload,
@@ -256,6 +289,8 @@ mod tests {
         assert_eq!(subscribe(ID, "a/b").as_deref(), Ok(&b"\x82\x08\x12\x34\x00\x03a/b\x01"[..]));
         assert_eq!(publish(ID, "a", b"hi", false).as_deref(), Ok(&b"\x32\x07\x00\x01a\x12\x34hi"[..]));
         assert_eq!(publish(ID, "a", b"hi", true).map(|p| p[0]), Ok(0x3a));
+        assert_eq!(publish_retained(ID, "a", b"hi").map(|p| p[0]), Ok(0x33));
+        assert_eq!(unsubscribe(ID, "a/b").as_deref(), Ok(&b"\xa2\x07\x12\x34\x00\x03a/b"[..]));
         assert_eq!(&puback(ID)[..], b"\x40\x02\x12\x34");
         assert_eq!(&pingreq()[..], b"\xc0\x00");
         assert_eq!(&disconnect()[..], b"\xe0\x00");
@@ -277,6 +312,7 @@ mod tests {
         assert_eq!(decode(b"\x90\x03\x12\x34\x01"), Ok(Incoming::Suback { packet_id: ID, granted: true }));
         assert_eq!(decode(b"\x90\x03\x12\x34\x80"), Ok(Incoming::Suback { packet_id: ID, granted: false }));
         assert_eq!(decode(b"\x40\x02\x12\x34"), Ok(Incoming::Puback { packet_id: ID }));
+        assert_eq!(decode(b"\xb0\x02\x12\x34"), Ok(Incoming::Unsuback { packet_id: ID }));
         assert_eq!(decode(b"\xd0\x00"), Ok(Incoming::Pingresp));
         let publish =
             Incoming::Publish { topic: "a", payload: b"hi", packet_id: Some(ID), dup: false, retain: true };

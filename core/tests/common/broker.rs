@@ -24,6 +24,7 @@ pub struct Published {
     pub at: Instant,
     pub topic: String,
     pub payload: Vec<u8>,
+    pub retain: bool,
 }
 
 /// What becomes of a message: each copy, and after how long.
@@ -37,6 +38,9 @@ pub struct Broker {
     pub greeting: Greeting,
     /// Return code of SUBACK: 1 is granted at QoS 1, 128 refused.
     pub suback: u8,
+    /// What it keeps, by topic. A broker that keeps nothing forgets at once.
+    pub kept: BTreeMap<String, Vec<u8>>,
+    pub keeps: bool,
     /// Acknowledges and answers pings. A broker that does not is dead without having said so.
     pub answers: bool,
     pub bend: Bend,
@@ -84,6 +88,8 @@ impl World {
             up: true,
             greeting: Greeting::Connack(0),
             suback: 1,
+            kept: BTreeMap::new(),
+            keeps: true,
             answers: true,
             bend: Box::new(|message| vec![(Duration::ZERO, message.payload.clone())]),
             published: Vec::new(),
@@ -118,6 +124,18 @@ impl World {
         self.deliver(b, &topic, payload);
     }
 
+    /// Somebody publishes this under any topic, to be kept.
+    pub fn publish_kept(&mut self, b: usize, topic: &str, payload: &[u8]) {
+        self.brokers[b].kept.insert(topic.into(), payload.to_vec());
+        self.deliver(b, topic, payload);
+    }
+
+    /// How many follow this topic.
+    pub fn followers(&self, b: usize, topic: &str) -> usize {
+        let connections = self.brokers[b].connections.values();
+        connections.filter(|c| c.topics.iter().any(|t| t == topic)).count()
+    }
+
     /// Every message that anybody published for a node, over all brokers.
     pub fn published_to(&self, n: usize) -> Vec<&Published> {
         let topic = self.id(n).topic().to_string();
@@ -147,9 +165,15 @@ impl World {
                 }
             }
             3 => {
-                assert_eq!(first & 0x07, 0x02, "QoS 1, not retained");
+                assert_eq!(first & 0x06, 0x02, "QoS 1");
+                let retain = first & 1 != 0;
                 let (topic, rest) = string(body);
-                let message = Published { at: now, topic: topic.clone(), payload: rest[2..].to_vec() };
+                let message =
+                    Published { at: now, topic: topic.clone(), payload: rest[2..].to_vec(), retain };
+                assert_eq!(retain, topic.starts_with("p2pd/name/"), "names are kept, and nothing else");
+                if retain && broker.keeps {
+                    broker.kept.insert(topic.clone(), message.payload.clone());
+                }
                 let copies = (broker.bend)(&message);
                 broker.published.push(message);
                 if broker.answers {
@@ -167,9 +191,22 @@ impl World {
                 if granted < 128
                     && let Some(connection) = broker.connections.get_mut(&conn)
                 {
-                    connection.topics.push(topic);
+                    connection.topics.push(topic.clone());
                 }
+                let kept = broker.kept.get(&topic).filter(|_| granted < 128).cloned();
                 self.send(end, vec![0x90, 3, body[0], body[1], granted]);
+                if let Some(payload) = kept {
+                    let mut packet = publish_packet(&topic, 0x7fff, &payload);
+                    packet[0] |= 1;
+                    self.send(end, packet);
+                }
+            }
+            10 => {
+                let (topic, _) = string(&body[2..]);
+                if let Some(connection) = broker.connections.get_mut(&conn) {
+                    connection.topics.retain(|t| *t != topic);
+                }
+                self.send(end, vec![0xb0, 2, body[0], body[1]]);
             }
             12 => {
                 broker.pings.push(now);

@@ -263,6 +263,13 @@ impl World {
         id
     }
 
+    /// Something else that a user asks of a node.
+    pub fn ask<T>(&mut self, n: usize, what: impl FnOnce(&mut Recorder, Instant) -> T) -> T {
+        let answer = what(&mut self.hosts[n].node, self.now);
+        self.drain(n);
+        answer
+    }
+
     pub fn answer(&mut self, n: usize, peer: NodeId, yes: bool) {
         self.hosts[n].node.answer(self.now, peer, yes);
         self.drain(n);

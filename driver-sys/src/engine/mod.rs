@@ -19,8 +19,8 @@ use std::time::Duration;
 use p2pd_core::io::Interface;
 use p2pd_core::trace::{Recorder, Sink};
 use p2pd_core::{
-    Action, Config, ConnectId, Event, Instant, IoFailure, Node, NodeId, Notice, PeerAddress, PipeId, Plan,
-    QueryId, SockId,
+    Action, Config, ConnectId, Event, Instant, IoFailure, Name, NameError, NamePin, Node, NodeId, Notice,
+    PeerAddress, PipeId, Plan, QueryId, SockId, Target,
 };
 use smallvec::SmallVec;
 
@@ -225,6 +225,56 @@ impl<R: Reactor> Engine<R> {
         let id = self.core.connect(self.clock.now(), to, plan);
         self.settle();
         id
+    }
+
+    /// The same to an address or a name, as [`Node::connect`] and [`Node::connect_name`].
+    ///
+    /// # Errors
+    /// Why nothing was begun.
+    pub fn connect_to(&mut self, to: &Target, plan: Plan) -> Result<ConnectId, p2pd_core::ConnectError> {
+        let name = match to {
+            Target::Address(address) => return self.connect(address, plan),
+            Target::Name(name) => *name,
+        };
+        let id = self.core.connect_name(self.clock.now(), name, plan);
+        self.settle();
+        id
+    }
+
+    /// Asks where a name leads, as [`Node::resolve`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn resolve(&mut self, name: Name) -> Result<(), NameError> {
+        let asked = self.core.resolve(self.clock.now(), name);
+        self.settle();
+        asked
+    }
+
+    /// Takes a name, as [`Node::register`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn register(&mut self, name: Name) -> Result<(), NameError> {
+        let asked = self.core.register(self.clock.now(), name);
+        self.settle();
+        asked
+    }
+
+    /// Gives a name up, as [`Node::release`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn release(&mut self, name: Name) -> Result<(), NameError> {
+        let asked = self.core.release(self.clock.now(), name);
+        self.settle();
+        asked
+    }
+
+    /// Tells which key a name had in an earlier run, as [`Node::pin_name`].
+    pub fn pin_name(&mut self, pin: NamePin) {
+        self.core.pin_name(self.clock.now(), pin);
+        self.settle();
     }
 
     /// Ends a call without an outcome.

@@ -5,7 +5,7 @@ use std::fmt;
 
 use axum::body::Body;
 use axum::http::{HeaderValue, Response, StatusCode, header};
-use p2pd_core::address::AddressError;
+use p2pd_core::TargetError;
 use p2pd_core::pipe::subscriptions::PatternError;
 use serde_json::{Value, json};
 
@@ -15,7 +15,7 @@ pub(super) enum Refused {
     NoSuchCall,
     WrongMethod,
     BadName,
-    BadAddress(Box<AddressError>),
+    BadAddress(Box<TargetError>),
     BadPattern(PatternError),
     BadTimeout,
     BadOption(&'static str),

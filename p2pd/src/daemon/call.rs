@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::time::Duration;
 
 use axum::http::Method;
-use p2pd_core::PeerAddress;
+use p2pd_core::Target;
 use p2pd_core::pipe::subscriptions::{Pattern, PatternError};
 use percent_encoding::percent_decode_str;
 
@@ -28,8 +28,8 @@ pub(super) enum Call {
     Nat,
     Events,
     List,
-    /// An address, or `None` for our own.
-    Open(Name, Option<Box<PeerAddress>>),
+    /// An address or a name that ends with `.peer`, or `None` for our own.
+    Open(Name, Option<Target>),
     Show(Name),
     Close(Name),
     Send(Name, Vec<u8>),
@@ -111,7 +111,7 @@ fn open(named: &str, to: &str) -> Result<Call, Refused> {
     let (name, to) = (name(named)?, decoded(to)?);
     let to = match &*to {
         "self" => None,
-        address => Some(Box::new(address.parse().map_err(|why| Refused::BadAddress(Box::new(why)))?)),
+        other => Some(other.parse().map_err(|why| Refused::BadAddress(Box::new(why)))?),
     };
     Ok(Call::Open(name, to))
 }
@@ -228,6 +228,20 @@ mod tests {
         assert_eq!(code(Method::POST, "/p2p/open/a/self"), 200);
         assert_eq!(code(Method::DELETE, "/p2p/sub/a/msg_p/x"), 200);
         assert_eq!(code(Method::DELETE, "/p2p/con/a"), 200);
+    }
+
+    #[test]
+    fn a_peer_is_an_address_or_a_name() {
+        let to = |path: &str| match parse(path) {
+            Ok(Call::Open(_, to)) => Ok(to.map(|to| to.to_string())),
+            other => Err(code(other)),
+        };
+        assert_eq!(to("/p2p/open/a/self"), Ok(None));
+        assert_eq!(to("/p2p/open/a/Example.peer"), Ok(Some("example.peer".into())));
+        assert_eq!(to("/p2p/open/a/None-0-0-x"), Ok(Some("None-0-0-x".into())));
+        for bad in ["example", ".peer", "a_b.peer", "a.b.peer", "example.peer%00", "example.PEER"] {
+            assert_eq!(to(&format!("/p2p/open/a/{bad}")), Err(400), "{bad}");
+        }
     }
 
     #[test]

@@ -20,7 +20,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use p2pd_core::pipe::subscriptions::Queue;
-use p2pd_core::{PeerAddress, PipeMode, Plan};
+use p2pd_core::{PipeMode, Plan, Target};
 use p2pd_tokio::{ConnectError, Node, Pipe};
 use serde_json::{Value, json};
 use tokio::sync::Semaphore;
@@ -209,16 +209,11 @@ impl Daemon {
     }
 
     /// Opens a connection. A caller that leaves meanwhile gives it up.
-    async fn open(
-        &self,
-        name: Name,
-        to: Option<Box<PeerAddress>>,
-        wanted: Wanted,
-    ) -> Result<Arc<Connection>, Refused> {
+    async fn open(&self, name: Name, to: Option<Target>, wanted: Wanted) -> Result<Arc<Connection>, Refused> {
         let reserved = Reserved::new(self, name)?;
         let to = match to {
-            Some(to) => *to,
-            None => self.node.address().await,
+            Some(to) => to,
+            None => Target::Address(Box::new(self.node.address().await)),
         };
         let failed = |why: &ConnectError| Refused::ConnectFailed(events::failure(why));
         let connecting = self.node.start_connect(&to, wanted.plan).await.map_err(|why| failed(&why))?;

@@ -2,8 +2,9 @@
 
 use std::collections::HashMap;
 use std::mem;
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
 use p2pd_rendezvous::ConnId;
@@ -26,7 +27,7 @@ const LINGER: Duration = Duration::from_secs(5);
 const MAX_CLIENTS_OF_ONE: usize = 128;
 
 enum Happened {
-    Accepted(TcpStream, Place),
+    Accepted(TcpStream, IpAddr, Place),
     Received(ConnId, Bytes),
     Sent(ConnId, usize),
     Closed(ConnId),
@@ -88,11 +89,15 @@ pub(super) async fn run(began: Instant, limits: Limits, listeners: Vec<TcpListen
     let mut clients: HashMap<ConnId, Client> = HashMap::new();
     let mut next = 0;
     loop {
+        // Somebody may set the clock meanwhile.
+        if let Ok(unix) = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH) {
+            broker.set_unix_time(began.elapsed(), unix);
+        }
         let left = broker.poll_timeout().map(|at| at.saturating_sub(began.elapsed()));
         tokio::select! {
             event = happened.recv() => match event {
                 None => return,
-                Some(Happened::Accepted(stream, place)) => {
+                Some(Happened::Accepted(stream, from, place)) => {
                     let conn = ConnId(next);
                     next += 1;
                     let _ = stream.set_nodelay(true);
@@ -105,7 +110,7 @@ pub(super) async fn run(began: Instant, limits: Limits, listeners: Vec<TcpListen
                         drop(place);
                     });
                     clients.insert(conn, Client { output, _closing: closing });
-                    broker.accept(began.elapsed(), conn);
+                    broker.accept_from(began.elapsed(), conn, from);
                 }
                 Some(Happened::Received(conn, data)) => broker.receive(began.elapsed(), conn, &data),
                 Some(Happened::Sent(conn, n)) => broker.sent(conn, n),
@@ -138,7 +143,8 @@ async fn accept(listener: TcpListener, door: Arc<Door>, events: mpsc::Sender<Hap
         match listener.accept().await {
             Ok((stream, from)) => {
                 let Some(place) = door.enter(from) else { continue };
-                if events.send(Happened::Accepted(stream, place)).await.is_err() {
+                let from = p2pd_rendezvous::owner(from.ip());
+                if events.send(Happened::Accepted(stream, from, place)).await.is_err() {
                     return;
                 }
             }

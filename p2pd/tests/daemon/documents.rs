@@ -262,3 +262,24 @@ fn a_unix_socket_asks_for_no_token() {
     let _again = Daemon::with(&["--no-servers", "--unix", path.to_str().unwrap()]);
     assert_eq!(curl(&["--unix-socket", path.to_str().unwrap()], "http://localhost/version").0, 200);
 }
+
+#[test]
+fn a_peer_is_opened_by_its_name() {
+    let dir = tempfile::tempdir().unwrap();
+    let list = dir.path().join("servers.toml");
+    let mut serve = p2pd(&["serve", "--json", "--bind", "127.0.0.1", "--mqtt-port", "0", "--stun-port", "0"]);
+    serve.arg("--write").arg(&list);
+    let (_serving, _) = start(serve, "serving");
+    let keys = [dir.path().join("here"), dir.path().join("there")].map(|k| k.to_str().unwrap().to_owned());
+    let config = ["--config", list.to_str().unwrap(), "--identity"];
+    let there = Daemon::with(&[&config[..], &[&keys[1], "--name", "example"]].concat());
+    let here = Daemon::with(&[&config[..], &[&keys[0]]].concat());
+    let opened = here.ok("/p2p/open/con_name/example.peer");
+    assert_eq!(opened["peer"], there.id);
+    here.ok("/p2p/send/con_name/by%20name");
+    assert_eq!(there.ok(&format!("/p2p/recv/{}", here.id))["data"], "by name");
+    assert_eq!(here.error("/p2p/open/other/nobody.peer"), (502, 3));
+    assert_eq!(here.error("/p2p/open/other/no_name.peer"), (400, 24));
+    let pins = std::fs::read_to_string(dir.path().join("here.names")).unwrap();
+    assert!(pins.starts_with(&format!("example {} ", there.id)), "{pins}");
+}

@@ -1,16 +1,21 @@
 //! An MQTT 3.1.1 broker with QoS 0 and 1, retained messages, wills, wildcards, and sessions that outlive a
 //! connection for a while.
 //!
+//! Under `p2pd/name/` it keeps and passes on only records that are signed by the key they name and not out of date, and
+//! replaces one only by a newer one of the same key, until that key gives the name up or the record expires.
+//!
 //! What it leaves out: QoS 2 (a subscription is granted QoS 1, a publication closes the connection, since 3.1.1
 //! has no way to refuse it) and authentication (names and passwords are read and ignored: whoever
 //! reaches the port may use the broker, within [`Limits`]).
 
 mod frame;
+mod names;
 mod session;
 mod topic;
 
 use core::time::Duration;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -52,8 +57,12 @@ pub struct Limits {
     pub retained: usize,
     /// Bytes of all retained messages; what is beyond is not retained. Default 1 MiB.
     pub retained_bytes: usize,
+    /// Records of names; a further one is not kept. Each has at most 1,203 bytes. Default 4,096.
+    pub names: usize,
+    /// Of these, what clients of one address may have, as far as [`Broker::accept_from`] tells addresses. Default 32.
+    pub names_of_one: usize,
     /// What one connection may ask for a second, in the long run: publications, each filter of a subscription or
-    /// its end, pings, and acknowledgements of nothing. Beyond it the connection is closed. Default 100, with
+    /// its end, pings, and acknowledgements of nothing; a record of a name counts for ten. Beyond it the connection is closed. Default 100, with
     /// a burst of four seconds' worth.
     pub requests_per_second: u32,
     /// A new connection has this long to send CONNECT. Default 5 s.
@@ -78,6 +87,8 @@ impl Default for Limits {
             output: 64 * 1024,
             retained: 1024,
             retained_bytes: 1024 * 1024,
+            names: 4096,
+            names_of_one: 32,
             requests_per_second: 100,
             connect_within: Duration::from_secs(5),
             silence: Duration::from_secs(3600),
@@ -112,6 +123,8 @@ pub struct Stats {
     pub delivered: u64,
     /// Copies dropped because their client was slow or away.
     pub dropped: u64,
+    /// Publications under names that were none of their owners', and so neither kept nor passed on.
+    pub records_refused: u64,
 }
 
 /// The broker. Calls come in any order; afterwards take [`poll_output`](Self::poll_output) until it is empty,
@@ -129,6 +142,9 @@ pub struct Broker {
     wild: BTreeSet<(SessionId, Box<str>)>,
     retained: BTreeMap<Arc<str>, Message>,
     retained_bytes: usize,
+    names: names::Records,
+    /// What Unix time it was at the caller's zero.
+    unix_at_zero: Option<Duration>,
     /// When to look after whom, one entry each. A connection's may be early: its deadline has the last word.
     timers: BTreeSet<(Duration, Due)>,
     outputs: VecDeque<Output>,
@@ -155,6 +171,7 @@ struct Conn {
     /// Bytes sent to it that it has not taken.
     unsent: usize,
     requests: Bucket,
+    from: Option<IpAddr>,
 }
 
 #[derive(Debug)]
@@ -191,6 +208,8 @@ impl Broker {
             wild: BTreeSet::new(),
             retained: BTreeMap::new(),
             retained_bytes: 0,
+            names: names::Records::default(),
+            unix_at_zero: None,
             timers: BTreeSet::new(),
             outputs: VecDeque::new(),
             next_session: 0,
@@ -200,6 +219,20 @@ impl Broker {
 
     /// A connection was accepted.
     pub fn accept(&mut self, now: Duration, conn: ConnId) {
+        self.accept_any(now, conn, None);
+    }
+
+    /// The same, and whose connection it is: see [`owner`](crate::owner).
+    pub fn accept_from(&mut self, now: Duration, conn: ConnId, from: IpAddr) {
+        self.accept_any(now, conn, Some(from));
+    }
+
+    /// Tells what time it is now, as a duration since 1970. Without it, records of names do not expire.
+    pub fn set_unix_time(&mut self, now: Duration, unix: Duration) {
+        self.unix_at_zero = Some(unix.saturating_sub(now));
+    }
+
+    fn accept_any(&mut self, now: Duration, conn: ConnId, from: Option<IpAddr>) {
         self.stats.accepted += 1;
         if self.conns.len() >= self.limits.connections {
             self.stats.refused += 1;
@@ -209,7 +242,7 @@ impl Broker {
         let deadline = now + self.limits.connect_within;
         let framer = Framer::new(self.limits.packet);
         let requests = Bucket::new(rate, rate.saturating_mul(4));
-        let state = Conn { framer, phase: Phase::New, deadline, armed: deadline, unsent: 0, requests };
+        let state = Conn { framer, phase: Phase::New, deadline, armed: deadline, unsent: 0, requests, from };
         self.conns.insert(conn, state);
         self.timers.insert((deadline, Due::Conn(conn)));
     }
@@ -294,6 +327,8 @@ impl Broker {
         let cost = match &packet {
             Packet::Subscribe(subscribe) => subscribe.entries().len(),
             Packet::Unsubscribe(unsubscribe) => unsubscribe.entries().len(),
+            // Checking a signature costs as much as much else.
+            Packet::Publish(publish) if names::is_name(publish.topic_name()) => 10,
             Packet::Puback(id) if self.sessions.get(&session).is_some_and(|s| s.awaits(*id)) => 0,
             _ => 1,
         };
@@ -395,11 +430,33 @@ impl Broker {
             at_least_once: publish.qos() == Qos::AtLeastOnce,
             retain: publish.retain(),
         };
-        self.distribute(message);
+        match names::is_name(&message.topic) {
+            true => self.record(now, conn, message),
+            false => self.distribute(message),
+        }
         if let Some(id) = publish.packet_id() {
             let ack = v3_1_1::Puback::builder().packet_id(id).build();
             self.answer(now, conn, ack.map(|a| a.to_continuous_buffer()).unwrap_or_default());
         }
+    }
+
+    /// Keeps a record of a name and passes it on, or does neither. 3.1.1 has no way to say which: whoever is subscribed
+    /// to it sees.
+    fn record(&mut self, now: Duration, conn: ConnId, mut message: Message) {
+        let claim = names::Claim::read(&message.topic, &message.payload).filter(|_| message.retain);
+        let from = self.conns.get(&conn).and_then(|c| c.from);
+        let most = (self.limits.names, self.limits.names_of_one);
+        let unix = self.unix(now);
+        if claim.is_some_and(|claim| self.names.keep(&message, claim, from, unix, most)) {
+            message.retain = false;
+            self.distribute(message);
+        } else {
+            self.stats.records_refused += 1;
+        }
+    }
+
+    fn unix(&self, now: Duration) -> Option<Duration> {
+        self.unix_at_zero.map(|zero| zero + now)
     }
 
     /// A copy for each session that has a matching filter, however many match.
@@ -465,6 +522,7 @@ impl Broker {
         if subscribe.packet_id() == 0 {
             return self.end(now, conn, End::Violation);
         }
+        let unix = self.unix(now);
         let mut codes = Vec::new();
         let mut retained = Vec::new();
         for entry in subscribe.entries() {
@@ -485,11 +543,13 @@ impl Broker {
             });
             if let Some(wild) = wild {
                 self.wild.insert(wild);
-                let matching = self.retained.values().filter(|m| topic::matches(filter, &m.topic));
+                let kept = self.retained.values().chain(self.names.all(unix));
+                let matching = kept.filter(|m| topic::matches(filter, &m.topic));
                 retained.extend(matching.map(|m| (m.clone(), at_least_once)));
             } else {
                 self.plain.entry(filter.into()).or_default().insert(id);
-                retained.extend(self.retained.get(filter).map(|m| (m.clone(), at_least_once)));
+                let kept = self.retained.get(filter).or_else(|| self.names.get(filter, unix));
+                retained.extend(kept.map(|m| (m.clone(), at_least_once)));
             }
         }
         let ack = v3_1_1::Suback::builder().packet_id(subscribe.packet_id()).return_codes(codes).build();
@@ -568,7 +628,7 @@ impl Broker {
                 self.timers.insert((until, Due::Session(session)));
             }
         }
-        if let (Some(will), true) = (will, why != End::Disconnect) {
+        if let Some(will) = will.filter(|w| why != End::Disconnect && !names::is_name(&w.topic)) {
             self.distribute(will);
         }
     }

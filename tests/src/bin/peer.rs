@@ -66,7 +66,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         ("connect", [address, strategy]) => {
             let strategy = Strategy::from_name(strategy).ok_or("no such strategy")?;
             let plan = Plan { strategies: [strategy].into_iter().collect(), ..Plan::default() };
-            let call = node.begin(&address.parse()?, plan)?;
+            let call = node.begin(address, plan)?;
             println!("calling");
             let mut pipe = call.wait()?;
             println!("connected {} {}", pipe.info().strategy(), pipe.info().elapsed().as_millis());
@@ -91,7 +91,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             ip(&format!("link set {interface} down"))?;
             // Over a broker the answer may yet come, once the interface is back.
             let plan = Plan { strategies: [Strategy::Direct].into_iter().collect(), ..Plan::default() };
-            match node.connect(&address.parse()?, plan) {
+            match node.connect(address, plan) {
                 Ok(_) => return Err("connected without an interface".into()),
                 Err(why) => println!("failed {why}"),
             }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use futures_lite::future::{block_on, or};
 use futures_lite::{AsyncReadExt, AsyncWriteExt};
-use p2pd_core::{Config, PeerAddress, Plan, Stats};
+use p2pd_core::{Config, PeerAddress, Plan, Stats, ToTarget};
 use p2pd_sys::{BindError, ConnectError, PipeInfo};
 
 use super::{Call, Node, Outcome, Pipe, Trace};
@@ -24,7 +24,7 @@ impl Node for p2pd_async_std::Node {
         block_on(self.address())
     }
 
-    fn begin(&self, to: &PeerAddress, plan: Plan) -> Result<Box<dyn Call>, ConnectError> {
+    fn begin(&self, to: &dyn ToTarget, plan: Plan) -> Result<Box<dyn Call>, ConnectError> {
         Ok(Box::new(block_on(self.start_connect(to, plan))?))
     }
 

@@ -9,7 +9,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use mio::{Events, Interest, Poll, Token, Waker};
-use p2pd_core::{Config, ConnectId, PeerAddress, Plan, Stats};
+use p2pd_core::{Config, ConnectId, PeerAddress, Plan, Stats, Target, ToTarget};
 use p2pd_mio::News;
 use p2pd_sys::{BindError, ConnectError, PipeInfo};
 
@@ -20,7 +20,7 @@ const NODE: std::ops::Range<usize> = 1..20_000;
 
 enum Ask {
     Address(Sender<PeerAddress>),
-    Begin(Box<PeerAddress>, Plan, Sender<Result<ConnectId, ConnectError>>, Sender<Outcome>),
+    Begin(Box<Target>, Plan, Sender<Result<ConnectId, ConnectError>>, Sender<Outcome>),
     Cancel(ConnectId),
     Stats(Sender<Stats>),
     Shutdown,
@@ -77,7 +77,7 @@ fn run(mut poll: Poll, mut node: p2pd_mio::Node, asked: &Receiver<Ask>, accept: 
             match ask {
                 Ask::Address(reply) => wait_for_address.push(reply),
                 Ask::Begin(to, plan, begun, done) => {
-                    let id = node.connect(&to, plan);
+                    let id = node.connect(&*to, plan);
                     if let Ok(id) = id {
                         calls.insert(id, done);
                     }
@@ -124,9 +124,10 @@ impl Node for Looping {
         address.recv().unwrap()
     }
 
-    fn begin(&self, to: &PeerAddress, plan: Plan) -> Result<Box<dyn Call>, ConnectError> {
+    fn begin(&self, to: &dyn ToTarget, plan: Plan) -> Result<Box<dyn Call>, ConnectError> {
         let ((begun_tx, begun), (done_tx, done)) = (channel(), channel());
-        self.asks.ask(Ask::Begin(Box::new(to.clone()), plan, begun_tx, done_tx));
+        let to = to.to_target().map_err(ConnectError::Target)?;
+        self.asks.ask(Ask::Begin(Box::new(to), plan, begun_tx, done_tx));
         let id = begun.recv().map_err(|_| ConnectError::NodeGone)??;
         Ok(Box::new(Under { id, done, asks: self.asks.clone() }))
     }

@@ -9,7 +9,7 @@ use std::io::{self, Read, Write};
 use std::net::TcpStream;
 use std::time::Duration;
 
-use p2pd_core::{Config, PeerAddress, Plan, Stats};
+use p2pd_core::{Config, PeerAddress, Plan, Stats, ToTarget};
 use p2pd_sys::{BindError, ConnectError, PipeInfo};
 
 pub use self::tokio::runtime;
@@ -70,7 +70,7 @@ pub trait Node: Send + Sync {
     ///
     /// # Errors
     /// Why nothing was begun.
-    fn begin(&self, to: &PeerAddress, plan: Plan) -> Result<Box<dyn Call>, ConnectError>;
+    fn begin(&self, to: &dyn ToTarget, plan: Plan) -> Result<Box<dyn Call>, ConnectError>;
     /// The next pipe that a peer opens; `None` after that long or at the end of the node.
     fn accept(&self, within: Duration) -> Option<Box<dyn Pipe>>;
     /// What it has counted.
@@ -82,7 +82,7 @@ pub trait Node: Send + Sync {
     ///
     /// # Errors
     /// Why there is none.
-    fn connect(&self, to: &PeerAddress, plan: Plan) -> Outcome {
+    fn connect(&self, to: &dyn ToTarget, plan: Plan) -> Outcome {
         self.begin(to, plan)?.wait()
     }
 }

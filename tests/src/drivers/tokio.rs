@@ -5,7 +5,7 @@ use std::net::TcpStream;
 use std::sync::OnceLock;
 use std::time::Duration;
 
-use p2pd_core::{Config, PeerAddress, Plan, Stats};
+use p2pd_core::{Config, PeerAddress, Plan, Stats, ToTarget};
 use p2pd_sys::{BindError, ConnectError, PipeInfo};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::runtime::Runtime;
@@ -37,7 +37,7 @@ impl Node for p2pd_tokio::Node {
         runtime().block_on(self.address())
     }
 
-    fn begin(&self, to: &PeerAddress, plan: Plan) -> Result<Box<dyn Call>, ConnectError> {
+    fn begin(&self, to: &dyn ToTarget, plan: Plan) -> Result<Box<dyn Call>, ConnectError> {
         Ok(Box::new(runtime().block_on(self.start_connect(to, plan))?))
     }
 

@@ -1,0 +1,362 @@
+//! Names for nodes: `example.peer` in place of an address.
+//!
+//! Whoever has a name publishes a [`Record`] on its brokers, signed by the key of its node id and retained under a
+//! topic that is made of the name. There is no authority: the first node that takes a name on a broker has it there, and
+//! whoever resolved a name once holds on to the key it had ([`NamePin`]).
+
+mod pins;
+mod record;
+
+use core::fmt;
+use core::str::FromStr;
+
+use blake2::digest::consts::U32;
+use blake2::{Blake2s, Digest};
+use data_encoding::BASE32_NOPAD;
+
+use crate::address::{AddressError, PeerAddress};
+use crate::identity::NodeId;
+
+pub(crate) use pins::{Found, Pins};
+pub use record::{MAX_RECORD, Record, RecordError};
+
+/// What stands behind every name where an address could stand too.
+pub const SUFFIX: &str = ".peer";
+
+/// A name without [`SUFFIX`]: 1 to 63 of `a`-`z`, `0`-`9` and `-`, which neither begins nor ends it. Capital letters are
+/// read as small ones.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Name {
+    bytes: [u8; Name::MAX],
+    len: u8,
+}
+
+/// Why a text is not a [`Name`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum NameTextError {
+    /// Not 1 to 63 characters; this many bytes.
+    Length(usize),
+    /// The character at this byte is none of those that a name has, or a hyphen at an end.
+    Character(usize),
+}
+
+impl fmt::Display for NameTextError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            NameTextError::Length(n) => write!(f, "a name has 1 to {} characters, not {n}", Name::MAX),
+            NameTextError::Character(at) => {
+                write!(f, "a name has letters a-z, digits, and hyphens within; at character {at} it has not")
+            }
+        }
+    }
+}
+
+impl std::error::Error for NameTextError {}
+
+impl Name {
+    /// Most characters, as in a label of DNS.
+    pub const MAX: usize = 63;
+
+    /// The name, without [`SUFFIX`].
+    pub fn as_str(&self) -> &str {
+        // Only ASCII was let in.
+        core::str::from_utf8(&self.bytes[..usize::from(self.len)]).unwrap_or_default()
+    }
+
+    /// Where its record is published: `p2pd/name/` and the BLAKE2s-256 hash of `p2pd name` and the name in base32.
+    pub fn topic(&self) -> String {
+        let mut hash = Blake2s::<U32>::new();
+        hash.update(b"p2pd name");
+        hash.update(self.as_str());
+        format!("p2pd/name/{}", BASE32_NOPAD.encode(&hash.finalize()).to_ascii_lowercase())
+    }
+}
+
+/// Reads a name with [`SUFFIX`] or without.
+impl FromStr for Name {
+    type Err = NameTextError;
+    fn from_str(text: &str) -> Result<Self, NameTextError> {
+        let text = text.strip_suffix(SUFFIX).unwrap_or(text);
+        if !(1..=Self::MAX).contains(&text.len()) {
+            return Err(NameTextError::Length(text.len()));
+        }
+        let mut bytes = [0; Self::MAX];
+        for (at, byte) in text.bytes().enumerate() {
+            let inside = at > 0 && at + 1 < text.len();
+            if !(byte.is_ascii_alphanumeric() || byte == b'-' && inside) {
+                return Err(NameTextError::Character(at));
+            }
+            bytes[at] = byte.to_ascii_lowercase();
+        }
+        Ok(Name { bytes, len: text.len() as u8 })
+    }
+}
+
+/// With [`SUFFIX`], as people write it.
+impl fmt::Display for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}{SUFFIX}", self.as_str())
+    }
+}
+
+impl fmt::Debug for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// Whom to connect to: an address, or a name that ends with [`SUFFIX`].
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Target {
+    /// Where the peer is.
+    Address(Box<PeerAddress>),
+    /// How it is called.
+    Name(Name),
+}
+
+/// Why a text is not a [`Target`].
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum TargetError {
+    /// It ends with [`SUFFIX`] and is no name.
+    Name(NameTextError),
+    /// It does not, and is no address.
+    Address(AddressError),
+}
+
+impl fmt::Display for TargetError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            TargetError::Name(why) => write!(f, "{why}"),
+            TargetError::Address(why) => write!(f, "{why}"),
+        }
+    }
+}
+
+impl std::error::Error for TargetError {}
+
+impl FromStr for Target {
+    type Err = TargetError;
+    fn from_str(text: &str) -> Result<Self, TargetError> {
+        if text.ends_with(SUFFIX) {
+            return text.parse().map(Target::Name).map_err(TargetError::Name);
+        }
+        text.parse().map(|a| Target::Address(Box::new(a))).map_err(TargetError::Address)
+    }
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Target::Address(address) => write!(f, "{address}"),
+            Target::Name(name) => write!(f, "{name}"),
+        }
+    }
+}
+
+/// What can be connected to: a [`Target`], an address, a name, or the text of either.
+pub trait ToTarget {
+    /// As a target.
+    ///
+    /// # Errors
+    /// What is wrong with a text.
+    fn to_target(&self) -> Result<Target, TargetError>;
+}
+
+impl<T: ToTarget + ?Sized> ToTarget for &T {
+    fn to_target(&self) -> Result<Target, TargetError> {
+        (**self).to_target()
+    }
+}
+
+impl ToTarget for Target {
+    fn to_target(&self) -> Result<Target, TargetError> {
+        Ok(self.clone())
+    }
+}
+
+impl ToTarget for PeerAddress {
+    fn to_target(&self) -> Result<Target, TargetError> {
+        Ok(Target::Address(Box::new(self.clone())))
+    }
+}
+
+impl ToTarget for Name {
+    fn to_target(&self) -> Result<Target, TargetError> {
+        Ok(Target::Name(*self))
+    }
+}
+
+impl ToTarget for str {
+    fn to_target(&self) -> Result<Target, TargetError> {
+        self.parse()
+    }
+}
+
+impl ToTarget for String {
+    fn to_target(&self) -> Result<Target, TargetError> {
+        self.parse()
+    }
+}
+
+/// Which key a name had when it was first seen, and the highest sequence number seen since. Keep it where the node's key
+/// is kept, and hand it back by [`Node::pin_name`](crate::Node::pin_name) at the next start.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct NamePin {
+    /// The name.
+    pub name: Name,
+    /// Whose it is.
+    pub id: NodeId,
+    /// No record with a lower sequence number is believed.
+    pub sequence: u64,
+}
+
+/// Why something that was to be done with a name was not.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub enum NameError {
+    /// No broker has a valid record of it.
+    NotFound,
+    /// No broker could be asked.
+    NoBroker,
+    /// Its owner gave it up.
+    Released,
+    /// It has another key than the one that was pinned. Whoever has the name now is not who had it.
+    OtherKey {
+        /// The pinned one.
+        pinned: NodeId,
+        /// The one it has.
+        found: NodeId,
+    },
+    /// Two nodes claim it and none is pinned, so that nobody can tell whose it is.
+    Contested {
+        /// One of them.
+        one: NodeId,
+        /// Another one.
+        other: NodeId,
+    },
+    /// Only records that are older than one seen before were found: a broker keeps the newer one back.
+    Stale {
+        /// The highest sequence number found.
+        found: u64,
+        /// The highest seen before.
+        known: u64,
+    },
+    /// It cannot be registered: this node has it.
+    Taken {
+        /// Who.
+        by: NodeId,
+    },
+    /// No broker kept our record.
+    Refused,
+    /// Too many names are asked for, registered or pinned already.
+    TooMany,
+    /// The node was shut down.
+    Shutdown,
+}
+
+impl fmt::Display for NameError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            NameError::NotFound => f.write_str("no broker knows the name"),
+            NameError::NoBroker => f.write_str("no broker could be asked for the name"),
+            NameError::Released => f.write_str("the name was given up by its owner"),
+            NameError::OtherKey { pinned, found } => write!(
+                f,
+                "the name has another key than before: it was pinned to node {pinned}, and {found} has it now"
+            ),
+            NameError::Contested { one, other } => {
+                write!(f, "two nodes claim the name, {one} and {other}, and none is known from before")
+            }
+            NameError::Stale { found, known } => write!(
+                f,
+                "only old records of the name were found: sequence {found}, after {known} was seen before"
+            ),
+            NameError::Taken { by } => write!(f, "the name is taken by node {by}"),
+            NameError::Refused => f.write_str("no broker kept the record of the name"),
+            NameError::TooMany => f.write_str("too many names at once"),
+            NameError::Shutdown => f.write_str("the node was shut down"),
+        }
+    }
+}
+
+impl std::error::Error for NameError {}
+
+/// What is to be said of a name.
+#[derive(Clone, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub enum NameNews {
+    /// Where it leads, after [`Node::resolve`](crate::Node::resolve).
+    Resolved(Box<PeerAddress>),
+    /// It was not resolved.
+    NotResolved(NameError),
+    /// So many brokers keep our record. Said once for each [`Node::register`](crate::Node::register).
+    Registered {
+        /// How many.
+        brokers: u8,
+    },
+    /// It is not registered, or no longer; it has to be registered anew.
+    NotRegistered(NameError),
+    /// Another node claims the name that we hold, on a broker that does not look whose a record is. Our own is published
+    /// again there, at most once a minute.
+    Contested {
+        /// Who.
+        by: NodeId,
+    },
+    /// So many brokers were told that the name is free.
+    Released {
+        /// How many.
+        brokers: u8,
+    },
+    /// To be kept: the key was seen for the first time, or a newer record.
+    Pinned {
+        /// Whose the name is.
+        id: NodeId,
+        /// The highest sequence number seen.
+        sequence: u64,
+    },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_labels_of_dns_and_capitals_are_small() {
+        for good in ["a", "example", "my-host-2", "0", &"n".repeat(63)] {
+            let name: Name = good.parse().unwrap();
+            assert_eq!((name.as_str(), name.to_string()), (good, format!("{good}.peer")));
+            assert_eq!(name.to_string().parse(), Ok(name));
+        }
+        assert_eq!("ExAmple".parse::<Name>(), "example.peer".parse());
+        let bad = |text: &str| text.parse::<Name>().unwrap_err();
+        assert_eq!(bad(""), NameTextError::Length(0));
+        assert_eq!(bad(".peer"), NameTextError::Length(0));
+        assert_eq!(bad(&"n".repeat(64)), NameTextError::Length(64));
+        for (text, at) in
+            [("-a", 0), ("a-", 1), ("-", 0), ("a.b", 1), ("a b", 1), ("ab/", 2), ("m\u{e4}", 1), ("a\0", 1)]
+        {
+            assert_eq!(bad(text), NameTextError::Character(at), "{text}");
+        }
+    }
+
+    #[test]
+    fn topics_are_one_for_each_name_and_do_not_tell_it() {
+        let topic = |text: &str| text.parse::<Name>().unwrap().topic();
+        // BLAKE2s-256 of "p2pd nameexample", by Python's hashlib.
+        assert_eq!(topic("example"), "p2pd/name/ow5nm7gofyjbuov7qfuimp7aa6jc4r35elqku4d7imabsvlmca4a");
+        assert_ne!(topic("example"), topic("example1"));
+        assert_eq!(topic("EXAMPLE.peer"), topic("example"));
+    }
+
+    #[test]
+    fn targets_are_addresses_or_names() {
+        let address = "None-0-0-x";
+        assert_eq!(address.parse(), Ok(Target::Address(Box::new(address.parse().unwrap()))));
+        assert_eq!("example.peer".to_target(), Ok(Target::Name("example".parse().unwrap())));
+        assert!(matches!("example".parse::<Target>(), Err(TargetError::Address(_))));
+        assert_eq!("a_b.peer".parse::<Target>(), Err(TargetError::Name(NameTextError::Character(1))));
+        for text in [address, "example.peer"] {
+            assert_eq!(text.parse::<Target>().unwrap().to_string(), text);
+        }
+    }
+}

@@ -1,0 +1,123 @@
+//! `p2pd name`, and the file with the keys of names.
+
+use std::io::{self, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use p2pd_core::{Name, NameError, NameNews, Notice};
+use p2pd_sys::PinFile;
+use p2pd_tokio::{NamePin, Node};
+
+use crate::options::{Common, NameCommand};
+use crate::say::Say;
+
+/// Where the keys of names are kept: where the user says, beside the key file, or in the home folder.
+pub(crate) fn pin_file(common: &Common) -> Result<PinFile, String> {
+    let path = match (&common.names, &common.identity) {
+        (Some(path), _) => path.clone(),
+        (None, Some(key)) => {
+            let mut path = key.clone().into_os_string();
+            path.push(".names");
+            PathBuf::from(path)
+        }
+        (None, None) => {
+            let home = std::env::home_dir().ok_or("no home directory: give --names")?;
+            home.join(".p2pd").join("names")
+        }
+    };
+    Ok(PinFile::new(path))
+}
+
+/// A name belongs to a key, and without a file the key is gone when the program ends.
+pub(crate) fn needs_identity(common: &Common) -> Result<(), String> {
+    match common.identity {
+        Some(_) => Ok(()),
+        None => Err("a name belongs to a key that lasts: give --identity".into()),
+    }
+}
+
+/// Keeps what a notice says is to be kept.
+pub(crate) fn keep(file: &PinFile, notice: &Notice, say: Say) {
+    if let Notice::Name { name, news } = notice
+        && let NameNews::Pinned { id, sequence } = **news
+        && let Err(why) = file.keep(NamePin { name: *name, id, sequence })
+    {
+        say.error(&why.to_string());
+    }
+}
+
+/// Takes a name for the node.
+pub(crate) async fn register(node: &Node, name: Name, file: &PinFile, say: Say) -> Result<(), ExitCode> {
+    say.waiting("registering the name");
+    match node.register(name).await {
+        Ok(brokers) => {
+            say.registered(name, brokers);
+            Ok(())
+        }
+        Err(why) => Err(failed(name, why, file, say)),
+    }
+}
+
+/// Carries out what needs a node.
+pub(crate) async fn run(node: &Node, command: &NameCommand, file: &PinFile, say: Say) -> ExitCode {
+    match *command {
+        NameCommand::Register { name, .. } => match register(node, name, file, say).await {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(code) => code,
+        },
+        NameCommand::Resolve { name, .. } => {
+            say.waiting("asking for the name");
+            match node.resolve(name).await {
+                Ok(address) => {
+                    say.still();
+                    match writeln!(io::stdout(), "{address}") {
+                        Ok(()) => ExitCode::SUCCESS,
+                        Err(why) => {
+                            say.error(&format!("standard output: {why}"));
+                            ExitCode::FAILURE
+                        }
+                    }
+                }
+                Err(why) => failed(name, why, file, say),
+            }
+        }
+        NameCommand::Release { name, .. } => {
+            say.waiting("giving the name up");
+            match node.release(name).await {
+                Ok(brokers) => {
+                    say.released(name, brokers);
+                    ExitCode::SUCCESS
+                }
+                Err(why) => failed(name, why, file, say),
+            }
+        }
+        NameCommand::Forget { name, .. } => forget(name, file, say),
+    }
+}
+
+/// Forgets which key a name had.
+pub(crate) fn forget(name: Name, file: &PinFile, say: Say) -> ExitCode {
+    match file.forget(name) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => {
+            say.error(&format!("{name} is not in {}", file.path().display()));
+            ExitCode::FAILURE
+        }
+        Err(why) => {
+            say.error(&why.to_string());
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn failed(name: Name, why: NameError, file: &PinFile, say: Say) -> ExitCode {
+    let hint = match why {
+        NameError::OtherKey { .. } => {
+            let file = file.path().display();
+            format!("; if that is right: p2pd name forget {name} --names {file}")
+        }
+        _ => String::new(),
+    };
+    say.error(&format!("{name}: {why}{hint}"));
+    ExitCode::FAILURE
+}
