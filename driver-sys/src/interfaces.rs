@@ -46,6 +46,19 @@ pub fn interfaces(bind: Option<IpAddr>) -> io::Result<Vec<Interface>> {
     }
 }
 
+/// The addresses of the interface of this name, loopback and link-local ones included, and its number, which is the
+/// scope of its link-local IPv6 addresses.
+///
+/// # Errors
+/// `NotFound` if there is no such interface.
+pub fn addresses_of(name: &str) -> io::Result<(u32, Vec<IpAddr>)> {
+    let interface = netdev::get_interfaces().into_iter().find(|i| i.name == name);
+    let interface = interface.ok_or(io::ErrorKind::NotFound)?;
+    let v4 = interface.ipv4.iter().map(|n| IpAddr::V4(n.addr()));
+    let v6 = interface.ipv6.iter().map(|n| IpAddr::V6(n.addr()));
+    Ok((interface.index, v4.chain(v6).collect()))
+}
+
 /// The default gateway of the interface that has this address, of the address's family, if there is one.
 pub fn gateway(ip: IpAddr) -> Option<IpAddr> {
     let has = |interface: &netdev::Interface| match ip {

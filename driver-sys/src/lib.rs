@@ -25,7 +25,7 @@ pub use engine::Lateness;
 pub use engine::{Address, Engine, News, Reactor};
 pub use error::{BindError, ConnectError};
 pub use failure::failure;
-pub use interfaces::{gateway, interfaces};
+pub use interfaces::{addresses_of, gateway, interfaces};
 pub use key_file::{KeyFileError, create_private, load_or_create_key};
 pub use pipe::{Half, Layer, PipeInfo, Relayed, Start, Wakers};
 pub use ready::{Ready, SockWaker};

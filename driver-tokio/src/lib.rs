@@ -25,6 +25,7 @@
 //! task of ours.
 #![forbid(unsafe_code)]
 
+pub mod messages;
 mod node;
 mod pipe;
 mod reactor;
