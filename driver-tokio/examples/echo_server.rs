@@ -7,7 +7,9 @@ use p2pd_tokio::messages::{Daemon, PipeOptions, Protocol, Route, Target};
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let args: Vec<String> = std::env::args().skip(1).collect();
-    let [ip, first, last] = &args[..] else { return Err("usage: echo_server IP FIRST-PORT LAST-PORT".into()) };
+    let [ip, first, last] = &args[..] else {
+        return Err("usage: echo_server IP FIRST-PORT LAST-PORT".into());
+    };
     let route = Route::from(ip.parse::<IpAddr>()?);
     let (targets, ports) = ([Target::Route(route)], [first.parse()?..=last.parse()?]);
     let protocols = [Protocol::Tcp, Protocol::Udp];

@@ -95,8 +95,7 @@ impl Shared {
 impl Inbox {
     /// Whether anybody wants what would be read, and can take it.
     pub(super) fn wants(&self) -> bool {
-        let asked =
-            !self.subscriptions.is_empty() || !self.callbacks.is_empty() || !self.children.is_empty();
+        let asked = !self.subscriptions.is_empty() || !self.callbacks.is_empty() || !self.children.is_empty();
         asked && self.subscriptions.may_read()
     }
 

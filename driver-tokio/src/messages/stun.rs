@@ -105,10 +105,7 @@ fn local(socket: &Socket, route: Route) -> Result<SocketAddr, StunError> {
 ///
 /// # Errors
 /// That there is no socket to measure with.
-pub async fn nat_info(
-    servers: Vec<StunServer>,
-    bind: Option<IpAddr>,
-) -> Result<Vec<NatReport>, BindError> {
+pub async fn nat_info(servers: Vec<StunServer>, bind: Option<IpAddr>) -> Result<Vec<NatReport>, BindError> {
     let key = p2pd_sys::random_seed().map_err(BindError::Random)?;
     let mut config = Config::new(SecretKey::from_bytes(key));
     (config.stun, config.bind) = (servers, bind);

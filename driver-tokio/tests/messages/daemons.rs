@@ -109,11 +109,13 @@ async fn targets_give_their_addresses_each_once() {
     let first = Daemon::listen_all(&twice[..1], &[0..=0], &[Protocol::Udp], &[Family::V4], &options).unwrap();
     let port = first.bound()[0].0.port();
     drop(first);
-    let tcp = Daemon::listen_all(&twice, &[port..=port, port..=port], &[Protocol::Tcp], &[Family::V4], &options);
+    let tcp =
+        Daemon::listen_all(&twice, &[port..=port, port..=port], &[Protocol::Tcp], &[Family::V4], &options);
     assert_eq!(tcp.unwrap().bound(), [(at(port), Protocol::Tcp)]);
     if cfg!(target_os = "linux") {
         let interface = [Target::Interface("lo".into())];
-        let daemon = Daemon::listen_all(&interface, &[0..=0], &[Protocol::Udp], &[Family::V4], &options).unwrap();
+        let daemon =
+            Daemon::listen_all(&interface, &[0..=0], &[Protocol::Udp], &[Family::V4], &options).unwrap();
         assert!(daemon.bound().iter().any(|(at, _)| at.ip() == Ipv4Addr::LOCALHOST));
     }
 }
@@ -164,7 +166,8 @@ async fn a_client_too_many_waits_until_another_has_left() {
     let daemon = daemon.max_clients(1);
     let to = daemon.bound()[0].0;
     let serving = tokio::spawn(echo(daemon));
-    let open = || MessagePipe::open(Protocol::Tcp, to, Route::V4, &PipeOptions::default());
+    let options = PipeOptions::default();
+    let open = || MessagePipe::open(Protocol::Tcp, to, Route::V4, &options);
     let first = open().await.unwrap();
     let at_first = everything(&first);
     first.send(b"one").await.unwrap();

@@ -2,7 +2,7 @@
 
 use std::io::ErrorKind;
 
-use p2pd_tokio::messages::{End, MessagePipe, PipeOptions, RecvError, SendError};
+use p2pd_tokio::messages::{End, MessagePipe, Overflow, Pattern, PipeOptions, Queue, RecvError, SendError};
 
 use crate::{LONG, WHILE, bytes, everything, patterned, rest, tcp, udp};
 
@@ -49,16 +49,8 @@ async fn a_server_that_does_not_read_makes_the_client_wait_and_nothing_is_lost()
     });
     tokio::time::sleep(WHILE * 3).await;
     assert!(!sending.is_finished());
-    let all = everything(&server);
-    // The queue drops what is not taken in time; a callback would wait.
-    let options = p2pd_tokio::messages::Queue {
-        overflow: p2pd_tokio::messages::Overflow::StopReading,
-        ..Default::default()
-    };
-    assert!(server.unsubscribe(all));
-    let all = server
-        .subscribe_with(p2pd_tokio::messages::Pattern::ANY, p2pd_tokio::messages::Pattern::ANY, options)
-        .unwrap();
+    let queue = Queue { overflow: Overflow::StopReading, ..Queue::default() };
+    let all = server.subscribe_with(Pattern::ANY, Pattern::ANY, queue).unwrap();
     let (came, why) = rest(&server, all).await;
     assert!(came == data, "{} of {} bytes", came.len(), data.len());
     assert_eq!(why, RecvError::Ended(End::Peer));

@@ -7,8 +7,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use p2pd_tokio::messages::{
-    End, MessagePipe, OpenError, Overflow, Pattern, PipeOptions, Protocol, Queue, RecvError, Route, SendError,
-    Socket,
+    End, MessagePipe, OpenError, Overflow, Pattern, PipeOptions, Protocol, Queue, RecvError, Route,
+    SendError, Socket,
 };
 
 use crate::{LONG, WHILE, bytes, everything, loopback, pair, patterned, rest, route, tcp, udp, until};
@@ -34,9 +34,9 @@ fn defaults_are_those_of_the_documents() {
 
 #[tokio::test]
 async fn each_queue_gets_what_matches_its_patterns() {
-    let (server, client) = udp(&PipeOptions::default()).await;
-    let other = MessagePipe::open(Protocol::Udp, server.local_addr(), route(), &PipeOptions::default());
-    let other = other.await.unwrap();
+    let options = PipeOptions::default();
+    let (server, client) = udp(&options).await;
+    let other = MessagePipe::open(Protocol::Udp, server.local_addr(), route(), &options).await.unwrap();
     let all = everything(&server);
     let hellos = server.subscribe(pattern("[hH]e[l]+o"), Pattern::ANY).unwrap();
     let from_other = pattern(&format!("^{}$", other.local_addr()).replace('.', r"\."));
@@ -79,7 +79,8 @@ async fn one_who_waits_hears_of_the_end_of_a_subscription() {
 
 #[tokio::test]
 async fn a_full_queue_drops_the_oldest_or_the_newest() {
-    let (server, client) = udp(&PipeOptions { queue: queue(2, Overflow::DropOldest), ..Default::default() }).await;
+    let (server, client) =
+        udp(&PipeOptions { queue: queue(2, Overflow::DropOldest), ..Default::default() }).await;
     let oldest = everything(&server);
     let newest = queue(2, Overflow::DropNewest);
     let newest = server.subscribe_with(Pattern::ANY, Pattern::ANY, newest).unwrap();
@@ -391,7 +392,8 @@ async fn destinations_are_addresses_or_names_of_the_routes_family() {
     let listener = TcpListener::bind(loopback()).unwrap();
     let at = listener.local_addr().unwrap();
     let open = |to, route| MessagePipe::open(Protocol::Tcp, to, route, &options);
-    let named = MessagePipe::open(Protocol::Tcp, ("localhost", at.port()), Route::V4, &options).await.unwrap();
+    let named =
+        MessagePipe::open(Protocol::Tcp, ("localhost", at.port()), Route::V4, &options).await.unwrap();
     assert_eq!(named.remote_addr(), Some(at));
     let from: IpAddr = Ipv4Addr::new(127, 0, 0, 1).into();
     let from_one = open(at, Route::from(from)).await.unwrap();

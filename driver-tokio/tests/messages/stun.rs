@@ -88,8 +88,7 @@ async fn only_the_servers_answer_to_the_question_counts() {
             honest.datagram(Duration::ZERO, at, from.parse().unwrap(), question).unwrap().data
         };
         // Without FINGERPRINT, which fits the unchanged question only.
-        let strip = |data: &[u8]| [&[0, 1, 0, 0], &data[4..20]].concat();
-        let another = answer(&strip(&other), "192.0.2.1:1");
+        let another = answer(&[&[0, 1, 0, 0], &other[4..20]].concat(), "192.0.2.1:1");
         let somebodys = answer(&asked.data, "192.0.2.2:2");
         let right = answer(&asked.data, "192.0.2.3:3");
         liar.send_to(b"noise", asked.from).await.unwrap();
