@@ -9,9 +9,10 @@ use std::task::Poll;
 use std::time::Duration;
 
 use p2pd_core::pipe::subscriptions::Message;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, UdpSocket};
 use tokio::task::JoinSet;
 
+use super::carrier::Socket;
 use super::open::{Family, Protocol};
 use super::options::PipeOptions;
 use super::pipe::MessagePipe;
@@ -24,7 +25,8 @@ const PAUSE: Duration = Duration::from_millis(50);
 /// TCP clients that are served at a time.
 const CLIENTS: usize = 1000;
 
-/// TCP listeners and UDP sockets, all of which are open. Dropping it closes them.
+/// TCP listeners and UDP sockets, all of which are open. Dropping it closes them, UDP sockets when the runtime next comes to
+/// their tasks.
 ///
 /// ```no_run
 /// use p2pd_tokio::messages::{Daemon, Family, PipeOptions, Protocol, Target};
@@ -79,6 +81,17 @@ impl Daemon {
         wanted: &[(SocketAddr, Protocol)],
         options: &PipeOptions,
     ) -> Result<Self, ListenError> {
+        // First all sockets alone, which go at once if one fails; pipes have tasks that would hold them a while.
+        let (mut open, mut failed) = (Vec::new(), Vec::new());
+        for &(at, protocol) in wanted {
+            match Bound::open(at, protocol, options) {
+                Ok(bound) => open.push((at, bound)),
+                Err(why) => failed.push(ListenFailure::Bind(at, protocol, why)),
+            }
+        }
+        if !failed.is_empty() || open.is_empty() {
+            return Err(ListenError { failed });
+        }
         let mut daemon = Daemon {
             tcp: Vec::new(),
             udp: Vec::new(),
@@ -87,32 +100,30 @@ impl Daemon {
             max_clients: CLIENTS,
             turn: AtomicUsize::new(0),
         };
-        let mut failed = Vec::new();
-        for &(at, protocol) in wanted {
-            match daemon.listen(at, protocol) {
-                Ok(at) => daemon.bound.push((at, protocol)),
-                Err(why) => failed.push(ListenFailure::Bind(at, protocol, why)),
+        for (at, bound) in open {
+            let protocol = bound.protocol();
+            if let Err(why) = daemon.add(bound) {
+                return Err(ListenError { failed: vec![ListenFailure::Bind(at, protocol, why)] });
             }
         }
-        if failed.is_empty() && !daemon.bound.is_empty() { Ok(daemon) } else { Err(ListenError { failed }) }
+        Ok(daemon)
     }
 
-    fn listen(&mut self, at: SocketAddr, protocol: Protocol) -> io::Result<SocketAddr> {
-        match protocol {
-            Protocol::Tcp => {
-                let socket = p2pd_sys::socket::listener(at, BACKLOG, &self.options.listener())?;
-                let listener = TcpListener::from_std(socket)?;
-                let at = listener.local_addr()?;
+    fn add(&mut self, bound: Bound) -> io::Result<()> {
+        match bound {
+            Bound::Tcp(listener) => {
+                let listener = TcpListener::from_std(listener)?;
+                self.bound.push((listener.local_addr()?, Protocol::Tcp));
                 self.tcp.push(listener);
-                Ok(at)
             }
-            Protocol::Udp => {
-                let pipe = MessagePipe::bind(at.into(), &self.options)?;
-                let at = pipe.local_addr();
+            Bound::Udp(socket) => {
+                let socket = Socket::Udp(UdpSocket::from_std(socket)?, None);
+                let pipe = MessagePipe::new(socket, &self.options)?;
+                self.bound.push((pipe.local_addr(), Protocol::Udp));
                 self.udp.push(pipe);
-                Ok(at)
             }
         }
+        Ok(())
     }
 
     /// Most TCP clients that [`serve`](Self::serve) has at a time; others wait to be accepted. There is no limit on how long a
@@ -174,6 +185,28 @@ impl Daemon {
                 },
                 Some(_) = clients.join_next() => {}
             }
+        }
+    }
+}
+
+/// A socket that nobody waits on yet.
+enum Bound {
+    Tcp(std::net::TcpListener),
+    Udp(std::net::UdpSocket),
+}
+
+impl Bound {
+    fn open(at: SocketAddr, protocol: Protocol, options: &PipeOptions) -> io::Result<Self> {
+        Ok(match protocol {
+            Protocol::Tcp => Bound::Tcp(p2pd_sys::socket::listener(at, BACKLOG, &options.listener())?),
+            Protocol::Udp => Bound::Udp(p2pd_sys::socket::udp(at, &options.socket())?),
+        })
+    }
+
+    fn protocol(&self) -> Protocol {
+        match self {
+            Bound::Tcp(_) => Protocol::Tcp,
+            Bound::Udp(_) => Protocol::Udp,
         }
     }
 }

@@ -291,6 +291,7 @@ impl MessagePipe {
             let at = inbox.at_end.iter().position(|(i, _)| *i == id);
             ended = at.map(|at| inbox.at_end.remove(at));
         }
+        self.shared().changed.notify_one();
         gone.is_some() || ended.is_some()
     }
 
@@ -309,11 +310,13 @@ impl MessagePipe {
             let at = inbox.children.iter().position(|c| c.pipe.is(other));
             at.map(|at| inbox.children.remove(at))
         };
+        self.shared().changed.notify_one();
         gone.is_some()
     }
 
     /// Makes this pipe and `other` one: whatever comes on either is sent on the other, with back-pressure, and the end of
-    /// each direction is passed on. If one breaks or is closed, the other is reset. They hold each other until then.
+    /// each direction is passed on. If one breaks or is closed, the other is reset. They hold each other until both have
+    /// ended.
     pub fn join(&self, other: &MessagePipe) {
         self.link(Child { pipe: other.clone(), joined: true });
         other.link(Child { pipe: self.clone(), joined: true });
@@ -324,7 +327,10 @@ impl MessagePipe {
         if inbox.over {
             drop(inbox);
             let end = self.shared().state.borrow().end.unwrap_or(End::Closed);
-            tokio::spawn(async move { child.ended(end).await });
+            tokio::spawn(async move {
+                child.ended(end).await;
+                child.other_direction().await;
+            });
             return;
         }
         match inbox.children.iter_mut().find(|c| c.pipe.is(&child.pipe)) {
@@ -355,7 +361,8 @@ impl MessagePipe {
     }
 
     /// Ends the pipe. What [`send`](Self::send) returned for is still sent; a send under way is broken off. A TCP peer whose
-    /// data was not read sees a reset, which may cost it what was sent last.
+    /// data was not read sees a reset, which may cost it what was sent last. The socket is free once
+    /// [`ended`](Self::ended) returns, too.
     pub async fn close(&self) {
         if !self.shared().close() {
             return;
@@ -405,6 +412,13 @@ impl Child {
             // One that has ended before needs no end.
             End::Peer => drop(self.pipe.finish().await),
             End::Closed | End::Failed(_) => self.pipe.abort().await,
+        }
+    }
+
+    /// Holds a joined pipe until it has ended, too.
+    pub(super) async fn other_direction(self) {
+        if self.joined {
+            self.pipe.ended().await;
         }
     }
 }

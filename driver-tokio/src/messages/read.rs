@@ -17,11 +17,14 @@ pub(super) async fn run(shared: Arc<Shared>, handle: Weak<Handle>, reader: Reade
     let end = over.end;
     let (children, callbacks) = over.finish();
     drop(over);
-    for child in children {
+    for child in &children {
         child.ended(end).await;
     }
     for callback in callbacks {
         callback(end).await;
+    }
+    for child in children {
+        child.other_direction().await;
     }
 }
 
@@ -32,6 +35,7 @@ async fn read(shared: &Arc<Shared>, handle: &Weak<Handle>, mut reader: Reader) -
         let message = tokio::select! {
             biased;
             () = closed(&mut state) => return End::Closed,
+            () = shared.changed.notified() => continue,
             read = reader.read(), if wanted => match read {
                 Ok(Read::Data(data, from)) => match from.or(shared.remote) {
                     Some(from) => Message { data: Bytes::copy_from_slice(data), from },
@@ -40,8 +44,15 @@ async fn read(shared: &Arc<Shared>, handle: &Weak<Handle>, mut reader: Reader) -
                 Ok(Read::End) => return End::Peer,
                 Err(e) => return End::Failed(e.kind()),
             },
-            () = shared.changed.notified() => continue,
         };
+        // Whoever wanted it may have left meanwhile; then it is the next one's.
+        while !shared.inbox().wants() {
+            tokio::select! {
+                biased;
+                () = closed(&mut state) => return End::Closed,
+                () = shared.changed.notified() => {}
+            }
+        }
         if !deliver(shared, handle, message).await {
             return End::Closed;
         }
