@@ -7,27 +7,12 @@ use p2pd_tokio::messages::{
     Daemon, Family, ListenError, ListenFailure, MessagePipe, PipeOptions, Protocol, Route, Target,
 };
 
-use crate::{LONG, WHILE, bytes, everything, loopback};
+use crate::{LONG, WHILE, bytes, everything, free_ports, is_free, loopback, until};
 
 const BOTH: [Protocol; 2] = [Protocol::Tcp, Protocol::Udp];
 
 fn at(port: u16) -> SocketAddr {
     (Ipv4Addr::LOCALHOST, port).into()
-}
-
-fn is_free(port: u16) -> bool {
-    TcpListener::bind(at(port)).is_ok() && UdpSocket::bind(at(port)).is_ok()
-}
-
-/// Three free ports in a row, below those that the system gives to others.
-fn three() -> u16 {
-    let mut port = 20_000 + (std::process::id() % 2000) as u16 * 4;
-    loop {
-        if (port..port + 3).all(is_free) {
-            return port;
-        }
-        port += 3;
-    }
 }
 
 fn on_loopback(ports: std::ops::RangeInclusive<u16>) -> Result<Daemon, ListenError> {
@@ -50,10 +35,9 @@ async fn is_echoed(to: SocketAddr, protocol: Protocol) {
     assert_eq!(bytes(&pipe, all, 5).await, b"hello", "{to} {protocol:?}");
 }
 
-/// One test for all that needs ports in a row, so that none takes another's.
 #[tokio::test]
 async fn ranges_are_inclusive_and_it_is_all_or_nothing() {
-    let first = three();
+    let first = free_ports(3);
     let daemon = on_loopback(first..=first + 2).unwrap();
     let expected: Vec<_> = (first..=first + 2).flat_map(|p| BOTH.map(|protocol| (at(p), protocol))).collect();
     assert_eq!(daemon.bound(), expected);
@@ -65,9 +49,9 @@ async fn ranges_are_inclusive_and_it_is_all_or_nothing() {
     serving.abort();
     assert!(serving.await.unwrap_err().is_cancelled());
     // The sockets go when their tasks have run.
-    crate::until(|| on_loopback(first..=first + 2).is_ok()).await;
+    until(|| on_loopback(first..=first + 2).is_ok()).await;
 
-    crate::until(|| (first..first + 3).all(is_free)).await;
+    until(|| (first..first + 3).all(is_free)).await;
     let _taken = (TcpListener::bind(at(first + 1)).unwrap(), UdpSocket::bind(at(first + 2)).unwrap());
     let failed = on_loopback(first..=first + 2).unwrap_err();
     let said: Vec<_> = failed
@@ -112,9 +96,7 @@ async fn what_is_not_there_is_named() {
 async fn targets_give_their_addresses_each_once() {
     let options = PipeOptions::default();
     let twice = [Target::Loopback, Target::Loopback];
-    let first = Daemon::listen_all(&twice[..1], &[0..=0], &[Protocol::Udp], &[Family::V4], &options).unwrap();
-    let port = first.bound()[0].0.port();
-    drop(first);
+    let port = free_ports(1);
     let tcp =
         Daemon::listen_all(&twice, &[port..=port, port..=port], &[Protocol::Tcp], &[Family::V4], &options);
     assert_eq!(tcp.unwrap().bound(), [(at(port), Protocol::Tcp)]);
@@ -133,7 +115,7 @@ async fn ipv6_is_served_beside_ipv4_on_one_port() {
         return;
     }
     let options = PipeOptions::default();
-    let port = TcpListener::bind(loopback()).unwrap().local_addr().unwrap().port();
+    let port = free_ports(1);
     let families = [Family::V4, Family::V6];
     let daemon = Daemon::listen_all(&[Target::Loopback], &[port..=port], &BOTH, &families, &options).unwrap();
     let bound = daemon.bound().to_vec();

@@ -6,6 +6,7 @@ mod pipes;
 mod stun;
 
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -81,5 +82,30 @@ async fn until(so: impl Fn() -> bool) {
 
 /// Bytes without a short period, so that none lost, doubled or swapped goes unnoticed.
 fn patterned(len: usize) -> Bytes {
-    (0..len).map(|n| (n.wrapping_mul(2_654_435_761) >> 13) as u8).collect()
+    let mut data = Vec::with_capacity(len + 4);
+    let mut state = 1_u32;
+    while data.len() < len {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        data.extend_from_slice(&(state >> 3).to_le_bytes());
+    }
+    data.truncate(len);
+    data.into()
+}
+
+/// The first of so many ports in a row that are free for TCP and UDP, below those that the system gives to others. No two
+/// tests get the same.
+fn free_ports(many: u16) -> u16 {
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let base = 18_000 + (std::process::id() % 100) as u16 * 100;
+    loop {
+        let first = base + NEXT.fetch_add(many, Ordering::Relaxed);
+        if (first..first + many).all(is_free) {
+            return first;
+        }
+    }
+}
+
+fn is_free(port: u16) -> bool {
+    let at = SocketAddr::from(([127, 0, 0, 1], port));
+    std::net::TcpListener::bind(at).is_ok() && std::net::UdpSocket::bind(at).is_ok()
 }

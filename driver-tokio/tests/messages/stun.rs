@@ -8,12 +8,12 @@ use p2pd_rendezvous::stun::{Limits, Server, Sites, Stream};
 use p2pd_tokio::messages::stun::{Client, StunError};
 use p2pd_tokio::messages::{Daemon, MessagePipe, PipeOptions, Protocol, Route, Socket};
 
-use crate::{LONG, everything, loopback};
+use crate::{LONG, everything, free_ports, loopback};
 
 /// A STUN server over these protocols, on one port, while the task runs.
 fn serve(protocols: &[Protocol]) -> (SocketAddr, tokio::task::JoinHandle<()>) {
-    let port = std::net::TcpListener::bind(loopback()).unwrap().local_addr().unwrap();
-    let wanted: Vec<_> = protocols.iter().map(|protocol| (port, *protocol)).collect();
+    let at = SocketAddr::from(([127, 0, 0, 1], free_ports(1)));
+    let wanted: Vec<_> = protocols.iter().map(|protocol| (at, *protocol)).collect();
     let daemon = Daemon::listen_specific(&wanted, &PipeOptions::default()).unwrap();
     let server = Arc::new(Mutex::new(Server::new(Sites::One, Limits::default())));
     let serving = daemon.serve(move |message, pipe| {
@@ -36,7 +36,7 @@ fn serve(protocols: &[Protocol]) -> (SocketAddr, tokio::task::JoinHandle<()>) {
             pipe.send_to(&reply.data, reply.to).await.unwrap();
         }
     });
-    (port, tokio::spawn(serving))
+    (at, tokio::spawn(serving))
 }
 
 #[tokio::test]
