@@ -113,7 +113,7 @@ async fn two_linked_pipes_are_a_relay() {
     let (_node, ours, _theirs) = to_itself().await;
     let door =
         Daemon::listen_specific(&[(SocketAddr::new(LOOPBACK, 0), Protocol::Tcp)], &PipeOptions::default());
-    let door = door.unwrap();
+    let mut door = door.unwrap();
     let (at, options) = (door.bound()[0].0, PipeOptions::default());
     let (client, visitor) =
         tokio::join!(MessagePipe::open(Protocol::Tcp, at, Route::V4, &options), door.accept());

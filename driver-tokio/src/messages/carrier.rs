@@ -20,7 +20,8 @@ const DATAGRAM: usize = 65_536;
 pub enum Socket {
     /// A connected TCP stream.
     Tcp(TcpStream),
-    /// A UDP socket, and where it sends to unless told otherwise: without, it is a server's. It hears everybody.
+    /// A UDP socket, and where it sends to unless told otherwise: without, it is a server's. It hears everybody, unless it
+    /// is connected.
     Udp(UdpSocket, Option<SocketAddr>),
     /// A pipe to a peer.
     Peer(Box<Pipe>),
@@ -32,6 +33,7 @@ impl From<TcpStream> for Socket {
     }
 }
 
+/// One that is connected sends there, and hears nobody else.
 impl From<UdpSocket> for Socket {
     fn from(socket: UdpSocket) -> Self {
         let remote = socket.peer_addr().ok();
@@ -94,9 +96,10 @@ impl Socket {
                 (Reader { from, buffer: buffer(reader_limit) }, Writer::Tcp(stream))
             }
             Socket::Udp(socket, _) => {
+                let connected = socket.peer_addr().ok();
                 let socket = Arc::new(socket);
                 let from = Inner::Udp(socket.clone());
-                (Reader { from, buffer: buffer(DATAGRAM) }, Writer::Udp(socket))
+                (Reader { from, buffer: buffer(DATAGRAM) }, Writer::Udp(socket, connected))
             }
             Socket::Peer(pipe) => {
                 let (read, write) = tokio::io::split(*pipe);
@@ -162,7 +165,8 @@ fn is_of_a_datagram(kind: io::ErrorKind) -> bool {
 #[derive(Debug)]
 pub(super) enum Writer {
     Tcp(Arc<TcpStream>),
-    Udp(Arc<UdpSocket>),
+    /// With the peer of a connected one: not every system takes an address there.
+    Udp(Arc<UdpSocket>, Option<SocketAddr>),
     Peer(WriteHalf<Pipe>),
     /// It ended, or failed within a message.
     Over,
@@ -182,8 +186,13 @@ impl Writer {
                 }
                 Ok(())
             }
-            Writer::Udp(socket) => loop {
-                match socket.send_to(data, to).await {
+            Writer::Udp(socket, connected) => loop {
+                let sent = if *connected == Some(to) {
+                    socket.send(data).await
+                } else {
+                    socket.send_to(data, to).await
+                };
+                match sent {
                     // Said of an earlier one; it is said once.
                     Err(e) if e.kind() == io::ErrorKind::ConnectionRefused => {}
                     sent => return sent.map(drop),
@@ -202,7 +211,7 @@ impl Writer {
         match self {
             Writer::Tcp(stream) => SockRef::from(&**stream).shutdown(std::net::Shutdown::Write),
             Writer::Peer(half) => half.shutdown().await,
-            Writer::Udp(_) | Writer::Over => Ok(()),
+            Writer::Udp(..) | Writer::Over => Ok(()),
         }
     }
 

@@ -4,7 +4,6 @@ use std::future::{Future, poll_fn};
 use std::io;
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::Poll;
 use std::time::Duration;
 
@@ -53,7 +52,7 @@ pub struct Daemon {
     options: PipeOptions,
     max_clients: usize,
     /// The listener whose turn it is to be asked first.
-    turn: AtomicUsize,
+    turn: usize,
 }
 
 impl Daemon {
@@ -98,7 +97,7 @@ impl Daemon {
             bound: Vec::new(),
             options: *options,
             max_clients: CLIENTS,
-            turn: AtomicUsize::new(0),
+            turn: 0,
         };
         for (at, bound) in open {
             let protocol = bound.protocol();
@@ -148,9 +147,10 @@ impl Daemon {
     ///
     /// # Errors
     /// Of `accept`: too few descriptors, or a client that left again. The next may be accepted.
-    pub async fn accept(&self) -> io::Result<MessagePipe> {
+    pub async fn accept(&mut self) -> io::Result<MessagePipe> {
+        self.turn = self.turn.wrapping_add(1);
+        let first = self.turn;
         let (stream, _) = poll_fn(|cx| {
-            let first = self.turn.fetch_add(1, Ordering::Relaxed);
             for n in 0..self.tcp.len() {
                 let at = first.wrapping_add(n) % self.tcp.len();
                 if let Some(Poll::Ready(accepted)) = self.tcp.get(at).map(|l| l.poll_accept(cx)) {
@@ -165,7 +165,7 @@ impl Daemon {
 
     /// Serves everybody with one callback, as [`MessagePipe::on_message`] has it, until the future is dropped. A TCP client
     /// is let go when it sends no more and its last message's callback is done.
-    pub async fn serve<F, R>(self, on_message: F)
+    pub async fn serve<F, R>(mut self, on_message: F)
     where
         F: Fn(Message, MessagePipe) -> R + Clone + Send + Sync + 'static,
         R: Future<Output = ()> + Send + 'static,
@@ -173,10 +173,10 @@ impl Daemon {
         for pipe in &self.udp {
             pipe.on_message(on_message.clone());
         }
-        let mut clients = JoinSet::new();
+        let (mut clients, most) = (JoinSet::new(), self.max_clients);
         loop {
             tokio::select! {
-                accepted = self.accept(), if clients.len() < self.max_clients => match accepted {
+                accepted = self.accept(), if clients.len() < most => match accepted {
                     Ok(pipe) => {
                         pipe.on_message(on_message.clone());
                         clients.spawn(async move { pipe.ended().await });

@@ -4,7 +4,6 @@ use std::fmt;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use socket2::SockRef;
 use tokio::net::{TcpSocket, TcpStream, UdpSocket, lookup_host};
 
 use super::carrier::Socket;
@@ -127,18 +126,14 @@ impl Socket {
         options: &PipeOptions,
     ) -> Result<Self, OpenError> {
         let found = to.into().resolve(route, options).await?;
-        if protocol == Protocol::Udp {
-            let socket = udp(route, options).map_err(OpenError::Socket)?;
-            return Ok(Socket::Udp(socket, found.first().copied()));
-        }
-        let mut last = OpenError::OtherFamily;
-        for to in found {
-            match connect(to, route, options).await {
-                Ok(stream) => return Ok(Socket::Tcp(stream)),
-                Err(why) => last = why,
+        let socket = match protocol {
+            Protocol::Udp => {
+                Socket::Udp(udp(route, options).map_err(OpenError::Socket)?, found.first().copied())
             }
-        }
-        Err(last)
+            Protocol::Tcp => Socket::Tcp(connect_any(&found, route, options).await?),
+        };
+        socket.set(options).map_err(OpenError::Socket)?;
+        Ok(socket)
     }
 
     pub(super) fn bind(route: Route, options: &PipeOptions) -> io::Result<Self> {
@@ -150,11 +145,24 @@ fn udp(route: Route, options: &PipeOptions) -> io::Result<UdpSocket> {
     UdpSocket::from_std(p2pd_sys::socket::udp(route.local, &options.socket())?)
 }
 
+/// The first that answers.
+async fn connect_any(
+    found: &[SocketAddr],
+    route: Route,
+    options: &PipeOptions,
+) -> Result<TcpStream, OpenError> {
+    let mut last = OpenError::OtherFamily;
+    for to in found {
+        match connect(*to, route, options).await {
+            Ok(stream) => return Ok(stream),
+            Err(why) => last = why,
+        }
+    }
+    Err(last)
+}
+
 async fn connect(to: SocketAddr, route: Route, options: &PipeOptions) -> Result<TcpStream, OpenError> {
     let socket = p2pd_sys::socket::dialler(route.local, &options.socket()).map_err(OpenError::Socket)?;
-    if options.linger.is_some() {
-        SockRef::from(&socket).set_linger(options.linger).map_err(OpenError::Socket)?;
-    }
     let dialling = TcpSocket::from_std_stream(socket.into()).connect(to);
     match tokio::time::timeout(options.connect_timeout, dialling).await {
         Ok(connected) => connected.map_err(OpenError::Connect),

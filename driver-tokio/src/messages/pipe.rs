@@ -295,7 +295,7 @@ impl MessagePipe {
         gone.is_some() || ended.is_some()
     }
 
-    /// Sends whatever comes on this pipe to `other`'s destination, until one of them ends. A message is sent before the
+    /// Sends whatever comes on this pipe to `other`'s destination, which a UDP server has none of, until one of them ends. A message is sent before the
     /// next one is read, so `other`'s peer that does not read makes ours wait. Two pipes, each added to the other, are a
     /// relay of messages; [`join`](Self::join) makes one that passes ends on. Adding a pipe twice is adding it once; one
     /// that is added to itself is an echo.

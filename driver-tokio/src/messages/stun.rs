@@ -51,7 +51,7 @@ pub struct Client {
 /// external end, others can be told of it.
 #[derive(Debug)]
 pub struct Mapping {
-    /// Its own end.
+    /// Its own end; over UDP without an address where the route has none.
     pub local: SocketAddr,
     /// What the server saw.
     pub external: SocketAddr,
@@ -89,14 +89,9 @@ impl Client {
             Socket::Tcp(stream) => over_tcp(stream).await,
             Socket::Udp(_, None) | Socket::Peer(_) => Err(StunError::NoAnswer),
         }?;
-        Ok(Mapping { local: local(&socket, self.route)?, external, socket })
+        let local = socket.local_addr().map_err(StunError::Io)?;
+        Ok(Mapping { local, external, socket })
     }
-}
-
-/// A UDP socket that is bound to no address says none.
-fn local(socket: &Socket, route: Route) -> Result<SocketAddr, StunError> {
-    let local = socket.local_addr().map_err(StunError::Io)?;
-    Ok(if local.ip().is_unspecified() { SocketAddr::new(route.local().ip(), local.port()) } else { local })
 }
 
 /// What NATs are in front of this machine, measured over TCP and UDP with these servers: one report for each interface,

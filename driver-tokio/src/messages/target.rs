@@ -11,7 +11,8 @@ use super::open::{Family, Protocol, Route};
 /// Where a daemon listens, without the port.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub enum Target {
-    /// All addresses of this machine.
+    /// All addresses of this machine. Datagrams leave from the address that the system chooses, so a UDP server on a
+    /// machine with several addresses does better to listen on each.
     Any,
     /// This machine alone: 127.0.0.1 and ::1.
     Loopback,

@@ -33,7 +33,7 @@ fn everything(pipe: &MessagePipe) -> SubscriptionId {
 
 /// Both ends of a TCP connection.
 async fn pair(ours: &PipeOptions, theirs: &PipeOptions) -> (MessagePipe, MessagePipe) {
-    let daemon = Daemon::listen_specific(&[(loopback(), Protocol::Tcp)], theirs).unwrap();
+    let mut daemon = Daemon::listen_specific(&[(loopback(), Protocol::Tcp)], theirs).unwrap();
     let to = daemon.bound()[0].0;
     let (ours, theirs) = tokio::join!(MessagePipe::open(Protocol::Tcp, to, Route::V4, ours), daemon.accept());
     (ours.unwrap(), theirs.unwrap())

@@ -192,7 +192,7 @@ async fn callbacks_of_one_pipe_are_not_those_of_another() {
         &[(loopback(), Protocol::Tcp)],
         &PipeOptions::default(),
     );
-    let daemon = daemon.unwrap();
+    let mut daemon = daemon.unwrap();
     let to = daemon.bound()[0].0;
     let mut ends = Vec::new();
     for _ in 0..2 {
@@ -274,6 +274,19 @@ async fn a_udp_server_knows_its_senders_and_answers_each() {
     let (ours, theirs) = tcp().await;
     assert_eq!(ours.send_to(b"x", server.local_addr()).await, Err(SendError::NotThePeer));
     assert_eq!(ours.send_to(b"x", theirs.local_addr()).await, Ok(()));
+}
+
+#[tokio::test]
+async fn a_connected_udp_socket_is_wrapped_as_it_is() {
+    let (server, _client) = udp(&PipeOptions::default()).await;
+    let socket = tokio::net::UdpSocket::bind(loopback()).await.unwrap();
+    socket.connect(server.local_addr()).await.unwrap();
+    let pipe = MessagePipe::new(socket, &PipeOptions::default()).unwrap();
+    assert_eq!((pipe.protocol(), pipe.remote_addr()), (Protocol::Udp, Some(server.local_addr())));
+    let all = everything(&server);
+    pipe.send(b"hello").await.unwrap();
+    let message = server.recv_from(all, LONG).await.unwrap();
+    assert_eq!((&message.data[..], message.from), (&b"hello"[..], pipe.local_addr()));
 }
 
 #[tokio::test]
