@@ -12,6 +12,7 @@ use crate::notice::Strategy;
 use crate::pipe::PipeMode;
 use crate::turn::{Credentials, Lifetimes};
 use crate::wire::Transport;
+use crate::wrap::{Tls, Wrap};
 
 /// Most brokers, STUN servers and TURN servers in a configuration, of each.
 pub const MAX_SERVERS: usize = 16;
@@ -44,6 +45,10 @@ pub struct Config {
     /// Whether the survey also dials our own outside address, to see what our NAT makes of that: nothing needs it, people
     /// want to know it. Default: no.
     pub hairpin: bool,
+    /// Whether to have the listener's port opened on the routers of the interfaces that a NAT hides, by PCP, NAT-PMP or
+    /// UPnP ([`portmap`](crate::portmap)): where STUN sees the address that the router names, peers reach it directly. It
+    /// is closed again at shutdown, which may take 2 s then. Default: no.
+    pub portmap: bool,
 }
 
 impl Config {
@@ -60,6 +65,7 @@ impl Config {
             allow_plain: false,
             survey: true,
             hairpin: false,
+            portmap: false,
         }
     }
 
@@ -76,6 +82,10 @@ impl Config {
         if let Some(n) = self.turn.iter().position(|s| s.host.is_empty() || s.port == 0) {
             return Err(ConfigError::BadTurnServer(n));
         }
+        let tls_over_udp = |s: &TurnServer| s.tls.is_some() && s.transport == Some(Transport::Udp);
+        if let Some(n) = self.turn.iter().position(tls_over_udp) {
+            return Err(ConfigError::TlsOverUdp(n));
+        }
         let mut seen = BTreeSet::new();
         for (n, broker) in self.brokers.iter().enumerate() {
             if !seen.insert(broker.id) {
@@ -83,6 +93,10 @@ impl Config {
             }
             if broker.host.is_empty() || broker.port == 0 {
                 return Err(ConfigError::BadBroker(n));
+            }
+            let path = broker.websocket.as_deref().unwrap_or("/");
+            if !path.starts_with('/') || !path.bytes().all(|b| b.is_ascii_graphic()) {
+                return Err(ConfigError::BadWebSocketPath(n));
             }
         }
         match self.stun.iter().position(|s| s.host.is_empty() || s.port == 0) {
@@ -100,8 +114,24 @@ pub struct Broker {
     pub id: u16,
     /// Host name or literal address.
     pub host: Box<str>,
-    /// TCP port, not 0. MQTT's own is 1883.
+    /// TCP port, not 0. MQTT's own is 1883, with TLS 8883; a WebSocket's 80, with TLS 443.
     pub port: u16,
+    /// Whether and how the connection is to be TLS. Default: no.
+    pub tls: Option<Tls>,
+    /// The path of a WebSocket to it, which begins with `/`. Default: none, MQTT alone.
+    pub websocket: Option<Box<str>>,
+}
+
+impl Broker {
+    /// One that is reached over TCP alone.
+    pub fn new(id: u16, host: &str, port: u16) -> Self {
+        Broker { id, host: host.into(), port, tls: None, websocket: None }
+    }
+
+    pub(crate) fn wrap(&self) -> Option<Wrap> {
+        let Broker { host, tls, websocket, .. } = self.clone();
+        (tls.is_some() || websocket.is_some()).then_some(Wrap { host, tls, websocket })
+    }
 }
 
 /// A STUN server (RFC 8489), asked over UDP, and over TCP where UDP gets no answer.
@@ -118,10 +148,12 @@ pub struct StunServer {
 pub struct TurnServer {
     /// Host name or literal address.
     pub host: Box<str>,
-    /// UDP and TCP port, not 0. TURN's own is 3478.
+    /// UDP and TCP port, not 0. TURN's own is 3478, with TLS 5349.
     pub port: u16,
     /// The only way to it. Default: UDP, and TCP where UDP gets no answer within a second.
     pub transport: Option<Transport>,
+    /// Whether and how the connection is to be TLS, which goes over TCP only. Default: no.
+    pub tls: Option<Tls>,
     /// The user's name and password.
     pub credentials: Credentials,
     /// How long things last at this server; the defaults are the RFC's.
@@ -131,7 +163,17 @@ pub struct TurnServer {
 impl TurnServer {
     /// One with the RFC's lifetimes, over UDP or else TCP.
     pub fn new(host: &str, port: u16, credentials: Credentials) -> Self {
-        TurnServer { host: host.into(), port, transport: None, credentials, lifetimes: Lifetimes::default() }
+        let lifetimes = Lifetimes::default();
+        TurnServer { host: host.into(), port, transport: None, tls: None, credentials, lifetimes }
+    }
+
+    pub(crate) fn only_way(&self) -> Option<Transport> {
+        if self.tls.is_some() { Some(Transport::Tcp) } else { self.transport }
+    }
+
+    pub(crate) fn wrap(&self) -> Option<Wrap> {
+        let tls = Some(self.tls.clone()?);
+        Some(Wrap { host: self.host.clone(), tls, websocket: None })
     }
 }
 
@@ -158,10 +200,14 @@ pub enum ConfigError {
     TooManyTurnServers(usize),
     /// The TURN server at this position has no host or port 0.
     BadTurnServer(usize),
+    /// The TURN server at this position is to have TLS over UDP.
+    TlsOverUdp(usize),
     /// Two brokers have this id.
     DuplicateBrokerId(u16),
     /// The broker at this position has no host or port 0.
     BadBroker(usize),
+    /// The path of the WebSocket to the broker at this position does not begin with `/`, or is no path.
+    BadWebSocketPath(usize),
     /// The STUN server at this position has no host or port 0.
     BadStunServer(usize),
 }
@@ -177,6 +223,12 @@ impl fmt::Display for ConfigError {
                 write!(f, "{n} TURN servers, at most {MAX_SERVERS} are possible")
             }
             ConfigError::BadTurnServer(n) => write!(f, "TURN server number {} has no host or port 0", n + 1),
+            ConfigError::TlsOverUdp(n) => {
+                write!(f, "TURN server number {} is to have TLS over UDP, it goes over TCP", n + 1)
+            }
+            ConfigError::BadWebSocketPath(n) => {
+                write!(f, "broker number {} has a WebSocket path that does not begin with /", n + 1)
+            }
             ConfigError::DuplicateBrokerId(id) => write!(f, "two brokers have the id {id}"),
             ConfigError::BadBroker(n) => write!(f, "broker number {} has no host or port 0", n + 1),
             ConfigError::BadStunServer(n) => write!(f, "STUN server number {} has no host or port 0", n + 1),
@@ -196,6 +248,10 @@ pub struct Plan {
     pub mode: PipeMode,
     /// The whole connect ends after this long. Default 20 s, at most an hour.
     pub timeout: Duration,
+    /// The relay begins at once. If it is the first, the pipe moves to what another strategy opens within the timeout,
+    /// and back if that breaks: [`Notice::Moved`](crate::Notice::Moved). Such a pipe is sealed on every path, also where
+    /// a plain one was asked for. Default: no. A peer that does not know of it does not answer to the relay.
+    pub relay_first: bool,
 }
 
 impl Default for Plan {
@@ -204,6 +260,7 @@ impl Default for Plan {
             strategies: SmallVec::from_slice(&Strategy::ALL),
             mode: PipeMode::Encrypted,
             timeout: Duration::from_secs(20),
+            relay_first: false,
         }
     }
 }

@@ -4,6 +4,7 @@
 use core::time::Duration;
 use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use bytes::Bytes;
 
@@ -16,6 +17,7 @@ use crate::stats::Stats;
 use crate::strategy::agreement::Key;
 use crate::time::{ClockFix, Instant, WallTime};
 use crate::timers::Timers;
+use crate::wrap::Wrap;
 
 /// Which machine a socket or a query belongs to.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -34,6 +36,10 @@ pub(crate) enum Owner {
     Stream,
     /// The relay with this id.
     Relay(SockId),
+    /// The relay with this id, whose pipe has moved to this stream.
+    Carrier(SockId),
+    /// The mapping of our port with this number.
+    Mapping(u32),
 }
 
 /// Whose deadline it is.
@@ -47,6 +53,7 @@ pub(crate) enum Timer {
     Visit(SessionId),
     Punch(Key),
     Relay(SockId),
+    Mapping(u32),
     Settle,
     Measure,
     Asks,
@@ -131,6 +138,22 @@ impl Cx {
         self.dial_at(owner, local, remote, opts, self.now, self.now + limit)
     }
 
+    /// The same to a server, in these layers.
+    pub(crate) fn dial_server(
+        &mut self,
+        owner: Owner,
+        local: SocketAddr,
+        remote: SocketAddr,
+        limit: Duration,
+        wrap: Option<Wrap>,
+    ) -> SockId {
+        let sock = self.fresh_sock(owner);
+        let opts = SockOpts { nodelay: true, ..SockOpts::default() };
+        let (at, deadline, wrap) = (self.now, self.now + limit, wrap.map(Arc::new));
+        self.queue.push_back(Action::Connect { sock, local, remote, opts, at, deadline, wrap });
+        sock
+    }
+
     pub(crate) fn dial_at(
         &mut self,
         owner: Owner,
@@ -141,7 +164,7 @@ impl Cx {
         deadline: Instant,
     ) -> SockId {
         let sock = self.fresh_sock(owner);
-        self.queue.push_back(Action::Connect { sock, local, remote, opts, at, deadline });
+        self.queue.push_back(Action::Connect { sock, local, remote, opts, at, deadline, wrap: None });
         sock
     }
 
@@ -160,6 +183,10 @@ impl Cx {
 
     pub(crate) fn send(&mut self, sock: SockId, data: Bytes) {
         self.queue.push_back(Action::SendStream { sock, data });
+    }
+
+    pub(crate) fn await_writable(&mut self, sock: SockId) {
+        self.queue.push_back(Action::AwaitWritable { sock });
     }
 
     pub(crate) fn read(&mut self, sock: SockId, credit: u32) {
@@ -195,6 +222,13 @@ impl Cx {
     /// The owner of an answered query, which is over with this.
     pub(crate) fn answered(&mut self, query: QueryId) -> Option<Owner> {
         self.queries.remove(&query)
+    }
+
+    /// Forgets a query that nobody waits for.
+    pub(crate) fn cancel(&mut self, query: QueryId) {
+        if self.queries.remove(&query).is_some() {
+            self.queue.push_back(Action::Cancel { query });
+        }
     }
 
     pub(crate) fn cancel_queries(&mut self) {

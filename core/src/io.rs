@@ -7,6 +7,7 @@
 use core::fmt;
 use core::time::Duration;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use smallvec::SmallVec;
@@ -14,6 +15,7 @@ use smallvec::SmallVec;
 use crate::notice::Notice;
 use crate::pipe::{PipeId, PipeNews, PipeStart};
 use crate::time::{ClockFix, Instant};
+use crate::wrap::{TlsFailure, Wrap};
 
 /// A socket. Chosen by the core, or by the driver for an accepted one; never used twice in one node.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -136,7 +138,8 @@ pub enum Action {
         opts: SockOpts,
     },
     /// Open a TCP connection. The driver binds at once, calls connect at `at`, says `Fired`, and replies
-    /// `Connected` or `Failed`: at `deadline` with [`IoFailure::TimedOut`].
+    /// `Connected` or `Failed`: at `deadline` with [`IoFailure::TimedOut`]. With `wrap` it is connected once all layers
+    /// are, and such a stream is never detached.
     Connect {
         /// Its id from now on.
         sock: SockId,
@@ -150,6 +153,8 @@ pub enum Action {
         at: Instant,
         /// When to give up.
         deadline: Instant,
+        /// What the stream is wrapped in, if anything.
+        wrap: Option<Arc<Wrap>>,
     },
     /// Send one datagram. What cannot be sent is dropped, as a network would.
     SendDatagram {
@@ -166,6 +171,11 @@ pub enum Action {
         sock: SockId,
         /// What to append.
         data: Bytes,
+    },
+    /// Say [`Event::Writable`] once the system has taken everything that was given to the stream so far.
+    AwaitWritable {
+        /// The connected stream.
+        sock: SockId,
     },
     /// Allow `credit` more bytes to be read from a stream. It starts with none, so a stranger can never
     /// make the driver hold more than the core granted, and not one byte past a hello is taken out of the
@@ -284,6 +294,11 @@ pub enum Event<'a> {
         /// The bytes, at least one.
         data: &'a [u8],
     },
+    /// The system has taken what a stream was given before [`Action::AwaitWritable`].
+    Writable {
+        /// Which.
+        sock: SockId,
+    },
     /// The other end of a stream will send no more. The id lives on until it is closed.
     Eof {
         /// Which.
@@ -315,6 +330,8 @@ pub struct Interface {
     pub prefix: u8,
     /// Whether the family's default route leaves through this interface.
     pub default_route: bool,
+    /// The family's default gateway behind this interface: the router that ports may be opened on.
+    pub gateway: Option<IpAddr>,
 }
 
 /// Why an operation on a socket or a name failed: the classes that a strategy treats differently.
@@ -339,6 +356,12 @@ pub enum IoFailure {
     NoSuchName,
     /// Out of descriptors, ports or memory.
     Resources,
+    /// The server has no TLS that is good enough.
+    Tls(TlsFailure),
+    /// The server has no WebSocket for MQTT there: its HTTP status, 0 where it sent no HTTP.
+    NoWebSocket(u16),
+    /// The server broke the rules of WebSocket.
+    BadFrame,
     /// Any other error number.
     Other(i32),
 }
@@ -355,6 +378,12 @@ impl fmt::Display for IoFailure {
             IoFailure::NotPermitted => "not permitted",
             IoFailure::NoSuchName => "no such host name",
             IoFailure::Resources => "out of sockets, ports or memory",
+            IoFailure::BadFrame => "the server broke the rules of WebSocket",
+            IoFailure::Tls(why) => return why.fmt(f),
+            IoFailure::NoWebSocket(0) => "no WebSocket there: the server does not answer as one",
+            IoFailure::NoWebSocket(status) => {
+                return write!(f, "no WebSocket there: the server answers with HTTP status {status}");
+            }
             IoFailure::Other(errno) => return write!(f, "system error {errno}"),
         })
     }

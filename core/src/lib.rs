@@ -12,7 +12,7 @@
 //! let config = Config::new(SecretKey::from_bytes([7; 32]));
 //! let start = Instant::ZERO;
 //! let mut node = Node::new(config, [1; 32], start).unwrap();
-//! let lan = Interface { index: 2, ip: "192.168.1.5".parse().unwrap(), prefix: 24, default_route: true };
+//! let lan = Interface { index: 2, ip: "192.168.1.5".parse().unwrap(), prefix: 24, default_route: true, gateway: None };
 //! node.handle(start, Event::Interfaces(&[lan]));
 //! // The driver's loop: drain the actions, then ask once for the next deadline, then wait.
 //! while let Some(action) = node.poll_action() {
@@ -76,6 +76,7 @@ pub mod relay;
 pub mod trace;
 pub mod turn;
 pub mod wire;
+pub mod wrap;
 
 pub use address::PeerAddress;
 pub use config::{Accept, Broker, Config, ConfigError, MAX_SERVERS, Plan, StunServer, TurnServer};
@@ -83,10 +84,11 @@ pub use identity::{NodeId, NodeIdError, SecretKey, SecretKeyError, Topic};
 pub use io::{Action, CloseHow, Event, IoFailure, QueryId, SockId, SockOpts};
 pub use node::{ConnectError, MAX_CONNECTS, Node};
 pub use notice::{
-    BrokerLoss, BrokerState, ConnectId, FailReason, Notice, Outcome, Refusal, Report, Stage, Strategy,
-    StrategyReport,
+    BrokerLoss, BrokerState, ConnectId, FailReason, Notice, Outcome, PortState, Refusal, Report, Stage,
+    Strategy, StrategyReport,
 };
 pub use pipe::{PipeEnd, PipeId, PipeMode, PipeNews};
 pub use stats::Stats;
 pub use strategy::punch::{PROBES, SPRAY, hit_permille};
 pub use time::{ClockFix, Instant, WallTime};
+pub use wrap::{Tls, TlsFailure, Trust, Wrap};

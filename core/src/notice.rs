@@ -2,13 +2,15 @@
 
 use core::fmt;
 use core::time::Duration;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use smallvec::SmallVec;
 
 use crate::address::PeerAddress;
 use crate::identity::NodeId;
 use crate::io::IoFailure;
+use crate::pipe::PipeId;
+use crate::portmap::{MapError, Truth, Way};
 
 /// One call of `connect()`, unique within a node.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -324,12 +326,71 @@ pub enum Notice {
         /// The long one.
         report: Box<Report>,
     },
+    /// The bytes of a pipe that was relayed at first go another way from now on: to the peer directly, or over the relay
+    /// again, as the direct path broke. Said at either end for its own direction.
+    Moved {
+        /// Which.
+        pipe: PipeId,
+        /// The peer.
+        peer: NodeId,
+        /// The strategy that opened the path.
+        strategy: Strategy,
+        /// Our end of the path, as in [`PipeStart`](crate::pipe::PipeStart).
+        local: SocketAddr,
+        /// The peer's end, as we see it.
+        remote: SocketAddr,
+    },
+    /// A connect that has its pipe over a relay, and was to have a better path, found none.
+    StaysRelayed {
+        /// Which.
+        connect: ConnectId,
+        /// Why no other strategy goes on.
+        reason: FailReason,
+        /// What they tried.
+        report: Box<Report>,
+    },
     /// A peer that is on no list wants a pipe, and the configuration says ask: answer with `Node::answer`.
     /// Unanswered, it is refused after 30 s.
     Ask {
         /// Who.
         peer: NodeId,
     },
+    /// A router was asked to open the listener's port (`Config::portmap`).
+    Port {
+        /// The interface's address.
+        local: IpAddr,
+        /// What came of it.
+        state: PortState,
+    },
     /// Every socket is closed; the node does nothing more.
     Closed,
+}
+
+/// What came of opening the listener's port on a router.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub enum PortState {
+    /// It is open; in our address only if the truth `Agrees`.
+    Open {
+        /// By what.
+        way: Way,
+        /// What the router calls it outside.
+        external: SocketAddr,
+        /// Whether to believe in that.
+        truth: Truth,
+    },
+    /// No way led to it; all are tried again after five minutes.
+    Failed {
+        /// Why not by PCP or NAT-PMP; `None` where that was not tried.
+        gateway: Option<MapError>,
+        /// Why not by UPnP; `None` where that was not tried.
+        upnp: Option<MapError>,
+    },
+    /// It ran out and could not be renewed; all ways are tried again.
+    Lost,
+    /// It was taken back at shutdown.
+    Removed {
+        /// Whether the router confirmed that.
+        confirmed: bool,
+    },
 }

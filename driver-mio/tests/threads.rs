@@ -48,7 +48,7 @@ fn addresses_need_no_thread_and_names_one_that_ends_or_the_user() {
     // Two nodes in one loop, servers given as addresses: a pipe, and not one thread.
     let mut with_servers = config();
     with_servers.stun = vec![StunServer { host: "127.0.0.1".into(), port }];
-    with_servers.brokers = vec![Broker { id: 1, host: "127.0.0.1".into(), port: 1 }];
+    with_servers.brokers = vec![Broker::new(1, "127.0.0.1", 1)];
     let a = Node::bind(with_servers, poll.registry(), 0..100).unwrap();
     let b = Node::bind(config(), poll.registry(), 100..200).unwrap();
     let to = b.current_address().unwrap().clone();
@@ -67,7 +67,7 @@ fn addresses_need_no_thread_and_names_one_that_ends_or_the_user() {
 
     // A name, by the system: the broker that is looked up is found to be down.
     let mut named = config();
-    named.brokers = vec![Broker { id: 1, host: "localhost".into(), port: 1 }];
+    named.brokers = vec![Broker::new(1, "localhost", 1)];
     let node = Node::bind(named.clone(), poll.registry(), 200..300).unwrap();
     let mut nodes = [node];
     until(&mut poll, &mut nodes, |_, news| {

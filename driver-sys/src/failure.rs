@@ -4,8 +4,11 @@ use std::io::{Error, ErrorKind};
 
 use p2pd_core::IoFailure;
 
-/// The class of an error of a socket call.
+/// The class of an error of a socket call, or of a layer around a stream.
 pub fn failure(error: &Error) -> IoFailure {
+    if let Some(known) = error.get_ref().and_then(|e| e.downcast_ref()) {
+        return *known;
+    }
     #[cfg(unix)]
     if let Some(errno) = error.raw_os_error() {
         use rustix::io::Errno;
@@ -23,7 +26,10 @@ pub fn failure(error: &Error) -> IoFailure {
     }
     match error.kind() {
         ErrorKind::ConnectionRefused => IoFailure::Refused,
-        ErrorKind::ConnectionReset | ErrorKind::ConnectionAborted | ErrorKind::BrokenPipe => IoFailure::Reset,
+        ErrorKind::ConnectionReset
+        | ErrorKind::ConnectionAborted
+        | ErrorKind::BrokenPipe
+        | ErrorKind::UnexpectedEof => IoFailure::Reset,
         ErrorKind::TimedOut => IoFailure::TimedOut,
         ErrorKind::AddrInUse => IoFailure::AddrInUse,
         ErrorKind::AddrNotAvailable => IoFailure::AddrNotAvailable,

@@ -1,7 +1,7 @@
 //! The machine's interfaces, as the core wants to hear of them.
 
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 
 use p2pd_core::io::Interface;
 
@@ -18,19 +18,27 @@ pub fn interfaces(bind: Option<IpAddr>) -> io::Result<Vec<Interface>> {
             continue;
         }
         let gateway = interface.gateway.as_ref();
-        let v4_gateway = gateway.is_some_and(|g| !g.ipv4.is_empty());
-        let v6_gateway = gateway.is_some_and(|g| !g.ipv6.is_empty());
+        let v4_gateway = gateway.and_then(|g| g.ipv4.first()).map(|ip| IpAddr::V4(*ip));
+        let v6_gateway = gateway.and_then(|g| g.ipv6.first()).map(|ip| IpAddr::V6(*ip));
         let v4 = interface.ipv4.iter().map(|n| (IpAddr::V4(n.addr()), n.prefix_len(), v4_gateway));
         let v6 = interface.ipv6.iter().map(|n| (IpAddr::V6(n.addr()), n.prefix_len(), v6_gateway));
-        for (ip, prefix, has_gateway) in v4.chain(v6) {
+        // One that is still looked for elsewhere cannot be bound yet.
+        let unsure = |ip: &Ipv6Addr| {
+            let flags = interface.ipv6.iter().map(|n| n.addr()).zip(&interface.ipv6_addr_flags);
+            flags.into_iter().any(|(of, f)| of == *ip && (f.tentative || f.duplicated))
+        };
+        for (ip, prefix, gateway) in v4.chain(v6) {
+            if matches!(&ip, IpAddr::V6(ip) if unsure(ip)) {
+                continue;
+            }
             let wanted = match bind {
                 Some(bind) => ip == bind,
                 None => !ip.is_loopback() && !is_link_local(ip),
             };
             if wanted {
                 // netdev finds its one default interface by IPv4: that says nothing of IPv6.
-                let default_route = has_gateway || (ip.is_ipv4() && interface.default);
-                found.push(Interface { index: interface.index, ip, prefix, default_route });
+                let default_route = gateway.is_some() || (ip.is_ipv4() && interface.default);
+                found.push(Interface { index: interface.index, ip, prefix, default_route, gateway });
             }
         }
     }
@@ -38,7 +46,7 @@ pub fn interfaces(bind: Option<IpAddr>) -> io::Result<Vec<Interface>> {
     match bind {
         // All of 127.0.0.0/8 is the machine itself, though only one of it is listed.
         Some(ip) if found.is_empty() && ip.is_loopback() => {
-            found.push(Interface { index: 1, ip, prefix: 8, default_route: false });
+            found.push(Interface { index: 1, ip, prefix: 8, default_route: false, gateway: None });
             Ok(found)
         }
         Some(_) if found.is_empty() => Err(io::ErrorKind::AddrNotAvailable.into()),
@@ -59,19 +67,6 @@ pub fn addresses_of(name: &str) -> io::Result<(u32, Vec<IpAddr>)> {
     Ok((interface.index, v4.chain(v6).collect()))
 }
 
-/// The default gateway of the interface that has this address, of the address's family, if there is one.
-pub fn gateway(ip: IpAddr) -> Option<IpAddr> {
-    let has = |interface: &netdev::Interface| match ip {
-        IpAddr::V4(ip) => interface.ipv4.iter().any(|n| n.addr() == ip),
-        IpAddr::V6(ip) => interface.ipv6.iter().any(|n| n.addr() == ip),
-    };
-    let gateway = netdev::get_interfaces().into_iter().find(has)?.gateway?;
-    match ip {
-        IpAddr::V4(_) => gateway.ipv4.first().copied().map(IpAddr::V4),
-        IpAddr::V6(_) => gateway.ipv6.first().copied().map(IpAddr::V6),
-    }
-}
-
 fn is_link_local(ip: IpAddr) -> bool {
     match ip {
         IpAddr::V4(ip) => ip.is_link_local(),
@@ -87,11 +82,10 @@ mod tests {
     fn loopback_is_listed_only_when_asked_for() {
         let loopback: IpAddr = "127.0.0.1".parse().unwrap();
         let bound = interfaces(Some(loopback)).unwrap();
-        assert_eq!((bound.len(), bound[0].ip), (1, loopback));
+        assert_eq!((bound.len(), bound[0].ip, bound[0].gateway), (1, loopback, None));
         let all = interfaces(None).unwrap();
         assert!(all.iter().all(|i| !i.ip.is_loopback()));
         assert!(all.is_sorted_by_key(|i| !i.default_route), "default routes first: {all:?}");
-        assert_eq!(gateway(loopback), None);
         let nobody = interfaces(Some("192.0.2.77".parse().unwrap()));
         assert_eq!(nobody.err().map(|e| e.kind()), Some(io::ErrorKind::AddrNotAvailable));
     }

@@ -4,6 +4,7 @@
 #![deny(unsafe_code)]
 
 mod calls;
+mod changes;
 mod clock;
 mod descriptors;
 mod engine;
@@ -16,6 +17,7 @@ mod key_file;
 mod pipe;
 mod ready;
 pub mod socket;
+mod wrap;
 
 pub use calls::Calls;
 pub use clock::{Clock, wall_clock};
@@ -25,10 +27,11 @@ pub use engine::Lateness;
 pub use engine::{Address, Engine, News, Reactor};
 pub use error::{BindError, ConnectError};
 pub use failure::failure;
-pub use interfaces::{addresses_of, gateway, interfaces};
+pub use interfaces::{addresses_of, interfaces};
 pub use key_file::{KeyFileError, create_private, load_or_create_key};
 pub use pipe::{Half, Layer, PipeInfo, Relayed, Start, Wakers};
 pub use ready::{Ready, SockWaker};
+pub use wrap::check_tls;
 
 use std::io;
 

@@ -13,7 +13,7 @@ const CONNACK: &[u8] = b"\x20\x02\x00\x00";
 fn config(broker_port: u16) -> Config {
     let mut config = Config::new(SecretKey::from_bytes(p2pd_sys::random_seed().unwrap()));
     config.bind = Some("127.0.0.1".parse().unwrap());
-    config.brokers = vec![Broker { id: 5, host: "127.0.0.1".into(), port: broker_port }];
+    config.brokers = vec![Broker::new(5, "127.0.0.1", broker_port)];
     config
 }
 

@@ -35,32 +35,47 @@ enum Task {
 pub(crate) async fn run(options: Options) -> ExitCode {
     let say = Say::new(options.json);
     // Everything that can be wrong with the usage is, before anything is opened.
+    let mut portmap = false;
     let (task, common) = match options.command {
         Command::Serve(serve) => return server::run(&serve, say).await,
         Command::Map(map) => return map::run(&map, say).await,
         Command::Clock { config } => return clock::run(config.as_deref(), say).await,
         Command::Demo { size } => return demo::run(size, say).await,
         Command::Replay { file } => return trace::replay(&file, say),
-        Command::Listen { echo, common } => (Task::Listen { echo }, common),
+        Command::Listen { echo, port, common } => {
+            portmap = port.wanted();
+            (Task::Listen { echo }, common)
+        }
         Command::Addr { common } => (Task::Addr, common),
         Command::Nat { common } => (Task::Nat, common),
         Command::Daemon(daemon) => match Prepared::new(&daemon) {
-            Ok(prepared) => (Task::Daemon(prepared), daemon.common),
+            Ok(prepared) => {
+                portmap = daemon.port.wanted();
+                (Task::Daemon(prepared), daemon.common)
+            }
             Err(why) => return usage(say, &why),
         },
-        Command::Connect { address, strategies, timeout, exec, stdio, common } => {
+        Command::Connect { address, strategies, timeout, relay_first, exec, stdio, common } => {
             let to = match address.parse::<PeerAddress>() {
                 Ok(to) => Box::new(to),
                 Err(why) => return usage(say, &why.to_string()),
             };
             let program = Program::new(exec, stdio);
             let mode = if common.plain || program.is_some() { PipeMode::Plain } else { PipeMode::Encrypted };
-            let strategies = strategies.into_iter().map(Strategy::from).collect();
-            (Task::Connect(to, Plan { strategies, mode, timeout }, program), common)
+            let plan = Plan {
+                strategies: strategies.into_iter().map(Strategy::from).collect(),
+                mode,
+                timeout,
+                relay_first,
+            };
+            if relay_first && !plan.strategies.contains(&Strategy::Relay) {
+                return usage(say, "--relay-first needs relay among the strategies");
+            }
+            (Task::Connect(to, plan, program), common)
         }
     };
     let config = match config(&common, say).await {
-        Ok(config) => Config { hairpin: matches!(task, Task::Nat), ..config },
+        Ok(config) => Config { portmap, hairpin: matches!(task, Task::Nat), ..config },
         Err(why) => return usage(say, &why),
     };
     // P2PD's documents have a node answer ECHO on what peers open to it.
@@ -219,9 +234,36 @@ async fn nat(node: &Node, say: Say) -> ExitCode {
     if reports.iter().any(|r| r.mapped.is_some()) { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-async fn listen(node: &Node, echo: bool, say: Say) -> ExitCode {
+/// Says the address once it is known, and again whenever it changes.
+pub(crate) async fn addresses(node: Node, mut notices: broadcast::Receiver<Notice>, say: Say) {
     say.waiting("asking for the outside address");
-    say.ready(&node.address().await, node.node_id());
+    let id = node.node_id();
+    let mut said = node.address().await;
+    say.ready(&said, id);
+    loop {
+        match notices.recv().await {
+            Ok(Notice::Ready { address }) if *address != said => {
+                said = *address;
+                say.ready(&said, id);
+            }
+            Ok(_) | Err(RecvError::Lagged(_)) => {}
+            Err(RecvError::Closed) => return,
+        }
+    }
+}
+
+/// Serves until interrupted.
+async fn listen(node: &Node, echo: bool, say: Say) -> ExitCode {
+    let telling = tokio::spawn(addresses(node.clone(), node.notices(), say));
+    tokio::select! {
+        () = serve(node, echo, say) => {}
+        () = server::interrupted() => {}
+    }
+    telling.abort();
+    ExitCode::SUCCESS
+}
+
+async fn serve(node: &Node, echo: bool, say: Say) {
     while let Some(pipe) = node.accept().await {
         say.opened("incoming", &pipe);
         if echo {
@@ -235,7 +277,6 @@ async fn listen(node: &Node, echo: bool, say: Say) -> ExitCode {
             say.error(&why.to_string());
         }
     }
-    ExitCode::SUCCESS
 }
 
 /// Both directions to their ends. Only at a terminal, where nobody may ever end the input, the peer's end is

@@ -46,10 +46,10 @@ impl TurnServer {
     /// # Errors
     /// Names the server, and what is wrong with its credentials.
     pub async fn resolve(&self) -> Result<p2pd_core::TurnServer, String> {
-        let TurnServer { host, port, transport, lifetimes, ref credential } = self.clone();
+        let TurnServer { host, port, transport, tls, lifetimes, ref credential } = self.clone();
         let credentials =
             credential.get().await.map_err(|why| format!("TURN server {host}:{port}: {why}"))?;
-        Ok(p2pd_core::TurnServer { host, port, transport, credentials, lifetimes })
+        Ok(p2pd_core::TurnServer { host, port, transport, tls, credentials, lifetimes })
     }
 }
 

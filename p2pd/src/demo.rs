@@ -7,9 +7,10 @@ use std::time::{Duration, Instant};
 
 use blake2::{Blake2s256, Digest};
 use p2pd::serve::{Serving, Wanted, WantedTurn};
-use p2pd_core::{Config, PipeMode, Plan, SecretKey, Strategy};
+use p2pd_core::{Config, Notice, PeerAddress, PipeMode, Plan, SecretKey, Strategy};
 use p2pd_tokio::{Node, Pipe};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::sync::broadcast::error::RecvError;
 
 use crate::say::Say;
 
@@ -17,11 +18,14 @@ const LOOPBACK: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 /// All of 127.0.0.0/8 is this machine on Linux and Windows; elsewhere the STUN server has one address.
 const SECOND: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 2));
 const CHUNK: usize = 64 * 1024;
+/// A relayed pipe moves within a second here.
+const MOVES_WITHIN: Duration = Duration::from_secs(20);
 
 /// What one row of the table says.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Row {
-    pub(crate) strategy: Strategy,
+    /// The strategy's name, or that the pipe has moved.
+    pub(crate) way: &'static str,
     pub(crate) mode: PipeMode,
     pub(crate) open: Duration,
     /// Time to send everything: from the caller, and back.
@@ -66,13 +70,44 @@ async fn table(mebibytes: u32, say: Say) -> Result<(), Box<dyn std::error::Error
             let open = near.elapsed();
             let there = send(&data, &hash, &mut near, &mut far).await?;
             let back = send(&data, &hash, &mut far, &mut near).await?;
-            say.demo_row(Row { strategy, mode, open, there, back, bytes: data.len() })?;
+            say.demo_row(Row { way: strategy.name(), mode, open, there, back, bytes: data.len() })?;
         }
     }
+    let (mut near, mut far) = moved([&ours, &theirs], &address).await?;
+    let open = near.elapsed();
+    let there = send(&data, &hash, &mut near, &mut far).await?;
+    let back = send(&data, &hash, &mut far, &mut near).await?;
+    let mode = near.mode();
+    say.demo_row(Row { way: "moved", mode, open, there, back, bytes: data.len() })?;
     ours.shutdown().await;
     theirs.shutdown().await;
     say.demo_ends()?;
     Ok(())
+}
+
+/// A pipe that opened over the relay and has moved to a direct stream, at both ends.
+async fn moved(nodes: [&Node; 2], to: &PeerAddress) -> Result<(Pipe, Pipe), Box<dyn std::error::Error>> {
+    let [ours, theirs] = nodes;
+    let notices = nodes.map(Node::notices);
+    // On one machine the direct stream would be there first; as the second strategy it begins a little later.
+    let strategies = [Strategy::Relay, Strategy::Direct].into_iter().collect();
+    let plan = Plan { strategies, relay_first: true, ..Plan::default() };
+    let called = async { ours.connect_with(to, plan).await.map_err(io::Error::other) };
+    let accepted = async { theirs.accept().await.ok_or(io::Error::other("the node ended")) };
+    let pipes = tokio::try_join!(called, accepted)?;
+    for mut notices in notices {
+        let told = async {
+            loop {
+                match notices.recv().await {
+                    Ok(Notice::Moved { strategy: Strategy::Direct, .. }) => return Ok(()),
+                    Ok(_) | Err(RecvError::Lagged(_)) => {}
+                    Err(RecvError::Closed) => return Err("the node ended"),
+                }
+            }
+        };
+        tokio::time::timeout(MOVES_WITHIN, told).await??;
+    }
+    Ok(pipes)
 }
 
 async fn serve() -> Result<Serving, p2pd::serve::ServeError> {

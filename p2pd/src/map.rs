@@ -230,7 +230,7 @@ impl Runner {
             IpAddr::V6(_) => socket.set_multicast_if_v6(interface.index)?,
         }
         let config = Config {
-            gateway: p2pd_sys::gateway(local),
+            gateway: interface.gateway,
             zone: interface.index,
             lifetime: Duration::from_secs(options.lease.into()),
             // PCP would not let us close what another process opened.

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
+use p2pd::servers::FORBID_PUBLIC;
 use p2pd_core::{NodeId, Strategy};
 
 /// Opens a connection between two computers wherever they are.
@@ -53,6 +54,24 @@ pub(crate) struct Common {
     pub(crate) trace: Option<PathBuf>,
 }
 
+/// Whether routers are asked to open the listener's port.
+#[derive(Debug, Args)]
+pub(crate) struct MapPort {
+    /// Have the router in front of us open the listener's port, by PCP, NAT-PMP or UPnP, where a NAT hides us and a
+    /// STUN server is in the list. This is the default, unless P2PD_FORBID_PUBLIC_SERVERS is set
+    #[arg(long)]
+    map_port: bool,
+    /// Ask no router for anything
+    #[arg(long, conflicts_with = "map_port")]
+    no_map_port: bool,
+}
+
+impl MapPort {
+    pub(crate) fn wanted(&self) -> bool {
+        self.map_port || (!self.no_map_port && std::env::var_os(FORBID_PUBLIC).is_none())
+    }
+}
+
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Serve peers one after another: their bytes to standard output, standard input to them
@@ -60,6 +79,8 @@ pub(crate) enum Command {
         /// Send every byte of every pipe back instead, for many peers at once
         #[arg(long)]
         echo: bool,
+        #[command(flatten)]
+        port: MapPort,
         #[command(flatten)]
         common: Common,
     },
@@ -74,6 +95,10 @@ pub(crate) enum Command {
         /// Give up after this many seconds
         #[arg(long, value_name = "SECONDS", default_value = "20", value_parser = seconds)]
         timeout: Duration,
+        /// Begin with the relay at once, and move the pipe to what another strategy opens within the timeout; back, if
+        /// that breaks
+        #[arg(long, conflicts_with = "exec")]
+        relay_first: bool,
         /// Run a program with the connected socket as descriptor 3, and end as it ends. The pipe is a plain one, so
         /// the peer has to allow that (`--plain`). The program's arguments follow, so this comes last
         #[arg(long, value_name = "PROGRAM [ARGS]", num_args = 1.., allow_hyphen_values = true)]
@@ -138,6 +163,8 @@ pub(crate) struct Daemon {
     /// send no Sec-Fetch-Site
     #[arg(long)]
     pub(crate) no_token: bool,
+    #[command(flatten)]
+    pub(crate) port: MapPort,
     #[command(flatten)]
     pub(crate) common: Common,
 }

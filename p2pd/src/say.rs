@@ -1,7 +1,7 @@
 //! What happens, for people or, with `--json`, for programs; always on standard error.
 
 use std::io::{self, IsTerminal, Write};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use p2pd_core::nat::{Mapping, NatReport};
 use p2pd_core::portmap::{Event, Listed, Protocol};
-use p2pd_core::{NodeId, Notice, PeerAddress};
+use p2pd_core::{NodeId, Notice, PeerAddress, PortState, Strategy, StrategyReport};
 use p2pd_tokio::{ConnectError, Pipe};
 use serde_json::json;
 
@@ -23,6 +23,41 @@ pub(crate) struct Say {
     json: bool,
     /// At a terminal: turns while something is waited for. Lives as long as the program.
     spinner: Option<&'static ProgressBar>,
+}
+
+/// What became of the listener's port on a router.
+pub(crate) fn port(local: IpAddr, state: PortState) -> serde_json::Value {
+    let local = local.to_string();
+    match state {
+        PortState::Open { way, external, truth } => json!({
+            "event": "port", "local": local, "state": "open", "external": external.to_string(),
+            "way": way.to_string(), "truth": truth.name(), "detail": truth.to_string(),
+        }),
+        PortState::Lost => json!({"event": "port", "local": local, "state": "lost"}),
+        PortState::Removed { confirmed } => {
+            json!({"event": "port", "local": local, "state": "removed", "confirmed": confirmed})
+        }
+        other => json!({"event": "port", "local": local, "state": "failed", "detail": why(other)}),
+    }
+}
+
+fn port_text(local: IpAddr, state: PortState) -> String {
+    match state {
+        PortState::Open { way, external, truth } => {
+            format!("router: {external} leads to our port at {local}, by {way}; {truth}")
+        }
+        PortState::Lost => format!("router: our port at {local} is closed, and is tried again"),
+        PortState::Removed { confirmed: true } => format!("router: our port at {local} is closed"),
+        PortState::Removed { .. } => format!("router: nobody confirmed that our port at {local} is closed"),
+        other => format!("router: our port at {local} stays closed: {}", why(other)),
+    }
+}
+
+fn why(state: PortState) -> String {
+    let PortState::Failed { gateway, upnp } = state else { return String::new() };
+    let ways = [("PCP, NAT-PMP", gateway), ("UPnP", upnp)];
+    let said: Vec<String> = ways.iter().filter_map(|(way, e)| Some(format!("{way}: {}", (*e)?))).collect();
+    said.join("; ")
 }
 
 impl Say {
@@ -123,10 +158,30 @@ impl Say {
                 || json!({"event": "broker", "id": id, "state": "lost", "reason": why.to_string()}),
                 || format!("broker {id}: {why}"),
             ),
+            Notice::Moved { peer, strategy, local, remote, .. } => self.line(
+                || {
+                    json!({
+                        "event": "moved", "strategy": strategy.name(), "local": local.to_string(),
+                        "remote": remote.to_string(), "peer": peer.to_string(),
+                    })
+                },
+                || match strategy {
+                    Strategy::Relay => format!("relayed again: the direct path to {peer} broke"),
+                    by => format!("now direct: {peer} at {remote} by {by}"),
+                },
+            ),
+            Notice::StaysRelayed { reason, report, .. } => self.line(
+                || {
+                    let strategies = tried(&report.strategies);
+                    json!({"event": "stays_relayed", "reason": reason.to_string(), "strategies": strategies})
+                },
+                || format!("stays relayed: {reason}{}", details(&report.strategies)),
+            ),
             Notice::IdentityInUse => self.line(
                 || json!({"event": "identity_in_use"}),
                 || "another process uses this key: peers may reach either".into(),
             ),
+            Notice::Port { local, state } => self.line(|| port(*local, *state), || port_text(*local, *state)),
             _ => {}
         }
     }
@@ -154,20 +209,8 @@ impl Say {
             other => (other.to_string(), &[][..]),
         };
         self.line(
-            || {
-                let strategies: Vec<_> = entries
-                    .iter()
-                    .map(|s| json!({"strategy": s.strategy.name(), "outcome": s.outcome.name(), "detail": s.detail}))
-                    .collect();
-                json!({"event": "failed", "reason": reason, "strategies": strategies})
-            },
-            || {
-                let details: Vec<String> = entries
-                    .iter()
-                    .map(|s| format!("\n  {} {}: {}", s.strategy, s.outcome.name(), s.detail))
-                    .collect();
-                format!("failed: {reason}{}", details.concat())
-            },
+            || json!({"event": "failed", "reason": reason, "strategies": tried(entries)}),
+            || format!("failed: {reason}{}", details(entries)),
         );
     }
 
@@ -270,7 +313,7 @@ impl Say {
     }
 
     pub(crate) fn demo_row(self, row: Row) -> io::Result<()> {
-        let (strategy, mode) = (row.strategy.name(), row.mode.to_string());
+        let (strategy, mode) = (row.way, row.mode.to_string());
         let (ms, there, back) = (row.open.as_secs_f64() * 1e3, row.rate(row.there), row.rate(row.back));
         if self.json {
             let row = json!({
@@ -297,6 +340,18 @@ impl Say {
             None => tell(text()),
         }
     }
+}
+
+/// What each strategy tried, for programs.
+fn tried(entries: &[StrategyReport]) -> Vec<serde_json::Value> {
+    let one = |s: &StrategyReport| json!({"strategy": s.strategy.name(), "outcome": s.outcome.name(), "detail": s.detail});
+    entries.iter().map(one).collect()
+}
+
+/// The same for people, a line each.
+fn details(entries: &[StrategyReport]) -> String {
+    let one = |s: &StrategyReport| format!("\n  {} {}: {}", s.strategy, s.outcome.name(), s.detail);
+    entries.iter().map(one).collect()
 }
 
 /// What was measured of a NAT.

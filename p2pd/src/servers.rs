@@ -1,5 +1,7 @@
 //! The server list, `servers.toml`.
 
+mod secure;
+
 use std::fmt::{self, Write};
 use std::fs::File;
 use std::io::Read;
@@ -8,7 +10,8 @@ use std::time::Duration;
 
 use p2pd_core::turn::Lifetimes;
 use p2pd_core::wire::Transport;
-use p2pd_core::{Broker, StunServer};
+use p2pd_core::{Broker, StunServer, Tls};
+use secure::Keys;
 use serde::Deserialize;
 
 /// Longer than any server list.
@@ -44,10 +47,12 @@ pub struct NtpServer {
 pub struct TurnServer {
     /// Host name or literal address.
     pub host: Box<str>,
-    /// UDP and TCP port, not 0. TURN's own is 3478.
+    /// UDP and TCP port, not 0. TURN's own is 3478, with TLS 5349.
     pub port: u16,
     /// The only way to it. Default: UDP, and TCP where UDP gets no answer.
     pub transport: Option<Transport>,
+    /// Whether and how the connection is to be TLS. Default: no.
+    pub tls: Option<Tls>,
     /// Who we are to it.
     pub credential: TurnCredential,
     /// How long things last there; other than the RFC's only where the server was set so.
@@ -102,6 +107,10 @@ struct Turn {
     host: Option<Box<str>>,
     port: Option<u16>,
     transport: Option<Over>,
+    tls: Option<bool>,
+    server_name: Option<Box<str>>,
+    ca: Option<String>,
+    pin: Option<String>,
     user: Option<Box<str>>,
     password: Option<Box<str>>,
     secret: Option<Box<str>>,
@@ -132,8 +141,12 @@ impl From<Over> for Transport {
 struct Mqtt {
     id: u16,
     host: Box<str>,
-    #[serde(default = "mqtt_port")]
-    port: u16,
+    port: Option<u16>,
+    tls: Option<bool>,
+    server_name: Option<Box<str>>,
+    ca: Option<String>,
+    pin: Option<String>,
+    websocket: Option<Box<str>>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -156,12 +169,12 @@ fn ntp_port() -> u16 {
     123
 }
 
-fn mqtt_port() -> u16 {
-    1883
-}
-
 fn stun_port() -> u16 {
     3478
+}
+
+fn turns_port() -> u16 {
+    5349
 }
 
 impl Servers {
@@ -171,14 +184,8 @@ impl Servers {
     /// Names the file, and the line where it is wrong.
     pub fn read(path: &Path) -> Result<Self, String> {
         let name = path.display();
-        let mut text = String::new();
-        // A device tells no length and may never end.
-        let read = File::open(path).and_then(|file| file.take(MAX_FILE + 1).read_to_string(&mut text));
-        read.map_err(|e| format!("{name}: {e}"))?;
-        if text.len() as u64 > MAX_FILE {
-            return Err(format!("{name}: more than {MAX_FILE} bytes are no server list"));
-        }
-        Self::parse(&text).map_err(|e| format!("{name}: {e}"))
+        let folder = path.parent().unwrap_or(Path::new(""));
+        Self::parse_in(&read_text(path)?, folder).map_err(|e| format!("{name}: {e}"))
     }
 
     /// The shipped list: well-known public servers, none of them verified yet.
@@ -192,19 +199,24 @@ impl Servers {
         Self::parse(SHIPPED).map_err(|e| format!("the shipped server list: {e}"))
     }
 
-    /// Reads a list.
+    /// Reads a list; files that it names are sought in the working directory.
     ///
     /// # Errors
-    /// Names the line where it is wrong.
+    /// Names the line or the entry where it is wrong.
     pub fn parse(text: &str) -> Result<Self, String> {
+        Self::parse_in(text, Path::new(""))
+    }
+
+    fn parse_in(text: &str, folder: &Path) -> Result<Self, String> {
         let file: Format = toml::from_str(text).map_err(|e| e.to_string())?;
-        let broker = |m: Mqtt| Broker { id: m.id, host: m.host, port: m.port };
         let stun = |s: Stun| StunServer { host: s.host, port: s.port };
-        let named = |n: usize| move |why| format!("the {} entry of [[turn]]: {why}", ordinal(n));
-        let turn = file.turn.into_iter().enumerate().map(|(n, t)| TurnServer::try_from(t).map_err(named(n)));
+        let named = |n: usize, kind| move |why| format!("the {} entry of [[{kind}]]: {why}", ordinal(n));
+        let turn = file.turn.into_iter().enumerate().map(|(n, t)| t.server(folder).map_err(named(n, "turn")));
+        let brokers =
+            file.mqtt.into_iter().enumerate().map(|(n, m)| m.broker(folder).map_err(named(n, "mqtt")));
         Ok(Servers {
             turn: turn.collect::<Result<_, _>>()?,
-            brokers: file.mqtt.into_iter().map(broker).collect(),
+            brokers: brokers.collect::<Result<_, _>>()?,
             stun: file.stun.into_iter().map(stun).collect(),
             ntp: file.ntp.into_iter().map(|n| NtpServer { host: n.host, port: n.port }).collect(),
         })
@@ -213,15 +225,19 @@ impl Servers {
     /// The list as a file's text, which [`parse`](Self::parse) reads back.
     pub fn to_text(&self) -> String {
         let mut text = String::new();
-        let quoted = |host: &str| toml::Value::from(host).to_string();
-        for Broker { id, host, port } in &self.brokers {
-            let _ = writeln!(text, "[[mqtt]]\nid = {id}\nhost = {}\nport = {port}\n", quoted(host));
+        for Broker { id, host, port, tls, websocket } in &self.brokers {
+            let _ = writeln!(text, "[[mqtt]]\nid = {id}\nhost = {}\nport = {port}", quoted(host));
+            if let Some(path) = websocket {
+                let _ = writeln!(text, "websocket = {}", quoted(path));
+            }
+            let _ = writeln!(text, "{}", secure::to_text(tls.as_ref()));
         }
         for StunServer { host, port } in &self.stun {
             let _ = writeln!(text, "[[stun]]\nhost = {}\nport = {port}\n", quoted(host));
         }
-        for TurnServer { host, port, transport, credential, lifetimes } in &self.turn {
+        for TurnServer { host, port, transport, tls, credential, lifetimes } in &self.turn {
             let _ = writeln!(text, "[[turn]]\nhost = {}\nport = {port}", quoted(host));
+            text.push_str(&secure::to_text(tls.as_ref()));
             if let Some(over) = transport {
                 let over = if *over == Transport::Udp { "udp" } else { "tcp" };
                 let _ = writeln!(text, "transport = \"{over}\"");
@@ -267,21 +283,67 @@ fn ordinal(n: usize) -> String {
     }
 }
 
-impl TryFrom<Turn> for TurnServer {
-    type Error = String;
+fn quoted(text: &str) -> String {
+    toml::Value::from(text).to_string()
+}
 
-    fn try_from(t: Turn) -> Result<Self, String> {
+/// A file's text, which names the file in its errors.
+fn read_text(path: &Path) -> Result<String, String> {
+    let name = path.display();
+    let mut text = String::new();
+    // A device tells no length and may never end.
+    let read = File::open(path).and_then(|file| file.take(MAX_FILE + 1).read_to_string(&mut text));
+    read.map_err(|e| format!("{name}: {e}"))?;
+    if text.len() as u64 > MAX_FILE {
+        return Err(format!("{name}: more than {MAX_FILE} bytes"));
+    }
+    Ok(text)
+}
+
+impl Mqtt {
+    fn broker(self, folder: &Path) -> Result<Broker, String> {
+        let Mqtt { id, host, port, tls, server_name, ca, pin, websocket } = self;
+        let tls = Keys { tls, server_name, ca, pin }.tls(&host, folder)?;
+        let is_path = |path: &str| path.starts_with('/') && path.bytes().all(|b| b.is_ascii_graphic());
+        if websocket.as_deref().is_some_and(|path| !is_path(path)) {
+            return Err("`websocket` is a path, which begins with / and has no spaces".into());
+        }
+        let usual = match (&tls, &websocket) {
+            (None, None) => 1883,
+            (Some(_), None) => 8883,
+            (None, Some(_)) => 80,
+            (Some(_), Some(_)) => 443,
+        };
+        Ok(Broker { id, host, port: port.unwrap_or(usual), tls, websocket })
+    }
+}
+
+impl Turn {
+    fn server(self, folder: &Path) -> Result<TurnServer, String> {
+        let t = self;
+        let mut keys = Keys { tls: t.tls, server_name: t.server_name, ca: t.ca, pin: t.pin };
+        let usual = if t.tls == Some(true) { turns_port() } else { stun_port() };
         let (host, port, transport) = match (t.url, t.host) {
             (Some(_), Some(_)) => return Err("`url` or `host`, not both".into()),
             (Some(_), None) if t.port.is_some() || t.transport.is_some() => {
                 return Err("`url` has port and transport in it".into());
             }
-            (Some(url), None) => turn_url(&url).map_err(|why| format!("{url}: {why}"))?,
-            (None, Some(host)) => (host, t.port.unwrap_or(stun_port()), t.transport.map(Transport::from)),
+            (Some(_), None) if keys.tls.is_some() => {
+                return Err("whether `tls` is in the `url`: turns: or turn:".into());
+            }
+            (Some(url), None) => {
+                keys.tls = Some(url.starts_with("turns:"));
+                turn_url(&url).map_err(|why| format!("{url}: {why}"))?
+            }
+            (None, Some(host)) => (host, t.port.unwrap_or(usual), t.transport.map(Transport::from)),
             (None, None) => return Err("no `host`".into()),
         };
         if host.is_empty() || port == 0 {
             return Err("no host or port 0".into());
+        }
+        let tls = keys.tls(&host, folder)?;
+        if tls.is_some() && transport == Some(Transport::Udp) {
+            return Err("TLS goes over TCP, not UDP".into());
         }
         let credential = match (t.user, t.password, t.secret, t.credential_command) {
             (Some(user), Some(password), None, None) => TurnCredential::Password { user, password },
@@ -303,16 +365,17 @@ impl TryFrom<Turn> for TurnServer {
                 None => {}
             }
         }
-        Ok(TurnServer { host, port, transport, credential, lifetimes })
+        Ok(TurnServer { host, port, transport, tls, credential, lifetimes })
     }
 }
 
-/// `turn:host`, `turn:host:port`, either with `?transport=udp` or `?transport=tcp` (RFC 7065).
+/// `turn:host`, `turn:host:port`, either with `?transport=udp` or `?transport=tcp`; the same with `turns:` (RFC 7065).
 fn turn_url(url: &str) -> Result<(Box<str>, u16, Option<Transport>), &'static str> {
-    if url.starts_with("turns:") {
-        return Err("TLS to TURN servers is not built yet");
-    }
-    let rest = url.strip_prefix("turn:").ok_or("does not begin with turn:")?;
+    let (rest, usual) = match (url.strip_prefix("turn:"), url.strip_prefix("turns:")) {
+        (Some(rest), _) => (rest, stun_port()),
+        (None, Some(rest)) => (rest, turns_port()),
+        (None, None) => return Err("does not begin with turn: or turns:"),
+    };
     let (place, transport) = match rest.split_once('?') {
         None => (rest, None),
         Some((place, "transport=udp")) => (place, Some(Transport::Udp)),
@@ -329,7 +392,7 @@ fn turn_url(url: &str) -> Result<(Box<str>, u16, Option<Transport>), &'static st
     };
     let port = match port.strip_prefix(':') {
         Some(port) => port.parse().map_err(|_| "no port")?,
-        None if port.is_empty() => stun_port(),
+        None if port.is_empty() => usual,
         None => return Err("something behind ]"),
     };
     Ok((host.into(), port, transport))
@@ -346,7 +409,7 @@ mod tests {
         let text =
             "[[mqtt]]\nid = 7\nhost = \"a\"\n[[stun]]\nhost = \"b\"\nport = 99\n[[ntp]]\nhost = \"c\"\n";
         let servers = Servers::parse(text).unwrap();
-        assert_eq!(servers.brokers, [Broker { id: 7, host: "a".into(), port: 1883 }]);
+        assert_eq!(servers.brokers, [Broker::new(7, "a", 1883)]);
         assert_eq!(servers.stun, [StunServer { host: "b".into(), port: 99 }]);
         assert_eq!(servers.ntp, [NtpServer { host: "c".into(), port: 123 }]);
         assert_eq!(Servers::parse(&servers.to_text()).unwrap(), servers);
@@ -380,6 +443,7 @@ mod tests {
             host: host.into(),
             port,
             transport,
+            tls: None,
             credential,
             lifetimes: Lifetimes::default(),
         };
@@ -413,7 +477,6 @@ mod tests {
             ("host = \"a\"\ntransport = \"sctp\"\nsecret = \"s\"", "line 3"),
             ("host = \"a\"\nurl = \"turn:a\"\nsecret = \"s\"", "not both"),
             ("url = \"turn:a\"\nport = 5\nsecret = \"s\"", "in it"),
-            ("url = \"turns:a\"\nsecret = \"s\"", "turns:a: TLS"),
             ("url = \"stun:a\"\nsecret = \"s\"", "begin with turn:"),
             ("url = \"turn:a:b\"\nsecret = \"s\"", "no port"),
             ("url = \"turn:a?transport=tls\"\nsecret = \"s\"", "only query"),

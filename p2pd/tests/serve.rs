@@ -139,6 +139,7 @@ fn the_demo_tries_every_strategy_in_both_modes() {
     let all: Vec<_> = ["direct", "reverse", "punch", "relay"]
         .into_iter()
         .flat_map(|strategy| [(strategy, "encrypted"), (strategy, "plain")])
+        .chain([("moved", "encrypted")])
         .collect();
     assert_eq!(tried, all);
 }

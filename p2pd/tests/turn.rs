@@ -222,6 +222,7 @@ async fn the_list_names_the_relay_with_what_lets_peers_in() {
             host: "server.example".into(),
             port: serving.stun().port(),
             transport: None,
+            tls: None,
             credential,
             lifetimes: Default::default(),
         };

@@ -81,6 +81,9 @@ fn a_mistake_is_said_once_and_with_what_would_be_right() {
     let zero = ["serve", "--bind", "127.0.0.1", "--mqtt-port", "0", "--stun-port", "0", "--write"];
     let (code, _, said) = ends(p2pd(&zero).arg("/nonexistent/list"));
     assert_eq!((code, said.contains("/nonexistent/list")), (Some(2), true), "{said}");
+    let (code, _, said) =
+        ends(p2pd(&["connect", "None-0-0-x", "--strategies", "direct", "--relay-first"]).args(LOCAL));
+    assert_eq!((code, said.contains("needs relay among the strategies")), (Some(2), true), "{said}");
     // An option that would do nothing is none: one that is ignored makes believe.
     for args in
         [&["serve", "--identity", "key"][..], &["demo", "--no-servers"], &["listen", "--timeout", "5"]]

@@ -58,7 +58,7 @@ impl World {
     /// Where the lab cannot be built: ask `require_lab!` first.
     pub fn far_apart(homes: &[&str], one_way: Duration) -> World {
         let user = format!("--user={}:{}", Coturn::USER, Coturn::PASSWORD);
-        Self::with_coturn(homes, one_way, &[&user, "--lt-cred-mech"], "")
+        Self::with_coturn(at_distance(homes, one_way), &[&user, "--lt-cred-mech"], "")
     }
 
     /// A lab with these homes whose servers' list has coturn as a TURN server too; `more` are lines of its entry.
@@ -66,6 +66,14 @@ impl World {
     /// # Panics
     /// Where the lab cannot be built: ask `require_lab!` first.
     pub fn relaying(homes: &[&str], one_way: Duration, options: &[&str], more: &str) -> World {
+        Self::relaying_for(at_distance(homes, one_way), options, more)
+    }
+
+    /// The same with homes whose lines are described in full.
+    ///
+    /// # Panics
+    /// Where the lab cannot be built: ask `require_lab!` first.
+    pub fn relaying_for(homes: Vec<Home>, options: &[&str], more: &str) -> World {
         let user = format!("--user={}:{}", Coturn::USER, Coturn::PASSWORD);
         let options = [&[&user, "--lt-cred-mech"], options].concat();
         let (name, password) = (Coturn::USER, Coturn::PASSWORD);
@@ -74,11 +82,10 @@ impl World {
             true => format!("{entry}{more}\n"),
             false => format!("{entry}user = \"{name}\"\npassword = \"{password}\"\n{more}\n"),
         };
-        Self::with_coturn(homes, one_way, &options, &entry)
+        Self::with_coturn(homes, &options, &entry)
     }
 
-    fn with_coturn(homes: &[&str], one_way: Duration, options: &[&str], turn: &str) -> World {
-        let homes = homes.iter().map(|text| text.parse::<Home>().unwrap().delay(one_way / 2));
+    fn with_coturn(homes: Vec<Home>, options: &[&str], turn: &str) -> World {
         let lab = Lab::builder().homes(homes).build().unwrap();
         let (broker, stun) = (Mosquitto::start(&lab).unwrap(), Coturn::start_with(&lab, options).unwrap());
         let mut config = tempfile::NamedTempFile::new().unwrap();
@@ -176,6 +183,10 @@ impl World {
             child.lines().iter().map(|l| l.text.as_str()).find(|l| *l == text.trim()).unwrap_or("").into();
         (connected, answer)
     }
+}
+
+fn at_distance(homes: &[&str], one_way: Duration) -> Vec<Home> {
+    homes.iter().map(|text| text.parse::<Home>().unwrap().delay(one_way / 2)).collect()
 }
 
 /// A new file for a trace, where traces are asked for.

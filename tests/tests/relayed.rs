@@ -26,6 +26,11 @@ struct Pair {
 }
 
 fn pair(driver: Driver, mode: PipeMode, trace: Option<Trace>) -> Pair {
+    let relay = [Strategy::Relay].into_iter().collect();
+    pair_by(driver, mode, trace, Plan { strategies: relay, timeout: LONG, ..Plan::default() })
+}
+
+fn pair_by(driver: Driver, mode: PipeMode, trace: Option<Trace>, plan: Plan) -> Pair {
     let users = vec![("alice".into(), "secret".into())];
     let turn = Some(WantedTurn { users, secret: None, relay_ip: Some(LOOPBACK) });
     let wanted = Wanted { ip: LOOPBACK, second_ip: None, mqtt_port: 0, stun_ports: [0, 0], turn };
@@ -39,7 +44,7 @@ fn pair(driver: Driver, mode: PipeMode, trace: Option<Trace>) -> Pair {
         config
     };
     let (a, b) = (driver.bind(config(), trace).unwrap(), driver.bind(config(), None).unwrap());
-    let plan = Plan { strategies: [Strategy::Relay].into_iter().collect(), mode, timeout: LONG };
+    let plan = Plan { mode, ..plan };
     let to = b.address();
     let ours = a.connect(&to, plan).unwrap();
     let theirs = b.accept(LONG).unwrap();
@@ -77,6 +82,59 @@ fn bytes_go_both_ways_at_once_and_each_direction_ends_by_itself() {
             assert!(back == data, "{driver}");
             drop((echo.join().unwrap(), nodes));
         }
+    }
+}
+
+/// A pipe that is relayed at first and then moves to a direct stream; how often our end has moved.
+fn moving(driver: Driver) -> (Pair, Arc<AtomicUsize>) {
+    let moved = Arc::new(AtomicUsize::new(0));
+    let count = moved.clone();
+    let trace: Trace = Box::new(move |line| {
+        if line.starts_with("action notify moved ") && line.contains(" direct ") {
+            count.fetch_add(1, Ordering::SeqCst);
+        }
+    });
+    // On one machine a direct connect would be there first; as the second strategy it begins 250 ms later.
+    let strategies = [Strategy::Relay, Strategy::Direct].into_iter().collect();
+    let plan = Plan { strategies, timeout: LONG, relay_first: true, ..Plan::default() };
+    (pair_by(driver, PipeMode::Encrypted, Some(trace), plan), moved)
+}
+
+#[test]
+fn a_pipe_that_is_relayed_first_moves_while_bytes_go_both_ways() {
+    for driver in Driver::ALL {
+        let (Pair { mut ours, mut theirs, nodes: _nodes, _servers }, moved) = moving(driver);
+        assert!(ours.info().relayed().is_some() && theirs.info().relayed().is_some());
+        assert_eq!(moved.load(Ordering::SeqCst), 0, "{driver}");
+        let echo = thread::spawn(move || {
+            let mut buffer = vec![0; 64 * 1024];
+            let mut all = 0;
+            loop {
+                let n = theirs.read(&mut buffer).unwrap();
+                if n == 0 {
+                    break;
+                }
+                all += n;
+                theirs.write_all(&buffer[..n]).unwrap();
+            }
+            theirs.end().unwrap();
+            (theirs, all)
+        });
+        // One after the other, so that bytes are under way in both directions when the pipe moves.
+        let (mut done, mut after) = (0, 0);
+        while after < 4 * MIB {
+            let chunk: Vec<u8> = (done..done + 100_000).map(pattern).collect();
+            ours.write_all(&chunk).unwrap();
+            let mut back = vec![0; chunk.len()];
+            ours.read_exact(&mut back).unwrap();
+            assert!(back == chunk, "{driver}: after {done} bytes");
+            done += chunk.len();
+            after += if moved.load(Ordering::SeqCst) > 0 { chunk.len() } else { 0 };
+        }
+        ours.end().unwrap();
+        assert_eq!(ours.read(&mut [0; 8]).unwrap(), 0, "{driver}");
+        assert_eq!((echo.join().unwrap().1, moved.load(Ordering::SeqCst)), (done, 1), "{driver}");
+        println!("{driver}: {done} bytes, of which {after} after the move");
     }
 }
 
@@ -132,8 +190,17 @@ fn what_was_ended_arrives_though_the_node_is_shut_down_and_what_was_not_is_cut_o
 
 #[test]
 fn whoever_does_not_read_holds_the_writer_up() {
-    for driver in Driver::ALL {
-        let Pair { mut ours, mut theirs, nodes: _nodes, _servers } = pair(driver, PipeMode::Encrypted, None);
+    for (driver, moves) in Driver::ALL.into_iter().flat_map(|d| [(d, false), (d, true)]) {
+        let Pair { mut ours, mut theirs, nodes: _nodes, _servers } = match moves {
+            false => pair(driver, PipeMode::Encrypted, None),
+            true => {
+                let (pair, moved) = moving(driver);
+                while moved.load(Ordering::SeqCst) == 0 {
+                    thread::sleep(Duration::from_millis(10));
+                }
+                pair
+            }
+        };
         let written = Arc::new(AtomicUsize::new(0));
         let count = written.clone();
         let writer = thread::spawn(move || {
@@ -150,8 +217,8 @@ fn whoever_does_not_read_holds_the_writer_up() {
             before = written.load(Ordering::Relaxed);
             thread::sleep(Duration::from_secs(2));
         }
-        // Both windows of the stream, 4 MiB each, and the sockets' buffers.
-        assert!((4 * MIB..12 * MIB).contains(&before), "{driver}: {before} bytes");
+        // Both windows of the stream or of the pipe, 4 MiB each, and the sockets' buffers.
+        assert!((4 * MIB..12 * MIB).contains(&before), "{driver} {moves}: {before} bytes");
         let mut all = Vec::new();
         theirs.read_to_end(&mut all).unwrap();
         assert!(all.len() == 20 * MIB && all.iter().enumerate().all(|(n, b)| *b == pattern(n)), "{driver}");

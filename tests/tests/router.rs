@@ -6,12 +6,14 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::time::{Duration, Instant, SystemTime};
 
+use p2pd_core::PeerAddress;
 use p2pd_core::clock::Clock;
+use p2pd_core::nat::NatType;
 use p2pd_core::portmap::{Config, Event, Listed, MapError, Mapper, Protocol, Request, StreamId, Truth, Way};
 use p2pd_tests::lab::services::{Chrony, Coturn, Miniupnpd};
-use p2pd_tests::lab::{Home, Host, Lab, Nat};
+use p2pd_tests::lab::{Child, Home, Host, Lab, Nat};
 use p2pd_tests::require_lab;
-use p2pd_tests::world::{event, program};
+use p2pd_tests::world::{World, event, program};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 const TCP: Protocol = Protocol::Tcp;
@@ -444,4 +446,61 @@ fn chrony_tells_the_time_within_a_millisecond_and_half_the_asymmetry() {
     let (error, bound) = offset(lab.host(1), chrony.addr());
     println!("with jitter: {error} us off, stated {bound} us");
     assert!(error <= 1_000 + 10_000 && u128::from(error) <= bound, "{error} us, stated {bound} us");
+}
+
+/// A node behind the NAT whose listener's port is mapped, by the program: what it said of that, and its address then.
+fn mapped_listener(world: &World) -> (Child, serde_json::Value, String) {
+    let mut child = world.run(world.lab.host(0), &["listen", "--echo", "--map-port"]);
+    let open = event(&mut child, "port");
+    let wan = world.lab.host(0).wan().to_string();
+    let is_open = |line: &str| {
+        let event: serde_json::Value = serde_json::from_str(line).unwrap_or_default();
+        let address = event["address"].as_str().and_then(|a| a.parse::<PeerAddress>().ok());
+        let first = address.and_then(|a| a.v4().first().copied());
+        first.is_some_and(|i| i.external.to_string() == wan && i.nat == NatType::OpenInternet)
+    };
+    let line = child.wait_for_line(is_open, PATIENCE).unwrap();
+    let event: serde_json::Value = serde_json::from_str(&line).unwrap();
+    (child, open, event["address"].as_str().unwrap().to_owned())
+}
+
+#[test]
+fn a_listener_behind_a_nat_is_dialled_directly_until_it_ends() {
+    require_lab!(Miniupnpd, Mosquitto, Coturn);
+    let world = World::new(&["symrand", "none", "symrand"]);
+    let _router = Miniupnpd::start(&world.lab, 0, "").unwrap();
+    let (mut listener, open, address) = mapped_listener(&world);
+    assert_eq!((&open["state"], &open["truth"]), (&"open".into(), &"agrees".into()), "{open}");
+    for from in [1, 2] {
+        let connected = world.try_connect(from, &address, &["--strategies", "direct"]).unwrap();
+        println!("from host {from} to {}: {} ms", open["external"], connected["elapsed_ms"]);
+        assert_eq!(connected["strategy"], "direct");
+    }
+    listener.terminate().unwrap();
+    assert!(listener.wait(PATIENCE).unwrap().success(), "{:?}", listener.lines());
+    let removed = "\"state\":\"removed\"";
+    assert!(
+        listener.lines().iter().any(|l| l.text.contains(removed) && l.text.contains("\"confirmed\":true"))
+    );
+    let mut list = world.lab.host(0).command(program());
+    list.args(["map", "--list", "--json", "--bind", &world.lab.host(0).ip().to_string()]);
+    list.env("P2PD_FORBID_PUBLIC_SERVERS", "1");
+    let mut list = world.lab.host(0).spawn(list).unwrap();
+    assert!(list.wait(PATIENCE).unwrap().success());
+    assert!(list.lines().iter().all(|l| !l.text.contains("\"event\":\"mapping\"")), "{:?}", list.lines());
+}
+
+#[test]
+fn what_a_lying_router_opens_is_not_announced() {
+    require_lab!(Miniupnpd, Mosquitto, Coturn);
+    let world = World::new(&["symrand", "none"]);
+    let _router = Miniupnpd::start(&world.lab, 0, "ext_ip=9.9.9.9").unwrap();
+    let mut listener = world.run(world.lab.host(0), &["listen", "--map-port"]);
+    let open = event(&mut listener, "port");
+    let ready = event(&mut listener, "ready");
+    assert_eq!((&open["state"], &open["truth"]), (&"open".into(), &"differs".into()), "{open}");
+    std::thread::sleep(Duration::from_secs(1));
+    let said = listener.lines().iter().filter(|l| l.text.contains("\"event\":\"ready\"")).count();
+    let address: PeerAddress = ready["address"].as_str().unwrap().parse().unwrap();
+    assert_eq!((said, address.v4().len(), address.v4()[0].nat), (1, 1, NatType::Symmetric));
 }

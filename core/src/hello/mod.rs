@@ -7,6 +7,7 @@
 //! then sealed control messages, in both directions:
 //!         APPROVED            the responder's user said yes
 //!         NOMINATE sessions   this stream is to be the pipe (from the side with the lower node id)
+//!         JOIN                this stream is to carry the pipe that the session has
 //!         CONFIRM  sessions   it is; what follows are the pipe's bytes
 //!         REFUSE   reason
 //! ```
@@ -65,6 +66,8 @@ pub(crate) enum Control {
     Approved,
     /// The sessions that this stream settles: one, or two that asked for each other.
     Nominate(SmallVec<[SessionId; 2]>),
+    /// The session's pipe is to move to this stream.
+    Join,
     /// Agreed; with a session of the confirming side that is settled too.
     Confirm(Option<SessionId>),
     Refuse(Refusal),
@@ -311,6 +314,7 @@ impl Control {
                 plain.push(4);
                 plain.extend_from_slice(&refusal_code(*why));
             }
+            Control::Join => plain.push(5),
         }
         plain
     }
@@ -327,6 +331,7 @@ pub(crate) fn parse_control(plain: &[u8]) -> Option<Control> {
         2 => sessions().filter(|s| matches!(s.len(), 1..=2)).map(Control::Nominate),
         3 => sessions().filter(|s| s.len() <= 1).map(|s| Control::Confirm(s.first().copied())),
         4 => <[u8; 2]>::try_from(rest).ok().map(|code| Control::Refuse(refusal_from(code))),
+        5 if rest.is_empty() => Some(Control::Join),
         _ => None,
     }
 }
@@ -408,6 +413,7 @@ mod tests {
             let (one, two) = (SessionId([1; 16]), SessionId([2; 16]));
             let messages = [
                 Control::Approved,
+                Control::Join,
                 Control::Nominate(SmallVec::from_slice(&[one])),
                 Control::Nominate(SmallVec::from_slice(&[one, two])),
                 Control::Confirm(None),

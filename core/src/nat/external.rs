@@ -109,16 +109,21 @@ impl External {
                 earlier: None,
             })
             .collect();
-        if self.addresses.is_empty() && self.queries.is_empty() {
-            for (place, server) in self.servers.iter().enumerate() {
-                match server.host.parse::<IpAddr>() {
-                    Ok(ip) => {
-                        self.addresses.insert(place, SmallVec::from_slice(&[ip]));
-                    }
-                    Err(_) => {
-                        let query = cx.resolve(Owner::External, server.host.clone(), RESOLVE_WITHIN);
-                        self.queries.insert(query, place);
-                    }
+        // A look-up that is under way may wait for a name server of another network.
+        for query in core::mem::take(&mut self.queries).into_keys() {
+            cx.cancel(query);
+        }
+        for (place, server) in self.servers.iter().enumerate() {
+            if self.addresses.get(&place).is_some_and(|known| !known.is_empty()) {
+                continue;
+            }
+            match server.host.parse::<IpAddr>() {
+                Ok(ip) => {
+                    self.addresses.insert(place, SmallVec::from_slice(&[ip]));
+                }
+                Err(_) => {
+                    let query = cx.resolve(Owner::External, server.host.clone(), RESOLVE_WITHIN);
+                    self.queries.insert(query, place);
                 }
             }
         }

@@ -19,6 +19,8 @@ const REQUESTS: u8 = 6;
 #[derive(Debug, Default)]
 pub(super) struct Ladder {
     pub(super) told_waiting: bool,
+    /// Our network has become another: the next rung waits until our address is known again.
+    pub(super) moved: bool,
     /// The rung to begin next.
     next: u8,
     /// The announcement of the rung under way, for repeating.
@@ -35,7 +37,7 @@ impl Node {
         let key = (session, Requester::Us);
         match self.punches.get(&key).map(|p| p.stage) {
             None => {
-                let first = self.ladder(connect, n).is_some_and(|l| l.next == 0);
+                let first = self.ladder(connect, n).is_some_and(|l| l.next == 0 || l.moved);
                 let ready = brokers.iter().any(|b| self.brokers[usize::from(*b)].is_ready());
                 if !first {
                     return;
@@ -134,9 +136,9 @@ impl Node {
     fn next_rung(&mut self, connect: ConnectId, n: usize) {
         let Some(ladder) = self.ladder(connect, n) else { return };
         let rung = ladder.next;
-        ladder.next += 1;
+        (ladder.next, ladder.moved) = (rung + 1, false);
         let Some((session, peer, brokers, _)) = self.signalling_of(connect) else { return };
-        let Some((address, mode)) = self.address_and_mode_of(connect) else { return };
+        let Some((address, mode, _)) = self.plan_of(connect) else { return };
         let key = (session, Requester::Us);
         if !self.begin_punch(key, peer, mode, &address, brokers, rung, None) {
             let detail = self.why_no_path(&address);

@@ -54,6 +54,8 @@ pub(super) struct Attempt {
     runs: SmallVec<[Run; 2]>,
     /// The peer's clock minus ours, in microseconds, once it told us.
     pub(super) clock_offset: Option<i64>,
+    /// It has its pipe, over a relay, and looks for a better path.
+    answered: bool,
 }
 
 #[derive(Debug)]
@@ -112,7 +114,12 @@ impl Node {
                     at = at + HEAD_START;
                 }
                 let mut at_its_turn = at;
-                if *strategy == Strategy::Relay && !self.config.turn.is_empty() && plan.strategies.len() > 1 {
+                if *strategy == Strategy::Relay && plan.relay_first {
+                    at_its_turn = now;
+                } else if *strategy == Strategy::Relay
+                    && !self.config.turn.is_empty()
+                    && plan.strategies.len() > 1
+                {
                     at_its_turn = now + BEFORE_RELAY;
                 }
                 runs.push(Run { strategy: *strategy, state: RunState::Pending { at: at_its_turn } });
@@ -121,8 +128,17 @@ impl Node {
         }
         let deadline = now + plan.timeout.min(MAX_TIMEOUT);
         let address = to.clone();
-        let attempt =
-            Attempt { session, peer, address, plan, started: now, deadline, runs, clock_offset: None };
+        let attempt = Attempt {
+            session,
+            peer,
+            address,
+            plan,
+            started: now,
+            deadline,
+            runs,
+            clock_offset: None,
+            answered: false,
+        };
         self.attempts.insert(id, Box::new(attempt));
         self.sessions.insert(session, id);
         self.drive_attempt(id);
@@ -130,9 +146,22 @@ impl Node {
     }
 
     pub(super) fn cancel_attempt(&mut self, connect: ConnectId) {
-        if let Some(attempt) = self.take_attempt(connect) {
+        let waits = self.attempts.get(&connect).is_some_and(|a| !a.answered);
+        if waits && let Some(attempt) = self.take_attempt(connect) {
             self.abandon((attempt.session, Requester::Us), attempt.peer);
         }
+    }
+
+    /// Goes on under another session, without the streams of this one.
+    pub(super) fn renew_session(&mut self, connect: ConnectId) {
+        let fresh = SessionId(self.cx.random.bytes(Domain::SessionId));
+        let Some(attempt) = self.attempts.get_mut(&connect) else { return };
+        let (old, peer, mode) =
+            (core::mem::replace(&mut attempt.session, fresh), attempt.peer, attempt.plan.mode);
+        self.sessions.remove(&old);
+        self.sessions.insert(fresh, connect);
+        self.abandon((old, Requester::Us), peer);
+        self.agreement.open((fresh, Requester::Us), peer, mode);
     }
 
     fn take_attempt(&mut self, connect: ConnectId) -> Option<Attempt> {
@@ -151,10 +180,24 @@ impl Node {
         self.agree(peer, None);
     }
 
-    /// Takes out the attempt that a pipe answers: its id and when it began.
-    pub(super) fn end_attempt_of(&mut self, session: SessionId) -> Option<(ConnectId, Instant)> {
+    /// Takes out the attempt that a pipe answers: its id, if it was not answered before, and when it began.
+    pub(super) fn end_attempt_of(&mut self, session: SessionId) -> Option<(Option<ConnectId>, Instant)> {
         let connect = self.connect_of(session)?;
-        Some((connect, self.take_attempt(connect)?.started))
+        let attempt = self.take_attempt(connect)?;
+        Some(((!attempt.answered).then_some(connect), attempt.started))
+    }
+
+    /// The relay has answered an attempt, whose other strategies go on: its id and when it began.
+    pub(super) fn answer_attempt_of(&mut self, session: SessionId) -> Option<(ConnectId, Instant)> {
+        let connect = self.connect_of(session)?;
+        let attempt = self.attempts.get_mut(&connect)?;
+        attempt.answered = true;
+        if let Some(run) = attempt.runs.iter_mut().find(|r| r.strategy == Strategy::Relay) {
+            run.state = RunState::Ended { outcome: Outcome::Won, detail: String::new() };
+        }
+        // What is left may be nothing, which is seen when this is over.
+        self.cx.timers.set(Timer::Connect(connect), Some(self.cx.now));
+        Some((connect, attempt.started))
     }
 
     pub(super) fn fail_attempt(&mut self, connect: ConnectId, reason: FailReason) {
@@ -178,7 +221,11 @@ impl Node {
             self.doubt();
         }
         let report = Box::new(attempt.report(self.cx.now, relaying));
-        self.cx.notify(Notice::Failed { connect, reason, report });
+        match (attempt.answered, reason) {
+            (false, _) => self.cx.notify(Notice::Failed { connect, reason, report }),
+            (true, FailReason::Shutdown) => {}
+            (true, _) => self.cx.notify(Notice::StaysRelayed { connect, reason, report }),
+        }
         self.abandon((attempt.session, Requester::Us), attempt.peer);
     }
 
@@ -538,8 +585,9 @@ impl Node {
         Some((attempt.session, attempt.peer, self.brokers_of(&attempt.address), attempt.deadline))
     }
 
-    pub(super) fn address_and_mode_of(&self, connect: ConnectId) -> Option<(PeerAddress, PipeMode)> {
-        self.attempts.get(&connect).map(|a| (a.address.clone(), a.plan.mode))
+    /// A connect's address and mode, and whether its relay comes first.
+    pub(super) fn plan_of(&self, connect: ConnectId) -> Option<(PeerAddress, PipeMode, bool)> {
+        self.attempts.get(&connect).map(|a| (a.address.clone(), a.plan.mode, a.plan.relay_first))
     }
 
     pub(super) fn ladder_of(&self, session: SessionId) -> Option<(ConnectId, usize)> {
@@ -629,6 +677,28 @@ impl Node {
 }
 
 impl Attempt {
+    pub(super) fn session(&self) -> SessionId {
+        self.session
+    }
+
+    /// Our network is another: what was tried from the old one is tried again, once there is one.
+    pub(super) fn roam(&mut self, now: Instant, offline: bool) {
+        let at = if offline { self.deadline } else { now };
+        for run in &mut self.runs {
+            match &mut run.state {
+                RunState::Reverse(reverse) => (reverse.request, reverse.peer_dials) = (None, None),
+                RunState::Punch(ladder) => (ladder.request, ladder.moved) = (None, true),
+                RunState::Ended { .. } | RunState::Pending { .. } if run.strategy == Strategy::Relay => {}
+                // Those that wait only because there was no network.
+                RunState::Pending { at: when } if *when >= self.deadline => *when = at,
+                RunState::Pending { .. } => {}
+                RunState::Direct(_) | RunState::Relay(_) | RunState::Ended { .. } => {
+                    run.state = RunState::Pending { at }
+                }
+            }
+        }
+    }
+
     /// `relaying` is how far the relay has come.
     fn report(&self, now: Instant, relaying: Option<String>) -> Report {
         let entry = |run: &Run| {

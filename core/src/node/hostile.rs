@@ -97,7 +97,13 @@ impl Bench {
         let fix = ClockFix { at: Instant::ZERO, wall: WallTime::from_micros(NOON), error: S };
         bench.tell(Event::Clock(fix));
         let ip = [203, 0, 113, 1].into();
-        bench.tell(Event::Interfaces(&[Interface { index: 2, ip, prefix: 32, default_route: true }]));
+        bench.tell(Event::Interfaces(&[Interface {
+            index: 2,
+            ip,
+            prefix: 32,
+            default_route: true,
+            gateway: None,
+        }]));
         bench.run(6 * S);
         bench
     }
@@ -479,6 +485,20 @@ fn nobody_searches_for_a_stranger() {
         }
         bench.assert_over();
     }
+}
+
+#[test]
+fn who_is_refused_a_search_is_heard_when_it_names_its_relay() {
+    let mut bench = Bench::open(Accept::Anyone);
+    bench.initial(2, 1, Mappings { behaviour: RANDOM, ..mappings(2, AT, &[]) });
+    bench.run(2 * S);
+    assert_eq!(bench.node.stats().refused, 1);
+    let address = Box::new(address(2, AT, AT));
+    bench.say(2, 1, Body::TurnRequest { mode: PipeMode::Encrypted, relayed: at(50_000), address });
+    bench.run(S);
+    let relays: Vec<_> = bench.node.relays.values().map(|r| (r.peer(), r.is_opening())).collect();
+    assert_eq!(relays, [(id(2), true)]);
+    assert_eq!(bench.node.stats().refused, 1);
 }
 
 #[test]

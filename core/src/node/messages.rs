@@ -103,8 +103,8 @@ impl Node {
                     self.cx.stats.bad_messages += 1;
                 }
             }
-            Body::TurnRequest { mode, relayed, address } => {
-                self.wish_from(from, session, mode, *address, via, How::Relay(relayed));
+            Body::TurnRequest { mode, moves, relayed, address } => {
+                self.wish_from(from, session, mode, *address, via, How::Relay { relayed, moves });
             }
             Body::TurnResponse(sources) => self.peer_comes(from, session, &sources),
             Body::Dialling(count) => self.peer_dials(from, session, count),
@@ -245,7 +245,7 @@ mod tests {
     fn node() -> Node {
         let mut node = Node::new(Config::new(key(1)), [1; 32], Instant::ZERO).unwrap();
         let ip = [203, 0, 113, 1].into();
-        let interface = Interface { index: 2, ip, prefix: 32, default_route: true };
+        let interface = Interface { index: 2, ip, prefix: 32, default_route: true, gateway: None };
         node.handle(Instant::ZERO, Event::Interfaces(&[interface]));
         node
     }

@@ -6,10 +6,12 @@ mod asking;
 mod attempts;
 #[cfg(test)]
 mod hostile;
+mod mapping;
 mod messages;
 mod opening;
 mod punching;
 mod relaying;
+mod roaming;
 mod streams;
 mod table;
 mod visits;
@@ -22,7 +24,7 @@ use crate::address::PeerAddress;
 use crate::config::{Config, ConfigError, Plan};
 use crate::cx::{Cx, Owner, Timer};
 use crate::identity::{NodeId, NodeIdError};
-use crate::io::{Action, CloseHow, Event, SockId};
+use crate::io::{Action, CloseHow, Event, Interface, SockId};
 use crate::limit::{Bucket, Buckets};
 use crate::nat::NatReport;
 use crate::nat::external::External;
@@ -39,6 +41,7 @@ use crate::strategy::paths::Route;
 use crate::time::Instant;
 
 use attempts::Attempt;
+use mapping::Mappings;
 use opening::{Listeners, MeasureAgain};
 use punching::Punch;
 use relaying::Relay;
@@ -89,10 +92,13 @@ pub struct Node {
     instance: [u8; 16],
     phase: Phase,
     listeners: Listeners,
-    /// Our interfaces, with outside addresses as far as known.
+    /// The addresses that we use, of those that were listed.
+    chosen: Vec<Interface>,
+    /// The same, with outside addresses as far as known.
     routes: Vec<Route>,
     external: External,
     surveyor: Surveyor,
+    mappings: Mappings,
     /// The survey's end was told to the attempts.
     surveyed: bool,
     again: MeasureAgain,
@@ -139,6 +145,8 @@ enum Phase {
     /// The driver has not listed the interfaces.
     New,
     Running,
+    /// Shut down, and waits for routers to close our port.
+    Closing,
     Closed,
 }
 
@@ -155,7 +163,7 @@ impl Node {
         let mut cx = Cx::new(seed, now);
         let ours = config.identity.node_id();
         let session = |(place, b): (usize, &crate::config::Broker)| {
-            Session::new(place as u8, b.host.clone(), b.port, config.bind, ours.topic())
+            Session::new(place as u8, b.clone(), config.bind, ours.topic())
         };
         let brokers: Vec<Session> = config.brokers.iter().enumerate().map(session).collect();
         let tenth = core::time::Duration::from_millis(100);
@@ -163,9 +171,11 @@ impl Node {
             instance: cx.random.bytes(Domain::Instance),
             phase: Phase::New,
             listeners: Listeners::default(),
+            chosen: Vec::new(),
             routes: Vec::new(),
             external: External::new(config.stun.clone()),
             surveyor: Surveyor::default(),
+            mappings: Mappings::default(),
             surveyed: false,
             again: MeasureAgain::default(),
             announced: None,
@@ -210,6 +220,7 @@ impl Node {
         match event {
             Event::Timeout => self.fire_timers(),
             Event::Clock(fix) => self.cx.clock = Some(fix),
+            Event::Interfaces(_) if self.phase == Phase::Closing => {}
             Event::Interfaces(list) => self.interfaces(list),
             Event::Resolved { query, result } => match self.cx.answered(query) {
                 Some(Owner::Broker(place)) => {
@@ -230,11 +241,12 @@ impl Node {
                 Some(Owner::External) => self.external.bound(&mut self.cx, sock),
                 Some(Owner::Survey(place)) => self.surveyor.bound(&mut self.cx, place),
                 Some(Owner::Relay(id)) => self.relay_opened(id, sock, local),
+                Some(Owner::Mapping(n)) => self.mapping_bound(n),
                 _ => {}
             },
             Event::Connected { sock, local, remote } => match self.owner(sock) {
                 Some(Owner::Broker(place)) => {
-                    let news = self.brokers[usize::from(place)].connected(&mut self.cx, sock);
+                    let news = self.brokers[usize::from(place)].connected(&mut self.cx, sock, local.ip());
                     self.broker_news(place, news);
                 }
                 Some(Owner::External) => self.external.connected(&mut self.cx, sock),
@@ -243,6 +255,7 @@ impl Node {
                 }
                 Some(Owner::Stream) => self.stream_connected(sock, local, remote),
                 Some(Owner::Relay(id)) => self.relay_opened(id, sock, local),
+                Some(Owner::Mapping(n)) => self.mapping_connected(n, sock),
                 _ => {}
             },
             Event::Fired { sock, .. } => {
@@ -263,6 +276,8 @@ impl Node {
                     }
                     Some(Owner::Stream) => self.stream_failed(sock, cause),
                     Some(Owner::Relay(id)) => self.relay_socket_failed(id, sock, cause),
+                    Some(Owner::Carrier(pipe)) => self.carrier_ended(pipe, sock),
+                    Some(Owner::Mapping(n)) => self.mapping_lost(n, sock),
                     None => {}
                 }
             }
@@ -270,6 +285,7 @@ impl Node {
                 Some(Owner::External) => self.external.datagram(&mut self.cx, sock, from, data),
                 Some(Owner::Survey(place)) => self.surveyor.datagram(&mut self.cx, place, from, data),
                 Some(Owner::Relay(id)) => self.relay_datagram(id, sock, from, data),
+                Some(Owner::Mapping(n)) => self.mapping_datagram(n, from, data),
                 _ => {}
             },
             Event::Stream { sock, data } => match self.owner(sock) {
@@ -285,8 +301,15 @@ impl Node {
                 }
                 Some(Owner::Stream) => self.stream_received(sock, data),
                 Some(Owner::Relay(id)) => self.relay_received(id, sock, data),
+                Some(Owner::Carrier(pipe)) => self.carrier_received(pipe, sock, data),
+                Some(Owner::Mapping(n)) => self.mapping_received(n, sock, data),
                 _ => {}
             },
+            Event::Writable { sock } => {
+                if let Some(Owner::Carrier(pipe)) = self.owner(sock) {
+                    self.carrier_writable(pipe, sock);
+                }
+            }
             Event::Eof { sock } => match self.owner(sock) {
                 Some(Owner::Broker(place)) => {
                     let news = self.brokers[usize::from(place)].ended(&mut self.cx, sock);
@@ -296,6 +319,8 @@ impl Node {
                 Some(owner @ (Owner::Survey(_) | Owner::Sample)) => self.survey_lost(owner, sock, true),
                 Some(Owner::Stream) => self.stream_ended(sock),
                 Some(Owner::Relay(id)) => self.relay_socket_ended(id, sock),
+                Some(Owner::Carrier(pipe)) => self.carrier_ended(pipe, sock),
+                Some(Owner::Mapping(n)) => self.mapping_lost(n, sock),
                 _ => {}
             },
         }
@@ -320,7 +345,7 @@ impl Node {
     /// The reasons for which nothing was begun.
     pub fn connect(&mut self, now: Instant, to: &PeerAddress, plan: Plan) -> Result<ConnectId, ConnectError> {
         self.advance(now);
-        if self.phase == Phase::Closed {
+        if self.is_shut() {
             return Err(ConnectError::Shutdown);
         }
         let peer = NodeId::try_from(to.node()).map_err(ConnectError::NodeId)?;
@@ -346,18 +371,18 @@ impl Node {
     /// Without a question it is remembered all the same.
     pub fn answer(&mut self, now: Instant, peer: NodeId, accept: bool) {
         self.advance(now);
-        if self.phase != Phase::Closed {
+        if !self.is_shut() {
             self.answer_ask(peer, accept);
             self.settle();
         }
     }
 
     /// Ends everything: connects fail with [`FailReason::Shutdown`], brokers are told, sockets closed. The
-    /// actions that follow end with [`Notice::Closed`]; pipes that were handed out live on, but for
+    /// actions that follow end with [`Notice::Closed`], after up to 2 s where a router has a port of ours open; pipes that were handed out live on, but for
     /// relayed ones, which end with their node.
     pub fn shutdown(&mut self, now: Instant) {
         self.advance(now);
-        if self.phase == Phase::Closed {
+        if self.is_shut() {
             return;
         }
         let running: Vec<ConnectId> = self.attempts.keys().copied().collect();
@@ -372,16 +397,20 @@ impl Node {
         self.punches.clear();
         self.shut_relays();
         self.cx.cancel_queries();
-        let open: Vec<SockId> = self.cx.open_sockets().collect();
+        self.cx.timers.clear();
+        self.close_mappings();
+        let others = |sock: &SockId| !self.mappings.owns(self.cx.owner(*sock));
+        let open: Vec<SockId> = self.cx.open_sockets().filter(others).collect();
         for sock in open {
             self.cx.close(sock, CloseHow::Drop);
         }
         self.streams.clear();
         self.visits.clear();
         self.asks.clear();
-        self.cx.timers.clear();
-        self.phase = Phase::Closed;
-        self.cx.notify(Notice::Closed);
+        self.phase = Phase::Closing;
+        if self.mappings_are_closed() {
+            self.closed();
+        }
     }
 
     /// The node's id.
@@ -406,6 +435,15 @@ impl Node {
 
     fn advance(&mut self, now: Instant) {
         self.cx.now = self.cx.now.max(now);
+    }
+
+    fn is_shut(&self) -> bool {
+        matches!(self.phase, Phase::Closing | Phase::Closed)
+    }
+
+    fn closed(&mut self) {
+        self.phase = Phase::Closed;
+        self.cx.notify(Notice::Closed);
     }
 
     fn survey_lost(&mut self, owner: Owner, sock: SockId, open: bool) {
@@ -439,6 +477,7 @@ impl Node {
                 Timer::Survey(place) => self.surveyor.timeout(&mut self.cx, place),
                 Timer::Punch(key) => self.drive_punch(key),
                 Timer::Relay(id) => self.relay_timeout(id),
+                Timer::Mapping(n) => self.mapping_timeout(n),
                 Timer::Stream(sock) => self.stream_timeout(sock),
                 Timer::Connect(connect) => self.drive_attempt(connect),
                 Timer::Visit(session) => self.drive_visit(session),

@@ -3,6 +3,8 @@
 use core::time::Duration;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
+use smallvec::SmallVec;
+
 use super::{Node, Phase};
 use crate::address::{PeerAddress, PeerInterface};
 use crate::cx::{Owner, Timer};
@@ -18,6 +20,9 @@ const PER_FAMILY: usize = 3;
 
 /// Brokers announced, as the address format allows.
 const ANNOUNCED_BROKERS: usize = 2;
+
+/// What is announced where whoever dials gets through.
+const OPEN: (NatType, Delta) = (NatType::OpenInternet, Delta { kind: DeltaType::NotApplicable, value: 0 });
 
 /// The address is handed out after this long even if brokers are still being tried.
 const SETTLE_WITHIN: Duration = Duration::from_secs(4);
@@ -69,30 +74,13 @@ enum ListenState {
 }
 
 impl Node {
-    pub(super) fn interfaces(&mut self, list: &[Interface]) {
-        let routes = choose(list, self.config.bind);
-        if self.phase == Phase::Running {
-            let same =
-                |a: &[Route], b: &[Route]| a.iter().map(|r| r.internal).eq(b.iter().map(|r| r.internal));
-            if same(&routes, &self.routes) {
-                return;
-            }
+    /// Opens what is open as long as the node runs.
+    pub(super) fn start(&mut self) {
+        self.open_listeners();
+        for broker in &mut self.brokers {
+            broker.start(&mut self.cx);
         }
-        self.routes = routes;
-        let locals = self.routes.iter().map(|r| r.internal);
-        self.external.start(&mut self.cx, locals);
-        self.surveyor.stop(&mut self.cx);
-        self.surveyed = false;
-        self.again = MeasureAgain::default();
-        self.cx.timers.set(Timer::Measure, None);
-        if self.phase == Phase::New {
-            self.phase = Phase::Running;
-            self.open_listeners();
-            for broker in &mut self.brokers {
-                broker.start(&mut self.cx);
-            }
-            self.cx.timers.set(Timer::Settle, Some(self.cx.now + SETTLE_WITHIN));
-        }
+        self.cx.timers.set(Timer::Settle, Some(self.cx.now + SETTLE_WITHIN));
     }
 
     pub(super) fn listening(&mut self, n: u8, result: Result<SocketAddr, IoFailure>) {
@@ -141,6 +129,7 @@ impl Node {
             self.cx.notify(Notice::Listening { address });
         }
         self.survey();
+        self.map_ports();
         self.choose_brokers();
         let brokers_settled = self.brokers_settled.iter().all(|s| *s) || self.listeners.waited;
         self.tell_attempts();
@@ -238,22 +227,24 @@ impl Node {
         }
     }
 
-    fn open_listeners(&mut self) {
-        if self.listeners.all.is_empty() {
-            let mut ips: Vec<IpAddr> = Vec::new();
-            match self.config.bind {
-                Some(ip) => ips.push(ip),
-                None => {
-                    if self.routes.iter().any(|r| r.internal.is_ipv4()) {
-                        ips.push(Ipv4Addr::UNSPECIFIED.into());
-                    }
-                    if self.routes.iter().any(|r| r.internal.is_ipv6()) {
-                        ips.push(Ipv6Addr::UNSPECIFIED.into());
-                    }
+    /// Opens a listener for each address family that we have and that has none.
+    pub(super) fn open_listeners(&mut self) {
+        let mut wanted: SmallVec<[IpAddr; 2]> = SmallVec::new();
+        match self.config.bind {
+            Some(ip) => wanted.push(ip),
+            None => {
+                if self.routes.iter().any(|r| r.internal.is_ipv4()) {
+                    wanted.push(Ipv4Addr::UNSPECIFIED.into());
+                }
+                if self.routes.iter().any(|r| r.internal.is_ipv6()) {
+                    wanted.push(Ipv6Addr::UNSPECIFIED.into());
                 }
             }
-            let new = |ip| Listener { ip, state: ListenState::Waiting };
-            self.listeners.all = ips.into_iter().map(new).collect();
+        }
+        for ip in wanted {
+            if self.listeners.all.iter().all(|l| l.ip != ip) {
+                self.listeners.all.push(Listener { ip, state: ListenState::Waiting });
+            }
         }
         // One after the other: the second takes the port that the first was given.
         if self.listeners.all.iter().any(|l| matches!(l.state, ListenState::Opening(_))) {
@@ -278,26 +269,43 @@ impl Node {
     }
 
     fn announced_interfaces(&self) -> impl Iterator<Item = PeerInterface> + '_ {
-        self.routes.iter().enumerate().filter_map(move |(index, route)| {
+        let own = self.routes.iter().enumerate().filter_map(|(index, route)| {
+            let port = self.listen_port(route.internal.is_ipv4())?;
             let measured =
                 self.surveyor.of(route.internal).map(|r| r.behaviour).filter(|b| b.mapping.is_some());
+            let mapped = self.mappings.of(route.internal) == Some(SocketAddr::new(route.external, port));
             let (nat, delta) = match measured {
+                _ if mapped => OPEN,
                 Some(behaviour) => (behaviour.nat_type(), behaviour.delta()),
-                None if route.external == route.internal => {
-                    (NatType::OpenInternet, Delta { kind: DeltaType::NotApplicable, value: 0 })
-                }
+                None if route.external == route.internal => OPEN,
                 // Not measured: P2PD's default for a NAT, the strictest common kind.
                 None => (NatType::PortRestricted, Delta { kind: DeltaType::Random, value: 0 }),
             };
+            let (external, internal) = (route.external, route.internal);
+            Some(PeerInterface { index: index as u16, external, internal, port, nat, delta })
+        });
+        // Where the router gave another port than ours there is one interface more, as far as the address has room.
+        let places =
+            |v4: bool| PER_FAMILY - self.routes.iter().filter(|r| r.internal.is_ipv4() == v4).count();
+        let (mut room, first) = ([places(false), places(true)], self.routes.len());
+        let more = self.routes.iter().enumerate().filter_map(move |(index, route)| {
+            let v4 = route.internal.is_ipv4();
+            let external = self.mappings.of(route.internal)?;
+            if external.port() == self.listen_port(v4)? || room[usize::from(v4)] == 0 {
+                return None;
+            }
+            room[usize::from(v4)] -= 1;
+            let (index, internal) = ((first + index) as u16, route.internal);
             Some(PeerInterface {
-                index: index as u16,
-                external: route.external,
-                internal: route.internal,
-                port: self.listen_port(route.internal.is_ipv4())?,
-                nat,
-                delta,
+                index,
+                external: external.ip(),
+                internal,
+                port: external.port(),
+                nat: OPEN.0,
+                delta: OPEN.1,
             })
-        })
+        });
+        own.chain(more)
     }
 
     /// Fills the places for brokers in our address with the first that work; one that is in stays in,
@@ -314,7 +322,7 @@ impl Node {
 }
 
 /// Up to three addresses per family, one per interface, those with the default route first.
-fn choose(list: &[Interface], bind: Option<IpAddr>) -> Vec<Route> {
+pub(super) fn choose(list: &[Interface], bind: Option<IpAddr>) -> Vec<Interface> {
     let usable = |i: &&Interface| match bind {
         Some(ip) => i.ip == ip,
         None => !i.ip.is_loopback() && !i.ip.is_unspecified() && !is_link_local(i.ip),
@@ -329,7 +337,7 @@ fn choose(list: &[Interface], bind: Option<IpAddr>) -> Vec<Route> {
             chosen.push(candidate);
         }
     }
-    chosen.iter().map(|i| Route { internal: i.ip, prefix: i.prefix, external: i.ip }).collect()
+    chosen.into_iter().copied().collect()
 }
 
 fn is_link_local(ip: IpAddr) -> bool {
@@ -344,7 +352,7 @@ mod tests {
     use super::*;
 
     fn interface(index: u32, ip: &str, default_route: bool) -> Interface {
-        Interface { index, ip: ip.parse().unwrap(), prefix: 24, default_route }
+        Interface { index, ip: ip.parse().unwrap(), prefix: 24, default_route, gateway: None }
     }
 
     #[test]
@@ -359,7 +367,7 @@ mod tests {
             interface(5, "10.5.0.1", false),
             interface(6, "fe80::1", false),
         ];
-        let chosen: Vec<String> = choose(&list, None).iter().map(|r| r.internal.to_string()).collect();
+        let chosen: Vec<String> = choose(&list, None).iter().map(|i| i.ip.to_string()).collect();
         assert_eq!(chosen, ["192.168.1.1", "2001:db8::1", "10.0.0.1", "10.4.0.1"]);
         let bound = choose(&list, Some("127.0.0.1".parse().unwrap()));
         assert_eq!(bound.len(), 1);

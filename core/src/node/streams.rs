@@ -1,12 +1,13 @@
 //! Streams that are saying hello, from either side, up to the one that becomes a pipe.
 
 use core::time::Duration;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use bytes::Bytes;
 use smallvec::SmallVec;
 
 use super::Node;
+use super::relaying::Way;
 use crate::config::Accept;
 use crate::cx::{Owner, Timer};
 use crate::hello::{self, Control, HEADER, Heard, Hello, HelloError, Offer, Purpose, Status};
@@ -305,6 +306,21 @@ impl Node {
         }
     }
 
+    /// Ends the streams that are not pipes yet and whose address of ours is gone.
+    pub(super) fn drop_streams_from(&mut self, gone: impl Fn(IpAddr) -> bool) {
+        let socks: Vec<SockId> =
+            self.streams.iter().filter(|(_, s)| gone(s.local.ip())).map(|(n, _)| n).collect();
+        for sock in socks {
+            self.drop_stream(sock, DialEnd::Io(IoFailure::AddrNotAvailable));
+        }
+    }
+
+    /// Whether a stream of this session is open from an address that is gone.
+    pub(super) fn has_opened_from(&self, key: Key, gone: impl Fn(IpAddr) -> bool) -> bool {
+        let open = |s: &Stream| !matches!(s.stage, HelloStage::Dialling(_)) && gone(s.local.ip());
+        self.streams.of_session(key).filter_map(|sock| self.streams.get(sock)).any(open)
+    }
+
     /// Whether a stream of this session is open that we accepted: the peer reached us.
     pub(super) fn has_accepted_stream(&self, key: Key) -> bool {
         self.streams.of_session(key).any(|sock| self.streams.get(sock).is_some_and(|s| !s.initiator))
@@ -436,6 +452,10 @@ impl Node {
                     None => self.refuse_stream(sock, Refusal::NoSuchSession),
                 }
             }
+            (Control::Join, HelloStage::Candidate(_)) => match self.agreement.joined(sock) {
+                Some(decision) => self.agree(peer, Some(decision)),
+                None => self.refuse_stream(sock, Refusal::NoSuchSession),
+            },
             (Control::Confirm(also), HelloStage::Candidate(_)) => {
                 match self.agreement.confirmed(sock, also) {
                     Some(decision) => self.agree(peer, Some(decision)),
@@ -461,6 +481,7 @@ impl Node {
         }
         match decision {
             Decision::Nominate { sock, sessions } => self.send_control(sock, &Control::Nominate(sessions)),
+            Decision::Join { sock } => self.send_control(sock, &Control::Join),
             Decision::Confirm { sock, also, settled } => {
                 self.send_control(sock, &Control::Confirm(also));
                 self.finish(sock, settled);
@@ -474,9 +495,15 @@ impl Node {
     fn finish(&mut self, sock: SockId, settled: Settled) {
         let Some(stream) = self.streams.remove(sock) else { return };
         self.cx.timers.set(Timer::Stream(sock), None);
-        let (HelloStage::Candidate(hello), Some((_, peer, mode))) = (stream.stage, stream.session) else {
+        let (HelloStage::Candidate(hello), Some((key, peer, mode))) = (stream.stage, stream.session) else {
             return;
         };
+        if let Some(pipe) = self.moving_pipe(key) {
+            self.end_sessions(&settled, stream.since);
+            let Ok(keys) = hello.into_pipe_keys(PipeMode::Encrypted) else { return };
+            let way = Way { strategy: stream.strategy, local: stream.local, remote: stream.remote };
+            return self.join_pipe(pipe, sock, way, keys);
+        }
         let Ok(keys) = hello.into_pipe_keys(mode) else { return };
         let (answers, since) = self.end_sessions(&settled, stream.since);
         let pipe = PipeStart {
@@ -499,12 +526,21 @@ impl Node {
     ) -> (SmallVec<[ConnectId; 1]>, Instant) {
         let mut answers = SmallVec::new();
         for key in &settled.sessions {
+            if settled.kept == Some(*key) {
+                if key.1 == Requester::Us
+                    && let Some((connect, began)) = self.answer_attempt_of(key.0)
+                {
+                    answers.push(connect);
+                    since = began;
+                }
+                continue;
+            }
             self.end_punch(*key);
             self.end_relay(*key);
             match key.1 {
                 Requester::Us => {
                     if let Some((connect, began)) = self.end_attempt_of(key.0) {
-                        answers.push(connect);
+                        answers.extend(connect);
                         since = began;
                     }
                 }
@@ -515,7 +551,9 @@ impl Node {
                 }
             }
         }
-        self.close_streams_of(&settled.sessions);
+        let over: SmallVec<[Key; 2]> =
+            settled.sessions.iter().copied().filter(|key| settled.kept != Some(*key)).collect();
+        self.close_streams_of(&over);
         (answers, since)
     }
 

@@ -38,6 +38,10 @@ impl Streams {
         self.all.get_mut(&sock).map(Box::as_mut)
     }
 
+    pub(super) fn iter(&self) -> impl Iterator<Item = (SockId, &Stream)> {
+        self.all.iter().map(|(sock, stream)| (*sock, stream.as_ref()))
+    }
+
     /// The stranger at the other end of an accepted stream has said what it wants.
     pub(super) fn introduce(&mut self, sock: SockId, session: (Key, NodeId, PipeMode)) {
         if let Some(mut stream) = self.remove(sock) {

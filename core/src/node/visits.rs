@@ -41,10 +41,12 @@ const ASK_WITHIN: Duration = Duration::from_secs(30);
 /// A peer asked us to dial it.
 #[derive(Debug)]
 pub(super) struct Visit {
-    peer: NodeId,
-    trust: Trust,
+    pub(super) peer: NodeId,
+    pub(super) trust: Trust,
     mode: PipeMode,
-    dialler: Dialler,
+    /// Where the peer said that it is.
+    pub(super) address: Box<PeerAddress>,
+    pub(super) dialler: Dialler,
     /// Places of the brokers that reach the peer.
     via: SmallVec<[u8; 2]>,
     until: Instant,
@@ -66,8 +68,11 @@ pub(super) struct Wish {
 pub(super) enum How {
     Dial,
     Punch(Box<Mappings>),
-    /// Come to its relay at this address.
-    Relay(SocketAddr),
+    /// Come to its relay at this address, for a pipe that may move.
+    Relay {
+        relayed: SocketAddr,
+        moves: bool,
+    },
 }
 
 /// A question to our user, with what hangs on it.
@@ -83,8 +88,12 @@ impl Node {
     pub(super) fn wish(&mut self, wish: Wish) {
         let key = (wish.session, Requester::Them);
         let known = match (&wish.how, self.punches.get(&key)) {
-            (How::Dial, _) => self.visits.contains_key(&wish.session),
-            (How::Relay(_), _) => self.is_relaying(key),
+            // A peer whose network has become another asks anew in the same session.
+            (How::Dial, _) => {
+                let same = |v: &Visit| v.peer != wish.peer || *v.address == wish.address;
+                self.visits.get(&wish.session).is_some_and(|v| same(v))
+            }
+            (How::Relay { .. }, _) => self.is_relaying(key) || self.agreement.is_carried(key),
             (How::Punch(mappings), Some(punch)) if punch.peer == wish.peer && mappings.rung > punch.rung => {
                 // The next rung of a punch that was judged.
                 return self.visit_by_punch(wish.peer, wish.session, wish.via, mappings);
@@ -146,7 +155,10 @@ impl Node {
             self.reply(peer, session, &via, Body::Dialled(dials));
             self.doubt();
             // The call is the peer's and goes on without us: a dial of its own may be in its hello, or come.
-            let goes_on = self.is_punching(key) || self.is_relaying(key) || self.has_accepted_stream(key);
+            let goes_on = self.is_punching(key)
+                || self.is_relaying(key)
+                || self.has_accepted_stream(key)
+                || self.agreement.is_carried(key);
             match (goes_on, in_vain) {
                 (true, _) => {}
                 (false, true) => self.agreement.forget(key),
@@ -235,7 +247,7 @@ impl Node {
             Trust::Stranger => (MAX_VISITS_STRANGER, MAX_VISITS_STRANGERS),
         };
         let most = if trust == Trust::Known { MAX_RELAYS } else { MAX_RELAYS_STRANGERS };
-        if matches!(wish.how, How::Relay(_)) && self.relays.len() >= most {
+        if matches!(wish.how, How::Relay { .. }) && self.relays.len() >= most {
             return Err(Refusal::Busy);
         }
         // The same call may ask for a dial and for a punch.
@@ -272,18 +284,24 @@ impl Node {
         match how {
             How::Dial => {}
             How::Punch(mappings) => return self.visit_by_punch(peer, session, via, &mappings),
-            How::Relay(relayed) => return self.visit_by_relay(peer, session, via, mode, relayed),
+            How::Relay { relayed, moves } => {
+                return self.visit_by_relay(peer, session, via, mode, relayed, moves);
+            }
         }
         let trust = self.trust(peer);
         let paths = paths::to_peer(&self.routes, &address, self.is_oneself(peer), trust);
         if paths.is_empty() {
             return self.reply(peer, session, &via, Body::Dialled(SmallVec::new()));
         }
+        self.close_dials_of((session, Requester::Them));
         let dialler = Dialler::new(paths, self.cx.now);
         self.reply(peer, session, &via, Body::Dialling(dialler.planned() as u8));
         self.agreement.open((session, Requester::Them), peer, mode);
         let until = self.cx.now + VISIT_WITHIN;
-        self.visits.insert(session, Box::new(Visit { peer, trust, mode, dialler, via, until }));
+        self.visits.insert(
+            session,
+            Box::new(Visit { peer, trust, mode, address: Box::new(address), dialler, via, until }),
+        );
         self.drive_visit(session);
     }
 

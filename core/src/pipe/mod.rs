@@ -117,6 +117,8 @@ pub enum PipeEnd {
     ServerForgot,
     /// The TURN server closed the connection, or does not answer any more.
     ServerGone,
+    /// A pipe that moves has lost its last path.
+    NoPath,
     /// Our node was shut down.
     Shutdown,
 }
@@ -129,6 +131,7 @@ impl fmt::Display for PipeEnd {
             PipeEnd::Broken(code) => return write!(f, "the relayed pipe broke: QUIC error {code:#x}"),
             PipeEnd::ServerForgot => "the TURN server has forgotten the allocation",
             PipeEnd::ServerGone => "the TURN server is gone",
+            PipeEnd::NoPath => "no path to the peer is left",
             PipeEnd::Shutdown => "the node was shut down",
         })
     }

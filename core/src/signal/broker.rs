@@ -12,6 +12,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use bytes::Bytes;
 use smallvec::SmallVec;
 
+use crate::config::Broker;
 use crate::cx::{Cx, Owner, Timer};
 use crate::identity::Topic;
 use crate::io::{CloseHow, IoFailure, QueryId, SockId};
@@ -51,8 +52,7 @@ pub(crate) type News = SmallVec<[Said; 2]>;
 #[derive(Debug)]
 pub(crate) struct Session {
     place: u8,
-    host: Box<str>,
-    port: u16,
+    broker: Broker,
     bind: Option<IpAddr>,
     topic: Topic,
     state: State,
@@ -99,6 +99,8 @@ enum State {
 #[derive(Debug)]
 struct Link {
     sock: SockId,
+    /// Our end.
+    local: IpAddr,
     splitter: MqttSplitter,
     /// Bytes read since credit was last given.
     read: u32,
@@ -118,11 +120,10 @@ struct Outgoing {
 }
 
 impl Session {
-    pub(crate) fn new(place: u8, host: Box<str>, port: u16, bind: Option<IpAddr>, topic: Topic) -> Self {
+    pub(crate) fn new(place: u8, broker: Broker, bind: Option<IpAddr>, topic: Topic) -> Self {
         Session {
             place,
-            host,
-            port,
+            broker,
             bind,
             topic,
             state: State::Idle { retry: Instant::ZERO },
@@ -146,10 +147,10 @@ impl Session {
 
     /// Opens it, or opens it again.
     pub(crate) fn start(&mut self, cx: &mut Cx) {
-        match self.host.parse() {
+        match self.broker.host.parse() {
             Ok(ip) => self.dial(cx, SmallVec::from_slice(&[ip])),
             Err(_) => {
-                let query = cx.resolve(Owner::Broker(self.place), self.host.clone(), REACH_WITHIN);
+                let query = cx.resolve(Owner::Broker(self.place), self.broker.host.clone(), REACH_WITHIN);
                 self.state = State::Resolving { query };
             }
         }
@@ -189,7 +190,7 @@ impl Session {
         }
     }
 
-    pub(crate) fn connected(&mut self, cx: &mut Cx, sock: SockId) -> News {
+    pub(crate) fn connected(&mut self, cx: &mut Cx, sock: SockId, local: IpAddr) -> News {
         if !matches!(self.state, State::Dialling { sock: s, .. } if s == sock) {
             return News::new();
         }
@@ -200,7 +201,8 @@ impl Session {
         cx.read(sock, CREDIT);
         cx.send(sock, connect);
         let answer_by = Some(cx.now + ANSWER_WITHIN);
-        let link = Link { sock, splitter: MqttSplitter::new(), read: 0, last_ping: cx.now, answer_by };
+        let splitter = MqttSplitter::new();
+        let link = Link { sock, local, splitter, read: 0, last_ping: cx.now, answer_by };
         self.state = State::Greeting { link };
         self.arm(cx);
         News::new()
@@ -276,6 +278,38 @@ impl Session {
         }
         self.arm(cx);
         News::new()
+    }
+
+    /// Our network is another. A connection from an address that is `gone` is made anew, and so is one that is only
+    /// tried if we have `moved`; of one that stays it is asked whether it lives.
+    pub(crate) fn roam(&mut self, cx: &mut Cx, moved: bool, gone: impl Fn(IpAddr) -> bool) -> News {
+        let mut news = News::new();
+        match &mut self.state {
+            State::Greeting { link } | State::Subscribing { link, .. } | State::Ready { link }
+                if gone(link.local) =>
+            {
+                news = self.lose(cx, BrokerLoss::Io(IoFailure::AddrNotAvailable));
+                self.failures = 0;
+                self.start(cx);
+            }
+            State::Ready { link } if moved && link.answer_by.is_none() => {
+                cx.send(link.sock, mqtt::pingreq());
+                link.last_ping = cx.now;
+                link.answer_by = Some(cx.now + ANSWER_WITHIN);
+            }
+            State::Idle { .. } | State::Resolving { .. } | State::Dialling { .. } if moved => {
+                match self.state {
+                    State::Dialling { sock, .. } => cx.close(sock, CloseHow::Drop),
+                    State::Resolving { query } => cx.cancel(query),
+                    _ => {}
+                }
+                self.failures = 0;
+                self.start(cx);
+            }
+            _ => {}
+        }
+        self.arm(cx);
+        news
     }
 
     pub(crate) fn shutdown(&mut self, cx: &mut Cx) {
@@ -376,8 +410,9 @@ impl Session {
             IpAddr::V6(_) => IpAddr::from(Ipv6Addr::UNSPECIFIED),
         };
         let from = self.bind.filter(|b| b.is_ipv4() == ip.is_ipv4()).unwrap_or(any);
-        let remote = SocketAddr::new(ip, self.port);
-        let sock = cx.dial(Owner::Broker(self.place), SocketAddr::new(from, 0), remote, REACH_WITHIN);
+        let remote = SocketAddr::new(ip, self.broker.port);
+        let (local, wrap) = (SocketAddr::new(from, 0), self.broker.wrap());
+        let sock = cx.dial_server(Owner::Broker(self.place), local, remote, REACH_WITHIN, wrap);
         self.state = State::Dialling { sock, rest: addresses };
     }
 

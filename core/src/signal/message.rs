@@ -3,7 +3,7 @@
 //! ```text
 //! id 16 | sent: i64 us | lifetime: u16 s | session 16 | kind u8 | body
 //! ```
-//! Numbers are big-endian. TURN_REQUEST is mode, relayed address and the sender's address text; TURN_RESPONSE a list of
+//! Numbers are big-endian. TURN_REQUEST is mode (0x80 more for a pipe that moves), relayed address and the sender's address text; TURN_RESPONSE a list of
 //! addresses. An IP address is its family, 4 or 6, and its bytes.
 
 use std::net::{IpAddr, SocketAddr};
@@ -70,6 +70,8 @@ pub(crate) enum Body {
     /// P2PD's name for: come to me at this relayed address of mine.
     TurnRequest {
         mode: PipeMode,
+        /// The pipe is one that moves: Mover's frames go over the relay, and streams of the session may join it.
+        moves: bool,
         relayed: SocketAddr,
         /// The sender's own address.
         address: Box<PeerAddress>,
@@ -93,6 +95,10 @@ const DIALLING: u8 = 17;
 const DIALLED: u8 = 18;
 const CLOCK: u8 = 19;
 const REFUSED: u8 = 20;
+
+/// In TURN_REQUEST's mode. To a node that does not know of it the message is malformed: it must not take such a pipe
+/// for an ordinary one.
+const MOVES: u8 = 0x80;
 
 impl Message {
     pub(crate) fn encode(&self) -> Vec<u8> {
@@ -137,8 +143,9 @@ impl Message {
                 out.push(UPDATED_MAPPINGS);
                 mappings.encode(&mut out);
             }
-            Body::TurnRequest { mode, relayed, address } => {
-                out.extend_from_slice(&[TURN_REQUEST, mode.code()]);
+            Body::TurnRequest { mode, moves, relayed, address } => {
+                let moves = if *moves { MOVES } else { 0 };
+                out.extend_from_slice(&[TURN_REQUEST, mode.code() | moves]);
                 put_ip(&mut out, relayed.ip());
                 out.extend_from_slice(&relayed.port().to_be_bytes());
                 out.extend_from_slice(address.to_string().as_bytes());
@@ -197,14 +204,15 @@ impl Message {
             UPDATED_MAPPINGS => Body::Updated(Box::new(Mappings::decode(&mut reader)?)),
             TURN_REQUEST => {
                 let [mode] = reader.array()?;
-                let mode = PipeMode::from_code(mode).ok_or(Malformed)?;
+                let moves = mode & MOVES != 0;
+                let mode = PipeMode::from_code(mode & !MOVES).ok_or(Malformed)?;
                 let relayed = SocketAddr::new(reader.ip()?, u16::from_be_bytes(reader.array()?));
                 if relayed.port() == 0 {
                     return Err(Malformed);
                 }
                 let text = core::str::from_utf8(reader.rest()).map_err(|_| Malformed)?;
                 let address = Box::new(text.parse().map_err(|_| Malformed)?);
-                Body::TurnRequest { mode, relayed, address }
+                Body::TurnRequest { mode, moves, relayed, address }
             }
             TURN_RESPONSE => {
                 let mut sources = SmallVec::new();
@@ -436,7 +444,7 @@ mod tests {
 
     fn all() -> Vec<Message> {
         let address = "0,1-[0,8.8.8.8,192.168.21.21,58959,3,2,0]-0-zmUGXPOFxBUuToh".parse().unwrap();
-        let other = Box::new("None-0-0-zmUGXPOFxBUuToh".parse().unwrap());
+        let other: Box<PeerAddress> = Box::new("None-0-0-zmUGXPOFxBUuToh".parse().unwrap());
         let v4: SocketAddr = "203.0.113.9:4000".parse().unwrap();
         let v6: SocketAddr = "[2001:db8::1]:65535".parse().unwrap();
         let bodies = [
@@ -444,7 +452,8 @@ mod tests {
             Body::Echo(smallvec![7; MAX_ECHO]),
             Body::EchoReply(smallvec![1, 2, 3]),
             Body::Direct { mode: PipeMode::Plain, address: Box::new(address) },
-            Body::TurnRequest { mode: PipeMode::Plain, relayed: v6, address: other },
+            Body::TurnRequest { mode: PipeMode::Plain, moves: false, relayed: v6, address: other.clone() },
+            Body::TurnRequest { mode: PipeMode::Encrypted, moves: true, relayed: v4, address: other },
             Body::TurnResponse(smallvec![]),
             Body::TurnResponse(smallvec![v4.ip(), v6.ip(), v4.ip(), v4.ip(), v6.ip(), v4.ip()]),
             Body::Dialling(4),
@@ -456,6 +465,17 @@ mod tests {
             Body::Updated(Box::new(Any::arbitrary(&mut Gen::new(8)).0)),
         ];
         bodies.into_iter().map(message).collect()
+    }
+
+    #[test]
+    fn whoever_knows_no_moving_pipes_cannot_take_one_for_an_ordinary_one() {
+        let address = Box::new("None-0-0-zmUGXPOFxBUuToh".parse().unwrap());
+        let relayed = "203.0.113.9:4000".parse().unwrap();
+        let bytes =
+            message(Body::TurnRequest { mode: PipeMode::Plain, moves: true, relayed, address }).encode();
+        assert_eq!(bytes[MODE], 0x81);
+        // All that was asked of the mode before.
+        assert_eq!(PipeMode::from_code(bytes[MODE]), None);
     }
 
     #[test]

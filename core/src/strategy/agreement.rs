@@ -6,6 +6,9 @@
 //! session, and the confirmer confirms whatever is nominated first, so the ends cannot choose apart. When
 //! both sides called `connect()` on each other, the two sessions are settled by one stream: the
 //! nominator names both if it knows both, else the confirmer adds its own to the confirmation.
+//!
+//! A session whose pipe may move stays open when its relay has settled it. One more stream may then join the
+//! pipe: JOIN in place of NOMINATE, so that ends of which only one knows of a pipe cannot take a stream for two things.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -38,6 +41,10 @@ struct Session {
     /// The candidate nominated for it, not yet confirmed.
     nominated: Option<SockId>,
     candidates: SmallVec<[SockId; 2]>,
+    /// The candidate that leaves the session open if it settles it.
+    moves: Option<SockId>,
+    /// That has happened: there is a pipe, and one more stream may join it.
+    carried: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -54,6 +61,8 @@ struct Candidate {
 pub(crate) enum Decision {
     /// Send NOMINATE with these sessions.
     Nominate { sock: SockId, sessions: SmallVec<[SessionId; 2]> },
+    /// Send JOIN: its session has its pipe, and this stream is to join it.
+    Join { sock: SockId },
     /// Send CONFIRM, then it is the pipe as `Settled` says.
     Confirm { sock: SockId, also: Option<SessionId>, settled: Settled },
     /// The peer confirmed: it is the pipe.
@@ -67,6 +76,7 @@ impl Decision {
     pub(crate) fn sock(&self) -> SockId {
         match self {
             Decision::Nominate { sock, .. }
+            | Decision::Join { sock }
             | Decision::Confirm { sock, .. }
             | Decision::Settle { sock, .. }
             | Decision::Refuse { sock } => *sock,
@@ -79,6 +89,8 @@ impl Decision {
 pub(crate) struct Settled {
     /// The sessions that ended with it, with their sides.
     pub(crate) sessions: SmallVec<[Key; 2]>,
+    /// The one of these that did not end: another of its streams may join the pipe.
+    pub(crate) kept: Option<Key>,
     /// The other candidates of these sessions, to be closed.
     pub(crate) losers: SmallVec<[SockId; 4]>,
 }
@@ -113,9 +125,28 @@ impl Agreement {
     pub(crate) fn open(&mut self, key: Key, peer: NodeId, mode: PipeMode) {
         if !self.sessions.contains_key(&key) {
             self.by_peer.insert((peer, key));
-            let session = Session { peer, mode, nominated: None, candidates: SmallVec::new() };
+            let session = Session {
+                peer,
+                mode,
+                nominated: None,
+                candidates: SmallVec::new(),
+                moves: None,
+                carried: false,
+            };
             self.sessions.insert(key, session);
         }
+    }
+
+    /// If this stream, which is not a candidate yet, settles the session, that stays open for one more.
+    pub(crate) fn moves(&mut self, key: Key, sock: SockId) {
+        if let Some(session) = self.sessions.get_mut(&key) {
+            session.moves = Some(sock);
+        }
+    }
+
+    /// Whether a session has its pipe and waits for one more stream.
+    pub(crate) fn is_carried(&self, key: Key) -> bool {
+        self.sessions.get(&key).is_some_and(|s| s.carried)
     }
 
     /// The peer and mode of a session that is open.
@@ -132,9 +163,9 @@ impl Agreement {
     /// call is open. The streams of this one may be closed by the peer before we hear of it.
     pub(crate) fn may_be_settled(&self, key: Key) -> bool {
         self.sessions.get(&key).is_some_and(|session| {
-            let theirs = |(k, s): (Key, &Session)| k.1 != key.1 && s.mode == session.mode;
+            let theirs = |(k, s): (Key, &Session)| k.1 != key.1 && s.mode == session.mode && !s.carried;
             session.nominated.is_some()
-                || (session.peer != self.ours && self.of_peer(session.peer).any(theirs))
+                || (!session.carried && session.peer != self.ours && self.of_peer(session.peer).any(theirs))
         })
     }
 
@@ -154,9 +185,11 @@ impl Agreement {
     }
 
     /// Our part in a peer's session ended and left no stream. The session is not over: the peer's own dials
-    /// may still name it.
+    /// may still name it. One that has its pipe stays open as long as that.
     pub(crate) fn forget(&mut self, key: Key) {
-        if let Some(session) = self.sessions.remove(&key) {
+        if !self.is_carried(key)
+            && let Some(session) = self.sessions.remove(&key)
+        {
             self.by_peer.remove(&(session.peer, key));
         }
     }
@@ -186,7 +219,8 @@ impl Agreement {
     pub(crate) fn nominated(&mut self, sock: SockId, named: &[SessionId]) -> Option<Decision> {
         let candidate = self.candidates.get(&sock).filter(|c| !c.nominator)?;
         let key = candidate.key;
-        let session = self.sessions.get(&key)?;
+        // Whoever nominates does not know of the pipe that there is, and means another one.
+        let session = self.sessions.get(&key).filter(|s| !s.carried)?;
         if !named.contains(&key.0) {
             return None;
         }
@@ -212,9 +246,21 @@ impl Agreement {
         Some(Decision::Confirm { sock, also: also.map(|(id, _)| id), settled })
     }
 
+    /// JOIN came on a stream. `None`: it has no business to, the stream must be closed.
+    pub(crate) fn joined(&mut self, sock: SockId) -> Option<Decision> {
+        let candidate = self.candidates.get(&sock).filter(|c| !c.nominator)?;
+        let key = candidate.key;
+        if !self.is_carried(key) {
+            return None;
+        }
+        let settled = self.settle(sock, smallvec![key]);
+        Some(Decision::Confirm { sock, also: None, settled })
+    }
+
     /// CONFIRM came on a stream. `None`: it was not nominated, the stream must be closed.
     pub(crate) fn confirmed(&mut self, sock: SockId, also: Option<SessionId>) -> Option<Decision> {
-        let peer = self.sessions.get(&self.candidates.get(&sock)?.key)?.peer;
+        let session = self.sessions.get(&self.candidates.get(&sock)?.key)?;
+        let (peer, also) = (session.peer, also.filter(|_| !session.carried));
         let named = |(_, s): &(Key, &Session)| s.nominated == Some(sock);
         let mut keys: SmallVec<[Key; 2]> = self.of_peer(peer).filter(named).map(|(key, _)| key).collect();
         if keys.is_empty() {
@@ -248,7 +294,12 @@ impl Agreement {
         let out = |side: Requester| self.of_peer(peer).any(|(k, s)| k.1 == side && s.nominated.is_some());
         let oneself = peer == self.ours;
         let (_, sock, key) = eligible.into_iter().find(|(_, _, key)| oneself || !out(other(key.1)))?;
-        let mode = self.sessions.get(&key)?.mode;
+        let session = self.sessions.get_mut(&key)?;
+        if session.carried {
+            session.nominated = Some(sock);
+            return Some(Decision::Join { sock });
+        }
+        let mode = session.mode;
         let mut sessions: SmallVec<[SessionId; 2]> = smallvec![key.0];
         let mut keys: SmallVec<[Key; 2]> = smallvec![key];
         if let Some(partner) = self.partner(key, peer, mode) {
@@ -263,9 +314,10 @@ impl Agreement {
         Some(Decision::Nominate { sock, sessions })
     }
 
-    /// An open session of the other side with the same peer and mode, not nominated: the glare partner.
+    /// An open session of the other side with the same peer and mode, not nominated: the glare partner. What joins a
+    /// pipe has none: whoever calls then gets a pipe of its own.
     fn partner(&self, key: Key, peer: NodeId, mode: PipeMode) -> Option<Key> {
-        if peer == self.ours {
+        if peer == self.ours || self.is_carried(key) {
             return None;
         }
         self.of_peer(peer).map(|(k, _)| k).find(|k| k.1 == other(key.1) && self.pairs(*k, peer, mode))
@@ -276,15 +328,22 @@ impl Agreement {
             && self
                 .sessions
                 .get(&key)
-                .is_some_and(|s| s.peer == peer && s.mode == mode && s.nominated.is_none())
+                .is_some_and(|s| s.peer == peer && s.mode == mode && s.nominated.is_none() && !s.carried)
     }
 
     fn settle(&mut self, sock: SockId, keys: SmallVec<[Key; 2]>) -> Settled {
-        let losers = self.take_candidates(&keys, Some(sock));
-        for key in &keys {
-            self.end(*key);
+        let kept = keys.iter().copied().find(|k| self.sessions.get(k).is_some_and(|s| s.moves == Some(sock)));
+        if let Some(session) = kept.and_then(|key| self.sessions.get_mut(&key)) {
+            session.candidates.retain(|s| *s != sock);
+            (session.nominated, session.moves, session.carried) = (None, None, true);
+            self.candidates.remove(&sock);
         }
-        Settled { sessions: keys, losers }
+        let ending: SmallVec<[Key; 2]> = keys.iter().copied().filter(|k| Some(*k) != kept).collect();
+        let losers = self.take_candidates(&ending, Some(sock));
+        for key in ending {
+            self.end(key);
+        }
+        Settled { sessions: keys, kept, losers }
     }
 
     fn take_candidates(&mut self, keys: &[Key], winner: Option<SockId>) -> SmallVec<[SockId; 4]> {
@@ -344,23 +403,25 @@ pub(crate) const fn other(side: Requester) -> Requester {
 
 #[cfg(test)]
 mod exhaust;
+#[cfg(test)]
+mod joining;
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::identity::SecretKey;
 
-    const S1: SessionId = SessionId([1; 16]);
-    const S2: SessionId = SessionId([2; 16]);
-    const ENC: PipeMode = PipeMode::Encrypted;
+    pub(super) const S1: SessionId = SessionId([1; 16]);
+    pub(super) const S2: SessionId = SessionId([2; 16]);
+    pub(super) const ENC: PipeMode = PipeMode::Encrypted;
 
     /// Two node ids, the lower first.
-    fn ids() -> (NodeId, NodeId) {
+    pub(super) fn ids() -> (NodeId, NodeId) {
         let (a, b) = (SecretKey::from_bytes([1; 32]).node_id(), SecretKey::from_bytes([2; 32]).node_id());
         (a.min(b), a.max(b))
     }
 
-    fn sock(n: u32) -> SockId {
+    pub(super) fn sock(n: u32) -> SockId {
         SockId::from_number(n)
     }
 
@@ -375,12 +436,14 @@ mod tests {
         assert_eq!(a.candidate(sock(2), (S1, Requester::Us), true), None, "one nomination at a time");
         assert_eq!(b.candidate(sock(21), (S1, Requester::Them), false), None, "the higher id waits");
         assert_eq!(b.candidate(sock(22), (S1, Requester::Them), false), None);
-        let settled = Settled { sessions: smallvec![(S1, Requester::Them)], losers: smallvec![sock(22)] };
+        let settled =
+            Settled { sessions: smallvec![(S1, Requester::Them)], kept: None, losers: smallvec![sock(22)] };
         assert_eq!(
             b.nominated(sock(21), &[S1]),
             Some(Decision::Confirm { sock: sock(21), also: None, settled })
         );
-        let settled = Settled { sessions: smallvec![(S1, Requester::Us)], losers: smallvec![sock(2)] };
+        let settled =
+            Settled { sessions: smallvec![(S1, Requester::Us)], kept: None, losers: smallvec![sock(2)] };
         assert_eq!(a.confirmed(sock(1), None), Some(Decision::Settle { sock: sock(1), settled }));
         assert!(a.is_over((S1, Requester::Us)) && b.is_over((S1, Requester::Them)));
         assert_eq!(b.nominated(sock(22), &[S1]), None, "nothing more to confirm");
@@ -474,8 +537,9 @@ mod tests {
 
     /// Two nodes that called each other, `streams` streams between them, every message in flight delivered
     /// in an order drawn from `seed`; streams may break. Both must end with the same stream, and both
-    /// calls answered by it.
-    fn glare(seed: u64, streams: u32, breaks: bool) {
+    /// calls answered by it. Of the first `relays` streams the pipe may move: a stream that is left of the same session
+    /// joins then, the same one at both ends. The stream that won and those that joined it.
+    fn glare(seed: u64, streams: u32, breaks: bool, relays: u32) -> (u32, Vec<u32>) {
         let (low, high) = ids();
         let mut nodes = [Agreement::new(low), Agreement::new(high)];
         nodes[0].open((S1, Requester::Us), high, ENC);
@@ -484,6 +548,7 @@ mod tests {
         enum Msg {
             Candidate,
             Nominate(SmallVec<[SessionId; 2]>),
+            Join,
             Confirm(Option<SessionId>),
             Closed,
         }
@@ -506,6 +571,7 @@ mod tests {
             if (n.is_multiple_of(2)) == (end == 0) { Requester::Us } else { Requester::Them }
         };
         let mut pipes: [Vec<(u32, SmallVec<[Key; 2]>)>; 2] = [Vec::new(), Vec::new()];
+        let mut joined: [Vec<u32>; 2] = [Vec::new(), Vec::new()];
         while let Some((n, end)) = {
             let ready: Vec<_> = wires.iter().filter(|(_, q)| !q.is_empty()).map(|(k, _)| *k).collect();
             (!ready.is_empty()).then(|| ready[draw(ready.len())])
@@ -519,6 +585,9 @@ mod tests {
                     if key.1 == Requester::Them && !node.is_over(key) {
                         node.open(key, if end == 0 { high } else { low }, ENC);
                     }
+                    if n < relays {
+                        node.moves(key, id);
+                    }
                     decisions.extend(node.candidate(id, key, key.1 == Requester::Us));
                 }
                 Msg::Nominate(sessions) => match node.nominated(id, &sessions) {
@@ -528,6 +597,11 @@ mod tests {
                         wires.get_mut(&(n, 1 - end)).unwrap().push_back(Msg::Closed);
                     }
                 },
+                Msg::Join => {
+                    let decision = node.joined(id);
+                    assert!(decision.is_some(), "nobody joins what is not there");
+                    decisions.extend(decision);
+                }
                 Msg::Confirm(also) => {
                     let decision = node.confirmed(id, also);
                     assert!(decision.is_some(), "a confirmation nobody waited for");
@@ -537,7 +611,18 @@ mod tests {
             }
             let mut close: Vec<u32> = Vec::new();
             while let Some(decision) = decisions.pop_front() {
+                // The session has its pipe.
+                let joins =
+                    |settled: &Settled| pipes[end].iter().any(|(_, had)| had.contains(&settled.sessions[0]));
                 match decision {
+                    Decision::Join { sock } => {
+                        wires.get_mut(&(sock.number(), 1 - end)).unwrap().push_back(Msg::Join);
+                    }
+                    Decision::Confirm { sock, settled, .. } if joins(&settled) => {
+                        wires.get_mut(&(sock.number(), 1 - end)).unwrap().push_back(Msg::Confirm(None));
+                        joined[end].push(sock.number());
+                    }
+                    Decision::Settle { sock, settled } if joins(&settled) => joined[end].push(sock.number()),
                     Decision::Nominate { sock, sessions } => {
                         let n = sock.number();
                         wires.get_mut(&(n, 1 - end)).unwrap().push_back(Msg::Nominate(sessions));
@@ -575,12 +660,25 @@ mod tests {
         assert_eq!(pipes[0][0].0, pipes[1][0].0, "seed {seed}: not the same stream");
         assert!(pipes[0][0].1.contains(&(S1, Requester::Us)), "seed {seed}: {pipes:?}");
         assert!(pipes[1][0].1.contains(&(S2, Requester::Us)), "seed {seed}: {pipes:?}");
+        assert_eq!(joined[0], joined[1], "seed {seed}");
+        (pipes[0][0].0, core::mem::take(&mut joined[0]))
     }
 
     #[test]
     fn glare_gives_both_callers_the_same_pipe_in_every_order() {
         for seed in 0..20_000 {
-            glare(seed, 1 + (seed % 4) as u32, false);
+            glare(seed, 1 + (seed % 4) as u32, false, 0);
+        }
+    }
+
+    #[test]
+    fn a_session_that_a_relay_settled_takes_one_more_stream_in_every_order() {
+        for seed in 0..20_000 {
+            let (streams, relays) = (1 + (seed % 4) as u32, 1 + (seed / 4 % 2) as u32);
+            let (won, joined) = glare(seed, streams, false, relays);
+            // The streams of one session are every other one.
+            let other = (won < relays && won + 2 < streams).then_some(won + 2);
+            assert_eq!(joined, Vec::from_iter(other), "seed {seed}: {won} of {streams}, {relays} relays");
         }
     }
 }

@@ -3,13 +3,14 @@
 //! Numbers are decimal, times are nanoseconds (the wall clock's microseconds), bytes are hexadecimal with `-`
 //! for none, a value that may be missing is `-`, a list is its length and its items. In text a space is `+`,
 //! whatever is not a graphic ASCII character, and `+` and `%`, is `%` and two hexadecimal digits for each byte,
-//! and the empty text is `%`.
+//! the empty text is `%` and the text `-` is `%2d`.
 
 use core::fmt::{self, Write};
 use core::str::FromStr;
 use core::time::Duration;
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use data_encoding::HEXLOWER;
@@ -257,6 +258,22 @@ impl<T: Take> Take for Box<T> {
     }
 }
 
+impl<T: Put> Put for Arc<T> {
+    fn put(&self, line: &mut String) {
+        (**self).put(line);
+    }
+}
+
+impl<T: Take> Take for Arc<T> {
+    fn take(words: &mut Words<'_>) -> Result<Self, LineError> {
+        T::take(words).map(Arc::new)
+    }
+    #[cfg(test)]
+    fn any(g: &mut quickcheck::Gen) -> Self {
+        Arc::new(T::any(g))
+    }
+}
+
 impl Put for bool {
     fn put(&self, line: &mut String) {
         word(line, if *self { "yes" } else { "no" });
@@ -427,10 +444,12 @@ impl Take for [u8; 32] {
 
 impl Put for String {
     fn put(&self, line: &mut String) {
-        if self.is_empty() {
-            return word(line, '%');
+        match self.as_str() {
+            "" => return word(line, '%'),
+            // A word of this alone is a value that is missing.
+            "-" => return word(line, "%2d"),
+            _ => word(line, ""),
         }
-        word(line, "");
         for byte in self.bytes() {
             match byte {
                 b' ' => line.push('+'),

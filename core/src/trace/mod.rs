@@ -15,7 +15,7 @@
 //! let config = Config::new(SecretKey::from_bytes([7; 32]));
 //! let sink = Box::new(move |line: &str| lines.lock().unwrap().push_str(line));
 //! let mut node = Recorder::new(config, [1; 32], Instant::ZERO, Some(sink)).unwrap();
-//! let lan = Interface { index: 2, ip: "192.168.1.5".parse().unwrap(), prefix: 24, default_route: true };
+//! let lan = Interface { index: 2, ip: "192.168.1.5".parse().unwrap(), prefix: 24, default_route: true, gateway: None };
 //! node.handle(Instant::ZERO, Event::Interfaces(&[lan]));
 //! while let Some(action) = node.poll_action() {
 //!     // What a driver does.
@@ -23,7 +23,7 @@
 //! }
 //!
 //! let text = text.lock().unwrap();
-//! assert!(text.contains("event 0 interfaces 1 2 192.168.1.5 24 yes\naction listen 0 0.0.0.0:0 128 "));
+//! assert!(text.contains("event 0 interfaces 1 2 192.168.1.5 24 yes -\naction listen 0 0.0.0.0:0 128 "));
 //! assert_eq!(replay(&text).unwrap().actions, 1);
 //! ```
 //!
@@ -52,6 +52,7 @@
 //! allow-plain yes | no
 //! survey yes | no
 //! hairpin yes | no
+//! portmap yes | no
 //! brokers number-of-brokers, and for each: id host port
 //! stun number-of-servers, and for each: host port
 //! turn number-of-servers, and for each: host port transport credentials lifetimes
@@ -237,7 +238,8 @@ impl fmt::Debug for Recorder {
 }
 
 fn header(config: &Config, seed: &[u8; 32], now: Instant) -> String {
-    let Config { identity, brokers, stun, turn, bind, port, accept, allow_plain, survey, hairpin } = config;
+    let Config { identity, brokers, stun, turn, bind, port, accept, allow_plain, survey, hairpin, portmap } =
+        config;
     let mut text = format!("{NAME} {VERSION}\n");
     let mut line = |name: &str, value: &dyn Put| {
         let mut line = String::new();
@@ -255,6 +257,7 @@ fn header(config: &Config, seed: &[u8; 32], now: Instant) -> String {
     line("allow-plain", allow_plain);
     line("survey", survey);
     line("hairpin", hairpin);
+    line("portmap", portmap);
     line("brokers", brokers);
     line("stun", stun);
     line("turn", turn);

@@ -152,6 +152,7 @@ pub fn replay(text: &str) -> Result<Replayed, ReplayError> {
             allow_plain: lines.field("allow-plain")?,
             survey: lines.field("survey")?,
             hairpin: lines.field("hairpin")?,
+            portmap: lines.field("portmap")?,
             brokers: lines.field("brokers")?,
             stun: lines.field("stun")?,
             turn: lines.field("turn")?,
@@ -313,7 +314,7 @@ mod tests {
     fn config() -> Config {
         let other = SecretKey::from_bytes([8; 32]).node_id();
         let mut config = Config::new(SecretKey::from_bytes([7; 32]));
-        config.brokers = vec![Broker { id: 9, host: "broker.example".into(), port: 1883 }];
+        config.brokers = vec![Broker::new(9, "broker.example", 1883)];
         config.stun = vec![StunServer { host: "2001:db8::1".into(), port: 3478 }];
         config.turn = vec![TurnServer::new("turn.example", 3478, Credentials::new("alice", "se cret"))];
         config.accept = Accept::Only([other].into());
@@ -332,7 +333,10 @@ mod tests {
         let (mut node, text) = recorder();
         let ip = "203.0.113.1".parse().unwrap();
         let mut now = Instant::ZERO;
-        node.handle(now, Event::Interfaces(&[Interface { index: 2, ip, prefix: 24, default_route: true }]));
+        node.handle(
+            now,
+            Event::Interfaces(&[Interface { index: 2, ip, prefix: 24, default_route: true, gateway: None }]),
+        );
         for _ in 0..10 {
             while let Some(action) = node.poll_action() {
                 match action {
@@ -364,9 +368,9 @@ mod tests {
         assert!(replayed.actions > 10 && replayed.events > 10, "{replayed}\n{text}");
         let other = SecretKey::from_bytes([8; 32]).node_id();
         let header = format!(
-            "p2pd-trace 1\nkey {}\nseed {}\nstart 0\nbind -\nport 0\naccept only 1 {other}\nallow-plain no\nsurvey yes\nhairpin no\n\
-             brokers 1 9 broker.example 1883\nstun 1 2001:db8::1 3478\n\
-             turn 1 turn.example 3478 - alice se+cret no 600000000000 300000000000 600000000000\nevent 0 interfaces ",
+            "p2pd-trace 1\nkey {}\nseed {}\nstart 0\nbind -\nport 0\naccept only 1 {other}\nallow-plain no\nsurvey yes\nhairpin no\nportmap no\n\
+             brokers 1 9 broker.example 1883 - -\nstun 1 2001:db8::1 3478\n\
+             turn 1 turn.example 3478 - - alice se+cret no 600000000000 300000000000 600000000000\nevent 0 interfaces ",
             "07".repeat(32),
             "03".repeat(32)
         );
@@ -469,17 +473,17 @@ mod tests {
         assert_eq!(changed("bind -\n", ""), line(5, LineError::Header("bind")));
         assert_eq!(changed("port 0", "port"), line(6, LineError::Short));
         assert_eq!(changed("allow-plain no", "allow-plain no no"), line(8, LineError::Long(3)));
-        assert_eq!(changed("brokers 1", "brokers 99999999"), line(11, LineError::Short));
+        assert_eq!(changed("brokers 1", "brokers 99999999"), line(12, LineError::Short));
         let port = ReplayError::Config(ConfigError::BadBroker(0));
         assert_eq!(changed("1883", "0"), Err(port));
-        assert_eq!(changed("event 0 interfaces", "event 0 Interfaces"), line(14, LineError::Word(3)));
+        assert_eq!(changed("event 0 interfaces", "event 0 Interfaces"), line(15, LineError::Word(3)));
         assert_eq!(
             changed("event 0 interfaces", "begun ok 1\nevent 0 interfaces"),
-            line(14, LineError::Order)
+            line(15, LineError::Order)
         );
-        assert_eq!(changed("event 0 interfaces", "\nevent 0 interfaces"), line(14, LineError::Word(1)));
+        assert_eq!(changed("event 0 interfaces", "\nevent 0 interfaces"), line(15, LineError::Word(1)));
         assert_eq!(replay(text.trim_end()), line(text.lines().count(), LineError::CutOff));
-        let call = "call 0 connect None-0-0-x 1 direct plain 5\n";
+        let call = "call 0 connect None-0-0-x 1 direct plain 5 no\n";
         assert_eq!(
             replay(&format!("{text}{call}idle -\n")),
             line(text.lines().count() + 2, LineError::Order)
@@ -488,7 +492,7 @@ mod tests {
         assert_eq!(replay(&long), line(2, LineError::TooLong(MAX_LINE + 4)));
         let listen = text.lines().find(|l| l.starts_with("action listen ")).unwrap();
         let differs = ReplayError::Differs {
-            line: 15,
+            line: 16,
             expected: listen.replace(" 128 ", " 5 "),
             got: listen.to_owned(),
         };

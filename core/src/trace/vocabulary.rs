@@ -2,6 +2,7 @@
 
 use core::time::Duration;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use smallvec::SmallVec;
@@ -12,13 +13,15 @@ use crate::identity::{NodeId, NodeIdError};
 use crate::io::{Action, CloseHow, Event, Interface, IoFailure, QueryId, Reuse, SockId, SockOpts};
 use crate::node::ConnectError;
 use crate::notice::{
-    BrokerLoss, BrokerState, ConnectId, FailReason, Notice, Outcome, Refusal, Report, Stage, Strategy,
-    StrategyReport,
+    BrokerLoss, BrokerState, ConnectId, FailReason, Notice, Outcome, PortState, Refusal, Report, Stage,
+    Strategy, StrategyReport,
 };
 use crate::pipe::{PipeEnd, PipeId, PipeMode, PipeNews, PipeStart};
+use crate::portmap::{MapError, Scope, Truth, Way};
 use crate::time::{ClockFix, Instant};
 use crate::turn::{Credentials, Lifetimes};
 use crate::wire::Transport;
+use crate::wrap::{Tls, TlsFailure, Trust, Wrap};
 
 use super::LineError;
 use super::form::{Put, Take, Words, enum_form, put_all, struct_form, word};
@@ -80,6 +83,7 @@ pub(super) enum EventView {
     Failed { sock: SockId, cause: IoFailure },
     Datagram { sock: SockId, from: SocketAddr, data: Bytes },
     Stream { sock: SockId, data: Bytes },
+    Writable { sock: SockId },
     Eof { sock: SockId },
     Resolved { query: QueryId, result: Result<SmallVec<[IpAddr; 2]>, IoFailure> },
     Interfaces(Vec<Interface>),
@@ -95,6 +99,7 @@ enum_form! { Event<'_>, EventView => EventView {
     "failed" Failed { sock, cause },
     "datagram" Datagram { sock, from, data },
     "stream" Stream { sock, data },
+    "writable" Writable { sock },
     "eof" Eof { sock },
     "resolved" Resolved { query, result },
     "interfaces" Interfaces(list),
@@ -115,6 +120,7 @@ impl EventView {
             EventView::Failed { sock, cause } => Event::Failed { sock, cause },
             EventView::Datagram { sock, from, ref data } => Event::Datagram { sock, from, data },
             EventView::Stream { sock, ref data } => Event::Stream { sock, data },
+            EventView::Writable { sock } => Event::Writable { sock },
             EventView::Eof { sock } => Event::Eof { sock },
             EventView::Resolved { query, ref result } => Event::Resolved { query, result: result.clone() },
             EventView::Interfaces(ref list) => Event::Interfaces(list),
@@ -145,6 +151,7 @@ pub(super) enum ActionView {
         opts: SockOpts,
         at: Instant,
         deadline: Instant,
+        wrap: Option<Arc<Wrap>>,
     },
     SendDatagram {
         sock: SockId,
@@ -154,6 +161,9 @@ pub(super) enum ActionView {
     SendStream {
         sock: SockId,
         data: Bytes,
+    },
+    AwaitWritable {
+        sock: SockId,
     },
     Read {
         sock: SockId,
@@ -189,9 +199,10 @@ pub(super) enum ActionView {
 enum_form! { Action, ActionView => ActionView {
     "bind-udp" BindUdp { sock, local, opts },
     "listen" Listen { sock, local, backlog, opts },
-    "connect" Connect { sock, local, remote, opts, at, deadline },
+    "connect" Connect { sock, local, remote, opts, at, deadline, wrap },
     "send-datagram" SendDatagram { sock, to, data },
     "send-stream" SendStream { sock, data },
+    "await-writable" AwaitWritable { sock },
     "read" Read { sock, credit },
     "close" Close { sock, how },
     "detach" Detach { sock, pipe },
@@ -240,8 +251,52 @@ enum_form! { Notice => Notice {
     "identity-in-use" IdentityInUse,
     "progress" Progress { connect, strategy, stage },
     "failed" Failed { connect, reason, report },
+    "moved" Moved { pipe, peer, strategy, local, remote },
+    "stays-relayed" StaysRelayed { connect, reason, report },
     "ask" Ask { peer },
+    "port" Port { local, state },
     "closed" Closed,
+}}
+
+enum_form! { PortState => PortState {
+    "open" Open { way, external, truth },
+    "failed" Failed { gateway, upnp },
+    "lost" Lost,
+    "removed" Removed { confirmed },
+}}
+
+enum_form! { Way => Way {
+    "pcp" Pcp,
+    "nat-pmp" NatPmp,
+    "upnp" Upnp,
+}}
+
+enum_form! { Truth => Truth {
+    "unchecked" Unchecked,
+    "agrees" Agrees,
+    "not-public" NotPublic(scope),
+    "differs" Differs { seen },
+}}
+
+enum_form! { Scope => Scope {
+    "public" Public,
+    "private" Private,
+    "carrier-grade" CarrierGrade,
+    "special" Special,
+}}
+
+enum_form! { MapError => MapError {
+    "no-answer" NoAnswer,
+    "another-version" Version,
+    "not-authorized" NotAuthorized,
+    "no-network" NoNetwork,
+    "no-resources" NoResources,
+    "not-supported" NotSupported,
+    "address-mismatch" AddressMismatch,
+    "conflict" Conflict,
+    "only-whole-address" OnlyWholeAddress,
+    "bad-answer" BadAnswer,
+    "error" Other(code),
 }}
 
 enum_form! { Stage => Stage {
@@ -272,6 +327,7 @@ enum_form! { PipeEnd => PipeEnd {
     "broken" Broken(code),
     "server-forgot" ServerForgot,
     "server-gone" ServerGone,
+    "no-path" NoPath,
     "shutdown" Shutdown,
 }}
 
@@ -333,7 +389,30 @@ enum_form! { IoFailure => IoFailure {
     "not-permitted" NotPermitted,
     "no-such-name" NoSuchName,
     "resources" Resources,
+    "tls" Tls(why),
+    "no-websocket" NoWebSocket(status),
+    "bad-frame" BadFrame,
     "other" Other(errno),
+}}
+
+enum_form! { TlsFailure => TlsFailure {
+    "expired" Expired,
+    "not-yet-valid" NotYetValid,
+    "wrong-name" WrongName,
+    "unknown-authority" UnknownAuthority,
+    "pin-differs" PinDiffers,
+    "bad-signature" BadSignature,
+    "bad-certificate" BadCertificate,
+    "settings" Settings,
+    "not-tls" NotTls,
+    "alert" Alert(code),
+    "protocol" Protocol,
+}}
+
+enum_form! { Trust => Trust {
+    "public" Public,
+    "authorities" Authorities(pem),
+    "pinned" Pinned(hash),
 }}
 
 enum_form! { ConnectError => ConnectError {
@@ -374,12 +453,14 @@ enum_form! { Accept => Accept {
 }}
 
 struct_form! { SockOpts { reuse, ttl, nodelay } }
-struct_form! { Interface { index, ip, prefix, default_route } }
+struct_form! { Interface { index, ip, prefix, default_route, gateway } }
 struct_form! { ClockFix { at, wall, error } }
-struct_form! { Plan { strategies, mode, timeout } }
-struct_form! { Broker { id, host, port } }
+struct_form! { Plan { strategies, mode, timeout, relay_first } }
+struct_form! { Wrap { host, tls, websocket } }
+struct_form! { Tls { trust, name } }
+struct_form! { Broker { id, host, port, tls, websocket } }
 struct_form! { StunServer { host, port } }
-struct_form! { TurnServer { host, port, transport, credentials, lifetimes } }
+struct_form! { TurnServer { host, port, transport, tls, credentials, lifetimes } }
 struct_form! { Credentials { user, password, name_is_read } }
 struct_form! { Lifetimes { allocation, permission, channel } }
 
@@ -443,6 +524,9 @@ mod tests {
         round_trip::<ActionView>();
         round_trip::<Notice>();
         round_trip::<Stage>();
+        round_trip::<PortState>();
+        round_trip::<Truth>();
+        round_trip::<MapError>();
         round_trip::<FailReason>();
         round_trip::<Refusal>();
         round_trip::<Outcome>();
@@ -450,6 +534,9 @@ mod tests {
         round_trip::<BrokerState>();
         round_trip::<BrokerLoss>();
         round_trip::<IoFailure>();
+        round_trip::<TlsFailure>();
+        round_trip::<Trust>();
+        round_trip::<Wrap>();
         round_trip::<ConnectError>();
         round_trip::<NodeIdError>();
         round_trip::<CloseHow>();
@@ -490,7 +577,7 @@ mod tests {
         let call = Call::Connect { to, plan: Plan::default() };
         assert_eq!(
             line(Record::Call(at, call)),
-            "call 5 connect None-0-0-x 4 direct reverse punch relay encrypted 20000000000"
+            "call 5 connect None-0-0-x 4 direct reverse punch relay encrypted 20000000000 no"
         );
         let host = "a b%\u{e9}".into();
         let action = Action::Resolve { query: QueryId(0), host, deadline: at };

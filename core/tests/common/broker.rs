@@ -79,7 +79,7 @@ impl World {
         let n = self.brokers.len();
         let host: Box<str> = format!("broker{n}.test").into();
         self.brokers.push(Broker {
-            config: p2pd_core::Broker { id: n as u16 + 1, host, port: 1883 },
+            config: p2pd_core::Broker::new(n as u16 + 1, &host, 1883),
             at: ([198, 51, 100, 10 + n as u8], 1883).into(),
             up: true,
             greeting: Greeting::Connack(0),

@@ -6,6 +6,7 @@
 
 pub mod broker;
 pub mod hand;
+pub mod router;
 pub mod stun;
 pub mod turn;
 pub mod view;
@@ -25,6 +26,7 @@ use p2pd_core::{
 
 use broker::Broker;
 use hand::{Hand, Script};
+use router::Router;
 use stun::Stun;
 use turn::{Relayed, Turn, Ways};
 
@@ -80,6 +82,7 @@ enum Happening {
     Bytes(End, Vec<u8>),
     Fin(End),
     Reset(End),
+    Writable { n: usize, sock: SockId },
     Datagram { n: usize, sock: SockId, from: SocketAddr, data: Vec<u8> },
     AtTurn { from: SocketAddr, to: SocketAddr, data: Vec<u8> },
     Delivery { broker: usize, topic: String, payload: Vec<u8> },
@@ -127,6 +130,7 @@ pub struct World {
     pub brokers: Vec<Broker>,
     pub stuns: Vec<Stun>,
     pub turns: Vec<Turn>,
+    pub routers: Vec<Router>,
     /// Nodes that are added write traces.
     pub tracing: bool,
     pub hands: Vec<Hand>,
@@ -140,6 +144,10 @@ pub struct World {
     queue: BTreeMap<(Instant, u64), Happening>,
     queued: u64,
     streams: BTreeMap<End, Half>,
+    /// What is sent between nodes on streams is lost from now on.
+    pub cut: bool,
+    /// It is changed on the way.
+    pub bent: bool,
     dialling: BTreeSet<(usize, SockId)>,
     listeners: BTreeMap<SocketAddr, (usize, SockId)>,
     accepted: u32,
@@ -165,6 +173,7 @@ impl World {
             brokers: Vec::new(),
             stuns: Vec::new(),
             turns: Vec::new(),
+            routers: Vec::new(),
             tracing: false,
             hands: Vec::new(),
             scripts: BTreeMap::new(),
@@ -175,6 +184,8 @@ impl World {
             queue: BTreeMap::new(),
             queued: 0,
             streams: BTreeMap::new(),
+            cut: false,
+            bent: false,
             dialling: BTreeSet::new(),
             listeners: BTreeMap::new(),
             accepted: 0,
@@ -196,7 +207,7 @@ impl World {
     }
 
     pub fn host(&mut self, inside: IpAddr, outside: IpAddr, change: impl FnOnce(&mut Config)) -> usize {
-        let interfaces = [Interface { index: 2, ip: inside, prefix: 32, default_route: true }];
+        let interfaces = [Interface { index: 2, ip: inside, prefix: 32, default_route: true, gateway: None }];
         self.host_with(&interfaces, outside, change)
     }
 
@@ -359,9 +370,11 @@ impl World {
                     let from = SocketAddr::new(host.outside, from.port());
                     self.datagram_to_stun(n, sock, from, to, &data);
                     self.datagram_to_turn(n, sock, to, &data);
+                    self.datagram_to_router(n, sock, to, &data);
                 }
             }
             Action::SendStream { sock, data } => self.send(End::Node(n, sock), data.to_vec()),
+            Action::AwaitWritable { sock } => self.schedule(Duration::ZERO, Happening::Writable { n, sock }),
             Action::Read { sock, credit } => {
                 if let Some(half) = self.streams.get_mut(&End::Node(n, sock)) {
                     half.credit += credit as usize;

@@ -4,11 +4,11 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use p2pd_core::{
-    BrokerState, ConnectId, FailReason, NodeId, Notice, Outcome, PeerAddress, PipeMode, Plan, Refusal,
-    Report, Stage, Stats, Strategy,
+    BrokerState, ConnectId, FailReason, Instant, NodeId, Notice, Outcome, PeerAddress, PipeMode, Plan,
+    Refusal, Report, Stage, Stats, Strategy,
 };
 
-use super::{End, Pipe, World};
+use super::{End, Happening, Pipe, World};
 
 /// A plan of these strategies and this many seconds.
 pub fn plan(strategies: &[Strategy], seconds: u64) -> Plan {
@@ -16,7 +16,14 @@ pub fn plan(strategies: &[Strategy], seconds: u64) -> Plan {
         strategies: strategies.iter().copied().collect(),
         mode: PipeMode::Encrypted,
         timeout: Duration::from_secs(seconds),
+        relay_first: false,
     }
+}
+
+/// The relay first, then one of these.
+pub fn relay_first(others: &[Strategy], seconds: u64) -> Plan {
+    let strategies = others.iter().copied().chain([Strategy::Relay]).collect();
+    Plan { strategies, relay_first: true, ..plan(&[], seconds) }
 }
 
 /// Only by asking the peer.
@@ -175,6 +182,28 @@ impl World {
             self.failure(*n, *id).is_some_and(|(_, r)| r.strategies.iter().any(|s| s.detail == text))
         };
         calls.iter().filter(ended).count()
+    }
+
+    /// By which strategies the bytes of a node's moving pipe went, one after the other, and when.
+    pub fn moves(&self, n: usize) -> Vec<(Instant, Strategy)> {
+        let notices = self.hosts[n].notices.iter();
+        notices
+            .filter_map(|(at, notice)| match notice {
+                Notice::Moved { strategy, .. } => Some((*at, *strategy)),
+                _ => None,
+            })
+            .collect()
+    }
+
+    /// Breaks every stream between nodes: each end hears of it at once.
+    pub fn break_streams(&mut self) {
+        let ends: Vec<End> = self
+            .streams
+            .iter()
+            .filter(|(end, half)| matches!((end, half.to), (End::Node(..), End::Node(..))))
+            .map(|(end, _)| *end)
+            .collect();
+        ends.into_iter().for_each(|end| self.schedule(Duration::ZERO, Happening::Reset(end)));
     }
 
     /// The last of the log.

@@ -1,9 +1,10 @@
 //! What lies between the hosts: SYNs, bytes by credit, ends of streams.
 
 use std::collections::VecDeque;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
+use p2pd_core::io::Interface;
 use p2pd_core::{Event, Instant, IoFailure, SockId};
 
 use super::hand::Hand;
@@ -55,6 +56,11 @@ impl World {
                     }
                 }
             }
+            Happening::Writable { n, sock } => {
+                if self.streams.contains_key(&End::Node(n, sock)) {
+                    self.tell(n, Event::Writable { sock });
+                }
+            }
             Happening::Datagram { n, sock, from, data } => {
                 if self.hosts[n].bound.contains_key(&sock) {
                     self.tell(n, Event::Datagram { sock, from, data: &data });
@@ -73,6 +79,10 @@ impl World {
         let host = &mut self.hosts[n];
         host.next_port += 1;
         let local = SocketAddr::new(host.outside, host.next_port);
+        if host.inside.is_unspecified() {
+            let cause = IoFailure::Unreachable;
+            return self.schedule(Duration::ZERO, Happening::Failed { n, sock, cause });
+        }
         match self.target(remote) {
             Target::Refused => {
                 let cause = IoFailure::Refused;
@@ -103,7 +113,8 @@ impl World {
             }
         };
         self.join(End::Node(n, sock), theirs);
-        self.schedule(LATENCY, Happening::Connected { n, sock, local, remote });
+        let ours = SocketAddr::new(self.hosts[n].inside, local.port());
+        self.schedule(LATENCY, Happening::Connected { n, sock, local: ours, remote });
         self.accept(theirs, local, remote);
         if !self.dialling.contains(&(n, sock)) {
             // Given up while the SYN was under way.
@@ -127,6 +138,23 @@ impl World {
         let half = |to| Half { to, arrived: VecDeque::new(), credit: 0, fin: false };
         self.streams.insert(a, half(b));
         self.streams.insert(b, half(a));
+    }
+
+    /// A host's network becomes another; without interfaces it has none. What goes from and to its old address is lost from now on.
+    pub fn roam(&mut self, n: usize, interfaces: &[Interface], outside: IpAddr) {
+        let inside = interfaces.first().map_or(Ipv4Addr::UNSPECIFIED.into(), |i| i.ip);
+        let host = &mut self.hosts[n];
+        (host.inside, host.outside) = (inside, outside);
+        host.bound.clear();
+        self.dialling.retain(|(m, _)| *m != n);
+        let of_host = |end: &End| matches!(end, End::Node(m, _) if *m == n);
+        self.streams.retain(|end, half| !of_host(end) && !of_host(&half.to));
+        let listeners = std::mem::take(&mut self.listeners);
+        let moved = |(at, of): (SocketAddr, (usize, SockId))| {
+            (if of.0 == n { SocketAddr::new(inside, at.port()) } else { at }, of)
+        };
+        self.listeners = listeners.into_iter().map(moved).collect();
+        self.tell(n, Event::Interfaces(interfaces));
     }
 
     fn target(&self, at: SocketAddr) -> Target {
@@ -156,6 +184,12 @@ impl World {
     pub fn send(&mut self, from: End, data: Vec<u8>) {
         if let Some(half) = self.streams.get(&from) {
             let to = half.to;
+            let mut data = data;
+            match (from, to) {
+                (End::Node(..), End::Node(..)) if self.cut => return,
+                (End::Node(..), End::Node(..)) if self.bent => data[0] ^= 1,
+                _ => {}
+            }
             self.schedule(LATENCY, Happening::Bytes(to, data));
         }
     }
@@ -163,6 +197,9 @@ impl World {
     pub fn close(&mut self, end: End, reset: bool) {
         if let Some(half) = self.streams.remove(&end) {
             let other = half.to;
+            if self.cut && matches!((end, other), (End::Node(..), End::Node(..))) {
+                return;
+            }
             self.schedule(LATENCY, if reset { Happening::Reset(other) } else { Happening::Fin(other) });
         }
     }

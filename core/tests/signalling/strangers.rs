@@ -23,6 +23,7 @@ fn stranger(world: &mut World, claims: &[&str]) -> usize {
         ip: ip.parse().unwrap(),
         prefix: 32,
         default_route: true,
+        gateway: None,
     };
     let interfaces: Vec<Interface> = claims.iter().enumerate().map(interface).collect();
     let at = world.host_with(&interfaces, interfaces[0].ip, |_| {});

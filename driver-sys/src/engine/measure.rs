@@ -49,7 +49,7 @@ impl Lateness {
             let (sock, at) = (SockId::accepted((1 << 30) + n), first + gap * n);
             let deadline = at + Duration::from_secs(5);
             let opts = SockOpts::default();
-            engine.act(Action::Connect { sock, local, remote, opts, at, deadline });
+            engine.act(Action::Connect { sock, local, remote, opts, at, deadline, wrap: None });
         }
         Ok(engine)
     }

@@ -3,6 +3,7 @@
 
 #[cfg(feature = "measure")]
 mod measure;
+mod network;
 mod reactor;
 mod relayed;
 mod tcp;
@@ -25,10 +26,12 @@ use smallvec::SmallVec;
 
 use crate::error::{BindError, ConnectError};
 use crate::pipe::Start;
+use crate::wrap::{Layers, Settings};
 use crate::{Clock, failure, socket, wall_clock};
 
 #[cfg(feature = "measure")]
 pub use measure::Lateness;
+use network::{NETWORK, Network};
 pub use reactor::Reactor;
 use relayed::Bridge;
 use tcp::{State, Tcp};
@@ -121,6 +124,7 @@ pub struct Engine<R: Reactor> {
     core: Recorder,
     clock: Clock,
     reactor: R,
+    network: Network<R>,
     socks: HashMap<SockId, Sock<R>>,
     /// Look-ups, and when to give each up.
     queries: HashMap<QueryId, Instant>,
@@ -137,6 +141,7 @@ pub struct Engine<R: Reactor> {
     address: Address,
     accepted: u32,
     buffer: Vec<u8>,
+    tls: Settings,
     clock_read: Instant,
     /// Set once the core is closed: when to give up the streams that are still ending.
     closed: Option<Instant>,
@@ -153,20 +158,24 @@ impl<R: Reactor> Engine<R> {
         config: Config,
         trace: Option<Sink>,
         interfaces: &[Interface],
-        reactor: R,
+        mut reactor: R,
     ) -> Result<Self, BindError> {
         let seed = crate::random_seed().map_err(BindError::Random)?;
         let clock = Clock::start();
         let now = clock.now();
+        let bind = config.bind;
         let core = Recorder::new(config, seed, now, trace).map_err(BindError::Config)?;
+        let network = Network::new(&mut reactor, bind, interfaces, now);
         let mut engine = Engine {
             core,
             clock,
             reactor,
+            network,
             socks: HashMap::new(),
             queries: HashMap::new(),
             bridges: HashMap::new(),
-            steps: VecDeque::new(),
+            // Some loops tell only of what comes after they were asked.
+            steps: VecDeque::from([Step::Work(NETWORK)]),
             again: Vec::new(),
             fires: BTreeSet::new(),
             timers: BTreeSet::new(),
@@ -174,6 +183,7 @@ impl<R: Reactor> Engine<R> {
             address: Address::Opening,
             accepted: 0,
             buffer: Vec::new(),
+            tls: Settings::default(),
             clock_read: now,
             closed: None,
             ending: None,
@@ -245,6 +255,9 @@ impl<R: Reactor> Engine<R> {
 
     /// A socket can perhaps be read or written.
     pub fn ready(&mut self, sock: SockId) {
+        if sock == NETWORK {
+            return self.hear_of_network();
+        }
         if let Some(Sock::Tcp(tcp)) = self.socks.get_mut(&sock) {
             tcp.readable = true;
         }
@@ -266,7 +279,11 @@ impl<R: Reactor> Engine<R> {
         let fire = self.fires.first().map(|(at, _)| *at - R::EARLY);
         let timer = self.timers.first().map(|(at, _)| *at);
         let lookup = self.queries.values().min().copied();
-        [self.core.poll_timeout(), fire, timer, lookup, self.closed, self.ending].into_iter().flatten().min()
+        let network = self.network.deadline();
+        [self.core.poll_timeout(), fire, timer, lookup, network, self.closed, self.ending]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     /// How long until [`deadline`](Self::deadline); zero if it has passed.
@@ -301,6 +318,9 @@ impl<R: Reactor> Engine<R> {
         }
         self.steps.extend(std::mem::take(&mut self.again).into_iter().map(Step::Work));
         let now = self.clock.now();
+        if let Some(interfaces) = self.network.changed(now) {
+            self.core.handle(now, Event::Interfaces(interfaces));
+        }
         while let Some(&(at, sock)) = self.timers.first()
             && at <= now
         {
@@ -358,6 +378,7 @@ impl<R: Reactor> Engine<R> {
                     Some(Sock::Udp(_)) => self.receive(now, sock),
                     Some(Sock::Listener { .. }) => self.accept(now, sock),
                     Some(Sock::Relayed(_)) => self.work_relayed(now, sock),
+                    None if sock == NETWORK => self.hear_of_network(),
                     Some(Sock::Failed(_)) | None => {}
                 },
                 Step::Bound(..) | Step::Resolved(..) => {}
@@ -382,13 +403,15 @@ impl<R: Reactor> Engine<R> {
                 });
                 self.opened(sock, bound);
             }
-            Action::Connect { sock, local, remote, opts, at, deadline } => {
-                match socket::dialler(local, &opts) {
-                    Ok(socket) => {
+            Action::Connect { sock, local, remote, opts, at, deadline, wrap } => {
+                let layers = wrap.map(|wrap| Layers::new(&wrap, remote, &mut self.tls).map(Box::new));
+                match (socket::dialler(local, &opts), layers.transpose()) {
+                    (Ok(socket), Ok(layers)) => {
                         self.fires.insert((at, sock));
-                        self.socks.insert(sock, Sock::Tcp(Tcp::armed(socket, remote, at, deadline)));
+                        self.socks.insert(sock, Sock::Tcp(Tcp::armed(socket, remote, at, deadline, layers)));
                     }
-                    Err(e) => self.failed_at_once(sock, &e),
+                    (Err(e), _) => self.failed_at_once(sock, failure(&e)),
+                    (_, Err(cause)) => self.failed_at_once(sock, cause),
                 }
             }
             Action::SendDatagram { sock, to, data } => {
@@ -400,6 +423,12 @@ impl<R: Reactor> Engine<R> {
             Action::SendStream { sock, data } => {
                 if let Some(Sock::Tcp(tcp)) = self.socks.get_mut(&sock) {
                     tcp.out.push_back(data);
+                    self.steps.push_back(Step::Work(sock));
+                }
+            }
+            Action::AwaitWritable { sock } => {
+                if let Some(Sock::Tcp(tcp)) = self.socks.get_mut(&sock) {
+                    tcp.awaited = true;
                     self.steps.push_back(Step::Work(sock));
                 }
             }
@@ -435,15 +464,15 @@ impl<R: Reactor> Engine<R> {
             Ok((open, local)) => {
                 self.socks.insert(sock, open);
                 self.steps.push_back(Step::Bound(sock, local));
-                // Some loops tell only of what comes after they were asked.
+                // As above.
                 self.steps.push_back(Step::Work(sock));
             }
-            Err(e) => self.failed_at_once(sock, &e),
+            Err(e) => self.failed_at_once(sock, failure(&e)),
         }
     }
 
-    fn failed_at_once(&mut self, sock: SockId, why: &io::Error) {
-        self.socks.insert(sock, Sock::Failed(failure(why)));
+    fn failed_at_once(&mut self, sock: SockId, cause: IoFailure) {
+        self.socks.insert(sock, Sock::Failed(cause));
         self.steps.push_back(Step::Failed(sock));
     }
 
@@ -453,9 +482,9 @@ impl<R: Reactor> Engine<R> {
         if let Sock::Tcp(tcp) = &removed {
             match &tcp.state {
                 State::Armed { at, .. } => self.fires.remove(&(*at, sock)),
-                State::Connecting { until, .. } | State::Ending { until, .. } => {
-                    self.timers.remove(&(*until, sock))
-                }
+                State::Connecting { until, .. }
+                | State::Shaking { until, .. }
+                | State::Ending { until, .. } => self.timers.remove(&(*until, sock)),
                 State::Open(_) | State::Leaving(..) => false,
             };
         }
@@ -518,21 +547,32 @@ impl<R: Reactor> Engine<R> {
         self.again.push(listener_id);
     }
 
+    fn hear_of_network(&mut self) {
+        if self.network.hear(&mut self.reactor, self.clock.now()) {
+            self.again.push(NETWORK);
+        }
+    }
+
     fn notify(&mut self, notice: Notice) {
         match &notice {
             Notice::Listening { address } if matches!(self.address, Address::Opening) => {
                 self.address = Address::Listening(*address.clone());
             }
-            // A failed listener is the last word: whoever binds reports it and gives the node up.
+            // A listener that fails at the start is the last word: whoever binds reports it and gives the node up.
             Notice::Ready { address } if !matches!(self.address, Address::ListenFailed(..)) => {
                 self.address = Address::Ready(*address.clone());
             }
-            Notice::ListenFailed { local, cause } => self.address = Address::ListenFailed(*local, *cause),
+            Notice::ListenFailed { local, cause } if matches!(self.address, Address::Opening) => {
+                self.address = Address::ListenFailed(*local, *cause);
+            }
             Notice::Failed { connect, reason, report } => {
                 let why = ConnectError::Failed(*reason, report.clone());
                 self.news.push_back(News::NotOpened(*connect, why));
             }
-            Notice::Closed => self.closed = Some(self.clock.now() + END_WITHIN),
+            Notice::Closed => {
+                self.closed = Some(self.clock.now() + END_WITHIN);
+                self.network.stop(&mut self.reactor);
+            }
             _ => {}
         }
         self.news.push_back(News::Notice(notice));

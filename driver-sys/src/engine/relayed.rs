@@ -141,7 +141,7 @@ impl<R: Reactor> Engine<R> {
                 return Err(why);
             }
         };
-        let (relayed, link) = Relayed::new();
+        let (relayed, link) = Relayed::new(pipe);
         let bridge = Bridge {
             pipe,
             stream,

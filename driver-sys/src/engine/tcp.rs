@@ -2,7 +2,7 @@
 //! given, ended as they are told.
 
 use std::collections::VecDeque;
-use std::io;
+use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr};
 use std::time::Duration;
 
@@ -14,13 +14,15 @@ use socket2::Socket;
 use super::{Engine, News, Reactor, Sock, Step};
 use crate::error::ConnectError;
 use crate::pipe::Start;
+use crate::wrap::Layers;
 use crate::{failure, socket};
 
 /// What is queued may take this long to leave when the stream ends gracefully, and the other end as long to
 /// end its own direction.
 const LINGER: Duration = Duration::from_secs(2);
-/// Read at a time.
+/// Read at a time, and how often before others have their turn.
 const CHUNK: usize = 16 * 1024;
+const READS: u32 = 32;
 
 #[derive(Debug)]
 pub(super) struct Tcp<S> {
@@ -30,6 +32,31 @@ pub(super) struct Tcp<S> {
     pub(super) credit: usize,
     /// There may be something to read.
     pub(super) readable: bool,
+    /// The core waits until the system has taken what is queued.
+    pub(super) awaited: bool,
+    /// How often it was read.
+    reads: u32,
+    /// What a server's stream is wrapped in.
+    pub(super) layers: Option<Box<Layers>>,
+}
+
+/// A stream of the event loop's, for the layers around it.
+struct Bare<'a, R: Reactor>(&'a mut R::Stream);
+
+impl<R: Reactor> Read for Bare<'_, R> {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        R::read(self.0, buf)
+    }
+}
+
+impl<R: Reactor> Write for Bare<'_, R> {
+    fn write(&mut self, data: &[u8]) -> io::Result<usize> {
+        R::write(self.0, data)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 #[derive(Debug)]
@@ -42,6 +69,12 @@ pub(super) enum State<S> {
     },
     Connecting {
         stream: S,
+        until: Instant,
+    },
+    /// TCP is there, the layers around it are not yet.
+    Shaking {
+        stream: S,
+        remote: SocketAddr,
         until: Instant,
     },
     Open(S),
@@ -57,13 +90,35 @@ pub(super) enum State<S> {
 }
 
 impl<S> Tcp<S> {
-    pub(super) fn armed(socket: Socket, remote: SocketAddr, at: Instant, deadline: Instant) -> Box<Self> {
+    pub(super) fn armed(
+        socket: Socket,
+        remote: SocketAddr,
+        at: Instant,
+        deadline: Instant,
+        layers: Option<Box<Layers>>,
+    ) -> Box<Self> {
         let state = State::Armed { socket, remote, at, deadline };
-        Box::new(Tcp { state, out: VecDeque::new(), credit: 0, readable: false })
+        Box::new(Tcp {
+            state,
+            out: VecDeque::new(),
+            credit: 0,
+            readable: false,
+            awaited: false,
+            reads: 0,
+            layers,
+        })
     }
 
     pub(super) fn open(stream: S) -> Box<Self> {
-        Box::new(Tcp { state: State::Open(stream), out: VecDeque::new(), credit: 0, readable: true })
+        Box::new(Tcp {
+            state: State::Open(stream),
+            out: VecDeque::new(),
+            credit: 0,
+            readable: true,
+            awaited: false,
+            reads: 0,
+            layers: None,
+        })
     }
 }
 
@@ -83,7 +138,7 @@ impl<R: Reactor> Engine<R> {
                 self.core.handle(now, Event::Fired { sock, late: now.since(at) });
                 self.steps.push_back(Step::Work(sock));
             }
-            Err(e) => self.failed_at_once(sock, &e),
+            Err(e) => self.failed_at_once(sock, failure(&e)),
         }
     }
 
@@ -94,7 +149,7 @@ impl<R: Reactor> Engine<R> {
                 self.steps.push_back(Step::Work(sock))
             }
             Some(Sock::Tcp(tcp)) => match tcp.state {
-                State::Connecting { .. } => self.fail(sock, IoFailure::TimedOut),
+                State::Connecting { .. } | State::Shaking { .. } => self.fail(sock, IoFailure::TimedOut),
                 State::Ending { .. } => drop(self.remove(sock)),
                 State::Armed { .. } | State::Open(_) | State::Leaving(..) => {}
             },
@@ -109,21 +164,37 @@ impl<R: Reactor> Engine<R> {
         let gone = match &mut tcp.state {
             State::Armed { .. } => return,
             State::Connecting { stream, .. } => match R::outcome(stream) {
-                Ok(remote) => return self.connected(now, sock, remote),
+                Ok(remote) if tcp.layers.is_none() => return self.connected(now, sock, remote),
+                Ok(remote) => return self.shake(sock, remote),
                 Err(e) => Err(e),
             },
-            State::Open(stream) => match write_some::<R>(stream, &mut tcp.out) {
-                Ok(()) => return self.read(now, sock),
-                Err(e) => Err(e),
-            },
-            State::Leaving(stream, _) => write_some::<R>(stream, &mut tcp.out).map(|()| tcp.out.is_empty()),
-            State::Ending { stream, finished, .. } => write_some::<R>(stream, &mut tcp.out).and_then(|()| {
-                if tcp.out.is_empty() && !*finished {
-                    *finished = true;
-                    R::socket(stream).shutdown(Shutdown::Write)?;
+            State::Shaking { stream, remote, .. } => {
+                let remote = *remote;
+                match tcp.layers.as_mut().map_or(Ok(()), |layers| layers.open(&mut Bare::<R>(stream))) {
+                    Ok(()) => return self.connected(now, sock, remote),
+                    Err(e) => Err(e),
                 }
-                Ok(*finished && read_out::<R>(stream)?)
-            }),
+            }
+            State::Open(stream) => match write_some::<R>(stream, &mut tcp.layers, &mut tcp.out) {
+                Ok(true) if std::mem::take(&mut tcp.awaited) => {
+                    self.steps.push_back(Step::Work(sock));
+                    return self.core.handle(now, Event::Writable { sock });
+                }
+                Ok(_) => return self.read(now, sock),
+                Err(e) => Err(e),
+            },
+            State::Leaving(stream, _) => write_some::<R>(stream, &mut tcp.layers, &mut tcp.out),
+            State::Ending { stream, finished, .. } => write_some::<R>(stream, &mut tcp.layers, &mut tcp.out)
+                .and_then(|all| {
+                    if all && !*finished {
+                        if let Some(layers) = &mut tcp.layers {
+                            layers.finish(&mut Bare::<R>(stream))?;
+                        }
+                        *finished = true;
+                        R::socket(stream).shutdown(Shutdown::Write)?;
+                    }
+                    Ok(*finished && read_out::<R>(stream)?)
+                }),
         };
         match gone {
             Ok(false) => {
@@ -133,6 +204,7 @@ impl<R: Reactor> Engine<R> {
                 }
             }
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => self.again.push(sock),
             Ok(true) => {
                 if let Some(Sock::Tcp(tcp)) = self.remove(sock)
                     && let State::Leaving(stream, pipe) = tcp.state
@@ -154,7 +226,9 @@ impl<R: Reactor> Engine<R> {
 
     fn connected(&mut self, now: Instant, sock: SockId, remote: SocketAddr) {
         let Some(Sock::Tcp(tcp)) = self.socks.remove(&sock) else { return };
-        let State::Connecting { stream, until } = tcp.state else { return };
+        let (State::Connecting { stream, until } | State::Shaking { stream, until, .. }) = tcp.state else {
+            return;
+        };
         self.timers.remove(&(until, sock));
         let local = R::socket(&stream).local_addr();
         self.socks.insert(sock, Sock::Tcp(Box::new(Tcp { state: State::Open(stream), ..*tcp })));
@@ -163,6 +237,15 @@ impl<R: Reactor> Engine<R> {
             Ok(None) => self.fail(sock, IoFailure::Other(0)),
             Err(e) => self.fail(sock, failure(&e)),
         }
+    }
+
+    /// Goes on to the layers, within the same time.
+    fn shake(&mut self, sock: SockId, remote: SocketAddr) {
+        let Some(Sock::Tcp(tcp)) = self.socks.remove(&sock) else { return };
+        let State::Connecting { stream, until } = tcp.state else { return };
+        let state = State::Shaking { stream, remote, until };
+        self.socks.insert(sock, Sock::Tcp(Box::new(Tcp { state, ..*tcp })));
+        self.steps.push_back(Step::Work(sock));
     }
 
     /// Reads once, by the credit that is left; whatever the core makes of it comes before the next read.
@@ -175,7 +258,12 @@ impl<R: Reactor> Engine<R> {
         }
         let most = tcp.credit.min(CHUNK);
         self.buffer.resize(self.buffer.len().max(most), 0);
-        match R::read(stream, &mut self.buffer[..most]) {
+        let buffer = &mut self.buffer[..most];
+        let read = match &mut tcp.layers {
+            Some(layers) => layers.read(&mut Bare::<R>(stream), buffer),
+            None => R::read(stream, buffer),
+        };
+        match read {
             Ok(0) => {
                 tcp.credit = 0;
                 tcp.readable = false;
@@ -184,10 +272,16 @@ impl<R: Reactor> Engine<R> {
             Ok(n) => {
                 tcp.credit -= n;
                 socket::quick_ack(R::socket(stream));
-                self.steps.push_back(Step::Work(sock));
+                tcp.reads += 1;
+                // Others have their turn.
+                match tcp.reads.is_multiple_of(READS) {
+                    true => self.again.push(sock),
+                    false => self.steps.push_back(Step::Work(sock)),
+                }
                 self.core.handle(now, Event::Stream { sock, data: &self.buffer[..n] });
             }
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => tcp.readable = false,
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => self.again.push(sock),
             Err(e) => self.fail(sock, failure(&e)),
         }
     }
@@ -245,19 +339,35 @@ impl<R: Reactor> Engine<R> {
     }
 }
 
-/// Writes as much as the system takes.
-fn write_some<R: Reactor>(stream: &mut R::Stream, out: &mut VecDeque<Bytes>) -> io::Result<()> {
+/// Writes as much as the system takes; whether that was all.
+fn write_some<R: Reactor>(
+    stream: &mut R::Stream,
+    layers: &mut Option<Box<Layers>>,
+    out: &mut VecDeque<Bytes>,
+) -> io::Result<bool> {
+    let written = write_all::<R>(stream, layers, out);
+    match written {
+        Err(e) if e.kind() == io::ErrorKind::WouldBlock => Ok(false),
+        other => other.map(|()| true),
+    }
+}
+
+fn write_all<R: Reactor>(
+    stream: &mut R::Stream,
+    layers: &mut Option<Box<Layers>>,
+    out: &mut VecDeque<Bytes>,
+) -> io::Result<()> {
     while let Some(front) = out.front_mut() {
-        match R::write(stream, front) {
-            Ok(n) => front.advance(n),
-            Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(()),
-            Err(e) => return Err(e),
-        }
+        let n = match layers {
+            Some(layers) => layers.write(&mut Bare::<R>(stream), front)?,
+            None => R::write(stream, front)?,
+        };
+        front.advance(n);
         if front.is_empty() {
             out.pop_front();
         }
     }
-    Ok(())
+    layers.as_mut().map_or(Ok(()), |layers| layers.flush(&mut Bare::<R>(stream)))
 }
 
 /// Throws away what comes in; true at the end. Bytes without end are ended by the timer.

@@ -6,10 +6,11 @@ use std::net::{Ipv4Addr, TcpListener, TcpStream, UdpSocket};
 use bytes::Bytes;
 use p2pd_core::pipe::PipeKeys;
 use p2pd_core::pipe::PipeStart;
-use p2pd_core::{CloseHow, SecretKey, Strategy};
+use p2pd_core::{CloseHow, SecretKey, Strategy, Tls, Wrap};
 use socket2::SockRef;
 
 use super::*;
+use crate::wrap::tests::{Authority, Secure};
 
 #[derive(Debug)]
 struct Asking;
@@ -180,4 +181,144 @@ fn after_a_close_there_is_silence_also_for_what_failed_at_once() {
     engine.act(Action::Listen { sock, local: taken, backlog: 1, opts });
     engine.settle();
     assert_eq!(engine.node().stats().unknown_ids, unknown + 1, "the failure was told");
+}
+
+#[test]
+fn what_was_given_is_said_to_be_taken_once_and_not_before() {
+    let (mut engine, mut far) = engine();
+    // The core does not know this stream, and counts what it is told of it.
+    let before = engine.node().stats().unknown_ids;
+    let told = |engine: &Engine<Asking>| engine.node().stats().unknown_ids - before;
+    engine.act(Action::SendStream { sock: SOCK, data: Bytes::from(vec![7; 16 << 20]) });
+    engine.act(Action::AwaitWritable { sock: SOCK });
+    for _ in 0..20 {
+        engine.ready(SOCK);
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    assert_eq!(told(&engine), 0, "nobody has read");
+    let reader = std::thread::spawn(move || {
+        far.read_exact(&mut vec![0; 16 << 20]).unwrap();
+        far
+    });
+    until(&mut engine, |engine| told(engine) > 0);
+    let _far = reader.join().unwrap();
+    for _ in 0..20 {
+        engine.ready(SOCK);
+    }
+    assert_eq!(told(&engine), 1);
+    engine.act(Action::AwaitWritable { sock: SOCK });
+    engine.settle();
+    assert_eq!(told(&engine), 2, "at once, where nothing waits");
+}
+
+/// Has the engine open a stream to a server with TLS, which `far` has the other end of, within this time.
+fn dial_tls<T: Send + 'static>(
+    far: impl FnOnce(Secure) -> T + Send + 'static,
+    within: Duration,
+) -> (Engine<Asking>, std::thread::JoinHandle<T>) {
+    let (mut engine, _) = engine();
+    engine.socks.remove(&SOCK);
+    let authority = Authority::new("one");
+    let tls = Some(Tls { trust: authority.trust(), name: Some("server.test".into()) });
+    let wrap = Some(Wrap { host: "127.0.0.1".into(), tls, websocket: None }.into());
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let remote = listener.local_addr().unwrap();
+    let far = std::thread::spawn(move || far(authority.serve(listener.accept().unwrap().0)));
+    let (local, at) = ((Ipv4Addr::LOCALHOST, 0).into(), engine.clock.now());
+    let opts = p2pd_core::SockOpts::default();
+    engine.act(Action::Connect { sock: SOCK, local, remote, opts, at, deadline: at + within, wrap });
+    engine.tick();
+    (engine, far)
+}
+
+fn open_tcp(engine: &Engine<Asking>) -> Option<&Tcp<TcpStream>> {
+    match engine.socks.get(&SOCK) {
+        Some(Sock::Tcp(tcp)) if matches!(tcp.state, State::Open(_)) => Some(tcp),
+        _ => None,
+    }
+}
+
+#[test]
+fn what_tls_holds_is_read_by_later_credit_though_the_socket_is_empty() {
+    let (done, wait) = std::sync::mpsc::channel();
+    let far = move |mut stream: Secure| {
+        stream.write_all(b"0123456789").unwrap();
+        wait.recv().unwrap();
+    };
+    let (mut engine, far) = dial_tls(far, Duration::from_secs(20));
+    until(&mut engine, |engine| open_tcp(engine).is_some());
+    engine.act(Action::Read { sock: SOCK, credit: 3 });
+    until(&mut engine, |engine| open_tcp(engine).unwrap().credit == 0);
+    // No loop would say that this socket is ready: what is left is inside.
+    engine.act(Action::Read { sock: SOCK, credit: 20 });
+    engine.settle();
+    assert_eq!(open_tcp(&engine).unwrap().credit, 13, "all ten bytes, and no more");
+    done.send(()).unwrap();
+    far.join().unwrap();
+}
+
+#[test]
+fn a_graceful_end_of_tls_sends_everything_and_says_that_it_was_all() {
+    let far = |mut stream: Secure| {
+        let mut all = Vec::new();
+        // An end that was not said would be an error.
+        stream.read_to_end(&mut all).map(|_| all.len())
+    };
+    let (mut engine, far) = dial_tls(far, Duration::from_secs(20));
+    until(&mut engine, |engine| open_tcp(engine).is_some());
+    engine.act(Action::SendStream { sock: SOCK, data: Bytes::from(vec![7; 4 << 20]) });
+    engine.act(Action::Close { sock: SOCK, how: CloseHow::Graceful });
+    until(&mut engine, |engine| !engine.socks.contains_key(&SOCK));
+    assert_eq!(far.join().unwrap().unwrap(), 4 << 20);
+}
+
+#[test]
+fn a_server_that_never_answers_in_tls_is_given_up_in_time() {
+    let (done, wait) = std::sync::mpsc::channel::<()>();
+    let far = move |stream: Secure| {
+        let _ = wait.recv();
+        drop(stream);
+    };
+    let (mut engine, far) = dial_tls(far, Duration::from_millis(300));
+    let began = std::time::Instant::now();
+    while engine.socks.contains_key(&SOCK) {
+        assert!(began.elapsed() < Duration::from_secs(10), "never");
+        assert!(engine.deadline().is_some());
+        engine.ready(SOCK);
+        engine.tick();
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    assert!(began.elapsed() >= Duration::from_millis(250));
+    assert!(engine.timers.iter().all(|(_, sock)| *sock != SOCK));
+    drop(done);
+    far.join().unwrap();
+}
+
+#[test]
+fn what_tls_could_not_send_goes_when_the_socket_takes_more_though_nothing_new_is_sent() {
+    let (tell, told) = std::sync::mpsc::channel();
+    let far = move |mut stream: Secure| {
+        stream.flush().unwrap();
+        let total: usize = told.recv().unwrap();
+        stream.read_exact(&mut vec![0; total]).unwrap();
+    };
+    let (mut engine, far) = dial_tls(far, Duration::from_secs(20));
+    until(&mut engine, |engine| open_tcp(engine).is_some());
+    let mut total = 0;
+    loop {
+        engine.act(Action::SendStream { sock: SOCK, data: Bytes::from_static(&[7; 1024]) });
+        engine.settle();
+        total += 1024;
+        let Some(Sock::Tcp(tcp)) = engine.socks.get_mut(&SOCK) else { panic!("it is open") };
+        let (State::Open(stream), Some(layers)) = (&mut tcp.state, &mut tcp.layers) else {
+            panic!("as before")
+        };
+        if layers.flush(stream).is_err() {
+            assert!(tcp.out.is_empty(), "what is left is inside of TLS");
+            break;
+        }
+    }
+    tell.send(total).unwrap();
+    until(&mut engine, |_| far.is_finished());
+    far.join().unwrap();
 }

@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use p2pd_core::pipe::{MAX_RECORD, Opened, Opener, PipeKeys, PipeStart, RecordError, Sealer, echo_reply};
-use p2pd_core::{NodeId, PipeMode, Strategy};
+use p2pd_core::{NodeId, PipeId, PipeMode, Strategy};
 
 use buffer::{Incoming, Outgoing};
 pub(crate) use relayed::Link;
@@ -51,13 +51,15 @@ pub struct PipeInfo {
     local: SocketAddr,
     remote: SocketAddr,
     elapsed: Duration,
+    relayed: Option<PipeId>,
 }
 
 impl PipeInfo {
     /// Of what the engine hands out.
     pub fn new(start: &Start) -> Self {
         let PipeStart { peer, strategy, local, remote, elapsed, .. } = start.pipe;
-        PipeInfo { peer, strategy, mode: start.pipe.mode(), local, remote, elapsed }
+        let relayed = start.relayed.as_ref().map(Relayed::pipe);
+        PipeInfo { peer, strategy, mode: start.pipe.mode(), local, remote, elapsed, relayed }
     }
 
     /// The peer's proven id.
@@ -83,6 +85,11 @@ impl PipeInfo {
     /// The peer's end, as seen from here.
     pub fn remote_addr(&self) -> SocketAddr {
         self.remote
+    }
+
+    /// Of a pipe that was relayed when it opened: its number in [`Notice::Moved`](p2pd_core::Notice::Moved).
+    pub fn relayed(&self) -> Option<PipeId> {
+        self.relayed
     }
 
     /// How long it took to open: from the call of connect, or from the peer's first sign.

@@ -8,7 +8,7 @@ use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use p2pd_core::PipeEnd;
+use p2pd_core::{PipeEnd, PipeId};
 
 #[derive(Debug, Default)]
 pub(crate) struct Link {
@@ -41,21 +41,28 @@ impl Link {
 
 /// The user's side of a link.
 #[derive(Debug)]
-pub struct Relayed(Arc<Link>);
+pub struct Relayed {
+    pipe: PipeId,
+    link: Arc<Link>,
+}
 
 impl Relayed {
-    pub(crate) fn new() -> (Self, Arc<Link>) {
+    pub(crate) fn new(pipe: PipeId) -> (Self, Arc<Link>) {
         let link = Arc::new(Link::default());
-        (Relayed(link.clone()), link)
+        (Relayed { pipe, link: link.clone() }, link)
+    }
+
+    pub(super) fn pipe(&self) -> PipeId {
+        self.pipe
     }
 
     pub(super) fn end(&self) {
-        self.0.ended.store(true, Ordering::Release);
+        self.link.ended.store(true, Ordering::Release);
     }
 
     /// The socket's end was read: the peer's, or why there is none.
     pub(super) fn end_of_reading(&self) -> io::Result<usize> {
-        if self.0.peer_ended.load(Ordering::Acquire) {
+        if self.link.peer_ended.load(Ordering::Acquire) {
             return Ok(0);
         }
         Err(self.explain(io::ErrorKind::UnexpectedEof.into()))
@@ -63,7 +70,7 @@ impl Relayed {
 
     /// The error of a socket whose other end the engine has closed.
     pub(super) fn explain(&self, why: io::Error) -> io::Error {
-        let over = *self.0.over.lock().unwrap_or_else(PoisonError::into_inner);
+        let over = *self.link.over.lock().unwrap_or_else(PoisonError::into_inner);
         match over {
             _ if why.kind() == io::ErrorKind::WouldBlock => why,
             None => why,
@@ -74,7 +81,7 @@ impl Relayed {
 
 impl Drop for Relayed {
     fn drop(&mut self) {
-        self.0.dropped.store(true, Ordering::Release);
+        self.link.dropped.store(true, Ordering::Release);
     }
 }
 
@@ -94,7 +101,7 @@ mod tests {
 
     #[test]
     fn an_end_is_the_peers_or_says_why_it_is_not() {
-        let (user, link) = Relayed::new();
+        let (user, link) = Relayed::new(PipeId::from_number(0));
         assert_eq!(user.end_of_reading().unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
         link.is_over(PipeEnd::ServerForgot);
         link.is_over(PipeEnd::Shutdown);

@@ -58,10 +58,14 @@ fn event(notice: &Notice) -> Option<Value> {
         Notice::Progress { connect, strategy, stage } => json!({
             "event": "progress", "connect": connect.number(), "strategy": strategy.name(), "stage": stage.to_string(),
         }),
+        Notice::Moved { peer, strategy, remote, .. } => json!({
+            "event": "moved", "peer": peer.to_string(), "strategy": strategy.name(), "remote": remote.to_string(),
+        }),
         Notice::Broker { id, state: BrokerState::Lost(why) } => {
             json!({"event": "broker", "id": id, "state": "lost", "reason": why.to_string()})
         }
         Notice::IdentityInUse => json!({"event": "identity_in_use"}),
+        Notice::Port { local, state } => crate::say::port(*local, *state),
         _ => return None,
     })
 }

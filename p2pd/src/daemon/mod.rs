@@ -22,7 +22,7 @@ use p2pd_tokio::{ConnectError, Node, Pipe};
 use serde_json::{Value, json};
 use tokio::sync::Semaphore;
 
-use crate::commands::usage;
+use crate::commands::{addresses, usage};
 use crate::options::Daemon as Options;
 use crate::say::Say;
 use answer::Refused;
@@ -120,9 +120,7 @@ pub(crate) async fn run(node: &Node, prepared: Prepared, say: Say) -> ExitCode {
     let following = tokio::spawn(events::follow(daemon.clone(), node.notices()));
     let accepting = tokio::spawn(accept(daemon.clone()));
     say.api(listeners.tcp(), daemon.guard.token(), prepared.token_file.as_deref(), prepared.unix.as_deref());
-    say.waiting("asking for the outside address");
-    let (named, id) = (node.clone(), node.node_id());
-    let telling = tokio::spawn(async move { say.ready(&named.address().await, id) });
+    let telling = tokio::spawn(addresses(node.clone(), node.notices(), say));
     tokio::select! {
         () = listeners.serve(daemon.clone()) => {}
         () = crate::server::interrupted() => {}

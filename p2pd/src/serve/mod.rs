@@ -138,7 +138,7 @@ impl Serving {
     pub fn servers(&self, host: &str, id: u16) -> Servers {
         Servers {
             ntp: Vec::new(),
-            brokers: vec![Broker { id, host: host.into(), port: self.mqtt.port() }],
+            brokers: vec![Broker::new(id, host, self.mqtt.port())],
             stun: vec![StunServer { host: host.into(), port: self.stun.port() }],
             turn: self.turn.iter().filter_map(|(_, wanted)| self.turn_entry(host, wanted)).collect(),
         }
@@ -156,6 +156,7 @@ impl Serving {
             host: host.into(),
             port: self.stun.port(),
             transport: None,
+            tls: None,
             credential,
             lifetimes: Lifetimes::default(),
         })

@@ -38,8 +38,8 @@ const PER_SOURCE: u32 = 50;
 const MAX_SOURCES: usize = 4096;
 /// Names that one client may try: anybody can make up short-lived ones.
 const MAX_NAMES: usize = 8;
-/// After this nonces are renewed.
-const NONCE: Duration = Duration::from_secs(3600);
+/// The protocol takes no shorter one.
+const SHORTEST_NONCE: Duration = Duration::from_secs(30);
 
 /// What a server is told at its start.
 #[derive(Clone, Debug)]
@@ -53,6 +53,9 @@ pub struct Config {
     /// Whether peers on loopback are relayed to: for servers that are for this machine only. Default no, so that
     /// nobody reaches what is local to the server's machine.
     pub loopback: bool,
+    /// After this a nonce is stale, and its user asked to take the next one (438). Default an hour, at least
+    /// 30 s.
+    pub nonce: Duration,
     /// How much of everything.
     pub limits: Limits,
 }
@@ -65,6 +68,7 @@ impl Config {
             users,
             relay_ips: vec![relay_ip],
             loopback: false,
+            nonce: Duration::from_secs(3600),
             limits: Limits::default(),
         }
     }
@@ -544,7 +548,7 @@ impl Server {
         }
         self.strangers.push_back(way);
         let mut protocol = TurnServer::new(TransportType::Udp, local, self.config.realm.clone());
-        protocol.set_nonce_expiry_duration(NONCE);
+        protocol.set_nonce_expiry_duration(self.config.nonce.max(SHORTEST_NONCE));
         let wake = now + STRANGER_FOR;
         self.deadlines.insert((wake, way));
         let client = Client {

@@ -127,12 +127,18 @@ enum Command {
         /// With the servers that `p2pd serve` runs in place of the simulator's own, which lie less well.
         #[arg(long)]
         rendezvous: bool,
+        /// With a TURN server and its faults, through which at least half of the calls have to go.
+        #[arg(long)]
+        relay: bool,
     },
     /// Finds which faults of a bad seed matter.
     Shrink {
         /// The seed, as `sim swarm` printed it.
         #[arg(long)]
         seed: u64,
+        /// Of `sim swarm --relay`.
+        #[arg(long)]
+        relay: bool,
     },
     /// Punches pairs of homes drawn from a census, in our way and in those of others.
     Census {
@@ -256,11 +262,12 @@ fn main() -> ExitCode {
             true
         }
         Command::Grid { seeds, dials, json } => grid(seeds, dials, json.as_deref()),
-        Command::Shrink { seed } => match shrink(seed) {
+        Command::Shrink { seed, relay } => match shrink(seed, relay) {
             Some(left_out) => {
                 let list: Vec<String> = left_out.iter().map(usize::to_string).collect();
-                println!("seed {seed} is still bad with: {}", draw_without(seed, &left_out).what);
-                println!("replay: {REPLAY} swarm --seed {seed} --without {} --trace", list.join(","));
+                println!("seed {seed} is still bad with: {}", draw_without(seed, relay, &left_out).what);
+                let more = if relay { " --relay" } else { "" };
+                println!("replay: {REPLAY} swarm --seed {seed}{more} --without {} --trace", list.join(","));
                 false
             }
             None => {
@@ -268,10 +275,13 @@ fn main() -> ExitCode {
                 true
             }
         },
-        Command::Swarm { seeds, from, seed, without, trace, digest, rendezvous } => match seed {
-            Some(seed) => swarm_one(seed, &without, trace, rendezvous),
-            None => swarm(from, seeds, digest, rendezvous),
-        },
+        Command::Swarm { seeds, from, seed, without, trace, digest, rendezvous, relay } => {
+            let servers = Servers { rendezvous, relay };
+            match seed {
+                Some(seed) => swarm_one(seed, &without, trace, servers),
+                None => swarm(from, seeds, digest, servers),
+            }
+        }
         Command::Census { pairs, seed, reliability: true, .. } => {
             census::reliability(seed, pairs);
             true
@@ -372,9 +382,16 @@ fn grid(seeds: u64, dials: bool, json: Option<&std::path::Path>) -> bool {
     wrong.is_empty()
 }
 
-fn swarm_one(seed: u64, without: &[usize], trace: bool, rendezvous: bool) -> bool {
-    let mut drawn = draw_without(seed, without);
-    (drawn.pair.trace, drawn.pair.rendezvous) = (trace, rendezvous);
+/// Which servers a swarm has.
+#[derive(Clone, Copy)]
+struct Servers {
+    rendezvous: bool,
+    relay: bool,
+}
+
+fn swarm_one(seed: u64, without: &[usize], trace: bool, servers: Servers) -> bool {
+    let mut drawn = draw_without(seed, servers.relay, without);
+    (drawn.pair.trace, drawn.pair.rendezvous) = (trace, servers.rendezvous);
     let (ending, wrong) = judge(&drawn);
     print!("{}", ending.trace);
     println!("seed {seed}: {}; demanded: {:?}", drawn.what, drawn.demand);
@@ -386,15 +403,16 @@ fn swarm_one(seed: u64, without: &[usize], trace: bool, rendezvous: bool) -> boo
     wrong.is_empty()
 }
 
-fn swarm(from: u64, seeds: u64, digest: bool, rendezvous: bool) -> bool {
+fn swarm(from: u64, seeds: u64, digest: bool, servers: Servers) -> bool {
     let mut all = Digest::default();
-    let (begin, mut bad, mut connected, mut demanded) = (Instant::now(), 0, 0, 0);
+    let (begin, mut bad, mut connected, mut demanded, mut relayed) = (Instant::now(), 0, 0, 0, 0);
     for seed in from..from + seeds {
-        let mut drawn = draw(seed);
-        drawn.pair.rendezvous = rendezvous;
+        let mut drawn = draw(seed, servers.relay);
+        drawn.pair.rendezvous = servers.rendezvous;
         let (ending, mut wrong) = judge(&drawn);
         all.word(ending.digest);
         connected += u64::from(ending.strategy.is_some());
+        relayed += u64::from(ending.strategy == Some(Strategy::Relay));
         demanded += u64::from(drawn.demand != Verdict::Perhaps);
         // One world in twenty is run twice.
         if seed % 20 == 0 && run(&drawn.pair).digest != ending.digest {
@@ -403,12 +421,16 @@ fn swarm(from: u64, seeds: u64, digest: bool, rendezvous: bool) -> bool {
         if !wrong.is_empty() {
             bad += 1;
             println!("seed {seed} ({}): {}", drawn.what, wrong.join("; "));
-            let servers = if rendezvous { " --rendezvous" } else { "" };
-            println!("  replay: {REPLAY} swarm --seed {seed}{servers} --trace");
+            let mut with = if servers.rendezvous { " --rendezvous" } else { "" }.to_owned();
+            with.push_str(if servers.relay { " --relay" } else { "" });
+            println!("  replay: {REPLAY} swarm --seed {seed}{with} --trace");
         }
     }
     let rate = seeds * 1_000 / (begin.elapsed().as_millis() as u64).max(1);
-    println!("{seeds} seeds, {bad} bad; {connected} connected, {demanded} with a demand; {rate} a second");
+    let by_relay = if servers.relay { format!(", {relayed} of them by the relay") } else { String::new() };
+    println!(
+        "{seeds} seeds, {bad} bad; {connected} connected{by_relay}, {demanded} with a demand; {rate} a second"
+    );
     if digest {
         println!("digest {:016x}", all.value());
     }

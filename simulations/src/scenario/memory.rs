@@ -19,6 +19,7 @@ pub fn node_bytes(pair: &Pair, after_call: Option<Nanos>, allocated: &dyn Fn() -
             strategies: pair.strategies.iter().copied().collect(),
             mode: pair.mode,
             timeout: pair.timeout,
+            ..Plan::default()
         };
         // It is refused for a plan without strategies only, and then nothing is measured but two idle nodes.
         let _ = run.world.with(caller, |p, cx| p.node_mut().connect(cx, &address, plan));

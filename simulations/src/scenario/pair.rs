@@ -1,5 +1,7 @@
 //! Two nodes, their NATs, two STUN addresses and brokers: one opens a pipe to the other.
 
+mod relaying;
+
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -13,9 +15,13 @@ use crate::driver::{Clocks, NodeProgram};
 use crate::engine::{Domain, Keyed, MILLI, Nanos, SECOND};
 use crate::host::HostEvent;
 use crate::nat::{Chain, NatSpec, Unsolicited};
-use crate::net::LinkSpec;
-use crate::service::{Broker, BrokerFaults, RealBroker, RealStun, ServerProgram, Service, StunFaults};
+use crate::net::{Blackout, LinkSpec};
+use crate::service::{
+    Broker, BrokerFaults, RealBroker, RealStun, ServerProgram, Service, StunFaults, TurnFaults,
+};
 use crate::world::{App, Cx, HostId, SiteSpec, Trace, World};
+
+pub use relaying::Relaying;
 
 /// What runs on a host of a pair's world.
 #[derive(Debug)]
@@ -93,6 +99,8 @@ pub struct Pair {
     pub brokers: Vec<BrokerFaults>,
     /// The servers are those of `p2pd-rendezvous`, as `p2pd serve` has them, and not the simulator's own.
     pub rendezvous: bool,
+    /// A TURN server, if there is one.
+    pub relay: Option<Relaying>,
     /// From the internet to each broker.
     pub broker_delay: Nanos,
     /// The nodes' clocks.
@@ -131,6 +139,7 @@ impl Pair {
             stun: StunFaults::default(),
             brokers: vec![BrokerFaults::default()],
             rendezvous: false,
+            relay: None,
             broker_delay: 5 * MILLI,
             clocks: [clocks(0), clocks(1)],
             late: 0,
@@ -221,6 +230,7 @@ pub(super) struct Run {
     pub(super) world: World<Program>,
     pub(super) hosts: [HostId; 2],
     servers: Vec<HostId>,
+    turn: Option<HostId>,
     calls: usize,
     violations: Vec<String>,
 }
@@ -303,6 +313,7 @@ fn call(run: &mut Run, pair: &Pair) -> Call {
         strategies: pair.strategies.iter().copied().collect(),
         mode: pair.mode,
         timeout: pair.timeout,
+        ..Plan::default()
     };
     let begin = run.world.now();
     let id = match run.world.with(caller, |p, cx| p.node_mut().connect(cx, &address, plan)) {
@@ -397,8 +408,9 @@ pub(super) fn build(pair: &Pair) -> Run {
         }
         config.stun = STUN.iter().map(|ip| StunServer { host: ip.to_string().into(), port: 3478 }).collect();
         config.brokers = (0..pair.brokers.len())
-            .map(|n| BrokerConfig { id: n as u16, host: broker_address(n).to_string().into(), port: 1883 })
+            .map(|n| BrokerConfig::new(n as u16, &broker_address(n).to_string(), 1883))
             .collect();
+        config.turn = pair.relay.iter().map(Relaying::configured).collect();
         let seed = rng.bytes(Domain::Node, 100 + n as u64);
         let node = match Node::new(config, seed, pair.clocks[n].instant(0)) {
             Ok(node) => node,
@@ -422,10 +434,12 @@ pub(super) fn build(pair: &Pair) -> Run {
             world.add_host_at(&mut site, program(1))
         }
     };
+    let turn = pair.relay.map(|relay| relay.add_server(&mut world));
+    servers.extend(turn);
     if !matches!(pair.brokers.len(), 1..=16) {
         violations.push("a pair needs 1 to 16 brokers".into());
     }
-    Run { world, hosts: [listener, caller], servers, calls: 0, violations }
+    Run { world, hosts: [listener, caller], servers, turn, calls: 0, violations }
 }
 
 /// Both sides say something of their own and then that they are done; each must get it exactly. The listener had
@@ -452,6 +466,12 @@ fn exchange(run: &mut Run, pair: &Pair, place: usize, before: usize) -> Result<(
         // Two generals: the caller's last word of the hello was lost.
         return Err("the pipe ended before the listener had it");
     };
+    let relayed = run.world.app(caller).node().pipes[place].start.strategy == Strategy::Relay;
+    if let Some(relay) = pair.relay.filter(|_| relayed) {
+        // A stream that is as idle is its user's to keep alive.
+        let until = run.world.now() + relay.idle;
+        run.world.run_until(until);
+    }
     let until = run.world.now() + DATA_WITHIN;
     for (host, pipe, text) in [(caller, place, &CALLERS), (listener, other, &LISTENERS)] {
         run.world.with(host, |p, cx| {
@@ -480,7 +500,8 @@ fn exchange(run: &mut Run, pair: &Pair, place: usize, before: usize) -> Result<(
     }
     // A router that answers what it takes for no part of a stream makes itself and others forget the stream.
     let refuses = |nat: &NatSpec| nat.unsolicited != Unsolicited::Drop;
-    if !both(&run.world) && pair.chains.iter().any(|c| c.0.iter().any(refuses)) {
+    let refused = pair.chains.iter().any(|c| c.0.iter().any(refuses));
+    if !both(&run.world) && (refused || relayed) {
         let until = run.world.now() + TOLD_WITHIN;
         let over = |w: &World<Program>| {
             [(caller, place, &LISTENERS), (listener, other, &CALLERS)].into_iter().all(
@@ -489,8 +510,12 @@ fn exchange(run: &mut Run, pair: &Pair, place: usize, before: usize) -> Result<(
                 },
             )
         };
-        if run.world.run_while(until, over) && !both(&run.world) {
-            return Err("a router on the way cut the pipe");
+        let so_far = |host: HostId, pipe: usize, tag: u8| {
+            text(tag).starts_with(&run.world.app(host).node().pipes[pipe].received)
+        };
+        let prefix = so_far(caller, place, 0x77) && so_far(listener, other, 0x11);
+        if run.world.run_while(until, over) && !both(&run.world) && prefix {
+            return Err(if relayed { "the relay was lost" } else { "a router on the way cut the pipe" });
         }
     }
     if !both(&run.world) {
@@ -509,20 +534,26 @@ fn exchange(run: &mut Run, pair: &Pair, place: usize, before: usize) -> Result<(
 
 /// Ends the nodes and looks at what is left.
 fn end(mut run: Run, pair: &Pair, first: Call, again: Option<Result<Strategy, String>>) -> Ending {
-    let one = [run.hosts[0]];
-    let hosts: &[HostId] = if pair.place == Place::Oneself { &one } else { &run.hosts };
+    let both = run.hosts;
+    let hosts = if pair.place == Place::Oneself { &both[..1] } else { &both };
     for host in hosts {
-        run.world.with(*host, |p, cx| {
-            p.node_mut().close_pipes(cx);
-            p.node_mut().shutdown(cx);
-        });
+        run.world.with(*host, |p, cx| p.node_mut().close_pipes(cx));
+    }
+    relaying::leave(&mut run, hosts);
+    for host in hosts {
+        run.world.with(*host, |p, cx| p.node_mut().shutdown(cx));
     }
     // Nobody dials any more, so that once nothing is on its way and no socket is left, none will come back.
     let over =
         |w: &World<Program>| w.in_flight() == 0 && hosts.iter().all(|h| w.host(*h).live_sockets() == 0);
     let until = run.world.now() + GONE_WITHIN;
     run.world.run_while(until, over);
+    let lost = pair.relay.is_some_and(|relay| relay.faults != TurnFaults::default())
+        || pair.links.iter().any(|link| link.loss_ppm > 0 || link.blackout != Blackout::default());
+    let left = relaying::left_behind(&mut run, lost);
+    run.violations.extend(left);
     let mut known: Vec<IpAddr> = STUN.to_vec();
+    known.extend(pair.relay.map(|relay| relay.known()));
     known.extend((0..pair.brokers.len()).map(broker_address));
     for host in hosts {
         let node = run.world.app(*host).node();

@@ -6,14 +6,15 @@ use std::time::Duration;
 
 use p2pd_core::Strategy;
 use p2pd_core::pipe::PipeMode;
+use p2pd_core::wire::Transport;
 
-use super::pair::{Ending, Pair, Place, run};
+use super::pair::{Ending, Pair, Place, Relaying, run};
 use crate::driver::Clocks;
 use crate::engine::{Domain, Keyed, MILLI, SECOND};
 use crate::nat::{Chain, PRESETS, Unsolicited};
 use crate::net::{Blackout, LinkSpec};
 use crate::oracle::{Verdict, direct_or_reverse, every_strategy};
-use crate::service::{BrokerFaults, StunFaults};
+use crate::service::{BrokerFaults, Forgets, StunFaults};
 
 /// The kinds of faults that a seed chooses from.
 const KINDS: u64 = 11;
@@ -34,13 +35,13 @@ pub struct Drawn {
 }
 
 /// Draws the world of this seed.
-pub fn draw(seed: u64) -> Drawn {
-    draw_without(seed, &[])
+pub fn draw(seed: u64, relays: bool) -> Drawn {
+    draw_without(seed, relays, &[])
 }
 
 /// Draws the world of this seed and leaves these of its faults out. Randomness is keyed, so that all else
-/// stays as it was.
-pub fn draw_without(seed: u64, left_out: &[usize]) -> Drawn {
+/// stays as it was; with `relays` there is a TURN server too, which may have faults of its own.
+pub fn draw_without(seed: u64, relays: bool, left_out: &[usize]) -> Drawn {
     let rng = Keyed::new(seed);
     let mut drawn = 0;
     let mut below = |bound: u64| {
@@ -90,8 +91,24 @@ pub fn draw_without(seed: u64, left_out: &[usize]) -> Drawn {
         }
         what.push_str(" plain");
     }
+    let mut relay_excuses = false;
+    if relays {
+        let is_plain = pair.mode == PipeMode::Plain;
+        let (relay, faults) = draw_relay(rng);
+        pair.relay = Some(relay);
+        what.push_str(&faults.what);
+        // A node has no use for a relay to itself.
+        if pair.place != Place::Oneself {
+            pair.strategies = faults.strategies;
+            demand = if is_plain { Verdict::MustNot } else { Verdict::Must };
+        }
+        relay_excuses = faults.excuses;
+    }
     pair.again = true;
     let healed = demand;
+    if relay_excuses && demand == Verdict::Must {
+        demand = Verdict::Perhaps;
+    }
     let faults = match below(10) {
         0 => 0,
         1 | 2 => 1,
@@ -181,6 +198,86 @@ pub fn draw_without(seed: u64, left_out: &[usize]) -> Drawn {
     Drawn { pair, demand, healed, what, faults: faults as usize }
 }
 
+/// What was drawn about a relay beside it.
+struct RelayDrawn {
+    strategies: Vec<Strategy>,
+    what: String,
+    excuses: bool,
+}
+
+/// Draws a TURN server, from numbers that nothing else uses.
+fn draw_relay(rng: Keyed) -> (Relaying, RelayDrawn) {
+    let mut drawn = 0;
+    let mut below = |bound: u64| {
+        drawn += 1;
+        rng.below(Domain::Scenario, 1, drawn, bound)
+    };
+    let mut relay = Relaying::default();
+    let alone = below(2) == 0;
+    let strategies = if alone { vec![Strategy::Relay] } else { Strategy::ALL.to_vec() };
+    let mut what = if alone { ", by relay only" } else { ", with a relay" }.to_owned();
+    let mut add = |name: &str| {
+        what.push_str(", ");
+        what.push_str(name);
+    };
+    match below(4) {
+        0 => {
+            relay.over = Some(Transport::Tcp);
+            add("turn over tcp");
+        }
+        1 => {
+            relay.over = Some(Transport::Udp);
+            add("turn over udp");
+        }
+        _ => {}
+    }
+    if below(4) == 0 {
+        relay.nonce = (30 + below(120)) * SECOND;
+        add("short nonces");
+    }
+    if below(4) == 0 {
+        // Longer than permissions last, often than allocations.
+        relay.idle = (100 + below(1_200)) * SECOND;
+        add("idle");
+    }
+    let faults = &mut relay.faults;
+    let mut excuses = false;
+    for _ in 0..below(3) {
+        let (name, excused) = match below(6) {
+            0 => {
+                faults.lose_ppm = 1 + below(150_000) as u32;
+                ("relay loses", true)
+            }
+            1 => {
+                faults.duplicate_ppm = 1 + below(300_000) as u32;
+                ("relay doubles", false)
+            }
+            2 => {
+                faults.late = (1 + below(100)) * MILLI;
+                ("relay reorders", false)
+            }
+            3 => {
+                faults.full = true;
+                ("relay full", true)
+            }
+            4 => {
+                let from = below(40) * SECOND;
+                faults.dead = Blackout { from, until: from + (1 + below(60)) * SECOND };
+                ("relay dead", true)
+            }
+            _ => {
+                let at = (1 + below(60)) * SECOND;
+                let restart = below(2) == 0;
+                faults.forgets = Some(Forgets { at, restart });
+                (if restart { "relay restarts" } else { "relay forgets" }, true)
+            }
+        };
+        add(name);
+        excuses |= excused;
+    }
+    (relay, RelayDrawn { strategies, what, excuses })
+}
+
 /// Runs the world of this seed; what was wrong with it, if anything.
 pub fn judge(drawn: &Drawn) -> (Ending, Vec<String>) {
     let ending = run(&drawn.pair);
@@ -199,13 +296,13 @@ pub fn judge(drawn: &Drawn) -> (Ending, Vec<String>) {
 }
 
 /// The faults that can be left out of this seed's world and it still goes wrong; none if nothing goes wrong.
-pub fn shrink(seed: u64) -> Option<Vec<usize>> {
-    let bad = |left_out: &[usize]| !judge(&draw_without(seed, left_out)).1.is_empty();
+pub fn shrink(seed: u64, relays: bool) -> Option<Vec<usize>> {
+    let bad = |left_out: &[usize]| !judge(&draw_without(seed, relays, left_out)).1.is_empty();
     if !bad(&[]) {
         return None;
     }
     let mut left_out = Vec::new();
-    for place in 0..draw(seed).faults {
+    for place in 0..draw(seed, relays).faults {
         left_out.push(place);
         if !bad(&left_out) {
             left_out.pop();

@@ -6,6 +6,7 @@
 mod mqtt;
 mod rendezvous;
 mod stun;
+mod turn;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -16,6 +17,7 @@ use p2pd_core::{CloseHow, SockOpts};
 pub use mqtt::{Broker, BrokerFaults};
 pub use rendezvous::{RealBroker, RealStun};
 pub use stun::{StunFaults, StunServer};
+pub use turn::{Forgets, RealTurn, TurnFaults};
 
 use crate::engine::{Keyed, Nanos};
 use crate::host::{HostEvent, Sock};
@@ -73,6 +75,10 @@ pub enum Output {
         /// The payload.
         data: Bytes,
     },
+    /// Binds another UDP port, on all its addresses.
+    OpenUdp(u16),
+    /// Closes a UDP port.
+    CloseUdp(u16),
     /// Writes to a stream.
     Stream {
         /// Which.
@@ -116,6 +122,10 @@ pub trait Service: core::fmt::Debug {
     fn handle(&mut self, cx: &mut ServiceCx, input: Input<'_>);
     /// Its faults end.
     fn heal(&mut self);
+    /// What it holds for clients and they have to give back.
+    fn held(&self) -> usize {
+        0
+    }
     /// When it wants [`Input::Timeout`].
     fn timeout(&self) -> Option<Nanos> {
         None
@@ -150,6 +160,11 @@ impl ServerProgram {
         }
     }
 
+    /// What the server holds for clients and they have to give back.
+    pub fn held(&self) -> usize {
+        self.service.held()
+    }
+
     /// Ends the server's faults.
     pub fn heal(&mut self) {
         self.service.heal();
@@ -177,6 +192,17 @@ impl ServerProgram {
             Output::Datagram { local, to, data } => {
                 if let Some(sock) = self.udp.get(&local.port()) {
                     cx.host.send_to(*sock, Some(local.ip()), to, data);
+                }
+            }
+            Output::OpenUdp(port) => {
+                // Free on a host of its own.
+                if let Ok(sock) = cx.host.bind_udp(([0, 0, 0, 0], port).into(), SockOpts::default()) {
+                    self.udp.insert(port, sock);
+                }
+            }
+            Output::CloseUdp(port) => {
+                if let Some(sock) = self.udp.remove(&port) {
+                    cx.host.close(cx.now, sock, CloseHow::Drop);
                 }
             }
             Output::Stream { conn, data } => {

@@ -13,7 +13,7 @@ use super::stun::PORTS;
 use super::{BrokerFaults, ConnId, Input, Output, Service, ServiceCx, StunFaults};
 use crate::engine::{Domain, MILLI, Nanos};
 
-fn time(now: Nanos) -> Duration {
+pub(super) fn time(now: Nanos) -> Duration {
     Duration::from_nanos(now)
 }
 

@@ -1,14 +1,17 @@
-//! A peer on any driver, for the lab: `peer DRIVER listen SERVERS` prints `ready ADDRESS` and echoes;
-//! `peer DRIVER connect SERVERS ADDRESS STRATEGY` sends a line and prints `connected STRATEGY MS` and what came back;
+//! A peer on any driver, for the lab: `peer DRIVER listen SERVERS` prints `ready ADDRESS`, again when the address changes, and echoes;
+//! `peer DRIVER connect SERVERS ADDRESS STRATEGY` prints `calling`, sends 256 KiB and prints `connected STRATEGY MS`, and
+//! `there and back` if the same came back;
+//! `peer DRIVER brokers SERVERS` prints the words of its trace about brokers;
 //! `peer DRIVER cut-off SERVERS ADDRESS` takes its host's interface down, connects directly, and prints why that failed.
 
 use std::io::{Read, Write};
 use std::path::Path;
 use std::process::Command;
+use std::sync::Arc;
 use std::time::Duration;
 
 use p2pd_core::{Config, Plan, SecretKey, Strategy};
-use p2pd_tests::drivers::Driver;
+use p2pd_tests::drivers::{Driver, Node, Trace};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -26,10 +29,30 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     for server in &servers.turn {
         config.turn.push(p2pd_tests::drivers::runtime().block_on(server.resolve())?);
     }
-    let node = driver.bind(config, None)?;
+    let about_brokers: Option<Trace> = (*command == "brokers").then(|| {
+        let print = |line: &str| {
+            if let Some(words) = line.strip_prefix("action notify broker ") {
+                print!("broker {words}");
+            }
+        };
+        Box::new(print) as Trace
+    });
+    let node = driver.bind(config, about_brokers)?;
     match (*command, rest) {
         ("listen", []) => {
-            println!("ready {}", node.address());
+            let node: Arc<dyn Node> = node.into();
+            let (watched, mut said) = (node.clone(), node.address());
+            println!("ready {said}");
+            std::thread::spawn(move || {
+                loop {
+                    std::thread::sleep(Duration::from_millis(10));
+                    let now = watched.address();
+                    if now != said {
+                        println!("ready {now}");
+                        said = now;
+                    }
+                }
+            });
             loop {
                 let Some(mut pipe) = node.accept(PATIENCE) else { continue };
                 std::thread::spawn(move || {
@@ -43,16 +66,23 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         ("connect", [address, strategy]) => {
             let strategy = Strategy::from_name(strategy).ok_or("no such strategy")?;
             let plan = Plan { strategies: [strategy].into_iter().collect(), ..Plan::default() };
-            let mut pipe = node.connect(&address.parse()?, plan)?;
+            let call = node.begin(&address.parse()?, plan)?;
+            println!("calling");
+            let mut pipe = call.wait()?;
             println!("connected {} {}", pipe.info().strategy(), pipe.info().elapsed().as_millis());
-            pipe.write_all(b"there and back")?;
+            let sent: Vec<u8> =
+                (0..256 * 1024_u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
+            pipe.write_all(&sent)?;
             pipe.end()?;
-            let mut answer = String::new();
-            pipe.read_to_string(&mut answer)?;
-            println!("{answer}");
+            let mut answer = Vec::new();
+            pipe.read_to_end(&mut answer)?;
+            println!("{}", if answer == sent { "there and back" } else { "something else" });
             node.shutdown();
             Ok(())
         }
+        ("brokers", []) => loop {
+            node.accept(PATIENCE);
+        },
         ("cut-off", [address]) => {
             node.address();
             let ip = |args: &str| Command::new("ip").args(args.split(' ')).output();

@@ -30,6 +30,7 @@
 
 mod available;
 mod build;
+pub mod certificates;
 mod home;
 mod internet;
 mod netns;
@@ -123,6 +124,23 @@ impl Lab {
         &self.routers[index]
     }
 
+    /// Gives a host a second line, to the innermost router of another home: device `device`, which is down and has no
+    /// address. Its address there is to be the first, the router's the second.
+    ///
+    /// # Errors
+    /// Of `ip`.
+    pub fn plug(&self, host: usize, home: usize, device: &str) -> Result<[Ipv4Addr; 2]> {
+        let [ours, theirs] = [2, 1].map(|n| Ipv4Addr::new(172, 20 + home as u8, host as u8, n));
+        let (router, line) = (&self.routers[home][0], format!("lan{host}"));
+        let batch = format!(
+            "link add {line} type veth peer name {device} netns {}\naddr add {theirs}/24 dev {line}\n\
+             link set {line} up\n",
+            self.hosts[host].space.path()
+        );
+        router.configure("ip", &["-batch", "-"], &batch)?;
+        Ok([ours, theirs])
+    }
+
     /// What the internet has carried and dropped.
     pub fn traffic(&self) -> Traffic {
         self.internet.traffic()
@@ -174,6 +192,14 @@ impl Host {
     /// Runs `work` on a thread inside the host; see [`Namespace::enter`].
     pub fn enter<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
         self.space.enter(work)
+    }
+
+    /// Has `ip -batch` carry these lines out on the host.
+    ///
+    /// # Errors
+    /// Of `ip`.
+    pub fn ip_batch(&self, lines: &str) -> Result<()> {
+        self.space.configure("ip", &["-batch", "-"], lines)
     }
 
     /// A command that runs on the host; see [`Namespace::command`]. Best given to [`Host::spawn`].

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
+use super::certificates::Certificate;
 use super::process::Child;
 use super::{Host, Lab, LabError, Result, SERVER};
 
@@ -22,16 +23,28 @@ pub struct Mosquitto {
 impl Mosquitto {
     /// Starts the broker and waits until it takes connections.
     pub fn start(lab: &Lab) -> Result<Self> {
+        Self::start_with(lab, &[])
+    }
+
+    /// The same with TLS at these ports too; at 443 it is MQTT over WebSocket over TLS.
+    pub fn start_with(lab: &Lab, tls: &[(u16, &Certificate)]) -> Result<Self> {
         let files = TempDir::new("mosquitto")?;
         let config = files.path().join("conf");
         let ip = SERVER[0];
-        let text = format!("listener 1883 {ip}\nallow_anonymous true\npersistence false\nuser root\n");
+        let mut text = format!("listener 1883 {ip}\nallow_anonymous true\npersistence false\nuser root\n");
+        for (port, certificate) in tls {
+            let (pem, key) = files.certificate(&port.to_string(), certificate)?;
+            let protocol = if *port == 443 { "websockets" } else { "mqtt" };
+            text += &format!("listener {port} {ip}\nprotocol {protocol}\ncertfile {pem}\nkeyfile {key}\n");
+        }
         std::fs::write(&config, text).map_err(|e| LabError::new(format!("{}: {e}", config.display())))?;
         let mut command = lab.server().command("mosquitto");
         command.arg("-c").arg(&config);
         let mut child = lab.server().spawn(command)?;
-        let addr = (ip, 1883).into();
-        await_service(lab, &mut child, || TcpStream::connect_timeout(&addr, PATIENCE).map(drop))?;
+        for port in tls.iter().map(|(port, _)| *port).chain([1883]) {
+            let addr = (ip, port).into();
+            await_service(lab, &mut child, || TcpStream::connect_timeout(&addr, PATIENCE).map(drop))?;
+        }
         Ok(Self { child, _files: files })
     }
 
@@ -96,6 +109,33 @@ impl Coturn {
                 await_service(lab, &mut child, || binding(addr))?;
             }
         }
+        Ok(Self { child, _files: files })
+    }
+
+    /// A TURN server at the second address, for its one user, that takes TLS at this port.
+    pub fn start_tls(lab: &Lab, port: u16, certificate: &Certificate) -> Result<Self> {
+        let files = TempDir::new("coturn")?;
+        let (pem, key) = files.certificate("turn", certificate)?;
+        let ip = SERVER[1];
+        let mut command = lab.server().command("turnserver");
+        command.args([
+            "-n".to_owned(),
+            format!("--listening-ip={ip}"),
+            format!("--relay-ip={ip}"),
+            "--listening-port=3478".to_owned(),
+            format!("--tls-listening-port={port}"),
+            format!("--cert={pem}"),
+            format!("--pkey={key}"),
+            format!("--user={}:{}", Self::USER, Self::PASSWORD),
+            format!("--realm={}", Self::REALM),
+            format!("--userdb={}", files.path().join("turndb").display()),
+            format!("--pidfile={}", files.path().join("pid").display()),
+            "--log-file=stdout".to_owned(),
+        ]);
+        command.args(["--lt-cred-mech", "--no-dtls", "--no-cli", "--fingerprint", "--simple-log"]);
+        let mut child = lab.server().spawn(command)?;
+        let addr = (ip, port).into();
+        await_service(lab, &mut child, || TcpStream::connect_timeout(&addr, PATIENCE).map(drop))?;
         Ok(Self { child, _files: files })
     }
 
@@ -267,6 +307,16 @@ impl TempDir {
 
     fn path(&self) -> &Path {
         &self.0
+    }
+
+    /// Writes a certificate and its key; their files.
+    fn certificate(&self, name: &str, certificate: &Certificate) -> Result<(String, String)> {
+        let write = |kind: &str, text: &str| {
+            let file = self.0.join(format!("{name}.{kind}"));
+            let written = std::fs::write(&file, text).map(|()| file.display().to_string());
+            written.map_err(|e| LabError::new(format!("{}: {e}", file.display())))
+        };
+        Ok((write("pem", &certificate.pem)?, write("key", &certificate.key)?))
     }
 }
 

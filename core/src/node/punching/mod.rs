@@ -213,7 +213,7 @@ impl Node {
             Some(mappings),
         );
         if !begun {
-            self.leave(key, peer);
+            self.leave(key);
             self.reply(peer, session, &via, Body::Dialled(SmallVec::new()));
         }
     }
@@ -439,7 +439,7 @@ impl Node {
                 let tactic = self.punches.get(&key).and_then(|p| p.tactic());
                 if stranger && matches!(tactic, Some(Tactic::Spray { .. } | Tactic::Probe { .. })) {
                     self.cx.stats.refused += 1;
-                    self.leave(key, peer);
+                    self.leave(key);
                     self.doubt();
                     return self.reply(peer, session, &via, Body::Refused(Refusal::NoSearchForStrangers));
                 }
@@ -517,12 +517,11 @@ impl Node {
         }
     }
 
-    /// Ends our part in a punch that we will not or cannot do. The session goes on where another strategy is at it.
-    fn leave(&mut self, key: Key, peer: NodeId) {
+    /// Ends our part in a punch that we will not or cannot do. The session is not over: the peer may ask for a dial or
+    /// to its relay next.
+    fn leave(&mut self, key: Key) {
         self.end_punch(key);
-        if self.streams.of_session(key).next().is_none() && !self.visits.contains_key(&key.0) {
-            self.abandon(key, peer);
-        }
+        self.forget_visit(key);
     }
 
     /// Nothing came of a rung.
@@ -539,10 +538,7 @@ impl Node {
                     return self.cx.timers.set(Timer::Punch(key), Some(now + REST_FOR));
                 }
                 // The peer has given up; streams that are saying hello go on.
-                self.end_punch(key);
-                if self.streams.of_session(key).next().is_none() {
-                    self.agreement.abandon(key);
-                }
+                self.leave(key);
             }
         }
     }

@@ -9,6 +9,7 @@
 //! The stream proves both ends. It is a candidate then like any TCP stream, and NOMINATE and CONFIRM are its first
 //! bytes; the user's follow.
 
+mod moving;
 mod pipes;
 mod relay;
 mod servers;
@@ -18,9 +19,11 @@ use std::net::{IpAddr, SocketAddr};
 
 use smallvec::SmallVec;
 
+pub(super) use moving::Way;
 pub(crate) use pipes::MAX_AT_ONCE;
 pub(super) use relay::Relay;
 
+use moving::Moving;
 use relay::{News, RelayStage, STRANGERS_DATAGRAMS};
 use servers::{ServerNews, Servers};
 
@@ -43,7 +46,7 @@ use crate::turn::Family;
 
 /// A request is sent again at most so often.
 const REQUESTS: u8 = 6;
-/// Most relays at a time, pipes among them, which hold up to 8 MiB each: in all, and before a stranger gets one.
+/// Most relays at a time, pipes among them, which hold up to 8 MiB each, and as much again if they may move: in all, and before a stranger gets one.
 pub(super) const MAX_RELAYS: usize = 256;
 pub(super) const MAX_RELAYS_STRANGERS: usize = 192;
 /// Without an answer from the relay for so long, the asked side says again where it comes from, and gets a relayed
@@ -73,13 +76,14 @@ impl Node {
     /// Begins to ask our servers for a relayed address.
     pub(super) fn begin_relaying(&mut self, connect: ConnectId) -> Option<Relaying> {
         let (session, peer, via, _) = self.signalling_of(connect)?;
-        let (address, mode) = self.address_and_mode_of(connect)?;
+        let (address, mode, moves) = self.plan_of(connect)?;
         let key = (session, Requester::Us);
         let family =
             if address.v4().is_empty() && !address.v6().is_empty() { Family::V6 } else { Family::V4 };
         let id = self.cx.fresh_id();
         let mut relay = Relay::new(id, key, peer, mode, paths::Trust::Known, via, self.cx.now);
         relay.servers = Some(self.ask_servers(id, family));
+        relay.moves = moves;
         self.insert_relay(relay);
         self.work_relay(id);
         Some(Relaying { id, told_waiting: false, request: None, answered: false })
@@ -98,8 +102,9 @@ impl Node {
         let Some(relaying) = self.relaying(connect, n) else { return };
         match (&mut relaying.request, relayed) {
             (None, Some(relayed)) if ready && settled => {
-                let mode = self.relays.get(&id).map_or(PipeMode::Encrypted, |r| r.mode);
-                let body = Body::TurnRequest { mode, relayed, address: Box::new(own_address) };
+                let (mode, moves) =
+                    self.relays.get(&id).map_or((PipeMode::Encrypted, false), |r| (r.mode, r.moves));
+                let body = Body::TurnRequest { mode, moves, relayed, address: Box::new(own_address) };
                 let offset = self.clock_offset_of(peer);
                 let (message, sealed) = self.seal(peer, session, offset, body);
                 let sent = self.publish(peer, &sealed, &brokers, until);
@@ -143,7 +148,8 @@ impl Node {
             },
             (Some(_), None, _) => "no common broker became usable in time".into(),
             (Some(_), Some(request), false) => {
-                format!("asked {} time(s), the peer did not answer", request.sent)
+                let old = if relay.moves { "; an old one cannot have the relay first" } else { "" };
+                format!("asked {} time(s), the peer did not answer{old}", request.sent)
             }
             (Some(_), _, true) if let Some(code) = relay.refused => {
                 format!("the TURN server does not let the peer through: error {code}")
@@ -162,6 +168,7 @@ impl Node {
         via: SmallVec<[u8; 2]>,
         mode: PipeMode,
         relayed: SocketAddr,
+        moves: bool,
     ) {
         let key = (session, Requester::Them);
         let trust = self.trust(peer);
@@ -172,6 +179,7 @@ impl Node {
         let now = self.cx.now;
         let id = self.cx.fresh_id();
         let mut relay = Relay::new(id, key, peer, mode, trust, via, now);
+        relay.moves = moves;
         let from = self.dial_from(relayed.ip());
         relay.socket = Some((self.cx.bind_udp(Owner::Relay(id), from), false));
         relay.to = Some(relayed);
@@ -315,7 +323,8 @@ impl Node {
                 self.finish_by_relay(sock, &settled);
             }
             Decision::Settle { sock, settled } => self.finish_by_relay(sock, &settled),
-            Decision::Refuse { sock } => self.close_relay(sock),
+            // Only streams join.
+            Decision::Join { sock } | Decision::Refuse { sock } => self.close_relay(sock),
         }
     }
 
@@ -355,6 +364,7 @@ impl Node {
             match said {
                 News::Stream(event) => self.stream_news(id, event),
                 News::Server(news) => self.server_news(id, news),
+                News::Mover(event) => self.mover_news(id, event),
             }
         }
         if self.relays.get(&id).is_some_and(|r| r.is_over()) {
@@ -364,6 +374,13 @@ impl Node {
 
     fn stream_news(&mut self, id: SockId, event: StreamEvent) {
         let Some(relay) = self.relays.get_mut(&id) else { return };
+        if relay.moving.is_some() {
+            // What it brings or takes are the mover's frames.
+            if let StreamEvent::Ended(cause) = event {
+                self.relay_broke(id, end_of(cause));
+            }
+            return;
+        }
         let pipe = PipeId(id.number());
         match (event, relay.stage) {
             (StreamEvent::Connected, RelayStage::Meeting) => {
@@ -371,6 +388,9 @@ impl Node {
                 relay.until = Some(self.cx.now + AGREE_WITHIN);
                 relay.help_at = None;
                 let (key, peer, to) = (relay.key, relay.peer, relay.to);
+                if relay.moves {
+                    self.agreement.moves(key, id);
+                }
                 if let Some(to) = to {
                     self.stage(Some(key), Strategy::Relay, Stage::Authenticated(to));
                 }
@@ -441,10 +461,10 @@ impl Node {
             ServerNews::Lost(_) if relay.key.1 == Requester::Them && !relay.by_server => {}
             ServerNews::Lost(why) => match relay.stage {
                 RelayStage::Meeting | RelayStage::Agreeing => self.relay_failed(id, why.to_string()),
-                RelayStage::Pipe if why == crate::turn::Error::AllocationGone => {
-                    self.pipe_over(id, PipeEnd::ServerForgot);
+                RelayStage::Pipe | RelayStage::Leaving if relay.moving.is_some() => {
+                    self.relay_broke(id, server_end(why));
                 }
-                RelayStage::Pipe => self.pipe_over(id, PipeEnd::ServerGone),
+                RelayStage::Pipe => self.pipe_over(id, server_end(why)),
                 RelayStage::Leaving => self.close_relay(id),
                 RelayStage::Ending => {}
             },
@@ -562,6 +582,11 @@ impl Node {
             servers.close(&mut self.cx);
         }
         let (answers, since) = self.end_sessions(settled, since);
+        if settled.kept.is_some()
+            && let Some(relay) = self.relays.get_mut(&id)
+        {
+            relay.moving = Some(Box::new(Moving::new(self.cx.now)));
+        }
         let elapsed = self.cx.now.since(since);
         let (strategy, keys) = (Strategy::Relay, PipeKeys::Relayed(mode));
         let start = Box::new(PipeStart { answers, peer, strategy, local, remote, elapsed, keys });
@@ -596,6 +621,8 @@ impl Node {
         }
         relay.until = Some(until);
         relay.close(&mut self.cx);
+        self.end_moving(id);
+        let Some(relay) = self.relays.get_mut(&id) else { return };
         // What it still has to say is nobody's any more; this arms its timer.
         let _ = relay.pump(&mut self.cx);
         if relay.is_over() {
@@ -611,6 +638,13 @@ impl Node {
 
     fn relay_stage(&mut self, connect: ConnectId, stage: Stage) {
         self.cx.notify(Notice::Progress { connect, strategy: Strategy::Relay, stage });
+    }
+}
+
+fn server_end(why: crate::turn::Error) -> PipeEnd {
+    match why {
+        crate::turn::Error::AllocationGone => PipeEnd::ServerForgot,
+        _ => PipeEnd::ServerGone,
     }
 }
 

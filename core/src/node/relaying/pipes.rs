@@ -20,8 +20,12 @@ impl Node {
         self.advance(now);
         let id = SockId::from_number(pipe.number());
         let Some(relay) = self.relays.get_mut(&id) else { return 0 };
-        let (RelayStage::Pipe, Some(stream)) = (relay.stage, &mut relay.stream) else { return 0 };
-        let taken = stream.write(self.cx.now, &data[..data.len().min(MAX_AT_ONCE)]);
+        let data = &data[..data.len().min(MAX_AT_ONCE)];
+        let taken = match (relay.stage, &mut relay.moving, &mut relay.stream) {
+            (RelayStage::Pipe, Some(moving), _) => moving.mover.write(self.cx.now, data),
+            (RelayStage::Pipe, None, Some(stream)) => stream.write(self.cx.now, data),
+            _ => return 0,
+        };
         self.work_relay(id);
         taken
     }
@@ -31,11 +35,12 @@ impl Node {
         self.advance(now);
         let id = SockId::from_number(pipe.number());
         let Some(relay) = self.relays.get_mut(&id) else { return ReadOutcome::Empty };
-        let (RelayStage::Pipe, Some(stream)) = (relay.stage, &mut relay.stream) else {
-            return ReadOutcome::Empty;
-        };
         let most = out.len().min(MAX_AT_ONCE);
-        let outcome = stream.read(self.cx.now, &mut out[..most]);
+        let outcome = match (relay.stage, &mut relay.moving, &mut relay.stream) {
+            (RelayStage::Pipe, Some(moving), _) => moving.mover.read(self.cx.now, &mut out[..most]),
+            (RelayStage::Pipe, None, Some(stream)) => stream.read(self.cx.now, &mut out[..most]),
+            _ => return ReadOutcome::Empty,
+        };
         self.work_relay(id);
         outcome
     }
@@ -45,11 +50,13 @@ impl Node {
         self.advance(now);
         let id = SockId::from_number(pipe.number());
         let Some(relay) = self.relays.get_mut(&id) else { return };
-        if let (RelayStage::Pipe, Some(stream)) = (relay.stage, &mut relay.stream) {
-            relay.finished = true;
-            stream.finish(self.cx.now);
-            self.work_relay(id);
+        match (relay.stage, &mut relay.moving, &mut relay.stream) {
+            (RelayStage::Pipe, Some(moving), _) => moving.mover.finish(self.cx.now),
+            (RelayStage::Pipe, None, Some(stream)) => stream.finish(self.cx.now),
+            _ => return,
         }
+        relay.finished = true;
+        self.work_relay(id);
     }
 
     /// Gives a relayed pipe up, with its relayed address, and says no more about it. After
@@ -79,6 +86,7 @@ impl Node {
         // Nothing that was written is waited for any more.
         relay.done = true;
         self.cx.pipe_news(PipeId(id.number()), PipeNews::Ended(why));
+        self.end_moving(id);
         if let Some(servers) = self.relays.get_mut(&id).and_then(|r| r.servers.as_mut()) {
             servers.close(&mut self.cx);
         }

@@ -6,12 +6,14 @@ use std::net::{IpAddr, SocketAddr};
 use bytes::Bytes;
 use smallvec::SmallVec;
 
+use super::moving::Moving;
 use super::servers::{ServerNews, Servers};
 use crate::cx::{Cx, Timer};
 use crate::hello::{Control, parse_control};
 use crate::identity::NodeId;
 use crate::io::SockId;
 use crate::pipe::PipeMode;
+use crate::pipe::moving::MoverEvent;
 use crate::relay::{ReadOutcome, RelayStream, StreamEvent};
 use crate::signal::message::MAX_SOURCES;
 use crate::strategy::agreement::Key;
@@ -57,6 +59,10 @@ pub(in crate::node) struct Relay {
     pub(super) finished: bool,
     /// What was written has arrived, or never will.
     pub(super) done: bool,
+    /// The pipe may move.
+    pub(super) moves: bool,
+    /// What such a pipe has beside its stream.
+    pub(super) moving: Option<Box<Moving>>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -77,6 +83,7 @@ pub(super) enum RelayStage {
 pub(super) enum News {
     Stream(StreamEvent),
     Server(ServerNews),
+    Mover(MoverEvent),
 }
 
 impl Relay {
@@ -113,6 +120,8 @@ impl Relay {
             held: SmallVec::new(),
             finished: false,
             done: false,
+            moves: false,
+            moving: None,
         }
     }
 
@@ -152,11 +161,17 @@ impl Relay {
         let mut news = SmallVec::new();
         loop {
             let mut moved = false;
+            if let Some(moving) = &mut self.moving {
+                moving.carry(cx, self.stream.as_deref_mut());
+                news.extend(core::iter::from_fn(|| moving.mover.poll_event()).map(News::Mover));
+            }
             while let Some(datagram) = self.stream.as_mut().and_then(|s| s.poll_transmit(cx.now)) {
                 self.transmit(cx, datagram);
                 moved = true;
             }
             while let Some(event) = self.stream.as_mut().and_then(|s| s.poll_event()) {
+                // The mover has to look at it.
+                moved |= self.moving.is_some();
                 news.push(News::Stream(event));
             }
             while let Some(said) = self.servers.as_mut().and_then(Servers::poll_news) {
@@ -173,7 +188,8 @@ impl Relay {
         self.release(cx);
         let stream = self.stream.as_mut().and_then(|s| s.poll_timeout());
         let servers = self.servers.as_ref().and_then(Servers::poll_timeout);
-        let next = [stream, servers, self.until, self.help_at].into_iter().flatten().min();
+        let mover = self.moving.as_ref().and_then(|m| m.mover.poll_timeout());
+        let next = [stream, servers, mover, self.until, self.help_at].into_iter().flatten().min();
         cx.timers.set(Timer::Relay(self.id), next);
         news
     }
@@ -186,6 +202,11 @@ impl Relay {
         }
         if let Some(servers) = &mut self.servers {
             servers.timeout(cx);
+        }
+        if let Some(moving) = &mut self.moving
+            && moving.mover.poll_timeout().is_some_and(|at| at <= cx.now)
+        {
+            moving.mover.handle_timeout(cx.now);
         }
     }
 
@@ -231,6 +252,9 @@ impl Relay {
     pub(super) fn close(&mut self, cx: &mut Cx) {
         self.stage = RelayStage::Ending;
         self.help_at = None;
+        if let Some(moving) = &mut self.moving {
+            moving.close(cx);
+        }
         if let Some(stream) = &mut self.stream {
             stream.close(cx.now);
         }

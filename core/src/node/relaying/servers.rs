@@ -146,7 +146,10 @@ impl Servers {
         let from = SocketAddr::new(self.bind.filter(|b| b.is_ipv4() == ip.is_ipv4()).unwrap_or(any), 0);
         let sock = match self.tries[n].over {
             Transport::Udp => cx.bind_udp(self.owner, from),
-            Transport::Tcp => cx.dial(self.owner, from, at, DIAL_WITHIN),
+            Transport::Tcp => {
+                let wrap = self.tries[n].server.wrap();
+                cx.dial_server(self.owner, from, at, DIAL_WITHIN, wrap)
+            }
         };
         self.tries[n].state = TryState::Opening(sock, at);
     }
@@ -161,7 +164,7 @@ impl Servers {
         let client = Client::new(config, cx.random.draw(Domain::TurnSeed), cx.now);
         t.state = TryState::Running(sock, at, Box::new(client));
         match t.over {
-            Transport::Udp if t.server.transport.is_none() => t.tcp_at = Some(cx.now + TCP_AFTER),
+            Transport::Udp if t.server.only_way().is_none() => t.tcp_at = Some(cx.now + TCP_AFTER),
             Transport::Udp => {}
             Transport::Tcp => cx.read(sock, CREDIT),
         }
@@ -268,13 +271,13 @@ impl Servers {
     }
 
     fn ask_more(&mut self, cx: &mut Cx) {
-        let running = |t: &&Try| t.over == Transport::Udp || t.server.transport.is_some();
+        let running = |t: &&Try| t.over == Transport::Udp || t.server.only_way().is_some();
         let ended = |t: &Try| matches!(t.state, TryState::Ended(_));
         while self.chosen.is_none()
             && self.tries.iter().filter(running).filter(|t| !ended(t)).count() < AT_ONCE
             && let Some(server) = self.waiting.pop_front()
         {
-            let over = server.transport.unwrap_or(Transport::Udp);
+            let over = server.only_way().unwrap_or(Transport::Udp);
             self.ask(cx, server, over);
         }
         let all_ended = self.tries.iter().all(ended);
@@ -300,7 +303,7 @@ impl Servers {
     /// A try failed. `by_tcp`: another way to the same server may do better.
     fn fail(&mut self, cx: &mut Cx, n: usize, why: String, by_tcp: bool) {
         let t = &mut self.tries[n];
-        let asked_by_tcp = t.over == Transport::Tcp || t.server.transport.is_some();
+        let asked_by_tcp = t.over == Transport::Tcp || t.server.only_way().is_some();
         t.state = TryState::Ended(Some(why));
         if by_tcp && !asked_by_tcp && (t.tcp_at.is_some() || self.tries.len() < 2 * AT_ONCE) {
             self.ask_by_tcp(cx, n);
@@ -382,7 +385,11 @@ impl Servers {
     pub(super) fn describe(&self) -> String {
         let mut text = String::new();
         for t in &self.tries {
-            let over = if t.over == Transport::Udp { "UDP" } else { "TCP" };
+            let over = match (t.over, &t.server.tls) {
+                (Transport::Udp, _) => "UDP",
+                (Transport::Tcp, None) => "TCP",
+                (Transport::Tcp, Some(_)) => "TLS",
+            };
             let why = match &t.state {
                 TryState::Ended(Some(why)) => why.as_str(),
                 TryState::Ended(None) => continue,

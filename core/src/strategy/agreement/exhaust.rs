@@ -267,6 +267,7 @@ impl Machine {
             }
             Decision::Settle { sock, settled } => Decided::Settle(number(sock), bits(&settled)),
             Decision::Refuse { sock } => Decided::Refuse(number(sock)),
+            Decision::Join { .. } => unreachable!("no session here leaves room for another stream"),
         });
         let after = (self.intern(a, [0, 1, 2, 3]), decided);
         self.calls.insert((id, call), after);

@@ -1,6 +1,8 @@
 //! The driver of a node on a simulated host: it does what the core asks, as drivers on real sockets do, and
 //! keeps the books by which a run is judged.
 
+mod relayed;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
@@ -9,8 +11,9 @@ use p2pd_core::io::Interface;
 use p2pd_core::pipe::{MAX_RECORD, Opened, PipeKeys, PipeStart};
 use p2pd_core::{
     Action, ClockFix, CloseHow, ConnectError, ConnectId, Event, Instant, IoFailure, Node, Notice,
-    PeerAddress, Plan, SockId, WallTime,
+    PeerAddress, PipeId, Plan, SockId, WallTime,
 };
+use relayed::Outgoing;
 
 use crate::engine::{Domain, Nanos};
 use crate::host::{HostEvent, Sock};
@@ -77,8 +80,30 @@ pub struct Pipe {
     pub closed: bool,
     /// Why it broke.
     pub broken: Option<String>,
-    sock: Sock,
+    way: Way,
     sealed: Vec<u8>,
+}
+
+/// What a pipe's bytes go over.
+#[derive(Debug)]
+enum Way {
+    Socket(Sock),
+    Relay(Outgoing),
+}
+
+impl Pipe {
+    fn new(start: Box<PipeStart>, at: Nanos, way: Way) -> Pipe {
+        let (received, sealed) = (Vec::new(), Vec::new());
+        Pipe { start, at, received, ended: false, closed: false, broken: None, way, sealed }
+    }
+
+    fn is_on(&self, sock: Sock) -> bool {
+        matches!(self.way, Way::Socket(s) if s == sock)
+    }
+
+    fn is_relayed(&self, id: PipeId) -> bool {
+        matches!(&self.way, Way::Relay(out) if out.pipe == id)
+    }
 }
 
 #[derive(Debug)]
@@ -212,7 +237,16 @@ impl NodeProgram {
 
     /// Writes to a pipe.
     pub fn write(&mut self, cx: &mut Cx<'_>, pipe: usize, data: &[u8]) {
-        let Some(Pipe { sock, start, .. }) = self.pipes.get_mut(pipe) else { return };
+        let Some(Pipe { way, start, .. }) = self.pipes.get_mut(pipe) else { return };
+        let sock = match way {
+            Way::Socket(sock) => sock,
+            Way::Relay(out) => {
+                out.put(data);
+                let id = out.pipe;
+                self.work_relayed(cx.now, id);
+                return self.drain(cx);
+            }
+        };
         match &mut start.keys {
             PipeKeys::Plain | PipeKeys::Relayed(_) => cx.host.send(cx.now, *sock, data),
             PipeKeys::Encrypted(sealer, _) => {
@@ -230,7 +264,16 @@ impl NodeProgram {
 
     /// Says on a pipe that no more follows.
     pub fn end(&mut self, cx: &mut Cx<'_>, pipe: usize) {
-        let Some(Pipe { sock, start, .. }) = self.pipes.get_mut(pipe) else { return };
+        let Some(Pipe { way, start, .. }) = self.pipes.get_mut(pipe) else { return };
+        let sock = match way {
+            Way::Socket(sock) => sock,
+            Way::Relay(out) => {
+                out.end();
+                let id = out.pipe;
+                self.work_relayed(cx.now, id);
+                return self.drain(cx);
+            }
+        };
         if let PipeKeys::Encrypted(sealer, _) = &mut start.keys {
             let mut wire = Vec::new();
             if sealer.end(&mut wire).is_ok() {
@@ -242,9 +285,14 @@ impl NodeProgram {
 
     /// Closes every pipe.
     pub fn close_pipes(&mut self, cx: &mut Cx<'_>) {
+        let now = self.clocks.instant(cx.now);
         for pipe in &self.pipes {
-            cx.host.close(cx.now, pipe.sock, CloseHow::Graceful);
+            match &pipe.way {
+                Way::Socket(sock) => cx.host.close(cx.now, *sock, CloseHow::Graceful),
+                Way::Relay(out) => self.node.pipe_close(now, out.pipe),
+            }
         }
+        self.drain(cx);
     }
 
     fn tell(&mut self, cx: &mut Cx<'_>, event: Event<'_>) {
@@ -310,7 +358,7 @@ impl NodeProgram {
                 }
                 Err(cause) => self.tell(cx, Event::Failed { sock, cause }),
             },
-            Action::Connect { sock, local, remote, opts, at, deadline } => {
+            Action::Connect { sock, local, remote, opts, at, deadline, .. } => {
                 self.dialled.insert(remote);
                 self.dials += 1;
                 match cx.host.bind_tcp(local, remote, opts) {
@@ -342,6 +390,12 @@ impl NodeProgram {
                     cx.host.send(cx.now, *s, &data);
                 }
             }
+            Action::AwaitWritable { sock } => {
+                // A host here takes whatever it is given.
+                if self.entries.contains_key(&sock) {
+                    self.tell(cx, Event::Writable { sock });
+                }
+            }
             Action::Read { sock, credit } => {
                 if let Some(Entry::Stream { credit: left, .. }) = self.entries.get_mut(&sock) {
                     *left += credit as usize;
@@ -355,16 +409,7 @@ impl NodeProgram {
             }
             Action::Detach { sock, pipe } => {
                 if let Some(s) = self.remove(sock) {
-                    self.pipes.push(Pipe {
-                        start: pipe,
-                        at: cx.now,
-                        received: Vec::new(),
-                        ended: false,
-                        closed: false,
-                        broken: None,
-                        sock: s,
-                        sealed: Vec::new(),
-                    });
+                    self.pipes.push(Pipe::new(pipe, cx.now, Way::Socket(s)));
                     self.read_pipe(cx, s);
                 }
             }
@@ -379,6 +424,8 @@ impl NodeProgram {
                 self.tell(cx, Event::Resolved { query, result: found });
             }
             Action::Notify(notice) => self.notices.push((cx.now, notice)),
+            Action::OpenRelayed { pipe, start } => self.open_relayed(cx, pipe, start),
+            Action::Pipe { pipe, news } => self.pipe_news(cx, pipe, news),
             // Look-ups are answered at once here, so that there is none to cancel.
             Action::Cancel { .. } => {}
             other => self.violations.push(format!("an action this driver does not know: {other:?}")),
@@ -427,7 +474,7 @@ impl NodeProgram {
     }
 
     fn read_pipe(&mut self, cx: &mut Cx<'_>, sock: Sock) {
-        let Some(pipe) = self.pipes.iter_mut().find(|p| p.sock == sock) else { return };
+        let Some(pipe) = self.pipes.iter_mut().find(|p| p.is_on(sock)) else { return };
         let data = cx.host.read(sock, usize::MAX);
         pipe.closed |= cx.host.at_end(sock);
         match &mut pipe.start.keys {
@@ -473,7 +520,7 @@ impl App for NodeProgram {
                 }
             }
             HostEvent::Failed(s, cause) | HostEvent::Broken(s, cause) => {
-                if let Some(pipe) = self.pipes.iter_mut().find(|p| p.sock == s) {
+                if let Some(pipe) = self.pipes.iter_mut().find(|p| p.is_on(s)) {
                     pipe.broken = Some(cause.to_string());
                 }
                 if let Some(&sock) = self.by_sock.get(&s) {
@@ -510,7 +557,13 @@ impl App for NodeProgram {
             START => {
                 let list: Vec<Interface> = (2..)
                     .zip(cx.host.addresses())
-                    .map(|(index, ip)| Interface { index, ip: *ip, prefix: 24, default_route: true })
+                    .map(|(index, ip)| Interface {
+                        index,
+                        ip: *ip,
+                        prefix: 24,
+                        default_route: true,
+                        gateway: None,
+                    })
                     .collect();
                 self.tell(cx, Event::Clock(self.clocks.fix(cx.now)));
                 self.tell(cx, Event::Interfaces(&list));

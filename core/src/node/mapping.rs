@@ -1,0 +1,257 @@
+//! The listener's port opened on the routers in front of us, where the configuration asks for it: one mapper for each
+//! interface behind a NAT that has a gateway. What a router grants goes into our address once STUN agrees with it.
+
+use core::time::Duration;
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+
+use smallvec::SmallVec;
+
+use super::{Node, Phase};
+use crate::cx::{Owner, Timer};
+use crate::io::{CloseHow, Interface, SockId};
+use crate::notice::{Notice, PortState};
+use crate::portmap::{self, Event, Mapper, Protocol, Request, StreamId, Truth};
+use crate::random::Domain;
+use crate::time::Instant;
+
+/// A stream to a UPnP device may take this long to open.
+const DIAL_WITHIN: Duration = Duration::from_secs(3);
+/// The end of a node waits for its mappings to be taken back, so long at most: routers answer in milliseconds.
+const CLOSE_WITHIN: Duration = Duration::from_secs(2);
+
+/// The mappers of a node, each by a number that is not used again.
+#[derive(Debug, Default)]
+pub(super) struct Mappings {
+    all: BTreeMap<u32, Mapping>,
+    next: u32,
+    /// When the end is not waited for any longer.
+    until: Option<Instant>,
+}
+
+#[derive(Debug)]
+struct Mapping {
+    /// The interface whose port is mapped.
+    interface: Interface,
+    mapper: Mapper,
+    udp: SockId,
+    bound: bool,
+    streams: BTreeMap<StreamId, SockId>,
+    /// What STUN saw of the interface, as it was told.
+    seen: Option<IpAddr>,
+    /// What is open.
+    held: Option<(SocketAddr, Truth)>,
+}
+
+impl Mappings {
+    /// Where the world reaches the listener at this address of ours through its router, if STUN agrees.
+    pub(super) fn of(&self, local: IpAddr) -> Option<SocketAddr> {
+        let held = self.all.values().find(|m| m.interface.ip == local)?.held;
+        held.filter(|(_, truth)| *truth == Truth::Agrees).map(|(external, _)| external)
+    }
+
+    /// Whether this is a socket of a mapping, which outlives the node by a moment.
+    pub(super) fn owns(&self, owner: Option<Owner>) -> bool {
+        matches!(owner, Some(Owner::Mapping(n)) if self.all.contains_key(&n))
+    }
+}
+
+impl Node {
+    /// Asks for a mapping wherever one is of use and none is asked for, and tells mappers what STUN sees.
+    pub(super) fn map_ports(&mut self) {
+        if !self.config.portmap {
+            return;
+        }
+        let chosen: SmallVec<[Interface; 6]> = self.chosen.iter().copied().collect();
+        for interface in chosen {
+            let seen = self.external.of(interface.ip);
+            let known = self.mappings.all.iter().find(|(_, m)| m.interface.ip == interface.ip);
+            match (known.map(|(n, m)| (*n, m.seen)), seen) {
+                (Some((n, told)), Some(_)) if told != seen => {
+                    let now = self.cx.now;
+                    self.with_mapping(n, |m| {
+                        m.seen = seen;
+                        m.mapper.seen(now, seen);
+                    });
+                }
+                (None, Some(seen)) if seen != interface.ip && interface.gateway.is_some() => {
+                    if let Some(port) = self.listen_port(interface.ip.is_ipv4()) {
+                        self.map_port(interface, port, seen);
+                    }
+                }
+                _ => {}
+            }
+        }
+    }
+
+    fn map_port(&mut self, interface: Interface, port: u16, seen: IpAddr) {
+        let now = self.cx.now;
+        let mut config = portmap::Config::new(interface.ip, interface.prefix);
+        (config.gateway, config.zone) = (interface.gateway, interface.index);
+        let mut mapper = Mapper::new(config, self.cx.random.draw(Domain::PortMapping), now);
+        mapper.seen(now, Some(seen));
+        // A new mapper has room, and the port is a listener's.
+        let _ = mapper.map(now, Protocol::Tcp, port, port);
+        let n = self.mappings.next;
+        self.mappings.next += 1;
+        let udp = self.cx.bind_udp(Owner::Mapping(n), SocketAddr::new(interface.ip, 0));
+        let (streams, held) = (BTreeMap::new(), None);
+        let mapping = Mapping { interface, mapper, udp, bound: false, streams, seen: Some(seen), held };
+        self.mappings.all.insert(n, mapping);
+    }
+
+    /// Gives up the mappings of interfaces that are gone or lead to another gateway: whoever granted them cannot be
+    /// asked any more, and their leases end.
+    pub(super) fn drop_mappings(&mut self) {
+        let stays = |m: &Mapping| {
+            self.chosen.iter().any(|i| (i.ip, i.gateway) == (m.interface.ip, m.interface.gateway))
+        };
+        let gone: Vec<u32> = self.mappings.all.iter().filter(|(_, m)| !stays(m)).map(|(n, _)| *n).collect();
+        gone.into_iter().for_each(|n| self.end_mapping(n));
+    }
+
+    /// Takes every mapping back. What is open is waited for.
+    pub(super) fn close_mappings(&mut self) {
+        let now = self.cx.now;
+        self.mappings.until = Some(now + CLOSE_WITHIN);
+        let all: Vec<u32> = self.mappings.all.keys().copied().collect();
+        for n in all {
+            let held = self.mappings.all.get(&n).is_some_and(|m| m.held.is_some());
+            self.with_mapping(n, |m| m.mapper.close(now));
+            // One that was asked for is taken back too, for what it is worth: perhaps nobody listens there.
+            if !held {
+                self.end_mapping(n);
+            }
+        }
+    }
+
+    /// Whether nothing more is to be waited for at the end.
+    pub(super) fn mappings_are_closed(&self) -> bool {
+        self.mappings.all.is_empty()
+    }
+
+    pub(super) fn mapping_bound(&mut self, n: u32) {
+        self.with_mapping(n, |m| m.bound = true);
+    }
+
+    pub(super) fn mapping_datagram(&mut self, n: u32, from: SocketAddr, data: &[u8]) {
+        let now = self.cx.now;
+        self.with_mapping(n, |m| m.mapper.datagram(now, from, data));
+    }
+
+    pub(super) fn mapping_connected(&mut self, n: u32, sock: SockId) {
+        let now = self.cx.now;
+        self.with_mapping(n, |m| {
+            if let Some(stream) = m.stream(sock) {
+                m.mapper.connected(now, stream);
+            }
+        });
+    }
+
+    pub(super) fn mapping_received(&mut self, n: u32, sock: SockId, data: &[u8]) {
+        let now = self.cx.now;
+        self.with_mapping(n, |m| {
+            if let Some(stream) = m.stream(sock) {
+                m.mapper.received(now, stream, data);
+            }
+        });
+    }
+
+    /// A socket failed, or its stream ended.
+    pub(super) fn mapping_lost(&mut self, n: u32, sock: SockId) {
+        let now = self.cx.now;
+        if self.mappings.all.get(&n).is_some_and(|m| m.udp == sock) {
+            return self.end_mapping(n);
+        }
+        self.with_mapping(n, |m| {
+            if let Some(stream) = m.stream(sock) {
+                m.mapper.ended(now, stream);
+            }
+        });
+    }
+
+    pub(super) fn mapping_timeout(&mut self, n: u32) {
+        let now = self.cx.now;
+        if self.mappings.until.is_some_and(|until| until <= now) {
+            return self.end_mapping(n);
+        }
+        self.with_mapping(n, |m| m.mapper.handle_timeout(now));
+    }
+
+    /// Does something with a mapping, and then what it asks for.
+    fn with_mapping(&mut self, n: u32, act: impl FnOnce(&mut Mapping)) {
+        let Some(mapping) = self.mappings.all.get_mut(&n) else { return };
+        act(mapping);
+        let cx = &mut self.cx;
+        while let Some(request) = mapping.bound.then(|| mapping.mapper.poll_request()).flatten() {
+            match request {
+                Request::Datagram { to, data } => cx.send_datagram(mapping.udp, to, data),
+                Request::Connect { stream, to } => {
+                    let local = SocketAddr::new(mapping.interface.ip, 0);
+                    let sock = cx.dial(Owner::Mapping(n), local, to, DIAL_WITHIN);
+                    mapping.streams.insert(stream, sock);
+                }
+                Request::Send { stream, data } => {
+                    if let Some(sock) = mapping.streams.get(&stream) {
+                        cx.send(*sock, data);
+                    }
+                }
+                Request::Read { stream, credit } => {
+                    if let Some(sock) = mapping.streams.get(&stream) {
+                        cx.read(*sock, credit);
+                    }
+                }
+                Request::Close { stream } => {
+                    if let Some(sock) = mapping.streams.remove(&stream) {
+                        cx.close(sock, CloseHow::Drop);
+                    }
+                }
+            }
+        }
+        let local = mapping.interface.ip;
+        let mut over = false;
+        while let Some(event) = mapping.mapper.poll_event() {
+            let state = match event {
+                Event::Mapped { way, external, truth, .. } => {
+                    mapping.held = Some((external, truth));
+                    PortState::Open { way, external, truth }
+                }
+                Event::Failed { gateway, upnp, .. } => PortState::Failed { gateway, upnp },
+                Event::Lost { .. } => {
+                    mapping.held = None;
+                    PortState::Lost
+                }
+                Event::Removed { confirmed, .. } => PortState::Removed { confirmed },
+                Event::Closed => {
+                    over = true;
+                    continue;
+                }
+                Event::Listed(_) | Event::ListEnd(_) => continue,
+            };
+            cx.notify(Notice::Port { local, state });
+        }
+        if over {
+            return self.end_mapping(n);
+        }
+        let at = mapping.mapper.poll_timeout();
+        let at = at.into_iter().chain(self.mappings.until).min();
+        cx.timers.set(Timer::Mapping(n), at);
+    }
+
+    fn end_mapping(&mut self, n: u32) {
+        let Some(mapping) = self.mappings.all.remove(&n) else { return };
+        self.cx.timers.set(Timer::Mapping(n), None);
+        for sock in mapping.streams.into_values().chain([mapping.udp]) {
+            self.cx.close(sock, CloseHow::Drop);
+        }
+        if self.phase == Phase::Closing && self.mappings_are_closed() {
+            self.closed();
+        }
+    }
+}
+
+impl Mapping {
+    fn stream(&self, sock: SockId) -> Option<StreamId> {
+        self.streams.iter().find(|(_, s)| **s == sock).map(|(stream, _)| *stream)
+    }
+}

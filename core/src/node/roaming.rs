@@ -1,0 +1,171 @@
+//! Our network becomes another: what was measured is measured again, and what goes on from addresses that are gone
+//! begins again from those that are there.
+
+use core::time::Duration;
+use std::net::IpAddr;
+
+use super::opening::{MeasureAgain, choose};
+use super::{Node, Phase};
+use crate::cx::Timer;
+use crate::io::{Interface, SockId};
+use crate::notice::ConnectId;
+use crate::session::SessionId;
+use crate::signal::broker::News;
+use crate::strategy::agreement::{Key, Requester};
+use crate::strategy::dialler::Dialler;
+use crate::strategy::paths::{self, Route};
+
+/// A new address is handed out after this long even if its NAT is still being measured.
+const RESETTLE_WITHIN: Duration = Duration::from_secs(2);
+
+impl Node {
+    /// The interfaces as they are now. The first list starts the node.
+    pub(super) fn interfaces(&mut self, list: &[Interface]) {
+        let chosen = choose(list, self.config.bind);
+        if self.phase == Phase::New {
+            self.phase = Phase::Running;
+            self.set_routes(chosen);
+            return self.start();
+        }
+        let moved = is_elsewhere(&self.chosen, &chosen);
+        if chosen != self.chosen {
+            self.set_routes(chosen);
+            self.signal_ways = None;
+            self.listeners.waited = false;
+            self.cx.timers.set(Timer::Settle, Some(self.cx.now + RESETTLE_WITHIN));
+            self.open_listeners();
+        }
+        // Beside the chosen addresses there may be others, of which the system chooses too.
+        let gone = |ip: IpAddr| is_gone(ip, list);
+        self.roam_brokers(moved, gone);
+        if moved {
+            self.roam_punches();
+            self.roam_visits();
+            self.roam_attempts(gone);
+        }
+        self.drop_streams_from(gone);
+    }
+
+    fn set_routes(&mut self, chosen: Vec<Interface>) {
+        self.routes =
+            chosen.iter().map(|i| Route { internal: i.ip, prefix: i.prefix, external: i.ip }).collect();
+        self.chosen = chosen;
+        self.drop_mappings();
+        let locals = self.routes.iter().map(|r| r.internal);
+        self.external.start(&mut self.cx, locals);
+        self.surveyor.stop(&mut self.cx);
+        self.surveyed = false;
+        self.again = MeasureAgain::default();
+        self.cx.timers.set(Timer::Measure, None);
+    }
+
+    fn roam_brokers(&mut self, moved: bool, gone: impl Fn(IpAddr) -> bool) {
+        for place in 0..self.brokers.len() {
+            let news: News = self.brokers[place].roam(&mut self.cx, moved, &gone);
+            self.broker_news(place as u8, news);
+        }
+    }
+
+    /// Punches leave from the way that we had. Ours begin their next rung once our address is known again; a peer's next
+    /// one is a new punch to us.
+    fn roam_punches(&mut self) {
+        let all: Vec<Key> = self.punches.keys().copied().collect();
+        for key in all {
+            self.forget_punch(key);
+        }
+    }
+
+    /// Dials of ours that nobody has answered, for a peer that asked for them, are made again.
+    fn roam_visits(&mut self) {
+        let all: Vec<SessionId> = self.visits.keys().copied().collect();
+        for session in all {
+            self.close_dials_of((session, Requester::Them));
+            let Some(visit) = self.visits.get_mut(&session) else { continue };
+            let (peer, trust) = (visit.peer, visit.trust);
+            let oneself = peer == self.config.identity.node_id();
+            let paths = paths::to_peer(&self.routes, &visit.address, oneself, trust);
+            if !paths.is_empty() {
+                visit.dialler = Dialler::new(paths, self.cx.now);
+                self.drive_visit(session);
+            }
+        }
+    }
+
+    fn roam_attempts(&mut self, gone: impl Fn(IpAddr) -> bool) {
+        let offline = self.routes.is_empty();
+        let all: Vec<ConnectId> = self.attempts.keys().copied().collect();
+        for connect in all {
+            let Some(key) = self.attempts.get(&connect).map(|a| (a.session(), Requester::Us)) else {
+                continue;
+            };
+            // The peer may have nominated such a stream, or taken our relay, and will wait for it.
+            let opened = self.has_opened_from(key, &gone) || self.relaying_of(key.0).is_some();
+            if opened {
+                self.renew_session(connect);
+            } else {
+                self.close_dials_of(key);
+            }
+            if let Some(attempt) = self.attempts.get_mut(&connect) {
+                attempt.roam(self.cx.now, offline);
+            }
+            self.drive_attempt(connect);
+        }
+    }
+
+    pub(super) fn close_dials_of(&mut self, key: Key) {
+        let socks: Vec<SockId> = self.streams.of_session(key).collect();
+        self.close_dials(socks.into_iter());
+    }
+}
+
+/// Whether the way out is another: an address has gone, or the one that leads out.
+fn is_elsewhere(before: &[Interface], now: &[Interface]) -> bool {
+    let first = |list: &[Interface], v4: bool| {
+        list.iter().find(|i| i.ip.is_ipv4() == v4).map(|i| (i.ip, i.default_route))
+    };
+    before.iter().any(|b| now.iter().all(|n| n.ip != b.ip))
+        || [true, false].iter().any(|v4| first(before, *v4) != first(now, *v4))
+}
+
+/// Whether an address that a socket has is none of ours any more. Loopback and link-local ones are in no list.
+fn is_gone(ip: IpAddr, list: &[Interface]) -> bool {
+    let listed = match ip {
+        IpAddr::V4(ip) => !ip.is_loopback() && !ip.is_unspecified() && !ip.is_link_local(),
+        IpAddr::V6(ip) => !ip.is_loopback() && !ip.is_unspecified() && !ip.is_unicast_link_local(),
+    };
+    listed && list.iter().all(|i| i.ip != ip.to_canonical())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn interface(ip: &str, default_route: bool) -> Interface {
+        Interface { index: 2, ip: ip.parse().unwrap(), prefix: 24, default_route, gateway: None }
+    }
+
+    #[test]
+    fn elsewhere_is_where_the_way_out_is_another() {
+        let home = [interface("192.168.1.5", true), interface("10.0.0.1", false)];
+        assert!(!is_elsewhere(&home, &home));
+        let more = [home[0], home[1], interface("172.17.0.1", false)];
+        assert!(!is_elsewhere(&home, &more), "one more beside it");
+        assert!(is_elsewhere(&home, &home[..1]), "one gone");
+        assert!(is_elsewhere(&home, &[home[1], home[0]]), "another one leads out");
+        let cut = [interface("192.168.1.5", false), home[1]];
+        assert!(is_elsewhere(&home, &cut), "none leads out");
+        let both = [home[0], home[1], interface("2001:db8::5", true)];
+        assert!(is_elsewhere(&home, &both), "a family that there was not");
+        assert!(is_elsewhere(&[], &home) && is_elsewhere(&home, &[]));
+    }
+
+    #[test]
+    fn an_address_is_gone_if_it_could_be_listed_and_is_not() {
+        let list = [interface("192.168.1.5", true)];
+        let gone = |ip: &str| is_gone(ip.parse().unwrap(), &list);
+        assert!(gone("192.168.1.6") && gone("2001:db8::1"));
+        for there in ["192.168.1.5", "::ffff:192.168.1.5", "127.0.0.1", "169.254.0.1", "fe80::1", "0.0.0.0"] {
+            assert!(!gone(there), "{there}");
+        }
+    }
+}

@@ -1,0 +1,197 @@
+//! What a stream to a server is wrapped in. The core only says so: TLS and WebSocket are the driver's to do, and what
+//! the core sends and receives is what is inside.
+
+use core::fmt;
+
+use bytes::Bytes;
+
+/// The layers around a stream to a server, from the outside in: TLS, then WebSocket.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct Wrap {
+    /// The server's name or literal address, as it was configured.
+    pub host: Box<str>,
+    /// TLS, if any.
+    pub tls: Option<Tls>,
+    /// The path of a WebSocket (RFC 6455) that carries MQTT (subprotocol `mqtt`, MQTT 3.1.1 section 6), if any.
+    pub websocket: Option<Box<str>>,
+}
+
+/// TLS to a server (RFC 8446, or RFC 5246 where the server has no newer).
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct Tls {
+    /// How the server proves who it is.
+    pub trust: Trust,
+    /// The name or literal address that is asked for (SNI, which knows names only) and that the certificate must be
+    /// for. Default: the host's.
+    pub name: Option<Box<str>>,
+}
+
+/// What makes a server's certificate good.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub enum Trust {
+    /// An authority that the driver knows: the system's, or where it has none the ones built in.
+    Public,
+    /// One of these authorities and no other: certificates in PEM.
+    Authorities(Bytes),
+    /// Its key alone, whoever made the certificate out, for whatever name and time: SHA-256 of the certificate's
+    /// SubjectPublicKeyInfo in DER (as RFC 7469 section 2.4).
+    Pinned([u8; 32]),
+}
+
+impl Tls {
+    /// For the host's own name, by authorities that everybody knows.
+    pub const PUBLIC: Tls = Tls { trust: Trust::Public, name: None };
+}
+
+/// Why there is no TLS with a server.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub enum TlsFailure {
+    /// The certificate, or one above it, has expired.
+    Expired,
+    /// The certificate, or one above it, is not valid yet.
+    NotYetValid,
+    /// The certificate is for another name.
+    WrongName,
+    /// No authority that we know made the certificate out.
+    UnknownAuthority,
+    /// The key is not the pinned one.
+    PinDiffers,
+    /// A signature is wrong: under the certificate, though an authority that we know has the signer's name, or the
+    /// server's own, which then has the certificate but not its key.
+    BadSignature,
+    /// The certificate is of no use for any other reason.
+    BadCertificate,
+    /// What we were given to check the server by is of no use: no name, or no authority.
+    Settings,
+    /// The server hung up, or what it sent is not TLS.
+    NotTls,
+    /// The server gave up, by this alert (RFC 8446 section 6).
+    Alert(u8),
+    /// The server broke the protocol, or nothing it offers is good enough for us.
+    Protocol,
+}
+
+impl fmt::Display for TlsFailure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            TlsFailure::Expired => "TLS: the server's certificate has expired",
+            TlsFailure::NotYetValid => {
+                "TLS: the server's certificate is not valid yet, or our clock is wrong"
+            }
+            TlsFailure::WrongName => "TLS: the server's certificate is for another name",
+            TlsFailure::UnknownAuthority => "TLS: the server's certificate is from an unknown authority",
+            TlsFailure::PinDiffers => "TLS: the server's key differs from the pin",
+            TlsFailure::BadSignature => {
+                "TLS: the server's certificate is from an authority that only has the name of a known one, or stolen"
+            }
+            TlsFailure::BadCertificate => {
+                "TLS: the server's certificate cannot be used (an authority's own one, for example)"
+            }
+            TlsFailure::Settings => "TLS: no name or no authority to check the server by",
+            TlsFailure::NotTls => "TLS: the server does not answer with TLS",
+            TlsFailure::Alert(code) => return write!(f, "TLS: the server refused with alert {code}"),
+            TlsFailure::Protocol => "TLS: the server broke the protocol or offers nothing good enough",
+        })
+    }
+}
+
+impl std::error::Error for TlsFailure {}
+
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddr;
+
+    use super::*;
+    use crate::io::Interface;
+    use crate::turn::Credentials;
+    use crate::wire::Transport;
+    use crate::{
+        Action, Broker, Config, ConfigError, Event, Instant, Node, Plan, SecretKey, Strategy, TurnServer,
+    };
+
+    fn config() -> Config {
+        Config::new(SecretKey::from_bytes([7; 32]))
+    }
+
+    fn pinned() -> Tls {
+        Tls { trust: Trust::Pinned([9; 32]), name: Some("server.test".into()) }
+    }
+
+    /// Where a node dials, and in which layers, until it is idle; look-ups find 192.0.2.7.
+    fn dials(node: &mut Node) -> Vec<(SocketAddr, Option<Wrap>)> {
+        let mut dials = Vec::new();
+        while let Some(action) = node.poll_action() {
+            match action {
+                Action::Connect { remote, wrap, .. } => {
+                    dials.push((remote, wrap.map(|wrap| (*wrap).clone())));
+                }
+                Action::BindUdp { .. } => panic!("TLS does not go over UDP"),
+                Action::Listen { sock, .. } => {
+                    let local = "192.0.2.1:4000".parse().unwrap();
+                    node.handle(Instant::ZERO, Event::Bound { sock, local });
+                }
+                Action::Resolve { query, .. } => {
+                    let result = Ok(["192.0.2.7".parse().unwrap()].into_iter().collect());
+                    node.handle(Instant::ZERO, Event::Resolved { query, result });
+                }
+                _ => {}
+            }
+        }
+        dials
+    }
+
+    #[test]
+    fn servers_are_dialled_in_the_layers_of_their_entry() {
+        let mut config = config();
+        config.survey = false;
+        config.brokers = vec![
+            Broker::new(1, "192.0.2.2", 1883),
+            Broker { tls: Some(Tls::PUBLIC), ..Broker::new(2, "broker.test", 8883) },
+            Broker {
+                websocket: Some("/mqtt".into()),
+                tls: Some(pinned()),
+                ..Broker::new(3, "192.0.2.4", 443)
+            },
+        ];
+        let turn = TurnServer::new("turn.test", 5349, Credentials::new("alice", "secret"));
+        config.turn = vec![TurnServer { tls: Some(Tls::PUBLIC), ..turn }];
+        let mut node = Node::new(config, [3; 32], Instant::ZERO).unwrap();
+        let ip = "192.0.2.1".parse().unwrap();
+        let interface = Interface { index: 2, ip, prefix: 24, default_route: true, gateway: None };
+        node.handle(Instant::ZERO, Event::Interfaces(&[interface]));
+        let wrap = |host: &str, tls, websocket: Option<&str>| {
+            Some(Wrap { host: host.into(), tls: Some(tls), websocket: websocket.map(Into::into) })
+        };
+        let mut dialled = dials(&mut node);
+        dialled.sort_by_key(|(remote, _)| *remote);
+        assert_eq!(
+            dialled,
+            [
+                ("192.0.2.2:1883".parse().unwrap(), None),
+                ("192.0.2.4:443".parse().unwrap(), wrap("192.0.2.4", pinned(), Some("/mqtt"))),
+                ("192.0.2.7:8883".parse().unwrap(), wrap("broker.test", Tls::PUBLIC, None)),
+            ]
+        );
+        let peer = SecretKey::from_bytes([8; 32]).node_id();
+        let peer = format!("1-[0,192.0.2.9,192.0.2.9,9,1,1,0]-0-{peer}").parse().unwrap();
+        let plan = Plan { strategies: [Strategy::Relay].into_iter().collect(), ..Plan::default() };
+        node.connect(Instant::ZERO, &peer, plan).unwrap();
+        let turn = ("192.0.2.7:5349".parse().unwrap(), wrap("turn.test", Tls::PUBLIC, None));
+        assert_eq!(dials(&mut node), [turn]);
+    }
+
+    #[test]
+    fn wishes_that_cannot_be_are_refused_at_the_start() {
+        let refused = |config| Node::new(config, [3; 32], Instant::ZERO).unwrap_err();
+        for path in ["", "mqtt", "/a b", "/a\r\nHost: b"] {
+            let mut config = config();
+            config.brokers = vec![Broker { websocket: Some(path.into()), ..Broker::new(1, "a", 80) }];
+            assert_eq!(refused(config), ConfigError::BadWebSocketPath(0), "{path}");
+        }
+        let mut config = config();
+        let turn = TurnServer::new("a", 5349, Credentials::new("alice", "secret"));
+        config.turn = vec![TurnServer { tls: Some(Tls::PUBLIC), transport: Some(Transport::Udp), ..turn }];
+        assert_eq!(refused(config), ConfigError::TlsOverUdp(0));
+    }
+}

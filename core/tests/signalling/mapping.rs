@@ -1,0 +1,160 @@
+//! The listener's port opened on the router.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use crate::common::router::inside;
+use crate::common::view::direct;
+use crate::common::{LATENCY, MS, S, World};
+use p2pd_core::io::Interface;
+use p2pd_core::portmap::{MapError, Scope, Truth, Way};
+use p2pd_core::{Notice, PortState};
+
+const GATEWAY: &str = "192.168.1.1";
+
+fn interface() -> Interface {
+    let gateway = Some(GATEWAY.parse().unwrap());
+    Interface { index: 2, ip: inside(1), prefix: 24, default_route: true, gateway }
+}
+
+/// Node 0 is open, node 1 behind a NAT whose router is bent before they meet. NATs are not measured.
+fn world(portmap: bool, bend: impl FnOnce(&mut World)) -> World {
+    let mut world = World::new(12);
+    world.add_broker();
+    world.add_stun();
+    world.open(|c| c.survey = false);
+    let outside = "203.0.113.2".parse().unwrap();
+    world.host_with(&[interface()], outside, |c| (c.survey, c.portmap) = (false, portmap));
+    world.add_router(1, GATEWAY);
+    bend(&mut world);
+    world.run(S);
+    world
+}
+
+fn ports(world: &World) -> Vec<PortState> {
+    let state = |(_, notice): &(_, Notice)| match notice {
+        Notice::Port { local, state } => {
+            assert!([inside(1), inside(8)].contains(local));
+            Some(*state)
+        }
+        _ => None,
+    };
+    world.hosts[1].notices.iter().filter_map(state).collect()
+}
+
+fn outside(port: u16) -> SocketAddr {
+    ([203, 0, 113, 2], port).into()
+}
+
+/// The interfaces of node 1's address: outside and inside address, port, NAT type.
+fn announced(world: &World) -> Vec<String> {
+    let of = |i: &p2pd_core::address::PeerInterface| {
+        format!("{} {} {} {}", i.external, i.internal, i.port, i.nat.number())
+    };
+    world.ready(1).unwrap().1.v4().iter().map(of).collect()
+}
+
+#[test]
+fn a_port_is_opened_announced_used_and_closed_at_shutdown() {
+    let mut world = world(true, |_| {});
+    let open = PortState::Open { way: Way::Pcp, external: outside(4000), truth: Truth::Agrees };
+    assert_eq!(ports(&world), [open]);
+    assert_eq!(announced(&world), ["203.0.113.2 192.168.1.2 4000 1"]);
+    let id = world.connect(0, &world.address(1), direct(5));
+    let took = world.run_until(S, |w| w.is_over(0, id));
+    assert_eq!(took, 4 * LATENCY);
+    world.run(S);
+    world.assert_piped(0, id, 1, &[]);
+    assert_eq!(world.routers[0].asked, [7200]);
+    world.shutdown(1);
+    let closed = |w: &World| w.hosts[1].notices.iter().any(|(_, n)| *n == Notice::Closed);
+    assert!(!closed(&world), "it waits for the router");
+    // Whatever else happens meanwhile.
+    world.tell(1, p2pd_core::Event::Interfaces(&[]));
+    let (now, to) = (world.now, world.address(0));
+    assert!(world.hosts[1].node.connect(now, &to, direct(5)).is_err());
+    let took = world.run_until(S, closed);
+    assert_eq!((took, world.routers[0].asked.clone()), (MS, vec![7200, 0]));
+    assert_eq!(ports(&world), [open, PortState::Removed { confirmed: true }]);
+    assert_eq!(world.hosts[1].node.poll_timeout(), None);
+}
+
+#[test]
+fn nothing_is_asked_for_unless_the_configuration_says_so() {
+    let mut world = world(false, |_| {});
+    assert_eq!((ports(&world), world.routers[0].asked.len()), (vec![], 0));
+    assert_eq!(announced(&world), ["203.0.113.2 192.168.1.2 4000 5"]);
+    world.shutdown(1);
+    assert_eq!(world.hosts[1].notices.last().unwrap().1, Notice::Closed);
+}
+
+#[test]
+fn a_lease_is_renewed() {
+    let mut world = world(true, |w| w.routers[0].lease = 60);
+    world.run(300 * S);
+    // Every half of it.
+    assert_eq!(world.routers[0].asked.len(), 11);
+    assert_eq!(ports(&world).len(), 1);
+}
+
+#[test]
+fn a_router_whose_address_stun_does_not_see_is_not_believed() {
+    let seen = outside(0).ip();
+    for (says, truth) in [
+        ("9.9.9.9", Truth::Differs { seen }),
+        ("100.64.0.7", Truth::NotPublic(Scope::CarrierGrade)),
+        ("192.168.7.7", Truth::NotPublic(Scope::Private)),
+    ] {
+        let world = world(true, |w| w.routers[0].says = says.parse().unwrap());
+        let external = SocketAddr::new(says.parse().unwrap(), 4000);
+        assert_eq!(ports(&world), [PortState::Open { way: Way::Pcp, external, truth }], "{says}");
+        assert_eq!(announced(&world), ["203.0.113.2 192.168.1.2 4000 5"], "{says}");
+    }
+}
+
+#[test]
+fn another_port_than_ours_is_announced_beside_it() {
+    let mut world = world(true, |w| w.routers[0].gives = Some(50_001));
+    assert_eq!(announced(&world), ["203.0.113.2 192.168.1.2 4000 5", "203.0.113.2 192.168.1.2 50001 1"]);
+    let id = world.connect(0, &world.address(1), direct(5));
+    world.run_until(S, |w| w.is_over(0, id));
+    world.run(S);
+    world.assert_piped(0, id, 1, &[]);
+}
+
+#[test]
+fn where_no_router_answers_the_node_says_so_and_its_end_waits_for_nothing() {
+    let mut world = world(true, |w| w.routers[0].silent = true);
+    assert_eq!(announced(&world), ["203.0.113.2 192.168.1.2 4000 5"]);
+    world.run(10 * S);
+    let none = Some(MapError::NoAnswer);
+    assert_eq!(ports(&world), [PortState::Failed { gateway: none, upnp: none }]);
+    world.shutdown(1);
+    assert_eq!(world.hosts[1].notices.last().unwrap().1, Notice::Closed);
+}
+
+#[test]
+fn the_end_does_not_wait_long_for_a_router_that_has_fallen_silent() {
+    let mut world = world(true, |_| {});
+    world.routers[0].silent = true;
+    world.shutdown(1);
+    let took = world.run_until(10 * S, |w| w.hosts[1].notices.iter().any(|(_, n)| *n == Notice::Closed));
+    // PCP's three questions and what is waited for the last.
+    assert_eq!(took, Duration::from_millis(1750));
+    assert_eq!(*ports(&world).last().unwrap(), PortState::Removed { confirmed: false });
+    assert_eq!(world.hosts[1].node.poll_timeout(), None);
+}
+
+#[test]
+fn in_another_network_the_port_is_opened_there() {
+    let mut world = world(true, |_| {});
+    let gateway = Some("192.168.8.1".parse().unwrap());
+    let there = Interface { ip: inside(8), gateway, ..interface() };
+    world.roam(1, &[there], "203.0.113.88".parse().unwrap());
+    let router = world.add_router(1, "192.168.8.1");
+    world.run(S);
+    assert_eq!((world.routers[0].asked.len(), world.routers[router].asked.len()), (1, 1));
+    assert_eq!(announced(&world), ["203.0.113.88 192.168.8.2 4000 1"]);
+    let id = world.connect(0, &world.address(1), direct(5));
+    world.run_until(S, |w| w.is_over(0, id));
+}

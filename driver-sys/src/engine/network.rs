@@ -1,0 +1,141 @@
+//! The machine's interfaces, listed again when they may have changed.
+
+use std::fmt;
+use std::io;
+use std::net::IpAddr;
+use std::time::Duration;
+
+use p2pd_core::io::Interface;
+use p2pd_core::{Instant, SockId};
+
+use super::Reactor;
+use crate::changes::{changes, matters};
+use crate::interfaces;
+
+/// The socket that tells of changes has this id, which the core never hears of.
+pub(super) const NETWORK: SockId = SockId::from_number(u32::MAX);
+/// Changes come in groups, a link with its addresses and routes: it is listed once none has come for so long, and so
+/// long after the first at the latest.
+const QUIET: Duration = Duration::from_millis(250);
+const AT_MOST: Duration = Duration::from_secs(1);
+/// Where the system does not tell, it is listed so often.
+const COMPARE_EVERY: Duration = Duration::from_secs(5);
+/// What is read before others have their turn.
+const BUDGET: usize = 64;
+
+/// How changes are heard of.
+enum Watch<S> {
+    /// By this socket.
+    Told(S),
+    /// By comparing.
+    Comparing,
+    /// Not at all: loopback does not change, or the node ends.
+    Not,
+}
+
+pub(super) struct Network<R: Reactor> {
+    watch: Watch<R::Stream>,
+    bind: Option<IpAddr>,
+    listed: Vec<Interface>,
+    /// The first change since it was listed.
+    first: Option<Instant>,
+    /// When to list.
+    due: Option<Instant>,
+}
+
+impl<R: Reactor> Network<R> {
+    /// `listed` is what the node was told.
+    pub(super) fn new(reactor: &mut R, bind: Option<IpAddr>, listed: &[Interface], now: Instant) -> Self {
+        let watch = match bind {
+            Some(ip) if ip.is_loopback() => Watch::Not,
+            _ => match changes().and_then(|socket| reactor.stream(NETWORK, socket)) {
+                Ok(socket) => Watch::Told(socket),
+                Err(_) => Watch::Comparing,
+            },
+        };
+        let mut network = Network { watch, bind, listed: listed.to_vec(), first: None, due: None };
+        network.rest(now);
+        if let Watch::Told(_) = network.watch {
+            // What changed between the listing and the socket nobody told.
+            network.due = Some(now + QUIET);
+        }
+        network
+    }
+
+    /// When to call [`changed`](Self::changed).
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        self.due
+    }
+
+    /// The socket has something to say. True: more than for one turn.
+    pub(super) fn hear(&mut self, reactor: &mut R, now: Instant) -> bool {
+        let mut buffer = [0; 8192];
+        for _ in 0..BUDGET {
+            let Watch::Told(socket) = &mut self.watch else { return false };
+            let matter = match R::read(socket, &mut buffer) {
+                // So long that it may have been cut.
+                Ok(n) => n == buffer.len() || matters(&buffer[..n]),
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return false,
+                // More came than the socket has room for.
+                Err(e) if is_overflow(&e) => true,
+                Err(_) => {
+                    self.watch = Watch::Comparing;
+                    reactor.forget(NETWORK);
+                    true
+                }
+            };
+            if matter {
+                let first = *self.first.get_or_insert(now);
+                self.due = Some((now + QUIET).min(first + AT_MOST));
+            }
+        }
+        true
+    }
+
+    /// The interfaces, if it was time to list them and they are others.
+    pub(super) fn changed(&mut self, now: Instant) -> Option<&[Interface]> {
+        if self.due.is_none_or(|at| at > now) {
+            return None;
+        }
+        self.rest(now);
+        // That nobody has the address to bind is no error now: it may come back.
+        let list = interfaces(self.bind).unwrap_or_default();
+        if list == self.listed {
+            return None;
+        }
+        self.listed = list;
+        Some(&self.listed)
+    }
+
+    /// The node ends.
+    pub(super) fn stop(&mut self, reactor: &mut R) {
+        if let Watch::Told(_) = std::mem::replace(&mut self.watch, Watch::Not) {
+            reactor.forget(NETWORK);
+        }
+        self.due = None;
+    }
+
+    fn rest(&mut self, now: Instant) {
+        self.first = None;
+        self.due = matches!(self.watch, Watch::Comparing).then(|| now + COMPARE_EVERY);
+    }
+}
+
+impl<R: Reactor> fmt::Debug for Network<R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Network")
+            .field("listed", &self.listed)
+            .field("due", &self.due)
+            .finish_non_exhaustive()
+    }
+}
+
+#[cfg(unix)]
+fn is_overflow(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(rustix::io::Errno::NOBUFS.raw_os_error())
+}
+
+#[cfg(not(unix))]
+fn is_overflow(_: &io::Error) -> bool {
+    false
+}

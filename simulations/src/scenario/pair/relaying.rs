@@ -1,0 +1,83 @@
+//! The TURN server of a pair's world, and what must hold of pipes through it.
+
+use core::time::Duration;
+use std::net::IpAddr;
+
+use p2pd_core::TurnServer;
+use p2pd_core::turn::Credentials;
+use p2pd_core::wire::Transport;
+use p2pd_rendezvous::turn::{Config, Users};
+
+use super::{Program, Run};
+use crate::engine::{MILLI, Nanos, SECOND};
+use crate::net::LinkSpec;
+use crate::service::{RealTurn, ServerProgram, TurnFaults};
+use crate::world::{HostId, World};
+
+const IP: IpAddr = IpAddr::V4(core::net::Ipv4Addr::new(203, 0, 113, 12));
+const USER: (&str, &str) = ("alice", "secret");
+/// The longest that a server keeps what nobody refreshes or gives back: TURN's default lifetime (RFC 8656 section 3.2),
+/// and a request of a node that was under way when it ended.
+const KEPT_WITHIN: Nanos = 660 * SECOND;
+/// What nobody loses is given back in a few round trips.
+const GIVEN_BACK_WITHIN: Nanos = 5 * SECOND;
+/// What a closed relayed pipe has to send still may take so long, as with drivers.
+const LEAVE_WITHIN: Nanos = 10 * SECOND;
+
+/// A TURN server that both nodes know.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Relaying {
+    /// What is wrong with it.
+    pub faults: TurnFaults,
+    /// The only way to it; else UDP, and TCP where that gets no answer.
+    pub over: Option<Transport>,
+    /// How long its nonces are good.
+    pub nonce: Nanos,
+    /// How long pipes are idle before anything is said on them.
+    pub idle: Nanos,
+}
+
+impl Default for Relaying {
+    fn default() -> Self {
+        Relaying { faults: TurnFaults::default(), over: None, nonce: 3_600 * SECOND, idle: 0 }
+    }
+}
+
+impl Relaying {
+    pub(super) fn add_server(&self, world: &mut World<Program>) -> HostId {
+        let users = Users { named: vec![(USER.0.into(), USER.1.into())], ..Users::default() };
+        let config = Config { nonce: Duration::from_nanos(self.nonce), ..Config::new(users, IP) };
+        let service = Box::new(RealTurn::new(IP, config, self.faults));
+        let internet = world.internet();
+        let program = Program::Server(ServerProgram::new(service));
+        world.add_host(internet, IP, LinkSpec::with_delay(5 * MILLI), program)
+    }
+
+    pub(super) fn configured(&self) -> TurnServer {
+        let credentials = Credentials::new(USER.0, USER.1);
+        TurnServer { transport: self.over, ..TurnServer::new(&IP.to_string(), 3478, credentials) }
+    }
+
+    pub(super) fn known(&self) -> IpAddr {
+        IP
+    }
+}
+
+/// Waits until what was closed has been sent.
+pub(super) fn leave(run: &mut Run, hosts: &[HostId]) {
+    let until = run.world.now() + LEAVE_WITHIN;
+    run.world.run_while(until, |w| hosts.iter().all(|h| !w.app(*h).node().has_leaving_pipes()));
+}
+
+/// Once the nodes have ended, nothing of theirs may stay at the server; where nothing was `lost`, not for long.
+pub(super) fn left_behind(run: &mut Run, lost: bool) -> Option<String> {
+    let turn = run.turn?;
+    let held = |w: &World<Program>| match w.app(turn) {
+        Program::Server(server) => server.held(),
+        Program::Node(_) => 0,
+    };
+    let until = run.world.now() + if lost { KEPT_WITHIN } else { GIVEN_BACK_WITHIN };
+    run.world.run_while(until, |w| held(w) == 0);
+    let left = held(&run.world);
+    (left > 0).then(|| format!("{left} allocations are left behind"))
+}

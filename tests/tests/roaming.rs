@@ -1,0 +1,108 @@
+//! A host that moves from one network to another, in the lab's namespaces: while its node idles, on every driver, and while
+//! a call is under way.
+
+use std::time::{Duration, Instant};
+
+use p2pd_core::PeerAddress;
+use p2pd_tests::drivers::Driver;
+use p2pd_tests::lab::Child;
+use p2pd_tests::require_lab;
+use p2pd_tests::world::{PATIENCE, World};
+
+const PEER: &str = env!("CARGO_BIN_EXE_peer");
+/// From the change until the new address is said.
+const TOLD_WITHIN: Duration = Duration::from_secs(3);
+
+/// The first host moves between its own home and the second one.
+struct Mover {
+    world: World,
+    /// Its lines' commands: how each comes up.
+    up: [String; 2],
+}
+
+const LINES: [&str; 2] = ["eth0", "eth1"];
+
+impl Mover {
+    fn new(homes: &[&str], one_way: Duration) -> Mover {
+        let world = World::far_apart(homes, one_way);
+        let [ours, gateway] = world.lab.plug(0, 1, LINES[1]).unwrap();
+        let [a, b, c, _] = world.lab.host(0).ip().octets();
+        let up = [
+            format!("link set eth0 up\nroute add default via {a}.{b}.{c}.1\n"),
+            format!("addr replace {ours}/24 dev eth1\nlink set eth1 up\nroute add default via {gateway}\n"),
+        ];
+        Mover { world, up }
+    }
+
+    fn servers(&self) -> &str {
+        self.world.config().to_str().unwrap()
+    }
+
+    /// Leaves one network and gets into the other.
+    fn go(&self, line: usize) -> Instant {
+        let down = format!("link set {} down\n", LINES[1 - line]);
+        self.world.lab.host(0).ip_batch(&(down + &self.up[line])).unwrap();
+        Instant::now()
+    }
+
+    fn run(&self, host: usize, args: &[&str]) -> Child {
+        self.world.lab.host(host).run(PEER, args).unwrap()
+    }
+
+    /// The address that a listener says next, seen from this home.
+    fn ready(&self, listener: &mut Child, home: usize) -> String {
+        let wan = self.world.lab.host(home).wan();
+        let is_there = |line: &str| {
+            let address = line.strip_prefix("ready ").and_then(|a| a.parse::<PeerAddress>().ok());
+            address.is_some_and(|a| a.v4().len() == 1 && a.v4()[0].external == wan)
+        };
+        let line = listener.wait_for_line(is_there, PATIENCE).unwrap();
+        line.strip_prefix("ready ").unwrap().to_owned()
+    }
+}
+
+#[test]
+fn an_idle_node_of_each_driver_says_its_new_address_and_is_found_there() {
+    require_lab!(Mosquitto, Coturn);
+    let mover = Mover::new(&["pr", "pr", "none"], Duration::from_millis(5));
+    for driver in Driver::ALL {
+        let mut listener = mover.run(0, &[driver.name(), "listen", mover.servers()]);
+        let before = mover.ready(&mut listener, 0);
+        // What changes while a node starts it would find out without being told.
+        std::thread::sleep(Duration::from_secs(1));
+        let moved = mover.go(1);
+        let address = mover.ready(&mut listener, 1);
+        let told = moved.elapsed();
+        assert_ne!(before, address);
+        let mut caller = mover.run(2, &[driver.name(), "connect", mover.servers(), &address, "reverse"]);
+        let connected = caller.wait_for_line(|line| line.starts_with("connected "), PATIENCE);
+        println!("{driver}: told after {told:?}; then {connected:?}");
+        assert!(connected.is_ok(), "{driver}: {:?}", caller.lines());
+        assert!(caller.wait(PATIENCE).unwrap().success(), "{driver}: {:?}", caller.lines());
+        assert!(told <= TOLD_WITHIN, "{driver}: {told:?}");
+        drop(listener);
+        mover.go(0);
+    }
+}
+
+#[test]
+fn a_call_that_is_under_way_while_its_host_moves_succeeds() {
+    require_lab!(Mosquitto, Coturn);
+    // A round trip of 800 ms: after 1.2 s no call is through.
+    let mover = Mover::new(&["pr", "pr", "none", "pr"], Duration::from_millis(400));
+    for (strategy, there) in [("direct", 2), ("punch", 3)] {
+        let mut listener = mover.run(there, &["tokio", "listen", mover.servers()]);
+        let address = mover.ready(&mut listener, there);
+        let mut caller = mover.run(0, &["tokio", "connect", mover.servers(), &address, strategy]);
+        caller.wait_for_line(|line| line == "calling", PATIENCE).unwrap();
+        std::thread::sleep(Duration::from_millis(1200));
+        assert_eq!(caller.try_wait().unwrap(), None);
+        let moved = mover.go(1);
+        let connected = caller.wait_for_line(|line| line.starts_with("connected "), PATIENCE);
+        println!("{strategy}: {connected:?}, {:?} after the move", moved.elapsed());
+        assert!(connected.is_ok(), "{strategy}: {:?}", caller.lines());
+        assert!(caller.wait(PATIENCE).unwrap().success(), "{strategy}: {:?}", caller.lines());
+        drop(listener);
+        mover.go(0);
+    }
+}
