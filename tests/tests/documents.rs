@@ -8,6 +8,8 @@ use p2pd::serve::{Serving, Wanted, WantedTurn};
 use p2pd_core::nat::NatType;
 use p2pd_core::turn::{self, Client as Turn, Event};
 use p2pd_core::wire::Transport;
+use p2pd_tests::lab::{Home, Lab, Nat};
+use p2pd_tests::require_lab;
 use p2pd_tokio::messages::stun::{Client as Stun, nat_info};
 use p2pd_tokio::messages::{
     Daemon, End, Family, MessagePipe, Pattern, PipeOptions, Protocol, Route, SubscriptionId, Target,
@@ -151,6 +153,38 @@ async fn a_tcp_echo_server_and_udp_that_is_awaited() {
         assert_eq!(pipe.recv(all, LONG).await.unwrap(), "some data", "{protocol:?}");
     }
     serving.abort();
+}
+
+/// In the lab for its namespace, whose addresses are ours to choose.
+#[test]
+fn a_daemon_on_an_interface_has_its_link_local_and_its_global_addresses() {
+    require_lab!();
+    let lab = Lab::builder().home(Home::new(Nat::None)).build().unwrap();
+    lab.server().ip_batch("addr add 2001:db8::5/128 dev lo nodad\naddr add fe80::5/64 dev lo nodad").unwrap();
+    let listen = async {
+        let target = [Target::Interface("lo".into())];
+        let (protocols, families) = ([Protocol::Tcp, Protocol::Udp], [Family::V6]);
+        let options = PipeOptions::default();
+        let daemon = Daemon::listen_all(&target, &[4000..=4000], &protocols, &families, &options).unwrap();
+        let bound = daemon.bound().to_vec();
+        let serving = tokio::spawn(daemon.serve(|message, pipe| async move {
+            pipe.send_to(&message.data, message.from).await.unwrap();
+        }));
+        for (at, protocol) in &bound {
+            let pipe = MessagePipe::open(*protocol, *at, Route::V6, &options).await.unwrap();
+            let all = everything(&pipe);
+            pipe.send(b"hello").await.unwrap();
+            assert_eq!(pipe.recv(all, LONG).await.unwrap(), "hello", "{at} over {protocol:?}");
+        }
+        serving.abort();
+        bound
+    };
+    let runtime = || tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let mut bound = lab.server().enter(|| runtime().block_on(listen));
+    bound.sort();
+    let expected = ["[::1]:4000", "[2001:db8::5]:4000", "[fe80::5%1]:4000"].map(|at| at.parse().unwrap());
+    let each = expected.into_iter().flat_map(|at| [(at, Protocol::Tcp), (at, Protocol::Udp)]);
+    assert_eq!(bound, each.collect::<Vec<_>>());
 }
 
 #[tokio::test]
