@@ -1,9 +1,58 @@
 //! The machine's interfaces, as the core wants to hear of them.
 
 use std::io;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 
 use p2pd_core::io::Interface;
+
+/// A network card, or what the system has in its place.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Card {
+    /// The system's index.
+    pub index: u32,
+    /// The system's name.
+    pub name: String,
+    /// Whether it is switched on.
+    pub up: bool,
+    /// Its addresses with the lengths of their on-link prefixes, in bits. IPv6 addresses that are not known to be ours
+    /// alone yet cannot be used and are left out.
+    pub addresses: Vec<(IpAddr, u8)>,
+    /// The default gateways behind it, of either family.
+    pub gateways: Vec<IpAddr>,
+    /// Whether the system sends by it what it has no other route for.
+    pub default_route: bool,
+}
+
+impl Card {
+    /// The default gateway behind it, of the family of `ip`.
+    pub fn gateway(&self, ip: IpAddr) -> Option<IpAddr> {
+        self.gateways.iter().copied().find(|g| g.is_ipv4() == ip.is_ipv4())
+    }
+}
+
+/// All network cards, as the system lists them. Takes about a millisecond (measured).
+pub fn cards() -> Vec<Card> {
+    let card = |card: netdev::Interface| {
+        let flags = card.ipv6_addr_flags.iter().map(|f| f.tentative || f.duplicated);
+        let unsure = flags.chain(std::iter::repeat(false));
+        let v4 = card.ipv4.iter().map(|n| (IpAddr::V4(n.addr()), n.prefix_len()));
+        let v6 = card.ipv6.iter().zip(unsure).filter(|(_, unsure)| !unsure);
+        let v6 = v6.map(|(n, _)| (IpAddr::V6(n.addr()), n.prefix_len()));
+        let gateways = card.gateway.iter().flat_map(|g| {
+            let v4 = g.ipv4.first().map(|ip| IpAddr::V4(*ip));
+            v4.into_iter().chain(g.ipv6.first().map(|ip| IpAddr::V6(*ip)))
+        });
+        Card {
+            index: card.index,
+            up: card.is_up(),
+            addresses: v4.chain(v6).collect(),
+            gateways: gateways.collect(),
+            default_route: card.default,
+            name: card.name,
+        }
+    };
+    netdev::get_interfaces().into_iter().map(card).collect()
+}
 
 /// The addresses of all interfaces that are up, without loopback and link-local ones, those with the default
 /// route first; with `bind`, that address alone, wherever it is. Takes about a millisecond (measured), so call
@@ -13,32 +62,17 @@ use p2pd_core::io::Interface;
 /// `AddrNotAvailable` if no interface has the address `bind`.
 pub fn interfaces(bind: Option<IpAddr>) -> io::Result<Vec<Interface>> {
     let mut found = Vec::new();
-    for interface in netdev::get_interfaces() {
-        if !interface.is_up() {
-            continue;
-        }
-        let gateway = interface.gateway.as_ref();
-        let v4_gateway = gateway.and_then(|g| g.ipv4.first()).map(|ip| IpAddr::V4(*ip));
-        let v6_gateway = gateway.and_then(|g| g.ipv6.first()).map(|ip| IpAddr::V6(*ip));
-        let v4 = interface.ipv4.iter().map(|n| (IpAddr::V4(n.addr()), n.prefix_len(), v4_gateway));
-        let v6 = interface.ipv6.iter().map(|n| (IpAddr::V6(n.addr()), n.prefix_len(), v6_gateway));
-        // One that is still looked for elsewhere cannot be bound yet.
-        let unsure = |ip: &Ipv6Addr| {
-            let flags = interface.ipv6.iter().map(|n| n.addr()).zip(&interface.ipv6_addr_flags);
-            flags.into_iter().any(|(of, f)| of == *ip && (f.tentative || f.duplicated))
-        };
-        for (ip, prefix, gateway) in v4.chain(v6) {
-            if matches!(&ip, IpAddr::V6(ip) if unsure(ip)) {
-                continue;
-            }
+    for card in cards().into_iter().filter(|card| card.up) {
+        for (ip, prefix) in &card.addresses {
             let wanted = match bind {
-                Some(bind) => ip == bind,
-                None => !ip.is_loopback() && !is_link_local(ip),
+                Some(bind) => *ip == bind,
+                None => !ip.is_loopback() && !is_link_local(*ip),
             };
             if wanted {
+                let gateway = card.gateway(*ip);
                 // netdev finds its one default interface by IPv4: that says nothing of IPv6.
-                let default_route = gateway.is_some() || (ip.is_ipv4() && interface.default);
-                found.push(Interface { index: interface.index, ip, prefix, default_route, gateway });
+                let default_route = gateway.is_some() || (ip.is_ipv4() && card.default_route);
+                found.push(Interface { index: card.index, ip: *ip, prefix: *prefix, default_route, gateway });
             }
         }
     }
@@ -54,19 +88,6 @@ pub fn interfaces(bind: Option<IpAddr>) -> io::Result<Vec<Interface>> {
     }
 }
 
-/// The addresses of the interface of this name, loopback and link-local ones included, and its number, which is the
-/// scope of its link-local IPv6 addresses.
-///
-/// # Errors
-/// `NotFound` if there is no such interface.
-pub fn addresses_of(name: &str) -> io::Result<(u32, Vec<IpAddr>)> {
-    let interface = netdev::get_interfaces().into_iter().find(|i| i.name == name);
-    let interface = interface.ok_or(io::ErrorKind::NotFound)?;
-    let v4 = interface.ipv4.iter().map(|n| IpAddr::V4(n.addr()));
-    let v6 = interface.ipv6.iter().map(|n| IpAddr::V6(n.addr()));
-    Ok((interface.index, v4.chain(v6).collect()))
-}
-
 fn is_link_local(ip: IpAddr) -> bool {
     match ip {
         IpAddr::V4(ip) => ip.is_link_local(),
@@ -77,6 +98,15 @@ fn is_link_local(ip: IpAddr) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn every_machine_has_a_loopback_card_without_a_gateway() {
+        let loopback: IpAddr = "127.0.0.1".parse().unwrap();
+        let cards = cards();
+        let card = cards.iter().find(|c| c.addresses.contains(&(loopback, 8))).unwrap();
+        assert_eq!((card.up, card.gateways.len(), card.default_route), (true, 0, false), "{card:?}");
+        assert!(card.index > 0 && !card.name.is_empty(), "{card:?}");
+    }
 
     #[test]
     fn loopback_is_listed_only_when_asked_for() {

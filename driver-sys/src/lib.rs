@@ -27,7 +27,7 @@ pub use engine::Lateness;
 pub use engine::{Address, Engine, News, Reactor};
 pub use error::{BindError, ConnectError};
 pub use failure::failure;
-pub use interfaces::{addresses_of, interfaces};
+pub use interfaces::{Card, cards, interfaces};
 pub use key_file::{KeyFileError, create_private, load_or_create_key};
 pub use pipe::{Half, Layer, PipeInfo, Relayed, Start, Wakers};
 pub use ready::{Ready, SockWaker};

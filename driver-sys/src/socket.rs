@@ -47,6 +47,33 @@ pub fn listener(local: SocketAddr, backlog: u16, opts: &SockOpts) -> io::Result<
     Ok(socket.into())
 }
 
+/// A listener for what comes by one interface, beside another one of ours on the same port and all addresses.
+///
+/// # Errors
+/// Of `socket`, `setsockopt`, `bind` or `listen`; `Unsupported` where two listeners cannot share a port so.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+pub fn listener_beside(
+    local: SocketAddr,
+    backlog: u16,
+    opts: &SockOpts,
+    interface: u32,
+) -> io::Result<std::net::TcpListener> {
+    let socket = open(local, Type::STREAM, Protocol::TCP, opts)?;
+    leave_by(&socket, local, interface)?;
+    socket.bind(&local.into())?;
+    socket.listen(i32::from(backlog))?;
+    Ok(socket.into())
+}
+
+/// As on Linux.
+///
+/// # Errors
+/// Always.
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+pub fn listener_beside(_: SocketAddr, _: u16, _: &SockOpts, _: u32) -> io::Result<std::net::TcpListener> {
+    Err(io::ErrorKind::Unsupported.into())
+}
+
 /// A TCP socket, bound and ready to [`connect`].
 ///
 /// # Errors
@@ -120,6 +147,25 @@ pub fn outcome<'s>(socket: impl Into<SockRef<'s>>) -> io::Result<SocketAddr> {
         Err(e) if e.kind() == io::ErrorKind::NotConnected => Err(io::ErrorKind::WouldBlock.into()),
         Err(e) => Err(e),
     }
+}
+
+/// Has everything of this socket leave by the interface with this index, whatever the routes say: on a machine with two
+/// default routes the system sends by the better one, from whichever address.
+///
+/// # Errors
+/// Of `setsockopt`; where there is no such option nothing is done.
+pub fn leave_by<'s>(socket: impl Into<SockRef<'s>>, local: SocketAddr, interface: u32) -> io::Result<()> {
+    #[cfg(any(target_os = "linux", target_os = "android", target_os = "macos", target_os = "ios"))]
+    {
+        let (socket, interface) = (socket.into(), std::num::NonZeroU32::new(interface));
+        match local {
+            SocketAddr::V4(_) => socket.bind_device_by_index_v4(interface)?,
+            SocketAddr::V6(_) => socket.bind_device_by_index_v6(interface)?,
+        }
+    }
+    #[cfg(not(any(target_os = "linux", target_os = "android", target_os = "macos", target_os = "ios")))]
+    let _ = (socket.into(), local, interface);
+    Ok(())
 }
 
 /// Makes the next close send RST and forget what is queued.

@@ -15,7 +15,7 @@ use crate::daemon::{self, Prepared};
 use crate::exec::Program;
 use crate::options::{Command, Common, Options};
 use crate::say::Say;
-use crate::{clock, demo, map, server, trace};
+use crate::{clock, demo, interfaces, map, server, trace};
 use p2pd::servers::Servers;
 
 /// Bytes copied at a time.
@@ -38,6 +38,7 @@ pub(crate) async fn run(options: Options) -> ExitCode {
     let mut portmap = false;
     let (task, common) = match options.command {
         Command::Serve(serve) => return server::run(&serve, say).await,
+        Command::Interfaces { config } => return interfaces::run(config.as_deref(), say).await,
         Command::Map(map) => return map::run(&map, say).await,
         Command::Clock { config } => return clock::run(config.as_deref(), say).await,
         Command::Demo { size } => return demo::run(size, say).await,

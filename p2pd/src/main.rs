@@ -6,6 +6,7 @@ mod commands;
 mod daemon;
 mod demo;
 mod exec;
+mod interfaces;
 mod map;
 mod options;
 mod say;

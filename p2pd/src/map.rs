@@ -61,7 +61,7 @@ pub(crate) async fn run(options: &Map, say: Say) -> ExitCode {
     }
 }
 
-fn list(path: &Path) -> Result<Vec<StunServer>, String> {
+pub(crate) fn list(path: &Path) -> Result<Vec<StunServer>, String> {
     Servers::read(path).map(|servers| servers.stun)
 }
 
@@ -75,7 +75,7 @@ async fn hold(
 ) -> Result<(), String> {
     let asked = runner.mapper.map(runner.clock.now(), protocol, port, port);
     asked.map_err(|why| why.to_string())?;
-    let seen = seen(runner.local, stun);
+    let seen = seen(runner.local, None, stun);
     tokio::pin!(seen);
     let mut waits = !stun.is_empty();
     let interrupted = async {
@@ -152,9 +152,14 @@ fn reasons(gateway: Option<MapError>, upnp: Option<MapError>) -> String {
     }
 }
 
-/// What a STUN server sees of us. The first one that answers is believed.
-async fn seen(local: IpAddr, servers: &[StunServer]) -> Option<IpAddr> {
+/// What a STUN server sees of us, by the interface with this index if there is a choice. The first one that answers is
+/// believed.
+pub(crate) async fn seen(local: IpAddr, interface: Option<u32>, servers: &[StunServer]) -> Option<IpAddr> {
     let socket = UdpSocket::bind((local, 0)).await.ok()?;
+    if let Some(interface) = interface {
+        // Where it is not allowed the routes decide.
+        let _ = p2pd_sys::socket::leave_by(&socket, (local, 0).into(), interface);
+    }
     for server in servers {
         let Ok(found) = tokio::net::lookup_host((&*server.host, server.port)).await else { continue };
         let Some(to) = found.into_iter().find(|to| to.is_ipv4() == local.is_ipv4()) else { continue };

@@ -119,6 +119,12 @@ pub(crate) enum Command {
         #[command(flatten)]
         common: Common,
     },
+    /// List this machine's network interfaces, their addresses and gateways, and what the internet sees of each
+    Interfaces {
+        /// Server list, of which STUN servers are asked. Without it nobody is asked
+        #[arg(long, value_name = "FILE")]
+        config: Option<PathBuf>,
+    },
     /// Open a port on the router in front of this machine, by PCP, NAT-PMP or UPnP, and hold it open until interrupted;
     /// or see and remove what is open
     Map(Map),

@@ -8,13 +8,14 @@ use std::time::Duration;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use p2pd_core::nat::{Mapping, NatReport};
-use p2pd_core::portmap::{Event, Listed, Protocol};
+use p2pd_core::portmap::{Event, Listed as Entry, Protocol};
 use p2pd_core::{NodeId, Notice, PeerAddress, PortState, Strategy, StrategyReport};
 use p2pd_tokio::{ConnectError, Pipe};
 use serde_json::json;
 
 use crate::clock::Told;
 use crate::demo::Row;
+use crate::interfaces::Listed;
 use crate::server::Running;
 
 /// How to say things.
@@ -214,6 +215,14 @@ impl Say {
         );
     }
 
+    /// The machine's interfaces: to standard output for people.
+    pub(crate) fn interfaces(self, listed: &[Listed]) {
+        self.still();
+        for card in listed {
+            if self.json { tell(card.event()) } else { println!("{}", card.text()) }
+        }
+    }
+
     /// How far the clock is off: to standard output for people.
     pub(crate) fn clock(self, told: &Told) {
         self.still();
@@ -251,9 +260,9 @@ impl Say {
     }
 
     /// An entry of a router's table: to standard output for people.
-    pub(crate) fn listed(self, entry: &Listed) {
+    pub(crate) fn listed(self, entry: &Entry) {
         self.still();
-        let Listed { protocol, external, internal, lease, description } = entry;
+        let Entry { protocol, external, internal, lease, description } = entry;
         if self.json {
             tell(json!({
                 "event": "mapping", "protocol": protocol.to_string().to_lowercase(), "external": external,

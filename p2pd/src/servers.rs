@@ -295,7 +295,7 @@ fn read_text(path: &Path) -> Result<String, String> {
     let read = File::open(path).and_then(|file| file.take(MAX_FILE + 1).read_to_string(&mut text));
     read.map_err(|e| format!("{name}: {e}"))?;
     if text.len() as u64 > MAX_FILE {
-        return Err(format!("{name}: more than {MAX_FILE} bytes"));
+        return Err(format!("{name}: more than {MAX_FILE} bytes are no server list and no authorities"));
     }
     Ok(text)
 }

@@ -54,6 +54,21 @@ fn loopback_has_no_router() {
     }
 }
 
+#[test]
+fn interfaces_are_listed() {
+    let out = p2pd(&["interfaces"]);
+    let text = String::from_utf8(out.stdout).unwrap();
+    assert!(text.contains("\n  127.0.0.1/8\n"), "{text}");
+    let (code, json) = ends(&["interfaces", "--json"]);
+    let cards: Vec<serde_json::Value> = json.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
+    let loopback = cards.iter().find(|card| card["addresses"][0]["ip"] == "127.0.0.1").unwrap();
+    let address = &loopback["addresses"][0];
+    assert_eq!((code, &address["scope"], &address["prefix"]), (Some(0), &"host".into(), &8.into()), "{json}");
+    assert_eq!((address["external"].is_null(), &loopback["up"]), (true, &true.into()), "{json}");
+    let (code, said) = ends(&["interfaces", "--config", "/nonexistent"]);
+    assert_eq!((code, said.contains("/nonexistent")), (Some(2), true), "{said}");
+}
+
 /// A server whose clock is a second ahead, and its list.
 fn ahead(dir: &Path) -> String {
     let socket = UdpSocket::bind("127.0.0.1:0").unwrap();

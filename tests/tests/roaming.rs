@@ -106,3 +106,94 @@ fn a_call_that_is_under_way_while_its_host_moves_succeeds() {
         mover.go(0);
     }
 }
+
+/// The first host has both lines up, the first one preferred.
+fn two_lines(mover: &Mover) {
+    let [a, b, c, _] = mover.world.lab.host(0).ip().octets();
+    let gateway = format!("{a}.{b}.{c}.1");
+    let worse = mover.up[1].replace("default via", "default metric 200 via");
+    let better = format!("route del default via {gateway}\nroute add default metric 100 via {gateway}\n");
+    mover.world.lab.host(0).ip_batch(&(better + &worse)).unwrap();
+}
+
+fn cut(mover: &Mover, line: &str) -> Instant {
+    mover.world.lab.host(0).ip_batch(&format!("link set {line} down\n")).unwrap();
+    Instant::now()
+}
+
+fn externals(line: &str) -> Option<Vec<String>> {
+    let address: PeerAddress = line.strip_prefix("ready ")?.parse().ok()?;
+    Some(address.v4().iter().map(|i| i.external.to_string()).collect())
+}
+
+#[test]
+fn of_two_homes_both_are_announced_and_either_is_enough() {
+    require_lab!(Mosquitto, Coturn);
+    let mover = Mover::new(&["pr", "pr", "none"], Duration::from_millis(5));
+    two_lines(&mover);
+    let wans: Vec<String> = [0, 1].map(|home| mover.world.lab.host(home).wan().to_string()).into();
+    let mut lister = mover.world.run(mover.world.lab.host(0), &["interfaces"]);
+    assert!(lister.wait(PATIENCE).unwrap().success());
+    let listed: Vec<serde_json::Value> =
+        lister.lines().iter().map(|l| serde_json::from_str(&l.text).unwrap()).collect();
+    for (line, wan) in LINES.into_iter().zip(&wans) {
+        let card = listed.iter().find(|card| card["name"] == line).unwrap();
+        let address = &card["addresses"][0];
+        assert_eq!((&address["external"], &address["prefix"]), (&wan.as_str().into(), &24.into()), "{card}");
+        assert_eq!(card["gateways"].as_array().map(Vec::len), Some(1), "{card}");
+    }
+    let mut listener = mover.run(0, &["tokio", "listen", mover.servers()]);
+    let both = listener.wait_for_line(|line| externals(line).as_ref() == Some(&wans), PATIENCE).unwrap();
+    let address = both.strip_prefix("ready ").unwrap();
+    let call = |strategy: &str| {
+        let mut caller = mover.run(2, &["tokio", "connect", mover.servers(), address, strategy]);
+        let connected = caller.wait_for_line(|line| line.starts_with("connected "), PATIENCE);
+        assert!(connected.is_ok(), "{strategy}: {:?}", caller.lines());
+        assert!(caller.wait(PATIENCE).unwrap().success(), "{strategy}: {:?}", caller.lines());
+        connected.unwrap()
+    };
+    println!("both: {}, {}", call("reverse"), call("punch"));
+    let when = cut(&mover, LINES[0]);
+    listener.wait_for_line(|line| externals(line).as_deref() == Some(&wans[1..]), PATIENCE).unwrap();
+    let told = when.elapsed();
+    println!("without the first: told after {told:?}, {}, {}", call("reverse"), call("punch"));
+    assert!(told <= TOLD_WITHIN, "{told:?}");
+}
+
+/// Only the second line's NAT lets a caller in, and the host sends by the first one what it is free to.
+#[test]
+fn a_host_with_two_homes_answers_from_where_it_was_asked() {
+    require_lab!(Mosquitto, Coturn);
+    let mover = Mover::new(&["pr", "fc", "none"], Duration::from_millis(5));
+    two_lines(&mover);
+    for driver in Driver::ALL {
+        let mut listener = mover.run(0, &[driver.name(), "listen", mover.servers()]);
+        let is_both = |line: &str| externals(line).is_some_and(|all| all.len() == 2);
+        let both = listener.wait_for_line(is_both, PATIENCE).unwrap();
+        let address = both.strip_prefix("ready ").unwrap();
+        let mut caller = mover.run(2, &[driver.name(), "connect", mover.servers(), address, "direct"]);
+        let connected = caller.wait_for_line(|line| line.starts_with("connected "), PATIENCE);
+        println!("{driver}: {connected:?}");
+        assert!(connected.is_ok(), "{driver}: {:?}", caller.lines());
+        assert!(caller.wait(PATIENCE).unwrap().success(), "{driver}: {:?}", caller.lines());
+    }
+}
+
+#[test]
+fn a_call_from_two_homes_survives_the_loss_of_either_line() {
+    require_lab!(Mosquitto, Coturn);
+    for line in LINES {
+        let mover = Mover::new(&["pr", "pr", "none"], Duration::from_millis(400));
+        two_lines(&mover);
+        let mut listener = mover.run(2, &["tokio", "listen", mover.servers()]);
+        let address = mover.ready(&mut listener, 2);
+        let mut caller = mover.run(0, &["tokio", "connect", mover.servers(), &address, "direct"]);
+        caller.wait_for_line(|line| line == "calling", PATIENCE).unwrap();
+        std::thread::sleep(Duration::from_millis(1200));
+        let when = cut(&mover, line);
+        let connected = caller.wait_for_line(|line| line.starts_with("connected "), PATIENCE);
+        println!("without {line}: {connected:?}, {:?} after that", when.elapsed());
+        assert!(connected.is_ok(), "{line}: {:?}", caller.lines());
+        assert!(caller.wait(PATIENCE).unwrap().success(), "{line}: {:?}", caller.lines());
+    }
+}

@@ -494,7 +494,11 @@ fn who_is_refused_a_search_is_heard_when_it_names_its_relay() {
     bench.run(2 * S);
     assert_eq!(bench.node.stats().refused, 1);
     let address = Box::new(address(2, AT, AT));
-    bench.say(2, 1, Body::TurnRequest { mode: PipeMode::Encrypted, relayed: at(50_000), address });
+    bench.say(
+        2,
+        1,
+        Body::TurnRequest { mode: PipeMode::Encrypted, moves: false, relayed: at(50_000), address },
+    );
     bench.run(S);
     let relays: Vec<_> = bench.node.relays.values().map(|r| (r.peer(), r.is_opening())).collect();
     assert_eq!(relays, [(id(2), true)]);

@@ -8,7 +8,7 @@ use smallvec::SmallVec;
 use super::{Node, Phase};
 use crate::address::{PeerAddress, PeerInterface};
 use crate::cx::{Owner, Timer};
-use crate::io::{Interface, IoFailure, Reuse, SockId, SockOpts};
+use crate::io::{CloseHow, Interface, IoFailure, Reuse, SockId, SockOpts};
 use crate::nat::{Delta, DeltaType, NatType};
 use crate::notice::Notice;
 use crate::signal::broker::Session;
@@ -61,6 +61,8 @@ pub(super) struct Listeners {
 #[derive(Debug)]
 struct Listener {
     ip: IpAddr,
+    /// It is one beside the family's: see [`Node::open_beside`].
+    beside: bool,
     state: ListenState,
 }
 
@@ -69,7 +71,7 @@ enum ListenState {
     /// Waits for the port of the first one.
     Waiting,
     Opening(SockId),
-    Open(u16),
+    Open(SockId, u16),
     Failed,
 }
 
@@ -85,9 +87,12 @@ impl Node {
 
     pub(super) fn listening(&mut self, n: u8, result: Result<SocketAddr, IoFailure>) {
         let Some(listener) = self.listeners.all.get_mut(usize::from(n)) else { return };
-        match result {
-            Ok(local) => listener.state = ListenState::Open(local.port()),
-            Err(cause) => {
+        match (result, listener.state) {
+            (Ok(local), ListenState::Opening(sock)) => listener.state = ListenState::Open(sock, local.port()),
+            (Ok(_), _) => return,
+            // Then the family's listener has to do for its address.
+            (Err(_), _) if listener.beside => listener.state = ListenState::Failed,
+            (Err(cause), _) => {
                 listener.state = ListenState::Failed;
                 let local = SocketAddr::new(listener.ip, self.config.port);
                 self.cx.notify(Notice::ListenFailed { local, cause });
@@ -98,7 +103,7 @@ impl Node {
 
     /// Whether it is certain that nobody can dial us.
     pub(super) fn listeners_failed(&self) -> bool {
-        self.listeners.said && !self.listeners.all.iter().any(|l| matches!(l.state, ListenState::Open(_)))
+        self.listeners.said && !self.listeners.all.iter().any(|l| matches!(l.state, ListenState::Open(..)))
     }
 
     /// Whether outside addresses are settled, so that ours can be sent to a peer.
@@ -206,7 +211,7 @@ impl Node {
     /// The port that a family's listener has.
     pub(super) fn listen_port(&self, v4: bool) -> Option<u16> {
         self.listeners.all.iter().find_map(|l| match l.state {
-            ListenState::Open(port) if l.ip.is_ipv4() == v4 => Some(port),
+            ListenState::Open(_, port) if l.ip.is_ipv4() == v4 => Some(port),
             _ => None,
         })
     }
@@ -243,15 +248,17 @@ impl Node {
         }
         for ip in wanted {
             if self.listeners.all.iter().all(|l| l.ip != ip) {
-                self.listeners.all.push(Listener { ip, state: ListenState::Waiting });
+                let listener = Listener { ip, beside: false, state: ListenState::Waiting };
+                self.listeners.all.push(listener);
             }
         }
+        self.open_beside();
         // One after the other: the second takes the port that the first was given.
         if self.listeners.all.iter().any(|l| matches!(l.state, ListenState::Opening(_))) {
             return;
         }
         let open = self.listeners.all.iter().find_map(|l| match l.state {
-            ListenState::Open(port) => Some(port),
+            ListenState::Open(_, port) => Some(port),
             _ => None,
         });
         let waiting = self.listeners.all.iter_mut().enumerate();
@@ -259,6 +266,41 @@ impl Node {
             let local = SocketAddr::new(next.ip, open.unwrap_or(self.config.port));
             let opts = SockOpts { reuse: Reuse::AddressAndPort, nodelay: true, ttl: None };
             next.state = ListenState::Opening(self.cx.listen(Owner::Listener(n as u8), local, opts));
+        }
+    }
+
+    /// Where a family has more than one way out, the system answers by the best one whatever came by another, which has
+    /// another address outside. A listener on an address of its own answers by the interface of that.
+    fn open_beside(&mut self) {
+        if self.config.bind.is_some() {
+            return;
+        }
+        let leads = |v4: bool| self.chosen.iter().filter(move |i| i.default_route && i.ip.is_ipv4() == v4);
+        let several = [true, false].into_iter().filter(|v4| leads(*v4).count() > 1);
+        let wanted: SmallVec<[IpAddr; 6]> = several.flat_map(leads).map(|i| i.ip).collect();
+        for listener in self.listeners.all.iter_mut().filter(|l| l.beside) {
+            match listener.state {
+                ListenState::Opening(sock) | ListenState::Open(sock, _) if !wanted.contains(&listener.ip) => {
+                    self.cx.close(sock, CloseHow::Drop);
+                    listener.state = ListenState::Failed;
+                }
+                _ => {}
+            }
+        }
+        let full = self.listeners.all.len() > usize::from(u8::MAX) - wanted.len();
+        for ip in wanted {
+            match self.listeners.all.iter_mut().find(|l| l.ip == ip) {
+                Some(listener) if listener.state == ListenState::Failed => {
+                    listener.state = ListenState::Waiting
+                }
+                Some(_) => {}
+                // Their numbers are a byte, and a machine that has had so many addresses can do without.
+                None if full => {}
+                None => {
+                    let listener = Listener { ip, beside: true, state: ListenState::Waiting };
+                    self.listeners.all.push(listener);
+                }
+            }
         }
     }
 

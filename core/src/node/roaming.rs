@@ -121,7 +121,7 @@ impl Node {
 /// Whether the way out is another: an address has gone, or the one that leads out.
 fn is_elsewhere(before: &[Interface], now: &[Interface]) -> bool {
     let first = |list: &[Interface], v4: bool| {
-        list.iter().find(|i| i.ip.is_ipv4() == v4).map(|i| (i.ip, i.default_route))
+        list.iter().find(|i| i.ip.is_ipv4() == v4).map(|i| (i.ip, i.default_route, i.gateway))
     };
     before.iter().any(|b| now.iter().all(|n| n.ip != b.ip))
         || [true, false].iter().any(|v4| first(before, *v4) != first(now, *v4))
@@ -154,6 +154,8 @@ mod tests {
         assert!(is_elsewhere(&home, &[home[1], home[0]]), "another one leads out");
         let cut = [interface("192.168.1.5", false), home[1]];
         assert!(is_elsewhere(&home, &cut), "none leads out");
+        let neighbour = Interface { gateway: Some([192, 168, 1, 1].into()), ..home[0] };
+        assert!(is_elsewhere(&home, &[neighbour, home[1]]), "the same address behind another router");
         let both = [home[0], home[1], interface("2001:db8::5", true)];
         assert!(is_elsewhere(&home, &both), "a family that there was not");
         assert!(is_elsewhere(&[], &home) && is_elsewhere(&home, &[]));

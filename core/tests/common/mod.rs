@@ -356,7 +356,8 @@ impl World {
             }
             Action::Listen { sock, local, .. } => {
                 let port = if local.port() == 0 { 4000 } else { local.port() };
-                let real = SocketAddr::new(host.inside, port);
+                let ip = if local.ip().is_unspecified() { host.inside } else { local.ip() };
+                let real = SocketAddr::new(ip, port);
                 self.listeners.insert(real, (n, sock));
                 self.schedule(Duration::ZERO, Happening::Bound { n, sock, local: real });
             }

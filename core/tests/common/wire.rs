@@ -140,6 +140,11 @@ impl World {
         self.streams.insert(b, half(a));
     }
 
+    /// Where a node listens.
+    pub fn listening(&self, n: usize) -> Vec<SocketAddr> {
+        self.listeners.iter().filter(|(_, (m, _))| *m == n).map(|(at, _)| *at).collect()
+    }
+
     /// A host's network becomes another; without interfaces it has none. What goes from and to its old address is lost from now on.
     pub fn roam(&mut self, n: usize, interfaces: &[Interface], outside: IpAddr) {
         let inside = interfaces.first().map_or(Ipv4Addr::UNSPECIFIED.into(), |i| i.ip);

@@ -250,3 +250,20 @@ fn a_punch_goes_on_from_the_new_network() {
     let after = |(at, _): &&(p2pd_core::Instant, std::net::SocketAddr)| *at >= moved;
     assert!(world.hosts[1].dials.iter().filter(after).any(|(_, to)| to.ip() == ip("203.0.113.79")));
 }
+
+#[test]
+fn with_two_ways_out_each_address_has_a_listener_of_its_own() {
+    let mut world = world();
+    let port = 4000;
+    let two = [interface("203.0.113.2"), Interface { index: 3, ..interface("198.51.100.7") }];
+    let at = |ip: &str| std::net::SocketAddr::new(ip.parse().unwrap(), port);
+    for _ in 0..3 {
+        world.tell(1, p2pd_core::Event::Interfaces(&two));
+        world.run(S);
+        // The one for all addresses stands for the first in this world.
+        assert_eq!(world.listening(1), [at("198.51.100.7"), at("203.0.113.2")]);
+        world.tell(1, p2pd_core::Event::Interfaces(&two[..1]));
+        world.run(S);
+        assert!(!world.listening(1).contains(&at("198.51.100.7")));
+    }
+}

@@ -391,12 +391,20 @@ impl<R: Reactor> Engine<R> {
             Action::BindUdp { sock, local, opts } => {
                 let bound = socket::udp(local, &opts).and_then(|udp| {
                     let local = udp.local_addr()?;
+                    if let Some(interface) = self.network.way_out(local.ip()) {
+                        // Where it is not allowed the routes decide.
+                        let _ = socket::leave_by(&udp, local, interface);
+                    }
                     Ok((Sock::Udp(self.reactor.udp(sock, udp)?), local))
                 });
                 self.opened(sock, bound);
             }
             Action::Listen { sock, local, backlog, opts } => {
-                let bound = socket::listener(local, backlog, &opts).and_then(|listener| {
+                let opened = match self.network.way_out(local.ip()) {
+                    Some(interface) => socket::listener_beside(local, backlog, &opts, interface),
+                    None => socket::listener(local, backlog, &opts),
+                };
+                let bound = opened.and_then(|listener| {
                     let local = listener.local_addr()?;
                     let listener = self.reactor.listener(sock, listener)?;
                     Ok((Sock::Listener { listener, nodelay: opts.nodelay }, local))
@@ -407,6 +415,9 @@ impl<R: Reactor> Engine<R> {
                 let layers = wrap.map(|wrap| Layers::new(&wrap, remote, &mut self.tls).map(Box::new));
                 match (socket::dialler(local, &opts), layers.transpose()) {
                     (Ok(socket), Ok(layers)) => {
+                        if let Some(interface) = self.network.way_out(local.ip()) {
+                            let _ = socket::leave_by(&socket, local, interface);
+                        }
                         self.fires.insert((at, sock));
                         self.socks.insert(sock, Sock::Tcp(Tcp::armed(socket, remote, at, deadline, layers)));
                     }

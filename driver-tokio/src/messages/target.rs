@@ -33,9 +33,10 @@ impl Target {
             Target::Any => one(Ipv4Addr::UNSPECIFIED, Ipv6Addr::UNSPECIFIED),
             Target::Loopback => one(Ipv4Addr::LOCALHOST, Ipv6Addr::LOCALHOST),
             Target::Interface(name) => {
-                let listed = p2pd_sys::addresses_of(name);
-                let (index, ips) = listed.map_err(|why| ListenFailure::Target(self.clone(), why))?;
-                ips.into_iter().filter(|ip| family.has(*ip)).map(|ip| scoped(ip, index)).collect()
+                let card = p2pd_sys::cards().into_iter().find(|card| card.name == *name);
+                let card = card.ok_or_else(|| ListenFailure::NoInterface(name.clone()))?;
+                let ips = card.addresses.iter().map(|(ip, _)| *ip).filter(|ip| family.has(*ip));
+                ips.map(|ip| scoped(ip, card.index)).collect()
             }
             Target::Route(route) => {
                 Some(route.local()).into_iter().filter(|at| family.has(at.ip())).collect()
@@ -94,8 +95,8 @@ pub struct ListenError {
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum ListenFailure {
-    /// There is no such interface.
-    Target(Target, io::Error),
+    /// There is no interface of this name.
+    NoInterface(String),
     /// The target has no address of this family.
     NoAddress(Target, Family),
     /// Of `bind` or `listen`, for example that the port is taken.
@@ -120,7 +121,7 @@ impl fmt::Display for ListenError {
 impl fmt::Display for ListenFailure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            ListenFailure::Target(target, why) => write!(f, "{target:?}: {why}"),
+            ListenFailure::NoInterface(name) => write!(f, "there is no interface {name}"),
             ListenFailure::NoAddress(target, family) => write!(f, "{target:?} has no address of {family:?}"),
             ListenFailure::Bind(at, protocol, why) => write!(f, "{at} over {protocol:?}: {why}"),
         }

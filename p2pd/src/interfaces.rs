@@ -1,0 +1,105 @@
+//! `p2pd interfaces`.
+
+use std::net::IpAddr;
+use std::path::Path;
+use std::process::ExitCode;
+
+use p2pd_core::StunServer;
+use p2pd_sys::Card;
+use serde_json::{Value, json};
+use tokio::task::JoinSet;
+
+use crate::commands::usage;
+use crate::map::{list, seen};
+use crate::say::Say;
+
+/// A card, and beside each of its addresses what a STUN server sees of it.
+#[derive(Debug)]
+pub(crate) struct Listed {
+    card: Card,
+    seen: Vec<Option<IpAddr>>,
+}
+
+pub(crate) async fn run(config: Option<&Path>, say: Say) -> ExitCode {
+    let stun = match config.map(list).transpose() {
+        Ok(stun) => stun.unwrap_or_default(),
+        Err(why) => return usage(say, &why),
+    };
+    let mut listed: Vec<Listed> = p2pd_sys::cards()
+        .into_iter()
+        .map(|card| Listed { seen: vec![None; card.addresses.len()], card })
+        .collect();
+    if !stun.is_empty() {
+        say.waiting("asking what the internet sees");
+        ask(&mut listed, &stun).await;
+    }
+    say.interfaces(&listed);
+    ExitCode::SUCCESS
+}
+
+/// Asks for all addresses at once.
+async fn ask(listed: &mut [Listed], stun: &[StunServer]) {
+    let mut asked = JoinSet::new();
+    for (n, Listed { card, .. }) in listed.iter().enumerate().filter(|(_, l)| l.card.up) {
+        for (k, (ip, _)) in card.addresses.iter().enumerate() {
+            let (ip, index, stun) = (*ip, card.index, stun.to_vec());
+            if !ip.is_loopback() && !is_link_local(ip) {
+                asked.spawn(async move { (n, k, seen(ip, Some(index), &stun).await) });
+            }
+        }
+    }
+    while let Some(Ok((n, k, found))) = asked.join_next().await {
+        listed[n].seen[k] = found;
+    }
+}
+
+fn is_link_local(ip: IpAddr) -> bool {
+    match ip {
+        IpAddr::V4(ip) => ip.is_link_local(),
+        IpAddr::V6(ip) => ip.is_unicast_link_local(),
+    }
+}
+
+impl Listed {
+    pub(crate) fn event(&self) -> Value {
+        let Card { index, name, up, addresses, gateways, default_route } = &self.card;
+        let addresses: Vec<Value> = addresses
+            .iter()
+            .zip(&self.seen)
+            .map(|((ip, prefix), seen)| {
+                let scope = if is_link_local(*ip) { "link" } else { "global" };
+                let scope = if ip.is_loopback() { "host" } else { scope };
+                json!({"ip": ip, "prefix": prefix, "scope": scope, "zone": self.zone(*ip), "external": seen})
+            })
+            .collect();
+        json!({
+            "event": "interface", "index": index, "name": name, "up": up, "default_route": default_route,
+            "gateways": gateways, "addresses": addresses,
+        })
+    }
+
+    pub(crate) fn text(&self) -> String {
+        let Card { index, name, up, addresses, gateways, default_route } = &self.card;
+        let mut text = format!("{index} {name}");
+        text += if *up { "" } else { ", down" };
+        text += if *default_route { ", default route" } else { "" };
+        for gateway in gateways {
+            text += &format!(", gateway {gateway}");
+        }
+        for ((ip, prefix), seen) in addresses.iter().zip(&self.seen) {
+            let zone = self.zone(*ip).map_or(String::new(), |zone| format!("%{zone}"));
+            text += &format!("\n  {ip}{zone}/{prefix}");
+            match seen {
+                Some(seen) if seen == ip => text += ", no NAT",
+                Some(seen) => text += &format!(", seen from outside as {seen}"),
+                None => {}
+            }
+        }
+        text
+    }
+
+    /// Where a link-local IPv6 address holds.
+    fn zone(&self, ip: IpAddr) -> Option<&str> {
+        (ip.is_ipv6() && is_link_local(ip)).then_some(&*self.card.name)
+    }
+}
