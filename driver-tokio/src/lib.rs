@@ -22,9 +22,10 @@
 //!
 //! All decisions are made by the sans-IO [`p2pd_core::Node`]; this crate carries out its actions and tells it
 //! what happened, in one task. A [`Pipe`] is a `TcpStream`, with a record layer around it when it is encrypted, and no
-//! task of ours.
+//! task of ours. [`messages`] has pipes of messages: P2PD's calls, for TCP, UDP and pipes to peers alike.
 #![forbid(unsafe_code)]
 
+pub mod messages;
 mod node;
 mod pipe;
 mod reactor;

@@ -1,12 +1,13 @@
 //! The drivers' examples, run as their readers run them.
 
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::TcpStream;
+use std::net::{SocketAddr, TcpStream, UdpSocket};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
 use p2pd_core::{Config, Plan, SecretKey};
-use p2pd_tests::drivers::Driver;
+use p2pd_tests::drivers::{Driver, runtime};
 
 /// The folder of the built examples.
 fn examples() -> PathBuf {
@@ -87,6 +88,31 @@ fn an_echo_server_on_mio_gains_p2pd_and_goes_on_serving_tcp() {
         stream.read_exact(&mut word).unwrap();
         assert_eq!(&word, b"tcp!!");
     }
+}
+
+#[test]
+fn the_servers_of_messages_answer() {
+    let mut echo = Running::start("echo_server", &["127.0.0.1", "0", "0"]);
+    let mut said = echo.output().lines().map(Result::unwrap);
+    let tcp: SocketAddr = said.next().unwrap().strip_prefix("Tcp ").unwrap().parse().unwrap();
+    let udp: SocketAddr = said.next().unwrap().strip_prefix("Udp ").unwrap().parse().unwrap();
+    let mut stream = TcpStream::connect(tcp).unwrap();
+    stream.write_all(b"by stream").unwrap();
+    stream.shutdown(std::net::Shutdown::Write).unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    assert_eq!(answer, "by stream");
+    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+    socket.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    socket.send_to(b"by datagram", udp).unwrap();
+    let mut answer = [0; 64];
+    let (len, from) = socket.recv_from(&mut answer).unwrap();
+    assert_eq!((&answer[..len], from), (&b"by datagram"[..], udp));
+
+    let mut stun = Running::start("stun_server", &["127.0.0.1:0"]);
+    let at: SocketAddr = stun.output().lines().next().unwrap().unwrap().parse().unwrap();
+    let client = p2pd_tokio::messages::stun::Client::new(at, p2pd_tokio::messages::Route::V4);
+    assert_eq!(runtime().block_on(client.external_ip()).unwrap(), at.ip());
 }
 
 /// Lines of the second text that are not in the first, in order.

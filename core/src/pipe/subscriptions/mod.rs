@@ -25,7 +25,7 @@ use bytes::Bytes;
 use smallvec::SmallVec;
 
 pub use pattern::{MAX_PATTERN, Pattern, PatternError};
-use unique::Unique;
+pub use unique::Unique;
 
 /// Most subscriptions on one pipe.
 pub const MAX_SUBSCRIPTIONS: usize = 10_000;

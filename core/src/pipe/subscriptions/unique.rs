@@ -13,20 +13,22 @@ const MOST: usize = 100_000;
 /// dropped.
 type Mark = [u8; 16];
 
+/// The messages that came last, each with its sender, by a hash.
 #[derive(Debug, Default)]
-pub(super) struct Unique {
+pub struct Unique {
     kept: usize,
     order: VecDeque<Mark>,
     known: BTreeSet<Mark>,
 }
 
 impl Unique {
-    pub(super) fn new(kept: usize) -> Self {
+    /// Remembers this many, at most 100,000; with 0 every message is new.
+    pub fn new(kept: usize) -> Self {
         Unique { kept: kept.min(MOST), ..Self::default() }
     }
 
     /// Whether the message is not among those kept; it is from now on.
-    pub(super) fn is_new(&mut self, data: &[u8], from: SocketAddr) -> bool {
+    pub fn is_new(&mut self, data: &[u8], from: SocketAddr) -> bool {
         if self.kept == 0 {
             return true;
         }

@@ -1,0 +1,83 @@
+//! What can be set on a pipe.
+
+use std::time::Duration;
+
+use p2pd_core::SockOpts;
+use p2pd_core::io::Reuse;
+use p2pd_core::pipe::subscriptions::Queue;
+
+/// Settings of one pipe. The names of the P2PD documents' configuration, and where they are here:
+///
+/// | P2PD | here | default |
+/// |---|---|---|
+/// | `con_timeout` | [`connect_timeout`](Self::connect_timeout) | 2 s |
+/// | `dns_timeout` | [`resolve_timeout`](Self::resolve_timeout) | 2 s |
+/// | `recv_timeout` | the argument of [`recv`](super::MessagePipe::recv) | none |
+/// | `max_qsize` | [`queue`](Self::queue)`.messages` | 1,000 |
+/// | `enable_msg_ids` | [`unique`](Self::unique) | off |
+/// | `max_msg_ids` | [`unique_kept`](Self::unique_kept) | 1,000 |
+/// | `reuse_addr` | [`reuse_address`](Self::reuse_address) | off |
+/// | `broadcast` | [`broadcast`](Self::broadcast) | off |
+/// | `reader_limit` | [`reader_limit`](Self::reader_limit) | 65,536 |
+/// | `linger` | [`linger`](Self::linger) | off |
+/// | `no_close`, later `do_close` | [`no_close`](Self::no_close) | off |
+/// | `sock_only` | [`Socket::open`](super::Socket::open) in place of [`MessagePipe::open`](super::MessagePipe::open) | |
+/// | `loop` | the runtime that the pipe is made in | |
+/// | `sock_proto`, `use_ssl`, `ssl_handshake`, `send_retry` | not there | |
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct PipeOptions {
+    /// What a TCP connect may take, for each address of the destination. Default 2 s.
+    pub connect_timeout: Duration,
+    /// What the look-up of the destination's name may take. Default 2 s.
+    pub resolve_timeout: Duration,
+    /// What each subscription holds, and what it does when it is full. Default 1,000 messages or 1 MiB, and the oldest
+    /// is dropped.
+    pub queue: Queue,
+    /// Whether a message that repeats one of its sender is passed over. Default: no.
+    pub unique: bool,
+    /// How many messages are remembered for that; at most 100,000. Default 1,000.
+    pub unique_kept: usize,
+    /// Most bytes that one read of a stream gives, 1 at least. Default 65,536. Datagrams are always whole.
+    pub reader_limit: usize,
+    /// `SO_LINGER`: what closing does with what the peer has not acknowledged. Zero forgets it and resets the
+    /// connection. Default: the system goes on sending.
+    pub linger: Option<Duration>,
+    /// Whether the pipe's end leaves the connection alone: nothing is shut down, so that it lives on in a duplicate of
+    /// the socket (`try_clone`), which is managed elsewhere. Default: no.
+    pub no_close: bool,
+    /// Whether a local address that is in use, or was a moment ago, may be bound (`SO_REUSEADDR`). Listening TCP sockets
+    /// always may where that does no more than let a server start again, which is everywhere but on Windows.
+    /// Default: no.
+    pub reuse_address: bool,
+    /// Whether a UDP socket may send to broadcast addresses. Default: no.
+    pub broadcast: bool,
+}
+
+impl Default for PipeOptions {
+    fn default() -> Self {
+        PipeOptions {
+            connect_timeout: Duration::from_secs(2),
+            resolve_timeout: Duration::from_secs(2),
+            queue: Queue::default(),
+            unique: false,
+            unique_kept: 1000,
+            reader_limit: 65_536,
+            linger: None,
+            no_close: false,
+            reuse_address: false,
+            broadcast: false,
+        }
+    }
+}
+
+impl PipeOptions {
+    pub(super) fn socket(&self) -> SockOpts {
+        let reuse = if self.reuse_address { Reuse::Address } else { Reuse::No };
+        SockOpts { reuse, nodelay: true, ..SockOpts::default() }
+    }
+
+    pub(super) fn listener(&self) -> SockOpts {
+        let reuse = if self.reuse_address || cfg!(unix) { Reuse::Address } else { Reuse::No };
+        SockOpts { reuse, ..SockOpts::default() }
+    }
+}

@@ -1,0 +1,487 @@
+//! The handle that users hold.
+
+use std::fmt;
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use p2pd_core::pipe::subscriptions::{Message, Pattern, Queue, SubscriptionId};
+
+use super::carrier::{Socket, Writer};
+use super::open::{Destination, OpenError, Protocol, Route};
+use super::options::PipeOptions;
+use super::read;
+use super::shared::{Child, OnEnd, OnMessage, Shared, closed};
+
+/// How long [`close`](MessagePipe::close) waits for the system to take what an encrypted pipe holds.
+const FAREWELL: Duration = Duration::from_secs(5);
+
+/// A pipe of messages. Clones are handles to the same one; when the last is dropped, or [`close`](Self::close) is called,
+/// it ends. A pipe that is linked to others is held by these.
+///
+/// A callback is given its pipe; one that captures a handle to it keeps it open until its peer ends it.
+#[derive(Clone, Debug)]
+pub struct MessagePipe {
+    pub(super) handle: Arc<Handle>,
+}
+
+#[derive(Debug)]
+pub(super) struct Handle {
+    shared: Arc<Shared>,
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        self.shared.close();
+    }
+}
+
+/// A callback's name on its pipe.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct CallbackId(pub(super) u64);
+
+/// How the reading of a pipe ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum End {
+    /// The peer sends no more; it may still be sent to.
+    Peer,
+    /// The pipe was closed on this side.
+    Closed,
+    /// It broke.
+    Failed(io::ErrorKind),
+}
+
+impl MessagePipe {
+    /// Opens a pipe to a destination: connects a TCP stream, or binds a UDP socket that sends there. Must be called within
+    /// a tokio runtime with I/O and time.
+    ///
+    /// # Errors
+    /// Why there is none.
+    pub async fn open(
+        protocol: Protocol,
+        to: impl Into<Destination>,
+        route: Route,
+        options: &PipeOptions,
+    ) -> Result<Self, OpenError> {
+        let socket = Socket::open(protocol, to, route, options).await?;
+        Self::new(socket, options).map_err(OpenError::Socket)
+    }
+
+    /// A UDP server: a pipe without a destination, that answers with [`send_to`](Self::send_to). For TCP servers there is
+    /// [`Daemon`](super::Daemon). Must be called within a tokio runtime with I/O and time.
+    ///
+    /// # Errors
+    /// Of `bind`, for example that the port is taken.
+    pub fn bind(route: Route, options: &PipeOptions) -> io::Result<Self> {
+        Self::new(Socket::bind(route, options)?, options)
+    }
+
+    /// Wraps a socket that exists: a connected `TcpStream`, a `UdpSocket`, or a [`Pipe`](crate::Pipe) to a peer. Must be
+    /// called within a tokio runtime with I/O and time.
+    ///
+    /// # Errors
+    /// Of `setsockopt`, or that a stream is not connected any more.
+    pub fn new(socket: impl Into<Socket>, options: &PipeOptions) -> io::Result<Self> {
+        let socket = socket.into();
+        socket.set(options)?;
+        let protocol = if matches!(socket, Socket::Udp(..)) { Protocol::Udp } else { Protocol::Tcp };
+        let ends = (socket.local_addr()?, socket.remote_addr()?);
+        let (reader, writer) = socket.split(options.reader_limit);
+        let shared = Arc::new(Shared::new(protocol, ends, options, writer));
+        let handle = Arc::new(Handle { shared: shared.clone() });
+        tokio::spawn(read::run(shared, Arc::downgrade(&handle), reader));
+        Ok(MessagePipe { handle })
+    }
+
+    /// What it goes through; a pipe to a peer counts as TCP.
+    pub fn protocol(&self) -> Protocol {
+        self.shared().protocol
+    }
+
+    /// Its own end.
+    pub fn local_addr(&self) -> SocketAddr {
+        self.shared().local
+    }
+
+    /// Where it sends to; `None` for a UDP server.
+    pub fn remote_addr(&self) -> Option<SocketAddr> {
+        self.shared().remote
+    }
+
+    /// Copies messages that match the first pattern, from senders whose `address:port` matches the second, into a queue
+    /// with the limits of the pipe's options.
+    ///
+    /// # Errors
+    /// There are [`MAX_SUBSCRIPTIONS`](super::MAX_SUBSCRIPTIONS) already.
+    pub fn subscribe(&self, message: Pattern, peer: Pattern) -> Result<SubscriptionId, TooManySubscriptions> {
+        self.subscribe_with(message, peer, self.shared().queue)
+    }
+
+    /// As [`subscribe`](Self::subscribe), with other limits.
+    ///
+    /// # Errors
+    /// As [`subscribe`](Self::subscribe).
+    pub fn subscribe_with(
+        &self,
+        message: Pattern,
+        peer: Pattern,
+        queue: Queue,
+    ) -> Result<SubscriptionId, TooManySubscriptions> {
+        let id = self.shared().inbox().subscriptions.subscribe(message, peer, queue);
+        self.shared().changed.notify_one();
+        id.ok_or(TooManySubscriptions)
+    }
+
+    /// Ends a subscription, with what waits in it. False: there is none of this name.
+    pub fn unsubscribe(&self, id: SubscriptionId) -> bool {
+        let was = self.shared().inbox().subscriptions.unsubscribe(id);
+        self.shared().changed.notify_one();
+        self.shared().arrived.notify_waiters();
+        was
+    }
+
+    /// Messages that a subscription dropped because it was full; `None`: there is none of this name.
+    pub fn dropped(&self, id: SubscriptionId) -> Option<u64> {
+        self.shared().inbox().subscriptions.dropped(id)
+    }
+
+    /// Messages that wait in a subscription; `None`: there is none of this name.
+    pub fn waiting(&self, id: SubscriptionId) -> Option<usize> {
+        self.shared().inbox().subscriptions.waiting(id)
+    }
+
+    /// The oldest message of a subscription, waited for at most this long: with zero not at all, with `Duration::MAX`
+    /// without end. Giving up waiting loses nothing.
+    ///
+    /// # Errors
+    /// Why there is none. What came before a pipe's end can still be had.
+    pub async fn recv(&self, from: SubscriptionId, timeout: Duration) -> Result<Bytes, RecvError> {
+        self.recv_from(from, timeout).await.map(|message| message.data)
+    }
+
+    /// As [`recv`](Self::recv), with the sender.
+    ///
+    /// # Errors
+    /// As [`recv`](Self::recv).
+    pub async fn recv_from(&self, from: SubscriptionId, timeout: Duration) -> Result<Message, RecvError> {
+        let mut state = self.shared().state.subscribe();
+        let deadline = tokio::time::sleep(timeout);
+        tokio::pin!(deadline);
+        loop {
+            let arrived = self.shared().arrived.notified();
+            tokio::pin!(arrived);
+            // From here on nothing that arrives goes unnoticed.
+            arrived.as_mut().enable();
+            let end = state.borrow_and_update().end;
+            if let Some(message) = self.take(from)? {
+                return Ok(message);
+            }
+            if let Some(end) = end {
+                return Err(RecvError::Ended(end));
+            }
+            tokio::select! {
+                () = arrived => {}
+                _ = state.changed() => {}
+                () = &mut deadline => return self.take(from)?.ok_or(RecvError::TimedOut),
+            }
+        }
+    }
+
+    fn take(&self, from: SubscriptionId) -> Result<Option<Message>, RecvError> {
+        let mut inbox = self.shared().inbox();
+        let message = inbox.subscriptions.recv(from);
+        let known = message.is_some() || inbox.subscriptions.waiting(from).is_some();
+        drop(inbox);
+        self.shared().changed.notify_one();
+        if known { Ok(message) } else { Err(RecvError::NoSuchSubscription) }
+    }
+
+    /// Sends to the destination; returns when the system has taken all of it, so a peer that does not read makes it wait.
+    /// Giving up waiting may leave a part sent on a stream.
+    ///
+    /// # Errors
+    /// Why not all of it was sent.
+    pub async fn send(&self, data: &[u8]) -> Result<(), SendError> {
+        let to = self.shared().remote.ok_or(SendError::NoDestination)?;
+        self.carry(data, to).await
+    }
+
+    /// Sends to somebody: on a UDP pipe to anybody, on a stream, which has one peer, to that. So what is written for one
+    /// protocol works on the other.
+    ///
+    /// # Errors
+    /// As [`send`](Self::send).
+    pub async fn send_to(&self, data: &[u8], to: SocketAddr) -> Result<(), SendError> {
+        if self.shared().protocol == Protocol::Tcp && self.shared().remote != Some(to) {
+            return Err(SendError::NotThePeer);
+        }
+        self.carry(data, to).await
+    }
+
+    async fn carry(&self, data: &[u8], to: SocketAddr) -> Result<(), SendError> {
+        let mut state = self.shared().state.subscribe();
+        let sending = async {
+            let mut writer = self.shared().writer.lock().await;
+            if matches!(*writer, Writer::Over) {
+                return Err(SendError::Ended);
+            }
+            let sent = writer.send(data, to).await.map_err(|e| SendError::Failed(e.kind()));
+            if sent.is_err() && self.shared().protocol == Protocol::Tcp {
+                // A part of it may be on its way: nothing may come behind that.
+                *writer = Writer::Over;
+            }
+            sent
+        };
+        tokio::select! {
+            biased;
+            () = closed(&mut state) => Err(SendError::Ended),
+            sent = sending => sent,
+        }
+    }
+
+    /// Has each message given to a callback, with its sender and the pipe to answer on. It is waited for before more is
+    /// read, so one that is slow makes a TCP peer wait; one that panics ends the pipe.
+    pub fn on_message<F, R>(&self, callback: F) -> CallbackId
+    where
+        F: Fn(Message, MessagePipe) -> R + Send + Sync + 'static,
+        R: Future<Output = ()> + Send + 'static,
+    {
+        let callback: OnMessage = Arc::new(move |message, pipe| Box::pin(callback(message, pipe)));
+        let mut inbox = self.shared().inbox();
+        let id = inbox.id();
+        if !inbox.over {
+            inbox.callbacks.push((id, callback));
+        }
+        drop(inbox);
+        self.shared().changed.notify_one();
+        id
+    }
+
+    /// Calls back once when reading has ended, after the last message's callbacks, or at once if it has. An end is seen by
+    /// reading: where [nothing is read](super), only that of this side.
+    pub fn on_end<F, R>(&self, callback: F) -> CallbackId
+    where
+        F: FnOnce(End) -> R + Send + 'static,
+        R: Future<Output = ()> + Send + 'static,
+    {
+        let mut inbox = self.shared().inbox();
+        let id = inbox.id();
+        if inbox.over {
+            drop(inbox);
+            let end = self.shared().state.borrow().end.unwrap_or(End::Closed);
+            tokio::spawn(callback(end));
+        } else {
+            let callback: OnEnd = Box::new(move |end| Box::pin(callback(end)));
+            inbox.at_end.push((id, callback));
+        }
+        id
+    }
+
+    /// Takes a callback away, of either kind; one that is running is not stopped. False: there is none of this name.
+    pub fn remove_callback(&self, id: CallbackId) -> bool {
+        // What they hold may be this pipe, so they are dropped without the lock.
+        let (gone, ended);
+        {
+            let mut inbox = self.shared().inbox();
+            let at = inbox.callbacks.iter().position(|(i, _)| *i == id);
+            gone = at.map(|at| inbox.callbacks.remove(at));
+            let at = inbox.at_end.iter().position(|(i, _)| *i == id);
+            ended = at.map(|at| inbox.at_end.remove(at));
+        }
+        self.shared().changed.notify_one();
+        gone.is_some() || ended.is_some()
+    }
+
+    /// Sends whatever comes on this pipe to `other`'s destination, which a UDP server has none of, until one of them ends. A message is sent before the
+    /// next one is read, so `other`'s peer that does not read makes ours wait. Two pipes, each added to the other, are a
+    /// relay of messages; [`join`](Self::join) makes one that passes ends on. Adding a pipe twice is adding it once; one
+    /// that is added to itself is an echo.
+    pub fn add_pipe(&self, other: &MessagePipe) {
+        self.link(Child { pipe: other.clone(), joined: false });
+    }
+
+    /// Undoes [`add_pipe`](Self::add_pipe); a message under way is still sent. False: it was not added.
+    pub fn del_pipe(&self, other: &MessagePipe) -> bool {
+        let gone = {
+            let mut inbox = self.shared().inbox();
+            let at = inbox.children.iter().position(|c| c.pipe.is(other));
+            at.map(|at| inbox.children.remove(at))
+        };
+        self.shared().changed.notify_one();
+        gone.is_some()
+    }
+
+    /// Makes this pipe and `other` one: whatever comes on either is sent on the other, with back-pressure, and the end of
+    /// each direction is passed on. If one breaks or is closed, the other is reset. They hold each other until both have
+    /// ended.
+    pub fn join(&self, other: &MessagePipe) {
+        self.link(Child { pipe: other.clone(), joined: true });
+        other.link(Child { pipe: self.clone(), joined: true });
+    }
+
+    fn link(&self, child: Child) {
+        let mut inbox = self.shared().inbox();
+        if inbox.over {
+            drop(inbox);
+            let end = self.shared().state.borrow().end.unwrap_or(End::Closed);
+            tokio::spawn(async move {
+                child.ended(end).await;
+                child.other_direction().await;
+            });
+            return;
+        }
+        match inbox.children.iter_mut().find(|c| c.pipe.is(&child.pipe)) {
+            Some(known) => known.joined |= child.joined,
+            None => inbox.children.push(child),
+        }
+        drop(inbox);
+        self.shared().changed.notify_one();
+    }
+
+    /// Says to the peer of a stream that nothing more is sent; reading goes on.
+    ///
+    /// # Errors
+    /// That it is closed already, or of `shutdown`.
+    pub async fn finish(&self) -> Result<(), SendError> {
+        let mut state = self.shared().state.subscribe();
+        let ending = async {
+            let mut writer = self.shared().writer.lock().await;
+            let ended = writer.end().await;
+            *writer = Writer::Over;
+            ended.map_err(|e| SendError::Failed(e.kind()))
+        };
+        tokio::select! {
+            biased;
+            () = closed(&mut state) => Err(SendError::Ended),
+            ended = ending => ended,
+        }
+    }
+
+    /// Ends the pipe. What [`send`](Self::send) returned for is still sent; a send under way is broken off. A TCP peer whose
+    /// data was not read sees a reset, which may cost it what was sent last. The socket is free once
+    /// [`ended`](Self::ended) returns, too.
+    pub async fn close(&self) {
+        if !self.shared().close() {
+            return;
+        }
+        let farewell = async {
+            let mut writer = self.shared().writer.lock().await;
+            if !self.shared().no_close {
+                // Nobody is left to hear of it.
+                let _ = writer.end().await;
+            }
+        };
+        let _ = tokio::time::timeout(FAREWELL, farewell).await;
+        *self.shared().writer.lock().await = Writer::Over;
+    }
+
+    /// Breaks the pipe off, so that the peer of a stream does not take what it has for all there was.
+    pub async fn abort(&self) {
+        self.shared().close();
+        let mut writer = self.shared().writer.lock().await;
+        if !self.shared().no_close {
+            writer.reset();
+        }
+        *writer = Writer::Over;
+    }
+
+    /// Waits until reading has ended and the last message's callbacks are done.
+    pub async fn ended(&self) -> End {
+        let mut state = self.shared().state.subscribe();
+        let ended = state.wait_for(|s| s.end.is_some()).await;
+        ended.ok().and_then(|state| state.end).unwrap_or(End::Closed)
+    }
+
+    pub(super) fn is(&self, other: &MessagePipe) -> bool {
+        Arc::ptr_eq(&self.handle, &other.handle)
+    }
+
+    fn shared(&self) -> &Shared {
+        &self.handle.shared
+    }
+}
+
+impl Child {
+    /// What it is linked to has ended.
+    pub(super) async fn ended(&self, end: End) {
+        match end {
+            _ if !self.joined => {}
+            // One that has ended before needs no end.
+            End::Peer => drop(self.pipe.finish().await),
+            End::Closed | End::Failed(_) => self.pipe.abort().await,
+        }
+    }
+
+    /// Holds a joined pipe until it has ended, too.
+    pub(super) async fn other_direction(self) {
+        if self.joined {
+            self.pipe.ended().await;
+        }
+    }
+}
+
+/// Why there is no message.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum RecvError {
+    /// None came in time.
+    TimedOut,
+    /// None will come.
+    Ended(End),
+    /// There is no such subscription, or not any more.
+    NoSuchSubscription,
+}
+
+impl fmt::Display for RecvError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            RecvError::TimedOut => f.write_str("no message came in time"),
+            RecvError::Ended(End::Peer) => f.write_str("the peer sends no more"),
+            RecvError::Ended(End::Closed) => f.write_str("the pipe is closed"),
+            RecvError::Ended(End::Failed(why)) => write!(f, "the pipe broke: {why}"),
+            RecvError::NoSuchSubscription => f.write_str("there is no such subscription"),
+        }
+    }
+}
+
+impl std::error::Error for RecvError {}
+
+/// Why a message was not sent.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum SendError {
+    /// We said that we send no more, or the pipe is closed or broke before.
+    Ended,
+    /// A UDP server has to say to whom.
+    NoDestination,
+    /// A stream goes to its peer only.
+    NotThePeer,
+    /// The system's error. A stream is broken by it, other datagrams are not concerned.
+    Failed(io::ErrorKind),
+}
+
+impl fmt::Display for SendError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            SendError::Ended => f.write_str("the pipe has ended"),
+            SendError::NoDestination => f.write_str("the pipe has no destination of its own"),
+            SendError::NotThePeer => f.write_str("a stream goes to its peer only"),
+            SendError::Failed(why) => write!(f, "sending failed: {why}"),
+        }
+    }
+}
+
+impl std::error::Error for SendError {}
+
+/// There are [`MAX_SUBSCRIPTIONS`](super::MAX_SUBSCRIPTIONS) already.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct TooManySubscriptions;
+
+impl fmt::Display for TooManySubscriptions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the pipe has as many subscriptions as it may have")
+    }
+}
+
+impl std::error::Error for TooManySubscriptions {}

@@ -1,0 +1,131 @@
+//! Where a daemon is to listen, and what came of it.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
+use std::ops::RangeInclusive;
+
+use super::open::{Family, Protocol, Route};
+
+/// Where a daemon listens, without the port.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub enum Target {
+    /// All addresses of this machine. Datagrams leave from the address that the system chooses, so a UDP server on a
+    /// machine with several addresses does better to listen on each.
+    Any,
+    /// This machine alone: 127.0.0.1 and ::1.
+    Loopback,
+    /// All addresses of the interface of this name; of IPv6 both link-local and global ones.
+    Interface(String),
+    /// A route's address.
+    Route(Route),
+}
+
+impl Target {
+    /// Its addresses of a family, with port 0; one at least.
+    fn addresses(&self, family: Family) -> Result<Vec<SocketAddr>, ListenFailure> {
+        let one = |v4: Ipv4Addr, v6: Ipv6Addr| match family {
+            Family::V4 => vec![SocketAddr::new(v4.into(), 0)],
+            Family::V6 => vec![SocketAddr::new(v6.into(), 0)],
+        };
+        let found = match self {
+            Target::Any => one(Ipv4Addr::UNSPECIFIED, Ipv6Addr::UNSPECIFIED),
+            Target::Loopback => one(Ipv4Addr::LOCALHOST, Ipv6Addr::LOCALHOST),
+            Target::Interface(name) => {
+                let card = p2pd_sys::cards().into_iter().find(|card| card.name == *name);
+                let card = card.ok_or_else(|| ListenFailure::NoInterface(name.clone()))?;
+                let ips = card.addresses.iter().map(|(ip, _)| *ip).filter(|ip| family.has(*ip));
+                ips.map(|ip| scoped(ip, card.index)).collect()
+            }
+            Target::Route(route) => {
+                Some(route.local()).into_iter().filter(|at| family.has(at.ip())).collect()
+            }
+        };
+        if found.is_empty() { Err(ListenFailure::NoAddress(self.clone(), family)) } else { Ok(found) }
+    }
+}
+
+/// A link-local IPv6 address means nothing without its interface.
+fn scoped(ip: IpAddr, index: u32) -> SocketAddr {
+    match ip {
+        IpAddr::V6(v6) if v6.is_unicast_link_local() => SocketAddrV6::new(v6, 0, 0, index).into(),
+        _ => SocketAddr::new(ip, 0),
+    }
+}
+
+/// Every combination, each once; port 0, which is another one each time, as often as it is asked for.
+pub(super) fn combine(
+    targets: &[Target],
+    ports: &[RangeInclusive<u16>],
+    protocols: &[Protocol],
+    families: &[Family],
+) -> Result<Vec<(SocketAddr, Protocol)>, ListenError> {
+    let (mut wanted, mut failed) = (Vec::new(), Vec::new());
+    for target in targets {
+        for family in families {
+            match target.addresses(*family) {
+                Ok(found) => wanted.extend(found),
+                Err(why) => failed.push(why),
+            }
+        }
+    }
+    if !failed.is_empty() {
+        return Err(ListenError { failed });
+    }
+    let (mut known, mut all) = (BTreeSet::new(), Vec::new());
+    for mut at in wanted {
+        for port in ports.iter().cloned().flatten() {
+            at.set_port(port);
+            let each = protocols.iter().map(|protocol| (at, *protocol));
+            all.extend(each.filter(|each| port == 0 || known.insert(*each)));
+        }
+    }
+    Ok(all)
+}
+
+/// Why a daemon does not listen: everything that failed. Nothing is listened on then.
+#[derive(Debug)]
+pub struct ListenError {
+    /// What failed, in the order asked for; empty if nothing was asked for.
+    pub failed: Vec<ListenFailure>,
+}
+
+/// One thing that failed.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum ListenFailure {
+    /// There is no interface of this name.
+    NoInterface(String),
+    /// The target has no address of this family.
+    NoAddress(Target, Family),
+    /// Of `bind` or `listen`, for example that the port is taken.
+    Bind(SocketAddr, Protocol, io::Error),
+}
+
+impl fmt::Display for ListenError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.failed.is_empty() {
+            return f.write_str("nothing to listen on");
+        }
+        for (n, failure) in self.failed.iter().enumerate() {
+            if n > 0 {
+                f.write_str("; ")?;
+            }
+            write!(f, "{failure}")?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for ListenFailure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ListenFailure::NoInterface(name) => write!(f, "there is no interface {name}"),
+            ListenFailure::NoAddress(target, family) => write!(f, "{target:?} has no address of {family:?}"),
+            ListenFailure::Bind(at, protocol, why) => write!(f, "{at} over {protocol:?}: {why}"),
+        }
+    }
+}
+
+impl std::error::Error for ListenError {}
