@@ -3,13 +3,12 @@
 use core::time::Duration;
 use std::sync::Arc;
 
-use quinn_proto::congestion::{ControllerFactory, CubicConfig};
+use quinn_proto::congestion::{BbrConfig, ControllerFactory, CubicConfig};
 use quinn_proto::{
     ConnectionId, ConnectionIdGenerator, EndpointConfig, IdleTimeout, TransportConfig, VarInt,
 };
 
 use super::MAX_DATAGRAM;
-use super::bbr::BbrFactory;
 use super::crypto::{QUIC_VERSION, ResetKey};
 use super::messages::{MAX_MESSAGE, MAX_MESSAGES};
 
@@ -61,7 +60,7 @@ impl RelayConfig {
     pub(super) fn transport(&self) -> Arc<TransportConfig> {
         let messages = (MAX_MESSAGE * MAX_MESSAGES) as u32;
         let controller: Arc<dyn ControllerFactory + Send + Sync> = match self.congestion {
-            Congestion::Bbr => Arc::new(BbrFactory),
+            Congestion::Bbr => Arc::new(BbrConfig::default()),
             Congestion::Cubic => Arc::new(CubicConfig::default()),
         };
         let idle = IdleTimeout::try_from(self.idle_timeout).unwrap_or(IdleTimeout::from(VarInt::MAX));
