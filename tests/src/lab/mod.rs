@@ -141,6 +141,17 @@ impl Lab {
         Ok([ours, theirs])
     }
 
+    /// Lays a cable between two hosts: device `device` at both, which is down, has no address, and may have IPv6.
+    ///
+    /// # Errors
+    /// Of `ip`.
+    pub fn cable(&self, [a, b]: [usize; 2], device: &str) -> Result<()> {
+        let other = self.hosts[b].space.path();
+        self.hosts[a].ip_batch(&format!("link add {device} type veth peer name {device} netns {other}\n"))?;
+        let ipv6 = format!("net/ipv6/conf/{device}/disable_ipv6");
+        [a, b].into_iter().try_for_each(|n| self.hosts[n].space.sysctl(&[(&ipv6, "0")]))
+    }
+
     /// What the internet has carried and dropped.
     pub fn traffic(&self) -> Traffic {
         self.internet.traffic()

@@ -1,0 +1,71 @@
+//! Hosts with addresses of one family or of both, on one network without any server: which of them connect, and by which.
+
+use std::process::Command;
+use std::time::Duration;
+
+use p2pd_tests::lab::{Home, Lab, Nat};
+use p2pd_tests::require_lab;
+use p2pd_tests::world::{event, program};
+
+const NO_SERVERS: [&str; 2] = ["--no-servers", "--json"];
+
+/// Gives both ends of the cable the addresses of these families, of the one host and of the other.
+fn address(lab: &Lab, families: [&str; 2]) {
+    for (host, of) in families.iter().enumerate() {
+        let n = host + 1;
+        // Down and up again: no address of before is left.
+        let mut batch = "link set wire down\naddr flush dev wire\nlink set wire up\n".to_owned();
+        if of.contains('4') {
+            batch += &format!("addr add 10.9.9.{n}/24 dev wire\n");
+        }
+        if of.contains('6') {
+            batch += &format!("addr add 2001:db8:9::{n}/64 dev wire nodad\n");
+        }
+        lab.host(host).ip_batch(&batch).unwrap();
+    }
+}
+
+#[test]
+fn hosts_connect_by_every_family_that_both_have_and_say_so_where_they_have_none() {
+    require_lab!();
+    let home = || Home::new(Nat::None);
+    let lab = Lab::builder().home(home()).home(home()).build().unwrap();
+    lab.cable([0, 1], "wire").unwrap();
+    for host in lab.hosts() {
+        host.ip_batch("link set eth0 down\n").unwrap();
+    }
+    for (families, by) in [
+        (["6", "6"], Some("[2001:db8:9::1]")),
+        (["46", "6"], Some("[2001:db8:9::1]")),
+        (["6", "46"], Some("[2001:db8:9::1]")),
+        (["46", "46"], Some("[2001:db8:9::1]")),
+        (["4", "4"], Some("10.9.9.1")),
+        (["46", "4"], Some("10.9.9.1")),
+        (["4", "46"], Some("10.9.9.1")),
+        (["4", "6"], None),
+        (["6", "4"], None),
+    ] {
+        address(&lab, families);
+        let run = |host: usize, args: &[&str]| {
+            let mut command: Command = lab.host(host).command(program());
+            command.env("P2PD_FORBID_PUBLIC_SERVERS", "1").args(args).args(NO_SERVERS);
+            lab.host(host).spawn(command).unwrap()
+        };
+        let mut listener = run(0, &["listen", "--echo"]);
+        let ready = event(&mut listener, "ready");
+        let to = ready["address"].as_str().unwrap();
+        let mut caller = run(1, &["connect", to, "--strategies", "direct", "--timeout", "5"]);
+        match by {
+            Some(ip) => {
+                let opened = event(&mut caller, "connected");
+                let remote = opened["remote"].as_str().unwrap();
+                assert!(remote.starts_with(&format!("{ip}:")), "{families:?}: {opened}");
+            }
+            None => {
+                let failed = event(&mut caller, "failed").to_string();
+                assert!(failed.contains("and we have none"), "{families:?}: {failed}");
+                assert_eq!(caller.wait(Duration::from_secs(10)).unwrap().code(), Some(1));
+            }
+        }
+    }
+}
