@@ -87,8 +87,8 @@ impl Reactor for AsyncIo {
         Ok((self.watch(sock, Async::new(stream)?), remote))
     }
 
-    fn receive(udp: &Self::Udp, buffer: &mut [u8]) -> io::Result<(usize, SocketAddr)> {
-        udp.try_read(|| udp.io.get_ref().recv_from(buffer))
+    fn receive<T>(udp: &Self::Udp, mut by: impl FnMut(SockRef<'_>) -> io::Result<T>) -> io::Result<T> {
+        udp.try_read(|| by(SockRef::from(udp.io.get_ref())))
     }
 
     fn read(stream: &mut Self::Stream, buffer: &mut [u8]) -> io::Result<usize> {

@@ -132,8 +132,8 @@ impl Reactor for Mio {
         Ok((self.watch(sock, stream, BOTH)?, remote))
     }
 
-    fn receive(socket: &UdpSocket, buffer: &mut [u8]) -> io::Result<(usize, SocketAddr)> {
-        socket.recv_from(buffer)
+    fn receive<T>(socket: &UdpSocket, mut by: impl FnMut(SockRef<'_>) -> io::Result<T>) -> io::Result<T> {
+        socket.try_io(|| by(SockRef::from(socket)))
     }
 
     fn read(stream: &mut TcpStream, buffer: &mut [u8]) -> io::Result<usize> {

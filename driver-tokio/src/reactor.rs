@@ -76,8 +76,9 @@ impl Reactor for Tokio {
         }
     }
 
-    fn receive(udp: &Self::Udp, buffer: &mut [u8]) -> io::Result<(usize, SocketAddr)> {
-        udp.waker.retry(|| udp.io.try_recv_from(buffer), |cx| udp.io.poll_recv_ready(cx))
+    fn receive<T>(udp: &Self::Udp, mut by: impl FnMut(SockRef<'_>) -> io::Result<T>) -> io::Result<T> {
+        let io = || udp.io.try_io(Interest::READABLE, || by(SockRef::from(&udp.io)));
+        udp.waker.retry(io, |cx| udp.io.poll_recv_ready(cx))
     }
 
     fn read(stream: &mut Self::Stream, buffer: &mut [u8]) -> io::Result<usize> {

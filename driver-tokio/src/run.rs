@@ -84,9 +84,10 @@ pub(crate) async fn run(
         if driver.engine.is_over() {
             break;
         }
-        let firing = driver.engine.is_firing();
         let timeout = driver.engine.timeout();
-        if let Some(left) = timeout {
+        // Too near for the timer, which comes a millisecond after a time that has passed already.
+        let near = driver.engine.is_firing() || timeout == Some(Duration::ZERO);
+        if let Some(left) = timeout.filter(|_| !near) {
             timer.as_mut().reset(tokio::time::Instant::now() + left);
         }
         tokio::select! {
@@ -105,9 +106,8 @@ pub(crate) async fn run(
                 }
             }
             Some((query, result)) = answers.recv() => driver.engine.resolved(query, result),
-            // Too near for the timer.
-            () = tokio::task::yield_now(), if firing => {}
-            () = &mut timer, if timeout.is_some() && !firing => {}
+            () = tokio::task::yield_now(), if near => {}
+            () = &mut timer, if timeout.is_some() && !near => {}
         }
         driver.engine.tick();
     }

@@ -1,5 +1,8 @@
-//! What a pipe costs beside the bare socket of the same runtime: bytes a second on loopback, plain and encrypted, and
-//! memory of idle pipes on tokio. `cargo bench -p p2pd-tests --bench pipes`; of memory alone with
+//! What a pipe costs beside the bare socket of the same runtime, on loopback, and memory of idle pipes on tokio.
+//! A plain pipe is that socket, so the two are compared by one thread that does both ends: with a thread for each, bare
+//! sockets alone differ threefold from one run to the next, by where the system puts the threads (measured). An
+//! encrypted pipe has a thread for each end, and is held to what one core seals.
+//! `cargo bench -p p2pd-tests --bench pipes`; of memory alone with
 //! `-- memory` behind it.
 
 use std::io::{self, Read, Write};
@@ -18,7 +21,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 const BYTES: usize = 256 << 20;
 const CHUNK: usize = 64 << 10;
-const ROUNDS: usize = 15;
+const ROUNDS: usize = 61;
 const LONG: Duration = Duration::from_secs(60);
 
 fn config() -> Config {
@@ -49,46 +52,88 @@ fn rate(began: Instant) -> f64 {
     BYTES as f64 / 1e6 / began.elapsed().as_secs_f64()
 }
 
+/// Sends all bytes; both kinds of streams have these methods.
+macro_rules! write_all {
+    ($near:expr) => {{
+        let data = vec![7; CHUNK];
+        for _ in 0..BYTES / CHUNK {
+            $near.write_all(&data).await.unwrap();
+        }
+        $near.flush().await.unwrap();
+    }};
+}
+
+macro_rules! read_all {
+    ($far:expr) => {{
+        let (mut left, mut buffer) = (BYTES, vec![0; CHUNK]);
+        while left > 0 {
+            left -= $far.read(&mut buffer).await.unwrap();
+        }
+    }};
+}
+
+/// One thread writes and reads in turn: what the calls themselves take.
+async fn alone_tokio<S>((mut near, mut far): (S, S)) -> f64
+where
+    S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
+{
+    let began = Instant::now();
+    futures_lite::future::zip(async { write_all!(near) }, async { read_all!(far) }).await;
+    rate(began)
+}
+
+/// As above.
+async fn alone_async_std<S>((mut near, mut far): (S, S)) -> f64
+where
+    S: futures_io::AsyncRead + futures_io::AsyncWrite + Unpin,
+{
+    let began = Instant::now();
+    futures_lite::future::zip(async { write_all!(near) }, async { read_all!(far) }).await;
+    rate(began)
+}
+
+/// The same of sockets that only a loop of their own could wait for: there is nothing to wait for.
+fn alone_mio<S: Read + Write>((mut near, mut far): (S, S)) -> f64 {
+    let began = Instant::now();
+    let (data, mut buffer) = (vec![7; CHUNK], vec![0; CHUNK]);
+    let (mut sent, mut got) = (0, 0);
+    let or_later = |moved: io::Result<usize>| match moved {
+        Err(e) if e.kind() == io::ErrorKind::WouldBlock => 0,
+        moved => moved.unwrap(),
+    };
+    while got < BYTES {
+        sent += or_later(near.write(&data[..CHUNK.min(BYTES - sent)]));
+        got += or_later(far.read(&mut buffer));
+    }
+    rate(began)
+}
+
+/// A task for each end.
 async fn over_tokio<S>((mut near, mut far): (S, S)) -> f64
 where
     S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
 {
     let began = Instant::now();
     let writer = tokio::spawn(async move {
-        let data = vec![7; CHUNK];
-        for _ in 0..BYTES / CHUNK {
-            near.write_all(&data).await.unwrap();
-        }
-        near.flush().await.unwrap();
+        write_all!(near);
         near
     });
-    let (mut left, mut buffer) = (BYTES, vec![0; CHUNK]);
-    while left > 0 {
-        left -= far.read(&mut buffer).await.unwrap();
-    }
+    read_all!(far);
     writer.await.unwrap();
     rate(began)
 }
 
+/// As above.
 async fn over_async_std<S>((mut near, mut far): (S, S)) -> f64
 where
     S: futures_io::AsyncRead + futures_io::AsyncWrite + Unpin + Send + 'static,
 {
     let began = Instant::now();
     let writer = async_std::task::spawn(async move {
-        let data = vec![7; CHUNK];
-        for _ in 0..BYTES / CHUNK {
-            near.write_all(&data).await.unwrap();
-        }
-        near.flush().await.unwrap();
+        write_all!(near);
         near
     });
-    let reader = async_std::task::spawn(async move {
-        let (mut left, mut buffer) = (BYTES, vec![0; CHUNK]);
-        while left > 0 {
-            left -= far.read(&mut buffer).await.unwrap();
-        }
-    });
+    let reader = async_std::task::spawn(async move { read_all!(far) });
     reader.await;
     drop(writer.await);
     rate(began)
@@ -186,48 +231,80 @@ fn cipher() -> f64 {
     rate(began)
 }
 
+/// A pipe's rate, or without a mode a bare socket's, both ends by one thread.
+fn alone(runtime_name: &str, mode: Option<PipeMode>) -> f64 {
+    match (runtime_name, mode) {
+        ("mio", None) => {
+            let (near, far) = raw();
+            let wrap = mio::net::TcpStream::from_std;
+            alone_mio((wrap(near), wrap(far)))
+        }
+        ("mio", Some(mode)) => alone_mio(mio_pair(mode)),
+        ("tokio", None) => runtime().block_on(async {
+            let (near, far) = raw();
+            let wrap = |s| tokio::net::TcpStream::from_std(s).unwrap();
+            alone_tokio((wrap(near), wrap(far))).await
+        }),
+        ("tokio", Some(mode)) => runtime().block_on(async { alone_tokio(tokio_pair(mode).await).await }),
+        (_, None) => async_std::task::block_on(async {
+            let (near, far) = raw();
+            let wrap = async_std::net::TcpStream::from;
+            alone_async_std((wrap(near), wrap(far))).await
+        }),
+        (_, Some(mode)) => {
+            async_std::task::block_on(async { alone_async_std(async_std_pair(mode).await).await })
+        }
+    }
+}
+
+/// An encrypted pipe's rate with a thread for each end.
+fn sealed(runtime_name: &str) -> f64 {
+    let mode = PipeMode::Encrypted;
+    match runtime_name {
+        "mio" => over_mio(mio_pair(mode)),
+        "tokio" => runtime().block_on(async { over_tokio(tokio_pair(mode).await).await }),
+        _ => async_std::task::block_on(async { over_async_std(async_std_pair(mode).await).await }),
+    }
+}
+
 fn throughput() {
     let bound = (0..ROUNDS).map(|_| cipher()).fold(0.0, f64::max);
-    println!("{} MiB one way over loopback, best of {ROUNDS} in turn, MB/s", BYTES >> 20);
-    println!("cipher alone, one core: {bound:.0}");
-    println!("runtime     raw socket   plain pipe   ratio   encrypted   of cipher");
-    for runtime_name in ["mio", "tokio", "async-std"] {
-        let [mut bare, mut plain, mut sealed] = [0.0_f64; 3];
-        for _ in 0..ROUNDS {
-            let of = |mode: Option<PipeMode>| match (runtime_name, mode) {
-                ("mio", None) => {
-                    let (near, far) = raw();
-                    let wrap = mio::net::TcpStream::from_std;
-                    over_mio((wrap(near), wrap(far)))
-                }
-                ("mio", Some(mode)) => over_mio(mio_pair(mode)),
-                ("tokio", None) => runtime().block_on(async {
-                    let (near, far) = raw();
-                    let wrap = |s| tokio::net::TcpStream::from_std(s).unwrap();
-                    over_tokio((wrap(near), wrap(far))).await
-                }),
-                ("tokio", Some(mode)) => {
-                    runtime().block_on(async { over_tokio(tokio_pair(mode).await).await })
-                }
-                (_, None) => async_std::task::block_on(async {
-                    let (near, far) = raw();
-                    let wrap = async_std::net::TcpStream::from;
-                    over_async_std((wrap(near), wrap(far))).await
-                }),
-                (_, Some(mode)) => {
-                    async_std::task::block_on(async { over_async_std(async_std_pair(mode).await).await })
-                }
+    println!("{} MiB one way over loopback, {ROUNDS} rounds in turn, MB/s", BYTES >> 20);
+    println!("cipher alone, one core, best: {bound:.0}");
+    println!("           one thread, median                 two threads, best");
+    println!("runtime    raw socket   plain pipe   ratio    encrypted   of cipher");
+    for name in ["mio", "tokio", "async-std"] {
+        let [mut bare, mut plain, mut ratios] = [const { Vec::new() }; 3];
+        let mut best = 0.0_f64;
+        for round in 0..ROUNDS {
+            let of_pipe = || alone(name, Some(PipeMode::Plain));
+            // Each goes first as often.
+            let (a, b) = if round % 2 == 0 {
+                (alone(name, None), of_pipe())
+            } else {
+                let b = of_pipe();
+                (alone(name, None), b)
             };
-            bare = bare.max(of(None));
-            plain = plain.max(of(Some(PipeMode::Plain)));
-            sealed = sealed.max(of(Some(PipeMode::Encrypted)));
+            bare.push(a);
+            plain.push(b);
+            ratios.push(b / a);
+            if round % 4 == 0 {
+                best = best.max(sealed(name));
+            }
         }
         println!(
-            "{runtime_name:<10} {bare:>11.0} {plain:>12.0} {:>7.2} {sealed:>11.0} {:>11.2}",
-            plain / bare,
-            sealed / bound
+            "{name:<10} {:>10.0} {:>12.0} {:>7.3} {best:>12.0} {:>11.2}",
+            median(bare),
+            median(plain),
+            median(ratios),
+            best / bound
         );
     }
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
 }
 
 /// Bytes of this process in memory.

@@ -5,6 +5,7 @@
 //! layer, so the relay can delay and drop, and do nothing else. It knows no addresses and no relay: whoever holds
 //! it carries its datagrams.
 
+mod bbr;
 mod clock;
 mod crypto;
 #[cfg(test)]

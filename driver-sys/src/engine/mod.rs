@@ -1,6 +1,7 @@
 //! What every driver does alike: it carries out the core's actions on sockets and tells it what happens. A driver
 //! adds how its event loop watches sockets ([`Reactor`]), and how its users wait.
 
+mod datagrams;
 #[cfg(feature = "measure")]
 mod measure;
 mod network;
@@ -29,6 +30,7 @@ use crate::pipe::Start;
 use crate::wrap::{Layers, Settings};
 use crate::{Clock, failure, socket, wall_clock};
 
+use datagrams::{Row, Udp};
 #[cfg(feature = "measure")]
 pub use measure::Lateness;
 use network::{NETWORK, Network};
@@ -36,18 +38,14 @@ pub use reactor::Reactor;
 use relayed::Bridge;
 use tcp::{State, Tcp};
 
-/// Streams accepted, or datagrams received, on one socket before others have their turn.
+/// Streams accepted on one socket before others have their turn.
 const BUDGET: usize = 64;
-/// Longer datagrams are cut; none that we know is.
-const DATAGRAM: usize = 2048;
 /// The wall clock is read again after this long, when the node is awake anyway.
 const CLOCK_AGAIN: Duration = Duration::from_secs(60);
 /// Streams that are being closed may take this long when the node ends.
 const END_WITHIN: Duration = Duration::from_secs(1);
 /// After an error of `accept`, out of descriptors for example, the next try may work, but not at once.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(50);
-/// An ICMP error of an earlier datagram says nothing that silence does not; one that stays must not spin.
-const RECEIVE_AGAIN: Duration = Duration::from_millis(10);
 /// So near to its time a dial is waited for by spinning.
 const SPIN: Duration = Duration::from_micros(50);
 
@@ -96,7 +94,7 @@ impl Address {
 enum Sock<R: Reactor> {
     /// It failed at once, which is told when its turn comes.
     Failed(IoFailure),
-    Udp(R::Udp),
+    Udp(Udp<R::Udp>),
     Listener {
         listener: R::Listener,
         nodelay: bool,
@@ -133,6 +131,8 @@ pub struct Engine<R: Reactor> {
     steps: VecDeque<Step>,
     /// Sockets whose turn was over before they were empty.
     again: Vec<SockId>,
+    /// Datagrams that are sent before anything is waited for.
+    row: Row,
     /// When a dial is to be connected.
     fires: BTreeSet<(Instant, SockId)>,
     /// When a socket is to be looked at though nothing happened on it.
@@ -177,6 +177,7 @@ impl<R: Reactor> Engine<R> {
             // Some loops tell only of what comes after they were asked.
             steps: VecDeque::from([Step::Work(NETWORK)]),
             again: Vec::new(),
+            row: Row::default(),
             fires: BTreeSet::new(),
             timers: BTreeSet::new(),
             news: VecDeque::new(),
@@ -398,6 +399,7 @@ impl<R: Reactor> Engine<R> {
             while let Some(action) = self.core.poll_action() {
                 self.act(action);
             }
+            self.send_row();
             if self.ending.is_some() {
                 self.end_core();
                 if self.ending.is_none() {
@@ -445,7 +447,7 @@ impl<R: Reactor> Engine<R> {
                         // Where it is not allowed the routes decide.
                         let _ = socket::leave_by(&udp, local, interface);
                     }
-                    Ok((Sock::Udp(self.reactor.udp(sock, udp)?), local))
+                    Ok((Sock::Udp(Udp::new::<R>(self.reactor.udp(sock, udp)?)?), local))
                 });
                 self.opened(sock, bound);
             }
@@ -475,12 +477,7 @@ impl<R: Reactor> Engine<R> {
                     (_, Err(cause)) => self.failed_at_once(sock, cause),
                 }
             }
-            Action::SendDatagram { sock, to, data } => {
-                if let Some(Sock::Udp(udp)) = self.socks.get(&sock) {
-                    // By the socket itself: tokio's own try fails until its reactor has seen the new socket once.
-                    let _ = R::udp_socket(udp).send_to(&data, &to.into());
-                }
-            }
+            Action::SendDatagram { sock, to, data } => self.send_datagram(sock, to, &data),
             Action::SendStream { sock, data } => {
                 if let Some(Sock::Tcp(tcp)) = self.socks.get_mut(&sock) {
                     tcp.out.push_back(data);
@@ -499,7 +496,10 @@ impl<R: Reactor> Engine<R> {
                     self.steps.push_back(Step::Work(sock));
                 }
             }
-            Action::Close { sock, how } => self.close(sock, how),
+            Action::Close { sock, how } => {
+                self.send_row();
+                self.close(sock, how);
+            }
             Action::Detach { sock, pipe } => self.detach(sock, pipe),
             Action::Resolve { query, host, deadline } => {
                 self.queries.insert(query, deadline);
@@ -561,24 +561,6 @@ impl<R: Reactor> Engine<R> {
     fn fail(&mut self, sock: SockId, cause: IoFailure) {
         self.remove(sock);
         self.core.handle(self.clock.now(), Event::Failed { sock, cause });
-    }
-
-    fn receive(&mut self, now: Instant, sock: SockId) {
-        let Some(Sock::Udp(udp)) = self.socks.get(&sock) else { return };
-        self.buffer.resize(self.buffer.len().max(DATAGRAM), 0);
-        for _ in 0..BUDGET {
-            match R::receive(udp, &mut self.buffer[..DATAGRAM]) {
-                Ok((n, from)) => {
-                    self.core.handle(now, Event::Datagram { sock, from, data: &self.buffer[..n] })
-                }
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return,
-                Err(_) => {
-                    self.timers.insert((now + RECEIVE_AGAIN, sock));
-                    return;
-                }
-            }
-        }
-        self.again.push(sock);
     }
 
     fn accept(&mut self, now: Instant, listener_id: SockId) {

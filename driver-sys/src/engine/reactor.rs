@@ -52,11 +52,11 @@ pub trait Reactor {
     /// Of `accept`, `WouldBlock` for none.
     fn accept(&mut self, listener: &Self::Listener, sock: SockId) -> io::Result<(Self::Stream, SocketAddr)>;
 
-    /// Receives a datagram.
+    /// Receives datagrams by what is given, which is called once or more.
     ///
     /// # Errors
-    /// Of `recvfrom`, `WouldBlock` for none.
-    fn receive(socket: &Self::Udp, buffer: &mut [u8]) -> io::Result<(usize, SocketAddr)>;
+    /// Of what is given, `WouldBlock` for none.
+    fn receive<T>(socket: &Self::Udp, by: impl FnMut(SockRef<'_>) -> io::Result<T>) -> io::Result<T>;
 
     /// Reads.
     ///

@@ -6,7 +6,7 @@ use std::net::{Ipv4Addr, TcpListener, TcpStream, UdpSocket};
 use bytes::Bytes;
 use p2pd_core::pipe::PipeKeys;
 use p2pd_core::pipe::PipeStart;
-use p2pd_core::{CloseHow, SecretKey, Strategy, Tls, Wrap};
+use p2pd_core::{CloseHow, SecretKey, SockOpts, Strategy, Tls, Wrap};
 use socket2::SockRef;
 
 use super::*;
@@ -36,8 +36,8 @@ impl Reactor for Asking {
         stream.set_nonblocking(true)?;
         Ok((stream, remote))
     }
-    fn receive(socket: &UdpSocket, buffer: &mut [u8]) -> io::Result<(usize, SocketAddr)> {
-        socket.recv_from(buffer)
+    fn receive<T>(socket: &UdpSocket, mut by: impl FnMut(SockRef<'_>) -> io::Result<T>) -> io::Result<T> {
+        by(SockRef::from(socket))
     }
     fn read(stream: &mut TcpStream, buffer: &mut [u8]) -> io::Result<usize> {
         stream.read(buffer)
@@ -62,10 +62,15 @@ const SOCK: SockId = SockId::accepted(77);
 
 /// An engine with one open stream, and that stream's other end.
 fn engine() -> (Engine<Asking>, TcpStream) {
+    engine_with(None)
+}
+
+/// The same, which writes its trace.
+fn engine_with(trace: Option<Sink>) -> (Engine<Asking>, TcpStream) {
     let mut config = Config::new(SecretKey::from_bytes([7; 32]));
     config.bind = Some(Ipv4Addr::LOCALHOST.into());
     let interfaces = crate::interfaces(config.bind).unwrap();
-    let mut engine = Engine::new(config, None, &interfaces, Asking).unwrap();
+    let mut engine = Engine::new(config, trace, &interfaces, Asking).unwrap();
     while engine.take_news().is_some() {}
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let near = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
@@ -321,4 +326,59 @@ fn what_tls_could_not_send_goes_when_the_socket_takes_more_though_nothing_new_is
     tell.send(total).unwrap();
     until(&mut engine, |_| far.is_finished());
     far.join().unwrap();
+}
+
+const DATAGRAMS: SockId = SockId::accepted(78);
+
+/// Binds a UDP socket of the engine's that the core knows nothing of.
+fn bind_udp(engine: &mut Engine<Asking>) -> SocketAddr {
+    let (sock, local) = (DATAGRAMS, SocketAddr::from((Ipv4Addr::LOCALHOST, 0)));
+    engine.act(Action::BindUdp { sock, local, opts: SockOpts::default() });
+    let Some(Step::Bound(_, local)) = engine.steps.iter().find(|s| matches!(s, Step::Bound(DATAGRAMS, _)))
+    else {
+        panic!("not bound")
+    };
+    *local
+}
+
+#[test]
+fn datagrams_that_were_sent_in_one_call_come_one_by_one_and_in_order() {
+    let (tell, told) = std::sync::mpsc::channel();
+    let (mut from, _) = engine();
+    let (mut to, _) = engine_with(Some(Box::new(move |line| tell.send(line.to_owned()).unwrap())));
+    let (there, other) = (bind_udp(&mut to), UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap());
+    bind_udp(&mut from);
+    other.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+    let mut sent = Vec::new();
+    let mut send = |to: SocketAddr, length: usize| {
+        let data: Vec<u8> = (0..length).map(|n| (n + sent.len()) as u8).collect();
+        from.act(Action::SendDatagram { sock: DATAGRAMS, to, data: data.clone().into() });
+        sent.push(data);
+    };
+    // More than one call takes, one that is shorter and ends a row, a longer one, another address in between.
+    (0..70).for_each(|_| send(there, 1_200));
+    send(there, 300);
+    send(there, 300);
+    send(there, 301);
+    send(other.local_addr().unwrap(), 301);
+    send(there, 301);
+    from.settle();
+    let between = sent.remove(73);
+    let mut buffer = [0; 2_000];
+    assert_eq!(other.recv(&mut buffer).map(|n| buffer[..n].to_vec()).unwrap(), between);
+    let mut came = Vec::new();
+    for _ in 0..1_000 {
+        to.ready(DATAGRAMS);
+        to.tick();
+        came.extend(told.try_iter().filter(|line| line.contains(" datagram ")));
+        if came.len() >= sent.len() {
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    for (line, data) in came.iter().zip(&sent) {
+        let hex: String = data.iter().map(|byte| format!("{byte:02x}")).collect();
+        assert!(line.trim_end().ends_with(&hex), "{line}\n{hex}");
+    }
+    assert_eq!(came.len(), sent.len());
 }

@@ -1,6 +1,6 @@
 //! Throughput of a relayed pipe through coturn in the lab, beside what bare datagrams come to through the same coturn
 //! without loss, and beside P2PD's messages. `cargo bench -p p2pd-tests --bench relay`; pipes alone, for a profiler, with
-//! `-- pipe` behind it.
+//! `-- pipe` behind it, and without the first part `-- loss`.
 //!
 //! Everything runs on one machine, which the senders, the receivers, coturn and the lab's routers share: what
 //! counts are ratios within one run, whose parts take turns.
@@ -27,16 +27,37 @@ const P2PD_BYTES: usize = 10 << 20;
 
 fn main() {
     require_lab!(Mosquitto, Coturn);
-    let near = world(10, 0.0);
-    if std::env::args().any(|arg| arg == "pipe") {
+    let only = |part: &str| std::env::args().any(|arg| arg == part);
+    if only("pipe") {
+        let near = world(10, 0.0);
         for _ in 0..ROUNDS {
             println!("RTT 10 ms, no loss: {:6.1} Mbit/s", pipe(&near) / 1e6);
         }
         return;
     }
-    let ratios = round("RTT 10 ms, no loss", &near, |raw, pipe| pipe / raw);
+    if !only("loss") {
+        beside_raw();
+    }
+    beside_loss();
+}
+
+fn beside_raw() {
+    let near = world(10, 0.0);
+    let mut ratios = Vec::new();
+    for n in 1..=ROUNDS {
+        let raw = Raw::open(&near).most();
+        let pipe = pipe(&near);
+        println!(
+            "RTT 10 ms, no loss, round {n}: raw {:6.1} Mbit/s, pipe {:6.1} Mbit/s",
+            raw / 1e6,
+            pipe / 1e6
+        );
+        ratios.push(pipe / raw);
+    }
     println!("pipe / raw, median of {ROUNDS}: {:.2} (goal 0.7)", median(ratios));
-    drop(near);
+}
+
+fn beside_loss() {
     let (clean, lossy) = (world(100, 0.0), world(100, 0.01));
     let mut ratios = Vec::new();
     for n in 1..=ROUNDS {
@@ -57,17 +78,6 @@ fn main() {
             );
         }
     }
-}
-
-fn round(what: &str, world: &World, ratio: impl Fn(f64, f64) -> f64) -> Vec<f64> {
-    let mut ratios = Vec::new();
-    for n in 1..=ROUNDS {
-        let raw = Raw::open(world).most();
-        let pipe = pipe(world);
-        println!("{what}, round {n}: raw {:6.1} Mbit/s, pipe {:6.1} Mbit/s", raw / 1e6, pipe / 1e6);
-        ratios.push(ratio(raw, pipe));
-    }
-    ratios
 }
 
 fn world(rtt_ms: u64, loss: f64) -> World {

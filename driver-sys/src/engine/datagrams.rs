@@ -1,0 +1,124 @@
+//! Datagrams, many to one call of the system where it can: those of a relayed pipe come in rows, of one length and
+//! for one server, and a call for each took half of a transfer's time (measured).
+
+use std::io::{self, IoSliceMut};
+use std::net::SocketAddr;
+
+use p2pd_core::{Event, Instant, SockId};
+use quinn_udp::{RecvMeta, Transmit, UdpSocketState};
+
+use super::{Engine, Reactor, Sock};
+
+/// What one receive may bring: Linux joins datagrams up to the longest that IP knows.
+const ROOM: usize = 1 << 16;
+/// Buffers received into at a time.
+const BUFFERS: usize = 4;
+/// Calls of the system before other sockets have their turn.
+const ROUNDS: usize = 4;
+/// An ICMP error of an earlier datagram says nothing that silence does not; one that stays must not spin.
+const RECEIVE_AGAIN: std::time::Duration = std::time::Duration::from_millis(10);
+/// Longer rows are cut: no more fits one call.
+const LONGEST_ROW: usize = 60_000;
+
+/// A UDP socket, and what the system can do with it.
+#[derive(Debug)]
+pub(super) struct Udp<S> {
+    io: S,
+    state: UdpSocketState,
+}
+
+impl<S> Udp<S> {
+    pub(super) fn new<R: Reactor<Udp = S>>(io: S) -> io::Result<Self> {
+        let state = UdpSocketState::new((&*R::udp_socket(&io)).into())?;
+        Ok(Udp { io, state })
+    }
+}
+
+/// Datagrams that wait to be sent with one call: of one length, but for a shorter last one, from one socket to one
+/// address.
+#[derive(Debug, Default)]
+pub(super) struct Row {
+    to: Option<(SockId, SocketAddr)>,
+    length: usize,
+    count: usize,
+    bytes: Vec<u8>,
+}
+
+impl Row {
+    /// Whether one more belongs to it.
+    fn takes(&self, to: (SockId, SocketAddr), length: usize, most: usize) -> bool {
+        self.to == Some(to)
+            && length <= self.length
+            && self.bytes.len() == self.count * self.length
+            && self.count < most
+            && self.bytes.len() + length <= LONGEST_ROW
+    }
+}
+
+impl<R: Reactor> Engine<R> {
+    /// Sends it, with others like it perhaps: before anything else is waited for.
+    pub(super) fn send_datagram(&mut self, sock: SockId, to: SocketAddr, data: &[u8]) {
+        let Some(Sock::Udp(udp)) = self.socks.get(&sock) else { return };
+        if !self.row.takes((sock, to), data.len(), udp.state.max_gso_segments()) {
+            self.send_row();
+            self.row.to = Some((sock, to));
+            self.row.length = data.len();
+        }
+        self.row.bytes.extend_from_slice(data);
+        self.row.count += 1;
+    }
+
+    /// Sends what waits.
+    pub(super) fn send_row(&mut self) {
+        let row = &mut self.row;
+        if let Some((sock, to)) = row.to.take()
+            && let Some(Sock::Udp(udp)) = self.socks.get(&sock)
+        {
+            let send = |contents, segment_size| {
+                let transmit = Transmit { destination: to, ecn: None, contents, segment_size, src_ip: None };
+                // By the socket itself: tokio's own try fails until its reactor has seen the new socket once.
+                udp.state.try_send((&*R::udp_socket(&udp.io)).into(), &transmit)
+            };
+            let length = (row.count > 1).then_some(row.length);
+            // What the system has no room for is lost, as on the way. Some devices cannot send rows after all.
+            if let Err(e) = send(&row.bytes, length)
+                && length.is_some()
+                && e.kind() != io::ErrorKind::WouldBlock
+            {
+                row.bytes.chunks(row.length).for_each(|one| drop(send(one, None)));
+            }
+        }
+        row.bytes.clear();
+        row.count = 0;
+    }
+
+    pub(super) fn receive(&mut self, now: Instant, sock: SockId) {
+        self.buffer.resize(self.buffer.len().max(BUFFERS * ROOM), 0);
+        for _ in 0..ROUNDS {
+            let Some(Sock::Udp(udp)) = self.socks.get(&sock) else { return };
+            let mut meta = [RecvMeta::default(); BUFFERS];
+            let received = R::receive(&udp.io, |io| {
+                let mut buffers = self.buffer.chunks_mut(ROOM).map(IoSliceMut::new);
+                let mut buffers: [_; BUFFERS] =
+                    std::array::from_fn(|_| buffers.next().unwrap_or_else(|| IoSliceMut::new(&mut [])));
+                udp.state.recv((&*io).into(), &mut buffers, &mut meta)
+            });
+            match received {
+                Ok(count) => {
+                    for (meta, buffer) in meta[..count].iter().zip(self.buffer.chunks(ROOM)) {
+                        // An empty datagram has no stride to go by, and says nothing.
+                        for data in buffer[..meta.len].chunks(meta.stride.max(1)) {
+                            self.core.handle(now, Event::Datagram { sock, from: meta.addr, data });
+                        }
+                    }
+                }
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return,
+                Err(_) => {
+                    self.timers.insert((now + RECEIVE_AGAIN, sock));
+                    return;
+                }
+            }
+        }
+        self.again.push(sock);
+    }
+}
