@@ -7,7 +7,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use p2pd_core::io::Interface;
 use p2pd_core::pipe::{MAX_RECORD, Opened, PipeKeys, PipeStart};
 use p2pd_core::{
     Action, ClockFix, CloseHow, ConnectError, ConnectId, Event, Instant, IoFailure, Node, Notice,
@@ -212,6 +211,13 @@ impl NodeProgram {
             Notice::Ready { address } => Some(&**address),
             _ => None,
         })
+    }
+
+    /// Tells the node its host's interfaces, as drivers do when they have changed.
+    pub fn network_changed(&mut self, cx: &mut Cx<'_>) {
+        let list = cx.host.interfaces();
+        self.tell(cx, Event::Interfaces(&list));
+        self.drain(cx);
     }
 
     /// Opens a pipe.
@@ -555,16 +561,7 @@ impl App for NodeProgram {
         let sock = SockId::from_number(token as u32);
         match token & !0xffff_ffff {
             START => {
-                let list: Vec<Interface> = (2..)
-                    .zip(cx.host.addresses())
-                    .map(|(index, ip)| Interface {
-                        index,
-                        ip: *ip,
-                        prefix: 24,
-                        default_route: true,
-                        gateway: None,
-                    })
-                    .collect();
+                let list = cx.host.interfaces();
                 self.tell(cx, Event::Clock(self.clocks.fix(cx.now)));
                 self.tell(cx, Event::Interfaces(&list));
             }

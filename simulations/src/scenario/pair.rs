@@ -1,5 +1,6 @@
 //! Two nodes, their NATs, two STUN addresses and brokers: one opens a pipe to the other.
 
+mod homes;
 mod relaying;
 
 use std::net::IpAddr;
@@ -8,7 +9,8 @@ use std::time::Duration;
 use p2pd_core::nat::NatReport;
 use p2pd_core::pipe::PipeMode;
 use p2pd_core::{
-    Accept, Broker as BrokerConfig, Config, Node, Notice, Plan, SecretKey, Stage, Strategy, StunServer,
+    Accept, Broker as BrokerConfig, Config, Node, Notice, Plan, PortState, SecretKey, Stage, Strategy,
+    StunServer,
 };
 
 use crate::driver::{Clocks, NodeProgram};
@@ -16,11 +18,15 @@ use crate::engine::{Domain, Keyed, MILLI, Nanos, SECOND};
 use crate::host::HostEvent;
 use crate::nat::{Chain, NatSpec, Unsolicited};
 use crate::net::{Blackout, LinkSpec};
+use crate::service::router::RouterSpec;
 use crate::service::{
     Broker, BrokerFaults, RealBroker, RealStun, ServerProgram, Service, StunFaults, TurnFaults,
 };
 use crate::world::{App, Cx, HostId, SiteSpec, Trace, World};
 
+use homes::Homes;
+
+pub use homes::{Life, Second, When};
 pub use relaying::Relaying;
 
 /// What runs on a host of a pair's world.
@@ -101,6 +107,11 @@ pub struct Pair {
     pub rendezvous: bool,
     /// A TURN server, if there is one.
     pub relay: Option<Relaying>,
+    /// The servers for port mappings on the routers that the two stand behind, if there are any; each node whose router
+    /// has one asks for a port.
+    pub routers: [Option<RouterSpec>; 2],
+    /// A second home of one of the two.
+    pub second: Option<Second>,
     /// From the internet to each broker.
     pub broker_delay: Nanos,
     /// The nodes' clocks.
@@ -140,6 +151,8 @@ impl Pair {
             brokers: vec![BrokerFaults::default()],
             rendezvous: false,
             relay: None,
+            routers: [None; 2],
+            second: None,
             broker_delay: 5 * MILLI,
             clocks: [clocks(0), clocks(1)],
             late: 0,
@@ -164,6 +177,10 @@ pub struct Ending {
     pub why: String,
     /// What became of the call after the faults, if there was one: the winning strategy, or why it failed.
     pub again: Option<Result<Strategy, String>>,
+    /// What each was told of the ports that its routers opened.
+    pub ports: [Vec<PortState>; 2],
+    /// From a change of a host's homes to an address of its with the second home.
+    pub announced_after: Option<Nanos>,
     /// What must never happen and did.
     pub violations: Vec<String>,
     /// Over everything that happened.
@@ -231,6 +248,7 @@ pub(super) struct Run {
     pub(super) hosts: [HostId; 2],
     servers: Vec<HostId>,
     turn: Option<HostId>,
+    homes: Homes,
     calls: usize,
     violations: Vec<String>,
 }
@@ -267,6 +285,7 @@ pub fn run(pair: &Pair) -> Ending {
     if !run.world.run_while(READY_WITHIN, ready) {
         run.violations.push("the node was not ready in time".into());
     }
+    homes::settle(&mut run, pair);
     let mut first = call(&mut run, pair);
     for _ in 1..pair.calls {
         if first.strategy.is_none() {
@@ -324,6 +343,7 @@ fn call(run: &mut Run, pair: &Pair) -> Call {
         }
     };
     run.calls += 1;
+    homes::called(run, pair);
     let pipe =
         |w: &World<Program>| w.app(caller).node().pipes.iter().position(|p| p.start.answers.contains(&id));
     let failure = |w: &World<Program>| {
@@ -340,7 +360,7 @@ fn call(run: &mut Run, pair: &Pair) -> Call {
         })
     };
     let until = begin + pair.timeout.as_nanos() as u64 * 1_001 / 1_000 + SECOND;
-    run.world.run_while(until, |w| pipe(w).is_some() || failure(w).is_some());
+    run.run_while(until, |w| pipe(w).is_some() || failure(w).is_some());
     (call.strategy, call.took, call.why) = match (pipe(&run.world), failure(&run.world)) {
         (Some(place), None) => {
             let found = &run.world.app(caller).node().pipes[place];
@@ -403,6 +423,7 @@ pub(super) fn build(pair: &Pair) -> Run {
         let key = |n: u64| SecretKey::from_bytes(rng.bytes(Domain::Node, n));
         let mut config = Config::new(key(n as u64));
         config.hairpin = pair.hairpin;
+        config.portmap = pair.asks_router(n);
         if pair.known {
             config.accept = Accept::Only([key(1 - n as u64).node_id()].into_iter().collect());
         }
@@ -424,22 +445,27 @@ pub(super) fn build(pair: &Pair) -> Run {
     };
     let specs =
         [0, 1].map(|n| SiteSpec { number: n as u8 + 1, chain: pair.chains[n].clone(), link: pair.links[n] });
+    let mut homes = Homes::default();
     let mut site = world.add_site(&specs[0]);
+    homes.add_router(&mut world, pair, &mut site, 0);
     let listener = world.add_host_at(&mut site, program(0));
     let caller = match pair.place {
         Place::Oneself => listener,
         Place::SameSite => world.add_host_at(&mut site, program(1)),
         Place::Apart => {
             let mut site = world.add_site(&specs[1]);
+            homes.add_router(&mut world, pair, &mut site, 1);
             world.add_host_at(&mut site, program(1))
         }
     };
     let turn = pair.relay.map(|relay| relay.add_server(&mut world));
     servers.extend(turn);
+    homes.add_second(&mut world, pair, [listener, caller]);
+    servers.extend(homes.servers());
     if !matches!(pair.brokers.len(), 1..=16) {
         violations.push("a pair needs 1 to 16 brokers".into());
     }
-    Run { world, hosts: [listener, caller], servers, turn, calls: 0, violations }
+    Run { world, hosts: [listener, caller], servers, turn, homes, calls: 0, violations }
 }
 
 /// Both sides say something of their own and then that they are done; each must get it exactly. The listener had
@@ -449,6 +475,7 @@ pub(super) fn build(pair: &Pair) -> Run {
 /// What can happen to a pipe without anybody's fault, as long as who has it is told.
 fn exchange(run: &mut Run, pair: &Pair, place: usize, before: usize) -> Result<(), &'static str> {
     let [listener, caller] = run.hosts;
+    let begun = run.world.app(caller).node().pipes[place].at;
     let theirs = |w: &World<Program>| {
         let mut new = w.app(listener).node().pipes.iter().skip(before);
         new.position(|p| p.start.answers.is_empty()).map(|n| before + n)
@@ -458,9 +485,9 @@ fn exchange(run: &mut Run, pair: &Pair, place: usize, before: usize) -> Result<(
         pipe.closed || pipe.broken.is_some()
     };
     let until_told = run.world.now() + TOLD_WITHIN;
-    run.world.run_while(until_told, |w| theirs(w).is_some() || told(w));
+    run.run_while(until_told, |w| theirs(w).is_some() || told(w));
     let Some(other) = theirs(&run.world) else {
-        if !told(&run.world) {
+        if !told(&run.world) && !run.homes.shaken_since(begun, run.world.now()) {
             run.violations.push("the caller has a pipe and the listener has none".into());
         }
         // Two generals: the caller's last word of the hello was lost.
@@ -492,15 +519,26 @@ fn exchange(run: &mut Run, pair: &Pair, place: usize, before: usize) -> Result<(
                 || pipe.broken.is_some()
         })
     };
-    if !run.world.run_while(until, full) {
+    if !run.run_while(until, full) {
         // A way that loses every fourth packet may keep TCP waiting for minutes. Its bytes have to come once it does not.
         heal(run);
         let until = run.world.now() + HEALED_WITHIN;
-        run.world.run_while(until, full);
+        run.run_while(until, full);
     }
     // A router that answers what it takes for no part of a stream makes itself and others forget the stream.
     let refuses = |nat: &NatSpec| nat.unsolicited != Unsolicited::Drop;
-    let refused = pair.chains.iter().any(|c| c.0.iter().any(refuses));
+    let second = pair.second.iter().map(|s| &s.chain);
+    let refused = pair.chains.iter().chain(second).any(|c| c.0.iter().any(refuses));
+    let so_far = |run: &Run, host: HostId, pipe: usize, tag: u8| {
+        text(tag).starts_with(&run.world.app(host).node().pipes[pipe].received)
+    };
+    if !both(&run.world)
+        && run.homes.shaken_since(begun, run.world.now())
+        && so_far(run, caller, place, 0x77)
+        && so_far(run, listener, other, 0x11)
+    {
+        return Err("a home was left, or its router began anew");
+    }
     if !both(&run.world) && (refused || relayed) {
         let until = run.world.now() + TOLD_WITHIN;
         let over = |w: &World<Program>| {
@@ -510,10 +548,7 @@ fn exchange(run: &mut Run, pair: &Pair, place: usize, before: usize) -> Result<(
                 },
             )
         };
-        let so_far = |host: HostId, pipe: usize, tag: u8| {
-            text(tag).starts_with(&run.world.app(host).node().pipes[pipe].received)
-        };
-        let prefix = so_far(caller, place, 0x77) && so_far(listener, other, 0x11);
+        let prefix = so_far(run, caller, place, 0x77) && so_far(run, listener, other, 0x11);
         if run.world.run_while(until, over) && !both(&run.world) && prefix {
             return Err(if relayed { "the relay was lost" } else { "a router on the way cut the pipe" });
         }
@@ -552,13 +587,18 @@ fn end(mut run: Run, pair: &Pair, first: Call, again: Option<Result<Strategy, St
         || pair.links.iter().any(|link| link.loss_ppm > 0 || link.blackout != Blackout::default());
     let left = relaying::left_behind(&mut run, lost);
     run.violations.extend(left);
+    let left = homes::left_behind(&mut run, pair);
+    run.violations.extend(left);
     let mut known: Vec<IpAddr> = STUN.to_vec();
     known.extend(pair.relay.map(|relay| relay.known()));
     known.extend((0..pair.brokers.len()).map(broker_address));
+    known.extend(run.homes.gateways());
     for host in hosts {
         let node = run.world.app(*host).node();
         known.extend(node.addresses().flat_map(|a| a.interfaces().flat_map(|i| [i.external, i.internal])));
     }
+    let ports = both.map(|host| homes::ports(&run.world, host));
+    let announced_after = run.homes.announced_after(&run.world, both);
     let (mut trace, mut page) = (String::new(), String::new());
     for host in hosts {
         let (world, number) = (&run.world, run.world.host(*host).id());
@@ -599,6 +639,8 @@ fn end(mut run: Run, pair: &Pair, first: Call, again: Option<Result<Strategy, St
         rungs: first.rungs,
         why: first.why,
         again,
+        ports,
+        announced_after,
         violations: run.violations,
         digest: run.world.digest(),
         events: run.world.counts().events,

@@ -2,6 +2,8 @@
 //! always must hold, and the oracle's verdict where no fault excuses a failure. Then liveness: the faults end, and a
 //! second call has to do what the oracle says, whatever the faults have left behind.
 
+mod homes;
+
 use std::time::Duration;
 
 use p2pd_core::Strategy;
@@ -34,14 +36,23 @@ pub struct Drawn {
     pub faults: usize,
 }
 
+/// What drawn worlds have beside NATs, servers and faults of the way.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct With {
+    /// A TURN server, which may have faults of its own.
+    pub relay: bool,
+    /// Routers that open ports, with faults of theirs, and second homes.
+    pub routers: bool,
+}
+
 /// Draws the world of this seed.
-pub fn draw(seed: u64, relays: bool) -> Drawn {
-    draw_without(seed, relays, &[])
+pub fn draw(seed: u64, with: With) -> Drawn {
+    draw_without(seed, with, &[])
 }
 
 /// Draws the world of this seed and leaves these of its faults out. Randomness is keyed, so that all else
-/// stays as it was; with `relays` there is a TURN server too, which may have faults of its own.
-pub fn draw_without(seed: u64, relays: bool, left_out: &[usize]) -> Drawn {
+/// stays as it was.
+pub fn draw_without(seed: u64, with: With, left_out: &[usize]) -> Drawn {
     let rng = Keyed::new(seed);
     let mut drawn = 0;
     let mut below = |bound: u64| {
@@ -92,7 +103,7 @@ pub fn draw_without(seed: u64, relays: bool, left_out: &[usize]) -> Drawn {
         what.push_str(" plain");
     }
     let mut relay_excuses = false;
-    if relays {
+    if with.relay {
         let is_plain = pair.mode == PipeMode::Plain;
         let (relay, faults) = draw_relay(rng);
         pair.relay = Some(relay);
@@ -105,7 +116,15 @@ pub fn draw_without(seed: u64, relays: bool, left_out: &[usize]) -> Drawn {
         relay_excuses = faults.excuses;
     }
     pair.again = true;
-    let healed = demand;
+    let mut healed = demand;
+    if with.routers {
+        let found = homes::draw(rng, &mut pair);
+        what.push_str(&found.what);
+        // A plain pipe is refused, and through a relay a pipe is opened, wherever they stand.
+        if demand != Verdict::MustNot || pair.mode == PipeMode::Encrypted {
+            (demand, healed) = found.demands(&pair, all, demand);
+        }
+    }
     if relay_excuses && demand == Verdict::Must {
         demand = Verdict::Perhaps;
     }
@@ -296,13 +315,13 @@ pub fn judge(drawn: &Drawn) -> (Ending, Vec<String>) {
 }
 
 /// The faults that can be left out of this seed's world and it still goes wrong; none if nothing goes wrong.
-pub fn shrink(seed: u64, relays: bool) -> Option<Vec<usize>> {
-    let bad = |left_out: &[usize]| !judge(&draw_without(seed, relays, left_out)).1.is_empty();
+pub fn shrink(seed: u64, with: With) -> Option<Vec<usize>> {
+    let bad = |left_out: &[usize]| !judge(&draw_without(seed, with, left_out)).1.is_empty();
     if !bad(&[]) {
         return None;
     }
     let mut left_out = Vec::new();
-    for place in 0..draw(seed, relays).faults {
+    for place in 0..draw(seed, with).faults {
         left_out.push(place);
         if !bad(&left_out) {
             left_out.pop();
