@@ -197,6 +197,23 @@ impl Mapper {
         }
     }
 
+    /// Asks for every mapping now, rather than when its lease is half over or its pause after a failure has passed: the
+    /// router may have lost them, after a sleep of ours or a restart of its.
+    pub fn ask_again(&mut self, now: Instant) {
+        self.tick(now);
+        if self.closing != Closing::No {
+            return;
+        }
+        for entry in self.entries.values_mut() {
+            match &mut entry.state {
+                State::Mapped(held) => held.renew = now,
+                State::Waiting { until } => *until = now,
+                State::Trying | State::Removing { .. } => {}
+            }
+        }
+        self.handle_timeout(now);
+    }
+
     /// Takes all mappings back; [`Event::Closed`] follows, within 6 s.
     pub fn close(&mut self, now: Instant) {
         self.tick(now);
