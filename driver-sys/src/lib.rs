@@ -17,6 +17,7 @@ mod key_file;
 mod pin_file;
 mod pipe;
 mod ready;
+mod sleep;
 pub mod socket;
 mod wrap;
 

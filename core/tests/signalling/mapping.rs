@@ -98,6 +98,15 @@ fn a_lease_is_renewed() {
 }
 
 #[test]
+fn after_a_sleep_the_router_is_asked_again() {
+    let mut world = world(true, |_| {});
+    assert_eq!(world.routers[0].asked, [7200]);
+    world.tell(1, p2pd_core::Event::Woke { slept: 3600 * S });
+    world.run(S);
+    assert_eq!((world.routers[0].asked.clone(), ports(&world).len()), (vec![7200; 2], 1));
+}
+
+#[test]
 fn a_router_whose_address_stun_does_not_see_is_not_believed() {
     let seen = outside(0).ip();
     for (says, truth) in [
