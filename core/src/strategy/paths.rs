@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use smallvec::SmallVec;
 
 use crate::address::{PeerAddress, PeerInterface, is_dialable};
+use crate::nat::NatType;
 
 /// One of our interfaces, with what the world sees of it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -38,9 +39,11 @@ pub(crate) struct Path {
 pub(crate) type Paths = SmallVec<[Path; 6]>;
 
 /// Local paths first, then the others, in each IPv6 before IPv4 (RFC 8305 section 4); through our own router's
-/// outside address (hairpin) last.
+/// outside address (hairpin) last. For a stranger, of whose addresses few are dialled, those that are announced as open
+/// come before others from outside: a multi-homed peer's open port would be cut off else.
 pub(crate) fn to_peer(ours: &[Route], peer: &PeerAddress, oneself: bool, trust: Trust) -> Paths {
     let mut local = Paths::new();
+    let mut open = Paths::new();
     let mut external = Paths::new();
     let mut hairpin = Paths::new();
     for interface in peer.v6().iter().chain(peer.v4()) {
@@ -63,12 +66,17 @@ pub(crate) fn to_peer(ours: &[Route], peer: &PeerAddress, oneself: bool, trust: 
             Trust::Stranger => may_be_dialled_for_a_stranger(interface.external, family.clone()),
         };
         if reachable {
-            let list = if shares_router { &mut hairpin } else { &mut external };
+            let first = trust == Trust::Stranger && interface.nat == NatType::OpenInternet;
+            let list = match (shares_router, first) {
+                (true, _) => &mut hairpin,
+                (false, true) => &mut open,
+                (false, false) => &mut external,
+            };
             push(list, Path { remote: outside, local: false });
         }
     }
     let mut all = local;
-    external.into_iter().chain(hairpin).for_each(|path| push(&mut all, path));
+    open.into_iter().chain(external).chain(hairpin).for_each(|path| push(&mut all, path));
     if trust == Trust::Stranger {
         all.truncate(STRANGER_PATHS);
     }

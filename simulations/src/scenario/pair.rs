@@ -296,6 +296,7 @@ pub fn run(pair: &Pair) -> Ending {
     }
     let mut again = None;
     if pair.again && run.calls > 0 {
+        homes::finish(&mut run);
         heal(&mut run);
         for rest in [REST, MEASURED_WITHIN, MEASURED_WITHIN] {
             let rested = run.world.now() + rest;
@@ -368,7 +369,7 @@ fn call(run: &mut Run, pair: &Pair) -> Call {
             if peer != run.world.app(listener).node().node.node_id() {
                 run.violations.push("the pipe leads to somebody else".into());
             }
-            match exchange(run, pair, place, pipes) {
+            match exchange(run, pair, place, (pipes, begin)) {
                 Ok(()) => (Some(strategy), took, String::new()),
                 Err(why) => (None, took, why.into()),
             }
@@ -469,13 +470,17 @@ pub(super) fn build(pair: &Pair) -> Run {
 }
 
 /// Both sides say something of their own and then that they are done; each must get it exactly. The listener had
-/// `before` pipes when it was called.
+/// `before` pipes when it was called, at `begun`.
 ///
 /// # Errors
 /// What can happen to a pipe without anybody's fault, as long as who has it is told.
-fn exchange(run: &mut Run, pair: &Pair, place: usize, before: usize) -> Result<(), &'static str> {
+fn exchange(
+    run: &mut Run,
+    pair: &Pair,
+    place: usize,
+    (before, begun): (usize, Nanos),
+) -> Result<(), &'static str> {
     let [listener, caller] = run.hosts;
-    let begun = run.world.app(caller).node().pipes[place].at;
     let theirs = |w: &World<Program>| {
         let mut new = w.app(listener).node().pipes.iter().skip(before);
         new.position(|p| p.start.answers.is_empty()).map(|n| before + n)

@@ -249,6 +249,13 @@ pub(super) fn settle(run: &mut Run, pair: &Pair) {
     }
 }
 
+/// Has what is still planned happen, where the call was over before it.
+pub(super) fn finish(run: &mut Run) {
+    if let Some(&(last, _)) = run.homes.planned.last() {
+        run.run_while(last + FOUND_WITHIN, |_| false);
+    }
+}
+
 /// A call began: plans what is to happen during the first.
 pub(super) fn called(run: &mut Run, pair: &Pair) {
     if let Some(Second { life, .. }) = &pair.second
