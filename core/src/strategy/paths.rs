@@ -220,6 +220,11 @@ mod tests {
             "0-[0,8.8.8.8,8.8.8.8,1,1,1,0]|[1,9.9.9.9,9.9.9.9,1,1,1,0]|[2,1.1.1.1,1.1.1.1,1,1,1,0]-0-x";
         assert_eq!(dialled(&ours, three, Trust::Stranger).len(), STRANGER_PATHS);
         assert_eq!(dialled(&ours, three, Trust::Known).len(), 3);
+        // The open one is among the two, though it is the last.
+        let last =
+            "0-[0,8.8.8.8,10.0.0.2,1,6,6,0]|[1,9.9.9.9,10.1.0.2,1,5,6,0]|[2,8.8.8.8,10.0.0.2,2,1,1,0]-0-x";
+        let two = list(&[("8.8.8.8:2", false), ("8.8.8.8:1", false)]);
+        assert_eq!(dialled(&ours, last, Trust::Stranger), two);
     }
 
     #[test]
