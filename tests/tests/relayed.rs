@@ -190,7 +190,8 @@ fn what_was_ended_arrives_though_the_node_is_shut_down_and_what_was_not_is_cut_o
 
 #[test]
 fn whoever_does_not_read_holds_the_writer_up() {
-    for (driver, moves) in Driver::ALL.into_iter().flat_map(|d| [(d, false), (d, true)]) {
+    // What a driver does is the same for both, and the relay's windows take a debug build long to fill.
+    for (driver, moves) in Driver::ALL.map(|d| (d, true)).into_iter().chain([(Driver::ALL[0], false)]) {
         let Pair { mut ours, mut theirs, nodes: _nodes, _servers } = match moves {
             false => pair(driver, PipeMode::Encrypted, None),
             true => {
