@@ -29,7 +29,7 @@ use crate::io::{Action, CloseHow, Event, Interface, SockId};
 use crate::limit::{Bucket, Buckets};
 use crate::nat::NatReport;
 use crate::nat::external::External;
-use crate::nat::survey::Surveyor;
+use crate::nat::surveyor::Surveyor;
 use crate::notice::{ConnectId, FailReason, Notice};
 use crate::random::Domain;
 use crate::session::SessionId;

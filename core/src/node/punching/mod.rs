@@ -24,7 +24,7 @@ use crate::hello::{Offer, Purpose};
 use crate::identity::NodeId;
 use crate::io::{IoFailure, SockId};
 use crate::limit::Bucket;
-use crate::nat::survey::Sampled;
+use crate::nat::surveyor::Sampled;
 use crate::nat::{Behaviour, DeltaType, Foresight, NatType};
 use crate::notice::{Refusal, Stage, Strategy};
 use crate::pipe::PipeMode;
