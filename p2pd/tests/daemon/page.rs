@@ -221,7 +221,7 @@ fn a_name_is_as_good_as_an_address() {
         browser.press("Enter", 13, "\r");
         browser.shows("outcome", says);
     };
-    connect(&mut browser, "nobody.peer", "XXX");
+    connect(&mut browser, "nobody.peer", "no broker knows the name");
     connect(&mut browser, "example.peer", "con_name: direct connect in ");
     assert_eq!(here.ok("/p2p/con/con_name")["peer"], id);
     browser.shows("log", "connected");
