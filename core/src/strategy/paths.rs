@@ -1,12 +1,12 @@
 //! Which of a peer's announced addresses to dial, and in what order.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 use smallvec::SmallVec;
 
-use crate::address::{PeerAddress, PeerInterface, is_dialable};
+use crate::address::{PeerAddress, PeerInterface, is_dialable, is_link_local, scoped};
 
-/// One of our interfaces, with what the world sees of it.
+/// One of our interfaces, with what the world sees of it. Never a link-local address.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Route {
     pub(crate) internal: IpAddr,
@@ -14,6 +14,17 @@ pub(crate) struct Route {
     pub(crate) prefix: u8,
     pub(crate) external: IpAddr,
 }
+
+/// One of our interfaces that has a link-local IPv6 address.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Link {
+    pub(crate) ip: Ipv6Addr,
+    /// The interface's index.
+    pub(crate) zone: u32,
+}
+
+/// Our links, at most three.
+pub(crate) type Links = SmallVec<[Link; 3]>;
 
 /// How much the peer may make us do.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -38,12 +49,27 @@ pub(crate) struct Path {
 pub(crate) type Paths = SmallVec<[Path; 6]>;
 
 /// Local paths first, then the others, in each IPv6 before IPv4 (RFC 8305 section 4); through our own router's
-/// outside address (hairpin) last.
-pub(crate) fn to_peer(ours: &[Route], peer: &PeerAddress, oneself: bool, trust: Trust) -> Paths {
+/// outside address (hairpin) after those; link-local ones last, since on a LAN any other is as good, and elsewhere
+/// nobody answers.
+pub(crate) fn to_peer(
+    ours: &[Route],
+    links: &[Link],
+    peer: &PeerAddress,
+    oneself: bool,
+    trust: Trust,
+) -> Paths {
     let mut local = Paths::new();
     let mut external = Paths::new();
     let mut hairpin = Paths::new();
+    let mut on_links = Paths::new();
     for interface in peer.v6().iter().chain(peer.v4()) {
+        // Its text has no zone, so that each of our links may be the peer's. One on which the address is ours is not.
+        for link in links.iter().filter(|l| (IpAddr::V6(l.ip) == interface.internal) == oneself) {
+            if is_zoned(interface.internal) {
+                let remote = scoped(interface.internal, interface.port, link.zone);
+                push(&mut on_links, Path { remote, local: true });
+            }
+        }
         let family = ours.iter().filter(|r| r.internal.is_ipv4() == interface.internal.is_ipv4());
         if family.clone().next().is_none() {
             continue;
@@ -52,11 +78,12 @@ pub(crate) fn to_peer(ours: &[Route], peer: &PeerAddress, oneself: bool, trust: 
         let outside = SocketAddr::new(interface.external, interface.port);
         let shares_router =
             family.clone().any(|r| r.external == interface.external && r.external != r.internal);
-        if oneself || family.clone().any(|r| is_near(r, interface)) {
+        if !is_zoned(interface.internal) && (oneself || family.clone().any(|r| is_near(r, interface))) {
             push(&mut local, Path { remote: inside, local: true });
         }
         let reachable = match trust {
             _ if oneself || interface.external == interface.internal && !local.is_empty() => false,
+            _ if is_zoned(interface.external) => false,
             Trust::Known => {
                 !interface.external.is_loopback() || family.clone().any(|r| r.internal.is_loopback())
             }
@@ -68,7 +95,7 @@ pub(crate) fn to_peer(ours: &[Route], peer: &PeerAddress, oneself: bool, trust: 
         }
     }
     let mut all = local;
-    external.into_iter().chain(hairpin).for_each(|path| push(&mut all, path));
+    external.into_iter().chain(hairpin).chain(on_links).for_each(|path| push(&mut all, path));
     if trust == Trust::Stranger {
         all.truncate(STRANGER_PATHS);
     }
@@ -100,6 +127,7 @@ fn on_link(ours: &Route, ip: IpAddr) -> bool {
 pub(crate) fn may_send_to(ours: &[Route], ip: IpAddr, trust: Trust) -> bool {
     let family = ours.iter().filter(|r| r.internal.is_ipv4() == ip.is_ipv4());
     is_dialable(ip)
+        && !is_zoned(ip)
         && match trust {
             Trust::Known => !ip.is_loopback() || family.clone().any(|r| r.internal.is_loopback()),
             Trust::Stranger => may_be_dialled_for_a_stranger(ip, family),
@@ -128,6 +156,11 @@ fn is_private(ip: IpAddr) -> bool {
     }
 }
 
+/// Whether an address means nothing without a zone.
+fn is_zoned(ip: IpAddr) -> bool {
+    ip.is_ipv6() && is_link_local(ip)
+}
+
 fn push(paths: &mut Paths, path: Path) {
     if !paths.iter().any(|p| p.remote == path.remote) {
         paths.push(path);
@@ -147,7 +180,7 @@ mod tests {
     }
 
     fn dialled(ours: &[Route], to: &str, trust: Trust) -> Vec<(String, bool)> {
-        to_peer(ours, &peer(to), false, trust).iter().map(|p| (p.remote.to_string(), p.local)).collect()
+        to_peer(ours, &[], &peer(to), false, trust).iter().map(|p| (p.remote.to_string(), p.local)).collect()
     }
 
     fn list(paths: &[(&str, bool)]) -> Vec<(String, bool)> {
@@ -194,7 +227,7 @@ mod tests {
     #[test]
     fn oneself_is_dialled_inside_only() {
         let ours = [route("192.168.1.7", 24, "203.0.113.9")];
-        let paths = to_peer(&ours, &peer(HOME), true, Trust::Known);
+        let paths = to_peer(&ours, &[], &peer(HOME), true, Trust::Known);
         assert_eq!(paths.as_slice(), [Path { remote: "192.168.1.7:4000".parse().unwrap(), local: true }]);
     }
 
