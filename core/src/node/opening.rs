@@ -443,4 +443,24 @@ mod tests {
         let bound = choose(&list, Some("127.0.0.1".parse().unwrap()));
         assert_eq!(bound.len(), 1);
     }
+
+    #[test]
+    fn three_links_are_chosen_with_their_zones_those_that_lead_out_first() {
+        let list = [
+            interface(9, "fe80::9", false),
+            interface(3, "fe80::3", false),
+            interface(3, "fe80::33", false),
+            interface(4, "169.254.0.1", false),
+            interface(5, "fe80::5", false),
+            interface(7, "fe80::7", false),
+            interface(7, "192.168.1.1", true),
+        ];
+        let link = |ip: &str, zone| Link { ip: ip.parse().unwrap(), zone };
+        let three = [link("fe80::7", 7), link("fe80::3", 3), link("fe80::5", 5)];
+        assert_eq!(choose_links(&list, None).as_slice(), three);
+        let bind = Some("fe80::33".parse().unwrap());
+        assert_eq!(choose_links(&list, bind).as_slice(), [link("fe80::33", 3)]);
+        assert_eq!(choose(&list, bind), []);
+        assert_eq!(choose_links(&list, Some("192.168.1.1".parse().unwrap())).as_slice(), []);
+    }
 }

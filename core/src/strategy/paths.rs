@@ -258,6 +258,7 @@ mod tests {
             "0.0.0.0",
             "255.255.255.255",
             "224.0.0.1",
+            "fe80::1",
         ] {
             for trust in [Trust::Known, Trust::Stranger] {
                 assert!(!may_send_to(&ours, to.parse().unwrap(), trust), "{to} {trust:?}");
@@ -269,6 +270,42 @@ mod tests {
         for to in ["2001:db8:9::1", "203.0.113.9"] {
             assert!(may_send_to(&ours, to.parse().unwrap(), Trust::Stranger), "{to}");
         }
+    }
+
+    #[test]
+    fn link_local_addresses_are_dialled_last_on_each_of_our_links_and_never_without_a_zone() {
+        let link = |ip: &str, zone| Link { ip: ip.parse().unwrap(), zone };
+        let links = [link("fe80::5", 2), link("fe80::6", 3), link("fe80::7", 9)];
+        let to = |ours: &[Route], links: &[Link], text: &str, oneself, trust| -> Vec<(String, bool)> {
+            let paths = to_peer(ours, links, &peer(text), oneself, trust);
+            paths.iter().map(|p| (p.remote.to_string(), p.local)).collect()
+        };
+        let text = "0-0-[0,fe80::6,fe80::6,4000,1,1,0]-x";
+        // On the third link it would be ourselves, on which link it is us if it is.
+        let others = list(&[("[fe80::6%2]:4000", true), ("[fe80::6%9]:4000", true)]);
+        assert_eq!(to(&[], &links, text, false, Trust::Known), others);
+        assert_eq!(to(&[], &links, text, true, Trust::Known), list(&[("[fe80::6%3]:4000", true)]));
+        assert_eq!(to(&[], &[], text, false, Trust::Known), list(&[]));
+        // Whoever has no link dials nothing, whatever else it has.
+        let ours = [route("2001:db8::5", 64, "2001:db8::5"), route("192.168.1.5", 24, "198.51.100.1")];
+        assert_eq!(to(&ours, &[], text, false, Trust::Known), list(&[]));
+        assert_eq!(to(&ours, &[], text, false, Trust::Stranger), list(&[]));
+        let both = "0-[0,203.0.113.9,192.168.1.7,4000,5,6,0]-[0,2001:db8:9::9,fe80::9,4000,1,1,0]-x";
+        let far = [
+            ("192.168.1.7:4000", true),
+            ("[2001:db8:9::9]:4000", false),
+            ("203.0.113.9:4000", false),
+            ("[fe80::9%2]:4000", true),
+            ("[fe80::9%3]:4000", true),
+            ("[fe80::9%9]:4000", true),
+        ];
+        assert_eq!(to(&ours, &links, both, false, Trust::Known), list(&far));
+        assert_eq!(to(&ours, &links, both, false, Trust::Stranger), list(&far[1..3]));
+        // A stranger's is a neighbour's, as in IPv4, and counts like any other.
+        let three = "0-0-[0,fe80::a,fe80::a,1,1,1,0]|[1,fe80::b,fe80::b,1,1,1,0]-x";
+        let two = list(&[("[fe80::a%2]:1", true), ("[fe80::a%3]:1", true)]);
+        assert_eq!(to(&ours, &links, three, false, Trust::Stranger), two);
+        assert_eq!(to(&ours, &links, three, false, Trust::Known).len(), 6);
     }
 
     #[test]
