@@ -300,7 +300,7 @@ mod tests {
             ("[fe80::9%9]:4000", true),
         ];
         assert_eq!(to(&ours, &links, both, false, Trust::Known), list(&far));
-        assert_eq!(to(&ours, &links, both, false, Trust::Stranger), list(&far[1..3]));
+        assert_eq!(to(&ours, &links, both, false, Trust::Stranger), list(&far[..2]));
         // A stranger's is a neighbour's, as in IPv4, and counts like any other.
         let three = "0-0-[0,fe80::a,fe80::a,1,1,1,0]|[1,fe80::b,fe80::b,1,1,1,0]-x";
         let two = list(&[("[fe80::a%2]:1", true), ("[fe80::a%3]:1", true)]);
