@@ -322,7 +322,7 @@ pub enum Event<'a> {
 /// One address of one network interface.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Interface {
-    /// The system's interface index.
+    /// The system's interface index, which is the zone (scope id) of its link-local IPv6 addresses.
     pub index: u32,
     /// The address.
     pub ip: IpAddr,

@@ -26,6 +26,37 @@ fn address(lab: &Lab, families: [&str; 2]) {
 }
 
 #[test]
+fn hosts_that_have_nothing_but_link_local_addresses_connect_over_the_cable_between_them() {
+    require_lab!();
+    let home = || Home::new(Nat::None);
+    let lab = Lab::builder().home(home()).home(home()).build().unwrap();
+    lab.cable([0, 1], "wire").unwrap();
+
+    for (n, host) in lab.hosts().iter().enumerate() {
+        host.ip_batch("link set eth0 down\nlink set wire addrgenmode none\nlink set wire up\n").unwrap();
+        host.ip_batch(&format!("addr add fe80::{}/64 dev wire nodad\n", n + 1)).unwrap();
+    }
+    let run = |host: usize, args: &[&str]| {
+        let mut command: Command = lab.host(host).command(program());
+        command.env("P2PD_FORBID_PUBLIC_SERVERS", "1").args(args);
+        lab.host(host).spawn(command).unwrap()
+    };
+    let mut interfaces = run(1, &["interfaces", "--json"]);
+    let line = interfaces.wait_for_line(|line| line.contains("\"wire\""), Duration::from_secs(10)).unwrap();
+    assert!(line.contains("\"fe80::2\"") && line.contains("\"zone\":\"wire\""), "{line}");
+    for bind in [&[][..], &["--bind", "fe80::1"]] {
+        let mut listener = run(0, &[&["listen", "--echo"], bind, &NO_SERVERS].concat());
+        let ready = event(&mut listener, "ready");
+        let to = ready["address"].as_str().unwrap();
+        assert!(to.starts_with("None-0-[0,fe80::1,fe80::1,"), "{to}");
+        let mut caller = run(1, &[&["connect", to, "--timeout", "5"], &NO_SERVERS[..]].concat());
+        let opened = event(&mut caller, "connected");
+        let remote = opened["remote"].as_str().unwrap();
+        assert!(remote.starts_with("[fe80::1%"), "{bind:?}: {opened}");
+    }
+}
+
+#[test]
 fn hosts_connect_by_every_family_that_both_have_and_say_so_where_they_have_none() {
     require_lab!();
     let home = || Home::new(Nat::None);
