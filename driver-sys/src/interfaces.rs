@@ -66,7 +66,7 @@ pub fn interfaces(bind: Option<IpAddr>) -> io::Result<Vec<Interface>> {
         for (ip, prefix) in &card.addresses {
             let wanted = match bind {
                 Some(bind) => *ip == bind,
-                None => !ip.is_loopback() && !(ip.is_ipv4() && is_link_local(*ip)),
+                None => !(ip.is_loopback() || ip.is_ipv4() && is_link_local(*ip)),
             };
             if wanted {
                 let gateway = card.gateway(*ip);
