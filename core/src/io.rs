@@ -217,7 +217,7 @@ pub enum Action {
     /// Tell the user.
     Notify(Notice),
     /// Hand a relayed pipe to the user, whose bytes go through [`Node::pipe_write`](crate::Node::pipe_write) and
-    /// [`Node::pipe_read`](crate::Node::pipe_read). There may be something to read already.
+    /// [`Node::pipe_read`](crate::Node::pipe_read). There may be something to read already, and messages.
     OpenRelayed {
         /// Its id from now on.
         pipe: PipeId,

@@ -8,6 +8,7 @@ use std::thread;
 use std::time::Duration;
 
 use p2pd::serve::{Serving, Wanted, WantedTurn};
+use p2pd_core::relay::MAX_MESSAGE;
 use p2pd_core::trace::replay;
 use p2pd_core::{Config, PipeMode, Plan, SecretKey, Strategy};
 use p2pd_tests::drivers::{Driver, Node, Pipe, Trace, runtime};
@@ -135,6 +136,53 @@ fn a_pipe_that_is_relayed_first_moves_while_bytes_go_both_ways() {
         assert_eq!(ours.read(&mut [0; 8]).unwrap(), 0, "{driver}");
         assert_eq!((echo.join().unwrap().1, moved.load(Ordering::SeqCst)), (done, 1), "{driver}");
         println!("{driver}: {done} bytes, of which {after} after the move");
+    }
+}
+
+#[test]
+fn messages_arrive_once_each_though_nobody_reads_the_pipe() {
+    for driver in Driver::ALL {
+        let Pair { mut ours, mut theirs, nodes: _nodes, _servers } = pair(driver, PipeMode::Encrypted, None);
+        let (out, back) = (ours.messages().unwrap(), theirs.messages().unwrap());
+        assert_eq!(ours.messages().err().unwrap().kind(), ErrorKind::AlreadyExists, "{driver}");
+        let long = out.send(&[0; MAX_MESSAGE + 1]).unwrap_err();
+        assert_eq!(long.kind(), ErrorKind::InvalidInput, "{driver}");
+        // More than both windows and the sockets' buffers.
+        let writer = thread::spawn(move || {
+            while ours.write(&[7; 64 * 1024]).is_ok() {}
+            ours
+        });
+        thread::sleep(Duration::from_secs(2));
+        let sizes = [0, 1, 1_200, MAX_MESSAGE];
+        for end in [[&out, &back], [&back, &out]] {
+            for _ in 0..100 {
+                sizes.iter().for_each(|n| end[0].send(&vec![*n as u8; *n]).unwrap());
+                let mut got: Vec<Vec<u8>> = sizes.iter().map(|_| end[1].recv().unwrap()).collect();
+                got.sort_by_key(Vec::len);
+                assert!(got == sizes.map(|n| vec![n as u8; n]), "{driver}");
+            }
+        }
+        // A peer that takes none holds the sender up.
+        let sent = Arc::new(AtomicUsize::new(0));
+        let count = sent.clone();
+        let sender = thread::spawn(move || {
+            let why = loop {
+                match out.send(&[9; MAX_MESSAGE]) {
+                    Ok(()) => count.fetch_add(1, Ordering::SeqCst),
+                    Err(why) => break why,
+                };
+            };
+            (out, why)
+        });
+        thread::sleep(Duration::from_secs(3));
+        let before = sent.load(Ordering::SeqCst);
+        assert!((192..300).contains(&before), "{driver}: {before}");
+        thread::sleep(Duration::from_secs(1));
+        assert_eq!(sent.load(Ordering::SeqCst), before, "{driver}");
+        drop(theirs);
+        let (_out, why) = sender.join().unwrap();
+        assert_eq!(why.to_string(), "the peer closed the relayed pipe", "{driver}");
+        drop((back, writer.join().unwrap()));
     }
 }
 

@@ -71,10 +71,6 @@ impl Messages {
         self.ready.pop_front()
     }
 
-    pub(super) fn is_ready(&self) -> bool {
-        !self.ready.is_empty()
-    }
-
     /// One of those that were sent has arrived.
     pub(super) fn acknowledged(&mut self) {
         self.unacknowledged = self.unacknowledged.saturating_sub(1);
@@ -122,8 +118,9 @@ impl Messages {
     }
 
     /// Reads what there is, as long as there is room for whole messages; beyond that it stays where flow control
-    /// counts it.
-    pub(super) fn receive(&mut self, conn: &mut Connection) -> Result<(), Violation> {
+    /// counts it. Whether a message became whole.
+    pub(super) fn receive(&mut self, conn: &mut Connection) -> Result<bool, Violation> {
+        let before = self.ready.len();
         while self.ready.len() < MAX_MESSAGES {
             let Some(id) = self.readable.pop_first() else { break };
             let mut stream = conn.recv_stream(id);
@@ -147,6 +144,6 @@ impl Messages {
             }
             let _ = chunks.finalize();
         }
-        Ok(())
+        Ok(self.ready.len() > before)
     }
 }

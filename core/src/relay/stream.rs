@@ -538,7 +538,7 @@ impl RelayStream {
     fn receive_messages(&mut self) {
         let Link::Running(_, conn) = &mut self.link else { return };
         match self.messages.receive(conn) {
-            Ok(()) => self.news.message |= self.messages.is_ready(),
+            Ok(new) => self.news.message |= new,
             Err(Violation) => self.violated(),
         }
     }
