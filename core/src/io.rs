@@ -217,7 +217,7 @@ pub enum Action {
     /// Tell the user.
     Notify(Notice),
     /// Hand a relayed pipe to the user, whose bytes go through [`Node::pipe_write`](crate::Node::pipe_write) and
-    /// [`Node::pipe_read`](crate::Node::pipe_read). There may be something to read already.
+    /// [`Node::pipe_read`](crate::Node::pipe_read). There may be something to read already, and messages.
     OpenRelayed {
         /// Its id from now on.
         pipe: PipeId,
@@ -328,7 +328,7 @@ pub enum Event<'a> {
 /// One address of one network interface.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Interface {
-    /// The system's interface index.
+    /// The system's interface index, which is the zone (scope id) of its link-local IPv6 addresses.
     pub index: u32,
     /// The address.
     pub ip: IpAddr,

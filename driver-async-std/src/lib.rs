@@ -31,12 +31,14 @@
 #[cfg(not(any(feature = "async-std", feature = "smol")))]
 compile_error!("p2pd-async-std needs one of its features `async-std` and `smol`");
 
+mod beside;
 mod executor;
 mod node;
 mod pipe;
 mod reactor;
 mod run;
 
+pub use beside::Messages;
 pub use executor::TcpStream;
 pub use node::{Builder, Connecting, Node};
 pub use pipe::Pipe;

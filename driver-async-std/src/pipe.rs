@@ -34,6 +34,15 @@ impl Pipe {
         Pipe { stream, info, layer: Layer::new(start, echo), wakers: Wakers::default() }
     }
 
+    /// The messages beside a relayed pipe, once.
+    ///
+    /// # Errors
+    /// `Unsupported` for a pipe that was not relayed when it opened, `AlreadyExists` if they were taken before.
+    pub fn messages(&mut self) -> io::Result<crate::Messages> {
+        let (stream, layer) = self.layer.messages()?;
+        crate::Messages::new(stream, layer)
+    }
+
     /// The bare TCP stream of a plain pipe, of async-std or of smol: nothing was read ahead, nothing waits to be sent,
     /// and nothing of ours holds on to it.
     ///

@@ -43,12 +43,14 @@
 //! so each look-up is a thread of its own that ends with it; or by you, see [`Builder::own_names`].
 #![forbid(unsafe_code)]
 
+mod beside;
 mod blocking;
 mod names;
 mod node;
 mod pipe;
 mod reactor;
 
+pub use beside::Messages;
 pub use blocking::{BlockingNode, BlockingPipe};
 pub use node::{Builder, News, Node};
 pub use pipe::Pipe;

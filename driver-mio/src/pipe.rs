@@ -31,6 +31,15 @@ impl Pipe {
         Pipe { stream, info: PipeInfo::new(&start), layer: Layer::new(start, echo) }
     }
 
+    /// The messages beside a relayed pipe, once.
+    ///
+    /// # Errors
+    /// `Unsupported` for a pipe that was not relayed when it opened, `AlreadyExists` if they were taken before.
+    pub fn messages(&mut self) -> io::Result<crate::Messages> {
+        let (stream, layer) = self.layer.messages()?;
+        Ok(crate::Messages::new(TcpStream::from_std(stream), layer))
+    }
+
     /// The bare TCP stream of a plain pipe: nothing was read ahead, nothing waits to be sent, and nothing of
     /// ours holds on to it. Deregister the pipe first, if it is registered.
     ///
@@ -61,6 +70,16 @@ impl Pipe {
 }
 
 impl Pipe<std::net::TcpStream> {
+    /// The messages beside a relayed pipe, once.
+    ///
+    /// # Errors
+    /// `Unsupported` for a pipe that was not relayed when it opened, `AlreadyExists` if they were taken before.
+    pub fn messages(&mut self) -> io::Result<crate::Messages<std::net::TcpStream>> {
+        let (stream, layer) = self.layer.messages()?;
+        stream.set_nonblocking(false)?;
+        Ok(crate::Messages::new(stream, layer))
+    }
+
     /// The bare TCP stream of a plain pipe: nothing was read ahead, nothing waits to be sent, and nothing of
     /// ours holds on to it. It becomes an `OwnedFd` by `into`.
     ///

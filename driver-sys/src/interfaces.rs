@@ -54,9 +54,9 @@ pub fn cards() -> Vec<Card> {
     netdev::get_interfaces().into_iter().map(card).collect()
 }
 
-/// The addresses of all interfaces that are up, without loopback and link-local ones, those with the default
-/// route first; with `bind`, that address alone, wherever it is. Takes about a millisecond (measured), so call
-/// it off the event loop's hot path.
+/// The addresses of all interfaces that are up, without those of loopback and IPv4's link-local ones: those with the
+/// default route first, IPv6's link-local ones last, whose zone is the interface's index. With `bind`, that address alone,
+/// wherever it is. Takes about a millisecond (measured), so call it off the event loop's hot path.
 ///
 /// # Errors
 /// `AddrNotAvailable` if no interface has the address `bind`.
@@ -66,7 +66,7 @@ pub fn interfaces(bind: Option<IpAddr>) -> io::Result<Vec<Interface>> {
         for (ip, prefix) in &card.addresses {
             let wanted = match bind {
                 Some(bind) => *ip == bind,
-                None => !ip.is_loopback() && !is_link_local(*ip),
+                None => !(ip.is_loopback() || ip.is_ipv4() && is_link_local(*ip)),
             };
             if wanted {
                 let gateway = card.gateway(*ip);
@@ -76,7 +76,7 @@ pub fn interfaces(bind: Option<IpAddr>) -> io::Result<Vec<Interface>> {
             }
         }
     }
-    found.sort_by_key(|i| !i.default_route);
+    found.sort_by_key(|i| (is_link_local(i.ip), !i.default_route));
     match bind {
         // All of 127.0.0.0/8 is the machine itself, though only one of it is listed.
         Some(ip) if found.is_empty() && ip.is_loopback() => {
@@ -120,7 +120,7 @@ mod tests {
         assert_eq!((bound.len(), bound[0].ip, bound[0].gateway), (1, loopback, None));
         let all = interfaces(None).unwrap();
         assert!(all.iter().all(|i| !i.ip.is_loopback()));
-        assert!(all.is_sorted_by_key(|i| !i.default_route), "default routes first: {all:?}");
+        assert!(all.is_sorted_by_key(|i| (is_link_local(i.ip), !i.default_route)), "{all:?}");
         assert_eq!(interface_name(u32::MAX), None);
         if cfg!(target_os = "linux") {
             assert_eq!(interface_name(1).as_deref(), Some("lo"));

@@ -32,7 +32,7 @@ pub use failure::failure;
 pub use interfaces::{Card, cards, interface_name, interfaces};
 pub use key_file::{KeyFileError, create_private, load_or_create_key};
 pub use pin_file::{PinFile, PinFileError};
-pub use pipe::{Half, Layer, PipeInfo, Relayed, Start, Wakers};
+pub use pipe::{Half, Layer, MessageLayer, PipeInfo, Relayed, Start, Wakers};
 pub use ready::{Ready, SockWaker};
 pub use wrap::check_tls;
 

@@ -25,12 +25,14 @@
 //! task of ours. [`messages`] has pipes of messages: P2PD's calls, for TCP, UDP and pipes to peers alike.
 #![forbid(unsafe_code)]
 
+mod beside;
 pub mod messages;
 mod node;
 mod pipe;
 mod reactor;
 mod run;
 
+pub use beside::Messages;
 pub use node::{Builder, Connecting, Node};
 pub use pipe::Pipe;
 

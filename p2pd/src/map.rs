@@ -221,11 +221,16 @@ enum Told {
     Ended,
 }
 
+fn is_zoned(ip: IpAddr) -> bool {
+    matches!(ip, IpAddr::V6(ip) if ip.is_unicast_link_local())
+}
+
 impl Runner {
     async fn open(options: &Map) -> io::Result<Runner> {
         let interfaces = p2pd_sys::interfaces(options.bind)?;
-        let first =
-            interfaces.iter().find(|i| options.bind.is_some() || i.ip.is_ipv4()).or(interfaces.first());
+        // No router is asked from a link-local address.
+        let wide = interfaces.iter().filter(|i| options.bind.is_some() || !is_zoned(i.ip));
+        let first = wide.clone().find(|i| options.bind.is_some() || i.ip.is_ipv4()).or(wide.clone().next());
         let interface = first.ok_or(io::ErrorKind::AddrNotAvailable)?;
         let local = interface.ip;
         let udp = UdpSocket::bind((local, 0)).await?;

@@ -210,7 +210,7 @@ pub(crate) enum File {
 
 #[derive(Debug, Args)]
 pub(crate) struct Receive {
-    /// Folder to receive into; nothing is written outside of it. What is not whole yet is `.NAME.p2pd-part`
+    /// Folder to receive into, made if missing; nothing is written outside of it. What is not whole yet is `.NAME.p2pd-part`
     #[arg(long, value_name = "FOLDER", default_value = ".")]
     pub(crate) dir: PathBuf,
     /// Replace files that are there, once the new one is whole. Default: refuse another file of a name that is taken

@@ -94,11 +94,13 @@ fn wait_for(part: &Path, bytes: u64) {
 
 #[test]
 fn files_arrive_whole_and_their_hash_is_said() {
-    let (here, there) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let here = tempfile::tempdir().unwrap();
+    // A folder that is not there yet is made.
+    let there = here.path().join("Downloads");
     let (one, two) = (here.path().join("one two.txt"), here.path().join("empty"));
     fs::write(&one, "hello").unwrap();
     fs::write(&two, "").unwrap();
-    let mut receiver = Receiver::start(there.path(), &["--once"]);
+    let mut receiver = Receiver::start(&there, &["--once"]);
     let (code, said) = ended(&send(&receiver.address, &[&one, &two]).output().unwrap());
     assert_eq!(code, Some(0), "{said}");
     // b2sum has no BLAKE2s; this is Python's hashlib.blake2s(b"hello").
@@ -109,8 +111,8 @@ fn files_arrive_whole_and_their_hash_is_said() {
     assert_eq!((&done["name"], &done["size"]), (&"one two.txt".into(), &5.into()));
     assert_eq!((&done["blake2s"], &done["direction"]), (&hash.into(), &"receive".into()));
     assert_eq!(receiver.child.wait().unwrap().code(), Some(0));
-    assert_eq!(fs::read_to_string(there.path().join("one two.txt")).unwrap(), "hello");
-    assert_eq!(fs::read_dir(there.path()).unwrap().count(), 2);
+    assert_eq!(fs::read_to_string(there.join("one two.txt")).unwrap(), "hello");
+    assert_eq!(fs::read_dir(&there).unwrap().count(), 2);
 }
 
 #[test]
@@ -177,7 +179,7 @@ fn what_is_refused_is_said_on_both_sides_and_ends_with_1() {
 #[test]
 fn wrong_usage_opens_nothing() {
     let dir = tempfile::tempdir().unwrap();
-    let missing = dir.path().join("missing");
+    let missing = dir.path().join("missing").join("folder");
     let address =
         "None-[0,127.0.0.1,127.0.0.1,9,1,1,0]-0-AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA";
     for (mut command, word) in [

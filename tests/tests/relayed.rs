@@ -8,6 +8,7 @@ use std::thread;
 use std::time::Duration;
 
 use p2pd::serve::{Serving, Wanted, WantedTurn};
+use p2pd_core::relay::MAX_MESSAGE;
 use p2pd_core::trace::replay;
 use p2pd_core::{Config, PipeMode, Plan, SecretKey, Strategy};
 use p2pd_tests::drivers::{Driver, Node, Pipe, Trace, runtime};
@@ -139,6 +140,53 @@ fn a_pipe_that_is_relayed_first_moves_while_bytes_go_both_ways() {
 }
 
 #[test]
+fn messages_arrive_once_each_though_nobody_reads_the_pipe() {
+    for driver in Driver::ALL {
+        let Pair { mut ours, mut theirs, nodes: _nodes, _servers } = pair(driver, PipeMode::Encrypted, None);
+        let (out, back) = (ours.messages().unwrap(), theirs.messages().unwrap());
+        assert_eq!(ours.messages().err().unwrap().kind(), ErrorKind::AlreadyExists, "{driver}");
+        let long = out.send(&[0; MAX_MESSAGE + 1]).unwrap_err();
+        assert_eq!(long.kind(), ErrorKind::InvalidInput, "{driver}");
+        // More than both windows and the sockets' buffers.
+        let writer = thread::spawn(move || {
+            while ours.write(&[7; 64 * 1024]).is_ok() {}
+            ours
+        });
+        thread::sleep(Duration::from_secs(2));
+        let sizes = [0, 1, 1_200, MAX_MESSAGE];
+        for end in [[&out, &back], [&back, &out]] {
+            for _ in 0..100 {
+                sizes.iter().for_each(|n| end[0].send(&vec![*n as u8; *n]).unwrap());
+                let mut got: Vec<Vec<u8>> = sizes.iter().map(|_| end[1].recv().unwrap()).collect();
+                got.sort_by_key(Vec::len);
+                assert!(got == sizes.map(|n| vec![n as u8; n]), "{driver}");
+            }
+        }
+        // A peer that takes none holds the sender up.
+        let sent = Arc::new(AtomicUsize::new(0));
+        let count = sent.clone();
+        let sender = thread::spawn(move || {
+            let why = loop {
+                match out.send(&[9; MAX_MESSAGE]) {
+                    Ok(()) => count.fetch_add(1, Ordering::SeqCst),
+                    Err(why) => break why,
+                };
+            };
+            (out, why)
+        });
+        thread::sleep(Duration::from_secs(3));
+        let before = sent.load(Ordering::SeqCst);
+        assert!((192..300).contains(&before), "{driver}: {before}");
+        thread::sleep(Duration::from_secs(1));
+        assert_eq!(sent.load(Ordering::SeqCst), before, "{driver}");
+        drop(theirs);
+        let (_out, why) = sender.join().unwrap();
+        assert_eq!(why.to_string(), "the peer closed the relayed pipe", "{driver}");
+        drop((back, writer.join().unwrap()));
+    }
+}
+
+#[test]
 fn a_cut_is_not_an_end_and_there_is_no_socket_to_hand_on() {
     for driver in Driver::ALL {
         let Pair { ours, mut theirs, nodes: _nodes, _servers } = pair(driver, PipeMode::Plain, None);
@@ -190,7 +238,8 @@ fn what_was_ended_arrives_though_the_node_is_shut_down_and_what_was_not_is_cut_o
 
 #[test]
 fn whoever_does_not_read_holds_the_writer_up() {
-    for (driver, moves) in Driver::ALL.into_iter().flat_map(|d| [(d, false), (d, true)]) {
+    // What a driver does is the same for both, and the relay's windows take a debug build long to fill.
+    for (driver, moves) in Driver::ALL.map(|d| (d, true)).into_iter().chain([(Driver::ALL[0], false)]) {
         let Pair { mut ours, mut theirs, nodes: _nodes, _servers } = match moves {
             false => pair(driver, PipeMode::Encrypted, None),
             true => {
@@ -201,10 +250,13 @@ fn whoever_does_not_read_holds_the_writer_up() {
                 pair
             }
         };
+        // Both windows, of the relay's stream 16 MiB each and of a pipe that moved 4 MiB, and the sockets' buffers.
+        let held = if moves { 4 * MIB..12 * MIB } else { 16 * MIB..36 * MIB };
+        let all_of_it = held.end + 4 * MIB;
         let written = Arc::new(AtomicUsize::new(0));
         let count = written.clone();
         let writer = thread::spawn(move || {
-            for k in 0..320 {
+            for k in 0..all_of_it / (64 * 1024) {
                 let chunk: Vec<u8> = (k * 64 * 1024..(k + 1) * 64 * 1024).map(pattern).collect();
                 ours.write_all(&chunk).unwrap();
                 count.fetch_add(chunk.len(), Ordering::Relaxed);
@@ -217,11 +269,10 @@ fn whoever_does_not_read_holds_the_writer_up() {
             before = written.load(Ordering::Relaxed);
             thread::sleep(Duration::from_secs(2));
         }
-        // Both windows of the stream or of the pipe, 4 MiB each, and the sockets' buffers.
-        assert!((4 * MIB..12 * MIB).contains(&before), "{driver} {moves}: {before} bytes");
+        assert!(held.contains(&before), "{driver} {moves}: {before} bytes");
         let mut all = Vec::new();
         theirs.read_to_end(&mut all).unwrap();
-        assert!(all.len() == 20 * MIB && all.iter().enumerate().all(|(n, b)| *b == pattern(n)), "{driver}");
+        assert!(all.len() == all_of_it && all.iter().enumerate().all(|(n, b)| *b == pattern(n)), "{driver}");
         drop(writer.join().unwrap());
     }
 }

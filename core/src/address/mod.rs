@@ -13,7 +13,7 @@ mod parse;
 
 use core::fmt;
 use core::str::FromStr;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr, SocketAddrV6};
 
 use smallvec::SmallVec;
 
@@ -166,6 +166,22 @@ impl fmt::Display for NodeText {
 impl fmt::Debug for NodeText {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)
+    }
+}
+
+/// A socket address, in the zone where it is link-local. An address's text has no zones.
+pub(crate) fn scoped(ip: IpAddr, port: u16, zone: u32) -> SocketAddr {
+    match ip {
+        IpAddr::V6(ip) if ip.is_unicast_link_local() => SocketAddrV6::new(ip, port, 0, zone).into(),
+        ip => SocketAddr::new(ip, port),
+    }
+}
+
+/// Whether this is an address that every link has of its own: RFC 3927, RFC 4291 section 2.5.6.
+pub(crate) fn is_link_local(ip: IpAddr) -> bool {
+    match ip {
+        IpAddr::V4(ip) => ip.is_link_local(),
+        IpAddr::V6(ip) => ip.is_unicast_link_local(),
     }
 }
 

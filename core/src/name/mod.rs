@@ -14,7 +14,7 @@ use blake2::digest::consts::U32;
 use blake2::{Blake2s, Digest};
 use data_encoding::BASE32_NOPAD;
 
-use crate::address::{AddressError, PeerAddress};
+use crate::address::{AddressError, AddressErrorKind, PeerAddress};
 use crate::identity::NodeId;
 
 pub(crate) use pins::{Found, Pins};
@@ -127,6 +127,11 @@ impl fmt::Display for TargetError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             TargetError::Name(why) => write!(f, "{why}"),
+            // What people write who mean a name.
+            TargetError::Address(AddressError { kind: AddressErrorKind::Parts(n), .. }) => write!(
+                f,
+                "neither an address, which has four parts joined by '-' and not {n}, nor a name, which ends with {SUFFIX}"
+            ),
             TargetError::Address(why) => write!(f, "{why}"),
         }
     }
@@ -353,7 +358,10 @@ mod tests {
         let address = "None-0-0-x";
         assert_eq!(address.parse(), Ok(Target::Address(Box::new(address.parse().unwrap()))));
         assert_eq!("example.peer".to_target(), Ok(Target::Name("example".parse().unwrap())));
-        assert!(matches!("example".parse::<Target>(), Err(TargetError::Address(_))));
+        assert_eq!(
+            "example".parse::<Target>().unwrap_err().to_string(),
+            "neither an address, which has four parts joined by '-' and not 1, nor a name, which ends with .peer"
+        );
         assert_eq!("a_b.peer".parse::<Target>(), Err(TargetError::Name(NameTextError::Character(1))));
         for text in [address, "example.peer"] {
             assert_eq!(text.parse::<Target>().unwrap().to_string(), text);

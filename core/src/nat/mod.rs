@@ -4,7 +4,9 @@ mod behaviour;
 mod counter;
 pub(crate) mod external;
 mod filtering;
-pub(crate) mod survey;
+mod probe;
+mod survey;
+pub(crate) mod surveyor;
 
 pub(crate) use behaviour::gcd;
 pub use behaviour::{Allocation, Behaviour, Filtering, Foresight, Mapping, allocation, block};

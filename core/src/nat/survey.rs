@@ -14,17 +14,12 @@ use std::net::{IpAddr, SocketAddr};
 use super::behaviour::{self, Allocation, Behaviour, Foresight, Mapping};
 use super::counter::{self, Counter, Sight};
 use super::filtering::{FilterTest, SWALLOWED_AFTER};
+use super::probe::{self, Probe};
 use crate::address::is_dialable;
 use crate::cx::{Cx, Owner, Timer};
-use crate::io::{CloseHow, Reuse, SockId, SockOpts};
-use crate::random::Domain;
-use crate::strategy::agreement::Key;
+use crate::io::{CloseHow, SockId};
 use crate::time::Instant;
-use crate::wire::Transport;
-use crate::wire::stun::{self, BindingOutcome, BindingReply, StunSplitter, TransactionId};
 
-/// A connection and its answer may take this long.
-const ANSWER_WITHIN: Duration = Duration::from_millis(1500);
 /// The whole survey of one interface.
 const SURVEY_WITHIN: Duration = Duration::from_millis(3500);
 /// Between the samples of the allocation: their order must survive timers of a millisecond.
@@ -38,7 +33,6 @@ const ANCHOR_AGAIN: Duration = Duration::from_secs(10);
 const ANCHOR_ASKS: Duration = Duration::from_secs(25);
 /// Servers tried, one after the other.
 const SERVERS: usize = 3;
-const TCP_CREDIT: u32 = 2048;
 
 /// What was found for one interface.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -63,55 +57,28 @@ pub struct NatReport {
     pub second_address: bool,
 }
 
-/// A fresh sample for a punch.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct Sampled {
-    pub(crate) key: Key,
-    pub(crate) local: u16,
-    /// What it is seen as; `None`: no server answered.
-    pub(crate) seen: Option<SocketAddr>,
-    /// When its mapping was made.
-    pub(crate) at: Instant,
-}
-
-#[derive(Debug, Default)]
-pub(crate) struct Surveyor {
-    surveys: Vec<Survey>,
-    samples: BTreeMap<SockId, Sample>,
-    started: bool,
-    hairpin: bool,
-}
-
-#[derive(Debug)]
-struct Sample {
-    key: Key,
-    /// The interface it leaves from.
-    from: IpAddr,
-    probe: Probe,
-}
-
 /// One interface's survey.
 #[derive(Debug)]
-struct Survey {
+pub(super) struct Survey {
     place: u8,
-    servers: Vec<SocketAddr>,
+    pub(super) servers: Vec<SocketAddr>,
     /// The one that is asked, by place.
     asked: usize,
     port: u16,
-    report: NatReport,
+    pub(super) report: NatReport,
     /// What an earlier survey found, until this one is over.
     earlier: Option<NatReport>,
     probes: BTreeMap<SockId, (What, Probe)>,
     filter: FilterTest,
     until: Instant,
-    done: bool,
+    pub(super) done: bool,
     /// What the listening port is seen as by another address, by another port.
     by_address: Option<SocketAddr>,
     by_port: Option<SocketAddr>,
     /// In the order they were fired.
     seen: [Option<(u16, Sight)>; 3],
     /// Watched where ports are counted.
-    counter: Option<Counter>,
+    pub(super) counter: Option<Counter>,
     second: bool,
     /// Whether to dial ourselves.
     hairpin: bool,
@@ -127,192 +94,8 @@ enum What {
     Hairpin,
 }
 
-/// One connection with one question.
-#[derive(Debug)]
-struct Probe {
-    local: u16,
-    began: Instant,
-    transaction: TransactionId,
-    splitter: StunSplitter,
-    answered: bool,
-}
-
-impl Surveyor {
-    /// Surveys these interfaces; `listening` is the port of the node's listener.
-    pub(crate) fn start(
-        &mut self,
-        cx: &mut Cx,
-        locals: impl Iterator<Item = (IpAddr, u16)>,
-        servers: &[SocketAddr],
-        hairpin: bool,
-    ) {
-        self.stop(cx);
-        (self.started, self.hairpin) = (true, hairpin);
-        for (place, (local, port)) in locals.enumerate() {
-            let survey = Survey::begun(cx, place as u8, local, port, servers, hairpin);
-            self.surveys.push(survey);
-        }
-    }
-
-    /// Whether an interface has a server to ask and could not be measured.
-    pub(crate) fn lacks(&self) -> bool {
-        self.surveys.iter().any(Survey::lacks)
-    }
-
-    /// Surveys the interfaces anew that could not be measured, or all. What was known stays so meanwhile.
-    pub(crate) fn again(&mut self, cx: &mut Cx, servers: &[SocketAddr], all: bool) {
-        for survey in &mut self.surveys {
-            let reachable = servers.iter().any(|s| s.is_ipv4() == survey.report.local.is_ipv4());
-            if survey.lacks() || (survey.done && reachable && (all || survey.servers.is_empty())) {
-                survey.close(cx, |_| true);
-                let earlier = survey.report.clone();
-                *survey = Survey::begun(cx, survey.place, earlier.local, survey.port, servers, self.hairpin);
-                survey.earlier = Some(earlier);
-            }
-        }
-    }
-
-    pub(crate) fn stop(&mut self, cx: &mut Cx) {
-        for mut survey in self.surveys.drain(..) {
-            survey.close(cx, |_| true);
-            survey.filter.end(cx);
-            cx.timers.set(Timer::Survey(survey.place), None);
-        }
-        for sock in core::mem::take(&mut self.samples).into_keys() {
-            cx.close(sock, CloseHow::Drop);
-        }
-        self.started = false;
-    }
-
-    pub(crate) fn started(&self) -> bool {
-        self.started
-    }
-
-    pub(crate) fn settled(&self) -> bool {
-        self.started && self.surveys.iter().all(|s| s.done)
-    }
-
-    pub(crate) fn of(&self, local: IpAddr) -> Option<&NatReport> {
-        self.surveys.iter().find(|s| s.report.local == local).and_then(Survey::known)
-    }
-
-    pub(crate) fn reports(&self) -> impl Iterator<Item = &NatReport> {
-        self.surveys.iter().filter_map(Survey::known)
-    }
-
-    /// Asks what a fresh port of an interface is seen as, for a punch; the connection stays open until
-    /// [`release`](Self::release). False: there is no server to ask.
-    pub(crate) fn sample(&mut self, cx: &mut Cx, local: IpAddr, key: Key) -> bool {
-        let survey = self.surveys.iter().find(|s| s.report.local == local);
-        let server = survey.and_then(|s| s.report.server.or(s.known()?.server));
-        let Some(server) = server else { return false };
-        let port = cx.fresh_port();
-        let (sock, probe) = dial(cx, Owner::Sample, SocketAddr::new(local, port), server, Duration::ZERO);
-        self.samples.insert(sock, Sample { key, from: local, probe });
-        true
-    }
-
-    pub(crate) fn release(&mut self, cx: &mut Cx, key: Key) {
-        let of: Vec<SockId> =
-            self.samples.iter().filter(|(_, s)| s.key == key).map(|(sock, _)| *sock).collect();
-        for sock in of {
-            self.samples.remove(&sock);
-            cx.close(sock, CloseHow::Drop);
-        }
-    }
-
-    pub(crate) fn bound(&mut self, cx: &mut Cx, place: u8) {
-        if let Some(survey) = self.surveys.get_mut(usize::from(place)) {
-            survey.bound(cx);
-        }
-    }
-
-    pub(crate) fn datagram(&mut self, cx: &mut Cx, place: u8, from: SocketAddr, data: &[u8]) {
-        if let Some(survey) = self.surveys.get_mut(usize::from(place)) {
-            survey.datagram(cx, from, data);
-        }
-    }
-
-    pub(crate) fn connected(&mut self, cx: &mut Cx, owner: Owner, sock: SockId) {
-        let probe = match owner {
-            Owner::Survey(place) => {
-                let Some(survey) = self.surveys.get_mut(usize::from(place)) else { return };
-                let Some((what, probe)) = survey.probes.get(&sock) else { return };
-                match what {
-                    What::Anchor => survey.report.round_trip = Some(cx.now.since(probe.began)),
-                    // It may be somebody else who answers: our listener has to have it.
-                    What::Hairpin => return,
-                    What::Address | What::Port | What::Sample(_) => {}
-                }
-                probe
-            }
-            _ => match self.samples.get(&sock) {
-                Some(sample) => &sample.probe,
-                None => return,
-            },
-        };
-        cx.read(sock, TCP_CREDIT);
-        cx.send(sock, stun::binding_request(probe.transaction, None));
-    }
-
-    /// Our listener has a stream: perhaps it is our own.
-    pub(crate) fn accepted(&mut self, cx: &mut Cx, remote: SocketAddr) {
-        for survey in &mut self.surveys {
-            survey.accepted(cx, remote);
-        }
-    }
-
-    /// Bytes of a sample give its result.
-    pub(crate) fn received(
-        &mut self,
-        cx: &mut Cx,
-        owner: Owner,
-        sock: SockId,
-        data: &[u8],
-    ) -> Option<Sampled> {
-        if let Owner::Survey(place) = owner {
-            self.surveys.get_mut(usize::from(place))?.received(cx, sock, data);
-            return None;
-        }
-        let Sample { key, from, probe } = self.samples.get_mut(&sock)?;
-        let reply = probe.answer(cx, data)?;
-        let seen = reply.and_then(|r| mapped(&r));
-        let sampled = Sampled { key: *key, local: probe.local, seen, at: probe.began };
-        let survey = self.surveys.iter_mut().find(|s| s.report.local == *from);
-        if let (Some(survey), Some(seen)) = (survey, seen) {
-            survey.watch(Sight { port: seen.port(), at: probe.began, flows: sock.number() });
-        }
-        Some(sampled)
-    }
-
-    /// How many mappings of others an interface's NAT will make from `since` until `until`, where it counts.
-    pub(crate) fn others(&self, local: IpAddr, since: Instant, until: Instant) -> u16 {
-        let counter = self.surveys.iter().find(|s| s.report.local == local).and_then(|s| s.counter);
-        counter.map_or(0, |c| c.expected(until.since(since)))
-    }
-
-    /// A socket failed or its stream ended; `open` says that the driver still has it.
-    pub(crate) fn failed(&mut self, cx: &mut Cx, owner: Owner, sock: SockId, open: bool) -> Option<Sampled> {
-        if open {
-            cx.close(sock, CloseHow::Drop);
-        }
-        if let Owner::Survey(place) = owner {
-            self.surveys.get_mut(usize::from(place))?.failed(cx, sock);
-            return None;
-        }
-        let Sample { key, probe, .. } = self.samples.remove(&sock)?;
-        (!probe.answered).then_some(Sampled { key, local: probe.local, seen: None, at: probe.began })
-    }
-
-    pub(crate) fn timeout(&mut self, cx: &mut Cx, place: u8) {
-        if let Some(survey) = self.surveys.get_mut(usize::from(place)) {
-            survey.timeout(cx);
-        }
-    }
-}
-
 impl Survey {
-    fn begun(
+    pub(super) fn begun(
         cx: &mut Cx,
         place: u8,
         local: IpAddr,
@@ -354,14 +137,28 @@ impl Survey {
         survey
     }
 
+    /// Begins anew. What was known stays so meanwhile.
+    pub(super) fn again(&mut self, cx: &mut Cx, servers: &[SocketAddr]) {
+        self.close(cx, |_| true);
+        let earlier = self.report.clone();
+        *self = Survey::begun(cx, self.place, earlier.local, self.port, servers, self.hairpin);
+        self.earlier = Some(earlier);
+    }
+
+    pub(super) fn end(&mut self, cx: &mut Cx) {
+        self.close(cx, |_| true);
+        self.filter.end(cx);
+        cx.timers.set(Timer::Survey(self.place), None);
+    }
+
     /// Over without what its servers could have told.
-    fn lacks(&self) -> bool {
+    pub(super) fn lacks(&self) -> bool {
         let Behaviour { mapping, allocation, .. } = self.report.behaviour;
         let unknown = allocation.is_none() || (self.second && mapping.is_none());
         self.done && !self.servers.is_empty() && unknown
     }
 
-    fn known(&self) -> Option<&NatReport> {
+    pub(super) fn known(&self) -> Option<&NatReport> {
         if self.done { Some(&self.report) } else { self.earlier.as_ref() }
     }
 
@@ -382,11 +179,24 @@ impl Survey {
 
     fn dial(&mut self, cx: &mut Cx, what: What, port: u16, to: SocketAddr, after: Duration) {
         let local = SocketAddr::new(self.report.local, port);
-        let (sock, probe) = dial(cx, Owner::Survey(self.place), local, to, after);
+        let (sock, probe) = Probe::dial(cx, Owner::Survey(self.place), local, to, after);
         self.probes.insert(sock, (what, probe));
     }
 
-    fn accepted(&mut self, cx: &mut Cx, remote: SocketAddr) {
+    /// A connection is there: which question goes on it.
+    pub(super) fn connected(&mut self, cx: &Cx, sock: SockId) -> Option<&Probe> {
+        let (what, probe) = self.probes.get(&sock)?;
+        match what {
+            What::Anchor => self.report.round_trip = Some(cx.now.since(probe.began)),
+            // It may be somebody else who answers: our listener has to have it.
+            What::Hairpin => return None,
+            What::Address | What::Port | What::Sample(_) => {}
+        }
+        Some(probe)
+    }
+
+    /// Our listener has a stream: perhaps it is our own.
+    pub(super) fn accepted(&mut self, cx: &mut Cx, remote: SocketAddr) {
         let dialled = self.probes.values().any(|(what, _)| *what == What::Hairpin);
         if !dialled || self.report.mapped.is_none_or(|mapped| mapped.ip() != remote.ip()) {
             return;
@@ -396,11 +206,11 @@ impl Survey {
         self.conclude(cx);
     }
 
-    fn received(&mut self, cx: &mut Cx, sock: SockId, data: &[u8]) {
+    pub(super) fn received(&mut self, cx: &mut Cx, sock: SockId, data: &[u8]) {
         let Some((what, probe)) = self.probes.get_mut(&sock) else { return };
         let (what, local, at) = (*what, probe.local, probe.began);
         let Some(reply) = probe.answer(cx, data) else { return };
-        let seen = reply.and_then(|r| mapped(&r));
+        let seen = reply.and_then(|r| probe::mapped(&r));
         let Some(seen) = seen else { return self.failed(cx, sock) };
         match what {
             What::Hairpin => {}
@@ -453,7 +263,7 @@ impl Survey {
         }
     }
 
-    fn failed(&mut self, cx: &mut Cx, sock: SockId) {
+    pub(super) fn failed(&mut self, cx: &mut Cx, sock: SockId) {
         if self.filter.sock() == Some(sock) {
             self.filter = FilterTest::default();
             return self.conclude(cx);
@@ -479,7 +289,7 @@ impl Survey {
         self.conclude(cx);
     }
 
-    fn timeout(&mut self, cx: &mut Cx) {
+    pub(super) fn timeout(&mut self, cx: &mut Cx) {
         if self.done {
             return self.refresh_anchor(cx);
         }
@@ -497,10 +307,8 @@ impl Survey {
         let anchor = self.probes.iter_mut().find(|(_, (what, _))| *what == What::Anchor);
         match anchor {
             Some((sock, (_, probe))) if probe.answered => {
-                probe.answered = false;
-                probe.transaction = TransactionId(cx.random.bytes(Domain::StunTransaction));
-                cx.send(*sock, stun::binding_request(probe.transaction, None));
-                cx.timers.set(Timer::Survey(self.place), Some(cx.now + ANSWER_WITHIN * 2));
+                probe.ask_again(cx, *sock);
+                cx.timers.set(Timer::Survey(self.place), Some(cx.now + probe::ANSWER_WITHIN * 2));
             }
             _ => {
                 self.close(cx, |what| what == What::Anchor);
@@ -608,7 +416,7 @@ impl Survey {
     }
 
     /// One more mapping was made: it fits the counter, or there is none.
-    fn watch(&mut self, sight: Sight) {
+    pub(super) fn watch(&mut self, sight: Sight) {
         if self.counter.as_mut().is_some_and(|c| c.see(sight).is_err()) {
             self.is_random();
         }
@@ -638,54 +446,15 @@ impl Survey {
         self.servers.get(self.asked).copied()
     }
 
-    fn bound(&mut self, cx: &mut Cx) {
+    pub(super) fn bound(&mut self, cx: &mut Cx) {
         if self.filter.bound(cx, self.server()) {
             self.arm(cx);
         }
     }
 
-    fn datagram(&mut self, cx: &mut Cx, from: SocketAddr, data: &[u8]) {
+    pub(super) fn datagram(&mut self, cx: &mut Cx, from: SocketAddr, data: &[u8]) {
         if self.filter.datagram(cx, self.server(), from, data) {
             self.conclude(cx);
         }
     }
-}
-
-impl Probe {
-    /// `None`: more bytes are needed. `Some(None)`: what came is no answer.
-    #[allow(clippy::option_option, reason = "two different nothings, each told above")]
-    fn answer(&mut self, cx: &mut Cx, data: &[u8]) -> Option<Option<BindingReply>> {
-        if self.answered {
-            return None;
-        }
-        let message = self.splitter.push(data).and_then(|()| self.splitter.next_message());
-        let reply = match message {
-            Ok(None) => return None,
-            Ok(Some(message)) => stun::decode_binding(&message, Transport::Tcp).ok(),
-            Err(_) => None,
-        };
-        self.answered = true;
-        let ours = reply.filter(|r| r.transaction == self.transaction);
-        if ours.is_none() {
-            cx.stats.bad_stun += 1;
-        }
-        Some(ours)
-    }
-}
-
-fn mapped(reply: &BindingReply) -> Option<SocketAddr> {
-    match reply.outcome {
-        // No peer would take port 0 from us.
-        BindingOutcome::Mapped(seen) => Some(seen).filter(|s| s.port() != 0),
-        BindingOutcome::Error(_) => None,
-    }
-}
-
-fn dial(cx: &mut Cx, owner: Owner, local: SocketAddr, to: SocketAddr, after: Duration) -> (SockId, Probe) {
-    let opts = SockOpts { reuse: Reuse::AddressAndPort, nodelay: true, ttl: None };
-    let at = cx.now + after;
-    let sock = cx.dial_at(owner, local, to, opts, at, at + ANSWER_WITHIN);
-    let transaction = TransactionId(cx.random.bytes(Domain::StunTransaction));
-    let splitter = StunSplitter::new();
-    (sock, Probe { local: local.port(), began: at, transaction, splitter, answered: false })
 }

@@ -10,7 +10,7 @@ use smallvec::SmallVec;
 use super::Node;
 use super::asking::Ladder;
 use super::relaying::{MAX_RELAYS, Relaying};
-use crate::address::PeerAddress;
+use crate::address::{PeerAddress, PeerInterface, is_link_local};
 use crate::config::Plan;
 use crate::cx::Timer;
 use crate::identity::NodeId;
@@ -106,8 +106,11 @@ impl Node {
         self.remember(peer);
         self.agreement.open((session, Requester::Us), peer, plan.mode);
         // A peer that no NAT hides, or that is near, will be reached directly: reverse may wait a moment.
-        let likely = to.interfaces().any(|i| i.nat == NatType::OpenInternet)
-            || paths::to_peer(&self.routes, to, self.is_oneself(peer), Trust::Known).iter().any(|p| p.local);
+        let open = |i: &PeerInterface| i.nat == NatType::OpenInternet && !is_link_local(i.external);
+        let likely = to.interfaces().any(open)
+            || paths::to_peer(&self.routes, &self.links, to, self.is_oneself(peer), Trust::Known)
+                .first()
+                .is_some_and(|p| p.local);
         let mut at = now;
         let mut runs: SmallVec<[Run; 2]> = SmallVec::new();
         // Where no NAT hides us, the peer's dial needs no hole.
@@ -275,7 +278,8 @@ impl Node {
         let state = match strategy {
             Strategy::Direct => {
                 let oneself = attempt.peer == self.node_id();
-                let paths = paths::to_peer(&self.routes, &attempt.address, oneself, Trust::Known);
+                let paths =
+                    paths::to_peer(&self.routes, &self.links, &attempt.address, oneself, Trust::Known);
                 if paths.is_empty() {
                     skipped(self.why_no_path(&attempt.address))
                 } else {
@@ -647,7 +651,12 @@ impl Node {
         match (to.v4().is_empty(), to.v6().is_empty()) {
             (true, true) => "the peer announces no interface".into(),
             (false, true) if !ours(true) => "the peer has IPv4 only, and we have none".into(),
-            (true, false) if !ours(false) => "the peer has IPv6 only, and we have none".into(),
+            (true, false) if !ours(false) && self.links.is_empty() => {
+                "the peer has IPv6 only, and we have none".into()
+            }
+            (true, false) if !ours(false) => {
+                "the peer has IPv6 only, and we have link-local addresses only".into()
+            }
             _ => "none of the peer's addresses can be reached from here".into(),
         }
     }

@@ -21,7 +21,7 @@ use core::fmt;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::IpAddr;
 
-use crate::address::PeerAddress;
+use crate::address::{PeerAddress, scoped};
 use crate::config::{Config, ConfigError, Plan};
 use crate::cx::{Cx, Owner, Timer};
 use crate::identity::{NodeId, NodeIdError};
@@ -29,7 +29,7 @@ use crate::io::{Action, CloseHow, Event, Interface, SockId};
 use crate::limit::{Bucket, Buckets};
 use crate::nat::NatReport;
 use crate::nat::external::External;
-use crate::nat::survey::Surveyor;
+use crate::nat::surveyor::Surveyor;
 use crate::notice::{ConnectId, FailReason, Notice};
 use crate::random::Domain;
 use crate::session::SessionId;
@@ -38,7 +38,7 @@ use crate::signal::inbox::Inbox;
 use crate::signal::message::Message;
 use crate::stats::Stats;
 use crate::strategy::agreement::{Agreement, Key};
-use crate::strategy::paths::Route;
+use crate::strategy::paths::{Links, Route};
 use crate::time::Instant;
 
 use attempts::Attempt;
@@ -97,6 +97,8 @@ pub struct Node {
     chosen: Vec<Interface>,
     /// The same, with outside addresses as far as known.
     routes: Vec<Route>,
+    /// Where peers on the same link may be, whose addresses are link-local.
+    links: Links,
     external: External,
     surveyor: Surveyor,
     mappings: Mappings,
@@ -175,6 +177,7 @@ impl Node {
             listeners: Listeners::default(),
             chosen: Vec::new(),
             routes: Vec::new(),
+            links: Links::new(),
             external: External::new(config.stun.clone()),
             surveyor: Surveyor::default(),
             mappings: Mappings::default(),
@@ -522,8 +525,13 @@ impl Node {
             IpAddr::V4(_) => std::net::Ipv4Addr::UNSPECIFIED.into(),
             IpAddr::V6(_) => std::net::Ipv6Addr::UNSPECIFIED.into(),
         };
-        let from = self.config.bind.filter(|b| b.is_ipv4() == to.is_ipv4()).unwrap_or(any);
-        std::net::SocketAddr::new(from, 0)
+        self.local(self.config.bind.filter(|b| b.is_ipv4() == to.is_ipv4()).unwrap_or(any), 0)
+    }
+
+    /// A socket address of ours, in its zone where it is link-local.
+    fn local(&self, ip: IpAddr, port: u16) -> std::net::SocketAddr {
+        let zone = self.links.iter().find(|l| l.ip == ip).map_or(0, |l| l.zone);
+        scoped(ip, port, zone)
     }
 }
 

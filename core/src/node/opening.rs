@@ -6,13 +6,13 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use smallvec::SmallVec;
 
 use super::{Node, Phase};
-use crate::address::{PeerAddress, PeerInterface};
+use crate::address::{PeerAddress, PeerInterface, is_link_local};
 use crate::cx::{Owner, Timer};
 use crate::io::{CloseHow, Interface, IoFailure, Reuse, SockId, SockOpts};
 use crate::nat::{Delta, DeltaType, NatType};
 use crate::notice::Notice;
 use crate::signal::broker::Session;
-use crate::strategy::paths::Route;
+use crate::strategy::paths::{Link, Links, Route};
 use crate::time::Instant;
 
 /// Interfaces announced per address family, as the address format allows.
@@ -94,7 +94,8 @@ impl Node {
             (Err(_), _) if listener.beside => listener.state = ListenState::Failed,
             (Err(cause), _) => {
                 listener.state = ListenState::Failed;
-                let local = SocketAddr::new(listener.ip, self.config.port);
+                let ip = listener.ip;
+                let local = self.local(ip, self.config.port);
                 self.cx.notify(Notice::ListenFailed { local, cause });
             }
         }
@@ -252,7 +253,7 @@ impl Node {
                 if self.routes.iter().any(|r| r.internal.is_ipv4()) {
                     wanted.push(Ipv4Addr::UNSPECIFIED.into());
                 }
-                if self.routes.iter().any(|r| r.internal.is_ipv6()) {
+                if self.routes.iter().any(|r| r.internal.is_ipv6()) || !self.announced_links().is_empty() {
                     wanted.push(Ipv6Addr::UNSPECIFIED.into());
                 }
             }
@@ -272,11 +273,13 @@ impl Node {
             ListenState::Open(_, port) => Some(port),
             _ => None,
         });
-        let waiting = self.listeners.all.iter_mut().enumerate();
-        if let Some((n, next)) = waiting.into_iter().find(|(_, l)| l.state == ListenState::Waiting) {
-            let local = SocketAddr::new(next.ip, open.unwrap_or(self.config.port));
+        let waiting = self.listeners.all.iter().position(|l| l.state == ListenState::Waiting);
+        if let Some(n) = waiting {
+            let (ip, port) = (self.listeners.all[n].ip, open.unwrap_or(self.config.port));
             let opts = SockOpts { reuse: Reuse::AddressAndPort, nodelay: true, ttl: None };
-            next.state = ListenState::Opening(self.cx.listen(Owner::Listener(n as u8), local, opts));
+            let local = self.local(ip, port);
+            let sock = self.cx.listen(Owner::Listener(n as u8), local, opts);
+            self.listeners.all[n].state = ListenState::Opening(sock);
         }
     }
 
@@ -358,7 +361,25 @@ impl Node {
                 delta: OPEN.1,
             })
         });
-        own.chain(more)
+        let port = self.listen_port(false);
+        let links = self.announced_links().iter().enumerate().filter_map(move |(index, link)| {
+            let ip = link.ip.into();
+            Some(PeerInterface {
+                index: index as u16,
+                external: ip,
+                internal: ip,
+                port: port?,
+                nat: OPEN.0,
+                delta: OPEN.1,
+            })
+        });
+        own.chain(more).chain(links)
+    }
+
+    /// The link-local addresses that our address names: all of them where there is nothing else. Where there is, neighbours
+    /// dial that; and nearly every machine has interfaces with a link-local address that lead to nobody.
+    pub(super) fn announced_links(&self) -> &[Link] {
+        if self.routes.is_empty() { &self.links } else { &[] }
     }
 
     /// Fills the places for brokers in our address with the first that work; one that is in stays in,
@@ -377,7 +398,7 @@ impl Node {
 /// Up to three addresses per family, one per interface, those with the default route first.
 pub(super) fn choose(list: &[Interface], bind: Option<IpAddr>) -> Vec<Interface> {
     let usable = |i: &&Interface| match bind {
-        Some(ip) => i.ip == ip,
+        Some(ip) => i.ip == ip && (ip.is_ipv4() || !is_link_local(ip)),
         None => !i.ip.is_loopback() && !i.ip.is_unspecified() && !is_link_local(i.ip),
     };
     let mut candidates: Vec<&Interface> = list.iter().filter(usable).collect();
@@ -393,11 +414,18 @@ pub(super) fn choose(list: &[Interface], bind: Option<IpAddr>) -> Vec<Interface>
     chosen.into_iter().copied().collect()
 }
 
-fn is_link_local(ip: IpAddr) -> bool {
-    match ip {
-        IpAddr::V4(ip) => ip.is_link_local(),
-        IpAddr::V6(ip) => ip.is_unicast_link_local(),
-    }
+/// The link-local IPv6 addresses of up to three interfaces, one each, those that lead out in either family first.
+pub(super) fn choose_links(list: &[Interface], bind: Option<IpAddr>) -> Links {
+    let of = |i: &Interface| match i.ip {
+        IpAddr::V6(ip) if ip.is_unicast_link_local() => Some(Link { ip, zone: i.index }),
+        _ => None,
+    };
+    let usable = |i: &&Interface| bind.is_none_or(|ip| i.ip == ip);
+    let mut all: Vec<Link> = list.iter().filter(usable).filter_map(of).collect();
+    let leads = |zone: u32| list.iter().any(|i| i.index == zone && i.default_route);
+    all.sort_by_key(|link| (!leads(link.zone), link.zone));
+    all.dedup_by_key(|link| link.zone);
+    all.into_iter().take(PER_FAMILY).collect()
 }
 
 #[cfg(test)]
@@ -424,5 +452,25 @@ mod tests {
         assert_eq!(chosen, ["192.168.1.1", "2001:db8::1", "10.0.0.1", "10.4.0.1"]);
         let bound = choose(&list, Some("127.0.0.1".parse().unwrap()));
         assert_eq!(bound.len(), 1);
+    }
+
+    #[test]
+    fn three_links_are_chosen_with_their_zones_those_that_lead_out_first() {
+        let list = [
+            interface(9, "fe80::9", false),
+            interface(3, "fe80::3", false),
+            interface(3, "fe80::33", false),
+            interface(4, "169.254.0.1", false),
+            interface(5, "fe80::5", false),
+            interface(7, "fe80::7", false),
+            interface(7, "192.168.1.1", true),
+        ];
+        let link = |ip: &str, zone| Link { ip: ip.parse().unwrap(), zone };
+        let three = [link("fe80::7", 7), link("fe80::3", 3), link("fe80::5", 5)];
+        assert_eq!(choose_links(&list, None).as_slice(), three);
+        let bind = Some("fe80::33".parse().unwrap());
+        assert_eq!(choose_links(&list, bind).as_slice(), [link("fe80::33", 3)]);
+        assert_eq!(choose(&list, bind), []);
+        assert_eq!(choose_links(&list, Some("192.168.1.1".parse().unwrap())).as_slice(), []);
     }
 }

@@ -4,7 +4,7 @@
 use core::time::Duration;
 use std::net::IpAddr;
 
-use super::opening::{MeasureAgain, choose};
+use super::opening::{MeasureAgain, choose, choose_links};
 use super::{Node, Phase};
 use crate::cx::Timer;
 use crate::io::{Interface, SockId};
@@ -22,13 +22,16 @@ impl Node {
     /// The interfaces as they are now. The first list starts the node.
     pub(super) fn interfaces(&mut self, list: &[Interface]) {
         let chosen = choose(list, self.config.bind);
+        let links = choose_links(list, self.config.bind);
+        // They are all that we have where nothing else was chosen.
+        let relinked = core::mem::replace(&mut self.links, links) != self.links && chosen.is_empty();
         if self.phase == Phase::New {
             self.phase = Phase::Running;
             self.set_routes(chosen);
             return self.start();
         }
-        let moved = is_elsewhere(&self.chosen, &chosen);
-        if chosen != self.chosen {
+        let moved = is_elsewhere(&self.chosen, &chosen) || relinked;
+        if chosen != self.chosen || relinked {
             self.set_routes(chosen);
             self.signal_ways = None;
             self.listeners.waited = false;
@@ -93,7 +96,7 @@ impl Node {
             let Some(visit) = self.visits.get_mut(&session) else { continue };
             let (peer, trust) = (visit.peer, visit.trust);
             let oneself = peer == self.config.identity.node_id();
-            let paths = paths::to_peer(&self.routes, &visit.address, oneself, trust);
+            let paths = paths::to_peer(&self.routes, &self.links, &visit.address, oneself, trust);
             if !paths.is_empty() {
                 visit.dialler = Dialler::new(paths, self.cx.now);
                 self.drive_visit(session);
@@ -137,11 +140,12 @@ fn is_elsewhere(before: &[Interface], now: &[Interface]) -> bool {
         || [true, false].iter().any(|v4| first(before, *v4) != first(now, *v4))
 }
 
-/// Whether an address that a socket has is none of ours any more. Loopback and link-local ones are in no list.
+/// Whether an address that a socket has is none of ours any more. Those of loopback and IPv4's link-local ones are in no
+/// list.
 fn is_gone(ip: IpAddr, list: &[Interface]) -> bool {
     let listed = match ip {
         IpAddr::V4(ip) => !ip.is_loopback() && !ip.is_unspecified() && !ip.is_link_local(),
-        IpAddr::V6(ip) => !ip.is_loopback() && !ip.is_unspecified() && !ip.is_unicast_link_local(),
+        IpAddr::V6(ip) => !ip.is_loopback() && !ip.is_unspecified(),
     };
     listed && list.iter().all(|i| i.ip != ip.to_canonical())
 }
@@ -173,9 +177,9 @@ mod tests {
 
     #[test]
     fn an_address_is_gone_if_it_could_be_listed_and_is_not() {
-        let list = [interface("192.168.1.5", true)];
+        let list = [interface("192.168.1.5", true), interface("fe80::1", false)];
         let gone = |ip: &str| is_gone(ip.parse().unwrap(), &list);
-        assert!(gone("192.168.1.6") && gone("2001:db8::1"));
+        assert!(gone("192.168.1.6") && gone("2001:db8::1") && gone("fe80::2"));
         for there in ["192.168.1.5", "::ffff:192.168.1.5", "127.0.0.1", "169.254.0.1", "fe80::1", "0.0.0.0"] {
             assert!(!gone(there), "{there}");
         }

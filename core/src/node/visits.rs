@@ -289,7 +289,7 @@ impl Node {
             }
         }
         let trust = self.trust(peer);
-        let paths = paths::to_peer(&self.routes, &address, self.is_oneself(peer), trust);
+        let paths = paths::to_peer(&self.routes, &self.links, &address, self.is_oneself(peer), trust);
         if paths.is_empty() {
             return self.reply(peer, session, &via, Body::Dialled(SmallVec::new()));
         }

@@ -97,6 +97,13 @@ pub enum PipeNews {
     Readable,
     /// There is room again, after a write that took nothing.
     Writable,
+    /// There may be messages: [`Node::pipe_read_message`](crate::Node::pipe_read_message) until there are none.
+    Message,
+    /// There is room for a message, after [`MessageError::Full`](crate::relay::MessageError::Full).
+    MessageRoom,
+    /// A pipe that moves has lost its relay, and messages with it; what had not arrived is lost, the pipe goes on. What
+    /// has come can be read still.
+    MessagesEnded(PipeEnd),
     /// All that was written has arrived at the peer, after [`Node::pipe_finish`](crate::Node::pipe_finish).
     Delivered,
     /// It is over. What has arrived can be read still.

@@ -9,6 +9,7 @@ use bytes::Bytes;
 use super::epoch::{Epoch, Rule};
 use super::pcp::{self, PORT};
 use super::{Ask, Config, MapError, MapId, Out, Protocol, Reply, Way, pmp};
+use crate::address::scoped;
 use crate::time::Instant;
 
 /// The wait after a question is sent, which doubles each time, as RFC 6886 section 3.1 has it. RFC 6887 would begin
@@ -84,7 +85,7 @@ impl Sends {
 impl Gateway {
     /// `None` where no gateway is known, or nothing is to be asked of it.
     pub(super) fn new(config: &Config) -> Option<Self> {
-        let server = super::scoped(config.gateway?, PORT, config.zone);
+        let server = scoped(config.gateway?, PORT, config.zone);
         let only = match (config.pcp, config.nat_pmp && config.local.is_ipv4()) {
             (true, true) => None,
             (true, false) => Some(Speaks::Pcp),

@@ -44,7 +44,7 @@ mod upnp;
 use core::fmt;
 use core::time::Duration;
 use std::collections::VecDeque;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV6};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use bytes::Bytes;
 
@@ -504,13 +504,5 @@ impl Out {
 
     fn reply(&mut self, reply: Reply) {
         self.replies.push_back(reply);
-    }
-}
-
-/// A socket address, in the zone where it is link-local.
-fn scoped(ip: IpAddr, port: u16, zone: u32) -> SocketAddr {
-    match ip {
-        IpAddr::V6(ip) if ip.is_unicast_link_local() => SocketAddrV6::new(ip, port, 0, zone).into(),
-        ip => SocketAddr::new(ip, port),
     }
 }

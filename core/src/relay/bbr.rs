@@ -247,12 +247,15 @@ impl Bbr {
     }
 }
 
-/// Keeps the highest values of the last rounds, falling.
+/// Keeps the highest values of the last rounds, falling, one for each round at most.
 fn highest(values: &mut VecDeque<(u64, f64)>, round: u64, value: f64) {
     while values.back().is_some_and(|(_, last)| *last <= value) {
         values.pop_back();
     }
-    values.push_back((round, value));
+    // A lower one of the same round would go with the higher one.
+    if values.back().is_none_or(|(at, _)| *at < round) {
+        values.push_back((round, value));
+    }
     while values.front().is_some_and(|(at, _)| at + BANDWIDTH_ROUNDS < round) {
         values.pop_front();
     }

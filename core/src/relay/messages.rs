@@ -17,9 +17,10 @@ pub const MAX_MESSAGES: usize = 64;
 pub enum MessageError {
     /// Longer than [`MAX_MESSAGE`].
     TooLong,
-    /// [`MAX_MESSAGES`] are waiting already. There is room again after [`Writable`](super::StreamEvent::Writable).
+    /// [`MAX_MESSAGES`] are waiting already. [`MessageRoom`](super::StreamEvent::MessageRoom) says when there is room
+    /// again, of a pipe [`PipeNews::MessageRoom`](crate::PipeNews::MessageRoom).
     Full,
-    /// The stream is not connected yet, or has ended.
+    /// The stream is not connected yet, or has ended; of a pipe, that it is over or not relayed (any more).
     NotConnected,
 }
 
@@ -44,6 +45,8 @@ pub(super) struct Messages {
     waiting: VecDeque<Bytes>,
     /// The stream of the first of those, once it has one.
     current: Option<StreamId>,
+    /// Those that were sent and are not acknowledged in full.
+    unacknowledged: usize,
     /// Streams on which there may be something to read.
     readable: BTreeSet<StreamId>,
     /// The beginnings of messages.
@@ -68,8 +71,14 @@ impl Messages {
         self.ready.pop_front()
     }
 
-    pub(super) fn is_ready(&self) -> bool {
-        !self.ready.is_empty()
+    /// One of those that were sent has arrived.
+    pub(super) fn acknowledged(&mut self) {
+        self.unacknowledged = self.unacknowledged.saturating_sub(1);
+    }
+
+    /// Whether any that was taken has not arrived yet.
+    pub(super) fn are_under_way(&self) -> bool {
+        !self.waiting.is_empty() || self.unacknowledged > 0
     }
 
     /// A message's stream has been opened, or has something to read.
@@ -99,7 +108,9 @@ impl Messages {
             if !gone {
                 break;
             }
-            let _ = stream.finish();
+            if stream.finish().is_ok() {
+                self.unacknowledged += 1;
+            }
             self.current = None;
             self.waiting.pop_front();
         }
@@ -107,8 +118,9 @@ impl Messages {
     }
 
     /// Reads what there is, as long as there is room for whole messages; beyond that it stays where flow control
-    /// counts it.
-    pub(super) fn receive(&mut self, conn: &mut Connection) -> Result<(), Violation> {
+    /// counts it. Whether a message became whole.
+    pub(super) fn receive(&mut self, conn: &mut Connection) -> Result<bool, Violation> {
+        let before = self.ready.len();
         while self.ready.len() < MAX_MESSAGES {
             let Some(id) = self.readable.pop_first() else { break };
             let mut stream = conn.recv_stream(id);
@@ -132,6 +144,6 @@ impl Messages {
             }
             let _ = chunks.finalize();
         }
-        Ok(())
+        Ok(self.ready.len() > before)
     }
 }

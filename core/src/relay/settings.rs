@@ -65,7 +65,9 @@ impl Default for RelayConfig {
 
 impl RelayConfig {
     pub(super) fn transport(&self) -> Arc<TransportConfig> {
-        let messages = (MAX_MESSAGE * MAX_MESSAGES) as u32;
+        // More credit is given once an eighth of the window has been read, so a window that is used up but for the room of
+        // messages must be larger than both together.
+        let both = self.receive_window.saturating_add((MAX_MESSAGE * MAX_MESSAGES) as u32);
         let controller: Arc<dyn ControllerFactory + Send + Sync> = match self.congestion {
             Congestion::Bbr => Arc::new(BbrFactory),
             Congestion::Cubic => Arc::new(CubicConfig::default()),
@@ -80,7 +82,7 @@ impl RelayConfig {
             .max_concurrent_uni_streams(VarInt::from_u32(1 + MAX_MESSAGES as u32))
             .stream_receive_window(VarInt::from_u32(self.receive_window))
             // A pipe that nobody reads must not hold messages up.
-            .receive_window(VarInt::from_u32(self.receive_window.saturating_add(messages)))
+            .receive_window(VarInt::from_u32(both.saturating_add(both / 7 + 1)))
             .send_window(u64::from(self.send_window))
             .max_idle_timeout(Some(idle))
             .keep_alive_interval(Some(self.keep_alive))

@@ -34,9 +34,10 @@ pub enum StreamEvent {
     Connected,
     /// There may be something to [`read`](RelayStream::read), or the peer's end: read until `Empty` or `End`.
     Readable,
-    /// There is room for [`write`](RelayStream::write) after it had taken less than it was given, or for a message
-    /// after there was none.
+    /// There is room for [`write`](RelayStream::write) after it had taken less than it was given.
     Writable,
+    /// There is room for [`send_message`](RelayStream::send_message) after there was none.
+    MessageRoom,
     /// There are messages: [`read_message`](RelayStream::read_message) until there are none.
     Message,
     /// Everything that was written before [`finish`](RelayStream::finish) has arrived at the peer.
@@ -155,6 +156,7 @@ struct News {
     readable: bool,
     writable: bool,
     message: bool,
+    message_room: bool,
     delivered: bool,
     ended: Option<EndCause>,
     /// `Ended` has been told, or we closed it ourselves.
@@ -319,6 +321,8 @@ impl RelayStream {
             Some(StreamEvent::Message)
         } else if take(&mut news.writable) {
             Some(StreamEvent::Writable)
+        } else if take(&mut news.message_room) {
+            Some(StreamEvent::MessageRoom)
         } else if take(&mut news.delivered) {
             Some(StreamEvent::Delivered)
         } else {
@@ -431,6 +435,11 @@ impl RelayStream {
         message
     }
 
+    /// Whether messages that were taken have not arrived at the peer yet.
+    pub fn has_messages_under_way(&self) -> bool {
+        self.messages.are_under_way()
+    }
+
     /// Ends both directions at once; what the peer has not got yet is lost. There are datagrams to send still: the
     /// last one tells the peer. No event follows.
     pub fn close(&mut self, now: Instant) {
@@ -482,7 +491,7 @@ impl RelayStream {
             && self.pipe.outgoing.is_some()
             && self.messages.send(conn)
         {
-            self.news.writable = true;
+            self.news.message_room = true;
         }
     }
 
@@ -513,9 +522,10 @@ impl RelayStream {
                     self.news.writable = true;
                 }
             }
-            Event::Stream(Quic::Finished { id }) => {
-                self.news.delivered |= Some(id) == self.pipe.outgoing;
+            Event::Stream(Quic::Finished { id }) if Some(id) == self.pipe.outgoing => {
+                self.news.delivered = true;
             }
+            Event::Stream(Quic::Finished { .. }) => self.messages.acknowledged(),
             // Nobody here stops a stream, and `settle` asks for what became available.
             Event::Stream(Quic::Stopped { .. }) => self.violated(),
             Event::Stream(Quic::Available { .. })
@@ -528,7 +538,7 @@ impl RelayStream {
     fn receive_messages(&mut self) {
         let Link::Running(_, conn) = &mut self.link else { return };
         match self.messages.receive(conn) {
-            Ok(()) => self.news.message |= self.messages.is_ready(),
+            Ok(new) => self.news.message |= new,
             Err(Violation) => self.violated(),
         }
     }

@@ -1,13 +1,13 @@
 //! Which of a peer's announced addresses to dial, and in what order.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 use smallvec::SmallVec;
 
-use crate::address::{PeerAddress, PeerInterface, is_dialable};
+use crate::address::{PeerAddress, PeerInterface, is_dialable, is_link_local, scoped};
 use crate::nat::NatType;
 
-/// One of our interfaces, with what the world sees of it.
+/// One of our interfaces, with what the world sees of it. Never a link-local address.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Route {
     pub(crate) internal: IpAddr,
@@ -15,6 +15,17 @@ pub(crate) struct Route {
     pub(crate) prefix: u8,
     pub(crate) external: IpAddr,
 }
+
+/// One of our interfaces that has a link-local IPv6 address.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Link {
+    pub(crate) ip: Ipv6Addr,
+    /// The interface's index.
+    pub(crate) zone: u32,
+}
+
+/// Our links, at most three.
+pub(crate) type Links = SmallVec<[Link; 3]>;
 
 /// How much the peer may make us do.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -39,14 +50,29 @@ pub(crate) struct Path {
 pub(crate) type Paths = SmallVec<[Path; 6]>;
 
 /// Local paths first, then the others, in each IPv6 before IPv4 (RFC 8305 section 4); through our own router's
-/// outside address (hairpin) last. For a stranger, of whose addresses few are dialled, those that are announced as open
+/// outside address (hairpin) after those; link-local ones last, since on a LAN any other is as good, and elsewhere
+/// nobody answers. For a stranger, of whose addresses few are dialled, those that are announced as open
 /// come before others from outside: a multi-homed peer's open port would be cut off else.
-pub(crate) fn to_peer(ours: &[Route], peer: &PeerAddress, oneself: bool, trust: Trust) -> Paths {
+pub(crate) fn to_peer(
+    ours: &[Route],
+    links: &[Link],
+    peer: &PeerAddress,
+    oneself: bool,
+    trust: Trust,
+) -> Paths {
     let mut local = Paths::new();
     let mut open = Paths::new();
     let mut external = Paths::new();
     let mut hairpin = Paths::new();
+    let mut on_links = Paths::new();
     for interface in peer.v6().iter().chain(peer.v4()) {
+        // Its text has no zone, so that each of our links may be the peer's. One on which the address is ours is not.
+        for link in links.iter().filter(|l| (IpAddr::V6(l.ip) == interface.internal) == oneself) {
+            if is_zoned(interface.internal) {
+                let remote = scoped(interface.internal, interface.port, link.zone);
+                push(&mut on_links, Path { remote, local: true });
+            }
+        }
         let family = ours.iter().filter(|r| r.internal.is_ipv4() == interface.internal.is_ipv4());
         if family.clone().next().is_none() {
             continue;
@@ -55,11 +81,12 @@ pub(crate) fn to_peer(ours: &[Route], peer: &PeerAddress, oneself: bool, trust: 
         let outside = SocketAddr::new(interface.external, interface.port);
         let shares_router =
             family.clone().any(|r| r.external == interface.external && r.external != r.internal);
-        if oneself || family.clone().any(|r| is_near(r, interface)) {
+        if !is_zoned(interface.internal) && (oneself || family.clone().any(|r| is_near(r, interface))) {
             push(&mut local, Path { remote: inside, local: true });
         }
         let reachable = match trust {
             _ if oneself || interface.external == interface.internal && !local.is_empty() => false,
+            _ if is_zoned(interface.external) => false,
             Trust::Known => {
                 !interface.external.is_loopback() || family.clone().any(|r| r.internal.is_loopback())
             }
@@ -76,7 +103,7 @@ pub(crate) fn to_peer(ours: &[Route], peer: &PeerAddress, oneself: bool, trust: 
         }
     }
     let mut all = local;
-    open.into_iter().chain(external).chain(hairpin).for_each(|path| push(&mut all, path));
+    open.into_iter().chain(external).chain(hairpin).chain(on_links).for_each(|path| push(&mut all, path));
     if trust == Trust::Stranger {
         all.truncate(STRANGER_PATHS);
     }
@@ -108,6 +135,7 @@ fn on_link(ours: &Route, ip: IpAddr) -> bool {
 pub(crate) fn may_send_to(ours: &[Route], ip: IpAddr, trust: Trust) -> bool {
     let family = ours.iter().filter(|r| r.internal.is_ipv4() == ip.is_ipv4());
     is_dialable(ip)
+        && !is_zoned(ip)
         && match trust {
             Trust::Known => !ip.is_loopback() || family.clone().any(|r| r.internal.is_loopback()),
             Trust::Stranger => may_be_dialled_for_a_stranger(ip, family),
@@ -136,6 +164,11 @@ fn is_private(ip: IpAddr) -> bool {
     }
 }
 
+/// Whether an address means nothing without a zone.
+fn is_zoned(ip: IpAddr) -> bool {
+    ip.is_ipv6() && is_link_local(ip)
+}
+
 fn push(paths: &mut Paths, path: Path) {
     if !paths.iter().any(|p| p.remote == path.remote) {
         paths.push(path);
@@ -155,7 +188,7 @@ mod tests {
     }
 
     fn dialled(ours: &[Route], to: &str, trust: Trust) -> Vec<(String, bool)> {
-        to_peer(ours, &peer(to), false, trust).iter().map(|p| (p.remote.to_string(), p.local)).collect()
+        to_peer(ours, &[], &peer(to), false, trust).iter().map(|p| (p.remote.to_string(), p.local)).collect()
     }
 
     fn list(paths: &[(&str, bool)]) -> Vec<(String, bool)> {
@@ -202,7 +235,7 @@ mod tests {
     #[test]
     fn oneself_is_dialled_inside_only() {
         let ours = [route("192.168.1.7", 24, "203.0.113.9")];
-        let paths = to_peer(&ours, &peer(HOME), true, Trust::Known);
+        let paths = to_peer(&ours, &[], &peer(HOME), true, Trust::Known);
         assert_eq!(paths.as_slice(), [Path { remote: "192.168.1.7:4000".parse().unwrap(), local: true }]);
     }
 
@@ -238,6 +271,7 @@ mod tests {
             "0.0.0.0",
             "255.255.255.255",
             "224.0.0.1",
+            "fe80::1",
         ] {
             for trust in [Trust::Known, Trust::Stranger] {
                 assert!(!may_send_to(&ours, to.parse().unwrap(), trust), "{to} {trust:?}");
@@ -249,6 +283,42 @@ mod tests {
         for to in ["2001:db8:9::1", "203.0.113.9"] {
             assert!(may_send_to(&ours, to.parse().unwrap(), Trust::Stranger), "{to}");
         }
+    }
+
+    #[test]
+    fn link_local_addresses_are_dialled_last_on_each_of_our_links_and_never_without_a_zone() {
+        let link = |ip: &str, zone| Link { ip: ip.parse().unwrap(), zone };
+        let links = [link("fe80::5", 2), link("fe80::6", 3), link("fe80::7", 9)];
+        let to = |ours: &[Route], links: &[Link], text: &str, oneself, trust| -> Vec<(String, bool)> {
+            let paths = to_peer(ours, links, &peer(text), oneself, trust);
+            paths.iter().map(|p| (p.remote.to_string(), p.local)).collect()
+        };
+        let text = "0-0-[0,fe80::6,fe80::6,4000,1,1,0]-x";
+        // On the third link it would be ourselves, on which link it is us if it is.
+        let others = list(&[("[fe80::6%2]:4000", true), ("[fe80::6%9]:4000", true)]);
+        assert_eq!(to(&[], &links, text, false, Trust::Known), others);
+        assert_eq!(to(&[], &links, text, true, Trust::Known), list(&[("[fe80::6%3]:4000", true)]));
+        assert_eq!(to(&[], &[], text, false, Trust::Known), list(&[]));
+        // Whoever has no link dials nothing, whatever else it has.
+        let ours = [route("2001:db8::5", 64, "2001:db8::5"), route("192.168.1.5", 24, "198.51.100.1")];
+        assert_eq!(to(&ours, &[], text, false, Trust::Known), list(&[]));
+        assert_eq!(to(&ours, &[], text, false, Trust::Stranger), list(&[]));
+        let both = "0-[0,203.0.113.9,192.168.1.7,4000,5,6,0]-[0,2001:db8:9::9,fe80::9,4000,1,1,0]-x";
+        let far = [
+            ("192.168.1.7:4000", true),
+            ("[2001:db8:9::9]:4000", false),
+            ("203.0.113.9:4000", false),
+            ("[fe80::9%2]:4000", true),
+            ("[fe80::9%3]:4000", true),
+            ("[fe80::9%9]:4000", true),
+        ];
+        assert_eq!(to(&ours, &links, both, false, Trust::Known), list(&far));
+        assert_eq!(to(&ours, &links, both, false, Trust::Stranger), list(&far[..2]));
+        // A stranger's is a neighbour's, as in IPv4, and counts like any other.
+        let three = "0-0-[0,fe80::a,fe80::a,1,1,1,0]|[1,fe80::b,fe80::b,1,1,1,0]-x";
+        let two = list(&[("[fe80::a%2]:1", true), ("[fe80::a%3]:1", true)]);
+        assert_eq!(to(&ours, &links, three, false, Trust::Stranger), two);
+        assert_eq!(to(&ours, &links, three, false, Trust::Known).len(), 6);
     }
 
     #[test]

@@ -86,7 +86,7 @@ use crate::name::{Name, NameError, NamePin};
 use crate::node::{ConnectError, MAX_AT_ONCE, Node};
 use crate::notice::ConnectId;
 use crate::pipe::PipeId;
-use crate::relay::ReadOutcome;
+use crate::relay::{MAX_MESSAGE, MessageError, ReadOutcome};
 use crate::time::Instant;
 
 use form::{Put, word};
@@ -240,6 +240,29 @@ impl Recorder {
         let most = out.len().min(MAX_AT_ONCE);
         self.write(|| Record::Call(now, Call::PipeRead { pipe, most: most as u32 }));
         self.node.pipe_read(now, pipe, &mut out[..most])
+    }
+
+    /// As [`Node::pipe_send_message`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn pipe_send_message(
+        &mut self,
+        now: Instant,
+        pipe: PipeId,
+        message: Bytes,
+    ) -> Result<(), MessageError> {
+        if message.len() > MAX_MESSAGE {
+            return Err(MessageError::TooLong);
+        }
+        self.write(|| Record::Call(now, Call::PipeSendMessage { pipe, message: message.clone() }));
+        self.node.pipe_send_message(now, pipe, message)
+    }
+
+    /// As [`Node::pipe_read_message`].
+    pub fn pipe_read_message(&mut self, now: Instant, pipe: PipeId) -> Option<Bytes> {
+        self.write(|| Record::Call(now, Call::PipeReadMessage { pipe }));
+        self.node.pipe_read_message(now, pipe)
     }
 
     /// As [`Node::pipe_finish`].

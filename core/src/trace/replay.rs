@@ -290,6 +290,10 @@ impl Run {
                 let mut space = vec![0; (most as usize).min(MAX_AT_ONCE)];
                 self.node.pipe_read(now, pipe, &mut space);
             }
+            Call::PipeSendMessage { pipe, message } => {
+                let _ = self.node.pipe_send_message(now, pipe, message);
+            }
+            Call::PipeReadMessage { pipe } => drop(self.node.pipe_read_message(now, pipe)),
             Call::PipeFinish { pipe } => self.node.pipe_finish(now, pipe),
             Call::PipeClose { pipe } => self.node.pipe_close(now, pipe),
         }
@@ -410,6 +414,10 @@ mod tests {
                     Call::PipeRead { pipe, most } => {
                         let _ = node.pipe_read(now, pipe, &mut vec![0; most as usize % 100]);
                     }
+                    Call::PipeSendMessage { pipe, message } => {
+                        let _ = node.pipe_send_message(now, pipe, message);
+                    }
+                    Call::PipeReadMessage { pipe } => drop(node.pipe_read_message(now, pipe)),
                     Call::PipeFinish { pipe } => node.pipe_finish(now, pipe),
                     Call::PipeClose { pipe } => node.pipe_close(now, pipe),
                 }

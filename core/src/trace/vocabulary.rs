@@ -64,6 +64,8 @@ pub(super) enum Call {
     Shutdown,
     PipeWrite { pipe: PipeId, data: Bytes },
     PipeRead { pipe: PipeId, most: u32 },
+    PipeSendMessage { pipe: PipeId, message: Bytes },
+    PipeReadMessage { pipe: PipeId },
     PipeFinish { pipe: PipeId },
     PipeClose { pipe: PipeId },
 }
@@ -80,6 +82,8 @@ enum_form! { Call => Call {
     "shutdown" Shutdown,
     "pipe-write" PipeWrite { pipe, data },
     "pipe-read" PipeRead { pipe, most },
+    "pipe-send-message" PipeSendMessage { pipe, message },
+    "pipe-read-message" PipeReadMessage { pipe },
     "pipe-finish" PipeFinish { pipe },
     "pipe-close" PipeClose { pipe },
 }}
@@ -332,6 +336,9 @@ enum_form! { Stage => Stage {
 enum_form! { PipeNews => PipeNews {
     "readable" Readable,
     "writable" Writable,
+    "message" Message,
+    "message-room" MessageRoom,
+    "messages-ended" MessagesEnded(why),
     "delivered" Delivered,
     "ended" Ended(why),
 }}

@@ -3,8 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 
+use bytes::Bytes;
 use p2pd_core::pipe::PipeStart;
-use p2pd_core::relay::ReadOutcome;
+use p2pd_core::relay::{MessageError, ReadOutcome};
 use p2pd_core::turn::Credentials;
 use p2pd_core::{ConnectId, PipeEnd, PipeId, PipeMode, PipeNews, SockId, Strategy, TurnServer};
 use turn_server_proto::api::{Transmit, TurnServerApi, TurnServerPollRet};
@@ -43,6 +44,10 @@ pub struct Relayed {
     pub end: bool,
     pub delivered: bool,
     pub over: Option<PipeEnd>,
+    pub messages: Vec<Bytes>,
+    /// Its user reads no messages.
+    pub deaf: bool,
+    pub messages_over: Option<PipeEnd>,
 }
 
 impl World {
@@ -87,6 +92,21 @@ impl World {
         }
     }
 
+    pub fn send_message(&mut self, n: usize, message: impl Into<Bytes>) -> Result<(), MessageError> {
+        let pipe = self.relayed(n).pipe;
+        let taken = self.hosts[n].node.pipe_send_message(self.now, pipe, message.into());
+        self.drain(n);
+        taken
+    }
+
+    /// Reads messages again.
+    pub fn listen(&mut self, n: usize) {
+        let pipe = self.relayed(n).pipe;
+        self.hosts[n].relayed[0].deaf = false;
+        self.read_relayed(n, pipe);
+        self.drain(n);
+    }
+
     pub fn finish(&mut self, n: usize) {
         let pipe = self.relayed(n).pipe;
         self.hosts[n].node.pipe_finish(self.now, pipe);
@@ -115,6 +135,9 @@ impl World {
             end: false,
             delivered: false,
             over: None,
+            messages: Vec::new(),
+            deaf: false,
+            messages_over: None,
         });
         self.read_relayed(n, pipe);
     }
@@ -123,6 +146,7 @@ impl World {
         let pipe = self.hosts[n].relayed.iter_mut().find(|p| p.pipe == id).expect("news of a pipe");
         match news {
             PipeNews::Delivered => pipe.delivered = true,
+            PipeNews::MessagesEnded(why) => assert_eq!(pipe.messages_over.replace(why), None, "told once"),
             PipeNews::Ended(why) => assert_eq!(pipe.over.replace(why), None, "told once"),
             _ => {}
         }
@@ -132,6 +156,11 @@ impl World {
     fn read_relayed(&mut self, n: usize, id: PipeId) {
         let host = &mut self.hosts[n];
         let pipe = host.relayed.iter_mut().find(|p| p.pipe == id).unwrap();
+        while !pipe.deaf
+            && let Some(message) = host.node.pipe_read_message(self.now, id)
+        {
+            pipe.messages.push(message);
+        }
         let mut space = [0; 4096];
         loop {
             match host.node.pipe_read(self.now, id, &mut space) {

@@ -1,5 +1,6 @@
 //! Pipes that open over a relay and move to a direct path, and back.
 
+use p2pd_core::relay::MessageError;
 use p2pd_core::trace::replay;
 use p2pd_core::{FailReason, Notice, Outcome, PipeEnd, PipeMode, Plan, Strategy};
 
@@ -149,6 +150,55 @@ fn without_the_relay_the_direct_path_is_enough_and_without_both_the_pipe_ends() 
     assert_eq!([0, 1].map(|n| world.relayed(n).over), [Some(PipeEnd::NoPath); 2]);
     world.close_pipe(0);
     world.close_pipe(1);
+}
+
+#[test]
+fn messages_stay_with_the_relay_of_a_pipe_that_moves_and_end_with_it() {
+    let mut world = piped(30);
+    for n in 0..2 {
+        world.send_message(n, "before").unwrap();
+    }
+    moves(&mut world);
+    for n in 0..2 {
+        world.send_message(n, "meanwhile").unwrap();
+    }
+    world.run(S);
+    for n in 0..2 {
+        assert_eq!(world.relayed(n).messages, ["before", "meanwhile"]);
+    }
+    world.turns[0].up = false;
+    let took = world.run_until(60 * S, |w| (0..2).all(|n| w.relayed(n).messages_over.is_some()));
+    assert!(took >= 20 * S, "{took:?}");
+    for n in 0..2 {
+        assert_eq!(world.relayed(n).messages_over, Some(PipeEnd::Silent));
+        assert_eq!(world.send_message(n, "without it"), Err(MessageError::NotConnected));
+    }
+    world.write(0, b"bytes go on");
+    world.finish(0);
+    world.run(S);
+    assert_eq!((&world.relayed(1).received[..], world.relayed(1).end), (&b"bytes go on"[..], true));
+    assert_eq!(world.relayed(1).over, None);
+    world.close_pipe(0);
+    world.run(S);
+    assert_eq!(world.relayed(1).over, Some(PipeEnd::ClosedByPeer));
+    for n in 0..2 {
+        let trace = world.hosts[n].trace.lock().unwrap();
+        replay(&trace).unwrap_or_else(|why| panic!("{why}"));
+    }
+}
+
+#[test]
+fn messages_of_a_pipe_that_has_moved_arrive_before_it_is_left() {
+    let mut world = piped(31);
+    moves(&mut world);
+    world.write(0, b"bytes");
+    world.send_message(0, vec![9; 16_384]).unwrap();
+    world.finish(0);
+    world.close_pipe(0);
+    world.run(5 * S);
+    let pipe = world.relayed(1);
+    assert_eq!((&pipe.received[..], pipe.end, pipe.messages.len()), (&b"bytes"[..], true, 1));
+    assert_eq!(pipe.over, Some(PipeEnd::ClosedByPeer));
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use p2pd_core::relay::{MAX_MESSAGE, MAX_MESSAGES, MessageError};
 use p2pd_core::trace::replay;
 use p2pd_core::turn::Credentials;
 use p2pd_core::{Accept, FailReason, Outcome, PipeEnd, PipeMode, Refusal, Stage, Strategy};
@@ -125,6 +126,77 @@ fn what_was_written_before_finish_and_close_arrives() {
     world.run(5 * S);
     assert!(world.relayed(1).received == data && world.relayed(1).end);
     assert_eq!(world.allocations(), 0);
+}
+
+#[test]
+fn messages_go_beside_a_pipe_each_once() {
+    let mut world = piped(20);
+    let sizes = [0, 1, 1_200, MAX_MESSAGE];
+    let messages = |n: usize| sizes.map(|size| vec![size as u8 ^ n as u8; size]);
+    for n in 0..2 {
+        for message in messages(n) {
+            assert_eq!(world.send_message(n, message), Ok(()));
+        }
+        assert_eq!(world.send_message(n, vec![0; MAX_MESSAGE + 1]), Err(MessageError::TooLong));
+    }
+    world.write(0, b"bytes");
+    world.run(S);
+    for n in 0..2 {
+        let mut got = world.relayed(n).messages.clone();
+        got.sort_by_key(|m| m.len());
+        assert_eq!(got, messages(1 - n));
+    }
+    assert_eq!(&world.relayed(1).received[..], b"bytes");
+    // There is no such pipe.
+    let none = p2pd_core::PipeId::from_number(77);
+    let now = world.now;
+    let refused = world.hosts[0].node.pipe_send_message(now, none, vec![1].into());
+    assert_eq!(refused, Err(MessageError::NotConnected));
+    assert_eq!(world.hosts[0].node.pipe_read_message(now, none), None);
+    // What was sent before the end arrives as what was written does, and behind it nothing is sent.
+    world.send_message(0, "last").unwrap();
+    world.finish(0);
+    world.close_pipe(0);
+    assert_eq!(world.send_message(0, "too late"), Err(MessageError::NotConnected));
+    world.run(5 * S);
+    assert_eq!(world.relayed(1).messages.last().map(|m| &m[..]), Some(&b"last"[..]));
+    assert_eq!(world.relayed(1).over, Some(PipeEnd::ClosedByPeer));
+    assert_eq!(world.send_message(1, "to nobody"), Err(MessageError::NotConnected));
+    world.close_pipe(1);
+    world.run(10 * S);
+    assert_eq!(world.allocations(), 0);
+    for n in 0..2 {
+        let trace = world.hosts[n].trace.lock().unwrap();
+        assert!(trace.contains(" pipe-send-message ") && trace.contains(" pipe-read-message "));
+        replay(&trace).unwrap_or_else(|why| panic!("{why}"));
+    }
+}
+
+#[test]
+fn messages_that_nobody_reads_are_bounded_and_the_pipe_goes_on() {
+    let mut world = piped(21);
+    world.hosts[1].relayed[0].deaf = true;
+    let mut sent = 0;
+    for _ in 0..10 {
+        loop {
+            match world.send_message(0, vec![sent as u8; MAX_MESSAGE]) {
+                Ok(()) => sent += 1,
+                Err(why) => break assert_eq!(why, MessageError::Full),
+            }
+        }
+        world.run(2 * S);
+    }
+    // Waiting at the sender, on the way, and waiting at the receiver.
+    assert_eq!(sent, 3 * MAX_MESSAGES);
+    world.write(0, &[7; 100_000]);
+    world.run(2 * S);
+    assert_eq!((world.relayed(1).received.len(), world.relayed(1).messages.len()), (100_000, 0));
+    world.listen(1);
+    world.run(10 * S);
+    let mut got: Vec<u8> = world.relayed(1).messages.iter().map(|m| m[0]).collect();
+    got.sort_unstable();
+    assert_eq!(got, (0..sent as u8).collect::<Vec<u8>>());
+    assert_eq!(world.send_message(0, "there is room"), Ok(()));
 }
 
 #[test]

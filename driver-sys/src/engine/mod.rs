@@ -4,6 +4,7 @@
 mod datagrams;
 #[cfg(feature = "measure")]
 mod measure;
+mod messages;
 mod network;
 mod reactor;
 mod relayed;
@@ -105,6 +106,8 @@ enum Sock<R: Reactor> {
     Tcp(Box<Tcp<R::Stream>>),
     /// Its other end is a relayed pipe's user's.
     Relayed(Box<Bridge<R::Stream>>),
+    /// For the messages of this one.
+    Messages(SockId),
 }
 
 /// What is to be done before anything else is waited for.
@@ -452,6 +455,10 @@ impl<R: Reactor> Engine<R> {
                     Some(Sock::Udp(_)) => self.receive(now, sock),
                     Some(Sock::Listener { .. }) => self.accept(now, sock),
                     Some(Sock::Relayed(_)) => self.work_relayed(now, sock),
+                    Some(Sock::Messages(bridge)) => {
+                        let bridge = *bridge;
+                        self.work_relayed(now, bridge);
+                    }
                     None if sock == NETWORK => self.hear_of_network(),
                     Some(Sock::Failed(_)) | None => {}
                 },

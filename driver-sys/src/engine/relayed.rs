@@ -9,6 +9,7 @@ use p2pd_core::pipe::PipeStart;
 use p2pd_core::relay::ReadOutcome;
 use p2pd_core::{Instant, PipeEnd, PipeId, PipeNews, SockId};
 
+use super::messages::Post;
 use super::{Engine, Reactor, Sock, Step};
 use crate::pipe::{Link, Relayed, Start};
 use crate::socket;
@@ -30,6 +31,8 @@ pub(super) struct Bridge<S> {
     inbound: Waiting,
     /// From the user.
     outbound: Waiting,
+    /// Messages, as long as the user has or may have them.
+    post: Option<Post<S>>,
     user_ended: bool,
     peer_ended: bool,
     over: bool,
@@ -85,6 +88,10 @@ impl<R: Reactor> Engine<R> {
             bridge.over = true;
             bridge.link.is_over(why);
         }
+        if let PipeNews::MessagesEnded(why) = news {
+            bridge.link.messages_are_over(why);
+            self.close_messages(sock);
+        }
         self.steps.push_back(Step::Work(sock));
     }
 
@@ -129,8 +136,8 @@ impl<R: Reactor> Engine<R> {
     fn bridge(&mut self, pipe: PipeId) -> io::Result<(R::Stream, Relayed)> {
         let (ours, theirs) = socket::pair()?;
         // The core never hears of these two, so that they may have numbers of accepted ones.
-        let [sock, other] = [self.accepted, self.accepted + 1].map(SockId::accepted);
-        self.accepted += 2;
+        let [sock, other, post] = [0, 1, 2].map(|n| SockId::accepted(self.accepted + n));
+        self.accepted += 3;
         let stream = self.reactor.stream(sock, ours)?;
         let theirs = self.reactor.stream(other, theirs);
         self.reactor.forget(other);
@@ -141,13 +148,26 @@ impl<R: Reactor> Engine<R> {
                 return Err(why);
             }
         };
-        let (relayed, link) = Relayed::new(pipe);
+        let messages = socket::pair().and_then(|(ours, theirs)| {
+            let stream = self.reactor.stream(post, ours)?;
+            Ok((stream, theirs))
+        });
+        let (messages, user) = match messages {
+            Ok((stream, theirs)) => (stream, theirs),
+            Err(why) => {
+                self.reactor.forget(sock);
+                return Err(why);
+            }
+        };
+        self.socks.insert(post, Sock::Messages(sock));
+        let (relayed, link) = Relayed::new(pipe, Some(user));
         let bridge = Bridge {
             pipe,
             stream,
             link,
             inbound: Waiting::default(),
             outbound: Waiting::default(),
+            post: Some(Post::new(post, messages)),
             user_ended: false,
             peer_ended: false,
             over: false,
@@ -161,17 +181,36 @@ impl<R: Reactor> Engine<R> {
     }
 
     fn copy(&mut self, now: Instant, sock: SockId) -> After {
-        let Engine { core, socks, buffer, timers, .. } = self;
+        let Engine { core, socks, buffer, timers, reactor, .. } = self;
         let Some(Sock::Relayed(bridge)) = socks.get_mut(&sock) else { return After::Wait };
         let bridge = &mut **bridge;
         buffer.resize(buffer.len().max(CHUNK), 0);
+        let mut more = false;
+        if let Some(post) = &mut bridge.post {
+            match post.carry::<R>(core, now, bridge.pipe, &mut buffer[..CHUNK]) {
+                Ok(again) => more = again,
+                // The user has dropped them; what comes stays with the core, and the peer waits.
+                Err(_) => {
+                    if let Some(post) = bridge.post.take() {
+                        reactor.forget(post.sock);
+                        socks.remove(&post.sock);
+                    }
+                    return After::Again;
+                }
+            }
+        }
         for _ in 0..ROUNDS {
             let inward = bridge.inward::<R>(core, now, &mut buffer[..CHUNK]);
             let outward = bridge.outward::<R>(core, now, &mut buffer[..CHUNK]);
             match (inward, outward) {
                 (Ok(false), Ok(false)) => {
                     let told = bridge.inbound.left().is_empty();
-                    let dropped = bridge.user_ended && (bridge.leaving || bridge.link.is_dropped());
+                    let mut dropped = bridge.user_ended && (bridge.leaving || bridge.link.is_dropped());
+                    if let Some(post) = bridge.post.as_mut().filter(|_| dropped) {
+                        // What was sent before the pipe was dropped, perhaps just now.
+                        let _ = post.carry::<R>(core, now, bridge.pipe, &mut buffer[..CHUNK]);
+                        dropped = post.idle;
+                    }
                     if (bridge.over && told) || (dropped && bridge.outbound.left().is_empty()) {
                         return After::Close;
                     }
@@ -180,7 +219,7 @@ impl<R: Reactor> Engine<R> {
                         bridge.look = Some(at);
                         timers.insert((at, sock));
                     }
-                    return After::Wait;
+                    return if more { After::Again } else { After::Wait };
                 }
                 (Ok(_), Ok(_)) => {}
                 // The user is gone.
@@ -190,7 +229,19 @@ impl<R: Reactor> Engine<R> {
         After::Again
     }
 
+    /// Leaves the messages that have come where their user finds them.
+    fn close_messages(&mut self, sock: SockId) {
+        let now = self.clock.now();
+        let Some(Sock::Relayed(bridge)) = self.socks.get_mut(&sock) else { return };
+        let Some(post) = bridge.post.take() else { return };
+        let (link, pipe, post_sock) = (bridge.link.clone(), bridge.pipe, post.sock);
+        // In the link before the socket is closed.
+        link.leave_rest(post.rest(&mut self.core, now, pipe));
+        self.remove(post_sock);
+    }
+
     fn close_relayed(&mut self, now: Instant, sock: SockId) {
+        self.close_messages(sock);
         if let Some(Sock::Relayed(bridge)) = self.remove(sock) {
             self.bridges.remove(&bridge.pipe);
             self.core.pipe_close(now, bridge.pipe);

@@ -1,17 +1,20 @@
 //! What makes a stream a pipe: records around the user's bytes, and the echo service.
 
 mod buffer;
+mod messages;
 mod relayed;
 mod wakers;
 
 use std::io::{self, Read, Write};
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
 use p2pd_core::pipe::{MAX_RECORD, Opened, Opener, PipeKeys, PipeStart, RecordError, Sealer, echo_reply};
 use p2pd_core::{NodeId, PipeId, PipeMode, Strategy};
 
 use buffer::{Incoming, Outgoing};
+pub use messages::MessageLayer;
+pub(crate) use messages::{frame_length, put_frame};
 pub(crate) use relayed::Link;
 pub use relayed::Relayed;
 pub use wakers::{Half, Wakers};
@@ -167,6 +170,20 @@ impl Layer {
             (None, false) => "an echo reply waits to be sent",
         };
         Err(io::Error::new(io::ErrorKind::Unsupported, why))
+    }
+
+    /// The socket for messages beside a relayed pipe, which does not block, and what makes messages of its bytes.
+    ///
+    /// # Errors
+    /// `Unsupported` for a pipe that was not relayed when it opened, `AlreadyExists` if they were taken before.
+    pub fn messages(&mut self) -> io::Result<(TcpStream, MessageLayer)> {
+        let Some(relayed) = &mut self.relayed else {
+            let why = "messages go beside relayed pipes only";
+            return Err(io::Error::new(io::ErrorKind::Unsupported, why));
+        };
+        relayed.messages().ok_or_else(|| {
+            io::Error::new(io::ErrorKind::AlreadyExists, "this pipe's messages were taken before")
+        })
     }
 
     /// Whether something waits to be sent.

@@ -5,10 +5,13 @@
 //! does not say why it ended; this does.
 
 use std::io;
+use std::net::TcpStream;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use p2pd_core::{PipeEnd, PipeId};
+
+use super::messages::MessageLayer;
 
 #[derive(Debug, Default)]
 pub(crate) struct Link {
@@ -19,6 +22,10 @@ pub(crate) struct Link {
     /// The peer has ended its direction, and all of it is in the socket.
     peer_ended: AtomicBool,
     over: Mutex<Option<PipeEnd>>,
+    /// Why a pipe that goes on has no messages any more.
+    messages_over: Mutex<Option<PipeEnd>>,
+    /// Messages that were not in the socket when it was closed, as frames.
+    rest: Mutex<Vec<u8>>,
 }
 
 impl Link {
@@ -37,6 +44,28 @@ impl Link {
     pub(crate) fn is_over(&self, why: PipeEnd) {
         self.over.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(why);
     }
+
+    pub(crate) fn messages_are_over(&self, why: PipeEnd) {
+        self.messages_over.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(why);
+    }
+
+    pub(crate) fn leave_rest(&self, frames: Vec<u8>) {
+        *self.rest.lock().unwrap_or_else(PoisonError::into_inner) = frames;
+    }
+
+    pub(super) fn take_rest(&self) -> Vec<u8> {
+        std::mem::take(&mut *self.rest.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// The error of the messages' socket whose other end the engine has closed.
+    pub(super) fn explain_messages(&self, why: io::Error) -> io::Error {
+        let [pipe, messages] =
+            [&self.over, &self.messages_over].map(|m| *m.lock().unwrap_or_else(PoisonError::into_inner));
+        match messages.or(pipe) {
+            Some(over) if why.kind() != io::ErrorKind::WouldBlock => io::Error::new(kind_of(over), over),
+            _ => why,
+        }
+    }
 }
 
 /// The user's side of a link.
@@ -44,16 +73,23 @@ impl Link {
 pub struct Relayed {
     pipe: PipeId,
     link: Arc<Link>,
+    /// Until the user takes them.
+    messages: Option<TcpStream>,
 }
 
 impl Relayed {
-    pub(crate) fn new(pipe: PipeId) -> (Self, Arc<Link>) {
+    pub(crate) fn new(pipe: PipeId, messages: Option<TcpStream>) -> (Self, Arc<Link>) {
         let link = Arc::new(Link::default());
-        (Relayed { pipe, link: link.clone() }, link)
+        (Relayed { pipe, link: link.clone(), messages }, link)
     }
 
     pub(super) fn pipe(&self) -> PipeId {
         self.pipe
+    }
+
+    /// The messages' socket, which does not block, and what stands before it; once.
+    pub(super) fn messages(&mut self) -> Option<(TcpStream, MessageLayer)> {
+        Some((self.messages.take()?, MessageLayer::new(self.link.clone())))
     }
 
     pub(super) fn end(&self) {
@@ -101,7 +137,7 @@ mod tests {
 
     #[test]
     fn an_end_is_the_peers_or_says_why_it_is_not() {
-        let (user, link) = Relayed::new(PipeId::from_number(0));
+        let (user, link) = Relayed::new(PipeId::from_number(0), None);
         assert_eq!(user.end_of_reading().unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
         link.is_over(PipeEnd::ServerForgot);
         link.is_over(PipeEnd::Shutdown);

@@ -42,9 +42,14 @@ pub(crate) struct NotTaken {
 }
 
 impl Inbox {
+    /// Makes the folder if only it is missing: a path of which more is missing is rather a slip.
+    ///
     /// # Errors
-    /// If it is no folder.
+    /// If it is no folder and cannot be made.
     pub(crate) fn new(dir: &Path, overwrite: bool) -> io::Result<Self> {
+        if !dir.exists() {
+            std::fs::create_dir(dir)?;
+        }
         let dir = dir.canonicalize()?;
         if !dir.is_dir() {
             return Err(io::ErrorKind::NotADirectory.into());

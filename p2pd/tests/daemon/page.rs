@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 use tungstenite::{Message, WebSocket};
 
-use crate::common::{Daemon, Running, curl};
+use crate::common::{Daemon, Running, curl, p2pd, start};
 
 struct Browser {
     socket: WebSocket<TcpStream>,
@@ -191,6 +191,44 @@ fn a_connection_is_opened_and_talked_over_by_keyboard() {
         browser.requests
     );
     assert_eq!(browser.complaints, Vec::<Value>::new());
+}
+
+/// A peer is called by its name, and one that nobody has says so.
+#[test]
+fn a_name_is_as_good_as_an_address() {
+    let profile = tempfile::tempdir().unwrap();
+    let Some(mut browser) = Browser::start(profile.path()) else {
+        println!("SKIPPED: chromium is not installed");
+        return;
+    };
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+    let list = path("servers.toml");
+    let mut serve = p2pd(&["serve", "--json", "--bind", "127.0.0.1", "--mqtt-port", "0", "--stun-port", "0"]);
+    serve.args(["--write", &list]);
+    let _serving = start(serve, "serving");
+    let there = ["listen", "--echo", "--json", "--bind", "127.0.0.1", "--config", &list, "--name", "example"];
+    let mut there = p2pd(&there);
+    there.args(["--identity", &path("there.key")]);
+    let (_listening, events) = start(there, "ready");
+    let id = events.iter().find(|event| event["event"] == "ready").unwrap()["node_id"].clone();
+    let here = Daemon::with(&["--config", &list, "--identity", &path("here.key")]);
+    browser.call("Page.navigate", json!({"url": format!("http://{}/#{}", here.api, here.token)}));
+    browser.shows("address", &here.address);
+    let connect = |browser: &mut Browser, to: &str, says: &str| {
+        browser.evaluate("document.getElementById('to').select()");
+        browser.write(to);
+        browser.press("Enter", 13, "\r");
+        browser.shows("outcome", says);
+    };
+    connect(&mut browser, "nobody.peer", "no broker knows the name");
+    connect(&mut browser, "example.peer", "con_name: direct connect in ");
+    assert_eq!(here.ok("/p2p/con/con_name")["peer"], id);
+    browser.shows("log", "connected");
+    assert_eq!(browser.focus(), "text");
+    browser.write("by name");
+    browser.press("Enter", 13, "\r");
+    browser.shows("log", "< by name");
 }
 
 #[test]

@@ -9,7 +9,7 @@ use futures_lite::{AsyncReadExt, AsyncWriteExt};
 use p2pd_core::{Config, PeerAddress, Plan, Stats, ToTarget};
 use p2pd_sys::{BindError, ConnectError, PipeInfo};
 
-use super::{Call, Node, Outcome, Pipe, Trace};
+use super::{Call, Messages, Node, Outcome, Pipe, Trace};
 
 pub(super) fn bind(config: Config, trace: Option<Trace>) -> Result<Box<dyn Node>, BindError> {
     let mut builder = p2pd_async_std::Node::builder(config);
@@ -78,7 +78,21 @@ impl Pipe for Blocking {
         *self.0
     }
 
+    fn messages(&mut self) -> io::Result<Box<dyn Messages>> {
+        Ok(Box::new(self.0.messages()?))
+    }
+
     fn into_std(self: Box<Self>) -> io::Result<TcpStream> {
         self.0.into_std()
+    }
+}
+
+impl Messages for p2pd_async_std::Messages {
+    fn send(&self, message: &[u8]) -> io::Result<()> {
+        block_on(self.send(message))
+    }
+
+    fn recv(&self) -> io::Result<Vec<u8>> {
+        block_on(self.recv())
     }
 }

@@ -13,7 +13,7 @@ use p2pd_core::{Config, ConnectId, PeerAddress, Plan, Stats, Target, ToTarget};
 use p2pd_mio::News;
 use p2pd_sys::{BindError, ConnectError, PipeInfo};
 
-use super::{Call, Node, Outcome, Pipe, Trace};
+use super::{Call, Messages, Node, Outcome, Pipe, Trace};
 
 const WAKER: Token = Token(0);
 const NODE: std::ops::Range<usize> = 1..20_000;
@@ -229,8 +229,39 @@ impl Pipe for Polled {
         *self.pipe
     }
 
+    fn messages(&mut self) -> io::Result<Box<dyn Messages>> {
+        Ok(Box::new(PolledMessages(self.pipe.messages()?)))
+    }
+
     fn into_std(mut self: Box<Self>) -> io::Result<TcpStream> {
         self.poll.registry().deregister(&mut self.pipe)?;
         self.pipe.into_std()
+    }
+}
+
+/// Messages that are asked for again each millisecond.
+struct PolledMessages(p2pd_mio::Messages);
+
+impl PolledMessages {
+    fn until_done<T>(&self, work: impl Fn(&p2pd_mio::Messages) -> io::Result<T>) -> io::Result<T> {
+        loop {
+            match work(&self.0) {
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+                done => return done,
+            }
+        }
+    }
+}
+
+impl Messages for PolledMessages {
+    fn send(&self, message: &[u8]) -> io::Result<()> {
+        self.until_done(|m| m.send(message))?;
+        self.until_done(|m| m.flush())
+    }
+
+    fn recv(&self) -> io::Result<Vec<u8>> {
+        self.until_done(|m| m.recv())
     }
 }

@@ -105,11 +105,30 @@ pub trait Pipe: Read + Write + Send {
     fn end(&mut self) -> io::Result<()>;
     /// What is known of it.
     fn info(&self) -> PipeInfo;
+    /// The messages beside a relayed pipe.
+    ///
+    /// # Errors
+    /// For one that is not relayed.
+    fn messages(&mut self) -> io::Result<Box<dyn Messages>>;
     /// The bare socket of a plain pipe.
     ///
     /// # Errors
     /// For an encrypted one.
     fn into_std(self: Box<Self>) -> io::Result<TcpStream>;
+}
+
+/// Messages beside a relayed pipe, whose calls block.
+pub trait Messages: Send + Sync {
+    /// Sends one.
+    ///
+    /// # Errors
+    /// The driver's.
+    fn send(&self, message: &[u8]) -> io::Result<()>;
+    /// The next one.
+    ///
+    /// # Errors
+    /// The driver's.
+    fn recv(&self) -> io::Result<Vec<u8>>;
 }
 
 impl fmt::Debug for dyn Pipe {

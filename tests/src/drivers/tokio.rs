@@ -11,7 +11,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::runtime::Runtime;
 use tokio::time::timeout;
 
-use super::{Call, Node, Outcome, Pipe, Trace};
+use super::{Call, Messages, Node, Outcome, Pipe, Trace};
 
 /// The runtime of every node here.
 ///
@@ -88,8 +88,23 @@ impl Pipe for Blocking {
         *self.0
     }
 
+    fn messages(&mut self) -> io::Result<Box<dyn Messages>> {
+        let _inside = runtime().enter();
+        Ok(Box::new(self.0.messages()?))
+    }
+
     fn into_std(self: Box<Self>) -> io::Result<TcpStream> {
         let _inside = runtime().enter();
         self.0.into_std()
+    }
+}
+
+impl Messages for p2pd_tokio::Messages {
+    fn send(&self, message: &[u8]) -> io::Result<()> {
+        runtime().block_on(self.send(message))
+    }
+
+    fn recv(&self) -> io::Result<Vec<u8>> {
+        runtime().block_on(self.recv())
     }
 }

@@ -213,6 +213,22 @@ impl Host {
         self.space.configure("ip", &["-batch", "-"], lines)
     }
 
+    /// Loads rules of `nft`.
+    ///
+    /// # Errors
+    /// Of `nft`.
+    pub fn nft(&self, rules: &str) -> Result<()> {
+        self.space.configure("nft", &["-f", "-"], rules)
+    }
+
+    /// Sets kernel parameters, `("net/ipv6/conf/all/forwarding", "1")`.
+    ///
+    /// # Errors
+    /// Of writing them.
+    pub fn sysctl(&self, values: &[(&str, &str)]) -> Result<()> {
+        self.space.sysctl(values)
+    }
+
     /// A command that runs on the host; see [`Namespace::command`]. Best given to [`Host::spawn`].
     pub fn command(&self, program: &str) -> Command {
         self.space.command(program)

@@ -18,13 +18,13 @@ use state::{Planned, SYN_BURST, SYN_EVERY, Search};
 
 use super::Node;
 use super::streams::Role;
-use crate::address::{PeerAddress, PeerInterface};
+use crate::address::{PeerAddress, PeerInterface, is_link_local};
 use crate::cx::Timer;
 use crate::hello::{Offer, Purpose};
 use crate::identity::NodeId;
 use crate::io::{IoFailure, SockId};
 use crate::limit::Bucket;
-use crate::nat::survey::Sampled;
+use crate::nat::surveyor::Sampled;
 use crate::nat::{Behaviour, DeltaType, Foresight, NatType};
 use crate::notice::{Refusal, Stage, Strategy};
 use crate::pipe::PipeMode;
@@ -81,7 +81,8 @@ impl Node {
         theirs: Option<&Mappings>,
     ) -> bool {
         let trust = self.trust(peer);
-        let family = |v4: bool| address.interfaces().any(|i| i.external.is_ipv4() == v4);
+        let family =
+            |v4: bool| address.interfaces().any(|i| i.external.is_ipv4() == v4 && !is_link_local(i.external));
         let route = self.routes.iter().find(|r| {
             let fits = theirs.is_none_or(|t| t.external.is_ipv4() == r.internal.is_ipv4());
             fits && family(r.internal.is_ipv4())
@@ -220,8 +221,9 @@ impl Node {
 
     /// Whether a tactic dials nothing for these mappings that we would not dial for the peer otherwise.
     fn may_punch(&self, peer: NodeId, mappings: &Mappings) -> bool {
-        let paths = paths::to_peer(&self.routes, &mappings.address, false, self.trust(peer));
-        let may = |ip: IpAddr| paths.iter().any(|p| p.remote.ip() == ip);
+        let paths = paths::to_peer(&self.routes, &self.links, &mappings.address, false, self.trust(peer));
+        // There is no NAT on a link, nor do mappings have zones.
+        let may = |ip: IpAddr| !is_link_local(ip) && paths.iter().any(|p| p.remote.ip() == ip);
         let Some(theirs) = side_of(mappings) else { return false };
         let shared = |r: &paths::Route| punch::is_near(r.internal, r.external, &theirs);
         may(theirs.external) && (may(theirs.internal) || !self.routes.iter().any(shared))

@@ -367,22 +367,25 @@ impl Node {
                 News::Mover(event) => self.mover_news(id, event),
             }
         }
-        if self.relays.get(&id).is_some_and(|r| r.is_over()) {
+        if self.relays.get(&id).is_some_and(|r| r.stage == RelayStage::Leaving && r.has_arrived()) {
+            // The last message, or the last byte.
+            self.close_relay(id);
+        } else if self.relays.get(&id).is_some_and(|r| r.is_over()) {
             self.forget_relay(id);
         }
     }
 
     fn stream_news(&mut self, id: SockId, event: StreamEvent) {
         let Some(relay) = self.relays.get_mut(&id) else { return };
-        if relay.moving.is_some() {
-            // What it brings or takes are the mover's frames.
-            if let StreamEvent::Ended(cause) = event {
-                self.relay_broke(id, end_of(cause));
-            }
-            return;
-        }
         let pipe = PipeId(id.number());
         match (event, relay.stage) {
+            (StreamEvent::Message, RelayStage::Pipe) => self.cx.pipe_news(pipe, PipeNews::Message),
+            (StreamEvent::MessageRoom, RelayStage::Pipe) => self.cx.pipe_news(pipe, PipeNews::MessageRoom),
+            // One that comes before the pipe is handed out is read then.
+            (StreamEvent::Message | StreamEvent::MessageRoom, _) => {}
+            (StreamEvent::Ended(cause), _) if relay.moving.is_some() => self.relay_broke(id, end_of(cause)),
+            // What it brings or takes are the mover's frames.
+            _ if relay.moving.is_some() => {}
             (StreamEvent::Connected, RelayStage::Meeting) => {
                 relay.stage = RelayStage::Agreeing;
                 relay.until = Some(self.cx.now + AGREE_WITHIN);
@@ -405,7 +408,7 @@ impl Node {
                 relay.done = true;
                 self.cx.pipe_news(pipe, PipeNews::Delivered);
             }
-            (StreamEvent::Delivered, RelayStage::Leaving) => self.close_relay(id),
+            (StreamEvent::Delivered, RelayStage::Leaving) => relay.done = true,
             (StreamEvent::Ended(cause), stage) => match stage {
                 RelayStage::Meeting | RelayStage::Agreeing => {
                     let why = self.why_it_ended(id, cause);
@@ -415,8 +418,6 @@ impl Node {
                 RelayStage::Leaving => self.close_relay(id),
                 RelayStage::Ending => {}
             },
-            // Nobody sends messages yet.
-            (StreamEvent::Message, _) => {}
             _ => {}
         }
     }

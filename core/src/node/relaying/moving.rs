@@ -83,6 +83,11 @@ impl Moving {
         }
     }
 
+    /// Whether the relay is there still, and messages with it.
+    pub(super) fn has_relay(&self) -> bool {
+        self.lost.is_none()
+    }
+
     /// Takes what the relay's stream has brought, and gives both carriers what they can take.
     pub(super) fn carry(&mut self, cx: &mut Cx, stream: Option<&mut RelayStream>) {
         if let Some(stream) = stream.filter(|_| self.lost.is_none()) {
@@ -238,6 +243,9 @@ impl Node {
             if let Some(servers) = &mut relay.servers {
                 servers.close(&mut self.cx);
             }
+            if relay.stage == RelayStage::Pipe {
+                self.cx.pipe_news(PipeId(id.number()), PipeNews::MessagesEnded(why));
+            }
             self.work_relay(id);
         }
     }
@@ -263,11 +271,10 @@ impl Node {
             MoverEvent::Readable if stage == RelayStage::Pipe => self.cx.pipe_news(pipe, PipeNews::Readable),
             MoverEvent::Writable if stage == RelayStage::Pipe => self.cx.pipe_news(pipe, PipeNews::Writable),
             MoverEvent::Delivered => {
+                // A pipe that is being left ends once its messages have arrived too.
                 relay.done = true;
-                match stage {
-                    RelayStage::Pipe => self.cx.pipe_news(pipe, PipeNews::Delivered),
-                    RelayStage::Leaving => self.close_relay(id),
-                    _ => {}
+                if stage == RelayStage::Pipe {
+                    self.cx.pipe_news(pipe, PipeNews::Delivered);
                 }
             }
             MoverEvent::Ended(why) => self.moving_over(

@@ -1,10 +1,12 @@
 //! Relayed pipes in their users' hands.
 
+use bytes::Bytes;
+
 use super::relay::RelayStage;
 use crate::io::SockId;
 use crate::node::Node;
 use crate::pipe::{PipeEnd, PipeId, PipeNews};
-use crate::relay::ReadOutcome;
+use crate::relay::{MessageError, ReadOutcome};
 use crate::time::Instant;
 use core::time::Duration;
 
@@ -59,14 +61,51 @@ impl Node {
         self.work_relay(id);
     }
 
+    /// Sends a message beside a relayed pipe: the peer gets it once, in no order with others or with the pipe's bytes, and
+    /// though nobody reads those. At most [`MAX_MESSAGE`](crate::relay::MAX_MESSAGE) bytes.
+    ///
+    /// Messages go through the relay, also while a pipe that moves goes directly; if that has lost its relay,
+    /// [`PipeNews::MessagesEnded`] has said so.
+    ///
+    /// # Errors
+    /// As [`MessageError`] says; the message is not sent then.
+    pub fn pipe_send_message(
+        &mut self,
+        now: Instant,
+        pipe: PipeId,
+        message: Bytes,
+    ) -> Result<(), MessageError> {
+        self.advance(now);
+        let id = SockId::from_number(pipe.number());
+        let relay = self.relays.get_mut(&id).filter(|r| r.stage == RelayStage::Pipe && r.has_messages());
+        let Some(stream) = relay.and_then(|r| r.stream.as_mut()) else {
+            return Err(MessageError::NotConnected);
+        };
+        let taken = stream.send_message(self.cx.now, message);
+        self.work_relay(id);
+        taken
+    }
+
+    /// A message that came beside a relayed pipe. At most [`MAX_MESSAGES`](crate::relay::MAX_MESSAGES) wait here; then
+    /// the peer waits.
+    pub fn pipe_read_message(&mut self, now: Instant, pipe: PipeId) -> Option<Bytes> {
+        self.advance(now);
+        let id = SockId::from_number(pipe.number());
+        let relay = self.relays.get_mut(&id).filter(|r| r.stage == RelayStage::Pipe)?;
+        let message = relay.stream.as_mut()?.read_message(self.cx.now);
+        self.work_relay(id);
+        message
+    }
+
     /// Gives a relayed pipe up, with its relayed address, and says no more about it. After
-    /// [`pipe_finish`](Self::pipe_finish) what was written arrives still; otherwise the peer sees the pipe cut off.
+    /// [`pipe_finish`](Self::pipe_finish) what was written arrives still, messages too; otherwise the peer sees the pipe
+    /// cut off.
     /// Every pipe is to be closed so, those that have ended too.
     pub fn pipe_close(&mut self, now: Instant, pipe: PipeId) {
         self.advance(now);
         let id = SockId::from_number(pipe.number());
         let Some(relay) = self.relays.get_mut(&id).filter(|r| r.stage == RelayStage::Pipe) else { return };
-        if relay.finished && !relay.done {
+        if relay.finished && !relay.has_arrived() {
             relay.stage = RelayStage::Leaving;
             relay.until = Some(self.cx.now + LEAVE_WITHIN);
             self.work_relay(id);
@@ -84,7 +123,7 @@ impl Node {
     pub(super) fn pipe_over(&mut self, id: SockId, why: PipeEnd) {
         let Some(relay) = self.relays.get_mut(&id) else { return };
         // Nothing that was written is waited for any more.
-        relay.done = true;
+        (relay.done, relay.over) = (true, true);
         self.cx.pipe_news(PipeId(id.number()), PipeNews::Ended(why));
         self.end_moving(id);
         if let Some(servers) = self.relays.get_mut(&id).and_then(|r| r.servers.as_mut()) {

@@ -59,6 +59,8 @@ pub(in crate::node) struct Relay {
     pub(super) finished: bool,
     /// What was written has arrived, or never will.
     pub(super) done: bool,
+    /// The pipe has ended from the other end, or for want of a relay.
+    pub(super) over: bool,
     /// The pipe may move.
     pub(super) moves: bool,
     /// What such a pipe has beside its stream.
@@ -120,6 +122,7 @@ impl Relay {
             held: SmallVec::new(),
             finished: false,
             done: false,
+            over: false,
             moves: false,
             moving: None,
         }
@@ -128,6 +131,18 @@ impl Relay {
     /// Whether it is still to become a pipe.
     pub(in crate::node) fn is_opening(&self) -> bool {
         matches!(self.stage, RelayStage::Meeting | RelayStage::Agreeing)
+    }
+
+    /// Whether messages can go and come.
+    pub(super) fn has_messages(&self) -> bool {
+        !self.over && self.moving.as_ref().is_none_or(|m| m.has_relay())
+    }
+
+    /// Whether all that was written and all messages have arrived, or never will.
+    pub(super) fn has_arrived(&self) -> bool {
+        let messages =
+            self.has_messages() && self.stream.as_ref().is_some_and(|s| s.has_messages_under_way());
+        self.done && !messages
     }
 
     pub(in crate::node) fn key(&self) -> Key {

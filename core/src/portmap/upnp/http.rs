@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use bytes::Bytes;
 
-use crate::portmap::scoped;
+use crate::address::scoped;
 
 /// Longest status line and headers.
 const MAX_HEAD: usize = 8 * 1024;

@@ -5,7 +5,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use bytes::Bytes;
 
 use super::http::Url;
-use crate::portmap::{Config, scoped};
+use crate::address::scoped;
+use crate::portmap::Config;
 
 const PORT: u16 = 1900;
 const MAX_HEADERS: usize = 32;

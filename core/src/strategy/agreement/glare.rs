@@ -1,0 +1,151 @@
+//! Two nodes that called each other, in every order of what is under way.
+
+use super::tests::{ENC, S1, S2, consistent, ids, sock};
+use super::*;
+
+/// Two nodes that called each other, `streams` streams between them, every message in flight delivered
+/// in an order drawn from `seed`; streams may break. Both must end with the same stream, and both
+/// calls answered by it. Of the first `relays` streams the pipe may move: a stream that is left of the same session
+/// joins then, the same one at both ends. The stream that won and those that joined it.
+fn glare(seed: u64, streams: u32, breaks: bool, relays: u32) -> (u32, Vec<u32>) {
+    let (low, high) = ids();
+    let mut nodes = [Agreement::new(low), Agreement::new(high)];
+    nodes[0].open((S1, Requester::Us), high, ENC);
+    nodes[1].open((S2, Requester::Us), low, ENC);
+    #[derive(Clone, Debug)]
+    enum Msg {
+        Candidate,
+        Nominate(SmallVec<[SessionId; 2]>),
+        Join,
+        Confirm(Option<SessionId>),
+        Closed,
+    }
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let mut draw = |n: usize| {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        (state >> 11) as usize % n
+    };
+    // Per stream and direction an ordered queue, as TCP is.
+    let mut wires: BTreeMap<(u32, usize), VecDeque<Msg>> = BTreeMap::new();
+    for n in 0..streams {
+        for end in 0..2 {
+            wires.insert((n, end), VecDeque::from([Msg::Candidate]));
+        }
+    }
+    let session = |n: u32| if n.is_multiple_of(2) { S1 } else { S2 };
+    let side = |n: u32, end: usize| {
+        if (n.is_multiple_of(2)) == (end == 0) { Requester::Us } else { Requester::Them }
+    };
+    let mut pipes: [Vec<(u32, SmallVec<[Key; 2]>)>; 2] = [Vec::new(), Vec::new()];
+    let mut joined: [Vec<u32>; 2] = [Vec::new(), Vec::new()];
+    while let Some((n, end)) = {
+        let ready: Vec<_> = wires.iter().filter(|(_, q)| !q.is_empty()).map(|(k, _)| *k).collect();
+        (!ready.is_empty()).then(|| ready[draw(ready.len())])
+    } {
+        let msg = wires.get_mut(&(n, end)).unwrap().pop_front().unwrap();
+        let (node, id) = (&mut nodes[end], sock(n));
+        let mut decisions: VecDeque<Decision> = VecDeque::new();
+        match msg {
+            Msg::Candidate => {
+                let key = (session(n), side(n, end));
+                if key.1 == Requester::Them && !node.is_over(key) {
+                    node.open(key, if end == 0 { high } else { low }, ENC);
+                }
+                if n < relays {
+                    node.moves(key, id);
+                }
+                decisions.extend(node.candidate(id, key, key.1 == Requester::Us));
+            }
+            Msg::Nominate(sessions) => match node.nominated(id, &sessions) {
+                Some(d) => decisions.push_back(d),
+                None => {
+                    decisions.extend(node.lost(id));
+                    wires.get_mut(&(n, 1 - end)).unwrap().push_back(Msg::Closed);
+                }
+            },
+            Msg::Join => {
+                let decision = node.joined(id);
+                assert!(decision.is_some(), "nobody joins what is not there");
+                decisions.extend(decision);
+            }
+            Msg::Confirm(also) => {
+                let decision = node.confirmed(id, also);
+                assert!(decision.is_some(), "a confirmation nobody waited for");
+                decisions.extend(decision);
+            }
+            Msg::Closed => decisions.extend(node.lost(id)),
+        }
+        let mut close: Vec<u32> = Vec::new();
+        while let Some(decision) = decisions.pop_front() {
+            // The session has its pipe.
+            let joins =
+                |settled: &Settled| pipes[end].iter().any(|(_, had)| had.contains(&settled.sessions[0]));
+            match decision {
+                Decision::Join { sock } => {
+                    wires.get_mut(&(sock.number(), 1 - end)).unwrap().push_back(Msg::Join);
+                }
+                Decision::Confirm { sock, settled, .. } if joins(&settled) => {
+                    wires.get_mut(&(sock.number(), 1 - end)).unwrap().push_back(Msg::Confirm(None));
+                    joined[end].push(sock.number());
+                }
+                Decision::Settle { sock, settled } if joins(&settled) => joined[end].push(sock.number()),
+                Decision::Nominate { sock, sessions } => {
+                    let n = sock.number();
+                    wires.get_mut(&(n, 1 - end)).unwrap().push_back(Msg::Nominate(sessions));
+                }
+                Decision::Confirm { sock, also, settled } => {
+                    let n = sock.number();
+                    wires.get_mut(&(n, 1 - end)).unwrap().push_back(Msg::Confirm(also));
+                    close.extend(settled.losers.iter().map(|s| s.number()));
+                    pipes[end].push((n, settled.sessions));
+                }
+                Decision::Settle { sock, settled } => {
+                    close.extend(settled.losers.iter().map(|s| s.number()));
+                    pipes[end].push((sock.number(), settled.sessions));
+                }
+                Decision::Refuse { sock } => close.push(sock.number()),
+            }
+            let peer = if end == 0 { high } else { low };
+            decisions.extend(nodes[end].nominate(peer));
+        }
+        // Before anything was agreed, a stream may break at both ends, but never the last one.
+        if breaks && n + 1 < streams && draw(6) == 0 && pipes.iter().all(Vec::is_empty) {
+            for end in 0..2 {
+                if wires[&(n, end)].iter().all(|m| !matches!(m, Msg::Confirm(_))) {
+                    wires.insert((n, end), VecDeque::from([Msg::Closed]));
+                }
+            }
+        }
+        nodes.iter().for_each(consistent);
+        for n in close {
+            wires.get_mut(&(n, 1 - end)).unwrap().push_back(Msg::Closed);
+        }
+    }
+    assert_eq!(pipes[0].len(), 1, "seed {seed}: {pipes:?}");
+    assert_eq!(pipes[1].len(), 1, "seed {seed}: {pipes:?}");
+    assert_eq!(pipes[0][0].0, pipes[1][0].0, "seed {seed}: not the same stream");
+    assert!(pipes[0][0].1.contains(&(S1, Requester::Us)), "seed {seed}: {pipes:?}");
+    assert!(pipes[1][0].1.contains(&(S2, Requester::Us)), "seed {seed}: {pipes:?}");
+    assert_eq!(joined[0], joined[1], "seed {seed}");
+    (pipes[0][0].0, core::mem::take(&mut joined[0]))
+}
+
+#[test]
+fn glare_gives_both_callers_the_same_pipe_in_every_order() {
+    for seed in 0..20_000 {
+        glare(seed, 1 + (seed % 4) as u32, false, 0);
+    }
+}
+
+#[test]
+fn a_session_that_a_relay_settled_takes_one_more_stream_in_every_order() {
+    for seed in 0..20_000 {
+        let (streams, relays) = (1 + (seed % 4) as u32, 1 + (seed / 4 % 2) as u32);
+        let (won, joined) = glare(seed, streams, false, relays);
+        // The streams of one session are every other one.
+        let other = (won < relays && won + 2 < streams).then_some(won + 2);
+        assert_eq!(joined, Vec::from_iter(other), "seed {seed}: {won} of {streams}, {relays} relays");
+    }
+}

@@ -1,0 +1,124 @@
+//! Decisions one by one.
+
+use super::*;
+use crate::identity::SecretKey;
+
+pub(super) const S1: SessionId = SessionId([1; 16]);
+pub(super) const S2: SessionId = SessionId([2; 16]);
+pub(super) const ENC: PipeMode = PipeMode::Encrypted;
+
+/// Two node ids, the lower first.
+pub(super) fn ids() -> (NodeId, NodeId) {
+    let (a, b) = (SecretKey::from_bytes([1; 32]).node_id(), SecretKey::from_bytes([2; 32]).node_id());
+    (a.min(b), a.max(b))
+}
+
+pub(super) fn sock(n: u32) -> SockId {
+    SockId::from_number(n)
+}
+
+#[test]
+fn one_session_two_candidates_one_pipe() {
+    let (low, high) = ids();
+    let (mut a, mut b) = (Agreement::new(low), Agreement::new(high));
+    a.open((S1, Requester::Us), high, ENC);
+    b.open((S1, Requester::Them), low, ENC);
+    let first = a.candidate(sock(1), (S1, Requester::Us), true);
+    assert_eq!(first, Some(Decision::Nominate { sock: sock(1), sessions: smallvec![S1] }));
+    assert_eq!(a.candidate(sock(2), (S1, Requester::Us), true), None, "one nomination at a time");
+    assert_eq!(b.candidate(sock(21), (S1, Requester::Them), false), None, "the higher id waits");
+    assert_eq!(b.candidate(sock(22), (S1, Requester::Them), false), None);
+    let settled =
+        Settled { sessions: smallvec![(S1, Requester::Them)], kept: None, losers: smallvec![sock(22)] };
+    assert_eq!(b.nominated(sock(21), &[S1]), Some(Decision::Confirm { sock: sock(21), also: None, settled }));
+    let settled =
+        Settled { sessions: smallvec![(S1, Requester::Us)], kept: None, losers: smallvec![sock(2)] };
+    assert_eq!(a.confirmed(sock(1), None), Some(Decision::Settle { sock: sock(1), settled }));
+    assert!(a.is_over((S1, Requester::Us)) && b.is_over((S1, Requester::Them)));
+    assert_eq!(b.nominated(sock(22), &[S1]), None, "nothing more to confirm");
+}
+
+/// Each index holds what it should and nothing else.
+pub(super) fn consistent(a: &Agreement) {
+    let sessions: BTreeSet<_> = a.sessions.iter().map(|(key, s)| (s.peer, *key)).collect();
+    assert_eq!(sessions, a.by_peer);
+    let of = |(key, s): (&Key, &Session)| s.candidates.iter().map(|sock| (*sock, *key)).collect::<Vec<_>>();
+    let candidates: BTreeMap<_, _> = a.sessions.iter().flat_map(of).collect();
+    assert_eq!(candidates, a.candidates.iter().map(|(sock, c)| (*sock, c.key)).collect());
+    assert_eq!(a.over.iter().copied().collect::<BTreeSet<_>>(), a.all_over);
+    assert_eq!(a.over.len(), a.all_over.len());
+}
+
+#[test]
+fn what_is_over_is_remembered_up_to_a_cap() {
+    let (low, high) = ids();
+    let mut a = Agreement::new(low);
+    let key = |n: u32| {
+        let mut id = [0; 16];
+        id[..4].copy_from_slice(&n.to_be_bytes());
+        (SessionId(id), Requester::Them)
+    };
+    for n in 0..2 * REMEMBERED as u32 {
+        a.open(key(n), high, ENC);
+        let _ = a.candidate(sock(n), key(n), false);
+        a.abandon(key(n));
+        a.abandon(key(n));
+    }
+    consistent(&a);
+    assert_eq!((a.open_sessions(), a.over.len()), (0, REMEMBERED));
+    assert!(!a.is_over(key(REMEMBERED as u32 - 1)) && a.is_over(key(REMEMBERED as u32)));
+}
+
+#[test]
+fn a_session_that_was_paired_with_an_abandoned_one_waits_again() {
+    let (low, high) = ids();
+    let mut a = Agreement::new(low);
+    a.open((S1, Requester::Us), high, ENC);
+    a.open((S2, Requester::Them), high, ENC);
+    let first = a.candidate(sock(1), (S1, Requester::Us), true);
+    assert_eq!(first, Some(Decision::Nominate { sock: sock(1), sessions: smallvec![S1, S2] }));
+    a.abandon((S1, Requester::Us));
+    consistent(&a);
+    let second = a.candidate(sock(2), (S2, Requester::Them), false);
+    assert_eq!(second, Some(Decision::Nominate { sock: sock(2), sessions: smallvec![S2] }));
+}
+
+#[test]
+fn a_lost_nominee_is_replaced() {
+    let (low, high) = ids();
+    let mut a = Agreement::new(low);
+    a.open((S1, Requester::Us), high, ENC);
+    let _ = a.candidate(sock(1), (S1, Requester::Us), true);
+    let _ = a.candidate(sock(2), (S1, Requester::Us), true);
+    let next = a.lost(sock(1));
+    assert_eq!(next, Some(Decision::Nominate { sock: sock(2), sessions: smallvec![S1] }));
+    assert_eq!(a.confirmed(sock(1), None), None);
+}
+
+#[test]
+fn oneself_is_nominated_by_the_dialling_end() {
+    let (low, _) = ids();
+    let mut a = Agreement::new(low);
+    a.open((S1, Requester::Us), low, ENC);
+    a.open((S1, Requester::Them), low, ENC);
+    assert_eq!(a.candidate(sock(2), (S1, Requester::Them), false), None);
+    let nominate = a.candidate(sock(1), (S1, Requester::Us), true);
+    assert_eq!(nominate, Some(Decision::Nominate { sock: sock(1), sessions: smallvec![S1] }));
+    let Some(Decision::Confirm { settled, also: None, .. }) = a.nominated(sock(2), &[S1]) else {
+        panic!("not confirmed")
+    };
+    assert_eq!(settled.sessions.as_slice(), [(S1, Requester::Them)]);
+    assert!(matches!(a.confirmed(sock(1), None), Some(Decision::Settle { .. })));
+}
+
+#[test]
+fn pipes_of_different_modes_are_not_merged() {
+    let (low, high) = ids();
+    let mut b = Agreement::new(high);
+    b.open((S2, Requester::Us), low, ENC);
+    b.open((S1, Requester::Them), low, PipeMode::Plain);
+    let _ = b.candidate(sock(1), (S1, Requester::Them), false);
+    let Some(Decision::Confirm { also, settled, .. }) = b.nominated(sock(1), &[S1]) else { panic!() };
+    assert_eq!((also, settled.sessions.len()), (None, 1));
+    assert!(b.session((S2, Requester::Us)).is_some(), "the encrypted call goes on");
+}

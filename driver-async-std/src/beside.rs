@@ -1,0 +1,41 @@
+//! Messages beside a relayed pipe.
+
+use std::io;
+use std::net::TcpStream;
+
+use async_io::Async;
+use p2pd_sys::MessageLayer;
+
+/// Messages beside a relayed pipe, from [`Pipe::messages`](crate::Pipe::messages): reliable, each delivered once, in no
+/// order with others or with the pipe's bytes, and not held up by a pipe that nobody reads. A message has 0 to 16,384
+/// bytes. They live as long as the pipe: drop it, and they end. On a pipe that moves they stay with the relay; if that
+/// is lost they end while the pipe goes on.
+#[derive(Debug)]
+pub struct Messages {
+    stream: Async<TcpStream>,
+    layer: MessageLayer,
+}
+
+impl Messages {
+    pub(crate) fn new(stream: TcpStream, layer: MessageLayer) -> io::Result<Self> {
+        Ok(Messages { stream: Async::new(stream)?, layer })
+    }
+
+    /// Sends a message; waits while a few hundred kilobytes and 64 messages are on their way. Dropped before it is done
+    /// it has sent the message not at all or whole, perhaps with the next one only.
+    ///
+    /// # Errors
+    /// `InvalidInput` for one that is too long; why the pipe or its relay is gone.
+    pub async fn send(&self, message: &[u8]) -> io::Result<()> {
+        self.stream.write_with(|mut io| self.layer.send(&mut io, message)).await?;
+        self.stream.write_with(|mut io| self.layer.flush(&mut io)).await
+    }
+
+    /// The next message. Dropped before it is done it has taken none.
+    ///
+    /// # Errors
+    /// After the last one why the pipe or its relay is gone; `UnexpectedEof`: the peer closed it, or the pipe was dropped.
+    pub async fn recv(&self) -> io::Result<Vec<u8>> {
+        self.stream.read_with(|mut io| self.layer.receive(&mut io)).await
+    }
+}

@@ -1,0 +1,80 @@
+//! Messages beside a relayed pipe.
+
+use std::io;
+
+use mio::event::Source;
+use mio::net::TcpStream;
+use mio::{Interest, Registry, Token};
+use p2pd_sys::MessageLayer;
+
+/// Messages beside a relayed pipe, from [`Pipe::messages`](crate::Pipe::messages): reliable, each delivered once, in no
+/// order with others or with the pipe's bytes, and not held up by a pipe that nobody reads. A message has 0 to 16,384
+/// bytes. They live as long as the pipe: drop it, and they end. On a pipe that moves they stay with the relay; if that
+/// is lost they end while the pipe goes on.
+///
+/// An event source beside the pipe's own, to be registered under a token of yours; of a
+/// [`BlockingPipe`](crate::BlockingPipe) its calls block.
+#[derive(Debug)]
+pub struct Messages<S = TcpStream> {
+    stream: S,
+    layer: MessageLayer,
+}
+
+impl<S> Messages<S> {
+    pub(crate) fn new(stream: S, layer: MessageLayer) -> Self {
+        Messages { stream, layer }
+    }
+
+    /// Whether a part of a message waits to be sent: [`flush`](Self::flush) when it becomes writable.
+    pub fn wants_write(&self) -> bool {
+        self.layer.waits()
+    }
+}
+
+macro_rules! calls {
+    ($stream:ty) => {
+        impl Messages<$stream> {
+            /// Sends a message, whole or not at all.
+            ///
+            /// # Errors
+            /// `WouldBlock` where it does not block: too much is on its way, so call it again when it is writable.
+            /// `InvalidInput` for one that is too long; why the pipe or its relay is gone.
+            pub fn send(&self, message: &[u8]) -> io::Result<()> {
+                self.layer.send(&mut &self.stream, message)
+            }
+
+            /// Sends what waits of a message.
+            ///
+            /// # Errors
+            /// As [`send`](Self::send).
+            pub fn flush(&self) -> io::Result<()> {
+                self.layer.flush(&mut &self.stream)
+            }
+
+            /// The next message.
+            ///
+            /// # Errors
+            /// `WouldBlock` where it does not block, for none yet; after the last one why the pipe or its relay is gone.
+            pub fn recv(&self) -> io::Result<Vec<u8>> {
+                self.layer.receive(&mut &self.stream)
+            }
+        }
+    };
+}
+
+calls!(TcpStream);
+calls!(std::net::TcpStream);
+
+impl Source for Messages {
+    fn register(&mut self, registry: &Registry, token: Token, interests: Interest) -> io::Result<()> {
+        self.stream.register(registry, token, interests)
+    }
+
+    fn reregister(&mut self, registry: &Registry, token: Token, interests: Interest) -> io::Result<()> {
+        self.stream.reregister(registry, token, interests)
+    }
+
+    fn deregister(&mut self, registry: &Registry) -> io::Result<()> {
+        self.stream.deregister(registry)
+    }
+}

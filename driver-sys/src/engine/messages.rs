@@ -1,0 +1,106 @@
+//! Messages beside relayed pipes: copies between the core and a socket pair of their own.
+
+use std::io;
+
+use p2pd_core::relay::MessageError;
+use p2pd_core::trace::Recorder;
+use p2pd_core::{Instant, PipeId, SockId};
+
+use super::Reactor;
+use crate::pipe::{frame_length, put_frame};
+
+/// How many messages go each way before others have their turn.
+const ROUNDS: usize = 64;
+
+/// The engine's end of the pair.
+#[derive(Debug)]
+pub(super) struct Post<S> {
+    pub(super) sock: SockId,
+    stream: S,
+    /// Frames for the user, and how much of them is gone.
+    inbound: Vec<u8>,
+    gone: usize,
+    /// From the user: what is not whole yet, or what the core has no room for.
+    outbound: Vec<u8>,
+    /// The user takes none any more; what comes stays with the core, and the peer waits.
+    deaf: bool,
+    /// The user sends nothing now.
+    pub(super) idle: bool,
+}
+
+impl<S> Post<S> {
+    pub(super) fn new(sock: SockId, stream: S) -> Self {
+        Post { sock, stream, inbound: Vec::new(), gone: 0, outbound: Vec::new(), deaf: false, idle: false }
+    }
+
+    /// Copies as far as both sides let it; whether there may be more at once. An error: the user takes and sends none
+    /// any more.
+    pub(super) fn carry<R: Reactor<Stream = S>>(
+        &mut self,
+        core: &mut Recorder,
+        now: Instant,
+        pipe: PipeId,
+        buffer: &mut [u8],
+    ) -> io::Result<bool> {
+        let inward = !self.deaf && self.inward::<R>(core, now, pipe);
+        let outward = self.outward::<R>(core, now, pipe, buffer);
+        let full = frame_length(&self.outbound).is_some_and(|n| n <= self.outbound.len());
+        self.idle = !full && !matches!(outward, Ok(true));
+        let outward = outward?;
+        Ok(inward || outward)
+    }
+
+    /// All that the user has not got, as frames.
+    pub(super) fn rest(mut self, core: &mut Recorder, now: Instant, pipe: PipeId) -> Vec<u8> {
+        let mut rest = self.inbound.split_off(self.gone);
+        while let Some(message) = core.pipe_read_message(now, pipe) {
+            put_frame(&mut rest, &message);
+        }
+        rest
+    }
+
+    fn inward<R: Reactor<Stream = S>>(&mut self, core: &mut Recorder, now: Instant, pipe: PipeId) -> bool {
+        for _ in 0..ROUNDS {
+            if self.gone == self.inbound.len() {
+                let Some(message) = core.pipe_read_message(now, pipe) else { return false };
+                self.inbound.clear();
+                self.gone = 0;
+                put_frame(&mut self.inbound, &message);
+            }
+            match R::write(&mut self.stream, &self.inbound[self.gone..]) {
+                Ok(n) => self.gone += n,
+                Err(e) => {
+                    self.deaf = e.kind() != io::ErrorKind::WouldBlock;
+                    return false;
+                }
+            }
+        }
+        true
+    }
+
+    fn outward<R: Reactor<Stream = S>>(
+        &mut self,
+        core: &mut Recorder,
+        now: Instant,
+        pipe: PipeId,
+        buffer: &mut [u8],
+    ) -> io::Result<bool> {
+        for _ in 0..ROUNDS {
+            while let Some(length) = frame_length(&self.outbound).filter(|n| *n <= self.outbound.len()) {
+                match core.pipe_send_message(now, pipe, self.outbound[2..length].to_vec().into()) {
+                    Ok(()) => drop(self.outbound.drain(..length)),
+                    // The core says when there is room.
+                    Err(MessageError::Full) => return Ok(false),
+                    Err(e) => return Err(io::Error::other(e)),
+                }
+            }
+            match R::read(&mut self.stream, buffer) {
+                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Ok(n) => self.outbound.extend_from_slice(&buffer[..n]),
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(false),
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(true)
+    }
+}
