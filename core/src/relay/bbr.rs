@@ -18,6 +18,8 @@ use std::time::Instant;
 use quinn_proto::RttEstimator;
 use quinn_proto::congestion::{Controller, ControllerFactory};
 
+use super::settings::ACK_EVERY;
+
 /// Before anything is known: what quinn-proto's own begins with.
 const INITIAL_WINDOW: u64 = 200 * 1200;
 /// While the bandwidth is looked for, a window grows by what is acknowledged, up to this many products of bandwidth and
@@ -121,8 +123,9 @@ impl Bbr {
         Some(self.bandwidth()? * self.min_rtt?.0.as_secs_f64())
     }
 
+    /// Fewer packets than are acknowledged together would wait for [`ACK_EVERY`]'s timer, each time (found on loopback).
     fn least(&self) -> u64 {
-        4 * self.mtu
+        (3 * u64::from(ACK_EVERY) + 2) * self.mtu
     }
 
     /// A packet that was sent then has arrived.

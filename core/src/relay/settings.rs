@@ -14,9 +14,11 @@ use super::bbr::BbrFactory;
 use super::crypto::{QUIC_VERSION, ResetKey};
 use super::messages::{MAX_MESSAGE, MAX_MESSAGES};
 
-/// So many packets may come before one is acknowledged; sooner where something is missing or 25 ms pass. QUIC's own
+/// So many packets may come before one is acknowledged; sooner where something is missing or [`ACK_WITHIN`] passes. QUIC's own
 /// every other one (RFC 9000 section 13.2.2) costs relay and routers half as many packets again as there are data.
-const ACK_EVERY: u32 = 10;
+pub(super) const ACK_EVERY: u32 = 10;
+/// QUIC's own 25 ms are many round trips of a near relay.
+const ACK_WITHIN: Duration = Duration::from_millis(2);
 
 /// How fast to send.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -74,7 +76,7 @@ impl RelayConfig {
         };
         let idle = IdleTimeout::try_from(self.idle_timeout).unwrap_or(IdleTimeout::from(VarInt::MAX));
         let mut seldom = AckFrequencyConfig::default();
-        seldom.ack_eliciting_threshold(VarInt::from_u32(ACK_EVERY - 1));
+        seldom.ack_eliciting_threshold(VarInt::from_u32(ACK_EVERY - 1)).max_ack_delay(Some(ACK_WITHIN));
         let mut transport = TransportConfig::default();
         transport
             .max_concurrent_bidi_streams(VarInt::from_u32(0))

@@ -1,6 +1,6 @@
 //! Two nodes that called each other, in every order of what is under way.
 
-use super::tests::{ENC, S1, S2, consistent, ids, sock};
+use super::tests::{ENC, S1, S2, consistent, draws, ids, sock};
 use super::*;
 
 /// Two nodes that called each other, `streams` streams between them, every message in flight delivered
@@ -20,13 +20,7 @@ fn glare(seed: u64, streams: u32, breaks: bool, relays: u32) -> (u32, Vec<u32>) 
         Confirm(Option<SessionId>),
         Closed,
     }
-    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-    let mut draw = |n: usize| {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        (state >> 11) as usize % n
-    };
+    let mut draw = draws(seed);
     // Per stream and direction an ordered queue, as TCP is.
     let mut wires: BTreeMap<(u32, usize), VecDeque<Msg>> = BTreeMap::new();
     for n in 0..streams {

@@ -1,6 +1,6 @@
 //! Streams that join a pipe which a relay has: what each end makes of each stream, whatever breaks.
 
-use super::tests::{ENC, S1, S2, consistent, ids, sock};
+use super::tests::{ENC, S1, S2, consistent, draws, ids, sock};
 use super::*;
 
 /// What an end has made of a stream.
@@ -29,13 +29,7 @@ fn breaking(seed: u64) -> BTreeMap<(u32, usize), Made> {
     for end in 0..2 {
         nodes[end].open((S1, side(end)), [high, low][end], ENC);
     }
-    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-    let mut draw = |n: usize| {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        (state >> 11) as usize % n
-    };
+    let mut draw = draws(seed);
     let mut wires: BTreeMap<(u32, usize), VecDeque<Msg>> = BTreeMap::new();
     let mut made = BTreeMap::new();
     for n in 0..4 {

@@ -17,6 +17,17 @@ pub(super) fn sock(n: u32) -> SockId {
     SockId::from_number(n)
 }
 
+/// Numbers below the one asked for, the same ones for the same seed.
+pub(super) fn draws(seed: u64) -> impl FnMut(usize) -> usize {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    move |n| {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        (state >> 11) as usize % n
+    }
+}
+
 #[test]
 fn one_session_two_candidates_one_pipe() {
     let (low, high) = ids();
