@@ -230,6 +230,8 @@ impl Node {
                     mapping.held = None;
                     PortState::Lost
                 }
+                // What was never open, or was lost, is not said to be closed.
+                Event::Removed { .. } if mapping.held.take().is_none() => continue,
                 Event::Removed { confirmed, .. } => PortState::Removed { confirmed },
                 Event::Closed => {
                     over = true;
