@@ -67,15 +67,29 @@ fn without_a_router_the_same_two_need_more_than_a_dial() {
     assert_eq!(good(&pair).strategy, None);
 }
 
+/// It opens what it grants, so that whoever dials the address that STUN sees gets in all the same.
 #[test]
-fn a_router_that_lies_is_found_out_and_another_strategy_opens_the_pipe() {
+fn a_router_that_lies_about_its_address_is_found_out() {
     let lie = [45, 99, 9, 9].into();
     let mut pair = pair(with(RouterFaults { says: Some(lie), ..RouterFaults::default() }));
     pair.chains[1] = chain("open");
     let ending = good(&pair);
     let (_, external, truth) = opened(&ending).unwrap();
     assert_eq!((external.ip(), truth), (lie, Truth::Differs { seen: [45, 10, 1, 1].into() }));
+    let port = external.port();
+    let announced = format!("[0,45.10.1.1,192.168.1.2,{port},5,");
+    assert!(ending.address.contains(&announced), "as behind a NAT: {}", ending.address);
     assert!(!ending.address.contains("45.99.9.9"), "{}", ending.address);
+    assert_eq!(ending.strategy, Some(Strategy::Direct), "{}", ending.why);
+}
+
+/// Nothing but a dial tells.
+#[test]
+fn where_a_router_opens_nothing_that_it_grants_another_strategy_opens_the_pipe() {
+    let mut pair = pair(with(RouterFaults { idle: true, ..RouterFaults::default() }));
+    pair.chains[1] = chain("open");
+    let ending = good(&pair);
+    assert_eq!(opened(&ending).unwrap().2, Truth::Agrees);
     assert_eq!(ending.strategy, Some(Strategy::Reverse), "{}", ending.why);
 }
 
@@ -101,15 +115,25 @@ fn another_port_is_announced_and_dialled_and_none_is_said() {
     assert_eq!(ending.strategy, None);
 }
 
+/// Its ports are lost for nearly an hour, if nobody asks before half of the lease is over. The call that fails for that has
+/// the listener ask.
 #[test]
-fn a_router_that_restarted_is_asked_again() {
-    let faults = RouterFaults { crash: Some(4 * SECOND), ..RouterFaults::default() };
-    let mut pair = pair(RouterSpec { lease: 60, ..with(faults) });
-    pair.strategies = vec![Strategy::Direct];
-    // Calls go on 10 s apart until one fails or the last is over: half a lease later all is as before.
-    pair.again = true;
-    let ending = good(&pair);
-    assert_eq!(ending.again, Some(Ok(Strategy::Direct)));
+fn a_router_that_restarted_is_asked_again_when_a_call_came_to_nothing() {
+    let faults = RouterFaults { crash: Some(8 * SECOND), ..RouterFaults::default() };
+    let none = RouterSpec { pcp: false, nat_pmp: false, upnp: None, ..with(faults) };
+    for router in [
+        RouterSpec { pcp: true, ..none },
+        RouterSpec { nat_pmp: true, ..none },
+        RouterSpec { upnp: Some(1), ..none },
+    ] {
+        let mut pair = pair(router);
+        // By a dial back the listener learns of the call.
+        pair.strategies = vec![Strategy::Direct, Strategy::Reverse];
+        // The first finds the port open, the second, 10 s later, closed.
+        (pair.calls, pair.again) = (2, true);
+        let ending = good(&pair);
+        assert_eq!((ending.strategy, ending.again), (None, Some(Ok(Strategy::Direct))), "{router:?}");
+    }
 }
 
 fn second(of: usize, nat: &str, life: Life) -> Option<Second> {
@@ -141,5 +165,19 @@ fn with_two_homes_and_one_dead_the_other_is_dialled() {
             let ending = good(&pair);
             assert_eq!(ending.strategy, Some(Strategy::Direct), "{life:?}: {}", ending.why);
         }
+    }
+}
+
+/// The first home's NAT gives each destination a random port, the second's keeps it.
+#[test]
+fn of_two_homes_the_one_whose_ports_can_be_foretold_is_punched_from() {
+    for of in 0..2 {
+        let mut chains = [chain("linux"), chain("linux")];
+        chains[of] = chain("enterprise");
+        let mut pair = Pair::new(9, chains);
+        pair.strategies = vec![Strategy::Punch];
+        pair.second = second(of, "linux", Life::Beside);
+        let ending = good(&pair);
+        assert_eq!((ending.strategy, ending.rungs.len()), (Some(Strategy::Punch), 1), "{of}: {}", ending.why);
     }
 }

@@ -64,7 +64,7 @@ fn router(below: &mut dyn FnMut(u64) -> u64, what: &mut String) -> RouterSpec {
     what.push_str(", router");
     let faults = &mut router.faults;
     for _ in 0..below(3) {
-        what.push_str(match below(6) {
+        what.push_str(match below(7) {
             0 => {
                 let lies: [IpAddr; 3] =
                     [[192, 168, 77, 1].into(), [100, 64, 9, 9].into(), [45, 99, 9, 9].into()];
@@ -84,6 +84,10 @@ fn router(below: &mut dyn FnMut(u64) -> u64, what: &mut String) -> RouterSpec {
                 " closes early"
             }
             4 => {
+                faults.idle = true;
+                " opens none"
+            }
+            5 => {
                 (faults.crash, faults.down) = (Some(below(60) * SECOND), below(20) * SECOND);
                 " restarts"
             }

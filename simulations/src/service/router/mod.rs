@@ -36,6 +36,8 @@ pub struct RouterFaults {
     pub says: Option<IpAddr>,
     /// Ports that are somebody else's.
     pub taken: Taken,
+    /// It grants ports and opens none.
+    pub idle: bool,
     /// It closes ports after a quarter of the lease that it granted.
     pub early: bool,
     /// It restarts then: its NAT and its table are empty, and its epoch begins anew.
@@ -65,7 +67,15 @@ impl RouterSpec {
         nat_pmp: true,
         upnp: Some(2),
         lease: 7_200,
-        faults: RouterFaults { says: None, taken: Taken::None, early: false, crash: None, down: 0, slow: 0 },
+        faults: RouterFaults {
+            says: None,
+            taken: Taken::None,
+            idle: false,
+            early: false,
+            crash: None,
+            down: 0,
+            slow: 0,
+        },
     };
 
     /// Whether what it grants is open, where it says so, for as long as it says.
@@ -179,7 +189,9 @@ impl PortControl {
         let until = now + u64::from(granted) * SECOND;
         self.table.insert((proto, external), Entry { inside, nonce, until });
         let until = if self.spec.faults.early { now + u64::from(granted) * SECOND / 4 } else { until };
-        cx.put(0, Output::Nat(Order::Open { proto, external, inside, until }));
+        if !self.spec.faults.idle {
+            cx.put(0, Output::Nat(Order::Open { proto, external, inside, until }));
+        }
         Ok((external, granted))
     }
 
