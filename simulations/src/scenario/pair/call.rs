@@ -119,8 +119,8 @@ pub(super) fn call(run: &mut Run, pair: &Pair) -> Call {
     call
 }
 
-/// Both sides say something of their own and then that they are done; each must get it exactly. The listener had
-/// `before` pipes when it was called, at `begun`.
+/// Finds the listener's end of the caller's pipe, has both say something of their own and then that they are done; each must
+/// get it exactly. The listener had `before` pipes when it was called, at `begun`.
 ///
 /// # Errors
 /// What can happen to a pipe without anybody's fault, as long as who has it is told.
@@ -131,43 +131,80 @@ fn exchange(
     (before, begun): (usize, Nanos),
 ) -> Result<(), &'static str> {
     let [listener, caller] = run.hosts;
-    let theirs = |w: &World<Program>| {
-        let mut new = w.app(listener).node().pipes.iter().skip(before);
-        new.position(|p| p.start.answers.is_empty()).map(|n| before + n)
+    let new = |w: &World<Program>| -> Vec<usize> {
+        let pipes = w.app(listener).node().pipes.iter().enumerate().skip(before);
+        pipes.filter(|(_, p)| p.start.answers.is_empty()).map(|(n, _)| n).collect()
     };
+    let broken = |w: &World<Program>, n: usize| w.app(listener).node().pipes[n].broken.is_some();
     let told = |w: &World<Program>| {
         let pipe = &w.app(caller).node().pipes[place];
         pipe.closed || pipe.broken.is_some()
     };
+    // An end that has lost its address, or whose router began anew, cannot say that it is over, and TCP does not ask while it is
+    // idle; only who says something has to be told. Of a caller that moved in the middle of its call the listener may have had a
+    // pipe before, and theirs is the one over which something comes.
+    let shaken = run.homes.shaken_since(begun, run.world.now());
+    if shaken {
+        say(run, caller, place, &CALLERS);
+    }
+    let theirs = |w: &World<Program>| {
+        let heard = |n: &usize| !shaken || !w.app(listener).node().pipes[*n].received.is_empty();
+        new(w).into_iter().find(heard)
+    };
     let until_told = run.world.now() + TOLD_WITHIN;
     run.run_while(until_told, |w| theirs(w).is_some() || told(w));
-    let Some(other) = theirs(&run.world) else {
-        if !told(&run.world) && run.homes.shaken_since(begun, run.world.now()) {
-            // An end that has lost its address, or whose router began anew, cannot say that it is over, and TCP does not ask
-            // while it is idle. Whoever says something has to be told.
-            run.world.with(caller, |p, cx| p.node_mut().write(cx, place, &CALLERS));
-            let until = run.world.now() + TOLD_WITHIN;
-            run.run_while(until, told);
+    let found = theirs(&run.world);
+    let outcome = match found {
+        Some(other) => {
+            let relayed = run.world.app(caller).node().pipes[place].start.strategy == Strategy::Relay;
+            if let Some(relay) = pair.relay.filter(|_| relayed) {
+                // A stream that is as idle is its user's to keep alive.
+                let until = run.world.now() + relay.idle;
+                run.world.run_until(until);
+            }
+            if !shaken {
+                say(run, caller, place, &CALLERS);
+            }
+            say(run, listener, other, &LISTENERS);
+            both_ways(run, pair, [other, place], begun)
         }
-        if !told(&run.world) {
-            run.violations.push("the caller has a pipe and the listener has none".into());
+        None => {
+            if !told(&run.world) {
+                run.violations.push("the caller has a pipe and the listener has none".into());
+            }
+            // Two generals: the caller's last word of the hello was lost.
+            Err("the pipe ended before the listener had it")
         }
-        // Two generals: the caller's last word of the hello was lost.
-        return Err("the pipe ended before the listener had it");
     };
+    let mut astray = new(&run.world);
+    astray.retain(|n| Some(*n) != found);
+    for n in &astray {
+        say(run, listener, *n, &LISTENERS);
+    }
+    let until = run.world.now() + TOLD_WITHIN;
+    if !run.run_while(until, |w| astray.iter().all(|n| broken(w, *n))) {
+        run.violations.push("the listener has a pipe that leads nowhere, and is not told".into());
+    }
+    outcome
+}
+
+fn say(run: &mut Run, host: HostId, pipe: usize, text: &[u8]) {
+    run.world.with(host, |p, cx| {
+        p.node_mut().write(cx, pipe, text);
+        p.node_mut().end(cx, pipe);
+    });
+}
+
+/// Sees that what both said over the listener's and the caller's pipe arrives.
+fn both_ways(
+    run: &mut Run,
+    pair: &Pair,
+    [other, place]: [usize; 2],
+    begun: Nanos,
+) -> Result<(), &'static str> {
+    let [listener, caller] = run.hosts;
     let relayed = run.world.app(caller).node().pipes[place].start.strategy == Strategy::Relay;
-    if let Some(relay) = pair.relay.filter(|_| relayed) {
-        // A stream that is as idle is its user's to keep alive.
-        let until = run.world.now() + relay.idle;
-        run.world.run_until(until);
-    }
     let until = run.world.now() + DATA_WITHIN;
-    for (host, pipe, text) in [(caller, place, &CALLERS), (listener, other, &LISTENERS)] {
-        run.world.with(host, |p, cx| {
-            p.node_mut().write(cx, pipe, text);
-            p.node_mut().end(cx, pipe);
-        });
-    }
     let whole = |w: &World<Program>, host: HostId, pipe: usize, text: &[u8]| {
         let pipe = &w.app(host).node().pipes[pipe];
         (pipe.ended || pipe.start.mode() == PipeMode::Plain) && pipe.received == text
