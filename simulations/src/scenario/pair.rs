@@ -27,6 +27,7 @@ use crate::world::{App, Cx, HostId, SiteSpec, Trace, World};
 use call::{Call, call};
 use homes::Homes;
 
+pub use call::HOME_LEFT;
 pub use homes::{Life, Second, When};
 pub use relaying::Relaying;
 

@@ -22,6 +22,9 @@ const TOLD_WITHIN: Nanos = 3_600 * SECOND;
 /// in each of two searches.
 const MOST_SYNS: u64 = 24_576;
 
+/// Why a call came to nothing whose pipe was open.
+pub const HOME_LEFT: &str = "a home was left, or its router began anew";
+
 /// What each side says over the pipe, bytes: longer than a record.
 const TEXT: usize = 20_000;
 static CALLERS: [u8; TEXT] = text(0x11);
@@ -246,7 +249,7 @@ fn both_ways(
                 })
         };
         if run.run_while(until, told) {
-            return if both(&run.world) { Ok(()) } else { Err("a home was left, or its router began anew") };
+            return if both(&run.world) { Ok(()) } else { Err(HOME_LEFT) };
         }
     }
     if !both(&run.world) && (refused || relayed) {

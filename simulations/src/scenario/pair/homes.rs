@@ -60,6 +60,13 @@ pub enum When {
     Into(Nanos),
 }
 
+impl Second {
+    /// Whether the host is elsewhere when its call ends than when it began.
+    pub fn changes_mid_call(&self) -> bool {
+        matches!(self.life, Life::Loses(When::Into(_)) | Life::Moves(When::Into(_)))
+    }
+}
+
 impl Life {
     fn when(self) -> Option<When> {
         match self {
@@ -287,21 +294,7 @@ pub(super) fn left_behind(run: &mut Run, pair: &Pair) -> Vec<String> {
             Program::Server(server) => server.held(),
             Program::Node(_) => 0,
         };
-        let inside = run.world.host(router).addresses()[0];
-        let near = |ip: &IpAddr| match (ip, inside) {
-            (IpAddr::V4(ip), IpAddr::V4(inside)) => ip.octets()[..3] == inside.octets()[..3],
-            _ => false,
-        };
-        // A port that was never granted is not waited for, and one that was asked for may be granted afterwards.
-        let had_none = |host: &HostId| {
-            let states = run.world.app(*host).node().notices.iter().filter_map(|(_, n)| match n {
-                Notice::Port { local, state } if near(local) => Some(*state),
-                _ => None,
-            });
-            matches!(states.last(), None | Some(PortState::Failed { .. } | PortState::Lost))
-        };
-        let excused = spec.faults.slow > 0 || spec.faults.crash.is_some() || tenants.iter().any(had_none);
-        if here && held > 0 && !excused {
+        if here && held > 0 {
             wrong.push(format!(
                 "{held} ports are left open at the router of host{}",
                 run.world.host(run.hosts[of]).id()

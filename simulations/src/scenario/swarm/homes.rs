@@ -130,6 +130,11 @@ impl Found {
             // More ways out do no harm where there is one in.
             Life::Beside => (either(joined(false), joined(true)), either(joined(false), joined(true))),
             Life::Loses(When::Idle) | Life::Moves(When::Idle) => (joined(true), joined(true)),
+            // A caller that moves goes on from where it is then. Where the listener is then nobody but the broker can say, and
+            // without a punch nobody asks it.
+            Life::Loses(When::Into(_)) | Life::Moves(When::Into(_)) if second.of == 1 => {
+                (both(joined(false), joined(true)), joined(true))
+            }
             Life::Loses(When::Into(_)) | Life::Moves(When::Into(_)) => (Verdict::Perhaps, joined(true)),
             Life::Dead(_) => (Verdict::Perhaps, either(joined(false), joined(true))),
         };
@@ -144,6 +149,11 @@ impl Found {
         let excuses = before == Verdict::Must && routers.any(|r| r.faults.crash.is_some());
         (if excuses { Verdict::Perhaps } else { before }, before)
     }
+}
+
+/// What holds in both of two homes.
+fn both(one: Verdict, other: Verdict) -> Verdict {
+    if one == other { one } else { Verdict::Perhaps }
 }
 
 /// What holds where one of two homes does.
