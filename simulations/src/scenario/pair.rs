@@ -371,7 +371,9 @@ fn end(mut run: Run, pair: &Pair, first: Call, again: Option<Result<Strategy, St
     let until = run.world.now() + GONE_WITHIN;
     run.world.run_while(until, over);
     let lost = pair.relay.is_some_and(|relay| relay.faults != TurnFaults::default())
-        || pair.links.iter().any(|link| link.loss_ppm > 0 || link.blackout != Blackout::default());
+        || pair.links.iter().any(|link| link.loss_ppm > 0 || link.blackout != Blackout::default())
+        // From an address that is gone nothing can be given back.
+        || run.homes.shaken_since(0, run.world.now());
     let left = relaying::left_behind(&mut run, lost);
     run.violations.extend(left);
     let left = homes::left_behind(&mut run, pair);

@@ -105,7 +105,10 @@ impl Found {
     /// routers and second homes.
     pub(super) fn demands(&self, pair: &Pair, all: bool, before: Verdict) -> (Verdict, Verdict) {
         if pair.place != Place::Apart || pair.relay.is_some() {
-            return self.shaken(pair, before);
+            let (then, healed) = self.shaken(pair, before);
+            // To servers a node goes by its first home, also while that is dead and nothing says so.
+            let dead = matches!(pair.second.as_ref().map(|s| s.life), Some(Life::Dead(_)));
+            return (if dead && then == Verdict::Must { Verdict::Perhaps } else { then }, healed);
         }
         let home = |of: usize, second: bool| -> (&Chain, Option<&RouterSpec>) {
             match pair.second.as_ref().filter(|s| second && s.of == of) {
