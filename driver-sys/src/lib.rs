@@ -14,6 +14,7 @@ mod failure;
 pub mod handover;
 mod interfaces;
 mod key_file;
+pub mod messages;
 mod pin_file;
 mod pipe;
 mod ready;

@@ -29,22 +29,43 @@
 //! Other than in P2PD, a pipe with a destination has no subscription of its own from the start, and subscriptions are
 //! known by their ids rather than by their patterns.
 
-mod carrier;
-mod daemon;
-mod open;
-mod options;
-mod pipe;
-mod read;
-mod shared;
+mod runtime;
 pub mod stun;
-mod target;
 
-pub use carrier::Socket;
-pub use daemon::Daemon;
-pub use open::{Destination, Family, OpenError, Protocol, Route};
-pub use options::PipeOptions;
-pub use p2pd_core::pipe::subscriptions::{
-    MAX_SUBSCRIPTIONS, Message, Overflow, Pattern, PatternError, Queue, SubscriptionId,
+pub use p2pd_async::{
+    CallbackId, Destination, End, Family, IntoSocket, ListenError, ListenFailure, MAX_SUBSCRIPTIONS, Message,
+    OpenError, Overflow, Pattern, PatternError, PipeOptions, Protocol, Queue, RecvError, Route, SendError,
+    SubscriptionId, Target, TooManySubscriptions,
 };
-pub use pipe::{CallbackId, End, MessagePipe, RecvError, SendError, TooManySubscriptions};
-pub use target::{ListenError, ListenFailure, Target};
+pub use runtime::Tokio;
+
+/// A pipe of messages. Clones are handles to the same one; when the last is dropped, or `close` is called, it ends. A pipe
+/// that is linked to others is held by these.
+///
+/// A callback is given its pipe; one that captures a handle to it keeps it open until its peer ends it.
+pub type MessagePipe = p2pd_async::MessagePipe<Tokio>;
+
+/// A socket that a [`MessagePipe`] can be made of, however it came about.
+pub type Socket = p2pd_async::Socket<Tokio>;
+
+/// TCP listeners and UDP sockets, all of which are open. Dropping it closes them, UDP sockets when the runtime next comes to
+/// their tasks.
+///
+/// ```no_run
+/// use p2pd_tokio::messages::{Daemon, Family, PipeOptions, Protocol, Target};
+///
+/// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+/// let protocols = [Protocol::Tcp, Protocol::Udp];
+/// let families = [Family::V4, Family::V6];
+/// let ports = [7..=7, 30_000..=30_100];
+/// let daemon = Daemon::listen_all(&[Target::Any], &ports, &protocols, &families, &PipeOptions::default())?;
+/// daemon
+///     .serve(|message, pipe| async move {
+///         // One that leaves before its answer is no error.
+///         let _ = pipe.send_to(&message.data, message.from).await;
+///     })
+///     .await;
+/// # Ok(())
+/// # }
+/// ```
+pub type Daemon = p2pd_async::Daemon<Tokio>;

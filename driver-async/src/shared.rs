@@ -1,0 +1,207 @@
+//! What a pipe's handles and its reading task have in common.
+
+use std::fmt;
+use std::future::{Future, poll_fn};
+use std::net::SocketAddr;
+use std::pin::{Pin, pin};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
+
+use async_lock::Mutex as AsyncMutex;
+use event_listener::Event;
+use p2pd_core::pipe::subscriptions::{Message, Queue, Subscriptions, Unique};
+use p2pd_sys::messages::{End, PipeOptions, Protocol};
+
+use crate::carrier::Writer;
+use crate::pipe::{CallbackId, MessagePipe};
+use crate::runtime::Runtime;
+
+pub(crate) type Running = Pin<Box<dyn Future<Output = ()> + Send>>;
+pub(crate) type OnMessage<R> = Arc<dyn Fn(Message, MessagePipe<R>) -> Running + Send + Sync>;
+pub(crate) type OnEnd = Box<dyn FnOnce(End) -> Running + Send>;
+
+pub(crate) struct Shared<R: Runtime> {
+    pub(crate) protocol: Protocol,
+    pub(crate) local: SocketAddr,
+    pub(crate) remote: Option<SocketAddr>,
+    pub(crate) queue: Queue,
+    pub(crate) no_close: bool,
+    inbox: Mutex<Inbox<R>>,
+    /// Something was delivered, a subscription ended, or reading did.
+    pub(crate) arrived: Event,
+    /// Reading ended, or we are done with the pipe.
+    over: Event,
+    closed: AtomicBool,
+    pub(crate) writer: AsyncMutex<Writer<R>>,
+}
+
+pub(crate) struct Inbox<R: Runtime> {
+    pub(crate) subscriptions: Subscriptions,
+    pub(crate) unique: Unique,
+    pub(crate) callbacks: Vec<(CallbackId, OnMessage<R>)>,
+    pub(crate) children: Vec<Child<R>>,
+    pub(crate) at_end: Vec<(CallbackId, OnEnd)>,
+    next: u64,
+    /// How reading ended; nobody will call what is added now.
+    pub(crate) end: Option<End>,
+    /// The reading task, which waits.
+    reader: Option<Waker>,
+}
+
+/// A pipe that gets what comes.
+#[derive(Clone, Debug)]
+pub(crate) struct Child<R: Runtime> {
+    pub(crate) pipe: MessagePipe<R>,
+    /// It gets the end, too.
+    pub(crate) joined: bool,
+}
+
+/// We are done with the pipe.
+pub(crate) struct Closed;
+
+impl<R: Runtime> Shared<R> {
+    pub(crate) fn new(
+        protocol: Protocol,
+        ends: (SocketAddr, Option<SocketAddr>),
+        options: &PipeOptions,
+        writer: Writer<R>,
+    ) -> Self {
+        let inbox = Inbox {
+            subscriptions: Subscriptions::default(),
+            unique: Unique::new(if options.unique { options.unique_kept } else { 0 }),
+            callbacks: Vec::new(),
+            children: Vec::new(),
+            at_end: Vec::new(),
+            next: 0,
+            end: None,
+            reader: None,
+        };
+        Shared {
+            protocol,
+            local: ends.0,
+            remote: ends.1,
+            queue: options.queue,
+            no_close: options.no_close,
+            inbox: Mutex::new(inbox),
+            arrived: Event::new(),
+            over: Event::new(),
+            closed: AtomicBool::new(false),
+            writer: AsyncMutex::new(writer),
+        }
+    }
+
+    pub(crate) fn inbox(&self) -> MutexGuard<'_, Inbox<R>> {
+        self.inbox.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Changes what the reading task has to see: whether there is anything to read for.
+    pub(crate) fn change<T>(&self, change: impl FnOnce(&mut Inbox<R>) -> T) -> T {
+        let mut inbox = self.inbox();
+        let wanted = inbox.wants();
+        let done = change(&mut inbox);
+        let reader = if inbox.wants() == wanted { None } else { inbox.reader.take() };
+        drop(inbox);
+        if let Some(reader) = reader {
+            reader.wake();
+        }
+        done
+    }
+
+    /// Whether anybody wants what would be read, and can take it. The reading task alone asks.
+    pub(crate) fn poll_wanted(&self, cx: &Context<'_>) -> Poll<Result<(), Closed>> {
+        let mut inbox = self.inbox();
+        // Whoever closes has said so before it looks for the waker.
+        if self.is_closed() {
+            return Poll::Ready(Err(Closed));
+        }
+        match &mut inbox.reader {
+            Some(known) => known.clone_from(cx.waker()),
+            none => *none = Some(cx.waker().clone()),
+        }
+        if inbox.wants() { Poll::Ready(Ok(())) } else { Poll::Pending }
+    }
+
+    /// We are done with the pipe. False: we were already.
+    pub(crate) fn close(&self) -> bool {
+        if self.closed.swap(true, Ordering::SeqCst) {
+            return false;
+        }
+        let reader = self.inbox().reader.take();
+        if let Some(reader) = reader {
+            reader.wake();
+        }
+        self.over.notify(usize::MAX);
+        true
+    }
+
+    fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::SeqCst)
+    }
+
+    /// Reading is over.
+    pub(crate) fn ended(&self) {
+        self.arrived.notify(usize::MAX);
+        self.over.notify(usize::MAX);
+    }
+
+    /// Waits for the end of reading.
+    pub(crate) async fn end(&self) -> End {
+        loop {
+            let over = self.over.listen();
+            if let Some(end) = self.inbox().end {
+                return end;
+            }
+            over.await;
+        }
+    }
+
+    /// What a future gives, unless we are done with the pipe before.
+    pub(crate) async fn unless_closed<T>(&self, work: impl Future<Output = T>) -> Result<T, Closed> {
+        let (mut work, mut over) = (pin!(work), None);
+        poll_fn(|cx| {
+            if self.is_closed() {
+                return Poll::Ready(Err(Closed));
+            }
+            if let Poll::Ready(done) = work.as_mut().poll(cx) {
+                return Poll::Ready(Ok(done));
+            }
+            // Nobody listens for an end before there is something to wait for.
+            loop {
+                let listener = over.get_or_insert_with(|| self.over.listen());
+                if self.is_closed() {
+                    return Poll::Ready(Err(Closed));
+                }
+                if Pin::new(listener).poll(cx).is_pending() {
+                    return Poll::Pending;
+                }
+                over = None;
+            }
+        })
+        .await
+    }
+}
+
+impl<R: Runtime> Inbox<R> {
+    fn wants(&self) -> bool {
+        let asked = !self.subscriptions.is_empty() || !self.callbacks.is_empty() || !self.children.is_empty();
+        asked && self.subscriptions.may_read()
+    }
+
+    pub(crate) fn id(&mut self) -> CallbackId {
+        self.next += 1;
+        CallbackId(self.next)
+    }
+}
+
+impl<R: Runtime> fmt::Debug for Shared<R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Shared")
+            .field("protocol", &self.protocol)
+            .field("local", &self.local)
+            .field("remote", &self.remote)
+            .field("end", &self.inbox().end)
+            .field("closed", &self.is_closed())
+            .finish_non_exhaustive()
+    }
+}
