@@ -45,6 +45,7 @@
 
 mod beside;
 mod blocking;
+pub mod messages;
 mod names;
 mod node;
 mod pipe;
