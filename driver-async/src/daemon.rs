@@ -6,10 +6,9 @@ use std::io;
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
-use std::task::Poll;
+use std::task::{Poll, Waker};
 use std::time::Duration;
 
-use event_listener::Event;
 use p2pd_core::pipe::subscriptions::Message;
 use p2pd_sys::messages::{Bound, Family, ListenError, ListenFailure, PipeOptions, Protocol, Target, combine};
 
@@ -160,36 +159,47 @@ impl<R: Runtime> Daemon<R> {
 /// Clients that are served. They go with it, each by itself at its end.
 #[derive(Debug)]
 struct Clients<R: Runtime> {
-    each: Mutex<(u64, BTreeMap<u64, MessagePipe<R>>)>,
-    left: Event,
+    places: Mutex<Places<R>>,
+}
+
+#[derive(Debug)]
+struct Places<R: Runtime> {
+    taken: BTreeMap<u64, MessagePipe<R>>,
+    next: u64,
+    /// The server, which waits for a free one.
+    server: Option<Waker>,
 }
 
 impl<R: Runtime> Default for Clients<R> {
     fn default() -> Self {
-        Clients { each: Mutex::default(), left: Event::new() }
+        Clients { places: Mutex::new(Places { taken: BTreeMap::new(), next: 0, server: None }) }
     }
 }
 
 impl<R: Runtime> Clients<R> {
-    fn each(&self) -> MutexGuard<'_, (u64, BTreeMap<u64, MessagePipe<R>>)> {
-        self.each.lock().unwrap_or_else(PoisonError::into_inner)
+    fn places(&self) -> MutexGuard<'_, Places<R>> {
+        self.places.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn fewer_than(&self, most: usize) {
-        loop {
-            let left = self.left.listen();
-            if self.each().1.len() < most {
-                return;
+        poll_fn(|cx| {
+            let mut places = self.places();
+            if places.taken.len() < most {
+                return Poll::Ready(());
             }
-            left.await;
-        }
+            places.server = Some(cx.waker().clone());
+            Poll::Pending
+        })
+        .await;
     }
 
     fn keep(self: &Arc<Self>, pipe: MessagePipe<R>) {
-        let (next, each) = &mut *self.each();
-        *next += 1;
-        each.insert(*next, pipe.clone());
-        let place = Place { clients: Arc::downgrade(self), number: *next };
+        let mut places = self.places();
+        let number = places.next;
+        places.next += 1;
+        places.taken.insert(number, pipe.clone());
+        drop(places);
+        let place = Place { clients: Arc::downgrade(self), number };
         pipe.on_end(move |_| async move { drop(place) });
     }
 }
@@ -203,10 +213,14 @@ struct Place<R: Runtime> {
 impl<R: Runtime> Drop for Place<R> {
     fn drop(&mut self) {
         if let Some(clients) = self.clients.upgrade() {
-            let gone = clients.each().1.remove(&self.number);
-            // Its end takes locks.
+            let mut places = clients.places();
+            let (gone, server) = (places.taken.remove(&self.number), places.server.take());
+            // A pipe's end takes locks.
+            drop(places);
             drop(gone);
-            clients.left.notify(1);
+            if let Some(server) = server {
+                server.wake();
+            }
         }
     }
 }

@@ -13,6 +13,7 @@ mod runtime;
 mod shared;
 pub mod stun;
 mod wait;
+mod waiters;
 
 pub use carrier::{IntoSocket, Socket};
 pub use daemon::Daemon;

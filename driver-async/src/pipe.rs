@@ -4,7 +4,6 @@ use std::fmt;
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
-use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,7 +15,7 @@ use crate::carrier::{IntoSocket, Socket, Writer};
 use crate::read;
 use crate::runtime::Runtime;
 use crate::shared::{Child, OnEnd, OnMessage, Shared};
-use crate::wait::{first, within};
+use crate::wait::within;
 
 /// How long [`close`](MessagePipe::close) waits for the system to take what an encrypted pipe holds.
 const FAREWELL: Duration = Duration::from_secs(5);
@@ -127,8 +126,9 @@ impl<R: Runtime> MessagePipe<R> {
 
     /// Ends a subscription, with what waits in it. False: there is none of this name.
     pub fn unsubscribe(&self, id: SubscriptionId) -> bool {
-        let was = self.shared().change(|inbox| inbox.subscriptions.unsubscribe(id));
-        self.shared().arrived.notify(usize::MAX);
+        let (was, arrived) =
+            self.shared().change(|inbox| (inbox.subscriptions.unsubscribe(id), inbox.arrived.take()));
+        arrived.now();
         was
     }
 
@@ -156,39 +156,8 @@ impl<R: Runtime> MessagePipe<R> {
     /// # Errors
     /// As [`recv`](Self::recv).
     pub async fn recv_from(&self, from: SubscriptionId, timeout: Duration) -> Result<Message, RecvError> {
-        if let Some(message) = self.take(from)? {
-            return Ok(message);
-        }
-        let mut late = pin!(R::sleep(timeout));
-        loop {
-            let arrived = self.shared().arrived.listen();
-            // What comes from here on does not go unnoticed, and nothing comes after the end.
-            let end = self.shared().inbox().end;
-            if let Some(message) = self.take(from)? {
-                return Ok(message);
-            }
-            if let Some(end) = end {
-                return Err(RecvError::Ended(end));
-            }
-            let in_time = async {
-                arrived.await;
-                true
-            };
-            let too_late = async {
-                late.as_mut().await;
-                false
-            };
-            if !first(in_time, too_late).await {
-                return self.take(from)?.ok_or(RecvError::TimedOut);
-            }
-        }
-    }
-
-    fn take(&self, from: SubscriptionId) -> Result<Option<Message>, RecvError> {
-        self.shared().change(|inbox| match inbox.subscriptions.recv(from) {
-            None if inbox.subscriptions.waiting(from).is_none() => Err(RecvError::NoSuchSubscription),
-            message => Ok(message),
-        })
+        let message = within::<R, _>(timeout, self.shared().message(from)).await;
+        message.unwrap_or(Err(RecvError::TimedOut))
     }
 
     /// Sends to the destination; returns when the system has taken all of it, so a peer that does not read makes it wait.

@@ -63,15 +63,15 @@ async fn read<R: Runtime>(shared: &Arc<Shared<R>>, handle: &Weak<Handle<R>>, mut
 
 /// False: nobody holds the pipe any more, or it is broken off because one that is joined to it is.
 async fn deliver<R: Runtime>(shared: &Shared<R>, handle: &Weak<Handle<R>>, message: Message) -> bool {
-    let (callbacks, children) = {
+    let (callbacks, children, arrived) = {
         let mut inbox = shared.inbox();
         if !inbox.unique.is_new(&message.data, message.from) {
             return true;
         }
         inbox.subscriptions.deliver(&message.data, message.from);
-        (inbox.callbacks.clone(), inbox.children.clone())
+        (inbox.callbacks.clone(), inbox.children.clone(), inbox.arrived.take())
     };
-    shared.arrived.notify(usize::MAX);
+    arrived.now();
     for (_, callback) in callbacks {
         let Some(handle) = handle.upgrade() else { return false };
         callback(message.clone(), MessagePipe { handle }).await;
@@ -102,16 +102,8 @@ struct Over<'a, R: Runtime> {
 impl<R: Runtime> Over<'_, R> {
     /// Whom to tell. From here on whoever adds a callback or a link calls it.
     fn finish(&mut self) -> (Vec<Child<R>>, Vec<OnEnd>) {
-        let mut inbox = self.shared.inbox();
-        inbox.end = Some(self.end);
-        let callbacks = std::mem::take(&mut inbox.callbacks);
-        let children = std::mem::take(&mut inbox.children);
-        let at_end = inbox.at_end.drain(..).map(|(_, callback)| callback).collect();
-        drop(inbox);
-        // What callbacks hold may be pipes, whose end takes locks.
-        drop(callbacks);
-        self.shared.ended();
-        (children, at_end)
+        let (children, at_end) = self.shared.end_with(self.end);
+        (children, at_end.into_iter().map(|(_, callback)| callback).collect())
     }
 }
 

@@ -9,13 +9,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
 use async_lock::Mutex as AsyncMutex;
-use event_listener::Event;
-use p2pd_core::pipe::subscriptions::{Message, Queue, Subscriptions, Unique};
+use p2pd_core::pipe::subscriptions::{Message, Queue, SubscriptionId, Subscriptions, Unique};
 use p2pd_sys::messages::{End, PipeOptions, Protocol};
 
 use crate::carrier::Writer;
-use crate::pipe::{CallbackId, MessagePipe};
+use crate::pipe::{CallbackId, MessagePipe, RecvError};
 use crate::runtime::Runtime;
+use crate::waiters::{Ticket, Waiters};
 
 pub(crate) type Running = Pin<Box<dyn Future<Output = ()> + Send>>;
 pub(crate) type OnMessage<R> = Arc<dyn Fn(Message, MessagePipe<R>) -> Running + Send + Sync>;
@@ -28,10 +28,6 @@ pub(crate) struct Shared<R: Runtime> {
     pub(crate) queue: Queue,
     pub(crate) no_close: bool,
     inbox: Mutex<Inbox<R>>,
-    /// Something was delivered, a subscription ended, or reading did.
-    pub(crate) arrived: Event,
-    /// Reading ended, or we are done with the pipe.
-    over: Event,
     closed: AtomicBool,
     pub(crate) writer: AsyncMutex<Writer<R>>,
 }
@@ -47,6 +43,10 @@ pub(crate) struct Inbox<R: Runtime> {
     pub(crate) end: Option<End>,
     /// The reading task, which waits.
     reader: Option<Waker>,
+    /// For something that is delivered, or the end of a subscription or of reading.
+    pub(crate) arrived: Waiters,
+    /// For the end of reading, or of the pipe on this side.
+    over: Waiters,
 }
 
 /// A pipe that gets what comes.
@@ -76,6 +76,8 @@ impl<R: Runtime> Shared<R> {
             next: 0,
             end: None,
             reader: None,
+            arrived: Waiters::default(),
+            over: Waiters::default(),
         };
         Shared {
             protocol,
@@ -84,8 +86,6 @@ impl<R: Runtime> Shared<R> {
             queue: options.queue,
             no_close: options.no_close,
             inbox: Mutex::new(inbox),
-            arrived: Event::new(),
-            over: Event::new(),
             closed: AtomicBool::new(false),
             writer: AsyncMutex::new(writer),
         }
@@ -127,11 +127,13 @@ impl<R: Runtime> Shared<R> {
         if self.closed.swap(true, Ordering::SeqCst) {
             return false;
         }
-        let reader = self.inbox().reader.take();
+        let mut inbox = self.inbox();
+        let (reader, over) = (inbox.reader.take(), inbox.over.take());
+        drop(inbox);
         if let Some(reader) = reader {
             reader.wake();
         }
-        self.over.notify(usize::MAX);
+        over.now();
         true
     }
 
@@ -139,26 +141,53 @@ impl<R: Runtime> Shared<R> {
         self.closed.load(Ordering::SeqCst)
     }
 
-    /// Reading is over.
-    pub(crate) fn ended(&self) {
-        self.arrived.notify(usize::MAX);
-        self.over.notify(usize::MAX);
+    /// Reading is over: nobody is called, or waits, from here on. What there was of either is handed out.
+    pub(crate) fn end_with(&self, end: End) -> (Vec<Child<R>>, Vec<(CallbackId, OnEnd)>) {
+        let mut inbox = self.inbox();
+        inbox.end = Some(end);
+        let callbacks = std::mem::take(&mut inbox.callbacks);
+        let children = std::mem::take(&mut inbox.children);
+        let at_end = std::mem::take(&mut inbox.at_end);
+        let (arrived, over) = (inbox.arrived.take(), inbox.over.take());
+        drop(inbox);
+        // What callbacks hold may be pipes, whose end takes locks.
+        drop(callbacks);
+        arrived.now();
+        over.now();
+        (children, at_end)
     }
 
     /// Waits for the end of reading.
     pub(crate) async fn end(&self) -> End {
-        loop {
-            let over = self.over.listen();
-            if let Some(end) = self.inbox().end {
-                return end;
+        let mut waiting = Waiting { shared: self, of: |inbox| &mut inbox.over, ticket: Ticket::default() };
+        poll_fn(|cx| {
+            let mut inbox = self.inbox();
+            match inbox.end {
+                Some(end) => Poll::Ready(end),
+                None => waiting.register(&mut inbox, cx),
             }
-            over.await;
-        }
+        })
+        .await
+    }
+
+    /// The oldest message of a subscription, as soon as there is one.
+    pub(crate) async fn message(&self, from: SubscriptionId) -> Result<Message, RecvError> {
+        let mut waiting = Waiting { shared: self, of: |inbox| &mut inbox.arrived, ticket: Ticket::default() };
+        poll_fn(|cx| {
+            self.change(|inbox| match (inbox.take(from), inbox.end) {
+                (Ok(None), None) => waiting.register(inbox, cx),
+                (Ok(None), Some(end)) => Poll::Ready(Err(RecvError::Ended(end))),
+                (Ok(Some(message)), _) => Poll::Ready(Ok(message)),
+                (Err(why), _) => Poll::Ready(Err(why)),
+            })
+        })
+        .await
     }
 
     /// What a future gives, unless we are done with the pipe before.
     pub(crate) async fn unless_closed<T>(&self, work: impl Future<Output = T>) -> Result<T, Closed> {
-        let (mut work, mut over) = (pin!(work), None);
+        let mut waiting = Waiting { shared: self, of: |inbox| &mut inbox.over, ticket: Ticket::default() };
+        let mut work = pin!(work);
         poll_fn(|cx| {
             if self.is_closed() {
                 return Poll::Ready(Err(Closed));
@@ -166,19 +195,33 @@ impl<R: Runtime> Shared<R> {
             if let Poll::Ready(done) = work.as_mut().poll(cx) {
                 return Poll::Ready(Ok(done));
             }
-            // Nobody listens for an end before there is something to wait for.
-            loop {
-                let listener = over.get_or_insert_with(|| self.over.listen());
-                if self.is_closed() {
-                    return Poll::Ready(Err(Closed));
-                }
-                if Pin::new(listener).poll(cx).is_pending() {
-                    return Poll::Pending;
-                }
-                over = None;
-            }
+            let mut inbox = self.inbox();
+            // Whoever closes has said so before it takes out who waits.
+            if self.is_closed() { Poll::Ready(Err(Closed)) } else { waiting.register(&mut inbox, cx) }
         })
         .await
+    }
+}
+
+/// A task that waits for a change of the inbox, until this is dropped.
+struct Waiting<'a, R: Runtime> {
+    shared: &'a Shared<R>,
+    of: fn(&mut Inbox<R>) -> &mut Waiters,
+    ticket: Ticket,
+}
+
+impl<R: Runtime> Waiting<'_, R> {
+    fn register<T>(&mut self, inbox: &mut Inbox<R>, cx: &Context<'_>) -> Poll<T> {
+        (self.of)(inbox).wait(&mut self.ticket, cx);
+        Poll::Pending
+    }
+}
+
+impl<R: Runtime> Drop for Waiting<'_, R> {
+    fn drop(&mut self) {
+        if self.ticket.has_waited() {
+            (self.of)(&mut self.shared.inbox()).leave(&self.ticket);
+        }
     }
 }
 
@@ -186,6 +229,13 @@ impl<R: Runtime> Inbox<R> {
     fn wants(&self) -> bool {
         let asked = !self.subscriptions.is_empty() || !self.callbacks.is_empty() || !self.children.is_empty();
         asked && self.subscriptions.may_read()
+    }
+
+    pub(crate) fn take(&mut self, from: SubscriptionId) -> Result<Option<Message>, RecvError> {
+        match self.subscriptions.recv(from) {
+            None if self.subscriptions.waiting(from).is_none() => Err(RecvError::NoSuchSubscription),
+            message => Ok(message),
+        }
     }
 
     pub(crate) fn id(&mut self) -> CallbackId {

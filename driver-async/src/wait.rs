@@ -1,4 +1,4 @@
-//! Waiting for one of two things, on whichever runtime.
+//! Waiting no longer than for a time, on whichever runtime.
 
 use std::future::{Future, poll_fn};
 use std::pin::pin;
@@ -9,19 +9,16 @@ use crate::runtime::Runtime;
 
 /// What a future gives, unless it takes longer.
 pub(crate) async fn within<R: Runtime, T>(time: Duration, work: impl Future<Output = T>) -> Option<T> {
-    let late = async {
-        R::sleep(time).await;
-        None
-    };
-    first(async { Some(work.await) }, late).await
-}
-
-/// What the first to be done of two futures gives; where both are, of the first.
-pub(crate) async fn first<T>(one: impl Future<Output = T>, other: impl Future<Output = T>) -> T {
-    let (mut one, mut other) = (pin!(one), pin!(other));
-    poll_fn(|cx| match one.as_mut().poll(cx) {
-        Poll::Pending => other.as_mut().poll(cx),
-        done => done,
+    let (mut work, mut late) = (pin!(work), pin!(None));
+    poll_fn(|cx| {
+        if let Poll::Ready(done) = work.as_mut().poll(cx) {
+            return Poll::Ready(Some(done));
+        }
+        // What is there needs no timer.
+        if late.is_none() {
+            late.set(Some(R::sleep(time)));
+        }
+        late.as_mut().as_pin_mut().map_or(Poll::Pending, |late| late.poll(cx).map(|()| None))
     })
     .await
 }
