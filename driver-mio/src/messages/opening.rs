@@ -165,6 +165,7 @@ impl Pipes {
                 self.news.push_back(News::Opened(id));
                 self.queue(id);
                 self.queue_sources(id);
+                self.pass_ends_before(id);
             }
             Err(e) => self.not_opened(id, OpenError::Socket(e)),
         }

@@ -208,7 +208,7 @@ impl Pipes {
         message: Pattern,
         peer: Pattern,
     ) -> Result<SubscriptionId, SubscribeError> {
-        let queue = self.each.get(&pipe).ok_or(SubscribeError::NoSuchPipe)?.options.queue;
+        let queue = self.here(pipe).ok_or(SubscribeError::NoSuchPipe)?.options.queue;
         self.subscribe_with(pipe, message, peer, queue)
     }
 
@@ -223,7 +223,7 @@ impl Pipes {
         peer: Pattern,
         queue: Queue,
     ) -> Result<SubscriptionId, SubscribeError> {
-        let entry = self.each.get_mut(&pipe).ok_or(SubscribeError::NoSuchPipe)?;
+        let entry = self.here(pipe).ok_or(SubscribeError::NoSuchPipe)?;
         let id = entry.subscriptions.subscribe(message, peer, queue);
         self.queue(pipe);
         id.ok_or(SubscribeError::TooMany)
@@ -266,7 +266,7 @@ impl Pipes {
     /// Whether all messages of a pipe are [`News::Message`], until this is called again. Default: no. False: there is no
     /// such pipe.
     pub fn hear(&mut self, pipe: PipeId, on: bool) -> bool {
-        let Some(entry) = self.each.get_mut(&pipe) else { return false };
+        let Some(entry) = self.here(pipe) else { return false };
         entry.hears = on;
         self.queue(pipe);
         true
@@ -297,7 +297,8 @@ impl Pipes {
         open.send(data, to)
     }
 
-    /// Whether the system has taken all that was sent; `None` while it opens, and for one that is not there.
+    /// Whether a pipe takes a message now, which is once the system has taken the one before; a pipe to a peer that is
+    /// encrypted may still hold two records, 32 KiB. `None` while it opens, and for one that is not there.
     pub fn has_room(&self, pipe: PipeId) -> Option<bool> {
         Some(self.open_one(pipe)?.has_room())
     }
@@ -355,6 +356,11 @@ impl Pipes {
     /// Breaks a pipe off, so that the peer of a stream does not take what it has for all there was. False: it was not there.
     pub fn abort(&mut self, pipe: PipeId) -> bool {
         self.break_off(pipe, None)
+    }
+
+    /// A pipe, or a listener, that the user is not done with.
+    pub(super) fn here(&mut self, pipe: PipeId) -> Option<&mut Entry> {
+        self.each.get_mut(&pipe).filter(|entry| !matches!(entry.state, State::Leaving(_)))
     }
 
     pub(super) fn open_one(&self, pipe: PipeId) -> Option<&Open> {

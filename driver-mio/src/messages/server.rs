@@ -34,8 +34,8 @@ pub struct Listening {
 impl Pipes {
     /// Listens on every port of every range (`30_000..=30_100` has 101) on every address of every target, over each of these
     /// protocols and families; port 0 is one that the system chooses. All or nothing, in the order asked for. Looking an
-    /// interface up takes about a millisecond. Clients have the options' pipes, are heard as soon as
-    /// [`hear`](Self::hear) says so of them, and wait in the system while no token is left.
+    /// interface up takes about a millisecond. TCP clients come by [`News::Accepted`], with these options, and wait in the
+    /// system while no token is left.
     ///
     /// # Errors
     /// Everything that failed.
@@ -98,7 +98,9 @@ impl Pipes {
     pub(super) fn accept(&mut self, on: PipeId) {
         for _ in 0..ACCEPTS {
             if !self.tokens.are_left() {
-                self.crowded.push(on);
+                if !self.crowded.contains(&on) {
+                    self.crowded.push(on);
+                }
                 return;
             }
             let Some(entry) = self.each.get(&on) else { return };

@@ -148,6 +148,15 @@ impl Pipes {
         }
     }
 
+    /// A pipe has opened: what it is joined to may have ended before.
+    pub(super) fn pass_ends_before(&mut self, id: PipeId) {
+        for source in self.joined_to(id) {
+            if let Some(end) = self.open_one(source).and_then(|open| open.end) {
+                self.pass_end(source, id, end);
+            }
+        }
+    }
+
     fn pass_end(&mut self, from: PipeId, to: PipeId, end: End) {
         if end == End::Peer {
             self.finish(to);
@@ -158,10 +167,10 @@ impl Pipes {
 
     /// Links a pipe that may have ended.
     pub(super) fn connect_to(&mut self, from: PipeId, link: Link) -> bool {
-        if !self.each.contains_key(&link.to) || !self.each.contains_key(&from) {
+        if self.here(link.to).is_none() {
             return false;
         }
-        let Some(entry) = self.each.get_mut(&from) else { return false };
+        let Some(entry) = self.here(from) else { return false };
         let end = entry.open().and_then(|open| open.end);
         match entry.links.iter_mut().find(|known| known.to == link.to) {
             Some(known) => known.joined |= link.joined,
@@ -206,17 +215,18 @@ impl Pipes {
     /// Takes a pipe away, with a reset, and those joined to it. With an end its user is told of it.
     pub(super) fn break_off(&mut self, id: PipeId, end: Option<End>) -> bool {
         let Some(entry) = self.each.get(&id) else { return false };
-        match &entry.state {
+        let known = match &entry.state {
             State::Leaving(_) => return false,
             State::Open(open) => {
                 open.reset();
-                if let Some(end) = end
-                    && open.end.is_none()
-                {
-                    self.news.push_back(News::Ended(id, end));
-                }
+                open.end
             }
-            State::Opening(_) | State::Listening(_) => {}
+            State::Opening(_) | State::Listening(_) => None,
+        };
+        if let Some(end) = end
+            && known.is_none()
+        {
+            self.news.push_back(News::Ended(id, end));
         }
         let joined = self.joined_to(id);
         self.remove(id);
