@@ -15,23 +15,13 @@
 //! # }
 //! ```
 //!
-//! A *message* is a datagram, or what one read of a stream gave: TCP has no messages, so what was sent in one piece may
-//! arrive in several, and the other way round. Three things can be done with one, and all of them are: it is copied into
-//! every subscription that it matches ([`MessagePipe::subscribe`]), given to the callbacks
-//! ([`MessagePipe::on_message`]), and sent on by linked pipes ([`MessagePipe::add_pipe`]).
-//!
-//! Nothing is read while there is none of these, so nothing that comes before the first of them is lost. Nor is anything
-//! read while a callback runs, a linked pipe does not take what it was sent, or a queue with
-//! [`Overflow::StopReading`] is full: then a TCP peer has to wait, and the system drops datagrams.
-//!
-//! [`Daemon`] has servers on many addresses and ports, [`stun`] what a STUN server says of us.
-//!
-//! Other than in P2PD, a pipe with a destination has no subscription of its own from the start, and subscriptions are
-//! known by their ids rather than by their patterns.
+//! What a message is, and when nothing is read, is on the page of [`p2pd_async`], which has them for every runtime; its types
+//! are here for this one. [`Daemon`] has servers on many addresses and ports, [`stun`] what a STUN server says of us.
 
 mod runtime;
 pub mod stun;
 
+#[doc(inline)]
 pub use p2pd_async::{
     CallbackId, Destination, End, Family, IntoSocket, ListenError, ListenFailure, MAX_SUBSCRIPTIONS, Message,
     OpenError, Overflow, Pattern, PatternError, PipeOptions, Protocol, Queue, RecvError, Route, SendError,

@@ -54,9 +54,11 @@ pub use server::Listening;
 pub use socket::Socket;
 pub use tokens::PipeId;
 
+#[doc(inline)]
 pub use p2pd_core::pipe::subscriptions::{
     MAX_SUBSCRIPTIONS, Message, Overflow, Pattern, PatternError, Queue, SubscriptionId,
 };
+#[doc(inline)]
 pub use p2pd_sys::messages::{
     Destination, End, Family, ListenError, ListenFailure, OpenError, PipeOptions, Protocol, Route, Target,
 };

@@ -20,6 +20,7 @@ use p2pd_core::{Config, SecretKey, StunServer};
 use super::Tokio;
 use crate::{BindError, Node};
 
+#[doc(inline)]
 pub use p2pd_async::stun::StunError;
 
 /// A client of one STUN server.
