@@ -11,7 +11,7 @@ use p2pd_async_std::messages::{AsyncIo, SubscriptionId};
 use p2pd_async_std::messages::{
     Daemon, End, IntoSocket, MessagePipe, Pattern, PipeOptions, Protocol, RecvError, Route, stun,
 };
-use p2pd_async_std::{Config, Node, SecretKey};
+use p2pd_async_std::{Config, Node, Pipe, PipeMode, Plan, SecretKey};
 
 /// Longer than anything here takes, even on a busy machine.
 const LONG: Duration = Duration::from_secs(20);
@@ -61,34 +61,50 @@ fn sockets_that_exist_become_pipes() {
     });
 }
 
-#[cfg(all(unix, feature = "async-std"))]
-#[test]
-fn a_stream_of_async_std_becomes_a_pipe() {
-    let (ours, peer) = pair();
-    block_on(talks(p2pd_async_std::TcpStream::from(ours), peer));
+/// A pipe between two nodes, which live on without them.
+async fn peers(mode: PipeMode) -> (Pipe, Pipe) {
+    let node = || {
+        let mut config = Config::new(SecretKey::from_bytes(p2pd_async_std::random_seed().unwrap()));
+        config.bind = Some(Ipv4Addr::LOCALHOST.into());
+        config.allow_plain = true;
+        Node::bind(config)
+    };
+    let (a, b) = (node().await.unwrap(), node().await.unwrap());
+    let to = b.address().await;
+    let plan = Plan { mode, ..Plan::default() };
+    let (ours, theirs) = zip(a.connect_with(&to, plan), b.accept()).await;
+    (ours.unwrap(), theirs.unwrap())
+}
+
+async fn talk(ours: (MessagePipe, SubscriptionId), theirs: (MessagePipe, SubscriptionId)) {
+    let ((ours, at_ours), (theirs, at_theirs)) = (ours, theirs);
+    assert_eq!(ours.protocol(), Protocol::Tcp);
+    ours.send(b"question").await.unwrap();
+    ours.finish().await.unwrap();
+    assert_eq!(theirs.recv(at_theirs, LONG).await.unwrap(), "question");
+    assert_eq!(theirs.ended().await, End::Peer);
+    theirs.send(b"answer").await.unwrap();
+    theirs.close().await;
+    assert_eq!(ours.recv(at_ours, LONG).await.unwrap(), "answer");
+    assert_eq!(ours.recv(at_ours, LONG).await, Err(RecvError::Ended(End::Peer)));
 }
 
 #[test]
 fn a_pipe_to_a_peer_becomes_one_of_messages() {
     block_on(async {
-        let node = || {
-            let mut config = Config::new(SecretKey::from_bytes(p2pd_async_std::random_seed().unwrap()));
-            config.bind = Some(Ipv4Addr::LOCALHOST.into());
-            Node::bind(config)
-        };
-        let (a, b) = (node().await.unwrap(), node().await.unwrap());
-        let to = b.address().await;
-        let (ours, theirs) = zip(a.connect(&to), b.accept()).await;
-        let ((ours, at_ours), (theirs, at_theirs)) = (wrap(ours.unwrap()), wrap(theirs.unwrap()));
-        assert_eq!(ours.protocol(), Protocol::Tcp);
-        ours.send(b"question").await.unwrap();
-        ours.finish().await.unwrap();
-        assert_eq!(theirs.recv(at_theirs, LONG).await.unwrap(), "question");
-        assert_eq!(theirs.ended().await, End::Peer);
-        theirs.send(b"answer").await.unwrap();
-        theirs.close().await;
-        assert_eq!(ours.recv(at_ours, LONG).await.unwrap(), "answer");
-        assert_eq!(ours.recv(at_ours, LONG).await, Err(RecvError::Ended(End::Peer)));
+        for mode in [PipeMode::Encrypted, PipeMode::Plain] {
+            let (ours, theirs) = peers(mode).await;
+            talk(wrap(ours), wrap(theirs)).await;
+        }
+    });
+}
+
+#[cfg(unix)]
+#[test]
+fn a_stream_of_the_runtime_becomes_one_of_messages() {
+    block_on(async {
+        let (ours, theirs) = peers(PipeMode::Plain).await;
+        talk(wrap(ours.into_tcp_stream().unwrap()), wrap(theirs)).await;
     });
 }
 

@@ -85,11 +85,11 @@ fn until(so: impl Fn() -> bool) {
 /// Bytes without a short period, so that none lost, doubled or swapped goes unnoticed.
 fn patterned(len: usize) -> Vec<u8> {
     let mut state = 1_u32;
-    let mut word = || {
+    let word = || {
         state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
         (state >> 3).to_le_bytes()
     };
-    std::iter::repeat_with(|| word()).flatten().take(len).collect()
+    std::iter::repeat_with(word).flatten().take(len).collect()
 }
 
 /// The first of so many ports in a row that are free for TCP and UDP, below those that the system gives to others.
@@ -166,6 +166,25 @@ fn destinations_are_addresses_or_names_of_the_routes_family() {
             matches!(&refused, Err(OpenError::Connect(e)) if e.kind() == ErrorKind::ConnectionRefused),
             "{refused:?}"
         );
+    });
+}
+
+/// Linux answers no SYN while as many wait to be accepted as may.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_connect_takes_no_longer_than_it_may() {
+    use socket2::{Domain, Socket, Type};
+    on_each(|pipes| {
+        let listener = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        listener.bind(&loopback().into()).unwrap();
+        listener.listen(0).unwrap();
+        let at = listener.local_addr().unwrap().as_socket().unwrap();
+        let _waits = std::net::TcpStream::connect(at).unwrap();
+        let options = PipeOptions { connect_timeout: WHILE, ..Default::default() };
+        let began = Instant::now();
+        let opened = pipes.open(Protocol::Tcp, at.into(), Route::V4, &options);
+        assert!(matches!(opened, Err(OpenError::TimedOut)), "{opened:?}");
+        assert!(began.elapsed() >= WHILE && began.elapsed() < LONG);
     });
 }
 
