@@ -46,9 +46,13 @@ pub struct Config {
     /// want to know it. Default: no.
     pub hairpin: bool,
     /// Whether to have the listener's port opened on the routers of the interfaces that a NAT hides, by PCP, NAT-PMP or
-    /// UPnP ([`portmap`](crate::portmap)): where STUN sees the address that the router names, peers reach it directly. It
-    /// is closed again at shutdown, which may take 2 s then. Default: no.
+    /// UPnP ([`portmap`](crate::portmap)): where STUN sees the address that the router names, peers reach it directly. For
+    /// IPv6 it is a pinhole in the router's firewall, asked for unless the survey found none there. It is closed again at shutdown, which may take 2 s then. Default: no.
     pub portmap: bool,
+    /// Time servers, asked when the node starts, once a day, and when the wall clock was set: where they say that the clock
+    /// is wrong by more than a minute, the node goes by theirs. Nothing needs them but names on a machine whose clock is
+    /// wrong. Of three or more, one that lies is outvoted. Default: none.
+    pub ntp: Vec<NtpServer>,
 }
 
 impl Config {
@@ -66,6 +70,7 @@ impl Config {
             survey: true,
             hairpin: false,
             portmap: false,
+            ntp: Vec::new(),
         }
     }
 
@@ -78,6 +83,12 @@ impl Config {
         }
         if self.turn.len() > MAX_SERVERS {
             return Err(ConfigError::TooManyTurnServers(self.turn.len()));
+        }
+        if self.ntp.len() > MAX_SERVERS {
+            return Err(ConfigError::TooManyNtpServers(self.ntp.len()));
+        }
+        if let Some(n) = self.ntp.iter().position(|s| s.host.is_empty() || s.port == 0) {
+            return Err(ConfigError::BadNtpServer(n));
         }
         if let Some(n) = self.turn.iter().position(|s| s.host.is_empty() || s.port == 0) {
             return Err(ConfigError::BadTurnServer(n));
@@ -143,6 +154,15 @@ pub struct StunServer {
     pub port: u16,
 }
 
+/// An NTP server (RFC 5905).
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct NtpServer {
+    /// Host name or literal address.
+    pub host: Box<str>,
+    /// UDP port, not 0. NTP's own is 123.
+    pub port: u16,
+}
+
 /// A TURN server (RFC 8656), and who we are to it.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct TurnServer {
@@ -198,6 +218,10 @@ pub enum ConfigError {
     TooManyStunServers(usize),
     /// More than [`MAX_SERVERS`] TURN servers; this many.
     TooManyTurnServers(usize),
+    /// More than [`MAX_SERVERS`] NTP servers; this many.
+    TooManyNtpServers(usize),
+    /// The NTP server at this position has no host or port 0.
+    BadNtpServer(usize),
     /// The TURN server at this position has no host or port 0.
     BadTurnServer(usize),
     /// The TURN server at this position is to have TLS over UDP.
@@ -222,6 +246,10 @@ impl fmt::Display for ConfigError {
             ConfigError::TooManyTurnServers(n) => {
                 write!(f, "{n} TURN servers, at most {MAX_SERVERS} are possible")
             }
+            ConfigError::TooManyNtpServers(n) => {
+                write!(f, "{n} NTP servers, at most {MAX_SERVERS} are possible")
+            }
+            ConfigError::BadNtpServer(n) => write!(f, "NTP server number {} has no host or port 0", n + 1),
             ConfigError::BadTurnServer(n) => write!(f, "TURN server number {} has no host or port 0", n + 1),
             ConfigError::TlsOverUdp(n) => {
                 write!(f, "TURN server number {} is to have TLS over UDP, it goes over TCP", n + 1)

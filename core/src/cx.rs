@@ -40,6 +40,8 @@ pub(crate) enum Owner {
     Carrier(SockId),
     /// The mapping of our port with this number.
     Mapping(u32),
+    /// What asks time servers.
+    Clock,
 }
 
 /// Whose deadline it is.
@@ -58,6 +60,7 @@ pub(crate) enum Timer {
     Measure,
     Asks,
     Names,
+    Clock,
 }
 
 #[derive(Debug)]

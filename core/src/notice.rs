@@ -366,6 +366,13 @@ pub enum Notice {
         /// What came of it.
         state: PortState,
     },
+    /// Time servers told the time (`Config::ntp`).
+    Clock {
+        /// How far the wall clock is ahead, in microseconds. By more than a minute, and the node goes by the servers.
+        ahead: i64,
+        /// A bound of what they may be wrong by.
+        error: Duration,
+    },
     /// Something about a name.
     Name {
         /// Which.

@@ -4,7 +4,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::process::ExitCode;
 
-use p2pd::servers::{NtpServer, Servers};
+use p2pd::servers::Servers;
+use p2pd_core::NtpServer;
 use p2pd_core::clock::Clock;
 use serde_json::json;
 use tokio::net::UdpSocket;

@@ -130,7 +130,11 @@ pub(crate) async fn run(options: Options) -> ExitCode {
         Err(why) => return usage(say, &why),
     };
     let config = match config(&common, say).await {
-        Ok(config) => Config { portmap, hairpin: matches!(task, Task::Nat), ..config },
+        Ok(config) => {
+            // Names are signed for a time; nothing else needs to know it.
+            let ntp = if task.knows_names() { config.ntp } else { Vec::new() };
+            Config { portmap, ntp, hairpin: matches!(task, Task::Nat), ..config }
+        }
         Err(why) => return usage(say, &why),
     };
     // P2PD's documents have a node answer ECHO on what peers open to it.
@@ -283,7 +287,7 @@ async fn config(common: &Common, say: Say) -> Result<Config, String> {
         None if common.no_servers => Servers::default(),
         None => Servers::shipped()?,
     };
-    (config.brokers, config.stun) = (servers.brokers, servers.stun);
+    (config.brokers, config.stun, config.ntp) = (servers.brokers, servers.stun, servers.ntp);
     for server in &servers.turn {
         match server.resolve().await {
             Ok(server) => config.turn.push(server),

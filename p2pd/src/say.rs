@@ -28,6 +28,17 @@ pub(crate) struct Say {
     bars: Option<&'static MultiProgress>,
 }
 
+/// What time servers said of this machine's clock.
+pub(crate) fn clock(ahead: i64, error: Duration) -> serde_json::Value {
+    json!({"event": "clock", "offset_ms": ahead as f64 / 1e3, "error_ms": error.as_secs_f64() * 1e3})
+}
+
+fn clock_text(ahead: i64, error: Duration) -> String {
+    let wrong = Duration::from_micros(ahead.unsigned_abs()).as_secs();
+    let where_to = if ahead < 0 { "behind" } else { "ahead" };
+    format!("this machine's clock is {wrong} s {where_to}, give or take {} ms", error.as_millis())
+}
+
 /// What became of the listener's port on a router.
 pub(crate) fn port(local: IpAddr, state: PortState) -> serde_json::Value {
     let local = local.to_string();
@@ -229,6 +240,10 @@ impl Say {
                 || json!({"event": "identity_in_use"}),
                 || "another process uses this key: peers may reach either".into(),
             ),
+            // For people only if the node does not go by it.
+            Notice::Clock { ahead, error } if self.json || ahead.unsigned_abs() > 60_000_000 => {
+                self.line(|| clock(*ahead, *error), || clock_text(*ahead, *error));
+            }
             Notice::Port { local, state } => self.line(|| port(*local, *state), || port_text(*local, *state)),
             _ => {}
         }

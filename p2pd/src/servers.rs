@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use p2pd_core::turn::Lifetimes;
 use p2pd_core::wire::Transport;
-use p2pd_core::{Broker, StunServer, Tls};
+use p2pd_core::{Broker, NtpServer, StunServer, Tls};
 use secure::Keys;
 use serde::Deserialize;
 
@@ -34,15 +34,6 @@ pub struct Servers {
     pub turn: Vec<TurnServer>,
     /// NTP servers.
     pub ntp: Vec<NtpServer>,
-}
-
-/// An NTP server (RFC 5905).
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct NtpServer {
-    /// Host name or literal address.
-    pub host: Box<str>,
-    /// UDP port. NTP's own is 123.
-    pub port: u16,
 }
 
 /// A TURN server (RFC 8656).

@@ -61,6 +61,14 @@ impl World {
         Self::with_coturn(at_distance(homes, one_way), &[&user, "--lt-cred-mech"], "")
     }
 
+    /// The same, 0.5 ms one way, with more entries in the servers' list.
+    ///
+    /// # Panics
+    /// Where the lab cannot be built: ask `require_lab!` first.
+    pub fn listing(homes: &[&str], more: &str) -> World {
+        Self::with_coturn(at_distance(homes, Duration::from_micros(500)), &[], more)
+    }
+
     /// A lab with these homes whose servers' list has coturn as a TURN server too; `more` are lines of its entry.
     ///
     /// # Panics
@@ -106,7 +114,21 @@ impl World {
     /// # Panics
     /// If it cannot be started.
     pub fn run(&self, host: &Host, args: &[&str]) -> Child {
-        let mut command = host.command(program());
+        self.run_by(host, host.command(program()), args)
+    }
+
+    /// The same, on a machine whose wall clock is so far off, as faketime understands it: `-30d`.
+    ///
+    /// # Panics
+    /// If it cannot be started.
+    pub fn run_at(&self, host: &Host, offset: &str, args: &[&str]) -> Child {
+        let mut command = host.command("faketime");
+        // Only the wall clock is wrong.
+        command.args(["-f", offset, program()]).env("DONT_FAKE_MONOTONIC", "1");
+        self.run_by(host, command, args)
+    }
+
+    fn run_by(&self, host: &Host, mut command: Command, args: &[&str]) -> Child {
         command.env("P2PD_FORBID_PUBLIC_SERVERS", "1");
         command.args(args).args(["--json", "--config"]).arg(self.config.path());
         if let Some(file) = trace_file(host) {

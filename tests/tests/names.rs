@@ -8,6 +8,8 @@ use p2pd::serve::{Serving, Wanted};
 use p2pd_core::{Broker, Config, Name, NameError, Plan, SecretKey, Target};
 use p2pd_sys::ConnectError;
 use p2pd_tests::drivers::{Driver, runtime};
+use p2pd_tests::lab::SERVER;
+use p2pd_tests::lab::services::Chrony;
 use p2pd_tests::require_lab;
 use p2pd_tests::world::{PATIENCE, World, event};
 
@@ -100,4 +102,29 @@ fn mosquitto_keeps_a_name_through_two_nats() {
     let mut late = world.run(world.lab.host(1), &["name", "resolve", "example", "--identity", &bob]);
     let error = event(&mut late, "error");
     assert!(error["reason"].as_str().unwrap().contains("given up by its owner"), "{error}");
+}
+
+#[test]
+fn a_machine_whose_clock_is_a_month_behind_has_and_finds_names_where_a_time_server_puts_it_right() {
+    require_lab!(Mosquitto, Coturn, Chrony, Faketime);
+    let server = format!("[[ntp]]\nhost = \"{}\"", SERVER[0]);
+    for (more, right) in [("", false), (&*server, true)] {
+        let world = World::listing(&["none", "none"], more);
+        let _chrony = Chrony::start(&world.lab).unwrap();
+        let (owner, other) = (world.lab.host(0), world.lab.host(1));
+        let ((alice, _), (bob, _)) = (world.key(0), world.key(1));
+        let listen = ["listen", "--echo", "--name", "example", "--identity", &alice];
+        let mut listener = world.run_at(owner, "-30d", &listen);
+        event(&mut listener, "registered");
+        if right {
+            let clock = event(&mut listener, "clock");
+            let days = clock["offset_ms"].as_f64().unwrap() / 86.4e6;
+            assert!((-30.01..-29.99).contains(&days), "{clock}");
+        }
+        let resolve = ["name", "resolve", "example", "--identity", &bob];
+        let mut resolved = world.run(other, &resolve);
+        assert_eq!(resolved.wait(PATIENCE).unwrap().success(), right, "{:?}", resolved.lines());
+        let mut fellow = world.run_at(other, "-30d", &resolve);
+        assert!(fellow.wait(PATIENCE).unwrap().success(), "{:?}", fellow.lines());
+    }
 }

@@ -1,5 +1,6 @@
 //! The listener's port opened on the routers in front of us, where the configuration asks for it: one mapper for each
-//! interface behind a NAT that has a gateway. What a router grants goes into our address once STUN agrees with it.
+//! interface that has a gateway and is behind a NAT, or for IPv6 behind a firewall. What a router grants goes into our
+//! address once STUN agrees with it.
 
 use core::time::Duration;
 use std::collections::BTreeMap;
@@ -10,8 +11,9 @@ use smallvec::SmallVec;
 use super::{Node, Phase};
 use crate::cx::{Owner, Timer};
 use crate::io::{CloseHow, Interface, SockId};
+use crate::nat::NatType;
 use crate::notice::{Notice, PortState};
-use crate::portmap::{self, Event, Mapper, Protocol, Request, StreamId, Truth};
+use crate::portmap::{self, Event, Mapper, Protocol, Request, Scope, StreamId, Truth};
 use crate::random::Domain;
 use crate::time::Instant;
 
@@ -64,7 +66,7 @@ impl Node {
         }
         let chosen: SmallVec<[Interface; 6]> = self.chosen.iter().copied().collect();
         for interface in chosen {
-            let seen = self.external.of(interface.ip);
+            let seen = self.seen_of(interface.ip);
             let known = self.mappings.all.iter().find(|(_, m)| m.interface.ip == interface.ip);
             match (known.map(|(n, m)| (*n, m.seen)), seen) {
                 (Some((n, told)), Some(_)) if told != seen => {
@@ -74,7 +76,7 @@ impl Node {
                         m.mapper.seen(now, seen);
                     });
                 }
-                (None, Some(seen)) if seen != interface.ip && interface.gateway.is_some() => {
+                (None, Some(seen)) if interface.gateway.is_some() && self.is_behind(interface.ip, seen) => {
                     if let Some(port) = self.listen_port(interface.ip.is_ipv4()) {
                         self.map_port(interface, port, seen);
                     }
@@ -82,6 +84,21 @@ impl Node {
                 _ => {}
             }
         }
+    }
+
+    /// What the world sees of an address of ours. Where nobody said, one of the internet's IPv6 addresses is taken for what
+    /// it looks like: those are not translated.
+    fn seen_of(&self, ip: IpAddr) -> Option<IpAddr> {
+        let own = ip.is_ipv6() && self.external.settled() && Scope::of(ip) == Scope::Public;
+        self.external.of(ip).or(own.then_some(ip))
+    }
+
+    /// Whether a port has to be opened: behind a NAT, and for IPv6 behind a firewall, which home routers are by default
+    /// (RFC 6092), unless measured to let anybody in. Where that cannot be measured, asking in vain costs little.
+    fn is_behind(&self, ip: IpAddr, seen: IpAddr) -> bool {
+        let measured = self.surveyor.of(ip).map(|r| r.behaviour).filter(|b| b.mapping.is_some());
+        let open = measured.is_some_and(|b| b.nat_type() == NatType::OpenInternet);
+        seen != ip || (ip.is_ipv6() && self.surveyor.settled() && !open)
     }
 
     fn map_port(&mut self, interface: Interface, port: u16, seen: IpAddr) {

@@ -15,6 +15,7 @@ mod relaying;
 mod roaming;
 mod streams;
 mod table;
+mod timekeeping;
 mod visits;
 
 use core::fmt;
@@ -47,6 +48,7 @@ use opening::{Listeners, MeasureAgain};
 use punching::Punch;
 use relaying::Relay;
 use table::Streams;
+use timekeeping::Timekeeper;
 use visits::{Ask, Visit};
 
 /// Most calls of `connect()` at a time.
@@ -102,6 +104,7 @@ pub struct Node {
     external: External,
     surveyor: Surveyor,
     mappings: Mappings,
+    time: Timekeeper,
     /// The survey's end was told to the attempts.
     surveyed: bool,
     again: MeasureAgain,
@@ -181,6 +184,7 @@ impl Node {
             external: External::new(config.stun.clone()),
             surveyor: Surveyor::default(),
             mappings: Mappings::default(),
+            time: Timekeeper::new(config.ntp.clone()),
             surveyed: false,
             again: MeasureAgain::default(),
             announced: None,
@@ -225,7 +229,7 @@ impl Node {
         }
         match event {
             Event::Timeout => self.fire_timers(),
-            Event::Clock(fix) => self.cx.clock = Some(fix),
+            Event::Clock(fix) => self.clock_told(fix),
             Event::Interfaces(_) if self.phase == Phase::Closing => {}
             Event::Interfaces(list) => self.interfaces(list),
             Event::Resolved { query, result } => match self.cx.answered(query) {
@@ -235,6 +239,7 @@ impl Node {
                 }
                 Some(Owner::External) => self.external.resolved(&mut self.cx, query, result),
                 Some(Owner::Relay(id)) => self.relay_resolved(id, query, result),
+                Some(Owner::Clock) => self.clock_resolved(query, result),
                 Some(_) => {}
                 None => self.cx.stats.unknown_ids += 1,
             },
@@ -248,6 +253,7 @@ impl Node {
                 Some(Owner::Survey(place)) => self.surveyor.bound(&mut self.cx, place),
                 Some(Owner::Relay(id)) => self.relay_opened(id, sock, local),
                 Some(Owner::Mapping(n)) => self.mapping_bound(n),
+                Some(Owner::Clock) => self.clock_bound(sock),
                 _ => {}
             },
             Event::Connected { sock, local, remote } => match self.owner(sock) {
@@ -284,6 +290,7 @@ impl Node {
                     Some(Owner::Relay(id)) => self.relay_socket_failed(id, sock, cause),
                     Some(Owner::Carrier(pipe)) => self.carrier_ended(pipe, sock),
                     Some(Owner::Mapping(n)) => self.mapping_lost(n, sock),
+                    Some(Owner::Clock) => self.clock_failed(sock),
                     None => {}
                 }
             }
@@ -292,6 +299,7 @@ impl Node {
                 Some(Owner::Survey(place)) => self.surveyor.datagram(&mut self.cx, place, from, data),
                 Some(Owner::Relay(id)) => self.relay_datagram(id, sock, from, data),
                 Some(Owner::Mapping(n)) => self.mapping_datagram(n, from, data),
+                Some(Owner::Clock) => self.clock_datagram(from, data),
                 _ => {}
             },
             Event::Stream { sock, data } => match self.owner(sock) {
@@ -403,6 +411,7 @@ impl Node {
         }
         self.external.stop(&mut self.cx);
         self.surveyor.stop(&mut self.cx);
+        self.time.stop();
         self.punches.clear();
         self.shut_relays();
         self.cx.cancel_queries();
@@ -494,6 +503,7 @@ impl Node {
                 Timer::Measure => self.measure_again(),
                 Timer::Asks => self.expire_asks(),
                 Timer::Names => self.drive_names(),
+                Timer::Clock => self.clock_timeout(),
             }
         }
     }

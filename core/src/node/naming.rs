@@ -49,6 +49,8 @@ struct Watch {
     places: BTreeMap<u8, Place>,
     /// A search is under way, until then.
     search: Option<Instant>,
+    /// A record came that is of another time than ours.
+    stale: bool,
     /// When to look at it again.
     wake: Option<Instant>,
     /// The user wants to know.
@@ -191,6 +193,7 @@ impl Node {
                 found: Found::default(),
                 places: BTreeMap::new(),
                 search: None,
+                stale: false,
                 wake: None,
                 asked: false,
                 calls: BTreeMap::new(),
@@ -204,6 +207,7 @@ impl Node {
         if let Some(watch) = self.names.all.get_mut(&name).filter(|w| w.search.is_none()) {
             watch.search = Some(self.cx.now + SEARCH_WITHIN);
             watch.found = Found::default();
+            watch.stale = false;
             watch.places.clear();
             for broker in &mut self.brokers {
                 broker.follow(&mut self.cx, &watch.topic);
@@ -245,7 +249,10 @@ impl Node {
                     watch.found.add(record, Some(wanted));
                 }
             }
-            Ok(record) if record.name == name => self.cx.stats.stale_messages += 1,
+            Ok(record) if record.name == name => {
+                watch.stale = true;
+                self.cx.stats.stale_messages += 1;
+            }
             // An empty message takes away what was kept; whose it was, nobody says.
             _ if payload.is_empty() => {}
             _ => self.cx.stats.bad_messages += 1,
@@ -266,6 +273,21 @@ impl Node {
         }
         let next = self.names.all.values().filter_map(|w| w.wake).min();
         self.cx.timers.set(Timer::Names, next);
+    }
+
+    /// The clock was put right: what was judged by the wrong one is asked for again, and what was signed for another time
+    /// is signed anew.
+    pub(super) fn names_anew(&mut self) {
+        let names: SmallVec<[Name; 4]> = self.names.all.keys().copied().collect();
+        for name in names {
+            if let Some(watch) = self.names.all.get_mut(&name) {
+                watch.search = None;
+                if let Some(hold) = &mut watch.hold {
+                    hold.published = None;
+                }
+            }
+            self.search(name);
+        }
     }
 
     /// A call is given up.
@@ -304,11 +326,17 @@ impl Node {
                 self.fail_name(connect, began, FailReason::DeadlinePassed);
             }
         }
-        if watch.search.is_some_and(|until| until <= now || self.is_asked(&watch)) {
+        let awaited = self.time.is_awaited(now);
+        let doubtful = awaited && watch.stale;
+        if watch.search.is_some_and(|until| until <= now || (self.is_asked(&watch) && !doubtful)) {
             watch.search = None;
             self.searched(name, &mut watch);
         }
-        let next = if watch.search.is_none() { self.drive_hold(name, &mut watch) } else { Next::Nothing };
+        // A record made by a clock that is wrong is worth nothing.
+        let next = match watch.search {
+            None if !awaited => self.drive_hold(name, &mut watch),
+            _ => Next::Nothing,
+        };
         let needed =
             watch.hold.is_some() || (watch.search.is_some() && (watch.asked || !watch.calls.is_empty()));
         if matches!(next, Next::Nothing) && needed {

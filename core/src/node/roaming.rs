@@ -42,6 +42,7 @@ impl Node {
         let gone = |ip: IpAddr| is_gone(ip, list);
         self.roam_brokers(moved, gone);
         if moved {
+            self.ask_the_time_again();
             self.roam_punches();
             self.roam_visits();
             self.roam_attempts(gone);

@@ -56,6 +56,7 @@
 //! brokers number-of-brokers, and for each: id host port
 //! stun number-of-servers, and for each: host port
 //! turn number-of-servers, and for each: host port transport credentials lifetimes
+//! ntp number-of-servers, and for each: host port
 //! ```
 //! Then, in the order in which they happened:
 //!
@@ -306,8 +307,20 @@ impl fmt::Debug for Recorder {
 }
 
 fn header(config: &Config, seed: &[u8; 32], now: Instant) -> String {
-    let Config { identity, brokers, stun, turn, bind, port, accept, allow_plain, survey, hairpin, portmap } =
-        config;
+    let Config {
+        identity,
+        brokers,
+        stun,
+        turn,
+        bind,
+        port,
+        accept,
+        allow_plain,
+        survey,
+        hairpin,
+        portmap,
+        ntp,
+    } = config;
     let mut text = format!("{NAME} {VERSION}\n");
     let mut line = |name: &str, value: &dyn Put| {
         let mut line = String::new();
@@ -329,5 +342,6 @@ fn header(config: &Config, seed: &[u8; 32], now: Instant) -> String {
     line("brokers", brokers);
     line("stun", stun);
     line("turn", turn);
+    line("ntp", ntp);
     text
 }

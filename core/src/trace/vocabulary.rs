@@ -8,7 +8,7 @@ use bytes::Bytes;
 use smallvec::SmallVec;
 
 use crate::address::PeerAddress;
-use crate::config::{Accept, Broker, Plan, StunServer, TurnServer};
+use crate::config::{Accept, Broker, NtpServer, Plan, StunServer, TurnServer};
 use crate::identity::{NodeId, NodeIdError};
 use crate::io::{Action, CloseHow, Event, Interface, IoFailure, QueryId, Reuse, SockId, SockOpts};
 use crate::name::{Name, NameError, NameNews, NamePin};
@@ -270,6 +270,7 @@ enum_form! { Notice => Notice {
     "stays-relayed" StaysRelayed { connect, reason, report },
     "ask" Ask { peer },
     "port" Port { local, state },
+    "time" Clock { ahead, error },
     "name" Name { name, news },
     "closed" Closed,
 }}
@@ -505,6 +506,7 @@ struct_form! { Wrap { host, tls, websocket } }
 struct_form! { Tls { trust, name } }
 struct_form! { Broker { id, host, port, tls, websocket } }
 struct_form! { StunServer { host, port } }
+struct_form! { NtpServer { host, port } }
 struct_form! { TurnServer { host, port, transport, tls, credentials, lifetimes } }
 struct_form! { Credentials { user, password, name_is_read } }
 struct_form! { Lifetimes { allocation, permission, channel } }
@@ -592,6 +594,7 @@ mod tests {
         round_trip::<Accept>();
         round_trip::<Broker>();
         round_trip::<StunServer>();
+        round_trip::<NtpServer>();
     }
 
     #[test]

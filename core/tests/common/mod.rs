@@ -6,6 +6,7 @@
 
 pub mod broker;
 pub mod hand;
+pub mod ntp;
 pub mod router;
 pub mod stun;
 pub mod turn;
@@ -26,6 +27,7 @@ use p2pd_core::{
 
 use broker::Broker;
 use hand::{Hand, Script};
+use ntp::Ntp;
 use router::Router;
 use stun::Stun;
 use turn::{Relayed, Turn, Ways};
@@ -108,6 +110,8 @@ pub struct Host {
     /// What its interface has, and what the world sees.
     pub inside: IpAddr,
     pub outside: IpAddr,
+    /// Nobody gets in but by a pinhole.
+    pub guarded: bool,
     pub pipes: Vec<Pipe>,
     pub relayed: Vec<Relayed>,
     pub notices: Vec<(Instant, Notice)>,
@@ -131,6 +135,7 @@ pub struct World {
     pub stuns: Vec<Stun>,
     pub turns: Vec<Turn>,
     pub routers: Vec<Router>,
+    pub ntps: Vec<Ntp>,
     /// Nodes that are added write traces.
     pub tracing: bool,
     pub hands: Vec<Hand>,
@@ -150,6 +155,8 @@ pub struct World {
     pub bent: bool,
     dialling: BTreeSet<(usize, SockId)>,
     listeners: BTreeMap<SocketAddr, (usize, SockId)>,
+    /// What firewalls were asked to let in.
+    pinholes: BTreeSet<SocketAddr>,
     accepted: u32,
     steps: u32,
 }
@@ -174,6 +181,7 @@ impl World {
             stuns: Vec::new(),
             turns: Vec::new(),
             routers: Vec::new(),
+            ntps: Vec::new(),
             tracing: false,
             hands: Vec::new(),
             scripts: BTreeMap::new(),
@@ -188,6 +196,7 @@ impl World {
             bent: false,
             dialling: BTreeSet::new(),
             listeners: BTreeMap::new(),
+            pinholes: BTreeSet::new(),
             accepted: 0,
             steps: 0,
         }
@@ -222,6 +231,7 @@ impl World {
         let mut config = Config::new(key(n));
         config.brokers = self.brokers.iter().map(|b| b.config.clone()).collect();
         config.stun = self.stuns.iter().map(|s| s.config.clone()).collect();
+        config.ntp = self.ntps.iter().map(|s| s.config.clone()).collect();
         config.turn = self.turns.iter().map(|t| t.config.clone()).collect();
         change(&mut config);
         let trace = Arc::new(Mutex::new(String::new()));
@@ -234,6 +244,7 @@ impl World {
             trace,
             inside: interfaces[0].ip,
             outside,
+            guarded: false,
             pipes: Vec::new(),
             relayed: Vec::new(),
             notices: Vec::new(),
@@ -379,6 +390,7 @@ impl World {
                     self.datagram_to_stun(n, sock, from, to, &data);
                     self.datagram_to_turn(n, sock, to, &data);
                     self.datagram_to_router(n, sock, to, &data);
+                    self.datagram_to_ntp(n, sock, to, &data);
                 }
             }
             Action::SendStream { sock, data } => self.send(End::Node(n, sock), data.to_vec()),

@@ -1,10 +1,14 @@
-//! A home router that speaks PCP (RFC 6887) on raw bytes, honest or not. Its NAT lets nobody in but where a port is open.
+//! A home router that speaks PCP (RFC 6887) on raw bytes, honest or not. Its NAT, or firewall, lets nobody in but where a
+//! port is open.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
 
 use p2pd_core::SockId;
 
 use super::{Happening, MS, World};
+
+/// The index of each host's interface.
+const LINK: u32 = 2;
 
 pub struct Router {
     /// Where the host finds it.
@@ -25,7 +29,10 @@ pub struct Router {
 impl World {
     /// A router in front of a host that is behind a NAT.
     pub fn add_router(&mut self, host: usize, gateway: &str) -> usize {
-        let at = SocketAddr::new(gateway.parse().unwrap(), 5351);
+        let at = match gateway.parse().unwrap() {
+            IpAddr::V6(ip) if ip.is_unicast_link_local() => SocketAddrV6::new(ip, 5351, 0, LINK).into(),
+            ip => SocketAddr::new(ip, 5351),
+        };
         let says = self.hosts[host].outside;
         let router = Router { at, host, says, gives: None, lease: 7200, silent: false, asked: Vec::new() };
         self.routers.push(router);
@@ -47,6 +54,8 @@ impl World {
         let open = SocketAddr::new(self.hosts[n].outside, port);
         let inside = SocketAddr::new(self.hosts[n].inside, internal);
         match (asked, self.listeners.get(&inside).copied()) {
+            (0, _) if open == inside => drop(self.pinholes.remove(&open)),
+            _ if open == inside => drop(self.pinholes.insert(open)),
             (0, _) => drop(self.listeners.remove(&open)),
             (_, Some(listener)) => drop(self.listeners.insert(open, listener)),
             (_, None) => {}

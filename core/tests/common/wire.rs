@@ -169,6 +169,9 @@ impl World {
             None => {}
         }
         if let Some((n, listener)) = self.listeners.get(&at) {
+            if self.hosts[*n].guarded && !self.pinholes.contains(&at) {
+                return Target::Nothing;
+            }
             return Target::Node(*n, *listener);
         }
         if let Some(b) = self.brokers.iter().position(|b| b.at == at) {

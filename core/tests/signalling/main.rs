@@ -15,4 +15,5 @@ mod relaying;
 mod reverse;
 mod roaming;
 mod strangers;
+mod time;
 mod versions;

@@ -158,3 +158,48 @@ fn in_another_network_the_port_is_opened_there() {
     let id = world.connect(0, &world.address(1), direct(5));
     world.run_until(S, |w| w.is_over(0, id));
 }
+
+/// Two hosts with IPv6 alone, the second behind a firewall whose router makes pinholes; no server sees them.
+fn guarded(portmap: bool) -> World {
+    let interface = |ip: &str, gateway: Option<&str>| {
+        let gateway = gateway.map(|g| g.parse().unwrap());
+        Interface { index: 2, ip: ip.parse().unwrap(), prefix: 64, default_route: true, gateway }
+    };
+    let mut world = World::new(13);
+    let [open, shut] = [interface("2a01::1", None), interface("2a02::1", Some("fe80::1"))];
+    world.host_with(&[open], open.ip, |_| {});
+    world.host_with(&[shut], shut.ip, |c| c.portmap = portmap);
+    world.hosts[1].guarded = true;
+    world.add_router(1, "fe80::1");
+    world.run(S);
+    world
+}
+
+#[test]
+fn a_pinhole_is_asked_for_over_ipv6_used_and_closed_at_shutdown() {
+    let mut world = guarded(true);
+    let at: SocketAddr = "[2a02::1]:4000".parse().unwrap();
+    let state = |(_, notice): &(_, Notice)| match notice {
+        Notice::Port { local, state } if *local == at.ip() => Some(*state),
+        _ => None,
+    };
+    let open = PortState::Open { way: Way::Pcp, external: at, truth: Truth::Agrees };
+    assert_eq!(world.hosts[1].notices.iter().filter_map(state).collect::<Vec<_>>(), [open]);
+    let id = world.connect(0, &world.address(1), direct(5));
+    assert_eq!(world.run_until(S, |w| w.is_over(0, id)), 4 * LATENCY);
+    world.run(S);
+    world.assert_piped(0, id, 1, &[]);
+    world.shutdown(1);
+    world.run(S);
+    assert_eq!(world.routers[0].asked, [7200, 0]);
+    assert_eq!(world.hosts[1].notices.last().unwrap().1, Notice::Closed);
+}
+
+#[test]
+fn without_a_pinhole_the_firewall_lets_nobody_in() {
+    let mut world = guarded(false);
+    let id = world.connect(0, &world.address(1), direct(5));
+    world.run(6 * S);
+    assert!(world.is_over(0, id) && world.routers[0].asked.is_empty());
+    assert!(world.hosts[0].pipes.is_empty());
+}

@@ -2,10 +2,12 @@
 //! turned away.
 #![cfg(unix)]
 
+mod browser;
 mod common;
 mod documents;
 mod fuzz;
 mod hostile;
+mod javascript;
 mod mutate;
 mod page;
 mod pipes;

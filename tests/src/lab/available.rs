@@ -28,6 +28,8 @@ pub enum Part {
     Miniupnpd,
     /// The NTP server.
     Chrony,
+    /// Runs a program by a wrong clock.
+    Faketime,
 }
 
 impl Part {
@@ -36,7 +38,7 @@ impl Part {
 
     /// Why the part is missing.
     pub fn check(self) -> Result<(), String> {
-        static FOUND: [OnceLock<Result<(), String>>; 9] = [const { OnceLock::new() }; 9];
+        static FOUND: [OnceLock<Result<(), String>>; 10] = [const { OnceLock::new() }; 10];
         FOUND[self as usize].get_or_init(|| self.find()).clone()
     }
 
@@ -61,6 +63,7 @@ impl Part {
             Self::Coturn => program("turnserver", "coturn"),
             Self::Miniupnpd => program("miniupnpd", "miniupnpd-nftables"),
             Self::Chrony => program("chronyd", "chrony"),
+            Self::Faketime => program("faketime", "faketime"),
         }
     }
 }

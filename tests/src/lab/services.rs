@@ -1,14 +1,14 @@
 //! Real servers on the lab's server host.
 
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr, TcpStream, UdpSocket};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use super::certificates::Certificate;
 use super::process::Child;
-use super::{Host, Lab, LabError, Result, SERVER};
+use super::{Host, Lab, LabError, Namespace, Result, SERVER};
 
 /// How long a server may take to answer for the first time.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -156,6 +156,9 @@ impl Coturn {
     }
 }
 
+/// The port of its descriptions and calls.
+const HTTP: u16 = 5000;
+
 /// A running miniupnpd on the router of a home: UPnP IGD version 2, NAT-PMP and PCP.
 #[derive(Debug)]
 pub struct Miniupnpd {
@@ -164,31 +167,58 @@ pub struct Miniupnpd {
 }
 
 impl Miniupnpd {
-    /// The chains that it fills.
-    const RULES: &str = "table inet filter {
-chain forward { type filter hook forward priority 0; policy accept; jump miniupnpd; }
-chain miniupnpd { }
-chain prerouting { type nat hook prerouting priority -100; policy accept; jump prerouting_miniupnpd; }
-chain postrouting { type nat hook postrouting priority 90; policy accept; jump postrouting_miniupnpd; }
-chain prerouting_miniupnpd { }
-chain postrouting_miniupnpd { }
-}
-";
-
     /// Starts it on the innermost router of home number `home`, with more lines for its configuration, and waits until it
     /// answers the home's host. The chains it needs are made by the first start, and what was mapped is forgotten.
     pub fn start(lab: &Lab, home: usize, options: &str) -> Result<Self> {
+        let options = format!("ext_ifname=wan\nlistening_ip=lan\n{options}");
+        let host = lab.host(home);
+        let [a, b, c, _] = host.ip().octets();
+        let probe = || {
+            let socket = UdpSocket::bind((host.ip(), 0))?;
+            socket.set_read_timeout(Some(Duration::from_millis(200)))?;
+            socket.connect((Ipv4Addr::new(a, b, c, 1), 5351))?;
+            // NAT-PMP: which is your address?
+            socket.send(&[0, 0])?;
+            socket.recv(&mut [0; 16]).map(drop)
+        };
+        Self::start_on(lab, &lab.routers(home)[0], host, &options, "policy accept;", probe)
+    }
+
+    /// Starts it on a host that routes between two of its interfaces, the one inside and the one outside, as a firewall
+    /// that lets nothing in, and waits until it answers `inside` at this address, an IPv6 one.
+    pub fn start_on_firewall(
+        lab: &Lab,
+        router: &Host,
+        [inside, outside]: [&str; 2],
+        (host, at): (&Host, Ipv6Addr),
+    ) -> Result<Self> {
+        let options = format!("ext_ifname={outside}\nlistening_ip={inside}\n");
+        let rules = format!(
+            "policy drop; iifname \"{inside}\" accept; ct state established accept;
+             icmpv6 type {{ nd-neighbor-solicit, nd-neighbor-advert }} accept;"
+        );
+        let probe = || TcpStream::connect_timeout(&(at, HTTP).into(), PATIENCE).map(drop);
+        Self::start_on(lab, router.namespace(), host, &options, &rules, probe)
+    }
+
+    fn start_on(
+        lab: &Lab,
+        router: &Namespace,
+        host: &Host,
+        options: &str,
+        forward: &str,
+        probe: impl Fn() -> io::Result<()> + Sync,
+    ) -> Result<Self> {
         let files = TempDir::new("miniupnpd")?;
-        let router = &lab.routers(home)[0];
         // As after a restart of the router, nothing is left of earlier mappings.
         let forget = "flush chain inet filter miniupnpd\nflush chain inet filter prerouting_miniupnpd\n\
                       flush chain inet filter postrouting_miniupnpd\n";
         if router.configure("nft", &["-f", "-"], forget).is_err() {
-            router.configure("nft", &["-f", "-"], Self::RULES)?;
+            router.configure("nft", &["-f", "-"], &Self::rules(forward))?;
         }
         let config = files.path().join("conf");
         let text = format!(
-            "ext_ifname=wan\nlistening_ip=lan\nhttp_port=5000\nenable_upnp=yes\nenable_natpmp=yes\nsecure_mode=yes\n\
+            "http_port={HTTP}\nenable_upnp=yes\nenable_natpmp=yes\nsecure_mode=yes\n\
              min_lifetime=1\nmax_lifetime=86400\nclean_ruleset_interval=1\nnotify_interval=60\n\
              uuid=fc4ec57e-b051-11db-88f8-0060085db3f6\n{options}\nallow 1024-65535 0.0.0.0/0 1024-65535\n"
         );
@@ -196,17 +226,23 @@ chain postrouting_miniupnpd { }
         let mut command = router.command("miniupnpd");
         command.arg("-d").arg("-f").arg(&config).arg("-P").arg(files.path().join("pid"));
         let mut child = Child::spawn(command, &lab.registry)?;
-        let [a, b, c, _] = lab.host(home).ip().octets();
-        let probe = || {
-            let socket = UdpSocket::bind((lab.host(home).ip(), 0))?;
-            socket.set_read_timeout(Some(Duration::from_millis(200)))?;
-            socket.connect((Ipv4Addr::new(a, b, c, 1), 5351))?;
-            // NAT-PMP: which is your address?
-            socket.send(&[0, 0])?;
-            socket.recv(&mut [0; 16]).map(drop)
-        };
-        await_answer(lab.host(home), &mut child, probe)?;
+        await_answer(host, &mut child, probe)?;
         Ok(Self { child, _files: files })
+    }
+
+    /// The chains that it fills, what is forwarded being this.
+    fn rules(forward: &str) -> String {
+        format!(
+            "table inet filter {{
+chain forward {{ type filter hook forward priority 0; {forward} jump miniupnpd; }}
+chain miniupnpd {{ }}
+chain prerouting {{ type nat hook prerouting priority -100; policy accept; jump prerouting_miniupnpd; }}
+chain postrouting {{ type nat hook postrouting priority 90; policy accept; jump postrouting_miniupnpd; }}
+chain prerouting_miniupnpd {{ }}
+chain postrouting_miniupnpd {{ }}
+}}
+"
+        )
     }
 
     /// The server's process.

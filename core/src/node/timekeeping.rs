@@ -1,0 +1,286 @@
+//! The wall clock: the driver's, put right where time servers say that it is wrong.
+//!
+//! Nothing needs them: messages of a node whose clock is wrong are answered with the right time, at the price of a round
+//! trip. But names are signed for a time, and a node with a wrong clock can neither register nor resolve any.
+
+use core::time::Duration;
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use smallvec::SmallVec;
+
+use super::{Node, Phase};
+use crate::clock::Clock;
+use crate::config::NtpServer;
+use crate::cx::{Cx, Owner, Timer};
+use crate::io::{CloseHow, IoFailure, QueryId, SockId};
+use crate::notice::Notice;
+use crate::random::Domain;
+use crate::time::{ClockFix, Instant};
+
+/// A clock that is wrong by less is left alone: messages count within ten minutes, names within more.
+const TOLERATED: Duration = Duration::from_secs(60);
+/// Between two readings the wall clock and the monotonic one go apart by less, or the wall clock was set, or one of them
+/// stood still.
+const JUMP: Duration = Duration::from_secs(1);
+/// A look-up may take this long.
+const RESOLVE_WITHIN: Duration = Duration::from_secs(5);
+/// A server's burst takes six seconds; then its last answer is waited for.
+const ASK_WITHIN: Duration = Duration::from_secs(8);
+/// The servers are asked again after this long: where nobody knew the time, and where they did.
+const AGAIN: (Duration, Duration) = (Duration::from_secs(15 * 60), Duration::from_secs(24 * 3600));
+/// What a wrong clock would spoil waits for them so long.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// However often the clock is set, they are not asked sooner again.
+const NOT_SOONER: Duration = Duration::from_secs(60);
+
+/// What a node knows of the time.
+#[derive(Debug)]
+pub(super) struct Timekeeper {
+    servers: Vec<NtpServer>,
+    /// What the driver said last.
+    told: Option<ClockFix>,
+    /// How far it is ahead in microseconds, once a server has said so; 0 where that is little.
+    ahead: Option<i64>,
+    state: State,
+    /// When the servers were asked last.
+    asked: Option<Instant>,
+}
+
+#[derive(Debug)]
+enum State {
+    /// Until the timer, or for ever.
+    Idle,
+    /// Look-ups are in flight, of servers with these ports.
+    Resolving {
+        queries: BTreeMap<QueryId, u16>,
+        found: Vec<SocketAddr>,
+    },
+    Asking {
+        clock: Box<Clock>,
+        servers: usize,
+        socks: SmallVec<[Socket; 2]>,
+        until: Instant,
+    },
+}
+
+/// A socket for one address family.
+#[derive(Clone, Copy, Debug)]
+struct Socket {
+    sock: SockId,
+    v4: bool,
+    bound: bool,
+}
+
+impl Timekeeper {
+    pub(super) fn new(servers: Vec<NtpServer>) -> Self {
+        Timekeeper { servers, told: None, ahead: None, state: State::Idle, asked: None }
+    }
+
+    /// Whether what depends on the time had better wait a little.
+    pub(super) fn is_awaited(&self, now: Instant) -> bool {
+        let asking = !matches!(self.state, State::Idle) && self.ahead.is_none();
+        asking && self.asked.is_some_and(|at| now < at + PATIENCE)
+    }
+
+    /// Forgets whom it asks, when their sockets are closed.
+    pub(super) fn stop(&mut self) {
+        self.state = State::Idle;
+    }
+
+    /// The clock to go by.
+    fn clock(&self) -> Option<ClockFix> {
+        let ahead = self.ahead.unwrap_or(0);
+        self.told.map(|fix| ClockFix { wall: fix.wall.offset_micros(ahead.saturating_neg()), ..fix })
+    }
+}
+
+impl Node {
+    /// The driver read its clock.
+    pub(super) fn clock_told(&mut self, fix: ClockFix) {
+        let before = self.time.told.replace(fix);
+        let jumped = before.is_some_and(|b| exceeds(fix.wall.micros_since(b.wall_at(fix.at)), JUMP));
+        if jumped {
+            // Perhaps it is right now, and what was found of it holds no more.
+            self.time.ahead = None;
+            if let State::Asking { clock, until, .. } = &mut self.time.state {
+                clock.restart(self.cx.now);
+                *until = self.cx.now + ASK_WITHIN;
+            }
+            self.ask_the_time();
+        }
+        self.cx.clock = self.time.clock();
+        self.drive_clock();
+    }
+
+    /// Asks the servers, if there are any and they were not asked lately. That a network is there is for the caller to know.
+    pub(super) fn ask_the_time(&mut self) {
+        let now = self.cx.now;
+        if self.phase != Phase::Running || self.time.servers.is_empty() {
+            return;
+        }
+        if !matches!(self.time.state, State::Idle) {
+            return;
+        }
+        if let Some(at) = self.time.asked.map(|at| at + NOT_SOONER).filter(|at| now < *at) {
+            return self.cx.timers.set(Timer::Clock, Some(at));
+        }
+        self.time.asked = Some(now);
+        self.cx.timers.set(Timer::Clock, None);
+        let (mut queries, mut found) = (BTreeMap::new(), Vec::new());
+        for server in &self.time.servers {
+            match server.host.parse::<IpAddr>() {
+                Ok(ip) => found.push(SocketAddr::new(ip, server.port)),
+                Err(_) => {
+                    let query = self.cx.resolve(Owner::Clock, server.host.clone(), RESOLVE_WITHIN);
+                    queries.insert(query, server.port);
+                }
+            }
+        }
+        self.time.state = State::Resolving { queries, found };
+        self.begin_to_ask();
+    }
+
+    /// Asks them now where nobody has told the time yet: there may be a network by now.
+    pub(super) fn ask_the_time_again(&mut self) {
+        if self.time.ahead.is_none() {
+            self.ask_the_time();
+        }
+    }
+
+    pub(super) fn clock_resolved(
+        &mut self,
+        query: QueryId,
+        result: Result<SmallVec<[IpAddr; 2]>, IoFailure>,
+    ) {
+        let families = [true, false].map(|v4| self.routes.iter().any(|r| r.internal.is_ipv4() == v4));
+        let State::Resolving { queries, found } = &mut self.time.state else { return };
+        let Some(port) = queries.remove(&query) else { return };
+        // One address each: two of one server would be two votes.
+        let usable = |ip: &IpAddr| families[usize::from(!ip.is_ipv4())];
+        let ip = result.ok().and_then(|all| all.iter().copied().find(usable));
+        found.extend(ip.map(|ip| SocketAddr::new(ip, port)));
+        self.begin_to_ask();
+    }
+
+    fn begin_to_ask(&mut self) {
+        let State::Resolving { queries, found } = &mut self.time.state else { return };
+        if !queries.is_empty() {
+            return;
+        }
+        let found = core::mem::take(found);
+        let (now, seed) = (self.cx.now, self.cx.random.draw(Domain::Clock));
+        let clock = Box::new(Clock::new(found.iter().copied(), seed, now));
+        let mut socks = SmallVec::new();
+        for v4 in [true, false] {
+            if found.iter().any(|a| a.is_ipv4() == v4) {
+                let any: IpAddr =
+                    if v4 { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+                let local = self.dial_from(any);
+                let sock = self.cx.bind_udp(Owner::Clock, local);
+                socks.push(Socket { sock, v4, bound: false });
+            }
+        }
+        self.time.state = State::Asking { clock, servers: found.len(), socks, until: now + ASK_WITHIN };
+        self.drive_clock();
+    }
+
+    pub(super) fn clock_bound(&mut self, sock: SockId) {
+        if let State::Asking { socks, .. } = &mut self.time.state
+            && let Some(socket) = socks.iter_mut().find(|s| s.sock == sock)
+        {
+            socket.bound = true;
+        }
+        self.drive_clock();
+    }
+
+    pub(super) fn clock_datagram(&mut self, from: SocketAddr, data: &[u8]) {
+        let now = self.cx.now;
+        if let State::Asking { clock, servers, .. } = &mut self.time.state {
+            clock.handle(now, from, data);
+            // More than half of them are believed at once, and better answers later.
+            if clock.answered() * 2 > *servers
+                && let Ok(fix) = clock.time(now)
+            {
+                self.time_is(fix);
+            }
+        }
+        self.drive_clock();
+    }
+
+    pub(super) fn clock_timeout(&mut self) {
+        let now = self.cx.now;
+        match &mut self.time.state {
+            State::Idle => self.ask_the_time(),
+            State::Asking { clock, .. } => clock.handle_timeout(now),
+            State::Resolving { .. } => {}
+        }
+        self.drive_clock();
+        // Their patience may be over.
+        self.drive_names();
+    }
+
+    /// Sends what is to be sent, and ends when all have answered or had the time to.
+    fn drive_clock(&mut self) {
+        let now = self.cx.now;
+        let State::Asking { clock, socks, until, .. } = &mut self.time.state else { return };
+        let bound = socks.iter().all(|s| s.bound);
+        while let Some((to, data)) = bound.then(|| clock.poll_transmit()).flatten() {
+            if let Some(socket) = socks.iter().find(|s| s.v4 == to.is_ipv4()) {
+                self.cx.send_datagram(socket.sock, to, data);
+            }
+        }
+        if now < *until && !clock.is_settled(now) {
+            let patience = self.time.asked.map(|at| at + PATIENCE).filter(|at| now < *at);
+            let at = clock.poll_timeout().into_iter().chain(patience).chain([*until]).min();
+            return self.cx.timers.set(Timer::Clock, at);
+        }
+        let found = clock.time(now);
+        end(&mut self.cx, socks);
+        self.time.state = State::Idle;
+        let pause = if found.is_ok() { AGAIN.1 } else { AGAIN.0 };
+        self.cx.timers.set(Timer::Clock, Some(now + pause));
+        if let Ok(fix) = found {
+            self.time_is(fix);
+            let ahead = self.time.told.map_or(0, |told| told.wall_at(now).micros_since(fix.wall));
+            self.cx.notify(Notice::Clock { ahead, error: fix.error });
+        }
+    }
+
+    /// A socket could not be had.
+    pub(super) fn clock_failed(&mut self, sock: SockId) {
+        let State::Asking { socks, .. } = &mut self.time.state else { return };
+        socks.retain(|s| s.sock != sock);
+        self.drive_clock();
+    }
+
+    /// This is what time it is.
+    fn time_is(&mut self, fix: ClockFix) {
+        let now = self.cx.now;
+        let before = self.cx.wall();
+        let ahead = match self.time.told {
+            Some(told) => told.wall_at(now).micros_since(fix.wall_at(now)),
+            // The driver has no clock, then this is it.
+            None => {
+                self.time.told = Some(fix);
+                0
+            }
+        };
+        self.time.ahead = Some(if exceeds(ahead, TOLERATED) { ahead } else { 0 });
+        self.cx.clock = self.time.clock();
+        if exceeds(self.cx.wall().micros_since(before), TOLERATED) {
+            self.names_anew();
+        } else {
+            self.drive_names();
+        }
+    }
+}
+
+fn end(cx: &mut Cx, socks: &mut SmallVec<[Socket; 2]>) {
+    socks.drain(..).for_each(|s| cx.close(s.sock, CloseHow::Drop));
+}
+
+/// Whether so many microseconds, in either direction, are more than that.
+fn exceeds(micros: i64, than: Duration) -> bool {
+    u128::from(micros.unsigned_abs()) > than.as_micros()
+}

@@ -1,0 +1,170 @@
+//! What time servers are good for: a node whose clock is wrong.
+
+use std::time::Duration;
+
+use crate::common::view::reverse;
+use crate::common::{LATENCY, MS, S, World};
+use p2pd_core::{Name, NameNews, Notice};
+
+const DAY: Duration = Duration::from_secs(24 * 3600);
+
+/// A broker, so many time servers, and two hosts, both listening.
+fn world(servers: usize, bend: impl FnOnce(&mut World)) -> World {
+    let mut world = World::new(15);
+    world.add_broker();
+    for _ in 0..servers {
+        world.add_ntp();
+    }
+    bend(&mut world);
+    world.open(|_| {});
+    world.open(|_| {});
+    world
+}
+
+/// What a node was told of its clock: how far it is ahead, in whole seconds.
+fn told(world: &World, n: usize) -> Vec<i64> {
+    let ahead = |(_, notice): &(_, Notice)| match notice {
+        Notice::Clock { ahead, error } => {
+            // Half the round trip, a little for the server's own error and for the drift until the burst's end.
+            assert!(*error >= LATENCY && *error < LATENCY + 2 * MS, "{error:?}");
+            Some((*ahead + 500_000).div_euclid(1_000_000))
+        }
+        _ => None,
+    };
+    world.hosts[n].notices.iter().filter_map(ahead).collect()
+}
+
+fn name() -> Name {
+    "example".parse().unwrap()
+}
+
+/// Whether node `n` found the name.
+fn resolves(world: &mut World, n: usize) -> bool {
+    world.ask(n, |node, now| node.resolve(now, name())).unwrap();
+    let news = |w: &World| {
+        w.hosts[n].notices.iter().find_map(|(_, notice)| match notice {
+            Notice::Name { news, .. } => match **news {
+                NameNews::Resolved(_) => Some(true),
+                NameNews::NotResolved(_) => Some(false),
+                _ => None,
+            },
+            _ => None,
+        })
+    };
+    world.run_until(9 * S, |w| news(w).is_some());
+    news(world).unwrap()
+}
+
+fn asked(world: &World) -> Vec<u32> {
+    world.ntps.iter().map(|s| s.asked).collect()
+}
+
+#[test]
+fn a_clock_that_is_right_is_left_alone_and_the_servers_are_asked_again_a_day_later() {
+    let mut world = world(3, |_| {});
+    world.run(10 * S);
+    // Each node sends each a burst of four.
+    assert_eq!((told(&world, 0), asked(&world)), (vec![0], vec![8; 3]));
+    world.run(DAY - 60 * S);
+    assert_eq!(asked(&world), [8; 3]);
+    world.run(80 * S);
+    assert_eq!((told(&world, 0), asked(&world)), (vec![0, 0], vec![16; 3]));
+}
+
+#[test]
+fn a_call_from_a_clock_that_is_a_day_off_needs_no_answer_that_corrects_it() {
+    for (servers, requests, ahead) in [(3, 1, vec![-86_400]), (0, 2, vec![])] {
+        let mut world = world(servers, |_| {});
+        world.set_clock(0, DAY, false);
+        world.run(10 * S);
+        assert_eq!(told(&world, 0), ahead);
+        let id = world.connect(0, &world.address(1), reverse(20));
+        world.run(S);
+        world.assert_piped(0, id, 1, &[]);
+        // The first is its own echo.
+        assert_eq!(world.published_to(1).len() - 1, requests);
+    }
+}
+
+#[test]
+fn names_are_registered_and_found_by_whom_the_servers_put_right() {
+    for (servers, wrong, found) in [(0, 0, false), (0, 1, false), (1, 0, true), (1, 1, true), (3, 0, true)] {
+        for ahead in [true, false] {
+            let mut world = world(servers, |_| {});
+            world.set_clock(wrong, 30 * DAY, ahead);
+            world.run(S);
+            world.ask(0, |node, now| node.register(now, name())).unwrap();
+            world.run(3 * S);
+            assert_eq!(resolves(&mut world, 1), found, "{servers} servers, host {wrong}, ahead: {ahead}");
+        }
+    }
+}
+
+#[test]
+fn what_was_begun_before_the_servers_answered_waits_for_them() {
+    let mut world = world(0, |_| {});
+    world.run(S);
+    world.ask(0, |node, now| node.register(now, name())).unwrap();
+    world.run(3 * S);
+    // One that starts, and is in a hurry.
+    world.add_ntp();
+    let late = world.open(|_| {});
+    world.set_clock(late, 30 * DAY, true);
+    assert!(resolves(&mut world, late));
+}
+
+#[test]
+fn one_of_three_that_lies_is_outvoted_and_two_that_contradict_each_other_are_not_believed() {
+    let mut world = world(3, |w| w.ntps[1].ahead = 30 * DAY);
+    world.run(10 * S);
+    assert_eq!(told(&world, 0), [0]);
+    let mut world = self::world(2, |w| w.ntps[1].ahead = 30 * DAY);
+    world.run(10 * S);
+    assert_eq!(told(&world, 0), []);
+    // They are asked again after a quarter of an hour.
+    world.run(15 * 60 * S + 10 * S);
+    assert_eq!(asked(&world), [16; 2]);
+}
+
+#[test]
+fn a_clock_that_is_set_is_looked_after_but_not_at_every_turn() {
+    let mut world = world(1, |_| {});
+    world.run(100 * S);
+    for ahead in [true, false, true, false] {
+        world.set_clock(0, DAY, ahead);
+        world.run(S);
+    }
+    world.set_clock(0, DAY, true);
+    // The burst begins anew each time, the last of them is whole.
+    let before = asked(&world)[0];
+    world.run(10 * S);
+    assert_eq!((told(&world, 0), asked(&world)[0] - before), (vec![0, 86_400], 3));
+    // A minute after the first of these the servers may be asked again.
+    world.set_clock(0, 2 * DAY, true);
+    world.run(40 * S);
+    assert_eq!(asked(&world)[0] - before, 3);
+    world.run(20 * S);
+    assert_eq!((told(&world, 0), asked(&world)[0] - before), (vec![0, 86_400, 172_800], 7));
+}
+
+#[test]
+fn servers_that_do_not_answer_keep_nobody_waiting() {
+    let ready =
+        |w: &World| w.hosts.iter().all(|h| h.notices.iter().any(|(_, n)| matches!(n, Notice::Ready { .. })));
+    let took = [0, 1].map(|servers| {
+        let mut world = world(servers, |w| w.ntps.iter_mut().for_each(|s| s.silent = true));
+        world.run_until(5 * S, ready)
+    });
+    assert_eq!(took[0], took[1]);
+}
+
+#[test]
+fn a_node_that_ends_while_it_asks_closes_its_sockets() {
+    let mut world = world(1, |w| w.ntps[0].silent = true);
+    world.run(S);
+    world.shutdown(0);
+    assert_eq!(world.hosts[0].notices.last().unwrap().1, Notice::Closed);
+    world.set_clock(0, DAY, true);
+    assert_eq!(world.hosts[0].node.poll_timeout(), None);
+    world.run(20 * S);
+}
