@@ -109,6 +109,21 @@ fn a_stream_of_the_runtime_becomes_one_of_messages() {
 }
 
 #[test]
+fn a_callback_that_panics_ends_its_pipe_and_no_other() {
+    block_on(async {
+        let (ours, mut peer) = pair();
+        let (pipe, _) = wrap(ours);
+        pipe.on_message(|_, _| async { panic!("on purpose") });
+        peer.write_all(b"x").unwrap();
+        assert_eq!(pipe.ended().await, End::Closed);
+        for _ in 0..4 {
+            let (ours, peer) = pair();
+            talks(ours, peer).await;
+        }
+    });
+}
+
+#[test]
 fn a_stun_server_of_twenty_lines_says_what_it_sees() {
     use p2pd_rendezvous::stun::{Limits, Server, Sites};
     block_on(async {

@@ -41,6 +41,7 @@
 //! while 64 messages wait in `poll`, a linked pipe has not sent what it was given, or a queue with
 //! [`Overflow::StopReading`] is full: then a TCP peer has to wait, and the system drops datagrams.
 
+mod ends;
 mod opening;
 mod pipe;
 mod pipes;

@@ -68,13 +68,21 @@ impl Pipes {
                 self.set_deadline(id, Some(Instant::now() + options.resolve_timeout));
                 let keep = if route.local().is_ipv4() { IpAddr::is_ipv4 } else { IpAddr::is_ipv6 };
                 self.names.look_up(id, host.into(), keep, &self.registry, self.tokens.names());
+                // Where it took place at once.
+                self.take_answers();
             }
         }
         Ok(id)
     }
 
+    pub(super) fn take_answers(&mut self) {
+        while let Some((id, found)) = self.names.poll_answer() {
+            self.resolved(id, found.ok());
+        }
+    }
+
     /// A name's addresses are there, or it has none.
-    pub(super) fn resolved(&mut self, id: PipeId, found: Option<SmallVec<[IpAddr; 2]>>) {
+    fn resolved(&mut self, id: PipeId, found: Option<SmallVec<[IpAddr; 2]>>) {
         let Some(opening) = self.opening(id) else { return };
         let (route, port) = (opening.route, opening.port);
         let found = found.ok_or_else(|| OpenError::Resolve(io::ErrorKind::NotFound.into()));

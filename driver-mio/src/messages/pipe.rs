@@ -81,6 +81,15 @@ impl Entry {
         if let State::Open(open) = &mut self.state { Some(open) } else { None }
     }
 
+    /// The same, done with by its user: it only sends what it has.
+    pub(super) fn leaving(self) -> Self {
+        let state = match self.state {
+            State::Open(open) => State::Leaving(open),
+            other => other,
+        };
+        Entry { state, hears: false, subscriptions: Subscriptions::default(), ..self }
+    }
+
     /// Whether anybody here wants what would be read, and can take it. Links are asked besides.
     pub(super) fn wants(&self) -> bool {
         let asked = !self.subscriptions.is_empty() || self.hears || !self.links.is_empty();

@@ -94,11 +94,7 @@ impl Pipes {
                 }
                 self.queue(id);
             }
-            Whose::Names => {
-                while let Some((id, found)) = self.names.poll_answer() {
-                    self.resolved(id, found.ok());
-                }
-            }
+            Whose::Names => self.take_answers(),
             Whose::Nobodys => {}
             Whose::Users => return false,
         }
@@ -328,6 +324,7 @@ impl Pipes {
         if let Some(other) = self.each.get_mut(&to) {
             other.sources.retain(|source| *source != from);
         }
+        self.queue(from);
         was
     }
 
