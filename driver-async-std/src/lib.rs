@@ -25,7 +25,8 @@
 //!
 //! All decisions are made by the sans-IO [`p2pd_core::Node`]; this crate carries out its actions and tells it
 //! what happened, in one task. A [`Pipe`] is a TCP stream of the `async-io` reactor, with a record layer around it when
-//! it is encrypted, and no task of ours.
+//! it is encrypted, and no task of ours. [`messages`] has pipes of messages: P2PD's calls, for TCP, UDP and pipes to peers
+//! alike.
 #![forbid(unsafe_code)]
 
 #[cfg(not(any(feature = "async-std", feature = "smol")))]
@@ -33,6 +34,7 @@ compile_error!("p2pd-async-std needs one of its features `async-std` and `smol`"
 
 mod beside;
 mod executor;
+pub mod messages;
 mod node;
 mod pipe;
 mod reactor;

@@ -35,7 +35,8 @@
 //! ```
 //!
 //! All decisions are made by the sans-IO [`p2pd_core::Node`]. For programs without a loop there is
-//! [`BlockingNode`], which owns a `Poll`.
+//! [`BlockingNode`], which owns a `Poll`. [`messages`] has pipes of messages: P2PD's calls, for TCP, UDP and pipes to peers
+//! alike.
 //!
 //! # Names
 //!
@@ -45,6 +46,7 @@
 
 mod beside;
 mod blocking;
+pub mod messages;
 mod names;
 mod node;
 mod pipe;

@@ -6,39 +6,49 @@ use std::net::{IpAddr, ToSocketAddrs};
 use std::sync::mpsc::{Receiver, Sender, channel};
 
 use mio::{Registry, Token};
-use p2pd_core::{IoFailure, QueryId};
+use p2pd_core::IoFailure;
 use smallvec::SmallVec;
 
-pub(crate) type Answer = (QueryId, Result<SmallVec<[IpAddr; 2]>, IoFailure>);
+/// With the name of who asked.
+pub(crate) type Answer<K> = (K, Result<SmallVec<[IpAddr; 2]>, IoFailure>);
+/// Which addresses whoever asked can do with.
+pub(crate) type Keep = fn(&IpAddr) -> bool;
 
-/// Addresses of one name that the core is given.
+/// Addresses of one name that whoever asked is given.
 const MOST: usize = 4;
 
-#[derive(Debug, Default)]
-pub(crate) struct Names {
+#[derive(Debug)]
+pub(crate) struct Names<K> {
     /// The user looks up.
     own: bool,
-    asked: VecDeque<(QueryId, Box<str>)>,
+    asked: VecDeque<(K, Box<str>)>,
     /// Made when the first name is asked for.
-    threads: Option<Threads>,
+    threads: Option<Threads<K>>,
 }
 
 #[derive(Debug)]
-struct Threads {
-    answers: Receiver<Answer>,
-    answer: Sender<Answer>,
+struct Threads<K> {
+    answers: Receiver<Answer<K>>,
+    answer: Sender<Answer<K>>,
     #[cfg(unix)]
     bell: mio::net::UnixStream,
     #[cfg(unix)]
     ring: std::sync::Arc<std::os::unix::net::UnixStream>,
 }
 
-impl Names {
+impl<K: Copy + PartialEq + Send + 'static> Names<K> {
     pub(crate) fn new(own: bool) -> Self {
-        Names { own, ..Names::default() }
+        Names { own, asked: VecDeque::new(), threads: None }
     }
 
-    pub(crate) fn look_up(&mut self, query: QueryId, host: Box<str>, registry: &Registry, token: Token) {
+    pub(crate) fn look_up(
+        &mut self,
+        query: K,
+        host: Box<str>,
+        keep: Keep,
+        registry: &Registry,
+        token: Token,
+    ) {
         if self.own {
             self.asked.push_back((query, host));
             return;
@@ -47,14 +57,14 @@ impl Names {
             Some(threads) => threads,
             none => match Threads::new(registry, token) {
                 Ok(new) => none.insert(new),
-                // The engine's own deadline says so.
+                // Whoever asked has a deadline.
                 Err(_) => return,
             },
         };
-        threads.start(query, host);
+        threads.start(query, host, keep);
     }
 
-    pub(crate) fn cancel(&mut self, query: QueryId) {
+    pub(crate) fn cancel(&mut self, query: K) {
         self.asked.retain(|(asked, _)| *asked != query);
     }
 
@@ -64,19 +74,19 @@ impl Names {
     }
 
     /// The next name that the user is to look up.
-    pub(crate) fn poll_asked(&mut self) -> Option<(QueryId, Box<str>)> {
+    pub(crate) fn poll_asked(&mut self) -> Option<(K, Box<str>)> {
         self.asked.pop_front()
     }
 
     /// The next answer of a thread.
-    pub(crate) fn poll_answer(&mut self) -> Option<Answer> {
+    pub(crate) fn poll_answer(&mut self) -> Option<Answer<K>> {
         let threads = self.threads.as_mut()?;
         threads.silence();
         threads.answers.try_recv().ok()
     }
 }
 
-impl Threads {
+impl<K: Send + 'static> Threads<K> {
     #[cfg(unix)]
     fn new(registry: &Registry, token: Token) -> io::Result<Self> {
         let (ring, bell) = std::os::unix::net::UnixStream::pair()?;
@@ -89,15 +99,15 @@ impl Threads {
     }
 
     #[cfg(unix)]
-    fn start(&self, query: QueryId, host: Box<str>) {
+    fn start(&self, query: K, host: Box<str>, keep: Keep) {
         let (answer, ring) = (self.answer.clone(), self.ring.clone());
         let work = move || {
-            if answer.send((query, look_up(&host))).is_ok() {
+            if answer.send((query, look_up(&host, keep))).is_ok() {
                 // A full pipe has rung already.
                 let _ = io::Write::write(&mut &*ring, &[0]);
             }
         };
-        // Without a thread the engine's own deadline ends it.
+        // Without a thread the deadline of whoever asked ends it.
         let _ = std::thread::Builder::new().name("p2pd look-up".into()).spawn(work);
     }
 
@@ -116,17 +126,17 @@ impl Threads {
     }
 
     #[cfg(not(unix))]
-    fn start(&self, query: QueryId, host: Box<str>) {
-        let _ = self.answer.send((query, look_up(&host)));
+    fn start(&self, query: K, host: Box<str>, keep: Keep) {
+        let _ = self.answer.send((query, look_up(&host, keep)));
     }
 
     #[cfg(not(unix))]
     fn silence(&mut self) {}
 }
 
-fn look_up(host: &str) -> Result<SmallVec<[IpAddr; 2]>, IoFailure> {
+fn look_up(host: &str, keep: Keep) -> Result<SmallVec<[IpAddr; 2]>, IoFailure> {
     match (host, 0).to_socket_addrs() {
-        Ok(found) => Ok(found.map(|a| a.ip()).take(MOST).collect()),
+        Ok(found) => Ok(found.map(|a| a.ip()).filter(keep).take(MOST).collect()),
         Err(_) => Err(IoFailure::NoSuchName),
     }
 }

@@ -283,7 +283,7 @@ mod tests {
 
     fn fire(late: &Lateness, dials: u32, gap: Duration) {
         let (mut poll, mut events) = (Poll::new().unwrap(), Events::with_capacity(256));
-        let mio = Mio::new(poll.registry().try_clone().unwrap(), 0..2_000, Names::default());
+        let mio = Mio::new(poll.registry().try_clone().unwrap(), 0..2_000, Names::new(false));
         let before = late.count();
         let mut node = Node { engine: late.engine(dials, gap, mio).unwrap(), echo: false };
         while late.count() < before + dials as usize {

@@ -19,7 +19,7 @@ use crate::names::Names;
 pub(crate) struct Mio {
     registry: Registry,
     tokens: Tokens,
-    pub(crate) names: Names,
+    pub(crate) names: Names<QueryId>,
 }
 
 /// Which socket has which token. The first of the range is the look-ups'.
@@ -66,7 +66,7 @@ impl Tokens {
 }
 
 impl Mio {
-    pub(crate) fn new(registry: Registry, range: Range<usize>, names: Names) -> Self {
+    pub(crate) fn new(registry: Registry, range: Range<usize>, names: Names<QueryId>) -> Self {
         let (socks, free) = (Vec::new(), Vec::new());
         Mio { registry, tokens: Tokens { range, socks, free, of: HashMap::new() }, names }
     }
@@ -158,7 +158,7 @@ impl Reactor for Mio {
 
     fn resolve(&mut self, query: QueryId, host: Box<str>) {
         let token = Token(self.tokens.range.start);
-        self.names.look_up(query, host, &self.registry, token);
+        self.names.look_up(query, host, |_| true, &self.registry, token);
     }
 
     fn cancel(&mut self, query: QueryId) {
@@ -173,7 +173,7 @@ mod tests {
     #[test]
     fn tokens_stay_in_their_range_and_are_used_again() {
         let poll = mio::Poll::new().unwrap();
-        let mut mio = Mio::new(poll.registry().try_clone().unwrap(), 10..13, Names::default());
+        let mut mio = Mio::new(poll.registry().try_clone().unwrap(), 10..13, Names::new(false));
         let [a, b, c] = [1, 2, 3].map(SockId::accepted);
         assert_eq!([a, b].map(|s| mio.tokens.take(s).unwrap()), [Token(11), Token(12)]);
         assert_eq!(mio.tokens.take(c).unwrap_err().kind(), io::ErrorKind::OutOfMemory);

@@ -1,6 +1,7 @@
 //! What every p2pd driver needs: from the operating system sockets with the right options, interfaces, error
 //! classes, a clock, randomness and the key file; and what drivers do alike, the [`Engine`] that carries the core's
-//! actions out and the [`Layer`] that makes a stream a pipe. No runtime, and nothing that waits for a network.
+//! actions out, the [`Layer`] that makes a stream a pipe, and what pipes of [`messages`] are everywhere. No runtime, and
+//! nothing that waits for a network.
 #![deny(unsafe_code)]
 
 mod calls;
@@ -14,6 +15,7 @@ mod failure;
 pub mod handover;
 mod interfaces;
 mod key_file;
+pub mod messages;
 mod pin_file;
 mod pipe;
 mod ready;

@@ -93,27 +93,33 @@ fn an_echo_server_on_mio_gains_p2pd_and_goes_on_serving_tcp() {
 
 #[test]
 fn the_servers_of_messages_answer() {
-    let mut echo = Running::start("echo_server", &["127.0.0.1", "0", "0"]);
-    let mut said = echo.output().lines().map(Result::unwrap);
-    let tcp: SocketAddr = said.next().unwrap().strip_prefix("Tcp ").unwrap().parse().unwrap();
-    let udp: SocketAddr = said.next().unwrap().strip_prefix("Udp ").unwrap().parse().unwrap();
-    let mut stream = TcpStream::connect(tcp).unwrap();
-    stream.write_all(b"by stream").unwrap();
-    stream.shutdown(std::net::Shutdown::Write).unwrap();
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).unwrap();
-    assert_eq!(answer, "by stream");
-    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
-    socket.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
-    socket.send_to(b"by datagram", udp).unwrap();
-    let mut answer = [0; 64];
-    let (len, from) = socket.recv_from(&mut answer).unwrap();
-    assert_eq!((&answer[..len], from), (&b"by datagram"[..], udp));
-
-    let mut stun = Running::start("stun_server", &["127.0.0.1:0"]);
-    let at: SocketAddr = stun.output().lines().next().unwrap().unwrap().parse().unwrap();
-    let client = p2pd_tokio::messages::stun::Client::new(at, p2pd_tokio::messages::Route::V4);
-    assert_eq!(runtime().block_on(client.external_ip()).unwrap(), at.ip());
+    for style in ["", "async_", "mio_"] {
+        let mut echo = Running::start(&format!("{style}echo_server"), &["127.0.0.1", "0", "0"]);
+        let mut said = echo.output().lines().map(Result::unwrap);
+        let tcp: SocketAddr = said.next().unwrap().strip_prefix("Tcp ").unwrap().parse().unwrap();
+        let udp: SocketAddr = said.next().unwrap().strip_prefix("Udp ").unwrap().parse().unwrap();
+        let mut stream = TcpStream::connect(tcp).unwrap();
+        stream.write_all(b"by stream").unwrap();
+        stream.shutdown(std::net::Shutdown::Write).unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        assert_eq!(answer, "by stream", "{style}");
+        let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+        socket.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        socket.send_to(b"by datagram", udp).unwrap();
+        let mut answer = [0; 64];
+        let (len, from) = socket.recv_from(&mut answer).unwrap();
+        assert_eq!((&answer[..len], from), (&b"by datagram"[..], udp), "{style}");
+    }
+    for style in ["", "async_"] {
+        let mut stun = Running::start(&format!("{style}stun_server"), &["127.0.0.1:0"]);
+        let at: SocketAddr = stun.output().lines().next().unwrap().unwrap().parse().unwrap();
+        let route = p2pd_tokio::messages::Route::V4;
+        let client = p2pd_tokio::messages::stun::Client::new(at, route);
+        assert_eq!(runtime().block_on(client.external_ip()).unwrap(), at.ip(), "{style}");
+        let client = p2pd_async_std::messages::stun::Client::new(at, route);
+        assert_eq!(futures_lite::future::block_on(client.external_ip()).unwrap(), at.ip(), "{style}");
+    }
 }
 
 /// Lines of the second text that are not in the first, in order.

@@ -28,7 +28,7 @@ fn there_is_no_tokio_under_async_std_and_smol() {
 fn there_is_no_runtime_under_mio() {
     let crates = crates("p2pd-mio", &[]);
     assert!(crates.iter().any(|c| c == "mio"), "{crates:?}");
-    let runtimes = ["tokio", "async", "smol", "futures", "executor", "polling", "blocking"];
+    let runtimes = ["tokio", "async", "smol", "futures", "executor", "polling", "blocking", "event-listener"];
     let found: Vec<_> = crates.iter().filter(|c| runtimes.iter().any(|r| c.contains(r))).collect();
     assert!(found.is_empty(), "{found:?}");
 }

@@ -1,6 +1,7 @@
 //! Every driver behind the same calls, which block, so that one scenario runs on each.
 
 mod async_std;
+pub mod messages;
 mod mio;
 mod tokio;
 

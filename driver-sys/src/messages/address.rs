@@ -1,13 +1,8 @@
-//! Where a pipe goes to and from, and the sockets for it.
+//! Where a pipe goes to and from.
 
 use std::fmt;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-
-use tokio::net::{TcpSocket, TcpStream, UdpSocket, lookup_host};
-
-use super::carrier::Socket;
-use super::options::PipeOptions;
 
 /// Addresses of a name that are tried.
 const MAX_ADDRESSES: usize = 4;
@@ -99,75 +94,43 @@ impl From<(&str, u16)> for Destination {
     }
 }
 
-impl Destination {
-    /// Its addresses of the route's family, one at least.
-    async fn resolve(self, route: Route, options: &PipeOptions) -> Result<Vec<SocketAddr>, OpenError> {
-        let (host, port) = match self {
-            Destination::Address(at) if route.family().has(at.ip()) => return Ok(vec![at]),
-            Destination::Address(_) => return Err(OpenError::OtherFamily),
-            Destination::Host(host, port) => (host, port),
-        };
-        let lookup = tokio::time::timeout(options.resolve_timeout, lookup_host((host, port))).await;
-        let found = lookup.map_err(|_| OpenError::TimedOut)?.map_err(OpenError::Resolve)?;
-        let found: Vec<_> = found.filter(|at| route.family().has(at.ip())).take(MAX_ADDRESSES).collect();
-        if found.is_empty() { Err(OpenError::OtherFamily) } else { Ok(found) }
-    }
+/// What is known of a destination without a look-up.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Found {
+    /// Its address, of the route's family.
+    Address(SocketAddr),
+    /// A name to look up, and the port.
+    Ask(String, u16),
 }
 
-impl Socket {
-    /// The socket of [`MessagePipe::open`](super::MessagePipe::open), without a pipe around it.
+impl Destination {
+    /// Its address, or what is to be looked up for it.
     ///
     /// # Errors
-    /// Why there is none.
-    pub async fn open(
-        protocol: Protocol,
-        to: impl Into<Destination>,
-        route: Route,
-        options: &PipeOptions,
-    ) -> Result<Self, OpenError> {
-        let found = to.into().resolve(route, options).await?;
-        let socket = match protocol {
-            Protocol::Udp => {
-                Socket::Udp(udp(route, options).map_err(OpenError::Socket)?, found.first().copied())
-            }
-            Protocol::Tcp => Socket::Tcp(connect_any(&found, route, options).await?),
+    /// The address is of another family than the route's.
+    pub fn find(self, route: Route) -> Result<Found, OpenError> {
+        let at = match self {
+            Destination::Address(at) => at,
+            Destination::Host(host, port) => match host.parse::<IpAddr>() {
+                Ok(ip) => SocketAddr::new(ip, port),
+                Err(_) => return Ok(Found::Ask(host, port)),
+            },
         };
-        socket.set(options).map_err(OpenError::Socket)?;
-        Ok(socket)
-    }
-
-    pub(super) fn bind(route: Route, options: &PipeOptions) -> io::Result<Self> {
-        udp(route, options).map(|socket| Socket::Udp(socket, None))
+        if route.family().has(at.ip()) { Ok(Found::Address(at)) } else { Err(OpenError::OtherFamily) }
     }
 }
 
-fn udp(route: Route, options: &PipeOptions) -> io::Result<UdpSocket> {
-    UdpSocket::from_std(p2pd_sys::socket::udp(route.local, &options.socket())?)
-}
-
-/// The first that answers.
-async fn connect_any(
-    found: &[SocketAddr],
+/// Of what a look-up gave the addresses that are tried: those of the route's family, four at most and one at least.
+///
+/// # Errors
+/// There is none of this family.
+pub fn fitting(
+    found: impl IntoIterator<Item = SocketAddr>,
     route: Route,
-    options: &PipeOptions,
-) -> Result<TcpStream, OpenError> {
-    let mut last = OpenError::OtherFamily;
-    for to in found {
-        match connect(*to, route, options).await {
-            Ok(stream) => return Ok(stream),
-            Err(why) => last = why,
-        }
-    }
-    Err(last)
-}
-
-async fn connect(to: SocketAddr, route: Route, options: &PipeOptions) -> Result<TcpStream, OpenError> {
-    let socket = p2pd_sys::socket::dialler(route.local, &options.socket()).map_err(OpenError::Socket)?;
-    let dialling = TcpSocket::from_std_stream(socket.into()).connect(to);
-    match tokio::time::timeout(options.connect_timeout, dialling).await {
-        Ok(connected) => connected.map_err(OpenError::Connect),
-        Err(_) => Err(OpenError::TimedOut),
-    }
+) -> Result<Vec<SocketAddr>, OpenError> {
+    let fit = found.into_iter().filter(|at| route.family().has(at.ip()));
+    let fit: Vec<_> = fit.take(MAX_ADDRESSES).collect();
+    if fit.is_empty() { Err(OpenError::OtherFamily) } else { Ok(fit) }
 }
 
 /// Why a pipe was not opened.

@@ -1,24 +1,21 @@
 //! Servers on many addresses and ports at once.
 
+use std::collections::BTreeMap;
 use std::future::{Future, poll_fn};
 use std::io;
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
-use std::task::Poll;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::task::{Poll, Waker};
 use std::time::Duration;
 
 use p2pd_core::pipe::subscriptions::Message;
-use tokio::net::{TcpListener, UdpSocket};
-use tokio::task::JoinSet;
+use p2pd_sys::messages::{Bound, Family, ListenError, ListenFailure, PipeOptions, Protocol, Target, combine};
 
-use super::carrier::Socket;
-use super::open::{Family, Protocol};
-use super::options::PipeOptions;
-use super::pipe::MessagePipe;
-use super::target::{ListenError, ListenFailure, Target, combine};
+use crate::carrier::{Socket, address};
+use crate::pipe::MessagePipe;
+use crate::runtime::Runtime;
 
-/// Clients that the system holds for each TCP port until they are accepted.
-const BACKLOG: u16 = 1024;
 /// After a failed accept, which fails at once again as long as there are no descriptors.
 const PAUSE: Duration = Duration::from_millis(50);
 /// TCP clients that are served at a time.
@@ -26,28 +23,10 @@ const CLIENTS: usize = 1000;
 
 /// TCP listeners and UDP sockets, all of which are open. Dropping it closes them, UDP sockets when the runtime next comes to
 /// their tasks.
-///
-/// ```no_run
-/// use p2pd_tokio::messages::{Daemon, Family, PipeOptions, Protocol, Target};
-///
-/// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
-/// let protocols = [Protocol::Tcp, Protocol::Udp];
-/// let families = [Family::V4, Family::V6];
-/// let ports = [7..=7, 30_000..=30_100];
-/// let daemon = Daemon::listen_all(&[Target::Any], &ports, &protocols, &families, &PipeOptions::default())?;
-/// daemon
-///     .serve(|message, pipe| async move {
-///         // One that leaves before its answer is no error.
-///         let _ = pipe.send_to(&message.data, message.from).await;
-///     })
-///     .await;
-/// # Ok(())
-/// # }
-/// ```
 #[derive(Debug)]
-pub struct Daemon {
-    tcp: Vec<TcpListener>,
-    udp: Vec<MessagePipe>,
+pub struct Daemon<R: Runtime> {
+    tcp: Vec<R::Listener>,
+    udp: Vec<MessagePipe<R>>,
     bound: Vec<(SocketAddr, Protocol)>,
     options: PipeOptions,
     max_clients: usize,
@@ -55,10 +34,10 @@ pub struct Daemon {
     turn: usize,
 }
 
-impl Daemon {
+impl<R: Runtime> Daemon<R> {
     /// Listens on every port of every range (`30_000..=30_100` has 101) on every address of every target, over each of these
-    /// protocols and families; port 0 is one that the system chooses. All or nothing. Must be called within a tokio
-    /// runtime with I/O and time; looking an interface up takes about a millisecond.
+    /// protocols and families; port 0 is one that the system chooses. All or nothing. Must be called within the
+    /// runtime, as [`MessagePipe::open`]; looking an interface up takes about a millisecond.
     ///
     /// # Errors
     /// Everything that failed.
@@ -72,7 +51,7 @@ impl Daemon {
         Self::listen_specific(&combine(targets, ports, protocols, families)?, options)
     }
 
-    /// Listens on each of these. All or nothing. Must be called within a tokio runtime with I/O and time.
+    /// Listens on each of these. All or nothing. Must be called within the runtime, as [`MessagePipe::open`].
     ///
     /// # Errors
     /// Everything that failed.
@@ -81,16 +60,7 @@ impl Daemon {
         options: &PipeOptions,
     ) -> Result<Self, ListenError> {
         // First all sockets alone, which go at once if one fails; pipes have tasks that would hold them a while.
-        let (mut open, mut failed) = (Vec::new(), Vec::new());
-        for &(at, protocol) in wanted {
-            match Bound::open(at, protocol, options) {
-                Ok(bound) => open.push((at, bound)),
-                Err(why) => failed.push(ListenFailure::Bind(at, protocol, why)),
-            }
-        }
-        if !failed.is_empty() || open.is_empty() {
-            return Err(ListenError { failed });
-        }
+        let open = Bound::all(wanted, options)?;
         let mut daemon = Daemon {
             tcp: Vec::new(),
             udp: Vec::new(),
@@ -99,8 +69,7 @@ impl Daemon {
             max_clients: CLIENTS,
             turn: 0,
         };
-        for (at, bound) in open {
-            let protocol = bound.protocol();
+        for (bound, &(at, protocol)) in open.into_iter().zip(wanted) {
             if let Err(why) = daemon.add(bound) {
                 return Err(ListenError { failed: vec![ListenFailure::Bind(at, protocol, why)] });
             }
@@ -111,12 +80,12 @@ impl Daemon {
     fn add(&mut self, bound: Bound) -> io::Result<()> {
         match bound {
             Bound::Tcp(listener) => {
-                let listener = TcpListener::from_std(listener)?;
-                self.bound.push((listener.local_addr()?, Protocol::Tcp));
+                let listener = R::listener(listener)?;
+                self.bound.push((address(R::listener_socket(&listener).local_addr()?)?, Protocol::Tcp));
                 self.tcp.push(listener);
             }
             Bound::Udp(socket) => {
-                let socket = Socket::Udp(UdpSocket::from_std(socket)?, None);
+                let socket = Socket::Udp(R::udp(socket)?, None);
                 let pipe = MessagePipe::new(socket, &self.options)?;
                 self.bound.push((pipe.local_addr(), Protocol::Udp));
                 self.udp.push(pipe);
@@ -138,7 +107,7 @@ impl Daemon {
     }
 
     /// The pipes of the UDP sockets.
-    pub fn udp(&self) -> &[MessagePipe] {
+    pub fn udp(&self) -> &[MessagePipe<R>] {
         &self.udp
     }
 
@@ -147,66 +116,111 @@ impl Daemon {
     ///
     /// # Errors
     /// Of `accept`: too few descriptors, or a client that left again. The next may be accepted.
-    pub async fn accept(&mut self) -> io::Result<MessagePipe> {
+    pub async fn accept(&mut self) -> io::Result<MessagePipe<R>> {
         self.turn = self.turn.wrapping_add(1);
         let first = self.turn;
-        let (stream, _) = poll_fn(|cx| {
+        let stream = poll_fn(|cx| {
             for n in 0..self.tcp.len() {
                 let at = first.wrapping_add(n) % self.tcp.len();
-                if let Some(Poll::Ready(accepted)) = self.tcp.get(at).map(|l| l.poll_accept(cx)) {
+                if let Some(Poll::Ready(accepted)) = self.tcp.get(at).map(|l| R::poll_accept(l, cx)) {
                     return Poll::Ready(accepted);
                 }
             }
             Poll::Pending
         })
         .await?;
-        MessagePipe::new(stream, &self.options)
+        MessagePipe::new(Socket::Tcp(stream), &self.options)
     }
 
     /// Serves everybody with one callback, as [`MessagePipe::on_message`] has it, until the future is dropped. A TCP client
     /// is let go when it sends no more and its last message's callback is done.
-    pub async fn serve<F, R>(mut self, on_message: F)
+    pub async fn serve<F, T>(mut self, on_message: F)
     where
-        F: Fn(Message, MessagePipe) -> R + Clone + Send + Sync + 'static,
-        R: Future<Output = ()> + Send + 'static,
+        F: Fn(Message, MessagePipe<R>) -> T + Clone + Send + Sync + 'static,
+        T: Future<Output = ()> + Send + 'static,
     {
         for pipe in &self.udp {
             pipe.on_message(on_message.clone());
         }
-        let (mut clients, most) = (JoinSet::new(), self.max_clients);
+        let clients = Arc::new(Clients::default());
         loop {
-            tokio::select! {
-                accepted = self.accept(), if clients.len() < most => match accepted {
-                    Ok(pipe) => {
-                        pipe.on_message(on_message.clone());
-                        clients.spawn(async move { pipe.ended().await });
-                    }
-                    Err(_) => tokio::time::sleep(PAUSE).await,
-                },
-                Some(_) = clients.join_next() => {}
+            clients.fewer_than(self.max_clients).await;
+            match self.accept().await {
+                Ok(pipe) => {
+                    pipe.on_message(on_message.clone());
+                    clients.keep(pipe);
+                }
+                Err(_) => R::sleep(PAUSE).await,
             }
         }
     }
 }
 
-/// A socket that nobody waits on yet.
-enum Bound {
-    Tcp(std::net::TcpListener),
-    Udp(std::net::UdpSocket),
+/// Clients that are served. They go with it, each by itself at its end.
+#[derive(Debug)]
+struct Clients<R: Runtime> {
+    places: Mutex<Places<R>>,
 }
 
-impl Bound {
-    fn open(at: SocketAddr, protocol: Protocol, options: &PipeOptions) -> io::Result<Self> {
-        Ok(match protocol {
-            Protocol::Tcp => Bound::Tcp(p2pd_sys::socket::listener(at, BACKLOG, &options.listener())?),
-            Protocol::Udp => Bound::Udp(p2pd_sys::socket::udp(at, &options.socket())?),
-        })
+#[derive(Debug)]
+struct Places<R: Runtime> {
+    taken: BTreeMap<u64, MessagePipe<R>>,
+    next: u64,
+    /// The server, which waits for a free one.
+    server: Option<Waker>,
+}
+
+impl<R: Runtime> Default for Clients<R> {
+    fn default() -> Self {
+        Clients { places: Mutex::new(Places { taken: BTreeMap::new(), next: 0, server: None }) }
+    }
+}
+
+impl<R: Runtime> Clients<R> {
+    fn places(&self) -> MutexGuard<'_, Places<R>> {
+        self.places.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn protocol(&self) -> Protocol {
-        match self {
-            Bound::Tcp(_) => Protocol::Tcp,
-            Bound::Udp(_) => Protocol::Udp,
+    async fn fewer_than(&self, most: usize) {
+        poll_fn(|cx| {
+            let mut places = self.places();
+            if places.taken.len() < most {
+                return Poll::Ready(());
+            }
+            places.server = Some(cx.waker().clone());
+            Poll::Pending
+        })
+        .await;
+    }
+
+    fn keep(self: &Arc<Self>, pipe: MessagePipe<R>) {
+        let mut places = self.places();
+        let number = places.next;
+        places.next += 1;
+        places.taken.insert(number, pipe.clone());
+        drop(places);
+        let place = Place { clients: Arc::downgrade(self), number };
+        pipe.on_end(move |_| async move { drop(place) });
+    }
+}
+
+/// A client's place, which is free when this is dropped: at its end, also if that is a callback's panic.
+struct Place<R: Runtime> {
+    clients: Weak<Clients<R>>,
+    number: u64,
+}
+
+impl<R: Runtime> Drop for Place<R> {
+    fn drop(&mut self) {
+        if let Some(clients) = self.clients.upgrade() {
+            let mut places = clients.places();
+            let (gone, server) = (places.taken.remove(&self.number), places.server.take());
+            // A pipe's end takes locks.
+            drop(places);
+            drop(gone);
+            if let Some(server) = server {
+                server.wake();
+            }
         }
     }
 }

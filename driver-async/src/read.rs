@@ -1,16 +1,20 @@
 //! The task that reads, and does with each message what was asked for.
 
+use std::future::{Future, poll_fn};
+use std::pin::pin;
 use std::sync::{Arc, Weak};
+use std::task::Poll;
 
 use bytes::Bytes;
 use p2pd_core::pipe::subscriptions::Message;
+use p2pd_sys::messages::{End, Protocol};
 
-use super::carrier::{Read, Reader};
-use super::open::Protocol;
-use super::pipe::{End, Handle, MessagePipe, SendError};
-use super::shared::{Child, OnEnd, Shared, closed};
+use crate::carrier::{Read, Reader};
+use crate::pipe::{Handle, MessagePipe, SendError};
+use crate::runtime::Runtime;
+use crate::shared::{Child, Closed, OnEnd, Shared};
 
-pub(super) async fn run(shared: Arc<Shared>, handle: Weak<Handle>, reader: Reader) {
+pub(crate) async fn run<R: Runtime>(shared: Arc<Shared<R>>, handle: Weak<Handle<R>>, reader: Reader<R>) {
     // Also when a callback panics, nobody waits in vain.
     let mut over = Over { shared: &shared, end: End::Closed };
     over.end = read(&shared, &handle, reader).await;
@@ -28,30 +32,28 @@ pub(super) async fn run(shared: Arc<Shared>, handle: Weak<Handle>, reader: Reade
     }
 }
 
-async fn read(shared: &Arc<Shared>, handle: &Weak<Handle>, mut reader: Reader) -> End {
-    let mut state = shared.state.subscribe();
+async fn read<R: Runtime>(shared: &Arc<Shared<R>>, handle: &Weak<Handle<R>>, mut reader: Reader<R>) -> End {
     loop {
-        let wanted = shared.inbox().wants();
-        let message = tokio::select! {
-            biased;
-            () = closed(&mut state) => return End::Closed,
-            () = shared.changed.notified() => continue,
-            read = reader.read(), if wanted => match read {
-                Ok(Read::Data(data, from)) => match from.or(shared.remote) {
+        let message = {
+            let mut reading = pin!(reader.read());
+            let read = poll_fn(|cx| match shared.poll_wanted(cx) {
+                Poll::Ready(Ok(())) => reading.as_mut().poll(cx).map(Ok),
+                Poll::Ready(Err(Closed)) => Poll::Ready(Err(Closed)),
+                Poll::Pending => Poll::Pending,
+            });
+            match read.await {
+                Ok(Ok(Read::Data(data, from))) => match from.or(shared.remote) {
                     Some(from) => Message { data: Bytes::copy_from_slice(data), from },
                     None => continue,
                 },
-                Ok(Read::End) => return End::Peer,
-                Err(e) => return End::Failed(e.kind()),
-            },
+                Ok(Ok(Read::End)) => return End::Peer,
+                Ok(Err(e)) => return End::Failed(e.kind()),
+                Err(Closed) => return End::Closed,
+            }
         };
         // Whoever wanted it may have left meanwhile; then it is the next one's.
-        while !shared.inbox().wants() {
-            tokio::select! {
-                biased;
-                () = closed(&mut state) => return End::Closed,
-                () = shared.changed.notified() => {}
-            }
+        if poll_fn(|cx| shared.poll_wanted(cx)).await.is_err() {
+            return End::Closed;
         }
         if !deliver(shared, handle, message).await {
             return End::Closed;
@@ -60,16 +62,16 @@ async fn read(shared: &Arc<Shared>, handle: &Weak<Handle>, mut reader: Reader) -
 }
 
 /// False: nobody holds the pipe any more, or it is broken off because one that is joined to it is.
-async fn deliver(shared: &Arc<Shared>, handle: &Weak<Handle>, message: Message) -> bool {
-    let (callbacks, children) = {
+async fn deliver<R: Runtime>(shared: &Shared<R>, handle: &Weak<Handle<R>>, message: Message) -> bool {
+    let (callbacks, children, arrived) = {
         let mut inbox = shared.inbox();
         if !inbox.unique.is_new(&message.data, message.from) {
             return true;
         }
         inbox.subscriptions.deliver(&message.data, message.from);
-        (inbox.callbacks.clone(), inbox.children.clone())
+        (inbox.callbacks.clone(), inbox.children.clone(), inbox.arrived.take())
     };
-    shared.arrived.notify_waiters();
+    arrived.now();
     for (_, callback) in callbacks {
         let Some(handle) = handle.upgrade() else { return false };
         callback(message.clone(), MessagePipe { handle }).await;
@@ -92,28 +94,20 @@ async fn deliver(shared: &Arc<Shared>, handle: &Weak<Handle>, message: Message) 
 }
 
 /// Says at its end that reading is over.
-struct Over<'a> {
-    shared: &'a Shared,
+struct Over<'a, R: Runtime> {
+    shared: &'a Shared<R>,
     end: End,
 }
 
-impl Over<'_> {
+impl<R: Runtime> Over<'_, R> {
     /// Whom to tell. From here on whoever adds a callback or a link calls it.
-    fn finish(&mut self) -> (Vec<Child>, Vec<OnEnd>) {
-        let mut inbox = self.shared.inbox();
-        inbox.over = true;
-        let callbacks = std::mem::take(&mut inbox.callbacks);
-        let children = std::mem::take(&mut inbox.children);
-        let at_end = inbox.at_end.drain(..).map(|(_, callback)| callback).collect();
-        drop(inbox);
-        // What callbacks hold may be pipes, whose end takes locks.
-        drop(callbacks);
-        self.shared.state.send_if_modified(|state| state.end.replace(self.end) != Some(self.end));
-        (children, at_end)
+    fn finish(&mut self) -> (Vec<Child<R>>, Vec<OnEnd>) {
+        let (children, at_end) = self.shared.end_with(self.end);
+        (children, at_end.into_iter().map(|(_, callback)| callback).collect())
     }
 }
 
-impl Drop for Over<'_> {
+impl<R: Runtime> Drop for Over<'_, R> {
     fn drop(&mut self) {
         if std::thread::panicking() {
             self.shared.close();

@@ -1,10 +1,16 @@
 //! What can be set on a pipe.
 
+use std::io;
+use std::net::UdpSocket;
 use std::time::Duration;
 
 use p2pd_core::SockOpts;
 use p2pd_core::io::Reuse;
 use p2pd_core::pipe::subscriptions::Queue;
+use socket2::{SockRef, Socket};
+
+use super::{Protocol, Route};
+use crate::socket;
 
 /// Settings of one pipe. The names of the P2PD documents' configuration, and where they are here:
 ///
@@ -12,7 +18,7 @@ use p2pd_core::pipe::subscriptions::Queue;
 /// |---|---|---|
 /// | `con_timeout` | [`connect_timeout`](Self::connect_timeout) | 2 s |
 /// | `dns_timeout` | [`resolve_timeout`](Self::resolve_timeout) | 2 s |
-/// | `recv_timeout` | the argument of [`recv`](super::MessagePipe::recv) | none |
+/// | `recv_timeout` | the argument of `recv`; of mio's loop its own timeout | none |
 /// | `max_qsize` | [`queue`](Self::queue)`.messages` | 1,000 |
 /// | `enable_msg_ids` | [`unique`](Self::unique) | off |
 /// | `max_msg_ids` | [`unique_kept`](Self::unique_kept) | 1,000 |
@@ -21,8 +27,8 @@ use p2pd_core::pipe::subscriptions::Queue;
 /// | `reader_limit` | [`reader_limit`](Self::reader_limit) | 65,536 |
 /// | `linger` | [`linger`](Self::linger) | off |
 /// | `no_close`, later `do_close` | [`no_close`](Self::no_close) | off |
-/// | `sock_only` | [`Socket::open`](super::Socket::open) in place of [`MessagePipe::open`](super::MessagePipe::open) | |
-/// | `loop` | the runtime that the pipe is made in | |
+/// | `sock_only` | `Socket::open` in place of `MessagePipe::open`; on mio a socket of one's own | |
+/// | `loop` | the runtime that the pipe is made in, or the loop that its `Registry` is of | |
 /// | `sock_proto`, `use_ssl`, `ssl_handshake`, `send_retry` | not there | |
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct PipeOptions {
@@ -71,12 +77,46 @@ impl Default for PipeOptions {
 }
 
 impl PipeOptions {
-    pub(super) fn socket(&self) -> SockOpts {
+    /// A bound UDP socket that nobody waits on yet.
+    ///
+    /// # Errors
+    /// Of `socket`, `setsockopt` or `bind`.
+    pub fn udp(&self, route: Route) -> io::Result<UdpSocket> {
+        socket::udp(route.local(), &self.opts())
+    }
+
+    /// A TCP socket for [`socket::connect`], bound to the route.
+    ///
+    /// # Errors
+    /// Of `socket`, `setsockopt` or `bind`.
+    pub fn dialler(&self, route: Route) -> io::Result<Socket> {
+        socket::dialler(route.local(), &self.opts())
+    }
+
+    /// Sets what can be set on a socket that is open already.
+    ///
+    /// # Errors
+    /// Of `setsockopt`.
+    pub fn set(&self, protocol: Protocol, socket: SockRef<'_>) -> io::Result<()> {
+        match protocol {
+            Protocol::Tcp => {
+                socket.set_tcp_nodelay(true)?;
+                if self.linger.is_some() {
+                    socket.set_linger(self.linger)?;
+                }
+            }
+            Protocol::Udp if self.broadcast => socket.set_broadcast(true)?,
+            Protocol::Udp => {}
+        }
+        Ok(())
+    }
+
+    pub(super) fn opts(&self) -> SockOpts {
         let reuse = if self.reuse_address { Reuse::Address } else { Reuse::No };
         SockOpts { reuse, nodelay: true, ..SockOpts::default() }
     }
 
-    pub(super) fn listener(&self) -> SockOpts {
+    pub(super) fn listener_opts(&self) -> SockOpts {
         let reuse = if self.reuse_address || cfg!(unix) { Reuse::Address } else { Reuse::No };
         SockOpts { reuse, ..SockOpts::default() }
     }

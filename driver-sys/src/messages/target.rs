@@ -1,4 +1,4 @@
-//! Where a daemon is to listen, and what came of it.
+//! Where a server is to listen, and what came of it.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -6,9 +6,10 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
 use std::ops::RangeInclusive;
 
-use super::open::{Family, Protocol, Route};
+use super::{BACKLOG, Family, PipeOptions, Protocol, Route};
+use crate::socket;
 
-/// Where a daemon listens, without the port.
+/// Where a server listens, without the port.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub enum Target {
     /// All addresses of this machine. Datagrams leave from the address that the system chooses, so a UDP server on a
@@ -33,7 +34,7 @@ impl Target {
             Target::Any => one(Ipv4Addr::UNSPECIFIED, Ipv6Addr::UNSPECIFIED),
             Target::Loopback => one(Ipv4Addr::LOCALHOST, Ipv6Addr::LOCALHOST),
             Target::Interface(name) => {
-                let card = p2pd_sys::cards().into_iter().find(|card| card.name == *name);
+                let card = crate::cards().into_iter().find(|card| card.name == *name);
                 let card = card.ok_or_else(|| ListenFailure::NoInterface(name.clone()))?;
                 let ips = card.addresses.iter().map(|(ip, _)| *ip).filter(|ip| family.has(*ip));
                 ips.map(|ip| scoped(ip, card.index)).collect()
@@ -55,7 +56,10 @@ fn scoped(ip: IpAddr, index: u32) -> SocketAddr {
 }
 
 /// Every combination, each once; port 0, which is another one each time, as often as it is asked for.
-pub(super) fn combine(
+///
+/// # Errors
+/// Every target that has no address.
+pub fn combine(
     targets: &[Target],
     ports: &[RangeInclusive<u16>],
     protocols: &[Protocol],
@@ -84,7 +88,48 @@ pub(super) fn combine(
     Ok(all)
 }
 
-/// Why a daemon does not listen: everything that failed. Nothing is listened on then.
+/// A server's socket that nobody waits on yet.
+#[derive(Debug)]
+pub enum Bound {
+    /// It listens.
+    Tcp(std::net::TcpListener),
+    /// It is bound.
+    Udp(std::net::UdpSocket),
+}
+
+impl Bound {
+    /// Opens all of them, or none.
+    ///
+    /// # Errors
+    /// Everything that failed, or that nothing was asked for.
+    pub fn all(wanted: &[(SocketAddr, Protocol)], options: &PipeOptions) -> Result<Vec<Bound>, ListenError> {
+        let (mut open, mut failed) = (Vec::new(), Vec::new());
+        for &(at, protocol) in wanted {
+            match Bound::open(at, protocol, options) {
+                Ok(bound) => open.push(bound),
+                Err(why) => failed.push(ListenFailure::Bind(at, protocol, why)),
+            }
+        }
+        if failed.is_empty() && !open.is_empty() { Ok(open) } else { Err(ListenError { failed }) }
+    }
+
+    fn open(at: SocketAddr, protocol: Protocol, options: &PipeOptions) -> io::Result<Self> {
+        Ok(match protocol {
+            Protocol::Tcp => Bound::Tcp(socket::listener(at, BACKLOG, &options.listener_opts())?),
+            Protocol::Udp => Bound::Udp(socket::udp(at, &options.opts())?),
+        })
+    }
+
+    /// What it is a socket of.
+    pub fn protocol(&self) -> Protocol {
+        match self {
+            Bound::Tcp(_) => Protocol::Tcp,
+            Bound::Udp(_) => Protocol::Udp,
+        }
+    }
+}
+
+/// Why a server does not listen: everything that failed. Nothing is listened on then.
 #[derive(Debug)]
 pub struct ListenError {
     /// What failed, in the order asked for; empty if nothing was asked for.

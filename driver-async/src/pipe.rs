@@ -9,12 +9,13 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use p2pd_core::pipe::subscriptions::{Message, Pattern, Queue, SubscriptionId};
+use p2pd_sys::messages::{Destination, End, OpenError, PipeOptions, Protocol, Route, TooManySubscriptions};
 
-use super::carrier::{Socket, Writer};
-use super::open::{Destination, OpenError, Protocol, Route};
-use super::options::PipeOptions;
-use super::read;
-use super::shared::{Child, OnEnd, OnMessage, Shared, closed};
+use crate::carrier::{IntoSocket, Socket, Writer};
+use crate::read;
+use crate::runtime::Runtime;
+use crate::shared::{Child, OnEnd, OnMessage, Shared};
+use crate::wait::within;
 
 /// How long [`close`](MessagePipe::close) waits for the system to take what an encrypted pipe holds.
 const FAREWELL: Duration = Duration::from_secs(5);
@@ -24,16 +25,16 @@ const FAREWELL: Duration = Duration::from_secs(5);
 ///
 /// A callback is given its pipe; one that captures a handle to it keeps it open until its peer ends it.
 #[derive(Clone, Debug)]
-pub struct MessagePipe {
-    pub(super) handle: Arc<Handle>,
+pub struct MessagePipe<R: Runtime> {
+    pub(crate) handle: Arc<Handle<R>>,
 }
 
 #[derive(Debug)]
-pub(super) struct Handle {
-    shared: Arc<Shared>,
+pub(crate) struct Handle<R: Runtime> {
+    shared: Arc<Shared<R>>,
 }
 
-impl Drop for Handle {
+impl<R: Runtime> Drop for Handle<R> {
     fn drop(&mut self) {
         self.shared.close();
     }
@@ -41,22 +42,11 @@ impl Drop for Handle {
 
 /// A callback's name on its pipe.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub struct CallbackId(pub(super) u64);
+pub struct CallbackId(pub(crate) u64);
 
-/// How the reading of a pipe ended.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum End {
-    /// The peer sends no more; it may still be sent to.
-    Peer,
-    /// The pipe was closed on this side.
-    Closed,
-    /// It broke.
-    Failed(io::ErrorKind),
-}
-
-impl MessagePipe {
+impl<R: Runtime> MessagePipe<R> {
     /// Opens a pipe to a destination: connects a TCP stream, or binds a UDP socket that sends there. Must be called within
-    /// a tokio runtime with I/O and time.
+    /// the runtime, with I/O and time, where that makes a difference: on tokio.
     ///
     /// # Errors
     /// Why there is none.
@@ -71,28 +61,28 @@ impl MessagePipe {
     }
 
     /// A UDP server: a pipe without a destination, that answers with [`send_to`](Self::send_to). For TCP servers there is
-    /// [`Daemon`](super::Daemon). Must be called within a tokio runtime with I/O and time.
+    /// [`Daemon`](crate::Daemon). Must be called within the runtime, as [`open`](Self::open).
     ///
     /// # Errors
     /// Of `bind`, for example that the port is taken.
     pub fn bind(route: Route, options: &PipeOptions) -> io::Result<Self> {
-        Self::new(Socket::bind(route, options)?, options)
+        Self::new(Socket::Udp(R::udp(options.udp(route)?)?, None), options)
     }
 
-    /// Wraps a socket that exists: a connected `TcpStream`, a `UdpSocket`, or a [`Pipe`](crate::Pipe) to a peer. Must be
-    /// called within a tokio runtime with I/O and time.
+    /// Wraps a socket that exists: a connected TCP stream, a UDP socket, or a driver's pipe to a peer. Must be called within
+    /// the runtime, as [`open`](Self::open).
     ///
     /// # Errors
     /// Of `setsockopt`, or that a stream is not connected any more.
-    pub fn new(socket: impl Into<Socket>, options: &PipeOptions) -> io::Result<Self> {
-        let socket = socket.into();
+    pub fn new(socket: impl IntoSocket<R>, options: &PipeOptions) -> io::Result<Self> {
+        let socket = socket.into_socket()?;
         socket.set(options)?;
-        let protocol = if matches!(socket, Socket::Udp(..)) { Protocol::Udp } else { Protocol::Tcp };
+        let protocol = socket.protocol();
         let ends = (socket.local_addr()?, socket.remote_addr()?);
         let (reader, writer) = socket.split(options.reader_limit);
         let shared = Arc::new(Shared::new(protocol, ends, options, writer));
         let handle = Arc::new(Handle { shared: shared.clone() });
-        tokio::spawn(read::run(shared, Arc::downgrade(&handle), reader));
+        R::spawn(read::run(shared, Arc::downgrade(&handle), reader));
         Ok(MessagePipe { handle })
     }
 
@@ -115,7 +105,7 @@ impl MessagePipe {
     /// with the limits of the pipe's options.
     ///
     /// # Errors
-    /// There are [`MAX_SUBSCRIPTIONS`](super::MAX_SUBSCRIPTIONS) already.
+    /// There are [`MAX_SUBSCRIPTIONS`](crate::MAX_SUBSCRIPTIONS) already.
     pub fn subscribe(&self, message: Pattern, peer: Pattern) -> Result<SubscriptionId, TooManySubscriptions> {
         self.subscribe_with(message, peer, self.shared().queue)
     }
@@ -130,16 +120,15 @@ impl MessagePipe {
         peer: Pattern,
         queue: Queue,
     ) -> Result<SubscriptionId, TooManySubscriptions> {
-        let id = self.shared().inbox().subscriptions.subscribe(message, peer, queue);
-        self.shared().changed.notify_one();
+        let id = self.shared().change(|inbox| inbox.subscriptions.subscribe(message, peer, queue));
         id.ok_or(TooManySubscriptions)
     }
 
     /// Ends a subscription, with what waits in it. False: there is none of this name.
     pub fn unsubscribe(&self, id: SubscriptionId) -> bool {
-        let was = self.shared().inbox().subscriptions.unsubscribe(id);
-        self.shared().changed.notify_one();
-        self.shared().arrived.notify_waiters();
+        let (was, arrived) =
+            self.shared().change(|inbox| (inbox.subscriptions.unsubscribe(id), inbox.arrived.take()));
+        arrived.now();
         was
     }
 
@@ -167,36 +156,8 @@ impl MessagePipe {
     /// # Errors
     /// As [`recv`](Self::recv).
     pub async fn recv_from(&self, from: SubscriptionId, timeout: Duration) -> Result<Message, RecvError> {
-        let mut state = self.shared().state.subscribe();
-        let deadline = tokio::time::sleep(timeout);
-        tokio::pin!(deadline);
-        loop {
-            let arrived = self.shared().arrived.notified();
-            tokio::pin!(arrived);
-            // From here on nothing that arrives goes unnoticed.
-            arrived.as_mut().enable();
-            let end = state.borrow_and_update().end;
-            if let Some(message) = self.take(from)? {
-                return Ok(message);
-            }
-            if let Some(end) = end {
-                return Err(RecvError::Ended(end));
-            }
-            tokio::select! {
-                () = arrived => {}
-                _ = state.changed() => {}
-                () = &mut deadline => return self.take(from)?.ok_or(RecvError::TimedOut),
-            }
-        }
-    }
-
-    fn take(&self, from: SubscriptionId) -> Result<Option<Message>, RecvError> {
-        let mut inbox = self.shared().inbox();
-        let message = inbox.subscriptions.recv(from);
-        let known = message.is_some() || inbox.subscriptions.waiting(from).is_some();
-        drop(inbox);
-        self.shared().changed.notify_one();
-        if known { Ok(message) } else { Err(RecvError::NoSuchSubscription) }
+        let message = within::<R, _>(timeout, self.shared().message(from)).await;
+        message.unwrap_or(Err(RecvError::TimedOut))
     }
 
     /// Sends to the destination; returns when the system has taken all of it, so a peer that does not read makes it wait.
@@ -222,7 +183,6 @@ impl MessagePipe {
     }
 
     async fn carry(&self, data: &[u8], to: SocketAddr) -> Result<(), SendError> {
-        let mut state = self.shared().state.subscribe();
         let sending = async {
             let mut writer = self.shared().writer.lock().await;
             if matches!(*writer, Writer::Over) {
@@ -235,44 +195,39 @@ impl MessagePipe {
             }
             sent
         };
-        tokio::select! {
-            biased;
-            () = closed(&mut state) => Err(SendError::Ended),
-            sent = sending => sent,
-        }
+        self.shared().unless_closed(sending).await.unwrap_or(Err(SendError::Ended))
     }
 
     /// Has each message given to a callback, with its sender and the pipe to answer on. It is waited for before more is
     /// read, so one that is slow makes a TCP peer wait; one that panics ends the pipe.
-    pub fn on_message<F, R>(&self, callback: F) -> CallbackId
+    pub fn on_message<F, T>(&self, callback: F) -> CallbackId
     where
-        F: Fn(Message, MessagePipe) -> R + Send + Sync + 'static,
-        R: Future<Output = ()> + Send + 'static,
+        F: Fn(Message, MessagePipe<R>) -> T + Send + Sync + 'static,
+        T: Future<Output = ()> + Send + 'static,
     {
-        let callback: OnMessage = Arc::new(move |message, pipe| Box::pin(callback(message, pipe)));
-        let mut inbox = self.shared().inbox();
-        let id = inbox.id();
-        if !inbox.over {
-            inbox.callbacks.push((id, callback));
-        }
-        drop(inbox);
-        self.shared().changed.notify_one();
-        id
+        let callback: OnMessage<R> = Arc::new(move |message, pipe| Box::pin(callback(message, pipe)));
+        let mut too_late = Some(callback);
+        self.shared().change(|inbox| {
+            let id = inbox.id();
+            if inbox.end.is_none() {
+                inbox.callbacks.extend(too_late.take().map(|callback| (id, callback)));
+            }
+            id
+        })
     }
 
     /// Calls back once when reading has ended, after the last message's callbacks, or at once if it has. An end is seen by
-    /// reading: where [nothing is read](super), only that of this side.
-    pub fn on_end<F, R>(&self, callback: F) -> CallbackId
+    /// reading: where nothing is read, because nobody wants what would come, only that of this side.
+    pub fn on_end<F, T>(&self, callback: F) -> CallbackId
     where
-        F: FnOnce(End) -> R + Send + 'static,
-        R: Future<Output = ()> + Send + 'static,
+        F: FnOnce(End) -> T + Send + 'static,
+        T: Future<Output = ()> + Send + 'static,
     {
         let mut inbox = self.shared().inbox();
         let id = inbox.id();
-        if inbox.over {
+        if let Some(end) = inbox.end {
             drop(inbox);
-            let end = self.shared().state.borrow().end.unwrap_or(End::Closed);
-            tokio::spawn(callback(end));
+            R::spawn(callback(end));
         } else {
             let callback: OnEnd = Box::new(move |end| Box::pin(callback(end)));
             inbox.at_end.push((id, callback));
@@ -283,15 +238,12 @@ impl MessagePipe {
     /// Takes a callback away, of either kind; one that is running is not stopped. False: there is none of this name.
     pub fn remove_callback(&self, id: CallbackId) -> bool {
         // What they hold may be this pipe, so they are dropped without the lock.
-        let (gone, ended);
-        {
-            let mut inbox = self.shared().inbox();
+        let (gone, ended) = self.shared().change(|inbox| {
             let at = inbox.callbacks.iter().position(|(i, _)| *i == id);
-            gone = at.map(|at| inbox.callbacks.remove(at));
+            let gone = at.map(|at| inbox.callbacks.remove(at));
             let at = inbox.at_end.iter().position(|(i, _)| *i == id);
-            ended = at.map(|at| inbox.at_end.remove(at));
-        }
-        self.shared().changed.notify_one();
+            (gone, at.map(|at| inbox.at_end.remove(at)))
+        });
         gone.is_some() || ended.is_some()
     }
 
@@ -299,46 +251,44 @@ impl MessagePipe {
     /// next one is read, so `other`'s peer that does not read makes ours wait. Two pipes, each added to the other, are a
     /// relay of messages; [`join`](Self::join) makes one that passes ends on. Adding a pipe twice is adding it once; one
     /// that is added to itself is an echo.
-    pub fn add_pipe(&self, other: &MessagePipe) {
+    pub fn add_pipe(&self, other: &Self) {
         self.link(Child { pipe: other.clone(), joined: false });
     }
 
     /// Undoes [`add_pipe`](Self::add_pipe); a message under way is still sent. False: it was not added.
-    pub fn del_pipe(&self, other: &MessagePipe) -> bool {
-        let gone = {
-            let mut inbox = self.shared().inbox();
+    pub fn del_pipe(&self, other: &Self) -> bool {
+        let gone = self.shared().change(|inbox| {
             let at = inbox.children.iter().position(|c| c.pipe.is(other));
             at.map(|at| inbox.children.remove(at))
-        };
-        self.shared().changed.notify_one();
+        });
         gone.is_some()
     }
 
     /// Makes this pipe and `other` one: whatever comes on either is sent on the other, with back-pressure, and the end of
     /// each direction is passed on. If one breaks or is closed, the other is reset. They hold each other until both have
     /// ended.
-    pub fn join(&self, other: &MessagePipe) {
+    pub fn join(&self, other: &Self) {
         self.link(Child { pipe: other.clone(), joined: true });
         other.link(Child { pipe: self.clone(), joined: true });
     }
 
-    fn link(&self, child: Child) {
-        let mut inbox = self.shared().inbox();
-        if inbox.over {
-            drop(inbox);
-            let end = self.shared().state.borrow().end.unwrap_or(End::Closed);
-            tokio::spawn(async move {
+    fn link(&self, child: Child<R>) {
+        let too_late = self.shared().change(|inbox| {
+            if let Some(end) = inbox.end {
+                return Some((child, end));
+            }
+            match inbox.children.iter_mut().find(|c| c.pipe.is(&child.pipe)) {
+                Some(known) => known.joined |= child.joined,
+                None => inbox.children.push(child),
+            }
+            None
+        });
+        if let Some((child, end)) = too_late {
+            R::spawn(async move {
                 child.ended(end).await;
                 child.other_direction().await;
             });
-            return;
         }
-        match inbox.children.iter_mut().find(|c| c.pipe.is(&child.pipe)) {
-            Some(known) => known.joined |= child.joined,
-            None => inbox.children.push(child),
-        }
-        drop(inbox);
-        self.shared().changed.notify_one();
     }
 
     /// Says to the peer of a stream that nothing more is sent; reading goes on.
@@ -346,18 +296,13 @@ impl MessagePipe {
     /// # Errors
     /// That it is closed already, or of `shutdown`.
     pub async fn finish(&self) -> Result<(), SendError> {
-        let mut state = self.shared().state.subscribe();
         let ending = async {
             let mut writer = self.shared().writer.lock().await;
             let ended = writer.end().await;
             *writer = Writer::Over;
             ended.map_err(|e| SendError::Failed(e.kind()))
         };
-        tokio::select! {
-            biased;
-            () = closed(&mut state) => Err(SendError::Ended),
-            ended = ending => ended,
-        }
+        self.shared().unless_closed(ending).await.unwrap_or(Err(SendError::Ended))
     }
 
     /// Ends the pipe. What [`send`](Self::send) returned for is still sent; a send under way is broken off. A TCP peer whose
@@ -374,7 +319,7 @@ impl MessagePipe {
                 let _ = writer.end().await;
             }
         };
-        let _ = tokio::time::timeout(FAREWELL, farewell).await;
+        within::<R, _>(FAREWELL, farewell).await;
         *self.shared().writer.lock().await = Writer::Over;
     }
 
@@ -390,23 +335,21 @@ impl MessagePipe {
 
     /// Waits until reading has ended and the last message's callbacks are done.
     pub async fn ended(&self) -> End {
-        let mut state = self.shared().state.subscribe();
-        let ended = state.wait_for(|s| s.end.is_some()).await;
-        ended.ok().and_then(|state| state.end).unwrap_or(End::Closed)
+        self.shared().end().await
     }
 
-    pub(super) fn is(&self, other: &MessagePipe) -> bool {
+    pub(crate) fn is(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.handle, &other.handle)
     }
 
-    fn shared(&self) -> &Shared {
+    fn shared(&self) -> &Shared<R> {
         &self.handle.shared
     }
 }
 
-impl Child {
+impl<R: Runtime> Child<R> {
     /// What it is linked to has ended.
-    pub(super) async fn ended(&self, end: End) {
+    pub(crate) async fn ended(&self, end: End) {
         match end {
             _ if !self.joined => {}
             // One that has ended before needs no end.
@@ -416,7 +359,7 @@ impl Child {
     }
 
     /// Holds a joined pipe until it has ended, too.
-    pub(super) async fn other_direction(self) {
+    pub(crate) async fn other_direction(self) {
         if self.joined {
             self.pipe.ended().await;
         }
@@ -438,9 +381,7 @@ impl fmt::Display for RecvError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             RecvError::TimedOut => f.write_str("no message came in time"),
-            RecvError::Ended(End::Peer) => f.write_str("the peer sends no more"),
-            RecvError::Ended(End::Closed) => f.write_str("the pipe is closed"),
-            RecvError::Ended(End::Failed(why)) => write!(f, "the pipe broke: {why}"),
+            RecvError::Ended(end) => write!(f, "{end}"),
             RecvError::NoSuchSubscription => f.write_str("there is no such subscription"),
         }
     }
@@ -473,15 +414,3 @@ impl fmt::Display for SendError {
 }
 
 impl std::error::Error for SendError {}
-
-/// There are [`MAX_SUBSCRIPTIONS`](super::MAX_SUBSCRIPTIONS) already.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct TooManySubscriptions;
-
-impl fmt::Display for TooManySubscriptions {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("the pipe has as many subscriptions as it may have")
-    }
-}
-
-impl std::error::Error for TooManySubscriptions {}

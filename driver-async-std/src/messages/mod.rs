@@ -1,0 +1,61 @@
+//! Pipes of messages, as the P2PD documents have them: one set of calls for TCP, UDP and pipes to peers, for clients and
+//! servers, over IPv4 and IPv6.
+//!
+//! ```no_run
+//! use std::time::Duration;
+//! use p2pd_async_std::messages::{MessagePipe, Pattern, PipeOptions, Protocol, Route};
+//!
+//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! let to = ("example.com", 7);
+//! let pipe = MessagePipe::open(Protocol::Udp, to, Route::V4, &PipeOptions::default()).await?;
+//! let hellos = pipe.subscribe(Pattern::new("[hH]ello")?, Pattern::ANY)?;
+//! pipe.send(b"hello").await?;
+//! let answer = pipe.recv(hellos, Duration::from_secs(2)).await?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! What a message is, and when nothing is read, is on the page of [`p2pd_async`], which has them for every runtime; its types
+//! are here for this one. [`Daemon`] has servers on many addresses and ports, [`stun`] what a STUN server says of us.
+
+mod runtime;
+pub mod stun;
+
+#[doc(inline)]
+pub use p2pd_async::{
+    CallbackId, Destination, End, Family, IntoSocket, ListenError, ListenFailure, MAX_SUBSCRIPTIONS, Message,
+    OpenError, Overflow, Pattern, PatternError, PipeOptions, Protocol, Queue, RecvError, Route, SendError,
+    SubscriptionId, Target, TooManySubscriptions,
+};
+pub use runtime::AsyncIo;
+
+/// A pipe of messages. Clones are handles to the same one; when the last is dropped, or `close` is called, it ends. A pipe
+/// that is linked to others is held by these.
+///
+/// A callback is given its pipe; one that captures a handle to it keeps it open until its peer ends it.
+pub type MessagePipe = p2pd_async::MessagePipe<AsyncIo>;
+
+/// A socket that a [`MessagePipe`] can be made of, however it came about.
+pub type Socket = p2pd_async::Socket<AsyncIo>;
+
+/// TCP listeners and UDP sockets, all of which are open. Dropping it closes them, UDP sockets when the runtime next comes to
+/// their tasks.
+///
+/// ```no_run
+/// use p2pd_async_std::messages::{Daemon, Family, PipeOptions, Protocol, Target};
+///
+/// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+/// let protocols = [Protocol::Tcp, Protocol::Udp];
+/// let families = [Family::V4, Family::V6];
+/// let ports = [7..=7, 30_000..=30_100];
+/// let daemon = Daemon::listen_all(&[Target::Any], &ports, &protocols, &families, &PipeOptions::default())?;
+/// daemon
+///     .serve(|message, pipe| async move {
+///         // One that leaves before its answer is no error.
+///         let _ = pipe.send_to(&message.data, message.from).await;
+///     })
+///     .await;
+/// # Ok(())
+/// # }
+/// ```
+pub type Daemon = p2pd_async::Daemon<AsyncIo>;

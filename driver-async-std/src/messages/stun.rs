@@ -1,0 +1,46 @@
+//! What STUN servers (RFC 8489) say of us.
+//!
+//! ```no_run
+//! use p2pd_async_std::messages::{Protocol, Route, stun::Client};
+//!
+//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! let client = Client::new(("stun.example", 3478), Route::V4);
+//! println!("{}", client.external_ip().await?);
+//! let mapping = client.mapping(Protocol::Udp).await?;
+//! println!("{} is seen as {}", mapping.local, mapping.external);
+//! # Ok(())
+//! # }
+//! ```
+
+use std::net::IpAddr;
+
+use p2pd_core::nat::NatReport;
+use p2pd_core::{Config, SecretKey, StunServer};
+
+use super::AsyncIo;
+use crate::{BindError, Node};
+
+#[doc(inline)]
+pub use p2pd_async::stun::StunError;
+
+/// A client of one STUN server.
+pub type Client = p2pd_async::stun::Client<AsyncIo>;
+/// A socket, and what the server saw it as. The mapping lives as long as the socket, and where NATs give every socket one
+/// external end, others can be told of it.
+pub type Mapping = p2pd_async::stun::Mapping<AsyncIo>;
+
+/// What NATs are in front of this machine, measured over TCP and UDP with these servers: one report for each interface,
+/// of `bind` alone if it is given. Takes about four round trips and 150 ms, and about six seconds if nobody answers. A
+/// [`Node`] measures by itself: [`Node::nats`] has it for nothing.
+///
+/// # Errors
+/// That there is no socket to measure with.
+pub async fn nat_info(servers: Vec<StunServer>, bind: Option<IpAddr>) -> Result<Vec<NatReport>, BindError> {
+    let key = p2pd_sys::random_seed().map_err(BindError::Random)?;
+    let mut config = Config::new(SecretKey::from_bytes(key));
+    (config.stun, config.bind) = (servers, bind);
+    let node = Node::bind(config).await?;
+    let nats = node.nats().await;
+    node.shutdown().await;
+    Ok(nats)
+}

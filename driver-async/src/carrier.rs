@@ -1,0 +1,208 @@
+//! What a pipe of messages goes through, in two halves.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use p2pd_sys::messages::{MAX_DATAGRAM, PipeOptions, Protocol, is_of_a_datagram};
+
+use crate::halves::Half;
+use crate::runtime::Runtime;
+
+/// A socket that a [`MessagePipe`](crate::MessagePipe) can be made of, however it came about.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Socket<R: Runtime> {
+    /// A connected TCP stream.
+    Tcp(R::Tcp),
+    /// A UDP socket, and where it sends to unless told otherwise: without, it is a server's. It hears everybody, unless it
+    /// is connected.
+    Udp(R::Udp, Option<SocketAddr>),
+    /// A pipe to a peer.
+    Peer(Box<R::Pipe>),
+}
+
+/// What a runtime's programs have sockets as.
+pub trait IntoSocket<R: Runtime> {
+    /// The socket of a pipe.
+    ///
+    /// # Errors
+    /// Where the runtime cannot watch it.
+    fn into_socket(self) -> io::Result<Socket<R>>;
+}
+
+impl<R: Runtime> IntoSocket<R> for Socket<R> {
+    fn into_socket(self) -> io::Result<Socket<R>> {
+        Ok(self)
+    }
+}
+
+impl<R: Runtime> Socket<R> {
+    /// A UDP socket; one that is connected sends there, and hears nobody else.
+    pub fn udp(socket: R::Udp) -> Self {
+        let remote = connected::<R>(&socket);
+        Socket::Udp(socket, remote)
+    }
+
+    /// Its own end.
+    ///
+    /// # Errors
+    /// Of `getsockname`.
+    pub fn local_addr(&self) -> io::Result<SocketAddr> {
+        match self {
+            Socket::Tcp(stream) => address(R::tcp_socket(stream).local_addr()?),
+            Socket::Udp(socket, _) => address(R::udp_socket(socket).local_addr()?),
+            Socket::Peer(pipe) => Ok(pipe.local_addr()),
+        }
+    }
+
+    /// The other end; `None` for a server's UDP socket.
+    ///
+    /// # Errors
+    /// Of `getpeername`: a stream that is not connected any more.
+    pub fn remote_addr(&self) -> io::Result<Option<SocketAddr>> {
+        match self {
+            Socket::Tcp(stream) => address(R::tcp_socket(stream).peer_addr()?).map(Some),
+            Socket::Udp(_, remote) => Ok(*remote),
+            Socket::Peer(pipe) => Ok(Some(pipe.remote_addr())),
+        }
+    }
+
+    /// What it goes through; a pipe to a peer counts as TCP.
+    pub(crate) fn protocol(&self) -> Protocol {
+        if matches!(self, Socket::Udp(..)) { Protocol::Udp } else { Protocol::Tcp }
+    }
+
+    /// Sets what can be set on a socket that is open already.
+    pub(crate) fn set(&self, options: &PipeOptions) -> io::Result<()> {
+        match self {
+            Socket::Tcp(stream) => options.set(Protocol::Tcp, R::tcp_socket(stream)),
+            Socket::Udp(socket, _) => options.set(Protocol::Udp, R::udp_socket(socket)),
+            Socket::Peer(_) => Ok(()),
+        }
+    }
+
+    pub(crate) fn split(self, reader_limit: usize) -> (Reader<R>, Writer<R>) {
+        let buffer = |len: usize| vec![0; len.max(1)];
+        match self {
+            Socket::Tcp(stream) => {
+                let stream = Arc::new(stream);
+                let from = Inner::Tcp(stream.clone());
+                (Reader { from, buffer: buffer(reader_limit) }, Writer::Tcp(stream))
+            }
+            Socket::Udp(socket, _) => {
+                let connected = connected::<R>(&socket);
+                let socket = Arc::new(socket);
+                let from = Inner::Udp(socket.clone());
+                (Reader { from, buffer: buffer(MAX_DATAGRAM) }, Writer::Udp(socket, connected))
+            }
+            Socket::Peer(pipe) => {
+                let [read, write] = Half::both(*pipe);
+                (Reader { from: Inner::Peer(read), buffer: buffer(reader_limit) }, Writer::Peer(write))
+            }
+        }
+    }
+}
+
+pub(crate) fn address(of: socket2::SockAddr) -> io::Result<SocketAddr> {
+    of.as_socket().ok_or_else(|| io::ErrorKind::Unsupported.into())
+}
+
+fn connected<R: Runtime>(socket: &R::Udp) -> Option<SocketAddr> {
+    R::udp_socket(socket).peer_addr().ok()?.as_socket()
+}
+
+#[derive(Debug)]
+pub(crate) struct Reader<R: Runtime> {
+    from: Inner<R>,
+    buffer: Vec<u8>,
+}
+
+#[derive(Debug)]
+enum Inner<R: Runtime> {
+    Tcp(Arc<R::Tcp>),
+    Udp(Arc<R::Udp>),
+    Peer(Half<R>),
+}
+
+/// What a read gave.
+pub(crate) enum Read<'a> {
+    /// Bytes, of a stream from its one peer.
+    Data(&'a [u8], Option<SocketAddr>),
+    /// The peer sends no more.
+    End,
+}
+
+impl<R: Runtime> Reader<R> {
+    /// The next message. Giving up waiting loses nothing.
+    pub(crate) async fn read(&mut self) -> io::Result<Read<'_>> {
+        let len = match &self.from {
+            Inner::Tcp(stream) => R::read(stream, &mut self.buffer).await?,
+            Inner::Udp(socket) => loop {
+                match R::receive(socket, &mut self.buffer).await {
+                    Err(e) if is_of_a_datagram(e.kind()) => {}
+                    read => {
+                        let (len, from) = read?;
+                        return Ok(Read::Data(self.buffer.get(..len).unwrap_or_default(), Some(from)));
+                    }
+                }
+            },
+            Inner::Peer(half) => half.read(&mut self.buffer).await?,
+        };
+        Ok(if len == 0 { Read::End } else { Read::Data(self.buffer.get(..len).unwrap_or_default(), None) })
+    }
+}
+
+#[derive(Debug)]
+pub(crate) enum Writer<R: Runtime> {
+    Tcp(Arc<R::Tcp>),
+    /// With the peer of a connected one: not every system takes an address there.
+    Udp(Arc<R::Udp>, Option<SocketAddr>),
+    Peer(Half<R>),
+    /// It ended, or failed within a message.
+    Over,
+}
+
+impl<R: Runtime> Writer<R> {
+    /// Sends all of it; a datagram to `to`. Giving up waiting may leave a part of it sent.
+    pub(crate) async fn send(&mut self, mut data: &[u8], to: SocketAddr) -> io::Result<()> {
+        match self {
+            Writer::Tcp(stream) => {
+                while !data.is_empty() {
+                    let written = R::write(stream, data).await?;
+                    data = data.get(written..).unwrap_or_default();
+                }
+                Ok(())
+            }
+            Writer::Udp(socket, connected) => {
+                let to = if *connected == Some(to) { None } else { Some(to) };
+                loop {
+                    match R::send(socket, data, to).await {
+                        // Said of an earlier one; it is said once.
+                        Err(e) if e.kind() == io::ErrorKind::ConnectionRefused => {}
+                        sent => return sent.map(drop),
+                    }
+                }
+            }
+            Writer::Peer(half) => half.write_all(data).await,
+            Writer::Over => Err(io::ErrorKind::BrokenPipe.into()),
+        }
+    }
+
+    /// Says that nothing more is sent.
+    pub(crate) async fn end(&mut self) -> io::Result<()> {
+        match self {
+            Writer::Tcp(stream) => R::tcp_socket(stream).shutdown(std::net::Shutdown::Write),
+            Writer::Peer(half) => half.end().await,
+            Writer::Udp(..) | Writer::Over => Ok(()),
+        }
+    }
+
+    /// Has the peer see that not all of it came: a reset, or on a pipe to a peer no end.
+    pub(crate) fn reset(&self) {
+        if let Writer::Tcp(stream) = self {
+            // Where it cannot be set, the peer sees an end.
+            let _ = p2pd_sys::socket::reset_on_close(R::tcp_socket(stream));
+        }
+    }
+}

@@ -1,0 +1,43 @@
+//! A pipe to a peer, read by one task and written by another.
+
+use std::future::poll_fn;
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use crate::runtime::Runtime;
+
+/// One of two holders of a pipe. The pipe itself keeps who waits to read apart from who waits to write.
+#[derive(Debug)]
+pub(crate) struct Half<R: Runtime> {
+    pipe: Arc<Mutex<R::Pipe>>,
+}
+
+impl<R: Runtime> Half<R> {
+    pub(crate) fn both(pipe: R::Pipe) -> [Self; 2] {
+        let pipe = Arc::new(Mutex::new(pipe));
+        [Half { pipe: pipe.clone() }, Half { pipe }]
+    }
+
+    fn pipe(&self) -> MutexGuard<'_, R::Pipe> {
+        self.pipe.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) async fn read(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        poll_fn(|cx| R::poll_read(&mut self.pipe(), cx, buffer)).await
+    }
+
+    pub(crate) async fn write_all(&self, mut data: &[u8]) -> io::Result<()> {
+        while !data.is_empty() {
+            let written = poll_fn(|cx| R::poll_write(&mut self.pipe(), cx, data)).await?;
+            if written == 0 {
+                return Err(io::ErrorKind::WriteZero.into());
+            }
+            data = data.get(written..).unwrap_or_default();
+        }
+        poll_fn(|cx| R::poll_flush(&mut self.pipe(), cx)).await
+    }
+
+    pub(crate) async fn end(&self) -> io::Result<()> {
+        poll_fn(|cx| R::poll_end(&mut self.pipe(), cx)).await
+    }
+}

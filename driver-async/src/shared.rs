@@ -1,0 +1,257 @@
+//! What a pipe's handles and its reading task have in common.
+
+use std::fmt;
+use std::future::{Future, poll_fn};
+use std::net::SocketAddr;
+use std::pin::{Pin, pin};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
+
+use async_lock::Mutex as AsyncMutex;
+use p2pd_core::pipe::subscriptions::{Message, Queue, SubscriptionId, Subscriptions, Unique};
+use p2pd_sys::messages::{End, PipeOptions, Protocol};
+
+use crate::carrier::Writer;
+use crate::pipe::{CallbackId, MessagePipe, RecvError};
+use crate::runtime::Runtime;
+use crate::waiters::{Ticket, Waiters};
+
+pub(crate) type Running = Pin<Box<dyn Future<Output = ()> + Send>>;
+pub(crate) type OnMessage<R> = Arc<dyn Fn(Message, MessagePipe<R>) -> Running + Send + Sync>;
+pub(crate) type OnEnd = Box<dyn FnOnce(End) -> Running + Send>;
+
+pub(crate) struct Shared<R: Runtime> {
+    pub(crate) protocol: Protocol,
+    pub(crate) local: SocketAddr,
+    pub(crate) remote: Option<SocketAddr>,
+    pub(crate) queue: Queue,
+    pub(crate) no_close: bool,
+    inbox: Mutex<Inbox<R>>,
+    closed: AtomicBool,
+    pub(crate) writer: AsyncMutex<Writer<R>>,
+}
+
+pub(crate) struct Inbox<R: Runtime> {
+    pub(crate) subscriptions: Subscriptions,
+    pub(crate) unique: Unique,
+    pub(crate) callbacks: Vec<(CallbackId, OnMessage<R>)>,
+    pub(crate) children: Vec<Child<R>>,
+    pub(crate) at_end: Vec<(CallbackId, OnEnd)>,
+    next: u64,
+    /// How reading ended; nobody will call what is added now.
+    pub(crate) end: Option<End>,
+    /// The reading task, which waits.
+    reader: Option<Waker>,
+    /// For something that is delivered, or the end of a subscription or of reading.
+    pub(crate) arrived: Waiters,
+    /// For the end of reading, or of the pipe on this side.
+    over: Waiters,
+}
+
+/// A pipe that gets what comes.
+#[derive(Clone, Debug)]
+pub(crate) struct Child<R: Runtime> {
+    pub(crate) pipe: MessagePipe<R>,
+    /// It gets the end, too.
+    pub(crate) joined: bool,
+}
+
+/// We are done with the pipe.
+pub(crate) struct Closed;
+
+impl<R: Runtime> Shared<R> {
+    pub(crate) fn new(
+        protocol: Protocol,
+        ends: (SocketAddr, Option<SocketAddr>),
+        options: &PipeOptions,
+        writer: Writer<R>,
+    ) -> Self {
+        let inbox = Inbox {
+            subscriptions: Subscriptions::default(),
+            unique: Unique::new(if options.unique { options.unique_kept } else { 0 }),
+            callbacks: Vec::new(),
+            children: Vec::new(),
+            at_end: Vec::new(),
+            next: 0,
+            end: None,
+            reader: None,
+            arrived: Waiters::default(),
+            over: Waiters::default(),
+        };
+        Shared {
+            protocol,
+            local: ends.0,
+            remote: ends.1,
+            queue: options.queue,
+            no_close: options.no_close,
+            inbox: Mutex::new(inbox),
+            closed: AtomicBool::new(false),
+            writer: AsyncMutex::new(writer),
+        }
+    }
+
+    pub(crate) fn inbox(&self) -> MutexGuard<'_, Inbox<R>> {
+        self.inbox.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Changes what the reading task has to see: whether there is anything to read for.
+    pub(crate) fn change<T>(&self, change: impl FnOnce(&mut Inbox<R>) -> T) -> T {
+        let mut inbox = self.inbox();
+        let wanted = inbox.wants();
+        let done = change(&mut inbox);
+        let reader = if inbox.wants() == wanted { None } else { inbox.reader.take() };
+        drop(inbox);
+        if let Some(reader) = reader {
+            reader.wake();
+        }
+        done
+    }
+
+    /// Whether anybody wants what would be read, and can take it. The reading task alone asks.
+    pub(crate) fn poll_wanted(&self, cx: &Context<'_>) -> Poll<Result<(), Closed>> {
+        let mut inbox = self.inbox();
+        // Whoever closes has said so before it looks for the waker.
+        if self.is_closed() {
+            return Poll::Ready(Err(Closed));
+        }
+        match &mut inbox.reader {
+            Some(known) => known.clone_from(cx.waker()),
+            none => *none = Some(cx.waker().clone()),
+        }
+        if inbox.wants() { Poll::Ready(Ok(())) } else { Poll::Pending }
+    }
+
+    /// We are done with the pipe. False: we were already.
+    pub(crate) fn close(&self) -> bool {
+        if self.closed.swap(true, Ordering::SeqCst) {
+            return false;
+        }
+        let mut inbox = self.inbox();
+        let (reader, over) = (inbox.reader.take(), inbox.over.take());
+        drop(inbox);
+        if let Some(reader) = reader {
+            reader.wake();
+        }
+        over.now();
+        true
+    }
+
+    fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::SeqCst)
+    }
+
+    /// Reading is over: nobody is called, or waits, from here on. What there was of either is handed out.
+    pub(crate) fn end_with(&self, end: End) -> (Vec<Child<R>>, Vec<(CallbackId, OnEnd)>) {
+        let mut inbox = self.inbox();
+        inbox.end = Some(end);
+        let callbacks = std::mem::take(&mut inbox.callbacks);
+        let children = std::mem::take(&mut inbox.children);
+        let at_end = std::mem::take(&mut inbox.at_end);
+        let (arrived, over) = (inbox.arrived.take(), inbox.over.take());
+        drop(inbox);
+        // What callbacks hold may be pipes, whose end takes locks.
+        drop(callbacks);
+        arrived.now();
+        over.now();
+        (children, at_end)
+    }
+
+    /// Waits for the end of reading.
+    pub(crate) async fn end(&self) -> End {
+        let mut waiting = Waiting { shared: self, of: |inbox| &mut inbox.over, ticket: Ticket::default() };
+        poll_fn(|cx| {
+            let mut inbox = self.inbox();
+            match inbox.end {
+                Some(end) => Poll::Ready(end),
+                None => waiting.register(&mut inbox, cx),
+            }
+        })
+        .await
+    }
+
+    /// The oldest message of a subscription, as soon as there is one.
+    pub(crate) async fn message(&self, from: SubscriptionId) -> Result<Message, RecvError> {
+        let mut waiting = Waiting { shared: self, of: |inbox| &mut inbox.arrived, ticket: Ticket::default() };
+        poll_fn(|cx| {
+            self.change(|inbox| match (inbox.take(from), inbox.end) {
+                (Ok(None), None) => waiting.register(inbox, cx),
+                (Ok(None), Some(end)) => Poll::Ready(Err(RecvError::Ended(end))),
+                (Ok(Some(message)), _) => Poll::Ready(Ok(message)),
+                (Err(why), _) => Poll::Ready(Err(why)),
+            })
+        })
+        .await
+    }
+
+    /// What a future gives, unless we are done with the pipe before.
+    pub(crate) async fn unless_closed<T>(&self, work: impl Future<Output = T>) -> Result<T, Closed> {
+        let mut waiting = Waiting { shared: self, of: |inbox| &mut inbox.over, ticket: Ticket::default() };
+        let mut work = pin!(work);
+        poll_fn(|cx| {
+            if self.is_closed() {
+                return Poll::Ready(Err(Closed));
+            }
+            if let Poll::Ready(done) = work.as_mut().poll(cx) {
+                return Poll::Ready(Ok(done));
+            }
+            let mut inbox = self.inbox();
+            // Whoever closes has said so before it takes out who waits.
+            if self.is_closed() { Poll::Ready(Err(Closed)) } else { waiting.register(&mut inbox, cx) }
+        })
+        .await
+    }
+}
+
+/// A task that waits for a change of the inbox, until this is dropped.
+struct Waiting<'a, R: Runtime> {
+    shared: &'a Shared<R>,
+    of: fn(&mut Inbox<R>) -> &mut Waiters,
+    ticket: Ticket,
+}
+
+impl<R: Runtime> Waiting<'_, R> {
+    fn register<T>(&mut self, inbox: &mut Inbox<R>, cx: &Context<'_>) -> Poll<T> {
+        (self.of)(inbox).wait(&mut self.ticket, cx);
+        Poll::Pending
+    }
+}
+
+impl<R: Runtime> Drop for Waiting<'_, R> {
+    fn drop(&mut self) {
+        if self.ticket.has_waited() {
+            (self.of)(&mut self.shared.inbox()).leave(&self.ticket);
+        }
+    }
+}
+
+impl<R: Runtime> Inbox<R> {
+    fn wants(&self) -> bool {
+        let asked = !self.subscriptions.is_empty() || !self.callbacks.is_empty() || !self.children.is_empty();
+        asked && self.subscriptions.may_read()
+    }
+
+    pub(crate) fn take(&mut self, from: SubscriptionId) -> Result<Option<Message>, RecvError> {
+        match self.subscriptions.recv(from) {
+            None if self.subscriptions.waiting(from).is_none() => Err(RecvError::NoSuchSubscription),
+            message => Ok(message),
+        }
+    }
+
+    pub(crate) fn id(&mut self) -> CallbackId {
+        self.next += 1;
+        CallbackId(self.next)
+    }
+}
+
+impl<R: Runtime> fmt::Debug for Shared<R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Shared")
+            .field("protocol", &self.protocol)
+            .field("local", &self.local)
+            .field("remote", &self.remote)
+            .field("end", &self.inbox().end)
+            .field("closed", &self.is_closed())
+            .finish_non_exhaustive()
+    }
+}

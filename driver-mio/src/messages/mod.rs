@@ -1,0 +1,65 @@
+//! Pipes of messages in a mio loop, as the P2PD documents have them: one set of calls for TCP, UDP and pipes to peers, for
+//! clients and servers, over IPv4 and IPv6.
+//!
+//! [`Pipes`] holds them all, and is used as a [`Node`](crate::Node) is: it registers its sockets in *your* [`mio::Poll`], under
+//! tokens that you grant it. You pass its events on, call [`tick`](Pipes::tick) after each turn, and take out what it has to
+//! say. There is no thread, but for names that are looked up, and no callback.
+//!
+//! ```no_run
+//! use mio::{Events, Poll};
+//! use p2pd_mio::messages::{Pattern, PipeOptions, Pipes, Protocol, Route};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let (mut poll, mut events) = (Poll::new()?, Events::with_capacity(256));
+//! let mut pipes = Pipes::new(poll.registry(), 20_000..30_000)?;
+//! let to = ("example.com", 7);
+//! let pipe = pipes.open(Protocol::Udp, to, Route::V4, &PipeOptions::default())?;
+//! let hellos = pipes.subscribe(pipe, Pattern::new("[hH]ello")?, Pattern::ANY)?;
+//! loop {
+//!     poll.poll(&mut events, pipes.timeout())?;
+//!     for event in &events {
+//!         if !pipes.handle(event) { /* yours */ }
+//!     }
+//!     pipes.tick();
+//!     while let Some(news) = pipes.poll() {
+//!         // `News::Opened(pipe)`, so that it can be sent to.
+//!         pipes.send(pipe, b"hello")?;
+//!     }
+//!     while let Some(message) = pipes.recv(pipe, hellos)? {
+//!         println!("{}: {:?}", message.from, message.data);
+//!     }
+//! }
+//! # }
+//! ```
+//!
+//! A *message* is a datagram, or what one read of a stream gave: TCP has no messages, so what was sent in one piece may
+//! arrive in several, and the other way round. Three things can be done with one, and all of them are: it is copied into
+//! every subscription that it matches ([`Pipes::subscribe`]), given out by [`Pipes::poll`] where that is asked for
+//! ([`Pipes::hear`]), and sent on by linked pipes ([`Pipes::link`], [`Pipes::join`]).
+//!
+//! Nothing is read while there is none of these, so nothing that comes before the first of them is lost. Nor is anything read
+//! while 64 messages wait in `poll`, a linked pipe has not sent what it was given, or a queue with
+//! [`Overflow::StopReading`] is full: then a TCP peer has to wait, and the system drops datagrams.
+
+mod ends;
+mod opening;
+mod pipe;
+mod pipes;
+mod server;
+mod socket;
+mod tokens;
+mod turns;
+
+pub use pipes::{News, Pipes, RecvError, SubscribeError};
+pub use server::Listening;
+pub use socket::Socket;
+pub use tokens::PipeId;
+
+#[doc(inline)]
+pub use p2pd_core::pipe::subscriptions::{
+    MAX_SUBSCRIPTIONS, Message, Overflow, Pattern, PatternError, Queue, SubscriptionId,
+};
+#[doc(inline)]
+pub use p2pd_sys::messages::{
+    Destination, End, Family, ListenError, ListenFailure, OpenError, PipeOptions, Protocol, Route, Target,
+};

@@ -1,0 +1,146 @@
+//! What a pipe of messages goes through.
+
+use std::io::{self, Read, Write};
+use std::net::{Shutdown, SocketAddr};
+
+use mio::event::Source;
+use mio::net::{TcpStream, UdpSocket};
+use mio::{Interest, Registry, Token};
+use p2pd_sys::messages::{PipeOptions, Protocol, is_of_a_datagram};
+use p2pd_sys::socket::reset_on_close;
+use socket2::SockRef;
+
+use crate::Pipe;
+
+/// A socket that a pipe of messages can be made of, however it came about; registered nowhere.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Socket {
+    /// A connected TCP stream.
+    Tcp(TcpStream),
+    /// A UDP socket, and where it sends to unless told otherwise: without, it is a server's. It hears everybody, unless it
+    /// is connected.
+    Udp(UdpSocket, Option<SocketAddr>),
+    /// A pipe to a peer.
+    Peer(Box<Pipe>),
+}
+
+impl From<TcpStream> for Socket {
+    fn from(stream: TcpStream) -> Self {
+        Socket::Tcp(stream)
+    }
+}
+
+/// One that is connected sends there, and hears nobody else.
+impl From<UdpSocket> for Socket {
+    fn from(socket: UdpSocket) -> Self {
+        let remote = socket.peer_addr().ok();
+        Socket::Udp(socket, remote)
+    }
+}
+
+impl From<Pipe> for Socket {
+    fn from(pipe: Pipe) -> Self {
+        Socket::Peer(Box::new(pipe))
+    }
+}
+
+impl Socket {
+    pub(super) fn protocol(&self) -> Protocol {
+        if matches!(self, Socket::Udp(..)) { Protocol::Udp } else { Protocol::Tcp }
+    }
+
+    pub(super) fn ends(&self) -> io::Result<(SocketAddr, Option<SocketAddr>)> {
+        Ok(match self {
+            Socket::Tcp(stream) => (stream.local_addr()?, Some(stream.peer_addr()?)),
+            Socket::Udp(socket, remote) => (socket.local_addr()?, *remote),
+            Socket::Peer(pipe) => (pipe.local_addr(), Some(pipe.remote_addr())),
+        })
+    }
+
+    pub(super) fn set(&self, options: &PipeOptions) -> io::Result<()> {
+        match self {
+            Socket::Tcp(stream) => options.set(Protocol::Tcp, SockRef::from(stream)),
+            Socket::Udp(socket, _) => options.set(Protocol::Udp, SockRef::from(socket)),
+            Socket::Peer(_) => Ok(()),
+        }
+    }
+
+    /// Bytes of a stream, none at its end; or a datagram, with its sender.
+    pub(super) fn read(&mut self, buffer: &mut [u8]) -> io::Result<(usize, Option<SocketAddr>)> {
+        match self {
+            Socket::Tcp(stream) => Ok((stream.read(buffer)?, None)),
+            Socket::Peer(pipe) => Ok((pipe.read(buffer)?, None)),
+            Socket::Udp(socket, _) => loop {
+                match socket.recv_from(buffer) {
+                    Err(e) if is_of_a_datagram(e.kind()) => {}
+                    read => return read.map(|(len, from)| (len, Some(from))),
+                }
+            },
+        }
+    }
+
+    /// How much of it was sent; a datagram is sent whole, `to` somebody.
+    pub(super) fn write(&mut self, data: &[u8], to: SocketAddr) -> io::Result<usize> {
+        match self {
+            Socket::Tcp(stream) => stream.write(data),
+            Socket::Peer(pipe) => pipe.write(data),
+            Socket::Udp(socket, _) => loop {
+                // Not every system takes an address on a connected one.
+                let connected = socket.peer_addr().is_ok_and(|peer| peer == to);
+                match if connected { socket.send(data) } else { socket.send_to(data, to) } {
+                    // Said of an earlier one; it is said once.
+                    Err(e) if e.kind() == io::ErrorKind::ConnectionRefused => {}
+                    sent => return sent,
+                }
+            },
+        }
+    }
+
+    /// Sends what an encrypted pipe holds.
+    pub(super) fn flush(&mut self) -> io::Result<()> {
+        match self {
+            Socket::Peer(pipe) => pipe.flush(),
+            Socket::Tcp(_) | Socket::Udp(..) => Ok(()),
+        }
+    }
+
+    /// Says that nothing more is sent.
+    pub(super) fn end(&mut self) -> io::Result<()> {
+        match self {
+            Socket::Tcp(stream) => stream.shutdown(Shutdown::Write),
+            Socket::Peer(pipe) => pipe.shutdown(),
+            Socket::Udp(..) => Ok(()),
+        }
+    }
+
+    /// Has the peer see, when this is dropped, that not all of it came: a reset, or on a pipe to a peer no end.
+    pub(super) fn reset(&self) {
+        if let Socket::Tcp(stream) = self {
+            // Where it cannot be set, the peer sees an end.
+            let _ = reset_on_close(stream);
+        }
+    }
+
+    fn source(&mut self) -> &mut dyn Source {
+        match self {
+            Socket::Tcp(stream) => stream,
+            Socket::Udp(socket, _) => socket,
+            Socket::Peer(pipe) => &mut **pipe,
+        }
+    }
+}
+
+impl Source for Socket {
+    fn register(&mut self, registry: &Registry, token: Token, interests: Interest) -> io::Result<()> {
+        self.source().register(registry, token, interests)
+    }
+
+    fn reregister(&mut self, registry: &Registry, token: Token, interests: Interest) -> io::Result<()> {
+        self.source().reregister(registry, token, interests)
+    }
+
+    fn deregister(&mut self, registry: &Registry) -> io::Result<()> {
+        self.source().deregister(registry)
+    }
+}

@@ -1,0 +1,91 @@
+//! Pipes of messages of every driver behind the same calls, which block.
+
+mod futures;
+mod looping;
+
+use std::net::SocketAddr;
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+use p2pd_core::pipe::subscriptions::{Message, Pattern, Queue, SubscriptionId};
+use p2pd_sys::messages::{Destination, End, Family, ListenError, OpenError, PipeOptions, Protocol, Route};
+
+use super::Driver;
+
+/// A pipe's name.
+pub type Key = usize;
+
+/// Why there is no message.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum NoMessage {
+    /// None came in time.
+    Late,
+    /// None will come.
+    Ended(End),
+    /// There is no such pipe or subscription.
+    Gone,
+}
+
+/// The pipes of a driver, which go with it.
+pub trait Pipes: Send + Sync {
+    /// Opens one to a destination.
+    ///
+    /// # Errors
+    /// The driver's.
+    fn open(
+        &self,
+        protocol: Protocol,
+        to: Destination,
+        route: Route,
+        options: &PipeOptions,
+    ) -> Result<Key, OpenError>;
+    /// A UDP server.
+    fn bind(&self, route: Route, options: &PipeOptions) -> Key;
+    /// Both ends of a TCP connection.
+    fn pair(&self, options: &PipeOptions) -> [Key; 2];
+    /// Serves echo on loopback, over TCP and UDP; where.
+    ///
+    /// # Errors
+    /// The driver's.
+    fn echo(
+        &self,
+        ports: RangeInclusive<u16>,
+        families: &[Family],
+    ) -> Result<Vec<(SocketAddr, Protocol)>, ListenError>;
+    /// A pipe's own end.
+    fn local(&self, pipe: Key) -> SocketAddr;
+    /// Subscribes to what matches, from anybody.
+    fn subscribe(&self, pipe: Key, message: Pattern, queue: Queue) -> SubscriptionId;
+    /// How many messages wait in a subscription, and how many it dropped.
+    fn count(&self, pipe: Key, of: SubscriptionId) -> (usize, u64);
+    /// The next message of a subscription.
+    ///
+    /// # Errors
+    /// Why there is none.
+    fn recv(&self, pipe: Key, from: SubscriptionId, within: Duration) -> Result<Message, NoMessage>;
+    /// Sends; false: it could not.
+    fn send(&self, pipe: Key, data: &[u8]) -> bool;
+    /// Sends whatever comes on one to another's destination.
+    fn link(&self, from: Key, to: Key);
+    /// Makes two pipes one.
+    fn join(&self, one: Key, other: Key);
+    /// Ends our direction.
+    fn finish(&self, pipe: Key);
+    /// Ends a pipe.
+    fn close(&self, pipe: Key);
+    /// Breaks a pipe off.
+    fn abort(&self, pipe: Key);
+    /// How reading ended; waits for it.
+    fn ended(&self, pipe: Key) -> End;
+}
+
+impl Driver {
+    /// Pipes of messages of this driver.
+    pub fn message_pipes(self) -> Box<dyn Pipes> {
+        match self {
+            Driver::Mio => Box::new(looping::Looping::new()),
+            Driver::Tokio => Box::new(futures::Blocking::<p2pd_tokio::messages::Tokio>::default()),
+            Driver::AsyncStd => Box::new(futures::Blocking::<p2pd_async_std::messages::AsyncIo>::default()),
+        }
+    }
+}
