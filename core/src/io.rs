@@ -315,6 +315,12 @@ pub enum Event<'a> {
     Interfaces(&'a [Interface]),
     /// What the wall clock says.
     Clock(ClockFix),
+    /// The machine slept for about so long, or stood still, as a virtual one does when it is moved. To be told with a
+    /// new [`Clock`](Event::Clock) before it.
+    Woke {
+        /// How long.
+        slept: Duration,
+    },
     /// The deadline that `poll_timeout` gave has passed.
     Timeout,
 }

@@ -19,6 +19,7 @@ pub mod messages;
 mod pin_file;
 mod pipe;
 mod ready;
+mod sleep;
 pub mod socket;
 mod wrap;
 

@@ -2,6 +2,7 @@
 //! them can be joined. The simulator has to agree, and where it does not, one of the two is wrong.
 
 use crate::nat::{Alloc, Chain, Dependence, NatSpec};
+use crate::service::router::RouterSpec;
 
 /// What has to happen to a pair.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -26,6 +27,26 @@ pub fn reachable(chain: &Chain) -> Verdict {
         _ => Verdict::MustNot,
     };
     worst(chain.0.iter().map(of))
+}
+
+/// The same of a side whose router opens a port for it, in all that it does as it says, or not.
+pub fn reachable_with(chain: &Chain, router: Option<&RouterSpec>) -> Verdict {
+    let opens = |router: &RouterSpec| match chain.0.as_slice() {
+        // An address that the internet does not see is not announced.
+        [nat] if nat.translate && nat.pool <= 1 => {
+            if router.is_honest() {
+                Verdict::Must
+            } else {
+                Verdict::Perhaps
+            }
+        }
+        _ => Verdict::MustNot,
+    };
+    match (reachable(chain), router.map_or(Verdict::MustNot, opens)) {
+        (Verdict::Must, _) | (_, Verdict::Must) => Verdict::Must,
+        (Verdict::Perhaps, _) | (_, Verdict::Perhaps) => Verdict::Perhaps,
+        _ => Verdict::MustNot,
+    }
 }
 
 /// Direct and reverse together: one side has to be reachable.

@@ -6,7 +6,7 @@ use p2pd_simulations::nat::{Chain, PRESETS};
 use p2pd_simulations::oracle::{Verdict, direct_or_reverse, punch};
 use p2pd_simulations::scenario::pair::{Pair, run};
 use p2pd_simulations::scenario::raw::{Attempt, attempt};
-use p2pd_simulations::scenario::swarm::{draw, draw_without, judge};
+use p2pd_simulations::scenario::swarm::{With, draw, draw_without, judge};
 
 fn chain(name: &str) -> Chain {
     name.parse().unwrap()
@@ -110,7 +110,7 @@ fn a_kept_mapping_outlives_what_a_nat_takes_for_idle() {
 fn a_sample_that_no_server_answers_does_not_keep_a_punch_for_ever() {
     // Found by the swarm (seed 8445): the listener refused its caller from then on, as one too many. It measures its
     // ports as counted, which takes a sample for each punch, and then the servers fall silent.
-    let (ending, wrong) = judge(&draw(8_445, false));
+    let (ending, wrong) = judge(&draw(8_445, With::default()));
     assert_eq!((wrong, ending.again), (Vec::new(), Some(Ok(Strategy::Punch))));
 }
 
@@ -134,7 +134,7 @@ fn data_that_heavy_loss_keeps_back_comes_once_the_way_is_good() {
 #[test]
 fn drawn_worlds_keep_what_always_holds() {
     for seed in 0..150 {
-        let drawn = draw(seed, false);
+        let drawn = draw(seed, With::default());
         let (ending, wrong) = judge(&drawn);
         assert!(wrong.is_empty(), "{wrong:?}; sim swarm --seed {seed} --trace");
         if seed % 10 == 0 {
@@ -148,7 +148,7 @@ fn drawn_worlds_with_a_turn_server_keep_it_too_and_leave_nothing_there() {
     let mut relayed = 0;
     // In the last two a punch was refused before the relay was named.
     for seed in (0..40).chain([1_148, 1_510]) {
-        let (ending, wrong) = judge(&draw(seed, true));
+        let (ending, wrong) = judge(&draw(seed, With { relay: true, ..With::default() }));
         assert!(wrong.is_empty(), "{wrong:?}; sim swarm --relay --seed {seed} --trace");
         relayed += u32::from(ending.strategy == Some(Strategy::Relay));
     }
@@ -156,8 +156,23 @@ fn drawn_worlds_with_a_turn_server_keep_it_too_and_leave_nothing_there() {
 }
 
 #[test]
+fn drawn_worlds_with_routers_and_second_homes_keep_it_too() {
+    let mut direct = 0;
+    for seed in 0..60 {
+        let drawn = draw(seed, With { routers: true, ..With::default() });
+        let (ending, wrong) = judge(&drawn);
+        assert!(wrong.is_empty(), "{wrong:?}; sim swarm --routers --seed {seed} --trace");
+        direct += u32::from(ending.strategy == Some(Strategy::Direct));
+        if seed % 10 == 0 {
+            assert_eq!(run(&drawn.pair).digest, ending.digest, "seed {seed}");
+        }
+    }
+    assert!(direct >= 12, "{direct}");
+}
+
+#[test]
 fn a_wrong_demand_is_noticed() {
-    let mut drawn = draw(1, false);
+    let mut drawn = draw(1, With::default());
     for (a, b, demand) in [("linux", "linux", Verdict::Must), ("open", "open", Verdict::MustNot)] {
         drawn.pair = Pair::new(1, [chain(a), chain(b)]);
         drawn.pair.strategies = vec![Strategy::Direct, Strategy::Reverse];
@@ -168,10 +183,10 @@ fn a_wrong_demand_is_noticed() {
 
 #[test]
 fn a_fault_left_out_leaves_the_rest_as_it_was() {
-    let seed = (0..).find(|s| draw(*s, false).faults >= 3).unwrap();
-    let (all, none) = (draw(seed, false), draw_without(seed, false, &[0, 1, 2, 3, 4, 5]));
+    let seed = (0..).find(|s| draw(*s, With::default()).faults >= 3).unwrap();
+    let (all, none) = (draw(seed, With::default()), draw_without(seed, With::default(), &[0, 1, 2, 3, 4, 5]));
     assert_eq!(none.what, all.what.split(',').next().unwrap());
-    let mut same = draw_without(seed, false, &[]);
+    let mut same = draw_without(seed, With::default(), &[]);
     assert_eq!((&same.what, format!("{:?}", same.pair)), (&all.what, format!("{:?}", all.pair)));
     same.pair.links = none.pair.links;
     assert_eq!((none.pair.chains, none.pair.place), (same.pair.chains, same.pair.place));
@@ -234,6 +249,6 @@ fn random_ports_are_searched_for_and_found_sooner_in_a_block() {
 /// session, whose dial back had been agreed on a moment before.
 #[test]
 fn a_refused_search_leaves_the_dial_back_alone() {
-    let (_, complaints) = judge(&draw(7_028_530, false));
+    let (_, complaints) = judge(&draw(7_028_530, With::default()));
     assert!(complaints.is_empty(), "{complaints:?}");
 }

@@ -117,6 +117,15 @@ impl Node {
         self.mappings.all.insert(n, mapping);
     }
 
+    /// Has the routers asked now whether our ports are open: what they granted may be lost.
+    pub(super) fn check_ports(&mut self) {
+        let now = self.cx.now;
+        let all: Vec<u32> = self.mappings.all.keys().copied().collect();
+        for n in all {
+            self.with_mapping(n, |m| m.mapper.ask_again(now));
+        }
+    }
+
     /// Gives up the mappings of interfaces that are gone or lead to another gateway: whoever granted them cannot be
     /// asked any more, and their leases end.
     pub(super) fn drop_mappings(&mut self) {
@@ -238,6 +247,8 @@ impl Node {
                     mapping.held = None;
                     PortState::Lost
                 }
+                // What was never open, or was lost, is not said to be closed.
+                Event::Removed { .. } if mapping.held.take().is_none() => continue,
                 Event::Removed { confirmed, .. } => PortState::Removed { confirmed },
                 Event::Closed => {
                     over = true;

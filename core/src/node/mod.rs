@@ -232,6 +232,7 @@ impl Node {
             Event::Clock(fix) => self.clock_told(fix),
             Event::Interfaces(_) if self.phase == Phase::Closing => {}
             Event::Interfaces(list) => self.interfaces(list),
+            Event::Woke { .. } => self.woke(),
             Event::Resolved { query, result } => match self.cx.answered(query) {
                 Some(Owner::Broker(place)) => {
                     let news = self.brokers[usize::from(place)].resolved(&mut self.cx, query, result);

@@ -189,6 +189,16 @@ impl Node {
             self.surveyor.again(&mut self.cx, &servers, all);
             self.surveyed = self.surveyor.settled();
         }
+        if all {
+            self.check_ports();
+        }
+    }
+
+    /// Measures all of it now.
+    pub(super) fn measure_all(&mut self) {
+        self.again = MeasureAgain { doubted: true, last: Some(self.cx.now), ..MeasureAgain::default() };
+        self.cx.timers.set(Timer::Measure, None);
+        self.measure_again();
     }
 
     /// Whether this address of ours says what a new one would. This is asked after each event, and putting an address

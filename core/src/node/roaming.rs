@@ -50,6 +50,16 @@ impl Node {
         self.drop_streams_from(gone);
     }
 
+    /// The machine slept. Meanwhile NATs have forgotten us, leases have run out, and brokers may have given us up; what
+    /// the next call needs is looked after now, and not when it fails.
+    pub(super) fn woke(&mut self) {
+        if self.phase != Phase::Running {
+            return;
+        }
+        self.roam_brokers(true, |_| false);
+        self.measure_all();
+    }
+
     fn set_routes(&mut self, chosen: Vec<Interface>) {
         self.routes =
             chosen.iter().map(|i| Route { internal: i.ip, prefix: i.prefix, external: i.ip }).collect();

@@ -66,6 +66,8 @@ enum State {
     },
     Removing {
         confirmed: bool,
+        /// By what it was held.
+        held: Option<Way>,
     },
 }
 
@@ -156,7 +158,7 @@ impl Mapper {
         self.tick(now);
         let id = self.admit(port, port)?;
         let ask = Ask { id, protocol, internal: port, external: port, nonce: [0; 12], lifetime: 0 };
-        let state = State::Removing { confirmed: true };
+        let state = State::Removing { confirmed: true, held: None };
         let mut entry = Entry { ask, state, gateway: Leg::Idle(None), upnp: Leg::Idle(None) };
         if let Some(gateway) = self.gateway.as_mut().filter(|g| !g.is_pcp()) {
             entry.gateway = Leg::Removing;
@@ -195,6 +197,23 @@ impl Mapper {
                 }
             }
         }
+    }
+
+    /// Asks for every mapping now, rather than when its lease is half over or its pause after a failure has passed: the
+    /// router may have lost them, after a sleep of ours or a restart of its.
+    pub fn ask_again(&mut self, now: Instant) {
+        self.tick(now);
+        if self.closing != Closing::No {
+            return;
+        }
+        for entry in self.entries.values_mut() {
+            match &mut entry.state {
+                State::Mapped(held) => held.renew = now,
+                State::Waiting { until } => *until = now,
+                State::Trying | State::Removing { .. } => {}
+            }
+        }
+        self.handle_timeout(now);
     }
 
     /// Takes all mappings back; [`Event::Closed`] follows, within 6 s.
@@ -332,7 +351,11 @@ impl Mapper {
 
     fn remove(&mut self, id: MapId) {
         let Some(entry) = self.entries.get_mut(&id).filter(|e| !e.is_removing()) else { return };
-        entry.state = State::Removing { confirmed: true };
+        let held = match entry.state {
+            State::Mapped(held) => Some(held.way),
+            _ => None,
+        };
+        entry.state = State::Removing { confirmed: true, held };
         for way in [Way::Pcp, Way::Upnp] {
             self.remove_leg(id, way);
         }
@@ -362,7 +385,7 @@ impl Mapper {
                 entry.state = State::Waiting { until: self.out.now + TRY_AGAIN };
                 self.events.push_back(Event::Failed { id, gateway, upnp });
             }
-            (State::Removing { confirmed }, Leg::Idle(_), Leg::Idle(_)) => {
+            (State::Removing { confirmed, .. }, Leg::Idle(_), Leg::Idle(_)) => {
                 self.entries.remove(&id);
                 self.events.push_back(Event::Removed { id, confirmed });
             }
@@ -420,7 +443,11 @@ impl Mapper {
                         continue;
                     }
                     *entry.leg(way) = Leg::Idle(None);
-                    if let State::Removing { confirmed: all } = &mut entry.state {
+                    // Of a port that was open only who opened it can say that it is closed. Another way may still have been
+                    // asked, and that it does not answer says nothing.
+                    if let State::Removing { confirmed: all, held } = &mut entry.state
+                        && held.is_none_or(|held| held.same_server(way))
+                    {
                         *all &= confirmed;
                     }
                     self.conclude(id);

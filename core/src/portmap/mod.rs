@@ -229,7 +229,8 @@ pub enum Event {
     Removed {
         /// Which.
         id: MapId,
-        /// Whether the router confirmed it.
+        /// Whether the router that had granted it confirmed that; of one that nobody had granted yet, whether all ways that
+        /// had been asked did.
         confirmed: bool,
     },
     /// An entry of a device's table, after [`Mapper::list`].

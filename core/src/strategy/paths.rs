@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use smallvec::SmallVec;
 
 use crate::address::{PeerAddress, PeerInterface, is_dialable, is_link_local, scoped};
+use crate::nat::NatType;
 
 /// One of our interfaces, with what the world sees of it. Never a link-local address.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -50,7 +51,8 @@ pub(crate) type Paths = SmallVec<[Path; 6]>;
 
 /// Local paths first, then the others, in each IPv6 before IPv4 (RFC 8305 section 4); through our own router's
 /// outside address (hairpin) after those; link-local ones last, since on a LAN any other is as good, and elsewhere
-/// nobody answers.
+/// nobody answers. For a stranger, of whose addresses few are dialled, those that are announced as open
+/// come before others from outside: a multi-homed peer's open port would be cut off else.
 pub(crate) fn to_peer(
     ours: &[Route],
     links: &[Link],
@@ -59,6 +61,7 @@ pub(crate) fn to_peer(
     trust: Trust,
 ) -> Paths {
     let mut local = Paths::new();
+    let mut open = Paths::new();
     let mut external = Paths::new();
     let mut hairpin = Paths::new();
     let mut on_links = Paths::new();
@@ -90,12 +93,17 @@ pub(crate) fn to_peer(
             Trust::Stranger => may_be_dialled_for_a_stranger(interface.external, family.clone()),
         };
         if reachable {
-            let list = if shares_router { &mut hairpin } else { &mut external };
+            let first = trust == Trust::Stranger && interface.nat == NatType::OpenInternet;
+            let list = match (shares_router, first) {
+                (true, _) => &mut hairpin,
+                (false, true) => &mut open,
+                (false, false) => &mut external,
+            };
             push(list, Path { remote: outside, local: false });
         }
     }
     let mut all = local;
-    external.into_iter().chain(hairpin).chain(on_links).for_each(|path| push(&mut all, path));
+    open.into_iter().chain(external).chain(hairpin).chain(on_links).for_each(|path| push(&mut all, path));
     if trust == Trust::Stranger {
         all.truncate(STRANGER_PATHS);
     }
@@ -245,6 +253,11 @@ mod tests {
             "0-[0,8.8.8.8,8.8.8.8,1,1,1,0]|[1,9.9.9.9,9.9.9.9,1,1,1,0]|[2,1.1.1.1,1.1.1.1,1,1,1,0]-0-x";
         assert_eq!(dialled(&ours, three, Trust::Stranger).len(), STRANGER_PATHS);
         assert_eq!(dialled(&ours, three, Trust::Known).len(), 3);
+        // The open one is among the two, though it is the last.
+        let last =
+            "0-[0,8.8.8.8,10.0.0.2,1,6,6,0]|[1,9.9.9.9,10.1.0.2,1,5,6,0]|[2,8.8.8.8,10.0.0.2,2,1,1,0]-0-x";
+        let two = list(&[("8.8.8.8:2", false), ("8.8.8.8:1", false)]);
+        assert_eq!(dialled(&ours, last, Trust::Stranger), two);
     }
 
     #[test]

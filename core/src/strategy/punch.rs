@@ -67,6 +67,17 @@ pub(crate) fn is_near(internal: IpAddr, external: IpAddr, theirs: &Side) -> bool
     (external == theirs.external && internal != external) || internal.is_loopback()
 }
 
+/// How hard it is to punch through a NAT, from 0 on: of several homes the easiest is punched from. One that was not measured
+/// comes last, since often it leads nowhere, as a container's interface does.
+pub(crate) fn difficulty(behaviour: Behaviour) -> u8 {
+    match behaviour.foresight() {
+        _ if behaviour.mapping.is_none() => 3,
+        Foresight::Offset(_) | Foresight::Measured => 0,
+        Foresight::Next(_) => 1,
+        Foresight::Nothing { .. } => 2,
+    }
+}
+
 /// What our side does.
 pub(crate) fn tactic(ours: &Side, theirs: &Side) -> Tactic {
     if is_near(ours.internal, ours.external, theirs) {
@@ -185,6 +196,21 @@ mod tests {
 
     fn to(port: u16) -> SocketAddr {
         ([203, 0, 113, 2], port).into()
+    }
+
+    #[test]
+    fn a_nat_whose_ports_are_foretold_is_easier_than_one_that_counts_and_that_than_a_random_one() {
+        let unknown = side(1, None, None, &[]);
+        let ranked = [
+            (side(1, EI, RANDOM, &[]), 0),
+            (side(1, APD, Some(Allocation::Equal), &[]), 0),
+            (side(1, APD, Some(Allocation::Sequential(1)), &[]), 1),
+            (side(1, APD, RANDOM, &[]), 2),
+            (unknown, 3),
+        ];
+        for (side, rank) in ranked {
+            assert_eq!(difficulty(side.behaviour), rank, "{:?}", side.behaviour);
+        }
     }
 
     #[test]

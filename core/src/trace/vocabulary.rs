@@ -103,6 +103,7 @@ pub(super) enum EventView {
     Resolved { query: QueryId, result: Result<SmallVec<[IpAddr; 2]>, IoFailure> },
     Interfaces(Vec<Interface>),
     Clock(ClockFix),
+    Woke { slept: Duration },
     Timeout,
 }
 
@@ -119,6 +120,7 @@ enum_form! { Event<'_>, EventView => EventView {
     "resolved" Resolved { query, result },
     "interfaces" Interfaces(list),
     "clock" Clock(fix),
+    "woke" Woke { slept },
     "timeout" Timeout,
 }}
 
@@ -140,6 +142,7 @@ impl EventView {
             EventView::Resolved { query, ref result } => Event::Resolved { query, result: result.clone() },
             EventView::Interfaces(ref list) => Event::Interfaces(list),
             EventView::Clock(fix) => Event::Clock(fix),
+            EventView::Woke { slept } => Event::Woke { slept },
             EventView::Timeout => Event::Timeout,
         }
     }

@@ -4,8 +4,8 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use crate::common::router::inside;
-use crate::common::view::direct;
-use crate::common::{LATENCY, MS, S, World};
+use crate::common::view::{direct, reverse};
+use crate::common::{LATENCY, MS, Port, S, World};
 use p2pd_core::io::Interface;
 use p2pd_core::portmap::{MapError, Scope, Truth, Way};
 use p2pd_core::{Notice, PortState};
@@ -98,6 +98,34 @@ fn a_lease_is_renewed() {
 }
 
 #[test]
+fn after_a_sleep_the_router_is_asked_again() {
+    let mut world = world(true, |_| {});
+    assert_eq!(world.routers[0].asked, [7200]);
+    world.tell(1, p2pd_core::Event::Woke { slept: 3600 * S });
+    world.run(S);
+    assert_eq!((world.routers[0].asked.clone(), ports(&world).len()), (vec![7200; 2], 1));
+}
+
+/// A stranger that has itself called where nobody answers makes the node doubt what it knows, and that is bounded.
+#[test]
+fn calls_that_come_to_nothing_have_the_router_asked_again_every_five_minutes_at_most() {
+    let mut world = world(true, |_| {});
+    world.ports.insert("203.0.113.1:4000".parse().unwrap(), Port::Refused);
+    let (began, to) = (world.now, world.address(1));
+    let mut asked = vec![(1, 0)];
+    for _ in 0..45 {
+        world.connect(0, &to, reverse(15));
+        world.run(20 * S);
+        let so_far = world.routers[0].asked.len();
+        if asked.last().unwrap().0 < so_far {
+            asked.push((so_far, world.now.since(began).as_secs()));
+        }
+    }
+    assert!(world.dialled(1).len() >= 45, "{}", world.dialled(1).len());
+    assert_eq!(asked, [(1, 0), (2, 20), (3, 320), (4, 620)]);
+}
+
+#[test]
 fn a_router_whose_address_stun_does_not_see_is_not_believed() {
     let seen = outside(0).ip();
     for (says, truth) in [
@@ -128,9 +156,9 @@ fn where_no_router_answers_the_node_says_so_and_its_end_waits_for_nothing() {
     assert_eq!(announced(&world), ["203.0.113.2 192.168.1.2 4000 5"]);
     world.run(10 * S);
     let none = Some(MapError::NoAnswer);
-    assert_eq!(ports(&world), [PortState::Failed { gateway: none, upnp: none }]);
     world.shutdown(1);
     assert_eq!(world.hosts[1].notices.last().unwrap().1, Notice::Closed);
+    assert_eq!(ports(&world), [PortState::Failed { gateway: none, upnp: none }], "none is said to be closed");
 }
 
 #[test]

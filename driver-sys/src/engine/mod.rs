@@ -28,6 +28,7 @@ use smallvec::SmallVec;
 
 use crate::error::{BindError, ConnectError};
 use crate::pipe::Start;
+use crate::sleep::{self, Jump, Watch};
 use crate::wrap::{Layers, Settings};
 use crate::{Clock, failure, socket, wall_clock};
 
@@ -43,6 +44,8 @@ use tcp::{State, Tcp};
 const BUDGET: usize = 64;
 /// The wall clock is read again after this long, when the node is awake anyway.
 const CLOCK_AGAIN: Duration = Duration::from_secs(60);
+/// Clocks are compared so often, or nobody would notice that the machine slept: timers of event loops stand still meanwhile.
+const COMPARE_CLOCKS: Duration = Duration::from_secs(5);
 /// Streams that are being closed may take this long when the node ends.
 const END_WITHIN: Duration = Duration::from_secs(1);
 /// After an error of `accept`, out of descriptors for example, the next try may work, but not at once.
@@ -146,6 +149,8 @@ pub struct Engine<R: Reactor> {
     buffer: Vec<u8>,
     tls: Settings,
     clock_read: Instant,
+    /// The clocks compared, and when next; not for a node on loopback, which sleep takes nothing from.
+    watch: Option<(Watch, Instant)>,
     /// Set once the core is closed: when to give up the streams that are still ending.
     closed: Option<Instant>,
     /// The node is to end once relayed pipes have sent what they had; at the latest then.
@@ -189,6 +194,9 @@ impl<R: Reactor> Engine<R> {
             buffer: Vec::new(),
             tls: Settings::default(),
             clock_read: now,
+            watch: bind
+                .is_none_or(|ip| !ip.is_loopback())
+                .then(|| (Watch::new(sleep::read()), now + COMPARE_CLOCKS)),
             closed: None,
             ending: None,
         };
@@ -334,7 +342,8 @@ impl<R: Reactor> Engine<R> {
         let timer = self.timers.first().map(|(at, _)| *at);
         let lookup = self.queries.values().min().copied();
         let network = self.network.deadline();
-        [self.core.poll_timeout(), fire, timer, lookup, network, self.closed, self.ending]
+        let watch = self.watch.filter(|_| self.closed.is_none()).map(|(_, at)| at);
+        [self.core.poll_timeout(), fire, timer, lookup, network, watch, self.closed, self.ending]
             .into_iter()
             .flatten()
             .min()
@@ -372,6 +381,7 @@ impl<R: Reactor> Engine<R> {
         }
         self.steps.extend(std::mem::take(&mut self.again).into_iter().map(Step::Work));
         let now = self.clock.now();
+        self.compare_clocks(now);
         if let Some(interfaces) = self.network.changed(now) {
             self.core.handle(now, Event::Interfaces(interfaces));
         }
@@ -389,6 +399,18 @@ impl<R: Reactor> Engine<R> {
             self.core.handle(now, Event::Timeout);
         }
         self.settle();
+    }
+
+    /// Tells the core if the machine slept or its wall clock was set.
+    fn compare_clocks(&mut self, now: Instant) {
+        let Some((watch, due)) = self.watch.as_mut().filter(|(_, due)| *due <= now) else { return };
+        *due = now + COMPARE_CLOCKS;
+        let Some(jump) = watch.look(sleep::read()) else { return };
+        self.clock_read = now;
+        self.core.handle(now, Event::Clock(wall_clock(now)));
+        if let Jump::Slept(slept) = jump {
+            self.core.handle(now, Event::Woke { slept });
+        }
     }
 
     /// The next thing for the user.

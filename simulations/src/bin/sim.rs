@@ -19,7 +19,7 @@ use p2pd_simulations::nat::{Chain, LAB, PRESETS};
 use p2pd_simulations::oracle::{Verdict, every_strategy, punch};
 use p2pd_simulations::scenario::pair::{Pair, Place, run};
 use p2pd_simulations::scenario::raw::{Attempt, attempt};
-use p2pd_simulations::scenario::swarm::{draw, draw_without, judge, shrink};
+use p2pd_simulations::scenario::swarm::{With, draw, draw_without, judge, shrink};
 use serde_json::json;
 
 const REPLAY: &str = "cargo run --release -p p2pd-simulations --";
@@ -130,6 +130,9 @@ enum Command {
         /// With a TURN server and its faults, through which at least half of the calls have to go.
         #[arg(long)]
         relay: bool,
+        /// With routers that open ports, with faults of theirs, and hosts with two homes.
+        #[arg(long)]
+        routers: bool,
     },
     /// Finds which faults of a bad seed matter.
     Shrink {
@@ -139,6 +142,9 @@ enum Command {
         /// Of `sim swarm --relay`.
         #[arg(long)]
         relay: bool,
+        /// Of `sim swarm --routers`.
+        #[arg(long)]
+        routers: bool,
     },
     /// Punches pairs of homes drawn from a census, in our way and in those of others.
     Census {
@@ -262,11 +268,14 @@ fn main() -> ExitCode {
             true
         }
         Command::Grid { seeds, dials, json } => grid(seeds, dials, json.as_deref()),
-        Command::Shrink { seed, relay } => match shrink(seed, relay) {
+        Command::Shrink { seed, relay, routers } => match shrink(seed, With { relay, routers }) {
             Some(left_out) => {
                 let list: Vec<String> = left_out.iter().map(usize::to_string).collect();
-                println!("seed {seed} is still bad with: {}", draw_without(seed, relay, &left_out).what);
-                let more = if relay { " --relay" } else { "" };
+                println!(
+                    "seed {seed} is still bad with: {}",
+                    draw_without(seed, With { relay, routers }, &left_out).what
+                );
+                let more = options(Servers { rendezvous: false, with: With { relay, routers } });
                 println!("replay: {REPLAY} swarm --seed {seed}{more} --without {} --trace", list.join(","));
                 false
             }
@@ -275,8 +284,8 @@ fn main() -> ExitCode {
                 true
             }
         },
-        Command::Swarm { seeds, from, seed, without, trace, digest, rendezvous, relay } => {
-            let servers = Servers { rendezvous, relay };
+        Command::Swarm { seeds, from, seed, without, trace, digest, rendezvous, relay, routers } => {
+            let servers = Servers { rendezvous, with: With { relay, routers } };
             match seed {
                 Some(seed) => swarm_one(seed, &without, trace, servers),
                 None => swarm(from, seeds, digest, servers),
@@ -386,11 +395,18 @@ fn grid(seeds: u64, dials: bool, json: Option<&std::path::Path>) -> bool {
 #[derive(Clone, Copy)]
 struct Servers {
     rendezvous: bool,
-    relay: bool,
+    with: With,
+}
+
+/// The options that name them.
+fn options(servers: Servers) -> String {
+    let Servers { rendezvous, with: With { relay, routers } } = servers;
+    let all = [(rendezvous, " --rendezvous"), (relay, " --relay"), (routers, " --routers")];
+    all.into_iter().filter(|(has, _)| *has).map(|(_, option)| option).collect()
 }
 
 fn swarm_one(seed: u64, without: &[usize], trace: bool, servers: Servers) -> bool {
-    let mut drawn = draw_without(seed, servers.relay, without);
+    let mut drawn = draw_without(seed, servers.with, without);
     (drawn.pair.trace, drawn.pair.rendezvous) = (trace, servers.rendezvous);
     let (ending, wrong) = judge(&drawn);
     print!("{}", ending.trace);
@@ -407,7 +423,7 @@ fn swarm(from: u64, seeds: u64, digest: bool, servers: Servers) -> bool {
     let mut all = Digest::default();
     let (begin, mut bad, mut connected, mut demanded, mut relayed) = (Instant::now(), 0, 0, 0, 0);
     for seed in from..from + seeds {
-        let mut drawn = draw(seed, servers.relay);
+        let mut drawn = draw(seed, servers.with);
         drawn.pair.rendezvous = servers.rendezvous;
         let (ending, mut wrong) = judge(&drawn);
         all.word(ending.digest);
@@ -421,13 +437,12 @@ fn swarm(from: u64, seeds: u64, digest: bool, servers: Servers) -> bool {
         if !wrong.is_empty() {
             bad += 1;
             println!("seed {seed} ({}): {}", drawn.what, wrong.join("; "));
-            let mut with = if servers.rendezvous { " --rendezvous" } else { "" }.to_owned();
-            with.push_str(if servers.relay { " --relay" } else { "" });
-            println!("  replay: {REPLAY} swarm --seed {seed}{with} --trace");
+            println!("  replay: {REPLAY} swarm --seed {seed}{} --trace", options(servers));
         }
     }
     let rate = seeds * 1_000 / (begin.elapsed().as_millis() as u64).max(1);
-    let by_relay = if servers.relay { format!(", {relayed} of them by the relay") } else { String::new() };
+    let by_relay =
+        if servers.with.relay { format!(", {relayed} of them by the relay") } else { String::new() };
     println!(
         "{seeds} seeds, {bad} bad; {connected} connected{by_relay}, {demanded} with a demand; {rate} a second"
     );

@@ -1,23 +1,24 @@
 //! The driver of a node on a simulated host: it does what the core asks, as drivers on real sockets do, and
 //! keeps the books by which a run is judged.
 
+mod pipes;
 mod relayed;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use p2pd_core::io::Interface;
-use p2pd_core::pipe::{MAX_RECORD, Opened, PipeKeys, PipeStart};
 use p2pd_core::{
     Action, ClockFix, CloseHow, ConnectError, ConnectId, Event, Instant, IoFailure, Node, Notice,
-    PeerAddress, PipeId, Plan, SockId, WallTime,
+    PeerAddress, Plan, SockId, WallTime,
 };
-use relayed::Outgoing;
 
 use crate::engine::{Domain, Nanos};
 use crate::host::{HostEvent, Sock};
 use crate::world::{App, Cx};
+
+pub use pipes::Pipe;
+use pipes::Way;
 
 /// Events that a node may be given while time stands still.
 const MOST_EVENTS_AT_ONCE: u32 = 2_000;
@@ -62,47 +63,6 @@ impl Clocks {
             wall: WallTime::from_micros(wall),
             error: Duration::from_secs(3_600),
         }
-    }
-}
-
-/// A stream that has become the user's.
-#[derive(Debug)]
-pub struct Pipe {
-    /// What the core said about it.
-    pub start: Box<PipeStart>,
-    /// When.
-    pub at: Nanos,
-    /// What was read.
-    pub received: Vec<u8>,
-    /// The peer said that it sends no more.
-    pub ended: bool,
-    /// The stream has ended.
-    pub closed: bool,
-    /// Why it broke.
-    pub broken: Option<String>,
-    way: Way,
-    sealed: Vec<u8>,
-}
-
-/// What a pipe's bytes go over.
-#[derive(Debug)]
-enum Way {
-    Socket(Sock),
-    Relay(Outgoing),
-}
-
-impl Pipe {
-    fn new(start: Box<PipeStart>, at: Nanos, way: Way) -> Pipe {
-        let (received, sealed) = (Vec::new(), Vec::new());
-        Pipe { start, at, received, ended: false, closed: false, broken: None, way, sealed }
-    }
-
-    fn is_on(&self, sock: Sock) -> bool {
-        matches!(self.way, Way::Socket(s) if s == sock)
-    }
-
-    fn is_relayed(&self, id: PipeId) -> bool {
-        matches!(&self.way, Way::Relay(out) if out.pipe == id)
     }
 }
 
@@ -214,6 +174,13 @@ impl NodeProgram {
         })
     }
 
+    /// Tells the node its host's interfaces, as drivers do when they have changed.
+    pub fn network_changed(&mut self, cx: &mut Cx<'_>) {
+        let list = cx.host.interfaces();
+        self.tell(cx, Event::Interfaces(&list));
+        self.drain(cx);
+    }
+
     /// Opens a pipe.
     ///
     /// # Errors
@@ -232,66 +199,6 @@ impl NodeProgram {
     /// Ends the node.
     pub fn shutdown(&mut self, cx: &mut Cx<'_>) {
         self.node.shutdown(self.clocks.instant(cx.now));
-        self.drain(cx);
-    }
-
-    /// Writes to a pipe.
-    pub fn write(&mut self, cx: &mut Cx<'_>, pipe: usize, data: &[u8]) {
-        let Some(Pipe { way, start, .. }) = self.pipes.get_mut(pipe) else { return };
-        let sock = match way {
-            Way::Socket(sock) => sock,
-            Way::Relay(out) => {
-                out.put(data);
-                let id = out.pipe;
-                self.work_relayed(cx.now, id);
-                return self.drain(cx);
-            }
-        };
-        match &mut start.keys {
-            PipeKeys::Plain | PipeKeys::Relayed(_) => cx.host.send(cx.now, *sock, data),
-            PipeKeys::Encrypted(sealer, _) => {
-                let (mut wire, mut done) = (Vec::new(), 0);
-                while done < data.len() {
-                    match sealer.seal(&data[done..], &mut wire) {
-                        Ok(n) => done += n,
-                        Err(_) => return,
-                    }
-                }
-                cx.host.send(cx.now, *sock, &wire);
-            }
-        }
-    }
-
-    /// Says on a pipe that no more follows.
-    pub fn end(&mut self, cx: &mut Cx<'_>, pipe: usize) {
-        let Some(Pipe { way, start, .. }) = self.pipes.get_mut(pipe) else { return };
-        let sock = match way {
-            Way::Socket(sock) => sock,
-            Way::Relay(out) => {
-                out.end();
-                let id = out.pipe;
-                self.work_relayed(cx.now, id);
-                return self.drain(cx);
-            }
-        };
-        if let PipeKeys::Encrypted(sealer, _) = &mut start.keys {
-            let mut wire = Vec::new();
-            if sealer.end(&mut wire).is_ok() {
-                cx.host.send(cx.now, *sock, &wire);
-            }
-        }
-        cx.host.finish(cx.now, *sock);
-    }
-
-    /// Closes every pipe.
-    pub fn close_pipes(&mut self, cx: &mut Cx<'_>) {
-        let now = self.clocks.instant(cx.now);
-        for pipe in &self.pipes {
-            match &pipe.way {
-                Way::Socket(sock) => cx.host.close(cx.now, *sock, CloseHow::Graceful),
-                Way::Relay(out) => self.node.pipe_close(now, out.pipe),
-            }
-        }
         self.drain(cx);
     }
 
@@ -472,40 +379,6 @@ impl NodeProgram {
             self.tell(cx, Event::Stream { sock, data: &data });
         }
     }
-
-    fn read_pipe(&mut self, cx: &mut Cx<'_>, sock: Sock) {
-        let Some(pipe) = self.pipes.iter_mut().find(|p| p.is_on(sock)) else { return };
-        let data = cx.host.read(sock, usize::MAX);
-        pipe.closed |= cx.host.at_end(sock);
-        match &mut pipe.start.keys {
-            PipeKeys::Plain | PipeKeys::Relayed(_) => {
-                pipe.received.extend(data);
-                pipe.ended |= pipe.closed;
-            }
-            PipeKeys::Encrypted(_, opener) => {
-                pipe.sealed.extend(data);
-                self.plain.resize(MAX_RECORD, 0);
-                loop {
-                    match opener.open(&pipe.sealed, &mut self.plain) {
-                        Ok(Opened::Need(_)) => break,
-                        Ok(Opened::Data { consumed, plain: n }) => {
-                            pipe.sealed.drain(..consumed);
-                            pipe.received.extend_from_slice(&self.plain[..n]);
-                        }
-                        Ok(Opened::End { consumed }) => {
-                            pipe.sealed.drain(..consumed);
-                            pipe.ended = true;
-                            break;
-                        }
-                        Err(why) => {
-                            pipe.broken = Some(why.to_string());
-                            break;
-                        }
-                    }
-                }
-            }
-        }
-    }
 }
 
 impl App for NodeProgram {
@@ -555,16 +428,7 @@ impl App for NodeProgram {
         let sock = SockId::from_number(token as u32);
         match token & !0xffff_ffff {
             START => {
-                let list: Vec<Interface> = (2..)
-                    .zip(cx.host.addresses())
-                    .map(|(index, ip)| Interface {
-                        index,
-                        ip: *ip,
-                        prefix: 24,
-                        default_route: true,
-                        gateway: None,
-                    })
-                    .collect();
+                let list = cx.host.interfaces();
                 self.tell(cx, Event::Clock(self.clocks.fix(cx.now)));
                 self.tell(cx, Event::Interfaces(&list));
             }

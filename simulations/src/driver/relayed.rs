@@ -4,7 +4,8 @@ use p2pd_core::pipe::PipeStart;
 use p2pd_core::relay::ReadOutcome;
 use p2pd_core::{PipeId, PipeNews};
 
-use super::{NodeProgram, Pipe, Way};
+use super::NodeProgram;
+use super::pipes::{Pipe, Way};
 use crate::engine::Nanos;
 use crate::world::Cx;
 

@@ -14,14 +14,19 @@ use std::net::{IpAddr, SocketAddr};
 
 use bytes::Bytes;
 use p2pd_core::IoFailure;
+use p2pd_core::io::Interface;
 
 use crate::engine::{Digest, Domain, Keyed, Nanos};
+use crate::nat::Order;
 use crate::net::{Body, IcmpKind, Packet, Quote, Segment};
 use conn::{Change, Conn, State};
 pub(crate) use icmp::IcmpBudget;
 pub use profile::Profile;
 pub use sockets::Sock;
 use sockets::{Kind, Owner, Socket};
+
+/// The index of a host's first interface; 1 is loopback's.
+const FIRST_INDEX: u32 = 2;
 
 /// What a program on a host is told.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -63,6 +68,8 @@ pub(crate) struct Outbox {
     pub(crate) timers: Vec<(Nanos, Sock)>,
     pub(crate) events: VecDeque<HostEvent>,
     pub(crate) wakes: Vec<(Nanos, u64)>,
+    /// For the NAT that the host is the server of.
+    pub(crate) orders: Vec<Order>,
 }
 
 /// A host.
@@ -71,6 +78,10 @@ pub struct Host {
     id: u64,
     rng: Keyed,
     addresses: Vec<IpAddr>,
+    /// The interface of each address: its index and its gateway.
+    cards: BTreeMap<IpAddr, (u32, Option<IpAddr>)>,
+    /// Interfaces that there were.
+    indexes: u32,
     profile: Profile,
     sockets: BTreeMap<Sock, Socket>,
     next: u32,
@@ -94,6 +105,8 @@ impl Host {
             id,
             rng,
             addresses: Vec::new(),
+            cards: BTreeMap::new(),
+            indexes: FIRST_INDEX,
             profile,
             sockets: BTreeMap::new(),
             next: 0,
@@ -108,8 +121,31 @@ impl Host {
         }
     }
 
-    pub(crate) fn add_address(&mut self, ip: IpAddr) {
+    pub(crate) fn add_address(&mut self, ip: IpAddr, gateway: Option<IpAddr>) {
         self.addresses.push(ip);
+        self.cards.insert(ip, (self.indexes, gateway));
+        self.indexes += 1;
+    }
+
+    pub(crate) fn set_gateway(&mut self, ip: IpAddr, gateway: Option<IpAddr>) {
+        if let Some(card) = self.cards.get_mut(&ip) {
+            card.1 = gateway;
+        }
+    }
+
+    /// Its sockets with that address stay, and what they send goes nowhere.
+    pub(crate) fn remove_address(&mut self, ip: IpAddr) {
+        self.addresses.retain(|a| *a != ip);
+        self.cards.remove(&ip);
+    }
+
+    /// The interfaces as a node is told of them.
+    pub fn interfaces(&self) -> Vec<Interface> {
+        let of = |ip: &IpAddr| {
+            let (index, gateway) = self.cards.get(ip).copied()?;
+            Some(Interface { index, ip: *ip, prefix: 24, default_route: true, gateway })
+        };
+        self.addresses.iter().filter_map(of).collect()
     }
 
     /// Its number in the world.

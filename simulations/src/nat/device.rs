@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use smallvec::SmallVec;
 
+use super::forwards::{Forwards, Order};
 use super::ports::Ports;
 use super::table::{Mapping, MappingKey, Session, Table, key_of};
 use super::track::{Step, Track};
@@ -55,6 +56,8 @@ pub(crate) struct Nat {
     table: Table,
     created: u32,
     dmz: Option<IpAddr>,
+    /// Ports that hosts inside had opened.
+    forwards: Forwards,
     icmp_budget: IcmpBudget,
 }
 
@@ -70,6 +73,7 @@ impl Nat {
             table: Table::default(),
             created: 0,
             dmz: None,
+            forwards: Forwards::default(),
             icmp_budget: IcmpBudget::default(),
         }
     }
@@ -89,7 +93,20 @@ impl Nat {
     /// Forgets everything, as a power cut does.
     pub(crate) fn reboot(&mut self) {
         self.table = Table::default();
+        self.forwards = Forwards::default();
         self.ports = Ports::new(self.id ^ u64::from(self.created) << 32, self.rng);
+    }
+
+    /// What the router's own server for port mappings wants done.
+    pub(crate) fn carry_out(&mut self, order: Order) {
+        let Some(&ip) = self.external.first() else { return };
+        match order {
+            Order::Open { proto, external, inside, until } => {
+                self.forwards.open((proto, SocketAddr::new(ip, external)), inside, until);
+            }
+            Order::Close { proto, external } => self.forwards.close((proto, SocketAddr::new(ip, external))),
+            Order::Reboot => self.reboot(),
+        }
     }
 
     pub(crate) fn leave(&mut self, now: Nanos, packet: Box<Packet>) -> Verdicts {
@@ -291,10 +308,12 @@ impl Nat {
         let table = &self.table;
         let free = |port: u16| {
             let external = SocketAddr::new(ip, port);
-            match by_port {
-                true => !table.port_taken(now, proto, external),
-                false => !table.tuple_taken(now, (proto, external, remote)),
-            }
+            let theirs = self.forwards.of(now, (proto, external)).is_some_and(|to| to != inside);
+            !theirs
+                && match by_port {
+                    true => !table.port_taken(now, proto, external),
+                    false => !table.tuple_taken(now, (proto, external, remote)),
+                }
         };
         let port = self.ports.take(&self.spec, now, (inside.ip(), inside.port()), free);
         match port {
@@ -443,6 +462,9 @@ impl Nat {
 
     /// For whom inside a packet without a session is, if the filter lets it in.
     fn admitted(&mut self, now: Nanos, proto: Proto, packet: &Packet) -> Option<SocketAddr> {
+        if let Some(inside) = self.forwards.of(now, (proto, packet.dst)) {
+            return Some(inside);
+        }
         let filtering = self.filtering(proto);
         let strict = self.spec.tracking == Tracking::Conntrack;
         let Some(key) = self.table.mapped(now, proto, packet.dst) else {

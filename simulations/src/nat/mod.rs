@@ -1,6 +1,7 @@
 //! NATs and firewalls: what they are ([`NatSpec`]), how one is written ([`Chain`]), and the device itself.
 
 mod device;
+mod forwards;
 mod ports;
 mod presets;
 mod spec;
@@ -9,6 +10,7 @@ mod text;
 mod track;
 
 pub(crate) use device::{Nat, Side, Verdict};
+pub use forwards::Order;
 pub use presets::{LAB, PRESETS, Preset};
 pub use spec::{
     Alloc, Caps, Clash, Dependence, Hairpin, NatSpec, OnRst, Scope, Timers, Tracking, Unique, Unsolicited,

@@ -1,5 +1,7 @@
 //! Two nodes, their NATs, two STUN addresses and brokers: one opens a pipe to the other.
 
+mod call;
+mod homes;
 mod relaying;
 
 use std::net::IpAddr;
@@ -8,19 +10,25 @@ use std::time::Duration;
 use p2pd_core::nat::NatReport;
 use p2pd_core::pipe::PipeMode;
 use p2pd_core::{
-    Accept, Broker as BrokerConfig, Config, Node, Notice, Plan, SecretKey, Stage, Strategy, StunServer,
+    Accept, Broker as BrokerConfig, Config, Node, Notice, PortState, SecretKey, Strategy, StunServer,
 };
 
 use crate::driver::{Clocks, NodeProgram};
 use crate::engine::{Domain, Keyed, MILLI, Nanos, SECOND};
 use crate::host::HostEvent;
-use crate::nat::{Chain, NatSpec, Unsolicited};
+use crate::nat::Chain;
 use crate::net::{Blackout, LinkSpec};
+use crate::service::router::RouterSpec;
 use crate::service::{
     Broker, BrokerFaults, RealBroker, RealStun, ServerProgram, Service, StunFaults, TurnFaults,
 };
 use crate::world::{App, Cx, HostId, SiteSpec, Trace, World};
 
+use call::{Call, call};
+use homes::Homes;
+
+pub use call::HOME_LEFT;
+pub use homes::{Life, Second, When};
 pub use relaying::Relaying;
 
 /// What runs on a host of a pair's world.
@@ -101,6 +109,11 @@ pub struct Pair {
     pub rendezvous: bool,
     /// A TURN server, if there is one.
     pub relay: Option<Relaying>,
+    /// The servers for port mappings on the routers that the two stand behind, if there are any; each node whose router
+    /// has one asks for a port.
+    pub routers: [Option<RouterSpec>; 2],
+    /// A second home of one of the two.
+    pub second: Option<Second>,
     /// From the internet to each broker.
     pub broker_delay: Nanos,
     /// The nodes' clocks.
@@ -140,6 +153,8 @@ impl Pair {
             brokers: vec![BrokerFaults::default()],
             rendezvous: false,
             relay: None,
+            routers: [None; 2],
+            second: None,
             broker_delay: 5 * MILLI,
             clocks: [clocks(0), clocks(1)],
             late: 0,
@@ -164,6 +179,10 @@ pub struct Ending {
     pub why: String,
     /// What became of the call after the faults, if there was one: the winning strategy, or why it failed.
     pub again: Option<Result<Strategy, String>>,
+    /// What each was told of the ports that its routers opened.
+    pub ports: [Vec<PortState>; 2],
+    /// From a change of a host's homes to an address of its with the second home.
+    pub announced_after: Option<Nanos>,
     /// What must never happen and did.
     pub violations: Vec<String>,
     /// Over everything that happened.
@@ -184,11 +203,6 @@ const STUN: [IpAddr; 2] = [
 ];
 /// The most that a node may need to be ready.
 pub(super) const READY_WITHIN: Nanos = 30 * SECOND;
-/// The most that data may take over the pipe, with every fault there is.
-const DATA_WITHIN: Nanos = 120 * SECOND;
-/// The most that data may take that faults have kept back, once there are none: TCP waits up to two minutes between
-/// repeats, and then repairs a segment in each round trip.
-const HEALED_WITHIN: Nanos = 240 * SECOND;
 /// From the end of all faults to the second call: the longest that a node waits before it tries a broker or asks a STUN
 /// server again, and the try.
 const REST: Nanos = 330 * SECOND;
@@ -196,31 +210,8 @@ const REST: Nanos = 330 * SECOND;
 const PAUSE: Nanos = 10 * SECOND;
 /// Until what a failed call made doubtful is measured again, and the listener has room for a stranger's next call.
 const MEASURED_WITHIN: Nanos = 60 * SECOND;
-/// The most until a caller knows that the listener gave up: where a NAT forgot the stream and the way lost its RST,
-/// that is TCP's own patience.
-const TOLD_WITHIN: Nanos = 3_600 * SECOND;
-/// SYNs that one connect may cost, repeats included: the core's own limit of 8,192 dials, with what it allows for the
-/// seconds that go by, and what systems repeat, a second apart at first, of up to 1,024 probes and 256 dials that are held,
-/// in each of two searches.
-const MOST_SYNS: u64 = 24_576;
-
 /// Longer than a closed stream repeats its last bytes where nobody answers.
 const GONE_WITHIN: Nanos = 600 * SECOND;
-
-/// What each side says over the pipe, bytes: longer than a record.
-const TEXT: usize = 20_000;
-static CALLERS: [u8; TEXT] = text(0x11);
-static LISTENERS: [u8; TEXT] = text(0x77);
-
-const fn text(tag: u8) -> [u8; TEXT] {
-    let mut text = [0; TEXT];
-    let mut n = 0;
-    while n < TEXT {
-        text[n] = (n % 251) as u8 ^ tag;
-        n += 1;
-    }
-    text
-}
 
 fn broker_address(n: usize) -> IpAddr {
     [203, 0, 113, 20 + n as u8].into()
@@ -231,25 +222,9 @@ pub(super) struct Run {
     pub(super) hosts: [HostId; 2],
     servers: Vec<HostId>,
     turn: Option<HostId>,
+    homes: Homes,
     calls: usize,
     violations: Vec<String>,
-}
-
-/// How one call went.
-#[derive(Default)]
-struct Call {
-    strategy: Option<Strategy>,
-    took: Nanos,
-    rungs: Vec<Nanos>,
-    why: String,
-    address: String,
-}
-
-/// When this node's punches began their rungs, after this time.
-fn rungs_after(node: &NodeProgram, begin: Nanos) -> Vec<Nanos> {
-    let punching = |n: &Notice| matches!(n, Notice::Progress { stage: Stage::Punching { .. }, .. });
-    let all = node.notices.iter().filter(|(at, n)| *at >= begin && punching(n));
-    all.map(|(at, _)| at - begin).collect()
 }
 
 /// What the listening node of a pair measures of its NATs.
@@ -267,6 +242,7 @@ pub fn run(pair: &Pair) -> Ending {
     if !run.world.run_while(READY_WITHIN, ready) {
         run.violations.push("the node was not ready in time".into());
     }
+    homes::settle(&mut run, pair);
     let mut first = call(&mut run, pair);
     for _ in 1..pair.calls {
         if first.strategy.is_none() {
@@ -277,6 +253,7 @@ pub fn run(pair: &Pair) -> Ending {
     }
     let mut again = None;
     if pair.again && run.calls > 0 {
+        homes::finish(&mut run);
         heal(&mut run);
         for rest in [REST, MEASURED_WITHIN, MEASURED_WITHIN] {
             let rested = run.world.now() + rest;
@@ -301,77 +278,6 @@ fn heal(run: &mut Run) {
             }
         });
     }
-}
-
-/// Makes a call to the listener's newest address and sees it to its end, data included.
-fn call(run: &mut Run, pair: &Pair) -> Call {
-    let [listener, caller] = run.hosts;
-    let Some(address) = run.world.app(listener).node().address().cloned() else { return Call::default() };
-    let mut call = Call { address: address.to_string(), ..Call::default() };
-    let (syns, pipes) = (run.world.host(caller).syns_sent(), run.world.app(listener).node().pipes.len());
-    let plan = Plan {
-        strategies: pair.strategies.iter().copied().collect(),
-        mode: pair.mode,
-        timeout: pair.timeout,
-        ..Plan::default()
-    };
-    let begin = run.world.now();
-    let id = match run.world.with(caller, |p, cx| p.node_mut().connect(cx, &address, plan)) {
-        Ok(id) => id,
-        Err(why) => {
-            run.violations.push(format!("connect: {why}"));
-            return Call { why: why.to_string(), ..call };
-        }
-    };
-    run.calls += 1;
-    let pipe =
-        |w: &World<Program>| w.app(caller).node().pipes.iter().position(|p| p.start.answers.contains(&id));
-    let failure = |w: &World<Program>| {
-        w.app(caller).node().notices.iter().find_map(|(at, n)| match n {
-            Notice::Failed { connect, reason, report } if *connect == id => {
-                let details: Vec<String> = report
-                    .strategies
-                    .iter()
-                    .map(|s| format!("{} {}: {}", s.strategy, s.outcome.name(), s.detail))
-                    .collect();
-                Some((*at, format!("{reason}; {}", details.join("; "))))
-            }
-            _ => None,
-        })
-    };
-    let until = begin + pair.timeout.as_nanos() as u64 * 1_001 / 1_000 + SECOND;
-    run.world.run_while(until, |w| pipe(w).is_some() || failure(w).is_some());
-    (call.strategy, call.took, call.why) = match (pipe(&run.world), failure(&run.world)) {
-        (Some(place), None) => {
-            let found = &run.world.app(caller).node().pipes[place];
-            let (strategy, took, peer) = (found.start.strategy, found.at - begin, found.start.peer);
-            if peer != run.world.app(listener).node().node.node_id() {
-                run.violations.push("the pipe leads to somebody else".into());
-            }
-            match exchange(run, pair, place, pipes) {
-                Ok(()) => (Some(strategy), took, String::new()),
-                Err(why) => (None, took, why.into()),
-            }
-        }
-        (None, Some((at, why))) => (None, at - begin, why),
-        (Some(_), Some(_)) => {
-            run.violations.push("a pipe and a failure".into());
-            (None, 0, "both".into())
-        }
-        (None, None) => {
-            run.violations.push("no outcome by the deadline".into());
-            (None, until - begin, "none".into())
-        }
-    };
-    if call.took > pair.timeout.as_nanos() as u64 * 1_001 / 1_000 + MILLI {
-        run.violations.push(format!("the outcome came {} ns after the call", call.took));
-    }
-    let syns = run.world.host(caller).syns_sent() - syns;
-    if syns > MOST_SYNS {
-        run.violations.push(format!("{syns} SYNs for one connect"));
-    }
-    call.rungs = rungs_after(run.world.app(caller).node(), begin);
-    call
 }
 
 pub(super) fn build(pair: &Pair) -> Run {
@@ -403,6 +309,7 @@ pub(super) fn build(pair: &Pair) -> Run {
         let key = |n: u64| SecretKey::from_bytes(rng.bytes(Domain::Node, n));
         let mut config = Config::new(key(n as u64));
         config.hairpin = pair.hairpin;
+        config.portmap = pair.asks_router(n);
         if pair.known {
             config.accept = Accept::Only([key(1 - n as u64).node_id()].into_iter().collect());
         }
@@ -424,112 +331,27 @@ pub(super) fn build(pair: &Pair) -> Run {
     };
     let specs =
         [0, 1].map(|n| SiteSpec { number: n as u8 + 1, chain: pair.chains[n].clone(), link: pair.links[n] });
+    let mut homes = Homes::default();
     let mut site = world.add_site(&specs[0]);
+    homes.add_router(&mut world, pair, &mut site, 0);
     let listener = world.add_host_at(&mut site, program(0));
     let caller = match pair.place {
         Place::Oneself => listener,
         Place::SameSite => world.add_host_at(&mut site, program(1)),
         Place::Apart => {
             let mut site = world.add_site(&specs[1]);
+            homes.add_router(&mut world, pair, &mut site, 1);
             world.add_host_at(&mut site, program(1))
         }
     };
     let turn = pair.relay.map(|relay| relay.add_server(&mut world));
     servers.extend(turn);
+    homes.add_second(&mut world, pair, [listener, caller]);
+    servers.extend(homes.servers());
     if !matches!(pair.brokers.len(), 1..=16) {
         violations.push("a pair needs 1 to 16 brokers".into());
     }
-    Run { world, hosts: [listener, caller], servers, turn, calls: 0, violations }
-}
-
-/// Both sides say something of their own and then that they are done; each must get it exactly. The listener had
-/// `before` pipes when it was called.
-///
-/// # Errors
-/// What can happen to a pipe without anybody's fault, as long as who has it is told.
-fn exchange(run: &mut Run, pair: &Pair, place: usize, before: usize) -> Result<(), &'static str> {
-    let [listener, caller] = run.hosts;
-    let theirs = |w: &World<Program>| {
-        let mut new = w.app(listener).node().pipes.iter().skip(before);
-        new.position(|p| p.start.answers.is_empty()).map(|n| before + n)
-    };
-    let told = |w: &World<Program>| {
-        let pipe = &w.app(caller).node().pipes[place];
-        pipe.closed || pipe.broken.is_some()
-    };
-    let until_told = run.world.now() + TOLD_WITHIN;
-    run.world.run_while(until_told, |w| theirs(w).is_some() || told(w));
-    let Some(other) = theirs(&run.world) else {
-        if !told(&run.world) {
-            run.violations.push("the caller has a pipe and the listener has none".into());
-        }
-        // Two generals: the caller's last word of the hello was lost.
-        return Err("the pipe ended before the listener had it");
-    };
-    let relayed = run.world.app(caller).node().pipes[place].start.strategy == Strategy::Relay;
-    if let Some(relay) = pair.relay.filter(|_| relayed) {
-        // A stream that is as idle is its user's to keep alive.
-        let until = run.world.now() + relay.idle;
-        run.world.run_until(until);
-    }
-    let until = run.world.now() + DATA_WITHIN;
-    for (host, pipe, text) in [(caller, place, &CALLERS), (listener, other, &LISTENERS)] {
-        run.world.with(host, |p, cx| {
-            p.node_mut().write(cx, pipe, text);
-            p.node_mut().end(cx, pipe);
-        });
-    }
-    let whole = |w: &World<Program>, host: HostId, pipe: usize, text: &[u8]| {
-        let pipe = &w.app(host).node().pipes[pipe];
-        (pipe.ended || pipe.start.mode() == PipeMode::Plain) && pipe.received == text
-    };
-    let both =
-        |w: &World<Program>| whole(w, caller, place, &LISTENERS) && whole(w, listener, other, &CALLERS);
-    let full = |w: &World<Program>| {
-        [(caller, place), (listener, other)].iter().all(|(h, p)| {
-            let pipe = &w.app(*h).node().pipes[*p];
-            pipe.received.len() >= TEXT && (pipe.ended || pipe.start.mode() == PipeMode::Plain)
-                || pipe.broken.is_some()
-        })
-    };
-    if !run.world.run_while(until, full) {
-        // A way that loses every fourth packet may keep TCP waiting for minutes. Its bytes have to come once it does not.
-        heal(run);
-        let until = run.world.now() + HEALED_WITHIN;
-        run.world.run_while(until, full);
-    }
-    // A router that answers what it takes for no part of a stream makes itself and others forget the stream.
-    let refuses = |nat: &NatSpec| nat.unsolicited != Unsolicited::Drop;
-    let refused = pair.chains.iter().any(|c| c.0.iter().any(refuses));
-    if !both(&run.world) && (refused || relayed) {
-        let until = run.world.now() + TOLD_WITHIN;
-        let over = |w: &World<Program>| {
-            [(caller, place, &LISTENERS), (listener, other, &CALLERS)].into_iter().all(
-                |(host, pipe, text)| {
-                    whole(w, host, pipe, text) || w.app(host).node().pipes[pipe].broken.is_some()
-                },
-            )
-        };
-        let so_far = |host: HostId, pipe: usize, tag: u8| {
-            text(tag).starts_with(&run.world.app(host).node().pipes[pipe].received)
-        };
-        let prefix = so_far(caller, place, 0x77) && so_far(listener, other, 0x11);
-        if run.world.run_while(until, over) && !both(&run.world) && prefix {
-            return Err(if relayed { "the relay was lost" } else { "a router on the way cut the pipe" });
-        }
-    }
-    if !both(&run.world) {
-        let state = |h: HostId, p: usize| {
-            let pipe = &run.world.app(h).node().pipes[p];
-            format!("{} bytes, ended {}, broken {:?}", pipe.received.len(), pipe.ended, pipe.broken)
-        };
-        run.violations.push(format!(
-            "data over the pipe: caller {}; listener {}",
-            state(caller, place),
-            state(listener, other)
-        ));
-    }
-    Ok(())
+    Run { world, hosts: [listener, caller], servers, turn, homes, calls: 0, violations }
 }
 
 /// Ends the nodes and looks at what is left.
@@ -549,16 +371,23 @@ fn end(mut run: Run, pair: &Pair, first: Call, again: Option<Result<Strategy, St
     let until = run.world.now() + GONE_WITHIN;
     run.world.run_while(until, over);
     let lost = pair.relay.is_some_and(|relay| relay.faults != TurnFaults::default())
-        || pair.links.iter().any(|link| link.loss_ppm > 0 || link.blackout != Blackout::default());
+        || pair.links.iter().any(|link| link.loss_ppm > 0 || link.blackout != Blackout::default())
+        // From an address that is gone nothing can be given back.
+        || run.homes.shaken_since(0, run.world.now());
     let left = relaying::left_behind(&mut run, lost);
+    run.violations.extend(left);
+    let left = homes::left_behind(&mut run, pair);
     run.violations.extend(left);
     let mut known: Vec<IpAddr> = STUN.to_vec();
     known.extend(pair.relay.map(|relay| relay.known()));
     known.extend((0..pair.brokers.len()).map(broker_address));
+    known.extend(run.homes.gateways());
     for host in hosts {
         let node = run.world.app(*host).node();
         known.extend(node.addresses().flat_map(|a| a.interfaces().flat_map(|i| [i.external, i.internal])));
     }
+    let ports = both.map(|host| homes::ports(&run.world, host));
+    let announced_after = run.homes.announced_after(&run.world, both);
     let (mut trace, mut page) = (String::new(), String::new());
     for host in hosts {
         let (world, number) = (&run.world, run.world.host(*host).id());
@@ -599,6 +428,8 @@ fn end(mut run: Run, pair: &Pair, first: Call, again: Option<Result<Strategy, St
         rungs: first.rungs,
         why: first.why,
         again,
+        ports,
+        announced_after,
         violations: run.violations,
         digest: run.world.digest(),
         events: run.world.counts().events,

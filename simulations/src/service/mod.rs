@@ -5,6 +5,7 @@
 
 mod mqtt;
 mod rendezvous;
+pub mod router;
 mod stun;
 mod turn;
 
@@ -21,6 +22,7 @@ pub use turn::{Forgets, RealTurn, TurnFaults};
 
 use crate::engine::{Keyed, Nanos};
 use crate::host::{HostEvent, Sock};
+use crate::nat::Order;
 use crate::world::{App, Cx};
 
 /// A stream at a server.
@@ -93,6 +95,8 @@ pub enum Output {
         /// How.
         how: CloseHow,
     },
+    /// Has the NAT that it stands on do something.
+    Nat(Order),
 }
 
 /// What a server can reach.
@@ -189,6 +193,7 @@ impl ServerProgram {
 
     fn act(&mut self, cx: &mut Cx<'_>, output: Output) {
         match output {
+            Output::Nat(order) => cx.host.out.orders.push(order),
             Output::Datagram { local, to, data } => {
                 if let Some(sock) = self.udp.get(&local.port()) {
                     cx.host.send_to(*sock, Some(local.ip()), to, data);

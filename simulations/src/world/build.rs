@@ -23,6 +23,11 @@ pub struct Site {
     pub link: LinkSpec,
     /// The address that the next host gets.
     pub next: IpAddr,
+    /// The address inside of the NAT that hosts stand behind, if it is known as their gateway: it serves port mappings.
+    pub gateway: Option<IpAddr>,
+    /// The addresses outside of the NAT that hosts stand behind.
+    pub external: Vec<IpAddr>,
+    number: u8,
 }
 
 /// How a site is to be.
@@ -54,6 +59,7 @@ impl<A: App> World<A> {
             nats: Vec::new(),
             nets: vec![Net { routes: BTreeMap::new(), gateway: None, hops: INTERNET_HOPS }],
             plugs: Vec::new(),
+            routers: BTreeMap::new(),
             digest: Digest::default(),
             counts: Counts::default(),
             in_flight: 0,
@@ -94,17 +100,30 @@ impl<A: App> World<A> {
 
     /// Puts a host on a network, and starts its program with wake token 0.
     pub fn add_host(&mut self, net: NetId, ip: IpAddr, link: LinkSpec, app: A) -> HostId {
-        let n = self.hosts.len();
-        let mut host = Host::new(n as u64, self.rng, Profile::LINUX);
-        host.add_address(ip);
-        let plug = self.plug(net, Device::Host(n), link);
-        self.nets[net.0].routes.insert(ip, plug);
+        let host = self.put_host(net, ip, link, app);
         if let Some(gateway) = self.nets[net.0].gateway
             && let Device::Nat(nat, _) = self.plugs[gateway.0].device
         {
             self.nats[nat].0.host_added(ip);
         }
-        // A firewall's hosts are reached through it.
+        self.announce(net, ip);
+        host
+    }
+
+    fn put_host(&mut self, net: NetId, ip: IpAddr, link: LinkSpec, app: A) -> HostId {
+        let n = self.hosts.len();
+        let mut host = Host::new(n as u64, self.rng, Profile::LINUX);
+        host.add_address(ip, None);
+        let plug = self.plug(net, Device::Host(n), link);
+        self.nets[net.0].routes.insert(ip, plug);
+        self.hosts.push((host, app, vec![(ip, plug)]));
+        Cx { host: &mut self.hosts[n].0, now: self.now, rng: self.rng }.wake_at(self.now, 0);
+        self.flush(n);
+        HostId(n)
+    }
+
+    /// A firewall's hosts are reached through it.
+    fn announce(&mut self, net: NetId, ip: IpAddr) {
         let mut at = net;
         while let Some(gateway) = self.nets[at.0].gateway {
             let Device::Nat(nat, _) = self.plugs[gateway.0].device else { break };
@@ -113,18 +132,60 @@ impl<A: App> World<A> {
             at = self.plugs[out.0].net;
             self.nets[at.0].routes.insert(ip, out);
         }
-        self.hosts.push((host, app, vec![(ip, plug)]));
-        Cx { host: &mut self.hosts[n].0, now: self.now, rng: self.rng }.wake_at(self.now, 0);
-        self.flush(n);
-        HostId(n)
     }
 
     /// Gives a host another address on a network.
     pub fn add_address(&mut self, host: HostId, net: NetId, ip: IpAddr, link: LinkSpec) {
         let plug = self.plug(net, Device::Host(host.0), link);
         self.nets[net.0].routes.insert(ip, plug);
-        self.hosts[host.0].0.add_address(ip);
+        self.hosts[host.0].0.add_address(ip, None);
         self.hosts[host.0].2.push((ip, plug));
+    }
+
+    /// Puts a server for port mappings on the NAT that a site's hosts stand behind, which is then known as the gateway of
+    /// hosts that come; none where there is no translation.
+    pub fn add_router(&mut self, site: &mut Site, app: A) -> Option<HostId> {
+        let nat = *site.nats.first()?;
+        if !self.nats[nat.0].0.spec.translate {
+            return None;
+        }
+        let ip: IpAddr = [192, 168, site.number, 1].into();
+        let host = self.put_host(site.net, ip, LinkSpec::default(), app);
+        // SSDP's group: nobody else here listens to it.
+        let plug = self.hosts[host.0].2[0].1;
+        self.nets[site.net.0].routes.insert([239, 255, 255, 250].into(), plug);
+        self.routers.insert(host.0, nat.0);
+        site.gateway = Some(ip);
+        Some(host)
+    }
+
+    /// Connects a host to one more site.
+    pub fn join(&mut self, host: HostId, site: &mut Site) -> IpAddr {
+        let ip = site.next;
+        site.next = after(ip, 1);
+        let plug = self.plug(site.net, Device::Host(host.0), site.link);
+        self.nets[site.net.0].routes.insert(ip, plug);
+        if let Some(nat) = site.nats.first() {
+            self.nats[nat.0].0.host_added(ip);
+        }
+        self.announce(site.net, ip);
+        let (host, _, plugs) = &mut self.hosts[host.0];
+        host.add_address(ip, site.gateway);
+        plugs.push((ip, plug));
+        ip
+    }
+
+    /// Takes an address away from a host: its plug is pulled out, and what is under way to it is lost.
+    pub fn part(&mut self, host: HostId, ip: IpAddr) {
+        let (standing, _, plugs) = &mut self.hosts[host.0];
+        standing.remove_address(ip);
+        if let Some(place) = plugs.iter().position(|(has, _)| *has == ip) {
+            let (_, plug) = plugs.remove(place);
+            self.plugs[plug.0].device = Device::Nothing;
+            for net in &mut self.nets {
+                net.routes.retain(|_, to| *to != plug);
+            }
+        }
     }
 
     /// Builds a site with its NATs.
@@ -132,7 +193,7 @@ impl<A: App> World<A> {
         let number = spec.number;
         let public: IpAddr = [45, 10, number, 1].into();
         let (mut net, mut nats) = (self.internet(), Vec::new());
-        let mut next = public;
+        let (mut next, mut outside) = (public, Vec::new());
         for (place, nat) in spec.chain.0.iter().enumerate().rev() {
             let first = if place + 1 == spec.chain.0.len() { public } else { next };
             let external: Vec<IpAddr> = match nat.translate {
@@ -141,6 +202,7 @@ impl<A: App> World<A> {
             };
             let link = if net == self.internet() { spec.link } else { LinkSpec::default() };
             let (id, inside) = self.add_nat(*nat, net, &external, link);
+            outside = external;
             nats.insert(0, id);
             net = inside;
             next = match (nat.translate, place) {
@@ -150,13 +212,15 @@ impl<A: App> World<A> {
             };
         }
         let link = if nats.is_empty() { spec.link } else { LinkSpec::default() };
-        Site { net, nats, link, next }
+        Site { net, nats, link, next, gateway: None, external: outside, number }
     }
 
     /// Puts a host on a site.
     pub fn add_host_at(&mut self, site: &mut Site, app: A) -> HostId {
         let ip = site.next;
         site.next = after(ip, 1);
-        self.add_host(site.net, ip, site.link, app)
+        let host = self.add_host(site.net, ip, site.link, app);
+        self.hosts[host.0].0.set_gateway(ip, site.gateway);
+        host
     }
 }

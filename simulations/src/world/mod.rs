@@ -65,6 +65,8 @@ struct PlugId(usize);
 enum Device {
     Host(usize),
     Nat(usize, Side),
+    /// It was pulled out.
+    Nothing,
 }
 
 #[derive(Debug)]
@@ -122,6 +124,8 @@ pub struct World<A> {
     nats: Vec<(Nat, [Option<PlugId>; 2])>,
     nets: Vec<Net>,
     plugs: Vec<Plug>,
+    /// Hosts that are the servers of NATs.
+    routers: BTreeMap<usize, usize>,
     digest: Digest,
     counts: Counts,
     in_flight: u64,
@@ -194,6 +198,15 @@ impl<A: App> World<A> {
     pub fn heal(&mut self) {
         for plug in &mut self.plugs {
             plug.link = LinkSpec::with_delay(plug.link.delay);
+        }
+    }
+
+    /// Changes the link between a site and the internet: its outermost NAT's, or that of its host with this address.
+    pub fn set_uplink(&mut self, site: &Site, host: HostId, ip: IpAddr, link: LinkSpec) {
+        let nat = site.nats.last().and_then(|nat| self.nats[nat.0].1[1]);
+        let own = || self.hosts[host.0].2.iter().find(|(has, _)| *has == ip).map(|(_, plug)| *plug);
+        if let Some(plug) = nat.or_else(own) {
+            self.plugs[plug.0].link = link;
         }
     }
 
@@ -299,6 +312,7 @@ impl<A: App> World<A> {
     fn arrive(&mut self, plug: PlugId, packet: Box<Packet>) {
         match self.plugs[plug.0].device {
             Device::Host(host) => self.deliver(host, packet),
+            Device::Nothing => self.drop("net", &packet, "unplugged"),
             Device::Nat(nat, side) => {
                 let mut packet = packet;
                 if packet.ttl <= 1 {
@@ -408,6 +422,9 @@ impl<A: App> World<A> {
         }
         for (at, token) in host.out.wakes.drain(..) {
             self.queue.put(at.max(self.now), Event::Wake(n, token));
+        }
+        if let Some(nat) = self.routers.get(&n) {
+            host.out.orders.drain(..).for_each(|order| self.nats[*nat].0.carry_out(order));
         }
         let mut packets = core::mem::take(&mut host.out.packets);
         for packet in packets.drain(..) {

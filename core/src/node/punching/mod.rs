@@ -34,7 +34,7 @@ use crate::signal::mappings::Mappings;
 use crate::signal::message::Body;
 use crate::strategy::agreement::{Key, Requester};
 use crate::strategy::dialler::DialEnd;
-use crate::strategy::paths::{self, Trust};
+use crate::strategy::paths::{self, Route, Trust};
 use crate::strategy::punch::{self, From, Side, Tactic};
 
 /// From this rung on dials leave from ports of their own: a stale connection may hold the listener's.
@@ -83,12 +83,17 @@ impl Node {
         let trust = self.trust(peer);
         let family =
             |v4: bool| address.interfaces().any(|i| i.external.is_ipv4() == v4 && !is_link_local(i.external));
-        let route = self.routes.iter().find(|r| {
+        let fits = |r: &&Route| {
             let fits = theirs.is_none_or(|t| t.external.is_ipv4() == r.internal.is_ipv4());
             fits && family(r.internal.is_ipv4())
-        });
-        let Some(route) = route.copied() else { return false };
-        let behaviour = self.surveyor.of(route.internal).map(|r| r.behaviour).unwrap_or_default();
+        };
+        let Some(v4) = self.routes.iter().find(fits).map(|r| r.internal.is_ipv4()) else { return false };
+        let behaviour_of =
+            |r: &Route| self.surveyor.of(r.internal).map(|report| report.behaviour).unwrap_or_default();
+        let ours = self.routes.iter().filter(|r| r.internal.is_ipv4() == v4);
+        let easiest = ours.min_by_key(|r| punch::difficulty(behaviour_of(r)));
+        let Some(route) = easiest.copied() else { return false };
+        let behaviour = behaviour_of(&route);
         let before = self.end_punch(key);
         let dials = before.as_ref().map_or(0, |p| p.dials);
         let theirs_before = before.as_ref().and_then(|p| p.theirs.as_ref()).map(|t| t.behaviour);
@@ -225,7 +230,7 @@ impl Node {
         // There is no NAT on a link, nor do mappings have zones.
         let may = |ip: IpAddr| !is_link_local(ip) && paths.iter().any(|p| p.remote.ip() == ip);
         let Some(theirs) = side_of(mappings) else { return false };
-        let shared = |r: &paths::Route| punch::is_near(r.internal, r.external, &theirs);
+        let shared = |r: &Route| punch::is_near(r.internal, r.external, &theirs);
         may(theirs.external) && (may(theirs.internal) || !self.routes.iter().any(shared))
     }
 

@@ -340,6 +340,56 @@ fn what_is_taken_back_while_it_is_asked_for_does_not_stay() {
     assert_eq!(events(&mut mapper), [Event::Removed { id, confirmed: true }, Event::Closed]);
 }
 
+/// PCP has been asked and is silent, or asked and answers: who opened the port says whether it is closed.
+#[test]
+fn a_way_that_opened_nothing_has_no_say_in_whether_the_port_is_closed() {
+    for (deleted, confirmed) in [(Ok(&[][..]), true), (Err(501), false)] {
+        for pcp_answers in [false, true] {
+            let mut mapper = Mapper::new(Config { upnp: true, ..config() }, [5; 32], Instant::ZERO);
+            let id = mapper.map(Instant::ZERO, Protocol::Tcp, 4000, 4000).unwrap();
+            requests(&mut mapper);
+            found(&mut mapper, ms(1), GATEWAY, "http://192.168.1.1:5000/root.xml");
+            let (stream, _) = opened(&mut mapper, ms(1));
+            answer(&mut mapper, ms(2), stream, 200, &description(V1));
+            call(&mut mapper, ms(2), "GetExternalIPAddress", Ok(&[("NewExternalIPAddress", "9.9.9.9")]));
+            call(&mut mapper, ms(3), LOOK, Err(714));
+            call(&mut mapper, ms(4), ADD, Ok(&[]));
+            assert_eq!(events(&mut mapper), [mapped(id, Way::Upnp, "9.9.9.9:4000", 7200)]);
+            requests(&mut mapper);
+            mapper.close(ms(5));
+            let asked = requests(&mut mapper);
+            let pcp = asked.iter().find_map(|r| match r {
+                Request::Datagram { data, .. } if data.len() == 60 => Some(data.clone()),
+                _ => None,
+            });
+            let Some(Request::Connect { stream, .. }) =
+                asked.iter().find(|r| matches!(r, Request::Connect { .. }))
+            else {
+                panic!("{asked:?}")
+            };
+            mapper.connected(ms(5), *stream);
+            match deleted {
+                Ok(values) => {
+                    answer(&mut mapper, ms(6), *stream, 200, &response("DeletePortMapping", values))
+                }
+                Err(code) => answer(&mut mapper, ms(6), *stream, 500, &fault(code)),
+            }
+            assert_eq!(events(&mut mapper), [], "what PCP may still grant is waited for");
+            if pcp_answers {
+                let none = "0.0.0.0:0".parse().unwrap();
+                let gone = super::super::pcp::answer(&pcp.unwrap(), 0, 0, 7, none);
+                mapper.datagram(ms(7), "192.168.1.1:5351".parse().unwrap(), &gone);
+            } else {
+                while let Some(due) = mapper.poll_timeout() {
+                    assert!(due <= ms(1755), "three questions and what is waited for the last");
+                    mapper.handle_timeout(due);
+                }
+            }
+            assert_eq!(events(&mut mapper), [Event::Removed { id, confirmed }, Event::Closed]);
+        }
+    }
+}
+
 #[test]
 fn a_table_is_listed_and_what_others_left_is_removed() {
     let (mut mapper, _) = chosen(V1);

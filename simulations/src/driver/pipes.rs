@@ -1,0 +1,147 @@
+//! Pipes: the streams that a node's user got, and what is written to and read from them.
+
+use p2pd_core::pipe::{MAX_RECORD, Opened, PipeKeys, PipeStart};
+use p2pd_core::{CloseHow, PipeId};
+
+use super::NodeProgram;
+use super::relayed::Outgoing;
+use crate::engine::Nanos;
+use crate::host::Sock;
+use crate::world::Cx;
+
+/// A stream that has become the user's.
+#[derive(Debug)]
+pub struct Pipe {
+    /// What the core said about it.
+    pub start: Box<PipeStart>,
+    /// When.
+    pub at: Nanos,
+    /// What was read.
+    pub received: Vec<u8>,
+    /// The peer said that it sends no more.
+    pub ended: bool,
+    /// The stream has ended.
+    pub closed: bool,
+    /// Why it broke.
+    pub broken: Option<String>,
+    pub(super) way: Way,
+    sealed: Vec<u8>,
+}
+
+/// What a pipe's bytes go over.
+#[derive(Debug)]
+pub(super) enum Way {
+    Socket(Sock),
+    Relay(Outgoing),
+}
+
+impl Pipe {
+    pub(super) fn new(start: Box<PipeStart>, at: Nanos, way: Way) -> Pipe {
+        let (received, sealed) = (Vec::new(), Vec::new());
+        Pipe { start, at, received, ended: false, closed: false, broken: None, way, sealed }
+    }
+
+    pub(super) fn is_on(&self, sock: Sock) -> bool {
+        matches!(self.way, Way::Socket(s) if s == sock)
+    }
+
+    pub(super) fn is_relayed(&self, id: PipeId) -> bool {
+        matches!(&self.way, Way::Relay(out) if out.pipe == id)
+    }
+}
+
+impl NodeProgram {
+    /// Writes to a pipe.
+    pub fn write(&mut self, cx: &mut Cx<'_>, pipe: usize, data: &[u8]) {
+        let Some(Pipe { way, start, .. }) = self.pipes.get_mut(pipe) else { return };
+        let sock = match way {
+            Way::Socket(sock) => sock,
+            Way::Relay(out) => {
+                out.put(data);
+                let id = out.pipe;
+                self.work_relayed(cx.now, id);
+                return self.drain(cx);
+            }
+        };
+        match &mut start.keys {
+            PipeKeys::Plain | PipeKeys::Relayed(_) => cx.host.send(cx.now, *sock, data),
+            PipeKeys::Encrypted(sealer, _) => {
+                let (mut wire, mut done) = (Vec::new(), 0);
+                while done < data.len() {
+                    match sealer.seal(&data[done..], &mut wire) {
+                        Ok(n) => done += n,
+                        Err(_) => return,
+                    }
+                }
+                cx.host.send(cx.now, *sock, &wire);
+            }
+        }
+    }
+
+    /// Says on a pipe that no more follows.
+    pub fn end(&mut self, cx: &mut Cx<'_>, pipe: usize) {
+        let Some(Pipe { way, start, .. }) = self.pipes.get_mut(pipe) else { return };
+        let sock = match way {
+            Way::Socket(sock) => sock,
+            Way::Relay(out) => {
+                out.end();
+                let id = out.pipe;
+                self.work_relayed(cx.now, id);
+                return self.drain(cx);
+            }
+        };
+        if let PipeKeys::Encrypted(sealer, _) = &mut start.keys {
+            let mut wire = Vec::new();
+            if sealer.end(&mut wire).is_ok() {
+                cx.host.send(cx.now, *sock, &wire);
+            }
+        }
+        cx.host.finish(cx.now, *sock);
+    }
+
+    /// Closes every pipe.
+    pub fn close_pipes(&mut self, cx: &mut Cx<'_>) {
+        let now = self.clocks.instant(cx.now);
+        for pipe in &self.pipes {
+            match &pipe.way {
+                Way::Socket(sock) => cx.host.close(cx.now, *sock, CloseHow::Graceful),
+                Way::Relay(out) => self.node.pipe_close(now, out.pipe),
+            }
+        }
+        self.drain(cx);
+    }
+
+    pub(super) fn read_pipe(&mut self, cx: &mut Cx<'_>, sock: Sock) {
+        let Some(pipe) = self.pipes.iter_mut().find(|p| p.is_on(sock)) else { return };
+        let data = cx.host.read(sock, usize::MAX);
+        pipe.closed |= cx.host.at_end(sock);
+        match &mut pipe.start.keys {
+            PipeKeys::Plain | PipeKeys::Relayed(_) => {
+                pipe.received.extend(data);
+                pipe.ended |= pipe.closed;
+            }
+            PipeKeys::Encrypted(_, opener) => {
+                pipe.sealed.extend(data);
+                self.plain.resize(MAX_RECORD, 0);
+                loop {
+                    match opener.open(&pipe.sealed, &mut self.plain) {
+                        Ok(Opened::Need(_)) => break,
+                        Ok(Opened::Data { consumed, plain: n }) => {
+                            pipe.sealed.drain(..consumed);
+                            pipe.received.extend_from_slice(&self.plain[..n]);
+                        }
+                        Ok(Opened::End { consumed }) => {
+                            pipe.sealed.drain(..consumed);
+                            pipe.ended = true;
+                            break;
+                        }
+                        Err(why) => {
+                            pipe.broken = Some(why.to_string());
+                            break;
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
