@@ -285,3 +285,58 @@ fn a_routers_address_is_judged_by_what_the_world_sees() {
         assert_eq!(Truth::of(ip(external), seen.map(ip)), truth, "{external} {seen:?}");
     }
 }
+
+#[test]
+fn a_router_that_restarts_with_every_answer_is_not_asked_at_its_pace() {
+    // Two mappings by PCP: each one's answer would have the other asked for.
+    let mut one = mapper(config());
+    let (_, first) = by_pcp(&mut one, 7200);
+    one.map(ms(10_000), Protocol::Udp, 5000, 5000).unwrap();
+    let mut asked = sent(&mut one);
+    let mut rounds = 0;
+    while let Some(request) = asked.pop() {
+        rounds += 1;
+        assert!(rounds < 10, "it goes on and on");
+        let now = ms(10_000 + rounds);
+        let port = if request == first { 4000 } else { 5000 };
+        let epoch = 900 - 10 * rounds as u32;
+        hear(
+            &mut one,
+            now,
+            &pcp::answer(&request, 0, 7200, epoch, SocketAddr::new(at("9.9.9.9:1").ip(), port)),
+        );
+        asked.extend(sent(&mut one));
+    }
+    assert_eq!(rounds, 2);
+    // One by NAT-PMP: its address is asked for, too.
+    let mut other = mapper(config());
+    other.map(Instant::ZERO, Protocol::Tcp, 4000, 4000).unwrap();
+    sent(&mut other);
+    hear(&mut other, ms(1), &[0, 129, 0, 1, 0, 0, 0, 50]);
+    let (mut epoch, mut rounds, mut asked) = (50_000, 0, vec![Bytes::from_static(&[0, 0])]);
+    while let Some(request) = asked.pop() {
+        (epoch, rounds) = (epoch - 10, rounds + 1);
+        assert!(rounds < 20, "it goes on and on");
+        let answer = match request.len() {
+            2 => [&[0, 128, 0, 0][..], &u32::to_be_bytes(epoch), &[9, 9, 9, 9]].concat(),
+            _ => pmp_map(epoch, 4000, 7200),
+        };
+        hear(&mut other, ms(1 + rounds), &answer);
+        asked.extend(sent(&mut other));
+    }
+    let held = events(&mut other);
+    assert!(matches!(held[..], [Event::Mapped { .. }]), "{held:?}");
+}
+
+#[test]
+fn a_grant_that_is_late_confirms_no_removal() {
+    let mut mapper = mapper(config());
+    let id = mapper.map(Instant::ZERO, Protocol::Tcp, 4000, 4000).unwrap();
+    let asked = sent(&mut mapper).remove(0);
+    mapper.unmap(ms(1), id);
+    let removal = sent(&mut mapper).remove(0);
+    hear(&mut mapper, ms(2), &pcp::answer(&asked, 0, 7200, 7, at("9.9.9.9:4000")));
+    assert_eq!(events(&mut mapper), []);
+    hear(&mut mapper, ms(3), &pcp::answer(&removal, 0, 0, 7, at("9.9.9.9:4000")));
+    assert_eq!(events(&mut mapper), [Event::Removed { id, confirmed: true }]);
+}
