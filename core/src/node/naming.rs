@@ -250,6 +250,10 @@ impl Node {
                 }
             }
             Ok(record) if record.name == name => {
+                // Whoever had the time of ours that signed it goes by its number still.
+                if let Some(hold) = watch.hold.as_mut().filter(|_| record.id == ours) {
+                    hold.sequence = hold.sequence.max(record.sequence);
+                }
                 watch.stale = true;
                 self.cx.stats.stale_messages += 1;
             }
@@ -406,6 +410,8 @@ impl Node {
             let own = watch.found.of(ours);
             let known = own.is_some_and(|r| r.address.is_some()) || pin.is_some_and(|p| p.id == ours);
             let refusal = match (watch.found.other_than(ours), pin) {
+                // What was registered stays so while brokers are away.
+                _ if silence == NameError::NoBroker && hold.told => return Next::Nothing,
                 _ if silence == NameError::NoBroker => Some(NameError::NoBroker),
                 _ if !hold.keep => own.is_none().then_some(NameError::NotFound),
                 (_, Some(pin)) if pin.id != ours => Some(NameError::OtherKey { pinned: pin.id, found: ours }),

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::common::view::reverse;
-use crate::common::{LATENCY, MS, S, SLOW, World};
+use crate::common::{LATENCY, MS, S, SLOW, World, key};
 use p2pd_core::{Instant, Name, NameNews, Notice, NtpServer};
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
@@ -205,4 +205,47 @@ fn a_record_that_is_due_while_the_time_is_asked_for_waits_without_haste() {
     world.set_clock(0, DAY, true);
     world.run(10 * S);
     assert!(registered(&world, 0).is_some());
+}
+
+#[test]
+fn a_name_is_kept_though_no_broker_is_there_when_the_clock_is_put_right() {
+    let mut world = world(1, |_| {});
+    world.ask(0, |node, now| node.register(now, name())).unwrap();
+    world.run(100 * S);
+    assert!(registered(&world, 0).is_some());
+    let records = |w: &World| w.brokers[0].kept.get(&name().topic()).cloned();
+    let first = records(&world).unwrap();
+    world.kill_broker(0);
+    world.run(S);
+    world.set_clock(0, DAY, true);
+    world.run(10 * S);
+    assert_eq!(told(&world, 0), [0, 86_400]);
+    // It comes back without what it had.
+    world.brokers[0].kept.clear();
+    world.brokers[0].up = true;
+    world.run(600 * S);
+    let second = records(&world).expect("published anew");
+    assert_ne!(first, second);
+    assert!(resolves(&mut world, 1));
+}
+
+#[test]
+fn a_record_of_ours_from_another_time_is_outnumbered() {
+    // Two whose clocks are a month ahead: one registers, the other resolves, and remembers the number.
+    let mut world = world(0, |_| {});
+    for n in [0, 1] {
+        world.set_clock(n, 30 * DAY, true);
+    }
+    world.ask(0, |node, now| node.register(now, name())).unwrap();
+    world.run(10 * S);
+    assert!(resolves(&mut world, 1));
+    world.shutdown(0);
+    world.set_clock(1, Duration::ZERO, true);
+    // The first one again, with its key alone and the right time.
+    let again = world.open(|c| c.identity = key(0));
+    world.ask(again, |node, now| node.register(now, name())).unwrap();
+    world.run(10 * S);
+    assert!(registered(&world, again).is_some());
+    world.hosts[1].notices.clear();
+    assert!(resolves(&mut world, 1));
 }
