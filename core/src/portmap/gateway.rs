@@ -123,7 +123,12 @@ impl Gateway {
         // PCP goes out before the question that tells of NAT-PMP.
         let sends = Sends::new(out.now, if removing { REMOVALS } else { QUESTIONS });
         self.exchanges.insert(ask.id, Exchange { ask, removing, sends });
-        let again = matches!(self.external, External::Unknown | External::Not(_));
+        let again = match self.external {
+            External::Unknown | External::Not(_) => true,
+            // It may have changed since, and no mapping says it.
+            External::Is(_) => self.speaks == Speaks::Pmp && !removing,
+            External::Asking(_) => false,
+        };
         if self.speaks != Speaks::Pcp && again {
             self.external = External::Asking(Sends::new(out.now, QUESTIONS));
         }

@@ -182,7 +182,8 @@ impl Mapper {
         self.settle();
     }
 
-    /// What STUN saw of our address: judges the mappings, those to come too.
+    /// What STUN saw of our address: judges the mappings, those to come too. Where a router's word agreed and does no more,
+    /// its provider may have given it another address, and it is asked again.
     pub fn seen(&mut self, now: Instant, ip: Option<IpAddr>) {
         self.tick(now);
         self.seen = ip;
@@ -190,6 +191,9 @@ impl Mapper {
             if let State::Mapped(held) = &mut entry.state {
                 let truth = Truth::of(held.external.ip(), ip);
                 if truth != held.truth {
+                    if held.truth == Truth::Agrees {
+                        held.renew = self.out.now;
+                    }
                     held.truth = truth;
                     self.events.push_back(held.event(entry.ask.id, self.out.now));
                 }

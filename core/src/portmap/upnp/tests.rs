@@ -403,9 +403,16 @@ fn pinholes_for_ipv6_are_opened_prolonged_and_closed() {
     let text = call(&mut mapper, half, "UpdatePinhole", Ok(&[]));
     assert!(text.contains("<UniqueID>42</UniqueID><NewLeaseTime>7200</NewLeaseTime>"));
     assert_eq!((events(&mut mapper), mapper.stats().renewed), (vec![], 1));
+    // A router that started again has forgotten it.
+    let half = ms(7_200_002);
+    mapper.handle_timeout(half);
+    call(&mut mapper, half, "GetFirewallStatus", Ok(&allowed));
+    call(&mut mapper, half, "UpdatePinhole", Err(704));
+    call(&mut mapper, half, "AddPinhole", Ok(&[("UniqueID", "43")]));
+    assert_eq!((events(&mut mapper), mapper.stats().renewed), (vec![], 2));
     mapper.unmap(half, id);
     let text = call(&mut mapper, half, "DeletePinhole", Ok(&[]));
-    assert!(text.contains("<UniqueID>42</UniqueID>"));
+    assert!(text.contains("<UniqueID>43</UniqueID>"));
     assert_eq!(events(&mut mapper), [Event::Removed { id, confirmed: true }]);
 }
 
