@@ -3,6 +3,7 @@
 use std::io;
 use std::net::IpAddr;
 
+use netdev::interface::ipv6_addr_flags::Ipv6AddrFlags;
 use p2pd_core::io::Interface;
 
 /// A network card, or what the system has in its place.
@@ -15,7 +16,7 @@ pub struct Card {
     /// Whether it is switched on.
     pub up: bool,
     /// Its addresses with the lengths of their on-link prefixes, in bits. IPv6 addresses that are not known to be ours
-    /// alone yet cannot be used and are left out.
+    /// alone yet cannot be used and are left out; those that the system keeps only for what they are in use for come last.
     pub addresses: Vec<(IpAddr, u8)>,
     /// The default gateways behind it, of either family.
     pub gateways: Vec<IpAddr>,
@@ -33,11 +34,6 @@ impl Card {
 /// All network cards, as the system lists them. Takes about a millisecond (measured).
 pub fn cards() -> Vec<Card> {
     let card = |card: netdev::Interface| {
-        let flags = card.ipv6_addr_flags.iter().map(|f| f.tentative || f.duplicated);
-        let unsure = flags.chain(std::iter::repeat(false));
-        let v4 = card.ipv4.iter().map(|n| (IpAddr::V4(n.addr()), n.prefix_len()));
-        let v6 = card.ipv6.iter().zip(unsure).filter(|(_, unsure)| !unsure);
-        let v6 = v6.map(|(n, _)| (IpAddr::V6(n.addr()), n.prefix_len()));
         let gateways = card.gateway.iter().flat_map(|g| {
             let v4 = g.ipv4.first().map(|ip| IpAddr::V4(*ip));
             v4.into_iter().chain(g.ipv6.first().map(|ip| IpAddr::V6(*ip)))
@@ -45,13 +41,21 @@ pub fn cards() -> Vec<Card> {
         Card {
             index: card.index,
             up: card.is_up(),
-            addresses: v4.chain(v6).collect(),
+            addresses: addresses(&card),
             gateways: gateways.collect(),
             default_route: card.default,
             name: card.name,
         }
     };
     netdev::get_interfaces().into_iter().map(card).collect()
+}
+
+fn addresses(card: &netdev::Interface) -> Vec<(IpAddr, u8)> {
+    let flags = card.ipv6_addr_flags.iter().copied().chain(std::iter::repeat(Ipv6AddrFlags::default()));
+    let mut v6: Vec<_> = card.ipv6.iter().zip(flags).filter(|(_, f)| !f.tentative && !f.duplicated).collect();
+    v6.sort_by_key(|(_, f)| f.deprecated);
+    let v4 = card.ipv4.iter().map(|n| (IpAddr::V4(n.addr()), n.prefix_len()));
+    v4.chain(v6.iter().map(|(n, _)| (IpAddr::V6(n.addr()), n.prefix_len()))).collect()
 }
 
 /// The addresses of all interfaces that are up, without those of loopback and IPv4's link-local ones: those with the
@@ -111,6 +115,30 @@ mod tests {
         let card = cards.iter().find(|c| c.addresses.contains(&(loopback, 8))).unwrap();
         assert_eq!((card.up, card.gateways.len(), card.default_route), (true, 0, false), "{card:?}");
         assert!(card.index > 0 && !card.name.is_empty(), "{card:?}");
+    }
+
+    #[test]
+    fn ipv6_addresses_that_the_system_gives_up_come_last_and_those_that_are_not_ours_yet_not_at_all() {
+        let mut card = netdev::Interface::dummy();
+        card.ipv4 = vec!["192.168.1.5/24".parse().unwrap()];
+        card.ipv6 = ["2a01::1/64", "2a01::2/64", "2a01::3/64", "2a01::4/64", "fe80::1/64"]
+            .map(|net| net.parse().unwrap())
+            .into();
+        let flags = |deprecated, tentative, duplicated| Ipv6AddrFlags {
+            deprecated,
+            tentative,
+            duplicated,
+            ..Ipv6AddrFlags::default()
+        };
+        // Of the last one the system said nothing.
+        card.ipv6_addr_flags = vec![
+            flags(true, false, false),
+            flags(false, true, false),
+            flags(false, false, true),
+            flags(false, false, false),
+        ];
+        let listed: Vec<String> = addresses(&card).iter().map(|(ip, n)| format!("{ip}/{n}")).collect();
+        assert_eq!(listed, ["192.168.1.5/24", "2a01::4/64", "fe80::1/64", "2a01::1/64"]);
     }
 
     #[test]

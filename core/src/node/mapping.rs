@@ -22,6 +22,9 @@ const DIAL_WITHIN: Duration = Duration::from_secs(3);
 /// The end of a node waits for its mappings to be taken back, so long at most: routers answer in milliseconds.
 const CLOSE_WITHIN: Duration = Duration::from_secs(2);
 
+/// Where no socket could be had, that is tried again after this long.
+const SOCKET_AGAIN: Duration = Duration::from_secs(60);
+
 /// The mappers of a node, each by a number that is not used again.
 #[derive(Debug, Default)]
 pub(super) struct Mappings {
@@ -38,6 +41,8 @@ struct Mapping {
     mapper: Mapper,
     udp: SockId,
     bound: bool,
+    /// The UDP socket could not be had, or broke: nothing is done until the timer ends it for a new one.
+    failed: bool,
     streams: BTreeMap<StreamId, SockId>,
     /// What STUN saw of the interface, as it was told.
     seen: Option<IpAddr>,
@@ -113,7 +118,8 @@ impl Node {
         self.mappings.next += 1;
         let udp = self.cx.bind_udp(Owner::Mapping(n), SocketAddr::new(interface.ip, 0));
         let (streams, held) = (BTreeMap::new(), None);
-        let mapping = Mapping { interface, mapper, udp, bound: false, streams, seen: Some(seen), held };
+        let seen = Some(seen);
+        let mapping = Mapping { interface, mapper, udp, bound: false, failed: false, streams, seen, held };
         self.mappings.all.insert(n, mapping);
     }
 
@@ -186,8 +192,17 @@ impl Node {
     /// A socket failed, or its stream ended.
     pub(super) fn mapping_lost(&mut self, n: u32, sock: SockId) {
         let now = self.cx.now;
-        if self.mappings.all.get(&n).is_some_and(|m| m.udp == sock) {
-            return self.end_mapping(n);
+        if let Some(mapping) = self.mappings.all.get_mut(&n).filter(|m| m.udp == sock) {
+            if self.phase == Phase::Closing {
+                return self.end_mapping(n);
+            }
+            mapping.failed = true;
+            let streams = core::mem::take(&mut mapping.streams);
+            streams.into_values().for_each(|sock| self.cx.close(sock, CloseHow::Drop));
+            if mapping.held.take().is_some() {
+                self.cx.notify(Notice::Port { local: mapping.interface.ip, state: PortState::Lost });
+            }
+            return self.cx.timers.set(Timer::Mapping(n), Some(now + SOCKET_AGAIN));
         }
         self.with_mapping(n, |m| {
             if let Some(stream) = m.stream(sock) {
@@ -198,7 +213,9 @@ impl Node {
 
     pub(super) fn mapping_timeout(&mut self, n: u32) {
         let now = self.cx.now;
-        if self.mappings.until.is_some_and(|until| until <= now) {
+        let failed = self.mappings.all.get(&n).is_some_and(|m| m.failed);
+        if failed || self.mappings.until.is_some_and(|until| until <= now) {
+            // If it is of use still, a new one follows.
             return self.end_mapping(n);
         }
         self.with_mapping(n, |m| m.mapper.handle_timeout(now));
@@ -206,7 +223,7 @@ impl Node {
 
     /// Does something with a mapping, and then what it asks for.
     fn with_mapping(&mut self, n: u32, act: impl FnOnce(&mut Mapping)) {
-        let Some(mapping) = self.mappings.all.get_mut(&n) else { return };
+        let Some(mapping) = self.mappings.all.get_mut(&n).filter(|m| !m.failed) else { return };
         act(mapping);
         let cx = &mut self.cx;
         while let Some(request) = mapping.bound.then(|| mapping.mapper.poll_request()).flatten() {

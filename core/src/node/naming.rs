@@ -181,7 +181,7 @@ impl Node {
     /// The watch of a name, which there is afterwards.
     fn watch(&mut self, now: Instant, name: Name) -> Result<&mut Watch, NameError> {
         self.advance(now);
-        if self.phase == Phase::Closed {
+        if self.is_shut() {
             return Err(NameError::Shutdown);
         }
         if self.names.all.len() >= MAX_NAMES && !self.names.all.contains_key(&name) {
@@ -250,6 +250,10 @@ impl Node {
                 }
             }
             Ok(record) if record.name == name => {
+                // Whoever had the time of ours that signed it goes by its number still.
+                if let Some(hold) = watch.hold.as_mut().filter(|_| record.id == ours) {
+                    hold.sequence = hold.sequence.max(record.sequence);
+                }
                 watch.stale = true;
                 self.cx.stats.stale_messages += 1;
             }
@@ -326,21 +330,25 @@ impl Node {
                 self.fail_name(connect, began, FailReason::DeadlinePassed);
             }
         }
-        let awaited = self.time.is_awaited(now);
-        let doubtful = awaited && watch.stale;
+        let awaited = self.time.awaited_until(now);
+        let doubtful = awaited.is_some() && watch.stale;
         if watch.search.is_some_and(|until| until <= now || (self.is_asked(&watch) && !doubtful)) {
             watch.search = None;
             self.searched(name, &mut watch);
         }
         // A record made by a clock that is wrong is worth nothing.
         let next = match watch.search {
-            None if !awaited => self.drive_hold(name, &mut watch),
+            None if awaited.is_none() => self.drive_hold(name, &mut watch),
             _ => Next::Nothing,
         };
         let needed =
             watch.hold.is_some() || (watch.search.is_some() && (watch.asked || !watch.calls.is_empty()));
         if matches!(next, Next::Nothing) && needed {
-            watch.wake = watch.next(now, self.announced.as_ref());
+            let next = watch.next(now, self.announced.as_ref());
+            watch.wake = match awaited {
+                Some(until) if watch.search.is_none() => Some(until),
+                _ => next.into_iter().chain(awaited).min(),
+            };
             self.names.all.insert(name, watch);
         } else {
             for broker in &mut self.brokers {
@@ -402,6 +410,8 @@ impl Node {
             let own = watch.found.of(ours);
             let known = own.is_some_and(|r| r.address.is_some()) || pin.is_some_and(|p| p.id == ours);
             let refusal = match (watch.found.other_than(ours), pin) {
+                // What was registered stays so while brokers are away.
+                _ if silence == NameError::NoBroker && hold.told => return Next::Nothing,
                 _ if silence == NameError::NoBroker => Some(NameError::NoBroker),
                 _ if !hold.keep => own.is_none().then_some(NameError::NotFound),
                 (_, Some(pin)) if pin.id != ours => Some(NameError::OtherKey { pinned: pin.id, found: ours }),

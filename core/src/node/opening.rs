@@ -11,6 +11,7 @@ use crate::cx::{Owner, Timer};
 use crate::io::{CloseHow, Interface, IoFailure, Reuse, SockId, SockOpts};
 use crate::nat::{Delta, DeltaType, NatType};
 use crate::notice::Notice;
+use crate::portmap::Scope;
 use crate::signal::broker::Session;
 use crate::strategy::paths::{Link, Links, Route};
 use crate::time::Instant;
@@ -396,14 +397,16 @@ impl Node {
     }
 }
 
-/// Up to three addresses per family, one per interface, those with the default route first.
+/// Up to three addresses per family, one per interface, those with the default route first. Many home networks give out
+/// IPv6 addresses that hold in the site alone (RFC 4193) beside the internet's: those are the worse ones.
 pub(super) fn choose(list: &[Interface], bind: Option<IpAddr>) -> Vec<Interface> {
     let usable = |i: &&Interface| match bind {
         Some(ip) => i.ip == ip && (ip.is_ipv4() || !is_link_local(ip)),
         None => !i.ip.is_loopback() && !i.ip.is_unspecified() && !is_link_local(i.ip),
     };
     let mut candidates: Vec<&Interface> = list.iter().filter(usable).collect();
-    candidates.sort_by_key(|i| (!i.default_route, i.index));
+    let sites = |ip: IpAddr| ip.is_ipv6() && Scope::of(ip) != Scope::Public;
+    candidates.sort_by_key(|i| (!i.default_route, i.index, sites(i.ip)));
     let mut chosen: Vec<&Interface> = Vec::new();
     for candidate in candidates {
         let family = |i: &&&Interface| i.ip.is_ipv4() == candidate.ip.is_ipv4();
@@ -453,6 +456,20 @@ mod tests {
         assert_eq!(chosen, ["192.168.1.1", "2001:db8::1", "10.0.0.1", "10.4.0.1"]);
         let bound = choose(&list, Some("127.0.0.1".parse().unwrap()));
         assert_eq!(bound.len(), 1);
+    }
+
+    #[test]
+    fn of_an_interfaces_ipv6_addresses_the_internets_comes_before_the_sites_own() {
+        let list = [
+            interface(3, "fd00::3", true),
+            interface(3, "2a01::3", true),
+            interface(3, "2a01::33", true),
+            interface(4, "fd00::4", true),
+            interface(5, "192.168.1.1", true),
+            interface(5, "9.9.9.9", true),
+        ];
+        let chosen: Vec<String> = choose(&list, None).iter().map(|i| i.ip.to_string()).collect();
+        assert_eq!(chosen, ["2a01::3", "fd00::4", "192.168.1.1"]);
     }
 
     #[test]

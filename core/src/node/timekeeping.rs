@@ -77,10 +77,10 @@ impl Timekeeper {
         Timekeeper { servers, told: None, ahead: None, state: State::Idle, asked: None }
     }
 
-    /// Whether what depends on the time had better wait a little.
-    pub(super) fn is_awaited(&self, now: Instant) -> bool {
+    /// Until when what depends on the time had better wait, if so.
+    pub(super) fn awaited_until(&self, now: Instant) -> Option<Instant> {
         let asking = !matches!(self.state, State::Idle) && self.ahead.is_none();
-        asking && self.asked.is_some_and(|at| now < at + PATIENCE)
+        self.asked.map(|at| at + PATIENCE).filter(|until| asking && now < *until)
     }
 
     /// Forgets whom it asks, when their sockets are closed.
@@ -216,8 +216,6 @@ impl Node {
             State::Resolving { .. } => {}
         }
         self.drive_clock();
-        // Their patience may be over.
-        self.drive_names();
     }
 
     /// Sends what is to be sent, and ends when all have answered or had the time to.
@@ -231,8 +229,7 @@ impl Node {
             }
         }
         if now < *until && !clock.is_settled(now) {
-            let patience = self.time.asked.map(|at| at + PATIENCE).filter(|at| now < *at);
-            let at = clock.poll_timeout().into_iter().chain(patience).chain([*until]).min();
+            let at = clock.poll_timeout().into_iter().chain([*until]).min();
             return self.cx.timers.set(Timer::Clock, at);
         }
         let found = clock.time(now);
@@ -240,11 +237,11 @@ impl Node {
         self.time.state = State::Idle;
         let pause = if found.is_ok() { AGAIN.1 } else { AGAIN.0 };
         self.cx.timers.set(Timer::Clock, Some(now + pause));
-        if let Ok(fix) = found {
-            self.time_is(fix);
-            let ahead = self.time.told.map_or(0, |told| told.wall_at(now).micros_since(fix.wall));
-            self.cx.notify(Notice::Clock { ahead, error: fix.error });
-        }
+        // Nobody waits for them any longer.
+        let Ok(fix) = found else { return self.drive_names() };
+        self.time_is(fix);
+        let ahead = self.time.told.map_or(0, |told| told.wall_at(now).micros_since(fix.wall));
+        self.cx.notify(Notice::Clock { ahead, error: fix.error });
     }
 
     /// A socket could not be had.

@@ -19,6 +19,9 @@ const FIRST_WAIT: Duration = Duration::from_millis(250);
 const QUESTIONS: u32 = 5;
 /// A removal is sent three times, so that a shutdown takes 1.75 s at most.
 const REMOVALS: u32 = 3;
+/// A server that says with every answer that it has restarted would be asked again at the pace of its answers: it is
+/// believed so often.
+const RESTARTS_EVERY: Duration = Duration::from_secs(60);
 /// PCP is silent so often before NAT-PMP, which is not, takes over.
 const PCP_FIRST: u32 = 2;
 
@@ -31,6 +34,8 @@ pub(super) struct Gateway {
     /// Where not everything is to be tried.
     only: Option<Speaks>,
     epoch: Option<Epoch>,
+    /// When it was last believed to have restarted.
+    restarted: Option<Instant>,
     /// What NAT-PMP says of the external address.
     external: External,
     exchanges: BTreeMap<MapId, Exchange>,
@@ -98,6 +103,7 @@ impl Gateway {
             speaks: only.unwrap_or(Speaks::Unknown),
             only,
             epoch: None,
+            restarted: None,
             external: External::Unknown,
             exchanges: BTreeMap::new(),
         })
@@ -117,7 +123,12 @@ impl Gateway {
         // PCP goes out before the question that tells of NAT-PMP.
         let sends = Sends::new(out.now, if removing { REMOVALS } else { QUESTIONS });
         self.exchanges.insert(ask.id, Exchange { ask, removing, sends });
-        let again = matches!(self.external, External::Unknown | External::Not(_));
+        let again = match self.external {
+            External::Unknown | External::Not(_) => true,
+            // It may have changed since, and no mapping says it.
+            External::Is(_) => self.speaks == Speaks::Pmp && !removing,
+            External::Asking(_) => false,
+        };
         if self.speaks != Speaks::Pcp && again {
             self.external = External::Asking(Sends::new(out.now, QUESTIONS));
         }
@@ -166,7 +177,9 @@ impl Gateway {
 
     /// Whether it answers a question of ours.
     fn pcp(&mut self, out: &mut Out, answer: pcp::Answer) -> bool {
-        let asked = self.exchanges.values().find(|e| answer.fits(&e.ask));
+        // What granted a mapping late does not say that it is gone.
+        let fits = |e: &&Exchange| answer.fits(&e.ask) && !(e.removing && answer.grants());
+        let asked = self.exchanges.values().find(fits);
         let Some((id, removing)) = asked.map(|e| (e.ask.id, e.removing)) else { return false };
         let (result, lifetime, epoch, external) = match answer {
             pcp::Answer::Version(_) if self.speaks == Speaks::Pcp && self.only.is_none() => return false,
@@ -252,6 +265,10 @@ impl Gateway {
     fn hear(&mut self, out: &mut Out, rule: Rule, said: u32, except: Option<MapId>) {
         if Epoch::hear(&mut self.epoch, rule, said, out.now) {
             out.stats.restarts += 1;
+            if self.restarted.is_some_and(|at| out.now < at + RESTARTS_EVERY) {
+                return;
+            }
+            self.restarted = Some(out.now);
             // With NAT-PMP the address may be another one too, and no mapping says it.
             let asks_again = rule == Rule::Pmp && except.is_some();
             out.reply(Reply::Restarted { except: except.filter(|_| !asks_again) });

@@ -184,7 +184,8 @@ impl Mapper {
         self.settle();
     }
 
-    /// What STUN saw of our address: judges the mappings, those to come too.
+    /// What STUN saw of our address: judges the mappings, those to come too. Where a router's word agreed and does no more,
+    /// its provider may have given it another address, and it is asked again.
     pub fn seen(&mut self, now: Instant, ip: Option<IpAddr>) {
         self.tick(now);
         self.seen = ip;
@@ -192,6 +193,9 @@ impl Mapper {
             if let State::Mapped(held) = &mut entry.state {
                 let truth = Truth::of(held.external.ip(), ip);
                 if truth != held.truth {
+                    if held.truth == Truth::Agrees {
+                        held.renew = self.out.now;
+                    }
                     held.truth = truth;
                     self.events.push_back(held.event(entry.ask.id, self.out.now));
                 }
@@ -285,6 +289,11 @@ impl Mapper {
             self.entries.values().filter(|e| e.is_due(self.out.now)).map(|e| e.ask.id).collect();
         for id in due {
             self.entry_due(id);
+        }
+        if matches!(self.closing, Closing::By(at) if at <= self.out.now) {
+            for id in core::mem::take(&mut self.entries).into_keys() {
+                self.events.push_back(Event::Removed { id, confirmed: false });
+            }
         }
         self.settle();
     }
@@ -398,11 +407,7 @@ impl Mapper {
         let Some(entry) = self.entries.get_mut(&id) else { return };
         match &mut entry.state {
             State::Waiting { .. } => self.try_all(id),
-            State::Mapped(held) if held.expires.is_some_and(|at| at <= now) => {
-                self.events.push_back(Event::Lost { id });
-                (entry.gateway, entry.upnp) = (Leg::Idle(None), Leg::Idle(None));
-                self.try_all(id);
-            }
+            State::Mapped(held) if held.expires.is_some_and(|at| at <= now) => self.lost(id),
             State::Mapped(held) => {
                 held.postpone(now);
                 let (way, external) = (held.way, held.external.port());
@@ -410,6 +415,14 @@ impl Mapper {
             }
             State::Trying | State::Removing { .. } => {}
         }
+    }
+
+    /// A mapping is there no more, as far as is known.
+    fn lost(&mut self, id: MapId) {
+        let Some(entry) = self.entries.get_mut(&id) else { return };
+        (entry.gateway, entry.upnp) = (Leg::Idle(None), Leg::Idle(None));
+        self.events.push_back(Event::Lost { id });
+        self.try_all(id);
     }
 
     /// Asks for the same external port again.
@@ -429,11 +442,14 @@ impl Mapper {
             match reply {
                 Reply::Granted { id, way, external, lifetime } => self.granted(id, way, external, lifetime),
                 Reply::Refused { id, way, why } => {
-                    // A renewal that failed leaves the lease as it is.
-                    if let Some(entry) = self.entries.get_mut(&id)
-                        && *entry.leg(way) == Leg::Asking
-                    {
+                    let Some(entry) = self.entries.get_mut(&id) else { continue };
+                    let endless = |held: &Held| held.way == way && held.expires.is_none();
+                    if *entry.leg(way) == Leg::Asking {
                         *entry.leg(way) = Leg::Idle(Some(why));
+                    } else if matches!(&entry.state, State::Mapped(held) if endless(held)) {
+                        // A renewal that failed leaves a lease as it is. One without end would stay for ever, though
+                        // its device is gone or has forgotten it.
+                        self.lost(id);
                     }
                     self.conclude(id);
                 }

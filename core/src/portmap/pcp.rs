@@ -52,6 +52,11 @@ pub(super) enum Answer {
 }
 
 impl Answer {
+    /// Whether it says that there is a mapping. What says that there is none any more has no lifetime (section 15).
+    pub(super) fn grants(&self) -> bool {
+        matches!(self, Answer::Map { result: Ok(()), lifetime: 1.., .. })
+    }
+
     /// Whether it answers this question.
     pub(super) fn fits(&self, ask: &Ask) -> bool {
         match self {

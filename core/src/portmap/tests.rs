@@ -153,7 +153,13 @@ fn nat_pmp_takes_over_where_pcp_is_refused() {
     hear(&mut mapper, ms(3), &pmp_map(50, 4001, 100));
     assert_eq!(events(&mut mapper), [mapped(id, Way::NatPmp, "9.9.9.9:4001", 100)]);
     let renewal = [0, 2, 0, 0, 15, 160, 15, 161, 0, 0, 28, 32];
-    assert_eq!(pass(&mut mapper, ms(50_003)), [(50_003, Bytes::copy_from_slice(&renewal))]);
+    assert_eq!(
+        pass(&mut mapper, ms(50_003)),
+        [(50_003, Bytes::from_static(&[0, 0]))],
+        "it may be another one"
+    );
+    hear(&mut mapper, ms(50_003), &[0, 128, 0, 0, 0, 0, 0, 100, 9, 9, 9, 9]);
+    assert_eq!(sent(&mut mapper), [&renewal[..]]);
     hear(&mut mapper, ms(50_004), &pmp_map(100, 4001, 100));
     mapper.unmap(ms(60_000), id);
     assert_eq!(sent(&mut mapper), [&[0, 2, 0, 0, 15, 160, 0, 0, 0, 0, 0, 0][..]]);
@@ -284,4 +290,96 @@ fn a_routers_address_is_judged_by_what_the_world_sees() {
     ] {
         assert_eq!(Truth::of(ip(external), seen.map(ip)), truth, "{external} {seen:?}");
     }
+}
+
+#[test]
+fn a_router_that_restarts_with_every_answer_is_not_asked_at_its_pace() {
+    // Two mappings by PCP: each one's answer would have the other asked for.
+    let mut one = mapper(config());
+    let (_, first) = by_pcp(&mut one, 7200);
+    one.map(ms(10_000), Protocol::Udp, 5000, 5000).unwrap();
+    let mut asked = sent(&mut one);
+    let mut rounds = 0;
+    while let Some(request) = asked.pop() {
+        rounds += 1;
+        assert!(rounds < 10, "it goes on and on");
+        let now = ms(10_000 + rounds);
+        let port = if request == first { 4000 } else { 5000 };
+        let epoch = 900 - 10 * rounds as u32;
+        hear(
+            &mut one,
+            now,
+            &pcp::answer(&request, 0, 7200, epoch, SocketAddr::new(at("9.9.9.9:1").ip(), port)),
+        );
+        asked.extend(sent(&mut one));
+    }
+    assert_eq!(rounds, 2);
+    // One by NAT-PMP: its address is asked for, too.
+    let mut other = mapper(config());
+    other.map(Instant::ZERO, Protocol::Tcp, 4000, 4000).unwrap();
+    sent(&mut other);
+    hear(&mut other, ms(1), &[0, 129, 0, 1, 0, 0, 0, 50]);
+    let (mut epoch, mut rounds, mut asked) = (50_000, 0, vec![Bytes::from_static(&[0, 0])]);
+    while let Some(request) = asked.pop() {
+        (epoch, rounds) = (epoch - 10, rounds + 1);
+        assert!(rounds < 20, "it goes on and on");
+        let answer = match request.len() {
+            2 => [&[0, 128, 0, 0][..], &u32::to_be_bytes(epoch), &[9, 9, 9, 9]].concat(),
+            _ => pmp_map(epoch, 4000, 7200),
+        };
+        hear(&mut other, ms(1 + rounds), &answer);
+        asked.extend(sent(&mut other));
+    }
+    let held = events(&mut other);
+    assert!(matches!(held[..], [Event::Mapped { .. }]), "{held:?}");
+}
+
+#[test]
+fn a_grant_that_is_late_confirms_no_removal() {
+    let mut mapper = mapper(config());
+    let id = mapper.map(Instant::ZERO, Protocol::Tcp, 4000, 4000).unwrap();
+    let asked = sent(&mut mapper).remove(0);
+    mapper.unmap(ms(1), id);
+    let removal = sent(&mut mapper).remove(0);
+    hear(&mut mapper, ms(2), &pcp::answer(&asked, 0, 7200, 7, at("9.9.9.9:4000")));
+    assert_eq!(events(&mut mapper), []);
+    hear(&mut mapper, ms(3), &pcp::answer(&removal, 0, 0, 7, at("9.9.9.9:4000")));
+    assert_eq!(events(&mut mapper), [Event::Removed { id, confirmed: true }]);
+}
+
+#[test]
+fn when_the_world_sees_another_address_the_router_is_asked_what_it_has_now() {
+    let mut one = mapper(config());
+    let id = one.map(Instant::ZERO, Protocol::Tcp, 4000, 4000).unwrap();
+    sent(&mut one);
+    hear(&mut one, ms(1), &[0, 129, 0, 1, 0, 0, 0, 50]);
+    hear(&mut one, ms(2), &[0, 128, 0, 0, 0, 0, 0, 50, 9, 9, 9, 9]);
+    hear(&mut one, ms(3), &pmp_map(50, 4000, 7200));
+    one.seen(ms(4), Some(at("9.9.9.9:1").ip()));
+    sent(&mut one);
+    events(&mut one);
+    // The provider gives it another one.
+    let seen = at("8.8.8.8:1").ip();
+    one.seen(ms(5), Some(seen));
+    let (way, lifetime) = (Way::NatPmp, Some(Duration::from_secs(7200)));
+    assert!(matches!(events(&mut one)[..], [Event::Mapped { truth: Truth::Differs { .. }, .. }]));
+    assert_eq!(one.poll_timeout(), Some(ms(5)));
+    one.handle_timeout(ms(5));
+    assert_eq!(sent(&mut one), [&[0, 0][..]]);
+    hear(&mut one, ms(6), &[0, 128, 0, 0, 0, 0, 0, 50, 8, 8, 8, 8]);
+    assert_eq!(sent(&mut one).len(), 1);
+    hear(&mut one, ms(7), &pmp_map(50, 4000, 7200));
+    let external = at("8.8.8.8:4000");
+    assert_eq!(events(&mut one), [Event::Mapped { id, way, external, lifetime, truth: Truth::Agrees }]);
+    // A router that lies is not asked again and again.
+    let mut liar = mapper(config());
+    let (_, asked) = by_pcp(&mut liar, 600);
+    liar.seen(ms(1), Some(seen));
+    assert_eq!((events(&mut liar).len(), liar.poll_timeout()), (1, Some(ms(300_000))));
+    liar.seen(ms(2), Some(at("9.9.9.9:1").ip()));
+    liar.seen(ms(3), Some(seen));
+    assert_eq!((events(&mut liar).len(), liar.poll_timeout()), (2, Some(ms(3))));
+    assert_eq!(pass(&mut liar, ms(3)), [(3, asked.clone())]);
+    hear(&mut liar, ms(4), &pcp::answer(&asked, 0, 600, 1000, at("9.9.9.9:4000")));
+    assert_eq!((events(&mut liar), liar.poll_timeout()), (vec![], Some(ms(300_004))));
 }

@@ -34,6 +34,8 @@ use turn::{Relayed, Turn, Ways};
 
 /// One way, between any two.
 pub const LATENCY: Duration = Duration::from_millis(10);
+/// The end of the names of hosts that are looked up in vain, for long.
+pub const SLOW: &str = ".slow.test";
 /// What every wall clock shows at the start, unless it is wrong.
 pub const NOON: WallTime = WallTime::from_micros(1_700_000_000_000_000);
 pub const MS: Duration = Duration::from_millis(1);
@@ -119,6 +121,8 @@ pub struct Host {
     pub dials: Vec<(Instant, SocketAddr)>,
     /// The process is stopped: it neither reads nor does anything.
     pub frozen: bool,
+    /// The system gives it no UDP sockets.
+    pub without_udp: bool,
     /// Datagrams of its own to there are lost.
     pub unreachable: Option<IpAddr>,
     next_port: u16,
@@ -250,6 +254,7 @@ impl World {
             notices: Vec::new(),
             dials: Vec::new(),
             frozen: false,
+            without_udp: false,
             unreachable: None,
             next_port: 50_000,
             bound: BTreeMap::new(),
@@ -366,6 +371,11 @@ impl World {
     fn act(&mut self, n: usize, action: Action) {
         let host = &mut self.hosts[n];
         match action {
+            Action::BindUdp { sock, .. } if host.without_udp => {
+                self.dialling.insert((n, sock));
+                let cause = IoFailure::Resources;
+                self.schedule(Duration::ZERO, Happening::Failed { n, sock, cause });
+            }
             Action::BindUdp { sock, local, .. } => {
                 host.next_port += 1;
                 let local = SocketAddr::new(local.ip(), host.next_port);
@@ -415,7 +425,8 @@ impl World {
                 host.pipes.push(Pipe { at, sock, answers, peer: pipe.peer, strategy: pipe.strategy, end });
             }
             Action::Resolve { query, host, .. } => {
-                self.schedule(LATENCY, Happening::Resolved { n, query, host });
+                let takes = if host.ends_with(SLOW) { 5 * S } else { LATENCY };
+                self.schedule(takes, Happening::Resolved { n, query, host });
             }
             Action::Notify(notice) => host.notices.push((self.now, notice)),
             Action::Cancel { .. } => {}

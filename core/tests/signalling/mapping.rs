@@ -8,7 +8,7 @@ use crate::common::view::{direct, reverse};
 use crate::common::{LATENCY, MS, Port, S, World};
 use p2pd_core::io::Interface;
 use p2pd_core::portmap::{MapError, Scope, Truth, Way};
-use p2pd_core::{Notice, PortState};
+use p2pd_core::{ConnectError, Name, NameError, Notice, PortState};
 
 const GATEWAY: &str = "192.168.1.1";
 
@@ -230,4 +230,39 @@ fn without_a_pinhole_the_firewall_lets_nobody_in() {
     world.run(6 * S);
     assert!(world.is_over(0, id) && world.routers[0].asked.is_empty());
     assert!(world.hosts[0].pipes.is_empty());
+}
+
+#[test]
+fn an_address_that_no_socket_can_have_is_not_tried_again_and_again() {
+    let gateway = Some("fe80::1".parse().unwrap());
+    let shut =
+        Interface { index: 2, ip: "2a02::1".parse().unwrap(), prefix: 64, default_route: true, gateway };
+    let mut world = World::new(13);
+    world.host_with(&[shut], shut.ip, |c| c.portmap = true);
+    world.hosts[0].without_udp = true;
+    world.add_router(0, "fe80::1");
+    world.run(59 * S);
+    let tried = |w: &World| w.log.matches("BindUdp").count();
+    assert_eq!(tried(&world), 1);
+    // Sockets are to be had again.
+    world.hosts[0].without_udp = false;
+    world.run(2 * S);
+    assert_eq!((tried(&world), world.routers[0].asked.clone()), (2, vec![7200]));
+    world.shutdown(0);
+    world.run(S);
+    assert_eq!(world.hosts[0].notices.last().unwrap().1, Notice::Closed);
+}
+
+#[test]
+fn while_the_end_waits_for_the_router_no_name_is_asked_for() {
+    let mut world = world(true, |_| {});
+    world.routers[0].silent = true;
+    world.shutdown(1);
+    let name: Name = "example".parse().unwrap();
+    assert_eq!(world.ask(1, |node, now| node.resolve(now, name)), Err(NameError::Shutdown));
+    assert_eq!(world.ask(1, |node, now| node.register(now, name)), Err(NameError::Shutdown));
+    let called = world.ask(1, |node, now| node.connect_name(now, name, direct(5)));
+    assert_eq!(called, Err(ConnectError::Shutdown));
+    world.run(10 * S);
+    assert_eq!(world.hosts[1].notices.last().unwrap().1, Notice::Closed);
 }

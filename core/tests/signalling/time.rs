@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use crate::common::view::reverse;
-use crate::common::{LATENCY, MS, S, World};
-use p2pd_core::{Name, NameNews, Notice};
+use crate::common::{LATENCY, MS, S, SLOW, World, key};
+use p2pd_core::{Instant, Name, NameNews, Notice, NtpServer};
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
 
@@ -167,4 +167,85 @@ fn a_node_that_ends_while_it_asks_closes_its_sockets() {
     world.set_clock(0, DAY, true);
     assert_eq!(world.hosts[0].node.poll_timeout(), None);
     world.run(20 * S);
+}
+
+/// When a node was told that it has the name.
+fn registered(world: &World, n: usize) -> Option<Instant> {
+    let registered = |(at, notice): &(Instant, Notice)| match notice {
+        Notice::Name { news, .. } if matches!(**news, NameNews::Registered { .. }) => Some(*at),
+        _ => None,
+    };
+    world.hosts[n].notices.iter().find_map(registered)
+}
+
+#[test]
+fn a_name_is_registered_though_the_time_servers_are_not_found() {
+    for names in [1, 2] {
+        let mut world = World::new(15);
+        world.add_broker();
+        let server = |n| NtpServer { host: format!("{n}{SLOW}").into(), port: 123 };
+        world.open(|c| c.ntp = (0..names).map(server).collect());
+        world.ask(0, |node, now| node.register(now, name())).unwrap();
+        world.run(20 * S);
+        let at = registered(&world, 0).expect("in time").since(Instant::ZERO);
+        assert!(at > 2 * S && at < 2 * S + 10 * LATENCY, "{at:?}");
+    }
+}
+
+#[test]
+fn a_record_that_is_due_while_the_time_is_asked_for_waits_without_haste() {
+    let mut world = world(1, |w| w.ntps[0].silent = true);
+    world.ask(0, |node, now| node.register(now, name())).unwrap();
+    world.run(10 * S);
+    let published = registered(&world, 0).unwrap();
+    // An hour later it is published anew. A moment before, the clock is set.
+    let due = published.since(Instant::ZERO) + Duration::from_secs(3600);
+    let now = world.now.since(Instant::ZERO);
+    world.run(due - now - S);
+    world.set_clock(0, DAY, true);
+    world.run(10 * S);
+    assert!(registered(&world, 0).is_some());
+}
+
+#[test]
+fn a_name_is_kept_though_no_broker_is_there_when_the_clock_is_put_right() {
+    let mut world = world(1, |_| {});
+    world.ask(0, |node, now| node.register(now, name())).unwrap();
+    world.run(100 * S);
+    assert!(registered(&world, 0).is_some());
+    let records = |w: &World| w.brokers[0].kept.get(&name().topic()).cloned();
+    let first = records(&world).unwrap();
+    world.kill_broker(0);
+    world.run(S);
+    world.set_clock(0, DAY, true);
+    world.run(10 * S);
+    assert_eq!(told(&world, 0), [0, 86_400]);
+    // It comes back without what it had.
+    world.brokers[0].kept.clear();
+    world.brokers[0].up = true;
+    world.run(600 * S);
+    let second = records(&world).expect("published anew");
+    assert_ne!(first, second);
+    assert!(resolves(&mut world, 1));
+}
+
+#[test]
+fn a_record_of_ours_from_another_time_is_outnumbered() {
+    // Two whose clocks are a month ahead: one registers, the other resolves, and remembers the number.
+    let mut world = world(0, |_| {});
+    for n in [0, 1] {
+        world.set_clock(n, 30 * DAY, true);
+    }
+    world.ask(0, |node, now| node.register(now, name())).unwrap();
+    world.run(10 * S);
+    assert!(resolves(&mut world, 1));
+    world.shutdown(0);
+    world.set_clock(1, Duration::ZERO, true);
+    // The first one again, with its key alone and the right time.
+    let again = world.open(|c| c.identity = key(0));
+    world.ask(again, |node, now| node.register(now, name())).unwrap();
+    world.run(10 * S);
+    assert!(registered(&world, again).is_some());
+    world.hosts[1].notices.clear();
+    assert!(resolves(&mut world, 1));
 }

@@ -9,6 +9,8 @@ use crate::address::scoped;
 /// Longest status line and headers.
 const MAX_HEAD: usize = 8 * 1024;
 const MAX_HEADERS: usize = 64;
+/// Longest line before a chunk. It is parsed anew each time that more of it comes.
+const MAX_CHUNK_LINE: usize = 128;
 /// Longest URL.
 const MAX_URL: usize = 512;
 
@@ -225,7 +227,8 @@ impl Reader {
             let rest = &self.held[*at..];
             let (start, size) = match httparse::parse_chunk_size(rest) {
                 Ok(httparse::Status::Complete((start, size))) => (start, size),
-                Ok(httparse::Status::Partial) => return Ok(false),
+                Ok(httparse::Status::Partial) if rest.len() < MAX_CHUNK_LINE => return Ok(false),
+                Ok(httparse::Status::Partial) => return Err(HttpError::Malformed),
                 Err(_) => return Err(HttpError::Malformed),
             };
             if size == 0 {
@@ -336,6 +339,8 @@ mod tests {
             (&format!("{chunked}65\r\n"), false, HttpError::TooLong),
             (&format!("{chunked}ffffffffffffffff\r\n"), false, HttpError::TooLong),
             (&format!("{chunked}x\r\n"), false, HttpError::Malformed),
+            // It would be parsed anew with every byte that comes.
+            (&format!("{chunked}1;{}", "x".repeat(200)), false, HttpError::Malformed),
             (&format!("{chunked}2\r\nhello\r\n"), false, HttpError::Malformed),
             (&format!("{chunked}2\r\nhe"), true, HttpError::CutOff),
             (&format!("HTTP/1.1 200 OK\r\n\r\n{}", "a".repeat(101)), false, HttpError::TooLong),

@@ -397,6 +397,16 @@ impl Upnp {
                 if self.cancelled.remove(&ask.id) {
                     return self.remove(out, ask.id);
                 }
+                // 704: a router that has started again forgot the pinhole. A mapping's renewal makes it anew anyway.
+                if made.pinhole.is_some()
+                    && answer == Err(Why::Fault(704))
+                    && let Some(device) = self.devices.get_mut(&number)
+                {
+                    let Ask { external, lifetime: lease, .. } = ask;
+                    let phase = Phase::Add { any: false };
+                    device.jobs.push_front(Job::Map { ask, phase, external, lease, tries: 0 });
+                    return;
+                }
                 out.reply(match answer {
                     Ok(_) => self.granted(number, ask.id, made),
                     Err(why) => refused(ask.id, why.into()),

@@ -453,9 +453,16 @@ fn pinholes_for_ipv6_are_opened_prolonged_and_closed() {
     let text = call(&mut mapper, half, "UpdatePinhole", Ok(&[]));
     assert!(text.contains("<UniqueID>42</UniqueID><NewLeaseTime>7200</NewLeaseTime>"));
     assert_eq!((events(&mut mapper), mapper.stats().renewed), (vec![], 1));
+    // A router that started again has forgotten it.
+    let half = ms(7_200_002);
+    mapper.handle_timeout(half);
+    call(&mut mapper, half, "GetFirewallStatus", Ok(&allowed));
+    call(&mut mapper, half, "UpdatePinhole", Err(704));
+    call(&mut mapper, half, "AddPinhole", Ok(&[("UniqueID", "43")]));
+    assert_eq!((events(&mut mapper), mapper.stats().renewed), (vec![], 2));
     mapper.unmap(half, id);
     let text = call(&mut mapper, half, "DeletePinhole", Ok(&[]));
-    assert!(text.contains("<UniqueID>42</UniqueID>"));
+    assert!(text.contains("<UniqueID>43</UniqueID>"));
     assert_eq!(events(&mut mapper), [Event::Removed { id, confirmed: true }]);
 }
 
@@ -527,4 +534,60 @@ fn mutated_routers_break_nothing() {
         }
     }
     assert!(mapped > 1_000 && refused > 5, "{mapped} {refused}");
+}
+
+#[test]
+fn a_shutdown_ends_in_time_however_slow_the_device_is() {
+    let (mut mapper, first) = chosen(V1);
+    call(&mut mapper, ms(3), LOOK, Err(714));
+    call(&mut mapper, ms(3), ADD, Ok(&[]));
+    for port in 4001..4004 {
+        mapper.map(ms(3), Protocol::Tcp, port, port).unwrap();
+        call(&mut mapper, ms(3), LOOK, Err(714));
+        call(&mut mapper, ms(3), ADD, Ok(&[]));
+    }
+    assert_eq!(events(&mut mapper).len(), 4);
+    for at in [500, 1500, 3000] {
+        mapper.handle_timeout(ms(at));
+    }
+    requests(&mut mapper);
+    mapper.close(ms(5000));
+    // Each removal is answered, shortly before it would be given up.
+    for n in 1..=2 {
+        let (stream, _) = opened(&mut mapper, ms(5000 + (n - 1) * 2900));
+        answer(&mut mapper, ms(5000 + n * 2900), stream, 200, &response("DeletePortMapping", &[]));
+    }
+    let said = events(&mut mapper);
+    assert_eq!((said.len(), &said[0]), (2, &Event::Removed { id: first, confirmed: true }));
+    assert_eq!(mapper.poll_timeout(), Some(ms(11_000)));
+    requests(&mut mapper);
+    mapper.handle_timeout(ms(11_000));
+    let said = events(&mut mapper);
+    assert!(matches!(
+        said[..],
+        [Event::Removed { confirmed: false, .. }, Event::Removed { confirmed: false, .. }, Event::Closed]
+    ));
+    assert_eq!(mapper.poll_timeout(), None);
+}
+
+#[test]
+fn a_lease_without_end_is_lost_when_the_device_is() {
+    let (mut mapper, id) = chosen(V1);
+    call(&mut mapper, ms(3), LOOK, Err(714));
+    call(&mut mapper, ms(3), ADD, Err(725));
+    call(&mut mapper, ms(3), ADD, Ok(&[]));
+    assert!(matches!(events(&mut mapper)[..], [Event::Mapped { lifetime: None, .. }]));
+    while mapper.poll_timeout().is_some_and(|at| at < ms(3_000_000)) {
+        mapper.handle_timeout(mapper.poll_timeout().unwrap());
+    }
+    requests(&mut mapper);
+    let hour = ms(3_600_003);
+    assert_eq!(mapper.poll_timeout(), Some(hour));
+    mapper.handle_timeout(hour);
+    let (stream, _) = opened(&mut mapper, hour);
+    mapper.ended(hour, stream);
+    // Nobody knows whether it is there, and a device is searched for anew.
+    assert_eq!(events(&mut mapper), [Event::Lost { id }]);
+    let searches = requests(&mut mapper).iter().filter(|r| matches!(r, Request::Datagram { .. })).count();
+    assert_eq!(searches, 4);
 }
