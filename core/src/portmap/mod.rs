@@ -252,7 +252,7 @@ pub struct Listed {
     pub internal: SocketAddr,
     /// What is left of its lease in seconds; 0 for one without end.
     pub lease: u32,
-    /// What its maker called it, in at most 64 characters and without control characters.
+    /// What its maker called it, in at most 64 characters, without control characters and those that turn the direction of writing.
     pub description: Box<str>,
 }
 

@@ -128,6 +128,11 @@ pub(super) fn is_ours(values: &Values, client: IpAddr, internal: u16) -> bool {
     is("NewInternalClient", client.to_string()) && is("NewInternalPort", internal.to_string())
 }
 
+/// Marks and overrides of the direction of writing (Unicode's Bidi_Control), and line separators.
+fn turns(c: char) -> bool {
+    matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
 /// An entry of a table; `None` for one that cannot be read.
 pub(super) fn listed(values: &Values) -> Option<Listed> {
     let value = |name: &str| values.get(name).map(String::as_str);
@@ -139,7 +144,8 @@ pub(super) fn listed(values: &Values) -> Option<Listed> {
     };
     // It goes to terminals.
     let description = value("NewPortMappingDescription").unwrap_or_default();
-    let description = description.chars().filter(|c| !c.is_control()).take(64).collect::<String>();
+    let shown = |c: &char| !c.is_control() && !turns(*c);
+    let description = description.chars().filter(shown).take(64).collect::<String>();
     Some(Listed {
         protocol,
         external: port("NewExternalPort")?,

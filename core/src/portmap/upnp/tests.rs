@@ -402,7 +402,7 @@ fn a_table_is_listed_and_what_others_left_is_removed() {
         ("NewProtocol", "UDP"),
         ("NewInternalPort", "8"),
         ("NewInternalClient", "192.168.1.9"),
-        ("NewPortMappingDescription", "a&#9;b"),
+        ("NewPortMappingDescription", "a&#9;\u{202e}b"),
         ("NewLeaseDuration", "60"),
     ];
     call(&mut mapper, ms(4), "GetGenericPortMappingEntry", Ok(&entry));
