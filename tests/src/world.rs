@@ -34,6 +34,17 @@ pub fn program() -> &'static str {
     path.to_str().unwrap()
 }
 
+/// Has a program go by a wall clock that faketime's variables describe, its monotonic clock being right. Not by the program
+/// `faketime`, whose child outlives it.
+///
+/// # Panics
+/// Where there is none: ask `require_lab!` first.
+pub fn faked(command: &mut Command) -> &mut Command {
+    let library = Command::new("faketime").args(["-f", "+0", "printenv", "LD_PRELOAD"]).output().unwrap();
+    let library = String::from_utf8(library.stdout).unwrap();
+    command.env("LD_PRELOAD", library.trim()).env("DONT_FAKE_MONOTONIC", "1")
+}
+
 /// A lab with servers, and the list that names them.
 #[derive(Debug)]
 pub struct World {
@@ -125,9 +136,8 @@ impl World {
     /// # Panics
     /// If it cannot be started.
     pub fn run_at(&self, host: &Host, offset: &str, args: &[&str]) -> Child {
-        let mut command = host.command("faketime");
-        // Only the wall clock is wrong.
-        command.args(["-f", offset, program()]).env("DONT_FAKE_MONOTONIC", "1");
+        let mut command = host.command(program());
+        faked(&mut command).env("FAKETIME", offset);
         self.run_by(host, command, args)
     }
 

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use p2pd_tests::lab::{Home, Lab, Nat};
 use p2pd_tests::require_lab;
-use p2pd_tests::world::{PATIENCE, event, program};
+use p2pd_tests::world::{PATIENCE, event, faked, program};
 
 /// What a trace says the driver told of the wall clock, in microseconds of Unix time.
 fn told(trace: &std::path::Path) -> Vec<i64> {
@@ -25,11 +25,10 @@ fn a_wall_clock_that_is_set_is_read_again_within_seconds() {
     let folder = tempfile::tempdir().unwrap();
     let [offset, trace] = ["offset", "trace"].map(|name| folder.path().join(name));
     std::fs::write(&offset, "+0").unwrap();
-    let mut command = host.command("faketime");
-    // Offsets are read from the file each time, and the monotonic clock is right.
-    command.args(["-f", "+0", "env", "-u", "FAKETIME"]).arg(program());
-    command.env("FAKETIME_TIMESTAMP_FILE", &offset).env("FAKETIME_NO_CACHE", "1");
-    command.env("DONT_FAKE_MONOTONIC", "1").env("P2PD_FORBID_PUBLIC_SERVERS", "1");
+    let mut command = host.command(program());
+    // The offset is read from the file each time.
+    faked(&mut command).env("FAKETIME_TIMESTAMP_FILE", &offset).env("FAKETIME_NO_CACHE", "1");
+    command.env("P2PD_FORBID_PUBLIC_SERVERS", "1");
     command.args(["listen", "--no-servers", "--json", "--trace"]).arg(&trace);
     let mut listener = host.spawn(command).unwrap();
     event(&mut listener, "ready");
