@@ -75,6 +75,7 @@ pub mod nat;
 pub mod pipe;
 pub mod portmap;
 pub mod relay;
+pub mod text;
 pub mod trace;
 pub mod turn;
 pub mod wire;

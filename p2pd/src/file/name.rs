@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use p2pd_core::text::is_plain;
+
 /// Longest name in bytes. Most file systems take 255; what is being received has a longer name meanwhile.
 pub(crate) const MAX_NAME: usize = 200;
 
@@ -35,7 +37,7 @@ impl FileName {
             Err(NameError::Dot)
         } else if text.contains(['/', '\\', ':']) {
             Err(NameError::Separator)
-        } else if text.chars().any(|c| c.is_control() || turns(c)) {
+        } else if text.chars().any(|c| !is_plain(c)) {
             Err(NameError::Control)
         } else if text.ends_with(['.', ' ']) || is_device(device) {
             Err(NameError::Device)
@@ -74,11 +76,6 @@ impl fmt::Display for NameError {
             }
         }
     }
-}
-
-/// Marks and overrides of the direction of writing (Unicode's Bidi_Control), and line separators.
-fn turns(c: char) -> bool {
-    matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
 /// Microsoft, "Naming Files, Paths, and Namespaces".

@@ -6,6 +6,7 @@ use super::description::Kind;
 use super::http::{self, HttpError};
 use super::soap::{Call, SoapError, Values};
 use crate::portmap::{Ask, Listed, MapError, MapId, Out, Protocol, Reply, Way};
+use crate::text::is_plain;
 
 /// Something to be done at a device.
 #[derive(Clone, Copy, Debug)]
@@ -128,11 +129,6 @@ pub(super) fn is_ours(values: &Values, client: IpAddr, internal: u16) -> bool {
     is("NewInternalClient", client.to_string()) && is("NewInternalPort", internal.to_string())
 }
 
-/// Marks and overrides of the direction of writing (Unicode's Bidi_Control), and line separators.
-fn turns(c: char) -> bool {
-    matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
-}
-
 /// An entry of a table; `None` for one that cannot be read.
 pub(super) fn listed(values: &Values) -> Option<Listed> {
     let value = |name: &str| values.get(name).map(String::as_str);
@@ -144,8 +140,7 @@ pub(super) fn listed(values: &Values) -> Option<Listed> {
     };
     // It goes to terminals.
     let description = value("NewPortMappingDescription").unwrap_or_default();
-    let shown = |c: &char| !c.is_control() && !turns(*c);
-    let description = description.chars().filter(shown).take(64).collect::<String>();
+    let description = description.chars().filter(|c| is_plain(*c)).take(64).collect::<String>();
     Some(Listed {
         protocol,
         external: port("NewExternalPort")?,
