@@ -2,10 +2,10 @@
 
 use std::io;
 
-use mio::event::Source;
 use mio::net::TcpStream;
-use mio::{Interest, Registry, Token};
 use p2pd_sys::MessageLayer;
+
+use crate::source::delegate_source;
 
 /// Messages beside a relayed pipe, from [`Pipe::messages`](crate::Pipe::messages): reliable, each delivered once, in no
 /// order with others or with the pipe's bytes, and not held up by a pipe that nobody reads. A message has 0 to 16,384
@@ -65,16 +65,4 @@ macro_rules! calls {
 calls!(TcpStream);
 calls!(std::net::TcpStream);
 
-impl Source for Messages {
-    fn register(&mut self, registry: &Registry, token: Token, interests: Interest) -> io::Result<()> {
-        self.stream.register(registry, token, interests)
-    }
-
-    fn reregister(&mut self, registry: &Registry, token: Token, interests: Interest) -> io::Result<()> {
-        self.stream.reregister(registry, token, interests)
-    }
-
-    fn deregister(&mut self, registry: &Registry) -> io::Result<()> {
-        self.stream.deregister(registry)
-    }
-}
+delegate_source!(Messages, it => it.stream);

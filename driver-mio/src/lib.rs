@@ -51,6 +51,7 @@ mod names;
 mod node;
 mod pipe;
 mod reactor;
+mod source;
 
 pub use beside::Messages;
 pub use blocking::{BlockingNode, BlockingPipe};

@@ -4,10 +4,10 @@ use std::io::{self, Read, Write};
 use std::net::Shutdown;
 use std::ops::Deref;
 
-use mio::event::Source;
 use mio::net::TcpStream;
-use mio::{Interest, Registry, Token};
 use p2pd_sys::{Layer, PipeInfo, Start};
+
+use crate::source::delegate_source;
 
 /// A pipe to a peer: an event source and non-blocking `Read + Write`, as mio's `TcpStream` is; with records around
 /// it when it is encrypted. What is known of it, its peer for example, is in [`PipeInfo`].
@@ -147,16 +147,4 @@ impl<S: Read + Write> Write for Pipe<S> {
     }
 }
 
-impl Source for Pipe {
-    fn register(&mut self, registry: &Registry, token: Token, interests: Interest) -> io::Result<()> {
-        self.stream.register(registry, token, interests)
-    }
-
-    fn reregister(&mut self, registry: &Registry, token: Token, interests: Interest) -> io::Result<()> {
-        self.stream.reregister(registry, token, interests)
-    }
-
-    fn deregister(&mut self, registry: &Registry) -> io::Result<()> {
-        self.stream.deregister(registry)
-    }
-}
+delegate_source!(Pipe, it => it.stream);

@@ -5,12 +5,12 @@ use std::net::{Shutdown, SocketAddr};
 
 use mio::event::Source;
 use mio::net::{TcpStream, UdpSocket};
-use mio::{Interest, Registry, Token};
 use p2pd_sys::messages::{PipeOptions, Protocol, is_of_a_datagram};
 use p2pd_sys::socket::reset_on_close;
 use socket2::SockRef;
 
 use crate::Pipe;
+use crate::source::delegate_source;
 
 /// A socket that a pipe of messages can be made of, however it came about; registered nowhere.
 #[derive(Debug)]
@@ -131,16 +131,4 @@ impl Socket {
     }
 }
 
-impl Source for Socket {
-    fn register(&mut self, registry: &Registry, token: Token, interests: Interest) -> io::Result<()> {
-        self.source().register(registry, token, interests)
-    }
-
-    fn reregister(&mut self, registry: &Registry, token: Token, interests: Interest) -> io::Result<()> {
-        self.source().reregister(registry, token, interests)
-    }
-
-    fn deregister(&mut self, registry: &Registry) -> io::Result<()> {
-        self.source().deregister(registry)
-    }
-}
+delegate_source!(Socket, it => it.source());
