@@ -4,6 +4,7 @@ use core::time::Duration;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
+use super::behaviour::Behaviour;
 use super::counter::Sight;
 use super::probe::{self, Probe};
 use super::survey::{NatReport, Survey};
@@ -91,6 +92,11 @@ impl Surveyor {
 
     pub(crate) fn of(&self, local: IpAddr) -> Option<&NatReport> {
         self.surveys.iter().find(|s| s.report.local == local).and_then(Survey::known)
+    }
+
+    /// How the NAT in front of this address of ours behaves, if that could be measured.
+    pub(crate) fn measured(&self, local: IpAddr) -> Option<Behaviour> {
+        self.of(local).map(|r| r.behaviour).filter(|b| b.mapping.is_some())
     }
 
     pub(crate) fn reports(&self) -> impl Iterator<Item = &NatReport> {

@@ -329,10 +329,8 @@ impl Node {
     fn announced_interfaces(&self) -> impl Iterator<Item = PeerInterface> + '_ {
         let own = self.routes.iter().enumerate().filter_map(|(index, route)| {
             let port = self.listen_port(route.internal.is_ipv4())?;
-            let measured =
-                self.surveyor.of(route.internal).map(|r| r.behaviour).filter(|b| b.mapping.is_some());
             let mapped = self.mappings.of(route.internal) == Some(SocketAddr::new(route.external, port));
-            let (nat, delta) = match measured {
+            let (nat, delta) = match self.surveyor.measured(route.internal) {
                 _ if mapped => OPEN,
                 Some(behaviour) => (behaviour.nat_type(), behaviour.delta()),
                 None if route.external == route.internal => OPEN,

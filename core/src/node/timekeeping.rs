@@ -5,14 +5,14 @@
 
 use core::time::Duration;
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 
 use smallvec::SmallVec;
 
 use super::{Node, Phase};
 use crate::clock::Clock;
 use crate::config::NtpServer;
-use crate::cx::{Cx, Owner, Timer};
+use crate::cx::{Owner, Timer};
 use crate::io::{CloseHow, IoFailure, QueryId, SockId};
 use crate::notice::Notice;
 use crate::random::Domain;
@@ -108,18 +108,16 @@ impl Node {
                 *until = self.cx.now + ASK_WITHIN;
             }
             self.ask_the_time();
+            self.drive_clock();
         }
         self.cx.clock = self.time.clock();
-        self.drive_clock();
     }
 
     /// Asks the servers, if there are any and they were not asked lately. That a network is there is for the caller to know.
     pub(super) fn ask_the_time(&mut self) {
         let now = self.cx.now;
-        if self.phase != Phase::Running || self.time.servers.is_empty() {
-            return;
-        }
-        if !matches!(self.time.state, State::Idle) {
+        let idle = matches!(self.time.state, State::Idle);
+        if self.phase != Phase::Running || self.time.servers.is_empty() || !idle {
             return;
         }
         if let Some(at) = self.time.asked.map(|at| at + NOT_SOONER).filter(|at| now < *at) {
@@ -173,10 +171,8 @@ impl Node {
         let clock = Box::new(Clock::new(found.iter().copied(), seed, now));
         let mut socks = SmallVec::new();
         for v4 in [true, false] {
-            if found.iter().any(|a| a.is_ipv4() == v4) {
-                let any: IpAddr =
-                    if v4 { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
-                let local = self.dial_from(any);
+            if let Some(to) = found.iter().find(|a| a.is_ipv4() == v4) {
+                let local = self.dial_from(to.ip());
                 let sock = self.cx.bind_udp(Owner::Clock, local);
                 socks.push(Socket { sock, v4, bound: false });
             }
@@ -233,14 +229,15 @@ impl Node {
             return self.cx.timers.set(Timer::Clock, at);
         }
         let found = clock.time(now);
-        end(&mut self.cx, socks);
+        for socket in core::mem::take(socks) {
+            self.cx.close(socket.sock, CloseHow::Drop);
+        }
         self.time.state = State::Idle;
         let pause = if found.is_ok() { AGAIN.1 } else { AGAIN.0 };
         self.cx.timers.set(Timer::Clock, Some(now + pause));
         // Nobody waits for them any longer.
         let Ok(fix) = found else { return self.drive_names() };
-        self.time_is(fix);
-        let ahead = self.time.told.map_or(0, |told| told.wall_at(now).micros_since(fix.wall));
+        let ahead = self.time_is(fix);
         self.cx.notify(Notice::Clock { ahead, error: fix.error });
     }
 
@@ -251,8 +248,8 @@ impl Node {
         self.drive_clock();
     }
 
-    /// This is what time it is.
-    fn time_is(&mut self, fix: ClockFix) {
+    /// This is what time it is; gives by how much the driver's clock is ahead, in microseconds.
+    fn time_is(&mut self, fix: ClockFix) -> i64 {
         let now = self.cx.now;
         let before = self.cx.wall();
         let ahead = match self.time.told {
@@ -270,11 +267,8 @@ impl Node {
         } else {
             self.drive_names();
         }
+        ahead
     }
-}
-
-fn end(cx: &mut Cx, socks: &mut SmallVec<[Socket; 2]>) {
-    socks.drain(..).for_each(|s| cx.close(s.sock, CloseHow::Drop));
 }
 
 /// Whether so many microseconds, in either direction, are more than that.
