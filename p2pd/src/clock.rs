@@ -3,6 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use p2pd::servers::Servers;
 use p2pd_core::NtpServer;
@@ -38,17 +39,16 @@ pub(crate) struct Told {
     /// How far this machine's clock is ahead, in microseconds.
     offset: i64,
     /// What that may be wrong by.
-    error: std::time::Duration,
+    error: Duration,
     answered: usize,
     asked: usize,
 }
 
 impl Told {
     pub(crate) fn event(&self) -> serde_json::Value {
-        json!({
-            "event": "clock", "offset_ms": self.offset as f64 / 1e3, "error_ms": self.error.as_secs_f64() * 1e3,
-            "answered": self.answered, "asked": self.asked,
-        })
+        let mut event = event(self.offset, self.error);
+        (event["answered"], event["asked"]) = (self.answered.into(), self.asked.into());
+        event
     }
 
     pub(crate) fn text(&self) -> String {
@@ -59,6 +59,11 @@ impl Told {
             "this clock is {ms:.3} ms {where_to}, give or take {error:.3} ms ({answered} of {asked} servers answered)"
         )
     }
+}
+
+/// What time servers said of this machine's clock, which is so many microseconds ahead.
+pub(crate) fn event(ahead: i64, error: Duration) -> serde_json::Value {
+    json!({"event": "clock", "offset_ms": ahead as f64 / 1e3, "error_ms": error.as_secs_f64() * 1e3})
 }
 
 async fn ask(servers: &[NtpServer]) -> Result<Told, String> {
@@ -100,7 +105,7 @@ async fn ask(servers: &[NtpServer]) -> Result<Told, String> {
 }
 
 /// How often it is looked whether all is over.
-const LOOK: std::time::Duration = std::time::Duration::from_millis(100);
+const LOOK: Duration = Duration::from_millis(100);
 
 async fn bind(any: &str) -> Option<UdpSocket> {
     let any: IpAddr = any.parse().ok()?;

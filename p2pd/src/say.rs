@@ -13,7 +13,7 @@ use p2pd_core::{Name, NameNews, NodeId, Notice, PeerAddress, PortState, Strategy
 use p2pd_tokio::{ConnectError, Pipe};
 use serde_json::json;
 
-use crate::clock::Told;
+use crate::clock::{self, Told};
 use crate::demo::Row;
 use crate::interfaces::Listed;
 use crate::server::Running;
@@ -26,11 +26,6 @@ pub(crate) struct Say {
     spinner: Option<&'static ProgressBar>,
     /// At a terminal: what is drawn at its bottom. Lines go above it.
     bars: Option<&'static MultiProgress>,
-}
-
-/// What time servers said of this machine's clock.
-pub(crate) fn clock(ahead: i64, error: Duration) -> serde_json::Value {
-    json!({"event": "clock", "offset_ms": ahead as f64 / 1e3, "error_ms": error.as_secs_f64() * 1e3})
 }
 
 fn clock_text(ahead: i64, error: Duration) -> String {
@@ -242,7 +237,7 @@ impl Say {
             ),
             // For people only if the node does not go by it.
             Notice::Clock { ahead, error } if self.json || ahead.unsigned_abs() > 60_000_000 => {
-                self.line(|| clock(*ahead, *error), || clock_text(*ahead, *error));
+                self.line(|| clock::event(*ahead, *error), || clock_text(*ahead, *error));
             }
             Notice::Port { local, state } => self.line(|| port(*local, *state), || port_text(*local, *state)),
             _ => {}

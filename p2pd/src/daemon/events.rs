@@ -65,7 +65,7 @@ fn event(notice: &Notice) -> Option<Value> {
             json!({"event": "broker", "id": id, "state": "lost", "reason": why.to_string()})
         }
         Notice::IdentityInUse => json!({"event": "identity_in_use"}),
-        Notice::Clock { ahead, error } => crate::say::clock(*ahead, *error),
+        Notice::Clock { ahead, error } => crate::clock::event(*ahead, *error),
         Notice::Port { local, state } => crate::say::port(*local, *state),
         _ => return None,
     })
