@@ -8,7 +8,7 @@ use std::time::Duration;
 use common::view::{direct, only};
 use common::{LATENCY, MS, NOON, S, World, key};
 use p2pd_core::name::{MAX_RECORD, Record};
-use p2pd_core::{ConnectError, FailReason, Name, NameError, NameNews, NamePin, NodeId, Notice, PeerAddress};
+use p2pd_core::{ConnectError, FailReason, Name, NameError, NameNews, NamePin, NodeId, PeerAddress};
 
 const HOUR: Duration = Duration::from_secs(3600);
 const GRACE: Duration = Duration::from_millis(500);
@@ -36,13 +36,7 @@ fn world(brokers: usize) -> World {
 
 /// All that a node said of the name.
 fn news(world: &World, n: usize) -> Vec<NameNews> {
-    let notices = world.hosts[n].notices.iter();
-    notices
-        .filter_map(|(_, notice)| match notice {
-            Notice::Name { name: of, news } if *of == name() => Some((**news).clone()),
-            _ => None,
-        })
-        .collect()
+    world.name_news(n, name())
 }
 
 fn last(world: &World, n: usize) -> Option<NameNews> {
@@ -54,17 +48,7 @@ fn register(world: &mut World, n: usize) {
 }
 
 fn resolve(world: &mut World, n: usize) -> Result<PeerAddress, NameError> {
-    let before = news(world, n).len();
-    world.ask(n, |node, now| node.resolve(now, name())).unwrap();
-    let said = |w: &World| {
-        news(w, n).into_iter().skip(before).find_map(|news| match news {
-            NameNews::Resolved(address) => Some(Ok(*address)),
-            NameNews::NotResolved(why) => Some(Err(why)),
-            _ => None,
-        })
-    };
-    world.run_until(9 * S, |w| said(w).is_some());
-    said(world).unwrap()
+    world.resolve(n, name())
 }
 
 fn kept(world: &World, b: usize) -> Record {

@@ -4,11 +4,11 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use p2pd_core::{
-    BrokerState, ConnectId, FailReason, Instant, NodeId, Notice, Outcome, PeerAddress, PipeMode, Plan,
-    Refusal, Report, Stage, Stats, Strategy,
+    BrokerState, ConnectId, FailReason, Instant, Name, NameError, NameNews, NodeId, Notice, Outcome,
+    PeerAddress, PipeMode, Plan, Refusal, Report, Stage, Stats, Strategy,
 };
 
-use super::{End, Happening, Pipe, World};
+use super::{End, Happening, Pipe, S, World};
 
 /// A plan of these strategies and this many seconds.
 pub fn plan(strategies: &[Strategy], seconds: u64) -> Plan {
@@ -151,6 +151,32 @@ impl World {
                 _ => None,
             })
             .collect()
+    }
+
+    /// All that a node said of a name.
+    pub fn name_news(&self, n: usize, name: Name) -> Vec<NameNews> {
+        let notices = self.hosts[n].notices.iter();
+        notices
+            .filter_map(|(_, notice)| match notice {
+                Notice::Name { name: of, news } if *of == name => Some((**news).clone()),
+                _ => None,
+            })
+            .collect()
+    }
+
+    /// Asks a node where a name leads, until it says so.
+    pub fn resolve(&mut self, n: usize, name: Name) -> Result<PeerAddress, NameError> {
+        let before = self.name_news(n, name).len();
+        self.ask(n, |node, now| node.resolve(now, name)).unwrap();
+        let said = |w: &World| {
+            w.name_news(n, name).into_iter().skip(before).find_map(|news| match news {
+                NameNews::Resolved(address) => Some(Ok(*address)),
+                NameNews::NotResolved(why) => Some(Err(why)),
+                _ => None,
+            })
+        };
+        self.run_until(9 * S, |w| said(w).is_some());
+        said(self).unwrap()
     }
 
     /// Each state that the node told of its broker with this place.

@@ -38,23 +38,6 @@ fn name() -> Name {
     "example".parse().unwrap()
 }
 
-/// Whether node `n` found the name.
-fn resolves(world: &mut World, n: usize) -> bool {
-    world.ask(n, |node, now| node.resolve(now, name())).unwrap();
-    let news = |w: &World| {
-        w.hosts[n].notices.iter().find_map(|(_, notice)| match notice {
-            Notice::Name { news, .. } => match **news {
-                NameNews::Resolved(_) => Some(true),
-                NameNews::NotResolved(_) => Some(false),
-                _ => None,
-            },
-            _ => None,
-        })
-    };
-    world.run_until(9 * S, |w| news(w).is_some());
-    news(world).unwrap()
-}
-
 fn asked(world: &World) -> Vec<u32> {
     world.ntps.iter().map(|s| s.asked).collect()
 }
@@ -95,7 +78,11 @@ fn names_are_registered_and_found_by_whom_the_servers_put_right() {
             world.run(S);
             world.ask(0, |node, now| node.register(now, name())).unwrap();
             world.run(3 * S);
-            assert_eq!(resolves(&mut world, 1), found, "{servers} servers, host {wrong}, ahead: {ahead}");
+            assert_eq!(
+                world.resolve(1, name()).is_ok(),
+                found,
+                "{servers} servers, host {wrong}, ahead: {ahead}"
+            );
         }
     }
 }
@@ -110,7 +97,7 @@ fn what_was_begun_before_the_servers_answered_waits_for_them() {
     world.add_ntp();
     let late = world.open(|_| {});
     world.set_clock(late, 30 * DAY, true);
-    assert!(resolves(&mut world, late));
+    assert!(world.resolve(late, name()).is_ok());
 }
 
 #[test]
@@ -226,7 +213,7 @@ fn a_name_is_kept_though_no_broker_is_there_when_the_clock_is_put_right() {
     world.run(600 * S);
     let second = records(&world).expect("published anew");
     assert_ne!(first, second);
-    assert!(resolves(&mut world, 1));
+    assert!(world.resolve(1, name()).is_ok());
 }
 
 #[test]
@@ -238,7 +225,7 @@ fn a_record_of_ours_from_another_time_is_outnumbered() {
     }
     world.ask(0, |node, now| node.register(now, name())).unwrap();
     world.run(10 * S);
-    assert!(resolves(&mut world, 1));
+    assert!(world.resolve(1, name()).is_ok());
     world.shutdown(0);
     world.set_clock(1, Duration::ZERO, true);
     // The first one again, with its key alone and the right time.
@@ -247,5 +234,5 @@ fn a_record_of_ours_from_another_time_is_outnumbered() {
     world.run(10 * S);
     assert!(registered(&world, again).is_some());
     world.hosts[1].notices.clear();
-    assert!(resolves(&mut world, 1));
+    assert!(world.resolve(1, name()).is_ok());
 }
