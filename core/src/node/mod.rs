@@ -2,6 +2,8 @@
 
 pub(crate) use relaying::MAX_AT_ONCE;
 
+mod accepting;
+mod admission;
 mod asking;
 mod attempts;
 #[cfg(test)]
@@ -23,7 +25,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::IpAddr;
 
 use crate::address::{PeerAddress, scoped};
-use crate::config::{Config, ConfigError, Plan};
+use crate::config::{Config, ConfigError, DEFAULT_PIPES, Plan};
 use crate::cx::{Cx, Owner, Timer};
 use crate::identity::{NodeId, NodeIdError};
 use crate::io::{Action, CloseHow, Event, Interface, SockId};
@@ -42,6 +44,8 @@ use crate::strategy::agreement::{Agreement, Key};
 use crate::strategy::paths::{Links, Route};
 use crate::time::Instant;
 
+use admission::door::Door;
+use admission::places::Places;
 use attempts::Attempt;
 use mapping::Mappings;
 use opening::{Listeners, MeasureAgain};
@@ -136,7 +140,8 @@ pub struct Node {
     asks: BTreeMap<NodeId, Ask>,
     /// Peers our user named or approved.
     known: BTreeSet<NodeId>,
-    hellos: Bucket,
+    door: Door,
+    places: Places,
     /// Dials for punches, by peer.
     syns: Buckets<NodeId>,
     /// Strangers' requests, in all.
@@ -169,6 +174,7 @@ impl Node {
         config.check()?;
         let mut cx = Cx::new(seed, now);
         let ours = config.identity.node_id();
+        let most = config.max_pipes.unwrap_or(DEFAULT_PIPES) as usize;
         let session = |(place, b): (usize, &crate::config::Broker)| {
             Session::new(place as u8, b.clone(), config.bind, ours.topic())
         };
@@ -207,8 +213,8 @@ impl Node {
             relay_ids: BTreeMap::new(),
             asks: BTreeMap::new(),
             known: BTreeSet::new(),
-            // A hello that does not decrypt costs 0.13 ms, one that does 0.45 ms (measured).
-            hellos: Bucket::new(256, core::time::Duration::from_millis(4)),
+            door: Door::new(most / 2),
+            places: Places::new(most),
             syns: Buckets::new(256, punching::MAX_DIALS, punching::DIALS_EVERY),
             requests: Bucket::new(32, tenth),
             requests_by_peer: [(); 2].map(|()| Buckets::new(256, 8, 50 * tenth)),
@@ -245,11 +251,17 @@ impl Node {
                 None => self.cx.stats.unknown_ids += 1,
             },
             Event::Accepted { listener, sock, local, remote } => match self.cx.owner(listener) {
-                Some(Owner::Listener(_)) => self.accepted(sock, local, remote),
+                Some(Owner::Listener(_)) if self.cx.owner(sock).is_none() => {
+                    self.accepted(listener, sock, local, remote);
+                }
                 _ => self.cx.stats.unknown_ids += 1,
             },
             Event::Bound { sock, local } => match self.owner(sock) {
-                Some(Owner::Listener(n)) => self.listening(n, Ok(local)),
+                Some(Owner::Listener(n)) => {
+                    self.door.opened(sock);
+                    self.listening(n, Ok(local));
+                    self.serve_door();
+                }
                 Some(Owner::External) => self.external.bound(&mut self.cx, sock),
                 Some(Owner::Survey(place)) => self.surveyor.bound(&mut self.cx, place),
                 Some(Owner::Relay(id)) => self.relay_opened(id, sock, local),
@@ -278,7 +290,10 @@ impl Node {
                 let owner = self.owner(sock);
                 self.cx.forget(sock);
                 match owner {
-                    Some(Owner::Listener(n)) => self.listening(n, Err(cause)),
+                    Some(Owner::Listener(n)) => {
+                        self.door.shut(sock);
+                        self.listening(n, Err(cause));
+                    }
                     Some(Owner::Broker(place)) => {
                         let news = self.brokers[usize::from(place)].failed(&mut self.cx, sock, cause);
                         self.broker_news(place, news);
@@ -295,6 +310,7 @@ impl Node {
                     None => {}
                 }
             }
+            Event::Released { sock } => self.released(sock),
             Event::Datagram { sock, from, data } => match self.owner(sock) {
                 Some(Owner::External) => self.external.datagram(&mut self.cx, sock, from, data),
                 Some(Owner::Survey(place)) => self.surveyor.datagram(&mut self.cx, place, from, data),
@@ -424,6 +440,7 @@ impl Node {
             self.cx.close(sock, CloseHow::Drop);
         }
         self.streams.clear();
+        self.door.clear();
         self.visits.clear();
         self.asks.clear();
         self.phase = Phase::Closing;
@@ -505,6 +522,7 @@ impl Node {
                 Timer::Asks => self.expire_asks(),
                 Timer::Names => self.drive_names(),
                 Timer::Clock => self.clock_timeout(),
+                Timer::Door => self.serve_door(),
             }
         }
     }

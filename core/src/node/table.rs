@@ -51,14 +51,8 @@ impl Streams {
     }
 
     pub(super) fn of_session(&self, key: Key) -> impl Iterator<Item = SockId> + '_ {
-        let (first, last) = (SockId::from_number(0), SockId::from_number(u32::MAX));
+        let (first, last) = (SockId::from_number(0), SockId::from_number(u64::MAX));
         self.by_session.range((key, first)..=(key, last)).map(|(_, sock)| *sock)
-    }
-
-    /// How many have not said what they want.
-    pub(super) fn strangers(&self) -> usize {
-        // Every other stream is in the index once.
-        self.all.len() - self.by_session.len()
     }
 
     pub(super) fn len(&self) -> usize {

@@ -24,6 +24,8 @@ pub(crate) enum DialEnd {
     Io(IoFailure),
     Hello(HelloError),
     Refused(Refusal),
+    /// The stream broke before the peer had said anything: it may have had no room just then.
+    Broken,
     /// The stream ended before it was agreed on.
     Lost,
     /// The hello took too long.
@@ -90,7 +92,9 @@ impl Dialler {
         self.ended.iter().map(|(to, why)| match why {
             DialEnd::Io(why) => (*to, *why),
             DialEnd::Silent | DialEnd::Stalled => (*to, IoFailure::TimedOut),
-            DialEnd::Hello(_) | DialEnd::Refused(_) | DialEnd::Lost => (*to, IoFailure::Reset),
+            DialEnd::Hello(_) | DialEnd::Refused(_) | DialEnd::Broken | DialEnd::Lost => {
+                (*to, IoFailure::Reset)
+            }
         })
     }
 
@@ -109,7 +113,7 @@ impl Dialler {
                 DialEnd::Io(why) => write!(text, "{why}"),
                 DialEnd::Hello(why) => write!(text, "{why}"),
                 DialEnd::Refused(why) => write!(text, "the peer refused: {why}"),
-                DialEnd::Lost => text.write_str("the stream broke during the hello"),
+                DialEnd::Broken | DialEnd::Lost => text.write_str("the stream broke during the hello"),
                 DialEnd::Silent => text.write_str("connected, but no hello came back"),
                 DialEnd::Stalled => text.write_str("the peer proved who it is, then fell silent"),
             };

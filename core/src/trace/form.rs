@@ -228,7 +228,7 @@ macro_rules! same_form {
 }
 
 same_form! {
-    SockId = u32, |id| id.number(), SockId::from_number;
+    SockId = u64, |id| id.number(), SockId::from_number;
     QueryId = u32, |id| id.number(), QueryId::from_number;
     ConnectId = u32, |id| id.number(), ConnectId;
     PipeId = u32, |id| id.number(), PipeId::from_number;
