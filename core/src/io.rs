@@ -416,5 +416,5 @@ impl fmt::Display for IoFailure {
 impl std::error::Error for IoFailure {}
 
 // Moved through queues by value: growth here is paid on every event.
-const _: () = assert!(size_of::<Action>() <= 104);
+const _: () = assert!(size_of::<Action>() <= 112);
 const _: () = assert!(size_of::<Event<'_>>() <= 96);

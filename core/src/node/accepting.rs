@@ -15,16 +15,10 @@ use crate::random::Domain;
 use crate::strategy::agreement::{Key, Requester};
 
 impl Node {
-    pub(super) fn accepted(
-        &mut self,
-        listener: SockId,
-        sock: SockId,
-        local: SocketAddr,
-        remote: SocketAddr,
-    ) {
+    pub(super) fn accepted(&mut self, listener: SockId, sock: SockId, local: SocketAddr, remote: SocketAddr) {
         self.cx.adopt(sock, Owner::Stream);
         self.surveyor.accepted(&mut self.cx, remote);
-        self.door.came(self.cx.now, listener);
+        self.door.came(listener);
         if self.is_tainted(local, remote) {
             self.cx.stats.streams_refused_as_tainted += 1;
             self.cx.close(sock, CloseHow::Reset);
@@ -46,7 +40,8 @@ impl Node {
                     self.cx.stats.streams_over_limit += 1;
                     self.turn_out(silent);
                 }
-                let stream = Stream::accepted(Hello::respond(), None, Strategy::Direct, [local, remote], self.cx.now);
+                let stream =
+                    Stream::accepted(Hello::respond(), None, Strategy::Direct, [local, remote], self.cx.now);
                 self.streams.insert(sock, stream);
                 self.hello_began(sock, None);
                 self.cx.timers.set(Timer::Stream(sock), Some(self.cx.now + within));
@@ -73,8 +68,7 @@ impl Node {
             return self.cx.close(sock, CloseHow::Drop);
         };
         let ends = [local, remote];
-        let stream =
-            Stream::accepted(hello.yielding(), Some(session), Strategy::Punch, ends, self.cx.now);
+        let stream = Stream::accepted(hello.yielding(), Some(session), Strategy::Punch, ends, self.cx.now);
         self.streams.insert(sock, stream);
         self.hello_began(sock, Some(first));
     }

@@ -23,7 +23,6 @@ fn prefix(ip: Ipv6Addr, bits: u32) -> IpAddr {
     Ipv6Addr::from_bits(ip.to_bits() & (u128::MAX << (128 - bits))).into()
 }
 
-
 #[cfg(test)]
 mod tests {
     use super::*;
