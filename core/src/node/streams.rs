@@ -172,14 +172,20 @@ impl Node {
         self.cx.timers.set(Timer::Stream(sock), Some(self.cx.now + HELLO_WITHIN));
     }
 
-    pub(super) fn stream_received(&mut self, sock: SockId, mut data: &[u8]) {
+    pub(super) fn stream_received(&mut self, sock: SockId, data: &[u8]) {
+        let hello = self.streams.get_mut(sock).and_then(|s| s.stage.hello());
+        // The credit for a body is given once its header is there, so that nothing comes behind it.
+        if hello.is_some_and(|h| h.has_first(data.len())) && self.door.spoke(self.cx.now, sock) {
+            self.shift(sock, |hello| HelloStage::Waiting(hello, data.into()));
+            return self.serve_door();
+        }
+        self.hear_bytes(sock, data);
+    }
+
+    fn hear_bytes(&mut self, sock: SockId, mut data: &[u8]) {
         while !data.is_empty() {
             let Some(stream) = self.streams.get_mut(sock) else { return };
             let Some(hello) = stream.stage.hello() else { return };
-            if hello.has_first(data.len()) && self.door.spoke(self.cx.now, sock) {
-                self.shift(sock, |hello| HelloStage::Waiting(hello, data.into()));
-                return self.serve_door();
-            }
             let before = hello.needs();
             let random = &mut self.cx.random;
             let heard = hello.receive(&self.config.identity, data, || random.draw(Domain::NoiseEphemeral));
@@ -210,7 +216,7 @@ impl Node {
             last = core::mem::take(data);
         }
         self.shift(sock, HelloStage::Hello);
-        self.stream_received(sock, &last);
+        self.hear_bytes(sock, &last);
     }
 
     /// A silent caller makes room for another.

@@ -513,7 +513,7 @@ mod tests {
         assert_eq!(replay(&long), line(2, LineError::TooLong(MAX_LINE + 4)));
         let listen = text.lines().find(|l| l.starts_with("action listen ")).unwrap();
         let differs = ReplayError::Differs {
-            line: 17,
+            line: 18,
             expected: listen.replace(" 128 ", " 5 "),
             got: listen.to_owned(),
         };

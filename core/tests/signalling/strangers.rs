@@ -268,8 +268,9 @@ fn a_crowd_of_callers_waits_and_is_heard_without_a_reset() {
     let early = world.hosts[0].pipes.len();
     assert!((256..450).contains(&early), "{early} at once");
     world.run(S);
+    let failed: Vec<_> = calls.iter().filter_map(|id| world.failure(caller, *id)).collect();
+    assert_eq!(failed.len(), 0, "{:?}", failed[0]);
     assert_eq!((world.hosts[0].pipes.len(), world.hosts[caller].pipes.len()), (600, 600));
-    assert!(calls.iter().all(|id| world.failure(caller, *id).is_none()));
     assert_eq!(world.stats(0), only(|_| {}));
 }
 
@@ -281,11 +282,11 @@ fn silent_streams_beyond_the_rate_are_left_where_they_wait() {
         world.dial_by_hand(0, &[]);
     }
     let turned_out = |w: &World| w.stats(0).streams_over_limit;
-    // 512 are accepted, and 256 have a place.
-    assert!((240..=256).contains(&turned_out(&world)), "{}", turned_out(&world));
+    // 512 and a listener's first credit are accepted, and 256 have a place.
+    assert!((256..=272).contains(&turned_out(&world)), "{}", turned_out(&world));
     world.run(100 * MS);
     // 5,000 a second.
-    assert!((735..=756).contains(&turned_out(&world)), "{}", turned_out(&world));
+    assert!((750..=775).contains(&turned_out(&world)), "{}", turned_out(&world));
 }
 
 #[test]
@@ -303,7 +304,7 @@ fn a_dial_whose_stream_broke_before_the_peer_spoke_is_made_once_more() {
             world.scripts.remove(&at);
         }
         world.run(S);
-        assert_eq!(world.hosts[1].dials.len(), 2);
+        assert_eq!(world.hosts[1].dials.iter().filter(|(_, to)| *to == at).count(), 2);
         match breaks {
             1 => world.assert_piped(1, id, 0, &[]),
             _ => {
@@ -317,6 +318,15 @@ fn a_dial_whose_stream_broke_before_the_peer_spoke_is_made_once_more() {
     }
 }
 
+/// How many of these calls were told at the door that we are busy.
+fn busy(world: &World, calls: &[(usize, ConnectId)]) -> usize {
+    let text = format!("the peer refused: {}", Refusal::Busy);
+    let told = |(n, id): &&(usize, ConnectId)| {
+        world.failure(*n, *id).is_some_and(|(_, r)| r.strategies[0].detail.ends_with(&text))
+    };
+    calls.iter().filter(told).count()
+}
+
 #[test]
 fn one_strangers_key_has_an_eighth_of_the_places_and_gets_them_back() {
     let mut world = World::new(3);
@@ -326,7 +336,7 @@ fn one_strangers_key_has_an_eighth_of_the_places_and_gets_them_back() {
     let to = world.address(0);
     let calls: Vec<_> = (0..20).map(|_| (greedy, world.connect(greedy, &to, direct(9)))).collect();
     world.run(S);
-    assert_eq!((world.hosts[0].pipes.len(), world.refused(&calls, Refusal::Busy)), (8, 12));
+    assert_eq!((world.hosts[0].pipes.len(), busy(&world, &calls)), (8, 12));
     let id = world.connect(honest, &to, direct(9));
     world.run(S);
     world.assert_piped(honest, id, 0, &[]);
@@ -334,7 +344,7 @@ fn one_strangers_key_has_an_eighth_of_the_places_and_gets_them_back() {
     world.tell(0, Event::Released { sock });
     let calls: Vec<_> = (0..2).map(|_| (greedy, world.connect(greedy, &to, direct(9)))).collect();
     world.run(S);
-    assert_eq!((world.hosts[0].pipes.len(), world.refused(&calls, Refusal::Busy)), (10, 1));
+    assert_eq!((world.hosts[0].pipes.len(), busy(&world, &calls)), (10, 1));
 }
 
 #[test]
