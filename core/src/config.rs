@@ -58,7 +58,7 @@ pub struct Config {
     pub ntp: Vec<NtpServer>,
     /// Most streams and pipes that peers have opened, at a time. Strangers together have three quarters of them; one
     /// stranger an eighth, and one IPv4 address or IPv6 /64 of strangers a quarter. Whoever comes beyond is told that the
-    /// node is busy. Streams that have not proved who they are have places of their own, half as many and at most 256.
+    /// node is busy. Streams that have not proved who they are have places of their own, half as many and at most 512.
     /// Default: half of the descriptors that the process may have, at most 8,192; a driver that does not know has 512.
     pub max_pipes: Option<u32>,
 }

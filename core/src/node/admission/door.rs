@@ -16,18 +16,22 @@ use crate::limit::Bucket;
 use crate::time::Instant;
 
 /// Most callers that have not proved who they are; fewer where there are few descriptors.
-const PLACES: usize = 256;
+const PLACES: usize = 512;
 /// A silent caller has a place for so long, and for less where its network has this many silent ones.
 const SILENT: Duration = Duration::from_secs(5);
 const SILENT_OF_MANY: (usize, Duration) = (16, Duration::from_secs(1));
 /// Answering a hello takes 0.45 ms of a processor (measured): half of one is spent on them.
 const HELLOS: Bucket = Bucket::new(256, Duration::from_micros(900));
-/// Accepting a stream and ending it again takes 0.04 ms. At this rate the oldest of 256 silent callers is 51 ms old.
+/// Accepting a stream and ending it again takes 0.04 ms. At this rate the oldest of 512 silent callers is 0.1 s old.
 const ACCEPTS: Bucket = Bucket::new(512, Duration::from_micros(200));
+/// A silent caller is this old before it makes room, as long as what comes may be a crowd: one whose processor is busy
+/// with 500 calls needs a quarter of a second to speak on each.
+const YOUNG: Duration = Duration::from_millis(250);
 /// A listener's credit, renewed when half of it is used.
 const WINDOW: u32 = 16;
-/// A crowd is heard within this time. Whoever keeps half of the places waiting for longer is a flood, and is not waited for.
-const CROWD: Duration = Duration::from_secs(5);
+/// A crowd has been let in within the first of these and heard within the second. Whoever keeps all places silent, or half
+/// of them waiting, for longer is a flood: the silent make room whatever their age, and who floods is not waited for.
+const CROWD: [Duration; 2] = [Duration::from_secs(2), Duration::from_secs(5)];
 
 #[derive(Debug)]
 pub(in crate::node) struct Door {
@@ -40,11 +44,14 @@ pub(in crate::node) struct Door {
     listeners: BTreeMap<SockId, u32>,
     /// Since when half of the places have been waiting for their turn.
     crowded: Option<Instant>,
+    /// Since when all places have been taken by callers too young to make room.
+    pressed: Option<Instant>,
 }
 
 #[derive(Debug)]
 struct Caller {
     source: Source,
+    since: Instant,
     /// It has said its first frame.
     waits: bool,
 }
@@ -69,6 +76,7 @@ impl Door {
             accepts: ACCEPTS,
             listeners: BTreeMap::new(),
             crowded: None,
+            pressed: None,
         }
     }
 
@@ -97,11 +105,13 @@ impl Door {
         }
         let silent = |c: &&Caller| c.source == source && !c.waits;
         let many = self.callers.values().filter(silent).count() >= SILENT_OF_MANY.0;
-        let of = if self.callers.len() < self.places { None } else { self.most_silent() };
+        // A driver that has credit left, or knows of none, is not refused: there is a little more room for it.
+        let beyond = self.callers.len() >= self.places + 2 * WINDOW as usize;
+        let of = self.makes_room().filter(|(_, at)| *at <= now || beyond).map(|(sock, _)| sock);
         if let Some(of) = of {
             self.left(of);
         }
-        self.callers.insert(sock, Caller { source, waits: false });
+        self.callers.insert(sock, Caller { source, since: now, waits: false });
         Entry::Place { within: if many { SILENT_OF_MANY.1 } else { SILENT }, of }
     }
 
@@ -118,9 +128,12 @@ impl Door {
 
     /// A caller has proved who it is, or is gone.
     pub(in crate::node) fn left(&mut self, sock: SockId) {
-        if let Some(Caller { source, waits: true }) = self.callers.remove(&sock) {
+        if let Some(Caller { source, waits: true, .. }) = self.callers.remove(&sock) {
             self.turns.remove(source, sock);
             self.calm();
+        }
+        if self.callers.len() < self.places / 2 {
+            self.pressed = None;
         }
     }
 
@@ -144,7 +157,11 @@ impl Door {
 
     /// The credit to give listeners now.
     pub(in crate::node) fn credit(&mut self, now: Instant) -> impl Iterator<Item = (SockId, u32)> {
-        let open = !self.is_crowded(now);
+        let young = self.makes_room().is_some_and(|(_, at)| at > now);
+        if young {
+            self.pressed.get_or_insert(now);
+        }
+        let open = !young && !self.is_crowded(now);
         let Door { listeners, accepts, .. } = self;
         let short = listeners.iter_mut().filter(move |(_, left)| open && **left <= WINDOW / 2);
         short.filter_map(move |(sock, left)| {
@@ -158,12 +175,14 @@ impl Door {
     pub(in crate::node) fn due(&self, now: Instant) -> Option<Instant> {
         let turn = (self.turns.len > 0).then(|| self.hellos.next(now));
         let short = !self.is_crowded(now) && self.listeners.values().any(|left| *left <= WINDOW / 2);
-        let accept = short.then(|| self.accepts.next(now));
+        let older = self.makes_room().map_or(now, |(_, at)| at);
+        let accept = short.then(|| self.accepts.next(now).max(older));
         turn.into_iter().chain(accept).min()
     }
 
     pub(in crate::node) fn clear(&mut self) {
         (self.callers, self.turns, self.listeners) = Default::default();
+        (self.crowded, self.pressed) = (None, None);
     }
 
     /// So many wait for their turn that more had better wait outside.
@@ -174,13 +193,23 @@ impl Door {
     }
 
     fn is_flooded(&self, now: Instant) -> bool {
-        self.crowded.is_some_and(|since| now >= since + CROWD)
+        self.crowded.is_some_and(|since| now >= since + CROWD[1])
     }
 
     fn calm(&mut self) {
         if self.turns.len < self.places / 4 {
             self.crowded = None;
         }
+    }
+
+    /// Where all places are taken: who is to make room, and from when on.
+    fn makes_room(&self) -> Option<(SockId, Instant)> {
+        if self.callers.len() < self.places {
+            return None;
+        }
+        let sock = self.most_silent()?;
+        let old = self.callers.get(&sock)?.since + YOUNG;
+        Some((sock, self.pressed.map_or(old, |since| old.min(since + CROWD[0]))))
     }
 
     /// The oldest silent caller of the network with most of them, in the site with most of them.
@@ -356,8 +385,8 @@ mod tests {
             street.run(MS);
         }
         for n in 0..3 {
+            street.run(YOUNG);
             street.call("198.51.100.2", false);
-            street.run(MS);
             assert_eq!(
                 street.evicted.last(),
                 Some(&SockId::accepted(n + 2)),
@@ -377,6 +406,7 @@ mod tests {
             street.call(&format!("2001:db8:0:{:x}::{n:x}", n % (PLACES - 4)), false);
             street.run(MS);
         }
+        street.run(YOUNG);
         street.call("198.51.100.2", false);
         street.call("198.51.100.2", false);
         assert_eq!(street.evicted, [3, 4].map(SockId::accepted));
@@ -386,9 +416,10 @@ mod tests {
     fn an_honest_caller_is_heard_at_once_in_600_and_3000_silent_ones_a_second_from_its_own_address() {
         for rate in [600, 3000] {
             let mut street = Street::new();
-            for n in 0..2 * rate {
+            for n in 0..5 * rate {
                 street.call("192.0.2.1", false);
-                if n % 100 == 99 {
+                // A faster flood could be a crowd in its first seconds.
+                if n % 100 == 99 && (rate == 600 || n > 3 * rate) {
                     let before = street.heard.len();
                     street.call("192.0.2.1", true);
                     assert_eq!(street.heard.len(), before + 1, "{rate}: {n}");
@@ -398,22 +429,22 @@ mod tests {
             assert!(street.refused.is_empty());
             // The last to be thrown out had been silent for about as long as the places last.
             let age = street.inside.values().map(|(_, since)| street.now.since(*since)).max().unwrap();
-            assert!(age >= MS * 240_000 / rate, "{rate}: {age:?}");
+            assert!(age >= MS * 160_000 / rate, "{rate}: {age:?}");
         }
     }
 
     #[test]
     fn a_flood_of_accepts_is_left_in_the_systems_queue() {
         let mut street = Street::new();
-        for _ in 0..20_000 {
+        for _ in 0..40_000 {
             street.call("192.0.2.1", false);
             street.run(MS / 10);
         }
-        // 512 and 5,000 a second, in two seconds.
-        assert!((10_500..=10_512).contains(&street.next), "{}", street.next);
+        // 2,048 a second for two seconds, then a burst and 5,000 a second.
+        assert!((14_000..=15_500).contains(&street.next), "{}", street.next);
         assert!(street.door.due(street.now).is_some_and(|at| at <= street.now + MS), "it goes on by itself");
-        street.run(Duration::from_secs(2));
-        assert_eq!(street.next, 20_000);
+        street.run(Duration::from_secs(6));
+        assert_eq!(street.next, 40_000);
     }
 
     #[test]
