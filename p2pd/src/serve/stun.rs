@@ -178,8 +178,10 @@ async fn serve(
             }
             size => size,
         };
-        place.heard();
         let answers = state.receive(&mut lock(&server), began.elapsed(), &buffer[..size]);
+        if !answers.data.is_empty() {
+            place.heard();
+        }
         let left = state.deadline().saturating_sub(began.elapsed());
         for data in answers.data {
             let Ok(Ok(())) = tokio::time::timeout(left, stream.write_all(&data)).await else { return };
