@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use blake2::{Blake2s256, Digest};
 use p2pd::serve::{Serving, Wanted, WantedTurn};
-use p2pd_rendezvous::turn::Limits;
 use p2pd_core::{Config, Notice, PeerAddress, PipeMode, Plan, SecretKey, Strategy};
+use p2pd_rendezvous::turn::Limits;
 use p2pd_tokio::{Node, Pipe};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::broadcast::error::RecvError;

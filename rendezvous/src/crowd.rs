@@ -15,12 +15,12 @@ pub struct Shares {
     pub one: usize,
 }
 
-/// The newcomer's own network has its share already.
+/// The newcomer's own address, or /64, has its share already.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Full;
 
 /// Those who are inside, each under a key of its own. Where all places are taken, a newcomer gets that of the idlest
-/// one of the network that has most.
+/// one of the network that has most; where all of its own network's are, that of the idlest of the part that has most.
 #[derive(Debug)]
 pub struct Crowd<K> {
     shares: Shares,
@@ -52,7 +52,8 @@ impl Networks {
                 Networks { one: ip.into(), middle: wide, wide }
             }
             IpAddr::V6(ip) => {
-                let cut = |length: u32| Ipv6Addr::from_bits(ip.to_bits() & u128::MAX << (128 - length)).into();
+                let cut =
+                    |length: u32| Ipv6Addr::from_bits(ip.to_bits() & u128::MAX << (128 - length)).into();
                 Networks { one: cut(64), middle: cut(56), wide: cut(48) }
             }
         }
@@ -75,19 +76,18 @@ impl<K: Ord + Clone> Crowd<K> {
     /// take, is outside.
     ///
     /// # Errors
-    /// Its network has its share: nothing has changed.
+    /// Its address has its share: nothing has changed.
     pub fn enter(&mut self, now: Duration, key: K, from: IpAddr) -> Result<Option<K>, Full> {
         let old = self.remove(&key);
         let member = Member { networks: Networks::of(from), heard: now };
-        if !self.has_share(&member.networks) {
-            if let Some(old) = old {
-                self.insert(key, old);
+        let gone = match self.idlest_for(&member.networks) {
+            Ok(gone) => gone,
+            Err(Full) => {
+                if let Some(old) = old {
+                    self.insert(key, old);
+                }
+                return Err(Full);
             }
-            return Err(Full);
-        }
-        let gone = match self.len() < self.shares.all {
-            true => None,
-            false => Some(self.idlest(&member.networks).ok_or(Full)?),
         };
         if let Some(gone) = &gone {
             self.remove(gone);
@@ -134,35 +134,47 @@ impl<K: Ord + Clone> Crowd<K> {
         member
     }
 
-    fn has_share(&self, its: &Networks) -> bool {
-        let group = self.groups.get(&its.wide);
-        let members = || group.into_iter().flat_map(BTreeMap::values).map(|member| member.networks);
-        let counts = [
-            members().filter(|other| other.one == its.one).count(),
-            members().filter(|other| other.middle == its.middle).count(),
-            group.map_or(0, BTreeMap::len),
-        ];
-        counts.iter().zip(its.most(self.shares)).all(|(count, most)| *count < most)
-    }
-
-    /// Who goes for a newcomer of these networks, which is counted too: of the wide networks with most members, in the
-    /// narrower ones with most, whoever was heard last the longest ago.
-    fn idlest(&self, newcomer: &Networks) -> Option<K> {
-        let size = |wide: &IpAddr, group: &BTreeMap<K, Member>| group.len() + usize::from(*wide == newcomer.wide);
-        let most = self.groups.iter().map(|(wide, group)| size(wide, group)).max()?;
-        let crowded = || self.groups.iter().filter(|(wide, group)| size(wide, group) == most);
-        let (mut ones, mut middles) = (BTreeMap::new(), BTreeMap::new());
-        for member in crowded().flat_map(|(_, group)| group.values()) {
-            *ones.entry(member.networks.one).or_insert(0) += 1;
-            *middles.entry(member.networks.middle).or_insert(0) += 1;
-        }
-        let members = crowded().flat_map(|(_, group)| group);
-        let rank = |member: &Member| {
-            let Networks { one, middle, .. } = member.networks;
-            (middles.get(&middle), ones.get(&one), Reverse(member.heard))
+    /// Who goes for a newcomer of these networks, if somebody has to.
+    fn idlest_for(&self, its: &Networks) -> Result<Option<K>, Full> {
+        let members = |wide: &IpAddr| self.groups.get(wide).into_iter().flatten();
+        let within = |same: &dyn Fn(&Networks) -> bool| {
+            members(&its.wide).filter(|(_, member)| same(&member.networks)).count()
         };
-        members.max_by_key(|(_, member)| rank(member)).map(|(key, _)| key.clone())
+        let [one, middle, wide] = its.most(self.shares);
+        if within(&|other| other.one == its.one) >= one {
+            return Err(Full);
+        }
+        if within(&|other| other.middle == its.middle) >= middle {
+            let middle = members(&its.wide).filter(|(_, member)| member.networks.middle == its.middle);
+            return Ok(idlest(its, middle.collect()));
+        }
+        if within(&|_| true) >= wide {
+            return Ok(idlest(its, members(&its.wide).collect()));
+        }
+        if self.len() < self.shares.all {
+            return Ok(None);
+        }
+        // The newcomer is counted too.
+        let size = |wide: &IpAddr, group: &BTreeMap<K, Member>| group.len() + usize::from(*wide == its.wide);
+        let most = self.groups.iter().map(|(wide, group)| size(wide, group)).max();
+        let crowded = self.groups.iter().filter(|(wide, group)| Some(size(wide, group)) == most);
+        Ok(idlest(its, crowded.flat_map(|(_, group)| group).collect()))
     }
+}
+
+/// Of the networks with most members, the newcomer's among them, whoever was heard last the longest ago.
+fn idlest<K: Clone>(newcomer: &Networks, members: Vec<(&K, &Member)>) -> Option<K> {
+    let mut ones = BTreeMap::from([(newcomer.one, 1)]);
+    let mut middles = BTreeMap::from([(newcomer.middle, 1)]);
+    for (_, member) in &members {
+        *ones.entry(member.networks.one).or_insert(0) += 1;
+        *middles.entry(member.networks.middle).or_insert(0) += 1;
+    }
+    let rank = |member: &Member| {
+        let Networks { one, middle, .. } = member.networks;
+        (middles.get(&middle).copied(), ones.get(&one).copied(), Reverse(member.heard))
+    };
+    members.into_iter().max_by_key(|(_, member)| rank(member)).map(|(key, _)| key.clone())
 }
 
 #[cfg(test)]
@@ -177,7 +189,7 @@ mod tests {
         Duration::from_secs(n)
     }
 
-    /// How many of so many get in from these addresses, without anybody's leaving.
+    /// How many of so many get in from these addresses without anybody's leaving.
     fn fits(crowd: &mut Crowd<u32>, from: &dyn Fn(u32) -> String, many: u32) -> usize {
         let base = crowd.len() as u32;
         let enter = |n: &u32| crowd.enter(at(0), base + n, from(*n).parse().unwrap()) == Ok(None);
@@ -225,6 +237,25 @@ mod tests {
             crowd.leave(&key);
         }
         assert!(crowd.is_empty() && crowd.groups.is_empty());
+    }
+
+    #[test]
+    fn within_a_network_that_has_its_share_the_part_that_has_most_makes_room() {
+        let mut crowd = crowd(100, 2);
+        let mut enter = |s, key, ip: &str| crowd.enter(at(s), key, ip.parse().unwrap());
+        for (key, ip) in
+            [(1, "2001:db8:0:1::1"), (2, "2001:db8:0:1::1"), (3, "2001:db8:0:2::1"), (4, "2001:db8:0:3::1")]
+        {
+            assert_eq!(enter(u64::from(key), key, ip), Ok(None));
+        }
+        assert_eq!(enter(5, 5, "2001:db8:0:1::9"), Err(Full), "one /64 gets no more by it");
+        assert_eq!(enter(5, 5, "2001:db8:0:9::1"), Ok(Some(1)), "a /56 has four");
+        assert_eq!(enter(6, 6, "2001:db8:0:9::1"), Ok(Some(5)), "the newcomer's own part has most");
+        for (key, ip) in [(11, "2001:db8:0:100::1"), (12, "2001:db8:0:100::1"), (13, "2001:db8:0:200::1")] {
+            assert_eq!(enter(u64::from(key), key, ip), Ok(None));
+        }
+        assert_eq!(enter(14, 14, "2001:db8:0:200::1"), Ok(None));
+        assert_eq!(enter(15, 15, "2001:db8:0:300::1"), Ok(Some(2)), "a /48 has eight");
     }
 
     #[test]

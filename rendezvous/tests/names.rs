@@ -6,8 +6,8 @@ use std::time::Duration;
 use mqttrs::{Packet, Pid, Protocol, Publish, QoS, QosPid, Subscribe, SubscribeTopic};
 use p2pd_core::name::{MAX_RECORD, Record};
 use p2pd_core::{Name, SecretKey};
-use p2pd_rendezvous::{ConnId, Shares};
 use p2pd_rendezvous::mqtt::{Broker, Limits, Output};
+use p2pd_rendezvous::{ConnId, Shares};
 
 const SECOND: Duration = Duration::from_secs(1);
 /// What Unix time it is at the broker's zero.
@@ -207,7 +207,9 @@ fn names_are_bounded_in_all_and_for_each_network() {
         let record = Record { name: named(n), ..record(1, 5, true) };
         world.publish_from(from, &record.name.topic(), &record.encode(&key(1)), true)
     };
-    let all = |world: &mut World| (0..20).filter(|n| !world.kept(&named(*n).topic()).is_empty()).collect::<Vec<_>>();
+    let all = |world: &mut World| {
+        (0..20).filter(|n| !world.kept(&named(*n).topic()).is_empty()).collect::<Vec<_>>()
+    };
     let (a, b, c) = ([203, 0, 113, 1], [203, 0, 113, 2], [203, 0, 113, 3]);
     assert!(put(&mut world, 0, a) && put(&mut world, 1, a));
     assert!(!put(&mut world, 2, a), "one address has enough");

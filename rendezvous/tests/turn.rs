@@ -399,8 +399,19 @@ fn who_only_the_servers_own_networks_reach_is_refused_with_403() {
     world.server.set_own(["198.51.100.200", "10.1.1.1", "127.0.0.1"].map(|ip| ip.parse().unwrap()));
     world.join("198.51.100.1:1000", alice(Transport::Udp));
     let forbidden = [
-        "0.0.0.0", "10.0.0.1", "10.1.1.1", "100.64.0.1", "127.0.0.1", "169.254.169.254", "172.16.0.1", "192.0.0.1",
-        "192.168.0.1", "224.0.0.1", "240.0.0.1", "255.255.255.255", "198.51.100.200",
+        "0.0.0.0",
+        "10.0.0.1",
+        "10.1.1.1",
+        "100.64.0.1",
+        "127.0.0.1",
+        "169.254.169.254",
+        "172.16.0.1",
+        "192.0.0.1",
+        "192.168.0.1",
+        "224.0.0.1",
+        "240.0.0.1",
+        "255.255.255.255",
+        "198.51.100.200",
     ];
     for (n, ip) in forbidden.iter().enumerate() {
         let peer = ip.parse().unwrap();
@@ -420,8 +431,17 @@ fn who_only_the_servers_own_networks_reach_is_refused_with_403() {
     let mut world = World::new(Config { relay_ips, ..config() });
     world.join("198.51.100.1:1000", ClientConfig { family: Family::V6, ..alice(Transport::Udp) });
     for ip in [
-        "::1", "::10.0.0.1", "::ffff:0:10.0.0.1", "64:ff9b::10.0.0.1", "64:ff9b:1::1", "2002:a00:1::",
-        "2001:0:cb00:7101::f5ff:fffe", "fd00::1", "fe80::1", "ff02::1", "fd00:ec2::254",
+        "::1",
+        "::10.0.0.1",
+        "::ffff:0:10.0.0.1",
+        "64:ff9b::10.0.0.1",
+        "64:ff9b:1::1",
+        "2002:a00:1::",
+        "2001:0:cb00:7101::f5ff:fffe",
+        "fd00::1",
+        "fe80::1",
+        "ff02::1",
+        "fd00:ec2::254",
     ] {
         let peer = ip.parse().unwrap();
         assert_eq!(asks(&mut world, 0, ip), [Event::Refused { peer, code: 403 }], "{ip}");
@@ -452,7 +472,8 @@ fn of_the_relays_own_address_only_relays_are_reached() {
 
 #[test]
 fn private_peers_are_for_private_relays_and_for_who_allows_them() {
-    let at = |ip: &str, allow_private| Config { relay_ips: vec![ip.parse().unwrap()], allow_private, ..config() };
+    let at =
+        |ip: &str, allow_private| Config { relay_ips: vec![ip.parse().unwrap()], allow_private, ..config() };
     for (config, reached) in [
         (at("203.0.113.10", true), &["10.0.0.1", "100.64.0.1", "192.168.0.1", "192.0.2.1"][..]),
         (at("192.168.0.7", false), &["10.0.0.1", "100.64.0.1", "192.168.0.1", "192.0.2.1"]),
@@ -461,7 +482,16 @@ fn private_peers_are_for_private_relays_and_for_who_allows_them() {
         let mut world = World::new(config);
         world.server.set_own(["192.168.0.8".parse().unwrap(), "127.0.0.1".parse().unwrap()]);
         world.join("198.51.100.1:1000", alice(Transport::Udp));
-        for ip in ["10.0.0.1", "100.64.0.1", "192.168.0.1", "192.168.0.8", "127.0.0.1", "127.9.9.9", "169.254.1.1", "192.0.2.1"] {
+        for ip in [
+            "10.0.0.1",
+            "100.64.0.1",
+            "192.168.0.1",
+            "192.168.0.8",
+            "127.0.0.1",
+            "127.9.9.9",
+            "169.254.1.1",
+            "192.0.2.1",
+        ] {
             let peer = ip.parse().unwrap();
             let expected = match reached.contains(&ip) {
                 true => Event::Permitted(peer),
@@ -476,8 +506,7 @@ fn private_peers_are_for_private_relays_and_for_who_allows_them() {
 
 #[test]
 fn allocations_and_users_carry_so_many_bytes_a_second() {
-    let limits =
-        Limits { allocation_bytes: Some(200_000), user_bytes: Some(300_000), ..Limits::default() };
+    let limits = Limits { allocation_bytes: Some(200_000), user_bytes: Some(300_000), ..Limits::default() };
     let mut world = World::new(Config { limits, ..config() });
     let peer = addr("192.0.2.1:9");
     for n in 0..2 {

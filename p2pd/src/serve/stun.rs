@@ -146,13 +146,7 @@ async fn accept(shared: Shared, local: SocketAddr, listener: TcpListener, client
     }
 }
 
-async fn serve(
-    shared: Shared,
-    local: SocketAddr,
-    from: SocketAddr,
-    mut stream: TcpStream,
-    place: &Place,
-) {
+async fn serve(shared: Shared, local: SocketAddr, from: SocketAddr, mut stream: TcpStream, place: &Place) {
     let Shared { began, server, turn } = shared;
     let _ = stream.set_nodelay(true);
     let mut state = Stream::new(began.elapsed(), local, from);

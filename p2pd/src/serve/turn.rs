@@ -46,7 +46,10 @@ pub struct Wanted {
 /// Without what is secret.
 impl fmt::Debug for Wanted {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Wanted").field("relay_ip", &self.relay_ip).field("limits", &self.limits).finish_non_exhaustive()
+        f.debug_struct("Wanted")
+            .field("relay_ip", &self.relay_ip)
+            .field("limits", &self.limits)
+            .finish_non_exhaustive()
     }
 }
 

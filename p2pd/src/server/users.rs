@@ -23,7 +23,9 @@ pub(super) fn wanted(options: &Serve, say: Say) -> Result<Option<(WantedTurn, Op
         (turn_secret.is_some(), "--turn-secret", "--turn-secret-file FILE"),
     ] {
         if given {
-            say.warning(&format!("every user of this machine can read {option} in the list of processes: rather {rather}"));
+            say.warning(&format!(
+                "every user of this machine can read {option} in the list of processes: rather {rather}"
+            ));
         }
     }
     let mut users = Vec::new();
@@ -86,9 +88,8 @@ fn password(path: &Path) -> std::io::Result<String> {
 fn listed(path: &Path) -> Result<Vec<(String, String)>, String> {
     let text = private::read(path).map_err(|why| format!("{}: {why}", path.display()))?;
     let lines = text.lines().enumerate().filter(|(_, line)| !line.is_empty() && !line.starts_with('#'));
-    let user = |(n, line)| {
-        options::user(line).map_err(|why| format!("{}: line {}: {why}", path.display(), n + 1))
-    };
+    let user =
+        |(n, line)| options::user(line).map_err(|why| format!("{}: line {}: {why}", path.display(), n + 1));
     lines.map(user).collect()
 }
 

@@ -29,8 +29,8 @@ use crate::ConnId;
 use crate::rate::{Bucket, Flow, Sources};
 pub use config::{Config, Limits};
 use message::{
-    ALLOCATE, ALLOCATED, CHANNEL_BIND, CREATE_PERMISSION, Framing, MAX_FRAME, PASSWORD_ALGORITHMS, Stun, USERHASH,
-    USERNAME,
+    ALLOCATE, ALLOCATED, CHANNEL_BIND, CREATE_PERMISSION, Framing, MAX_FRAME, PASSWORD_ALGORITHMS, Stun,
+    USERHASH, USERNAME,
 };
 use reach::Reach;
 pub use users::Users;
@@ -254,7 +254,9 @@ impl Server {
     pub fn relayed(&mut self, now: Duration, relay: RelayId, from: SocketAddr, data: &[u8]) {
         let Some(way) = self.relays.get(&relay).copied() else { return };
         let Some(client) = self.clients.get(&way) else { return };
-        let Some((at, ip)) = client.relay.as_ref().and_then(|relay| Some((relay.at?, relay.ip))) else { return };
+        let Some((at, ip)) = client.relay.as_ref().and_then(|relay| Some((relay.at?, relay.ip))) else {
+            return;
+        };
         let from = SocketAddr::new(from.ip().to_canonical(), from.port());
         if !self.reaches(ip, from) {
             self.stats.forbidden += 1;
@@ -441,7 +443,9 @@ impl Server {
 
     /// Whether a client's allocation and its user may carry so many bytes now.
     fn carries(&mut self, now: Duration, way: Way, bytes: usize) -> bool {
-        let Some(relay) = self.clients.get_mut(&way).and_then(|client| client.relay.as_mut()) else { return false };
+        let Some(relay) = self.clients.get_mut(&way).and_then(|client| client.relay.as_mut()) else {
+            return false;
+        };
         let account = self.per_user.get_mut(&relay.user);
         let allowed = relay.flow.take(now, bytes) && account.is_some_and(|user| user.flow.take(now, bytes));
         self.stats.over_bytes += u64::from(!allowed);

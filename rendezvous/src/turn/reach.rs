@@ -294,7 +294,11 @@ mod tests {
         ] {
             let reach = Reach::new(vec![ip(relay)], private);
             for (peer, scope) in TABLE {
-                assert_eq!(reach.may(ip(relay), ip(peer)), reached.contains(scope), "{relay} {private} {peer}");
+                assert_eq!(
+                    reach.may(ip(relay), ip(peer)),
+                    reached.contains(scope),
+                    "{relay} {private} {peer}"
+                );
             }
         }
     }
