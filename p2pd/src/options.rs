@@ -315,7 +315,6 @@ pub(crate) struct Map {
 }
 
 #[derive(Debug, Args)]
-#[command(group(ArgGroup::new("relay").args(["turn", "turn_user", "turn_secret"]).multiple(true)))]
 pub(crate) struct Serve {
     /// Serve on this address only
     #[arg(long, value_name = "IP")]
@@ -332,21 +331,42 @@ pub(crate) struct Serve {
     /// Second port of the STUN server, used with two addresses
     #[arg(long, value_name = "PORT", default_value_t = 3479)]
     pub(crate) stun_second_port: u16,
-    /// Run a TURN server too, on the STUN server's ports, for one user with a new password, which is printed and
-    /// written to the list. A relay carries what others send, in this machine's name: without one of the `--turn`
-    /// options there is none
+    /// Run a TURN server too, on the STUN server's ports, for the user `p2pd` with a password that is made up once, kept
+    /// in a file and written to the list. A relay carries what others send, in this machine's name: without one of the
+    /// `--turn` options or a secret in P2PD_TURN_SECRET there is none
     #[arg(long)]
     pub(crate) turn: bool,
-    /// Run a TURN server for this user; may be given several times, and the first goes into the list
+    /// Where the password of `--turn` is kept. Default: `~/.p2pd/turn-password`
+    #[arg(long, value_name = "FILE", requires = "turn")]
+    pub(crate) turn_password_file: Option<PathBuf>,
+    /// Run a TURN server for this user; may be given several times, and the first goes into the list. Every user of this
+    /// machine can read it in the list of processes
     #[arg(long, value_name = "NAME:PASSWORD", value_parser = user)]
     pub(crate) turn_user: Vec<(String, String)>,
-    /// Run a TURN server for short-lived credentials made from this secret, as coturn's `use-auth-secret` has them
+    /// Run a TURN server for the users in this file, one NAME:PASSWORD a line, which nobody else may read
+    #[arg(long, value_name = "FILE")]
+    pub(crate) turn_users: Option<PathBuf>,
+    /// Run a TURN server for short-lived credentials made from this secret, as coturn's `use-auth-secret` has them. Every
+    /// user of this machine can read it in the list of processes; in P2PD_TURN_SECRET only this one
     #[arg(long, value_name = "SECRET", value_parser = clap::builder::NonEmptyStringValueParser::new())]
     pub(crate) turn_secret: Option<String>,
+    /// The same with the secret in this file, which nobody else may read
+    #[arg(long, value_name = "FILE", conflicts_with = "turn_secret")]
+    pub(crate) turn_secret_file: Option<PathBuf>,
     /// Address under which peers reach the TURN server's sockets. Default: `--bind`, or the address of the default
     /// route
-    #[arg(long, value_name = "IP", requires = "relay")]
+    #[arg(long, value_name = "IP")]
     pub(crate) relay_ip: Option<IpAddr>,
+    /// Relay to private addresses too, although the relay's own is public: users then reach the networks around it
+    #[arg(long)]
+    pub(crate) turn_allow_private: bool,
+    /// Bytes a second that one allocation relays, in both directions together; what is beyond is dropped, and 0 is no
+    /// limit. `25M` is 25 times 1,024 squared
+    #[arg(long, value_name = "BYTES", default_value = "25000000", value_parser = bytes)]
+    pub(crate) turn_rate: u64,
+    /// The same of all allocations of one user
+    #[arg(long, value_name = "BYTES", default_value = "100000000", value_parser = bytes)]
+    pub(crate) turn_user_rate: u64,
     /// Write the server list that peers need. With a TURN server it holds its password or secret
     #[arg(long, value_name = "FILE")]
     pub(crate) write: Option<PathBuf>,
@@ -378,7 +398,7 @@ impl From<StrategyName> for Strategy {
 }
 
 /// Names and passwords of TURN (RFC 8489): what does not fit into USERNAME, nobody could use.
-fn user(text: &str) -> Result<(String, String), &'static str> {
+pub(crate) fn user(text: &str) -> Result<(String, String), &'static str> {
     match text.split_once(':') {
         Some((name, password)) if !name.is_empty() && !password.is_empty() && name.len() < 509 => {
             Ok((name.into(), password.into()))

@@ -337,21 +337,25 @@ impl Say {
         self.line(|| json!({"event": "error", "reason": why}), || format!("p2pd: {why}"));
     }
 
+    pub(crate) fn warning(self, what: &str) {
+        self.line(|| json!({"event": "warning", "reason": what}), || format!("p2pd: warning: {what}"));
+    }
+
     pub(crate) fn serving(self, servers: &Running<'_>) {
-        let Running { mqtt, stun, second, relay, made } = *servers;
+        let Running { mqtt, stun, second, relay, kept } = *servers;
         let turn = relay.map(|_| stun.to_string());
-        let (name, password) = made.map(|(name, password)| (name, password)).unzip();
+        let kept = kept.map(|path| path.display().to_string());
         let text = || {
             let nat = second.map_or(String::new(), |s| format!(" and {s} (RFC 5780)"));
             let turn = relay.map_or(String::new(), |ip| format!(", TURN on {stun}, relaying as {ip}"));
-            let made = made.map_or(String::new(), |(name, password)| format!(" for {name}:{password}"));
-            format!("serving: MQTT on {mqtt}, STUN on {stun}{nat}{turn}{made}")
+            let kept = kept.as_ref().map_or(String::new(), |path| format!(", its password kept in {path}"));
+            format!("serving: MQTT on {mqtt}, STUN on {stun}{nat}{turn}{kept}")
         };
         let event = || {
             json!({
                 "event": "serving", "mqtt": mqtt.to_string(), "stun": stun.to_string(),
-                "stun_second": second.map(|a| a.to_string()), "turn": turn, "turn_user": name,
-                "turn_password": password, "relay_ip": relay.map(|ip| ip.to_string()),
+                "stun_second": second.map(|a| a.to_string()), "turn": turn,
+                "turn_password_file": kept, "relay_ip": relay.map(|ip| ip.to_string()),
             })
         };
         self.line(event, text);
@@ -365,7 +369,7 @@ impl Say {
         mebibytes: u32,
     ) -> io::Result<()> {
         if self.json {
-            self.serving(&Running { mqtt, stun, second: None, relay: None, made: None });
+            self.serving(&Running { mqtt, stun, second: None, relay: None, kept: None });
             return Ok(());
         }
         let mut out = io::stdout();
