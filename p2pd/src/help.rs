@@ -49,7 +49,8 @@ Examples:
   p2pd file receive --once --max-size 2G               # one peer, and then the end
 
 Names with slashes, backslashes, colons or control characters, hidden ones and those of Windows' devices are refused. A
-connect may send 1,000 files; 8 peers are received from at once.
+connect may send 1,000 files; 64 peers are received from at once, 8 of them from one address. While others wait, a peer
+that sends less than 4 KiB a second makes room.
 
 Exit status: 0 if all that was offered was received, 1 if not, 2 for wrong usage.";
 

@@ -68,6 +68,8 @@ pub(crate) enum Control {
     Nominate(SmallVec<[SessionId; 2]>),
     /// The session's pipe is to move to this stream.
     Join,
+    /// The pipe that follows is not served at once: its user has another one.
+    Busy,
     /// Agreed; with a session of the confirming side that is settled too.
     Confirm(Option<SessionId>),
     Refuse(Refusal),
@@ -315,6 +317,7 @@ impl Control {
                 plain.extend_from_slice(&refusal_code(*why));
             }
             Control::Join => plain.push(5),
+            Control::Busy => plain.push(6),
         }
         plain
     }
@@ -332,6 +335,7 @@ pub(crate) fn parse_control(plain: &[u8]) -> Option<Control> {
         3 => sessions().filter(|s| s.len() <= 1).map(|s| Control::Confirm(s.first().copied())),
         4 => <[u8; 2]>::try_from(rest).ok().map(|code| Control::Refuse(refusal_from(code))),
         5 if rest.is_empty() => Some(Control::Join),
+        6 if rest.is_empty() => Some(Control::Busy),
         _ => None,
     }
 }
@@ -414,6 +418,7 @@ mod tests {
             let messages = [
                 Control::Approved,
                 Control::Join,
+                Control::Busy,
                 Control::Nominate(SmallVec::from_slice(&[one])),
                 Control::Nominate(SmallVec::from_slice(&[one, two])),
                 Control::Confirm(None),
