@@ -412,10 +412,7 @@ async fn echo(node: &Node, say: Say) {
     }
 }
 
-async fn copy(
-    from: &mut (impl AsyncRead + Unpin),
-    to: &mut (impl AsyncWrite + Unpin),
-) -> io::Result<()> {
+async fn copy(from: &mut (impl AsyncRead + Unpin), to: &mut (impl AsyncWrite + Unpin)) -> io::Result<()> {
     let (mut from, mut buffer) = (Gather::new(from), vec![0; CHUNK]);
     loop {
         match from.read(&mut buffer).await? {

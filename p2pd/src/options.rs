@@ -225,7 +225,7 @@ pub(crate) struct Receive {
     /// Take no more bytes than these from one connect, K, M, G and T are allowed behind the number
     #[arg(long, value_name = "BYTES", default_value = "64G", value_parser = bytes)]
     pub(crate) max_size: u64,
-    /// Take no more bytes than these in all, however many connects. A tenth of the disk is left free in any case
+    /// Take no more bytes than these in all, however many connects. Of the disk a tenth or 4 GiB are left free in any case
     #[arg(long, value_name = "BYTES", default_value = "256G", value_parser = bytes)]
     pub(crate) max_bytes: u64,
     /// End after one peer: with 0 if all it sent was received

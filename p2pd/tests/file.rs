@@ -141,7 +141,10 @@ fn files_arrive_whole_and_their_hash_is_said() {
 fn a_cut_on_either_side_is_gone_on_from() {
     let (here, there) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let file = large(here.path());
-    let receiver = Receiver::start(there.path(), &[]);
+    // A receiver that begins anew is the same one by its key.
+    let key = here.path().join("key");
+    let same = ["--identity", key.to_str().unwrap()];
+    let receiver = Receiver::start(there.path(), &same);
     // The sender is killed,
     let mut sender = send(&receiver.address, &[&file]).spawn().unwrap();
     let part = wait_for(there.path(), "large.bin", 1 << 20);
@@ -160,7 +163,7 @@ fn a_cut_on_either_side_is_gone_on_from() {
     // and what is there by now is not sent again.
     let again = fs::metadata(&part).unwrap().len();
     assert!(again > cut && again < 64 << 20, "{cut}, {again}");
-    let mut receiver = Receiver::start(there.path(), &[]);
+    let mut receiver = Receiver::start(there.path(), &same);
     let (code, said) = ended(&send(&receiver.address, &[&file]).output().unwrap());
     assert_eq!(code, Some(0), "{said}");
     assert!(said.contains(&format!("from byte {again}")), "{said}");

@@ -289,7 +289,10 @@ mod tests {
         }
         assert_eq!(check(&guard, &[HERE, ("origin", "http://127.0.0.1:8000")], None, &pipe), 200);
         assert_eq!(check(&guard, &[HERE, cross, ("origin", "http://localhost:8000")], None, &pipe), 200);
-        assert_eq!(check(&Guard::new(Some(TOKEN.into()), false), &[HERE, sandboxed], Some(TOKEN), &pipe), 200);
+        assert_eq!(
+            check(&Guard::new(Some(TOKEN.into()), false), &[HERE, sandboxed], Some(TOKEN), &pipe),
+            200
+        );
         let open = Guard::new(None, true);
         assert_eq!(check(&open, &[HERE, cross, sandboxed], None, &pipe), 200, "its user said so");
         assert_eq!(check(&open, &[HERE, cross], None, &pipe), 403, "an image is no page of a file");

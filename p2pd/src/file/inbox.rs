@@ -11,14 +11,20 @@ use std::time::{Duration, Instant, SystemTime};
 use super::name::{FileName, Sender, is_partial};
 use super::wire::Refusal;
 
-/// Of the disk so much is left free: one part in this many.
+/// Of the disk so much is left free: one part in this many,
 const LEFT_FREE: u64 = 10;
+/// or as many bytes, where that is less.
+const LEFT_AT_MOST: u64 = 4 << 30;
 /// How often what others left behind is looked at.
 const SWEEP: Duration = Duration::from_secs(10);
 /// Files that were received whole and are known again when they are offered once more.
 const REMEMBERED: usize = 10_000;
 /// Files of one name.
 const NAMESAKES: u32 = 1000;
+/// Files that are taken in one run, however short,
+const MOST_FILES: u64 = 100_000;
+/// and those that are not whole yet and do not go on.
+const MOST_PARTS: usize = 1000;
 
 /// What is taken over all calls.
 #[derive(Clone, Copy, Debug)]
@@ -43,6 +49,7 @@ pub(crate) struct Inbox {
     whole: Mutex<BTreeMap<Key, (FileName, u64)>>,
     swept: Mutex<Option<Instant>>,
     taken: AtomicU64,
+    files: AtomicU64,
 }
 
 type Key = (Sender, String);
@@ -89,7 +96,8 @@ impl Inbox {
             return Err(io::ErrorKind::NotADirectory.into());
         }
         let (busy, whole, swept) = (Mutex::default(), Mutex::default(), Mutex::default());
-        Ok(Inbox { dir, overwrite, limits, busy, whole, swept, taken: AtomicU64::new(0) })
+        let [taken, files] = [(); 2].map(|()| AtomicU64::new(0));
+        Ok(Inbox { dir, overwrite, limits, busy, whole, swept, taken, files })
     }
 
     /// # Errors
@@ -101,6 +109,11 @@ impl Inbox {
         let place = Place { inbox: self, name, sender: sender.clone() };
         self.sweep();
         Ok(place)
+    }
+
+    /// Whether a file of this size is taken.
+    pub(crate) fn takes(&self, size: u64) -> bool {
+        size <= self.room() && self.files.load(Ordering::Relaxed) < MOST_FILES
     }
 
     /// How many bytes more are taken.
@@ -131,16 +144,16 @@ impl Inbox {
             })
             .collect();
         parts.sort();
-        let mut bytes: u64 = parts.iter().map(|(_, len, _)| len).sum();
+        let (mut bytes, mut files) = (parts.iter().map(|(_, len, _)| len).sum::<u64>(), parts.len());
         for (modified, len, path) in parts {
             let old = modified.elapsed().is_ok_and(|age| age > self.limits.keep);
-            if !old && bytes <= self.limits.parts {
+            if !old && bytes <= self.limits.parts && files <= MOST_PARTS {
                 continue;
             }
             // Locked by whoever receives into it.
             let file = open(OpenOptions::new().write(true), &path);
             if file.is_ok_and(|file| lock(&file)) && std::fs::remove_file(&path).is_ok() {
-                bytes -= len;
+                (bytes, files) = (bytes - len, files - 1);
             }
         }
     }
@@ -212,6 +225,7 @@ impl Place<'_> {
                 }
             }
             std::fs::rename(self.partial(), path)?;
+            self.inbox.files.fetch_add(1, Ordering::Relaxed);
             self.remember(name.clone(), size);
             return Ok(name);
         }
@@ -228,7 +242,8 @@ impl Place<'_> {
 
     /// Removes a file that was kept, if one of its namesakes is the same. Gives the name under which it is there.
     pub(crate) fn merge(&self, kept: FileName, size: u64) -> FileName {
-        let earlier = (0..NAMESAKES).map(|number| self.name.numbered(number)).take_while(|name| *name != kept);
+        let earlier =
+            (0..NAMESAKES).map(|number| self.name.numbered(number)).take_while(|name| *name != kept);
         for name in earlier {
             if is_same(&self.path(&name), &self.path(&kept), size).unwrap_or(false) {
                 if std::fs::remove_file(self.path(&kept)).is_ok() {
@@ -249,6 +264,10 @@ impl Place<'_> {
 
 impl Drop for Place<'_> {
     fn drop(&mut self) {
+        // Nothing to go on with.
+        if self.partial().symlink_metadata().is_ok_and(|found| found.is_file() && found.len() == 0) {
+            self.discard();
+        }
         locked(&self.inbox.busy).remove(&key(&self.sender, &self.name));
     }
 }
@@ -272,7 +291,10 @@ fn key(sender: &Sender, name: &FileName) -> Key {
 /// Whether two files of this size have the same in them.
 fn is_same(one: &Path, other: &Path, size: u64) -> io::Result<bool> {
     let [mut one, mut other] = [one, other].map(|path| open(OpenOptions::new().read(true), path));
-    let (one, other) = (one.as_mut().map_err(|_| io::ErrorKind::NotFound)?, other.as_mut().map_err(|_| io::ErrorKind::NotFound)?);
+    let (one, other) = (
+        one.as_mut().map_err(|_| io::ErrorKind::NotFound)?,
+        other.as_mut().map_err(|_| io::ErrorKind::NotFound)?,
+    );
     for file in [&mut *one, &mut *other] {
         let found = file.metadata()?;
         if !found.is_file() || found.len() != size {
@@ -298,11 +320,13 @@ fn free(dir: &Path) -> Option<u64> {
     #[cfg(unix)]
     {
         let disk = rustix::fs::statvfs(dir).ok()?;
-        Some(disk.f_bavail.saturating_sub(disk.f_blocks / LEFT_FREE).saturating_mul(disk.f_frsize))
+        let bytes = |blocks: u64| blocks.saturating_mul(disk.f_frsize);
+        let kept = (bytes(disk.f_blocks) / LEFT_FREE).min(LEFT_AT_MOST);
+        Some(bytes(disk.f_bavail).saturating_sub(kept))
     }
     #[cfg(not(unix))]
     {
-        let _ = (dir, LEFT_FREE);
+        let _ = (dir, LEFT_FREE, LEFT_AT_MOST);
         None
     }
 }

@@ -110,7 +110,8 @@ pub(crate) async fn send(pipe: Pipe, files: &[Outgoing], say: Say) -> ExitCode {
 fn resume(receiver: NodeId) -> Result<Option<Resume>, String> {
     let Some(path) = crate::secret::at_home("resume") else { return Ok(None) };
     let secret = crate::secret::load_or_create(&path)?;
-    let hash = Blake2s256::new().chain_update(b"p2pd resume").chain_update(secret).chain_update(receiver.as_bytes());
+    let hash =
+        Blake2s256::new().chain_update(b"p2pd resume").chain_update(secret).chain_update(receiver.as_bytes());
     Ok(hash.finalize().first_chunk().copied())
 }
 

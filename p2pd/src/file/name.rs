@@ -208,7 +208,9 @@ mod tests {
     #[test]
     fn another_name_is_a_name_too() {
         let long = format!("{}ä.txt", "n".repeat(MAX_NAME - 6));
-        for (name, other) in [("a", "a (7)"), ("a.txt", "a (7).txt"), ("a.tar.gz", "a.tar (7).gz"), (&long, "")] {
+        for (name, other) in
+            [("a", "a (7)"), ("a.txt", "a (7).txt"), ("a.tar.gz", "a.tar (7).gz"), (&long, "")]
+        {
             let name = FileName::new(name).unwrap();
             let numbered = name.numbered(7);
             assert!(other.is_empty() || numbered.as_str() == other, "{numbered}");

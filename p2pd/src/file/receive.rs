@@ -63,7 +63,7 @@ pub(crate) async fn receive(
                 continue;
             }
         };
-        let how = if size > left || size > inbox.room() {
+        let how = if size > left || !inbox.takes(size) {
             Err(Error::NotTaken(Refusal::TooLarge.into()))
         } else {
             left -= size;
@@ -151,7 +151,10 @@ async fn one(
         if hashed.bytes >= look {
             look = hashed.bytes + LOOK;
             if inbox.room() == 0 {
-                return Err(Error::Broken(io::Error::new(io::ErrorKind::StorageFull, "no more bytes are taken")));
+                return Err(Error::Broken(io::Error::new(
+                    io::ErrorKind::StorageFull,
+                    "no more bytes are taken",
+                )));
             }
         }
         let some = next(from, &mut chunk, size - hashed.bytes);

@@ -152,9 +152,10 @@ impl Seats {
             return None;
         }
         let taken = &self.taken;
-        self.waiting.next(|of| taken.iter().filter(|seat| seat.place == of).count() < SEATS_OF_ONE, |pipe| {
-            taken.iter().filter(|seat| seat.peer == pipe.peer()).count() < SEATS_OF_PEER
-        })
+        self.waiting.next(
+            |of| taken.iter().filter(|seat| seat.place == of).count() < SEATS_OF_ONE,
+            |pipe| taken.iter().filter(|seat| seat.peer == pipe.peer()).count() < SEATS_OF_PEER,
+        )
     }
 
     fn seat(&mut self, pipe: Pipe, running: &mut JoinSet<usize>) {
@@ -181,7 +182,8 @@ impl Seats {
         let mut slowest: Option<(u64, usize)> = None;
         for (at, seat) in self.taken.iter_mut().enumerate() {
             let bytes = seat.moved.bytes.load(Ordering::Relaxed);
-            let Some(rate) = seat.rate.look(now, bytes, seat.moved.compares()).filter(|rate| *rate < LEAST) else {
+            let Some(rate) = seat.rate.look(now, bytes, seat.moved.compares()).filter(|rate| *rate < LEAST)
+            else {
                 continue;
             };
             let waited_for = full || self.waiting.places().any(|place| place == seat.place);

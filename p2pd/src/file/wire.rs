@@ -240,7 +240,7 @@ mod tests {
             }
         }
         // Of hashes and numbers each is one.
-        assert_eq!((read, refused), (2839, 641));
+        assert_eq!((read, refused), (2965, 749));
     }
 
     #[tokio::test]

