@@ -104,6 +104,8 @@ pub enum Stage {
     Allocated(SocketAddr),
     /// The peer said that it comes to our relayed address.
     PeerComes,
+    /// The peer said that its user has another pipe, and that ours waits for its turn.
+    PeerBusy,
 }
 
 impl fmt::Display for Stage {
@@ -121,6 +123,7 @@ impl fmt::Display for Stage {
             Stage::Punching { rung } => write!(f, "punching, try {}", rung + 1),
             Stage::Allocated(at) => write!(f, "a server relays for us at {at}"),
             Stage::PeerComes => f.write_str("the peer comes to the relay"),
+            Stage::PeerBusy => f.write_str("the peer is busy with another caller; waiting"),
         }
     }
 }

@@ -19,6 +19,7 @@ pub mod messages;
 mod pin_file;
 mod pipe;
 mod ready;
+mod secret;
 mod sleep;
 pub mod socket;
 mod wrap;
@@ -36,6 +37,7 @@ pub use key_file::{KeyFileError, create_private, load_or_create_key};
 pub use pin_file::{PinFile, PinFileError};
 pub use pipe::{Half, Layer, MessageLayer, PipeInfo, Relayed, Start, Wakers};
 pub use ready::{Ready, SockWaker};
+pub use secret::{SecretError, open_private};
 pub use wrap::check_tls;
 
 use std::io;

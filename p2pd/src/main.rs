@@ -15,7 +15,9 @@ mod map;
 mod names;
 mod options;
 mod say;
+mod secret;
 mod server;
+mod talk;
 mod trace;
 
 use std::process::ExitCode;

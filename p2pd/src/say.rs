@@ -133,9 +133,11 @@ impl Say {
         );
     }
 
-    /// Where the API is, and what it asks for. The link has the token where browsers keep it to themselves.
+    /// Where the API is, and what it asks for. The link has the token where browsers keep it to themselves, and only at a
+    /// terminal: what is written elsewhere is kept, and read by others.
     pub(crate) fn api(self, at: SocketAddr, token: Option<&str>, file: Option<&Path>, unix: Option<&Path>) {
         let (file, unix) = (file.map(|f| f.display().to_string()), unix.map(|u| u.display().to_string()));
+        let token = token.filter(|_| !self.json && io::stderr().is_terminal());
         let page = token.map_or(format!("http://{at}/"), |token| format!("http://{at}/#{token}"));
         let text = || {
             let file = file.as_ref().map_or("no token asked for".into(), |file| format!("token in {file}"));

@@ -94,6 +94,8 @@ pub(crate) enum Control {
     Nominate(SmallVec<[SessionId; 2]>),
     /// The session's pipe is to move to this stream.
     Join,
+    /// The pipe that follows is not served at once: its user has another one.
+    Busy,
     /// Agreed; with a session of the confirming side that is settled too.
     Confirm(Option<SessionId>),
     Refuse(Refusal),
@@ -330,6 +332,7 @@ impl Control {
             }
             Control::Join => plain.push(5),
             Control::Here => plain.push(6),
+            Control::Busy => plain.push(7),
         }
         plain
     }
@@ -348,6 +351,7 @@ pub(crate) fn parse_control(plain: &[u8]) -> Option<Control> {
         4 => <[u8; 2]>::try_from(rest).ok().map(|code| Control::Refuse(refusal_from(code))),
         5 if rest.is_empty() => Some(Control::Join),
         6 if rest.is_empty() => Some(Control::Here),
+        7 if rest.is_empty() => Some(Control::Busy),
         _ => None,
     }
 }
@@ -461,6 +465,7 @@ mod tests {
                 Control::Approved,
                 Control::Join,
                 Control::Here,
+                Control::Busy,
                 Control::Nominate(SmallVec::from_slice(&[one])),
                 Control::Nominate(SmallVec::from_slice(&[one, two])),
                 Control::Confirm(None),

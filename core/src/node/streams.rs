@@ -494,6 +494,10 @@ impl Node {
                     None => self.refuse_stream(sock, Refusal::NoSuchSession),
                 }
             }
+            (Control::Busy, HelloStage::Candidate(_)) => {
+                let (key, strategy) = (stream.session.map(|(key, ..)| key), stream.strategy);
+                self.stage(key, strategy, Stage::PeerBusy);
+            }
             (Control::Join, HelloStage::Candidate(_)) => match self.agreement.joined(sock) {
                 Some(decision) => self.agree(peer, Some(decision)),
                 None => self.refuse_stream(sock, Refusal::NoSuchSession),
@@ -524,9 +528,13 @@ impl Node {
             return self.carry_out_by_relay(decision);
         }
         match decision {
-            Decision::Nominate { sock, sessions } => self.send_control(sock, &Control::Nominate(sessions)),
+            Decision::Nominate { sock, sessions } => {
+                self.tell_busy(sock);
+                self.send_control(sock, &Control::Nominate(sessions));
+            }
             Decision::Join { sock } => self.send_control(sock, &Control::Join),
             Decision::Confirm { sock, also, settled } => {
+                self.tell_busy(sock);
                 self.send_control(sock, &Control::Confirm(also));
                 self.finish(sock, settled);
             }
@@ -599,6 +607,14 @@ impl Node {
             settled.sessions.iter().copied().filter(|key| settled.kept != Some(*key)).collect();
         self.close_streams_of(&over);
         (answers, since)
+    }
+
+    /// Tells a caller that its pipe will have to wait, if it will.
+    fn tell_busy(&mut self, sock: SockId) {
+        let session = self.streams.get(sock).and_then(|s| s.session);
+        if self.busy && session.is_some_and(|((_, side), ..)| side == Requester::Them) {
+            self.send_control(sock, &Control::Busy);
+        }
     }
 
     fn send_control(&mut self, sock: SockId, control: &Control) {

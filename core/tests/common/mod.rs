@@ -292,6 +292,11 @@ impl World {
         self.drain(n);
     }
 
+    pub fn set_busy(&mut self, n: usize, busy: bool) {
+        self.hosts[n].node.set_busy(self.now, busy);
+        self.drain(n);
+    }
+
     pub fn cancel(&mut self, n: usize, connect: ConnectId) {
         self.hosts[n].node.cancel(self.now, connect);
         self.drain(n);

@@ -328,8 +328,12 @@ impl Node {
     /// Nominates or confirms, where the candidate is a relay.
     pub(super) fn carry_out_by_relay(&mut self, decision: Decision) {
         match decision {
-            Decision::Nominate { sock, sessions } => self.tell_relay(sock, &Control::Nominate(sessions)),
+            Decision::Nominate { sock, sessions } => {
+                self.tell_busy_by_relay(sock);
+                self.tell_relay(sock, &Control::Nominate(sessions));
+            }
             Decision::Confirm { sock, also, settled } => {
+                self.tell_busy_by_relay(sock);
                 self.tell_relay(sock, &Control::Confirm(also));
                 self.finish_by_relay(sock, &settled);
             }
@@ -569,15 +573,26 @@ impl Node {
         self.work_relay(id);
     }
 
+    fn tell_busy_by_relay(&mut self, id: SockId) {
+        let key = self.relays.get(&id).map(|relay| relay.key);
+        if self.busy && key.is_some_and(|key| key.1 == Requester::Them) {
+            self.tell_relay(id, &Control::Busy);
+        }
+    }
+
     fn hear_relay(&mut self, id: SockId) {
         let now = self.cx.now;
         while let Some(relay) = self.relays.get_mut(&id).filter(|r| r.stage == RelayStage::Agreeing)
             && let Some(said) = relay.read_control(now)
         {
-            let peer = relay.peer;
+            let (peer, key) = (relay.peer, relay.key);
             let decision = match said {
                 Ok(Control::Nominate(sessions)) => self.agreement.nominated(id, &sessions),
                 Ok(Control::Confirm(also)) => self.agreement.confirmed(id, also),
+                Ok(Control::Busy) => {
+                    self.stage(Some(key), Strategy::Relay, Stage::PeerBusy);
+                    continue;
+                }
                 _ => None,
             };
             match decision {
