@@ -18,7 +18,7 @@ use crate::file::{self, Outgoing, Receiving};
 use crate::options::{Command, Common, File, NameCommand, Options};
 use crate::say::Say;
 use crate::{clock, demo, interfaces, log, manual, map, names, server, trace};
-use p2pd::servers::Servers;
+use p2pd::servers::{Commands, CredentialError, Servers};
 
 /// Bytes copied at a time.
 const CHUNK: usize = 64 * 1024;
@@ -288,11 +288,13 @@ async fn config(common: &Common, say: Say) -> Result<Config, String> {
         None => Servers::shipped()?,
     };
     (config.brokers, config.stun, config.ntp) = (servers.brokers, servers.stun, servers.ntp);
+    let commands = if common.allow_commands { Commands::Allowed } else { Commands::Refused };
     for server in &servers.turn {
-        match server.resolve().await {
+        match server.resolve(commands).await {
             Ok(server) => config.turn.push(server),
+            Err(why @ CredentialError::NotAllowed(_)) => return Err(why.to_string()),
             // Others may do, or none be needed.
-            Err(why) => say.error(&why),
+            Err(why) => say.error(&format!("TURN server {}:{}: {why}", server.host, server.port)),
         }
     }
     if !common.accept.is_empty() {
