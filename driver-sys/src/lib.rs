@@ -20,6 +20,7 @@ pub mod messages;
 mod pin_file;
 mod pipe;
 mod ready;
+mod secret;
 mod sleep;
 pub mod socket;
 mod wrap;
@@ -38,6 +39,7 @@ pub use key_file::{KeyFileError, load_or_create_key};
 pub use pin_file::{PinFile, PinFileError};
 pub use pipe::{Half, Layer, MessageLayer, PipeInfo, Relayed, Start, Wakers};
 pub use ready::{Ready, SockWaker};
+pub use secret::{SecretError, open_private};
 pub use wrap::check_tls;
 
 use std::io;
