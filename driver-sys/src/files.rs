@@ -1,4 +1,4 @@
-//! Files that a program is told to use: read without waiting, kept from others, replaced as a whole.
+//! Files that a program is told to use: read without waiting, made for their owner alone, replaced as a whole.
 
 use std::fs::{self, File, Metadata, OpenOptions};
 use std::io::{self, Read, Write};
@@ -42,55 +42,14 @@ pub fn read_text(path: &Path, longest: u64) -> io::Result<String> {
     text_of(open_file(path)?, longest)
 }
 
-fn text_of(file: File, longest: u64) -> io::Result<String> {
+/// The text of an open file.
+pub(crate) fn text_of(file: File, longest: u64) -> io::Result<String> {
     let mut bytes = Vec::new();
     file.take(longest + 1).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > longest {
         return Err(io::Error::new(io::ErrorKind::FileTooLarge, format!("longer than {longest} bytes")));
     }
     String::from_utf8(bytes).map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "not text (UTF-8)"))
-}
-
-/// What other users of the machine may do with a file.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Others {
-    /// Nothing: there is a secret in it.
-    Nothing,
-    /// Read it: others must not change what is believed.
-    Read,
-}
-
-/// The text of a file that belongs to this user, and that others can do no more with than `others` says.
-///
-/// # Errors
-/// Those of [`read_text`]; `PermissionDenied`, and how to mend it, for a file of another owner or mode.
-pub fn read_private(path: &Path, others: Others, longest: u64) -> io::Result<String> {
-    let file = open_file(path)?;
-    #[cfg(unix)]
-    belongs(&file, others)?;
-    #[cfg(not(unix))]
-    let _ = others;
-    text_of(file, longest)
-}
-
-#[cfg(unix)]
-fn belongs(file: &File, others: Others) -> io::Result<()> {
-    use std::os::unix::fs::MetadataExt;
-    let metadata = file.metadata()?;
-    let (owner, mode) = (metadata.uid(), metadata.mode() & 0o777);
-    let denied = |why: String| Err(io::Error::new(io::ErrorKind::PermissionDenied, why));
-    if owner != rustix::process::geteuid().as_raw() {
-        return denied(format!("it belongs to another user (uid {owner})"));
-    }
-    match others {
-        Others::Nothing if mode & 0o077 != 0 => {
-            denied(format!("others can read or write it (mode {mode:o}); mend it by chmod 600"))
-        }
-        Others::Read if mode & 0o022 != 0 => {
-            denied(format!("others can write it (mode {mode:o}); mend it by chmod go-w"))
-        }
-        _ => Ok(()),
-    }
 }
 
 /// Creates a file that only its owner may read and write (mode 0600), for a key or a trace.
@@ -201,39 +160,6 @@ mod tests {
         assert_eq!(read_text(&path, 4).unwrap_err().kind(), io::ErrorKind::FileTooLarge);
         fs::write(&path, [0xff]).unwrap();
         assert_eq!(read_text(&path, 5).unwrap_err().kind(), io::ErrorKind::InvalidData);
-    }
-
-    #[test]
-    fn a_file_of_another_owner_or_mode_is_refused_and_the_error_says_how_to_mend_it() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("file");
-        fs::write(&path, "secret").unwrap();
-        let read = |others| read_private(&path, others, 10).map_err(|why| why.to_string());
-        for (mode, secret, state) in [
-            (0o600, None, None),
-            (0o400, None, None),
-            (0o640, Some("mode 640); mend it by chmod 600"), None),
-            (0o644, Some("mode 644"), None),
-            (0o620, Some("mode 620"), Some("mode 620); mend it by chmod go-w")),
-            (0o602, Some("mode 602"), Some("mode 602")),
-        ] {
-            fs::set_permissions(&path, PermissionsExt::from_mode(mode)).unwrap();
-            for (others, expected) in [(Others::Nothing, secret), (Others::Read, state)] {
-                match (read(others), expected) {
-                    (Ok(text), None) => assert_eq!(text, "secret"),
-                    (Err(why), Some(part)) => assert!(why.contains(part), "{mode:o}: {why}"),
-                    (got, expected) => panic!("{mode:o} {others:?}: {got:?}, not {expected:?}"),
-                }
-            }
-        }
-        fs::set_permissions(&path, PermissionsExt::from_mode(0o600)).unwrap();
-        if std::os::unix::fs::chown(&path, Some(12_345), None).is_err() {
-            eprintln!("SKIPPED a_file_of_another_owner_or_mode: only root may give a file away");
-            return;
-        }
-        for others in [Others::Nothing, Others::Read] {
-            assert_eq!(read(others), Err("it belongs to another user (uid 12345)".into()));
-        }
     }
 
     #[test]

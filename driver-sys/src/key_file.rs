@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 
 use p2pd_core::{SecretKey, SecretKeyError};
 
-use crate::files::{Others, read_private, write_beside};
+use crate::files::{text_of, write_beside};
+use crate::secret::open_private;
 
 /// Longer than any key file.
 const MAX_FILE: u64 = 1024;
@@ -49,22 +50,19 @@ impl std::error::Error for KeyFileError {
 /// known; one that is not a key is left as it is.
 pub fn load_or_create_key(path: &Path) -> Result<SecretKey, KeyFileError> {
     let io = |why| KeyFileError::Io(path.to_owned(), why);
-    match read_private(path, Others::Nothing, MAX_FILE) {
-        Ok(text) => read(path, &text),
-        Err(e) if e.kind() == io::ErrorKind::NotFound => {
-            let key = SecretKey::from_bytes(crate::random_seed().map_err(io)?);
-            if create(path, &key).map_err(io)? {
-                return Ok(key);
-            }
-            // Another process was faster: its key is the one.
-            read(path, &read_private(path, Others::Nothing, MAX_FILE).map_err(io)?)
-        }
-        Err(e) => Err(io(e)),
+    match read(path) {
+        Err(KeyFileError::Io(_, e)) if e.kind() == io::ErrorKind::NotFound => {}
+        read => return read,
     }
+    let key = SecretKey::from_bytes(crate::random_seed().map_err(io)?);
+    // Where another process was faster, its key is the one.
+    if create(path, &key).map_err(io)? { Ok(key) } else { read(path) }
 }
 
-fn read(path: &Path, text: &str) -> Result<SecretKey, KeyFileError> {
-    SecretKey::from_file_text(text).map_err(|why| KeyFileError::Malformed(path.to_owned(), why))
+fn read(path: &Path) -> Result<SecretKey, KeyFileError> {
+    let text = open_private(path).map_err(io::Error::from).and_then(|file| text_of(file, MAX_FILE));
+    let text = text.map_err(|why| KeyFileError::Io(path.to_owned(), why))?;
+    SecretKey::from_file_text(&text).map_err(|why| KeyFileError::Malformed(path.to_owned(), why))
 }
 
 /// Where a symbolic link leads in the end, though nothing is there; any other path is itself.

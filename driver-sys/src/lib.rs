@@ -4,6 +4,9 @@
 //! nothing that waits for a network.
 #![deny(unsafe_code)]
 
+#[cfg(p2pd_insecure_stand_in)]
+compile_error!("the core's stand-in cipher protects nothing: it is for `sim bench --stand-in`, not for real sockets");
+
 mod calls;
 mod changes;
 mod clock;
@@ -33,7 +36,7 @@ pub use engine::Lateness;
 pub use engine::{Address, Engine, News, Reactor};
 pub use error::{BindError, ConnectError};
 pub use failure::failure;
-pub use files::{Others, create_private, open_file, read_private, read_text, replace_private};
+pub use files::{create_private, open_file, read_text, replace_private};
 pub use interfaces::{Card, cards, interface_name, interfaces};
 pub use key_file::{KeyFileError, load_or_create_key};
 pub use pin_file::{PinFile, PinFileError};

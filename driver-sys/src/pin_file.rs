@@ -10,7 +10,8 @@ use std::path::{Path, PathBuf};
 
 use p2pd_core::{Name, NamePin};
 
-use crate::files::{Lock, Others, read_private, replace_private};
+use crate::files::{Lock, replace_private, text_of};
+use crate::secret::open_own;
 
 /// Longest file: far over what a node remembers.
 const MAX_FILE: u64 = 1 << 20;
@@ -93,7 +94,9 @@ impl PinFile {
     }
 
     fn read(&self) -> Result<BTreeMap<Name, NamePin>, PinFileError> {
-        let text = match read_private(&self.path, Others::Read, MAX_FILE) {
+        // Others may read it, but not change whom names lead to.
+        let file = open_own(&self.path, 0o022).map_err(io::Error::from);
+        let text = match file.and_then(|file| text_of(file, MAX_FILE)) {
             Ok(text) => text,
             Err(why) if why.kind() == io::ErrorKind::NotFound => String::new(),
             Err(why) => return Err(self.failed(why)),

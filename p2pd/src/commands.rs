@@ -1,6 +1,6 @@
 //! What the subcommands do.
 
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, IsTerminal};
 use std::process::ExitCode;
 
 use p2pd_core::{Accept, Config, Name, Notice, PipeMode, Plan, SecretKey, Strategy, Target};
@@ -196,13 +196,7 @@ pub(crate) async fn run(options: Options) -> ExitCode {
             say.waiting("asking for the outside address");
             let address = node.address().await;
             say.still();
-            match writeln!(io::stdout(), "{address}") {
-                Ok(()) => ExitCode::SUCCESS,
-                Err(why) => {
-                    say.error(&format!("standard output: {why}"));
-                    ExitCode::FAILURE
-                }
-            }
+            if say.print(&address.to_string()) { ExitCode::SUCCESS } else { ExitCode::FAILURE }
         }
     };
     node.shutdown().await;
@@ -292,7 +286,10 @@ async fn config(common: &Common, say: Say) -> Result<Config, String> {
     for server in &servers.turn {
         match server.resolve(commands).await {
             Ok(server) => config.turn.push(server),
-            Err(why @ CredentialError::NotAllowed(_)) => return Err(why.to_string()),
+            Err(why @ CredentialError::NotAllowed(_)) => {
+                let list = common.config.as_ref().map(|path| format!("{}: ", path.display()));
+                return Err(format!("{}{why}", list.unwrap_or_default()));
+            }
             // Others may do, or none be needed.
             Err(why) => say.error(&format!("TURN server {}:{}: {why}", server.host, server.port)),
         }
@@ -346,8 +343,11 @@ async fn open(node: &Node, to: &Target, plan: Plan, say: Say, said: &Said) -> Re
 async fn nat(node: &Node, say: Say) -> ExitCode {
     say.waiting("measuring");
     let reports = node.nats().await;
-    say.nats(&reports);
-    if reports.iter().any(|r| r.mapped.is_some()) { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    if say.nats(&reports) && reports.iter().any(|r| r.mapped.is_some()) {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
 }
 
 /// Says the address once it is known, and again whenever it changes.
