@@ -1,9 +1,11 @@
 //! Files with secrets in them: keys, tokens, passwords, pins.
 
 use std::fmt;
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io;
 use std::path::Path;
+
+use crate::files::open_file;
 
 /// Why a file is not taken for a secret of ours.
 #[derive(Debug)]
@@ -55,34 +57,44 @@ impl SecretError {
     }
 }
 
+impl From<SecretError> for io::Error {
+    fn from(why: SecretError) -> Self {
+        match why {
+            SecretError::Io(why) => why,
+            why @ SecretError::NotAFile => io::Error::new(io::ErrorKind::InvalidInput, why),
+            why => io::Error::new(io::ErrorKind::PermissionDenied, why),
+        }
+    }
+}
+
 /// Opens a file to read that only we may read and write: ours, mode 0600 or less. Links are followed, and what they lead
 /// to is judged. A named pipe is not waited for.
 ///
 /// # Errors
 /// Which of these it is not. Elsewhere than on Unix only that it is a file is looked at.
 pub fn open_private(path: &Path) -> Result<File, SecretError> {
-    let mut options = OpenOptions::new();
-    options.read(true);
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::OpenOptionsExt;
-        options.custom_flags(rustix::fs::OFlags::NONBLOCK.bits().cast_signed());
-    }
-    let file = options.open(path)?;
-    let found = file.metadata()?;
-    if !found.is_file() {
-        return Err(SecretError::NotAFile);
-    }
+    open_own(path, 0o077)
+}
+
+/// The same, where these permission bits may not be set.
+pub(crate) fn open_own(path: &Path, forbidden: u32) -> Result<File, SecretError> {
+    let file = open_file(path).map_err(|why| match why.kind() {
+        io::ErrorKind::InvalidInput => SecretError::NotAFile,
+        _ => SecretError::Io(why),
+    })?;
     #[cfg(unix)]
     {
         use std::os::unix::fs::MetadataExt;
+        let found = file.metadata()?;
         if found.uid() != rustix::process::geteuid().as_raw() {
             return Err(SecretError::Owner(found.uid()));
         }
-        if found.mode() & 0o077 != 0 {
+        if found.mode() & forbidden != 0 {
             return Err(SecretError::Mode(found.mode() & 0o777));
         }
     }
+    #[cfg(not(unix))]
+    let _ = forbidden;
     Ok(file)
 }
 

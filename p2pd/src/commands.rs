@@ -1,6 +1,6 @@
 //! What the subcommands do.
 
-use std::io::{self, Write};
+use std::io;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -20,7 +20,7 @@ use crate::options::{Command, Common, File, NameCommand, Options};
 use crate::say::Say;
 use crate::talk::{self, Gather, PIPE, named};
 use crate::{clock, demo, interfaces, log, manual, map, names, server, trace};
-use p2pd::servers::Servers;
+use p2pd::servers::{Commands, CredentialError, Servers};
 
 /// Bytes copied at a time.
 const CHUNK: usize = 64 * 1024;
@@ -206,13 +206,7 @@ pub(crate) async fn run(options: Options) -> ExitCode {
             say.waiting("asking for the outside address");
             let address = node.address().await;
             say.still();
-            match writeln!(io::stdout(), "{address}") {
-                Ok(()) => ExitCode::SUCCESS,
-                Err(why) => {
-                    say.error(&format!("standard output: {why}"));
-                    ExitCode::FAILURE
-                }
-            }
+            if say.print(&address.to_string()) { ExitCode::SUCCESS } else { ExitCode::FAILURE }
         }
     };
     node.shutdown().await;
@@ -298,11 +292,16 @@ async fn config(common: &Common, say: Say) -> Result<Config, String> {
         None => Servers::shipped()?,
     };
     (config.brokers, config.stun, config.ntp) = (servers.brokers, servers.stun, servers.ntp);
+    let commands = if common.allow_commands { Commands::Allowed } else { Commands::Refused };
     for server in &servers.turn {
-        match server.resolve().await {
+        match server.resolve(commands).await {
             Ok(server) => config.turn.push(server),
+            Err(why @ CredentialError::NotAllowed(_)) => {
+                let list = common.config.as_ref().map(|path| format!("{}: ", path.display()));
+                return Err(format!("{}{why}", list.unwrap_or_default()));
+            }
             // Others may do, or none be needed.
-            Err(why) => say.error(&why),
+            Err(why) => say.error(&format!("TURN server {}:{}: {why}", server.host, server.port)),
         }
     }
     if !common.accept.is_empty() {
@@ -354,8 +353,11 @@ async fn open(node: &Node, to: &Target, plan: Plan, say: Say, said: &Said) -> Re
 async fn nat(node: &Node, say: Say) -> ExitCode {
     say.waiting("measuring");
     let reports = node.nats().await;
-    say.nats(&reports);
-    if reports.iter().any(|r| r.mapped.is_some()) { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    if say.nats(&reports) && reports.iter().any(|r| r.mapped.is_some()) {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
 }
 
 /// Says the address once it is known, and again whenever it changes.

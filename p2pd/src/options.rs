@@ -34,6 +34,10 @@ pub(crate) struct Common {
     /// default. Without it, public servers of others are used
     #[arg(long, value_name = "FILE", conflicts_with = "no_servers")]
     pub(crate) config: Option<PathBuf>,
+    /// Run the programs that the server list names (`credential_command`). Without it a list that names one is refused,
+    /// because a list of somebody else's could run anything
+    #[arg(long, requires = "config")]
+    pub(crate) allow_commands: bool,
     /// Use no servers at all: direct connects only
     #[arg(long)]
     pub(crate) no_servers: bool,

@@ -37,7 +37,7 @@
 //!   the one that is spoken as detail, 6 no search for strangers, 7 nothing inside for strangers with what was asked
 //!   for as detail (1 reverse, 2 punch, 3 relay).
 //! - A control message: `1` APPROVED, `2 | session 16 (| session 16)` NOMINATE, `3 (| session 16)` CONFIRM,
-//!   `4 | refusal 2` REFUSE, `5` JOIN, `6` HERE.
+//!   `4 | refusal 2` REFUSE, `5` JOIN, `6` HERE, `7` BUSY.
 
 mod frame;
 

@@ -4,6 +4,7 @@ use std::io;
 use std::time::{Duration, Instant};
 
 use p2pd_core::NodeId;
+use p2pd_core::text::shown;
 use subtle::ConstantTimeEq;
 use tokio::fs::File;
 use tokio::io::{AsyncRead, AsyncSeekExt, AsyncWrite, AsyncWriteExt};
@@ -54,7 +55,7 @@ pub(crate) async fn receive(
                 let why = taken.map_or(Refusal::Name, |_| Refusal::TooMany);
                 Message::Refused(why).write(&mut to).await?;
                 // Such a name is shown escaped: it could write on the terminal.
-                tell(Event::Ended { name: &name.escape_debug().to_string(), how: Ended::Refused(why) });
+                tell(Event::Ended { name: &shown(&name).to_string(), how: Ended::Refused(why) });
                 refused += 1;
                 // A peer that goes on offering is not answered for ever.
                 if number > 2 * MAX_FILES {
