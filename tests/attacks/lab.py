@@ -215,7 +215,7 @@ class Wire:
 
     def __init__(self):
         self.socket = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3))
-        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUFFORCE, 1 << 25)
+        self.socket.setsockopt(socket.SOL_SOCKET, 33, 1 << 25)
         self.socket.bind((LINK, 0))
         self.socket.settimeout(0.2)
         self.packets, self.bytes, self.ports = collections.Counter(), collections.Counter(), collections.defaultdict(set)

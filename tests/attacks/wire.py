@@ -9,8 +9,8 @@ import time
 
 from noise import Initiator, blake2s, open_one_way, public
 
-HELLO_VERSION = 1
-SIGNAL_VERSION = 1
+HELLO_VERSION = 2
+SIGNAL_VERSION = 2
 # Frames of the hello.
 FIRST, SECOND, SEALED, REFUSE = 1, 2, 3, 4
 # Answers in SECOND.
@@ -82,8 +82,8 @@ class Hello:
 
     def __init__(self, key, peer, session=None, purpose=0, mode=0):
         self.key, self.peer, self.session = key, peer, session or os.urandom(16)
-        self.noise = Initiator(b"IK", key.secret, peer, b"p2pd hello\0" + bytes([HELLO_VERSION]) + self.session + peer)
-        self.first = frame(FIRST, self.session + self.noise.first(bytes([purpose, mode])))
+        self.noise = Initiator(b"IK", key.secret, peer, b"p2pd hello\0" + bytes([HELLO_VERSION]) + peer)
+        self.first = frame(FIRST, self.noise.first(self.session + bytes([purpose, mode])))
 
     def second(self, body):
         return self.noise.second(body)[0]
@@ -140,14 +140,19 @@ class Stream:
 # ---- envelopes and messages
 
 
+SIGNAL = b"p2pd signal\0"
+
+
 def seal(key, peer, message):
-    sender = blake2s(b"p2pd topic" + key.public)
-    noise = Initiator(b"X", key.secret, peer, b"p2pd signal\0" + bytes([SIGNAL_VERSION]) + sender)
-    return bytes([SIGNAL_VERSION]) + sender + noise.first(message)
+    return Initiator(b"X", key.secret, peer, SIGNAL).first(bytes([SIGNAL_VERSION]) + message)
 
 
 def unseal(key, envelope):
-    return open_one_way(key.secret, b"p2pd signal\0" + envelope[:33], envelope[33:])
+    """Who sent an envelope, and the message in it."""
+    sender, content = open_one_way(key.secret, SIGNAL, envelope)
+    if content[0] != SIGNAL_VERSION:
+        raise ValueError(f"version {content[0]}")
+    return sender, content[1:]
 
 
 def message(kind, body=b"", session=bytes(16), ahead=0, lifetime=600):
