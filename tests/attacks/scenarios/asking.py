@@ -71,6 +71,54 @@ def b4():
     figure(f"{flood.total / took:.0f} bytes/s of {flood.made} requests")
 
 
+@attack("b2-rate", "400 messages a second of strangers, far more than a node opens")
+def b2_rate():
+    lab.serve()
+    accepted = wire.Key()
+    victim = lab.listen(*lab.servers(), "--accept", accepted.id)
+    peer = mqtt.Peer(victim.node, accepted)
+    senders = [mqtt.Client(source=source) for source in (lab.SERVER, lab.ATTACKER, lab.CALLER) for _ in range(2)]
+    to, count = wire.topic(victim.node), 0
+    # What a stranger says need not even be sealed.
+    noise = os.urandom(200)
+
+    def send():
+        nonlocal count
+        count += 1
+        senders[count % len(senders)].publish(to, noise)
+        return len(noise) + wire.MQTT_OVERHEAD
+
+    with Attack(400, send) as flood:
+        time.sleep(5)
+        heard = [peer.echo(2) for _ in range(12)]
+    figure(f"{flood.made} messages, {flood.total} bytes, {dict(flood.errors) or 'no'} errors")
+    must("an accepted peer's messages meanwhile", all(heard), f"{sum(heard)} of 12 answered", "12 of 12")
+
+
+@attack("replay", "the node's own messages, recorded on its topic, again after a restart")
+def replay():
+    lab.serve()
+    path = os.path.join(lab.SCRATCH, "victim.key")
+    victim = lab.listen(*lab.servers(), "--identity", path)
+    # Whoever knows the address can listen where the node listens. A broker that is slow has its probe come again.
+    spy = mqtt.Client()
+    spy.subscribe(wire.topic(victim.node))
+    node = victim.node
+    victim.end()
+    victim = lab.listen(*lab.servers(), "--identity", path)
+    recorded = spy.messages(2)
+    victim.end()
+    victim = lab.listen(*lab.servers(), "--identity", path)
+    time.sleep(1)
+    for topic, payload in recorded:
+        spy.publish(topic, payload)
+    time.sleep(2)
+    warned = any('"identity_in_use"' in line for line in victim.lines)
+    figure(f"{len(recorded)} messages recorded")
+    must("a warning that another process has this key", not warned, "warned" if warned else "none", "none")
+    must("the node", victim.node == node and victim.is_alive(), "alive", "alive")
+
+
 @attack("broker-view", "what a broker's other clients see: wildcards, and envelopes")
 def broker_view():
     lab.serve()

@@ -97,7 +97,7 @@ def f1():
         if name in ("DIRECT", "TURN_REQUEST"):
             must(f"{name}: public ones, to show that it would be seen", len(shown) == 2, shown, ALLOWED)
     seen.stop()
-    came = open(note).read().split() if os.path.exists(note) else []
+    came = sorted(set(open(note).read().split())) if os.path.exists(note) else []
     must("the victim's own services that were reached", not came, came or "none", "none")
 
 
@@ -214,5 +214,6 @@ if __name__ == "__main__":
     while True:
         time.sleep(0.1)
         if notes.came:
-            with open(sys.argv[1], "w") as out:
+            with open(sys.argv[1] + ".new", "w") as out:
                 out.write("\n".join(ip for ip, _ in notes.came))
+            os.replace(sys.argv[1] + ".new", sys.argv[1])
