@@ -7,7 +7,9 @@ import time
 
 import lab
 import mqtt
+import names
 import turn
+import wire
 from lab import figure, must
 from scenarios import attack
 
@@ -138,6 +140,43 @@ def e3():
     for who, source in (("of the same /48", ninth), ("elsewhere", lab.CALLER6)):
         good, why = honest(source, host="2001:db8:77::9")
         must(f"a client {who}", good, f"{good} {why}", True)
+
+
+def register(source, key, named, host, ask):
+    """Publishes records of these names as one client; of those that it asks for, how many the broker sends back."""
+    client, kept = mqtt.Client(host, source=source), 0
+    for name in named:
+        client.publish(names.topic(name), names.record(key, name, wire.address_text(key, [("198.51.100.9", 1)])), retain=True)
+    for name in ask:
+        client.subscribe(names.topic(name))
+        try:
+            client.message(1)
+            kept += 1
+        except TimeoutError:
+            pass
+    client.close()
+    return kept
+
+
+@attack("names", "names of 128 /64s of one /48 fill the broker's places for names", within=300)
+def every_name():
+    lab.Program("serve", "--bind", "::", victim=False)
+    sources = addresses("2001:db8:1:{:x}::1/128", 128)
+    key, kept, sampled = wire.Key(), 0, 0
+    for n, source in enumerate(sources):
+        squatted = [f"squatter-{n}-{m}" for m in range(32)]
+        ask = squatted[-1:] if n % 8 == 7 else []
+        sampled += len(ask)
+        try:
+            kept += register(source, key, squatted, "::1", ask)
+        except (OSError, EOFError):
+            pass
+    figure(f"of {sampled} sampled names of 4,096 from one /48 the broker kept {kept}")
+    must("names of one /48", kept < sampled, f"{kept} of {sampled} sampled", "fewer than all")
+    for who, source, host in (("IPv6 elsewhere", lab.CALLER6, "2001:db8:77::9"), ("IPv4", lab.CALLER, lab.SERVER)):
+        name = f"honest-{len(host)}"
+        kept = register(source, wire.Key(), [name], host, [name])
+        must(f"a name of a client of {who}", kept > 0, "kept" if kept else "not kept", "kept")
 
 
 @attack("serve-secrets", "what `serve` prints and writes: passwords, modes")
