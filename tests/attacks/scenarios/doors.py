@@ -50,21 +50,23 @@ def a1_600():
 
 
 def hold_pipes(victim, count, keys, source=lab.ATTACKER):
-    """Opens so many pipes with these keys in turn, and holds them."""
-    held, refused = [], 0
+    """Opens so many pipes with these keys in turn, and holds them; gives up where it gets none any more."""
+    held, refused, silent = [], 0, 0
     for n in range(count):
         time.sleep(0.0048)
+        stream = None
         try:
-            stream = wire.Stream((lab.VICTIM, lab.PORT), source, timeout=3)
-            held.append(stream)
+            stream = wire.Stream((lab.VICTIM, lab.PORT), source, timeout=2)
             if stream.say_first(keys[n % len(keys)], victim.node) != wire.READY or not stream.to_pipe():
                 raise ValueError("refused")
-        except Exception:
+            held.append(stream)
+            silent = 0
+        except Exception as why:
             refused += 1
-            if held:
-                held.pop().close()
-            # A victim that answers nobody would take an hour.
-            if refused > 60 and not held:
+            silent += isinstance(why, TimeoutError)
+            if stream:
+                stream.close()
+            if silent > 5:
                 break
     return held, refused
 
