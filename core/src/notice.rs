@@ -204,6 +204,11 @@ pub enum Refusal {
     NoSuchSession,
     /// It would have to search for us with many dials, which it does only for nodes that its user named.
     NoSearchForStrangers,
+    /// What was asked for leads to addresses inside a network only, which it sends to for nodes that its user named.
+    PrivateForStrangers {
+        /// The strategy that this ends.
+        asked: Strategy,
+    },
     /// The protocol version is not spoken; this one is.
     Version {
         /// The refusing node's version.
@@ -223,6 +228,9 @@ impl fmt::Display for Refusal {
             Refusal::NoSearchForStrangers => {
                 f.write_str("finding us takes many dials, which it makes only for nodes that its user named")
             }
+            Refusal::PrivateForStrangers { .. } => f.write_str(
+                "it sends nothing inside a network, its own or another, for nodes that its user did not name",
+            ),
             Refusal::Version { ours } => write!(f, "it speaks protocol version {ours}, not ours"),
             Refusal::Unknown(code) => write!(f, "reason {code}"),
         }

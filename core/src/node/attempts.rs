@@ -106,7 +106,7 @@ impl Node {
         // A peer that no NAT hides, or that is near, will be reached directly: reverse may wait a moment.
         let open = |i: &PeerInterface| i.nat == NatType::OpenInternet && !is_link_local(i.external);
         let likely = to.interfaces().any(open)
-            || paths::to_peer(&self.routes, &self.links, to, self.is_oneself(peer), Trust::Known)
+            || paths::to_peer(&self.ours(), &self.links, to, self.is_oneself(peer), Trust::Known)
                 .first()
                 .is_some_and(|p| p.local);
         let mut at = now;
@@ -277,7 +277,7 @@ impl Node {
             Strategy::Direct => {
                 let oneself = attempt.peer == self.node_id();
                 let paths =
-                    paths::to_peer(&self.routes, &self.links, &attempt.address, oneself, Trust::Known);
+                    paths::to_peer(&self.ours(), &self.links, &attempt.address, oneself, Trust::Known);
                 if paths.is_empty() {
                     skipped(self.why_no_path(&attempt.address))
                 } else {
@@ -470,6 +470,7 @@ impl Node {
         &mut self,
         peer: NodeId,
         session: SessionId,
+        count: u8,
         dials: &[(SocketAddr, IoFailure)],
     ) {
         let Some((connect, n)) = self.reverse_of(peer, session) else { return };
@@ -480,7 +481,10 @@ impl Node {
         for (k, (to, why)) in dials.iter().enumerate() {
             let _ = write!(detail, "{} {to}: {why}", if k == 0 { ":" } else { ";" });
         }
-        if dials.is_empty() {
+        if dials.is_empty() && count > 0 {
+            detail =
+                format!("the peer dialled {count} address(es) of ours in vain, and tells strangers no more");
+        } else if dials.is_empty() {
             detail = String::from("the peer found no address of ours that it could dial");
         } else if dials.iter().any(|(_, why)| *why == IoFailure::TimedOut) {
             detail.push_str(" (our NAT or firewall does not let it in)");
@@ -494,18 +498,31 @@ impl Node {
         let Some(connect) = self.connect_of(session) else { return };
         let Some(attempt) = self.attempts.get(&connect).filter(|a| a.peer == peer) else { return };
         let asked = |r: &Run| match &r.state {
-            RunState::Reverse(_) => why != Refusal::NoSearchForStrangers,
-            RunState::Punch(_) => true,
-            RunState::Relay(relaying) => relaying.request.is_some() && why != Refusal::NoSearchForStrangers,
+            RunState::Relay(relaying) if relaying.request.is_none() => false,
+            RunState::Reverse(_) | RunState::Punch(_) | RunState::Relay(_) => match why {
+                Refusal::NoSearchForStrangers => r.strategy == Strategy::Punch,
+                Refusal::PrivateForStrangers { asked } => r.strategy == asked,
+                _ => true,
+            },
             _ => false,
+        };
+        let detail = match why {
+            Refusal::PrivateForStrangers { .. } => format!(
+                "the peer dials nothing inside for strangers: ask its owner for `--accept {}`, or connect from where it \
+                 can be dialled",
+                self.node_id()
+            ),
+            why => format!("the peer refused: {why}"),
         };
         let runs: SmallVec<[usize; 2]> =
             attempt.runs.iter().enumerate().filter(|(_, r)| asked(r)).map(|(n, _)| n).collect();
         for n in runs {
-            let detail = format!("the peer refused: {why}");
+            let detail = detail.clone();
             self.set_run(connect, n, RunState::Ended { outcome: Outcome::Failed, detail });
         }
-        self.end_punch((session, Requester::Us));
+        if self.ladder_of(session).is_none() {
+            self.end_punch((session, Requester::Us));
+        }
         if self.relaying_of(session).is_none() {
             self.end_relay((session, Requester::Us));
         }

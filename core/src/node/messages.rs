@@ -110,7 +110,7 @@ impl Node {
             }
             Body::TurnResponse(sources) => self.peer_comes(from, session, &sources),
             Body::Dialling(count) => self.peer_dials(from, session, count),
-            Body::Dialled(dials) => self.peer_dialled(from, session, &dials),
+            Body::Dialled { count, dials } => self.peer_dialled(from, session, count, &dials),
             Body::Refused(why) => self.peer_refused(from, session, why),
             Body::Clock { about, wall } => {
                 let offset = wall.micros_since(self.cx.wall());

@@ -2,6 +2,7 @@
 
 pub(crate) use relaying::MAX_AT_ONCE;
 
+pub(crate) mod admission;
 mod asking;
 mod attempts;
 #[cfg(test)]
@@ -42,6 +43,7 @@ use crate::strategy::agreement::{Agreement, Key};
 use crate::strategy::paths::{Links, Route};
 use crate::time::Instant;
 
+use admission::reach::Ours;
 use attempts::Attempt;
 use mapping::Mappings;
 use opening::{Listeners, MeasureAgain};
@@ -95,7 +97,9 @@ pub struct Node {
     instance: [u8; 16],
     phase: Phase,
     listeners: Listeners,
-    /// The addresses that we use, of those that were listed.
+    /// Every address of this machine.
+    listed: Vec<Interface>,
+    /// Those that we use.
     chosen: Vec<Interface>,
     /// The same, with outside addresses as far as known.
     routes: Vec<Route>,
@@ -137,6 +141,8 @@ pub struct Node {
     /// Peers our user named or approved.
     known: BTreeSet<NodeId>,
     hellos: Bucket,
+    /// Dials for punches to addresses from where nothing has come, by peer.
+    silent_dials: Buckets<NodeId>,
     /// Dials for punches, by peer.
     syns: Buckets<NodeId>,
     /// Strangers' requests, in all.
@@ -177,6 +183,7 @@ impl Node {
             instance: cx.random.bytes(Domain::Instance),
             phase: Phase::New,
             listeners: Listeners::default(),
+            listed: Vec::new(),
             chosen: Vec::new(),
             routes: Vec::new(),
             links: Links::new(),
@@ -210,6 +217,8 @@ impl Node {
             hellos: Bucket::new(256, core::time::Duration::from_millis(4)),
             syns: Buckets::new(256, punching::MAX_DIALS, punching::DIALS_EVERY),
             requests: Bucket::new(32, tenth),
+            // As many as one punch may have, and one more every second.
+            silent_dials: Buckets::new(MAX_CONNECTS, 32, 10 * tenth),
             requests_by_peer: [(); 2].map(|()| Buckets::new(256, 8, 50 * tenth)),
             replies_by_peer: [(); 2].map(|()| Buckets::new(256, 16, 10 * tenth)),
             cx,
@@ -534,6 +543,12 @@ impl Node {
             IpAddr::V6(_) => std::net::Ipv6Addr::UNSPECIFIED.into(),
         };
         self.local(self.config.bind.filter(|b| b.is_ipv4() == to.is_ipv4()).unwrap_or(any), 0)
+    }
+
+    /// What an address that a peer names is held against.
+    fn ours(&self) -> Ours<'_> {
+        let announced = self.announced.as_ref();
+        Ours { interfaces: &self.listed, routes: &self.routes, announced, nat64: &[] }
     }
 
     /// A socket address of ours, in its zone where it is link-local.

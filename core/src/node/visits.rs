@@ -14,18 +14,21 @@ use crate::config::Accept;
 use crate::cx::Timer;
 use crate::identity::NodeId;
 use crate::io::SockId;
-use crate::notice::{Notice, Refusal};
+use crate::notice::{Notice, Refusal, Strategy};
 use crate::pipe::PipeMode;
 use crate::session::SessionId;
 use crate::signal::mappings::Mappings;
 use crate::signal::message::{Body, MAX_DIALS};
 use crate::strategy::agreement::{Key, Requester};
 use crate::strategy::dialler::{DialEnd, Dialler};
-use crate::strategy::paths::{self, Trust};
+use crate::strategy::paths::{self, Paths, Trust};
 use crate::time::Instant;
 
-/// A visit ends after this long. It outlives the dials, whose results it reports.
+/// A visit to a peer that is known ends after this long. It outlives the dials, whose results it reports.
 const VISIT_WITHIN: Duration = Duration::from_secs(12);
+/// A visit to a stranger takes exactly so long, whatever became of its dials: neither what the stranger is told, nor when,
+/// nor whether it may ask again says which of the addresses answered. Dials without an answer are over by then.
+const STRANGERS_VISIT: Duration = Duration::from_secs(4);
 /// Most visits at a time: in all, and of these to strangers, so that they leave room for whom our user named.
 const MAX_VISITS: usize = 64;
 const MAX_VISITS_STRANGERS: usize = 48;
@@ -142,17 +145,20 @@ impl Node {
                 }
                 continue;
             }
-            if !visit.dialler.is_exhausted() && visit.until > now {
+            let stranger = visit.trust == Trust::Stranger;
+            if visit.until > now && (stranger || !visit.dialler.is_exhausted()) {
                 let next = visit.dialler.next().unwrap_or(visit.until).min(visit.until);
                 self.cx.timers.set(Timer::Visit(session), Some(next));
                 return;
             }
             let in_vain = visit.dialler.is_exhausted();
-            let dials = visit.dialler.failures().take(MAX_DIALS).collect();
+            let count = visit.dialler.planned() as u8;
+            let told = if stranger { 0 } else { MAX_DIALS };
+            let dials = visit.dialler.failures().take(told).collect();
             let via = visit.via.clone();
             self.visits.remove(&session);
             self.cx.timers.set(Timer::Visit(session), None);
-            self.reply(peer, session, &via, Body::Dialled(dials));
+            self.reply(peer, session, &via, Body::Dialled { count, dials });
             self.doubt();
             // The call is the peer's and goes on without us: a dial of its own may be in its hello, or come.
             let goes_on = self.is_punching(key)
@@ -161,6 +167,8 @@ impl Node {
                 || self.agreement.is_carried(key);
             match (goes_on, in_vain) {
                 (true, _) => {}
+                // What has connected may still be in its hello.
+                (false, false) if stranger => self.forget_visit(key),
                 (false, true) => self.agreement.forget(key),
                 (false, false) => self.abandon(key, peer),
             }
@@ -289,20 +297,35 @@ impl Node {
             }
         }
         let trust = self.trust(peer);
-        let paths = paths::to_peer(&self.routes, &self.links, &address, self.is_oneself(peer), trust);
+        let paths = self.paths_to(peer, &address, trust);
         if paths.is_empty() {
-            return self.reply(peer, session, &via, Body::Dialled(SmallVec::new()));
+            let reason = self.why_not_dialled(peer, &address, Strategy::Reverse);
+            return self.reply(peer, session, &via, reason);
         }
         self.close_dials_of((session, Requester::Them));
         let dialler = Dialler::new(paths, self.cx.now);
         self.reply(peer, session, &via, Body::Dialling(dialler.planned() as u8));
         self.agreement.open((session, Requester::Them), peer, mode);
-        let until = self.cx.now + VISIT_WITHIN;
+        let within = if trust == Trust::Stranger { STRANGERS_VISIT } else { VISIT_WITHIN };
+        let until = self.cx.now + within;
         self.visits.insert(
             session,
             Box::new(Visit { peer, trust, mode, address: Box::new(address), dialler, via, until }),
         );
         self.drive_visit(session);
+    }
+
+    pub(super) fn paths_to(&self, peer: NodeId, address: &PeerAddress, trust: Trust) -> Paths {
+        paths::to_peer(&self.ours(), &self.links, address, self.is_oneself(peer), trust)
+    }
+
+    /// What a peer is told of which we dial nothing.
+    pub(super) fn why_not_dialled(&self, peer: NodeId, address: &PeerAddress, asked: Strategy) -> Body {
+        let stranger = self.trust(peer) == Trust::Stranger;
+        match stranger && !self.paths_to(peer, address, Trust::Known).is_empty() {
+            true => Body::Refused(Refusal::PrivateForStrangers { asked }),
+            false => Body::Dialled { count: 0, dials: SmallVec::new() },
+        }
     }
 
     /// Sends a message that a peer's message caused, within the rate for such.

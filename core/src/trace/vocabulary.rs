@@ -367,6 +367,7 @@ enum_form! { Refusal => Refusal {
     "busy" Busy,
     "plain-not-allowed" PlainNotAllowed,
     "no-search-for-strangers" NoSearchForStrangers,
+    "private-for-strangers" PrivateForStrangers { asked },
     "no-such-session" NoSuchSession,
     "version" Version { ours },
     "unknown" Unknown(code),

@@ -5,6 +5,7 @@
 #![allow(dead_code)]
 
 pub mod broker;
+pub mod envelope;
 pub mod hand;
 pub mod ntp;
 pub mod router;

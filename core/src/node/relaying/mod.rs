@@ -9,6 +9,7 @@
 //! The stream proves both ends. It is a candidate then like any TCP stream, and NOMINATE and CONFIRM are its first
 //! bytes; the user's follow.
 
+mod knock;
 mod moving;
 mod pipes;
 mod relay;
@@ -23,8 +24,9 @@ pub(super) use moving::Way;
 pub(crate) use pipes::MAX_AT_ONCE;
 pub(super) use relay::Relay;
 
+use knock::{Knock, KnockKey};
 use moving::Moving;
-use relay::{News, RelayStage, STRANGERS_DATAGRAMS};
+use relay::{News, RelayStage};
 use servers::{ServerNews, Servers};
 
 use super::Node;
@@ -81,7 +83,8 @@ impl Node {
         let family =
             if address.v4().is_empty() && !address.v6().is_empty() { Family::V6 } else { Family::V4 };
         let id = self.cx.fresh_id();
-        let mut relay = Relay::new(id, key, peer, mode, paths::Trust::Known, via, self.cx.now);
+        let knock = KnockKey::new(&self.config.identity, &peer, session);
+        let mut relay = Relay::new(id, key, peer, mode, paths::Trust::Known, via, self.cx.now, knock);
         relay.servers = Some(self.ask_servers(id, family));
         relay.moves = moves;
         self.insert_relay(relay);
@@ -172,20 +175,28 @@ impl Node {
     ) {
         let key = (session, Requester::Them);
         let trust = self.trust(peer);
-        if self.is_oneself(peer) || !paths::may_send_to(&self.routes, relayed.ip(), trust) {
-            return self.reply(peer, session, &via, Body::TurnResponse(SmallVec::new()));
+        let may = |trust| paths::may_send_to(&self.ours(), relayed.ip(), trust);
+        if self.is_oneself(peer) || !may(trust) {
+            let private = !self.is_oneself(peer) && may(paths::Trust::Known);
+            let reason = match private {
+                true => Body::Refused(Refusal::PrivateForStrangers { asked: Strategy::Relay }),
+                false => Body::TurnResponse(SmallVec::new()),
+            };
+            return self.reply(peer, session, &via, reason);
         }
         self.agreement.open(key, peer, mode);
         let now = self.cx.now;
         let id = self.cx.fresh_id();
-        let mut relay = Relay::new(id, key, peer, mode, trust, via, now);
+        let knock = KnockKey::new(&self.config.identity, &peer, session);
+        let mut relay = Relay::new(id, key, peer, mode, trust, via, now, knock);
         relay.moves = moves;
+        relay.has_turn = !self.config.turn.is_empty();
         let from = self.dial_from(relayed.ip());
         relay.socket = Some((self.cx.bind_udp(Owner::Relay(id), from), false));
         relay.to = Some(relayed);
         relay.until = Some(now + MEET_WITHIN);
         if trust == paths::Trust::Stranger {
-            relay.budget = STRANGERS_DATAGRAMS;
+            relay.knock = Some(Knock::new(&knock, self.cx.random.bytes(Domain::MessageId)));
         }
         let routes = self.routes.iter().filter(|r| r.internal.is_ipv4() == relayed.is_ipv4());
         for ip in routes.flat_map(|r| [r.external, r.internal]) {
@@ -363,6 +374,7 @@ impl Node {
         for said in news {
             match said {
                 News::Stream(event) => self.stream_news(id, event),
+                News::Answered => self.begin_stream(id),
                 News::Server(news) => self.server_news(id, news),
                 News::Mover(event) => self.mover_news(id, event),
             }
@@ -445,10 +457,6 @@ impl Node {
             ServerNews::Allocated(at) => {
                 // The peer's relay is where our datagrams go from now on by way of ours.
                 relay.by_server = true;
-                // What went before went nowhere.
-                if relay.budget < STRANGERS_DATAGRAMS {
-                    relay.budget = STRANGERS_DATAGRAMS;
-                }
                 relay.local = Some(at);
                 if !relay.sources.contains(&at.ip()) {
                     relay.sources.push(at.ip());
@@ -502,18 +510,33 @@ impl Node {
     /// Asked side: says where we come from, and comes.
     fn come(&mut self, id: SockId) {
         let now = self.cx.now;
-        let config = self.relay_config(id);
-        let Some(relay) = self.relays.get_mut(&id).filter(|r| r.stage == RelayStage::Meeting) else { return };
+        let Some(relay) = self.relays.get(&id).filter(|r| r.stage == RelayStage::Meeting) else { return };
         let (peer, session, via) = (relay.peer, relay.key.0, relay.via.clone());
         let sources = relay.sources.clone();
-        if relay.stream.is_none() {
-            let seed = self.cx.random.draw(Domain::RelaySeed);
-            let ours = &self.config.identity;
-            let stream = RelayStream::connect(ours, &peer, &session.0, seed, &config, now);
-            relay.stream = Some(Box::new(stream));
-            relay.help_at = Some(now + HELP_AFTER);
+        let delay = self.signal_delay(&via);
+        if let Some(relay) = self.relays.get_mut(&id) {
+            if !relay.helped {
+                (relay.help_at, relay.helped) = (Some(now + HELP_AFTER), true);
+            }
+            if let Some(knock) = &mut relay.knock {
+                knock.begin(now, delay, relay.by_server);
+            }
         }
         self.reply(peer, session, &via, Body::TurnResponse(sources));
+        self.begin_stream(id);
+    }
+
+    /// Asked side: speaks to the peer's relay, once nothing forbids that.
+    fn begin_stream(&mut self, id: SockId) {
+        let now = self.cx.now;
+        let config = self.relay_config(id);
+        let Some(relay) = self.relays.get_mut(&id).filter(|r| r.stage == RelayStage::Meeting) else { return };
+        if relay.stream.is_none() && relay.knock.is_none() {
+            let seed = self.cx.random.draw(Domain::RelaySeed);
+            let ours = &self.config.identity;
+            let stream = RelayStream::connect(ours, &relay.peer, &relay.key.0.0, seed, &config, now);
+            relay.stream = Some(Box::new(stream));
+        }
         self.work_relay(id);
     }
 

@@ -1,0 +1,3 @@
+//! Who may make us do what.
+
+pub(crate) mod reach;
