@@ -6,6 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket as StdSocket};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant, SystemTime};
 
+use super::door::Place;
 use bytes::Bytes;
 use p2pd_rendezvous::ConnId;
 use p2pd_rendezvous::turn::{Config, Output, RelayId, Server, Users};
@@ -122,7 +123,14 @@ impl Turn {
     }
 
     /// Serves a stream that began with these bytes.
-    pub(super) async fn stream(&self, local: SocketAddr, from: SocketAddr, stream: TcpStream, first: &[u8]) {
+    pub(super) async fn stream(
+        &self,
+        local: SocketAddr,
+        from: SocketAddr,
+        stream: TcpStream,
+        first: &[u8],
+        place: &Place,
+    ) {
         let (mut read, write) = stream.into_split();
         let (sender, receiver) = mpsc::channel(WAITING);
         let conn = {
@@ -139,6 +147,7 @@ impl Turn {
         let reading = async {
             let mut buffer = vec![0; 16 * 1024];
             while let Ok(size @ 1..) = read.read(&mut buffer).await {
+                place.heard();
                 self.with(|server, now| server.receive(now, conn, &buffer[..size]));
             }
         };
