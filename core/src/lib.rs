@@ -75,6 +75,8 @@ pub mod nat;
 pub mod pipe;
 pub mod portmap;
 pub mod relay;
+#[doc(hidden)]
+pub mod strangers;
 pub mod text;
 pub mod trace;
 pub mod turn;
