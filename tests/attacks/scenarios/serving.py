@@ -14,6 +14,8 @@ from lab import figure, must
 from scenarios import attack
 
 STUN_PORT = 3478
+# What a source may be sent beyond what came from it.
+EXCESS, EXCESS_PER_SECOND = 4096, 256
 
 
 @attack("c1", "a TURN client reaches private networks and the server's own host; answers to forged sources")
@@ -39,7 +41,8 @@ def c1():
                 got = service and service.recvfrom(100)
             except TimeoutError:
                 pass
-        good = permitted == 403 and channel == 403 and not got
+        # At its own address there are other relays, so a permission says nothing yet.
+        good = (permitted == 403 or ip == lab.SERVER) and channel == 403 and not got
         must(f"a permission and a channel for {ip}", good, f"{permitted}, {channel}, delivered {got}", "403, 403, nothing")
     permitted = client.permit(lab.NOBODY)
     must("a permission for a public address, to show that there are any", permitted == 0, permitted, 0)
@@ -64,11 +67,12 @@ def amplification(client):
         time.sleep(0.1)
     # Whoever's address is forged gets what one source gets.
     name, question = worst
-    for rate in (10, 1000):
-        time.sleep(5)
+    for rate in (10, 100, 1000):
+        time.sleep(2)
         asked, answered, packets = flood(client, question, rate, 8)
         figure(f"{name}, {rate}/s: {asked // 8} B/s asked -> {answered // 8} B/s answered ({packets} answers) to one source: x{answered / asked:.2f}")
-        must(f"a flood's answers to one source at {rate}/s", answered <= asked * 1.05, f"x{answered / asked:.2f} in bytes", "at most as many bytes as were asked")
+        most = asked + EXCESS + 8 * EXCESS_PER_SECOND
+        must(f"a flood's answers to one source at {rate}/s", answered <= most, f"{answered} bytes for {asked}", f"at most {most}")
 
 
 def flood(client, question, rate, seconds):
