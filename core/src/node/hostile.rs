@@ -22,9 +22,9 @@ use crate::signal::seal;
 use crate::strategy::agreement::{Key, Requester};
 use crate::time::{ClockFix, Instant, WallTime};
 
-const MS: Duration = Duration::from_millis(1);
-const S: Duration = Duration::from_secs(1);
-const NOON: i64 = 1_700_000_000_000_000;
+pub(super) const MS: Duration = Duration::from_millis(1);
+pub(super) const S: Duration = Duration::from_secs(1);
+pub(super) const NOON: i64 = 1_700_000_000_000_000;
 /// Where peer 2 says it is.
 const AT: &str = "198.51.100.7";
 
@@ -32,9 +32,9 @@ const AT: &str = "198.51.100.7";
 /// after so long, from the answer it would give.
 type Answers = Box<dyn FnMut(SocketAddr, SocketAddr, &[u8]) -> Option<(Duration, Vec<u8>)>>;
 
-struct Bench {
-    node: Node,
-    now: Instant,
+pub(super) struct Bench {
+    pub(super) node: Node,
+    pub(super) now: Instant,
     servers: Vec<SocketAddr>,
     answers: Answers,
     /// Connections to servers: which, from where.
@@ -43,7 +43,7 @@ struct Bench {
     /// Dials to peers.
     open: BTreeMap<SockId, (Instant, SocketAddr)>,
     /// Every one: when and where to.
-    dials: Vec<(Instant, SocketAddr)>,
+    pub(super) dials: Vec<(Instant, SocketAddr)>,
     /// At most so many were open at once.
     most_open: usize,
     /// Sockets of any kind.
@@ -55,7 +55,7 @@ fn key(n: u8) -> SecretKey {
     SecretKey::from_bytes([n; 32])
 }
 
-fn id(n: u8) -> NodeId {
+pub(super) fn id(n: u8) -> NodeId {
     key(n).node_id()
 }
 
@@ -71,7 +71,7 @@ fn answer(question: &[u8], seen: SocketAddr) -> Vec<u8> {
 
 impl Bench {
     /// A node with an open address, that two STUN servers agree about.
-    fn open(accept: Accept) -> Bench {
+    pub(super) fn open(accept: Accept) -> Bench {
         Bench::new(accept, 2, Box::new(|local, _, q| Some((20 * MS, answer(q, local)))))
     }
 
@@ -113,7 +113,7 @@ impl Bench {
         self.pump();
     }
 
-    fn pump(&mut self) {
+    pub(super) fn pump(&mut self) {
         while let Some(action) = self.node.poll_action() {
             match action {
                 Action::Listen { sock, .. } => {
@@ -156,7 +156,7 @@ impl Bench {
         }
     }
 
-    fn run(&mut self, span: Duration) {
+    pub(super) fn run(&mut self, span: Duration) {
         let until = self.now + span;
         for _ in 0..200_000 {
             let timer = self.node.poll_timeout();
@@ -226,7 +226,7 @@ impl Bench {
     fn call(&mut self, session: u8, rung: u8) -> Key {
         self.node.advance(self.now);
         let key = (SessionId([session; 16]), Requester::Us);
-        self.node.remember(id(2));
+        self.node.admission.call_began(id(2));
         self.node.agreement.open(key, id(2), PipeMode::Encrypted);
         let address = address(2, AT, AT);
         let via = SmallVec::new();
@@ -239,7 +239,7 @@ impl Bench {
         self.node.punches.get(&key).map(|p| p.stage)
     }
 
-    fn to(&self) -> Vec<SocketAddr> {
+    pub(super) fn to(&self) -> Vec<SocketAddr> {
         self.dials.iter().map(|(_, to)| *to).collect()
     }
 
@@ -275,7 +275,7 @@ const RANDOM: Behaviour = Behaviour {
     ..CONE
 };
 
-fn mappings(from: u8, outside: &str, ports: &[u16]) -> Mappings {
+pub(super) fn mappings(from: u8, outside: &str, ports: &[u16]) -> Mappings {
     Mappings {
         mode: PipeMode::Encrypted,
         rung: 0,

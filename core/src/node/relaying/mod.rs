@@ -28,6 +28,7 @@ use relay::{News, RelayStage, STRANGERS_DATAGRAMS};
 use servers::{ServerNews, Servers};
 
 use super::Node;
+use super::admission::Trust;
 use super::attempts::{REPEAT_AFTER, Request, RunState};
 use crate::cx::Owner;
 use crate::hello::Control;
@@ -54,6 +55,9 @@ pub(super) const MAX_RELAYS_STRANGERS: usize = 192;
 const HELP_AFTER: Duration = Duration::from_millis(1500);
 /// The handshake through the relay may take so long at the asked side.
 const MEET_WITHIN: Duration = Duration::from_secs(30);
+/// A stranger's relay from which nothing has come is given up after so long, counted anew where we have our own servers
+/// help and when one does.
+const STRANGERS_SILENCE: Duration = Duration::from_secs(5);
 /// Then the ends may take this long to agree.
 const AGREE_WITHIN: Duration = Duration::from_secs(10);
 /// What a closed relay may take to tell the peer, and then the server.
@@ -81,7 +85,7 @@ impl Node {
         let family =
             if address.v4().is_empty() && !address.v6().is_empty() { Family::V6 } else { Family::V4 };
         let id = self.cx.fresh_id();
-        let mut relay = Relay::new(id, key, peer, mode, paths::Trust::Known, via, self.cx.now);
+        let mut relay = Relay::new(id, key, peer, mode, Trust::Known, via, self.cx.now);
         relay.servers = Some(self.ask_servers(id, family));
         relay.moves = moves;
         self.insert_relay(relay);
@@ -171,7 +175,7 @@ impl Node {
         moves: bool,
     ) {
         let key = (session, Requester::Them);
-        let trust = self.trust(peer);
+        let trust = self.admission.trust(peer);
         if self.is_oneself(peer) || !paths::may_send_to(&self.routes, relayed.ip(), trust) {
             return self.reply(peer, session, &via, Body::TurnResponse(SmallVec::new()));
         }
@@ -184,7 +188,8 @@ impl Node {
         relay.socket = Some((self.cx.bind_udp(Owner::Relay(id), from), false));
         relay.to = Some(relayed);
         relay.until = Some(now + MEET_WITHIN);
-        if trust == paths::Trust::Stranger {
+        if trust == Trust::Stranger {
+            relay.until = Some(now + STRANGERS_SILENCE);
             relay.budget = STRANGERS_DATAGRAMS;
         }
         let routes = self.routes.iter().filter(|r| r.internal.is_ipv4() == relayed.is_ipv4());
@@ -295,7 +300,9 @@ impl Node {
         relay.timeout(&mut self.cx);
         if relay.until.is_some_and(|at| at <= now) {
             relay.until = None;
+            let whole = relay.since + MEET_WITHIN;
             match relay.stage {
+                RelayStage::Meeting if relay.is_heard() && whole > now => relay.until = Some(whole),
                 RelayStage::Meeting => self.relay_failed(id, "nothing came through the relay".into()),
                 RelayStage::Agreeing => self.relay_failed(id, "the peer did not agree to the relay".into()),
                 RelayStage::Leaving => self.close_relay(id),
@@ -445,6 +452,9 @@ impl Node {
             ServerNews::Allocated(at) => {
                 // The peer's relay is where our datagrams go from now on by way of ours.
                 relay.by_server = true;
+                if relay.trust == Trust::Stranger && relay.stage == RelayStage::Meeting {
+                    relay.until = relay.until.max(Some(self.cx.now + STRANGERS_SILENCE));
+                }
                 // What went before went nowhere.
                 if relay.budget < STRANGERS_DATAGRAMS {
                     relay.budget = STRANGERS_DATAGRAMS;
@@ -528,6 +538,7 @@ impl Node {
             let family = if to.is_some_and(|to| to.is_ipv6()) { Family::V6 } else { Family::V4 };
             let servers = self.ask_servers(id, family);
             if let Some(relay) = self.relays.get_mut(&id) {
+                relay.until = relay.until.max(Some(self.cx.now + STRANGERS_SILENCE));
                 relay.servers = Some(servers);
             }
         } else if socket.is_none() {
@@ -586,7 +597,12 @@ impl Node {
         if settled.kept.is_some()
             && let Some(relay) = self.relays.get_mut(&id)
         {
-            relay.moving = Some(Box::new(Moving::new(self.cx.now)));
+            let mut moving = Moving::new(self.cx.now);
+            moving.names = relay.key.1 == Requester::Us;
+            if moving.names {
+                self.admission.call_began(peer);
+            }
+            relay.moving = Some(Box::new(moving));
         }
         let elapsed = self.cx.now.since(since);
         let (strategy, keys) = (Strategy::Relay, PipeKeys::Relayed(mode));
