@@ -8,6 +8,7 @@ use bytes::Bytes;
 use smallvec::SmallVec;
 
 use super::Node;
+use super::admission::Trust;
 use super::asking::Ladder;
 use super::relaying::{MAX_RELAYS, Relaying};
 use crate::address::{PeerAddress, PeerInterface, is_link_local};
@@ -25,7 +26,7 @@ use crate::session::SessionId;
 use crate::signal::message::{Body, MessageId};
 use crate::strategy::agreement::{Key, Requester};
 use crate::strategy::dialler::{DialEnd, Dialler};
-use crate::strategy::paths::{self, Trust};
+use crate::strategy::paths;
 use crate::time::Instant;
 
 /// Between the starts of two strategies, where the one before is likely to work by itself. Where it is not,
@@ -101,7 +102,7 @@ impl Node {
     pub(super) fn begin(&mut self, id: ConnectId, peer: NodeId, to: &PeerAddress, plan: Plan) {
         let now = self.cx.now;
         let session = SessionId(self.cx.random.bytes(Domain::SessionId));
-        self.remember(peer);
+        self.admission.call_began(peer);
         self.agreement.open((session, Requester::Us), peer, plan.mode);
         // A peer that no NAT hides, or that is near, will be reached directly: reverse may wait a moment.
         let open = |i: &PeerInterface| i.nat == NatType::OpenInternet && !is_link_local(i.external);
@@ -172,6 +173,7 @@ impl Node {
         let attempt = self.attempts.remove(&connect)?;
         self.sessions.remove(&attempt.session);
         self.cx.timers.set(Timer::Connect(connect), None);
+        self.admission.call_ended(attempt.peer);
         Some(*attempt)
     }
 
@@ -586,6 +588,11 @@ impl Node {
         {
             self.cx.notify(Notice::Progress { connect, strategy, stage });
         }
+    }
+
+    /// Whether a call of ours to this peer runs under this session.
+    pub(super) fn is_call_to(&self, peer: NodeId, session: SessionId) -> bool {
+        self.connect_of(session).and_then(|id| self.attempts.get(&id)).is_some_and(|a| a.peer == peer)
     }
 
     fn connect_of(&self, session: SessionId) -> Option<ConnectId> {

@@ -22,11 +22,11 @@ use crate::signal::seal;
 use crate::strategy::agreement::{Key, Requester};
 use crate::time::{ClockFix, Instant, WallTime};
 
-const MS: Duration = Duration::from_millis(1);
-const S: Duration = Duration::from_secs(1);
+pub(super) const MS: Duration = Duration::from_millis(1);
+pub(super) const S: Duration = Duration::from_secs(1);
 /// A SYN of Linux on Ethernet.
 const SYN_BYTES: usize = 74;
-const NOON: i64 = 1_700_000_000_000_000;
+pub(super) const NOON: i64 = 1_700_000_000_000_000;
 /// Where peer 2 says it is.
 const AT: &str = "198.51.100.7";
 
@@ -34,9 +34,9 @@ const AT: &str = "198.51.100.7";
 /// after so long, from the answer it would give.
 type Answers = Box<dyn FnMut(SocketAddr, SocketAddr, &[u8]) -> Option<(Duration, Vec<u8>)>>;
 
-struct Bench {
-    node: Node,
-    now: Instant,
+pub(super) struct Bench {
+    pub(super) node: Node,
+    pub(super) now: Instant,
     servers: Vec<SocketAddr>,
     answers: Answers,
     /// Connections to servers: which, from where.
@@ -45,7 +45,7 @@ struct Bench {
     /// Dials to peers.
     open: BTreeMap<SockId, (Instant, SocketAddr)>,
     /// Every one: when and where to.
-    dials: Vec<(Instant, SocketAddr)>,
+    pub(super) dials: Vec<(Instant, SocketAddr)>,
     /// SYNs of these if nobody answers: Linux repeats them after 1, 3 and 7 s.
     syns: usize,
     /// Datagrams to others than servers: where to, and how long.
@@ -61,7 +61,7 @@ fn key(n: u8) -> SecretKey {
     SecretKey::from_bytes([n; 32])
 }
 
-fn id(n: u8) -> NodeId {
+pub(super) fn id(n: u8) -> NodeId {
     key(n).node_id()
 }
 
@@ -77,7 +77,7 @@ fn answer(question: &[u8], seen: SocketAddr) -> Vec<u8> {
 
 impl Bench {
     /// A node with an open address, that two STUN servers agree about.
-    fn open(accept: Accept) -> Bench {
+    pub(super) fn open(accept: Accept) -> Bench {
         Bench::new(accept, 2, Box::new(|local, _, q| Some((20 * MS, answer(q, local)))))
     }
 
@@ -121,7 +121,7 @@ impl Bench {
         self.pump();
     }
 
-    fn pump(&mut self) {
+    pub(super) fn pump(&mut self) {
         while let Some(action) = self.node.poll_action() {
             match action {
                 Action::Listen { sock, .. } => {
@@ -168,7 +168,7 @@ impl Bench {
         }
     }
 
-    fn run(&mut self, span: Duration) {
+    pub(super) fn run(&mut self, span: Duration) {
         let until = self.now + span;
         for _ in 0..200_000 {
             let timer = self.node.poll_timeout();
@@ -250,7 +250,7 @@ impl Bench {
     fn call(&mut self, session: u8, rung: u8) -> Key {
         self.node.advance(self.now);
         let key = (SessionId([session; 16]), Requester::Us);
-        self.node.remember(id(2));
+        self.node.admission.call_began(id(2));
         self.node.agreement.open(key, id(2), PipeMode::Encrypted);
         let address = address(2, AT, AT);
         let via = SmallVec::new();
@@ -263,7 +263,7 @@ impl Bench {
         self.node.punches.get(&key).map(|p| p.stage)
     }
 
-    fn to(&self) -> Vec<SocketAddr> {
+    pub(super) fn to(&self) -> Vec<SocketAddr> {
         self.dials.iter().map(|(_, to)| *to).collect()
     }
 
@@ -299,7 +299,7 @@ const RANDOM: Behaviour = Behaviour {
     ..CONE
 };
 
-fn mappings(from: u8, outside: &str, ports: &[u16]) -> Mappings {
+pub(super) fn mappings(from: u8, outside: &str, ports: &[u16]) -> Mappings {
     Mappings {
         mode: PipeMode::Encrypted,
         rung: 0,

@@ -6,6 +6,8 @@ pub(crate) mod admission;
 mod asking;
 mod attempts;
 #[cfg(test)]
+mod floods;
+#[cfg(test)]
 mod hostile;
 mod mapping;
 mod messages;
@@ -28,7 +30,7 @@ use crate::config::{Config, ConfigError, Plan};
 use crate::cx::{Cx, Owner, Timer};
 use crate::identity::{NodeId, NodeIdError};
 use crate::io::{Action, CloseHow, Event, Interface, SockId};
-use crate::limit::{Bucket, Buckets};
+use crate::limit::Bucket;
 use crate::nat::NatReport;
 use crate::nat::external::External;
 use crate::nat::surveyor::Surveyor;
@@ -36,13 +38,13 @@ use crate::notice::{ConnectId, FailReason, Notice};
 use crate::random::Domain;
 use crate::session::SessionId;
 use crate::signal::broker::Session;
-use crate::signal::inbox::Inbox;
 use crate::signal::message::Message;
 use crate::stats::Stats;
 use crate::strategy::agreement::{Agreement, Key};
 use crate::strategy::paths::{Links, Route};
 use crate::time::Instant;
 
+use admission::Admission;
 use admission::reach::Ours;
 use attempts::Attempt;
 use mapping::Mappings;
@@ -51,13 +53,10 @@ use punching::Punch;
 use relaying::Relay;
 use table::Streams;
 use timekeeping::Timekeeper;
-use visits::{Ask, Visit};
+use visits::Visit;
 
 /// Most calls of `connect()` at a time.
 pub const MAX_CONNECTS: usize = 4096;
-
-/// Peers our user named or approved are remembered, at most this many.
-const MAX_KNOWN: usize = 4096;
 
 /// Why [`Node::connect`] did not even begin.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -120,7 +119,7 @@ pub struct Node {
     /// The brokers that a request could go out on when attempts were last told, one bit each; none before our
     /// address was settled.
     signal_ways: Option<u16>,
-    inbox: Inbox,
+    admission: Admission,
     other_instances: BTreeSet<[u8; 16]>,
     /// Messages to ourselves.
     loopback: VecDeque<Message>,
@@ -137,21 +136,9 @@ pub struct Node {
     /// Relays by their ids, which sockets' are beside, and those that are being opened by session.
     relays: BTreeMap<SockId, Box<Relay>>,
     relay_ids: BTreeMap<Key, SockId>,
-    asks: BTreeMap<NodeId, Ask>,
-    /// Peers our user named or approved.
-    known: BTreeSet<NodeId>,
     /// Our user serves one pipe at a time, and has one.
     busy: bool,
     hellos: Bucket,
-    /// Dials for punches to addresses from where nothing has come, by peer.
-    silent_dials: Buckets<NodeId>,
-    /// Dials for punches, by peer.
-    syns: Buckets<NodeId>,
-    /// Strangers' requests, in all.
-    requests: Bucket,
-    /// By `Trust`, so that strangers, whose keys cost nothing, leave room for whom our user named.
-    requests_by_peer: [Buckets<NodeId>; 2],
-    replies_by_peer: [Buckets<NodeId>; 2],
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -180,7 +167,6 @@ impl Node {
             Session::new(place as u8, b.clone(), config.bind, ours.topic())
         };
         let brokers: Vec<Session> = config.brokers.iter().enumerate().map(session).collect();
-        let tenth = core::time::Duration::from_millis(100);
         Ok(Node {
             instance: cx.random.bytes(Domain::Instance),
             phase: Phase::New,
@@ -200,7 +186,7 @@ impl Node {
             announced_brokers: Vec::new(),
             signal_ways: None,
             brokers,
-            inbox: Inbox::default(),
+            admission: Admission::new(&config, (punching::MAX_DIALS, punching::DIALS_EVERY)),
             other_instances: BTreeSet::new(),
             loopback: VecDeque::new(),
             agreement: Agreement::new(ours),
@@ -213,17 +199,9 @@ impl Node {
             punches: BTreeMap::new(),
             relays: BTreeMap::new(),
             relay_ids: BTreeMap::new(),
-            asks: BTreeMap::new(),
-            known: BTreeSet::new(),
             busy: false,
             // A hello that does not decrypt costs 0.13 ms, one that does 0.45 ms (measured).
             hellos: Bucket::new(256, core::time::Duration::from_millis(4)),
-            syns: Buckets::new(256, punching::MAX_DIALS, punching::DIALS_EVERY),
-            requests: Bucket::new(32, tenth),
-            // As many as one punch may have, and one more every second.
-            silent_dials: Buckets::new(MAX_CONNECTS, 32, 10 * tenth),
-            requests_by_peer: [(); 2].map(|()| Buckets::new(256, 8, 50 * tenth)),
-            replies_by_peer: [(); 2].map(|()| Buckets::new(256, 16, 10 * tenth)),
             cx,
             config,
         })
@@ -443,7 +421,7 @@ impl Node {
         }
         self.streams.clear();
         self.visits.clear();
-        self.asks.clear();
+        self.admission.asks.clear();
         self.phase = Phase::Closing;
         if self.mappings_are_closed() {
             self.closed();
@@ -539,12 +517,6 @@ impl Node {
 
     fn is_oneself(&self, peer: NodeId) -> bool {
         peer == self.node_id()
-    }
-
-    fn remember(&mut self, peer: NodeId) {
-        if self.known.len() < MAX_KNOWN {
-            self.known.insert(peer);
-        }
     }
 
     /// The local address to dial from, in the family of `to`.

@@ -7,8 +7,8 @@ use bytes::Bytes;
 use smallvec::SmallVec;
 
 use super::Node;
+use super::admission::Entry;
 use super::relaying::Way;
-use crate::config::Accept;
 use crate::cx::{Owner, Timer};
 use crate::hello::{self, Control, HEADER, Heard, Hello, HelloError, Offer, Purpose, Status};
 use crate::identity::NodeId;
@@ -110,7 +110,7 @@ impl Node {
             Requester::Them => (Purpose::Answer, Strategy::Reverse),
         };
         let local = self.dial_from(path.remote.ip());
-        let stranger = key.1 == Requester::Them && self.trust(peer) == Trust::Stranger;
+        let stranger = key.1 == Requester::Them && self.admission.trust(peer) == Trust::Stranger;
         let within = if stranger { STRANGERS_DIAL_WITHIN } else { DIAL_WITHIN };
         let sock = self.cx.dial(Owner::Stream, local, path.remote, within);
         let offer = Offer { session: key.0, purpose, mode };
@@ -316,6 +316,12 @@ impl Node {
         }
     }
 
+    /// Whether the peer has proved itself on a stream of this session.
+    pub(super) fn has_proven_stream(&self, key: Key) -> bool {
+        let proven = |s: &Stream| matches!(s.stage, HelloStage::Asking(_) | HelloStage::Candidate(_));
+        self.streams.of_session(key).filter_map(|sock| self.streams.get(sock)).any(proven)
+    }
+
     /// Whether a stream of this session to or from there is open.
     pub(super) fn has_open_stream(&self, key: Key, remote: SocketAddr) -> bool {
         let open = |s: &Stream| s.remote == remote && !matches!(s.stage, HelloStage::Dialling(_));
@@ -445,20 +451,14 @@ impl Node {
             // Somebody answers a request of ours, which must exist; the peer was checked above.
             return if open.is_some() { Ok(true) } else { Err(Refusal::NoSuchSession) };
         }
-        if mode == PipeMode::Plain && !self.config.allow_plain && !self.is_oneself(peer) {
-            return Err(Refusal::PlainNotAllowed);
-        }
+        let entry = self.admission.enter(peer, mode)?;
         if self.agreement.open_sessions() >= MAX_SESSIONS {
             return Err(Refusal::Busy);
         }
-        match &self.config.accept {
-            _ if self.is_oneself(peer) => Ok(true),
-            Accept::Anyone => Ok(true),
-            Accept::Only(list) if list.contains(&peer) => Ok(true),
-            Accept::Only(_) => Err(Refusal::NotAccepted),
-            Accept::Ask if self.known.contains(&peer) => Ok(true),
-            Accept::Ask if self.may_ask(peer) => Ok(false),
-            Accept::Ask => Err(Refusal::Busy),
+        match entry {
+            Entry::Open => Ok(true),
+            Entry::Ask if self.admission.asks.has_room(peer) => Ok(false),
+            Entry::Ask => Err(Refusal::Busy),
         }
     }
 

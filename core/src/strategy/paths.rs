@@ -6,6 +6,7 @@ use smallvec::SmallVec;
 
 use crate::address::{PeerAddress, PeerInterface, is_link_local, scoped};
 use crate::nat::NatType;
+pub(crate) use crate::node::admission::Trust;
 use crate::node::admission::reach::{Ours, is_on_link};
 
 /// One of our interfaces, with what the world sees of it. Never a link-local address.
@@ -27,15 +28,6 @@ pub(crate) struct Link {
 
 /// Our links, at most three.
 pub(crate) type Links = SmallVec<[Link; 3]>;
-
-/// How much the peer may make us do.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Trust {
-    /// Our user named or approved the peer: every announced address.
-    Known,
-    /// At most two addresses, of the internet only.
-    Stranger,
-}
 
 /// Most addresses dialled for a stranger.
 pub(crate) const STRANGER_PATHS: usize = 2;

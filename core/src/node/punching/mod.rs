@@ -17,6 +17,7 @@ pub(super) use state::{Punch, PunchStage};
 use state::{Planned, SILENT_DIALS, SYN_BURST, SYN_EVERY, Search};
 
 use super::Node;
+use super::admission::Trust;
 use super::streams::Role;
 use crate::address::{PeerAddress, PeerInterface, is_link_local};
 use crate::cx::Timer;
@@ -34,7 +35,7 @@ use crate::signal::mappings::Mappings;
 use crate::signal::message::Body;
 use crate::strategy::agreement::{Key, Requester};
 use crate::strategy::dialler::DialEnd;
-use crate::strategy::paths::{Route, Trust};
+use crate::strategy::paths::Route;
 use crate::strategy::punch::{self, From, Side, Tactic};
 
 /// From this rung on dials leave from ports of their own: a stale connection may hold the listener's.
@@ -61,6 +62,8 @@ const AT_ONCE: u8 = 8;
 const PAUSE: Duration = Duration::from_millis(200);
 /// After a rung of the peer's its next one is waited for so long.
 const REST_FOR: Duration = Duration::from_secs(15);
+/// A stranger's, which has to show itself: two announcements are two seconds apart, and their ways up to two more.
+const STRANGERS_REST_FOR: Duration = Duration::from_secs(5);
 const FOR_EVER: Duration = Duration::from_secs(7200);
 /// Streams of one punch refused for the holes of older dials.
 const MAX_TAINTED: u8 = 3;
@@ -80,7 +83,7 @@ impl Node {
         rung: u8,
         theirs: Option<&Mappings>,
     ) -> bool {
-        let trust = self.trust(peer);
+        let trust = self.admission.trust(peer);
         let family =
             |v4: bool| address.interfaces().any(|i| i.external.is_ipv4() == v4 && !is_link_local(i.external));
         let fits = |r: &&Route| {
@@ -238,7 +241,7 @@ impl Node {
 
     /// Whether a tactic dials nothing for these mappings that we would not dial for the peer otherwise.
     fn may_punch(&self, peer: NodeId, mappings: &Mappings) -> bool {
-        let paths = self.paths_to(peer, &mappings.address, self.trust(peer));
+        let paths = self.paths_to(peer, &mappings.address, self.admission.trust(peer));
         // There is no NAT on a link, nor do mappings have zones.
         let may = |ip: IpAddr| !is_link_local(ip) && paths.iter().any(|p| p.remote.ip() == ip);
         let Some(theirs) = side_of(mappings) else { return false };
@@ -305,12 +308,12 @@ impl Node {
             if !room || !due || punch.stalls || !punch.budget.take(now) {
                 break;
             }
-            if !self.syns.take(now, punch.peer) {
+            if !self.admission.may_dial(now, punch.peer) {
                 punch.dial_no_more();
                 break;
             }
             if punch.is_silent() {
-                if punch.silent >= SILENT_DIALS || !self.silent_dials.take(now, punch.peer) {
+                if punch.silent >= SILENT_DIALS || !self.admission.may_dial_silent(now, punch.peer) {
                     punch.stalls = true;
                     break;
                 }
@@ -581,9 +584,10 @@ impl Node {
                 let Some(punch) = self.punches.get_mut(&key) else { return };
                 if punch.stage != PunchStage::Resting {
                     punch.stage = PunchStage::Resting;
-                    punch.until = now + REST_FOR;
+                    let rest = if punch.trust == Trust::Known { REST_FOR } else { STRANGERS_REST_FOR };
+                    punch.until = now + rest;
                     punch.dial_no_more();
-                    return self.cx.timers.set(Timer::Punch(key), Some(now + REST_FOR));
+                    return self.cx.timers.set(Timer::Punch(key), Some(now + rest));
                 }
                 // The peer has given up; streams that are saying hello go on.
                 self.leave(key);

@@ -11,8 +11,9 @@ use crate::identity::NodeId;
 use crate::io::SockId;
 use crate::limit::Bucket;
 use crate::nat::{Behaviour, Foresight};
+use crate::node::admission::{Kind, Place, Trust};
 use crate::pipe::PipeMode;
-use crate::strategy::paths::Trust;
+use crate::session::SessionId;
 use crate::strategy::punch::{self, Side, Tactic};
 use crate::time::Instant;
 
@@ -219,6 +220,11 @@ impl Punch {
     #[cfg(test)]
     pub(in crate::node) fn announced(&self) -> &[u16] {
         &self.ours.ports
+    }
+
+    /// What a peer's punch has of us.
+    pub(in crate::node) fn place(&self, session: SessionId, answered: bool) -> Place {
+        Place { kind: Kind::Punch, session, peer: self.peer, trust: self.trust, since: self.began, answered }
     }
 
     pub(in crate::node) fn local(&self) -> IpAddr {

@@ -30,6 +30,7 @@ use relay::{News, RelayStage};
 use servers::{ServerNews, Servers};
 
 use super::Node;
+use super::admission::Trust;
 use super::attempts::{REPEAT_AFTER, Request, RunState};
 use crate::cx::Owner;
 use crate::hello::Control;
@@ -56,6 +57,9 @@ pub(super) const MAX_RELAYS_STRANGERS: usize = 192;
 const HELP_AFTER: Duration = Duration::from_millis(1500);
 /// The handshake through the relay may take so long at the asked side.
 const MEET_WITHIN: Duration = Duration::from_secs(30);
+/// A stranger's relay from which nothing has come is given up after so long, counted anew where we have our own servers
+/// help and when one does.
+const STRANGERS_SILENCE: Duration = Duration::from_secs(5);
 /// Then the ends may take this long to agree.
 const AGREE_WITHIN: Duration = Duration::from_secs(10);
 /// What a closed relay may take to tell the peer, and then the server.
@@ -84,7 +88,7 @@ impl Node {
             if address.v4().is_empty() && !address.v6().is_empty() { Family::V6 } else { Family::V4 };
         let id = self.cx.fresh_id();
         let knock = KnockKey::new(&self.config.identity, &peer, session);
-        let mut relay = Relay::new(id, key, peer, mode, paths::Trust::Known, via, self.cx.now, knock);
+        let mut relay = Relay::new(id, key, peer, mode, Trust::Known, via, self.cx.now, knock);
         relay.servers = Some(self.ask_servers(id, family));
         relay.moves = moves;
         self.insert_relay(relay);
@@ -174,10 +178,10 @@ impl Node {
         moves: bool,
     ) {
         let key = (session, Requester::Them);
-        let trust = self.trust(peer);
+        let trust = self.admission.trust(peer);
         let may = |trust| paths::may_send_to(&self.ours(), relayed.ip(), trust);
         if self.is_oneself(peer) || !may(trust) {
-            let private = !self.is_oneself(peer) && may(paths::Trust::Known);
+            let private = !self.is_oneself(peer) && may(Trust::Known);
             let reason = match private {
                 true => Body::Refused(Refusal::PrivateForStrangers { asked: Strategy::Relay }),
                 false => Body::TurnResponse(SmallVec::new()),
@@ -195,7 +199,8 @@ impl Node {
         relay.socket = Some((self.cx.bind_udp(Owner::Relay(id), from), false));
         relay.to = Some(relayed);
         relay.until = Some(now + MEET_WITHIN);
-        if trust == paths::Trust::Stranger {
+        if trust == Trust::Stranger {
+            relay.until = Some(now + STRANGERS_SILENCE);
             relay.knock = Some(Knock::new(&knock, self.cx.random.bytes(Domain::MessageId)));
         }
         let routes = self.routes.iter().filter(|r| r.internal.is_ipv4() == relayed.is_ipv4());
@@ -306,7 +311,9 @@ impl Node {
         relay.timeout(&mut self.cx);
         if relay.until.is_some_and(|at| at <= now) {
             relay.until = None;
+            let whole = relay.since + MEET_WITHIN;
             match relay.stage {
+                RelayStage::Meeting if relay.is_heard() && whole > now => relay.until = Some(whole),
                 RelayStage::Meeting => self.relay_failed(id, "nothing came through the relay".into()),
                 RelayStage::Agreeing => self.relay_failed(id, "the peer did not agree to the relay".into()),
                 RelayStage::Leaving => self.close_relay(id),
@@ -461,6 +468,9 @@ impl Node {
             ServerNews::Allocated(at) => {
                 // The peer's relay is where our datagrams go from now on by way of ours.
                 relay.by_server = true;
+                if relay.trust == Trust::Stranger && relay.stage == RelayStage::Meeting {
+                    relay.until = relay.until.max(Some(self.cx.now + STRANGERS_SILENCE));
+                }
                 relay.local = Some(at);
                 if !relay.sources.contains(&at.ip()) {
                     relay.sources.push(at.ip());
@@ -555,6 +565,7 @@ impl Node {
             let family = if to.is_some_and(|to| to.is_ipv6()) { Family::V6 } else { Family::V4 };
             let servers = self.ask_servers(id, family);
             if let Some(relay) = self.relays.get_mut(&id) {
+                relay.until = relay.until.max(Some(self.cx.now + STRANGERS_SILENCE));
                 relay.servers = Some(servers);
             }
         } else if socket.is_none() {
@@ -624,7 +635,12 @@ impl Node {
         if settled.kept.is_some()
             && let Some(relay) = self.relays.get_mut(&id)
         {
-            relay.moving = Some(Box::new(Moving::new(self.cx.now)));
+            let mut moving = Moving::new(self.cx.now);
+            moving.names = relay.key.1 == Requester::Us;
+            if moving.names {
+                self.admission.call_began(peer);
+            }
+            relay.moving = Some(Box::new(moving));
         }
         let elapsed = self.cx.now.since(since);
         let (strategy, keys) = (Strategy::Relay, PipeKeys::Relayed(mode));

@@ -13,12 +13,12 @@ use crate::cx::{Cx, Timer};
 use crate::hello::{Control, parse_control};
 use crate::identity::NodeId;
 use crate::io::SockId;
+use crate::node::admission::{Kind, Place, Trust};
 use crate::pipe::PipeMode;
 use crate::pipe::moving::MoverEvent;
 use crate::relay::{ReadOutcome, RelayStream, StreamEvent};
 use crate::signal::message::MAX_SOURCES;
 use crate::strategy::agreement::Key;
-use crate::strategy::paths::Trust;
 use crate::time::Instant;
 
 pub(in crate::node) struct Relay {
@@ -162,12 +162,16 @@ impl Relay {
         self.key
     }
 
-    pub(in crate::node) fn peer(&self) -> NodeId {
-        self.peer
+    /// What a peer's relay has of us while it is opened.
+    pub(in crate::node) fn place(&self) -> Place {
+        let Relay { key: (session, _), peer, trust, since, .. } = *self;
+        Place { kind: Kind::Relay, session, peer, trust, since, answered: self.is_heard() }
     }
 
-    pub(in crate::node) fn trust(&self) -> Trust {
-        self.trust
+    /// Whether a datagram of the peer's has come by it.
+    pub(super) fn is_heard(&self) -> bool {
+        let answered = self.trust == Trust::Stranger && self.knock.is_none();
+        answered || self.stream.as_ref().is_some_and(|s| s.stats().received > 0)
     }
 
     /// A datagram came on a socket of ours.
