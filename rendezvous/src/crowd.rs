@@ -2,7 +2,7 @@
 
 use core::cmp::Reverse;
 use core::time::Duration;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// Places in all and shares of networks. One IPv4 address or IPv6 /64 has at most [`one`](Self::one) of them, a /56
@@ -24,24 +24,21 @@ pub struct Full;
 #[derive(Debug)]
 pub struct Crowd<K> {
     shares: Shares,
-    /// By the widest network that is counted.
-    groups: BTreeMap<IpAddr, BTreeMap<K, Member>>,
-    /// The group of each.
-    group_of: BTreeMap<K, IpAddr>,
+    /// Where each came from, and when it was heard last.
+    members: BTreeMap<K, (Networks, Duration)>,
+    /// The same the other way round: for each address or /64 the idlest first.
+    ones: BTreeMap<Networks, BTreeSet<(Duration, K)>>,
+    /// How many there are of each middle network, by its wide one.
+    middles: BTreeMap<(IpAddr, IpAddr), usize>,
+    wides: BTreeMap<IpAddr, usize>,
 }
 
-#[derive(Clone, Copy, Debug)]
-struct Member {
-    networks: Networks,
-    heard: Duration,
-}
-
-/// The networks of an address that are counted, each within the next.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+/// The networks of an address that are counted, each within the one before.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 struct Networks {
-    one: IpAddr,
-    middle: IpAddr,
     wide: IpAddr,
+    middle: IpAddr,
+    one: IpAddr,
 }
 
 impl Networks {
@@ -49,12 +46,12 @@ impl Networks {
         match ip.to_canonical() {
             IpAddr::V4(ip) => {
                 let wide = Ipv4Addr::from_bits(ip.to_bits() & 0xffff_ff00).into();
-                Networks { one: ip.into(), middle: wide, wide }
+                Networks { wide, middle: wide, one: ip.into() }
             }
             IpAddr::V6(ip) => {
                 let cut =
                     |length: u32| Ipv6Addr::from_bits(ip.to_bits() & u128::MAX << (128 - length)).into();
-                Networks { one: cut(64), middle: cut(56), wide: cut(48) }
+                Networks { wide: cut(48), middle: cut(56), one: cut(64) }
             }
         }
     }
@@ -69,7 +66,8 @@ impl Networks {
 impl<K: Ord + Clone> Crowd<K> {
     /// An empty one.
     pub fn new(shares: Shares) -> Self {
-        Crowd { shares, groups: BTreeMap::new(), group_of: BTreeMap::new() }
+        let (members, ones) = (BTreeMap::new(), BTreeMap::new());
+        Crowd { shares, members, ones, middles: BTreeMap::new(), wides: BTreeMap::new() }
     }
 
     /// Lets somebody in, who was heard now; one who is inside may come again from elsewhere. Whose place it had to
@@ -79,12 +77,12 @@ impl<K: Ord + Clone> Crowd<K> {
     /// Its address has its share: nothing has changed.
     pub fn enter(&mut self, now: Duration, key: K, from: IpAddr) -> Result<Option<K>, Full> {
         let old = self.remove(&key);
-        let member = Member { networks: Networks::of(from), heard: now };
-        let gone = match self.idlest_for(&member.networks) {
+        let its = Networks::of(from);
+        let gone = match self.idlest_for(&its) {
             Ok(gone) => gone,
             Err(Full) => {
-                if let Some(old) = old {
-                    self.insert(key, old);
+                if let Some((networks, heard)) = old {
+                    self.insert(key, networks, heard);
                 }
                 return Err(Full);
             }
@@ -92,15 +90,18 @@ impl<K: Ord + Clone> Crowd<K> {
         if let Some(gone) = &gone {
             self.remove(gone);
         }
-        self.insert(key, member);
+        self.insert(key, its, now);
         Ok(gone)
     }
 
     /// Somebody was heard of.
     pub fn heard(&mut self, now: Duration, key: &K) {
-        let group = self.group_of.get(key).and_then(|group| self.groups.get_mut(group));
-        if let Some(member) = group.and_then(|group| group.get_mut(key)) {
-            member.heard = now;
+        if let Some((networks, heard)) = self.members.get_mut(key)
+            && let Some(one) = self.ones.get_mut(networks)
+        {
+            one.remove(&(*heard, key.clone()));
+            *heard = now;
+            one.insert((now, key.clone()));
         }
     }
 
@@ -111,70 +112,93 @@ impl<K: Ord + Clone> Crowd<K> {
 
     /// How many are inside.
     pub fn len(&self) -> usize {
-        self.group_of.len()
+        self.members.len()
     }
 
     /// Whether nobody is.
     pub fn is_empty(&self) -> bool {
-        self.group_of.is_empty()
+        self.members.is_empty()
     }
 
-    fn insert(&mut self, key: K, member: Member) {
-        self.group_of.insert(key.clone(), member.networks.wide);
-        self.groups.entry(member.networks.wide).or_default().insert(key, member);
+    fn insert(&mut self, key: K, networks: Networks, heard: Duration) {
+        let Networks { wide, middle, .. } = networks;
+        self.members.insert(key.clone(), (networks, heard));
+        self.ones.entry(networks).or_default().insert((heard, key));
+        *self.middles.entry((wide, middle)).or_default() += 1;
+        *self.wides.entry(wide).or_default() += 1;
     }
 
-    fn remove(&mut self, key: &K) -> Option<Member> {
-        let wide = self.group_of.remove(key)?;
-        let group = self.groups.get_mut(&wide)?;
-        let member = group.remove(key);
-        if group.is_empty() {
-            self.groups.remove(&wide);
+    fn remove(&mut self, key: &K) -> Option<(Networks, Duration)> {
+        let (networks, heard) = self.members.remove(key)?;
+        if let Some(one) = self.ones.get_mut(&networks) {
+            one.remove(&(heard, key.clone()));
+            if one.is_empty() {
+                self.ones.remove(&networks);
+            }
         }
-        member
+        less(&mut self.middles, &(networks.wide, networks.middle));
+        less(&mut self.wides, &networks.wide);
+        Some((networks, heard))
     }
 
     /// Who goes for a newcomer of these networks, if somebody has to.
     fn idlest_for(&self, its: &Networks) -> Result<Option<K>, Full> {
-        let members = |wide: &IpAddr| self.groups.get(wide).into_iter().flatten();
-        let within = |same: &dyn Fn(&Networks) -> bool| {
-            members(&its.wide).filter(|(_, member)| same(&member.networks)).count()
-        };
         let [one, middle, wide] = its.most(self.shares);
-        if within(&|other| other.one == its.one) >= one {
+        if self.ones.get(its).is_some_and(|ones| ones.len() >= one) {
             return Err(Full);
         }
-        if within(&|other| other.middle == its.middle) >= middle {
-            let middle = members(&its.wide).filter(|(_, member)| member.networks.middle == its.middle);
-            return Ok(idlest(its, middle.collect()));
+        if self.in_middle(its) >= middle {
+            return Ok(self.idlest(its, self.parts(its.wide).filter(|(part, _)| part.middle == its.middle)));
         }
-        if within(&|_| true) >= wide {
-            return Ok(idlest(its, members(&its.wide).collect()));
+        if self.wides.get(&its.wide).is_some_and(|count| *count >= wide) {
+            return Ok(self.idlest(its, self.parts(its.wide)));
         }
         if self.len() < self.shares.all {
             return Ok(None);
         }
         // The newcomer is counted too.
-        let size = |wide: &IpAddr, group: &BTreeMap<K, Member>| group.len() + usize::from(*wide == its.wide);
-        let most = self.groups.iter().map(|(wide, group)| size(wide, group)).max();
-        let crowded = self.groups.iter().filter(|(wide, group)| Some(size(wide, group)) == most);
-        Ok(idlest(its, crowded.flat_map(|(_, group)| group).collect()))
+        let size = |(wide, count): (&IpAddr, &usize)| count + usize::from(*wide == its.wide);
+        let most = self.wides.iter().map(size).max();
+        let crowded = self.wides.iter().filter(|entry| Some(size(*entry)) == most);
+        Ok(self.idlest(its, crowded.flat_map(|(wide, _)| self.parts(*wide))))
+    }
+
+    fn in_middle(&self, networks: &Networks) -> usize {
+        self.middles.get(&(networks.wide, networks.middle)).copied().unwrap_or(0)
+    }
+
+    /// The addresses and /64s of a wide network.
+    fn parts(&self, wide: IpAddr) -> impl Iterator<Item = (&Networks, &BTreeSet<(Duration, K)>)> {
+        let lowest: IpAddr = Ipv4Addr::UNSPECIFIED.into();
+        let first = Networks { wide, middle: lowest, one: lowest };
+        self.ones.range(first..).take_while(move |(part, _)| part.wide == wide)
+    }
+
+    /// Of the parts with most members, the newcomer's with it among them, whoever was heard last the longest ago.
+    fn idlest<'a>(
+        &'a self,
+        newcomer: &Networks,
+        parts: impl Iterator<Item = (&'a Networks, &'a BTreeSet<(Duration, K)>)>,
+    ) -> Option<K>
+    where
+        K: 'a,
+    {
+        let rank = |(part, members): &(&Networks, &BTreeSet<(Duration, K)>)| {
+            let middle = self.in_middle(part) + usize::from(part.middle == newcomer.middle);
+            let one = members.len() + usize::from(*part == newcomer);
+            (middle, one, members.first().map(|(heard, _)| Reverse(*heard)))
+        };
+        parts.max_by_key(rank)?.1.first().map(|(_, key)| key.clone())
     }
 }
 
-/// Of the networks with most members, the newcomer's among them, whoever was heard last the longest ago.
-fn idlest<K: Clone>(newcomer: &Networks, members: Vec<(&K, &Member)>) -> Option<K> {
-    let mut ones = BTreeMap::from([(newcomer.one, 1)]);
-    let mut middles = BTreeMap::from([(newcomer.middle, 1)]);
-    for (_, member) in &members {
-        *ones.entry(member.networks.one).or_insert(0) += 1;
-        *middles.entry(member.networks.middle).or_insert(0) += 1;
+fn less<K: Ord>(counts: &mut BTreeMap<K, usize>, key: &K) {
+    if let Some(count) = counts.get_mut(key) {
+        *count -= 1;
+        if *count == 0 {
+            counts.remove(key);
+        }
     }
-    let rank = |member: &Member| {
-        let Networks { one, middle, .. } = member.networks;
-        (middles.get(&middle).copied(), ones.get(&one).copied(), Reverse(member.heard))
-    };
-    members.into_iter().max_by_key(|(_, member)| rank(member)).map(|(key, _)| key.clone())
 }
 
 #[cfg(test)]
@@ -236,7 +260,9 @@ mod tests {
         for key in [3, 7, 8, 9, 10, 11] {
             crowd.leave(&key);
         }
-        assert!(crowd.is_empty() && crowd.groups.is_empty());
+        assert!(
+            crowd.is_empty() && crowd.ones.is_empty() && crowd.middles.is_empty() && crowd.wides.is_empty()
+        );
     }
 
     #[test]
