@@ -5,7 +5,9 @@
 #![deny(unsafe_code)]
 
 #[cfg(p2pd_insecure_stand_in)]
-compile_error!("the core's stand-in cipher protects nothing: it is for `sim bench --stand-in`, not for real sockets");
+compile_error!(
+    "the core's stand-in cipher protects nothing: it is for `sim bench --stand-in`, not for real sockets"
+);
 
 mod calls;
 mod changes;

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! initiator                                   responder
-//! FIRST   session, Noise IK 1 {purpose, mode}  ->
+//! FIRST   Noise IK 1 {session, purpose, mode}  ->
 //!                                         <-   SECOND  Noise IK 2 {ready | asking | refused}
 //! then sealed control messages, in both directions:
 //!         APPROVED            the responder's user said yes
@@ -11,9 +11,31 @@
 //!         CONFIRM  sessions   it is; what follows are the pipe's bytes
 //!         REFUSE   reason
 //! ```
-//! The dialler is the initiator. The Noise prologue binds the version, the session and the responder's node
-//! id, and IK itself binds both static keys, so a hello cannot be moved to another session or version.
+//! The dialler is the initiator. Whoever is dialled may be no peer at all but a service that trusts us, so nothing that a
+//! peer chose is sent in clear: the session is its choice where it asked to be dialled. The Noise prologue binds the
+//! version and the responder's node id, and IK itself binds both static keys.
 //! Frames are read exactly, header first, so that no byte behind CONFIRM is taken from the stream.
+//!
+//! # On the wire
+//!
+//! Numbers are big-endian. A frame is `version u8 = 2 | kind u8 | length u16 | body`, with a body of 1 to 128 bytes.
+//!
+//! ```text
+//! 1 FIRST   114 bytes: Noise IK 1 of { session 16 | purpose u8 | mode u8 }
+//!           = ephemeral key 32 | sealed static key 48 | sealed payload 34
+//! 2 SECOND  51 bytes: Noise IK 2 of { status u8 | refusal 2 }
+//!           = ephemeral key 32 | sealed payload 19
+//! 3 SEALED  a control message and a tag of 16: transport messages of Noise, nonces counted from 0 in each direction
+//! 4 REFUSE  2 bytes: a refusal in clear, of a frame whose version is not spoken
+//! ```
+//! - Noise is `Noise_IK_25519_ChaChaPoly_BLAKE2s`, prologue `"p2pd hello\0" | version u8 | responder's static key 32`.
+//! - `purpose`: 0 to open a session of the dialler's own, 1 because the responder asked for it.
+//! - `mode`: 0 encrypted, 1 plain.
+//! - `status`: 0 ready, 1 the responder's user is asked, 2 refused. The refusal is 0, 0 unless it is 2.
+//! - A refusal is `code u8 | detail u8`: 1 not accepted, 2 busy, 3 plain not allowed, 4 no such session, 5 version with
+//!   the one that is spoken as detail, 6 no search for strangers, 7 nothing inside is dialled for strangers.
+//! - A control message: `1` APPROVED, `2 | session 16 (| session 16)` NOMINATE, `3 (| session 16)` CONFIRM,
+//!   `4 | refusal 2` REFUSE, `5` JOIN.
 
 mod frame;
 
@@ -32,7 +54,7 @@ use frame::{Framer, Kind};
 pub(crate) use frame::HEADER;
 
 /// The one version of hello and signalling that is spoken.
-pub(crate) const VERSION: u8 = 1;
+pub(crate) const VERSION: u8 = 2;
 
 /// Why the initiator dialled.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -148,15 +170,13 @@ impl Hello {
             Purpose::Open => 0,
             Purpose::Answer => 1,
         };
-        let mode = offer.mode.code();
-        let prologue = prologue(offer.session, peer);
-        let (handshake, first) = Handshake::initiate(ours, peer, &prologue, &[purpose, mode], entropy)?;
-        let mut body = Vec::with_capacity(SessionId::LEN + first.len());
-        body.extend_from_slice(&offer.session.0);
-        body.extend_from_slice(&first);
+        let mut payload = [0; SessionId::LEN + 2];
+        payload[..SessionId::LEN].copy_from_slice(&offer.session.0);
+        payload[SessionId::LEN..].copy_from_slice(&[purpose, offer.mode.code()]);
+        let (handshake, first) = Handshake::initiate(ours, peer, &prologue(peer), &payload, entropy)?;
         let state = State::AwaitingSecond(handshake);
         let hello = Hello { framer: Framer::new(), state, yields: false, crossed: false };
-        Ok((hello, frame::encode(Kind::First, &body)))
+        Ok((hello, frame::encode(Kind::First, &first)))
     }
 
     /// The end that accepted.
@@ -255,19 +275,9 @@ impl State {
     ) -> Result<(State, Heard), HelloError> {
         match (self, kind) {
             (State::AwaitingFirst, Kind::First) => {
-                let Some((session, noise)) = body.split_first_chunk() else {
-                    return Err(HelloError::Malformed);
-                };
-                let session = SessionId(*session);
-                let prologue = prologue(session, &ours.node_id());
-                let (handshake, peer, payload) = Handshake::respond(ours, &prologue, noise, entropy())?;
-                let [purpose @ 0..=1, mode] = payload[..] else { return Err(HelloError::Malformed) };
-                let Some(mode) = PipeMode::from_code(mode) else { return Err(HelloError::Malformed) };
-                let offer = Offer {
-                    session,
-                    purpose: if purpose == 0 { Purpose::Open } else { Purpose::Answer },
-                    mode,
-                };
+                let prologue = prologue(&ours.node_id());
+                let (handshake, peer, payload) = Handshake::respond(ours, &prologue, body, entropy())?;
+                let offer = parse_offer(&payload).ok_or(HelloError::Malformed)?;
                 Ok((State::Answering(handshake), Heard::First { peer, offer }))
             }
             (State::AwaitingSecond(handshake), Kind::Second) => {
@@ -336,12 +346,22 @@ pub(crate) fn parse_control(plain: &[u8]) -> Option<Control> {
     }
 }
 
-fn prologue(session: SessionId, responder: &NodeId) -> [u8; 11 + 1 + 16 + 32] {
-    let mut out = [0; 60];
+fn parse_offer(payload: &[u8]) -> Option<Offer> {
+    let (session, rest) = payload.split_first_chunk()?;
+    let &[purpose, mode] = rest else { return None };
+    let purpose = match purpose {
+        0 => Purpose::Open,
+        1 => Purpose::Answer,
+        _ => return None,
+    };
+    Some(Offer { session: SessionId(*session), purpose, mode: PipeMode::from_code(mode)? })
+}
+
+fn prologue(responder: &NodeId) -> [u8; 11 + 1 + 32] {
+    let mut out = [0; 44];
     out[..11].copy_from_slice(b"p2pd hello\0");
     out[11] = VERSION;
-    out[12..28].copy_from_slice(&session.0);
-    out[28..].copy_from_slice(responder.as_bytes());
+    out[12..].copy_from_slice(responder.as_bytes());
     out
 }
 
@@ -460,19 +480,49 @@ mod tests {
         let (_, first) = Hello::initiate(&a, &b.node_id(), OFFER, [3; 32]).unwrap();
         assert_eq!(hear(&mut Hello::respond(), &c, &first).err(), Some(HelloError::NotAuthentic));
 
-        let mut other_session = first.to_vec();
-        other_session[HEADER] ^= 1;
-        let moved = hear(&mut Hello::respond(), &b, &other_session).err();
-        assert_eq!(moved, Some(HelloError::NotAuthentic), "a hello cannot be moved to another session");
+        for at in HEADER..first.len() {
+            let mut changed = first.to_vec();
+            changed[at] ^= 1;
+            let heard = hear(&mut Hello::respond(), &b, &changed).err();
+            assert_eq!(heard, Some(HelloError::NotAuthentic), "byte {at}");
+        }
 
         let mut newer = first.to_vec();
-        newer[0] = 2;
+        newer[0] = 3;
         let err = Hello::respond().receive(&b, &newer, || [4; 32]).err();
-        assert_eq!(err, Some(HelloError::Version(2)));
+        assert_eq!(err, Some(HelloError::Version(3)));
 
         let (mut init, _) = Hello::initiate(&a, &b.node_id(), OFFER, [3; 32]).unwrap();
         let told = hear(&mut init, &a, &refuse_version()).err();
         assert_eq!(told, Some(HelloError::Refused(Refusal::Version { ours: VERSION })));
+    }
+
+    /// Where a service that trusts us is dialled for somebody, the bytes that it gets are not that one's.
+    #[test]
+    fn what_is_in_clear_does_not_depend_on_what_the_peer_chose() {
+        let (a, b) = (key(1), key(2));
+        let first = |session, purpose, mode| {
+            let offer = Offer { session: SessionId(session), purpose, mode };
+            Hello::initiate(&a, &b.node_id(), offer, [3; 32]).unwrap().1
+        };
+        let one = first([9; 16], Purpose::Open, PipeMode::Encrypted);
+        let two = first(*b"\r\nflush_all\r\n\r\n\r", Purpose::Answer, PipeMode::Plain);
+        // Header, ephemeral key and sealed static key come before all that is chosen, which is sealed.
+        let fixed = HEADER + 32 + 48;
+        assert_eq!(one[..HEADER], [VERSION, 1, 0, 114]);
+        assert_eq!(one[..fixed], two[..fixed]);
+        assert_eq!((one.len(), two.len()), (fixed + 18 + 16, fixed + 18 + 16));
+        assert!(!two.windows(4).any(|w| b"\r\nflush_all".windows(4).any(|chosen| w == chosen)));
+    }
+
+    #[test]
+    fn offers_that_make_no_sense_are_refused() {
+        let sound = [[9; 16].as_slice(), &[0, 0]].concat();
+        assert!(parse_offer(&sound).is_some());
+        for bad in [&sound[..17], &[&sound[..16], &[2, 0]].concat(), &[&sound[..16], &[0, 9]].concat()] {
+            assert_eq!(parse_offer(bad), None);
+        }
+        assert_eq!(parse_offer(&[sound.as_slice(), &[0]].concat()), None);
     }
 
     #[test]

@@ -81,8 +81,6 @@ pub(super) struct Reverse {
     told_waiting: bool,
     /// How many of our addresses the peer said it dials.
     peer_dials: Option<u8>,
-    /// Version that somebody with the peer's topic says it speaks. Not authentic.
-    version_hint: Option<u8>,
 }
 
 #[derive(Debug)]
@@ -288,12 +286,7 @@ impl Node {
             }
             Strategy::Reverse => match self.why_no_signal(attempt.peer, &attempt.address) {
                 Some(why) => skipped(why),
-                None => RunState::Reverse(Reverse {
-                    request: None,
-                    told_waiting: false,
-                    peer_dials: None,
-                    version_hint: None,
-                }),
+                None => RunState::Reverse(Reverse { request: None, told_waiting: false, peer_dials: None }),
             },
             Strategy::Punch if self.is_oneself(attempt.peer) => skipped("it is us".into()),
             Strategy::Punch => match self.why_no_signal(attempt.peer, &attempt.address) {
@@ -524,19 +517,9 @@ impl Node {
 
     /// The peer's clock shows another time than ours: asks once more, in its time.
     pub(super) fn correct_clock(&mut self, peer: NodeId, about: MessageId, offset: i64) {
-        let asked = |r: &Run| match &r.state {
-            RunState::Reverse(Reverse { request: Some(request), .. }) => request.id == about,
-            RunState::Punch(ladder) => ladder.request.as_ref().is_some_and(|r| r.id == about),
-            RunState::Relay(relaying) => relaying.request.as_ref().is_some_and(|r| r.id == about),
-            _ => false,
-        };
-        let mut attempts = self.attempts.iter_mut();
-        let Some((connect, attempt)) =
-            attempts.find(|(_, a)| a.peer == peer && a.clock_offset.is_none() && a.runs.iter().any(asked))
-        else {
-            return;
-        };
-        let connect = *connect;
+        let Some(connect) = self.asked_by(peer, about) else { return };
+        let attempt = self.attempts.get_mut(&connect).filter(|a| a.clock_offset.is_none());
+        let Some(attempt) = attempt else { return };
         attempt.clock_offset = Some(offset);
         let (session, mut punch) = (attempt.session, false);
         // Whatever else was sent in the wrong time was not heard either.
@@ -554,15 +537,24 @@ impl Node {
         self.drive_attempt(connect);
     }
 
-    /// Somebody who knows the peer's topic says that it speaks another version: a hint for the report.
-    pub(super) fn version_hint(&mut self, peer_topic: crate::identity::Topic, version: u8) {
-        for attempt in self.attempts.values_mut().filter(|a| a.peer.topic() == peer_topic) {
-            for run in &mut attempt.runs {
-                if let RunState::Reverse(reverse) = &mut run.state {
-                    reverse.version_hint = Some(version);
-                }
-            }
+    /// The peer could not read our request with this id: it speaks another version.
+    pub(super) fn version_refused(&mut self, peer: NodeId, about: MessageId, version: u8) {
+        let session =
+            self.asked_by(peer, about).and_then(|connect| self.attempts.get(&connect)).map(|a| a.session);
+        if let Some(session) = session {
+            self.peer_refused(peer, session, Refusal::Version { ours: version });
         }
+    }
+
+    /// The connect to this peer whose request has this id.
+    fn asked_by(&self, peer: NodeId, about: MessageId) -> Option<ConnectId> {
+        let asked = |r: &Run| match &r.state {
+            RunState::Reverse(Reverse { request: Some(request), .. }) => request.id == about,
+            RunState::Punch(ladder) => ladder.request.as_ref().is_some_and(|r| r.id == about),
+            RunState::Relay(relaying) => relaying.request.as_ref().is_some_and(|r| r.id == about),
+            _ => false,
+        };
+        self.attempts.iter().find(|(_, a)| a.peer == peer && a.runs.iter().any(asked)).map(|(id, _)| *id)
     }
 
     /// The peer's clock minus ours, where a connect to it has learned that.
@@ -730,13 +722,10 @@ impl Attempt {
 
 impl Reverse {
     fn describe(&self) -> String {
-        match (&self.request, self.peer_dials, self.version_hint) {
-            (None, ..) => "no common broker became usable in time".into(),
-            (Some(_), Some(n), _) => format!("the peer was dialling {n} address(es) of ours"),
-            (Some(_), None, Some(v)) => {
-                format!("the peer did not answer; somebody says that it speaks protocol version {v}")
-            }
-            (Some(r), None, None) => format!("asked {} time(s), the peer did not answer", r.sent),
+        match (&self.request, self.peer_dials) {
+            (None, _) => "no common broker became usable in time".into(),
+            (Some(_), Some(n)) => format!("the peer was dialling {n} address(es) of ours"),
+            (Some(r), None) => format!("asked {} time(s), the peer did not answer", r.sent),
         }
     }
 }

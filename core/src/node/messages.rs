@@ -17,7 +17,7 @@ use crate::session::SessionId;
 use crate::signal::broker::{News, Said};
 use crate::signal::inbox::Verdict;
 use crate::signal::message::{Body, Message, MessageId};
-use crate::signal::seal::{self, Opened};
+use crate::signal::seal::{self, Content};
 use crate::time::Instant;
 
 /// Seconds for which a message means something: as long as the window for wrong clocks.
@@ -161,22 +161,14 @@ impl Node {
     }
 
     pub(super) fn payload(&mut self, place: u8, payload: &[u8]) {
-        let (from, message) = match seal::open(&self.config.identity, payload) {
-            Ok(Opened::Message { from, message }) => (from, message),
-            Ok(Opened::OtherVersion { reply_to }) => {
-                // Unauthenticated, so it is little and seldom: one answer, to the topic the sender named.
-                if self.version_refusals.take(self.cx.now) {
-                    let refusal = Bytes::from(seal::refuse_version(&self.config.identity));
-                    let until = self.cx.now + PROBE_WITHIN;
-                    self.brokers[usize::from(place)].publish(&mut self.cx, reply_to, refusal, until);
-                }
-                return;
-            }
-            Ok(Opened::VersionRefused { by, version }) => return self.version_hint(by, version),
-            Err(_) => {
-                self.cx.stats.bad_messages += 1;
-                return;
-            }
+        let Ok((from, content)) = seal::open(&self.config.identity, payload) else {
+            self.cx.stats.bad_messages += 1;
+            return;
+        };
+        let message = match content {
+            Content::Message(message) => message,
+            Content::OtherVersion(about) => return self.refuse_version(from, about, place),
+            Content::VersionRefused { about, version } => return self.version_refused(from, about, version),
         };
         // A CLOCK reply is late by its nature; it is bound to a random id of ours instead.
         if !matches!(message.body, Body::Clock { .. }) {
@@ -202,6 +194,16 @@ impl Node {
             }
         }
         self.authentic_message(from, *message, Some(place));
+    }
+
+    /// A peer's message has a version that we do not speak.
+    fn refuse_version(&mut self, to: NodeId, about: MessageId, place: u8) {
+        if self.may_talk(to) && self.may_reply(to) {
+            let entropy = self.cx.random.draw(Domain::NoiseEphemeral);
+            let sealed = seal::refuse_version(&self.config.identity, &to, about, entropy).unwrap_or_default();
+            let until = self.cx.now + PROBE_WITHIN;
+            self.publish(to, &sealed.into(), &[place], until);
+        }
     }
 
     /// Whether a peer's message may make us answer at all.

@@ -144,7 +144,6 @@ pub struct Node {
     /// By `Trust`, so that strangers, whose keys cost nothing, leave room for whom our user named.
     requests_by_peer: [Buckets<NodeId>; 2],
     replies_by_peer: [Buckets<NodeId>; 2],
-    version_refusals: Bucket,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -213,7 +212,6 @@ impl Node {
             requests: Bucket::new(32, tenth),
             requests_by_peer: [(); 2].map(|()| Buckets::new(256, 8, 50 * tenth)),
             replies_by_peer: [(); 2].map(|()| Buckets::new(256, 16, 10 * tenth)),
-            version_refusals: Bucket::new(4, 50 * tenth),
             cx,
             config,
         })

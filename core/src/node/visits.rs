@@ -307,13 +307,18 @@ impl Node {
 
     /// Sends a message that a peer's message caused, within the rate for such.
     pub(super) fn reply(&mut self, to: NodeId, session: SessionId, via: &[u8], body: Body) {
-        let trust = self.trust(to);
-        if !self.is_oneself(to) && !self.replies_by_peer[trust as usize].take(self.cx.now, to) {
+        if !self.may_reply(to) {
             return;
         }
         let (_, sealed): (_, Bytes) = self.seal(to, session, 0, body);
         let until = self.cx.now + VISIT_WITHIN;
         self.publish(to, &sealed, via, until);
+    }
+
+    /// Whether the rate for answers to this peer allows one more, which it counts.
+    pub(super) fn may_reply(&mut self, to: NodeId) -> bool {
+        let trust = self.trust(to);
+        self.is_oneself(to) || self.replies_by_peer[trust as usize].take(self.cx.now, to)
     }
 
     /// The open question about a peer, put to the user if it is new; `None` when too much waits already.
