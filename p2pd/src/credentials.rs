@@ -122,9 +122,8 @@ mod tests {
     use super::*;
 
     async fn sh(script: &str) -> Result<Credentials, String> {
-        let got =
-            TurnCredential::Command(["sh", "-c", script].map(String::from).into()).get(Commands::Allowed);
-        got.await.map_err(|why| why.to_string())
+        let command = TurnCredential::Command(["sh", "-c", script].map(String::from).into());
+        command.get(Commands::Allowed).await.map_err(|why| why.to_string())
     }
 
     #[tokio::test]
@@ -140,8 +139,8 @@ mod tests {
             let error = sh(script).await.unwrap_err();
             assert!(error.starts_with("credential_command sh: ") && error.contains(why), "{script}: {error}");
         }
-        let missing = TurnCredential::Command(vec!["/nonexistent/program".into()]).get(Commands::Allowed);
-        let missing = missing.await.unwrap_err().to_string();
+        let missing = TurnCredential::Command(vec!["/nonexistent/program".into()]);
+        let missing = missing.get(Commands::Allowed).await.unwrap_err().to_string();
         assert!(missing.contains("/nonexistent/program: No such file"), "{missing}");
     }
 

@@ -32,12 +32,11 @@ const USAGE: u8 = 2;
 fn main() -> ExitCode {
     // Help goes to standard output and ends with 0, what is wrong with the arguments ends with 2.
     let options = options::Options::try_parse().unwrap_or_else(|why| {
-        let text = why.to_string();
         // It repeats what was given, which may be copied from anywhere.
-        if text.chars().all(|c| c == '\n' || is_plain(c)) {
+        if std::env::args_os().all(|arg| arg.to_string_lossy().chars().all(is_plain)) {
             why.exit();
         }
-        print::tell(&text);
+        print::tell(&why.to_string());
         std::process::exit(USAGE.into());
     });
     // A punch through a NAT with random ports takes more than a thousand sockets.
