@@ -149,6 +149,7 @@ impl Relay {
         self.key
     }
 
+    #[cfg(test)]
     pub(in crate::node) fn peer(&self) -> NodeId {
         self.peer
     }
