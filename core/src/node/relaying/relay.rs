@@ -278,6 +278,10 @@ impl Relay {
         if let Some(moving) = &mut self.moving {
             moving.close(cx);
         }
+        if self.trust == Trust::Stranger && !self.is_heard() {
+            // Whoever it named is told nothing more.
+            self.stream = None;
+        }
         if let Some(stream) = &mut self.stream {
             stream.close(cx.now);
         }
