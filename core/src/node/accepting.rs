@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use super::Node;
 use super::admission::door::Entry;
-use super::streams::Stream;
+use super::streams::{MAX_OF_SESSION, Stream};
 use crate::cx::{Owner, Timer};
 use crate::hello::{Hello, Offer, Purpose};
 use crate::identity::NodeId;
@@ -23,7 +23,8 @@ impl Node {
             self.cx.stats.streams_refused_as_tainted += 1;
             self.cx.close(sock, CloseHow::Reset);
         } else {
-            match self.awaited_from(remote.ip()) {
+            let awaited = self.awaited_from(remote.ip());
+            match awaited.filter(|s| self.accepted_of(s.0, sock) < MAX_OF_SESSION) {
                 Some(session) if self.door.take_turn(self.cx.now) => {
                     self.accepted_punch(sock, local, remote, session);
                 }
@@ -38,7 +39,7 @@ impl Node {
             Entry::Place { within, of } => {
                 if let Some(silent) = of {
                     self.cx.stats.streams_over_limit += 1;
-                    self.turn_out(silent);
+                    self.turn_away(silent);
                 }
                 let stream =
                     Stream::accepted(Hello::respond(), None, Strategy::Direct, [local, remote], self.cx.now);
@@ -87,7 +88,7 @@ impl Node {
 
     /// Gives a peer's stream one of the places for such. Those of our own calls need none.
     pub(super) fn takes_place(&mut self, sock: SockId, key: Key, peer: NodeId, from: IpAddr) -> bool {
-        key.1 == Requester::Us || self.places.enter(sock, peer, self.trust(peer), from)
+        key.1 == Requester::Us || self.places.enter(sock, peer, self.admission.trust(peer), from)
     }
 
     /// A pipe that was handed out is gone.

@@ -7,8 +7,8 @@ use bytes::Bytes;
 use smallvec::SmallVec;
 
 use super::Node;
+use super::admission::Entry;
 use super::relaying::Way;
-use crate::config::Accept;
 use crate::cx::{Owner, Timer};
 use crate::hello::{self, Control, HEADER, Heard, Hello, HelloError, Offer, Purpose, Status};
 use crate::identity::NodeId;
@@ -18,17 +18,21 @@ use crate::pipe::{PipeMode, PipeStart};
 use crate::random::Domain;
 use crate::strategy::agreement::{Decision, Key, Requester, Settled};
 use crate::strategy::dialler::DialEnd;
-use crate::strategy::paths::Path;
+use crate::strategy::paths::{Path, Trust};
 use crate::time::Instant;
 
 /// A dial may take this long: two SYN retransmissions, at 1 s and 3 s, find a path that lost the first.
 pub(super) const DIAL_WITHIN: Duration = Duration::from_secs(5);
+/// One for a stranger, to two addresses of which both may be a third party's: two SYNs each, the second after 1 s.
+const STRANGERS_DIAL_WITHIN: Duration = Duration::from_millis(2500);
 /// A hello may take this long, from the open stream to both ends authenticated.
 const HELLO_WITHIN: Duration = Duration::from_secs(5);
 /// Then the ends may take this long to agree on this or another stream.
 const AGREE_WITHIN: Duration = Duration::from_secs(10);
 /// While the peer's user is being asked.
 const ASKED_WITHIN: Duration = Duration::from_secs(35);
+/// Most accepted streams of one session. A peer dials six addresses at most.
+pub(super) const MAX_OF_SESSION: usize = 8;
 /// Most sessions open at a time, ours and the peers'.
 const MAX_SESSIONS: usize = 8192;
 
@@ -37,6 +41,8 @@ pub(super) struct Stream {
     stage: HelloStage,
     /// Whether we dialled, and so began the hello.
     initiator: bool,
+    /// Whether we accepted it.
+    accepted: bool,
     /// Known from the start for a dial, from FIRST for an accepted stream; set by `Streams` only, which finds it
     /// by this.
     session: Option<(Key, NodeId, PipeMode)>,
@@ -85,8 +91,8 @@ impl Stream {
         [local, remote]: [SocketAddr; 2],
         since: Instant,
     ) -> Self {
-        let initiator = session.is_some();
-        Stream { stage: HelloStage::Hello(hello), initiator, session, strategy, local, remote, since }
+        let (stage, initiator, accepted) = (HelloStage::Hello(hello), session.is_some(), true);
+        Stream { stage, initiator, accepted, session, strategy, local, remote, since }
     }
 
     pub(super) fn session(&self) -> Option<(Key, NodeId, PipeMode)> {
@@ -106,11 +112,14 @@ impl Node {
             Requester::Them => (Purpose::Answer, Strategy::Reverse),
         };
         let local = self.dial_from(path.remote.ip());
-        let sock = self.cx.dial(Owner::Stream, local, path.remote, DIAL_WITHIN);
+        let stranger = key.1 == Requester::Them && self.admission.trust(peer) == Trust::Stranger;
+        let within = if stranger { STRANGERS_DIAL_WITHIN } else { DIAL_WITHIN };
+        let sock = self.cx.dial(Owner::Stream, local, path.remote, within);
         let offer = Offer { session: key.0, purpose, mode };
         let stream = Stream {
             stage: HelloStage::Dialling(Role::Initiate(offer, peer)),
             initiator: true,
+            accepted: false,
             session: Some((key, peer, mode)),
             strategy,
             local,
@@ -135,6 +144,7 @@ impl Node {
         let stream = Stream {
             stage: HelloStage::Dialling(role),
             initiator: matches!(role, Role::Initiate(..)),
+            accepted: false,
             session: Some(session),
             strategy: Strategy::Punch,
             local,
@@ -220,7 +230,7 @@ impl Node {
     }
 
     /// A silent caller makes room for another.
-    pub(super) fn turn_out(&mut self, sock: SockId) {
+    pub(super) fn turn_away(&mut self, sock: SockId) {
         self.remove_stream(sock, DialEnd::Lost, CloseHow::Reset);
     }
 
@@ -280,6 +290,12 @@ impl Node {
         }
     }
 
+    /// Whether the peer has proved itself on a stream of this session.
+    pub(super) fn has_proven_stream(&self, key: Key) -> bool {
+        let proven = |s: &Stream| matches!(s.stage, HelloStage::Asking(_) | HelloStage::Candidate(_));
+        self.streams.of_session(key).filter_map(|sock| self.streams.get(sock)).any(proven)
+    }
+
     /// Whether a stream of this session to or from there is open.
     pub(super) fn has_open_stream(&self, key: Key, remote: SocketAddr) -> bool {
         let open = |s: &Stream| s.remote == remote && !matches!(s.stage, HelloStage::Dialling(_));
@@ -317,6 +333,12 @@ impl Node {
         self.streams.of_session(key).any(|sock| self.streams.get(sock).is_some_and(|s| !s.initiator))
     }
 
+    /// How many streams of a session we accepted, but for this one.
+    pub(super) fn accepted_of(&self, key: Key, but: SockId) -> usize {
+        let accepted = |sock: SockId| sock != but && self.streams.get(sock).is_some_and(|s| s.accepted);
+        self.streams.of_session(key).filter(|sock| accepted(*sock)).count()
+    }
+
     /// Nominates whatever may be nominated with this peer.
     pub(super) fn agree(&mut self, peer: NodeId, first: Option<Decision>) {
         let mut next = first.or_else(|| self.agreement.nominate(peer));
@@ -327,6 +349,11 @@ impl Node {
     }
 
     fn hear(&mut self, sock: SockId, heard: Heard) {
+        // FIRST alone may be a recorded one. SECOND answers an ephemeral key of ours, and control messages are sealed
+        // under one.
+        if !matches!(heard, Heard::First { .. }) {
+            self.places.prove(sock);
+        }
         match heard {
             Heard::First { peer, offer } => self.hear_first(sock, peer, offer),
             Heard::Second(status) => self.hear_second(sock, status),
@@ -358,7 +385,11 @@ impl Node {
             stream.strategy = Strategy::Punch;
         }
         let from = stream.remote.ip();
-        let verdict = match self.judge_first(key, peer, offer.mode) {
+        let verdict = match self.accepted_of(key, sock) < MAX_OF_SESSION {
+            true => self.judge_first(key, peer, offer.mode),
+            false => Err(Refusal::Busy),
+        };
+        let verdict = match verdict {
             Ok(_) if !self.takes_place(sock, key, peer, from) => Err(Refusal::Busy),
             verdict => verdict,
         };
@@ -401,20 +432,14 @@ impl Node {
             // Somebody answers a request of ours, which must exist; the peer was checked above.
             return if open.is_some() { Ok(true) } else { Err(Refusal::NoSuchSession) };
         }
-        if mode == PipeMode::Plain && !self.config.allow_plain && !self.is_oneself(peer) {
-            return Err(Refusal::PlainNotAllowed);
-        }
+        let entry = self.admission.enter(peer, mode)?;
         if self.agreement.open_sessions() >= MAX_SESSIONS {
             return Err(Refusal::Busy);
         }
-        match &self.config.accept {
-            _ if self.is_oneself(peer) => Ok(true),
-            Accept::Anyone => Ok(true),
-            Accept::Only(list) if list.contains(&peer) => Ok(true),
-            Accept::Only(_) => Err(Refusal::NotAccepted),
-            Accept::Ask if self.known.contains(&peer) => Ok(true),
-            Accept::Ask if self.may_ask(peer) => Ok(false),
-            Accept::Ask => Err(Refusal::Busy),
+        match entry {
+            Entry::Open => Ok(true),
+            Entry::Ask if self.admission.asks.has_room(peer) => Ok(false),
+            Entry::Ask => Err(Refusal::Busy),
         }
     }
 
@@ -429,10 +454,13 @@ impl Node {
                 self.refuse_stream(sock, Refusal::Busy);
             }
             Status::Ready => {
+                self.places.prove(sock);
                 self.stage(key, strategy, Stage::Authenticated(remote));
                 self.become_candidate(sock);
             }
             Status::Asking => {
+                self.places.prove(sock);
+                self.send_control(sock, &Control::Here);
                 self.shift(sock, HelloStage::Asking);
                 self.cx.timers.set(Timer::Stream(sock), Some(self.cx.now + ASKED_WITHIN));
                 self.stage(key, strategy, Stage::AwaitingApproval);
@@ -444,6 +472,7 @@ impl Node {
         let Some(stream) = self.streams.get(sock) else { return };
         let Some((_, peer, _)) = stream.session else { return };
         match (control, &stream.stage) {
+            (Control::Here, HelloStage::Asking(_) | HelloStage::Candidate(_)) if !stream.initiator => {}
             (Control::Approved, HelloStage::Asking(_)) if stream.initiator => self.become_candidate(sock),
             (Control::Refuse(why), _) => self.refused_by_peer(sock, why),
             (Control::Nominate(sessions), HelloStage::Candidate(_)) => {
@@ -451,6 +480,10 @@ impl Node {
                     Some(decision) => self.agree(peer, Some(decision)),
                     None => self.refuse_stream(sock, Refusal::NoSuchSession),
                 }
+            }
+            (Control::Busy, HelloStage::Candidate(_)) => {
+                let (key, strategy) = (stream.session.map(|(key, ..)| key), stream.strategy);
+                self.stage(key, strategy, Stage::PeerBusy);
             }
             (Control::Join, HelloStage::Candidate(_)) => match self.agreement.joined(sock) {
                 Some(decision) => self.agree(peer, Some(decision)),
@@ -469,6 +502,8 @@ impl Node {
     fn become_candidate(&mut self, sock: SockId) {
         let Some(stream) = self.streams.get(sock) else { return };
         let (Some((key, peer, _)), initiator) = (stream.session, stream.initiator) else { return };
+        let remote = stream.remote.ip();
+        self.punch_met(peer, remote);
         self.shift(sock, HelloStage::Candidate);
         self.cx.timers.set(Timer::Stream(sock), Some(self.cx.now + AGREE_WITHIN));
         let decision = self.agreement.candidate(sock, key, initiator);
@@ -480,9 +515,13 @@ impl Node {
             return self.carry_out_by_relay(decision);
         }
         match decision {
-            Decision::Nominate { sock, sessions } => self.send_control(sock, &Control::Nominate(sessions)),
+            Decision::Nominate { sock, sessions } => {
+                self.tell_busy(sock);
+                self.send_control(sock, &Control::Nominate(sessions));
+            }
             Decision::Join { sock } => self.send_control(sock, &Control::Join),
             Decision::Confirm { sock, also, settled } => {
+                self.tell_busy(sock);
                 self.send_control(sock, &Control::Confirm(also));
                 self.finish(sock, settled);
             }
@@ -556,6 +595,14 @@ impl Node {
             settled.sessions.iter().copied().filter(|key| settled.kept != Some(*key)).collect();
         self.close_streams_of(&over);
         (answers, since)
+    }
+
+    /// Tells a caller that its pipe will have to wait, if it will.
+    fn tell_busy(&mut self, sock: SockId) {
+        let session = self.streams.get(sock).and_then(|s| s.session);
+        if self.busy && session.is_some_and(|((_, side), ..)| side == Requester::Them) {
+            self.send_control(sock, &Control::Busy);
+        }
     }
 
     fn send_control(&mut self, sock: SockId, control: &Control) {

@@ -3,21 +3,24 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
+use super::Trust;
 use super::source::Source;
 use crate::identity::NodeId;
 use crate::io::SockId;
-use crate::strategy::paths::Trust;
 
 /// Counts who holds which place.
 ///
 /// Of all places strangers have three quarters, one stranger's key an eighth, its network a quarter, and its site three
-/// eighths. One known peer has three quarters.
+/// eighths. One known peer has three quarters. Of streams that claim to be known peers', and may be recorded ones until the
+/// second frame has come, there are a quarter.
 #[derive(Debug)]
 pub(in crate::node) struct Places {
     all: usize,
     held: BTreeMap<SockId, Holder>,
     /// How many of `held` are strangers'.
     strangers: usize,
+    /// How many may be somebody's who has recorded a known peer's first frame.
+    unproven: usize,
     peers: BTreeMap<NodeId, usize>,
     /// Of strangers.
     nets: BTreeMap<Source, usize>,
@@ -29,6 +32,7 @@ struct Holder {
     peer: NodeId,
     /// Of a stranger.
     source: Option<Source>,
+    proven: bool,
 }
 
 impl Places {
@@ -37,6 +41,7 @@ impl Places {
             all,
             held: BTreeMap::new(),
             strangers: 0,
+            unproven: 0,
             peers: BTreeMap::new(),
             nets: BTreeMap::new(),
             sites: BTreeMap::new(),
@@ -54,7 +59,7 @@ impl Places {
         let its = self.peers.get(&peer).copied().unwrap_or(0);
         let room = self.held.len() < self.all
             && match source {
-                None => its < part(6),
+                None => its < part(6) && self.unproven < part(2),
                 Some(source) => {
                     self.strangers < part(6)
                         && its < part(1)
@@ -63,8 +68,11 @@ impl Places {
                 }
             };
         if room {
-            self.held.insert(sock, Holder { peer, source });
+            self.held.insert(sock, Holder { peer, source, proven: false });
             *self.peers.entry(peer).or_default() += 1;
+            if source.is_none() {
+                self.unproven += 1;
+            }
             if let Some(source) = source {
                 self.strangers += 1;
                 *self.nets.entry(source).or_default() += 1;
@@ -74,9 +82,19 @@ impl Places {
         room
     }
 
+    /// A frame of the peer has come that cannot be a recorded one.
+    pub(in crate::node) fn prove(&mut self, sock: SockId) {
+        let Some(holder) = self.held.get_mut(&sock).filter(|h| !h.proven) else { return };
+        holder.proven = true;
+        if holder.source.is_none() {
+            self.unproven -= 1;
+        }
+    }
+
     /// The stream or its pipe is gone.
     pub(in crate::node) fn leave(&mut self, sock: SockId) {
-        let Some(Holder { peer, source }) = self.held.remove(&sock) else { return };
+        self.prove(sock);
+        let Some(Holder { peer, source, .. }) = self.held.remove(&sock) else { return };
         one_less(&mut self.peers, peer);
         if let Some(source) = source {
             self.strangers -= 1;
@@ -100,7 +118,8 @@ mod tests {
     use super::*;
     use crate::identity::SecretKey;
 
-    struct Hall(Places, u64);
+    /// The places, the last stream, and whether streams prove themselves at once.
+    struct Hall(Places, u64, bool);
 
     impl Hall {
         /// How many of so many get in, each with the key and from the address of its number.
@@ -116,14 +135,19 @@ mod tests {
                 let mut secret = [9; 32];
                 secret[..8].copy_from_slice(&(key(n) as u64).to_be_bytes());
                 let peer = SecretKey::from_bytes(secret).node_id();
-                self.0.enter(SockId::accepted(self.1), peer, trust, from(n).parse().unwrap())
+                let sock = SockId::accepted(self.1);
+                let entered = self.0.enter(sock, peer, trust, from(n).parse().unwrap());
+                if self.2 {
+                    self.0.prove(sock);
+                }
+                entered
             };
             (0..many).filter(|n| enter(*n)).count()
         }
     }
 
     fn hall() -> Hall {
-        Hall(Places::new(64), 0)
+        Hall(Places::new(64), 0, true)
     }
 
     const STRANGER: Trust = Trust::Stranger;
@@ -148,6 +172,16 @@ mod tests {
     }
 
     #[test]
+    fn recordings_of_a_known_peers_first_frame_have_a_quarter() {
+        let mut hall = hall();
+        hall.2 = false;
+        assert_eq!(hall.fill(99, Trust::Known, |_| 500, |_| "192.0.2.1".into()), 16);
+        hall.0.leave(SockId::accepted(1));
+        hall.0.prove(SockId::accepted(2));
+        assert_eq!(hall.fill(99, Trust::Known, |_| 501, |_| "192.0.2.1".into()), 2);
+    }
+
+    #[test]
     fn what_is_left_is_free_again_and_nothing_is_kept_of_it() {
         let mut hall = hall();
         for _ in 0..3 {
@@ -155,8 +189,9 @@ mod tests {
             assert_eq!(hall.fill(9, STRANGER, |_| 1, |_| "2001:db8::1".into()), 8);
             (first..=hall.1).for_each(|n| hall.0.leave(SockId::accepted(n)));
         }
-        let Places { held, strangers, peers, nets, sites, .. } = &hall.0;
-        assert_eq!((held.len(), *strangers, peers.len(), nets.len(), sites.len()), (0, 0, 0, 0, 0));
+        let Places { held, strangers, unproven, peers, nets, sites, .. } = &hall.0;
+        assert_eq!((held.len(), *strangers, *unproven), (0, 0, 0));
+        assert_eq!((peers.len(), nets.len(), sites.len()), (0, 0, 0));
     }
 
     #[test]
