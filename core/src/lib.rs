@@ -60,7 +60,7 @@ mod random;
 mod session;
 mod signal;
 mod signature;
-#[cfg(feature = "insecure-stand-in-cipher")]
+#[cfg(p2pd_insecure_stand_in)]
 mod stand_in;
 mod stats;
 mod strategy;

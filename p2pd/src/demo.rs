@@ -7,7 +7,9 @@ use std::time::{Duration, Instant};
 
 use blake2::{Blake2s256, Digest};
 use p2pd::serve::{Serving, Wanted, WantedTurn};
+use p2pd::servers::Commands;
 use p2pd_core::{Config, Notice, PeerAddress, PipeMode, Plan, SecretKey, Strategy};
+use p2pd_rendezvous::turn::Limits;
 use p2pd_tokio::{Node, Pipe};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::broadcast::error::RecvError;
@@ -113,7 +115,8 @@ async fn moved(nodes: [&Node; 2], to: &PeerAddress) -> Result<(Pipe, Pipe), Box<
 async fn serve() -> Result<Serving, p2pd::serve::ServeError> {
     // For this program only: what it relays does not leave the machine.
     let users = vec![("demo".into(), "demo".into())];
-    let turn = Some(WantedTurn { users, secret: None, relay_ip: Some(LOOPBACK) });
+    let limits = Limits { allocation_bytes: None, user_bytes: None, ..Limits::default() };
+    let turn = Some(WantedTurn { users, relay_ip: Some(LOOPBACK), limits, ..WantedTurn::default() });
     let wanted = Wanted { ip: LOOPBACK, second_ip: Some(SECOND), mqtt_port: 0, stun_ports: [0, 0], turn };
     match Serving::start(&wanted).await {
         Ok(serving) => Ok(serving),
@@ -126,7 +129,7 @@ async fn node(serving: &Serving) -> Result<Node, Box<dyn std::error::Error>> {
     let servers = serving.servers(&LOOPBACK.to_string(), 0);
     (config.brokers, config.stun) = (servers.brokers, servers.stun);
     for server in &servers.turn {
-        config.turn.push(server.resolve().await?);
+        config.turn.push(server.resolve(Commands::Refused).await?);
     }
     config.bind = Some(LOOPBACK);
     config.allow_plain = true;

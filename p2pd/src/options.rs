@@ -34,6 +34,10 @@ pub(crate) struct Common {
     /// default. Without it, public servers of others are used
     #[arg(long, value_name = "FILE", conflicts_with = "no_servers")]
     pub(crate) config: Option<PathBuf>,
+    /// Run the programs that the server list names (`credential_command`). Without it a list that names one is refused,
+    /// because a list of somebody else's could run anything
+    #[arg(long, requires = "config")]
+    pub(crate) allow_commands: bool,
     /// Use no servers at all: direct connects only
     #[arg(long)]
     pub(crate) no_servers: bool,
@@ -90,6 +94,10 @@ pub(crate) enum Command {
         /// Send every byte of every pipe back instead, for many peers at once
         #[arg(long)]
         echo: bool,
+        /// While others wait for their turn, end with a caller after so many seconds without a byte in either direction;
+        /// with one that never said anything after 10
+        #[arg(long, value_name = "SECONDS", default_value = "60", value_parser = seconds, conflicts_with = "echo")]
+        idle: Duration,
         /// Take this name, and hold it while listening: `p2pd connect NAME.peer` then finds this node. Needs
         /// `--identity`, because a name belongs to a key
         #[arg(long, value_name = "NAME")]
@@ -210,15 +218,20 @@ pub(crate) enum File {
 
 #[derive(Debug, Args)]
 pub(crate) struct Receive {
-    /// Folder to receive into, made if missing; nothing is written outside of it. What is not whole yet is `.NAME.p2pd-part`
+    /// Folder to receive into, made if missing; nothing is written outside of it. What is not whole yet is
+    /// `.NAME.SENDER.p2pd-part`, and is kept for its sender for a week, or a month with `--accept`
     #[arg(long, value_name = "FOLDER", default_value = ".")]
     pub(crate) dir: PathBuf,
-    /// Replace files that are there, once the new one is whole. Default: refuse another file of a name that is taken
+    /// Replace files that are there, once the new one is whole. Default: another file of a name that is taken is kept as
+    /// `NAME (1)`, and its sender does not learn of it
     #[arg(long)]
     pub(crate) overwrite: bool,
     /// Take no more bytes than these from one connect, K, M, G and T are allowed behind the number
     #[arg(long, value_name = "BYTES", default_value = "64G", value_parser = bytes)]
     pub(crate) max_size: u64,
+    /// Take no more bytes than these in all, however many connects. Of the disk a tenth or 4 GiB are left free in any case
+    #[arg(long, value_name = "BYTES", default_value = "256G", value_parser = bytes)]
+    pub(crate) max_bytes: u64,
     /// End after one peer: with 0 if all it sent was received
     #[arg(long)]
     pub(crate) once: bool,
@@ -273,10 +286,14 @@ pub(crate) struct Daemon {
     /// missing. Default: ~/.p2pd/token
     #[arg(long, value_name = "FILE", conflicts_with = "no_token")]
     pub(crate) token_file: Option<PathBuf>,
-    /// Ask for no token: every program of every user of this machine can use the API, and web pages in browsers that
-    /// send no Sec-Fetch-Site
+    /// Ask for no token: every program of every user of this machine can use the API, so can pages of servers on
+    /// 127.0.0.1, and images of web pages in browsers that send no Sec-Fetch-Site
     #[arg(long)]
     pub(crate) no_token: bool,
+    /// With `--no-token`: `null` lets pages in files use the API. So can a sandboxed frame of any web page that is looked
+    /// at meanwhile: it opens connections, reads and sends
+    #[arg(long, value_name = "ORIGIN", requires = "no_token", value_parser = ["null"])]
+    pub(crate) allow_origin: Option<String>,
     /// Take this name, and hold it while running. Needs `--identity`, because a name belongs to a key
     #[arg(long, value_name = "NAME")]
     pub(crate) name: Option<Name>,
@@ -315,7 +332,6 @@ pub(crate) struct Map {
 }
 
 #[derive(Debug, Args)]
-#[command(group(ArgGroup::new("relay").args(["turn", "turn_user", "turn_secret"]).multiple(true)))]
 pub(crate) struct Serve {
     /// Serve on this address only
     #[arg(long, value_name = "IP")]
@@ -332,21 +348,42 @@ pub(crate) struct Serve {
     /// Second port of the STUN server, used with two addresses
     #[arg(long, value_name = "PORT", default_value_t = 3479)]
     pub(crate) stun_second_port: u16,
-    /// Run a TURN server too, on the STUN server's ports, for one user with a new password, which is printed and
-    /// written to the list. A relay carries what others send, in this machine's name: without one of the `--turn`
-    /// options there is none
+    /// Run a TURN server too, on the STUN server's ports, for the user `p2pd` with a password that is made up once, kept
+    /// in a file and written to the list. A relay carries what others send, in this machine's name: without one of the
+    /// `--turn` options or a secret in P2PD_TURN_SECRET there is none
     #[arg(long)]
     pub(crate) turn: bool,
-    /// Run a TURN server for this user; may be given several times, and the first goes into the list
+    /// Where the password of `--turn` is kept. Default: `~/.p2pd/turn-password`
+    #[arg(long, value_name = "FILE", requires = "turn")]
+    pub(crate) turn_password_file: Option<PathBuf>,
+    /// Run a TURN server for this user; may be given several times, and the first goes into the list. Every user of this
+    /// machine can read it in the list of processes
     #[arg(long, value_name = "NAME:PASSWORD", value_parser = user)]
     pub(crate) turn_user: Vec<(String, String)>,
-    /// Run a TURN server for short-lived credentials made from this secret, as coturn's `use-auth-secret` has them
+    /// Run a TURN server for the users in this file, one NAME:PASSWORD a line, which nobody else may read
+    #[arg(long, value_name = "FILE")]
+    pub(crate) turn_users: Option<PathBuf>,
+    /// Run a TURN server for short-lived credentials made from this secret, as coturn's `use-auth-secret` has them. Every
+    /// user of this machine can read it in the list of processes; in P2PD_TURN_SECRET only this one
     #[arg(long, value_name = "SECRET", value_parser = clap::builder::NonEmptyStringValueParser::new())]
     pub(crate) turn_secret: Option<String>,
+    /// The same with the secret in this file, which nobody else may read
+    #[arg(long, value_name = "FILE", conflicts_with = "turn_secret")]
+    pub(crate) turn_secret_file: Option<PathBuf>,
     /// Address under which peers reach the TURN server's sockets. Default: `--bind`, or the address of the default
     /// route
-    #[arg(long, value_name = "IP", requires = "relay")]
+    #[arg(long, value_name = "IP")]
     pub(crate) relay_ip: Option<IpAddr>,
+    /// Relay to private addresses too, although the relay's own is public: users then reach the networks around it
+    #[arg(long)]
+    pub(crate) turn_allow_private: bool,
+    /// Bytes a second that one allocation relays, in both directions together; what is beyond is dropped, and 0 is no
+    /// limit. `25M` is 25 times 1,024 squared
+    #[arg(long, value_name = "BYTES", default_value = "25000000", value_parser = bytes)]
+    pub(crate) turn_rate: u64,
+    /// The same of all allocations of one user
+    #[arg(long, value_name = "BYTES", default_value = "100000000", value_parser = bytes)]
+    pub(crate) turn_user_rate: u64,
     /// Write the server list that peers need. With a TURN server it holds its password or secret
     #[arg(long, value_name = "FILE")]
     pub(crate) write: Option<PathBuf>,
@@ -378,7 +415,7 @@ impl From<StrategyName> for Strategy {
 }
 
 /// Names and passwords of TURN (RFC 8489): what does not fit into USERNAME, nobody could use.
-fn user(text: &str) -> Result<(String, String), &'static str> {
+pub(crate) fn user(text: &str) -> Result<(String, String), &'static str> {
     match text.split_once(':') {
         Some((name, password)) if !name.is_empty() && !password.is_empty() && name.len() < 509 => {
             Ok((name.into(), password.into()))

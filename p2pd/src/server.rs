@@ -1,12 +1,14 @@
 //! `p2pd serve`.
 
-use std::fs::OpenOptions;
-use std::io::{self, Write};
+mod private;
+mod users;
+
+use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::process::ExitCode;
 
-use p2pd::serve::{ServeError, Serving, Wanted, WantedTurn};
+use p2pd::serve::{ServeError, Serving, Wanted};
 use p2pd::servers::Servers;
 
 use crate::commands::usage;
@@ -18,13 +20,11 @@ pub(crate) async fn run(options: &Serve, say: Say) -> ExitCode {
     if options.write.is_some() && options.host.is_none() && ip.is_unspecified() {
         return usage(say, "--write needs to know how peers reach this machine: give --host or --bind");
     }
-    let turn = match turn(options) {
-        Ok(turn) => turn,
-        Err(why) => {
-            say.error(&why);
-            return ExitCode::FAILURE;
-        }
+    let (turn, kept) = match users::wanted(options, say) {
+        Ok(wanted) => wanted.unzip(),
+        Err(why) => return usage(say, &why),
     };
+    let kept = kept.flatten();
     let wanted = Wanted {
         turn,
         ip,
@@ -48,13 +48,12 @@ pub(crate) async fn run(options: &Serve, say: Say) -> ExitCode {
             return usage(say, &format!("{}: {why}", path.display()));
         }
     }
-    let made = wanted.turn.as_ref().filter(|_| options.turn).and_then(|turn| turn.users.first());
     say.serving(&Running {
         mqtt: serving.mqtt(),
         stun: serving.stun(),
         second: second(&wanted, &serving),
         relay: serving.relay_ip(),
-        made,
+        kept: kept.as_deref(),
     });
     tokio::select! {
         () = interrupted() => ExitCode::SUCCESS,
@@ -74,32 +73,14 @@ pub(crate) struct Running<'a> {
     pub(crate) second: Option<SocketAddr>,
     /// The TURN server's relaying address.
     pub(crate) relay: Option<IpAddr>,
-    /// The user of the TURN server that was made up for it.
-    pub(crate) made: Option<&'a (String, String)>,
+    /// Where the password of the TURN server is kept that was made up for it.
+    pub(crate) kept: Option<&'a Path>,
 }
 
-/// The TURN server that the options ask for.
-fn turn(options: &Serve) -> Result<Option<WantedTurn>, String> {
-    let (mut users, secret) = (options.turn_user.clone(), options.turn_secret.clone());
-    if options.turn {
-        let seed = p2pd_tokio::random_seed().map_err(|why| format!("no random numbers: {why}"))?;
-        let password = seed[..16].iter().fold(String::new(), |text, byte| text + &format!("{byte:02x}"));
-        users.insert(0, ("p2pd".into(), password));
-    }
-    let wanted = !users.is_empty() || secret.is_some();
-    Ok(wanted.then_some(WantedTurn { users, secret, relay_ip: options.relay_ip }))
-}
-
-/// Writes a list; a new one with passwords in it is for the user's eyes only.
+/// Writes a list, in the place of whatever was there; one with passwords in it is for its owner's eyes only.
 fn write(path: &Path, list: &Servers) -> io::Result<()> {
-    let mut file = OpenOptions::new();
-    file.write(true).create(true).truncate(true);
-    #[cfg(unix)]
-    if list.is_secret() {
-        use std::os::unix::fs::OpenOptionsExt;
-        file.mode(0o600);
-    }
-    file.open(path)?.write_all(list.to_text().as_bytes())
+    let text = list.to_text();
+    if list.is_secret() { private::replace(path, &text) } else { std::fs::write(path, text) }
 }
 
 /// As many sockets as the system lets a process have: the usual 1,024 are fewer than the servers' own limits allow,

@@ -71,33 +71,110 @@ fn peers_find_each_other_by_the_list_that_serve_writes() {
     assert_eq!(serving.0.wait().unwrap().code(), Some(0));
 }
 
+/// Runs `serve` with a list, and hands over what it says first and the relays of the list.
+#[cfg(unix)]
+fn serve_once(
+    list: &std::path::Path,
+    more: &[&str],
+    env: &[(&str, &str)],
+) -> (Vec<Value>, Vec<p2pd::servers::TurnServer>) {
+    let local = ["serve", "--bind", "127.0.0.1", "--mqtt-port", "0", "--stun-port", "0"];
+    let mut command = p2pd(&local);
+    let mut serving =
+        Running(command.args(more).arg("--write").arg(list).envs(env.iter().copied()).spawn().unwrap());
+    let mut lines = BufReader::new(serving.0.stderr.take().unwrap()).lines();
+    let mut said: Vec<Value> = Vec::new();
+    while said.last().is_none_or(|said| said["event"] != "serving") {
+        said.push(serde_json::from_str(&lines.next().expect("ended").unwrap()).unwrap());
+    }
+    (said, Servers::read(list).unwrap().turn)
+}
+
 #[cfg(unix)]
 #[test]
-fn a_relay_is_served_if_asked_for_and_its_password_is_in_the_list_only_its_owner_reads() {
+fn a_relay_is_served_if_asked_for_and_its_password_is_told_to_nobody_but_the_list() {
+    use std::os::unix::fs::PermissionsExt;
+    let dir = tempfile::tempdir().unwrap();
+    let (list, kept) = (dir.path().join("servers.toml"), dir.path().join("state/turn-password"));
+    let (said, turn) = serve_once(&list, &[], &[]);
+    assert_eq!(
+        (said.len(), &said[0]["turn"], &said[0]["relay_ip"], turn),
+        (1, &Value::Null, &Value::Null, vec![])
+    );
+    let mode = |path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    // Whatever the mode of what was there before.
+    std::fs::set_permissions(&list, PermissionsExt::from_mode(0o666)).unwrap();
+    let reader = std::fs::File::open(&list).unwrap();
+    let args = ["--turn", "--turn-password-file", kept.to_str().unwrap()];
+    let (said, turn) = serve_once(&list, &args, &[]);
+    assert_eq!((mode(&list), mode(&kept)), (0o600, 0o600));
+    assert!(
+        !std::io::read_to_string(reader).unwrap().contains("password"),
+        "it was replaced, not written over"
+    );
+    assert_eq!(
+        (said.len(), &said[0]["turn"], &said[0]["relay_ip"]),
+        (1, &said[0]["stun"], &"127.0.0.1".into())
+    );
+    assert_eq!(said[0]["turn_password_file"], kept.to_str().unwrap());
+    let password = std::fs::read_to_string(&kept).unwrap().trim().to_owned();
+    assert!(password.len() == 32 && !said[0].to_string().contains(&password), "{}", said[0]);
+    let made = TurnCredential::Password { user: "p2pd".into(), password: password.as_str().into() };
+    assert_eq!(turn[0].credential, made);
+    let (_, turn) = serve_once(&list, &args, &[]);
+    assert_eq!(turn[0].credential, made, "lists that were given out hold for the next start");
+    // By default it is kept in the home folder.
+    let home = dir.path().join("home");
+    let (said, _) = serve_once(&list, &["--turn"], &[("HOME", home.to_str().unwrap())]);
+    assert_eq!(said[0]["turn_password_file"], home.join(".p2pd/turn-password").to_str().unwrap());
+    std::fs::set_permissions(&kept, PermissionsExt::from_mode(0o640)).unwrap();
+    let out = p2pd(&["serve", "--bind", "127.0.0.1"]).args(args).output().unwrap();
+    assert_eq!(out.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&out.stderr).contains("give it the mode 0600"));
+}
+
+#[cfg(unix)]
+#[test]
+fn users_and_secrets_come_from_files_and_the_environment_and_from_arguments_with_a_warning() {
     use std::os::unix::fs::PermissionsExt;
     let dir = tempfile::tempdir().unwrap();
     let list = dir.path().join("servers.toml");
-    let local = ["serve", "--bind", "127.0.0.1", "--mqtt-port", "0", "--stun-port", "0"];
-    let run = |more: &[&str]| {
-        let mut serving = Running(p2pd(&local).args(more).arg("--write").arg(&list).spawn().unwrap());
-        let said = event(&mut serving, "serving");
-        (said, Servers::read(&list).unwrap().turn)
+    let file = |name: &str, text: &str| {
+        let path = dir.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        std::fs::set_permissions(&path, PermissionsExt::from_mode(0o600)).unwrap();
+        path.to_str().unwrap().to_owned()
     };
-    let (said, turn) = run(&[]);
-    assert_eq!((&said["turn"], &said["relay_ip"], turn), (&Value::Null, &Value::Null, vec![]));
-    std::fs::remove_file(&list).unwrap();
-    let (said, turn) = run(&["--turn"]);
-    assert_eq!((&said["turn"], &said["relay_ip"]), (&said["stun"], &"127.0.0.1".into()));
-    let password = said["turn_password"].as_str().unwrap();
-    let made = TurnCredential::Password { user: "p2pd".into(), password: password.into() };
-    assert_eq!((password.len(), &turn[0].credential), (32, &made));
-    assert_eq!(std::fs::metadata(&list).unwrap().permissions().mode() & 0o777, 0o600);
-    let (said, turn) = run(&["--turn-user", "alice:se:cret", "--relay-ip", "203.0.113.7"]);
-    assert_eq!((&said["turn_password"], &said["relay_ip"]), (&Value::Null, &"203.0.113.7".into()));
     let alice = TurnCredential::Password { user: "alice".into(), password: "se:cret".into() };
-    assert_eq!(turn[0].credential, alice);
-    let (_, turn) = run(&["--turn-secret", "north"]);
-    assert_eq!(turn[0].credential, TurnCredential::Secret("north".into()));
+    let north = TurnCredential::Secret("north".into());
+    let users = file("users", "# who\n\nalice:se:cret\nbob:other\n");
+    let secret = file("secret", "north\n");
+    for (args, env, credential, warned) in [
+        (&["--turn-users", &users][..], &[][..], &alice, false),
+        (&["--turn-secret-file", &secret], &[], &north, false),
+        (&[], &[("P2PD_TURN_SECRET", "north")], &north, false),
+        (&["--turn-user", "alice:se:cret"], &[], &alice, true),
+        (&["--turn-secret", "north"], &[], &north, true),
+    ] {
+        let args = [args, &["--relay-ip", "203.0.113.7"]].concat();
+        let (said, turn) = serve_once(&list, &args, env);
+        assert_eq!(&turn[0].credential, credential, "{args:?}");
+        assert_eq!(
+            (said.len(), said[0]["event"] == "warning"),
+            (1 + usize::from(warned), warned),
+            "{args:?}"
+        );
+        let said = said.last().unwrap();
+        assert_eq!((&said["turn_password_file"], &said["relay_ip"]), (&Value::Null, &"203.0.113.7".into()));
+    }
+    let refused = |args: &[&str]| {
+        let out = p2pd(&["serve", "--bind", "127.0.0.1"]).args(args).output().unwrap();
+        assert_eq!(out.status.code(), Some(2), "{args:?}");
+        String::from_utf8_lossy(&out.stderr).into_owned()
+    };
+    assert!(refused(&["--turn-users", &file("bad", "alice:x\nbob\n")]).contains("line 2: not NAME:PASSWORD"));
+    std::fs::set_permissions(&secret, PermissionsExt::from_mode(0o644)).unwrap();
+    assert!(refused(&["--turn-secret-file", &secret]).contains("0644"));
 }
 
 #[test]
@@ -169,9 +246,9 @@ mod strangers {
     const BINDING: [u8; 20] = [0, 1, 0, 0, 0x21, 0x12, 0xa4, 0x42, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12];
     const CONNECT: [u8; 14] = [0x10, 12, 0, 4, b'M', b'Q', b'T', b'T', 4, 2, 0, 60, 0, 0];
 
-    async fn from(last: u8, to: SocketAddr) -> TcpStream {
+    async fn from([b, c, d]: [u8; 3], to: SocketAddr) -> TcpStream {
         let socket = TcpSocket::new_v4().unwrap();
-        socket.bind((Ipv4Addr::new(127, 0, 0, last), 0).into()).unwrap();
+        socket.bind((Ipv4Addr::new(127, b, c, d), 0).into()).unwrap();
         socket.connect(to).await.unwrap()
     }
 
@@ -191,16 +268,43 @@ mod strangers {
         for (at, places, request) in [(serving.stun(), 32, &BINDING[..]), (serving.mqtt(), 128, &CONNECT)] {
             let mut inside = Vec::new();
             for _ in 0..places {
-                let mut stream = from(1, at).await;
+                let mut stream = from([0, 0, 1], at).await;
                 assert_ne!(asks(&mut stream, request).await, 0);
                 inside.push(stream);
             }
-            assert_eq!(asks(&mut from(1, at).await, request).await, 0, "one more than {places}");
-            assert_ne!(asks(&mut from(3, at).await, request).await, 0, "another address");
+            assert_eq!(asks(&mut from([0, 0, 1], at).await, request).await, 0, "one more than {places}");
+            assert_ne!(asks(&mut from([0, 0, 3], at).await, request).await, 0, "another address");
             inside.pop();
-            while asks(&mut from(1, at).await, request).await == 0 {
+            while asks(&mut from([0, 0, 1], at).await, request).await == 0 {
                 tokio::time::sleep(Duration::from_millis(10)).await;
             }
+        }
+    }
+
+    #[tokio::test]
+    async fn where_all_places_are_taken_another_network_gets_in_at_once() {
+        p2pd_tokio::raise_descriptor_limit().unwrap();
+        let ip = IpAddr::V4(Ipv4Addr::LOCALHOST);
+        let wanted = Wanted { ip, second_ip: None, mqtt_port: 0, stun_ports: [0, 0], turn: None };
+        let serving = Serving::start(&wanted).await.unwrap();
+        for (at, one, all, request) in
+            [(serving.stun(), 32, 512, &BINDING[..]), (serving.mqtt(), 128, 1024, &CONNECT)]
+        {
+            let mut inside = Vec::new();
+            // Four addresses of a network have all that it may have.
+            for n in 0..all {
+                let network = (n / (4 * one)) as u8;
+                let mut stream = from([7, network, (n / one % 4) as u8 + 1], at).await;
+                assert_ne!(asks(&mut stream, request).await, 0, "{n}");
+                inside.push(stream);
+            }
+            for honest in 1..=3 {
+                assert_ne!(asks(&mut from([9, honest, 1], at).await, request).await, 0);
+            }
+            // Who made room is told by the end of its stream.
+            let mut byte = [0; 1];
+            let gone = inside[0].read(&mut byte);
+            assert!(matches!(tokio::time::timeout(PATIENCE, gone).await, Ok(Ok(0) | Err(_))));
         }
     }
 
@@ -213,7 +317,7 @@ mod strangers {
         let at = event(&mut serving, "serving")["mqtt"].as_str().unwrap().parse().unwrap();
         let mut inside = Vec::new();
         for _ in 0..120 {
-            let mut stream = from(1, at).await;
+            let mut stream = from([0, 0, 1], at).await;
             assert_ne!(asks(&mut stream, &CONNECT).await, 0, "{}", inside.len());
             inside.push(stream);
         }

@@ -104,7 +104,7 @@ fn alice() -> Credentials {
 
 async fn serve(secret: Option<&str>) -> Serving {
     let users = vec![("alice".into(), "secret".into())];
-    let turn = Some(WantedTurn { users, secret: secret.map(Into::into), relay_ip: None });
+    let turn = Some(WantedTurn { users, secret: secret.map(Into::into), ..WantedTurn::default() });
     let wanted = Wanted { ip: LOOPBACK, second_ip: None, mqtt_port: 0, stun_ports: [0, 0], turn };
     Serving::start(&wanted).await.unwrap()
 }
@@ -208,6 +208,7 @@ async fn the_list_names_the_relay_with_what_lets_peers_in() {
             users,
             secret: secret.map(Into::into),
             relay_ip: Some("203.0.113.7".parse().unwrap()),
+            ..WantedTurn::default()
         })
     };
     let alice = TurnCredential::Password { user: "alice".into(), password: "secret".into() };

@@ -12,10 +12,13 @@
 
 use std::net::{IpAddr, Ipv6Addr};
 
+mod crowd;
 pub mod mqtt;
 mod rate;
 pub mod stun;
 pub mod turn;
+
+pub use crowd::{Crowd, Full, Shares};
 
 /// A TCP connection, numbered by whoever owns the sockets and never numbered so again.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]

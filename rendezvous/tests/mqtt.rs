@@ -1,16 +1,18 @@
 //! The broker, told byte by byte what clients send; mqttrs, the core's codec, speaks for the clients.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use mqttrs::{
     Connack, ConnectReturnCode, LastWill, Packet, Pid, Protocol, Publish, QoS, QosPid, Subscribe,
     SubscribeReturnCodes, SubscribeTopic, Unsubscribe,
 };
-use p2pd_rendezvous::ConnId;
 use p2pd_rendezvous::mqtt::{Broker, Limits, Output};
+use p2pd_rendezvous::{ConnId, Shares};
 
 const SECOND: Duration = Duration::from_secs(1);
+const SOMEBODY: &str = "198.51.100.1";
 
 struct World {
     broker: Broker,
@@ -37,17 +39,22 @@ impl World {
                         self.broker.sent(conn, data.len());
                     }
                 }
-                Output::Close(conn) => self.closed.push(conn),
+                Output::Close(conn) | Output::Drop(conn) => self.closed.push(conn),
             }
         }
     }
 
     fn open(&mut self) -> ConnId {
+        self.open_from(SOMEBODY).unwrap()
+    }
+
+    /// A connection, unless it was refused.
+    fn open_from(&mut self, ip: &str) -> Option<ConnId> {
         let conn = ConnId(self.next);
         self.next += 1;
-        self.broker.accept(self.now, conn);
+        let taken = self.broker.accept(self.now, conn, ip.parse::<IpAddr>().unwrap());
         self.settle();
-        conn
+        taken.then_some(conn)
     }
 
     fn raw(&mut self, conn: ConnId, bytes: &[u8]) {
@@ -139,9 +146,9 @@ fn refused(code: ConnectReturnCode) -> Vec<u8> {
 fn publications_reach_each_matching_client_once_with_the_lower_qos() {
     let mut world = World::new(Limits::default());
     let one = world.subscribed("one", "a/b", QoS::AtLeastOnce);
-    let zero = world.subscribed("zero", "a/+", QoS::AtMostOnce);
+    let zero = world.subscribed("zero", "a/b", QoS::AtMostOnce);
     let both = world.subscribed("both", "a/b", QoS::AtMostOnce);
-    world.send(both, &subscribe(10, "#", QoS::AtLeastOnce));
+    world.send(both, &subscribe(10, "a/b", QoS::AtLeastOnce));
     world.take(both);
     let other = world.subscribed("other", "a", QoS::AtLeastOnce);
     let sender = world.client("sender");
@@ -251,19 +258,54 @@ fn a_will_is_published_unless_the_client_said_goodbye() {
 
 #[test]
 fn retained_messages_are_kept_replaced_and_deleted() {
-    let mut world = World::new(Limits { retained: 2, ..Limits::default() });
+    let mut world = World::new(Limits { retained_bytes: 5, ..Limits::default() });
     let sender = world.client("sender");
-    for (topic, text) in [("a", "1"), ("b", "2"), ("a", "3"), ("c", "no room"), ("b", "")] {
+    for (topic, text) in
+        [("a", "1"), ("b", "2"), ("a", "3"), ("b", ""), ("c", "12345"), ("d", "1"), ("d", "123456")]
+    {
         world.send(sender, &publish(topic, text.as_bytes(), None, true));
     }
     let taker = world.client("taker");
-    world.send(taker, &subscribe(1, "#", QoS::AtMostOnce));
-    assert_eq!(world.take(taker), [vec![0x90, 3, 0, 1, 0], encode(&publish("a", b"3", None, true))].concat());
+    for (topic, kept) in [("a", "3"), ("b", ""), ("c", "12345"), ("d", "")] {
+        world.send(taker, &subscribe(1, topic, QoS::AtMostOnce));
+        let copy =
+            if kept.is_empty() { vec![] } else { encode(&publish(topic, kept.as_bytes(), None, true)) };
+        // What is too long is not kept, and what was there before is not the last any more.
+        assert_eq!(world.take(taker), [vec![0x90, 3, 0, 1, 0], copy].concat(), "{topic}");
+    }
+}
+
+#[test]
+fn retained_messages_of_one_network_leave_room_for_others() {
+    let mut world = World::new(Limits { retained: Shares { all: 6, one: 2 }, ..Limits::default() });
+    let mut retain = |from: &str, topic: &str| {
+        let conn = world.open_from(from).unwrap();
+        world.send(conn, &Packet::Connect(connect("", true)));
+        world.send(conn, &publish(topic, b"x", None, true));
+        world.send(conn, &Packet::Disconnect);
+        world.wait(SECOND);
+        let taker = world.client("");
+        let mut kept = |topic| {
+            world.take(taker);
+            world.send(taker, &subscribe(1, topic, QoS::AtMostOnce));
+            world.take(taker).len() > 5
+        };
+        ["a", "b", "c", "d", "e", "f", "g", "h"].into_iter().filter(|t| kept(t)).collect::<String>()
+    };
+    assert_eq!(retain("192.0.2.1", "a"), "a");
+    assert_eq!(retain("192.0.2.1", "b"), "ab");
+    assert_eq!(retain("192.0.2.1", "c"), "ab", "one address has two");
+    for (n, all) in [(2, "abd"), (3, "abde")] {
+        assert_eq!(retain(&format!("192.0.2.{n}"), ["d", "e"][n - 2]), all);
+    }
+    assert_eq!(retain("203.0.113.1", "f"), "abdef");
+    assert_eq!(retain("203.0.113.2", "g"), "abdefg");
+    assert_eq!(retain("198.51.100.9", "h"), "bdefgh", "the oldest of the address and network that have most");
 }
 
 #[test]
 fn silence_ends_a_connection() {
-    let mut world = World::new(Limits { silence: 100 * SECOND, ..Limits::default() });
+    let mut world = World::new(Limits { keep_alive: 70 * SECOND, ..Limits::default() });
     let mute = world.open();
     world.wait(4 * SECOND);
     assert!(world.closed.is_empty());
@@ -278,8 +320,10 @@ fn silence_ends_a_connection() {
     assert_eq!(world.closed, [mute], "one and a half times the keep-alive has not passed");
     world.wait(SECOND);
     assert_eq!(world.closed, [mute, alive]);
-    world.wait(11 * SECOND);
-    assert_eq!(world.closed, [mute, alive, forever], "no keep-alive is not for ever");
+    world.wait(15 * SECOND);
+    assert_eq!(world.closed, [mute, alive], "104 s");
+    world.wait(SECOND);
+    assert_eq!(world.closed, [mute, alive, forever], "no keep-alive counts as the longest one");
     assert_eq!(world.broker.poll_timeout(), None);
 }
 
@@ -344,26 +388,90 @@ fn what_the_protocol_forbids_closes_the_connection_and_no_other() {
 
 #[test]
 fn refusals_have_their_code() {
-    let mut world = World::new(Limits { sessions: 2, connections: 4, ..Limits::default() });
+    let mut world = World::new(Limits::default());
     let mut old = encode(&Packet::Connect(connect("old", true)));
     old[8] = 3;
+    let older = [&[0x10, 14, 0, 6][..], b"MQIsdp", &[3, 2, 0, 60, 0, 0]].concat();
     let nameless = encode(&Packet::Connect(connect("", false)));
     for (bytes, code) in [
         (old, ConnectReturnCode::RefusedProtocolVersion),
+        (older, ConnectReturnCode::RefusedProtocolVersion),
         (nameless, ConnectReturnCode::RefusedIdentifierRejected),
     ] {
         let conn = world.open();
         world.raw(conn, &bytes);
         assert_eq!((world.take(conn), world.closed.pop()), (refused(code), Some(conn)));
     }
-    world.client("one");
-    world.client("two");
-    let third = world.open();
-    world.send(third, &Packet::Connect(connect("three", true)));
-    assert_eq!(world.take(third), refused(ConnectReturnCode::ServerUnavailable));
-    let (_a, _b) = (world.open(), world.open());
-    let fifth = world.open();
-    assert_eq!(world.closed.last(), Some(&fifth), "too many connections");
+    // MQTT 5 has a code and a form of its own.
+    let conn = world.open();
+    world.raw(conn, &[0x10, 13, 0, 4, b'M', b'Q', b'T', b'T', 5, 2, 0, 60, 0, 0, 0]);
+    assert_eq!((world.take(conn), world.closed.pop()), (vec![0x20, 3, 0, 0x84, 0], Some(conn)));
+}
+
+#[test]
+fn filters_with_wildcards_and_the_servers_own_topics_are_refused() {
+    let mut world = World::new(Limits::default());
+    let spy = world.client("spy");
+    for filter in [
+        "#",
+        "+",
+        "+/#",
+        "p2pd/#",
+        "p2pd/+",
+        "p2pd/name/#",
+        "p2pd/name/+",
+        "/#",
+        "$SYS/#",
+        "$SYS/x",
+        "$share/g/t",
+    ] {
+        world.send(spy, &subscribe(7, filter, QoS::AtLeastOnce));
+        assert_eq!(world.take(spy), [0x90, 3, 0, 7, 0x80], "{filter}");
+    }
+    let sender = world.client("sender");
+    for topic in ["p2pd", "p2pd/x", "t", "/", "$SYS/x", "p2pd/name/x"] {
+        world.send(sender, &publish(topic, b"hello", None, true));
+    }
+    assert!(world.take(spy).is_empty() && world.closed.is_empty());
+}
+
+#[test]
+fn few_addresses_leave_places_for_others_who_get_in_at_once() {
+    let limits = Limits { connections: Shares { all: 12, one: 2 }, ..Limits::default() };
+    let hello = encode(&Packet::Connect(connect("", true)));
+    let mut world = World::new(limits);
+    let flood = |world: &mut World, from: &dyn Fn(u32) -> String| {
+        let mut inside = 0;
+        for conn in (0..40).map(|n| world.open_from(&from(n))).collect::<Vec<_>>().into_iter().flatten() {
+            world.raw(conn, &hello);
+            inside += 1;
+        }
+        inside
+    };
+    let counted = |world: &World| {
+        let stats = world.broker.stats();
+        assert_eq!(stats.evicted as usize, world.closed.len());
+        (stats.refused, stats.evicted)
+    };
+    assert_eq!(flood(&mut world, &|_| "192.0.2.1".into()), 2);
+    assert_eq!(counted(&world), (38, 0));
+    // Its /24 has eight, for which its addresses make room for each other.
+    assert_eq!(flood(&mut world, &|n| format!("192.0.2.{}", n + 2)), 40);
+    assert_eq!(counted(&world), (38, 34));
+    world.wait(SECOND);
+    let honest = world.open_from("198.51.100.7").unwrap();
+    world.send(honest, &Packet::Connect(connect("honest", true)));
+    assert_eq!(world.take(honest), accepted(false));
+    assert_eq!(counted(&world), (38, 34), "that left places");
+    // A /56 has four, of which three are left; the fourth is taken from those who have most.
+    assert_eq!(flood(&mut world, &|n| format!("2001:db8:0:{n:x}::1")), 40);
+    assert_eq!(counted(&world), (38, 34 + 1 + 36));
+    assert_eq!(world.closed[34..].iter().filter(|conn| conn.0 < 80).count(), 1, "one of 192.0.2.0/24");
+    let late = world.open_from("203.0.113.9").unwrap();
+    world.send(late, &Packet::Connect(connect("late", true)));
+    assert_eq!(world.take(late), accepted(false));
+    assert_eq!(counted(&world), (38, 34 + 37 + 1));
+    assert!(world.closed.last().is_some_and(|conn| conn.0 < 80), "another one of 192.0.2.0/24");
 }
 
 #[test]
@@ -450,28 +558,6 @@ fn everything_that_costs_work_counts_towards_the_rate() {
 }
 
 #[test]
-fn wildcards_are_few_in_all_since_each_is_looked_at_for_each_publication() {
-    let mut world = World::new(Limits { wildcards: 3, ..Limits::default() });
-    let one = world.subscribed("one", "a/+", QoS::AtMostOnce);
-    world.subscribed("two", "b/#", QoS::AtMostOnce);
-    let code = |world: &mut World, conn, filter| {
-        world.send(conn, &subscribe(2, filter, QoS::AtMostOnce));
-        world.take(conn).last().copied()
-    };
-    assert_eq!(code(&mut world, one, "c/+"), Some(0));
-    let three = world.client("three");
-    assert_eq!(code(&mut world, three, "d/+"), Some(0x80));
-    assert_eq!(code(&mut world, three, "d"), Some(0), "names are not touched by it");
-    assert_eq!(code(&mut world, one, "c/+"), Some(0), "the same once more is not one more");
-    let topics = std::iter::once("c/+".into()).collect();
-    world.send(one, &Packet::Unsubscribe(Unsubscribe { pid: pid(4), topics }));
-    assert_eq!(code(&mut world, three, "d/+"), Some(0));
-    assert_eq!(code(&mut world, three, "e/+"), Some(0x80));
-    world.broker.closed(world.now, one);
-    assert_eq!(code(&mut world, three, "e/+"), Some(0), "what ends with its session is free again");
-}
-
-#[test]
 fn what_waits_for_a_client_is_bounded_in_bytes() {
     let mut world = World::new(Limits { queue_bytes: 1000, in_flight: 1, ..Limits::default() });
     let taker = world.subscribed("taker", "t", QoS::AtLeastOnce);
@@ -492,46 +578,32 @@ fn what_waits_for_a_client_is_bounded_in_bytes() {
 }
 
 #[test]
-fn retained_messages_are_bounded_in_bytes() {
-    let mut world = World::new(Limits { retained_bytes: 1000, ..Limits::default() });
-    let sender = world.client("sender");
-    let (big, late) = ([1; 400], [2; 700]);
-    for (topic, payload) in [("a", &big[..]), ("b", &big), ("c", &big), ("a", b""), ("d", &big), ("b", &late)]
-    {
-        world.send(sender, &publish(topic, payload, None, true));
-    }
-    let taker = world.client("taker");
-    world.send(taker, &subscribe(1, "#", QoS::AtMostOnce));
-    // The old text under a name is not the last one, so it goes even where the new one finds no place.
-    let kept = encode(&publish("d", &big, None, true));
-    assert_eq!(world.take(taker), [vec![0x90, 3, 0, 1, 0], kept].concat());
-}
-
-#[test]
-fn a_newcomer_takes_the_place_of_the_session_that_was_left_first() {
-    let mut world = World::new(Limits { sessions: 3, ..Limits::default() });
-    let lasting = |world: &mut World, id: &str| {
-        let conn = world.open();
+fn a_session_is_remembered_unless_its_network_has_more_than_others() {
+    let mut world = World::new(Limits { sessions: Shares { all: 3, one: 2 }, ..Limits::default() });
+    let leave = |world: &mut World, from: &str, id: &str| {
+        let conn = world.open_from(from).unwrap();
         world.send(conn, &Packet::Connect(connect(id, false)));
-        (conn, world.take(conn))
+        let present = world.take(conn);
+        world.broker.closed(world.now, conn);
+        world.wait(SECOND);
+        present == accepted(true)
     };
-    let (first, _) = lasting(&mut world, "first");
-    let (second, _) = lasting(&mut world, "second");
-    world.client("there");
-    world.broker.closed(world.now, second);
-    world.wait(SECOND);
-    world.broker.closed(world.now, first);
-    world.client("new");
-    assert_eq!(lasting(&mut world, "first").1, accepted(true));
-    let unavailable = refused(ConnectReturnCode::ServerUnavailable);
-    assert_eq!(lasting(&mut world, "second").1, unavailable, "and nobody's who is there");
+    for id in ["a", "b", "c"] {
+        assert!(!leave(&mut world, "192.0.2.1", id));
+    }
+    assert!(leave(&mut world, "192.0.2.1", "b"));
+    assert!(!leave(&mut world, "192.0.2.1", "c"), "one address has two");
+    assert!(!leave(&mut world, "198.51.100.1", "d"));
+    assert!(!leave(&mut world, "203.0.113.1", "e"), "all three are taken");
+    assert!(leave(&mut world, "198.51.100.1", "d") && leave(&mut world, "203.0.113.1", "e"));
+    assert!(!leave(&mut world, "192.0.2.1", "a"), "it was left first where most are");
 }
 
 #[test]
 fn where_the_stream_is_cut_makes_no_difference() {
     let stream = [
         encode(&Packet::Connect(connect("c", true))),
-        encode(&subscribe(1, "t/+", QoS::AtLeastOnce)),
+        encode(&subscribe(1, "t/x", QoS::AtLeastOnce)),
         encode(&publish("t/x", &[7; 300], Some(2), false)),
         encode(&Packet::Puback(pid(1))),
         encode(&Packet::Pingreq),
@@ -561,7 +633,7 @@ quickcheck::quickcheck! {
     fn damaged_packets_hurt_nobody_else(seed: u32, edits: Vec<(u16, u8)>) -> bool {
         let mut stream = [
             encode(&Packet::Connect(connect("c", seed.is_multiple_of(2)))),
-            encode(&subscribe(1, "t/#", QoS::AtLeastOnce)),
+            encode(&subscribe(1, "t/x", QoS::AtLeastOnce)),
             encode(&publish("t/x", b"payload", Some(2), seed.is_multiple_of(3))),
         ]
         .concat();

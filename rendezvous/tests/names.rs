@@ -6,8 +6,8 @@ use std::time::Duration;
 use mqttrs::{Packet, Pid, Protocol, Publish, QoS, QosPid, Subscribe, SubscribeTopic};
 use p2pd_core::name::{MAX_RECORD, Record};
 use p2pd_core::{Name, SecretKey};
-use p2pd_rendezvous::ConnId;
 use p2pd_rendezvous::mqtt::{Broker, Limits, Output};
+use p2pd_rendezvous::{ConnId, Shares};
 
 const SECOND: Duration = Duration::from_secs(1);
 /// What Unix time it is at the broker's zero.
@@ -58,7 +58,7 @@ impl World {
                     self.broker.sent(conn, data.len());
                     self.sent.push((conn, data.to_vec()));
                 }
-                Output::Close(conn) => panic!("{conn:?} was closed"),
+                Output::Close(conn) | Output::Drop(conn) => panic!("{conn:?} was closed"),
             }
         }
     }
@@ -66,7 +66,7 @@ impl World {
     fn client(&mut self, from: [u8; 4]) -> ConnId {
         let conn = ConnId(self.next);
         self.next += 1;
-        self.broker.accept_from(self.now, conn, IpAddr::from(from));
+        assert!(self.broker.accept(self.now, conn, IpAddr::from(from)));
         let id = format!("client{}", conn.0);
         self.tell(
             conn,
@@ -137,7 +137,8 @@ fn a_record_is_replaced_by_newer_ones_of_its_key_only() {
     assert!(!world.publish(&topic, b"", true), "an empty message would delete it");
     assert_eq!(world.kept(&topic), [record(1, 5, true)]);
     assert!(world.put(&record(1, 6, true), 1));
-    assert_eq!(world.kept("p2pd/name/+"), [record(1, 6, true)]);
+    assert_eq!(world.kept(&topic), [record(1, 6, true)]);
+    assert_eq!(world.kept("p2pd/name/+"), [], "for whoever knows the name");
 }
 
 #[test]
@@ -198,25 +199,32 @@ fn a_name_is_free_when_its_record_has_expired() {
 }
 
 #[test]
-fn names_are_bounded_in_all_and_for_one_address() {
-    let limits = Limits { names: 5, names_of_one: 3, ..Limits::default() };
-    let mut world = World::new(limits);
-    let put = |world: &mut World, n: u8, from: u8| {
-        let name: Name = format!("name{n}").parse().unwrap();
-        let record = Record { name, ..record(1, 5, true) };
-        world.publish_from([203, 0, 113, from], &name.topic(), &record.encode(&key(1)), true)
+fn names_are_bounded_in_all_and_for_each_network() {
+    let mut world = World::new(Limits { names: Shares { all: 6, one: 2 }, ..Limits::default() });
+    let named = |n: u8| format!("name{n}").parse::<Name>().unwrap();
+    let put = |world: &mut World, n: u8, from: [u8; 4]| {
+        world.now += SECOND;
+        let record = Record { name: named(n), ..record(1, 5, true) };
+        world.publish_from(from, &record.name.topic(), &record.encode(&key(1)), true)
     };
-    assert!((0..3).all(|n| put(&mut world, n, 1)));
-    assert!(!put(&mut world, 3, 1), "one address has enough");
-    assert!(put(&mut world, 2, 1), "what it has it may renew");
-    assert!((3..5).all(|n| put(&mut world, n, 2)));
-    assert!(!put(&mut world, 5, 3), "there are enough in all");
-    assert!(put(&mut world, 4, 3), "a name may come from elsewhere");
+    let all = |world: &mut World| {
+        (0..20).filter(|n| !world.kept(&named(*n).topic()).is_empty()).collect::<Vec<_>>()
+    };
+    let (a, b, c) = ([203, 0, 113, 1], [203, 0, 113, 2], [203, 0, 113, 3]);
+    assert!(put(&mut world, 0, a) && put(&mut world, 1, a));
+    assert!(!put(&mut world, 2, a), "one address has enough");
+    assert!(put(&mut world, 1, a), "what it has it may renew");
+    assert!(put(&mut world, 2, b) && put(&mut world, 3, c) && put(&mut world, 4, c));
+    assert!(!put(&mut world, 0, c) && put(&mut world, 0, b), "a name may come from elsewhere");
+    assert!(put(&mut world, 5, [198, 51, 100, 1]));
+    assert_eq!(all(&mut world), [0, 1, 2, 3, 4, 5]);
+    assert!(put(&mut world, 6, [192, 0, 2, 7]), "where all places are taken");
+    assert_eq!(all(&mut world), [0, 1, 3, 4, 5, 6], "the oldest goes where most came from");
     world.now = SECOND * (DAY as u32 + 600);
     world.broker.set_unix_time(world.now, Duration::from_secs(UNIX) + world.now);
     let fresh: Name = "fresh".parse().unwrap();
     let late = Record { name: fresh, expiry: UNIX + 2 * DAY, ..record(1, 5, true) };
-    assert!(world.publish(&fresh.topic(), &late.encode(&key(1)), true), "expired ones make room");
+    assert!(world.publish_from(c, &fresh.topic(), &late.encode(&key(1)), true), "expired ones make room");
 }
 
 #[test]
@@ -224,7 +232,7 @@ fn a_will_changes_no_name() {
     let mut world = World::new(Limits::default());
     assert!(world.put(&record(1, 5, true), 1));
     let conn = ConnId(1_000);
-    world.broker.accept(world.now, conn);
+    assert!(world.broker.accept(world.now, conn, IpAddr::from([192, 0, 2, 1])));
     let topic = name().topic();
     world.tell(
         conn,

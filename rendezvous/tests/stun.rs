@@ -72,12 +72,13 @@ fn a_binding_request_learns_its_source() {
         let answer = answer(&reply);
         assert_eq!(answer.class(), MessageClass::SuccessResponse);
         assert_eq!(mapped(&answer), Some(addr(from)));
-        assert_eq!(answer.get_attribute::<ResponseOrigin>().map(|a| a.address()), Some(addr(local)));
+        assert!(answer.get_attribute::<ResponseOrigin>().is_none(), "it did not ask");
         assert!(answer.get_attribute::<OtherAddress>().is_none(), "there is one address only");
     }
     // Bound to any address, it does not know its own.
+    let asked = request(vec![ChangeRequest::new(false, false).into()]);
     let mut server = Server::new(Sites::One, Limits::default());
-    let reply = server.datagram(NOW, addr("0.0.0.0:3478"), addr("192.0.2.7:5"), &request(vec![])).unwrap();
+    let reply = server.datagram(NOW, addr("0.0.0.0:3478"), addr("192.0.2.7:5"), &asked).unwrap();
     assert!(answer(&reply).get_attribute::<ResponseOrigin>().is_none());
 }
 
@@ -133,6 +134,46 @@ fn what_cannot_be_done_is_answered_420_with_its_type() {
     // Names of an optional kind and credentials are passed over.
     let named = request(vec![Username::new("me".into()).unwrap().into()]);
     assert_eq!(mapped(&answer(&one.datagram(NOW, local, from, &named).unwrap())), Some(from));
+}
+
+#[test]
+fn an_answer_is_hardly_longer_than_its_request() {
+    let on_wire = |payload: usize| (payload + 28) as f64;
+    let (local, from) = (addr("192.0.2.1:3478"), addr("198.51.100.9:50000"));
+    let factor = |mut server: Server, asked: &[u8]| {
+        let reply = server.datagram(NOW, local, from, asked).unwrap();
+        on_wire(reply.data.len()) / on_wire(asked.len())
+    };
+    let one = || Server::new(Sites::One, Limits::default());
+    let change = request(vec![ChangeRequest::new(true, true).into()]);
+    assert_eq!(factor(one(), &request(vec![])), 1.25);
+    assert_eq!(factor(two("192.0.2.1", "192.0.2.2"), &request(vec![])), 1.5);
+    assert_eq!(factor(two("192.0.2.1", "192.0.2.2"), &change), 1.5);
+    assert!(factor(one(), &change) < 1.25, "it is refused");
+    for many in 1..=32_u16 {
+        let mut unknown = request(vec![]);
+        unknown[3] = 4 * many as u8;
+        (0..many).for_each(|n| unknown.extend([0x70, n as u8, 0, 0]));
+        assert!(factor(one(), &unknown) < 1.25, "{many}");
+    }
+}
+
+#[test]
+fn a_flood_in_anothers_name_brings_it_no_more_bytes_than_were_sent() {
+    for (local, from, headers) in
+        [("192.0.2.1:3478", "198.51.100.9:50000", 28), ("[2001:db8::1]:3478", "[2001:db8::9]:5", 48)]
+    {
+        let mut server = Server::new(Sites::One, Limits { per_source: 1000, total: 100_000 });
+        let asked = request(vec![]);
+        let (mut sent, mut answered) = (0, 0);
+        for n in 0..10_000_u64 {
+            let reply = server.datagram(NOW + Duration::from_millis(n), addr(local), addr(from), &asked);
+            sent += headers + asked.len();
+            answered += reply.map_or(0, |reply| headers + reply.data.len());
+        }
+        assert!(answered <= sent + 4096 + 10 * 256, "{answered} for {sent}");
+        assert!(answered > sent * 9 / 10, "{answered} for {sent}");
+    }
 }
 
 #[test]

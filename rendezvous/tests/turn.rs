@@ -264,7 +264,7 @@ fn allocations_live_for_hours_and_nonces_change() {
 
 #[test]
 fn quotas_hold_and_come_back() {
-    let limits = Limits { allocations: 4, per_user: 3, per_address: 2 };
+    let limits = Limits { allocations: 4, per_user: 3, per_address: 2, ..Limits::default() };
     let mut world = World::new(Config { limits, ..config() });
     let short_lived = |id| {
         let until = WallTime::from_micros((EPOCH as i64 + 600) * 1_000_000);
@@ -385,29 +385,210 @@ fn silent_streams_are_closed_and_so_are_those_that_are_no_turn() {
     assert_eq!((world.server.poll_timeout(), world.server.stats().malformed), (None, 1));
 }
 
+/// What becomes of asking for a peer.
+fn asks(world: &mut World, n: usize, ip: &str) -> Vec<Event> {
+    let now = world.instant();
+    world.peers[n].client.permit(now, ip.parse().unwrap()).unwrap();
+    world.settle();
+    world.take(n)
+}
+
 #[test]
-fn what_is_local_to_the_server_is_out_of_reach() {
-    let forbidden = ["127.0.0.1", "0.0.0.0", "224.0.0.1", "255.255.255.255", "169.254.169.254"];
+fn who_only_the_servers_own_networks_reach_is_refused_with_403() {
     let mut world = World::new(config());
+    world.server.set_own(["198.51.100.200", "10.1.1.1", "127.0.0.1"].map(|ip| ip.parse().unwrap()));
     world.join("198.51.100.1:1000", alice(Transport::Udp));
+    let forbidden = [
+        "0.0.0.0",
+        "10.0.0.1",
+        "10.1.1.1",
+        "100.64.0.1",
+        "127.0.0.1",
+        "169.254.169.254",
+        "172.16.0.1",
+        "192.0.0.1",
+        "192.168.0.1",
+        "224.0.0.1",
+        "240.0.0.1",
+        "255.255.255.255",
+        "198.51.100.200",
+    ];
     for (n, ip) in forbidden.iter().enumerate() {
-        let to: SocketAddr = (ip.parse::<IpAddr>().unwrap(), 80).into();
-        world.permit(0, to.ip());
-        world.send(0, to, b"psst");
-        assert_eq!((world.outside.len(), world.server.stats().forbidden), (0, n as u64 + 1), "{ip}");
+        let peer = ip.parse().unwrap();
+        assert_eq!(asks(&mut world, 0, ip), [Event::Refused { peer, code: 403 }], "{ip}");
+        assert_eq!(world.server.stats().forbidden, n as u64 + 1);
     }
-    let mut world = World::new(Config { loopback: true, ..config() });
-    world.join("198.51.100.1:1000", alice(Transport::Udp));
-    world.permit(0, "127.0.0.1".parse().unwrap());
-    world.send(0, addr("127.0.0.1:80"), b"for this machine");
-    assert_eq!(world.outside.len(), 1);
+    // Nor does anything come in from there, though some of it could not be sent at all.
+    world.permit(0, "192.0.2.1".parse().unwrap());
+    world.server.relayed(world.now, RelayId(0), addr("192.168.0.1:9"), b"in");
+    world.server.relayed(world.now, RelayId(0), addr("198.51.100.200:9"), b"in");
+    world.server.relayed(world.now, RelayId(0), addr("192.0.2.1:9"), b"in");
+    world.settle();
+    assert_eq!(world.take(0), [Event::Data { from: addr("192.0.2.1:9"), data: b"in"[..].into() }]);
+    assert_eq!((world.outside.len(), world.server.stats().forbidden), (0, forbidden.len() as u64 + 2));
+    // IPv6 has forms with such addresses in them.
+    let relay_ips = vec!["2001:db8::a".parse().unwrap()];
+    let mut world = World::new(Config { relay_ips, ..config() });
+    world.join("198.51.100.1:1000", ClientConfig { family: Family::V6, ..alice(Transport::Udp) });
+    for ip in [
+        "::1",
+        "::10.0.0.1",
+        "::ffff:0:10.0.0.1",
+        "64:ff9b::10.0.0.1",
+        "64:ff9b:1::1",
+        "2002:a00:1::",
+        "2001:0:cb00:7101::f5ff:fffe",
+        "fd00::1",
+        "fe80::1",
+        "ff02::1",
+        "fd00:ec2::254",
+    ] {
+        let peer = ip.parse().unwrap();
+        assert_eq!(asks(&mut world, 0, ip), [Event::Refused { peer, code: 403 }], "{ip}");
+    }
+    world.permit(0, "2001:db8::1".parse().unwrap());
+}
+
+#[test]
+fn of_the_relays_own_address_only_relays_are_reached() {
+    let mut world = World::new(config());
+    for at in ["198.51.100.1:1000", "198.51.100.2:1000"] {
+        let (n, _) = world.join(at, alice(Transport::Udp));
+        world.permit(n, addr(LOCAL).ip());
+    }
+    let (from, to) = (world.relayed(0), world.relayed(1));
+    // By indication first, then by a channel.
+    for n in 1..=2 {
+        world.send(0, addr(LOCAL), b"to the server's own port");
+        world.send(0, addr("203.0.113.10:22"), b"to its machine");
+        assert_eq!((world.outside.len(), world.server.stats().forbidden > 2 * n - 1), (0, true));
+        world.send(0, to, b"to a relay");
+        assert_eq!(world.take(1), [Event::Data { from, data: b"to a relay"[..].into() }]);
+    }
+    world.server.relayed(world.now, RelayId(0), addr("203.0.113.10:22"), b"from its machine");
+    world.settle();
+    assert_eq!(world.take(0), []);
+}
+
+#[test]
+fn private_peers_are_for_private_relays_and_for_who_allows_them() {
+    let at =
+        |ip: &str, allow_private| Config { relay_ips: vec![ip.parse().unwrap()], allow_private, ..config() };
+    for (config, reached) in [
+        (at("203.0.113.10", true), &["10.0.0.1", "100.64.0.1", "192.168.0.1", "192.0.2.1"][..]),
+        (at("192.168.0.7", false), &["10.0.0.1", "100.64.0.1", "192.168.0.1", "192.0.2.1"]),
+        (at("127.0.0.1", false), &["127.0.0.1", "127.9.9.9", "192.0.2.1"]),
+    ] {
+        let mut world = World::new(config);
+        world.server.set_own(["192.168.0.8".parse().unwrap(), "127.0.0.1".parse().unwrap()]);
+        world.join("198.51.100.1:1000", alice(Transport::Udp));
+        for ip in [
+            "10.0.0.1",
+            "100.64.0.1",
+            "192.168.0.1",
+            "192.168.0.8",
+            "127.0.0.1",
+            "127.9.9.9",
+            "169.254.1.1",
+            "192.0.2.1",
+        ] {
+            let peer = ip.parse().unwrap();
+            let expected = match reached.contains(&ip) {
+                true => Event::Permitted(peer),
+                false => Event::Refused { peer, code: 403 },
+            };
+            assert_eq!(asks(&mut world, 0, ip), [expected], "{reached:?}");
+        }
+        world.send(0, addr("192.0.2.1:80"), b"out");
+        assert_eq!(world.outside.len(), 1);
+    }
+}
+
+#[test]
+fn allocations_and_users_carry_so_many_bytes_a_second() {
+    let limits = Limits { allocation_bytes: Some(200_000), user_bytes: Some(300_000), ..Limits::default() };
+    let mut world = World::new(Config { limits, ..config() });
+    let peer = addr("192.0.2.1:9");
+    for n in 0..2 {
+        world.join(&format!("198.51.100.{n}:1000"), alice(Transport::Udp));
+        world.permit(n, peer.ip());
+    }
+    let sent = |world: &mut World, n: usize, times: usize| {
+        let before = world.outside.len();
+        (0..times).for_each(|_| world.send(n, peer, &[7; 1000]));
+        world.outside.len() - before
+    };
+    assert_eq!(sent(&mut world, 0, 150), 100, "half a second's worth of the allocation");
+    assert_eq!(sent(&mut world, 1, 150), 50, "and what is left of the user's");
+    assert_eq!(world.server.stats().over_bytes, 150);
+    world.now += s(1);
+    assert_eq!(sent(&mut world, 0, 60), 60);
+    // What comes counts like what goes.
+    for _ in 0..60 {
+        world.server.relayed(world.now, RelayId(0), peer, &[7; 1000]);
+    }
+    world.settle();
+    assert_eq!(world.take(0).len(), 40);
+    assert_eq!(sent(&mut world, 1, 150), 50);
+    // Who comes again has not got it all again.
+    world.close(0);
+    world.join("198.51.100.9:1000", alice(Transport::Udp));
+    world.permit(2, peer.ip());
+    assert_eq!(sent(&mut world, 2, 10), 0);
+    world.now += Duration::from_millis(10);
+    assert_eq!(sent(&mut world, 2, 10), 3);
+}
+
+/// A request without proof, with so many bytes of attributes that are passed over.
+fn unsigned(kind: u16, more: &[u8]) -> Vec<u8> {
+    let length = more.len() as u16;
+    [&kind.to_be_bytes()[..], &length.to_be_bytes(), &[0x21, 0x12, 0xa4, 0x42], &[7; 12], more].concat()
+}
+
+/// REQUESTED-TRANSPORT: UDP.
+const UDP: [u8; 8] = [0, 0x19, 0, 4, 17, 0, 0, 0];
+
+#[test]
+fn what_a_forged_source_is_sent_is_hardly_more_than_what_came_from_it() {
+    let local = addr(LOCAL);
+    let mut world = World::new(config());
+    let mut answer = |from: &str, request: &[u8]| {
+        world.server.datagram(world.now, local, addr(from), request);
+        match world.server.poll_output() {
+            Some(Output::Datagram { data, .. }) => data.len(),
+            other => panic!("{other:?}"),
+        }
+    };
+    // An Allocate that asks for nothing, and what only clients with an allocation ask: a header and a code.
+    for kind in [3, 4, 8, 9, 10] {
+        assert_eq!(answer("192.0.2.1:9", &unsigned(kind, &[])), 28, "{kind}");
+    }
+    // The challenge: header, code, realm, nonce with its security features, algorithms.
+    assert_eq!(answer("192.0.2.2:9", &unsigned(3, &UDP)), 20 + 8 + 8 + 36 + 12);
+    // A second of a hundred requests, of which none is over the rate of requests.
+    let (mut asked, mut answered) = (0, 0);
+    for n in 0..100_u64 {
+        let request = unsigned(3, &UDP);
+        asked += 28 + request.len();
+        let now = s(50) + Duration::from_millis(10 * n);
+        world.server.datagram(now, local, addr("192.0.2.3:9"), &request);
+        while let Some(Output::Datagram { data, .. }) = world.server.poll_output() {
+            answered += 28 + data.len();
+        }
+    }
+    assert!(answered <= asked + 4096 + 256, "{answered} for {asked}");
+    // Whoever answers the challenge gets in, also from an address in whose name many were asked for.
+    world.now = s(52);
+    assert!(is_allocated(&world.join("192.0.2.3:10", alice(Transport::Udp)).1));
+    // A stream's source is not forged.
+    assert!(is_allocated(&world.join("192.0.2.3:11", alice(Transport::Tcp)).1));
 }
 
 #[test]
 fn a_flood_of_strangers_is_bounded_and_others_still_get_in() {
     let mut world = World::new(config());
     world.join("198.51.100.1:1000", alice(Transport::Udp));
-    let bare = [&[0, 3, 0, 0, 0x21, 0x12, 0xa4, 0x42][..], &[7; 12]].concat();
+    let bare = unsigned(3, &UDP);
     let mut answered = 0;
     for n in 0..20_000_u32 {
         // Two thousand a second, each from an address of its own.
@@ -427,7 +608,8 @@ fn a_flood_of_strangers_is_bounded_and_others_still_get_in() {
         world.server.datagram(world.now, addr(LOCAL), addr("198.51.100.9:9"), &bare);
         answered += u32::from(world.server.poll_output().is_some());
     }
-    assert_eq!(answered, 200);
+    // 4,096 bytes beyond what came, 56 for each answer, and then every other one.
+    assert_eq!(answered, 73 + 63);
     assert!(is_allocated(&world.join("198.51.100.2:1000", alice(Transport::Udp)).1));
     let now = world.instant();
     world.peers[0].client.handle_timeout(now);

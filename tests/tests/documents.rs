@@ -29,7 +29,7 @@ fn config() -> Config {
 /// A broker, a STUN server with two addresses, and a TURN server for alice.
 async fn servers() -> Serving {
     let users = vec![("alice".into(), "secret".into())];
-    let turn = Some(WantedTurn { users, secret: None, relay_ip: Some(LOOPBACK) });
+    let turn = Some(WantedTurn { users, relay_ip: Some(LOOPBACK), ..WantedTurn::default() });
     let second_ip = Some(Ipv4Addr::new(127, 0, 0, 2).into());
     let wanted = Wanted { ip: LOOPBACK, second_ip, mqtt_port: 0, stun_ports: [0, 0], turn };
     Serving::start(&wanted).await.unwrap()
@@ -281,7 +281,7 @@ async fn a_pipe_through_a_relay() {
     for _ in 0..2 {
         let mut config = config();
         (config.brokers, config.stun) = (list.brokers.clone(), list.stun.clone());
-        config.turn = vec![list.turn[0].resolve().await.unwrap()];
+        config.turn = vec![list.turn[0].resolve(p2pd::servers::Commands::Refused).await.unwrap()];
         nodes.push(Node::builder(config).echo(true).bind().await.unwrap());
     }
     let plan = Plan { strategies: [Strategy::Relay].into_iter().collect(), timeout: LONG, ..Plan::default() };

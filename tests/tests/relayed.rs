@@ -33,14 +33,18 @@ fn pair(driver: Driver, mode: PipeMode, trace: Option<Trace>) -> Pair {
 
 fn pair_by(driver: Driver, mode: PipeMode, trace: Option<Trace>, plan: Plan) -> Pair {
     let users = vec![("alice".into(), "secret".into())];
-    let turn = Some(WantedTurn { users, secret: None, relay_ip: Some(LOOPBACK) });
+    let turn = Some(WantedTurn { users, relay_ip: Some(LOOPBACK), ..WantedTurn::default() });
     let wanted = Wanted { ip: LOOPBACK, second_ip: None, mqtt_port: 0, stun_ports: [0, 0], turn };
     let servers = runtime().block_on(Serving::start(&wanted)).unwrap();
     let list = servers.servers("127.0.0.1", 0);
     let config = || {
         let mut config = Config::new(SecretKey::from_bytes(p2pd_sys::random_seed().unwrap()));
         (config.brokers, config.stun) = (list.brokers.clone(), list.stun.clone());
-        config.turn = list.turn.iter().map(|t| runtime().block_on(t.resolve()).unwrap()).collect();
+        config.turn = list
+            .turn
+            .iter()
+            .map(|t| runtime().block_on(t.resolve(p2pd::servers::Commands::Refused)).unwrap())
+            .collect();
         (config.bind, config.allow_plain) = (Some(LOOPBACK), true);
         config
     };

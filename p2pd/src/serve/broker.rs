@@ -1,6 +1,6 @@
 //! The broker's sockets: one task owns the broker, one serves each client.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::mem;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -13,21 +13,17 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::{ReadHalf, WriteHalf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, mpsc, oneshot};
-use tokio::task::JoinSet;
-
-use super::door::{Door, Place};
+use tokio::task::{AbortHandle, JoinSet};
 
 /// What the clients' tasks have said and the broker has not heard; a task with more to say waits.
 const QUEUE: usize = 1024;
 /// A closed client may take this long to take the rest of its output.
 const LINGER: Duration = Duration::from_secs(5);
-
-/// Clients at a time of one address, which may be that of many behind one NAT. In all there are as many as
-/// the broker takes.
-const MAX_CLIENTS_OF_ONE: usize = 128;
+/// Closed clients that may do so at a time; each has a socket still.
+const LINGERING: usize = 256;
 
 enum Happened {
-    Accepted(TcpStream, IpAddr, Place),
+    Accepted(TcpStream, IpAddr),
     Received(ConnId, Bytes),
     Sent(ConnId, usize),
     Closed(ConnId),
@@ -69,6 +65,7 @@ struct Client {
     output: Arc<Outbox>,
     /// Dropped with the client: its task then has [`LINGER`] to end.
     _closing: oneshot::Sender<()>,
+    task: AbortHandle,
 }
 
 impl Drop for Client {
@@ -78,15 +75,15 @@ impl Drop for Client {
 }
 
 pub(super) async fn run(began: Instant, limits: Limits, listeners: Vec<TcpListener>) {
-    let door = Door::new(limits.connections, MAX_CLIENTS_OF_ONE.min(limits.connections));
     let mut broker = Broker::new(limits);
     let (events, mut happened) = mpsc::channel(QUEUE);
     // Dropped with this task, and with it every client.
     let mut tasks = JoinSet::new();
     for listener in listeners {
-        tasks.spawn(accept(listener, door.clone(), events.clone()));
+        tasks.spawn(accept(listener, events.clone()));
     }
     let mut clients: HashMap<ConnId, Client> = HashMap::new();
+    let mut lingering = VecDeque::new();
     let mut next = 0;
     loop {
         // Somebody may set the clock meanwhile.
@@ -97,20 +94,16 @@ pub(super) async fn run(began: Instant, limits: Limits, listeners: Vec<TcpListen
         tokio::select! {
             event = happened.recv() => match event {
                 None => return,
-                Some(Happened::Accepted(stream, from, place)) => {
+                Some(Happened::Accepted(stream, from)) => {
                     let conn = ConnId(next);
                     next += 1;
-                    let _ = stream.set_nodelay(true);
-                    let output = Arc::new(Outbox::default());
-                    let (closing, closed) = oneshot::channel();
-                    let serving = client(conn, stream, output.clone(), closed, events.clone());
-                    tasks.spawn(async move {
-                        serving.await;
-                        // While its task lingers, its socket is there too.
-                        drop(place);
-                    });
-                    clients.insert(conn, Client { output, _closing: closing });
-                    broker.accept_from(began.elapsed(), conn, from);
+                    if broker.accept(began.elapsed(), conn, from) {
+                        let _ = stream.set_nodelay(true);
+                        let output = Arc::new(Outbox::default());
+                        let (closing, closed) = oneshot::channel();
+                        let task = tasks.spawn(client(conn, stream, output.clone(), closed, events.clone()));
+                        clients.insert(conn, Client { output, _closing: closing, task });
+                    }
                 }
                 Some(Happened::Received(conn, data)) => broker.receive(began.elapsed(), conn, &data),
                 Some(Happened::Sent(conn, n)) => broker.sent(conn, n),
@@ -132,19 +125,29 @@ pub(super) async fn run(began: Instant, limits: Limits, listeners: Vec<TcpListen
                     }
                 }
                 // The end of the queue is the end of the stream.
-                Output::Close(conn) => drop(clients.remove(&conn)),
+                Output::Close(conn) => {
+                    lingering.extend(clients.remove(&conn).map(|client| client.task.clone()));
+                    if lingering.len() > LINGERING
+                        && let Some(first) = lingering.pop_front()
+                    {
+                        first.abort();
+                    }
+                }
+                Output::Drop(conn) => {
+                    if let Some(client) = clients.remove(&conn) {
+                        client.task.abort();
+                    }
+                }
             }
         }
     }
 }
 
-async fn accept(listener: TcpListener, door: Arc<Door>, events: mpsc::Sender<Happened>) {
+async fn accept(listener: TcpListener, events: mpsc::Sender<Happened>) {
     loop {
         match listener.accept().await {
             Ok((stream, from)) => {
-                let Some(place) = door.enter(from) else { continue };
-                let from = p2pd_rendezvous::owner(from.ip());
-                if events.send(Happened::Accepted(stream, from, place)).await.is_err() {
+                if events.send(Happened::Accepted(stream, from.ip())).await.is_err() {
                     return;
                 }
             }

@@ -1,63 +1,80 @@
-//! Who may come in: so many TCP clients in all, and so many of one address.
+//! Who may come in over TCP to the STUN and the TURN server: each network has its share of the places, and where all are
+//! taken, the idlest of the network that has most makes room.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use p2pd_rendezvous::{Crowd, Shares};
+use tokio::sync::Notify;
 
 #[derive(Debug)]
 pub(super) struct Door {
-    most: usize,
-    most_of_one: usize,
+    began: Instant,
     inside: Mutex<Inside>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Inside {
-    all: usize,
-    of: HashMap<IpAddr, usize>,
+    crowd: Crowd<u64>,
+    next: u64,
+    /// Told when their places are another's.
+    evicted: HashMap<u64, Arc<Notify>>,
 }
 
 /// A client's place, its until this is dropped.
 #[derive(Debug)]
 pub(super) struct Place {
     door: Arc<Door>,
-    owner: IpAddr,
+    id: u64,
+    evicted: Arc<Notify>,
 }
 
 impl Door {
-    pub(super) fn new(most: usize, most_of_one: usize) -> Arc<Self> {
-        Arc::new(Door { most, most_of_one, inside: Mutex::default() })
+    pub(super) fn new(shares: Shares) -> Arc<Self> {
+        let inside = Inside { crowd: Crowd::new(shares), next: 0, evicted: HashMap::new() };
+        Arc::new(Door { began: Instant::now(), inside: Mutex::new(inside) })
     }
 
     /// A place, if there is one for this client.
     pub(super) fn enter(self: &Arc<Self>, client: SocketAddr) -> Option<Place> {
-        let owner = p2pd_rendezvous::owner(client.ip());
-        let mut inside = self.inside();
-        let its = inside.of.get(&owner).copied().unwrap_or_default();
-        if inside.all >= self.most || its >= self.most_of_one {
-            return None;
+        let mut inside = self.lock();
+        let id = inside.next;
+        if let Some(gone) = inside.crowd.enter(self.began.elapsed(), id, client.ip()).ok()?
+            && let Some(evicted) = inside.evicted.remove(&gone)
+        {
+            evicted.notify_one();
         }
-        inside.all += 1;
-        inside.of.insert(owner, its + 1);
-        Some(Place { door: self.clone(), owner })
+        inside.next += 1;
+        let evicted = Arc::new(Notify::new());
+        inside.evicted.insert(id, evicted.clone());
+        Some(Place { door: self.clone(), id, evicted })
     }
 
-    fn inside(&self) -> MutexGuard<'_, Inside> {
+    fn lock(&self) -> MutexGuard<'_, Inside> {
         // Nothing that the lock guards is left half done by a panic.
         self.inside.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
+impl Place {
+    /// The client has asked something.
+    pub(super) fn heard(&self) {
+        self.door.lock().crowd.heard(self.door.began.elapsed(), &self.id);
+    }
+
+    /// Waits until the place is another's.
+    pub(super) async fn evicted(&self) {
+        self.evicted.notified().await;
+    }
+}
+
 impl Drop for Place {
     fn drop(&mut self) {
-        let mut inside = self.door.inside();
-        inside.all -= 1;
-        if let Some(its) = inside.of.get_mut(&self.owner) {
-            *its -= 1;
-            if *its == 0 {
-                inside.of.remove(&self.owner);
-            }
-        }
+        let mut inside = self.door.lock();
+        inside.crowd.leave(&self.id);
+        inside.evicted.remove(&self.id);
     }
 }
 
@@ -65,21 +82,20 @@ impl Drop for Place {
 mod tests {
     use super::*;
 
-    #[test]
-    fn places_are_counted_by_owner_and_in_all_and_come_back() {
-        let door = Door::new(4, 2);
+    #[tokio::test]
+    async fn places_come_back_and_the_idlest_is_told_when_its_place_is_anothers() {
+        let door = Door::new(Shares { all: 4, one: 2 });
         let enter = |from: &str| door.enter(from.parse().unwrap());
-        let one = (enter("192.0.2.1:1"), enter("[::ffff:192.0.2.1]:2"));
-        assert!(one.0.is_some() && one.1.is_some());
+        let one = [enter("192.0.2.1:1").unwrap(), enter("[::ffff:192.0.2.1]:2").unwrap()];
         assert!(enter("192.0.2.1:3").is_none(), "two of one address");
-        let six = (enter("[2001:db8::1]:1"), enter("[2001:db8::2]:1"));
-        assert!(six.0.is_some() && six.1.is_some());
-        assert!(enter("192.0.2.2:1").is_none(), "four in all");
-        drop(one.0);
-        assert!(enter("[2001:db8::3]:1").is_none(), "an IPv6 network is one");
+        let six = [enter("[2001:db8::1]:1").unwrap(), enter("[2001:db8:1::1]:1").unwrap()];
+        one[0].heard();
+        let late = enter("198.51.100.2:1").unwrap();
+        one[1].evicted().await;
+        drop(one);
         assert!(enter("192.0.2.1:4").is_some());
-        drop((one.1, six));
-        let inside = door.inside();
-        assert_eq!((inside.all, inside.of.len()), (0, 0));
+        drop((six, late));
+        let inside = door.lock();
+        assert_eq!((inside.crowd.len(), inside.evicted.len()), (0, 0));
     }
 }

@@ -4,19 +4,19 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use p2pd_rendezvous::Shares;
 use p2pd_rendezvous::stun::{Server, Stream};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::task::JoinSet;
 
-use super::door::Door;
+use super::door::{Door, Place};
 use super::turn::Turn;
 use super::{ServeError, TRIES, listen};
 
-/// TCP clients at a time, in all and of one address; a further one is closed. One that waited to be accepted
-/// would wait as long as the others please.
-const MAX_CLIENTS: usize = 512;
-const MAX_CLIENTS_OF_ONE: usize = 32;
+/// TCP clients at a time, in all and of one address. One that waited to be accepted would wait as long as the others
+/// please.
+const CLIENTS: Shares = Shares { all: 512, one: 32 };
 
 /// One port, open on every address for UDP and TCP.
 #[derive(Debug)]
@@ -74,7 +74,7 @@ pub(super) fn start(
     ports: Vec<Port>,
     turn: impl FnOnce(Arc<[(SocketAddr, UdpSocket)]>) -> Option<Arc<Turn>>,
 ) {
-    let clients = Door::new(MAX_CLIENTS, MAX_CLIENTS_OF_ONE);
+    let clients = Door::new(CLIENTS);
     let (mut udp, mut tcp) = (Vec::new(), Vec::new());
     for (at, socket, listener) in ports.into_iter().flat_map(|p| p.sockets) {
         udp.push((at, socket));
@@ -134,8 +134,10 @@ async fn accept(shared: Shared, local: SocketAddr, listener: TcpListener, client
                 let local = stream.local_addr().unwrap_or(local);
                 let shared = shared.clone();
                 streams.spawn(async move {
-                    serve(shared, local, from, stream).await;
-                    drop(place);
+                    tokio::select! {
+                        () = serve(shared, local, from, stream, &place) => {}
+                        () = place.evicted() => {}
+                    }
                 });
             }
             Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
@@ -144,7 +146,7 @@ async fn accept(shared: Shared, local: SocketAddr, listener: TcpListener, client
     }
 }
 
-async fn serve(shared: Shared, local: SocketAddr, from: SocketAddr, mut stream: TcpStream) {
+async fn serve(shared: Shared, local: SocketAddr, from: SocketAddr, mut stream: TcpStream, place: &Place) {
     let Shared { began, server, turn } = shared;
     let _ = stream.set_nodelay(true);
     let mut state = Stream::new(began.elapsed(), local, from);
@@ -158,7 +160,7 @@ async fn serve(shared: Shared, local: SocketAddr, from: SocketAddr, mut stream: 
         held += size;
     }
     if let Some(turn) = turn.filter(|_| !is_binding(&buffer)) {
-        return turn.stream(local, from, stream, &buffer[..held]).await;
+        return turn.stream(local, from, stream, &buffer[..held], place).await;
     }
     loop {
         let size = match std::mem::take(&mut held) {
@@ -171,6 +173,9 @@ async fn serve(shared: Shared, local: SocketAddr, from: SocketAddr, mut stream: 
             size => size,
         };
         let answers = state.receive(&mut lock(&server), began.elapsed(), &buffer[..size]);
+        if !answers.data.is_empty() {
+            place.heard();
+        }
         let left = state.deadline().saturating_sub(began.elapsed());
         for data in answers.data {
             let Ok(Ok(())) = tokio::time::timeout(left, stream.write_all(&data)).await else { return };

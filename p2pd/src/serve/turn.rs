@@ -1,6 +1,7 @@
 //! The TURN server's sockets: it shares the STUN server's, and opens one for each allocation.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket as StdSocket};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -8,22 +9,26 @@ use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
 use p2pd_rendezvous::ConnId;
-use p2pd_rendezvous::turn::{Config, Output, RelayId, Server, Users};
+use p2pd_rendezvous::turn::{Config, Limits, Output, RelayId, Server, Users};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::OwnedWriteHalf;
 use tokio::net::{TcpStream, UdpSocket};
 use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 
+use super::door::Place;
+
 /// Messages that may wait for a client that reads slowly; what is beyond is dropped, as a network would.
 const WAITING: usize = 128;
 /// How often what has expired is looked for.
 const TICK: Duration = Duration::from_secs(1);
+/// How often it is looked which addresses this machine has.
+const LOOK: Duration = Duration::from_secs(5);
 /// Longest datagram.
 const LARGEST: usize = 65_536;
 
 /// What is wanted of a TURN server.
-#[derive(Clone, Debug)]
+#[derive(Clone, Default)]
 pub struct Wanted {
     /// Who may relay: names and passwords.
     pub users: Vec<(String, String)>,
@@ -32,6 +37,20 @@ pub struct Wanted {
     /// The address under which peers reach the sockets that relay. Default: the one served on, or where that is
     /// every address, the one of the default route.
     pub relay_ip: Option<IpAddr>,
+    /// Whether peers with private addresses are relayed to although the relay's own is public.
+    pub allow_private: bool,
+    /// How many allocations, and what they carry.
+    pub limits: Limits,
+}
+
+/// Without what is secret.
+impl fmt::Debug for Wanted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Wanted")
+            .field("relay_ip", &self.relay_ip)
+            .field("limits", &self.limits)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Wanted {
@@ -45,10 +64,16 @@ impl Wanted {
         let epoch = SystemTime::UNIX_EPOCH.elapsed().map_or(0, |since| since.as_secs());
         let users = Users { named: self.users.clone(), secret: self.secret.clone(), epoch };
         let mut config = Config::new(users, relay_ip);
-        // Then its clients are on this machine, and so may their peers be.
-        config.loopback = relay_ip.is_loopback();
-        Ok((Server::new(config), relay_ip))
+        (config.allow_private, config.limits) = (self.allow_private, self.limits);
+        let mut server = Server::new(config);
+        server.set_own(own());
+        Ok((server, relay_ip))
     }
+}
+
+/// This machine's addresses.
+fn own() -> Vec<IpAddr> {
+    p2pd_sys::cards().into_iter().flat_map(|card| card.addresses).map(|(ip, _)| ip).collect()
 }
 
 /// The address of ours that the default route leaves from. Nothing is sent.
@@ -115,14 +140,27 @@ impl Turn {
     /// Lets go of what has expired, for ever.
     pub(super) async fn tick(self: Arc<Self>) {
         let mut interval = tokio::time::interval(TICK);
+        let mut looked = Instant::now();
         loop {
             interval.tick().await;
             self.with(|server, now| server.handle_timeout(now));
+            if looked.elapsed() >= LOOK {
+                looked = Instant::now();
+                let own = own();
+                self.with(|server, _| server.set_own(own));
+            }
         }
     }
 
     /// Serves a stream that began with these bytes.
-    pub(super) async fn stream(&self, local: SocketAddr, from: SocketAddr, stream: TcpStream, first: &[u8]) {
+    pub(super) async fn stream(
+        &self,
+        local: SocketAddr,
+        from: SocketAddr,
+        stream: TcpStream,
+        first: &[u8],
+        place: &Place,
+    ) {
         let (mut read, write) = stream.into_split();
         let (sender, receiver) = mpsc::channel(WAITING);
         let conn = {
@@ -139,6 +177,7 @@ impl Turn {
         let reading = async {
             let mut buffer = vec![0; 16 * 1024];
             while let Ok(size @ 1..) = read.read(&mut buffer).await {
+                place.heard();
                 self.with(|server, now| server.receive(now, conn, &buffer[..size]));
             }
         };

@@ -11,8 +11,10 @@ pub(crate) enum FrameError {
     Header,
     /// The body is not what its type asks for.
     Body,
-    /// A CONNECT of another protocol level.
-    Level,
+    /// A CONNECT of MQTT 5.
+    Version5,
+    /// A CONNECT of another version.
+    Version,
 }
 
 /// A client's packet.
@@ -134,10 +136,15 @@ fn parse(first: u8, body: &[u8]) -> Result<Packet, FrameError> {
 
 /// What the codec leaves open of a CONNECT (MQTT 3.1.1 sections 3.1.2.2 to 3.1.2.7).
 fn check_connect(body: &[u8]) -> Result<(), FrameError> {
-    let [0, 4, b'M', b'Q', b'T', b'T', level, flags, ..] = body else { return Err(FrameError::Body) };
-    if *level != 4 {
-        return Err(FrameError::Level);
-    }
+    let flags = match body {
+        [0, 4, b'M', b'Q', b'T', b'T', 4, flags, ..] => flags,
+        [0, 4, b'M', b'Q', b'T', b'T', 5, ..] => return Err(FrameError::Version5),
+        // 3.1 called itself otherwise.
+        [0, 4, b'M', b'Q', b'T', b'T', _, ..] | [0, 6, b'M', b'Q', b'I', b's', b'd', b'p', _, ..] => {
+            return Err(FrameError::Version);
+        }
+        _ => return Err(FrameError::Body),
+    };
     let (will, qos, retain) = (flags & 4 != 0, (flags >> 3) & 3, flags & 0x20 != 0);
     if flags & 1 != 0 || qos == 3 || (!will && (qos != 0 || retain)) {
         return Err(FrameError::Body);

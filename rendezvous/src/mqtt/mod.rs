@@ -1,5 +1,8 @@
-//! An MQTT 3.1.1 broker with QoS 0 and 1, retained messages, wills, wildcards, and sessions that outlive a
-//! connection for a while.
+//! An MQTT 3.1.1 broker with QoS 0 and 1, retained messages, wills, and sessions that outlive a connection for a while.
+//!
+//! A subscription names its topic: a filter with a wildcard, or one that begins with `$`, is answered with failure.
+//! Anybody may connect, and with wildcards anybody would see who talks to whom. A topic of p2pd is a hash, which only
+//! those can name who know what was hashed.
 //!
 //! Under `p2pd/name/` it keeps and passes on only records that are signed by the key they name and not out of date, and
 //! replaces one only by a newer one of the same key, until that key gives the name up or the record expires.
@@ -9,6 +12,7 @@
 //! reaches the port may use the broker, within [`Limits`]).
 
 mod frame;
+mod limits;
 mod names;
 mod session;
 mod topic;
@@ -22,80 +26,12 @@ use bytes::Bytes;
 use mqtt_protocol_core::mqtt::packet::{Qos, v3_1_1};
 use mqtt_protocol_core::mqtt::result_code::{ConnectReturnCode, SubackReturnCode};
 
-use crate::ConnId;
 use crate::rate::Bucket;
+use crate::{ConnId, Crowd, Full};
 use frame::{FrameError, Framer, Packet};
+pub use limits::Limits;
 use session::{Message, Room, Session};
 pub use topic::MAX_TOPIC;
-
-/// What strangers may make the broker hold and do.
-#[derive(Clone, Debug)]
-pub struct Limits {
-    /// Connections at a time; a further one is closed. Default 1,024.
-    pub connections: usize,
-    /// Sessions at a time, connected or remembered; a further client takes the place of the one that was left
-    /// first, or is told "server unavailable" where all are connected. Default 2,048.
-    pub sessions: usize,
-    /// Filters of one session; a further one is answered with failure. Default 32.
-    pub subscriptions: usize,
-    /// Filters with wildcards of all sessions: each is looked at for each publication, whoever made it. A further
-    /// one is answered with failure. Default 64.
-    pub wildcards: usize,
-    /// Bytes of one packet; a longer one closes its connection. Default 16 KiB.
-    pub packet: usize,
-    /// QoS 1 messages on their way to one client, not yet acknowledged. Default 32.
-    pub in_flight: usize,
-    /// QoS 1 messages waiting for one client; a further one is dropped. Default 128.
-    pub queue: usize,
-    /// Bytes of messages waiting for one client or not yet acknowledged by it; what is beyond is dropped. Default
-    /// 64 KiB.
-    pub queue_bytes: usize,
-    /// Bytes that one connection has not taken yet: QoS 0 messages beyond it are dropped, QoS 1 messages wait,
-    /// and a connection that takes no answers either is closed. Default 64 KiB.
-    pub output: usize,
-    /// Topics with a retained message; a further one is not retained. Default 1,024.
-    pub retained: usize,
-    /// Bytes of all retained messages; what is beyond is not retained. Default 1 MiB.
-    pub retained_bytes: usize,
-    /// Records of names; a further one is not kept. Each has at most 1,203 bytes. Default 4,096.
-    pub names: usize,
-    /// Of these, what clients of one address may have, as far as [`Broker::accept_from`] tells addresses. Default 32.
-    pub names_of_one: usize,
-    /// What one connection may ask for a second, in the long run: publications, each filter of a subscription or
-    /// its end, pings, and acknowledgements of nothing; a record of a name counts for ten. Beyond it the connection is closed. Default 100, with
-    /// a burst of four seconds' worth.
-    pub requests_per_second: u32,
-    /// A new connection has this long to send CONNECT. Default 5 s.
-    pub connect_within: Duration,
-    /// Longest silence of a client whatever keep-alive it asked for. Default 1 h.
-    pub silence: Duration,
-    /// A session that is not clean is remembered this long after its connection. Default 10 min.
-    pub remember: Duration,
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        Limits {
-            connections: 1024,
-            sessions: 2048,
-            subscriptions: 32,
-            wildcards: 64,
-            packet: 16 * 1024,
-            in_flight: 32,
-            queue: 128,
-            queue_bytes: 64 * 1024,
-            output: 64 * 1024,
-            retained: 1024,
-            retained_bytes: 1024 * 1024,
-            names: 4096,
-            names_of_one: 32,
-            requests_per_second: 100,
-            connect_within: Duration::from_secs(5),
-            silence: Duration::from_secs(3600),
-            remember: Duration::from_secs(600),
-        }
-    }
-}
 
 /// What the broker wants done.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -104,6 +40,8 @@ pub enum Output {
     Send(ConnId, Bytes),
     /// Send what is queued, then close. The broker has forgotten the connection.
     Close(ConnId),
+    /// Close at once, whatever is queued: its place is another's.
+    Drop(ConnId),
 }
 
 /// What the broker has counted.
@@ -111,8 +49,10 @@ pub enum Output {
 pub struct Stats {
     /// Connections accepted.
     pub accepted: u64,
-    /// Connections turned away: too many, or CONNECT refused.
+    /// Connections turned away: too many of their network, or CONNECT refused.
     pub refused: u64,
+    /// Connections closed for a newcomer, because they were the idlest where most came from.
+    pub evicted: u64,
     /// Connections closed because of what they sent or how much.
     pub violations: u64,
     /// Connections closed because they were silent or took no answers.
@@ -133,15 +73,16 @@ pub struct Stats {
 pub struct Broker {
     limits: Limits,
     conns: BTreeMap<ConnId, Conn>,
+    connected: Crowd<ConnId>,
     sessions: BTreeMap<SessionId, Session>,
+    /// Sessions without a connection.
+    remembered: Crowd<SessionId>,
     /// Sessions by the client id that chose them.
     clients: BTreeMap<Box<str>, SessionId>,
-    /// Sessions by filter, where it is a plain name.
-    plain: BTreeMap<Arc<str>, BTreeSet<SessionId>>,
-    /// Filters with a wildcard, and whose they are.
-    wild: BTreeSet<(SessionId, Box<str>)>,
+    /// Sessions by topic.
+    takers: BTreeMap<Arc<str>, BTreeSet<SessionId>>,
     retained: BTreeMap<Arc<str>, Message>,
-    retained_bytes: usize,
+    retaining: Crowd<Arc<str>>,
     names: names::Records,
     /// What Unix time it was at the caller's zero.
     unix_at_zero: Option<Duration>,
@@ -171,7 +112,7 @@ struct Conn {
     /// Bytes sent to it that it has not taken.
     unsent: usize,
     requests: Bucket,
-    from: Option<IpAddr>,
+    from: IpAddr,
 }
 
 #[derive(Debug)]
@@ -193,6 +134,7 @@ enum End {
     Violation,
     Stalled,
     TakenOver,
+    Evicted,
     Gone,
 }
 
@@ -200,15 +142,16 @@ impl Broker {
     /// A broker with no clients.
     pub fn new(limits: Limits) -> Self {
         Broker {
-            limits,
             conns: BTreeMap::new(),
+            connected: Crowd::new(limits.connections),
             sessions: BTreeMap::new(),
+            remembered: Crowd::new(limits.sessions),
             clients: BTreeMap::new(),
-            plain: BTreeMap::new(),
-            wild: BTreeSet::new(),
+            takers: BTreeMap::new(),
             retained: BTreeMap::new(),
-            retained_bytes: 0,
-            names: names::Records::default(),
+            retaining: Crowd::new(limits.retained),
+            names: names::Records::new(limits.names),
+            limits,
             unix_at_zero: None,
             timers: BTreeSet::new(),
             outputs: VecDeque::new(),
@@ -217,26 +160,23 @@ impl Broker {
         }
     }
 
-    /// A connection was accepted.
-    pub fn accept(&mut self, now: Duration, conn: ConnId) {
-        self.accept_any(now, conn, None);
-    }
-
-    /// The same, and whose connection it is: see [`owner`](crate::owner).
-    pub fn accept_from(&mut self, now: Duration, conn: ConnId, from: IpAddr) {
-        self.accept_any(now, conn, Some(from));
-    }
-
     /// Tells what time it is now, as a duration since 1970. Without it, records of names do not expire.
     pub fn set_unix_time(&mut self, now: Duration, unix: Duration) {
         self.unix_at_zero = Some(unix.saturating_sub(now));
     }
 
-    fn accept_any(&mut self, now: Duration, conn: ConnId, from: Option<IpAddr>) {
+    /// A connection from this address was accepted. False: its network has its share of them. Close it, and say no
+    /// more of it.
+    #[must_use]
+    pub fn accept(&mut self, now: Duration, conn: ConnId, from: IpAddr) -> bool {
         self.stats.accepted += 1;
-        if self.conns.len() >= self.limits.connections {
-            self.stats.refused += 1;
-            return self.outputs.push_back(Output::Close(conn));
+        match self.connected.enter(now, conn, from) {
+            Err(Full) => {
+                self.stats.refused += 1;
+                return false;
+            }
+            Ok(Some(idlest)) => self.end(now, idlest, End::Evicted),
+            Ok(None) => {}
         }
         let rate = self.limits.requests_per_second;
         let deadline = now + self.limits.connect_within;
@@ -245,6 +185,7 @@ impl Broker {
         let state = Conn { framer, phase: Phase::New, deadline, armed: deadline, unsent: 0, requests, from };
         self.conns.insert(conn, state);
         self.timers.insert((deadline, Due::Conn(conn)));
+        true
     }
 
     /// Bytes came in on a connection. Those of an unknown one are ignored.
@@ -254,10 +195,13 @@ impl Broker {
                 Ok(Some(packet)) => self.packet(now, conn, packet),
                 Ok(None) => return,
                 Err(why) => {
-                    if why == FrameError::Level && matches!(state.phase, Phase::New) {
-                        return self.refuse(now, conn, ConnectReturnCode::UnacceptableProtocolVersion);
-                    }
-                    return self.end(now, conn, End::Violation);
+                    return match (why, &state.phase) {
+                        (FrameError::Version5, Phase::New) => self.refuse_5(now, conn),
+                        (FrameError::Version, Phase::New) => {
+                            self.refuse(now, conn, ConnectReturnCode::UnacceptableProtocolVersion);
+                        }
+                        _ => self.end(now, conn, End::Violation),
+                    };
                 }
             }
         }
@@ -321,6 +265,7 @@ impl Broker {
             }
             (Phase::Open { session, silence, .. }, packet) => {
                 state.deadline = now + *silence;
+                self.connected.heard(now, &conn);
                 (*session, packet)
             }
         };
@@ -380,9 +325,6 @@ impl Broker {
                 present = false;
             }
         }
-        if !present && self.sessions.len() >= self.limits.sessions && !self.forget_first_left() {
-            return self.refuse(now, conn, ConnectReturnCode::ServerUnavailable);
-        }
         let session = match self.clients.get(client) {
             Some(id) => *id,
             None => {
@@ -395,11 +337,12 @@ impl Broker {
                 id
             }
         };
-        let half_more = Duration::from_millis(u64::from(connect.keep_alive()) * 1500);
-        let silence = match connect.keep_alive() {
-            0 => self.limits.silence,
-            _ => half_more.min(self.limits.silence),
+        let longest = self.limits.keep_alive;
+        let keep_alive = match connect.keep_alive() {
+            0 => longest,
+            seconds => Duration::from_secs(seconds.into()).min(longest),
         };
+        let silence = keep_alive * 3 / 2;
         if let Some(state) = self.conns.get_mut(&conn) {
             state.phase = Phase::Open { session, silence, will };
             state.deadline = now + silence;
@@ -413,6 +356,7 @@ impl Broker {
             }
             s.conn = Some(conn);
             s.clean = clean;
+            self.remembered.leave(&session);
         }
         self.connack(now, conn, ConnectReturnCode::Accepted, present);
         self.push(session);
@@ -432,7 +376,11 @@ impl Broker {
         };
         match names::is_name(&message.topic) {
             true => self.record(now, conn, message),
-            false => self.distribute(message),
+            false => {
+                if let Some(from) = self.conns.get(&conn).map(|conn| conn.from) {
+                    self.distribute(now, message, from);
+                }
+            }
         }
         if let Some(id) = publish.packet_id() {
             let ack = v3_1_1::Puback::builder().packet_id(id).build();
@@ -444,12 +392,11 @@ impl Broker {
     /// to it sees.
     fn record(&mut self, now: Duration, conn: ConnId, mut message: Message) {
         let claim = names::Claim::read(&message.topic, &message.payload).filter(|_| message.retain);
-        let from = self.conns.get(&conn).and_then(|c| c.from);
-        let most = (self.limits.names, self.limits.names_of_one);
+        let Some(from) = self.conns.get(&conn).map(|conn| conn.from) else { return };
         let unix = self.unix(now);
-        if claim.is_some_and(|claim| self.names.keep(&message, claim, from, unix, most)) {
+        if claim.is_some_and(|claim| self.names.keep(now, &message, claim, from, unix)) {
             message.retain = false;
-            self.distribute(message);
+            self.deliver_to_takers(&message);
         } else {
             self.stats.records_refused += 1;
         }
@@ -459,34 +406,41 @@ impl Broker {
         self.unix_at_zero.map(|zero| zero + now)
     }
 
-    /// A copy for each session that has a matching filter, however many match.
-    fn distribute(&mut self, mut message: Message) {
+    fn distribute(&mut self, now: Duration, mut message: Message, from: IpAddr) {
         if message.retain {
-            self.retain(&message);
+            self.retain(now, &message, from);
             message.retain = false;
         }
-        let named = self.plain.get(&message.topic).into_iter().flatten();
-        let wild = self.wild.iter().filter(|(_, filter)| topic::matches(filter, &message.topic));
-        let takers: BTreeSet<SessionId> = named.chain(wild.map(|(id, _)| id)).copied().collect();
+        self.deliver_to_takers(&message);
+    }
+
+    /// A copy for each session that subscribed to the topic.
+    fn deliver_to_takers(&mut self, message: &Message) {
+        let takers: Vec<SessionId> = self.takers.get(&message.topic).into_iter().flatten().copied().collect();
         for id in takers {
-            let qos = self.sessions.get(&id).and_then(|s| s.granted(&message.topic));
-            if let Some(at_least_once) = qos {
+            let granted = self.sessions.get(&id).and_then(|s| s.granted(&message.topic));
+            if let Some(at_least_once) = granted {
                 let at_least_once = at_least_once && message.at_least_once;
                 self.deliver(id, Message { at_least_once, ..message.clone() });
             }
         }
     }
 
-    fn retain(&mut self, message: &Message) {
-        // The old one goes even where the new one finds no place: it is not the last any more.
-        if let Some(old) = self.retained.remove(&message.topic) {
-            self.retained_bytes -= old.size();
-        }
-        let bytes = self.retained_bytes + message.size();
-        let fits = self.retained.len() < self.limits.retained && bytes <= self.limits.retained_bytes;
-        if fits && !message.payload.is_empty() {
-            self.retained.insert(message.topic.clone(), message.clone());
-            self.retained_bytes = bytes;
+    fn retain(&mut self, now: Duration, message: &Message, from: IpAddr) {
+        let topic = &message.topic;
+        let fits = !message.payload.is_empty() && message.payload.len() <= self.limits.retained_bytes;
+        match fits.then(|| self.retaining.enter(now, topic.clone(), from)) {
+            Some(Ok(gone)) => {
+                if let Some(gone) = gone {
+                    self.retained.remove(&gone);
+                }
+                self.retained.insert(topic.clone(), message.clone());
+            }
+            // The old one goes even where the new one finds no place: it is not the last any more.
+            None | Some(Err(Full)) => {
+                self.retaining.leave(topic);
+                self.retained.remove(topic);
+            }
         }
     }
 
@@ -528,10 +482,7 @@ impl Broker {
         for entry in subscribe.entries() {
             let (filter, at_least_once) = (entry.topic_filter(), entry.sub_opts().qos() != Qos::AtMostOnce);
             let Some(session) = self.sessions.get_mut(&id) else { return };
-            let wild = topic::has_wildcard(filter).then(|| (id, Box::from(filter)));
-            let new = wild.as_ref().is_some_and(|w| !self.wild.contains(w));
-            if !topic::is_filter(filter)
-                || (new && self.wild.len() >= self.limits.wildcards)
+            if !topic::is_subscribable(filter)
                 || !session.subscribe(filter, at_least_once, self.limits.subscriptions)
             {
                 codes.push(SubackReturnCode::Failure);
@@ -541,16 +492,9 @@ impl Broker {
                 true => SubackReturnCode::SuccessMaximumQos1,
                 false => SubackReturnCode::SuccessMaximumQos0,
             });
-            if let Some(wild) = wild {
-                self.wild.insert(wild);
-                let kept = self.retained.values().chain(self.names.all(unix));
-                let matching = kept.filter(|m| topic::matches(filter, &m.topic));
-                retained.extend(matching.map(|m| (m.clone(), at_least_once)));
-            } else {
-                self.plain.entry(filter.into()).or_default().insert(id);
-                let kept = self.retained.get(filter).or_else(|| self.names.get(filter, unix));
-                retained.extend(kept.map(|m| (m.clone(), at_least_once)));
-            }
+            self.takers.entry(filter.into()).or_default().insert(id);
+            let kept = self.retained.get(filter).or_else(|| self.names.get(filter, unix));
+            retained.extend(kept.map(|m| (m.clone(), at_least_once)));
         }
         let ack = v3_1_1::Suback::builder().packet_id(subscribe.packet_id()).return_codes(codes).build();
         self.answer(now, conn, ack.map(|a| a.to_continuous_buffer()).unwrap_or_default());
@@ -574,13 +518,10 @@ impl Broker {
     }
 
     fn unlist(&mut self, id: SessionId, filter: &str) {
-        if topic::has_wildcard(filter) {
-            self.wild.remove(&(id, filter.into()));
-        }
-        if let Some(sessions) = self.plain.get_mut(filter) {
+        if let Some(sessions) = self.takers.get_mut(filter) {
             sessions.remove(&id);
             if sessions.is_empty() {
-                self.plain.remove(filter);
+                self.takers.remove(filter);
             }
         }
     }
@@ -596,6 +537,14 @@ impl Broker {
         self.end(now, conn, End::Disconnect);
     }
 
+    /// CONNACK of MQTT 5 with reason 0x84, "unsupported protocol version", and no properties: a client that can do
+    /// both steps down.
+    fn refuse_5(&mut self, now: Duration, conn: ConnId) {
+        self.stats.refused += 1;
+        self.answer(now, conn, vec![0x20, 3, 0, 0x84, 0]);
+        self.end(now, conn, End::Disconnect);
+    }
+
     /// Sends an answer, which cannot wait: a connection that takes none is closed.
     fn answer(&mut self, now: Duration, conn: ConnId, bytes: Vec<u8>) {
         let Some(state) = self.conns.get_mut(&conn) else { return };
@@ -608,13 +557,17 @@ impl Broker {
 
     fn end(&mut self, now: Duration, conn: ConnId, why: End) {
         let Some(state) = self.conns.remove(&conn) else { return };
+        self.connected.leave(&conn);
         match why {
             End::Violation => self.stats.violations += 1,
             End::Stalled => self.stats.stalled += 1,
+            End::Evicted => self.stats.evicted += 1,
             End::Disconnect | End::TakenOver | End::Gone => {}
         }
-        if why != End::Gone {
-            self.outputs.push_back(Output::Close(conn));
+        match why {
+            End::Gone => {}
+            End::Evicted => self.outputs.push_back(Output::Drop(conn)),
+            _ => self.outputs.push_back(Output::Close(conn)),
         }
         self.timers.remove(&(state.armed, Due::Conn(conn)));
         let Phase::Open { session, will, .. } = state.phase else { return };
@@ -626,28 +579,25 @@ impl Broker {
                 let until = now + self.limits.remember;
                 s.until = Some(until);
                 self.timers.insert((until, Due::Session(session)));
+                match self.remembered.enter(now, session, state.from) {
+                    Ok(None) => {}
+                    Ok(Some(other)) => self.forget(other),
+                    Err(Full) => self.forget(session),
+                }
             }
         }
         if let Some(will) = will.filter(|w| why != End::Disconnect && !names::is_name(&w.topic)) {
-            self.distribute(will);
+            self.distribute(now, will, state.from);
         }
-    }
-
-    /// Makes room for a newcomer; false where every session has its client there.
-    fn forget_first_left(&mut self) -> bool {
-        let first = self.timers.iter().find_map(|(_, due)| match due {
-            Due::Session(id) => Some(*id),
-            Due::Conn(_) => None,
-        });
-        first.map(|id| self.forget(id)).is_some()
     }
 
     fn forget(&mut self, id: SessionId) {
         let Some(session) = self.sessions.remove(&id) else { return };
+        self.remembered.leave(&id);
         if let Some(until) = session.until {
             self.timers.remove(&(until, Due::Session(id)));
         }
-        for filter in session.filters() {
+        for filter in session.topics() {
             self.unlist(id, filter);
         }
         self.clients.remove(session.client());

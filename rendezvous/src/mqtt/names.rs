@@ -17,6 +17,7 @@ use curve25519_dalek::MontgomeryPoint;
 use ed25519_dalek::{Signature, VerifyingKey};
 
 use super::session::Message;
+use crate::{Crowd, Full, Shares};
 
 /// Topics of names begin so.
 const PREFIX: &str = "p2pd/name/";
@@ -83,28 +84,34 @@ impl Claim {
 struct Held {
     claim: Claim,
     message: Message,
-    /// Who sent it.
-    from: Option<IpAddr>,
 }
 
 /// The records that are kept, one for each name.
-#[derive(Debug, Default)]
-pub(super) struct Records(BTreeMap<Arc<str>, Held>);
+#[derive(Debug)]
+pub(super) struct Records {
+    held: BTreeMap<Arc<str>, Held>,
+    /// Where each came from, and when last.
+    senders: Crowd<Arc<str>>,
+}
 
 impl Records {
-    /// Keeps a record, if its key may have the name and there is room: for so many in all, and so many of one address.
+    pub(super) fn new(shares: Shares) -> Self {
+        Records { held: BTreeMap::new(), senders: Crowd::new(shares) }
+    }
+
+    /// Keeps a record, if its key may have the name and the sender's network has not its share of names.
     pub(super) fn keep(
         &mut self,
+        now: Duration,
         message: &Message,
         claim: Claim,
-        from: Option<IpAddr>,
+        from: IpAddr,
         unix: Option<Duration>,
-        most: (usize, usize),
     ) -> bool {
         if !claim.is_current(unix) {
             return false;
         }
-        match self.0.get(&message.topic).filter(|held| held.claim.is_current(unix)) {
+        match self.held.get(&message.topic).filter(|held| held.claim.is_current(unix)) {
             Some(held) if held.claim.key == claim.key => {
                 let again = held.claim.sequence == claim.sequence && held.message.payload == message.payload;
                 if !again && held.claim.sequence >= claim.sequence {
@@ -114,30 +121,34 @@ impl Records {
             Some(held) if !held.claim.released => return false,
             _ => {}
         }
-        let moved = self.0.get(&message.topic).is_none_or(|held| held.from != from);
-        if moved && from.is_some() && self.0.values().filter(|held| held.from == from).count() >= most.1 {
-            self.0.retain(|_, held| held.claim.is_current(unix));
-            if self.0.values().filter(|held| held.from == from).count() >= most.1 {
-                return false;
-            }
+        let topic = &message.topic;
+        let mut entered = self.senders.enter(now, topic.clone(), from);
+        if entered == Err(Full) {
+            self.forget_expired(unix);
+            entered = self.senders.enter(now, topic.clone(), from);
         }
-        if !self.0.contains_key(&message.topic) && self.0.len() >= most.0 {
-            self.0.retain(|_, held| held.claim.is_current(unix));
-            if self.0.len() >= most.0 {
-                return false;
-            }
+        match entered {
+            Ok(None) => {}
+            Ok(Some(gone)) => drop(self.held.remove(&gone)),
+            Err(Full) => return false,
         }
-        self.0.insert(message.topic.clone(), Held { claim, message: message.clone(), from });
+        self.held.insert(topic.clone(), Held { claim, message: message.clone() });
         true
+    }
+
+    fn forget_expired(&mut self, unix: Option<Duration>) {
+        let Records { held, senders } = self;
+        held.retain(|topic, held| {
+            let current = held.claim.is_current(unix);
+            if !current {
+                senders.leave(topic);
+            }
+            current
+        });
     }
 
     /// What is kept under a topic.
     pub(super) fn get(&self, topic: &str, unix: Option<Duration>) -> Option<&Message> {
-        self.0.get(topic).filter(|held| held.claim.is_current(unix)).map(|held| &held.message)
-    }
-
-    /// All that is kept.
-    pub(super) fn all(&self, unix: Option<Duration>) -> impl Iterator<Item = &Message> {
-        self.0.values().filter(move |held| held.claim.is_current(unix)).map(|held| &held.message)
+        self.held.get(topic).filter(|held| held.claim.is_current(unix)).map(|held| &held.message)
     }
 }

@@ -7,7 +7,6 @@ use std::sync::Arc;
 use bytes::Bytes;
 use mqtt_protocol_core::mqtt::packet::{Qos, v3_1_1};
 
-use super::topic;
 use crate::ConnId;
 
 /// A publication.
@@ -44,8 +43,8 @@ pub(super) struct Session {
     pub(super) clean: bool,
     /// When it is forgotten, while it has no connection.
     pub(super) until: Option<Duration>,
-    /// Whether QoS 1 was granted.
-    filters: BTreeMap<Box<str>, bool>,
+    /// Subscribed to, and whether QoS 1 was granted.
+    topics: BTreeMap<Box<str>, bool>,
     waiting: VecDeque<Message>,
     /// By packet identifier; the order they were sent in is kept beside it.
     in_flight: BTreeMap<u16, Message>,
@@ -64,7 +63,7 @@ impl Session {
             conn: None,
             clean: true,
             until: None,
-            filters: BTreeMap::new(),
+            topics: BTreeMap::new(),
             waiting: VecDeque::new(),
             in_flight: BTreeMap::new(),
             order: VecDeque::new(),
@@ -78,34 +77,26 @@ impl Session {
         &self.client
     }
 
-    pub(super) fn filters(&self) -> impl Iterator<Item = &str> {
-        self.filters.keys().map(|f| &**f)
+    pub(super) fn topics(&self) -> impl Iterator<Item = &str> {
+        self.topics.keys().map(|t| &**t)
     }
 
     /// Whether there was room for one more.
-    pub(super) fn subscribe(&mut self, filter: &str, at_least_once: bool, most: usize) -> bool {
-        let fits = self.filters.contains_key(filter) || self.filters.len() < most;
+    pub(super) fn subscribe(&mut self, topic: &str, at_least_once: bool, most: usize) -> bool {
+        let fits = self.topics.contains_key(topic) || self.topics.len() < most;
         if fits {
-            self.filters.insert(filter.into(), at_least_once);
+            self.topics.insert(topic.into(), at_least_once);
         }
         fits
     }
 
-    pub(super) fn unsubscribe(&mut self, filter: &str) {
-        self.filters.remove(filter);
+    pub(super) fn unsubscribe(&mut self, topic: &str) {
+        self.topics.remove(topic);
     }
 
-    /// The best QoS that a matching filter was granted: true is 1, false 0.
-    pub(super) fn granted(&self, name: &str) -> Option<bool> {
-        if let Some(granted) = self.filters.get(name) {
-            return Some(*granted || self.wild(name).any(|g| g));
-        }
-        self.wild(name).max()
-    }
-
-    fn wild(&self, name: &str) -> impl Iterator<Item = bool> {
-        let wild = self.filters.iter().filter(|(f, _)| topic::has_wildcard(f));
-        wild.filter(move |(f, _)| topic::matches(f, name)).map(|(_, granted)| *granted)
+    /// The QoS that its subscription to a topic was granted: true is 1, false 0.
+    pub(super) fn granted(&self, topic: &str) -> Option<bool> {
+        self.topics.get(topic).copied()
     }
 
     /// Takes a message, unless there is no room for it among at most so many and so many bytes.

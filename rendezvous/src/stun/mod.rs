@@ -8,31 +8,27 @@
 mod stream;
 
 use core::time::Duration;
-use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
 use bytes::Bytes;
 use stun_types::attribute::{
     AttributeType, ErrorCode, Fingerprint, MessageIntegrity, MessageIntegritySha256, Nonce, RawAttribute,
-    Realm, Software, UnknownAttributes, Username, XorMappedAddress,
+    Realm, UnknownAttributes, Username, XorMappedAddress,
 };
 use stun_types::message::{
     BINDING, Message, MessageClass, MessageWrite, MessageWriteExt, MessageWriteVec, StunParseError,
 };
 use stun_types::prelude::{Attribute, AttributeStaticType};
 
-use crate::rate::Bucket;
+use crate::rate::{Bucket, Sources};
 pub use stream::{Answers, Stream};
 
-const MAPPED_ADDRESS: AttributeType = AttributeType::new(0x0001);
 const CHANGE_REQUEST: AttributeType = AttributeType::new(0x0003);
 const RESPONSE_ORIGIN: AttributeType = AttributeType::new(0x802b);
 const OTHER_ADDRESS: AttributeType = AttributeType::new(0x802c);
 /// Largest request, and most attributes in it.
 const MAX_REQUEST: usize = 1500;
 const MAX_ATTRIBUTES: usize = 32;
-/// Sources whose rate is remembered; beyond it all others share one.
-const MAX_SOURCES: usize = 4096;
 
 /// Where the server is reached.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -68,8 +64,8 @@ impl Sites {
 /// Requests a second, in the long run; beyond it there is no answer. A burst of four seconds' worth is taken.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Limits {
-    /// Of one source: an IPv4 address or an IPv6 /64. An answer is up to four times as long as its request,
-    /// over IPv6 six times, and the request may be forged: this bounds what can be turned against an address.
+    /// Of one source: an IPv4 address or an IPv6 /64. The request may be forged, so answers over UDP are short, and what
+    /// they have more bytes than the requests is bounded too: 4,096 bytes for each source, and 256 a second.
     /// Default 50.
     pub per_source: u32,
     /// Of all. Default 5,000.
@@ -110,10 +106,7 @@ pub struct Stats {
 #[derive(Debug)]
 pub struct Server {
     sites: Sites,
-    limits: Limits,
-    sources: BTreeMap<IpAddr, Bucket>,
-    /// Of sources for which there was no place.
-    others: Bucket,
+    sources: Sources,
     total: Bucket,
     stats: Stats,
 }
@@ -121,13 +114,10 @@ pub struct Server {
 impl Server {
     /// A server at these sites.
     pub fn new(sites: Sites, limits: Limits) -> Self {
-        let bucket = |rate: u32| Bucket::new(rate, rate.saturating_mul(4));
         Server {
             sites,
-            limits,
-            sources: BTreeMap::new(),
-            others: bucket(limits.per_source),
-            total: bucket(limits.total),
+            sources: Sources::new(limits.per_source),
+            total: Bucket::new(limits.total, limits.total.saturating_mul(4)),
             stats: Stats::default(),
         }
     }
@@ -160,25 +150,24 @@ impl Server {
             self.stats.malformed += 1;
             return None;
         };
-        if !self.allows(now, crate::owner(from.ip())) {
+        if !self.sources.asks(now, from.ip()) || !self.total.take(now) {
             self.stats.over_rate += 1;
             return None;
         }
         let reply = self.reply(local, from, &request, tcp);
-        let (mut answer, origin) = match reply {
-            Ok(success) => {
-                self.stats.answered += 1;
-                success
-            }
-            Err(error) => {
-                self.stats.refused += 1;
-                (error, local)
-            }
-        };
+        let refused = reply.is_err();
+        let (mut answer, origin) = reply.unwrap_or_else(|error| (error, local));
         if request.has_attribute(Fingerprint::TYPE) {
             answer.add_fingerprint().ok()?;
         }
-        Some(Reply { from: origin, to: from, data: answer.finish().into() })
+        let answer = answer.finish();
+        if !tcp && !self.sources.answers(now, from.ip(), data.len(), answer.len()) {
+            self.stats.over_rate += 1;
+            return None;
+        }
+        let counter = if refused { &mut self.stats.refused } else { &mut self.stats.answered };
+        *counter += 1;
+        Some(Reply { from: origin, to: from, data: answer.into() })
     }
 
     fn reply(
@@ -204,7 +193,7 @@ impl Server {
         let change = match request.raw_attribute(CHANGE_REQUEST).map(|a| <[u8; 4]>::try_from(&*a.value)) {
             None => (false, false),
             Some(Ok([.., flags])) => (flags & 4 != 0, flags & 2 != 0),
-            Some(Err(_)) => return Err(error(request, ErrorCode::BAD_REQUEST, "Bad Request")),
+            Some(Err(_)) => return Err(error(request, ErrorCode::BAD_REQUEST)),
         };
         let origin = match (change, tcp) {
             ((false, false), _) => Some(local),
@@ -218,30 +207,17 @@ impl Server {
         let from = plain(from);
         let mut answer = Message::builder_success(request, MessageWriteVec::new());
         let mapped = XorMappedAddress::new(from, request.transaction_id());
-        // Neither is too long for a message that has nothing else.
+        // None is too long for a message that has nothing else.
         let _ = answer.add_attribute(&mapped);
-        let _ = answer.add_attribute(&address(MAPPED_ADDRESS, from));
-        if !origin.ip().is_unspecified() {
+        // Over UDP, where the request may be forged, only what it is about: RFC 5780 asks for the origin always.
+        let is_about_origin = tcp || request.has_attribute(CHANGE_REQUEST);
+        if is_about_origin && !origin.ip().is_unspecified() {
             let _ = answer.add_attribute(&address(RESPONSE_ORIGIN, plain(origin)));
         }
         if let (Sites::Two { .. }, Some(other)) = (self.sites, self.sites.other(local)) {
             let _ = answer.add_attribute(&address(OTHER_ADDRESS, other));
         }
-        Ok((with_software(answer), origin))
-    }
-
-    fn allows(&mut self, now: Duration, source: IpAddr) -> bool {
-        if !self.sources.contains_key(&source) && self.sources.len() >= MAX_SOURCES {
-            self.sources.retain(|_, b| !b.is_full(now));
-        }
-        let place = match self.sources.len() < MAX_SOURCES || self.sources.contains_key(&source) {
-            true => {
-                let rate = self.limits.per_source;
-                self.sources.entry(source).or_insert_with(|| Bucket::new(rate, rate.saturating_mul(4)))
-            }
-            false => &mut self.others,
-        };
-        place.take(now) && self.total.take(now)
+        Ok((answer, origin))
     }
 }
 
@@ -278,23 +254,17 @@ fn address(kind: AttributeType, address: SocketAddr) -> RawAttribute<'static> {
     RawAttribute::new_owned(kind, value.into())
 }
 
-fn with_software(mut message: MessageWriteVec) -> MessageWriteVec {
-    if let Ok(software) = Software::new("p2pd") {
-        let _ = message.add_attribute(&software);
-    }
-    message
-}
-
-fn error(request: &Message<'_>, code: u16, reason: &str) -> MessageWriteVec {
+/// Without a reason phrase, so that it is short.
+fn error(request: &Message<'_>, code: u16) -> MessageWriteVec {
     let mut answer = Message::builder_error(request, MessageWriteVec::new());
-    if let Ok(code) = ErrorCode::new(code, reason) {
+    if let Ok(code) = ErrorCode::new(code, "") {
         let _ = answer.add_attribute(&code);
     }
-    with_software(answer)
+    answer
 }
 
 fn unknown_attributes(request: &Message<'_>, unknown: &[AttributeType]) -> MessageWriteVec {
-    let mut answer = error(request, ErrorCode::UNKNOWN_ATTRIBUTE, "Unknown Attribute");
+    let mut answer = error(request, ErrorCode::UNKNOWN_ATTRIBUTE);
     let _ = answer.add_attribute(&UnknownAttributes::new(unknown));
     answer
 }

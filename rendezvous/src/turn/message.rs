@@ -1,14 +1,26 @@
 //! What has to be known of a message without believing it, and frames of a stream.
 
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
 pub(super) const USERNAME: u16 = 0x0006;
 pub(super) const INTEGRITY: u16 = 0x0008;
-pub(super) const ERROR_CODE: u16 = 0x0009;
+const ERROR_CODE: u16 = 0x0009;
+const UNKNOWN_ATTRIBUTES: u16 = 0x000a;
 pub(super) const INTEGRITY_SHA256: u16 = 0x001c;
 pub(super) const USERHASH: u16 = 0x001e;
 pub(super) const PASSWORD_ALGORITHMS: u16 = 0x8002;
 
+const PEER_ADDRESS: u16 = 0x0012;
+const REALM: u16 = 0x0014;
+const NONCE: u16 = 0x0015;
+const REQUESTED_TRANSPORT: u16 = 0x0019;
+
 pub(super) const ALLOCATE: u16 = 0x0003;
 pub(super) const ALLOCATED: u16 = 0x0103;
+pub(super) const CREATE_PERMISSION: u16 = 0x0008;
+pub(super) const CHANNEL_BIND: u16 = 0x0009;
+const ERROR: u16 = 0x0110;
+const COOKIE: u32 = 0x2112_a442;
 
 /// Longest message or ChannelData.
 pub(super) const MAX_FRAME: usize = 2048;
@@ -67,10 +79,77 @@ impl<'a> Stun<'a> {
         self.get(INTEGRITY).is_some() || self.get(INTEGRITY_SHA256).is_some()
     }
 
+    pub(super) fn is_error(&self) -> bool {
+        self.kind & ERROR == ERROR
+    }
+
+    pub(super) fn error_code(&self) -> Option<u16> {
+        let [_, _, class, number, ..] = self.get(ERROR_CODE)? else { return None };
+        Some(u16::from(*class) * 100 + u16::from(*number))
+    }
+
+    /// Why a request of a client without an allocation is refused before it is asked who it is: a message without proof
+    /// has to be an Allocate, and that has to say what it asks for.
+    pub(super) fn refused_unsigned(&self) -> Option<u16> {
+        match self.kind {
+            _ if self.is_signed() => None,
+            ALLOCATE => self.get(REQUESTED_TRANSPORT).is_none().then_some(400),
+            _ => Some(437),
+        }
+    }
+
+    /// The peers that are named, as far as they are sound.
+    pub(super) fn peers(&self) -> impl Iterator<Item = SocketAddr> {
+        let (mut rest, id) = (self.body, self.id);
+        core::iter::from_fn(move || {
+            let (kind, value, after) = next(rest)?;
+            rest = after;
+            Some((kind, value))
+        })
+        .filter(|(kind, _)| *kind == PEER_ADDRESS)
+        .filter_map(move |(_, value)| {
+            let (&[_, family, a, b], ip) = value.split_first_chunk()?;
+            let port = u16::from_be_bytes([a, b]) ^ (COOKIE >> 16) as u16;
+            let ip: IpAddr = match family {
+                1 => Ipv4Addr::from_bits(u32::from_be_bytes(ip.try_into().ok()?) ^ COOKIE).into(),
+                2 => {
+                    let id = id.iter().fold(0, |bits, byte| bits << 8 | u128::from(*byte));
+                    let mask = u128::from(COOKIE) << 96 | id;
+                    Ipv6Addr::from_bits(u128::from_be_bytes(ip.try_into().ok()?) ^ mask).into()
+                }
+                _ => return None,
+            };
+            Some((ip, port).into())
+        })
+    }
+
     /// The same with no attributes.
     pub(super) fn bare(&self) -> Vec<u8> {
-        let mut bytes = self.kind.to_be_bytes().to_vec();
-        bytes.extend([0, 0, 0x21, 0x12, 0xa4, 0x42]);
+        self.header(self.kind)
+    }
+
+    /// An answer that says no more than this.
+    pub(super) fn error(&self, code: u16) -> Vec<u8> {
+        let mut bytes = self.header(self.kind | ERROR);
+        append(&mut bytes, ERROR_CODE, &[0, 0, (code / 100) as u8, (code % 100) as u8]);
+        bytes
+    }
+
+    /// An error with nothing but what its receiver has to know: no reason phrase, no SOFTWARE, no FINGERPRINT.
+    pub(super) fn short(&self) -> Vec<u8> {
+        let mut bytes = self.error(self.error_code().unwrap_or(500));
+        for kind in [REALM, NONCE, PASSWORD_ALGORITHMS, UNKNOWN_ATTRIBUTES] {
+            if let Some(value) = self.get(kind) {
+                append(&mut bytes, kind, value);
+            }
+        }
+        bytes
+    }
+
+    fn header(&self, kind: u16) -> Vec<u8> {
+        let mut bytes = kind.to_be_bytes().to_vec();
+        bytes.extend([0, 0]);
+        bytes.extend(COOKIE.to_be_bytes());
         bytes.extend(self.id);
         bytes
     }
@@ -180,6 +259,9 @@ mod tests {
         for cut in 0..bytes.len() {
             assert!(Stun::read(&bytes[..cut]).is_none());
         }
+        assert_eq!((message.is_error(), message.error_code()), (true, Some(438)));
+        let short = [&message.bare()[..2], &[0, 16], &message.bare()[4..], &[0, 9, 0, 4, 0, 0, 4, 38]];
+        assert_eq!(message.short(), [&short.concat()[..], &[0x80, 2, 0, 4, 0, 2, 0, 0]].concat());
         let mut many = message.bare();
         for n in 0..=MAX_ATTRIBUTES {
             assert_eq!(Stun::read(&many).is_some(), n <= MAX_ATTRIBUTES);

@@ -9,7 +9,9 @@
 //! No resource of the system is used here: [`Output::Open`] asks for a socket to relay with, [`Server::opened`] says
 //! which port it has.
 
+mod config;
 mod message;
+mod reach;
 mod users;
 
 use core::time::Duration;
@@ -17,13 +19,20 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 
 use bytes::Bytes;
+use stun_types::attribute::ErrorCode;
+use stun_types::message::{LongTermKeyCredentials, Message, MessageWrite, MessageWriteExt, MessageWriteVec};
 use turn_server_proto::api::{SocketAllocateError, Transmit, TurnServerApi, TurnServerPollRet};
 use turn_server_proto::server::TurnServer;
 use turn_server_proto::types::{AddressFamily, Instant, TransportType};
 
 use crate::ConnId;
-use crate::rate::Bucket;
-use message::{ALLOCATE, ALLOCATED, Framing, MAX_FRAME, PASSWORD_ALGORITHMS, Stun, USERHASH, USERNAME};
+use crate::rate::{Bucket, Flow, Sources};
+pub use config::{Config, Limits};
+use message::{
+    ALLOCATE, ALLOCATED, CHANNEL_BIND, CREATE_PERMISSION, Framing, MAX_FRAME, PASSWORD_ALGORITHMS, Stun,
+    USERHASH, USERNAME,
+};
+use reach::Reach;
 pub use users::Users;
 
 /// Clients without an allocation that are remembered; the oldest makes room. A TCP client keeps its place.
@@ -34,62 +43,10 @@ const STRANGER_FOR: Duration = Duration::from_secs(60);
 const NEW_PER_SECOND: u32 = 1000;
 /// Messages a second of one source without an allocation.
 const PER_SOURCE: u32 = 50;
-/// Sources whose rate is remembered; beyond it all others share one.
-const MAX_SOURCES: usize = 4096;
 /// Names that one client may try: anybody can make up short-lived ones.
 const MAX_NAMES: usize = 8;
 /// The protocol takes no shorter one.
 const SHORTEST_NONCE: Duration = Duration::from_secs(30);
-
-/// What a server is told at its start.
-#[derive(Clone, Debug)]
-pub struct Config {
-    /// Its realm.
-    pub realm: String,
-    /// Who may relay.
-    pub users: Users,
-    /// The addresses under which peers reach the relaying sockets, at most one of each family.
-    pub relay_ips: Vec<IpAddr>,
-    /// Whether peers on loopback are relayed to: for servers that are for this machine only. Default no, so that
-    /// nobody reaches what is local to the server's machine.
-    pub loopback: bool,
-    /// After this a nonce is stale, and its user asked to take the next one (438). Default an hour, at least
-    /// 30 s.
-    pub nonce: Duration,
-    /// How much of everything.
-    pub limits: Limits,
-}
-
-impl Config {
-    /// The defaults, for these users and this address.
-    pub fn new(users: Users, relay_ip: IpAddr) -> Self {
-        Config {
-            realm: "p2pd".into(),
-            users,
-            relay_ips: vec![relay_ip],
-            loopback: false,
-            nonce: Duration::from_secs(3600),
-            limits: Limits::default(),
-        }
-    }
-}
-
-/// Allocations at a time. What is beyond is answered with 508.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Limits {
-    /// In all. Default 1,024.
-    pub allocations: usize,
-    /// Of one user. Default 256: a name is often everybody's.
-    pub per_user: usize,
-    /// Of one address: an IPv4 address or an IPv6 /64. Default 64.
-    pub per_address: usize,
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        Limits { allocations: 1024, per_user: 256, per_address: 64 }
-    }
-}
 
 /// A socket to relay with. Never used twice.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -138,8 +95,10 @@ pub struct Stats {
     pub malformed: u64,
     /// Messages of clients without an allocation that were dropped because there were too many.
     pub over_rate: u64,
-    /// Datagrams to peers that are not relayed to.
+    /// Requests and datagrams to or from peers that are not relayed to.
     pub forbidden: u64,
+    /// Datagrams that were dropped because an allocation or a user had its bytes.
+    pub over_bytes: u64,
 }
 
 /// A client's way to us.
@@ -157,8 +116,8 @@ struct Client {
     framing: Framing,
     /// Who its latest request says it is.
     user: String,
-    /// Names whose passwords the protocol knows.
-    known: Vec<String>,
+    /// Names whose passwords the protocol knows, and these.
+    known: Vec<(String, String)>,
     /// PASSWORD-ALGORITHMS of the challenge.
     algorithms: Option<Vec<u8>>,
     /// The Allocate that was granted, and the answer.
@@ -176,6 +135,14 @@ struct Relay {
     ip: IpAddr,
     /// Once it is open.
     at: Option<SocketAddr>,
+    flow: Flow,
+}
+
+/// What a user's allocations have together. Kept until nothing of it is left to count.
+#[derive(Debug)]
+struct Account {
+    allocations: usize,
+    flow: Flow,
 }
 
 /// The server.
@@ -190,10 +157,10 @@ pub struct Server {
     relays: BTreeMap<RelayId, Way>,
     addresses: BTreeMap<SocketAddr, RelayId>,
     next: u64,
-    per_user: BTreeMap<String, usize>,
+    per_user: BTreeMap<String, Account>,
     per_address: BTreeMap<IpAddr, usize>,
-    sources: BTreeMap<IpAddr, Bucket>,
-    others: Bucket,
+    reach: Reach,
+    sources: Sources,
     newcomers: Bucket,
     output: VecDeque<Output>,
     stats: Stats,
@@ -203,6 +170,7 @@ impl Server {
     /// A server that has heard of nobody.
     pub fn new(config: Config) -> Self {
         Server {
+            reach: Reach::new(config.relay_ips.clone(), config.allow_private),
             config,
             clients: BTreeMap::new(),
             deadlines: BTreeSet::new(),
@@ -212,12 +180,16 @@ impl Server {
             next: 0,
             per_user: BTreeMap::new(),
             per_address: BTreeMap::new(),
-            sources: BTreeMap::new(),
-            others: Bucket::new(PER_SOURCE, PER_SOURCE * 4),
+            sources: Sources::new(PER_SOURCE),
             newcomers: Bucket::new(NEW_PER_SECOND, NEW_PER_SECOND),
             output: VecDeque::new(),
             stats: Stats::default(),
         }
+    }
+
+    /// Tells which addresses the machine has. They are relayed to only where a relay of this server is.
+    pub fn set_own(&mut self, own: impl IntoIterator<Item = IpAddr>) {
+        self.reach.set_own(own.into_iter().map(|ip| ip.to_canonical()).collect());
     }
 
     /// A datagram from `from` came in on the listening socket bound to `local`.
@@ -281,9 +253,19 @@ impl Server {
     /// A datagram from a peer came in on a relaying socket.
     pub fn relayed(&mut self, now: Duration, relay: RelayId, from: SocketAddr, data: &[u8]) {
         let Some(way) = self.relays.get(&relay).copied() else { return };
-        let Some(client) = self.clients.get_mut(&way) else { return };
-        let Some(at) = client.relay.as_ref().and_then(|relay| relay.at) else { return };
+        let Some(client) = self.clients.get(&way) else { return };
+        let Some((at, ip)) = client.relay.as_ref().and_then(|relay| Some((relay.at?, relay.ip))) else {
+            return;
+        };
         let from = SocketAddr::new(from.ip().to_canonical(), from.port());
+        if !self.reaches(ip, from) {
+            self.stats.forbidden += 1;
+            return;
+        }
+        if !self.carries(now, way, data.len()) {
+            return;
+        }
+        let Some(client) = self.clients.get_mut(&way) else { return };
         let transmit = Transmit::new(data.to_vec(), TransportType::Udp, from, at);
         let said = client.protocol.recv(transmit, instant(now));
         if let Some(said) = said.map(|said| said.build()) {
@@ -303,6 +285,7 @@ impl Server {
 
     /// The time of [`poll_timeout`](Self::poll_timeout) has come.
     pub fn handle_timeout(&mut self, now: Duration) {
+        self.per_user.retain(|_, account| account.allocations > 0 || !account.flow.is_full(now));
         while let Some((at, way)) = self.deadlines.first().copied().filter(|(at, _)| *at <= now) {
             self.deadlines.remove(&(at, way));
             let has_allocation = self.clients.get(&way).is_some_and(|client| client.relay.is_some());
@@ -349,9 +332,13 @@ impl Server {
             if !message.is_request() {
                 return;
             }
-            if !self.allows(now, from.ip()) {
+            if !self.sources.asks(now, from.ip()) {
                 self.stats.over_rate += 1;
                 return;
+            }
+            // What needs no state gets none, and a short answer: its source may be forged.
+            if let Some(code) = message.refused_unsigned() {
+                return self.put(way, message.error(code));
             }
         }
         if new && !self.enter(now, way, local, from) {
@@ -377,15 +364,19 @@ impl Server {
             if let Some(name) = hidden.or(shown)
                 && let Some(password) = self.config.users.password(now, name)
             {
-                if !client.known.iter().any(|known| known == name) && client.known.len() < MAX_NAMES {
-                    client.known.push(name.to_owned());
+                if !client.known.iter().any(|(known, _)| known == name) && client.known.len() < MAX_NAMES {
+                    client.known.push((name.to_owned(), password.clone()));
                     client.protocol.add_user(name.to_owned(), password);
                 }
                 name.clone_into(&mut client.user);
             }
         }
         let forgotten = signed && client.algorithms.is_none();
-        let before = self.output.len();
+        if let Some(refusal) = self.refusal(way, &data) {
+            self.stats.forbidden += 1;
+            return self.answer(way, refusal);
+        }
+        let (before, asked) = (self.output.len(), data.len());
         self.serve(now, way, data);
         if forgotten
             && self.output.len() > before
@@ -395,6 +386,70 @@ impl Server {
             message::set_error(&mut answer, 438);
             *data = answer.into();
         }
+        self.bound(now, way, before, asked);
+    }
+
+    /// Drops what was said to a client over UDP that has proven nothing, where it is too much for what came from there.
+    fn bound(&mut self, now: Duration, way: Way, before: usize, asked: usize) {
+        let Way::Udp { from, .. } = way else { return };
+        if self.clients.get(&way).is_some_and(|client| client.relay.is_some()) {
+            return;
+        }
+        let size = |output: &Output| match output {
+            Output::Datagram { data, .. } => data.len(),
+            _ => 0,
+        };
+        let answer = self.output.iter().skip(before).map(size).sum();
+        if answer > 0 && !self.sources.answers(now, from.ip(), asked, answer) {
+            self.stats.over_rate += 1;
+            self.output.retain({
+                let mut n = 0;
+                move |output| {
+                    n += 1;
+                    n <= before || !matches!(output, Output::Datagram { .. })
+                }
+            });
+        }
+    }
+
+    /// The answer to a request to reach whom no relay reaches, if the request is its user's: 403. Whatever else the
+    /// protocol makes of such requests, nothing is carried.
+    fn refusal(&self, way: Way, data: &[u8]) -> Option<Vec<u8>> {
+        let client = self.clients.get(&way)?;
+        let relay = client.relay.as_ref()?;
+        let message = Stun::read(data).filter(|m| matches!(m.kind, CREATE_PERMISSION | CHANNEL_BIND))?;
+        let may = |peer: SocketAddr| match message.kind {
+            // A permission is for all ports, and one of these may be a relay's.
+            CREATE_PERMISSION => self.reach.is_relays(peer.ip()) || self.reach.may(relay.ip, peer.ip()),
+            _ => self.reaches(relay.ip, peer),
+        };
+        if message.peers().all(may) {
+            return None;
+        }
+        let (name, password) = client.known.iter().find(|(name, _)| *name == relay.user)?;
+        let realm = self.config.realm.clone();
+        let credentials = LongTermKeyCredentials::new(name.clone(), password.clone(), realm).into();
+        let request = Message::from_bytes(data).ok()?;
+        let algorithm = request.validate_integrity(&credentials).ok()?;
+        let mut answer = Message::builder_error(&request, MessageWriteVec::new());
+        answer.add_attribute(&ErrorCode::new(ErrorCode::FORBIDDEN, "").ok()?).ok()?;
+        answer.add_message_integrity(&credentials, algorithm).ok()?;
+        Some(answer.finish())
+    }
+
+    fn reaches(&self, relay: IpAddr, peer: SocketAddr) -> bool {
+        self.addresses.contains_key(&peer) || self.reach.may(relay, peer.ip())
+    }
+
+    /// Whether a client's allocation and its user may carry so many bytes now.
+    fn carries(&mut self, now: Duration, way: Way, bytes: usize) -> bool {
+        let Some(relay) = self.clients.get_mut(&way).and_then(|client| client.relay.as_mut()) else {
+            return false;
+        };
+        let account = self.per_user.get_mut(&relay.user);
+        let allowed = relay.flow.take(now, bytes) && account.is_some_and(|user| user.flow.take(now, bytes));
+        self.stats.over_bytes += u64::from(!allowed);
+        allowed
     }
 
     /// Lets the protocol have it, and does what that says.
@@ -446,7 +501,7 @@ impl Server {
         let ip = self.config.relay_ips.iter().find(|ip| family(**ip) == wanted).copied();
         // The protocol has just found that this is who it is.
         let (user, owner) = (client.user.clone(), crate::owner(client.from.ip()));
-        let of_user = self.per_user.get(&user).copied().unwrap_or_default();
+        let of_user = self.per_user.get(&user).map_or(0, |account| account.allocations);
         let of_address = self.per_address.get(&owner).copied().unwrap_or_default();
         let full = self.relays.len() >= limits.allocations
             || of_user >= limits.per_user
@@ -462,9 +517,12 @@ impl Server {
             Some(ip) => {
                 let id = RelayId(self.next);
                 self.next += 1;
-                client.relay = Some(Relay { id, user: user.clone(), ip, at: None });
+                let flow = |rate| Flow::new(now, rate);
+                client.relay =
+                    Some(Relay { id, user: user.clone(), ip, at: None, flow: flow(limits.allocation_bytes) });
                 self.relays.insert(id, way);
-                self.per_user.insert(user, of_user + 1);
+                let new = || Account { allocations: 0, flow: flow(limits.user_bytes) };
+                self.per_user.entry(user).or_insert_with(new).allocations += 1;
                 self.per_address.insert(owner, of_address + 1);
                 self.output.push_back(Output::Open(id, ip));
                 None
@@ -484,16 +542,20 @@ impl Server {
             return self.answer(way, said.data);
         }
         let Some(relay) = client.relay.as_ref().filter(|relay| relay.at == Some(said.from)) else { return };
-        let id = relay.id;
-        // A peer behind another relay of ours: nothing has to leave the machine, or find its way back to it.
-        if let Some(other) = self.addresses.get(&said.to) {
-            return self.relayed(now, *other, said.from, &said.data);
-        }
-        if !self.may_reach(said.to.ip()) {
+        let (id, ip) = (relay.id, relay.ip);
+        if !self.reaches(ip, said.to) {
             self.stats.forbidden += 1;
             return;
         }
-        self.output.push_back(Output::Relay { relay: id, to: said.to, data: said.data.into() });
+        let data = said.data;
+        if !self.carries(now, way, data.len()) {
+            return;
+        }
+        // A peer behind another relay of ours: nothing has to leave the machine, or find its way back to it.
+        if let Some(other) = self.addresses.get(&said.to) {
+            return self.relayed(now, *other, said.from, &data);
+        }
+        self.output.push_back(Output::Relay { relay: id, to: said.to, data: data.into() });
     }
 
     fn answer(&mut self, way: Way, mut data: Vec<u8>) {
@@ -501,14 +563,22 @@ impl Server {
         if let Some(message) = Stun::read(&data) {
             if message.kind == ALLOCATED {
                 client.granted = Some((message.id, data.clone()));
-            } else if let Some(offered) = message.get(PASSWORD_ALGORITHMS) {
-                client.algorithms = Some(offered.to_vec());
-            } else if message.get(message::ERROR_CODE).is_some_and(|code| code.starts_with(&[0, 0, 4, 38]))
-                && let Some(offered) = &client.algorithms
-            {
-                message::append(&mut data, PASSWORD_ALGORITHMS, offered);
+            } else if message.is_error() && !message.is_signed() {
+                let mut short = message.short();
+                if let Some(offered) = message.get(PASSWORD_ALGORITHMS) {
+                    client.algorithms = Some(offered.to_vec());
+                } else if message.error_code() == Some(438)
+                    && let Some(offered) = &client.algorithms
+                {
+                    message::append(&mut short, PASSWORD_ALGORITHMS, offered);
+                }
+                data = short;
             }
         }
+        self.put(way, data);
+    }
+
+    fn put(&mut self, way: Way, mut data: Vec<u8>) {
         let said = match way {
             Way::Udp { local, from } => Output::Datagram { from: local, to: from, data: data.into() },
             Way::Tcp(conn) => {
@@ -517,18 +587,6 @@ impl Server {
             }
         };
         self.output.push_back(said);
-    }
-
-    fn may_reach(&self, ip: IpAddr) -> bool {
-        let link_local = match ip.to_canonical() {
-            IpAddr::V4(ip) => ip.is_link_local() || ip.is_broadcast(),
-            IpAddr::V6(ip) => ip.is_unicast_link_local(),
-        };
-        let ip = ip.to_canonical();
-        !ip.is_unspecified()
-            && !ip.is_multicast()
-            && !link_local
-            && (self.config.loopback || !ip.is_loopback())
     }
 
     /// A place for a new client.
@@ -587,29 +645,16 @@ impl Server {
         }
         self.relays.remove(&relay.id);
         let owner = crate::owner(client.from.ip());
-        less(&mut self.per_user, &relay.user);
-        less(&mut self.per_address, &owner);
+        if let Some(account) = self.per_user.get_mut(&relay.user) {
+            account.allocations -= 1;
+        }
+        if let Some(count) = self.per_address.get_mut(&owner) {
+            *count -= 1;
+            if *count == 0 {
+                self.per_address.remove(&owner);
+            }
+        }
         self.output.push_back(Output::CloseRelay(relay.id));
-    }
-
-    fn allows(&mut self, now: Duration, source: IpAddr) -> bool {
-        let source = crate::owner(source);
-        if !self.sources.contains_key(&source) && self.sources.len() >= MAX_SOURCES {
-            self.sources.retain(|_, bucket| !bucket.is_full(now));
-        }
-        if self.sources.len() >= MAX_SOURCES && !self.sources.contains_key(&source) {
-            return self.others.take(now);
-        }
-        self.sources.entry(source).or_insert_with(|| Bucket::new(PER_SOURCE, PER_SOURCE * 4)).take(now)
-    }
-}
-
-fn less<K: Ord>(counts: &mut BTreeMap<K, usize>, key: &K) {
-    if let Some(count) = counts.get_mut(key) {
-        *count -= 1;
-        if *count == 0 {
-            counts.remove(key);
-        }
     }
 }
 

@@ -196,7 +196,8 @@ enum Command {
         /// For how long, in seconds, per line.
         #[arg(long, default_value_t = 2)]
         seconds: u64,
-        /// With ciphers that protect nothing and cost nothing; needs a build with `--features stand-in`.
+        /// With ciphers that protect nothing and cost nothing; needs a build with
+        /// `RUSTFLAGS="--cfg p2pd_insecure_stand_in"`.
         #[arg(long)]
         stand_in: bool,
         /// Only the lines whose names contain this.
@@ -311,9 +312,9 @@ fn main() -> ExitCode {
         Command::Relay { upgrade: true, seeds, from, .. } => relay::upgrades(from, seeds),
         Command::Relay { seed: Some(seed), .. } => relay::one(seed),
         Command::Relay { seeds, from, .. } => relay::seeds(from, seeds),
-        Command::Bench { stand_in, .. } if stand_in != cfg!(feature = "stand-in") => {
-            let features = if stand_in { "--features stand-in" } else { "no features" };
-            eprintln!("sim: this bench needs a build with {features}");
+        Command::Bench { stand_in, .. } if stand_in != cfg!(p2pd_insecure_stand_in) => {
+            let with = if stand_in { "with" } else { "without" };
+            eprintln!("sim: this bench needs a build {with} RUSTFLAGS=\"--cfg p2pd_insecure_stand_in\"");
             false
         }
         Command::Bench { seconds, stand_in, only } => bench(Duration::from_secs(seconds), stand_in, &only),

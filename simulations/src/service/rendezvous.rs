@@ -145,7 +145,7 @@ impl RealBroker {
                         cx.put(late, Output::Stream { conn, data: data.clone() });
                     }
                 }
-                mqtt::Output::Close(Conn(conn)) => {
+                mqtt::Output::Close(Conn(conn)) | mqtt::Output::Drop(Conn(conn)) => {
                     let conn = conn as ConnId;
                     self.open.remove(&conn);
                     cx.put(0, Output::Close { conn, how: CloseHow::Graceful });
@@ -182,9 +182,12 @@ impl Service for RealBroker {
             Input::Opened { conn, .. } if self.is_dead(cx.now) => {
                 cx.put(0, Output::Close { conn, how: CloseHow::Reset });
             }
-            Input::Opened { conn, .. } => {
-                self.open.insert(conn);
-                self.broker.accept(now, Conn(u64::from(conn)));
+            Input::Opened { conn, remote, .. } => {
+                if self.broker.accept(now, Conn(u64::from(conn)), remote.ip()) {
+                    self.open.insert(conn);
+                } else {
+                    cx.put(0, Output::Close { conn, how: CloseHow::Graceful });
+                }
             }
             Input::Stream { conn, data } => self.broker.receive(now, Conn(u64::from(conn)), data),
             Input::Closed { conn } => {
