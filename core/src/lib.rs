@@ -60,7 +60,7 @@ mod random;
 mod session;
 mod signal;
 mod signature;
-#[cfg(feature = "insecure-stand-in-cipher")]
+#[cfg(p2pd_insecure_stand_in)]
 mod stand_in;
 mod stats;
 mod strategy;
@@ -75,6 +75,8 @@ pub mod nat;
 pub mod pipe;
 pub mod portmap;
 pub mod relay;
+#[doc(hidden)]
+pub mod strangers;
 pub mod text;
 pub mod trace;
 pub mod turn;

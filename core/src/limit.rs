@@ -49,6 +49,14 @@ impl<K: Ord + Copy> Buckets<K> {
         Buckets { each: Bucket::new(burst, refill), cap, used: BTreeMap::new() }
     }
 
+    /// Whether [`take`](Self::take) would take a token of a key that has used some; others wait for no token.
+    pub(crate) fn allows(&self, now: Instant, key: K) -> bool {
+        self.used.get(&key).is_none_or(|bucket| {
+            let mut after = *bucket;
+            after.take(now)
+        })
+    }
+
     pub(crate) fn take(&mut self, now: Instant, key: K) -> bool {
         if let Some(bucket) = self.used.get_mut(&key) {
             return bucket.take(now);
@@ -87,6 +95,7 @@ mod tests {
     fn keys_are_bounded_and_idle_ones_make_room() {
         let mut b = Buckets::new(2, 1, S);
         assert!(b.take(T, 1) && b.take(T, 2));
+        assert_eq!([1, 3].map(|key| b.allows(T, key)), [false, true]);
         assert!(!b.take(T, 3), "full of keys in use");
         assert!(!b.take(T, 1));
         assert!(b.take(T + S, 3), "the others are idle by now");

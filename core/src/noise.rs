@@ -11,13 +11,13 @@ use blake2::{Blake2s, Blake2sMac, Digest};
 use smallvec::SmallVec;
 use snow::params::{CipherChoice, DHChoice, HashChoice, NoiseParams};
 use snow::resolvers::CryptoResolver;
-#[cfg(not(feature = "insecure-stand-in-cipher"))]
+#[cfg(not(p2pd_insecure_stand_in))]
 use snow::resolvers::DefaultResolver as Primitives;
 use snow::types::{Cipher, Dh, Hash};
 use snow::{Builder, HandshakeState, StatelessTransportState};
 
 use crate::identity::{NodeId, SecretKey};
-#[cfg(feature = "insecure-stand-in-cipher")]
+#[cfg(p2pd_insecure_stand_in)]
 use crate::stand_in::StandIn as Primitives;
 
 /// Bytes of an authentication tag.

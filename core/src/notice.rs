@@ -104,6 +104,8 @@ pub enum Stage {
     Allocated(SocketAddr),
     /// The peer said that it comes to our relayed address.
     PeerComes,
+    /// The peer said that its user has another pipe, and that ours waits for its turn.
+    PeerBusy,
 }
 
 impl fmt::Display for Stage {
@@ -121,6 +123,7 @@ impl fmt::Display for Stage {
             Stage::Punching { rung } => write!(f, "punching, try {}", rung + 1),
             Stage::Allocated(at) => write!(f, "a server relays for us at {at}"),
             Stage::PeerComes => f.write_str("the peer comes to the relay"),
+            Stage::PeerBusy => f.write_str("the peer is busy with another caller; waiting"),
         }
     }
 }
@@ -204,6 +207,11 @@ pub enum Refusal {
     NoSuchSession,
     /// It would have to search for us with many dials, which it does only for nodes that its user named.
     NoSearchForStrangers,
+    /// What was asked for leads to addresses inside a network only, which it sends to for nodes that its user named.
+    PrivateForStrangers {
+        /// The strategy that this ends.
+        asked: Strategy,
+    },
     /// The protocol version is not spoken; this one is.
     Version {
         /// The refusing node's version.
@@ -223,6 +231,9 @@ impl fmt::Display for Refusal {
             Refusal::NoSearchForStrangers => {
                 f.write_str("finding us takes many dials, which it makes only for nodes that its user named")
             }
+            Refusal::PrivateForStrangers { .. } => f.write_str(
+                "it sends nothing inside a network, its own or another, for nodes that its user did not name",
+            ),
             Refusal::Version { ours } => write!(f, "it speaks protocol version {ours}, not ours"),
             Refusal::Unknown(code) => write!(f, "reason {code}"),
         }

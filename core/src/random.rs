@@ -25,9 +25,10 @@ pub(crate) enum Domain {
     RelaySeed,
     PortMapping,
     Clock,
+    Admission,
 }
 
-const DOMAINS: usize = Domain::Clock as usize + 1;
+const DOMAINS: usize = Domain::Admission as usize + 1;
 
 /// The node's one source of randomness.
 pub(crate) struct Random {

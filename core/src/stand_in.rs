@@ -1,6 +1,6 @@
 //! Ciphers that protect nothing, of the same message sizes as the real ones: for measuring what a simulation costs
-//! beside its cryptography. Compiled with the feature `insecure-stand-in-cipher` only, which nothing but the
-//! simulator's bench asks for.
+//! beside its cryptography. Compiled with `--cfg p2pd_insecure_stand_in` only, which no feature can switch on and with
+//! which no driver compiles; `sim bench --stand-in` asks for it.
 //!
 //! What is altered, or sealed for somebody else, is still found out, so that nodes behave as ever.
 

@@ -276,6 +276,12 @@ impl Node {
         self.inner.notices.activate_cloned()
     }
 
+    /// Says whether pipes that peers open from now on have to wait until we come to them. Their callers are told so, by
+    /// [`Stage::PeerBusy`](p2pd_core::Stage::PeerBusy); nobody is refused. For programs that serve one pipe at a time.
+    pub fn set_busy(&self, busy: bool) {
+        let _ = self.inner.commands.try_send(Command::Busy(busy));
+    }
+
     /// Answers [`Notice::Ask`]: whether this peer may have a pipe.
     pub fn answer(&self, peer: NodeId, accept: bool) {
         let _ = self.inner.commands.try_send(Command::Answer { peer, accept });

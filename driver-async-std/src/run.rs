@@ -41,6 +41,7 @@ pub(crate) enum Command {
         done: Sender<Result<NameAnswer, NameError>>,
     },
     PinName(NamePin),
+    Busy(bool),
     Answer {
         peer: NodeId,
         accept: bool,
@@ -162,6 +163,7 @@ impl Driver {
                 }
             }
             Command::PinName(pin) => self.engine.pin_name(pin),
+            Command::Busy(busy) => self.engine.set_busy(busy),
             Command::Answer { peer, accept } => self.engine.answer(peer, accept),
             Command::Nats(reply) => {
                 let _ = reply.try_send(self.engine.node().nats().cloned().collect());

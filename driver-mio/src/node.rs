@@ -222,6 +222,12 @@ impl Node {
         self.engine.cancel(connect);
     }
 
+    /// Says whether pipes that peers open from now on have to wait until we come to them. Their callers are told so, by
+    /// [`Stage::PeerBusy`](p2pd_core::Stage::PeerBusy); nobody is refused. For programs that serve one pipe at a time.
+    pub fn set_busy(&mut self, busy: bool) {
+        self.engine.set_busy(busy);
+    }
+
     /// Answers [`Notice::Ask`]: whether this peer may have a pipe.
     pub fn answer(&mut self, peer: NodeId, accept: bool) {
         self.engine.answer(peer, accept);

@@ -19,6 +19,13 @@ use rustix::net::{
 /// The number that [`inherit`] gives to the socket in the program that it starts.
 pub const INHERITED: i32 = 3;
 
+/// Asks that what is received be closed in programs that this one starts. Apple's systems cannot be asked: there it is
+/// said of the descriptor once it is here.
+#[cfg(not(target_vendor = "apple"))]
+const CLOSE_ON_EXEC: RecvFlags = RecvFlags::CMSG_CLOEXEC;
+#[cfg(target_vendor = "apple")]
+const CLOSE_ON_EXEC: RecvFlags = RecvFlags::empty();
+
 /// Makes the program inherit this socket as descriptor 3. The command holds it until it is dropped.
 ///
 /// # Errors
@@ -65,7 +72,7 @@ pub fn send(to: &UnixStream, socket: impl AsFd) -> io::Result<()> {
 pub fn receive(from: &UnixStream) -> io::Result<OwnedFd> {
     let (mut byte, mut space) = ([0], [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))]);
     let mut ancillary = RecvAncillaryBuffer::new(&mut space);
-    let got = recvmsg(from, &mut [IoSliceMut::new(&mut byte)], &mut ancillary, RecvFlags::CMSG_CLOEXEC)?;
+    let got = recvmsg(from, &mut [IoSliceMut::new(&mut byte)], &mut ancillary, CLOSE_ON_EXEC)?;
     if got.bytes == 0 {
         return Err(io::ErrorKind::UnexpectedEof.into());
     }
@@ -73,7 +80,10 @@ pub fn receive(from: &UnixStream) -> io::Result<OwnedFd> {
         RecvAncillaryMessage::ScmRights(mut sockets) => sockets.next(),
         _ => None,
     });
-    sockets.next().ok_or_else(|| io::ErrorKind::InvalidData.into())
+    let socket = sockets.next().ok_or(io::ErrorKind::InvalidData)?;
+    #[cfg(target_vendor = "apple")]
+    fcntl_setfd(&socket, FdFlags::CLOEXEC)?;
+    Ok(socket)
 }
 
 #[cfg(test)]
@@ -87,7 +97,9 @@ mod tests {
         let (mut near, far) = UnixStream::pair().unwrap();
         send(&here, &far).unwrap();
         drop(far);
-        let mut far = UnixStream::from(receive(&there).unwrap());
+        let far = receive(&there).unwrap();
+        assert_eq!(rustix::io::fcntl_getfd(&far).unwrap(), FdFlags::CLOEXEC, "no other program gets it");
+        let mut far = UnixStream::from(far);
         near.write_all(b"across").unwrap();
         drop(near);
         let mut text = String::new();

@@ -1,11 +1,14 @@
 //! The file with a node's private key.
 
 use std::fmt;
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read, Write};
+use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use p2pd_core::{SecretKey, SecretKeyError};
+
+use crate::files::{text_of, write_beside};
+use crate::secret::open_private;
 
 /// Longer than any key file.
 const MAX_FILE: u64 = 1024;
@@ -15,12 +18,10 @@ const MAX_LINKS: u8 = 40;
 /// Why a key file could not be used.
 #[derive(Debug)]
 pub enum KeyFileError {
-    /// It could not be read, or its place not written.
+    /// It could not be read, its place not written, or it is of another owner or mode.
     Io(PathBuf, io::Error),
     /// It is no key file; the inner error says where.
     Malformed(PathBuf, SecretKeyError),
-    /// Others than its owner may read or write it: these permission bits.
-    Permissions(PathBuf, u32),
 }
 
 impl fmt::Display for KeyFileError {
@@ -28,11 +29,6 @@ impl fmt::Display for KeyFileError {
         match self {
             KeyFileError::Io(path, why) => write!(f, "key file {}: {why}", path.display()),
             KeyFileError::Malformed(path, why) => write!(f, "key file {}: {why}", path.display()),
-            KeyFileError::Permissions(path, mode) => write!(
-                f,
-                "key file {0} can be read or written by others (mode {mode:o}); mend it by: chmod 600 {0}",
-                path.display()
-            ),
         }
     }
 }
@@ -42,7 +38,6 @@ impl std::error::Error for KeyFileError {
         match self {
             KeyFileError::Io(_, why) => Some(why),
             KeyFileError::Malformed(_, why) => Some(why),
-            KeyFileError::Permissions(..) => None,
         }
     }
 }
@@ -55,45 +50,19 @@ impl std::error::Error for KeyFileError {
 /// known; one that is not a key is left as it is.
 pub fn load_or_create_key(path: &Path) -> Result<SecretKey, KeyFileError> {
     let io = |why| KeyFileError::Io(path.to_owned(), why);
-    // Looked at before it is opened: opening a FIFO would wait for somebody who writes to it.
-    if fs::metadata(path).is_ok_and(|m| !m.is_file()) {
-        return Err(io(not_a_file()));
+    match read(path) {
+        Err(KeyFileError::Io(_, e)) if e.kind() == io::ErrorKind::NotFound => {}
+        read => return read,
     }
-    match File::open(path) {
-        Ok(file) => read(path, file),
-        Err(e) if e.kind() == io::ErrorKind::NotFound => {
-            let key = SecretKey::from_bytes(crate::random_seed().map_err(io)?);
-            if create(path, &key).map_err(io)? {
-                return Ok(key);
-            }
-            // Another process was faster: its key is the one.
-            read(path, File::open(path).map_err(io)?)
-        }
-        Err(e) => Err(io(e)),
-    }
+    let key = SecretKey::from_bytes(crate::random_seed().map_err(io)?);
+    // Where another process was faster, its key is the one.
+    if create(path, &key).map_err(io)? { Ok(key) } else { read(path) }
 }
 
-fn read(path: &Path, file: File) -> Result<SecretKey, KeyFileError> {
-    let io = |why| KeyFileError::Io(path.to_owned(), why);
-    let metadata = file.metadata().map_err(io)?;
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::PermissionsExt;
-        let mode = metadata.permissions().mode() & 0o777;
-        if metadata.is_file() && mode & 0o077 != 0 {
-            return Err(KeyFileError::Permissions(path.to_owned(), mode));
-        }
-    }
-    if !metadata.is_file() {
-        return Err(io(not_a_file()));
-    }
-    let mut text = String::new();
-    file.take(MAX_FILE).read_to_string(&mut text).map_err(io)?;
+fn read(path: &Path) -> Result<SecretKey, KeyFileError> {
+    let text = open_private(path).map_err(io::Error::from).and_then(|file| text_of(file, MAX_FILE));
+    let text = text.map_err(|why| KeyFileError::Io(path.to_owned(), why))?;
     SecretKey::from_file_text(&text).map_err(|why| KeyFileError::Malformed(path.to_owned(), why))
-}
-
-fn not_a_file() -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidInput, "not a file")
 }
 
 /// Where a symbolic link leads in the end, though nothing is there; any other path is itself.
@@ -109,38 +78,16 @@ fn follow(path: &Path) -> io::Result<PathBuf> {
     Err(io::Error::new(io::ErrorKind::InvalidInput, "too many symbolic links"))
 }
 
-/// Creates a file that only its owner may read and write (mode 0600), for a key or a trace.
-///
-/// # Errors
-/// The system's. A path that exists, even as a link that leads nowhere, is left alone.
-pub fn create_private(path: &Path) -> io::Result<File> {
-    let mut options = OpenOptions::new();
-    options.write(true).create_new(true);
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::OpenOptionsExt;
-        options.mode(0o600);
-    }
-    options.open(path)
-}
-
 /// Writes the key beside `path` and links it there: whole or not at all. False: `path` exists by now.
 fn create(path: &Path, key: &SecretKey) -> io::Result<bool> {
     let path = &follow(path)?;
     let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     fs::create_dir_all(folder)?;
-    let mut name = path.file_name().unwrap_or_default().to_owned();
-    // A name of its own for each try: two of them sharing one could link each other's key.
-    let seed = crate::random_seed()?;
-    let unique = seed.iter().take(8).fold(0_u64, |n, byte| n << 8 | u64::from(*byte));
-    name.push(format!(".new-{unique:016x}"));
-    let beside = folder.join(name);
-    let written = create_private(&beside).and_then(|mut file| {
-        file.write_all(key.to_file_text().as_bytes())?;
-        file.sync_all()
-    });
+    // The folder is named too: a bare name has none.
+    let path = &folder.join(path.file_name().unwrap_or_default());
+    let beside = write_beside(path, key.to_file_text().as_bytes())?;
     // A hard link fails where the name exists, which a rename would replace.
-    let linked = written.and_then(|()| fs::hard_link(&beside, path));
+    let linked = fs::hard_link(&beside, path);
     let _ = fs::remove_file(&beside);
     match linked {
         Ok(()) => Ok(true),
@@ -172,7 +119,8 @@ mod tests {
         load_or_create_key(&path).unwrap();
         fs::set_permissions(&path, PermissionsExt::from_mode(0o644)).unwrap();
         let open = load_or_create_key(&path);
-        assert!(matches!(&open, Err(KeyFileError::Permissions(_, 0o644))), "{open:?}");
+        let said = open.unwrap_err().to_string();
+        assert!(said.contains("mode 644"), "{said}");
         for text in ["", "hello", "p2pd-secret-key-1 zz\n"] {
             fs::write(&path, text).unwrap();
             fs::set_permissions(&path, PermissionsExt::from_mode(0o600)).unwrap();

@@ -1,8 +1,13 @@
 //! What every p2pd driver needs: from the operating system sockets with the right options, interfaces, error
-//! classes, a clock, randomness and the key file; and what drivers do alike, the [`Engine`] that carries the core's
+//! classes, a clock, randomness and files of one's own; and what drivers do alike, the [`Engine`] that carries the core's
 //! actions out, the [`Layer`] that makes a stream a pipe, and what pipes of [`messages`] are everywhere. No runtime, and
 //! nothing that waits for a network.
 #![deny(unsafe_code)]
+
+#[cfg(p2pd_insecure_stand_in)]
+compile_error!(
+    "the core's stand-in cipher protects nothing: it is for `sim bench --stand-in`, not for real sockets"
+);
 
 mod calls;
 mod changes;
@@ -11,6 +16,7 @@ mod descriptors;
 mod engine;
 mod error;
 mod failure;
+mod files;
 #[cfg(unix)]
 pub mod handover;
 mod interfaces;
@@ -19,6 +25,7 @@ pub mod messages;
 mod pin_file;
 mod pipe;
 mod ready;
+mod secret;
 mod sleep;
 pub mod socket;
 mod wrap;
@@ -31,11 +38,13 @@ pub use engine::Lateness;
 pub use engine::{Address, Engine, News, Reactor};
 pub use error::{BindError, ConnectError};
 pub use failure::failure;
+pub use files::{create_private, open_file, read_text, replace_private};
 pub use interfaces::{Card, cards, interface_name, interfaces};
-pub use key_file::{KeyFileError, create_private, load_or_create_key};
+pub use key_file::{KeyFileError, load_or_create_key};
 pub use pin_file::{PinFile, PinFileError};
 pub use pipe::{Half, Layer, MessageLayer, PipeInfo, Relayed, Start, Wakers};
 pub use ready::{Ready, SockWaker};
+pub use secret::{SecretError, open_private};
 pub use wrap::check_tls;
 
 use std::io;

@@ -4,11 +4,14 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::fs::{self, File};
-use std::io::{self, Read, Write};
+use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use p2pd_core::{Name, NamePin};
+
+use crate::files::{Lock, replace_private, text_of};
+use crate::secret::open_own;
 
 /// Longest file: far over what a node remembers.
 const MAX_FILE: u64 = 1 << 20;
@@ -35,7 +38,8 @@ impl fmt::Display for PinFileError {
 
 impl std::error::Error for PinFileError {}
 
-/// The file, which need not be there.
+/// The file, which need not be there. Several processes may use one: whoever changes it holds a lock meanwhile, on a
+/// file with `.lock` behind its name.
 #[derive(Clone, Debug)]
 pub struct PinFile {
     path: PathBuf,
@@ -66,6 +70,7 @@ impl PinFile {
     /// # Errors
     /// As [`load`](Self::load), or it cannot be written.
     pub fn keep(&self, pin: NamePin) -> Result<(), PinFileError> {
+        let _lock = self.lock()?;
         let mut pins = self.read()?;
         let known = pins.entry(pin.name).or_insert(pin);
         if known.id == pin.id {
@@ -79,6 +84,7 @@ impl PinFile {
     /// # Errors
     /// As [`keep`](Self::keep).
     pub fn forget(&self, name: Name) -> Result<bool, PinFileError> {
+        let _lock = self.lock()?;
         let mut pins = self.read()?;
         let known = pins.remove(&name).is_some();
         if known {
@@ -88,12 +94,13 @@ impl PinFile {
     }
 
     fn read(&self) -> Result<BTreeMap<Name, NamePin>, PinFileError> {
-        let mut text = String::new();
-        match File::open(&self.path).and_then(|file| file.take(MAX_FILE).read_to_string(&mut text)) {
-            Ok(_) => {}
-            Err(why) if why.kind() == io::ErrorKind::NotFound => {}
-            Err(why) => return Err(PinFileError::Io(self.path.clone(), why)),
-        }
+        // Others may read it, but not change whom names lead to.
+        let file = open_own(&self.path, 0o022).map_err(io::Error::from);
+        let text = match file.and_then(|file| text_of(file, MAX_FILE)) {
+            Ok(text) => text,
+            Err(why) if why.kind() == io::ErrorKind::NotFound => String::new(),
+            Err(why) => return Err(self.failed(why)),
+        };
         let mut pins = BTreeMap::new();
         for (n, line) in text.lines().enumerate().filter(|(_, line)| !line.starts_with('#')) {
             let pin = parse(line).ok_or_else(|| PinFileError::Line(self.path.clone(), n + 1))?;
@@ -102,28 +109,21 @@ impl PinFile {
         Ok(pins)
     }
 
-    /// Whole or not at all: beside it, and then in its place.
     fn write(&self, pins: &BTreeMap<Name, NamePin>) -> Result<(), PinFileError> {
-        let written = || {
-            if let Some(folder) = self.path.parent().filter(|p| !p.as_os_str().is_empty()) {
-                fs::create_dir_all(folder)?;
-            }
-            let unique =
-                crate::random_seed()?.iter().take(8).fold(0_u64, |n, byte| n << 8 | u64::from(*byte));
-            let mut name = self.path.file_name().unwrap_or_default().to_owned();
-            name.push(format!(".new-{unique:016x}"));
-            let beside = self.path.with_file_name(name);
-            let text: String =
-                pins.values().map(|p| format!("{} {} {}\n", p.name.as_str(), p.id, p.sequence)).collect();
-            let done = crate::create_private(&beside)
-                .and_then(|mut file| file.write_all(text.as_bytes()).and_then(|()| file.sync_all()))
-                .and_then(|()| fs::rename(&beside, &self.path));
-            if done.is_err() {
-                let _ = fs::remove_file(&beside);
-            }
-            done
-        };
-        written().map_err(|why| PinFileError::Io(self.path.clone(), why))
+        let text: String =
+            pins.values().map(|p| format!("{} {} {}\n", p.name.as_str(), p.id, p.sequence)).collect();
+        replace_private(&self.path, text.as_bytes()).map_err(|why| self.failed(why))
+    }
+
+    /// From what is read to what is written instead, nobody else may write.
+    fn lock(&self) -> Result<Lock, PinFileError> {
+        let folder = self.path.parent().filter(|p| !p.as_os_str().is_empty());
+        let made = folder.map_or(Ok(()), fs::create_dir_all);
+        made.and_then(|()| Lock::take(&self.path)).map_err(|why| self.failed(why))
+    }
+
+    fn failed(&self, why: io::Error) -> PinFileError {
+        PinFileError::Io(self.path.clone(), why)
     }
 }
 
@@ -157,7 +157,39 @@ mod tests {
         assert!(file.forget("a".parse().unwrap()).unwrap());
         assert!(!file.forget("a".parse().unwrap()).unwrap());
         assert_eq!(file.load().unwrap(), [pin("b", 1, 7)]);
-        assert_eq!(fs::read_dir(dir.path().join("deep")).unwrap().count(), 1, "nothing left beside it");
+        let names = fs::read_dir(dir.path().join("deep")).unwrap().map(|entry| entry.unwrap().file_name());
+        let names: std::collections::BTreeSet<_> = names.collect();
+        assert_eq!(names, ["names", "names.lock"].map(Into::into).into(), "nothing else is left");
+    }
+
+    #[test]
+    fn of_pins_that_are_kept_at_once_none_is_lost() {
+        let dir = tempfile::tempdir().unwrap();
+        // Each has a file description of its own, as a process has.
+        std::thread::scope(|s| {
+            for writer in 0..4_u8 {
+                let file = PinFile::new(dir.path().join("names"));
+                s.spawn(move || {
+                    for n in 0..25 {
+                        file.keep(pin(&format!("w{writer}-{n}"), writer + 1, 1)).unwrap();
+                    }
+                });
+            }
+        });
+        assert_eq!(PinFile::new(dir.path().join("names")).load().unwrap().len(), 100);
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_file_that_others_can_change_is_not_believed() {
+        use std::os::unix::fs::PermissionsExt;
+        let dir = tempfile::tempdir().unwrap();
+        let file = PinFile::new(dir.path().join("names"));
+        file.keep(pin("a", 1, 5)).unwrap();
+        for (mode, good) in [(0o644, true), (0o666, false), (0o600, true)] {
+            fs::set_permissions(file.path(), PermissionsExt::from_mode(mode)).unwrap();
+            assert_eq!((file.load().is_ok(), file.keep(pin("a", 1, 6)).is_ok()), (good, good), "{mode:o}");
+        }
     }
 
     #[test]

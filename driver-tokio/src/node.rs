@@ -242,6 +242,12 @@ impl Node {
         let _ = self.inner.commands.send(Command::Answer { peer, accept });
     }
 
+    /// Says whether pipes that peers open from now on have to wait until we come to them. Their callers are told so, by
+    /// [`Stage::PeerBusy`](p2pd_core::Stage::PeerBusy); nobody is refused. For programs that serve one pipe at a time.
+    pub fn set_busy(&self, busy: bool) {
+        let _ = self.inner.commands.send(Command::Busy(busy));
+    }
+
     /// What was found of the NATs in front of the interfaces, one report each. Waits until the address is
     /// settled; empty once the node was shut down.
     pub async fn nats(&self) -> Vec<NatReport> {

@@ -41,6 +41,7 @@ pub(crate) enum Command {
         peer: NodeId,
         accept: bool,
     },
+    Busy(bool),
     Nats(oneshot::Sender<Vec<NatReport>>),
     Stats(oneshot::Sender<Stats>),
     Shutdown(oneshot::Sender<()>),
@@ -136,6 +137,7 @@ impl Driver {
             }
             Command::PinName(pin) => self.engine.pin_name(pin),
             Command::Answer { peer, accept } => self.engine.answer(peer, accept),
+            Command::Busy(busy) => self.engine.set_busy(busy),
             Command::Nats(reply) => {
                 let _ = reply.send(self.engine.node().nats().cloned().collect());
             }

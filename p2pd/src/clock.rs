@@ -22,10 +22,9 @@ pub(crate) async fn run(config: Option<&Path>, say: Say) -> ExitCode {
     };
     say.waiting("asking for the time");
     match ask(&servers).await {
-        Ok(told) => {
-            say.clock(&told);
-            ExitCode::SUCCESS
-        }
+        Ok(told) if say.clock(&told) => ExitCode::SUCCESS,
+        // Nobody read it.
+        Ok(_) => ExitCode::FAILURE,
         Err(why) => {
             say.error(&why);
             ExitCode::FAILURE

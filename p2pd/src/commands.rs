@@ -1,12 +1,13 @@
 //! What the subcommands do.
 
-use std::io::{self, IsTerminal, Write};
+use std::io;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use p2pd_core::{Accept, Config, Name, Notice, PipeMode, Plan, SecretKey, Strategy, Target};
 use p2pd_sys::PinFile;
 use p2pd_tokio::{BindError, Node, Pipe};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{broadcast, mpsc, oneshot};
 use tokio::task::JoinHandle;
@@ -17,17 +18,16 @@ use crate::exec::Program;
 use crate::file::{self, Outgoing, Receiving};
 use crate::options::{Command, Common, File, NameCommand, Options};
 use crate::say::Say;
+use crate::talk::{self, Gather, PIPE, named};
 use crate::{clock, demo, interfaces, log, manual, map, names, server, trace};
-use p2pd::servers::Servers;
+use p2pd::servers::{Commands, CredentialError, Servers};
 
 /// Bytes copied at a time.
 const CHUNK: usize = 64 * 1024;
-/// How errors of the connection are named.
-const PIPE: &str = "the pipe broke";
 
 /// What a node is brought up for.
 enum Task {
-    Listen { echo: bool, name: Option<Name> },
+    Listen(Listening, Option<Name>),
     Name(NameCommand),
     Connect(Target, Plan, Option<Program>),
     Addr,
@@ -37,11 +37,20 @@ enum Task {
     Daemon(Prepared, Option<Name>),
 }
 
+/// What is done with callers.
+#[derive(Clone, Copy, Debug)]
+enum Listening {
+    /// All of them get back what they send.
+    Echo,
+    /// One after another has standard input and output.
+    Talk { idle: Duration },
+}
+
 impl Task {
     /// A name to hold meanwhile.
     fn holds(&self) -> Option<Name> {
         match self {
-            Task::Listen { name, .. } | Task::Daemon(_, name) => *name,
+            Task::Listen(_, name) | Task::Daemon(_, name) => *name,
             _ => None,
         }
     }
@@ -73,9 +82,10 @@ pub(crate) async fn run(options: Options) -> ExitCode {
         Command::Config => return manual::config(say),
         Command::Completions { shell } => return manual::completions(shell, say),
         Command::Man { folder } => return manual::man(folder.as_deref(), say),
-        Command::Listen { echo, port, name, common } => {
+        Command::Listen { echo, idle, port, name, common } => {
             portmap = port.wanted();
-            (Task::Listen { echo, name }, common)
+            let listening = if echo { Listening::Echo } else { Listening::Talk { idle } };
+            (Task::Listen(listening, name), common)
         }
         Command::Name(command) => match name_task(command, say) {
             Ok(task) => task,
@@ -189,20 +199,14 @@ pub(crate) async fn run(options: Options) -> ExitCode {
             Err(code) => code,
         },
         Task::Receive(receiving) => file::receive(&node, receiving, say).await,
-        Task::Listen { echo, .. } => listen(&node, echo, say).await,
+        Task::Listen(listening, _) => listen(&node, listening, say).await,
         Task::Nat => nat(&node, say).await,
         Task::Daemon(prepared, _) => daemon::run(&node, prepared, say).await,
         Task::Addr => {
             say.waiting("asking for the outside address");
             let address = node.address().await;
             say.still();
-            match writeln!(io::stdout(), "{address}") {
-                Ok(()) => ExitCode::SUCCESS,
-                Err(why) => {
-                    say.error(&format!("standard output: {why}"));
-                    ExitCode::FAILURE
-                }
-            }
+            if say.print(&address.to_string()) { ExitCode::SUCCESS } else { ExitCode::FAILURE }
         }
     };
     node.shutdown().await;
@@ -288,11 +292,16 @@ async fn config(common: &Common, say: Say) -> Result<Config, String> {
         None => Servers::shipped()?,
     };
     (config.brokers, config.stun, config.ntp) = (servers.brokers, servers.stun, servers.ntp);
+    let commands = if common.allow_commands { Commands::Allowed } else { Commands::Refused };
     for server in &servers.turn {
-        match server.resolve().await {
+        match server.resolve(commands).await {
             Ok(server) => config.turn.push(server),
+            Err(why @ CredentialError::NotAllowed(_)) => {
+                let list = common.config.as_ref().map(|path| format!("{}: ", path.display()));
+                return Err(format!("{}{why}", list.unwrap_or_default()));
+            }
             // Others may do, or none be needed.
-            Err(why) => say.error(&why),
+            Err(why) => say.error(&format!("TURN server {}:{}: {why}", server.host, server.port)),
         }
     }
     if !common.accept.is_empty() {
@@ -309,7 +318,7 @@ async fn connect(node: &Node, to: &Target, plan: Plan, say: Say, said: &Said) ->
         Ok(pipe) => pipe,
         Err(code) => return code,
     };
-    match talk(pipe).await {
+    match talk::caller(pipe, say).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(why) => {
             say.error(&why.to_string());
@@ -344,8 +353,11 @@ async fn open(node: &Node, to: &Target, plan: Plan, say: Say, said: &Said) -> Re
 async fn nat(node: &Node, say: Say) -> ExitCode {
     say.waiting("measuring");
     let reports = node.nats().await;
-    say.nats(&reports);
-    if reports.iter().any(|r| r.mapped.is_some()) { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    if say.nats(&reports) && reports.iter().any(|r| r.mapped.is_some()) {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
 }
 
 /// Says the address once it is known, and again whenever it changes.
@@ -367,75 +379,48 @@ pub(crate) async fn addresses(node: Node, mut notices: broadcast::Receiver<Notic
 }
 
 /// Serves until interrupted.
-async fn listen(node: &Node, echo: bool, say: Say) -> ExitCode {
+async fn listen(node: &Node, listening: Listening, say: Say) -> ExitCode {
     let telling = tokio::spawn(addresses(node.clone(), node.notices(), say));
-    tokio::select! {
-        () = serve(node, echo, say) => {}
-        () = server::interrupted() => {}
-    }
+    let serving = async {
+        match listening {
+            Listening::Echo => echo(node, say).await,
+            Listening::Talk { idle } => {
+                if let Err(why) = talk::listener(node, idle, say).await {
+                    say.error(&why.to_string());
+                    return ExitCode::FAILURE;
+                }
+            }
+        }
+        ExitCode::SUCCESS
+    };
+    let code = tokio::select! {
+        code = serving => code,
+        () = server::interrupted() => ExitCode::SUCCESS,
+    };
     telling.abort();
-    ExitCode::SUCCESS
+    code
 }
 
-async fn serve(node: &Node, echo: bool, say: Say) {
+/// Every byte of every pipe back.
+async fn echo(node: &Node, say: Say) {
     while let Some(pipe) = node.accept().await {
         say.opened("incoming", &pipe);
-        if echo {
-            tokio::spawn(async move {
-                let (mut read, mut write) = tokio::io::split(pipe);
-                if let Err(why) = copy((&mut read, PIPE), (&mut write, PIPE)).await {
-                    say.error(&why.to_string());
-                }
-            });
-        } else if let Err(why) = talk(pipe).await {
-            say.error(&why.to_string());
-        }
+        tokio::spawn(async move {
+            let (mut read, mut write) = tokio::io::split(pipe);
+            if let Err(why) = copy(&mut read, &mut write).await {
+                say.error(&named(PIPE, &why).to_string());
+            }
+        });
     }
 }
 
-/// Both directions to their ends. Only at a terminal, where nobody may ever end the input, the peer's end is
-/// the end.
-async fn talk(pipe: Pipe) -> io::Result<()> {
-    let (mut read, mut write) = tokio::io::split(pipe);
-    let sending =
-        tokio::spawn(
-            async move { copy((&mut tokio::io::stdin(), "standard input"), (&mut write, PIPE)).await },
-        );
-    let received = copy_without_end((&mut read, PIPE), (&mut tokio::io::stdout(), "standard output")).await;
-    if received.is_err() || (io::stdin().is_terminal() && !sending.is_finished()) {
-        sending.abort();
-        return received;
-    }
-    sending.await.map_err(io::Error::other)?
-}
-
-/// Copies to the end and ends the other side too. Both sides have names, so that an error says whose it is.
-async fn copy(
-    from: (&mut (impl AsyncRead + Unpin), &str),
-    to: (&mut (impl AsyncWrite + Unpin), &str),
-) -> io::Result<()> {
-    copy_without_end(from, (&mut *to.0, to.1)).await?;
-    to.0.shutdown().await.map_err(|why| named(to.1, &why))
-}
-
-async fn copy_without_end(
-    from: (&mut (impl AsyncRead + Unpin), &str),
-    to: (&mut (impl AsyncWrite + Unpin), &str),
-) -> io::Result<()> {
-    let mut buffer = vec![0; CHUNK];
+async fn copy(from: &mut (impl AsyncRead + Unpin), to: &mut (impl AsyncWrite + Unpin)) -> io::Result<()> {
+    let (mut from, mut buffer) = (Gather::new(from), vec![0; CHUNK]);
     loop {
-        let n = from.0.read(&mut buffer).await.map_err(|why| named(from.1, &why))?;
-        if n == 0 {
-            return Ok(());
+        match from.read(&mut buffer).await? {
+            0 => return to.shutdown().await,
+            n => to.write_all(&buffer[..n]).await?,
         }
-        let written = async {
-            to.0.write_all(&buffer[..n]).await?;
-            to.0.flush().await
-        };
-        written.await.map_err(|why| named(to.1, &why))?;
+        to.flush().await?;
     }
-}
-
-fn named(side: &str, why: &io::Error) -> io::Error {
-    io::Error::new(why.kind(), format!("{side}: {why}"))
 }

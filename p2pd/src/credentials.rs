@@ -1,14 +1,16 @@
 //! From a server list's entry to the credentials that a TURN server takes.
 
+use std::fmt;
 use std::process::Stdio;
 use std::time::{Duration, SystemTime};
 
 use p2pd_core::WallTime;
+use p2pd_core::text::shown;
 use p2pd_core::turn::Credentials;
 use tokio::io::AsyncReadExt;
 use tokio::process::Command;
 
-use crate::servers::{TurnCredential, TurnServer};
+use crate::servers::{Commands, TurnCredential, TurnServer};
 
 /// How long short-lived ones hold; what was allocated meanwhile lives on.
 const HOLD_FOR: Duration = Duration::from_secs(24 * 3600);
@@ -21,8 +23,8 @@ impl TurnCredential {
     /// Credentials that are good now. A command's standard error is ours.
     ///
     /// # Errors
-    /// What is wrong with the command, or with what it printed.
-    pub async fn get(&self) -> Result<Credentials, String> {
+    /// What is wrong with the command, or with what it printed; or that it is not allowed.
+    pub async fn get(&self, commands: Commands) -> Result<Credentials, CredentialError> {
         match self {
             TurnCredential::Password { user, password } => Ok(Credentials::new(user, password)),
             TurnCredential::Secret(secret) => {
@@ -30,25 +32,57 @@ impl TurnCredential {
                 let until = i64::try_from(until.as_micros()).unwrap_or(i64::MAX);
                 Ok(Credentials::short_lived(secret, None, WallTime::from_micros(until)))
             }
+            TurnCredential::Command(command) if commands == Commands::Refused => {
+                Err(CredentialError::NotAllowed(command.clone()))
+            }
             TurnCredential::Command(command) => {
-                let name = command.first().map_or("", String::as_str);
+                let name = shown(command.first().map_or("", String::as_str));
                 let ran = tokio::time::timeout(PATIENCE, run(command)).await;
                 let text = ran.unwrap_or_else(|_| Err(format!("took more than {} s", PATIENCE.as_secs())));
-                text.and_then(|text| read(&text)).map_err(|why| format!("credential_command {name}: {why}"))
+                let read = text.and_then(|text| read(&text));
+                read.map_err(|why| CredentialError::Failed(format!("credential_command {name}: {why}")))
             }
         }
     }
 }
 
+/// Why there are no credentials for a TURN server.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum CredentialError {
+    /// The list names a program, and nobody [allowed](Commands::Allowed) to run it: the program and its arguments.
+    NotAllowed(Vec<String>),
+    /// The program could not be run, or what it printed was none.
+    Failed(String),
+}
+
+/// In one line, whatever the list says.
+impl fmt::Display for CredentialError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            CredentialError::NotAllowed(command) => {
+                f.write_str("the list runs a program,")?;
+                for word in command {
+                    write!(f, " \"{}\"", shown(word))?;
+                }
+                f.write_str(
+                    ", which counts only with --allow-commands: give that if you trust the list's author",
+                )
+            }
+            CredentialError::Failed(why) => f.write_str(why),
+        }
+    }
+}
+
+impl std::error::Error for CredentialError {}
+
 impl TurnServer {
     /// As a node uses it, with credentials that are good now.
     ///
     /// # Errors
-    /// Names the server, and what is wrong with its credentials.
-    pub async fn resolve(&self) -> Result<p2pd_core::TurnServer, String> {
+    /// What is wrong with its credentials.
+    pub async fn resolve(&self, commands: Commands) -> Result<p2pd_core::TurnServer, CredentialError> {
         let TurnServer { host, port, transport, tls, lifetimes, ref credential } = self.clone();
-        let credentials =
-            credential.get().await.map_err(|why| format!("TURN server {host}:{port}: {why}"))?;
+        let credentials = credential.get(commands).await?;
         Ok(p2pd_core::TurnServer { host, port, transport, tls, credentials, lifetimes })
     }
 }
@@ -88,7 +122,8 @@ mod tests {
     use super::*;
 
     async fn sh(script: &str) -> Result<Credentials, String> {
-        TurnCredential::Command(["sh", "-c", script].map(String::from).into()).get().await
+        let command = TurnCredential::Command(["sh", "-c", script].map(String::from).into());
+        command.get(Commands::Allowed).await.map_err(|why| why.to_string())
     }
 
     #[tokio::test]
@@ -104,16 +139,33 @@ mod tests {
             let error = sh(script).await.unwrap_err();
             assert!(error.starts_with("credential_command sh: ") && error.contains(why), "{script}: {error}");
         }
-        let missing = TurnCredential::Command(vec!["/nonexistent/program".into()]).get().await.unwrap_err();
+        let missing = TurnCredential::Command(vec!["/nonexistent/program".into()]);
+        let missing = missing.get(Commands::Allowed).await.unwrap_err().to_string();
         assert!(missing.contains("/nonexistent/program: No such file"), "{missing}");
+    }
+
+    #[tokio::test]
+    async fn a_command_that_nobody_allowed_is_not_run_and_is_shown() {
+        let dir = tempfile::tempdir().unwrap();
+        let proof = dir.path().join("ran");
+        let words = ["sh", "-c", &format!("touch {}; echo a; echo b", proof.display()), "\x1b[2J\nready: x"];
+        let command = TurnCredential::Command(words.map(String::from).into());
+        let why = command.get(Commands::Refused).await.unwrap_err();
+        assert!(matches!(&why, CredentialError::NotAllowed(shown) if *shown == words), "{why}");
+        let said = why.to_string();
+        assert!(said.contains("\"sh\" \"-c\" \"touch ") && said.contains("\\u{1b}[2J\\nready: x"), "{said}");
+        assert!(said.contains("--allow-commands") && said.chars().all(p2pd_core::text::is_plain), "{said}");
+        assert!(!proof.exists());
+        assert_eq!(command.get(Commands::Allowed).await, Ok(Credentials::new("a", "b")));
+        assert!(proof.exists());
     }
 
     #[tokio::test]
     async fn secrets_become_credentials_of_a_day_and_passwords_are_as_they_are() {
         let alice = TurnCredential::Password { user: "alice".into(), password: "secret".into() };
-        assert_eq!(alice.get().await, Ok(Credentials::new("alice", "secret")));
+        assert_eq!(alice.get(Commands::Refused).await, Ok(Credentials::new("alice", "secret")));
         let now = SystemTime::UNIX_EPOCH.elapsed().unwrap().as_secs() as i64;
-        let made = TurnCredential::Secret("north".into()).get().await.unwrap();
+        let made = TurnCredential::Secret("north".into()).get(Commands::Refused).await.unwrap();
         let until: i64 = made.user().parse().unwrap();
         assert!((now + 86_400..now + 86_460).contains(&until));
         let again = Credentials::short_lived("north", None, WallTime::from_micros(until * 1_000_000));

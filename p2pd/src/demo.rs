@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use blake2::{Blake2s256, Digest};
 use p2pd::serve::{Serving, Wanted, WantedTurn};
+use p2pd::servers::Commands;
 use p2pd_core::{Config, Notice, PeerAddress, PipeMode, Plan, SecretKey, Strategy};
 use p2pd_rendezvous::turn::Limits;
 use p2pd_tokio::{Node, Pipe};
@@ -128,7 +129,7 @@ async fn node(serving: &Serving) -> Result<Node, Box<dyn std::error::Error>> {
     let servers = serving.servers(&LOOPBACK.to_string(), 0);
     (config.brokers, config.stun) = (servers.brokers, servers.stun);
     for server in &servers.turn {
-        config.turn.push(server.resolve().await?);
+        config.turn.push(server.resolve(Commands::Refused).await?);
     }
     config.bind = Some(LOOPBACK);
     config.allow_plain = true;

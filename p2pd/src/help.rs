@@ -47,9 +47,11 @@ pub(crate) const RECEIVE: &str = "\
 Examples:
   p2pd file receive --dir Downloads --accept NODE-ID   # from this node only
   p2pd file receive --once --max-size 2G               # one peer, and then the end
+  p2pd file receive --identity p2pd.key                # begun again it goes on with what was cut off
 
 Names with slashes, backslashes, colons or control characters, hidden ones and those of Windows' devices are refused. A
-connect may send 1,000 files; 8 peers are received from at once.
+connect may send 1,000 files; 64 peers are received from at once, 8 of them from one address. While others wait, a peer
+that sends less than 4 KiB a second makes room.
 
 Exit status: 0 if all that was offered was received, 1 if not, 2 for wrong usage.";
 

@@ -33,8 +33,7 @@ pub(crate) async fn run(config: Option<&Path>, say: Say) -> ExitCode {
         say.waiting("asking what the internet sees");
         ask(&mut listed, &stun).await;
     }
-    say.interfaces(&listed);
-    ExitCode::SUCCESS
+    if say.interfaces(&listed) { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 /// Asks for all addresses at once.

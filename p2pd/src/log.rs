@@ -8,6 +8,7 @@ use tracing_subscriber::filter::Targets;
 use tracing_subscriber::fmt;
 use tracing_subscriber::prelude::*;
 
+use crate::print::{for_people, for_programs};
 use crate::say::Say;
 
 /// Reads a filter: a level, or targets with levels, `p2pd::api=debug,warn`.
@@ -59,7 +60,10 @@ struct Lines(Say);
 impl Write for Lines {
     /// A whole line, always: the formatter writes each at once.
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        self.0.above(|| io::stderr().write_all(line))?;
+        let text = String::from_utf8_lossy(line);
+        let text = text.trim_end_matches('\n');
+        let text = if self.0.is_json() { for_programs(text) } else { for_people(text) };
+        self.0.above(|| io::stderr().write_all(format!("{text}\n").as_bytes()))?;
         Ok(line.len())
     }
 

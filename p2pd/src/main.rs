@@ -14,26 +14,37 @@ mod manual;
 mod map;
 mod names;
 mod options;
+mod print;
 mod say;
+mod secret;
 mod server;
+mod talk;
 mod trace;
 
 use std::process::ExitCode;
 
 use clap::Parser;
+use p2pd_core::text::is_plain;
 
 /// Exit code for wrong usage: arguments, addresses, files.
 const USAGE: u8 = 2;
 
 fn main() -> ExitCode {
-    // clap itself exits with 2 on wrong arguments.
-    let options = options::Options::parse();
+    // Help goes to standard output and ends with 0, what is wrong with the arguments ends with 2.
+    let options = options::Options::try_parse().unwrap_or_else(|why| {
+        // It repeats what was given, which may be copied from anywhere.
+        if std::env::args_os().all(|arg| arg.to_string_lossy().chars().all(is_plain)) {
+            why.exit();
+        }
+        print::tell(&why.to_string());
+        std::process::exit(USAGE.into());
+    });
     // A punch through a NAT with random ports takes more than a thousand sockets.
     let _ = p2pd_tokio::raise_descriptor_limit();
     let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build() {
         Ok(runtime) => runtime,
         Err(why) => {
-            eprintln!("p2pd: {why}");
+            print::tell(&format!("p2pd: {why}"));
             return ExitCode::FAILURE;
         }
     };

@@ -1,6 +1,5 @@
 //! `p2pd completions` and `p2pd man`: both made from the command line's own description.
 
-use std::io::{self, Write};
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -9,6 +8,7 @@ use clap_complete::Shell;
 
 use crate::USAGE;
 use crate::options::Options;
+use crate::print::raw;
 use crate::say::Say;
 
 /// The completion script of a shell, to standard output.
@@ -49,11 +49,5 @@ pub(crate) fn config(say: Say) -> ExitCode {
 }
 
 fn print(text: &[u8], say: Say) -> ExitCode {
-    match io::stdout().write_all(text) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(why) => {
-            say.error(&format!("standard output: {why}"));
-            ExitCode::FAILURE
-        }
-    }
+    if say.printed(raw(text)) { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

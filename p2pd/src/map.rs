@@ -48,12 +48,13 @@ pub(crate) async fn run(options: &Map, say: Say) -> ExitCode {
     let protocol = if options.udp { Protocol::Udp } else { Protocol::Tcp };
     say.waiting("looking for the router");
     let done = match (options.add, options.remove) {
-        (Some(port), _) => hold(&mut runner, protocol, port, &stun, say).await,
-        (None, Some(port)) => remove(&mut runner, protocol, port, say).await,
+        (Some(port), _) => hold(&mut runner, protocol, port, &stun, say).await.map(|()| true),
+        (None, Some(port)) => remove(&mut runner, protocol, port, say).await.map(|()| true),
         (None, None) => table(&mut runner, say).await,
     };
     match done {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
         Err(why) => {
             say.error(&why);
             ExitCode::FAILURE
@@ -127,18 +128,21 @@ async fn remove(runner: &mut Runner, protocol: Protocol, port: u16, say: Say) ->
     }
 }
 
-async fn table(runner: &mut Runner, say: Say) -> Result<(), String> {
+/// False: nobody read it.
+async fn table(runner: &mut Runner, say: Say) -> Result<bool, String> {
     runner.mapper.list(runner.clock.now());
-    loop {
+    let mut read = true;
+    while read {
         match runner.event().await {
-            Event::Listed(entry) => say.listed(&entry),
+            Event::Listed(entry) => read &= say.listed(&entry),
             Event::ListEnd(end) => {
                 say.still();
-                return end.map_err(|why| format!("UPnP: {why}"));
+                return end.map_or_else(|why| Err(format!("UPnP: {why}")), |()| Ok(true));
             }
             _ => {}
         }
     }
+    Ok(false)
 }
 
 fn reasons(gateway: Option<MapError>, upnp: Option<MapError>) -> String {

@@ -1,6 +1,5 @@
 //! `p2pd name`, and the file with the keys of names.
 
-use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -70,13 +69,7 @@ pub(crate) async fn run(node: &Node, command: &NameCommand, file: &PinFile, say:
             match node.resolve(name).await {
                 Ok(address) => {
                     say.still();
-                    match writeln!(io::stdout(), "{address}") {
-                        Ok(()) => ExitCode::SUCCESS,
-                        Err(why) => {
-                            say.error(&format!("standard output: {why}"));
-                            ExitCode::FAILURE
-                        }
-                    }
+                    if say.print(&address.to_string()) { ExitCode::SUCCESS } else { ExitCode::FAILURE }
                 }
                 Err(why) => failed(name, why, file, say),
             }

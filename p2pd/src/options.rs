@@ -34,6 +34,10 @@ pub(crate) struct Common {
     /// default. Without it, public servers of others are used
     #[arg(long, value_name = "FILE", conflicts_with = "no_servers")]
     pub(crate) config: Option<PathBuf>,
+    /// Run the programs that the server list names (`credential_command`). Without it a list that names one is refused,
+    /// because a list of somebody else's could run anything
+    #[arg(long, requires = "config")]
+    pub(crate) allow_commands: bool,
     /// Use no servers at all: direct connects only
     #[arg(long)]
     pub(crate) no_servers: bool,
@@ -90,6 +94,10 @@ pub(crate) enum Command {
         /// Send every byte of every pipe back instead, for many peers at once
         #[arg(long)]
         echo: bool,
+        /// While others wait for their turn, end with a caller after so many seconds without a byte in either direction;
+        /// with one that never said anything after 10
+        #[arg(long, value_name = "SECONDS", default_value = "60", value_parser = seconds, conflicts_with = "echo")]
+        idle: Duration,
         /// Take this name, and hold it while listening: `p2pd connect NAME.peer` then finds this node. Needs
         /// `--identity`, because a name belongs to a key
         #[arg(long, value_name = "NAME")]
@@ -210,15 +218,20 @@ pub(crate) enum File {
 
 #[derive(Debug, Args)]
 pub(crate) struct Receive {
-    /// Folder to receive into, made if missing; nothing is written outside of it. What is not whole yet is `.NAME.p2pd-part`
+    /// Folder to receive into, made if missing; nothing is written outside of it. What is not whole yet is
+    /// `.NAME.SENDER.p2pd-part`, and is kept for its sender for a week, or a month with `--accept`
     #[arg(long, value_name = "FOLDER", default_value = ".")]
     pub(crate) dir: PathBuf,
-    /// Replace files that are there, once the new one is whole. Default: refuse another file of a name that is taken
+    /// Replace files that are there, once the new one is whole. Default: another file of a name that is taken is kept as
+    /// `NAME (1)`, and its sender does not learn of it
     #[arg(long)]
     pub(crate) overwrite: bool,
     /// Take no more bytes than these from one connect, K, M, G and T are allowed behind the number
     #[arg(long, value_name = "BYTES", default_value = "64G", value_parser = bytes)]
     pub(crate) max_size: u64,
+    /// Take no more bytes than these in all, however many connects. Of the disk a tenth or 4 GiB are left free in any case
+    #[arg(long, value_name = "BYTES", default_value = "256G", value_parser = bytes)]
+    pub(crate) max_bytes: u64,
     /// End after one peer: with 0 if all it sent was received
     #[arg(long)]
     pub(crate) once: bool,
@@ -273,10 +286,14 @@ pub(crate) struct Daemon {
     /// missing. Default: ~/.p2pd/token
     #[arg(long, value_name = "FILE", conflicts_with = "no_token")]
     pub(crate) token_file: Option<PathBuf>,
-    /// Ask for no token: every program of every user of this machine can use the API, and web pages in browsers that
-    /// send no Sec-Fetch-Site
+    /// Ask for no token: every program of every user of this machine can use the API, so can pages of servers on
+    /// 127.0.0.1, and images of web pages in browsers that send no Sec-Fetch-Site
     #[arg(long)]
     pub(crate) no_token: bool,
+    /// With `--no-token`: `null` lets pages in files use the API. So can a sandboxed frame of any web page that is looked
+    /// at meanwhile: it opens connections, reads and sends
+    #[arg(long, value_name = "ORIGIN", requires = "no_token", value_parser = ["null"])]
+    pub(crate) allow_origin: Option<String>,
     /// Take this name, and hold it while running. Needs `--identity`, because a name belongs to a key
     #[arg(long, value_name = "NAME")]
     pub(crate) name: Option<Name>,

@@ -1,6 +1,6 @@
 //! What happens, for people or, with `--json`, for programs; always on standard error.
 
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, IsTerminal};
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::time::Duration;
@@ -9,6 +9,7 @@ use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use p2pd_core::nat::{Mapping, NatReport};
 use p2pd_core::portmap::{Event, Listed as Entry, Protocol};
+use p2pd_core::text::shown;
 use p2pd_core::{Name, NameNews, NodeId, Notice, PeerAddress, PortState, Strategy, StrategyReport};
 use p2pd_tokio::{ConnectError, Pipe};
 use serde_json::json;
@@ -16,6 +17,7 @@ use serde_json::json;
 use crate::clock::{self, Told};
 use crate::demo::Row;
 use crate::interfaces::Listed;
+use crate::print::{self, tell, tell_program};
 use crate::server::Running;
 
 /// How to say things.
@@ -105,7 +107,7 @@ impl Say {
     /// For programs only.
     pub(crate) fn json_line(self, json: impl FnOnce() -> serde_json::Value) {
         if self.json {
-            tell(json());
+            tell_program(&json());
         }
     }
 
@@ -133,60 +135,40 @@ impl Say {
         );
     }
 
-    /// Where the API is, and what it asks for. The link has the token where browsers keep it to themselves.
+    /// Where the API is, and what it asks for. The link has the token where browsers keep it to themselves, and only at a
+    /// terminal: what is written elsewhere is kept, and read by others.
     pub(crate) fn api(self, at: SocketAddr, token: Option<&str>, file: Option<&Path>, unix: Option<&Path>) {
         let (file, unix) = (file.map(|f| f.display().to_string()), unix.map(|u| u.display().to_string()));
+        let token = token.filter(|_| !self.json && io::stderr().is_terminal());
         let page = token.map_or(format!("http://{at}/"), |token| format!("http://{at}/#{token}"));
         let text = || {
             let file = file.as_ref().map_or("no token asked for".into(), |file| format!("token in {file}"));
             let unix = unix.as_ref().map_or(String::new(), |unix| format!(", and on {unix}"));
-            format!("API on http://{at}{unix}, {file}\npage: {page}")
+            format!("API on http://{at}{unix}, {file}")
         };
         let event =
             || json!({"event": "api", "api": at.to_string(), "unix": unix, "token_file": file, "page": page});
         self.line(event, text);
+        if !self.json {
+            self.above(|| tell(&format!("page: {page}")));
+        }
     }
 
-    /// What was measured of the NATs: to standard output for people, one event each for programs.
-    pub(crate) fn nats(self, reports: &[NatReport]) {
+    /// What was measured of the NATs: to standard output for people, one event each for programs. False: nobody read it.
+    #[must_use]
+    pub(crate) fn nats(self, reports: &[NatReport]) -> bool {
         self.still();
-        for report in reports {
-            let behaviour = report.behaviour;
-            let (kind, delta) = (behaviour.nat_type(), behaviour.delta());
-            if self.json {
+        if self.json {
+            for report in reports {
                 let mut event = nat(report);
                 event["event"] = "nat".into();
-                eprintln!("{event}");
-                continue;
+                tell_program(&event);
             }
-            let Some(mapped) = report.mapped else {
-                println!("{}: no STUN server answered over TCP; nothing is known", report.local);
-                continue;
-            };
-            println!("{}: {behaviour} (type {}, delta {})", report.local, kind.number(), delta.kind.number());
-            println!("  seen from outside as {mapped}");
-            match behaviour.mapping {
-                Some(mapping) => println!("  mapping: {mapping}"),
-                None => println!("  mapping: not known, the servers have one address only"),
-            }
-            match behaviour.filtering {
-                Some(filtering) => println!("  lets in: {filtering} (measured over UDP)"),
-                None => println!("  lets in: not known, the server does not answer from elsewhere"),
-            }
-            if behaviour.mapping != Some(Mapping::None) {
-                println!("  external ports: {delta}; seen {:?}", report.samples);
-                match report.hairpin {
-                    Some(true) => println!("  takes inside dials to the outside address back in (hairpin)"),
-                    Some(false) => {
-                        println!("  does not take inside dials to the outside address back in (no hairpin)")
-                    }
-                    None => {}
-                }
-            }
+            return true;
         }
-        if reports.is_empty() && !self.json {
-            println!("no interface, or no STUN server in the list");
-        }
+        let texts = reports.iter().map(nat_text);
+        let none = reports.is_empty().then(|| "no interface, or no STUN server in the list".into());
+        texts.chain(none).all(|text| self.print(&text))
     }
 
     /// Progress of a connect, and what else a person wants to know.
@@ -274,17 +256,15 @@ impl Say {
     }
 
     /// The machine's interfaces: to standard output for people.
-    pub(crate) fn interfaces(self, listed: &[Listed]) {
-        self.still();
-        for card in listed {
-            if self.json { tell(card.event()) } else { println!("{}", card.text()) }
-        }
+    #[must_use]
+    pub(crate) fn interfaces(self, listed: &[Listed]) -> bool {
+        listed.iter().all(|card| self.result(|| card.event(), || card.text()))
     }
 
     /// How far the clock is off: to standard output for people.
-    pub(crate) fn clock(self, told: &Told) {
-        self.still();
-        if self.json { tell(told.event()) } else { println!("{}", told.text()) }
+    #[must_use]
+    pub(crate) fn clock(self, told: &Told) -> bool {
+        self.result(|| told.event(), || told.text())
     }
 
     /// What became of a port.
@@ -318,17 +298,41 @@ impl Say {
     }
 
     /// An entry of a router's table: to standard output for people.
-    pub(crate) fn listed(self, entry: &Entry) {
-        self.still();
+    #[must_use]
+    pub(crate) fn listed(self, entry: &Entry) -> bool {
         let Entry { protocol, external, internal, lease, description } = entry;
-        if self.json {
-            tell(json!({
+        let event = || {
+            json!({
                 "event": "mapping", "protocol": protocol.to_string().to_lowercase(), "external": external,
                 "internal": internal.to_string(), "lease_s": lease, "description": description,
-            }));
-        } else {
-            println!("{protocol} {external} -> {internal}, {lease} s, {description:?}");
+            })
+        };
+        self.result(event, || {
+            format!("{protocol} {external} -> {internal}, {lease} s, \"{}\"", shown(description))
+        })
+    }
+
+    /// What was asked for: to standard output for people, an event for programs. False: nobody read it.
+    #[must_use]
+    fn result(self, json: impl FnOnce() -> serde_json::Value, text: impl FnOnce() -> String) -> bool {
+        self.still();
+        if self.json {
+            tell_program(&json());
+            return true;
         }
+        self.print(&text())
+    }
+
+    /// Lines to standard output. False: they could not be written, which is said.
+    #[must_use]
+    pub(crate) fn print(self, text: &str) -> bool {
+        self.printed(print::out(text))
+    }
+
+    /// Whether something got to standard output; why not, is said.
+    #[must_use]
+    pub(crate) fn printed(self, done: io::Result<()>) -> bool {
+        done.inspect_err(|why| self.error(&format!("standard output: {why}"))).is_ok()
     }
 
     /// Anything else that went wrong.
@@ -372,15 +376,17 @@ impl Say {
             self.serving(&Running { mqtt, stun, second: None, relay: None, kept: None });
             return Ok(());
         }
-        let mut out = io::stdout();
-        writeln!(out, "servers: MQTT on {mqtt}, STUN on {stun}")?;
-        writeln!(out, "peer:    {peer}")?;
-        writeln!(out, "each pipe carries {mebibytes} MiB there and back, and both are checked by hash\n")?;
-        writeln!(
-            out,
+        let head = format!(
             "{:<10} {:<10} {:>12} {:>12} {:>12}",
             "strategy", "pipe", "open ms", "MB/s there", "MB/s back"
-        )
+        );
+        print::out(&format!("servers: MQTT on {mqtt}, STUN on {stun}"))?;
+        print::out(&format!("peer:    {peer}"))?;
+        print::out(&format!(
+            "each pipe carries {mebibytes} MiB there and back, and both are checked by hash"
+        ))?;
+        print::out("")?;
+        print::out(&head)
     }
 
     pub(crate) fn demo_row(self, row: Row) -> io::Result<()> {
@@ -391,15 +397,19 @@ impl Say {
                 "event": "demo", "strategy": strategy, "mode": mode, "elapsed_ms": ms, "mb_per_s_there": there,
                 "mb_per_s_back": back, "bytes": row.bytes,
             });
-            tell(row);
+            tell_program(&row);
             Ok(())
         } else {
-            writeln!(io::stdout(), "{strategy:<10} {mode:<10} {ms:>12.1} {there:>12.0} {back:>12.0}")
+            print::out(&format!("{strategy:<10} {mode:<10} {ms:>12.1} {there:>12.0} {back:>12.0}"))
         }
     }
 
     pub(crate) fn demo_ends(self) -> io::Result<()> {
-        if self.json { Ok(()) } else { writeln!(io::stdout(), "\nall of it arrived as it was sent") }
+        if self.json {
+            return Ok(());
+        }
+        print::out("")?;
+        print::out("all of it arrived as it was sent")
     }
 
     /// Writes something above spinner and bars, which are drawn again below it.
@@ -413,9 +423,9 @@ impl Say {
     /// One thing, in both forms.
     pub(crate) fn line(self, json: impl FnOnce() -> serde_json::Value, text: impl FnOnce() -> String) {
         if self.json {
-            tell(json());
+            tell_program(&json());
         } else {
-            self.above(|| tell(text()));
+            self.above(|| tell(&text()));
         }
     }
 }
@@ -448,7 +458,31 @@ pub(crate) fn nat(report: &NatReport) -> serde_json::Value {
     })
 }
 
-/// A line on standard error. Where nobody reads it any more, the work goes on all the same.
-fn tell(what: impl std::fmt::Display) {
-    let _ = writeln!(io::stderr(), "{what}");
+/// The same for people, a paragraph.
+fn nat_text(report: &NatReport) -> String {
+    let behaviour = report.behaviour;
+    let (kind, delta) = (behaviour.nat_type(), behaviour.delta());
+    let Some(mapped) = report.mapped else {
+        return format!("{}: no STUN server answered over TCP; nothing is known", report.local);
+    };
+    let (kind_number, delta_number) = (kind.number(), delta.kind.number());
+    let mut text = format!("{}: {behaviour} (type {kind_number}, delta {delta_number})", report.local);
+    text += &format!("\n  seen from outside as {mapped}");
+    text += &match behaviour.mapping {
+        Some(mapping) => format!("\n  mapping: {mapping}"),
+        None => "\n  mapping: not known, the servers have one address only".into(),
+    };
+    text += &match behaviour.filtering {
+        Some(filtering) => format!("\n  lets in: {filtering} (measured over UDP)"),
+        None => "\n  lets in: not known, the server does not answer from elsewhere".into(),
+    };
+    if behaviour.mapping != Some(Mapping::None) {
+        text += &format!("\n  external ports: {delta}; seen {:?}", report.samples);
+        text += match report.hairpin {
+            Some(true) => "\n  takes inside dials to the outside address back in (hairpin)",
+            Some(false) => "\n  does not take inside dials to the outside address back in (no hairpin)",
+            None => "",
+        };
+    }
+    text
 }

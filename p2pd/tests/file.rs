@@ -5,15 +5,22 @@ use std::fs;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStderr, Command, Output, Stdio};
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
 const LOCAL: [&str; 3] = ["--no-servers", "--bind", "127.0.0.1"];
 
+/// Where senders have what receivers know them by: one home for all tests.
+fn home() -> &'static Path {
+    static HOME: OnceLock<tempfile::TempDir> = OnceLock::new();
+    HOME.get_or_init(|| tempfile::tempdir().unwrap()).path()
+}
+
 fn p2pd(args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_p2pd"));
-    command.arg("file").args(args).args(LOCAL).env(p2pd::servers::FORBID_PUBLIC, "1");
+    command.arg("file").args(args).args(LOCAL).env(p2pd::servers::FORBID_PUBLIC, "1").env("HOME", home());
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     command
 }
@@ -84,10 +91,25 @@ fn large(dir: &Path) -> PathBuf {
     path
 }
 
-fn wait_for(part: &Path, bytes: u64) {
+/// What is there of a file that is not whole.
+fn part(dir: &Path, name: &str) -> Option<PathBuf> {
+    let parts = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
+    let begin = format!(".{name}.");
+    parts.into_iter().find(|path| {
+        let name = path.file_name().unwrap().to_str().unwrap();
+        name.starts_with(&begin) && name.ends_with(".p2pd-part")
+    })
+}
+
+fn wait_for(dir: &Path, name: &str, bytes: u64) -> PathBuf {
     let begin = Instant::now();
-    while fs::metadata(part).map_or(0, |found| found.len()) < bytes {
-        assert!(begin.elapsed() < Duration::from_secs(60), "{}", part.display());
+    loop {
+        let part = part(dir, name);
+        let there = part.as_ref().and_then(|part| fs::metadata(part).ok()).map_or(0, |found| found.len());
+        if let Some(part) = part.filter(|_| there >= bytes) {
+            return part;
+        }
+        assert!(begin.elapsed() < Duration::from_secs(60), "{name}");
         std::thread::sleep(Duration::from_millis(1));
     }
 }
@@ -118,18 +140,21 @@ fn files_arrive_whole_and_their_hash_is_said() {
 #[test]
 fn a_cut_on_either_side_is_gone_on_from() {
     let (here, there) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-    let (file, part) = (large(here.path()), there.path().join(".large.bin.p2pd-part"));
-    let receiver = Receiver::start(there.path(), &[]);
+    let file = large(here.path());
+    // A receiver that begins anew is the same one by its key.
+    let key = here.path().join("key");
+    let same = ["--identity", key.to_str().unwrap()];
+    let receiver = Receiver::start(there.path(), &same);
     // The sender is killed,
     let mut sender = send(&receiver.address, &[&file]).spawn().unwrap();
-    wait_for(&part, 1 << 20);
+    let part = wait_for(there.path(), "large.bin", 1 << 20);
     sender.kill().unwrap();
     sender.wait().unwrap();
     let cut = fs::metadata(&part).unwrap().len();
     assert!(cut < 64 << 20, "too fast to be cut");
     // then the receiver, whose sender says what to do,
     let sender = send(&receiver.address, &[&file]).spawn().unwrap();
-    wait_for(&part, cut + (1 << 20));
+    assert_eq!(wait_for(there.path(), "large.bin", cut + (1 << 20)), part, "the sender is known again");
     drop(receiver);
     let (code, said) = ended(&sender.wait_with_output().unwrap());
     assert_eq!(code, Some(1), "{said}");
@@ -138,7 +163,7 @@ fn a_cut_on_either_side_is_gone_on_from() {
     // and what is there by now is not sent again.
     let again = fs::metadata(&part).unwrap().len();
     assert!(again > cut && again < 64 << 20, "{cut}, {again}");
-    let mut receiver = Receiver::start(there.path(), &[]);
+    let mut receiver = Receiver::start(there.path(), &same);
     let (code, said) = ended(&send(&receiver.address, &[&file]).output().unwrap());
     assert_eq!(code, Some(0), "{said}");
     assert!(said.contains(&format!("from byte {again}")), "{said}");
@@ -159,15 +184,20 @@ fn what_is_refused_is_said_on_both_sides_and_ends_with_1() {
         fs::write(path, vec![b'x'; size]).unwrap();
     }
     fs::write(there.path().join("taken"), "old").unwrap();
+    let kept = there.path().join("taken (1)");
     let mut receiver = Receiver::start(there.path(), &["--once", "--max-size", "1K"]);
     let files: Vec<&Path> = paths.iter().map(PathBuf::as_path).collect();
     let (code, said) = ended(&send(&receiver.address, &files).output().unwrap());
     assert_eq!(code, Some(1), "{said}");
-    assert!(said.contains("p2pd: taken: the receiver has another file of this name"), "{said}");
     assert!(said.contains("p2pd: big: the receiver does not take so many bytes"), "{said}");
-    assert_eq!(receiver.state("refused")["name"], "taken");
+    // The receiver's user is told, and nobody else.
+    assert!(!said.contains("taken (1)"), "{said}");
+    let done = receiver.state("done");
+    assert_eq!((&done["name"], &done["kept"]), (&"taken".into(), &"taken (1)".into()));
+    assert_eq!(receiver.state("refused")["name"], "big");
     assert_eq!(receiver.child.wait().unwrap().code(), Some(1));
     assert_eq!(fs::read_to_string(there.path().join("taken")).unwrap(), "old");
+    assert_eq!(fs::read_to_string(kept).unwrap(), "xxx");
     assert_eq!(fs::metadata(there.path().join("good")).unwrap().len(), 100);
 
     let mut receiver = Receiver::start(there.path(), &["--once", "--overwrite"]);

@@ -281,7 +281,7 @@ async fn a_pipe_through_a_relay() {
     for _ in 0..2 {
         let mut config = config();
         (config.brokers, config.stun) = (list.brokers.clone(), list.stun.clone());
-        config.turn = vec![list.turn[0].resolve().await.unwrap()];
+        config.turn = vec![list.turn[0].resolve(p2pd::servers::Commands::Refused).await.unwrap()];
         nodes.push(Node::builder(config).echo(true).bind().await.unwrap());
     }
     let plan = Plan { strategies: [Strategy::Relay].into_iter().collect(), timeout: LONG, ..Plan::default() };

@@ -40,7 +40,11 @@ fn pair_by(driver: Driver, mode: PipeMode, trace: Option<Trace>, plan: Plan) -> 
     let config = || {
         let mut config = Config::new(SecretKey::from_bytes(p2pd_sys::random_seed().unwrap()));
         (config.brokers, config.stun) = (list.brokers.clone(), list.stun.clone());
-        config.turn = list.turn.iter().map(|t| runtime().block_on(t.resolve()).unwrap()).collect();
+        config.turn = list
+            .turn
+            .iter()
+            .map(|t| runtime().block_on(t.resolve(p2pd::servers::Commands::Refused)).unwrap())
+            .collect();
         (config.bind, config.allow_plain) = (Some(LOOPBACK), true);
         config
     };

@@ -5,6 +5,7 @@
 //! FIRST   Noise IK 1 {session, purpose, mode}  ->
 //!                                         <-   SECOND  Noise IK 2 {ready | asking | refused}
 //! then sealed control messages, in both directions:
+//!         HERE                the dialler, whose responder asks its user, is no replay
 //!         APPROVED            the responder's user said yes
 //!         NOMINATE sessions   this stream is to be the pipe (from the side with the lower node id)
 //!         JOIN                this stream is to carry the pipe that the session has
@@ -33,9 +34,10 @@
 //! - `mode`: 0 encrypted, 1 plain.
 //! - `status`: 0 ready, 1 the responder's user is asked, 2 refused. The refusal is 0, 0 unless it is 2.
 //! - A refusal is `code u8 | detail u8`: 1 not accepted, 2 busy, 3 plain not allowed, 4 no such session, 5 version with
-//!   the one that is spoken as detail, 6 no search for strangers, 7 nothing inside is dialled for strangers.
+//!   the one that is spoken as detail, 6 no search for strangers, 7 nothing inside for strangers with what was asked
+//!   for as detail (1 reverse, 2 punch, 3 relay).
 //! - A control message: `1` APPROVED, `2 | session 16 (| session 16)` NOMINATE, `3 (| session 16)` CONFIRM,
-//!   `4 | refusal 2` REFUSE, `5` JOIN.
+//!   `4 | refusal 2` REFUSE, `5` JOIN, `6` HERE, `7` BUSY.
 
 mod frame;
 
@@ -46,7 +48,7 @@ use smallvec::SmallVec;
 
 use crate::identity::{NodeId, SecretKey};
 use crate::noise::{Handshake, Keys, NotAuthentic};
-use crate::notice::Refusal;
+use crate::notice::{Refusal, Strategy};
 use crate::pipe::{Opener, PipeKeys, PipeMode, Sealer};
 use crate::session::SessionId;
 use frame::{Framer, Kind};
@@ -85,11 +87,15 @@ pub(crate) enum Status {
 /// A sealed message after the handshake.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) enum Control {
+    /// Nothing but proof that whoever sent FIRST has the key, and did not record it: for a responder that asks its user.
+    Here,
     Approved,
     /// The sessions that this stream settles: one, or two that asked for each other.
     Nominate(SmallVec<[SessionId; 2]>),
     /// The session's pipe is to move to this stream.
     Join,
+    /// The pipe that follows is not served at once: its user has another one.
+    Busy,
     /// Agreed; with a session of the confirming side that is settled too.
     Confirm(Option<SessionId>),
     Refuse(Refusal),
@@ -325,6 +331,8 @@ impl Control {
                 plain.extend_from_slice(&refusal_code(*why));
             }
             Control::Join => plain.push(5),
+            Control::Here => plain.push(6),
+            Control::Busy => plain.push(7),
         }
         plain
     }
@@ -342,6 +350,8 @@ pub(crate) fn parse_control(plain: &[u8]) -> Option<Control> {
         3 => sessions().filter(|s| s.len() <= 1).map(|s| Control::Confirm(s.first().copied())),
         4 => <[u8; 2]>::try_from(rest).ok().map(|code| Control::Refuse(refusal_from(code))),
         5 if rest.is_empty() => Some(Control::Join),
+        6 if rest.is_empty() => Some(Control::Here),
+        7 if rest.is_empty() => Some(Control::Busy),
         _ => None,
     }
 }
@@ -374,6 +384,7 @@ pub(crate) fn refusal_code(why: Refusal) -> [u8; 2] {
         Refusal::NoSuchSession => [4, 0],
         Refusal::Version { ours } => [5, ours],
         Refusal::NoSearchForStrangers => [6, 0],
+        Refusal::PrivateForStrangers { asked } => [7, strategy_code(asked)],
         Refusal::Unknown(code) => [code, 0],
     }
 }
@@ -387,7 +398,26 @@ pub(crate) fn refusal_from([code, detail]: [u8; 2]) -> Refusal {
         4 => Refusal::NoSuchSession,
         5 => Refusal::Version { ours: detail },
         6 => Refusal::NoSearchForStrangers,
+        7 => Refusal::PrivateForStrangers { asked: strategy_from(detail) },
         code => Refusal::Unknown(code),
+    }
+}
+
+fn strategy_code(strategy: Strategy) -> u8 {
+    match strategy {
+        Strategy::Direct => 0,
+        Strategy::Reverse => 1,
+        Strategy::Punch => 2,
+        Strategy::Relay => 3,
+    }
+}
+
+fn strategy_from(code: u8) -> Strategy {
+    match code {
+        1 => Strategy::Reverse,
+        2 => Strategy::Punch,
+        3 => Strategy::Relay,
+        _ => Strategy::Direct,
     }
 }
 
@@ -434,12 +464,15 @@ mod tests {
             let messages = [
                 Control::Approved,
                 Control::Join,
+                Control::Here,
+                Control::Busy,
                 Control::Nominate(SmallVec::from_slice(&[one])),
                 Control::Nominate(SmallVec::from_slice(&[one, two])),
                 Control::Confirm(None),
                 Control::Confirm(Some(two)),
                 Control::Refuse(Refusal::Busy),
                 Control::Refuse(Refusal::Unknown(77)),
+                Control::Refuse(Refusal::PrivateForStrangers { asked: Strategy::Relay }),
             ];
             for message in messages {
                 let frame = init.control(&message).unwrap();

@@ -18,6 +18,7 @@ use super::probe::{self, Probe};
 use crate::address::is_dialable;
 use crate::cx::{Cx, Owner, Timer};
 use crate::io::{CloseHow, SockId};
+use crate::node::admission::reach::{Reach, reach};
 use crate::time::Instant;
 
 /// The whole survey of one interface.
@@ -92,6 +93,12 @@ enum What {
     Sample(usize),
     /// A dial to ourselves.
     Hairpin,
+}
+
+/// Whether a server may have us dial an address: one that is inside only where the server is inside as well.
+fn may_name(server: IpAddr, named: IpAddr) -> bool {
+    let [server, named] = [server, named].map(|ip| reach(ip, &[]));
+    named == Reach::Internet || (named == server && named != Reach::Nobody)
 }
 
 impl Survey {
@@ -236,8 +243,8 @@ impl Survey {
         self.report.server = Some(server);
         let stand_in = || self.servers.iter().copied().find(|s| s.ip() != server.ip());
         let sound = |o: &SocketAddr| {
-            let ours = o.ip().is_unspecified() || (o.ip().is_loopback() && !server.ip().is_loopback());
-            o.is_ipv4() == server.is_ipv4() && o.ip() != server.ip() && o.port() != 0 && !ours
+            let other = o.is_ipv4() == server.is_ipv4() && o.ip() != server.ip() && o.port() != 0;
+            other && may_name(server.ip(), o.ip())
         };
         let second = other.filter(sound);
         self.report.second_address = second.is_some();
@@ -256,7 +263,7 @@ impl Survey {
         for (n, offset) in OFFSETS.into_iter().enumerate() {
             self.dial(cx, What::Sample(n), first + offset, server, SPACING * (n as u32 + 2));
         }
-        if self.hairpin && is_dialable(seen.ip()) && !seen.ip().is_loopback() {
+        if self.hairpin && is_dialable(seen.ip()) && may_name(server.ip(), seen.ip()) {
             // When the samples are over: they tell of the allocation.
             let port = cx.fresh_port();
             self.dial(cx, What::Hairpin, port, seen, SPACING * 10);

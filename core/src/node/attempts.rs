@@ -8,6 +8,7 @@ use bytes::Bytes;
 use smallvec::SmallVec;
 
 use super::Node;
+use super::admission::Trust;
 use super::asking::Ladder;
 use super::relaying::{MAX_RELAYS, Relaying};
 use crate::address::{PeerAddress, PeerInterface, is_link_local};
@@ -25,7 +26,7 @@ use crate::session::SessionId;
 use crate::signal::message::{Body, MessageId};
 use crate::strategy::agreement::{Key, Requester};
 use crate::strategy::dialler::{DialEnd, Dialler};
-use crate::strategy::paths::{self, Trust};
+use crate::strategy::paths;
 use crate::time::Instant;
 
 /// Between the starts of two strategies, where the one before is likely to work by itself. Where it is not,
@@ -101,12 +102,12 @@ impl Node {
     pub(super) fn begin(&mut self, id: ConnectId, peer: NodeId, to: &PeerAddress, plan: Plan) {
         let now = self.cx.now;
         let session = SessionId(self.cx.random.bytes(Domain::SessionId));
-        self.remember(peer);
+        self.admission.call_began(peer);
         self.agreement.open((session, Requester::Us), peer, plan.mode);
         // A peer that no NAT hides, or that is near, will be reached directly: reverse may wait a moment.
         let open = |i: &PeerInterface| i.nat == NatType::OpenInternet && !is_link_local(i.external);
         let likely = to.interfaces().any(open)
-            || paths::to_peer(&self.routes, &self.links, to, self.is_oneself(peer), Trust::Known)
+            || paths::to_peer(&self.ours(), &self.links, to, self.is_oneself(peer), Trust::Known)
                 .first()
                 .is_some_and(|p| p.local);
         let mut at = now;
@@ -172,6 +173,7 @@ impl Node {
         let attempt = self.attempts.remove(&connect)?;
         self.sessions.remove(&attempt.session);
         self.cx.timers.set(Timer::Connect(connect), None);
+        self.admission.call_ended(attempt.peer);
         Some(*attempt)
     }
 
@@ -277,7 +279,7 @@ impl Node {
             Strategy::Direct => {
                 let oneself = attempt.peer == self.node_id();
                 let paths =
-                    paths::to_peer(&self.routes, &self.links, &attempt.address, oneself, Trust::Known);
+                    paths::to_peer(&self.ours(), &self.links, &attempt.address, oneself, Trust::Known);
                 if paths.is_empty() {
                     skipped(self.why_no_path(&attempt.address))
                 } else {
@@ -470,6 +472,7 @@ impl Node {
         &mut self,
         peer: NodeId,
         session: SessionId,
+        count: u8,
         dials: &[(SocketAddr, IoFailure)],
     ) {
         let Some((connect, n)) = self.reverse_of(peer, session) else { return };
@@ -480,7 +483,10 @@ impl Node {
         for (k, (to, why)) in dials.iter().enumerate() {
             let _ = write!(detail, "{} {to}: {why}", if k == 0 { ":" } else { ";" });
         }
-        if dials.is_empty() {
+        if dials.is_empty() && count > 0 {
+            detail =
+                format!("the peer dialled {count} address(es) of ours in vain, and tells strangers no more");
+        } else if dials.is_empty() {
             detail = String::from("the peer found no address of ours that it could dial");
         } else if dials.iter().any(|(_, why)| *why == IoFailure::TimedOut) {
             detail.push_str(" (our NAT or firewall does not let it in)");
@@ -494,18 +500,31 @@ impl Node {
         let Some(connect) = self.connect_of(session) else { return };
         let Some(attempt) = self.attempts.get(&connect).filter(|a| a.peer == peer) else { return };
         let asked = |r: &Run| match &r.state {
-            RunState::Reverse(_) => why != Refusal::NoSearchForStrangers,
-            RunState::Punch(_) => true,
-            RunState::Relay(relaying) => relaying.request.is_some() && why != Refusal::NoSearchForStrangers,
+            RunState::Relay(relaying) if relaying.request.is_none() => false,
+            RunState::Reverse(_) | RunState::Punch(_) | RunState::Relay(_) => match why {
+                Refusal::NoSearchForStrangers => r.strategy == Strategy::Punch,
+                Refusal::PrivateForStrangers { asked } => r.strategy == asked,
+                _ => true,
+            },
             _ => false,
+        };
+        let detail = match why {
+            Refusal::PrivateForStrangers { .. } => format!(
+                "the peer dials nothing inside for strangers: ask its owner for `--accept {}`, or connect from where it \
+                 can be dialled",
+                self.node_id()
+            ),
+            why => format!("the peer refused: {why}"),
         };
         let runs: SmallVec<[usize; 2]> =
             attempt.runs.iter().enumerate().filter(|(_, r)| asked(r)).map(|(n, _)| n).collect();
         for n in runs {
-            let detail = format!("the peer refused: {why}");
+            let detail = detail.clone();
             self.set_run(connect, n, RunState::Ended { outcome: Outcome::Failed, detail });
         }
-        self.end_punch((session, Requester::Us));
+        if self.ladder_of(session).is_none() {
+            self.end_punch((session, Requester::Us));
+        }
         if self.relaying_of(session).is_none() {
             self.end_relay((session, Requester::Us));
         }
@@ -569,6 +588,11 @@ impl Node {
         {
             self.cx.notify(Notice::Progress { connect, strategy, stage });
         }
+    }
+
+    /// Whether a call of ours to this peer runs under this session.
+    pub(super) fn is_call_to(&self, peer: NodeId, session: SessionId) -> bool {
+        self.connect_of(session).and_then(|id| self.attempts.get(&id)).is_some_and(|a| a.peer == peer)
     }
 
     fn connect_of(&self, session: SessionId) -> Option<ConnectId> {

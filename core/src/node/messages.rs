@@ -6,16 +6,14 @@ use bytes::Bytes;
 use smallvec::SmallVec;
 
 use super::Node;
-use super::visits::{How, Wish};
+use super::admission::{Bearing, How, Verdict, Wish, Worth};
 use crate::address::PeerAddress;
-use crate::config::Accept;
 use crate::identity::NodeId;
 use crate::notice::{BrokerState, Notice};
 use crate::pipe::PipeMode;
 use crate::random::Domain;
 use crate::session::SessionId;
 use crate::signal::broker::{News, Said};
-use crate::signal::inbox::Verdict;
 use crate::signal::message::{Body, Message, MessageId};
 use crate::signal::seal::{self, Content};
 use crate::time::Instant;
@@ -82,21 +80,26 @@ impl Node {
         sent
     }
 
-    /// What an authenticated peer says. `via` is the broker it came over; none for our own.
-    pub(super) fn authentic_message(&mut self, from: NodeId, message: Message, via: Option<u8>) {
+    /// What an authenticated peer says. `via` is the broker it came over; none for our own. True: that may have caused
+    /// something, and a copy of the message must not.
+    pub(super) fn authentic_message(&mut self, from: NodeId, message: Message, via: Option<u8>) -> bool {
         let session = message.session;
         match message.body {
-            Body::Echo(payload) if self.is_oneself(from) => self.own_echo(&payload, via),
             Body::Echo(payload) => {
-                if self.may_talk(from) {
+                if self.is_oneself(from) {
+                    self.own_echo(&payload, via);
+                } else if self.admission.may_talk(from) {
                     self.reply(from, session, via.as_slice(), Body::EchoReply(payload));
                 }
+                return false;
             }
-            Body::EchoReply(_) => {}
-            Body::Direct { mode, address } => self.wish_from(from, session, mode, *address, via, How::Dial),
+            Body::EchoReply(_) => return false,
+            Body::Direct { mode, address } => {
+                return self.wish_from(from, session, mode, *address, via, How::Dial);
+            }
             Body::Initial(mappings) => {
                 let address = (*mappings.address).clone();
-                self.wish_from(from, session, mappings.mode, address, via, How::Punch(mappings));
+                return self.wish_from(from, session, mappings.mode, address, via, How::Punch(mappings));
             }
             Body::Updated(mappings) => {
                 if NodeId::try_from(mappings.address.node()) == Ok(from) {
@@ -106,16 +109,32 @@ impl Node {
                 }
             }
             Body::TurnRequest { mode, moves, relayed, address } => {
-                self.wish_from(from, session, mode, *address, via, How::Relay { relayed, moves });
+                return self.wish_from(from, session, mode, *address, via, How::Relay { relayed, moves });
             }
             Body::TurnResponse(sources) => self.peer_comes(from, session, &sources),
             Body::Dialling(count) => self.peer_dials(from, session, count),
-            Body::Dialled(dials) => self.peer_dialled(from, session, &dials),
+            Body::Dialled { count, dials } => self.peer_dialled(from, session, count, &dials),
             Body::Refused(why) => self.peer_refused(from, session, why),
             Body::Clock { about, wall } => {
                 let offset = wall.micros_since(self.cx.wall());
                 self.correct_clock(from, about, offset);
+                return false;
             }
+        }
+        true
+    }
+
+    /// What a message can be to us; nothing if it answers no call of ours.
+    fn bearing_of(&self, from: NodeId, message: &Message) -> Option<Bearing> {
+        match message.body {
+            Body::Direct { .. } | Body::Initial(_) | Body::TurnRequest { .. } => Some(Bearing::Asks),
+            Body::Echo(_) | Body::Clock { .. } => Some(Bearing::Tells),
+            Body::EchoReply(_) => None,
+            Body::Updated(_)
+            | Body::TurnResponse(_)
+            | Body::Dialling(_)
+            | Body::Dialled { .. }
+            | Body::Refused(_) => self.is_call_to(from, message.session).then_some(Bearing::Answers),
         }
     }
 
@@ -127,17 +146,17 @@ impl Node {
         address: PeerAddress,
         via: Option<u8>,
         how: How,
-    ) {
+    ) -> bool {
         if NodeId::try_from(address.node()) != Ok(from) {
             // Somebody else's address: never dialled.
             self.cx.stats.bad_messages += 1;
-            return;
+            return false;
         }
         let mut brokers = self.brokers_of(&address);
         if let Some(via) = via.filter(|v| !brokers.contains(v)) {
             brokers.push(via);
         }
-        self.wish(Wish { peer: from, session, mode, address, via: brokers, how });
+        self.wish(Wish { peer: from, session, mode, address, via: brokers, how })
     }
 
     fn broker_state(&mut self, place: u8, state: BrokerState) {
@@ -170,47 +189,43 @@ impl Node {
             Content::OtherVersion(about) => return self.refuse_version(from, about, place),
             Content::VersionRefused { about, version } => return self.version_refused(from, about, version),
         };
-        // A CLOCK reply is late by its nature; it is bound to a random id of ours instead.
-        if !matches!(message.body, Body::Clock { .. }) {
-            let offset = self.clock_offset_of(from);
-            match self.inbox.judge(self.cx.wall(), offset, from, &message) {
-                Verdict::Fresh => {}
-                Verdict::Repeated => {
-                    self.cx.stats.repeated_messages += 1;
-                    return;
-                }
-                Verdict::Stale => {
-                    self.cx.stats.stale_messages += 1;
-                    if self.may_talk(from) && is_request(&message.body) {
-                        let wall = self.cx.wall();
-                        self.reply(from, message.session, &[place], Body::Clock { about: message.id, wall });
-                    }
-                    return;
-                }
-                Verdict::Full => {
-                    self.cx.stats.messages_over_limit += 1;
-                    return;
+        self.message(from, message, place);
+    }
+
+    /// A message that came over a broker.
+    pub(super) fn message(&mut self, from: NodeId, message: Box<Message>, place: u8) {
+        // It is late by its nature, and bound to a random id of ours instead.
+        if matches!(message.body, Body::Clock { .. }) {
+            self.authentic_message(from, *message, Some(place));
+            return;
+        }
+        let Some(bearing) = self.bearing_of(from, &message) else { return };
+        let (now, offset) = ((self.cx.now, self.cx.wall()), self.clock_offset_of(from));
+        match self.admission.hear(now, offset, from, &message, bearing) {
+            Verdict::Fresh(stamp) => {
+                if self.authentic_message(from, *message, Some(place)) {
+                    self.admission.keep(stamp);
                 }
             }
+            Verdict::Repeated => self.cx.stats.repeated_messages += 1,
+            Verdict::Stale => {
+                self.cx.stats.stale_messages += 1;
+                if bearing == Bearing::Asks && self.admission.may_talk(from) {
+                    let wall = self.cx.wall();
+                    self.reply(from, message.session, &[place], Body::Clock { about: message.id, wall });
+                }
+            }
+            Verdict::Full => self.cx.stats.messages_over_limit += 1,
         }
-        self.authentic_message(from, *message, Some(place));
     }
 
     /// A peer's message has a version that we do not speak.
     fn refuse_version(&mut self, to: NodeId, about: MessageId, place: u8) {
-        if self.may_talk(to) && self.may_reply(to) {
+        if self.admission.may_talk(to) && self.may_reply(to, Worth::Refusal) {
             let entropy = self.cx.random.draw(Domain::NoiseEphemeral);
             let sealed = seal::refuse_version(&self.config.identity, &to, about, entropy).unwrap_or_default();
             let until = self.cx.now + PROBE_WITHIN;
             self.publish(to, &sealed.into(), &[place], until);
-        }
-    }
-
-    /// Whether a peer's message may make us answer at all.
-    fn may_talk(&self, peer: NodeId) -> bool {
-        match &self.config.accept {
-            Accept::Only(list) => list.contains(&peer) || self.known.contains(&peer),
-            Accept::Anyone | Accept::Ask => true,
         }
     }
 
@@ -227,11 +242,6 @@ impl Node {
             }
         }
     }
-}
-
-/// Whether a message asks for something, so that it is worth to be asked in the right time.
-fn is_request(body: &Body) -> bool {
-    matches!(body, Body::Direct { .. } | Body::Initial(_) | Body::TurnRequest { .. })
 }
 
 #[cfg(test)]
@@ -281,7 +291,7 @@ mod tests {
     #[test]
     fn two_messages_about_one_session_are_one_visit() {
         let mut node = node();
-        node.remember(key(2).node_id());
+        node.admission.approve(key(2).node_id());
         assert_eq!(request(&mut node, 1, 1, 2), 1);
         assert_eq!(request(&mut node, 2, 1, 2), 0);
         assert_eq!(request(&mut node, 3, 2, 2), 1, "another session");

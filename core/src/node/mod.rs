@@ -2,8 +2,11 @@
 
 pub(crate) use relaying::MAX_AT_ONCE;
 
+pub(crate) mod admission;
 mod asking;
 mod attempts;
+#[cfg(test)]
+mod floods;
 #[cfg(test)]
 mod hostile;
 mod mapping;
@@ -27,7 +30,7 @@ use crate::config::{Config, ConfigError, Plan};
 use crate::cx::{Cx, Owner, Timer};
 use crate::identity::{NodeId, NodeIdError};
 use crate::io::{Action, CloseHow, Event, Interface, SockId};
-use crate::limit::{Bucket, Buckets};
+use crate::limit::Bucket;
 use crate::nat::NatReport;
 use crate::nat::external::External;
 use crate::nat::surveyor::Surveyor;
@@ -35,13 +38,14 @@ use crate::notice::{ConnectId, FailReason, Notice};
 use crate::random::Domain;
 use crate::session::SessionId;
 use crate::signal::broker::Session;
-use crate::signal::inbox::Inbox;
 use crate::signal::message::Message;
 use crate::stats::Stats;
 use crate::strategy::agreement::{Agreement, Key};
 use crate::strategy::paths::{Links, Route};
 use crate::time::Instant;
 
+use admission::Admission;
+use admission::reach::Ours;
 use attempts::Attempt;
 use mapping::Mappings;
 use opening::{Listeners, MeasureAgain};
@@ -49,13 +53,10 @@ use punching::Punch;
 use relaying::Relay;
 use table::Streams;
 use timekeeping::Timekeeper;
-use visits::{Ask, Visit};
+use visits::Visit;
 
 /// Most calls of `connect()` at a time.
 pub const MAX_CONNECTS: usize = 4096;
-
-/// Peers our user named or approved are remembered, at most this many.
-const MAX_KNOWN: usize = 4096;
 
 /// Why [`Node::connect`] did not even begin.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -95,7 +96,9 @@ pub struct Node {
     instance: [u8; 16],
     phase: Phase,
     listeners: Listeners,
-    /// The addresses that we use, of those that were listed.
+    /// Every address of this machine.
+    listed: Vec<Interface>,
+    /// Those that we use.
     chosen: Vec<Interface>,
     /// The same, with outside addresses as far as known.
     routes: Vec<Route>,
@@ -116,7 +119,7 @@ pub struct Node {
     /// The brokers that a request could go out on when attempts were last told, one bit each; none before our
     /// address was settled.
     signal_ways: Option<u16>,
-    inbox: Inbox,
+    admission: Admission,
     other_instances: BTreeSet<[u8; 16]>,
     /// Messages to ourselves.
     loopback: VecDeque<Message>,
@@ -133,17 +136,9 @@ pub struct Node {
     /// Relays by their ids, which sockets' are beside, and those that are being opened by session.
     relays: BTreeMap<SockId, Box<Relay>>,
     relay_ids: BTreeMap<Key, SockId>,
-    asks: BTreeMap<NodeId, Ask>,
-    /// Peers our user named or approved.
-    known: BTreeSet<NodeId>,
+    /// Our user serves one pipe at a time, and has one.
+    busy: bool,
     hellos: Bucket,
-    /// Dials for punches, by peer.
-    syns: Buckets<NodeId>,
-    /// Strangers' requests, in all.
-    requests: Bucket,
-    /// By `Trust`, so that strangers, whose keys cost nothing, leave room for whom our user named.
-    requests_by_peer: [Buckets<NodeId>; 2],
-    replies_by_peer: [Buckets<NodeId>; 2],
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -172,11 +167,11 @@ impl Node {
             Session::new(place as u8, b.clone(), config.bind, ours.topic())
         };
         let brokers: Vec<Session> = config.brokers.iter().enumerate().map(session).collect();
-        let tenth = core::time::Duration::from_millis(100);
         Ok(Node {
             instance: cx.random.bytes(Domain::Instance),
             phase: Phase::New,
             listeners: Listeners::default(),
+            listed: Vec::new(),
             chosen: Vec::new(),
             routes: Vec::new(),
             links: Links::new(),
@@ -191,7 +186,7 @@ impl Node {
             announced_brokers: Vec::new(),
             signal_ways: None,
             brokers,
-            inbox: Inbox::default(),
+            admission: Admission::new(&config, (punching::MAX_DIALS, punching::DIALS_EVERY)),
             other_instances: BTreeSet::new(),
             loopback: VecDeque::new(),
             agreement: Agreement::new(ours),
@@ -204,14 +199,9 @@ impl Node {
             punches: BTreeMap::new(),
             relays: BTreeMap::new(),
             relay_ids: BTreeMap::new(),
-            asks: BTreeMap::new(),
-            known: BTreeSet::new(),
+            busy: false,
             // A hello that does not decrypt costs 0.13 ms, one that does 0.45 ms (measured).
             hellos: Bucket::new(256, core::time::Duration::from_millis(4)),
-            syns: Buckets::new(256, punching::MAX_DIALS, punching::DIALS_EVERY),
-            requests: Bucket::new(32, tenth),
-            requests_by_peer: [(); 2].map(|()| Buckets::new(256, 8, 50 * tenth)),
-            replies_by_peer: [(); 2].map(|()| Buckets::new(256, 16, 10 * tenth)),
             cx,
             config,
         })
@@ -392,6 +382,14 @@ impl Node {
         }
     }
 
+    /// Says whether pipes that peers open from now on have to wait for their turn, which they are told:
+    /// [`Stage::PeerBusy`](crate::Stage::PeerBusy). It refuses nobody.
+    pub fn set_busy(&mut self, now: Instant, busy: bool) {
+        self.advance(now);
+        self.busy = busy;
+        self.settle();
+    }
+
     /// Ends everything: connects fail with [`FailReason::Shutdown`], brokers are told, sockets closed. The
     /// actions that follow end with [`Notice::Closed`], after up to 2 s where a router has a port of ours open; pipes that were handed out live on, but for
     /// relayed ones, which end with their node.
@@ -423,7 +421,7 @@ impl Node {
         }
         self.streams.clear();
         self.visits.clear();
-        self.asks.clear();
+        self.admission.asks.clear();
         self.phase = Phase::Closing;
         if self.mappings_are_closed() {
             self.closed();
@@ -521,12 +519,6 @@ impl Node {
         peer == self.node_id()
     }
 
-    fn remember(&mut self, peer: NodeId) {
-        if self.known.len() < MAX_KNOWN {
-            self.known.insert(peer);
-        }
-    }
-
     /// The local address to dial from, in the family of `to`.
     fn dial_from(&self, to: IpAddr) -> std::net::SocketAddr {
         let any: IpAddr = match to {
@@ -534,6 +526,12 @@ impl Node {
             IpAddr::V6(_) => std::net::Ipv6Addr::UNSPECIFIED.into(),
         };
         self.local(self.config.bind.filter(|b| b.is_ipv4() == to.is_ipv4()).unwrap_or(any), 0)
+    }
+
+    /// What an address that a peer names is held against.
+    fn ours(&self) -> Ours<'_> {
+        let announced = self.announced.as_ref();
+        Ours { interfaces: &self.listed, routes: &self.routes, announced, nat64: &[] }
     }
 
     /// A socket address of ours, in its zone where it is link-local.

@@ -13,7 +13,7 @@ use crate::session::SessionId;
 use crate::signal::broker::News;
 use crate::strategy::agreement::{Key, Requester};
 use crate::strategy::dialler::Dialler;
-use crate::strategy::paths::{self, Route};
+use crate::strategy::paths::Route;
 
 /// A new address is handed out after this long even if its NAT is still being measured.
 const RESETTLE_WITHIN: Duration = Duration::from_secs(2);
@@ -21,6 +21,7 @@ const RESETTLE_WITHIN: Duration = Duration::from_secs(2);
 impl Node {
     /// The interfaces as they are now. The first list starts the node.
     pub(super) fn interfaces(&mut self, list: &[Interface]) {
+        self.listed = list.to_vec();
         let chosen = choose(list, self.config.bind);
         let links = choose_links(list, self.config.bind);
         // They are all that we have where nothing else was chosen.
@@ -94,11 +95,10 @@ impl Node {
         let all: Vec<SessionId> = self.visits.keys().copied().collect();
         for session in all {
             self.close_dials_of((session, Requester::Them));
-            let Some(visit) = self.visits.get_mut(&session) else { continue };
-            let (peer, trust) = (visit.peer, visit.trust);
-            let oneself = peer == self.config.identity.node_id();
-            let paths = paths::to_peer(&self.routes, &self.links, &visit.address, oneself, trust);
-            if !paths.is_empty() {
+            let Some(visit) = self.visits.get(&session) else { continue };
+            let (peer, trust, address) = (visit.peer, visit.trust, visit.address.clone());
+            let paths = self.paths_to(peer, &address, trust);
+            if let (false, Some(visit)) = (paths.is_empty(), self.visits.get_mut(&session)) {
                 visit.dialler = Dialler::new(paths, self.cx.now);
                 self.drive_visit(session);
             }

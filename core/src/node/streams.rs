@@ -7,8 +7,8 @@ use bytes::Bytes;
 use smallvec::SmallVec;
 
 use super::Node;
+use super::admission::Entry;
 use super::relaying::Way;
-use crate::config::Accept;
 use crate::cx::{Owner, Timer};
 use crate::hello::{self, Control, HEADER, Heard, Hello, HelloError, Offer, Purpose, Status};
 use crate::identity::NodeId;
@@ -18,19 +18,23 @@ use crate::pipe::{PipeMode, PipeStart};
 use crate::random::Domain;
 use crate::strategy::agreement::{Decision, Key, Requester, Settled};
 use crate::strategy::dialler::DialEnd;
-use crate::strategy::paths::Path;
+use crate::strategy::paths::{Path, Trust};
 use crate::time::Instant;
 
 /// A dial may take this long: two SYN retransmissions, at 1 s and 3 s, find a path that lost the first.
 pub(super) const DIAL_WITHIN: Duration = Duration::from_secs(5);
+/// One for a stranger, to two addresses of which both may be a third party's: two SYNs each, the second after 1 s.
+const STRANGERS_DIAL_WITHIN: Duration = Duration::from_millis(2500);
 /// A hello may take this long, from the open stream to both ends authenticated.
 const HELLO_WITHIN: Duration = Duration::from_secs(5);
 /// Then the ends may take this long to agree on this or another stream.
 const AGREE_WITHIN: Duration = Duration::from_secs(10);
 /// While the peer's user is being asked.
 const ASKED_WITHIN: Duration = Duration::from_secs(35);
-/// Most accepted streams that are not authenticated yet.
+/// Most accepted streams that are not authenticated yet, by a frame that cannot be a recorded one.
 const MAX_STRANGERS: usize = 256;
+/// Most accepted streams of one session. A peer dials six addresses at most.
+const MAX_OF_SESSION: usize = 8;
 /// Most sessions open at a time, ours and the peers'.
 const MAX_SESSIONS: usize = 8192;
 
@@ -39,6 +43,10 @@ pub(super) struct Stream {
     stage: HelloStage,
     /// Whether we dialled, and so began the hello.
     initiator: bool,
+    /// Whether we accepted it.
+    accepted: bool,
+    /// A frame of the peer has come that cannot be a recorded one.
+    proven: bool,
     /// Known from the start for a dial, from FIRST for an accepted stream; set by `Streams` only, which finds it
     /// by this.
     session: Option<(Key, NodeId, PipeMode)>,
@@ -81,6 +89,14 @@ impl Stream {
         self.session
     }
 
+    pub(super) fn is_unproven(&self) -> bool {
+        self.accepted && !self.proven
+    }
+
+    pub(super) fn prove(&mut self) {
+        self.proven = true;
+    }
+
     pub(super) fn introduce(&mut self, session: (Key, NodeId, PipeMode)) {
         self.session = Some(session);
     }
@@ -94,11 +110,15 @@ impl Node {
             Requester::Them => (Purpose::Answer, Strategy::Reverse),
         };
         let local = self.dial_from(path.remote.ip());
-        let sock = self.cx.dial(Owner::Stream, local, path.remote, DIAL_WITHIN);
+        let stranger = key.1 == Requester::Them && self.admission.trust(peer) == Trust::Stranger;
+        let within = if stranger { STRANGERS_DIAL_WITHIN } else { DIAL_WITHIN };
+        let sock = self.cx.dial(Owner::Stream, local, path.remote, within);
         let offer = Offer { session: key.0, purpose, mode };
         let stream = Stream {
             stage: HelloStage::Dialling(Role::Initiate(offer, peer)),
             initiator: true,
+            accepted: false,
+            proven: false,
             session: Some((key, peer, mode)),
             strategy,
             local,
@@ -123,6 +143,8 @@ impl Node {
         let stream = Stream {
             stage: HelloStage::Dialling(role),
             initiator: matches!(role, Role::Initiate(..)),
+            accepted: false,
+            proven: false,
             session: Some(session),
             strategy: Strategy::Punch,
             local,
@@ -146,12 +168,15 @@ impl Node {
             self.cx.stats.streams_refused_as_tainted += 1;
             return self.cx.close(sock, CloseHow::Reset);
         }
-        if let Some(session) = self.awaited_from(remote.ip()) {
+        let awaited = self.awaited_from(remote.ip());
+        if let Some(session) = awaited.filter(|s| self.accepted_of(s.0, sock) < MAX_OF_SESSION) {
             return self.accepted_punch(sock, local, remote, session);
         }
         let stream = Stream {
             stage: HelloStage::Hello(Hello::respond()),
             initiator: false,
+            accepted: true,
+            proven: false,
             session: None,
             strategy: Strategy::Direct,
             local,
@@ -179,6 +204,8 @@ impl Node {
         let stream = Stream {
             stage: HelloStage::Hello(hello.yielding()),
             initiator: true,
+            accepted: true,
+            proven: false,
             session: Some(session),
             strategy: Strategy::Punch,
             local,
@@ -289,6 +316,12 @@ impl Node {
         }
     }
 
+    /// Whether the peer has proved itself on a stream of this session.
+    pub(super) fn has_proven_stream(&self, key: Key) -> bool {
+        let proven = |s: &Stream| matches!(s.stage, HelloStage::Asking(_) | HelloStage::Candidate(_));
+        self.streams.of_session(key).filter_map(|sock| self.streams.get(sock)).any(proven)
+    }
+
     /// Whether a stream of this session to or from there is open.
     pub(super) fn has_open_stream(&self, key: Key, remote: SocketAddr) -> bool {
         let open = |s: &Stream| s.remote == remote && !matches!(s.stage, HelloStage::Dialling(_));
@@ -326,6 +359,12 @@ impl Node {
         self.streams.of_session(key).any(|sock| self.streams.get(sock).is_some_and(|s| !s.initiator))
     }
 
+    /// How many streams of a session we accepted, but for this one.
+    fn accepted_of(&self, key: Key, but: SockId) -> usize {
+        let accepted = |sock: SockId| sock != but && self.streams.get(sock).is_some_and(|s| s.accepted);
+        self.streams.of_session(key).filter(|sock| accepted(*sock)).count()
+    }
+
     /// Nominates whatever may be nominated with this peer.
     pub(super) fn agree(&mut self, peer: NodeId, first: Option<Decision>) {
         let mut next = first.or_else(|| self.agreement.nominate(peer));
@@ -336,6 +375,10 @@ impl Node {
     }
 
     fn hear(&mut self, sock: SockId, heard: Heard) {
+        // SECOND answers an ephemeral key of ours, and control messages are sealed under one.
+        if !matches!(heard, Heard::First { .. }) {
+            self.streams.prove(sock);
+        }
         match heard {
             Heard::First { peer, offer } => self.hear_first(sock, peer, offer),
             Heard::Second(status) => self.hear_second(sock, status),
@@ -365,7 +408,10 @@ impl Node {
         if by_punch {
             stream.strategy = Strategy::Punch;
         }
-        let verdict = self.judge_first(key, peer, offer.mode);
+        let verdict = match self.accepted_of(key, sock) < MAX_OF_SESSION {
+            true => self.judge_first(key, peer, offer.mode),
+            false => Err(Refusal::Busy),
+        };
         let status = match verdict {
             Ok(true) => Status::Ready,
             Ok(false) => Status::Asking,
@@ -405,20 +451,14 @@ impl Node {
             // Somebody answers a request of ours, which must exist; the peer was checked above.
             return if open.is_some() { Ok(true) } else { Err(Refusal::NoSuchSession) };
         }
-        if mode == PipeMode::Plain && !self.config.allow_plain && !self.is_oneself(peer) {
-            return Err(Refusal::PlainNotAllowed);
-        }
+        let entry = self.admission.enter(peer, mode)?;
         if self.agreement.open_sessions() >= MAX_SESSIONS {
             return Err(Refusal::Busy);
         }
-        match &self.config.accept {
-            _ if self.is_oneself(peer) => Ok(true),
-            Accept::Anyone => Ok(true),
-            Accept::Only(list) if list.contains(&peer) => Ok(true),
-            Accept::Only(_) => Err(Refusal::NotAccepted),
-            Accept::Ask if self.known.contains(&peer) => Ok(true),
-            Accept::Ask if self.may_ask(peer) => Ok(false),
-            Accept::Ask => Err(Refusal::Busy),
+        match entry {
+            Entry::Open => Ok(true),
+            Entry::Ask if self.admission.asks.has_room(peer) => Ok(false),
+            Entry::Ask => Err(Refusal::Busy),
         }
     }
 
@@ -433,6 +473,7 @@ impl Node {
                 self.become_candidate(sock);
             }
             Status::Asking => {
+                self.send_control(sock, &Control::Here);
                 self.shift(sock, HelloStage::Asking);
                 self.cx.timers.set(Timer::Stream(sock), Some(self.cx.now + ASKED_WITHIN));
                 self.stage(key, strategy, Stage::AwaitingApproval);
@@ -444,6 +485,7 @@ impl Node {
         let Some(stream) = self.streams.get(sock) else { return };
         let Some((_, peer, _)) = stream.session else { return };
         match (control, &stream.stage) {
+            (Control::Here, HelloStage::Asking(_) | HelloStage::Candidate(_)) if !stream.initiator => {}
             (Control::Approved, HelloStage::Asking(_)) if stream.initiator => self.become_candidate(sock),
             (Control::Refuse(why), _) => self.refused_by_peer(sock, why),
             (Control::Nominate(sessions), HelloStage::Candidate(_)) => {
@@ -451,6 +493,10 @@ impl Node {
                     Some(decision) => self.agree(peer, Some(decision)),
                     None => self.refuse_stream(sock, Refusal::NoSuchSession),
                 }
+            }
+            (Control::Busy, HelloStage::Candidate(_)) => {
+                let (key, strategy) = (stream.session.map(|(key, ..)| key), stream.strategy);
+                self.stage(key, strategy, Stage::PeerBusy);
             }
             (Control::Join, HelloStage::Candidate(_)) => match self.agreement.joined(sock) {
                 Some(decision) => self.agree(peer, Some(decision)),
@@ -469,6 +515,8 @@ impl Node {
     fn become_candidate(&mut self, sock: SockId) {
         let Some(stream) = self.streams.get(sock) else { return };
         let (Some((key, peer, _)), initiator) = (stream.session, stream.initiator) else { return };
+        let remote = stream.remote.ip();
+        self.punch_met(peer, remote);
         self.shift(sock, HelloStage::Candidate);
         self.cx.timers.set(Timer::Stream(sock), Some(self.cx.now + AGREE_WITHIN));
         let decision = self.agreement.candidate(sock, key, initiator);
@@ -480,9 +528,13 @@ impl Node {
             return self.carry_out_by_relay(decision);
         }
         match decision {
-            Decision::Nominate { sock, sessions } => self.send_control(sock, &Control::Nominate(sessions)),
+            Decision::Nominate { sock, sessions } => {
+                self.tell_busy(sock);
+                self.send_control(sock, &Control::Nominate(sessions));
+            }
             Decision::Join { sock } => self.send_control(sock, &Control::Join),
             Decision::Confirm { sock, also, settled } => {
+                self.tell_busy(sock);
                 self.send_control(sock, &Control::Confirm(also));
                 self.finish(sock, settled);
             }
@@ -555,6 +607,14 @@ impl Node {
             settled.sessions.iter().copied().filter(|key| settled.kept != Some(*key)).collect();
         self.close_streams_of(&over);
         (answers, since)
+    }
+
+    /// Tells a caller that its pipe will have to wait, if it will.
+    fn tell_busy(&mut self, sock: SockId) {
+        let session = self.streams.get(sock).and_then(|s| s.session);
+        if self.busy && session.is_some_and(|((_, side), ..)| side == Requester::Them) {
+            self.send_control(sock, &Control::Busy);
+        }
     }
 
     fn send_control(&mut self, sock: SockId, control: &Control) {

@@ -12,12 +12,17 @@ use crate::strategy::agreement::Key;
 pub(super) struct Streams {
     all: BTreeMap<SockId, Box<Stream>>,
     by_session: BTreeSet<(Key, SockId)>,
+    /// Those whose other end has not shown yet that it is there: FIRST alone can be a recorded one.
+    unproven: BTreeSet<SockId>,
 }
 
 impl Streams {
     pub(super) fn insert(&mut self, sock: SockId, stream: Stream) {
         if let Some((key, ..)) = stream.session() {
             self.by_session.insert((key, sock));
+        }
+        if stream.is_unproven() {
+            self.unproven.insert(sock);
         }
         self.all.insert(sock, Box::new(stream));
     }
@@ -27,6 +32,7 @@ impl Streams {
         if let Some((key, ..)) = stream.session() {
             self.by_session.remove(&(key, sock));
         }
+        self.unproven.remove(&sock);
         Some(*stream)
     }
 
@@ -55,10 +61,17 @@ impl Streams {
         self.by_session.range((key, first)..=(key, last)).map(|(_, sock)| *sock)
     }
 
-    /// How many have not said what they want.
+    /// A sealed frame of the other end has come.
+    pub(super) fn prove(&mut self, sock: SockId) {
+        if let Some(mut stream) = self.remove(sock) {
+            stream.prove();
+            self.insert(sock, stream);
+        }
+    }
+
+    /// How many were accepted from whoever has not shown that it is there.
     pub(super) fn strangers(&self) -> usize {
-        // Every other stream is in the index once.
-        self.all.len() - self.by_session.len()
+        self.unproven.len()
     }
 
     pub(super) fn len(&self) -> usize {

@@ -1,42 +1,32 @@
 //! What peers ask of us: to dial them, and, where the configuration says so, our user's word.
 
-use core::mem::discriminant;
 use core::time::Duration;
-use std::net::SocketAddr;
 
 use bytes::Bytes;
 use smallvec::SmallVec;
 
 use super::Node;
+use super::admission::{Denied, Entry, How, Kind, Place, Trust, Waiting, Wish, Worth};
 use super::relaying::{MAX_RELAYS, MAX_RELAYS_STRANGERS};
 use crate::address::PeerAddress;
-use crate::config::Accept;
 use crate::cx::Timer;
 use crate::identity::NodeId;
 use crate::io::SockId;
-use crate::notice::{Notice, Refusal};
+use crate::notice::{Notice, Refusal, Strategy};
 use crate::pipe::PipeMode;
+use crate::random::Domain;
 use crate::session::SessionId;
-use crate::signal::mappings::Mappings;
 use crate::signal::message::{Body, MAX_DIALS};
 use crate::strategy::agreement::{Key, Requester};
 use crate::strategy::dialler::{DialEnd, Dialler};
-use crate::strategy::paths::{self, Trust};
+use crate::strategy::paths::{self, Paths};
 use crate::time::Instant;
 
-/// A visit ends after this long. It outlives the dials, whose results it reports.
+/// A visit to a peer that is known ends after this long. It outlives the dials, whose results it reports.
 const VISIT_WITHIN: Duration = Duration::from_secs(12);
-/// Most visits at a time: in all, and of these to strangers, so that they leave room for whom our user named.
-const MAX_VISITS: usize = 64;
-const MAX_VISITS_STRANGERS: usize = 48;
-/// Most visits at a time of one stranger, and of one peer that is known.
-const MAX_VISITS_STRANGER: usize = 1;
-const MAX_VISITS_KNOWN: usize = 8;
-/// Most peers that our user is asked about at a time, and most things one of them may have waiting.
-const MAX_ASKS: usize = 64;
-const MAX_WAITING: usize = 4;
-/// The user has this long to answer.
-const ASK_WITHIN: Duration = Duration::from_secs(30);
+/// A visit to a stranger takes exactly so long, whatever became of its dials: neither what the stranger is told, nor when,
+/// nor whether it may ask again says which of the addresses answered. Dials without an answer are over by then.
+const STRANGERS_VISIT: Duration = Duration::from_secs(4);
 
 /// A peer asked us to dial it.
 #[derive(Debug)]
@@ -49,43 +39,12 @@ pub(super) struct Visit {
     pub(super) dialler: Dialler,
     /// Places of the brokers that reach the peer.
     via: SmallVec<[u8; 2]>,
-    until: Instant,
-}
-
-/// A request to come to a peer.
-#[derive(Debug)]
-pub(super) struct Wish {
-    pub(super) peer: NodeId,
-    pub(super) session: SessionId,
-    pub(super) mode: PipeMode,
-    pub(super) address: PeerAddress,
-    pub(super) via: SmallVec<[u8; 2]>,
-    pub(super) how: How,
-}
-
-/// What a peer asks for.
-#[derive(Debug)]
-pub(super) enum How {
-    Dial,
-    Punch(Box<Mappings>),
-    /// Come to its relay at this address, for a pipe that may move.
-    Relay {
-        relayed: SocketAddr,
-        moves: bool,
-    },
-}
-
-/// A question to our user, with what hangs on it.
-#[derive(Debug)]
-pub(super) struct Ask {
-    until: Instant,
-    streams: SmallVec<[SockId; MAX_WAITING]>,
-    wishes: Vec<Wish>,
+    since: Instant,
 }
 
 impl Node {
-    /// A peer wants to be dialled.
-    pub(super) fn wish(&mut self, wish: Wish) {
+    /// A peer asks for something. True: that has caused something, and a copy of the message must not.
+    pub(super) fn wish(&mut self, wish: Wish) -> bool {
         let key = (wish.session, Requester::Them);
         let known = match (&wish.how, self.punches.get(&key)) {
             // A peer whose network has become another asks anew in the same session.
@@ -96,45 +55,47 @@ impl Node {
             (How::Relay { .. }, _) => self.is_relaying(key) || self.agreement.is_carried(key),
             (How::Punch(mappings), Some(punch)) if punch.peer == wish.peer && mappings.rung > punch.rung => {
                 // The next rung of a punch that was judged.
-                return self.visit_by_punch(wish.peer, wish.session, wish.via, mappings);
+                let place = self.place_of(&wish);
+                let random = &mut self.cx.random;
+                let goes_on = self
+                    .admission
+                    .go_on(self.cx.now, place, |below| random.below(Domain::Admission, below))
+                    .is_ok();
+                if goes_on {
+                    self.visit_by_punch(wish.peer, wish.session, wish.via, mappings);
+                }
+                return goes_on;
             }
             (How::Punch(_), punch) => punch.is_some(),
         };
         if self.agreement.is_over(key) || known {
-            return;
+            return false;
         }
-        if let Err(why) = self.judge_wish(&wish) {
-            self.cx.stats.refused += 1;
-            return self.reply(wish.peer, wish.session, &wish.via, Body::Refused(why));
-        }
-        let ask = self.config.accept == Accept::Ask
-            && !self.known.contains(&wish.peer)
-            && !self.is_oneself(wish.peer);
-        if !ask {
-            return self.visit(wish);
-        }
-        let peer = wish.peer;
-        match self.ask(peer) {
-            Some(ask)
-                if ask.wishes.iter().all(|w| {
-                    w.session != wish.session || discriminant(&w.how) != discriminant(&wish.how)
-                }) =>
-            {
-                ask.wishes.push(wish);
+        let entry = match self.judge_wish(&wish) {
+            Ok(entry) => entry,
+            Err(denied) => {
+                self.deny(&wish, denied);
+                return false;
             }
-            Some(_) => {}
-            None => {
-                self.cx.stats.refused += 1;
-                self.reply(peer, wish.session, &wish.via, Body::Refused(Refusal::Busy));
-            }
+        };
+        match entry {
+            Entry::Open => self.visit(wish),
+            Entry::Ask => match self.ask(wish.peer, Waiting::Wish(Box::new(wish))) {
+                Ok(()) | Err(Waiting::Stream(_)) => {}
+                Err(Waiting::Wish(wish)) => {
+                    self.deny(&wish, Denied::Refused(Refusal::Busy));
+                    return false;
+                }
+            },
         }
+        true
     }
 
     pub(super) fn drive_visit(&mut self, session: SessionId) {
         let now = self.cx.now;
         let key = (session, Requester::Them);
         while let Some(visit) = self.visits.get_mut(&session) {
-            let (peer, mode) = (visit.peer, visit.mode);
+            let (peer, mode, until) = (visit.peer, visit.mode, visit.until());
             if let Some(path) = visit.dialler.due(now) {
                 let sock = self.dial_stream(path, key, peer, mode);
                 if let Some(visit) = self.visits.get_mut(&session) {
@@ -142,17 +103,14 @@ impl Node {
                 }
                 continue;
             }
-            if !visit.dialler.is_exhausted() && visit.until > now {
-                let next = visit.dialler.next().unwrap_or(visit.until).min(visit.until);
+            let stranger = visit.trust == Trust::Stranger;
+            if until > now && (stranger || !visit.dialler.is_exhausted()) {
+                let next = visit.dialler.next().unwrap_or(until).min(until);
                 self.cx.timers.set(Timer::Visit(session), Some(next));
                 return;
             }
             let in_vain = visit.dialler.is_exhausted();
-            let dials = visit.dialler.failures().take(MAX_DIALS).collect();
-            let via = visit.via.clone();
-            self.visits.remove(&session);
-            self.cx.timers.set(Timer::Visit(session), None);
-            self.reply(peer, session, &via, Body::Dialled(dials));
+            self.end_visit(session);
             self.doubt();
             // The call is the peer's and goes on without us: a dial of its own may be in its hello, or come.
             let goes_on = self.is_punching(key)
@@ -161,10 +119,36 @@ impl Node {
                 || self.agreement.is_carried(key);
             match (goes_on, in_vain) {
                 (true, _) => {}
+                // What has connected may still be in its hello.
+                (false, false) if stranger => self.forget_visit(key),
                 (false, true) => self.agreement.forget(key),
                 (false, false) => self.abandon(key, peer),
             }
         }
+    }
+
+    /// Says what became of the dials that a peer asked for, and makes no more.
+    fn end_visit(&mut self, session: SessionId) {
+        let Some(visit) = self.visits.remove(&session) else { return };
+        self.cx.timers.set(Timer::Visit(session), None);
+        let count = visit.dialler.planned() as u8;
+        let told = if visit.trust == Trust::Stranger { 0 } else { MAX_DIALS };
+        let dials = visit.dialler.failures().take(told).collect();
+        self.reply(visit.peer, session, &visit.via, Body::Dialled { count, dials });
+    }
+
+    /// Ends what a stranger has, for another.
+    fn turn_out(&mut self, place: Place) {
+        let key = (place.session, Requester::Them);
+        match place.kind {
+            Kind::Dial => {
+                self.end_visit(place.session);
+                self.close_dials_of(key);
+            }
+            Kind::Punch => self.forget_punch(key),
+            Kind::Relay => self.end_relay(key),
+        }
+        self.forget_visit(key);
     }
 
     /// A stream of a peer's session is gone.
@@ -188,93 +172,75 @@ impl Node {
         }
     }
 
-    pub(super) fn may_ask(&self, peer: NodeId) -> bool {
-        match self.asks.get(&peer) {
-            Some(ask) => ask.streams.len() + ask.wishes.len() < MAX_WAITING,
-            None => self.asks.len() < MAX_ASKS,
-        }
-    }
-
     pub(super) fn ask_about_stream(&mut self, peer: NodeId, sock: SockId) {
-        if let Some(ask) = self.ask(peer) {
-            ask.streams.push(sock);
-        }
+        // There is room: that was seen when the stream was judged.
+        let _ = self.ask(peer, Waiting::Stream(sock));
     }
 
     pub(super) fn answer_ask(&mut self, peer: NodeId, yes: bool) {
         if yes {
-            self.remember(peer);
+            self.admission.approve(peer);
         }
-        let Some(ask) = self.asks.remove(&peer) else { return };
+        let waiting = self.admission.asks.answered(peer);
         self.arm_asks();
-        for sock in ask.streams {
-            self.answer_stream(sock, yes);
-        }
-        for wish in ask.wishes {
-            if yes {
-                self.visit(wish);
-            } else {
-                self.cx.stats.refused += 1;
-                self.reply(wish.peer, wish.session, &wish.via, Body::Refused(Refusal::NotAccepted));
+        for what in waiting {
+            match what {
+                Waiting::Stream(sock) => self.answer_stream(sock, yes),
+                Waiting::Wish(wish) if yes => self.visit(*wish),
+                Waiting::Wish(wish) => self.deny(&wish, Denied::Refused(Refusal::NotAccepted)),
             }
         }
     }
 
     pub(super) fn expire_asks(&mut self) {
-        let now = self.cx.now;
-        let late: Vec<NodeId> =
-            self.asks.iter().filter(|(_, a)| a.until <= now).map(|(peer, _)| *peer).collect();
-        for peer in late {
+        for peer in self.admission.asks.late(self.cx.now) {
             self.answer_ask(peer, false);
         }
         self.arm_asks();
     }
 
-    fn judge_wish(&mut self, wish: &Wish) -> Result<(), Refusal> {
-        let now = self.cx.now;
-        if self.is_oneself(wish.peer) {
-            return Ok(());
+    fn judge_wish(&mut self, wish: &Wish) -> Result<Entry, Denied> {
+        let place = self.place_of(wish);
+        let entry = self.admission.enter(wish.peer, wish.mode).map_err(Denied::Refused)?;
+        let most = if place.trust == Trust::Known { MAX_RELAYS } else { MAX_RELAYS_STRANGERS };
+        if place.kind == Kind::Relay && self.relays.len() >= most {
+            return Err(Denied::Refused(Refusal::Busy));
         }
-        if matches!(&self.config.accept, Accept::Only(list) if !list.contains(&wish.peer)) {
-            return Err(Refusal::NotAccepted);
+        let places = self.places();
+        let (now, random) = (self.cx.now, &mut self.cx.random);
+        let draw = |below| random.below(Domain::Admission, below);
+        if let Some(oldest) = self.admission.admit(now, place, wish.mode, places.iter().copied(), draw)? {
+            self.turn_out(oldest);
         }
-        if wish.mode == PipeMode::Plain && !self.config.allow_plain {
-            return Err(Refusal::PlainNotAllowed);
-        }
-        let trust = self.trust(wish.peer);
-        let (of_one, of_all) = match trust {
-            Trust::Known => (MAX_VISITS_KNOWN, MAX_VISITS),
-            Trust::Stranger => (MAX_VISITS_STRANGER, MAX_VISITS_STRANGERS),
-        };
-        let most = if trust == Trust::Known { MAX_RELAYS } else { MAX_RELAYS_STRANGERS };
-        if matches!(wish.how, How::Relay { .. }) && self.relays.len() >= most {
-            return Err(Refusal::Busy);
-        }
-        // The same call may ask for a dial and for a punch.
-        let visits = self.visits.iter().map(|(session, v)| (*session, v.peer, v.trust));
-        let punches = self.punches.iter().filter(|(key, _)| key.1 == Requester::Them);
-        let punches = punches.map(|(key, p)| (key.0, p.peer, p.trust));
-        let relays = self.relays.values().filter(|r| r.is_opening() && r.key().1 == Requester::Them);
-        let relays = relays.map(|r| (r.key().0, r.peer(), r.trust()));
-        let others = || {
-            let all = visits.clone().chain(punches.clone()).chain(relays.clone());
-            all.filter(|(session, ..)| *session != wish.session)
-        };
-        let counted = |t: Trust| trust == Trust::Known || t == Trust::Stranger;
-        let room = others().filter(|(_, peer, _)| *peer == wish.peer).count() < of_one
-            && others().filter(|(.., t)| counted(*t)).count() < of_all;
-        let within_rates = room
-            && self.requests_by_peer[trust as usize].take(now, wish.peer)
-            && (trust == Trust::Known || self.requests.take(now));
-        if within_rates { Ok(()) } else { Err(Refusal::Busy) }
+        Ok(entry)
     }
 
-    pub(super) fn trust(&self, peer: NodeId) -> Trust {
-        let listed = matches!(&self.config.accept, Accept::Only(list) if list.contains(&peer));
-        if listed || self.is_oneself(peer) || self.known.contains(&peer) {
-            Trust::Known
-        } else {
-            Trust::Stranger
+    /// What peers' requests have.
+    fn places(&self) -> Vec<Place> {
+        let met = |session| self.has_proven_stream((session, Requester::Them));
+        let visits = self.visits.iter().map(|(session, visit)| visit.place(*session, met(*session)));
+        let punches = self.punches.iter().filter(|(key, _)| key.1 == Requester::Them);
+        let punches = punches.map(|(key, punch)| punch.place(key.0, met(key.0)));
+        let relays = self.relays.values().filter(|r| r.is_opening() && r.key().1 == Requester::Them);
+        visits.chain(punches).chain(relays.map(|r| r.place())).collect()
+    }
+
+    /// What a request will have if it is admitted.
+    fn place_of(&self, wish: &Wish) -> Place {
+        Place {
+            kind: wish.how.kind(),
+            session: wish.session,
+            peer: wish.peer,
+            trust: self.admission.trust(wish.peer),
+            since: self.cx.now,
+            answered: false,
+        }
+    }
+
+    fn deny(&mut self, wish: &Wish, why: Denied) {
+        self.cx.stats.refused += 1;
+        if let Denied::Refused(why) = why {
+            self.reply(wish.peer, wish.session, &wish.via, Body::Refused(why));
         }
     }
 
@@ -288,55 +254,76 @@ impl Node {
                 return self.visit_by_relay(peer, session, via, mode, relayed, moves);
             }
         }
-        let trust = self.trust(peer);
-        let paths = paths::to_peer(&self.routes, &self.links, &address, self.is_oneself(peer), trust);
+        let trust = self.admission.trust(peer);
+        let paths = self.paths_to(peer, &address, trust);
         if paths.is_empty() {
-            return self.reply(peer, session, &via, Body::Dialled(SmallVec::new()));
+            let reason = self.why_not_dialled(peer, &address, Strategy::Reverse);
+            return self.reply(peer, session, &via, reason);
         }
         self.close_dials_of((session, Requester::Them));
         let dialler = Dialler::new(paths, self.cx.now);
         self.reply(peer, session, &via, Body::Dialling(dialler.planned() as u8));
         self.agreement.open((session, Requester::Them), peer, mode);
-        let until = self.cx.now + VISIT_WITHIN;
-        self.visits.insert(
-            session,
-            Box::new(Visit { peer, trust, mode, address: Box::new(address), dialler, via, until }),
-        );
+        let (since, address) = (self.cx.now, Box::new(address));
+        self.visits.insert(session, Box::new(Visit { peer, trust, mode, address, dialler, via, since }));
         self.drive_visit(session);
+    }
+
+    pub(super) fn paths_to(&self, peer: NodeId, address: &PeerAddress, trust: Trust) -> Paths {
+        paths::to_peer(&self.ours(), &self.links, address, self.is_oneself(peer), trust)
+    }
+
+    /// What a peer is told of which we dial nothing.
+    pub(super) fn why_not_dialled(&self, peer: NodeId, address: &PeerAddress, asked: Strategy) -> Body {
+        let stranger = self.admission.trust(peer) == Trust::Stranger;
+        match stranger && !self.paths_to(peer, address, Trust::Known).is_empty() {
+            true => Body::Refused(Refusal::PrivateForStrangers { asked }),
+            false => Body::Dialled { count: 0, dials: SmallVec::new() },
+        }
     }
 
     /// Sends a message that a peer's message caused, within the rate for such.
     pub(super) fn reply(&mut self, to: NodeId, session: SessionId, via: &[u8], body: Body) {
-        if !self.may_reply(to) {
+        if !self.may_reply(to, Worth::of(&body)) {
             return;
         }
         let (_, sealed): (_, Bytes) = self.seal(to, session, 0, body);
         let until = self.cx.now + VISIT_WITHIN;
-        self.publish(to, &sealed, via, until);
+        let stranger = self.admission.trust(to) == Trust::Stranger;
+        let free = |place: &&u8| {
+            !stranger || self.brokers.get(usize::from(**place)).is_some_and(|b| !b.is_crowded())
+        };
+        let via: SmallVec<[u8; 2]> = via.iter().filter(free).copied().collect();
+        self.publish(to, &sealed, &via, until);
     }
 
-    /// Whether the rate for answers to this peer allows one more, which it counts.
-    pub(super) fn may_reply(&mut self, to: NodeId) -> bool {
-        let trust = self.trust(to);
-        self.is_oneself(to) || self.replies_by_peer[trust as usize].take(self.cx.now, to)
+    /// Whether the rates for messages to this peer allow one more, which they count.
+    pub(super) fn may_reply(&mut self, to: NodeId, worth: Worth) -> bool {
+        self.admission.may_reply(self.cx.now, to, worth)
     }
 
-    /// The open question about a peer, put to the user if it is new; `None` when too much waits already.
-    fn ask(&mut self, peer: NodeId) -> Option<&mut Ask> {
-        if !self.may_ask(peer) {
-            return None;
-        }
-        if !self.asks.contains_key(&peer) {
-            let until = self.cx.now + ASK_WITHIN;
-            self.asks.insert(peer, Ask { until, streams: SmallVec::new(), wishes: Vec::new() });
+    /// Puts a question to our user if it is new, and lets something wait for the answer.
+    fn ask(&mut self, peer: NodeId, what: Waiting) -> Result<(), Waiting> {
+        if self.admission.asks.wait(self.cx.now, peer, what)? {
             self.cx.notify(Notice::Ask { peer });
             self.arm_asks();
         }
-        self.asks.get_mut(&peer)
+        Ok(())
     }
 
     fn arm_asks(&mut self) {
-        let next = self.asks.values().map(|a| a.until).min();
-        self.cx.timers.set(Timer::Asks, next);
+        self.cx.timers.set(Timer::Asks, self.admission.asks.next());
+    }
+}
+
+impl Visit {
+    /// When it ends at the latest, or for a stranger in any case.
+    fn until(&self) -> Instant {
+        self.since + if self.trust == Trust::Stranger { STRANGERS_VISIT } else { VISIT_WITHIN }
+    }
+
+    fn place(&self, session: SessionId, answered: bool) -> Place {
+        let Visit { peer, trust, since, .. } = *self;
+        Place { kind: Kind::Dial, session, peer, trust, since, answered }
     }
 }

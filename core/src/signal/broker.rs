@@ -157,6 +157,11 @@ impl Session {
         matches!(self.state, State::Ready { .. })
     }
 
+    /// Whether half of the places for messages that wait are taken: the rest is not for strangers'.
+    pub(crate) fn is_crowded(&self) -> bool {
+        self.outbox.len() >= MAX_OUTBOX / 2
+    }
+
     /// From a question to its answer, as far as known.
     pub(crate) fn round_trip(&self) -> Option<Duration> {
         self.round_trip

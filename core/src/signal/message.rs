@@ -4,7 +4,8 @@
 //! id 16 | sent: i64 us | lifetime: u16 s | session 16 | kind u8 | body
 //! ```
 //! Numbers are big-endian. TURN_REQUEST is mode (0x80 more for a pipe that moves), relayed address and the sender's address text; TURN_RESPONSE a list of
-//! addresses. An IP address is its family, 4 or 6, and its bytes.
+//! addresses. DIALLED is how many were dialled, and for peers that are known each one's failure, address and port. An IP
+//! address is its family, 4 or 6, and its bytes.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -54,14 +55,17 @@ pub(crate) enum Body {
     },
     /// Answer to `Direct`: it dials this many addresses.
     Dialling(u8),
-    /// What became of them, none having succeeded.
-    Dialled(SmallVec<[(SocketAddr, IoFailure); MAX_DIALS]>),
+    /// It dialled this many, in vain as far as it knows. What became of each is told to whom its user named only.
+    Dialled {
+        count: u8,
+        dials: SmallVec<[(SocketAddr, IoFailure); MAX_DIALS]>,
+    },
     /// The message with this id is outside the window of the receiver's clock, which shows this.
     Clock {
         about: MessageId,
         wall: WallTime,
     },
-    /// Answer to `Direct` or `Initial`: no.
+    /// Answer to a request: no.
     Refused(Refusal),
     /// Punch a hole with me: this is where I come from.
     Initial(Box<Mappings>),
@@ -122,8 +126,8 @@ impl Message {
                 out.extend_from_slice(address.to_string().as_bytes());
             }
             Body::Dialling(count) => out.extend_from_slice(&[DIALLING, *count]),
-            Body::Dialled(dials) => {
-                out.push(DIALLED);
+            Body::Dialled { count, dials } => {
+                out.extend_from_slice(&[DIALLED, *count]);
                 for (to, why) in dials.iter().take(MAX_DIALS) {
                     out.push(failure_code(*why));
                     put_ip(&mut out, to.ip());
@@ -183,6 +187,7 @@ impl Message {
                 Body::Dialling(count)
             }
             DIALLED => {
+                let [count] = reader.array()?;
                 let mut dials = SmallVec::new();
                 while !reader.0.is_empty() {
                     if dials.len() == MAX_DIALS {
@@ -193,7 +198,7 @@ impl Message {
                     let port = u16::from_be_bytes(reader.array()?);
                     dials.push((SocketAddr::new(ip, port), failure_from(why)));
                 }
-                Body::Dialled(dials)
+                Body::Dialled { count, dials }
             }
             CLOCK => Body::Clock {
                 about: MessageId(reader.array()?),
@@ -457,8 +462,9 @@ mod tests {
             Body::TurnResponse(smallvec![]),
             Body::TurnResponse(smallvec![v4.ip(), v6.ip(), v4.ip(), v4.ip(), v6.ip(), v4.ip()]),
             Body::Dialling(4),
-            Body::Dialled(smallvec![]),
-            Body::Dialled(smallvec![(v4, IoFailure::TimedOut), (v6, IoFailure::Refused)]),
+            Body::Dialled { count: 0, dials: smallvec![] },
+            Body::Dialled { count: 2, dials: smallvec![] },
+            Body::Dialled { count: 2, dials: smallvec![(v4, IoFailure::TimedOut), (v6, IoFailure::Refused)] },
             Body::Clock { about: MessageId([8; 16]), wall: WallTime::from_micros(-5) },
             Body::Refused(Refusal::Version { ours: 9 }),
             Body::Initial(Box::new(Any::arbitrary(&mut Gen::new(8)).0)),

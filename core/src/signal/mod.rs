@@ -1,7 +1,6 @@
 //! Signalling: sealed messages between nodes over MQTT brokers, several at once.
 
 pub(crate) mod broker;
-pub(crate) mod inbox;
 pub(crate) mod mappings;
 pub(crate) mod message;
 pub(crate) mod seal;

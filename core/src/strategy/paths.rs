@@ -4,8 +4,10 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 use smallvec::SmallVec;
 
-use crate::address::{PeerAddress, PeerInterface, is_dialable, is_link_local, scoped};
+use crate::address::{PeerAddress, PeerInterface, is_link_local, scoped};
 use crate::nat::NatType;
+pub(crate) use crate::node::admission::Trust;
+use crate::node::admission::reach::{Ours, is_on_link};
 
 /// One of our interfaces, with what the world sees of it. Never a link-local address.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -27,15 +29,6 @@ pub(crate) struct Link {
 /// Our links, at most three.
 pub(crate) type Links = SmallVec<[Link; 3]>;
 
-/// How much the peer may make us do.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Trust {
-    /// Our user named or approved the peer: every announced address.
-    Known,
-    /// At most two addresses, and none in private space unless it is on our own network.
-    Stranger,
-}
-
 /// Most addresses dialled for a stranger.
 pub(crate) const STRANGER_PATHS: usize = 2;
 
@@ -54,7 +47,7 @@ pub(crate) type Paths = SmallVec<[Path; 6]>;
 /// nobody answers. For a stranger, of whose addresses few are dialled, those that are announced as open
 /// come before others from outside: a multi-homed peer's open port would be cut off else.
 pub(crate) fn to_peer(
-    ours: &[Route],
+    ours: &Ours<'_>,
     links: &[Link],
     peer: &PeerAddress,
     oneself: bool,
@@ -65,15 +58,16 @@ pub(crate) fn to_peer(
     let mut external = Paths::new();
     let mut hairpin = Paths::new();
     let mut on_links = Paths::new();
+    let may = |ip: IpAddr| !is_zoned(ip) && ours.may_send(ip, trust);
     for interface in peer.v6().iter().chain(peer.v4()) {
         // Its text has no zone, so that each of our links may be the peer's. One on which the address is ours is not.
         for link in links.iter().filter(|l| (IpAddr::V6(l.ip) == interface.internal) == oneself) {
-            if is_zoned(interface.internal) {
+            if is_zoned(interface.internal) && ours.may_send(interface.internal, trust) {
                 let remote = scoped(interface.internal, interface.port, link.zone);
                 push(&mut on_links, Path { remote, local: true });
             }
         }
-        let family = ours.iter().filter(|r| r.internal.is_ipv4() == interface.internal.is_ipv4());
+        let family = ours.routes.iter().filter(|r| r.internal.is_ipv4() == interface.internal.is_ipv4());
         if family.clone().next().is_none() {
             continue;
         }
@@ -81,18 +75,12 @@ pub(crate) fn to_peer(
         let outside = SocketAddr::new(interface.external, interface.port);
         let shares_router =
             family.clone().any(|r| r.external == interface.external && r.external != r.internal);
-        if !is_zoned(interface.internal) && (oneself || family.clone().any(|r| is_near(r, interface))) {
+        let near = oneself || family.clone().any(|r| is_near(r, interface));
+        if near && may(interface.internal) {
             push(&mut local, Path { remote: inside, local: true });
         }
-        let reachable = match trust {
-            _ if oneself || interface.external == interface.internal && !local.is_empty() => false,
-            _ if is_zoned(interface.external) => false,
-            Trust::Known => {
-                !interface.external.is_loopback() || family.clone().any(|r| r.internal.is_loopback())
-            }
-            Trust::Stranger => may_be_dialled_for_a_stranger(interface.external, family.clone()),
-        };
-        if reachable {
+        let elsewhere = !oneself && (interface.external != interface.internal || local.is_empty());
+        if elsewhere && may(interface.external) {
             let first = trust == Trust::Stranger && interface.nat == NatType::OpenInternet;
             let list = match (shares_router, first) {
                 (true, _) => &mut hairpin,
@@ -110,6 +98,11 @@ pub(crate) fn to_peer(
     all
 }
 
+/// Whether this peer may make us send to an address that it named.
+pub(crate) fn may_send_to(ours: &Ours<'_>, ip: IpAddr, trust: Trust) -> bool {
+    !is_zoned(ip) && ours.may_send(ip, trust)
+}
+
 /// Whether the peer's inside address is worth a dial from this interface.
 fn is_near(ours: &Route, theirs: &PeerInterface) -> bool {
     let inside = theirs.internal;
@@ -117,51 +110,7 @@ fn is_near(ours: &Route, theirs: &PeerInterface) -> bool {
         return inside.is_loopback() && ours.internal.is_loopback();
     }
     let same_router = ours.external == theirs.external && inside != theirs.external;
-    same_router || ours.internal == inside || on_link(ours, inside)
-}
-
-fn on_link(ours: &Route, ip: IpAddr) -> bool {
-    let (a, b, bits) = match (ours.internal, ip) {
-        (IpAddr::V4(a), IpAddr::V4(b)) => (u128::from(u32::from(a)), u128::from(u32::from(b)), 32),
-        (IpAddr::V6(a), IpAddr::V6(b)) => (u128::from(a), u128::from(b), 128),
-        _ => return false,
-    };
-    // A prefix of no or all bits says nothing about neighbours.
-    let host_bits = bits - u32::from(ours.prefix).min(bits);
-    (1..bits).contains(&host_bits) && a >> host_bits == b >> host_bits
-}
-
-/// Whether this peer may make us send to an address that it named.
-pub(crate) fn may_send_to(ours: &[Route], ip: IpAddr, trust: Trust) -> bool {
-    let family = ours.iter().filter(|r| r.internal.is_ipv4() == ip.is_ipv4());
-    is_dialable(ip)
-        && !is_zoned(ip)
-        && match trust {
-            Trust::Known => !ip.is_loopback() || family.clone().any(|r| r.internal.is_loopback()),
-            Trust::Stranger => may_be_dialled_for_a_stranger(ip, family),
-        }
-}
-
-/// Private space is dialled for a stranger only where we live in it ourselves.
-fn may_be_dialled_for_a_stranger<'a>(
-    ip: IpAddr,
-    mut family: impl Iterator<Item = &'a Route> + Clone,
-) -> bool {
-    if ip.is_loopback() {
-        return family.any(|r| r.internal.is_loopback());
-    }
-    !is_private(ip) || family.clone().any(|r| on_link(r, ip)) || family.all(|r| is_private(r.external))
-}
-
-fn is_private(ip: IpAddr) -> bool {
-    match ip {
-        IpAddr::V4(ip) => {
-            let [a, b, ..] = ip.octets();
-            // RFC 1918, link-local, and the shared space of carriers (RFC 6598).
-            ip.is_private() || ip.is_link_local() || (a == 100 && b & 0xc0 == 64)
-        }
-        IpAddr::V6(ip) => ip.is_unique_local() || ip.is_unicast_link_local(),
-    }
+    same_router || ours.internal == inside || is_on_link(ours.internal, ours.prefix, inside)
 }
 
 /// Whether an address means nothing without a zone.
@@ -187,8 +136,15 @@ mod tests {
         text.parse().unwrap()
     }
 
-    fn dialled(ours: &[Route], to: &str, trust: Trust) -> Vec<(String, bool)> {
-        to_peer(ours, &[], &peer(to), false, trust).iter().map(|p| (p.remote.to_string(), p.local)).collect()
+    fn ours(routes: &[Route]) -> Ours<'_> {
+        Ours { interfaces: &[], routes, announced: None, nat64: &[] }
+    }
+
+    fn dialled(routes: &[Route], to: &str, trust: Trust) -> Vec<(String, bool)> {
+        to_peer(&ours(routes), &[], &peer(to), false, trust)
+            .iter()
+            .map(|p| (p.remote.to_string(), p.local))
+            .collect()
     }
 
     fn list(paths: &[(&str, bool)]) -> Vec<(String, bool)> {
@@ -234,8 +190,8 @@ mod tests {
 
     #[test]
     fn oneself_is_dialled_inside_only() {
-        let ours = [route("192.168.1.7", 24, "203.0.113.9")];
-        let paths = to_peer(&ours, &[], &peer(HOME), true, Trust::Known);
+        let routes = [route("192.168.1.7", 24, "203.0.113.9")];
+        let paths = to_peer(&ours(&routes), &[], &peer(HOME), true, Trust::Known);
         assert_eq!(paths.as_slice(), [Path { remote: "192.168.1.7:4000".parse().unwrap(), local: true }]);
     }
 
@@ -246,9 +202,17 @@ mod tests {
             let text = format!("0-[0,{inside},{inside},80,1,1,0]-0-x");
             assert_eq!(dialled(&ours, &text, Trust::Stranger), list(&[]), "{inside}");
         }
-        // A neighbour on our own link is fine.
-        let text = "0-[0,192.168.2.9,192.168.2.9,80,1,1,0]-0-x";
-        assert_eq!(dialled(&ours, text, Trust::Stranger), list(&[("192.168.2.9:80", true)]));
+        // Nor at a neighbour, at ourselves, or at our router from inside.
+        for (outside, inside) in [
+            ("192.168.2.9", "192.168.2.9"),
+            ("192.168.2.5", "192.168.2.5"),
+            ("198.51.100.1", "192.168.7.7"),
+            ("198.51.100.1", "198.51.100.1"),
+        ] {
+            let text = format!("0-[0,{outside},{inside},80,1,1,0]-0-x");
+            assert_eq!(dialled(&ours, &text, Trust::Stranger), list(&[]), "{outside} {inside}");
+            assert!(!dialled(&ours, &text, Trust::Known).is_empty(), "{outside} {inside}");
+        }
         let three =
             "0-[0,8.8.8.8,8.8.8.8,1,1,1,0]|[1,9.9.9.9,9.9.9.9,1,1,1,0]|[2,1.1.1.1,1.1.1.1,1,1,1,0]-0-x";
         assert_eq!(dialled(&ours, three, Trust::Stranger).len(), STRANGER_PATHS);
@@ -262,7 +226,8 @@ mod tests {
 
     #[test]
     fn nobody_makes_us_send_to_what_is_no_host_or_is_private_in_disguise() {
-        let ours = [route("2001:db8::5", 64, "2001:db8::5"), route("198.51.100.1", 24, "198.51.100.1")];
+        let routes = [route("2001:db8::5", 64, "2001:db8::5"), route("198.51.100.1", 24, "198.51.100.1")];
+        let ours = ours(&routes);
         for to in [
             "::ffff:10.0.0.1",
             "::ffff:127.0.0.1",
@@ -289,8 +254,8 @@ mod tests {
     fn link_local_addresses_are_dialled_last_on_each_of_our_links_and_never_without_a_zone() {
         let link = |ip: &str, zone| Link { ip: ip.parse().unwrap(), zone };
         let links = [link("fe80::5", 2), link("fe80::6", 3), link("fe80::7", 9)];
-        let to = |ours: &[Route], links: &[Link], text: &str, oneself, trust| -> Vec<(String, bool)> {
-            let paths = to_peer(ours, links, &peer(text), oneself, trust);
+        let to = |routes: &[Route], links: &[Link], text: &str, oneself, trust| -> Vec<(String, bool)> {
+            let paths = to_peer(&ours(routes), links, &peer(text), oneself, trust);
             paths.iter().map(|p| (p.remote.to_string(), p.local)).collect()
         };
         let text = "0-0-[0,fe80::6,fe80::6,4000,1,1,0]-x";
@@ -300,9 +265,9 @@ mod tests {
         assert_eq!(to(&[], &links, text, true, Trust::Known), list(&[("[fe80::6%3]:4000", true)]));
         assert_eq!(to(&[], &[], text, false, Trust::Known), list(&[]));
         // Whoever has no link dials nothing, whatever else it has.
-        let ours = [route("2001:db8::5", 64, "2001:db8::5"), route("192.168.1.5", 24, "198.51.100.1")];
-        assert_eq!(to(&ours, &[], text, false, Trust::Known), list(&[]));
-        assert_eq!(to(&ours, &[], text, false, Trust::Stranger), list(&[]));
+        let routes = [route("2001:db8::5", 64, "2001:db8::5"), route("192.168.1.5", 24, "198.51.100.1")];
+        assert_eq!(to(&routes, &[], text, false, Trust::Known), list(&[]));
+        assert_eq!(to(&routes, &[], text, false, Trust::Stranger), list(&[]));
         let both = "0-[0,203.0.113.9,192.168.1.7,4000,5,6,0]-[0,2001:db8:9::9,fe80::9,4000,1,1,0]-x";
         let far = [
             ("192.168.1.7:4000", true),
@@ -312,13 +277,11 @@ mod tests {
             ("[fe80::9%3]:4000", true),
             ("[fe80::9%9]:4000", true),
         ];
-        assert_eq!(to(&ours, &links, both, false, Trust::Known), list(&far));
-        assert_eq!(to(&ours, &links, both, false, Trust::Stranger), list(&far[..2]));
-        // A stranger's is a neighbour's, as in IPv4, and counts like any other.
+        assert_eq!(to(&routes, &links, both, false, Trust::Known), list(&far));
+        assert_eq!(to(&routes, &links, both, false, Trust::Stranger), list(&far[1..3]));
         let three = "0-0-[0,fe80::a,fe80::a,1,1,1,0]|[1,fe80::b,fe80::b,1,1,1,0]-x";
-        let two = list(&[("[fe80::a%2]:1", true), ("[fe80::a%3]:1", true)]);
-        assert_eq!(to(&ours, &links, three, false, Trust::Stranger), two);
-        assert_eq!(to(&ours, &links, three, false, Trust::Known).len(), 6);
+        assert_eq!(to(&routes, &links, three, false, Trust::Stranger), list(&[]));
+        assert_eq!(to(&routes, &links, three, false, Trust::Known).len(), 6);
     }
 
     #[test]

@@ -62,7 +62,7 @@
 //!
 //! ```text
 //! event now what...       a call of Node::handle
-//! call now what...        connect (address and plan), what is done with names, cancel, answer, shutdown, and what is done with relayed pipes
+//! call now what...        connect (address and plan), what is done with names, cancel, answer, busy, shutdown, and what is done with relayed pipes
 //! begun ok id             what connect or connect-name gave, always the next line; or: begun error why
 //! action what...          what Node::poll_action gave
 //! idle deadline or -      it gave nothing more, and this was the next deadline
@@ -221,6 +221,12 @@ impl Recorder {
     pub fn answer(&mut self, now: Instant, peer: NodeId, accept: bool) {
         self.write(|| Record::Call(now, Call::Answer { peer, accept }));
         self.node.answer(now, peer, accept);
+    }
+
+    /// As [`Node::set_busy`].
+    pub fn set_busy(&mut self, now: Instant, busy: bool) {
+        self.write(|| Record::Call(now, Call::Busy { busy }));
+        self.node.set_busy(now, busy);
     }
 
     /// As [`Node::shutdown`].

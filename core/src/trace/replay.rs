@@ -285,6 +285,7 @@ impl Run {
             Call::NamePin { pin } => self.node.pin_name(now, pin),
             Call::Cancel { connect } => self.node.cancel(now, connect),
             Call::Answer { peer, accept } => self.node.answer(now, peer, accept),
+            Call::Busy { busy } => self.node.set_busy(now, busy),
             Call::Shutdown => self.node.shutdown(now),
             Call::PipeWrite { pipe, data } => drop(self.node.pipe_write(now, pipe, &data)),
             Call::PipeRead { pipe, most } => {
@@ -410,6 +411,7 @@ mod tests {
                     Call::NamePin { pin } => node.pin_name(now, pin),
                     Call::Cancel { connect } => node.cancel(now, connect),
                     Call::Answer { peer, accept } => node.answer(now, peer, accept),
+                    Call::Busy { busy } => node.set_busy(now, busy),
                     Call::Shutdown if round % 7 == 0 => node.shutdown(now),
                     Call::Shutdown => {}
                     Call::PipeWrite { pipe, data } => drop(node.pipe_write(now, pipe, &data)),

@@ -61,6 +61,7 @@ pub(super) enum Call {
     NamePin { pin: NamePin },
     Cancel { connect: ConnectId },
     Answer { peer: NodeId, accept: bool },
+    Busy { busy: bool },
     Shutdown,
     PipeWrite { pipe: PipeId, data: Bytes },
     PipeRead { pipe: PipeId, most: u32 },
@@ -79,6 +80,7 @@ enum_form! { Call => Call {
     "pin-name" NamePin { pin },
     "cancel" Cancel { connect },
     "answer" Answer { peer, accept },
+    "busy" Busy { busy },
     "shutdown" Shutdown,
     "pipe-write" PipeWrite { pipe, data },
     "pipe-read" PipeRead { pipe, most },
@@ -332,6 +334,7 @@ enum_form! { Stage => Stage {
     "punching" Punching { rung },
     "allocated" Allocated(at),
     "peer-comes" PeerComes,
+    "peer-busy" PeerBusy,
 }}
 
 enum_form! { PipeNews => PipeNews {
@@ -367,6 +370,7 @@ enum_form! { Refusal => Refusal {
     "busy" Busy,
     "plain-not-allowed" PlainNotAllowed,
     "no-search-for-strangers" NoSearchForStrangers,
+    "private-for-strangers" PrivateForStrangers { asked },
     "no-such-session" NoSuchSession,
     "version" Version { ours },
     "unknown" Unknown(code),

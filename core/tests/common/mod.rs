@@ -5,6 +5,7 @@
 #![allow(dead_code)]
 
 pub mod broker;
+pub mod envelope;
 pub mod hand;
 pub mod ntp;
 pub mod router;
@@ -288,6 +289,11 @@ impl World {
 
     pub fn answer(&mut self, n: usize, peer: NodeId, yes: bool) {
         self.hosts[n].node.answer(self.now, peer, yes);
+        self.drain(n);
+    }
+
+    pub fn set_busy(&mut self, n: usize, busy: bool) {
+        self.hosts[n].node.set_busy(self.now, busy);
         self.drain(n);
     }
 

@@ -168,6 +168,9 @@ impl World {
             Some(Port::Blackholed) => return Target::Nothing,
             None => {}
         }
+        if let Some(script) = self.scripts.get(&at) {
+            return Target::Script(script.clone());
+        }
         if let Some((n, listener)) = self.listeners.get(&at) {
             if self.hosts[*n].guarded && !self.pinholes.contains(&at) {
                 return Target::Nothing;
@@ -179,9 +182,6 @@ impl World {
         }
         if let Some(s) = self.stuns.iter().position(|s| s.at == at && s.tcp != stun::Tcp::Shut) {
             return Target::Stun(s);
-        }
-        if let Some(script) = self.scripts.get(&at) {
-            return Target::Script(script.clone());
         }
         let nat = self.hosts.iter().any(|h| h.outside == at.ip() && h.inside != h.outside);
         let inside = self.hosts.iter().any(|h| h.inside == at.ip());

@@ -58,13 +58,19 @@ fn a_clock_that_is_an_hour_off_is_told_and_asks_once_more() {
 }
 
 #[test]
-fn a_clock_nine_minutes_off_needs_no_correction() {
-    let mut world = world();
-    world.set_clock(0, 540 * S, true);
-    let id = world.connect(0, &world.address(1), reverse(20));
-    world.run(S);
-    world.assert_piped(0, id, 1, &[]);
-    assert_eq!((requests(&world).len(), world.stats(1).stale_messages), (1, 0));
+fn a_clock_nine_minutes_off_needs_no_correction_but_a_strangers_that_is_ahead() {
+    for (ahead, named, corrections) in [(false, false, 0), (true, false, 1), (true, true, 0)] {
+        let mut world = world();
+        world.set_clock(0, 540 * S, ahead);
+        if named {
+            world.answer(1, world.id(0), true);
+        }
+        let id = world.connect(0, &world.address(1), reverse(20));
+        world.run(S);
+        world.assert_piped(0, id, 1, &[]);
+        let (sent, stale) = (requests(&world).len(), world.stats(1).stale_messages);
+        assert_eq!((sent, stale), (1 + corrections, corrections as u64));
+    }
 }
 
 #[test]

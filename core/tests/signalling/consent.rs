@@ -132,3 +132,24 @@ fn whom_our_own_user_calls_need_not_be_on_the_list() {
         world.assert_piped(0, id, 1, &[]);
     }
 }
+
+#[test]
+fn a_caller_of_a_busy_node_has_its_pipe_and_is_told_that_it_waits() {
+    // Whichever end nominates.
+    for (seed, by) in (0..4).flat_map(|seed| STREAMS.map(|by| (seed, by))) {
+        let mut world = World::new(seed);
+        world.add_broker();
+        world.open(|_| {});
+        world.open(|_| {});
+        world.run(S);
+        let mut call = |busy: bool| {
+            world.set_busy(1, busy);
+            let id = world.connect(0, &world.address(1), plan(&[by], 20));
+            world.run(3 * S);
+            assert!(world.is_over(0, id) && world.failure(0, id).is_none(), "{by}");
+            world.stages(0, id, by).iter().filter(|stage| **stage == Stage::PeerBusy).count()
+        };
+        assert_eq!([call(false), call(true), call(false)], [0, 1, 0], "{by}, seed {seed}");
+        assert_eq!(world.stats(1).refused, 0);
+    }
+}

@@ -7,7 +7,7 @@ use p2pd_core::{ConnectId, FailReason, Notice, Outcome, PeerAddress, Stage, Stat
 
 const AT: &str = "203.0.113.99:4000";
 /// Bytes of the first frame.
-const FIRST: usize = 4 + 16 + 98;
+const FIRST: usize = 4 + 96 + 18;
 
 /// Node 0 calls node 1 where this script answers in its place.
 fn call(after: usize, then: Then) -> (World, ConnectId) {
@@ -36,7 +36,7 @@ fn a_peer_that_says_nothing_is_given_up_after_5_seconds() {
 
 #[test]
 fn a_peer_that_says_half_a_frame_is_given_up_too() {
-    for part in [vec![1, 2], vec![1, 2, 0, 51], vec![1, 2, 0, 51, 9, 9]] {
+    for part in [vec![2, 2], vec![2, 2, 0, 51], vec![2, 2, 0, 51, 9, 9]] {
         let (mut world, id) = call(1, Then::Say(part));
         world.run(6 * S);
         assert_eq!(world.failed(0, id).2, format!("{AT}: connected, but no hello came back"));
@@ -101,7 +101,7 @@ fn a_caller_that_stops_before_its_hello_is_given_up_after_5_seconds() {
         let mut world = World::new(8);
         world.open(|_| {});
         world.run(S);
-        let frame = [vec![1, 1, 0, 114], vec![0; 114]].concat();
+        let frame = [vec![2, 1, 0, 114], vec![0; 114]].concat();
         let hand = world.dial_by_hand(0, &frame[..say]);
         world.run(4 * S);
         assert!(!world.hands[hand].closed);

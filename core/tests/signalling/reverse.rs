@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::common::view::{plan, reverse};
 use crate::common::{LATENCY, MS, Port, S, World};
-use p2pd_core::{BrokerLoss, BrokerState, FailReason, IoFailure, Outcome, Stage, Strategy};
+use p2pd_core::{Accept, BrokerLoss, BrokerState, FailReason, IoFailure, Outcome, Stage, Strategy};
 
 /// Node 0 is open, node 1 behind a NAT: it can be had only by asking it.
 fn world(seed: u8, brokers: usize) -> World {
@@ -147,12 +147,16 @@ fn what_the_peers_dials_met_is_told() {
         ),
     ] {
         let mut world = world(1, 1);
+        // Who is told is whom its user named.
+        let friend = world.id(0);
+        let asked = world.behind_nat(|c| c.accept = Accept::Only([friend].into()));
+        world.run(S);
         world.ports.insert("203.0.113.1:4000".parse().unwrap(), port);
-        let id = world.connect(0, &world.address(1), reverse(20));
+        let id = world.connect(0, &world.address(asked), reverse(20));
         world.run(20 * S);
         let (reason, outcome, detail) = world.failed(0, id);
         assert_eq!((reason, outcome, detail), (FailReason::AllStrategiesFailed, Outcome::Failed, text));
-        assert_eq!(world.dialled(1).len(), 1);
+        assert_eq!(world.dialled(asked).len(), 1);
     }
 }
 

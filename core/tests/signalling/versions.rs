@@ -6,8 +6,8 @@ use data_encoding::BASE32_NOPAD;
 
 use crate::common::hand::{Script, Then};
 use crate::common::view::{direct, only, reverse};
-use crate::common::{S, World, key};
-use p2pd_core::{FailReason, Notice, Outcome, Stats};
+use crate::common::{MS, S, World, envelope, key};
+use p2pd_core::{Accept, FailReason, Notice, Outcome, Stats};
 
 fn world() -> World {
     let mut world = World::new(6);
@@ -18,49 +18,111 @@ fn world() -> World {
     world
 }
 
-/// A topic's bytes, as they stand in an envelope.
-fn topic(world: &World, n: usize) -> Vec<u8> {
-    BASE32_NOPAD.decode(world.id(n).topic().to_string().to_ascii_uppercase().as_bytes()).unwrap()
+/// The version in everything that node 0 says to node 1 becomes 7.
+fn with_a_newer_caller() -> World {
+    let mut world = world();
+    world.brokers[0].bend =
+        Box::new(|m| vec![(Duration::ZERO, envelope::changed([0, 1], &m.payload, |content| content[0] = 7))]);
+    world
+}
+
+/// What node 1 has said to node 0.
+fn answers(world: &World) -> Vec<Vec<u8>> {
+    let opened = world.published_to(0).into_iter().filter_map(|p| envelope::open(0, &p.payload));
+    opened.filter(|(from, _)| *from == world.id(1)).map(|(_, content)| content).collect()
+}
+
+/// What node 0 has said to node 1.
+fn asked(world: &World) -> Vec<Vec<u8>> {
+    let opened = world.published_to(1).into_iter().filter_map(|p| envelope::open(1, &p.payload));
+    opened.filter(|(from, _)| *from == world.id(0)).map(|(_, content)| content).collect()
+}
+
+fn refusal(about: &[u8], version: u8) -> Vec<u8> {
+    [&[0], about, &[version]].concat()
 }
 
 #[test]
 fn a_message_of_another_version_is_refused_by_naming_ours() {
-    let mut world = world();
-    world.brokers[0].bend = Box::new(|m| {
-        let mut payload = m.payload.clone();
-        if payload[0] == 1 {
-            payload[0] = 7;
-        }
-        vec![(Duration::ZERO, payload)]
-    });
+    let mut world = with_a_newer_caller();
     let id = world.connect(0, &world.address(1), reverse(1));
     world.run(2 * S);
-    let answer = [vec![0, 1], topic(&world, 1)].concat();
-    let answers: Vec<_> = world.published_to(0)[1..].iter().map(|p| p.payload.clone()).collect();
-    assert_eq!(answers, [answer], "one for one request");
-    let (reason, outcome, detail) = world.failed(0, id);
-    assert_eq!((reason, outcome), (FailReason::DeadlinePassed, Outcome::Unfinished), "a hint ends nothing");
-    assert_eq!(detail, "the peer did not answer; somebody says that it speaks protocol version 1");
+    let asked = asked(&world);
+    assert_eq!(asked.len(), 1);
+    assert_eq!(answers(&world), [refusal(&asked[0][1..17], 2)]);
+    let told = "the peer refused: it speaks protocol version 2, not ours";
+    assert_eq!(world.failed(0, id), (FailReason::AllStrategiesFailed, Outcome::Failed, told));
     assert_eq!(world.stats(1), Stats::default());
 }
 
 #[test]
-fn a_flood_of_other_versions_is_answered_within_a_rate_and_a_refusal_never() {
+fn a_flood_of_other_versions_is_answered_within_the_rate_for_answers_and_a_refusal_never() {
     let mut world = world();
-    let before = world.published_to(0).len();
+    let to = world.id(1);
     for _ in 0..50 {
-        let message = [vec![7], topic(&world, 0), vec![0; 60]].concat();
-        world.publish(0, 1, &message);
+        world.publish(0, 1, &envelope::seal(0, &to, &[7; 60]));
     }
-    world.run(S);
-    assert_eq!(world.published_to(0).len() - before, 4);
+    world.run(S - MS);
+    assert_eq!(answers(&world), vec![refusal(&[7; 16], 2); 16]);
     let before = world.brokers[0].published.len();
     for version in [0, 1, 7, 255] {
-        let message = [vec![0, version], topic(&world, 0)].concat();
-        world.publish(0, 1, &message);
+        world.publish(0, 1, &envelope::seal(0, &to, &refusal(&[7; 16], version)));
     }
     world.run(10 * S);
     assert_eq!(world.brokers[0].published.len(), before);
+}
+
+#[test]
+fn whom_our_user_does_not_accept_is_not_told_our_version_either() {
+    let mut world = World::new(6);
+    world.add_broker();
+    world.open(|_| {});
+    world.open(|c| c.accept = Accept::Only(Default::default()));
+    world.run(S);
+    let to = world.id(1);
+    world.publish(0, 1, &envelope::seal(0, &to, &[7; 60]));
+    world.run(S);
+    assert!(answers(&world).is_empty());
+}
+
+#[test]
+fn a_refusal_counts_from_the_peer_and_for_a_request_of_ours_only() {
+    let mut world = world();
+    world.open(|_| {});
+    // Nothing that node 0 asks arrives, so that its call is open while it is told things.
+    world.brokers[0].bend = Box::new(|_| Vec::new());
+    let id = world.connect(0, &world.address(1), reverse(20));
+    world.run(S);
+    let about = asked(&world)[0][1..17].to_vec();
+    let to = world.id(0);
+    world.publish(0, 0, &envelope::seal(2, &to, &refusal(&about, 9)));
+    world.publish(0, 0, &envelope::seal(1, &to, &refusal(&[9; 16], 9)));
+    world.run(S);
+    assert!(!world.is_over(0, id));
+    world.publish(0, 0, &envelope::seal(1, &to, &refusal(&about, 9)));
+    world.run(S);
+    let told = "the peer refused: it speaks protocol version 9, not ours";
+    assert_eq!(world.failed(0, id), (FailReason::AllStrategiesFailed, Outcome::Failed, told));
+}
+
+/// The bytes of two calls that differ in all that is asked: what a broker sees of both.
+#[test]
+fn a_broker_sees_the_reader_and_a_length_and_nothing_of_the_sender() {
+    let mut world = world();
+    world.connect(0, &world.address(1), reverse(20));
+    world.run(S);
+    let node = world.id(0);
+    let topic = BASE32_NOPAD.decode(node.topic().to_string().to_ascii_uppercase().as_bytes()).unwrap();
+    let sent = world.published_to(1);
+    let to_peer = sent.iter().filter(|p| envelope::open(1, &p.payload).is_some_and(|(from, _)| from == node));
+    let mut count = 0;
+    for published in to_peer {
+        count += 1;
+        for public in [&topic[..], node.as_bytes()] {
+            assert!(!published.payload.windows(4).any(|w| public.windows(4).any(|p| w == p)));
+        }
+    }
+    assert_eq!(count, 1);
 }
 
 #[test]
@@ -68,7 +130,7 @@ fn a_hello_of_another_version_is_refused_by_naming_ours() {
     let mut world = world();
     let hand = world.dial_by_hand(1, &[7, 1, 0, 114]);
     world.run(S);
-    assert_eq!(world.hands[hand].received, [1, 4, 0, 2, 5, 1]);
+    assert_eq!(world.hands[hand].received, [2, 4, 0, 2, 5, 2]);
     assert!(world.hands[hand].closed);
     assert_eq!(world.stats(1), only(|s| s.bad_hellos = 1));
 }
@@ -76,11 +138,11 @@ fn a_hello_of_another_version_is_refused_by_naming_ours() {
 #[test]
 fn what_a_peer_of_another_version_answers_is_told() {
     for (answer, detail) in [
-        (vec![7, 2, 0, 51], "the peer speaks protocol version 7, we speak 1"),
-        (vec![1, 4, 0, 2, 5, 9], "the peer refused: it speaks protocol version 9, not ours"),
-        (b"HTTP/1.1 400 Bad Request\r\n".to_vec(), "the peer speaks protocol version 72, we speak 1"),
-        (vec![1, 9, 0, 1, 0], "whoever answered does not speak our protocol"),
-        ([vec![1, 2, 0, 51], vec![0; 51]].concat(), "whoever answered is not the peer"),
+        (vec![7, 2, 0, 51], "the peer speaks protocol version 7, we speak 2"),
+        (vec![2, 4, 0, 2, 5, 9], "the peer refused: it speaks protocol version 9, not ours"),
+        (b"HTTP/1.1 400 Bad Request\r\n".to_vec(), "the peer speaks protocol version 72, we speak 2"),
+        (vec![2, 9, 0, 1, 0], "whoever answered does not speak our protocol"),
+        ([vec![2, 2, 0, 51], vec![0; 51]].concat(), "whoever answered is not the peer"),
     ] {
         let mut world = world();
         let at = "203.0.113.99:4000".parse().unwrap();

@@ -301,6 +301,12 @@ impl<R: Reactor> Engine<R> {
         self.settle();
     }
 
+    /// Says whether pipes that peers open from now on have to wait for their turn, which they are told.
+    pub fn set_busy(&mut self, busy: bool) {
+        self.core.set_busy(self.clock.now(), busy);
+        self.settle();
+    }
+
     /// Ends the node: go on until it [`is_over`](Self::is_over). Relayed pipes end with it; what was written to those
     /// whose users have ended their direction arrives still, within 10 s.
     pub fn shutdown(&mut self) {

@@ -54,7 +54,9 @@ impl Came {
         for method in [Method::GET, Method::POST, Method::DELETE] {
             let call = self.call(&method, path);
             let asked = call.as_ref().unwrap_or(&Call::Version);
-            for guard in [Guard::new(None), Guard::new(Some("5b1f".into()))] {
+            for guard in
+                [Guard::new(None, false), Guard::new(None, true), Guard::new(Some("5b1f".into()), false)]
+            {
                 match guard.check(Via::Tcp, &headers, query.get("token"), asked) {
                     Ok(_) => self.admitted += 1,
                     Err(why) => assert!(why.answer().status().is_client_error()),

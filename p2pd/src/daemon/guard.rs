@@ -1,10 +1,7 @@
 //! Who may ask. The API is on loopback, where two kinds of strangers reach it: other users of this machine, and every
 //! web page that a browser here shows. A browser tells by its headers that it is one.
 
-use std::fs::{self, File};
-use std::io::{self, Read, Write};
 use std::net::IpAddr;
-use std::path::Path;
 
 use axum::http::{HeaderMap, HeaderValue, header};
 use percent_encoding::percent_decode_str;
@@ -12,9 +9,6 @@ use subtle::ConstantTimeEq;
 
 use super::answer::Refused;
 use super::call::Call;
-
-/// Hexadecimal digits of a token.
-const DIGITS: usize = 64;
 
 /// How a request came.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -29,11 +23,13 @@ pub(super) enum Via {
 pub(super) struct Guard {
     /// `None`: nothing, its user said so.
     token: Option<String>,
+    /// Whether an Origin of `null` will do without the token.
+    allow_null: bool,
 }
 
 impl Guard {
-    pub(super) fn new(token: Option<String>) -> Self {
-        Guard { token }
+    pub(super) fn new(token: Option<String>, allow_null: bool) -> Self {
+        Guard { token, allow_null }
     }
 
     pub(super) fn token(&self) -> Option<&str> {
@@ -62,19 +58,21 @@ impl Guard {
         let mut origins = headers.get_all(header::ORIGIN).iter();
         let origin = match (origins.next(), origins.next()) {
             (None, _) => None,
-            (Some(origin), None) if is_allowed_origin(origin.as_bytes()) => Some(origin.clone()),
+            (Some(origin), None) if is_loopback_origin(origin.as_bytes()) => Some(origin.clone()),
+            // A page in a file has this one, and so has a frame that any site on the web sandboxes, whose WebSocket says
+            // nothing else of where it comes from.
+            (Some(origin), None) if origin == "null" && (shown || self.allow_null) => Some(origin.clone()),
             _ => return Err(Refused::BadOrigin),
         };
-        // An image or a form of a web page has no Origin, and a sandboxed frame has `null`. Following a link to the
-        // page is all that other sites may cause.
+        // An image or a form of a web page has no Origin. Following a link to the page is all that other sites may cause.
         let site = headers.get("sec-fetch-site").map(HeaderValue::as_bytes);
-        if site == Some(b"cross-site") && !shown && !matches!(call, Call::Page) {
+        if site == Some(b"cross-site") && origin.is_none() && !shown && !matches!(call, Call::Page) {
             return Err(Refused::BadOrigin);
         }
         if !shown && self.token.is_some() && !call.is_open() {
             return Err(Refused::NoToken);
         }
-        Ok(origin.filter(|_| shown))
+        Ok(origin.filter(|_| shown || self.token.is_none()))
     }
 
     /// What a browser asks before it sends a token to another origin.
@@ -83,8 +81,15 @@ impl Guard {
         if via == Via::Tcp && !host {
             return Err(Refused::BadHost);
         }
-        let origin = headers.get(header::ORIGIN).filter(|origin| is_allowed_origin(origin.as_bytes()));
+        let allowed = |origin: &[u8]| origin == b"null" || is_loopback_origin(origin);
+        let origin = headers.get(header::ORIGIN).filter(|origin| allowed(origin.as_bytes()));
         origin.cloned().ok_or(Refused::BadOrigin)
+    }
+
+    /// Whether a request of such headers and what stands behind its `?` shows the token.
+    pub(super) fn shows_token(&self, headers: &HeaderMap, query: Option<&str>) -> bool {
+        let query = Query::parse(query).unwrap_or_default();
+        self.is_shown(headers, query.get("token"))
     }
 
     fn is_shown(&self, headers: &HeaderMap, query: Option<&str>) -> bool {
@@ -120,8 +125,8 @@ fn is_loopback_host(host: &[u8]) -> bool {
     is_loopback && port.is_none_or(is_port)
 }
 
-fn is_allowed_origin(origin: &[u8]) -> bool {
-    origin == b"null" || origin.strip_prefix(b"http://").is_some_and(is_loopback_host)
+fn is_loopback_origin(origin: &[u8]) -> bool {
+    origin.strip_prefix(b"http://").is_some_and(is_loopback_host)
 }
 
 /// What stands behind the `?` of a request: each option once, and no other.
@@ -152,52 +157,6 @@ impl Query {
         let known = |key: &str| key == "token" || keys.contains(&key);
         if self.0.iter().all(|(key, _)| known(key)) { Ok(()) } else { Err(Refused::BadOption("not known")) }
     }
-}
-
-/// The token in a file, which is made with mode 0600 if it is missing.
-pub(super) fn load_or_create_token(path: &Path) -> Result<String, String> {
-    let name = path.display();
-    match File::open(path) {
-        Ok(file) => read(file).map_err(|why| format!("{name}: {why}")),
-        Err(why) if why.kind() == io::ErrorKind::NotFound => {
-            create(path).map_err(|why| format!("{name}: {why}"))
-        }
-        Err(why) => Err(format!("{name}: {why}")),
-    }
-}
-
-fn read(file: File) -> Result<String, String> {
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::PermissionsExt;
-        let mode = file.metadata().map_err(|e| e.to_string())?.permissions().mode();
-        if mode & 0o077 != 0 {
-            return Err(format!("others may use it: its mode is {:o}, and has to be 600", mode & 0o777));
-        }
-    }
-    let mut text = String::new();
-    file.take(DIGITS as u64 + 2).read_to_string(&mut text).map_err(|e| e.to_string())?;
-    let token = text.trim_end();
-    if token.len() == DIGITS && token.bytes().all(|b| b.is_ascii_hexdigit()) {
-        Ok(token.to_owned())
-    } else {
-        Err(format!("no token: {DIGITS} hexadecimal digits. Remove it, and a new one is made"))
-    }
-}
-
-fn create(path: &Path) -> io::Result<String> {
-    if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
-        let mut builder = fs::DirBuilder::new();
-        #[cfg(unix)]
-        {
-            use std::os::unix::fs::DirBuilderExt;
-            builder.mode(0o700);
-        }
-        builder.recursive(true).create(folder)?;
-    }
-    let token = data_encoding::HEXLOWER.encode(&p2pd_tokio::random_seed()?);
-    p2pd_tokio::create_private(path)?.write_all(format!("{token}\n").as_bytes())?;
-    Ok(token)
 }
 
 #[cfg(test)]
@@ -264,7 +223,7 @@ mod tests {
 
     #[test]
     fn a_rebound_name_is_refused_whatever_else_is_shown() {
-        let guard = Guard::new(Some(TOKEN.into()));
+        let guard = Guard::new(Some(TOKEN.into()), false);
         for call in [Call::Version, Call::List] {
             assert_eq!(check(&guard, &[("host", "evil.example")], Some(TOKEN), &call), 421);
             assert_eq!(check(&guard, &[HERE, HERE], Some(TOKEN), &call), 421);
@@ -275,7 +234,7 @@ mod tests {
 
     #[test]
     fn a_missing_origin_is_no_permission() {
-        let guard = Guard::new(Some(TOKEN.into()));
+        let guard = Guard::new(Some(TOKEN.into()), false);
         assert_eq!(check(&guard, &[HERE], None, &Call::Version), 200);
         assert_eq!(check(&guard, &[HERE], None, &Call::List), 401);
         assert_eq!(check(&guard, &[HERE], Some("5ec2e8"), &Call::List), 401);
@@ -288,7 +247,7 @@ mod tests {
 
     #[test]
     fn origins_of_others_are_refused_and_those_of_loopback_need_the_token_too() {
-        let guard = Guard::new(Some(TOKEN.into()));
+        let guard = Guard::new(Some(TOKEN.into()), false);
         for bad in [
             "http://evil.example",
             "https://127.0.0.1",
@@ -300,20 +259,21 @@ mod tests {
             assert_eq!(check(&guard, &[HERE, ("origin", bad)], Some(TOKEN), &Call::Version), 403, "{bad}");
         }
         for good in ["null", "http://127.0.0.1", "http://127.0.0.1:12333", "http://localhost:8080"] {
-            assert_eq!(check(&guard, &[HERE, ("origin", good)], None, &Call::List), 401, "{good}");
+            let without = if good == "null" { 403 } else { 401 };
+            assert_eq!(check(&guard, &[HERE, ("origin", good)], None, &Call::List), without, "{good}");
             assert_eq!(check(&guard, &[HERE, ("origin", good)], Some(TOKEN), &Call::List), 200, "{good}");
         }
         // Only with the token may a page of another origin read an answer.
         let mut headers = HeaderMap::new();
         headers.insert("host", HeaderValue::from_static("localhost"));
-        headers.insert("origin", HeaderValue::from_static("null"));
+        headers.insert("origin", HeaderValue::from_static("http://localhost:8080"));
         let allowed = |token| guard.check(Via::Tcp, &headers, token, &Call::Version).unwrap();
-        assert_eq!((allowed(None), allowed(Some(TOKEN))), (None, Some(HeaderValue::from_static("null"))));
+        assert_eq!((allowed(None), allowed(Some(TOKEN))), (None, headers.get("origin").cloned()));
     }
 
     #[test]
     fn without_a_token_browsers_still_tell_on_pages_of_others() {
-        let guard = Guard::new(None);
+        let guard = Guard::new(None, false);
         let cross = ("sec-fetch-site", "cross-site");
         assert_eq!(check(&guard, &[HERE], None, &Call::List), 200);
         assert_eq!(check(&guard, &[HERE, cross], None, &Call::List), 403);
@@ -321,25 +281,30 @@ mod tests {
         assert_eq!(check(&guard, &[HERE, cross], None, &Call::Page), 200);
         assert_eq!(check(&guard, &[HERE, ("sec-fetch-site", "same-origin")], None, &Call::List), 200);
         assert_eq!(check(&guard, &[("host", "evil.example")], None, &Call::List), 421);
+        // A sandboxed frame's WebSocket has nothing but this.
+        let pipe = Call::Pipe(super::super::call::Name("x".into()));
+        let sandboxed = ("origin", "null");
+        for call in [&pipe, &Call::List, &Call::Version] {
+            assert_eq!(check(&guard, &[HERE, sandboxed], None, call), 403);
+        }
+        assert_eq!(check(&guard, &[HERE, ("origin", "http://127.0.0.1:8000")], None, &pipe), 200);
+        assert_eq!(check(&guard, &[HERE, cross, ("origin", "http://localhost:8000")], None, &pipe), 200);
+        assert_eq!(
+            check(&Guard::new(Some(TOKEN.into()), false), &[HERE, sandboxed], Some(TOKEN), &pipe),
+            200
+        );
+        let open = Guard::new(None, true);
+        assert_eq!(check(&open, &[HERE, cross, sandboxed], None, &pipe), 200, "its user said so");
+        assert_eq!(check(&open, &[HERE, cross], None, &pipe), 403, "an image is no page of a file");
     }
 
-    #[cfg(unix)]
     #[test]
-    fn a_token_is_for_its_owner() {
-        use std::os::unix::fs::PermissionsExt;
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("new/token");
-        let token = load_or_create_token(&path).unwrap();
-        assert_eq!(token.len(), 64);
-        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
-        assert_eq!(fs::metadata(dir.path().join("new")).unwrap().permissions().mode() & 0o777, 0o700);
-        assert_eq!(load_or_create_token(&path).unwrap(), token);
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).unwrap();
-        assert!(load_or_create_token(&path).unwrap_err().contains("640"));
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
-        for text in ["", "abc", &"g".repeat(64), &"a".repeat(65)] {
-            fs::write(&path, text).unwrap();
-            assert!(load_or_create_token(&path).is_err(), "{text}");
-        }
+    fn pages_of_this_machine_read_answers_where_no_token_is_asked_for() {
+        let mut headers = HeaderMap::new();
+        headers.insert("host", HeaderValue::from_static("localhost"));
+        headers.insert("origin", HeaderValue::from_static("http://127.0.0.1:8000"));
+        let guard = Guard::new(None, false);
+        let may_read = guard.check(Via::Tcp, &headers, None, &Call::List).unwrap();
+        assert_eq!(may_read, headers.get("origin").cloned());
     }
 }

@@ -109,7 +109,7 @@ fn preflight(via: Via, headers: &HeaderMap) -> Result<Answer, Refused> {
         (header::ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static("GET, POST, DELETE")),
         (
             header::ACCESS_CONTROL_ALLOW_HEADERS,
-            HeaderValue::from_static("authorization, content-type, x-p2pd-token"),
+            HeaderValue::from_static("authorization, content-type, x-p2pd-token, x-requested-with"),
         ),
     ];
     answer.headers_mut().extend(allow);

@@ -2,6 +2,7 @@
 
 mod answer;
 mod call;
+mod clients;
 mod connection;
 mod events;
 #[cfg(test)]
@@ -76,6 +77,7 @@ pub(crate) struct Prepared {
     unix: Option<PathBuf>,
     token: Option<String>,
     token_file: Option<PathBuf>,
+    allow_null: bool,
     bind: Option<IpAddr>,
 }
 
@@ -94,18 +96,16 @@ impl Prepared {
         let token_file = (!options.no_token)
             .then(|| match &options.token_file {
                 Some(path) => Ok(path.clone()),
-                None => {
-                    let home = std::env::home_dir().ok_or("no home directory: give --token-file")?;
-                    Ok::<_, String>(home.join(".p2pd").join("token"))
-                }
+                None => crate::secret::at_home("token").ok_or("no home directory: give --token-file"),
             })
             .transpose()?;
-        let token = token_file.as_deref().map(guard::load_or_create_token).transpose()?;
+        let token = token_file.as_deref().map(crate::secret::load_or_create).transpose()?;
         Ok(Prepared {
             api: options.api,
             unix: options.unix.clone(),
             token,
             token_file,
+            allow_null: options.allow_origin.is_some(),
             bind: options.common.bind,
         })
     }
@@ -123,7 +123,7 @@ pub(crate) async fn run(node: &Node, prepared: Prepared, say: Say) -> ExitCode {
     };
     let daemon = Arc::new(Daemon {
         node: node.clone(),
-        guard: Guard::new(prepared.token),
+        guard: Guard::new(prepared.token, prepared.allow_null),
         connections: Mutex::new(BTreeMap::new()),
         events: Events::new(),
         places: Places::new(prepared.bind),

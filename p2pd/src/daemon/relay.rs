@@ -11,9 +11,10 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 use super::Daemon;
 use super::connection::Borrowed;
+use crate::talk::Gather;
 
 /// Bytes copied at a time.
-const CHUNK: usize = 32 * 1024;
+const CHUNK: usize = 128 * 1024;
 /// How long a client that has ended its sending waits for a silent peer.
 const SILENCE: Duration = Duration::from_secs(60);
 
@@ -67,7 +68,7 @@ async fn copy(
     to: &mut (impl AsyncWrite + Unpin),
     count: &AtomicU64,
 ) -> std::io::Result<()> {
-    let mut buffer = vec![0; CHUNK];
+    let (mut from, mut buffer) = (Gather::new(from), vec![0; CHUNK]);
     to.flush().await?;
     loop {
         let n = from.read(&mut buffer).await?;

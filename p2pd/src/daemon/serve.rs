@@ -19,16 +19,19 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpListener;
+#[cfg(unix)]
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, Sleep, sleep, timeout};
 
 use super::answer::Refused;
 use super::call::Call;
+use super::clients::{Answering, Clients, Held};
 use super::guard::Via;
 use super::{Daemon, http, relay};
 
-/// HTTP connections at once; a further one waits.
-const CLIENTS: usize = 1024;
+/// Connections to the socket file at once; a further one waits.
+#[cfg(unix)]
+const UNIX_CLIENTS: usize = 256;
 /// How long a client may take for a request's head, and be idle between two.
 const HEAD: Duration = Duration::from_secs(10);
 /// How long a client may take nothing of an answer.
@@ -89,50 +92,63 @@ impl Listeners {
         self.at
     }
 
-    /// Serves for ever.
+    /// Serves for ever. Neither kind of socket waits for the other one.
     pub(super) async fn serve(self, daemon: Arc<Daemon>) {
-        let clients = Arc::new(Semaphore::new(CLIENTS));
         #[cfg(unix)]
         let (unix, _file) = self.unix.unzip();
-        loop {
-            let Ok(permit) = clients.clone().acquire_owned().await else { return };
-            #[cfg(unix)]
-            let accepted = tokio::select! {
-                accepted = self.tcp.accept() => accepted.map(|(s, _)| Stream::Tcp(s)),
-                accepted = async {
-                    match &unix {
-                        Some(listener) => listener.accept().await,
-                        None => std::future::pending().await,
-                    }
-                } => accepted.map(|(s, _)| Stream::Unix(s)),
-            };
-            #[cfg(not(unix))]
-            let accepted = self.tcp.accept().await.map(|(s, _)| Stream::Tcp(s));
-            let daemon = daemon.clone();
-            match accepted {
-                Ok(stream) => drop(tokio::spawn(async move {
-                    let _permit = permit;
-                    match stream {
-                        Stream::Tcp(stream) => {
-                            // Answers are written whole, and waiting for more only costs time.
-                            let _ = stream.set_nodelay(true);
-                            client(daemon, Via::Tcp, stream).await;
-                        }
-                        #[cfg(unix)]
-                        Stream::Unix(stream) => client(daemon, Via::Unix, stream).await,
-                    }
-                })),
-                // Of a client that left, or for want of descriptors, which others give back.
-                Err(_) => sleep(Duration::from_millis(10)).await,
+        #[cfg(unix)]
+        let by_file = async {
+            match unix {
+                Some(listener) => serve_unix(daemon.clone(), listener).await,
+                None => std::future::pending().await,
             }
+        };
+        #[cfg(not(unix))]
+        let by_file = std::future::pending::<()>();
+        tokio::join!(serve_tcp(daemon.clone(), self.tcp), by_file);
+    }
+}
+
+async fn serve_tcp(daemon: Arc<Daemon>, listener: TcpListener) {
+    let clients = Clients::new(daemon.guard.token().is_some());
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                // Without a place it is closed.
+                let Some(held) = clients.enter() else { continue };
+                let daemon = daemon.clone();
+                tokio::spawn(async move {
+                    // Answers are written whole, and waiting for more only costs time.
+                    let _ = stream.set_nodelay(true);
+                    let held = Arc::new(held);
+                    tokio::select! {
+                        () = client(daemon, Via::Tcp, stream, Some(held.clone())) => {}
+                        () = held.pushed_out() => {}
+                    }
+                });
+            }
+            // Of a client that left, or for want of descriptors, which others give back.
+            Err(_) => sleep(Duration::from_millis(10)).await,
         }
     }
 }
 
-enum Stream {
-    Tcp(tokio::net::TcpStream),
-    #[cfg(unix)]
-    Unix(tokio::net::UnixStream),
+#[cfg(unix)]
+async fn serve_unix(daemon: Arc<Daemon>, listener: tokio::net::UnixListener) {
+    let clients = Arc::new(Semaphore::new(UNIX_CLIENTS));
+    loop {
+        let Ok(permit) = clients.clone().acquire_owned().await else { return };
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                let daemon = daemon.clone();
+                tokio::spawn(async move {
+                    client(daemon, Via::Unix, stream, None).await;
+                    drop(permit);
+                });
+            }
+            Err(_) => sleep(Duration::from_millis(10)).await,
+        }
+    }
 }
 
 /// A socket file that nobody else may connect to at any time: it has its mode before it listens and its name.
@@ -165,15 +181,25 @@ async fn client(
     daemon: Arc<Daemon>,
     via: Via,
     mut stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    held: Option<Arc<Held>>,
 ) {
     let mut head = Vec::new();
     match timeout(HEAD, read_head(&mut stream, &mut head)).await {
-        Ok(Ok(Some(end))) => pipe(&daemon, via, stream, head, end).await,
+        Ok(Ok(Some(end))) => pipe(&daemon, via, stream, (head, end), held.as_deref()).await,
         Ok(Ok(None)) => {
             let io = Rewound { first: head.into(), stream, stuck: None };
             let service = service_fn(move |request: Request<hyper::body::Incoming>| {
                 let daemon = daemon.clone();
-                async move { Ok::<_, Infallible>(http::handle(daemon, via, request.map(Body::new)).await) }
+                let begun = held.as_ref().map(|held| {
+                    held.begin(daemon.guard.shows_token(request.headers(), request.uri().query()))
+                });
+                async move {
+                    let answer = http::handle(daemon, via, request.map(Body::new)).await;
+                    Ok::<_, Infallible>(match begun {
+                        Some(begun) => answer.map(|body| Body::new(Answering::new(body, begun))),
+                        None => answer,
+                    })
+                }
             });
             let mut server = http1::Builder::new();
             server
@@ -214,15 +240,17 @@ async fn pipe(
     daemon: &Arc<Daemon>,
     via: Via,
     mut stream: impl AsyncRead + AsyncWrite + Unpin,
-    head: Vec<u8>,
-    end: usize,
+    (head, end): (Vec<u8>, usize),
+    held: Option<&Held>,
 ) {
+    let mut begun = None;
     let borrowed = async {
         let (target, headers) = parse(&head[..end])?;
         let (path, query) = match target.split_once('?') {
             Some((path, query)) => (path, Some(query)),
             None => (target, None),
         };
+        begun = held.map(|held| held.begin(daemon.guard.shows_token(&headers, query)));
         match http::admit(daemon, via, &Method::GET, &headers, path, query)? {
             (Call::Pipe(name), query, _) => {
                 query.only(&[])?;
@@ -231,12 +259,14 @@ async fn pipe(
             _ => Err(Refused::NoSuchCall),
         }
     };
-    match borrowed.await {
+    let borrowed = borrowed.await;
+    match borrowed {
         Ok(borrowed) => relay::stream(daemon, borrowed, Bytes::from(head).slice(end..), stream).await,
         Err(why) => {
             let _ = timeout(HEAD, refuse(&mut stream, &why)).await;
         }
     }
+    drop(begun);
 }
 
 /// The target and the headers of a request's head.

@@ -69,7 +69,15 @@ pub(crate) async fn next(
 /// # Errors
 /// `TimedOut`, beside those of what is waited for.
 pub(crate) async fn patiently<T>(bytes: u64, work: impl Future<Output = io::Result<T>>) -> io::Result<T> {
-    match tokio::time::timeout(SILENCE + Duration::from_secs(bytes / SLOWEST), work).await {
+    within(SILENCE + Duration::from_secs(bytes / SLOWEST), work).await
+}
+
+/// Waits for the peer for so long.
+///
+/// # Errors
+/// `TimedOut`, beside those of what is waited for.
+pub(crate) async fn within<T>(time: Duration, work: impl Future<Output = io::Result<T>>) -> io::Result<T> {
+    match tokio::time::timeout(time, work).await {
         Ok(done) => done,
         Err(_) => Err(io::Error::new(io::ErrorKind::TimedOut, "the peer does not go on")),
     }

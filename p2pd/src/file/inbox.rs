@@ -1,36 +1,73 @@
 //! The folder that files are received into, and nothing outside of it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{File, OpenOptions};
-use std::io;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
 
-use super::name::FileName;
+use super::name::{FileName, Sender, is_partial};
 use super::wire::Refusal;
+
+/// Of the disk so much is left free: one part in this many,
+const LEFT_FREE: u64 = 10;
+/// or as many bytes, where that is less.
+const LEFT_AT_MOST: u64 = 4 << 30;
+/// How often what others left behind is looked at.
+const SWEEP: Duration = Duration::from_secs(10);
+/// Files that were received whole and are known again when they are offered once more.
+const REMEMBERED: usize = 10_000;
+/// Files of one name.
+const NAMESAKES: u32 = 1000;
+/// Files that are taken in one run, however short,
+const MOST_FILES: u64 = 100_000;
+/// and those that are not whole yet and do not go on.
+const MOST_PARTS: usize = 1000;
+
+/// What is taken over all calls.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Limits {
+    /// Bytes in one run.
+    pub(crate) bytes: u64,
+    /// Bytes of files that are not whole yet and do not go on; the oldest go first.
+    pub(crate) parts: u64,
+    /// How long those are kept.
+    pub(crate) keep: Duration,
+}
 
 /// A folder.
 #[derive(Debug)]
 pub(crate) struct Inbox {
     dir: PathBuf,
     overwrite: bool,
-    /// Names, in lower case for file systems that have it so, of what is being received.
-    busy: Mutex<BTreeSet<String>>,
+    limits: Limits,
+    /// What is being received: senders and names, in lower case for file systems that have it so.
+    busy: Mutex<BTreeSet<Key>>,
+    /// What was received whole, under which name it is, and how long it is.
+    whole: Mutex<BTreeMap<Key, (FileName, u64)>>,
+    swept: Mutex<Option<Instant>>,
+    taken: AtomicU64,
+    files: AtomicU64,
 }
 
-/// The right to receive a file of one name, until it is dropped. What was written of it stays, to go on with.
+type Key = (Sender, String);
+
+/// The right to receive a file of one name from one sender, until it is dropped. What was written of it stays, to go on with.
 #[derive(Debug)]
 pub(crate) struct Place<'a> {
     inbox: &'a Inbox,
     name: FileName,
+    sender: Sender,
 }
 
 /// What there is of a file.
 #[derive(Debug)]
 pub(crate) enum Have {
-    /// A file of the size and name that is offered: perhaps the same one.
+    /// A file that this sender sent, of the size and name that is offered: perhaps the same one.
     Whole(File),
-    /// A beginning, of so many bytes; 0 for a new file. It can be read and written.
+    /// A beginning by this sender, of so many bytes; 0 for a new file. It can be read and written.
     Part(File, u64),
 }
 
@@ -41,12 +78,16 @@ pub(crate) struct NotTaken {
     pub(crate) why: Option<io::Error>,
 }
 
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 impl Inbox {
     /// Makes the folder if only it is missing: a path of which more is missing is rather a slip.
     ///
     /// # Errors
     /// If it is no folder and cannot be made.
-    pub(crate) fn new(dir: &Path, overwrite: bool) -> io::Result<Self> {
+    pub(crate) fn new(dir: &Path, overwrite: bool, limits: Limits) -> io::Result<Self> {
         if !dir.exists() {
             std::fs::create_dir(dir)?;
         }
@@ -54,66 +95,104 @@ impl Inbox {
         if !dir.is_dir() {
             return Err(io::ErrorKind::NotADirectory.into());
         }
-        Ok(Inbox { dir, overwrite, busy: Mutex::default() })
+        let (busy, whole, swept) = (Mutex::default(), Mutex::default(), Mutex::default());
+        let [taken, files] = [(); 2].map(|()| AtomicU64::new(0));
+        Ok(Inbox { dir, overwrite, limits, busy, whole, swept, taken, files })
     }
 
     /// # Errors
-    /// If a file of this name is being received.
-    pub(crate) fn place(&self, name: FileName) -> Result<Place<'_>, Refusal> {
-        if !self.busy().insert(key(&name)) {
+    /// If a file of this name is being received from this sender.
+    pub(crate) fn place(&self, sender: &Sender, name: FileName) -> Result<Place<'_>, Refusal> {
+        if !locked(&self.busy).insert(key(sender, &name)) {
             return Err(Refusal::InUse);
         }
-        Ok(Place { inbox: self, name })
+        let place = Place { inbox: self, name, sender: sender.clone() };
+        self.sweep();
+        Ok(place)
     }
 
-    fn busy(&self) -> MutexGuard<'_, BTreeSet<String>> {
-        self.busy.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Whether a file of this size is taken.
+    pub(crate) fn takes(&self, size: u64) -> bool {
+        size <= self.room() && self.files.load(Ordering::Relaxed) < MOST_FILES
+    }
+
+    /// How many bytes more are taken.
+    pub(crate) fn room(&self) -> u64 {
+        let left = self.limits.bytes.saturating_sub(self.taken.load(Ordering::Relaxed));
+        left.min(free(&self.dir).unwrap_or(u64::MAX))
+    }
+
+    /// So many bytes were written.
+    pub(crate) fn took(&self, bytes: u64) {
+        self.taken.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// Removes what was begun long ago, and the oldest of it where it is too much. What is being received stays.
+    fn sweep(&self) {
+        let mut swept = locked(&self.swept);
+        if swept.is_some_and(|at| at.elapsed() < SWEEP) {
+            return;
+        }
+        *swept = Some(Instant::now());
+        let Ok(entries) = std::fs::read_dir(&self.dir) else { return };
+        let mut parts: Vec<(SystemTime, u64, PathBuf)> = entries
+            .flatten()
+            .filter(|entry| entry.file_name().to_str().is_some_and(is_partial))
+            .filter_map(|entry| {
+                let found = entry.path().symlink_metadata().ok().filter(std::fs::Metadata::is_file)?;
+                Some((found.modified().ok()?, found.len(), entry.path()))
+            })
+            .collect();
+        parts.sort();
+        let (mut bytes, mut files) = (parts.iter().map(|(_, len, _)| len).sum::<u64>(), parts.len());
+        for (modified, len, path) in parts {
+            let old = modified.elapsed().is_ok_and(|age| age > self.limits.keep);
+            if !old && bytes <= self.limits.parts && files <= MOST_PARTS {
+                continue;
+            }
+            // Locked by whoever receives into it.
+            let file = open(OpenOptions::new().write(true), &path);
+            if file.is_ok_and(|file| lock(&file)) && std::fs::remove_file(&path).is_ok() {
+                (bytes, files) = (bytes - len, files - 1);
+            }
+        }
     }
 }
 
 impl Place<'_> {
-    /// Where it ends up.
-    pub(crate) fn path(&self) -> PathBuf {
-        self.inbox.dir.join(self.name.as_str())
+    fn path(&self, name: &FileName) -> PathBuf {
+        self.inbox.dir.join(name.as_str())
     }
 
     fn partial(&self) -> PathBuf {
-        self.inbox.dir.join(self.name.partial())
+        self.inbox.dir.join(self.name.partial(&self.sender))
     }
 
-    /// What there is of a file of this size.
+    /// What there is of a file of this size that this sender sent.
     ///
     /// # Errors
-    /// If another file is in its place, another process receives it, or it cannot be written.
+    /// If another process receives it, or it cannot be written.
     pub(crate) fn look(&self, size: u64) -> Result<Have, NotTaken> {
-        match self.path().symlink_metadata() {
+        let whole = locked(&self.inbox.whole).get(&key(&self.sender, &self.name)).cloned();
+        if let Some((name, _)) = whole.filter(|(_, len)| *len == size)
             // Nothing is read through a link, which may lead anywhere.
-            Ok(found) if found.is_file() && found.len() == size => {
-                Ok(Have::Whole(open(OpenOptions::new().read(true), &self.path())?))
-            }
-            Ok(_) => self.replace(size),
-            Err(why) if why.kind() == io::ErrorKind::NotFound => self.begin(size),
-            Err(why) => Err(why.into()),
-        }
-    }
-
-    /// As [`look`](Self::look), where the file of this name turned out to be another one.
-    ///
-    /// # Errors
-    /// `Exists`, unless files are overwritten.
-    pub(crate) fn replace(&self, size: u64) -> Result<Have, NotTaken> {
-        if !self.inbox.overwrite || self.path().is_dir() {
-            return Err(Refusal::Exists.into());
+            && let Ok(file) = open(OpenOptions::new().read(true), &self.path(&name))
+            && file.metadata().is_ok_and(|found| found.is_file() && found.len() == size)
+        {
+            return Ok(Have::Whole(file));
         }
         self.begin(size)
     }
 
     /// Opens what was received of it, or begins.
-    fn begin(&self, size: u64) -> Result<Have, NotTaken> {
+    ///
+    /// # Errors
+    /// As those of [`look`](Self::look).
+    pub(crate) fn begin(&self, size: u64) -> Result<Have, NotTaken> {
         let file = open(OpenOptions::new().read(true).write(true).create(true), &self.partial())?;
         let found = file.metadata()?;
         if !found.is_file() {
-            return Err(Refusal::Exists.into());
+            return Err(Refusal::NotWritten.into());
         }
         if !lock(&file) {
             return Err(Refusal::InUse.into());
@@ -125,21 +204,56 @@ impl Place<'_> {
         Ok(Have::Part(file, found.len()))
     }
 
-    /// Gives the whole file its name.
+    /// Gives the whole file its name, or one beside it where that is taken by another file: the sender is not told which
+    /// files there are. Gives the name that it has.
     ///
     /// # Errors
-    /// If there is one of that name by now, and none is overwritten, or it cannot be renamed.
-    pub(crate) fn keep(&self) -> Result<(), NotTaken> {
-        let path = self.path();
-        if !self.inbox.overwrite {
-            // Made only if there is none, in one step; then the renamed file takes its place.
-            match OpenOptions::new().write(true).create_new(true).open(&path) {
-                Ok(_) => {}
-                Err(why) if why.kind() == io::ErrorKind::AlreadyExists => return Err(Refusal::Exists.into()),
-                Err(why) => return Err(why.into()),
+    /// If it cannot be renamed.
+    pub(crate) fn keep(&self, size: u64) -> Result<FileName, NotTaken> {
+        for name in (0..NAMESAKES).map(|number| self.name.numbered(number)) {
+            let path = self.path(&name);
+            if self.inbox.overwrite {
+                if path.is_dir() {
+                    continue;
+                }
+            } else {
+                // Made only if there is none, in one step; then the renamed file takes its place.
+                match OpenOptions::new().write(true).create_new(true).open(&path) {
+                    Ok(_) => {}
+                    Err(why) if why.kind() == io::ErrorKind::AlreadyExists => continue,
+                    Err(why) => return Err(why.into()),
+                }
+            }
+            std::fs::rename(self.partial(), path)?;
+            self.inbox.files.fetch_add(1, Ordering::Relaxed);
+            self.remember(name.clone(), size);
+            return Ok(name);
+        }
+        Err(io::Error::from(io::ErrorKind::AlreadyExists).into())
+    }
+
+    fn remember(&self, name: FileName, size: u64) {
+        let mut whole = locked(&self.inbox.whole);
+        if whole.len() >= REMEMBERED {
+            whole.pop_first();
+        }
+        whole.insert(key(&self.sender, &self.name), (name, size));
+    }
+
+    /// Removes a file that was kept, if one of its namesakes is the same. Gives the name under which it is there.
+    pub(crate) fn merge(&self, kept: FileName, size: u64) -> FileName {
+        let earlier =
+            (0..NAMESAKES).map(|number| self.name.numbered(number)).take_while(|name| *name != kept);
+        for name in earlier {
+            if is_same(&self.path(&name), &self.path(&kept), size).unwrap_or(false) {
+                if std::fs::remove_file(self.path(&kept)).is_ok() {
+                    self.remember(name.clone(), size);
+                    return name;
+                }
+                break;
             }
         }
-        Ok(std::fs::rename(self.partial(), path)?)
+        kept
     }
 
     /// Throws away what was received.
@@ -150,7 +264,11 @@ impl Place<'_> {
 
 impl Drop for Place<'_> {
     fn drop(&mut self) {
-        self.inbox.busy().remove(&key(&self.name));
+        // Nothing to go on with.
+        if self.partial().symlink_metadata().is_ok_and(|found| found.is_file() && found.len() == 0) {
+            self.discard();
+        }
+        locked(&self.inbox.busy).remove(&key(&self.sender, &self.name));
     }
 }
 
@@ -166,8 +284,51 @@ impl From<io::Error> for NotTaken {
     }
 }
 
-fn key(name: &FileName) -> String {
-    name.as_str().to_lowercase()
+fn key(sender: &Sender, name: &FileName) -> Key {
+    (sender.clone(), name.as_str().to_lowercase())
+}
+
+/// Whether two files of this size have the same in them.
+fn is_same(one: &Path, other: &Path, size: u64) -> io::Result<bool> {
+    let [mut one, mut other] = [one, other].map(|path| open(OpenOptions::new().read(true), path));
+    let (one, other) = (
+        one.as_mut().map_err(|_| io::ErrorKind::NotFound)?,
+        other.as_mut().map_err(|_| io::ErrorKind::NotFound)?,
+    );
+    for file in [&mut *one, &mut *other] {
+        let found = file.metadata()?;
+        if !found.is_file() || found.len() != size {
+            return Ok(false);
+        }
+    }
+    let (mut a, mut b) = (vec![0; 64 * 1024], vec![0; 64 * 1024]);
+    let mut left = size;
+    while left > 0 {
+        let n = usize::try_from(left).unwrap_or(usize::MAX).min(a.len());
+        one.read_exact(&mut a[..n])?;
+        other.read_exact(&mut b[..n])?;
+        if a[..n] != b[..n] {
+            return Ok(false);
+        }
+        left -= n as u64;
+    }
+    Ok(true)
+}
+
+/// Bytes of the disk that may still be used; `None` where that cannot be told.
+fn free(dir: &Path) -> Option<u64> {
+    #[cfg(unix)]
+    {
+        let disk = rustix::fs::statvfs(dir).ok()?;
+        let bytes = |blocks: u64| blocks.saturating_mul(disk.f_frsize);
+        let kept = (bytes(disk.f_blocks) / LEFT_FREE).min(LEFT_AT_MOST);
+        Some(bytes(disk.f_bavail).saturating_sub(kept))
+    }
+    #[cfg(not(unix))]
+    {
+        let _ = (dir, LEFT_FREE, LEFT_AT_MOST);
+        None
+    }
 }
 
 /// Opens without following a link, and without waiting for the other end of a named pipe.
@@ -197,10 +358,18 @@ mod tests {
     use std::fs;
     use std::io::Write;
 
+    use p2pd_core::SecretKey;
+
     use super::*;
+
+    const LIMITS: Limits = Limits { bytes: 1 << 40, parts: 1 << 40, keep: Duration::from_secs(3600) };
 
     fn name(text: &str) -> FileName {
         FileName::new(text).unwrap()
+    }
+
+    fn by(n: u8) -> Sender {
+        Sender::new(Some(&[n; 16]), SecretKey::from_bytes([n; 32]).node_id())
     }
 
     fn told<T>(result: Result<T, NotTaken>) -> Option<Refusal> {
@@ -214,66 +383,124 @@ mod tests {
         }
     }
 
+    /// Receives this; the name that it gets.
+    fn receive(inbox: &Inbox, sender: &Sender, as_name: &str, bytes: &str) -> String {
+        let place = inbox.place(sender, name(as_name)).unwrap();
+        let size = bytes.len() as u64;
+        let Ok(Have::Part(mut file, 0)) = place.begin(size) else { panic!("{as_name}") };
+        file.write_all(bytes.as_bytes()).unwrap();
+        let kept = place.keep(size).unwrap();
+        place.merge(kept, size).as_str().to_owned()
+    }
+
+    fn parts(dir: &Path) -> usize {
+        let names = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        names.filter(|name| is_partial(name)).count()
+    }
+
     #[test]
-    fn what_was_received_stays_and_is_kept_when_it_is_whole() {
+    fn what_was_received_stays_for_its_sender_and_is_kept_when_it_is_whole() {
         let dir = tempfile::tempdir().unwrap();
-        let inbox = Inbox::new(dir.path(), false).unwrap();
-        let place = inbox.place(name("a")).unwrap();
+        let inbox = Inbox::new(dir.path(), false, LIMITS).unwrap();
+        let place = inbox.place(&by(1), name("a")).unwrap();
         let Ok(Have::Part(mut file, 0)) = place.look(5) else { panic!() };
         file.write_all(b"abc").unwrap();
         drop((file, place));
         assert!(!dir.path().join("a").exists());
+        assert_eq!(have(inbox.place(&by(2), name("a")).unwrap().look(5)), (false, 0), "another's");
 
-        let place = inbox.place(name("a")).unwrap();
+        let place = inbox.place(&by(1), name("a")).unwrap();
         assert_eq!(have(place.look(5)), (false, 3));
         // A file that has become smaller than what there is of it begins again.
         assert_eq!(have(place.look(2)), (false, 0));
-        place.keep().unwrap();
+        assert_eq!(place.keep(0).unwrap(), name("a"));
         drop(place);
-        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
-        assert_eq!(have(inbox.place(name("a")).unwrap().look(0)), (true, 0));
+        assert_eq!(have(inbox.place(&by(1), name("a")).unwrap().look(0)), (true, 0));
+        assert_eq!(have(inbox.place(&by(2), name("a")).unwrap().look(0)), (false, 0), "another's");
     }
 
     #[test]
-    fn nothing_is_overwritten_unless_asked_for() {
+    fn nothing_is_overwritten_unless_asked_for_and_no_sender_is_told() {
         let dir = tempfile::tempdir().unwrap();
-        fs::write(dir.path().join("a"), "old").unwrap();
+        fs::write(dir.path().join("a.txt"), "old").unwrap();
         fs::create_dir(dir.path().join("d")).unwrap();
-        let careful = Inbox::new(dir.path(), false).unwrap();
-        let place = careful.place(name("a")).unwrap();
-        assert_eq!(told(place.look(4)), Some(Refusal::Exists));
-        assert_eq!(told(place.replace(3)), Some(Refusal::Exists));
-        assert_eq!(have(place.look(3)), (true, 3));
-        // One that comes while another is received is not overwritten either.
-        let late = careful.place(name("b")).unwrap();
-        assert_eq!(have(late.look(3)), (false, 0));
-        fs::write(dir.path().join("b"), "new").unwrap();
-        assert_eq!(told(late.keep()), Some(Refusal::Exists));
-        assert_eq!(fs::read_to_string(dir.path().join("b")).unwrap(), "new");
-        drop((place, late));
+        let careful = Inbox::new(dir.path(), false, LIMITS).unwrap();
+        for (sender, bytes, kept) in [
+            (1, "new", "a (1).txt"),
+            (2, "newer", "a (2).txt"),
+            // Those that are there already are not kept twice.
+            (3, "new", "a (1).txt"),
+            (3, "old", "a.txt"),
+        ] {
+            assert_eq!(receive(&careful, &by(sender), "a.txt", bytes), kept);
+        }
+        assert_eq!(receive(&careful, &by(1), "d", "x"), "d (1)", "a folder");
+        assert_eq!(fs::read_to_string(dir.path().join("a.txt")).unwrap(), "old");
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 5);
+        // Its sender does not send it again.
+        assert_eq!(have(careful.place(&by(3), name("a.txt")).unwrap().look(3)), (true, 3));
 
-        let bold = Inbox::new(dir.path(), true).unwrap();
-        let place = bold.place(name("a")).unwrap();
-        let Ok(Have::Part(mut file, 0)) = place.look(4) else { panic!() };
-        file.write_all(b"newer").unwrap();
-        assert_eq!(fs::read_to_string(dir.path().join("a")).unwrap(), "old", "until it is whole");
-        place.keep().unwrap();
-        assert_eq!(fs::read_to_string(dir.path().join("a")).unwrap(), "newer");
-        assert_eq!(told(bold.place(name("d")).unwrap().look(1)), Some(Refusal::Exists), "a folder");
+        let bold = Inbox::new(dir.path(), true, LIMITS).unwrap();
+        let place = bold.place(&by(1), name("a.txt")).unwrap();
+        let Ok(Have::Part(mut file, 0)) = place.look(3) else { panic!() };
+        file.write_all(b"newest").unwrap();
+        assert_eq!(fs::read_to_string(dir.path().join("a.txt")).unwrap(), "old", "until it is whole");
+        place.keep(6).unwrap();
+        assert_eq!(fs::read_to_string(dir.path().join("a.txt")).unwrap(), "newest");
     }
 
     #[test]
-    fn one_name_is_received_once_at_a_time() {
+    fn one_name_is_received_once_at_a_time_from_one_sender() {
         let dir = tempfile::tempdir().unwrap();
-        let (one, other) = (Inbox::new(dir.path(), false).unwrap(), Inbox::new(dir.path(), false).unwrap());
-        let place = one.place(name("A")).unwrap();
-        assert_eq!(one.place(name("a")).err(), Some(Refusal::InUse));
+        let [one, other] = [(); 2].map(|()| Inbox::new(dir.path(), false, LIMITS).unwrap());
+        let place = one.place(&by(1), name("A")).unwrap();
+        assert_eq!(one.place(&by(1), name("a")).err(), Some(Refusal::InUse));
+        one.place(&by(2), name("a")).unwrap().look(1).unwrap();
         let _file = place.look(1).unwrap();
         if cfg!(unix) {
-            assert_eq!(told(other.place(name("A")).unwrap().look(1)), Some(Refusal::InUse));
+            assert_eq!(told(other.place(&by(1), name("A")).unwrap().look(1)), Some(Refusal::InUse));
         }
         drop((place, _file));
-        assert_eq!(have(other.place(name("A")).unwrap().look(1)), (false, 0));
+        assert_eq!(have(other.place(&by(1), name("A")).unwrap().look(1)), (false, 0));
+    }
+
+    #[test]
+    fn what_was_begun_does_not_stay_for_ever_and_the_oldest_goes_first() {
+        let dir = tempfile::tempdir().unwrap();
+        let begin = |inbox: &Inbox, n: u8, age: u64| {
+            let place = inbox.place(&by(n), name("a")).unwrap();
+            let Ok(Have::Part(mut file, 0)) = place.begin(1000) else { panic!() };
+            file.write_all(&[7; 100]).unwrap();
+            let then = SystemTime::now() - Duration::from_secs(age);
+            file.set_times(fs::FileTimes::new().set_modified(then)).unwrap();
+        };
+        let inbox = Inbox::new(dir.path(), false, LIMITS).unwrap();
+        fs::write(dir.path().join(".mine.p2pd-part"), "no sender's").unwrap();
+        for (n, age) in [(1, 3700), (2, 300), (3, 200), (4, 100)] {
+            begin(&inbox, n, age);
+        }
+        assert_eq!(parts(dir.path()), 4);
+        Inbox::new(dir.path(), false, LIMITS).unwrap().sweep();
+        assert_eq!(parts(dir.path()), 3, "of an hour ago");
+        // What is being received stays, however old.
+        let place = inbox.place(&by(2), name("a")).unwrap();
+        let held = place.begin(1000).unwrap();
+        Inbox::new(dir.path(), false, Limits { parts: 250, ..LIMITS }).unwrap().sweep();
+        let left = [2, 3, 4].map(|n| dir.path().join(name("a").partial(&by(n))).exists());
+        assert_eq!(left, if cfg!(unix) { [true, false, true] } else { [false, true, true] });
+        assert!(dir.path().join(".mine.p2pd-part").exists());
+        drop(held);
+    }
+
+    #[test]
+    fn there_is_an_end_to_what_is_taken() {
+        let dir = tempfile::tempdir().unwrap();
+        let inbox = Inbox::new(dir.path(), false, Limits { bytes: 1000, ..LIMITS }).unwrap();
+        assert_eq!(inbox.room(), 1000);
+        inbox.took(600);
+        assert_eq!(inbox.room(), 400);
+        inbox.took(600);
+        assert_eq!(inbox.room(), 0);
     }
 
     #[cfg(unix)]
@@ -283,23 +510,23 @@ mod tests {
         let (dir, outside) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         let secret = outside.path().join("secret");
         fs::write(&secret, "secret").unwrap();
+        let partial = |of: &str| dir.path().join(name(of).partial(&by(1)));
         symlink(&secret, dir.path().join("a")).unwrap();
-        symlink(&secret, dir.path().join(name("b").partial())).unwrap();
-        symlink(outside.path().join("made"), dir.path().join(name("c").partial())).unwrap();
-        rustix::fs::mkfifoat(rustix::fs::CWD, dir.path().join(name("d").partial()), 0o600.into()).unwrap();
-        let inbox = Inbox::new(dir.path(), false).unwrap();
-        let look = |of: &str| told(inbox.place(name(of)).unwrap().look(6));
-        assert_eq!(look("a"), Some(Refusal::Exists));
-        assert_eq!((look("b"), look("c")), (Some(Refusal::NotWritten), Some(Refusal::NotWritten)));
-        assert_eq!(look("d"), Some(Refusal::Exists), "a named pipe, and no wait for its other end");
+        symlink(&secret, partial("b")).unwrap();
+        symlink(outside.path().join("made"), partial("c")).unwrap();
+        rustix::fs::mkfifoat(rustix::fs::CWD, partial("d"), 0o600.into()).unwrap();
+        let inbox = Inbox::new(dir.path(), false, LIMITS).unwrap();
+        for of in ["b", "c", "d"] {
+            let told = told(inbox.place(&by(1), name(of)).unwrap().look(6));
+            assert_eq!(told, Some(Refusal::NotWritten), "{of}");
+        }
+        assert_eq!(receive(&inbox, &by(1), "a", "secret"), "a (1)");
         // Overwriting replaces the link, not what it leads to.
-        let bold = Inbox::new(dir.path(), true).unwrap();
-        let place = bold.place(name("a")).unwrap();
-        assert_eq!(have(place.look(6)), (false, 0));
-        place.keep().unwrap();
+        let bold = Inbox::new(dir.path(), true, LIMITS).unwrap();
+        assert_eq!(receive(&bold, &by(1), "a", "other!"), "a");
         assert_eq!(fs::read_to_string(&secret).unwrap(), "secret");
         assert!(!outside.path().join("made").exists());
         assert!(dir.path().join("a").symlink_metadata().unwrap().is_file());
-        assert!(Inbox::new(&secret, false).is_err());
+        assert!(Inbox::new(&secret, false, LIMITS).is_err());
     }
 }

@@ -5,6 +5,7 @@ mod copy;
 mod inbox;
 mod name;
 mod receive;
+mod seats;
 mod send;
 mod show;
 mod wire;
@@ -12,28 +13,33 @@ mod wire;
 use std::io;
 use std::path::Path;
 use std::process::ExitCode;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use blake2::{Blake2s256, Digest};
+use p2pd_core::NodeId;
 use p2pd_tokio::{Node, Pipe};
-use tokio::sync::Semaphore;
 
 use crate::options::Receive;
 use crate::say::Say;
-use inbox::Inbox;
+use inbox::{Inbox, Limits};
+use name::FileName;
+use seats::{Moved, Seats};
 pub(crate) use send::Outgoing;
 use show::Shown;
-use wire::{HASH, Refusal};
+use wire::{HASH, Refusal, Resume};
 
-/// Peers that are received from at once; a further one waits.
-const PEERS: usize = 8;
+/// How long what is not whole yet is kept for its sender, and for one that was named by `--accept`.
+const KEEP: [Duration; 2] = [Duration::from_secs(7 * 86_400), Duration::from_secs(30 * 86_400)];
 /// How long the receiver's end of the pipe is waited for.
 const GOODBYE: Duration = Duration::from_secs(5);
 
 /// How it goes with a file.
 #[derive(Debug)]
 enum Event<'a> {
+    /// The peer is one that sends files.
+    Greeted,
+    /// Both sides look at what there is of a file, which takes time and moves nothing.
+    Compares,
     /// Its bytes come, from this one on.
     Begins {
         name: &'a str,
@@ -59,6 +65,8 @@ enum Ended<'a> {
         bytes: u64,
         from: u64,
         digest: [u8; HASH],
+        /// The name that it got where its own was taken.
+        kept: Option<FileName>,
     },
     /// It was there already.
     Same,
@@ -77,8 +85,12 @@ pub(crate) fn outgoing(paths: &[impl AsRef<Path>]) -> Result<Vec<Outgoing>, Stri
 /// Sends files to the peer of a pipe that is open.
 pub(crate) async fn send(pipe: Pipe, files: &[Outgoing], say: Say) -> ExitCode {
     let mut shown = Shown::new(say, "send", pipe.peer());
+    let resume = resume(pipe.peer()).unwrap_or_else(|why| {
+        say.error(&format!("{why}; a send that is cut off cannot be gone on with"));
+        None
+    });
     let (mut from, mut to) = tokio::io::split(pipe);
-    let sent = send::send(files, (&mut from, &mut to), |event| shown.tell(&event)).await;
+    let sent = send::send(files, resume, (&mut from, &mut to), |event| shown.tell(&event)).await;
     match sent {
         Ok(sent) => {
             // The receiver has heard of our end, wherever its bytes go through.
@@ -93,6 +105,16 @@ pub(crate) async fn send(pipe: Pipe, files: &[Outgoing], say: Say) -> ExitCode {
     }
 }
 
+/// What this receiver knows us by, whatever key we have next time. It tells receivers apart, which learn nothing of each
+/// other. `None` where there is no place for it.
+fn resume(receiver: NodeId) -> Result<Option<Resume>, String> {
+    let Some(path) = crate::secret::at_home("resume") else { return Ok(None) };
+    let secret = crate::secret::load_or_create(&path)?;
+    let hash =
+        Blake2s256::new().chain_update(b"p2pd resume").chain_update(secret).chain_update(receiver.as_bytes());
+    Ok(hash.finalize().first_chunk().copied())
+}
+
 /// A place to receive into, looked at before anything is opened.
 #[derive(Debug)]
 pub(crate) struct Receiving {
@@ -105,9 +127,32 @@ impl Receiving {
     /// # Errors
     /// If the folder is none.
     pub(crate) fn new(options: &Receive) -> Result<Self, String> {
-        let inbox = Inbox::new(&options.dir, options.overwrite);
+        let keep = KEEP[usize::from(!options.common.accept.is_empty())];
+        let limits = Limits { bytes: options.max_bytes, parts: options.max_size, keep };
+        let inbox = Inbox::new(&options.dir, options.overwrite, limits);
         let inbox = inbox.map_err(|why| format!("--dir {}: {why}", options.dir.display()))?;
         Ok(Receiving { inbox, max_size: options.max_size, once: options.once })
+    }
+
+    /// All that the peer of one pipe sends: whether it is a sender at all, and how many files did not arrive.
+    async fn one(&self, pipe: Pipe, moved: &Moved, say: Say) -> (bool, usize) {
+        let mut shown = Shown::new(say, "receive", pipe.peer());
+        let (peer, halves) = (pipe.peer(), tokio::io::split(pipe));
+        let mut greeted = false;
+        let received = receive::receive(&self.inbox, self.max_size, peer, halves, |event| {
+            greeted |= matches!(event, Event::Greeted);
+            moved.tell(&event);
+            shown.tell(&event);
+        });
+        let failed = match received.await {
+            Ok(refused) => refused,
+            Err(why) => {
+                shown.clear();
+                say.error(&why.to_string());
+                1
+            }
+        };
+        (greeted, failed)
     }
 }
 
@@ -115,37 +160,19 @@ impl Receiving {
 pub(crate) async fn receive(node: &Node, receiving: Receiving, say: Say) -> ExitCode {
     say.waiting("asking for the outside address");
     say.ready(&node.address().await, node.node_id());
-    let receiving = Arc::new(receiving);
-    let (places, failures) = (Arc::new(Semaphore::new(PEERS)), Arc::new(AtomicUsize::new(0)));
-    loop {
-        let Ok(place) = places.clone().acquire_owned().await else { break };
-        let Some(pipe) = node.accept().await else { break };
-        say.opened("incoming", &pipe);
-        let (receiving, failures) = (receiving.clone(), failures.clone());
-        let once = receiving.once;
-        let peer = tokio::spawn(async move {
-            let mut shown = Shown::new(say, "receive", pipe.peer());
-            let halves = tokio::io::split(pipe);
-            let received =
-                receive::receive(&receiving.inbox, receiving.max_size, halves, |event| shown.tell(&event))
-                    .await;
-            let failed = match received {
-                Ok(refused) => refused,
-                Err(why) => {
-                    shown.clear();
-                    say.error(&why.to_string());
-                    1
-                }
-            };
-            failures.fetch_add(failed, Ordering::Relaxed);
-            drop(place);
-        });
-        if once {
-            let _ = peer.await;
-            break;
+    let failed = if receiving.once {
+        loop {
+            let Some(pipe) = node.accept().await else { break 0 };
+            say.opened("incoming", &pipe);
+            // Whoever sends no files is not the one that was meant.
+            if let (true, failed) = receiving.one(pipe, &Moved::default(), say).await {
+                break failed;
+            }
         }
-    }
-    if failures.load(Ordering::Relaxed) == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    } else {
+        Seats::new(receiving, say).serve(node).await
+    };
+    if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 #[cfg(test)]

@@ -2,14 +2,47 @@
 
 use std::fmt;
 
+use blake2::{Blake2s256, Digest};
+use data_encoding::HEXLOWER;
+use p2pd_core::NodeId;
 use p2pd_core::text::is_plain;
+
+use super::wire::Resume;
 
 /// Longest name in bytes. Most file systems take 255; what is being received has a longer name meanwhile.
 pub(crate) const MAX_NAME: usize = 200;
+/// What names of files end with that are not whole yet.
+const PART: &str = ".p2pd-part";
+/// Hexadecimal digits that tell senders apart.
+const SENDER: usize = 20;
 
 /// A name that is one visible entry of a folder on every system.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(crate) struct FileName(String);
+
+/// Who began a file, in the names of what is not whole yet.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(crate) struct Sender(String);
+
+impl Sender {
+    /// By the secret that it shows, or else by its node id.
+    pub(crate) fn new(resume: Option<&Resume>, peer: NodeId) -> Self {
+        let hash = Blake2s256::new().chain_update(b"p2pd part");
+        let hash = match resume {
+            Some(secret) => hash.chain_update([1]).chain_update(secret),
+            None => hash.chain_update([0]).chain_update(peer.as_bytes()),
+        };
+        Sender(HEXLOWER.encode(&hash.finalize()[..SENDER / 2]))
+    }
+}
+
+/// Whether a file of this name is one that is not whole yet.
+pub(crate) fn is_partial(name: &str) -> bool {
+    let between = name.strip_prefix('.').and_then(|name| name.strip_suffix(PART));
+    between.and_then(|name| name.rsplit_once('.')).is_some_and(|(name, sender)| {
+        !name.is_empty() && sender.len() == SENDER && sender.bytes().all(|b| b.is_ascii_hexdigit())
+    })
+}
 
 /// Why a text is no such name.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -50,9 +83,25 @@ impl FileName {
         &self.0
     }
 
-    /// As it is called while it is received: hidden, and no name that a sender can choose.
-    pub(crate) fn partial(&self) -> String {
-        format!(".{}.p2pd-part", self.0)
+    /// As it is called while it is received: hidden, no name that a sender can choose, and another one for each sender.
+    pub(crate) fn partial(&self, sender: &Sender) -> String {
+        format!(".{}.{}{PART}", self.0, sender.0)
+    }
+
+    /// Another name for the same: `a (1).txt` for `a.txt`.
+    pub(crate) fn numbered(&self, number: u32) -> Self {
+        if number == 0 {
+            return self.clone();
+        }
+        let (stem, end) = match self.0.rsplit_once('.') {
+            Some((stem, end)) if end.len() < 16 => (stem, format!(" ({number}).{end}")),
+            _ => (&*self.0, format!(" ({number})")),
+        };
+        let mut fits = stem.len().min(MAX_NAME - end.len());
+        while !stem.is_char_boundary(fits) {
+            fits -= 1;
+        }
+        FileName(format!("{}{end}", &stem[..fits]))
     }
 }
 
@@ -89,7 +138,13 @@ fn is_device(stem: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use p2pd_core::SecretKey;
+
     use super::*;
+
+    fn peer(n: u8) -> NodeId {
+        SecretKey::from_bytes([n; 32]).node_id()
+    }
 
     #[test]
     fn names_are_one_visible_entry_of_a_folder() {
@@ -130,8 +185,37 @@ mod tests {
 
     #[test]
     fn what_is_being_received_fits_and_is_no_name_of_a_sender() {
-        let longest = FileName::new(&"n".repeat(MAX_NAME)).unwrap().partial();
+        let one = Sender::new(Some(&[1; 16]), peer(7));
+        let longest = FileName::new(&"n".repeat(MAX_NAME)).unwrap().partial(&one);
         assert!(longest.len() <= 255, "{}", longest.len());
-        assert_eq!(FileName::new(&FileName::new("a").unwrap().partial()), Err(NameError::Dot));
+        let part = FileName::new("a").unwrap().partial(&one);
+        assert_eq!(FileName::new(&part), Err(NameError::Dot));
+        assert!(is_partial(&part) && is_partial(&longest));
+        for other in ["a", ".a", ".a.p2pd-part", ".p2pd-part", ".a.0123.p2pd-part", &part[1..]] {
+            assert!(!is_partial(other), "{other}");
+        }
+    }
+
+    #[test]
+    fn senders_are_known_by_their_secret_or_else_by_their_id() {
+        let peers = [7, 8].map(peer);
+        let secret = |n: u8, peer| Sender::new(Some(&[n; 16]), peer);
+        assert_eq!(secret(1, peers[0]), secret(1, peers[1]));
+        assert_ne!(secret(1, peers[0]), secret(2, peers[0]));
+        assert_ne!(Sender::new(None, peers[0]), Sender::new(None, peers[1]));
+    }
+
+    #[test]
+    fn another_name_is_a_name_too() {
+        let long = format!("{}ä.txt", "n".repeat(MAX_NAME - 6));
+        for (name, other) in
+            [("a", "a (7)"), ("a.txt", "a (7).txt"), ("a.tar.gz", "a.tar (7).gz"), (&long, "")]
+        {
+            let name = FileName::new(name).unwrap();
+            let numbered = name.numbered(7);
+            assert!(other.is_empty() || numbered.as_str() == other, "{numbered}");
+            assert_eq!(FileName::new(numbered.as_str()), Ok(numbered));
+            assert_eq!(name.numbered(0), name);
+        }
     }
 }

@@ -3,13 +3,15 @@
 use std::io;
 use std::time::{Duration, Instant};
 
+use p2pd_core::NodeId;
+use p2pd_core::text::shown;
 use subtle::ConstantTimeEq;
 use tokio::fs::File;
 use tokio::io::{AsyncRead, AsyncSeekExt, AsyncWrite, AsyncWriteExt};
 
-use super::copy::{CHUNK, Hashed, next, patiently};
+use super::copy::{CHUNK, Hashed, next, patiently, within};
 use super::inbox::{Have, Inbox, NotTaken, Place};
-use super::name::FileName;
+use super::name::{FileName, Sender};
 use super::wire::{HASH, Message, Refusal};
 use super::{Ended, Event};
 
@@ -17,6 +19,10 @@ use super::{Ended, Event};
 pub(crate) const MAX_FILES: usize = 1000;
 /// How long a name may be in use before its sender is told.
 const IN_USE: Duration = Duration::from_secs(3);
+/// How long a peer may take to say what it is, to offer its first file, and to begin with one.
+const BEGIN: Duration = Duration::from_secs(10);
+/// Bytes of a file after which the disk is looked at again.
+const LOOK: u64 = 16 << 20;
 
 /// Receives what the peer of one pipe sends, and says how it goes; gives how many files were refused.
 ///
@@ -25,16 +31,20 @@ const IN_USE: Duration = Duration::from_secs(3);
 pub(crate) async fn receive(
     inbox: &Inbox,
     max_size: u64,
+    peer: NodeId,
     (mut from, mut to): (impl AsyncRead + Unpin, impl AsyncWrite + Unpin),
     mut tell: impl FnMut(Event<'_>),
 ) -> io::Result<usize> {
-    match patiently(0, Message::read(&mut from)).await? {
-        Some(Message::Hello) => {}
+    let sender = match within(BEGIN, Message::read(&mut from)).await? {
+        Some(Message::Hello(resume)) => Sender::new(resume.as_ref(), peer),
         _ => return Err(io::Error::new(io::ErrorKind::InvalidData, "the peer sends no files")),
-    }
+    };
+    tell(Event::Greeted);
     let (mut refused, mut left) = (0, max_size);
     for number in 0.. {
-        let (size, name) = match patiently(0, Message::read(&mut from)).await? {
+        let next = Message::read(&mut from);
+        let next = if number == 0 { within(BEGIN, next).await } else { patiently(0, next).await };
+        let (size, name) = match next? {
             None => break,
             Some(Message::Offer { size, name }) => (size, name),
             Some(_) => return Err(unexpected()),
@@ -45,7 +55,7 @@ pub(crate) async fn receive(
                 let why = taken.map_or(Refusal::Name, |_| Refusal::TooMany);
                 Message::Refused(why).write(&mut to).await?;
                 // Such a name is shown escaped: it could write on the terminal.
-                tell(Event::Ended { name: &name.escape_debug().to_string(), how: Ended::Refused(why) });
+                tell(Event::Ended { name: &shown(&name).to_string(), how: Ended::Refused(why) });
                 refused += 1;
                 // A peer that goes on offering is not answered for ever.
                 if number > 2 * MAX_FILES {
@@ -54,11 +64,11 @@ pub(crate) async fn receive(
                 continue;
             }
         };
-        let how = if size > left {
+        let how = if size > left || !inbox.takes(size) {
             Err(Error::NotTaken(Refusal::TooLarge.into()))
         } else {
             left -= size;
-            one(inbox, &name, size, (&mut from, &mut to), &mut tell).await
+            one(inbox, (&sender, &name), size, (&mut from, &mut to), &mut tell).await
         };
         match how {
             Ok(how) => tell(Event::Ended { name: name.as_str(), how }),
@@ -95,12 +105,13 @@ enum Error {
 
 async fn one(
     inbox: &Inbox,
-    name: &FileName,
+    (sender, name): (&Sender, &FileName),
     size: u64,
     (from, to): (&mut (impl AsyncRead + Unpin), &mut (impl AsyncWrite + Unpin)),
     tell: &mut impl FnMut(Event<'_>),
 ) -> Result<Ended<'static>, Error> {
-    let (place, have) = free(inbox, name, size).await?;
+    let (place, have) = free(inbox, (sender, name), size).await?;
+    tell(Event::Compares);
     let (mut file, mut hashed) = match have {
         Have::Whole(file) if size > 0 => {
             let whole = proven(&mut File::from_std(file), size, (&mut *from, &mut *to)).await?;
@@ -109,7 +120,7 @@ async fn one(
                 return Ok(Ended::Same);
             }
             // It proved to be another file. What there is of the one that comes is not asked for again.
-            let Have::Part(file, _) = place.replace(size)? else { return Err(unexpected().into()) };
+            let Have::Part(file, _) = place.begin(size)? else { return Err(unexpected().into()) };
             (restarted(file, to).await?, Hashed::default())
         }
         // Of nothing there is only one.
@@ -136,9 +147,20 @@ async fn one(
     };
     let begun = hashed.bytes;
     tell(Event::Begins { name: name.as_str(), size, from: begun });
-    let mut chunk = vec![0; CHUNK];
+    let (mut chunk, mut look) = (vec![0; CHUNK], begun + LOOK);
     while hashed.bytes < size {
-        let n = match patiently(0, next(from, &mut chunk, size - hashed.bytes)).await {
+        if hashed.bytes >= look {
+            look = hashed.bytes + LOOK;
+            if inbox.room() == 0 {
+                return Err(Error::Broken(io::Error::new(
+                    io::ErrorKind::StorageFull,
+                    "no more bytes are taken",
+                )));
+            }
+        }
+        let some = next(from, &mut chunk, size - hashed.bytes);
+        let some = if hashed.bytes == begun { within(BEGIN, some).await } else { patiently(0, some).await };
+        let n = match some {
             Ok(n) => n,
             Err(why) => {
                 // What came is there when the name is free again.
@@ -148,19 +170,27 @@ async fn one(
         };
         file.write_all(&chunk[..n]).await.map_err(Error::Broken)?;
         hashed.update(&chunk[..n]);
+        inbox.took(n as u64);
         tell(Event::Moved { name: name.as_str(), bytes: hashed.bytes });
     }
     let (ours, theirs) = (hashed.digest(), digest(from).await?);
-    keep(&place, file, ours == theirs).await?;
+    let kept = keep(&place, file, size, ours == theirs).await?;
     Message::Done.write(to).await.map_err(Error::Pipe)?;
-    Ok(Ended::Moved { bytes: size, from: begun, digest: ours })
+    // Only now, because it takes longer if there is one like it.
+    let kept = tokio::task::block_in_place(|| place.merge(kept, size));
+    let kept = (kept != *name).then_some(kept);
+    Ok(Ended::Moved { bytes: size, from: begun, digest: ours, kept })
 }
 
 /// Waits a moment for a name that is in use: whoever was cut off may be back before the receiver has noticed.
-async fn free<'a>(inbox: &'a Inbox, name: &FileName, size: u64) -> Result<(Place<'a>, Have), NotTaken> {
+async fn free<'a>(
+    inbox: &'a Inbox,
+    (sender, name): (&Sender, &FileName),
+    size: u64,
+) -> Result<(Place<'a>, Have), NotTaken> {
     let begin = Instant::now();
     loop {
-        let found = inbox.place(name.clone()).map_err(NotTaken::from);
+        let found = inbox.place(sender, name.clone()).map_err(NotTaken::from);
         let found = found.and_then(|place| place.look(size).map(|have| (place, have)));
         match found {
             Err(NotTaken { told: Refusal::InUse, .. }) if begin.elapsed() < IN_USE => {
@@ -211,7 +241,7 @@ async fn digest(from: &mut (impl AsyncRead + Unpin)) -> Result<[u8; HASH], Error
 }
 
 /// Stores the file for good, if it is what was sent.
-async fn keep(place: &Place<'_>, mut file: File, same: bool) -> Result<(), NotTaken> {
+async fn keep(place: &Place<'_>, mut file: File, size: u64, same: bool) -> Result<FileName, NotTaken> {
     if !same {
         place.discard();
         return Err(Refusal::Damaged.into());
@@ -219,7 +249,7 @@ async fn keep(place: &Place<'_>, mut file: File, same: bool) -> Result<(), NotTa
     // What is written to a disk that is full may be told only now.
     file.flush().await?;
     file.sync_all().await?;
-    place.keep()
+    place.keep(size)
 }
 
 fn unexpected() -> io::Error {

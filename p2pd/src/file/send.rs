@@ -8,7 +8,7 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 
 use super::copy::{CHUNK, Hashed, next, patiently};
 use super::name::FileName;
-use super::wire::{Message, Refusal};
+use super::wire::{Message, Refusal, Resume};
 use super::{Ended, Event};
 
 /// A file to send.
@@ -41,11 +41,12 @@ impl Outgoing {
 /// Those of the pipe, and of reading a file whose bytes are under way: nothing can be sent behind them.
 pub(crate) async fn send(
     files: &[Outgoing],
+    resume: Option<Resume>,
     (mut from, mut to): (impl AsyncRead + Unpin, impl AsyncWrite + Unpin),
     mut tell: impl FnMut(Event<'_>),
 ) -> io::Result<usize> {
     let mut sent = 0;
-    Message::Hello.write(&mut to).await?;
+    Message::Hello(resume).write(&mut to).await?;
     for Outgoing { path, name } in files {
         let file = match File::open(path).await {
             Ok(file) => file,
@@ -120,7 +121,7 @@ async fn one(
     let digest = hashed.digest();
     Message::Digest(digest).write(to).await?;
     match patiently(size, early).await?.ok_or(io::ErrorKind::UnexpectedEof)? {
-        Message::Done => Ok(Ended::Moved { bytes: size, from: begun, digest }),
+        Message::Done => Ok(Ended::Moved { bytes: size, from: begun, digest, kept: None }),
         Message::Refused(why) => Ok(Ended::Refused(why)),
         other => Err(unexpected(&other)),
     }
@@ -139,7 +140,7 @@ fn gave_up(why: Refusal) -> io::Error {
 
 fn unexpected(message: &Message) -> io::Error {
     let kind = match message {
-        Message::Hello | Message::Offer { .. } => "is no receiver",
+        Message::Hello(_) | Message::Offer { .. } => "is no receiver",
         _ => "answered what was not asked",
     };
     io::Error::new(io::ErrorKind::InvalidData, format!("the peer {kind}"))

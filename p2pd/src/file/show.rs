@@ -32,6 +32,7 @@ impl Shown {
 
     pub(super) fn tell(&mut self, event: &Event<'_>) {
         match *event {
+            Event::Greeted | Event::Compares => {}
             Event::Begins { name, size, from } => {
                 (self.began, self.told) = (Instant::now(), Instant::now());
                 self.bar = self.say.bar(size, style);
@@ -70,15 +71,19 @@ impl Shown {
 
     fn ended(&self, name: &str, how: &Ended<'_>) {
         match how {
-            Ended::Moved { bytes, from, digest } => {
+            Ended::Moved { bytes, from, digest, kept } => {
                 let took = self.began.elapsed().as_secs_f64();
                 let hash = HEXLOWER.encode(digest);
-                let more = json!({"size": bytes, "from": from, "blake2s": hash, "seconds": took});
+                let kept = kept.as_ref().map(super::name::FileName::as_str);
+                let more = json!({
+                    "size": bytes, "from": from, "blake2s": hash, "seconds": took, "kept": kept.unwrap_or(name),
+                });
                 self.line("done", name, more, || {
                     let rate = HumanBytes(((bytes - from) as f64 / took.max(1e-9)) as u64);
                     format!(
-                        "{}: {name}, {}, {took:.1} s, {rate}/s, blake2s {hash}",
+                        "{}: {name}{}, {}, {took:.1} s, {rate}/s, blake2s {hash}",
                         self.done(),
+                        kept.map_or(String::new(), |kept| format!(" as {kept}")),
                         HumanBytes(*bytes)
                     )
                 });

@@ -9,6 +9,18 @@ use super::wire::Message;
 use super::*;
 
 const SOME: u64 = 1 << 30;
+const LIMITS: Limits = Limits { bytes: SOME, parts: SOME, keep: Duration::from_secs(3600) };
+/// What the sender of [`Folders`] shows.
+const RESUME: Resume = [5; 16];
+
+fn peer(n: u8) -> NodeId {
+    p2pd_core::SecretKey::from_bytes([n; 32]).node_id()
+}
+
+/// What a file is called while that sender sends it.
+fn partial(name: &str) -> String {
+    FileName::new(name).unwrap().partial(&name::Sender::new(Some(&RESUME), peer(1)))
+}
 
 struct Folders {
     here: tempfile::TempDir,
@@ -47,7 +59,16 @@ impl Folders {
         cut: Option<u64>,
         overwrite: bool,
     ) -> (io::Result<usize>, io::Result<usize>, Vec<String>) {
-        let inbox = Inbox::new(self.there.path(), overwrite).unwrap();
+        let inbox = Inbox::new(self.there.path(), overwrite, LIMITS).unwrap();
+        self.send_to(&inbox, names, cut).await
+    }
+
+    async fn send_to(
+        &self,
+        inbox: &Inbox,
+        names: &[&str],
+        cut: Option<u64>,
+    ) -> (io::Result<usize>, io::Result<usize>, Vec<String>) {
         let (near, near_end) = tokio::io::duplex(64 * 1024);
         let (far, far_end) = tokio::io::duplex(64 * 1024);
         let wire = async move {
@@ -73,8 +94,8 @@ impl Folders {
         };
         let files = self.outgoing(names);
         let (mut said, mut heard) = (Vec::new(), Vec::new());
-        let sending = send::send(&files, split(near), |event| note(&mut said, &event));
-        let receiving = receive::receive(&inbox, SOME, split(far), |event| note(&mut heard, &event));
+        let sending = send::send(&files, Some(RESUME), split(near), |event| note(&mut said, &event));
+        let receiving = receive::receive(inbox, SOME, peer(2), split(far), |event| note(&mut heard, &event));
         let (sent, received, ()) = tokio::join!(sending, receiving, wire);
         said.extend(heard);
         (sent, received, said)
@@ -84,7 +105,7 @@ impl Folders {
 fn note(into: &mut Vec<String>, event: &Event<'_>) {
     match event {
         Event::Begins { name, from, .. } => into.push(format!("{name} from {from}")),
-        Event::Moved { .. } => {}
+        Event::Moved { .. } | Event::Greeted | Event::Compares => {}
         Event::Ended { name, how: Ended::Moved { bytes, .. } } => into.push(format!("{name} whole {bytes}")),
         Event::Ended { name, how: Ended::Same } => into.push(format!("{name} same")),
         Event::Ended { name, how: Ended::Refused(why) } => into.push(format!("{name} {why:?}")),
@@ -101,23 +122,29 @@ fn payload(len: u32) -> Vec<u8> {
 async fn files_arrive_as_they_are_and_a_second_time_are_there_already() {
     let data = payload(700_001);
     let folders = Folders::new(&[("a", &data), ("empty", b"")]);
-    let (sent, refused, said) = folders.send(&["a", "empty"], None, false).await;
+    let inbox = Inbox::new(folders.there.path(), false, LIMITS).unwrap();
+    let (sent, refused, said) = folders.send_to(&inbox, &["a", "empty"], None).await;
     assert_eq!((sent.unwrap(), refused.unwrap()), (2, 0));
     let once = ["a from 0", "a whole 700001", "empty from 0", "empty whole 0"];
     assert_eq!(said, [once, once].concat());
     assert_eq!(fs::read(folders.there.path().join("a")).unwrap(), data);
     assert_eq!(folders.received(), [("a".into(), 700_001), ("empty".into(), 0)]);
 
-    let (sent, refused, said) = folders.send(&["a", "empty"], None, false).await;
+    let (sent, refused, said) = folders.send_to(&inbox, &["a", "empty"], None).await;
     assert_eq!((sent.unwrap(), refused.unwrap()), (2, 0));
     assert_eq!(said[said.len() - 2..], ["a same", "empty same"]);
+    // A receiver that has begun anew has it sent again, and has it once.
+    let (sent, refused, said) = folders.send(&["a", "empty"], None, false).await;
+    assert_eq!((sent.unwrap(), refused.unwrap()), (2, 0));
+    assert_eq!(said, [once, once].concat());
+    assert_eq!(folders.received(), [("a".into(), 700_001), ("empty".into(), 0)]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_file_that_was_cut_off_goes_on_where_it_was_until_it_is_whole() {
     let data = payload(1_000_000);
     let folders = Folders::new(&[("a", &data)]);
-    let part = folders.there.path().join(".a.p2pd-part");
+    let part = folders.there.path().join(partial("a"));
     let mut from = 0;
     for _ in 0..3 {
         let (sent, received, said) = folders.send(&["a"], Some(300_000), false).await;
@@ -141,7 +168,7 @@ async fn a_file_that_was_cut_off_goes_on_where_it_was_until_it_is_whole() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_there_of_another_file_is_not_gone_on_with() {
     let folders = Folders::new(&[("a", b"the new one")]);
-    fs::write(folders.there.path().join(".a.p2pd-part"), b"the old").unwrap();
+    fs::write(folders.there.path().join(partial("a")), b"the old").unwrap();
     let (sent, refused, said) = folders.send(&["a"], None, false).await;
     assert_eq!((sent.unwrap(), refused.unwrap()), (1, 0));
     assert_eq!(said[0], "a from 0");
@@ -151,13 +178,14 @@ async fn what_is_there_of_another_file_is_not_gone_on_with() {
     fs::write(folders.here.path().join("a"), b"a newer one").unwrap();
     fs::write(folders.here.path().join("b"), b"more").unwrap();
     let (sent, refused, said) = folders.send(&["a", "b"], None, false).await;
-    assert_eq!((sent.unwrap(), refused.unwrap()), (1, 1), "the next file follows");
-    assert_eq!(said[0], "a Exists");
+    assert_eq!((sent.unwrap(), refused.unwrap()), (2, 0));
+    assert_eq!(said[0], "a from 0");
     assert_eq!(fs::read(folders.there.path().join("a")).unwrap(), b"the new one");
+    assert_eq!(fs::read(folders.there.path().join("a (1)")).unwrap(), b"a newer one");
     let (sent, ..) = folders.send(&["a"], None, true).await;
     assert_eq!(sent.unwrap(), 1);
     assert_eq!(fs::read(folders.there.path().join("a")).unwrap(), b"a newer one");
-    assert_eq!(folders.received(), [("a".into(), 11), ("b".into(), 4)]);
+    assert_eq!(folders.received(), [("a".into(), 11), ("a (1)".into(), 11), ("b".into(), 4)]);
 }
 
 /// What the receiver answers to bytes from a peer that speaks by hand, and how it ends.
@@ -173,7 +201,7 @@ async fn spoken(inbox: &Inbox, max: u64, bytes: Vec<u8>) -> (Vec<Message>, io::R
         }
         answers
     };
-    tokio::join!(speaking, receive::receive(inbox, max, split(far), |_| {}))
+    tokio::join!(speaking, receive::receive(inbox, max, peer(3), split(far), |_| {}))
 }
 
 async fn bytes(messages: &[Message]) -> Vec<u8> {
@@ -193,10 +221,10 @@ async fn a_hostile_sender_writes_nowhere_else_and_not_too_much() {
     let dir = tempfile::tempdir().unwrap();
     let folder = dir.path().join("in");
     fs::create_dir(&folder).unwrap();
-    let inbox = Inbox::new(&folder, true).unwrap();
+    let inbox = Inbox::new(&folder, true, LIMITS).unwrap();
     let names =
         ["../out", "/tmp/p2pd-out", "..", "a/b", "a\\b", ".profile", "a\0", "\x1b]0;x\x07", "CON", ""];
-    let mut all = vec![Message::Hello];
+    let mut all = vec![Message::Hello(None)];
     all.extend(names.map(|name| offer(name, 1)));
     all.extend([offer("big", 101), offer("huge", u64::MAX)]);
     let (answers, ended) = spoken(&inbox, 100, bytes(&all).await).await;
@@ -212,7 +240,7 @@ async fn a_hostile_sender_writes_nowhere_else_and_not_too_much() {
         hashed.update(data);
         Message::Digest(hashed.digest())
     };
-    let mut two = bytes(&[Message::Hello, offer("a", 60)]).await;
+    let mut two = bytes(&[Message::Hello(None), offer("a", 60)]).await;
     two.extend([7; 60]);
     two.extend(bytes(&[digest(&[7; 60]), offer("b", 60)]).await);
     let (answers, ended) = spoken(&inbox, 100, two).await;
@@ -220,7 +248,7 @@ async fn a_hostile_sender_writes_nowhere_else_and_not_too_much() {
     assert_eq!(ended.unwrap(), 1);
 
     // Another hash than that of the bytes: nothing is kept.
-    let mut wrong = bytes(&[Message::Hello, offer("c", 3)]).await;
+    let mut wrong = bytes(&[Message::Hello(None), offer("c", 3)]).await;
     wrong.extend(b"abc");
     wrong.extend(bytes(&[digest(b"abd")]).await);
     let (answers, ended) = spoken(&inbox, 100, wrong).await;
@@ -229,23 +257,86 @@ async fn a_hostile_sender_writes_nowhere_else_and_not_too_much() {
     assert_eq!(fs::read_dir(&folder).unwrap().count(), 1);
 }
 
-/// Whoever does not have a file's beginning learns nothing of it, and not whether a guess is right in part.
+/// Whatever is there, of whatever sender: the answers are the same as if nothing were.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_others_sent_is_not_told() {
+    let folders = Folders::new(&[("secret", b"twelve bytes"), ("half", &payload(500_000))]);
+    let inbox = Inbox::new(folders.there.path(), false, LIMITS).unwrap();
+    folders.send_to(&inbox, &["secret"], None).await.0.unwrap();
+    folders.send_to(&inbox, &["half"], Some(200_000)).await.0.unwrap_err();
+    assert!(folders.there.path().join(partial("half")).exists());
+    let empty = tempfile::tempdir().unwrap();
+    let empty = Inbox::new(empty.path(), false, LIMITS).unwrap();
+    let digest = |data: &[u8]| {
+        let mut hashed = copy::Hashed::default();
+        hashed.update(data);
+        Message::Digest(hashed.digest())
+    };
+    let mut strangers = 100..;
+    for (name, sent) in [
+        ("secret", &b"twelve bytes"[..]),
+        ("secret", b"a guess of s"),
+        ("secret", b"short"),
+        ("half", b"half"),
+    ] {
+        for _ in 0..2 {
+            let stranger = strangers.next().map(|n| [n; 16]);
+            let mut said = bytes(&[Message::Hello(stranger), offer(name, sent.len() as u64)]).await;
+            said.extend(sent);
+            said.extend(bytes(&[digest(sent)]).await);
+            for inbox in [&inbox, &empty] {
+                let (answers, ended) = spoken(inbox, 100, said.clone()).await;
+                assert_eq!(answers, [Message::Accept { have: 0 }, Message::Done], "{name}");
+                assert_eq!(ended.unwrap(), 0);
+            }
+        }
+        // Not even by an offer of the length that is there.
+        let ask = bytes(&[Message::Hello(None), offer("half", 500_000)]).await;
+        let (answers, _) = spoken(&inbox, SOME, ask).await;
+        assert_eq!(answers, [Message::Accept { have: 0 }]);
+    }
+    assert_eq!(fs::read(folders.there.path().join("secret")).unwrap(), b"twelve bytes");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn there_is_an_end_to_what_all_peers_together_may_send() {
     let dir = tempfile::tempdir().unwrap();
-    fs::write(dir.path().join("secret"), b"twelve bytes").unwrap();
-    let inbox = Inbox::new(dir.path(), false).unwrap();
-    let ask = [Message::Hello, offer("secret", 12), Message::Proof([0; HASH])];
-    let (answers, ended) = spoken(&inbox, 100, bytes(&ask).await).await;
-    assert_eq!(answers, [Message::Accept { have: 12 }, Message::Refused(Refusal::Exists)]);
-    assert_eq!(ended.unwrap(), 1);
+    let inbox = Inbox::new(dir.path(), false, Limits { bytes: 100, ..LIMITS }).unwrap();
+    for (name, answers) in
+        [("a", vec![Message::Accept { have: 0 }]), ("b", vec![Message::Refused(Refusal::TooLarge)])]
+    {
+        let mut said = bytes(&[Message::Hello(None), offer(name, 60)]).await;
+        said.extend([7; 60]);
+        assert_eq!(spoken(&inbox, SOME, said).await.0, answers);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_peer_that_does_not_begin_is_let_go_after_ten_seconds() {
+    let dir = tempfile::tempdir().unwrap();
+    let inbox = Inbox::new(dir.path(), false, LIMITS).unwrap();
+    let one = async |said: Vec<Message>| {
+        let (near, far) = tokio::io::duplex(1 << 20);
+        let (_read, mut write) = split::<DuplexStream>(near);
+        write.write_all(&bytes(&said).await).await.unwrap();
+        let began = std::time::Instant::now();
+        let ended = receive::receive(&inbox, SOME, peer(3), split(far), |_| {}).await;
+        assert_eq!(ended.unwrap_err().kind(), io::ErrorKind::TimedOut);
+        let took = began.elapsed().as_secs();
+        assert!((9..30).contains(&took), "{took} s after {said:?}");
+    };
+    tokio::join!(
+        one(vec![]),
+        one(vec![Message::Hello(None)]),
+        one(vec![Message::Hello(None), offer("a", 1 << 20)])
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn offers_without_end_are_not_answered_without_end() {
     let dir = tempfile::tempdir().unwrap();
-    let inbox = Inbox::new(dir.path(), false).unwrap();
-    let mut all = vec![Message::Hello];
+    let inbox = Inbox::new(dir.path(), false, LIMITS).unwrap();
+    let mut all = vec![Message::Hello(None)];
     all.resize(5000, offer("..", 0));
     let (answers, ended) = spoken(&inbox, 100, bytes(&all).await).await;
     assert_eq!(ended.unwrap_err().kind(), io::ErrorKind::InvalidData);
@@ -255,13 +346,13 @@ async fn offers_without_end_are_not_answered_without_end() {
 #[tokio::test(flavor = "multi_thread")]
 async fn whoever_speaks_otherwise_is_told_apart() {
     let dir = tempfile::tempdir().unwrap();
-    let inbox = Inbox::new(dir.path(), false).unwrap();
+    let inbox = Inbox::new(dir.path(), false, LIMITS).unwrap();
     for other in [
         &b"GET / HTTP/1.1\r\n\r\n"[..],
         b"",
         b"\0\x01\x06",
-        &bytes(&[Message::Hello, Message::Done]).await,
-        &bytes(&[Message::Hello, offer("a", 1), Message::Hello]).await[..40],
+        &bytes(&[Message::Hello(None), Message::Done]).await,
+        &bytes(&[Message::Hello(None), offer("a", 1), Message::Hello(None)]).await[..40],
     ] {
         let (_, ended) = spoken(&inbox, 100, other.to_vec()).await;
         let kind = ended.unwrap_err().kind();
@@ -278,7 +369,7 @@ async fn whoever_speaks_otherwise_is_told_apart() {
         let _ = tokio::io::copy(&mut read, &mut write).await;
     };
     let files = folders.outgoing(&["a"]);
-    let sending = send::send(&files, split(near), |_| {});
+    let sending = send::send(&files, None, split(near), |_| {});
     let sent = tokio::select! { sent = sending => sent, () = echo => panic!() };
     assert_eq!(sent.unwrap_err().to_string(), "a: the peer is no receiver");
 }

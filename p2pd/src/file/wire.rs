@@ -1,8 +1,9 @@
 //! What sender and receiver say to each other on a pipe.
 //!
-//! The sender begins with [`Message::Hello`]. For each file it sends `Offer`, and the receiver answers `Accept` with how
-//! much of it there is already. If there is some, the sender proves with `Proof` that its file begins with the same
-//! bytes, so that nobody learns by asking what others have sent, and the receiver answers `Begin`, or `Done` where all of
+//! The sender begins with [`Message::Hello`], and shows with it a secret by which the receiver knows it again when it goes
+//! on after a cut: its node id may be another one by then, and what others have begun is not for it. For each file it sends `Offer`, and the receiver answers `Accept` with how
+//! much of it this sender has sent already. If there is some, the sender proves with `Proof` that its file begins with the same
+//! bytes, and the receiver answers `Begin`, or `Done` where all of
 //! it is there. Then come the bytes, as they are, and `Digest` of the whole file; `Done` says that it arrived and was
 //! kept. `Refused` may come in place of any answer, also between the bytes. The sender ends the pipe after its last file.
 //!
@@ -16,13 +17,15 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 pub(crate) const HASH: usize = 32;
 /// Longest message: an offer, with a name as long as file systems have them.
 const MAX_MESSAGE: usize = 1 + 8 + 255;
+/// A secret of a sender, another one for each receiver.
+pub(crate) type Resume = [u8; 16];
 /// What a sender begins with, and the version.
 const HELLO: &[u8] = b"p2pd file 1";
 
 /// A message in either direction.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) enum Message {
-    Hello,
+    Hello(Option<Resume>),
     /// Bytes, and a name that may be anything.
     Offer {
         size: u64,
@@ -47,7 +50,6 @@ pub(crate) enum Message {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Refusal {
     Name,
-    Exists,
     TooLarge,
     TooMany,
     InUse,
@@ -56,9 +58,8 @@ pub(crate) enum Refusal {
 }
 
 impl Refusal {
-    const ALL: [Refusal; 7] = [
+    const ALL: [Refusal; 6] = [
         Refusal::Name,
-        Refusal::Exists,
         Refusal::TooLarge,
         Refusal::TooMany,
         Refusal::InUse,
@@ -70,10 +71,9 @@ impl Refusal {
     pub(crate) fn reason(self) -> &'static str {
         match self {
             Refusal::Name => "the name is none that the receiver takes",
-            Refusal::Exists => "the receiver has another file of this name, and does not overwrite",
             Refusal::TooLarge => "the receiver does not take so many bytes",
             Refusal::TooMany => "the receiver takes no more files",
-            Refusal::InUse => "a file of this name is being received",
+            Refusal::InUse => "the receiver still has another send of this file under way",
             Refusal::NotWritten => "the receiver could not write it",
             Refusal::Damaged => "what arrived is not what was sent",
         }
@@ -112,7 +112,7 @@ impl Message {
     fn body(&self) -> Vec<u8> {
         let with = |kind: u8, parts: &[&[u8]]| [&[kind], &*parts.concat()].concat();
         match self {
-            Message::Hello => with(0, &[HELLO]),
+            Message::Hello(resume) => with(0, &[HELLO, resume.as_ref().map_or(&[], |secret| secret)]),
             Message::Offer { size, name } => with(1, &[&size.to_be_bytes(), name.as_bytes()]),
             Message::Accept { have } => with(2, &[&have.to_be_bytes()]),
             Message::Proof(hash) => with(3, &[hash]),
@@ -129,8 +129,14 @@ impl Message {
         let number = || rest.try_into().map(u64::from_be_bytes).map_err(|_| WireError::Malformed);
         let hash = || rest.try_into().map_err(|_| WireError::Malformed);
         match kind {
-            0 if rest == HELLO => Ok(Message::Hello),
-            0 => Err(WireError::Hello),
+            0 => match rest.strip_prefix(HELLO) {
+                Some([]) => Ok(Message::Hello(None)),
+                Some(secret) => match secret.try_into() {
+                    Ok(secret) => Ok(Message::Hello(Some(secret))),
+                    Err(_) => Err(WireError::Hello),
+                },
+                None => Err(WireError::Hello),
+            },
             1 => {
                 let (size, name) = rest.split_first_chunk().ok_or(WireError::Malformed)?;
                 let name = std::str::from_utf8(name).map_err(|_| WireError::Malformed)?;
@@ -184,7 +190,8 @@ mod tests {
 
     fn messages() -> Vec<Message> {
         let mut all = vec![
-            Message::Hello,
+            Message::Hello(None),
+            Message::Hello(Some([9; 16])),
             Message::Offer { size: 0, name: "a".into() },
             Message::Offer { size: u64::MAX, name: "n".repeat(255) },
             Message::Accept { have: 1 << 40 },
@@ -233,7 +240,7 @@ mod tests {
             }
         }
         // Of hashes and numbers each is one.
-        assert_eq!((read, refused), (2839, 641));
+        assert_eq!((read, refused), (2965, 749));
     }
 
     #[tokio::test]

@@ -4,16 +4,18 @@ use std::fmt::Write;
 use std::path::Path;
 
 use data_encoding::{HEXLOWER, HEXLOWER_PERMISSIVE};
+use p2pd_core::text::shown;
 use p2pd_core::{Tls, TlsFailure, Trust};
 
-use super::{quoted, read_text};
+use super::folder::beside;
+use super::write::quoted;
 
 /// As they stand in the list.
 #[derive(Debug, Default)]
 pub(super) struct Keys {
     pub(super) tls: Option<bool>,
     pub(super) server_name: Option<Box<str>>,
-    /// A file's name, or what would be in it.
+    /// The name of a file beside the list, or what would be in it.
     pub(super) ca: Option<String>,
     pub(super) pin: Option<String>,
 }
@@ -48,7 +50,7 @@ impl Keys {
             }
             (Err(_), _) => {
                 let name = tls.name.as_deref().unwrap_or(host);
-                Err(format!("no certificate can be for the name {name:?}"))
+                Err(format!("no certificate can be for the name \"{}\"", shown(name)))
             }
         }
     }
@@ -60,7 +62,7 @@ fn named(tls: &Tls) -> Tls {
 }
 
 fn pem(ca: String, folder: &Path) -> Result<String, String> {
-    if ca.contains("-----BEGIN") { Ok(ca) } else { read_text(&folder.join(ca)) }
+    if ca.contains("-----BEGIN") { Ok(ca) } else { beside(folder, &ca) }
 }
 
 fn hash(pin: &str) -> Result<[u8; 32], String> {

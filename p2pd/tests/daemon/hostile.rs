@@ -36,8 +36,9 @@ fn a_web_page_can_neither_ask_nor_see() {
     assert!(absolute.starts_with("HTTP/1.1 421 "), "{absolute}");
     // Origins.
     assert_eq!(status("/version", &["-H", "Origin: http://evil.example"]), 403);
-    assert_eq!(status("/version", &["-H", "Origin: null"]), 200);
-    assert_eq!(status("/p2p/con", &["-H", "Origin: null"]), 401);
+    assert_eq!(status("/version", &["-H", "Origin: null"]), 403);
+    assert_eq!(status("/p2p/con", &["-H", "Origin: null"]), 403);
+    assert_eq!(status("/p2p/con", &["-H", "Origin: null", "-H", &token]), 200);
     assert_eq!(status("/p2p/con", &["-H", "Origin: http://localhost:3000", "-H", &token]), 200);
     let headers = |options: &[&str]| {
         let (_, text) = daemon.bare("/p2p/addr", &[&["-i"], options].concat());
@@ -65,6 +66,25 @@ fn without_a_token_if_its_user_says_so() {
     // Browsers say where a request comes from, even if it is an image.
     assert_eq!(daemon.bare("/p2p/close/con_name", &["-H", "Sec-Fetch-Site: cross-site"]).0, 403);
     assert_eq!(daemon.bare("/p2p/close/con_name", &["-H", "Host: evil.example"]).0, 421);
+    // The WebSocket of a sandboxed frame, raw pipes and calls of it.
+    let upgrade = |origin: &str| {
+        daemon.raw(
+            format!(
+                "GET /p2p/pipe/con_name HTTP/1.1\r\nHost: {}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+                 Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nOrigin: {origin}\r\n\
+                 Connection: close\r\n\r\n",
+                daemon.api
+            )
+            .as_bytes(),
+        )
+    };
+    for origin in ["null", "https://evil.example"] {
+        let answer = upgrade(origin);
+        assert!(answer.starts_with("HTTP/1.1 403 "), "{origin}: {answer}");
+        let origin = format!("Origin: {origin}");
+        assert_eq!(daemon.bare("/p2p/pipe/con_name", &["-H", &origin]).0, 403);
+        assert_eq!(daemon.bare("/p2p/close/con_name", &["-H", &origin]).0, 403);
+    }
     assert_eq!(daemon.bare("/p2p/close/con_name", &[]).0, 200);
 }
 

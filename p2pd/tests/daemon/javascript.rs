@@ -57,3 +57,54 @@ fn the_example_runs_from_every_place_that_is_allowed() {
         assert_eq!(daemon.error("/p2p/con/x"), (404, 4), "{page}");
     }
 }
+
+/// What a sandboxed frame of any web page does: a WebSocket, a call, an image and a raw pipe of a connection that is there.
+const FRAME: &str = r#"
+const say = m => parent.postMessage(m, "*");
+const socket = new WebSocket("ws://API/p2p/pipe/con");
+socket.onopen = () => { socket.send("from a frame"); say("socket open"); };
+socket.onerror = () => say("socket refused");
+fetch("http://API/p2p/con").then(r => say("call " + r.status), () => say("call refused"));
+fetch("http://API/p2p/send/con/call", {mode: "no-cors"}).then(() => say("blind sent"), () => say("blind refused"));
+const image = new Image();
+image.onerror = () => say("image refused");
+image.src = "http://API/p2p/send/con/image";
+"#;
+
+#[test]
+fn a_sandboxed_frame_cannot_use_a_daemon_without_a_token() {
+    let profile = tempfile::tempdir().unwrap();
+    let test = "javascript::a_sandboxed_frame_cannot_use_a_daemon_without_a_token";
+    let Some(mut browser) = Browser::start(test, profile.path()) else { return };
+    let port = server().port();
+    for (allowed, seen) in [
+        (&["--no-servers", "--no-token"][..], "socket refused"),
+        (&["--no-servers", "--no-token", "--allow-origin", "null"][..], "socket open"),
+    ] {
+        let daemon = Daemon::with(allowed);
+        assert_eq!(daemon.bare("/p2p/open/con/self", &[]).0, 200);
+        let page = format!("http://localhost:{port}/");
+        browser.call("Page.navigate", json!({"url": page}));
+        browser.becomes(&format!("location.href === '{page}' && document.readyState === 'complete'"));
+        let script = FRAME.replace("API", &daemon.api.to_string());
+        let frame = json!(format!("<script>{script}</script>"));
+        browser.evaluate(&format!(
+            "window.said = []; addEventListener('message', e => said.push(e.data)); \
+             const f = document.createElement('iframe'); f.sandbox = 'allow-scripts'; f.srcdoc = {frame}; \
+             document.body.append(f)"
+        ));
+        browser.becomes("said.length >= 4");
+        let said = browser.evaluate("said.join()").as_str().unwrap().to_owned();
+        assert!(said.contains(seen), "{said}");
+        if seen == "socket refused" {
+            assert!(said.contains("call refused"), "{said}");
+            // What the blind ones asked for was not done either: the peer's end of the pipe has nothing.
+            let (status, body) = daemon.bare(&format!("/p2p/recv/{}/timeout/0.5", daemon.id), &[]);
+            assert_eq!(status, 504, "{}", String::from_utf8_lossy(&body));
+        }
+        // The documents' Javascript works from a server of this machine in either case, and needs no token.
+        let example = EXAMPLE.replace("export async function", "async function");
+        let said = browser.promised(&format!("{example}; example('http://{}', '')", daemon.api));
+        assert_eq!(said, json!(["p2pd", "hello, world!", "Hellllo", "0,255,128"]), "{allowed:?}");
+    }
+}

@@ -133,6 +133,9 @@ enum Command {
         /// With routers that open ports, with faults of theirs, and hosts with two homes.
         #[arg(long)]
         routers: bool,
+        /// With strangers that flood the nodes in every world; else one in eight has them.
+        #[arg(long)]
+        strangers: bool,
     },
     /// Finds which faults of a bad seed matter.
     Shrink {
@@ -145,6 +148,9 @@ enum Command {
         /// Of `sim swarm --routers`.
         #[arg(long)]
         routers: bool,
+        /// Of `sim swarm --strangers`.
+        #[arg(long)]
+        strangers: bool,
     },
     /// Punches pairs of homes drawn from a census, in our way and in those of others.
     Census {
@@ -190,7 +196,8 @@ enum Command {
         /// For how long, in seconds, per line.
         #[arg(long, default_value_t = 2)]
         seconds: u64,
-        /// With ciphers that protect nothing and cost nothing; needs a build with `--features stand-in`.
+        /// With ciphers that protect nothing and cost nothing; needs a build with
+        /// `RUSTFLAGS="--cfg p2pd_insecure_stand_in"`.
         #[arg(long)]
         stand_in: bool,
         /// Only the lines whose names contain this.
@@ -268,24 +275,22 @@ fn main() -> ExitCode {
             true
         }
         Command::Grid { seeds, dials, json } => grid(seeds, dials, json.as_deref()),
-        Command::Shrink { seed, relay, routers } => match shrink(seed, With { relay, routers }) {
-            Some(left_out) => {
-                let list: Vec<String> = left_out.iter().map(usize::to_string).collect();
-                println!(
-                    "seed {seed} is still bad with: {}",
-                    draw_without(seed, With { relay, routers }, &left_out).what
-                );
-                let more = options(Servers { rendezvous: false, with: With { relay, routers } });
-                println!("replay: {REPLAY} swarm --seed {seed}{more} --without {} --trace", list.join(","));
-                false
-            }
-            None => {
-                println!("seed {seed} is not bad");
-                true
-            }
-        },
-        Command::Swarm { seeds, from, seed, without, trace, digest, rendezvous, relay, routers } => {
-            let servers = Servers { rendezvous, with: With { relay, routers } };
+        Command::Shrink { seed, relay, routers, strangers } => {
+            shrink_one(seed, With { relay, routers, strangers })
+        }
+        Command::Swarm {
+            seeds,
+            from,
+            seed,
+            without,
+            trace,
+            digest,
+            rendezvous,
+            relay,
+            routers,
+            strangers,
+        } => {
+            let servers = Servers { rendezvous, with: With { relay, routers, strangers } };
             match seed {
                 Some(seed) => swarm_one(seed, &without, trace, servers),
                 None => swarm(from, seeds, digest, servers),
@@ -307,9 +312,9 @@ fn main() -> ExitCode {
         Command::Relay { upgrade: true, seeds, from, .. } => relay::upgrades(from, seeds),
         Command::Relay { seed: Some(seed), .. } => relay::one(seed),
         Command::Relay { seeds, from, .. } => relay::seeds(from, seeds),
-        Command::Bench { stand_in, .. } if stand_in != cfg!(feature = "stand-in") => {
-            let features = if stand_in { "--features stand-in" } else { "no features" };
-            eprintln!("sim: this bench needs a build with {features}");
+        Command::Bench { stand_in, .. } if stand_in != cfg!(p2pd_insecure_stand_in) => {
+            let with = if stand_in { "with" } else { "without" };
+            eprintln!("sim: this bench needs a build {with} RUSTFLAGS=\"--cfg p2pd_insecure_stand_in\"");
             false
         }
         Command::Bench { seconds, stand_in, only } => bench(Duration::from_secs(seconds), stand_in, &only),
@@ -400,9 +405,26 @@ struct Servers {
 
 /// The options that name them.
 fn options(servers: Servers) -> String {
-    let Servers { rendezvous, with: With { relay, routers } } = servers;
-    let all = [(rendezvous, " --rendezvous"), (relay, " --relay"), (routers, " --routers")];
+    let Servers { rendezvous, with: With { relay, routers, strangers } } = servers;
+    let all = [
+        (rendezvous, " --rendezvous"),
+        (relay, " --relay"),
+        (routers, " --routers"),
+        (strangers, " --strangers"),
+    ];
     all.into_iter().filter(|(has, _)| *has).map(|(_, option)| option).collect()
+}
+
+fn shrink_one(seed: u64, with: With) -> bool {
+    let Some(left_out) = shrink(seed, with) else {
+        println!("seed {seed} is not bad");
+        return true;
+    };
+    let list: Vec<String> = left_out.iter().map(usize::to_string).collect();
+    println!("seed {seed} is still bad with: {}", draw_without(seed, with, &left_out).what);
+    let more = options(Servers { rendezvous: false, with });
+    println!("replay: {REPLAY} swarm --seed {seed}{more} --without {} --trace", list.join(","));
+    false
 }
 
 fn swarm_one(seed: u64, without: &[usize], trace: bool, servers: Servers) -> bool {

@@ -9,7 +9,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use p2pd_core::{
-    Action, ClockFix, CloseHow, ConnectError, ConnectId, Event, Instant, IoFailure, Node, Notice,
+    Action, ClockFix, CloseHow, ConnectError, ConnectId, Event, Instant, IoFailure, Node, NodeId, Notice,
     PeerAddress, Plan, SockId, WallTime,
 };
 
@@ -112,6 +112,8 @@ pub struct NodeProgram {
     pub violations: Vec<String>,
     /// Dials in all.
     pub dials: u64,
+    /// The most sockets that the node held at a time.
+    pub most_held: usize,
     lines: Option<Vec<String>>,
     /// A record of a pipe, opened; kept, since it is large.
     plain: Vec<u8>,
@@ -135,6 +137,7 @@ impl NodeProgram {
             dialled: BTreeSet::new(),
             violations: Vec::new(),
             dials: 0,
+            most_held: 0,
             lines: None,
             plain: Vec::new(),
             still: (0, 0),
@@ -196,6 +199,17 @@ impl NodeProgram {
         id
     }
 
+    /// Its user says that a peer may call.
+    pub fn approve(&mut self, cx: &mut Cx<'_>, peer: NodeId) {
+        self.node.answer(self.clocks.instant(cx.now), peer, true);
+        self.drain(cx);
+    }
+
+    /// What its wall clock shows.
+    pub fn wall(&self, now: Nanos) -> WallTime {
+        self.clocks.fix(now).wall
+    }
+
     /// Ends the node.
     pub fn shutdown(&mut self, cx: &mut Cx<'_>) {
         self.node.shutdown(self.clocks.instant(cx.now));
@@ -241,6 +255,7 @@ impl NodeProgram {
         if self.entries.insert(id, entry).is_some() {
             self.violations.push(format!("the id {id:?} was used twice"));
         }
+        self.most_held = self.most_held.max(self.entries.len());
     }
 
     fn remove(&mut self, id: SockId) -> Option<Sock> {

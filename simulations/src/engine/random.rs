@@ -30,6 +30,8 @@ pub enum Domain {
     Service,
     /// What a scenario chooses.
     Scenario,
+    /// What strangers do.
+    Stranger,
 }
 
 /// The source of all randomness of a world.

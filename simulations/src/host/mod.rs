@@ -6,6 +6,7 @@
 
 mod conn;
 mod icmp;
+mod ledger;
 mod profile;
 mod sockets;
 
@@ -21,6 +22,7 @@ use crate::nat::Order;
 use crate::net::{Body, IcmpKind, Packet, Quote, Segment};
 use conn::{Change, Conn, State};
 pub(crate) use icmp::IcmpBudget;
+pub use ledger::{Ledger, Sent};
 pub use profile::Profile;
 pub use sockets::Sock;
 use sockets::{Kind, Owner, Socket};
@@ -97,6 +99,8 @@ pub struct Host {
     pub(crate) out: Outbox,
     /// SYNs sent, first ones and repeats.
     syns: u64,
+    /// What was sent since somebody asked for it to be written down.
+    pub(crate) ledger: Option<Box<Ledger>>,
 }
 
 impl Host {
@@ -118,6 +122,7 @@ impl Host {
             scratch: Vec::new(),
             out: Outbox::default(),
             syns: 0,
+            ledger: None,
         }
     }
 
@@ -161,6 +166,21 @@ impl Host {
     /// SYNs it has sent, repeats included.
     pub fn syns_sent(&self) -> u64 {
         self.syns
+    }
+
+    /// Writes down what it sends from now on.
+    pub(crate) fn watch(&mut self) {
+        self.ledger = Some(Box::default());
+    }
+
+    /// What it has sent since it is watched.
+    pub fn ledger(&self) -> Option<&Ledger> {
+        self.ledger.as_deref()
+    }
+
+    /// The ports of its UDP sockets.
+    pub fn udp_ports(&self) -> impl Iterator<Item = u16> {
+        self.udp.iter().filter(|(_, socks)| !socks.is_empty()).map(|(port, _)| *port)
     }
 
     /// How many sockets exist, those included that only wait for TIME_WAIT to pass.

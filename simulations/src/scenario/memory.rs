@@ -35,7 +35,7 @@ pub fn node_bytes(pair: &Pair, after_call: Option<Nanos>, allocated: &dyn Fn() -
                 drop(node);
                 size_of::<Node>() + before.saturating_sub(allocated())
             }
-            Program::Server(_) => size_of::<Node>(),
+            Program::Server(_) | Program::Stranger(_) => size_of::<Node>(),
         }
     })
 }

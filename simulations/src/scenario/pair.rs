@@ -1,6 +1,7 @@
 //! Two nodes, their NATs, two STUN addresses and brokers: one opens a pipe to the other.
 
 mod call;
+mod flooded;
 mod homes;
 mod relaying;
 
@@ -18,6 +19,7 @@ use crate::engine::{Domain, Keyed, MILLI, Nanos, SECOND};
 use crate::host::HostEvent;
 use crate::nat::Chain;
 use crate::net::{Blackout, LinkSpec};
+use crate::scenario::flood::{Flood, Named, Stranger};
 use crate::service::router::RouterSpec;
 use crate::service::{
     Broker, BrokerFaults, RealBroker, RealStun, ServerProgram, Service, StunFaults, TurnFaults,
@@ -25,6 +27,7 @@ use crate::service::{
 use crate::world::{App, Cx, HostId, SiteSpec, Trace, World};
 
 use call::{Call, call};
+use flooded::Strangers;
 use homes::Homes;
 
 pub use call::HOME_LEFT;
@@ -38,20 +41,22 @@ pub enum Program {
     Node(Box<NodeProgram>),
     /// A server.
     Server(ServerProgram),
+    /// Strangers.
+    Stranger(Box<Stranger>),
 }
 
 impl Program {
     pub(super) fn node(&self) -> &NodeProgram {
         match self {
             Program::Node(node) => node,
-            Program::Server(_) => unreachable!("asked of a node's host only"),
+            Program::Server(_) | Program::Stranger(_) => unreachable!("asked of a node's host only"),
         }
     }
 
     pub(super) fn node_mut(&mut self) -> &mut NodeProgram {
         match self {
             Program::Node(node) => node,
-            Program::Server(_) => unreachable!("asked of a node's host only"),
+            Program::Server(_) | Program::Stranger(_) => unreachable!("asked of a node's host only"),
         }
     }
 }
@@ -61,6 +66,7 @@ impl App for Program {
         match self {
             Program::Node(node) => node.event(cx, event),
             Program::Server(server) => server.event(cx, event),
+            Program::Stranger(stranger) => stranger.event(cx, event),
         }
     }
 
@@ -68,6 +74,7 @@ impl App for Program {
         match self {
             Program::Node(node) => node.wake(cx, token),
             Program::Server(server) => server.wake(cx, token),
+            Program::Stranger(stranger) => stranger.wake(cx, token),
         }
     }
 }
@@ -120,6 +127,8 @@ pub struct Pair {
     pub clocks: [Clocks; 2],
     /// The listener knows the caller by name: it dials as often as it takes, and searches.
     pub known: bool,
+    /// What strangers do to the two while they call.
+    pub flood: Option<Flood>,
     /// A dial may be late by up to this.
     pub late: Nanos,
     /// After the call, the faults of all ways and servers end, and a while later the caller calls again. Where that
@@ -149,6 +158,7 @@ impl Pair {
             timeout: Duration::from_secs(15),
             mode: PipeMode::Encrypted,
             known: false,
+            flood: None,
             stun: StunFaults::default(),
             brokers: vec![BrokerFaults::default()],
             rendezvous: false,
@@ -223,6 +233,7 @@ pub(super) struct Run {
     servers: Vec<HostId>,
     turn: Option<HostId>,
     homes: Homes,
+    strangers: Strangers,
     calls: usize,
     violations: Vec<String>,
 }
@@ -242,6 +253,7 @@ pub fn run(pair: &Pair) -> Ending {
     if !run.world.run_while(READY_WITHIN, ready) {
         run.violations.push("the node was not ready in time".into());
     }
+    flooded::introduce(&mut run, pair);
     homes::settle(&mut run, pair);
     let mut first = call(&mut run, pair);
     for _ in 1..pair.calls {
@@ -310,8 +322,12 @@ pub(super) fn build(pair: &Pair) -> Run {
         let mut config = Config::new(key(n as u64));
         config.hairpin = pair.hairpin;
         config.portmap = pair.asks_router(n);
-        if pair.known {
-            config.accept = Accept::Only([key(1 - n as u64).node_id()].into_iter().collect());
+        let other = key(1 - n as u64).node_id();
+        let named = pair.flood.as_ref().map(|f| f.named);
+        if pair.known || named == Some(Named::Listed) {
+            config.accept = Accept::Only([other].into_iter().collect());
+        } else if named == Some(Named::Approved) {
+            config.accept = Accept::Ask;
         }
         config.stun = STUN.iter().map(|ip| StunServer { host: ip.to_string().into(), port: 3478 }).collect();
         config.brokers = (0..pair.brokers.len())
@@ -348,14 +364,16 @@ pub(super) fn build(pair: &Pair) -> Run {
     servers.extend(turn);
     homes.add_second(&mut world, pair, [listener, caller]);
     servers.extend(homes.servers());
+    let strangers = Strangers::add(&mut world, pair, [listener, caller]);
     if !matches!(pair.brokers.len(), 1..=16) {
         violations.push("a pair needs 1 to 16 brokers".into());
     }
-    Run { world, hosts: [listener, caller], servers, turn, homes, calls: 0, violations }
+    Run { world, hosts: [listener, caller], servers, turn, homes, strangers, calls: 0, violations }
 }
 
 /// Ends the nodes and looks at what is left.
 fn end(mut run: Run, pair: &Pair, first: Call, again: Option<Result<Strategy, String>>) -> Ending {
+    flooded::end(&mut run);
     let both = run.hosts;
     let hosts = if pair.place == Place::Oneself { &both[..1] } else { &both };
     for host in hosts {
@@ -385,6 +403,11 @@ fn end(mut run: Run, pair: &Pair, first: Call, again: Option<Result<Strategy, St
     for host in hosts {
         let node = run.world.app(*host).node();
         known.extend(node.addresses().flat_map(|a| a.interfaces().flat_map(|i| [i.external, i.internal])));
+    }
+    let wrong = flooded::judge(&run, pair, hosts, &known);
+    run.violations.extend(wrong);
+    if pair.flood.is_some() {
+        known.extend(flooded::may_be_dialled(pair));
     }
     let ports = both.map(|host| homes::ports(&run.world, host));
     let announced_after = run.homes.announced_after(&run.world, both);

@@ -10,9 +10,10 @@ use p2pd_core::pipe::PipeMode;
 use p2pd_core::wire::Transport;
 use p2pd_core::{Refusal, Strategy};
 
+use super::flood::{self, Named};
 use super::pair::{Ending, HOME_LEFT, Pair, Place, Relaying, Second, run};
 use crate::driver::Clocks;
-use crate::engine::{Domain, Keyed, MILLI, SECOND};
+use crate::engine::{Domain, Keyed, MILLI, Nanos, SECOND};
 use crate::nat::{Chain, PRESETS, Unsolicited};
 use crate::net::{Blackout, LinkSpec};
 use crate::oracle::{Verdict, direct_or_reverse, every_strategy};
@@ -20,6 +21,9 @@ use crate::service::{BrokerFaults, Forgets, StunFaults};
 
 /// The kinds of faults that a seed chooses from.
 const KINDS: u64 = 11;
+
+/// How much later strangers may make a call between two who have named each other.
+const LATER: Nanos = 2 * SECOND;
 
 /// A drawn world, and what is demanded of it beyond the invariants.
 #[derive(Clone, Debug)]
@@ -43,6 +47,8 @@ pub struct With {
     pub relay: bool,
     /// Routers that open ports, with faults of theirs, and second homes.
     pub routers: bool,
+    /// Strangers in every world, not in its share.
+    pub strangers: bool,
 }
 
 /// Draws the world of this seed.
@@ -128,6 +134,7 @@ pub fn draw_without(seed: u64, with: With, left_out: &[usize]) -> Drawn {
     if relay_excuses && demand == Verdict::Must {
         demand = Verdict::Perhaps;
     }
+    let unnamed = strangers(rng, with.strangers, &mut pair, &mut what);
     let faults = match below(10) {
         0 => 0,
         1 | 2 => 1,
@@ -214,7 +221,23 @@ pub fn draw_without(seed: u64, with: With, left_out: &[usize]) -> Drawn {
             demand = Verdict::Perhaps;
         }
     }
+    if unnamed {
+        // A caller that nobody has named competes with strangers.
+        for verdict in [&mut demand, &mut healed] {
+            if *verdict == Verdict::Must {
+                *verdict = Verdict::Perhaps;
+            }
+        }
+    }
     Drawn { pair, demand, healed, what, faults: faults as usize }
+}
+
+/// Draws strangers; whether the caller is one of them to the listener.
+fn strangers(rng: Keyed, always: bool, pair: &mut Pair, what: &mut String) -> bool {
+    pair.flood = flood::draw(rng, always);
+    let Some(flood) = &pair.flood else { return false };
+    what.push_str(&flood.what());
+    flood.named == Named::Nobody && pair.place != Place::Oneself
 }
 
 /// What was drawn about a relay beside it.
@@ -318,7 +341,21 @@ pub fn judge(drawn: &Drawn) -> (Ending, Vec<String>) {
         (Verdict::MustNot, Some(Ok(s))) => wrong.push(format!("healed, cannot connect, and did: {s}")),
         _ => {}
     }
+    if let Some(calm) = calm(drawn, &ending) {
+        wrong.push(calm);
+    }
     (ending, wrong)
+}
+
+/// What strangers did to a call that must succeed, beside the same call without them.
+fn calm(drawn: &Drawn, ending: &Ending) -> Option<String> {
+    if drawn.pair.flood.is_none() || drawn.demand != Verdict::Must || ending.strategy.is_none() {
+        return None;
+    }
+    let known = drawn.pair.flood.as_ref().is_some_and(|f| f.named != Named::Nobody);
+    let calm = run(&Pair { flood: None, known, again: false, ..drawn.pair.clone() });
+    (calm.strategy.is_some() && ending.took > calm.took + LATER)
+        .then(|| format!("took {} ms, and {} ms without strangers", ending.took / MILLI, calm.took / MILLI))
 }
 
 /// The faults that can be left out of this seed's world and it still goes wrong; none if nothing goes wrong.

@@ -182,6 +182,11 @@ impl<A: App> World<A> {
         &self.hosts[id.0].0
     }
 
+    /// Writes down what a host sends from now on.
+    pub fn watch(&mut self, id: HostId) {
+        self.hosts[id.0].0.watch();
+    }
+
     /// The program on a host.
     pub fn app(&self, id: HostId) -> &A {
         &self.hosts[id.0].1
@@ -427,6 +432,9 @@ impl<A: App> World<A> {
             host.out.orders.drain(..).for_each(|order| self.nats[*nat].0.carry_out(order));
         }
         let mut packets = core::mem::take(&mut host.out.packets);
+        if let Some(ledger) = &mut host.ledger {
+            packets.iter().for_each(|packet| ledger.note(packet));
+        }
         for packet in packets.drain(..) {
             if let Some(trace) = &mut self.trace {
                 trace.packet(self.now, &format!("host{n}"), ">", &packet);

@@ -10,6 +10,7 @@ use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
+use p2pd::servers::{Commands, Servers};
 use p2pd_core::{Config, Plan, SecretKey, Strategy};
 use p2pd_tests::drivers::{Driver, Node, Trace};
 
@@ -24,10 +25,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     };
     let driver = Driver::ALL.into_iter().find(|d| d.name() == *driver).ok_or("no such driver")?;
     let mut config = Config::new(SecretKey::from_bytes(p2pd_sys::random_seed()?));
-    let servers = p2pd::servers::Servers::read(Path::new(servers))?;
+    let servers = Servers::read(Path::new(servers))?;
     (config.brokers, config.stun) = (servers.brokers, servers.stun);
     for server in &servers.turn {
-        config.turn.push(p2pd_tests::drivers::runtime().block_on(server.resolve())?);
+        config.turn.push(p2pd_tests::drivers::runtime().block_on(server.resolve(Commands::Refused))?);
     }
     let about_brokers: Option<Trace> = (*command == "brokers").then(|| {
         let print = |line: &str| {

@@ -14,9 +14,10 @@ mod state;
 
 pub(super) use state::{Punch, PunchStage};
 
-use state::{Planned, SYN_BURST, SYN_EVERY, Search};
+use state::{Planned, SILENT_DIALS, SYN_BURST, SYN_EVERY, Search};
 
 use super::Node;
+use super::admission::Trust;
 use super::streams::Role;
 use crate::address::{PeerAddress, PeerInterface, is_link_local};
 use crate::cx::Timer;
@@ -34,7 +35,7 @@ use crate::signal::mappings::Mappings;
 use crate::signal::message::Body;
 use crate::strategy::agreement::{Key, Requester};
 use crate::strategy::dialler::DialEnd;
-use crate::strategy::paths::{self, Route, Trust};
+use crate::strategy::paths::Route;
 use crate::strategy::punch::{self, From, Side, Tactic};
 
 /// From this rung on dials leave from ports of their own: a stale connection may hold the listener's.
@@ -53,7 +54,7 @@ const MAX_HALF_OPEN: usize = 1024;
 /// router remembers them.
 pub(super) const MAX_DIALS: u32 = 8192;
 pub(super) const DIALS_EVERY: Duration = Duration::from_micros(120_000_000 / MAX_DIALS as u64);
-/// Of one punch with a stranger: few, since anybody can ask.
+/// Of one punch with a stranger: one for each of its messages, of four SYNs, and few in all, since anybody can ask.
 const MAX_DIALS_STRANGER: u32 = 4;
 /// Refused dials are repeated at once so often: a constant pause locks two sides out of phase, no pause cannot
 /// (simulation and kernel, ARCHITECTURE.md). Then after random ones up to this.
@@ -61,6 +62,8 @@ const AT_ONCE: u8 = 8;
 const PAUSE: Duration = Duration::from_millis(200);
 /// After a rung of the peer's its next one is waited for so long.
 const REST_FOR: Duration = Duration::from_secs(15);
+/// A stranger's, which has to show itself: two announcements are two seconds apart, and their ways up to two more.
+const STRANGERS_REST_FOR: Duration = Duration::from_secs(5);
 const FOR_EVER: Duration = Duration::from_secs(7200);
 /// Streams of one punch refused for the holes of older dials.
 const MAX_TAINTED: u8 = 3;
@@ -80,7 +83,7 @@ impl Node {
         rung: u8,
         theirs: Option<&Mappings>,
     ) -> bool {
-        let trust = self.trust(peer);
+        let trust = self.admission.trust(peer);
         let family =
             |v4: bool| address.interfaces().any(|i| i.external.is_ipv4() == v4 && !is_link_local(i.external));
         let fits = |r: &&Route| {
@@ -96,6 +99,13 @@ impl Node {
         let behaviour = behaviour_of(&route);
         let before = self.end_punch(key);
         let dials = before.as_ref().map_or(0, |p| p.dials);
+        let asked = before.as_ref().map_or(1, |p| p.asked.saturating_add(1));
+        let silent = before.as_ref().map_or(0, |p| p.silent);
+        let mut took_part = before.as_ref().map(|p| p.took_part.clone()).unwrap_or_default();
+        if key.1 == Requester::Us {
+            // Our user has named these.
+            took_part.extend(address.interfaces().flat_map(|i| [i.external, i.internal]));
+        }
         let theirs_before = before.as_ref().and_then(|p| p.theirs.as_ref()).map(|t| t.behaviour);
         let took = before.as_ref().and_then(|p| p.took);
         let (stale, tainted) =
@@ -150,6 +160,10 @@ impl Node {
             live,
             budget: Bucket::new(SYN_BURST, SYN_EVERY),
             dials,
+            asked,
+            silent,
+            took_part,
+            stalls: false,
             refused: 0,
             hurries: false,
             tactic: None,
@@ -206,7 +220,8 @@ impl Node {
     ) {
         let key = (session, Requester::Them);
         if !self.may_punch(peer, mappings) {
-            return self.reply(peer, session, &via, Body::Dialled(SmallVec::new()));
+            let reason = self.why_not_dialled(peer, &mappings.address, Strategy::Punch);
+            return self.reply(peer, session, &via, reason);
         }
         self.agreement.open(key, peer, mappings.mode);
         let begun = self.begin_punch(
@@ -220,13 +235,13 @@ impl Node {
         );
         if !begun {
             self.leave(key);
-            self.reply(peer, session, &via, Body::Dialled(SmallVec::new()));
+            self.reply(peer, session, &via, Body::Dialled { count: 0, dials: SmallVec::new() });
         }
     }
 
     /// Whether a tactic dials nothing for these mappings that we would not dial for the peer otherwise.
     fn may_punch(&self, peer: NodeId, mappings: &Mappings) -> bool {
-        let paths = paths::to_peer(&self.routes, &self.links, &mappings.address, false, self.trust(peer));
+        let paths = self.paths_to(peer, &mappings.address, self.admission.trust(peer));
         // There is no NAT on a link, nor do mappings have zones.
         let may = |ip: IpAddr| !is_link_local(ip) && paths.iter().any(|p| p.remote.ip() == ip);
         let Some(theirs) = side_of(mappings) else { return false };
@@ -283,19 +298,26 @@ impl Node {
                 break;
             }
             // Kept for later rungs, as long as there are any.
-            let most = MAX_DIALS_STRANGER.min(u32::from(punch.rung) + 1);
+            let most = MAX_DIALS_STRANGER.min(punch.asked);
             let stranger = key.1 == Requester::Them && punch.trust == Trust::Stranger;
             if stranger && punch.dials >= most {
                 punch.dial_no_more();
             }
             let room = punch.live.len() < MAX_HALF_OPEN;
             let due = punch.waiting.front().is_some_and(|p| p.is_due(now)) || punch.search.is_some();
-            if !room || !due || !punch.budget.take(now) {
+            if !room || !due || punch.stalls || !punch.budget.take(now) {
                 break;
             }
-            if !self.syns.take(now, punch.peer) {
+            if !self.admission.may_dial(now, punch.peer) {
                 punch.dial_no_more();
                 break;
+            }
+            if punch.is_silent() {
+                if punch.silent >= SILENT_DIALS || !self.admission.may_dial_silent(now, punch.peer) {
+                    punch.stalls = true;
+                    break;
+                }
+                punch.silent += 1;
             }
             let Some(next) = punch.next(now) else { break };
             punch.dials += 1;
@@ -307,10 +329,13 @@ impl Node {
             punch.until = now;
         }
         let at = match punch.stage {
-            PunchStage::Punching if punch.search.is_some() && punch.live.len() < MAX_HALF_OPEN => {
+            PunchStage::Punching
+                if punch.search.is_some() && punch.live.len() < MAX_HALF_OPEN && !punch.stalls =>
+            {
                 Some(now + SYN_EVERY)
             }
             PunchStage::Resting => None,
+            _ if punch.stalls => None,
             _ => punch.waiting.front().map(|p| p.at.max(now + SYN_EVERY)),
         };
         let at = at.unwrap_or(punch.until).min(punch.until);
@@ -333,17 +358,25 @@ impl Node {
         let now = self.cx.now;
         let Some(punch) = self.punches.get_mut(&key) else { return false };
         let Some(dial) = punch.live.remove(&sock) else { return false };
+        let local = [IoFailure::AddrInUse, IoFailure::AddrNotAvailable, IoFailure::Resources];
         if matches!(why, DialEnd::Io(_)) {
             punch.leaves_hole(dial);
+        }
+        let heard = match why {
+            DialEnd::Io(cause) => !local.contains(&cause) && cause != IoFailure::TimedOut,
+            _ => true,
+        };
+        if heard {
+            punch.took_part(dial.to.ip());
         }
         let tries = dial.tries.saturating_add(1);
         let again = |after: Duration| Planned { tries, at: now + after, ..dial };
         let random = Duration::from_micros(self.cx.random.below(Domain::Punch, PAUSE.as_micros() as u64));
         let mut stuck = false;
         // Nothing was sent, so that a stranger's few dials are left for rungs that dial from elsewhere.
-        let local = [IoFailure::AddrInUse, IoFailure::AddrNotAvailable, IoFailure::Resources];
         if local.into_iter().any(|cause| why == DialEnd::Io(cause)) {
             punch.dials = punch.dials.saturating_sub(1);
+            punch.silent = punch.silent.saturating_sub(1);
         }
         let next = match why {
             DialEnd::Io(IoFailure::AddrInUse) if dial.from != 0 => {
@@ -378,6 +411,17 @@ impl Node {
         }
         self.drive_punch(key);
         true
+    }
+
+    /// A peer has proved on a stream who it is: whatever is at the other end takes part.
+    pub(super) fn punch_met(&mut self, peer: NodeId, ip: IpAddr) {
+        let of_peer = |(key, p): (&Key, &mut Box<Punch>)| {
+            (p.peer == peer).then(|| p.took_part(ip)).filter(|goes_on| *goes_on).map(|_| *key)
+        };
+        let stalled: SmallVec<[Key; 1]> = self.punches.iter_mut().filter_map(of_peer).collect();
+        for key in stalled {
+            self.drive_punch(key);
+        }
     }
 
     /// How far a punch has come, in words.
@@ -540,9 +584,10 @@ impl Node {
                 let Some(punch) = self.punches.get_mut(&key) else { return };
                 if punch.stage != PunchStage::Resting {
                     punch.stage = PunchStage::Resting;
-                    punch.until = now + REST_FOR;
+                    let rest = if punch.trust == Trust::Known { REST_FOR } else { STRANGERS_REST_FOR };
+                    punch.until = now + rest;
                     punch.dial_no_more();
-                    return self.cx.timers.set(Timer::Punch(key), Some(now + REST_FOR));
+                    return self.cx.timers.set(Timer::Punch(key), Some(now + rest));
                 }
                 // The peer has given up; streams that are saying hello go on.
                 self.leave(key);

@@ -11,8 +11,9 @@ use crate::identity::NodeId;
 use crate::io::SockId;
 use crate::limit::Bucket;
 use crate::nat::{Behaviour, Foresight};
+use crate::node::admission::{Kind, Place, Trust};
 use crate::pipe::PipeMode;
-use crate::strategy::paths::Trust;
+use crate::session::SessionId;
 use crate::strategy::punch::{self, Side, Tactic};
 use crate::time::Instant;
 
@@ -24,6 +25,11 @@ pub(super) const SYN_BURST: u32 = 16;
 const SYN_EVERY_REFUSED: Duration = Duration::from_micros(500);
 /// So many show that dials are refused.
 const REFUSALS: u32 = 32;
+/// Dials to an address from where nothing has come. Whoever asks for a punch names it, and it may be anybody's; where our
+/// user named it, or something has come back, a search goes on.
+pub(super) const SILENT_DIALS: u32 = 32;
+/// Addresses remembered from where something has come.
+const MAX_TOOK_PART: usize = 16;
 /// Dials remembered that left a hole in our NAT behind.
 const MAX_STALE: usize = 64;
 
@@ -56,6 +62,14 @@ pub(in crate::node) struct Punch {
     pub(super) live: BTreeMap<SockId, Planned>,
     pub(super) budget: Bucket,
     pub(super) dials: u32,
+    /// Messages of the peer's that asked for rungs.
+    pub(super) asked: u32,
+    /// Dials to where nothing had come from.
+    pub(super) silent: u32,
+    /// Addresses that our user named, or from where something has come.
+    pub(super) took_part: SmallVec<[IpAddr; 4]>,
+    /// It dials no further until something comes.
+    pub(super) stalls: bool,
     pub(super) refused: u32,
     /// Dials of a search are refused, so it goes faster.
     pub(super) hurries: bool,
@@ -116,6 +130,27 @@ impl Punch {
         if dial.from == self.ours.listen && self.stale.len() < MAX_STALE {
             self.stale.insert(dial.to);
         }
+    }
+
+    /// Something has come from there. True: a punch that had stopped goes on.
+    pub(super) fn took_part(&mut self, ip: IpAddr) -> bool {
+        if !self.took_part.contains(&ip) && self.took_part.len() < MAX_TOOK_PART {
+            self.took_part.push(ip);
+        }
+        let goes_on = self.stalls && !self.is_silent();
+        self.stalls &= !goes_on;
+        goes_on
+    }
+
+    /// Whether the next dial goes to an address from where nothing has come.
+    pub(super) fn is_silent(&self) -> bool {
+        let next = match (self.waiting.front(), self.search) {
+            (Some(planned), _) => planned.to.ip(),
+            (None, Some(Search::Spray { to, .. })) => to.ip(),
+            (None, Some(Search::Probe { to, .. })) => to,
+            (None, None) => return false,
+        };
+        !self.took_part.contains(&next)
     }
 
     pub(super) fn was_refused(&mut self) {
@@ -185,6 +220,11 @@ impl Punch {
     #[cfg(test)]
     pub(in crate::node) fn announced(&self) -> &[u16] {
         &self.ours.ports
+    }
+
+    /// What a peer's punch has of us.
+    pub(in crate::node) fn place(&self, session: SessionId, answered: bool) -> Place {
+        Place { kind: Kind::Punch, session, peer: self.peer, trust: self.trust, since: self.began, answered }
     }
 
     pub(in crate::node) fn local(&self) -> IpAddr {

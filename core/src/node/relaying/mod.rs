@@ -9,6 +9,7 @@
 //! The stream proves both ends. It is a candidate then like any TCP stream, and NOMINATE and CONFIRM are its first
 //! bytes; the user's follow.
 
+mod knock;
 mod moving;
 mod pipes;
 mod relay;
@@ -23,11 +24,13 @@ pub(super) use moving::Way;
 pub(crate) use pipes::MAX_AT_ONCE;
 pub(super) use relay::Relay;
 
+use knock::{Knock, KnockKey};
 use moving::Moving;
-use relay::{News, RelayStage, STRANGERS_DATAGRAMS};
+use relay::{News, RelayStage};
 use servers::{ServerNews, Servers};
 
 use super::Node;
+use super::admission::Trust;
 use super::attempts::{REPEAT_AFTER, Request, RunState};
 use crate::cx::Owner;
 use crate::hello::Control;
@@ -54,6 +57,9 @@ pub(super) const MAX_RELAYS_STRANGERS: usize = 192;
 const HELP_AFTER: Duration = Duration::from_millis(1500);
 /// The handshake through the relay may take so long at the asked side.
 const MEET_WITHIN: Duration = Duration::from_secs(30);
+/// A stranger's relay from which nothing has come is given up after so long, counted anew where we have our own servers
+/// help and when one does.
+const STRANGERS_SILENCE: Duration = Duration::from_secs(5);
 /// Then the ends may take this long to agree.
 const AGREE_WITHIN: Duration = Duration::from_secs(10);
 /// What a closed relay may take to tell the peer, and then the server.
@@ -81,7 +87,8 @@ impl Node {
         let family =
             if address.v4().is_empty() && !address.v6().is_empty() { Family::V6 } else { Family::V4 };
         let id = self.cx.fresh_id();
-        let mut relay = Relay::new(id, key, peer, mode, paths::Trust::Known, via, self.cx.now);
+        let knock = KnockKey::new(&self.config.identity, &peer, session);
+        let mut relay = Relay::new(id, key, peer, mode, Trust::Known, via, self.cx.now, knock);
         relay.servers = Some(self.ask_servers(id, family));
         relay.moves = moves;
         self.insert_relay(relay);
@@ -171,21 +178,30 @@ impl Node {
         moves: bool,
     ) {
         let key = (session, Requester::Them);
-        let trust = self.trust(peer);
-        if self.is_oneself(peer) || !paths::may_send_to(&self.routes, relayed.ip(), trust) {
-            return self.reply(peer, session, &via, Body::TurnResponse(SmallVec::new()));
+        let trust = self.admission.trust(peer);
+        let may = |trust| paths::may_send_to(&self.ours(), relayed.ip(), trust);
+        if self.is_oneself(peer) || !may(trust) {
+            let private = !self.is_oneself(peer) && may(Trust::Known);
+            let reason = match private {
+                true => Body::Refused(Refusal::PrivateForStrangers { asked: Strategy::Relay }),
+                false => Body::TurnResponse(SmallVec::new()),
+            };
+            return self.reply(peer, session, &via, reason);
         }
         self.agreement.open(key, peer, mode);
         let now = self.cx.now;
         let id = self.cx.fresh_id();
-        let mut relay = Relay::new(id, key, peer, mode, trust, via, now);
+        let knock = KnockKey::new(&self.config.identity, &peer, session);
+        let mut relay = Relay::new(id, key, peer, mode, trust, via, now, knock);
         relay.moves = moves;
+        relay.has_turn = !self.config.turn.is_empty();
         let from = self.dial_from(relayed.ip());
         relay.socket = Some((self.cx.bind_udp(Owner::Relay(id), from), false));
         relay.to = Some(relayed);
         relay.until = Some(now + MEET_WITHIN);
-        if trust == paths::Trust::Stranger {
-            relay.budget = STRANGERS_DATAGRAMS;
+        if trust == Trust::Stranger {
+            relay.until = Some(now + STRANGERS_SILENCE);
+            relay.knock = Some(Knock::new(&knock, self.cx.random.bytes(Domain::MessageId)));
         }
         let routes = self.routes.iter().filter(|r| r.internal.is_ipv4() == relayed.is_ipv4());
         for ip in routes.flat_map(|r| [r.external, r.internal]) {
@@ -295,7 +311,9 @@ impl Node {
         relay.timeout(&mut self.cx);
         if relay.until.is_some_and(|at| at <= now) {
             relay.until = None;
+            let whole = relay.since + MEET_WITHIN;
             match relay.stage {
+                RelayStage::Meeting if relay.is_heard() && whole > now => relay.until = Some(whole),
                 RelayStage::Meeting => self.relay_failed(id, "nothing came through the relay".into()),
                 RelayStage::Agreeing => self.relay_failed(id, "the peer did not agree to the relay".into()),
                 RelayStage::Leaving => self.close_relay(id),
@@ -317,8 +335,12 @@ impl Node {
     /// Nominates or confirms, where the candidate is a relay.
     pub(super) fn carry_out_by_relay(&mut self, decision: Decision) {
         match decision {
-            Decision::Nominate { sock, sessions } => self.tell_relay(sock, &Control::Nominate(sessions)),
+            Decision::Nominate { sock, sessions } => {
+                self.tell_busy_by_relay(sock);
+                self.tell_relay(sock, &Control::Nominate(sessions));
+            }
             Decision::Confirm { sock, also, settled } => {
+                self.tell_busy_by_relay(sock);
                 self.tell_relay(sock, &Control::Confirm(also));
                 self.finish_by_relay(sock, &settled);
             }
@@ -363,6 +385,7 @@ impl Node {
         for said in news {
             match said {
                 News::Stream(event) => self.stream_news(id, event),
+                News::Answered => self.begin_stream(id),
                 News::Server(news) => self.server_news(id, news),
                 News::Mover(event) => self.mover_news(id, event),
             }
@@ -445,9 +468,8 @@ impl Node {
             ServerNews::Allocated(at) => {
                 // The peer's relay is where our datagrams go from now on by way of ours.
                 relay.by_server = true;
-                // What went before went nowhere.
-                if relay.budget < STRANGERS_DATAGRAMS {
-                    relay.budget = STRANGERS_DATAGRAMS;
+                if relay.trust == Trust::Stranger && relay.stage == RelayStage::Meeting {
+                    relay.until = relay.until.max(Some(self.cx.now + STRANGERS_SILENCE));
                 }
                 relay.local = Some(at);
                 if !relay.sources.contains(&at.ip()) {
@@ -502,18 +524,33 @@ impl Node {
     /// Asked side: says where we come from, and comes.
     fn come(&mut self, id: SockId) {
         let now = self.cx.now;
-        let config = self.relay_config(id);
-        let Some(relay) = self.relays.get_mut(&id).filter(|r| r.stage == RelayStage::Meeting) else { return };
+        let Some(relay) = self.relays.get(&id).filter(|r| r.stage == RelayStage::Meeting) else { return };
         let (peer, session, via) = (relay.peer, relay.key.0, relay.via.clone());
         let sources = relay.sources.clone();
-        if relay.stream.is_none() {
-            let seed = self.cx.random.draw(Domain::RelaySeed);
-            let ours = &self.config.identity;
-            let stream = RelayStream::connect(ours, &peer, &session.0, seed, &config, now);
-            relay.stream = Some(Box::new(stream));
-            relay.help_at = Some(now + HELP_AFTER);
+        let delay = self.signal_delay(&via);
+        if let Some(relay) = self.relays.get_mut(&id) {
+            if !relay.helped {
+                (relay.help_at, relay.helped) = (Some(now + HELP_AFTER), true);
+            }
+            if let Some(knock) = &mut relay.knock {
+                knock.begin(now, delay, relay.by_server);
+            }
         }
         self.reply(peer, session, &via, Body::TurnResponse(sources));
+        self.begin_stream(id);
+    }
+
+    /// Asked side: speaks to the peer's relay, once nothing forbids that.
+    fn begin_stream(&mut self, id: SockId) {
+        let now = self.cx.now;
+        let config = self.relay_config(id);
+        let Some(relay) = self.relays.get_mut(&id).filter(|r| r.stage == RelayStage::Meeting) else { return };
+        if relay.stream.is_none() && relay.knock.is_none() {
+            let seed = self.cx.random.draw(Domain::RelaySeed);
+            let ours = &self.config.identity;
+            let stream = RelayStream::connect(ours, &relay.peer, &relay.key.0.0, seed, &config, now);
+            relay.stream = Some(Box::new(stream));
+        }
         self.work_relay(id);
     }
 
@@ -528,6 +565,7 @@ impl Node {
             let family = if to.is_some_and(|to| to.is_ipv6()) { Family::V6 } else { Family::V4 };
             let servers = self.ask_servers(id, family);
             if let Some(relay) = self.relays.get_mut(&id) {
+                relay.until = relay.until.max(Some(self.cx.now + STRANGERS_SILENCE));
                 relay.servers = Some(servers);
             }
         } else if socket.is_none() {
@@ -546,15 +584,26 @@ impl Node {
         self.work_relay(id);
     }
 
+    fn tell_busy_by_relay(&mut self, id: SockId) {
+        let key = self.relays.get(&id).map(|relay| relay.key);
+        if self.busy && key.is_some_and(|key| key.1 == Requester::Them) {
+            self.tell_relay(id, &Control::Busy);
+        }
+    }
+
     fn hear_relay(&mut self, id: SockId) {
         let now = self.cx.now;
         while let Some(relay) = self.relays.get_mut(&id).filter(|r| r.stage == RelayStage::Agreeing)
             && let Some(said) = relay.read_control(now)
         {
-            let peer = relay.peer;
+            let (peer, key) = (relay.peer, relay.key);
             let decision = match said {
                 Ok(Control::Nominate(sessions)) => self.agreement.nominated(id, &sessions),
                 Ok(Control::Confirm(also)) => self.agreement.confirmed(id, also),
+                Ok(Control::Busy) => {
+                    self.stage(Some(key), Strategy::Relay, Stage::PeerBusy);
+                    continue;
+                }
                 _ => None,
             };
             match decision {
@@ -586,7 +635,12 @@ impl Node {
         if settled.kept.is_some()
             && let Some(relay) = self.relays.get_mut(&id)
         {
-            relay.moving = Some(Box::new(Moving::new(self.cx.now)));
+            let mut moving = Moving::new(self.cx.now);
+            moving.names = relay.key.1 == Requester::Us;
+            if moving.names {
+                self.admission.call_began(peer);
+            }
+            relay.moving = Some(Box::new(moving));
         }
         let elapsed = self.cx.now.since(since);
         let (strategy, keys) = (Strategy::Relay, PipeKeys::Relayed(mode));

@@ -50,6 +50,8 @@ pub(super) struct Moving {
     lost: Option<PipeEnd>,
     /// The pipe's end was told: either carrier may bring it.
     over: bool,
+    /// We called: the peer stays named as long as the pipe looks for ways.
+    pub(super) names: bool,
     scratch: Vec<u8>,
 }
 
@@ -79,6 +81,7 @@ impl Moving {
             way: None,
             lost: None,
             over: false,
+            names: false,
             scratch: vec![0; MAX_RECORD],
         }
     }
@@ -295,6 +298,9 @@ impl Node {
         let Some(moving) = relay.moving.as_mut() else { return };
         let (key, peer) = (relay.key, relay.peer);
         moving.close(&mut self.cx);
+        if core::mem::take(&mut moving.names) {
+            self.admission.call_ended(peer);
+        }
         if !self.agreement.is_carried(key) {
             return;
         }

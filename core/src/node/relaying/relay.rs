@@ -6,22 +6,20 @@ use std::net::{IpAddr, SocketAddr};
 use bytes::Bytes;
 use smallvec::SmallVec;
 
+use super::knock::{Knock, KnockKey};
 use super::moving::Moving;
 use super::servers::{ServerNews, Servers};
 use crate::cx::{Cx, Timer};
 use crate::hello::{Control, parse_control};
 use crate::identity::NodeId;
 use crate::io::SockId;
+use crate::node::admission::{Kind, Place, Trust};
 use crate::pipe::PipeMode;
 use crate::pipe::moving::MoverEvent;
 use crate::relay::{ReadOutcome, RelayStream, StreamEvent};
 use crate::signal::message::MAX_SOURCES;
 use crate::strategy::agreement::Key;
-use crate::strategy::paths::Trust;
 use crate::time::Instant;
-
-/// Datagrams that a stranger may make us send before it has answered one, and again from a relayed address of ours.
-pub(super) const STRANGERS_DATAGRAMS: u32 = 8;
 
 pub(in crate::node) struct Relay {
     pub(super) id: SockId,
@@ -41,6 +39,12 @@ pub(in crate::node) struct Relay {
     pub(super) socket: Option<(SockId, bool)>,
     /// Whether we come from our own relayed address.
     pub(super) by_server: bool,
+    /// A time for that was set, once.
+    pub(super) helped: bool,
+    /// A knock was answered, which the node has to be told.
+    answered: bool,
+    /// We have servers that could relay for us too.
+    pub(super) has_turn: bool,
     /// When to say again where we come from, and to get a relayed address of our own.
     pub(super) help_at: Option<Instant>,
     pub(super) stream: Option<Box<RelayStream>>,
@@ -51,8 +55,10 @@ pub(in crate::node) struct Relay {
     pub(super) sources: SmallVec<[IpAddr; MAX_SOURCES]>,
     /// The server does not let the peer through.
     pub(super) refused: Option<u16>,
-    /// Datagrams left to be sent before the peer is authentic.
-    pub(super) budget: u32,
+    /// Answers knocks.
+    knock_key: KnockKey,
+    /// A stranger has named where our datagrams are to go, and nobody has answered from there.
+    pub(super) knock: Option<Knock>,
     /// The beginning of a control message.
     held: SmallVec<[u8; 64]>,
     /// Our direction was ended.
@@ -84,6 +90,8 @@ pub(super) enum RelayStage {
 #[derive(Debug)]
 pub(super) enum News {
     Stream(StreamEvent),
+    /// Somebody has answered a knock.
+    Answered,
     Server(ServerNews),
     Mover(MoverEvent),
 }
@@ -98,6 +106,7 @@ impl Relay {
         trust: Trust,
         via: SmallVec<[u8; 2]>,
         now: Instant,
+        knock_key: KnockKey,
     ) -> Self {
         Relay {
             id,
@@ -112,13 +121,17 @@ impl Relay {
             servers: None,
             socket: None,
             by_server: false,
+            helped: false,
+            answered: false,
+            has_turn: false,
             help_at: None,
             stream: None,
             to: None,
             local: None,
             sources: SmallVec::new(),
             refused: None,
-            budget: u32::MAX,
+            knock_key,
+            knock: None,
             held: SmallVec::new(),
             finished: false,
             done: false,
@@ -149,21 +162,30 @@ impl Relay {
         self.key
     }
 
+    #[cfg(test)]
     pub(in crate::node) fn peer(&self) -> NodeId {
         self.peer
     }
 
-    pub(in crate::node) fn trust(&self) -> Trust {
-        self.trust
+    /// What a peer's relay has of us while it is opened.
+    pub(in crate::node) fn place(&self) -> Place {
+        let Relay { key: (session, _), peer, trust, since, .. } = *self;
+        Place { kind: Kind::Relay, session, peer, trust, since, answered: self.is_heard() }
+    }
+
+    /// Whether a datagram of the peer's has come by it.
+    pub(super) fn is_heard(&self) -> bool {
+        let answered = self.trust == Trust::Stranger && self.knock.is_none();
+        answered || self.stream.as_ref().is_some_and(|s| s.stats().received > 0)
     }
 
     /// A datagram came on a socket of ours.
     pub(super) fn datagram(&mut self, cx: &mut Cx, sock: SockId, from: SocketAddr, data: &[u8]) {
         if self.socket.is_some_and(|(s, _)| s == sock) {
-            if self.to == Some(from)
-                && !self.by_server
-                && let Some(stream) = &mut self.stream
-            {
+            if self.to != Some(from) || self.by_server || self.is_answer(data) {
+                return;
+            }
+            if let Some(stream) = &mut self.stream {
                 stream.handle_datagram(cx.now, data);
             }
         } else if let Some(servers) = &mut self.servers {
@@ -174,6 +196,10 @@ impl Relay {
     /// Sends what is to be sent, takes what came, and arms the timer; what the node has to know.
     pub(super) fn pump(&mut self, cx: &mut Cx) -> SmallVec<[News; 2]> {
         let mut news = SmallVec::new();
+        if core::mem::take(&mut self.answered) {
+            news.push(News::Answered);
+        }
+        self.knock(cx);
         loop {
             let mut moved = false;
             if let Some(moving) = &mut self.moving {
@@ -200,11 +226,16 @@ impl Relay {
                 break;
             }
         }
+        // What came through our own relay may have been the answer.
+        if core::mem::take(&mut self.answered) {
+            news.push(News::Answered);
+        }
         self.release(cx);
+        let knock = self.knock.as_ref().and_then(Knock::poll_timeout);
         let stream = self.stream.as_mut().and_then(|s| s.poll_timeout());
         let servers = self.servers.as_ref().and_then(Servers::poll_timeout);
         let mover = self.moving.as_ref().and_then(|m| m.mover.poll_timeout());
-        let next = [stream, servers, mover, self.until, self.help_at].into_iter().flatten().min();
+        let next = [stream, servers, mover, knock, self.until, self.help_at].into_iter().flatten().min();
         cx.timers.set(Timer::Relay(self.id), next);
         news
     }
@@ -270,6 +301,10 @@ impl Relay {
         if let Some(moving) = &mut self.moving {
             moving.close(cx);
         }
+        if self.trust == Trust::Stranger && !self.is_heard() {
+            // Whoever it named is told nothing more.
+            self.stream = None;
+        }
         if let Some(stream) = &mut self.stream {
             stream.close(cx.now);
         }
@@ -307,8 +342,32 @@ impl Relay {
         }
     }
 
+    /// Takes the answer to a knock.
+    fn is_answer(&mut self, data: &[u8]) -> bool {
+        let is = self.knock.as_ref().is_some_and(|k| k.is_answer(data));
+        if is {
+            self.knock = None;
+            self.answered = true;
+        }
+        is
+    }
+
+    /// Knocks if it is time to.
+    fn knock(&mut self, cx: &mut Cx) {
+        let spare = !self.by_server && self.has_turn;
+        if let Some(knock) = self.knock.as_mut().and_then(|k| k.due(cx.now, spare)) {
+            self.transmit(cx, Bytes::copy_from_slice(&knock));
+        }
+    }
+
     /// A datagram came through our own relay.
     fn relayed(&mut self, cx: &mut Cx, from: SocketAddr, data: &[u8]) {
+        if let (Some(answer), Some(servers)) = (self.knock_key.answer(data), &mut self.servers) {
+            return servers.send(cx, from, &answer);
+        }
+        if self.to == Some(from) && self.is_answer(data) {
+            return;
+        }
         let Some(stream) = &mut self.stream else { return };
         // Once the peer is authentic, its address is fixed: nobody else at a permitted address may move it.
         let fixed = self.by_server || self.stage != RelayStage::Meeting;
@@ -324,10 +383,6 @@ impl Relay {
 
     fn transmit(&mut self, cx: &mut Cx, datagram: Bytes) {
         let Some(to) = self.to else { return };
-        if self.stage == RelayStage::Meeting {
-            let Some(left) = self.budget.checked_sub(1) else { return };
-            self.budget = left;
-        }
         match (&mut self.servers, self.socket) {
             (_, Some((sock, true))) if !self.by_server => cx.send_datagram(sock, to, datagram),
             (Some(servers), _) => servers.send(cx, to, &datagram),

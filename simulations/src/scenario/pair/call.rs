@@ -3,7 +3,7 @@
 use p2pd_core::pipe::PipeMode;
 use p2pd_core::{Notice, Plan, Stage, Strategy};
 
-use super::{Pair, Program, Run, heal, homes};
+use super::{Pair, Program, Run, flooded, heal, homes};
 use crate::driver::NodeProgram;
 use crate::engine::{MILLI, Nanos, SECOND};
 use crate::nat::{NatSpec, Unsolicited};
@@ -50,8 +50,15 @@ pub(super) struct Call {
     pub(super) address: String,
 }
 
-/// Makes a call to the listener's newest address and sees it to its end, data included.
+/// Makes a call to the listener's newest address and sees it to its end, data included; amid a flood, if there is one.
 pub(super) fn call(run: &mut Run, pair: &Pair) -> Call {
+    flooded::begin(run, pair);
+    let call = call_now(run, pair);
+    flooded::pause(run);
+    call
+}
+
+fn call_now(run: &mut Run, pair: &Pair) -> Call {
     let [listener, caller] = run.hosts;
     let Some(address) = run.world.app(listener).node().address().cloned() else { return Call::default() };
     let mut call = Call { address: address.to_string(), ..Call::default() };
@@ -134,9 +141,11 @@ fn exchange(
     (before, begun): (usize, Nanos),
 ) -> Result<(), &'static str> {
     let [listener, caller] = run.hosts;
+    // Strangers may have pipes too.
+    let peer = run.world.app(caller).node().node.node_id();
     let new = |w: &World<Program>| -> Vec<usize> {
         let pipes = w.app(listener).node().pipes.iter().enumerate().skip(before);
-        pipes.filter(|(_, p)| p.start.answers.is_empty()).map(|(n, _)| n).collect()
+        pipes.filter(|(_, p)| p.start.answers.is_empty() && p.start.peer == peer).map(|(n, _)| n).collect()
     };
     let broken = |w: &World<Program>, n: usize| w.app(listener).node().pipes[n].broken.is_some();
     let told = |w: &World<Program>| {

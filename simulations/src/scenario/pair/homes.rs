@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use p2pd_core::{Notice, PortState};
 
-use super::{Pair, Place, Program, Run};
+use super::{Pair, Place, Program, Run, flooded};
 use crate::engine::{MILLI, Nanos, SECOND};
 use crate::nat::Chain;
 use crate::net::{Blackout, LinkSpec};
@@ -187,16 +187,23 @@ impl Homes {
 }
 
 impl Run {
-    /// Runs as [`World::run_while`], with what is planned for the homes.
+    /// Runs as [`World::run_while`], with what is planned for the homes, and with what strangers see.
     pub(super) fn run_while(&mut self, until: Nanos, mut done: impl FnMut(&World<Program>) -> bool) -> bool {
-        while let Some(&(at, step)) = self.homes.planned.first().filter(|(at, _)| *at <= until) {
+        loop {
+            let planned = self.homes.planned.first().copied();
+            let at = planned.map(|(at, _)| at).into_iter().chain(self.strangers.next()).min();
+            let Some(at) = at.filter(|at| *at <= until) else { return self.world.run_while(until, done) };
             if self.world.run_while(at, &mut done) {
                 return true;
             }
-            self.homes.planned.remove(0);
-            self.change(step);
+            match planned {
+                Some((due, step)) if due == at => {
+                    self.homes.planned.remove(0);
+                    self.change(step);
+                }
+                _ => flooded::look(self),
+            }
         }
-        self.world.run_while(until, done)
     }
 
     fn change(&mut self, step: Step) {
@@ -292,7 +299,7 @@ pub(super) fn left_behind(run: &mut Run, pair: &Pair) -> Vec<String> {
         };
         let held = match run.world.app(router) {
             Program::Server(server) => server.held(),
-            Program::Node(_) => 0,
+            Program::Node(_) | Program::Stranger(_) => 0,
         };
         if here && held > 0 {
             wrong.push(format!(

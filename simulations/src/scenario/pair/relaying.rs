@@ -74,7 +74,7 @@ pub(super) fn left_behind(run: &mut Run, lost: bool) -> Option<String> {
     let turn = run.turn?;
     let held = |w: &World<Program>| match w.app(turn) {
         Program::Server(server) => server.held(),
-        Program::Node(_) => 0,
+        Program::Node(_) | Program::Stranger(_) => 0,
     };
     let until = run.world.now() + if lost { KEPT_WITHIN } else { GIVEN_BACK_WITHIN };
     run.world.run_while(until, |w| held(w) == 0);

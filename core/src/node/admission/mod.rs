@@ -1,0 +1,192 @@
+//! Who may make us do what. Strategies ask here, and none decides by itself.
+//!
+//! A peer is *named* by the accept list, by our user's yes, or by a call of ours while it runs. Everybody else is a
+//! *stranger*: it has proved a key, which costs nothing. What strangers can use up is theirs alone, so that nothing of
+//! it is missing for a named peer.
+
+mod asks;
+mod inbox;
+mod named;
+pub(crate) mod reach;
+mod replies;
+mod requests;
+mod wish;
+
+pub(in crate::node) use asks::Waiting;
+pub(in crate::node) use inbox::{Stamp, Verdict};
+pub(in crate::node) use named::Entry;
+pub(crate) use named::Trust;
+pub(in crate::node) use replies::Worth;
+pub(in crate::node) use requests::{Denied, Place};
+pub(in crate::node) use wish::{How, Kind, Wish};
+
+use core::time::Duration;
+
+use crate::config::Config;
+use crate::identity::NodeId;
+use crate::limit::Buckets;
+use crate::node::MAX_CONNECTS;
+use crate::notice::Refusal;
+use crate::pipe::PipeMode;
+use crate::signal::message::Message;
+use crate::time::{Instant, WallTime};
+
+use asks::Asks;
+use inbox::Inbox;
+use named::Named;
+use replies::Replies;
+use requests::Requests;
+
+/// Answers of one peer to our calls: so many at once, then one each so often.
+const ANSWERS: (u32, Duration) = (128, Duration::from_secs(1));
+const CALLED_COUNTED: usize = 8192;
+/// Dials for a peer's punches to addresses from where nothing has come: as many as one punch may have, and one more every
+/// second. Each call of ours may have a peer of its own.
+const SILENT_DIALS: (u32, Duration) = (32, Duration::from_secs(1));
+const SILENT_COUNTED: usize = MAX_CONNECTS;
+
+/// What a message is to us.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(in crate::node) enum Bearing {
+    Asks,
+    /// It belongs to a call of ours.
+    Answers,
+    /// It leaves nothing behind.
+    Tells,
+}
+
+#[derive(Debug)]
+pub(in crate::node) struct Admission {
+    ours: NodeId,
+    allow_plain: bool,
+    named: Named,
+    pub(in crate::node) asks: Asks,
+    inbox: Inbox,
+    answers: Buckets<NodeId>,
+    requests: Requests,
+    replies: Replies,
+    /// Dials for punches, by peer.
+    syns: Buckets<NodeId>,
+    /// Those to addresses from where nothing has come.
+    silent_dials: Buckets<NodeId>,
+}
+
+impl Admission {
+    /// `syns` are the dials for punches that one peer has at once, and how often one more.
+    pub(in crate::node) fn new(config: &Config, syns: (u32, Duration)) -> Self {
+        let ours = config.identity.node_id();
+        Admission {
+            ours,
+            allow_plain: config.allow_plain,
+            named: Named::new(ours, config.accept.clone()),
+            asks: Asks::default(),
+            inbox: Inbox::default(),
+            answers: Buckets::new(CALLED_COUNTED, ANSWERS.0, ANSWERS.1),
+            requests: Requests::new(),
+            replies: Replies::new(),
+            syns: Buckets::new(256, syns.0, syns.1),
+            silent_dials: Buckets::new(SILENT_COUNTED, SILENT_DIALS.0, SILENT_DIALS.1),
+        }
+    }
+
+    /// How much an authentic message or a hello of this peer may cause.
+    pub(in crate::node) fn trust(&self, peer: NodeId) -> Trust {
+        self.named.trust(peer)
+    }
+
+    /// Our user has said yes.
+    pub(in crate::node) fn approve(&mut self, peer: NodeId) {
+        self.named.approve(peer);
+    }
+
+    /// A call of ours to this peer begins, or a pipe that one gave goes on looking for ways.
+    pub(in crate::node) fn call_began(&mut self, peer: NodeId) {
+        self.named.call_began(peer);
+    }
+
+    /// One of them is over.
+    pub(in crate::node) fn call_ended(&mut self, peer: NodeId) {
+        self.named.call_ended(peer);
+    }
+
+    /// Whether a peer may have a pipe for which it asks, as far as the user's rules say.
+    pub(in crate::node) fn enter(&self, peer: NodeId, mode: PipeMode) -> Result<Entry, Refusal> {
+        if mode == PipeMode::Plain && !self.allow_plain && peer != self.ours {
+            return Err(Refusal::PlainNotAllowed);
+        }
+        self.named.entry(peer).ok_or(Refusal::NotAccepted)
+    }
+
+    /// Whether a peer's message may make us answer at all.
+    pub(in crate::node) fn may_talk(&self, peer: NodeId) -> bool {
+        self.named.entry(peer).is_some() || self.trust(peer) == Trust::Known
+    }
+
+    /// Judges a message before it is carried out.
+    pub(in crate::node) fn hear(
+        &mut self,
+        (now, wall): (Instant, WallTime),
+        offset: i64,
+        from: NodeId,
+        message: &Message,
+        bearing: Bearing,
+    ) -> Verdict {
+        match self.inbox.judge(wall, offset, self.trust(from), message) {
+            Verdict::Fresh(_) if bearing == Bearing::Answers && !self.answers.take(now, from) => {
+                Verdict::Full
+            }
+            verdict => verdict,
+        }
+    }
+
+    /// The message has caused something: none like it counts again.
+    pub(in crate::node) fn keep(&mut self, stamp: Stamp) {
+        self.inbox.keep(stamp);
+    }
+
+    /// Admits a request beside those that have places: which one makes room for it, if one has to. `draw` gives a random
+    /// number below its argument.
+    pub(in crate::node) fn admit(
+        &mut self,
+        now: Instant,
+        new: Place,
+        mode: PipeMode,
+        places: impl Iterator<Item = Place> + Clone,
+        draw: impl FnOnce(u64) -> u64,
+    ) -> Result<Option<Place>, Denied> {
+        if new.peer == self.ours {
+            return Ok(None);
+        }
+        self.enter(new.peer, mode).map_err(Denied::Refused)?;
+        self.requests.admit(now, new, places, draw)
+    }
+
+    /// Admits the next request within one that has a place.
+    pub(in crate::node) fn go_on(
+        &mut self,
+        now: Instant,
+        place: Place,
+        draw: impl FnOnce(u64) -> u64,
+    ) -> Result<(), Denied> {
+        self.requests.go_on(now, place, draw)
+    }
+
+    /// Whether a peer may have us send one more message of this worth, which is counted.
+    pub(in crate::node) fn may_reply(&mut self, now: Instant, to: NodeId, worth: Worth) -> bool {
+        let trust = self.trust(to);
+        to == self.ours || self.replies.take(now, to, trust, worth)
+    }
+
+    /// Whether a punch with this peer may have one more dial to an address from where nothing has come, which is counted.
+    pub(in crate::node) fn may_dial_silent(&mut self, now: Instant, peer: NodeId) -> bool {
+        self.silent_dials.take(now, peer)
+    }
+
+    /// Whether a punch with this peer may have one more dial, which is counted.
+    pub(in crate::node) fn may_dial(&mut self, now: Instant, peer: NodeId) -> bool {
+        self.syns.take(now, peer)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,84 @@
+//! Whom our user named, and what the accept list makes of everybody else.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::config::Accept;
+use crate::identity::NodeId;
+
+/// Most peers whose approval is remembered.
+const MAX_APPROVED: usize = 4096;
+
+/// How much a peer may make us do.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Trust {
+    /// Our user named the peer: by the accept list, by a yes, or by a call that runs.
+    Known,
+    /// Everybody else. A key costs nothing, so whatever strangers use up is refused to strangers only.
+    Stranger,
+}
+
+/// Whether a peer may have a pipe of its own asking.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(in crate::node) enum Entry {
+    Open,
+    /// If our user says yes.
+    Ask,
+}
+
+#[derive(Debug)]
+pub(super) struct Named {
+    ours: NodeId,
+    accept: Accept,
+    approved: BTreeSet<NodeId>,
+    /// Calls of ours that run, by peer.
+    calls: BTreeMap<NodeId, u32>,
+}
+
+impl Named {
+    pub(super) fn new(ours: NodeId, accept: Accept) -> Self {
+        Named { ours, accept, approved: BTreeSet::new(), calls: BTreeMap::new() }
+    }
+
+    /// How much an authentic message or a hello of this peer may cause.
+    ///
+    /// A call names its peer without an answer to it: what is judged has proved the peer already, and two who call each
+    /// other at the same time have both said whom they want.
+    pub(super) fn trust(&self, peer: NodeId) -> Trust {
+        let listed = matches!(&self.accept, Accept::Only(list) if list.contains(&peer));
+        if listed || peer == self.ours || self.approved.contains(&peer) || self.calls.contains_key(&peer) {
+            Trust::Known
+        } else {
+            Trust::Stranger
+        }
+    }
+
+    /// Nothing where the peer is not accepted.
+    pub(super) fn entry(&self, peer: NodeId) -> Option<Entry> {
+        match &self.accept {
+            _ if peer == self.ours => Some(Entry::Open),
+            Accept::Anyone => Some(Entry::Open),
+            Accept::Only(list) => list.contains(&peer).then_some(Entry::Open),
+            Accept::Ask if self.trust(peer) == Trust::Known => Some(Entry::Open),
+            Accept::Ask => Some(Entry::Ask),
+        }
+    }
+
+    pub(super) fn approve(&mut self, peer: NodeId) {
+        if self.approved.len() < MAX_APPROVED {
+            self.approved.insert(peer);
+        }
+    }
+
+    pub(super) fn call_began(&mut self, peer: NodeId) {
+        *self.calls.entry(peer).or_default() += 1;
+    }
+
+    pub(super) fn call_ended(&mut self, peer: NodeId) {
+        match self.calls.get_mut(&peer) {
+            Some(calls) if *calls > 1 => *calls -= 1,
+            _ => {
+                self.calls.remove(&peer);
+            }
+        }
+    }
+}

@@ -1,0 +1,427 @@
+//! What an address is, and whether somebody else may have us send there.
+//!
+//! The rows are IANA's registries of special-purpose addresses (RFC 6890, as of 2025). The blocks for documentation count
+//! as the internet, since labs are made of them. An IPv6 address that embeds an IPv4 address is what that one is, but
+//! never more than a place inside: a translator or tunnel of ours would take the packet there.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use crate::address::PeerAddress;
+use crate::io::Interface;
+use crate::strategy::paths::{Route, Trust};
+
+/// Where a packet to an address ends up.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Reach {
+    /// At no host, or at many: never right.
+    Nobody,
+    /// On this machine.
+    Loopback,
+    /// Inside our network, our carrier's or our host's, or nowhere.
+    Inside,
+    /// Somewhere on the internet, as everybody's packets do.
+    Internet,
+}
+
+use Reach::{Inside, Internet, Loopback, Nobody};
+
+const V4: [(Ipv4Addr, u32, Reach); 22] = [
+    // This network.
+    (Ipv4Addr::new(0, 0, 0, 0), 8, Nobody),
+    // Private use, RFC 1918.
+    (Ipv4Addr::new(10, 0, 0, 0), 8, Inside),
+    // Shared by carriers with their customers, RFC 6598.
+    (Ipv4Addr::new(100, 64, 0, 0), 10, Inside),
+    (Ipv4Addr::new(127, 0, 0, 0), 8, Loopback),
+    // Azure's hosts answer their guests here.
+    (Ipv4Addr::new(168, 63, 129, 16), 32, Inside),
+    // Link-local, and where clouds keep their metadata.
+    (Ipv4Addr::new(169, 254, 0, 0), 16, Inside),
+    (Ipv4Addr::new(172, 16, 0, 0), 12, Inside),
+    // IETF protocol assignments, DS-Lite and anycast addresses of PCP and TURN among them.
+    (Ipv4Addr::new(192, 0, 0, 0), 24, Inside),
+    // Documentation, RFC 5737.
+    (Ipv4Addr::new(192, 0, 2, 0), 24, Internet),
+    // AS112 and AMT are reachable for all.
+    (Ipv4Addr::new(192, 31, 196, 0), 24, Internet),
+    (Ipv4Addr::new(192, 52, 193, 0), 24, Internet),
+    // 6to4 relays, deprecated by RFC 7526.
+    (Ipv4Addr::new(192, 88, 99, 0), 24, Inside),
+    (Ipv4Addr::new(192, 168, 0, 0), 16, Inside),
+    (Ipv4Addr::new(192, 175, 48, 0), 24, Internet),
+    // Benchmarking, RFC 2544.
+    (Ipv4Addr::new(198, 18, 0, 0), 15, Inside),
+    // Documentation.
+    (Ipv4Addr::new(198, 51, 100, 0), 24, Internet),
+    (Ipv4Addr::new(203, 0, 113, 0), 24, Internet),
+    // Multicast.
+    (Ipv4Addr::new(224, 0, 0, 0), 4, Nobody),
+    // Reserved; some networks use it inside.
+    (Ipv4Addr::new(240, 0, 0, 0), 4, Inside),
+    // Limited broadcast.
+    (Ipv4Addr::new(255, 255, 255, 255), 32, Nobody),
+    // All the rest.
+    (Ipv4Addr::new(0, 0, 0, 0), 1, Internet),
+    (Ipv4Addr::new(128, 0, 0, 0), 1, Internet),
+];
+
+/// What a block of IPv6 is.
+#[derive(Clone, Copy)]
+enum Block {
+    Is(Reach),
+    /// An IPv4 address begins at this bit.
+    Embeds(u32),
+    /// A server's IPv4 address at bit 32, and a client's at bit 96 with every bit inverted: RFC 4380.
+    Teredo,
+}
+
+const V6: [(Ipv6Addr, u32, Block); 25] = [
+    // Reserved by the IETF, but for the blocks that follow.
+    (Ipv6Addr::UNSPECIFIED, 0, Block::Is(Inside)),
+    // IPv4-compatible, deprecated by RFC 4291.
+    (Ipv6Addr::UNSPECIFIED, 96, Block::Is(Inside)),
+    (Ipv6Addr::UNSPECIFIED, 128, Block::Is(Nobody)),
+    (Ipv6Addr::LOCALHOST, 128, Block::Is(Loopback)),
+    // IPv4-mapped: sockets take it for IPv4, so it is never an IPv6 host.
+    (Ipv6Addr::new(0, 0, 0, 0, 0, 0xffff, 0, 0), 96, Block::Is(Nobody)),
+    // Translation by NAT64: the well-known prefix of RFC 6052, and RFC 8215's for local use.
+    (Ipv6Addr::new(0x64, 0xff9b, 0, 0, 0, 0, 0, 0), 96, Block::Embeds(96)),
+    (Ipv6Addr::new(0x64, 0xff9b, 1, 0, 0, 0, 0, 0), 48, Block::Is(Inside)),
+    // Discarded, RFC 6666, and the dummy prefix of RFC 9780.
+    (Ipv6Addr::new(0x100, 0, 0, 0, 0, 0, 0, 0), 64, Block::Is(Inside)),
+    (Ipv6Addr::new(0x100, 0, 0, 1, 0, 0, 0, 0), 64, Block::Is(Inside)),
+    // Global unicast.
+    (Ipv6Addr::new(0x2000, 0, 0, 0, 0, 0, 0, 0), 3, Block::Is(Internet)),
+    // IETF protocol assignments: anycast, ORCHIDs and others, none of them a peer.
+    (Ipv6Addr::new(0x2001, 0, 0, 0, 0, 0, 0, 0), 23, Block::Is(Inside)),
+    (Ipv6Addr::new(0x2001, 0, 0, 0, 0, 0, 0, 0), 32, Block::Teredo),
+    // Benchmarking, RFC 5180.
+    (Ipv6Addr::new(0x2001, 2, 0, 0, 0, 0, 0, 0), 48, Block::Is(Inside)),
+    // AMT and AS112.
+    (Ipv6Addr::new(0x2001, 3, 0, 0, 0, 0, 0, 0), 32, Block::Is(Internet)),
+    (Ipv6Addr::new(0x2001, 4, 0x112, 0, 0, 0, 0, 0), 48, Block::Is(Internet)),
+    // Documentation, RFC 3849 and RFC 9637.
+    (Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 0), 32, Block::Is(Internet)),
+    (Ipv6Addr::new(0x3fff, 0, 0, 0, 0, 0, 0, 0), 20, Block::Is(Internet)),
+    // 6to4, RFC 3056.
+    (Ipv6Addr::new(0x2002, 0, 0, 0, 0, 0, 0, 0), 16, Block::Embeds(16)),
+    (Ipv6Addr::new(0x2620, 0x4f, 0x8000, 0, 0, 0, 0, 0), 48, Block::Is(Internet)),
+    // Segment identifiers, RFC 9602.
+    (Ipv6Addr::new(0x5f00, 0, 0, 0, 0, 0, 0, 0), 16, Block::Is(Inside)),
+    // Unique local, among them the metadata of clouds.
+    (Ipv6Addr::new(0xfc00, 0, 0, 0, 0, 0, 0, 0), 7, Block::Is(Inside)),
+    (Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0), 10, Block::Is(Inside)),
+    // Site-local, deprecated by RFC 3879.
+    (Ipv6Addr::new(0xfec0, 0, 0, 0, 0, 0, 0, 0), 10, Block::Is(Inside)),
+    // Multicast.
+    (Ipv6Addr::new(0xff00, 0, 0, 0, 0, 0, 0, 0), 8, Block::Is(Nobody)),
+    // IPv4-translated, RFC 2765.
+    (Ipv6Addr::new(0, 0, 0, 0, 0xffff, 0, 0, 0), 96, Block::Is(Inside)),
+];
+
+/// A prefix by which a NAT64 of our network translates: RFC 6052 section 2.2 has its lengths.
+pub(crate) type Nat64 = (Ipv6Addr, u32);
+
+/// What an address is. `nat64` are the prefixes that were discovered beside the well-known ones.
+pub(crate) fn reach(ip: IpAddr, nat64: &[Nat64]) -> Reach {
+    match ip {
+        IpAddr::V4(ip) => reach_v4(ip),
+        IpAddr::V6(ip) => reach_v6(ip, nat64),
+    }
+}
+
+fn reach_v4(ip: Ipv4Addr) -> Reach {
+    let within = |(block, length, _): &&(Ipv4Addr, u32, Reach)| {
+        let bits = u32::from(ip) ^ u32::from(*block);
+        bits.leading_zeros() >= *length
+    };
+    V4.iter().filter(within).max_by_key(|row| row.1).map_or(Inside, |row| row.2)
+}
+
+fn reach_v6(ip: Ipv6Addr, nat64: &[Nat64]) -> Reach {
+    let within =
+        |block: Ipv6Addr, length: u32| (u128::from(ip) ^ u128::from(block)).leading_zeros() >= length;
+    if let Some((_, length)) = nat64.iter().find(|(block, length)| within(*block, *length)) {
+        return translated(ip, *length).map_or(Inside, embedded);
+    }
+    let row = V6.iter().filter(|row| within(row.0, row.1)).max_by_key(|row| row.1);
+    let part = |at: u32| Ipv4Addr::from((u128::from(ip) << at >> 96) as u32);
+    let reach = match row.map_or(Block::Is(Inside), |row| row.2) {
+        Block::Is(reach) => reach,
+        Block::Embeds(at) => embedded(part(at)),
+        Block::Teredo => {
+            let client = Ipv4Addr::from(!u32::from(part(96)));
+            if embedded(part(32)) == Internet { embedded(client) } else { Inside }
+        }
+    };
+    // ISATAP, RFC 5214: any prefix, and an interface id that embeds the address of whoever is to unpack it.
+    let isatap = matches!(ip.segments()[4..6], [0 | 0x200, 0x5efe]);
+    if reach == Internet && isatap { embedded(part(96)) } else { reach }
+}
+
+/// What an embedded address makes of the one around it.
+fn embedded(ip: Ipv4Addr) -> Reach {
+    if reach_v4(ip) == Internet { Internet } else { Inside }
+}
+
+/// The IPv4 address behind a NAT64 prefix. Bits 64 to 71 are none of it.
+fn translated(ip: Ipv6Addr, length: u32) -> Option<Ipv4Addr> {
+    if !matches!(length, 32 | 40 | 48 | 56 | 64 | 96) {
+        return None;
+    }
+    let octets = ip.octets();
+    let from = length as usize / 8;
+    let mut places = (from..16).filter(|at| *at != 8 || length == 96);
+    let mut next = || places.next().map(|at| octets[at]);
+    Some(Ipv4Addr::new(next()?, next()?, next()?, next()?))
+}
+
+/// All that is ours, to be told from what is not.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Ours<'a> {
+    /// Every address of this machine, used or not.
+    pub(crate) interfaces: &'a [Interface],
+    /// Those that we use, with what the world sees of them.
+    pub(crate) routes: &'a [Route],
+    /// What we tell the world; our router's addresses among it.
+    pub(crate) announced: Option<&'a PeerAddress>,
+    /// Discovered prefixes of NAT64.
+    pub(crate) nat64: &'a [Nat64],
+}
+
+impl Ours<'_> {
+    /// Whether a peer may have us send to an address that it named.
+    ///
+    /// Whom our user knows may name anything that is a host. For a stranger only the internet counts, and of it nothing
+    /// that is ours or our neighbour's: what is inside trusts us, or is hidden from the stranger by our router. On a
+    /// node that has loopback addresses only, everybody is on this machine, and loopback is all there is.
+    pub(crate) fn may_send(&self, ip: IpAddr, trust: Trust) -> bool {
+        match (reach(ip, self.nat64), trust) {
+            (Nobody, _) => false,
+            (Loopback, Trust::Known) => self.family(ip).any(|r| r.internal.is_loopback()),
+            (Loopback, Trust::Stranger) => {
+                self.family(ip).next().is_some() && self.routes.iter().all(|r| r.internal.is_loopback())
+            }
+            (Inside | Internet, Trust::Known) => true,
+            (Inside, Trust::Stranger) => false,
+            (Internet, Trust::Stranger) => !self.has(ip) && !self.is_neighbour(ip),
+        }
+    }
+
+    fn family(&self, ip: IpAddr) -> impl Iterator<Item = &Route> {
+        self.routes.iter().filter(move |r| r.internal.is_ipv4() == ip.is_ipv4())
+    }
+
+    /// Whether an address is ours, inside or outside.
+    fn has(&self, ip: IpAddr) -> bool {
+        let announced = || self.announced.into_iter().flat_map(PeerAddress::interfaces);
+        self.interfaces.iter().any(|i| i.ip == ip)
+            || self.routes.iter().any(|r| r.internal == ip || r.external == ip)
+            || announced().any(|i| i.external == ip)
+    }
+
+    fn is_neighbour(&self, ip: IpAddr) -> bool {
+        self.interfaces.iter().any(|i| is_on_link(i.ip, i.prefix, ip))
+            || self.routes.iter().any(|r| is_on_link(r.internal, r.prefix, ip))
+    }
+}
+
+/// Whether an address is in the prefix of one of ours. A prefix of no or all bits says nothing about neighbours.
+pub(crate) fn is_on_link(ours: IpAddr, prefix: u8, ip: IpAddr) -> bool {
+    let (a, b, bits) = match (ours, ip) {
+        (IpAddr::V4(a), IpAddr::V4(b)) => (u128::from(u32::from(a)), u128::from(u32::from(b)), 32),
+        (IpAddr::V6(a), IpAddr::V6(b)) => (u128::from(a), u128::from(b), 128),
+        _ => return false,
+    };
+    let host_bits = bits - u32::from(prefix).min(bits);
+    (1..bits).contains(&host_bits) && a >> host_bits == b >> host_bits
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ip(text: &str) -> IpAddr {
+        text.parse().unwrap()
+    }
+
+    /// The first and the last of each block, and their neighbours outside.
+    #[test]
+    fn every_line_of_the_table() {
+        let lines = [
+            ("0.0.0.0", "0.255.255.255", Nobody),
+            ("1.0.0.0", "9.255.255.255", Internet),
+            ("10.0.0.0", "10.255.255.255", Inside),
+            ("11.0.0.0", "100.63.255.255", Internet),
+            ("100.64.0.0", "100.127.255.255", Inside),
+            ("100.128.0.0", "126.255.255.255", Internet),
+            ("127.0.0.0", "127.255.255.255", Loopback),
+            ("128.0.0.0", "168.63.129.15", Internet),
+            ("168.63.129.16", "168.63.129.16", Inside),
+            ("168.63.129.17", "169.253.255.255", Internet),
+            ("169.254.0.0", "169.254.255.255", Inside),
+            ("169.254.169.254", "169.254.169.254", Inside),
+            ("169.255.0.0", "172.15.255.255", Internet),
+            ("172.16.0.0", "172.31.255.255", Inside),
+            ("172.32.0.0", "191.255.255.255", Internet),
+            ("192.0.0.0", "192.0.0.255", Inside),
+            ("192.0.1.0", "192.0.1.255", Internet),
+            ("192.0.2.0", "192.0.2.255", Internet),
+            ("192.31.196.0", "192.31.196.255", Internet),
+            ("192.52.193.0", "192.52.193.255", Internet),
+            ("192.88.98.0", "192.88.98.255", Internet),
+            ("192.88.99.0", "192.88.99.255", Inside),
+            ("192.88.100.0", "192.167.255.255", Internet),
+            ("192.168.0.0", "192.168.255.255", Inside),
+            ("192.169.0.0", "192.175.47.255", Internet),
+            ("192.175.48.0", "192.175.48.255", Internet),
+            ("198.17.255.255", "198.17.255.255", Internet),
+            ("198.18.0.0", "198.19.255.255", Inside),
+            ("198.20.0.0", "198.51.99.255", Internet),
+            ("198.51.100.0", "198.51.100.255", Internet),
+            ("203.0.113.0", "203.0.113.255", Internet),
+            ("223.255.255.255", "223.255.255.255", Internet),
+            ("224.0.0.0", "239.255.255.255", Nobody),
+            ("240.0.0.0", "255.255.255.254", Inside),
+            ("255.255.255.255", "255.255.255.255", Nobody),
+            ("::", "::", Nobody),
+            ("::1", "::1", Loopback),
+            ("::2", "::ffff:ffff", Inside),
+            ("::8.8.8.8", "::10.0.0.1", Inside),
+            ("::ffff:0:0", "::ffff:ffff:ffff", Nobody),
+            ("::ffff:8.8.8.8", "::ffff:10.0.0.1", Nobody),
+            ("::ffff:0:8.8.8.8", "::ffff:0:10.0.0.1", Inside),
+            ("64:ff9a:ffff::", "64:ff9a::1", Inside),
+            ("64:ff9b::8.8.8.8", "64:ff9b::203.0.113.9", Internet),
+            ("64:ff9b::10.0.0.1", "64:ff9b::a00:1", Inside),
+            ("64:ff9b::127.0.0.1", "64:ff9b::255.255.255.255", Inside),
+            ("64:ff9b::169.254.169.254", "64:ff9b::0.0.0.0", Inside),
+            ("64:ff9b:0:0:0:1::", "64:ff9b::1:0:0", Inside),
+            ("64:ff9b:1::", "64:ff9b:1:ffff:ffff:ffff:ffff:ffff", Inside),
+            ("64:ff9b:1::8.8.8.8", "64:ff9b:2::8.8.8.8", Inside),
+            ("100::", "100::ffff:ffff:ffff:ffff", Inside),
+            ("100:0:0:1::", "100:0:0:1:ffff:ffff:ffff:ffff", Inside),
+            ("1fff:ffff::", "200::1", Inside),
+            ("2000::", "2000:ffff::1", Internet),
+            ("2001:0:0808:0808:0:0:f7f7:f7f7", "2001:0:cb00:7101::34ff:8efe", Internet),
+            ("2001:0:0808:0808::f5ff:fffe", "2001:0:0a00:0001::f7f7:f7f7", Inside),
+            ("2001:1::1", "2001:1:ffff:ffff:ffff:ffff:ffff:ffff", Inside),
+            ("2001:2::", "2001:2:0:ffff:ffff:ffff:ffff:ffff", Inside),
+            ("2001:3::", "2001:3:ffff::1", Internet),
+            ("2001:4:112::", "2001:4:112:ffff::", Internet),
+            ("2001:4:113::", "2001:1ff:ffff::", Inside),
+            ("2001:20::", "2001:3f:ffff::", Inside),
+            ("2001:200::", "2001:db7:ffff::", Internet),
+            ("2001:db8::", "2001:db8:ffff::1", Internet),
+            ("2002:0808:0808::1", "2002:cb00:7101:ffff::1", Internet),
+            ("2002:0a00:0001::1", "2002:7f00:0001::1", Inside),
+            ("2002:a9fe:a9fe::1", "2002:ffff:ffff::1", Inside),
+            ("2003::", "3ffe:ffff::", Internet),
+            ("2620:4f:8000::", "2620:4f:8000:ffff::", Internet),
+            ("3fff::", "3fff:fff:ffff::", Internet),
+            ("4000::", "5eff:ffff::", Inside),
+            ("5f00::", "5f00:ffff::", Inside),
+            ("5f01::", "fbff:ffff::", Inside),
+            ("fc00::", "fdff:ffff:ffff::", Inside),
+            ("fd00:ec2::254", "fd00:ec2::254", Inside),
+            ("fe00::", "fe7f:ffff::", Inside),
+            ("fe80::", "febf:ffff::", Inside),
+            ("fec0::", "feff:ffff::", Inside),
+            ("ff00::", "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff", Nobody),
+            ("2a00::5efe:8.8.8.8", "2a00::200:5efe:203.0.113.9", Internet),
+            ("2a00::5efe:10.0.0.1", "2a00::200:5efe:192.168.1.1", Inside),
+            ("2a00::100:5efe:10.0.0.1", "2a00::1:5efe:192.168.1.1", Internet),
+        ];
+        for (first, last, expected) in lines {
+            for at in [first, last] {
+                assert_eq!(reach(ip(at), &[]), expected, "{at}");
+            }
+        }
+    }
+
+    /// RFC 6052 section 2.4 has these.
+    #[test]
+    fn a_discovered_nat64_takes_us_where_its_embedded_address_is() {
+        let nat64 = |text: &str, length| [(text.parse().unwrap(), length)];
+        for (prefix, length, outside, inside) in [
+            ("2001:db8::", 32, "2001:db8:c000:221::", "2001:db8:a00:1::"),
+            ("2001:db8:100::", 40, "2001:db8:1c0:2:21::", "2001:db8:10a:0:1::"),
+            ("2001:db8:122::", 48, "2001:db8:122:c000:2:2100::", "2001:db8:122:a00:0:100::"),
+            ("2001:db8:122:300::", 56, "2001:db8:122:3c0:0:221::", "2001:db8:122:30a:0:1::"),
+            ("2001:db8:122:344::", 64, "2001:db8:122:344:c0:2:2100::", "2001:db8:122:344:a:0:100::"),
+            ("2001:db8:122:344::", 96, "2001:db8:122:344::192.0.2.33", "2001:db8:122:344::10.0.0.1"),
+            ("fd00:64::", 96, "fd00:64::8.8.8.8", "fd00:64::169.254.169.254"),
+        ] {
+            let prefixes = nat64(prefix, length);
+            assert_eq!(reach(ip(outside), &prefixes), Internet, "{outside}");
+            assert_eq!(reach(ip(inside), &prefixes), Inside, "{inside}");
+        }
+        assert_eq!(reach(ip("2001:db8::1"), &nat64("2001:db8::", 33)), Inside, "no such prefix");
+    }
+
+    fn route(internal: &str, prefix: u8, external: &str) -> Route {
+        Route { internal: ip(internal), prefix, external: ip(external) }
+    }
+
+    fn interface(at: &str, prefix: u8) -> Interface {
+        Interface { index: 1, ip: ip(at), prefix, default_route: false, gateway: None }
+    }
+
+    #[test]
+    fn a_stranger_has_us_send_to_the_internet_and_to_nothing_of_ours() {
+        let routes = [route("192.168.2.5", 24, "198.51.100.1"), route("2001:db8::5", 64, "2001:db8::5")];
+        let interfaces =
+            [interface("192.168.2.5", 24), interface("9.9.9.9", 32), interface("203.0.113.130", 25)];
+        let announced = "0-[0,192.0.2.77,192.168.2.5,1,1,1,0]-0-x".parse().unwrap();
+        let ours = Ours { interfaces: &interfaces, routes: &routes, announced: Some(&announced), nat64: &[] };
+        for never in [
+            "192.168.2.9",
+            "192.168.2.5",
+            "198.51.100.1",
+            "192.0.2.77",
+            "2001:db8::5",
+            "2001:db8::99",
+            "9.9.9.9",
+            "203.0.113.129",
+            "10.0.0.1",
+            "127.0.0.1",
+            "::1",
+            "fe80::1",
+            "fd00:ec2::254",
+            "64:ff9b::a00:1",
+            "2002:a00:1::1",
+        ] {
+            assert!(!ours.may_send(ip(never), Trust::Stranger), "{never}");
+        }
+        for always in ["198.51.100.2", "203.0.113.1", "2001:db8:0:1::1", "8.8.8.8", "9.9.9.10"] {
+            assert!(ours.may_send(ip(always), Trust::Stranger), "{always}");
+            assert!(ours.may_send(ip(always), Trust::Known), "{always}");
+        }
+    }
+
+    #[test]
+    fn for_whom_we_know_only_what_is_no_host_is_refused() {
+        let routes = [route("192.168.2.5", 24, "198.51.100.1")];
+        let ours = Ours { interfaces: &[], routes: &routes, announced: None, nat64: &[] };
+        for never in
+            ["0.0.0.0", "255.255.255.255", "224.0.0.1", "ff02::1", "::", "127.0.0.1", "::ffff:8.8.8.8"]
+        {
+            assert!(!ours.may_send(ip(never), Trust::Known), "{never}");
+        }
+        for always in ["10.0.0.1", "192.168.2.9", "169.254.1.1", "fd00::1", "198.51.100.1", "240.0.0.1"] {
+            assert!(ours.may_send(ip(always), Trust::Known), "{always}");
+        }
+    }
+
+    #[test]
+    fn loopback_is_for_nodes_that_are_on_it_and_for_strangers_of_those_that_are_nowhere_else() {
+        let (loopback, lan) = (route("127.0.0.1", 8, "127.0.0.1"), route("192.168.2.5", 24, "198.51.100.1"));
+        let ours = |routes: &[Route], trust| {
+            Ours { interfaces: &[], routes, announced: None, nat64: &[] }.may_send(ip("127.0.0.1"), trust)
+        };
+        assert!(ours(&[loopback], Trust::Known) && ours(&[loopback], Trust::Stranger));
+        assert!(ours(&[loopback, lan], Trust::Known) && !ours(&[loopback, lan], Trust::Stranger));
+        assert!(!ours(&[lan], Trust::Known) && !ours(&[], Trust::Stranger));
+        assert!(!ours(&[], Trust::Known));
+    }
+}

@@ -1,0 +1,64 @@
+//! How many messages strangers and known peers have us send.
+
+use core::time::Duration;
+
+use super::named::Trust;
+use crate::identity::NodeId;
+use crate::limit::{Bucket, Buckets};
+use crate::signal::message::Body;
+use crate::time::Instant;
+
+/// Messages to one peer: so many at once, then one a second.
+const OF_ONE: (u32, Duration) = (16, Duration::from_secs(1));
+const STRANGERS_COUNTED: usize = 256;
+const KNOWN_COUNTED: usize = 8192;
+
+/// What a message is worth to a stranger, from the most on. Brokers cut off who publishes too much (our own beyond 100 a
+/// second), so that what strangers cause in all has a rate, and a flood of refusals leaves answers alone.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(in crate::node) enum Worth {
+    /// Without it the call fails.
+    Answer,
+    /// How it goes.
+    Report,
+    Refusal,
+}
+
+/// Of each worth: so many at once, then one each so often.
+const STRANGERS: [(u32, Duration); 3] =
+    [(64, Duration::from_millis(16)), (32, Duration::from_millis(100)), (32, Duration::from_millis(100))];
+
+impl Worth {
+    pub(in crate::node) fn of(body: &Body) -> Self {
+        match body {
+            Body::Updated(_) | Body::TurnResponse(_) => Worth::Answer,
+            Body::Dialling(_) | Body::Dialled { .. } => Worth::Report,
+            _ => Worth::Refusal,
+        }
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct Replies {
+    strangers: [Bucket; 3],
+    /// By trust.
+    of_one: [Buckets<NodeId>; 2],
+}
+
+impl Replies {
+    pub(super) fn new() -> Self {
+        let (burst, every) = OF_ONE;
+        Replies {
+            strangers: STRANGERS.map(|(burst, every)| Bucket::new(burst, every)),
+            of_one: [KNOWN_COUNTED, STRANGERS_COUNTED].map(|cap| Buckets::new(cap, burst, every)),
+        }
+    }
+
+    /// Whether one more may go out, which is counted.
+    pub(super) fn take(&mut self, now: Instant, to: NodeId, trust: Trust, worth: Worth) -> bool {
+        let of_one = &mut self.of_one[trust as usize];
+        of_one.allows(now, to)
+            && (trust == Trust::Known || self.strangers[worth as usize].take(now))
+            && of_one.take(now, to)
+    }
+}

@@ -1,0 +1,53 @@
+//! What a peer asks of us.
+
+use std::net::SocketAddr;
+
+use smallvec::SmallVec;
+
+use crate::address::PeerAddress;
+use crate::identity::NodeId;
+use crate::pipe::PipeMode;
+use crate::session::SessionId;
+use crate::signal::mappings::Mappings;
+
+/// A request to come to a peer.
+#[derive(Debug)]
+pub(in crate::node) struct Wish {
+    pub(in crate::node) peer: NodeId,
+    pub(in crate::node) session: SessionId,
+    pub(in crate::node) mode: PipeMode,
+    pub(in crate::node) address: PeerAddress,
+    /// Places of the brokers that reach the peer.
+    pub(in crate::node) via: SmallVec<[u8; 2]>,
+    pub(in crate::node) how: How,
+}
+
+/// By which way.
+#[derive(Debug)]
+pub(in crate::node) enum How {
+    Dial,
+    Punch(Box<Mappings>),
+    /// Come to its relay at this address, for a pipe that may move.
+    Relay {
+        relayed: SocketAddr,
+        moves: bool,
+    },
+}
+
+impl How {
+    pub(in crate::node) fn kind(&self) -> Kind {
+        match self {
+            How::Dial => Kind::Dial,
+            How::Punch(_) => Kind::Punch,
+            How::Relay { .. } => Kind::Relay,
+        }
+    }
+}
+
+/// The same without its data. Each has rates and places of its own, so that none can use up another's.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(in crate::node) enum Kind {
+    Dial,
+    Punch,
+    Relay,
+}

@@ -1,0 +1,139 @@
+//! A few small datagrams by which a stranger's relay shows that somebody is there, before it is sent whole packets.
+//!
+//! ```text
+//! KNOCK   1 | token 16     asked side -> requester, to the relayed address that the requester named
+//! ANSWER  2 | proof 16     back
+//! ```
+//! Neither is a QUIC packet, whose second bit is set. The token is random. The proof is a keyed hash of it under what the
+//! two ends alone can compute, so that neither a service that repeats what it gets nor anybody else can give it.
+
+use core::time::Duration;
+
+use crate::identity::{NodeId, SecretKey};
+use crate::noise;
+use crate::session::SessionId;
+use crate::time::Instant;
+
+/// Bytes of either.
+pub(super) const LENGTH: usize = 17;
+/// Most knocks for one request. With headers they are 135 bytes; the request had 200 at least.
+pub(super) const KNOCKS: u8 = 3;
+/// Kept for a relayed address of our own, if we have servers.
+const BY_SERVER: u8 = 1;
+/// From what the way to the broker takes to the first knock, which has to come behind the requester's permission.
+const FIRST: Duration = Duration::from_millis(60);
+/// Between two.
+const PAUSE: Duration = Duration::from_millis(300);
+/// To the only one by our own server, which has to be later than a permission there too.
+const LAST: Duration = Duration::from_millis(250);
+
+const KNOCK: u8 = 1;
+const ANSWER: u8 = 2;
+
+/// The key of one session's proofs.
+#[derive(Clone, Copy)]
+pub(super) struct KnockKey([u8; 32]);
+
+impl KnockKey {
+    pub(super) fn new(ours: &SecretKey, peer: &NodeId, session: SessionId) -> Self {
+        let secret = noise::shared_secret(ours, peer).unwrap_or_default();
+        KnockKey(noise::derive(&secret, &[b"p2pd knock", &session.0]))
+    }
+
+    /// The answer to a datagram, if that is a knock.
+    pub(super) fn answer(&self, datagram: &[u8]) -> Option<[u8; LENGTH]> {
+        let token = datagram.strip_prefix(&[KNOCK])?.try_into().ok()?;
+        Some(self.framed(&token))
+    }
+
+    fn framed(&self, token: &[u8; 16]) -> [u8; LENGTH] {
+        let mut answer = [ANSWER; LENGTH];
+        answer[1..].copy_from_slice(&noise::derive(&self.0, &[token])[..LENGTH - 1]);
+        answer
+    }
+}
+
+/// Asked side: nobody has answered yet.
+pub(super) struct Knock {
+    token: [u8; 16],
+    answer: [u8; LENGTH],
+    left: u8,
+    next: Option<Instant>,
+}
+
+impl Knock {
+    pub(super) fn new(key: &KnockKey, token: [u8; 16]) -> Self {
+        Knock { token, answer: key.framed(&token), left: KNOCKS, next: None }
+    }
+
+    /// The requester is being told where we come from: `delay` is our way to the broker. `last` is by our own server.
+    pub(super) fn begin(&mut self, now: Instant, delay: Duration, last: bool) {
+        self.next = Some(now + 2 * delay + if last { LAST } else { FIRST });
+    }
+
+    pub(super) fn poll_timeout(&self) -> Option<Instant> {
+        self.next.filter(|_| self.left > 0)
+    }
+
+    /// The datagram that is due. `spare`: one is to be left for our own server.
+    pub(super) fn due(&mut self, now: Instant, spare: bool) -> Option<[u8; LENGTH]> {
+        self.poll_timeout().filter(|at| *at <= now)?;
+        let left = self.left - 1;
+        self.next = (left > if spare { BY_SERVER } else { 0 }).then_some(now + PAUSE);
+        self.left = left;
+        let mut knock = [KNOCK; LENGTH];
+        knock[1..].copy_from_slice(&self.token);
+        Some(knock)
+    }
+
+    pub(super) fn is_answer(&self, datagram: &[u8]) -> bool {
+        datagram == self.answer
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(n: u8) -> SecretKey {
+        SecretKey::from_bytes([n; 32])
+    }
+
+    #[test]
+    fn only_the_other_end_of_this_session_answers() {
+        let session = |n: u8| SessionId([n; 16]);
+        let asked = KnockKey::new(&key(1), &key(2).node_id(), session(1));
+        let mut knock = Knock::new(&asked, [7; 16]);
+        knock.begin(Instant::ZERO, Duration::ZERO, false);
+        let datagram = knock.due(Instant::ZERO + FIRST, false).unwrap();
+        assert!(!knock.is_answer(&datagram), "a service that repeats everything");
+        let requester = KnockKey::new(&key(2), &key(1).node_id(), session(1));
+        assert!(knock.is_answer(&requester.answer(&datagram).unwrap()));
+        for other in [
+            KnockKey::new(&key(2), &key(1).node_id(), session(2)),
+            KnockKey::new(&key(3), &key(1).node_id(), session(1)),
+        ] {
+            assert!(!knock.is_answer(&other.answer(&datagram).unwrap()));
+        }
+        for bad in [&datagram[..16], &[0; LENGTH], &[ANSWER; LENGTH], &[]] {
+            assert_eq!(requester.answer(bad), None);
+        }
+    }
+
+    #[test]
+    fn three_in_all_one_of_them_for_our_server() {
+        let mut knock = Knock::new(&KnockKey([0; 32]), [7; 16]);
+        let at = Instant::ZERO + Duration::from_secs(1);
+        assert_eq!(knock.due(at, true), None, "not begun");
+        knock.begin(Instant::ZERO, Duration::ZERO, false);
+        assert_eq!(knock.due(Instant::ZERO, true), None);
+        assert!(knock.due(at, true).is_some());
+        assert_eq!(knock.due(at, true), None, "not at once");
+        assert!(knock.due(at + PAUSE, true).is_some());
+        assert_eq!(knock.poll_timeout(), None);
+        knock.begin(at, Duration::ZERO, true);
+        assert!(knock.due(at + LAST, false).is_some());
+        knock.begin(at, Duration::ZERO, false);
+        assert_eq!((knock.due(at + LAST, false), knock.poll_timeout()), (None, None));
+    }
+}

@@ -1,0 +1,224 @@
+//! Who is received from at once. Places are few enough for memory, and shared out by where peers come from; whoever keeps
+//! one and sends next to nothing gives it up to those that wait.
+
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use p2pd_core::NodeId;
+use p2pd_tokio::{Node, Pipe};
+use tokio::sync::Notify;
+use tokio::task::{Id, JoinSet};
+
+use super::{Event, Receiving};
+use crate::say::Say;
+use crate::talk::{Turns, place};
+
+/// Peers that are received from at once,
+const SEATS: usize = 64;
+/// those of them from one place,
+const SEATS_OF_ONE: usize = 8;
+/// and the pipes of one peer.
+const SEATS_OF_PEER: usize = 4;
+/// Bytes a second that keep a seat while others wait,
+const LEAST: u64 = 4096;
+/// counted over so long.
+const OVER: Duration = Duration::from_secs(30);
+/// A peer that has sent nothing for so long gives its seat up to whoever waits.
+const NOTHING: Duration = Duration::from_secs(10);
+
+/// How far a peer is.
+#[derive(Debug, Default)]
+pub(super) struct Moved {
+    bytes: AtomicU64,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// Where its file has come to.
+    at: u64,
+    /// Until when nothing can be expected to move.
+    compares: bool,
+}
+
+impl Moved {
+    pub(super) fn tell(&self, event: &Event<'_>) {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        match *event {
+            Event::Compares => state.compares = true,
+            Event::Begins { from, .. } => *state = State { at: from, compares: false },
+            Event::Moved { bytes, .. } => {
+                self.bytes.fetch_add(bytes.saturating_sub(state.at), Ordering::Relaxed);
+                state.at = bytes;
+            }
+            Event::Ended { .. } => state.compares = false,
+            Event::Greeted => {}
+        }
+    }
+
+    fn compares(&self) -> bool {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).compares
+    }
+}
+
+#[derive(Debug)]
+struct Seat {
+    task: Id,
+    peer: NodeId,
+    place: IpAddr,
+    moved: Arc<Moved>,
+    rate: Rate,
+    out: Arc<Notify>,
+}
+
+/// Bytes since the last two looks, at least [`OVER`] ago where there were so many.
+#[derive(Debug)]
+struct Rate {
+    marks: [(Instant, u64); 2],
+    /// When bytes were seen to move.
+    last: (Instant, u64),
+}
+
+impl Rate {
+    fn new(now: Instant) -> Self {
+        Rate { marks: [(now, 0); 2], last: (now, 0) }
+    }
+
+    /// Looks again: bytes a second, or `None` where it is too early to say.
+    fn look(&mut self, now: Instant, bytes: u64, compares: bool) -> Option<u64> {
+        if compares {
+            *self = Rate { marks: [(now, bytes); 2], last: (now, bytes) };
+            return None;
+        }
+        if bytes > self.last.1 {
+            self.last = (now, bytes);
+        } else if now.duration_since(self.last.0) >= NOTHING {
+            return Some(0);
+        }
+        let [old, new] = self.marks;
+        if now.duration_since(new.0) >= OVER {
+            self.marks = [new, (now, bytes)];
+        }
+        let over = now.duration_since(old.0);
+        (over >= OVER).then(|| (bytes - old.1) * 1000 / (over.as_millis() as u64).max(1))
+    }
+}
+
+/// All of them.
+#[derive(Debug)]
+pub(super) struct Seats {
+    receiving: Arc<Receiving>,
+    say: Say,
+    taken: Vec<Seat>,
+    waiting: Turns<Pipe>,
+    failed: usize,
+}
+
+impl Seats {
+    pub(super) fn new(receiving: Receiving, say: Say) -> Self {
+        let (taken, waiting) = (Vec::new(), Turns::default());
+        Seats { receiving: Arc::new(receiving), say, taken, waiting, failed: 0 }
+    }
+
+    /// Receives until the node ends; gives how many files did not arrive.
+    pub(super) async fn serve(mut self, node: &Node) -> usize {
+        let mut running = JoinSet::new();
+        let mut look = tokio::time::interval(Duration::from_secs(1));
+        loop {
+            while let Some(pipe) = self.next() {
+                self.seat(pipe, &mut running);
+            }
+            tokio::select! {
+                pipe = node.accept() => match pipe {
+                    Some(pipe) => self.waiting.push(pipe.remote_addr(), pipe),
+                    None => break,
+                },
+                Some(ended) = running.join_next_with_id(), if !running.is_empty() => {
+                    let (task, lost) = ended.unwrap_or_else(|why| (why.id(), 1));
+                    self.taken.retain(|seat| seat.task != task);
+                    self.failed += lost;
+                }
+                _ = look.tick() => self.make_room(),
+            }
+        }
+        self.failed
+    }
+
+    /// Who may begin.
+    fn next(&mut self) -> Option<Pipe> {
+        if self.taken.len() >= SEATS {
+            return None;
+        }
+        let taken = &self.taken;
+        self.waiting.next(
+            |of| taken.iter().filter(|seat| seat.place == of).count() < SEATS_OF_ONE,
+            |pipe| taken.iter().filter(|seat| seat.peer == pipe.peer()).count() < SEATS_OF_PEER,
+        )
+    }
+
+    fn seat(&mut self, pipe: Pipe, running: &mut JoinSet<usize>) {
+        self.say.opened("incoming", &pipe);
+        let (moved, out) = (Arc::new(Moved::default()), Arc::new(Notify::new()));
+        let (peer, place, rate) = (pipe.peer(), place(pipe.remote_addr().ip()), Rate::new(Instant::now()));
+        let (receiving, say, watched, leave) = (self.receiving.clone(), self.say, moved.clone(), out.clone());
+        let task = running.spawn(async move {
+            tokio::select! {
+                (_, lost) = receiving.one(pipe, &watched, say) => lost,
+                () = leave.notified() => {
+                    say.error(&format!("{peer} sent next to nothing, and made room for others"));
+                    1
+                }
+            }
+        });
+        self.taken.push(Seat { task: task.id(), peer, place, moved, rate, out });
+    }
+
+    /// Where somebody waits, the slowest of those that keep him waiting goes, if it is slow.
+    fn make_room(&mut self) {
+        let now = Instant::now();
+        let full = self.taken.len() >= SEATS;
+        let mut slowest: Option<(u64, usize)> = None;
+        for (at, seat) in self.taken.iter_mut().enumerate() {
+            let bytes = seat.moved.bytes.load(Ordering::Relaxed);
+            let Some(rate) = seat.rate.look(now, bytes, seat.moved.compares()).filter(|rate| *rate < LEAST)
+            else {
+                continue;
+            };
+            let waited_for = full || self.waiting.places().any(|place| place == seat.place);
+            if waited_for && slowest.is_none_or(|(least, _)| rate < least) {
+                slowest = Some((rate, at));
+            }
+        }
+        if let Some((_, at)) = slowest.filter(|_| !self.waiting.is_empty()) {
+            self.taken[at].out.notify_one();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_rate_is_told_once_it_is_known_and_hashing_is_no_rest() {
+        let begin = Instant::now();
+        let at = |seconds: u64| begin + Duration::from_secs(seconds);
+        let mut quick = Rate::new(begin);
+        let told: Vec<_> = (1..=100).map(|s| quick.look(at(s), s * 1_000_000, false)).collect();
+        assert!(told[..28].iter().all(Option::is_none));
+        assert!(told[30..].iter().all(|rate| *rate == Some(1_000_000)), "{told:?}");
+
+        let mut silent = Rate::new(begin);
+        let told: Vec<_> = (1..=12).map(|s| silent.look(at(s), 0, false)).collect();
+        assert_eq!((told[8], told[9]), (None, Some(0)), "{told:?}");
+
+        let mut trickles = Rate::new(begin);
+        let told: Vec<_> = (1..=60).map(|s| trickles.look(at(s), s * 100, false)).collect();
+        assert_eq!((told[20], told[30]), (None, Some(100)), "{told:?}");
+
+        let mut hashes = Rate::new(begin);
+        assert!((1..=100).all(|s| hashes.look(at(s), 0, s < 95).is_none()));
+    }
+}

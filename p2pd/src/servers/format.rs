@@ -1,0 +1,245 @@
+//! A list as it stands in its file: what each entry may say, and what it comes to.
+
+use std::path::Path;
+use std::time::Duration;
+
+use p2pd_core::text::shown;
+use p2pd_core::turn::Lifetimes;
+use p2pd_core::wire::Transport;
+use p2pd_core::{Broker, NtpServer, StunServer};
+use serde::Deserialize;
+
+use super::host::place;
+use super::secure::Keys;
+use super::{Servers, TurnCredential, TurnServer};
+
+/// What a list's text says; files that it names are sought in `folder`.
+///
+/// # Errors
+/// Names the line or the entry where it is wrong. Parts of the list are escaped, a line each.
+pub(super) fn parse(text: &str, folder: &Path) -> Result<Servers, String> {
+    let file: Format = toml::from_str(text).map_err(|e| {
+        // It repeats the line that is wrong.
+        let lines: Vec<String> = e.to_string().lines().map(|line| shown(line).to_string()).collect();
+        lines.join("\n")
+    })?;
+    Ok(Servers {
+        brokers: entries("mqtt", file.mqtt, |m| m.broker(folder))?,
+        stun: entries("stun", file.stun, |s| {
+            place(&s.host, s.port)?;
+            Ok(StunServer { host: s.host, port: s.port })
+        })?,
+        turn: entries("turn", file.turn, |t| t.server(folder))?,
+        ntp: entries("ntp", file.ntp, |n| {
+            place(&n.host, n.port)?;
+            Ok(NtpServer { host: n.host, port: n.port })
+        })?,
+    })
+}
+
+fn entries<T, U>(
+    table: &str,
+    given: Vec<T>,
+    entry: impl Fn(T) -> Result<U, String>,
+) -> Result<Vec<U>, String> {
+    let named =
+        |(n, given)| entry(given).map_err(|why| format!("the {} entry of [[{table}]]: {why}", ordinal(n)));
+    given.into_iter().enumerate().map(named).collect()
+}
+
+fn ordinal(n: usize) -> String {
+    match n {
+        0 => "first".into(),
+        1 => "second".into(),
+        2 => "third".into(),
+        n => format!("{}th", n + 1),
+    }
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Format {
+    #[serde(default)]
+    mqtt: Vec<Mqtt>,
+    #[serde(default)]
+    stun: Vec<Stun>,
+    #[serde(default)]
+    turn: Vec<Turn>,
+    #[serde(default)]
+    ntp: Vec<Ntp>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Turn {
+    /// In place of the next three.
+    url: Option<String>,
+    host: Option<Box<str>>,
+    port: Option<u16>,
+    transport: Option<Over>,
+    tls: Option<bool>,
+    server_name: Option<Box<str>>,
+    ca: Option<String>,
+    pin: Option<String>,
+    user: Option<Box<str>>,
+    password: Option<Box<str>>,
+    secret: Option<Box<str>>,
+    credential_command: Option<Vec<String>>,
+    /// Seconds; coturn's options with the same names.
+    permission_lifetime: Option<u32>,
+    channel_lifetime: Option<u32>,
+}
+
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Over {
+    Udp,
+    Tcp,
+}
+
+impl From<Over> for Transport {
+    fn from(over: Over) -> Self {
+        match over {
+            Over::Udp => Transport::Udp,
+            Over::Tcp => Transport::Tcp,
+        }
+    }
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Mqtt {
+    id: u16,
+    host: Box<str>,
+    port: Option<u16>,
+    tls: Option<bool>,
+    server_name: Option<Box<str>>,
+    ca: Option<String>,
+    pin: Option<String>,
+    websocket: Option<Box<str>>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Stun {
+    host: Box<str>,
+    #[serde(default = "stun_port")]
+    port: u16,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Ntp {
+    host: Box<str>,
+    #[serde(default = "ntp_port")]
+    port: u16,
+}
+
+fn ntp_port() -> u16 {
+    123
+}
+
+fn stun_port() -> u16 {
+    3478
+}
+
+fn turns_port() -> u16 {
+    5349
+}
+
+impl Mqtt {
+    fn broker(self, folder: &Path) -> Result<Broker, String> {
+        let Mqtt { id, host, port, tls, server_name, ca, pin, websocket } = self;
+        place(&host, port.unwrap_or(1))?;
+        let tls = Keys { tls, server_name, ca, pin }.tls(&host, folder)?;
+        let is_path = |path: &str| path.starts_with('/') && path.bytes().all(|b| b.is_ascii_graphic());
+        if websocket.as_deref().is_some_and(|path| !is_path(path)) {
+            return Err("`websocket` is a path, which begins with / and has no spaces".into());
+        }
+        let usual = match (&tls, &websocket) {
+            (None, None) => 1883,
+            (Some(_), None) => 8883,
+            (None, Some(_)) => 80,
+            (Some(_), Some(_)) => 443,
+        };
+        Ok(Broker { id, host, port: port.unwrap_or(usual), tls, websocket })
+    }
+}
+
+impl Turn {
+    fn server(self, folder: &Path) -> Result<TurnServer, String> {
+        let t = self;
+        let mut keys = Keys { tls: t.tls, server_name: t.server_name, ca: t.ca, pin: t.pin };
+        let usual = if t.tls == Some(true) { turns_port() } else { stun_port() };
+        let (host, port, transport) = match (t.url, t.host) {
+            (Some(_), Some(_)) => return Err("`url` or `host`, not both".into()),
+            (Some(_), None) if t.port.is_some() || t.transport.is_some() => {
+                return Err("`url` has port and transport in it".into());
+            }
+            (Some(_), None) if keys.tls.is_some() => {
+                return Err("whether `tls` is in the `url`: turns: or turn:".into());
+            }
+            (Some(url), None) => {
+                keys.tls = Some(url.starts_with("turns:"));
+                turn_url(&url).map_err(|why| format!("{}: {why}", shown(&url)))?
+            }
+            (None, Some(host)) => (host, t.port.unwrap_or(usual), t.transport.map(Transport::from)),
+            (None, None) => return Err("no `host`".into()),
+        };
+        place(&host, port)?;
+        let tls = keys.tls(&host, folder)?;
+        if tls.is_some() && transport == Some(Transport::Udp) {
+            return Err("TLS goes over TCP, not UDP".into());
+        }
+        let credential = match (t.user, t.password, t.secret, t.credential_command) {
+            (Some(user), Some(password), None, None) => TurnCredential::Password { user, password },
+            (None, None, Some(secret), None) => TurnCredential::Secret(secret),
+            (None, None, None, Some(command)) if !command.is_empty() => TurnCredential::Command(command),
+            (None, None, None, Some(_)) => return Err("an empty `credential_command`".into()),
+            (None, None, None, None) => return Err("no credentials".into()),
+            (Some(_), None, None, None) => return Err("a `user` without `password`".into()),
+            (None, Some(_), None, None) => return Err("a `password` without `user`".into()),
+            _ => return Err("one of `user` with `password`, `secret`, `credential_command`".into()),
+        };
+        let mut lifetimes = Lifetimes::default();
+        for (given, lifetime) in
+            [(t.permission_lifetime, &mut lifetimes.permission), (t.channel_lifetime, &mut lifetimes.channel)]
+        {
+            match given {
+                Some(0) => return Err("a lifetime of 0 seconds".into()),
+                Some(seconds) => *lifetime = Duration::from_secs(seconds.into()),
+                None => {}
+            }
+        }
+        Ok(TurnServer { host, port, transport, tls, credential, lifetimes })
+    }
+}
+
+/// `turn:host`, `turn:host:port`, either with `?transport=udp` or `?transport=tcp`; the same with `turns:` (RFC 7065).
+fn turn_url(url: &str) -> Result<(Box<str>, u16, Option<Transport>), &'static str> {
+    let (rest, usual) = match (url.strip_prefix("turn:"), url.strip_prefix("turns:")) {
+        (Some(rest), _) => (rest, stun_port()),
+        (None, Some(rest)) => (rest, turns_port()),
+        (None, None) => return Err("does not begin with turn: or turns:"),
+    };
+    let (place, transport) = match rest.split_once('?') {
+        None => (rest, None),
+        Some((place, "transport=udp")) => (place, Some(Transport::Udp)),
+        Some((place, "transport=tcp")) => (place, Some(Transport::Tcp)),
+        Some(_) => return Err("the only query is transport=udp or transport=tcp"),
+    };
+    let (host, port) = match place.strip_prefix('[').map(|rest| rest.split_once(']').ok_or("[ without ]")) {
+        Some(bracketed) => {
+            let (host, port) = bracketed?;
+            host.parse::<std::net::Ipv6Addr>().map_err(|_| "no IPv6 address in brackets")?;
+            (host, port)
+        }
+        None => place.find(':').map_or((place, ""), |at| place.split_at(at)),
+    };
+    let port = match port.strip_prefix(':') {
+        Some(port) => port.parse().map_err(|_| "no port")?,
+        None if port.is_empty() => usual,
+        None => return Err("something behind ]"),
+    };
+    Ok((host.into(), port, transport))
+}

@@ -1,0 +1,62 @@
+//! A list as a file's text.
+
+use std::fmt::Write;
+
+use p2pd_core::turn::Lifetimes;
+use p2pd_core::wire::Transport;
+use p2pd_core::{Broker, NtpServer, StunServer};
+
+use super::secure;
+use super::{Servers, TurnCredential, TurnServer};
+
+impl Servers {
+    /// The list as a file's text, which [`parse`](Self::parse) reads back.
+    pub fn to_text(&self) -> String {
+        let mut text = String::new();
+        for Broker { id, host, port, tls, websocket } in &self.brokers {
+            let _ = writeln!(text, "[[mqtt]]\nid = {id}\nhost = {}\nport = {port}", quoted(host));
+            if let Some(path) = websocket {
+                let _ = writeln!(text, "websocket = {}", quoted(path));
+            }
+            let _ = writeln!(text, "{}", secure::to_text(tls.as_ref()));
+        }
+        for StunServer { host, port } in &self.stun {
+            let _ = writeln!(text, "[[stun]]\nhost = {}\nport = {port}\n", quoted(host));
+        }
+        for TurnServer { host, port, transport, tls, credential, lifetimes } in &self.turn {
+            let _ = writeln!(text, "[[turn]]\nhost = {}\nport = {port}", quoted(host));
+            text.push_str(&secure::to_text(tls.as_ref()));
+            if let Some(over) = transport {
+                let over = if *over == Transport::Udp { "udp" } else { "tcp" };
+                let _ = writeln!(text, "transport = \"{over}\"");
+            }
+            let usual = Lifetimes::default();
+            for (name, is, usual) in [
+                ("permission_lifetime", lifetimes.permission, usual.permission),
+                ("channel_lifetime", lifetimes.channel, usual.channel),
+            ] {
+                if is != usual {
+                    let _ = writeln!(text, "{name} = {}", is.as_secs());
+                }
+            }
+            let _ = match credential {
+                TurnCredential::Password { user, password } => {
+                    writeln!(text, "user = {}\npassword = {}\n", quoted(user), quoted(password))
+                }
+                TurnCredential::Secret(secret) => writeln!(text, "secret = {}\n", quoted(secret)),
+                TurnCredential::Command(command) => {
+                    let command = toml::Value::from(command.clone());
+                    writeln!(text, "credential_command = {command}\n")
+                }
+            };
+        }
+        for NtpServer { host, port } in &self.ntp {
+            let _ = writeln!(text, "[[ntp]]\nhost = {}\nport = {port}\n", quoted(host));
+        }
+        text
+    }
+}
+
+pub(super) fn quoted(text: &str) -> String {
+    toml::Value::from(text).to_string()
+}

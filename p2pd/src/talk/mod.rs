@@ -1,0 +1,216 @@
+//! `p2pd listen` and `p2pd connect`: a pipe between standard input and output, as netcat has it.
+
+mod gather;
+mod stdio;
+mod waiting;
+
+use std::cell::Cell;
+use std::io;
+use std::pin::pin;
+use std::time::Duration;
+
+use p2pd_tokio::{Node, Pipe};
+use serde_json::json;
+use tokio::io::{AsyncWrite, AsyncWriteExt, ReadHalf};
+use tokio::time::{Instant, sleep_until, timeout};
+
+use crate::say::Say;
+pub(crate) use gather::Gather;
+use stdio::{CHUNK, Input, Output};
+use waiting::Waiting;
+pub(crate) use waiting::{Turns, place};
+
+/// How errors of the connection are named.
+pub(crate) const PIPE: &str = "the pipe broke";
+/// How long the end of what was sent is waited for, once it is all the same to us.
+const FAREWELL: Duration = Duration::from_secs(5);
+/// How long a caller may say nothing at all while others wait.
+const MUTE: Duration = Duration::from_secs(10);
+
+/// Standard input and output, which callers have one after another.
+#[derive(Debug)]
+pub(crate) struct Stdio {
+    input: Input,
+    output: Output,
+}
+
+impl Stdio {
+    pub(crate) fn open() -> io::Result<Self> {
+        Ok(Stdio { input: Input::default(), output: Output::start()? })
+    }
+}
+
+/// Which end of a conversation we are.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Side {
+    /// At a terminal, where nobody may ever end the input, the peer's end is the end.
+    Listener,
+    /// Whoever calls has something to say, and says when that is all.
+    Caller,
+}
+
+/// What has passed on a pipe, in either direction.
+#[derive(Debug)]
+struct Activity {
+    last: Cell<Instant>,
+    any: Cell<bool>,
+}
+
+impl Activity {
+    fn new() -> Self {
+        Activity { last: Cell::new(Instant::now()), any: Cell::new(false) }
+    }
+
+    fn now(&self) {
+        self.last.set(Instant::now());
+        self.any.set(true);
+    }
+
+    /// When it has been silent for too long.
+    fn until(&self, idle: Duration) -> Instant {
+        self.last.get() + if self.any.get() { idle } else { idle.min(MUTE) }
+    }
+}
+
+/// One pipe to its end.
+///
+/// # Errors
+/// Says which side broke.
+pub(crate) async fn caller(pipe: Pipe, say: Say) -> io::Result<()> {
+    let mut stdio = Stdio::open().map_err(|why| named("standard output", &why))?;
+    talk(pipe, &mut stdio, Side::Caller, &Activity::new(), say).await
+}
+
+/// Serves callers one after another. While others wait, one that is silent for `idle` makes room.
+pub(crate) async fn listener(node: &Node, idle: Duration, say: Say) -> io::Result<()> {
+    let mut stdio = Stdio::open().map_err(|why| named("standard output", &why))?;
+    let mut waiting = Waiting::default();
+    loop {
+        let pipe = match waiting.next() {
+            Some(pipe) => pipe,
+            None => match node.accept().await {
+                Some(pipe) => pipe,
+                None => return Ok(()),
+            },
+        };
+        // Whoever comes from now on is told that it waits.
+        node.set_busy(true);
+        say.opened("incoming", &pipe);
+        let peer = pipe.peer();
+        let (activity, mut told) = (Activity::new(), false);
+        let mut talking = Box::pin(talk(pipe, &mut stdio, Side::Listener, &activity, say));
+        let ended = loop {
+            let until = activity.until(idle);
+            tokio::select! {
+                ended = &mut talking => break ended,
+                () = sleep_until(until), if !waiting.is_empty() => {
+                    if activity.until(idle) <= Instant::now() {
+                        let silent = activity.last.get().elapsed().as_secs();
+                        say.line(
+                            || json!({"event": "idle", "peer": peer.to_string(), "seconds": silent}),
+                            || format!("{peer} was silent for {silent} s, and makes room for the next caller"),
+                        );
+                        break Ok(());
+                    }
+                }
+                pipe = node.accept() => match pipe {
+                    Some(pipe) => {
+                        if !std::mem::replace(&mut told, true) {
+                            let (peer, at) = (pipe.peer(), pipe.remote_addr());
+                            say.line(
+                                || json!({"event": "waiting", "peer": peer.to_string(), "remote": at.to_string()}),
+                                || format!("waiting: {peer} at {at}"),
+                            );
+                        }
+                        waiting.push(pipe);
+                    }
+                    None => break talking.await,
+                },
+            }
+        };
+        if let Err(why) = ended {
+            say.error(&why.to_string());
+        }
+        if waiting.is_empty() {
+            node.set_busy(false);
+        }
+    }
+}
+
+/// Both directions to their ends.
+async fn talk(pipe: Pipe, stdio: &mut Stdio, side: Side, activity: &Activity, say: Say) -> io::Result<()> {
+    let (from, mut to) = tokio::io::split(pipe);
+    let Stdio { input, output } = stdio;
+    {
+        let ended = Cell::new(input.has_ended());
+        let mut received = pin!(receive(from, output, activity));
+        let mut sent = pin!(async {
+            let sent = send(input, &mut to, activity).await;
+            ended.set(true);
+            sent
+        });
+        let sent_all = tokio::select! {
+            // What cannot be sent is told once nothing more comes.
+            sent = &mut sent => Some(sent),
+            received = &mut received => {
+                received?;
+                None
+            }
+        };
+        match sent_all {
+            Some(sent) => return received.await.and(sent),
+            None if !Input::is_terminal() || ended.get() => return sent.await,
+            None if side == Side::Caller => {
+                say.line(
+                    || json!({"event": "peer_ended"}),
+                    || "the peer sends no more; Ctrl-D ends what you send".into(),
+                );
+                return sent.await;
+            }
+            None => {}
+        }
+    }
+    // What is being typed is for the next caller.
+    match timeout(FAREWELL, to.shutdown()).await {
+        Ok(ended) => ended.map_err(|why| named(PIPE, &why)),
+        Err(_) => Ok(()),
+    }
+}
+
+/// Standard input to its end, which is passed on.
+async fn send(input: &mut Input, to: &mut (impl AsyncWrite + Unpin), activity: &Activity) -> io::Result<()> {
+    while let Some(chunk) = input.next().await.map_err(|why| named("standard input", &why))? {
+        let mut next = Some(chunk);
+        while let Some(chunk) = next {
+            to.write_all(chunk.bytes()).await.map_err(|why| named(PIPE, &why))?;
+            activity.now();
+            input.done(chunk);
+            next = input.waiting();
+        }
+        to.flush().await.map_err(|why| named(PIPE, &why))?;
+    }
+    to.shutdown().await.map_err(|why| named(PIPE, &why))
+}
+
+/// What the peer sends, to its end.
+async fn receive(from: ReadHalf<Pipe>, output: &mut Output, activity: &Activity) -> io::Result<()> {
+    let mut from = Gather::new(from);
+    let ended = loop {
+        let mut buffer = output.buffer();
+        match from.read(&mut buffer[..CHUNK]).await {
+            Ok(0) => break Ok(()),
+            Ok(n) => {
+                activity.now();
+                output.write(buffer, n).await.map_err(|why| named("standard output", &why))?;
+            }
+            Err(why) => break Err(named(PIPE, &why)),
+        }
+    };
+    output.flush().await.map_err(|why| named("standard output", &why))?;
+    ended
+}
+
+/// An error that says whose it is.
+pub(crate) fn named(side: &str, why: &io::Error) -> io::Error {
+    io::Error::new(why.kind(), format!("{side}: {why}"))
+}

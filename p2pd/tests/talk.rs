@@ -1,0 +1,256 @@
+//! `p2pd listen` and `p2pd connect` as people type them: at terminals, which `script` makes, and at pipes.
+#![cfg(unix)]
+
+use std::io::{Read, Write};
+use std::process::{Child, ChildStdin, Command, Stdio};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+const LOCAL: &str = "--no-servers --bind 127.0.0.1";
+
+/// A command of a shell, which ends however the test ends.
+struct Running {
+    child: Child,
+    input: Option<ChildStdin>,
+    said: Arc<Mutex<String>>,
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Running {
+    fn start(mut command: Command) -> Self {
+        command.env(p2pd::servers::FORBID_PUBLIC, "1").stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
+        let said = Arc::new(Mutex::new(String::new()));
+        let streams: [Box<dyn Read + Send>; 2] =
+            [Box::new(child.stdout.take().unwrap()), Box::new(child.stderr.take().unwrap())];
+        for mut stream in streams {
+            let said = said.clone();
+            std::thread::spawn(move || {
+                let mut buffer = [0; 4096];
+                while let Ok(n @ 1..) = stream.read(&mut buffer) {
+                    said.lock().unwrap().push_str(&String::from_utf8_lossy(&buffer[..n]));
+                }
+            });
+        }
+        Running { input: child.stdin.take(), child, said }
+    }
+
+    /// At a terminal, which shows what is typed too.
+    fn terminal(args: &str) -> Self {
+        let mut command = Command::new("script");
+        let line = format!("exec {} {args} {LOCAL}", env!("CARGO_BIN_EXE_p2pd"));
+        command.args(["--quiet", "--return", "--echo", "never", "--command", &line, "/dev/null"]);
+        Self::start(command)
+    }
+
+    /// At pipes.
+    fn piped(args: &str) -> Self {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_p2pd"));
+        command.args(args.split_whitespace()).args(LOCAL.split_whitespace());
+        Self::start(command)
+    }
+
+    fn write(&mut self, text: &str) -> &mut Self {
+        self.input.as_mut().unwrap().write_all(text.as_bytes()).unwrap();
+        self
+    }
+
+    /// Ends its standard input.
+    fn end(&mut self) -> &mut Self {
+        self.input = None;
+        self
+    }
+
+    fn said(&self) -> String {
+        self.said.lock().unwrap().clone()
+    }
+
+    /// Waits until it has said this.
+    fn says(&mut self, what: &str) -> &mut Self {
+        let begin = Instant::now();
+        while !self.said().contains(what) {
+            assert!(begin.elapsed() < Duration::from_secs(30), "not {what:?}: {}", self.said());
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        self
+    }
+
+    /// Its exit code.
+    fn ends(&mut self) -> Option<i32> {
+        let begin = Instant::now();
+        loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return status.code();
+            }
+            assert!(begin.elapsed() < Duration::from_secs(30), "goes on: {}", self.said());
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// A listener's address.
+    fn address(&mut self) -> String {
+        self.says("ready: ").says("\n");
+        let said = self.said();
+        let rest = said.split_once("ready: ").unwrap().1;
+        let begin = Instant::now();
+        while !self.said().split_once("ready: ").unwrap().1.contains(['\r', '\n']) {
+            assert!(begin.elapsed() < Duration::from_secs(30), "{rest}");
+        }
+        self.said().split_once("ready: ").unwrap().1.split(['\r', '\n']).next().unwrap().trim().to_owned()
+    }
+}
+
+fn connect(address: &str) -> String {
+    format!("connect {address}")
+}
+
+fn at_terminal(address: &str) -> String {
+    format!("connect '{address}'")
+}
+
+#[test]
+fn the_first_example_of_the_readme() {
+    let mut listener = Running::terminal("listen");
+    let address = listener.address();
+    // What is typed before anybody comes is for the first who does.
+    for word in ["hello", "hello again"] {
+        let mut caller = Running::piped(&connect(&address));
+        caller.write(&format!("{word}\n")).end();
+        assert_eq!(caller.ends(), Some(0), "{}", caller.said());
+        assert!(!caller.said().contains("cut off"), "{}", caller.said());
+        listener.says(word);
+    }
+    // Ctrl-C, as a terminal has it.
+    listener.write("\x03");
+    assert_eq!(listener.ends(), Some(0), "{}", listener.said());
+    assert!(!listener.said().contains("p2pd: "), "{}", listener.said());
+}
+
+#[test]
+fn lines_that_are_typed_go_to_whoever_is_there_and_none_is_swallowed() {
+    let mut listener = Running::terminal("listen");
+    let address = listener.address();
+    let mut first = Running::piped(&connect(&address));
+    listener.says("incoming: ").write("one\n");
+    first.says("one\n").end();
+    assert_eq!(first.ends(), Some(0), "{}", first.said());
+    // Nobody is there; the next one gets it.
+    listener.write("two\n");
+    let mut second = Running::piped(&connect(&address));
+    second.says("two\n");
+    assert!(!second.said().contains("one\n"));
+    listener.write("three\n");
+    second.says("three\n").end();
+    assert_eq!(second.ends(), Some(0), "{}", second.said());
+}
+
+#[test]
+fn two_terminals_talk_until_the_caller_ends() {
+    let mut listener = Running::terminal("listen");
+    let address = listener.address();
+    let mut caller = Running::terminal(&at_terminal(&address));
+    caller.says("connected: ").write("from the caller\n");
+    listener.says("from the caller").write("from the listener\n");
+    caller.says("from the listener").write("\x04");
+    assert_eq!(caller.ends(), Some(0), "{}", caller.said());
+    assert!(!listener.said().contains("p2pd: "), "{}", listener.said());
+}
+
+#[test]
+fn a_listener_that_sends_nothing_lets_one_type() {
+    let mut listener = Running::piped("listen");
+    let address = listener.end().address();
+    let mut caller = Running::terminal(&at_terminal(&address));
+    caller.says("the peer sends no more").write("typed late\n");
+    listener.says("typed late\n");
+    caller.write("\x04");
+    assert_eq!(caller.ends(), Some(0), "{}", caller.said());
+    // Each direction ends by itself at pipes too.
+    let mut caller = Running::piped(&connect(&address));
+    caller.says("connected: ").write("and later").end();
+    assert_eq!(caller.ends(), Some(0), "{}", caller.said());
+    listener.says("and later");
+}
+
+#[test]
+fn a_second_caller_is_told_that_it_waits_and_is_served_next() {
+    let mut listener = Running::piped("listen");
+    let address = listener.address();
+    let mut first = Running::piped(&connect(&address));
+    first.says("connected: ").write("first\n");
+    listener.says("first\n").write("to the first\n");
+    first.says("to the first\n");
+    let mut second = Running::piped(&connect(&address));
+    second.says("the peer is busy with another caller; waiting").write("second\n").end();
+    listener.says("waiting: ");
+    assert!(!listener.said().contains("second\n"));
+    first.end();
+    // At pipes both have to end.
+    listener.end().says("second\n");
+    assert_eq!((first.ends(), second.ends()), (Some(0), Some(0)), "{} {}", first.said(), second.said());
+    let mut third = Running::piped(&connect(&address));
+    third.write("third\n").end();
+    assert_eq!(third.ends(), Some(0), "{}", third.said());
+    assert!(!third.said().contains("busy"), "{}", third.said());
+    listener.says("third\n");
+}
+
+#[test]
+fn a_silent_caller_makes_room_for_the_next_one() {
+    // One that said something has longer.
+    let mut listener = Running::piped("listen --idle 3");
+    let address = listener.end().address();
+    let mut idle = Running::piped(&connect(&address));
+    idle.says("connected: ");
+    let begin = Instant::now();
+    let mut next = Running::piped(&connect(&address));
+    next.write("next\n").end();
+    listener.says("makes room").says("next\n");
+    assert_eq!(next.ends(), Some(0), "{}", next.said());
+    let took = begin.elapsed();
+    assert!((2..15).contains(&took.as_secs()), "{took:?}");
+    // With nobody waiting nobody is hurried.
+    let mut alone = Running::piped(&connect(&address));
+    alone.says("connected: ");
+    std::thread::sleep(Duration::from_secs(5));
+    alone.write("alone\n").end();
+    assert_eq!(alone.ends(), Some(0), "{}", alone.said());
+    listener.says("alone\n");
+}
+
+#[test]
+fn much_goes_through_as_it_is() {
+    let dir = tempfile::tempdir().unwrap();
+    let (sent, came) = (dir.path().join("sent"), dir.path().join("came"));
+    let block: Vec<u8> = (0..1_000_003_u32).map(|n| (n.wrapping_mul(0x9e37_79b9) >> 24) as u8).collect();
+    std::fs::write(&sent, block.repeat(20)).unwrap();
+    let mut listener = Command::new(env!("CARGO_BIN_EXE_p2pd"));
+    listener.arg("listen").args(LOCAL.split_whitespace()).env(p2pd::servers::FORBID_PUBLIC, "1");
+    listener.stdin(Stdio::null()).stdout(std::fs::File::create(&came).unwrap()).stderr(Stdio::piped());
+    let mut child = listener.spawn().unwrap();
+    let stderr = child.stderr.take().unwrap();
+    let mut listener = Running { child, input: None, said: Arc::default() };
+    let mut lines = std::io::BufRead::lines(std::io::BufReader::new(stderr));
+    let address = lines.find_map(|line| line.unwrap().strip_prefix("ready: ").map(str::to_owned)).unwrap();
+    let caller = Command::new(env!("CARGO_BIN_EXE_p2pd"))
+        .args(["connect", &address])
+        .args(LOCAL.split_whitespace())
+        .env(p2pd::servers::FORBID_PUBLIC, "1")
+        .stdin(std::fs::File::open(&sent).unwrap())
+        .output()
+        .unwrap();
+    assert_eq!(caller.status.code(), Some(0), "{}", String::from_utf8_lossy(&caller.stderr));
+    let (begin, len) = (Instant::now(), std::fs::metadata(&sent).unwrap().len());
+    while std::fs::metadata(&came).unwrap().len() < len {
+        assert!(begin.elapsed() < Duration::from_secs(60));
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    assert!(std::fs::read(&sent).unwrap() == std::fs::read(&came).unwrap());
+    let _ = listener.child.kill();
+}

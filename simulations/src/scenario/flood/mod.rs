@@ -1,0 +1,162 @@
+//! Strangers who know a node's address and flood it while honest calls run: what they do, as data.
+//!
+//! Each part of a flood is a host on the internet with keys of its own. None of them is named by anybody, so that
+//! whatever they do, a call between two who have named each other must do as well as in a calm world, and nobody else may
+//! pay for what they ask.
+
+mod draw;
+mod letters;
+mod stranger;
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use crate::engine::{Nanos, SECOND};
+
+pub(super) use draw::draw;
+pub use letters::Asked;
+pub use stranger::{Aim, Stranger};
+
+/// A third party that refuses what is not sent to [`OPEN`], and says nothing there.
+pub const BYSTANDER: IpAddr = IpAddr::V4(Ipv4Addr::new(45, 30, 0, 1));
+/// A third party's address at which there is nobody.
+pub const NOBODY: IpAddr = IpAddr::V4(Ipv4Addr::new(45, 30, 0, 2));
+/// The bystander's open ports.
+pub const OPEN: [u16; 2] = [80, 11_211];
+/// The port at which strangers have others dial inside addresses: none of the node's own.
+pub const INSIDE_PORT: u16 = 22;
+/// A flood goes on for so long at most after it began.
+pub const FLOOD_FOR: Nanos = 40 * SECOND;
+/// What a stranger's request may cost a third party: SYNs, datagrams, and bytes for each of its own.
+pub const MOST_SYNS: u64 = 4;
+/// See [`MOST_SYNS`].
+pub const MOST_DATAGRAMS: u64 = 3;
+/// See [`MOST_SYNS`].
+pub const MOST_BYTES: u64 = 3;
+
+/// The first address of the hosts that do a flood's parts.
+pub const fn stranger_ip(part: usize, n: u8) -> IpAddr {
+    IpAddr::V4(Ipv4Addr::new(45, 20, part as u8, n + 1))
+}
+
+/// How the two who call know each other.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Named {
+    /// Each is in the other's list, and nobody else is.
+    Listed,
+    /// Their users are asked, and have said yes to the other.
+    Approved,
+    /// Anybody may call, and their users have said yes to the other.
+    Remembered,
+    /// Anybody may call: the caller is a stranger like any other.
+    Nobody,
+}
+
+/// A flood.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Flood {
+    /// Whether it is at the listener and at the caller.
+    pub victims: [bool; 2],
+    /// How those two know each other.
+    pub named: Named,
+    /// How long it runs before each call.
+    pub warm: Nanos,
+    /// What is done, all at once.
+    pub parts: Vec<Part>,
+}
+
+/// What one host of strangers does.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Part {
+    /// From how many addresses.
+    pub addresses: u8,
+    /// With how many keys.
+    pub keys: u16,
+    /// Once in so long.
+    pub every: Nanos,
+    /// So often at most, in each flood.
+    pub acts: u32,
+    /// What.
+    pub act: Act,
+}
+
+/// What is done.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Act {
+    /// TCP connections on which this is said; closed after so long, if ever.
+    Stream(Greeting, Option<Nanos>),
+    /// Sealed messages over every broker, these in turn, dated so many seconds ahead.
+    Letter(Vec<Plea>, i64),
+    /// Datagrams at UDP ports and relayed addresses.
+    Datagram,
+}
+
+/// How far a hello goes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Greeting {
+    /// Nothing is said.
+    Silent,
+    /// Random bytes.
+    Garbage,
+    /// So many bytes of a first frame.
+    Cut(u8),
+    /// A first frame, and then nothing.
+    First,
+    /// Always the same first frame.
+    Again,
+    /// As far as a pipe, which is held.
+    Pipe,
+}
+
+/// What a message asks for or says.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Plea {
+    /// DIRECT with an address of this kind.
+    Dial(Whose),
+    /// INITIAL_MAPPINGS.
+    Punch(Whose),
+    /// TURN_REQUEST.
+    Relay(Whose),
+    /// ECHO.
+    Echo,
+    /// CLOCK about nothing.
+    Clock,
+    /// DIALLED in no session.
+    Dialled,
+    /// REFUSED in no session.
+    Refused,
+    /// No message at all.
+    Noise,
+}
+
+/// Whose address a message names.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Whose {
+    /// The stranger's own, which answers and then says nothing.
+    Own,
+    /// A third party's.
+    Third,
+    /// One that only the node can reach, or itself.
+    Inside,
+}
+
+impl Flood {
+    /// In words.
+    pub fn what(&self) -> String {
+        let victims = ["listener", "caller"].iter().zip(self.victims).filter(|(_, is)| *is);
+        let victims: Vec<&str> = victims.map(|(who, _)| *who).collect();
+        let parts: Vec<String> = self.parts.iter().map(Part::what).collect();
+        format!(", {:?}, strangers at {}: {}", self.named, victims.join(" and "), parts.join(" + "))
+    }
+}
+
+impl Part {
+    fn what(&self) -> String {
+        let rate = SECOND / self.every.max(1);
+        let act = match &self.act {
+            Act::Stream(greeting, _) => format!("{greeting:?}"),
+            Act::Letter(pleas, ahead) => format!("{pleas:?} {ahead} s ahead"),
+            Act::Datagram => "datagrams".into(),
+        };
+        format!("{act} {rate}/s of {} keys from {} addresses", self.keys, self.addresses)
+    }
+}
