@@ -21,7 +21,7 @@ use tokio::task::JoinHandle;
 use crate::commands::usage;
 use crate::options::Map;
 use crate::say::Say;
-use crate::server::terminated;
+use crate::server::interrupted;
 
 /// What a STUN server may take to answer, one after another.
 const STUN_WITHIN: Duration = Duration::from_millis(1000);
@@ -79,12 +79,7 @@ async fn hold(
     let seen = seen(runner.local, None, stun);
     tokio::pin!(seen);
     let mut waits = !stun.is_empty();
-    let interrupted = async {
-        tokio::select! {
-            Ok(()) = tokio::signal::ctrl_c() => {}
-            () = terminated() => {}
-        }
-    };
+    let interrupted = interrupted();
     tokio::pin!(interrupted);
     let (mut closing, mut failed) = (false, None);
     loop {

@@ -17,6 +17,7 @@ use serde_json::json;
 use crate::clock::{self, Told};
 use crate::demo::Row;
 use crate::interfaces::Listed;
+use crate::invitation::Invitation;
 use crate::print::{self, tell, tell_program};
 use crate::server::Running;
 
@@ -24,6 +25,8 @@ use crate::server::Running;
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Say {
     json: bool,
+    /// Only what went wrong.
+    quiet: bool,
     /// At a terminal: turns while something is waited for. Lives as long as the program.
     spinner: Option<&'static ProgressBar>,
     /// At a terminal: what is drawn at its bottom. Lines go above it.
@@ -72,11 +75,11 @@ fn why(state: PortState) -> String {
 }
 
 impl Say {
-    pub(crate) fn new(json: bool) -> Self {
-        let terminal = !json && std::io::stderr().is_terminal();
+    pub(crate) fn new(json: bool, quiet: bool) -> Self {
+        let terminal = !json && !quiet && std::io::stderr().is_terminal();
         let spinner = || ProgressBar::hidden().with_style(ProgressStyle::default_spinner());
         let spinner = terminal.then(|| &*Box::leak(Box::new(spinner())));
-        Say { json, spinner, bars: terminal.then(|| &*Box::leak(Box::new(MultiProgress::new()))) }
+        Say { json, quiet, spinner, bars: terminal.then(|| &*Box::leak(Box::new(MultiProgress::new()))) }
     }
 
     /// Something is waited for, until the next [`still`](Self::still).
@@ -111,12 +114,16 @@ impl Say {
         }
     }
 
-    pub(crate) fn ready(self, address: &PeerAddress, id: NodeId) {
+    /// Where we are reached, and how peers are told.
+    pub(crate) fn ready(self, address: &PeerAddress, id: NodeId, invitation: Option<&Invitation>) {
         self.still();
         self.line(
             || json!({"event": "ready", "address": address.to_string(), "node_id": id.to_string()}),
             || format!("ready: {address}"),
         );
+        if let Some(invitation) = invitation.filter(|_| !self.json && !self.quiet) {
+            self.above(|| invitation.tell(address));
+        }
     }
 
     pub(crate) fn registered(self, name: Name, brokers: u8) {
@@ -149,7 +156,7 @@ impl Say {
         let event =
             || json!({"event": "api", "api": at.to_string(), "unix": unix, "token_file": file, "page": page});
         self.line(event, text);
-        if !self.json {
+        if !self.json && !self.quiet {
             self.above(|| tell(&format!("page: {page}")));
         }
     }
@@ -169,6 +176,14 @@ impl Say {
         let texts = reports.iter().map(nat_text);
         let none = reports.is_empty().then(|| "no interface, or no STUN server in the list".into());
         texts.chain(none).all(|text| self.print(&text))
+    }
+
+    /// A broker that was lost is usable.
+    pub(crate) fn broker_again(self, id: u16) {
+        self.line(
+            || json!({"event": "broker", "id": id, "state": "ready"}),
+            || format!("broker {id}: connected again"),
+        );
     }
 
     /// Progress of a connect, and what else a person wants to know.
@@ -249,7 +264,7 @@ impl Say {
             ConnectError::Failed(reason, report) => (reason.to_string(), report.strategies.as_slice()),
             other => (other.to_string(), &[][..]),
         };
-        self.line(
+        self.wrong(
             || json!({"event": "failed", "reason": reason, "strategies": tried(entries)}),
             || format!("failed: {reason}{}", details(entries)),
         );
@@ -338,7 +353,7 @@ impl Say {
     /// Anything else that went wrong.
     pub(crate) fn error(self, why: &str) {
         self.still();
-        self.line(|| json!({"event": "error", "reason": why}), || format!("p2pd: {why}"));
+        self.wrong(|| json!({"event": "error", "reason": why}), || format!("p2pd: {why}"));
     }
 
     pub(crate) fn warning(self, what: &str) {
@@ -422,6 +437,13 @@ impl Say {
 
     /// One thing, in both forms.
     pub(crate) fn line(self, json: impl FnOnce() -> serde_json::Value, text: impl FnOnce() -> String) {
+        if !self.quiet {
+            self.wrong(json, text);
+        }
+    }
+
+    /// The same of what went wrong, which is said in any case.
+    pub(crate) fn wrong(self, json: impl FnOnce() -> serde_json::Value, text: impl FnOnce() -> String) {
         if self.json {
             tell_program(&json());
         } else {

@@ -99,7 +99,7 @@ fn second(wanted: &Wanted, serving: &Serving) -> Option<SocketAddr> {
     wanted.second_ip.map(|ip| (ip, serving.stun().port()).into())
 }
 
-/// Waits for the user to end the program.
+/// Waits for the user, or the system, to end the program.
 pub(crate) async fn interrupted() {
     tokio::select! {
         // An error means that there is no such signal here: then only being killed ends it.
@@ -109,7 +109,7 @@ pub(crate) async fn interrupted() {
 }
 
 #[cfg(unix)]
-pub(crate) async fn terminated() {
+async fn terminated() {
     use tokio::signal::unix::{SignalKind, signal};
     match signal(SignalKind::terminate()) {
         Ok(mut signal) => drop(signal.recv().await),
@@ -118,6 +118,6 @@ pub(crate) async fn terminated() {
 }
 
 #[cfg(not(unix))]
-pub(crate) async fn terminated() {
+async fn terminated() {
     std::future::pending().await
 }
