@@ -63,7 +63,7 @@ pub(crate) async fn run(options: &Serve, say: Say) -> ExitCode {
     }
 }
 
-/// What is said of running servers.
+/// Places of running servers, to be told.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Running<'a> {
     pub(crate) mqtt: SocketAddr,
@@ -72,7 +72,7 @@ pub(crate) struct Running<'a> {
     pub(crate) second: Option<SocketAddr>,
     /// The TURN server's relaying address.
     pub(crate) relay: Option<IpAddr>,
-    /// The file with the password that was made up for the TURN server.
+    /// File with the password that was made up for the TURN server.
     pub(crate) kept: Option<&'a Path>,
 }
 
