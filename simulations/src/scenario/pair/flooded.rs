@@ -130,7 +130,7 @@ pub(super) fn may_be_dialled(pair: &Pair) -> Vec<IpAddr> {
     strangers.chain([BYSTANDER, NOBODY]).collect()
 }
 
-/// Begins the flood, and lets it run for a while. Amid two floods a call may fail for its faults; then there is calm.
+/// Begins the flood, and lets it run for a while; not for what is called again because faults had it fail.
 pub(super) fn begin(run: &mut Run, pair: &Pair) {
     let Some(flood) = pair.flood.as_ref().filter(|_| run.strangers.floods < FLOODS) else { return };
     run.strangers.floods += 1;
