@@ -22,7 +22,7 @@ use crate::invitation::Invitation;
 use crate::options::{Command, Common, File, NameCommand, Options};
 use crate::say::Say;
 use crate::talk::{self, Gather, PIPE, named};
-use crate::{clock, demo, interfaces, log, manual, map, names, server, trace};
+use crate::{clock, demo, interfaces, log, manual, map, names, server, signals, trace};
 use p2pd::servers::{Commands, CredentialError, Servers};
 
 /// Bytes copied at a time.
@@ -425,7 +425,7 @@ async fn listen(node: &Node, listening: Listening, invitation: Invitation, say: 
     };
     let code = tokio::select! {
         code = serving => code,
-        () = server::interrupted() => ExitCode::SUCCESS,
+        () = signals::interrupted() => ExitCode::SUCCESS,
     };
     telling.abort();
     code

@@ -19,6 +19,7 @@ mod print;
 mod say;
 mod secret;
 mod server;
+mod signals;
 mod talk;
 mod trace;
 
@@ -53,12 +54,10 @@ fn main() -> ExitCode {
     };
     let serves = options.command.serves();
     let code = runtime.block_on(async {
-        tokio::select! {
-            biased;
-            code = commands::run(options) => code,
-            // Whatever serves until then ends by itself.
-            () = server::interrupted(), if !serves => ExitCode::from(INTERRUPTED),
+        if let Err(why) = signals::take(serves) {
+            print::tell(&format!("p2pd: signals: {why}"));
         }
+        commands::run(options).await
     });
     // A read of the terminal cannot be interrupted; the process does not wait for it.
     runtime.shutdown_background();

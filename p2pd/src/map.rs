@@ -21,7 +21,7 @@ use tokio::task::JoinHandle;
 use crate::commands::usage;
 use crate::options::Map;
 use crate::say::Say;
-use crate::server::interrupted;
+use crate::signals::interrupted;
 
 /// Time for a STUN server to answer, one after another.
 const STUN_WITHIN: Duration = Duration::from_millis(1000);

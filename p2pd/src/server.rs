@@ -13,6 +13,7 @@ use p2pd::servers::Servers;
 use crate::commands::usage;
 use crate::options::Serve;
 use crate::say::Say;
+use crate::signals::interrupted;
 
 pub(crate) async fn run(options: &Serve, say: Say) -> ExitCode {
     let ip = options.bind.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
@@ -87,27 +88,4 @@ fn write(path: &Path, list: &Servers) -> io::Result<()> {
 
 fn second(wanted: &Wanted, serving: &Serving) -> Option<SocketAddr> {
     wanted.second_ip.map(|ip| (ip, serving.stun().port()).into())
-}
-
-/// Waits for the user, or the system, to end the program.
-pub(crate) async fn interrupted() {
-    tokio::select! {
-        // An error means that there is no such signal here: then only being killed ends it.
-        Ok(()) = tokio::signal::ctrl_c() => {}
-        () = terminated() => {}
-    }
-}
-
-#[cfg(unix)]
-async fn terminated() {
-    use tokio::signal::unix::{SignalKind, signal};
-    match signal(SignalKind::terminate()) {
-        Ok(mut signal) => drop(signal.recv().await),
-        Err(_) => std::future::pending().await,
-    }
-}
-
-#[cfg(not(unix))]
-async fn terminated() {
-    std::future::pending().await
 }

@@ -136,7 +136,7 @@ pub(crate) async fn run(node: &Node, prepared: Prepared, say: Say) -> ExitCode {
     let telling = tokio::spawn(addresses(node.clone(), node.notices(), None, say));
     tokio::select! {
         () = listeners.serve(daemon.clone()) => {}
-        () = crate::server::interrupted() => {}
+        () = crate::signals::interrupted() => {}
     }
     for task in [following, accepting, telling] {
         task.abort();

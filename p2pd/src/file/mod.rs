@@ -22,7 +22,7 @@ use p2pd_tokio::{Node, Pipe};
 use crate::invitation::Invitation;
 use crate::options::Receive;
 use crate::say::Say;
-use crate::server::interrupted;
+use crate::signals::interrupted;
 use inbox::{Inbox, Limits};
 use name::FileName;
 use seats::{Moved, Seats};
