@@ -46,6 +46,8 @@ const STUCK: u8 = 2;
 const MEET_FOR: Duration = Duration::from_secs(2);
 /// A dial is left alone so long, over the rungs: longer than Linux's first four SYN retransmissions, a second apart.
 const DIAL_FOR: Duration = Duration::from_secs(10);
+/// One for a stranger, in which Linux sends four SYNs: longer than a rung on which both know where to dial.
+const STRANGERS_DIAL_FOR: Duration = Duration::from_millis(3500);
 /// A rung that searches.
 const SEARCH_FOR: Duration = Duration::from_secs(10);
 /// Half-open sockets of one punch.
@@ -556,7 +558,8 @@ impl Node {
         let now = self.cx.now;
         let Some(punch) = self.punches.get_mut(&key) else { return };
         let at = dial.at.max(now);
-        let until = at + DIAL_FOR;
+        let stranger = key.1 == Requester::Them && punch.trust == Trust::Stranger;
+        let until = at + if stranger { STRANGERS_DIAL_FOR } else { DIAL_FOR };
         let (peer, mode, local) = (punch.peer, punch.mode, SocketAddr::new(punch.local, dial.from));
         let role = match key.1 {
             Requester::Us => Role::Initiate(Offer { session: key.0, purpose: Purpose::Open, mode }, peer),
