@@ -21,7 +21,7 @@ const CONE: Behaviour = Behaviour {
     allocation: Some(Allocation::Equal),
 };
 
-/// A peer with a key of this number, and an address in 198.18.0.0/15 of its own.
+/// A peer with a key of this number, and an address of its own.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct Peer(u32);
 
@@ -42,7 +42,7 @@ impl Peer {
 
     fn ip(self) -> IpAddr {
         let [_, b, c, d] = self.0.to_be_bytes();
-        [198, 18 + (b & 1), c, d].into()
+        [5, b, c, d].into()
     }
 
     fn session(self) -> SessionId {

@@ -162,6 +162,11 @@ impl Relay {
         self.key
     }
 
+    #[cfg(test)]
+    pub(in crate::node) fn peer(&self) -> NodeId {
+        self.peer
+    }
+
     /// What a peer's relay has of us while it is opened.
     pub(in crate::node) fn place(&self) -> Place {
         let Relay { key: (session, _), peer, trust, since, .. } = *self;
@@ -295,6 +300,10 @@ impl Relay {
         self.help_at = None;
         if let Some(moving) = &mut self.moving {
             moving.close(cx);
+        }
+        if self.trust == Trust::Stranger && !self.is_heard() {
+            // Whoever it named is told nothing more.
+            self.stream = None;
         }
         if let Some(stream) = &mut self.stream {
             stream.close(cx.now);
