@@ -136,6 +136,55 @@ fn what_cannot_be_done_is_answered_420_with_its_type() {
     assert_eq!(mapped(&answer(&one.datagram(NOW, local, from, &named).unwrap())), Some(from));
 }
 
+/// A request of RFC 3489 with these attributes.
+fn classic(attributes: &[u8]) -> Vec<u8> {
+    [&[0, 1, 0, attributes.len() as u8][..], b"0123456789abcdef", attributes].concat()
+}
+
+#[test]
+fn requests_without_a_cookie_are_answered_in_clear() {
+    let (local, from) = (addr("192.0.2.1:3478"), addr("198.51.100.9:50000"));
+    let mapped = [0, 1, 0, 8, 0, 1, 0xc3, 0x50, 198, 51, 100, 9];
+    let source =
+        |last, port: u16| [&[0, 4, 0, 8, 0, 1][..], &port.to_be_bytes(), &[192, 0, 2, last]].concat();
+    let changed = [0, 5, 0, 8, 0, 1, 0x0d, 0x97, 192, 0, 2, 2];
+    let answer = |attributes: &[u8]| {
+        [&[1, 1, 0, attributes.len() as u8][..], b"0123456789abcdef", attributes].concat()
+    };
+    let mut one = Server::new(Sites::One, Limits::default());
+    let reply = one.datagram(NOW, local, from, &classic(&[])).unwrap();
+    assert_eq!((reply.from, reply.to, &reply.data[..]), (local, from, &answer(&mapped)[..]));
+    let mut server = two("192.0.2.1", "192.0.2.2");
+    let reply = server.datagram(NOW, local, from, &classic(&[])).unwrap();
+    assert_eq!(reply.data[..], answer(&[mapped, changed].concat()));
+    for (flags, origin) in [(0, local), (2, addr("192.0.2.1:3479")), (6, addr("192.0.2.2:3479"))] {
+        let reply = server.datagram(NOW, local, from, &classic(&[0, 3, 0, 4, 0, 0, 0, flags])).unwrap();
+        let last = if flags & 4 == 0 { 1 } else { 2 };
+        let expected = [&mapped[..], &source(last, origin.port()), &changed].concat();
+        assert_eq!((reply.from, &reply.data[..]), (origin, &answer(&expected)[..]), "{flags}");
+    }
+    // What cannot be done, and RESPONSE-ADDRESS, which would send the answer to somebody else.
+    let refused = |kind| {
+        [
+            &[1, 0x11, 0, 16][..],
+            b"0123456789abcdef",
+            &[0, 9, 0, 4, 0, 0, 4, 20, 0, 10, 0, 4, 0, kind, 0, kind],
+        ]
+        .concat()
+    };
+    let reply = one.datagram(NOW, local, from, &classic(&[0, 3, 0, 4, 0, 0, 0, 6])).unwrap();
+    assert_eq!(reply.data[..], refused(3));
+    let reply =
+        server.datagram(NOW, local, from, &classic(&[0, 2, 0, 8, 0, 1, 0, 9, 203, 0, 113, 9])).unwrap();
+    assert_eq!((reply.to, &reply.data[..]), (from, &refused(2)[..]));
+    assert_eq!((one.stats().answered, one.stats().refused), (1, 1));
+    // Over TCP, and of an IPv6 address.
+    let mut stream = Stream::new(NOW, addr("[2001:db8::1]:3478"), addr("[2001:db8::9]:5"));
+    let answers = stream.receive(&mut one, NOW, &classic(&[]));
+    let mapped = [&[0, 1, 0, 20, 0, 2, 0, 5, 0x20, 1, 0x0d, 0xb8][..], &[0; 11], &[9]].concat();
+    assert_eq!((answers.close, &answers.data[0][..]), (false, &answer(&mapped)[..]));
+}
+
 #[test]
 fn an_answer_is_hardly_longer_than_its_request() {
     let on_wire = |payload: usize| (payload + 28) as f64;
@@ -206,7 +255,11 @@ fn what_is_no_request_gets_no_answer() {
         ("half a header", good[..10].to_vec()),
         ("trailing bytes", with(&|b| b.push(0))),
         ("length too long", with(&|b| b[3] = 4)),
-        ("no cookie", with(&|b| b[4] ^= 1)),
+        ("no cookie, and a length that is no attribute", {
+            let mut bytes = with(&|b| b.extend([0, 1, 0]));
+            (bytes[3], bytes[4]) = (3, 9);
+            bytes
+        }),
         ("a response", with(&|b| b[0] = 1)),
         ("an indication", with(&|b| b[1] = 0x11)),
         ("another method", with(&|b| b[1] = 3)),

@@ -4,6 +4,7 @@ mod broker;
 mod door;
 mod stun;
 mod turn;
+mod udp;
 
 use std::fmt;
 use std::io;

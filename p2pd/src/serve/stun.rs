@@ -7,11 +7,12 @@ use std::time::{Duration, Instant};
 use p2pd_rendezvous::Shares;
 use p2pd_rendezvous::stun::{Server, Stream};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream, UdpSocket};
+use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 
 use super::door::{Door, Place};
 use super::turn::Turn;
+use super::udp::{BATCH, Socket};
 use super::{ServeError, TRIES, listen};
 
 /// TCP clients at a time, in all and of one address. One that waited to be accepted would wait as long as the others
@@ -22,7 +23,7 @@ const CLIENTS: Shares = Shares { all: 512, one: 32 };
 #[derive(Debug)]
 pub(super) struct Port {
     pub(super) port: u16,
-    sockets: Vec<(SocketAddr, UdpSocket, TcpListener)>,
+    sockets: Vec<(Socket, TcpListener)>,
 }
 
 impl Port {
@@ -43,16 +44,10 @@ impl Port {
         let mut sockets = Vec::new();
         for ip in ips {
             let at = SocketAddr::new(*ip, port);
-            let udp = || -> std::io::Result<UdpSocket> {
-                let socket = std::net::UdpSocket::bind(at)?;
-                socket.set_nonblocking(true)?;
-                UdpSocket::from_std(socket)
-            };
-            let failed = |why| ServeError::Bind("STUN over UDP", at, why);
-            let udp = udp().map_err(failed)?;
-            let at = udp.local_addr().map_err(failed)?;
+            let udp = Socket::bind(at).map_err(|why| ServeError::Bind("STUN over UDP", at, why))?;
+            let at = udp.local();
             port = at.port();
-            sockets.push((at, udp, listen("STUN over TCP", at)?));
+            sockets.push((udp, listen("STUN over TCP", at)?));
         }
         Ok(Port { port, sockets })
     }
@@ -72,15 +67,15 @@ pub(super) fn start(
     began: Instant,
     server: Server,
     ports: Vec<Port>,
-    turn: impl FnOnce(Arc<[(SocketAddr, UdpSocket)]>) -> Option<Arc<Turn>>,
+    turn: impl FnOnce(Arc<[Socket]>) -> Option<Arc<Turn>>,
 ) {
     let clients = Door::new(CLIENTS);
     let (mut udp, mut tcp) = (Vec::new(), Vec::new());
-    for (at, socket, listener) in ports.into_iter().flat_map(|p| p.sockets) {
-        udp.push((at, socket));
-        tcp.push((at, listener));
+    for (socket, listener) in ports.into_iter().flat_map(|p| p.sockets) {
+        tcp.push((socket.local(), listener));
+        udp.push(socket);
     }
-    let udp: Arc<[(SocketAddr, UdpSocket)]> = udp.into();
+    let udp: Arc<[Socket]> = udp.into();
     let turn = turn(udp.clone());
     if let Some(turn) = &turn {
         tasks.spawn(turn.clone().tick());
@@ -99,26 +94,25 @@ fn is_binding(data: &[u8]) -> bool {
     matches!(data, [0x00, 0x01 | 0x11, ..])
 }
 
-async fn answer(shared: Shared, sockets: Arc<[(SocketAddr, UdpSocket)]>, n: usize) {
-    let (local, socket) = &sockets[n];
-    let mut buffer = [0; 2048];
+async fn answer(shared: Shared, sockets: Arc<[Socket]>, n: usize) {
+    let mut buffer = vec![0; BATCH];
     loop {
-        let Ok((size, from)) = socket.recv_from(&mut buffer).await else {
+        let Ok(received) = sockets[n].receive(&mut buffer).await else {
             // One that stays must not spin.
             tokio::time::sleep(Duration::from_millis(10)).await;
             continue;
         };
-        let data = &buffer[..size];
-        if let Some(turn) = shared.turn.as_ref().filter(|_| !is_binding(data)) {
-            turn.datagram(*local, from, data);
-            continue;
-        }
-        let reply = lock(&shared.server).datagram(shared.began.elapsed(), *local, from, data);
-        if let Some(reply) = reply {
-            let through = sockets.iter().find(|(at, _)| *at == reply.from);
-            if let Some((_, socket)) = through {
-                // What does not fit is dropped, as a network would.
-                let _ = socket.try_send_to(&reply.data, reply.to);
+        let (local, from) = (received.local, received.from);
+        for data in received.datagrams(&buffer) {
+            if let Some(turn) = shared.turn.as_ref().filter(|_| !is_binding(data)) {
+                turn.datagram(local, from, data);
+                continue;
+            }
+            let reply = lock(&shared.server).datagram(shared.began.elapsed(), local, from, data);
+            if let Some(reply) = reply
+                && let Some(socket) = sockets.iter().find(|socket| socket.has(reply.from))
+            {
+                socket.send(reply.from, reply.to, &reply.data);
             }
         }
     }

@@ -17,12 +17,13 @@ use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 
 use super::door::Place;
+use super::udp::Socket;
 
 /// Messages that may wait for a client that reads slowly; what is beyond is dropped, as a network would.
 const WAITING: usize = 128;
 /// How often what has expired is looked for.
 const TICK: Duration = Duration::from_secs(1);
-/// How often it is looked which addresses this machine has.
+/// Time between two looks at which addresses this machine has.
 const LOOK: Duration = Duration::from_secs(5);
 /// Longest datagram.
 const LARGEST: usize = 65_536;
@@ -37,9 +38,9 @@ pub struct Wanted {
     /// The address under which peers reach the sockets that relay. Default: the one served on, or where that is
     /// every address, the one of the default route.
     pub relay_ip: Option<IpAddr>,
-    /// Whether peers with private addresses are relayed to although the relay's own is public.
+    /// Lets relays reach private addresses although their own is public.
     pub allow_private: bool,
-    /// How many allocations, and what they carry.
+    /// Bounds of allocations, in number and in bytes.
     pub limits: Limits,
 }
 
@@ -71,7 +72,7 @@ impl Wanted {
     }
 }
 
-/// This machine's addresses.
+/// Addresses of this machine.
 fn own() -> Vec<IpAddr> {
     p2pd_sys::cards().into_iter().flat_map(|card| card.addresses).map(|(ip, _)| ip).collect()
 }
@@ -92,9 +93,9 @@ fn outward(any: IpAddr) -> io::Result<IpAddr> {
 #[derive(Debug)]
 pub(super) struct Turn {
     began: Instant,
-    /// What relaying sockets are bound to.
+    /// Address that relaying sockets are bound to where the relaying address is none of this machine's.
     bind: IpAddr,
-    listening: Arc<[(SocketAddr, UdpSocket)]>,
+    listening: Arc<[Socket]>,
     inside: Mutex<Inside>,
     myself: Weak<Turn>,
 }
@@ -121,12 +122,7 @@ impl Drop for Relay {
 }
 
 impl Turn {
-    pub(super) fn new(
-        began: Instant,
-        server: Server,
-        bind: IpAddr,
-        listening: Arc<[(SocketAddr, UdpSocket)]>,
-    ) -> Arc<Self> {
+    pub(super) fn new(began: Instant, server: Server, bind: IpAddr, listening: Arc<[Socket]>) -> Arc<Self> {
         let (relays, streams) = (HashMap::new(), HashMap::new());
         let inside = Mutex::new(Inside { server, relays, streams, next: 0 });
         Arc::new_cyclic(|myself| Turn { began, bind, listening, inside, myself: myself.clone() })
@@ -193,12 +189,12 @@ impl Turn {
         tell(&mut inside.server, self.began.elapsed());
         while let Some(output) = inside.server.poll_output() {
             match output {
-                // What does not fit is dropped, as a network would.
                 Output::Datagram { from, to, data } => {
-                    if let Some((_, socket)) = self.listening.iter().find(|(at, _)| *at == from) {
-                        let _ = socket.try_send_to(&data, to);
+                    if let Some(socket) = self.listening.iter().find(|socket| socket.has(from)) {
+                        socket.send(from, to, &data);
                     }
                 }
+                // What does not fit is dropped, as a network would.
                 Output::Relay { relay, to, data } => {
                     if let Some(relay) = inside.relays.get(&relay) {
                         let _ = relay.socket.send_to(&data, to);
@@ -211,8 +207,8 @@ impl Turn {
                 }
                 // The end of the queue is the end of the stream.
                 Output::Close(conn) => drop(inside.streams.remove(&conn)),
-                Output::Open(id, _) => {
-                    let port = match self.open(id) {
+                Output::Open(id, ip) => {
+                    let port = match self.open(id, ip) {
                         Ok((relay, port)) => {
                             inside.relays.insert(id, relay);
                             Some(port)
@@ -226,8 +222,9 @@ impl Turn {
         }
     }
 
-    fn open(&self, id: RelayId) -> io::Result<(Relay, u16)> {
-        let socket = StdSocket::bind((self.bind, 0))?;
+    fn open(&self, id: RelayId, ip: IpAddr) -> io::Result<(Relay, u16)> {
+        // On the very address that peers are told, where it is this machine's and not that of a NAT before it.
+        let socket = StdSocket::bind((ip, 0)).or_else(|_| StdSocket::bind((self.bind, 0)))?;
         socket.set_nonblocking(true)?;
         let port = socket.local_addr()?.port();
         let reader = UdpSocket::from_std(socket.try_clone()?)?;

@@ -3,8 +3,9 @@
 //! It answers Binding requests, over UDP ([`Server::datagram`]) and over TCP ([`Stream`]). Credentials in a
 //! request are passed over: a Binding answer is for anybody. CHANGE-REQUEST works over UDP between the four
 //! sockets of [`Sites::Two`]; where it cannot be fulfilled the answer is 420, as RFC 5780 section 6.1 asks.
-//! RESPONSE-PORT and PADDING are not known.
+//! RESPONSE-PORT and PADDING are not known. Requests without a cookie are answered as RFC 3489 has it.
 
+mod classic;
 mod stream;
 
 use core::time::Duration;
@@ -23,6 +24,8 @@ use stun_types::prelude::{Attribute, AttributeStaticType};
 use crate::rate::{Bucket, Sources};
 pub use stream::{Answers, Stream};
 
+/// Magic cookie of RFC 5389 and later, where older messages begin their transaction id.
+const COOKIE: [u8; 4] = [0x21, 0x12, 0xa4, 0x42];
 const CHANGE_REQUEST: AttributeType = AttributeType::new(0x0003);
 const RESPONSE_ORIGIN: AttributeType = AttributeType::new(0x802b);
 const OTHER_ADDRESS: AttributeType = AttributeType::new(0x802c);
@@ -111,6 +114,12 @@ pub struct Server {
     stats: Stats,
 }
 
+/// A request of either kind.
+enum Asked<'a> {
+    Now(Message<'a>),
+    Classic(classic::Request<'a>),
+}
+
 impl Server {
     /// A server at these sites.
     pub fn new(sites: Sites, limits: Limits) -> Self {
@@ -146,28 +155,72 @@ impl Server {
         data: &[u8],
         tcp: bool,
     ) -> Option<Reply> {
-        let Ok(request) = parse(data) else {
-            self.stats.malformed += 1;
-            return None;
+        let request = match (parse(data), classic::Request::read(data)) {
+            (Ok(request), _) => Asked::Now(request),
+            (Err(_), Some(request)) => Asked::Classic(request),
+            (Err(_), None) => {
+                self.stats.malformed += 1;
+                return None;
+            }
         };
         if !self.sources.asks(now, from.ip()) || !self.total.take(now) {
             self.stats.over_rate += 1;
             return None;
         }
-        let reply = self.reply(local, from, &request, tcp);
-        let refused = reply.is_err();
-        let (mut answer, origin) = reply.unwrap_or_else(|error| (error, local));
-        if request.has_attribute(Fingerprint::TYPE) {
-            answer.add_fingerprint().ok()?;
-        }
-        let answer = answer.finish();
+        let (answer, origin) = match &request {
+            Asked::Classic(request) => self.classic_reply(local, from, request, tcp),
+            Asked::Now(request) => {
+                let reply = self.reply(local, from, request, tcp);
+                let (mut answer, origin) = reply.unwrap_or_else(|error| (error, local));
+                if request.has_attribute(Fingerprint::TYPE) {
+                    answer.add_fingerprint().ok()?;
+                }
+                (answer.finish(), origin)
+            }
+        };
         if !tcp && !self.sources.answers(now, from.ip(), data.len(), answer.len()) {
             self.stats.over_rate += 1;
             return None;
         }
-        let counter = if refused { &mut self.stats.refused } else { &mut self.stats.answered };
+        let is_error = answer.first_chunk().is_some_and(|kind| *kind == [0x01, 0x11]);
+        let counter = if is_error { &mut self.stats.refused } else { &mut self.stats.answered };
         *counter += 1;
         Some(Reply { from: origin, to: from, data: answer.into() })
+    }
+
+    /// The socket that an answer comes from; none if it cannot come from where it is asked for.
+    fn origin(&self, local: SocketAddr, change: (bool, bool), tcp: bool) -> Option<SocketAddr> {
+        match (change, tcp) {
+            ((false, false), _) => Some(local),
+            // A TCP answer cannot come from elsewhere.
+            (_, true) => None,
+            ((ip, port), false) => self.sites.changed(local, ip, port),
+        }
+    }
+
+    /// OTHER-ADDRESS, or CHANGED-ADDRESS as it was called.
+    fn other(&self, local: SocketAddr) -> Option<SocketAddr> {
+        match self.sites {
+            Sites::One => None,
+            Sites::Two { .. } => self.sites.other(local),
+        }
+    }
+
+    fn classic_reply(
+        &self,
+        local: SocketAddr,
+        from: SocketAddr,
+        request: &classic::Request<'_>,
+        tcp: bool,
+    ) -> (Vec<u8>, SocketAddr) {
+        if let Some(unknown) = request.unknown {
+            return (request.refusal(unknown), local);
+        }
+        let Some(origin) = self.origin(local, request.change.unwrap_or_default(), tcp) else {
+            return (request.refusal(CHANGE_REQUEST.value()), local);
+        };
+        let source = (request.change.is_some() && !origin.ip().is_unspecified()).then(|| plain(origin));
+        (request.success(plain(from), source, self.other(local)), origin)
     }
 
     fn reply(
@@ -195,15 +248,9 @@ impl Server {
             Some(Ok([.., flags])) => (flags & 4 != 0, flags & 2 != 0),
             Some(Err(_)) => return Err(error(request, ErrorCode::BAD_REQUEST)),
         };
-        let origin = match (change, tcp) {
-            ((false, false), _) => Some(local),
-            // A TCP answer cannot come from elsewhere.
-            (_, true) => None,
-            ((ip, port), false) => self.sites.changed(local, ip, port),
+        let Some(origin) = self.origin(local, change, tcp) else {
+            return Err(unknown_attributes(request, &[CHANGE_REQUEST]));
         };
-        let Some(origin) = origin else { return Err(unknown_attributes(request, &[CHANGE_REQUEST])) };
-        // A socket for both families gives IPv4 addresses an IPv6 form that no client could announce.
-        let plain = |a: SocketAddr| SocketAddr::new(a.ip().to_canonical(), a.port());
         let from = plain(from);
         let mut answer = Message::builder_success(request, MessageWriteVec::new());
         let mapped = XorMappedAddress::new(from, request.transaction_id());
@@ -214,7 +261,7 @@ impl Server {
         if is_about_origin && !origin.ip().is_unspecified() {
             let _ = answer.add_attribute(&address(RESPONSE_ORIGIN, plain(origin)));
         }
-        if let (Sites::Two { .. }, Some(other)) = (self.sites, self.sites.other(local)) {
+        if let Some(other) = self.other(local) {
             let _ = answer.add_attribute(&address(OTHER_ADDRESS, other));
         }
         Ok((answer, origin))
@@ -245,13 +292,12 @@ fn has_few_attributes(data: &[u8]) -> bool {
 }
 
 fn address(kind: AttributeType, address: SocketAddr) -> RawAttribute<'static> {
-    let mut value = vec![0, if address.is_ipv4() { 1 } else { 2 }];
-    value.extend(address.port().to_be_bytes());
-    match address.ip() {
-        IpAddr::V4(ip) => value.extend(ip.octets()),
-        IpAddr::V6(ip) => value.extend(ip.octets()),
-    }
-    RawAttribute::new_owned(kind, value.into())
+    RawAttribute::new_owned(kind, classic::value(address).into())
+}
+
+/// A socket for both families gives IPv4 addresses an IPv6 form that no client could announce.
+fn plain(address: SocketAddr) -> SocketAddr {
+    SocketAddr::new(address.ip().to_canonical(), address.port())
 }
 
 /// Without a reason phrase, so that it is short.
