@@ -238,7 +238,7 @@ impl Bench {
     }
 
     /// Bytes as a broker would deliver them.
-    fn deliver(&mut self, bytes: &[u8]) {
+    pub(super) fn deliver(&mut self, bytes: &[u8]) {
         self.node.advance(self.now);
         self.node.payload(0, bytes);
         self.pump();

@@ -180,6 +180,11 @@ impl Node {
     }
 
     pub(super) fn payload(&mut self, place: u8, payload: &[u8]) {
+        let now = (self.cx.now, self.cx.wall());
+        if !self.admission.open(now, place, &self.config.identity, payload) {
+            self.cx.stats.messages_over_limit += 1;
+            return;
+        }
         let Ok((from, content)) = seal::open(&self.config.identity, payload) else {
             self.cx.stats.bad_messages += 1;
             return;
@@ -223,7 +228,8 @@ impl Node {
     fn refuse_version(&mut self, to: NodeId, about: MessageId, place: u8) {
         if self.admission.may_talk(to) && self.may_reply(to, Worth::Refusal) {
             let entropy = self.cx.random.draw(Domain::NoiseEphemeral);
-            let sealed = seal::refuse_version(&self.config.identity, &to, about, entropy).unwrap_or_default();
+            let (ours, wall) = (&self.config.identity, self.cx.wall());
+            let sealed = seal::refuse_version(ours, &to, about, wall, entropy).unwrap_or_default();
             let until = self.cx.now + PROBE_WITHIN;
             self.publish(to, &sealed.into(), &[place], until);
         }
