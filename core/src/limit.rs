@@ -30,6 +30,12 @@ impl Bucket {
         true
     }
 
+    /// When there is a token, at the earliest.
+    pub(crate) fn next(&self, now: Instant) -> Instant {
+        let wait = (self.full_at.max(now) + self.refill).since(now).saturating_sub(self.refill * self.burst);
+        now + wait
+    }
+
     pub(crate) fn is_full(&self, now: Instant) -> bool {
         self.full_at <= now
     }
@@ -85,6 +91,7 @@ mod tests {
     fn a_burst_then_the_rate() {
         let mut b = Bucket::new(3, S);
         assert_eq!([(); 4].map(|()| b.take(T)), [true, true, true, false]);
+        assert_eq!(b.next(T), T + S);
         assert!(!b.take(T + Duration::from_millis(999)));
         assert!(b.take(T + S));
         assert!(!b.take(T + S));

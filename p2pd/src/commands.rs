@@ -28,7 +28,7 @@ use p2pd::servers::{Commands, CredentialError, Servers};
 /// Bytes copied at a time.
 const CHUNK: usize = 64 * 1024;
 
-/// What a node is brought up for.
+/// Task that a node is brought up for.
 enum Task {
     Listen(Listening, Option<Name>, Invitation),
     Name(NameCommand),
@@ -40,12 +40,12 @@ enum Task {
     Daemon(Prepared, Option<Name>),
 }
 
-/// What is done with callers.
+/// Treatment of callers.
 #[derive(Clone, Copy, Debug)]
 enum Listening {
     /// All of them get back what they send.
     Echo,
-    /// One after another has standard input and output.
+    /// Standard input and output go to one after another.
     Talk { idle: Duration },
 }
 
@@ -58,7 +58,7 @@ impl Task {
         }
     }
 
-    /// Whether it has to do with names, or may have.
+    /// True if it has to do with names, or may have.
     fn knows_names(&self) -> bool {
         match self {
             Task::Connect(to, ..) | Task::Send(to, ..) => matches!(to, Target::Name(_)),

@@ -10,7 +10,7 @@ use qrcode::render::unicode::Dense1x2;
 use crate::options::Common;
 use crate::print::tell;
 
-/// How the other side is told whom to call.
+/// Tells the other side whom to call, and how.
 #[derive(Debug)]
 pub(crate) struct Invitation {
     /// With what comes before the address and behind it.
@@ -41,14 +41,14 @@ impl Invitation {
     pub(crate) fn tell(&self, address: &PeerAddress) {
         let to = self.name.map_or_else(|| address.to_string(), |name| name.to_string());
         let [verb, options] = &self.command;
-        tell(&format!("there: {verb} {}{options}", quoted(&to)));
+        tell(&format!("other side: {verb} {}{options}", quoted(&to)));
         if self.qr {
             qr(&to).iter().for_each(|line| tell(line));
         }
     }
 }
 
-/// Where the other side has the file is not known.
+/// Name of a file without its folder, which may be another one at the other side.
 fn file_name(path: &Path) -> String {
     path.file_name().unwrap_or_default().to_string_lossy().into_owned()
 }

@@ -377,7 +377,7 @@ pub(crate) struct Serve {
     /// `--turn` options or a secret in P2PD_TURN_SECRET there is none
     #[arg(long)]
     pub(crate) turn: bool,
-    /// Where the password of `--turn` is kept. Default: `~/.p2pd/turn-password`
+    /// File that keeps the password of `--turn`. Default: `~/.p2pd/turn-password`
     #[arg(long, value_name = "FILE", requires = "turn")]
     pub(crate) turn_password_file: Option<PathBuf>,
     /// Run a TURN server for this user; may be given several times, and the first goes into the list. Every user of this

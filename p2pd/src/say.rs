@@ -21,7 +21,7 @@ use crate::invitation::Invitation;
 use crate::print::{self, tell, tell_program};
 use crate::server::Running;
 
-/// How to say things.
+/// Form in which things are said.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Say {
     json: bool,
@@ -39,7 +39,7 @@ fn clock_text(ahead: i64, error: Duration) -> String {
     format!("this machine's clock is {wrong} s {where_to}, give or take {} ms", error.as_millis())
 }
 
-/// What became of the listener's port on a router.
+/// State of the listener's port on a router.
 pub(crate) fn port(local: IpAddr, state: PortState) -> serde_json::Value {
     let local = local.to_string();
     match state {
@@ -114,7 +114,7 @@ impl Say {
         }
     }
 
-    /// Where we are reached, and how peers are told.
+    /// Says where we are reached, and how peers get there.
     pub(crate) fn ready(self, address: &PeerAddress, id: NodeId, invitation: Option<&Invitation>) {
         self.still();
         self.line(
@@ -142,7 +142,7 @@ impl Say {
         );
     }
 
-    /// Where the API is, and what it asks for. The link has the token where browsers keep it to themselves, and only at a
+    /// Says where the API is, and what it asks for. The link has the token where browsers keep it to themselves, and only at a
     /// terminal: what is written elsewhere is kept, and read by others.
     pub(crate) fn api(self, at: SocketAddr, token: Option<&str>, file: Option<&Path>, unix: Option<&Path>) {
         let (file, unix) = (file.map(|f| f.display().to_string()), unix.map(|u| u.display().to_string()));
@@ -161,7 +161,7 @@ impl Say {
         }
     }
 
-    /// What was measured of the NATs: to standard output for people, one event each for programs. False: nobody read it.
+    /// Tells what was measured of the NATs: to standard output for people, one event each for programs. False: nobody read it.
     #[must_use]
     pub(crate) fn nats(self, reports: &[NatReport]) -> bool {
         self.still();
@@ -276,13 +276,13 @@ impl Say {
         listed.iter().all(|card| self.result(|| card.event(), || card.text()))
     }
 
-    /// How far the clock is off: to standard output for people.
+    /// Tells how far the clock is off: to standard output for people.
     #[must_use]
     pub(crate) fn clock(self, told: &Told) -> bool {
         self.result(|| told.event(), || told.text())
     }
 
-    /// What became of a port.
+    /// Tells the state of a mapped port.
     pub(crate) fn mapping(self, protocol: Protocol, port: u16, event: &Event) {
         self.still();
         let name = protocol.to_string().to_lowercase();
@@ -327,7 +327,7 @@ impl Say {
         })
     }
 
-    /// What was asked for: to standard output for people, an event for programs. False: nobody read it.
+    /// Tells a result: to standard output for people, an event for programs. False: nobody read it.
     #[must_use]
     fn result(self, json: impl FnOnce() -> serde_json::Value, text: impl FnOnce() -> String) -> bool {
         self.still();
@@ -344,7 +344,7 @@ impl Say {
         self.printed(print::out(text))
     }
 
-    /// Whether something got to standard output; why not, is said.
+    /// True if a write to standard output succeeded; says why it did not.
     #[must_use]
     pub(crate) fn printed(self, done: io::Result<()>) -> bool {
         done.inspect_err(|why| self.error(&format!("standard output: {why}"))).is_ok()
@@ -435,14 +435,14 @@ impl Say {
         }
     }
 
-    /// One thing, in both forms.
+    /// Says something, in the form that is wanted.
     pub(crate) fn line(self, json: impl FnOnce() -> serde_json::Value, text: impl FnOnce() -> String) {
         if !self.quiet {
             self.wrong(json, text);
         }
     }
 
-    /// The same of what went wrong, which is said in any case.
+    /// Says what went wrong, also where little is wanted.
     pub(crate) fn wrong(self, json: impl FnOnce() -> serde_json::Value, text: impl FnOnce() -> String) {
         if self.json {
             tell_program(&json());
@@ -452,7 +452,7 @@ impl Say {
     }
 }
 
-/// What each strategy tried, for programs.
+/// Outcome of each strategy, for programs.
 fn tried(entries: &[StrategyReport]) -> Vec<serde_json::Value> {
     let one = |s: &StrategyReport| json!({"strategy": s.strategy.name(), "outcome": s.outcome.name(), "detail": s.detail});
     entries.iter().map(one).collect()
@@ -464,7 +464,7 @@ fn details(entries: &[StrategyReport]) -> String {
     entries.iter().map(one).collect()
 }
 
-/// What was measured of a NAT.
+/// Measurement of a NAT, for programs.
 pub(crate) fn nat(report: &NatReport) -> serde_json::Value {
     let behaviour = report.behaviour;
     let (kind, delta) = (behaviour.nat_type(), behaviour.delta());

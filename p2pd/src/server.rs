@@ -1,6 +1,5 @@
 //! `p2pd serve`.
 
-mod private;
 mod users;
 
 use std::io;
@@ -64,7 +63,7 @@ pub(crate) async fn run(options: &Serve, say: Say) -> ExitCode {
     }
 }
 
-/// What is said of running servers.
+/// Places of running servers, to be told.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Running<'a> {
     pub(crate) mqtt: SocketAddr,
@@ -73,14 +72,18 @@ pub(crate) struct Running<'a> {
     pub(crate) second: Option<SocketAddr>,
     /// The TURN server's relaying address.
     pub(crate) relay: Option<IpAddr>,
-    /// Where the password of the TURN server is kept that was made up for it.
+    /// File with the password that was made up for the TURN server.
     pub(crate) kept: Option<&'a Path>,
 }
 
 /// Writes a list, in the place of whatever was there; one with passwords in it is for its owner's eyes only.
 fn write(path: &Path, list: &Servers) -> io::Result<()> {
     let text = list.to_text();
-    if list.is_secret() { private::replace(path, &text) } else { std::fs::write(path, text) }
+    if list.is_secret() {
+        p2pd_sys::replace_private(path, text.as_bytes())
+    } else {
+        std::fs::write(path, text)
+    }
 }
 
 /// As many sockets as the system lets a process have: the usual 1,024 are fewer than the servers' own limits allow,

@@ -130,7 +130,7 @@ fn a_relay_is_served_if_asked_for_and_its_password_is_told_to_nobody_but_the_lis
     std::fs::set_permissions(&kept, PermissionsExt::from_mode(0o640)).unwrap();
     let out = p2pd(&["serve", "--bind", "127.0.0.1"]).args(args).output().unwrap();
     assert_eq!(out.status.code(), Some(2));
-    assert!(String::from_utf8_lossy(&out.stderr).contains("give it the mode 0600"));
+    assert!(String::from_utf8_lossy(&out.stderr).contains("chmod 600"));
 }
 
 #[cfg(unix)]
@@ -174,7 +174,7 @@ fn users_and_secrets_come_from_files_and_the_environment_and_from_arguments_with
     };
     assert!(refused(&["--turn-users", &file("bad", "alice:x\nbob\n")]).contains("line 2: not NAME:PASSWORD"));
     std::fs::set_permissions(&secret, PermissionsExt::from_mode(0o644)).unwrap();
-    assert!(refused(&["--turn-secret-file", &secret]).contains("0644"));
+    assert!(refused(&["--turn-secret-file", &secret]).contains("mode 644"));
 }
 
 #[test]

@@ -123,7 +123,7 @@ fn the_command_for_the_other_side_is_said_and_works() {
     let (_echo, address, mut said) = listener(&["--echo", "--qr"]);
     let mut line = String::new();
     said.read_line(&mut line).unwrap();
-    let command = line.strip_prefix("there: p2pd ").unwrap_or_else(|| panic!("{line}"));
+    let command = line.strip_prefix("other side: p2pd ").unwrap_or_else(|| panic!("{line}"));
     assert_eq!(command, format!("connect '{address}' --no-servers --bind 127.0.0.1\n"));
     let script = format!("exec {} {command}", env!("CARGO_BIN_EXE_p2pd"));
     let mut shell = Command::new("sh");

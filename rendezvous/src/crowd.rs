@@ -1,4 +1,4 @@
-//! Who is inside, from which networks, and who goes for a newcomer when all places are taken.
+//! Places that networks share, and the choice of who goes for a newcomer when all are taken.
 
 use core::cmp::Reverse;
 use core::time::Duration;
@@ -19,16 +19,16 @@ pub struct Shares {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Full;
 
-/// Those who are inside, each under a key of its own. Where all places are taken, a newcomer gets that of the idlest
-/// one of the network that has most; where all of its own network's are, that of the idlest of the part that has most.
+/// Members, each under a key of its own. Where all places are taken, a newcomer gets that of the idlest member of the
+/// network that has most. Where its own network's are, it gets that of the idlest of the part that has most.
 #[derive(Debug)]
 pub struct Crowd<K> {
     shares: Shares,
-    /// Where each came from, and when it was heard last.
+    /// Networks of each member, and when it was heard last.
     members: BTreeMap<K, (Networks, Duration)>,
     /// The same the other way round: for each address or /64 the idlest first.
     ones: BTreeMap<Networks, BTreeSet<(Duration, K)>>,
-    /// How many there are of each middle network, by its wide one.
+    /// Count of members of each middle network, by its wide one.
     middles: BTreeMap<(IpAddr, IpAddr), usize>,
     wides: BTreeMap<IpAddr, usize>,
 }
@@ -56,7 +56,7 @@ impl Networks {
         }
     }
 
-    /// How many places each of them may have.
+    /// Most places of each of them.
     fn most(&self, shares: Shares) -> [usize; 3] {
         let middle = if self.one.is_ipv4() { 4 } else { 2 };
         [1, middle, 4].map(|times| shares.one.saturating_mul(times))
@@ -70,11 +70,10 @@ impl<K: Ord + Clone> Crowd<K> {
         Crowd { shares, members, ones, middles: BTreeMap::new(), wides: BTreeMap::new() }
     }
 
-    /// Lets somebody in, who was heard now; one who is inside may come again from elsewhere. Whose place it had to
-    /// take, is outside.
+    /// Lets somebody in, who was heard now; a member may come again from elsewhere. Returns the member that had to go.
     ///
     /// # Errors
-    /// Its address has its share: nothing has changed.
+    /// [`Full`] if the newcomer's address has its share: nothing has changed.
     pub fn enter(&mut self, now: Duration, key: K, from: IpAddr) -> Result<Option<K>, Full> {
         let old = self.remove(&key);
         let its = Networks::of(from);
@@ -110,12 +109,12 @@ impl<K: Ord + Clone> Crowd<K> {
         self.remove(key);
     }
 
-    /// How many are inside.
+    /// Number of members.
     pub fn len(&self) -> usize {
         self.members.len()
     }
 
-    /// Whether nobody is.
+    /// Tells if there are no members.
     pub fn is_empty(&self) -> bool {
         self.members.is_empty()
     }
@@ -141,7 +140,7 @@ impl<K: Ord + Clone> Crowd<K> {
         Some((networks, heard))
     }
 
-    /// Who goes for a newcomer of these networks, if somebody has to.
+    /// Chooses who goes for a newcomer of these networks, if somebody has to.
     fn idlest_for(&self, its: &Networks) -> Result<Option<K>, Full> {
         let [one, middle, wide] = its.most(self.shares);
         if self.ones.get(its).is_some_and(|ones| ones.len() >= one) {
@@ -213,7 +212,7 @@ mod tests {
         Duration::from_secs(n)
     }
 
-    /// How many of so many get in from these addresses without anybody's leaving.
+    /// Counts how many of so many get in from these addresses without anybody's leaving.
     fn fits(crowd: &mut Crowd<u32>, from: &dyn Fn(u32) -> String, many: u32) -> usize {
         let base = crowd.len() as u32;
         let enter = |n: &u32| crowd.enter(at(0), base + n, from(*n).parse().unwrap()) == Ok(None);

@@ -1,4 +1,4 @@
-//! How often something may happen, and how many bytes may go by.
+//! Bounds of how often something happens and of how many bytes go by.
 
 use core::time::Duration;
 use std::collections::BTreeMap;
@@ -69,7 +69,7 @@ impl Flow {
         u128::from(self.rate.unwrap_or(0) / 2).max(1 << 16) * BILLION
     }
 
-    /// Whether so many bytes may go by now.
+    /// Lets so many bytes go by, if that is allowed now.
     pub(crate) fn take(&mut self, now: Duration, bytes: usize) -> bool {
         let Some(rate) = self.rate else { return true };
         self.fill(now, rate);
@@ -81,7 +81,7 @@ impl Flow {
         allowed
     }
 
-    /// Whether nothing went by lately.
+    /// Tells if nothing went by lately.
     pub(crate) fn is_full(&mut self, now: Duration) -> bool {
         let Some(rate) = self.rate else { return true };
         self.fill(now, rate);
@@ -97,7 +97,7 @@ impl Flow {
 
 /// Sources that are remembered; beyond it all others share one's place.
 const MAX_SOURCES: usize = 4096;
-/// How often it is looked for some to forget.
+/// Time between two looks for some to forget.
 const SWEEP: Duration = Duration::from_secs(1);
 /// Bytes that a source may be sent over UDP beyond what came from it, and how many of them a second are forgiven: whoever
 /// forges another's address gets no more than this out of the server.
@@ -106,13 +106,13 @@ const EXCESS_PER_SECOND: u32 = 256;
 /// Requests of how many seconds a source may make at once.
 const BURST_SECONDS: u32 = 4;
 
-/// What is asked and answered of sources that have proven nothing, each an [`owner`](crate::owner).
+/// Accounts of what sources ask and are answered that have proven nothing, each an [`owner`](crate::owner).
 #[derive(Debug)]
 pub(crate) struct Sources {
     new: Source,
     known: BTreeMap<IpAddr, Source>,
     others: Source,
-    /// When those were last forgotten of whom nothing is left to count.
+    /// Time when those were last forgotten of whom nothing is left to count.
     swept: Duration,
 }
 
@@ -130,12 +130,12 @@ impl Sources {
         Sources { new, known: BTreeMap::new(), others: new, swept: Duration::ZERO }
     }
 
-    /// Whether a source may ask something now.
+    /// Lets a source ask something, if it may now.
     pub(crate) fn asks(&mut self, now: Duration, ip: IpAddr) -> bool {
         self.source(now, ip).requests.take(now)
     }
 
-    /// Whether a datagram of so many bytes may be answered with one of so many.
+    /// Lets a datagram of so many bytes be answered with one of so many, if that is allowed now.
     pub(crate) fn answers(&mut self, now: Duration, ip: IpAddr, asked: usize, answer: usize) -> bool {
         let source = self.source(now, ip);
         let (asked, answer) = (on_wire(ip, asked), on_wire(ip, answer));

@@ -385,7 +385,7 @@ fn silent_streams_are_closed_and_so_are_those_that_are_no_turn() {
     assert_eq!((world.server.poll_timeout(), world.server.stats().malformed), (None, 1));
 }
 
-/// What becomes of asking for a peer.
+/// Asks for a peer, and returns what becomes of it.
 fn asks(world: &mut World, n: usize, ip: &str) -> Vec<Event> {
     let now = world.instant();
     world.peers[n].client.permit(now, ip.parse().unwrap()).unwrap();

@@ -145,7 +145,7 @@ impl Seats {
         }
     }
 
-    /// How many files have not arrived, and senders that were cut off.
+    /// Number of files that have not arrived, and of senders that were cut off.
     pub(super) fn failed(&self) -> usize {
         self.failed + self.taken.len()
     }

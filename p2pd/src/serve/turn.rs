@@ -23,7 +23,7 @@ use super::udp::Socket;
 const WAITING: usize = 128;
 /// How often what has expired is looked for.
 const TICK: Duration = Duration::from_secs(1);
-/// How often it is looked which addresses this machine has.
+/// Time between two looks at which addresses this machine has.
 const LOOK: Duration = Duration::from_secs(5);
 /// Longest datagram.
 const LARGEST: usize = 65_536;
@@ -38,9 +38,9 @@ pub struct Wanted {
     /// The address under which peers reach the sockets that relay. Default: the one served on, or where that is
     /// every address, the one of the default route.
     pub relay_ip: Option<IpAddr>,
-    /// Whether peers with private addresses are relayed to although the relay's own is public.
+    /// Lets relays reach private addresses although their own is public.
     pub allow_private: bool,
-    /// How many allocations, and what they carry.
+    /// Bounds of allocations, in number and in bytes.
     pub limits: Limits,
 }
 
@@ -72,7 +72,7 @@ impl Wanted {
     }
 }
 
-/// This machine's addresses.
+/// Addresses of this machine.
 fn own() -> Vec<IpAddr> {
     p2pd_sys::cards().into_iter().flat_map(|card| card.addresses).map(|(ip, _)| ip).collect()
 }
@@ -93,7 +93,7 @@ fn outward(any: IpAddr) -> io::Result<IpAddr> {
 #[derive(Debug)]
 pub(super) struct Turn {
     began: Instant,
-    /// What relaying sockets are bound to where the relaying address is none of this machine's.
+    /// Address that relaying sockets are bound to where the relaying address is none of this machine's.
     bind: IpAddr,
     listening: Arc<[Socket]>,
     inside: Mutex<Inside>,

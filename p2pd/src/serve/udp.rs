@@ -8,22 +8,22 @@ use quinn_udp::{RecvMeta, Transmit, UdpSocketState};
 use tokio::io::Interest;
 use tokio::net::UdpSocket;
 
-/// What one call may receive: the system joins datagrams of one sender.
+/// Most bytes that one call receives: the system joins datagrams of one sender.
 pub(super) const BATCH: usize = 65_536;
 
 #[derive(Debug)]
 pub(super) struct Socket {
     io: UdpSocket,
     local: SocketAddr,
-    /// Where it is bound to every address: what it takes to be told to which a datagram came.
+    /// Present where the socket is bound to every address: tells to which of them a datagram came.
     any: Option<UdpSocketState>,
 }
 
-/// What was received at one time.
+/// Datagrams that one call received.
 #[derive(Debug)]
 pub(super) struct Received {
     pub(super) from: SocketAddr,
-    /// The address that it came to.
+    /// The address that they came to.
     pub(super) local: SocketAddr,
     len: usize,
     stride: usize,
@@ -52,12 +52,12 @@ impl Socket {
         Ok(Socket { io: UdpSocket::from_std(io)?, local, any })
     }
 
-    /// Where it is bound.
+    /// The address that the socket is bound to.
     pub(super) fn local(&self) -> SocketAddr {
         self.local
     }
 
-    /// Whether datagrams from this address leave through it.
+    /// Tells if datagrams from this address leave through the socket.
     pub(super) fn has(&self, local: SocketAddr) -> bool {
         self.local == local || (self.any.is_some() && self.local.port() == local.port())
     }

@@ -5,13 +5,15 @@ use std::path::{Path, PathBuf};
 
 use p2pd::serve::WantedTurn;
 use p2pd_rendezvous::turn::Limits;
+use p2pd_sys::{make_private, read_private};
 
-use super::private;
 use crate::options::{self, Serve};
 use crate::say::Say;
 
 /// A secret, where no option gives one.
 const SECRET: &str = "P2PD_TURN_SECRET";
+/// Most bytes of a file with users or a secret.
+const LONGEST: u64 = 1 << 20;
 /// The user whose password is made up and kept.
 const KEPT: &str = "p2pd";
 
@@ -74,10 +76,10 @@ fn kept_in(given: Option<&Path>) -> Result<PathBuf, String> {
 fn password(path: &Path) -> std::io::Result<String> {
     let seed = p2pd_tokio::random_seed()?;
     let new = seed[..16].iter().fold(String::new(), |text, byte| text + &format!("{byte:02x}"));
-    if private::create(path, &format!("{new}\n"))? {
+    if make_private(path, format!("{new}\n").as_bytes())? {
         return Ok(new);
     }
-    let text = private::read(path)?;
+    let text = read_private(path, LONGEST)?;
     match text.trim() {
         "" => Err(std::io::Error::new(std::io::ErrorKind::InvalidData, "there is no password in it")),
         password => Ok(password.to_owned()),
@@ -86,7 +88,7 @@ fn password(path: &Path) -> std::io::Result<String> {
 
 /// The users of a file: one `NAME:PASSWORD` a line.
 fn listed(path: &Path) -> Result<Vec<(String, String)>, String> {
-    let text = private::read(path).map_err(|why| format!("{}: {why}", path.display()))?;
+    let text = read_private(path, LONGEST).map_err(|why| format!("{}: {why}", path.display()))?;
     let lines = text.lines().enumerate().filter(|(_, line)| !line.is_empty() && !line.starts_with('#'));
     let user =
         |(n, line)| options::user(line).map_err(|why| format!("{}: line {}: {why}", path.display(), n + 1));
@@ -94,7 +96,7 @@ fn listed(path: &Path) -> Result<Vec<(String, String)>, String> {
 }
 
 fn secret_in(path: &Path) -> Result<String, String> {
-    let text = private::read(path).map_err(|why| format!("{}: {why}", path.display()))?;
+    let text = read_private(path, LONGEST).map_err(|why| format!("{}: {why}", path.display()))?;
     match text.trim_end_matches(['\r', '\n']) {
         "" => Err(format!("{}: there is no secret in it", path.display())),
         secret => Ok(secret.to_owned()),

@@ -1,10 +1,10 @@
-//! What one broker may be made to hold and do.
+//! Bounds of what a broker is made to hold and do.
 
 use core::time::Duration;
 
 use crate::Shares;
 
-/// What strangers may make the broker hold and do.
+/// Bounds of what strangers make the broker hold and do.
 #[derive(Clone, Debug)]
 pub struct Limits {
     /// Connections at a time. A further one takes the place of the idlest of the network that has most. Default

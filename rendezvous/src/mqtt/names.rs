@@ -90,7 +90,7 @@ struct Held {
 #[derive(Debug)]
 pub(super) struct Records {
     held: BTreeMap<Arc<str>, Held>,
-    /// Where each came from, and when last.
+    /// Sources of the records, and when each came last.
     senders: Crowd<Arc<str>>,
 }
 

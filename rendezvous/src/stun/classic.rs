@@ -23,7 +23,7 @@ const OPTIONAL: u16 = 0x8000;
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Request<'a> {
     id: &'a [u8; 16],
-    /// Whether the answer is to come from another address, and from another port; none if that was not said.
+    /// CHANGE-REQUEST, if there is one: the answer is to come from another address, from another port.
     pub(super) change: Option<(bool, bool)>,
     /// The first attribute that would have to be known.
     pub(super) unknown: Option<u16>,

@@ -24,7 +24,7 @@ use stun_types::prelude::{Attribute, AttributeStaticType};
 use crate::rate::{Bucket, Sources};
 pub use stream::{Answers, Stream};
 
-/// What messages of RFC 5389 and later have where older ones begin their transaction id.
+/// Magic cookie of RFC 5389 and later, where older messages begin their transaction id.
 const COOKIE: [u8; 4] = [0x21, 0x12, 0xa4, 0x42];
 const CHANGE_REQUEST: AttributeType = AttributeType::new(0x0003);
 const RESPONSE_ORIGIN: AttributeType = AttributeType::new(0x802b);
@@ -188,7 +188,7 @@ impl Server {
         Some(Reply { from: origin, to: from, data: answer.into() })
     }
 
-    /// From where an answer comes that is asked for from elsewhere; none if it cannot.
+    /// The socket that an answer comes from; none if it cannot come from where it is asked for.
     fn origin(&self, local: SocketAddr, change: (bool, bool), tcp: bool) -> Option<SocketAddr> {
         match (change, tcp) {
             ((false, false), _) => Some(local),

@@ -1,26 +1,26 @@
-//! What a server is told at its start.
+//! Settings of a server.
 
 use core::time::Duration;
 use std::net::IpAddr;
 
 use super::Users;
 
-/// What a server is told at its start.
+/// Settings of a server.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// Its realm.
+    /// The realm.
     pub realm: String,
-    /// Who may relay.
+    /// Users that may relay.
     pub users: Users,
     /// The addresses under which peers reach the relaying sockets, at most one of each family.
     pub relay_ips: Vec<IpAddr>,
-    /// Whether peers with private addresses are relayed to, as they are where the relay's own address is private.
-    /// Default no. Loopback, links and the machine's own addresses stay out of reach.
+    /// Lets relays reach private addresses, as they do where their own is private. Default no. Loopback, links and the
+    /// machine's own addresses stay out of reach.
     pub allow_private: bool,
     /// After this a nonce is stale, and its user asked to take the next one (438). Default an hour, at least
     /// 30 s.
     pub nonce: Duration,
-    /// How much of everything.
+    /// Bounds of allocations.
     pub limits: Limits,
 }
 

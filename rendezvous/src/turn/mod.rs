@@ -11,6 +11,7 @@
 
 mod config;
 mod message;
+mod output;
 mod reach;
 mod users;
 
@@ -18,7 +19,6 @@ use core::time::Duration;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 
-use bytes::Bytes;
 use stun_types::attribute::ErrorCode;
 use stun_types::message::{LongTermKeyCredentials, Message, MessageWrite, MessageWriteExt, MessageWriteVec};
 use turn_server_proto::api::{SocketAllocateError, Transmit, TurnServerApi, TurnServerPollRet};
@@ -32,6 +32,7 @@ use message::{
     ALLOCATE, ALLOCATED, CHANNEL_BIND, CREATE_PERMISSION, Framing, MAX_FRAME, PASSWORD_ALGORITHMS, Stun,
     USERHASH, USERNAME,
 };
+pub use output::{Output, RelayId, Stats};
 use reach::Reach;
 pub use users::Users;
 
@@ -47,59 +48,6 @@ const PER_SOURCE: u32 = 50;
 const MAX_NAMES: usize = 8;
 /// The protocol takes no shorter one.
 const SHORTEST_NONCE: Duration = Duration::from_secs(30);
-
-/// A socket to relay with. Never used twice.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-pub struct RelayId(pub u64);
-
-/// What is to be done.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Output {
-    /// Send a datagram from the listening socket bound to `from`.
-    Datagram {
-        /// Which of our sockets.
-        from: SocketAddr,
-        /// Where to.
-        to: SocketAddr,
-        /// The payload.
-        data: Bytes,
-    },
-    /// Send on a client's stream.
-    Send(ConnId, Bytes),
-    /// Close a client's stream.
-    Close(ConnId),
-    /// Open a UDP socket that peers reach at this address, on a port of the system's choice, and say
-    /// [`Server::opened`].
-    Open(RelayId, IpAddr),
-    /// Send a datagram from a relaying socket.
-    Relay {
-        /// Which.
-        relay: RelayId,
-        /// Where to.
-        to: SocketAddr,
-        /// The payload.
-        data: Bytes,
-    },
-    /// Close a relaying socket.
-    CloseRelay(RelayId),
-}
-
-/// What the server has counted.
-#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
-pub struct Stats {
-    /// Allocations that were made.
-    pub allocated: u64,
-    /// Allocations that were refused because there were too many.
-    pub over_quota: u64,
-    /// What was no message for a TURN server, and dropped.
-    pub malformed: u64,
-    /// Messages of clients without an allocation that were dropped because there were too many.
-    pub over_rate: u64,
-    /// Requests and datagrams to or from peers that are not relayed to.
-    pub forbidden: u64,
-    /// Datagrams that were dropped because an allocation or a user had its bytes.
-    pub over_bytes: u64,
-}
 
 /// A client's way to us.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -138,7 +86,7 @@ struct Relay {
     flow: Flow,
 }
 
-/// What a user's allocations have together. Kept until nothing of it is left to count.
+/// Allocations of one user together. Kept until nothing of it is left to count.
 #[derive(Debug)]
 struct Account {
     allocations: usize,
@@ -441,7 +389,7 @@ impl Server {
         self.addresses.contains_key(&peer) || self.reach.may(relay, peer.ip())
     }
 
-    /// Whether a client's allocation and its user may carry so many bytes now.
+    /// Lets a client's allocation carry so many bytes, if that and its user may now.
     fn carries(&mut self, now: Duration, way: Way, bytes: usize) -> bool {
         let Some(relay) = self.clients.get_mut(&way).and_then(|client| client.relay.as_mut()) else {
             return false;

@@ -1,4 +1,4 @@
-//! With whom a relay exchanges datagrams: the internet, and never what only the server's own networks reach.
+//! Peers that a relay exchanges datagrams with: the internet, and never what only the server's own networks reach.
 //!
 //! The tables are those of RFC 6890 and the registries that it began, as they stand. Blocks for documentation count as the
 //! internet, since they are what laboratories use.
@@ -6,16 +6,16 @@
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-/// From where an address can be reached.
+/// Part of the world that an address is reached from.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Scope {
-    /// From everywhere.
+    /// Everywhere.
     Internet,
-    /// Within a site or behind its provider's NAT.
+    /// A site, or what is behind its provider's NAT.
     Private,
-    /// On one link.
+    /// One link.
     Link,
-    /// On one machine.
+    /// One machine.
     Loopback,
     /// No peer has it: multicast, broadcast, reserved, or what a cloud tells its machines' secrets at.
     Nobody,
@@ -52,7 +52,7 @@ const V6: &[([u16; 8], u8, Scope)] = &[
     ([0xfec0, 0, 0, 0, 0, 0, 0, 0], 10, Private),
 ];
 
-/// Where an address is reached from; of an IPv6 address with IPv4 ones in it, these decide.
+/// Returns the scope of an address; of an IPv6 address with IPv4 ones in it, these decide.
 pub(super) fn scope(ip: IpAddr) -> Scope {
     let v6 = match ip {
         IpAddr::V4(ip) => return scope_v4(ip),
@@ -101,7 +101,7 @@ fn embedded(ip: Ipv6Addr) -> [Option<Ipv4Addr>; 2] {
     }
 }
 
-/// With whom relays of these addresses exchange datagrams.
+/// Rules for whom relays of these addresses reach.
 #[derive(Debug)]
 pub(super) struct Reach {
     relays: Vec<IpAddr>,
@@ -120,12 +120,12 @@ impl Reach {
         self.own = own;
     }
 
-    /// Whether this is where a relay of the server's is, or may be: what else is there is the machine's own.
+    /// Tells if relays of the server are at this address: what else is there is the machine's own.
     pub(super) fn is_relays(&self, peer: IpAddr) -> bool {
         self.relays.contains(&peer)
     }
 
-    /// Whether a relay with this address may reach this peer, which is no relay itself.
+    /// Tells if a relay with this address may reach this peer, which is no relay itself.
     pub(super) fn may(&self, relay: IpAddr, peer: IpAddr) -> bool {
         let peer = peer.to_canonical();
         let here = scope(relay);

@@ -1,7 +1,7 @@
 //! Pipes: the streams that a node's user got, and what is written to and read from them.
 
 use p2pd_core::pipe::{MAX_RECORD, Opened, PipeKeys, PipeStart};
-use p2pd_core::{CloseHow, PipeId};
+use p2pd_core::{CloseHow, Event, PipeId};
 
 use super::NodeProgram;
 use super::relayed::Outgoing;
@@ -107,6 +107,9 @@ impl NodeProgram {
                 Way::Socket(sock) => cx.host.close(cx.now, *sock, CloseHow::Graceful),
                 Way::Relay(out) => self.node.pipe_close(now, out.pipe),
             }
+        }
+        for sock in core::mem::take(&mut self.handed_out) {
+            self.tell(cx, Event::Released { sock });
         }
         self.drain(cx);
     }

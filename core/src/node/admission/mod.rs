@@ -5,11 +5,14 @@
 //! it is missing for a named peer.
 
 mod asks;
+pub(in crate::node) mod door;
 mod inbox;
 mod named;
+pub(in crate::node) mod places;
 pub(crate) mod reach;
 mod replies;
 mod requests;
+mod source;
 mod wish;
 
 pub(in crate::node) use asks::Waiting;

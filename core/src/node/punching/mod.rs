@@ -402,7 +402,7 @@ impl Node {
                 }
                 Some(again(if tries <= AT_ONCE { Duration::ZERO } else { random }))
             }
-            DialEnd::Lost | DialEnd::Silent | DialEnd::Stalled => Some(again(random)),
+            DialEnd::Broken | DialEnd::Lost | DialEnd::Silent | DialEnd::Stalled => Some(again(random)),
             DialEnd::Hello(_) | DialEnd::Refused(_) => None,
         };
         if let Some(next) = next.filter(|_| !dial.once) {

@@ -14,6 +14,8 @@ use crate::scenario::flood::{
 use crate::service::{Input, ServerProgram, Service, ServiceCx};
 use crate::world::{HostId, World};
 
+/// How many calls have a flood.
+const FLOODS: u32 = 2;
 /// How often strangers look where the node's sockets are.
 const LOOK_EVERY: Nanos = 200 * MILLI;
 /// The ports at which the TURN server relays.
@@ -40,6 +42,8 @@ pub(super) struct Strangers {
     victims: Vec<usize>,
     brokers: Vec<IpAddr>,
     relay: Option<IpAddr>,
+    /// How often they have flooded.
+    floods: u32,
     /// When they look next, while they flood.
     look: Option<Nanos>,
 }
@@ -88,6 +92,7 @@ impl Strangers {
             },
             brokers: (0..pair.brokers.len()).map(broker_address).collect(),
             relay: pair.relay.map(|relay| relay.known()),
+            floods: 0,
             look: None,
         }
     }
@@ -125,9 +130,10 @@ pub(super) fn may_be_dialled(pair: &Pair) -> Vec<IpAddr> {
     strangers.chain([BYSTANDER, NOBODY]).collect()
 }
 
-/// Begins the flood, and lets it run for a while.
+/// Begins the flood, and lets it run for a while. Amid two floods a call may fail for its faults; then there is calm.
 pub(super) fn begin(run: &mut Run, pair: &Pair) {
-    let Some(flood) = &pair.flood else { return };
+    let Some(flood) = pair.flood.as_ref().filter(|_| run.strangers.floods < FLOODS) else { return };
+    run.strangers.floods += 1;
     let aims = aims(run);
     strangers(run, |stranger, cx| stranger.begin(cx, aims.clone()));
     run.strangers.look = Some(run.world.now() + LOOK_EVERY);
