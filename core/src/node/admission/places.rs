@@ -8,16 +8,21 @@ use super::source::Source;
 use crate::identity::NodeId;
 use crate::io::SockId;
 
+/// Places of a relayed pipe: a socket of its own, and two pairs of sockets between its user and the node.
+const RELAYED: usize = 5;
+
 /// Counts who holds which place.
 ///
 /// Of all places strangers have three quarters, one stranger's key an eighth, its network a quarter, and its site three
 /// eighths. One known peer has three quarters. Of streams that claim to be known peers', and may be recorded ones until the
-/// second frame has come, there are a quarter.
+/// second frame has come, there are a quarter. A relayed pipe takes five places, and comes from no network: what is seen of it is
+/// its server's address.
 #[derive(Debug)]
 pub(in crate::node) struct Places {
     all: usize,
     held: BTreeMap<SockId, Holder>,
-    /// How many of `held` are strangers'.
+    taken: usize,
+    /// How many of them are strangers'.
     strangers: usize,
     /// How many may be somebody's who has recorded a known peer's first frame.
     unproven: usize,
@@ -30,8 +35,10 @@ pub(in crate::node) struct Places {
 #[derive(Debug)]
 struct Holder {
     peer: NodeId,
-    /// Of a stranger.
+    trust: Trust,
+    /// Of a stranger's stream.
     source: Option<Source>,
+    places: usize,
     proven: bool,
 }
 
@@ -40,6 +47,7 @@ impl Places {
         Places {
             all,
             held: BTreeMap::new(),
+            taken: 0,
             strangers: 0,
             unproven: 0,
             peers: BTreeMap::new(),
@@ -51,33 +59,46 @@ impl Places {
     /// Gives this stream a place. False: the peer, its network or all have as many as they may.
     pub(in crate::node) fn enter(&mut self, sock: SockId, peer: NodeId, trust: Trust, from: IpAddr) -> bool {
         let source = (trust == Trust::Stranger).then(|| Source::of(from));
+        self.take(sock, Holder { peer, trust, source, places: 1, proven: false })
+    }
+
+    /// The same for a relay whose other end has proved who it is.
+    pub(in crate::node) fn enter_relayed(&mut self, id: SockId, peer: NodeId, trust: Trust) -> bool {
+        let places = RELAYED.min(self.all / 8).max(1);
+        self.take(id, Holder { peer, trust, source: None, places, proven: true })
+    }
+
+    fn take(&mut self, sock: SockId, holder: Holder) -> bool {
         if self.held.contains_key(&sock) {
             return true;
         }
-        // The least network has a place of each kind.
+        // The least node has a place for each kind.
         let part = |eighths: usize| (self.all * eighths / 8).max(1);
-        let its = self.peers.get(&peer).copied().unwrap_or(0);
-        let room = self.held.len() < self.all
-            && match source {
-                None => its < part(6) && self.unproven < part(2),
-                Some(source) => {
-                    self.strangers < part(6)
-                        && its < part(1)
-                        && self.nets.get(&source).is_none_or(|n| *n < part(2))
-                        && self.sites.get(&source.site).is_none_or(|n| *n < part(3))
-                }
+        let Holder { peer, trust, source, places, proven } = holder;
+        let its = self.peers.get(&peer).copied().unwrap_or(0) + places;
+        let known = trust == Trust::Known;
+        let of_source = source.is_none_or(|source| {
+            self.nets.get(&source).is_none_or(|n| *n < part(2))
+                && self.sites.get(&source.site).is_none_or(|n| *n < part(3))
+        });
+        let room = self.taken + places <= self.all
+            && match known {
+                true => its <= part(6) && (proven || self.unproven < part(2)),
+                false => self.strangers + places <= part(6) && its <= part(1) && of_source,
             };
         if room {
-            self.held.insert(sock, Holder { peer, source, proven: false });
-            *self.peers.entry(peer).or_default() += 1;
-            if source.is_none() {
-                self.unproven += 1;
+            self.taken += places;
+            *self.peers.entry(peer).or_default() += places;
+            match (known, proven) {
+                (true, false) => self.unproven += 1,
+                (true, true) => {}
+                (false, _) => self.strangers += places,
             }
             if let Some(source) = source {
-                self.strangers += 1;
                 *self.nets.entry(source).or_default() += 1;
                 *self.sites.entry(source.site).or_default() += 1;
             }
+            self.held.insert(sock, holder);
         }
         room
     }
@@ -86,27 +107,30 @@ impl Places {
     pub(in crate::node) fn prove(&mut self, sock: SockId) {
         let Some(holder) = self.held.get_mut(&sock).filter(|h| !h.proven) else { return };
         holder.proven = true;
-        if holder.source.is_none() {
+        if holder.trust == Trust::Known {
             self.unproven -= 1;
         }
     }
 
-    /// The stream or its pipe is gone.
+    /// The stream, the relay or its pipe is gone.
     pub(in crate::node) fn leave(&mut self, sock: SockId) {
         self.prove(sock);
-        let Some(Holder { peer, source, .. }) = self.held.remove(&sock) else { return };
-        one_less(&mut self.peers, peer);
+        let Some(Holder { peer, trust, source, places, .. }) = self.held.remove(&sock) else { return };
+        self.taken -= places;
+        less(&mut self.peers, peer, places);
+        if trust == Trust::Stranger {
+            self.strangers -= places;
+        }
         if let Some(source) = source {
-            self.strangers -= 1;
-            one_less(&mut self.nets, source);
-            one_less(&mut self.sites, source.site);
+            less(&mut self.nets, source, 1);
+            less(&mut self.sites, source.site, 1);
         }
     }
 }
 
-fn one_less<K: Ord>(counts: &mut BTreeMap<K, usize>, of: K) {
+fn less<K: Ord>(counts: &mut BTreeMap<K, usize>, of: K, by: usize) {
     if let Some(count) = counts.get_mut(&of) {
-        *count -= 1;
+        *count -= by;
         if *count == 0 {
             counts.remove(&of);
         }
@@ -189,9 +213,23 @@ mod tests {
             assert_eq!(hall.fill(9, STRANGER, |_| 1, |_| "2001:db8::1".into()), 8);
             (first..=hall.1).for_each(|n| hall.0.leave(SockId::accepted(n)));
         }
-        let Places { held, strangers, unproven, peers, nets, sites, .. } = &hall.0;
-        assert_eq!((held.len(), *strangers, *unproven), (0, 0, 0));
+        let Places { held, taken, strangers, unproven, peers, nets, sites, .. } = &hall.0;
+        assert_eq!((held.len(), *taken, *strangers, *unproven), (0, 0, 0, 0));
         assert_eq!((peers.len(), nets.len(), sites.len()), (0, 0, 0));
+    }
+
+    #[test]
+    fn a_relayed_pipe_takes_five_places_of_its_peer() {
+        let mut hall = hall();
+        let [one, other] = [1, 2].map(|n| SecretKey::from_bytes([n; 32]).node_id());
+        let mut enter = |n: u64, peer| hall.0.enter_relayed(SockId::from_number(n), peer, STRANGER);
+        assert_eq!([enter(1, one), enter(2, one), enter(3, other)], [true, false, true]);
+        assert_eq!(hall.fill(60, Trust::Known, |_| 500, |_| "192.0.2.1".into()), 48);
+        assert_eq!(hall.fill(60, Trust::Known, |_| 501, |_| "192.0.2.1".into()), 6);
+        hall.0.leave(SockId::from_number(1));
+        assert_eq!(hall.fill(60, Trust::Known, |_| 502, |_| "192.0.2.1".into()), 5);
+        // A node with few places has one for it all the same.
+        assert!(Places::new(4).enter_relayed(SockId::from_number(1), one, STRANGER));
     }
 
     #[test]

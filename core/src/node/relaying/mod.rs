@@ -414,6 +414,12 @@ impl Node {
                 relay.until = Some(self.cx.now + AGREE_WITHIN);
                 relay.help_at = None;
                 let (key, peer, to) = (relay.key, relay.peer, relay.to);
+                let trust = self.admission.trust(peer);
+                if key.1 == Requester::Them && !self.places.enter_relayed(id, peer, trust) {
+                    self.cx.stats.refused += 1;
+                    return self.relay_failed(id, Refusal::Busy.to_string());
+                }
+                let Some(relay) = self.relays.get_mut(&id) else { return };
                 if relay.moves {
                     self.agreement.moves(key, id);
                 }
@@ -686,6 +692,7 @@ impl Node {
     }
 
     fn forget_relay(&mut self, id: SockId) {
+        self.places.leave(id);
         if let Some(mut relay) = self.relays.remove(&id) {
             relay.drop_sockets(&mut self.cx);
         }
