@@ -17,6 +17,9 @@ use crate::wrap::{Tls, Wrap};
 /// Most brokers, STUN servers and TURN servers in a configuration, of each.
 pub const MAX_SERVERS: usize = 16;
 
+/// Places of peers where nobody says how many there are: half of the 1,024 descriptors that a process usually has.
+pub(crate) const DEFAULT_PIPES: u32 = 512;
+
 /// Everything a node is told at its start.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -53,6 +56,11 @@ pub struct Config {
     /// is wrong by more than a minute, the node goes by theirs. Nothing needs them but names on a machine whose clock is
     /// wrong. Of three or more, one that lies is outvoted. Default: none.
     pub ntp: Vec<NtpServer>,
+    /// Most streams and pipes that peers have opened, at a time. Strangers together have three quarters of them; one
+    /// stranger an eighth, and one IPv4 address or IPv6 /64 of strangers a quarter. Whoever comes beyond is told that the
+    /// node is busy. Streams that have not proved who they are have places of their own, half as many and at most 512.
+    /// Default: half of the descriptors that the process may have, at most 8,192; a driver that does not know has 512.
+    pub max_pipes: Option<u32>,
 }
 
 impl Config {
@@ -71,6 +79,7 @@ impl Config {
             hairpin: false,
             portmap: false,
             ntp: Vec::new(),
+            max_pipes: None,
         }
     }
 

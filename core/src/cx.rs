@@ -61,6 +61,7 @@ pub(crate) enum Timer {
     Asks,
     Names,
     Clock,
+    Door,
 }
 
 #[derive(Debug)]
@@ -73,7 +74,7 @@ pub(crate) struct Cx {
     queue: VecDeque<Action>,
     socks: BTreeMap<SockId, Owner>,
     queries: BTreeMap<QueryId, Owner>,
-    next_sock: u32,
+    next_sock: u64,
     next_query: u32,
 }
 
@@ -179,6 +180,10 @@ impl Cx {
 
     pub(crate) fn adopt(&mut self, sock: SockId, owner: Owner) {
         self.socks.insert(sock, owner);
+    }
+
+    pub(crate) fn accept(&mut self, sock: SockId, credit: u32) {
+        self.queue.push_back(Action::Accept { sock, credit });
     }
 
     pub(crate) fn send_datagram(&mut self, sock: SockId, to: SocketAddr, data: Bytes) {

@@ -19,27 +19,27 @@ use crate::wrap::{TlsFailure, Wrap};
 
 /// A socket. Chosen by the core, or by the driver for an accepted one; never used twice in one node.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct SockId(u32);
+pub struct SockId(u64);
 
 impl SockId {
-    const ACCEPTED: u32 = 1 << 31;
+    const ACCEPTED: u64 = 1 << 63;
 
-    pub(crate) const fn chosen(n: u32) -> Self {
+    pub(crate) const fn chosen(n: u64) -> Self {
         SockId(n & !Self::ACCEPTED)
     }
 
     /// The id a driver gives to the `n`th socket it accepts, over all its listeners.
-    pub const fn accepted(n: u32) -> Self {
+    pub const fn accepted(n: u64) -> Self {
         SockId(n | Self::ACCEPTED)
     }
 
     /// The bare number, for logs and tables.
-    pub const fn number(self) -> u32 {
+    pub const fn number(self) -> u64 {
         self.0
     }
 
     /// The id with this number, as a trace holds it.
-    pub const fn from_number(n: u32) -> Self {
+    pub const fn from_number(n: u64) -> Self {
         SockId(n)
     }
 }
@@ -112,7 +112,8 @@ pub enum CloseHow {
 /// What the core asks of its driver.
 ///
 /// Every `BindUdp`, `Listen`, `Connect` and `Resolve` gets exactly one first reply: `Bound`, `Connected`,
-/// `Resolved` or `Failed`. After `Close`, `Cancel` or `Detach` the driver says nothing more about the id.
+/// `Resolved` or `Failed`. After `Close`, `Cancel` or `Detach` the driver says nothing more about the id, but for one
+/// `Released` after a `Detach`.
 #[derive(Debug)]
 #[must_use]
 #[non_exhaustive]
@@ -126,7 +127,7 @@ pub enum Action {
         /// Options before bind.
         opts: SockOpts,
     },
-    /// Open a TCP listener. Reply: `Bound` or `Failed`; then `Accepted` for each stream.
+    /// Open a TCP listener. Reply: `Bound` or `Failed`; then `Accepted` for each stream, as [`Action::Accept`] allows.
     Listen {
         /// Its id from now on.
         sock: SockId,
@@ -136,6 +137,16 @@ pub enum Action {
         backlog: u16,
         /// Options before bind; accepted streams inherit `nodelay`.
         opts: SockOpts,
+    },
+    /// Allow so many more streams to be accepted. A listener starts with none, and who calls meanwhile waits in the
+    /// system's queue: there a crowd loses nothing, and costs nothing until its turn.
+    ///
+    /// A driver without such a count may accept at once. The core then ends streams where it would have waited.
+    Accept {
+        /// The bound listener.
+        sock: SockId,
+        /// Streams, added to what is left of earlier credit.
+        credit: u32,
     },
     /// Open a TCP connection. The driver binds at once, calls connect at `at`, says `Fired`, and replies
     /// `Connected` or `Failed`: at `deadline` with [`IoFailure::TimedOut`]. With `wrap` it is connected once all layers
@@ -193,7 +204,8 @@ pub enum Action {
         /// How.
         how: CloseHow,
     },
-    /// Hand a stream to the user: first what is queued on it, then it is the user's pipe.
+    /// Hand a stream to the user: first what is queued on it, then it is the user's pipe. Once nobody has that any more,
+    /// or where it came to nothing, say [`Event::Released`].
     Detach {
         /// Which.
         sock: SockId,
@@ -260,7 +272,13 @@ pub enum Event<'a> {
         /// The other end.
         remote: SocketAddr,
     },
-    /// A listener accepted a stream.
+    /// The pipe that a detached stream became is gone: its owner dropped it, or took the bare socket out of it. The core
+    /// counts a peer's pipes until then, so a driver that never says this lets each peer in a few hundred times.
+    Released {
+        /// The stream that was detached.
+        sock: SockId,
+    },
+    /// A listener accepted a stream, within its credit.
     Accepted {
         /// Which listener.
         listener: SockId,
@@ -398,5 +416,5 @@ impl fmt::Display for IoFailure {
 impl std::error::Error for IoFailure {}
 
 // Moved through queues by value: growth here is paid on every event.
-const _: () = assert!(size_of::<Action>() <= 104);
+const _: () = assert!(size_of::<Action>() <= 112);
 const _: () = assert!(size_of::<Event<'_>>() <= 96);

@@ -21,13 +21,24 @@ impl Bucket {
 
     /// Takes one token if there is one.
     pub(crate) fn take(&mut self, now: Instant) -> bool {
+        self.take_some(now, 1)
+    }
+
+    /// Takes so many tokens if there are as many.
+    pub(crate) fn take_some(&mut self, now: Instant, tokens: u32) -> bool {
         let from = self.full_at.max(now);
-        let next = from + self.refill;
+        let next = from + self.refill * tokens;
         if next.since(now) > self.refill * self.burst {
             return false;
         }
         self.full_at = next;
         true
+    }
+
+    /// When there is a token, at the earliest.
+    pub(crate) fn next(&self, now: Instant) -> Instant {
+        let wait = (self.full_at.max(now) + self.refill).since(now).saturating_sub(self.refill * self.burst);
+        now + wait
     }
 
     pub(crate) fn is_full(&self, now: Instant) -> bool {
@@ -85,10 +96,12 @@ mod tests {
     fn a_burst_then_the_rate() {
         let mut b = Bucket::new(3, S);
         assert_eq!([(); 4].map(|()| b.take(T)), [true, true, true, false]);
+        assert_eq!(b.next(T), T + S);
         assert!(!b.take(T + Duration::from_millis(999)));
         assert!(b.take(T + S));
         assert!(!b.take(T + S));
         assert_eq!([(); 4].map(|()| b.take(T + 100 * S)), [true, true, true, false]);
+        assert_eq!([4, 2, 2, 1, 1].map(|n| b.take_some(T + 200 * S, n)), [false, true, false, true, false]);
     }
 
     #[test]

@@ -72,10 +72,10 @@ impl Letter {
             }
             Matter::Echo(payload) => Body::Echo(SmallVec::from_vec(payload)),
             Matter::Clock(about, wall) => Body::Clock { about: MessageId(about), wall },
-            Matter::Dialled(dials) => Body::Dialled {
-                count: dials.len() as u8,
-                dials: dials.into_iter().map(|to| (to, IoFailure::TimedOut)).collect(),
-            },
+            Matter::Dialled(dials) => {
+                let dials: SmallVec<[_; _]> = dials.into_iter().map(|to| (to, IoFailure::TimedOut)).collect();
+                Body::Dialled { count: dials.len() as u8, dials }
+            }
             Matter::Refused => Body::Refused(Refusal::Busy),
         };
         let session = SessionId(self.session);

@@ -2,7 +2,7 @@
 
 use core::fmt::{self, Write};
 
-/// Whether a character shows as itself and nothing else: no control character, no mark or override of the direction of
+/// True if a character shows as itself and nothing else: no control character, no mark or override of the direction of
 /// writing (Unicode's Bidi_Control), no line separator. With those a text can pass for another, or steer a terminal.
 pub fn is_plain(c: char) -> bool {
     let turns =
@@ -16,7 +16,7 @@ pub fn shown(text: &str) -> Shown<'_> {
     Shown(text)
 }
 
-/// What [`shown`] makes.
+/// Result of [`shown`].
 #[derive(Clone, Copy, Debug)]
 pub struct Shown<'a>(&'a str);
 

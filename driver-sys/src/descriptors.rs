@@ -21,6 +21,23 @@ pub fn raise_descriptor_limit() -> Option<u64> {
     None
 }
 
+/// The places that peers are given where the user does not say: half of the descriptors that the process may have. A
+/// quarter is for streams that are saying hello, and one for our own dials, files, and programs that ask us.
+#[cfg(unix)]
+pub(crate) fn most_pipes() -> Option<u32> {
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current.unwrap_or(u64::MAX);
+    Some((limit / 2).min(MOST_PIPES) as u32)
+}
+
+/// As many as there are sessions.
+#[cfg(not(unix))]
+pub(crate) fn most_pipes() -> Option<u32> {
+    Some(MOST_PIPES as u32)
+}
+
+/// The core keeps at most so many sessions.
+const MOST_PIPES: u64 = 8192;
+
 #[cfg(all(test, unix))]
 mod tests {
     #[test]

@@ -37,7 +37,7 @@ fn be_file(metadata: &Metadata) -> io::Result<()> {
 /// A file's text, as [`open_file`] opens it.
 ///
 /// # Errors
-/// Those of `open_file`; `FileTooLarge` beyond `longest` bytes, `InvalidData` for what is not UTF-8.
+/// As of `open_file`; `FileTooLarge` beyond `longest` bytes, `InvalidData` for what is not UTF-8.
 pub fn read_text(path: &Path, longest: u64) -> io::Result<String> {
     text_of(open_file(path)?, longest)
 }
@@ -76,8 +76,30 @@ pub fn replace_private(path: &Path, contents: &[u8]) -> io::Result<()> {
     fs::rename(&beside, path).inspect_err(|_| drop(fs::remove_file(&beside)))
 }
 
+/// Makes a file with mode 0600, and its folders with 0700: whole or not at all. False: there is one by now, which is left
+/// as it is.
+///
+/// # Errors
+/// The system's.
+pub fn make_private(path: &Path, contents: &[u8]) -> io::Result<bool> {
+    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let mut builder = fs::DirBuilder::new();
+    #[cfg(unix)]
+    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
+    builder.recursive(true).create(folder)?;
+    let beside = write_beside(path, contents)?;
+    // A hard link fails where the name exists, which a rename would replace.
+    let linked = fs::hard_link(&beside, path);
+    let _ = fs::remove_file(&beside);
+    match linked {
+        Ok(()) => Ok(true),
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists && path.exists() => Ok(false),
+        Err(e) => Err(e),
+    }
+}
+
 /// A new file in the same folder, with a name that nobody else has, mode 0600, on the disk.
-pub(crate) fn write_beside(path: &Path, contents: &[u8]) -> io::Result<PathBuf> {
+fn write_beside(path: &Path, contents: &[u8]) -> io::Result<PathBuf> {
     // A name of its own for each try: two that share one could put each other's in place.
     let unique = crate::random_seed()?.iter().take(8).fold(0_u64, |n, byte| n << 8 | u64::from(*byte));
     let beside = with_suffix(path, &format!(".new-{unique:016x}"));

@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 
 use p2pd_core::{SecretKey, SecretKeyError};
 
-use crate::files::{text_of, write_beside};
-use crate::secret::open_private;
+use crate::files::make_private;
+use crate::secret::read_private;
 
 /// Longer than any key file.
 const MAX_FILE: u64 = 1024;
@@ -18,9 +18,9 @@ const MAX_LINKS: u8 = 40;
 /// Why a key file could not be used.
 #[derive(Debug)]
 pub enum KeyFileError {
-    /// It could not be read, its place not written, or it is of another owner or mode.
+    /// Reading or writing failed, or the file is of another owner or mode.
     Io(PathBuf, io::Error),
-    /// It is no key file; the inner error says where.
+    /// No key is in the file; the inner error says where it is wrong.
     Malformed(PathBuf, SecretKeyError),
 }
 
@@ -56,16 +56,16 @@ pub fn load_or_create_key(path: &Path) -> Result<SecretKey, KeyFileError> {
     }
     let key = SecretKey::from_bytes(crate::random_seed().map_err(io)?);
     // Where another process was faster, its key is the one.
-    if create(path, &key).map_err(io)? { Ok(key) } else { read(path) }
+    let made = follow(path).and_then(|place| make_private(&place, key.to_file_text().as_bytes()));
+    if made.map_err(io)? { Ok(key) } else { read(path) }
 }
 
 fn read(path: &Path) -> Result<SecretKey, KeyFileError> {
-    let text = open_private(path).map_err(io::Error::from).and_then(|file| text_of(file, MAX_FILE));
-    let text = text.map_err(|why| KeyFileError::Io(path.to_owned(), why))?;
+    let text = read_private(path, MAX_FILE).map_err(|why| KeyFileError::Io(path.to_owned(), why))?;
     SecretKey::from_file_text(&text).map_err(|why| KeyFileError::Malformed(path.to_owned(), why))
 }
 
-/// Where a symbolic link leads in the end, though nothing is there; any other path is itself.
+/// Follows a symbolic link to its end, though nothing is there; any other path is its own end.
 fn follow(path: &Path) -> io::Result<PathBuf> {
     let mut place = path.to_owned();
     for _ in 0..MAX_LINKS {
@@ -76,24 +76,6 @@ fn follow(path: &Path) -> io::Result<PathBuf> {
         }
     }
     Err(io::Error::new(io::ErrorKind::InvalidInput, "too many symbolic links"))
-}
-
-/// Writes the key beside `path` and links it there: whole or not at all. False: `path` exists by now.
-fn create(path: &Path, key: &SecretKey) -> io::Result<bool> {
-    let path = &follow(path)?;
-    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    fs::create_dir_all(folder)?;
-    // The folder is named too: a bare name has none.
-    let path = &folder.join(path.file_name().unwrap_or_default());
-    let beside = write_beside(path, key.to_file_text().as_bytes())?;
-    // A hard link fails where the name exists, which a rename would replace.
-    let linked = fs::hard_link(&beside, path);
-    let _ = fs::remove_file(&beside);
-    match linked {
-        Ok(()) => Ok(true),
-        Err(e) if e.kind() == io::ErrorKind::AlreadyExists && path.exists() => Ok(false),
-        Err(e) => Err(e),
-    }
 }
 
 #[cfg(all(test, unix))]

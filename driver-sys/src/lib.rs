@@ -38,13 +38,13 @@ pub use engine::Lateness;
 pub use engine::{Address, Engine, News, Reactor};
 pub use error::{BindError, ConnectError};
 pub use failure::failure;
-pub use files::{create_private, open_file, read_text, replace_private};
+pub use files::{create_private, make_private, open_file, read_text, replace_private};
 pub use interfaces::{Card, cards, interface_name, interfaces};
 pub use key_file::{KeyFileError, load_or_create_key};
 pub use pin_file::{PinFile, PinFileError};
 pub use pipe::{Half, Layer, MessageLayer, PipeInfo, Relayed, Start, Wakers};
 pub use ready::{Ready, SockWaker};
-pub use secret::{SecretError, open_private};
+pub use secret::read_private;
 pub use wrap::check_tls;
 
 use std::io;

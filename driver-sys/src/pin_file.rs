@@ -19,7 +19,7 @@ const MAX_FILE: u64 = 1 << 20;
 /// Why the file could not be used.
 #[derive(Debug)]
 pub enum PinFileError {
-    /// It could not be read or written.
+    /// Reading or writing failed.
     Io(PathBuf, io::Error),
     /// The line with this number, from 1, is no name, node id and sequence number.
     Line(PathBuf, usize),
@@ -51,15 +51,15 @@ impl PinFile {
         PinFile { path }
     }
 
-    /// Where it is.
+    /// Returns its place.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// What is in it; nothing, if it is not there. Of two lines with one name the first counts.
+    /// Returns the pins in the file; none, if there is no file. Of two lines with one name the first counts.
     ///
     /// # Errors
-    /// It cannot be read, or a line is wrong: then nothing is believed, since a pin that is lost is a key that is believed
+    /// Reading failed, or a line is wrong: then nothing is believed, since a pin that is lost is a key that is believed
     /// anew.
     pub fn load(&self) -> Result<Vec<NamePin>, PinFileError> {
         Ok(self.read()?.into_values().collect())
@@ -95,8 +95,7 @@ impl PinFile {
 
     fn read(&self) -> Result<BTreeMap<Name, NamePin>, PinFileError> {
         // Others may read it, but not change whom names lead to.
-        let file = open_own(&self.path, 0o022).map_err(io::Error::from);
-        let text = match file.and_then(|file| text_of(file, MAX_FILE)) {
+        let text = match open_own(&self.path, 0o022).and_then(|file| text_of(file, MAX_FILE)) {
             Ok(text) => text,
             Err(why) if why.kind() == io::ErrorKind::NotFound => String::new(),
             Err(why) => return Err(self.failed(why)),

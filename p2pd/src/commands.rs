@@ -1,10 +1,12 @@
 //! What the subcommands do.
 
+use std::collections::BTreeSet;
 use std::io;
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use p2pd_core::{Accept, Config, Name, Notice, PipeMode, Plan, SecretKey, Strategy, Target};
+use p2pd_core::{Accept, BrokerState, Config, Name, Notice, PipeMode, Plan, SecretKey, Strategy, Target};
 use p2pd_sys::PinFile;
 use p2pd_tokio::{BindError, Node, Pipe};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
@@ -16,33 +18,34 @@ use crate::USAGE;
 use crate::daemon::{self, Prepared};
 use crate::exec::Program;
 use crate::file::{self, Outgoing, Receiving};
+use crate::invitation::Invitation;
 use crate::options::{Command, Common, File, NameCommand, Options};
 use crate::say::Say;
 use crate::talk::{self, Gather, PIPE, named};
-use crate::{clock, demo, interfaces, log, manual, map, names, server, trace};
+use crate::{clock, demo, interfaces, log, manual, map, names, server, signals, trace};
 use p2pd::servers::{Commands, CredentialError, Servers};
 
 /// Bytes copied at a time.
 const CHUNK: usize = 64 * 1024;
 
-/// What a node is brought up for.
+/// Task that a node is brought up for.
 enum Task {
-    Listen(Listening, Option<Name>),
+    Listen(Listening, Option<Name>, Invitation),
     Name(NameCommand),
     Connect(Target, Plan, Option<Program>),
     Addr,
     Nat,
     Send(Target, Plan, Vec<Outgoing>),
-    Receive(Receiving),
+    Receive(Receiving, Invitation),
     Daemon(Prepared, Option<Name>),
 }
 
-/// What is done with callers.
+/// Treatment of callers.
 #[derive(Clone, Copy, Debug)]
 enum Listening {
     /// All of them get back what they send.
     Echo,
-    /// One after another has standard input and output.
+    /// Standard input and output go to one after another.
     Talk { idle: Duration },
 }
 
@@ -50,12 +53,12 @@ impl Task {
     /// A name to hold meanwhile.
     fn holds(&self) -> Option<Name> {
         match self {
-            Task::Listen(_, name) | Task::Daemon(_, name) => *name,
+            Task::Listen(_, name, _) | Task::Daemon(_, name) => *name,
             _ => None,
         }
     }
 
-    /// Whether it has to do with names, or may have.
+    /// True if it has to do with names, or may have.
     fn knows_names(&self) -> bool {
         match self {
             Task::Connect(to, ..) | Task::Send(to, ..) => matches!(to, Target::Name(_)),
@@ -66,7 +69,7 @@ impl Task {
 }
 
 pub(crate) async fn run(options: Options) -> ExitCode {
-    let say = Say::new(options.json);
+    let say = Say::new(options.json, options.quiet);
     if let Some(filter) = options.log {
         log::start(filter, say);
     }
@@ -82,10 +85,12 @@ pub(crate) async fn run(options: Options) -> ExitCode {
         Command::Config => return manual::config(say),
         Command::Completions { shell } => return manual::completions(shell, say),
         Command::Man { folder } => return manual::man(folder.as_deref(), say),
-        Command::Listen { echo, idle, port, name, common } => {
+        Command::Id { identity } => return id(&identity, say),
+        Command::Listen { echo, idle, port, name, qr, common } => {
             portmap = port.wanted();
             let listening = if echo { Listening::Echo } else { Listening::Talk { idle } };
-            (Task::Listen(listening, name), common)
+            let invitation = Invitation::new("connect", "", name, qr, &common);
+            (Task::Listen(listening, name, invitation), common)
         }
         Command::Name(command) => match name_task(command, say) {
             Ok(task) => task,
@@ -101,7 +106,10 @@ pub(crate) async fn run(options: Options) -> ExitCode {
             Err(why) => return usage(say, &why),
         },
         Command::File(File::Receive(receive)) => match Receiving::new(&receive) {
-            Ok(receiving) => (Task::Receive(receiving), receive.common),
+            Ok(receiving) => {
+                let invitation = Invitation::new("file send", " FILE", None, false, &receive.common);
+                (Task::Receive(receiving, invitation), receive.common)
+            }
             Err(why) => return usage(say, &why),
         },
         Command::File(File::Send { address, files, common }) => {
@@ -198,8 +206,8 @@ pub(crate) async fn run(options: Options) -> ExitCode {
             Ok(pipe) => file::send(pipe, &files, say).await,
             Err(code) => code,
         },
-        Task::Receive(receiving) => file::receive(&node, receiving, say).await,
-        Task::Listen(listening, _) => listen(&node, listening, say).await,
+        Task::Receive(receiving, invitation) => file::receive(&node, receiving, &invitation, say).await,
+        Task::Listen(listening, _, invitation) => listen(&node, listening, invitation, say).await,
         Task::Nat => nat(&node, say).await,
         Task::Daemon(prepared, _) => daemon::run(&node, prepared, say).await,
         Task::Addr => {
@@ -215,6 +223,15 @@ pub(crate) async fn run(options: Options) -> ExitCode {
     code
 }
 
+/// A key's node id, to standard output.
+fn id(identity: &Path, say: Say) -> ExitCode {
+    match p2pd_tokio::load_or_create_key(identity) {
+        Ok(key) if say.print(&key.node_id().to_string()) => ExitCode::SUCCESS,
+        Ok(_) => ExitCode::FAILURE,
+        Err(why) => usage(say, &why.to_string()),
+    }
+}
+
 /// Asks to be told once all notices so far are said.
 type Said = mpsc::Sender<oneshot::Sender<()>>;
 
@@ -226,6 +243,7 @@ fn follow(
 ) -> (Said, JoinHandle<()>) {
     let (said, mut asked) = mpsc::channel::<oneshot::Sender<()>>(1);
     let following = tokio::spawn(async move {
+        let mut lost = BTreeSet::new();
         loop {
             tokio::select! {
                 biased;
@@ -236,6 +254,13 @@ fn follow(
                             names::keep(file, &notice, say);
                         }
                         say.notice(&notice);
+                        match notice {
+                            Notice::Broker { id, state: BrokerState::Lost(_) } => drop(lost.insert(id)),
+                            Notice::Broker { id, state: BrokerState::Ready } if lost.remove(&id) => {
+                                say.broker_again(id);
+                            }
+                            _ => {}
+                        }
                     }
                     Err(RecvError::Lagged(_)) => {}
                     Err(RecvError::Closed) => return,
@@ -361,16 +386,21 @@ async fn nat(node: &Node, say: Say) -> ExitCode {
 }
 
 /// Says the address once it is known, and again whenever it changes.
-pub(crate) async fn addresses(node: Node, mut notices: broadcast::Receiver<Notice>, say: Say) {
+pub(crate) async fn addresses(
+    node: Node,
+    mut notices: broadcast::Receiver<Notice>,
+    invitation: Option<Invitation>,
+    say: Say,
+) {
     say.waiting("asking for the outside address");
     let id = node.node_id();
     let mut said = node.address().await;
-    say.ready(&said, id);
+    say.ready(&said, id, invitation.as_ref());
     loop {
         match notices.recv().await {
             Ok(Notice::Ready { address }) if *address != said => {
                 said = *address;
-                say.ready(&said, id);
+                say.ready(&said, id, invitation.as_ref());
             }
             Ok(_) | Err(RecvError::Lagged(_)) => {}
             Err(RecvError::Closed) => return,
@@ -379,8 +409,8 @@ pub(crate) async fn addresses(node: Node, mut notices: broadcast::Receiver<Notic
 }
 
 /// Serves until interrupted.
-async fn listen(node: &Node, listening: Listening, say: Say) -> ExitCode {
-    let telling = tokio::spawn(addresses(node.clone(), node.notices(), say));
+async fn listen(node: &Node, listening: Listening, invitation: Invitation, say: Say) -> ExitCode {
+    let telling = tokio::spawn(addresses(node.clone(), node.notices(), Some(invitation), say));
     let serving = async {
         match listening {
             Listening::Echo => echo(node, say).await,
@@ -395,7 +425,7 @@ async fn listen(node: &Node, listening: Listening, say: Say) -> ExitCode {
     };
     let code = tokio::select! {
         code = serving => code,
-        () = server::interrupted() => ExitCode::SUCCESS,
+        () = signals::interrupted() => ExitCode::SUCCESS,
     };
     telling.abort();
     code

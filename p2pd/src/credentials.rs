@@ -12,7 +12,7 @@ use tokio::process::Command;
 
 use crate::servers::{Commands, TurnCredential, TurnServer};
 
-/// How long short-lived ones hold; what was allocated meanwhile lives on.
+/// Lifetime of short-lived credentials; what was allocated meanwhile lives on.
 const HOLD_FOR: Duration = Duration::from_secs(24 * 3600);
 /// A command may take this long,
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -23,7 +23,7 @@ impl TurnCredential {
     /// Credentials that are good now. A command's standard error is ours.
     ///
     /// # Errors
-    /// What is wrong with the command, or with what it printed; or that it is not allowed.
+    /// Says what is wrong with the command or with its output, or that the command is not allowed.
     pub async fn get(&self, commands: Commands) -> Result<Credentials, CredentialError> {
         match self {
             TurnCredential::Password { user, password } => Ok(Credentials::new(user, password)),
@@ -79,7 +79,7 @@ impl TurnServer {
     /// As a node uses it, with credentials that are good now.
     ///
     /// # Errors
-    /// What is wrong with its credentials.
+    /// Says what is wrong with its credentials.
     pub async fn resolve(&self, commands: Commands) -> Result<p2pd_core::TurnServer, CredentialError> {
         let TurnServer { host, port, transport, tls, lifetimes, ref credential } = self.clone();
         let credentials = credential.get(commands).await?;
@@ -87,7 +87,7 @@ impl TurnServer {
     }
 }
 
-/// What a command prints. It ends with us at the latest.
+/// Returns the output of a command, which ends with us at the latest.
 async fn run(command: &[String]) -> Result<String, String> {
     let (program, arguments) = command.split_first().ok_or("is empty")?;
     let mut command = Command::new(program);

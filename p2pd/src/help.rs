@@ -16,6 +16,7 @@ Exit status:
   0  done: the pipe ended, the files arrived, the servers were interrupted
   1  failed: no connect (with a report per strategy), a pipe that broke, a file that did not arrive
   2  wrong usage: arguments, addresses, files; nothing was opened
+  130  ended by SIGINT or SIGTERM before it was done
 With `connect --exec`, the program's own.";
 
 pub(crate) const LISTEN: &str = "\

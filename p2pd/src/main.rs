@@ -9,6 +9,7 @@ mod exec;
 mod file;
 mod help;
 mod interfaces;
+mod invitation;
 mod log;
 mod manual;
 mod map;
@@ -18,6 +19,7 @@ mod print;
 mod say;
 mod secret;
 mod server;
+mod signals;
 mod talk;
 mod trace;
 
@@ -28,6 +30,8 @@ use p2pd_core::text::is_plain;
 
 /// Exit code for wrong usage: arguments, addresses, files.
 const USAGE: u8 = 2;
+/// Exit code of what SIGINT or SIGTERM ended before it was done, as shells have it for SIGINT.
+const INTERRUPTED: u8 = 130;
 
 fn main() -> ExitCode {
     // Help goes to standard output and ends with 0, what is wrong with the arguments ends with 2.
@@ -48,7 +52,13 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let code = runtime.block_on(commands::run(options));
+    let serves = options.command.serves();
+    let code = runtime.block_on(async {
+        if let Err(why) = signals::take(serves) {
+            print::tell(&format!("p2pd: signals: {why}"));
+        }
+        commands::run(options).await
+    });
     // A read of the terminal cannot be interrupted; the process does not wait for it.
     runtime.shutdown_background();
     code

@@ -21,9 +21,9 @@ use tokio::task::JoinHandle;
 use crate::commands::usage;
 use crate::options::Map;
 use crate::say::Say;
-use crate::server::terminated;
+use crate::signals::interrupted;
 
-/// What a STUN server may take to answer, one after another.
+/// Time for a STUN server to answer, one after another.
 const STUN_WITHIN: Duration = Duration::from_millis(1000);
 
 pub(crate) async fn run(options: &Map, say: Say) -> ExitCode {
@@ -79,12 +79,7 @@ async fn hold(
     let seen = seen(runner.local, None, stun);
     tokio::pin!(seen);
     let mut waits = !stun.is_empty();
-    let interrupted = async {
-        tokio::select! {
-            Ok(()) = tokio::signal::ctrl_c() => {}
-            () = terminated() => {}
-        }
-    };
+    let interrupted = interrupted();
     tokio::pin!(interrupted);
     let (mut closing, mut failed) = (false, None);
     loop {
@@ -156,7 +151,7 @@ fn reasons(gateway: Option<MapError>, upnp: Option<MapError>) -> String {
     }
 }
 
-/// What a STUN server sees of us, by the interface with this index if there is a choice. The first one that answers is
+/// Returns our address as a STUN server sees it, by the interface with this index if there is a choice. The first one that answers is
 /// believed.
 pub(crate) async fn seen(local: IpAddr, interface: Option<u32>, servers: &[StunServer]) -> Option<IpAddr> {
     let socket = UdpSocket::bind((local, 0)).await.ok()?;
@@ -262,7 +257,7 @@ impl Runner {
         self.mapper.close(self.clock.now());
     }
 
-    /// What happens next. May be dropped and called again.
+    /// Waits for what happens next. May be dropped and called again.
     async fn event(&mut self) -> Event {
         let mut buffer = [0; 2048];
         loop {

@@ -21,6 +21,9 @@ pub(crate) struct Options {
     /// Say what happens as JSON, one object a line, on standard error
     #[arg(long, global = true)]
     pub(crate) json: bool,
+    /// Say nothing on standard error but what went wrong
+    #[arg(long, global = true, conflicts_with = "json")]
+    pub(crate) quiet: bool,
     /// Say on standard error what goes on inside, from this level on: error, warn, info, debug or trace. Or targets with
     /// levels, such as `p2pd::api=debug,warn`. With `--json`, as JSON too
     #[arg(long, global = true, value_name = "LEVEL", value_parser = log::filter)]
@@ -102,6 +105,9 @@ pub(crate) enum Command {
         /// `--identity`, because a name belongs to a key
         #[arg(long, value_name = "NAME")]
         name: Option<Name>,
+        /// Show the address as a QR code too
+        #[arg(long, conflicts_with_all = ["json", "quiet"])]
+        qr: bool,
         #[command(flatten)]
         port: MapPort,
         #[command(flatten)]
@@ -132,6 +138,12 @@ pub(crate) enum Command {
         stdio: bool,
         #[command(flatten)]
         common: Common,
+    },
+    /// Print the node id of a key file, which others need for `--accept`
+    Id {
+        /// Key file; made if missing
+        #[arg(long, value_name = "FILE")]
+        identity: PathBuf,
     },
     /// Print this node's address: with `--identity` and `--port`, the one that `listen` with the same will have
     Addr {
@@ -196,6 +208,18 @@ pub(crate) enum Command {
         /// An existing folder
         folder: Option<PathBuf>,
     },
+}
+
+impl Command {
+    /// Whether it goes on until it is interrupted, and that is its good end.
+    pub(crate) fn serves(&self) -> bool {
+        match self {
+            Command::Listen { .. } | Command::Daemon(_) | Command::Serve(_) => true,
+            Command::Map(map) => map.add.is_some(),
+            Command::File(File::Receive(receive)) => !receive.once,
+            _ => false,
+        }
+    }
 }
 
 #[derive(Debug, Subcommand)]

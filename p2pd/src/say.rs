@@ -17,13 +17,16 @@ use serde_json::json;
 use crate::clock::{self, Told};
 use crate::demo::Row;
 use crate::interfaces::Listed;
+use crate::invitation::Invitation;
 use crate::print::{self, tell, tell_program};
 use crate::server::Running;
 
-/// How to say things.
+/// Form in which things are said.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Say {
     json: bool,
+    /// Only what went wrong.
+    quiet: bool,
     /// At a terminal: turns while something is waited for. Lives as long as the program.
     spinner: Option<&'static ProgressBar>,
     /// At a terminal: what is drawn at its bottom. Lines go above it.
@@ -36,7 +39,7 @@ fn clock_text(ahead: i64, error: Duration) -> String {
     format!("this machine's clock is {wrong} s {where_to}, give or take {} ms", error.as_millis())
 }
 
-/// What became of the listener's port on a router.
+/// State of the listener's port on a router.
 pub(crate) fn port(local: IpAddr, state: PortState) -> serde_json::Value {
     let local = local.to_string();
     match state {
@@ -72,11 +75,11 @@ fn why(state: PortState) -> String {
 }
 
 impl Say {
-    pub(crate) fn new(json: bool) -> Self {
-        let terminal = !json && std::io::stderr().is_terminal();
+    pub(crate) fn new(json: bool, quiet: bool) -> Self {
+        let terminal = !json && !quiet && std::io::stderr().is_terminal();
         let spinner = || ProgressBar::hidden().with_style(ProgressStyle::default_spinner());
         let spinner = terminal.then(|| &*Box::leak(Box::new(spinner())));
-        Say { json, spinner, bars: terminal.then(|| &*Box::leak(Box::new(MultiProgress::new()))) }
+        Say { json, quiet, spinner, bars: terminal.then(|| &*Box::leak(Box::new(MultiProgress::new()))) }
     }
 
     /// Something is waited for, until the next [`still`](Self::still).
@@ -111,12 +114,16 @@ impl Say {
         }
     }
 
-    pub(crate) fn ready(self, address: &PeerAddress, id: NodeId) {
+    /// Says where we are reached, and how peers get there.
+    pub(crate) fn ready(self, address: &PeerAddress, id: NodeId, invitation: Option<&Invitation>) {
         self.still();
         self.line(
             || json!({"event": "ready", "address": address.to_string(), "node_id": id.to_string()}),
             || format!("ready: {address}"),
         );
+        if let Some(invitation) = invitation.filter(|_| !self.json && !self.quiet) {
+            self.above(|| invitation.tell(address));
+        }
     }
 
     pub(crate) fn registered(self, name: Name, brokers: u8) {
@@ -135,7 +142,7 @@ impl Say {
         );
     }
 
-    /// Where the API is, and what it asks for. The link has the token where browsers keep it to themselves, and only at a
+    /// Says where the API is, and what it asks for. The link has the token where browsers keep it to themselves, and only at a
     /// terminal: what is written elsewhere is kept, and read by others.
     pub(crate) fn api(self, at: SocketAddr, token: Option<&str>, file: Option<&Path>, unix: Option<&Path>) {
         let (file, unix) = (file.map(|f| f.display().to_string()), unix.map(|u| u.display().to_string()));
@@ -149,12 +156,12 @@ impl Say {
         let event =
             || json!({"event": "api", "api": at.to_string(), "unix": unix, "token_file": file, "page": page});
         self.line(event, text);
-        if !self.json {
+        if !self.json && !self.quiet {
             self.above(|| tell(&format!("page: {page}")));
         }
     }
 
-    /// What was measured of the NATs: to standard output for people, one event each for programs. False: nobody read it.
+    /// Tells what was measured of the NATs: to standard output for people, one event each for programs. False: nobody read it.
     #[must_use]
     pub(crate) fn nats(self, reports: &[NatReport]) -> bool {
         self.still();
@@ -169,6 +176,14 @@ impl Say {
         let texts = reports.iter().map(nat_text);
         let none = reports.is_empty().then(|| "no interface, or no STUN server in the list".into());
         texts.chain(none).all(|text| self.print(&text))
+    }
+
+    /// A broker that was lost is usable.
+    pub(crate) fn broker_again(self, id: u16) {
+        self.line(
+            || json!({"event": "broker", "id": id, "state": "ready"}),
+            || format!("broker {id}: connected again"),
+        );
     }
 
     /// Progress of a connect, and what else a person wants to know.
@@ -249,7 +264,7 @@ impl Say {
             ConnectError::Failed(reason, report) => (reason.to_string(), report.strategies.as_slice()),
             other => (other.to_string(), &[][..]),
         };
-        self.line(
+        self.wrong(
             || json!({"event": "failed", "reason": reason, "strategies": tried(entries)}),
             || format!("failed: {reason}{}", details(entries)),
         );
@@ -261,13 +276,13 @@ impl Say {
         listed.iter().all(|card| self.result(|| card.event(), || card.text()))
     }
 
-    /// How far the clock is off: to standard output for people.
+    /// Tells how far the clock is off: to standard output for people.
     #[must_use]
     pub(crate) fn clock(self, told: &Told) -> bool {
         self.result(|| told.event(), || told.text())
     }
 
-    /// What became of a port.
+    /// Tells the state of a mapped port.
     pub(crate) fn mapping(self, protocol: Protocol, port: u16, event: &Event) {
         self.still();
         let name = protocol.to_string().to_lowercase();
@@ -312,7 +327,7 @@ impl Say {
         })
     }
 
-    /// What was asked for: to standard output for people, an event for programs. False: nobody read it.
+    /// Tells a result: to standard output for people, an event for programs. False: nobody read it.
     #[must_use]
     fn result(self, json: impl FnOnce() -> serde_json::Value, text: impl FnOnce() -> String) -> bool {
         self.still();
@@ -329,7 +344,7 @@ impl Say {
         self.printed(print::out(text))
     }
 
-    /// Whether something got to standard output; why not, is said.
+    /// True if a write to standard output succeeded; says why it did not.
     #[must_use]
     pub(crate) fn printed(self, done: io::Result<()>) -> bool {
         done.inspect_err(|why| self.error(&format!("standard output: {why}"))).is_ok()
@@ -338,7 +353,7 @@ impl Say {
     /// Anything else that went wrong.
     pub(crate) fn error(self, why: &str) {
         self.still();
-        self.line(|| json!({"event": "error", "reason": why}), || format!("p2pd: {why}"));
+        self.wrong(|| json!({"event": "error", "reason": why}), || format!("p2pd: {why}"));
     }
 
     pub(crate) fn warning(self, what: &str) {
@@ -420,8 +435,15 @@ impl Say {
         }
     }
 
-    /// One thing, in both forms.
+    /// Says something, in the form that is wanted.
     pub(crate) fn line(self, json: impl FnOnce() -> serde_json::Value, text: impl FnOnce() -> String) {
+        if !self.quiet {
+            self.wrong(json, text);
+        }
+    }
+
+    /// Says what went wrong, also where little is wanted.
+    pub(crate) fn wrong(self, json: impl FnOnce() -> serde_json::Value, text: impl FnOnce() -> String) {
         if self.json {
             tell_program(&json());
         } else {
@@ -430,7 +452,7 @@ impl Say {
     }
 }
 
-/// What each strategy tried, for programs.
+/// Outcome of each strategy, for programs.
 fn tried(entries: &[StrategyReport]) -> Vec<serde_json::Value> {
     let one = |s: &StrategyReport| json!({"strategy": s.strategy.name(), "outcome": s.outcome.name(), "detail": s.detail});
     entries.iter().map(one).collect()
@@ -442,7 +464,7 @@ fn details(entries: &[StrategyReport]) -> String {
     entries.iter().map(one).collect()
 }
 
-/// What was measured of a NAT.
+/// Measurement of a NAT, for programs.
 pub(crate) fn nat(report: &NatReport) -> serde_json::Value {
     let behaviour = report.behaviour;
     let (kind, delta) = (behaviour.nat_type(), behaviour.delta());

@@ -1,7 +1,6 @@
 //! Files of this program with a secret of 32 bytes in them, which it makes itself.
 
-use std::fs::{self, File};
-use std::io::{self, Read, Write};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use data_encoding::HEXLOWER;
@@ -20,23 +19,24 @@ pub(crate) fn at_home(name: &str) -> Option<PathBuf> {
 /// Names the file and what is wrong with it: not ours alone, or something else.
 pub(crate) fn load_or_create(path: &Path) -> Result<String, String> {
     let name = path.display();
-    let load = || match p2pd_sys::open_private(path) {
-        Ok(file) => read(file).map(Some),
-        Err(why) if why.is_missing() => Ok(None),
+    let load = || match p2pd_sys::read_private(path, DIGITS as u64 + 2) {
+        Ok(text) => read(&text).map(Some),
+        Err(why) if why.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(why) => Err(why.to_string()),
     };
-    let made = || create(path).map_err(|why| why.to_string());
+    let made = || -> io::Result<bool> {
+        let secret = HEXLOWER.encode(&p2pd_tokio::random_seed()?);
+        p2pd_sys::make_private(path, format!("{secret}\n").as_bytes())
+    };
     let found = match load() {
         // Another process may have made it meanwhile.
-        Ok(None) => made().and_then(|()| load()),
+        Ok(None) => made().map_err(|why| why.to_string()).and_then(|_| load()),
         found => found,
     };
     found.and_then(|secret| secret.ok_or("is gone".into())).map_err(|why| format!("{name}: {why}"))
 }
 
-fn read(file: File) -> Result<String, String> {
-    let mut text = String::new();
-    file.take(DIGITS as u64 + 2).read_to_string(&mut text).map_err(|e| e.to_string())?;
+fn read(text: &str) -> Result<String, String> {
     let secret = text.trim_end();
     if secret.len() == DIGITS && secret.bytes().all(|b| b.is_ascii_hexdigit()) {
         Ok(secret.to_owned())
@@ -45,36 +45,9 @@ fn read(file: File) -> Result<String, String> {
     }
 }
 
-/// Makes it, whole or not at all.
-fn create(path: &Path) -> io::Result<()> {
-    if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
-        let mut builder = fs::DirBuilder::new();
-        #[cfg(unix)]
-        {
-            use std::os::unix::fs::DirBuilderExt;
-            builder.mode(0o700);
-        }
-        builder.recursive(true).create(folder)?;
-    }
-    let mut beside = path.file_name().unwrap_or_default().to_owned();
-    beside.push(format!(".new-{}", HEXLOWER.encode(&p2pd_tokio::random_seed()?[..8])));
-    let beside = path.with_file_name(beside);
-    let secret = HEXLOWER.encode(&p2pd_tokio::random_seed()?);
-    let written = p2pd_tokio::create_private(&beside).and_then(|mut file| {
-        file.write_all(format!("{secret}\n").as_bytes())?;
-        file.sync_all()
-    });
-    // A hard link fails where the name exists, which a rename would replace.
-    let linked = written.and_then(|()| fs::hard_link(&beside, path));
-    let _ = fs::remove_file(&beside);
-    match linked {
-        Err(why) if why.kind() == io::ErrorKind::AlreadyExists => Ok(()),
-        done => done,
-    }
-}
-
 #[cfg(all(test, unix))]
 mod tests {
+    use std::fs;
     use std::os::unix::fs::PermissionsExt;
 
     use super::*;

@@ -13,6 +13,7 @@ use p2pd::servers::Servers;
 use crate::commands::usage;
 use crate::options::Serve;
 use crate::say::Say;
+use crate::signals::interrupted;
 
 pub(crate) async fn run(options: &Serve, say: Say) -> ExitCode {
     let ip = options.bind.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
@@ -31,7 +32,6 @@ pub(crate) async fn run(options: &Serve, say: Say) -> ExitCode {
         mqtt_port: options.mqtt_port,
         stun_ports: [options.stun_port, options.stun_second_port],
     };
-    allow_sockets();
     let mut serving = match Serving::start(&wanted).await {
         Ok(serving) => serving,
         Err(why @ ServeError::Addresses) => return usage(say, &format!("--second: {why}")),
@@ -63,7 +63,7 @@ pub(crate) async fn run(options: &Serve, say: Say) -> ExitCode {
     }
 }
 
-/// What is said of running servers.
+/// Places of running servers, to be told.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Running<'a> {
     pub(crate) mqtt: SocketAddr,
@@ -72,7 +72,7 @@ pub(crate) struct Running<'a> {
     pub(crate) second: Option<SocketAddr>,
     /// The TURN server's relaying address.
     pub(crate) relay: Option<IpAddr>,
-    /// The file with the password that was made up for the TURN server.
+    /// File with the password that was made up for the TURN server.
     pub(crate) kept: Option<&'a Path>,
 }
 
@@ -86,41 +86,6 @@ fn write(path: &Path, list: &Servers) -> io::Result<()> {
     }
 }
 
-/// As many sockets as the system lets a process have: the usual 1,024 are fewer than the servers' own limits allow,
-/// and at the system's limit nobody is let in any more.
-fn allow_sockets() {
-    #[cfg(unix)]
-    {
-        use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-        let now = getrlimit(Resource::Nofile);
-        // Where it is refused, as on macOS for "unlimited", the servers have what they have.
-        let _ = setrlimit(Resource::Nofile, Rlimit { current: now.maximum, ..now });
-    }
-}
-
 fn second(wanted: &Wanted, serving: &Serving) -> Option<SocketAddr> {
     wanted.second_ip.map(|ip| (ip, serving.stun().port()).into())
-}
-
-/// Waits for the user to end the program.
-pub(crate) async fn interrupted() {
-    tokio::select! {
-        // An error means that there is no such signal here: then only being killed ends it.
-        Ok(()) = tokio::signal::ctrl_c() => {}
-        () = terminated() => {}
-    }
-}
-
-#[cfg(unix)]
-pub(crate) async fn terminated() {
-    use tokio::signal::unix::{SignalKind, signal};
-    match signal(SignalKind::terminate()) {
-        Ok(mut signal) => drop(signal.recv().await),
-        Err(_) => std::future::pending().await,
-    }
-}
-
-#[cfg(not(unix))]
-pub(crate) async fn terminated() {
-    std::future::pending().await
 }

@@ -45,15 +45,15 @@ pub struct TurnServer {
     pub port: u16,
     /// The only way to it. Default: UDP, and TCP where UDP gets no answer.
     pub transport: Option<Transport>,
-    /// Whether and how the connection is to be TLS. Default: no.
+    /// TLS, and how its certificate is judged. Default: none.
     pub tls: Option<Tls>,
-    /// Who we are to it.
+    /// User and password, or a way to them.
     pub credential: TurnCredential,
-    /// How long things last there; other than the RFC's only where the server was set so.
+    /// Lifetimes of what is made there; other than the RFC's only where the server was set so.
     pub lifetimes: Lifetimes,
 }
 
-/// Where credentials for a TURN server come from.
+/// Source of the credentials for a TURN server.
 #[derive(Clone, PartialEq, Eq)]
 pub enum TurnCredential {
     /// The server was set up with them.
@@ -70,13 +70,13 @@ pub enum TurnCredential {
     Command(Vec<String>),
 }
 
-/// Whether a list may run programs of this machine.
+/// Permission for a list to run programs of this machine.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub enum Commands {
-    /// It may not: it may be anybody's.
+    /// No program runs: the list may be anybody's.
     #[default]
     Refused,
-    /// Whoever gave the list trusts it with that.
+    /// Programs of the list run: whoever gave it trusts it with that.
     Allowed,
 }
 
@@ -121,7 +121,7 @@ impl Servers {
         format::parse(text, Path::new(""))
     }
 
-    /// Whether there is something in the list that strangers must not know.
+    /// True if there is something in the list that strangers must not know.
     pub fn is_secret(&self) -> bool {
         !self.turn.is_empty()
     }

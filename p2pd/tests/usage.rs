@@ -94,12 +94,105 @@ fn a_mistake_is_said_once_and_with_what_would_be_right() {
 }
 
 #[test]
+fn an_address_is_taken_with_the_blanks_that_it_was_copied_with() {
+    let (_echo, address, _said) = listener(&["--echo"]);
+    let (front, back) = address.split_at(30);
+    for copied in [format!(" {address}\r\n"), format!("{front}\n  {back}\n")] {
+        let (code, _, said) = ends(p2pd(&["connect", &copied]).args(LOCAL));
+        assert_eq!(code, Some(0), "{said}");
+    }
+}
+
+#[test]
+fn a_node_id_is_printed_and_stays_the_same() {
+    let dir = tempfile::tempdir().unwrap();
+    let key = dir.path().join("key");
+    let id = || ends(p2pd(&["id", "--identity"]).arg(&key));
+    let (code, first, said) = id();
+    assert_eq!((code, first.trim().len(), &*said), (Some(0), 52, ""));
+    assert_eq!(id(), (Some(0), first.clone(), String::new()));
+    let (_, address, _) = ends(p2pd(&["addr", "--identity"]).arg(&key).args(LOCAL));
+    assert!(address.ends_with(&format!("-{first}")), "{address}");
+    fs::set_permissions(&key, std::os::unix::fs::PermissionsExt::from_mode(0o644)).unwrap();
+    let (code, out, said) = id();
+    assert_eq!((code, &*out, said.contains("chmod 600")), (Some(2), "", true), "{said}");
+}
+
+#[test]
+fn the_command_for_the_other_side_is_said_and_works() {
+    let (_echo, address, mut said) = listener(&["--echo", "--qr"]);
+    let mut line = String::new();
+    said.read_line(&mut line).unwrap();
+    let command = line.strip_prefix("other side: p2pd ").unwrap_or_else(|| panic!("{line}"));
+    assert_eq!(command, format!("connect '{address}' --no-servers --bind 127.0.0.1\n"));
+    let script = format!("exec {} {command}", env!("CARGO_BIN_EXE_p2pd"));
+    let mut shell = Command::new("sh");
+    shell.args(["-c", &script]).stdin(Stdio::null());
+    let (code, _, told) = ends(&mut shell);
+    assert_eq!(code, Some(0), "{told}");
+    let code: Vec<String> =
+        said.lines().map(Result::unwrap).take_while(|line| !line.starts_with("incoming")).collect();
+    assert!(code.len() > 20 && code.iter().all(|line| line.chars().all(|c| "█▀▄ ".contains(c))), "{code:?}");
+}
+
+#[test]
+fn quiet_says_what_went_wrong_and_nothing_else() {
+    let (_echo, address, _said) = listener(&["--echo"]);
+    assert_eq!(
+        ends(p2pd(&["--quiet", "connect", &address]).args(LOCAL)),
+        (Some(0), String::new(), String::new())
+    );
+    let (code, _, said) = ends(p2pd(&["connect", "--quiet", "--timeout", "0.1", "None-0-0-x"]).args(LOCAL));
+    assert!(code != Some(0) && !said.is_empty(), "{said}");
+    assert!(said.lines().all(|line| line.starts_with(['f', 'p', ' '])), "{said}");
+}
+
+#[test]
+fn both_signals_end_with_the_same_code() {
+    let dir = tempfile::tempdir().unwrap();
+    let (_quiet, address, _said) = listener(&[]);
+    let serve = ["serve", "--bind", "127.0.0.1", "--mqtt-port", "0", "--stun-port", "0"];
+    let folder = dir.path().to_str().unwrap();
+    let daemon = ["daemon", "--api", "127.0.0.1:0", "--no-token", "--no-servers", "--bind", "127.0.0.1"];
+    for (args, until, expected) in [
+        (&["listen", "--no-servers", "--bind", "127.0.0.1"][..], "ready: ", 0),
+        (&["file", "receive", "--dir", folder, "--no-servers", "--bind", "127.0.0.1"], "ready: ", 0),
+        (&serve, "serving: ", 0),
+        (&daemon, "ready: ", 0),
+        (&["connect", &address, "--no-servers", "--bind", "127.0.0.1"], "connected: ", 130),
+    ] {
+        for signal in ["-INT", "-TERM"] {
+            let mut child = Running(p2pd(args).stdin(Stdio::piped()).spawn().unwrap());
+            let mut said = BufReader::new(child.0.stderr.take().unwrap());
+            let mut line = String::new();
+            while !line.starts_with(until) {
+                line.clear();
+                assert_ne!(said.read_line(&mut line).unwrap(), 0, "{args:?} ended");
+            }
+            assert!(
+                Command::new("kill").args([signal, &child.0.id().to_string()]).status().unwrap().success()
+            );
+            assert_eq!(child.0.wait().unwrap().code(), Some(expected), "{args:?} {signal}");
+        }
+    }
+}
+
+#[test]
 fn nobody_who_reads_is_no_reason_to_panic() {
     let (reader, closed) = std::io::pipe().unwrap();
     drop(reader);
     let (code, _, said) = ends(p2pd(&["addr"]).args(LOCAL).stdout(closed.try_clone().unwrap()));
     assert_eq!(code, Some(1), "{said}");
     assert!(said.contains("standard output") && said.lines().count() == 1, "{said}");
+    for command in ["interfaces", "config", "man", "completions bash", "nat --no-servers --bind 127.0.0.1"] {
+        let args: Vec<&str> = command.split(' ').collect();
+        let (code, _, said) = ends(p2pd(&args).stdout(closed.try_clone().unwrap()));
+        assert_eq!(
+            (code, &*said),
+            (Some(1), "p2pd: standard output: Broken pipe (os error 32)\n"),
+            "{command}"
+        );
+    }
     let (code, _, said) = ends(p2pd(&["demo", "--size", "1"]).stdout(closed.try_clone().unwrap()));
     assert_eq!((code, said.contains("panicked")), (Some(1), false), "{said}");
     let (code, out, _) = ends(p2pd(&["demo", "--size", "1"]).stderr(closed.try_clone().unwrap()));

@@ -227,6 +227,11 @@ impl Hello {
         self.framer.needs()
     }
 
+    /// Responder: whether so many bytes more make FIRST whole, which takes a handshake to hear.
+    pub(crate) fn has_first(&self, more: usize) -> bool {
+        matches!(self.state, State::AwaitingFirst) && self.framer.has_body(more)
+    }
+
     /// Responder: the answer to FIRST.
     pub(crate) fn answer(&mut self, status: Status) -> Result<Bytes, HelloError> {
         let State::Answering(handshake) = core::mem::replace(&mut self.state, State::Dead) else {

@@ -139,13 +139,16 @@ impl fmt::Display for TargetError {
 
 impl std::error::Error for TargetError {}
 
+/// Blanks around a text are left out, and so are those in an address: line breaks and indents of what it is copied from.
 impl FromStr for Target {
     type Err = TargetError;
     fn from_str(text: &str) -> Result<Self, TargetError> {
+        let text = text.trim();
         if text.ends_with(SUFFIX) {
             return text.parse().map(Target::Name).map_err(TargetError::Name);
         }
-        text.parse().map(|a| Target::Address(Box::new(a))).map_err(TargetError::Address)
+        let joined: String = text.split_whitespace().collect();
+        joined.parse().map(|a| Target::Address(Box::new(a))).map_err(TargetError::Address)
     }
 }
 
@@ -323,6 +326,27 @@ pub enum NameNews {
 
 #[cfg(test)]
 mod tests {
+    #[test]
+    fn blanks_that_came_by_copying_are_left_out() {
+        use super::{Target, TargetError};
+        let id = crate::SecretKey::from_bytes([1; 32]).node_id();
+        let address = format!("0-[0,192.0.2.1,192.0.2.1,5,1,1,0]-0-{id}");
+        let target: Target = address.parse().unwrap();
+        let (front, back) = address.split_at(40);
+        for copied in [
+            format!(" {address}\n"),
+            format!("{front}\r\n    {back}\t"),
+            format!("{front}\u{a0}\n{back}\u{2028}"),
+            address.chars().map(|c| format!("{c}\n")).collect(),
+        ] {
+            assert_eq!(copied.parse(), Ok(target.clone()), "{copied:?}");
+        }
+        assert_eq!(" a.peer\r\n".parse::<Target>(), "a.peer".parse());
+        // Two words are no name.
+        assert!(matches!("a b.peer".parse::<Target>(), Err(TargetError::Name(_))));
+        assert!(" \n".parse::<Target>().is_err());
+    }
+
     use super::*;
 
     #[test]

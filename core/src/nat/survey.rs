@@ -230,7 +230,7 @@ impl Survey {
             What::Address => self.by_address = Some(seen),
             What::Port => self.by_port = Some(seen),
             What::Sample(n) => {
-                self.seen[n] = Some((local, Sight { port: seen.port(), at, flows: sock.number() }));
+                self.seen[n] = Some((local, Sight { port: seen.port(), at, flows: sock.number() as u32 }));
             }
         }
         self.conclude(cx);

@@ -175,7 +175,7 @@ impl Surveyor {
         let sampled = Sampled { key: *key, local: probe.local, seen, at: probe.began };
         let survey = self.surveys.iter_mut().find(|s| s.report.local == *from);
         if let (Some(survey), Some(seen)) = (survey, seen) {
-            survey.watch(Sight { port: seen.port(), at: probe.began, flows: sock.number() });
+            survey.watch(Sight { port: seen.port(), at: probe.began, flows: sock.number() as u32 });
         }
         Some(sampled)
     }

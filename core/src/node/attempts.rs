@@ -283,7 +283,7 @@ impl Node {
                 if paths.is_empty() {
                     skipped(self.why_no_path(&attempt.address))
                 } else {
-                    RunState::Direct(Box::new(Dialler::new(paths, self.cx.now)))
+                    RunState::Direct(Box::new(Dialler::new(paths, self.cx.now).insisting()))
                 }
             }
             Strategy::Reverse => match self.why_no_signal(attempt.peer, &attempt.address) {

@@ -21,7 +21,7 @@ const CONE: Behaviour = Behaviour {
     allocation: Some(Allocation::Equal),
 };
 
-/// A peer with a key of this number, and an address in 198.18.0.0/15 of its own.
+/// A peer with a key of this number, and an address of its own.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct Peer(u32);
 
@@ -42,7 +42,7 @@ impl Peer {
 
     fn ip(self) -> IpAddr {
         let [_, b, c, d] = self.0.to_be_bytes();
-        [198, 18 + (b & 1), c, d].into()
+        [5, b, c, d].into()
     }
 
     fn session(self) -> SessionId {
@@ -148,6 +148,41 @@ fn no_flood_of_requests_makes_a_node_deaf_to_whom_it_calls_or_has_approved() {
         }
         bench.ask(Peer(3), what);
         assert!(!bench.serves(Peer(3)), "{what:?}: a stranger waits");
+    }
+}
+
+#[test]
+fn no_flood_of_envelopes_hides_whom_we_named() {
+    use crate::identity::SecretKey;
+    use crate::signal::seal::seal;
+    let friend = SecretKey::from_bytes([2; 32]);
+    for named in [true, false] {
+        let list = if named { vec![friend.node_id()] } else { Vec::new() };
+        let mut bench = match named {
+            true => Bench::open(Accept::Only(list.into_iter().collect())),
+            false => Bench::open(Accept::Anyone),
+        };
+        // A thousand a second, and the friend asks amid them.
+        for n in 0..1000u32 {
+            bench.run(MS);
+            bench.deliver(&[n.to_be_bytes().as_slice(), &[9; 300]].concat());
+        }
+        let now = bench.now.since(Instant::ZERO).as_micros() as i64;
+        let address: PeerAddress =
+            format!("1-[0,5.0.0.1,5.0.0.1,4000,5,2,0]-0-{}", friend.node_id()).parse().unwrap();
+        let message = Message {
+            id: MessageId([1; 16]),
+            sent: WallTime::from_micros(NOON + now),
+            lifetime: 600,
+            session: SessionId([1; 16]),
+            body: Body::Direct { mode: PipeMode::Encrypted, address: Box::new(address) },
+        };
+        let envelope = seal(&friend, &bench.node.node_id(), &message, [1; 32]).unwrap();
+        bench.deliver(&envelope);
+        assert_eq!(bench.dials.len(), usize::from(named));
+        let stats = bench.node.stats();
+        // What the rate left, and five each 25 ms since.
+        assert_eq!((stats.bad_messages, stats.messages_over_limit), (399, 601 + u64::from(!named)));
     }
 }
 

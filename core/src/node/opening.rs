@@ -297,6 +297,7 @@ impl Node {
         for listener in self.listeners.all.iter_mut().filter(|l| l.beside) {
             match listener.state {
                 ListenState::Opening(sock) | ListenState::Open(sock, _) if !wanted.contains(&listener.ip) => {
+                    self.door.shut(sock);
                     self.cx.close(sock, CloseHow::Drop);
                     listener.state = ListenState::Failed;
                 }

@@ -21,20 +21,19 @@ use crate::strategy::dialler::DialEnd;
 use crate::strategy::paths::{Path, Trust};
 use crate::time::Instant;
 
-/// A dial may take this long: two SYN retransmissions, at 1 s and 3 s, find a path that lost the first.
+/// A dial may take this long: SYN retransmissions, at 1 s and 3 s or each second, find a path that lost the first.
 pub(super) const DIAL_WITHIN: Duration = Duration::from_secs(5);
-/// One for a stranger, to two addresses of which both may be a third party's: two SYNs each, the second after 1 s.
-const STRANGERS_DIAL_WITHIN: Duration = Duration::from_millis(2500);
+/// One for a stranger, to two addresses of which both may be a third party's: two SYNs each, the second after 1 s. Linux
+/// sends four retransmissions a second apart (since 6.5).
+const STRANGERS_DIAL_WITHIN: Duration = Duration::from_millis(1900);
 /// A hello may take this long, from the open stream to both ends authenticated.
 const HELLO_WITHIN: Duration = Duration::from_secs(5);
 /// Then the ends may take this long to agree on this or another stream.
 const AGREE_WITHIN: Duration = Duration::from_secs(10);
 /// While the peer's user is being asked.
 const ASKED_WITHIN: Duration = Duration::from_secs(35);
-/// Most accepted streams that are not authenticated yet, by a frame that cannot be a recorded one.
-const MAX_STRANGERS: usize = 256;
 /// Most accepted streams of one session. A peer dials six addresses at most.
-const MAX_OF_SESSION: usize = 8;
+pub(super) const MAX_OF_SESSION: usize = 8;
 /// Most sessions open at a time, ours and the peers'.
 const MAX_SESSIONS: usize = 8192;
 
@@ -45,8 +44,6 @@ pub(super) struct Stream {
     initiator: bool,
     /// Whether we accepted it.
     accepted: bool,
-    /// A frame of the peer has come that cannot be a recorded one.
-    proven: bool,
     /// Known from the start for a dial, from FIRST for an accepted stream; set by `Streams` only, which finds it
     /// by this.
     session: Option<(Key, NodeId, PipeMode)>,
@@ -69,6 +66,8 @@ pub(super) enum Role {
 enum HelloStage {
     Dialling(Role),
     Hello(Hello),
+    /// A caller's first frame is there, and waits for its turn with this last part of it.
+    Waiting(Hello, SmallVec<[u8; 128]>),
     /// Authenticated; somebody's user is being asked.
     Asking(Hello),
     /// Authenticated and approved by both ends.
@@ -78,23 +77,27 @@ enum HelloStage {
 impl HelloStage {
     fn hello(&mut self) -> Option<&mut Hello> {
         match self {
-            HelloStage::Dialling(..) => None,
+            HelloStage::Dialling(..) | HelloStage::Waiting(..) => None,
             HelloStage::Hello(h) | HelloStage::Asking(h) | HelloStage::Candidate(h) => Some(h),
         }
     }
 }
 
 impl Stream {
+    /// One that was accepted; with a session where we begin the hello.
+    pub(super) fn accepted(
+        hello: Hello,
+        session: Option<(Key, NodeId, PipeMode)>,
+        strategy: Strategy,
+        [local, remote]: [SocketAddr; 2],
+        since: Instant,
+    ) -> Self {
+        let (stage, initiator, accepted) = (HelloStage::Hello(hello), session.is_some(), true);
+        Stream { stage, initiator, accepted, session, strategy, local, remote, since }
+    }
+
     pub(super) fn session(&self) -> Option<(Key, NodeId, PipeMode)> {
         self.session
-    }
-
-    pub(super) fn is_unproven(&self) -> bool {
-        self.accepted && !self.proven
-    }
-
-    pub(super) fn prove(&mut self) {
-        self.proven = true;
     }
 
     pub(super) fn introduce(&mut self, session: (Key, NodeId, PipeMode)) {
@@ -118,7 +121,6 @@ impl Node {
             stage: HelloStage::Dialling(Role::Initiate(offer, peer)),
             initiator: true,
             accepted: false,
-            proven: false,
             session: Some((key, peer, mode)),
             strategy,
             local,
@@ -144,7 +146,6 @@ impl Node {
             stage: HelloStage::Dialling(role),
             initiator: matches!(role, Role::Initiate(..)),
             accepted: false,
-            proven: false,
             session: Some(session),
             strategy: Strategy::Punch,
             local,
@@ -153,67 +154,6 @@ impl Node {
         };
         self.streams.insert(sock, stream);
         sock
-    }
-
-    pub(super) fn accepted(&mut self, sock: SockId, local: SocketAddr, remote: SocketAddr) {
-        self.cx.adopt(sock, Owner::Stream);
-        self.surveyor.accepted(&mut self.cx, remote);
-        let strangers = self.streams.strangers();
-        if strangers >= MAX_STRANGERS || !self.hellos.take(self.cx.now) {
-            self.cx.stats.streams_over_limit += 1;
-            self.cx.close(sock, CloseHow::Reset);
-            return;
-        }
-        if self.is_tainted(local, remote) {
-            self.cx.stats.streams_refused_as_tainted += 1;
-            return self.cx.close(sock, CloseHow::Reset);
-        }
-        let awaited = self.awaited_from(remote.ip());
-        if let Some(session) = awaited.filter(|s| self.accepted_of(s.0, sock) < MAX_OF_SESSION) {
-            return self.accepted_punch(sock, local, remote, session);
-        }
-        let stream = Stream {
-            stage: HelloStage::Hello(Hello::respond()),
-            initiator: false,
-            accepted: true,
-            proven: false,
-            session: None,
-            strategy: Strategy::Direct,
-            local,
-            remote,
-            since: self.cx.now,
-        };
-        self.streams.insert(sock, stream);
-        self.hello_began(sock, None);
-    }
-
-    /// A stream from where a peer of ours is to come from: it called nobody, so we begin the hello.
-    fn accepted_punch(
-        &mut self,
-        sock: SockId,
-        local: SocketAddr,
-        remote: SocketAddr,
-        session: (Key, NodeId, PipeMode),
-    ) {
-        let (key, peer, mode) = session;
-        let offer = Offer { session: key.0, purpose: Purpose::Open, mode };
-        let entropy = self.cx.random.draw(Domain::NoiseEphemeral);
-        let Ok((hello, first)) = Hello::initiate(&self.config.identity, &peer, offer, entropy) else {
-            return self.cx.close(sock, CloseHow::Drop);
-        };
-        let stream = Stream {
-            stage: HelloStage::Hello(hello.yielding()),
-            initiator: true,
-            accepted: true,
-            proven: false,
-            session: Some(session),
-            strategy: Strategy::Punch,
-            local,
-            remote,
-            since: self.cx.now,
-        };
-        self.streams.insert(sock, stream);
-        self.hello_began(sock, Some(first));
     }
 
     pub(super) fn stream_connected(&mut self, sock: SockId, local: SocketAddr, remote: SocketAddr) {
@@ -235,7 +175,7 @@ impl Node {
     }
 
     /// The stream is open: says what comes first, if that is ours to say, and waits for the peer's.
-    fn hello_began(&mut self, sock: SockId, first: Option<Bytes>) {
+    pub(super) fn hello_began(&mut self, sock: SockId, first: Option<Bytes>) {
         if let Some(first) = first {
             self.cx.send(sock, first);
         }
@@ -243,7 +183,17 @@ impl Node {
         self.cx.timers.set(Timer::Stream(sock), Some(self.cx.now + HELLO_WITHIN));
     }
 
-    pub(super) fn stream_received(&mut self, sock: SockId, mut data: &[u8]) {
+    pub(super) fn stream_received(&mut self, sock: SockId, data: &[u8]) {
+        let hello = self.streams.get_mut(sock).and_then(|s| s.stage.hello());
+        // The credit for a body is given once its header is there, so that nothing comes behind it.
+        if hello.is_some_and(|h| h.has_first(data.len())) && self.door.spoke(self.cx.now, sock) {
+            self.shift(sock, |hello| HelloStage::Waiting(hello, data.into()));
+            return self.serve_door();
+        }
+        self.hear_bytes(sock, data);
+    }
+
+    fn hear_bytes(&mut self, sock: SockId, mut data: &[u8]) {
         while !data.is_empty() {
             let Some(stream) = self.streams.get_mut(sock) else { return };
             let Some(hello) = stream.stage.hello() else { return };
@@ -270,14 +220,38 @@ impl Node {
         }
     }
 
+    /// A caller is heard.
+    pub(super) fn turn_came(&mut self, sock: SockId) {
+        let mut last = SmallVec::new();
+        if let Some(Stream { stage: HelloStage::Waiting(_, data), .. }) = self.streams.get_mut(sock) {
+            last = core::mem::take(data);
+        }
+        self.shift(sock, HelloStage::Hello);
+        self.hear_bytes(sock, &last);
+    }
+
+    /// A silent caller makes room for another.
+    pub(super) fn turn_away(&mut self, sock: SockId) {
+        self.remove_stream(sock, DialEnd::Lost, CloseHow::Reset);
+    }
+
     pub(super) fn stream_failed(&mut self, sock: SockId, why: IoFailure) {
         let dialling = self.streams.get(sock).is_some_and(|s| matches!(s.stage, HelloStage::Dialling(..)));
-        let end = if dialling { DialEnd::Io(why) } else { DialEnd::Lost };
+        let end = if dialling { DialEnd::Io(why) } else { self.lost(sock) };
         self.drop_stream(sock, end);
     }
 
     pub(super) fn stream_ended(&mut self, sock: SockId) {
-        self.drop_stream(sock, DialEnd::Lost);
+        let end = self.lost(sock);
+        self.drop_stream(sock, end);
+    }
+
+    /// How it ends if the other end breaks it now.
+    fn lost(&self, sock: SockId) -> DialEnd {
+        match self.streams.get(sock).map(|s| &s.stage) {
+            Some(HelloStage::Asking(_) | HelloStage::Candidate(_)) => DialEnd::Lost,
+            _ => DialEnd::Broken,
+        }
     }
 
     pub(super) fn stream_timeout(&mut self, sock: SockId) {
@@ -286,7 +260,7 @@ impl Node {
             self.cx.stats.bad_hellos += 1;
         }
         let why = match stream.stage {
-            HelloStage::Dialling(..) | HelloStage::Hello(_) => DialEnd::Silent,
+            HelloStage::Dialling(..) | HelloStage::Hello(_) | HelloStage::Waiting(..) => DialEnd::Silent,
             HelloStage::Asking(_) | HelloStage::Candidate(_) => DialEnd::Stalled,
         };
         self.drop_stream(sock, why);
@@ -311,6 +285,7 @@ impl Node {
         let socks: Vec<SockId> = keys.iter().flat_map(|key| self.streams.of_session(*key)).collect();
         for sock in socks {
             self.streams.remove(sock);
+            self.places.leave(sock);
             self.cx.timers.set(Timer::Stream(sock), None);
             self.cx.close(sock, CloseHow::Drop);
         }
@@ -360,7 +335,7 @@ impl Node {
     }
 
     /// How many streams of a session we accepted, but for this one.
-    fn accepted_of(&self, key: Key, but: SockId) -> usize {
+    pub(super) fn accepted_of(&self, key: Key, but: SockId) -> usize {
         let accepted = |sock: SockId| sock != but && self.streams.get(sock).is_some_and(|s| s.accepted);
         self.streams.of_session(key).filter(|sock| accepted(*sock)).count()
     }
@@ -375,9 +350,10 @@ impl Node {
     }
 
     fn hear(&mut self, sock: SockId, heard: Heard) {
-        // SECOND answers an ephemeral key of ours, and control messages are sealed under one.
+        // FIRST alone may be a recorded one. SECOND answers an ephemeral key of ours, and control messages are sealed
+        // under one.
         if !matches!(heard, Heard::First { .. }) {
-            self.streams.prove(sock);
+            self.places.prove(sock);
         }
         match heard {
             Heard::First { peer, offer } => self.hear_first(sock, peer, offer),
@@ -388,6 +364,7 @@ impl Node {
 
     /// A dialler has proved who it is: may it have what it asks for?
     fn hear_first(&mut self, sock: SockId, peer: NodeId, offer: Offer) {
+        self.door.left(sock);
         let side = match offer.purpose {
             Purpose::Answer => Requester::Us,
             Purpose::Open => Requester::Them,
@@ -408,9 +385,14 @@ impl Node {
         if by_punch {
             stream.strategy = Strategy::Punch;
         }
+        let from = stream.remote.ip();
         let verdict = match self.accepted_of(key, sock) < MAX_OF_SESSION {
             true => self.judge_first(key, peer, offer.mode),
             false => Err(Refusal::Busy),
+        };
+        let verdict = match verdict {
+            Ok(_) if !self.takes_place(sock, key, peer, from) => Err(Refusal::Busy),
+            verdict => verdict,
         };
         let status = match verdict {
             Ok(true) => Status::Ready,
@@ -465,14 +447,20 @@ impl Node {
     /// The peer we dialled has proved who it is.
     fn hear_second(&mut self, sock: SockId, status: Status) {
         let Some(stream) = self.streams.get_mut(sock) else { return };
-        let (remote, key, strategy) = (stream.remote, stream.session.map(|(key, ..)| key), stream.strategy);
+        let (remote, session, strategy) = (stream.remote, stream.session, stream.strategy);
+        let key = session.map(|(key, ..)| key);
         match status {
             Status::Refused(why) => self.refused_by_peer(sock, why),
+            _ if session.is_some_and(|(key, peer, _)| !self.takes_place(sock, key, peer, remote.ip())) => {
+                self.refuse_stream(sock, Refusal::Busy);
+            }
             Status::Ready => {
+                self.places.prove(sock);
                 self.stage(key, strategy, Stage::Authenticated(remote));
                 self.become_candidate(sock);
             }
             Status::Asking => {
+                self.places.prove(sock);
                 self.send_control(sock, &Control::Here);
                 self.shift(sock, HelloStage::Asking);
                 self.cx.timers.set(Timer::Stream(sock), Some(self.cx.now + ASKED_WITHIN));
@@ -554,6 +542,7 @@ impl Node {
             self.end_sessions(&settled, stream.since);
             let Ok(keys) = hello.into_pipe_keys(PipeMode::Encrypted) else { return };
             let way = Way { strategy: stream.strategy, local: stream.local, remote: stream.remote };
+            self.places.leave(sock);
             return self.join_pipe(pipe, sock, way, keys);
         }
         let Ok(keys) = hello.into_pipe_keys(mode) else { return };
@@ -653,6 +642,8 @@ impl Node {
         let Some(stream) = self.streams.remove(sock) else { return };
         self.cx.timers.set(Timer::Stream(sock), None);
         self.cx.close(sock, how);
+        self.door.left(sock);
+        self.places.leave(sock);
         let decision = self.agreement.lost(sock);
         let Some((key, peer, _)) = stream.session else { return };
         self.agree(peer, decision);
@@ -667,7 +658,10 @@ impl Node {
     fn shift(&mut self, sock: SockId, to: impl FnOnce(Hello) -> HelloStage) {
         let Some(stream) = self.streams.remove(sock) else { return };
         let stage = match stream.stage {
-            HelloStage::Hello(h) | HelloStage::Asking(h) | HelloStage::Candidate(h) => to(h),
+            HelloStage::Hello(h)
+            | HelloStage::Waiting(h, _)
+            | HelloStage::Asking(h)
+            | HelloStage::Candidate(h) => to(h),
             dialling @ HelloStage::Dialling(..) => dialling,
         };
         self.streams.insert(sock, Stream { stage, ..stream });

@@ -12,17 +12,12 @@ use crate::strategy::agreement::Key;
 pub(super) struct Streams {
     all: BTreeMap<SockId, Box<Stream>>,
     by_session: BTreeSet<(Key, SockId)>,
-    /// Those whose other end has not shown yet that it is there: FIRST alone can be a recorded one.
-    unproven: BTreeSet<SockId>,
 }
 
 impl Streams {
     pub(super) fn insert(&mut self, sock: SockId, stream: Stream) {
         if let Some((key, ..)) = stream.session() {
             self.by_session.insert((key, sock));
-        }
-        if stream.is_unproven() {
-            self.unproven.insert(sock);
         }
         self.all.insert(sock, Box::new(stream));
     }
@@ -32,7 +27,6 @@ impl Streams {
         if let Some((key, ..)) = stream.session() {
             self.by_session.remove(&(key, sock));
         }
-        self.unproven.remove(&sock);
         Some(*stream)
     }
 
@@ -57,21 +51,8 @@ impl Streams {
     }
 
     pub(super) fn of_session(&self, key: Key) -> impl Iterator<Item = SockId> + '_ {
-        let (first, last) = (SockId::from_number(0), SockId::from_number(u32::MAX));
+        let (first, last) = (SockId::from_number(0), SockId::from_number(u64::MAX));
         self.by_session.range((key, first)..=(key, last)).map(|(_, sock)| *sock)
-    }
-
-    /// A sealed frame of the other end has come.
-    pub(super) fn prove(&mut self, sock: SockId) {
-        if let Some(mut stream) = self.remove(sock) {
-            stream.prove();
-            self.insert(sock, stream);
-        }
-    }
-
-    /// How many were accepted from whoever has not shown that it is there.
-    pub(super) fn strangers(&self) -> usize {
-        self.unproven.len()
     }
 
     pub(super) fn len(&self) -> usize {

@@ -69,16 +69,16 @@ pub enum PipeKeys {
 
 /// A relayed pipe, which runs through its node. Never used twice in one node.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct PipeId(pub(crate) u32);
+pub struct PipeId(pub(crate) u64);
 
 impl PipeId {
     /// The bare number.
-    pub const fn number(self) -> u32 {
+    pub const fn number(self) -> u64 {
         self.0
     }
 
     /// The id with this number, as a trace holds it.
-    pub const fn from_number(n: u32) -> Self {
+    pub const fn from_number(n: u64) -> Self {
         PipeId(n)
     }
 }

@@ -24,6 +24,8 @@ pub(crate) enum DialEnd {
     Io(IoFailure),
     Hello(HelloError),
     Refused(Refusal),
+    /// The stream broke before the peer had said anything: it may have had no room just then.
+    Broken,
     /// The stream ended before it was agreed on.
     Lost,
     /// The hello took too long.
@@ -35,9 +37,11 @@ pub(crate) enum DialEnd {
 #[derive(Debug)]
 pub(crate) struct Dialler {
     waiting: VecDeque<Path>,
-    live: SmallVec<[(SockId, SocketAddr); 4]>,
+    live: SmallVec<[(SockId, Path); 4]>,
     ended: SmallVec<[(SocketAddr, DialEnd); 4]>,
     next: Instant,
+    /// Paths that broke may be dialled again, each once: those that were not.
+    second: Option<SmallVec<[SocketAddr; 4]>>,
 }
 
 impl Dialler {
@@ -47,29 +51,51 @@ impl Dialler {
             live: SmallVec::new(),
             ended: SmallVec::new(),
             next: now,
+            second: None,
         }
+    }
+
+    /// Dials a path again, once, whose stream broke before the peer had said anything.
+    pub(crate) fn insisting(mut self) -> Self {
+        self.second = Some(SmallVec::new());
+        self
     }
 
     /// The path to dial now, if one is due. Tell the outcome by [`started`](Self::started).
     pub(crate) fn due(&mut self, now: Instant) -> Option<Path> {
-        if self.next > now && !self.live.is_empty() {
+        if self.next > now && (!self.live.is_empty() || self.waits_for_second(now)) {
             return None;
         }
         self.waiting.pop_front()
     }
 
     pub(crate) fn started(&mut self, sock: SockId, path: Path, now: Instant) {
-        self.live.push((sock, path.remote));
+        self.live.push((sock, path));
         self.next = now + STAGGER;
     }
 
     /// A dial of ours ended; the next need not wait. False: it was not ours.
     pub(crate) fn ended(&mut self, sock: SockId, why: DialEnd, now: Instant) -> bool {
         let Some(at) = self.live.iter().position(|(s, _)| *s == sock) else { return false };
-        let (_, remote) = self.live.remove(at);
+        let (_, path) = self.live.remove(at);
+        let remote = path.remote;
         self.ended.push((remote, why));
         self.next = now;
+        if let (DialEnd::Broken, Some(second)) = (why, &mut self.second)
+            && !second.contains(&remote)
+        {
+            second.push(remote);
+            self.waiting.push_front(path);
+            // Not at once: whatever broke it may need a moment.
+            self.next = now + STAGGER;
+        }
         true
+    }
+
+    /// The next path is one that broke, a moment ago.
+    fn waits_for_second(&self, now: Instant) -> bool {
+        let front = self.waiting.front().map(|path| path.remote);
+        self.next > now && self.second.iter().flatten().any(|second| Some(*second) == front)
     }
 
     /// When [`due`](Self::due) is to be asked again.
@@ -90,7 +116,9 @@ impl Dialler {
         self.ended.iter().map(|(to, why)| match why {
             DialEnd::Io(why) => (*to, *why),
             DialEnd::Silent | DialEnd::Stalled => (*to, IoFailure::TimedOut),
-            DialEnd::Hello(_) | DialEnd::Refused(_) | DialEnd::Lost => (*to, IoFailure::Reset),
+            DialEnd::Hello(_) | DialEnd::Refused(_) | DialEnd::Broken | DialEnd::Lost => {
+                (*to, IoFailure::Reset)
+            }
         })
     }
 
@@ -109,12 +137,12 @@ impl Dialler {
                 DialEnd::Io(why) => write!(text, "{why}"),
                 DialEnd::Hello(why) => write!(text, "{why}"),
                 DialEnd::Refused(why) => write!(text, "the peer refused: {why}"),
-                DialEnd::Lost => text.write_str("the stream broke during the hello"),
+                DialEnd::Broken | DialEnd::Lost => text.write_str("the stream broke during the hello"),
                 DialEnd::Silent => text.write_str("connected, but no hello came back"),
                 DialEnd::Stalled => text.write_str("the peer proved who it is, then fell silent"),
             };
         }
-        for (_, to) in &self.live {
+        for (_, Path { remote: to, .. }) in &self.live {
             let _ = write!(text, "{}{to}: no answer yet", if text.is_empty() { "" } else { "; " });
         }
         text
@@ -124,6 +152,28 @@ impl Dialler {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_path_whose_stream_broke_is_dialled_once_more_by_whoever_insists() {
+        for insists in [true, false] {
+            let t0 = Instant::ZERO;
+            let mut dialler = Dialler::new([path(1)].into_iter().collect(), t0);
+            if insists {
+                dialler = dialler.insisting();
+            }
+            assert_eq!(dialler.due(t0), Some(path(1)));
+            dialler.started(SockId::from_number(1), path(1), t0);
+            assert!(dialler.ended(SockId::from_number(1), DialEnd::Broken, t0));
+            assert_eq!(dialler.is_exhausted(), !insists);
+            if insists {
+                assert_eq!((dialler.due(t0), dialler.next()), (None, Some(t0 + STAGGER)));
+                assert_eq!(dialler.due(t0 + STAGGER), Some(path(1)));
+                dialler.started(SockId::from_number(2), path(1), t0 + STAGGER);
+                dialler.ended(SockId::from_number(2), DialEnd::Broken, t0 + STAGGER);
+                assert!(dialler.is_exhausted(), "once");
+            }
+        }
+    }
 
     fn path(n: u16) -> Path {
         Path { remote: SocketAddr::from(([192, 0, 2, 1], n)), local: false }

@@ -228,10 +228,10 @@ macro_rules! same_form {
 }
 
 same_form! {
-    SockId = u32, |id| id.number(), SockId::from_number;
+    SockId = u64, |id| id.number(), SockId::from_number;
     QueryId = u32, |id| id.number(), QueryId::from_number;
     ConnectId = u32, |id| id.number(), ConnectId;
-    PipeId = u32, |id| id.number(), PipeId::from_number;
+    PipeId = u64, |id| id.number(), PipeId::from_number;
     Instant = i64, |at| at.as_nanos(), Instant::from_nanos;
     WallTime = i64, |at| at.as_micros(), WallTime::from_micros;
     Box<str> = String, |text| String::from(&**text), String::into_boxed_str;

@@ -57,6 +57,7 @@
 //! stun number-of-servers, and for each: host port
 //! turn number-of-servers, and for each: host port transport credentials lifetimes
 //! ntp number-of-servers, and for each: host port
+//! max-pipes number or -
 //! ```
 //! Then, in the order in which they happened:
 //!
@@ -326,6 +327,7 @@ fn header(config: &Config, seed: &[u8; 32], now: Instant) -> String {
         hairpin,
         portmap,
         ntp,
+        max_pipes,
     } = config;
     let mut text = format!("{NAME} {VERSION}\n");
     let mut line = |name: &str, value: &dyn Put| {
@@ -349,5 +351,6 @@ fn header(config: &Config, seed: &[u8; 32], now: Instant) -> String {
     line("stun", stun);
     line("turn", turn);
     line("ntp", ntp);
+    line("max-pipes", max_pipes);
     text
 }

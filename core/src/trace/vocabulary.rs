@@ -97,6 +97,7 @@ pub(super) enum EventView {
     Fired { sock: SockId, late: Duration },
     Connected { sock: SockId, local: SocketAddr, remote: SocketAddr },
     Accepted { listener: SockId, sock: SockId, local: SocketAddr, remote: SocketAddr },
+    Released { sock: SockId },
     Failed { sock: SockId, cause: IoFailure },
     Datagram { sock: SockId, from: SocketAddr, data: Bytes },
     Stream { sock: SockId, data: Bytes },
@@ -114,6 +115,7 @@ enum_form! { Event<'_>, EventView => EventView {
     "fired" Fired { sock, late },
     "connected" Connected { sock, local, remote },
     "accepted" Accepted { listener, sock, local, remote },
+    "released" Released { sock },
     "failed" Failed { sock, cause },
     "datagram" Datagram { sock, from, data },
     "stream" Stream { sock, data },
@@ -136,6 +138,7 @@ impl EventView {
             EventView::Accepted { listener, sock, local, remote } => {
                 Event::Accepted { listener, sock, local, remote }
             }
+            EventView::Released { sock } => Event::Released { sock },
             EventView::Failed { sock, cause } => Event::Failed { sock, cause },
             EventView::Datagram { sock, from, ref data } => Event::Datagram { sock, from, data },
             EventView::Stream { sock, ref data } => Event::Stream { sock, data },
@@ -163,6 +166,10 @@ pub(super) enum ActionView {
         local: SocketAddr,
         backlog: u16,
         opts: SockOpts,
+    },
+    Accept {
+        sock: SockId,
+        credit: u32,
     },
     Connect {
         sock: SockId,
@@ -219,6 +226,7 @@ pub(super) enum ActionView {
 enum_form! { Action, ActionView => ActionView {
     "bind-udp" BindUdp { sock, local, opts },
     "listen" Listen { sock, local, backlog, opts },
+    "accept" Accept { sock, credit },
     "connect" Connect { sock, local, remote, opts, at, deadline, wrap },
     "send-datagram" SendDatagram { sock, to, data },
     "send-stream" SendStream { sock, data },
@@ -627,7 +635,7 @@ mod tests {
         };
         let data = &[0, 0xff][..];
         let event = Event::Stream { sock: SockId::accepted(1), data };
-        assert_eq!(line(Record::Event(at, &event)), "event 5 stream 2147483649 00ff");
+        assert_eq!(line(Record::Event(at, &event)), "event 5 stream 9223372036854775809 00ff");
         let event = Event::Resolved { query: QueryId(3), result: Err(IoFailure::Other(-7)) };
         assert_eq!(line(Record::Event(at, &event)), "event 5 resolved 3 error other -7");
         let to = Box::new("None-0-0-x".parse().unwrap());

@@ -1,6 +1,6 @@
 //! Ends of streams that follow a script instead of the protocol.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use p2pd_core::SockId;
 
@@ -38,9 +38,14 @@ impl Hand {
 impl World {
     /// Opens a stream to a node's listener and says these bytes.
     pub fn dial_by_hand(&mut self, to: usize, say: &[u8]) -> usize {
+        self.dial_by_hand_from(to, [198, 51, 100, 99].into(), say)
+    }
+
+    /// The same from this address.
+    pub fn dial_by_hand_from(&mut self, to: usize, from: IpAddr, say: &[u8]) -> usize {
         let host = &self.hosts[to];
         let local = SocketAddr::new(host.inside, 4000);
-        let from = SocketAddr::from(([198, 51, 100, 99], 1024 + self.hands.len() as u16));
+        let from = SocketAddr::new(from, 1024 + self.hands.len() as u16);
         self.hands.push(Hand::new(Script { after: usize::MAX, then: Then::Silence }));
         let hand = self.hands.len() - 1;
         let end = End::Node(to, SockId::accepted(self.accepted));

@@ -83,6 +83,7 @@ enum Happening {
     Connected { n: usize, sock: SockId, local: SocketAddr, remote: SocketAddr },
     Failed { n: usize, sock: SockId, cause: IoFailure },
     Bound { n: usize, sock: SockId, local: SocketAddr },
+    Accepting { n: usize, listener: SockId },
     Resolved { n: usize, query: QueryId, host: Box<str> },
     Bytes(End, Vec<u8>),
     Fin(End),
@@ -162,7 +163,9 @@ pub struct World {
     listeners: BTreeMap<SocketAddr, (usize, SockId)>,
     /// What firewalls were asked to let in.
     pinholes: BTreeSet<SocketAddr>,
-    accepted: u32,
+    accepted: u64,
+    /// Listeners' credit, and who waits for it.
+    door: BTreeMap<(usize, SockId), (u32, VecDeque<(SockId, SocketAddr, SocketAddr)>)>,
     steps: u32,
 }
 
@@ -203,6 +206,7 @@ impl World {
             listeners: BTreeMap::new(),
             pinholes: BTreeSet::new(),
             accepted: 0,
+            door: BTreeMap::new(),
             steps: 0,
         }
     }
@@ -394,6 +398,10 @@ impl World {
                 let real = SocketAddr::new(ip, port);
                 self.listeners.insert(real, (n, sock));
                 self.schedule(Duration::ZERO, Happening::Bound { n, sock, local: real });
+            }
+            Action::Accept { sock, credit } => {
+                self.door.entry((n, sock)).or_default().0 += credit;
+                self.schedule(Duration::ZERO, Happening::Accepting { n, listener: sock });
             }
             Action::Connect { sock, remote, at, deadline, .. } => {
                 host.dials.push((at, remote));

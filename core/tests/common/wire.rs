@@ -14,6 +14,7 @@ impl World {
     pub(super) fn happen(&mut self, happening: Happening) {
         match happening {
             Happening::Bound { n, sock, local } => self.tell(n, Event::Bound { sock, local }),
+            Happening::Accepting { n, listener } => self.accept_waiting(n, listener),
             Happening::Resolved { n, query, host } => {
                 let named = |h: &str| h == &*host;
                 let brokers = self.brokers.iter().filter(|b| named(&b.config.host)).map(|b| b.at.ip());
@@ -101,8 +102,8 @@ impl World {
         self.accepted += 1;
         let theirs = match self.target(remote) {
             Target::Node(m, _) => End::Node(m, SockId::accepted(id)),
-            Target::Broker(b) => End::Broker(b, id),
-            Target::Stun(s) => End::Stun(s, id),
+            Target::Broker(b) => End::Broker(b, id as u32),
+            Target::Stun(s) => End::Stun(s, id as u32),
             Target::Script(script) => {
                 self.hands.push(Hand::new(script));
                 End::Hand(self.hands.len() - 1)
@@ -127,10 +128,21 @@ impl World {
         match end {
             End::Node(m, sock) => {
                 let Some((_, listener)) = self.listeners.get(&local).copied() else { return };
-                self.tell(m, Event::Accepted { listener, sock, local, remote: from });
+                self.door.entry((m, listener)).or_default().1.push_back((sock, local, from));
+                self.accept_waiting(m, listener);
             }
             End::Broker(b, conn) => self.brokers[b].accepted(conn, self.now),
             End::Stun(..) | End::Hand(_) => {}
+        }
+    }
+
+    /// Gives a node whoever waits in a listener's queue, as far as its credit goes.
+    fn accept_waiting(&mut self, n: usize, listener: SockId) {
+        while let Some((credit @ 1.., queue)) = self.door.get_mut(&(n, listener))
+            && let Some((sock, local, remote)) = queue.pop_front()
+        {
+            *credit -= 1;
+            self.tell(n, Event::Accepted { listener, sock, local, remote });
         }
     }
 

@@ -49,7 +49,8 @@ fn a_peer_that_closes_is_told_at_once() {
     for (after, then) in [(1, Then::Close), (FIRST, Then::Close), (1, Then::Reset), (FIRST, Then::Reset)] {
         let (mut world, id) = call(after, then);
         world.run(S);
-        let detail = format!("{AT}: the stream broke during the hello");
+        let detail =
+            format!("{AT}: the stream broke during the hello; {AT}: the stream broke during the hello");
         assert_eq!(world.failed(0, id), (FailReason::AllStrategiesFailed, Outcome::Failed, &*detail));
     }
 }

@@ -7,7 +7,7 @@ use crate::common::hand::{Script, Then};
 use crate::common::view::{direct, only, reverse};
 use crate::common::{LATENCY, MS, Port, S, World};
 use p2pd_core::io::Interface;
-use p2pd_core::{Accept, ConnectId, FailReason, Outcome, Refusal, Stage, Strategy};
+use p2pd_core::{Accept, ConnectId, Event, FailReason, Outcome, Refusal, Stage, Strategy};
 
 /// Node 0, which strangers know.
 fn world(accept: Accept) -> World {
@@ -286,25 +286,50 @@ fn our_user_is_asked_about_64_strangers_at_a_time() {
 }
 
 #[test]
-fn streams_that_say_nothing_are_held_up_to_a_cap_and_for_5_seconds() {
+fn streams_that_say_nothing_are_held_for_5_seconds_and_a_network_with_many_has_1() {
     let mut world = world(Accept::Anyone);
     world.run(S);
-    let mut hands = Vec::new();
-    for _ in 0..3 {
-        hands.extend((0..100).map(|_| world.dial_by_hand(0, &[])));
-        world.run(S);
-    }
+    let few = world.dial_by_hand_from(0, [192, 0, 2, 1].into(), &[]);
+    let hands: Vec<usize> = (0..100).map(|_| world.dial_by_hand(0, &[])).collect();
     let closed = |w: &World| hands.iter().filter(|h| w.hands[**h].closed).count();
-    assert_eq!((closed(&world), world.stats(0).streams_over_limit), (44, 44));
-    world.run(5 * S + LATENCY);
-    assert_eq!(closed(&world), 300);
-    assert_eq!(
-        world.stats(0),
-        only(|s| {
-            s.streams_over_limit = 44;
-            s.bad_hellos = 256
-        })
-    );
+    world.run(S + 2 * LATENCY);
+    assert_eq!((closed(&world), world.hands[few].closed), (84, false));
+    world.run(4 * S);
+    assert_eq!((closed(&world), world.hands[few].closed), (100, true));
+    assert_eq!(world.stats(0), only(|s| s.bad_hellos = 101));
+}
+
+#[test]
+fn of_256_silent_streams_the_oldest_of_the_largest_network_make_room() {
+    let mut world = world(Accept::Anyone);
+    world.run(S);
+    let older = world.dial_by_hand_from(0, [192, 0, 2, 1].into(), &[]);
+    let mut hands: Vec<usize> = (0..255).map(|_| world.dial_by_hand(0, &[])).collect();
+    world.run(300 * MS);
+    hands.extend((0..44).map(|_| world.dial_by_hand(0, &[])));
+    world.run(2 * LATENCY);
+    let closed: Vec<bool> = hands.iter().map(|h| world.hands[*h].closed).collect();
+    assert_eq!(closed, (0..299).map(|n| n < 44).collect::<Vec<bool>>());
+    assert!(!world.hands[older].closed);
+    assert_eq!(world.stats(0), only(|s| s.streams_over_limit = 44));
+}
+
+#[test]
+fn an_honest_caller_gets_in_while_its_own_address_floods_the_listener() {
+    let mut world = world(Accept::Anyone);
+    let caller = world.open(|_| {});
+    let same = world.hosts[caller].outside;
+    world.run(S);
+    for n in 0..1_200 {
+        world.dial_by_hand_from(0, same, &[]);
+        if n % 100 == 50 {
+            let id = world.connect(caller, &world.address(0), direct(9));
+            world.run_until(100 * MS, |w| w.hosts[caller].pipes.iter().any(|p| p.answers.contains(&id)));
+        }
+        world.run(MS * 5 / 3);
+    }
+    assert_eq!(world.hosts[0].pipes.len(), 12);
+    assert!(world.stats(0).streams_over_limit > 500, "the flood went on");
 }
 
 #[test]
@@ -320,23 +345,118 @@ fn peers_that_are_known_by_then_do_not_count_as_strangers() {
     for _ in 0..256 {
         world.dial_by_hand(0, &[]);
     }
+    world.run(300 * MS);
     assert_eq!(world.stats(0).streams_over_limit, 0);
     world.dial_by_hand(0, &[]);
     assert_eq!(world.stats(0).streams_over_limit, 1);
 }
 
 #[test]
-fn streams_are_accepted_within_a_rate() {
+fn a_crowd_of_callers_waits_and_is_heard_without_a_reset() {
+    let mut world = World::new(3);
+    world.open(|c| c.max_pipes = Some(8_192));
+    let caller = world.open(|_| {});
+    world.run(S);
+    let calls: Vec<_> = (0..600).map(|_| world.connect(caller, &world.address(0), direct(9))).collect();
+    world.run(100 * MS);
+    let early = world.hosts[0].pipes.len();
+    assert!((256..450).contains(&early), "{early} at once");
+    world.run(S);
+    let failed: Vec<_> = calls.iter().filter_map(|id| world.failure(caller, *id)).collect();
+    assert_eq!(failed.len(), 0, "{:?}", failed[0]);
+    assert_eq!((world.hosts[0].pipes.len(), world.hosts[caller].pipes.len()), (600, 600));
+    assert_eq!(world.stats(0), only(|_| {}));
+}
+
+#[test]
+fn silent_streams_beyond_the_places_are_left_where_they_wait_until_others_are_old_enough() {
     let mut world = world(Accept::Anyone);
     world.run(S);
-    for _ in 0..2 {
-        for _ in 0..150 {
-            world.dial_by_hand(0, b"junk");
-        }
-        // Time for the junk to be read and the streams to be closed, and for 5 more.
-        world.run(20 * MS);
+    for _ in 0..2_000 {
+        world.dial_by_hand(0, &[]);
     }
-    assert_eq!((world.stats(0).bad_hellos, world.stats(0).streams_over_limit), (261, 39));
+    // Those that were accepted, of which a listener may have had a credit too many.
+    let accepted = world.log.matches("< Accepted").count();
+    assert!((256..272).contains(&accepted), "{accepted}");
+    world.run(240 * MS);
+    assert_eq!(world.stats(0).streams_over_limit, 0);
+    world.run(20 * MS);
+    let made_room = world.stats(0).streams_over_limit;
+    assert!((250..=272).contains(&made_room), "{made_room}");
+}
+
+#[test]
+fn a_dial_whose_stream_broke_before_the_peer_spoke_is_made_once_more() {
+    for breaks in [1, 2] {
+        let mut world = world(Accept::Anyone);
+        world.open(|_| {});
+        world.run(S);
+        let at = world.address(0).v4()[0];
+        let at = SocketAddr::new(at.external, at.port);
+        world.scripts.insert(at, Script { after: 1, then: Then::Reset });
+        let id = world.connect(1, &world.address(0), direct(9));
+        world.run(30 * MS);
+        if breaks == 1 {
+            world.scripts.remove(&at);
+        }
+        world.run(S);
+        assert_eq!(world.hosts[1].dials.iter().filter(|(_, to)| *to == at).count(), 2);
+        match breaks {
+            1 => world.assert_piped(1, id, 0, &[]),
+            _ => {
+                let (_, report) = world.failure(1, id).unwrap();
+                let twice = format!(
+                    "{at}: the stream broke during the hello; {at}: the stream broke during the hello"
+                );
+                assert_eq!(report.strategies[0].detail, twice);
+            }
+        }
+    }
+}
+
+/// How many of these calls were told at the door that we are busy.
+fn busy(world: &World, calls: &[(usize, ConnectId)]) -> usize {
+    let text = format!("the peer refused: {}", Refusal::Busy);
+    let told = |(n, id): &&(usize, ConnectId)| {
+        world.failure(*n, *id).is_some_and(|(_, r)| r.strategies[0].detail.ends_with(&text))
+    };
+    calls.iter().filter(told).count()
+}
+
+#[test]
+fn one_strangers_key_has_an_eighth_of_the_places_and_gets_them_back() {
+    let mut world = World::new(3);
+    world.open(|c| c.max_pipes = Some(64));
+    let (greedy, honest) = (world.open(|_| {}), world.open(|_| {}));
+    world.run(S);
+    let to = world.address(0);
+    let calls: Vec<_> = (0..20).map(|_| (greedy, world.connect(greedy, &to, direct(9)))).collect();
+    world.run(S);
+    assert_eq!((world.hosts[0].pipes.len(), busy(&world, &calls)), (8, 12));
+    world.connect(honest, &to, direct(9));
+    world.run(S);
+    assert_eq!((world.hosts[0].pipes.len(), world.hosts[honest].pipes.len()), (9, 1));
+    let sock = world.hosts[0].pipes[0].sock;
+    world.tell(0, Event::Released { sock });
+    let calls: Vec<_> = (0..2).map(|_| (greedy, world.connect(greedy, &to, direct(9)))).collect();
+    world.run(S);
+    assert_eq!((world.hosts[0].pipes.len(), busy(&world, &calls)), (10, 1));
+}
+
+#[test]
+fn streams_that_come_to_nothing_give_their_places_back() {
+    let mut world = World::new(3);
+    world.open(|c| c.max_pipes = Some(64));
+    let caller = world.open(|_| {});
+    world.run(S);
+    for _ in 0..3 {
+        // Authenticated, and given up before they are agreed on.
+        let calls: Vec<_> = (0..8).map(|_| world.connect(caller, &world.address(0), direct(9))).collect();
+        world.run(3 * LATENCY);
+        calls.iter().for_each(|id| world.cancel(caller, *id));
+        world.run(S);
+    }
+    assert_eq!((world.hosts[0].pipes.len(), world.stats(0).refused), (0, 0));
 }
 
 #[test]

@@ -46,7 +46,7 @@ impl Lateness {
         let remote = SocketAddr::from((Ipv4Addr::LOCALHOST, 1));
         let first = engine.clock.now() + Duration::from_millis(60);
         for n in 0..dials {
-            let (sock, at) = (SockId::accepted((1 << 30) + n), first + gap * n);
+            let (sock, at) = (SockId::accepted((1 << 62) + u64::from(n)), first + gap * n);
             let deadline = at + Duration::from_secs(5);
             let opts = SockOpts::default();
             engine.act(Action::Connect { sock, local, remote, opts, at, deadline, wrap: None });

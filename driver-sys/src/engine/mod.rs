@@ -27,10 +27,10 @@ use p2pd_core::{
 use smallvec::SmallVec;
 
 use crate::error::{BindError, ConnectError};
-use crate::pipe::Start;
+use crate::pipe::{Released, Start};
 use crate::sleep::{self, Jump, Watch};
 use crate::wrap::{Layers, Settings};
-use crate::{Clock, failure, socket, wall_clock};
+use crate::{Clock, descriptors, failure, socket, wall_clock};
 
 use datagrams::{Row, Udp};
 #[cfg(feature = "measure")]
@@ -102,6 +102,8 @@ enum Sock<R: Reactor> {
     Listener {
         listener: R::Listener,
         nodelay: bool,
+        /// Streams that may be accepted.
+        credit: u32,
     },
     Tcp(Box<Tcp<R::Stream>>),
     /// Its other end is a relayed pipe's user's.
@@ -145,7 +147,9 @@ pub struct Engine<R: Reactor> {
     timers: BTreeSet<(Instant, SockId)>,
     news: VecDeque<News<R::Stream>>,
     address: Address,
-    accepted: u32,
+    accepted: u64,
+    /// What was handed out and is gone again.
+    released: Released,
     buffer: Vec<u8>,
     tls: Settings,
     clock_read: Instant,
@@ -172,6 +176,7 @@ impl<R: Reactor> Engine<R> {
         let clock = Clock::start();
         let now = clock.now();
         let bind = config.bind;
+        let config = Config { max_pipes: config.max_pipes.or_else(descriptors::most_pipes), ..config };
         let core = Recorder::new(config, seed, now, trace).map_err(BindError::Config)?;
         let network = Network::new(&mut reactor, bind, interfaces, now);
         let mut engine = Engine {
@@ -191,6 +196,7 @@ impl<R: Reactor> Engine<R> {
             news: VecDeque::new(),
             address: Address::Opening,
             accepted: 0,
+            released: Released::default(),
             buffer: Vec::new(),
             tls: Settings::default(),
             clock_read: now,
@@ -426,6 +432,9 @@ impl<R: Reactor> Engine<R> {
 
     /// Does what the core asks and what follows from it, until nothing is left to do but wait.
     fn settle(&mut self) {
+        for sock in self.released.take() {
+            self.core.handle(self.clock.now(), Event::Released { sock });
+        }
         loop {
             while let Some(action) = self.core.poll_action() {
                 self.act(action);
@@ -494,7 +503,7 @@ impl<R: Reactor> Engine<R> {
                 let bound = opened.and_then(|listener| {
                     let local = listener.local_addr()?;
                     let listener = self.reactor.listener(sock, listener)?;
-                    Ok((Sock::Listener { listener, nodelay: opts.nodelay }, local))
+                    Ok((Sock::Listener { listener, nodelay: opts.nodelay, credit: 0 }, local))
                 });
                 self.opened(sock, bound);
             }
@@ -510,6 +519,12 @@ impl<R: Reactor> Engine<R> {
                     }
                     (Err(e), _) => self.failed_at_once(sock, failure(&e)),
                     (_, Err(cause)) => self.failed_at_once(sock, cause),
+                }
+            }
+            Action::Accept { sock, credit } => {
+                if let Some(Sock::Listener { credit: left, .. }) = self.socks.get_mut(&sock) {
+                    *left = left.saturating_add(credit);
+                    self.steps.push_back(Step::Work(sock));
                 }
             }
             Action::SendDatagram { sock, to, data } => self.send_datagram(sock, to, &data),
@@ -600,11 +615,16 @@ impl<R: Reactor> Engine<R> {
 
     fn accept(&mut self, now: Instant, listener_id: SockId) {
         for _ in 0..BUDGET {
-            let Some(Sock::Listener { listener, nodelay }) = self.socks.get(&listener_id) else { return };
+            let Some(Sock::Listener { listener, nodelay, credit }) = self.socks.get_mut(&listener_id) else {
+                return;
+            };
+            // The others wait in the system's queue; credit brings us back.
+            let Some(left) = credit.checked_sub(1) else { return };
             let sock = SockId::accepted(self.accepted);
             match self.reactor.accept(listener, sock) {
                 Ok((stream, remote)) => {
                     self.accepted += 1;
+                    *credit = left;
                     let socket = R::socket(&stream);
                     let _ = socket.set_tcp_nodelay(*nodelay);
                     let local = socket.local_addr().ok().and_then(|a| a.as_socket());

@@ -13,7 +13,7 @@ use crate::changes::{changes, matters};
 use crate::interfaces;
 
 /// The socket that tells of changes has this id, which the core never hears of.
-pub(super) const NETWORK: SockId = SockId::from_number(u32::MAX);
+pub(super) const NETWORK: SockId = SockId::from_number(u64::MAX);
 /// Changes come in groups, a link with its addresses and routes: it is listed once none has come for so long, and so
 /// long after the first at the latest.
 const QUIET: Duration = Duration::from_millis(250);

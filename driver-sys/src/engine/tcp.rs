@@ -209,13 +209,15 @@ impl<R: Reactor> Engine<R> {
                 if let Some(Sock::Tcp(tcp)) = self.remove(sock)
                     && let State::Leaving(stream, pipe) = tcp.state
                 {
-                    self.hand_out(stream, Start::stream(*pipe));
+                    let held = self.released.hold(sock);
+                    self.hand_out(stream, Start::stream(*pipe, held));
                 }
             }
             Err(e) => match &tcp.state {
                 State::Leaving(_, pipe) => {
                     let (answers, cause) = (pipe.answers.clone(), failure(&e));
                     self.remove(sock);
+                    drop(self.released.hold(sock));
                     self.lost(&answers, cause);
                 }
                 State::Ending { .. } => drop(self.remove(sock)),
@@ -300,7 +302,9 @@ impl<R: Reactor> Engine<R> {
     }
 
     pub(super) fn detach(&mut self, sock: SockId, pipe: Box<PipeStart>) {
-        self.go_on_as(sock, |stream| State::Leaving(stream, pipe));
+        if !self.go_on_as(sock, |stream| State::Leaving(stream, pipe)) {
+            drop(self.released.hold(sock));
+        }
     }
 
     /// Takes an open stream from the core. False: it is not open.

@@ -3,6 +3,7 @@
 mod buffer;
 mod messages;
 mod relayed;
+mod released;
 mod wakers;
 
 use std::io::{self, Read, Write};
@@ -17,6 +18,8 @@ pub use messages::MessageLayer;
 pub(crate) use messages::{frame_length, put_frame};
 pub(crate) use relayed::Link;
 pub use relayed::Relayed;
+use released::Held;
+pub(crate) use released::Released;
 pub use wakers::{Half, Wakers};
 
 /// A record with its length.
@@ -29,15 +32,16 @@ const MAX_ECHO: usize = 64 * 1024;
 pub struct Start {
     pipe: PipeStart,
     relayed: Option<Relayed>,
+    held: Option<Held>,
 }
 
 impl Start {
-    pub(crate) fn stream(pipe: PipeStart) -> Self {
-        Start { pipe, relayed: None }
+    pub(crate) fn stream(pipe: PipeStart, held: Held) -> Self {
+        Start { pipe, relayed: None, held: Some(held) }
     }
 
     pub(crate) fn relayed(pipe: PipeStart, relayed: Relayed) -> Self {
-        Start { pipe, relayed: Some(relayed) }
+        Start { pipe, relayed: Some(relayed), held: None }
     }
 
     pub(crate) fn pipe(&self) -> &PipeStart {
@@ -117,6 +121,8 @@ pub struct Layer {
     /// Sealed bytes, or echo replies on a plain pipe, that wait to be sent.
     out: Outgoing,
     write_ended: bool,
+    /// Says that the pipe is gone, when this is.
+    _held: Option<Held>,
 }
 
 #[derive(Debug)]
@@ -143,7 +149,8 @@ impl Layer {
                 read_ended: false,
             })),
         };
-        Layer { secure, relayed: start.relayed, echo, out: Outgoing::default(), write_ended: false }
+        let (relayed, out) = (start.relayed, Outgoing::default());
+        Layer { secure, relayed, echo, out, write_ended: false, _held: start.held }
     }
 
     /// Whether the stream may be used as it is: a plain pipe, no echo service, and nothing waits.

@@ -133,10 +133,10 @@ pub(crate) async fn run(node: &Node, prepared: Prepared, say: Say) -> ExitCode {
     let following = tokio::spawn(events::follow(daemon.clone(), node.notices()));
     let accepting = tokio::spawn(accept(daemon.clone()));
     say.api(listeners.tcp(), daemon.guard.token(), prepared.token_file.as_deref(), prepared.unix.as_deref());
-    let telling = tokio::spawn(addresses(node.clone(), node.notices(), say));
+    let telling = tokio::spawn(addresses(node.clone(), node.notices(), None, say));
     tokio::select! {
         () = listeners.serve(daemon.clone()) => {}
-        () = crate::server::interrupted() => {}
+        () = crate::signals::interrupted() => {}
     }
     for task in [following, accepting, telling] {
         task.abort();

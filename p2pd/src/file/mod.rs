@@ -19,8 +19,10 @@ use blake2::{Blake2s256, Digest};
 use p2pd_core::NodeId;
 use p2pd_tokio::{Node, Pipe};
 
+use crate::invitation::Invitation;
 use crate::options::Receive;
 use crate::say::Say;
+use crate::signals::interrupted;
 use inbox::{Inbox, Limits};
 use name::FileName;
 use seats::{Moved, Seats};
@@ -157,9 +159,14 @@ impl Receiving {
 }
 
 /// Receives from whoever comes, until interrupted, or from one peer.
-pub(crate) async fn receive(node: &Node, receiving: Receiving, say: Say) -> ExitCode {
+pub(crate) async fn receive(
+    node: &Node,
+    receiving: Receiving,
+    invitation: &Invitation,
+    say: Say,
+) -> ExitCode {
     say.waiting("asking for the outside address");
-    say.ready(&node.address().await, node.node_id());
+    say.ready(&node.address().await, node.node_id(), Some(invitation));
     let failed = if receiving.once {
         loop {
             let Some(pipe) = node.accept().await else { break 0 };
@@ -170,7 +177,12 @@ pub(crate) async fn receive(node: &Node, receiving: Receiving, say: Say) -> Exit
             }
         }
     } else {
-        Seats::new(receiving, say).serve(node).await
+        let mut seats = Seats::new(receiving, say);
+        tokio::select! {
+            () = seats.serve(node) => {}
+            () = interrupted() => {}
+        }
+        seats.failed()
     };
     if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

@@ -122,8 +122,8 @@ impl Seats {
         Seats { receiving: Arc::new(receiving), say, taken, waiting, failed: 0 }
     }
 
-    /// Receives until the node ends; gives how many files did not arrive.
-    pub(super) async fn serve(mut self, node: &Node) -> usize {
+    /// Receives until the node ends.
+    pub(super) async fn serve(&mut self, node: &Node) {
         let mut running = JoinSet::new();
         let mut look = tokio::time::interval(Duration::from_secs(1));
         loop {
@@ -133,7 +133,7 @@ impl Seats {
             tokio::select! {
                 pipe = node.accept() => match pipe {
                     Some(pipe) => self.waiting.push(pipe.remote_addr(), pipe),
-                    None => break,
+                    None => return,
                 },
                 Some(ended) = running.join_next_with_id(), if !running.is_empty() => {
                     let (task, lost) = ended.unwrap_or_else(|why| (why.id(), 1));
@@ -143,7 +143,11 @@ impl Seats {
                 _ = look.tick() => self.make_room(),
             }
         }
-        self.failed
+    }
+
+    /// Number of files that have not arrived, and of senders that were cut off.
+    pub(super) fn failed(&self) -> usize {
+        self.failed + self.taken.len()
     }
 
     /// Who may begin.

@@ -91,12 +91,12 @@ impl Shown {
             Ended::Same => self.line("same", name, json!({}), || format!("{name}: is there already")),
             Ended::Refused(why) => {
                 let why = why.reason();
-                self.line("refused", name, json!({"reason": why}), || format!("p2pd: {name}: {why}"));
+                let event = || self.event("refused", name, json!({"reason": why}));
+                self.say.wrong(event, || format!("p2pd: {name}: {why}"));
             }
             Ended::Failed(why) => {
-                self.line("failed", name, json!({"reason": why.to_string()}), || {
-                    format!("p2pd: {name}: {why}")
-                });
+                let event = || self.event("failed", name, json!({"reason": why.to_string()}));
+                self.say.wrong(event, || format!("p2pd: {name}: {why}"));
             }
         }
     }

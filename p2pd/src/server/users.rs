@@ -1,18 +1,19 @@
-//! Users of the TURN server, as options, files and the environment name them.
+//! Who may use the TURN server, as options, files and the environment say.
 
 use std::ffi::OsString;
-use std::fs;
-use std::io::{ErrorKind, Read, Write};
 use std::path::{Path, PathBuf};
 
 use p2pd::serve::WantedTurn;
 use p2pd_rendezvous::turn::Limits;
+use p2pd_sys::{make_private, read_private};
 
 use crate::options::{self, Serve};
 use crate::say::Say;
 
 /// A secret, where no option gives one.
 const SECRET: &str = "P2PD_TURN_SECRET";
+/// Most bytes of a file with users or a secret.
+const LONGEST: u64 = 1 << 20;
 /// The user whose password is made up and kept.
 const KEPT: &str = "p2pd";
 
@@ -33,7 +34,7 @@ pub(super) fn wanted(options: &Serve, say: Say) -> Result<Option<(WantedTurn, Op
     let mut kept = None;
     if options.turn {
         let path = kept_in(options.turn_password_file.as_deref())?;
-        users.push((KEPT.into(), password(&path)?));
+        users.push((KEPT.into(), password(&path).map_err(|why| format!("{}: {why}", path.display()))?));
         kept = Some(path);
     }
     users.extend(turn_user.iter().cloned());
@@ -72,30 +73,22 @@ fn kept_in(given: Option<&Path>) -> Result<PathBuf, String> {
 }
 
 /// The password in a file, or a new one that is put there: lists that were given out hold for the next start too.
-fn password(path: &Path) -> Result<String, String> {
-    let made = || {
-        if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
-            fs::create_dir_all(folder)?;
-        }
-        let seed = p2pd_tokio::random_seed()?;
-        let new = seed[..16].iter().fold(String::new(), |text, byte| text + &format!("{byte:02x}"));
-        let mut file = p2pd_sys::create_private(path)?;
-        file.write_all(format!("{new}\n").as_bytes())?;
-        file.sync_all().map(|()| new)
-    };
-    match made() {
-        Err(why) if why.kind() == ErrorKind::AlreadyExists => {}
-        made => return made.map_err(|why| format!("{}: {why}", path.display())),
+fn password(path: &Path) -> std::io::Result<String> {
+    let seed = p2pd_tokio::random_seed()?;
+    let new = seed[..16].iter().fold(String::new(), |text, byte| text + &format!("{byte:02x}"));
+    if make_private(path, format!("{new}\n").as_bytes())? {
+        return Ok(new);
     }
-    match read(path)?.trim() {
-        "" => Err(format!("{}: there is no password in it", path.display())),
+    let text = read_private(path, LONGEST)?;
+    match text.trim() {
+        "" => Err(std::io::Error::new(std::io::ErrorKind::InvalidData, "there is no password in it")),
         password => Ok(password.to_owned()),
     }
 }
 
 /// The users of a file: one `NAME:PASSWORD` a line.
 fn listed(path: &Path) -> Result<Vec<(String, String)>, String> {
-    let text = read(path)?;
+    let text = read_private(path, LONGEST).map_err(|why| format!("{}: {why}", path.display()))?;
     let lines = text.lines().enumerate().filter(|(_, line)| !line.is_empty() && !line.starts_with('#'));
     let user =
         |(n, line)| options::user(line).map_err(|why| format!("{}: line {}: {why}", path.display(), n + 1));
@@ -103,19 +96,11 @@ fn listed(path: &Path) -> Result<Vec<(String, String)>, String> {
 }
 
 fn secret_in(path: &Path) -> Result<String, String> {
-    let text = read(path)?;
+    let text = read_private(path, LONGEST).map_err(|why| format!("{}: {why}", path.display()))?;
     match text.trim_end_matches(['\r', '\n']) {
         "" => Err(format!("{}: there is no secret in it", path.display())),
         secret => Ok(secret.to_owned()),
     }
-}
-
-/// The text of a file that is this user's alone.
-fn read(path: &Path) -> Result<String, String> {
-    let mut text = String::new();
-    let mut file = p2pd_sys::open_private(path).map_err(|why| format!("{}: {why}", path.display()))?;
-    file.read_to_string(&mut text).map_err(|why| format!("{}: {why}", path.display()))?;
-    Ok(text)
 }
 
 fn from_environment(value: OsString) -> Result<String, String> {

@@ -13,7 +13,7 @@ use super::host::place;
 use super::secure::Keys;
 use super::{Servers, TurnCredential, TurnServer};
 
-/// What a list's text says; files that it names are sought in `folder`.
+/// Reads a list's text; files that it names are sought in `folder`.
 ///
 /// # Errors
 /// Names the line or the entry where it is wrong. Parts of the list are escaped, a line each.

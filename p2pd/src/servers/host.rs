@@ -10,7 +10,7 @@ const LONGEST: usize = 253;
 /// The host and the port of an entry, if they can be those of a server.
 ///
 /// # Errors
-/// What is written otherwise, and how.
+/// Says what has to be written otherwise, and how.
 pub(super) fn place(host: &str, port: u16) -> Result<(), String> {
     let named = |why: String| format!("the host \"{}\" {why}", shown(host));
     if host.is_empty() {

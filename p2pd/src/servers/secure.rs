@@ -21,7 +21,7 @@ pub(super) struct Keys {
 }
 
 impl Keys {
-    /// What they come to for this host; files are sought from `folder` on.
+    /// Returns the settings for this host; files are sought from `folder` on.
     pub(super) fn tls(self, host: &str, folder: &Path) -> Result<Option<Tls>, String> {
         let Keys { tls, server_name, ca, pin } = self;
         if tls != Some(true) {

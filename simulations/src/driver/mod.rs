@@ -4,7 +4,7 @@
 mod pipes;
 mod relayed;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
@@ -69,7 +69,7 @@ impl Clocks {
 #[derive(Debug)]
 enum Entry {
     Udp(Sock),
-    Listener(Sock),
+    Listener { sock: Sock, credit: u32, queue: VecDeque<Sock> },
     Dial { sock: Sock, at: Nanos, remote: SocketAddr, fired: bool },
     Stream { sock: Sock, credit: usize, eof: bool },
 }
@@ -77,8 +77,8 @@ enum Entry {
 impl Entry {
     fn sock(&self) -> Sock {
         match self {
-            Entry::Udp(s) | Entry::Listener(s) => *s,
-            Entry::Dial { sock, .. } | Entry::Stream { sock, .. } => *sock,
+            Entry::Udp(s) => *s,
+            Entry::Listener { sock, .. } | Entry::Dial { sock, .. } | Entry::Stream { sock, .. } => *sock,
         }
     }
 }
@@ -100,12 +100,14 @@ pub struct NodeProgram {
     late: Nanos,
     entries: BTreeMap<SockId, Entry>,
     by_sock: BTreeMap<Sock, SockId>,
-    accepted: u32,
+    accepted: u64,
     armed: Option<Nanos>,
     /// What the user was told, and when.
     pub notices: Vec<(Nanos, Notice)>,
     /// The streams that the user got.
     pub pipes: Vec<Pipe>,
+    /// The streams that they were, until they are closed.
+    handed_out: Vec<(SockId, Sock)>,
     /// Every address that was dialled.
     pub dialled: BTreeSet<SocketAddr>,
     /// What went against the contract.
@@ -134,6 +136,7 @@ impl NodeProgram {
             armed: None,
             notices: Vec::new(),
             pipes: Vec::new(),
+            handed_out: Vec::new(),
             dialled: BTreeSet::new(),
             violations: Vec::new(),
             dials: 0,
@@ -275,11 +278,17 @@ impl NodeProgram {
             },
             Action::Listen { sock, local, backlog, opts } => match cx.host.listen(local, backlog, opts) {
                 Ok(s) => {
-                    self.add(sock, Entry::Listener(s));
+                    self.add(sock, Entry::Listener { sock: s, credit: 0, queue: VecDeque::new() });
                     self.bound(cx, sock, s);
                 }
                 Err(cause) => self.tell(cx, Event::Failed { sock, cause }),
             },
+            Action::Accept { sock, credit } => {
+                if let Some(Entry::Listener { credit: left, .. }) = self.entries.get_mut(&sock) {
+                    *left += credit;
+                    self.accept(cx, sock);
+                }
+            }
             Action::Connect { sock, local, remote, opts, at, deadline, .. } => {
                 self.dialled.insert(remote);
                 self.dials += 1;
@@ -292,11 +301,11 @@ impl NodeProgram {
                             most => cx.rng.below(Domain::Clock, cx.host.id(), self.dials, most + 1),
                         };
                         self.add(sock, Entry::Dial { sock: s, at, remote, fired: false });
-                        cx.wake_at(deadline, DEADLINE | u64::from(sock.number()));
+                        cx.wake_at(deadline, DEADLINE | sock.number());
                         if at + late <= cx.now {
                             self.fire(cx, sock);
                         } else {
-                            cx.wake_at(at + late, FIRE | u64::from(sock.number()));
+                            cx.wake_at(at + late, FIRE | sock.number());
                         }
                     }
                     Err(cause) => self.tell(cx, Event::Failed { sock, cause }),
@@ -325,6 +334,11 @@ impl NodeProgram {
                 }
             }
             Action::Close { sock, how } => {
+                if let Some(Entry::Listener { queue, .. }) = self.entries.get_mut(&sock) {
+                    core::mem::take(queue)
+                        .into_iter()
+                        .for_each(|s| cx.host.close(cx.now, s, CloseHow::Reset));
+                }
                 if let Some(s) = self.remove(sock) {
                     cx.host.close(cx.now, s, how);
                 }
@@ -332,6 +346,7 @@ impl NodeProgram {
             Action::Detach { sock, pipe } => {
                 if let Some(s) = self.remove(sock) {
                     self.pipes.push(Pipe::new(pipe, cx.now, Way::Socket(s)));
+                    self.handed_out.push((sock, s));
                     self.read_pipe(cx, s);
                 }
             }
@@ -372,6 +387,22 @@ impl NodeProgram {
         if let Err(cause) = result {
             self.remove(sock);
             self.tell(cx, Event::Failed { sock, cause });
+        }
+    }
+
+    /// Takes streams out of a listener's queue, as far as its credit goes.
+    fn accept(&mut self, cx: &mut Cx<'_>, listener: SockId) {
+        while let Some(Entry::Listener { sock: queued_at, credit, queue }) = self.entries.get_mut(&listener) {
+            let Some(left) = credit.checked_sub(1) else { return };
+            let Some(s) = queue.pop_front() else { return };
+            cx.host.leave_queue(*queued_at);
+            // One that broke meanwhile is gone.
+            let (Some(local), Some(remote)) = (cx.host.local(s), cx.host.remote(s)) else { continue };
+            *credit = left;
+            let sock = SockId::accepted(self.accepted);
+            self.accepted += 1;
+            self.add(sock, Entry::Stream { sock: s, credit: 0, eof: false });
+            self.tell(cx, Event::Accepted { listener, sock, local, remote });
         }
     }
 
@@ -417,13 +448,12 @@ impl App for NodeProgram {
                 }
             }
             HostEvent::Accepted { listener, sock: s } => {
-                if let (Some(&listener), Some(local), Some(remote)) =
-                    (self.by_sock.get(&listener), cx.host.local(s), cx.host.remote(s))
+                if let Some(&id) = self.by_sock.get(&listener)
+                    && let Some(Entry::Listener { queue, .. }) = self.entries.get_mut(&id)
                 {
-                    let sock = SockId::accepted(self.accepted);
-                    self.accepted += 1;
-                    self.add(sock, Entry::Stream { sock: s, credit: 0, eof: false });
-                    self.tell(cx, Event::Accepted { listener, sock, local, remote });
+                    queue.push_back(s);
+                    cx.host.queued(listener);
+                    self.accept(cx, id);
                 }
             }
             HostEvent::Readable(s) => match self.by_sock.get(&s) {
@@ -440,7 +470,7 @@ impl App for NodeProgram {
     }
 
     fn wake(&mut self, cx: &mut Cx<'_>, token: u64) {
-        let sock = SockId::from_number(token as u32);
+        let sock = SockId::from_number(token & 0xffff_ffff);
         match token & !0xffff_ffff {
             START => {
                 let list = cx.host.interfaces();

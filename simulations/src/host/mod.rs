@@ -399,7 +399,15 @@ impl Host {
         }
     }
 
-    fn leave_queue(&mut self, listener: Sock) {
+    /// The program leaves a stream in its listener's queue.
+    pub fn queued(&mut self, listener: Sock) {
+        if let Some(Socket { kind: Kind::Listener { waiting, .. }, .. }) = self.sockets.get_mut(&listener) {
+            *waiting += 1;
+        }
+    }
+
+    /// The program takes one out that it left there.
+    pub fn leave_queue(&mut self, listener: Sock) {
         if let Some(Socket { kind: Kind::Listener { waiting, .. }, .. }) = self.sockets.get_mut(&listener) {
             *waiting = waiting.saturating_sub(1);
         }

@@ -349,10 +349,13 @@ pub fn judge(drawn: &Drawn) -> (Ending, Vec<String>) {
 
 /// What strangers did to a call that must succeed, beside the same call without them.
 fn calm(drawn: &Drawn, ending: &Ending) -> Option<String> {
-    if drawn.pair.flood.is_none() || drawn.demand != Verdict::Must || ending.strategy.is_none() {
+    let flood = drawn.pair.flood.as_ref()?;
+    // Whether a call ends before or after its host has moved is a matter of milliseconds.
+    let moves = drawn.pair.second.as_ref().is_some_and(Second::changes_mid_call);
+    if moves || drawn.demand != Verdict::Must || ending.strategy.is_none() {
         return None;
     }
-    let known = drawn.pair.flood.as_ref().is_some_and(|f| f.named != Named::Nobody);
+    let known = flood.named != Named::Nobody;
     let calm = run(&Pair { flood: None, known, again: false, ..drawn.pair.clone() });
     (calm.strategy.is_some() && ending.took > calm.took + LATER)
         .then(|| format!("took {} ms, and {} ms without strangers", ending.took / MILLI, calm.took / MILLI))

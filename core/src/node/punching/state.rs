@@ -25,9 +25,6 @@ pub(super) const SYN_BURST: u32 = 16;
 const SYN_EVERY_REFUSED: Duration = Duration::from_micros(500);
 /// So many show that dials are refused.
 const REFUSALS: u32 = 32;
-/// Dials to an address from where nothing has come. Whoever asks for a punch names it, and it may be anybody's; where our
-/// user named it, or something has come back, a search goes on.
-pub(super) const SILENT_DIALS: u32 = 32;
 /// Addresses remembered from where something has come.
 const MAX_TOOK_PART: usize = 16;
 /// Dials remembered that left a hole in our NAT behind.
@@ -120,7 +117,7 @@ impl Planned {
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Search {
-    Spray { to: SocketAddr, left: u16 },
+    Spray { to: SocketAddr, left: u16, once: bool },
     Probe { to: IpAddr, low: u16, high: u16, key: u64, next: u16, count: u16 },
 }
 
@@ -183,9 +180,9 @@ impl Punch {
         }
         let listen = self.port;
         let (planned, left) = match self.search? {
-            Search::Spray { to, left } => {
-                let planned = Planned { from: 0, to, tries: 0, at: now, once: false };
-                (planned, (left > 1).then(|| Search::Spray { to, left: left - 1 }))
+            Search::Spray { to, left, once } => {
+                let planned = Planned { from: 0, to, tries: 0, at: now, once };
+                (planned, (left > 1).then(|| Search::Spray { to, left: left - 1, once }))
             }
             Search::Probe { to, low, high, key, next, count } => {
                 let to_port = SocketAddr::new(to, punch::nth_port(key, next, low, high));
@@ -248,7 +245,7 @@ impl Punch {
             _ => 64_512,
         };
         let chance = |b: Behaviour| {
-            let permille = punch::hit_permille(punch::SPRAY.into(), punch::PROBES.into(), range(b));
+            let permille = punch::hit_permille(punch::SILENT.into(), punch::CALLERS.into(), range(b));
             f64::from(permille) / 10.0
         };
         let _ = match (&self.tactic, self.stage) {

@@ -7,7 +7,7 @@ use super::*;
 /// in an order drawn from `seed`; streams may break. Both must end with the same stream, and both
 /// calls answered by it. Of the first `relays` streams the pipe may move: a stream that is left of the same session
 /// joins then, the same one at both ends. The stream that won and those that joined it.
-fn glare(seed: u64, streams: u32, breaks: bool, relays: u32) -> (u32, Vec<u32>) {
+fn glare(seed: u64, streams: u64, breaks: bool, relays: u64) -> (u64, Vec<u64>) {
     let (low, high) = ids();
     let mut nodes = [Agreement::new(low), Agreement::new(high)];
     nodes[0].open((S1, Requester::Us), high, ENC);
@@ -22,18 +22,18 @@ fn glare(seed: u64, streams: u32, breaks: bool, relays: u32) -> (u32, Vec<u32>) 
     }
     let mut draw = draws(seed);
     // Per stream and direction an ordered queue, as TCP is.
-    let mut wires: BTreeMap<(u32, usize), VecDeque<Msg>> = BTreeMap::new();
+    let mut wires: BTreeMap<(u64, usize), VecDeque<Msg>> = BTreeMap::new();
     for n in 0..streams {
         for end in 0..2 {
             wires.insert((n, end), VecDeque::from([Msg::Candidate]));
         }
     }
-    let session = |n: u32| if n.is_multiple_of(2) { S1 } else { S2 };
-    let side = |n: u32, end: usize| {
+    let session = |n: u64| if n.is_multiple_of(2) { S1 } else { S2 };
+    let side = |n: u64, end: usize| {
         if (n.is_multiple_of(2)) == (end == 0) { Requester::Us } else { Requester::Them }
     };
-    let mut pipes: [Vec<(u32, SmallVec<[Key; 2]>)>; 2] = [Vec::new(), Vec::new()];
-    let mut joined: [Vec<u32>; 2] = [Vec::new(), Vec::new()];
+    let mut pipes: [Vec<(u64, SmallVec<[Key; 2]>)>; 2] = [Vec::new(), Vec::new()];
+    let mut joined: [Vec<u64>; 2] = [Vec::new(), Vec::new()];
     while let Some((n, end)) = {
         let ready: Vec<_> = wires.iter().filter(|(_, q)| !q.is_empty()).map(|(k, _)| *k).collect();
         (!ready.is_empty()).then(|| ready[draw(ready.len())])
@@ -71,7 +71,7 @@ fn glare(seed: u64, streams: u32, breaks: bool, relays: u32) -> (u32, Vec<u32>) 
             }
             Msg::Closed => decisions.extend(node.lost(id)),
         }
-        let mut close: Vec<u32> = Vec::new();
+        let mut close: Vec<u64> = Vec::new();
         while let Some(decision) = decisions.pop_front() {
             // The session has its pipe.
             let joins =
@@ -129,14 +129,14 @@ fn glare(seed: u64, streams: u32, breaks: bool, relays: u32) -> (u32, Vec<u32>) 
 #[test]
 fn glare_gives_both_callers_the_same_pipe_in_every_order() {
     for seed in 0..20_000 {
-        glare(seed, 1 + (seed % 4) as u32, false, 0);
+        glare(seed, 1 + (seed % 4) as u64, false, 0);
     }
 }
 
 #[test]
 fn a_session_that_a_relay_settled_takes_one_more_stream_in_every_order() {
     for seed in 0..20_000 {
-        let (streams, relays) = (1 + (seed % 4) as u32, 1 + (seed / 4 % 2) as u32);
+        let (streams, relays) = (1 + (seed % 4) as u64, 1 + (seed / 4 % 2) as u64);
         let (won, joined) = glare(seed, streams, false, relays);
         // The streams of one session are every other one.
         let other = (won < relays && won + 2 < streams).then_some(won + 2);

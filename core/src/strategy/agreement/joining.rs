@@ -12,7 +12,7 @@ enum Made {
 
 /// One session with four streams, of which the first is a relay; each may break at any time, with what is under way
 /// on it. What each end made of each stream.
-fn breaking(seed: u64) -> BTreeMap<(u32, usize), Made> {
+fn breaking(seed: u64) -> BTreeMap<(u64, usize), Made> {
     #[derive(Clone, Debug)]
     enum Msg {
         Candidate,
@@ -30,7 +30,7 @@ fn breaking(seed: u64) -> BTreeMap<(u32, usize), Made> {
         nodes[end].open((S1, side(end)), [high, low][end], ENC);
     }
     let mut draw = draws(seed);
-    let mut wires: BTreeMap<(u32, usize), VecDeque<Msg>> = BTreeMap::new();
+    let mut wires: BTreeMap<(u64, usize), VecDeque<Msg>> = BTreeMap::new();
     let mut made = BTreeMap::new();
     for n in 0..4 {
         for end in 0..2 {
@@ -43,7 +43,7 @@ fn breaking(seed: u64) -> BTreeMap<(u32, usize), Made> {
         (!ready.is_empty()).then(|| ready[draw(ready.len())])
     } {
         if draw(8) == 0 {
-            let which = draw(4) as u32;
+            let which = draw(4) as u64;
             if broken.insert(which) {
                 (0..2).for_each(|end| drop(wires.insert((which, end), VecDeque::from([Msg::Closed]))));
             }
@@ -67,12 +67,12 @@ fn breaking(seed: u64) -> BTreeMap<(u32, usize), Made> {
         let mut decisions: VecDeque<Decision> = decision.into_iter().collect();
         while let Some(decision) = decisions.pop_front() {
             let n = decision.sock().number();
-            let mut tell = |n: u32, msg| {
+            let mut tell = |n: u64, msg| {
                 if !broken.contains(&n) {
                     wires.get_mut(&(n, 1 - end)).unwrap().push_back(msg);
                 }
             };
-            let mut settled = |settled: Settled, n: u32| {
+            let mut settled = |settled: Settled, n: u64| {
                 let kind = if carried { Made::Joined } else { Made::Pipe };
                 assert_eq!(made.insert((n, end), kind), None, "seed {seed}");
                 settled.losers
@@ -112,7 +112,7 @@ fn streams_that_break_are_never_two_things_at_two_ends() {
         for n in 0..4 {
             let ends = [0, 1].map(|end| made.get(&(n, end)));
             let [Some(a), Some(b)] = ends else {
-                alone += u32::from(ends != [None; 2]);
+                alone += u64::from(ends != [None; 2]);
                 continue;
             };
             assert_eq!(a, b, "seed {seed}: stream {n}, {made:?}");
@@ -124,7 +124,7 @@ fn streams_that_break_are_never_two_things_at_two_ends() {
             moved += joined;
         }
         let kept = made.contains_key(&(0, 0)) != made.contains_key(&(0, 1));
-        back += u32::from(kept && made.len() > 1);
+        back += u64::from(kept && made.len() > 1);
     }
     // All of it happens.
     assert!(moved > 1_000 && alone > 1_000, "{moved} {alone} {back}");

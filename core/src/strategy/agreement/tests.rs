@@ -13,7 +13,7 @@ pub(super) fn ids() -> (NodeId, NodeId) {
     (a.min(b), a.max(b))
 }
 
-pub(super) fn sock(n: u32) -> SockId {
+pub(super) fn sock(n: u64) -> SockId {
     SockId::from_number(n)
 }
 
@@ -71,7 +71,7 @@ fn what_is_over_is_remembered_up_to_a_cap() {
     };
     for n in 0..2 * REMEMBERED as u32 {
         a.open(key(n), high, ENC);
-        let _ = a.candidate(sock(n), key(n), false);
+        let _ = a.candidate(sock(u64::from(n)), key(n), false);
         a.abandon(key(n));
         a.abandon(key(n));
     }

@@ -1,0 +1,207 @@
+//! The places of peers that have proved who they are: their streams, and the pipes that came of them.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use super::Trust;
+use super::source::Source;
+use crate::identity::NodeId;
+use crate::io::SockId;
+
+/// Counts who holds which place.
+///
+/// Of all places strangers have three quarters, one stranger's key an eighth, its network a quarter, and its site three
+/// eighths. One known peer has three quarters. Of streams that claim to be known peers', and may be recorded ones until the
+/// second frame has come, there are a quarter.
+#[derive(Debug)]
+pub(in crate::node) struct Places {
+    all: usize,
+    held: BTreeMap<SockId, Holder>,
+    /// How many of `held` are strangers'.
+    strangers: usize,
+    /// How many may be somebody's who has recorded a known peer's first frame.
+    unproven: usize,
+    peers: BTreeMap<NodeId, usize>,
+    /// Of strangers.
+    nets: BTreeMap<Source, usize>,
+    sites: BTreeMap<IpAddr, usize>,
+}
+
+#[derive(Debug)]
+struct Holder {
+    peer: NodeId,
+    /// Of a stranger.
+    source: Option<Source>,
+    proven: bool,
+}
+
+impl Places {
+    pub(in crate::node) fn new(all: usize) -> Self {
+        Places {
+            all,
+            held: BTreeMap::new(),
+            strangers: 0,
+            unproven: 0,
+            peers: BTreeMap::new(),
+            nets: BTreeMap::new(),
+            sites: BTreeMap::new(),
+        }
+    }
+
+    /// Gives this stream a place. False: the peer, its network or all have as many as they may.
+    pub(in crate::node) fn enter(&mut self, sock: SockId, peer: NodeId, trust: Trust, from: IpAddr) -> bool {
+        let source = (trust == Trust::Stranger).then(|| Source::of(from));
+        if self.held.contains_key(&sock) {
+            return true;
+        }
+        // The least network has a place of each kind.
+        let part = |eighths: usize| (self.all * eighths / 8).max(1);
+        let its = self.peers.get(&peer).copied().unwrap_or(0);
+        let room = self.held.len() < self.all
+            && match source {
+                None => its < part(6) && self.unproven < part(2),
+                Some(source) => {
+                    self.strangers < part(6)
+                        && its < part(1)
+                        && self.nets.get(&source).is_none_or(|n| *n < part(2))
+                        && self.sites.get(&source.site).is_none_or(|n| *n < part(3))
+                }
+            };
+        if room {
+            self.held.insert(sock, Holder { peer, source, proven: false });
+            *self.peers.entry(peer).or_default() += 1;
+            if source.is_none() {
+                self.unproven += 1;
+            }
+            if let Some(source) = source {
+                self.strangers += 1;
+                *self.nets.entry(source).or_default() += 1;
+                *self.sites.entry(source.site).or_default() += 1;
+            }
+        }
+        room
+    }
+
+    /// A frame of the peer has come that cannot be a recorded one.
+    pub(in crate::node) fn prove(&mut self, sock: SockId) {
+        let Some(holder) = self.held.get_mut(&sock).filter(|h| !h.proven) else { return };
+        holder.proven = true;
+        if holder.source.is_none() {
+            self.unproven -= 1;
+        }
+    }
+
+    /// The stream or its pipe is gone.
+    pub(in crate::node) fn leave(&mut self, sock: SockId) {
+        self.prove(sock);
+        let Some(Holder { peer, source, .. }) = self.held.remove(&sock) else { return };
+        one_less(&mut self.peers, peer);
+        if let Some(source) = source {
+            self.strangers -= 1;
+            one_less(&mut self.nets, source);
+            one_less(&mut self.sites, source.site);
+        }
+    }
+}
+
+fn one_less<K: Ord>(counts: &mut BTreeMap<K, usize>, of: K) {
+    if let Some(count) = counts.get_mut(&of) {
+        *count -= 1;
+        if *count == 0 {
+            counts.remove(&of);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::identity::SecretKey;
+
+    /// The places, the last stream, and whether streams prove themselves at once.
+    struct Hall(Places, u64, bool);
+
+    impl Hall {
+        /// How many of so many get in, each with the key and from the address of its number.
+        fn fill(
+            &mut self,
+            many: usize,
+            trust: Trust,
+            key: impl Fn(usize) -> usize,
+            from: impl Fn(usize) -> String,
+        ) -> usize {
+            let mut enter = |n: usize| {
+                self.1 += 1;
+                let mut secret = [9; 32];
+                secret[..8].copy_from_slice(&(key(n) as u64).to_be_bytes());
+                let peer = SecretKey::from_bytes(secret).node_id();
+                let sock = SockId::accepted(self.1);
+                let entered = self.0.enter(sock, peer, trust, from(n).parse().unwrap());
+                if self.2 {
+                    self.0.prove(sock);
+                }
+                entered
+            };
+            (0..many).filter(|n| enter(*n)).count()
+        }
+    }
+
+    fn hall() -> Hall {
+        Hall(Places::new(64), 0, true)
+    }
+
+    const STRANGER: Trust = Trust::Stranger;
+
+    #[test]
+    fn one_key_has_an_eighth_one_network_a_quarter_one_site_three_eighths() {
+        let elsewhere = |n: usize| format!("198.51.100.{n}");
+        assert_eq!(hall().fill(60, STRANGER, |_| 1, elsewhere), 8);
+        assert_eq!(hall().fill(60, STRANGER, |n| n, |_| "192.0.2.1".into()), 16);
+        assert_eq!(hall().fill(60, STRANGER, |n| n, |n| format!("2001:db8::{n:x}")), 16);
+        assert_eq!(hall().fill(60, STRANGER, |n| n, |n| format!("2001:db8:0:{n:x}::1")), 24);
+    }
+
+    #[test]
+    fn strangers_leave_a_quarter_to_known_peers_and_those_to_each_other() {
+        let mut hall = hall();
+        assert_eq!(hall.fill(99, STRANGER, |n| n, |n| format!("198.51.100.{n}")), 48);
+        assert_eq!(hall.fill(99, Trust::Known, |_| 500, |_| "192.0.2.1".into()), 16);
+        let mut hall = self::hall();
+        assert_eq!(hall.fill(99, Trust::Known, |_| 500, |_| "192.0.2.1".into()), 48);
+        assert_eq!(hall.fill(99, Trust::Known, |_| 501, |_| "192.0.2.1".into()), 16);
+    }
+
+    #[test]
+    fn recordings_of_a_known_peers_first_frame_have_a_quarter() {
+        let mut hall = hall();
+        hall.2 = false;
+        assert_eq!(hall.fill(99, Trust::Known, |_| 500, |_| "192.0.2.1".into()), 16);
+        hall.0.leave(SockId::accepted(1));
+        hall.0.prove(SockId::accepted(2));
+        assert_eq!(hall.fill(99, Trust::Known, |_| 501, |_| "192.0.2.1".into()), 2);
+    }
+
+    #[test]
+    fn what_is_left_is_free_again_and_nothing_is_kept_of_it() {
+        let mut hall = hall();
+        for _ in 0..3 {
+            let first = hall.1 + 1;
+            assert_eq!(hall.fill(9, STRANGER, |_| 1, |_| "2001:db8::1".into()), 8);
+            (first..=hall.1).for_each(|n| hall.0.leave(SockId::accepted(n)));
+        }
+        let Places { held, strangers, unproven, peers, nets, sites, .. } = &hall.0;
+        assert_eq!((held.len(), *strangers, *unproven), (0, 0, 0));
+        assert_eq!((peers.len(), nets.len(), sites.len()), (0, 0, 0));
+    }
+
+    #[test]
+    fn a_stream_has_one_place_however_often_it_enters() {
+        let mut places = Places::new(64);
+        let peer = SecretKey::from_bytes([9; 32]).node_id();
+        let at: IpAddr = "192.0.2.1".parse().unwrap();
+        for _ in 0..20 {
+            assert!(places.enter(SockId::accepted(1), peer, STRANGER, at));
+        }
+        assert_eq!(places.held.len(), 1);
+    }
+}
