@@ -9,6 +9,7 @@
 //! No resource of the system is used here: [`Output::Open`] asks for a socket to relay with, [`Server::opened`] says
 //! which port it has.
 
+mod client;
 mod config;
 mod message;
 mod output;
@@ -27,6 +28,7 @@ use turn_server_proto::types::{AddressFamily, Instant, TransportType};
 
 use crate::ConnId;
 use crate::rate::{Bucket, Flow, Sources};
+use client::{Account, Client, Relay, Way};
 pub use config::{Config, Limits};
 use message::{
     ALLOCATE, ALLOCATED, CHANNEL_BIND, CREATE_PERMISSION, Framing, MAX_FRAME, PASSWORD_ALGORITHMS, Stun,
@@ -48,50 +50,6 @@ const PER_SOURCE: u32 = 50;
 const MAX_NAMES: usize = 8;
 /// The protocol takes no shorter one.
 const SHORTEST_NONCE: Duration = Duration::from_secs(30);
-
-/// A client's way to us.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-enum Way {
-    Udp { local: SocketAddr, from: SocketAddr },
-    Tcp(ConnId),
-}
-
-#[derive(Debug)]
-struct Client {
-    protocol: TurnServer,
-    local: SocketAddr,
-    from: SocketAddr,
-    framing: Framing,
-    /// Who its latest request says it is.
-    user: String,
-    /// Names whose passwords the protocol knows, and these.
-    known: Vec<(String, String)>,
-    /// PASSWORD-ALGORITHMS of the challenge.
-    algorithms: Option<Vec<u8>>,
-    /// The Allocate that was granted, and the answer.
-    granted: Option<([u8; 12], Vec<u8>)>,
-    relay: Option<Relay>,
-    /// When there is something to do.
-    wake: Duration,
-}
-
-#[derive(Clone, Debug)]
-struct Relay {
-    id: RelayId,
-    /// Whose it is.
-    user: String,
-    ip: IpAddr,
-    /// Once it is open.
-    at: Option<SocketAddr>,
-    flow: Flow,
-}
-
-/// Allocations of one user together. Kept until nothing of it is left to count.
-#[derive(Debug)]
-struct Account {
-    allocations: usize,
-    flow: Flow,
-}
 
 /// The server.
 #[derive(Debug)]

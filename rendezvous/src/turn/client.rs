@@ -1,0 +1,55 @@
+//! State of the clients.
+
+use core::time::Duration;
+use std::net::{IpAddr, SocketAddr};
+
+use turn_server_proto::server::TurnServer;
+
+use super::RelayId;
+use super::message::Framing;
+use crate::ConnId;
+use crate::rate::Flow;
+
+/// A client's way to us.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(super) enum Way {
+    Udp { local: SocketAddr, from: SocketAddr },
+    Tcp(ConnId),
+}
+
+#[derive(Debug)]
+pub(super) struct Client {
+    pub(super) protocol: TurnServer,
+    pub(super) local: SocketAddr,
+    pub(super) from: SocketAddr,
+    pub(super) framing: Framing,
+    /// Who its latest request says it is.
+    pub(super) user: String,
+    /// Names whose passwords the protocol knows, and these.
+    pub(super) known: Vec<(String, String)>,
+    /// PASSWORD-ALGORITHMS of the challenge.
+    pub(super) algorithms: Option<Vec<u8>>,
+    /// The Allocate that was granted, and the answer.
+    pub(super) granted: Option<([u8; 12], Vec<u8>)>,
+    pub(super) relay: Option<Relay>,
+    /// When there is something to do.
+    pub(super) wake: Duration,
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct Relay {
+    pub(super) id: RelayId,
+    /// Whose it is.
+    pub(super) user: String,
+    pub(super) ip: IpAddr,
+    /// Once it is open.
+    pub(super) at: Option<SocketAddr>,
+    pub(super) flow: Flow,
+}
+
+/// Allocations of one user together. Kept until nothing of it is left to count.
+#[derive(Debug)]
+pub(super) struct Account {
+    pub(super) allocations: usize,
+    pub(super) flow: Flow,
+}
