@@ -45,6 +45,8 @@
 //! 8. A stream that is agreed on is *detached*: the driver hands out its runtime's own stream, and nothing of
 //!    the node stands in the data path. A stream's bytes are read by credit, so that not one of the
 //!    user's bytes has been taken out of the system's buffer by then. Relayed pipes alone run through the node.
+//! 9. Streams are accepted by credit ([`Action::Accept`]), and a pipe that is gone is said to be
+//!    ([`Event::Released`]): what is not accepted waits, and what is not released is counted.
 //!
 //! Each of these is held by a test in `core/tests/contract.rs`, 6 by `tests/purity`.
 

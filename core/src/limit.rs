@@ -21,8 +21,13 @@ impl Bucket {
 
     /// Takes one token if there is one.
     pub(crate) fn take(&mut self, now: Instant) -> bool {
+        self.take_some(now, 1)
+    }
+
+    /// Takes so many tokens if there are as many.
+    pub(crate) fn take_some(&mut self, now: Instant, tokens: u32) -> bool {
         let from = self.full_at.max(now);
-        let next = from + self.refill;
+        let next = from + self.refill * tokens;
         if next.since(now) > self.refill * self.burst {
             return false;
         }
@@ -96,6 +101,7 @@ mod tests {
         assert!(b.take(T + S));
         assert!(!b.take(T + S));
         assert_eq!([(); 4].map(|()| b.take(T + 100 * S)), [true, true, true, false]);
+        assert_eq!([4, 2, 2, 1, 1].map(|n| b.take_some(T + 200 * S, n)), [false, true, false, true, false]);
     }
 
     #[test]

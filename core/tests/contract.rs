@@ -81,3 +81,21 @@ fn a_plain_pipe_needs_the_other_sides_consent() {
     assert!(world.hosts.iter().all(|h| h.pipes.is_empty()));
     assert_eq!(world.failed(0, id).0, FailReason::RefusedByPeer(Refusal::PlainNotAllowed));
 }
+
+#[test]
+fn streams_are_accepted_by_credit_and_a_released_pipe_counts_no_more() {
+    let mut world = World::new(7);
+    world.open(|c| c.max_pipes = Some(8));
+    world.open(|_| {});
+    world.run(S);
+    for n in 0..40 {
+        world.connect(1, &world.address(0), Plan::default());
+        world.run(S);
+        assert_eq!(world.hosts[0].pipes.len(), n + 1, "a stranger's key has one place of eight");
+        let sock = world.hosts[0].pipes[n].sock;
+        world.tell(0, Event::Released { sock });
+    }
+    let granted = world.log.split(" 0 > Accept { ").skip(1).filter_map(|line| line.split("credit: ").nth(1));
+    let granted: usize = granted.map(|rest| rest.split(' ').next().unwrap().parse::<usize>().unwrap()).sum();
+    assert!((41..=56).contains(&granted), "{granted}: forty were used, and a few are left");
+}

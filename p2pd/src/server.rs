@@ -32,7 +32,6 @@ pub(crate) async fn run(options: &Serve, say: Say) -> ExitCode {
         mqtt_port: options.mqtt_port,
         stun_ports: [options.stun_port, options.stun_second_port],
     };
-    allow_sockets();
     let mut serving = match Serving::start(&wanted).await {
         Ok(serving) => serving,
         Err(why @ ServeError::Addresses) => return usage(say, &format!("--second: {why}")),
@@ -84,18 +83,6 @@ fn write(path: &Path, list: &Servers) -> io::Result<()> {
         p2pd_sys::replace_private(path, text.as_bytes())
     } else {
         std::fs::write(path, text)
-    }
-}
-
-/// As many sockets as the system lets a process have: the usual 1,024 are fewer than the servers' own limits allow,
-/// and at the system's limit nobody is let in any more.
-fn allow_sockets() {
-    #[cfg(unix)]
-    {
-        use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-        let now = getrlimit(Resource::Nofile);
-        // Where it is refused, as on macOS for "unlimited", the servers have what they have.
-        let _ = setrlimit(Resource::Nofile, Rlimit { current: now.maximum, ..now });
     }
 }
 

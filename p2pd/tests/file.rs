@@ -223,3 +223,42 @@ fn wrong_usage_opens_nothing() {
         assert_eq!((code, said.contains(word)), (Some(2), true), "{word}: {said}");
     }
 }
+
+/// Peers of one address that take every place it has, and send nothing: whoever comes after them is received from soon.
+#[tokio::test(flavor = "multi_thread")]
+async fn peers_that_send_nothing_make_room() {
+    use tokio::io::AsyncWriteExt;
+    let (here, there) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let file = here.path().join("file");
+    fs::write(&file, "hello").unwrap();
+    let receiver = Receiver::start(there.path(), &[]);
+    let mut held = Vec::new();
+    for number in 0..8 {
+        let mut config = p2pd_core::Config::new(p2pd_core::SecretKey::from_bytes([number + 1; 32]));
+        config.bind = Some([127, 0, 0, 1].into());
+        let node = p2pd_tokio::Node::bind(config).await.unwrap();
+        let mut pipe = node.connect(&receiver.address).await.unwrap();
+        // A greeting, and an offer of 1 GiB.
+        let said = b"\x00\x0c\x00p2pd file 1\x00\x0c\x01\x00\x00\x00\x00\x40\x00\x00\x00big";
+        pipe.write_all(said).await.unwrap();
+        pipe.flush().await.unwrap();
+        held.push((node, pipe));
+    }
+    let begin = Instant::now();
+    let sent = tokio::task::spawn_blocking({
+        let mut command = send(&receiver.address, &[&file]);
+        move || command.output().unwrap()
+    });
+    let (code, said) = ended(&sent.await.unwrap());
+    assert_eq!(code, Some(0), "{said}");
+    let took = begin.elapsed();
+    assert!(took < Duration::from_secs(25), "{took:?}");
+    assert_eq!(fs::read_to_string(there.path().join("file")).unwrap(), "hello");
+    drop(held);
+    // Of what never came nothing is left.
+    let left = || fs::read_dir(there.path()).unwrap().count();
+    while left() > 1 {
+        assert!(begin.elapsed() < Duration::from_secs(60), "{}", left());
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}

@@ -21,6 +21,8 @@ fn ends(args: &[&str]) -> (Option<i32>, String) {
 
 #[test]
 fn wrong_usage_is_said() {
+    let empty = tempfile::NamedTempFile::new().unwrap();
+    let empty = empty.path().to_str().unwrap();
     for (args, word) in [
         (&["map"][..], "--list"),
         (&["map", "--list", "--add", "5"], "cannot be used with"),
@@ -28,13 +30,14 @@ fn wrong_usage_is_said() {
         (&["map", "--remove", "70000"], "70000"),
         (&["map", "--list", "--udp"], "--udp"),
         (&["map", "--remove", "5", "--lease", "60"], "--lease"),
-        (&["map", "--list", "--config", "/dev/null"], "--config"),
+        (&["map", "--list", "--config", empty], "--config"),
         (&["map", "--list"], "give --bind"),
         (&["map", "--add", "5", "--lease", "0"], "0"),
         (&["map", "--add", "5", "--bind", "127.0.0.1", "--config", "/nonexistent"], "/nonexistent"),
         (&["clock", "--bind", "127.0.0.1"], "--bind"),
         (&["clock"], p2pd::servers::FORBID_PUBLIC),
-        (&["clock", "--config", "/dev/null"], "[[ntp]]"),
+        (&["clock", "--config", empty], "[[ntp]]"),
+        (&["clock", "--config", "/dev/null"], "not a file"),
     ] {
         let (code, said) = ends(args);
         assert_eq!((code, said.contains(word)), (Some(2), true), "{args:?}: {said}");

@@ -2,7 +2,7 @@
 //! asked too, on that.
 
 use std::io::{ErrorKind, Read, Write};
-use std::net::{Ipv4Addr, TcpListener};
+use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
@@ -236,8 +236,6 @@ fn a_thousand_sockets_at_once() {
             });
             let mut pipes = Vec::new();
             while pipes.len() < PIPES {
-                // A node takes 256 hellos at once, then 250 a second.
-                thread::sleep(Duration::from_millis(400));
                 let calls: Vec<_> =
                     (0..100).map(|_| a.begin(&to, plan(PipeMode::Encrypted)).unwrap()).collect();
                 pipes.extend(calls.into_iter().map(|call| call.wait().unwrap()));
@@ -254,6 +252,51 @@ fn a_thousand_sockets_at_once() {
             accepts.join().unwrap().len()
         });
         assert_eq!(accepts, PIPES, "{driver}");
+    }
+}
+
+#[test]
+fn silent_streams_of_one_address_shut_nobody_of_it_out() {
+    p2pd_sys::raise_descriptor_limit();
+    for driver in Driver::ALL {
+        let a = node(driver);
+        // 64 places for callers.
+        let b = driver.bind(Config { max_pipes: Some(128), ..config() }, None).unwrap();
+        let to = b.address();
+        let at = (Ipv4Addr::LOCALHOST, to.v4()[0].port);
+        let mut silent = Vec::new();
+        for n in 1..=600 {
+            silent.push(TcpStream::connect(at).unwrap());
+            thread::sleep(Duration::from_millis(4));
+            if n % 100 == 0 {
+                a.connect(&to, plan(PipeMode::Encrypted)).unwrap();
+            }
+        }
+        assert!(b.stats().streams_over_limit > 300, "{driver}: {:?}", b.stats());
+    }
+}
+
+#[test]
+fn one_peer_has_an_eighth_of_the_places_until_its_pipes_are_dropped() {
+    for driver in Driver::ALL {
+        let a = node(driver);
+        let b = driver.bind(Config { max_pipes: Some(16), ..config() }, None).unwrap();
+        let to = b.address();
+        let call = |mode| a.connect(&to, plan(mode)).map(|pipe| (pipe, b.accept(LONG).unwrap()));
+        let busy = || {
+            let refused = call(PipeMode::Encrypted).unwrap_err().to_string();
+            assert!(refused.contains("too many requests"), "{driver}: {refused}");
+        };
+        let (encrypted, plain) = (call(PipeMode::Encrypted).unwrap(), call(PipeMode::Plain).unwrap());
+        busy();
+        drop(encrypted);
+        let encrypted = call(PipeMode::Encrypted).unwrap();
+        busy();
+        // A bare socket is its owner's, and counts no more.
+        let bare = plain.1.into_std().unwrap();
+        let another = call(PipeMode::Encrypted).unwrap();
+        busy();
+        drop((encrypted, bare, another));
     }
 }
 

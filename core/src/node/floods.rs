@@ -151,6 +151,41 @@ fn no_flood_of_requests_makes_a_node_deaf_to_whom_it_calls_or_has_approved() {
     }
 }
 
+#[test]
+fn no_flood_of_envelopes_hides_whom_we_named() {
+    use crate::identity::SecretKey;
+    use crate::signal::seal::seal;
+    let friend = SecretKey::from_bytes([2; 32]);
+    for named in [true, false] {
+        let list = if named { vec![friend.node_id()] } else { Vec::new() };
+        let mut bench = match named {
+            true => Bench::open(Accept::Only(list.into_iter().collect())),
+            false => Bench::open(Accept::Anyone),
+        };
+        // A thousand a second, and the friend asks amid them.
+        for n in 0..1000u32 {
+            bench.run(MS);
+            bench.deliver(&[n.to_be_bytes().as_slice(), &[9; 300]].concat());
+        }
+        let now = bench.now.since(Instant::ZERO).as_micros() as i64;
+        let address: PeerAddress =
+            format!("1-[0,5.0.0.1,5.0.0.1,4000,5,2,0]-0-{}", friend.node_id()).parse().unwrap();
+        let message = Message {
+            id: MessageId([1; 16]),
+            sent: WallTime::from_micros(NOON + now),
+            lifetime: 600,
+            session: SessionId([1; 16]),
+            body: Body::Direct { mode: PipeMode::Encrypted, address: Box::new(address) },
+        };
+        let envelope = seal(&friend, &bench.node.node_id(), &message, [1; 32]).unwrap();
+        bench.deliver(&envelope);
+        assert_eq!(bench.dials.len(), usize::from(named));
+        let stats = bench.node.stats();
+        // What the rate left, and five each 25 ms since.
+        assert_eq!((stats.bad_messages, stats.messages_over_limit), (399, 601 + u64::from(!named)));
+    }
+}
+
 /// Floods with fresh keys, so many a second of one kind, while honest strangers ask every 300 ms by some kind, each up to
 /// four times. How many were served, by kind, of ten each; and at which of their tries at the latest.
 fn served(a_second: u32, flood: Wants) -> ([usize; 3], usize) {

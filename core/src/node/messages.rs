@@ -16,7 +16,7 @@ use crate::session::SessionId;
 use crate::signal::broker::{News, Said};
 use crate::signal::message::{Body, Message, MessageId};
 use crate::signal::seal::{self, Content};
-use crate::time::Instant;
+use crate::time::{Instant, WallTime};
 
 /// Seconds for which a message means something: as long as the window for wrong clocks.
 const LIFETIME: u16 = 600;
@@ -83,11 +83,11 @@ impl Node {
     /// What an authenticated peer says. `via` is the broker it came over; none for our own. True: that may have caused
     /// something, and a copy of the message must not.
     pub(super) fn authentic_message(&mut self, from: NodeId, message: Message, via: Option<u8>) -> bool {
-        let session = message.session;
+        let (session, sent) = (message.session, message.sent);
         match message.body {
             Body::Echo(payload) => {
                 if self.is_oneself(from) {
-                    self.own_echo(&payload, via);
+                    self.own_echo(&payload, sent, via);
                 } else if self.admission.may_talk(from) {
                     self.reply(from, session, via.as_slice(), Body::EchoReply(payload));
                 }
@@ -180,6 +180,11 @@ impl Node {
     }
 
     pub(super) fn payload(&mut self, place: u8, payload: &[u8]) {
+        let now = (self.cx.now, self.cx.wall());
+        if !self.admission.open(now, place, &self.config.identity, payload) {
+            self.cx.stats.messages_over_limit += 1;
+            return;
+        }
         let Ok((from, content)) = seal::open(&self.config.identity, payload) else {
             self.cx.stats.bad_messages += 1;
             return;
@@ -223,15 +228,20 @@ impl Node {
     fn refuse_version(&mut self, to: NodeId, about: MessageId, place: u8) {
         if self.admission.may_talk(to) && self.may_reply(to, Worth::Refusal) {
             let entropy = self.cx.random.draw(Domain::NoiseEphemeral);
-            let sealed = seal::refuse_version(&self.config.identity, &to, about, entropy).unwrap_or_default();
+            let (ours, wall) = (&self.config.identity, self.cx.wall());
+            let sealed = seal::refuse_version(ours, &to, about, wall, entropy).unwrap_or_default();
             let until = self.cx.now + PROBE_WITHIN;
             self.publish(to, &sealed.into(), &[place], until);
         }
     }
 
-    fn own_echo(&mut self, payload: &[u8], via: Option<u8>) {
+    fn own_echo(&mut self, payload: &[u8], sent: WallTime, via: Option<u8>) {
         let Ok(instance) = <[u8; 16]>::try_from(payload) else { return };
+        // Anybody can listen on our topic, and repeat what a process before us has sent.
+        let age = i64::try_from(self.cx.now.since(self.began).as_micros()).unwrap_or(i64::MAX);
+        let recorded = sent < self.cx.wall().offset_micros(-age);
         let new = instance != self.instance
+            && !recorded
             && self.other_instances.len() < MAX_INSTANCES
             && self.other_instances.insert(instance);
         if new {
@@ -251,7 +261,6 @@ mod tests {
     use crate::identity::SecretKey;
     use crate::io::{Action, Event, Interface};
     use crate::pipe::PipeMode;
-    use crate::time::WallTime;
 
     fn key(n: u8) -> SecretKey {
         SecretKey::from_bytes([n; 32])

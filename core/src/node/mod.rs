@@ -96,6 +96,7 @@ pub struct Node {
     config: Config,
     /// Distinguishes us from another process with the same key.
     instance: [u8; 16],
+    began: Instant,
     phase: Phase,
     listeners: Listeners,
     /// Every address of this machine.
@@ -173,6 +174,7 @@ impl Node {
         let brokers: Vec<Session> = config.brokers.iter().enumerate().map(session).collect();
         Ok(Node {
             instance: cx.random.bytes(Domain::Instance),
+            began: now,
             phase: Phase::New,
             listeners: Listeners::default(),
             listed: Vec::new(),

@@ -21,10 +21,11 @@ use crate::strategy::dialler::DialEnd;
 use crate::strategy::paths::{Path, Trust};
 use crate::time::Instant;
 
-/// A dial may take this long: two SYN retransmissions, at 1 s and 3 s, find a path that lost the first.
+/// A dial may take this long: SYN retransmissions, at 1 s and 3 s or each second, find a path that lost the first.
 pub(super) const DIAL_WITHIN: Duration = Duration::from_secs(5);
-/// One for a stranger, to two addresses of which both may be a third party's: two SYNs each, the second after 1 s.
-const STRANGERS_DIAL_WITHIN: Duration = Duration::from_millis(2500);
+/// One for a stranger, to two addresses of which both may be a third party's: two SYNs each, the second after 1 s. Linux
+/// sends four retransmissions a second apart (since 6.5).
+const STRANGERS_DIAL_WITHIN: Duration = Duration::from_millis(1900);
 /// A hello may take this long, from the open stream to both ends authenticated.
 const HELLO_WITHIN: Duration = Duration::from_secs(5);
 /// Then the ends may take this long to agree on this or another stream.

@@ -8,13 +8,17 @@ use snow::types::{Cipher, Dh, Hash, Random};
 
 use super::{key, numbered};
 
+/// Bytes of a mark, which mean nothing to who does not know the sender.
+const MARK: usize = 16;
+
 /// What node `from` would have a broker deliver to `to`, with this content.
 pub fn seal(from: usize, to: &NodeId, content: &[u8]) -> Vec<u8> {
     let secret = numbered(1, from);
     let builder = builder().local_private_key(&secret).and_then(|b| b.remote_public_key(to.as_bytes()));
-    let mut out = vec![0; content.len() + 96];
-    let length = builder.unwrap().build_initiator().unwrap().write_message(content, &mut out).unwrap();
-    assert_eq!(length, out.len());
+    let mut out = vec![0; MARK + content.len() + 96];
+    let mut state = builder.unwrap().build_initiator().unwrap();
+    let length = state.write_message(content, &mut out[MARK..]).unwrap();
+    assert_eq!(MARK + length, out.len());
     out
 }
 
@@ -23,7 +27,7 @@ pub fn open(reader: usize, envelope: &[u8]) -> Option<(NodeId, Vec<u8>)> {
     let secret = numbered(1, reader);
     let mut state = builder().local_private_key(&secret).unwrap().build_responder().unwrap();
     let mut content = vec![0; envelope.len()];
-    let length = state.read_message(envelope, &mut content).ok()?;
+    let length = state.read_message(envelope.get(MARK..)?, &mut content).ok()?;
     content.truncate(length);
     let from = NodeId::from_bytes(state.get_remote_static()?.try_into().ok()?).ok()?;
     Some((from, content))

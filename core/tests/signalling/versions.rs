@@ -171,3 +171,17 @@ fn two_processes_with_one_key_are_both_told_once() {
     world.run(30 * S);
     assert_eq!([0, 1, twin].map(|n| told(&world, n)), [1, 0, 1], "and not when the broker is back");
 }
+
+#[test]
+fn what_a_process_before_us_has_sent_tells_of_no_other_one() {
+    let mut world = world();
+    let probe = world.published_to(0).first().unwrap().payload.clone();
+    world.shutdown(0);
+    world.run(S);
+    // With the same key, after a restart.
+    let again = world.open(|c| c.identity = key(0));
+    world.run(S);
+    world.publish(0, again, &probe);
+    world.run(S);
+    assert!(world.hosts[again].notices.iter().all(|(_, notice)| *notice != Notice::IdentityInUse));
+}

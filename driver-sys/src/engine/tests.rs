@@ -382,3 +382,59 @@ fn datagrams_that_were_sent_in_one_call_come_one_by_one_and_in_order() {
     }
     assert_eq!(came.len(), sent.len());
 }
+
+#[test]
+fn a_listener_takes_as_many_streams_as_it_may_and_the_others_wait() {
+    let (mut engine, _far) = engine();
+    let sock = SockId::accepted(79);
+    let opts = SockOpts::default();
+    let listener = socket::listener((Ipv4Addr::LOCALHOST, 0).into(), 8, &opts).unwrap();
+    let at = listener.local_addr().unwrap();
+    engine.socks.insert(sock, Sock::Listener { listener, nodelay: false, credit: 0 });
+    let mut callers: Vec<TcpStream> = (0..5).map(|_| TcpStream::connect(at).unwrap()).collect();
+    let taken = |engine: &mut Engine<Asking>| {
+        for _ in 0..5 {
+            engine.ready(sock);
+        }
+        engine.accepted
+    };
+    assert_eq!(taken(&mut engine), 0, "it starts with nothing");
+    engine.act(Action::Accept { sock, credit: 2 });
+    assert_eq!(taken(&mut engine), 2);
+    engine.act(Action::Accept { sock, credit: 1 });
+    engine.act(Action::Accept { sock, credit: 8 });
+    assert_eq!(taken(&mut engine), 5, "who waited was not lost");
+    callers.extend((0..9).map(|_| TcpStream::connect(at).unwrap()));
+    assert_eq!(taken(&mut engine), 11, "six were left");
+}
+
+#[test]
+fn a_pipe_is_released_once_when_its_user_has_dropped_it_or_never_got_it() {
+    let text = std::sync::Arc::new(std::sync::Mutex::new(String::new()));
+    let lines = text.clone();
+    let (mut engine, _far) = engine_with(Some(Box::new(move |line| lines.lock().unwrap().push_str(line))));
+    let told = || text.lock().unwrap().matches(&format!("released {}\n", SOCK.number())).count();
+    engine.act(Action::Detach { sock: SOCK, pipe: pipe(&[]) });
+    let mut held = None;
+    until(&mut engine, |engine| {
+        held = std::iter::from_fn(|| engine.take_news()).find_map(|news| match news {
+            News::Incoming(stream, start) => Some((stream, start)),
+            _ => None,
+        });
+        held.is_some()
+    });
+    engine.ready(SOCK);
+    assert_eq!(told(), 0);
+    let (_stream, start) = held.unwrap();
+    let layer = crate::Layer::new(*start, false);
+    engine.ready(SOCK);
+    assert_eq!(told(), 0, "the layer is the pipe's");
+    drop(layer);
+    engine.ready(SOCK);
+    engine.ready(SOCK);
+    assert_eq!(told(), 1);
+    // One that is not open any more.
+    engine.act(Action::Detach { sock: SOCK, pipe: pipe(&[]) });
+    engine.ready(SOCK);
+    assert_eq!(told(), 2);
+}

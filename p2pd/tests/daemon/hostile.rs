@@ -192,3 +192,66 @@ fn a_client_that_leaves_gives_its_connect_up() {
         false
     }));
 }
+
+#[cfg(unix)]
+#[test]
+fn strangers_connections_keep_neither_the_token_nor_the_socket_file_out() {
+    let _ = p2pd_tokio::raise_descriptor_limit();
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("socket");
+    let file = file.to_str().unwrap();
+    let daemon = Daemon::with(&["--no-servers", "--unix", file]);
+    // It keeps its connection, as a program does.
+    let mut known = daemon.socket();
+    let ask = format!("GET /p2p/con HTTP/1.1\r\nHost: localhost\r\nX-P2PD-Token: {}\r\n\r\n", daemon.token);
+    let mut known = || {
+        known.write_all(ask.as_bytes()).unwrap();
+        let mut answer = [0; 15];
+        known.read_exact(&mut answer).unwrap();
+        assert_eq!(&answer, b"HTTP/1.1 200 OK");
+        let mut rest = [0; 4096];
+        let _ = known.read(&mut rest).unwrap();
+    };
+    known();
+    for begin in ["", "GET /version HTTP/1.1\r\nHost: localhost\r\n\r\n"] {
+        let held: Vec<_> = (0..1100)
+            .map(|_| {
+                let mut stream = daemon.socket();
+                let _ = stream.write_all(begin.as_bytes());
+                stream
+            })
+            .collect();
+        let began = std::time::Instant::now();
+        assert_eq!(daemon.get("/p2p/con").0, 200);
+        assert_eq!(crate::common::curl(&["--unix-socket", file], "http://localhost/p2p/con").0, 200);
+        known();
+        // In front of the ten seconds after which the silent ones go by themselves.
+        assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+        drop(held);
+    }
+}
+
+#[test]
+fn the_token_is_said_nowhere_but_in_its_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("token");
+    let file = file.to_str().unwrap();
+    for json in [&["--json"][..], &[]] {
+        let mut command = p2pd(&["daemon", "--no-servers", "--bind", "127.0.0.1", "--api", "127.0.0.1:0"]);
+        command
+            .args(["--token-file", file, "--log", "trace"])
+            .args(json)
+            .stdout(std::process::Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        let (mut out, mut err) = (child.stdout.take().unwrap(), child.stderr.take().unwrap());
+        std::thread::sleep(Duration::from_secs(2));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        let mut said = String::new();
+        out.read_to_string(&mut said).unwrap();
+        err.read_to_string(&mut said).unwrap();
+        let token = std::fs::read_to_string(file).unwrap();
+        assert!(said.contains("http://127.0.0.1:") || said.contains("\"api\""), "{said}");
+        assert!(said.contains(file) && !said.contains(token.trim()), "{said}");
+    }
+}

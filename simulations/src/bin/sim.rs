@@ -436,7 +436,7 @@ fn swarm_one(seed: u64, without: &[usize], trace: bool, servers: Servers) -> boo
     println!("a: {}\nb: {}", drawn.pair.chains[0], drawn.pair.chains[1]);
     println!("{:?} after {} {}", ending.strategy, ms(ending.took), ending.why);
     println!("healed: {:?}; demanded: {:?}", ending.again, drawn.healed);
-    println!("digest {:016x} over {} events", ending.digest, ending.events);
+    println!("digest {:016x} over {} events; {} sockets at most", ending.digest, ending.events, ending.held);
     wrong.iter().for_each(|w| println!("WRONG {w}"));
     wrong.is_empty()
 }
@@ -444,6 +444,7 @@ fn swarm_one(seed: u64, without: &[usize], trace: bool, servers: Servers) -> boo
 fn swarm(from: u64, seeds: u64, digest: bool, servers: Servers) -> bool {
     let mut all = Digest::default();
     let (begin, mut bad, mut connected, mut demanded, mut relayed) = (Instant::now(), 0, 0, 0, 0);
+    let (mut flooded, mut held) = (0, 0);
     for seed in from..from + seeds {
         let mut drawn = draw(seed, servers.with);
         drawn.pair.rendezvous = servers.rendezvous;
@@ -452,6 +453,10 @@ fn swarm(from: u64, seeds: u64, digest: bool, servers: Servers) -> bool {
         connected += u64::from(ending.strategy.is_some());
         relayed += u64::from(ending.strategy == Some(Strategy::Relay));
         demanded += u64::from(drawn.demand != Verdict::Perhaps);
+        if drawn.pair.flood.is_some() {
+            flooded += 1;
+            held = held.max(ending.held);
+        }
         // One world in twenty is run twice.
         if seed % 20 == 0 && run(&drawn.pair).digest != ending.digest {
             wrong.push("a second run has another digest".into());
@@ -468,6 +473,7 @@ fn swarm(from: u64, seeds: u64, digest: bool, servers: Servers) -> bool {
     println!(
         "{seeds} seeds, {bad} bad; {connected} connected{by_relay}, {demanded} with a demand; {rate} a second"
     );
+    println!("{flooded} with strangers, of whose nodes none held more than {held} sockets");
     if digest {
         println!("digest {:016x}", all.value());
     }

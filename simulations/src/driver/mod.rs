@@ -107,7 +107,7 @@ pub struct NodeProgram {
     /// The streams that the user got.
     pub pipes: Vec<Pipe>,
     /// The streams that they were, until they are closed.
-    handed_out: Vec<SockId>,
+    handed_out: Vec<(SockId, Sock)>,
     /// Every address that was dialled.
     pub dialled: BTreeSet<SocketAddr>,
     /// What went against the contract.
@@ -346,7 +346,7 @@ impl NodeProgram {
             Action::Detach { sock, pipe } => {
                 if let Some(s) = self.remove(sock) {
                     self.pipes.push(Pipe::new(pipe, cx.now, Way::Socket(s)));
-                    self.handed_out.push(sock);
+                    self.handed_out.push((sock, s));
                     self.read_pipe(cx, s);
                 }
             }

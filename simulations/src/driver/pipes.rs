@@ -1,7 +1,7 @@
 //! Pipes: the streams that a node's user got, and what is written to and read from them.
 
 use p2pd_core::pipe::{MAX_RECORD, Opened, PipeKeys, PipeStart};
-use p2pd_core::{CloseHow, Event, PipeId};
+use p2pd_core::{CloseHow, Event, NodeId, PipeId};
 
 use super::NodeProgram;
 use super::relayed::Outgoing;
@@ -108,7 +108,23 @@ impl NodeProgram {
                 Way::Relay(out) => self.node.pipe_close(now, out.pipe),
             }
         }
-        for sock in core::mem::take(&mut self.handed_out) {
+        for (sock, _) in core::mem::take(&mut self.handed_out) {
+            self.tell(cx, Event::Released { sock });
+        }
+        self.drain(cx);
+    }
+
+    /// Drops the pipes of sockets that others than this peer have ended.
+    pub fn drop_ended(&mut self, cx: &mut Cx<'_>, but: NodeId) {
+        let mut ended = Vec::new();
+        self.handed_out.retain(|(sock, s)| {
+            let over = |p: &Pipe| p.is_on(*s) && p.start.peer != but && (p.closed || p.broken.is_some());
+            let over = self.pipes.iter().any(over);
+            ended.extend(over.then_some((*sock, *s)));
+            !over
+        });
+        for (sock, s) in ended {
+            cx.host.close(cx.now, s, CloseHow::Graceful);
             self.tell(cx, Event::Released { sock });
         }
         self.drain(cx);

@@ -193,6 +193,8 @@ pub struct Ending {
     pub ports: [Vec<PortState>; 2],
     /// From a change of a host's homes to an address of its with the second home.
     pub announced_after: Option<Nanos>,
+    /// The most sockets that either node held at a time.
+    pub held: usize,
     /// What must never happen and did.
     pub violations: Vec<String>,
     /// Over everything that happened.
@@ -453,6 +455,7 @@ fn end(mut run: Run, pair: &Pair, first: Call, again: Option<Result<Strategy, St
         again,
         ports,
         announced_after,
+        held: hosts.iter().map(|h| run.world.app(*h).node().most_held).max().unwrap_or(0),
         violations: run.violations,
         digest: run.world.digest(),
         events: run.world.counts().events,

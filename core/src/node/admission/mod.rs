@@ -7,6 +7,7 @@
 mod asks;
 pub(in crate::node) mod door;
 mod inbox;
+mod marks;
 mod named;
 pub(in crate::node) mod places;
 pub(crate) mod reach;
@@ -26,7 +27,7 @@ pub(in crate::node) use wish::{How, Kind, Wish};
 use core::time::Duration;
 
 use crate::config::Config;
-use crate::identity::NodeId;
+use crate::identity::{NodeId, SecretKey};
 use crate::limit::Buckets;
 use crate::node::MAX_CONNECTS;
 use crate::notice::Refusal;
@@ -36,6 +37,7 @@ use crate::time::{Instant, WallTime};
 
 use asks::Asks;
 use inbox::Inbox;
+use marks::Marks;
 use named::Named;
 use replies::Replies;
 use requests::Requests;
@@ -64,6 +66,7 @@ pub(in crate::node) struct Admission {
     allow_plain: bool,
     named: Named,
     pub(in crate::node) asks: Asks,
+    marks: Marks,
     inbox: Inbox,
     answers: Buckets<NodeId>,
     requests: Requests,
@@ -83,6 +86,7 @@ impl Admission {
             allow_plain: config.allow_plain,
             named: Named::new(ours, config.accept.clone()),
             asks: Asks::default(),
+            marks: Marks::new(),
             inbox: Inbox::default(),
             answers: Buckets::new(CALLED_COUNTED, ANSWERS.0, ANSWERS.1),
             requests: Requests::new(),
@@ -123,6 +127,17 @@ impl Admission {
     /// Whether a peer's message may make us answer at all.
     pub(in crate::node) fn may_talk(&self, peer: NodeId) -> bool {
         self.named.entry(peer).is_some() || self.trust(peer) == Trust::Known
+    }
+
+    /// Whether an envelope that came over the broker at this place is opened.
+    pub(in crate::node) fn open(
+        &mut self,
+        now: (Instant, WallTime),
+        place: u8,
+        ours: &SecretKey,
+        envelope: &[u8],
+    ) -> bool {
+        self.marks.admit(now, place, ours, envelope, self.named.all())
     }
 
     /// Judges a message before it is carried out.

@@ -63,6 +63,15 @@ impl Named {
         }
     }
 
+    /// All peers that are named, those first to whom a call of ours runs.
+    pub(super) fn all(&self) -> impl Iterator<Item = NodeId> + '_ {
+        let listed = match &self.accept {
+            Accept::Only(list) => Some(list),
+            Accept::Anyone | Accept::Ask => None,
+        };
+        self.calls.keys().chain(&self.approved).chain(listed.into_iter().flatten()).copied()
+    }
+
     pub(super) fn approve(&mut self, peer: NodeId) {
         if self.approved.len() < MAX_APPROVED {
             self.approved.insert(peer);

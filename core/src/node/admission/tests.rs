@@ -221,6 +221,40 @@ fn messages_that_strangers_cause_have_a_rate_for_each_worth_and_leave_known_peer
 }
 
 #[test]
+fn beyond_what_is_opened_of_whomever_named_peers_envelopes_are_known_by_their_marks() {
+    use crate::signal::seal::seal;
+    let (ours, friend, other) =
+        (SecretKey::from_bytes([1; 32]), SecretKey::from_bytes([2; 32]), SecretKey::from_bytes([3; 32]));
+    let mut a = admission(Accept::Only((0..100).map(id).chain([friend.node_id()]).collect()));
+    let wall = WallTime::from_micros(1_700_000_000_000_000);
+    let envelope = |from: &SecretKey, n: u8| {
+        let (session, body) = (session(0), Body::Dialling(0));
+        let message = Message { id: MessageId([n; 16]), sent: wall, lifetime: 600, session, body };
+        seal(from, &ours.node_id(), &message, [n; 32]).unwrap()
+    };
+    let junk = |n: u32| [n.to_be_bytes().as_slice(), &[9; 120]].concat();
+    // A flood on one broker: 200, and then none, whatever comes.
+    let opened = (0..250).filter(|n| a.open((T, wall), 0, &ours, &junk(*n))).count();
+    assert_eq!(opened, 200);
+    assert!(a.open((T, wall), 1, &ours, &junk(0)), "another broker has its own");
+    assert!(!a.open((T, wall), 0, &ours, &envelope(&other, 1)));
+    for n in 0..64 {
+        assert!(a.open((T, wall), 0, &ours, &envelope(&friend, n)), "{n}");
+        assert!(!a.open((T, wall), 0, &ours, &envelope(&friend, n)), "{n}: once");
+    }
+    assert!(!a.open((T, wall), 0, &ours, &envelope(&friend, 64)), "within a rate");
+    a.call_began(other.node_id());
+    assert!(a.open((T, wall), 0, &ours, &envelope(&other, 1)), "we call it");
+    // Work is bounded: a flood finds no more keys tried than are set aside.
+    let flood = (0..2000).filter(|n| a.open((T, wall), 0, &ours, &junk(5000 + n))).count();
+    assert_eq!(flood, 0);
+    assert!(!a.open((T, wall), 0, &ours, &envelope(&other, 2)), "all work is done");
+    let later = T + 100 * MS;
+    assert!((0..20).all(|_| a.open((later, wall), 0, &ours, &junk(0))), "the rate goes on");
+    assert!(a.open((later, wall), 0, &ours, &envelope(&other, 2)));
+}
+
+#[test]
 fn a_message_counts_once_if_it_was_kept_and_a_known_peers_beside_any_flood() {
     let mut a = admission(Accept::Anyone);
     a.approve(id(1));

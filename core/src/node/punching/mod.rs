@@ -46,6 +46,8 @@ const STUCK: u8 = 2;
 const MEET_FOR: Duration = Duration::from_secs(2);
 /// A dial is left alone so long, over the rungs: longer than Linux's first four SYN retransmissions, a second apart.
 const DIAL_FOR: Duration = Duration::from_secs(10);
+/// One for a stranger, in which Linux sends four SYNs: longer than a rung on which both know where to dial.
+const STRANGERS_DIAL_FOR: Duration = Duration::from_millis(3500);
 /// A rung that searches: a caller's dials at their rate, and the last ones' answers.
 const SEARCH_FOR: Duration = Duration::from_secs(17);
 /// A dial of a caller's search: so long as an answer may take. What is searched for is there all the while.
@@ -565,8 +567,10 @@ impl Node {
         let now = self.cx.now;
         let Some(punch) = self.punches.get_mut(&key) else { return };
         let at = dial.at.max(now);
+        let stranger = punch.trust == Trust::Stranger;
         let until = at
             + match (&punch.tactic, key.1) {
+                (_, Requester::Them) if stranger => STRANGERS_DIAL_FOR,
                 (Some(Tactic::Spray { .. } | Tactic::Probe { .. }), Requester::Us) => SEARCHING_DIAL_FOR,
                 // Its few are to be met by the many of the caller.
                 (Some(Tactic::Spray { .. } | Tactic::Probe { .. }), Requester::Them) => SEARCH_FOR,

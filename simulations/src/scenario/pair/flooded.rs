@@ -130,7 +130,7 @@ pub(super) fn may_be_dialled(pair: &Pair) -> Vec<IpAddr> {
     strangers.chain([BYSTANDER, NOBODY]).collect()
 }
 
-/// Begins the flood, and lets it run for a while. Amid two floods a call may fail for its faults; then there is calm.
+/// Begins the flood, and lets it run for a while; not for what is called again because faults had it fail.
 pub(super) fn begin(run: &mut Run, pair: &Pair) {
     let Some(flood) = pair.flood.as_ref().filter(|_| run.strangers.floods < FLOODS) else { return };
     run.strangers.floods += 1;
@@ -141,8 +141,12 @@ pub(super) fn begin(run: &mut Run, pair: &Pair) {
     run.run_while(warm, |_| false);
 }
 
-/// Has strangers look where the sockets are now.
+/// Has strangers look where the sockets are now, and users drop the pipes that strangers have ended.
 pub(super) fn look(run: &mut Run) {
+    let ids = run.hosts.map(|host| run.world.app(host).node().node.node_id());
+    for (host, peer) in run.hosts.into_iter().zip(ids.into_iter().rev()) {
+        run.world.with(host, |p, cx| p.node_mut().drop_ended(cx, peer));
+    }
     let aims = aims(run);
     strangers(run, |stranger, _| stranger.aim(aims.clone()));
     run.strangers.look = Some(run.world.now() + LOOK_EVERY);
@@ -208,11 +212,14 @@ pub(super) fn judge(run: &Run, pair: &Pair, hosts: &[HostId], known: &[IpAddr]) 
         let ledger = run.world.host(*host).ledger();
         for (to, sent) in ledger.iter().flat_map(|l| l.iter()) {
             let ip = to.ip();
+            // Whoever opened a stream is answered.
+            let begun = sent.syns + sent.datagrams > 0;
             let forbidden = to.port() == INSIDE_PORT && inside.contains(&ip);
             if [BYSTANDER, NOBODY].contains(&ip) {
                 let all = paid.entry(ip).or_default();
                 *all = all.plus(sent);
-            } else if forbidden || !(known.contains(&ip) || from.contains(&ip) || ip.is_multicast()) {
+            } else if forbidden || begun && !(known.contains(&ip) || from.contains(&ip) || ip.is_multicast())
+            {
                 wrong.push(format!("host{n} sent to {to} for a stranger: {sent:?}"));
             }
         }
