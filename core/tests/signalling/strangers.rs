@@ -72,7 +72,7 @@ fn a_peer_that_our_user_named_has_them_all_dialled() {
 #[test]
 fn a_peer_is_named_by_our_call_as_long_as_one_runs() {
     let mut world = world(Accept::Anyone);
-    let peer = stranger(&mut world, &["198.18.0.1", "198.18.0.2", "198.18.0.3"]);
+    let peer = stranger(&mut world, &["5.0.0.1", "5.0.0.2", "5.0.0.3"]);
     world.run(S);
     let ours = [0, 1].map(|_| world.connect(0, &world.address(peer), direct(20)));
     world.run(S);
@@ -187,34 +187,25 @@ fn a_recorded_hello_holds_eight_streams_of_a_strangers_and_no_more() {
     replay(&mut world, 300);
     world.run(S);
     assert_eq!((world.streams_of(0), world.stats(0).refused), (8, 292));
-    // They are among the strangers'.
-    for _ in 0..249 {
-        world.dial_by_hand(0, &[]);
-        world.run(5 * MS);
-    }
-    assert_eq!(world.stats(0).streams_over_limit, 1);
     world.run(12 * S);
     assert_eq!(world.streams_of(0), 0);
     assert!(world.hands[before..].iter().all(|h| h.closed));
 }
 
 #[test]
-fn a_recorded_hello_is_not_taken_for_a_peer_that_waits_for_our_user() {
+fn a_recorded_hello_waits_for_our_user_no_longer_than_the_question() {
     let mut world = world(Accept::Ask);
     world.open(|_| {});
     world.run(S);
     let first = recorded(&mut world);
-    for _ in 0..4 {
+    for _ in 0..40 {
         world.dial_by_hand(0, &first);
         world.run(10 * MS);
     }
-    for _ in 0..252 {
-        world.dial_by_hand(0, &[]);
-        world.run(5 * MS);
-    }
-    assert_eq!(world.stats(0).streams_over_limit, 0);
-    world.dial_by_hand(0, &[]);
-    assert_eq!(world.stats(0).streams_over_limit, 1);
+    // A peer has four things waiting; the call that was recorded is over.
+    assert_eq!((world.streams_of(0), world.stats(0).refused), (4, 36));
+    world.run(36 * S);
+    assert_eq!(world.streams_of(0), 0);
 }
 
 #[test]
