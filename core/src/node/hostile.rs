@@ -575,10 +575,9 @@ fn where_our_own_user_named_the_address_a_search_is_not_cut() {
     let key = bench.call(1, 0);
     let answer = Mappings { behaviour: RANDOM, ..mappings(2, AT, &[]) };
     bench.say(2, 1, Body::Updated(Box::new(answer)));
-    bench.run(16 * S);
+    bench.run(5 * S);
     assert_eq!(bench.stage(key), Some(PunchStage::Punching));
-    assert_eq!(bench.dials.len(), 7168);
-    assert!(bench.most_open <= 1024, "{}", bench.most_open);
+    assert_eq!(bench.dials.len(), 1024);
     // Another one that only the answer names.
     let mut bench = Bench::open(Accept::Anyone);
     bench.call(1, 0);
