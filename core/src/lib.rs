@@ -97,6 +97,6 @@ pub use notice::{
 };
 pub use pipe::{PipeEnd, PipeId, PipeMode, PipeNews};
 pub use stats::Stats;
-pub use strategy::punch::{CALLERS, PROBES, SILENT, SPRAY, hit_permille};
+pub use strategy::punch::{PROBES, SPRAY, hit_permille};
 pub use time::{ClockFix, Instant, WallTime};
 pub use wrap::{Tls, TlsFailure, Trust, Wrap};

@@ -1,6 +1,6 @@
 //! Whether a search for random ports hits as often as it says it does.
 
-use p2pd_core::{CALLERS, SILENT, hit_permille};
+use p2pd_core::{PROBES, SPRAY, hit_permille};
 
 use super::census::Drawn;
 use super::census::{Class, Home};
@@ -55,7 +55,7 @@ pub struct Tally {
 /// are not privileged. In a block it searches what it guesses the block to be, which is another number each time.
 pub fn stated(case: &Case) -> Option<u32> {
     let everywhere = case.alloc == Alloc::Random;
-    everywhere.then(|| hit_permille(SILENT.into(), CALLERS.into(), 64_512))
+    everywhere.then(|| hit_permille(SPRAY.into(), PROBES.into(), 64_512))
 }
 
 /// The pair of this seed: a port-preserving home, and one of random ports; who calls alternates.

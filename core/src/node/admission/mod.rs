@@ -45,9 +45,9 @@ use requests::Requests;
 /// Answers of one peer to our calls: so many at once, then one each so often.
 const ANSWERS: (u32, Duration) = (128, Duration::from_secs(1));
 const CALLED_COUNTED: usize = 8192;
-/// Dials for a peer's punches to addresses from where nothing has come: as many as one punch may have, and one more every
-/// second. Each call of ours may have a peer of its own.
-const SILENT_DIALS: (u32, Duration) = (32, Duration::from_secs(1));
+/// Dials for a peer's punches to addresses from where nothing has come: one search, and as many again in two minutes. Each
+/// call of ours may have a peer of its own.
+const SILENT_DIALS: (u32, Duration) = (1024, Duration::from_millis(117));
 const SILENT_COUNTED: usize = MAX_CONNECTS;
 
 /// What a message is to us.

@@ -14,7 +14,7 @@ mod state;
 
 pub(super) use state::{Punch, PunchStage};
 
-use state::{Planned, SYN_BURST, SYN_EVERY, Search};
+use state::{Planned, SILENT_DIALS, SYN_BURST, SYN_EVERY, Search};
 
 use super::Node;
 use super::admission::Trust;
@@ -48,10 +48,8 @@ const MEET_FOR: Duration = Duration::from_secs(2);
 const DIAL_FOR: Duration = Duration::from_secs(10);
 /// One for a stranger, in which Linux sends four SYNs: longer than a rung on which both know where to dial.
 const STRANGERS_DIAL_FOR: Duration = Duration::from_millis(3500);
-/// A rung that searches: a caller's dials at their rate, and the last ones' answers.
-const SEARCH_FOR: Duration = Duration::from_secs(17);
-/// A dial of a caller's search: so long as an answer may take. What is searched for is there all the while.
-const SEARCHING_DIAL_FOR: Duration = Duration::from_secs(2);
+/// A rung that searches.
+const SEARCH_FOR: Duration = Duration::from_secs(10);
 /// Half-open sockets of one punch.
 const MAX_HALF_OPEN: usize = 1024;
 /// Dials for the punches with one peer: so many at once, and as many again every two minutes, which is how long a
@@ -317,9 +315,7 @@ impl Node {
                 break;
             }
             if punch.is_silent() {
-                if punch.silent >= u32::from(punch::SILENT)
-                    || !self.admission.may_dial_silent(now, punch.peer)
-                {
+                if punch.silent >= SILENT_DIALS || !self.admission.may_dial_silent(now, punch.peer) {
                     punch.stalls = true;
                     break;
                 }
@@ -513,7 +509,7 @@ impl Node {
         let Some(punch) = self.punches.get_mut(&key) else { return };
         let Some(tactic) = punch.tactic() else { return };
         punch.stage = PunchStage::Punching;
-        let (listen, calls) = (punch.port, key.1 == Requester::Us);
+        let listen = punch.port;
         let at = now + wait;
         punch.took = Some(at.since(punch.announced));
         let mut old: Vec<SockId> = punch.live.keys().copied().collect();
@@ -536,14 +532,9 @@ impl Node {
                 waiting.retain(|p| !live.values().any(|l| same(p, l)));
                 old.retain(|sock| !dials.iter().any(|(_, to)| live.get(sock).is_some_and(|l| l.to == *to)));
             }
-            Tactic::Spray { to, from } => {
-                let left = if calls { punch::CALLERS } else { *from };
-                punch.search = Some(Search::Spray { to: *to, left, once: calls });
-            }
+            Tactic::Spray { to, from } => punch.search = Some(Search::Spray { to: *to, left: *from }),
             Tactic::Probe { to, low, high, count } => {
-                let (to, low, high) = (*to, *low, *high);
-                let most = if calls { punch::CALLERS } else { *count };
-                let count = most.min((high - low).saturating_add(1));
+                let (to, low, high, count) = (*to, *low, *high, *count);
                 punch.walk = search;
                 punch.search = Some(Search::Probe { to, low, high, key: search, next: 0, count });
             }
@@ -567,15 +558,8 @@ impl Node {
         let now = self.cx.now;
         let Some(punch) = self.punches.get_mut(&key) else { return };
         let at = dial.at.max(now);
-        let stranger = punch.trust == Trust::Stranger;
-        let until = at
-            + match (&punch.tactic, key.1) {
-                (_, Requester::Them) if stranger => STRANGERS_DIAL_FOR,
-                (Some(Tactic::Spray { .. } | Tactic::Probe { .. }), Requester::Us) => SEARCHING_DIAL_FOR,
-                // Its few are to be met by the many of the caller.
-                (Some(Tactic::Spray { .. } | Tactic::Probe { .. }), Requester::Them) => SEARCH_FOR,
-                _ => DIAL_FOR,
-            };
+        let stranger = key.1 == Requester::Them && punch.trust == Trust::Stranger;
+        let until = at + if stranger { STRANGERS_DIAL_FOR } else { DIAL_FOR };
         let (peer, mode, local) = (punch.peer, punch.mode, SocketAddr::new(punch.local, dial.from));
         let role = match key.1 {
             Requester::Us => Role::Initiate(Offer { session: key.0, purpose: Purpose::Open, mode }, peer),

@@ -25,6 +25,10 @@ pub(super) const SYN_BURST: u32 = 16;
 const SYN_EVERY_REFUSED: Duration = Duration::from_micros(500);
 /// So many show that dials are refused.
 const REFUSALS: u32 = 32;
+/// Dials to an address from where nothing has come: one search. Whoever asks for a punch names it, and it may be anybody's;
+/// where our user named it, or something has come back, searches go on. With 32 in place of 1,024 the census lost 9.4
+/// points, as most homes drop what does not fit and so answer nothing until the search hits.
+pub(super) const SILENT_DIALS: u32 = punch::PROBES as u32;
 /// Addresses remembered from where something has come.
 const MAX_TOOK_PART: usize = 16;
 /// Dials remembered that left a hole in our NAT behind.
@@ -117,7 +121,7 @@ impl Planned {
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Search {
-    Spray { to: SocketAddr, left: u16, once: bool },
+    Spray { to: SocketAddr, left: u16 },
     Probe { to: IpAddr, low: u16, high: u16, key: u64, next: u16, count: u16 },
 }
 
@@ -180,9 +184,9 @@ impl Punch {
         }
         let listen = self.port;
         let (planned, left) = match self.search? {
-            Search::Spray { to, left, once } => {
-                let planned = Planned { from: 0, to, tries: 0, at: now, once };
-                (planned, (left > 1).then(|| Search::Spray { to, left: left - 1, once }))
+            Search::Spray { to, left } => {
+                let planned = Planned { from: 0, to, tries: 0, at: now, once: false };
+                (planned, (left > 1).then(|| Search::Spray { to, left: left - 1 }))
             }
             Search::Probe { to, low, high, key, next, count } => {
                 let to_port = SocketAddr::new(to, punch::nth_port(key, next, low, high));
@@ -245,7 +249,7 @@ impl Punch {
             _ => 64_512,
         };
         let chance = |b: Behaviour| {
-            let permille = punch::hit_permille(punch::SILENT.into(), punch::CALLERS.into(), range(b));
+            let permille = punch::hit_permille(punch::SPRAY.into(), punch::PROBES.into(), range(b));
             f64::from(permille) / 10.0
         };
         let _ = match (&self.tactic, self.stage) {
