@@ -84,7 +84,8 @@ fn one_world_in_eight_has_strangers_and_the_others_are_as_before() {
     let flooded: Vec<u64> = (0..64).filter(has).collect();
     assert_eq!(flooded, [0; 0]);
     for seed in (0..64).filter(|seed| !has(seed)) {
-        let (few, all) = (draw(seed, With::default()), draw(seed, With { strangers: true, ..With::default() }));
+        let (few, all) =
+            (draw(seed, With::default()), draw(seed, With { strangers: true, ..With::default() }));
         let calm = Pair { flood: None, ..all.pair };
         assert_eq!(format!("{:?}", few.pair), format!("{calm:?}"), "seed {seed}");
     }
