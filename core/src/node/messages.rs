@@ -6,7 +6,7 @@ use bytes::Bytes;
 use smallvec::SmallVec;
 
 use super::Node;
-use super::admission::{Bearing, How, Verdict, Wish, Worth};
+use super::admission::{Bearing, How, Trust, Verdict, Wish, Worth};
 use crate::address::PeerAddress;
 use crate::identity::NodeId;
 use crate::notice::{BrokerState, Notice};
@@ -88,10 +88,12 @@ impl Node {
             Body::Echo(payload) => {
                 if self.is_oneself(from) {
                     self.own_echo(&payload, sent, via);
-                } else if self.admission.may_talk(from) {
-                    self.reply(from, session, via.as_slice(), Body::EchoReply(payload));
+                    return false;
                 }
-                return false;
+                // What strangers would have us remember has no bound but the rate of the answers to all of them.
+                let named = self.admission.trust(from) == Trust::Known;
+                let may = self.admission.may_talk(from);
+                return may && self.try_reply(from, session, via.as_slice(), Body::EchoReply(payload)) && named;
             }
             Body::EchoReply(_) => return false,
             Body::Direct { mode, address } => {

@@ -284,8 +284,13 @@ impl Node {
 
     /// Sends a message that a peer's message caused, within the rate for such.
     pub(super) fn reply(&mut self, to: NodeId, session: SessionId, via: &[u8], body: Body) {
+        let _ = self.try_reply(to, session, via, body);
+    }
+
+    /// The same; false: beyond the rate.
+    pub(super) fn try_reply(&mut self, to: NodeId, session: SessionId, via: &[u8], body: Body) -> bool {
         if !self.may_reply(to, Worth::of(&body)) {
-            return;
+            return false;
         }
         let (_, sealed): (_, Bytes) = self.seal(to, session, 0, body);
         let until = self.cx.now + VISIT_WITHIN;
@@ -295,6 +300,7 @@ impl Node {
         };
         let via: SmallVec<[u8; 2]> = via.iter().filter(free).copied().collect();
         self.publish(to, &sealed, &via, until);
+        true
     }
 
     /// Whether the rates for messages to this peer allow one more, which they count.

@@ -125,7 +125,7 @@ def j1():
         lab.end(caller)
         _, why = caller.communicate()
         good = any(word in why.lower() for word in ("wait", "busy", "another"))
-        seen = f"waits, and was told: {why.strip()[-160:] or 'nothing'}"
+        seen = f"waits, and was told: {' | '.join(why.split(chr(10)))[-160:] or 'nothing'}"
     must("the next caller", good, seen, "served, or told within 8 s that it waits")
 
 

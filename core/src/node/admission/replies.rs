@@ -8,7 +8,8 @@ use crate::limit::{Bucket, Buckets};
 use crate::signal::message::Body;
 use crate::time::Instant;
 
-/// Messages to one peer: so many at once, then one a second.
+/// Messages of each worth to one peer: so many at once, then one a second. Whoever knows our address can repeat what a peer
+/// has said to us. That has at most refusals and the time as an answer, and so leaves the peer's answers alone.
 const OF_ONE: (u32, Duration) = (16, Duration::from_secs(1));
 const STRANGERS_COUNTED: usize = 256;
 const KNOWN_COUNTED: usize = 8192;
@@ -41,8 +42,8 @@ impl Worth {
 #[derive(Debug)]
 pub(super) struct Replies {
     strangers: [Bucket; 3],
-    /// By trust.
-    of_one: [Buckets<NodeId>; 2],
+    /// By worth and by trust.
+    of_one: [[Buckets<NodeId>; 2]; 3],
 }
 
 impl Replies {
@@ -50,13 +51,15 @@ impl Replies {
         let (burst, every) = OF_ONE;
         Replies {
             strangers: STRANGERS.map(|(burst, every)| Bucket::new(burst, every)),
-            of_one: [KNOWN_COUNTED, STRANGERS_COUNTED].map(|cap| Buckets::new(cap, burst, every)),
+            of_one: [(); 3].map(|()| {
+                [KNOWN_COUNTED, STRANGERS_COUNTED].map(|cap| Buckets::new(cap, burst, every))
+            }),
         }
     }
 
     /// Whether one more may go out, which is counted.
     pub(super) fn take(&mut self, now: Instant, to: NodeId, trust: Trust, worth: Worth) -> bool {
-        let of_one = &mut self.of_one[trust as usize];
+        let of_one = &mut self.of_one[worth as usize][trust as usize];
         of_one.allows(now, to)
             && (trust == Trust::Known || self.strangers[worth as usize].take(now))
             && of_one.take(now, to)

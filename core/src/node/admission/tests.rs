@@ -281,3 +281,14 @@ fn a_message_counts_once_if_it_was_kept_and_a_known_peers_beside_any_flood() {
     assert_eq!(heard.count(), 128);
     assert!(matches!(a.hear(at, 0, id(1), &message(6000), Bearing::Asks), Verdict::Fresh(_)));
 }
+
+/// Whoever knows our address can repeat what a peer has said to us.
+#[test]
+fn what_is_said_to_repeated_messages_leaves_a_peers_answers_alone() {
+    let mut a = admission(Accept::Anyone);
+    a.approve(id(1));
+    for peer in [id(1), id(2)] {
+        let mut sent = |worth| (0..50).filter(|_| a.may_reply(T, peer, worth)).count();
+        assert_eq!([Worth::Refusal, Worth::Answer, Worth::Report].map(&mut sent), [16; 3]);
+    }
+}
