@@ -72,7 +72,7 @@ fn a_peer_that_our_user_named_has_them_all_dialled() {
 #[test]
 fn a_peer_is_named_by_our_call_as_long_as_one_runs() {
     let mut world = world(Accept::Anyone);
-    let peer = stranger(&mut world, &["198.18.0.1", "198.18.0.2", "198.18.0.3"]);
+    let peer = stranger(&mut world, &["5.0.0.1", "5.0.0.2", "5.0.0.3"]);
     world.run(S);
     let ours = [0, 1].map(|_| world.connect(0, &world.address(peer), direct(20)));
     world.run(S);
