@@ -93,7 +93,9 @@ impl Node {
                 // What strangers would have us remember has no bound but the rate of the answers to all of them.
                 let named = self.admission.trust(from) == Trust::Known;
                 let may = self.admission.may_talk(from);
-                return may && self.try_reply(from, session, via.as_slice(), Body::EchoReply(payload)) && named;
+                return may
+                    && self.try_reply(from, session, via.as_slice(), Body::EchoReply(payload))
+                    && named;
             }
             Body::EchoReply(_) => return false,
             Body::Direct { mode, address } => {

@@ -51,9 +51,8 @@ impl Replies {
         let (burst, every) = OF_ONE;
         Replies {
             strangers: STRANGERS.map(|(burst, every)| Bucket::new(burst, every)),
-            of_one: [(); 3].map(|()| {
-                [KNOWN_COUNTED, STRANGERS_COUNTED].map(|cap| Buckets::new(cap, burst, every))
-            }),
+            of_one: [(); 3]
+                .map(|()| [KNOWN_COUNTED, STRANGERS_COUNTED].map(|cap| Buckets::new(cap, burst, every))),
         }
     }
 
