@@ -48,7 +48,7 @@ fn two_nats_fail_in_time_and_say_why() {
     assert_eq!((&entries[0]["strategy"], &entries[0]["outcome"]), (&"direct".into(), &"failed".into()));
     assert!(detail(0).contains("no answer"), "{failed}");
     assert_eq!((&entries[1]["strategy"], &entries[1]["outcome"]), (&"reverse".into(), &"failed".into()));
-    assert!(detail(1).contains("the peer dialled us in vain"), "{failed}");
+    assert!(detail(1).contains("the peer dialled 1 address(es) of ours in vain"), "{failed}");
 }
 
 #[test]

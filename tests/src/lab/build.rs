@@ -115,7 +115,7 @@ impl<'a> Site<'a> {
     /// The third router of a chain has level 2. Level 0 serves the home, the others carriers' networks.
     fn lan(&self, level: usize, host: u8) -> Ipv4Addr {
         match level {
-            0 if self.home.is_public() => Ipv4Addr::new(198, 18, self.number, host),
+            0 if self.home.is_public() => Ipv4Addr::new(45, 11, self.number, host),
             0 => Ipv4Addr::new(192, 168, 10 + self.number, host),
             _ => Ipv4Addr::new(100, 63 + level as u8, self.number, host),
         }

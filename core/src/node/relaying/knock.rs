@@ -78,8 +78,13 @@ impl Knock {
     /// The datagram that is due. `spare`: one is to be left for our own server.
     pub(super) fn due(&mut self, now: Instant, spare: bool) -> Option<[u8; LENGTH]> {
         self.poll_timeout().filter(|at| *at <= now)?;
+        let kept = if spare { BY_SERVER } else { 0 };
+        if self.left <= kept {
+            self.next = None;
+            return None;
+        }
         let left = self.left - 1;
-        self.next = (left > if spare { BY_SERVER } else { 0 }).then_some(now + PAUSE);
+        self.next = (left > kept).then_some(now + PAUSE);
         self.left = left;
         let mut knock = [KNOCK; LENGTH];
         knock[1..].copy_from_slice(&self.token);
@@ -131,6 +136,9 @@ mod tests {
         assert_eq!(knock.due(at, true), None, "not at once");
         assert!(knock.due(at + PAUSE, true).is_some());
         assert_eq!(knock.poll_timeout(), None);
+        // What is kept for our server is not spent when we say again where we come from.
+        knock.begin(at, Duration::ZERO, false);
+        assert_eq!((knock.due(at + LAST, true), knock.poll_timeout()), (None, None));
         knock.begin(at, Duration::ZERO, true);
         assert!(knock.due(at + LAST, false).is_some());
         knock.begin(at, Duration::ZERO, false);
