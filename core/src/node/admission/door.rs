@@ -225,10 +225,13 @@ impl Door {
     }
 }
 
+/// The networks of a site whose callers wait, and these in order of arrival.
+type Networks = VecDeque<(Source, VecDeque<SockId>)>;
+
 /// Who waits, in rings: sites, in each its networks, in each its streams.
 #[derive(Debug, Default)]
 struct Turns {
-    sites: VecDeque<(IpAddr, VecDeque<(Source, VecDeque<SockId>)>)>,
+    sites: VecDeque<(IpAddr, Networks)>,
     len: usize,
 }
 
