@@ -50,10 +50,13 @@ fn run(calls: u32) -> [Duration; 3] {
     let clock = Clock::now();
     for n in 0..STRANGERS {
         let remote = ([198, 51, 100, 1], 1024 + n as u16).into();
-        node.handle(Instant::ZERO, Event::Accepted { listener, sock: SockId::accepted(n), local, remote });
+        node.handle(
+            Instant::ZERO,
+            Event::Accepted { listener, sock: SockId::accepted(n.into()), local, remote },
+        );
     }
     for n in 0..STRANGERS {
-        node.handle(Instant::ZERO, Event::Eof { sock: SockId::accepted(n) });
+        node.handle(Instant::ZERO, Event::Eof { sock: SockId::accepted(n.into()) });
     }
     let stranger = clock.elapsed() / STRANGERS;
 

@@ -305,18 +305,20 @@ fn a_restarted_coturn_is_noticed() {
 #[test]
 fn coturns_client_is_served_by_ours() {
     require_lab!(Coturn);
-    let lab = lab();
-    let [ip, second] = SERVER.map(|ip| ip.to_string());
+    // The peer is on a machine of its own: ours relays to no address of the server's.
+    let homes = ["symrand", "none"].map(|nat| nat.parse::<Home>().unwrap().delay(Duration::from_millis(2)));
+    let lab = Lab::builder().homes(homes).build().unwrap();
+    let (ip, peer) = (SERVER[0].to_string(), lab.host(1).wan().to_string());
     let mut serve = lab.server().command(program());
     serve.env("P2PD_FORBID_PUBLIC_SERVERS", "1");
     serve.args(["serve", "--json", "--bind", &ip, "--mqtt-port", "0", "--turn-user", "alice:secret"]);
     let mut serve = lab.server().spawn(serve).unwrap();
     assert_eq!(event(&mut serve, "serving")["turn"], format!("{ip}:3478"));
-    let _peer = lab.server().run("turnutils_peer", ["-L", &second, "-p", "3480"]).unwrap();
+    let _peer = lab.host(1).run("turnutils_peer", ["-L", &peer, "-p", "3480"]).unwrap();
     let modes = [&[][..], &["-s"], &["-t"], &["-t", "-s"]];
     let mut clients = modes.map(|mode| {
         let common =
-            ["-u", "alice", "-w", "secret", "-e", &second, "-r", "3480", "-n", "20", "-m", "2", "-l", "171"];
+            ["-u", "alice", "-w", "secret", "-e", &peer, "-r", "3480", "-n", "20", "-m", "2", "-l", "171"];
         lab.host(0).run("turnutils_uclient", [&common, mode, &[&ip]].concat()).unwrap()
     });
     for (client, mode) in clients.iter_mut().zip(modes) {

@@ -134,6 +134,9 @@ pub struct Host {
     pub ways: Ways,
 }
 
+/// Callers in the queue of a listener: the stream, and its two ends.
+type Queue = VecDeque<(SockId, SocketAddr, SocketAddr)>;
+
 pub struct World {
     pub now: Instant,
     pub hosts: Vec<Host>,
@@ -165,7 +168,7 @@ pub struct World {
     pinholes: BTreeSet<SocketAddr>,
     accepted: u64,
     /// Listeners' credit, and who waits for it.
-    door: BTreeMap<(usize, SockId), (u32, VecDeque<(SockId, SocketAddr, SocketAddr)>)>,
+    door: BTreeMap<(usize, SockId), (u32, Queue)>,
     steps: u32,
 }
 
