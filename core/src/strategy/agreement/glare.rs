@@ -129,14 +129,14 @@ fn glare(seed: u64, streams: u64, breaks: bool, relays: u64) -> (u64, Vec<u64>) 
 #[test]
 fn glare_gives_both_callers_the_same_pipe_in_every_order() {
     for seed in 0..20_000 {
-        glare(seed, 1 + (seed % 4) as u64, false, 0);
+        glare(seed, 1 + seed % 4, false, 0);
     }
 }
 
 #[test]
 fn a_session_that_a_relay_settled_takes_one_more_stream_in_every_order() {
     for seed in 0..20_000 {
-        let (streams, relays) = (1 + (seed % 4) as u64, 1 + (seed / 4 % 2) as u64);
+        let (streams, relays) = (1 + seed % 4, 1 + seed / 4 % 2);
         let (won, joined) = glare(seed, streams, false, relays);
         // The streams of one session are every other one.
         let other = (won < relays && won + 2 < streams).then_some(won + 2);
