@@ -17,21 +17,27 @@ use crate::lab::{Child, Home, Host, Lab};
 /// Longer than anything here takes, even on a busy machine.
 pub const PATIENCE: Duration = Duration::from_secs(30);
 
-/// The program, built with the caller's own profile and target folder; `P2PD_PROGRAM_IS_BUILT=1` says that it is, which
-/// spares a minute where the build of the whole workspace has made it.
-pub fn program() -> &'static str {
-    static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
-    let path = PROGRAM.get_or_init(|| {
-        let is_built = std::env::var("P2PD_PROGRAM_IS_BUILT").is_ok_and(|value| value == "1");
+/// Builds a part of the workspace with the caller's own profile and target folder, and gives the folder of programs.
+/// `P2PD_PROGRAM_IS_BUILT=1` says that it is built, which spares minutes after a build of the whole workspace.
+///
+/// # Panics
+/// If it does not build.
+pub fn built(part: &[&str]) -> PathBuf {
+    if std::env::var("P2PD_PROGRAM_IS_BUILT").is_err() {
         let profile: &[&str] = if cfg!(debug_assertions) { &[] } else { &["--release"] };
         let mut build = Command::new(std::env::var_os("CARGO").unwrap_or("cargo".into()));
-        assert!(
-            is_built || build.args(["build", "-q", "-p", "p2pd"]).args(profile).status().unwrap().success()
-        );
-        let exe = std::env::current_exe().unwrap();
-        exe.parent().unwrap().parent().unwrap().join("p2pd")
-    });
-    path.to_str().unwrap()
+        assert!(build.args(["build", "-q"]).args(part).args(profile).status().unwrap().success());
+    }
+    std::env::current_exe().unwrap().parent().unwrap().parent().unwrap().to_owned()
+}
+
+/// The program, which is built once.
+///
+/// # Panics
+/// If it does not build.
+pub fn program() -> &'static str {
+    static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
+    PROGRAM.get_or_init(|| built(&["-p", "p2pd"]).join("p2pd")).to_str().unwrap()
 }
 
 /// Has a program go by a wall clock that faketime's variables describe, its monotonic clock being right. Not by the program

@@ -2,21 +2,20 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream, UdpSocket};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use p2pd_core::{Config, Plan, SecretKey};
 use p2pd_tests::drivers::{Driver, runtime};
+use p2pd_tests::world::built;
 
-/// The folder of the built examples.
-fn examples() -> PathBuf {
-    let profile: &[&str] = if cfg!(debug_assertions) { &[] } else { &["--release"] };
-    let mut build = Command::new(std::env::var_os("CARGO").unwrap_or("cargo".into()));
+/// The folder of the examples, which are built once.
+fn examples() -> &'static Path {
+    static EXAMPLES: OnceLock<PathBuf> = OnceLock::new();
     // Of the whole workspace, so that crates have the features that its tests were built with (four minutes less).
-    build.args(["build", "-q", "--workspace", "--examples"]);
-    assert!(build.args(profile).status().unwrap().success());
-    std::env::current_exe().unwrap().parent().unwrap().parent().unwrap().join("examples")
+    EXAMPLES.get_or_init(|| built(&["--workspace", "--examples"]).join("examples"))
 }
 
 /// A running example, which ends with this.
