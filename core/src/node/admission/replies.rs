@@ -8,9 +8,10 @@ use crate::limit::{Bucket, Buckets};
 use crate::signal::message::Body;
 use crate::time::Instant;
 
-/// Messages of each worth to one peer: so many at once, then one a second. Whoever knows our address can repeat what a peer
-/// has said to us. That has at most refusals and the time as an answer, and so leaves the peer's answers alone.
-const OF_ONE: (u32, Duration) = (16, Duration::from_secs(1));
+/// Messages of each worth to one peer that is known, and to one stranger: so many at once, then one each so often. Whoever
+/// knows our address can repeat what a peer has said to us. That has at most refusals and the time as an answer, and so
+/// leaves the peer's answers alone.
+const OF_ONE: [(u32, Duration); 2] = [(64, Duration::from_millis(100)), (16, Duration::from_secs(1))];
 const STRANGERS_COUNTED: usize = 256;
 const KNOWN_COUNTED: usize = 8192;
 
@@ -32,7 +33,7 @@ const STRANGERS: [(u32, Duration); 3] =
 impl Worth {
     pub(in crate::node) fn of(body: &Body) -> Self {
         match body {
-            Body::Updated(_) | Body::TurnResponse(_) => Worth::Answer,
+            Body::Updated(_) | Body::TurnResponse(_) | Body::EchoReply(_) => Worth::Answer,
             Body::Dialling(_) | Body::Dialled { .. } => Worth::Report,
             _ => Worth::Refusal,
         }
@@ -48,11 +49,11 @@ pub(super) struct Replies {
 
 impl Replies {
     pub(super) fn new() -> Self {
-        let (burst, every) = OF_ONE;
+        let of = |(cap, (burst, every))| Buckets::new(cap, burst, every);
+        let [known, strangers] = OF_ONE;
         Replies {
             strangers: STRANGERS.map(|(burst, every)| Bucket::new(burst, every)),
-            of_one: [(); 3]
-                .map(|()| [KNOWN_COUNTED, STRANGERS_COUNTED].map(|cap| Buckets::new(cap, burst, every))),
+            of_one: [(); 3].map(|()| [(KNOWN_COUNTED, known), (STRANGERS_COUNTED, strangers)].map(of)),
         }
     }
 
