@@ -12,7 +12,7 @@ use crate::notice::Strategy;
 use crate::pipe::PipeMode;
 use crate::turn::{Credentials, Lifetimes};
 use crate::wire::Transport;
-use crate::wrap::{Tls, Wrap};
+use crate::wrap::{Header, Tls, Wrap};
 
 /// Most brokers, STUN servers and TURN servers in a configuration, of each.
 pub const MAX_SERVERS: usize = 16;
@@ -118,6 +118,11 @@ impl Config {
             if !path.starts_with('/') || !path.bytes().all(|b| b.is_ascii_graphic()) {
                 return Err(ConfigError::BadWebSocketPath(n));
             }
+            let too_long = |text: &str| text.len() > Login::MAX;
+            if broker.login.as_ref().is_some_and(|l| too_long(l.user()) || l.password().is_some_and(too_long))
+            {
+                return Err(ConfigError::LoginTooLong(n));
+            }
         }
         match self.stun.iter().position(|s| s.host.is_empty() || s.port == 0) {
             Some(n) => Err(ConfigError::BadStunServer(n)),
@@ -140,17 +145,54 @@ pub struct Broker {
     pub tls: Option<Tls>,
     /// The path of a WebSocket to it, which begins with `/`. Default: none, MQTT alone.
     pub websocket: Option<Box<str>>,
+    /// More fields of the WebSocket's HTTP request. Default: none.
+    pub headers: Vec<Header>,
+    /// What the broker asks for to let us in. Default: nothing.
+    pub login: Option<Login>,
+}
+
+/// A user name and, where the broker wants one, a password (MQTT 3.1.1 sections 3.1.3.4 and 3.1.3.5).
+#[derive(Clone, PartialEq, Eq)]
+pub struct Login {
+    pub(crate) user: Box<str>,
+    pub(crate) password: Option<Box<str>>,
+}
+
+impl Login {
+    /// Most bytes of a user name, and of a password: tokens in place of passwords are a few thousand bytes long.
+    pub const MAX: usize = 6000;
+
+    /// The login of `user`.
+    pub fn new(user: &str, password: Option<&str>) -> Self {
+        Login { user: user.into(), password: password.map(Into::into) }
+    }
+
+    /// The user name.
+    pub fn user(&self) -> &str {
+        &self.user
+    }
+
+    /// The password.
+    pub fn password(&self) -> Option<&str> {
+        self.password.as_deref()
+    }
+}
+
+impl fmt::Debug for Login {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Login({:?}, ..)", self.user)
+    }
 }
 
 impl Broker {
-    /// One that is reached over TCP alone.
+    /// One that is reached over TCP alone, and lets in whoever comes.
     pub fn new(id: u16, host: &str, port: u16) -> Self {
-        Broker { id, host: host.into(), port, tls: None, websocket: None }
+        Broker { id, host: host.into(), port, tls: None, websocket: None, headers: Vec::new(), login: None }
     }
 
     pub(crate) fn wrap(&self) -> Option<Wrap> {
-        let Broker { host, tls, websocket, .. } = self.clone();
-        (tls.is_some() || websocket.is_some()).then_some(Wrap { host, tls, websocket })
+        let Broker { host, tls, websocket, headers, .. } = self.clone();
+        (tls.is_some() || websocket.is_some()).then_some(Wrap { host, tls, websocket, headers })
     }
 }
 
@@ -202,7 +244,7 @@ impl TurnServer {
 
     pub(crate) fn wrap(&self) -> Option<Wrap> {
         let tls = Some(self.tls.clone()?);
-        Some(Wrap { host: self.host.clone(), tls, websocket: None })
+        Some(Wrap { host: self.host.clone(), tls, websocket: None, headers: Vec::new() })
     }
 }
 
@@ -241,6 +283,8 @@ pub enum ConfigError {
     BadBroker(usize),
     /// The path of the WebSocket to the broker at this position does not begin with `/`, or is no path.
     BadWebSocketPath(usize),
+    /// The user name or the password for the broker at this position is longer than [`Login::MAX`].
+    LoginTooLong(usize),
     /// The STUN server at this position has no host or port 0.
     BadStunServer(usize),
 }
@@ -265,6 +309,10 @@ impl fmt::Display for ConfigError {
             }
             ConfigError::BadWebSocketPath(n) => {
                 write!(f, "broker number {} has a WebSocket path that does not begin with /", n + 1)
+            }
+            ConfigError::LoginTooLong(n) => {
+                let most = Login::MAX;
+                write!(f, "the user name or password for broker number {} is over {most} bytes", n + 1)
             }
             ConfigError::DuplicateBrokerId(id) => write!(f, "two brokers have the id {id}"),
             ConfigError::BadBroker(n) => write!(f, "broker number {} has no host or port 0", n + 1),

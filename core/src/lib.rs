@@ -86,7 +86,9 @@ pub mod wire;
 pub mod wrap;
 
 pub use address::PeerAddress;
-pub use config::{Accept, Broker, Config, ConfigError, MAX_SERVERS, NtpServer, Plan, StunServer, TurnServer};
+pub use config::{
+    Accept, Broker, Config, ConfigError, Login, MAX_SERVERS, NtpServer, Plan, StunServer, TurnServer,
+};
 pub use identity::{NodeId, NodeIdError, SecretKey, SecretKeyError, Topic};
 pub use io::{Action, CloseHow, Event, IoFailure, QueryId, SockId, SockOpts};
 pub use name::{Name, NameError, NameNews, NamePin, Target, TargetError, ToTarget};
@@ -99,4 +101,4 @@ pub use pipe::{PipeEnd, PipeId, PipeMode, PipeNews};
 pub use stats::Stats;
 pub use strategy::punch::{PROBES, SPRAY, hit_permille};
 pub use time::{ClockFix, Instant, WallTime};
-pub use wrap::{Tls, TlsFailure, Trust, Wrap};
+pub use wrap::{ClientKey, Header, Tls, TlsFailure, Trust, Wrap};

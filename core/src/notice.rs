@@ -253,8 +253,12 @@ pub struct Report {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub enum BrokerState {
-    /// Subscribed: messages flow.
+    /// Subscribed.
     Ready,
+    /// Subscribed, but a message to ourselves has not come back within 25 s. Such a broker is not announced.
+    Swallows,
+    /// A message was given up: twice the broker ended the session after the message was sent.
+    EndsAtMessages,
     /// Not usable; another try follows by itself.
     Lost(BrokerLoss),
 }
@@ -281,8 +285,20 @@ impl fmt::Display for BrokerLoss {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             BrokerLoss::Io(why) => write!(f, "{why}"),
-            BrokerLoss::Refused(code) => write!(f, "refused us with code {code}"),
-            BrokerLoss::SubscriptionRefused => f.write_str("refused the subscription"),
+            BrokerLoss::Refused(code) => {
+                let why = match code {
+                    1 => "it does not speak MQTT 3.1.1",
+                    2 => "it does not like client ids such as ours",
+                    3 => "the server is unavailable",
+                    4 => "the user name or the password is wrong",
+                    5 => "not authorised; it may want a user name and a password",
+                    _ => "a reason that MQTT 3.1.1 does not name",
+                };
+                write!(f, "refused us: {why} (code {code})")
+            }
+            BrokerLoss::SubscriptionRefused => {
+                f.write_str("refused the subscription to our topic; its access list may not allow it")
+            }
             BrokerLoss::ClosedByBroker => {
                 f.write_str("closed the session (restart, or client id taken over)")
             }

@@ -14,6 +14,43 @@ pub struct Wrap {
     pub tls: Option<Tls>,
     /// The path of a WebSocket (RFC 6455) that carries MQTT (subprotocol `mqtt`, MQTT 3.1.1 section 6), if any.
     pub websocket: Option<Box<str>>,
+    /// More fields of the WebSocket's HTTP request.
+    pub headers: Vec<Header>,
+}
+
+/// A field of an HTTP request (RFC 9110 section 5). Its value may be a secret.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub struct Header {
+    pub(crate) name: Box<str>,
+    pub(crate) value: Box<str>,
+}
+
+impl Header {
+    /// A field; none if it cannot be sent, or is one of the WebSocket's own.
+    pub fn new(name: &str, value: &str) -> Option<Self> {
+        let token = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b);
+        let own = ["host", "connection", "upgrade"].iter().any(|own| name.eq_ignore_ascii_case(own))
+            || name.to_ascii_lowercase().starts_with("sec-websocket-");
+        let fits = (1..=64).contains(&name.len()) && value.len() <= 4096;
+        let sound = name.bytes().all(token) && value.bytes().all(|b| b == b' ' || b.is_ascii_graphic());
+        (fits && sound && !own).then(|| Header { name: name.into(), value: value.into() })
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Its value.
+    pub fn value(&self) -> &str {
+        &self.value
+    }
+}
+
+impl fmt::Debug for Header {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Header({:?}, ..)", self.name)
+    }
 }
 
 /// TLS to a server (RFC 8446, or RFC 5246 where the server has no newer).
@@ -24,6 +61,25 @@ pub struct Tls {
     /// The name or literal address that is asked for (SNI, which knows names only) and that the certificate must be
     /// for. Default: the host's.
     pub name: Option<Box<str>>,
+    /// Who we are, where the server asks for a certificate. Default: nobody.
+    pub client: Option<ClientKey>,
+    /// The protocol to ask for (ALPN, RFC 7301), where a server has several on one port. Default: none.
+    pub alpn: Option<Box<str>>,
+}
+
+/// A certificate of our own and its private key, both in PEM.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub struct ClientKey {
+    /// Our certificate, then those above it, if any.
+    pub certificates: Bytes,
+    /// The private key.
+    pub key: Bytes,
+}
+
+impl fmt::Debug for ClientKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("ClientKey(..)")
+    }
 }
 
 /// What makes a server's certificate good.
@@ -40,7 +96,7 @@ pub enum Trust {
 
 impl Tls {
     /// For the host's own name, by authorities that everybody knows.
-    pub const PUBLIC: Tls = Tls { trust: Trust::Public, name: None };
+    pub const PUBLIC: Tls = Tls { trust: Trust::Public, name: None, client: None, alpn: None };
 }
 
 /// Why there is no TLS with a server.
@@ -115,7 +171,7 @@ mod tests {
     }
 
     fn pinned() -> Tls {
-        Tls { trust: Trust::Pinned([9; 32]), name: Some("server.test".into()) }
+        Tls { trust: Trust::Pinned([9; 32]), name: Some("server.test".into()), ..Tls::PUBLIC }
     }
 
     /// Where a node dials, and in which layers, until it is idle; look-ups find 192.0.2.7.
@@ -161,7 +217,12 @@ mod tests {
         let interface = Interface { index: 2, ip, prefix: 24, default_route: true, gateway: None };
         node.handle(Instant::ZERO, Event::Interfaces(&[interface]));
         let wrap = |host: &str, tls, websocket: Option<&str>| {
-            Some(Wrap { host: host.into(), tls: Some(tls), websocket: websocket.map(Into::into) })
+            Some(Wrap {
+                host: host.into(),
+                tls: Some(tls),
+                websocket: websocket.map(Into::into),
+                headers: Vec::new(),
+            })
         };
         let mut dialled = dials(&mut node);
         dialled.sort_by_key(|(remote, _)| *remote);

@@ -145,8 +145,11 @@ fn nobody_to_ask_is_not_the_same_as_nobody_knows() {
     world.run(LATENCY);
     assert_eq!(resolve(&mut world, 0), Err(NameError::NoBroker));
     register(&mut world, 0);
-    world.run(S);
-    assert_eq!(last(&world, 0), Some(NameNews::NotRegistered(NameError::NoBroker)));
+    world.run(20 * S);
+    assert_eq!(last(&world, 0), Some(NameNews::Waiting));
+    world.brokers[1].up = true;
+    world.run(61 * S);
+    assert_eq!(last(&world, 0), Some(NameNews::Registered { brokers: 1 }), "it waited for one");
 }
 
 #[test]
@@ -159,6 +162,74 @@ fn a_silent_broker_is_waited_for_eight_seconds() {
     let began = world.now;
     assert_eq!(resolve(&mut world, late), Ok(world.address(0)));
     assert_eq!(world.now.since(began), 8 * S);
+}
+
+#[test]
+fn a_pinned_name_is_not_kept_waiting_by_a_silent_broker() {
+    let mut world = world(2);
+    register(&mut world, 0);
+    world.run(S);
+    world.brokers[1].greeting = common::broker::Greeting::Silence;
+    let pin = NamePin { name: name(), id: world.id(0), sequence: kept(&world, 0).sequence };
+    for (wait, most) in [(Duration::ZERO, 550), (10 * S, 550)] {
+        let late = world.open(|_| {});
+        world.ask(late, |node, now| node.pin_name(now, pin));
+        world.run(wait);
+        let began = world.now;
+        assert_eq!(resolve(&mut world, late), Ok(world.address(0)));
+        let took = world.now.since(began);
+        assert!(took <= most * MS, "{took:?}");
+    }
+}
+
+#[test]
+fn a_name_resolves_wherever_its_owner_is_though_nothing_is_kept() {
+    let mut world = world(1);
+    world.brokers[0].keeps = false;
+    register(&mut world, 0);
+    world.run(6 * S);
+    assert_eq!(last(&world, 0), Some(NameNews::Registered { brokers: 1 }));
+    world.run(S);
+    let began = world.now;
+    assert_eq!(resolve(&mut world, 1), Ok(world.address(0)));
+    let took = world.now.since(began);
+    assert_eq!(took, 4 * LATENCY, "there, to the owner, back, and to us");
+    // The first answer is lost.
+    let mut lost = false;
+    world.brokers[0].bend = Box::new(move |message| {
+        let is_answer = message.payload.len() > 200 && !message.retain;
+        let lose = is_answer && !lost;
+        lost |= lose;
+        if lose { Vec::new() } else { vec![(Duration::ZERO, message.payload.clone())] }
+    });
+    let late = world.open(|_| {});
+    world.run(S);
+    assert_eq!(resolve(&mut world, late), Ok(world.address(0)));
+}
+
+#[test]
+fn who_asks_without_end_is_answered_four_times_a_second() {
+    let mut world = world(1);
+    register(&mut world, 0);
+    world.run(10 * S);
+    let before = world.brokers[0].published.len();
+    for _ in 0..1000 {
+        world.deliver_now(0, &name().topic(), b"?");
+        world.run(10 * MS);
+    }
+    let answers = world.brokers[0].published.len() - before;
+    assert!((40..=50).contains(&answers), "{answers}");
+}
+
+#[test]
+fn a_broker_that_ends_sessions_for_what_it_is_to_keep_is_not_asked_to_keep() {
+    let mut world = world(1);
+    world.brokers[0].hates_retained = true;
+    register(&mut world, 0);
+    world.run(60 * S);
+    assert_eq!(last(&world, 0), Some(NameNews::Registered { brokers: 1 }));
+    assert!(world.brokers[0].kept.is_empty());
+    assert_eq!(resolve(&mut world, 1), Ok(world.address(0)));
 }
 
 #[test]

@@ -225,7 +225,8 @@ impl Node {
     }
 
     /// Takes a name for this node and keeps it up while the node runs; returns how many brokers keep its record, which is
-    /// valid for a day after the node has ended. What becomes of it later is a [`Notice::Name`].
+    /// valid for a day after the node has ended. Where no broker is there it waits for one, which a [`Notice::Name`]
+    /// says, as it does what becomes of the name later.
     ///
     /// # Errors
     /// Why it was not; [`NameError::Taken`] if another node has it.

@@ -183,7 +183,7 @@ pub(crate) async fn run(options: Options) -> ExitCode {
     let (said, following) = follow(node.notices(), file.clone(), say);
     known.into_iter().flatten().for_each(|pin| node.pin_name(pin));
     if let (Some(name), Some(file)) = (task.holds(), &file)
-        && let Err(code) = names::register(&node, name, file, say).await
+        && let Err(code) = names::register(&node, name, true, file, say).await
     {
         node.shutdown().await;
         return code;
@@ -311,20 +311,21 @@ async fn config(common: &Common, say: Say) -> Result<Config, String> {
         None => SecretKey::from_bytes(p2pd_tokio::random_seed().map_err(|e| e.to_string())?),
     };
     let mut config = Config::new(key);
-    let servers = match &common.config {
+    let mut servers = match &common.config {
         Some(path) => Servers::read(path)?,
         None if common.no_servers => Servers::default(),
         None => Servers::shipped()?,
     };
-    (config.brokers, config.stun, config.ntp) = (servers.brokers, servers.stun, servers.ntp);
     let commands = if common.allow_commands { Commands::Allowed } else { Commands::Refused };
+    let list = common.config.as_ref().map(|path| format!("{}: ", path.display())).unwrap_or_default();
+    for (n, why) in servers.log_in(commands).await.map_err(|why| format!("{list}{why}"))? {
+        say.error(&format!("broker {}:{}: {why}", servers.brokers[n].host, servers.brokers[n].port));
+    }
+    (config.brokers, config.stun, config.ntp) = (servers.brokers, servers.stun, servers.ntp);
     for server in &servers.turn {
         match server.resolve(commands).await {
             Ok(server) => config.turn.push(server),
-            Err(why @ CredentialError::NotAllowed(_)) => {
-                let list = common.config.as_ref().map(|path| format!("{}: ", path.display()));
-                return Err(format!("{}{why}", list.unwrap_or_default()));
-            }
+            Err(why @ CredentialError::NotAllowed(_)) => return Err(format!("{list}{why}")),
             // Others may do, or none be needed.
             Err(why) => say.error(&format!("TURN server {}:{}: {why}", server.host, server.port)),
         }

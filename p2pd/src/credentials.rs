@@ -4,13 +4,13 @@ use std::fmt;
 use std::process::Stdio;
 use std::time::{Duration, SystemTime};
 
-use p2pd_core::WallTime;
 use p2pd_core::text::shown;
 use p2pd_core::turn::Credentials;
+use p2pd_core::{Login, WallTime};
 use tokio::io::AsyncReadExt;
 use tokio::process::Command;
 
-use crate::servers::{Commands, TurnCredential, TurnServer};
+use crate::servers::{Commands, Servers, TurnCredential, TurnServer};
 
 /// Lifetime of short-lived credentials; what was allocated meanwhile lives on.
 const HOLD_FOR: Duration = Duration::from_secs(24 * 3600);
@@ -32,21 +32,50 @@ impl TurnCredential {
                 let until = i64::try_from(until.as_micros()).unwrap_or(i64::MAX);
                 Ok(Credentials::short_lived(secret, None, WallTime::from_micros(until)))
             }
-            TurnCredential::Command(command) if commands == Commands::Refused => {
-                Err(CredentialError::NotAllowed(command.clone()))
-            }
             TurnCredential::Command(command) => {
-                let name = shown(command.first().map_or("", String::as_str));
-                let ran = tokio::time::timeout(PATIENCE, run(command)).await;
-                let text = ran.unwrap_or_else(|_| Err(format!("took more than {} s", PATIENCE.as_secs())));
-                let read = text.and_then(|text| read(&text));
-                read.map_err(|why| CredentialError::Failed(format!("credential_command {name}: {why}")))
+                let (user, password) = printed(command, commands).await?;
+                Ok(Credentials::new(&user, &password))
             }
         }
     }
 }
 
-/// Why there are no credentials for a TURN server.
+impl Servers {
+    /// Gives each broker whose user name and password a command prints what it prints now. What is left without is told,
+    /// with its place in the list.
+    ///
+    /// # Errors
+    /// A command that is not allowed.
+    pub async fn log_in(
+        &mut self,
+        commands: Commands,
+    ) -> Result<Vec<(usize, CredentialError)>, CredentialError> {
+        let mut failed = Vec::new();
+        for (place, broker) in self.brokers.iter_mut().enumerate() {
+            let Some(command) = self.login_commands.get(&broker.id) else { continue };
+            match printed(command, commands).await {
+                Ok((user, password)) => broker.login = Some(Login::new(&user, Some(&password))),
+                Err(why @ CredentialError::NotAllowed(_)) => return Err(why),
+                Err(why) => failed.push((place, why)),
+            }
+        }
+        Ok(failed)
+    }
+}
+
+/// Returns the name and the password that a list's command prints.
+async fn printed(command: &[String], commands: Commands) -> Result<(String, String), CredentialError> {
+    if commands == Commands::Refused {
+        return Err(CredentialError::NotAllowed(command.into()));
+    }
+    let name = shown(command.first().map_or("", String::as_str));
+    let ran = tokio::time::timeout(PATIENCE, run(command)).await;
+    let text = ran.unwrap_or_else(|_| Err(format!("took more than {} s", PATIENCE.as_secs())));
+    let read = text.and_then(|text| read(&text));
+    read.map_err(|why| CredentialError::Failed(format!("credential_command {name}: {why}")))
+}
+
+/// Why there are no credentials for a server.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum CredentialError {
     /// The list names a program, and nobody [allowed](Commands::Allowed) to run it: the program and its arguments.
@@ -107,11 +136,11 @@ async fn run(command: &[String]) -> Result<String, String> {
     }
 }
 
-fn read(text: &str) -> Result<Credentials, String> {
+fn read(text: &str) -> Result<(String, String), String> {
     let mut lines = text.lines();
     match (lines.next(), lines.next(), lines.next()) {
         (Some(user), Some(password), None) if !user.is_empty() && !password.is_empty() => {
-            Ok(Credentials::new(user, password))
+            Ok((user.into(), password.into()))
         }
         _ => Err("did not print a name and, on a second line, a password".into()),
     }

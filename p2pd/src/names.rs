@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use p2pd_core::{Name, NameError, NameNews, Notice};
 use p2pd_sys::PinFile;
 use p2pd_tokio::{NamePin, Node};
+use tokio::sync::broadcast::error::RecvError;
 
 use crate::options::{Common, NameCommand};
 use crate::say::Say;
@@ -45,10 +46,48 @@ pub(crate) fn keep(file: &PinFile, notice: &Notice, say: Say) {
     }
 }
 
-/// Takes a name for the node.
-pub(crate) async fn register(node: &Node, name: Name, file: &PinFile, say: Say) -> Result<(), ExitCode> {
+/// Takes a name for the node. Where no broker is there, a node that `stays` takes it when one comes.
+pub(crate) async fn register(
+    node: &Node,
+    name: Name,
+    stays: bool,
+    file: &PinFile,
+    say: Say,
+) -> Result<(), ExitCode> {
+    let mut notices = node.notices();
+    let waits = async {
+        loop {
+            match notices.recv().await {
+                Ok(Notice::Name { name: of, news }) if of == name && *news == NameNews::Waiting => return,
+                Ok(_) | Err(RecvError::Lagged(_)) => {}
+                Err(RecvError::Closed) => std::future::pending().await,
+            }
+        }
+    };
     say.waiting("registering the name");
-    match node.register(name).await {
+    let mut registering = tokio::spawn({
+        let node = node.clone();
+        async move { node.register(name).await }
+    });
+    tokio::select! {
+        outcome = &mut registering => told(name, outcome.unwrap_or(Err(NameError::Shutdown)), file, say),
+        () = waits => {
+            if !stays {
+                return Err(failed(name, NameError::NoBroker, file, say));
+            }
+            tokio::spawn(async move {
+                // A failure is said by the notice of it.
+                if let Ok(Ok(brokers)) = registering.await {
+                    say.registered(name, brokers);
+                }
+            });
+            Ok(())
+        }
+    }
+}
+
+fn told(name: Name, outcome: Result<u8, NameError>, file: &PinFile, say: Say) -> Result<(), ExitCode> {
+    match outcome {
         Ok(brokers) => {
             say.registered(name, brokers);
             Ok(())
@@ -60,7 +99,7 @@ pub(crate) async fn register(node: &Node, name: Name, file: &PinFile, say: Say) 
 /// Carries out what needs a node.
 pub(crate) async fn run(node: &Node, command: &NameCommand, file: &PinFile, say: Say) -> ExitCode {
     match *command {
-        NameCommand::Register { name, .. } => match register(node, name, file, say).await {
+        NameCommand::Register { name, .. } => match register(node, name, false, file, say).await {
             Ok(()) => ExitCode::SUCCESS,
             Err(code) => code,
         },

@@ -222,6 +222,10 @@ impl Say {
                     || json!({"event": "name_contested", "name": name.to_string(), "by": by.to_string()}),
                     || format!("{name}: node {by} claims the name too"),
                 ),
+                NameNews::Waiting => self.line(
+                    || json!({"event": "name_waits", "name": name.to_string()}),
+                    || format!("{name}: no broker is there; it is registered when one comes"),
+                ),
                 NameNews::NotRegistered(why) => self.line(
                     || json!({"event": "name_lost", "name": name.to_string(), "reason": why.to_string()}),
                     || format!("{name} is not registered: {why}"),

@@ -1,12 +1,14 @@
 //! The server list, `servers.toml`. Lists are handed on among people, so that one may be anybody's: it makes us ask
 //! servers, and nothing else.
 
+mod broker;
 mod folder;
 mod format;
 mod host;
 mod secure;
 mod write;
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::path::Path;
 
@@ -28,6 +30,8 @@ pub const EXAMPLE: &str = include_str!("example.toml");
 pub struct Servers {
     /// MQTT brokers, in the order they are preferred.
     pub brokers: Vec<Broker>,
+    /// A program and its arguments, by the id of the broker whose user name and password it prints, each on a line.
+    pub login_commands: BTreeMap<u16, Vec<String>>,
     /// STUN servers.
     pub stun: Vec<StunServer>,
     /// TURN servers.
@@ -123,7 +127,11 @@ impl Servers {
 
     /// True if there is something in the list that strangers must not know.
     pub fn is_secret(&self) -> bool {
-        !self.turn.is_empty()
+        let tells = |b: &Broker| {
+            let key = b.tls.as_ref().is_some_and(|tls| tls.client.is_some());
+            b.login.is_some() || !b.headers.is_empty() || key
+        };
+        !self.turn.is_empty() || self.brokers.iter().any(tells)
     }
 }
 

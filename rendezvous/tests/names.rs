@@ -138,7 +138,7 @@ fn a_record_is_replaced_by_newer_ones_of_its_key_only() {
     assert_eq!(world.kept(&topic), [record(1, 5, true)]);
     assert!(world.put(&record(1, 6, true), 1));
     assert_eq!(world.kept(&topic), [record(1, 6, true)]);
-    assert_eq!(world.kept("p2pd/name/+"), [], "for whoever knows the name");
+    assert_eq!(world.kept("p2pd-name-+"), [], "for whoever knows the name");
 }
 
 #[test]
@@ -166,7 +166,7 @@ fn what_is_no_record_is_neither_kept_nor_passed_on() {
     let other: Name = "other".parse().unwrap();
     assert!(!world.publish(&topic, &forged, true));
     assert!(!world.publish(&other.topic(), &good, true), "under another name");
-    assert!(!world.publish("p2pd/name/x", &good, true));
+    assert!(!world.publish("p2pd-name-x", &good, true));
     assert!(!world.publish(&topic, &good, false), "not to be kept");
     assert!(!world.publish(&topic, &[1; MAX_RECORD + 1], true));
     for end in 0..good.len() {

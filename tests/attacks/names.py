@@ -60,7 +60,7 @@ def sign(secret, text):
 
 
 def topic(name):
-    return "p2pd/name/" + wire.base32(wire.blake2s(b"p2pd name" + name.encode()))
+    return "p2pd-name-" + wire.base32(wire.blake2s(b"p2pd name" + name.encode()))
 
 
 def record(key, name, address):

@@ -20,6 +20,9 @@ use crate::identity::NodeId;
 pub(crate) use pins::{Found, Pins};
 pub use record::{MAX_RECORD, Record, RecordError};
 
+/// Published under a name's topic, asks whoever has the name for its record: brokers need not keep records then.
+pub(crate) const QUERY: &[u8] = b"?";
+
 /// What stands behind every name where an address could stand too.
 pub const SUFFIX: &str = ".peer";
 
@@ -63,12 +66,13 @@ impl Name {
         core::str::from_utf8(&self.bytes[..usize::from(self.len)]).unwrap_or_default()
     }
 
-    /// Where its record is published: `p2pd/name/` and the BLAKE2s-256 hash of `p2pd name` and the name in base32.
+    /// Where its record is published: `p2pd-name-` and the BLAKE2s-256 hash of `p2pd name` and the name in base32. Some
+    /// managed brokers have topics of at most 64 letters, digits, `_` and `-`.
     pub fn topic(&self) -> String {
         let mut hash = Blake2s::<U32>::new();
         hash.update(b"p2pd name");
         hash.update(self.as_str());
-        format!("p2pd/name/{}", BASE32_NOPAD.encode(&hash.finalize()).to_ascii_lowercase())
+        format!("p2pd-name-{}", BASE32_NOPAD.encode(&hash.finalize()).to_ascii_lowercase())
     }
 }
 
@@ -302,6 +306,8 @@ pub enum NameNews {
         /// How many.
         brokers: u8,
     },
+    /// No broker is there. It is registered when one comes.
+    Waiting,
     /// It is not registered, or no longer; it has to be registered anew.
     NotRegistered(NameError),
     /// Another node claims the name that we hold, on a broker that does not look whose a record is. Our own is published
@@ -372,7 +378,7 @@ mod tests {
     fn topics_are_one_for_each_name_and_do_not_tell_it() {
         let topic = |text: &str| text.parse::<Name>().unwrap().topic();
         // BLAKE2s-256 of "p2pd nameexample", by Python's hashlib.
-        assert_eq!(topic("example"), "p2pd/name/ow5nm7gofyjbuov7qfuimp7aa6jc4r35elqku4d7imabsvlmca4a");
+        assert_eq!(topic("example"), "p2pd-name-ow5nm7gofyjbuov7qfuimp7aa6jc4r35elqku4d7imabsvlmca4a");
         assert_ne!(topic("example"), topic("example1"));
         assert_eq!(topic("EXAMPLE.peer"), topic("example"));
     }

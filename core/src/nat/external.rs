@@ -181,11 +181,17 @@ impl External {
         self.started && self.probes.iter().all(|p| p.again || matches!(p.state, State::Done(_)))
     }
 
+    /// Whether every interface has an answer, from one server at least, or has given up.
+    pub(crate) fn heard(&self) -> bool {
+        let heard = |p: &Probe| p.again || matches!(p.state, State::Done(_)) || !p.votes.is_empty();
+        self.started && self.probes.iter().all(heard)
+    }
+
     /// What the world sees of this local address, as far as known.
     pub(crate) fn of(&self, local: IpAddr) -> Option<IpAddr> {
         self.probes.iter().find(|p| p.local == local).and_then(|p| match p.state {
             State::Done(found) => found.or(p.earlier),
-            _ => p.earlier,
+            _ => p.earlier.or_else(|| p.winner()),
         })
     }
 

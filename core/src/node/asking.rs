@@ -1,8 +1,9 @@
 //! Our own punches as a strategy of a connect: waiting for a broker, the announcement, and the ladder of rungs.
 
 use super::Node;
-use super::attempts::{REPEAT_AFTER, Request, RunState};
+use super::attempts::RunState;
 use super::punching::{FRESH_FROM, PunchStage};
+use super::requests::Request;
 use crate::nat::Foresight;
 use crate::notice::{ConnectId, Notice, Outcome, Stage, Strategy};
 use crate::session::SessionId;
@@ -12,8 +13,6 @@ use crate::strategy::agreement::Requester;
 
 /// Rungs of the ladder. Each swaps who dials first and takes fresh samples.
 const RUNGS: u8 = 8;
-/// An announcement is sent again at most so often.
-const REQUESTS: u8 = 6;
 
 /// The punch strategy of one connect.
 #[derive(Debug, Default)]
@@ -32,17 +31,15 @@ pub(super) struct Ladder {
 impl Node {
     /// Begins the first rung when it can, repeats an announcement, or goes on to the next rung.
     pub(super) fn drive_ladder(&mut self, connect: ConnectId, n: usize) {
-        let now = self.cx.now;
-        let Some((session, peer, brokers, until)) = self.signalling_of(connect) else { return };
+        let Some((session, _, brokers, _)) = self.signalling_of(connect) else { return };
         let key = (session, Requester::Us);
         match self.punches.get(&key).map(|p| p.stage) {
             None => {
                 let first = self.ladder(connect, n).is_some_and(|l| l.next == 0 || l.moved);
-                let ready = brokers.iter().any(|b| self.brokers[usize::from(*b)].is_ready());
                 if !first {
                     return;
                 }
-                if self.address_is_settled() && ready {
+                if self.address_is_settled() && self.is_signal_ready(&brokers) {
                     return self.next_rung(connect, n);
                 }
                 if let Some(ladder) = self.ladder(connect, n).filter(|l| !l.told_waiting) {
@@ -52,18 +49,7 @@ impl Node {
                 }
             }
             // Its timer sees to the end of the rung.
-            Some(PunchStage::Announced) => {
-                let request = self.ladder(connect, n).and_then(|l| l.request.as_mut());
-                if let Some(request) = request
-                    && request.next <= now
-                    && request.sent < REQUESTS
-                {
-                    request.next = now + REPEAT_AFTER * (1 << request.sent);
-                    request.sent += 1;
-                    let sealed = request.sealed.clone();
-                    self.publish(peer, &sealed, &brokers, until);
-                }
-            }
+            Some(PunchStage::Announced) => self.repeat_request(connect, n),
             Some(_) => {}
         }
     }
@@ -121,16 +107,10 @@ impl Node {
     /// Tells the peer where our next dials come from.
     pub(super) fn send_initial(&mut self, session: SessionId, mappings: Box<Mappings>) {
         let Some((connect, n)) = self.ladder_of(session) else { return };
-        let Some((_, peer, brokers, until)) = self.signalling_of(connect) else { return };
-        let offset = self.clock_offset_of(peer);
-        let (id, sealed) = self.seal(peer, session, offset, Body::Initial(mappings));
-        let sent = self.publish(peer, &sealed, &brokers, until);
-        let request = Request { id, sealed, sent: 1, next: self.cx.now + REPEAT_AFTER };
+        let request = self.request(connect, Strategy::Punch, Body::Initial(mappings));
         if let Some(ladder) = self.ladder(connect, n) {
-            ladder.request = Some(request);
+            ladder.request = request;
         }
-        let stage = Stage::Requested { brokers: sent };
-        self.cx.notify(Notice::Progress { connect, strategy: Strategy::Punch, stage });
     }
 
     fn next_rung(&mut self, connect: ConnectId, n: usize) {

@@ -4,13 +4,13 @@ use core::fmt::Write;
 use core::time::Duration;
 use std::net::SocketAddr;
 
-use bytes::Bytes;
 use smallvec::SmallVec;
 
 use super::Node;
 use super::admission::Trust;
 use super::asking::Ladder;
 use super::relaying::{MAX_RELAYS, Relaying};
+use super::requests::Request;
 use crate::address::{PeerAddress, PeerInterface, is_link_local};
 use crate::config::Plan;
 use crate::cx::Timer;
@@ -21,6 +21,7 @@ use crate::notice::{
     ConnectId, FailReason, Notice, Outcome, Refusal, Report, Stage, Strategy, StrategyReport,
 };
 use crate::pipe::PipeMode;
+use crate::portmap::Scope;
 use crate::random::Domain;
 use crate::session::SessionId;
 use crate::signal::message::{Body, MessageId};
@@ -32,11 +33,6 @@ use crate::time::Instant;
 /// Between the starts of two strategies, where the one before is likely to work by itself. Where it is not,
 /// the next starts at once: it costs one message.
 const HEAD_START: Duration = Duration::from_millis(250);
-/// A request without an answer is sent again after this long, then after twice as long, and so on: the peer
-/// may be between two sessions with its broker, which is itself tried again at growing intervals.
-pub(super) const REPEAT_AFTER: Duration = Duration::from_secs(2);
-/// At most so often in all, the last time a minute after the first.
-const REQUESTS: u8 = 6;
 /// While the peer's own call may yet answer ours, whether it still may is looked at so often.
 const GLARE_CHECK: Duration = Duration::from_millis(50);
 /// A plan's timeout is cut to this.
@@ -78,18 +74,10 @@ pub(super) enum RunState {
 /// The reverse strategy, from the wish to the peer's dial.
 #[derive(Debug)]
 pub(super) struct Reverse {
-    request: Option<Request>,
+    pub(super) request: Option<Request>,
     told_waiting: bool,
     /// How many of our addresses the peer said it dials.
     peer_dials: Option<u8>,
-}
-
-#[derive(Debug)]
-pub(super) struct Request {
-    pub(super) id: MessageId,
-    pub(super) sealed: Bytes,
-    pub(super) sent: u8,
-    pub(super) next: Instant,
 }
 
 impl Node {
@@ -237,12 +225,7 @@ impl Node {
 
     /// Something that attempts may wait for has changed: a broker is ready, or our address is known.
     pub(super) fn poke_attempts(&mut self) {
-        let waits = |r: &Run| match &r.state {
-            RunState::Reverse(reverse) => reverse.request.is_none(),
-            RunState::Punch(ladder) => ladder.request.is_none(),
-            RunState::Relay(relaying) => relaying.request.is_none(),
-            _ => false,
-        };
+        let waits = |r: &Run| matches!(r.state.asked(), Some(None));
         let waiting: Vec<ConnectId> =
             self.attempts.iter().filter(|(_, a)| a.runs.iter().any(waits)).map(|(id, _)| *id).collect();
         for connect in waiting {
@@ -365,48 +348,44 @@ impl Node {
 
     /// Sends the request, or sends it again.
     fn drive_reverse(&mut self, connect: ConnectId, n: usize) {
-        let now = self.cx.now;
-        let settled = self.address_is_settled();
-        let own_address = self.current_address();
         let Some(attempt) = self.attempts.get(&connect) else { return };
-        let (peer, session, mode) = (attempt.peer, attempt.session, attempt.plan.mode);
-        let brokers = self.brokers_of(&attempt.address);
-        let offset = attempt.clock_offset.unwrap_or(0);
-        let until = attempt.deadline;
-        let ready = self.is_oneself(peer) || brokers.iter().any(|b| self.brokers[usize::from(*b)].is_ready());
-        let progress = |stage| Notice::Progress { connect, strategy: Strategy::Reverse, stage };
+        let (peer, mode) = (attempt.peer, attempt.plan.mode);
+        let ready = self.is_oneself(peer) || self.is_signal_ready(&self.brokers_of(&attempt.address));
+        let settled = self.is_known_where_to_dial(&attempt.address, peer);
         let Some(reverse) = self.reverse(connect, n) else { return };
-        match &mut reverse.request {
-            None if !settled || !ready => {
-                if !reverse.told_waiting {
-                    reverse.told_waiting = true;
-                    self.cx.notify(progress(Stage::AwaitingBroker));
+        match &reverse.request {
+            Some(_) => self.repeat_request(connect, n),
+            None if settled && ready => {
+                let body = Body::Direct { mode, address: Box::new(self.current_address()) };
+                let request = self.request(connect, Strategy::Reverse, body);
+                if let Some(reverse) = self.reverse(connect, n) {
+                    reverse.request = request;
                 }
             }
             None => {
-                let body = Body::Direct { mode, address: Box::new(own_address) };
-                let (id, sealed) = self.seal(peer, session, offset, body);
-                let sent = self.publish(peer, &sealed, &brokers, until);
-                let request = Request { id, sealed, sent: 1, next: now + REPEAT_AFTER };
-                if let Some(reverse) = self.reverse(connect, n) {
-                    reverse.request = Some(request);
-                }
-                self.cx.notify(progress(Stage::Requested { brokers: sent }));
-            }
-            Some(request)
-                if request.next <= now && request.sent < REQUESTS && reverse.peer_dials.is_none() =>
-            {
-                request.next = now + REPEAT_AFTER;
-                let sealed = request.sealed.clone();
-                // While every broker is lost nothing goes out, and nothing is used up.
-                let went = self.publish(peer, &sealed, &brokers, until) > 0;
-                if went && let Some(Reverse { request: Some(request), .. }) = self.reverse(connect, n) {
-                    request.next = now + REPEAT_AFTER * (1 << request.sent);
-                    request.sent += 1;
+                if !core::mem::replace(&mut reverse.told_waiting, true) {
+                    let stage = Stage::AwaitingBroker;
+                    self.cx.notify(Notice::Progress { connect, strategy: Strategy::Reverse, stage });
                 }
             }
-            Some(_) => {}
         }
+    }
+
+    /// Whether one of these brokers takes messages now.
+    pub(super) fn is_signal_ready(&self, brokers: &[u8]) -> bool {
+        brokers.iter().any(|b| self.brokers[usize::from(*b)].is_ready())
+    }
+
+    /// Whether an address of ours that a peer may dial is known: outside addresses matter to whoever is outside.
+    fn is_known_where_to_dial(&self, to: &PeerAddress, peer: NodeId) -> bool {
+        let near = || {
+            let oneself = self.is_oneself(peer);
+            let paths = paths::to_peer(&self.ours(), &self.links, to, oneself, Trust::Known);
+            paths.first().is_some_and(|p| p.local)
+        };
+        let open =
+            || !self.routes.is_empty() && self.routes.iter().all(|r| Scope::of(r.internal) == Scope::Public);
+        self.listeners_are_open() && (self.outside_is_heard() || open() || near())
     }
 
     /// Arms the attempt's timer, or ends it when every strategy has.
@@ -423,12 +402,7 @@ impl Node {
         let next = attempt.runs.iter().filter_map(|r| match &r.state {
             RunState::Pending { at } => Some(*at),
             RunState::Direct(dialler) => dialler.next(),
-            RunState::Reverse(Reverse { request: Some(r), peer_dials: None, .. }) if r.sent < REQUESTS => {
-                Some(r.next)
-            }
-            RunState::Punch(ladder) => ladder.request.as_ref().map(|r| r.next).filter(|next| *next > now),
-            RunState::Relay(relaying) => Node::next_of_relaying(relaying, now),
-            _ => None,
+            state => state.asked().flatten().and_then(Request::due).filter(|at| *at > now),
         });
         let at = next.min().unwrap_or(attempt.deadline).min(attempt.deadline);
         self.cx.timers.set(Timer::Connect(connect), Some(at));
@@ -461,6 +435,9 @@ impl Node {
         let Some((connect, n)) = self.reverse_of(peer, session) else { return };
         if let Some(reverse) = self.reverse(connect, n) {
             reverse.peer_dials = Some(count);
+            if let Some(request) = &mut reverse.request {
+                request.answered = true;
+            }
         }
         let stage = Stage::PeerDials;
         self.cx.notify(Notice::Progress { connect, strategy: Strategy::Reverse, stage });
@@ -567,12 +544,7 @@ impl Node {
 
     /// The connect to this peer whose request has this id.
     fn asked_by(&self, peer: NodeId, about: MessageId) -> Option<ConnectId> {
-        let asked = |r: &Run| match &r.state {
-            RunState::Reverse(Reverse { request: Some(request), .. }) => request.id == about,
-            RunState::Punch(ladder) => ladder.request.as_ref().is_some_and(|r| r.id == about),
-            RunState::Relay(relaying) => relaying.request.as_ref().is_some_and(|r| r.id == about),
-            _ => false,
-        };
+        let asked = |r: &Run| r.state.asked().flatten().is_some_and(|r| r.id == about);
         self.attempts.iter().find(|(_, a)| a.peer == peer && a.runs.iter().any(asked)).map(|(id, _)| *id)
     }
 
@@ -621,8 +593,8 @@ impl Node {
     }
 
     pub(super) fn ladder(&mut self, connect: ConnectId, n: usize) -> Option<&mut Ladder> {
-        match self.attempts.get_mut(&connect)?.runs.get_mut(n).map(|r| &mut r.state) {
-            Some(RunState::Punch(ladder)) => Some(ladder),
+        match self.run_state(connect, n)? {
+            RunState::Punch(ladder) => Some(ladder),
             _ => None,
         }
     }
@@ -635,8 +607,8 @@ impl Node {
     }
 
     pub(super) fn relaying(&mut self, connect: ConnectId, n: usize) -> Option<&mut Relaying> {
-        match self.attempts.get_mut(&connect)?.runs.get_mut(n).map(|r| &mut r.state) {
-            Some(RunState::Relay(relaying)) => Some(relaying),
+        match self.run_state(connect, n)? {
+            RunState::Relay(relaying) => Some(relaying),
             _ => None,
         }
     }
@@ -648,6 +620,10 @@ impl Node {
         }
     }
 
+    pub(super) fn run_state(&mut self, connect: ConnectId, n: usize) -> Option<&mut RunState> {
+        self.attempts.get_mut(&connect)?.runs.get_mut(n).map(|r| &mut r.state)
+    }
+
     fn reverse_of(&self, peer: NodeId, session: SessionId) -> Option<(ConnectId, usize)> {
         let connect = self.connect_of(session)?;
         let attempt = self.attempts.get(&connect).filter(|a| a.peer == peer)?;
@@ -656,8 +632,8 @@ impl Node {
     }
 
     fn reverse(&mut self, connect: ConnectId, n: usize) -> Option<&mut Reverse> {
-        match self.attempts.get_mut(&connect)?.runs.get_mut(n).map(|r| &mut r.state) {
-            Some(RunState::Reverse(reverse)) => Some(reverse),
+        match self.run_state(connect, n)? {
+            RunState::Reverse(reverse) => Some(reverse),
             _ => None,
         }
     }

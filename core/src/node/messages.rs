@@ -30,6 +30,13 @@ impl Node {
         for said in news {
             match said {
                 Said::State(state) => self.broker_state(place, state),
+                Said::Unproven { before } => {
+                    if !before {
+                        self.broker_state(place, BrokerState::Swallows);
+                    }
+                    self.probe(place);
+                }
+                Said::GaveUp => self.broker_state(place, BrokerState::EndsAtMessages),
                 Said::Payload(payload) => self.payload(place, &payload),
                 Said::Followed(topic, granted) => self.name_followed(place, &topic, granted),
                 Said::Record(topic, payload, kept) => self.name_record(place, &topic, &payload, kept),
@@ -166,7 +173,8 @@ impl Node {
     fn broker_state(&mut self, place: u8, state: BrokerState) {
         let n = usize::from(place);
         let Some(id) = self.config.brokers.get(n).map(|b| b.id) else { return };
-        self.brokers_settled[n] = true;
+        // One that is ready counts once a message has come through, which is about one round trip later.
+        self.brokers_settled[n] |= state != BrokerState::Ready;
         self.cx.notify(Notice::Broker { id, state });
         if state == BrokerState::Ready {
             self.probe(place);
@@ -241,6 +249,10 @@ impl Node {
 
     fn own_echo(&mut self, payload: &[u8], sent: WallTime, via: Option<u8>) {
         let Ok(instance) = <[u8; 16]>::try_from(payload) else { return };
+        if let Some(n) = via.map(usize::from).filter(|_| instance == self.instance) {
+            self.brokers[n].prove();
+            self.brokers_settled[n] = true;
+        }
         // Anybody can listen on our topic, and repeat what a process before us has sent.
         let age = i64::try_from(self.cx.now.since(self.began).as_micros()).unwrap_or(i64::MAX);
         let recorded = sent < self.cx.wall().offset_micros(-age);

@@ -16,6 +16,7 @@ mod naming;
 mod opening;
 mod punching;
 mod relaying;
+mod requests;
 mod roaming;
 mod streams;
 mod table;

@@ -11,7 +11,8 @@ use crate::address::PeerAddress;
 use crate::config::Plan;
 use crate::cx::Timer;
 use crate::identity::NodeId;
-use crate::name::{Found, Name, NameError, NameNews, NamePin, Pins, Record};
+use crate::limit::Bucket;
+use crate::name::{Found, Name, NameError, NameNews, NamePin, Pins, QUERY, Record};
 use crate::notice::{ConnectId, FailReason, Notice, Report};
 use crate::time::Instant;
 
@@ -31,6 +32,8 @@ const MOVE_AFTER: Duration = Duration::from_secs(10);
 const CONTEST_AFTER: Duration = Duration::from_secs(60);
 /// A broker that keeps our record sends us a copy of it, within this.
 const CONFIRM_WITHIN: Duration = Duration::from_secs(5);
+/// Answers to those who ask for our name: so many at once, then one each so often. Each reaches everybody who asks.
+const ANSWERS: (u32, Duration) = (8, Duration::from_millis(250));
 /// What could not be sent to a broker within this is of no use.
 const SEND_WITHIN: Duration = Duration::from_secs(60);
 
@@ -49,6 +52,8 @@ struct Watch {
     places: BTreeMap<u8, Place>,
     /// A search is under way, until then.
     search: Option<Instant>,
+    /// When it began.
+    since: Instant,
     /// A record came that is of another time than ours.
     stale: bool,
     /// When to look at it again.
@@ -63,8 +68,8 @@ struct Watch {
 /// What a broker has said about a name.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Place {
-    /// It sends what it has, since then.
-    Open(Instant),
+    /// It sends what it has, since then; whether the name's owner was asked twice.
+    Open { since: Instant, again: bool },
     /// It has sent what it kept.
     Answered,
     /// It refused the subscription.
@@ -83,6 +88,9 @@ struct Hold {
     rival: Option<NodeId>,
     /// The user was told that it is registered.
     told: bool,
+    /// The user was told that no broker is there.
+    waits: bool,
+    answers: Bucket,
 }
 
 #[derive(Debug)]
@@ -144,9 +152,10 @@ impl Node {
     }
 
     /// Takes a name for this node and keeps it up while the node runs: publishes a signed record on all brokers, anew each
-    /// hour, when the address changes, and when a broker comes back. [`NameNews::Registered`] or
-    /// [`NameNews::NotRegistered`] follows; the latter ends the registration, also later. The record is valid for a day after
-    /// the node has ended, unless it is [`release`](Self::release)d.
+    /// hour, when the address changes, and when a broker comes back. Whoever asks over a broker is told the record too.
+    /// [`NameNews::Registered`] or [`NameNews::NotRegistered`] follows; the latter ends the registration, also later.
+    /// [`NameNews::Waiting`] comes before where no broker is there. The record is valid for a day after the node has
+    /// ended, unless it is [`release`](Self::release)d.
     ///
     /// # Errors
     /// As [`resolve`](Self::resolve).
@@ -173,7 +182,9 @@ impl Node {
     fn hold(&mut self, now: Instant, name: Name, keep: bool) -> Result<(), NameError> {
         let watch = self.watch(now, name)?;
         let sequence = watch.hold.as_ref().map_or(0, |h| h.sequence);
-        watch.hold = Some(Hold { keep, sequence, published: None, rival: None, told: false });
+        let answers = Bucket::new(ANSWERS.0, ANSWERS.1);
+        watch.hold =
+            Some(Hold { keep, sequence, published: None, rival: None, told: false, waits: false, answers });
         self.search(name);
         Ok(())
     }
@@ -193,6 +204,7 @@ impl Node {
                 found: Found::default(),
                 places: BTreeMap::new(),
                 search: None,
+                since: Instant::ZERO,
                 stale: false,
                 wake: None,
                 asked: false,
@@ -205,12 +217,16 @@ impl Node {
     /// Asks all brokers, unless that is under way already.
     fn search(&mut self, name: Name) {
         if let Some(watch) = self.names.all.get_mut(&name).filter(|w| w.search.is_none()) {
-            watch.search = Some(self.cx.now + SEARCH_WITHIN);
+            let now = self.cx.now;
+            (watch.search, watch.since) = (Some(now + SEARCH_WITHIN), now);
             watch.found = Found::default();
             watch.stale = false;
             watch.places.clear();
             for broker in &mut self.brokers {
                 broker.follow(&mut self.cx, &watch.topic);
+                if broker.is_ready() {
+                    broker.publish_once(&mut self.cx, &watch.topic, Bytes::from_static(QUERY), now + GRACE);
+                }
             }
         }
         self.drive_names();
@@ -221,7 +237,14 @@ impl Node {
     pub(super) fn name_followed(&mut self, place: u8, topic: &str, granted: bool) {
         let now = self.cx.now;
         if let Some((_, watch)) = self.names.of(topic) {
-            watch.places.insert(place, if granted { Place::Open(now) } else { Place::Refused });
+            let open = Place::Open { since: now, again: false };
+            watch.places.insert(place, if granted { open } else { Place::Refused });
+            if granted && watch.search.is_none() && watch.hold.as_ref().is_some_and(|h| h.published.is_none())
+            {
+                // The first broker that is there for a name that waited.
+                (watch.search, watch.since) = (Some(now + SEARCH_WITHIN), now);
+                watch.found = Found::default();
+            }
             let record = watch.hold.as_ref().and_then(|h| h.published.as_ref()).map(|p| p.record.clone());
             if let Some(record) = record.filter(|_| granted)
                 && let Some(broker) = self.brokers.get_mut(usize::from(place))
@@ -235,12 +258,30 @@ impl Node {
     /// Something came in under a name's topic, from anybody.
     pub(super) fn name_record(&mut self, place: u8, topic: &str, payload: &[u8], kept: bool) {
         let (ours, wall) = (self.node_id(), self.cx.wall());
+        let now = self.cx.now;
         let Some((name, watch)) = self.names.of(topic) else { return };
+        if payload == QUERY {
+            let hold = watch.hold.as_mut().filter(|h| h.told);
+            if let Some(hold) = hold
+                && let Some(record) = hold.published.as_ref().map(|p| p.record.clone())
+                && let Some(broker) = self.brokers.get_mut(usize::from(place))
+            {
+                if hold.answers.take(now) {
+                    broker.publish_once(&mut self.cx, topic, record, now + GRACE);
+                } else {
+                    self.cx.stats.messages_over_limit += 1;
+                }
+            }
+            return;
+        }
         if kept {
             watch.places.insert(place, Place::Answered);
         }
         match Record::decode(payload) {
             Ok(record) if record.name == name && record.is_current(wall) => {
+                if watch.search.is_some() && record.id != ours {
+                    watch.places.insert(place, Place::Answered);
+                }
                 if let Some(hold) = &mut watch.hold {
                     hold.heard(&record, ours, place);
                 }
@@ -319,6 +360,9 @@ impl Node {
     fn drive_name(&mut self, name: Name, mut watch: Box<Watch>) {
         let now = self.cx.now;
         watch.places.retain(|place, _| self.brokers.get(usize::from(*place)).is_some_and(|b| b.is_ready()));
+        if watch.search.is_some() {
+            self.ask_again(&mut watch);
+        }
         let late: SmallVec<[ConnectId; 2]> = watch
             .calls
             .iter()
@@ -332,7 +376,8 @@ impl Node {
         }
         let awaited = self.time.awaited_until(now);
         let doubtful = awaited.is_some() && watch.stale;
-        if watch.search.is_some_and(|until| until <= now || (self.is_asked(&watch) && !doubtful)) {
+        let done = self.is_asked(&watch) || self.is_certain(name, &watch);
+        if watch.search.is_some_and(|until| until <= now || (done && !doubtful)) {
             watch.search = None;
             self.searched(name, &mut watch);
         }
@@ -361,10 +406,32 @@ impl Node {
     fn is_asked(&self, watch: &Watch) -> bool {
         let now = self.cx.now;
         self.brokers.iter().enumerate().all(|(n, broker)| match watch.places.get(&(n as u8)) {
-            Some(Place::Open(since)) => *since + GRACE <= now,
+            Some(Place::Open { since, .. }) => *since + GRACE <= now,
             Some(Place::Answered | Place::Refused) => true,
             None => self.brokers_settled[n] && !broker.is_ready(),
         })
+    }
+
+    /// Whether the key that the name is pinned to has said where it leads. What silent brokers have is not waited for then.
+    fn is_certain(&self, name: Name, watch: &Watch) -> bool {
+        let said = |pin: NamePin| watch.found.of(pin.id).is_some_and(|r| r.sequence >= pin.sequence);
+        watch.since + GRACE <= self.cx.now && self.names.pins.get(name).is_some_and(said)
+    }
+
+    /// Asks the name's owner once more where nothing has come: in a cluster a subscription takes its time to be known
+    /// everywhere, and the answer may have come before.
+    fn ask_again(&mut self, watch: &mut Watch) {
+        let now = self.cx.now;
+        for (place, state) in &mut watch.places {
+            if let Place::Open { since, again } = state
+                && !*again
+                && *since + GRACE / 2 <= now
+                && let Some(broker) = self.brokers.get_mut(usize::from(*place))
+            {
+                *again = true;
+                broker.publish_once(&mut self.cx, &watch.topic, Bytes::from_static(QUERY), now + GRACE);
+            }
+        }
     }
 
     /// The search is over: tells who waited for it.
@@ -410,8 +477,14 @@ impl Node {
             let own = watch.found.of(ours);
             let known = own.is_some_and(|r| r.address.is_some()) || pin.is_some_and(|p| p.id == ours);
             let refusal = match (watch.found.other_than(ours), pin) {
-                // What was registered stays so while brokers are away.
+                // What was registered stays so while brokers are away, and what is to be registered waits for one.
                 _ if silence == NameError::NoBroker && hold.told => return Next::Nothing,
+                _ if silence == NameError::NoBroker && hold.keep && !self.brokers.is_empty() => {
+                    if !core::mem::replace(&mut hold.waits, true) {
+                        self.name_news(name, NameNews::Waiting);
+                    }
+                    return Next::Nothing;
+                }
                 _ if silence == NameError::NoBroker => Some(NameError::NoBroker),
                 _ if !hold.keep => own.is_none().then_some(NameError::NotFound),
                 (_, Some(pin)) if pin.id != ours => Some(NameError::OtherKey { pinned: pin.id, found: ours }),
@@ -535,11 +608,14 @@ impl Watch {
     fn next(&self, now: Instant, announced: Option<&PeerAddress>) -> Option<Instant> {
         if self.search.is_some() {
             let answers = self.places.values().filter_map(|place| match place {
-                Place::Open(since) => Some(*since + GRACE).filter(|at| *at > now),
+                Place::Open { since, again: false } => Some(*since + GRACE / 2),
+                Place::Open { since, again: true } => Some(*since + GRACE),
                 Place::Answered | Place::Refused => None,
             });
+            let certain = Some(self.since + GRACE);
+            let soon = answers.chain(certain).filter(|at| *at > now);
             let calls = self.calls.values().map(|(began, plan)| *began + plan.timeout);
-            return self.search.into_iter().chain(answers).chain(calls).min();
+            return self.search.into_iter().chain(soon).chain(calls).min();
         }
         let hold = self.hold.as_ref()?;
         let published = hold.published.as_ref()?;

@@ -109,6 +109,16 @@ impl Node {
         self.listeners.said && !self.listeners.all.iter().any(|l| matches!(l.state, ListenState::Open(..)))
     }
 
+    /// Whether it is known on which port we can be dialled.
+    pub(super) fn listeners_are_open(&self) -> bool {
+        self.listeners.said
+    }
+
+    /// Whether one server at least has said where we can be dialled from outside.
+    pub(super) fn outside_is_heard(&self) -> bool {
+        self.external.heard()
+    }
+
     /// Whether outside addresses are settled, so that ours can be sent to a peer.
     pub(super) fn address_is_settled(&self) -> bool {
         self.external.settled() && self.listeners.said
@@ -389,7 +399,7 @@ impl Node {
         for (place, broker) in self.brokers.iter().enumerate() {
             let id = self.config.brokers[place].id;
             let full = self.announced_brokers.len() >= ANNOUNCED_BROKERS;
-            if !full && broker.is_ready() && !self.announced_brokers.contains(&id) {
+            if !full && broker.is_proven() && !self.announced_brokers.contains(&id) {
                 self.announced_brokers.push(id);
             }
         }

@@ -220,6 +220,13 @@ impl RelayStream {
         stream
     }
 
+    /// Waits for the peer until then, in place of the configuration's idle timeout.
+    pub fn await_until(&mut self, until: Instant) {
+        if let Link::Awaiting(at) = &mut self.link {
+            *at = until;
+        }
+    }
+
     fn new(side: Side, seed: [u8; 32], now: Instant, server: Option<Arc<ServerConfig>>) -> Self {
         let config = endpoint(derive(&seed, b"reset"), derive(&seed, b"endpoint"));
         RelayStream {

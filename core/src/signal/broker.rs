@@ -4,7 +4,8 @@
 //! Beside our own topic it follows those of names, whose messages brokers keep.
 //!
 //! Sessions are clean and client ids random. A message that the broker has not acknowledged (QoS 1) when
-//! the session breaks is published again on the next one, while it is still of use.
+//! the session breaks is published again on the next one, while it is still of use. A message after which two sessions
+//! broke is given up: some brokers end the session of whoever sends what they do not like.
 
 use core::num::NonZeroU16;
 use core::time::Duration;
@@ -24,7 +25,7 @@ use crate::notice::{BrokerLoss, BrokerState};
 use crate::random::Domain;
 use crate::signal::seal::MAX_ENVELOPE;
 use crate::time::Instant;
-use crate::wire::mqtt::{self, Incoming, MqttSplitter};
+use crate::wire::mqtt::{self, Incoming, MqttSplitter, Qos};
 
 /// Keep-alive told to the broker (MQTT 3.1.1 section 3.1.2.10), in seconds.
 const KEEP_ALIVE: u16 = 30;
@@ -37,6 +38,14 @@ const REACH_WITHIN: Duration = Duration::from_secs(8);
 /// Tries after a loss are spaced from the first to the second of these, doubling, each drawn from the upper
 /// half of its interval so that a herd of nodes spreads out.
 const BACK_OFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
+/// Sessions that end sooner after their SUBACK count as failures: a broker that ends each at once is asked as seldom as
+/// one that is away.
+const LIVED: Duration = Duration::from_secs(60);
+/// Sessions that a message may see broken before it is given up.
+const MAX_BROKEN: u8 = 2;
+/// Time between a refused subscription and the next try. Clusters refuse while a node is away: nats-server 2.9 did for
+/// up to 34 s at QoS 1, and granted QoS 0 meanwhile.
+const SUBSCRIBE_AGAIN: Duration = Duration::from_secs(1);
 /// Credit given to the stream at a time.
 const CREDIT: u32 = 16 * 1024;
 /// Most subscriptions that wait for an answer; more are not sent to a broker that gives none.
@@ -48,6 +57,12 @@ const MAX_OUTBOX: usize = 64;
 #[derive(Debug)]
 pub(crate) enum Said {
     State(BrokerState),
+    /// No message to ourselves has come back on this session, so that another one is due; whether this was said before.
+    Unproven {
+        before: bool,
+    },
+    /// Messages were given up after which sessions broke.
+    GaveUp,
     /// A payload came in on our topic.
     Payload(Bytes),
     /// What is kept under the topic of a name comes from now on, if anything is; or the broker refused that.
@@ -65,7 +80,7 @@ pub(crate) struct Session {
     bind: Option<IpAddr>,
     topic: Topic,
     state: State,
-    /// Failures since it last worked.
+    /// Failures since a session last lived for [`LIVED`].
     failures: u32,
     /// The shortest from CONNECT to CONNACK or from PINGREQ to PINGRESP, on the last connection: one lost packet makes
     /// a round trip a second longer, and a punch reckons with it.
@@ -73,11 +88,13 @@ pub(crate) struct Session {
     outbox: VecDeque<Outgoing>,
     /// Topics of names.
     followed: BTreeSet<Box<str>>,
-    /// What is to be acknowledged: SUBSCRIBE to a topic, or UNSUBSCRIBE.
-    unanswered: BTreeMap<NonZeroU16, Option<Box<str>>>,
+    /// What is to be acknowledged.
+    unanswered: BTreeMap<NonZeroU16, Unanswered>,
     next_packet_id: NonZeroU16,
     /// Records of names.
     records: Bucket,
+    /// False once messages that were to be kept have ended sessions: then nothing is asked to be kept.
+    keeps: bool,
 }
 
 #[derive(Debug)]
@@ -98,16 +115,37 @@ enum State {
     Greeting {
         link: Link,
     },
-    /// SUBSCRIBE is sent.
+    /// SUBSCRIBE is sent, or due again.
     Subscribing {
         link: Link,
         packet_id: NonZeroU16,
+        /// How often it was refused in this session.
+        refused: u8,
+        again: Option<Instant>,
     },
     Ready {
         link: Link,
+        since: Instant,
+        proof: Proof,
     },
     /// The node ends.
     Closed,
+}
+
+/// Whether messages come through, which a message to ourselves shows.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Proof {
+    Awaited,
+    /// It was not back at the first ping.
+    Overdue,
+    Given,
+}
+
+/// A packet that the broker has not acknowledged.
+#[derive(PartialEq, Eq, Debug)]
+enum Unanswered {
+    Subscribe(Box<str>, Qos),
+    Unsubscribe,
 }
 
 #[derive(Debug)]
@@ -133,6 +171,8 @@ struct Outgoing {
     /// Of no use after this.
     until: Instant,
     sent: bool,
+    /// Sessions that broke after it was sent.
+    broken: u8,
 }
 
 impl Session {
@@ -151,6 +191,7 @@ impl Session {
             next_packet_id: NonZeroU16::MIN,
             // Looking at a record costs a quarter of a millisecond: at most 5 % of a core for one broker.
             records: Bucket::new(200, Duration::from_millis(5)),
+            keeps: true,
         }
     }
 
@@ -161,6 +202,18 @@ impl Session {
     /// Whether half of the places for messages that wait are taken: the rest is not for strangers'.
     pub(crate) fn is_crowded(&self) -> bool {
         self.outbox.len() >= MAX_OUTBOX / 2
+    }
+
+    /// Whether messages come through: a message to ourselves has come back on this session.
+    pub(crate) fn is_proven(&self) -> bool {
+        matches!(self.state, State::Ready { proof: Proof::Given, .. })
+    }
+
+    /// Notes that a message to ourselves has come back.
+    pub(crate) fn prove(&mut self) {
+        if let State::Ready { proof, .. } = &mut self.state {
+            *proof = Proof::Given;
+        }
     }
 
     /// From a question to its answer, as far as known.
@@ -184,15 +237,21 @@ impl Session {
         self.take(cx, topic.to_string().into(), payload, false, until)
     }
 
-    /// The same for what the broker is to keep under the topic of a name, in place of what it kept there before.
+    /// The same for what the broker is to keep under the topic of a name, in place of what it kept there before. A broker
+    /// that ends the session of whoever asks for that is not asked.
     pub(crate) fn publish_kept(&mut self, cx: &mut Cx, topic: &str, payload: Bytes, until: Instant) -> bool {
-        self.take(cx, topic.into(), payload, true, until)
+        self.take(cx, topic.into(), payload, self.keeps, until)
+    }
+
+    /// The same for what the broker is not to keep.
+    pub(crate) fn publish_once(&mut self, cx: &mut Cx, topic: &str, payload: Bytes, until: Instant) -> bool {
+        self.take(cx, topic.into(), payload, false, until)
     }
 
     /// Asks for what is kept under the topic of a name, and for what comes later; also again.
     pub(crate) fn follow(&mut self, cx: &mut Cx, topic: &str) {
         self.followed.insert(topic.into());
-        self.subscribe(cx, topic);
+        self.subscribe(cx, topic, Qos::AtLeastOnce);
     }
 
     /// Asks for no more of it.
@@ -201,23 +260,23 @@ impl Session {
             return;
         }
         let packet_id = self.fresh_packet_id();
-        if let State::Ready { link } = &self.state
+        if let State::Ready { link, .. } = &self.state
             && let Ok(packet) = mqtt::unsubscribe(packet_id, topic)
         {
-            self.unanswered.insert(packet_id, None);
+            self.unanswered.insert(packet_id, Unanswered::Unsubscribe);
             cx.send(link.sock, packet);
         }
     }
 
-    fn subscribe(&mut self, cx: &mut Cx, topic: &str) {
+    fn subscribe(&mut self, cx: &mut Cx, topic: &str, qos: Qos) {
         if self.unanswered.len() >= MAX_UNANSWERED {
             return;
         }
         let packet_id = self.fresh_packet_id();
-        if let State::Ready { link } = &self.state
-            && let Ok(packet) = mqtt::subscribe(packet_id, topic)
+        if let State::Ready { link, .. } = &self.state
+            && let Ok(packet) = mqtt::subscribe(packet_id, topic, qos)
         {
-            self.unanswered.insert(packet_id, Some(topic.into()));
+            self.unanswered.insert(packet_id, Unanswered::Subscribe(topic.into(), qos));
             cx.send(link.sock, packet);
         }
     }
@@ -228,8 +287,8 @@ impl Session {
             return false;
         }
         let packet_id = self.fresh_packet_id();
-        self.outbox.push_back(Outgoing { packet_id, topic, payload, retain, until, sent: false });
-        if let State::Ready { link } = &mut self.state {
+        self.outbox.push_back(Outgoing { packet_id, topic, payload, retain, until, sent: false, broken: 0 });
+        if let State::Ready { link, .. } = &mut self.state {
             flush(cx, link, &mut self.outbox);
         }
         self.arm(cx);
@@ -260,7 +319,7 @@ impl Session {
             return News::new();
         }
         let id = data_encoding::HEXLOWER.encode(&cx.random.bytes::<10>(Domain::ClientId));
-        let Ok(connect) = mqtt::connect(&id, KEEP_ALIVE) else {
+        let Ok(connect) = mqtt::connect(&id, KEEP_ALIVE, self.broker.login.as_ref()) else {
             return self.lose(cx, BrokerLoss::Malformed);
         };
         cx.read(sock, CREDIT);
@@ -329,12 +388,17 @@ impl Session {
         let overdue = |link: &Link| link.answer_by.is_some_and(|by| by <= now);
         match &mut self.state {
             State::Idle { retry } if *retry <= now => self.start(cx),
-            State::Greeting { link } | State::Subscribing { link, .. } | State::Ready { link }
+            State::Greeting { link } | State::Subscribing { link, .. } | State::Ready { link, .. }
                 if overdue(link) =>
             {
                 return self.lose(cx, BrokerLoss::Silent);
             }
-            State::Ready { link } if link.last_ping + PING_AFTER <= now => {
+            State::Subscribing { again: Some(at), refused, .. } if *at <= now => {
+                // The second time QoS 0 is asked for, which clusters grant where they cannot keep what is not acknowledged.
+                let qos = if *refused < 2 { Qos::AtLeastOnce } else { Qos::AtMostOnce };
+                return self.subscribe_to_ours(cx, qos);
+            }
+            State::Ready { link, .. } if link.last_ping + PING_AFTER <= now => {
                 cx.send(link.sock, mqtt::pingreq());
                 link.last_ping = now;
                 link.answer_by = Some(now + ANSWER_WITHIN);
@@ -350,14 +414,14 @@ impl Session {
     pub(crate) fn roam(&mut self, cx: &mut Cx, moved: bool, gone: impl Fn(IpAddr) -> bool) -> News {
         let mut news = News::new();
         match &mut self.state {
-            State::Greeting { link } | State::Subscribing { link, .. } | State::Ready { link }
+            State::Greeting { link } | State::Subscribing { link, .. } | State::Ready { link, .. }
                 if gone(link.local) =>
             {
                 news = self.lose(cx, BrokerLoss::Io(IoFailure::AddrNotAvailable));
                 self.failures = 0;
                 self.start(cx);
             }
-            State::Ready { link } if moved && link.answer_by.is_none() => {
+            State::Ready { link, .. } if moved && link.answer_by.is_none() => {
                 cx.send(link.sock, mqtt::pingreq());
                 link.last_ping = cx.now;
                 link.answer_by = Some(cx.now + ANSWER_WITHIN);
@@ -401,50 +465,61 @@ impl Session {
             }
             (State::Greeting { mut link }, Incoming::Connack { .. }) => {
                 self.round_trip = Some(cx.now.since(link.last_ping));
-                let packet_id = self.fresh_packet_id();
-                let subscribe =
-                    mqtt::subscribe(packet_id, &self.topic.to_string()).map_err(|_| BrokerLoss::Malformed)?;
-                cx.send(link.sock, subscribe);
-                link.answer_by = Some(cx.now + ANSWER_WITHIN);
-                (State::Subscribing { link, packet_id }, None)
-            }
-            (State::Subscribing { mut link, packet_id }, Incoming::Suback { packet_id: id, granted })
-                if id == packet_id =>
-            {
-                if !granted {
-                    self.state = State::Subscribing { link, packet_id };
-                    return Err(BrokerLoss::SubscriptionRefused);
-                }
                 link.answer_by = None;
-                self.failures = 0;
-                self.outbox.iter_mut().for_each(|o| o.sent = false);
+                let packet_id = self.next_packet_id;
+                self.state = State::Subscribing { link, packet_id, refused: 0, again: None };
+                return Ok(self.subscribe_to_ours(cx, Qos::AtLeastOnce).pop());
+            }
+            (
+                State::Subscribing { mut link, packet_id, refused, again: None },
+                Incoming::Suback { packet_id: id, granted },
+            ) if id == packet_id => {
+                link.answer_by = None;
+                if !granted {
+                    let again = Some(cx.now + SUBSCRIBE_AGAIN);
+                    self.state = State::Subscribing { link, packet_id, refused: refused + 1, again };
+                    return if refused < 2 { Ok(None) } else { Err(BrokerLoss::SubscriptionRefused) };
+                }
                 flush(cx, &mut link, &mut self.outbox);
-                self.state = State::Ready { link };
+                self.state = State::Ready { link, since: cx.now, proof: Proof::Awaited };
                 self.unanswered.clear();
                 for topic in self.followed.clone() {
-                    self.subscribe(cx, &topic);
+                    self.subscribe(cx, &topic, Qos::AtLeastOnce);
                 }
                 return Ok(Some(Said::State(BrokerState::Ready)));
             }
             (state @ State::Ready { .. }, Incoming::Suback { packet_id, granted })
-                if matches!(self.unanswered.get(&packet_id), Some(Some(_))) =>
+                if matches!(self.unanswered.get(&packet_id), Some(Unanswered::Subscribe(..))) =>
             {
-                let topic = self.unanswered.remove(&packet_id).flatten();
-                let wanted = topic.filter(|topic| self.followed.contains(topic));
-                (state, wanted.map(|topic| Said::Followed(topic, granted)))
+                self.state = state;
+                let Some(Unanswered::Subscribe(topic, qos)) = self.unanswered.remove(&packet_id) else {
+                    return Ok(None);
+                };
+                if !self.followed.contains(&topic) {
+                    return Ok(None);
+                }
+                if !granted && qos == Qos::AtLeastOnce {
+                    self.subscribe(cx, &topic, Qos::AtMostOnce);
+                    return Ok(None);
+                }
+                return Ok(Some(Said::Followed(topic, granted)));
             }
             (state @ State::Ready { .. }, Incoming::Unsuback { packet_id })
-                if self.unanswered.get(&packet_id) == Some(&None) =>
+                if self.unanswered.get(&packet_id) == Some(&Unanswered::Unsubscribe) =>
             {
                 self.unanswered.remove(&packet_id);
                 (state, None)
             }
-            (State::Ready { mut link }, Incoming::Pingresp) => {
+            (State::Ready { mut link, since, proof }, Incoming::Pingresp) => {
                 if link.answer_by.take().is_some() {
                     let trip = cx.now.since(link.last_ping);
                     self.round_trip = Some(self.round_trip.map_or(trip, |shortest| shortest.min(trip)));
                 }
-                (State::Ready { link }, None)
+                let (proof, said) = match proof {
+                    Proof::Given => (proof, None),
+                    _ => (Proof::Overdue, Some(Said::Unproven { before: proof == Proof::Overdue })),
+                };
+                (State::Ready { link, since, proof }, said)
             }
             (state @ State::Ready { .. }, Incoming::Puback { packet_id }) => {
                 self.outbox.retain(|o| o.packet_id != packet_id);
@@ -455,7 +530,7 @@ impl Session {
                 mut state @ (State::Ready { .. } | State::Subscribing { .. }),
                 Incoming::Publish { topic, payload, packet_id, retain, .. },
             ) => {
-                if let (Some(id), State::Ready { link } | State::Subscribing { link, .. }) =
+                if let (Some(id), State::Ready { link, .. } | State::Subscribing { link, .. }) =
                     (packet_id, &mut state)
                 {
                     cx.send(link.sock, mqtt::puback(id));
@@ -502,11 +577,35 @@ impl Session {
         self.state = State::Dialling { sock, rest: addresses };
     }
 
+    /// Asks for what is sent to us.
+    fn subscribe_to_ours(&mut self, cx: &mut Cx, qos: Qos) -> News {
+        let fresh = self.fresh_packet_id();
+        let State::Subscribing { link, packet_id, again, .. } = &mut self.state else { return News::new() };
+        let Ok(subscribe) = mqtt::subscribe(fresh, &self.topic.to_string(), qos) else {
+            return self.lose(cx, BrokerLoss::Malformed);
+        };
+        (*packet_id, *again) = (fresh, None);
+        link.answer_by = Some(cx.now + ANSWER_WITHIN);
+        cx.send(link.sock, subscribe);
+        self.arm(cx);
+        News::new()
+    }
+
     /// Closes what is open, and waits before the next try.
     fn lose(&mut self, cx: &mut Cx, loss: BrokerLoss) -> News {
         if let Some(sock) = self.sock() {
             cx.close(sock, CloseHow::Reset);
         }
+        if matches!(self.state, State::Ready { since, .. } if cx.now.since(since) >= LIVED) {
+            self.failures = 0;
+        }
+        for outgoing in self.outbox.iter_mut().filter(|o| o.sent) {
+            (outgoing.sent, outgoing.broken) = (false, outgoing.broken + 1);
+        }
+        let before = self.outbox.len();
+        self.keeps &= !self.outbox.iter().any(|o| o.retain && o.broken >= MAX_BROKEN);
+        self.outbox.retain(|o| o.broken < MAX_BROKEN);
+        let gave_up = self.outbox.len() < before;
         let (first, most) = BACK_OFF;
         let interval = most.min(first * (1 << self.failures.min(10)));
         let half = interval / 2;
@@ -514,22 +613,26 @@ impl Session {
         self.failures = self.failures.saturating_add(1);
         self.state = State::Idle { retry: cx.now + half + Duration::from_nanos(jitter) };
         self.arm(cx);
-        SmallVec::from_iter([Said::State(BrokerState::Lost(loss))])
+        let lost = Said::State(BrokerState::Lost(loss));
+        core::iter::once(lost).chain(gave_up.then_some(Said::GaveUp)).collect()
     }
 
     fn arm(&self, cx: &mut Cx) {
         let at = match &self.state {
             State::Idle { retry } => Some(*retry),
             State::Resolving { .. } | State::Dialling { .. } | State::Closed => None,
+            State::Subscribing { again: Some(at), .. } => Some(*at),
             State::Greeting { link } | State::Subscribing { link, .. } => link.answer_by,
-            State::Ready { link } => Some(link.answer_by.unwrap_or(link.last_ping + PING_AFTER)),
+            State::Ready { link, .. } => Some(link.answer_by.unwrap_or(link.last_ping + PING_AFTER)),
         };
         cx.timers.set(Timer::Broker(self.place), at);
     }
 
     fn link(&mut self) -> Option<&mut Link> {
         match &mut self.state {
-            State::Greeting { link } | State::Subscribing { link, .. } | State::Ready { link } => Some(link),
+            State::Greeting { link } | State::Subscribing { link, .. } | State::Ready { link, .. } => {
+                Some(link)
+            }
             _ => None,
         }
     }
@@ -537,7 +640,7 @@ impl Session {
     fn sock(&self) -> Option<SockId> {
         match &self.state {
             State::Dialling { sock, .. } => Some(*sock),
-            State::Greeting { link } | State::Subscribing { link, .. } | State::Ready { link } => {
+            State::Greeting { link } | State::Subscribing { link, .. } | State::Ready { link, .. } => {
                 Some(link.sock)
             }
             _ => None,

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use smallvec::SmallVec;
 
 use crate::address::PeerAddress;
-use crate::config::{Accept, Broker, NtpServer, Plan, StunServer, TurnServer};
+use crate::config::{Accept, Broker, Login, NtpServer, Plan, StunServer, TurnServer};
 use crate::identity::{NodeId, NodeIdError};
 use crate::io::{Action, CloseHow, Event, Interface, IoFailure, QueryId, Reuse, SockId, SockOpts};
 use crate::name::{Name, NameError, NameNews, NamePin};
@@ -22,7 +22,7 @@ use crate::portmap::{MapError, Scope, Truth, Way};
 use crate::time::{ClockFix, Instant};
 use crate::turn::{Credentials, Lifetimes};
 use crate::wire::Transport;
-use crate::wrap::{Tls, TlsFailure, Trust, Wrap};
+use crate::wrap::{ClientKey, Header, Tls, TlsFailure, Trust, Wrap};
 
 use super::LineError;
 use super::form::{Put, Take, Words, enum_form, put_all, struct_form, word};
@@ -403,6 +403,8 @@ enum_form! { Outcome => Outcome {
 
 enum_form! { BrokerState => BrokerState {
     "ready" Ready,
+    "swallows" Swallows,
+    "ends-at-messages" EndsAtMessages,
     "lost" Lost(why),
 }}
 
@@ -469,6 +471,7 @@ enum_form! { NameNews => NameNews {
     "resolved" Resolved(address),
     "not-resolved" NotResolved(why),
     "registered" Registered { brokers },
+    "waiting" Waiting,
     "not-registered" NotRegistered(why),
     "contested" Contested { by },
     "released" Released { brokers },
@@ -517,9 +520,12 @@ struct_form! { SockOpts { reuse, ttl, nodelay } }
 struct_form! { Interface { index, ip, prefix, default_route, gateway } }
 struct_form! { ClockFix { at, wall, error } }
 struct_form! { Plan { strategies, mode, timeout, relay_first } }
-struct_form! { Wrap { host, tls, websocket } }
-struct_form! { Tls { trust, name } }
-struct_form! { Broker { id, host, port, tls, websocket } }
+struct_form! { Wrap { host, tls, websocket, headers } }
+struct_form! { Tls { trust, name, client, alpn } }
+struct_form! { ClientKey { certificates, key } }
+struct_form! { Header { name, value } }
+struct_form! { Broker { id, host, port, tls, websocket, headers, login } }
+struct_form! { Login { user, password } }
 struct_form! { StunServer { host, port } }
 struct_form! { NtpServer { host, port } }
 struct_form! { TurnServer { host, port, transport, tls, credentials, lifetimes } }

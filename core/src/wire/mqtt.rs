@@ -10,6 +10,7 @@ use mqttrs::{
 };
 
 use super::guard::{self, GuardError, MQTT_MAX};
+use crate::config::Login;
 
 /// Why a packet could not be made or read.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -81,11 +82,22 @@ pub enum Incoming<'a> {
     Pingresp,
 }
 
-/// CONNECT with a clean session and no credentials (section 3.1); `keep_alive` in seconds.
+/// How often a message may arrive (section 4.3).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Qos {
+    /// QoS 0.
+    AtMostOnce,
+    /// QoS 1.
+    AtLeastOnce,
+}
+
+/// CONNECT with a clean session (section 3.1); `keep_alive` in seconds.
 ///
 /// # Errors
-/// `TooLong` for a client id over 65,535 bytes.
-pub fn connect(client_id: &str, keep_alive: u16) -> Result<Bytes, MqttError> {
+/// `TooLong` for a client id, user name or password over 65,535 bytes, or a packet over [`MQTT_MAX`].
+pub fn connect(client_id: &str, keep_alive: u16, login: Option<&Login>) -> Result<Bytes, MqttError> {
+    let user = login.map(|l| checked(l.user())).transpose()?;
+    let password = login.and_then(Login::password).map(checked).transpose()?.map(str::as_bytes);
     encode(
         &Packet::Connect(Connect {
             protocol: Protocol::MQTT311,
@@ -93,19 +105,23 @@ pub fn connect(client_id: &str, keep_alive: u16) -> Result<Bytes, MqttError> {
             client_id: checked(client_id)?,
             clean_session: true,
             last_will: None,
-            username: None,
-            password: None,
+            username: user,
+            password,
         }),
-        client_id.len(),
+        client_id.len() + user.map_or(0, str::len) + password.map_or(0, <[u8]>::len),
     )
 }
 
-/// SUBSCRIBE to one topic at QoS 1 (section 3.8).
+/// SUBSCRIBE to one topic (section 3.8).
 ///
 /// # Errors
 /// `TooLong` for a topic over 65,535 bytes.
-pub fn subscribe(packet_id: NonZeroU16, topic: &str) -> Result<Bytes, MqttError> {
-    let topics = vec![SubscribeTopic { topic_path: checked(topic)?.into(), qos: QoS::AtLeastOnce }];
+pub fn subscribe(packet_id: NonZeroU16, topic: &str, qos: Qos) -> Result<Bytes, MqttError> {
+    let qos = match qos {
+        Qos::AtMostOnce => QoS::AtMostOnce,
+        Qos::AtLeastOnce => QoS::AtLeastOnce,
+    };
+    let topics = vec![SubscribeTopic { topic_path: checked(topic)?.into(), qos }];
     encode(&Packet::Subscribe(Subscribe::new(pid(packet_id), topics)), topic.len())
 }
 
@@ -285,8 +301,11 @@ mod tests {
     #[test]
     fn packets_look_as_the_standard_says() {
         let expected = b"\x10\x0e\x00\x04MQTT\x04\x02\x00\x1e\x00\x02me";
-        assert_eq!(connect("me", 30).as_deref(), Ok(&expected[..]));
-        assert_eq!(subscribe(ID, "a/b").as_deref(), Ok(&b"\x82\x08\x12\x34\x00\x03a/b\x01"[..]));
+        assert_eq!(connect("me", 30, None).as_deref(), Ok(&expected[..]));
+        assert_eq!(
+            subscribe(ID, "a/b", Qos::AtLeastOnce).as_deref(),
+            Ok(&b"\x82\x08\x12\x34\x00\x03a/b\x01"[..])
+        );
         assert_eq!(publish(ID, "a", b"hi", false).as_deref(), Ok(&b"\x32\x07\x00\x01a\x12\x34hi"[..]));
         assert_eq!(publish(ID, "a", b"hi", true).map(|p| p[0]), Ok(0x3a));
         assert_eq!(publish_retained(ID, "a", b"hi").map(|p| p[0]), Ok(0x33));
@@ -298,8 +317,8 @@ mod tests {
 
     #[test]
     fn what_is_too_long_is_not_cut() {
-        assert_eq!(connect(&"x".repeat(70_000), 30), Err(MqttError::TooLong));
-        assert_eq!(subscribe(ID, &"x".repeat(70_000)), Err(MqttError::TooLong));
+        assert_eq!(connect(&"x".repeat(70_000), 30, None), Err(MqttError::TooLong));
+        assert_eq!(subscribe(ID, &"x".repeat(70_000), Qos::AtLeastOnce), Err(MqttError::TooLong));
         assert_eq!(publish(ID, "t", &[0; MQTT_MAX], false), Err(MqttError::TooLong));
         assert!(publish(ID, "t", &vec![0; MQTT_MAX - 10], false).is_ok());
     }
@@ -351,8 +370,8 @@ mod tests {
             b"\x20\x02\x00\x00".to_vec(),
             b"\x90\x03\x12\x34\x01".to_vec(),
             publish(ID, "topic", b"payload", true).unwrap().to_vec(),
-            connect("client", 30).unwrap().to_vec(),
-            subscribe(ID, "a/b").unwrap().to_vec(),
+            connect("client", 30, None).unwrap().to_vec(),
+            subscribe(ID, "a/b", Qos::AtLeastOnce).unwrap().to_vec(),
             puback(ID).to_vec(),
         ];
         let mut state = 0x2545_f491_4f6c_dd1d_u64;

@@ -1,6 +1,6 @@
 //! An MQTT 3.1.1 broker on raw bytes, and every way in which it can go wrong.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -38,9 +38,17 @@ pub struct Broker {
     pub greeting: Greeting,
     /// Return code of SUBACK: 1 is granted at QoS 1, 128 refused.
     pub suback: u8,
+    /// Return codes before that, the first one first.
+    pub subacks: VecDeque<u8>,
+    /// When each SUBSCRIBE came, and the QoS that it asked for.
+    pub subscribes: Vec<(Instant, u8)>,
+    /// User name and password of each CONNECT.
+    pub logins: Vec<(Option<String>, Option<String>)>,
     /// What it keeps, by topic. A broker that keeps nothing forgets at once.
     pub kept: BTreeMap<String, Vec<u8>>,
     pub keeps: bool,
+    /// It ends the session of whoever asks for something to be kept.
+    pub hates_retained: bool,
     /// Acknowledges and answers pings. A broker that does not is dead without having said so.
     pub answers: bool,
     pub bend: Bend,
@@ -88,8 +96,12 @@ impl World {
             up: true,
             greeting: Greeting::Connack(0),
             suback: 1,
+            subacks: VecDeque::new(),
+            subscribes: Vec::new(),
+            logins: Vec::new(),
             kept: BTreeMap::new(),
             keeps: true,
+            hates_retained: false,
             answers: true,
             bend: Box::new(|message| vec![(Duration::ZERO, message.payload.clone())]),
             published: Vec::new(),
@@ -124,6 +136,11 @@ impl World {
         self.deliver(b, &topic, payload);
     }
 
+    /// Somebody publishes this under any topic.
+    pub fn deliver_now(&mut self, b: usize, topic: &str, payload: &[u8]) {
+        self.deliver(b, topic, payload);
+    }
+
     /// Somebody publishes this under any topic, to be kept.
     pub fn publish_kept(&mut self, b: usize, topic: &str, payload: &[u8]) {
         self.brokers[b].kept.insert(topic.into(), payload.to_vec());
@@ -156,8 +173,18 @@ impl World {
         let broker = &mut self.brokers[b];
         match first >> 4 {
             1 => {
-                assert_eq!(body[..8], [0, 4, b'M', b'Q', b'T', b'T', 4, 2], "3.1.1 and a clean session");
-                broker.client_ids.push(string(&body[10..]).0);
+                assert_eq!(body[..7], [0, 4, b'M', b'Q', b'T', b'T', 4], "3.1.1");
+                assert_eq!(body[7] & !0xc0, 2, "a clean session, and no will");
+                let (id, mut rest) = string(&body[10..]);
+                broker.client_ids.push(id);
+                let mut field = |flag: u8| {
+                    (body[7] & flag != 0).then(|| {
+                        let (text, after) = string(rest);
+                        rest = after;
+                        text
+                    })
+                };
+                broker.logins.push((field(0x80), field(0x40)));
                 match broker.greeting.clone() {
                     Greeting::Connack(code) => self.send(end, vec![0x20, 2, 0, code]),
                     Greeting::Bytes(bytes) => self.send(end, bytes),
@@ -167,10 +194,14 @@ impl World {
             3 => {
                 assert_eq!(first & 0x06, 0x02, "QoS 1");
                 let retain = first & 1 != 0;
+                if retain && broker.hates_retained {
+                    broker.connections.remove(&conn);
+                    return self.close(end, false);
+                }
                 let (topic, rest) = string(body);
                 let message =
                     Published { at: now, topic: topic.clone(), payload: rest[2..].to_vec(), retain };
-                assert_eq!(retain, topic.starts_with("p2pd/name/"), "names are kept, and nothing else");
+                assert!(!retain || topic.starts_with("p2pd-name-"), "names are kept, and nothing else");
                 if retain && broker.keeps {
                     broker.kept.insert(topic.clone(), message.payload.clone());
                 }
@@ -187,7 +218,8 @@ impl World {
             4 => {}
             8 => {
                 let (topic, _) = string(&body[2..]);
-                let granted = broker.suback;
+                broker.subscribes.push((now, body[body.len() - 1]));
+                let granted = broker.subacks.pop_front().unwrap_or(broker.suback);
                 if granted < 128
                     && let Some(connection) = broker.connections.get_mut(&conn)
                 {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::common::broker::{Greeting, publish_packet};
 use crate::common::view::{only, reverse};
 use crate::common::{LATENCY, MS, S, World};
-use p2pd_core::{BrokerLoss, BrokerState, FailReason, IoFailure, Notice, Stage, Strategy};
+use p2pd_core::{BrokerLoss, BrokerState, FailReason, IoFailure, Login, Notice, Stage, Strategy};
 
 const READY: BrokerState = BrokerState::Ready;
 
@@ -86,9 +86,10 @@ fn foreign_messages_are_counted_and_dropped() {
 
 #[test]
 fn a_good_message_that_was_retained_or_is_on_another_topic_is_dropped() {
-    let mut world = world(1, |w| w.brokers[0].bend = Box::new(|_| Vec::new()));
+    let mut world = world(1, |_| {});
     let caller = world.open(|_| {});
     world.run(S);
+    world.brokers[0].bend = Box::new(|_| Vec::new());
     world.connect(caller, &world.address(0), reverse(1));
     world.run(2 * S);
     let request = world.published_to(0).last().unwrap().payload.clone();
@@ -191,10 +192,13 @@ fn tries_are_spaced_by_a_growing_and_drawn_time() {
     for (what, change) in bends {
         let found = gaps(1, change);
         assert!((9..16).contains(&found.len()), "{what}: {found:?}");
+        // A subscription is asked for three times.
+        let asked = if what == "refuses the subscription" { 2 * S } else { Duration::ZERO };
         for (n, gap) in found.iter().enumerate() {
             let full = (S * (1 << n.min(10))).min(60 * S);
             // Look-up, dial and answer are in it too.
-            assert!((full / 2..full + 100 * MS).contains(gap), "{what}, number {n}: {found:?}");
+            let gap = gap.checked_sub(asked).unwrap();
+            assert!((full / 2..full + 200 * MS).contains(&gap), "{what}, number {n}: {found:?}");
         }
         assert_eq!(gaps(1, change), found, "{what}: the same seed");
         assert_ne!(gaps(2, change), found, "{what}: another seed");
@@ -206,7 +210,7 @@ fn a_session_that_worked_is_tried_again_soon() {
     let mut world = world(1, |w| w.brokers[0].up = false);
     world.run(100 * S);
     world.brokers[0].up = true;
-    world.run(100 * S);
+    world.run(130 * S);
     assert_eq!(world.broker_states(0, 0).last(), Some(&READY));
     world.kill_broker(0);
     world.brokers[0].up = true;
@@ -252,4 +256,118 @@ fn a_shutdown_takes_leave_of_the_broker_and_ends_every_call() {
     );
     assert_eq!(world.hosts[0].notices.last().map(|(_, n)| n), Some(&Notice::Closed));
     assert!(world.hosts[0].node.poll_timeout().is_none() && world.hosts[0].node.poll_action().is_none());
+}
+
+/// The broker ends the session that it has, and takes new ones at once.
+fn cut(world: &mut World) {
+    world.kill_broker(0);
+    world.brokers[0].up = true;
+}
+
+fn times_ready(world: &World) -> usize {
+    world.broker_states(0, 0).iter().filter(|s| **s == READY).count()
+}
+
+#[test]
+fn sessions_that_end_at_once_are_spaced_as_if_they_had_failed() {
+    let mut world = world(1, |_| {});
+    let began = world.now;
+    for n in 1..=8 {
+        cut(&mut world);
+        world.run_until(100 * S, |w| times_ready(w) > n);
+        assert_eq!(times_ready(&world), n + 1);
+    }
+    // 1, 2, 4, 8, 16, 32, 60 and 60 s, each drawn from its upper half.
+    let took = world.now.since(began);
+    assert!((90 * S..184 * S).contains(&took), "{took:?}");
+    // One that has lived a minute starts anew.
+    world.run(61 * S);
+    cut(&mut world);
+    let took = world.run_until(100 * S, |w| times_ready(w) > 9);
+    assert!((500 * MS..S + 200 * MS).contains(&took), "{took:?}");
+}
+
+#[test]
+fn a_message_after_which_two_sessions_broke_is_given_up_and_said() {
+    let mut world = world(1, |_| {});
+    let peer = world.open(|_| {});
+    world.run(S);
+    world.brokers[0].answers = false;
+    world.connect(0, &world.address(peer), reverse(60));
+    world.run(50 * MS);
+    let request = world.published_to(peer).last().unwrap().payload.clone();
+    let published = |world: &World| world.published_to(peer).iter().filter(|p| p.payload == request).count();
+    let mut breaks = Vec::new();
+    for _ in 0..3 {
+        world.run(100 * MS);
+        breaks.push(published(&world));
+        let n = times_ready(&world);
+        cut(&mut world);
+        world.run_until(100 * S, |w| times_ready(w) > n);
+    }
+    world.run(100 * MS);
+    assert_eq!((breaks, published(&world)), (vec![1, 2, 2], 2), "not a third time");
+    let given_up = world.broker_states(0, 0).iter().filter(|s| **s == BrokerState::EndsAtMessages).count();
+    assert!(given_up >= 1, "{:?}", world.broker_states(0, 0));
+}
+
+#[test]
+fn a_broker_that_swallows_what_we_publish_is_not_announced() {
+    let mut world = World::new(1);
+    world.add_broker();
+    world.brokers[0].bend = Box::new(|_| Vec::new());
+    world.open(|_| {});
+    world.run(20 * S);
+    assert_eq!(world.broker_states(0, 0), [READY]);
+    assert_eq!(
+        world.ready(0).map(|(at, a)| (at, a.brokers().len())),
+        Some((4 * S, 0)),
+        "it is not waited for"
+    );
+    world.run(10 * S);
+    assert_eq!(world.broker_states(0, 0), [READY, BrokerState::Swallows]);
+    world.run(60 * S);
+    assert_eq!(world.broker_states(0, 0), [READY, BrokerState::Swallows], "said once");
+    assert!(world.address(0).brokers().is_empty());
+    // It is asked again at each ping.
+    world.brokers[0].bend = Box::new(|message| vec![(Duration::ZERO, message.payload.clone())]);
+    world.run(26 * S);
+    assert_eq!(world.address(0).brokers(), [1]);
+}
+
+#[test]
+fn a_refused_subscription_is_asked_for_again_after_a_second_and_then_at_qos_0() {
+    for refusals in 0..=3 {
+        let mut world = World::new(1);
+        world.add_broker();
+        world.brokers[0].subacks = vec![128; refusals].into();
+        world.open(|_| {});
+        world.run(1500 * MS + (if refusals > 1 { S } else { Duration::ZERO }));
+        let asked: Vec<u8> = world.brokers[0].subscribes.iter().map(|(_, qos)| *qos).collect();
+        let first = world.brokers[0].subscribes[0].0;
+        let at: Vec<_> = world.brokers[0].subscribes.iter().map(|(at, _)| at.since(first)).collect();
+        let trip = 2 * LATENCY;
+        let pauses = [Duration::ZERO, S + trip, 2 * (S + trip)];
+        let n = (refusals + 1).min(3);
+        assert_eq!((&asked[..n], &at[..n]), (&[1, 1, 0][..n], &pauses[..n]), "{refusals} refusals");
+        let expected = if refusals < 3 { READY } else { lost(BrokerLoss::SubscriptionRefused) };
+        assert_eq!(world.broker_states(0, 0)[0], expected, "{refusals} refusals");
+    }
+}
+
+#[test]
+fn a_broker_is_told_user_name_and_password_where_the_list_has_them() {
+    for (login, told) in [
+        (None, (None, None)),
+        (Some(Login::new("alice", None)), (Some("alice"), None)),
+        (Some(Login::new("alice", Some("s3cret"))), (Some("alice"), Some("s3cret"))),
+    ] {
+        let mut world = World::new(1);
+        world.add_broker();
+        world.brokers[0].config.login = login;
+        world.open(|_| {});
+        world.run(S);
+        let (user, password) = &world.brokers[0].logins[0];
+        assert_eq!((user.as_deref(), password.as_deref()), told);
+    }
 }

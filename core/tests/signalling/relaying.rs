@@ -270,11 +270,11 @@ fn without_a_server_and_without_an_answer_it_is_said_so() {
     assert_eq!(world.failed(0, id), (FailReason::DeadlinePassed, Outcome::Unfinished, why));
     world.run(6 * S);
     assert_eq!(world.allocations(), 0, "released");
-    // One that has longer than anybody is waited for.
+    // The relay waits for the peer as long as the call.
     let id = world.connect(0, &world.address(1), relay(100));
-    world.run(40 * S);
-    let why = "asked 5 time(s), the peer did not answer";
-    assert_eq!(world.failed(0, id), (FailReason::AllStrategiesFailed, Outcome::Failed, why));
+    world.run(101 * S);
+    let why = "asked 6 time(s), the peer did not answer";
+    assert_eq!(world.failed(0, id), (FailReason::DeadlinePassed, Outcome::Unfinished, why));
 }
 
 #[test]

@@ -224,8 +224,8 @@ fn dial_tls<T: Send + 'static>(
     let (mut engine, _) = engine();
     engine.socks.remove(&SOCK);
     let authority = Authority::new("one");
-    let tls = Some(Tls { trust: authority.trust(), name: Some("server.test".into()) });
-    let wrap = Some(Wrap { host: "127.0.0.1".into(), tls, websocket: None }.into());
+    let tls = Some(Tls { trust: authority.trust(), name: Some("server.test".into()), ..Tls::PUBLIC });
+    let wrap = Some(Wrap { host: "127.0.0.1".into(), tls, websocket: None, headers: Vec::new() }.into());
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let remote = listener.local_addr().unwrap();
     let far = std::thread::spawn(move || far(authority.serve(listener.accept().unwrap().0)));

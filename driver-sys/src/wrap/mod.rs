@@ -37,12 +37,12 @@ impl Layers {
     pub(crate) fn new(wrap: &Wrap, remote: SocketAddr, settings: &mut Settings) -> Result<Self, IoFailure> {
         let tls = wrap.tls.as_ref().map(|tls| {
             let name = tls.name.as_deref().unwrap_or(&wrap.host);
-            TlsLayer::new(name, &tls.trust, settings).map(Box::new).map_err(IoFailure::Tls)
+            TlsLayer::new(name, tls, settings).map(Box::new).map_err(IoFailure::Tls)
         });
         let websocket = wrap.websocket.as_ref().map(|path| {
             let usual = if wrap.tls.is_some() { 443 } else { 80 };
             let port = Some(remote.port()).filter(|port| *port != usual);
-            WebSocketLayer::new(&wrap.host, port, path).map(Box::new)
+            WebSocketLayer::new(&wrap.host, port, path, &wrap.headers).map(Box::new)
         });
         Ok(Layers { tls: tls.transpose()?, websocket: websocket.transpose()? })
     }

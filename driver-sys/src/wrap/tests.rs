@@ -120,8 +120,8 @@ impl Write for Slow {
 }
 
 fn wrap(trust: Option<Trust>, websocket: bool) -> Wrap {
-    let tls = trust.map(|trust| Tls { trust, name: None });
-    Wrap { host: NAME.into(), tls, websocket: websocket.then(|| "/mqtt".into()) }
+    let tls = trust.map(|trust| Tls { trust, ..Tls::PUBLIC });
+    Wrap { host: NAME.into(), tls, websocket: websocket.then(|| "/mqtt".into()), headers: Vec::new() }
 }
 
 fn layers(wrap: &Wrap) -> Result<Layers, IoFailure> {

@@ -8,7 +8,7 @@ use p2pd_core::{IoFailure, Tls, TlsFailure, Trust};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, WebPkiSupportedAlgorithms, ring};
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::server::ParsedCertificate;
 use rustls::{
     CertificateError, ClientConfig, ClientConnection, DigitallySignedStruct, Error, RootCertStore,
@@ -21,19 +21,20 @@ use super::{ROUNDS, error, unless_blocked};
 /// So much that is to be sent may wait in a layer.
 const MAX_WAITING: usize = 64 * 1024;
 
-/// rustls's settings by what is trusted. A server's sessions are resumed by them.
+/// rustls's settings by all but the server's name. A server's sessions are resumed by them.
 #[derive(Debug, Default)]
-pub(crate) struct Settings(HashMap<Trust, Arc<ClientConfig>>);
+pub(crate) struct Settings(HashMap<Tls, Arc<ClientConfig>>);
 
 impl Settings {
-    fn of(&mut self, trust: &Trust) -> Result<Arc<ClientConfig>, TlsFailure> {
-        if let Some(known) = self.0.get(trust) {
+    fn of(&mut self, tls: &Tls) -> Result<Arc<ClientConfig>, TlsFailure> {
+        let tls = Tls { name: None, ..tls.clone() };
+        if let Some(known) = self.0.get(&tls) {
             return Ok(known.clone());
         }
         let provider = Arc::new(ring::default_provider());
         let algorithms = provider.signature_verification_algorithms;
         let builder = versions(provider)?;
-        let config = match trust {
+        let config = match &tls.trust {
             Trust::Public => builder.with_root_certificates(public_roots()),
             Trust::Authorities(pem) => builder.with_root_certificates(authorities(pem)?),
             Trust::Pinned(hash) => {
@@ -41,8 +42,19 @@ impl Settings {
                 builder.dangerous().with_custom_certificate_verifier(verifier)
             }
         };
-        let config = Arc::new(config.with_no_client_auth());
-        self.0.insert(trust.clone(), config.clone());
+        let mut config = match &tls.client {
+            None => config.with_no_client_auth(),
+            Some(client) => {
+                let settings = |_| TlsFailure::Settings;
+                let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&client.certificates).collect();
+                let key = PrivateKeyDer::from_pem_slice(&client.key).map_err(settings)?;
+                let chain = chain.map_err(settings)?;
+                config.with_client_auth_cert(chain, key).map_err(|_| TlsFailure::Settings)?
+            }
+        };
+        config.alpn_protocols = tls.alpn.iter().map(|name| name.as_bytes().to_vec()).collect();
+        let config = Arc::new(config);
+        self.0.insert(tls, config.clone());
         Ok(config)
     }
 }
@@ -125,13 +137,14 @@ impl ServerCertVerifier for Pin {
     }
 }
 
-/// Whether TLS to this host can be tried: whether there is a name and an authority to check the server by.
+/// Whether TLS to this host can be tried: whether there is a name and an authority to check the server by,
+/// and whether our own certificate is one.
 ///
 /// # Errors
 /// [`TlsFailure::Settings`].
 pub fn check_tls(host: &str, tls: &Tls) -> Result<(), TlsFailure> {
     let name = tls.name.as_deref().unwrap_or(host);
-    TlsLayer::new(name, &tls.trust, &mut Settings::default()).map(drop)
+    TlsLayer::new(name, tls, &mut Settings::default()).map(drop)
 }
 
 #[derive(Debug)]
@@ -143,9 +156,9 @@ pub(super) struct TlsLayer {
 }
 
 impl TlsLayer {
-    pub(super) fn new(name: &str, trust: &Trust, settings: &mut Settings) -> Result<Self, TlsFailure> {
+    pub(super) fn new(name: &str, tls: &Tls, settings: &mut Settings) -> Result<Self, TlsFailure> {
         let name = ServerName::try_from(name.to_owned()).map_err(|_| TlsFailure::Settings)?;
-        let connection = ClientConnection::new(settings.of(trust)?, name);
+        let connection = ClientConnection::new(settings.of(tls)?, name);
         let mut connection = connection.map_err(|_| TlsFailure::Settings)?;
         connection.set_buffer_limit(Some(MAX_WAITING));
         Ok(TlsLayer { connection, heard: false, ended: false })

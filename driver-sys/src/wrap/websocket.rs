@@ -5,7 +5,7 @@ use std::io::{self, Read, Write};
 use std::net::Ipv6Addr;
 
 use bytes::{Buf, Bytes};
-use p2pd_core::IoFailure;
+use p2pd_core::{Header, IoFailure};
 use tungstenite::client::{ClientRequestBuilder, IntoClientRequest};
 use tungstenite::error::ProtocolError;
 use tungstenite::handshake::client::ClientHandshake;
@@ -49,13 +49,22 @@ struct Buffers {
 
 impl WebSocketLayer {
     /// To this host, with the port if it is not the usual one.
-    pub(super) fn new(host: &str, port: Option<u16>, path: &str) -> Result<Self, IoFailure> {
+    pub(super) fn new(
+        host: &str,
+        port: Option<u16>,
+        path: &str,
+        headers: &[Header],
+    ) -> Result<Self, IoFailure> {
         let no_use = |_| IoFailure::NoWebSocket(0);
         let host = if host.parse::<Ipv6Addr>().is_ok() { format!("[{host}]") } else { host.to_owned() };
         let place = port.map_or(host.clone(), |port| format!("{host}:{port}"));
         // TLS, if any, is not this layer's: the scheme stands in no header.
         let uri = format!("ws://{place}{path}").parse().map_err(|_| IoFailure::NoWebSocket(0))?;
-        let request = ClientRequestBuilder::new(uri).with_sub_protocol("mqtt").into_client_request();
+        let mut request = ClientRequestBuilder::new(uri).with_sub_protocol("mqtt");
+        for header in headers {
+            request = request.with_header(header.name(), header.value());
+        }
+        let request = request.into_client_request();
         let request = request.map_err(no_use)?;
         let limits = WebSocketConfig::default()
             .read_buffer_size(CHUNK)

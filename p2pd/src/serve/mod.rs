@@ -6,6 +6,7 @@ mod stun;
 mod turn;
 mod udp;
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -140,6 +141,7 @@ impl Serving {
         Servers {
             ntp: Vec::new(),
             brokers: vec![Broker::new(id, host, self.mqtt.port())],
+            login_commands: BTreeMap::new(),
             stun: vec![StunServer { host: host.into(), port: self.stun.port() }],
             turn: self.turn.iter().filter_map(|(_, wanted)| self.turn_entry(host, wanted)).collect(),
         }

@@ -6,9 +6,10 @@ use std::time::Duration;
 use p2pd_core::text::shown;
 use p2pd_core::turn::Lifetimes;
 use p2pd_core::wire::Transport;
-use p2pd_core::{Broker, NtpServer, StunServer};
+use p2pd_core::{NtpServer, StunServer};
 use serde::Deserialize;
 
+use super::broker::Mqtt;
 use super::host::place;
 use super::secure::Keys;
 use super::{Servers, TurnCredential, TurnServer};
@@ -23,8 +24,12 @@ pub(super) fn parse(text: &str, folder: &Path) -> Result<Servers, String> {
         let lines: Vec<String> = e.to_string().lines().map(|line| shown(line).to_string()).collect();
         lines.join("\n")
     })?;
+    let (brokers, commands): (Vec<_>, Vec<_>) =
+        entries("mqtt", file.mqtt, |m| m.broker(folder))?.into_iter().unzip();
+    let commands = brokers.iter().zip(commands).filter_map(|(b, command)| Some((b.id, command?)));
     Ok(Servers {
-        brokers: entries("mqtt", file.mqtt, |m| m.broker(folder))?,
+        login_commands: commands.collect(),
+        brokers,
         stun: entries("stun", file.stun, |s| {
             place(&s.host, s.port)?;
             Ok(StunServer { host: s.host, port: s.port })
@@ -108,19 +113,6 @@ impl From<Over> for Transport {
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Mqtt {
-    id: u16,
-    host: Box<str>,
-    port: Option<u16>,
-    tls: Option<bool>,
-    server_name: Option<Box<str>>,
-    ca: Option<String>,
-    pin: Option<String>,
-    websocket: Option<Box<str>>,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
 struct Stun {
     host: Box<str>,
     #[serde(default = "stun_port")]
@@ -147,29 +139,11 @@ fn turns_port() -> u16 {
     5349
 }
 
-impl Mqtt {
-    fn broker(self, folder: &Path) -> Result<Broker, String> {
-        let Mqtt { id, host, port, tls, server_name, ca, pin, websocket } = self;
-        place(&host, port.unwrap_or(1))?;
-        let tls = Keys { tls, server_name, ca, pin }.tls(&host, folder)?;
-        let is_path = |path: &str| path.starts_with('/') && path.bytes().all(|b| b.is_ascii_graphic());
-        if websocket.as_deref().is_some_and(|path| !is_path(path)) {
-            return Err("`websocket` is a path, which begins with / and has no spaces".into());
-        }
-        let usual = match (&tls, &websocket) {
-            (None, None) => 1883,
-            (Some(_), None) => 8883,
-            (None, Some(_)) => 80,
-            (Some(_), Some(_)) => 443,
-        };
-        Ok(Broker { id, host, port: port.unwrap_or(usual), tls, websocket })
-    }
-}
-
 impl Turn {
     fn server(self, folder: &Path) -> Result<TurnServer, String> {
         let t = self;
-        let mut keys = Keys { tls: t.tls, server_name: t.server_name, ca: t.ca, pin: t.pin };
+        let mut keys =
+            Keys { tls: t.tls, server_name: t.server_name, ca: t.ca, pin: t.pin, ..Keys::default() };
         let usual = if t.tls == Some(true) { turns_port() } else { stun_port() };
         let (host, port, transport) = match (t.url, t.host) {
             (Some(_), Some(_)) => return Err("`url` or `host`, not both".into()),
@@ -228,6 +202,12 @@ fn turn_url(url: &str) -> Result<(Box<str>, u16, Option<Transport>), &'static st
         Some((place, "transport=tcp")) => (place, Some(Transport::Tcp)),
         Some(_) => return Err("the only query is transport=udp or transport=tcp"),
     };
+    let (host, port) = host_and_port(place)?;
+    Ok((host, port.unwrap_or(usual), transport))
+}
+
+/// `host`, `host:port`, `[IPv6]`, `[IPv6]:port`.
+pub(super) fn host_and_port(place: &str) -> Result<(Box<str>, Option<u16>), &'static str> {
     let (host, port) = match place.strip_prefix('[').map(|rest| rest.split_once(']').ok_or("[ without ]")) {
         Some(bracketed) => {
             let (host, port) = bracketed?;
@@ -237,9 +217,9 @@ fn turn_url(url: &str) -> Result<(Box<str>, u16, Option<Transport>), &'static st
         None => place.find(':').map_or((place, ""), |at| place.split_at(at)),
     };
     let port = match port.strip_prefix(':') {
-        Some(port) => port.parse().map_err(|_| "no port")?,
-        None if port.is_empty() => usual,
+        Some(port) => Some(port.parse().map_err(|_| "no port")?),
+        None if port.is_empty() => None,
         None => return Err("something behind ]"),
     };
-    Ok((host.into(), port, transport))
+    Ok((host.into(), port))
 }

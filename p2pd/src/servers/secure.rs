@@ -5,7 +5,7 @@ use std::path::Path;
 
 use data_encoding::{HEXLOWER, HEXLOWER_PERMISSIVE};
 use p2pd_core::text::shown;
-use p2pd_core::{Tls, TlsFailure, Trust};
+use p2pd_core::{ClientKey, Tls, TlsFailure, Trust};
 
 use super::folder::beside;
 use super::write::quoted;
@@ -18,15 +18,24 @@ pub(super) struct Keys {
     /// The name of a file beside the list, or what would be in it.
     pub(super) ca: Option<String>,
     pub(super) pin: Option<String>,
+    /// Our own certificate and its key, likewise.
+    pub(super) client: (Option<String>, Option<String>),
+    pub(super) alpn: Option<Box<str>>,
 }
 
 impl Keys {
     /// Returns the settings for this host; files are sought from `folder` on.
     pub(super) fn tls(self, host: &str, folder: &Path) -> Result<Option<Tls>, String> {
-        let Keys { tls, server_name, ca, pin } = self;
+        let Keys { tls, server_name, ca, pin, client, alpn } = self;
         if tls != Some(true) {
-            let given =
-                [("server_name", server_name.is_some()), ("ca", ca.is_some()), ("pin", pin.is_some())];
+            let given = [
+                ("server_name", server_name.is_some()),
+                ("ca", ca.is_some()),
+                ("pin", pin.is_some()),
+                ("client_certificate", client.0.is_some()),
+                ("client_key", client.1.is_some()),
+                ("alpn", alpn.is_some()),
+            ];
             return match given.into_iter().find(|(_, given)| *given) {
                 Some((key, _)) => Err(format!("`{key}` without `tls = true`")),
                 None => Ok(None),
@@ -40,7 +49,25 @@ impl Keys {
             (None, Some(pin)) => Trust::Pinned(hash(&pin)?),
             (None, None) => Trust::Public,
         };
-        let tls = Tls { trust, name: server_name };
+        let client = match client {
+            (None, None) => None,
+            (Some(certificates), Some(key)) => {
+                let (certificates, key) = (pem(certificates, folder)?.into(), pem(key, folder)?.into());
+                Some(ClientKey { certificates, key })
+            }
+            _ => return Err("`client_certificate` and `client_key`, both or none".into()),
+        };
+        if alpn.as_ref().is_some_and(|name| !(1..=255).contains(&name.len())) {
+            return Err("`alpn` has 1 to 255 bytes".into());
+        }
+        let tls = Tls { trust, name: server_name, client, alpn };
+        let nobody = Tls { client: None, ..tls.clone() };
+        if tls.client.is_some() && p2pd_sys::check_tls(host, &nobody).is_ok() {
+            return match p2pd_sys::check_tls(host, &tls) {
+                Ok(()) => Ok(Some(tls)),
+                Err(_) => Err("`client_certificate` or `client_key` cannot be read (PEM), or they do not belong together".into()),
+            };
+        }
         match (p2pd_sys::check_tls(host, &tls), &tls.trust) {
             (Ok(()), _) => Ok(Some(tls)),
             (Err(TlsFailure::Settings), Trust::Authorities(_))
@@ -58,7 +85,7 @@ impl Keys {
 
 /// The same name, without what may be wrong with authorities.
 fn named(tls: &Tls) -> Tls {
-    Tls { trust: Trust::Pinned([0; 32]), name: tls.name.clone() }
+    Tls { trust: Trust::Pinned([0; 32]), name: tls.name.clone(), ..Tls::PUBLIC }
 }
 
 fn pem(ca: String, folder: &Path) -> Result<String, String> {
@@ -73,7 +100,7 @@ fn hash(pin: &str) -> Result<[u8; 32], String> {
 /// The lines that say the same.
 pub(super) fn to_text(tls: Option<&Tls>) -> String {
     let mut text = String::new();
-    let Some(Tls { trust, name }) = tls else { return text };
+    let Some(Tls { trust, name, client, alpn }) = tls else { return text };
     text.push_str("tls = true\n");
     if let Some(name) = name {
         let _ = writeln!(text, "server_name = {}", quoted(name));
@@ -83,6 +110,14 @@ pub(super) fn to_text(tls: Option<&Tls>) -> String {
         Trust::Authorities(pem) => writeln!(text, "ca = {}", quoted(&String::from_utf8_lossy(pem))),
         Trust::Pinned(hash) => writeln!(text, "pin = \"{}\"", HEXLOWER.encode(hash)),
     };
+    if let Some(ClientKey { certificates, key }) = client {
+        for (name, pem) in [("client_certificate", certificates), ("client_key", key)] {
+            let _ = writeln!(text, "{name} = {}", quoted(&String::from_utf8_lossy(pem)));
+        }
+    }
+    if let Some(alpn) = alpn {
+        let _ = writeln!(text, "alpn = {}", quoted(alpn));
+    }
     text
 }
 
@@ -108,8 +143,8 @@ mod tests {
             websocket: websocket.map(Into::into),
             ..p2pd_core::Broker::new(1, "a", port)
         };
-        let pinned = Tls { trust: Trust::Pinned(hash(PIN).unwrap()), name: Some("b".into()) };
-        let trusting = Tls { trust: Trust::Authorities(PEM.into()), name: None };
+        let pinned = Tls { trust: Trust::Pinned(hash(PIN).unwrap()), name: Some("b".into()), ..Tls::PUBLIC };
+        let trusting = Tls { trust: Trust::Authorities(PEM.into()), ..Tls::PUBLIC };
         let ca = format!("tls = true\nca = '''{PEM}'''");
         for (lines, expected) in [
             ("tls = false", with(1883, None, None)),
@@ -178,7 +213,7 @@ mod tests {
         );
         assert_eq!(turn("url = \"turns:a\""), Ok((5349, Some(Tls::PUBLIC))));
         assert_eq!(turn("url = \"turns:a:9?transport=tcp\""), Ok((9, Some(Tls::PUBLIC))));
-        let pinned = Tls { trust: Trust::Pinned(hash(PIN).unwrap()), name: None };
+        let pinned = Tls { trust: Trust::Pinned(hash(PIN).unwrap()), ..Tls::PUBLIC };
         assert_eq!(turn(&format!("url = \"turns:a\"\npin = \"{PIN}\"")), Ok((5349, Some(pinned))));
         for (lines, word) in [
             ("host = \"a\"\ntls = true\ntransport = \"udp\"", "TLS goes over TCP"),

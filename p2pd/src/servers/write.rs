@@ -13,10 +13,24 @@ impl Servers {
     /// The list as a file's text, which [`parse`](Self::parse) reads back.
     pub fn to_text(&self) -> String {
         let mut text = String::new();
-        for Broker { id, host, port, tls, websocket } in &self.brokers {
+        for Broker { id, host, port, tls, websocket, headers, login } in &self.brokers {
             let _ = writeln!(text, "[[mqtt]]\nid = {id}\nhost = {}\nport = {port}", quoted(host));
             if let Some(path) = websocket {
                 let _ = writeln!(text, "websocket = {}", quoted(path));
+            }
+            if let Some(login) = login {
+                let _ = writeln!(text, "user = {}", quoted(login.user()));
+            }
+            if let Some(password) = login.as_ref().and_then(|l| l.password()) {
+                let _ = writeln!(text, "password = {}", quoted(password));
+            }
+            if let Some(command) = self.login_commands.get(id) {
+                let _ = writeln!(text, "credential_command = {}", toml::Value::from(command.clone()));
+            }
+            let headers: Vec<String> =
+                headers.iter().map(|h| format!("{} = {}", quoted(h.name()), quoted(h.value()))).collect();
+            if !headers.is_empty() {
+                let _ = writeln!(text, "headers = {{ {} }}", headers.join(", "));
             }
             let _ = writeln!(text, "{}", secure::to_text(tls.as_ref()));
         }

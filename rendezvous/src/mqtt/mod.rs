@@ -4,7 +4,7 @@
 //! Anybody may connect, and with wildcards anybody would see who talks to whom. A topic of p2pd is a hash, which only
 //! those can name who know what was hashed.
 //!
-//! Under `p2pd/name/` it keeps and passes on only records that are signed by the key they name and not out of date, and
+//! Under `p2pd-name-` it keeps and passes on only records that are signed by the key they name and not out of date, and
 //! replaces one only by a newer one of the same key, until that key gives the name up or the record expires.
 //!
 //! What it leaves out: QoS 2 (a subscription is granted QoS 1, a publication closes the connection, since 3.1.1
@@ -375,6 +375,8 @@ impl Broker {
             retain: publish.retain(),
         };
         match names::is_name(&message.topic) {
+            // Whoever asks is subscribed, and was sent what there is.
+            true if message.payload == names::QUERY && !message.retain => {}
             true => self.record(now, conn, message),
             false => {
                 if let Some(from) = self.conns.get(&conn).map(|conn| conn.from) {

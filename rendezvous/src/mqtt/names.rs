@@ -3,7 +3,7 @@
 //! ```text
 //! version 1 | X25519 key 32 | sequence 8 | expiry 8 | length 1, name | length 2, address | signature 64
 //! ```
-//! The topic's last level is the hash of the name, so that a record cannot be kept under another one's topic. The
+//! The topic's end is the hash of the name, so that a record cannot be kept under another one's topic. The
 //! signature is XEdDSA's with the sign bit 0, over `p2pd name record` and what stands before it.
 
 use core::time::Duration;
@@ -20,7 +20,9 @@ use super::session::Message;
 use crate::{Crowd, Full, Shares};
 
 /// Topics of names begin so.
-const PREFIX: &str = "p2pd/name/";
+const PREFIX: &str = "p2pd-name-";
+/// Asks whoever has a name for its record, where brokers do not keep it. This one does.
+pub(super) const QUERY: &[u8] = b"?";
 /// Before what is signed.
 const CONTEXT: &[u8] = b"p2pd name record";
 /// An address has at most 1,024 bytes and a name 63.

@@ -130,7 +130,7 @@ def broker_view():
     lab.serve()
     victim = lab.listen(*lab.servers())
     spy = mqtt.Client()
-    for pattern in ("#", "+", "p2pd/#", "p2pd/name/#", "p2pd/name/+", "+/+/+", "+/#"):
+    for pattern in ("#", "+", "p2pd/#", "p2pd-name-#", "p2pd-name-+", "+/+/+", "+/#"):
         granted = spy.subscribe(pattern)
         must(f"SUBSCRIBE {pattern} of an anonymous client", granted == 128, granted, 128)
     peer = mqtt.Peer(victim.node)

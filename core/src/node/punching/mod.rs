@@ -268,6 +268,11 @@ impl Node {
         let swapped = is_swapped(punch.rung);
         let wait = if swapped { mappings.signal_delay.min(MAX_DELAY) } else { Duration::ZERO };
         self.plan_punch(key, wait);
+        if let Some((connect, n)) = self.ladder_of(session)
+            && let Some(request) = self.request_of(connect, n)
+        {
+            request.answered = true;
+        }
     }
 
     /// Whether a stream from this address may be the other end of a punch of ours: which.

@@ -31,7 +31,8 @@ use servers::{ServerNews, Servers};
 
 use super::Node;
 use super::admission::Trust;
-use super::attempts::{REPEAT_AFTER, Request, RunState};
+use super::attempts::RunState;
+use super::requests::Request;
 use crate::cx::Owner;
 use crate::hello::Control;
 use crate::identity::NodeId;
@@ -47,8 +48,6 @@ use crate::strategy::paths;
 use crate::time::Instant;
 use crate::turn::Family;
 
-/// A request is sent again at most so often.
-const REQUESTS: u8 = 6;
 /// Most relays at a time, pipes among them, which hold up to 8 MiB each, and as much again if they may move: in all, and before a stranger gets one.
 pub(super) const MAX_RELAYS: usize = 256;
 pub(super) const MAX_RELAYS_STRANGERS: usize = 192;
@@ -74,8 +73,6 @@ pub(super) struct Relaying {
     id: SockId,
     told_waiting: bool,
     pub(super) request: Option<Request>,
-    /// Where the peer said it comes from.
-    answered: bool,
 }
 
 impl Node {
@@ -93,75 +90,54 @@ impl Node {
         relay.moves = moves;
         self.insert_relay(relay);
         self.work_relay(id);
-        Some(Relaying { id, told_waiting: false, request: None, answered: false })
+        Some(Relaying { id, told_waiting: false, request: None })
     }
 
     /// Sends the request once there is an address to name, and repeats it.
     pub(super) fn drive_relaying(&mut self, connect: ConnectId, n: usize) {
-        let now = self.cx.now;
-        let Some((session, peer, brokers, until)) = self.signalling_of(connect) else { return };
-        let ready = brokers.iter().any(|b| self.brokers[usize::from(*b)].is_ready());
-        let settled = self.address_is_settled();
-        let own_address = self.current_address();
+        let Some((_, _, brokers, until)) = self.signalling_of(connect) else { return };
+        let (ready, settled) = (self.is_signal_ready(&brokers), self.address_is_settled());
         let Some(relaying) = self.relaying(connect, n) else { return };
-        let id = relaying.id;
-        let relayed = self.relays.get(&id).and_then(|r| r.servers.as_ref()?.relayed());
-        let Some(relaying) = self.relaying(connect, n) else { return };
-        match (&mut relaying.request, relayed) {
-            (None, Some(relayed)) if ready && settled => {
-                let (mode, moves) =
-                    self.relays.get(&id).map_or((PipeMode::Encrypted, false), |r| (r.mode, r.moves));
-                let body = Body::TurnRequest { mode, moves, relayed, address: Box::new(own_address) };
-                let offset = self.clock_offset_of(peer);
-                let (message, sealed) = self.seal(peer, session, offset, body);
-                let sent = self.publish(peer, &sealed, &brokers, until);
-                let request = Request { id: message, sealed, sent: 1, next: now + REPEAT_AFTER };
-                if let Some(relaying) = self.relaying(connect, n) {
-                    relaying.request = Some(request);
-                }
-                self.await_peer(id);
-                self.relay_stage(connect, Stage::Requested { brokers: sent });
-            }
-            (None, _) => {
-                if !ready && !relaying.told_waiting {
-                    relaying.told_waiting = true;
-                    self.relay_stage(connect, Stage::AwaitingBroker);
-                }
-            }
-            (Some(request), _) if request.next <= now && request.sent < REQUESTS && !relaying.answered => {
-                request.next = now + REPEAT_AFTER * (1 << request.sent);
-                request.sent += 1;
-                let sealed = request.sealed.clone();
-                self.publish(peer, &sealed, &brokers, until);
-            }
-            (Some(_), _) => {}
+        if relaying.request.is_some() {
+            return self.repeat_request(connect, n);
         }
-    }
-
-    /// When the request is to be sent again.
-    pub(super) fn next_of_relaying(relaying: &Relaying, now: Instant) -> Option<Instant> {
-        let request = relaying.request.as_ref().filter(|r| r.sent < REQUESTS && !relaying.answered)?;
-        Some(request.next).filter(|next| *next > now)
+        let id = relaying.id;
+        let relay = self.relays.get(&id);
+        let relayed = relay.and_then(|r| Some((r.servers.as_ref()?.relayed()?, r.mode, r.moves)));
+        if let (Some((relayed, mode, moves)), true, true) = (relayed, ready, settled) {
+            let address = Box::new(self.current_address());
+            let body = Body::TurnRequest { mode, moves, relayed, address };
+            let request = self.request(connect, Strategy::Relay, body);
+            if let Some(relaying) = self.relaying(connect, n) {
+                relaying.request = request;
+            }
+            self.await_peer(id, until);
+        } else if let Some(relaying) = self.relaying(connect, n)
+            && !ready
+            && !core::mem::replace(&mut relaying.told_waiting, true)
+        {
+            self.relay_stage(connect, Stage::AwaitingBroker);
+        }
     }
 
     /// How far a relay of ours has come, in words.
     pub(super) fn describe_relaying(&self, relaying: &Relaying) -> String {
         let Some(relay) = self.relays.get(&relaying.id) else { return String::new() };
         let relayed = relay.servers.as_ref().and_then(Servers::relayed);
-        match (relayed, &relaying.request, relaying.answered) {
-            (None, ..) => match relay.servers.as_ref().map(Servers::describe) {
+        match (relayed, &relaying.request) {
+            (None, _) => match relay.servers.as_ref().map(Servers::describe) {
                 Some(text) if !text.is_empty() => text,
                 _ => "no TURN server relays for us".into(),
             },
-            (Some(_), None, _) => "no common broker became usable in time".into(),
-            (Some(_), Some(request), false) => {
+            (Some(_), None) => "no common broker became usable in time".into(),
+            (Some(_), Some(request)) if !request.answered => {
                 let old = if relay.moves { "; an old one cannot have the relay first" } else { "" };
                 format!("asked {} time(s), the peer did not answer{old}", request.sent)
             }
-            (Some(_), _, true) if let Some(code) = relay.refused => {
+            (Some(_), Some(_)) if let Some(code) = relay.refused => {
                 format!("the TURN server does not let the peer through: error {code}")
             }
-            (Some(at), _, true) => {
+            (Some(at), Some(_)) => {
                 format!("the peer answered, but nothing of it came through the relay at {at}")
             }
         }
@@ -222,8 +198,8 @@ impl Node {
         if sources.is_empty() {
             return self.relay_failed(id, "the peer cannot come to our relay".into());
         }
-        let Some(relaying) = self.relaying(connect, n).filter(|r| r.request.is_some()) else { return };
-        let first = !core::mem::replace(&mut relaying.answered, true);
+        let Some(request) = self.request_of(connect, n) else { return };
+        let first = !core::mem::replace(&mut request.answered, true);
         if first {
             self.relay_stage(connect, Stage::PeerComes);
         }
@@ -514,14 +490,16 @@ impl Node {
     }
 
     /// Requester: whoever comes to our relay is heard from now on.
-    fn await_peer(&mut self, id: SockId) {
+    fn await_peer(&mut self, id: SockId, until: Instant) {
         let now = self.cx.now;
         let seed = self.cx.random.draw(Domain::RelaySeed);
         let config = self.relay_config(id);
         let Some(relay) = self.relays.get_mut(&id) else { return };
         if relay.stream.is_none() {
             let ours = &self.config.identity;
-            let stream = RelayStream::accept(ours, &relay.peer, &relay.key.0.0, seed, &config, now);
+            let mut stream = RelayStream::accept(ours, &relay.peer, &relay.key.0.0, seed, &config, now);
+            // The request may be lost, and heard when it is repeated.
+            stream.await_until(until);
             relay.stream = Some(Box::new(stream));
         }
         self.work_relay(id);
