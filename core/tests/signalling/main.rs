@@ -14,6 +14,7 @@ mod relay_first;
 mod relaying;
 mod reverse;
 mod roaming;
+mod servers;
 mod strangers;
 mod time;
 mod versions;
