@@ -12,6 +12,7 @@ use crate::io::{Action, CloseHow, QueryId, SockId, SockOpts};
 use crate::notice::{ConnectId, Notice};
 use crate::pipe::{PipeId, PipeNews};
 use crate::random::{Domain, Random};
+use crate::server::Experience;
 use crate::session::SessionId;
 use crate::stats::Stats;
 use crate::strategy::agreement::Key;
@@ -71,6 +72,8 @@ pub(crate) struct Cx {
     pub(crate) random: Random,
     pub(crate) timers: Timers<Timer>,
     pub(crate) stats: Stats,
+    /// Of the servers' addresses.
+    pub(crate) experience: Experience,
     queue: VecDeque<Action>,
     socks: BTreeMap<SockId, Owner>,
     queries: BTreeMap<QueryId, Owner>,
@@ -86,6 +89,7 @@ impl Cx {
             random: Random::new(seed),
             timers: Timers::new(),
             stats: Stats::default(),
+            experience: Experience::default(),
             queue: VecDeque::new(),
             socks: BTreeMap::new(),
             queries: BTreeMap::new(),

@@ -59,6 +59,7 @@ mod node;
 mod noise;
 mod notice;
 mod random;
+mod server;
 mod session;
 mod signal;
 mod signature;

@@ -1,9 +1,12 @@
 //! The addresses that the world sees: STUN Binding (RFC 8489) from each of our interfaces.
 //!
 //! Each chosen interface asks up to three servers at once over UDP, repeats at 0.5 s and 1.5 s (RFC 8489
-//! section 6.2.1, cut short), and where no server answers over UDP asks the first over TCP. An
-//! address that two servers agree on ends the wait for the others; where they disagree, the address named
-//! most often is taken, the lower one on a tie.
+//! section 6.2.1, cut short), and where no server answers over UDP asks the first over TCP. Of a server's name every
+//! address is asked, one shortly after the other. An address that two servers agree on ends the wait for the others.
+//!
+//! What a server says has to be plausible: no address that cannot be ours counts. Where the rest disagree, an address of
+//! the internet that was seen over the internet goes before others, then the interface's own, then the one named most
+//! often, then the one named by the first in the list.
 
 use core::time::Duration;
 use std::collections::BTreeMap;
@@ -14,7 +17,9 @@ use smallvec::SmallVec;
 use crate::config::StunServer;
 use crate::cx::{Cx, Owner, Timer};
 use crate::io::{CloseHow, IoFailure, QueryId, SockId};
+use crate::node::admission::reach::{Reach, reach};
 use crate::random::Domain;
+use crate::server::{Dials, Race};
 use crate::time::Instant;
 use crate::wire::Transport;
 use crate::wire::stun::{self, BindingOutcome, StunSplitter, TransactionId};
@@ -49,13 +54,43 @@ pub(crate) struct External {
 struct Probe {
     local: IpAddr,
     state: State,
-    votes: BTreeMap<IpAddr, u8>,
+    /// What servers said, in the order of the configuration.
+    answers: BTreeMap<usize, StunAnswer>,
     /// Servers that have not answered.
-    open: SmallVec<[(TransactionId, SocketAddr); SERVERS]>,
+    open: SmallVec<[Question; SERVERS]>,
     /// It is asked anew, and was settled before.
     again: bool,
     /// What it had found before.
     earlier: Option<IpAddr>,
+}
+
+/// What a STUN server says of one of our interfaces.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct StunAnswer {
+    /// The server, at the address that answered.
+    pub server: SocketAddr,
+    /// The address that it claims to see, if it named one.
+    pub said: Option<IpAddr>,
+    /// Whether the interface can have that address outside.
+    pub plausible: bool,
+}
+
+/// One server that is asked, at its addresses.
+#[derive(Debug)]
+struct Question {
+    place: usize,
+    port: u16,
+    ips: SmallVec<[IpAddr; 2]>,
+    race: Race,
+    asked: SmallVec<[Asked; 2]>,
+}
+
+#[derive(Debug)]
+struct Asked {
+    id: TransactionId,
+    at: SocketAddr,
+    since: Instant,
+    sent: usize,
 }
 
 #[derive(Debug)]
@@ -68,13 +103,17 @@ enum State {
     Asking {
         sock: SockId,
         since: Instant,
-        sent: usize,
     },
     Dialling {
-        sock: SockId,
+        place: usize,
+        port: u16,
+        dials: Dials,
     },
     AskingTcp {
         sock: SockId,
+        place: usize,
+        id: TransactionId,
+        at: SocketAddr,
         by: Instant,
         splitter: StunSplitter,
     },
@@ -103,7 +142,7 @@ impl External {
             .map(|local| Probe {
                 local,
                 state: state(),
-                votes: BTreeMap::new(),
+                answers: BTreeMap::new(),
                 open: SmallVec::new(),
                 again: false,
                 earlier: None,
@@ -144,7 +183,7 @@ impl External {
             }
             probe.earlier = found.or(probe.earlier);
             probe.state = State::Waiting;
-            probe.votes.clear();
+            probe.answers.clear();
             probe.again = true;
         }
         // A look-up that found nothing is made again too.
@@ -183,7 +222,7 @@ impl External {
 
     /// Whether every interface has an answer, from one server at least, or has given up.
     pub(crate) fn heard(&self) -> bool {
-        let heard = |p: &Probe| p.again || matches!(p.state, State::Done(_)) || !p.votes.is_empty();
+        let heard = |p: &Probe| p.again || matches!(p.state, State::Done(_)) || p.winner().is_some();
         self.started && self.probes.iter().all(heard)
     }
 
@@ -212,7 +251,7 @@ impl External {
         let Some(probe) = self.probe(sock).filter(|p| matches!(p.state, State::Binding { .. })) else {
             return;
         };
-        probe.state = State::Asking { sock, since: cx.now, sent: 0 };
+        probe.state = State::Asking { sock, since: cx.now };
         probe.drive(cx);
         self.arm(cx);
     }
@@ -220,31 +259,36 @@ impl External {
     pub(crate) fn datagram(&mut self, cx: &mut Cx, sock: SockId, from: SocketAddr, data: &[u8]) {
         let asking = |p: &&mut Probe| matches!(p.state, State::Asking { .. });
         let Some(probe) = self.probe(sock).filter(asking) else { return };
-        if probe.answer(cx, Some(from), data, Transport::Udp).is_none() {
+        if probe.answered(cx, from, data).is_none() {
             cx.stats.bad_stun += 1;
         }
         self.arm(cx);
     }
 
     pub(crate) fn connected(&mut self, cx: &mut Cx, sock: SockId) {
-        let Some(probe) = self.probe(sock).filter(|p| matches!(p.state, State::Dialling { .. })) else {
-            return;
-        };
-        if let Some((id, _)) = probe.open.first() {
-            cx.read(sock, TCP_CREDIT);
-            cx.send(sock, stun::binding_request(*id, None));
-        }
-        probe.state = State::AskingTcp { sock, by: cx.now + TCP_WITHIN, splitter: StunSplitter::new() };
+        let Some(probe) = self.probe(sock) else { return };
+        let State::Dialling { place, port, dials } = &mut probe.state else { return };
+        let Some(ip) = dials.connected(cx, sock) else { return };
+        let (place, at) = (*place, SocketAddr::new(ip, *port));
+        let id = TransactionId(cx.random.bytes(Domain::StunTransaction));
+        cx.read(sock, TCP_CREDIT);
+        cx.send(sock, stun::binding_request(id, None));
+        let (by, splitter) = (cx.now + TCP_WITHIN, StunSplitter::new());
+        probe.state = State::AskingTcp { sock, place, id, at, by, splitter };
         self.arm(cx);
     }
 
     pub(crate) fn received(&mut self, cx: &mut Cx, sock: SockId, data: &[u8]) {
         let Some(probe) = self.probe(sock) else { return };
-        let State::AskingTcp { splitter, .. } = &mut probe.state else { return };
+        let State::AskingTcp { splitter, place, id, at, .. } = &mut probe.state else { return };
+        let (place, id, at) = (*place, *id, *at);
         let message = splitter.push(data).and_then(|()| splitter.next_message());
         let heard = match message {
             Ok(None) => return,
-            Ok(Some(message)) => probe.answer(cx, None, &message, Transport::Tcp),
+            Ok(Some(message)) => stun::decode_binding(&message, Transport::Tcp)
+                .ok()
+                .filter(|reply| reply.transaction == id)
+                .map(|reply| probe.count(place, at, reply.outcome)),
             Err(_) => None,
         };
         if heard.is_none() {
@@ -252,15 +296,21 @@ impl External {
         }
         // One question, one answer: whatever it was, the stream has no more use.
         let Some(probe) = self.probe(sock) else { return };
-        probe.end(cx, None);
+        let found = probe.winner();
+        probe.end(cx, found);
         self.arm(cx);
     }
 
     /// The driver says that a socket failed, or that its stream ended.
     pub(crate) fn failed(&mut self, cx: &mut Cx, sock: SockId) {
         let Some(probe) = self.probe(sock) else { return };
-        match probe.state {
+        match &mut probe.state {
             State::Binding { .. } | State::Asking { .. } => probe.dial(cx),
+            State::Dialling { dials, .. } => {
+                if dials.failed(cx, sock) {
+                    probe.end(cx, None);
+                }
+            }
             _ => probe.end(cx, None),
         }
         self.arm(cx);
@@ -278,19 +328,19 @@ impl External {
         if !self.queries.is_empty() {
             return;
         }
-        let targets: Vec<SocketAddr> = self
-            .addresses
-            .iter()
-            .flat_map(|(place, ips)| ips.iter().map(|ip| SocketAddr::new(*ip, self.servers[*place].port)))
-            .collect();
         for probe in self.probes.iter_mut().filter(|p| matches!(p.state, State::Waiting)) {
             let local = probe.local;
-            probe.open = targets
-                .iter()
-                .filter(|t| t.is_ipv4() == local.is_ipv4())
-                .take(SERVERS)
-                .map(|t| (TransactionId(cx.random.bytes(Domain::StunTransaction)), *t))
-                .collect();
+            probe.open.clear();
+            for (place, all) in &self.addresses {
+                let family = |ip: &IpAddr| ip.is_ipv4() == local.is_ipv4();
+                let ips: SmallVec<[IpAddr; 2]> = all.iter().copied().filter(family).collect();
+                if !ips.is_empty() && probe.open.len() < SERVERS {
+                    let server = &self.servers[*place];
+                    let race = Race::among(cx, &server.host, &ips, UDP_UNTIL);
+                    let (place, port) = (*place, server.port);
+                    probe.open.push(Question { place, port, ips, race, asked: SmallVec::new() });
+                }
+            }
             if probe.open.is_empty() {
                 probe.state = State::Done(None);
             } else {
@@ -301,14 +351,16 @@ impl External {
     }
 
     fn probe(&mut self, sock: SockId) -> Option<&mut Probe> {
-        self.probes.iter_mut().find(|p| p.sock() == Some(sock))
+        self.probes.iter_mut().find(|p| p.has(sock))
     }
 
     fn arm(&self, cx: &mut Cx) {
         let at = self.probes.iter().filter_map(|p| match &p.state {
-            State::Asking { since, sent, .. } => {
-                Some(*since + SEND_AT.get(*sent).copied().unwrap_or(UDP_UNTIL))
+            State::Asking { since, .. } => {
+                let due = |q: &Question| q.asked.iter().filter_map(Asked::due).chain(q.race.due()).min();
+                p.open.iter().filter_map(due).chain([*since + UDP_UNTIL]).min()
             }
+            State::Dialling { dials, .. } => dials.due(),
             State::AskingTcp { by, .. } => Some(*by),
             _ => None,
         });
@@ -316,90 +368,146 @@ impl External {
     }
 }
 
+impl Asked {
+    /// When it is to be sent next.
+    fn due(&self) -> Option<Instant> {
+        SEND_AT.get(self.sent).map(|after| self.since + *after)
+    }
+}
+
 impl Probe {
+    fn has(&self, sock: SockId) -> bool {
+        match &self.state {
+            State::Dialling { dials, .. } => dials.has(sock),
+            _ => self.sock() == Some(sock),
+        }
+    }
+
     fn sock(&self) -> Option<SockId> {
         match &self.state {
-            State::Binding { sock }
-            | State::Asking { sock, .. }
-            | State::Dialling { sock }
-            | State::AskingTcp { sock, .. } => Some(*sock),
-            State::Waiting | State::Done(_) => None,
+            State::Binding { sock } | State::Asking { sock, .. } | State::AskingTcp { sock, .. } => {
+                Some(*sock)
+            }
+            State::Waiting | State::Dialling { .. } | State::Done(_) => None,
         }
     }
 
     /// Does what is due.
     fn drive(&mut self, cx: &mut Cx) {
         match &mut self.state {
-            State::Asking { sock, since, sent } => {
-                let (sock, gone) = (*sock, cx.now.since(*since));
-                while SEND_AT.get(*sent).is_some_and(|at| *at <= gone) {
-                    *sent += 1;
-                    for (id, to) in &self.open {
-                        cx.send_datagram(sock, *to, stun::binding_request(*id, None));
+            State::Asking { sock, since } => {
+                let (sock, until) = (*sock, *since + UDP_UNTIL);
+                for question in &mut self.open {
+                    while let Some(ip) = question.race.next(cx.now) {
+                        let id = TransactionId(cx.random.bytes(Domain::StunTransaction));
+                        let at = SocketAddr::new(ip, question.port);
+                        question.asked.push(Asked { id, at, since: cx.now, sent: 0 });
                     }
-                }
-                if gone >= UDP_UNTIL {
-                    match self.winner() {
-                        Some(found) => self.end(cx, Some(found)),
-                        None => {
-                            cx.close(sock, CloseHow::Drop);
-                            self.dial(cx);
+                    for asked in &mut question.asked {
+                        while asked.due().is_some_and(|at| at <= cx.now) {
+                            asked.sent += 1;
+                            cx.send_datagram(sock, asked.at, stun::binding_request(asked.id, None));
                         }
                     }
                 }
+                if until <= cx.now {
+                    match self.winner() {
+                        Some(found) => self.end(cx, Some(found)),
+                        None => self.dial(cx),
+                    }
+                }
             }
+            State::Dialling { dials, .. } => dials.drive(cx),
             State::AskingTcp { by, .. } if *by <= cx.now => self.end(cx, None),
             _ => {}
         }
     }
 
-    /// Counts an answer. `None`: it is none.
-    fn answer(&mut self, cx: &mut Cx, from: Option<SocketAddr>, data: &[u8], over: Transport) -> Option<()> {
-        let reply = stun::decode_binding(data, over).ok()?;
+    /// Counts what came over UDP. `None`: it is no answer.
+    fn answered(&mut self, cx: &mut Cx, from: SocketAddr, data: &[u8]) -> Option<()> {
+        let reply = stun::decode_binding(data, Transport::Udp).ok()?;
         // Only from the server that was asked, with the transaction that it was asked.
-        let at = self
-            .open
-            .iter()
-            .position(|(id, to)| *id == reply.transaction && from.is_none_or(|from| from == *to))?;
-        self.open.remove(at);
-        if let BindingOutcome::Mapped(mapped) = reply.outcome {
-            let ip = mapped.ip().to_canonical();
-            if ip.is_ipv4() == self.local.is_ipv4() && crate::address::is_dialable(ip) {
-                *self.votes.entry(ip).or_default() += 1;
-            }
-        }
-        let agreed = self.votes.values().any(|n| *n >= 2);
-        if agreed || self.open.is_empty() || over == Transport::Tcp {
-            let found = self.winner();
+        let its = |asked: &Asked| asked.id == reply.transaction && asked.at == from;
+        let at = self.open.iter().position(|question| question.asked.iter().any(its))?;
+        let question = self.open.remove(at);
+        cx.experience.works(question.race.host(), from.ip());
+        self.count(question.place, from, reply.outcome);
+        let found = self.winner();
+        let seen = |ip| self.answers.values().filter(|a| a.plausible && a.said == Some(ip)).count();
+        // Whoever has not answered may be on the internet, and the others not.
+        let outranked = |ip| {
+            let internet = |ip| reach(ip, &[]) == Reach::Internet;
+            !self.answers.values().any(|a| a.said == Some(ip) && a.is_outside())
+                && self.open.iter().flat_map(|q| &q.asked).any(|asked| internet(asked.at.ip()))
+        };
+        if self.open.is_empty() || found.is_some_and(|ip| seen(ip) >= 2 && !outranked(ip)) {
             self.end(cx, found);
         }
         Some(())
     }
 
+    fn count(&mut self, place: usize, server: SocketAddr, outcome: BindingOutcome) {
+        let said = match outcome {
+            BindingOutcome::Mapped(mapped) => Some(mapped.ip().to_canonical()),
+            BindingOutcome::Error(_) => None,
+        };
+        let plausible = said.is_some_and(|ip| is_plausible(self.local, ip));
+        self.answers.insert(place, StunAnswer { server, said, plausible });
+    }
+
     fn winner(&self) -> Option<IpAddr> {
-        let most = self.votes.values().max()?;
-        self.votes.iter().find(|(_, n)| *n == most).map(|(ip, _)| *ip)
+        let plausible = || self.answers.values().filter(|a| a.plausible);
+        let votes = |said| plausible().filter(|a| a.said == said).count();
+        let rank = |a: &StunAnswer| (a.is_outside(), a.said == Some(self.local), votes(a.said));
+        // Of equals the last is the greatest, and the first in the list is to be.
+        plausible().rev().max_by_key(|a| rank(a)).and_then(|a| a.said)
     }
 
     /// UDP is shut: asks the first server over TCP.
     fn dial(&mut self, cx: &mut Cx) {
+        if let Some(sock) = self.sock() {
+            cx.close(sock, CloseHow::Drop);
+        }
         match self.open.first() {
-            Some((_, to)) => {
-                let local = SocketAddr::new(self.local, 0);
-                let sock = cx.dial(Owner::External, local, *to, TCP_WITHIN);
-                self.state = State::Dialling { sock };
+            Some(Question { place, port, ips, race, .. }) => {
+                let race = Race::among(cx, race.host(), ips, TCP_WITHIN);
+                let (place, port) = (*place, *port);
+                let dials = Dials::start(cx, Owner::External, race, Some(self.local), port, None);
+                self.state = State::Dialling { place, port, dials };
             }
             None => self.end(cx, None),
         }
     }
 
     fn end(&mut self, cx: &mut Cx, found: Option<IpAddr>) {
-        if matches!(self.state, State::Done(_)) {
-            return;
+        match &mut self.state {
+            State::Done(_) => return,
+            State::Dialling { dials, .. } => dials.close(cx),
+            _ => {}
         }
         if let Some(sock) = self.sock() {
             cx.close(sock, CloseHow::Drop);
         }
         self.state = State::Done(found);
     }
+}
+
+impl StunAnswer {
+    /// Whether an address of the internet was seen over the internet.
+    fn is_outside(&self) -> bool {
+        let all = [Some(self.server.ip()), self.said];
+        all.iter().all(|ip| ip.is_some_and(|ip| reach(ip, &[]) == Reach::Internet))
+    }
+}
+
+/// Whether the interface with this address may be seen as that one.
+fn is_plausible(local: IpAddr, said: IpAddr) -> bool {
+    let same_family = said.is_ipv4() == local.is_ipv4();
+    let possible = match reach(said, &[]) {
+        Reach::Internet => true,
+        Reach::Inside => reach(local, &[]) == Reach::Inside,
+        Reach::Loopback => reach(local, &[]) == Reach::Loopback,
+        Reach::Nobody => false,
+    };
+    same_family && (said == local || possible) && crate::address::is_dialable(said)
 }

@@ -10,7 +10,7 @@
 use core::num::NonZeroU16;
 use core::time::Duration;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::IpAddr;
 
 use bytes::Bytes;
 use smallvec::SmallVec;
@@ -23,6 +23,7 @@ use crate::limit::Bucket;
 use crate::name::MAX_RECORD;
 use crate::notice::{BrokerLoss, BrokerState};
 use crate::random::Domain;
+use crate::server::{Dials, Race};
 use crate::signal::seal::MAX_ENVELOPE;
 use crate::time::Instant;
 use crate::wire::mqtt::{self, Incoming, MqttSplitter, Qos};
@@ -33,7 +34,7 @@ const KEEP_ALIVE: u16 = 30;
 const PING_AFTER: Duration = Duration::from_secs(25);
 /// The broker's answer to CONNECT, SUBSCRIBE or PINGREQ may take this long.
 const ANSWER_WITHIN: Duration = Duration::from_secs(8);
-/// A look-up or a dial may take this long.
+/// The look-up and the dials may take so long.
 const REACH_WITHIN: Duration = Duration::from_secs(8);
 /// Tries after a loss are spaced from the first to the second of these, doubling, each drawn from the upper
 /// half of its interval so that a herd of nodes spreads out.
@@ -103,13 +104,9 @@ enum State {
     Idle {
         retry: Instant,
     },
-    Resolving {
-        query: QueryId,
-    },
-    /// TCP; the addresses still to try if this one fails.
-    Dialling {
-        sock: SockId,
-        rest: SmallVec<[IpAddr; 2]>,
+    /// The name is looked up, and its addresses are dialled.
+    Reaching {
+        dials: Dials,
     },
     /// CONNECT is sent.
     Greeting {
@@ -153,6 +150,8 @@ struct Link {
     sock: SockId,
     /// Our end.
     local: IpAddr,
+    /// The broker's.
+    remote: IpAddr,
     splitter: MqttSplitter,
     /// Bytes read since credit was last given.
     read: u32,
@@ -223,13 +222,11 @@ impl Session {
 
     /// Opens it, or opens it again.
     pub(crate) fn start(&mut self, cx: &mut Cx) {
-        match self.broker.host.parse() {
-            Ok(ip) => self.dial(cx, SmallVec::from_slice(&[ip])),
-            Err(_) => {
-                let query = cx.resolve(Owner::Broker(self.place), self.broker.host.clone(), REACH_WITHIN);
-                self.state = State::Resolving { query };
-            }
-        }
+        let owner = Owner::Broker(self.place);
+        let race = Race::start(cx, owner, &self.broker.host, REACH_WITHIN);
+        let dials = Dials::start(cx, owner, race, self.bind, self.broker.port, self.broker.wrap());
+        self.state = State::Reaching { dials };
+        self.arm(cx);
     }
 
     /// Takes a message for publishing. False: the outbox is full.
@@ -301,23 +298,17 @@ impl Session {
         query: QueryId,
         result: Result<SmallVec<[IpAddr; 2]>, IoFailure>,
     ) -> News {
-        if !matches!(self.state, State::Resolving { query: q } if q == query) {
-            return News::new();
+        let State::Reaching { dials } = &mut self.state else { return News::new() };
+        if let Err(why) = dials.resolved(cx, query, &result) {
+            return self.lose(cx, BrokerLoss::Io(why));
         }
-        match result {
-            Ok(addresses) if !addresses.is_empty() => {
-                self.dial(cx, addresses);
-                News::new()
-            }
-            Ok(_) => self.lose(cx, BrokerLoss::Io(IoFailure::NoSuchName)),
-            Err(why) => self.lose(cx, BrokerLoss::Io(why)),
-        }
+        self.arm(cx);
+        News::new()
     }
 
     pub(crate) fn connected(&mut self, cx: &mut Cx, sock: SockId, local: IpAddr) -> News {
-        if !matches!(self.state, State::Dialling { sock: s, .. } if s == sock) {
-            return News::new();
-        }
+        let State::Reaching { dials } = &mut self.state else { return News::new() };
+        let Some(remote) = dials.connected(cx, sock) else { return News::new() };
         let id = data_encoding::HEXLOWER.encode(&cx.random.bytes::<10>(Domain::ClientId));
         let Ok(connect) = mqtt::connect(&id, KEEP_ALIVE, self.broker.login.as_ref()) else {
             return self.lose(cx, BrokerLoss::Malformed);
@@ -326,7 +317,7 @@ impl Session {
         cx.send(sock, connect);
         let answer_by = Some(cx.now + ANSWER_WITHIN);
         let splitter = MqttSplitter::new();
-        let link = Link { sock, local, splitter, read: 0, last_ping: cx.now, answer_by };
+        let link = Link { sock, local, remote, splitter, read: 0, last_ping: cx.now, answer_by };
         self.state = State::Greeting { link };
         self.arm(cx);
         News::new()
@@ -334,14 +325,12 @@ impl Session {
 
     /// The driver says that the socket failed, and it is gone.
     pub(crate) fn failed(&mut self, cx: &mut Cx, sock: SockId, why: IoFailure) -> News {
-        if self.sock() != Some(sock) {
-            return News::new();
-        }
-        if let State::Dialling { rest, .. } = &mut self.state
-            && !rest.is_empty()
-        {
-            let rest = core::mem::take(rest);
-            self.dial(cx, rest);
+        let last = match &mut self.state {
+            State::Reaching { dials } => dials.has(sock) && dials.failed(cx, sock),
+            _ => self.sock() == Some(sock),
+        };
+        if !last {
+            self.arm(cx);
             return News::new();
         }
         self.lose(cx, BrokerLoss::Io(why))
@@ -388,6 +377,7 @@ impl Session {
         let overdue = |link: &Link| link.answer_by.is_some_and(|by| by <= now);
         match &mut self.state {
             State::Idle { retry } if *retry <= now => self.start(cx),
+            State::Reaching { dials } => dials.drive(cx),
             State::Greeting { link } | State::Subscribing { link, .. } | State::Ready { link, .. }
                 if overdue(link) =>
             {
@@ -426,11 +416,9 @@ impl Session {
                 link.last_ping = cx.now;
                 link.answer_by = Some(cx.now + ANSWER_WITHIN);
             }
-            State::Idle { .. } | State::Resolving { .. } | State::Dialling { .. } if moved => {
-                match self.state {
-                    State::Dialling { sock, .. } => cx.close(sock, CloseHow::Drop),
-                    State::Resolving { query } => cx.cancel(query),
-                    _ => {}
+            State::Idle { .. } | State::Reaching { .. } if moved => {
+                if let State::Reaching { dials } = &mut self.state {
+                    dials.close(cx);
                 }
                 self.failures = 0;
                 self.start(cx);
@@ -442,6 +430,9 @@ impl Session {
     }
 
     pub(crate) fn shutdown(&mut self, cx: &mut Cx) {
+        if let State::Reaching { dials } = &mut self.state {
+            dials.close(cx);
+        }
         if let Some(sock) = self.sock() {
             let how = if self.is_ready() {
                 cx.send(sock, mqtt::disconnect());
@@ -480,6 +471,7 @@ impl Session {
                     self.state = State::Subscribing { link, packet_id, refused: refused + 1, again };
                     return if refused < 2 { Ok(None) } else { Err(BrokerLoss::SubscriptionRefused) };
                 }
+                cx.experience.works(&self.broker.host, link.remote);
                 flush(cx, &mut link, &mut self.outbox);
                 self.state = State::Ready { link, since: cx.now, proof: Proof::Awaited };
                 self.unanswered.clear();
@@ -564,19 +556,6 @@ impl Session {
         Some(Said::Payload(Bytes::copy_from_slice(payload)))
     }
 
-    fn dial(&mut self, cx: &mut Cx, mut addresses: SmallVec<[IpAddr; 2]>) {
-        let ip = addresses.remove(0);
-        let any = match ip {
-            IpAddr::V4(_) => IpAddr::from(Ipv4Addr::UNSPECIFIED),
-            IpAddr::V6(_) => IpAddr::from(Ipv6Addr::UNSPECIFIED),
-        };
-        let from = self.bind.filter(|b| b.is_ipv4() == ip.is_ipv4()).unwrap_or(any);
-        let remote = SocketAddr::new(ip, self.broker.port);
-        let (local, wrap) = (SocketAddr::new(from, 0), self.broker.wrap());
-        let sock = cx.dial_server(Owner::Broker(self.place), local, remote, REACH_WITHIN, wrap);
-        self.state = State::Dialling { sock, rest: addresses };
-    }
-
     /// Asks for what is sent to us.
     fn subscribe_to_ours(&mut self, cx: &mut Cx, qos: Qos) -> News {
         let fresh = self.fresh_packet_id();
@@ -593,6 +572,13 @@ impl Session {
 
     /// Closes what is open, and waits before the next try.
     fn lose(&mut self, cx: &mut Cx, loss: BrokerLoss) -> News {
+        match &mut self.state {
+            State::Reaching { dials } => dials.close(cx),
+            State::Greeting { link } | State::Subscribing { link, .. } => {
+                cx.experience.is_useless(&self.broker.host, link.remote);
+            }
+            _ => {}
+        }
         if let Some(sock) = self.sock() {
             cx.close(sock, CloseHow::Reset);
         }
@@ -620,7 +606,8 @@ impl Session {
     fn arm(&self, cx: &mut Cx) {
         let at = match &self.state {
             State::Idle { retry } => Some(*retry),
-            State::Resolving { .. } | State::Dialling { .. } | State::Closed => None,
+            State::Reaching { dials } => dials.due(),
+            State::Closed => None,
             State::Subscribing { again: Some(at), .. } => Some(*at),
             State::Greeting { link } | State::Subscribing { link, .. } => link.answer_by,
             State::Ready { link, .. } => Some(link.answer_by.unwrap_or(link.last_ping + PING_AFTER)),
@@ -639,7 +626,6 @@ impl Session {
 
     fn sock(&self) -> Option<SockId> {
         match &self.state {
-            State::Dialling { sock, .. } => Some(*sock),
             State::Greeting { link } | State::Subscribing { link, .. } | State::Ready { link, .. } => {
                 Some(link.sock)
             }

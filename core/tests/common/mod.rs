@@ -145,6 +145,8 @@ pub struct World {
     pub turns: Vec<Turn>,
     pub routers: Vec<Router>,
     pub ntps: Vec<Ntp>,
+    /// Addresses that a server's name has before the server's own; nobody answers there.
+    pub silent: BTreeMap<String, Vec<IpAddr>>,
     /// Nodes that are added write traces.
     pub tracing: bool,
     pub hands: Vec<Hand>,
@@ -193,6 +195,7 @@ impl World {
             turns: Vec::new(),
             routers: Vec::new(),
             ntps: Vec::new(),
+            silent: BTreeMap::new(),
             tracing: false,
             hands: Vec::new(),
             scripts: BTreeMap::new(),

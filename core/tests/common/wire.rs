@@ -20,7 +20,9 @@ impl World {
                 let brokers = self.brokers.iter().filter(|b| named(&b.config.host)).map(|b| b.at.ip());
                 let stuns = self.stuns.iter().filter(|s| named(&s.config.host)).map(|s| s.at.ip());
                 let turns = self.turn_named(&host);
-                let result = brokers.chain(stuns).chain(turns).next().map(|ip| [ip].into_iter().collect());
+                let silent = self.silent.get(&*host).into_iter().flatten().copied();
+                let one = brokers.chain(stuns).chain(turns).next();
+                let result = one.map(|ip| silent.chain([ip]).collect());
                 self.tell(n, Event::Resolved { query, result: result.ok_or(IoFailure::NoSuchName) });
             }
             Happening::Syn { n, sock, remote, deadline } => self.syn(n, sock, remote, deadline),

@@ -15,6 +15,7 @@ mod relay_first;
 mod relaying;
 mod reverse;
 mod roaming;
+mod servers;
 mod strangers;
 mod time;
 mod versions;

@@ -1,0 +1,122 @@
+//! Servers whose names have several addresses, of which some lead nowhere, and servers that say what cannot be.
+
+use std::net::IpAddr;
+
+use crate::common::stun::Udp;
+use crate::common::view::relay;
+use crate::common::{LATENCY, MS, S, World};
+use p2pd_core::{Stage, Strategy};
+
+/// The host's name, with three silent addresses before its own.
+fn with_silent(world: &mut World, host: &str) {
+    let silent = (201..204).map(|n| IpAddr::from([203, 0, 113, n])).collect();
+    world.silent.insert(host.into(), silent);
+}
+
+/// A broker, a STUN server and a TURN server, each behind a name with four addresses, and two nodes.
+fn world() -> World {
+    let mut world = World::new(6);
+    world.add_broker();
+    world.add_stun();
+    world.add_turn();
+    for host in ["stun0.test".into(), "turn0.test".into(), world.brokers[0].config.host.to_string()] {
+        with_silent(&mut world, &host);
+    }
+    for _ in 0..2 {
+        world.behind_nat(|c| c.survey = false);
+    }
+    world
+}
+
+#[test]
+fn three_silent_addresses_of_four_cost_three_quarters_of_a_second() {
+    let mut world = world();
+    let ready = |w: &World| !w.broker_states(0, 0).is_empty() && w.ready(0).is_some();
+    let took = world.run_until(2 * S, |w| ready(w));
+    assert!(took <= S, "{took:?}");
+    let (_, address) = world.ready(0).unwrap();
+    assert_eq!(address.v4()[0].external.to_string(), "203.0.113.1");
+    world.run(S);
+    let id = world.connect(0, &world.address(1), relay(20));
+    let allocated =
+        |w: &World| w.stages(0, id, Strategy::Relay).iter().any(|s| matches!(s, Stage::Allocated(_)));
+    let took = world.run_until(3 * S, |w| allocated(w));
+    assert!(took <= S, "{took:?}");
+    world.run_until(2 * S, |w| w.is_over(0, id));
+}
+
+#[test]
+fn the_address_that_worked_is_the_first_the_next_time() {
+    let mut world = world();
+    world.run(2 * S);
+    let broker = world.brokers[0].at;
+    world.hosts[0].dials.clear();
+    world.broker_says(0, &[0xff, 0xff]);
+    world.run(5 * S);
+    let to: Vec<_> = world.hosts[0].dials.iter().map(|(_, to)| *to).collect();
+    assert_eq!(to, [broker]);
+    world.run(S);
+    let relayed = |w: &mut World| {
+        let id = w.connect(0, &w.address(1), relay(20));
+        let began = w.now;
+        w.run_until(3 * S, |w| {
+            w.stages(0, id, Strategy::Relay).iter().any(|s| matches!(s, Stage::Allocated(_)))
+        });
+        let took = w.now.since(began);
+        w.run_until(3 * S, |w| w.is_over(0, id));
+        took
+    };
+    let (first, again) = (relayed(&mut world), relayed(&mut world));
+    assert!(first >= 750 * MS && again < 250 * MS, "{first:?} {again:?}");
+}
+
+/// What a host announces whose STUN servers claim this to see; `None`: the truth.
+fn announced(open: bool, claims: &[Option<&str>]) -> String {
+    let mut world = World::new(4);
+    for claim in claims {
+        let n = world.add_stun();
+        if let Some(ip) = claim {
+            world.stuns[n].udp = Udp::Claims(ip.parse().unwrap());
+        }
+    }
+    let n = if open { world.open(|c| c.survey = false) } else { world.behind_nat(|c| c.survey = false) };
+    world.run(8 * S);
+    world.ready(n).unwrap().1.v4()[0].external.to_string()
+}
+
+#[test]
+fn what_cannot_be_is_not_believed_whoever_says_it() {
+    for lie in ["172.18.0.1", "127.0.0.1", "100.64.0.7", "169.254.1.1", "0.0.0.0"] {
+        for claims in [[Some(lie), None], [None, Some(lie)], [Some(lie), Some(lie)]] {
+            assert_eq!(announced(true, &claims), "203.0.113.1", "{claims:?}");
+        }
+    }
+    for lie in ["172.18.0.1", "127.0.0.1"] {
+        for claims in [[Some(lie), None], [None, Some(lie)]] {
+            assert_eq!(announced(false, &claims), "203.0.113.1", "{claims:?}");
+        }
+    }
+}
+
+#[test]
+fn an_address_of_our_own_that_one_server_confirms_wins() {
+    for claims in [[Some("198.51.100.7"), None], [None, Some("198.51.100.7")]] {
+        assert_eq!(announced(true, &claims), "203.0.113.1", "{claims:?}");
+    }
+}
+
+#[test]
+fn of_two_that_contradict_each_other_the_first_in_the_list_is_believed() {
+    for (first, second) in [("198.51.100.7", "198.51.100.9"), ("198.51.100.9", "198.51.100.7")] {
+        assert_eq!(announced(false, &[Some(first), Some(second)]), first);
+    }
+}
+
+#[test]
+fn the_latency_of_a_name_with_one_address_is_what_it_was() {
+    let mut world = World::new(4);
+    world.add_stun();
+    world.behind_nat(|c| c.survey = false);
+    world.run(S);
+    assert_eq!(world.ready(0).unwrap().0, 3 * LATENCY);
+}
