@@ -13,7 +13,7 @@ use bytes::Bytes;
 use smallvec::SmallVec;
 
 use crate::notice::Notice;
-use crate::pipe::{PipeId, PipeNews, PipeStart};
+use crate::pipe::{PipeEnd, PipeId, PipeNews, PipeStart};
 use crate::time::{ClockFix, Instant};
 use crate::wrap::{TlsFailure, Wrap};
 
@@ -211,6 +211,13 @@ pub enum Action {
         sock: SockId,
         /// Who is at the other end, which call it answers, and the keys.
         pipe: Box<PipeStart>,
+    },
+    /// End the pipe that a detached stream became, whoever has it by now: reading and writing fail, and say why.
+    EndPipe {
+        /// The stream that was detached.
+        sock: SockId,
+        /// Why.
+        why: PipeEnd,
     },
     /// Look a host name up (a literal address resolves to itself). Reply: `Resolved`.
     Resolve {

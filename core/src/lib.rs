@@ -86,7 +86,9 @@ pub mod wire;
 pub mod wrap;
 
 pub use address::PeerAddress;
-pub use config::{Accept, Broker, Config, ConfigError, MAX_SERVERS, NtpServer, Plan, StunServer, TurnServer};
+pub use config::{
+    Accept, Broker, Config, ConfigError, Liveness, MAX_SERVERS, NtpServer, Plan, StunServer, TurnServer,
+};
 pub use identity::{NodeId, NodeIdError, SecretKey, SecretKeyError, Topic};
 pub use io::{Action, CloseHow, Event, IoFailure, QueryId, SockId, SockOpts};
 pub use name::{Name, NameError, NameNews, NamePin, Target, TargetError, ToTarget};

@@ -58,6 +58,7 @@
 //! turn number-of-servers, and for each: host port transport credentials lifetimes
 //! ntp number-of-servers, and for each: host port
 //! max-pipes number or -
+//! liveness interval patience
 //! ```
 //! Then, in the order in which they happened:
 //!
@@ -328,6 +329,7 @@ fn header(config: &Config, seed: &[u8; 32], now: Instant) -> String {
         portmap,
         ntp,
         max_pipes,
+        liveness,
     } = config;
     let mut text = format!("{NAME} {VERSION}\n");
     let mut line = |name: &str, value: &dyn Put| {
@@ -352,5 +354,6 @@ fn header(config: &Config, seed: &[u8; 32], now: Instant) -> String {
     line("turn", turn);
     line("ntp", ntp);
     line("max-pipes", max_pipes);
+    line("liveness", liveness);
     text
 }

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use smallvec::SmallVec;
 
 use crate::address::PeerAddress;
-use crate::config::{Accept, Broker, NtpServer, Plan, StunServer, TurnServer};
+use crate::config::{Accept, Broker, Liveness, NtpServer, Plan, StunServer, TurnServer};
 use crate::identity::{NodeId, NodeIdError};
 use crate::io::{Action, CloseHow, Event, Interface, IoFailure, QueryId, Reuse, SockId, SockOpts};
 use crate::name::{Name, NameError, NameNews, NamePin};
@@ -204,6 +204,10 @@ pub(super) enum ActionView {
         sock: SockId,
         pipe: PipeView,
     },
+    EndPipe {
+        sock: SockId,
+        why: PipeEnd,
+    },
     Resolve {
         query: QueryId,
         host: Box<str>,
@@ -234,6 +238,7 @@ enum_form! { Action, ActionView => ActionView {
     "read" Read { sock, credit },
     "close" Close { sock, how },
     "detach" Detach { sock, pipe },
+    "end-pipe" EndPipe { sock, why },
     "resolve" Resolve { query, host, deadline },
     "cancel" Cancel { query },
     "notify" Notify(notice),
@@ -281,6 +286,7 @@ enum_form! { Notice => Notice {
     "failed" Failed { connect, reason, report },
     "moved" Moved { pipe, peer, strategy, local, remote },
     "stays-relayed" StaysRelayed { connect, reason, report },
+    "pipe-gone" PipeGone { peer, local, remote },
     "ask" Ask { peer },
     "port" Port { local, state },
     "time" Clock { ahead, error },
@@ -363,6 +369,8 @@ enum_form! { PipeEnd => PipeEnd {
     "server-gone" ServerGone,
     "no-path" NoPath,
     "shutdown" Shutdown,
+    "vanished" Vanished,
+    "address-gone" AddressGone,
 }}
 
 enum_form! { FailReason => FailReason {
@@ -519,6 +527,7 @@ struct_form! { ClockFix { at, wall, error } }
 struct_form! { Plan { strategies, mode, timeout, relay_first } }
 struct_form! { Wrap { host, tls, websocket } }
 struct_form! { Tls { trust, name } }
+struct_form! { Liveness { interval, patience } }
 struct_form! { Broker { id, host, port, tls, websocket } }
 struct_form! { StunServer { host, port } }
 struct_form! { NtpServer { host, port } }
