@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use blake2::{Blake2s256, Digest};
 use p2pd::serve::{Serving, Wanted, WantedTurn};
 use p2pd::servers::Commands;
-use p2pd_core::{Config, Notice, PeerAddress, PipeMode, Plan, SecretKey, Strategy};
+use p2pd_core::{Accept, Config, Notice, PeerAddress, PipeMode, Plan, SecretKey, Strategy};
 use p2pd_rendezvous::turn::Limits;
 use p2pd_tokio::{Node, Pipe};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -54,7 +54,11 @@ pub(crate) async fn run(mebibytes: u32, say: Say) -> ExitCode {
 
 async fn table(mebibytes: u32, say: Say) -> Result<(), Box<dyn std::error::Error>> {
     let serving = serve().await?;
-    let (ours, theirs) = (node(&serving).await?, node(&serving).await?);
+    let key = SecretKey::from_bytes(p2pd_tokio::random_seed()?);
+    // Strangers are never answered on loopback.
+    let accept = Accept::Only([key.node_id()].into());
+    let ours = node(&serving, key, Accept::Anyone).await?;
+    let theirs = node(&serving, SecretKey::from_bytes(p2pd_tokio::random_seed()?), accept).await?;
     let address = theirs.address().await;
     ours.address().await;
     say.demo_begins(serving.mqtt(), serving.stun(), &address, mebibytes)?;
@@ -124,8 +128,9 @@ async fn serve() -> Result<Serving, p2pd::serve::ServeError> {
     }
 }
 
-async fn node(serving: &Serving) -> Result<Node, Box<dyn std::error::Error>> {
-    let mut config = Config::new(SecretKey::from_bytes(p2pd_tokio::random_seed()?));
+async fn node(serving: &Serving, key: SecretKey, accept: Accept) -> Result<Node, Box<dyn std::error::Error>> {
+    let mut config = Config::new(key);
+    config.accept = accept;
     let servers = serving.servers(&LOOPBACK.to_string(), 0);
     (config.brokers, config.stun) = (servers.brokers, servers.stun);
     for server in &servers.turn {

@@ -54,12 +54,18 @@ fn peers_find_each_other_by_the_list_that_serve_writes() {
     assert_eq!(said["stun_second"], Value::Null);
 
     let local = ["--bind", "127.0.0.1", "--config", file];
-    let mut listener = Running(p2pd(&["listen", "--echo"]).args(local).spawn().unwrap());
+    // On loopback a stranger's reverse connect is not dialled.
+    let key = dir.path().join("caller");
+    let id = p2pd(&["id", "--identity", key.to_str().unwrap()]).output().unwrap();
+    let id = String::from_utf8(id.stdout).unwrap();
+    let accept = ["listen", "--echo", "--accept", id.trim()];
+    let mut listener = Running(p2pd(&accept).args(local).spawn().unwrap());
     let ready = event(&mut listener, "ready");
     let address = ready["address"].as_str().unwrap();
     assert!(address.starts_with("7-[0,127.0.0.1,"), "broker and STUN answered: {address}");
     let mut caller = p2pd(&["connect", address, "--strategies", "reverse"]);
-    let mut caller = Running(caller.args(local).stdin(Stdio::piped()).spawn().unwrap());
+    let mut caller =
+        Running(caller.arg("--identity").arg(&key).args(local).stdin(Stdio::piped()).spawn().unwrap());
     caller.0.stdin.take().unwrap().write_all(b"over our own broker\n").unwrap();
     let mut answer = String::new();
     caller.0.stdout.take().unwrap().read_to_string(&mut answer).unwrap();

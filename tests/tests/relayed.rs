@@ -10,7 +10,7 @@ use std::time::Duration;
 use p2pd::serve::{Serving, Wanted, WantedTurn};
 use p2pd_core::relay::MAX_MESSAGE;
 use p2pd_core::trace::replay;
-use p2pd_core::{Config, PipeMode, Plan, SecretKey, Strategy};
+use p2pd_core::{Accept, Config, PipeMode, Plan, SecretKey, Strategy};
 use p2pd_tests::drivers::{Driver, Node, Pipe, Trace, runtime};
 
 /// Longer than anything here takes, even on a busy machine.
@@ -37,8 +37,12 @@ fn pair_by(driver: Driver, mode: PipeMode, trace: Option<Trace>, plan: Plan) -> 
     let wanted = Wanted { ip: LOOPBACK, second_ip: None, mqtt_port: 0, stun_ports: [0, 0], turn };
     let servers = runtime().block_on(Serving::start(&wanted)).unwrap();
     let list = servers.servers("127.0.0.1", 0);
-    let config = || {
-        let mut config = Config::new(SecretKey::from_bytes(p2pd_sys::random_seed().unwrap()));
+    let [key, other] = [(); 2].map(|()| SecretKey::from_bytes(p2pd_sys::random_seed().unwrap()));
+    // A stranger's relay is nothing to a node on loopback.
+    let accept = Accept::Only([key.node_id()].into());
+    let config = |key, accept| {
+        let mut config = Config::new(key);
+        config.accept = accept;
         (config.brokers, config.stun) = (list.brokers.clone(), list.stun.clone());
         config.turn = list
             .turn
@@ -48,7 +52,8 @@ fn pair_by(driver: Driver, mode: PipeMode, trace: Option<Trace>, plan: Plan) -> 
         (config.bind, config.allow_plain) = (Some(LOOPBACK), true);
         config
     };
-    let (a, b) = (driver.bind(config(), trace).unwrap(), driver.bind(config(), None).unwrap());
+    let a = driver.bind(config(key, Accept::Anyone), trace).unwrap();
+    let b = driver.bind(config(other, accept), None).unwrap();
     let plan = Plan { mode, ..plan };
     let to = b.address();
     let ours = a.connect(&to, plan).unwrap();

@@ -5,7 +5,7 @@ use std::process::Command;
 /// The crates of a package, without those of tests and builds.
 fn crates(package: &str, more: &[&str]) -> Vec<String> {
     let mut tree = Command::new(std::env::var_os("CARGO").unwrap_or("cargo".into()));
-    tree.args(["tree", "--offline", "--edges", "normal", "--prefix", "none", "--package", package]);
+    tree.args(["tree", "--locked", "--edges", "normal", "--prefix", "none", "--package", package]);
     let out = tree.args(more).output().unwrap();
     assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
     let text = String::from_utf8(out.stdout).unwrap();

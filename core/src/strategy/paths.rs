@@ -288,7 +288,7 @@ mod tests {
     fn loopback_meets_loopback_only() {
         let text = "0-[0,127.0.0.1,127.0.0.1,4000,1,1,0]-0-x";
         let loopback = [route("127.0.0.1", 8, "127.0.0.1")];
-        assert_eq!(dialled(&loopback, text, Trust::Stranger), list(&[("127.0.0.1:4000", true)]));
+        assert_eq!(dialled(&loopback, text, Trust::Known), list(&[("127.0.0.1:4000", true)]));
         let lan = [route("192.168.2.5", 24, "198.51.100.1")];
         assert_eq!(dialled(&lan, text, Trust::Known), list(&[]));
     }

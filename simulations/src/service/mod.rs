@@ -148,6 +148,8 @@ pub struct ServerProgram {
     next: ConnId,
     later: BTreeMap<u64, Output>,
     laters: u64,
+    /// When the next wake for the service's timeout comes.
+    armed: Option<Nanos>,
 }
 
 impl ServerProgram {
@@ -161,6 +163,7 @@ impl ServerProgram {
             next: 0,
             later: BTreeMap::new(),
             laters: 0,
+            armed: None,
         }
     }
 
@@ -186,7 +189,13 @@ impl ServerProgram {
                 cx.wake_at(at, self.laters);
             }
         }
-        if let Some(at) = self.service.timeout() {
+        self.arm(cx);
+    }
+
+    /// Sees to a wake at the service's timeout, unless an earlier one is to come.
+    fn arm(&mut self, cx: &mut Cx<'_>) {
+        if let Some(at) = self.service.timeout().filter(|at| self.armed.is_none_or(|armed| *at < armed)) {
+            self.armed = Some(at);
             cx.wake_at(at, TIMEOUT);
         }
     }
@@ -273,13 +282,15 @@ impl App for ServerProgram {
                     // Free on a host of its own.
                     let _ = cx.host.listen(([0, 0, 0, 0], *port).into(), 1024, SockOpts::default());
                 }
-                if let Some(at) = self.service.timeout() {
-                    cx.wake_at(at, TIMEOUT);
-                }
+                self.arm(cx);
             }
             TIMEOUT => {
+                self.armed = self.armed.filter(|at| *at > cx.now);
+                // The timeout may have moved since, as where a fault was healed.
                 if self.service.timeout().is_some_and(|at| at <= cx.now) {
                     self.tell(cx, Input::Timeout);
+                } else {
+                    self.arm(cx);
                 }
             }
             n => {

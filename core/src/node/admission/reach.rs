@@ -193,23 +193,18 @@ impl Ours<'_> {
     /// Whether a peer may have us send to an address that it named.
     ///
     /// Whom our user knows may name anything that is a host. For a stranger only the internet counts, and of it nothing
-    /// that is ours or our neighbour's: what is inside trusts us, or is hidden from the stranger by our router. On a
-    /// node that has loopback addresses only, everybody is on this machine, and loopback is all there is.
+    /// that is ours or our neighbour's: what is inside trusts us, or is hidden from the stranger by our router. That a
+    /// node is bound to loopback makes no difference, as strangers reach such a node by its brokers.
     pub(crate) fn may_send(&self, ip: IpAddr, trust: Trust) -> bool {
         match (reach(ip, self.nat64), trust) {
             (Nobody, _) => false,
-            (Loopback, Trust::Known) => self.family(ip).any(|r| r.internal.is_loopback()),
-            (Loopback, Trust::Stranger) => {
-                self.family(ip).next().is_some() && self.routes.iter().all(|r| r.internal.is_loopback())
+            (Loopback, Trust::Known) => {
+                self.routes.iter().any(|r| r.internal.is_loopback() && r.internal.is_ipv4() == ip.is_ipv4())
             }
             (Inside | Internet, Trust::Known) => true,
-            (Inside, Trust::Stranger) => false,
+            (Loopback | Inside, Trust::Stranger) => false,
             (Internet, Trust::Stranger) => !self.has(ip) && !self.is_neighbour(ip),
         }
-    }
-
-    fn family(&self, ip: IpAddr) -> impl Iterator<Item = &Route> {
-        self.routes.iter().filter(move |r| r.internal.is_ipv4() == ip.is_ipv4())
     }
 
     /// Whether an address is ours, inside or outside.
@@ -414,14 +409,16 @@ mod tests {
     }
 
     #[test]
-    fn loopback_is_for_nodes_that_are_on_it_and_for_strangers_of_those_that_are_nowhere_else() {
+    fn loopback_is_for_whom_a_node_on_it_knows_and_never_for_strangers() {
         let (loopback, lan) = (route("127.0.0.1", 8, "127.0.0.1"), route("192.168.2.5", 24, "198.51.100.1"));
         let ours = |routes: &[Route], trust| {
             Ours { interfaces: &[], routes, announced: None, nat64: &[] }.may_send(ip("127.0.0.1"), trust)
         };
-        assert!(ours(&[loopback], Trust::Known) && ours(&[loopback], Trust::Stranger));
-        assert!(ours(&[loopback, lan], Trust::Known) && !ours(&[loopback, lan], Trust::Stranger));
-        assert!(!ours(&[lan], Trust::Known) && !ours(&[], Trust::Stranger));
-        assert!(!ours(&[], Trust::Known));
+        for (routes, known) in
+            [(&[loopback][..], true), (&[loopback, lan], true), (&[lan], false), (&[], false)]
+        {
+            assert_eq!(ours(routes, Trust::Known), known);
+            assert!(!ours(routes, Trust::Stranger));
+        }
     }
 }
