@@ -21,6 +21,7 @@ mod files;
 pub mod handover;
 mod interfaces;
 mod key_file;
+mod links;
 mod liveness;
 pub mod messages;
 mod pin_file;

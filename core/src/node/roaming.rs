@@ -167,7 +167,14 @@ mod tests {
     use super::*;
 
     fn interface(ip: &str, default_route: bool) -> Interface {
-        Interface { index: 2, ip: ip.parse().unwrap(), prefix: 24, default_route, gateway: None }
+        Interface {
+            index: 2,
+            ip: ip.parse().unwrap(),
+            prefix: 24,
+            default_route,
+            gateway: None,
+            link: Default::default(),
+        }
     }
 
     #[test]

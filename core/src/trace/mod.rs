@@ -15,7 +15,8 @@
 //! let config = Config::new(SecretKey::from_bytes([7; 32]));
 //! let sink = Box::new(move |line: &str| lines.lock().unwrap().push_str(line));
 //! let mut node = Recorder::new(config, [1; 32], Instant::ZERO, Some(sink)).unwrap();
-//! let lan = Interface { index: 2, ip: "192.168.1.5".parse().unwrap(), prefix: 24, default_route: true, gateway: None };
+//! let ip = "192.168.1.5".parse().unwrap();
+//! let lan = Interface { index: 2, ip, prefix: 24, default_route: true, gateway: None, link: Default::default() };
 //! node.handle(Instant::ZERO, Event::Interfaces(&[lan]));
 //! while let Some(action) = node.poll_action() {
 //!     // What a driver does.

@@ -349,7 +349,14 @@ mod tests {
         let mut now = Instant::ZERO;
         node.handle(
             now,
-            Event::Interfaces(&[Interface { index: 2, ip, prefix: 24, default_route: true, gateway: None }]),
+            Event::Interfaces(&[Interface {
+                index: 2,
+                ip,
+                prefix: 24,
+                default_route: true,
+                gateway: None,
+                link: Default::default(),
+            }]),
         );
         for _ in 0..10 {
             while let Some(action) = node.poll_action() {

@@ -10,7 +10,7 @@ use smallvec::SmallVec;
 use crate::address::PeerAddress;
 use crate::config::{Accept, Broker, Liveness, NtpServer, Plan, StunServer, TurnServer};
 use crate::identity::{NodeId, NodeIdError};
-use crate::io::{Action, CloseHow, Event, Interface, IoFailure, QueryId, Reuse, SockId, SockOpts};
+use crate::io::{Action, CloseHow, Event, Interface, IoFailure, LinkKind, QueryId, Reuse, SockId, SockOpts};
 use crate::name::{Name, NameError, NameNews, NamePin};
 use crate::node::ConnectError;
 use crate::notice::{
@@ -361,6 +361,13 @@ enum_form! { PipeNews => PipeNews {
     "ended" Ended(why),
 }}
 
+enum_form! { LinkKind => LinkKind {
+    "real" Real,
+    "tunnel" Tunnel,
+    "virtual" Virtual,
+    "dead" Dead,
+}}
+
 enum_form! { PipeEnd => PipeEnd {
     "closed-by-peer" ClosedByPeer,
     "silent" Silent,
@@ -522,7 +529,7 @@ enum_form! { Accept => Accept {
 }}
 
 struct_form! { SockOpts { reuse, ttl, nodelay } }
-struct_form! { Interface { index, ip, prefix, default_route, gateway } }
+struct_form! { Interface { index, ip, prefix, default_route, gateway, link } }
 struct_form! { ClockFix { at, wall, error } }
 struct_form! { Plan { strategies, mode, timeout, relay_first } }
 struct_form! { Wrap { host, tls, websocket } }

@@ -230,7 +230,14 @@ impl World {
     }
 
     pub fn host(&mut self, inside: IpAddr, outside: IpAddr, change: impl FnOnce(&mut Config)) -> usize {
-        let interfaces = [Interface { index: 2, ip: inside, prefix: 32, default_route: true, gateway: None }];
+        let interfaces = [Interface {
+            index: 2,
+            ip: inside,
+            prefix: 32,
+            default_route: true,
+            gateway: None,
+            link: Default::default(),
+        }];
         self.host_with(&interfaces, outside, change)
     }
 
