@@ -61,6 +61,8 @@ pub struct Config {
     /// node is busy. Streams that have not proved who they are have places of their own, half as many and at most 512.
     /// Default: half of the descriptors that the process may have, at most 8,192; a driver that does not know has 512.
     pub max_pipes: Option<u32>,
+    /// How soon a peer that has vanished is found out.
+    pub liveness: Liveness,
 }
 
 impl Config {
@@ -80,6 +82,7 @@ impl Config {
             portmap: false,
             ntp: Vec::new(),
             max_pipes: None,
+            liveness: Liveness::default(),
         }
     }
 
@@ -128,6 +131,26 @@ impl Config {
             Some(n) => Err(ConfigError::BadStunServer(n)),
             None => Ok(()),
         }
+    }
+}
+
+/// How soon the driver finds out that the other end of a TCP stream has vanished: its machine is off, or its network.
+///
+/// A pipe ends with [`PipeEnd::Vanished`](crate::PipeEnd::Vanished) within `interval` + `patience` + 10 s, which is a minute by
+/// default, whether it is idle or data waits. A peer that lives and does not read is waited for without end.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Liveness {
+    /// An idle stream asks the other end for a sign of life after this long, which keeps NATs awake, too. Whole seconds,
+    /// zero for never. Default 20 s.
+    pub interval: Duration,
+    /// The stream ends once it has asked for this long without an answer. Zero for the system's own patience, which is
+    /// a quarter of an hour where data waits. Default 30 s.
+    pub patience: Duration,
+}
+
+impl Default for Liveness {
+    fn default() -> Self {
+        Liveness { interval: Duration::from_secs(20), patience: Duration::from_secs(30) }
     }
 }
 

@@ -219,6 +219,11 @@ impl Cx {
         }
     }
 
+    /// Ends the pipe that a detached stream became.
+    pub(crate) fn end_pipe(&mut self, sock: SockId, why: crate::pipe::PipeEnd) {
+        self.queue.push_back(Action::EndPipe { sock, why });
+    }
+
     /// Forgets a socket that the driver has reported as failed.
     pub(crate) fn forget(&mut self, sock: SockId) {
         self.socks.remove(&sock);

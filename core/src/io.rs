@@ -13,7 +13,7 @@ use bytes::Bytes;
 use smallvec::SmallVec;
 
 use crate::notice::Notice;
-use crate::pipe::{PipeId, PipeNews, PipeStart};
+use crate::pipe::{PipeEnd, PipeId, PipeNews, PipeStart};
 use crate::time::{ClockFix, Instant};
 use crate::wrap::{TlsFailure, Wrap};
 
@@ -212,6 +212,13 @@ pub enum Action {
         /// Who is at the other end, which call it answers, and the keys.
         pipe: Box<PipeStart>,
     },
+    /// End the pipe that a detached stream became, whoever has it by now: reading and writing fail, and say why.
+    EndPipe {
+        /// The stream that was detached.
+        sock: SockId,
+        /// Why.
+        why: PipeEnd,
+    },
     /// Look a host name up (a literal address resolves to itself). Reply: `Resolved`.
     Resolve {
         /// Its id from now on.
@@ -356,6 +363,36 @@ pub struct Interface {
     pub default_route: bool,
     /// The family's default gateway behind this interface: the router that ports may be opened on.
     pub gateway: Option<IpAddr>,
+    /// What is behind it, as far as the system tells.
+    pub link: LinkKind,
+}
+
+/// What is behind a network interface. Of two that lead equally far, the address of the one that is named first here is
+/// announced first.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
+#[non_exhaustive]
+pub enum LinkKind {
+    /// A network, by a card or a bridge that has one.
+    #[default]
+    Real,
+    /// A tunnel, of a VPN for example.
+    Tunnel,
+    /// This machine only: containers, virtual machines.
+    Virtual,
+    /// Nothing: no carrier.
+    Dead,
+}
+
+impl LinkKind {
+    /// One word: `real`, `tunnel`, `virtual`, `dead`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            LinkKind::Real => "real",
+            LinkKind::Tunnel => "tunnel",
+            LinkKind::Virtual => "virtual",
+            LinkKind::Dead => "dead",
+        }
+    }
 }
 
 /// Why an operation on a socket or a name failed: the classes that a strategy treats differently.

@@ -12,7 +12,8 @@
 //! let config = Config::new(SecretKey::from_bytes([7; 32]));
 //! let start = Instant::ZERO;
 //! let mut node = Node::new(config, [1; 32], start).unwrap();
-//! let lan = Interface { index: 2, ip: "192.168.1.5".parse().unwrap(), prefix: 24, default_route: true, gateway: None };
+//! let ip = "192.168.1.5".parse().unwrap();
+//! let lan = Interface { index: 2, ip, prefix: 24, default_route: true, gateway: None, link: Default::default() };
 //! node.handle(start, Event::Interfaces(&[lan]));
 //! // The driver's loop: drain the actions, then ask once for the next deadline, then wait.
 //! while let Some(action) = node.poll_action() {
@@ -88,7 +89,7 @@ pub mod wrap;
 
 pub use address::PeerAddress;
 pub use config::{
-    Accept, Broker, Config, ConfigError, Login, MAX_SERVERS, NtpServer, Plan, StunServer, TurnServer,
+    Accept, Broker, Config, ConfigError, Liveness, Login, MAX_SERVERS, NtpServer, Plan, StunServer, TurnServer,
 };
 pub use identity::{NodeId, NodeIdError, SecretKey, SecretKeyError, Topic};
 pub use io::{Action, CloseHow, Event, IoFailure, QueryId, SockId, SockOpts};

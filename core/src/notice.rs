@@ -380,6 +380,16 @@ pub enum Notice {
         /// What they tried.
         report: Box<Report>,
     },
+    /// Our address under a pipe that was handed out, or its interface, is gone, and the pipe with it: reading and writing
+    /// fail with [`PipeEnd::AddressGone`](crate::PipeEnd::AddressGone). Relayed pipes move.
+    PipeGone {
+        /// The peer.
+        peer: NodeId,
+        /// Our end.
+        local: SocketAddr,
+        /// The peer's end, as we saw it.
+        remote: SocketAddr,
+    },
     /// A peer that is on no list wants a pipe, and the configuration says ask: answer with `Node::answer`.
     /// Unanswered, it is refused after 30 s.
     Ask {

@@ -214,7 +214,14 @@ mod tests {
         config.turn = vec![TurnServer { tls: Some(Tls::PUBLIC), ..turn }];
         let mut node = Node::new(config, [3; 32], Instant::ZERO).unwrap();
         let ip = "192.0.2.1".parse().unwrap();
-        let interface = Interface { index: 2, ip, prefix: 24, default_route: true, gateway: None };
+        let interface = Interface {
+            index: 2,
+            ip,
+            prefix: 24,
+            default_route: true,
+            gateway: None,
+            link: Default::default(),
+        };
         node.handle(Instant::ZERO, Event::Interfaces(&[interface]));
         let wrap = |host: &str, tls, websocket: Option<&str>| {
             Some(Wrap {

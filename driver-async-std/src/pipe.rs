@@ -128,7 +128,8 @@ impl AsyncRead for Pipe {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<io::Result<usize>> {
         let this = &mut *self;
         if this.layer.is_bare() {
-            return Pin::new(&mut this.stream).poll_read(cx, buf);
+            let read = ready!(Pin::new(&mut this.stream).poll_read(cx, buf));
+            return Poll::Ready(this.layer.read_bare(read, buf.len()));
         }
         // Even if nothing waits to be sent now: a writer may leave something while this reader sleeps.
         let writer = this.wakers.register(Half::Reader, cx);
@@ -140,7 +141,8 @@ impl AsyncRead for Pipe {
 impl AsyncWrite for Pipe {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
         if self.layer.is_bare() {
-            return Pin::new(&mut self.stream).poll_write(cx, data);
+            let written = ready!(Pin::new(&mut self.stream).poll_write(cx, data));
+            return Poll::Ready(self.layer.explain(written));
         }
         self.writing(cx, |layer, io| layer.write(io, data))
     }

@@ -1,10 +1,14 @@
 //! The machine's interfaces, as the core wants to hear of them.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::net::IpAddr;
 
 use netdev::interface::ipv6_addr_flags::Ipv6AddrFlags;
-use p2pd_core::io::Interface;
+use netdev::interface::types::InterfaceType;
+use p2pd_core::io::{Interface, LinkKind};
+
+use crate::links;
 
 /// A network card, or what the system has in its place.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -22,6 +26,8 @@ pub struct Card {
     pub gateways: Vec<IpAddr>,
     /// Whether the system sends by it what it has no other route for.
     pub default_route: bool,
+    /// What is behind it.
+    pub link: LinkKind,
 }
 
 impl Card {
@@ -33,6 +39,7 @@ impl Card {
 
 /// All network cards, as the system lists them. Takes about a millisecond (measured).
 pub fn cards() -> Vec<Card> {
+    let kinds = links::kinds();
     let card = |card: netdev::Interface| {
         let gateways = card.gateway.iter().flat_map(|g| {
             let v4 = g.ipv4.first().map(|ip| IpAddr::V4(*ip));
@@ -44,16 +51,29 @@ pub fn cards() -> Vec<Card> {
             addresses: addresses(&card),
             gateways: gateways.collect(),
             default_route: card.default,
+            link: link(&card, &kinds),
             name: card.name,
         }
     };
     netdev::get_interfaces().into_iter().map(card).collect()
 }
 
+/// What is behind a card.
+fn link(card: &netdev::Interface, kinds: &BTreeMap<u32, LinkKind>) -> LinkKind {
+    /// `IFF_RUNNING`, which is the same on all Unixes.
+    const RUNNING: u32 = 0x40;
+    if cfg!(unix) && card.flags & RUNNING == 0 {
+        return LinkKind::Dead;
+    }
+    let tunnel = || if card.if_type == InterfaceType::Tunnel { LinkKind::Tunnel } else { LinkKind::Real };
+    kinds.get(&card.index).copied().unwrap_or_else(tunnel)
+}
+
 fn addresses(card: &netdev::Interface) -> Vec<(IpAddr, u8)> {
     let flags = card.ipv6_addr_flags.iter().copied().chain(std::iter::repeat(Ipv6AddrFlags::default()));
     let mut v6: Vec<_> = card.ipv6.iter().zip(flags).filter(|(_, f)| !f.tentative && !f.duplicated).collect();
-    v6.sort_by_key(|(_, f)| f.deprecated);
+    // An address that was handed out should hold for long.
+    v6.sort_by_key(|(_, f)| (f.deprecated, f.temporary));
     let v4 = card.ipv4.iter().map(|n| (IpAddr::V4(n.addr()), n.prefix_len()));
     v4.chain(v6.iter().map(|(n, _)| (IpAddr::V6(n.addr()), n.prefix_len()))).collect()
 }
@@ -76,7 +96,14 @@ pub fn interfaces(bind: Option<IpAddr>) -> io::Result<Vec<Interface>> {
                 let gateway = card.gateway(*ip);
                 // netdev finds its one default interface by IPv4: that says nothing of IPv6.
                 let default_route = gateway.is_some() || (ip.is_ipv4() && card.default_route);
-                found.push(Interface { index: card.index, ip: *ip, prefix: *prefix, default_route, gateway });
+                found.push(Interface {
+                    index: card.index,
+                    ip: *ip,
+                    prefix: *prefix,
+                    default_route,
+                    gateway,
+                    link: card.link,
+                });
             }
         }
     }
@@ -84,7 +111,14 @@ pub fn interfaces(bind: Option<IpAddr>) -> io::Result<Vec<Interface>> {
     match bind {
         // All of 127.0.0.0/8 is the machine itself, though only one of it is listed.
         Some(ip) if found.is_empty() && ip.is_loopback() => {
-            found.push(Interface { index: 1, ip, prefix: 8, default_route: false, gateway: None });
+            found.push(Interface {
+                index: 1,
+                ip,
+                prefix: 8,
+                default_route: false,
+                gateway: None,
+                link: Default::default(),
+            });
             Ok(found)
         }
         Some(_) if found.is_empty() => Err(io::ErrorKind::AddrNotAvailable.into()),

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use p2pd_core::StunServer;
+use p2pd_core::io::LinkKind;
 use p2pd_sys::Card;
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
@@ -61,7 +62,7 @@ fn is_link_local(ip: IpAddr) -> bool {
 
 impl Listed {
     pub(crate) fn event(&self) -> Value {
-        let Card { index, name, up, addresses, gateways, default_route } = &self.card;
+        let Card { index, name, up, addresses, gateways, default_route, link } = &self.card;
         let addresses: Vec<Value> = addresses
             .iter()
             .zip(&self.seen)
@@ -72,15 +73,21 @@ impl Listed {
             })
             .collect();
         json!({
-            "event": "interface", "index": index, "name": name, "up": up, "default_route": default_route,
+            "event": "interface", "index": index, "name": name, "up": up, "link": link.name(), "default_route": default_route,
             "gateways": gateways, "addresses": addresses,
         })
     }
 
     pub(crate) fn text(&self) -> String {
-        let Card { index, name, up, addresses, gateways, default_route } = &self.card;
+        let Card { index, name, up, addresses, gateways, default_route, link } = &self.card;
         let mut text = format!("{index} {name}");
         text += if *up { "" } else { ", down" };
+        text += match link {
+            LinkKind::Tunnel => ", tunnel",
+            LinkKind::Virtual => ", this machine only",
+            LinkKind::Dead if *up => ", no carrier",
+            _ => "",
+        };
         text += if *default_route { ", default route" } else { "" };
         for gateway in gateways {
             text += &format!(", gateway {gateway}");

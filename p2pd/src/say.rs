@@ -209,6 +209,15 @@ impl Say {
                     by => format!("now direct: {peer} at {remote} by {by}"),
                 },
             ),
+            Notice::PipeGone { peer, local, remote } => self.line(
+                || {
+                    json!({
+                        "event": "pipe_gone", "local": local.to_string(), "remote": remote.to_string(),
+                        "peer": peer.to_string(),
+                    })
+                },
+                || format!("the pipe to {peer} at {remote} is gone: so is our address {local}"),
+            ),
             Notice::StaysRelayed { reason, report, .. } => self.line(
                 || {
                     let strategies = tried(&report.strategies);

@@ -94,5 +94,6 @@ impl Node {
     /// A pipe that was handed out is gone.
     pub(super) fn released(&mut self, sock: SockId) {
         self.places.leave(sock);
+        self.pipes.remove(&sock);
     }
 }

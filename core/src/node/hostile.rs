@@ -111,6 +111,7 @@ impl Bench {
             prefix: 32,
             default_route: true,
             gateway: None,
+            link: Default::default(),
         }]));
         bench.run(6 * S);
         bench
@@ -579,6 +580,7 @@ fn nothing_inside_is_dialled_punched_or_sent_to_for_a_stranger_and_it_is_told_wh
         prefix,
         default_route,
         gateway: None,
+        link: Default::default(),
     };
     bench.tell(Event::Interfaces(&[
         interface("203.0.113.1", 32, true),

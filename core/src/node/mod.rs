@@ -25,7 +25,7 @@ mod visits;
 
 use core::fmt;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use crate::address::{PeerAddress, scoped};
 use crate::config::{Config, ConfigError, DEFAULT_PIPES, Plan};
@@ -144,6 +144,8 @@ pub struct Node {
     busy: bool,
     door: Door,
     places: Places,
+    /// The pipes that users have, by the streams they were, with their two ends.
+    pipes: BTreeMap<SockId, (NodeId, [SocketAddr; 2])>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -209,6 +211,7 @@ impl Node {
             busy: false,
             door: Door::new(most / 2),
             places: Places::new(most),
+            pipes: BTreeMap::new(),
             cx,
             config,
         })

@@ -8,7 +8,7 @@ use smallvec::SmallVec;
 use super::{Node, Phase};
 use crate::address::{PeerAddress, PeerInterface, is_link_local};
 use crate::cx::{Owner, Timer};
-use crate::io::{CloseHow, Interface, IoFailure, Reuse, SockId, SockOpts};
+use crate::io::{CloseHow, Interface, IoFailure, LinkKind, Reuse, SockId, SockOpts};
 use crate::nat::{Delta, DeltaType, NatType};
 use crate::notice::Notice;
 use crate::portmap::Scope;
@@ -406,7 +406,8 @@ impl Node {
     }
 }
 
-/// Up to three addresses per family, one per interface, those with the default route first. Many home networks give out
+/// Up to three addresses per family, one per interface: none without carrier beside one that has it, then those with the
+/// default route first, then those of real networks. Many home networks give out
 /// IPv6 addresses that hold in the site alone (RFC 4193) beside the internet's: those are the worse ones.
 pub(super) fn choose(list: &[Interface], bind: Option<IpAddr>) -> Vec<Interface> {
     let usable = |i: &&Interface| match bind {
@@ -414,8 +415,11 @@ pub(super) fn choose(list: &[Interface], bind: Option<IpAddr>) -> Vec<Interface>
         None => !i.ip.is_loopback() && !i.ip.is_unspecified() && !is_link_local(i.ip),
     };
     let mut candidates: Vec<&Interface> = list.iter().filter(usable).collect();
+    if candidates.iter().any(|i| i.link != LinkKind::Dead) {
+        candidates.retain(|i| i.link != LinkKind::Dead);
+    }
     let sites = |ip: IpAddr| ip.is_ipv6() && Scope::of(ip) != Scope::Public;
-    candidates.sort_by_key(|i| (!i.default_route, i.index, sites(i.ip)));
+    candidates.sort_by_key(|i| (!i.default_route, i.link, i.index, sites(i.ip)));
     let mut chosen: Vec<&Interface> = Vec::new();
     for candidate in candidates {
         let family = |i: &&&Interface| i.ip.is_ipv4() == candidate.ip.is_ipv4();
@@ -446,7 +450,14 @@ mod tests {
     use super::*;
 
     fn interface(index: u32, ip: &str, default_route: bool) -> Interface {
-        Interface { index, ip: ip.parse().unwrap(), prefix: 24, default_route, gateway: None }
+        Interface {
+            index,
+            ip: ip.parse().unwrap(),
+            prefix: 24,
+            default_route,
+            gateway: None,
+            link: Default::default(),
+        }
     }
 
     #[test]
@@ -465,6 +476,27 @@ mod tests {
         assert_eq!(chosen, ["192.168.1.1", "2001:db8::1", "10.0.0.1", "10.4.0.1"]);
         let bound = choose(&list, Some("127.0.0.1".parse().unwrap()));
         assert_eq!(bound.len(), 1);
+    }
+
+    #[test]
+    fn real_networks_come_before_tunnels_and_containers_and_nothing_dead_beside_them() {
+        let of = |index: u32, ip: &str, default_route: bool, link: LinkKind| Interface {
+            link,
+            ..interface(index, ip, default_route)
+        };
+        let bridges = [2, 3, 4].map(|n| of(n, &format!("172.{}.0.1", 15 + n), false, LinkKind::Virtual));
+        let [lan, vpn] =
+            [of(9, "192.168.7.1", false, LinkKind::Real), of(8, "10.8.0.6", true, LinkKind::Tunnel)];
+        let chosen = |list: &[Interface]| -> Vec<String> {
+            choose(list, None).iter().map(|i| i.ip.to_string()).collect()
+        };
+        assert_eq!(chosen(&[&bridges[..], &[lan]].concat()), ["192.168.7.1", "172.17.0.1", "172.18.0.1"]);
+        assert_eq!(chosen(&[&bridges[..], &[lan, vpn]].concat()), ["10.8.0.6", "192.168.7.1", "172.17.0.1"]);
+        let dead = bridges.map(|i| Interface { link: LinkKind::Dead, ..i });
+        assert_eq!(chosen(&[&dead[..], &[lan]].concat()), ["192.168.7.1"]);
+        let unplugged = Interface { link: LinkKind::Dead, default_route: true, ..lan };
+        assert_eq!(chosen(&[unplugged, bridges[0]]), ["172.17.0.1"]);
+        assert_eq!(chosen(&[unplugged]), ["192.168.7.1"], "better than none");
     }
 
     #[test]

@@ -8,7 +8,8 @@ use super::opening::{MeasureAgain, choose, choose_links};
 use super::{Node, Phase};
 use crate::cx::Timer;
 use crate::io::{Interface, SockId};
-use crate::notice::ConnectId;
+use crate::notice::{ConnectId, Notice};
+use crate::pipe::PipeEnd;
 use crate::session::SessionId;
 use crate::signal::broker::News;
 use crate::strategy::agreement::{Key, Requester};
@@ -49,6 +50,16 @@ impl Node {
             self.roam_attempts(gone);
         }
         self.drop_streams_from(gone);
+        self.end_pipes_from(gone);
+    }
+
+    /// Tells the owners of pipes whose address of ours is gone. Nothing of what the peer sends arrives any more, and the
+    /// system would go on waiting for it.
+    fn end_pipes_from(&mut self, gone: impl Fn(IpAddr) -> bool) {
+        for (sock, (peer, [local, remote])) in self.pipes.extract_if(.., |_, (_, ends)| gone(ends[0].ip())) {
+            self.cx.end_pipe(sock, PipeEnd::AddressGone);
+            self.cx.notify(Notice::PipeGone { peer, local, remote });
+        }
     }
 
     /// The machine slept. Meanwhile NATs have forgotten us, leases have run out, and brokers may have given us up; what
@@ -156,7 +167,14 @@ mod tests {
     use super::*;
 
     fn interface(ip: &str, default_route: bool) -> Interface {
-        Interface { index: 2, ip: ip.parse().unwrap(), prefix: 24, default_route, gateway: None }
+        Interface {
+            index: 2,
+            ip: ip.parse().unwrap(),
+            prefix: 24,
+            default_route,
+            gateway: None,
+            link: Default::default(),
+        }
     }
 
     #[test]

@@ -556,6 +556,7 @@ impl Node {
             elapsed: self.cx.now.since(since),
             keys,
         };
+        self.pipes.insert(sock, (peer, [stream.local, stream.remote]));
         self.cx.detach(sock, Box::new(pipe));
     }
 

@@ -110,7 +110,8 @@ pub enum PipeNews {
     Ended(PipeEnd),
 }
 
-/// Why a relayed pipe is over in both directions.
+/// Why a pipe is over in both directions, though neither end closed it in the other's hearing. All but the last two are of
+/// relayed pipes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub enum PipeEnd {
@@ -128,6 +129,10 @@ pub enum PipeEnd {
     NoPath,
     /// Our node was shut down.
     Shutdown,
+    /// The peer has answered nothing for [`Liveness::patience`](crate::Liveness::patience).
+    Vanished,
+    /// Our address under the pipe, or its interface, is gone.
+    AddressGone,
 }
 
 impl fmt::Display for PipeEnd {
@@ -140,6 +145,8 @@ impl fmt::Display for PipeEnd {
             PipeEnd::ServerGone => "the TURN server is gone",
             PipeEnd::NoPath => "no path to the peer is left",
             PipeEnd::Shutdown => "the node was shut down",
+            PipeEnd::Vanished => "the peer vanished: nothing is heard of it any more",
+            PipeEnd::AddressGone => "our address under the pipe is gone",
         })
     }
 }

@@ -15,7 +15,8 @@
 //! let config = Config::new(SecretKey::from_bytes([7; 32]));
 //! let sink = Box::new(move |line: &str| lines.lock().unwrap().push_str(line));
 //! let mut node = Recorder::new(config, [1; 32], Instant::ZERO, Some(sink)).unwrap();
-//! let lan = Interface { index: 2, ip: "192.168.1.5".parse().unwrap(), prefix: 24, default_route: true, gateway: None };
+//! let ip = "192.168.1.5".parse().unwrap();
+//! let lan = Interface { index: 2, ip, prefix: 24, default_route: true, gateway: None, link: Default::default() };
 //! node.handle(Instant::ZERO, Event::Interfaces(&[lan]));
 //! while let Some(action) = node.poll_action() {
 //!     // What a driver does.
@@ -58,6 +59,7 @@
 //! turn number-of-servers, and for each: host port transport credentials lifetimes
 //! ntp number-of-servers, and for each: host port
 //! max-pipes number or -
+//! liveness interval patience
 //! ```
 //! Then, in the order in which they happened:
 //!
@@ -328,6 +330,7 @@ fn header(config: &Config, seed: &[u8; 32], now: Instant) -> String {
         portmap,
         ntp,
         max_pipes,
+        liveness,
     } = config;
     let mut text = format!("{NAME} {VERSION}\n");
     let mut line = |name: &str, value: &dyn Put| {
@@ -352,5 +355,6 @@ fn header(config: &Config, seed: &[u8; 32], now: Instant) -> String {
     line("turn", turn);
     line("ntp", ntp);
     line("max-pipes", max_pipes);
+    line("liveness", liveness);
     text
 }

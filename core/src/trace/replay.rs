@@ -158,6 +158,7 @@ pub fn replay(text: &str) -> Result<Replayed, ReplayError> {
             turn: lines.field("turn")?,
             ntp: lines.field("ntp")?,
             max_pipes: lines.field("max-pipes")?,
+            liveness: lines.field("liveness")?,
         };
         Ok((config, seed, start))
     };
@@ -348,7 +349,14 @@ mod tests {
         let mut now = Instant::ZERO;
         node.handle(
             now,
-            Event::Interfaces(&[Interface { index: 2, ip, prefix: 24, default_route: true, gateway: None }]),
+            Event::Interfaces(&[Interface {
+                index: 2,
+                ip,
+                prefix: 24,
+                default_route: true,
+                gateway: None,
+                link: Default::default(),
+            }]),
         );
         for _ in 0..10 {
             while let Some(action) = node.poll_action() {
@@ -383,7 +391,7 @@ mod tests {
         let header = format!(
             "p2pd-trace 1\nkey {}\nseed {}\nstart 0\nbind -\nport 0\naccept only 1 {other}\nallow-plain no\nsurvey yes\nhairpin no\nportmap no\n\
              brokers 1 9 broker.example 1883 - -\nstun 1 2001:db8::1 3478\n\
-             turn 1 turn.example 3478 - - alice se+cret no 600000000000 300000000000 600000000000\nntp 1 2001:db8::2 123\nmax-pipes -\nevent 0 interfaces ",
+             turn 1 turn.example 3478 - - alice se+cret no 600000000000 300000000000 600000000000\nntp 1 2001:db8::2 123\nmax-pipes -\nliveness 20000000000 30000000000\nevent 0 interfaces ",
             "07".repeat(32),
             "03".repeat(32)
         );
@@ -499,12 +507,12 @@ mod tests {
         assert_eq!(changed("brokers 1", "brokers 99999999"), line(12, LineError::Short));
         let port = ReplayError::Config(ConfigError::BadBroker(0));
         assert_eq!(changed("1883", "0"), Err(port));
-        assert_eq!(changed("event 0 interfaces", "event 0 Interfaces"), line(17, LineError::Word(3)));
+        assert_eq!(changed("event 0 interfaces", "event 0 Interfaces"), line(18, LineError::Word(3)));
         assert_eq!(
             changed("event 0 interfaces", "begun ok 1\nevent 0 interfaces"),
-            line(17, LineError::Order)
+            line(18, LineError::Order)
         );
-        assert_eq!(changed("event 0 interfaces", "\nevent 0 interfaces"), line(17, LineError::Word(1)));
+        assert_eq!(changed("event 0 interfaces", "\nevent 0 interfaces"), line(18, LineError::Word(1)));
         assert_eq!(replay(text.trim_end()), line(text.lines().count(), LineError::CutOff));
         let call = "call 0 connect None-0-0-x 1 direct plain 5 no\n";
         assert_eq!(
@@ -515,7 +523,7 @@ mod tests {
         assert_eq!(replay(&long), line(2, LineError::TooLong(MAX_LINE + 4)));
         let listen = text.lines().find(|l| l.starts_with("action listen ")).unwrap();
         let differs = ReplayError::Differs {
-            line: 18,
+            line: 19,
             expected: listen.replace(" 128 ", " 5 "),
             got: listen.to_owned(),
         };

@@ -8,9 +8,9 @@ use bytes::Bytes;
 use smallvec::SmallVec;
 
 use crate::address::PeerAddress;
-use crate::config::{Accept, Broker, Login, NtpServer, Plan, StunServer, TurnServer};
+use crate::config::{Accept, Broker, Liveness, Login, NtpServer, Plan, StunServer, TurnServer};
 use crate::identity::{NodeId, NodeIdError};
-use crate::io::{Action, CloseHow, Event, Interface, IoFailure, QueryId, Reuse, SockId, SockOpts};
+use crate::io::{Action, CloseHow, Event, Interface, IoFailure, LinkKind, QueryId, Reuse, SockId, SockOpts};
 use crate::name::{Name, NameError, NameNews, NamePin};
 use crate::node::ConnectError;
 use crate::notice::{
@@ -204,6 +204,10 @@ pub(super) enum ActionView {
         sock: SockId,
         pipe: PipeView,
     },
+    EndPipe {
+        sock: SockId,
+        why: PipeEnd,
+    },
     Resolve {
         query: QueryId,
         host: Box<str>,
@@ -234,6 +238,7 @@ enum_form! { Action, ActionView => ActionView {
     "read" Read { sock, credit },
     "close" Close { sock, how },
     "detach" Detach { sock, pipe },
+    "end-pipe" EndPipe { sock, why },
     "resolve" Resolve { query, host, deadline },
     "cancel" Cancel { query },
     "notify" Notify(notice),
@@ -281,6 +286,7 @@ enum_form! { Notice => Notice {
     "failed" Failed { connect, reason, report },
     "moved" Moved { pipe, peer, strategy, local, remote },
     "stays-relayed" StaysRelayed { connect, reason, report },
+    "pipe-gone" PipeGone { peer, local, remote },
     "ask" Ask { peer },
     "port" Port { local, state },
     "time" Clock { ahead, error },
@@ -355,6 +361,13 @@ enum_form! { PipeNews => PipeNews {
     "ended" Ended(why),
 }}
 
+enum_form! { LinkKind => LinkKind {
+    "real" Real,
+    "tunnel" Tunnel,
+    "virtual" Virtual,
+    "dead" Dead,
+}}
+
 enum_form! { PipeEnd => PipeEnd {
     "closed-by-peer" ClosedByPeer,
     "silent" Silent,
@@ -363,6 +376,8 @@ enum_form! { PipeEnd => PipeEnd {
     "server-gone" ServerGone,
     "no-path" NoPath,
     "shutdown" Shutdown,
+    "vanished" Vanished,
+    "address-gone" AddressGone,
 }}
 
 enum_form! { FailReason => FailReason {
@@ -517,7 +532,7 @@ enum_form! { Accept => Accept {
 }}
 
 struct_form! { SockOpts { reuse, ttl, nodelay } }
-struct_form! { Interface { index, ip, prefix, default_route, gateway } }
+struct_form! { Interface { index, ip, prefix, default_route, gateway, link } }
 struct_form! { ClockFix { at, wall, error } }
 struct_form! { Plan { strategies, mode, timeout, relay_first } }
 struct_form! { Wrap { host, tls, websocket, headers } }
@@ -526,6 +541,7 @@ struct_form! { ClientKey { certificates, key } }
 struct_form! { Header { name, value } }
 struct_form! { Broker { id, host, port, tls, websocket, headers, login } }
 struct_form! { Login { user, password } }
+struct_form! { Liveness { interval, patience } }
 struct_form! { StunServer { host, port } }
 struct_form! { NtpServer { host, port } }
 struct_form! { TurnServer { host, port, transport, tls, credentials, lifetimes } }

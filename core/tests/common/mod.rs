@@ -23,7 +23,7 @@ use p2pd_core::io::Interface;
 use p2pd_core::trace::{Recorder, Sink};
 use p2pd_core::{
     Action, ClockFix, CloseHow, Config, ConnectId, Event, Instant, IoFailure, NodeId, Notice, PeerAddress,
-    Plan, QueryId, SecretKey, SockId, Strategy, WallTime,
+    PipeEnd, Plan, QueryId, SecretKey, SockId, Strategy, WallTime,
 };
 
 use broker::Broker;
@@ -104,6 +104,8 @@ pub struct Pipe {
     pub strategy: Strategy,
     /// The other end of the stream.
     pub end: End,
+    /// Why the core ended it.
+    pub over: Option<PipeEnd>,
 }
 
 /// A node and what surrounds it.
@@ -231,7 +233,14 @@ impl World {
     }
 
     pub fn host(&mut self, inside: IpAddr, outside: IpAddr, change: impl FnOnce(&mut Config)) -> usize {
-        let interfaces = [Interface { index: 2, ip: inside, prefix: 32, default_route: true, gateway: None }];
+        let interfaces = [Interface {
+            index: 2,
+            ip: inside,
+            prefix: 32,
+            default_route: true,
+            gateway: None,
+            link: Default::default(),
+        }];
         self.host_with(&interfaces, outside, change)
     }
 
@@ -442,7 +451,13 @@ impl World {
                 let end = self.streams[&End::Node(n, sock)].to;
                 let answers = pipe.answers.to_vec();
                 let at = self.now;
-                host.pipes.push(Pipe { at, sock, answers, peer: pipe.peer, strategy: pipe.strategy, end });
+                let (peer, strategy) = (pipe.peer, pipe.strategy);
+                host.pipes.push(Pipe { at, sock, answers, peer, strategy, end, over: None });
+            }
+            Action::EndPipe { sock, why } => {
+                for pipe in host.pipes.iter_mut().filter(|p| p.sock == sock) {
+                    assert_eq!(pipe.over.replace(why), None, "ended twice");
+                }
             }
             Action::Resolve { query, host, .. } => {
                 let takes = if host.ends_with(SLOW) { 5 * S } else { LATENCY };

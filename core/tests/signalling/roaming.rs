@@ -6,12 +6,19 @@ use std::time::Duration;
 use crate::common::view::{direct, only, plan, reverse};
 use crate::common::{LATENCY, MS, Port, S, World};
 use p2pd_core::io::Interface;
-use p2pd_core::{BrokerLoss, BrokerState, IoFailure, Notice, Stage, Stats, Strategy};
+use p2pd_core::{BrokerLoss, BrokerState, IoFailure, Notice, PipeEnd, Stage, Stats, Strategy};
 
 const LOST: BrokerState = BrokerState::Lost(BrokerLoss::Io(IoFailure::AddrNotAvailable));
 
 fn interface(ip: &str) -> Interface {
-    Interface { index: 2, ip: ip.parse().unwrap(), prefix: 32, default_route: true, gateway: None }
+    Interface {
+        index: 2,
+        ip: ip.parse().unwrap(),
+        prefix: 32,
+        default_route: true,
+        gateway: None,
+        link: Default::default(),
+    }
 }
 
 fn ip(text: &str) -> IpAddr {
@@ -279,4 +286,30 @@ fn with_two_ways_out_each_address_has_a_listener_of_its_own() {
         world.run(S);
         assert!(!world.listening(1).contains(&at("198.51.100.7")));
     }
+}
+
+#[test]
+fn a_pipe_whose_address_is_gone_is_ended_and_its_owner_told_at_once() {
+    let mut world = world();
+    let id = world.connect(0, &world.address(1), direct(20));
+    world.run_until(2 * S, |w| w.is_over(0, id));
+    world.run(S);
+    world.assert_piped(0, id, 1, &[]);
+    let gone = |world: &World, n: usize| -> Vec<Notice> {
+        let of_pipes = |notice: &&Notice| matches!(notice, Notice::PipeGone { .. });
+        world.hosts[n].notices.iter().map(|(_, notice)| notice).filter(of_pipes).cloned().collect()
+    };
+    // Another address beside it changes nothing.
+    let (home, outside) = (interface(&world.hosts[1].inside.to_string()), world.hosts[1].outside);
+    world.roam(1, &[home, interface("192.168.7.2")], outside);
+    assert_eq!((gone(&world, 1), world.hosts[1].pipes[0].over), (vec![], None));
+    world.roam(1, &[interface("192.168.7.2")], ip("203.0.113.77"));
+    let told = gone(&world, 1);
+    let [Notice::PipeGone { peer, local, .. }] = told[..] else { panic!("{told:?}") };
+    assert_eq!((peer, local.ip()), (world.id(0), home.ip));
+    assert_eq!(world.hosts[1].pipes[0].over, Some(PipeEnd::AddressGone));
+    // It is said once, and the other end, whose address stays, is told nothing.
+    world.roam(1, &[interface("192.168.7.3")], ip("203.0.113.77"));
+    world.run(S);
+    assert_eq!((gone(&world, 1).len(), gone(&world, 0).len(), world.hosts[0].pipes[0].over), (1, 0, None));
 }

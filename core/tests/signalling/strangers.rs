@@ -25,6 +25,7 @@ fn stranger(world: &mut World, claims: &[&str]) -> usize {
         prefix: 32,
         default_route: true,
         gateway: None,
+        link: Default::default(),
     };
     let interfaces: Vec<Interface> = claims.iter().enumerate().map(interface).collect();
     let at = world.host_with(&interfaces, interfaces[0].ip, |_| {});

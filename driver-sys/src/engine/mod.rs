@@ -2,6 +2,7 @@
 //! adds how its event loop watches sockets ([`Reactor`]), and how its users wait.
 
 mod datagrams;
+mod handed;
 #[cfg(feature = "measure")]
 mod measure;
 mod messages;
@@ -27,12 +28,14 @@ use p2pd_core::{
 use smallvec::SmallVec;
 
 use crate::error::{BindError, ConnectError};
-use crate::pipe::{Released, Start};
+use crate::liveness::keep_alive;
+use crate::pipe::Start;
 use crate::sleep::{self, Jump, Watch};
 use crate::wrap::{Layers, Settings};
 use crate::{Clock, descriptors, failure, socket, wall_clock};
 
 use datagrams::{Row, Udp};
+use handed::Handed;
 #[cfg(feature = "measure")]
 pub use measure::Lateness;
 use network::{NETWORK, Network};
@@ -148,8 +151,8 @@ pub struct Engine<R: Reactor> {
     news: VecDeque<News<R::Stream>>,
     address: Address,
     accepted: u64,
-    /// What was handed out and is gone again.
-    released: Released,
+    /// What was handed out.
+    handed: Handed,
     buffer: Vec<u8>,
     tls: Settings,
     clock_read: Instant,
@@ -175,7 +178,7 @@ impl<R: Reactor> Engine<R> {
         let seed = crate::random_seed().map_err(BindError::Random)?;
         let clock = Clock::start();
         let now = clock.now();
-        let bind = config.bind;
+        let (bind, liveness) = (config.bind, config.liveness);
         let config = Config { max_pipes: config.max_pipes.or_else(descriptors::most_pipes), ..config };
         let core = Recorder::new(config, seed, now, trace).map_err(BindError::Config)?;
         let network = Network::new(&mut reactor, bind, interfaces, now);
@@ -196,7 +199,7 @@ impl<R: Reactor> Engine<R> {
             news: VecDeque::new(),
             address: Address::Opening,
             accepted: 0,
-            released: Released::default(),
+            handed: Handed::new(liveness),
             buffer: Vec::new(),
             tls: Settings::default(),
             clock_read: now,
@@ -355,7 +358,8 @@ impl<R: Reactor> Engine<R> {
         let lookup = self.queries.values().min().copied();
         let network = self.network.deadline();
         let watch = self.watch.filter(|_| self.closed.is_none()).map(|(_, at)| at);
-        [self.core.poll_timeout(), fire, timer, lookup, network, watch, self.closed, self.ending]
+        let handed = self.handed.deadline();
+        [self.core.poll_timeout(), fire, timer, lookup, network, watch, handed, self.closed, self.ending]
             .into_iter()
             .flatten()
             .min()
@@ -394,6 +398,7 @@ impl<R: Reactor> Engine<R> {
         self.steps.extend(std::mem::take(&mut self.again).into_iter().map(Step::Work));
         let now = self.clock.now();
         self.compare_clocks(now);
+        self.handed.look(now);
         if let Some(interfaces) = self.network.changed(now) {
             self.core.handle(now, Event::Interfaces(interfaces));
         }
@@ -432,7 +437,7 @@ impl<R: Reactor> Engine<R> {
 
     /// Does what the core asks and what follows from it, until nothing is left to do but wait.
     fn settle(&mut self) {
-        for sock in self.released.take() {
+        for sock in self.handed.released() {
             self.core.handle(self.clock.now(), Event::Released { sock });
         }
         loop {
@@ -514,6 +519,8 @@ impl<R: Reactor> Engine<R> {
                         if let Some(interface) = self.network.way_out(local.ip()) {
                             let _ = socket::leave_by(&socket, local, interface);
                         }
+                        // Whatever cannot be set is done without.
+                        let _ = keep_alive(&socket, self.handed.liveness());
                         self.fires.insert((at, sock));
                         self.socks.insert(sock, Sock::Tcp(Tcp::armed(socket, remote, at, deadline, layers)));
                     }
@@ -551,6 +558,7 @@ impl<R: Reactor> Engine<R> {
                 self.close(sock, how);
             }
             Action::Detach { sock, pipe } => self.detach(sock, pipe),
+            Action::EndPipe { sock, why } => self.end_pipe(sock, why),
             Action::Resolve { query, host, deadline } => {
                 self.queries.insert(query, deadline);
                 match host.parse::<IpAddr>() {
@@ -627,6 +635,7 @@ impl<R: Reactor> Engine<R> {
                     *credit = left;
                     let socket = R::socket(&stream);
                     let _ = socket.set_tcp_nodelay(*nodelay);
+                    let _ = keep_alive(&*socket, self.handed.liveness());
                     let local = socket.local_addr().ok().and_then(|a| a.as_socket());
                     let Some(local) = local else {
                         self.reactor.forget(sock);

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use bytes::{Buf, Bytes};
 use p2pd_core::pipe::PipeStart;
-use p2pd_core::{CloseHow, ConnectId, Event, Instant, IoFailure, SockId};
+use p2pd_core::{CloseHow, ConnectId, Event, Instant, IoFailure, PipeEnd, SockId};
 use socket2::Socket;
 
 use super::{Engine, News, Reactor, Sock, Step};
@@ -209,16 +209,14 @@ impl<R: Reactor> Engine<R> {
                 if let Some(Sock::Tcp(tcp)) = self.remove(sock)
                     && let State::Leaving(stream, pipe) = tcp.state
                 {
-                    let held = self.released.hold(sock);
+                    let held = self.handed.hold(now, sock, &R::socket(&stream));
                     self.hand_out(stream, Start::stream(*pipe, held));
                 }
             }
             Err(e) => match &tcp.state {
                 State::Leaving(_, pipe) => {
                     let (answers, cause) = (pipe.answers.clone(), failure(&e));
-                    self.remove(sock);
-                    drop(self.released.hold(sock));
-                    self.lost(&answers, cause);
+                    self.not_handed_out(sock, &answers, cause);
                 }
                 State::Ending { .. } => drop(self.remove(sock)),
                 _ => self.fail(sock, failure(&e)),
@@ -303,8 +301,25 @@ impl<R: Reactor> Engine<R> {
 
     pub(super) fn detach(&mut self, sock: SockId, pipe: Box<PipeStart>) {
         if !self.go_on_as(sock, |stream| State::Leaving(stream, pipe)) {
-            drop(self.released.hold(sock));
+            self.handed.came_to_nothing(sock);
         }
+    }
+
+    /// Ends a pipe, whether its user has it already or not.
+    pub(super) fn end_pipe(&mut self, sock: SockId, why: PipeEnd) {
+        if let Some(Sock::Tcp(tcp)) = self.socks.get(&sock)
+            && let State::Leaving(_, pipe) = &tcp.state
+        {
+            let answers = pipe.answers.clone();
+            self.not_handed_out(sock, &answers, IoFailure::AddrNotAvailable);
+        }
+        self.handed.end(sock, why);
+    }
+
+    fn not_handed_out(&mut self, sock: SockId, answers: &[ConnectId], cause: IoFailure) {
+        self.remove(sock);
+        self.handed.came_to_nothing(sock);
+        self.lost(answers, cause);
     }
 
     /// Takes an open stream from the core. False: it is not open.

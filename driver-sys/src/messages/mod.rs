@@ -8,6 +8,8 @@ mod target;
 use std::fmt;
 use std::io;
 
+use p2pd_core::PipeEnd;
+
 pub use address::{Destination, Family, Found, OpenError, Protocol, Route, fitting};
 pub use options::PipeOptions;
 pub use target::{Bound, ListenError, ListenFailure, Target, combine};
@@ -34,6 +36,7 @@ impl fmt::Display for End {
         match self {
             End::Peer => f.write_str("the peer sends no more"),
             End::Closed => f.write_str("the pipe is closed"),
+            End::Failed(io::ErrorKind::TimedOut) => write!(f, "the pipe broke: {}", PipeEnd::Vanished),
             End::Failed(why) => write!(f, "the pipe broke: {why}"),
         }
     }

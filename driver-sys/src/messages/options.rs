@@ -4,12 +4,13 @@ use std::io;
 use std::net::UdpSocket;
 use std::time::Duration;
 
-use p2pd_core::SockOpts;
 use p2pd_core::io::Reuse;
 use p2pd_core::pipe::subscriptions::Queue;
+use p2pd_core::{Liveness, SockOpts};
 use socket2::{SockRef, Socket};
 
 use super::{Protocol, Route};
+use crate::liveness::keep_alive;
 use crate::socket;
 
 /// Settings of one pipe. The names of the P2PD documents' configuration, and where they are here:
@@ -29,6 +30,7 @@ use crate::socket;
 /// | `no_close`, later `do_close` | [`no_close`](Self::no_close) | off |
 /// | `sock_only` | `Socket::open` in place of `MessagePipe::open`; on mio a socket of one's own | |
 /// | `loop` | the runtime that the pipe is made in, or the loop that its `Registry` is of | |
+/// | | [`liveness`](Self::liveness) | 20 s, 30 s |
 /// | `sock_proto`, `use_ssl`, `ssl_handshake`, `send_retry` | not there | |
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct PipeOptions {
@@ -57,6 +59,8 @@ pub struct PipeOptions {
     pub reuse_address: bool,
     /// Whether a UDP socket may send to broadcast addresses. Default: no.
     pub broadcast: bool,
+    /// How soon an idle TCP peer that has vanished is found out, by the system. Default as a node's.
+    pub liveness: Liveness,
 }
 
 impl Default for PipeOptions {
@@ -72,6 +76,7 @@ impl Default for PipeOptions {
             no_close: false,
             reuse_address: false,
             broadcast: false,
+            liveness: Liveness::default(),
         }
     }
 }
@@ -101,6 +106,7 @@ impl PipeOptions {
         match protocol {
             Protocol::Tcp => {
                 socket.set_tcp_nodelay(true)?;
+                keep_alive(&*socket, &self.liveness)?;
                 if self.linger.is_some() {
                     socket.set_linger(self.linger)?;
                 }

@@ -1,9 +1,9 @@
 //! What makes a stream a pipe: records around the user's bytes, and the echo service.
 
 mod buffer;
+mod held;
 mod messages;
 mod relayed;
-mod released;
 mod wakers;
 
 use std::io::{self, Read, Write};
@@ -14,12 +14,11 @@ use p2pd_core::pipe::{MAX_RECORD, Opened, Opener, PipeKeys, PipeStart, RecordErr
 use p2pd_core::{NodeId, PipeId, PipeMode, Strategy};
 
 use buffer::{Incoming, Outgoing};
+pub(crate) use held::{Grip, Held, Released};
 pub use messages::MessageLayer;
 pub(crate) use messages::{frame_length, put_frame};
 pub(crate) use relayed::Link;
 pub use relayed::Relayed;
-use released::Held;
-pub(crate) use released::Released;
 pub use wakers::{Half, Wakers};
 
 /// A record with its length.
@@ -121,8 +120,8 @@ pub struct Layer {
     /// Sealed bytes, or echo replies on a plain pipe, that wait to be sent.
     out: Outgoing,
     write_ended: bool,
-    /// Says that the pipe is gone, when this is.
-    _held: Option<Held>,
+    /// Of a stream: says that the pipe is gone, when this is, and why it ended.
+    held: Option<Held>,
 }
 
 #[derive(Debug)]
@@ -150,7 +149,7 @@ impl Layer {
             })),
         };
         let (relayed, out) = (start.relayed, Outgoing::default());
-        Layer { secure, relayed, echo, out, write_ended: false, _held: start.held }
+        Layer { secure, relayed, echo, out, write_ended: false, held: start.held }
     }
 
     /// Whether the stream may be used as it is: a plain pipe, no echo service, and nothing waits.
@@ -203,7 +202,85 @@ impl Layer {
     ///
     /// # Errors
     /// The stream's; `UnexpectedEof` for an encrypted one that was cut off, `InvalidData` for one that was changed.
+    /// [`PipeEnd`](p2pd_core::PipeEnd) inside where it says more than the system.
     pub fn read(&mut self, io: &mut (impl Read + Write), buf: &mut [u8]) -> io::Result<usize> {
+        let read = self.read_some(io, buf);
+        match read {
+            Ok(0) if !buf.is_empty() => self.end_of_reading(),
+            other => self.explain(other),
+        }
+    }
+
+    /// What a read of the bare stream of a pipe that [`is_bare`](Self::is_bare) gave, by its real name; `room` is how much it
+    /// could have given.
+    ///
+    /// # Errors
+    /// As [`read`](Self::read).
+    pub fn read_bare(&self, read: io::Result<usize>, room: usize) -> io::Result<usize> {
+        match read {
+            Ok(0) if room > 0 => self.end_of_reading(),
+            read => self.explain(read),
+        }
+    }
+
+    /// The error of a call on the stream, by its real name.
+    ///
+    /// # Errors
+    /// What is given, or a [`PipeEnd`](p2pd_core::PipeEnd) in its place.
+    pub fn explain<T>(&self, done: io::Result<T>) -> io::Result<T> {
+        done.map_err(|why| match (&self.relayed, &self.held) {
+            (Some(relayed), _) => relayed.explain(why),
+            (None, Some(held)) => held.explain(why),
+            (None, None) => why,
+        })
+    }
+
+    /// Takes bytes to be sent, at most a record's on an encrypted pipe.
+    ///
+    /// # Errors
+    /// The stream's; `BrokenPipe` after [`end`](Self::end).
+    pub fn write(&mut self, io: &mut impl Write, data: &[u8]) -> io::Result<usize> {
+        let written = self.write_some(io, data);
+        self.explain(written)
+    }
+
+    /// Sends what waits.
+    ///
+    /// # Errors
+    /// The stream's.
+    pub fn flush(&mut self, io: &mut impl Write) -> io::Result<()> {
+        let sent = self.out.send(io, 0);
+        self.explain(sent)
+    }
+
+    /// Says that no more is sent, and sends what waits. Then the stream's own direction may be shut.
+    ///
+    /// # Errors
+    /// The stream's.
+    pub fn end(&mut self, io: &mut impl Write) -> io::Result<()> {
+        if !self.write_ended {
+            if let Some(secure) = &mut self.secure {
+                secure.sealer.end(self.out.end()).map_err(broken)?;
+            }
+            self.write_ended = true;
+        }
+        self.flush(io)?;
+        if let Some(relayed) = &self.relayed {
+            relayed.end();
+        }
+        Ok(())
+    }
+
+    /// The stream's end was read: the peer's, or ours.
+    fn end_of_reading(&self) -> io::Result<usize> {
+        let ended = self.secure.as_ref().is_some_and(|s| s.read_ended);
+        match self.held.as_ref().and_then(Held::over) {
+            Some(over) if !ended => Err(held::over_as_error(over)),
+            _ => Ok(0),
+        }
+    }
+
+    fn read_some(&mut self, io: &mut (impl Read + Write), buf: &mut [u8]) -> io::Result<usize> {
         if buf.is_empty() {
             return Ok(0);
         }
@@ -212,7 +289,6 @@ impl Layer {
         let Some(secure) = &mut self.secure else {
             let n = match (&self.relayed, io.read(buf)) {
                 (Some(relayed), Ok(0)) => return relayed.end_of_reading(),
-                (Some(relayed), Err(why)) => return Err(relayed.explain(why)),
                 (_, read) => read?,
             };
             if let Some(payload) = echo_reply(&buf[..n]).filter(|_| echo) {
@@ -255,17 +331,11 @@ impl Layer {
         Ok(n)
     }
 
-    /// Takes bytes to be sent, at most a record's on an encrypted pipe.
-    ///
-    /// # Errors
-    /// The stream's; `BrokenPipe` after [`end`](Self::end).
-    pub fn write(&mut self, io: &mut impl Write, data: &[u8]) -> io::Result<usize> {
+    fn write_some(&mut self, io: &mut impl Write, data: &[u8]) -> io::Result<usize> {
         let Some(secure) = &mut self.secure else {
             // An echo reply that has begun must not be cut in two by the user's bytes.
-            return match (self.out.send(io, 0).and_then(|()| io.write(data)), &self.relayed) {
-                (Err(why), Some(relayed)) => Err(relayed.explain(why)),
-                (written, _) => written,
-            };
+            self.out.send(io, 0)?;
+            return io.write(data);
         };
         // Room for one record beside one that waits.
         self.out.send(io, RECORD)?;
@@ -275,32 +345,6 @@ impl Layer {
             Err(e) if e.kind() != io::ErrorKind::WouldBlock => Err(e),
             _ => Ok(taken),
         }
-    }
-
-    /// Sends what waits.
-    ///
-    /// # Errors
-    /// The stream's.
-    pub fn flush(&mut self, io: &mut impl Write) -> io::Result<()> {
-        self.out.send(io, 0)
-    }
-
-    /// Says that no more is sent, and sends what waits. Then the stream's own direction may be shut.
-    ///
-    /// # Errors
-    /// The stream's.
-    pub fn end(&mut self, io: &mut impl Write) -> io::Result<()> {
-        if !self.write_ended {
-            if let Some(secure) = &mut self.secure {
-                secure.sealer.end(self.out.end()).map_err(broken)?;
-            }
-            self.write_ended = true;
-        }
-        self.flush(io)?;
-        if let Some(relayed) = &self.relayed {
-            relayed.end();
-        }
-        Ok(())
     }
 
     /// `WouldBlock`: so many echo replies wait that no more may be read.

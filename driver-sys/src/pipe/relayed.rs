@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use p2pd_core::{PipeEnd, PipeId};
 
+use super::held::over_as_error;
 use super::messages::MessageLayer;
 
 #[derive(Debug, Default)]
@@ -62,7 +63,7 @@ impl Link {
         let [pipe, messages] =
             [&self.over, &self.messages_over].map(|m| *m.lock().unwrap_or_else(PoisonError::into_inner));
         match messages.or(pipe) {
-            Some(over) if why.kind() != io::ErrorKind::WouldBlock => io::Error::new(kind_of(over), over),
+            Some(over) if why.kind() != io::ErrorKind::WouldBlock => over_as_error(over),
             _ => why,
         }
     }
@@ -110,7 +111,7 @@ impl Relayed {
         match over {
             _ if why.kind() == io::ErrorKind::WouldBlock => why,
             None => why,
-            Some(over) => io::Error::new(kind_of(over), over),
+            Some(over) => over_as_error(over),
         }
     }
 }
@@ -118,16 +119,6 @@ impl Relayed {
 impl Drop for Relayed {
     fn drop(&mut self) {
         self.link.dropped.store(true, Ordering::Release);
-    }
-}
-
-fn kind_of(over: PipeEnd) -> io::ErrorKind {
-    match over {
-        PipeEnd::ClosedByPeer => io::ErrorKind::UnexpectedEof,
-        PipeEnd::Silent => io::ErrorKind::TimedOut,
-        PipeEnd::Broken(_) => io::ErrorKind::InvalidData,
-        PipeEnd::ServerForgot | PipeEnd::ServerGone => io::ErrorKind::ConnectionReset,
-        _ => io::ErrorKind::ConnectionAborted,
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
@@ -41,6 +41,8 @@ pub(super) struct Connection {
     room: Notify,
     lend: mpsc::Sender<oneshot::Sender<Reading>>,
     state: watch::Sender<State>,
+    /// Why reading failed.
+    broke: OnceLock<String>,
     piped: AtomicBool,
     pub(super) sent: AtomicU64,
     pub(super) received: AtomicU64,
@@ -97,6 +99,7 @@ impl Connection {
             room: Notify::new(),
             lend,
             state: watch::channel(State::Open).0,
+            broke: OnceLock::new(),
             piped: AtomicBool::new(false),
             sent: AtomicU64::new(0),
             received: AtomicU64::new(0),
@@ -131,8 +134,13 @@ impl Connection {
                     };
                 }
                 read = half.read(&mut buffer), if may_read => match read {
-                    Ok(0) | Err(_) => {
+                    Ok(0) => {
                         ended = true;
+                        self.advance(State::PeerEnded);
+                    }
+                    Err(why) => {
+                        ended = true;
+                        let _ = self.broke.set(why.to_string());
                         self.advance(State::PeerEnded);
                     }
                     Ok(n) => {
@@ -278,6 +286,11 @@ impl Connection {
             }
             earlier
         })
+    }
+
+    /// Why it broke, if it did and that was seen.
+    pub(super) fn broke(&self) -> Option<&str> {
+        self.broke.get().map(String::as_str)
     }
 
     /// Waits until it is not open any more, as far as we are told.

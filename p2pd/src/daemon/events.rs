@@ -61,6 +61,10 @@ fn event(notice: &Notice) -> Option<Value> {
         Notice::Moved { peer, strategy, remote, .. } => json!({
             "event": "moved", "peer": peer.to_string(), "strategy": strategy.name(), "remote": remote.to_string(),
         }),
+        Notice::PipeGone { peer, local, remote } => json!({
+            "event": "pipe_gone", "peer": peer.to_string(), "local": local.to_string(),
+            "remote": remote.to_string(),
+        }),
         Notice::Broker { id, state: BrokerState::Lost(why) } => {
             json!({"event": "broker", "id": id, "state": "lost", "reason": why.to_string()})
         }

@@ -266,7 +266,11 @@ impl Daemon {
         if matches!(connections.get(&name), Some(Slot::Open(c)) if Arc::ptr_eq(c, connection)) {
             connections.remove(&name);
             drop(connections);
-            self.events.tell(&json!({"event": "closed", "name": name.0}));
+            let mut closed = json!({"event": "closed", "name": name.0});
+            if let Some(why) = connection.broke() {
+                closed["reason"] = why.into();
+            }
+            self.events.tell(&closed);
         }
     }
 }

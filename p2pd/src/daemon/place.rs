@@ -41,7 +41,7 @@ impl Places {
     /// All of them, one entry for each address, those with the default route first.
     pub(super) fn to_json(&self, ours: Option<&PeerAddress>) -> Vec<Value> {
         let entry = |(offset, named): (usize, &Named)| {
-            let Interface { index, ip, prefix, default_route, gateway } = named.interface;
+            let Interface { index, ip, prefix, default_route, gateway, .. } = named.interface;
             let announced = announced(ours, ip);
             json!({
                 "offset": offset, "name": named.name, "index": index, "ip": ip.to_string(), "prefix": prefix,

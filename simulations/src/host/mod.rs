@@ -148,7 +148,14 @@ impl Host {
     pub fn interfaces(&self) -> Vec<Interface> {
         let of = |ip: &IpAddr| {
             let (index, gateway) = self.cards.get(ip).copied()?;
-            Some(Interface { index, ip: *ip, prefix: 24, default_route: true, gateway })
+            Some(Interface {
+                index,
+                ip: *ip,
+                prefix: 24,
+                default_route: true,
+                gateway,
+                link: Default::default(),
+            })
         };
         self.addresses.iter().filter_map(of).collect()
     }

@@ -2,6 +2,8 @@
 //! `peer DRIVER connect SERVERS ADDRESS STRATEGY` prints `calling`, sends 256 KiB and prints `connected STRATEGY MS`, and
 //! `there and back` if the same came back;
 //! `peer DRIVER brokers SERVERS` prints the words of its trace about brokers;
+//! `peer DRIVER hold SERVERS ADDRESS idle|plain|writing` connects directly, prints `connected`, says nothing, or a line each 100 ms, and
+//! prints `ended WHY`; it gives a peer that has vanished 2 s, and 3 s more;
 //! `peer DRIVER cut-off SERVERS ADDRESS` takes its host's interface down, connects directly, and prints why that failed.
 
 use std::io::{Read, Write};
@@ -11,7 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use p2pd::servers::{Commands, Servers};
-use p2pd_core::{Config, Plan, SecretKey, Strategy};
+use p2pd_core::{Config, Liveness, PipeMode, Plan, SecretKey, Strategy};
 use p2pd_tests::drivers::{Driver, Node, Trace};
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -38,6 +40,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         };
         Box::new(print) as Trace
     });
+    if *command == "hold" {
+        config.liveness = Liveness { interval: Duration::from_secs(2), patience: Duration::from_secs(3) };
+    }
+    config.allow_plain = true;
     let node = driver.bind(config, about_brokers)?;
     match (*command, rest) {
         ("listen", []) => {
@@ -78,6 +84,29 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             let mut answer = Vec::new();
             pipe.read_to_end(&mut answer)?;
             println!("{}", if answer == sent { "there and back" } else { "something else" });
+            node.shutdown();
+            Ok(())
+        }
+        ("hold", [address, how]) => {
+            let mode = if *how == "plain" { PipeMode::Plain } else { PipeMode::Encrypted };
+            let strategies = [Strategy::Direct].into_iter().collect();
+            let mut pipe = node.connect(address, Plan { strategies, mode, ..Plan::default() })?;
+            println!("connected");
+            let why = loop {
+                let done = match *how {
+                    "writing" => {
+                        std::thread::sleep(Duration::from_millis(100));
+                        pipe.write_all(b"a line\n").map(|()| 1)
+                    }
+                    _ => pipe.read(&mut [0]),
+                };
+                match done {
+                    Ok(0) => break "by the peer".to_owned(),
+                    Ok(_) => {}
+                    Err(why) => break why.to_string(),
+                }
+            };
+            println!("ended {why}");
             node.shutdown();
             Ok(())
         }

@@ -359,7 +359,14 @@ mod tests {
     }
 
     fn interface(at: &str, prefix: u8) -> Interface {
-        Interface { index: 1, ip: ip(at), prefix, default_route: false, gateway: None }
+        Interface {
+            index: 1,
+            ip: ip(at),
+            prefix,
+            default_route: false,
+            gateway: None,
+            link: Default::default(),
+        }
     }
 
     #[test]

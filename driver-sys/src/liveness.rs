@@ -1,0 +1,138 @@
+//! Signs of life on TCP streams.
+//!
+//! An idle stream is asked by the system, which ends it when nothing answers: that holds for every stream of ours, also
+//! for one that was taken out of its pipe. Where data waits the system asks no questions and repeats the data for a quarter of
+//! an hour. `TCP_USER_TIMEOUT` would shorten that, but it ends streams whose peer lives and does not read, too (since Linux
+//! 5.11), so the pipes that are held are looked at instead.
+
+use std::io;
+use std::time::Duration;
+
+use p2pd_core::{Instant, Liveness};
+use socket2::{SockRef, TcpKeepalive};
+
+/// How often the pipes that users hold are looked at.
+pub(crate) const LOOK_EVERY: Duration = Duration::from_secs(5);
+/// Questions that are repeated before an idle stream ends.
+const QUESTIONS: u32 = 6;
+
+/// Has the system look after a stream: the one place where that is said, for streams that were dialled or accepted.
+///
+/// # Errors
+/// Of `setsockopt`.
+pub fn keep_alive<'s>(socket: impl Into<SockRef<'s>>, liveness: &Liveness) -> io::Result<()> {
+    let Liveness { interval, patience } = *liveness;
+    if interval.is_zero() {
+        return Ok(());
+    }
+    let ask = TcpKeepalive::new().with_time(interval.max(Duration::from_secs(1)));
+    #[cfg(any(target_os = "linux", target_os = "android", target_os = "macos", target_os = "ios", windows))]
+    let ask = match patience {
+        Duration::ZERO => ask,
+        patience => ask.with_interval((patience / QUESTIONS).max(Duration::from_secs(1))),
+    };
+    #[cfg(any(target_os = "linux", target_os = "android", target_os = "macos", target_os = "ios"))]
+    let ask = match patience {
+        Duration::ZERO => ask,
+        patience => ask.with_retries((patience.as_secs() as u32).clamp(1, QUESTIONS)),
+    };
+    let _ = patience;
+    socket.into().set_tcp_keepalive(&ask)
+}
+
+/// What the system says of a stream's other end.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Signs {
+    /// Something was sent that it has not acknowledged: data, or a question whether it lives or reads.
+    asked: bool,
+    /// Since its last acknowledgement.
+    heard: Duration,
+}
+
+/// Since when a stream's other end owes an answer.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Silence(Option<Instant>);
+
+impl Silence {
+    /// Whether so long has passed without any answer, as far as is known from looking now and then.
+    pub(crate) fn is_over(&mut self, now: Instant, signs: Signs, patience: Duration) -> bool {
+        let heard = now - signs.heard;
+        self.0 = signs.asked.then(|| self.0.map_or(now, |since| since.max(heard)));
+        self.0.is_some_and(|since| now.since(since) >= patience)
+    }
+}
+
+/// What is known of a connected TCP socket. Linux only.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+#[allow(unsafe_code)]
+pub(crate) fn signs(socket: &socket2::Socket) -> Option<Signs> {
+    use std::os::fd::AsRawFd;
+    /// The beginning of `struct tcp_info` (linux/tcp.h), which only ever grows at its end: eight bytes, then words.
+    const BYTES: usize = 60;
+    let mut info = [0u8; BYTES];
+    let mut length = BYTES as libc::socklen_t;
+    // SAFETY: the system writes at most `length` bytes to `info`, which has so many, and the descriptor is open.
+    let got = unsafe {
+        let place = info.as_mut_ptr().cast();
+        libc::getsockopt(socket.as_raw_fd(), libc::IPPROTO_TCP, libc::TCP_INFO, place, &mut length)
+    };
+    let word = |at: usize| info.get(at..at + 4)?.try_into().ok().map(u32::from_ne_bytes);
+    if got != 0 || (length as usize) < BYTES {
+        return None;
+    }
+    let (probes, unacknowledged, heard) = (info[3], word(24)?, word(56)?);
+    Some(Signs { asked: probes > 0 || unacknowledged > 0, heard: Duration::from_millis(heard.into()) })
+}
+
+/// Nothing is known of it here.
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+pub(crate) fn signs(_: &socket2::Socket) -> Option<Signs> {
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const S: Duration = Duration::from_secs(1);
+
+    #[test]
+    fn silence_is_counted_from_the_first_question_or_the_last_answer() {
+        let start = Instant::from_nanos(0) + 1000 * S;
+        let mut silence = Silence::default();
+        let mut look = |at: u32, asked: bool, heard: u32| {
+            silence.is_over(start + at * S, Signs { asked, heard: heard * S }, 30 * S)
+        };
+        // Idle for long; then data, which nothing answers.
+        assert!(!look(0, false, 500) && !look(5, true, 505) && !look(34, true, 534) && look(35, true, 535));
+        // An answer in between, though more waits already.
+        assert!(!look(40, true, 2) && !look(65, true, 27) && look(68, true, 30));
+        assert!(!look(70, false, 0) && !look(75, true, 5));
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_stream_that_nobody_reads_is_no_silence() {
+        use std::io::Write;
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut near = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (_far, _) = listener.accept().unwrap();
+        near.set_nonblocking(true).unwrap();
+        let signs = |s: &std::net::TcpStream| super::signs(&SockRef::from(s)).unwrap();
+        assert!(!signs(&near).asked);
+        while near.write(&[0; 65_536]).is_ok() {}
+        std::thread::sleep(Duration::from_millis(700));
+        let full = signs(&near);
+        assert!(!full.asked && full.heard < S, "its questions are answered: {full:?}");
+        keep_alive(&near, &Liveness { interval: 7 * S, patience: 9 * S }).unwrap();
+        let socket = SockRef::from(&near);
+        assert_eq!(
+            (
+                socket.keepalive().unwrap(),
+                socket.tcp_keepalive_time().unwrap(),
+                socket.tcp_keepalive_retries().unwrap()
+            ),
+            (true, 7 * S, 6)
+        );
+    }
+}
