@@ -490,6 +490,10 @@ pub(crate) fn nat(report: &NatReport) -> serde_json::Value {
         "hairpin": report.hairpin,
         "round_trip_ms": report.round_trip.map(|t| t.as_secs_f64() * 1e3),
         "server": report.server.map(|s| s.to_string()), "second_address": report.second_address,
+        "stun": report.answers.iter().map(|a| json!({
+            "server": a.server.to_string(), "said": a.said.map(|ip| ip.to_string()),
+            "plausible": a.plausible, "believed": a.believed,
+        })).collect::<Vec<_>>(),
     })
 }
 
@@ -498,7 +502,11 @@ fn nat_text(report: &NatReport) -> String {
     let behaviour = report.behaviour;
     let (kind, delta) = (behaviour.nat_type(), behaviour.delta());
     let Some(mapped) = report.mapped else {
-        return format!("{}: no STUN server answered over TCP; nothing is known", report.local);
+        return format!(
+            "{}: no STUN server answered over TCP; nothing is known{}",
+            report.local,
+            lies(report)
+        );
     };
     let (kind_number, delta_number) = (kind.number(), delta.kind.number());
     let mut text = format!("{}: {behaviour} (type {kind_number}, delta {delta_number})", report.local);
@@ -518,6 +526,17 @@ fn nat_text(report: &NatReport) -> String {
             Some(false) => "\n  does not take inside dials to the outside address back in (no hairpin)",
             None => "",
         };
+    }
+    text + &lies(report)
+}
+
+/// STUN servers that are not believed, a line each.
+fn lies(report: &NatReport) -> String {
+    let mut text = String::new();
+    for answer in report.answers.iter().filter(|a| !a.believed) {
+        let Some(said) = answer.said else { continue };
+        let why = if answer.plausible { "another server says otherwise" } else { "that cannot be" };
+        text += &format!("\n  the STUN server {} says {said}: {why}, and it is not believed", answer.server);
     }
     text
 }

@@ -56,6 +56,8 @@ struct Probe {
     state: State,
     /// What servers said, in the order of the configuration.
     answers: BTreeMap<usize, StunAnswer>,
+    /// It has ended.
+    news: bool,
     /// Servers that have not answered.
     open: SmallVec<[Question; SERVERS]>,
     /// It is asked anew, and was settled before.
@@ -73,6 +75,8 @@ pub struct StunAnswer {
     pub said: Option<IpAddr>,
     /// Whether the interface can have that address outside.
     pub plausible: bool,
+    /// Whether it is what we take for our address outside.
+    pub believed: bool,
 }
 
 /// One server that is asked, at its addresses.
@@ -143,6 +147,7 @@ impl External {
                 local,
                 state: state(),
                 answers: BTreeMap::new(),
+                news: false,
                 open: SmallVec::new(),
                 again: false,
                 earlier: None,
@@ -232,6 +237,20 @@ impl External {
             State::Done(found) => found.or(p.earlier),
             _ => p.earlier.or_else(|| p.winner()),
         })
+    }
+
+    /// What servers have said of this local address.
+    pub(crate) fn answers(&self, local: IpAddr) -> Vec<StunAnswer> {
+        let probe = self.probes.iter().find(|p| p.local == local);
+        let answers = probe.into_iter().flat_map(|p| p.answers.values());
+        let found = self.of(local);
+        answers.map(|a| StunAnswer { believed: a.plausible && a.said == found, ..*a }).collect()
+    }
+
+    /// Whether a probe has ended since this was asked.
+    pub(crate) fn take_news(&mut self) -> bool {
+        let mut news = self.probes.iter_mut().map(|p| core::mem::take(&mut p.news));
+        news.any(|news| news)
     }
 
     pub(crate) fn resolved(
@@ -452,7 +471,7 @@ impl Probe {
             BindingOutcome::Error(_) => None,
         };
         let plausible = said.is_some_and(|ip| is_plausible(self.local, ip));
-        self.answers.insert(place, StunAnswer { server, said, plausible });
+        self.answers.insert(place, StunAnswer { server, said, plausible, believed: false });
     }
 
     fn winner(&self) -> Option<IpAddr> {
@@ -489,6 +508,7 @@ impl Probe {
             cx.close(sock, CloseHow::Drop);
         }
         self.state = State::Done(found);
+        self.news = true;
     }
 }
 

@@ -1,5 +1,6 @@
 //! What a NAT lets in, over UDP (RFC 5780 section 4.4): the server is asked plainly, and to answer from its other address
-//! and from its other port. Which answers come tells the filter.
+//! and from its other port. Which answers come tells the filter, of a server that says it has another address and has not
+//! ignored what it was asked for; of others nothing can be said.
 
 use core::time::Duration;
 use std::net::SocketAddr;
@@ -41,7 +42,10 @@ struct Heard {
     plain: Option<Instant>,
     from_other_address: bool,
     from_other_port: bool,
-    refused: bool,
+    /// The server refuses such questions, or answers them from where it was asked.
+    useless: bool,
+    /// OTHER-ADDRESS of the plain answer.
+    other: Option<SocketAddr>,
 }
 
 impl FilterTest {
@@ -100,12 +104,16 @@ impl FilterTest {
             return false;
         };
         match (reply.outcome, n) {
-            (BindingOutcome::Error(_), _) => heard.refused = true,
-            (_, 0) if Some(from) == server => heard.plain = heard.plain.or(Some(cx.now)),
+            (BindingOutcome::Error(_), _) => heard.useless = true,
+            (_, 0) if Some(from) == server => {
+                heard.plain = heard.plain.or(Some(cx.now));
+                heard.other = heard.other.or(reply.other.filter(|other| *other != from));
+            }
+            (_, 0) => {}
             // An answer counts for what it shows: where it came from.
             (_, 1) if server.is_some_and(|s| s.ip() != from.ip()) => heard.from_other_address = true,
             (_, 2) if server.is_some_and(|s| s != from) => heard.from_other_port = true,
-            _ => {}
+            _ => heard.useless = true,
         }
         true
     }
@@ -116,8 +124,8 @@ impl FilterTest {
         let State::Asking { heard, since, .. } = &self.0 else { return None };
         let waited = heard.plain.is_some_and(|at| at + patience <= cx.now);
         let filtering = match heard {
-            Heard { refused: true, .. } => None,
             Heard { from_other_address: true, .. } => Some(Filtering::EndpointIndependent),
+            Heard { useless: true, .. } => None,
             _ if !waited => {
                 // No answer to the plain question either: nothing can be said.
                 let silent = heard.plain.is_none() && *since + SILENT_AFTER <= cx.now;
@@ -126,8 +134,10 @@ impl FilterTest {
                 }
                 return None;
             }
+            // It would not have answered in any case.
+            Heard { other: None, .. } => None,
             Heard { from_other_port: true, .. } => Some(Filtering::AddressDependent),
-            _ => Some(Filtering::AddressPortDependent),
+            Heard { .. } => Some(Filtering::AddressPortDependent),
         };
         self.end(cx);
         filtering
@@ -150,5 +160,56 @@ impl FilterTest {
             cx.close(sock, CloseHow::Drop);
         }
         self.0 = State::Over;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::io::Action;
+
+    const SERVER: &str = "198.51.100.1:3478";
+    const OTHER: [u8; 12] = [0x80, 0x2c, 0, 8, 0, 1, 0x0d, 0x97, 198, 51, 100, 2];
+
+    fn at(ms: u64) -> Instant {
+        Instant::ZERO + Duration::from_millis(ms)
+    }
+
+    /// What is concluded where the server's plain answer has OTHER-ADDRESS or not, and these answers come, by question.
+    fn found(has_other: bool, answers: &[(usize, &str)]) -> Option<Filtering> {
+        let mut cx = Cx::new([1; 32], Instant::ZERO);
+        let server: Option<SocketAddr> = SERVER.parse().ok();
+        let mut test = FilterTest::begin(&mut cx, Owner::Survey(0), ([203, 0, 113, 1], 0).into());
+        assert!(test.bound(&mut cx, server));
+        let mut ids = Vec::new();
+        while let Some(action) = cx.pop_action() {
+            if let Action::SendDatagram { data, .. } = action {
+                ids.push(data[8..20].to_vec());
+            }
+        }
+        for (n, from) in core::iter::once((0, SERVER)).chain(answers.iter().copied()) {
+            let other: &[u8] = if has_other && n == 0 { &OTHER } else { &[] };
+            let mapped = [0, 0x20, 0, 8, 0, 1, 0x21, 0x12, 0x21 ^ 203, 0x12, 0xa4 ^ 113, 0x42 ^ 1];
+            let mut data = vec![1, 1, 0, (mapped.len() + other.len()) as u8, 0x21, 0x12, 0xa4, 0x42];
+            data.extend([&ids[n][..], &mapped, other].concat());
+            assert!(test.datagram(&mut cx, server, from.parse().unwrap(), &data));
+        }
+        cx.now = at(200);
+        let found = test.conclude(&mut cx, SWALLOWED_AFTER);
+        assert!(test.is_over());
+        found
+    }
+
+    #[test]
+    fn a_filter_is_told_only_by_a_server_that_can_answer_from_elsewhere() {
+        let (address, port) = ("198.51.100.2:3479", "198.51.100.1:3479");
+        assert_eq!(found(true, &[(1, address), (2, port)]), Some(Filtering::EndpointIndependent));
+        assert_eq!(found(true, &[(2, port)]), Some(Filtering::AddressDependent));
+        assert_eq!(found(true, &[]), Some(Filtering::AddressPortDependent));
+        assert_eq!(found(false, &[]), None, "it drops such questions");
+        for has_other in [false, true] {
+            assert_eq!(found(has_other, &[(1, SERVER), (2, SERVER)]), None, "it ignores what they ask for");
+            assert_eq!(found(has_other, &[(2, SERVER)]), None);
+        }
     }
 }

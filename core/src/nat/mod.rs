@@ -10,6 +10,7 @@ pub(crate) mod surveyor;
 
 pub(crate) use behaviour::gcd;
 pub use behaviour::{Allocation, Behaviour, Filtering, Foresight, Mapping, allocation, block};
+pub use external::StunAnswer;
 pub use survey::NatReport;
 
 use core::fmt;

@@ -13,6 +13,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use super::behaviour::{self, Allocation, Behaviour, Foresight, Mapping};
 use super::counter::{self, Counter, Sight};
+use super::external::StunAnswer;
 use super::filtering::{FilterTest, SWALLOWED_AFTER};
 use super::probe::{self, Probe};
 use crate::address::is_dialable;
@@ -56,6 +57,8 @@ pub struct NatReport {
     pub hairpin: Option<bool>,
     /// Whether it had a second address, or another server stood in for that.
     pub second_address: bool,
+    /// What STUN servers say of the interface's outside address, in the order of the configuration.
+    pub answers: Vec<StunAnswer>,
 }
 
 /// One interface's survey.
@@ -121,6 +124,7 @@ impl Survey {
             server: None,
             hairpin: None,
             second_address: false,
+            answers: Vec::new(),
         };
         let mut survey = Survey {
             place,
@@ -149,7 +153,16 @@ impl Survey {
         self.close(cx, |_| true);
         let earlier = self.report.clone();
         *self = Survey::begun(cx, self.place, earlier.local, self.port, servers, self.hairpin);
+        self.hear(earlier.answers.clone());
         self.earlier = Some(earlier);
+    }
+
+    /// Notes what STUN servers say of the outside address.
+    pub(super) fn hear(&mut self, answers: Vec<StunAnswer>) {
+        if let Some(earlier) = &mut self.earlier {
+            earlier.answers.clone_from(&answers);
+        }
+        self.report.answers = answers;
     }
 
     pub(super) fn end(&mut self, cx: &mut Cx) {

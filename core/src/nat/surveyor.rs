@@ -6,6 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use super::behaviour::Behaviour;
 use super::counter::Sight;
+use super::external::StunAnswer;
 use super::probe::{self, Probe};
 use super::survey::{NatReport, Survey};
 use crate::cx::{Cx, Owner};
@@ -88,6 +89,13 @@ impl Surveyor {
 
     pub(crate) fn settled(&self) -> bool {
         self.started && self.surveys.iter().all(|s| s.done)
+    }
+
+    /// What STUN servers say of the outside address of this one.
+    pub(crate) fn hear(&mut self, local: IpAddr, answers: Vec<StunAnswer>) {
+        if let Some(survey) = self.surveys.iter_mut().find(|s| s.report.local == local) {
+            survey.hear(answers);
+        }
     }
 
     pub(crate) fn of(&self, local: IpAddr) -> Option<&NatReport> {

@@ -335,6 +335,11 @@ impl Node {
         for route in &mut self.routes {
             route.external = self.external.of(route.internal).unwrap_or(route.internal);
         }
+        if self.surveyor.started() && self.external.take_news() {
+            for route in &self.routes {
+                self.surveyor.hear(route.internal, self.external.answers(route.internal));
+            }
+        }
     }
 
     fn announced_interfaces(&self) -> impl Iterator<Item = PeerInterface> + '_ {

@@ -270,7 +270,7 @@ impl Stranger {
             Some(Line::Victim(to)) => *to,
             Some(Line::Broker { .. }) => {
                 let name = format!("stranger{}", self.number);
-                if let Ok(packet) = mqtt::connect(&name, 600) {
+                if let Ok(packet) = mqtt::connect(&name, 600, None) {
                     cx.host.send(cx.now, sock, &packet);
                 }
                 return;
