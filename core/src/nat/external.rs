@@ -98,6 +98,7 @@ struct Asked {
 }
 
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "a node has one for each of a few interfaces")]
 enum State {
     /// Look-ups are in flight.
     Waiting,

@@ -56,7 +56,9 @@ impl Node {
     /// Tells the owners of pipes whose address of ours is gone. Nothing of what the peer sends arrives any more, and the
     /// system would go on waiting for it.
     fn end_pipes_from(&mut self, gone: impl Fn(IpAddr) -> bool) {
-        for (sock, (peer, [local, remote])) in self.pipes.extract_if(.., |_, (_, ends)| gone(ends[0].ip())) {
+        let lost = self.pipes.iter().filter(|(_, (_, ends))| gone(ends[0].ip())).map(|(sock, _)| *sock);
+        for sock in lost.collect::<Vec<_>>() {
+            let Some((peer, [local, remote])) = self.pipes.remove(&sock) else { continue };
             self.cx.end_pipe(sock, PipeEnd::AddressGone);
             self.cx.notify(Notice::PipeGone { peer, local, remote });
         }

@@ -99,6 +99,7 @@ pub(crate) struct Session {
 }
 
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "a node has one for each of a few brokers")]
 enum State {
     /// Nothing is open until `retry`.
     Idle {

@@ -537,7 +537,29 @@ struct_form! { ClockFix { at, wall, error } }
 struct_form! { Plan { strategies, mode, timeout, relay_first } }
 struct_form! { Wrap { host, tls, websocket, headers } }
 struct_form! { Tls { trust, name, client, alpn } }
-struct_form! { ClientKey { certificates, key } }
+
+// A word before them: where there may be none, an empty certificate would read as that.
+impl Put for ClientKey {
+    fn put(&self, line: &mut String) {
+        word(line, "pem");
+        self.certificates.put(line);
+        self.key.put(line);
+    }
+}
+
+impl Take for ClientKey {
+    fn take(words: &mut Words<'_>) -> Result<Self, LineError> {
+        match words.next()? {
+            "pem" => Ok(ClientKey { certificates: Take::take(words)?, key: Take::take(words)? }),
+            _ => Err(words.wrong()),
+        }
+    }
+    #[cfg(test)]
+    fn any(g: &mut quickcheck::Gen) -> Self {
+        ClientKey { certificates: Take::any(g), key: Take::any(g) }
+    }
+}
+
 struct_form! { Header { name, value } }
 struct_form! { Broker { id, host, port, tls, websocket, headers, login } }
 struct_form! { Login { user, password } }
