@@ -137,7 +137,9 @@ impl Config {
 /// How soon the driver finds out that the other end of a TCP stream has vanished: its machine is off, or its network.
 ///
 /// A pipe ends with [`PipeEnd::Vanished`](crate::PipeEnd::Vanished) within `interval` + `patience` + 10 s, which is a minute by
-/// default, whether it is idle or data waits. A peer that lives and does not read is waited for without end.
+/// default, whether it is idle or data waits. A peer that lives and does not read is waited for without end; one that stopped
+/// reading and then vanished is found out by the kernel's next window probe, up to two minutes later. Where the system has no
+/// `TCP_INFO` (all but Linux), only idle streams are watched.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Liveness {
     /// An idle stream asks the other end for a sign of life after this long, which keeps NATs awake, too. Whole seconds,
