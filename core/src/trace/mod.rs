@@ -24,7 +24,7 @@
 //! }
 //!
 //! let text = text.lock().unwrap();
-//! assert!(text.contains("event 0 interfaces 1 2 192.168.1.5 24 yes -\naction listen 0 0.0.0.0:0 128 "));
+//! assert!(text.contains("event 0 interfaces 1 2 192.168.1.5 24 yes - real\naction listen 0 0.0.0.0:0 128 "));
 //! assert_eq!(replay(&text).unwrap().actions, 1);
 //! ```
 //!
