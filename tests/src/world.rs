@@ -23,7 +23,8 @@ pub const PATIENCE: Duration = Duration::from_secs(30);
 /// # Panics
 /// If it does not build.
 pub fn built(part: &[&str]) -> PathBuf {
-    if std::env::var("P2PD_PROGRAM_IS_BUILT").is_err() {
+    let is_built = std::env::var("P2PD_PROGRAM_IS_BUILT").is_ok_and(|value| value == "1");
+    if !is_built {
         let profile: &[&str] = if cfg!(debug_assertions) { &[] } else { &["--release"] };
         let mut build = Command::new(std::env::var_os("CARGO").unwrap_or("cargo".into()));
         assert!(build.args(["build", "-q"]).args(part).args(profile).status().unwrap().success());
