@@ -25,8 +25,7 @@ fn main() {
 fn run(calls: u32) -> [Duration; 3] {
     let mut node = Node::new(Config::new(SecretKey::from_bytes([1; 32])), [1; 32], Instant::ZERO).unwrap();
     let ip = [203, 0, 113, 1].into();
-    let interface =
-        Interface { index: 2, ip, prefix: 32, default_route: true, gateway: None, link: Default::default() };
+    let interface = Interface { default_route: true, ..Interface::new(2, ip, 32) };
     node.handle(Instant::ZERO, Event::Interfaces(&[interface]));
     let Some(Action::Listen { sock: listener, .. }) = node.poll_action() else { panic!("no listener") };
     let local = (ip, 4000).into();

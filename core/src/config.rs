@@ -61,7 +61,7 @@ pub struct Config {
     /// node is busy. Streams that have not proved who they are have places of their own, half as many and at most 512.
     /// Default: half of the descriptors that the process may have, at most 8,192; a driver that does not know has 512.
     pub max_pipes: Option<u32>,
-    /// How soon a peer that has vanished is found out.
+    /// Bounds on the time until a peer that has vanished is found out.
     pub liveness: Liveness,
 }
 
@@ -134,7 +134,7 @@ impl Config {
     }
 }
 
-/// How soon the driver finds out that the other end of a TCP stream has vanished: its machine is off, or its network.
+/// Bounds on the time until the driver finds out that the other end of a TCP stream has vanished with its machine or network.
 ///
 /// A pipe ends with [`PipeEnd::Vanished`](crate::PipeEnd::Vanished) within `interval` + `patience` + 10 s, which is a minute by
 /// default, whether it is idle or data waits. A peer that lives and does not read is waited for without end; one that stopped
@@ -172,7 +172,7 @@ pub struct Broker {
     pub websocket: Option<Box<str>>,
     /// More fields of the WebSocket's HTTP request. Default: none.
     pub headers: Vec<Header>,
-    /// What the broker asks for to let us in. Default: nothing.
+    /// User name and password, if the broker asks for them. Default: none.
     pub login: Option<Login>,
 }
 
@@ -210,7 +210,7 @@ impl fmt::Debug for Login {
 }
 
 impl Broker {
-    /// One that is reached over TCP alone, and lets in whoever comes.
+    /// Makes a broker that is reached over TCP alone, and lets in whoever comes.
     pub fn new(id: u16, host: &str, port: u16) -> Self {
         Broker { id, host: host.into(), port, tls: None, websocket: None, headers: Vec::new(), login: None }
     }

@@ -363,11 +363,18 @@ pub struct Interface {
     pub default_route: bool,
     /// The family's default gateway behind this interface: the router that ports may be opened on.
     pub gateway: Option<IpAddr>,
-    /// What is behind it, as far as the system tells.
+    /// Kind of the link, as far as the system tells.
     pub link: LinkKind,
 }
 
-/// What is behind a network interface. Of two that lead equally far, the address of the one that is named first here is
+impl Interface {
+    /// The address `ip/prefix` on the interface `index`: no default route, no gateway, a real network.
+    pub const fn new(index: u32, ip: IpAddr, prefix: u8) -> Self {
+        Interface { index, ip, prefix, default_route: false, gateway: None, link: LinkKind::Real }
+    }
+}
+
+/// Kind of the link behind a network interface. Of two that lead equally far, the address of the one that is named first here is
 /// announced first.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
 #[non_exhaustive]
@@ -377,14 +384,14 @@ pub enum LinkKind {
     Real,
     /// A tunnel, of a VPN for example.
     Tunnel,
-    /// This machine only: containers, virtual machines.
+    /// Containers or virtual machines of this machine.
     Virtual,
     /// Nothing: no carrier.
     Dead,
 }
 
 impl LinkKind {
-    /// One word: `real`, `tunnel`, `virtual`, `dead`.
+    /// Returns `real`, `tunnel`, `virtual` or `dead`.
     pub const fn name(self) -> &'static str {
         match self {
             LinkKind::Real => "real",

@@ -13,7 +13,7 @@
 //! let start = Instant::ZERO;
 //! let mut node = Node::new(config, [1; 32], start).unwrap();
 //! let ip = "192.168.1.5".parse().unwrap();
-//! let lan = Interface { index: 2, ip, prefix: 24, default_route: true, gateway: None, link: Default::default() };
+//! let lan = Interface { default_route: true, ..Interface::new(2, ip, 24) };
 //! node.handle(start, Event::Interfaces(&[lan]));
 //! // The driver's loop: drain the actions, then ask once for the next deadline, then wait.
 //! while let Some(action) = node.poll_action() {

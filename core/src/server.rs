@@ -20,14 +20,14 @@ const STAGGER: Duration = Duration::from_millis(250);
 /// Most addresses of one name that are tried. A name server is a stranger.
 const MAX_ADDRESSES: usize = 8;
 
-/// What was found out about the addresses of names, by name. Names are those of the configuration.
+/// Experience with the addresses of names, by name. Names are those of the configuration.
 #[derive(Default, Debug)]
 pub(crate) struct Experience(BTreeMap<Box<str>, Found>);
 
 #[derive(Default, Debug)]
 struct Found {
     worked: Option<IpAddr>,
-    /// It took a connection and was of no use.
+    /// Address that took a connection and was of no use.
     useless: Option<IpAddr>,
 }
 
@@ -82,7 +82,7 @@ pub(crate) struct Race {
     host: Box<str>,
     query: Option<QueryId>,
     rest: VecDeque<IpAddr>,
-    /// When the next one is due.
+    /// Time at which the next address is due.
     next: Instant,
     by: Instant,
 }
@@ -110,7 +110,7 @@ impl Race {
         &self.host
     }
 
-    /// What the look-up found: of it those addresses are tried that are usable. `None`: it is not this one's look-up.
+    /// Takes what a look-up found: the usable addresses are tried. `None`: the look-up is another's.
     pub(crate) fn resolved(
         &mut self,
         cx: &Cx,
@@ -141,7 +141,7 @@ impl Race {
         self.next = now;
     }
 
-    /// When to ask for the [`next`](Self::next) address.
+    /// Returns the time to ask for the [`next`](Self::next) address.
     pub(crate) fn due(&self) -> Option<Instant> {
         (!self.rest.is_empty()).then_some(self.next)
     }
@@ -151,7 +151,7 @@ impl Race {
         self.by.since(now)
     }
 
-    /// Whether there may be further addresses.
+    /// Returns true if there may be further addresses.
     pub(crate) fn is_open(&self) -> bool {
         self.query.is_some() || !self.rest.is_empty()
     }
@@ -190,7 +190,7 @@ impl Dials {
         dials
     }
 
-    /// Why there is nothing to dial, if there is nothing.
+    /// Takes what a look-up found. The error says why there is nothing to dial.
     pub(crate) fn resolved(
         &mut self,
         cx: &mut Cx,
@@ -211,7 +211,7 @@ impl Dials {
         }
     }
 
-    /// When to [`drive`](Self::drive) them.
+    /// Returns the time to [`drive`](Self::drive) them.
     pub(crate) fn due(&self) -> Option<Instant> {
         self.race.due()
     }
@@ -244,7 +244,7 @@ impl Dials {
     }
 }
 
-/// Where to send from to this address.
+/// Returns the local address to send from.
 pub(crate) fn local_for(ip: IpAddr, bind: Option<IpAddr>) -> SocketAddr {
     let any = match ip {
         IpAddr::V4(_) => IpAddr::from(Ipv4Addr::UNSPECIFIED),

@@ -36,12 +36,12 @@ impl Header {
         (fits && sound && !own).then(|| Header { name: name.into(), value: value.into() })
     }
 
-    /// Its name.
+    /// Name of the field.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// Its value.
+    /// Value of the field.
     pub fn value(&self) -> &str {
         &self.value
     }
@@ -61,7 +61,7 @@ pub struct Tls {
     /// The name or literal address that is asked for (SNI, which knows names only) and that the certificate must be
     /// for. Default: the host's.
     pub name: Option<Box<str>>,
-    /// Who we are, where the server asks for a certificate. Default: nobody.
+    /// Certificate and key of our own, where the server asks for them. Default: none.
     pub client: Option<ClientKey>,
     /// The protocol to ask for (ALPN, RFC 7301), where a server has several on one port. Default: none.
     pub alpn: Option<Box<str>>,
@@ -70,7 +70,7 @@ pub struct Tls {
 /// A certificate of our own and its private key, both in PEM.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct ClientKey {
-    /// Our certificate, then those above it, if any.
+    /// Certificate of our own, then those above it, if any.
     pub certificates: Bytes,
     /// The private key.
     pub key: Bytes,
@@ -214,14 +214,7 @@ mod tests {
         config.turn = vec![TurnServer { tls: Some(Tls::PUBLIC), ..turn }];
         let mut node = Node::new(config, [3; 32], Instant::ZERO).unwrap();
         let ip = "192.0.2.1".parse().unwrap();
-        let interface = Interface {
-            index: 2,
-            ip,
-            prefix: 24,
-            default_route: true,
-            gateway: None,
-            link: Default::default(),
-        };
+        let interface = Interface { default_route: true, ..Interface::new(2, ip, 24) };
         node.handle(Instant::ZERO, Event::Interfaces(&[interface]));
         let wrap = |host: &str, tls, websocket: Option<&str>| {
             Some(Wrap {

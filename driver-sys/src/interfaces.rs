@@ -26,7 +26,7 @@ pub struct Card {
     pub gateways: Vec<IpAddr>,
     /// Whether the system sends by it what it has no other route for.
     pub default_route: bool,
-    /// What is behind it.
+    /// Kind of the link.
     pub link: LinkKind,
 }
 
@@ -58,7 +58,7 @@ pub fn cards() -> Vec<Card> {
     netdev::get_interfaces().into_iter().map(card).collect()
 }
 
-/// What is behind a card.
+/// Returns the kind of a card's link.
 fn link(card: &netdev::Interface, kinds: &BTreeMap<u32, LinkKind>) -> LinkKind {
     /// `IFF_RUNNING`, which is the same on all Unixes.
     const RUNNING: u32 = 0x40;
@@ -111,14 +111,7 @@ pub fn interfaces(bind: Option<IpAddr>) -> io::Result<Vec<Interface>> {
     match bind {
         // All of 127.0.0.0/8 is the machine itself, though only one of it is listed.
         Some(ip) if found.is_empty() && ip.is_loopback() => {
-            found.push(Interface {
-                index: 1,
-                ip,
-                prefix: 8,
-                default_route: false,
-                gateway: None,
-                link: Default::default(),
-            });
+            found.push(Interface::new(1, ip, 8));
             Ok(found)
         }
         Some(_) if found.is_empty() => Err(io::ErrorKind::AddrNotAvailable.into()),

@@ -43,7 +43,7 @@ pub use failure::failure;
 pub use files::{create_private, make_private, open_file, read_text, replace_private};
 pub use interfaces::{Card, cards, interface_name, interfaces};
 pub use key_file::{KeyFileError, load_or_create_key};
-pub use liveness::keep_alive;
+pub use liveness::{accepted, keep_alive};
 pub use pin_file::{PinFile, PinFileError};
 pub use pipe::{Half, Layer, MessageLayer, PipeInfo, Relayed, Start, Wakers};
 pub use ready::{Ready, SockWaker};

@@ -11,7 +11,7 @@ use std::time::Duration;
 use p2pd_core::{Instant, Liveness};
 use socket2::{SockRef, TcpKeepalive};
 
-/// How often the pipes that users hold are looked at.
+/// Time between two looks at the pipes that users hold.
 pub(crate) const LOOK_EVERY: Duration = Duration::from_secs(5);
 /// Questions that are repeated before an idle stream ends.
 const QUESTIONS: u32 = 6;
@@ -40,7 +40,15 @@ pub fn keep_alive<'s>(socket: impl Into<SockRef<'s>>, liveness: &Liveness) -> io
     socket.into().set_tcp_keepalive(&ask)
 }
 
-/// What the system says of a stream's other end.
+/// Prepares a stream that a server of ours has accepted: what is written leaves at once, and a client that has vanished is
+/// found out as a node's peers are. Whatever cannot be set is done without.
+pub fn accepted<'s>(socket: impl Into<SockRef<'s>>) {
+    let socket = socket.into();
+    let _ = socket.set_tcp_nodelay(true);
+    let _ = keep_alive(socket, &Liveness::default());
+}
+
+/// Signs of a stream's other end, as the system has them.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Signs {
     /// Something was sent that it has not acknowledged: data, or a question whether it lives or reads.
@@ -54,7 +62,7 @@ pub(crate) struct Signs {
 pub(crate) struct Silence(Option<Instant>);
 
 impl Silence {
-    /// Whether so long has passed without any answer, as far as is known from looking now and then.
+    /// Returns true once so long has passed without any answer, as far as is known from looking now and then.
     pub(crate) fn is_over(&mut self, now: Instant, signs: Signs, patience: Duration) -> bool {
         let heard = now - signs.heard;
         self.0 = signs.asked.then(|| self.0.map_or(now, |since| since.max(heard)));
@@ -62,7 +70,7 @@ impl Silence {
     }
 }
 
-/// What is known of a connected TCP socket. Linux only.
+/// Reads what is known of a connected TCP socket. Linux only.
 #[cfg(any(target_os = "linux", target_os = "android"))]
 #[allow(unsafe_code)]
 pub(crate) fn signs(socket: &socket2::Socket) -> Option<Signs> {

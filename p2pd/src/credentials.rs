@@ -75,7 +75,7 @@ async fn printed(command: &[String], commands: Commands) -> Result<(String, Stri
     read.map_err(|why| CredentialError::Failed(format!("credential_command {name}: {why}")))
 }
 
-/// Why there are no credentials for a server.
+/// Reason for which there are no credentials for a server.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum CredentialError {
     /// The list names a program, and nobody [allowed](Commands::Allowed) to run it: the program and its arguments.

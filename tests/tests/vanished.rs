@@ -41,7 +41,7 @@ fn hold(world: &World) -> Held {
 }
 
 impl Held {
-    /// All end for this reason, within so long.
+    /// Asserts that all end for this reason, within so long.
     fn all_end(&mut self, cut: Instant, why: PipeEnd, within: Duration) {
         for (name, holder) in &mut self.holders {
             let ended = holder.wait_for_line(|line| line.starts_with("ended "), PATIENCE).unwrap();

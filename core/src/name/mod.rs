@@ -66,7 +66,7 @@ impl Name {
         core::str::from_utf8(&self.bytes[..usize::from(self.len)]).unwrap_or_default()
     }
 
-    /// Where its record is published: `p2pd-name-` and the BLAKE2s-256 hash of `p2pd name` and the name in base32. Some
+    /// Topic of the record: `p2pd-name-` and the BLAKE2s-256 hash of `p2pd name` and the name in base32. Some
     /// managed brokers have topics of at most 64 letters, digits, `_` and `-`.
     pub fn topic(&self) -> String {
         let mut hash = Blake2s::<U32>::new();

@@ -54,9 +54,9 @@ pub(crate) struct External {
 struct Probe {
     local: IpAddr,
     state: State,
-    /// What servers said, in the order of the configuration.
+    /// Answers by the place of the server in the configuration.
     answers: BTreeMap<usize, StunAnswer>,
-    /// It has ended.
+    /// True from the end of the probe until that was noticed.
     news: bool,
     /// Servers that have not answered.
     open: SmallVec<[Question; SERVERS]>,
@@ -66,20 +66,20 @@ struct Probe {
     earlier: Option<IpAddr>,
 }
 
-/// What a STUN server says of one of our interfaces.
+/// Answer of a STUN server about one of our interfaces.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct StunAnswer {
     /// The server, at the address that answered.
     pub server: SocketAddr,
     /// The address that it claims to see, if it named one.
     pub said: Option<IpAddr>,
-    /// Whether the interface can have that address outside.
+    /// True if the interface can have that address outside.
     pub plausible: bool,
-    /// Whether it is what we take for our address outside.
+    /// True if that is what we take for our address outside.
     pub believed: bool,
 }
 
-/// One server that is asked, at its addresses.
+/// Server that is asked, at its addresses.
 #[derive(Debug)]
 struct Question {
     place: usize,
@@ -226,7 +226,7 @@ impl External {
         self.started && self.probes.iter().all(|p| p.again || matches!(p.state, State::Done(_)))
     }
 
-    /// Whether every interface has an answer, from one server at least, or has given up.
+    /// Returns true once every interface has an answer, from one server at least, or has given up.
     pub(crate) fn heard(&self) -> bool {
         let heard = |p: &Probe| p.again || matches!(p.state, State::Done(_)) || p.winner().is_some();
         self.started && self.probes.iter().all(heard)
@@ -240,7 +240,7 @@ impl External {
         })
     }
 
-    /// What servers have said of this local address.
+    /// Returns the answers about this local address.
     pub(crate) fn answers(&self, local: IpAddr) -> Vec<StunAnswer> {
         let probe = self.probes.iter().find(|p| p.local == local);
         let answers = probe.into_iter().flat_map(|p| p.answers.values());
@@ -248,7 +248,7 @@ impl External {
         answers.map(|a| StunAnswer { believed: a.plausible && a.said == found, ..*a }).collect()
     }
 
-    /// Whether a probe has ended since this was asked.
+    /// Returns true if a probe has ended since the last call.
     pub(crate) fn take_news(&mut self) -> bool {
         let mut news = self.probes.iter_mut().map(|p| core::mem::take(&mut p.news));
         news.any(|news| news)
@@ -389,7 +389,7 @@ impl External {
 }
 
 impl Asked {
-    /// When it is to be sent next.
+    /// Returns the time of the next copy.
     fn due(&self) -> Option<Instant> {
         SEND_AT.get(self.sent).map(|after| self.since + *after)
     }
@@ -514,14 +514,14 @@ impl Probe {
 }
 
 impl StunAnswer {
-    /// Whether an address of the internet was seen over the internet.
+    /// Returns true if an address of the internet was seen over the internet.
     fn is_outside(&self) -> bool {
         let all = [Some(self.server.ip()), self.said];
         all.iter().all(|ip| ip.is_some_and(|ip| reach(ip, &[]) == Reach::Internet))
     }
 }
 
-/// Whether the interface with this address may be seen as that one.
+/// Returns true if the interface with this address may be seen as that one.
 fn is_plausible(local: IpAddr, said: IpAddr) -> bool {
     let same_family = said.is_ipv4() == local.is_ipv4();
     let possible = match reach(said, &[]) {

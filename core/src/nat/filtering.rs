@@ -175,7 +175,7 @@ mod tests {
         Instant::ZERO + Duration::from_millis(ms)
     }
 
-    /// What is concluded where the server's plain answer has OTHER-ADDRESS or not, and these answers come, by question.
+    /// Returns the verdict where the server's plain answer has OTHER-ADDRESS or not, and these answers come, by question.
     fn found(has_other: bool, answers: &[(usize, &str)]) -> Option<Filtering> {
         let mut cx = Cx::new([1; 32], Instant::ZERO);
         let server: Option<SocketAddr> = SERVER.parse().ok();

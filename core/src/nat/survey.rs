@@ -57,7 +57,7 @@ pub struct NatReport {
     pub hairpin: Option<bool>,
     /// Whether it had a second address, or another server stood in for that.
     pub second_address: bool,
-    /// What STUN servers say of the interface's outside address, in the order of the configuration.
+    /// Answers of STUN servers about the interface's outside address, in the order of the configuration.
     pub answers: Vec<StunAnswer>,
 }
 

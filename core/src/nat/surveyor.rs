@@ -91,7 +91,7 @@ impl Surveyor {
         self.started && self.surveys.iter().all(|s| s.done)
     }
 
-    /// What STUN servers say of the outside address of this one.
+    /// Hears the answers of STUN servers about this local address.
     pub(crate) fn hear(&mut self, local: IpAddr, answers: Vec<StunAnswer>) {
         if let Some(survey) = self.surveys.iter_mut().find(|s| s.report.local == local) {
             survey.hear(answers);

@@ -371,12 +371,12 @@ impl Node {
         }
     }
 
-    /// Whether one of these brokers takes messages now.
+    /// Returns true if one of these brokers takes messages now.
     pub(super) fn is_signal_ready(&self, brokers: &[u8]) -> bool {
         brokers.iter().any(|b| self.brokers[usize::from(*b)].is_ready())
     }
 
-    /// Whether an address of ours that a peer may dial is known: outside addresses matter to whoever is outside.
+    /// Returns true if an address of ours that the peer may dial is known: outside addresses matter to whoever is outside.
     fn is_known_where_to_dial(&self, to: &PeerAddress, peer: NodeId) -> bool {
         let near = || {
             let oneself = self.is_oneself(peer);

@@ -105,14 +105,7 @@ impl Bench {
         let fix = ClockFix { at: Instant::ZERO, wall: WallTime::from_micros(NOON), error: S };
         bench.tell(Event::Clock(fix));
         let ip = [203, 0, 113, 1].into();
-        bench.tell(Event::Interfaces(&[Interface {
-            index: 2,
-            ip,
-            prefix: 32,
-            default_route: true,
-            gateway: None,
-            link: Default::default(),
-        }]));
+        bench.tell(Event::Interfaces(&[Interface { default_route: true, ..Interface::new(2, ip, 32) }]));
         bench.run(6 * S);
         bench
     }
@@ -575,12 +568,8 @@ fn a_search_goes_on_where_something_has_come_back() {
 fn nothing_inside_is_dialled_punched_or_sent_to_for_a_stranger_and_it_is_told_why() {
     let mut bench = Bench::open(Accept::Anyone);
     let interface = |ip: &str, prefix, default_route| Interface {
-        index: 2,
-        ip: ip.parse().unwrap(),
-        prefix,
         default_route,
-        gateway: None,
-        link: Default::default(),
+        ..Interface::new(2, ip.parse().unwrap(), prefix)
     };
     bench.tell(Event::Interfaces(&[
         interface("203.0.113.1", 32, true),

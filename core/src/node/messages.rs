@@ -285,14 +285,7 @@ mod tests {
     fn node() -> Node {
         let mut node = Node::new(Config::new(key(1)), [1; 32], Instant::ZERO).unwrap();
         let ip = [203, 0, 113, 1].into();
-        let interface = Interface {
-            index: 2,
-            ip,
-            prefix: 32,
-            default_route: true,
-            gateway: None,
-            link: Default::default(),
-        };
+        let interface = Interface { default_route: true, ..Interface::new(2, ip, 32) };
         node.handle(Instant::ZERO, Event::Interfaces(&[interface]));
         node
     }

@@ -50,10 +50,8 @@ struct Watch {
     topic: Box<str>,
     found: Found,
     places: BTreeMap<u8, Place>,
-    /// A search is under way, until then.
+    /// Beginning of the search that is under way.
     search: Option<Instant>,
-    /// When it began.
-    since: Instant,
     /// A record came that is of another time than ours.
     stale: bool,
     /// When to look at it again.
@@ -68,7 +66,7 @@ struct Watch {
 /// What a broker has said about a name.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Place {
-    /// It sends what it has, since then; whether the name's owner was asked twice.
+    /// Subscribed since then; `again` once the name's owner was asked a second time.
     Open { since: Instant, again: bool },
     /// It has sent what it kept.
     Answered,
@@ -204,7 +202,6 @@ impl Node {
                 found: Found::default(),
                 places: BTreeMap::new(),
                 search: None,
-                since: Instant::ZERO,
                 stale: false,
                 wake: None,
                 asked: false,
@@ -218,8 +215,7 @@ impl Node {
     fn search(&mut self, name: Name) {
         if let Some(watch) = self.names.all.get_mut(&name).filter(|w| w.search.is_none()) {
             let now = self.cx.now;
-            (watch.search, watch.since) = (Some(now + SEARCH_WITHIN), now);
-            watch.found = Found::default();
+            watch.begin(now);
             watch.stale = false;
             watch.places.clear();
             for broker in &mut self.brokers {
@@ -242,8 +238,7 @@ impl Node {
             if granted && watch.search.is_none() && watch.hold.as_ref().is_some_and(|h| h.published.is_none())
             {
                 // The first broker that is there for a name that waited.
-                (watch.search, watch.since) = (Some(now + SEARCH_WITHIN), now);
-                watch.found = Found::default();
+                watch.begin(now);
             }
             let record = watch.hold.as_ref().and_then(|h| h.published.as_ref()).map(|p| p.record.clone());
             if let Some(record) = record.filter(|_| granted)
@@ -377,7 +372,7 @@ impl Node {
         let awaited = self.time.awaited_until(now);
         let doubtful = awaited.is_some() && watch.stale;
         let done = self.is_asked(&watch) || self.is_certain(name, &watch);
-        if watch.search.is_some_and(|until| until <= now || (done && !doubtful)) {
+        if watch.search.is_some_and(|since| since + SEARCH_WITHIN <= now || (done && !doubtful)) {
             watch.search = None;
             self.searched(name, &mut watch);
         }
@@ -412,10 +407,11 @@ impl Node {
         })
     }
 
-    /// Whether the key that the name is pinned to has said where it leads. What silent brokers have is not waited for then.
+    /// True once the key that the name is pinned to has said where it leads. What silent brokers have is not waited for then.
     fn is_certain(&self, name: Name, watch: &Watch) -> bool {
         let said = |pin: NamePin| watch.found.of(pin.id).is_some_and(|r| r.sequence >= pin.sequence);
-        watch.since + GRACE <= self.cx.now && self.names.pins.get(name).is_some_and(said)
+        watch.search.is_some_and(|since| since + GRACE <= self.cx.now)
+            && self.names.pins.get(name).is_some_and(said)
     }
 
     /// Asks the name's owner once more where nothing has come: in a cluster a subscription takes its time to be known
@@ -598,6 +594,12 @@ impl Names {
 }
 
 impl Watch {
+    /// Begins a search.
+    fn begin(&mut self, now: Instant) {
+        self.search = Some(now);
+        self.found = Found::default();
+    }
+
     /// `why`, unless that no broker said anything is the reason.
     fn silence_or(&self, why: NameError) -> NameError {
         let heard = self.places.values().any(|place| *place != Place::Refused);
@@ -606,16 +608,15 @@ impl Watch {
 
     /// When something is to be done though nothing happens.
     fn next(&self, now: Instant, announced: Option<&PeerAddress>) -> Option<Instant> {
-        if self.search.is_some() {
+        if let Some(since) = self.search {
             let answers = self.places.values().filter_map(|place| match place {
                 Place::Open { since, again: false } => Some(*since + GRACE / 2),
                 Place::Open { since, again: true } => Some(*since + GRACE),
                 Place::Answered | Place::Refused => None,
             });
-            let certain = Some(self.since + GRACE);
-            let soon = answers.chain(certain).filter(|at| *at > now);
+            let soon = answers.chain([since + GRACE]).filter(|at| *at > now);
             let calls = self.calls.values().map(|(began, plan)| *began + plan.timeout);
-            return self.search.into_iter().chain(soon).chain(calls).min();
+            return soon.chain(calls).chain([since + SEARCH_WITHIN]).min();
         }
         let hold = self.hold.as_ref()?;
         let published = hold.published.as_ref()?;

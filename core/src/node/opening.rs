@@ -109,19 +109,19 @@ impl Node {
         self.listeners.said && !self.listeners.all.iter().any(|l| matches!(l.state, ListenState::Open(..)))
     }
 
-    /// Whether it is known on which port we can be dialled.
+    /// Returns true once it is known on which port we can be dialled.
     pub(super) fn listeners_are_open(&self) -> bool {
         self.listeners.said
     }
 
-    /// Whether one server at least has said where we can be dialled from outside.
+    /// Returns true once one server at least has said where we can be dialled from outside.
     pub(super) fn outside_is_heard(&self) -> bool {
         self.external.heard()
     }
 
     /// Whether outside addresses are settled, so that ours can be sent to a peer.
     pub(super) fn address_is_settled(&self) -> bool {
-        self.external.settled() && self.listeners.said
+        self.external.settled() && self.listeners_are_open()
     }
 
     pub(super) fn current_address(&self) -> PeerAddress {
@@ -455,14 +455,7 @@ mod tests {
     use super::*;
 
     fn interface(index: u32, ip: &str, default_route: bool) -> Interface {
-        Interface {
-            index,
-            ip: ip.parse().unwrap(),
-            prefix: 24,
-            default_route,
-            gateway: None,
-            link: Default::default(),
-        }
+        Interface { default_route, ..Interface::new(index, ip.parse().unwrap(), 24) }
     }
 
     #[test]

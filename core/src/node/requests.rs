@@ -21,14 +21,14 @@ const REQUESTS: u8 = 6;
 pub(super) struct Request {
     pub(super) id: MessageId,
     sealed: Bytes,
-    /// How often a broker took it.
+    /// Copies that a broker took.
     pub(super) sent: u8,
     next: Instant,
     pub(super) answered: bool,
 }
 
 impl Request {
-    /// When it is to be sent again, if it is.
+    /// Returns the time of the next copy, if one is to follow.
     pub(super) fn due(&self) -> Option<Instant> {
         (!self.answered && self.sent < REQUESTS).then_some(self.next)
     }

@@ -169,14 +169,7 @@ mod tests {
     use super::*;
 
     fn interface(ip: &str, default_route: bool) -> Interface {
-        Interface {
-            index: 2,
-            ip: ip.parse().unwrap(),
-            prefix: 24,
-            default_route,
-            gateway: None,
-            link: Default::default(),
-        }
+        Interface { default_route, ..Interface::new(2, ip.parse().unwrap(), 24) }
     }
 
     #[test]

@@ -110,7 +110,7 @@ pub enum PipeNews {
     Ended(PipeEnd),
 }
 
-/// Why a pipe is over in both directions, though neither end closed it in the other's hearing. All but the last two are of
+/// Reason for which a pipe is over in both directions, though neither end closed it in the other's hearing. All but the last two are of
 /// relayed pipes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[non_exhaustive]
@@ -131,7 +131,7 @@ pub enum PipeEnd {
     Shutdown,
     /// The peer has answered nothing for [`Liveness::patience`](crate::Liveness::patience).
     Vanished,
-    /// Our address under the pipe, or its interface, is gone.
+    /// Loss of our address under the pipe, or of its interface.
     AddressGone,
 }
 

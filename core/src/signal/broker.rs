@@ -89,7 +89,7 @@ pub(crate) struct Session {
     outbox: VecDeque<Outgoing>,
     /// Topics of names.
     followed: BTreeSet<Box<str>>,
-    /// What is to be acknowledged.
+    /// Packets that the broker has to acknowledge.
     unanswered: BTreeMap<NonZeroU16, Unanswered>,
     next_packet_id: NonZeroU16,
     /// Records of names.
@@ -117,7 +117,7 @@ enum State {
     Subscribing {
         link: Link,
         packet_id: NonZeroU16,
-        /// How often it was refused in this session.
+        /// Refusals in this session.
         refused: u8,
         again: Option<Instant>,
     },
@@ -130,11 +130,11 @@ enum State {
     Closed,
 }
 
-/// Whether messages come through, which a message to ourselves shows.
+/// Proof that messages come through: a message to ourselves.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Proof {
     Awaited,
-    /// It was not back at the first ping.
+    /// The message was not back at the first ping.
     Overdue,
     Given,
 }
@@ -204,7 +204,7 @@ impl Session {
         self.outbox.len() >= MAX_OUTBOX / 2
     }
 
-    /// Whether messages come through: a message to ourselves has come back on this session.
+    /// Returns true once a message to ourselves has come back on this session.
     pub(crate) fn is_proven(&self) -> bool {
         matches!(self.state, State::Ready { proof: Proof::Given, .. })
     }

@@ -16,7 +16,7 @@
 //! let sink = Box::new(move |line: &str| lines.lock().unwrap().push_str(line));
 //! let mut node = Recorder::new(config, [1; 32], Instant::ZERO, Some(sink)).unwrap();
 //! let ip = "192.168.1.5".parse().unwrap();
-//! let lan = Interface { index: 2, ip, prefix: 24, default_route: true, gateway: None, link: Default::default() };
+//! let lan = Interface { default_route: true, ..Interface::new(2, ip, 24) };
 //! node.handle(Instant::ZERO, Event::Interfaces(&[lan]));
 //! while let Some(action) = node.poll_action() {
 //!     // What a driver does.

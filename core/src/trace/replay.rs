@@ -349,14 +349,7 @@ mod tests {
         let mut now = Instant::ZERO;
         node.handle(
             now,
-            Event::Interfaces(&[Interface {
-                index: 2,
-                ip,
-                prefix: 24,
-                default_route: true,
-                gateway: None,
-                link: Default::default(),
-            }]),
+            Event::Interfaces(&[Interface { default_route: true, ..Interface::new(2, ip, 24) }]),
         );
         for _ in 0..10 {
             while let Some(action) = node.poll_action() {

@@ -82,7 +82,7 @@ pub enum Incoming<'a> {
     Pingresp,
 }
 
-/// How often a message may arrive (section 4.3).
+/// Quality of service: how often a message may arrive (section 4.3).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Qos {
     /// QoS 0.

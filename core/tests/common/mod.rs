@@ -233,14 +233,7 @@ impl World {
     }
 
     pub fn host(&mut self, inside: IpAddr, outside: IpAddr, change: impl FnOnce(&mut Config)) -> usize {
-        let interfaces = [Interface {
-            index: 2,
-            ip: inside,
-            prefix: 32,
-            default_route: true,
-            gateway: None,
-            link: Default::default(),
-        }];
+        let interfaces = [Interface { default_route: true, ..Interface::new(2, inside, 32) }];
         self.host_with(&interfaces, outside, change)
     }
 

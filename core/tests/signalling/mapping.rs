@@ -14,7 +14,7 @@ const GATEWAY: &str = "192.168.1.1";
 
 fn interface() -> Interface {
     let gateway = Some(GATEWAY.parse().unwrap());
-    Interface { index: 2, ip: inside(1), prefix: 24, default_route: true, gateway, link: Default::default() }
+    Interface { default_route: true, gateway, ..Interface::new(2, inside(1), 24) }
 }
 
 /// Node 0 is open, node 1 behind a NAT whose router is bent before they meet. NATs are not measured.
@@ -191,14 +191,7 @@ fn in_another_network_the_port_is_opened_there() {
 fn guarded(portmap: bool) -> World {
     let interface = |ip: &str, gateway: Option<&str>| {
         let gateway = gateway.map(|g| g.parse().unwrap());
-        Interface {
-            index: 2,
-            ip: ip.parse().unwrap(),
-            prefix: 64,
-            default_route: true,
-            gateway,
-            link: Default::default(),
-        }
+        Interface { default_route: true, gateway, ..Interface::new(2, ip.parse().unwrap(), 64) }
     };
     let mut world = World::new(13);
     let [open, shut] = [interface("2a01::1", None), interface("2a02::1", Some("fe80::1"))];
@@ -242,14 +235,8 @@ fn without_a_pinhole_the_firewall_lets_nobody_in() {
 #[test]
 fn an_address_that_no_socket_can_have_is_not_tried_again_and_again() {
     let gateway = Some("fe80::1".parse().unwrap());
-    let shut = Interface {
-        index: 2,
-        ip: "2a02::1".parse().unwrap(),
-        prefix: 64,
-        default_route: true,
-        gateway,
-        link: Default::default(),
-    };
+    let shut =
+        Interface { default_route: true, gateway, ..Interface::new(2, "2a02::1".parse().unwrap(), 64) };
     let mut world = World::new(13);
     world.host_with(&[shut], shut.ip, |c| c.portmap = true);
     world.hosts[0].without_udp = true;

@@ -8,8 +8,8 @@ use p2pd_core::{Stage, Strategy};
 
 const ASKING: [Strategy; 3] = [Strategy::Reverse, Strategy::Punch, Strategy::Relay];
 
-/// Whether a call comes through whose first request is lost by a broker that is away for a while then.
-fn outage(strategy: Strategy, away: Duration, timeout: u64) -> bool {
+/// A caller on the internet, a listener behind a NAT, and a server of each kind.
+fn world() -> World {
     let mut world = World::new(1);
     world.add_broker();
     world.add_stun();
@@ -17,6 +17,12 @@ fn outage(strategy: Strategy, away: Duration, timeout: u64) -> bool {
     world.open(|_| {});
     world.behind_nat(|_| {});
     world.run(2 * S);
+    world
+}
+
+/// True if a call comes through whose first request is lost by a broker that is away for a while then.
+fn outage(strategy: Strategy, away: Duration, timeout: u64) -> bool {
+    let mut world = world();
     // The broker acknowledges what it is given and loses it.
     world.brokers[0].bend = Box::new(|_| Vec::new());
     let before = world.published_to(1).len();
@@ -43,13 +49,7 @@ fn a_lost_request_and_a_broker_that_is_away_end_no_strategy() {
 #[test]
 fn what_no_broker_took_is_not_counted_as_asked() {
     for strategy in ASKING {
-        let mut world = World::new(1);
-        world.add_broker();
-        world.add_stun();
-        world.add_turn();
-        world.open(|_| {});
-        world.behind_nat(|_| {});
-        world.run(2 * S);
+        let mut world = world();
         let id = world.connect(0, &world.address(1), plan(&[strategy], 120));
         world.brokers[0].bend = Box::new(|_| Vec::new());
         world.run(1500 * MS);

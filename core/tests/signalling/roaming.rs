@@ -11,14 +11,7 @@ use p2pd_core::{BrokerLoss, BrokerState, IoFailure, Notice, PipeEnd, Stage, Stat
 const LOST: BrokerState = BrokerState::Lost(BrokerLoss::Io(IoFailure::AddrNotAvailable));
 
 fn interface(ip: &str) -> Interface {
-    Interface {
-        index: 2,
-        ip: ip.parse().unwrap(),
-        prefix: 32,
-        default_route: true,
-        gateway: None,
-        link: Default::default(),
-    }
+    Interface { default_route: true, ..Interface::new(2, ip.parse().unwrap(), 32) }
 }
 
 fn ip(text: &str) -> IpAddr {

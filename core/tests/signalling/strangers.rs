@@ -20,12 +20,8 @@ fn world(accept: Accept) -> World {
 /// A node that claims to have these addresses. Nobody answers there.
 fn stranger(world: &mut World, claims: &[&str]) -> usize {
     let interface = |(n, ip): (usize, &&str)| Interface {
-        index: n as u32 + 1,
-        ip: ip.parse().unwrap(),
-        prefix: 32,
         default_route: true,
-        gateway: None,
-        link: Default::default(),
+        ..Interface::new(n as u32 + 1, ip.parse().unwrap(), 32)
     };
     let interfaces: Vec<Interface> = claims.iter().enumerate().map(interface).collect();
     let at = world.host_with(&interfaces, interfaces[0].ip, |_| {});

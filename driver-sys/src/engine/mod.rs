@@ -151,7 +151,7 @@ pub struct Engine<R: Reactor> {
     news: VecDeque<News<R::Stream>>,
     address: Address,
     accepted: u64,
-    /// What was handed out.
+    /// Pipes that were handed out.
     handed: Handed,
     buffer: Vec<u8>,
     tls: Settings,

@@ -59,7 +59,7 @@ pub struct PipeOptions {
     pub reuse_address: bool,
     /// Whether a UDP socket may send to broadcast addresses. Default: no.
     pub broadcast: bool,
-    /// How soon an idle TCP peer that has vanished is found out, by the system. Default as a node's.
+    /// Bounds on the time until an idle TCP peer that has vanished is found out, by the system. Default as a node's.
     pub liveness: Liveness,
 }
 

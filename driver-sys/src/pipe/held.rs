@@ -46,14 +46,14 @@ impl Released {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).push(sock);
     }
 
-    /// Those that are gone since the last call.
+    /// Takes those that are gone since the last call.
     pub(crate) fn take(&self) -> Vec<SockId> {
         std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
 impl Held {
-    /// Why a pipe is over whose socket says so; `None`, it says so itself.
+    /// Returns why the engine has ended the pipe, if it has.
     pub(super) fn over(&self) -> Option<PipeEnd> {
         self.grip.state().over
     }
@@ -106,7 +106,7 @@ fn is_silence(why: &io::Error) -> bool {
     why.raw_os_error().is_some() && matches!(failure(why), IoFailure::TimedOut | IoFailure::Unreachable)
 }
 
-/// Such an end as the error of reading and writing.
+/// Turns such an end into the error of reading and writing.
 pub(super) fn over_as_error(over: PipeEnd) -> io::Error {
     let kind = match over {
         PipeEnd::ClosedByPeer => io::ErrorKind::UnexpectedEof,

@@ -41,7 +41,7 @@ pub(super) struct Connection {
     room: Notify,
     lend: mpsc::Sender<oneshot::Sender<Reading>>,
     state: watch::Sender<State>,
-    /// Why reading failed.
+    /// Error of reading, once it failed.
     broke: OnceLock<String>,
     piped: AtomicBool,
     pub(super) sent: AtomicU64,
@@ -288,7 +288,7 @@ impl Connection {
         })
     }
 
-    /// Why it broke, if it did and that was seen.
+    /// Returns why the connection broke, if it did and that was seen.
     pub(super) fn broke(&self) -> Option<&str> {
         self.broke.get().map(String::as_str)
     }

@@ -118,9 +118,7 @@ async fn serve_tcp(daemon: Arc<Daemon>, listener: TcpListener) {
                 let Some(held) = clients.enter() else { continue };
                 let daemon = daemon.clone();
                 tokio::spawn(async move {
-                    // Answers are written whole, and waiting for more only costs time.
-                    let _ = stream.set_nodelay(true);
-                    let _ = p2pd_sys::keep_alive(&stream, &p2pd_core::Liveness::default());
+                    p2pd_sys::accepted(&stream);
                     let held = Arc::new(held);
                     tokio::select! {
                         () = client(daemon, Via::Tcp, stream, Some(held.clone())) => {}

@@ -142,8 +142,7 @@ async fn accept(shared: Shared, local: SocketAddr, listener: TcpListener, client
 
 async fn serve(shared: Shared, local: SocketAddr, from: SocketAddr, mut stream: TcpStream, place: &Place) {
     let Shared { began, server, turn } = shared;
-    let _ = stream.set_nodelay(true);
-    let _ = p2pd_sys::keep_alive(&stream, &p2pd_core::Liveness::default());
+    p2pd_sys::accepted(&stream);
     let mut state = Stream::new(began.elapsed(), local, from);
     let mut buffer = [0; 2048];
     // Two bytes tell for which of the servers it is.

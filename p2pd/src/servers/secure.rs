@@ -18,7 +18,7 @@ pub(super) struct Keys {
     /// The name of a file beside the list, or what would be in it.
     pub(super) ca: Option<String>,
     pub(super) pin: Option<String>,
-    /// Our own certificate and its key, likewise.
+    /// Certificate of our own and its key, likewise.
     pub(super) client: (Option<String>, Option<String>),
     pub(super) alpn: Option<Box<str>>,
 }

@@ -148,14 +148,7 @@ impl Host {
     pub fn interfaces(&self) -> Vec<Interface> {
         let of = |ip: &IpAddr| {
             let (index, gateway) = self.cards.get(ip).copied()?;
-            Some(Interface {
-                index,
-                ip: *ip,
-                prefix: 24,
-                default_route: true,
-                gateway,
-                link: Default::default(),
-            })
+            Some(Interface { default_route: true, gateway, ..Interface::new(index, *ip, 24) })
         };
         self.addresses.iter().filter_map(of).collect()
     }

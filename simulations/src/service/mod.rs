@@ -148,7 +148,7 @@ pub struct ServerProgram {
     next: ConnId,
     later: BTreeMap<u64, Output>,
     laters: u64,
-    /// When the next wake for the service's timeout comes.
+    /// Time of the next wake for the service's timeout.
     armed: Option<Nanos>,
 }
 

@@ -359,14 +359,7 @@ mod tests {
     }
 
     fn interface(at: &str, prefix: u8) -> Interface {
-        Interface {
-            index: 1,
-            ip: ip(at),
-            prefix,
-            default_route: false,
-            gateway: None,
-            link: Default::default(),
-        }
+        Interface::new(1, ip(at), prefix)
     }
 
     #[test]

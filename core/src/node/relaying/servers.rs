@@ -68,23 +68,23 @@ struct Asked {
     over: Transport,
     race: Race,
     by_tcp: ByTcp,
-    /// Why it has no address.
+    /// Reason, if no address was found.
     why: Option<String>,
 }
 
-/// Whether a server that is asked over UDP is asked over TCP beside it.
+/// Plan to ask a server over TCP too that is asked over UDP.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum ByTcp {
     /// Once UDP had no answer for a while, or failed.
     Later(Option<Instant>),
-    /// It is already, or must not be.
+    /// TCP is in use already, or must not be used.
     No,
 }
 
-/// One address of one of them.
+/// Address of an asked server, and how the try goes.
 #[derive(Debug)]
 struct Try {
-    /// Which of those that are asked.
+    /// Index of the server in `Servers::asked`.
     of: usize,
     at: SocketAddr,
     state: TryState,
@@ -314,7 +314,7 @@ impl Servers {
         }
     }
 
-    /// Whether there is hope yet for what is asked.
+    /// Returns true while an address of the server may still answer.
     fn is_alive(&self, of: usize) -> bool {
         let alive = |t: &Try| t.of == of && !matches!(t.state, TryState::Ended(_));
         self.asked[of].race.is_open() || self.tries.iter().any(alive)
