@@ -86,6 +86,8 @@ pub mod trace;
 pub mod turn;
 pub mod wire;
 pub mod wrap;
+#[cfg(not(p2pd_insecure_stand_in))]
+mod x25519;
 
 pub use address::PeerAddress;
 pub use config::{

@@ -13,12 +13,14 @@ use snow::params::{CipherChoice, DHChoice, HashChoice, NoiseParams};
 use snow::resolvers::CryptoResolver;
 #[cfg(not(p2pd_insecure_stand_in))]
 use snow::resolvers::DefaultResolver as Primitives;
-use snow::types::{Cipher, Dh, Hash};
+use snow::types::{Cipher, Dh, Hash, Random};
 use snow::{Builder, HandshakeState, StatelessTransportState};
 
 use crate::identity::{NodeId, SecretKey};
 #[cfg(p2pd_insecure_stand_in)]
-use crate::stand_in::StandIn as Primitives;
+use crate::stand_in::{StandIn as Primitives, curve};
+#[cfg(not(p2pd_insecure_stand_in))]
+use crate::x25519 as curve;
 
 /// Bytes of an authentication tag.
 pub(crate) const TAG: usize = 16;
@@ -35,31 +37,12 @@ pub(crate) struct NotAuthentic;
 
 /// The public key of `secret`.
 pub(crate) fn public_key(secret: &[u8; 32]) -> [u8; 32] {
-    let mut out = [0; 32];
-    if let Some(mut dh) = Primitives.resolve_dh(&DHChoice::Curve25519) {
-        dh.set(secret);
-        out.copy_from_slice(dh.pubkey());
-    }
-    out
+    curve::public_key(secret)
 }
 
 /// What only `ours` and `peer` can compute: the X25519 exchange of their static keys.
-///
-/// Through the pattern's own resolver it would take twice as long, since that computes our public key each time.
-#[cfg(not(p2pd_insecure_stand_in))]
-pub(crate) fn shared_secret(ours: &SecretKey, peer: &NodeId) -> Result<[u8; 32], NotAuthentic> {
-    let peer = curve25519_dalek::MontgomeryPoint(*peer.as_bytes());
-    Ok(peer.mul_clamped(*ours.as_bytes()).to_bytes())
-}
-
-/// The same of the stand-in.
-#[cfg(p2pd_insecure_stand_in)]
-pub(crate) fn shared_secret(ours: &SecretKey, peer: &NodeId) -> Result<[u8; 32], NotAuthentic> {
-    let mut dh = Primitives.resolve_dh(&DHChoice::Curve25519).ok_or(NotAuthentic)?;
-    dh.set(ours.as_bytes());
-    let mut out = [0; 32];
-    dh.dh(peer.as_bytes(), &mut out).map_err(|_| NotAuthentic)?;
-    Ok(out)
+pub(crate) fn shared_secret(ours: &SecretKey, peer: &NodeId) -> [u8; 32] {
+    curve::exchange(ours.as_bytes(), peer.as_bytes())
 }
 
 /// A key derived from `key` for one purpose: keyed BLAKE2s over the label's parts.
@@ -109,8 +92,7 @@ pub(crate) fn seal(
     payload: &[u8],
     entropy: [u8; 32],
 ) -> Result<Vec<u8>, NotAuthentic> {
-    let mut state = builder(ONE_WAY, entropy, prologue)
-        .and_then(|b| b.local_private_key(ours.as_bytes()))
+    let mut state = builder(ONE_WAY, ours, entropy, prologue)
         .and_then(|b| b.remote_public_key(to.as_bytes()))
         .and_then(Builder::build_initiator)
         .map_err(|_| NotAuthentic)?;
@@ -123,8 +105,7 @@ pub(crate) fn open(
     prologue: &[u8],
     sealed: &[u8],
 ) -> Result<(NodeId, Vec<u8>), NotAuthentic> {
-    let mut state = builder(ONE_WAY, [0; 32], prologue)
-        .and_then(|b| b.local_private_key(ours.as_bytes()))
+    let mut state = builder(ONE_WAY, ours, [0; 32], prologue)
         .and_then(Builder::build_responder)
         .map_err(|_| NotAuthentic)?;
     let payload = read(&mut state, sealed)?;
@@ -149,8 +130,7 @@ impl Handshake {
         payload: &[u8],
         entropy: [u8; 32],
     ) -> Result<(Self, Vec<u8>), NotAuthentic> {
-        let mut state = builder(INTERACTIVE, entropy, prologue)
-            .and_then(|b| b.local_private_key(ours.as_bytes()))
+        let mut state = builder(INTERACTIVE, ours, entropy, prologue)
             .and_then(|b| b.remote_public_key(peer.as_bytes()))
             .and_then(Builder::build_initiator)
             .map_err(|_| NotAuthentic)?;
@@ -165,8 +145,7 @@ impl Handshake {
         first: &[u8],
         entropy: [u8; 32],
     ) -> Result<(Self, NodeId, Vec<u8>), NotAuthentic> {
-        let mut state = builder(INTERACTIVE, entropy, prologue)
-            .and_then(|b| b.local_private_key(ours.as_bytes()))
+        let mut state = builder(INTERACTIVE, ours, entropy, prologue)
             .and_then(Builder::build_responder)
             .map_err(|_| NotAuthentic)?;
         let payload = read(&mut state, first)?;
@@ -268,9 +247,16 @@ impl core::fmt::Debug for Opening {
 const ONE_WAY: &str = "Noise_X_25519_ChaChaPoly_BLAKE2s";
 const INTERACTIVE: &str = "Noise_IK_25519_ChaChaPoly_BLAKE2s";
 
-fn builder<'a>(pattern: &str, entropy: [u8; 32], prologue: &'a [u8]) -> Result<Builder<'a>, snow::Error> {
+fn builder<'a>(
+    pattern: &str,
+    ours: &'a SecretKey,
+    entropy: [u8; 32],
+    prologue: &'a [u8],
+) -> Result<Builder<'a>, snow::Error> {
     let params: NoiseParams = pattern.parse()?;
-    Builder::with_resolver(params, Box::new(Resolver { entropy })).prologue(prologue)
+    Builder::with_resolver(params, Box::new(Resolver { ours: ours.clone(), entropy }))
+        .prologue(prologue)?
+        .local_private_key(ours.as_bytes())
 }
 
 fn write(state: &mut HandshakeState, payload: &[u8], overhead: usize) -> Result<Vec<u8>, NotAuthentic> {
@@ -293,17 +279,18 @@ fn remote_static(state: &HandshakeState) -> Result<NodeId, NotAuthentic> {
     NodeId::from_bytes(key).map_err(|_| NotAuthentic)
 }
 
-/// snow's own primitives, or in a bench what stands in for them, with our randomness.
+/// snow's own primitives, or in a bench what stands in for them, with our curve and randomness.
 struct Resolver {
+    ours: SecretKey,
     entropy: [u8; 32],
 }
 
 impl CryptoResolver for Resolver {
-    fn resolve_rng(&self) -> Option<Box<dyn snow::types::Random>> {
+    fn resolve_rng(&self) -> Option<Box<dyn Random>> {
         Some(Box::new(Stream { entropy: self.entropy, block: 0 }))
     }
-    fn resolve_dh(&self, choice: &DHChoice) -> Option<Box<dyn Dh>> {
-        Primitives.resolve_dh(choice)
+    fn resolve_dh(&self, _: &DHChoice) -> Option<Box<dyn Dh>> {
+        Some(Box::new(KeyPair { ours: self.ours.clone(), secret: [0; 32], public: [0; 32] }))
     }
     fn resolve_hash(&self, choice: &HashChoice) -> Option<Box<dyn Hash>> {
         Primitives.resolve_hash(choice)
@@ -313,13 +300,52 @@ impl CryptoResolver for Resolver {
     }
 }
 
+/// A key pair of a handshake: our static one, whose public key is known, or an ephemeral one.
+struct KeyPair {
+    ours: SecretKey,
+    secret: [u8; 32],
+    public: [u8; 32],
+}
+
+impl Dh for KeyPair {
+    fn name(&self) -> &'static str {
+        "25519"
+    }
+    fn pub_len(&self) -> usize {
+        32
+    }
+    fn priv_len(&self) -> usize {
+        32
+    }
+    /// Takes our static key, the only one that a builder is given.
+    fn set(&mut self, _: &[u8]) {
+        (self.secret, self.public) = (*self.ours.as_bytes(), *self.ours.node_id().as_bytes());
+    }
+    fn generate(&mut self, random: &mut dyn Random) -> Result<(), snow::Error> {
+        random.try_fill_bytes(&mut self.secret)?;
+        self.public = curve::public_key(&self.secret);
+        Ok(())
+    }
+    fn pubkey(&self) -> &[u8] {
+        &self.public
+    }
+    fn privkey(&self) -> &[u8] {
+        &self.secret
+    }
+    fn dh(&self, theirs: &[u8], out: &mut [u8]) -> Result<(), snow::Error> {
+        let theirs = theirs.first_chunk().ok_or(snow::Error::Input)?;
+        out[..32].copy_from_slice(&curve::exchange(&self.secret, theirs));
+        Ok(())
+    }
+}
+
 /// Block `n` is `BLAKE2s(entropy ‖ n)`.
 struct Stream {
     entropy: [u8; 32],
     block: u64,
 }
 
-impl snow::types::Random for Stream {
+impl Random for Stream {
     fn try_fill_bytes(&mut self, dest: &mut [u8]) -> Result<(), snow::Error> {
         for chunk in dest.chunks_mut(32) {
             let mut hash = Blake2s::<U32>::new();

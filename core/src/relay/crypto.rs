@@ -60,15 +60,15 @@ impl Identity {
         session: &[u8; 16],
         side: Side,
         entropy: [u8; 32],
-    ) -> Result<Self, NotAuthentic> {
+    ) -> Self {
         let callee = if side.is_client() { *peer } else { ours.node_id() };
         let mut prologue = [0; 60];
         prologue[..11].copy_from_slice(b"p2pd relay\0");
         prologue[11] = crate::hello::VERSION;
         prologue[12..28].copy_from_slice(session);
         prologue[28..].copy_from_slice(callee.as_bytes());
-        let initial = noise::derive(&noise::shared_secret(ours, peer)?, &[&prologue]);
-        Ok(Identity { ours: ours.clone(), peer: *peer, prologue, initial, entropy })
+        let initial = noise::derive(&noise::shared_secret(ours, peer), &[&prologue]);
+        Identity { ours: ours.clone(), peer: *peer, prologue, initial, entropy }
     }
 
     fn initial_keys(&self, dst_cid: &ConnectionId, side: Side) -> Keys {
@@ -463,7 +463,7 @@ mod tests {
     }
 
     fn identity(ours: u8, peer: u8, session: u8, side: Side) -> Identity {
-        Identity::new(&key(ours), &key(peer).node_id(), &[session; 16], side, [9; 32]).unwrap()
+        Identity::new(&key(ours), &key(peer).node_id(), &[session; 16], side, [9; 32])
     }
 
     #[test]

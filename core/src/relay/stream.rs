@@ -175,11 +175,7 @@ impl RelayStream {
         now: Instant,
     ) -> Self {
         let mut stream = RelayStream::new(Side::Client, seed, now, None);
-        let Ok(identity) = Identity::new(ours, peer, session, Side::Client, derive(&seed, b"ephemeral"))
-        else {
-            stream.lose(EndCause::Protocol(0));
-            return stream;
-        };
+        let identity = Identity::new(ours, peer, session, Side::Client, derive(&seed, b"ephemeral"));
         let mut client = ClientConfig::new(Arc::new(identity));
         // 8 bytes at least (RFC 9000 section 7.2), and what the first keys are made with.
         let first_id = ConnectionId::new(&derive(&seed, b"first id")[..16]);
@@ -203,12 +199,7 @@ impl RelayStream {
         config: &RelayConfig,
         now: Instant,
     ) -> Self {
-        let Ok(identity) = Identity::new(ours, peer, session, Side::Server, derive(&seed, b"ephemeral"))
-        else {
-            let mut stream = RelayStream::new(Side::Server, seed, now, None);
-            stream.lose(EndCause::Protocol(0));
-            return stream;
-        };
+        let identity = Identity::new(ours, peer, session, Side::Server, derive(&seed, b"ephemeral"));
         let mut server = ServerConfig::new(Arc::new(identity), Arc::new(NoTokens));
         server
             .transport_config(config.transport())

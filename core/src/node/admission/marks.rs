@@ -94,7 +94,7 @@ impl Marks {
                 if !self.work.take_some(now, KEY_WORK) {
                     return None;
                 }
-                self.keys.insert(peer, MarkKey::new(ours, &peer).ok()?);
+                self.keys.insert(peer, MarkKey::new(ours, &peer));
             }
             if !self.work.take(now) {
                 return None;

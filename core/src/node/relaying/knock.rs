@@ -36,7 +36,7 @@ pub(super) struct KnockKey([u8; 32]);
 
 impl KnockKey {
     pub(super) fn new(ours: &SecretKey, peer: &NodeId, session: SessionId) -> Self {
-        let secret = noise::shared_secret(ours, peer).unwrap_or_default();
+        let secret = noise::shared_secret(ours, peer);
         KnockKey(noise::derive(&secret, &[b"p2pd knock", &session.0]))
     }
 
