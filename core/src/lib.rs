@@ -99,8 +99,8 @@ pub use io::{Action, CloseHow, Event, IoFailure, QueryId, SockId, SockOpts};
 pub use name::{Name, NameError, NameNews, NamePin, Target, TargetError, ToTarget};
 pub use node::{ConnectError, MAX_CONNECTS, Node};
 pub use notice::{
-    BrokerLoss, BrokerState, ConnectId, FailReason, Notice, Outcome, PortState, Refusal, Report, Stage,
-    Strategy, StrategyReport,
+    Advice, BrokerLoss, BrokerState, ConnectId, FailReason, Notice, Outcome, PortState, Refusal, Report,
+    Stage, Strategy, StrategyReport,
 };
 pub use pipe::{PipeEnd, PipeId, PipeMode, PipeNews};
 pub use stats::Stats;

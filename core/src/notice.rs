@@ -247,6 +247,57 @@ pub struct Report {
     pub elapsed: Duration,
     /// One entry per strategy of the plan.
     pub strategies: SmallVec<[StrategyReport; 2]>,
+    /// The one thing to do about a failure, where something was seen that tells.
+    pub advice: Option<Advice>,
+}
+
+/// The one thing that a user can do about a connect that failed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub enum Advice {
+    /// The peer's owner has to accept this node, ours: what was asked for is done for named nodes only.
+    BeAccepted(NodeId),
+    /// The call has to ask for an encrypted pipe.
+    BeEncrypted,
+    /// The peer has too many calls for now.
+    TryLater,
+    /// Both sides have to run the same version.
+    SameVersion,
+    /// The peer has to be started, or its new address used: nothing at the address answered, nor over a common broker.
+    StartPeer,
+    /// A broker of the peer's has to be reached: none of those in common is usable.
+    ReachBroker,
+    /// Both sides need a broker in common.
+    ShareBroker,
+    /// A TURN server has to be configured: the peer answered, and no path between the two networks was found.
+    AddRelay,
+}
+
+impl fmt::Display for Advice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Advice::BeAccepted(ours) => {
+                write!(f, "ask the peer's owner to accept this node: `p2pd listen --accept {ours}`")
+            }
+            Advice::BeEncrypted => f.write_str("ask for an encrypted pipe, the default"),
+            Advice::TryLater => f.write_str("call again in a minute"),
+            Advice::SameVersion => f.write_str("run the same version of p2pd on both sides"),
+            Advice::StartPeer => {
+                f.write_str("see that the peer runs, and take its address anew: it prints it when it starts")
+            }
+            Advice::ReachBroker => f.write_str(
+                "see that this machine is online and that the brokers of the server list are; none was reached",
+            ),
+            Advice::ShareBroker => f.write_str(
+                "give both sides one server list: `p2pd serve --write servers.toml --host NAME` on a computer that \
+                 both reach, then `--config servers.toml`",
+            ),
+            Advice::AddRelay => f.write_str(
+                "add a relay to the server list: `p2pd serve --turn --write servers.toml --host NAME` on a computer \
+                 that both reach",
+            ),
+        }
+    }
 }
 
 /// The state of one broker.

@@ -273,13 +273,18 @@ impl Say {
 
     pub(crate) fn failed(self, why: &ConnectError) {
         self.still();
-        let (reason, entries) = match why {
-            ConnectError::Failed(reason, report) => (reason.to_string(), report.strategies.as_slice()),
-            other => (other.to_string(), &[][..]),
+        let (reason, entries, advice) = match why {
+            ConnectError::Failed(reason, report) => {
+                (reason.to_string(), report.strategies.as_slice(), report.advice.map(|a| a.to_string()))
+            }
+            other => (other.to_string(), &[][..], None),
         };
         self.wrong(
-            || json!({"event": "failed", "reason": reason, "strategies": tried(entries)}),
-            || format!("failed: {reason}{}", details(entries)),
+            || json!({"event": "failed", "reason": reason, "strategies": tried(entries), "advice": advice}),
+            || {
+                let advice = advice.as_ref().map_or(String::new(), |text| format!("\nwhat to do: {text}"));
+                format!("failed: {reason}{}{advice}", details(entries))
+            },
         );
     }
 

@@ -8,6 +8,7 @@ use smallvec::SmallVec;
 
 use super::Node;
 use super::admission::Trust;
+use super::advice::Heard;
 use super::asking::Ladder;
 use super::relaying::{MAX_RELAYS, Relaying};
 use super::requests::Request;
@@ -18,7 +19,7 @@ use crate::identity::NodeId;
 use crate::io::{IoFailure, SockId};
 use crate::nat::NatType;
 use crate::notice::{
-    ConnectId, FailReason, Notice, Outcome, Refusal, Report, Stage, Strategy, StrategyReport,
+    Advice, ConnectId, FailReason, Notice, Outcome, Refusal, Report, Stage, Strategy, StrategyReport,
 };
 use crate::pipe::PipeMode;
 use crate::portmap::Scope;
@@ -53,6 +54,10 @@ pub(super) struct Attempt {
     pub(super) clock_offset: Option<i64>,
     /// It has its pipe, over a relay, and looks for a better path.
     answered: bool,
+    /// Answers of the peer over the brokers.
+    pub(super) heard: Heard,
+    /// Whether a dial was refused by the peer's system, or by something on the way.
+    dial_refused: bool,
 }
 
 #[derive(Debug)]
@@ -132,6 +137,8 @@ impl Node {
             runs,
             clock_offset: None,
             answered: false,
+            heard: Heard::default(),
+            dial_refused: false,
         };
         self.attempts.insert(id, Box::new(attempt));
         self.sessions.insert(session, id);
@@ -214,7 +221,8 @@ impl Node {
         if reason != FailReason::Shutdown {
             self.doubt();
         }
-        let report = Box::new(attempt.report(self.cx.now, relaying));
+        let advice = self.advice(&attempt, reason);
+        let report = Box::new(attempt.report(self.cx.now, relaying, advice));
         match (attempt.answered, reason) {
             (false, _) => self.cx.notify(Notice::Failed { connect, reason, report }),
             (true, FailReason::Shutdown) => {}
@@ -421,6 +429,10 @@ impl Node {
             let stage = Stage::DialFailed(remote, why);
             self.cx.notify(Notice::Progress { connect, strategy: Strategy::Direct, stage });
         }
+        attempt.dial_refused |= why == DialEnd::Io(IoFailure::Refused);
+        if let DialEnd::Refused(why) = why {
+            attempt.heard.note(Some(why));
+        }
         match why {
             // No other stream would fare better.
             DialEnd::Refused(why @ (Refusal::NotAccepted | Refusal::PlainNotAllowed)) => {
@@ -474,6 +486,7 @@ impl Node {
 
     /// The peer refuses to dial us.
     pub(super) fn peer_refused(&mut self, peer: NodeId, session: SessionId, why: Refusal) {
+        self.heard_of(peer, session, Some(why));
         let Some(connect) = self.connect_of(session) else { return };
         let Some(attempt) = self.attempts.get(&connect).filter(|a| a.peer == peer) else { return };
         let asked = |r: &Run| match &r.state {
@@ -539,6 +552,21 @@ impl Node {
             self.asked_by(peer, about).and_then(|connect| self.attempts.get(&connect)).map(|a| a.session);
         if let Some(session) = session {
             self.peer_refused(peer, session, Refusal::Version { ours: version });
+        }
+    }
+
+    /// A broker took a request of a call of ours.
+    pub(super) fn asked_of(&mut self, connect: ConnectId) {
+        if let Some(attempt) = self.attempts.get_mut(&connect) {
+            attempt.heard.asked();
+        }
+    }
+
+    /// The peer answered a request of a call of ours, by a refusal or otherwise.
+    pub(super) fn heard_of(&mut self, peer: NodeId, session: SessionId, refusal: Option<Refusal>) {
+        let Some(connect) = self.connect_of(session) else { return };
+        if let Some(attempt) = self.attempts.get_mut(&connect).filter(|a| a.peer == peer) {
+            attempt.heard.note(refusal);
         }
     }
 
@@ -662,7 +690,7 @@ impl Node {
     }
 
     /// Why the peer cannot be asked for anything, if it cannot.
-    fn why_no_broker(&self, peer: NodeId, to: &PeerAddress) -> Option<String> {
+    pub(super) fn why_no_broker(&self, peer: NodeId, to: &PeerAddress) -> Option<String> {
         if self.is_oneself(peer) {
             return None;
         }
@@ -685,6 +713,18 @@ impl Attempt {
         self.session
     }
 
+    pub(super) fn address(&self) -> &PeerAddress {
+        &self.address
+    }
+
+    pub(super) fn has(&self, strategy: Strategy) -> bool {
+        self.runs.iter().any(|run| run.strategy == strategy)
+    }
+
+    pub(super) fn is_dial_refused(&self) -> bool {
+        self.dial_refused
+    }
+
     /// Our network is another: what was tried from the old one is tried again, once there is one.
     pub(super) fn roam(&mut self, now: Instant, offline: bool) {
         let at = if offline { self.deadline } else { now };
@@ -704,7 +744,7 @@ impl Attempt {
     }
 
     /// `relaying` is how far the relay has come.
-    fn report(&self, now: Instant, relaying: Option<String>) -> Report {
+    fn report(&self, now: Instant, relaying: Option<String>, advice: Option<Advice>) -> Report {
         let entry = |run: &Run| {
             let (outcome, detail) = match &run.state {
                 RunState::Pending { .. } => (Outcome::Skipped, "its turn did not come".into()),
@@ -716,7 +756,8 @@ impl Attempt {
             };
             StrategyReport { strategy: run.strategy, outcome, detail }
         };
-        Report { elapsed: now.since(self.started), strategies: self.runs.iter().map(entry).collect() }
+        let strategies = self.runs.iter().map(entry).collect();
+        Report { elapsed: now.since(self.started), strategies, advice }
     }
 }
 

@@ -91,6 +91,9 @@ impl Node {
     /// something, and a copy of the message must not.
     pub(super) fn authentic_message(&mut self, from: NodeId, message: Message, via: Option<u8>) -> bool {
         let (session, sent) = (message.session, message.sent);
+        if self.bearing_of(from, &message) == Some(Bearing::Answers) {
+            self.heard_of(from, session, None);
+        }
         match message.body {
             Body::Echo(payload) => {
                 if self.is_oneself(from) {

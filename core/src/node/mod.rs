@@ -4,6 +4,7 @@ pub(crate) use relaying::MAX_AT_ONCE;
 
 mod accepting;
 pub(crate) mod admission;
+mod advice;
 mod asking;
 mod attempts;
 #[cfg(test)]

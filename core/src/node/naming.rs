@@ -581,7 +581,7 @@ impl Node {
     }
 
     fn fail_name(&mut self, connect: ConnectId, began: Instant, reason: FailReason) {
-        let report = Report { elapsed: self.cx.now.since(began), strategies: SmallVec::new() };
+        let report = Report { elapsed: self.cx.now.since(began), strategies: SmallVec::new(), advice: None };
         self.cx.notify(Notice::Failed { connect, reason, report: Box::new(report) });
     }
 }

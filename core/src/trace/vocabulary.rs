@@ -14,8 +14,8 @@ use crate::io::{Action, CloseHow, Event, Interface, IoFailure, LinkKind, QueryId
 use crate::name::{Name, NameError, NameNews, NamePin};
 use crate::node::ConnectError;
 use crate::notice::{
-    BrokerLoss, BrokerState, ConnectId, FailReason, Notice, Outcome, PortState, Refusal, Report, Stage,
-    Strategy, StrategyReport,
+    Advice, BrokerLoss, BrokerState, ConnectId, FailReason, Notice, Outcome, PortState, Refusal, Report,
+    Stage, Strategy, StrategyReport,
 };
 use crate::pipe::{PipeEnd, PipeId, PipeMode, PipeNews, PipeStart};
 use crate::portmap::{MapError, Scope, Truth, Way};
@@ -399,7 +399,19 @@ enum_form! { Refusal => Refusal {
     "unknown" Unknown(code),
 }}
 
-struct_form! { Report { elapsed, strategies } }
+struct_form! { Report { elapsed, strategies, advice } }
+
+enum_form! { Advice => Advice {
+    "be-accepted" BeAccepted(node),
+    "be-encrypted" BeEncrypted,
+    "try-later" TryLater,
+    "same-version" SameVersion,
+    "start-peer" StartPeer,
+    "reach-broker" ReachBroker,
+    "share-broker" ShareBroker,
+    "add-relay" AddRelay,
+}}
+
 struct_form! { StrategyReport { strategy, outcome, detail } }
 
 enum_form! { Strategy => Strategy {

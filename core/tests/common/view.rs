@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use p2pd_core::{
-    BrokerState, ConnectId, FailReason, Instant, Name, NameError, NameNews, NodeId, Notice, Outcome,
+    Advice, BrokerState, ConnectId, FailReason, Instant, Name, NameError, NameNews, NodeId, Notice, Outcome,
     PeerAddress, PipeMode, Plan, Refusal, Report, Stage, Stats, Strategy,
 };
 
@@ -121,6 +121,11 @@ impl World {
         let Some((reason, report)) = self.failure(n, id) else { panic!("no failure:\n{}", self.tail()) };
         let [only] = &report.strategies[..] else { panic!("{report:?}") };
         (reason, only.outcome, &only.detail)
+    }
+
+    /// Advice of a connect's end without a pipe.
+    pub fn advice(&self, n: usize, id: ConnectId) -> Option<Advice> {
+        self.failure(n, id).and_then(|(_, report)| report.advice)
     }
 
     pub fn is_over(&self, n: usize, id: ConnectId) -> bool {

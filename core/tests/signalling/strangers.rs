@@ -7,7 +7,7 @@ use crate::common::hand::{Script, Then};
 use crate::common::view::{direct, only, reverse};
 use crate::common::{LATENCY, MS, Port, S, World};
 use p2pd_core::io::Interface;
-use p2pd_core::{Accept, ConnectId, Event, FailReason, Outcome, Refusal, Stage, Strategy};
+use p2pd_core::{Accept, Advice, ConnectId, Event, FailReason, Outcome, Refusal, Stage, Strategy};
 
 /// Node 0, which strangers know.
 fn world(accept: Accept) -> World {
@@ -102,6 +102,7 @@ fn a_stranger_cannot_point_a_node_into_private_space() {
         world.id(from)
     );
     assert_eq!(world.failed(from, id), (FailReason::AllStrategiesFailed, Outcome::Failed, &*detail));
+    assert_eq!(world.advice(from, id), Some(Advice::BeAccepted(world.id(from))));
 }
 
 #[test]

@@ -7,7 +7,7 @@ use data_encoding::BASE32_NOPAD;
 use crate::common::hand::{Script, Then};
 use crate::common::view::{direct, only, reverse};
 use crate::common::{MS, S, World, envelope, key};
-use p2pd_core::{Accept, FailReason, Notice, Outcome, Stats};
+use p2pd_core::{Accept, Advice, FailReason, Notice, Outcome, Stats};
 
 fn world() -> World {
     let mut world = World::new(6);
@@ -52,6 +52,7 @@ fn a_message_of_another_version_is_refused_by_naming_ours() {
     assert_eq!(answers(&world), [refusal(&asked[0][1..17], 2)]);
     let told = "the peer refused: it speaks protocol version 2, not ours";
     assert_eq!(world.failed(0, id), (FailReason::AllStrategiesFailed, Outcome::Failed, told));
+    assert_eq!(world.advice(0, id), Some(Advice::SameVersion));
     assert_eq!(world.stats(1), Stats::default());
 }
 
