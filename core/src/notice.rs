@@ -257,6 +257,8 @@ pub struct Report {
 pub enum Advice {
     /// The peer's owner has to accept this node, ours: what was asked for is done for named nodes only.
     BeAccepted(NodeId),
+    /// The plan has to name every strategy: the peer answered, and those tried found no path.
+    TryAll,
     /// The call has to ask for an encrypted pipe.
     BeEncrypted,
     /// The peer has too many calls for now.
@@ -279,6 +281,7 @@ impl fmt::Display for Advice {
             Advice::BeAccepted(ours) => {
                 write!(f, "ask the peer's owner to accept this node: `p2pd listen --accept {ours}`")
             }
+            Advice::TryAll => f.write_str("let every strategy be tried, which is the default"),
             Advice::BeEncrypted => f.write_str("ask for an encrypted pipe, the default"),
             Advice::TryLater => f.write_str("call again in a minute"),
             Advice::SameVersion => f.write_str("run the same version of p2pd on both sides"),

@@ -46,7 +46,12 @@ impl Node {
         let relay = attempt.has(Strategy::Relay) && self.config.turn.is_empty();
         match attempt.heard {
             Heard::Refusal(why) => self.advice_on(why),
-            Heard::Answer => relay.then_some(Advice::AddRelay),
+            Heard::Answer if relay => Some(Advice::AddRelay),
+            // One of them might have found a path.
+            Heard::Answer if !attempt.has(Strategy::Punch) || !attempt.has(Strategy::Relay) => {
+                Some(Advice::TryAll)
+            }
+            Heard::Answer => None,
             Heard::Nothing => Some(Advice::StartPeer),
             Heard::Unasked => self.advice_unasked(attempt).or(relay.then_some(Advice::AddRelay)),
         }

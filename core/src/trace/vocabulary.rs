@@ -403,6 +403,7 @@ struct_form! { Report { elapsed, strategies, advice } }
 
 enum_form! { Advice => Advice {
     "be-accepted" BeAccepted(node),
+    "try-all" TryAll,
     "be-encrypted" BeEncrypted,
     "try-later" TryLater,
     "same-version" SameVersion,

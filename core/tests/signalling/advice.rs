@@ -57,7 +57,8 @@ fn a_relay_is_what_two_firewalls_need() {
     assert_eq!(advice(&mut world, without, 1, plan(&[Strategy::Relay], 10)), Some(Advice::AddRelay));
     connects(&mut world, 0, 1, all());
     // Without the relay in the plan a server would not help.
-    assert_eq!(advice(&mut world, without, 1, plan(&[Strategy::Reverse], 10)), None);
+    assert_eq!(advice(&mut world, 0, 1, plan(&[Strategy::Reverse], 10)), Some(Advice::TryAll));
+    connects(&mut world, 0, 1, plan(&Strategy::ALL, 10));
 }
 
 #[test]
