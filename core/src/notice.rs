@@ -193,6 +193,17 @@ impl fmt::Display for FailReason {
     }
 }
 
+impl std::error::Error for FailReason {
+    /// Returns the peer's refusal, or what the search for a name met.
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            FailReason::RefusedByPeer(why) => Some(why),
+            FailReason::Name(why) => Some(why),
+            FailReason::DeadlinePassed | FailReason::AllStrategiesFailed | FailReason::Shutdown => None,
+        }
+    }
+}
+
 /// Why a node turned a peer away. Travels in the hello and in signalling.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[non_exhaustive]
@@ -239,6 +250,8 @@ impl fmt::Display for Refusal {
         }
     }
 }
+
+impl std::error::Error for Refusal {}
 
 /// The outcome of a connect, strategy by strategy, in the order of the plan.
 #[derive(Clone, PartialEq, Eq, Debug)]

@@ -46,11 +46,5 @@ pub use node::{Builder, Connecting, Node};
 pub use pipe::Pipe;
 
 pub use async_broadcast::Receiver;
-pub use p2pd_core::{
-    Accept, Broker, Config, ConnectId, Name, NameError, NamePin, NodeId, Notice, PeerAddress, PipeMode, Plan,
-    SecretKey, Stats, Strategy, StunServer, Target, ToTarget,
-};
-pub use p2pd_sys::{
-    BindError, ConnectError, KeyFileError, PipeInfo, create_private, load_or_create_key,
-    raise_descriptor_limit, random_seed,
-};
+#[doc(inline)]
+pub use p2pd_sys::face::*;

@@ -58,11 +58,6 @@ pub use blocking::{BlockingNode, BlockingPipe};
 pub use node::{Builder, News, Node};
 pub use pipe::Pipe;
 
-pub use p2pd_core::{
-    Accept, Broker, Config, ConnectId, Name, NameError, NamePin, NodeId, Notice, PeerAddress, PipeMode, Plan,
-    QueryId, SecretKey, Stats, Strategy, StunServer, Target, ToTarget,
-};
-pub use p2pd_sys::{
-    BindError, ConnectError, KeyFileError, PipeInfo, create_private, load_or_create_key,
-    raise_descriptor_limit, random_seed,
-};
+pub use p2pd_core::QueryId;
+#[doc(inline)]
+pub use p2pd_sys::face::*;

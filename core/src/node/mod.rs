@@ -87,7 +87,15 @@ impl fmt::Display for ConnectError {
     }
 }
 
-impl std::error::Error for ConnectError {}
+impl std::error::Error for ConnectError {
+    /// Returns what is wrong with the node id.
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            ConnectError::NodeId(why) => Some(why),
+            ConnectError::EmptyPlan | ConnectError::TooMany | ConnectError::Shutdown => None,
+        }
+    }
+}
 
 /// One node: tell it what happens by [`handle`](Self::handle), do what [`poll_action`](Self::poll_action)
 /// says, and wake it at [`poll_timeout`](Self::poll_timeout).
