@@ -115,7 +115,7 @@ mod tests {
             error.to_string(),
             "the peer refused: too many requests, try later; what to do: call again in a minute"
         );
-        let causes = core::iter::successors(error.source(), |cause| cause.source());
+        let causes = core::iter::successors(error.source(), |cause: &&dyn Error| (*cause).source());
         let causes: Vec<String> = causes.map(ToString::to_string).collect();
         assert_eq!(
             causes,

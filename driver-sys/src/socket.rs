@@ -1,7 +1,7 @@
 //! Sockets with the options that the core asked for. All are non-blocking.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use p2pd_core::SockOpts;
@@ -29,6 +29,11 @@ pub fn udp(local: SocketAddr, opts: &SockOpts) -> io::Result<std::net::UdpSocket
         socket.set_multicast_if_v4(local.ip())?;
     }
     Ok(socket.into())
+}
+
+/// Returns whether this machine has a family of addresses: whether its loopback address can be bound.
+pub(crate) fn has_family(ip: IpAddr) -> bool {
+    std::net::UdpSocket::bind((ip, 0)).is_ok()
 }
 
 /// A listening TCP socket; an IPv6 one takes IPv6 only.

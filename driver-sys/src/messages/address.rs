@@ -26,6 +26,13 @@ pub enum Family {
 }
 
 impl Family {
+    pub(super) fn loopback(self) -> IpAddr {
+        match self {
+            Family::V4 => Ipv4Addr::LOCALHOST.into(),
+            Family::V6 => Ipv6Addr::LOCALHOST.into(),
+        }
+    }
+
     pub(super) fn has(self, ip: IpAddr) -> bool {
         ip.is_ipv4() == (self == Family::V4)
     }

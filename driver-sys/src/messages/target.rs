@@ -31,6 +31,7 @@ impl Target {
             Family::V6 => vec![SocketAddr::new(v6.into(), 0)],
         };
         let found = match self {
+            Target::Any | Target::Loopback if !socket::has_family(family.loopback()) => Vec::new(),
             Target::Any => one(Ipv4Addr::UNSPECIFIED, Ipv6Addr::UNSPECIFIED),
             Target::Loopback => one(Ipv4Addr::LOCALHOST, Ipv6Addr::LOCALHOST),
             Target::Interface(name) => {
@@ -55,7 +56,8 @@ fn scoped(ip: IpAddr, index: u32) -> SocketAddr {
     }
 }
 
-/// Every combination, each once; port 0, which is another one each time, as often as it is asked for.
+/// Every combination, each once; port 0, which is another one each time, as often as it is asked for. A family that
+/// this machine lacks, or a target, is left out where the target has another one of those asked for.
 ///
 /// # Errors
 /// Every target that has no address.
@@ -67,12 +69,18 @@ pub fn combine(
 ) -> Result<Vec<(SocketAddr, Protocol)>, ListenError> {
     let (mut wanted, mut failed) = (Vec::new(), Vec::new());
     for target in targets {
+        let (mut found, mut lacking) = (Vec::new(), Vec::new());
         for family in families {
             match target.addresses(*family) {
-                Ok(found) => wanted.extend(found),
-                Err(why) => failed.push(why),
+                Ok(addresses) => found.extend(addresses),
+                Err(why) => lacking.push(why),
             }
         }
+        // Several families mean all that there are.
+        if found.is_empty() {
+            failed.extend(lacking);
+        }
+        wanted.extend(found);
     }
     if !failed.is_empty() {
         return Err(ListenError { failed });
