@@ -1,4 +1,4 @@
-//! What the core tells the user: notices, and the report that ends a connect.
+//! Notices of the core to the user, and the report that ends a connect.
 
 use core::fmt;
 use core::time::Duration;
@@ -13,7 +13,7 @@ use crate::name::{Name, NameError, NameNews};
 use crate::pipe::PipeId;
 use crate::portmap::{MapError, Truth, Way};
 
-/// One call of `connect()`, unique within a node.
+/// Id of one call of `connect()`, unique within a node.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ConnectId(pub(crate) u32);
 
@@ -34,11 +34,11 @@ impl fmt::Debug for ConnectId {
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 #[non_exhaustive]
 pub enum Strategy {
-    /// We dial the peer's announced addresses.
+    /// Our node dials the peer's announced addresses.
     Direct,
     /// The peer, asked over a broker, dials ours.
     Reverse,
-    /// Both dial at once, so that the NATs of both take each other's SYN for an answer.
+    /// Hole punching: each side dials at the same time, so that each NAT takes the other's SYN for an answer.
     Punch,
     /// A TURN server carries what both send. The stream between them is sealed end to end.
     Relay,
@@ -70,11 +70,11 @@ impl fmt::Display for Strategy {
     }
 }
 
-/// How far a strategy has come.
+/// Progress of a strategy.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub enum Stage {
-    /// It began.
+    /// The strategy began.
     Started,
     /// A dial to this address was started.
     Dialling(SocketAddr),
@@ -90,14 +90,14 @@ pub enum Stage {
     AwaitingBroker,
     /// The request went out on this many brokers.
     Requested {
-        /// How many brokers took it.
+        /// Number of brokers that took the request.
         brokers: u8,
     },
     /// The peer said that it dials us.
     PeerDials,
-    /// Both sides know where to dial, and do.
+    /// Each side knows where to dial, and does.
     Punching {
-        /// Which try this is, from 0.
+        /// Number of the try, from 0.
         rung: u8,
     },
     /// A TURN server relays for us, from this address.
@@ -128,22 +128,22 @@ impl fmt::Display for Stage {
     }
 }
 
-/// How a strategy ended.
+/// Way in which a strategy ended.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub enum Outcome {
-    /// It gave the pipe.
+    /// The strategy gave the pipe.
     Won,
-    /// Tried, and did not give one.
+    /// The strategy was tried and gave no pipe.
     Failed,
-    /// Could not work, or was not needed, and was not tried.
+    /// The strategy could not work, or was not needed, and was not tried.
     Skipped,
-    /// Still running when the connect ended.
+    /// The strategy was still running when the connect ended.
     Unfinished,
 }
 
 impl Outcome {
-    /// One word: `won`, `failed`, `skipped`, `unfinished`.
+    /// Returns one word: `won`, `failed`, `skipped`, `unfinished`.
     pub const fn name(self) -> &'static str {
         match self {
             Outcome::Won => "won",
@@ -154,18 +154,18 @@ impl Outcome {
     }
 }
 
-/// What one strategy tried and why it ended.
+/// Attempts of one strategy and the reason for its end.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct StrategyReport {
-    /// Which.
+    /// Strategy that this report is about.
     pub strategy: Strategy,
-    /// How it ended.
+    /// Way in which the strategy ended.
     pub outcome: Outcome,
-    /// What it tried and saw, in words for a person.
+    /// Attempts and observations, in words for a person.
     pub detail: String,
 }
 
-/// Why a connect gave no pipe.
+/// Reason that a connect gave no pipe.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub enum FailReason {
@@ -205,9 +205,10 @@ pub enum Refusal {
     PlainNotAllowed,
     /// The session named is unknown or over.
     NoSuchSession,
-    /// It would have to search for us with many dials, which it does only for nodes that its user named.
+    /// The peer would have to search for us with many dials. It does so only for nodes that its user named.
     NoSearchForStrangers,
-    /// What was asked for leads to addresses inside a network only, which it sends to for nodes that its user named.
+    /// The request leads to addresses inside a network only. The peer sends to such addresses only for nodes that its
+    /// user named.
     PrivateForStrangers {
         /// The strategy that this ends.
         asked: Strategy,
@@ -245,7 +246,7 @@ impl fmt::Display for Refusal {
 pub struct Report {
     /// From the call to its end.
     pub elapsed: Duration,
-    /// One entry per strategy of the plan.
+    /// Entries of the report, one per strategy of the plan.
     pub strategies: SmallVec<[StrategyReport; 2]>,
 }
 
@@ -267,17 +268,17 @@ pub enum BrokerState {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub enum BrokerLoss {
-    /// Its name or address could not be reached.
+    /// The broker's name or address could not be reached.
     Io(IoFailure),
-    /// It refused our CONNECT with this return code (MQTT 3.1.1 section 3.2.2.3).
+    /// The broker refused our CONNECT with this return code (MQTT 3.1.1 section 3.2.2.3).
     Refused(u8),
-    /// It refused our subscription.
+    /// The broker refused our subscription.
     SubscriptionRefused,
-    /// It closed a session that worked: restarted, or another client took our client id.
+    /// The broker closed a session that worked: restarted, or another client took our client id.
     ClosedByBroker,
-    /// It did not answer in time.
+    /// The broker did not answer in time.
     Silent,
-    /// It sent what MQTT 3.1.1 does not allow.
+    /// The broker sent bytes that MQTT 3.1.1 does not allow.
     Malformed,
 }
 
@@ -325,14 +326,14 @@ pub enum Notice {
     },
     /// The listener could not be opened; the node can connect out but nobody can reach it directly.
     ListenFailed {
-        /// What was to be bound.
+        /// Address that was to be bound.
         local: SocketAddr,
-        /// Why it was not.
+        /// Cause of the failure.
         cause: IoFailure,
     },
     /// A broker's state changed.
     Broker {
-        /// Its id in the server list.
+        /// Id of the broker in the server list.
         id: u16,
         /// The new state.
         state: BrokerState,
@@ -341,51 +342,51 @@ pub enum Notice {
     IdentityInUse,
     /// A connect moved on.
     Progress {
-        /// Which.
+        /// Connect that moved on.
         connect: ConnectId,
-        /// By which strategy.
+        /// Strategy that moved on.
         strategy: Strategy,
-        /// How far.
+        /// Stage that it reached.
         stage: Stage,
     },
     /// A connect ended without a pipe.
     Failed {
-        /// Which.
+        /// Connect that ended.
         connect: ConnectId,
-        /// The short reason.
+        /// Reason in short.
         reason: FailReason,
-        /// The long one.
+        /// Report on every strategy.
         report: Box<Report>,
     },
     /// The bytes of a pipe that was relayed at first go another way from now on: to the peer directly, or over the relay
     /// again, as the direct path broke. Said at either end for its own direction.
     Moved {
-        /// Which.
+        /// Pipe that moved.
         pipe: PipeId,
         /// The peer.
         peer: NodeId,
         /// The strategy that opened the path.
         strategy: Strategy,
-        /// Our end of the path, as in [`PipeStart`](crate::pipe::PipeStart).
+        /// Local end of the path, as in [`PipeStart`](crate::pipe::PipeStart).
         local: SocketAddr,
         /// The peer's end, as we see it.
         remote: SocketAddr,
     },
     /// A connect that has its pipe over a relay, and was to have a better path, found none.
     StaysRelayed {
-        /// Which.
+        /// Connect that stays on the relay.
         connect: ConnectId,
-        /// Why no other strategy goes on.
+        /// Reason why no other strategy goes on.
         reason: FailReason,
-        /// What they tried.
+        /// Attempts of the other strategies.
         report: Box<Report>,
     },
-    /// Our address under a pipe that was handed out, or its interface, is gone, and the pipe with it: reading and writing
-    /// fail with [`PipeEnd::AddressGone`](crate::PipeEnd::AddressGone). Relayed pipes move.
+    /// The address under a pipe that was handed out, or its interface, is gone, and the pipe with it. Reading and
+    /// writing fail with [`PipeEnd::AddressGone`](crate::PipeEnd::AddressGone). Relayed pipes move.
     PipeGone {
         /// The peer.
         peer: NodeId,
-        /// Our end.
+        /// Local end of the pipe.
         local: SocketAddr,
         /// The peer's end, as we saw it.
         remote: SocketAddr,
@@ -393,45 +394,46 @@ pub enum Notice {
     /// A peer that is on no list wants a pipe, and the configuration says ask: answer with `Node::answer`.
     /// Unanswered, it is refused after 30 s.
     Ask {
-        /// Who.
+        /// Peer that wants the pipe.
         peer: NodeId,
     },
     /// A router was asked to open the listener's port (`Config::portmap`).
     Port {
         /// The interface's address.
         local: IpAddr,
-        /// What came of it.
+        /// Result of the request.
         state: PortState,
     },
     /// Time servers told the time (`Config::ntp`).
     Clock {
-        /// How far the wall clock is ahead, in microseconds. By more than a minute, and the node goes by the servers.
+        /// Lead of the wall clock over the servers' time, in microseconds. Beyond a minute either way, the node goes by
+        /// the servers.
         ahead: i64,
-        /// A bound of what they may be wrong by.
+        /// Bound of the servers' error.
         error: Duration,
     },
     /// Something about a name.
     Name {
-        /// Which.
+        /// Name that the news is about.
         name: Name,
-        /// What.
+        /// News about the name.
         news: Box<NameNews>,
     },
     /// Every socket is closed; the node does nothing more.
     Closed,
 }
 
-/// What came of opening the listener's port on a router.
+/// Result of opening the listener's port on a router.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub enum PortState {
-    /// It is open; in our address only if the truth `Agrees`.
+    /// The port is open; the outside address is in our address only if the truth `Agrees`.
     Open {
-        /// By what.
+        /// Protocol that opened the port.
         way: Way,
-        /// What the router calls it outside.
+        /// Outside address and port, as the router says.
         external: SocketAddr,
-        /// Whether to believe in that.
+        /// Judgement of the router's outside address.
         truth: Truth,
     },
     /// No way led to it; all are tried again after five minutes.
@@ -441,11 +443,11 @@ pub enum PortState {
         /// Why not by UPnP; `None` where that was not tried.
         upnp: Option<MapError>,
     },
-    /// It ran out and could not be renewed; all ways are tried again.
+    /// The mapping ran out and could not be renewed; all ways are tried again.
     Lost,
-    /// It was taken back at shutdown.
+    /// The mapping was taken back at shutdown.
     Removed {
-        /// Whether the router confirmed that.
+        /// True if the router confirmed the removal.
         confirmed: bool,
     },
 }
