@@ -349,7 +349,7 @@ pub enum Event<'a> {
     Timeout,
 }
 
-/// One address of one network interface.
+/// An address of a network interface.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Interface {
     /// The system's interface index, which is the zone (scope id) of its link-local IPv6 addresses.

@@ -34,7 +34,7 @@ impl fmt::Debug for ConnectId {
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 #[non_exhaustive]
 pub enum Strategy {
-    /// Our node dials the peer's announced addresses.
+    /// Dials the peer's announced addresses.
     Direct,
     /// The peer, asked over a broker, dials ours.
     Reverse,
@@ -193,7 +193,7 @@ impl fmt::Display for FailReason {
     }
 }
 
-/// Why a node turned a peer away. Travels in the hello and in signalling.
+/// Reason that a node turned a peer away. Travels in the hello and in signalling.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub enum Refusal {
@@ -264,7 +264,7 @@ pub enum BrokerState {
     Lost(BrokerLoss),
 }
 
-/// Why a broker is not usable.
+/// Reason that a broker is not usable.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub enum BrokerLoss {
@@ -438,9 +438,9 @@ pub enum PortState {
     },
     /// No way led to it; all are tried again after five minutes.
     Failed {
-        /// Why not by PCP or NAT-PMP; `None` where that was not tried.
+        /// Error of PCP or NAT-PMP; `None` where neither was tried.
         gateway: Option<MapError>,
-        /// Why not by UPnP; `None` where that was not tried.
+        /// Error of UPnP; `None` where it was not tried.
         upnp: Option<MapError>,
     },
     /// The mapping ran out and could not be renewed; all ways are tried again.

@@ -1,4 +1,4 @@
-//! What the user gets: a pipe to a peer, and how its bytes look on the wire.
+//! Pipes to peers, which users get, and the form of their bytes on the wire.
 
 mod echo;
 mod record;
@@ -18,19 +18,19 @@ pub use record::{MAX_PLAIN, MAX_RECORD, Opened, Opener, RecordError, Sealer};
 use crate::identity::NodeId;
 use crate::notice::{ConnectId, Strategy};
 
-/// What protects a pipe's bytes.
+/// Protection of a pipe's bytes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum PipeMode {
     /// Sealed records: nobody on the path can read or change a byte, nor cut the end off unnoticed.
     #[default]
     Encrypted,
-    /// Both ends proved who they are, then the stream is a bare TCP stream: readable and changeable on the
-    /// path, and free to be handed to code that knows nothing of us.
+    /// No protection after the hello: each end proves its identity, then the stream is a bare TCP stream. Its bytes can
+    /// be read and changed on the path. It is free to be handed to code that knows nothing of us.
     Plain,
 }
 
 impl PipeMode {
-    /// Its byte in the hello and in signalling.
+    /// Returns the mode's byte in the hello and in signalling.
     pub(crate) const fn code(self) -> u8 {
         match self {
             PipeMode::Encrypted => 0,
@@ -89,7 +89,7 @@ impl fmt::Debug for PipeId {
     }
 }
 
-/// What happened on a relayed pipe.
+/// Event on a relayed pipe.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub enum PipeNews {
@@ -106,12 +106,12 @@ pub enum PipeNews {
     MessagesEnded(PipeEnd),
     /// All that was written has arrived at the peer, after [`Node::pipe_finish`](crate::Node::pipe_finish).
     Delivered,
-    /// It is over. What has arrived can be read still.
+    /// The pipe is over. Bytes that have arrived can be read still.
     Ended(PipeEnd),
 }
 
-/// Reason for which a pipe is over in both directions, though neither end closed it in the other's hearing. All but the last two are of
-/// relayed pipes.
+/// Reason that a pipe is over in both directions, though neither end closed it in the other's hearing. All but the last
+/// two are of relayed pipes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub enum PipeEnd {
@@ -119,7 +119,7 @@ pub enum PipeEnd {
     ClosedByPeer,
     /// Nothing was heard of the peer for 30 to 40 s: it is gone, or the relay is.
     Silent,
-    /// It broke; the QUIC error code (RFC 9000 section 20).
+    /// The relayed connection broke; the QUIC error code (RFC 9000 section 20).
     Broken(u64),
     /// The TURN server has forgotten us: it was restarted, for example.
     ServerForgot,
@@ -127,7 +127,7 @@ pub enum PipeEnd {
     ServerGone,
     /// A pipe that moves has lost its last path.
     NoPath,
-    /// Our node was shut down.
+    /// The node was shut down.
     Shutdown,
     /// The peer has answered nothing for [`Liveness::patience`](crate::Liveness::patience).
     Vanished,
@@ -162,13 +162,13 @@ pub struct PipeStart {
     pub peer: NodeId,
     /// The strategy that gave it; on the accepting side the one that the peer used.
     pub strategy: Strategy,
-    /// Our end of the TCP stream. Of a relayed pipe: our relayed address where the relay is ours.
+    /// Local address of the TCP stream. Of a relayed pipe: our relayed address where the relay is ours.
     pub local: SocketAddr,
     /// The peer's end, as we see it.
     pub remote: SocketAddr,
     /// From the call of `connect()`, or from the peer's first sign, to now.
     pub elapsed: Duration,
-    /// How to read and write it.
+    /// Keys and mode to read and write with.
     pub keys: PipeKeys,
 }
 

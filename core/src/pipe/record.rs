@@ -21,12 +21,12 @@ pub const MAX_RECORD: usize = MAX_PLAIN + TAG;
 
 const HEADER: usize = 2;
 
-/// Why a record could not be made or opened. The pipe cannot be used further.
+/// Reason that a record could not be made or opened. The pipe cannot be used further.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum RecordError {
     /// The stated length is under a tag or over [`MAX_RECORD`].
     Length(u16),
-    /// It does not verify: somebody changed it, or records are missing.
+    /// The record does not verify: somebody changed it, or records are missing.
     NotAuthentic,
     /// A record came after the end.
     AfterEnd,
@@ -47,7 +47,7 @@ impl fmt::Display for RecordError {
 
 impl std::error::Error for RecordError {}
 
-/// Our direction of an encrypted pipe.
+/// Outgoing direction of an encrypted pipe.
 #[derive(Debug)]
 pub struct Sealer {
     keys: Sealing,
@@ -107,7 +107,7 @@ pub struct Opener {
     ended: bool,
 }
 
-/// What the front of the received bytes holds.
+/// Content of the front of the received bytes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Opened {
     /// No whole record yet; this many bytes in all are needed.

@@ -31,12 +31,12 @@ pub(super) struct Gateway {
     server: SocketAddr,
     local: IpAddr,
     speaks: Speaks,
-    /// Where not everything is to be tried.
+    /// Protocol to be tried alone, if not all are.
     only: Option<Speaks>,
     epoch: Option<Epoch>,
-    /// When it was last believed to have restarted.
+    /// Time at which a restart was last believed.
     restarted: Option<Instant>,
-    /// What NAT-PMP says of the external address.
+    /// External address by NAT-PMP.
     external: External,
     exchanges: BTreeMap<MapId, Exchange>,
 }
@@ -68,7 +68,7 @@ struct Exchange {
 struct Sends {
     sent: u32,
     most: u32,
-    /// When to send again, or to give up.
+    /// Time to send again, or to give up.
     due: Instant,
 }
 
@@ -135,12 +135,12 @@ impl Gateway {
         self.drive(out);
     }
 
-    /// Whether it is asked by PCP only.
+    /// Returns true if the server is asked by PCP only.
     pub(super) fn is_pcp(&self) -> bool {
         self.only == Some(Speaks::Pcp)
     }
 
-    /// Whether a datagram from there is this server's.
+    /// Returns true if a datagram from `from` is this server's.
     pub(super) fn is_from(&self, from: SocketAddr) -> bool {
         (from.ip(), from.port()) == (self.server.ip(), self.server.port())
     }
@@ -175,7 +175,7 @@ impl Gateway {
         self.speaks == Speaks::Pmp && matches!(self.external, External::Asking(_))
     }
 
-    /// Whether it answers a question of ours.
+    /// Takes in a PCP answer. Returns true if it answers a question of ours.
     fn pcp(&mut self, out: &mut Out, answer: pcp::Answer) -> bool {
         // What granted a mapping late does not say that it is gone.
         let fits = |e: &&Exchange| answer.fits(&e.ask) && !(e.removing && answer.grants());
@@ -211,7 +211,7 @@ impl Gateway {
         true
     }
 
-    /// Whether it answers a question of ours.
+    /// Takes in a NAT-PMP answer. Returns true if it answers a question of ours.
     fn pmp(&mut self, out: &mut Out, answer: pmp::Answer) -> bool {
         let way = Way::NatPmp;
         match answer {

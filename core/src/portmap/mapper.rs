@@ -17,11 +17,11 @@ use crate::time::Instant;
 const TRY_AGAIN: Duration = Duration::from_secs(300);
 /// A failed renewal is tried again after half of what is left, but not sooner.
 const SHORTEST: Duration = Duration::from_secs(1);
-/// What has no end is asked for again so often, in case the router forgot it.
+/// Interval at which a mapping without end is asked for again, in case the router forgot it.
 const REFRESH: Duration = Duration::from_secs(3600);
 /// Longest lease that is believed: one day, as long as RFC 6887 section 15 lets servers grant.
 const LONGEST: u32 = 86_400;
-/// What a shutdown may take, however slow the routers are.
+/// Longest time of a shutdown, however slow the routers are.
 const CLOSE_WITHIN: Duration = Duration::from_secs(6);
 
 /// Opens ports for one address of ours.
@@ -33,7 +33,7 @@ pub struct Mapper {
     entries: BTreeMap<MapId, Entry>,
     next: u32,
     lifetime: u32,
-    /// What STUN saw.
+    /// Address that STUN saw.
     seen: Option<IpAddr>,
     events: VecDeque<Event>,
     closing: Closing,
@@ -42,7 +42,7 @@ pub struct Mapper {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Closing {
     No,
-    /// Until when answers are waited for.
+    /// Waits for answers until this time.
     By(Instant),
     Done,
 }
@@ -80,10 +80,10 @@ struct Held {
     expires: Option<Instant>,
 }
 
-/// How one way stands.
+/// State of one way to a mapping.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Leg {
-    /// Nothing is out there.
+    /// No mapping is out there.
     Idle(Option<MapError>),
     Asking,
     Holds,
@@ -91,7 +91,7 @@ enum Leg {
 }
 
 impl Mapper {
-    /// A mapper that has done nothing yet. The seed must never have been used before: nonces come of it.
+    /// Returns a mapper that has done nothing yet. The seed must never have been used before: nonces come of it.
     pub fn new(config: Config, seed: [u8; 32], now: Instant) -> Self {
         let usable = !config.local.is_loopback() && !config.local.is_unspecified();
         Mapper {
@@ -184,8 +184,8 @@ impl Mapper {
         self.settle();
     }
 
-    /// What STUN saw of our address: judges the mappings, those to come too. Where a router's word agreed and does no more,
-    /// its provider may have given it another address, and it is asked again.
+    /// Takes the address that STUN saw, to judge the mappings, also those to come. Where a router's address agreed and
+    /// no longer does, the router is asked again. Its provider may have given it another address.
     pub fn seen(&mut self, now: Instant, ip: Option<IpAddr>) {
         self.tick(now);
         self.seen = ip;
@@ -298,17 +298,17 @@ impl Mapper {
         self.settle();
     }
 
-    /// What to do next.
+    /// Returns the next request to carry out.
     pub fn poll_request(&mut self) -> Option<Request> {
         self.out.requests.pop_front()
     }
 
-    /// What happened next.
+    /// Returns the next event.
     pub fn poll_event(&mut self) -> Option<Event> {
         self.events.pop_front()
     }
 
-    /// When to call [`handle_timeout`](Self::handle_timeout). It moves with every call but the polls.
+    /// Returns the time to call [`handle_timeout`](Self::handle_timeout). The time moves with every call but the polls.
     pub fn poll_timeout(&self) -> Option<Instant> {
         let gateway = self.gateway.as_ref().and_then(Gateway::deadline);
         let upnp = self.upnp.as_ref().and_then(Upnp::deadline);
@@ -321,7 +321,7 @@ impl Mapper {
         entries.chain(gateway).chain(upnp).chain(close).min()
     }
 
-    /// What was counted.
+    /// Returns the counters.
     pub fn stats(&self) -> Stats {
         self.out.stats
     }

@@ -1,4 +1,4 @@
-//! One end of a moving pipe.
+//! An end of a moving pipe: its sending, its receiving and its choice of the carrier.
 
 use core::time::Duration;
 use std::collections::VecDeque;
@@ -13,12 +13,19 @@ use super::{
 };
 use crate::time::Instant;
 
-/// How long an acknowledgement may wait for company.
+/// Longest time that an acknowledgement is held back, to go out with other frames.
 const ACK_DELAY: Duration = Duration::from_millis(20);
-/// After how many received bytes it waits no longer.
+/// Number of received bytes after which an acknowledgement is due at once.
 const ACK_AFTER: u64 = 2 * MAX_DATA as u64;
 
-/// One end of a pipe that moves between carriers.
+/// An end of a pipe that moves between carriers.
+///
+/// The holder attaches carriers, gives the bytes they receive to [`handle_bytes`](Self::handle_bytes), and says when
+/// one [broke](Self::handle_broken). Whenever a carrier can take bytes, the holder writes the bytes of
+/// [`poll_output`](Self::poll_output) to it.
+///
+/// After any call: drain `poll_output` of every writable carrier and [`poll_event`](Self::poll_event), then arm a timer
+/// for [`poll_timeout`](Self::poll_timeout). A deadline in the past means now, and after it the deadline has moved.
 ///
 /// The holder attaches carriers, gives what they receive to [`handle_bytes`](Self::handle_bytes), says when
 /// one [broke](Self::handle_broken), and, whenever a carrier can take bytes, writes what
@@ -37,7 +44,7 @@ pub struct Mover {
     out: Outgoing,
     inn: Incoming,
     news: News,
-    /// When the pipe gives up, as it has no carrier.
+    /// Time at which the pipe gives up, as it has no carrier.
     stranded_until: Option<Instant>,
     state: State,
 }
@@ -45,7 +52,7 @@ pub struct Mover {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum State {
     Open,
-    /// We closed it; the carriers are told.
+    /// The user closed the pipe; the carriers are told.
     Closed,
     Over,
 }
@@ -64,10 +71,10 @@ struct Carrier {
     pong: bool,
 }
 
-/// Whether a carrier is being asked for a sign of life.
+/// Proof of life of a carrier.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Life {
-    /// It gives one by itself.
+    /// The carrier notices by itself when the peer is gone.
     Trusted,
     Heard,
     Asking {
@@ -76,13 +83,13 @@ enum Life {
     },
 }
 
-/// Our direction.
+/// Outgoing direction.
 #[derive(Debug)]
 struct Outgoing {
     /// From `acked` on.
     buffer: VecDeque<u8>,
     acked: u64,
-    /// Up to where the peer takes bytes.
+    /// Offset up to which the peer takes bytes.
     limit: u64,
     /// The most that was ever sent, the end counting as one.
     sent: u64,
@@ -99,10 +106,10 @@ struct Incoming {
     /// Bytes received in order.
     received: u64,
     end: Option<u64>,
-    /// What the last ACK said.
+    /// Received bytes that the last ACK reported.
     told: u64,
     limit: u64,
-    /// When an ACK is due.
+    /// Time at which an ACK is due.
     ack_at: Option<Instant>,
 }
 
@@ -235,7 +242,7 @@ impl Mover {
         self.choose();
     }
 
-    /// When [`handle_timeout`](Self::handle_timeout) is to be called. An ACK that waits for company is a deadline too:
+    /// Returns the time to call [`handle_timeout`](Self::handle_timeout). A delayed ACK is a deadline too:
     /// [`poll_output`](Self::poll_output) has it then.
     pub fn poll_timeout(&self) -> Option<Instant> {
         if self.state != State::Open {
@@ -251,8 +258,8 @@ impl Mover {
         lives.chain(ack).chain(self.stranded_until).min()
     }
 
-    /// What a carrier that can take bytes is to send next: whole frames, about 16 KiB at most. They have to be sent in
-    /// full, or the carrier is broken.
+    /// Returns the next bytes for a carrier that can take bytes: whole frames, about 16 KiB at most. The carrier has to
+    /// send all of them, or it is broken.
     pub fn poll_output(&mut self, now: Instant, id: CarrierId) -> Option<Bytes> {
         self.advance(now);
         let carrier = self.carriers.iter_mut().find(|c| c.id == id)?;
@@ -284,7 +291,7 @@ impl Mover {
         (!frames.is_empty()).then(|| frames.into())
     }
 
-    /// What happened, until there is nothing more to tell.
+    /// Returns the next event; `None` when there is nothing more to tell.
     pub fn poll_event(&mut self) -> Option<MoverEvent> {
         let news = &mut self.news;
         let take = core::mem::take::<bool>;
@@ -362,9 +369,9 @@ impl Mover {
         }
     }
 
-    /// Whether both directions have ended, everything has arrived at both ends, and the peer was told so: the carriers
-    /// can be closed, gracefully, since what tells the peer may still be on its way. A peer that does not hear of it
-    /// has everything, and ends with `NoCarrier` in place of `Delivered`.
+    /// Returns true if both directions have ended, all bytes have arrived at both ends, and the peer was told so. The
+    /// carriers can be closed then: gracefully, since the last ACK may still be on its way. A peer that misses this ACK
+    /// has all bytes, and ends with `NoCarrier` in place of `Delivered`.
     pub fn is_done(&self) -> bool {
         self.out.end_acked && self.inn.end.is_some_and(|end| self.inn.told == end + 1)
     }

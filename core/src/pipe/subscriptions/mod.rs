@@ -30,14 +30,14 @@ pub use unique::Unique;
 /// Most subscriptions on one pipe.
 pub const MAX_SUBSCRIPTIONS: usize = 10_000;
 
-/// What one subscription holds at most. Both bounds count.
+/// Bounds of one subscription's queue. Each bound counts.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Queue {
     /// Messages. Default 1,000, as in the P2PD documents; 0 counts as 1.
     pub messages: usize,
     /// Bytes of all messages. A single message may be longer. Default 1 MiB.
     pub bytes: usize,
-    /// What happens beyond that. Default: the oldest is dropped, as in P2PD.
+    /// Action beyond that. Default: the oldest message is dropped, as in P2PD.
     pub overflow: Overflow,
 }
 
@@ -47,13 +47,13 @@ impl Default for Queue {
     }
 }
 
-/// What a full queue does.
+/// Action of a full queue.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum Overflow {
     /// The oldest messages make room.
     #[default]
     DropOldest,
-    /// The message that came is dropped.
+    /// The new message is dropped.
     DropNewest,
     /// Nothing is dropped: [`Subscriptions::may_read`] says to read no more, so that the sender has to wait.
     StopReading,
@@ -63,12 +63,12 @@ pub enum Overflow {
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct SubscriptionId(u64);
 
-/// What came, and from whom.
+/// A message and its sender.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Message {
     /// The bytes.
     pub data: Bytes,
-    /// Its sender's socket address.
+    /// Socket address of the sender.
     pub from: SocketAddr,
 }
 
@@ -77,7 +77,7 @@ pub struct Message {
 pub struct Subscriptions {
     each: BTreeMap<SubscriptionId, Subscription>,
     next: u64,
-    /// How many queues that stop the reading are full.
+    /// Number of full queues that stop the reading.
     stopped: usize,
     unique: Unique,
 }
@@ -150,8 +150,8 @@ impl Subscriptions {
         Some(message)
     }
 
-    /// Whether the pipe may be read: no queue that stops the reading is full. What is delivered all the same is
-    /// kept.
+    /// Returns true if the pipe may be read: no queue that stops the reading is full. Messages that are delivered all
+    /// the same are kept.
     pub fn may_read(&self) -> bool {
         self.stopped == 0
     }
@@ -166,12 +166,12 @@ impl Subscriptions {
         self.each.get(&id).map(|s| s.queue.len())
     }
 
-    /// How many subscriptions there are.
+    /// Returns the number of subscriptions.
     pub fn len(&self) -> usize {
         self.each.len()
     }
 
-    /// Whether there are none.
+    /// Returns true if there are no subscriptions.
     pub fn is_empty(&self) -> bool {
         self.each.is_empty()
     }
@@ -198,7 +198,7 @@ impl Subscription {
         Some(message)
     }
 
-    /// One message always fits, however long.
+    /// Returns true if the message fits. A first message always fits, however long.
     fn has_room(&self, len: usize) -> bool {
         self.queue.is_empty()
             || (self.queue.len() < self.limits.messages

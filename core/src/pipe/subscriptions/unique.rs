@@ -1,4 +1,4 @@
-//! Which messages came lately.
+//! Memory of the latest messages.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::net::SocketAddr;
@@ -27,7 +27,7 @@ impl Unique {
         Unique { kept: kept.min(MOST), ..Self::default() }
     }
 
-    /// Whether the message is not among those kept; it is from now on.
+    /// Returns true if the message is not among those kept. The message is kept from now on.
     pub fn is_new(&mut self, data: &[u8], from: SocketAddr) -> bool {
         if self.kept == 0 {
             return true;

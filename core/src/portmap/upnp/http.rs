@@ -1,4 +1,4 @@
-//! One request and one answer over HTTP/1.1 (RFC 9112), as devices speak it.
+//! HTTP/1.1 (RFC 9112) as devices speak it: one request and one answer.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -100,7 +100,7 @@ pub(super) struct Answer {
     pub(super) body: Vec<u8>,
 }
 
-/// What an answer must not be.
+/// Reason that an answer is refused.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum HttpError {
     Malformed,
@@ -133,7 +133,7 @@ impl Reader {
         Reader { held: Vec::new(), body: Vec::new(), most, taken: 0, head: None }
     }
 
-    /// How many bytes may be read from the stream in all: chunks' framing counts as body.
+    /// Returns the number of bytes that may be read from the stream in all: chunks' framing counts as body.
     pub(super) fn credit(&self) -> u32 {
         u32::try_from(MAX_HEAD + self.most).unwrap_or(u32::MAX)
     }

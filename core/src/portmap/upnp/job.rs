@@ -1,4 +1,4 @@
-//! What is done at a device, one call after another, and what its answers mean.
+//! Jobs at a device: calls one after another, and the meaning of the answers.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -26,7 +26,7 @@ pub(super) enum Phase {
     },
 }
 
-/// What is out there.
+/// A mapping or pinhole that exists at a device.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Made {
     pub(super) device: Option<u32>,
@@ -45,7 +45,7 @@ impl Job {
         }
     }
 
-    /// What a service of this kind is asked; `None` if it has nothing of the sort.
+    /// Returns the call for a service of this kind; `None` if the service has no such call.
     pub(super) fn call(&self, kind: Kind, client: IpAddr) -> Option<Call> {
         let firewall = kind == Kind::Firewall;
         Some(match *self {

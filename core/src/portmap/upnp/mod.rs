@@ -34,7 +34,7 @@ use crate::time::Instant;
 const SEARCH_AT: [Duration; 3] = [Duration::ZERO, Duration::from_millis(500), Duration::from_millis(1500)];
 /// Answers come within the second that the search allows, and a description takes an exchange.
 const SEARCH_UNTIL: Duration = Duration::from_millis(3000);
-/// What one exchange may take, dial included.
+/// Longest time of one exchange, dial included.
 const EXCHANGE_WITHIN: Duration = Duration::from_secs(3);
 /// External ports that are tried where others are somebody else's.
 const MAX_TRIES: u8 = 4;
@@ -77,7 +77,7 @@ struct Device {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Stage {
     Describing,
-    /// Which service works: this place in the list is being asked.
+    /// Search for a service that works: the service with this place in the list is being asked.
     Choosing(usize),
     Ready {
         service: usize,
@@ -172,7 +172,7 @@ impl Upnp {
         self.wait(out, Job::List { index: 0 });
     }
 
-    /// Whether a datagram is an answer to a search.
+    /// Returns true if a datagram is an answer to a search.
     pub(super) fn is_answer(&self, data: &[u8]) -> bool {
         self.search.is_some() && ssdp::is_answer(data)
     }
