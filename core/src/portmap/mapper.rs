@@ -118,7 +118,7 @@ impl Mapper {
     /// device may take 3 s. What is mapped or tried already is not again.
     ///
     /// # Errors
-    /// Why it is not tried.
+    /// Reason that the mapping is not tried.
     pub fn map(
         &mut self,
         now: Instant,
@@ -153,7 +153,7 @@ impl Mapper {
     /// confirmed if all ways that were tried say that there is no such mapping now.
     ///
     /// # Errors
-    /// Why it is not tried.
+    /// Reason that the mapping is not tried.
     pub fn forget(&mut self, now: Instant, protocol: Protocol, port: u16) -> Result<MapId, Refused> {
         self.tick(now);
         let id = self.admit(port, port)?;

@@ -365,7 +365,7 @@ impl fmt::Display for Scope {
     }
 }
 
-/// Why a way did not lead to a mapping.
+/// Reason that a way did not lead to a mapping.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum MapError {
     /// Nobody answered: the router speaks none of it, or something blocks it.
@@ -412,7 +412,7 @@ impl fmt::Display for MapError {
 
 impl std::error::Error for MapError {}
 
-/// Why a mapping is not even tried.
+/// Reason that a mapping is not even tried.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Refused {
     /// There are [`MAX_MAPPINGS`].

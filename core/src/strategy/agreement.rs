@@ -1,4 +1,4 @@
-//! Which of several streams becomes the pipe: both ends must keep the same one.
+//! Agreement on the stream that becomes the pipe: each end must keep the same one.
 //!
 //! A *session* is one call of `connect()`, on either side; a *candidate* is a stream on which both ends are
 //! authenticated and approved. Of two nodes the one with the lower id nominates, the other confirms (on a
@@ -23,7 +23,7 @@ use crate::session::SessionId;
 /// are forgotten beyond this number.
 const REMEMBERED: usize = 1024;
 
-/// Whose call a session is.
+/// Side whose call a session is.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub(crate) enum Requester {
     Us,
@@ -43,7 +43,7 @@ struct Session {
     candidates: SmallVec<[SockId; 2]>,
     /// The candidate that leaves the session open if it settles it.
     moves: Option<SockId>,
-    /// That has happened: there is a pipe, and one more stream may join it.
+    /// True once that has happened: there is a pipe, and one more stream may join it.
     carried: bool,
 }
 
@@ -52,27 +52,27 @@ struct Candidate {
     /// Counts up.
     order: u64,
     key: Key,
-    /// Whether this end nominates on it.
+    /// True if this end nominates on the candidate.
     nominator: bool,
 }
 
-/// What is to be done.
+/// Step to be carried out.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) enum Decision {
-    /// Send NOMINATE with these sessions.
+    /// Sends NOMINATE with these sessions.
     Nominate { sock: SockId, sessions: SmallVec<[SessionId; 2]> },
-    /// Send JOIN: its session has its pipe, and this stream is to join it.
+    /// Sends JOIN: the session has its pipe, and this stream is to join it.
     Join { sock: SockId },
-    /// Send CONFIRM, then it is the pipe as `Settled` says.
+    /// Sends CONFIRM, then the stream is the pipe as `Settled` says.
     Confirm { sock: SockId, also: Option<SessionId>, settled: Settled },
-    /// The peer confirmed: it is the pipe.
+    /// The peer confirmed: the stream is the pipe.
     Settle { sock: SockId, settled: Settled },
-    /// Say that the session is over, and close.
+    /// Says that the session is over, and closes the stream.
     Refuse { sock: SockId },
 }
 
 impl Decision {
-    /// The stream it is about.
+    /// Returns the stream of the step.
     pub(crate) fn sock(&self) -> SockId {
         match self {
             Decision::Nominate { sock, .. }
@@ -144,7 +144,7 @@ impl Agreement {
         }
     }
 
-    /// Whether a session has its pipe and waits for one more stream.
+    /// Returns true if a session has its pipe and waits for one more stream.
     pub(crate) fn is_carried(&self, key: Key) -> bool {
         self.sessions.get(&key).is_some_and(|s| s.carried)
     }
@@ -154,13 +154,13 @@ impl Agreement {
         self.sessions.get(&key).map(|s| (s.peer, s.mode))
     }
 
-    /// Whether this session is known to be over.
+    /// Returns true if this session is known to be over.
     pub(crate) fn is_over(&self, key: Key) -> bool {
         self.all_over.contains(&key)
     }
 
-    /// Whether another session with the same peer may yet settle this one: it is nominated, or the peer's own
-    /// call is open. The streams of this one may be closed by the peer before we hear of it.
+    /// Returns true if another session with the same peer may yet settle this one: this one is nominated, or the peer's
+    /// own call is open. The peer may close this session's streams before we hear of it.
     pub(crate) fn may_be_settled(&self, key: Key) -> bool {
         self.sessions.get(&key).is_some_and(|session| {
             let theirs = |(k, s): (Key, &Session)| k.1 != key.1 && s.mode == session.mode && !s.carried;
@@ -184,8 +184,8 @@ impl Agreement {
         losers
     }
 
-    /// Our part in a peer's session ended and left no stream. The session is not over: the peer's own dials
-    /// may still name it. One that has its pipe stays open as long as that.
+    /// Ends our part in a peer's session that left no stream. The session is not over: the peer's own dials may still
+    /// name it. A session that has its pipe stays open as long as that.
     pub(crate) fn forget(&mut self, key: Key) {
         if !self.is_carried(key)
             && let Some(session) = self.sessions.remove(&key)

@@ -18,7 +18,7 @@ use crate::time::Instant;
 /// few addresses are one peer's own.
 const STAGGER: Duration = Duration::from_millis(50);
 
-/// How one dial ended.
+/// End of a dial.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum DialEnd {
     Io(IoFailure),
@@ -98,7 +98,7 @@ impl Dialler {
         self.next > now && self.second.iter().flatten().any(|second| Some(*second) == front)
     }
 
-    /// When [`due`](Self::due) is to be asked again.
+    /// Returns the time at which to ask [`due`](Self::due) again.
     pub(crate) fn next(&self) -> Option<Instant> {
         (!self.waiting.is_empty()).then_some(self.next)
     }
@@ -122,7 +122,7 @@ impl Dialler {
         })
     }
 
-    /// What became of each dial, in words.
+    /// Describes the end of each dial, in words.
     pub(crate) fn describe(&self) -> String {
         let mut text = String::new();
         for (n, (to, why)) in self.ended.iter().enumerate() {

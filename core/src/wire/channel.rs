@@ -21,7 +21,7 @@ pub struct ChannelData<'a> {
 }
 
 impl<'a> ChannelData<'a> {
-    /// Whether bytes that begin so are ChannelData rather than STUN: the two highest bits are 01.
+    /// Returns true if bytes that begin so are ChannelData rather than STUN: the two highest bits are 01.
     pub fn is(bytes: &[u8]) -> bool {
         bytes.first().is_some_and(|first| first & 0xc0 == 0x40)
     }
@@ -140,12 +140,12 @@ impl TurnSplitter {
         }
     }
 
-    /// Whether the stream stands in the middle of a frame.
+    /// Returns true if the stream stands in the middle of a frame.
     pub fn is_mid_frame(&self) -> bool {
         self.skip > 0 || (!self.handed_out && !self.held.is_empty())
     }
 
-    /// Frames that were too long.
+    /// Returns the number of frames that were too long.
     pub fn skipped(&self) -> u64 {
         self.skipped
     }

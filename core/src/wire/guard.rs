@@ -1,15 +1,15 @@
-//! What must hold of a packet before a codec may see it: size, counts, and every length inside.
+//! Checks of a packet before a codec may see it: size, counts, and every length inside.
 
 use core::fmt;
 
 use super::stun::TransactionId;
 
-/// What a STUN message came over; the size caps differ.
+/// Transport of a STUN message; the size caps differ.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Transport {
-    /// One datagram, at most [`STUN_MAX_UDP`] bytes.
+    /// A datagram of at most [`STUN_MAX_UDP`] bytes.
     Udp,
-    /// Out of a stream, at most [`STUN_MAX_TCP`] bytes.
+    /// Part of a stream, at most [`STUN_MAX_TCP`] bytes.
     Tcp,
 }
 
@@ -32,7 +32,7 @@ pub(crate) const MESSAGE_INTEGRITY: u16 = 0x0008;
 pub(crate) const MESSAGE_INTEGRITY_SHA256: u16 = 0x001c;
 pub(crate) const FINGERPRINT: u16 = 0x8028;
 
-/// Why a packet was not let through, and the offset in it where that showed.
+/// Reason that a packet was not let through, and the offset in the packet where that showed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct GuardError {
     /// Byte offset.
@@ -88,13 +88,13 @@ const fn refuse<T>(offset: usize, rule: Rule) -> Result<T, GuardError> {
 /// A STUN message's class (RFC 8489 section 5).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Class {
-    /// It asks.
+    /// Request: wants an answer.
     Request,
-    /// It tells, and wants no answer.
+    /// Indication: wants no answer.
     Indication,
-    /// It answers.
+    /// Success response.
     Success,
-    /// It answers that it will not.
+    /// Error response.
     Error,
 }
 
@@ -116,7 +116,7 @@ impl<'a> StunView<'a> {
         self.bytes
     }
 
-    /// Its class.
+    /// Returns the message's class.
     pub fn class(&self) -> Class {
         match (self.kind() >> 7 & 2) | (self.kind() >> 4 & 1) {
             0 => Class::Request,
@@ -126,14 +126,14 @@ impl<'a> StunView<'a> {
         }
     }
 
-    /// Its method, 12 bits; Binding is 1.
+    /// Returns the message's method, 12 bits; Binding is 1.
     pub fn method(&self) -> u16 {
         // The two class bits lie among those of the method.
         let kind = self.kind();
         (kind & 0x000f) | (kind & 0x00e0) >> 1 | (kind & 0x3e00) >> 2
     }
 
-    /// Its transaction id.
+    /// Returns the message's transaction id.
     pub fn transaction(&self) -> TransactionId {
         let id = self.bytes.get(8..).and_then(|rest| rest.first_chunk());
         // The guard has seen a whole header.
@@ -159,14 +159,14 @@ impl<'a> StunView<'a> {
         self.fingerprint
     }
 
-    /// Where what may be believed ends: the first of MESSAGE-INTEGRITY, MESSAGE-INTEGRITY-SHA256, FINGERPRINT
-    /// and the message's end.
+    /// Offset of the end of what may be believed. That is the first of MESSAGE-INTEGRITY, MESSAGE-INTEGRITY-SHA256,
+    /// FINGERPRINT and the message's end.
     pub fn trailer(&self) -> usize {
         self.integrity.or(self.sha256).or(self.fingerprint).unwrap_or(self.bytes.len())
     }
 
-    /// The message up to its [trailer](Self::trailer) as one of its own, for a codec that would believe what
-    /// lies behind.
+    /// Copies the message up to its [trailer](Self::trailer) as a message of its own, for a codec that would believe
+    /// the rest.
     pub(crate) fn believed(&self) -> Vec<u8> {
         let mut bytes = self.bytes.get(..self.trailer()).unwrap_or_default().to_vec();
         let length = bytes.len().saturating_sub(STUN_HEADER) as u16;

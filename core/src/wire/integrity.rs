@@ -49,8 +49,8 @@ impl IntegrityKey {
         IntegrityKey(Key::Sha256(keyed(&joined::<Sha256>(&[user, realm, password]))))
     }
 
-    /// Whether the message has the integrity attribute of this key's kind, at full length, and it fits; compared
-    /// in constant time.
+    /// Returns true if the message has the integrity attribute of this key's kind, at full length, with the right
+    /// value. The comparison takes constant time.
     pub fn verifies(&self, message: StunView<'_>) -> bool {
         let at = match self.0 {
             Key::Sha1(_) => message.integrity(),
@@ -118,7 +118,7 @@ fn over<M: Mac + Clone>(key: &M, covered: &[u8]) -> M {
     mac
 }
 
-/// Whether the message's FINGERPRINT fits; one without is not refused by it.
+/// Returns true if the message's FINGERPRINT is right. A message without one passes.
 pub fn fingerprint_fits(message: StunView<'_>) -> bool {
     let bytes = message.bytes();
     let Some(at) = message.fingerprint() else { return true };

@@ -12,14 +12,14 @@ use mqttrs::{
 use super::guard::{self, GuardError, MQTT_MAX};
 use crate::config::Login;
 
-/// Why a packet could not be made or read.
+/// Reason that a packet could not be made or read.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum MqttError {
     /// A topic, client id or payload is too long.
     TooLong,
-    /// It breaks a rule of the guard.
+    /// The packet breaks a rule of the guard.
     Guard(GuardError),
-    /// The codec could not read it.
+    /// The codec could not read the packet.
     Malformed,
     /// A packet that a server never sends to a client like ours.
     Unexpected,
@@ -38,44 +38,44 @@ impl fmt::Display for MqttError {
 
 impl std::error::Error for MqttError {}
 
-/// What a server sends.
+/// Packet of a server.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Incoming<'a> {
     /// The answer to CONNECT (section 3.2).
     Connack {
-        /// Whether the session is up.
+        /// True if the session is up.
         accepted: bool,
         /// The return code; 0 is accepted.
         code: u8,
     },
     /// The answer to SUBSCRIBE (section 3.9).
     Suback {
-        /// Which SUBSCRIBE.
+        /// Id of the SUBSCRIBE.
         packet_id: NonZeroU16,
-        /// Whether every topic was granted.
+        /// True if every topic was granted.
         granted: bool,
     },
     /// The answer to PUBLISH at QoS 1 (section 3.4).
     Puback {
-        /// Which PUBLISH.
+        /// Id of the PUBLISH.
         packet_id: NonZeroU16,
     },
     /// A message (section 3.3).
     Publish {
-        /// Its topic.
+        /// Topic of the message.
         topic: &'a str,
-        /// Its content.
+        /// Content of the message.
         payload: &'a [u8],
-        /// At QoS 1, what to acknowledge.
+        /// At QoS 1, the id to acknowledge.
         packet_id: Option<NonZeroU16>,
-        /// Perhaps sent before.
+        /// True if the server may have sent the message before.
         dup: bool,
-        /// Kept by the server from an earlier time.
+        /// True if the server kept the message from an earlier time.
         retain: bool,
     },
     /// The answer to UNSUBSCRIBE (section 3.11).
     Unsuback {
-        /// Which UNSUBSCRIBE.
+        /// Id of the UNSUBSCRIBE.
         packet_id: NonZeroU16,
     },
     /// The answer to PINGREQ (section 3.13).
@@ -180,7 +180,7 @@ pub fn disconnect() -> Bytes {
 /// Reads one packet that a server sent, whole and alone.
 ///
 /// # Errors
-/// Why the connection is of no further use.
+/// Reason that the connection is of no further use.
 pub fn decode(packet: &[u8]) -> Result<Incoming<'_>, MqttError> {
     match guard::mqtt(packet) {
         Ok(Some(whole)) if whole == packet.len() => {}

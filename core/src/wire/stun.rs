@@ -38,31 +38,31 @@ pub struct ChangeRequest {
 /// A server's answer to a Binding request.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct BindingReply {
-    /// Which question it answers.
+    /// Id of the request that the reply answers.
     pub transaction: TransactionId,
-    /// What it says.
+    /// Result of the request.
     pub outcome: BindingOutcome,
-    /// RESPONSE-ORIGIN: where it says it answered from.
+    /// RESPONSE-ORIGIN: the address that the server says it answered from.
     pub origin: Option<SocketAddr>,
-    /// OTHER-ADDRESS: its second address and port.
+    /// OTHER-ADDRESS: the server's second address and port.
     pub other: Option<SocketAddr>,
 }
 
-/// What a Binding answer says.
+/// Result of a Binding request.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum BindingOutcome {
-    /// We are seen as this.
+    /// Reflexive address: ours as the server sees it.
     Mapped(SocketAddr),
     /// An error response with this code (RFC 8489 section 14.8).
     Error(u16),
 }
 
-/// Why bytes are no Binding answer.
+/// Reason that bytes are no Binding answer.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum StunError {
-    /// They break a rule of the guard.
+    /// The bytes break a rule of the guard.
     Guard(GuardError),
-    /// Their FINGERPRINT does not fit.
+    /// The FINGERPRINT is wrong.
     Fingerprint,
     /// The codec could not read an attribute.
     Attribute,
@@ -102,7 +102,7 @@ pub fn binding_request(transaction: TransactionId, change: Option<ChangeRequest>
 /// Reads an answer to a Binding request. Nothing behind MESSAGE-INTEGRITY is believed.
 ///
 /// # Errors
-/// Why it is none; it should be ignored and counted.
+/// Reason that the bytes are none. The caller ignores and counts them.
 pub fn decode_binding(data: &[u8], over: Transport) -> Result<BindingReply, StunError> {
     let view = guard::stun(data, over).map_err(StunError::Guard)?;
     if !integrity::fingerprint_fits(view) {

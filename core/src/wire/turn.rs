@@ -65,23 +65,23 @@ pub enum Family {
 }
 
 impl Family {
-    /// Whether an address is of this family.
+    /// Returns true if an address is of this family.
     pub fn has(self, ip: IpAddr) -> bool {
         ip.is_ipv4() == (self == Family::V4)
     }
 }
 
-/// What a request asks for.
+/// Kind of a request, with its arguments.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Ask {
-    /// A relayed UDP address of this family, for so many seconds.
+    /// Asks for a relayed UDP address of this family, for so many seconds.
     Allocate {
-        /// Its family.
+        /// Family of the relayed address.
         family: Family,
         /// LIFETIME.
         lifetime: u32,
     },
-    /// To keep the allocation for so many seconds from now; 0 gives it up.
+    /// Keeps the allocation for so many seconds from now; 0 gives it up.
     Refresh {
         /// LIFETIME.
         lifetime: u32,
@@ -107,16 +107,16 @@ impl Ask {
         }
     }
 
-    /// Whether a message with this method answers it.
+    /// Returns true if a message with this method answers the request.
     pub fn has_method(self, method: u16) -> bool {
         self.method().as_u16() == method
     }
 }
 
-/// By what a request proves who asks (RFC 8489 section 9.2).
+/// Proof of the requester's identity (RFC 8489 section 9.2).
 #[derive(Clone, Debug)]
 pub struct Proof {
-    /// Who.
+    /// User name.
     pub user: User,
     /// The server's realm.
     pub realm: Box<str>,
@@ -199,10 +199,10 @@ pub fn keep_alive(transaction: TransactionId) -> Bytes {
     bytes.freeze()
 }
 
-/// What an answer to a request says. Nothing of it is proven yet.
+/// Content of an answer to a request. Nothing of it is proven yet.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Answer {
-    /// It is granted.
+    /// The request is granted.
     Success {
         /// XOR-RELAYED-ADDRESS.
         relayed: Option<SocketAddr>,
@@ -211,18 +211,18 @@ pub enum Answer {
         /// LIFETIME.
         lifetime: Option<Duration>,
     },
-    /// It is not.
+    /// The request is refused.
     Error {
         /// ERROR-CODE.
         code: u16,
-        /// What to answer with, where the server wants proof.
+        /// Challenge to answer, where the server wants proof.
         challenge: Option<Challenge>,
         /// ALTERNATE-SERVER.
         alternate: Option<SocketAddr>,
     },
 }
 
-/// What a server says who wants proof, or newer proof.
+/// Demand of a server for proof, or for newer proof.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Challenge {
     /// REALM.
@@ -311,7 +311,8 @@ pub fn data_indication(view: StunView<'_>) -> Option<(SocketAddr, &[u8])> {
     Some((peer?, data?))
 }
 
-/// What an address is XORed with: the cookie, and for IPv6 the transaction after it (RFC 8489 section 14.2).
+/// Returns the mask that an address is XORed with: the cookie, and for IPv6 the transaction after it (RFC 8489 section
+/// 14.2).
 fn mask(transaction: TransactionId) -> [u8; 16] {
     let mut mask = [0; 16];
     mask[..4].copy_from_slice(&MAGIC_COOKIE.to_be_bytes());

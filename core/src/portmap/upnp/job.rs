@@ -89,7 +89,7 @@ impl Job {
     }
 }
 
-/// Why a call has no values.
+/// Reason that a call has no values.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Why {
     NoAnswer,

@@ -57,7 +57,7 @@ pub(super) enum Call {
     },
 }
 
-/// Why a call failed.
+/// Reason that a call failed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum SoapError {
     /// The device's error number.

@@ -85,7 +85,7 @@ const MSGS: [Msg; 9] = [
     Msg::Closed,
 ];
 
-/// What is under way to one end, in order, four bits each.
+/// Messages under way to one end, in order, four bits each.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 struct Queue(u32);
 
@@ -105,7 +105,7 @@ impl Queue {
 struct Stream {
     /// By place in `SESSIONS`; node 0 calls for the first, node 1 for the second.
     session: u8,
-    /// Which node dialled.
+    /// Number of the node that dialled.
     initiator: u8,
     ends: [End; 2],
     incoming: [Queue; 2],
@@ -293,7 +293,7 @@ enum Step {
     Abandon { session: u8, at: usize },
 }
 
-/// One run of the machines from one state.
+/// A run of the machines from one state.
 struct Run<'a> {
     machines: &'a mut [Machine; 2],
     state: State,
@@ -336,7 +336,7 @@ impl Run<'_> {
         self.send(at, n, Msg::Closed);
     }
 
-    /// Whether the stream belongs to a session in the eyes of this end.
+    /// Returns true if the stream belongs to a session in the eyes of this end.
     fn is_introduced(&self, at: usize, n: usize) -> bool {
         let stream = &self.state.streams[n];
         match stream.ends[at] {
@@ -516,10 +516,10 @@ impl Run<'_> {
     }
 }
 
-/// What may happen.
+/// Limits of what may happen.
 #[derive(Clone, Copy, Debug)]
 struct World {
-    /// Which nodes call, one bit each.
+    /// Nodes that call, one bit each.
     callers: u8,
     /// Ends that may find their stream broken.
     breaks: &'static [End],
@@ -566,7 +566,7 @@ impl World {
         steps
     }
 
-    /// What is wrong with a state in which nothing is under way.
+    /// Finds the error of a state in which nothing is under way.
     fn at_rest(self, state: &State) -> Option<&'static str> {
         let streams = &state.streams;
         let ends = || streams.iter().flat_map(|s| s.ends);
@@ -668,8 +668,8 @@ fn choices(kinds: &[(u8, u8)], count: usize) -> Vec<Vec<(u8, u8)>> {
     all
 }
 
-/// How many states there are with these callers and up to so many streams. Every `of`th choice of streams from
-/// `part` on.
+/// Returns the number of states with these callers and up to so many streams. Explores every `of`th choice of streams
+/// from `part` on.
 fn explore_all(world: World, most: usize, (part, of): (usize, usize)) -> usize {
     let (a, b) = (SecretKey::from_bytes([1; 32]).node_id(), SecretKey::from_bytes([2; 32]).node_id());
     let (low, high) = (a.min(b), a.max(b));
