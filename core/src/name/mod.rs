@@ -23,18 +23,18 @@ pub use record::{MAX_RECORD, Record, RecordError};
 /// Published under a name's topic, asks whoever has the name for its record: brokers need not keep records then.
 pub(crate) const QUERY: &[u8] = b"?";
 
-/// What stands behind every name where an address could stand too.
+/// Suffix of every name where an address could stand too.
 pub const SUFFIX: &str = ".peer";
 
-/// A name without [`SUFFIX`]: 1 to 63 of `a`-`z`, `0`-`9` and `-`, which neither begins nor ends it. Capital letters are
-/// read as small ones.
+/// A name without [`SUFFIX`]: 1 to 63 of `a`-`z`, `0`-`9` and `-`. No `-` stands at the beginning or the end. Capital
+/// letters are read as small ones.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Name {
     bytes: [u8; Name::MAX],
     len: u8,
 }
 
-/// Why a text is not a [`Name`].
+/// Reason that a text is not a [`Name`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum NameTextError {
     /// Not 1 to 63 characters; this many bytes.
@@ -109,21 +109,21 @@ impl fmt::Debug for Name {
     }
 }
 
-/// Whom to connect to: an address, or a name that ends with [`SUFFIX`].
+/// Peer to connect to: an address, or a name that ends with [`SUFFIX`].
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Target {
-    /// Where the peer is.
+    /// Address of the peer.
     Address(Box<PeerAddress>),
-    /// How it is called.
+    /// Name of the peer.
     Name(Name),
 }
 
-/// Why a text is not a [`Target`].
+/// Reason that a text is not a [`Target`].
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum TargetError {
-    /// It ends with [`SUFFIX`] and is no name.
+    /// The text ends with [`SUFFIX`] and is no name.
     Name(NameTextError),
-    /// It does not, and is no address.
+    /// The text does not end with [`SUFFIX`], and is no address.
     Address(AddressError),
 }
 
@@ -165,12 +165,12 @@ impl fmt::Display for Target {
     }
 }
 
-/// What can be connected to: a [`Target`], an address, a name, or the text of either.
+/// A value that can be connected to: a [`Target`], an address, a name, or the text of either.
 pub trait ToTarget {
-    /// As a target.
+    /// Returns the value as a target.
     ///
     /// # Errors
-    /// What is wrong with a text.
+    /// Names the error of a text.
     fn to_target(&self) -> Result<Target, TargetError>;
 }
 
@@ -210,52 +210,52 @@ impl ToTarget for String {
     }
 }
 
-/// Which key a name had when it was first seen, and the highest sequence number seen since. Keep it where the node's key
-/// is kept, and hand it back by [`Node::pin_name`](crate::Node::pin_name) at the next start.
+/// Pin of a name: its key when it was first seen, and the highest sequence number seen since. Keep the pin where the
+/// node's key is kept. Hand it back by [`Node::pin_name`](crate::Node::pin_name) at the next start.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct NamePin {
     /// The name.
     pub name: Name,
-    /// Whose it is.
+    /// Node id of the owner.
     pub id: NodeId,
-    /// No record with a lower sequence number is believed.
+    /// Lowest sequence number that is believed.
     pub sequence: u64,
 }
 
-/// Why something that was to be done with a name was not.
+/// Reason that an operation on a name failed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub enum NameError {
-    /// No broker has a valid record of it.
+    /// No broker has a valid record of the name.
     NotFound,
     /// No broker could be asked.
     NoBroker,
-    /// Its owner gave it up.
+    /// The owner gave the name up.
     Released,
-    /// It has another key than the one that was pinned. Whoever has the name now is not who had it.
+    /// The name has another key than the pinned one. Its present owner is not the one of before.
     OtherKey {
-        /// The pinned one.
+        /// The pinned key.
         pinned: NodeId,
-        /// The one it has.
+        /// The key that the name has now.
         found: NodeId,
     },
-    /// Two nodes claim it and none is pinned, so that nobody can tell whose it is.
+    /// Two nodes claim the name and none is pinned, so that nobody can tell who owns it.
     Contested {
-        /// One of them.
+        /// A claimant.
         one: NodeId,
-        /// Another one.
+        /// Another claimant.
         other: NodeId,
     },
     /// Only records that are older than one seen before were found: a broker keeps the newer one back.
     Stale {
         /// The highest sequence number found.
         found: u64,
-        /// The highest seen before.
+        /// The highest sequence number seen before.
         known: u64,
     },
-    /// It cannot be registered: this node has it.
+    /// The name cannot be registered: this node has it.
     Taken {
-        /// Who.
+        /// Node that has the name.
         by: NodeId,
     },
     /// No broker kept our record.
@@ -293,37 +293,37 @@ impl fmt::Display for NameError {
 
 impl std::error::Error for NameError {}
 
-/// What is to be said of a name.
+/// News of a name.
 #[derive(Clone, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub enum NameNews {
-    /// Where it leads, after [`Node::resolve`](crate::Node::resolve).
+    /// Address that the name leads to, after [`Node::resolve`](crate::Node::resolve).
     Resolved(Box<PeerAddress>),
-    /// It was not resolved.
+    /// The name was not resolved.
     NotResolved(NameError),
     /// So many brokers keep our record. Said once for each [`Node::register`](crate::Node::register).
     Registered {
-        /// How many.
+        /// Number of brokers.
         brokers: u8,
     },
-    /// No broker is there. It is registered when one comes.
+    /// No broker is there. The name is registered when one comes.
     Waiting,
-    /// It is not registered, or no longer; it has to be registered anew.
+    /// The name is not registered, or no longer; it has to be registered anew.
     NotRegistered(NameError),
-    /// Another node claims the name that we hold, on a broker that does not look whose a record is. Our own is published
-    /// again there, at most once a minute.
+    /// Another node claims the name that we hold, on a broker that does not look whose a record is. Our record is
+    /// published again there, at most once a minute.
     Contested {
-        /// Who.
+        /// Node that claims the name.
         by: NodeId,
     },
     /// So many brokers were told that the name is free.
     Released {
-        /// How many.
+        /// Number of brokers.
         brokers: u8,
     },
-    /// To be kept: the key was seen for the first time, or a newer record.
+    /// News to be kept: the key was seen for the first time, or a newer record.
     Pinned {
-        /// Whose the name is.
+        /// Node id of the name's owner.
         id: NodeId,
         /// The highest sequence number seen.
         sequence: u64,

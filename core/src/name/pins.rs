@@ -1,4 +1,4 @@
-//! Which record of a name is believed, out of all that brokers have.
+//! Choice of the record of a name to believe, out of all that brokers have.
 
 use std::collections::BTreeMap;
 

@@ -27,22 +27,22 @@ const FIXED: usize = 1 + 32 + 8 + 8;
 /// Most bytes of a record.
 pub const MAX_RECORD: usize = FIXED + 1 + Name::MAX + 2 + address::MAX_TEXT + signature::LENGTH;
 
-/// What is said of a name: whose it is and where that node is, until when.
+/// Signed statement about a name: its owner's node id and address, and its expiry.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Record {
     /// The name.
     pub name: Name,
-    /// Whose it is; who signed.
+    /// Node id of the owner, who signed.
     pub id: NodeId,
     /// A record with a higher number replaces those with lower ones.
     pub sequence: u64,
-    /// Seconds of Unix time after which it means nothing.
+    /// Seconds of Unix time after which the record means nothing.
     pub expiry: u64,
-    /// Where the node is. None: the name is given up.
+    /// Address of the node. None: the name is given up.
     pub address: Option<Box<PeerAddress>>,
 }
 
-/// Why bytes are no record.
+/// Reason that bytes are no record.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum RecordError {
     /// More than [`MAX_RECORD`]; this many.
@@ -78,7 +78,7 @@ impl Record {
     /// Longest time for which a record may be valid; a week. A broker and a resolver take no longer one, so that no name is
     /// held for ever by somebody who has left.
     pub const MAX_LIFETIME: Duration = Duration::from_secs(7 * 86_400);
-    /// How far clocks may be apart, as in signalling.
+    /// Tolerated difference of clocks, as in signalling.
     pub const SKEW: Duration = Duration::from_secs(600);
 
     /// The record's bytes, signed by `key`, whose node id has to be the record's.
@@ -144,7 +144,7 @@ impl Record {
         Ok(Record { name: parsed, id, sequence, expiry, address })
     }
 
-    /// Whether it means something now, by a clock that may be off by [`SKEW`](Self::SKEW).
+    /// Returns true if the record means something now, by a clock that may be off by [`SKEW`](Self::SKEW).
     pub fn is_current(&self, now: WallTime) -> bool {
         let now = u64::try_from(now.as_micros() / 1_000_000).unwrap_or(0);
         let (skew, most) = (Self::SKEW.as_secs(), Self::MAX_LIFETIME.as_secs());

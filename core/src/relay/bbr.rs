@@ -46,13 +46,13 @@ pub(super) struct Bbr {
     mtu: u64,
     state: State,
     window: u64,
-    /// What was delivered, the latest of it when, and when the packet was sent whose delivery that was.
+    /// Bytes delivered, the time of the latest delivery, and the time at which that packet was sent.
     delivered: u64,
     delivered_at: Instant,
     first_sent: Instant,
     in_flight: u64,
     log: VecDeque<Sent>,
-    /// Of the acknowledgements being handled: the packet sent last, and how much they are of.
+    /// Of the acknowledgements being handled: the packet sent last, and the bytes that they are of.
     newest: Option<Sent>,
     acked: u64,
     round: u64,
@@ -63,11 +63,11 @@ pub(super) struct Bbr {
     /// The highest rates of late, in bytes a second, falling, each with its round.
     rates: VecDeque<(u64, f64)>,
     min_rtt: Option<(Duration, Instant)>,
-    /// What was acknowledged ahead of the bandwidth: since when, how much, and the most of it lately.
+    /// Bytes acknowledged ahead of the bandwidth: since this time, so many, and the most of late.
     ahead_since: Instant,
     ahead_acked: u64,
     ahead: VecDeque<(u64, f64)>,
-    /// More than this overflows a queue.
+    /// Amount in flight that overflows a queue.
     most: Option<f64>,
 }
 
@@ -118,7 +118,7 @@ impl Bbr {
         self.rates.front().map(|(_, rate)| *rate)
     }
 
-    /// What fits on the way without a queue.
+    /// Returns the number of bytes that fit on the way without a queue (the bandwidth-delay product).
     fn product(&self) -> Option<f64> {
         Some(self.bandwidth()? * self.min_rtt?.0.as_secs_f64())
     }
@@ -159,7 +159,7 @@ impl Bbr {
         }
     }
 
-    /// How much more than the bandwidth has come in at once: machines and radios collect acknowledgements.
+    /// Measures the bytes that came in at once beyond the bandwidth: machines and radios collect acknowledgements.
     fn aggregate(&mut self, now: Instant) {
         let Some(bandwidth) = self.bandwidth() else { return };
         let expected = bandwidth * now.saturating_duration_since(self.ahead_since).as_secs_f64();

@@ -42,7 +42,7 @@ const MAX_MESSAGE: usize = 1_000;
 
 const DONE: u8 = 1;
 
-/// Both ends' names and the session, and what is derived from them.
+/// Names of the two ends and the session, and the secrets derived from them.
 pub(super) struct Identity {
     ours: SecretKey,
     peer: NodeId,
@@ -112,9 +112,9 @@ impl ServerConfig for Identity {
 struct NoiseSession {
     identity: Arc<Identity>,
     side: Side,
-    /// Our transport parameters.
+    /// Transport parameters of this end.
     ours: Vec<u8>,
-    /// The peer's.
+    /// Transport parameters of the peer.
     theirs: Option<TransportParameters>,
     /// The beginning of a message.
     inbox: Vec<u8>,
@@ -386,7 +386,7 @@ impl HeaderMask {
     }
 }
 
-/// Which bits of the first byte are protected.
+/// Returns the mask of the protected bits of the first byte.
 const fn protected_bits(first: u8) -> u8 {
     if first & 0x80 == 0 { 0x1f } else { 0x0f }
 }
@@ -435,7 +435,7 @@ impl HmacKey for ResetKey {
     }
 }
 
-/// We give out no address validation tokens, so none is valid.
+/// Token key that makes none: this node gives out no address validation tokens, so none is valid.
 pub(super) struct NoTokens;
 
 impl HandshakeTokenKey for NoTokens {

@@ -9,10 +9,10 @@ use quinn_proto::{Connection, Dir, ReadError, StreamId, WriteError};
 
 /// The longest message, in bytes.
 pub const MAX_MESSAGE: usize = 16_384;
-/// How many messages may wait: to be sent here, on their way, to be read there.
+/// Most messages that may wait: to be sent at this end, on their way, to be read at the other.
 pub const MAX_MESSAGES: usize = 64;
 
-/// Why a message was not taken.
+/// Reason that a message was not taken.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum MessageError {
     /// Longer than [`MAX_MESSAGE`].
@@ -43,15 +43,15 @@ pub(super) struct Violation;
 pub(super) struct Messages {
     /// To be sent.
     waiting: VecDeque<Bytes>,
-    /// The stream of the first of those, once it has one.
+    /// Stream of the first waiting message, once it has one.
     current: Option<StreamId>,
-    /// Those that were sent and are not acknowledged in full.
+    /// Number of messages that were sent and are not acknowledged in full.
     unacknowledged: usize,
     /// Streams on which there may be something to read.
     readable: BTreeSet<StreamId>,
     /// The beginnings of messages.
     parts: BTreeMap<StreamId, BytesMut>,
-    /// Whole ones.
+    /// Whole messages.
     ready: VecDeque<Bytes>,
 }
 
@@ -71,17 +71,17 @@ impl Messages {
         self.ready.pop_front()
     }
 
-    /// One of those that were sent has arrived.
+    /// Notes that a message that was sent has arrived.
     pub(super) fn acknowledged(&mut self) {
         self.unacknowledged = self.unacknowledged.saturating_sub(1);
     }
 
-    /// Whether any that was taken has not arrived yet.
+    /// Returns true if a message that was taken has not arrived yet.
     pub(super) fn are_under_way(&self) -> bool {
         !self.waiting.is_empty() || self.unacknowledged > 0
     }
 
-    /// A message's stream has been opened, or has something to read.
+    /// Notes that a message's stream has been opened, or has something to read.
     pub(super) fn readable(&mut self, id: StreamId) {
         self.readable.insert(id);
     }

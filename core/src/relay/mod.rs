@@ -1,9 +1,9 @@
-//! What runs over relayed datagrams: an ordered, reliable, congestion-controlled stream in both directions, and
-//! messages beside it.
+//! Stream over relayed datagrams: ordered, reliable and congestion-controlled in each direction, with messages on
+//! streams of their own.
 //!
-//! [`RelayStream`] is QUIC (RFC 9000, by `quinn-proto`) with the core's own Noise handshake as its one security
-//! layer, so the relay can delay and drop, and do nothing else. It knows no addresses and no relay: whoever holds
-//! it carries its datagrams.
+//! [`RelayStream`] is QUIC (RFC 9000, by `quinn-proto`) with the core's own Noise handshake as its one security layer.
+//! So the relay can delay and drop, and do nothing else. The stream knows no addresses and no relay: its holder carries
+//! its datagrams.
 
 mod bbr;
 mod clock;

@@ -1,4 +1,4 @@
-//! One end of a relay stream.
+//! An end of a relay stream.
 
 use core::fmt;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -24,10 +24,10 @@ const MAX_RECEIVED: usize = 1_500;
 /// quinn-proto wants to know where datagrams go. All of ours go to the peer.
 const THE_PEER: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 1);
 
-/// What we close with when the peer did what it must not.
+/// Error code to close with when the peer breaks the protocol.
 const VIOLATION: u32 = 1;
 
-/// What happened on a relay stream. Each is reported once, however often it happened since the last time.
+/// Event on a relay stream. Each kind is reported once, however often it happened since the last time.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum StreamEvent {
     /// The peer is there and is the one that was wanted. Until now nothing can be written.
@@ -42,11 +42,11 @@ pub enum StreamEvent {
     Message,
     /// Everything that was written before [`finish`](RelayStream::finish) has arrived at the peer.
     Delivered,
-    /// It is over in both directions. What has arrived can be read still; nothing else follows.
+    /// The stream is over in both directions. Bytes that have arrived can be read still; nothing else follows.
     Ended(EndCause),
 }
 
-/// Why a relay stream ended.
+/// Reason that a relay stream ended.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum EndCause {
     /// The peer closed it. What it had not acknowledged is lost.
@@ -69,27 +69,27 @@ impl fmt::Display for EndCause {
 
 impl std::error::Error for EndCause {}
 
-/// What [`RelayStream::read`] found.
+/// Result of [`RelayStream::read`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum ReadOutcome {
-    /// So many bytes, at least one.
+    /// Number of bytes read, at least one.
     Read(usize),
-    /// None now.
+    /// No bytes now.
     Empty,
-    /// None ever: the peer finished, and everything has been read.
+    /// No bytes ever: the peer finished, and everything has been read.
     End,
 }
 
-/// What a relay stream counted.
+/// Counters of a relay stream.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct RelayStats {
     /// Datagrams sent.
     pub sent: u64,
-    /// Bytes of those.
+    /// Bytes of the datagrams sent.
     pub sent_bytes: u64,
     /// Datagrams that came and belonged to the stream by their look.
     pub received: u64,
-    /// Datagrams that came and did not, or were too long.
+    /// Datagrams that came and did not belong to the stream, or were too long.
     pub dropped: u64,
     /// Packets that were taken for lost, and their contents sent again.
     pub lost: u64,
@@ -97,7 +97,8 @@ pub struct RelayStats {
     pub rtt_us: u64,
 }
 
-/// One end of an ordered, reliable, congestion-controlled stream over datagrams, and of messages beside it.
+/// An end of an ordered, reliable, congestion-controlled stream over datagrams, and of messages on streams of their
+/// own.
 ///
 /// Call [`handle_datagram`](Self::handle_datagram) and [`handle_timeout`](Self::handle_timeout) as things happen; after
 /// any call, drain [`poll_transmit`](Self::poll_transmit) and [`poll_event`](Self::poll_event), then arm a timer for
@@ -119,7 +120,7 @@ pub struct RelayStream {
 
 #[cfg(test)]
 impl RelayStream {
-    /// What a peer has that does not keep to our rules.
+    /// Returns the bare connection, for a peer that does not keep to our rules.
     pub(super) fn quic(&mut self) -> &mut Connection {
         match &mut self.link {
             Link::Running(_, conn) => conn,
@@ -149,7 +150,7 @@ struct Pipe {
     ended: bool,
 }
 
-/// What `poll_event` has to tell.
+/// Events that `poll_event` has to tell.
 #[derive(Default)]
 struct News {
     connected: bool,
@@ -280,7 +281,7 @@ impl RelayStream {
         self.settle();
     }
 
-    /// When [`handle_timeout`](Self::handle_timeout) is to be called; never, once it is over.
+    /// Returns the time to call [`handle_timeout`](Self::handle_timeout); `None` once the stream is over.
     pub fn poll_timeout(&mut self) -> Option<Instant> {
         match &mut self.link {
             Link::Awaiting(until) => Some(*until),
@@ -305,7 +306,7 @@ impl RelayStream {
         datagram
     }
 
-    /// What happened, until there is nothing more to tell.
+    /// Returns the next event; `None` when there is nothing more to tell.
     pub fn poll_event(&mut self) -> Option<StreamEvent> {
         let news = &mut self.news;
         let take = core::mem::take::<bool>;
@@ -433,7 +434,7 @@ impl RelayStream {
         message
     }
 
-    /// Whether messages that were taken have not arrived at the peer yet.
+    /// Returns true if messages that were taken have not arrived at the peer yet.
     pub fn has_messages_under_way(&self) -> bool {
         self.messages.are_under_way()
     }
@@ -450,8 +451,8 @@ impl RelayStream {
         self.settle();
     }
 
-    /// Whether nothing more will ever be sent, so that it can be dropped. After `close` and `Ended` that takes some
-    /// round trips, in which a peer that did not hear of it is told again.
+    /// Returns true if nothing more will ever be sent, so that the stream can be dropped. After `close` and `Ended`
+    /// that takes some round trips. A peer that missed the end is told again in that time.
     pub fn is_over(&self) -> bool {
         match &self.link {
             Link::Awaiting(_) => false,
@@ -460,7 +461,7 @@ impl RelayStream {
         }
     }
 
-    /// What was counted so far.
+    /// Returns the counters.
     pub fn stats(&self) -> RelayStats {
         let mut stats = self.stats;
         if let Link::Running(_, conn) = &self.link {

@@ -103,7 +103,7 @@ const NAME: &str = "p2pd-trace";
 /// The version of the text, which changes when a reader of the one before would misread it.
 const VERSION: u8 = 1;
 
-/// Where a trace goes: is given one whole line at a time, with its newline.
+/// Receiver of a trace: is given one whole line at a time, with its newline.
 pub type Sink = Box<dyn FnMut(&str) + Send>;
 
 /// A [`Node`] that writes down all it is told and all it says, if somebody listens.
@@ -298,7 +298,7 @@ impl Recorder {
     }
 }
 
-/// What does not change a node.
+/// Methods that do not change a node.
 impl Deref for Recorder {
     type Target = Node;
     fn deref(&self) -> &Node {
