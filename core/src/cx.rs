@@ -1,5 +1,5 @@
-//! What every machine inside a node shares: the time, the queue of actions, fresh ids, one timer each,
-//! and who owns which socket.
+//! Context that the machines inside a node share: the time, the queue of actions, fresh ids, one timer each, and the
+//! owner of each socket.
 
 use core::time::Duration;
 use std::collections::{BTreeMap, VecDeque};
@@ -20,7 +20,7 @@ use crate::time::{ClockFix, Instant, WallTime};
 use crate::timers::Timers;
 use crate::wrap::Wrap;
 
-/// Which machine a socket or a query belongs to.
+/// Machine that a socket or a query belongs to.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Owner {
     /// The listener with this number.
@@ -41,11 +41,11 @@ pub(crate) enum Owner {
     Carrier(SockId),
     /// The mapping of our port with this number.
     Mapping(u32),
-    /// What asks time servers.
+    /// The client of the time servers.
     Clock,
 }
 
-/// Whose deadline it is.
+/// Machine that a deadline belongs to.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(crate) enum Timer {
     Broker(u8),

@@ -1,4 +1,4 @@
-//! Who a node is: an X25519 key pair. The node id is the public key.
+//! Identity of a node: an X25519 key pair. The node id is the public key.
 
 use core::fmt;
 use core::str::FromStr;
@@ -14,7 +14,7 @@ use crate::noise;
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct NodeId([u8; 32]);
 
-/// Why a text or a byte string is not a [`NodeId`].
+/// Error of a text or a byte string that is no [`NodeId`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum NodeIdError {
     /// Not 52 characters; this many.
@@ -89,7 +89,7 @@ impl NodeId {
         NodeText::from_str(&self.to_string()).unwrap_or_else(|_| unreachable!())
     }
 
-    /// Where the node's messages are published: the hash from which brokers cannot learn the key.
+    /// Returns the topic on which the node's messages are published: a hash from which brokers cannot learn the key.
     pub fn topic(&self) -> Topic {
         let mut hash = Blake2s::<U32>::new();
         hash.update(b"p2pd topic");
@@ -154,7 +154,7 @@ pub struct SecretKey {
     id: NodeId,
 }
 
-/// Why a key file's text is not a [`SecretKey`].
+/// Error of a key file's text that is no [`SecretKey`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum SecretKeyError {
     /// The text does not begin with `p2pd-secret-key-1 `.

@@ -40,12 +40,12 @@ pub(crate) fn public_key(secret: &[u8; 32]) -> [u8; 32] {
     curve::public_key(secret)
 }
 
-/// What only `ours` and `peer` can compute: the X25519 exchange of their static keys.
+/// Returns a secret that only `ours` and `peer` can compute: the X25519 exchange of their static keys.
 pub(crate) fn shared_secret(ours: &SecretKey, peer: &NodeId) -> [u8; 32] {
     curve::exchange(ours.as_bytes(), peer.as_bytes())
 }
 
-/// A key derived from `key` for one purpose: keyed BLAKE2s over the label's parts.
+/// Derives a key from `key` for one purpose: keyed BLAKE2s over the label's parts.
 pub(crate) fn derive(key: &[u8; 32], label: &[&[u8]]) -> [u8; 32] {
     // A 32-byte key is always accepted.
     let mut mac = <Blake2sMac<U32> as KeyInit>::new(&(*key).into());
@@ -183,7 +183,7 @@ impl Handshake {
     }
 }
 
-/// What a handshake leaves to a protocol that numbers and protects its packets itself.
+/// Secrets that a handshake leaves to a protocol that numbers and protects its packets itself.
 pub(crate) struct Secrets {
     pub(crate) initiator: [u8; 32],
     pub(crate) responder: [u8; 32],
@@ -202,7 +202,7 @@ pub(crate) struct Keys {
     pub(crate) opening: Opening,
 }
 
-/// Our direction. Each message has the next number as its nonce; 2^64 - 1 messages are the limit.
+/// Outgoing direction. Each message has the next number as its nonce; 2^64 - 1 messages are the limit.
 pub(crate) struct Sealing {
     state: Arc<StatelessTransportState>,
     nonce: u64,

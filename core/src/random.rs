@@ -7,7 +7,7 @@ use blake2::Blake2sMac;
 use blake2::digest::consts::U32;
 use blake2::digest::{FixedOutput, KeyInit, Update};
 
-/// What a draw is for.
+/// Purpose of a draw.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u8)]
 pub(crate) enum Domain {

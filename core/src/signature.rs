@@ -29,7 +29,7 @@ pub(crate) fn sign(key: &SecretKey, message: &[u8]) -> [u8; LENGTH] {
     raw_sign::<Sha512>(&ExpandedSecretKey { scalar, hash_prefix }, message, &public).to_bytes()
 }
 
-/// Whether the node with this id signed `message`.
+/// Returns true if the node with this id signed `message`.
 pub(crate) fn verify(id: &NodeId, message: &[u8], signature: &[u8; LENGTH]) -> bool {
     let Some(point) = MontgomeryPoint(*id.as_bytes()).to_edwards(0) else { return false };
     VerifyingKey::from(point).verify_strict(message, &Signature::from_bytes(signature)).is_ok()

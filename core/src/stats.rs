@@ -1,6 +1,6 @@
 //! Counters of what was refused or dropped, so that an attack or a fault can be seen.
 
-/// What a node has counted since its start. Only ever grows.
+/// Counters of a node since its start. Counters only ever grow.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 #[non_exhaustive]
 pub struct Stats {

@@ -77,7 +77,7 @@ impl WallTime {
         self.0.saturating_sub(other.0)
     }
 
-    /// This time moved by `us` microseconds, saturating.
+    /// Returns the time moved by `us` microseconds, saturating.
     pub const fn offset_micros(self, us: i64) -> WallTime {
         WallTime(self.0.saturating_add(us))
     }
@@ -89,19 +89,19 @@ impl fmt::Debug for WallTime {
     }
 }
 
-/// What the driver knows of the wall clock: at the monotonic time `at` it was `wall`, give or take `error`.
+/// Reading of the wall clock by the driver: at the monotonic time `at` it was `wall`, give or take `error`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct ClockFix {
-    /// When the clock was read.
+    /// Monotonic time of the reading.
     pub at: Instant,
-    /// What it said.
+    /// Wall time of the reading.
     pub wall: WallTime,
-    /// How far it may be off. A driver that only read the system clock says an hour.
+    /// Bound of the error. A driver that only read the system clock says an hour.
     pub error: Duration,
 }
 
 impl ClockFix {
-    /// The wall-clock time at the monotonic time `now`.
+    /// Returns the wall-clock time at the monotonic time `now`.
     pub fn wall_at(&self, now: Instant) -> WallTime {
         self.wall.offset_micros(now.as_nanos().saturating_sub(self.at.as_nanos()) / 1_000)
     }

@@ -1,4 +1,4 @@
-//! One deadline out of many.
+//! The earliest deadline out of many.
 
 use std::collections::{BTreeMap, BTreeSet};
 

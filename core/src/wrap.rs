@@ -1,5 +1,5 @@
-//! What a stream to a server is wrapped in. The core only says so: TLS and WebSocket are the driver's to do, and what
-//! the core sends and receives is what is inside.
+//! Layers around a stream to a server. The core only names them: TLS and WebSocket are the driver's work. The core
+//! sends and receives the bytes inside the layers.
 
 use core::fmt;
 
@@ -56,7 +56,7 @@ impl fmt::Debug for Header {
 /// TLS to a server (RFC 8446, or RFC 5246 where the server has no newer).
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct Tls {
-    /// How the server proves who it is.
+    /// Ground for trust in the server's certificate.
     pub trust: Trust,
     /// The name or literal address that is asked for (SNI, which knows names only) and that the certificate must be
     /// for. Default: the host's.
@@ -82,15 +82,15 @@ impl fmt::Debug for ClientKey {
     }
 }
 
-/// What makes a server's certificate good.
+/// Condition for a good server certificate.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub enum Trust {
     /// An authority that the driver knows: the system's, or where it has none the ones built in.
     Public,
-    /// One of these authorities and no other: certificates in PEM.
+    /// A certificate by an authority of this list and no other: certificates in PEM.
     Authorities(Bytes),
-    /// Its key alone, whoever made the certificate out, for whatever name and time: SHA-256 of the certificate's
-    /// SubjectPublicKeyInfo in DER (as RFC 7469 section 2.4).
+    /// The server's key alone, whoever made the certificate out, for whatever name and time. SHA-256 of the
+    /// certificate's SubjectPublicKeyInfo in DER (as RFC 7469 section 2.4).
     Pinned([u8; 32]),
 }
 
@@ -99,7 +99,7 @@ impl Tls {
     pub const PUBLIC: Tls = Tls { trust: Trust::Public, name: None, client: None, alpn: None };
 }
 
-/// Why there is no TLS with a server.
+/// Reason that there is no TLS with a server.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub enum TlsFailure {
@@ -118,7 +118,7 @@ pub enum TlsFailure {
     BadSignature,
     /// The certificate is of no use for any other reason.
     BadCertificate,
-    /// What we were given to check the server by is of no use: no name, or no authority.
+    /// The settings to check the server by are of no use: no name, or no authority.
     Settings,
     /// The server hung up, or what it sent is not TLS.
     NotTls,
@@ -174,7 +174,8 @@ mod tests {
         Tls { trust: Trust::Pinned([9; 32]), name: Some("server.test".into()), ..Tls::PUBLIC }
     }
 
-    /// Where a node dials, and in which layers, until it is idle; look-ups find 192.0.2.7.
+    /// Runs the node until it is idle. Returns the addresses that it dials, each with its layers; look-ups find
+    /// 192.0.2.7.
     fn dials(node: &mut Node) -> Vec<(SocketAddr, Option<Wrap>)> {
         let mut dials = Vec::new();
         while let Some(action) = node.poll_action() {

@@ -28,7 +28,7 @@ pub const MAX_INTERFACES: usize = 3;
 /// Most brokers.
 pub const MAX_BROKERS: usize = 2;
 
-/// Where and under which name a node can be found.
+/// Address of a node: its brokers, interfaces and node id.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct PeerAddress {
     brokers: SmallVec<[u16; MAX_BROKERS]>,
@@ -37,12 +37,12 @@ pub struct PeerAddress {
     node: NodeText,
 }
 
-/// One interface of a peer.
+/// An interface of a peer.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct PeerInterface {
     /// Number that tells the peer's interfaces of one family apart.
     pub index: u16,
-    /// What the world sees.
+    /// External address, as the world sees it.
     pub external: IpAddr,
     /// The interface's own address, of the same family.
     pub internal: IpAddr,
@@ -50,7 +50,7 @@ pub struct PeerInterface {
     pub port: u16,
     /// The NAT in front of it.
     pub nat: NatType,
-    /// How that NAT allocates ports.
+    /// Port allocation of the NAT.
     pub delta: Delta,
 }
 
@@ -82,17 +82,17 @@ impl PeerAddress {
         &self.brokers
     }
 
-    /// Its IPv4 interfaces.
+    /// Returns the IPv4 interfaces.
     pub fn v4(&self) -> &[PeerInterface] {
         &self.v4
     }
 
-    /// Its IPv6 interfaces.
+    /// Returns the IPv6 interfaces.
     pub fn v6(&self) -> &[PeerInterface] {
         &self.v6
     }
 
-    /// All its interfaces, IPv4 first.
+    /// Returns all interfaces, IPv4 first.
     pub fn interfaces(&self) -> impl Iterator<Item = &PeerInterface> {
         self.v4.iter().chain(&self.v6)
     }
@@ -177,7 +177,7 @@ pub(crate) fn scoped(ip: IpAddr, port: u16, zone: u32) -> SocketAddr {
     }
 }
 
-/// Whether this is an address that every link has of its own: RFC 3927, RFC 4291 section 2.5.6.
+/// Returns true if `ip` is an address that every link has of its own: RFC 3927, RFC 4291 section 2.5.6.
 pub(crate) fn is_link_local(ip: IpAddr) -> bool {
     match ip {
         IpAddr::V4(ip) => ip.is_link_local(),
@@ -185,7 +185,7 @@ pub(crate) fn is_link_local(ip: IpAddr) -> bool {
     }
 }
 
-/// Whether a packet to this address goes to one host.
+/// Returns true if a packet to this address goes to one host.
 pub(crate) fn is_dialable(ip: IpAddr) -> bool {
     match ip {
         IpAddr::V4(ip) => !ip.is_unspecified() && !ip.is_multicast() && !ip.is_broadcast(),

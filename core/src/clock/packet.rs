@@ -22,7 +22,7 @@ pub(super) fn request(cookie: u64) -> Bytes {
     Bytes::copy_from_slice(&bytes)
 }
 
-/// What a server says.
+/// Answer of a server.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Answer {
     /// The request's transmit timestamp.
@@ -97,7 +97,7 @@ fn time(seconds: u32, fraction: u32) -> i64 {
     (era + i64::from(seconds) - UNIX_EPOCH) * SECOND + ((i64::from(fraction) * SECOND) >> 32)
 }
 
-/// What a server would answer, for tests. Times are nanoseconds since the Unix epoch.
+/// Builds a server's answer, for tests. Times are nanoseconds since the Unix epoch.
 #[cfg(test)]
 pub(super) fn answer(request: &[u8], receive: i64, transmit: i64, dispersion: i64) -> [u8; LENGTH] {
     let stamp = |t: i64| {

@@ -125,7 +125,7 @@ fn a_server_counts_once_and_there_are_nine_at_most() {
 
 /// A server of a simulated run.
 struct Simulated {
-    /// How far its clock is off, and what it says of that; a liar says nothing.
+    /// Offset of the server's clock and the dispersion that it admits; a liar admits nothing.
     off: i64,
     dispersion: i64,
     there: i64,

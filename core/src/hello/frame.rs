@@ -50,12 +50,12 @@ impl Framer {
         (goal - self.held.len()) as u32
     }
 
-    /// Whether so many bytes more make the frame whole whose header has come.
+    /// Returns true if a header has come and so many bytes more make its frame whole.
     pub(super) fn has_body(&self, more: usize) -> bool {
         self.header.is_some() && more >= self.needs() as usize
     }
 
-    /// Takes bytes up to the end of a frame: how many, and the frame if it is whole.
+    /// Takes bytes up to the end of a frame. Returns the number of bytes taken, and the frame if it is whole.
     pub(super) fn push(&mut self, data: &[u8]) -> Result<(usize, Whole), HelloError> {
         let mut taken = 0;
         loop {

@@ -58,16 +58,16 @@ pub(crate) use frame::HEADER;
 /// The one version of hello and signalling that is spoken.
 pub(crate) const VERSION: u8 = 2;
 
-/// Why the initiator dialled.
+/// Reason that the initiator dialled.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Purpose {
-    /// To open a session of its own.
+    /// Opens a session of its own.
     Open,
-    /// Because the responder asked for it.
+    /// Answers the responder's request.
     Answer,
 }
 
-/// What the initiator's first message says.
+/// Content of the initiator's first message.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Offer {
     pub(crate) session: SessionId,
@@ -75,11 +75,11 @@ pub(crate) struct Offer {
     pub(crate) mode: PipeMode,
 }
 
-/// What the responder's answer says.
+/// Content of the responder's answer.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Status {
     Ready,
-    /// Its user is being asked; `Control::Approved` or `Refuse` follows.
+    /// The responder's user is being asked; `Control::Approved` or `Refuse` follows.
     Asking,
     Refused(Refusal),
 }
@@ -101,7 +101,7 @@ pub(crate) enum Control {
     Refuse(Refusal),
 }
 
-/// What a whole frame said.
+/// Content of a whole frame.
 #[derive(Debug)]
 pub(crate) enum Heard {
     First { peer: NodeId, offer: Offer },
@@ -109,14 +109,14 @@ pub(crate) enum Heard {
     Control(Control),
 }
 
-/// Why a hello is over.
+/// Reason that a hello is over.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum HelloError {
     /// Not a frame of ours, or not one that belongs here.
     Malformed,
-    /// A frame of another version; theirs.
+    /// A frame of another version; the peer's version.
     Version(u8),
-    /// It does not decrypt: not the peer we wanted, or changed on the way.
+    /// A frame does not decrypt: not the peer we wanted, or changed on the way.
     NotAuthentic,
     /// The peer said no before the handshake was done.
     Refused(Refusal),
@@ -139,7 +139,7 @@ impl From<NotAuthentic> for HelloError {
     }
 }
 
-/// One end of a hello.
+/// An end of a hello.
 #[derive(Debug)]
 pub(crate) struct Hello {
     framer: Framer,
@@ -158,7 +158,7 @@ enum State {
     AwaitingFirst,
     /// Responder: FIRST came, the answer is the caller's to give.
     Answering(Handshake),
-    /// Both ends are known.
+    /// The handshake is done: each end knows the other.
     Open(Box<Keys>),
     /// Over.
     Dead,
@@ -221,8 +221,8 @@ impl Hello {
         Ok((taken, Some(heard)))
     }
 
-    /// How many bytes are needed before anything can happen: the credit to give the driver, once for each
-    /// header and once for each body.
+    /// Returns the number of bytes that are needed before anything can happen. The caller gives the driver so much
+    /// credit, once for each header and once for each body.
     pub(crate) fn needs(&self) -> u32 {
         self.framer.needs()
     }
@@ -443,7 +443,7 @@ mod tests {
         Ok(heard.expect("a whole frame"))
     }
 
-    /// Both ends after SECOND.
+    /// Returns the two ends after SECOND.
     fn open_pair(status: Status) -> (Hello, Hello) {
         let (a, b) = (key(1), key(2));
         let (mut init, first) = Hello::initiate(&a, &b.node_id(), OFFER, [3; 32]).unwrap();
@@ -535,7 +535,8 @@ mod tests {
         assert_eq!(told, Some(HelloError::Refused(Refusal::Version { ours: VERSION })));
     }
 
-    /// Where a service that trusts us is dialled for somebody, the bytes that it gets are not that one's.
+    /// A service that trusts us may be dialled for somebody else: that one must not choose the bytes that the service
+    /// gets.
     #[test]
     fn what_is_in_clear_does_not_depend_on_what_the_peer_chose() {
         let (a, b) = (key(1), key(2));
