@@ -1,5 +1,5 @@
-//! What one more call, and one more stranger, cost a node that has many: it should not depend on how many.
-//! `cargo bench -p p2pd-core`
+//! Cost of one more call, and of one more stranger, for a node that has many. The cost should not depend on their
+//! number. `cargo bench -p p2pd-core`
 
 // A bench is a driver: it has a clock.
 #![allow(clippy::disallowed_types)]

@@ -60,8 +60,8 @@ impl<K: Ord + Copy> Buckets<K> {
         Buckets { each: Bucket::new(burst, refill), cap, used: BTreeMap::new() }
     }
 
-    /// Returns true if [`take`](Self::take) would take a token of a key that has used some. A key that has used none
-    /// needs no token here.
+    /// Returns false if [`take`](Self::take) would refuse a key that has used some of its tokens. True for every other
+    /// key.
     pub(crate) fn allows(&self, now: Instant, key: K) -> bool {
         self.used.get(&key).is_none_or(|bucket| {
             let mut after = *bucket;

@@ -20,8 +20,8 @@ fn id(n: u8) -> NodeId {
     key(n).node_id()
 }
 
-/// What the path does with the `n`th datagram that an end sends: the copies that arrive, and how much later than
-/// the path's delay.
+/// Fault of the path for the `n`th datagram that an end sends: the copies that arrive, and the delay of each beyond the
+/// path's own.
 type Fault = Box<dyn FnMut(usize, u64, &mut Vec<u8>) -> Vec<Duration>>;
 
 struct Pair {
@@ -100,7 +100,7 @@ impl Pair {
         }
     }
 
-    /// One event, or nothing if none is due before `until`.
+    /// Handles an event, or nothing if none is due before `until`.
     fn step(&mut self, until: Instant) -> bool {
         self.drain();
         let arrival = self.on_the_way.first_key_value().map(|(at, _)| at.0);

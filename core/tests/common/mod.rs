@@ -33,16 +33,16 @@ use router::Router;
 use stun::Stun;
 use turn::{Relayed, Turn, Ways};
 
-/// One way, between any two.
+/// Latency of one direction, between any two hosts.
 pub const LATENCY: Duration = Duration::from_millis(10);
 /// The end of the names of hosts that are looked up in vain, for long.
 pub const SLOW: &str = ".slow.test";
-/// What every wall clock shows at the start, unless it is wrong.
+/// Time that every wall clock shows at the start, unless it is wrong.
 pub const NOON: WallTime = WallTime::from_micros(1_700_000_000_000_000);
 pub const MS: Duration = Duration::from_millis(1);
 pub const S: Duration = Duration::from_secs(1);
 
-/// One end of a TCP stream.
+/// An end of a TCP stream.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum End {
     Node(usize, SockId),
@@ -51,7 +51,7 @@ pub enum End {
     Hand(usize),
 }
 
-/// What an end has: who is at the other, and what has come in but was not read.
+/// State of an end: the other end, and the bytes that have come in but were not read.
 struct Half {
     to: End,
     arrived: VecDeque<u8>,
@@ -59,7 +59,7 @@ struct Half {
     fin: bool,
 }
 
-/// What answers a SYN.
+/// Receiver of a SYN.
 enum Target {
     Node(usize, SockId),
     Broker(usize),
@@ -69,14 +69,14 @@ enum Target {
     Nothing,
 }
 
-/// How a port behaves against what stands behind it.
+/// Behaviour of a port towards SYNs.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Port {
     Refused,
     Blackholed,
 }
 
-/// What is under way.
+/// Event under way.
 enum Happening {
     Syn { n: usize, sock: SockId, remote: SocketAddr, deadline: Instant },
     Arrived { n: usize, sock: SockId, local: SocketAddr, remote: SocketAddr },
@@ -104,19 +104,19 @@ pub struct Pipe {
     pub strategy: Strategy,
     /// The other end of the stream.
     pub end: End,
-    /// Why the core ended it.
+    /// Reason that the core gave for ending the pipe.
     pub over: Option<PipeEnd>,
 }
 
 /// A node and what surrounds it.
 pub struct Host {
     pub node: Recorder,
-    /// What was recorded.
+    /// Trace of the node.
     pub trace: Arc<Mutex<String>>,
-    /// What its interface has, and what the world sees.
+    /// Address of the interface, and the address that the world sees.
     pub inside: IpAddr,
     pub outside: IpAddr,
-    /// Nobody gets in but by a pinhole.
+    /// True if callers get in by a pinhole only.
     pub guarded: bool,
     pub pipes: Vec<Pipe>,
     pub relayed: Vec<Relayed>,
@@ -132,7 +132,7 @@ pub struct Host {
     next_port: u16,
     /// UDP sockets by id.
     bound: BTreeMap<SockId, SocketAddr>,
-    /// What its NAT has of ways of datagrams to TURN servers and relays.
+    /// Datagram ways through the host's NAT to TURN servers and relays.
     pub ways: Ways,
 }
 
@@ -162,13 +162,13 @@ pub struct World {
     queue: BTreeMap<(Instant, u64), Happening>,
     queued: u64,
     streams: BTreeMap<End, Half>,
-    /// What is sent between nodes on streams is lost from now on.
+    /// True if the bytes that nodes send each other on streams are lost from now on.
     pub cut: bool,
-    /// It is changed on the way.
+    /// True if these bytes are changed on the way.
     pub bent: bool,
     dialling: BTreeSet<(usize, SockId)>,
     listeners: BTreeMap<SocketAddr, (usize, SockId)>,
-    /// What firewalls were asked to let in.
+    /// Addresses that firewalls were asked to let in.
     pinholes: BTreeSet<SocketAddr>,
     accepted: u64,
     /// Listeners' credit, and who waits for it.

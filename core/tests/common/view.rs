@@ -1,4 +1,4 @@
-//! What a test asks about a world.
+//! Questions of a test about a world.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -53,7 +53,7 @@ impl World {
         self.hosts[n].node.node_id()
     }
 
-    /// What the node knows of its address now.
+    /// Returns the node's address as the node knows it now.
     pub fn address(&self, n: usize) -> PeerAddress {
         self.hosts[n].node.address()
     }
@@ -201,7 +201,7 @@ impl World {
         Some((first.since(p2pd_core::Instant::ZERO), told.next_back().map_or(address, |(_, last)| last)))
     }
 
-    /// How many of these nodes' calls ended by this refusal of the only strategy.
+    /// Counts the calls of these nodes that ended by this refusal of the only strategy.
     pub fn refused(&self, calls: &[(usize, ConnectId)], why: Refusal) -> usize {
         let text = format!("the peer refused: {why}");
         let ended = |(n, id): &&(usize, ConnectId)| {

@@ -1,4 +1,4 @@
-//! What lies between the hosts: SYNs, bytes by credit, ends of streams.
+//! Wire between the hosts: SYNs, bytes by credit, ends of streams.
 
 use std::collections::VecDeque;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -154,7 +154,7 @@ impl World {
         self.streams.insert(b, half(a));
     }
 
-    /// Where a node listens.
+    /// Returns the addresses on which a node listens.
     pub fn listening(&self, n: usize) -> Vec<SocketAddr> {
         self.listeners.iter().filter(|(_, (m, _))| *m == n).map(|(at, _)| *at).collect()
     }

@@ -35,7 +35,7 @@ struct World {
     sent: u64,
     /// Of each hundred datagrams so many are lost.
     loss: u64,
-    /// One in eight comes twice, and each up to 40 ms later than it should.
+    /// Disorder: of eight datagrams one comes twice, and each up to 40 ms later than it should.
     disorder: bool,
     lost: u64,
     /// Messages of the clients by their first two bytes; Send indications as they are, ChannelData as one.

@@ -16,7 +16,7 @@ const MAX_WAITING: usize = 4;
 /// The user has this long to answer.
 const ASK_WITHIN: Duration = Duration::from_secs(30);
 
-/// What waits for a yes.
+/// Stream or request that waits for a yes.
 #[derive(Debug)]
 pub(in crate::node) enum Waiting {
     Stream(SockId),
@@ -83,7 +83,7 @@ impl Asks {
 }
 
 impl Waiting {
-    /// Whether one of the two asks for nothing that the other does not.
+    /// Returns true if one of the two asks for nothing that the other does not.
     fn is_same(&self, other: &Waiting) -> bool {
         match (self, other) {
             (Waiting::Wish(a), Waiting::Wish(b)) => (a.session, a.how.kind()) == (b.session, b.how.kind()),

@@ -52,16 +52,16 @@ pub(in crate::node) struct Door {
 struct Caller {
     source: Source,
     since: Instant,
-    /// It has said its first frame.
+    /// True if the caller has said its first frame.
     waits: bool,
 }
 
-/// What becomes of a caller.
+/// Fate of a caller.
 #[derive(PartialEq, Eq, Debug)]
 pub(in crate::node) enum Entry {
-    /// It has a place for so long, which is this one's until now.
+    /// The caller gets a place for the time `within`. The place was this stream's until now.
     Place { within: Duration, of: Option<SockId> },
-    /// Its network floods us with hellos.
+    /// The caller's network floods us with hellos.
     Refused,
 }
 
@@ -137,7 +137,7 @@ impl Door {
         }
     }
 
-    /// Who is to be heard now. It keeps its place until it has left.
+    /// Returns the caller to be heard now. The caller keeps its place until it has left.
     pub(in crate::node) fn next_turn(&mut self, now: Instant) -> Option<SockId> {
         if self.turns.len == 0 || !self.hellos.take(now) {
             return None;
@@ -171,7 +171,7 @@ impl Door {
         })
     }
 
-    /// When to ask for turns and credit again.
+    /// Returns the time to ask for turns and credit again.
     pub(in crate::node) fn due(&self, now: Instant) -> Option<Instant> {
         let turn = (self.turns.len > 0).then(|| self.hellos.next(now));
         let short = !self.is_crowded(now) && self.listeners.values().any(|left| *left <= WINDOW / 2);
@@ -202,7 +202,7 @@ impl Door {
         }
     }
 
-    /// Where all places are taken: who is to make room, and from when on.
+    /// Returns the caller that is to make room, and from when on, where all places are taken.
     fn makes_room(&self) -> Option<(SockId, Instant)> {
         if self.callers.len() < self.places {
             return None;
@@ -228,7 +228,7 @@ impl Door {
 /// The networks of a site whose callers wait, and these in order of arrival.
 type Networks = VecDeque<(Source, VecDeque<SockId>)>;
 
-/// Who waits, in rings: sites, in each its networks, in each its streams.
+/// Callers that wait, in rings: sites, in each its networks, in each its streams.
 #[derive(Debug, Default)]
 struct Turns {
     sites: VecDeque<(IpAddr, Networks)>,
@@ -268,7 +268,7 @@ impl Turns {
         self.sites.retain(|(_, nets)| !nets.is_empty());
     }
 
-    /// Whether as many of its site wait as of others at the mean.
+    /// Returns true if as many callers of this site wait as of the others at the mean.
     fn has_its_share(&self, source: Source) -> bool {
         let its = self.sites.iter().filter(|(site, _)| *site == source.site);
         let its: usize = its.flat_map(|(_, nets)| nets).map(|(_, socks)| socks.len()).sum();
@@ -299,7 +299,7 @@ mod tests {
         queue: VecDeque<(IpAddr, bool)>,
         credit: u32,
         next: u64,
-        /// Who is in, with when it came.
+        /// Callers that are inside, with the time they came.
         inside: BTreeMap<SockId, (IpAddr, Instant)>,
         evicted: Vec<SockId>,
         refused: Vec<IpAddr>,

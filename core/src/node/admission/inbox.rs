@@ -1,4 +1,4 @@
-//! Which authentic messages count: each once, and only around the time it was sent.
+//! Filter of authentic messages: each counts once, and only around the time it was sent.
 //!
 //! An id is kept of a message that caused something, and of no other. What strangers cause has a rate, which bounds the
 //! memory for theirs: it never fills. Known peers have a memory of their own, so that none of this hinders them.
@@ -23,17 +23,17 @@ const MAX_KNOWN: usize = 65_536;
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(in crate::node) enum Verdict {
-    /// It counts. Once it has caused something, it is to be kept.
+    /// The message counts. Once it has caused something, the stamp is to be kept.
     Fresh(Stamp),
     /// A copy over a second broker, or a replay, of one that was kept.
     Repeated,
     /// Outside the window, or past its lifetime.
     Stale,
-    /// Its id could not be kept.
+    /// The message's id could not be kept.
     Full,
 }
 
-/// What is kept of a message.
+/// Record that is kept of a message.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(in crate::node) struct Stamp {
     /// From then on the time alone refuses it.

@@ -1,8 +1,8 @@
-//! Which envelopes are opened.
+//! Choice of the envelopes that are opened.
 //!
-//! Opening one takes 0.18 ms (measured) and only then tells its sender. So what is opened has a rate for each broker. Beyond it an
-//! envelope is opened if its mark shows that it is a named peer's: no flood of strangers hides that. A mark is looked
-//! for with the keys of named peers, one after the other, for as much work as is set aside.
+//! Opening one takes 0.18 ms (measured) and only then tells its sender. So the openings have a rate for each broker.
+//! Beyond that rate an envelope is opened if its mark shows that it is a named peer's: no flood of strangers hides
+//! that. A mark is looked for with the keys of named peers, one after the other, for as much work as is set aside.
 
 use core::time::Duration;
 use std::collections::{BTreeMap, BTreeSet};
@@ -49,7 +49,7 @@ impl Marks {
         }
     }
 
-    /// Whether an envelope that came over the broker at this place is opened.
+    /// Returns true if an envelope that came over the broker at this place is to be opened.
     pub(super) fn admit(
         &mut self,
         (now, wall): (Instant, WallTime),
@@ -77,7 +77,7 @@ impl Marks {
         admitted
     }
 
-    /// Whose mark it is, if a named peer's, as far as there is work left.
+    /// Returns the named peer whose mark it is, as far as there is work left.
     fn sender(
         &mut self,
         (now, wall): (Instant, WallTime),

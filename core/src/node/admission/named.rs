@@ -1,4 +1,4 @@
-//! Whom our user named, and what the accept list makes of everybody else.
+//! Peers that our user named, and the accept list's verdict on everybody else.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -8,16 +8,16 @@ use crate::identity::NodeId;
 /// Most peers whose approval is remembered.
 const MAX_APPROVED: usize = 4096;
 
-/// How much a peer may make us do.
+/// Trust in a peer: bounds the work that the peer may cause.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Trust {
-    /// Our user named the peer: by the accept list, by a yes, or by a call that runs.
+    /// A peer that our user named: by the accept list, by a yes, or by a call that runs.
     Known,
     /// Everybody else. A key costs nothing, so whatever strangers use up is refused to strangers only.
     Stranger,
 }
 
-/// Whether a peer may have a pipe of its own asking.
+/// Answer of the user's rules to a peer that asks for a pipe.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(in crate::node) enum Entry {
     Open,
@@ -39,7 +39,10 @@ impl Named {
         Named { ours, accept, approved: BTreeSet::new(), calls: BTreeMap::new() }
     }
 
-    /// How much an authentic message or a hello of this peer may cause.
+    /// Returns the trust in this peer: it bounds the effects of the peer's authentic messages and hellos.
+    ///
+    /// A call names its peer without an answer to it: the sender of a message or hello has proved its key already. Two
+    /// nodes that call each other at the same time have each said whom they want.
     ///
     /// A call names its peer without an answer to it: what is judged has proved the peer already, and two who call each
     /// other at the same time have both said whom they want.

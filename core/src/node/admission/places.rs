@@ -22,12 +22,12 @@ pub(in crate::node) struct Places {
     all: usize,
     held: BTreeMap<SockId, Holder>,
     taken: usize,
-    /// How many of them are strangers'.
+    /// Number of taken places that are strangers'.
     strangers: usize,
-    /// How many may be somebody's who has recorded a known peer's first frame.
+    /// Number of taken places that may belong to somebody who has recorded a known peer's first frame.
     unproven: usize,
     peers: BTreeMap<NodeId, usize>,
-    /// Of strangers.
+    /// Places of strangers, by network.
     nets: BTreeMap<Source, usize>,
     sites: BTreeMap<IpAddr, usize>,
 }
@@ -36,7 +36,7 @@ pub(in crate::node) struct Places {
 struct Holder {
     peer: NodeId,
     trust: Trust,
-    /// Of a stranger's stream.
+    /// Network of a stranger's stream.
     source: Option<Source>,
     places: usize,
     proven: bool,
@@ -146,7 +146,7 @@ mod tests {
     struct Hall(Places, u64, bool);
 
     impl Hall {
-        /// How many of so many get in, each with the key and from the address of its number.
+        /// Returns how many of `many` callers get in, each with the key and from the address of its number.
         fn fill(
             &mut self,
             many: usize,

@@ -1,4 +1,4 @@
-//! What a peer asks of us.
+//! Requests of a peer to us.
 
 use std::net::SocketAddr;
 

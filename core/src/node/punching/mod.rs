@@ -46,7 +46,8 @@ const STUCK: u8 = 2;
 const MEET_FOR: Duration = Duration::from_secs(2);
 /// A dial is left alone so long, over the rungs: longer than Linux's first four SYN retransmissions, a second apart.
 const DIAL_FOR: Duration = Duration::from_secs(10);
-/// One for a stranger, in which Linux sends four SYNs: longer than a rung on which both know where to dial.
+/// Time of a dial for a stranger, in which Linux sends four SYNs. A rung on which each side knows where to dial is
+/// shorter.
 const STRANGERS_DIAL_FOR: Duration = Duration::from_millis(3500);
 /// A rung that searches.
 const SEARCH_FOR: Duration = Duration::from_secs(10);
@@ -69,7 +70,7 @@ const STRANGERS_REST_FOR: Duration = Duration::from_secs(5);
 const FOR_EVER: Duration = Duration::from_secs(7200);
 /// Streams of one punch refused for the holes of older dials.
 const MAX_TAINTED: u8 = 3;
-/// What a start that the peer asks for may be in the future.
+/// Longest delay of a start that the peer asks for.
 const MAX_DELAY: Duration = Duration::from_secs(2);
 
 impl Node {
@@ -241,7 +242,7 @@ impl Node {
         }
     }
 
-    /// Whether a tactic dials nothing for these mappings that we would not dial for the peer otherwise.
+    /// Returns true if a tactic dials nothing for these mappings that we would not dial for the peer otherwise.
     fn may_punch(&self, peer: NodeId, mappings: &Mappings) -> bool {
         let paths = self.paths_to(peer, &mappings.address, self.admission.trust(peer));
         // There is no NAT on a link, nor do mappings have zones.
@@ -275,7 +276,7 @@ impl Node {
         }
     }
 
-    /// Whether a stream from this address may be the other end of a punch of ours: which.
+    /// Returns the punch of ours whose other end a stream from this address may be.
     pub(super) fn awaited_from(&self, ip: IpAddr) -> Option<(Key, NodeId, PipeMode)> {
         self.punches
             .iter()
@@ -283,8 +284,8 @@ impl Node {
             .map(|(key, p)| (*key, p.peer, p.mode))
     }
 
-    /// Whether a stream that our listener took would break sooner or later, since our NAT holds it for an earlier dial
-    /// of ours. It is to be refused then, which clears the NAT's entry too.
+    /// Returns true if a stream that our listener took would break sooner or later, since our NAT holds it for an
+    /// earlier dial of ours. Such a stream is to be refused, which clears the NAT's entry too. At most three per punch.
     pub(super) fn is_tainted(&mut self, local: SocketAddr, remote: SocketAddr) -> bool {
         let of_dial = |p: &&mut Box<Punch>| p.ours.listen == local.port() && p.stale.contains(&remote);
         let Some(punch) = self.punches.values_mut().find(of_dial) else { return false };
@@ -355,7 +356,7 @@ impl Node {
         }
     }
 
-    /// Whether a session is being punched.
+    /// Returns true if a session is being punched.
     pub(super) fn is_punching(&self, key: Key) -> bool {
         self.punches.contains_key(&key)
     }
@@ -431,7 +432,7 @@ impl Node {
         }
     }
 
-    /// How far a punch has come, in words.
+    /// Describes the progress of a punch, in words.
     pub(super) fn describe_punch(&self, key: Key) -> String {
         let Some(punch) = self.punches.get(&key) else { return String::from("not begun") };
         punch.describe(self.cx.now)
@@ -507,7 +508,7 @@ impl Node {
         }
     }
 
-    /// Both are known: decides what to dial, from `wait` on.
+    /// Decides what to dial, from `wait` on, once the mappings of each side are known.
     fn plan_punch(&mut self, key: Key, wait: Duration) {
         let now = self.cx.now;
         let search = self.cx.random.below(Domain::Punch, u64::MAX);
@@ -604,13 +605,13 @@ impl Node {
     }
 }
 
-/// Whether an interface's NAT takes a random port for each destination, as far as its address says.
+/// Returns true if an interface's NAT takes a random port for each destination, as far as its address says.
 fn picks_random_ports(interface: &PeerInterface) -> bool {
     interface.nat == NatType::Symmetric && interface.delta.kind == DeltaType::Random
 }
 
-/// Whether the side that was asked dials first on this rung. A NAT that refuses strangers wants its own side first,
-/// whichever that is. The first two rungs do not: the second often follows the first at once, when our own NAT
+/// Returns true if the responder dials first on this rung. A NAT that refuses strangers wants its own side first,
+/// whichever that is. The first two rungs are not swapped: the second often follows the first at once, when our own NAT
 /// has been measured.
 fn is_swapped(rung: u8) -> bool {
     rung > 2 && rung % 2 == 1

@@ -69,7 +69,7 @@ pub(in crate::node) struct Punch {
     pub(super) silent: u32,
     /// Addresses that our user named, or from where something has come.
     pub(super) took_part: SmallVec<[IpAddr; 4]>,
-    /// It dials no further until something comes.
+    /// True if the punch dials no further until something comes.
     pub(super) stalls: bool,
     pub(super) refused: u32,
     /// Dials of a search are refused, so it goes faster.
@@ -77,15 +77,15 @@ pub(in crate::node) struct Punch {
     pub(super) tactic: Option<Tactic>,
     /// Dials leave from a port of their own, without a listener.
     pub(super) fresh: bool,
-    /// Whom the listener's port has dialled, where that dial is gone. Our NAT expects the sequence numbers of
-    /// such a dial; Linux's connection tracking lets another stream of the same ends through up to its FIN, or for
-    /// two minutes.
+    /// Addresses that the listener's port has dialled, where that dial is gone. Our NAT expects the sequence numbers of
+    /// such a dial. Linux's connection tracking lets another stream of the same ends through up to its FIN, or for two
+    /// minutes.
     pub(super) stale: BTreeSet<SocketAddr>,
     pub(super) tainted: u8,
     /// The order in which ports are probed, and how many were.
     pub(super) walk: u64,
     pub(super) probed: u16,
-    /// Our NAT was measured before the rung began.
+    /// True if our NAT was measured before the rung began.
     pub(in crate::node) surveyed: bool,
 }
 
@@ -143,7 +143,7 @@ impl Punch {
         goes_on
     }
 
-    /// Whether the next dial goes to an address from where nothing has come.
+    /// Returns true if the next dial goes to an address from where nothing has come.
     pub(super) fn is_silent(&self) -> bool {
         let next = match (self.waiting.front(), self.search) {
             (Some(planned), _) => planned.to.ip(),
@@ -213,7 +213,7 @@ impl Punch {
         self.took.unwrap_or(first)
     }
 
-    /// Whether the peer's ports are random, so that much depends on what our NAT lets in.
+    /// Returns true if the peer's ports are random, so that much depends on what our NAT lets in.
     pub(in crate::node) fn gropes(&self) -> bool {
         self.theirs.as_ref().is_some_and(|t| t.ports.is_empty())
     }
@@ -223,7 +223,7 @@ impl Punch {
         &self.ours.ports
     }
 
-    /// What a peer's punch has of us.
+    /// Returns the place that a peer's punch takes.
     pub(in crate::node) fn place(&self, session: SessionId, answered: bool) -> Place {
         Place { kind: Kind::Punch, session, peer: self.peer, trust: self.trust, since: self.began, answered }
     }
@@ -232,7 +232,7 @@ impl Punch {
         self.local
     }
 
-    /// Whether another rung would end no better.
+    /// Returns true if another rung would end no better.
     pub(in crate::node) fn is_hopeless(&self) -> bool {
         matches!(self.tactic, Some(Tactic::Hopeless(_)))
     }

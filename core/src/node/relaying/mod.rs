@@ -61,7 +61,7 @@ const MEET_WITHIN: Duration = Duration::from_secs(30);
 const STRANGERS_SILENCE: Duration = Duration::from_secs(5);
 /// Then the ends may take this long to agree.
 const AGREE_WITHIN: Duration = Duration::from_secs(10);
-/// What a closed relay may take to tell the peer, and then the server.
+/// Time for a closed relay to tell the peer, and then the server.
 const END_WITHIN: Duration = Duration::from_secs(5);
 /// A first packet through the relay comes before the permission for it, and is repeated after three assumed round
 /// trips: the one to our broker, within these bounds.
@@ -120,7 +120,7 @@ impl Node {
         }
     }
 
-    /// How far a relay of ours has come, in words.
+    /// Describes the progress of a relay of ours, in words.
     pub(super) fn describe_relaying(&self, relaying: &Relaying) -> String {
         let Some(relay) = self.relays.get(&relaying.id) else { return String::new() };
         let relayed = relay.servers.as_ref().and_then(Servers::relayed);
@@ -224,7 +224,7 @@ impl Node {
         }
     }
 
-    /// Whether a relay of this session is being opened.
+    /// Returns true if a relay of this session is being opened.
     pub(super) fn is_relaying(&self, key: Key) -> bool {
         self.relay_of(key).is_some_and(Relay::is_opening)
     }
@@ -427,7 +427,7 @@ impl Node {
         }
     }
 
-    /// Why a relay gives no pipe, in words: if nobody came, how far it had come.
+    /// Returns the reason that a relay gives no pipe, in words. If nobody came: the progress of the relay.
     fn why_it_ended(&self, id: SockId, cause: EndCause) -> String {
         let relaying = self.relays.get(&id).filter(|_| cause == EndCause::TimedOut).and_then(|relay| {
             let (connect, n) = self.relaying_of(relay.key.0)?;
@@ -633,7 +633,7 @@ impl Node {
         self.work_relay(id);
     }
 
-    /// It gives no pipe.
+    /// Ends a relay that gives no pipe.
     fn relay_failed(&mut self, id: SockId, why: String) {
         let Some(relay) = self.relays.get(&id) else { return };
         let (key, peer) = (relay.key, relay.peer);

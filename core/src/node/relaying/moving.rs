@@ -24,12 +24,13 @@ const RELAY: CarrierId = CarrierId(0);
 const DIRECT: CarrierId = CarrierId(1);
 /// Bytes of a direct stream that the driver may read ahead of us.
 const CREDIT: u32 = 128 * 1024;
-/// After so many bytes the driver is asked to say when the system has taken them.
+/// Bytes after which the driver is asked to say when the system has taken them.
 const AHEAD: usize = 64 * 1024;
-/// What the relay stream is closed with when the peer did what it must not, and so what this is called here.
+/// Error code with which the relay stream is closed when the peer breaks the protocol. The same code names that end
+/// here.
 const VIOLATION: u64 = 1;
 
-/// How a stream came about.
+/// Origin of a stream.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::node) struct Way {
     pub(in crate::node) strategy: Strategy,
@@ -42,15 +43,15 @@ pub(super) struct Moving {
     /// Frames that the relay's stream has no room for yet.
     waiting: Bytes,
     direct: Option<Direct>,
-    /// What the user knows to be the way of its bytes.
+    /// Carrier of its bytes, as the user was told.
     told: CarrierId,
     /// The way of the direct stream, also when it has broken.
     way: Option<Way>,
-    /// Why the relay is gone.
+    /// Reason that the relay is gone.
     lost: Option<PipeEnd>,
     /// The pipe's end was told: either carrier may bring it.
     over: bool,
-    /// We called: the peer stays named as long as the pipe looks for ways.
+    /// True if we called: the peer stays named as long as the pipe looks for ways.
     pub(super) names: bool,
     scratch: Vec<u8>,
 }
@@ -64,7 +65,7 @@ struct Direct {
     sealed: Vec<u8>,
     /// Bytes given since the driver was asked last.
     given: usize,
-    /// It was asked, and has not said that they are taken.
+    /// True if the driver was asked, and has not said that the bytes are taken.
     asked: bool,
 }
 
@@ -86,7 +87,7 @@ impl Moving {
         }
     }
 
-    /// Whether the relay is there still, and messages with it.
+    /// Returns true if the relay is there still, and messages with it.
     pub(super) fn has_relay(&self) -> bool {
         self.lost.is_none()
     }

@@ -12,7 +12,7 @@ use core::time::Duration;
 
 /// Most bytes that one call writes or reads.
 pub(crate) const MAX_AT_ONCE: usize = 64 * 1024;
-/// What was written before a pipe was closed has so long to arrive.
+/// Time for bytes that were written before a pipe was closed to arrive.
 const LEAVE_WITHIN: Duration = Duration::from_secs(30);
 
 impl Node {
@@ -114,7 +114,7 @@ impl Node {
         }
     }
 
-    /// Whether pipes that were closed have bytes that have not arrived yet, or a peer that may not know of its end.
+    /// Returns true if closed pipes have bytes that have not arrived yet, or a peer that may not know of its end.
     pub fn has_leaving_pipes(&self) -> bool {
         self.relays.values().any(|r| matches!(r.stage, RelayStage::Leaving | RelayStage::Ending))
     }

@@ -30,7 +30,7 @@ const REACH_WITHIN: Duration = Duration::from_secs(5);
 /// Bytes that a server may send ahead on a stream.
 const CREDIT: u32 = 256 * 1024;
 
-/// What became of the race, and what comes through the relay.
+/// Result of the race, and data that come through the relay.
 #[derive(Debug)]
 pub(super) enum ServerNews {
     /// Peers reach us at this address.
@@ -51,7 +51,7 @@ pub(super) struct Servers {
     /// The families of address that we have: IPv4, IPv6.
     ours: [bool; 2],
     family: Family,
-    /// Those whose turn has not come.
+    /// Servers whose turn has not come.
     waiting: VecDeque<TurnServer>,
     asked: SmallVec<[Asked; 3]>,
     tries: SmallVec<[Try; 3]>,
@@ -129,7 +129,7 @@ impl Servers {
         self.news.pop_front()
     }
 
-    /// Our address at the server.
+    /// Returns our address at the server.
     pub(super) fn relayed(&self) -> Option<SocketAddr> {
         match &self.tries.get(self.chosen?)?.state {
             TryState::Running(_, client) => client.relayed(),
@@ -285,7 +285,7 @@ impl Servers {
         }
     }
 
-    /// Whether no server holds anything of ours, or says so.
+    /// Returns true if no server holds anything of ours, or says so.
     pub(super) fn is_over(&self) -> bool {
         self.tries.iter().all(|t| matches!(t.state, TryState::Ended(_)))
     }
@@ -445,7 +445,7 @@ impl Servers {
         }
     }
 
-    /// What became of each server that was asked.
+    /// Describes the result of each server that was asked.
     pub(super) fn describe(&self) -> String {
         let mut text = String::new();
         for (of, asked) in self.asked.iter().enumerate() {
