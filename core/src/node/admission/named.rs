@@ -43,9 +43,6 @@ impl Named {
     ///
     /// A call names its peer without an answer to it: the sender of a message or hello has proved its key already. Two
     /// nodes that call each other at the same time have each said whom they want.
-    ///
-    /// A call names its peer without an answer to it: what is judged has proved the peer already, and two who call each
-    /// other at the same time have both said whom they want.
     pub(super) fn trust(&self, peer: NodeId) -> Trust {
         let listed = matches!(&self.accept, Accept::Only(list) if list.contains(&peer));
         if listed || peer == self.ours || self.approved.contains(&peer) || self.calls.contains_key(&peer) {

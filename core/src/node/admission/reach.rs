@@ -195,10 +195,6 @@ impl Ours<'_> {
     /// A peer that our user knows may name anything that is a host. For a stranger only the internet counts, and of it
     /// nothing that is ours or our neighbour's. Hosts inside trust us, or our router hides them from the stranger. A
     /// node that is bound to loopback makes no difference, as strangers reach such a node by its brokers.
-    ///
-    /// Whom our user knows may name anything that is a host. For a stranger only the internet counts, and of it nothing
-    /// that is ours or our neighbour's: what is inside trusts us, or is hidden from the stranger by our router. That a
-    /// node is bound to loopback makes no difference, as strangers reach such a node by its brokers.
     pub(crate) fn may_send(&self, ip: IpAddr, trust: Trust) -> bool {
         match (reach(ip, self.nat64), trust) {
             (Nobody, _) => false,

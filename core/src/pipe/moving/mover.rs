@@ -27,12 +27,6 @@ const ACK_AFTER: u64 = 2 * MAX_DATA as u64;
 /// After any call: drain `poll_output` of every writable carrier and [`poll_event`](Self::poll_event), then arm a timer
 /// for [`poll_timeout`](Self::poll_timeout). A deadline in the past means now, and after it the deadline has moved.
 ///
-/// The holder attaches carriers, gives what they receive to [`handle_bytes`](Self::handle_bytes), says when
-/// one [broke](Self::handle_broken), and, whenever a carrier can take bytes, writes what
-/// [`poll_output`](Self::poll_output) has for it. After any call: drain `poll_output` of every writable carrier and
-/// [`poll_event`](Self::poll_event), then arm a timer for [`poll_timeout`](Self::poll_timeout). A deadline in the past
-/// means now, and after it the deadline has moved.
-///
 /// Memory is bounded by the two buffers of [`MoverConfig`], whatever the peer does.
 #[derive(Debug)]
 pub struct Mover {
