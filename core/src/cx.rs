@@ -72,7 +72,7 @@ pub(crate) struct Cx {
     pub(crate) random: Random,
     pub(crate) timers: Timers<Timer>,
     pub(crate) stats: Stats,
-    /// Of the servers' addresses.
+    /// Experience with the servers' addresses.
     pub(crate) experience: Experience,
     queue: VecDeque<Action>,
     socks: BTreeMap<SockId, Owner>,

@@ -17,11 +17,11 @@ pub struct NodeId([u8; 32]);
 /// Error of a text or a byte string that is no [`NodeId`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum NodeIdError {
-    /// Not 52 characters; this many.
+    /// Wrong length: not 52 characters; this many.
     Length(usize),
     /// The character at this offset is not in `a`-`z`, `2`-`7`, or the last one carries stray bits.
     Character(usize),
-    /// Not a canonical X25519 public key (RFC 7748): the top bit is set, or it is not below the prime.
+    /// No canonical X25519 public key (RFC 7748): the top bit is set, or the number is not below the prime.
     NotCanonical,
     /// A point of small order: with it anybody could open what is sealed (RFC 7748 section 6.1).
     SmallOrder,
@@ -159,11 +159,11 @@ pub struct SecretKey {
 pub enum SecretKeyError {
     /// The text does not begin with `p2pd-secret-key-1 `.
     Header,
-    /// There are not 64 hexadecimal digits after the header; this many characters.
+    /// Wrong length after the header: not 64 hexadecimal digits; this many characters.
     Length(usize),
     /// The character at this byte offset of the text is not a hexadecimal digit.
     Digit(usize),
-    /// Something follows the key, at this byte offset of the text.
+    /// Text follows the key, at this byte offset.
     Trailing(usize),
 }
 

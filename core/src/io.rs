@@ -421,7 +421,7 @@ pub enum IoFailure {
     NotPermitted,
     /// The name does not exist or has no address.
     NoSuchName,
-    /// Out of descriptors, ports or memory.
+    /// No more descriptors, ports or memory.
     Resources,
     /// The server has no TLS that is good enough.
     Tls(TlsFailure),

@@ -1,4 +1,4 @@
-//! Everything cryptographic, in one place: the Noise patterns, on the `snow` crate.
+//! Cryptography in one place: the Noise patterns, on the `snow` crate.
 //!
 //! The ephemeral keys come from the node's seed, one fresh 32-byte key stream per handshake, so that a
 //! simulation repeats exactly. See <https://noiseprotocol.org/noise.html>.
@@ -31,7 +31,7 @@ pub(crate) const IK1_OVERHEAD: usize = X_OVERHEAD;
 /// Bytes that the second IK message adds to its payload.
 pub(crate) const IK2_OVERHEAD: usize = 32 + TAG;
 
-/// Something did not verify, or was too long. Nothing more is known, on purpose.
+/// A text did not verify, or was too long. The error says nothing more, on purpose.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct NotAuthentic;
 
@@ -69,7 +69,7 @@ impl Aead {
         self.0.encrypt(nonce, ad, &plain, text);
     }
 
-    /// Opens `text` and returns the plain text's length. What is in `text` after a failure means nothing.
+    /// Opens `text` and returns the plain text's length. After a failure the content of `text` means nothing.
     pub(crate) fn open_in_place(
         &self,
         nonce: u64,

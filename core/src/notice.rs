@@ -199,7 +199,7 @@ impl fmt::Display for FailReason {
 pub enum Refusal {
     /// The node's user accepts others only, or said no.
     NotAccepted,
-    /// Too many requests, from this peer or in all; try later.
+    /// Limit of requests reached, from this peer or in all; try later.
     Busy,
     /// A plain pipe was asked for, and the node gives encrypted ones only.
     PlainNotAllowed,
@@ -244,7 +244,7 @@ impl fmt::Display for Refusal {
 /// The outcome of a connect, strategy by strategy, in the order of the plan.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Report {
-    /// From the call to its end.
+    /// Time from the call to its end.
     pub elapsed: Duration,
     /// Entries of the report, one per strategy of the plan.
     pub strategies: SmallVec<[StrategyReport; 2]>,
@@ -260,7 +260,7 @@ pub enum BrokerState {
     Swallows,
     /// A message was given up: twice the broker ended the session after the message was sent.
     EndsAtMessages,
-    /// Not usable; another try follows by itself.
+    /// Loss of the broker; another try follows by itself.
     Lost(BrokerLoss),
 }
 
@@ -358,8 +358,8 @@ pub enum Notice {
         /// Report on every strategy.
         report: Box<Report>,
     },
-    /// The bytes of a pipe that was relayed at first go another way from now on: to the peer directly, or over the relay
-    /// again, as the direct path broke. Said at either end for its own direction.
+    /// The bytes of a pipe that was relayed at first go another way from now on. They go to the peer directly, or over
+    /// the relay again, as the direct path broke. Each end says this of its own direction.
     Moved {
         /// Pipe that moved.
         pipe: PipeId,
@@ -412,7 +412,7 @@ pub enum Notice {
         /// Bound of the servers' error.
         error: Duration,
     },
-    /// Something about a name.
+    /// News about a name.
     Name {
         /// Name that the news is about.
         name: Name,

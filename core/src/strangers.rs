@@ -33,9 +33,9 @@ pub enum Matter {
     Echo(Vec<u8>),
     /// CLOCK about a message with this id.
     Clock([u8; 16], WallTime),
-    /// DIALLED these in vain.
+    /// DIALLED: these addresses, without success.
     Dialled(Vec<SocketAddr>),
-    /// REFUSED as busy.
+    /// REFUSED: as busy.
     Refused,
 }
 
@@ -95,7 +95,8 @@ pub struct Caller {
 }
 
 impl Caller {
-    /// A caller who wants a pipe in a session of this id, and its first frame; none if `to` is no key to say hello to.
+    /// Returns a caller who wants a pipe in a session of this id, and its first frame. `None` if `to` is no key to say
+    /// hello to.
     pub fn new(
         ours: &SecretKey,
         to: &NodeId,

@@ -14,7 +14,7 @@ pub struct Wrap {
     pub tls: Option<Tls>,
     /// The path of a WebSocket (RFC 6455) that carries MQTT (subprotocol `mqtt`, MQTT 3.1.1 section 6), if any.
     pub websocket: Option<Box<str>>,
-    /// More fields of the WebSocket's HTTP request.
+    /// Further fields of the WebSocket's HTTP request.
     pub headers: Vec<Header>,
 }
 
@@ -95,7 +95,7 @@ pub enum Trust {
 }
 
 impl Tls {
-    /// For the host's own name, by authorities that everybody knows.
+    /// TLS for the host's own name, by authorities that everybody knows.
     pub const PUBLIC: Tls = Tls { trust: Trust::Public, name: None, client: None, alpn: None };
 }
 
@@ -113,7 +113,7 @@ pub enum TlsFailure {
     UnknownAuthority,
     /// The key is not the pinned one.
     PinDiffers,
-    /// A signature is wrong: under the certificate, though an authority that we know has the signer's name, or the
+    /// A signature is wrong. Either the certificate's, though an authority that we know has the signer's name. Or the
     /// server's own, which then has the certificate but not its key.
     BadSignature,
     /// The certificate is of no use for any other reason.

@@ -129,7 +129,7 @@ impl Pair {
         }
     }
 
-    /// Until all is read at both ends and known to be.
+    /// Runs until all is read at each end and known to be.
     fn complete(&mut self) {
         for _ in 0..100_000 {
             if self.ended == [true; 2] && self.ends[0].is_done() && self.ends[1].is_done() {

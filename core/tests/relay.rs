@@ -35,7 +35,7 @@ struct Pair {
     sent: [u64; 2],
     on_the_way: BTreeMap<(Instant, u64), (usize, Vec<u8>)>,
     order: u64,
-    /// Everything that was sent, in order.
+    /// Log of all datagrams sent, in order.
     log: Vec<(Instant, usize, Vec<u8>)>,
 }
 

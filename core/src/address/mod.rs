@@ -63,10 +63,10 @@ pub struct NodeText {
 }
 
 impl PeerAddress {
-    /// An address of these parts; the interfaces are sorted by family and otherwise stay in order.
+    /// Builds an address of these parts; the interfaces are sorted by family and otherwise stay in order.
     ///
     /// # Errors
-    /// What could not be written, with offset 0: too many, a duplicate, a wrong address or port.
+    /// Error with offset 0, if the address could not be written: too many parts, a duplicate, a wrong address or port.
     pub fn new(brokers: &[u16], interfaces: &[PeerInterface], node: NodeText) -> Result<Self, AddressError> {
         let of = |v4: bool| interfaces.iter().filter(move |i| i.internal.is_ipv4() == v4).copied().collect();
         let address =

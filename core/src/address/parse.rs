@@ -49,27 +49,27 @@ pub enum Field {
 /// Error of a field.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum AddressErrorKind {
-    /// Over [`MAX_TEXT`] bytes.
+    /// Length over [`MAX_TEXT`] bytes.
     TooLong,
-    /// Not four parts joined by `-`; this many.
+    /// Number of parts joined by `-` that is not four; this many.
     Parts(usize),
-    /// More entries than allowed; the most allowed.
+    /// Number of entries over the limit; the most allowed.
     TooMany(usize),
-    /// Not a decimal number without sign, space or leading zero.
+    /// No decimal number without sign, space or leading zero.
     NotANumber,
     /// Outside this range.
     Range(u16, u16),
-    /// Said twice.
+    /// Repeated entry.
     Duplicate,
-    /// Not in brackets.
+    /// Brackets are missing.
     Brackets,
-    /// Not seven fields; this many.
+    /// Number of fields that is not seven; this many.
     Fields(usize),
-    /// Not an IP address of the section's family.
+    /// No IP address of the section's family.
     NotAnIp,
     /// An address that no single host has: unspecified, multicast, broadcast.
     NotAHost,
-    /// Not 1 to 64 ASCII letters and digits.
+    /// No node id: not 1 to 64 ASCII letters and digits.
     NotANodeId,
 }
 

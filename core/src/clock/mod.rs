@@ -92,7 +92,7 @@ struct Asked {
     cookie: u64,
 }
 
-/// At `at` it was `wall`, in nanoseconds since the Unix epoch, give or take `bound` nanoseconds.
+/// Time of one answer: at `at` it was `wall`, in nanoseconds since the Unix epoch, give or take `bound` nanoseconds.
 #[derive(Clone, Copy, Debug)]
 struct Sample {
     at: Instant,
@@ -291,7 +291,7 @@ impl Server {
 }
 
 impl Sample {
-    /// Offset and delay on the wire (RFC 5905 section 8), as a time with its bound; `None` where the server says that
+    /// Offset and delay on the wire (RFC 5905 section 8), as a time with its bound. `None` where the server says that
     /// it took longer than we waited.
     fn of(sent: Instant, came: Instant, answer: &Answer) -> Option<Sample> {
         let elapsed = i64::try_from(came.since(sent).as_nanos()).ok()?;

@@ -6,7 +6,7 @@ const LENGTH: usize = 48;
 /// No leap warning, version 4, client.
 const CLIENT: u8 = 4 << 3 | 3;
 const MODE_SERVER: u8 = 4;
-/// From 1900 to 1970.
+/// Seconds from 1900 to 1970.
 const UNIX_EPOCH: i64 = 2_208_988_800;
 const SECOND: i64 = 1_000_000_000;
 /// A server farther away from its reference than this is not synchronised (MAXDIST is 1 s).
@@ -46,7 +46,7 @@ impl Answer {
 /// A kiss of death (section 7.4).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Kiss {
-    /// Ask less often.
+    /// RATE: ask less often.
     Rate,
     /// DENY, RSTR: do not ask any more.
     Deny,

@@ -1,6 +1,6 @@
 //! The time that more than half of the servers allow.
 
-/// From when to when it may be, in nanoseconds.
+/// Earliest and latest time that it may be, in nanoseconds.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Interval {
     low: i64,

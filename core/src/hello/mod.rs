@@ -1,4 +1,4 @@
-//! The hello: how two ends of a fresh TCP stream prove who they are and agree to keep this stream.
+//! The hello: proof of identity on a fresh TCP stream, and agreement of its two ends to keep it.
 //!
 //! ```text
 //! initiator                                   responder
@@ -87,7 +87,7 @@ pub(crate) enum Status {
 /// A sealed message after the handshake.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) enum Control {
-    /// Nothing but proof that whoever sent FIRST has the key, and did not record it: for a responder that asks its user.
+    /// Proof that the sender of FIRST has the key, and did not record it: for a responder that asks its user.
     Here,
     Approved,
     /// The sessions that this stream settles: one, or two that asked for each other.
@@ -96,7 +96,7 @@ pub(crate) enum Control {
     Join,
     /// The pipe that follows is not served at once: its user has another one.
     Busy,
-    /// Agreed; with a session of the confirming side that is settled too.
+    /// Agreement; with a session of the confirming side that is settled too.
     Confirm(Option<SessionId>),
     Refuse(Refusal),
 }
@@ -112,7 +112,7 @@ pub(crate) enum Heard {
 /// Reason that a hello is over.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum HelloError {
-    /// Not a frame of ours, or not one that belongs here.
+    /// No frame of ours, or a frame out of place.
     Malformed,
     /// A frame of another version; the peer's version.
     Version(u8),
@@ -144,7 +144,7 @@ impl From<NotAuthentic> for HelloError {
 pub(crate) struct Hello {
     framer: Framer,
     state: State,
-    /// Began although the other end dialled: if that has begun too, this end answers instead.
+    /// True if this end began although the other end dialled. If the other end has begun too, this end answers instead.
     yields: bool,
     /// The other end's beginning was passed over, once.
     crossed: bool,
@@ -160,7 +160,7 @@ enum State {
     Answering(Handshake),
     /// The handshake is done: each end knows the other.
     Open(Box<Keys>),
-    /// Over.
+    /// End of the hello.
     Dead,
 }
 
@@ -250,7 +250,7 @@ impl Hello {
         Ok(frame::encode(Kind::Second, &second))
     }
 
-    /// Either end, after the handshake: a sealed control message.
+    /// Seals a control message, at either end, after the handshake.
     pub(crate) fn control(&mut self, message: &Control) -> Result<Bytes, HelloError> {
         let State::Open(keys) = &mut self.state else { return Err(HelloError::Malformed) };
         let plain = message.encode();
@@ -318,7 +318,7 @@ impl State {
 }
 
 impl Control {
-    /// As it stands inside a seal.
+    /// Encodes the message as it stands inside a seal.
     pub(crate) fn encode(&self) -> SmallVec<[u8; 64]> {
         let mut plain = SmallVec::new();
         match self {

@@ -1,8 +1,8 @@
 //! Names for nodes: `example.peer` in place of an address.
 //!
-//! Whoever has a name publishes a [`Record`] on its brokers, signed by the key of its node id and retained under a
-//! topic that is made of the name. There is no authority: the first node that takes a name on a broker has it there, and
-//! whoever resolved a name once holds on to the key it had ([`NamePin`]).
+//! The owner of a name publishes a [`Record`] on its brokers. The record is signed by the key of the owner's node id
+//! and retained under a topic that is made of the name. There is no authority. The first node that takes a name on a
+//! broker has it there. A node that resolved a name once holds on to the key it had ([`NamePin`]).
 
 mod pins;
 mod record;
@@ -20,7 +20,7 @@ use crate::identity::NodeId;
 pub(crate) use pins::{Found, Pins};
 pub use record::{MAX_RECORD, Record, RecordError};
 
-/// Published under a name's topic, asks whoever has the name for its record: brokers need not keep records then.
+/// Query for a record, published under a name's topic: asks the name's owner. So brokers need not keep records.
 pub(crate) const QUERY: &[u8] = b"?";
 
 /// Suffix of every name where an address could stand too.
@@ -37,7 +37,7 @@ pub struct Name {
 /// Reason that a text is not a [`Name`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum NameTextError {
-    /// Not 1 to 63 characters; this many bytes.
+    /// Wrong length: not 1 to 63 characters; this many bytes.
     Length(usize),
     /// The character at this byte is none of those that a name has, or a hyphen at an end.
     Character(usize),
@@ -96,7 +96,7 @@ impl FromStr for Name {
     }
 }
 
-/// With [`SUFFIX`], as people write it.
+/// Writes the name with [`SUFFIX`], as people write it.
 impl fmt::Display for Name {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}{SUFFIX}", self.as_str())
@@ -143,7 +143,8 @@ impl fmt::Display for TargetError {
 
 impl std::error::Error for TargetError {}
 
-/// Blanks around a text are left out, and so are those in an address: line breaks and indents of what it is copied from.
+/// Reads a target. Blanks around a text are left out. So are those in an address: line breaks and indents of the text
+/// that it is copied from.
 impl FromStr for Target {
     type Err = TargetError;
     fn from_str(text: &str) -> Result<Self, TargetError> {
@@ -170,7 +171,7 @@ pub trait ToTarget {
     /// Returns the value as a target.
     ///
     /// # Errors
-    /// Names the error of a text.
+    /// [`TargetError`] of a text.
     fn to_target(&self) -> Result<Target, TargetError>;
 }
 
@@ -243,10 +244,10 @@ pub enum NameError {
     Contested {
         /// A claimant.
         one: NodeId,
-        /// Another claimant.
+        /// Second claimant.
         other: NodeId,
     },
-    /// Only records that are older than one seen before were found: a broker keeps the newer one back.
+    /// Every record found is older than one seen before: a broker keeps the newer one back.
     Stale {
         /// The highest sequence number found.
         found: u64,
@@ -260,7 +261,7 @@ pub enum NameError {
     },
     /// No broker kept our record.
     Refused,
-    /// Too many names are asked for, registered or pinned already.
+    /// Limit reached of names that are asked for, registered or pinned.
     TooMany,
     /// The node was shut down.
     Shutdown,
@@ -301,7 +302,7 @@ pub enum NameNews {
     Resolved(Box<PeerAddress>),
     /// The name was not resolved.
     NotResolved(NameError),
-    /// So many brokers keep our record. Said once for each [`Node::register`](crate::Node::register).
+    /// Registration: so many brokers keep our record. Said once for each [`Node::register`](crate::Node::register).
     Registered {
         /// Number of brokers.
         brokers: u8,
@@ -310,13 +311,13 @@ pub enum NameNews {
     Waiting,
     /// The name is not registered, or no longer; it has to be registered anew.
     NotRegistered(NameError),
-    /// Another node claims the name that we hold, on a broker that does not look whose a record is. Our record is
+    /// A second node claims the name that we hold, on a broker that does not look whose a record is. Our record is
     /// published again there, at most once a minute.
     Contested {
         /// Node that claims the name.
         by: NodeId,
     },
-    /// So many brokers were told that the name is free.
+    /// Release: so many brokers were told that the name is free.
     Released {
         /// Number of brokers.
         brokers: u8,

@@ -9,7 +9,8 @@ use crate::identity::NodeId;
 
 /// Most names whose keys are remembered; a further one is not resolved rather than believed anew each time.
 const MAX_PINS: usize = 4096;
-/// Records of so many keys are kept of one name: who is pinned always, and enough of others to see that there are several.
+/// Most keys whose records are kept of one name: the pinned one always, and enough of others to see that there are
+/// several.
 const MAX_KEYS: usize = 4;
 
 /// The keys that names had when they were first seen.
@@ -80,7 +81,7 @@ impl Found {
         self.0.iter().map(Box::as_ref).find(|r| r.id == id)
     }
 
-    /// Another node than `id` that has the name, and has not given it up.
+    /// Finds another node than `id` that has the name, and has not given it up.
     pub(crate) fn other_than(&self, id: NodeId) -> Option<NodeId> {
         self.0.iter().find(|r| r.id != id && r.address.is_some()).map(|r| r.id)
     }

@@ -1,4 +1,4 @@
-//! A record: what is published under a name.
+//! Record of a name: the bytes published under it.
 //!
 //! ```text
 //! version 1 | node id 32 | sequence 8 | expiry 8 | length 1, name | length 2, address | signature 64
@@ -19,7 +19,7 @@ use crate::time::WallTime;
 
 /// The version of the form.
 const VERSION: u8 = 1;
-/// Before what is signed.
+/// Context: stands before the signed bytes.
 const CONTEXT: &[u8] = b"p2pd name record";
 /// Version, node id, sequence and expiry.
 const FIXED: usize = 1 + 32 + 8 + 8;
@@ -45,11 +45,11 @@ pub struct Record {
 /// Reason that bytes are no record.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum RecordError {
-    /// More than [`MAX_RECORD`]; this many.
+    /// Length over [`MAX_RECORD`]; this many bytes.
     TooLong(usize),
-    /// Cut off, or something follows.
+    /// Wrong length: cut off, or something follows.
     Length,
-    /// Another version.
+    /// Unknown version.
     Version(u8),
     /// The node id, the name or the address is none.
     Malformed,
@@ -75,7 +75,7 @@ impl fmt::Display for RecordError {
 impl std::error::Error for RecordError {}
 
 impl Record {
-    /// Longest time for which a record may be valid; a week. A broker and a resolver take no longer one, so that no name is
+    /// Longest time for which a record may be valid; a week. A broker and a resolver take no longer one. So no name is
     /// held for ever by somebody who has left.
     pub const MAX_LIFETIME: Duration = Duration::from_secs(7 * 86_400);
     /// Tolerated difference of clocks, as in signalling.
@@ -102,10 +102,10 @@ impl Record {
         out.into()
     }
 
-    /// Reads a record and checks its signature, which is what takes time: about 50 us (`cargo bench -p p2pd-core --bench names`).
+    /// Reads a record and checks its signature, which takes about 50 us (`cargo bench -p p2pd-core --bench names`).
     ///
     /// # Errors
-    /// Why it is none.
+    /// [`RecordError`] if the bytes are no record.
     pub fn decode(bytes: &[u8]) -> Result<Self, RecordError> {
         if bytes.len() > MAX_RECORD {
             return Err(RecordError::TooLong(bytes.len()));
@@ -179,7 +179,7 @@ mod tests {
         Record { name, id, sequence: 5, expiry: 1_000, address: Some(Box::new(address)) }
     }
 
-    /// Signs whatever stands in `content`, as its owner could.
+    /// Signs any bytes of `content`, as its owner could.
     fn signed(content: &[u8], by: &SecretKey) -> Vec<u8> {
         let signature = signature::sign(by, &[CONTEXT, content].concat());
         [content, &signature].concat()

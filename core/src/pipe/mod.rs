@@ -59,11 +59,11 @@ impl fmt::Display for PipeMode {
 /// The keys of a detached stream, or none for a plain one.
 #[derive(Debug)]
 pub enum PipeKeys {
-    /// Seal and open each record with these.
+    /// Sealed records: seal and open each record with these.
     Encrypted(Sealer, Opener),
-    /// Read and write the stream as it is.
+    /// Plain bytes: read and write the stream as it is.
     Plain,
-    /// There is no stream: the node carries the bytes, sealed end to end also where a plain pipe was asked for.
+    /// No stream: the node carries the bytes. They are sealed end to end also where a plain pipe was asked for.
     Relayed(PipeMode),
 }
 
@@ -93,13 +93,13 @@ impl fmt::Debug for PipeId {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub enum PipeNews {
-    /// There may be something to read, or the peer's end.
+    /// Bytes, or the peer's end, may be there to read.
     Readable,
-    /// There is room again, after a write that took nothing.
+    /// Room is there again, after a write that took nothing.
     Writable,
-    /// There may be messages: [`Node::pipe_read_message`](crate::Node::pipe_read_message) until there are none.
+    /// Messages may be there: call [`Node::pipe_read_message`](crate::Node::pipe_read_message) until there are none.
     Message,
-    /// There is room for a message, after [`MessageError::Full`](crate::relay::MessageError::Full).
+    /// Room for a message again, after [`MessageError::Full`](crate::relay::MessageError::Full).
     MessageRoom,
     /// A pipe that moves has lost its relay, and messages with it; what had not arrived is lost, the pipe goes on. What
     /// has come can be read still.
@@ -117,7 +117,7 @@ pub enum PipeNews {
 pub enum PipeEnd {
     /// The peer closed it.
     ClosedByPeer,
-    /// Nothing was heard of the peer for 30 to 40 s: it is gone, or the relay is.
+    /// Silence of the peer for 30 to 40 s: it is gone, or the relay is.
     Silent,
     /// The relayed connection broke; the QUIC error code (RFC 9000 section 20).
     Broken(u64),
@@ -166,7 +166,7 @@ pub struct PipeStart {
     pub local: SocketAddr,
     /// The peer's end, as we see it.
     pub remote: SocketAddr,
-    /// From the call of `connect()`, or from the peer's first sign, to now.
+    /// Time from the call of `connect()`, or from the peer's first sign, to now.
     pub elapsed: Duration,
     /// Keys and mode to read and write with.
     pub keys: PipeKeys,

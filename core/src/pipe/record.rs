@@ -1,4 +1,4 @@
-//! Records: how an encrypted pipe's bytes look on a stream.
+//! Records: the form of an encrypted pipe's bytes on a stream.
 //!
 //! ```text
 //! length: u16, big-endian   of what follows: TAG..=MAX_RECORD
@@ -59,8 +59,8 @@ impl Sealer {
         Sealer { keys, ended: false }
     }
 
-    /// Appends records that carry as much of `data` as one record holds, and returns how many bytes of it
-    /// that was: at most [`MAX_PLAIN`], zero only for empty `data`.
+    /// Appends records that carry as much of `data` as one record holds. Returns the number of bytes taken: at most
+    /// [`MAX_PLAIN`], zero only for empty `data`.
     ///
     /// # Errors
     /// `AfterEnd` once [`end`](Self::end) was called.
@@ -160,7 +160,7 @@ impl Opener {
         Ok(Opened::Data { consumed, plain })
     }
 
-    /// To be asked when the stream itself ended with `left` received bytes unopened.
+    /// Checks the end: to be called when the stream itself ended with `left` received bytes unopened.
     ///
     /// # Errors
     /// `Truncated` unless the peer had said that it sends no more.

@@ -19,8 +19,8 @@ const FIRST_WAIT: Duration = Duration::from_millis(250);
 const QUESTIONS: u32 = 5;
 /// A removal is sent three times, so that a shutdown takes 1.75 s at most.
 const REMOVALS: u32 = 3;
-/// A server that says with every answer that it has restarted would be asked again at the pace of its answers: it is
-/// believed so often.
+/// Shortest time between two restarts of a server that are believed. A server that says so with every answer would be
+/// asked again at the pace of its answers.
 const RESTARTS_EVERY: Duration = Duration::from_secs(60);
 /// PCP is silent so often before NAT-PMP, which is not, takes over.
 const PCP_FIRST: u32 = 2;

@@ -13,7 +13,7 @@ use super::{
 use crate::random::{Domain, Random};
 use crate::time::Instant;
 
-/// After all ways failed.
+/// Pause after all ways failed.
 const TRY_AGAIN: Duration = Duration::from_secs(300);
 /// A failed renewal is tried again after half of what is left, but not sooner.
 const SHORTEST: Duration = Duration::from_secs(1);
@@ -66,7 +66,7 @@ enum State {
     },
     Removing {
         confirmed: bool,
-        /// By what it was held.
+        /// Protocol that held the mapping.
         held: Option<Way>,
     },
 }
@@ -114,8 +114,8 @@ impl Mapper {
     }
 
     /// Opens a port that leads to `internal`, with `external` outside if that can be had, else another one.
-    /// [`Event::Mapped`] or [`Event::Failed`] follows, the latter after 7.75 s where nobody answers; each step of a UPnP
-    /// device may take 3 s. What is mapped or tried already is not again.
+    /// [`Event::Mapped`] or [`Event::Failed`] follows, the latter after 7.75 s where nobody answers. Each step of a
+    /// UPnP device may take 3 s. A mapping that exists or is tried already is not asked for again.
     ///
     /// # Errors
     /// Reason that the mapping is not tried.
@@ -148,8 +148,8 @@ impl Mapper {
         self.settle();
     }
 
-    /// Takes back what another mapper may have made for us and left, by NAT-PMP where `port` is the internal one and
-    /// by UPnP where it is the external one. PCP lets nobody but the maker do so. [`Event::Removed`] follows: it is
+    /// Takes back a mapping that another mapper may have made for us and left. `port` is the internal port for NAT-PMP,
+    /// and the external one for UPnP. PCP lets nobody but the maker do so. [`Event::Removed`] follows. The event is
     /// confirmed if all ways that were tried say that there is no such mapping now.
     ///
     /// # Errors
@@ -203,8 +203,8 @@ impl Mapper {
         }
     }
 
-    /// Asks for every mapping now, rather than when its lease is half over or its pause after a failure has passed: the
-    /// router may have lost them, after a sleep of ours or a restart of its.
+    /// Asks for every mapping now, whatever its lease or its pause after a failure. The router may have lost the
+    /// mappings, after a sleep of ours or a restart of its.
     pub fn ask_again(&mut self, now: Instant) {
         self.tick(now);
         if self.closing != Closing::No {

@@ -119,7 +119,7 @@ impl fmt::Display for Protocol {
     }
 }
 
-/// By what a mapping was made.
+/// Protocol that made a mapping.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum Way {
     /// Port Control Protocol, RFC 6887.
@@ -368,7 +368,7 @@ impl fmt::Display for Scope {
 /// Reason that a way did not lead to a mapping.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum MapError {
-    /// Nobody answered: the router speaks none of it, or something blocks it.
+    /// No answer: the router speaks none of the protocols, or something blocks them.
     NoAnswer,
     /// The router knows another version only.
     Version,
@@ -415,7 +415,7 @@ impl std::error::Error for MapError {}
 /// Reason that a mapping is not even tried.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Refused {
-    /// There are [`MAX_MAPPINGS`].
+    /// Limit reached: the mapper has [`MAX_MAPPINGS`] mappings.
     TooMany,
     /// Port 0 is none.
     PortZero,
@@ -463,7 +463,7 @@ struct Ask {
 /// Answer of a way.
 #[derive(Clone, PartialEq, Eq, Debug)]
 enum Reply {
-    /// With the lifetime in seconds, `None` for ever.
+    /// Mapping with its lifetime in seconds, `None` for ever.
     Granted {
         id: MapId,
         way: Way,

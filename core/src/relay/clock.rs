@@ -40,7 +40,7 @@ impl Clock {
     }
 }
 
-/// For the age of address validation tokens, of which there are none.
+/// Clock for the age of address validation tokens, of which there are none.
 pub(super) struct NoWallClock;
 
 impl TimeSource for NoWallClock {

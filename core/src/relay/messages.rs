@@ -1,5 +1,5 @@
-//! Messages beside the pipe: reliable, unordered, each delivered once. Each has a stream of its own (RFC 9000 section
-//! 2), so a lost packet holds up the messages in it only.
+//! Messages apart from the pipe's bytes: reliable, unordered, each delivered once. Each has a stream of its own (RFC
+//! 9000 section 2), so a lost packet holds up the messages in it only.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -41,7 +41,7 @@ pub(super) struct Violation;
 
 #[derive(Default)]
 pub(super) struct Messages {
-    /// To be sent.
+    /// Messages to be sent.
     waiting: VecDeque<Bytes>,
     /// Stream of the first waiting message, once it has one.
     current: Option<StreamId>,

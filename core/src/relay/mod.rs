@@ -18,8 +18,8 @@ pub use messages::{MAX_MESSAGE, MAX_MESSAGES, MessageError};
 pub use settings::{Congestion, RelayConfig};
 pub use stream::{EndCause, ReadOutcome, RelayStats, RelayStream, StreamEvent};
 
-/// The longest datagram that a [`RelayStream`] sends, in bytes. QUIC asks for 1,200 (RFC 9000 section 14); with
-/// ChannelData, UDP and IPv6 headers that makes 1,252, as Send indication 1,292, both of which pass where 1,500 do,
-/// and the former through the least MTU of IPv6. Longer ones are not searched for: between relay and peer nobody
-/// tells us what gets lost.
+/// The longest datagram that a [`RelayStream`] sends, in bytes. QUIC asks for 1,200 (RFC 9000 section 14). With
+/// ChannelData, UDP and IPv6 headers that makes 1,252, as Send indication 1,292. Each passes where 1,500 do, and the
+/// former through the least MTU of IPv6. Longer ones are not searched for: between relay and peer nobody tells us what
+/// gets lost.
 pub const MAX_DATAGRAM: usize = 1_200;

@@ -32,15 +32,15 @@ const VIOLATION: u32 = 1;
 pub enum StreamEvent {
     /// The peer is there and is the one that was wanted. Until now nothing can be written.
     Connected,
-    /// There may be something to [`read`](RelayStream::read), or the peer's end: read until `Empty` or `End`.
+    /// Bytes or the peer's end may be there to [`read`](RelayStream::read): read until `Empty` or `End`.
     Readable,
-    /// There is room for [`write`](RelayStream::write) after it had taken less than it was given.
+    /// Room for [`write`](RelayStream::write) again, after a write that took less than it was given.
     Writable,
-    /// There is room for [`send_message`](RelayStream::send_message) after there was none.
+    /// Room for [`send_message`](RelayStream::send_message) again, after there was none.
     MessageRoom,
-    /// There are messages: [`read_message`](RelayStream::read_message) until there are none.
+    /// Messages are there: call [`read_message`](RelayStream::read_message) until there are none.
     Message,
-    /// Everything that was written before [`finish`](RelayStream::finish) has arrived at the peer.
+    /// All bytes that were written before [`finish`](RelayStream::finish) have arrived at the peer.
     Delivered,
     /// The stream is over in both directions. Bytes that have arrived can be read still; nothing else follows.
     Ended(EndCause),
@@ -49,9 +49,9 @@ pub enum StreamEvent {
 /// Reason that a relay stream ended.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum EndCause {
-    /// The peer closed it. What it had not acknowledged is lost.
+    /// The peer closed the stream. Bytes that it had not acknowledged are lost.
     ClosedByPeer,
-    /// Nothing was heard for the idle timeout; or, at first, nothing that came from the wanted peer.
+    /// No packet came for the idle timeout; or, at first, none from the wanted peer.
     TimedOut,
     /// The peer broke the protocol, or says that we did; the QUIC error code (RFC 9000 section 20).
     Protocol(u64),
@@ -132,9 +132,9 @@ impl RelayStream {
 enum Link {
     /// Callee: nothing authentic came yet.
     Awaiting(Instant),
-    /// Also when it is over: there may be something to read.
+    /// Connection, also when it is over: there may be something to read.
     Running(ConnectionHandle, Box<Connection>),
-    /// There never was a connection.
+    /// No connection, from the start.
     Over,
 }
 

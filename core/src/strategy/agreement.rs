@@ -1,14 +1,15 @@
 //! Agreement on the stream that becomes the pipe: each end must keep the same one.
 //!
-//! A *session* is one call of `connect()`, on either side; a *candidate* is a stream on which both ends are
-//! authenticated and approved. Of two nodes the one with the lower id nominates, the other confirms (on a
-//! connection to oneself the dialling end nominates). The nominator has at most one nomination out per
-//! session, and the confirmer confirms whatever is nominated first, so the ends cannot choose apart. When
-//! both sides called `connect()` on each other, the two sessions are settled by one stream: the
-//! nominator names both if it knows both, else the confirmer adds its own to the confirmation.
+//! A *session* is one call of `connect()`, on either side; a *candidate* is a stream on which each end is authenticated
+//! and approved. Of two nodes the one with the lower id nominates, the other confirms. On a connection to oneself the
+//! dialling end nominates. The nominator has at most one nomination out per session. The confirmer confirms the first
+//! nomination, so the ends cannot choose apart.
 //!
-//! A session whose pipe may move stays open when its relay has settled it. One more stream may then join the
-//! pipe: JOIN in place of NOMINATE, so that ends of which only one knows of a pipe cannot take a stream for two things.
+//! When the two sides called `connect()` on each other, one stream settles the two sessions. The nominator names the
+//! two if it knows them, else the confirmer adds its own to the confirmation.
+//!
+//! A session whose pipe may move stays open when its relay has settled it. One more stream may then join the pipe: by
+//! JOIN in place of NOMINATE. So ends of which only one knows of a pipe cannot take a stream for two things.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -137,7 +138,7 @@ impl Agreement {
         }
     }
 
-    /// If this stream, which is not a candidate yet, settles the session, that stays open for one more.
+    /// Keeps the session open for one more stream, if this stream, which is not a candidate yet, settles it.
     pub(crate) fn moves(&mut self, key: Key, sock: SockId) {
         if let Some(session) = self.sessions.get_mut(&key) {
             session.moves = Some(sock);
@@ -314,8 +315,8 @@ impl Agreement {
         Some(Decision::Nominate { sock, sessions })
     }
 
-    /// An open session of the other side with the same peer and mode, not nominated: the glare partner. What joins a
-    /// pipe has none: whoever calls then gets a pipe of its own.
+    /// Finds an open session of the other side with the same peer and mode, not nominated: the glare partner. A stream
+    /// that joins a pipe has no partner: a peer that calls then gets a pipe of its own.
     fn partner(&self, key: Key, peer: NodeId, mode: PipeMode) -> Option<Key> {
         if peer == self.ours || self.is_carried(key) {
             return None;
@@ -360,7 +361,7 @@ impl Agreement {
         gone
     }
 
-    /// Takes back the nomination of a candidate of this session, for whatever it was nominated.
+    /// Takes back the nomination of a candidate of this session, for all sessions that it was nominated for.
     fn withdraw(&mut self, key: Key, sock: SockId) {
         let Some(peer) = self.sessions.get(&key).map(|s| s.peer) else { return };
         let keys: SmallVec<[Key; 4]> = self.of_peer(peer).map(|(key, _)| key).collect();

@@ -1,5 +1,5 @@
-//! Dials a list of paths, staggered: the next begins a little after the one before, or as soon as none
-//! is left running (RFC 8305 section 5).
+//! Dials a list of paths, staggered. The next dial begins a little after the one before, or as soon as none is left
+//! running (RFC 8305 section 5).
 
 use core::fmt::Write;
 use core::time::Duration;
@@ -14,8 +14,8 @@ use crate::notice::Refusal;
 use crate::strategy::paths::{Path, Paths};
 use crate::time::Instant;
 
-/// Between two dials. RFC 8305 recommends 250 ms for strangers' servers and allows down to 10 ms; these
-/// few addresses are one peer's own.
+/// Pause between two dials. RFC 8305 recommends 250 ms for strangers' servers and allows down to 10 ms; these few
+/// addresses are one peer's own.
 const STAGGER: Duration = Duration::from_millis(50);
 
 /// End of a dial.

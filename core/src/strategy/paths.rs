@@ -36,16 +36,18 @@ pub(crate) const STRANGER_PATHS: usize = 2;
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Path {
     pub(crate) remote: SocketAddr,
-    /// On our machine or network: tried first.
+    /// True for an address on our machine or network: tried first.
     pub(crate) local: bool,
 }
 
 pub(crate) type Paths = SmallVec<[Path; 6]>;
 
-/// Local paths first, then the others, in each IPv6 before IPv4 (RFC 8305 section 4); through our own router's
-/// outside address (hairpin) after those; link-local ones last, since on a LAN any other is as good, and elsewhere
-/// nobody answers. For a stranger, of whose addresses few are dialled, those that are announced as open
-/// come before others from outside: a multi-homed peer's open port would be cut off else.
+/// Paths to a peer, in the order of the dials. Local paths come first, then the others, in each IPv6 before IPv4 (RFC
+/// 8305 section 4). Paths through our own router's outside address (hairpin) follow. Link-local paths are last: on a
+/// LAN any other is as good, and elsewhere nobody answers.
+///
+/// For a stranger few addresses are dialled. Of those, addresses that are announced as open come before others from
+/// outside: a multi-homed peer's open port would be cut off else.
 pub(crate) fn to_peer(
     ours: &Ours<'_>,
     links: &[Link],

@@ -63,7 +63,7 @@ pub(crate) enum Tactic {
     Hopeless(&'static str),
 }
 
-/// Behind one router, or on one machine: no NAT lies between the inside addresses.
+/// Returns true behind one router, or on one machine: no NAT lies between the inside addresses.
 pub(crate) fn is_near(internal: IpAddr, external: IpAddr, theirs: &Side) -> bool {
     (external == theirs.external && internal != external) || internal.is_loopback()
 }
@@ -131,8 +131,8 @@ pub(crate) fn tactic(ours: &Side, theirs: &Side) -> Tactic {
     }
 }
 
-/// The ports that a counter comes to after `seen`, of which others are expected to take `others` first: the likeliest
-/// first, and last the one that a side that counts too should aim at.
+/// Predicts the ports that a counter comes to after `seen`, of which others are expected to take `others` first. The
+/// likeliest comes first. The last is the port that a side that counts too should aim at.
 pub(crate) fn window(seen: u16, step: i16, others: u16) -> SmallVec<[u16; MAX_PORTS]> {
     let port = |taken: u16| {
         let ahead = i32::from(step) * (i32::from(taken) + 1);
@@ -149,7 +149,7 @@ pub(crate) fn window(seen: u16, step: i16, others: u16) -> SmallVec<[u16; MAX_PO
     near.chain([aim]).map(port).filter(|port| *port != 0).collect()
 }
 
-/// In thousandths: how likely `probes` different ports out of `range` are to hit one of `mapped`.
+/// Returns the probability, in thousandths, that `probes` different ports out of `range` hit one of `mapped`.
 pub fn hit_permille(mapped: u32, probes: u32, range: u32) -> u32 {
     const ONE: u64 = 1 << 32;
     let range = u64::from(range.max(1));

@@ -1,8 +1,8 @@
 //! Traces: a run of a node, written down line by line, which [`replay`] runs again.
 //!
-//! A node decides by nothing but its configuration, its seed, the calls and the events, so that a user's
-//! failure can be looked at, and kept as a test, on another machine. A [`Recorder`] is a node that writes;
-//! it opens no file, its lines go where the driver wants them.
+//! A node decides by nothing but its configuration, its seed, the calls and the events. So a user's failure can be
+//! looked at, and kept as a test, on another machine. A [`Recorder`] is a node that writes; it opens no file, its lines
+//! go where the driver wants them.
 //!
 //! ```
 //! use p2pd_core::io::Interface;
@@ -30,12 +30,13 @@
 //!
 //! # A trace is a secret
 //!
-//! It holds the node's *private key* and *seed*, without which it could not run again. Whoever has it can take
-//! the node's place for as long as the key is used, and can compute the keys of every pipe that was opened
-//! while it was written, and so read their traffic where that was captured. Drivers create the file for its
-//! owner alone (mode 0600). Record with a temporary identity, or give the key up before handing a trace on.
-//! What is never written: the keys of pipes, and a byte of what users send through those that are streams. Relayed
-//! pipes run through the node, so that their bytes are in the trace. So are the credentials of TURN servers.
+//! The trace holds the node's *private key* and *seed*, without which it could not run again. A reader of the trace can
+//! take the node's place for as long as the key is used. Such a reader can also compute the keys of every pipe that was
+//! opened while the trace was written. So a reader can read their traffic where that was captured.
+//!
+//! Drivers create the file for its owner alone (mode 0600). Record with a temporary identity, or give the key up before
+//! handing a trace on. The keys of pipes are never written, nor a byte that users send through pipes that are streams.
+//! Relayed pipes run through the node, so that their bytes are in the trace. So are the credentials of TURN servers.
 //!
 //! # The text
 //!
@@ -119,10 +120,10 @@ pub struct Recorder {
 }
 
 impl Recorder {
-    /// As [`Node::new`]; with a sink, everything from here on is recorded.
+    /// Creates a node by [`Node::new`]; with a sink, everything from here on is recorded.
     ///
     /// # Errors
-    /// What is wrong with the configuration.
+    /// [`ConfigError`] of [`Node::new`].
     pub fn new(
         config: Config,
         seed: [u8; 32],

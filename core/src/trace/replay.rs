@@ -94,7 +94,7 @@ impl std::error::Error for ReplayError {}
 pub enum LineError {
     /// The header ends before this line, which it has to have.
     Header(&'static str),
-    /// More than [`MAX_LINE`] bytes; this many.
+    /// Length over [`MAX_LINE`] bytes; this many.
     TooLong(usize),
     /// The text ends within the line: there is no newline.
     CutOff,

@@ -66,9 +66,9 @@ impl<'a> ChannelData<'a> {
 
 /// Cuts a stream into STUN messages and padded ChannelData (RFC 8656 section 3.1).
 ///
-/// A frame that came whole is handed out where it lies; only one that is cut is held, so at most
-/// [`STUN_MAX_TCP`] bytes. A longer one is skipped: whoever may send to us through the relay decides how long
-/// its datagrams are, and must not end the connection by that.
+/// A frame that came whole is handed out where it lies. A frame that is cut is held, at most [`STUN_MAX_TCP`] bytes. A
+/// longer frame is skipped. Any peer that may send to us through the relay decides the length of its datagrams, and
+/// must not end the connection by that.
 #[derive(Debug, Default)]
 pub struct TurnSplitter {
     /// The beginning of a frame, or one that was handed out.

@@ -44,13 +44,13 @@ pub struct GuardError {
 /// A rule that a packet can break.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Rule {
-    /// Over the size cap.
+    /// Size over the cap.
     Size,
     /// The header's fixed bits are wrong.
     Header,
     /// A stated length does not fit.
     Length,
-    /// More attributes than allowed.
+    /// Attributes beyond the allowed number.
     Attributes,
     /// MESSAGE-INTEGRITY, MESSAGE-INTEGRITY-SHA256 or FINGERPRINT twice, of a wrong size, or not where it
     /// belongs.

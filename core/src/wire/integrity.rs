@@ -1,8 +1,8 @@
 //! MESSAGE-INTEGRITY, MESSAGE-INTEGRITY-SHA256 and FINGERPRINT (RFC 8489 sections 14.5 to 14.7), over the bytes
 //! as they came.
 //!
-//! `stun_codec` checks both over its own re-encoding, so that a reserved bit set by an honest peer fails and
-//! one flipped on the way does not (measured).
+//! `stun_codec` checks the integrity over its own re-encoding. So a reserved bit that an honest peer set makes the
+//! check fail, and a bit flipped on the way does not (measured).
 
 use hmac::digest::{self, Digest, KeyInit};
 use hmac::{Hmac, Mac};

@@ -66,7 +66,7 @@ pub enum Incoming<'a> {
         topic: &'a str,
         /// Content of the message.
         payload: &'a [u8],
-        /// At QoS 1, the id to acknowledge.
+        /// Id to acknowledge, at QoS 1.
         packet_id: Option<NonZeroU16>,
         /// True if the server may have sent the message before.
         dup: bool,
@@ -142,7 +142,7 @@ pub fn publish(packet_id: NonZeroU16, topic: &str, payload: &[u8], dup: bool) ->
     publish_with(packet_id, topic, payload, dup, false)
 }
 
-/// PUBLISH at QoS 1 of a message that the server keeps for whoever subscribes later.
+/// PUBLISH at QoS 1 of a message that the server keeps for later subscribers.
 ///
 /// # Errors
 /// As [`publish`].

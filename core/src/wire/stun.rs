@@ -26,12 +26,12 @@ define_attribute_enums!(
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct TransactionId(pub [u8; 12]);
 
-/// From which of its addresses the server is to answer (RFC 5780 section 7.2).
+/// Address and port from which the server is asked to answer (RFC 5780 section 7.2).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct ChangeRequest {
-    /// From its other IP address.
+    /// Asks for the server's other IP address.
     pub ip: bool,
-    /// From its other port.
+    /// Asks for the server's other port.
     pub port: bool,
 }
 

@@ -86,9 +86,9 @@ pub enum Ask {
         /// LIFETIME.
         lifetime: u32,
     },
-    /// To let this peer's datagrams through, for 300 s.
+    /// Lets this peer's datagrams through, for 300 s.
     Permission(IpAddr),
-    /// To send to and receive from this peer over a channel, for 600 s.
+    /// Binds a channel, to send to and receive from this peer, for 600 s.
     Channel {
         /// The channel's number.
         number: u16,

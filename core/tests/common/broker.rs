@@ -86,7 +86,7 @@ impl Broker {
 }
 
 impl World {
-    /// Another broker, with the next id.
+    /// Adds a broker, with the next id.
     pub fn add_broker(&mut self) -> usize {
         let n = self.brokers.len();
         let host: Box<str> = format!("broker{n}.test").into();
@@ -130,18 +130,18 @@ impl World {
         }
     }
 
-    /// Somebody publishes this for a node.
+    /// Publishes this for a node.
     pub fn publish(&mut self, b: usize, to: usize, payload: &[u8]) {
         let topic = self.id(to).topic().to_string();
         self.deliver(b, &topic, payload);
     }
 
-    /// Somebody publishes this under any topic.
+    /// Publishes this under any topic.
     pub fn deliver_now(&mut self, b: usize, topic: &str, payload: &[u8]) {
         self.deliver(b, topic, payload);
     }
 
-    /// Somebody publishes this under any topic, to be kept.
+    /// Publishes this under any topic, to be kept.
     pub fn publish_kept(&mut self, b: usize, topic: &str, payload: &[u8]) {
         self.brokers[b].kept.insert(topic.into(), payload.to_vec());
         self.deliver(b, topic, payload);

@@ -1,5 +1,5 @@
-//! A small internet for tests of whole nodes: hosts, brokers, STUN servers and peers that speak by hand, on a
-//! wire with latency, in virtual time. What happens depends on the seeds and the script only.
+//! A small internet for tests of whole nodes: hosts, brokers, STUN servers and peers that speak by hand. The wire has
+//! latency, in virtual time. Every run depends on the seeds and the script only.
 
 // Each test binary uses a part of it.
 #![allow(dead_code)]
@@ -35,7 +35,7 @@ use turn::{Relayed, Turn, Ways};
 
 /// Latency of one direction, between any two hosts.
 pub const LATENCY: Duration = Duration::from_millis(10);
-/// The end of the names of hosts that are looked up in vain, for long.
+/// The end of the names of hosts that are looked up without success, for long.
 pub const SLOW: &str = ".slow.test";
 /// Time that every wall clock shows at the start, unless it is wrong.
 pub const NOON: WallTime = WallTime::from_micros(1_700_000_000_000_000);
@@ -156,7 +156,7 @@ pub struct World {
     pub ports: BTreeMap<SocketAddr, Port>,
     /// Most bytes of a stream that a node is given at once.
     pub chunk: usize,
-    /// Everything that nodes were told and asked for.
+    /// Log of all that nodes were told and asked for.
     pub log: String,
     seed: u8,
     queue: BTreeMap<(Instant, u64), Happening>,
@@ -292,7 +292,7 @@ impl World {
         id
     }
 
-    /// Something else that a user asks of a node.
+    /// Asks something else of a node, as its user.
     pub fn ask<T>(&mut self, n: usize, what: impl FnOnce(&mut Recorder, Instant) -> T) -> T {
         let answer = what(&mut self.hosts[n].node, self.now);
         self.drain(n);

@@ -1,5 +1,5 @@
-//! A home router that speaks PCP (RFC 6887) on raw bytes, honest or not. Its NAT, or firewall, lets nobody in but where a
-//! port is open.
+//! A home router that speaks PCP (RFC 6887) on raw bytes, honest or not. Its NAT, or firewall, lets a caller in only
+//! where a port is open.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
 

@@ -30,7 +30,7 @@ pub struct Turn {
 /// A NAT's way from a socket to one other end, and the port that it has outside.
 pub type Ways = BTreeMap<(SockId, SocketAddr), u16>;
 
-/// A relayed pipe that a node handed out. What can be read is read at once.
+/// A relayed pipe that a node handed out. All that can be read is read at once.
 #[derive(Debug)]
 pub struct Relayed {
     pub pipe: PipeId,

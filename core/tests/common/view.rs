@@ -26,17 +26,17 @@ pub fn relay_first(others: &[Strategy], seconds: u64) -> Plan {
     Plan { strategies, relay_first: true, ..plan(&[], seconds) }
 }
 
-/// Only by asking the peer.
+/// Plan with Reverse only: the peer is asked to dial.
 pub fn reverse(seconds: u64) -> Plan {
     plan(&[Strategy::Reverse], seconds)
 }
 
-/// Only through a TURN server.
+/// Plan with Relay only: through a TURN server.
 pub fn relay(seconds: u64) -> Plan {
     plan(&[Strategy::Relay], seconds)
 }
 
-/// Only by dialling the peer.
+/// Plan with Direct only: the peer is dialled.
 pub fn direct(seconds: u64) -> Plan {
     plan(&[Strategy::Direct], seconds)
 }
@@ -210,7 +210,7 @@ impl World {
         calls.iter().filter(ended).count()
     }
 
-    /// By which strategies the bytes of a node's moving pipe went, one after the other, and when.
+    /// Returns the strategies by which the bytes of a node's moving pipe went, one after the other, and when.
     pub fn moves(&self, n: usize) -> Vec<(Instant, Strategy)> {
         let notices = self.hosts[n].notices.iter();
         notices

@@ -138,7 +138,7 @@ impl World {
         }
     }
 
-    /// Gives a node whoever waits in a listener's queue, as far as its credit goes.
+    /// Gives a node the callers that wait in a listener's queue, as far as its credit goes.
     fn accept_waiting(&mut self, n: usize, listener: SockId) {
         while let Some((credit @ 1.., queue)) = self.door.get_mut(&(n, listener))
             && let Some((sock, local, remote)) = queue.pop_front()
@@ -159,7 +159,8 @@ impl World {
         self.listeners.iter().filter(|(_, (m, _))| *m == n).map(|(at, _)| *at).collect()
     }
 
-    /// A host's network becomes another; without interfaces it has none. What goes from and to its old address is lost from now on.
+    /// Moves a host to another network; without interfaces it has none. All packets from and to its old address are
+    /// lost from now on.
     pub fn roam(&mut self, n: usize, interfaces: &[Interface], outside: IpAddr) {
         let inside = interfaces.first().map_or(Ipv4Addr::UNSPECIFIED.into(), |i| i.ip);
         let host = &mut self.hosts[n];

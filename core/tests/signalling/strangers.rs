@@ -31,7 +31,7 @@ fn stranger(world: &mut World, claims: &[&str]) -> usize {
     at
 }
 
-/// So many strangers, each with an address of its own.
+/// Adds so many strangers, each with an address of its own.
 fn strangers(world: &mut World, count: u16) -> Vec<usize> {
     (0..count).map(|n| stranger(world, &[&format!("5.0.{}.{}", n >> 8, n & 255)])).collect()
 }

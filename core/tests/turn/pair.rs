@@ -30,10 +30,10 @@ struct World {
     port: u16,
     clients: Vec<Client>,
     events: Vec<Vec<Event>>,
-    /// Under way, by arrival and order: to the client of that number, or from it to the server.
+    /// Datagrams under way, by arrival and order: to the client of that number, or from it to the server.
     flying: BTreeMap<(Instant, u64), (usize, bool, Bytes)>,
     sent: u64,
-    /// Of each hundred datagrams so many are lost.
+    /// Loss: so many of each hundred datagrams.
     loss: u64,
     /// Disorder: of eight datagrams one comes twice, and each up to 40 ms later than it should.
     disorder: bool,
@@ -238,7 +238,7 @@ impl World {
         }
     }
 
-    /// From a socket of the server's to wherever it goes.
+    /// Routes a datagram from a socket of the server's to its destination.
     fn route(&mut self, mut data: Vec<u8>, from: SocketAddr, to: SocketAddr) {
         if let Some(client) = CLIENTS.iter().position(|c| addr(c) == to) {
             if self.over == Transport::Tcp {

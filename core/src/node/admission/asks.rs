@@ -42,10 +42,10 @@ impl Asks {
         }
     }
 
-    /// Lets something wait for our user's word about a peer: whether the user is to be asked now.
+    /// Lets a stream or request wait for our user's word about a peer. Returns true if the user is to be asked now.
     ///
     /// # Errors
-    /// What finds no room.
+    /// The stream or request itself, if there is no room.
     pub(in crate::node) fn wait(
         &mut self,
         now: Instant,

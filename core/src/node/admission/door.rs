@@ -1,10 +1,10 @@
-//! The listener's door: which callers have a place before they have proved who they are, whose turn it is to be heard,
-//! and how many more the driver may accept.
+//! The listener's door: places for callers that have not proved their identity, their order, and the number of streams
+//! that the driver may accept.
 //!
-//! A caller that speaks does so within milliseconds. So whoever has been silent longest makes room, first in the site
-//! and network that has most of them, and a caller that is let in is never refused for want of room. Hearing a caller
-//! costs a handshake. Turns go round sites, within one round its networks, within one in order of arrival. Where hellos
-//! pile up the driver accepts no more, and callers wait in the system's queue.
+//! A caller that speaks does so within milliseconds. So the caller that has been silent longest makes room, first in
+//! the site and network that has most of them. A caller that is let in is never refused for want of room. Hearing a
+//! caller costs a handshake. Turns go round sites, within one round its networks, within one in order of arrival. Where
+//! hellos pile up the driver accepts no more, and callers wait in the system's queue.
 
 use core::time::Duration;
 use std::collections::{BTreeMap, VecDeque};
@@ -24,13 +24,14 @@ const SILENT_OF_MANY: (usize, Duration) = (16, Duration::from_secs(1));
 const HELLOS: Bucket = Bucket::new(256, Duration::from_micros(900));
 /// Accepting a stream and ending it again takes 0.04 ms. At this rate the oldest of 512 silent callers is 0.1 s old.
 const ACCEPTS: Bucket = Bucket::new(512, Duration::from_micros(200));
-/// A silent caller is this old before it makes room, as long as what comes may be a crowd: one whose processor is busy
+/// Age of a silent caller before it makes room, as long as the callers may be a crowd. A caller whose processor is busy
 /// with 500 calls needs a quarter of a second to speak on each.
 const YOUNG: Duration = Duration::from_millis(250);
 /// A listener's credit, renewed when half of it is used.
 const WINDOW: u32 = 16;
-/// A crowd has been let in within the first of these and heard within the second. Whoever keeps all places silent, or half
-/// of them waiting, for longer is a flood: the silent make room whatever their age, and who floods is not waited for.
+/// Time in which a crowd has been let in, and time in which it has been heard. Callers that keep all places silent, or
+/// half of them waiting, for longer are a flood. Silent callers of a flood make room whatever their age, and its hellos
+/// are not waited for.
 const CROWD: [Duration; 2] = [Duration::from_secs(2), Duration::from_secs(5)];
 
 #[derive(Debug)]
@@ -42,9 +43,9 @@ pub(in crate::node) struct Door {
     accepts: Bucket,
     /// The listeners' credit that is left.
     listeners: BTreeMap<SockId, u32>,
-    /// Since when half of the places have been waiting for their turn.
+    /// Instant since which half of the places have been waiting for their turn.
     crowded: Option<Instant>,
-    /// Since when all places have been taken by callers too young to make room.
+    /// Instant since which all places have been taken by callers too young to make room.
     pressed: Option<Instant>,
 }
 
@@ -185,7 +186,7 @@ impl Door {
         (self.crowded, self.pressed) = (None, None);
     }
 
-    /// So many wait for their turn that more had better wait outside.
+    /// Returns true if so many callers wait for their turn that more had better wait outside.
     fn is_crowded(&self, now: Instant) -> bool {
         // In a flood those of other networks are to be seen.
         let most = if self.is_flooded(now) { self.places / 4 * 3 } else { self.places / 2 };

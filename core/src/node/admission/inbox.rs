@@ -36,7 +36,7 @@ pub(in crate::node) enum Verdict {
 /// Record that is kept of a message.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(in crate::node) struct Stamp {
-    /// From then on the time alone refuses it.
+    /// Time from which on the time alone refuses it.
     over: WallTime,
     /// Sixteen random bytes that only the sender and we have seen, so that nobody can take them before it.
     id: MessageId,

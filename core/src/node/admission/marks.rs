@@ -13,9 +13,9 @@ use crate::limit::{Bucket, Buckets};
 use crate::signal::seal::{MARKED_WITHIN, MarkKey};
 use crate::time::{Instant, WallTime};
 
-/// Of one broker, of whomever: at most 4 % of a core.
+/// Openings of envelopes of one broker, by any sender: at most 4 % of a core.
 const OPENED: Bucket = Bucket::new(200, Duration::from_millis(5));
-/// Of one named peer beyond that.
+/// Openings for one named peer beyond that.
 const OF_ONE: (u32, Duration) = (64, Duration::from_millis(100));
 const PEERS: usize = 8192;
 /// Looking for a mark, by the number of keys: one takes 0.39 us (measured), so that this is at most 4 % of a

@@ -45,8 +45,8 @@ use requests::Requests;
 /// Answers of one peer to our calls: so many at once, then one each so often.
 const ANSWERS: (u32, Duration) = (128, Duration::from_secs(1));
 const CALLED_COUNTED: usize = 8192;
-/// Dials for a peer's punches to addresses from where nothing has come: one search, and as many again in two minutes. Each
-/// call of ours may have a peer of its own.
+/// Dials for a peer's punches to addresses from where nothing has come: one search, and as many again in two minutes.
+/// Each call of ours may have a peer of its own.
 const SILENT_DIALS: (u32, Duration) = (1024, Duration::from_millis(117));
 const SILENT_COUNTED: usize = MAX_CONNECTS;
 
@@ -157,13 +157,13 @@ impl Admission {
         }
     }
 
-    /// The message has caused something: none like it counts again.
+    /// Keeps the stamp of a message that has caused something: none like it counts again.
     pub(in crate::node) fn keep(&mut self, stamp: Stamp) {
         self.inbox.keep(stamp);
     }
 
-    /// Admits a request beside those that have places: which one makes room for it, if one has to. `draw` gives a random
-    /// number below its argument.
+    /// Admits a request in addition to those that have places. Returns the place that makes room for it, if one has to.
+    /// `draw` gives a random number below its argument.
     pub(in crate::node) fn admit(
         &mut self,
         now: Instant,

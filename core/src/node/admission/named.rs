@@ -13,7 +13,8 @@ const MAX_APPROVED: usize = 4096;
 pub(crate) enum Trust {
     /// A peer that our user named: by the accept list, by a yes, or by a call that runs.
     Known,
-    /// Everybody else. A key costs nothing, so whatever strangers use up is refused to strangers only.
+    /// A stranger: everybody else. A key costs nothing, so a stranger's use of resources is at the cost of strangers
+    /// only.
     Stranger,
 }
 
@@ -21,7 +22,7 @@ pub(crate) enum Trust {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(in crate::node) enum Entry {
     Open,
-    /// If our user says yes.
+    /// Open if our user says yes.
     Ask,
 }
 
@@ -52,7 +53,7 @@ impl Named {
         }
     }
 
-    /// Nothing where the peer is not accepted.
+    /// Returns the rule for this peer; `None` where the peer is not accepted.
     pub(super) fn entry(&self, peer: NodeId) -> Option<Entry> {
         match &self.accept {
             _ if peer == self.ours => Some(Entry::Open),

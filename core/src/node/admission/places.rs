@@ -11,12 +11,12 @@ use crate::io::SockId;
 /// Places of a relayed pipe: a socket of its own, and two pairs of sockets between its user and the node.
 const RELAYED: usize = 5;
 
-/// Counts who holds which place.
+/// Counts the holders of places.
 ///
 /// Of all places strangers have three quarters, one stranger's key an eighth, its network a quarter, and its site three
-/// eighths. One known peer has three quarters. Of streams that claim to be known peers', and may be recorded ones until the
-/// second frame has come, there are a quarter. A relayed pipe takes five places, and comes from no network: what is seen of it is
-/// its server's address.
+/// eighths. One known peer has three quarters. Streams that claim to be known peers' may be recorded ones until the
+/// second frame has come. Of such streams there are a quarter. A relayed pipe takes five places, and comes from no
+/// network: only its server's address is seen.
 #[derive(Debug)]
 pub(in crate::node) struct Places {
     all: usize,

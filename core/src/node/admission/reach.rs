@@ -13,13 +13,13 @@ use crate::strategy::paths::{Route, Trust};
 /// Destination of a packet to an address.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Reach {
-    /// At no host, or at many: never right.
+    /// No host, or many: never right.
     Nobody,
-    /// On this machine.
+    /// Loopback: this machine.
     Loopback,
-    /// Inside our network, our carrier's or our host's, or nowhere.
+    /// A host inside our network, our carrier's or our host's, or nowhere.
     Inside,
-    /// Somewhere on the internet, as everybody's packets do.
+    /// A host on the internet, as everybody's packets reach it.
     Internet,
 }
 
@@ -122,7 +122,7 @@ const V6: [(Ipv6Addr, u32, Block); 25] = [
 /// A prefix by which a NAT64 of our network translates: RFC 6052 section 2.2 has its lengths.
 pub(crate) type Nat64 = (Ipv6Addr, u32);
 
-/// Returns the reach of an address. `nat64` are the prefixes that were discovered beside the well-known ones.
+/// Returns the reach of an address. `nat64` are the prefixes that were discovered in addition to the well-known one.
 pub(crate) fn reach(ip: IpAddr, nat64: &[Nat64]) -> Reach {
     match ip {
         IpAddr::V4(ip) => reach_v4(ip),

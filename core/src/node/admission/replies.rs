@@ -8,9 +8,9 @@ use crate::limit::{Bucket, Buckets};
 use crate::signal::message::Body;
 use crate::time::Instant;
 
-/// Messages of each worth to one peer that is known, and to one stranger: so many at once, then one each so often. Whoever
-/// knows our address can repeat what a peer has said to us. That has at most refusals and the time as an answer, and so
-/// leaves the peer's answers alone.
+/// Messages of each worth to one peer that is known, and to one stranger: so many at once, then one each so often. A
+/// node that knows our address can repeat a peer's messages to us. The answer to that is at most a refusal or the time,
+/// which leaves the peer's answers alone.
 const OF_ONE: [(u32, Duration); 2] = [(64, Duration::from_millis(100)), (16, Duration::from_secs(1))];
 const STRANGERS_COUNTED: usize = 256;
 const KNOWN_COUNTED: usize = 8192;
@@ -26,7 +26,7 @@ pub(in crate::node) enum Worth {
     Refusal,
 }
 
-/// Of each worth: so many at once, then one each so often.
+/// Rate of each worth: so many at once, then one each so often.
 const STRANGERS: [(u32, Duration); 3] =
     [(64, Duration::from_millis(16)), (32, Duration::from_millis(100)), (32, Duration::from_millis(100))];
 
@@ -43,7 +43,7 @@ impl Worth {
 #[derive(Debug)]
 pub(super) struct Replies {
     strangers: [Bucket; 3],
-    /// By worth and by trust.
+    /// Buckets by worth and by trust.
     of_one: [[Buckets<NodeId>; 2]; 3],
 }
 

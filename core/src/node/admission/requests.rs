@@ -21,9 +21,10 @@ use crate::time::Instant;
 /// Strangers' requests of one kind: so many at once, then one each so often.
 const BURST: u32 = 32;
 const EVERY: Duration = Duration::from_micros(1_000_000 / 32);
-/// Of so many in a second nobody draws lots; of more, so many are drawn, which leaves room for luck.
+/// Requests that are drawn in a second, where more than `BURST` ask: fewer than the rate allows, which leaves room for
+/// luck.
 const DRAWN: u32 = 25;
-/// All kinds together.
+/// Strangers' requests a second, of all kinds together.
 pub(super) const STRANGERS_A_SECOND: usize = 3 * (1_000_000 / EVERY.as_micros()) as usize;
 /// Most places of one kind, of strangers and of known peers each.
 const PLACES: usize = 128;
@@ -31,7 +32,7 @@ const PLACES_KNOWN: usize = 64;
 /// Least time of a stranger's place, when all others come and go as fast as they may.
 pub(super) const LEAST: Duration = Duration::from_secs(3);
 const _: () = assert!((PLACES as u128 - BURST as u128) * EVERY.as_micros() >= LEAST.as_micros());
-/// Most places at a time of one stranger, and of one known peer, beside those of the same call.
+/// Most places at a time of one stranger, and of one known peer, in addition to those of the same call.
 const OF_ONE_STRANGER: usize = 1;
 const OF_ONE_KNOWN: usize = 8;
 /// Requests of one peer, by kind as [`Kind`] has them: a punch takes one for each of its rungs.
@@ -50,7 +51,7 @@ pub(in crate::node) struct Place {
     pub(in crate::node) trust: Trust,
     /// Time of the last request for it.
     pub(in crate::node) since: Instant,
-    /// Something has come by the way that was asked for.
+    /// True if a packet or stream has come by the way that was asked for.
     pub(in crate::node) answered: bool,
 }
 
@@ -58,7 +59,7 @@ pub(in crate::node) struct Place {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(in crate::node) enum Denied {
     Refused(Refusal),
-    /// Too many strangers ask: it may be repeated, and is not answered.
+    /// Crowd of strangers: the request may be repeated, and is not answered.
     Crowded,
 }
 
@@ -74,9 +75,9 @@ struct Crowd {
 
 #[derive(Debug)]
 pub(super) struct Requests {
-    /// By kind.
+    /// Crowds by kind.
     strangers: [Crowd; 3],
-    /// By kind and by trust.
+    /// Buckets by kind and by trust.
     of_one: [[Buckets<NodeId>; 2]; 3],
 }
 
@@ -87,7 +88,8 @@ impl Requests {
         Requests { strangers: [Crowd::new(); 3], of_one: OF_ONE.map(of_one) }
     }
 
-    /// Admits a request, beside those that have places: which one makes room for it, if one has to.
+    /// Admits a request, in addition to those that have places. Returns the place that makes room for it, if one has
+    /// to.
     pub(super) fn admit(
         &mut self,
         now: Instant,

@@ -22,12 +22,12 @@ pub(in crate::node) struct Wish {
     pub(in crate::node) how: How,
 }
 
-/// By which way.
+/// Way to the peer.
 #[derive(Debug)]
 pub(in crate::node) enum How {
     Dial,
     Punch(Box<Mappings>),
-    /// Come to its relay at this address, for a pipe that may move.
+    /// Stream to its relay at this address; `moves`: for a pipe that may move.
     Relay {
         relayed: SocketAddr,
         moves: bool,

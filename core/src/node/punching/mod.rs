@@ -1,9 +1,9 @@
-//! TCP hole punching, both sides of it: say where we come from, hear where the peer does, and dial so that the
-//! two NATs let the same connection through.
+//! TCP hole punching, on each side of it. A side announces the addresses it comes from, hears the peer's, and dials so
+//! that the two NATs let the same connection through.
 //!
-//! The requester announces itself (INITIAL_MAPPINGS), the other answers (UPDATED_MAPPINGS) and dials when its
-//! answer should have arrived; the requester dials when it has. Every dial leaves from a port that listens too,
-//! or is repeated until the rung ends, so that whichever SYN comes through finds somebody.
+//! The requester announces itself (INITIAL_MAPPINGS). The responder answers (UPDATED_MAPPINGS) and dials when its
+//! answer should have arrived; the requester dials when it has. Every dial leaves from a port that listens too, or is
+//! repeated until the rung ends. So any SYN that comes through finds somebody.
 
 use core::time::Duration;
 use std::net::{IpAddr, SocketAddr};
@@ -38,34 +38,37 @@ use crate::strategy::dialler::DialEnd;
 use crate::strategy::paths::Route;
 use crate::strategy::punch::{self, From, Side, Tactic};
 
-/// From this rung on dials leave from ports of their own: a stale connection may hold the listener's.
+/// First rung whose dials leave from ports of their own: a stale connection may hold the listener's.
 pub(super) const FRESH_FROM: u8 = 2;
-/// So often a port is found taken by a connection that is none, before it is given up.
+/// Times that a port may be taken by a connection that is none, before it is given up.
 const STUCK: u8 = 2;
-/// A rung on which both know where to dial; then the next begins beside it.
+/// Time of a rung on which each side knows where to dial; then the next begins at the same time.
 const MEET_FOR: Duration = Duration::from_secs(2);
-/// A dial is left alone so long, over the rungs: longer than Linux's first four SYN retransmissions, a second apart.
+/// Time for which a dial is left alone, over the rungs: longer than Linux's first four SYN retransmissions, a second
+/// apart.
 const DIAL_FOR: Duration = Duration::from_secs(10);
 /// Time of a dial for a stranger, in which Linux sends four SYNs. A rung on which each side knows where to dial is
 /// shorter.
 const STRANGERS_DIAL_FOR: Duration = Duration::from_millis(3500);
-/// A rung that searches.
+/// Time of a rung that searches.
 const SEARCH_FOR: Duration = Duration::from_secs(10);
 /// Half-open sockets of one punch.
 const MAX_HALF_OPEN: usize = 1024;
-/// Dials for the punches with one peer: so many at once, and as many again every two minutes, which is how long a
-/// router remembers them.
+/// Dials for the punches with one peer: so many at once, and as many again every two minutes. A router remembers them
+/// that long.
 pub(super) const MAX_DIALS: u32 = 8192;
 pub(super) const DIALS_EVERY: Duration = Duration::from_micros(120_000_000 / MAX_DIALS as u64);
-/// Of one punch with a stranger: one for each of its messages, of four SYNs, and few in all, since anybody can ask.
+/// Dials of one punch with a stranger: one for each of its messages, of four SYNs. The number is small, since anybody
+/// can ask.
 const MAX_DIALS_STRANGER: u32 = 4;
 /// Refused dials are repeated at once so often: a constant pause locks two sides out of phase, no pause cannot
 /// (simulation and kernel, ARCHITECTURE.md). Then after random ones up to this.
 const AT_ONCE: u8 = 8;
 const PAUSE: Duration = Duration::from_millis(200);
-/// After a rung of the peer's its next one is waited for so long.
+/// Time to wait for the peer's next rung after one of its.
 const REST_FOR: Duration = Duration::from_secs(15);
-/// A stranger's, which has to show itself: two announcements are two seconds apart, and their ways up to two more.
+/// Time to wait for a stranger's next rung: the stranger has to show itself. Two announcements are two seconds apart,
+/// and their ways up to two more.
 const STRANGERS_REST_FOR: Duration = Duration::from_secs(5);
 const FOR_EVER: Duration = Duration::from_secs(7200);
 /// Streams of one punch refused for the holes of older dials.
@@ -421,7 +424,7 @@ impl Node {
         true
     }
 
-    /// A peer has proved on a stream who it is: whatever is at the other end takes part.
+    /// Notes that a peer has proved its identity on a stream: the address at the other end takes part.
     pub(super) fn punch_met(&mut self, peer: NodeId, ip: IpAddr) {
         let of_peer = |(key, p): (&Key, &mut Box<Punch>)| {
             (p.peer == peer).then(|| p.took_part(ip)).filter(|goes_on| *goes_on).map(|_| *key)
@@ -438,13 +441,13 @@ impl Node {
         punch.describe(self.cx.now)
     }
 
-    /// The way to the broker and not back.
+    /// Returns the time of a message to the broker, one way.
     pub(super) fn signal_delay(&self, via: &[u8]) -> Duration {
         let known = via.iter().filter_map(|place| self.brokers.get(usize::from(*place))?.round_trip());
         known.min().unwrap_or_default() / 2
     }
 
-    /// Ours is known: tells the peer.
+    /// Announces our mappings to the peer, once they are known.
     fn punch_announce(&mut self, key: Key, sampled: Option<Sampled>) {
         let now = self.cx.now;
         let Some(punch) = self.punches.get(&key) else { return };
@@ -584,7 +587,7 @@ impl Node {
         self.forget_visit(key);
     }
 
-    /// Nothing came of a rung.
+    /// Ends a rung that came to nothing.
     fn rung_over(&mut self, key: Key) {
         match key.1 {
             Requester::Us => self.punch_rung_over(key.0),

@@ -20,14 +20,14 @@ use crate::time::Instant;
 /// SYNs a second, and at once. EasyTier's 5,000 made routers fall over; two hundred a second are a web page.
 pub(super) const SYN_EVERY: Duration = Duration::from_millis(2);
 pub(super) const SYN_BURST: u32 = 16;
-/// A search whose dials are refused may go faster: they leave nothing half-open behind, but each hole
-/// lasts for one round trip only, so that twice as fast on both sides is four times the hits.
+/// Interval of SYNs in a search whose dials are refused. Such dials leave nothing half-open behind. Each hole lasts for
+/// one round trip only, so that twice as fast on each side is four times the hits.
 const SYN_EVERY_REFUSED: Duration = Duration::from_micros(500);
-/// So many show that dials are refused.
+/// Number of refusals which shows that dials are refused.
 const REFUSALS: u32 = 32;
-/// Dials to an address from where nothing has come: one search. Whoever asks for a punch names it, and it may be anybody's;
-/// where our user named it, or something has come back, searches go on. With 32 in place of 1,024 the census lost 9.4
-/// points, as most homes drop what does not fit and so answer nothing until the search hits.
+/// Dials to an address from where nothing has come: one search. The requester names the address, and it may be
+/// anybody's. Where our user named it, or something has come back, searches go on. With 32 in place of 1,024 the census
+/// lost 9.4 points. Most homes drop packets that do not fit and so answer nothing until the search hits.
 pub(super) const SILENT_DIALS: u32 = punch::PROBES as u32;
 /// Addresses remembered from where something has come.
 const MAX_TOOK_PART: usize = 16;
@@ -51,11 +51,11 @@ pub(in crate::node) struct Punch {
     pub(super) port: u16,
     pub(super) ours: Side,
     pub(super) theirs: Option<Side>,
-    /// Between our answer and its arrival, as far as known.
+    /// Time between our answer and its arrival, as far as known.
     pub(super) delay: Duration,
     pub(super) began: Instant,
     pub(super) announced: Instant,
-    /// From our announcement to our dials, on the rung before.
+    /// Time from our announcement to our dials, on the rung before.
     pub(super) took: Option<Duration>,
     pub(in crate::node) until: Instant,
     pub(super) waiting: VecDeque<Planned>,
@@ -93,7 +93,7 @@ pub(in crate::node) struct Punch {
 pub(in crate::node) enum PunchStage {
     /// A fresh sample is under way.
     Sampling,
-    /// Ours is known, the peer's is waited for.
+    /// Waiting: our mappings are known, the peer's are not yet.
     Announced,
     Punching,
     /// The rung is over; the peer, who asked, may begin another.
@@ -107,13 +107,13 @@ pub(super) struct Planned {
     pub(super) to: SocketAddr,
     pub(super) tries: u8,
     pub(super) at: Instant,
-    /// Not repeated.
+    /// True for a dial that is not repeated.
     pub(super) once: bool,
 }
 
 impl Planned {
-    /// A first dial is armed early, and fired by the driver at its time; one after a refusal is not, since much
-    /// may happen until then.
+    /// Returns true if the dial may be armed now. A first dial is armed early, and fired by the driver at its time. A
+    /// dial after a refusal is not, since much may happen until then.
     pub(super) fn is_due(&self, now: Instant) -> bool {
         self.tries == 0 || self.at <= now
     }
@@ -133,7 +133,7 @@ impl Punch {
         }
     }
 
-    /// Something has come from there. True: a punch that had stopped goes on.
+    /// Notes that something has come from this address. True: a punch that had stopped goes on.
     pub(super) fn took_part(&mut self, ip: IpAddr) -> bool {
         if !self.took_part.contains(&ip) && self.took_part.len() < MAX_TOOK_PART {
             self.took_part.push(ip);
@@ -206,7 +206,7 @@ impl Punch {
         self.search = None;
     }
 
-    /// From our announcement to our dials; `signal` is our way to the broker.
+    /// Returns the time from our announcement to our dials; `signal` is our way to the broker.
     pub(super) fn until_dials(&self, signal: Duration) -> Duration {
         // The one who asked waits for the answer; the peer's way to the broker is taken to be as long as ours.
         let first = if self.theirs.is_some() { self.delay } else { signal * 4 };

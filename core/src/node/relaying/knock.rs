@@ -1,4 +1,5 @@
-//! A few small datagrams by which a stranger's relay shows that somebody is there, before it is sent whole packets.
+//! Knocks: a few small datagrams by which a stranger's relay shows that somebody is there, before it is sent whole
+//! packets.
 //!
 //! ```text
 //! KNOCK   1 | token 16     asked side -> requester, to the relayed address that the requester named
@@ -14,17 +15,18 @@ use crate::noise;
 use crate::session::SessionId;
 use crate::time::Instant;
 
-/// Bytes of either.
+/// Bytes of a knock or an answer.
 pub(super) const LENGTH: usize = 17;
 /// Most knocks for one request. With headers they are 135 bytes; the request had 200 at least.
 pub(super) const KNOCKS: u8 = 3;
 /// Kept for a relayed address of our own, if we have servers.
 const BY_SERVER: u8 = 1;
-/// From what the way to the broker takes to the first knock, which has to come behind the requester's permission.
+/// Delay of the first knock, after twice the way to the broker. The knock has to come behind the requester's
+/// permission.
 const FIRST: Duration = Duration::from_millis(60);
-/// Between two.
+/// Pause between two knocks.
 const PAUSE: Duration = Duration::from_millis(300);
-/// To the only one by our own server, which has to be later than a permission there too.
+/// Delay of the only knock by our own server, which has to be later than a permission there too.
 const LAST: Duration = Duration::from_millis(250);
 
 const KNOCK: u8 = 1;
@@ -53,7 +55,7 @@ impl KnockKey {
     }
 }
 
-/// Asked side: nobody has answered yet.
+/// Knocks of the responder, as long as nobody has answered yet.
 pub(super) struct Knock {
     token: [u8; 16],
     answer: [u8; LENGTH],

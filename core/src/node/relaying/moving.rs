@@ -1,8 +1,8 @@
 //! A relayed pipe that moves to a stream from host to host, and back if that breaks.
 //!
-//! When the relay has settled a session whose pipe may move, the [`Mover`]'s frames go over its QUIC stream. The session
-//! stays open; a TCP stream that wins it later joins as the second carrier, its frames in records sealed with the
-//! keys of its hello. The relay stays, so that there is a way back.
+//! The [`Mover`]'s frames go over the relay's QUIC stream once the relay has settled a session whose pipe may move. The
+//! session stays open. A TCP stream that wins it later joins as the second carrier. Its frames are in records sealed
+//! with the keys of its hello. The relay stays, so that there is a way back.
 
 use core::fmt;
 use std::net::SocketAddr;

@@ -61,8 +61,8 @@ impl Node {
         self.work_relay(id);
     }
 
-    /// Sends a message beside a relayed pipe: the peer gets it once, in no order with others or with the pipe's bytes, and
-    /// though nobody reads those. At most [`MAX_MESSAGE`](crate::relay::MAX_MESSAGE) bytes.
+    /// Sends a message apart from the pipe's bytes. The peer gets it once, in no order with others or with the pipe's
+    /// bytes, and though nobody reads those. At most [`MAX_MESSAGE`](crate::relay::MAX_MESSAGE) bytes.
     ///
     /// Messages go through the relay, also while a pipe that moves goes directly; if that has lost its relay,
     /// [`PipeNews::MessagesEnded`] has said so.
@@ -86,8 +86,8 @@ impl Node {
         taken
     }
 
-    /// A message that came beside a relayed pipe. At most [`MAX_MESSAGES`](crate::relay::MAX_MESSAGES) wait here; then
-    /// the peer waits.
+    /// Reads a message that came apart from the pipe's bytes. At most [`MAX_MESSAGES`](crate::relay::MAX_MESSAGES) wait
+    /// here; then the peer waits.
     pub fn pipe_read_message(&mut self, now: Instant, pipe: PipeId) -> Option<Bytes> {
         self.advance(now);
         let id = SockId::from_number(pipe.number());
@@ -98,9 +98,8 @@ impl Node {
     }
 
     /// Gives a relayed pipe up, with its relayed address, and says no more about it. After
-    /// [`pipe_finish`](Self::pipe_finish) what was written arrives still, messages too; otherwise the peer sees the pipe
-    /// cut off.
-    /// Every pipe is to be closed so, those that have ended too.
+    /// [`pipe_finish`](Self::pipe_finish) all that was written arrives still, messages too; otherwise the peer sees the
+    /// pipe cut off. Every pipe is to be closed so, those that have ended too.
     pub fn pipe_close(&mut self, now: Instant, pipe: PipeId) {
         self.advance(now);
         let id = SockId::from_number(pipe.number());

@@ -81,7 +81,7 @@ pub(super) enum RelayStage {
     Agreeing,
     /// The user's.
     Pipe,
-    /// The user has closed it. What was written goes still.
+    /// The user has closed it. Bytes that were written before go still.
     Leaving,
     /// Closed; the peer and the servers are being told.
     Ending,
@@ -90,7 +90,7 @@ pub(super) enum RelayStage {
 #[derive(Debug)]
 pub(super) enum News {
     Stream(StreamEvent),
-    /// Somebody has answered a knock.
+    /// A knock was answered.
     Answered,
     Server(ServerNews),
     Mover(MoverEvent),
@@ -293,8 +293,8 @@ impl Relay {
         }
     }
 
-    /// Closes the stream. What is at servers is given up when the peer has had its time to ask what became of us: the last
-    /// datagram may be lost, and is said again to whoever still sends.
+    /// Closes the stream. The allocation at servers is given up once the peer has had its time to ask what became of
+    /// us. The last datagram may be lost, and is said again to a peer that still sends.
     pub(super) fn close(&mut self, cx: &mut Cx) {
         self.stage = RelayStage::Ending;
         self.help_at = None;

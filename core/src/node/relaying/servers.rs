@@ -1,8 +1,8 @@
 //! The race of our TURN servers for an allocation, and the one that won it.
 //!
-//! The first three of the list are asked at once; the first that relays for us has the shortest round trip, of those
-//! that answer, and is kept. The others are released. Where UDP gets no answer within a second, the same server is
-//! asked over TCP beside it. Of a server's name every address is asked, one shortly after the other.
+//! The first three servers of the list are asked at once. The first that relays for us has the shortest round trip, of
+//! those that answer, and is kept. The others are released. Where UDP gets no answer within a second, the same server
+//! is asked over TCP as well. Of a server's name every address is asked, one shortly after the other.
 
 use core::fmt::Write;
 use core::time::Duration;
@@ -23,9 +23,9 @@ use crate::wire::Transport;
 
 /// Servers asked at a time.
 const AT_ONCE: usize = 3;
-/// Without an answer over UDP for so long, TCP is tried too.
+/// Time without an answer over UDP after which TCP is tried too.
 const TCP_AFTER: Duration = Duration::from_secs(1);
-/// The look-up of a server's name and the dials may take so long.
+/// Time for the look-up of a server's name and the dials.
 const REACH_WITHIN: Duration = Duration::from_secs(5);
 /// Bytes that a server may send ahead on a stream.
 const CREDIT: u32 = 256 * 1024;
@@ -75,7 +75,7 @@ struct Asked {
 /// Plan to ask a server over TCP too that is asked over UDP.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum ByTcp {
-    /// Once UDP had no answer for a while, or failed.
+    /// TCP is tried later: once UDP had no answer for a while, or failed.
     Later(Option<Instant>),
     /// TCP is in use already, or must not be used.
     No,
@@ -94,7 +94,7 @@ struct Try {
 enum TryState {
     Opening(SockId),
     Running(SockId, Box<Client>),
-    /// With the reason, if it failed.
+    /// End of the try, with the reason if it failed.
     Ended(Option<String>),
 }
 

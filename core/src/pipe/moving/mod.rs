@@ -68,13 +68,13 @@ pub enum MoverEvent {
     Moved(CarrierId),
     /// A carrier gave no sign of life, and is forgotten: close it.
     Silent(CarrierId),
-    /// There is no carrier. One has to be attached within [`MoverConfig::linger`].
+    /// No carrier is left. The holder has to attach one within [`MoverConfig::linger`].
     Stranded,
-    /// There is something to [`read`](Mover::read), or the peer's end: read until `Empty` or `End`.
+    /// Bytes or the peer's end can be [`read`](Mover::read): read until `Empty` or `End`.
     Readable,
-    /// There is room for [`write`](Mover::write) after it had taken less than it was given.
+    /// Room for [`write`](Mover::write) again, after a write that took less than it was given.
     Writable,
-    /// Everything that was written before [`finish`](Mover::finish) has arrived at the peer.
+    /// All bytes that were written before [`finish`](Mover::finish) have arrived at the peer.
     Delivered,
     /// The pipe is over in both directions. Bytes that have arrived can be read still; nothing else follows.
     Ended(MoverEnd),
@@ -106,19 +106,19 @@ impl std::error::Error for MoverEnd {}
 /// Error of a peer that breaks the protocol, or of a caller.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum MoveError {
-    /// There is no such kind of frame.
+    /// Frame of an unknown kind.
     UnknownFrame(u8),
     /// DATA of no bytes, or of more than 16 KiB.
     Length(u16),
     /// Bytes that are not joined to those before.
     Gap,
-    /// More than was allowed.
+    /// Bytes beyond the limit that was allowed.
     Overrun,
     /// Bytes after the end, or two ends.
     AfterEnd,
     /// An acknowledgement of what was not sent.
     NotSent,
-    /// There are [`MAX_CARRIERS`] already.
+    /// Limit reached: the mover has [`MAX_CARRIERS`] already.
     TooManyCarriers,
 }
 

@@ -80,7 +80,7 @@ enum Life {
 /// Outgoing direction.
 #[derive(Debug)]
 struct Outgoing {
-    /// From `acked` on.
+    /// Bytes from `acked` on.
     buffer: VecDeque<u8>,
     acked: u64,
     /// Offset up to which the peer takes bytes.
@@ -498,7 +498,7 @@ impl Incoming {
         (buffer as u64).max(FIRST_LIMIT)
     }
 
-    /// Up to where bytes may come, by what has been read.
+    /// Returns the offset up to which bytes may come, by the bytes that have been read.
     fn allowed(&self, buffer: usize) -> u64 {
         (self.received - self.buffer.len() as u64 + self.window(buffer)).max(self.limit)
     }

@@ -55,7 +55,7 @@ pub enum Overflow {
     DropOldest,
     /// The new message is dropped.
     DropNewest,
-    /// Nothing is dropped: [`Subscriptions::may_read`] says to read no more, so that the sender has to wait.
+    /// No message is dropped: [`Subscriptions::may_read`] says to read no more, so that the sender has to wait.
     StopReading,
 }
 
@@ -93,8 +93,8 @@ struct Subscription {
 }
 
 impl Subscriptions {
-    /// Delivers a message only if it, from the same sender, is not among this many before it; at most 100,000, and 0,
-    /// the default, delivers all. P2PD's documents call it message ids and keep 1,000.
+    /// Delivers a message only if the last `kept` messages do not have it, from the same sender. At most 100,000; 0,
+    /// the default, delivers all. P2PD's documents call these message ids and keep 1,000.
     pub fn unique(kept: usize) -> Self {
         Subscriptions { unique: Unique::new(kept), ..Self::default() }
     }

@@ -24,7 +24,7 @@ impl Pattern {
     /// Compiles a pattern.
     ///
     /// # Errors
-    /// What is wrong with it.
+    /// [`PatternError`], by the kind of the mistake.
     pub fn new(text: &str) -> Result<Self, PatternError> {
         if text.is_empty() {
             return Ok(Self::ANY);

@@ -6,11 +6,11 @@ use std::net::SocketAddr;
 use blake2::digest::consts::U16;
 use blake2::{Blake2s, Digest};
 
-/// Most that are remembered.
+/// Most messages that are remembered.
 const MOST: usize = 100_000;
 
-/// 128 bits of a hash that a sender cannot steer: whoever could make two messages of one hash, could have the second
-/// dropped.
+/// A hash of 128 bits that a sender cannot steer. A sender who could make two messages of one hash could have the
+/// second dropped.
 type Mark = [u8; 16];
 
 /// The messages that came last, each with its sender, by a hash.

@@ -128,7 +128,7 @@ enum Framing {
 }
 
 impl Reader {
-    /// For a body of at most so many bytes.
+    /// Returns a reader for a body of at most so many bytes.
     pub(super) fn new(most: usize) -> Self {
         Reader { held: Vec::new(), body: Vec::new(), most, taken: 0, head: None }
     }

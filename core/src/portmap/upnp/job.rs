@@ -8,7 +8,7 @@ use super::soap::{Call, SoapError, Values};
 use crate::portmap::{Ask, Listed, MapError, MapId, Out, Protocol, Reply, Way};
 use crate::text::is_plain;
 
-/// Something to be done at a device.
+/// A task at a device.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Job {
     Map { ask: Ask, phase: Phase, external: u16, lease: u32, tries: u8 },
@@ -19,7 +19,7 @@ pub(super) enum Job {
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Phase {
-    /// Some devices give a port to whoever asks last, so it is looked up whose it is.
+    /// Looks up the port's owner first: some devices give a port to the last one that asks.
     Look,
     Add {
         any: bool,

@@ -1,7 +1,7 @@
 //! UPnP Internet Gateway Devices: found by SSDP, described, and called upon by SOAP.
 //!
-//! Each step is a TCP connection of its own with a deadline, one at a time for each device, so that a slow device
-//! delays nobody else.
+//! Each step is a TCP connection of its own with a deadline, one at a time for each device. So a slow device delays
+//! nobody else.
 
 mod description;
 mod http;
@@ -48,7 +48,7 @@ pub(super) struct Upnp {
     /// Jobs that wait for a device that is ready.
     waiting: Vec<Job>,
     made: BTreeMap<MapId, Made>,
-    /// To be removed as soon as what is under way has ended.
+    /// Mappings to be removed as soon as the work under way on them has ended.
     cancelled: BTreeSet<MapId>,
     next: u32,
 }

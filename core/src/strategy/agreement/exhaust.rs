@@ -1,6 +1,5 @@
-//! Every interleaving of two nodes that agree on a stream: up to four streams without order among each other,
-//! each of which may break at any time and in each direction by itself, between nodes of which one or both
-//! called, and may give up.
+//! Every interleaving of two nodes that agree on a stream, with up to four streams without order among each other. Each
+//! stream may break at any time and in each direction by itself. One node or each called, and each may give up.
 //!
 //! The streams here do what `node/streams.rs` does with the decisions.
 
@@ -17,7 +16,7 @@ const STREAMS: usize = 4;
 type Permutation = [u8; STREAMS];
 type Map<K, V> = HashMap<K, V, BuildHasherDefault<Quick>>;
 
-/// Nobody chooses these keys, and without optimisation a hash is most of the time.
+/// Fast hash: nobody chooses these keys, and without optimisation a hash is most of the time.
 #[derive(Default)]
 struct Quick(u64);
 
@@ -49,11 +48,11 @@ impl Hasher for Quick {
 
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 enum End {
-    /// Not authenticated.
+    /// Handshake: not authenticated.
     Hello,
     Candidate,
     Pipe,
-    /// Was a pipe, and the user has heard its end.
+    /// Former pipe, whose end the user has heard.
     Ended,
     Closed,
 }
@@ -64,7 +63,7 @@ enum Msg {
     First = 1,
     Ready,
     TooLate,
-    /// Of the stream's own session, and of both.
+    /// Sessions to nominate: the stream's own, or each of the two.
     Nominate,
     NominateBoth,
     Confirm,
@@ -103,7 +102,7 @@ impl Queue {
 
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 struct Stream {
-    /// By place in `SESSIONS`; node 0 calls for the first, node 1 for the second.
+    /// Place of the session in `SESSIONS`; node 0 calls for the first, node 1 for the second.
     session: u8,
     /// Number of the node that dialled.
     initiator: u8,
@@ -284,7 +283,7 @@ impl Machine {
     }
 }
 
-/// Something that happens.
+/// An event.
 #[derive(Clone, Copy, Debug)]
 enum Step {
     Deliver { stream: usize, to: usize },

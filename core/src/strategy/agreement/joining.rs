@@ -1,4 +1,4 @@
-//! Streams that join a pipe which a relay has: what each end makes of each stream, whatever breaks.
+//! Streams that join a pipe which a relay has: the use that each end makes of each stream, when any of them breaks.
 
 use super::tests::{ENC, S1, S2, consistent, draws, ids, sock};
 use super::*;
