@@ -8,8 +8,8 @@ use core::time::Duration;
 
 /// A point on the driver's monotonic clock, in nanoseconds since a point the driver chose.
 ///
-/// Arithmetic saturates. The driver should use a clock that goes on during suspend where the system has
-/// one, so that deadlines do not stretch with a closed lid.
+/// Arithmetic saturates. The driver should use a clock that goes on during suspend, where the system has one.
+/// Deadlines do not stretch with a closed lid then.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Instant(i64);
 

@@ -12,9 +12,10 @@
 //!         CONFIRM  sessions   it is; what follows are the pipe's bytes
 //!         REFUSE   reason
 //! ```
-//! The dialler is the initiator. Whoever is dialled may be no peer at all but a service that trusts us, so nothing that a
-//! peer chose is sent in clear: the session is its choice where it asked to be dialled. The Noise prologue binds the
-//! version and the responder's node id, and IK itself binds both static keys.
+//! The dialler is the initiator. The address that is dialled may belong to no peer at all but to a service that trusts
+//! us. So nothing that a peer chose is sent in clear: the session is its choice where it asked to be dialled. The Noise
+//! prologue binds the version and the responder's node id, and IK itself binds the two static keys.
+//!
 //! Frames are read exactly, header first, so that no byte behind CONFIRM is taken from the stream.
 //!
 //! # On the wire

@@ -3,8 +3,9 @@
 //! ```text
 //! version 1 | node id 32 | sequence 8 | expiry 8 | length 1, name | length 2, address | signature 64
 //! ```
-//! Numbers are big-endian; the expiry is in seconds of Unix time. An address of length 0 gives the name up. The signature
-//! is over `p2pd name record` and all that stands before it, so that no other signature of the key is one of a record.
+//! Numbers are big-endian; the expiry is in seconds of Unix time. An address of length 0 gives the name up. The
+//! signature is over `p2pd name record` and all that stands before it. So no other signature of the key is one of a
+//! record.
 
 use core::fmt;
 use core::time::Duration;

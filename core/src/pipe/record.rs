@@ -4,9 +4,9 @@
 //! length: u16, big-endian   of what follows: TAG..=MAX_RECORD
 //! sealed: length bytes      Noise transport message; an empty one says "I send no more"
 //! ```
-//! Both halves work in buffers of the caller and neither reads nor writes a socket. Records are numbered by
-//! their nonce, so a lost, repeated, swapped or cut record is an error, never wrong data; and an end of the
-//! stream without the empty record is a broken pipe, not a clean end.
+//! The two halves work in buffers of the caller and neither reads nor writes a socket. Records are numbered by
+//! their nonce, so a lost, repeated, swapped or cut record is an error, never wrong data. An end of the stream
+//! without the empty record is a broken pipe, not a clean end.
 
 use core::fmt;
 

@@ -1,8 +1,8 @@
 //! Ports opened on the router in front of us: PCP (RFC 6887), NAT-PMP (RFC 6886) and UPnP IGD, tried together.
 //!
 //! [`Mapper`] is a machine of its own for one address of ours and knows nothing of nodes or sockets. Its owner has
-//! one UDP socket bound to that address, whose multicasts leave through that interface, opens streams from it
-//! when asked to, and says what comes:
+//! one UDP socket bound to that address, whose multicasts leave through that interface. The owner opens streams from
+//! the address when asked to, and hands in what comes:
 //!
 //! ```
 //! use p2pd_core::Instant;
@@ -18,16 +18,16 @@
 //! assert_eq!((to, data.len()), ((gateway, 5351).into(), 60));
 //! ```
 //!
-//! # What it does
-//! - PCP is asked first, with an empty NAT-PMP question beside it; a mapping is asked for by NAT-PMP only where
-//!   PCP is refused or silent, since both are one server. UPnP devices are searched for meanwhile. The first
-//!   mapping that is granted is kept and what is granted later removed, unless it is the same external endpoint: the
-//!   routers keep one table for all three, and to remove it would remove ours.
-//! - A lease is renewed when half of it is over, made anew when the server's epoch says that it lost its state, and
-//!   looked for by all ways again when it has run out. [`Mapper::close`] removes all.
-//! - What a router says of its address is judged, not believed: see [`Truth`].
+//! # Method
+//! - PCP is asked first, together with an empty NAT-PMP question. A mapping is asked for by NAT-PMP only where PCP is
+//!   refused or silent, since the two are one server. UPnP devices are searched for meanwhile. The first mapping that
+//!   is granted is kept, and later ones are removed, unless they have the same external endpoint. Routers keep one
+//!   table for all three protocols, and to remove such a mapping would remove ours.
+//! - A lease is renewed when half of it is over, and made anew when the server's epoch says that it lost its state.
+//!   When a lease has run out, all ways are tried again. [`Mapper::close`] removes all.
+//! - The outside address that a router names is judged, not believed: see [`Truth`].
 //!
-//! # What it bounds
+//! # Bounds
 //! [`MAX_MAPPINGS`] mappings; [`MAX_DEVICES`] UPnP devices, described in at most [`MAX_DESCRIPTION`] bytes;
 //! [`MAX_ANSWER`] bytes of any other answer; [`MAX_LISTED`] entries of a list. A device is used only if it
 //! answered from the address that it names, which has to be the gateway's or lie in our subnet.

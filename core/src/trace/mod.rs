@@ -66,7 +66,8 @@
 //!
 //! ```text
 //! event now what...       a call of Node::handle
-//! call now what...        connect (address and plan), what is done with names, cancel, answer, busy, shutdown, and what is done with relayed pipes
+//! call now what...        connect (address and plan), calls on names, cancel, answer, busy, shutdown, and calls on
+//!                         relayed pipes
 //! begun ok id             what connect or connect-name gave, always the next line; or: begun error why
 //! action what...          what Node::poll_action gave
 //! idle deadline or -      it gave nothing more, and this was the next deadline

@@ -2,11 +2,12 @@
 //! packets.
 //!
 //! ```text
-//! KNOCK   1 | token 16     asked side -> requester, to the relayed address that the requester named
+//! KNOCK   1 | token 16     responder -> requester, to the relayed address that the requester named
 //! ANSWER  2 | proof 16     back
 //! ```
-//! Neither is a QUIC packet, whose second bit is set. The token is random. The proof is a keyed hash of it under what the
-//! two ends alone can compute, so that neither a service that repeats what it gets nor anybody else can give it.
+//! Neither is a QUIC packet, whose second bit is set. The token is random. The proof is a keyed hash of it under a
+//! secret that the two ends alone can compute. So neither a service that repeats what it gets nor anybody else can give
+//! it.
 
 use core::time::Duration;
 
