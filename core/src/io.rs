@@ -1,5 +1,4 @@
-//! The vocabulary between the core and a driver: what the core asks for ([`Action`]) and what it is told
-//! ([`Event`]).
+//! Vocabulary between the core and a driver: requests of the core ([`Action`]) and reports to the core ([`Event`]).
 //!
 //! A socket request is an action and its outcome is an event, joined by an id that the core chose. No
 //! value here borrows a socket, and no reply is matched by address.
@@ -17,7 +16,7 @@ use crate::pipe::{PipeEnd, PipeId, PipeNews, PipeStart};
 use crate::time::{ClockFix, Instant};
 use crate::wrap::{TlsFailure, Wrap};
 
-/// A socket. Chosen by the core, or by the driver for an accepted one; never used twice in one node.
+/// Id of a socket. Chosen by the core, or by the driver for an accepted one; never used twice in one node.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SockId(u64);
 
@@ -28,17 +27,17 @@ impl SockId {
         SockId(n & !Self::ACCEPTED)
     }
 
-    /// The id a driver gives to the `n`th socket it accepts, over all its listeners.
+    /// Returns the id that a driver gives to the `n`th socket it accepts, over all its listeners.
     pub const fn accepted(n: u64) -> Self {
         SockId(n | Self::ACCEPTED)
     }
 
-    /// The bare number, for logs and tables.
+    /// Returns the bare number, for logs and tables.
     pub const fn number(self) -> u64 {
         self.0
     }
 
-    /// The id with this number, as a trace holds it.
+    /// Returns the id with this number, as a trace holds it.
     pub const fn from_number(n: u64) -> Self {
         SockId(n)
     }
@@ -51,12 +50,12 @@ impl fmt::Debug for SockId {
     }
 }
 
-/// A name look-up in flight. Chosen by the core, never used twice in one node.
+/// Id of a name look-up in flight. Chosen by the core, never used twice in one node.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct QueryId(pub(crate) u32);
 
 impl QueryId {
-    /// The bare number.
+    /// Returns the bare number.
     pub const fn number(self) -> u32 {
         self.0
     }
@@ -318,7 +317,7 @@ pub enum Event<'a> {
         /// The bytes, at least one.
         data: &'a [u8],
     },
-    /// The system has taken what a stream was given before [`Action::AwaitWritable`].
+    /// The system has taken all bytes that a stream was given before [`Action::AwaitWritable`].
     Writable {
         /// Stream whose output the system has taken.
         sock: SockId,

@@ -1,4 +1,4 @@
-//! Rates and caps for what strangers can cause.
+//! Rates and caps for the load that strangers can cause.
 
 use core::time::Duration;
 use std::collections::BTreeMap;

@@ -35,7 +35,7 @@ pub(crate) const IK2_OVERHEAD: usize = 32 + TAG;
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct NotAuthentic;
 
-/// The public key of `secret`.
+/// Returns the public key of `secret`.
 pub(crate) fn public_key(secret: &[u8; 32]) -> [u8; 32] {
     curve::public_key(secret)
 }
@@ -99,7 +99,7 @@ pub(crate) fn seal(
     write(&mut state, payload, X_OVERHEAD)
 }
 
-/// Opens what [`seal`] made for us: who sealed it, and the payload.
+/// Opens a message that [`seal`] made for us. Returns the sender and the payload.
 pub(crate) fn open(
     ours: &SecretKey,
     prologue: &[u8],
@@ -122,7 +122,7 @@ impl core::fmt::Debug for Handshake {
 }
 
 impl Handshake {
-    /// The side that knows whom it talks to: returns the state and the first message.
+    /// Begins a handshake at the side that knows whom it talks to. Returns the state and the first message.
     pub(crate) fn initiate(
         ours: &SecretKey,
         peer: &NodeId,
@@ -138,7 +138,7 @@ impl Handshake {
         Ok((Handshake(Box::new(state)), first))
     }
 
-    /// The other side, upon the first message: the state, who it is, and the payload.
+    /// Answers the first message. Returns the state, the initiator's id and the payload.
     pub(crate) fn respond(
         ours: &SecretKey,
         prologue: &[u8],
@@ -153,25 +153,25 @@ impl Handshake {
         Ok((Handshake(Box::new(state)), peer, payload))
     }
 
-    /// Responder: the second message, and the keys.
+    /// Responder: returns the second message, and the keys.
     pub(crate) fn finish_writing(mut self, payload: &[u8]) -> Result<(Vec<u8>, Keys), NotAuthentic> {
         let second = write(&mut self.0, payload, IK2_OVERHEAD)?;
         Ok((second, self.keys()?))
     }
 
-    /// Initiator: the second message's payload, and the keys.
+    /// Initiator: returns the second message's payload, and the keys.
     pub(crate) fn finish_reading(mut self, second: &[u8]) -> Result<(Vec<u8>, Keys), NotAuthentic> {
         let payload = read(&mut self.0, second)?;
         Ok((payload, self.keys()?))
     }
 
-    /// Responder: the second message, and the secrets of the two directions, the initiator's first.
+    /// Responder: returns the second message, and the secrets of the two directions, the initiator's first.
     pub(crate) fn split_writing(mut self, payload: &[u8]) -> Result<(Vec<u8>, Secrets), NotAuthentic> {
         let second = write(&mut self.0, payload, IK2_OVERHEAD)?;
         Ok((second, self.0.dangerously_get_raw_split().into()))
     }
 
-    /// Initiator: the second message's payload, and the secrets of the two directions, ours first.
+    /// Initiator: returns the second message's payload, and the secrets of the two directions, ours first.
     pub(crate) fn split_reading(mut self, second: &[u8]) -> Result<(Vec<u8>, Secrets), NotAuthentic> {
         let payload = read(&mut self.0, second)?;
         Ok((payload, self.0.dangerously_get_raw_split().into()))
@@ -279,7 +279,7 @@ fn remote_static(state: &HandshakeState) -> Result<NodeId, NotAuthentic> {
     NodeId::from_bytes(key).map_err(|_| NotAuthentic)
 }
 
-/// snow's own primitives, or in a bench what stands in for them, with our curve and randomness.
+/// Resolver of snow's own primitives, or in a bench their stand-ins, with our curve and randomness.
 struct Resolver {
     ours: SecretKey,
     entropy: [u8; 32],

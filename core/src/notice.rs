@@ -18,7 +18,7 @@ use crate::portmap::{MapError, Truth, Way};
 pub struct ConnectId(pub(crate) u32);
 
 impl ConnectId {
-    /// The bare number.
+    /// Returns the bare number.
     pub const fn number(self) -> u32 {
         self.0
     }
@@ -34,13 +34,13 @@ impl fmt::Debug for ConnectId {
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 #[non_exhaustive]
 pub enum Strategy {
-    /// Dials the peer's announced addresses.
+    /// Direct: our node dials the peer's announced addresses.
     Direct,
-    /// The peer, asked over a broker, dials ours.
+    /// Reverse: the peer, asked over a broker, dials our addresses.
     Reverse,
     /// Hole punching: each side dials at the same time, so that each NAT takes the other's SYN for an answer.
     Punch,
-    /// A TURN server carries what both send. The stream between them is sealed end to end.
+    /// Relay: a TURN server carries the bytes of each side. The stream between the ends is sealed end to end.
     Relay,
 }
 
@@ -48,7 +48,7 @@ impl Strategy {
     /// Every strategy of this version, in the order they start.
     pub const ALL: [Strategy; 4] = [Strategy::Direct, Strategy::Reverse, Strategy::Punch, Strategy::Relay];
 
-    /// The word for it in plans and reports: `direct`, `reverse`, `punch`, `relay`.
+    /// Returns the word for the strategy in plans and reports: `direct`, `reverse`, `punch`, `relay`.
     pub const fn name(self) -> &'static str {
         match self {
             Strategy::Direct => "direct",
@@ -58,7 +58,7 @@ impl Strategy {
         }
     }
 
-    /// The strategy with this name.
+    /// Returns the strategy with this name.
     pub fn from_name(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|s| s.name() == name)
     }
@@ -175,7 +175,7 @@ pub enum FailReason {
     AllStrategiesFailed,
     /// The peer's node does not accept us.
     RefusedByPeer(Refusal),
-    /// The peer was called by a name, and where it is could not be found out.
+    /// The peer was called by a name, and its address could not be found out.
     Name(NameError),
     /// The node was shut down.
     Shutdown,
@@ -313,7 +313,7 @@ impl fmt::Display for BrokerLoss {
 #[derive(Clone, PartialEq, Debug)]
 #[non_exhaustive]
 pub enum Notice {
-    /// The node listens; this is what is known of its address so far (it may lack outside addresses).
+    /// The node listens; its address is known so far (outside addresses may be missing).
     Listening {
         /// The address as known now.
         address: Box<PeerAddress>,
@@ -436,7 +436,7 @@ pub enum PortState {
         /// Judgement of the router's outside address.
         truth: Truth,
     },
-    /// No way led to it; all are tried again after five minutes.
+    /// No way led to a mapping; all ways are tried again after five minutes.
     Failed {
         /// Error of PCP or NAT-PMP; `None` where neither was tried.
         gateway: Option<MapError>,

@@ -53,7 +53,7 @@ pub struct Letter {
 }
 
 impl Letter {
-    /// The payload to publish on the topic of `to`; empty if `to` is no key that anything can be sealed for.
+    /// Returns the payload to publish on the topic of `to`; empty if `to` is no key that anything can be sealed for.
     pub fn seal(self, from: &SecretKey, to: &NodeId, entropy: [u8; 32]) -> Bytes {
         let mode = PipeMode::Encrypted;
         let body = match self.matter {

@@ -17,17 +17,17 @@ impl Instant {
     /// The point the driver counts from.
     pub const ZERO: Instant = Instant(0);
 
-    /// An instant `ns` nanoseconds after the driver's zero.
+    /// Returns the instant `ns` nanoseconds after the driver's zero.
     pub const fn from_nanos(ns: i64) -> Self {
         Instant(ns)
     }
 
-    /// Nanoseconds since the driver's zero.
+    /// Returns the nanoseconds since the driver's zero.
     pub const fn as_nanos(self) -> i64 {
         self.0
     }
 
-    /// The time from `earlier` to `self`, zero if `earlier` is later.
+    /// Returns the time from `earlier` to `self`, zero if `earlier` is later.
     pub fn since(self, earlier: Instant) -> Duration {
         Duration::from_nanos(u64::try_from(self.0.saturating_sub(earlier.0)).unwrap_or(0))
     }
@@ -62,17 +62,17 @@ impl fmt::Debug for Instant {
 pub struct WallTime(i64);
 
 impl WallTime {
-    /// A wall-clock time `us` microseconds after the Unix epoch.
+    /// Returns the wall-clock time `us` microseconds after the Unix epoch.
     pub const fn from_micros(us: i64) -> Self {
         WallTime(us)
     }
 
-    /// Microseconds since the Unix epoch.
+    /// Returns the microseconds since the Unix epoch.
     pub const fn as_micros(self) -> i64 {
         self.0
     }
 
-    /// `self - other` in microseconds, saturating.
+    /// Returns `self - other` in microseconds, saturating.
     pub const fn micros_since(self, other: WallTime) -> i64 {
         self.0.saturating_sub(other.0)
     }

@@ -26,7 +26,7 @@ pub struct Header {
 }
 
 impl Header {
-    /// A field; none if it cannot be sent, or is one of the WebSocket's own.
+    /// Returns a field; `None` if it cannot be sent, or is one of the WebSocket's own.
     pub fn new(name: &str, value: &str) -> Option<Self> {
         let token = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b);
         let own = ["host", "connection", "upgrade"].iter().any(|own| name.eq_ignore_ascii_case(own))
@@ -36,12 +36,12 @@ impl Header {
         (fits && sound && !own).then(|| Header { name: name.into(), value: value.into() })
     }
 
-    /// Name of the field.
+    /// Returns the name of the field.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// Value of the field.
+    /// Returns the value of the field.
     pub fn value(&self) -> &str {
         &self.value
     }
@@ -120,7 +120,7 @@ pub enum TlsFailure {
     BadCertificate,
     /// The settings to check the server by are of no use: no name, or no authority.
     Settings,
-    /// The server hung up, or what it sent is not TLS.
+    /// The server hung up, or its bytes are not TLS.
     NotTls,
     /// The server gave up, by this alert (RFC 8446 section 6).
     Alert(u8),

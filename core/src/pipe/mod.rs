@@ -72,12 +72,12 @@ pub enum PipeKeys {
 pub struct PipeId(pub(crate) u64);
 
 impl PipeId {
-    /// The bare number.
+    /// Returns the bare number.
     pub const fn number(self) -> u64 {
         self.0
     }
 
-    /// The id with this number, as a trace holds it.
+    /// Returns the id with this number, as a trace holds it.
     pub const fn from_number(n: u64) -> Self {
         PipeId(n)
     }
@@ -101,8 +101,8 @@ pub enum PipeNews {
     Message,
     /// Room for a message again, after [`MessageError::Full`](crate::relay::MessageError::Full).
     MessageRoom,
-    /// A pipe that moves has lost its relay, and messages with it; what had not arrived is lost, the pipe goes on. What
-    /// has come can be read still.
+    /// A pipe that moves has lost its relay, and messages with it. Messages that had not arrived are lost; the pipe
+    /// goes on. Messages that have arrived can be read still.
     MessagesEnded(PipeEnd),
     /// All that was written has arrived at the peer, after [`Node::pipe_finish`](crate::Node::pipe_finish).
     Delivered,
@@ -115,7 +115,7 @@ pub enum PipeNews {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub enum PipeEnd {
-    /// The peer closed it.
+    /// The peer closed the pipe.
     ClosedByPeer,
     /// Silence of the peer for 30 to 40 s: it is gone, or the relay is.
     Silent,
@@ -153,14 +153,14 @@ impl fmt::Display for PipeEnd {
 
 impl std::error::Error for PipeEnd {}
 
-/// A stream that has become the user's.
+/// A pipe that has become the user's.
 #[derive(Debug)]
 pub struct PipeStart {
-    /// The calls of `connect()` that it answers; empty for a peer's connection to us.
+    /// Calls of `connect()` that the pipe answers; empty for a peer's connection to us.
     pub answers: SmallVec<[ConnectId; 1]>,
     /// The authenticated peer.
     pub peer: NodeId,
-    /// The strategy that gave it; on the accepting side the one that the peer used.
+    /// Strategy that gave the pipe; on the accepting side the one that the peer used.
     pub strategy: Strategy,
     /// Local address of the TCP stream. Of a relayed pipe: our relayed address where the relay is ours.
     pub local: SocketAddr,
@@ -173,7 +173,7 @@ pub struct PipeStart {
 }
 
 impl PipeStart {
-    /// The mode that the keys belong to.
+    /// Returns the mode that the keys belong to.
     pub fn mode(&self) -> PipeMode {
         match self.keys {
             PipeKeys::Encrypted(..) => PipeMode::Encrypted,

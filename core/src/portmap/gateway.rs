@@ -12,17 +12,17 @@ use super::{Ask, Config, MapError, MapId, Out, Protocol, Reply, Way, pmp};
 use crate::address::scoped;
 use crate::time::Instant;
 
-/// The wait after a question is sent, which doubles each time, as RFC 6886 section 3.1 has it. RFC 6887 would begin
-/// with 3 s: what answers at all is one hop away.
+/// Wait after a question is sent, which doubles each time, as RFC 6886 section 3.1 has it. RFC 6887 would begin with 3
+/// s, though a server that answers at all is one hop away.
 const FIRST_WAIT: Duration = Duration::from_millis(250);
-/// A question is sent so often, and given up after 7.75 s. RFC 6886 would go on for two minutes.
+/// Times that a question is sent: it is given up after 7.75 s. RFC 6886 would go on for two minutes.
 const QUESTIONS: u32 = 5;
-/// A removal is sent three times, so that a shutdown takes 1.75 s at most.
+/// Times that a removal is sent, so that a shutdown takes 1.75 s at most.
 const REMOVALS: u32 = 3;
 /// Shortest time between two restarts of a server that are believed. A server that says so with every answer would be
 /// asked again at the pace of its answers.
 const RESTARTS_EVERY: Duration = Duration::from_secs(60);
-/// PCP is silent so often before NAT-PMP, which is not, takes over.
+/// Number of PCP questions without an answer before NAT-PMP takes over, if NAT-PMP answers.
 const PCP_FIRST: u32 = 2;
 
 /// The server at the gateway's port 5351.
@@ -88,7 +88,7 @@ impl Sends {
 }
 
 impl Gateway {
-    /// `None` where no gateway is known, or nothing is to be asked of it.
+    /// Returns the exchange with the gateway; `None` where no gateway is known, or nothing is to be asked of it.
     pub(super) fn new(config: &Config) -> Option<Self> {
         let server = scoped(config.gateway?, PORT, config.zone);
         let only = match (config.pcp, config.nat_pmp && config.local.is_ipv4()) {
@@ -114,7 +114,7 @@ impl Gateway {
         self.begin(out, ask, false);
     }
 
-    /// Takes one back, or the question for it.
+    /// Takes a mapping back, or the question for it.
     pub(super) fn remove(&mut self, out: &mut Out, ask: Ask) {
         self.begin(out, ask, true);
     }
@@ -296,7 +296,7 @@ impl Gateway {
         }
     }
 
-    /// Sends what is due and gives up what is over.
+    /// Sends all that is due and gives up all that is over.
     fn drive(&mut self, out: &mut Out) {
         let ids: Vec<MapId> = self.exchanges.keys().copied().collect();
         for id in ids {

@@ -1,4 +1,4 @@
-//! All ways together: which mapping is kept, renewed, removed.
+//! All ways together, and the choice of the mapping that is kept, renewed or removed.
 
 use core::time::Duration;
 use std::collections::{BTreeMap, VecDeque};
@@ -15,7 +15,7 @@ use crate::time::Instant;
 
 /// Pause after all ways failed.
 const TRY_AGAIN: Duration = Duration::from_secs(300);
-/// A failed renewal is tried again after half of what is left, but not sooner.
+/// Shortest pause before a failed renewal is tried again; the pause is half of the rest of the lease.
 const SHORTEST: Duration = Duration::from_secs(1);
 /// Interval at which a mapping without end is asked for again, in case the router forgot it.
 const REFRESH: Duration = Duration::from_secs(3600);
@@ -231,7 +231,7 @@ impl Mapper {
         self.settle();
     }
 
-    /// A datagram came in on the UDP socket.
+    /// Takes in a datagram from the UDP socket.
     pub fn datagram(&mut self, now: Instant, from: SocketAddr, data: &[u8]) {
         self.tick(now);
         match &mut self.gateway {
@@ -244,7 +244,7 @@ impl Mapper {
         self.settle();
     }
 
-    /// A stream is open.
+    /// Takes in that a stream is open.
     pub fn connected(&mut self, now: Instant, stream: StreamId) {
         self.tick(now);
         if let Some(upnp) = &mut self.upnp {
@@ -253,7 +253,7 @@ impl Mapper {
         self.settle();
     }
 
-    /// Bytes came in on a stream.
+    /// Takes in bytes of a stream.
     pub fn received(&mut self, now: Instant, stream: StreamId, data: &[u8]) {
         self.tick(now);
         if let Some(upnp) = &mut self.upnp {
@@ -262,8 +262,8 @@ impl Mapper {
         self.settle();
     }
 
-    /// A stream could not be opened, broke, or its other end will send no more. Unless it was closed already,
-    /// [`Request::Close`] follows, for a stream that failed too.
+    /// Takes in the end of a stream: it could not be opened, broke, or its other end will send no more. Unless the
+    /// stream was closed already, [`Request::Close`] follows, for a stream that failed too.
     pub fn ended(&mut self, now: Instant, stream: StreamId) {
         self.tick(now);
         if let Some(upnp) = &mut self.upnp {
@@ -272,7 +272,7 @@ impl Mapper {
         self.settle();
     }
 
-    /// The deadline of [`poll_timeout`](Self::poll_timeout) has passed.
+    /// Goes on after the deadline of [`poll_timeout`](Self::poll_timeout) has passed.
     pub fn handle_timeout(&mut self, now: Instant) {
         self.tick(now);
         if self.closing == Closing::Done {
@@ -371,7 +371,7 @@ impl Mapper {
         self.conclude(id);
     }
 
-    /// Takes back what one way may have made.
+    /// Takes back the mapping that one way may have made.
     fn remove_leg(&mut self, id: MapId, way: Way) {
         let Some(entry) = self.entries.get_mut(&id) else { return };
         let leg = entry.leg(way);
@@ -386,7 +386,7 @@ impl Mapper {
         }
     }
 
-    /// Ends what is decided: all ways failed, or nothing is left to remove.
+    /// Ends every mapping that is decided: all ways failed, or nothing is left to remove.
     fn conclude(&mut self, id: MapId) {
         let Some(entry) = self.entries.get_mut(&id) else { return };
         match (entry.state, entry.gateway, entry.upnp) {
@@ -417,7 +417,7 @@ impl Mapper {
         }
     }
 
-    /// A mapping is there no more, as far as is known.
+    /// Ends a mapping that is there no more, as far as is known.
     fn lost(&mut self, id: MapId) {
         let Some(entry) = self.entries.get_mut(&id) else { return };
         (entry.gateway, entry.upnp) = (Leg::Idle(None), Leg::Idle(None));
@@ -436,7 +436,7 @@ impl Mapper {
         }
     }
 
-    /// Takes in what the ways answered.
+    /// Takes in the answers of the ways.
     fn settle(&mut self) {
         while let Some(reply) = self.out.replies.pop_front() {
             match reply {
@@ -507,7 +507,7 @@ impl Mapper {
         }
     }
 
-    /// The server behind PCP and NAT-PMP has nothing of ours any more.
+    /// Forgets all mappings behind PCP and NAT-PMP: their server has nothing of ours any more.
     fn restarted(&mut self, except: Option<MapId>) {
         let mut lost = Vec::new();
         for entry in self.entries.values() {
@@ -551,7 +551,7 @@ impl Held {
         Held { way, external, truth, renew, expires: lifetime.map(|l| now + l) }
     }
 
-    /// A renewal goes out: when to do so again if it fails.
+    /// Sets the time of the next renewal, should the one that goes out now fail.
     fn postpone(&mut self, now: Instant) {
         let pause = self.expires.map_or(REFRESH, |at| at.since(now) / 2);
         self.renew = now + pause.max(SHORTEST);

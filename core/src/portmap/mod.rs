@@ -131,7 +131,7 @@ pub enum Way {
 }
 
 impl Way {
-    /// PCP and NAT-PMP are one server, with one table.
+    /// Returns true for PCP and NAT-PMP, which are one server with one table, and for a way and itself.
     fn same_server(self, other: Way) -> bool {
         (self == Way::Upnp) == (other == Way::Upnp)
     }
@@ -287,7 +287,7 @@ impl Truth {
 }
 
 impl Truth {
-    /// A word for programs.
+    /// Returns a word for programs.
     pub fn name(self) -> &'static str {
         match self {
             Truth::Unchecked => "unchecked",
@@ -384,7 +384,7 @@ pub enum MapError {
     AddressMismatch,
     /// Each external port that was tried is somebody else's.
     Conflict,
-    /// The router gives all its ports at once or none (UPnP 727): that is nothing to ask for.
+    /// The router gives all its ports at once or none (UPnP 727), and nobody asks for all.
     OnlyWholeAddress,
     /// An answer was malformed, too long, or cut short.
     BadAnswer,
@@ -438,9 +438,9 @@ impl std::error::Error for Refused {}
 /// Counts of datagrams turned away and of work done again.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Stats {
-    /// Datagrams from others than those who were asked.
+    /// Datagrams from addresses that were not asked.
     pub strangers: u64,
-    /// Answers of theirs that were malformed or fitted no question.
+    /// Answers of asked servers that were malformed or fitted no question.
     pub malformed: u64,
     /// Leases that were renewed.
     pub renewed: u64,
@@ -480,7 +480,7 @@ enum Reply {
         way: Way,
         confirmed: bool,
     },
-    /// The server lost what it had granted, all but what it grants now.
+    /// The server lost all mappings that it had granted, but for the ones it grants now.
     Restarted {
         except: Option<MapId>,
     },

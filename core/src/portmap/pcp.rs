@@ -13,7 +13,7 @@ const OPCODE_MAP: u8 = 1;
 const ANSWER: u8 = 0x80;
 /// Header and MAP payload (sections 7.2 and 11.1).
 const LENGTH: usize = 60;
-/// Section 7: what is longer is no PCP message.
+/// Longest PCP message (section 7).
 const LONGEST: usize = 1100;
 
 /// A MAP request. A lifetime of 0 deletes.

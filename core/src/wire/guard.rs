@@ -111,7 +111,7 @@ pub struct StunView<'a> {
 }
 
 impl<'a> StunView<'a> {
-    /// The whole message.
+    /// Returns the whole message.
     pub fn bytes(&self) -> &'a [u8] {
         self.bytes
     }
@@ -144,23 +144,23 @@ impl<'a> StunView<'a> {
         self.bytes.first_chunk().map_or(0, |bytes| u16::from_be_bytes(*bytes))
     }
 
-    /// Offset of the MESSAGE-INTEGRITY attribute.
+    /// Returns the offset of the MESSAGE-INTEGRITY attribute.
     pub fn integrity(&self) -> Option<usize> {
         self.integrity
     }
 
-    /// Offset of the MESSAGE-INTEGRITY-SHA256 attribute.
+    /// Returns the offset of the MESSAGE-INTEGRITY-SHA256 attribute.
     pub fn integrity_sha256(&self) -> Option<usize> {
         self.sha256
     }
 
-    /// Offset of the FINGERPRINT attribute.
+    /// Returns the offset of the FINGERPRINT attribute.
     pub fn fingerprint(&self) -> Option<usize> {
         self.fingerprint
     }
 
-    /// Offset of the end of what may be believed. That is the first of MESSAGE-INTEGRITY, MESSAGE-INTEGRITY-SHA256,
-    /// FINGERPRINT and the message's end.
+    /// Returns the offset of the first byte that must not be believed. That is the first of MESSAGE-INTEGRITY,
+    /// MESSAGE-INTEGRITY-SHA256, FINGERPRINT and the message's end.
     pub fn trailer(&self) -> usize {
         self.integrity.or(self.sha256).or(self.fingerprint).unwrap_or(self.bytes.len())
     }
@@ -176,7 +176,7 @@ impl<'a> StunView<'a> {
         bytes
     }
 
-    /// The attributes that may be believed: type and value, up to the [trailer](Self::trailer).
+    /// Returns the attributes that may be believed: type and value, up to the [trailer](Self::trailer).
     pub fn attributes(&self) -> impl Iterator<Item = (u16, &'a [u8])> + use<'a> {
         let mut rest = self.bytes.get(STUN_HEADER..self.trailer()).unwrap_or_default();
         core::iter::from_fn(move || {
@@ -187,7 +187,7 @@ impl<'a> StunView<'a> {
     }
 }
 
-/// Type, value, and what follows the padding.
+/// Returns type, value, and the rest after the padding.
 fn next_attribute(data: &[u8]) -> Option<(u16, &[u8], &[u8])> {
     let ([a, b, c, d], rest) = data.split_first_chunk::<4>()?;
     let length = usize::from(u16::from_be_bytes([*c, *d]));
@@ -199,7 +199,7 @@ fn next_attribute(data: &[u8]) -> Option<(u16, &[u8], &[u8])> {
 /// Lets a STUN message through whose structure holds (RFC 8489 sections 5 and 14.5 to 14.7).
 ///
 /// # Errors
-/// The rule it breaks and where. Costs one walk over at most 2,048 bytes.
+/// The broken rule and its offset. Costs one walk over at most 2,048 bytes.
 pub fn stun(data: &[u8], over: Transport) -> Result<StunView<'_>, GuardError> {
     let cap = match over {
         Transport::Udp => STUN_MAX_UDP,
@@ -258,7 +258,7 @@ pub fn stun(data: &[u8], over: Transport) -> Result<StunView<'_>, GuardError> {
 /// whole yet. `Some(n)`: the first `n` bytes are one packet, and exactly these may go to the codec.
 ///
 /// # Errors
-/// The rule it breaks and where; the connection is of no further use.
+/// The broken rule and its offset; the connection is of no further use.
 pub fn mqtt(buffer: &[u8]) -> Result<Option<usize>, GuardError> {
     let Some((first, rest)) = buffer.split_first() else { return Ok(None) };
     let (kind, flags) = (first >> 4, first & 0x0f);

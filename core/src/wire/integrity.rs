@@ -33,17 +33,19 @@ impl core::fmt::Debug for IntegrityKey {
 }
 
 impl IntegrityKey {
-    /// Short-term credentials (RFC 8489 section 9.1): the password, already prepared by OpaqueString.
+    /// Returns the key of short-term credentials (RFC 8489 section 9.1): the password, already prepared by
+    /// OpaqueString.
     pub fn short_term(password: &str) -> Self {
         IntegrityKey(Key::Sha1(keyed(password.as_bytes())))
     }
 
-    /// Long-term credentials (RFC 8489 section 9.2.2): MD5 of `user:realm:password`, for MESSAGE-INTEGRITY.
+    /// Returns the key of long-term credentials (RFC 8489 section 9.2.2): MD5 of `user:realm:password`, for
+    /// MESSAGE-INTEGRITY.
     pub fn long_term(user: &str, realm: &str, password: &str) -> Self {
         IntegrityKey(Key::Sha1(keyed(&joined::<Md5>(&[user, realm, password]))))
     }
 
-    /// Long-term credentials with the password algorithm SHA-256 (RFC 8489 section 18.5.1.2), for
+    /// Returns the key of long-term credentials with the password algorithm SHA-256 (RFC 8489 section 18.5.1.2), for
     /// MESSAGE-INTEGRITY-SHA256.
     pub fn long_term_sha256(user: &str, realm: &str, password: &str) -> Self {
         IntegrityKey(Key::Sha256(keyed(&joined::<Sha256>(&[user, realm, password]))))
@@ -78,12 +80,12 @@ impl IntegrityKey {
     }
 }
 
-/// USERHASH of a user in a realm (RFC 8489 section 14.4).
+/// Returns the USERHASH of a user in a realm (RFC 8489 section 14.4).
 pub fn userhash(user: &str, realm: &str) -> [u8; 32] {
     joined::<Sha256>(&[user, realm]).into()
 }
 
-/// The hash of the parts with colons between them.
+/// Returns the hash of the parts with colons between them.
 fn joined<D: Digest>(parts: &[&str]) -> digest::Output<D> {
     let mut hash = D::new();
     for (n, part) in parts.iter().enumerate() {
@@ -108,7 +110,7 @@ fn append<M: Mac + Clone>(key: &M, kind: u16, message: &mut Vec<u8>) {
     set_length(message);
 }
 
-/// The HMAC over all before the attribute, with a length that includes it.
+/// Returns the HMAC over all before the attribute, with a length that includes it.
 fn over<M: Mac + Clone>(key: &M, covered: &[u8]) -> M {
     let mut mac = key.clone();
     let length = (covered.len() + 4 + M::output_size()).saturating_sub(STUN_HEADER) as u16;

@@ -86,7 +86,7 @@ impl fmt::Display for StunError {
 
 impl std::error::Error for StunError {}
 
-/// A Binding request with FINGERPRINT.
+/// Builds a Binding request with FINGERPRINT.
 pub fn binding_request(transaction: TransactionId, change: Option<ChangeRequest>) -> Bytes {
     let id = stun_codec::TransactionId::new(transaction.0);
     let mut message: Message<Attribute> = Message::new(MessageClass::Request, BINDING, id);
@@ -144,15 +144,15 @@ pub struct StunSplitter {
 }
 
 impl StunSplitter {
-    /// An empty one.
+    /// Returns an empty splitter.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Takes bytes of the stream; at most one message more than what was taken out is held.
+    /// Takes bytes of the stream. At most one message more than those taken out is held.
     ///
     /// # Errors
-    /// Once the stream cannot be STUN, for ever.
+    /// [`GuardError`] once the stream cannot be STUN, for ever.
     pub fn push(&mut self, data: &[u8]) -> Result<(), GuardError> {
         if let Some(why) = self.broken {
             return Err(why);
@@ -164,10 +164,10 @@ impl StunSplitter {
         Ok(())
     }
 
-    /// The next whole message.
+    /// Returns the next whole message.
     ///
     /// # Errors
-    /// Once the stream cannot be STUN, for ever.
+    /// [`GuardError`] once the stream cannot be STUN, for ever.
     pub fn next_message(&mut self) -> Result<Option<Bytes>, GuardError> {
         if let Some(why) = self.broken {
             return Err(why);

@@ -1,8 +1,8 @@
 //! TURN's messages (RFC 8656 sections 17 and 18), with the attributes of RFC 8489's long-term credentials.
 //!
-//! Requests and their answers go through `stun_codec`, behind the guard; the attributes it does not know
-//! (USERHASH, PASSWORD-ALGORITHM, PASSWORD-ALGORITHMS) and integrity are ours. Send and Data indications carry
-//! the user's bytes and are written and read here, in one pass and without a copy beside the message itself.
+//! Requests and their answers go through `stun_codec`, behind the guard. The attributes it does not know (USERHASH,
+//! PASSWORD-ALGORITHM, PASSWORD-ALGORITHMS) and integrity are ours. Send and Data indications carry the user's bytes.
+//! They are written and read here, in one pass and without a second copy of the message.
 
 use core::time::Duration;
 use std::net::{IpAddr, SocketAddr};
@@ -124,7 +124,7 @@ pub struct Proof {
     pub nonce: Box<str>,
     /// The server's PASSWORD-ALGORITHMS, to be sent back as they came, and the number of the one in use.
     pub algorithms: Option<(Box<[u8]>, u16)>,
-    /// The key that all this leads to.
+    /// Key that follows from the fields above.
     pub key: IntegrityKey,
 }
 
@@ -137,7 +137,7 @@ pub enum User {
     Hash([u8; 32]),
 }
 
-/// A request with FINGERPRINT. `None` where name, realm or nonce is longer than their attributes may be.
+/// Builds a request with FINGERPRINT. `None` where name, realm or nonce is longer than their attributes may be.
 pub fn request(ask: Ask, transaction: TransactionId, proof: Option<&Proof>) -> Option<Bytes> {
     let id = stun_codec::TransactionId::new(transaction.0);
     let mut message: Message<Attribute> = Message::new(MessageClass::Request, ask.method(), id);
@@ -189,7 +189,7 @@ fn append(message: &mut Vec<u8>, kind: u16, value: &[u8]) {
     integrity::set_length(message);
 }
 
-/// A Binding indication: it has no answer, and keeps the NATs on the way open (RFC 8489 section 12.1).
+/// Builds a Binding indication: it has no answer, and keeps the NATs on the way open (RFC 8489 section 12.1).
 pub fn keep_alive(transaction: TransactionId) -> Bytes {
     let mut bytes = BytesMut::with_capacity(STUN_HEADER);
     bytes.put_u16(BINDING_INDICATION);
@@ -233,7 +233,7 @@ pub struct Challenge {
     pub algorithms: Option<Box<[u8]>>,
 }
 
-/// Reads an answer up to its integrity. `None`: it is none, or an attribute is malformed.
+/// Reads an answer up to its integrity. `None`: the message is none, or an attribute is malformed.
 pub fn answer(view: StunView<'_>) -> Option<Answer> {
     if !matches!(view.class(), Class::Success | Class::Error) {
         return None;
@@ -259,8 +259,8 @@ pub fn answer(view: StunView<'_>) -> Option<Answer> {
     })
 }
 
-/// The number of each algorithm in PASSWORD-ALGORITHMS (RFC 8489 section 14.11), at most eight. `None`: it is
-/// malformed.
+/// Returns the number of each algorithm in PASSWORD-ALGORITHMS (RFC 8489 section 14.11), at most eight. `None`: the
+/// attribute is malformed.
 pub fn password_algorithms(mut value: &[u8]) -> Option<impl Iterator<Item = u16> + use<>> {
     let mut found = smallvec::SmallVec::<[u16; 8]>::new();
     while let Some(([a, b, c, d], rest)) = value.split_first_chunk() {
@@ -273,7 +273,7 @@ pub fn password_algorithms(mut value: &[u8]) -> Option<impl Iterator<Item = u16>
     value.is_empty().then_some(found.into_iter())
 }
 
-/// A Send indication (RFC 8656 section 11.1). `None` where the payload is longer than a length field can say.
+/// Builds a Send indication (RFC 8656 section 11.1). `None` where the payload is longer than a length field can say.
 pub fn send_indication(transaction: TransactionId, peer: SocketAddr, data: &[u8]) -> Option<Bytes> {
     let address = xor(peer, transaction);
     let length = u16::try_from(data.len()).ok()?;
@@ -294,8 +294,8 @@ pub fn send_indication(transaction: TransactionId, peer: SocketAddr, data: &[u8]
     Some(bytes.freeze())
 }
 
-/// Reads a Data indication (RFC 8656 section 11.4) in place: the peer and what it sent. `None`: it is none, or
-/// has not both.
+/// Reads a Data indication (RFC 8656 section 11.4) in place: the peer and its payload. `None`: the message is none, or
+/// lacks one of the two.
 pub fn data_indication(view: StunView<'_>) -> Option<(SocketAddr, &[u8])> {
     if view.class() != Class::Indication || view.method() != DATA_METHOD {
         return None;
@@ -360,7 +360,7 @@ mod tests {
         guard::stun(bytes, Transport::Udp).unwrap()
     }
 
-    /// The message's header: type, length, cookie, transaction.
+    /// Returns the message's header: type, length, cookie, transaction.
     fn header(kind: u16, length: u16) -> Vec<u8> {
         let mut bytes = kind.to_be_bytes().to_vec();
         bytes.extend(length.to_be_bytes());

@@ -94,7 +94,7 @@ fn fixed(kind: u8) -> Result<usize, MoveError> {
     }
 }
 
-/// Takes a carrier's bytes apart, however they are cut, and holds no more than a header.
+/// Takes a carrier's bytes apart, in any cuts, and holds no more than a header.
 #[derive(Debug, Default)]
 pub(super) struct Parser {
     header: SmallVec<[u8; 17]>,

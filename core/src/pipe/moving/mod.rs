@@ -37,7 +37,7 @@ pub const FIRST_LIMIT: u64 = 65_536;
 /// Settings of a moving pipe. Each end chooses for itself.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct MoverConfig {
-    /// Bytes kept until the peer acknowledges them, at most. Default 4 MiB, as for the relay stream.
+    /// Bytes kept until the peer acknowledges them, at most. Default 4 MiB.
     pub send_buffer: usize,
     /// Received bytes kept until they are read, at most. At least [`FIRST_LIMIT`]; default 4 MiB.
     pub receive_buffer: usize,
@@ -116,7 +116,7 @@ pub enum MoveError {
     Overrun,
     /// Bytes after the end, or two ends.
     AfterEnd,
-    /// An acknowledgement of what was not sent.
+    /// An acknowledgement of bytes that were not sent.
     NotSent,
     /// Limit reached: the mover has [`MAX_CARRIERS`] already.
     TooManyCarriers,

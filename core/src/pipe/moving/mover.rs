@@ -119,7 +119,7 @@ struct News {
 }
 
 impl Mover {
-    /// A pipe without a carrier, which has [`MoverConfig::linger`] to get one.
+    /// Returns a pipe without a carrier, which has [`MoverConfig::linger`] to get one.
     pub fn new(config: MoverConfig, now: Instant) -> Self {
         Mover {
             config,
@@ -149,7 +149,7 @@ impl Mover {
         }
     }
 
-    /// A carrier is there. If it is better than the others, our bytes go over it from now on.
+    /// Attaches a carrier. If it is better than the others, our bytes go over it from now on.
     ///
     /// # Errors
     /// `TooManyCarriers`; the pipe goes on without it.
@@ -179,10 +179,10 @@ impl Mover {
         Ok(())
     }
 
-    /// Bytes came over a carrier, in order, cut anywhere. Those of an unknown carrier are dropped.
+    /// Takes in bytes of a carrier, in order, cut anywhere. Bytes of an unknown carrier are dropped.
     ///
     /// # Errors
-    /// The peer broke the rules: the pipe has ended.
+    /// [`MoveError`] if the peer broke the rules: the pipe has ended.
     pub fn handle_bytes(&mut self, now: Instant, id: CarrierId, bytes: &[u8]) -> Result<(), MoveError> {
         self.advance(now);
         let Some(at) = self.carriers.iter().position(|c| c.id == id) else { return Ok(()) };
@@ -208,14 +208,14 @@ impl Mover {
         }
     }
 
-    /// A carrier broke, or ended. The pipe goes on with what is left.
+    /// Takes in that a carrier broke, or ended. The pipe goes on with the others.
     pub fn handle_broken(&mut self, now: Instant, id: CarrierId) {
         self.advance(now);
         self.carriers.retain(|c| c.id != id);
         self.choose();
     }
 
-    /// The deadline that [`poll_timeout`](Self::poll_timeout) gave has passed.
+    /// Goes on after the deadline that [`poll_timeout`](Self::poll_timeout) gave has passed.
     pub fn handle_timeout(&mut self, now: Instant) {
         self.advance(now);
         let (now, config) = (self.now, self.config);
@@ -306,7 +306,7 @@ impl Mover {
         }
     }
 
-    /// Appends what there is room for and returns how many bytes that was; none after [`finish`](Self::finish).
+    /// Appends as many bytes as there is room for. Returns their number; 0 after [`finish`](Self::finish).
     pub fn write(&mut self, now: Instant, data: &[u8]) -> usize {
         self.advance(now);
         if self.state != State::Open || self.out.end.is_some() {
@@ -346,15 +346,15 @@ impl Mover {
         ReadOutcome::Read(n)
     }
 
-    /// Ends our direction; the peer's goes on. `Delivered` says when everything has arrived.
+    /// Ends our direction; the peer's goes on. `Delivered` says when all bytes have arrived.
     pub fn finish(&mut self, now: Instant) {
         self.advance(now);
         let length = self.out.acked + self.out.buffer.len() as u64;
         self.out.end.get_or_insert(length);
     }
 
-    /// Ends both directions at once; what is not delivered is lost. Each carrier has a last output; then it can be
-    /// closed. No event follows.
+    /// Ends both directions at once; bytes that are not delivered are lost. Each carrier has a last output; then it can
+    /// be closed. No event follows.
     pub fn close(&mut self, now: Instant) {
         self.advance(now);
         if self.state == State::Open {
@@ -370,7 +370,7 @@ impl Mover {
         self.out.end_acked && self.inn.end.is_some_and(|end| self.inn.told == end + 1)
     }
 
-    /// The carrier that our bytes go over.
+    /// Returns the carrier that our bytes go over.
     pub fn carrier(&self) -> Option<CarrierId> {
         self.on
     }
@@ -517,7 +517,7 @@ impl Incoming {
         Ok(())
     }
 
-    /// Keeps what is new, and says whether anything is. `expect` has seen to it that nothing is missing before.
+    /// Keeps the new bytes, and returns true if there are any. `expect` has seen to it that nothing is missing before.
     fn take(&mut self, offset: u64, bytes: &[u8], now: Instant) -> bool {
         let known = usize::try_from(self.received.saturating_sub(offset)).unwrap_or(usize::MAX);
         let Some(new @ [_, ..]) = bytes.get(known..) else {

@@ -1,5 +1,5 @@
-//! Subscriptions of the P2PD documents: what arrives on a pipe is copied into every queue whose patterns it matches,
-//! and read from there.
+//! Subscriptions of the P2PD documents: each message that arrives on a pipe is copied into every queue whose patterns
+//! it matches, and read from there.
 //!
 //! ```
 //! use p2pd_core::pipe::subscriptions::{Pattern, Queue, Subscriptions};
@@ -113,14 +113,14 @@ impl Subscriptions {
         Some(id)
     }
 
-    /// Ends a subscription, with what waits in it. False: there is none of this name.
+    /// Ends a subscription, with the messages that wait in it. False: there is none of this name.
     pub fn unsubscribe(&mut self, id: SubscriptionId) -> bool {
         let Some(gone) = self.each.remove(&id) else { return false };
         self.stopped -= usize::from(gone.stops());
         true
     }
 
-    /// Copies a message, without its bytes, into every queue that it matches; how many these are, full ones that
+    /// Copies a message, without its bytes, into every queue that it matches. Returns their number, full ones that
     /// dropped it included.
     pub fn deliver(&mut self, data: &Bytes, from: SocketAddr) -> usize {
         if !self.unique.is_new(data, from) {
@@ -141,7 +141,7 @@ impl Subscriptions {
         matched
     }
 
-    /// The oldest message of a subscription.
+    /// Returns the oldest message of a subscription.
     pub fn recv(&mut self, id: SubscriptionId) -> Option<Message> {
         let subscription = self.each.get_mut(&id)?;
         let stopped = subscription.stops();
@@ -156,12 +156,13 @@ impl Subscriptions {
         self.stopped == 0
     }
 
-    /// Messages that a subscription dropped because it was full; `None`: there is none of this name.
+    /// Returns the number of messages that a subscription dropped because it was full. `None`: there is none of this
+    /// name.
     pub fn dropped(&self, id: SubscriptionId) -> Option<u64> {
         self.each.get(&id).map(|s| s.dropped)
     }
 
-    /// Messages that wait in a subscription; `None`: there is none of this name.
+    /// Returns the number of messages that wait in a subscription. `None`: there is none of this name.
     pub fn waiting(&self, id: SubscriptionId) -> Option<usize> {
         self.each.get(&id).map(|s| s.queue.len())
     }

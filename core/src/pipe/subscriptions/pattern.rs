@@ -1,4 +1,4 @@
-//! Byte patterns, as the P2PD documents have them, with a bound on what they cost.
+//! Byte patterns, as the P2PD documents have them, with a bound on their cost.
 
 use core::fmt;
 
@@ -41,7 +41,7 @@ impl Pattern {
         }
     }
 
-    /// The pattern's text.
+    /// Returns the pattern's text.
     pub fn as_str(&self) -> &str {
         self.0.as_ref().map_or("", Regex::as_str)
     }

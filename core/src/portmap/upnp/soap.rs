@@ -84,7 +84,7 @@ impl Call {
         }
     }
 
-    /// The whole HTTP request.
+    /// Returns the whole HTTP request.
     pub(super) fn request(self, service: &Service) -> Bytes {
         let (action, urn) = (self.action(), service.urn);
         let mut body = format!(
