@@ -1,4 +1,4 @@
-//! A peer's address: what one person sends another so that their nodes can meet.
+//! Address of a peer: a text that one person sends another so that their nodes can meet.
 //!
 //! ```text
 //! 0,1-[0,8.8.8.8,192.168.21.21,58959,3,2,0]-0-zmUGXPOFxBUuToh
@@ -77,7 +77,7 @@ impl PeerAddress {
         Ok(read)
     }
 
-    /// The stable ids of its brokers.
+    /// Returns the stable ids of the node's brokers.
     pub fn brokers(&self) -> &[u16] {
         &self.brokers
     }
@@ -97,7 +97,7 @@ impl PeerAddress {
         self.v4.iter().chain(&self.v6)
     }
 
-    /// The node's id.
+    /// Returns the node's id.
     pub fn node(&self) -> NodeText {
         self.node
     }
@@ -143,7 +143,7 @@ impl NodeText {
     /// Most characters.
     pub const MAX: usize = 64;
 
-    /// The text.
+    /// Returns the text.
     pub fn as_str(&self) -> &str {
         // Only ASCII was let in.
         core::str::from_utf8(&self.bytes[..usize::from(self.len)]).unwrap_or_default()
@@ -169,7 +169,7 @@ impl fmt::Debug for NodeText {
     }
 }
 
-/// A socket address, in the zone where it is link-local. An address's text has no zones.
+/// Returns a socket address, in the zone where it is link-local. An address's text has no zones.
 pub(crate) fn scoped(ip: IpAddr, port: u16, zone: u32) -> SocketAddr {
     match ip {
         IpAddr::V6(ip) if ip.is_unicast_link_local() => SocketAddrV6::new(ip, port, 0, zone).into(),

@@ -57,11 +57,11 @@ const KEPT: usize = 8;
 const BURST: u8 = 4;
 /// Pause within a burst.
 const BURST_PAUSE: Duration = Duration::from_secs(2);
-/// Pause after it.
+/// Pause after a burst.
 const PAUSE: Duration = Duration::from_secs(1024);
 /// Longest pause, after so many RATE: 36 hours.
 const LONGEST_PAUSE: Duration = Duration::from_secs(1 << 17);
-/// An answer that is not there by then counts as none; if it comes it is used.
+/// Time after which a missing answer counts as none; if it comes it is used.
 const ANSWER_WITHIN: Duration = Duration::from_millis(1500);
 
 /// The client.
@@ -103,7 +103,7 @@ struct Sample {
 /// Reason that there is no time.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum NoTime {
-    /// No server has answered with one.
+    /// No server has answered with the time.
     NoAnswer,
     /// No more than half of the servers that answered agree.
     Disagree,
@@ -123,7 +123,7 @@ impl std::error::Error for NoTime {}
 /// Counts of the datagrams turned away.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Stats {
-    /// Datagrams from nobody who was asked, or that fit no question.
+    /// Datagrams from addresses that were not asked, or that fit no question.
     pub strangers: u64,
     /// Answers that were malformed or contradict themselves.
     pub malformed: u64,
@@ -162,7 +162,7 @@ impl Clock {
         clock
     }
 
-    /// A datagram came in.
+    /// Takes in a datagram.
     pub fn handle(&mut self, now: Instant, from: SocketAddr, data: &[u8]) {
         self.tick(now);
         let Some(server) = self.servers.iter_mut().find(|s| s.addr == from) else {
@@ -200,13 +200,13 @@ impl Clock {
         }
     }
 
-    /// The deadline of [`poll_timeout`](Self::poll_timeout) has passed.
+    /// Goes on after the deadline of [`poll_timeout`](Self::poll_timeout) has passed.
     pub fn handle_timeout(&mut self, now: Instant) {
         self.tick(now);
         self.ask();
     }
 
-    /// The monotonic clock may have stood still, as in some systems' suspend: all is forgotten and asked again.
+    /// Forgets all and asks again: the monotonic clock may have stood still, as in some systems' suspend.
     pub fn restart(&mut self, now: Instant) {
         self.tick(now);
         for server in self.servers.iter_mut().filter(|s| s.due.is_some()) {
@@ -216,7 +216,7 @@ impl Clock {
         self.ask();
     }
 
-    /// The next datagram to send.
+    /// Returns the next datagram to send.
     pub fn poll_transmit(&mut self) -> Option<(SocketAddr, Bytes)> {
         self.transmits.pop_front()
     }
@@ -291,8 +291,8 @@ impl Server {
 }
 
 impl Sample {
-    /// Offset and delay on the wire (RFC 5905 section 8), as a time with its bound. `None` where the server says that
-    /// it took longer than we waited.
+    /// Returns the time of an answer with its bound, from offset and delay on the wire (RFC 5905 section 8). `None`
+    /// where the server says that it took longer than we waited.
     fn of(sent: Instant, came: Instant, answer: &Answer) -> Option<Sample> {
         let elapsed = i64::try_from(came.since(sent).as_nanos()).ok()?;
         let taken = answer.transmit.checked_sub(answer.receive)?;

@@ -11,10 +11,10 @@ const UNIX_EPOCH: i64 = 2_208_988_800;
 const SECOND: i64 = 1_000_000_000;
 /// A server farther away from its reference than this is not synchronised (MAXDIST is 1 s).
 const MAX_ROOT_DISTANCE: i64 = SECOND;
-/// Section 7.3: stratum 16 is unsynchronised.
+/// Highest stratum: 16 is unsynchronised (section 7.3).
 const MAX_STRATUM: u8 = 15;
 
-/// A request that says nothing but a random number, which the answer repeats.
+/// Builds a request that says nothing but a random number, which the answer repeats.
 pub(super) fn request(cookie: u64) -> Bytes {
     let mut bytes = [0; LENGTH];
     bytes[0] = CLIENT;
@@ -54,7 +54,7 @@ pub(super) enum Kiss {
     Other,
 }
 
-/// Reads an answer, with or without extensions and MAC; `None` for what is none.
+/// Reads an answer, with or without extensions and MAC; `None` for bytes that are none.
 pub(super) fn parse(data: &[u8]) -> Option<Answer> {
     let body: &[u8; LENGTH] = data.first_chunk()?;
     let u32_at = |at: usize| u32::from_be_bytes([body[at], body[at + 1], body[at + 2], body[at + 3]]);
@@ -91,7 +91,7 @@ pub(super) fn parse(data: &[u8]) -> Option<Answer> {
     })
 }
 
-/// A timestamp of 32.32 bits. The highest bit tells 1968 to 2036 from 2036 to 2104 (RFC 4330 section 3).
+/// Reads a timestamp of 32.32 bits. The highest bit tells 1968 to 2036 from 2036 to 2104 (RFC 4330 section 3).
 fn time(seconds: u32, fraction: u32) -> i64 {
     let era = if seconds & 1 << 31 == 0 { 1_i64 << 32 } else { 0 };
     (era + i64::from(seconds) - UNIX_EPOCH) * SECOND + ((i64::from(fraction) * SECOND) >> 32)

@@ -21,7 +21,7 @@ impl Interval {
     }
 }
 
-/// An estimate and its bound; `None` where no point lies in more than half of the intervals.
+/// Returns an estimate and its bound; `None` where no point lies in more than half of the intervals.
 ///
 /// If fewer than half lie, the truth lies in each of the others', so in more than half. Marzullo's algorithm would
 /// take the points in most intervals: a liar can draw these away from the truth.

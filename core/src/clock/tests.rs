@@ -158,7 +158,7 @@ impl Dice {
     }
 }
 
-/// A run of an hour or so: how often a time was told, and each violation of its bound.
+/// Runs an hour or so. Returns the number of times that were told, and each violation of their bound.
 fn run(seed: u64, liars_win: bool) -> (u64, Vec<String>) {
     let mut key = [9; 32];
     key[..8].copy_from_slice(&seed.to_be_bytes());

@@ -16,7 +16,7 @@ pub(super) enum Kind {
     First = 1,
     Second = 2,
     Sealed = 3,
-    /// The only one in clear text: for a version that is not spoken.
+    /// Refusal, the only frame in clear text: for a version that is not spoken.
     Refuse = 4,
 }
 

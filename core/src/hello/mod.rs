@@ -166,7 +166,7 @@ enum State {
 }
 
 impl Hello {
-    /// The end that dialled, and its first frame.
+    /// Returns the end that dialled, and its first frame.
     pub(crate) fn initiate(
         ours: &SecretKey,
         peer: &NodeId,
@@ -186,7 +186,7 @@ impl Hello {
         Ok((hello, frame::encode(Kind::First, &first)))
     }
 
-    /// The end that accepted.
+    /// Returns the end that accepted.
     pub(crate) fn respond() -> Self {
         Hello { framer: Framer::new(), state: State::AwaitingFirst, yields: false, crossed: false }
     }
@@ -197,7 +197,7 @@ impl Hello {
         self
     }
 
-    /// Takes received bytes, up to the end of a frame, and says how many it took and what the frame said.
+    /// Takes received bytes, up to the end of a frame. Returns the number of bytes taken and the content of the frame.
     /// The responder draws its ephemeral key from `entropy`, which is used for the first frame only.
     pub(crate) fn receive(
         &mut self,
@@ -228,12 +228,12 @@ impl Hello {
         self.framer.needs()
     }
 
-    /// Responder: whether so many bytes more make FIRST whole, which takes a handshake to hear.
+    /// Responder: returns true if so many bytes more make FIRST whole, which takes a handshake to hear.
     pub(crate) fn has_first(&self, more: usize) -> bool {
         matches!(self.state, State::AwaitingFirst) && self.framer.has_body(more)
     }
 
-    /// Responder: the answer to FIRST.
+    /// Responder: returns the answer to FIRST.
     pub(crate) fn answer(&mut self, status: Status) -> Result<Bytes, HelloError> {
         let State::Answering(handshake) = core::mem::replace(&mut self.state, State::Dead) else {
             return Err(HelloError::Malformed);
@@ -260,7 +260,7 @@ impl Hello {
         Ok(frame::encode(Kind::Sealed, &sealed[..length]))
     }
 
-    /// The keys for the pipe, once the handshake is done.
+    /// Returns the keys for the pipe, once the handshake is done.
     pub(crate) fn into_pipe_keys(self, mode: PipeMode) -> Result<PipeKeys, HelloError> {
         match (self.state, mode) {
             (State::Open(_), PipeMode::Plain) => Ok(PipeKeys::Plain),
@@ -272,7 +272,7 @@ impl Hello {
     }
 }
 
-/// The clear-text answer to a frame of a version that is not spoken.
+/// Returns the clear-text answer to a frame of a version that is not spoken.
 pub(crate) fn refuse_version() -> Bytes {
     frame::encode(Kind::Refuse, &refusal_code(Refusal::Version { ours: VERSION }))
 }
@@ -381,7 +381,7 @@ fn prologue(responder: &NodeId) -> [u8; 11 + 1 + 32] {
     out
 }
 
-/// A refusal's two bytes, in the hello and in signalling.
+/// Returns a refusal's two bytes, in the hello and in signalling.
 pub(crate) fn refusal_code(why: Refusal) -> [u8; 2] {
     match why {
         Refusal::NotAccepted => [1, 0],
@@ -395,7 +395,7 @@ pub(crate) fn refusal_code(why: Refusal) -> [u8; 2] {
     }
 }
 
-/// The refusal with these two bytes.
+/// Returns the refusal with these two bytes.
 pub(crate) fn refusal_from([code, detail]: [u8; 2]) -> Refusal {
     match code {
         1 => Refusal::NotAccepted,

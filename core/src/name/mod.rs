@@ -60,14 +60,14 @@ impl Name {
     /// Most characters, as in a label of DNS.
     pub const MAX: usize = 63;
 
-    /// The name, without [`SUFFIX`].
+    /// Returns the name, without [`SUFFIX`].
     pub fn as_str(&self) -> &str {
         // Only ASCII was let in.
         core::str::from_utf8(&self.bytes[..usize::from(self.len)]).unwrap_or_default()
     }
 
-    /// Topic of the record: `p2pd-name-` and the BLAKE2s-256 hash of `p2pd name` and the name in base32. Some
-    /// managed brokers have topics of at most 64 letters, digits, `_` and `-`.
+    /// Returns the topic of the record: `p2pd-name-` and the BLAKE2s-256 hash of `p2pd name` and the name in base32.
+    /// Some managed brokers have topics of at most 64 letters, digits, `_` and `-`.
     pub fn topic(&self) -> String {
         let mut hash = Blake2s::<U32>::new();
         hash.update(b"p2pd name");

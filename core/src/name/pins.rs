@@ -22,7 +22,7 @@ impl Pins {
         self.0.get(&name).copied()
     }
 
-    /// Remembers what the user kept. The first key stays, and so does the highest sequence number.
+    /// Remembers a pin that the user kept. The first key stays, and so does the highest sequence number.
     pub(crate) fn restore(&mut self, pin: NamePin) {
         if let Some(known) = self.0.get_mut(&pin.name) {
             if known.id == pin.id {
@@ -33,7 +33,7 @@ impl Pins {
         }
     }
 
-    /// A record is believed: its pin, if that is new or changed.
+    /// Takes in a record that is believed. Returns its pin, if the pin is new or changed.
     pub(crate) fn learn(
         &mut self,
         name: Name,
@@ -63,7 +63,7 @@ impl Pins {
 pub(crate) struct Found(SmallVec<[Box<Record>; 1]>);
 
 impl Found {
-    /// Takes a record in. That of `wanted` always finds a place.
+    /// Takes a record in. A record of `wanted` always finds a place.
     pub(crate) fn add(&mut self, record: Record, wanted: Option<NodeId>) {
         if let Some(known) = self.0.iter_mut().find(|r| r.id == record.id) {
             if record.sequence > known.sequence {
@@ -86,7 +86,7 @@ impl Found {
         self.0.iter().find(|r| r.id != id && r.address.is_some()).map(|r| r.id)
     }
 
-    /// The record that is believed, which has an address.
+    /// Returns the record that is believed, which has an address.
     pub(crate) fn decide(&self, pin: Option<NamePin>) -> Result<&Record, NameError> {
         if let Some(pin) = pin {
             let other = self.other_than(pin.id).map(|found| NameError::OtherKey { pinned: pin.id, found });

@@ -82,7 +82,7 @@ impl Record {
     /// Tolerated difference of clocks, as in signalling.
     pub const SKEW: Duration = Duration::from_secs(600);
 
-    /// The record's bytes, signed by `key`, whose node id has to be the record's.
+    /// Returns the record's bytes, signed by `key`, whose node id has to be the record's.
     pub fn encode(&self, key: &SecretKey) -> Bytes {
         let name = self.name.as_str();
         let address = self.address.as_ref().map_or(String::new(), |a| a.to_string());

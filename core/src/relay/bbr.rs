@@ -31,12 +31,12 @@ const FULL_ROUNDS: u8 = 3;
 /// queue is let go, and then as much as keeps the way full where acknowledgements come late.
 const CYCLE: [f64; 8] = [2.0, 1.0, CRUISE, CRUISE, CRUISE, CRUISE, CRUISE, CRUISE];
 const CRUISE: f64 = 1.5;
-/// The bandwidth is the highest of so many rounds.
+/// Rounds of which the highest bandwidth counts.
 const BANDWIDTH_ROUNDS: u64 = 10;
-/// The shortest round trip is looked for again after so long, for so long, with half of what fits.
+/// Time after which the shortest round trip is looked for again, and for how long, with half of the fitting window.
 const MIN_RTT_FOR: Duration = Duration::from_secs(10);
 const PROBE_RTT_FOR: Duration = Duration::from_millis(200);
-/// A round that loses more than this share fills queues that are too short for it; less is the way's own.
+/// Share of lost packets in a round above which queues are too short for the window; a lower loss is the way's own.
 const TOO_MUCH_LOST: f64 = 0.15;
 /// Sent packets that are remembered: twice what a window of 16 MiB has.
 const MAX_LOG: usize = 32_768;
@@ -113,7 +113,7 @@ impl Bbr {
         }
     }
 
-    /// Bytes a second.
+    /// Returns the bandwidth in bytes a second.
     fn bandwidth(&self) -> Option<f64> {
         self.rates.front().map(|(_, rate)| *rate)
     }
@@ -129,7 +129,7 @@ impl Bbr {
         (3 * u64::from(ACK_EVERY) + 2) * self.mtu
     }
 
-    /// A packet that was sent then has arrived.
+    /// Takes in that a packet that was sent then has arrived.
     fn take(&mut self, now: Instant, sent: Instant, bytes: u64) {
         self.delivered += bytes;
         self.delivered_at = now;
@@ -333,7 +333,7 @@ impl Controller for Bbr {
     }
 }
 
-/// Makes them.
+/// Builder of [`Bbr`] for quinn-proto.
 #[derive(Debug)]
 pub(super) struct BbrFactory;
 

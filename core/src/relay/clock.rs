@@ -1,4 +1,4 @@
-//! quinn-proto's time. Its interface wants `std::time::Instant`, which nobody can make without reading the clock.
+//! Clock for quinn-proto. Its interface wants `std::time::Instant`, which nobody can make without reading the clock.
 
 #![expect(clippy::disallowed_types, reason = "quinn-proto's interface; the values come from the driver")]
 

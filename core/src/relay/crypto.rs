@@ -147,7 +147,7 @@ impl NoiseSession {
         NoiseSession { identity, side, ours, theirs: None, inbox: Vec::new(), state, next: None }
     }
 
-    /// A whole FIRST or SECOND.
+    /// Takes in a whole FIRST or SECOND.
     fn hear(&mut self, message: &[u8]) -> Result<State, NotAuthentic> {
         let identity = &self.identity;
         let (params, state) = match core::mem::replace(&mut self.state, State::Dead) {

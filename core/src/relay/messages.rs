@@ -36,7 +36,7 @@ impl fmt::Display for MessageError {
 
 impl std::error::Error for MessageError {}
 
-/// The peer broke the rules of messages.
+/// Breach of the rules of messages by the peer.
 pub(super) struct Violation;
 
 #[derive(Default)]
@@ -86,7 +86,7 @@ impl Messages {
         self.readable.insert(id);
     }
 
-    /// Hands over what the connection takes; whether a place became free.
+    /// Hands over the messages that the connection takes. Returns true if a place became free.
     pub(super) fn send(&mut self, conn: &mut Connection) -> bool {
         let was_full = self.waiting.len() >= MAX_MESSAGES;
         while let Some(message) = self.waiting.front_mut() {
@@ -117,8 +117,8 @@ impl Messages {
         was_full && self.waiting.len() < MAX_MESSAGES
     }
 
-    /// Reads what there is, as long as there is room for whole messages; beyond that it stays where flow control
-    /// counts it. Whether a message became whole.
+    /// Reads messages, as long as there is room for whole ones; beyond that they stay where flow control counts them.
+    /// Returns true if a message became whole.
     pub(super) fn receive(&mut self, conn: &mut Connection) -> Result<bool, Violation> {
         let before = self.ready.len();
         while self.ready.len() < MAX_MESSAGES {

@@ -21,7 +21,7 @@ use crate::time::Instant;
 /// Longer datagrams are dropped unseen.
 const MAX_RECEIVED: usize = 1_500;
 
-/// quinn-proto wants to know where datagrams go. All of ours go to the peer.
+/// Address that stands for the peer: quinn-proto wants to know where datagrams go, and all of ours go to the peer.
 const THE_PEER: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 1);
 
 /// Error code to close with when the peer breaks the protocol.
@@ -165,8 +165,8 @@ struct News {
 }
 
 impl RelayStream {
-    /// The end that begins. `session` is the call's, which both ends know from signalling; `seed` must never be used
-    /// twice.
+    /// Returns the end that begins. `session` is the call's, which the two ends know from signalling; `seed` must never
+    /// be used twice.
     pub fn connect(
         ours: &SecretKey,
         peer: &NodeId,
@@ -190,8 +190,8 @@ impl RelayStream {
         stream
     }
 
-    /// The end that answers. Arguments as for [`connect`](Self::connect); anything that is not from `peer` and for
-    /// `session` is dropped.
+    /// Returns the end that answers. Arguments as for [`connect`](Self::connect). A datagram that is not from `peer`
+    /// and for `session` is dropped.
     pub fn accept(
         ours: &SecretKey,
         peer: &NodeId,
@@ -212,7 +212,7 @@ impl RelayStream {
         stream
     }
 
-    /// Waits for the peer until then, in place of the configuration's idle timeout.
+    /// Waits for the peer until `until`, in place of the configuration's idle timeout.
     pub fn await_until(&mut self, until: Instant) {
         if let Link::Awaiting(at) = &mut self.link {
             *at = until;
@@ -234,7 +234,7 @@ impl RelayStream {
         }
     }
 
-    /// A datagram came through the relay from the peer, or so it seems.
+    /// Takes in a datagram that came through the relay from the peer, or so it seems.
     pub fn handle_datagram(&mut self, now: Instant, data: &[u8]) {
         let at = self.clock.advance(now);
         if data.len() > MAX_RECEIVED || matches!(self.link, Link::Over) {
@@ -270,7 +270,7 @@ impl RelayStream {
         self.settle();
     }
 
-    /// The deadline that [`poll_timeout`](Self::poll_timeout) gave has passed.
+    /// Goes on after the deadline that [`poll_timeout`](Self::poll_timeout) gave has passed.
     pub fn handle_timeout(&mut self, now: Instant) {
         let at = self.clock.advance(now);
         match &mut self.link {
@@ -290,7 +290,7 @@ impl RelayStream {
         }
     }
 
-    /// The next datagram to send, of at most [`MAX_DATAGRAM`](super::MAX_DATAGRAM) bytes.
+    /// Returns the next datagram to send, of at most [`MAX_DATAGRAM`](super::MAX_DATAGRAM) bytes.
     pub fn poll_transmit(&mut self, now: Instant) -> Option<Bytes> {
         let at = self.clock.advance(now);
         let Link::Running(_, conn) = &mut self.link else { return None };
@@ -331,8 +331,8 @@ impl RelayStream {
         }
     }
 
-    /// Appends to the pipe what fits into the windows and returns how many bytes those were; none before `Connected`
-    /// and after `finish`.
+    /// Appends as many bytes to the pipe as fit into the windows. Returns their number; 0 before `Connected` and after
+    /// `finish`.
     pub fn write(&mut self, now: Instant, data: &[u8]) -> usize {
         self.clock.advance(now);
         let (Link::Running(_, conn), Some(id), false) =
@@ -401,7 +401,7 @@ impl RelayStream {
         }
     }
 
-    /// Ends our direction of the pipe; the peer's goes on. `Delivered` says when everything has arrived.
+    /// Ends our direction of the pipe; the peer's goes on. `Delivered` says when all bytes have arrived.
     pub fn finish(&mut self, now: Instant) {
         self.clock.advance(now);
         if !core::mem::replace(&mut self.pipe.finished, true) {
@@ -409,7 +409,7 @@ impl RelayStream {
         }
     }
 
-    /// Sends a message, which the peer gets once, in no order with others or with the pipe.
+    /// Sends a message. The peer gets it once, in no order with others or with the pipe's bytes.
     ///
     /// # Errors
     /// As [`MessageError`] says; the message is not sent then.
@@ -424,7 +424,7 @@ impl RelayStream {
         Ok(())
     }
 
-    /// A message of the peer.
+    /// Returns the next message of the peer.
     pub fn read_message(&mut self, now: Instant) -> Option<Bytes> {
         self.clock.advance(now);
         let message = self.messages.take();
@@ -439,8 +439,8 @@ impl RelayStream {
         self.messages.are_under_way()
     }
 
-    /// Ends both directions at once; what the peer has not got yet is lost. There are datagrams to send still: the
-    /// last one tells the peer. No event follows.
+    /// Ends both directions at once; bytes that the peer has not got yet are lost. Datagrams are left to send: the last
+    /// one tells the peer. No event follows.
     pub fn close(&mut self, now: Instant) {
         let at = self.clock.advance(now);
         self.news.silent = true;
@@ -471,7 +471,7 @@ impl RelayStream {
         stats
     }
 
-    /// Takes in what the connection has to say, until it says no more.
+    /// Takes in all that the connection has to say.
     fn settle(&mut self) {
         let Link::Running(handle, conn) = &mut self.link else { return };
         let handle = *handle;

@@ -20,8 +20,8 @@ use crate::io::SockId;
 use crate::pipe::PipeMode;
 use crate::session::SessionId;
 
-/// Sessions that ended are remembered, so that their late streams are not taken for new ones; the oldest
-/// are forgotten beyond this number.
+/// Most ended sessions that are remembered, so that their late streams are not taken for new ones. Beyond this number
+/// the oldest are forgotten.
 const REMEMBERED: usize = 1024;
 
 /// Side whose call a session is.
@@ -50,7 +50,7 @@ struct Session {
 
 #[derive(Clone, Debug)]
 struct Candidate {
-    /// Counts up.
+    /// Number that counts up: the age of the candidate.
     order: u64,
     key: Key,
     /// True if this end nominates on the candidate.
@@ -90,7 +90,7 @@ impl Decision {
 pub(crate) struct Settled {
     /// The sessions that ended with it, with their sides.
     pub(crate) sessions: SmallVec<[Key; 2]>,
-    /// The one of these that did not end: another of its streams may join the pipe.
+    /// Session among these that did not end: another of its streams may join the pipe.
     pub(crate) kept: Option<Key>,
     /// The other candidates of these sessions, to be closed.
     pub(crate) losers: SmallVec<[SockId; 4]>,
@@ -100,12 +100,12 @@ pub(crate) struct Settled {
 pub(crate) struct Agreement {
     ours: NodeId,
     sessions: BTreeMap<Key, Session>,
-    /// The same by peer: all that happens concerns the sessions of one.
+    /// Sessions by peer: all that happens concerns the sessions of one peer.
     by_peer: BTreeSet<(NodeId, Key)>,
     candidates: BTreeMap<SockId, Candidate>,
     arrivals: u64,
     over: VecDeque<Key>,
-    /// The same, for looking up.
+    /// Sessions that are over, for looking up.
     all_over: BTreeSet<Key>,
 }
 
@@ -122,7 +122,7 @@ impl Agreement {
         }
     }
 
-    /// A session began. One that is known stays as it is.
+    /// Opens a session. A session that is known stays as it is.
     pub(crate) fn open(&mut self, key: Key, peer: NodeId, mode: PipeMode) {
         if !self.sessions.contains_key(&key) {
             self.by_peer.insert((peer, key));
@@ -150,7 +150,7 @@ impl Agreement {
         self.sessions.get(&key).is_some_and(|s| s.carried)
     }
 
-    /// The peer and mode of a session that is open.
+    /// Returns the peer and mode of a session that is open.
     pub(crate) fn session(&self, key: Key) -> Option<(NodeId, PipeMode)> {
         self.sessions.get(&key).map(|s| (s.peer, s.mode))
     }
@@ -174,7 +174,7 @@ impl Agreement {
         self.sessions.len()
     }
 
-    /// A session ended without a pipe: its candidates, to be closed.
+    /// Ends a session without a pipe. Returns its candidates, to be closed.
     pub(crate) fn abandon(&mut self, key: Key) -> SmallVec<[SockId; 4]> {
         let losers = self.take_candidates(&[key], None);
         for sock in &losers {
@@ -195,7 +195,7 @@ impl Agreement {
         }
     }
 
-    /// A stream of an open session is authenticated and approved at both ends.
+    /// Adds a candidate: a stream of an open session, authenticated and approved at both ends.
     pub(crate) fn candidate(&mut self, sock: SockId, key: Key, initiator: bool) -> Option<Decision> {
         let Some(session) = self.sessions.get_mut(&key) else { return Some(Decision::Refuse { sock }) };
         session.candidates.push(sock);
@@ -206,7 +206,7 @@ impl Agreement {
         self.nominate(peer)
     }
 
-    /// A candidate is gone. Another may take its place.
+    /// Takes in that a candidate is gone. Another may take its place.
     pub(crate) fn lost(&mut self, sock: SockId) -> Option<Decision> {
         let candidate = self.candidates.remove(&sock)?;
         self.withdraw(candidate.key, sock);
@@ -216,7 +216,7 @@ impl Agreement {
         self.nominate(peer)
     }
 
-    /// NOMINATE came on a stream. `None`: it has no business to, the stream must be closed.
+    /// Takes in NOMINATE on a stream. `None`: it has no business to, the stream must be closed.
     pub(crate) fn nominated(&mut self, sock: SockId, named: &[SessionId]) -> Option<Decision> {
         let candidate = self.candidates.get(&sock).filter(|c| !c.nominator)?;
         let key = candidate.key;
@@ -247,7 +247,7 @@ impl Agreement {
         Some(Decision::Confirm { sock, also: also.map(|(id, _)| id), settled })
     }
 
-    /// JOIN came on a stream. `None`: it has no business to, the stream must be closed.
+    /// Takes in JOIN on a stream. `None`: it has no business to, the stream must be closed.
     pub(crate) fn joined(&mut self, sock: SockId) -> Option<Decision> {
         let candidate = self.candidates.get(&sock).filter(|c| !c.nominator)?;
         let key = candidate.key;
@@ -258,7 +258,7 @@ impl Agreement {
         Some(Decision::Confirm { sock, also: None, settled })
     }
 
-    /// CONFIRM came on a stream. `None`: it was not nominated, the stream must be closed.
+    /// Takes in CONFIRM on a stream. `None`: it was not nominated, the stream must be closed.
     pub(crate) fn confirmed(&mut self, sock: SockId, also: Option<SessionId>) -> Option<Decision> {
         let session = self.sessions.get(&self.candidates.get(&sock)?.key)?;
         let (peer, also) = (session.peer, also.filter(|_| !session.carried));
@@ -278,8 +278,8 @@ impl Agreement {
         Some(Decision::Settle { sock, settled })
     }
 
-    /// Nominates the oldest candidate that may be, for one session of `peer` after the other: call again
-    /// until it gives nothing.
+    /// Nominates the oldest candidate that may be, for one session of `peer` after the other: call again until it gives
+    /// nothing.
     pub(crate) fn nominate(&mut self, peer: NodeId) -> Option<Decision> {
         let mut eligible: SmallVec<[(u64, SockId, Key); 4]> = SmallVec::new();
         for (key, session) in self.of_peer(peer).filter(|(_, s)| s.nominated.is_none()) {

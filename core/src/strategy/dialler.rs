@@ -24,7 +24,7 @@ pub(crate) enum DialEnd {
     Io(IoFailure),
     Hello(HelloError),
     Refused(Refusal),
-    /// The stream broke before the peer had said anything: it may have had no room just then.
+    /// The stream broke before the peer had said anything. The peer may have had no room just then.
     Broken,
     /// The stream ended before it was agreed on.
     Lost,
@@ -40,7 +40,7 @@ pub(crate) struct Dialler {
     live: SmallVec<[(SockId, Path); 4]>,
     ended: SmallVec<[(SocketAddr, DialEnd); 4]>,
     next: Instant,
-    /// Paths that broke may be dialled again, each once: those that were not.
+    /// Paths that broke and were dialled again, which happens once for each. `None`: no path is.
     second: Option<SmallVec<[SocketAddr; 4]>>,
 }
 
@@ -61,7 +61,7 @@ impl Dialler {
         self
     }
 
-    /// The path to dial now, if one is due. Tell the outcome by [`started`](Self::started).
+    /// Returns the path to dial now, if one is due. The caller tells the outcome by [`started`](Self::started).
     pub(crate) fn due(&mut self, now: Instant) -> Option<Path> {
         if self.next > now && (!self.live.is_empty() || self.waits_for_second(now)) {
             return None;
@@ -74,7 +74,7 @@ impl Dialler {
         self.next = now + STAGGER;
     }
 
-    /// A dial of ours ended; the next need not wait. False: it was not ours.
+    /// Takes in the end of a dial of ours; the next need not wait. False: the dial was not ours.
     pub(crate) fn ended(&mut self, sock: SockId, why: DialEnd, now: Instant) -> bool {
         let Some(at) = self.live.iter().position(|(s, _)| *s == sock) else { return false };
         let (_, path) = self.live.remove(at);
@@ -92,7 +92,7 @@ impl Dialler {
         true
     }
 
-    /// The next path is one that broke, a moment ago.
+    /// Returns true if the next path is one that broke, a moment ago.
     fn waits_for_second(&self, now: Instant) -> bool {
         let front = self.waiting.front().map(|path| path.remote);
         self.next > now && self.second.iter().flatten().any(|second| Some(*second) == front)
@@ -111,7 +111,7 @@ impl Dialler {
         self.waiting.len() + self.live.len() + self.ended.len()
     }
 
-    /// The dials that ended, with errors as a socket would give them.
+    /// Returns the dials that ended, with errors as a socket would give them.
     pub(crate) fn failures(&self) -> impl Iterator<Item = (SocketAddr, IoFailure)> + '_ {
         self.ended.iter().map(|(to, why)| match why {
             DialEnd::Io(why) => (*to, *why),

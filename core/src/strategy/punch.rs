@@ -33,7 +33,7 @@ pub(crate) struct Side {
     pub(crate) behaviour: Behaviour,
     pub(crate) external: IpAddr,
     pub(crate) internal: IpAddr,
-    /// External ports it will come from.
+    /// External ports that the side will come from.
     pub(crate) ports: SmallVec<[u16; MAX_PORTS]>,
     /// Port of its listener.
     pub(crate) listen: u16,
@@ -161,7 +161,7 @@ pub fn hit_permille(mapped: u32, probes: u32, range: u32) -> u32 {
     ((ONE - miss) * 1000 / ONE) as u32
 }
 
-/// The `n`th of `count` different ports in `low..=high`, in an order that `key` chooses.
+/// Returns the `n`th of `count` different ports in `low..=high`, in an order that `key` chooses.
 pub(crate) fn nth_port(key: u64, n: u16, low: u16, high: u16) -> u16 {
     let span = u64::from(high.max(low) - low) + 1;
     // An affine walk by a step that shares no factor with the span visits every port once.
@@ -274,7 +274,7 @@ mod tests {
         assert_eq!(window(1, i16::MIN, u16::MAX).len(), 16);
     }
 
-    /// Two counters meet whatever others take, as far as stated.
+    /// Two counters meet, as far as stated, in spite of the ports that others take.
     #[test]
     fn two_that_count_meet_in_spite_of_others() {
         let meets = |others: [u16; 2], expected: [u16; 2]| {

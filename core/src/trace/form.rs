@@ -35,7 +35,7 @@ pub(super) trait Put {
 pub(super) trait Take: Sized {
     fn take(words: &mut Words<'_>) -> Result<Self, LineError>;
 
-    /// Any value.
+    /// Returns any value.
     #[cfg(test)]
     fn any(g: &mut quickcheck::Gen) -> Self;
 
@@ -80,7 +80,7 @@ impl<'a> Words<'a> {
         if self.rest.is_some() { Err(LineError::Long(self.at + 1)) } else { Ok(()) }
     }
 
-    /// The word that was read last is wrong.
+    /// Returns the error of the word that was read last.
     pub(super) fn wrong(&self) -> LineError {
         LineError::Word(self.at)
     }

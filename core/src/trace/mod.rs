@@ -116,7 +116,7 @@ pub struct Recorder {
     node: Node,
     sink: Option<Sink>,
     line: String,
-    /// The last line said that nothing is left to do.
+    /// True if the last line said that nothing is left to do.
     idle: bool,
 }
 

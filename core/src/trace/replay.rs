@@ -1,4 +1,4 @@
-//! Running a trace again.
+//! Replay of a trace.
 
 use core::fmt;
 
@@ -127,12 +127,12 @@ impl fmt::Display for LineError {
 
 impl std::error::Error for LineError {}
 
-/// Runs a trace again: builds the node, tells it what it was told, and compares what it does.
+/// Runs a trace again: builds the node, tells it all that it was told, and compares its actions.
 ///
 /// The text may be anybody's. Reading it costs time and memory in proportion to its length.
 ///
 /// # Errors
-/// The first line that is wrong, or at which the node acts otherwise.
+/// First line that is wrong, or at which the node acts otherwise.
 pub fn replay(text: &str) -> Result<Replayed, ReplayError> {
     if text.len() > MAX_TEXT {
         return Err(ReplayError::TooLong(text.len()));
@@ -210,7 +210,7 @@ impl<'a> Lines<'a> {
         Ok(Some(line))
     }
 
-    /// The header's line with this name.
+    /// Reads the header's line with this name.
     fn field<T: Put + Take>(&mut self, name: &'static str) -> Result<T, LineError> {
         let Some(line) = self.next()? else {
             self.at += 1;
@@ -342,7 +342,7 @@ mod tests {
         (Recorder::new(config(), [3; 32], Instant::ZERO, Some(sink)).unwrap(), text)
     }
 
-    /// A node that finds nothing where it looks, for ten of its deadlines.
+    /// Records a node that finds nothing where it looks, for ten of its deadlines.
     fn recorded() -> String {
         let (mut node, text) = recorder();
         let ip = "203.0.113.1".parse().unwrap();

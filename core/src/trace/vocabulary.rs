@@ -129,7 +129,7 @@ enum_form! { Event<'_>, EventView => EventView {
 }}
 
 impl EventView {
-    /// The event.
+    /// Returns the event.
     pub(super) fn event(&self) -> Event<'_> {
         match *self {
             EventView::Bound { sock, local } => Event::Bound { sock, local },

@@ -15,14 +15,15 @@ use crate::io::SockId;
 use crate::limit::Bucket;
 use crate::time::Instant;
 
-/// Most callers that have not proved who they are; fewer where there are few descriptors.
+/// Most callers that have not proved their identity; fewer where there are few descriptors.
 const PLACES: usize = 512;
 /// A silent caller has a place for so long, and for less where its network has this many silent ones.
 const SILENT: Duration = Duration::from_secs(5);
 const SILENT_OF_MANY: (usize, Duration) = (16, Duration::from_secs(1));
-/// Answering a hello takes 0.45 ms of a processor (measured): half of one is spent on them.
+/// Hellos that are answered. Answering one takes 0.45 ms of a processor (measured): half of one is spent on them.
 const HELLOS: Bucket = Bucket::new(256, Duration::from_micros(900));
-/// Accepting a stream and ending it again takes 0.04 ms. At this rate the oldest of 512 silent callers is 0.1 s old.
+/// Streams that are accepted. Accepting a stream and ending it again takes 0.04 ms. At this rate the oldest of 512
+/// silent callers is 0.1 s old.
 const ACCEPTS: Bucket = Bucket::new(512, Duration::from_micros(200));
 /// Age of a silent caller before it makes room, as long as the callers may be a crowd. A caller whose processor is busy
 /// with 500 calls needs a quarter of a second to speak on each.
@@ -67,7 +68,7 @@ pub(in crate::node) enum Entry {
 }
 
 impl Door {
-    /// A door with at most so many places.
+    /// Returns a door with at most so many places.
     pub(in crate::node) fn new(most: usize) -> Self {
         Door {
             places: most.clamp(4, PLACES),
@@ -81,24 +82,24 @@ impl Door {
         }
     }
 
-    /// A listener is open.
+    /// Adds a listener that is open.
     pub(in crate::node) fn opened(&mut self, listener: SockId) {
         self.listeners.insert(listener, 0);
     }
 
-    /// A listener is no more.
+    /// Forgets a listener that is no more.
     pub(in crate::node) fn shut(&mut self, listener: SockId) {
         self.listeners.remove(&listener);
     }
 
-    /// A listener has accepted a stream.
+    /// Notes that a listener has accepted a stream.
     pub(in crate::node) fn came(&mut self, listener: SockId) {
         if let Some(credit) = self.listeners.get_mut(&listener) {
             *credit = credit.saturating_sub(1);
         }
     }
 
-    /// A caller wants a place.
+    /// Gives a caller a place, or refuses it.
     pub(in crate::node) fn enter(&mut self, now: Instant, sock: SockId, from: IpAddr) -> Entry {
         let source = Source::of(from);
         if self.is_flooded(now) && self.turns.len >= self.places / 2 && self.turns.has_its_share(source) {
@@ -116,7 +117,7 @@ impl Door {
         Entry::Place { within: if many { SILENT_OF_MANY.1 } else { SILENT }, of }
     }
 
-    /// A caller has said its first frame. False: it has no place.
+    /// Notes that a caller has said its first frame. False: it has no place.
     pub(in crate::node) fn spoke(&mut self, now: Instant, sock: SockId) -> bool {
         let Some(caller) = self.callers.get_mut(&sock).filter(|c| !c.waits) else { return false };
         caller.waits = true;
@@ -127,7 +128,7 @@ impl Door {
         true
     }
 
-    /// A caller has proved who it is, or is gone.
+    /// Forgets a caller that has proved its identity, or is gone.
     pub(in crate::node) fn left(&mut self, sock: SockId) {
         if let Some(Caller { source, waits: true, .. }) = self.callers.remove(&sock) {
             self.turns.remove(source, sock);
@@ -156,7 +157,7 @@ impl Door {
         self.hellos.take(now)
     }
 
-    /// The credit to give listeners now.
+    /// Returns the credit to give listeners now.
     pub(in crate::node) fn credit(&mut self, now: Instant) -> impl Iterator<Item = (SockId, u32)> {
         let young = self.makes_room().is_some_and(|(_, at)| at > now);
         if young {
@@ -213,7 +214,7 @@ impl Door {
         Some((sock, self.pressed.map_or(old, |since| old.min(since + CROWD[0]))))
     }
 
-    /// The oldest silent caller of the network with most of them, in the site with most of them.
+    /// Returns the oldest silent caller of the network with most of them, in the site with most of them.
     fn most_silent(&self) -> Option<SockId> {
         let (mut sites, mut nets) = (BTreeMap::<IpAddr, usize>::new(), BTreeMap::<Source, usize>::new());
         let silent = || self.callers.iter().filter(|(_, c)| !c.waits).map(|(sock, c)| (*sock, c.source));
@@ -277,7 +278,7 @@ impl Turns {
     }
 }
 
-/// The queue of this key, made where there is none.
+/// Returns the queue of this key, made where there is none.
 fn place<K: PartialEq, T: Default>(ring: &mut VecDeque<(K, T)>, key: K) -> &mut T {
     let n = ring.iter().position(|(k, _)| *k == key).unwrap_or_else(|| {
         ring.push_back((key, T::default()));

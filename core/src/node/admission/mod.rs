@@ -78,7 +78,8 @@ pub(in crate::node) struct Admission {
 }
 
 impl Admission {
-    /// `syns` are the dials for punches that one peer has at once, and how often one more.
+    /// Returns the rules at the start. `syns` are the dials for punches that one peer has at once, and how often one
+    /// more.
     pub(in crate::node) fn new(config: &Config, syns: (u32, Duration)) -> Self {
         let ours = config.identity.node_id();
         Admission {

@@ -64,7 +64,7 @@ impl Named {
         }
     }
 
-    /// All peers that are named, those first to whom a call of ours runs.
+    /// Returns all peers that are named, those first to whom a call of ours runs.
     pub(super) fn all(&self) -> impl Iterator<Item = NodeId> + '_ {
         let listed = match &self.accept {
             Accept::Only(list) => Some(list),

@@ -1,4 +1,4 @@
-//! The places of peers that have proved who they are: their streams, and the pipes that came of them.
+//! Places of peers that have proved their identity: their streams, and the pipes that came of them.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -62,7 +62,7 @@ impl Places {
         self.take(sock, Holder { peer, trust, source, places: 1, proven: false })
     }
 
-    /// The same for a relay whose other end has proved who it is.
+    /// Gives a place to a relay whose other end has proved its identity.
     pub(in crate::node) fn enter_relayed(&mut self, id: SockId, peer: NodeId, trust: Trust) -> bool {
         let places = RELAYED.min(self.all / 8).max(1);
         self.take(id, Holder { peer, trust, source: None, places, proven: true })
@@ -103,7 +103,7 @@ impl Places {
         room
     }
 
-    /// A frame of the peer has come that cannot be a recorded one.
+    /// Notes that a frame of the peer has come that cannot be a recorded one.
     pub(in crate::node) fn prove(&mut self, sock: SockId) {
         let Some(holder) = self.held.get_mut(&sock).filter(|h| !h.proven) else { return };
         holder.proven = true;
@@ -112,7 +112,7 @@ impl Places {
         }
     }
 
-    /// The stream, the relay or its pipe is gone.
+    /// Frees the places: the stream, the relay or its pipe is gone.
     pub(in crate::node) fn leave(&mut self, sock: SockId) {
         self.prove(sock);
         let Some(Holder { peer, trust, source, places, .. }) = self.held.remove(&sock) else { return };

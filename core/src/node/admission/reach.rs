@@ -164,7 +164,7 @@ fn embedded(ip: Ipv4Addr) -> Reach {
     if reach_v4(ip) == Internet { Internet } else { Inside }
 }
 
-/// The IPv4 address behind a NAT64 prefix. Bits 64 to 71 are none of it.
+/// Returns the IPv4 address behind a NAT64 prefix. Bits 64 to 71 are none of it.
 fn translated(ip: Ipv6Addr, length: u32) -> Option<Ipv4Addr> {
     if !matches!(length, 32 | 40 | 48 | 56 | 64 | 96) {
         return None;
@@ -176,7 +176,7 @@ fn translated(ip: Ipv6Addr, length: u32) -> Option<Ipv4Addr> {
     Some(Ipv4Addr::new(next()?, next()?, next()?, next()?))
 }
 
-/// All that is ours, to be told from what is not.
+/// Addresses of this node and its networks, to be told from all others.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Ours<'a> {
     /// Every address of this machine, used or not.

@@ -118,7 +118,7 @@ impl Requests {
         Ok(if full { like.min_by_key(|p| (p.answered, p.since, p.session)) } else { None })
     }
 
-    /// The next request within one that has a place.
+    /// Admits the next request within one that has a place.
     pub(super) fn go_on(
         &mut self,
         now: Instant,

@@ -44,7 +44,7 @@ impl How {
     }
 }
 
-/// The same without its data. Each has rates and places of its own, so that none can use up another's.
+/// Kind of a request, without its data. Each has rates and places of its own, so that none can use up another's.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(in crate::node) enum Kind {
     Dial,

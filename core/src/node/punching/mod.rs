@@ -61,8 +61,8 @@ pub(super) const DIALS_EVERY: Duration = Duration::from_micros(120_000_000 / MAX
 /// Dials of one punch with a stranger: one for each of its messages, of four SYNs. The number is small, since anybody
 /// can ask.
 const MAX_DIALS_STRANGER: u32 = 4;
-/// Refused dials are repeated at once so often: a constant pause locks two sides out of phase, no pause cannot
-/// (simulation and kernel, ARCHITECTURE.md). Then after random ones up to this.
+/// Times that a refused dial is repeated at once: a constant pause locks two sides out of phase, no pause cannot
+/// (simulation and kernel, ARCHITECTURE.md). Later repetitions come after random pauses up to this.
 const AT_ONCE: u8 = 8;
 const PAUSE: Duration = Duration::from_millis(200);
 /// Time to wait for the peer's next rung after one of its.
@@ -77,7 +77,8 @@ const MAX_TAINTED: u8 = 3;
 const MAX_DELAY: Duration = Duration::from_secs(2);
 
 impl Node {
-    /// Begins a rung. `theirs` is what the peer announced, where it asked. False: there is no way to the peer.
+    /// Begins a rung. `theirs` is the peer's announcement, where the peer is the requester. False: there is no way to
+    /// the peer.
     #[allow(clippy::too_many_arguments, reason = "called from two places, each of which knows all of it")]
     pub(super) fn begin_punch(
         &mut self,
@@ -216,7 +217,7 @@ impl Node {
         }
     }
 
-    /// A peer wants to punch; our user's rules have been asked. Answers, and dials when that has arrived.
+    /// Answers a peer that wants to punch, and dials when the answer has arrived. Our user's rules have been asked.
     pub(super) fn visit_by_punch(
         &mut self,
         peer: NodeId,
@@ -255,7 +256,7 @@ impl Node {
         may(theirs.external) && (may(theirs.internal) || !self.routes.iter().any(shared))
     }
 
-    /// The peer's answer to our announcement.
+    /// Takes in the peer's answer to our announcement.
     pub(super) fn punch_answered(&mut self, peer: NodeId, session: SessionId, mappings: &Mappings) {
         let key = (session, Requester::Us);
         let may = self.may_punch(peer, mappings);
@@ -300,7 +301,7 @@ impl Node {
         true
     }
 
-    /// Dials what is due.
+    /// Starts the dials that are due.
     pub(super) fn drive_punch(&mut self, key: Key) {
         let now = self.cx.now;
         loop {
@@ -364,7 +365,7 @@ impl Node {
         self.punches.contains_key(&key)
     }
 
-    /// A stream of a punch is gone; false: it is no punch's.
+    /// Takes in that a stream of a punch is gone. False: the stream is no punch's.
     pub(super) fn punch_lost_stream(&mut self, key: Key, sock: SockId, why: DialEnd) -> bool {
         let now = self.cx.now;
         let Some(punch) = self.punches.get_mut(&key) else { return false };

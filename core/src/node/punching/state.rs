@@ -1,4 +1,4 @@
-//! A punch under way: what is known of both sides, which dials wait and live, and how it is told in words.
+//! A punch under way: the known behaviour of each side, the dials that wait and live, and a description in words.
 
 use core::fmt::Write;
 use core::time::Duration;
@@ -44,7 +44,7 @@ pub(in crate::node) struct Punch {
     pub(in crate::node) rung: u8,
     /// Addresses that the peer may come from.
     pub(super) sources: SmallVec<[IpAddr; 4]>,
-    /// The interface it leaves from.
+    /// Address of the interface that the punch leaves from.
     pub(super) local: IpAddr,
     pub(in crate::node) stage: PunchStage,
     /// The local port for dials that need not have one of their own.
@@ -65,17 +65,17 @@ pub(in crate::node) struct Punch {
     pub(super) dials: u32,
     /// Messages of the peer's that asked for rungs.
     pub(super) asked: u32,
-    /// Dials to where nothing had come from.
+    /// Dials to addresses from where nothing had come.
     pub(super) silent: u32,
     /// Addresses that our user named, or from where something has come.
     pub(super) took_part: SmallVec<[IpAddr; 4]>,
     /// True if the punch dials no further until something comes.
     pub(super) stalls: bool,
     pub(super) refused: u32,
-    /// Dials of a search are refused, so it goes faster.
+    /// True if dials of a search are refused, so that it goes faster.
     pub(super) hurries: bool,
     pub(super) tactic: Option<Tactic>,
-    /// Dials leave from a port of their own, without a listener.
+    /// True if dials leave from a port of their own, without a listener.
     pub(super) fresh: bool,
     /// Addresses that the listener's port has dialled, where that dial is gone. Our NAT expects the sequence numbers of
     /// such a dial. Linux's connection tracking lets another stream of the same ends through up to its FIN, or for two
@@ -126,7 +126,7 @@ pub(super) enum Search {
 }
 
 impl Punch {
-    /// A dial is gone, and what our NAT made of it may be not.
+    /// Notes that a dial is gone, though our NAT's entry for it may not be.
     pub(super) fn leaves_hole(&mut self, dial: Planned) {
         if dial.from == self.ours.listen && self.stale.len() < MAX_STALE {
             self.stale.insert(dial.to);
@@ -177,7 +177,7 @@ impl Punch {
         Some(punch::tactic(&self.ours, self.theirs.as_ref()?))
     }
 
-    /// The next dial that is due.
+    /// Returns the next dial that is due.
     pub(super) fn next(&mut self, now: Instant) -> Option<Planned> {
         if self.waiting.front().is_some_and(|p| p.is_due(now)) {
             return self.waiting.pop_front();

@@ -20,7 +20,7 @@ use crate::time::Instant;
 pub(super) const LENGTH: usize = 17;
 /// Most knocks for one request. With headers they are 135 bytes; the request had 200 at least.
 pub(super) const KNOCKS: u8 = 3;
-/// Kept for a relayed address of our own, if we have servers.
+/// Knocks kept for a relayed address of our own, if we have servers.
 const BY_SERVER: u8 = 1;
 /// Delay of the first knock, after twice the way to the broker. The knock has to come behind the requester's
 /// permission.
@@ -43,7 +43,7 @@ impl KnockKey {
         KnockKey(noise::derive(&secret, &[b"p2pd knock", &session.0]))
     }
 
-    /// The answer to a datagram, if that is a knock.
+    /// Returns the answer to a datagram, if that is a knock.
     pub(super) fn answer(&self, datagram: &[u8]) -> Option<[u8; LENGTH]> {
         let token = datagram.strip_prefix(&[KNOCK])?.try_into().ok()?;
         Some(self.framed(&token))
@@ -69,7 +69,8 @@ impl Knock {
         Knock { token, answer: key.framed(&token), left: KNOCKS, next: None }
     }
 
-    /// The requester is being told where we come from: `delay` is our way to the broker. `last` is by our own server.
+    /// Begins to knock, as the requester is being told where we come from. `delay` is our way to the broker. `last` is
+    /// by our own server.
     pub(super) fn begin(&mut self, now: Instant, delay: Duration, last: bool) {
         self.next = Some(now + 2 * delay + if last { LAST } else { FIRST });
     }
@@ -78,7 +79,7 @@ impl Knock {
         self.next.filter(|_| self.left > 0)
     }
 
-    /// The datagram that is due. `spare`: one is to be left for our own server.
+    /// Returns the datagram that is due. `spare`: one is to be left for our own server.
     pub(super) fn due(&mut self, now: Instant, spare: bool) -> Option<[u8; LENGTH]> {
         self.poll_timeout().filter(|at| *at <= now)?;
         let kept = if spare { BY_SERVER } else { 0 };

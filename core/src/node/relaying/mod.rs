@@ -146,7 +146,7 @@ impl Node {
         }
     }
 
-    /// A peer asks us to its relay; our user's rules have been asked.
+    /// Goes to the peer's relay, as the peer asks us to; our user's rules have been asked.
     pub(super) fn visit_by_relay(
         &mut self,
         peer: NodeId,
@@ -192,7 +192,7 @@ impl Node {
         self.work_relay(id);
     }
 
-    /// The peer says where it comes from.
+    /// Takes in the peer's word on the addresses that it comes from.
     pub(super) fn peer_comes(&mut self, peer: NodeId, session: SessionId, sources: &[IpAddr]) {
         let key = (session, Requester::Us);
         let Some((connect, n)) = self.relaying_of(session) else { return };
@@ -218,7 +218,7 @@ impl Node {
         self.drive_attempt(connect);
     }
 
-    /// Ends what a session has of relays, without a word to the strategy.
+    /// Ends all relays of a session, without a word to the strategy.
     pub(super) fn end_relay(&mut self, key: Key) {
         if let Some(id) = self.relay_ids.get(&key).copied()
             && self.relays.get(&id).is_some_and(|r| r.is_opening())
@@ -245,7 +245,7 @@ impl Node {
         self.with_servers(id, |servers, cx| servers.resolved(cx, query, result));
     }
 
-    /// A socket of a relay is bound or connected.
+    /// Takes in that a socket of a relay is bound or connected.
     pub(super) fn relay_opened(&mut self, id: SockId, sock: SockId, local: SocketAddr) {
         let Some(relay) = self.relays.get_mut(&id) else { return };
         match &mut relay.socket {
@@ -600,7 +600,7 @@ impl Node {
         }
     }
 
-    /// The relay is the pipe.
+    /// Makes the relay the pipe.
     fn finish_by_relay(&mut self, id: SockId, settled: &Settled) {
         let Some(relay) = self.relays.get_mut(&id) else { return };
         relay.stage = RelayStage::Pipe;

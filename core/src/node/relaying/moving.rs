@@ -92,7 +92,7 @@ impl Moving {
         self.lost.is_none()
     }
 
-    /// Takes what the relay's stream has brought, and gives both carriers what they can take.
+    /// Takes the bytes that the relay's stream has brought, and gives each carrier as many as it can take.
     pub(super) fn carry(&mut self, cx: &mut Cx, stream: Option<&mut RelayStream>) {
         if let Some(stream) = stream.filter(|_| self.lost.is_none()) {
             while let ReadOutcome::Read(n) = stream.read(cx.now, &mut self.scratch) {
@@ -161,7 +161,7 @@ impl Moving {
 }
 
 impl Direct {
-    /// False: no more can be sealed.
+    /// Seals and sends frames. False: no more can be sealed.
     fn send(&mut self, cx: &mut Cx, frames: &[u8]) -> bool {
         let (mut sealed, mut done) = (Vec::new(), 0);
         while done < frames.len() {
@@ -181,13 +181,13 @@ impl Direct {
 }
 
 impl Node {
-    /// The pipe of a session that a stream may join.
+    /// Returns the pipe of a session that a stream may join.
     pub(in crate::node) fn moving_pipe(&self, key: Key) -> Option<SockId> {
         let id = self.relay_ids.get(&key)?;
         self.relays.get(id).filter(|r| r.moving.is_some()).map(|_| *id)
     }
 
-    /// A stream of the session was agreed on: the pipe moves to it.
+    /// Moves the pipe to a stream of the session that was agreed on.
     pub(in crate::node) fn join_pipe(&mut self, id: SockId, sock: SockId, way: Way, keys: PipeKeys) {
         let now = self.cx.now;
         let open = |r: &&mut Box<Relay>| matches!(r.stage, RelayStage::Pipe | RelayStage::Leaving);
@@ -223,7 +223,7 @@ impl Node {
         }
     }
 
-    /// The direct stream has broken, or the peer has ended it.
+    /// Takes in that the direct stream has broken, or that the peer has ended it.
     pub(in crate::node) fn carrier_ended(&mut self, id: SockId, sock: SockId) {
         let Some(moving) = self.relays.get_mut(&id).and_then(|r| r.moving.as_mut()) else { return };
         if moving.direct.as_ref().is_some_and(|d| d.sock == sock) {
@@ -232,7 +232,7 @@ impl Node {
         }
     }
 
-    /// The relay of a pipe that moves is gone.
+    /// Takes in that the relay of a pipe that moves is gone.
     pub(super) fn relay_broke(&mut self, id: SockId, why: PipeEnd) {
         let now = self.cx.now;
         let Some(relay) = self.relays.get_mut(&id) else { return };
@@ -293,7 +293,7 @@ impl Node {
         }
     }
 
-    /// A pipe that moves is over, or is closed: nothing is looked for any more.
+    /// Ends the search for ways of a pipe that moves, as it is over or closed.
     pub(super) fn end_moving(&mut self, id: SockId) {
         let Some(relay) = self.relays.get_mut(&id) else { return };
         let Some(moving) = relay.moving.as_mut() else { return };

@@ -16,8 +16,8 @@ pub(crate) const MAX_AT_ONCE: usize = 64 * 1024;
 const LEAVE_WITHIN: Duration = Duration::from_secs(30);
 
 impl Node {
-    /// Appends to a relayed pipe what there is room for, at most 64 KiB, and returns how many bytes that were.
-    /// After none, [`PipeNews::Writable`] says when there is room again; a pipe that is over takes none for ever.
+    /// Appends as many bytes to a relayed pipe as there is room for, at most 64 KiB. Returns their number. After 0,
+    /// [`PipeNews::Writable`] says when there is room again; a pipe that is over takes none for ever.
     pub fn pipe_write(&mut self, now: Instant, pipe: PipeId, data: &[u8]) -> usize {
         self.advance(now);
         let id = SockId::from_number(pipe.number());
@@ -118,7 +118,8 @@ impl Node {
         self.relays.values().any(|r| matches!(r.stage, RelayStage::Leaving | RelayStage::Ending))
     }
 
-    /// A pipe has ended from the other end, or for want of a relay: what has arrived can be read still.
+    /// Takes in that a pipe has ended from the other end, or for want of a relay. Bytes that have arrived can be read
+    /// still.
     pub(super) fn pipe_over(&mut self, id: SockId, why: PipeEnd) {
         let Some(relay) = self.relays.get_mut(&id) else { return };
         // Nothing that was written is waited for any more.
@@ -130,7 +131,7 @@ impl Node {
         }
     }
 
-    /// The node ends: so do its relays, which tell peers and servers once.
+    /// Ends the relays at the node's end: each tells its peer and server once.
     pub(in crate::node) fn shut_relays(&mut self) {
         for (id, mut relay) in core::mem::take(&mut self.relays) {
             if relay.stage == RelayStage::Pipe {

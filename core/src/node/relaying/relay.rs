@@ -75,11 +75,11 @@ pub(in crate::node) struct Relay {
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum RelayStage {
-    /// The handshake is under way, or what comes before it.
+    /// The handshake is under way, or a step before it.
     Meeting,
-    /// The peer is authentic; which stream is the pipe is being agreed on.
+    /// The peer is authentic; the ends agree on the stream that is the pipe.
     Agreeing,
-    /// The user's.
+    /// The pipe is the user's.
     Pipe,
     /// The user has closed it. Bytes that were written before go still.
     Leaving,
@@ -179,7 +179,7 @@ impl Relay {
         answered || self.stream.as_ref().is_some_and(|s| s.stats().received > 0)
     }
 
-    /// A datagram came on a socket of ours.
+    /// Takes in a datagram on a socket of ours.
     pub(super) fn datagram(&mut self, cx: &mut Cx, sock: SockId, from: SocketAddr, data: &[u8]) {
         if self.socket.is_some_and(|(s, _)| s == sock) {
             if self.to != Some(from) || self.by_server || self.is_answer(data) {
@@ -193,7 +193,7 @@ impl Relay {
         }
     }
 
-    /// Sends what is to be sent, takes what came, and arms the timer; what the node has to know.
+    /// Sends all that is to be sent, takes all that came, and arms the timer. Returns the news for the node.
     pub(super) fn pump(&mut self, cx: &mut Cx) -> SmallVec<[News; 2]> {
         let mut news = SmallVec::new();
         if core::mem::take(&mut self.answered) {
@@ -310,7 +310,7 @@ impl Relay {
         }
     }
 
-    /// Closed: gives up what is at servers if it is time to.
+    /// Gives the allocation at servers up if it is time to, once the relay is closed.
     pub(super) fn release(&mut self, cx: &mut Cx) {
         if self.stage == RelayStage::Ending
             && self.stream.as_ref().is_none_or(|s| s.is_over())
@@ -320,7 +320,7 @@ impl Relay {
         }
     }
 
-    /// Gives it up without waiting for anything. False: it was given up before.
+    /// Gives the relay up without waiting for anything. False: it was given up before.
     pub(super) fn hurry(&mut self) -> bool {
         self.stream.take().is_some()
     }
@@ -360,7 +360,7 @@ impl Relay {
         }
     }
 
-    /// A datagram came through our own relay.
+    /// Takes in a datagram that came through our own relay.
     fn relayed(&mut self, cx: &mut Cx, from: SocketAddr, data: &[u8]) {
         if let (Some(answer), Some(servers)) = (self.knock_key.answer(data), &mut self.servers) {
             return servers.send(cx, from, &answer);

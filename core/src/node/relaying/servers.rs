@@ -40,7 +40,7 @@ pub(super) enum ServerNews {
     Refused(u16),
     /// The allocation is gone.
     Lost(turn::Error),
-    /// No server relays for us, and why, in words.
+    /// No server relays for us: the reason, in words.
     Failed(String),
 }
 
@@ -81,7 +81,7 @@ enum ByTcp {
     No,
 }
 
-/// Address of an asked server, and how the try goes.
+/// Address of an asked server, and the state of the try.
 #[derive(Debug)]
 struct Try {
     /// Index of the server in `Servers::asked`.
@@ -190,7 +190,7 @@ impl Servers {
         }
     }
 
-    /// A socket is bound or connected.
+    /// Takes in that a socket is bound or connected.
     pub(super) fn opened(&mut self, cx: &mut Cx, sock: SockId) {
         let Some(n) = self.place(sock) else { return };
         let t = &mut self.tries[n];
@@ -227,7 +227,7 @@ impl Servers {
         self.pump(cx, n);
     }
 
-    /// A stream ended.
+    /// Takes in the end of a stream.
     pub(super) fn ended(&mut self, cx: &mut Cx, sock: SockId) {
         let Some(n) = self.place(sock) else { return };
         if let TryState::Running(_, client) = &mut self.tries[n].state {
@@ -236,7 +236,7 @@ impl Servers {
         }
     }
 
-    /// A socket failed and is gone.
+    /// Takes in that a socket failed and is gone.
     pub(super) fn failed(&mut self, cx: &mut Cx, sock: SockId, why: IoFailure) {
         let Some(n) = self.place(sock) else { return };
         match &mut self.tries[n].state {
@@ -277,7 +277,7 @@ impl Servers {
         tries.chain(by_tcp).chain(self.asked.iter().filter_map(|asked| asked.race.due())).min()
     }
 
-    /// Gives the allocation up, and every other that is asked for.
+    /// Gives the allocation up, and every other one that is asked for.
     pub(super) fn close(&mut self, cx: &mut Cx) {
         if !core::mem::replace(&mut self.closed, true) {
             self.waiting.clear();
@@ -352,7 +352,7 @@ impl Servers {
         }
     }
 
-    /// A try failed. `by_tcp`: another way to the same server may do better.
+    /// Ends a try that failed. `by_tcp`: another way to the same server may do better.
     fn fail(&mut self, cx: &mut Cx, n: usize, why: String, by_tcp: bool) {
         let t = &mut self.tries[n];
         let of = t.of;
@@ -368,7 +368,7 @@ impl Servers {
         self.ask_more(cx);
     }
 
-    /// Sends what a client wants sent, and hears what it says.
+    /// Sends the datagrams of a client, and takes in its events.
     fn pump(&mut self, cx: &mut Cx, n: usize) {
         let t = &mut self.tries[n];
         let TryState::Running(sock, client) = &mut t.state else { return };
@@ -421,7 +421,7 @@ impl Servers {
         }
     }
 
-    /// Ends all that is asked, and every try but this one.
+    /// Ends all requests, and every try but this one.
     fn release_all(&mut self, cx: &mut Cx, but: Option<usize>) {
         for asked in &mut self.asked {
             asked.race.stop(cx);

@@ -108,7 +108,7 @@ struct Stream {
     initiator: u8,
     ends: [End; 2],
     incoming: [Queue; 2],
-    /// Sessions that it settled, one bit each, at either end.
+    /// Sessions that the stream settled, one bit each, at either end.
     settled: [u8; 2],
     broken: bool,
 }
@@ -162,7 +162,7 @@ enum Decided {
     Refuse(u8),
 }
 
-/// The states of one node's machine that were met, and what follows from each.
+/// States of one node's machine that were met, and the results of each.
 struct Machine {
     peer: NodeId,
     met: Vec<Agreement>,
@@ -193,7 +193,7 @@ impl Machine {
         (machine, first)
     }
 
-    /// Streams renamed, and everything that does not count made equal.
+    /// Renames the streams, and makes everything equal that does not count.
     fn intern(&mut self, mut a: Agreement, to: Permutation) -> u32 {
         let renamed = |s: SockId| sock(to[usize::from(number(s))]);
         let mut by_age: Vec<(SockId, Candidate)> = a.candidates.into_iter().collect();
@@ -495,7 +495,7 @@ impl Run<'_> {
         self.agree(at, decision);
     }
 
-    /// Streams that are alike are told apart by their age only.
+    /// Sorts the streams: those that are alike are told apart by their age only.
     fn canonical(mut self) -> (State, Option<&'static str>) {
         let age = |at: usize| self.machines[at].ranks[self.state.nodes[at] as usize];
         let (a, b) = (age(0), age(1));
@@ -597,7 +597,7 @@ fn stream((session, initiator): (u8, u8)) -> Stream {
     Stream { session, initiator, ends, incoming: [Queue(0); 2], settled: [0; 2], broken: false }
 }
 
-/// Visits every state that follows from these streams; how many they are.
+/// Visits every state that follows from these streams. Returns their number.
 fn explore(world: World, kinds: &[(u8, u8)], machines: &mut [Machine; 2], fresh: [u32; 2]) -> usize {
     let mut all = [stream((UNUSED, 0)); STREAMS];
     for (n, kind) in kinds.iter().enumerate() {
@@ -652,7 +652,7 @@ fn explore(world: World, kinds: &[(u8, u8)], machines: &mut [Machine; 2], fresh:
     states.len()
 }
 
-/// Every choice of `count` streams among these kinds, without order.
+/// Returns every choice of `count` streams among these kinds, without order.
 fn choices(kinds: &[(u8, u8)], count: usize) -> Vec<Vec<(u8, u8)>> {
     if count == 0 {
         return vec![Vec::new()];

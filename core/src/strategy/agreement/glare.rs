@@ -1,4 +1,4 @@
-//! Two nodes that called each other, in every order of what is under way.
+//! Two nodes that called each other, with the messages under way in every order.
 
 use super::tests::{ENC, S1, S2, consistent, draws, ids, sock};
 use super::*;
