@@ -8,7 +8,7 @@ use snow::types::{Cipher, Dh, Hash, Random};
 
 use super::{key, numbered};
 
-/// Bytes of a mark, which mean nothing to who does not know the sender.
+/// Bytes of a mark, which mean nothing to a reader that does not know the sender.
 const MARK: usize = 16;
 
 /// Seals this content, as node `from` would have a broker deliver it to `to`.
@@ -33,7 +33,7 @@ pub fn open(reader: usize, envelope: &[u8]) -> Option<(NodeId, Vec<u8>)> {
     Some((from, content))
 }
 
-/// The same between nodes of a test, with its content changed.
+/// Changes the content of an envelope between nodes of a test.
 pub fn changed([from, to]: [usize; 2], envelope: &[u8], change: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
     match open(to, envelope) {
         Some((sender, mut content)) if sender == key(from).node_id() => {

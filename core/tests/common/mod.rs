@@ -219,14 +219,14 @@ impl World {
         }
     }
 
-    /// A host at 203.0.113.`n` + 1 with a key of its own, that knows every server there is so far.
+    /// Adds a host at 203.0.113.`n` + 1 with a key of its own, that knows every server there is so far.
     pub fn open(&mut self, change: impl FnOnce(&mut Config)) -> usize {
         let n = self.hosts.len();
         let outside = IpAddr::from([203, 0, 113, n as u8 + 1]);
         self.host(outside, outside, change)
     }
 
-    /// The same behind a NAT that lets nobody in.
+    /// Adds such a host behind a NAT that lets nobody in.
     pub fn behind_nat(&mut self, change: impl FnOnce(&mut Config)) -> usize {
         let n = self.hosts.len() as u8;
         self.host([192, 168, n, 2].into(), [203, 0, 113, n + 1].into(), change)
@@ -237,7 +237,7 @@ impl World {
         self.host_with(&interfaces, outside, change)
     }
 
-    /// A host that says it has these interfaces.
+    /// Adds a host that says it has these interfaces.
     pub fn host_with(
         &mut self,
         interfaces: &[Interface],
@@ -336,7 +336,7 @@ impl World {
         self.now = until;
     }
 
-    /// Runs until it is so, and says how long that took; `limit` is a failure.
+    /// Runs until `so` holds, and returns the time that it took; `limit` is a failure.
     pub fn run_until(&mut self, limit: Duration, so: impl Fn(&World) -> bool) -> Duration {
         let (begin, until) = (self.now, self.now + limit);
         while !so(self) {

@@ -155,7 +155,7 @@ impl World {
         self.poll_server();
     }
 
-    /// Puts on the way what the clients say.
+    /// Puts the clients' datagrams on the way.
     fn collect(&mut self) {
         for n in 0..self.clients.len() {
             while let Some(event) = self.clients[n].poll_event() {
@@ -252,7 +252,7 @@ impl World {
         }
     }
 
-    /// Sends both ways; how many arrived.
+    /// Sends in each direction. Returns the number of datagrams that arrived.
     fn exchange(&mut self, relayed: [SocketAddr; 2], text: &[u8]) -> usize {
         for n in 0..2 {
             self.clients[n].send(self.now, relayed[1 - n], text).unwrap();

@@ -50,8 +50,8 @@ use crate::strategy::paths;
 use crate::time::Instant;
 use crate::turn::Family;
 
-/// Most relays at a time, pipes among them: in all, and before a stranger gets one. A relay holds up to 8 MiB, and as
-/// much again if it may move.
+/// Most relays at a time, pipes among them: in all, and before a stranger gets one. A relay holds up to 32 MiB, the two
+/// windows of [`RelayConfig`], and 8 MiB more if it may move.
 pub(super) const MAX_RELAYS: usize = 256;
 pub(super) const MAX_RELAYS_STRANGERS: usize = 192;
 /// Time without an answer from the relay after which the responder acts. It says again where it comes from, and gets a
