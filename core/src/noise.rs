@@ -1,4 +1,4 @@
-//! Everything cryptographic, in one place: the Noise patterns, on the `snow` crate.
+//! Cryptography in one place: the Noise patterns, on the `snow` crate.
 //!
 //! The ephemeral keys come from the node's seed, one fresh 32-byte key stream per handshake, so that a
 //! simulation repeats exactly. See <https://noiseprotocol.org/noise.html>.
@@ -31,21 +31,21 @@ pub(crate) const IK1_OVERHEAD: usize = X_OVERHEAD;
 /// Bytes that the second IK message adds to its payload.
 pub(crate) const IK2_OVERHEAD: usize = 32 + TAG;
 
-/// Something did not verify, or was too long. Nothing more is known, on purpose.
+/// A text did not verify, or was too long. The error says nothing more, on purpose.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct NotAuthentic;
 
-/// The public key of `secret`.
+/// Returns the public key of `secret`.
 pub(crate) fn public_key(secret: &[u8; 32]) -> [u8; 32] {
     curve::public_key(secret)
 }
 
-/// What only `ours` and `peer` can compute: the X25519 exchange of their static keys.
+/// Returns a secret that only `ours` and `peer` can compute: the X25519 exchange of their static keys.
 pub(crate) fn shared_secret(ours: &SecretKey, peer: &NodeId) -> [u8; 32] {
     curve::exchange(ours.as_bytes(), peer.as_bytes())
 }
 
-/// A key derived from `key` for one purpose: keyed BLAKE2s over the label's parts.
+/// Derives a key from `key` for one purpose: keyed BLAKE2s over the label's parts.
 pub(crate) fn derive(key: &[u8; 32], label: &[&[u8]]) -> [u8; 32] {
     // A 32-byte key is always accepted.
     let mut mac = <Blake2sMac<U32> as KeyInit>::new(&(*key).into());
@@ -69,7 +69,7 @@ impl Aead {
         self.0.encrypt(nonce, ad, &plain, text);
     }
 
-    /// Opens `text` and returns the plain text's length. What is in `text` after a failure means nothing.
+    /// Opens `text` and returns the plain text's length. After a failure the content of `text` means nothing.
     pub(crate) fn open_in_place(
         &self,
         nonce: u64,
@@ -99,7 +99,7 @@ pub(crate) fn seal(
     write(&mut state, payload, X_OVERHEAD)
 }
 
-/// Opens what [`seal`] made for us: who sealed it, and the payload.
+/// Opens a message that [`seal`] made for us. Returns the sender and the payload.
 pub(crate) fn open(
     ours: &SecretKey,
     prologue: &[u8],
@@ -122,7 +122,7 @@ impl core::fmt::Debug for Handshake {
 }
 
 impl Handshake {
-    /// The side that knows whom it talks to: returns the state and the first message.
+    /// Begins a handshake at the side that knows whom it talks to. Returns the state and the first message.
     pub(crate) fn initiate(
         ours: &SecretKey,
         peer: &NodeId,
@@ -138,7 +138,7 @@ impl Handshake {
         Ok((Handshake(Box::new(state)), first))
     }
 
-    /// The other side, upon the first message: the state, who it is, and the payload.
+    /// Answers the first message. Returns the state, the initiator's id and the payload.
     pub(crate) fn respond(
         ours: &SecretKey,
         prologue: &[u8],
@@ -153,25 +153,25 @@ impl Handshake {
         Ok((Handshake(Box::new(state)), peer, payload))
     }
 
-    /// Responder: the second message, and the keys.
+    /// Responder: returns the second message, and the keys.
     pub(crate) fn finish_writing(mut self, payload: &[u8]) -> Result<(Vec<u8>, Keys), NotAuthentic> {
         let second = write(&mut self.0, payload, IK2_OVERHEAD)?;
         Ok((second, self.keys()?))
     }
 
-    /// Initiator: the second message's payload, and the keys.
+    /// Initiator: returns the second message's payload, and the keys.
     pub(crate) fn finish_reading(mut self, second: &[u8]) -> Result<(Vec<u8>, Keys), NotAuthentic> {
         let payload = read(&mut self.0, second)?;
         Ok((payload, self.keys()?))
     }
 
-    /// Responder: the second message, and the secrets of the two directions, the initiator's first.
+    /// Responder: returns the second message, and the secrets of the two directions, the initiator's first.
     pub(crate) fn split_writing(mut self, payload: &[u8]) -> Result<(Vec<u8>, Secrets), NotAuthentic> {
         let second = write(&mut self.0, payload, IK2_OVERHEAD)?;
         Ok((second, self.0.dangerously_get_raw_split().into()))
     }
 
-    /// Initiator: the second message's payload, and the secrets of the two directions, ours first.
+    /// Initiator: returns the second message's payload, and the secrets of the two directions, ours first.
     pub(crate) fn split_reading(mut self, second: &[u8]) -> Result<(Vec<u8>, Secrets), NotAuthentic> {
         let payload = read(&mut self.0, second)?;
         Ok((payload, self.0.dangerously_get_raw_split().into()))
@@ -183,7 +183,7 @@ impl Handshake {
     }
 }
 
-/// What a handshake leaves to a protocol that numbers and protects its packets itself.
+/// Secrets that a handshake leaves to a protocol that numbers and protects its packets itself.
 pub(crate) struct Secrets {
     pub(crate) initiator: [u8; 32],
     pub(crate) responder: [u8; 32],
@@ -202,7 +202,7 @@ pub(crate) struct Keys {
     pub(crate) opening: Opening,
 }
 
-/// Our direction. Each message has the next number as its nonce; 2^64 - 1 messages are the limit.
+/// Outgoing direction. Each message has the next number as its nonce; 2^64 - 1 messages are the limit.
 pub(crate) struct Sealing {
     state: Arc<StatelessTransportState>,
     nonce: u64,
@@ -279,7 +279,7 @@ fn remote_static(state: &HandshakeState) -> Result<NodeId, NotAuthentic> {
     NodeId::from_bytes(key).map_err(|_| NotAuthentic)
 }
 
-/// snow's own primitives, or in a bench what stands in for them, with our curve and randomness.
+/// Resolver of snow's own primitives, or in a bench their stand-ins, with our curve and randomness.
 struct Resolver {
     ours: SecretKey,
     entropy: [u8; 32],

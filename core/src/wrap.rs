@@ -1,5 +1,5 @@
-//! What a stream to a server is wrapped in. The core only says so: TLS and WebSocket are the driver's to do, and what
-//! the core sends and receives is what is inside.
+//! Layers around a stream to a server. The core only names them: TLS and WebSocket are the driver's work. The core
+//! sends and receives the bytes inside the layers.
 
 use core::fmt;
 
@@ -14,7 +14,7 @@ pub struct Wrap {
     pub tls: Option<Tls>,
     /// The path of a WebSocket (RFC 6455) that carries MQTT (subprotocol `mqtt`, MQTT 3.1.1 section 6), if any.
     pub websocket: Option<Box<str>>,
-    /// More fields of the WebSocket's HTTP request.
+    /// Further fields of the WebSocket's HTTP request.
     pub headers: Vec<Header>,
 }
 
@@ -26,7 +26,7 @@ pub struct Header {
 }
 
 impl Header {
-    /// A field; none if it cannot be sent, or is one of the WebSocket's own.
+    /// Returns a field; `None` if it cannot be sent, or is one of the WebSocket's own.
     pub fn new(name: &str, value: &str) -> Option<Self> {
         let token = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b);
         let own = ["host", "connection", "upgrade"].iter().any(|own| name.eq_ignore_ascii_case(own))
@@ -36,12 +36,12 @@ impl Header {
         (fits && sound && !own).then(|| Header { name: name.into(), value: value.into() })
     }
 
-    /// Name of the field.
+    /// Returns the name of the field.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// Value of the field.
+    /// Returns the value of the field.
     pub fn value(&self) -> &str {
         &self.value
     }
@@ -56,7 +56,7 @@ impl fmt::Debug for Header {
 /// TLS to a server (RFC 8446, or RFC 5246 where the server has no newer).
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct Tls {
-    /// How the server proves who it is.
+    /// Ground for trust in the server's certificate.
     pub trust: Trust,
     /// The name or literal address that is asked for (SNI, which knows names only) and that the certificate must be
     /// for. Default: the host's.
@@ -82,24 +82,24 @@ impl fmt::Debug for ClientKey {
     }
 }
 
-/// What makes a server's certificate good.
+/// Condition for a good server certificate.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub enum Trust {
     /// An authority that the driver knows: the system's, or where it has none the ones built in.
     Public,
-    /// One of these authorities and no other: certificates in PEM.
+    /// A certificate by an authority of this list and no other: certificates in PEM.
     Authorities(Bytes),
-    /// Its key alone, whoever made the certificate out, for whatever name and time: SHA-256 of the certificate's
-    /// SubjectPublicKeyInfo in DER (as RFC 7469 section 2.4).
+    /// The server's key alone, whoever made the certificate out, for whatever name and time. SHA-256 of the
+    /// certificate's SubjectPublicKeyInfo in DER (as RFC 7469 section 2.4).
     Pinned([u8; 32]),
 }
 
 impl Tls {
-    /// For the host's own name, by authorities that everybody knows.
+    /// TLS for the host's own name, by authorities that everybody knows.
     pub const PUBLIC: Tls = Tls { trust: Trust::Public, name: None, client: None, alpn: None };
 }
 
-/// Why there is no TLS with a server.
+/// Reason that there is no TLS with a server.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub enum TlsFailure {
@@ -113,14 +113,14 @@ pub enum TlsFailure {
     UnknownAuthority,
     /// The key is not the pinned one.
     PinDiffers,
-    /// A signature is wrong: under the certificate, though an authority that we know has the signer's name, or the
+    /// A signature is wrong. Either the certificate's, though an authority that we know has the signer's name. Or the
     /// server's own, which then has the certificate but not its key.
     BadSignature,
     /// The certificate is of no use for any other reason.
     BadCertificate,
-    /// What we were given to check the server by is of no use: no name, or no authority.
+    /// The settings to check the server by are of no use: no name, or no authority.
     Settings,
-    /// The server hung up, or what it sent is not TLS.
+    /// The server hung up, or its bytes are not TLS.
     NotTls,
     /// The server gave up, by this alert (RFC 8446 section 6).
     Alert(u8),
@@ -174,7 +174,8 @@ mod tests {
         Tls { trust: Trust::Pinned([9; 32]), name: Some("server.test".into()), ..Tls::PUBLIC }
     }
 
-    /// Where a node dials, and in which layers, until it is idle; look-ups find 192.0.2.7.
+    /// Runs the node until it is idle. Returns the addresses that it dials, each with its layers; look-ups find
+    /// 192.0.2.7.
     fn dials(node: &mut Node) -> Vec<(SocketAddr, Option<Wrap>)> {
         let mut dials = Vec::new();
         while let Some(action) = node.poll_action() {

@@ -1,4 +1,4 @@
-//! Running a trace again.
+//! Replay of a trace.
 
 use core::fmt;
 
@@ -23,15 +23,15 @@ pub const MAX_LINE: usize = 4 << 20;
 pub struct Replayed {
     /// The node that was recorded.
     pub node: NodeId,
-    /// What it was told.
+    /// Number of events that the node was told.
     pub events: u64,
-    /// What its user asked of it.
+    /// Number of calls of its user.
     pub calls: u64,
-    /// What it asked of its driver, each the same as recorded.
+    /// Number of actions that it asked of its driver, each the same as recorded.
     pub actions: u64,
-    /// When it started, by the driver's clock.
+    /// Time of the start, by the driver's clock.
     pub start: Instant,
-    /// The last time it was told.
+    /// Last time that the node was told.
     pub end: Instant,
 }
 
@@ -43,7 +43,7 @@ impl fmt::Display for Replayed {
     }
 }
 
-/// Why a trace could not be run again to its end.
+/// Reason that a trace could not be run again to its end.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum ReplayError {
     /// The first line is not that of a trace.
@@ -54,9 +54,9 @@ pub enum ReplayError {
     TooLong(usize),
     /// A line is wrong.
     Line {
-        /// Its number, from 1.
+        /// Number of the line, from 1.
         line: usize,
-        /// What is wrong. Never repeats the text, which may be a secret.
+        /// Error of the line. Never repeats the text, which may be a secret.
         why: LineError,
     },
     /// The configuration could not have been used.
@@ -67,7 +67,7 @@ pub enum ReplayError {
         line: usize,
         /// The line.
         expected: String,
-        /// What it would be now.
+        /// Line that the node would write now.
         got: String,
     },
 }
@@ -89,12 +89,12 @@ impl fmt::Display for ReplayError {
 
 impl std::error::Error for ReplayError {}
 
-/// What is wrong with a line.
+/// Error of a line.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum LineError {
     /// The header ends before this line, which it has to have.
     Header(&'static str),
-    /// More than [`MAX_LINE`] bytes; this many.
+    /// Length over [`MAX_LINE`] bytes; this many.
     TooLong(usize),
     /// The text ends within the line: there is no newline.
     CutOff,
@@ -104,7 +104,7 @@ pub enum LineError {
     Long(usize),
     /// The word with this number, from 1, is not one that may stand there.
     Word(usize),
-    /// It reads as something that is written otherwise.
+    /// The word reads as a value that is written otherwise.
     Spelling,
     /// `begun` stands after a connect, and there only.
     Order,
@@ -127,12 +127,12 @@ impl fmt::Display for LineError {
 
 impl std::error::Error for LineError {}
 
-/// Runs a trace again: builds the node, tells it what it was told, and compares what it does.
+/// Runs a trace again: builds the node, tells it all that it was told, and compares its actions.
 ///
 /// The text may be anybody's. Reading it costs time and memory in proportion to its length.
 ///
 /// # Errors
-/// The first line that is wrong, or at which the node acts otherwise.
+/// First line that is wrong, or at which the node acts otherwise.
 pub fn replay(text: &str) -> Result<Replayed, ReplayError> {
     if text.len() > MAX_TEXT {
         return Err(ReplayError::TooLong(text.len()));
@@ -210,7 +210,7 @@ impl<'a> Lines<'a> {
         Ok(Some(line))
     }
 
-    /// The header's line with this name.
+    /// Reads the header's line with this name.
     fn field<T: Put + Take>(&mut self, name: &'static str) -> Result<T, LineError> {
         let Some(line) = self.next()? else {
             self.at += 1;
@@ -236,13 +236,13 @@ impl<'a> Lines<'a> {
 
 struct Run {
     node: Node,
-    /// What the connect just before gave.
+    /// Result of the connect just before.
     begun: Option<Result<ConnectId, ConnectError>>,
     done: Replayed,
 }
 
 impl Run {
-    /// Does what a line says, or compares; gives what the line would be now if it is not the same.
+    /// Carries a line out, or compares it. Returns the line as it would be now if it is not the same.
     fn line(&mut self, line: &str) -> Result<Option<String>, LineError> {
         let kind = Words::of(line).next()?;
         if (kind == "begun") != self.begun.is_some() {
@@ -342,7 +342,7 @@ mod tests {
         (Recorder::new(config(), [3; 32], Instant::ZERO, Some(sink)).unwrap(), text)
     }
 
-    /// A node that finds nothing where it looks, for ten of its deadlines.
+    /// Records a node that finds nothing where it looks, for ten of its deadlines.
     fn recorded() -> String {
         let (mut node, text) = recorder();
         let ip = "203.0.113.1".parse().unwrap();
@@ -391,7 +391,7 @@ mod tests {
         assert!(text.starts_with(&header), "{text}");
     }
 
-    /// Whatever a driver may say, in any order and at any time.
+    /// Tells the node anything that a driver may say, in any order and at any time.
     #[test]
     fn random_runs_act_the_same_again() {
         let mut g = Gen::new(6);

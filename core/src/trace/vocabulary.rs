@@ -32,7 +32,7 @@ use super::form::{Put, Take, Words, enum_form, put_all, struct_form, word};
 pub(super) enum Record<E, A> {
     Event(Instant, E),
     Call(Instant, Call),
-    /// What a call of `connect` gave.
+    /// Result of a call of `connect`.
     Begun(Result<ConnectId, ConnectError>),
     Action(A),
     /// No action was left, and this was the next deadline.
@@ -50,7 +50,7 @@ enum_form! { Record<&Event<'_>, &Action>, Line => Line {
     "idle" Idle(deadline),
 }}
 
-/// What the user asks of a node.
+/// Call of the user to a node.
 #[derive(Clone, PartialEq, Debug)]
 pub(super) enum Call {
     Connect { to: Box<PeerAddress>, plan: Plan },
@@ -129,7 +129,7 @@ enum_form! { Event<'_>, EventView => EventView {
 }}
 
 impl EventView {
-    /// The event.
+    /// Returns the event.
     pub(super) fn event(&self) -> Event<'_> {
         match *self {
             EventView::Bound { sock, local } => Event::Bound { sock, local },
@@ -246,7 +246,7 @@ enum_form! { Action, ActionView => ActionView {
     "pipe" Pipe { pipe, news },
 }}
 
-/// What of a [`PipeStart`] is no secret.
+/// Parts of a [`PipeStart`] that are no secret.
 #[derive(Clone, PartialEq, Debug)]
 pub(super) struct PipeView {
     answers: SmallVec<[ConnectId; 1]>,
@@ -601,7 +601,7 @@ mod tests {
     use core::fmt::Debug;
     use quickcheck::Gen;
 
-    /// One value of each variant, many times, and each with every cut and many changed bytes.
+    /// Writes and reads values of each variant, many times, and each with every cut and many changed bytes.
     fn round_trip<T: Put + Take + PartialEq + Debug>() {
         let mut g = Gen::new(12);
         for round in 0..200 {
@@ -617,7 +617,7 @@ mod tests {
         }
     }
 
-    /// What reads at all is spelled as it would be written.
+    /// Checks that every line that reads at all is spelled as it would be written.
     fn mangle<T: Put + Take>(g: &mut Gen, line: &str) {
         for at in 0..line.len() {
             let mut bytes = line.as_bytes().to_vec();

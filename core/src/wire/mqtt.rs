@@ -1,4 +1,4 @@
-//! MQTT 3.1.1, the client's side, as much as signalling needs.
+//! MQTT 3.1.1 on the client's side, as far as signalling needs it.
 
 use core::fmt;
 use core::num::NonZeroU16;
@@ -12,14 +12,14 @@ use mqttrs::{
 use super::guard::{self, GuardError, MQTT_MAX};
 use crate::config::Login;
 
-/// Why a packet could not be made or read.
+/// Reason that a packet could not be made or read.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum MqttError {
     /// A topic, client id or payload is too long.
     TooLong,
-    /// It breaks a rule of the guard.
+    /// The packet breaks a rule of the guard.
     Guard(GuardError),
-    /// The codec could not read it.
+    /// The codec could not read the packet.
     Malformed,
     /// A packet that a server never sends to a client like ours.
     Unexpected,
@@ -38,44 +38,44 @@ impl fmt::Display for MqttError {
 
 impl std::error::Error for MqttError {}
 
-/// What a server sends.
+/// Packet of a server.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Incoming<'a> {
     /// The answer to CONNECT (section 3.2).
     Connack {
-        /// Whether the session is up.
+        /// True if the session is up.
         accepted: bool,
         /// The return code; 0 is accepted.
         code: u8,
     },
     /// The answer to SUBSCRIBE (section 3.9).
     Suback {
-        /// Which SUBSCRIBE.
+        /// Id of the SUBSCRIBE.
         packet_id: NonZeroU16,
-        /// Whether every topic was granted.
+        /// True if every topic was granted.
         granted: bool,
     },
     /// The answer to PUBLISH at QoS 1 (section 3.4).
     Puback {
-        /// Which PUBLISH.
+        /// Id of the PUBLISH.
         packet_id: NonZeroU16,
     },
     /// A message (section 3.3).
     Publish {
-        /// Its topic.
+        /// Topic of the message.
         topic: &'a str,
-        /// Its content.
+        /// Content of the message.
         payload: &'a [u8],
-        /// At QoS 1, what to acknowledge.
+        /// Id to acknowledge, at QoS 1.
         packet_id: Option<NonZeroU16>,
-        /// Perhaps sent before.
+        /// True if the server may have sent the message before.
         dup: bool,
-        /// Kept by the server from an earlier time.
+        /// True if the server kept the message from an earlier time.
         retain: bool,
     },
     /// The answer to UNSUBSCRIBE (section 3.11).
     Unsuback {
-        /// Which UNSUBSCRIBE.
+        /// Id of the UNSUBSCRIBE.
         packet_id: NonZeroU16,
     },
     /// The answer to PINGREQ (section 3.13).
@@ -91,7 +91,7 @@ pub enum Qos {
     AtLeastOnce,
 }
 
-/// CONNECT with a clean session (section 3.1); `keep_alive` in seconds.
+/// Builds CONNECT with a clean session (section 3.1); `keep_alive` in seconds.
 ///
 /// # Errors
 /// `TooLong` for a client id, user name or password over 65,535 bytes, or a packet over [`MQTT_MAX`].
@@ -112,7 +112,7 @@ pub fn connect(client_id: &str, keep_alive: u16, login: Option<&Login>) -> Resul
     )
 }
 
-/// SUBSCRIBE to one topic (section 3.8).
+/// Builds SUBSCRIBE to one topic (section 3.8).
 ///
 /// # Errors
 /// `TooLong` for a topic over 65,535 bytes.
@@ -125,7 +125,7 @@ pub fn subscribe(packet_id: NonZeroU16, topic: &str, qos: Qos) -> Result<Bytes, 
     encode(&Packet::Subscribe(Subscribe::new(pid(packet_id), topics)), topic.len())
 }
 
-/// UNSUBSCRIBE from one topic (section 3.10).
+/// Builds UNSUBSCRIBE from one topic (section 3.10).
 ///
 /// # Errors
 /// `TooLong` for a topic over 65,535 bytes.
@@ -134,7 +134,7 @@ pub fn unsubscribe(packet_id: NonZeroU16, topic: &str) -> Result<Bytes, MqttErro
     encode(&Packet::Unsubscribe(Unsubscribe::new(pid(packet_id), topics)), topic.len())
 }
 
-/// PUBLISH at QoS 1 (section 3.3).
+/// Builds PUBLISH at QoS 1 (section 3.3).
 ///
 /// # Errors
 /// `TooLong` if topic and payload do not fit a packet of [`MQTT_MAX`] bytes.
@@ -142,10 +142,10 @@ pub fn publish(packet_id: NonZeroU16, topic: &str, payload: &[u8], dup: bool) ->
     publish_with(packet_id, topic, payload, dup, false)
 }
 
-/// PUBLISH at QoS 1 of a message that the server keeps for whoever subscribes later.
+/// Builds PUBLISH at QoS 1 of a message that the server keeps for later subscribers.
 ///
 /// # Errors
-/// As [`publish`].
+/// Errors of [`publish`].
 pub fn publish_retained(packet_id: NonZeroU16, topic: &str, payload: &[u8]) -> Result<Bytes, MqttError> {
     publish_with(packet_id, topic, payload, false, true)
 }
@@ -162,17 +162,17 @@ fn publish_with(
     encode(&Packet::Publish(packet), topic.len() + payload.len())
 }
 
-/// PUBACK (section 3.4).
+/// Builds PUBACK (section 3.4).
 pub fn puback(packet_id: NonZeroU16) -> Bytes {
     encode(&Packet::Puback(pid(packet_id)), 0).unwrap_or_default()
 }
 
-/// PINGREQ (section 3.12).
+/// Builds PINGREQ (section 3.12).
 pub fn pingreq() -> Bytes {
     encode(&Packet::Pingreq, 0).unwrap_or_default()
 }
 
-/// DISCONNECT (section 3.14).
+/// Builds DISCONNECT (section 3.14).
 pub fn disconnect() -> Bytes {
     encode(&Packet::Disconnect, 0).unwrap_or_default()
 }
@@ -180,7 +180,7 @@ pub fn disconnect() -> Bytes {
 /// Reads one packet that a server sent, whole and alone.
 ///
 /// # Errors
-/// Why the connection is of no further use.
+/// [`MqttError`]: the connection is of no further use.
 pub fn decode(packet: &[u8]) -> Result<Incoming<'_>, MqttError> {
     match guard::mqtt(packet) {
         Ok(Some(whole)) if whole == packet.len() => {}
@@ -230,7 +230,7 @@ pub struct MqttSplitter {
 }
 
 impl MqttSplitter {
-    /// An empty one.
+    /// Returns an empty splitter.
     pub fn new() -> Self {
         Self::default()
     }
@@ -238,7 +238,7 @@ impl MqttSplitter {
     /// Takes bytes of the stream; at most two packets of [`MQTT_MAX`] bytes are held.
     ///
     /// # Errors
-    /// Once the stream cannot be MQTT, for ever.
+    /// [`GuardError`] once the stream cannot be MQTT, for ever.
     pub fn push(&mut self, data: &[u8]) -> Result<(), GuardError> {
         if let Some(why) = self.broken {
             return Err(why);
@@ -250,10 +250,10 @@ impl MqttSplitter {
         Ok(())
     }
 
-    /// The next whole packet.
+    /// Returns the next whole packet.
     ///
     /// # Errors
-    /// Once the stream cannot be MQTT, for ever.
+    /// [`GuardError`] once the stream cannot be MQTT, for ever.
     pub fn next_packet(&mut self) -> Result<Option<Bytes>, GuardError> {
         if let Some(why) = self.broken {
             return Err(why);

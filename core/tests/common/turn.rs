@@ -17,7 +17,7 @@ use super::{Happening, LATENCY, World};
 pub struct Turn {
     pub config: TurnServer,
     pub at: SocketAddr,
-    /// It answers nothing while it is not.
+    /// True if the server runs. Otherwise nothing is answered.
     pub up: bool,
     /// The allocations that there are.
     pub relays: BTreeSet<SocketAddr>,
@@ -30,7 +30,7 @@ pub struct Turn {
 /// A NAT's way from a socket to one other end, and the port that it has outside.
 pub type Ways = BTreeMap<(SockId, SocketAddr), u16>;
 
-/// A relayed pipe that a node handed out. What can be read is read at once.
+/// A relayed pipe that a node handed out. All that can be read is read at once.
 #[derive(Debug)]
 pub struct Relayed {
     pub pipe: PipeId,
@@ -45,7 +45,7 @@ pub struct Relayed {
     pub delivered: bool,
     pub over: Option<PipeEnd>,
     pub messages: Vec<Bytes>,
-    /// Its user reads no messages.
+    /// True if the user reads no messages.
     pub deaf: bool,
     pub messages_over: Option<PipeEnd>,
 }
@@ -71,7 +71,7 @@ impl World {
         n
     }
 
-    /// What the node has of relayed pipes: one.
+    /// Returns the node's only relayed pipe. Panics if there is none or more than one.
     pub fn relayed(&self, n: usize) -> &Relayed {
         let [pipe] = &self.hosts[n].relayed[..] else {
             panic!("node {n} has {} relayed pipes:\n{}", self.hosts[n].relayed.len(), self.tail())
@@ -257,7 +257,7 @@ impl World {
         }
     }
 
-    /// Where the name of a TURN server leads.
+    /// Returns the address that the name of a TURN server leads to.
     pub(super) fn turn_named(&self, name: &str) -> Option<IpAddr> {
         self.turns.iter().find(|t| &*t.config.host == name).map(|t| t.at.ip())
     }

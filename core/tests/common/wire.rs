@@ -1,4 +1,4 @@
-//! What lies between the hosts: SYNs, bytes by credit, ends of streams.
+//! Wire between the hosts: SYNs, bytes by credit, ends of streams.
 
 use std::collections::VecDeque;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -138,7 +138,7 @@ impl World {
         }
     }
 
-    /// Gives a node whoever waits in a listener's queue, as far as its credit goes.
+    /// Gives a node the callers that wait in a listener's queue, as far as its credit goes.
     fn accept_waiting(&mut self, n: usize, listener: SockId) {
         while let Some((credit @ 1.., queue)) = self.door.get_mut(&(n, listener))
             && let Some((sock, local, remote)) = queue.pop_front()
@@ -154,12 +154,13 @@ impl World {
         self.streams.insert(b, half(a));
     }
 
-    /// Where a node listens.
+    /// Returns the addresses on which a node listens.
     pub fn listening(&self, n: usize) -> Vec<SocketAddr> {
         self.listeners.iter().filter(|(_, (m, _))| *m == n).map(|(at, _)| *at).collect()
     }
 
-    /// A host's network becomes another; without interfaces it has none. What goes from and to its old address is lost from now on.
+    /// Moves a host to another network; without interfaces it has none. All packets from and to its old address are
+    /// lost from now on.
     pub fn roam(&mut self, n: usize, interfaces: &[Interface], outside: IpAddr) {
         let inside = interfaces.first().map_or(Ipv4Addr::UNSPECIFIED.into(), |i| i.ip);
         let host = &mut self.hosts[n];

@@ -20,7 +20,7 @@ fn world(servers: usize, change: impl FnOnce(&mut World)) -> World {
     world
 }
 
-/// When `Ready` came, and the outside address in it.
+/// Returns the time of `Ready`, and the outside address in it.
 fn found(world: &World) -> (std::time::Duration, String) {
     let (at, address) = world.ready(0).expect("ready");
     assert_eq!(address.v4()[0].internal.to_string(), INSIDE);

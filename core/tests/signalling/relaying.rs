@@ -24,7 +24,7 @@ fn world(seed: u8) -> World {
     world
 }
 
-/// The same with a relayed pipe from 0 to 1.
+/// Opens a world of that kind with a relayed pipe from 0 to 1.
 fn piped(seed: u8) -> World {
     let mut world = world(seed);
     let id = world.connect(0, &world.address(1), relay(20));

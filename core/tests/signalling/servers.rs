@@ -70,7 +70,7 @@ fn the_address_that_worked_is_the_first_the_next_time() {
     assert!(first >= 750 * MS && again < 250 * MS, "{first:?} {again:?}");
 }
 
-/// What a host announces whose STUN servers claim this to see; `None`: the truth.
+/// Returns the address that a host announces whose STUN servers claim to see these addresses; `None`: the truth.
 fn announced(open: bool, claims: &[Option<&str>]) -> String {
     let mut world = World::new(4);
     for claim in claims {

@@ -1,4 +1,4 @@
-//! What time servers are good for: a node whose clock is wrong.
+//! Use of time servers: a node whose clock is wrong.
 
 use std::time::Duration;
 
@@ -21,7 +21,7 @@ fn world(servers: usize, bend: impl FnOnce(&mut World)) -> World {
     world
 }
 
-/// What a node was told of its clock: how far it is ahead, in whole seconds.
+/// Returns the notices of a node on its clock: its lead, in whole seconds.
 fn told(world: &World, n: usize) -> Vec<i64> {
     let ahead = |(_, notice): &(_, Notice)| match notice {
         Notice::Clock { ahead, error } => {
@@ -156,7 +156,7 @@ fn a_node_that_ends_while_it_asks_closes_its_sockets() {
     world.run(20 * S);
 }
 
-/// When a node was told that it has the name.
+/// Returns the time at which a node was told that it has the name.
 fn registered(world: &World, n: usize) -> Option<Instant> {
     let registered = |(at, notice): &(Instant, Notice)| match notice {
         Notice::Name { news, .. } if matches!(**news, NameNews::Registered { .. }) => Some(*at),

@@ -26,13 +26,13 @@ fn with_a_newer_caller() -> World {
     world
 }
 
-/// What node 1 has said to node 0.
+/// Messages of node 1 to node 0.
 fn answers(world: &World) -> Vec<Vec<u8>> {
     let opened = world.published_to(0).into_iter().filter_map(|p| envelope::open(0, &p.payload));
     opened.filter(|(from, _)| *from == world.id(1)).map(|(_, content)| content).collect()
 }
 
-/// What node 0 has said to node 1.
+/// Messages of node 0 to node 1.
 fn asked(world: &World) -> Vec<Vec<u8>> {
     let opened = world.published_to(1).into_iter().filter_map(|p| envelope::open(1, &p.payload));
     opened.filter(|(from, _)| *from == world.id(0)).map(|(_, content)| content).collect()

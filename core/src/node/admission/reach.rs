@@ -1,8 +1,8 @@
-//! What an address is, and whether somebody else may have us send there.
+//! Kinds of addresses, and the rule on sending to an address that a peer named.
 //!
-//! The rows are IANA's registries of special-purpose addresses (RFC 6890, as of 2025). The blocks for documentation count
-//! as the internet, since labs are made of them. An IPv6 address that embeds an IPv4 address is what that one is, but
-//! never more than a place inside: a translator or tunnel of ours would take the packet there.
+//! The rows are IANA's registries of special-purpose addresses (RFC 6890, as of 2025). The blocks for documentation
+//! count as the internet, since labs are made of them. An IPv6 address that embeds an IPv4 address is what that one is,
+//! but never more than a place inside. A translator or tunnel of ours would take the packet there.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -10,16 +10,16 @@ use crate::address::PeerAddress;
 use crate::io::Interface;
 use crate::strategy::paths::{Route, Trust};
 
-/// Where a packet to an address ends up.
+/// Destination of a packet to an address.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Reach {
-    /// At no host, or at many: never right.
+    /// No host, or many: never right.
     Nobody,
-    /// On this machine.
+    /// Loopback: this machine.
     Loopback,
-    /// Inside our network, our carrier's or our host's, or nowhere.
+    /// A host inside our network, our carrier's or our host's, or nowhere.
     Inside,
-    /// Somewhere on the internet, as everybody's packets do.
+    /// A host on the internet, as everybody's packets reach it.
     Internet,
 }
 
@@ -65,7 +65,7 @@ const V4: [(Ipv4Addr, u32, Reach); 22] = [
     (Ipv4Addr::new(128, 0, 0, 0), 1, Internet),
 ];
 
-/// What a block of IPv6 is.
+/// Kind of an IPv6 block.
 #[derive(Clone, Copy)]
 enum Block {
     Is(Reach),
@@ -122,7 +122,7 @@ const V6: [(Ipv6Addr, u32, Block); 25] = [
 /// A prefix by which a NAT64 of our network translates: RFC 6052 section 2.2 has its lengths.
 pub(crate) type Nat64 = (Ipv6Addr, u32);
 
-/// What an address is. `nat64` are the prefixes that were discovered beside the well-known ones.
+/// Returns the reach of an address. `nat64` are the prefixes that were discovered in addition to the well-known one.
 pub(crate) fn reach(ip: IpAddr, nat64: &[Nat64]) -> Reach {
     match ip {
         IpAddr::V4(ip) => reach_v4(ip),
@@ -159,12 +159,12 @@ fn reach_v6(ip: Ipv6Addr, nat64: &[Nat64]) -> Reach {
     if reach == Internet && isatap { embedded(part(96)) } else { reach }
 }
 
-/// What an embedded address makes of the one around it.
+/// Returns the reach of an address that embeds `ip`.
 fn embedded(ip: Ipv4Addr) -> Reach {
     if reach_v4(ip) == Internet { Internet } else { Inside }
 }
 
-/// The IPv4 address behind a NAT64 prefix. Bits 64 to 71 are none of it.
+/// Returns the IPv4 address behind a NAT64 prefix. Bits 64 to 71 are none of it.
 fn translated(ip: Ipv6Addr, length: u32) -> Option<Ipv4Addr> {
     if !matches!(length, 32 | 40 | 48 | 56 | 64 | 96) {
         return None;
@@ -176,25 +176,25 @@ fn translated(ip: Ipv6Addr, length: u32) -> Option<Ipv4Addr> {
     Some(Ipv4Addr::new(next()?, next()?, next()?, next()?))
 }
 
-/// All that is ours, to be told from what is not.
+/// Addresses of this node and its networks, to be told from all others.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Ours<'a> {
     /// Every address of this machine, used or not.
     pub(crate) interfaces: &'a [Interface],
-    /// Those that we use, with what the world sees of them.
+    /// Interfaces that we use, with the external address of each.
     pub(crate) routes: &'a [Route],
-    /// What we tell the world; our router's addresses among it.
+    /// Address that we announce; our router's addresses are among it.
     pub(crate) announced: Option<&'a PeerAddress>,
     /// Discovered prefixes of NAT64.
     pub(crate) nat64: &'a [Nat64],
 }
 
 impl Ours<'_> {
-    /// Whether a peer may have us send to an address that it named.
+    /// Returns true if a peer may have us send to an address that it named.
     ///
-    /// Whom our user knows may name anything that is a host. For a stranger only the internet counts, and of it nothing
-    /// that is ours or our neighbour's: what is inside trusts us, or is hidden from the stranger by our router. That a
-    /// node is bound to loopback makes no difference, as strangers reach such a node by its brokers.
+    /// A peer that our user knows may name anything that is a host. For a stranger only the internet counts, and of it
+    /// nothing that is ours or our neighbour's. Hosts inside trust us, or our router hides them from the stranger. A
+    /// node that is bound to loopback makes no difference, as strangers reach such a node by its brokers.
     pub(crate) fn may_send(&self, ip: IpAddr, trust: Trust) -> bool {
         match (reach(ip, self.nat64), trust) {
             (Nobody, _) => false,
@@ -207,7 +207,7 @@ impl Ours<'_> {
         }
     }
 
-    /// Whether an address is ours, inside or outside.
+    /// Returns true if an address is ours, inside or outside.
     fn has(&self, ip: IpAddr) -> bool {
         let announced = || self.announced.into_iter().flat_map(PeerAddress::interfaces);
         self.interfaces.iter().any(|i| i.ip == ip)
@@ -221,7 +221,8 @@ impl Ours<'_> {
     }
 }
 
-/// Whether an address is in the prefix of one of ours. A prefix of no or all bits says nothing about neighbours.
+/// Returns true if an address is in the prefix of one of ours. A prefix of no or all bits says nothing about
+/// neighbours.
 pub(crate) fn is_on_link(ours: IpAddr, prefix: u8, ip: IpAddr) -> bool {
     let (a, b, bits) = match (ours, ip) {
         (IpAddr::V4(a), IpAddr::V4(b)) => (u128::from(u32::from(a)), u128::from(u32::from(b)), 32),

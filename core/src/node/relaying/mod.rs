@@ -1,10 +1,12 @@
-//! Pipes through a TURN server, both sides of opening one.
+//! Pipes through a TURN server, on each side of opening one.
 //!
 //! The requester gets a relayed address and names it to the peer (TURN_REQUEST). The peer says where it will come from
-//! (TURN_RESPONSE), which the requester permits at its server, and begins a [`RelayStream`] towards the relayed
-//! address. One allocation is enough so: permissions go by address, so that it does not matter which port the
-//! peer's NAT gives it. Where nothing comes back within a second and a half, or it has no UDP, the peer comes
-//! from a relayed address of its own.
+//! (TURN_RESPONSE), which the requester permits at its server. The peer begins a [`RelayStream`] towards the relayed
+//! address. One allocation is enough so: permissions go by address, so that it does not matter which port the peer's
+//! NAT gives it.
+//!
+//! Where nothing comes back within a second and a half, or the peer has no UDP, it comes from a relayed address of its
+//! own.
 //!
 //! The stream proves both ends. It is a candidate then like any TCP stream, and NOMINATE and CONFIRM are its first
 //! bytes; the user's follow.
@@ -48,23 +50,24 @@ use crate::strategy::paths;
 use crate::time::Instant;
 use crate::turn::Family;
 
-/// Most relays at a time, pipes among them, which hold up to 8 MiB each, and as much again if they may move: in all, and before a stranger gets one.
+/// Most relays at a time, pipes among them: in all, and before a stranger gets one. A relay holds up to 32 MiB, the two
+/// windows of [`RelayConfig`], and 8 MiB more if it may move.
 pub(super) const MAX_RELAYS: usize = 256;
 pub(super) const MAX_RELAYS_STRANGERS: usize = 192;
-/// Without an answer from the relay for so long, the asked side says again where it comes from, and gets a relayed
-/// address of its own if it can.
+/// Time without an answer from the relay after which the responder acts. It says again where it comes from, and gets a
+/// relayed address of its own if it can.
 const HELP_AFTER: Duration = Duration::from_millis(1500);
-/// The handshake through the relay may take so long at the asked side.
+/// Time for the handshake through the relay, at the responder.
 const MEET_WITHIN: Duration = Duration::from_secs(30);
-/// A stranger's relay from which nothing has come is given up after so long, counted anew where we have our own servers
-/// help and when one does.
+/// Time after which a stranger's relay from which nothing has come is given up. The time counts anew where we have our
+/// own servers help, and when one does.
 const STRANGERS_SILENCE: Duration = Duration::from_secs(5);
-/// Then the ends may take this long to agree.
+/// Time for the ends to agree after that.
 const AGREE_WITHIN: Duration = Duration::from_secs(10);
-/// What a closed relay may take to tell the peer, and then the server.
+/// Time for a closed relay to tell the peer, and then the server.
 const END_WITHIN: Duration = Duration::from_secs(5);
-/// A first packet through the relay comes before the permission for it, and is repeated after three assumed round
-/// trips: the one to our broker, within these bounds.
+/// Bounds of the round trip that is assumed to a peer at a relay: that to our broker. A first packet comes before the
+/// permission for it, and is repeated after three assumed round trips.
 const FIRST_RTT: (Duration, Duration) = (Duration::from_millis(15), Duration::from_millis(100));
 
 /// The relay strategy of one connect.
@@ -120,7 +123,7 @@ impl Node {
         }
     }
 
-    /// How far a relay of ours has come, in words.
+    /// Describes the progress of a relay of ours, in words.
     pub(super) fn describe_relaying(&self, relaying: &Relaying) -> String {
         let Some(relay) = self.relays.get(&relaying.id) else { return String::new() };
         let relayed = relay.servers.as_ref().and_then(Servers::relayed);
@@ -143,7 +146,7 @@ impl Node {
         }
     }
 
-    /// A peer asks us to its relay; our user's rules have been asked.
+    /// Goes to the peer's relay, as the peer asks us to; our user's rules have been asked.
     pub(super) fn visit_by_relay(
         &mut self,
         peer: NodeId,
@@ -189,7 +192,7 @@ impl Node {
         self.work_relay(id);
     }
 
-    /// The peer says where it comes from.
+    /// Takes in the peer's word on the addresses that it comes from.
     pub(super) fn peer_comes(&mut self, peer: NodeId, session: SessionId, sources: &[IpAddr]) {
         let key = (session, Requester::Us);
         let Some((connect, n)) = self.relaying_of(session) else { return };
@@ -215,7 +218,7 @@ impl Node {
         self.drive_attempt(connect);
     }
 
-    /// Ends what a session has of relays, without a word to the strategy.
+    /// Ends all relays of a session, without a word to the strategy.
     pub(super) fn end_relay(&mut self, key: Key) {
         if let Some(id) = self.relay_ids.get(&key).copied()
             && self.relays.get(&id).is_some_and(|r| r.is_opening())
@@ -224,7 +227,7 @@ impl Node {
         }
     }
 
-    /// Whether a relay of this session is being opened.
+    /// Returns true if a relay of this session is being opened.
     pub(super) fn is_relaying(&self, key: Key) -> bool {
         self.relay_of(key).is_some_and(Relay::is_opening)
     }
@@ -242,7 +245,7 @@ impl Node {
         self.with_servers(id, |servers, cx| servers.resolved(cx, query, result));
     }
 
-    /// A socket of a relay is bound or connected.
+    /// Takes in that a socket of a relay is bound or connected.
     pub(super) fn relay_opened(&mut self, id: SockId, sock: SockId, local: SocketAddr) {
         let Some(relay) = self.relays.get_mut(&id) else { return };
         match &mut relay.socket {
@@ -427,7 +430,7 @@ impl Node {
         }
     }
 
-    /// Why a relay gives no pipe, in words: if nobody came, how far it had come.
+    /// Returns the reason that a relay gives no pipe, in words. If nobody came: the progress of the relay.
     fn why_it_ended(&self, id: SockId, cause: EndCause) -> String {
         let relaying = self.relays.get(&id).filter(|_| cause == EndCause::TimedOut).and_then(|relay| {
             let (connect, n) = self.relaying_of(relay.key.0)?;
@@ -489,7 +492,7 @@ impl Node {
         }
     }
 
-    /// Requester: whoever comes to our relay is heard from now on.
+    /// Requester: every peer that comes to our relay is heard from now on.
     fn await_peer(&mut self, id: SockId, until: Instant) {
         let now = self.cx.now;
         let seed = self.cx.random.draw(Domain::RelaySeed);
@@ -505,7 +508,7 @@ impl Node {
         self.work_relay(id);
     }
 
-    /// Asked side: says where we come from, and comes.
+    /// Responder: says where we come from, and comes.
     fn come(&mut self, id: SockId) {
         let now = self.cx.now;
         let Some(relay) = self.relays.get(&id).filter(|r| r.stage == RelayStage::Meeting) else { return };
@@ -524,7 +527,7 @@ impl Node {
         self.begin_stream(id);
     }
 
-    /// Asked side: speaks to the peer's relay, once nothing forbids that.
+    /// Responder: speaks to the peer's relay, once nothing forbids that.
     fn begin_stream(&mut self, id: SockId) {
         let now = self.cx.now;
         let config = self.relay_config(id);
@@ -538,7 +541,7 @@ impl Node {
         self.work_relay(id);
     }
 
-    /// Asked side: nothing came back. Our answer may be lost, or we cannot get there by UDP.
+    /// Responder: tries by its own server, as nothing came back. Our answer may be lost, or we cannot get there by UDP.
     fn come_by_server(&mut self, id: SockId) {
         let Some(relay) = self.relays.get_mut(&id) else { return };
         if relay.stage != RelayStage::Meeting {
@@ -597,7 +600,7 @@ impl Node {
         }
     }
 
-    /// The relay is the pipe.
+    /// Makes the relay the pipe.
     fn finish_by_relay(&mut self, id: SockId, settled: &Settled) {
         let Some(relay) = self.relays.get_mut(&id) else { return };
         relay.stage = RelayStage::Pipe;
@@ -633,7 +636,7 @@ impl Node {
         self.work_relay(id);
     }
 
-    /// It gives no pipe.
+    /// Ends a relay that gives no pipe.
     fn relay_failed(&mut self, id: SockId, why: String) {
         let Some(relay) = self.relays.get(&id) else { return };
         let (key, peer) = (relay.key, relay.peer);
@@ -651,7 +654,7 @@ impl Node {
         }
     }
 
-    /// Closes a relay in whatever stage.
+    /// Closes a relay in any stage.
     fn close_relay(&mut self, id: SockId) {
         let until = self.cx.now + END_WITHIN;
         let Some(relay) = self.relays.get_mut(&id) else { return };

@@ -1,8 +1,8 @@
 //! The race of our TURN servers for an allocation, and the one that won it.
 //!
-//! The first three of the list are asked at once; the first that relays for us has the shortest round trip, of those
-//! that answer, and is kept. The others are released. Where UDP gets no answer within a second, the same server is
-//! asked over TCP beside it. Of a server's name every address is asked, one shortly after the other.
+//! The first three servers of the list are asked at once. The first that relays for us has the shortest round trip, of
+//! those that answer, and is kept. The others are released. Where UDP gets no answer within a second, the same server
+//! is asked over TCP as well. Of a server's name every address is asked, one shortly after the other.
 
 use core::fmt::Write;
 use core::time::Duration;
@@ -23,14 +23,14 @@ use crate::wire::Transport;
 
 /// Servers asked at a time.
 const AT_ONCE: usize = 3;
-/// Without an answer over UDP for so long, TCP is tried too.
+/// Time without an answer over UDP after which TCP is tried too.
 const TCP_AFTER: Duration = Duration::from_secs(1);
-/// The look-up of a server's name and the dials may take so long.
+/// Time for the look-up of a server's name and the dials.
 const REACH_WITHIN: Duration = Duration::from_secs(5);
 /// Bytes that a server may send ahead on a stream.
 const CREDIT: u32 = 256 * 1024;
 
-/// What became of the race, and what comes through the relay.
+/// Result of the race, and data that come through the relay.
 #[derive(Debug)]
 pub(super) enum ServerNews {
     /// Peers reach us at this address.
@@ -40,7 +40,7 @@ pub(super) enum ServerNews {
     Refused(u16),
     /// The allocation is gone.
     Lost(turn::Error),
-    /// No server relays for us, and why, in words.
+    /// No server relays for us: the reason, in words.
     Failed(String),
 }
 
@@ -51,7 +51,7 @@ pub(super) struct Servers {
     /// The families of address that we have: IPv4, IPv6.
     ours: [bool; 2],
     family: Family,
-    /// Those whose turn has not come.
+    /// Servers whose turn has not come.
     waiting: VecDeque<TurnServer>,
     asked: SmallVec<[Asked; 3]>,
     tries: SmallVec<[Try; 3]>,
@@ -75,13 +75,13 @@ struct Asked {
 /// Plan to ask a server over TCP too that is asked over UDP.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum ByTcp {
-    /// Once UDP had no answer for a while, or failed.
+    /// TCP is tried later: once UDP had no answer for a while, or failed.
     Later(Option<Instant>),
     /// TCP is in use already, or must not be used.
     No,
 }
 
-/// Address of an asked server, and how the try goes.
+/// Address of an asked server, and the state of the try.
 #[derive(Debug)]
 struct Try {
     /// Index of the server in `Servers::asked`.
@@ -94,7 +94,7 @@ struct Try {
 enum TryState {
     Opening(SockId),
     Running(SockId, Box<Client>),
-    /// With the reason, if it failed.
+    /// End of the try, with the reason if it failed.
     Ended(Option<String>),
 }
 
@@ -129,7 +129,7 @@ impl Servers {
         self.news.pop_front()
     }
 
-    /// Our address at the server.
+    /// Returns our address at the server.
     pub(super) fn relayed(&self) -> Option<SocketAddr> {
         match &self.tries.get(self.chosen?)?.state {
             TryState::Running(_, client) => client.relayed(),
@@ -190,7 +190,7 @@ impl Servers {
         }
     }
 
-    /// A socket is bound or connected.
+    /// Takes in that a socket is bound or connected.
     pub(super) fn opened(&mut self, cx: &mut Cx, sock: SockId) {
         let Some(n) = self.place(sock) else { return };
         let t = &mut self.tries[n];
@@ -227,7 +227,7 @@ impl Servers {
         self.pump(cx, n);
     }
 
-    /// A stream ended.
+    /// Takes in the end of a stream.
     pub(super) fn ended(&mut self, cx: &mut Cx, sock: SockId) {
         let Some(n) = self.place(sock) else { return };
         if let TryState::Running(_, client) = &mut self.tries[n].state {
@@ -236,7 +236,7 @@ impl Servers {
         }
     }
 
-    /// A socket failed and is gone.
+    /// Takes in that a socket failed and is gone.
     pub(super) fn failed(&mut self, cx: &mut Cx, sock: SockId, why: IoFailure) {
         let Some(n) = self.place(sock) else { return };
         match &mut self.tries[n].state {
@@ -277,7 +277,7 @@ impl Servers {
         tries.chain(by_tcp).chain(self.asked.iter().filter_map(|asked| asked.race.due())).min()
     }
 
-    /// Gives the allocation up, and every other that is asked for.
+    /// Gives the allocation up, and every other one that is asked for.
     pub(super) fn close(&mut self, cx: &mut Cx) {
         if !core::mem::replace(&mut self.closed, true) {
             self.waiting.clear();
@@ -285,7 +285,7 @@ impl Servers {
         }
     }
 
-    /// Whether no server holds anything of ours, or says so.
+    /// Returns true if no server holds anything of ours, or says so.
     pub(super) fn is_over(&self) -> bool {
         self.tries.iter().all(|t| matches!(t.state, TryState::Ended(_)))
     }
@@ -352,7 +352,7 @@ impl Servers {
         }
     }
 
-    /// A try failed. `by_tcp`: another way to the same server may do better.
+    /// Ends a try that failed. `by_tcp`: another way to the same server may do better.
     fn fail(&mut self, cx: &mut Cx, n: usize, why: String, by_tcp: bool) {
         let t = &mut self.tries[n];
         let of = t.of;
@@ -368,7 +368,7 @@ impl Servers {
         self.ask_more(cx);
     }
 
-    /// Sends what a client wants sent, and hears what it says.
+    /// Sends the datagrams of a client, and takes in its events.
     fn pump(&mut self, cx: &mut Cx, n: usize) {
         let t = &mut self.tries[n];
         let TryState::Running(sock, client) = &mut t.state else { return };
@@ -421,7 +421,7 @@ impl Servers {
         }
     }
 
-    /// Ends all that is asked, and every try but this one.
+    /// Ends all requests, and every try but this one.
     fn release_all(&mut self, cx: &mut Cx, but: Option<usize>) {
         for asked in &mut self.asked {
             asked.race.stop(cx);
@@ -445,7 +445,7 @@ impl Servers {
         }
     }
 
-    /// What became of each server that was asked.
+    /// Describes the result of each server that was asked.
     pub(super) fn describe(&self) -> String {
         let mut text = String::new();
         for (of, asked) in self.asked.iter().enumerate() {
