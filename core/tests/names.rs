@@ -194,6 +194,12 @@ fn a_name_resolves_wherever_its_owner_is_though_nothing_is_kept() {
     assert_eq!(resolve(&mut world, 1), Ok(world.address(0)));
     let took = world.now.since(began);
     assert_eq!(took, 4 * LATENCY, "there, to the owner, back, and to us");
+    // Whoever has only begun asks with the subscription: the look-up takes half a round trip, SYN, CONNECT and SUBSCRIBE
+    // one each.
+    let fresh = world.open(|_| {});
+    let began = world.now;
+    assert_eq!(resolve(&mut world, fresh), Ok(world.address(0)));
+    assert_eq!(world.now.since(began), (1 + 6 + 4) * LATENCY);
     // The first answer is lost.
     let mut lost = false;
     world.brokers[0].bend = Box::new(move |message| {

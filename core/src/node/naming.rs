@@ -220,9 +220,9 @@ impl Node {
             watch.places.clear();
             for broker in &mut self.brokers {
                 broker.follow(&mut self.cx, &watch.topic);
-                if broker.is_ready() {
-                    broker.publish_once(&mut self.cx, &watch.topic, Bytes::from_static(QUERY), now + GRACE);
-                }
+                // One that is not there yet is asked as soon as it is.
+                let until = now + if broker.is_ready() { GRACE } else { SEARCH_WITHIN };
+                broker.publish_once(&mut self.cx, &watch.topic, Bytes::from_static(QUERY), until);
             }
         }
         self.drive_names();

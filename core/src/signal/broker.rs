@@ -94,6 +94,8 @@ pub(crate) struct Session {
     next_packet_id: NonZeroU16,
     /// Records of names.
     records: Bucket,
+    /// What the broker grants, and so what it takes: some end the session of whoever publishes at more.
+    qos: Qos,
     /// False once messages that were to be kept have ended sessions: then nothing is asked to be kept.
     keeps: bool,
 }
@@ -191,6 +193,7 @@ impl Session {
             next_packet_id: NonZeroU16::MIN,
             // Looking at a record costs a quarter of a millisecond: at most 5 % of a core for one broker.
             records: Bucket::new(200, Duration::from_millis(5)),
+            qos: Qos::AtLeastOnce,
             keeps: true,
         }
     }
@@ -287,7 +290,7 @@ impl Session {
         let packet_id = self.fresh_packet_id();
         self.outbox.push_back(Outgoing { packet_id, topic, payload, retain, until, sent: false, broken: 0 });
         if let State::Ready { link, .. } = &mut self.state {
-            flush(cx, link, &mut self.outbox);
+            flush(cx, link, &mut self.outbox, self.qos);
         }
         self.arm(cx);
         true
@@ -467,17 +470,21 @@ impl Session {
                 Incoming::Suback { packet_id: id, granted },
             ) if id == packet_id => {
                 link.answer_by = None;
-                if !granted {
+                let Some(granted) = granted else {
                     let again = Some(cx.now + SUBSCRIBE_AGAIN);
                     self.state = State::Subscribing { link, packet_id, refused: refused + 1, again };
                     return if refused < 2 { Ok(None) } else { Err(BrokerLoss::SubscriptionRefused) };
-                }
+                };
                 cx.experience.works(&self.broker.host, link.remote);
-                flush(cx, &mut link, &mut self.outbox);
+                self.qos = granted;
                 self.state = State::Ready { link, since: cx.now, proof: Proof::Awaited };
                 self.unanswered.clear();
                 for topic in self.followed.clone() {
                     self.subscribe(cx, &topic, Qos::AtLeastOnce);
+                }
+                // Behind the subscriptions: a question about a name is answered to those who follow it.
+                if let State::Ready { link, .. } = &mut self.state {
+                    flush(cx, link, &mut self.outbox, granted);
                 }
                 return Ok(Some(Said::State(BrokerState::Ready)));
             }
@@ -491,11 +498,11 @@ impl Session {
                 if !self.followed.contains(&topic) {
                     return Ok(None);
                 }
-                if !granted && qos == Qos::AtLeastOnce {
+                if granted.is_none() && qos == Qos::AtLeastOnce {
                     self.subscribe(cx, &topic, Qos::AtMostOnce);
                     return Ok(None);
                 }
-                return Ok(Some(Said::Followed(topic, granted)));
+                return Ok(Some(Said::Followed(topic, granted.is_some())));
             }
             (state @ State::Ready { .. }, Incoming::Unsuback { packet_id })
                 if self.unanswered.get(&packet_id) == Some(&Unanswered::Unsubscribe) =>
@@ -592,6 +599,9 @@ impl Session {
         let before = self.outbox.len();
         self.keeps &= !self.outbox.iter().any(|o| o.retain && o.broken >= MAX_BROKEN);
         self.outbox.retain(|o| o.broken < MAX_BROKEN);
+        for outgoing in &mut self.outbox {
+            outgoing.retain &= self.keeps;
+        }
         let gave_up = self.outbox.len() < before;
         let (first, most) = BACK_OFF;
         let interval = most.min(first * (1 << self.failures.min(10)));
@@ -641,18 +651,22 @@ impl Session {
     }
 }
 
-/// Sends what the broker has not been sent in this session.
-fn flush(cx: &mut Cx, link: &mut Link, outbox: &mut VecDeque<Outgoing>) {
+/// Sends what the broker has not been sent in this session. At QoS 0 that is all that can be done.
+fn flush(cx: &mut Cx, link: &mut Link, outbox: &mut VecDeque<Outgoing>, qos: Qos) {
     outbox.retain(|o| o.until > cx.now);
     for outgoing in outbox.iter_mut().filter(|o| !o.sent) {
         outgoing.sent = true;
         let Outgoing { packet_id, topic, payload, retain, .. } = &*outgoing;
+        let packet_id = Some(*packet_id).filter(|_| qos == Qos::AtLeastOnce);
         let packet = match retain {
-            true => mqtt::publish_retained(*packet_id, topic, payload),
-            false => mqtt::publish(*packet_id, topic, payload, false),
+            true => mqtt::publish_retained(packet_id, topic, payload),
+            false => mqtt::publish(packet_id, topic, payload, false),
         };
         if let Ok(packet) = packet {
             cx.send(link.sock, packet);
         }
+    }
+    if qos == Qos::AtMostOnce {
+        outbox.clear();
     }
 }

@@ -36,7 +36,8 @@ pub struct Broker {
     /// Accepts connections; else they are refused.
     pub up: bool,
     pub greeting: Greeting,
-    /// Return code of SUBACK: 1 is granted at QoS 1, 128 refused.
+    /// Return code of SUBACK: 1 is granted at QoS 1, 128 refused. Whoever publishes at more than QoS 0 to a broker that grants
+    /// no more than 0 loses its session.
     pub suback: u8,
     /// Return codes before that, the first one first.
     pub subacks: VecDeque<u8>,
@@ -192,23 +193,28 @@ impl World {
                 }
             }
             3 => {
-                assert_eq!(first & 0x06, 0x02, "QoS 1");
+                let qos = first >> 1 & 3;
+                assert!(qos <= 1, "QoS 2");
+                if qos > broker.suback {
+                    broker.connections.remove(&conn);
+                    return self.close(end, false);
+                }
                 let retain = first & 1 != 0;
                 if retain && broker.hates_retained {
                     broker.connections.remove(&conn);
                     return self.close(end, false);
                 }
                 let (topic, rest) = string(body);
-                let message =
-                    Published { at: now, topic: topic.clone(), payload: rest[2..].to_vec(), retain };
+                let (id, payload) = rest.split_at(if qos == 0 { 0 } else { 2 });
+                let message = Published { at: now, topic: topic.clone(), payload: payload.to_vec(), retain };
                 assert!(!retain || topic.starts_with("p2pd-name-"), "names are kept, and nothing else");
                 if retain && broker.keeps {
                     broker.kept.insert(topic.clone(), message.payload.clone());
                 }
                 let copies = (broker.bend)(&message);
                 broker.published.push(message);
-                if broker.answers {
-                    self.send(end, vec![0x40, 2, rest[0], rest[1]]);
+                if broker.answers && qos == 1 {
+                    self.send(end, vec![0x40, 2, id[0], id[1]]);
                 }
                 for (after, payload) in copies {
                     let topic = topic.clone();

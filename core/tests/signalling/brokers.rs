@@ -356,6 +356,18 @@ fn a_refused_subscription_is_asked_for_again_after_a_second_and_then_at_qos_0() 
 }
 
 #[test]
+fn what_we_publish_is_at_the_qos_that_the_broker_grants() {
+    let mut world = world(1, |world| world.brokers[0].suback = 0);
+    let peer = world.open(|_| {});
+    world.run(S);
+    let call = world.connect(0, &world.address(peer), reverse(5));
+    world.run(S);
+    world.assert_piped(0, call, peer, &[]);
+    assert_eq!(world.broker_states(0, 0), [READY], "one session");
+    assert_eq!(world.brokers[0].connects.len(), 2);
+}
+
+#[test]
 fn a_broker_is_told_user_name_and_password_where_the_list_has_them() {
     for (login, told) in [
         (None, (None, None)),

@@ -22,8 +22,9 @@ pub(crate) struct Browser {
 }
 
 impl Browser {
-    /// `None`, and said so, where there is none; where everything is said to be here, that is a failure.
-    pub(crate) fn start(test: &str, profile: &Path) -> Option<Self> {
+    /// `None`, and said so, where there is none; where everything is said to be here, that is a failure. `more` are further
+    /// arguments.
+    pub(crate) fn start(test: &str, profile: &Path, more: &[&str]) -> Option<Self> {
         let mut command = Command::new("chromium");
         command.args([
             "--headless=new",
@@ -37,7 +38,7 @@ impl Browser {
             "--disable-component-update",
             "--remote-debugging-port=0",
         ]);
-        command.arg(format!("--user-data-dir={}", profile.display())).arg("about:blank");
+        command.args(more).arg(format!("--user-data-dir={}", profile.display())).arg("about:blank");
         let mut process = match command.stderr(Stdio::piped()).spawn() {
             Ok(process) => Running(process),
             Err(why) => {

@@ -11,7 +11,7 @@ use crate::common::Daemon;
 const EXAMPLE: &str = include_str!("../../../examples/rest.js");
 
 /// A server of an empty page, as developers have one beside the daemon.
-fn server() -> SocketAddr {
+pub(crate) fn server() -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let at = listener.local_addr().unwrap();
     std::thread::spawn(move || {
@@ -30,7 +30,7 @@ fn server() -> SocketAddr {
 fn the_example_runs_from_every_place_that_is_allowed() {
     let profile = tempfile::tempdir().unwrap();
     let test = "javascript::the_example_runs_from_every_place_that_is_allowed";
-    let Some(mut browser) = Browser::start(test, profile.path()) else { return };
+    let Some(mut browser) = Browser::start(test, profile.path(), &[]) else { return };
     let daemon = Daemon::start();
     let file = profile.path().join("page.html");
     std::fs::write(&file, "<!doctype html>").unwrap();
@@ -75,7 +75,7 @@ image.src = "http://API/p2p/send/con/image";
 fn a_sandboxed_frame_cannot_use_a_daemon_without_a_token() {
     let profile = tempfile::tempdir().unwrap();
     let test = "javascript::a_sandboxed_frame_cannot_use_a_daemon_without_a_token";
-    let Some(mut browser) = Browser::start(test, profile.path()) else { return };
+    let Some(mut browser) = Browser::start(test, profile.path(), &[]) else { return };
     let port = server().port();
     for (allowed, seen) in [
         (&["--no-servers", "--no-token"][..], "socket refused"),

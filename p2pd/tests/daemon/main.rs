@@ -1,5 +1,5 @@
 //! `p2pd daemon` as its users meet it: the lines of the P2PD documents typed with curl, sockets by hand, and who is
-//! turned away.
+//! turned away. Beside it, the browser that the tests have with the TURN server of `p2pd serve`.
 #![cfg(unix)]
 
 mod browser;
@@ -11,3 +11,4 @@ mod javascript;
 mod mutate;
 mod page;
 mod pipes;
+mod webrtc;

@@ -9,7 +9,7 @@ use crate::common::{Daemon, p2pd, start};
 fn a_connection_is_opened_and_talked_over_by_keyboard() {
     let profile = tempfile::tempdir().unwrap();
     let Some(mut browser) =
-        Browser::start("page::a_connection_is_opened_and_talked_over_by_keyboard", profile.path())
+        Browser::start("page::a_connection_is_opened_and_talked_over_by_keyboard", profile.path(), &[])
     else {
         return;
     };
@@ -68,7 +68,8 @@ fn a_connection_is_opened_and_talked_over_by_keyboard() {
 #[test]
 fn a_name_is_as_good_as_an_address() {
     let profile = tempfile::tempdir().unwrap();
-    let Some(mut browser) = Browser::start("page::a_name_is_as_good_as_an_address", profile.path()) else {
+    let Some(mut browser) = Browser::start("page::a_name_is_as_good_as_an_address", profile.path(), &[])
+    else {
         return;
     };
     let dir = tempfile::tempdir().unwrap();
@@ -104,7 +105,8 @@ fn a_name_is_as_good_as_an_address() {
 #[test]
 fn without_its_token_the_page_asks_for_it() {
     let profile = tempfile::tempdir().unwrap();
-    let Some(mut browser) = Browser::start("page::without_its_token_the_page_asks_for_it", profile.path())
+    let Some(mut browser) =
+        Browser::start("page::without_its_token_the_page_asks_for_it", profile.path(), &[])
     else {
         return;
     };

@@ -233,7 +233,8 @@ impl Stranger {
                 {
                     self.packet = self.packet.checked_add(1).unwrap_or(1);
                     let id = NonZeroU16::new(self.packet).unwrap_or(NonZeroU16::MIN);
-                    if let Ok(packet) = mqtt::publish(id, &aim.node.topic().to_string(), payload, false) {
+                    if let Ok(packet) = mqtt::publish(Some(id), &aim.node.topic().to_string(), payload, false)
+                    {
                         cx.host.send(cx.now, sock, &packet);
                         any = true;
                     }
