@@ -1,21 +1,21 @@
-//! What must happen, said in a few lines without a simulation: for two NAT chains, whether two hosts behind
-//! them can be joined. The simulator has to agree, and where it does not, one of the two is wrong.
+//! Expected outcomes, derived without a simulation: whether two hosts behind two NAT chains can be joined. Where the
+//! simulator disagrees, one of the two is wrong.
 
 use crate::nat::{Alloc, Chain, Dependence, NatSpec};
 use crate::service::router::RouterSpec;
 
-/// What has to happen to a pair.
+/// Expected outcome of a pair.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Verdict {
-    /// It must be joined.
+    /// The pair must be joined.
     Must,
-    /// It cannot be.
+    /// The pair cannot be joined.
     MustNot,
-    /// It depends on the ports that other users take.
+    /// The outcome depends on the ports that other users take.
     Perhaps,
 }
 
-/// Whether a stranger's SYN to the announced port arrives: what direct and reverse connects need of one side.
+/// Predicts whether a stranger's SYN to the announced port arrives, as direct and reverse connects need of one side.
 /// Through a full cone it does if the node has measured its NAT from the port it listens on.
 pub fn reachable(chain: &Chain) -> Verdict {
     let of = |nat: &NatSpec| match nat.translate {
@@ -66,7 +66,7 @@ fn worst(verdicts: impl Iterator<Item = Verdict>) -> Verdict {
     })
 }
 
-/// How surely the external port of the next flow from `port` is known from flows before it.
+/// Returns the certainty with which the external port of the next flow from `port` is known from flows before it.
 fn predictable(nat: &NatSpec, port: u16) -> Verdict {
     let kept = |p: u16| (nat.range.0..=nat.range.1).contains(&p);
     match nat.alloc {

@@ -46,7 +46,7 @@ enum Command {
         /// The caller's NAT.
         #[arg(long, default_value = "open")]
         b: Chain,
-        /// Where the two stand.
+        /// Places of the two nodes.
         #[arg(long, value_enum, default_value_t = At::Apart)]
         place: At,
         /// From one to the other, in milliseconds.
@@ -55,7 +55,7 @@ enum Command {
         /// Packets that each site's link loses, in a million.
         #[arg(long, default_value_t = 0)]
         loss: u32,
-        /// How far the listener's wall clock is ahead, in seconds.
+        /// Lead of the listener's wall clock over the true time, in seconds.
         #[arg(long, default_value_t = 0, allow_negative_numbers = true)]
         wall_ahead: i64,
         /// The strategies, in order.
@@ -70,16 +70,16 @@ enum Command {
     },
     /// Two programs that only connect, as in the measured matrices.
     Dial {
-        /// Who connects first.
+        /// NAT of the side that connects first.
         #[arg(long)]
         a: Chain,
-        /// Who connects later.
+        /// NAT of the side that connects later.
         #[arg(long)]
         b: Chain,
         /// From one to the other, in milliseconds.
         #[arg(long, default_value_t = 20)]
         delay: u64,
-        /// How much later, in milliseconds.
+        /// Delay of the second connect after the first, in milliseconds.
         #[arg(long, default_value_t = 0)]
         offset: u64,
         /// With a listener beside each dial.
@@ -106,13 +106,13 @@ enum Command {
     },
     /// Runs drawn worlds with drawn faults; each must keep what always must hold.
     Swarm {
-        /// How many.
+        /// Number of worlds.
         #[arg(long, default_value_t = 1_000)]
         seeds: u64,
         /// The first seed.
         #[arg(long, default_value_t = 0)]
         from: u64,
-        /// This seed only.
+        /// Only seed to run.
         #[arg(long)]
         seed: Option<u64>,
         /// With --seed: leaves these of its faults out.
@@ -154,7 +154,7 @@ enum Command {
     },
     /// Punches pairs of homes drawn from a census, in our way and in those of others.
     Census {
-        /// How many.
+        /// Number of pairs.
         #[arg(long, default_value_t = 1_000)]
         pairs: u64,
         /// The first pair's seed.
@@ -163,7 +163,7 @@ enum Command {
         /// Only our way.
         #[arg(long)]
         ours: bool,
-        /// This pair only.
+        /// Only pair to run, by its seed.
         #[arg(long)]
         one: Option<u64>,
         /// With --one: prints every packet and event.
@@ -175,13 +175,13 @@ enum Command {
     },
     /// Streams through a relay that loses, repeats and reorders up to 30 % of all datagrams.
     Relay {
-        /// How many drawn exchanges.
+        /// Number of drawn exchanges.
         #[arg(long, default_value_t = 1_000)]
         seeds: u64,
         /// The first seed.
         #[arg(long, default_value_t = 0)]
         from: u64,
-        /// This seed only.
+        /// Only seed to run.
         #[arg(long)]
         seed: Option<u64>,
         /// Pipes that move to direct paths at drawn times, and back when those die.
@@ -210,7 +210,7 @@ enum Command {
 enum At {
     /// Each at a site of its own.
     Apart,
-    /// Both behind A.
+    /// The two nodes are on one network, behind the NAT of `a`.
     SameSite,
     /// There is one node, which calls itself.
     Oneself,
@@ -326,7 +326,7 @@ fn ms(ns: Nanos) -> String {
     format!("{}.{:03} ms", ns / MILLI, ns % MILLI / 1_000)
 }
 
-/// What one cell of the grid came to, and whether the oracle minds.
+/// Returns the letter of one cell of the grid, and the oracle's objection if there is one.
 fn cell(seeds: u64, dials: bool, a: &Chain, b: &Chain) -> (char, Option<String>) {
     let mut letter = '.';
     let mut wrong = None;
@@ -396,14 +396,14 @@ fn grid(seeds: u64, dials: bool, json: Option<&std::path::Path>) -> bool {
     wrong.is_empty()
 }
 
-/// Which servers a swarm has.
+/// Servers of a swarm, by its options.
 #[derive(Clone, Copy)]
 struct Servers {
     rendezvous: bool,
     with: With,
 }
 
-/// The options that name them.
+/// Returns the options that name these servers.
 fn options(servers: Servers) -> String {
     let Servers { rendezvous, with: With { relay, routers, strangers } } = servers;
     let all = [

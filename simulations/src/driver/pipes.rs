@@ -12,11 +12,11 @@ use crate::world::Cx;
 /// A stream that has become the user's.
 #[derive(Debug)]
 pub struct Pipe {
-    /// What the core said about it.
+    /// Report of the core about the new pipe.
     pub start: Box<PipeStart>,
-    /// When.
+    /// Time of that report.
     pub at: Nanos,
-    /// What was read.
+    /// Bytes read.
     pub received: Vec<u8>,
     /// The peer said that it sends no more.
     pub ended: bool,
@@ -28,7 +28,7 @@ pub struct Pipe {
     sealed: Vec<u8>,
 }
 
-/// What a pipe's bytes go over.
+/// Carrier of a pipe's bytes.
 #[derive(Debug)]
 pub(super) enum Way {
     Socket(Sock),

@@ -9,7 +9,7 @@ use super::pipes::{Pipe, Way};
 use crate::engine::Nanos;
 use crate::world::Cx;
 
-/// What a relayed pipe's user has said and the node has not taken yet.
+/// Bytes and end of a relayed pipe's user that the node has not taken yet.
 #[derive(Debug)]
 pub(super) struct Outgoing {
     pub(super) pipe: PipeId,
@@ -75,7 +75,7 @@ impl NodeProgram {
         }
     }
 
-    /// Whether closed relayed pipes have something to send still; the node is not to be ended before.
+    /// Returns true while closed relayed pipes still have something to send. The node is not to be ended before.
     pub fn has_leaving_pipes(&self) -> bool {
         self.node.has_leaving_pipes()
     }

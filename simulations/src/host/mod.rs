@@ -30,7 +30,7 @@ use sockets::{Kind, Owner, Socket};
 /// The index of a host's first interface; 1 is loopback's.
 const FIRST_INDEX: u32 = 2;
 
-/// What a program on a host is told.
+/// Event for a program on a host.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum HostEvent {
     /// A dial succeeded.
@@ -39,7 +39,7 @@ pub enum HostEvent {
     Failed(Sock, IoFailure),
     /// A listener has a new stream.
     Accepted {
-        /// Which listener.
+        /// The listener.
         listener: Sock,
         /// The stream.
         sock: Sock,
@@ -52,7 +52,7 @@ pub enum HostEvent {
     Datagram {
         /// On which socket.
         sock: Sock,
-        /// Who sent it.
+        /// Address of the sender.
         from: SocketAddr,
         /// At which of our addresses.
         local: SocketAddr,
@@ -61,7 +61,7 @@ pub enum HostEvent {
     },
 }
 
-/// What a host wants done: filled by its methods, emptied by the world.
+/// Actions that a host wants done. The host's methods fill it, and the world empties it.
 #[derive(Debug, Default)]
 pub(crate) struct Outbox {
     /// Each in its place for all its way, since it is large.
@@ -99,7 +99,7 @@ pub struct Host {
     pub(crate) out: Outbox,
     /// SYNs sent, first ones and repeats.
     syns: u64,
-    /// What was sent since somebody asked for it to be written down.
+    /// Record of packets sent since [`Host::watch`]; none before that call.
     pub(crate) ledger: Option<Box<Ledger>>,
 }
 
@@ -138,7 +138,7 @@ impl Host {
         }
     }
 
-    /// Its sockets with that address stay, and what they send goes nowhere.
+    /// Removes an address. Sockets bound to it stay, and their packets go nowhere.
     pub(crate) fn remove_address(&mut self, ip: IpAddr) {
         self.addresses.retain(|a| *a != ip);
         self.cards.remove(&ip);
@@ -153,12 +153,12 @@ impl Host {
         self.addresses.iter().filter_map(of).collect()
     }
 
-    /// Its number in the world.
+    /// Returns the host's number in the world.
     pub fn id(&self) -> u64 {
         self.id
     }
 
-    /// Its addresses, the first being the default.
+    /// Returns the host's addresses, the default one first.
     pub fn addresses(&self) -> &[IpAddr] {
         &self.addresses
     }
@@ -173,7 +173,7 @@ impl Host {
         self.ledger = Some(Box::default());
     }
 
-    /// What it has sent since it is watched.
+    /// Returns the record of packets sent since [`Host::watch`].
     pub fn ledger(&self) -> Option<&Ledger> {
         self.ledger.as_deref()
     }
@@ -183,7 +183,7 @@ impl Host {
         self.udp.iter().filter(|(_, socks)| !socks.is_empty()).map(|(port, _)| *port)
     }
 
-    /// How many sockets exist, those included that only wait for TIME_WAIT to pass.
+    /// Returns the number of sockets, with those that only wait for TIME_WAIT to pass.
     pub fn sockets(&self) -> usize {
         self.sockets.len()
     }

@@ -18,9 +18,9 @@ use Dependence::{Address as Ad, AddressAndPort as Apd, Endpoint as Ei};
 /// A class of homes.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Class {
-    /// One external port, the inside one where possible; strangers meet silence.
+    /// An external port for all destinations, the inside one where possible; strangers meet silence.
     A,
-    /// One external port, another one than inside.
+    /// An external port for all destinations, another one than inside.
     B,
     /// Any stranger is let in.
     C,
@@ -60,13 +60,13 @@ pub const WEIGHTS: [(Class, u32); 11] = [
 /// Kinds of pairs, as the census' table has them.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Group {
-    /// Both keep one external port.
+    /// Each of the two keeps one external port for all destinations.
     OneOne,
-    /// One of the two does.
+    /// Only one of the two keeps one external port for all destinations.
     OneMany,
-    /// Neither does.
+    /// Neither keeps one external port for all destinations.
     ManyMany,
-    /// One cannot leave at all.
+    /// At least one of the two cannot leave by TCP at all.
     Closed,
 }
 
@@ -74,7 +74,7 @@ impl Group {
     /// All of them.
     pub const ALL: [Group; 4] = [Group::OneOne, Group::OneMany, Group::ManyMany, Group::Closed];
 
-    /// Its name in tables.
+    /// Returns the group's name in tables.
     pub const fn name(self) -> &'static str {
         match self {
             Group::OneOne => "EIM-EIM",
@@ -88,9 +88,9 @@ impl Group {
 /// A home.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Home {
-    /// Its class.
+    /// Class of the home.
     pub class: Class,
-    /// Its NATs.
+    /// NATs of the home.
     pub chain: Chain,
 }
 
@@ -99,7 +99,7 @@ pub struct Home {
 pub struct Drawn {
     /// Of all randomness.
     pub seed: u64,
-    /// Who listens, and who calls.
+    /// The home of the listener and that of the caller.
     pub homes: [Home; 2],
     /// From one to the other.
     pub one_way: Nanos,
@@ -218,7 +218,7 @@ impl Drawn {
         pair
     }
 
-    /// What our nodes make of it; nothing for a home that TCP cannot leave, which nobody's punch can.
+    /// Returns the outcome of p2pd's nodes; `None` for a home that TCP cannot leave, which no punch can join.
     pub fn ours(&self) -> Option<Ending> {
         (self.group() != Group::Closed).then(|| run(&self.pair()))
     }

@@ -1,4 +1,4 @@
-//! What a node holds in memory, idle or in the middle of a call.
+//! Memory of a node, idle or in the middle of a call.
 
 use p2pd_core::{Node, Plan};
 

@@ -34,7 +34,7 @@ pub use call::HOME_LEFT;
 pub use homes::{Life, Second, When};
 pub use relaying::Relaying;
 
-/// What runs on a host of a pair's world.
+/// Program on a host of a pair's world.
 #[derive(Debug)]
 pub enum Program {
     /// A node.
@@ -79,13 +79,13 @@ impl App for Program {
     }
 }
 
-/// Where the two nodes stand.
+/// Places of the two nodes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum Place {
     /// Each behind its own NATs.
     #[default]
     Apart,
-    /// Both behind the first chain, on one network.
+    /// The two nodes are on one network, behind the first chain.
     SameSite,
     /// There is one node, and it calls itself.
     Oneself,
@@ -98,15 +98,15 @@ pub struct Pair {
     pub seed: u64,
     /// The NATs of the listening node and of the calling one.
     pub chains: [Chain; 2],
-    /// Where they stand.
+    /// Places of the two nodes.
     pub place: Place,
     /// The link of each site and its faults; `delay` is half the way between the two.
     pub links: [LinkSpec; 2],
-    /// What the strategies are. Default: all that the core has.
+    /// Strategies of the call. Default: all that the core has.
     pub strategies: Vec<Strategy>,
-    /// How long the connect may take.
+    /// Time limit of the connect.
     pub timeout: Duration,
-    /// What the pipe is to be.
+    /// Mode of the pipe.
     pub mode: PipeMode,
     /// Faults of the STUN servers.
     pub stun: StunFaults,
@@ -127,14 +127,14 @@ pub struct Pair {
     pub clocks: [Clocks; 2],
     /// The listener knows the caller by name: it dials as often as it takes, and searches.
     pub known: bool,
-    /// What strangers do to the two while they call.
+    /// Flood by strangers while the two call.
     pub flood: Option<Flood>,
     /// A dial may be late by up to this.
     pub late: Nanos,
     /// After the call, the faults of all ways and servers end, and a while later the caller calls again. Where that
     /// fails both doubt what they have measured, and the caller calls up to twice more.
     pub again: bool,
-    /// How many calls are made in all while the nodes stay up, 10 s apart; what is told of is the first that failed, or
+    /// Number of calls while the nodes stay up, 10 s apart. The report is about the first call that failed, or about
     /// the last.
     pub calls: u32,
     /// The nodes measure also what their NATs make of a dial to themselves.
@@ -176,26 +176,26 @@ impl Pair {
     }
 }
 
-/// What became of a pair.
+/// Outcome of a pair.
 #[derive(Clone, Debug)]
 pub struct Ending {
     /// The winning strategy, or none.
     pub strategy: Option<Strategy>,
     /// From the call to its end.
     pub took: Nanos,
-    /// When each rung of a punch began to dial, after the call.
+    /// Times at which the rungs of a punch began to dial, after the call.
     pub rungs: Vec<Nanos>,
     /// Why it failed, for a person.
     pub why: String,
-    /// What became of the call after the faults, if there was one: the winning strategy, or why it failed.
+    /// Outcome of the call after the faults, if there was one: the winning strategy, or the reason of the failure.
     pub again: Option<Result<Strategy, String>>,
-    /// What each was told of the ports that its routers opened.
+    /// States, for each node, of the ports that its routers opened.
     pub ports: [Vec<PortState>; 2],
     /// From a change of a host's homes to an address of its with the second home.
     pub announced_after: Option<Nanos>,
     /// The most sockets that either node held at a time.
     pub held: usize,
-    /// What must never happen and did.
+    /// Violations of the invariants.
     pub violations: Vec<String>,
     /// Over everything that happened.
     pub digest: u64,
@@ -240,7 +240,7 @@ pub(super) struct Run {
     violations: Vec<String>,
 }
 
-/// What the listening node of a pair measures of its NATs.
+/// Returns the reports of the listening node of a pair on its NATs.
 pub fn measured(pair: &Pair) -> Vec<NatReport> {
     let mut run = build(pair);
     let listener = run.hosts[0];

@@ -12,14 +12,14 @@ use crate::nat::Chain;
 use crate::net::LinkSpec;
 use crate::world::{App, Cx, HostId, SiteSpec, Trace, World};
 
-/// One attempt.
+/// An attempt to connect two hosts.
 #[derive(Clone, Debug)]
 pub struct Attempt {
     /// The NATs of the side that connects first, and of the other.
     pub chains: [Chain; 2],
     /// From one host to the other.
     pub one_way: Nanos,
-    /// How much later the second side connects.
+    /// Delay of the second side's connect after the first's.
     pub offset: Nanos,
     /// With a listener beside each dial.
     pub listen: bool,
@@ -27,14 +27,14 @@ pub struct Attempt {
     pub retry: Option<Nanos>,
 }
 
-/// How an attempt ended.
+/// Outcome of an attempt.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Ending {
     /// The matrices' letter for it.
     pub letter: char,
-    /// When each side was connected, after the first dial.
+    /// Time at which each side was connected, after the first dial.
     pub connected: [Option<Nanos>; 2],
-    /// Whether it was the listener that got the connection.
+    /// True for a side whose connection came through its listener.
     pub accepted: [bool; 2],
     /// The first error of each side, and when.
     pub errors: [Option<(IoFailure, Nanos)>; 2],

@@ -22,7 +22,7 @@ use crate::service::{BrokerFaults, Forgets, StunFaults};
 /// The kinds of faults that a seed chooses from.
 const KINDS: u64 = 11;
 
-/// How much later strangers may make a call between two who have named each other.
+/// Longest delay by strangers of a call between two who have named each other.
 const LATER: Nanos = 2 * SECOND;
 
 /// A drawn world, and what is demanded of it beyond the invariants.
@@ -36,11 +36,11 @@ pub struct Drawn {
     pub healed: Verdict,
     /// The two presets and the faults, in words.
     pub what: String,
-    /// How many faults were drawn, those left out included.
+    /// Number of faults drawn, with those left out.
     pub faults: usize,
 }
 
-/// What drawn worlds have beside NATs, servers and faults of the way.
+/// Contents of drawn worlds in addition to NATs, servers and faults of the way.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct With {
     /// A TURN server, which may have faults of its own.
@@ -240,7 +240,7 @@ fn strangers(rng: Keyed, always: bool, pair: &mut Pair, what: &mut String) -> bo
     flood.named == Named::Nobody && pair.place != Place::Oneself
 }
 
-/// What was drawn about a relay beside it.
+/// Draws about a relay, in addition to its `Relaying`.
 struct RelayDrawn {
     strategies: Vec<Strategy>,
     what: String,
@@ -347,7 +347,7 @@ pub fn judge(drawn: &Drawn) -> (Ending, Vec<String>) {
     (ending, wrong)
 }
 
-/// What strangers did to a call that must succeed, beside the same call without them.
+/// Compares a call that must succeed amid strangers with the same call without them, and returns the difference.
 fn calm(drawn: &Drawn, ending: &Ending) -> Option<String> {
     let flood = drawn.pair.flood.as_ref()?;
     // Whether a call ends before or after its host has moved is a matter of milliseconds.

@@ -16,7 +16,7 @@ const OTHER_ADDRESS: u16 = 0x802c;
 /// Requests over TCP that are longer end the stream.
 const MOST: usize = 2048;
 
-/// What a STUN server does wrong, in a million answers.
+/// Faults of a STUN server, in a million answers.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct StunFaults {
     /// No answer.

@@ -17,7 +17,7 @@ const INTERNET_HOPS: u8 = 8;
 pub struct Site {
     /// The network that hosts are put in.
     pub net: NetId,
-    /// Its NATs, the hosts' own first.
+    /// NATs of the site, the hosts' own first.
     pub nats: Vec<NatId>,
     /// The site's link to the internet, for hosts that stand there themselves.
     pub link: LinkSpec,
@@ -30,12 +30,12 @@ pub struct Site {
     number: u8,
 }
 
-/// How a site is to be.
+/// Description of a site to be built.
 #[derive(Clone, Debug)]
 pub struct SiteSpec {
     /// A number of its own, out of which its addresses come: 0 to 99.
     pub number: u8,
-    /// What stands between it and the internet.
+    /// NATs between the site and the internet.
     pub chain: Chain,
     /// The link between the outermost NAT, or the host, and the internet.
     pub link: LinkSpec,

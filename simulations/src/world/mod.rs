@@ -14,7 +14,7 @@ use crate::host::{Host, HostEvent, Sock};
 use crate::nat::{Nat, Side, Verdict};
 use crate::net::{IcmpKind, LinkSpec, Packet};
 
-/// What a packet to one's own address takes.
+/// Time of a packet to its sender's own address.
 const LOOPBACK: Nanos = 20 * MICRO;
 /// Events that may happen while time stands still; beyond, the world stops and says so.
 const MOST_AT_ONCE: u32 = 100_000;
@@ -27,10 +27,10 @@ pub trait App {
     fn wake(&mut self, cx: &mut Cx<'_>, token: u64);
 }
 
-/// What a program can reach.
+/// Context of a program: its host, the time, and randomness.
 #[derive(Debug)]
 pub struct Cx<'a> {
-    /// Its host.
+    /// Host of the program.
     pub host: &'a mut Host,
     /// The time.
     pub now: Nanos,
@@ -65,7 +65,7 @@ struct PlugId(usize);
 enum Device {
     Host(usize),
     Nat(usize, Side),
-    /// It was pulled out.
+    /// Nothing any more: the device was pulled out.
     Nothing,
 }
 
@@ -94,7 +94,7 @@ enum Event {
     Again(usize, Box<Packet>),
 }
 
-/// How many packets there were, and what became of them.
+/// Numbers of packets, by what became of them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
     /// Handed to a network or to a NAT's answer.
@@ -140,7 +140,7 @@ impl<A: App> World<A> {
         self.now
     }
 
-    /// Its randomness.
+    /// Returns the world's randomness.
     pub fn rng(&self) -> Keyed {
         self.rng
     }
@@ -150,7 +150,7 @@ impl<A: App> World<A> {
         self.digest.value()
     }
 
-    /// What became of the packets.
+    /// Returns the numbers of packets, by what became of them.
     pub fn counts(&self) -> &Counts {
         &self.counts
     }
@@ -165,7 +165,7 @@ impl<A: App> World<A> {
         self.trace = Some(Trace::default());
     }
 
-    /// What was recorded.
+    /// Returns the recorded trace, if there is one.
     pub fn trace(&self) -> Option<&Trace> {
         self.trace.as_ref()
     }
@@ -291,7 +291,11 @@ impl<A: App> World<A> {
         }
     }
 
-    /// What must hold in every world: no packet is lost without a reason, and every NAT's tables agree.
+    /// Checks the invariants of every world: no packet is lost without a reason, and every NAT's tables agree.
+    ///
+    /// # Errors
+    ///
+    /// Returns the violated invariant, for a person.
     pub fn check(&self) -> Result<(), String> {
         if self.still > MOST_AT_ONCE {
             return Err(format!("livelock at {} ns", self.now));

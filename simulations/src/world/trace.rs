@@ -1,4 +1,4 @@
-//! What a person can read of a run.
+//! A trace of a run, for a person to read.
 
 use core::fmt::Write;
 use std::collections::BTreeSet;

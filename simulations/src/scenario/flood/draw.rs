@@ -3,9 +3,9 @@
 use super::{Act, Flood, Greeting, Named, Part, Plea, Whose};
 use crate::engine::{Domain, Keyed, MILLI, Nanos, SECOND};
 
-/// One seed in so many has strangers.
+/// Number of seeds of which one has strangers.
 const SHARE: u64 = 8;
-/// One of these in so many begins with a deluge.
+/// Number of floods of which one begins with a deluge.
 const DELUGES: u64 = 24;
 
 /// The flood of this seed; none for most, unless it is to have one.

@@ -1,4 +1,4 @@
-//! One call of a pair, and what is said over its pipe.
+//! A call of a pair, and the bytes over its pipe.
 
 use p2pd_core::pipe::PipeMode;
 use p2pd_core::{Notice, Plan, Stage, Strategy};
@@ -25,7 +25,7 @@ const MOST_SYNS: u64 = 24_576;
 /// Why a call came to nothing whose pipe was open.
 pub const HOME_LEFT: &str = "a home was left, or its router began anew";
 
-/// What each side says over the pipe, bytes: longer than a record.
+/// Bytes that each side says over the pipe: more than a record.
 const TEXT: usize = 20_000;
 static CALLERS: [u8; TEXT] = text(0x11);
 static LISTENERS: [u8; TEXT] = text(0x77);
@@ -40,7 +40,7 @@ const fn text(tag: u8) -> [u8; TEXT] {
     text
 }
 
-/// How one call went.
+/// Outcome of one call.
 #[derive(Default)]
 pub(super) struct Call {
     pub(super) strategy: Option<Strategy>,
@@ -289,7 +289,7 @@ fn both_ways(
     Ok(())
 }
 
-/// When this node's punches began their rungs, after this time.
+/// Returns the times, from `begin` on, at which this node's punches began their rungs.
 fn rungs_after(node: &NodeProgram, begin: Nanos) -> Vec<Nanos> {
     let punching = |n: &Notice| matches!(n, Notice::Progress { stage: Stage::Punching { .. }, .. });
     let all = node.notices.iter().filter(|(at, n)| *at >= begin && punching(n));

@@ -14,9 +14,9 @@ use crate::scenario::flood::{
 use crate::service::{Input, ServerProgram, Service, ServiceCx};
 use crate::world::{HostId, World};
 
-/// How many calls have a flood.
+/// Number of calls with a flood.
 const FLOODS: u32 = 2;
-/// How often strangers look where the node's sockets are.
+/// Time between two looks of strangers at the addresses of the node's sockets.
 const LOOK_EVERY: Nanos = 200 * MILLI;
 /// The ports at which the TURN server relays.
 const RELAYED: core::ops::Range<u16> = 49_152..49_160;
@@ -42,9 +42,9 @@ pub(super) struct Strangers {
     victims: Vec<usize>,
     brokers: Vec<IpAddr>,
     relay: Option<IpAddr>,
-    /// How often they have flooded.
+    /// Number of floods so far.
     floods: u32,
-    /// When they look next, while they flood.
+    /// Time of the next look, during a flood.
     look: Option<Nanos>,
 }
 
@@ -97,7 +97,7 @@ impl Strangers {
         }
     }
 
-    /// When they look next.
+    /// Returns the time of the next look.
     pub(super) fn next(&self) -> Option<Nanos> {
         self.look
     }
@@ -113,7 +113,7 @@ fn strangers(run: &mut Run, mut each: impl FnMut(&mut Stranger, &mut crate::worl
     }
 }
 
-/// Their users approve of each other, where that is how they know each other.
+/// Has each user approve of the other, where the flood's `named` asks for it.
 pub(super) fn introduce(run: &mut Run, pair: &Pair) {
     if pair.flood.as_ref().is_some_and(|f| matches!(f.named, Named::Approved | Named::Remembered)) {
         let ids = run.hosts.map(|host| run.world.app(host).node().node.node_id());
@@ -123,7 +123,7 @@ pub(super) fn introduce(run: &mut Run, pair: &Pair) {
     }
 }
 
-/// Where a node may have dialled strangers and third parties.
+/// Returns the addresses of strangers and third parties that a node may have dialled.
 pub(super) fn may_be_dialled(pair: &Pair) -> Vec<IpAddr> {
     let parts = pair.flood.iter().flat_map(|f| f.parts.iter().enumerate());
     let strangers = parts.flat_map(|(n, p)| (0..p.addresses).map(move |address| stranger_ip(n, address)));
@@ -184,7 +184,7 @@ fn aims(run: &Run) -> Vec<Aim> {
     victims.iter().map(aim).collect()
 }
 
-/// Its own addresses, its gateway and a neighbour in its network, and addresses in space that nobody has.
+/// Returns the node's own addresses, its gateway, a neighbour in its network, and addresses in space that nobody has.
 fn inside(run: &Run, n: usize) -> Vec<IpAddr> {
     let own = run.world.host(run.hosts[n]).addresses().iter().copied();
     let near = own.clone().filter_map(|ip| match ip {
@@ -198,7 +198,7 @@ fn inside(run: &Run, n: usize) -> Vec<IpAddr> {
     own.chain(PRIVATE.into_iter().map(IpAddr::from)).collect()
 }
 
-/// What somebody else had to pay, and what a node held, that must not be.
+/// Returns the violations: costs for third parties, and holdings of a node, beyond the limits.
 pub(super) fn judge(run: &Run, pair: &Pair, hosts: &[HostId], known: &[IpAddr]) -> Vec<String> {
     if pair.flood.is_none() {
         return Vec::new();

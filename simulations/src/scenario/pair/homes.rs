@@ -12,11 +12,11 @@ use crate::service::ServerProgram;
 use crate::service::router::{PortControl, RouterSpec};
 use crate::world::{HostId, Site, SiteSpec, World};
 
-/// How long ports may take to be opened: silent ways, and a UPnP device whose every answer takes three seconds.
+/// Time in which ports must be opened: silent ways, and a UPnP device whose every answer takes three seconds.
 const MAPPED_WITHIN: Nanos = 30 * SECOND;
 /// From a change of interfaces to the node's hearing of it, as drivers wait for it to settle.
 const HEARD_AFTER: Nanos = 250 * MILLI;
-/// What is given to a node to find its way in another home, before it is called.
+/// Time of a node to find its way in another home, before it is called.
 const FOUND_WITHIN: Nanos = 30 * SECOND;
 /// A router that answers at once has closed a port so long after the end of its node.
 const CLOSED_WITHIN: Nanos = 5 * SECOND;
@@ -26,19 +26,19 @@ const NUMBER: u8 = 10;
 /// A second home of one of the two, who has to stand apart.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Second {
-    /// Whose: 0 for the listener, 1 for the caller.
+    /// Owner of the home: 0 for the listener, 1 for the caller.
     pub of: usize,
-    /// Its NATs.
+    /// NATs of the home.
     pub chain: Chain,
-    /// Its link.
+    /// Link of the home.
     pub link: LinkSpec,
-    /// What its router speaks.
+    /// Protocols and faults of the home's router.
     pub router: Option<RouterSpec>,
-    /// What it is for.
+    /// Course of the two homes.
     pub life: Life,
 }
 
-/// What becomes of two homes.
+/// Course of two homes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Life {
     /// The host is in both.
@@ -51,7 +51,7 @@ pub enum Life {
     Moves(When),
 }
 
-/// When that happens.
+/// Time of a change of homes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum When {
     /// Before the call, while nothing else does.
@@ -61,7 +61,7 @@ pub enum When {
 }
 
 impl Second {
-    /// Whether the host is elsewhere when its call ends than when it began.
+    /// Returns true if the host is elsewhere at the end of its call than at the beginning.
     pub fn changes_mid_call(&self) -> bool {
         matches!(self.life, Life::Loses(When::Into(_)) | Life::Moves(When::Into(_)))
     }
@@ -77,7 +77,7 @@ impl Life {
 }
 
 impl Pair {
-    /// Whether a node asks its router for a port.
+    /// Returns true if a node asks its router for a port.
     pub(super) fn asks_router(&self, n: usize) -> bool {
         let site = if self.place == Place::SameSite { 0 } else { n };
         let second = self.second.as_ref().filter(|s| s.of == n);
@@ -97,15 +97,15 @@ pub(super) struct Homes {
     /// The first home of each, by number of the home.
     first: Vec<(usize, Site)>,
     second: Option<Site>,
-    /// Whose the second one is, and what becomes of it.
+    /// Owner of the second home, and the course of its homes.
     life: Option<(usize, Life)>,
     /// Routers: whose home, whether the second one, and which host is the server.
     routers: Vec<(usize, bool, HostId)>,
     /// Still to come, the next first.
     planned: Vec<(Nanos, Step)>,
-    /// When that began which is planned.
+    /// Time at which the planned change began.
     changed: Option<Nanos>,
-    /// When homes were left, or routers restarted.
+    /// Times at which homes were left, or routers restarted.
     shaken: Vec<Nanos>,
 }
 
@@ -158,7 +158,7 @@ impl Homes {
         self.first.iter().map(|(_, site)| site).chain(&self.second).filter_map(|site| site.gateway)
     }
 
-    /// Whether a home was left or a router restarted in this time.
+    /// Returns true if a home was left or a router restarted in this time.
     pub(super) fn shaken_since(&self, from: Nanos, until: Nanos) -> bool {
         self.shaken.iter().any(|at| (from..=until).contains(at))
     }
@@ -232,7 +232,7 @@ impl Run {
     }
 }
 
-/// What a host's node was told of ports, in order.
+/// Returns the states of ports that a host's node reported, in order.
 pub(super) fn ports(world: &World<Program>, host: HostId) -> Vec<PortState> {
     let state = |(_, notice): &(Nanos, Notice)| match notice {
         Notice::Port { state, .. } => Some(*state),

@@ -19,21 +19,21 @@ const USER: (&str, &str) = ("alice", "secret");
 /// The longest that a server keeps what nobody refreshes or gives back: TURN's default lifetime (RFC 8656 section 3.2),
 /// and a request of a node that was under way when it ended.
 const KEPT_WITHIN: Nanos = 660 * SECOND;
-/// What nobody loses is given back in a few round trips.
+/// Time in which allocations and the like are given back, a few round trips, where nothing is lost.
 const GIVEN_BACK_WITHIN: Nanos = 5 * SECOND;
-/// What a closed relayed pipe has to send still may take so long, as with drivers.
+/// Longest time that a closed relayed pipe may take to send the rest, as in drivers.
 const LEAVE_WITHIN: Nanos = 10 * SECOND;
 
 /// A TURN server that both nodes know.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Relaying {
-    /// What is wrong with it.
+    /// Faults of the server.
     pub faults: TurnFaults,
     /// The only way to it; else UDP, and TCP where that gets no answer.
     pub over: Option<Transport>,
-    /// How long its nonces are good.
+    /// Lifetime of the server's nonces.
     pub nonce: Nanos,
-    /// How long pipes are idle before anything is said on them.
+    /// Idle time of pipes before the first byte.
     pub idle: Nanos,
 }
 

@@ -13,7 +13,7 @@ use p2pd_core::relay::RelayStream;
 use crate::engine::{Digest, Keyed, Nanos, Queue};
 use crate::net::{Bottleneck, LinkSpec};
 
-/// What a relayed datagram has around it on an IPv4 network: ChannelData, UDP and IP headers.
+/// Bytes around a relayed datagram on an IPv4 network: ChannelData, UDP and IP headers.
 const HEADERS: usize = 4 + 8 + 20;
 
 /// The way between the ends, the same in both directions.
@@ -70,7 +70,7 @@ pub struct Wire<E> {
 }
 
 impl<E: End> Wire<E> {
-    /// Both ends at time 0.
+    /// Creates a wire between two ends at time 0.
     pub fn new(seed: u64, way: Way, ends: [E; 2]) -> Self {
         Wire {
             now: 0,

@@ -16,9 +16,9 @@ const IDLE: u64 = 300;
 /// A drawn exchange.
 #[derive(Clone, Debug)]
 pub struct Exchange {
-    /// Its seed.
+    /// Seed of the exchange.
     pub seed: u64,
-    /// What lies between.
+    /// Way between the ends.
     pub way: Way,
     /// Bytes of the pipe from each end.
     pub bytes: [usize; 2],
@@ -30,16 +30,16 @@ pub struct Exchange {
     pub window: u32,
 }
 
-/// How one went.
+/// Outcome of an exchange.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Ended {
-    /// When all was read on both sides.
+    /// Time at which all was read on each side.
     pub took: Nanos,
     /// Over all datagrams.
     pub digest: u64,
     /// Datagrams sent.
     pub datagrams: u64,
-    /// What was wrong.
+    /// Error, if there was one.
     pub wrong: Option<String>,
 }
 
@@ -100,7 +100,7 @@ struct Running<'a> {
     sides: [Side; 2],
 }
 
-/// What one end has to send and has got.
+/// Bytes that one end has to send and has received.
 struct Side {
     bytes: Vec<u8>,
     written: usize,
@@ -190,7 +190,7 @@ impl<'a> Running<'a> {
         Ok(took.unwrap_or(self.wire.now))
     }
 
-    /// One end's user: events, then a portion written and everything read in portions.
+    /// Acts for one end's user: takes events, writes a portion and reads everything in portions.
     fn act(&mut self, end: usize) -> Result<(), String> {
         let (now, portion) = (self.wire.at(), self.of.portion[end]);
         let (here, there) = match &mut self.sides {

@@ -14,7 +14,7 @@ use crate::nat::Order;
 use crate::net::Proto;
 use upnp::Requests;
 
-/// What a router speaks, and what is wrong with it.
+/// Protocols and faults of a router.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct RouterSpec {
     /// PCP.
@@ -25,22 +25,22 @@ pub struct RouterSpec {
     pub upnp: Option<u8>,
     /// The longest lease that it grants, in seconds.
     pub lease: u32,
-    /// Its faults.
+    /// Faults of the router.
     pub faults: RouterFaults,
 }
 
-/// What a router does wrong.
+/// Faults of a router.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct RouterFaults {
-    /// What it says of its address outside in place of the truth.
+    /// Address outside that the router reports in place of the true one.
     pub says: Option<IpAddr>,
     /// Ports that are somebody else's.
     pub taken: Taken,
-    /// It grants ports and opens none.
+    /// The router grants ports and opens none.
     pub idle: bool,
-    /// It closes ports after a quarter of the lease that it granted.
+    /// The router closes ports after a quarter of the lease that it granted.
     pub early: bool,
-    /// It restarts then: its NAT and its table are empty, and its epoch begins anew.
+    /// Time of a restart. NAT and table are empty after it, and the epoch begins anew.
     pub crash: Option<Nanos>,
     /// After that it is silent for so long.
     pub down: Nanos,
@@ -48,7 +48,7 @@ pub struct RouterFaults {
     pub slow: Nanos,
 }
 
-/// Which ports are somebody else's.
+/// Ports that belong to somebody else.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum Taken {
     /// None.
@@ -61,7 +61,7 @@ pub enum Taken {
 }
 
 impl RouterSpec {
-    /// One that speaks all three and does what it says, for two hours at a time.
+    /// A router that speaks all three protocols and keeps its word, for leases of two hours.
     pub const HONEST: RouterSpec = RouterSpec {
         pcp: true,
         nat_pmp: true,
@@ -78,7 +78,7 @@ impl RouterSpec {
         },
     };
 
-    /// Whether what it grants is open, where it says so, for as long as it says.
+    /// Returns true if granted ports are open, at the reported address and for the whole lease.
     pub fn is_honest(&self) -> bool {
         let faults = RouterFaults { slow: 0, taken: Taken::None, ..self.faults };
         faults == RouterFaults::default() && self.faults.taken != Taken::All
@@ -99,7 +99,7 @@ struct Entry {
 enum No {
     /// Somebody else has it.
     Taken,
-    /// It is another's, who can prove it.
+    /// The port is another's, who can prove it.
     NotYours,
 }
 
@@ -152,7 +152,7 @@ impl PortControl {
         ((now - self.since) / SECOND) as u32
     }
 
-    /// Who has a port now.
+    /// Returns the entry of a port's present owner.
     fn holder(&self, now: Nanos, proto: Proto, external: u16) -> Option<Entry> {
         let others: SocketAddr = ([192, 168, 255, 254], 80).into();
         let is_taken = match self.spec.faults.taken {
