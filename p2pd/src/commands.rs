@@ -1,4 +1,4 @@
-//! What the subcommands do.
+//! Work of the subcommands.
 
 use std::collections::BTreeSet;
 use std::io;

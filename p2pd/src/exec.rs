@@ -7,7 +7,7 @@ use p2pd_tokio::Pipe;
 
 use crate::say::Say;
 
-/// What to run.
+/// Command line to run.
 #[derive(Debug)]
 pub(crate) struct Program {
     words: Vec<OsString>,

@@ -104,7 +104,7 @@ impl Listed {
         text
     }
 
-    /// Where a link-local IPv6 address holds.
+    /// Returns the zone of a link-local IPv6 address: the interface's name.
     fn zone(&self, ip: IpAddr) -> Option<&str> {
         (ip.is_ipv6() && is_link_local(ip)).then_some(&*self.card.name)
     }

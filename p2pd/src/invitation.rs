@@ -1,4 +1,4 @@
-//! What the other side types: the command that fits ours, and a QR code of the address.
+//! Command for the other side, which fits this side's options, and a QR code of the address.
 
 use std::net::IpAddr;
 use std::path::Path;

@@ -32,7 +32,7 @@ pub(crate) fn start(filter: Targets, say: Say) {
     tracing_subscriber::registry().with(lines.with_filter(filter)).init();
 }
 
-/// What a node says.
+/// Logs a notice of the node.
 pub(crate) fn notice(notice: &Notice) {
     match notice {
         Notice::Progress { connect, strategy, stage } => {
@@ -54,7 +54,7 @@ pub(crate) fn notice(notice: &Notice) {
     }
 }
 
-/// Where lines go.
+/// Writer of the log's lines.
 struct Lines(Say);
 
 impl Write for Lines {

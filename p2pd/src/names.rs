@@ -11,7 +11,7 @@ use tokio::sync::broadcast::error::RecvError;
 use crate::options::{Common, NameCommand};
 use crate::say::Say;
 
-/// Where the keys of names are kept: where the user says, beside the key file, or in the home folder.
+/// Returns the file with the keys of names: the user's choice, else beside the key file, else in the home folder.
 pub(crate) fn pin_file(common: &Common) -> Result<PinFile, String> {
     let path = match (&common.names, &common.identity) {
         (Some(path), _) => path.clone(),

@@ -1,4 +1,4 @@
-//! What happens, for people or, with `--json`, for programs; always on standard error.
+//! Reports of events, for people or, with `--json`, for programs; always on standard error.
 
 use std::io::{self, IsTerminal};
 use std::net::{IpAddr, SocketAddr};

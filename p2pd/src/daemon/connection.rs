@@ -1,4 +1,4 @@
-//! One open pipe under a name: its queues, its writer, and the client that may have it for itself.
+//! An open pipe under a name: its queues, its writer, and the client that may have it for itself.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -20,9 +20,9 @@ use super::place::Place;
 
 /// Sends that may wait for one another.
 const SENDS: usize = 16;
-/// How long a send is waited for.
+/// Longest wait for a send.
 const SEND: Duration = Duration::from_secs(30);
-/// How long the end of what was sent is waited for, when a connection is closed.
+/// Longest wait for the peer to take the rest, when a connection is closed.
 const FAREWELL: Duration = Duration::from_secs(5);
 
 #[derive(Debug)]
@@ -53,7 +53,7 @@ pub(super) enum State {
     Open,
     /// The peer sends no more, or the pipe broke. What came before can still be had.
     PeerEnded,
-    /// We are done with it; what was begun is sent.
+    /// The connection was closed here. A send under way is completed.
     Closed,
     /// Nothing is sent any more.
     Cut,
@@ -277,7 +277,7 @@ impl Connection {
         self.advance(State::Cut);
     }
 
-    /// Whether it was not there yet.
+    /// Advances the state, and returns true if the state was earlier than `to`.
     fn advance(&self, to: State) -> bool {
         self.state.send_if_modified(|state| {
             let earlier = *state < to;
@@ -299,7 +299,7 @@ impl Connection {
         state.wait_for(|s| *s != State::Open).await.map_or(State::Closed, |s| *s)
     }
 
-    /// Whether messages wait in any subscription.
+    /// Returns true if messages wait in any subscription.
     pub(super) fn has_messages(&self) -> bool {
         let inbox = self.inbox();
         inbox.named.values().any(|id| inbox.subscriptions.waiting(*id) > Some(0))
@@ -332,7 +332,7 @@ impl Connection {
 }
 
 impl Subscribed {
-    /// What every connection is subscribed to from its start.
+    /// Returns the subscription that every connection has from its start.
     pub(super) fn everything() -> Self {
         use p2pd_core::pipe::subscriptions::Pattern;
         Subscribed { message: Pattern::ANY, peer: Pattern::ANY }
@@ -347,7 +347,7 @@ async fn reached(state: &mut watch::Receiver<State>, end: State) {
     let _ = state.wait_for(|s| *s >= end).await;
 }
 
-/// What P2PD calls a strategy.
+/// Returns P2PD's name of a strategy.
 pub(super) fn p2pd_strategy(strategy: Strategy) -> &'static str {
     match strategy {
         Strategy::Direct => "direct connect",
@@ -371,7 +371,7 @@ impl Borrowed {
         self.connection.take(&Subscribed::everything()).ok()?.map(|(message, _)| message.data)
     }
 
-    /// Both halves; `None` only of a borrowing that failed.
+    /// Returns both halves; `None` only of a borrowing that failed.
     pub(super) fn halves(&mut self) -> Option<(&mut ReadHalf<Pipe>, &mut WriteHalf<Pipe>)> {
         Some((&mut self.read.as_mut()?.0, self.write.as_mut()?))
     }

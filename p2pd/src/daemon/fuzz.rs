@@ -16,7 +16,7 @@ mod mutate;
 
 /// Slower than any input may be, in a debug build on a busy machine.
 const SLOW: Duration = Duration::from_secs(5);
-/// What patterns are tried on.
+/// Texts on which the patterns are tried.
 const TEXTS: [&str; 4] = [
     "",
     "hello",
@@ -35,7 +35,7 @@ const PATHS: [&str; 8] = [
     "/p2p/send/n/%F0%9F%92%A9//?",
 ];
 
-/// What came of the inputs.
+/// Results of the inputs.
 #[derive(Debug, Default)]
 struct Came {
     inputs: u64,

@@ -24,7 +24,7 @@ use crate::say::nat;
 
 /// Longest body. What is longer goes over `/p2p/pipe`.
 const MAX_BODY: usize = 8 << 20;
-/// How long a body may take.
+/// Longest time for the arrival of a body.
 const BODY: Duration = Duration::from_secs(30);
 /// Clients that may listen to events.
 const LISTENERS: usize = 64;
@@ -84,7 +84,7 @@ pub(super) async fn handle(daemon: Arc<Daemon>, via: Via, request: Request<Body>
     answer
 }
 
-/// What is asked, and whether it may be.
+/// Parses a request and checks whether it may be carried out.
 pub(super) fn admit(
     daemon: &Daemon,
     via: Via,

@@ -32,16 +32,16 @@ use super::{Daemon, http, relay};
 /// Connections to the socket file at once; a further one waits.
 #[cfg(unix)]
 const UNIX_CLIENTS: usize = 256;
-/// How long a client may take for a request's head, and be idle between two.
+/// Longest time for a request's head, and longest idle time between two requests.
 const HEAD: Duration = Duration::from_secs(10);
-/// How long a client may take nothing of an answer.
+/// Longest time in which a client takes nothing of an answer.
 const STUCK: Duration = Duration::from_secs(30);
 /// Longest head.
 const MAX_HEAD: usize = 16 * 1024;
-/// How a request begins that may become the pipe.
+/// Beginning of a request that may become the pipe.
 const PIPE: &[u8] = b"GET /p2p/pipe/";
 
-/// Where the API is served.
+/// Sockets at which the API is served.
 #[derive(Debug)]
 pub(super) struct Listeners {
     tcp: TcpListener,

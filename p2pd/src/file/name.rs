@@ -11,7 +11,7 @@ use super::wire::Resume;
 
 /// Longest name in bytes. Most file systems take 255; what is being received has a longer name meanwhile.
 pub(crate) const MAX_NAME: usize = 200;
-/// What names of files end with that are not whole yet.
+/// Suffix of the names of partial files.
 const PART: &str = ".p2pd-part";
 /// Hexadecimal digits that tell senders apart.
 const SENDER: usize = 20;
@@ -20,12 +20,12 @@ const SENDER: usize = 20;
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(crate) struct FileName(String);
 
-/// Who began a file, in the names of what is not whole yet.
+/// Sender of a file, as it appears in the names of partial files.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(crate) struct Sender(String);
 
 impl Sender {
-    /// By the secret that it shows, or else by its node id.
+    /// Makes the sender's name out of its secret, or else out of its node id.
     pub(crate) fn new(resume: Option<&Resume>, peer: NodeId) -> Self {
         let hash = Blake2s256::new().chain_update(b"p2pd part");
         let hash = match resume {
@@ -36,7 +36,7 @@ impl Sender {
     }
 }
 
-/// Whether a file of this name is one that is not whole yet.
+/// Returns true if a file of this name is a partial one.
 pub(crate) fn is_partial(name: &str) -> bool {
     let between = name.strip_prefix('.').and_then(|name| name.strip_suffix(PART));
     between.and_then(|name| name.rsplit_once('.')).is_some_and(|(name, sender)| {
@@ -55,7 +55,7 @@ pub(crate) enum NameError {
     Separator,
     /// A control character, or one that turns the direction of writing and so hides what the name is.
     Control,
-    /// What Windows takes for a device, or shortens.
+    /// A device's name on Windows, or an ending that Windows drops.
     Device,
 }
 

@@ -17,9 +17,9 @@ use super::{Ended, Event};
 
 /// Files that are taken from one pipe.
 pub(crate) const MAX_FILES: usize = 1000;
-/// How long a name may be in use before its sender is told.
+/// Time for which a name may be in use before its sender is refused.
 const IN_USE: Duration = Duration::from_secs(3);
-/// How long a peer may take to say what it is, to offer its first file, and to begin with one.
+/// Longest time for each step of a peer: to introduce itself, to offer its first file, and to begin with it.
 const BEGIN: Duration = Duration::from_secs(10);
 /// Bytes of a file after which the disk is looked at again.
 const LOOK: u64 = 16 << 20;
@@ -96,9 +96,9 @@ pub(crate) async fn receive(
 /// Why a file did not arrive.
 #[derive(Debug)]
 enum Error {
-    /// It is refused; the next one may follow.
+    /// The file is refused; the next one may follow.
     NotTaken(NotTaken),
-    /// It cannot be written any more, while it comes.
+    /// The file cannot be written any more, while its bytes arrive.
     Broken(io::Error),
     Pipe(io::Error),
 }

@@ -15,7 +15,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::task::{AbortHandle, JoinSet};
 
-/// What the clients' tasks have said and the broker has not heard; a task with more to say waits.
+/// Most events of the clients' tasks that wait for the broker. A task with more waits too.
 const QUEUE: usize = 1024;
 /// A closed client may take this long to take the rest of its output.
 const LINGER: Duration = Duration::from_secs(5);
@@ -29,8 +29,8 @@ enum Happened {
     Closed(ConnId),
 }
 
-/// What a client has to be sent. Bounded by the broker, which counts bytes: so it is kept as bytes, since a
-/// queue of packets of two bytes would take a hundred times as much.
+/// Output that waits for a client. The broker bounds it by counting bytes. It is therefore kept as bytes: a queue of
+/// packets of two bytes would take a hundred times as much.
 #[derive(Default)]
 struct Outbox {
     /// And whether no more will come.

@@ -23,7 +23,7 @@ pub use turn::Wanted as WantedTurn;
 /// Tries to find a port that is free on every address and for UDP and TCP.
 const TRIES: usize = 50;
 
-/// Where to serve.
+/// Addresses and ports to serve at, and the servers.
 #[derive(Clone, Debug)]
 pub struct Wanted {
     /// The address.
@@ -44,7 +44,7 @@ pub struct Wanted {
 pub enum ServeError {
     /// The two addresses are the same, of two families, or not addresses of a machine.
     Addresses,
-    /// It is not to be told under which address the TURN server's sockets are reached.
+    /// The address of the TURN server's sockets, as peers reach them, cannot be found.
     RelayAddress(io::Error),
     /// A socket could not be opened.
     Bind(&'static str, SocketAddr, io::Error),

@@ -19,7 +19,7 @@ use super::{ServeError, TRIES, listen};
 /// please.
 const CLIENTS: Shares = Shares { all: 512, one: 32 };
 
-/// One port, open on every address for UDP and TCP.
+/// A port, open on every address for UDP and TCP.
 #[derive(Debug)]
 pub(super) struct Port {
     pub(super) port: u16,
@@ -53,7 +53,7 @@ impl Port {
     }
 }
 
-/// What a task needs to serve a socket.
+/// State that a task needs to serve a socket.
 #[derive(Clone)]
 struct Shared {
     began: Instant,
@@ -89,7 +89,7 @@ pub(super) fn start(
     }
 }
 
-/// Whether what begins so is a Binding request or indication, for the STUN server.
+/// Returns true if the data begin like a Binding request or indication, for the STUN server.
 fn is_binding(data: &[u8]) -> bool {
     matches!(data, [0x00, 0x01 | 0x11, ..])
 }

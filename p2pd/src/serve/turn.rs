@@ -21,17 +21,17 @@ use super::udp::Socket;
 
 /// Messages that may wait for a client that reads slowly; what is beyond is dropped, as a network would.
 const WAITING: usize = 128;
-/// How often what has expired is looked for.
+/// Time between two looks for expired state.
 const TICK: Duration = Duration::from_secs(1);
 /// Time between two looks at which addresses this machine has.
 const LOOK: Duration = Duration::from_secs(5);
 /// Longest datagram.
 const LARGEST: usize = 65_536;
 
-/// What is wanted of a TURN server.
+/// Options of a TURN server.
 #[derive(Clone, Default)]
 pub struct Wanted {
-    /// Who may relay: names and passwords.
+    /// Users who may relay: names and passwords.
     pub users: Vec<(String, String)>,
     /// The secret of short-lived credentials, as coturn's `use-auth-secret` has them.
     pub secret: Option<String>,

@@ -41,12 +41,12 @@ struct Reading {
 }
 
 impl Input {
-    /// Whether a person types it.
+    /// Returns true if standard input is a terminal.
     pub(crate) fn is_terminal() -> bool {
         io::stdin().is_terminal()
     }
 
-    /// Whether there is no more of it.
+    /// Returns true if the input has ended.
     pub(crate) fn has_ended(&self) -> bool {
         self.ended
     }
@@ -76,7 +76,7 @@ impl Input {
         }
     }
 
-    /// What has been read already.
+    /// Returns a chunk that has been read already, if there is one.
     pub(crate) fn waiting(&mut self) -> Option<Chunk> {
         match self.reading.as_mut()?.chunks.try_recv() {
             Ok(Ok(chunk)) => Some(chunk),

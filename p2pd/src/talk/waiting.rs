@@ -68,7 +68,7 @@ impl<T> Turns<T> {
         self.waiting.is_empty()
     }
 
-    /// Where those are that wait.
+    /// Returns the places of those that wait.
     pub(crate) fn places(&self) -> impl Iterator<Item = IpAddr> {
         self.waiting.iter().map(|(place, _)| *place)
     }
