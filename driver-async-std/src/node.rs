@@ -46,7 +46,7 @@ struct Inner {
     turned_away: Arc<AtomicU64>,
 }
 
-/// What is known of the node's address, for many to wait for.
+/// State of the node's address, for many tasks to wait for.
 #[derive(Debug)]
 pub(crate) struct Known {
     address: Mutex<Address>,
@@ -213,10 +213,10 @@ impl Node {
         Ok(Connecting { id, done: Box::pin(done), _canceller: canceller })
     }
 
-    /// Where a name leads: asks all brokers, for at most 8 s.
+    /// Resolves a name to the peer's address: asks all brokers, for at most 8 s.
     ///
     /// # Errors
-    /// Why that is not to be told; [`NameError::OtherKey`] if the name has not the key that it had.
+    /// The reason why there is no address; [`NameError::OtherKey`] if the name has another key than before.
     pub async fn resolve(&self, name: Name) -> Result<PeerAddress, NameError> {
         match self.ask(name, NameCall::Resolve).await? {
             NameAnswer::Address(address) => Ok(*address),
@@ -266,7 +266,7 @@ impl Node {
         self.inner.accepted.recv().await.ok()
     }
 
-    /// How many pipes were closed because 128 were waiting for [`accept`](Node::accept) already.
+    /// Returns the number of pipes that were closed because 128 were waiting for [`accept`](Node::accept) already.
     pub fn turned_away(&self) -> u64 {
         self.inner.turned_away.load(Ordering::Relaxed)
     }
@@ -288,8 +288,8 @@ impl Node {
         let _ = self.inner.commands.try_send(Command::Answer { peer, accept });
     }
 
-    /// What was found of the NATs in front of the interfaces, one report each. Waits until the address is
-    /// settled; empty once the node was shut down.
+    /// Returns the reports on the NATs in front of the interfaces, one for each. Waits until the address is settled;
+    /// empty once the node was shut down.
     pub async fn nats(&self) -> Vec<NatReport> {
         self.address().await;
         let (reply, nats) = async_channel::bounded(1);
@@ -299,7 +299,7 @@ impl Node {
         nats.recv().await.unwrap_or_default()
     }
 
-    /// What the node has counted; `None` once it was shut down.
+    /// Returns the node's counters; `None` once it was shut down.
     pub async fn stats(&self) -> Option<Stats> {
         let (reply, stats) = async_channel::bounded(1);
         self.inner.commands.try_send(Command::Stats(reply)).ok()?;
@@ -334,7 +334,7 @@ pub struct Connecting {
 }
 
 impl Connecting {
-    /// Its number in notices.
+    /// Returns the call's number in notices.
     pub fn id(&self) -> ConnectId {
         self.id
     }

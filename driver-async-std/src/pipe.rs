@@ -1,4 +1,4 @@
-//! What a user reads from and writes to.
+//! Pipe to a peer, which a user reads from and writes to.
 
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpStream};
@@ -76,9 +76,9 @@ impl Deref for Pipe {
 /// The stream as the layer wants it: what is pending would block.
 struct Polled<'s, 'r, 'w> {
     stream: &'s mut Async<TcpStream>,
-    /// Who waits to read; writers never do.
+    /// Context of the task that waits to read; none for a writer.
     reader: Option<&'r mut Context<'w>>,
-    /// Both halves.
+    /// Context that wakes both halves.
     writer: Context<'s>,
 }
 

@@ -22,7 +22,7 @@ use crate::reactor::{Answer, AsyncIo};
 /// Sockets served before handles and the timer are looked at again.
 const BUDGET: usize = 64;
 
-/// What a handle asks for.
+/// Request of a handle to the driver's task.
 #[derive(Debug)]
 pub(crate) enum Command {
     Connect {
@@ -51,7 +51,7 @@ pub(crate) enum Command {
     Shutdown(Sender<()>),
 }
 
-/// Where results go.
+/// Receivers of the driver's results.
 #[derive(Debug)]
 pub(crate) struct Outputs {
     pub(crate) accept: Sender<Pipe>,
@@ -67,11 +67,11 @@ struct Driver {
     calls: Calls<Sender<Result<Pipe, ConnectError>>>,
     names: NameCalls<Sender<Result<NameAnswer, NameError>>>,
     out: Outputs,
-    /// Who waits for the end.
+    /// Tasks that wait for the end.
     ends: Vec<Sender<()>>,
 }
 
-/// What the task is woken for.
+/// Reason for which the task was woken.
 enum Woken {
     Command(Option<Command>),
     Sock(SockId),

@@ -1,4 +1,4 @@
-//! What a pipe of messages goes through, in two halves.
+//! Carriers of a pipe of messages, in two halves.
 
 use std::io;
 use std::net::SocketAddr;
@@ -22,7 +22,7 @@ pub enum Socket<R: Runtime> {
     Peer(Box<R::Pipe>),
 }
 
-/// What a runtime's programs have sockets as.
+/// Socket types of a runtime's programs that a pipe can be made of.
 pub trait IntoSocket<R: Runtime> {
     /// The socket of a pipe.
     ///
@@ -44,7 +44,7 @@ impl<R: Runtime> Socket<R> {
         Socket::Udp(socket, remote)
     }
 
-    /// Its own end.
+    /// Returns the local address.
     ///
     /// # Errors
     /// Of `getsockname`.
@@ -68,7 +68,7 @@ impl<R: Runtime> Socket<R> {
         }
     }
 
-    /// What it goes through; a pipe to a peer counts as TCP.
+    /// Returns the protocol; a pipe to a peer counts as TCP.
     pub(crate) fn protocol(&self) -> Protocol {
         if matches!(self, Socket::Udp(..)) { Protocol::Udp } else { Protocol::Tcp }
     }
@@ -125,7 +125,7 @@ enum Inner<R: Runtime> {
     Peer(Half<R>),
 }
 
-/// What a read gave.
+/// Result of a read.
 pub(crate) enum Read<'a> {
     /// Bytes, of a stream from its one peer.
     Data(&'a [u8], Option<SocketAddr>),
@@ -159,7 +159,7 @@ pub(crate) enum Writer<R: Runtime> {
     /// With the peer of a connected one: not every system takes an address there.
     Udp(Arc<R::Udp>, Option<SocketAddr>),
     Peer(Half<R>),
-    /// It ended, or failed within a message.
+    /// The writer has ended, or failed within a message.
     Over,
 }
 

@@ -101,7 +101,8 @@ impl<R: Runtime> Daemon<R> {
         self
     }
 
-    /// Where it listens, in the order asked for, with the ports that were chosen for 0.
+    /// Returns the addresses on which the daemon listens, in the order asked for, with the ports that were chosen for
+    /// 0.
     pub fn bound(&self) -> &[(SocketAddr, Protocol)] {
         &self.bound
     }

@@ -17,7 +17,7 @@ use crate::runtime::Runtime;
 use crate::shared::{Child, OnEnd, OnMessage, Shared};
 use crate::wait::within;
 
-/// How long [`close`](MessagePipe::close) waits for the system to take what an encrypted pipe holds.
+/// Time that [`close`](MessagePipe::close) waits for the system to take what an encrypted pipe holds.
 const FAREWELL: Duration = Duration::from_secs(5);
 
 /// A pipe of messages. Clones are handles to the same one; when the last is dropped, or [`close`](Self::close) is called,
@@ -86,17 +86,17 @@ impl<R: Runtime> MessagePipe<R> {
         Ok(MessagePipe { handle })
     }
 
-    /// What it goes through; a pipe to a peer counts as TCP.
+    /// Returns the protocol; a pipe to a peer counts as TCP.
     pub fn protocol(&self) -> Protocol {
         self.shared().protocol
     }
 
-    /// Its own end.
+    /// Returns the local address.
     pub fn local_addr(&self) -> SocketAddr {
         self.shared().local
     }
 
-    /// Where it sends to; `None` for a UDP server.
+    /// Returns the destination; `None` for a UDP server.
     pub fn remote_addr(&self) -> Option<SocketAddr> {
         self.shared().remote
     }
@@ -348,7 +348,7 @@ impl<R: Runtime> MessagePipe<R> {
 }
 
 impl<R: Runtime> Child<R> {
-    /// What it is linked to has ended.
+    /// Passes the end of the linked pipe on, if the two are joined.
     pub(crate) async fn ended(&self, end: End) {
         match end {
             _ if !self.joined => {}
@@ -392,7 +392,7 @@ impl std::error::Error for RecvError {}
 /// Why a message was not sent.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum SendError {
-    /// We said that we send no more, or the pipe is closed or broke before.
+    /// The pipe was finished or closed here, or broke before.
     Ended,
     /// A UDP server has to say to whom.
     NoDestination,

@@ -100,7 +100,8 @@ struct Over<'a, R: Runtime> {
 }
 
 impl<R: Runtime> Over<'_, R> {
-    /// Whom to tell. From here on whoever adds a callback or a link calls it.
+    /// Ends the reading, and returns the children and callbacks to be told. Callbacks and links added later are called
+    /// at once, by their adder.
     fn finish(&mut self) -> (Vec<Child<R>>, Vec<OnEnd>) {
         let (children, at_end) = self.shared.end_with(self.end);
         (children, at_end.into_iter().map(|(_, callback)| callback).collect())

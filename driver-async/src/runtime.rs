@@ -1,4 +1,4 @@
-//! What is asked of a runtime.
+//! Requirements on a runtime.
 
 use std::fmt;
 use std::future::Future;

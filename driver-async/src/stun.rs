@@ -1,4 +1,4 @@
-//! What STUN servers (RFC 8489) say of us.
+//! Addresses of this machine as STUN servers (RFC 8489) report them.
 
 use std::fmt;
 use std::io;
@@ -14,10 +14,10 @@ use crate::carrier::Socket;
 use crate::runtime::Runtime;
 use crate::wait::within;
 
-/// How long each request over UDP is waited for before it is sent again: RFC 8489 section 6.2.1, cut short.
+/// Times for which each request over UDP waits before it is retransmitted: RFC 8489 section 6.2.1, cut short.
 const WAITS: [Duration; 3] =
     [Duration::from_millis(500), Duration::from_millis(1000), Duration::from_millis(1500)];
-/// How long an answer over TCP is waited for.
+/// Longest wait for an answer over TCP.
 const TCP_WITHIN: Duration = Duration::from_secs(3);
 /// Longest answer.
 const MAX_ANSWER: usize = 2048;
@@ -36,9 +36,9 @@ pub struct Client<R: Runtime> {
 /// external end, others can be told of it.
 #[derive(Debug)]
 pub struct Mapping<R: Runtime> {
-    /// Its own end; over UDP without an address where the route has none.
+    /// Local address of the socket; over UDP without an IP address where the route has none.
     pub local: SocketAddr,
-    /// What the server saw.
+    /// Address that the server saw.
     pub external: SocketAddr,
     /// The socket, of TCP connected to the server.
     pub socket: Socket<R>,
@@ -157,11 +157,11 @@ fn answer(data: &[u8], over: Transport, to: TransactionId) -> Option<Result<Sock
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum StunError {
-    /// It could not be reached.
+    /// The server could not be reached.
     Open(OpenError),
     /// The socket failed.
     Io(io::Error),
-    /// It answered with this error code (RFC 8489 section 14.8).
+    /// The server answered with this error code (RFC 8489 section 14.8).
     Refused(u16),
     /// No answer came.
     NoAnswer,

@@ -6,7 +6,7 @@ use std::task::{Context, Waker};
 
 use smallvec::SmallVec;
 
-/// Who waits; mostly one.
+/// Waiting tasks; mostly one.
 #[derive(Debug, Default)]
 pub(crate) struct Waiters {
     each: Woken,

@@ -42,7 +42,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     }
 }
 
-/// What came in and goes back.
+/// Bytes that came in and go back.
 #[derive(Default)]
 struct Back {
     bytes: Vec<u8>,

@@ -25,7 +25,8 @@ impl<S> Messages<S> {
         Messages { stream, layer }
     }
 
-    /// Whether a part of a message waits to be sent: [`flush`](Self::flush) when it becomes writable.
+    /// Returns true if a part of a message waits to be sent, by [`flush`](Self::flush) when the stream becomes
+    /// writable.
     pub fn wants_write(&self) -> bool {
         self.layer.waits()
     }

@@ -147,7 +147,7 @@ impl BlockingNode {
         self.turn_with(most, |_| {})
     }
 
-    /// One turn of the loop, of at most this length; a call's outcome goes to `other`.
+    /// Runs one turn of the loop, of at most this length. A call's outcome goes to `other`.
     fn turn_with(&mut self, most: Option<Duration>, mut other: impl FnMut(News)) -> io::Result<()> {
         let timeout = [self.node.timeout(), most].into_iter().flatten().min();
         match self.poll.poll(&mut self.events, timeout) {

@@ -11,7 +11,7 @@ use smallvec::SmallVec;
 
 /// With the name of who asked.
 pub(crate) type Answer<K> = (K, Result<SmallVec<[IpAddr; 2]>, IoFailure>);
-/// Which addresses whoever asked can do with.
+/// Filter of the addresses that the asker can use.
 pub(crate) type Keep = fn(&IpAddr) -> bool;
 
 /// Addresses of one name that whoever asked is given.
@@ -68,7 +68,7 @@ impl<K: Copy + PartialEq + Send + 'static> Names<K> {
         self.asked.retain(|(asked, _)| *asked != query);
     }
 
-    /// Whether the user is to look a name up.
+    /// Returns true if the user is to look a name up.
     pub(crate) fn asks(&self) -> bool {
         !self.asked.is_empty()
     }

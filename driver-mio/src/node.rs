@@ -19,7 +19,7 @@ use crate::names::Names;
 use crate::pipe::Pipe;
 use crate::reactor::{Mio, Whose};
 
-/// What a node has to say.
+/// News of a node.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum News {
@@ -136,7 +136,7 @@ impl Node {
         true
     }
 
-    /// How long the loop may wait before it calls [`tick`](Self::tick): what `Poll::poll` wants to know.
+    /// Returns the longest wait of the loop before the next [`tick`](Self::tick), for `Poll::poll`.
     pub fn timeout(&self) -> Option<Duration> {
         let asks = self.engine.reactor().names.asks();
         if asks { Some(Duration::ZERO) } else { self.engine.timeout() }
@@ -258,12 +258,12 @@ impl Node {
         self.engine.address().known()
     }
 
-    /// What was found of the NATs in front of the interfaces so far, one report each.
+    /// Returns the reports on the NATs in front of the interfaces so far, one for each.
     pub fn nats(&self) -> impl Iterator<Item = &NatReport> {
         self.engine.node().nats()
     }
 
-    /// What the node has counted.
+    /// Returns the node's counters.
     pub fn stats(&self) -> Stats {
         self.engine.node().stats()
     }
@@ -274,7 +274,7 @@ impl Node {
         self.engine.shutdown();
     }
 
-    /// Whether the node has ended, after [`shutdown`](Self::shutdown).
+    /// Returns true if the node has ended, after [`shutdown`](Self::shutdown).
     pub fn is_over(&self) -> bool {
         self.engine.is_over()
     }

@@ -1,4 +1,4 @@
-//! What a user reads from and writes to.
+//! Pipe to a peer, which a user reads from and writes to.
 
 use std::io::{self, Read, Write};
 use std::net::Shutdown;
@@ -106,7 +106,7 @@ impl Pipe<std::net::TcpStream> {
 }
 
 impl<S> Pipe<S> {
-    /// Whether something waits to be sent, for which the pipe has to become writable.
+    /// Returns true if something waits to be sent, for which the pipe has to become writable.
     pub fn wants_write(&self) -> bool {
         self.layer.waits()
     }

@@ -48,23 +48,23 @@ impl<D> Calls<D> {
     }
 }
 
-/// What a user of an async driver asks of names.
+/// Call about a name by a user of an async driver.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum NameCall {
-    /// Where it leads.
+    /// Resolve the name to an address.
     Resolve,
-    /// To take it.
+    /// Register the name.
     Register,
-    /// To give it up.
+    /// Release the name.
     Release,
 }
 
-/// What came of a [`NameCall`].
+/// Answer to a [`NameCall`].
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum NameAnswer {
-    /// Where it leads.
+    /// Address of the name's owner.
     Address(Box<PeerAddress>),
-    /// So many brokers know of it.
+    /// Number of brokers that keep the record, or that were told of the release.
     Brokers(u8),
 }
 

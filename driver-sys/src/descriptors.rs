@@ -1,4 +1,4 @@
-//! How many sockets the process may have.
+//! Limit of the sockets of the process.
 
 /// Raises the limit of open descriptors to what the system allows without privileges, and gives the limit that
 /// holds then; `None` where there is none or it is not known. A spray of dials needs more than the 1,024 that are

@@ -50,9 +50,9 @@ impl std::error::Error for BindError {
 pub enum ConnectError {
     /// The text is neither an address nor a name.
     Target(TargetError),
-    /// It did not begin.
+    /// The call did not begin.
     NotBegun(p2pd_core::ConnectError),
-    /// It was tried and failed; the report says what was tried and seen, strategy by strategy.
+    /// The call was tried and failed. The report lists the attempts and observations, strategy by strategy.
     Failed(FailReason, Box<Report>),
     /// The peer agreed, but the stream broke before it could be handed out.
     Lost(IoFailure),

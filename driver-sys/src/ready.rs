@@ -1,4 +1,4 @@
-//! Which sockets of an async runtime are ready: each has a waker of its own, and one task hears of all of them.
+//! Ready sockets of an async runtime: each socket has a waker of its own, and one task hears of all of them.
 
 use std::collections::VecDeque;
 use std::io;
@@ -25,7 +25,7 @@ pub struct SockWaker(Waker);
 #[derive(Debug)]
 struct Bell {
     sock: SockId,
-    /// It is in the list already.
+    /// True if the socket is in the list already.
     rung: AtomicBool,
     list: Ready,
 }
@@ -62,7 +62,7 @@ impl Ready {
 }
 
 impl SockWaker {
-    /// What to poll the socket with.
+    /// Returns the context to poll the socket with.
     pub fn context(&self) -> Context<'_> {
         Context::from_waker(&self.0)
     }

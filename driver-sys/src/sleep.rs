@@ -1,4 +1,4 @@
-//! Whether the machine slept, or its wall clock was set, found by comparing clocks.
+//! Detection of sleep of the machine, and of changes of its wall clock, by comparing clocks.
 
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ pub(crate) struct Reading {
     pub(crate) wall: i64,
 }
 
-/// What happened between two looks.
+/// Event between two looks.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Jump {
     /// The machine slept for so long. Elsewhere than on Linux it may also be that somebody set its wall clock ahead.
@@ -38,7 +38,7 @@ impl Watch {
         Watch { last: reading }
     }
 
-    /// What happened since the last look.
+    /// Returns the event since the last look, if there was one.
     pub(crate) fn look(&mut self, now: Reading) -> Option<Jump> {
         let last = std::mem::replace(&mut self.last, now);
         let [awake, through, wall] =

@@ -8,8 +8,9 @@ use p2pd_core::SockOpts;
 use p2pd_core::io::Reuse;
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
-/// How much may wait at a UDP socket: 10 ms of a relayed pipe at 100 Mbyte/s, headers and the system's own books
-/// included. Linux's default holds 90 datagrams of 1,200 bytes, which come while a busy machine does something else.
+/// Receive buffer of a UDP socket in bytes: 10 ms of a relayed pipe at 100 Mbyte/s, headers and the system's own
+/// overhead included. Linux's default holds 90 datagrams of 1,200 bytes, which come while a busy machine does something
+/// else.
 const UDP_BUFFER: usize = 1 << 20;
 
 /// A bound UDP socket; of one bound to an IPv4 address multicasts leave through its interface.
@@ -132,10 +133,10 @@ pub fn connect(socket: &Socket, remote: SocketAddr) -> io::Result<()> {
     }
 }
 
-/// What became of a connect that went on in the background: the other end's address.
+/// Returns the outcome of a connect that went on in the background: the other end's address.
 ///
 /// # Errors
-/// Of `connect`; `WouldBlock` while there is nothing to say.
+/// Of `connect`; `WouldBlock` while there is no outcome yet.
 pub fn outcome<'s>(socket: impl Into<SockRef<'s>>) -> io::Result<SocketAddr> {
     let socket = socket.into();
     if let Some(e) = socket.take_error()? {

@@ -174,10 +174,10 @@ impl Node {
         Ok(Connecting { id, done, _canceller: canceller })
     }
 
-    /// Where a name leads: asks all brokers, for at most 8 s.
+    /// Resolves a name to the peer's address: asks all brokers, for at most 8 s.
     ///
     /// # Errors
-    /// Why that is not to be told; [`NameError::OtherKey`] if the name has not the key that it had.
+    /// The reason why there is no address; [`NameError::OtherKey`] if the name has another key than before.
     pub async fn resolve(&self, name: Name) -> Result<PeerAddress, NameError> {
         match self.ask(name, NameCall::Resolve).await? {
             NameAnswer::Address(address) => Ok(*address),
@@ -227,7 +227,7 @@ impl Node {
         self.inner.accepted.lock().await.recv().await
     }
 
-    /// How many pipes were closed because 128 were waiting for [`accept`](Node::accept) already.
+    /// Returns the number of pipes that were closed because 128 were waiting for [`accept`](Node::accept) already.
     pub fn turned_away(&self) -> u64 {
         self.inner.turned_away.load(Ordering::Relaxed)
     }
@@ -249,8 +249,8 @@ impl Node {
         let _ = self.inner.commands.send(Command::Busy(busy));
     }
 
-    /// What was found of the NATs in front of the interfaces, one report each. Waits until the address is
-    /// settled; empty once the node was shut down.
+    /// Returns the reports on the NATs in front of the interfaces, one for each. Waits until the address is settled;
+    /// empty once the node was shut down.
     pub async fn nats(&self) -> Vec<NatReport> {
         self.address().await;
         let (reply, nats) = oneshot::channel();
@@ -260,7 +260,7 @@ impl Node {
         nats.await.unwrap_or_default()
     }
 
-    /// What the node has counted; `None` once it was shut down.
+    /// Returns the node's counters; `None` once it was shut down.
     pub async fn stats(&self) -> Option<Stats> {
         let (reply, stats) = oneshot::channel();
         self.inner.commands.send(Command::Stats(reply)).ok()?;
@@ -295,7 +295,7 @@ pub struct Connecting {
 }
 
 impl Connecting {
-    /// Its number in notices.
+    /// Returns the call's number in notices.
     pub fn id(&self) -> ConnectId {
         self.id
     }

@@ -18,7 +18,7 @@ use crate::reactor::{Answer, Tokio};
 /// Sockets served before handles and the timer are looked at again.
 const BUDGET: usize = 64;
 
-/// What a handle asks for.
+/// Request of a handle to the driver's task.
 #[derive(Debug)]
 pub(crate) enum Command {
     Connect {
@@ -47,7 +47,7 @@ pub(crate) enum Command {
     Shutdown(oneshot::Sender<()>),
 }
 
-/// Where results go.
+/// Receivers of the driver's results.
 #[derive(Debug)]
 pub(crate) struct Outputs {
     pub(crate) accept: mpsc::Sender<Pipe>,
@@ -64,7 +64,7 @@ struct Driver {
     calls: Calls<oneshot::Sender<Result<Pipe, ConnectError>>>,
     names: NameCalls<oneshot::Sender<Result<NameAnswer, NameError>>>,
     out: Outputs,
-    /// Who waits for the end.
+    /// Tasks that wait for the end.
     ends: Vec<oneshot::Sender<()>>,
 }
 

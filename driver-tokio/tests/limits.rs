@@ -1,4 +1,4 @@
-//! What a node holds, and gives back: connects at once, silence, overflow, tasks and sockets.
+//! Limits of a node's holdings, and their release: connects at once, silence, overflow, tasks and sockets.
 
 mod common;
 

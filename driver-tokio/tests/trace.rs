@@ -1,4 +1,4 @@
-//! What two nodes did over real sockets, recorded and run again.
+//! Records the work of two nodes over real sockets, and runs it again.
 
 use std::sync::{Arc, Mutex};
 

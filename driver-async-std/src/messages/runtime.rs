@@ -1,4 +1,4 @@
-//! What pipes of messages ask of the `async-io` reactor and the executor beside it.
+//! Runtime of pipes of messages on the `async-io` reactor, with the executor for its tasks.
 
 use std::future::Future;
 use std::io;
@@ -26,7 +26,7 @@ impl IntoSocket<AsyncIo> for Async<std::net::TcpStream> {
     }
 }
 
-/// One that is connected sends there, and hears nobody else.
+/// Converts a socket. A connected one sends to its peer, and receives from nobody else.
 impl IntoSocket<AsyncIo> for Async<UdpSocket> {
     fn into_socket(self) -> io::Result<Socket> {
         Ok(Socket::udp(self))

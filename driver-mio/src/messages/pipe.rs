@@ -1,4 +1,4 @@
-//! One pipe: what comes in, and what goes out.
+//! A pipe: its input and its output.
 
 use std::io;
 use std::net::SocketAddr;
@@ -24,17 +24,17 @@ pub(super) struct Entry {
     pub(super) state: State,
     pub(super) subscriptions: Subscriptions,
     pub(super) unique: Unique,
-    /// Whether messages are news, and how many of them wait.
+    /// True if messages are reported as news. `unheard` is the number of those that wait.
     pub(super) hears: bool,
     pub(super) unheard: usize,
-    /// What is sent whatever comes, and whatever sends to this.
+    /// Pipes to which all messages of this one are sent. `sources` are the pipes that send to this one.
     pub(super) links: Vec<Link>,
     pub(super) sources: Vec<PipeId>,
-    /// It may be that there is something to read.
+    /// True if there may be something to read.
     pub(super) readable: bool,
-    /// It waits for its turn.
+    /// True while the pipe waits for its turn.
     pub(super) queued: bool,
-    /// When it wants a turn, whatever happens.
+    /// Time of the next turn, even if nothing happens.
     pub(super) deadline: Option<Instant>,
 }
 
@@ -50,7 +50,7 @@ pub(super) enum State {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Link {
     pub(super) to: PipeId,
-    /// It gets the end, too.
+    /// The linked pipe gets the end, too.
     pub(super) joined: bool,
 }
 
@@ -90,7 +90,7 @@ impl Entry {
         Entry { state, hears: false, subscriptions: Subscriptions::default(), ..self }
     }
 
-    /// Whether anybody here wants what would be read, and can take it. Links are asked besides.
+    /// Returns true if anybody here wants the next message and can take it. Links are asked separately.
     pub(super) fn wants(&self) -> bool {
         let asked = !self.subscriptions.is_empty() || self.hears || !self.links.is_empty();
         asked && self.subscriptions.may_read() && self.unheard < UNHEARD
@@ -105,7 +105,7 @@ pub(super) struct Open {
     pub(super) local: SocketAddr,
     pub(super) remote: Option<SocketAddr>,
     no_close: bool,
-    /// How reading ended.
+    /// Outcome of reading, once it has ended.
     pub(super) end: Option<End>,
     ours: Ours,
     out: Option<Out>,
@@ -121,11 +121,11 @@ struct Out {
     to: SocketAddr,
 }
 
-/// Our direction.
+/// State of the outgoing direction.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Ours {
     Sends,
-    /// It ends as soon as all of it is sent.
+    /// The direction ends as soon as all of it is sent.
     Ends,
     Over,
 }
@@ -183,7 +183,7 @@ impl Open {
         }
     }
 
-    /// Whether it takes a message now.
+    /// Returns true if the pipe takes a message now.
     pub(super) fn has_room(&self) -> bool {
         self.out.is_none()
     }
@@ -246,7 +246,7 @@ impl Open {
         }
     }
 
-    /// Whether both directions have ended.
+    /// Returns true if both directions have ended.
     pub(super) fn is_over(&self) -> bool {
         self.end.is_some() && self.ours == Ours::Over
     }

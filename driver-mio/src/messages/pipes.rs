@@ -18,16 +18,16 @@ use super::tokens::{PipeId, Tokens, Whose};
 use crate::names::Names;
 
 const BOTH: Interest = Interest::READABLE.add(Interest::WRITABLE);
-/// How long a pipe that was closed may take to send what it still has.
+/// Time that a closed pipe has to send the rest.
 const FAREWELL: Duration = Duration::from_secs(5);
 
-/// What pipes have to say.
+/// News of pipes.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum News {
     /// A pipe that was [opened](Pipes::open) can be sent to.
     Opened(PipeId),
-    /// It could not be opened, and is gone.
+    /// The pipe could not be opened, and is gone.
     NotOpened(PipeId, OpenError),
     /// A TCP listener has a client.
     Accepted {
@@ -36,7 +36,7 @@ pub enum News {
         /// The client's pipe.
         pipe: PipeId,
     },
-    /// What came on a pipe that is [heard](Pipes::hear).
+    /// A message came on a pipe that is [heard](Pipes::hear).
     Message(PipeId, Message),
     /// A pipe that had no room for a message has it again.
     Writable(PipeId),
@@ -55,11 +55,11 @@ pub struct Pipes {
     pub(super) tokens: Tokens,
     pub(super) names: Names<PipeId>,
     pub(super) each: BTreeMap<PipeId, Entry>,
-    /// Those that wait for a turn.
+    /// Pipes that wait for a turn.
     pub(super) work: VecDeque<PipeId>,
     pub(super) deadlines: BTreeSet<(Instant, PipeId)>,
     pub(super) news: VecDeque<News>,
-    /// What one read gives.
+    /// Buffer for one read.
     pub(super) buffer: Vec<u8>,
     /// Listeners that wait for a token.
     pub(super) crowded: Vec<PipeId>,
@@ -101,7 +101,7 @@ impl Pipes {
         true
     }
 
-    /// How long the loop may wait before it calls [`tick`](Self::tick): what `Poll::poll` wants to know.
+    /// Returns the longest wait of the loop before the next [`tick`](Self::tick), for `Poll::poll`.
     pub fn timeout(&self) -> Option<Duration> {
         if !self.work.is_empty() || !self.news.is_empty() {
             return Some(Duration::ZERO);
@@ -178,7 +178,8 @@ impl Pipes {
         })
     }
 
-    /// What a pipe goes through, one to a peer counting as TCP; `None` while it opens, and for one that is not there.
+    /// Returns the protocol of a pipe; a pipe to a peer counts as TCP. `None` while the pipe opens, and for one that is
+    /// not there.
     pub fn protocol(&self, pipe: PipeId) -> Option<Protocol> {
         Some(self.open_one(pipe)?.protocol)
     }
@@ -188,7 +189,7 @@ impl Pipes {
         Some(self.open_one(pipe)?.local)
     }
 
-    /// Where a pipe sends to; `None` for a UDP server, while it opens, and for one that is not there.
+    /// Returns the destination of a pipe; `None` for a UDP server, while the pipe opens, and for one that is not there.
     pub fn remote_addr(&self, pipe: PipeId) -> Option<SocketAddr> {
         self.open_one(pipe)?.remote
     }
@@ -259,8 +260,8 @@ impl Pipes {
         }
     }
 
-    /// Whether all messages of a pipe are [`News::Message`], until this is called again. Default: no. False: there is no
-    /// such pipe.
+    /// Switches [`News::Message`] for all messages of a pipe on or off, until the next call. Default: off. Returns
+    /// false if there is no such pipe.
     pub fn hear(&mut self, pipe: PipeId, on: bool) -> bool {
         let Some(entry) = self.here(pipe) else { return false };
         entry.hears = on;
@@ -293,8 +294,8 @@ impl Pipes {
         open.send(data, to)
     }
 
-    /// Whether a pipe takes a message now, which is once the system has taken the one before; a pipe to a peer that is
-    /// encrypted may still hold two records, 32 KiB. `None` while it opens, and for one that is not there.
+    /// Returns true if a pipe takes a message now, which is once the system has taken the one before. An encrypted pipe
+    /// to a peer may still hold two records, 32 KiB. `None` while the pipe opens, and for one that is not there.
     pub fn has_room(&self, pipe: PipeId) -> Option<bool> {
         Some(self.open_one(pipe)?.has_room())
     }
@@ -432,7 +433,7 @@ impl std::error::Error for RecvError {}
 pub enum SubscribeError {
     /// There is no such pipe, or not any more.
     NoSuchPipe,
-    /// It has [`MAX_SUBSCRIPTIONS`](super::MAX_SUBSCRIPTIONS) already.
+    /// The pipe has [`MAX_SUBSCRIPTIONS`](super::MAX_SUBSCRIPTIONS) already.
     TooMany,
 }
 

@@ -19,12 +19,12 @@ const PAUSE: Duration = Duration::from_millis(50);
 /// Clients that are accepted in one turn.
 const ACCEPTS: usize = 16;
 
-/// One address and port that is listened on.
+/// An address and port that is listened on.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Listening {
-    /// Where; with the port that was chosen for 0.
+    /// Address and port, with the port that was chosen for 0.
     pub at: SocketAddr,
-    /// Over what.
+    /// Protocol.
     pub protocol: Protocol,
     /// Over UDP the server's pipe, over TCP the listener, which [`News::Accepted`] names, and which
     /// [`close`](Pipes::close) ends.

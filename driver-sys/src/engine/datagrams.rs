@@ -9,7 +9,7 @@ use quinn_udp::{RecvMeta, Transmit, UdpSocketState};
 
 use super::{Engine, Reactor, Sock};
 
-/// What one receive may bring: Linux joins datagrams up to the longest that IP knows.
+/// Most bytes of one receive: Linux joins datagrams up to the longest that IP knows.
 const ROOM: usize = 1 << 16;
 /// Buffers received into at a time.
 const BUFFERS: usize = 4;
@@ -45,7 +45,7 @@ pub(super) struct Row {
 }
 
 impl Row {
-    /// Whether one more belongs to it.
+    /// Returns true if one more datagram belongs to the row.
     fn takes(&self, to: (SockId, SocketAddr), length: usize, most: usize) -> bool {
         self.to == Some(to)
             && length <= self.length

@@ -9,7 +9,7 @@ use p2pd_core::{Instant, PipeId, SockId};
 use super::Reactor;
 use crate::pipe::{frame_length, put_frame};
 
-/// How many messages go each way before others have their turn.
+/// Messages copied in each direction before others have their turn.
 const ROUNDS: usize = 64;
 
 /// The engine's end of the pair.

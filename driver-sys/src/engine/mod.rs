@@ -1,5 +1,5 @@
-//! What every driver does alike: it carries out the core's actions on sockets and tells it what happens. A driver
-//! adds how its event loop watches sockets ([`Reactor`]), and how its users wait.
+//! Work that all drivers share: the engine carries out the core's actions on sockets and reports events to the core. A
+//! driver adds the watching of sockets by its event loop ([`Reactor`]), and the waiting of its users.
 
 mod datagrams;
 mod handed;
@@ -56,10 +56,10 @@ const ACCEPT_AGAIN: Duration = Duration::from_millis(50);
 /// So near to its time a dial is waited for by spinning.
 const SPIN: Duration = Duration::from_micros(50);
 
-/// What a driver tells its user.
+/// News for a driver's user.
 #[derive(Debug)]
 pub enum News<S> {
-    /// What the core said.
+    /// Notice of the core.
     Notice(Notice),
     /// A peer opened a pipe to us.
     Incoming(S, Box<Start>),
@@ -69,7 +69,7 @@ pub enum News<S> {
     NotOpened(ConnectId, ConnectError),
 }
 
-/// What is known of the node's address.
+/// State of the node's address.
 #[derive(Clone, Debug)]
 pub enum Address {
     /// Nothing yet.
@@ -99,7 +99,7 @@ impl Address {
 
 #[derive(Debug)]
 enum Sock<R: Reactor> {
-    /// It failed at once, which is told when its turn comes.
+    /// The socket failed at once. The core is told when the socket's turn comes.
     Failed(IoFailure),
     Udp(Udp<R::Udp>),
     Listener {
@@ -109,13 +109,13 @@ enum Sock<R: Reactor> {
         credit: u32,
     },
     Tcp(Box<Tcp<R::Stream>>),
-    /// Its other end is a relayed pipe's user's.
+    /// Engine's end of a socket pair. The other end is the user's, of a relayed pipe.
     Relayed(Box<Bridge<R::Stream>>),
     /// For the messages of this one.
     Messages(SockId),
 }
 
-/// What is to be done before anything else is waited for.
+/// Step to be done before the next wait.
 #[derive(Debug)]
 enum Step {
     Bound(SockId, SocketAddr),
@@ -144,9 +144,9 @@ pub struct Engine<R: Reactor> {
     again: Vec<SockId>,
     /// Datagrams that are sent before anything is waited for.
     row: Row,
-    /// When a dial is to be connected.
+    /// Times at which dials are to be connected.
     fires: BTreeSet<(Instant, SockId)>,
-    /// When a socket is to be looked at though nothing happened on it.
+    /// Times at which sockets are to be looked at although nothing happened on them.
     timers: BTreeSet<(Instant, SockId)>,
     news: VecDeque<News<R::Stream>>,
     address: Address,
@@ -233,7 +233,7 @@ impl<R: Reactor> Engine<R> {
         &self.core
     }
 
-    /// What is known of the node's address.
+    /// Returns the state of the node's address.
     pub fn address(&self) -> &Address {
         &self.address
     }
@@ -325,7 +325,7 @@ impl<R: Reactor> Engine<R> {
         self.settle();
     }
 
-    /// Whether the node has ended and all of its streams with it; or their time has passed.
+    /// Returns true if the node and all of its streams have ended, or their time has passed.
     pub fn is_over(&self) -> bool {
         self.closed.is_some_and(|until| self.socks.is_empty() || self.clock.until(until).is_zero())
     }
@@ -348,7 +348,7 @@ impl<R: Reactor> Engine<R> {
         self.settle();
     }
 
-    /// When to call [`tick`](Self::tick), if nothing happens before.
+    /// Returns the time of the next [`tick`](Self::tick), if nothing happens before.
     pub fn deadline(&self) -> Option<Instant> {
         if !self.again.is_empty() || !self.news.is_empty() {
             return Some(self.clock.now());
@@ -365,20 +365,20 @@ impl<R: Reactor> Engine<R> {
             .min()
     }
 
-    /// How long until [`deadline`](Self::deadline); zero if it has passed.
+    /// Returns the time left until [`deadline`](Self::deadline); zero if it has passed.
     pub fn timeout(&self) -> Option<Duration> {
         self.deadline().map(|at| self.clock.until(at))
     }
 
-    /// Whether a dial is so near to its time that a timer would be too late for it: call [`tick`](Self::tick) again
-    /// and again, and only give way to others meanwhile.
+    /// Returns true if a dial is so near that a timer would be too late for it. Call [`tick`](Self::tick) again and
+    /// again then, and only give way to others meanwhile.
     pub fn is_firing(&self) -> bool {
         self.fires.first().is_some_and(|(at, _)| self.clock.until(*at) <= R::EARLY)
     }
 
     /// Waits for the next dial, if it [`is_firing`](Self::is_firing): asleep as long as that is safe.
     pub fn wait_to_fire(&self) {
-        /// How late the system's own sleep is, at the median 56 us (measured), and a little more.
+        /// Lateness of the system's own sleep, at the median 56 us (measured), and a little more.
         const SLEEP: Duration = Duration::from_micros(200);
         if let Some((at, _)) = self.fires.first().filter(|_| self.is_firing()) {
             std::thread::sleep(self.clock.until(*at).saturating_sub(SLEEP));

@@ -18,12 +18,12 @@ pub(super) const NETWORK: SockId = SockId::from_number(u64::MAX);
 /// long after the first at the latest.
 const QUIET: Duration = Duration::from_millis(250);
 const AT_MOST: Duration = Duration::from_secs(1);
-/// Where the system does not tell, it is listed so often.
+/// Time between two listings where the system does not report changes.
 const COMPARE_EVERY: Duration = Duration::from_secs(5);
-/// What is read before others have their turn.
+/// Reads of the socket before others have their turn.
 const BUDGET: usize = 64;
 
-/// How changes are heard of.
+/// Source of the news of changes.
 enum Watch<S> {
     /// By this socket.
     Told(S),
@@ -39,7 +39,7 @@ pub(super) struct Network<R: Reactor> {
     listed: Vec<Interface>,
     /// The first change since it was listed.
     first: Option<Instant>,
-    /// When to list.
+    /// Time of the next listing.
     due: Option<Instant>,
 }
 
@@ -62,7 +62,7 @@ impl<R: Reactor> Network<R> {
         network
     }
 
-    /// When to call [`changed`](Self::changed).
+    /// Returns the time of the next call of [`changed`](Self::changed).
     pub(super) fn deadline(&self) -> Option<Instant> {
         self.due
     }

@@ -1,4 +1,4 @@
-//! What the engine asks of an event loop.
+//! Requirements of the engine on an event loop.
 
 use std::fmt;
 use std::io;
@@ -21,8 +21,7 @@ pub trait Reactor {
     /// A watched UDP socket.
     type Udp: fmt::Debug;
 
-    /// How much later than asked for this loop's timer may wake us. So much before its time a dial is waited for
-    /// without the timer.
+    /// Most lateness of this loop's timer. A dial is awaited without the timer from so long before its time.
     const EARLY: Duration;
 
     /// Watches a stream whose connect is under way.
@@ -70,7 +69,7 @@ pub trait Reactor {
     /// Of `send`, `WouldBlock` for no room.
     fn write(stream: &mut Self::Stream, data: &[u8]) -> io::Result<usize>;
 
-    /// What became of a connect, by [`socket::outcome`](crate::socket::outcome).
+    /// Returns the outcome of a connect, by [`socket::outcome`](crate::socket::outcome).
     ///
     /// # Errors
     /// Of `connect`, `WouldBlock` for nothing yet.

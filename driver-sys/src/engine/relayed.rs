@@ -19,7 +19,7 @@ const CHUNK: usize = 64 * 1024;
 const ROUNDS: usize = 8;
 /// A user who has ended one direction may drop the pipe unheard: it is looked at so often.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
-/// When a node ends, what users had written and ended may take this long to arrive.
+/// Time for the arrival of data that users had written and ended, when a node ends.
 const LEAVE_WITHIN: Duration = Duration::from_secs(10);
 
 #[derive(Debug)]
@@ -38,7 +38,7 @@ pub(super) struct Bridge<S> {
     over: bool,
     /// The node ends: closed once what its user wrote is with the core.
     leaving: bool,
-    /// When it is looked at again.
+    /// Time of the next look at the bridge.
     pub(super) look: Option<Instant>,
 }
 
@@ -61,7 +61,7 @@ impl Waiting {
     }
 }
 
-/// What is to become of a bridge.
+/// Next step of a bridge.
 enum After {
     Wait,
     Again,

@@ -17,8 +17,7 @@ use crate::pipe::Start;
 use crate::wrap::Layers;
 use crate::{failure, socket};
 
-/// What is queued may take this long to leave when the stream ends gracefully, and the other end as long to
-/// end its own direction.
+/// Time for queued data to leave when the stream ends gracefully. The other end has as long to end its own direction.
 const LINGER: Duration = Duration::from_secs(2);
 /// Read at a time, and how often before others have their turn.
 const CHUNK: usize = 16 * 1024;
@@ -34,9 +33,9 @@ pub(super) struct Tcp<S> {
     pub(super) readable: bool,
     /// The core waits until the system has taken what is queued.
     pub(super) awaited: bool,
-    /// How often it was read.
+    /// Number of reads in this turn.
     reads: u32,
-    /// What a server's stream is wrapped in.
+    /// Layers around a server's stream: TLS, WebSocket.
     pub(super) layers: Option<Box<Layers>>,
 }
 
@@ -80,7 +79,7 @@ pub(super) enum State<S> {
     Open(S),
     /// The user's as soon as what is queued has left.
     Leaving(S, Box<PipeStart>),
-    /// What is queued goes, then FIN, and the other direction is read out: a close over unread bytes would send
+    /// Queued data leaves, then FIN, and the other direction is read to its end. A close over unread bytes would send
     /// RST, which may overtake what was sent.
     Ending {
         stream: S,

@@ -1,4 +1,4 @@
-//! Where a pipe goes to and from.
+//! Source and destination of a pipe.
 
 use std::fmt;
 use std::io;
@@ -7,7 +7,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 /// Addresses of a name that are tried.
 const MAX_ADDRESSES: usize = 4;
 
-/// What a pipe goes through.
+/// Transport protocol of a pipe.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum Protocol {
     /// A stream.
@@ -31,7 +31,7 @@ impl Family {
     }
 }
 
-/// Where a pipe leaves from: a local address and port. Its family is the family of what it reaches.
+/// Source of a pipe: a local address and port. Its family is the family of the destination.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct Route {
     local: SocketAddr,
@@ -67,7 +67,7 @@ impl From<SocketAddr> for Route {
     }
 }
 
-/// Where a pipe goes to.
+/// Destination of a pipe.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub enum Destination {
     /// An address and port.
@@ -94,17 +94,17 @@ impl From<(&str, u16)> for Destination {
     }
 }
 
-/// What is known of a destination without a look-up.
+/// Destination as it is known without a look-up.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Found {
-    /// Its address, of the route's family.
+    /// Address of the destination, of the route's family.
     Address(SocketAddr),
     /// A name to look up, and the port.
     Ask(String, u16),
 }
 
 impl Destination {
-    /// Its address, or what is to be looked up for it.
+    /// Returns the destination's address, or the name to be looked up for it.
     ///
     /// # Errors
     /// The address is of another family than the route's.

@@ -18,7 +18,7 @@ impl Outgoing {
         self.len() == 0
     }
 
-    /// Where to append. What was sent is forgotten first, so that the buffer holds what waits and no more.
+    /// Returns the buffer to append to. Bytes that were sent are removed first, so that it holds only those that wait.
     pub(super) fn end(&mut self) -> &mut Vec<u8> {
         self.bytes.drain(..self.start);
         self.start = 0;

@@ -17,7 +17,7 @@ pub(crate) fn put_frame(out: &mut Vec<u8>, message: &[u8]) {
     out.extend_from_slice(message);
 }
 
-/// How long the frame at the front is; `None` while its length is not there.
+/// Returns the length of the frame at the front; `None` while its length field is not complete.
 pub(crate) fn frame_length(bytes: &[u8]) -> Option<usize> {
     let (length, _) = bytes.split_first_chunk::<LENGTH>()?;
     Some(LENGTH + usize::from(u16::from_be_bytes(*length)))
@@ -36,7 +36,7 @@ pub struct MessageLayer {
 #[derive(Debug)]
 struct Receiving {
     frames: Incoming,
-    /// What the engine still had when it closed the socket.
+    /// Frames that the engine still had when it closed the socket.
     rest: Option<Cursor<Vec<u8>>>,
 }
 
@@ -73,7 +73,7 @@ impl MessageLayer {
         lock(&self.sending).send(io, 0).map_err(|why| self.link.explain_messages(why))
     }
 
-    /// Whether something waits to be sent.
+    /// Returns true if something waits to be sent.
     pub fn waits(&self) -> bool {
         !lock(&self.sending).is_empty()
     }

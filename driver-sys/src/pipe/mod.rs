@@ -1,4 +1,4 @@
-//! What makes a stream a pipe: records around the user's bytes, and the echo service.
+//! Layer that makes a stream a pipe: records around the user's bytes, and the echo service.
 
 mod buffer;
 mod held;
@@ -26,7 +26,7 @@ const RECORD: usize = 2 + MAX_RECORD;
 /// Echo replies that may wait, with what the user wrote, before no more is read.
 const MAX_ECHO: usize = 64 * 1024;
 
-/// What an engine hands out beside the stream.
+/// State that an engine hands out with the stream.
 #[derive(Debug)]
 pub struct Start {
     pipe: PipeStart,
@@ -48,7 +48,7 @@ impl Start {
     }
 }
 
-/// What is known of a pipe.
+/// Properties of a pipe.
 #[derive(Clone, Copy, Debug)]
 pub struct PipeInfo {
     peer: NodeId,
@@ -83,7 +83,8 @@ impl PipeInfo {
         self.mode
     }
 
-    /// Our end of the TCP stream; of a relayed pipe the relayed address if it is ours, our socket's otherwise.
+    /// Returns the local end of the TCP stream. For a relayed pipe that is the relayed address if the allocation is
+    /// this node's, the address of its socket otherwise.
     pub fn local_addr(&self) -> SocketAddr {
         self.local
     }
@@ -98,24 +99,24 @@ impl PipeInfo {
         self.relayed
     }
 
-    /// How long it took to open: from the call of connect, or from the peer's first sign.
+    /// Returns the time that opening took: from the call of connect, or from the peer's first sign.
     pub fn elapsed(&self) -> Duration {
         self.elapsed
     }
 }
 
-/// What stands between a user and a stream: nothing on a plain pipe, records on an encrypted one.
+/// Layer between a user and a stream: nothing on a plain pipe, records on an encrypted one.
 ///
-/// Each call is given the stream. It may be a blocking one, or one that gives `WouldBlock`, which the call then gives
-/// too: to be repeated, with the same bytes, once the stream is ready. At most two records, 32 KiB, wait to be sent.
-/// They leave with whatever is done next, reading included, so a user who wants to be woken asks for readiness to
-/// write while [`waits`](Self::waits).
+/// Each call is given the stream. The stream may block, or give `WouldBlock`, which the call then gives too: repeat the
+/// call with the same bytes once the stream is ready. At most two records, 32 KiB, wait to be sent. They leave with the
+/// next call, reading included. So a user who wants to be woken asks for readiness to write while
+/// [`waits`](Self::waits).
 #[derive(Debug)]
 pub struct Layer {
     secure: Option<Box<Secure>>,
     /// Of a relayed pipe, whose stream leads to the engine.
     relayed: Option<Relayed>,
-    /// Whether messages are answered by the echo service.
+    /// True if messages are answered by the echo service.
     echo: bool,
     /// Sealed bytes, or echo replies on a plain pipe, that wait to be sent.
     out: Outgoing,
@@ -152,12 +153,12 @@ impl Layer {
         Layer { secure, relayed, echo, out, write_ended: false, held: start.held }
     }
 
-    /// Whether the stream may be used as it is: a plain pipe, no echo service, and nothing waits.
+    /// Returns true if the stream may be used as it is: a plain pipe, no echo service, and nothing waits.
     pub fn is_bare(&self) -> bool {
         self.secure.is_none() && self.relayed.is_none() && !self.echo && self.out.is_empty()
     }
 
-    /// Whether the stream may be given away: a plain pipe, and nothing waits.
+    /// Returns true if the stream may be given away: a plain pipe, and nothing waits.
     pub fn may_leave(&self) -> bool {
         self.secure.is_none() && self.relayed.is_none() && self.out.is_empty()
     }
@@ -192,7 +193,7 @@ impl Layer {
         })
     }
 
-    /// Whether something waits to be sent.
+    /// Returns true if something waits to be sent.
     pub fn waits(&self) -> bool {
         !self.out.is_empty()
     }
@@ -211,8 +212,8 @@ impl Layer {
         }
     }
 
-    /// What a read of the bare stream of a pipe that [`is_bare`](Self::is_bare) gave, by its real name; `room` is how much it
-    /// could have given.
+    /// Translates the result of a read of the bare stream, for a pipe that [`is_bare`](Self::is_bare). `room` is the
+    /// size of the read's buffer.
     ///
     /// # Errors
     /// As [`read`](Self::read).
@@ -364,7 +365,7 @@ impl Layer {
     }
 }
 
-/// What the received bytes allow.
+/// Possible next step with the received bytes.
 enum Next {
     /// So many bytes for the reader; none at the end.
     Read(usize),

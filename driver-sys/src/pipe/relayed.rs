@@ -1,8 +1,8 @@
-//! What a relayed pipe's user and the engine tell each other beside the bytes.
+//! State that a relayed pipe's user and the engine share, in addition to the bytes.
 //!
-//! The core carries a relayed pipe's bytes itself, so its user gets one end of a local socket pair and the engine
-//! copies between the other and the core. That makes it a pipe like any other for every event loop. A socket's end
-//! does not say why it ended; this does.
+//! The core carries a relayed pipe's bytes itself. Its user gets one end of a local socket pair, and the engine copies
+//! between the other end and the core. To every event loop that is a pipe like any other. A socket's end does not carry
+//! the reason; this state does.
 
 use std::io;
 use std::net::TcpStream;

@@ -34,7 +34,7 @@ impl Authority {
         Authority { issuer: Issuer::new(params, key), pem }
     }
 
-    /// How a client trusts it, and nobody else.
+    /// Returns the trust of a client in this server, and in nobody else.
     pub(crate) fn trust(&self) -> Trust {
         Trust::Authorities(self.pem.clone())
     }
@@ -245,7 +245,7 @@ fn bytes_pass_both_ways_through_every_layer_in_pieces_of_any_size() {
     }
 }
 
-/// What becomes of a handshake with a server's certificate.
+/// Returns the outcome of a handshake with a server's certificate.
 fn handshake(wrap: &Wrap, config: Arc<ServerConfig>) -> Result<(), IoFailure> {
     let (mut layers, mut io, far) = against(wrap, 5000, move |stream| {
         let mut stream = secure(&config, stream);

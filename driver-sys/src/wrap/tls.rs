@@ -137,8 +137,8 @@ impl ServerCertVerifier for Pin {
     }
 }
 
-/// Whether TLS to this host can be tried: whether there is a name and an authority to check the server by,
-/// and whether our own certificate is one.
+/// Checks whether TLS to this host can be tried: there must be a name and an authority to check the server by, and the
+/// client's certificate, if any, must be valid.
 ///
 /// # Errors
 /// [`TlsFailure::Settings`].

@@ -27,7 +27,7 @@ const MAX_MESSAGE: usize = 256 * 1024;
 #[derive(Debug)]
 pub(super) struct WebSocketLayer {
     state: State,
-    /// What is left of a message for the reader.
+    /// Rest of a message, for the reader.
     message: Bytes,
 }
 
@@ -38,7 +38,7 @@ enum State {
     Broken,
 }
 
-/// What tungstenite has for a stream.
+/// Stream as tungstenite sees it.
 #[derive(Debug, Default)]
 struct Buffers {
     input: Bytes,

@@ -31,7 +31,7 @@ fn everything(pipe: &MessagePipe) -> SubscriptionId {
     pipe.subscribe(Pattern::ANY, Pattern::ANY).unwrap()
 }
 
-/// Both ends of a TCP connection.
+/// Connects a TCP pair and returns both ends.
 async fn pair(ours: &PipeOptions, theirs: &PipeOptions) -> (MessagePipe, MessagePipe) {
     let mut daemon = Daemon::listen_specific(&[(loopback(), Protocol::Tcp)], theirs).unwrap();
     let to = daemon.bound()[0].0;
@@ -50,7 +50,7 @@ async fn udp(options: &PipeOptions) -> (MessagePipe, MessagePipe) {
     (server, MessagePipe::open(Protocol::Udp, to, route(), options).await.unwrap())
 }
 
-/// What comes on a stream, until so many bytes are there.
+/// Receives the bytes of a stream until `len` are there.
 async fn bytes(pipe: &MessagePipe, from: SubscriptionId, len: usize) -> Vec<u8> {
     let mut all = Vec::new();
     while all.len() < len {
@@ -59,7 +59,7 @@ async fn bytes(pipe: &MessagePipe, from: SubscriptionId, len: usize) -> Vec<u8> 
     all
 }
 
-/// What comes until the end, and the end.
+/// Receives the bytes until the end, and returns them with the end.
 async fn rest(pipe: &MessagePipe, from: SubscriptionId) -> (Vec<u8>, RecvError) {
     let mut all = Vec::new();
     loop {
