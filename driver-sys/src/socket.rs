@@ -8,9 +8,9 @@ use p2pd_core::SockOpts;
 use p2pd_core::io::Reuse;
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
-/// Receive buffer of a UDP socket in bytes: 10 ms of a relayed pipe at 100 Mbyte/s, headers and the system's own
-/// overhead included. Linux's default holds 90 datagrams of 1,200 bytes, which come while a busy machine does something
-/// else.
+/// Receive and send buffer of a UDP socket, in bytes: 10 ms of a relayed pipe at 100 Mbyte/s, headers and the system's
+/// own overhead included. Linux's default holds 90 datagrams of 1,200 bytes, which come while a busy machine does
+/// something else.
 const UDP_BUFFER: usize = 1 << 20;
 
 /// A bound UDP socket; of one bound to an IPv4 address multicasts leave through its interface.

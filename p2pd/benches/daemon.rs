@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 const CONNECTIONS: usize = 1000;
 const CLIENTS: usize = 16;
 const SUBSCRIPTIONS: usize = 10_000;
-/// What `check` asks for: requests a second, and how much memory may grow in the last quarter, in MiB.
+/// Demands of `check`: requests a second, and most growth of memory in the last quarter, in MiB.
 const FAST_ENOUGH: f64 = 10_000.0;
 const FLAT: f64 = 2.0;
 /// A node takes 250 hellos a second, from whomever.

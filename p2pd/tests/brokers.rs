@@ -67,7 +67,7 @@ fn mosquitto(dir: &Path, lines: &str) -> Option<(Running, u16)> {
     Some((running, port))
 }
 
-/// What a listener with this list says of its broker first, and whether its address names one.
+/// Returns the first loss of its broker that a listener with this list reports, and whether its address names a broker.
 fn listener(dir: &Path, list: &str) -> (Option<String>, bool) {
     heard(dir, list, false)
 }

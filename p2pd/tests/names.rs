@@ -24,7 +24,7 @@ struct World {
     _serve: Running,
 }
 
-/// What a program said and how it ended.
+/// Output and exit code of a program.
 struct Ended {
     code: i32,
     out: String,

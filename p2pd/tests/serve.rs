@@ -258,7 +258,7 @@ mod strangers {
         socket.connect(to).await.unwrap()
     }
 
-    /// What a stranger is answered; nothing, if turned away.
+    /// Returns the length of the answer to a stranger's request; 0 if the stranger is turned away.
     async fn asks(stream: &mut TcpStream, request: &[u8]) -> usize {
         let _ = stream.write_all(request).await;
         let mut buffer = [0; 200];

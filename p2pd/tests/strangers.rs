@@ -15,7 +15,7 @@ use serde_json::Value;
 /// Clears the screen, names the window, begins a line as we do, turns the writing, does both again as C1 controls.
 const HOSTILE: &str =
     "\x1b[2J\x1b]0;mine\x07\nready: forged\r\u{202e}txt\u{2066}\u{9b}2J\u{9d}0;x\u{9c}\u{7f}";
-/// What is left of it to be found.
+/// Part of that text that must still be found.
 const MARK: &str = "forged";
 const LOCAL: [&str; 2] = ["--bind", "127.0.0.1"];
 

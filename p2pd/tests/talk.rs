@@ -81,7 +81,7 @@ impl Running {
         self
     }
 
-    /// Its exit code.
+    /// Waits for the end of the program and returns its exit code.
     fn ends(&mut self) -> Option<i32> {
         let begin = Instant::now();
         loop {

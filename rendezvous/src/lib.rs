@@ -24,8 +24,8 @@ pub use crowd::{Crowd, Full, Shares};
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct ConnId(pub u64);
 
-/// Whose an address is, as far as it tells, for limits that one stranger must not get around: an IPv4 address
-/// stands for itself, also in its IPv6 form; an IPv6 address for its /64, of which everybody has all.
+/// Returns the owner of an address, for limits that one stranger must not get around. An IPv4 address stands for
+/// itself, also in its IPv6 form. An IPv6 address stands for its /64, since a host usually has all of one.
 pub fn owner(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(ip) => Ipv6Addr::from_bits(ip.to_bits() & !u128::from(u64::MAX)).into(),

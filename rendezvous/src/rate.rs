@@ -9,7 +9,7 @@ use std::net::IpAddr;
 pub(crate) struct Bucket {
     every: Duration,
     burst: u32,
-    /// When the bucket is full again.
+    /// Time at which the bucket is full again.
     full_at: Duration,
 }
 
@@ -39,7 +39,7 @@ impl Bucket {
         self.full_at = self.full_at.saturating_sub(self.every * tokens);
     }
 
-    /// Whether nothing was taken lately, so that the bucket can be forgotten.
+    /// Returns true if nothing was taken lately, so that the bucket can be forgotten.
     pub(crate) fn is_full(&self, now: Duration) -> bool {
         self.full_at <= now
     }

@@ -38,7 +38,7 @@ struct World {
     port: u16,
     /// No socket can be opened.
     out_of_sockets: bool,
-    /// What left for addresses that are no relay's.
+    /// Datagrams that left for addresses outside the relays.
     outside: Vec<(SocketAddr, Vec<u8>)>,
 }
 

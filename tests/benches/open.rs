@@ -12,7 +12,7 @@ use p2pd_tests::require_lab;
 use p2pd_tests::world::World;
 
 const SAMPLES: usize = 40;
-/// Both lines' 0.25 ms, there and back.
+/// Delay of the two lines, 0.25 ms each, there and back.
 const RTT_MS: f64 = 1.0;
 
 /// So many, one after the other: more than any burst.

@@ -55,7 +55,7 @@ pub fn faked(command: &mut Command) -> &mut Command {
 /// A lab with servers, and the list that names them.
 #[derive(Debug)]
 pub struct World {
-    /// Its hosts and NATs.
+    /// Hosts and NATs of the world.
     pub lab: Lab,
     /// The STUN server.
     pub stun: Coturn,

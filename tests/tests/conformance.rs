@@ -1,5 +1,5 @@
-//! One behaviour: each scenario runs on every driver, over real loopback sockets; and what the simulator's driver can be
-//! asked too, on that.
+//! Tests of the drivers' common behaviour: each scenario runs on every driver, over real loopback sockets, and on the
+//! simulator's driver where it has the calls.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
@@ -45,7 +45,7 @@ fn listener() -> (TcpListener, u16) {
     (listener, port)
 }
 
-/// Both ends of a pipe between two nodes, which live as long as they are held.
+/// Ends of a pipe between two nodes, which live as long as they are held.
 struct Pair {
     _nodes: [Box<dyn Node>; 2],
     ours: Box<dyn Pipe>,

@@ -16,7 +16,7 @@ const TOLD_WITHIN: Duration = Duration::from_secs(3);
 /// The first host moves between its own home and the second one.
 struct Mover {
     world: World,
-    /// Its lines' commands: how each comes up.
+    /// Commands that bring the host's two lines up.
     up: [String; 2],
 }
 

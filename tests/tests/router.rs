@@ -73,7 +73,7 @@ impl<'a> Driver<'a> {
         }
     }
 
-    /// One turn of the loop, of 5 ms or so.
+    /// Runs one turn of the loop, of 5 ms or so.
     fn turn(&mut self) {
         while let Some(request) = self.mapper.poll_request() {
             self.request(request);
@@ -174,7 +174,7 @@ const WAYS: [(&str, Option<Way>, Change); 4] = [
     ("all", None, |_| {}),
 ];
 
-/// Whether a public host gets through to the listener behind the NAT, within a second.
+/// Returns true if a public host gets through to the listener behind the NAT, within a second.
 fn reaches(lab: &Lab, external: SocketAddr, listener: &TcpListener) -> bool {
     let call = lab.server().enter(|| TcpStream::connect_timeout(&external, Duration::from_secs(1)));
     let Ok(mut call) = call else { return false };

@@ -58,7 +58,7 @@ impl Relay {
         p2pd_core::Instant::ZERO + self.began.elapsed()
     }
 
-    /// One turn of the loop, of 10 ms at most.
+    /// Runs one turn of the loop, of 10 ms at most.
     fn turn(&mut self) {
         while let Some(bytes) = self.client.poll_transmit() {
             match &mut self.socket {

@@ -33,7 +33,7 @@ pub(super) struct Tcp<S> {
     pub(super) readable: bool,
     /// The core waits until the system has taken what is queued.
     pub(super) awaited: bool,
-    /// Number of reads in this turn.
+    /// Number of reads so far.
     reads: u32,
     /// Layers around a server's stream: TLS, WebSocket.
     pub(super) layers: Option<Box<Layers>>,

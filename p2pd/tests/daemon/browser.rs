@@ -14,9 +14,9 @@ use crate::common::{Running, curl};
 pub(crate) struct Browser {
     socket: WebSocket<TcpStream>,
     calls: u64,
-    /// What the page asked for.
+    /// Requests of the page.
     pub(crate) requests: Vec<String>,
-    /// What went wrong in it.
+    /// Errors of the page.
     pub(crate) complaints: Vec<Value>,
     _process: Running,
 }

@@ -115,7 +115,7 @@ impl Daemon {
         stream
     }
 
-    /// What a request gets that is sent as it stands, to the connection's end.
+    /// Sends a request as it stands, and returns the answer up to the connection's end.
     pub(crate) fn raw(&self, request: &[u8]) -> String {
         let mut stream = self.socket();
         stream.write_all(request).unwrap();

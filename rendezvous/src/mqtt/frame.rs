@@ -86,7 +86,8 @@ fn measure(bytes: &[u8]) -> Result<Option<(usize, usize)>, FrameError> {
     if bytes.len() > 4 { Err(FrameError::Length) } else { Ok(None) }
 }
 
-/// Whether a client's packet can begin so: types and the flags they must have (MQTT 3.1.1 section 2.2).
+/// Returns true if a client's packet can begin with this byte: types and the flags they must have (MQTT 3.1.1 section
+/// 2.2).
 fn is_clients_header(first: u8) -> bool {
     matches!(first, 0x10 | 0x30..=0x3f | 0x40 | 0x82 | 0xa2 | 0xc0 | 0xe0)
 }
@@ -134,7 +135,7 @@ fn parse(first: u8, body: &[u8]) -> Result<Packet, FrameError> {
     }
 }
 
-/// What the codec leaves open of a CONNECT (MQTT 3.1.1 sections 3.1.2.2 to 3.1.2.7).
+/// Checks the parts of a CONNECT that the codec leaves unchecked (MQTT 3.1.1 sections 3.1.2.2 to 3.1.2.7).
 fn check_connect(body: &[u8]) -> Result<(), FrameError> {
     let flags = match body {
         [0, 4, b'M', b'Q', b'T', b'T', 4, flags, ..] => flags,

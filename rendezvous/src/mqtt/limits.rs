@@ -33,9 +33,9 @@ pub struct Limits {
     pub retained_bytes: usize,
     /// Records of names, of at most 1,203 bytes each; the same goes for them. Default 4,096, 32 of one address.
     pub names: Shares,
-    /// What one connection may ask for a second, in the long run: publications, each filter of a subscription or
-    /// its end, pings, and acknowledgements of nothing; a record of a name counts for ten. Beyond it the connection is closed. Default 100, with
-    /// a burst of four seconds' worth.
+    /// Requests of one connection a second, in the long run: publications, each filter of a subscription or its end,
+    /// pings, and acknowledgements of nothing. A record of a name counts for ten. Beyond the limit the connection is
+    /// closed. Default 100, with a burst of four seconds' worth.
     pub requests_per_second: u32,
     /// A new connection has this long to send CONNECT. Default 5 s.
     pub connect_within: Duration,

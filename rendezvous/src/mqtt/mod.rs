@@ -33,7 +33,7 @@ pub use limits::Limits;
 use session::{Message, Room, Session};
 pub use topic::MAX_TOPIC;
 
-/// What the broker wants done.
+/// Action that the broker wants done.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Output {
     /// Append to the connection's stream; say [`Broker::sent`] when the bytes have left.
@@ -44,7 +44,7 @@ pub enum Output {
     Drop(ConnId),
 }
 
-/// What the broker has counted.
+/// Counters of the broker.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub struct Stats {
     /// Connections accepted.
@@ -84,9 +84,10 @@ pub struct Broker {
     retained: BTreeMap<Arc<str>, Message>,
     retaining: Crowd<Arc<str>>,
     names: names::Records,
-    /// What Unix time it was at the caller's zero.
+    /// Unix time at the caller's zero.
     unix_at_zero: Option<Duration>,
-    /// When to look after whom, one entry each. A connection's may be early: its deadline has the last word.
+    /// Times at which connections and sessions are to be checked, one entry each. The entry of a connection may be
+    /// early: only its `deadline` counts.
     timers: BTreeSet<(Duration, Due)>,
     outputs: VecDeque<Output>,
     next_session: u64,
@@ -107,7 +108,7 @@ struct Conn {
     framer: Framer,
     phase: Phase,
     deadline: Duration,
-    /// Where it stands among the timers.
+    /// Time of its entry among the timers.
     armed: Duration,
     /// Bytes sent to it that it has not taken.
     unsent: usize,
@@ -241,7 +242,7 @@ impl Broker {
         }
     }
 
-    /// When to call [`handle_timeout`](Self::handle_timeout); in constant time.
+    /// Returns the time of the next [`handle_timeout`](Self::handle_timeout), in constant time.
     pub fn poll_timeout(&self) -> Option<Duration> {
         self.timers.first().map(|(at, _)| *at)
     }
@@ -251,7 +252,7 @@ impl Broker {
         self.outputs.pop_front()
     }
 
-    /// What was counted so far.
+    /// Returns the counters so far.
     pub fn stats(&self) -> Stats {
         self.stats
     }

@@ -29,15 +29,15 @@ const CONTEXT: &[u8] = b"p2pd name record";
 const MAX: usize = 1 + 32 + 8 + 8 + 1 + 63 + 2 + 1_024 + 64;
 /// A record that would be valid for longer is not kept.
 const LONGEST: Duration = Duration::from_secs(7 * 86_400);
-/// How far clocks may be apart.
+/// Longest difference between clocks.
 const SKEW: Duration = Duration::from_secs(600);
 
-/// Whether a topic is that of a name, where only records are kept and passed on.
+/// Returns true if a topic is that of a name, where only records are kept and passed on.
 pub(super) fn is_name(topic: &str) -> bool {
     topic.starts_with(PREFIX)
 }
 
-/// What a record says, as far as a broker has to know it.
+/// Fields of a record, as far as a broker has to know them.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Claim {
     key: [u8; 32],
@@ -149,7 +149,7 @@ impl Records {
         });
     }
 
-    /// What is kept under a topic.
+    /// Returns the message that is kept under a topic.
     pub(super) fn get(&self, topic: &str, unix: Option<Duration>) -> Option<&Message> {
         self.held.get(topic).filter(|held| held.claim.is_current(unix)).map(|held| &held.message)
     }

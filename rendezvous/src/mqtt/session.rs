@@ -25,7 +25,7 @@ impl Message {
     }
 }
 
-/// Whether a message could leave at once.
+/// Possibility of sending a message at once.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Room {
     Now,
@@ -41,7 +41,7 @@ pub(super) struct Session {
     pub(super) conn: Option<ConnId>,
     /// Ends with its connection.
     pub(super) clean: bool,
-    /// When it is forgotten, while it has no connection.
+    /// Time at which the session is forgotten, while it has no connection.
     pub(super) until: Option<Duration>,
     /// Subscribed to, and whether QoS 1 was granted.
     topics: BTreeMap<Box<str>, bool>,
@@ -81,7 +81,7 @@ impl Session {
         self.topics.keys().map(|t| &**t)
     }
 
-    /// Whether there was room for one more.
+    /// Adds a subscription. Returns false if there was no room for one more.
     pub(super) fn subscribe(&mut self, topic: &str, at_least_once: bool, most: usize) -> bool {
         let fits = self.topics.contains_key(topic) || self.topics.len() < most;
         if fits {
@@ -136,7 +136,7 @@ impl Session {
         Some(bytes)
     }
 
-    /// Whether it was sent a message that it has to acknowledge so.
+    /// Returns true if the client was sent a message with this identifier, and has not acknowledged it.
     pub(super) fn awaits(&self, id: u16) -> bool {
         self.in_flight.contains_key(&id)
     }

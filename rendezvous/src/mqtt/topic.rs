@@ -3,7 +3,7 @@
 /// Longest name or filter in bytes. The protocol allows 65,535; every topic of p2pd has 52.
 pub const MAX_TOPIC: usize = 256;
 
-/// Whether it can be published to.
+/// Returns true if the text is a topic that can be published to.
 pub(crate) fn is_name(text: &str) -> bool {
     is_text(text) && !text.contains(['#', '+'])
 }

@@ -33,10 +33,10 @@ const OTHER_ADDRESS: AttributeType = AttributeType::new(0x802c);
 const MAX_REQUEST: usize = 1500;
 const MAX_ATTRIBUTES: usize = 32;
 
-/// Where the server is reached.
+/// Addresses at which the server is reached.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Sites {
-    /// One address: a request that wants its answer from elsewhere is refused.
+    /// A single address: a request that wants its answer from another one is refused.
     One,
     /// Two addresses with two ports each, four sockets in all.
     Two {
@@ -84,22 +84,22 @@ impl Default for Limits {
 /// An answer, and the sockets it goes between.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Reply {
-    /// Which of our sockets to send it from.
+    /// Local address of the socket to send from.
     pub from: SocketAddr,
-    /// Where to.
+    /// Address to send to.
     pub to: SocketAddr,
     /// The message.
     pub data: Bytes,
 }
 
-/// What the server has counted.
+/// Counters of the server.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub struct Stats {
     /// Requests answered with success.
     pub answered: u64,
     /// Requests answered with an error.
     pub refused: u64,
-    /// What was no request, and dropped.
+    /// Messages that were no requests, and were dropped.
     pub malformed: u64,
     /// Requests dropped because there were too many.
     pub over_rate: u64,
@@ -142,7 +142,7 @@ impl Server {
         self.answer(now, local, from, data, false)
     }
 
-    /// What was counted so far.
+    /// Returns the counters so far.
     pub fn stats(&self) -> Stats {
         self.stats
     }

@@ -21,7 +21,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use raw::Raw;
 
 const ROUNDS: usize = 3;
-/// How long a pipe is written to.
+/// Duration of the writes to a pipe.
 const TRANSFER: Duration = Duration::from_secs(4);
 const P2PD_BYTES: usize = 10 << 20;
 

@@ -15,11 +15,11 @@ use p2pd_tests::world::World;
 
 /// As long as our own datagrams are at most.
 const PAYLOAD: usize = 1_200;
-/// How long one rate is tried.
+/// Duration of the trial of one rate.
 const BLAST: Duration = Duration::from_millis(700);
 /// After so much silence nothing more is under way.
 const SILENCE: Duration = Duration::from_millis(400);
-/// How often a rate may lose something before it is too fast.
+/// Number of trials with losses after which a rate is too fast.
 const TRIES: u32 = 3;
 /// The next rate tried is so much higher.
 const STEP: f64 = 1.15;

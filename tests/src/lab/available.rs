@@ -1,4 +1,4 @@
-//! What this machine can do, asked by doing it, and how a test says that it cannot run here.
+//! Abilities of this machine, found by trying them, and the report of a test that it cannot run here.
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -33,7 +33,7 @@ pub enum Part {
 }
 
 impl Part {
-    /// What every lab needs.
+    /// Parts that every lab needs.
     pub const BASE: [Self; 5] = [Self::Root, Self::Namespaces, Self::Tun, Self::Ip, Self::Nft];
 
     /// Why the part is missing.
@@ -68,7 +68,10 @@ impl Part {
     }
 }
 
-/// Whether labs can be built here; otherwise what is missing.
+/// Checks whether labs can be built here.
+///
+/// # Errors
+/// Names what is missing.
 pub fn available() -> Result<(), String> {
     available_with(&[])
 }

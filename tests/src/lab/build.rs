@@ -12,7 +12,7 @@ use super::{Host, Lab, LabError, Result, rules};
 /// The server's addresses. It has two, so that STUN can tell mappings apart.
 pub const SERVER: [Ipv4Addr; 2] = [Ipv4Addr::new(203, 0, 113, 10), Ipv4Addr::new(203, 0, 113, 11)];
 
-/// One WAN network of four addresses per home, 62 homes to each 45.10.X.
+/// Most homes: a WAN network of four addresses for each, 62 homes to each 45.10.X.
 const MAX_HOMES: usize = 200;
 
 /// Describes a lab. See [`Lab::builder`].
@@ -40,7 +40,7 @@ impl Builder {
         self
     }
 
-    /// One-way delay of the server's line; none unless set.
+    /// Sets the one-way delay of the server's line. Default: none.
     pub fn server_delay(mut self, one_way: Duration) -> Self {
         self.server_delay = one_way;
         self

@@ -19,7 +19,7 @@ const MAX_UNDER_WAY: usize = 64 << 20;
 /// Packets taken from one port before the others get their turn.
 const BURST: usize = 64;
 
-/// One line into the internet.
+/// A line into the internet.
 pub(super) struct Port {
     pub(super) tun: File,
     pub(super) delay: Duration,
@@ -29,7 +29,7 @@ pub(super) struct Port {
     pub(super) networks: Vec<(Ipv4Addr, u32)>,
 }
 
-/// What became of the packets so far.
+/// Counts of packets so far, by their fate.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Traffic {
     /// Handed to the device they were meant for.

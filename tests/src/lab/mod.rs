@@ -152,7 +152,7 @@ impl Lab {
         [a, b].into_iter().try_for_each(|n| self.hosts[n].space.sysctl(&[(&ipv6, "0")]))
     }
 
-    /// What the internet has carried and dropped.
+    /// Returns the counts of packets that the internet has carried and dropped.
     pub fn traffic(&self) -> Traffic {
         self.internet.traffic()
     }

@@ -1,4 +1,4 @@
-//! One private network namespace, known by a descriptor and by no name.
+//! A private network namespace, known by a descriptor and by no name.
 
 use std::fs::File;
 use std::io::Write;
@@ -110,7 +110,7 @@ impl Namespace {
         wrote.map_err(|e| failed(format!("writing its input: {e}")))
     }
 
-    /// That the calling thread is in this namespace, and that this is not where the process began.
+    /// Checks that the calling thread is in this namespace, and that this is not where the process began.
     fn verify_inside(&self) -> Result<()> {
         let inode = |path: &str| {
             let found = std::fs::metadata(path).map(|m| m.ino());

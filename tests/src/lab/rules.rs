@@ -38,8 +38,8 @@ fn translation(nat: Nat, wan: Ipv4Addr, sequence: Sequence) -> String {
     )
 }
 
-/// One rule of each sort that the kernel has to know. Not one of the rule sets themselves: a mistake in
-/// those has to fail a test, not to skip it.
+/// A rule of each sort that the kernel has to know. The rule sets themselves are not used here: a mistake in those has
+/// to fail a test, not to skip it.
 pub(super) const PROBE: &str = "table ip probe {
 map ports { type ipv4_addr . inet_service : inet_service; flags dynamic,timeout; timeout 1h; size 64; }
 chain outward { type nat hook postrouting priority srcnat
@@ -100,8 +100,8 @@ fn sequential(proto: &str, wan: Ipv4Addr, Sequence { first, step, count }: Seque
     format!("oifname wan meta l4proto {proto} snat ip to {wan} : numgen inc mod {count} map {{ {ports} }}")
 }
 
-/// Who may come in. Nothing but TCP gets an answer other than ICMP's, so with `rst` a stranger's
-/// datagram is dropped.
+/// Makes the rules for incoming packets. Only TCP gets other answers than ICMP's, so with `rst` a stranger's datagram
+/// is dropped.
 fn filter(nat: Nat, policy: Unsolicited) -> String {
     let verdict = match policy {
         Unsolicited::Drop => "drop",

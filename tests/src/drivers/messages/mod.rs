@@ -41,7 +41,7 @@ pub trait Pipes: Send + Sync {
     ) -> Result<Key, OpenError>;
     /// A UDP server.
     fn bind(&self, route: Route, options: &PipeOptions) -> Key;
-    /// Both ends of a TCP connection.
+    /// Connects a TCP pair and returns both ends.
     fn pair(&self, options: &PipeOptions) -> [Key; 2];
     /// Serves echo on loopback, over TCP and UDP; where.
     ///
@@ -56,7 +56,7 @@ pub trait Pipes: Send + Sync {
     fn local(&self, pipe: Key) -> SocketAddr;
     /// Subscribes to what matches, from anybody.
     fn subscribe(&self, pipe: Key, message: Pattern, queue: Queue) -> SubscriptionId;
-    /// How many messages wait in a subscription, and how many it dropped.
+    /// Returns the number of messages that wait in a subscription, and of those that it dropped.
     fn count(&self, pipe: Key, of: SubscriptionId) -> (usize, u64);
     /// The next message of a subscription.
     ///
@@ -75,7 +75,7 @@ pub trait Pipes: Send + Sync {
     fn close(&self, pipe: Key);
     /// Breaks a pipe off.
     fn abort(&self, pipe: Key);
-    /// How reading ended; waits for it.
+    /// Waits for the end of reading, and returns its outcome.
     fn ended(&self, pipe: Key) -> End;
 }
 
