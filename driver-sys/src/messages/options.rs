@@ -47,8 +47,8 @@ pub struct PipeOptions {
     pub unique_kept: usize,
     /// Most bytes that one read of a stream gives, 1 at least. Default 65,536. Datagrams are always whole.
     pub reader_limit: usize,
-    /// `SO_LINGER`: time for which closing waits until the peer has acknowledged all data. Zero drops that data and
-    /// resets the connection. Default: the system goes on sending.
+    /// `SO_LINGER`: time that the system has, from closing on, to get unacknowledged data to the peer. Zero drops the
+    /// data and resets the connection. Default: the system goes on sending.
     pub linger: Option<Duration>,
     /// Leaves the connection alone at the pipe's end. Nothing is shut down, so that the connection lives on in a
     /// duplicate of the socket (`try_clone`), which is managed elsewhere. Default: no.

@@ -40,7 +40,7 @@ impl Stdio {
     }
 }
 
-/// This end of a conversation.
+/// Role of this end in a conversation.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Side {
     /// At a terminal, where nobody may ever end the input, the peer's end is the end.

@@ -95,7 +95,7 @@ impl Random {
     }
 }
 
-/// Returns one of the good inputs, altered in one to nine ways.
+/// Returns one of the good inputs, altered in one to eight ways.
 pub(crate) fn altered(good: &[&str], random: &mut Random) -> Vec<u8> {
     let mut bytes = random.one(good).to_vec();
     for _ in 0..=random.below(8) {
