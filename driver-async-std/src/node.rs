@@ -68,7 +68,7 @@ impl Known {
         self.changed.notify(usize::MAX);
     }
 
-    /// There will be no other.
+    /// Ends the wait: the address does not change any more.
     pub(crate) fn end(&self) {
         self.ended.store(true, Ordering::Release);
         self.changed.notify(usize::MAX);

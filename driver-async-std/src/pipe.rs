@@ -53,11 +53,11 @@ impl Pipe {
         crate::executor::wrap(self.stream)
     }
 
-    /// As [`into_tcp_stream`](Self::into_tcp_stream), a blocking stream of the standard library. It becomes an
-    /// `OwnedFd` by `into`.
+    /// Returns the bare stream as [`into_tcp_stream`](Self::into_tcp_stream) does, as a blocking stream of the standard
+    /// library. It becomes an `OwnedFd` by `into`.
     ///
     /// # Errors
-    /// As there.
+    /// As those of [`into_tcp_stream`](Self::into_tcp_stream).
     pub fn into_std(self) -> io::Result<TcpStream> {
         self.layer.check_bare()?;
         let stream = self.stream.into_inner()?;

@@ -21,7 +21,7 @@ const MOST: usize = 4;
 #[derive(Default)]
 pub(crate) struct AsyncIo {
     pub(crate) ready: Ready,
-    /// On the pool of threads of the `blocking` crate.
+    /// Look-ups on the thread pool of the `blocking` crate.
     queries: Vec<(QueryId, LookUp)>,
 }
 

@@ -156,7 +156,7 @@ impl<R: Runtime> Reader<R> {
 #[derive(Debug)]
 pub(crate) enum Writer<R: Runtime> {
     Tcp(Arc<R::Tcp>),
-    /// With the peer of a connected one: not every system takes an address there.
+    /// A UDP socket, with the peer of a connected one: not every system takes an address there.
     Udp(Arc<R::Udp>, Option<SocketAddr>),
     Peer(Half<R>),
     /// The writer has ended, or failed within a message.

@@ -16,7 +16,7 @@ use crate::carrier::{Socket, address};
 use crate::pipe::MessagePipe;
 use crate::runtime::Runtime;
 
-/// After a failed accept, which fails at once again as long as there are no descriptors.
+/// Pause after a failed accept, which fails at once again as long as there are no descriptors.
 const PAUSE: Duration = Duration::from_millis(50);
 /// TCP clients that are served at a time.
 const CLIENTS: usize = 1000;

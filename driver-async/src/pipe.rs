@@ -110,7 +110,7 @@ impl<R: Runtime> MessagePipe<R> {
         self.subscribe_with(message, peer, self.shared().queue)
     }
 
-    /// As [`subscribe`](Self::subscribe), with other limits.
+    /// Subscribes as [`subscribe`](Self::subscribe) does, with other limits.
     ///
     /// # Errors
     /// As [`subscribe`](Self::subscribe).
@@ -151,7 +151,7 @@ impl<R: Runtime> MessagePipe<R> {
         self.recv_from(from, timeout).await.map(|message| message.data)
     }
 
-    /// As [`recv`](Self::recv), with the sender.
+    /// Receives as [`recv`](Self::recv) does, and returns the message with its sender.
     ///
     /// # Errors
     /// As [`recv`](Self::recv).
@@ -366,14 +366,14 @@ impl<R: Runtime> Child<R> {
     }
 }
 
-/// Why there is no message.
+/// Reason why there is no message.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum RecvError {
-    /// None came in time.
+    /// The time passed without a message.
     TimedOut,
-    /// None will come.
+    /// The reading has ended, so no message will come.
     Ended(End),
-    /// There is no such subscription, or not any more.
+    /// The subscription does not exist, or not any more.
     NoSuchSubscription,
 }
 
@@ -389,7 +389,7 @@ impl fmt::Display for RecvError {
 
 impl std::error::Error for RecvError {}
 
-/// Why a message was not sent.
+/// Reason why a message was not sent.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum SendError {
     /// The pipe was finished or closed here, or broke before.

@@ -61,7 +61,8 @@ async fn read<R: Runtime>(shared: &Arc<Shared<R>>, handle: &Weak<Handle<R>>, mut
     }
 }
 
-/// False: nobody holds the pipe any more, or it is broken off because one that is joined to it is.
+/// Delivers a message. Returns false if nobody holds the pipe any more, or if the pipe is broken off because a joined
+/// one is.
 async fn deliver<R: Runtime>(shared: &Shared<R>, handle: &Weak<Handle<R>>, message: Message) -> bool {
     let (callbacks, children, arrived) = {
         let mut inbox = shared.inbox();

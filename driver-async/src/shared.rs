@@ -43,9 +43,9 @@ pub(crate) struct Inbox<R: Runtime> {
     pub(crate) end: Option<End>,
     /// The reading task, which waits.
     reader: Option<Waker>,
-    /// For something that is delivered, or the end of a subscription or of reading.
+    /// Tasks that wait for a delivery, or for the end of a subscription or of reading.
     pub(crate) arrived: Waiters,
-    /// For the end of reading, or of the pipe on this side.
+    /// Tasks that wait for the end of reading, or of the pipe on this side.
     over: Waiters,
 }
 

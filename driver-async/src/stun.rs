@@ -153,7 +153,7 @@ fn answer(data: &[u8], over: Transport, to: TransactionId) -> Option<Result<Sock
     })
 }
 
-/// Why a STUN server did not say what it sees.
+/// Reason why a STUN server did not report an address.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum StunError {
@@ -163,7 +163,7 @@ pub enum StunError {
     Io(io::Error),
     /// The server answered with this error code (RFC 8489 section 14.8).
     Refused(u16),
-    /// No answer came.
+    /// The time passed without an answer.
     NoAnswer,
 }
 

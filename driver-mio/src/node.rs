@@ -31,7 +31,7 @@ pub enum News {
     Incoming(Pipe),
     /// The address, progress of connects, state of brokers, questions.
     Notice(Notice),
-    /// With [`Builder::own_names`]: look this name up, and say the outcome by [`Node::resolved`].
+    /// Name to look up, with [`Builder::own_names`]: give the outcome to [`Node::resolved`].
     LookUp(QueryId, Box<str>),
 }
 

@@ -49,8 +49,8 @@ impl Pipe {
         if self.layer.may_leave() { Ok(self.stream) } else { Err(Box::new(self)) }
     }
 
-    /// As [`into_tcp_stream`](Self::into_tcp_stream), a blocking stream of the standard library. It becomes an
-    /// `OwnedFd` by `into`.
+    /// Returns the bare stream as [`into_tcp_stream`](Self::into_tcp_stream) does, as a blocking stream of the standard
+    /// library. It becomes an `OwnedFd` by `into`.
     ///
     /// # Errors
     /// `Unsupported` for an encrypted pipe, and for one whose echo replies are not sent yet; the pipe is closed.

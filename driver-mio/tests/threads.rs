@@ -1,4 +1,4 @@
-//! Alone in its file, and so in its process: it counts threads.
+//! Test of the number of threads, alone in its file and so in its process.
 #![cfg(target_os = "linux")]
 
 use std::net::{Ipv4Addr, UdpSocket};

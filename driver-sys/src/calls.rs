@@ -103,7 +103,7 @@ impl<D> NameCalls<D> {
         }
     }
 
-    /// Something was said of a name: who waited for it, and what they are told.
+    /// Takes the calls about a name that the news answers, each with its outcome.
     pub fn told(&mut self, name: Name, news: &NameNews) -> Vec<(D, Result<NameAnswer, NameError>)> {
         let (resolve, outcome) = match news {
             NameNews::Resolved(address) => (true, Ok(NameAnswer::Address(address.clone()))),

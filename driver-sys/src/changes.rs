@@ -21,7 +21,7 @@ pub fn changes() -> io::Result<TcpStream> {
     Ok(socket.into())
 }
 
-/// There is no such socket here.
+/// Fails: this system has no such socket.
 #[cfg(not(target_os = "linux"))]
 pub fn changes() -> io::Result<TcpStream> {
     Err(io::ErrorKind::Unsupported.into())

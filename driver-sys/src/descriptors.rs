@@ -15,7 +15,7 @@ pub fn raise_descriptor_limit() -> Option<u64> {
     getrlimit(Resource::Nofile).current
 }
 
-/// There is no such limit here.
+/// Returns `None`: this system has no such limit.
 #[cfg(not(unix))]
 pub fn raise_descriptor_limit() -> Option<u64> {
     None
@@ -29,7 +29,7 @@ pub(crate) fn most_pipes() -> Option<u32> {
     Some((limit / 2).min(MOST_PIPES) as u32)
 }
 
-/// As many as there are sessions.
+/// Returns the most sessions of the core.
 #[cfg(not(unix))]
 pub(crate) fn most_pipes() -> Option<u32> {
     Some(MOST_PIPES as u32)

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 
 use p2pd_core::{ConfigError, ConnectId, FailReason, IoFailure, Report, TargetError};
 
-/// Why a node could not be brought up.
+/// Reason why a node could not be started.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum BindError {
@@ -44,7 +44,7 @@ impl std::error::Error for BindError {
     }
 }
 
-/// Why a connect gave no pipe.
+/// Reason why a connect gave no pipe.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub enum ConnectError {

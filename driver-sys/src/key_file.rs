@@ -12,15 +12,15 @@ use crate::secret::read_private;
 
 /// Longer than any key file.
 const MAX_FILE: u64 = 1024;
-/// As many as Linux follows.
+/// Most links that are followed, the same as on Linux.
 const MAX_LINKS: u8 = 40;
 
-/// Why a key file could not be used.
+/// Reason why a key file could not be used.
 #[derive(Debug)]
 pub enum KeyFileError {
     /// Reading or writing failed, or the file is of another owner or mode.
     Io(PathBuf, io::Error),
-    /// No key is in the file; the inner error says where it is wrong.
+    /// The file contains no key; the inner error says where it is wrong.
     Malformed(PathBuf, SecretKeyError),
 }
 

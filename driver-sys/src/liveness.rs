@@ -51,13 +51,13 @@ pub fn accepted<'s>(socket: impl Into<SockRef<'s>>) {
 /// Signs of a stream's other end, as the system has them.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Signs {
-    /// Something was sent that it has not acknowledged: data, or a question whether it lives or reads.
+    /// True if bytes sent are not acknowledged: data, or a probe of the keep-alive or the window.
     asked: bool,
-    /// Since its last acknowledgement.
+    /// Time since the last acknowledgement.
     heard: Duration,
 }
 
-/// Since when a stream's other end owes an answer.
+/// Time since which a stream's other end owes an answer.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Silence(Option<Instant>);
 
@@ -92,7 +92,7 @@ pub(crate) fn signs(socket: &socket2::Socket) -> Option<Signs> {
     Some(Signs { asked: probes > 0 || unacknowledged > 0, heard: Duration::from_millis(heard.into()) })
 }
 
-/// Nothing is known of it here.
+/// Returns `None`: on this system nothing is known of the other end.
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
 pub(crate) fn signs(_: &socket2::Socket) -> Option<Signs> {
     None

@@ -16,7 +16,7 @@ use crate::secret::open_own;
 /// Longest file: far over what a node remembers.
 const MAX_FILE: u64 = 1 << 20;
 
-/// Why the file could not be used.
+/// Reason why the file could not be used.
 #[derive(Debug)]
 pub enum PinFileError {
     /// Reading or writing failed.
@@ -114,7 +114,7 @@ impl PinFile {
         replace_private(&self.path, text.as_bytes()).map_err(|why| self.failed(why))
     }
 
-    /// From what is read to what is written instead, nobody else may write.
+    /// Locks the file against writes of others, from reading to writing.
     fn lock(&self) -> Result<Lock, PinFileError> {
         let folder = self.path.parent().filter(|p| !p.as_os_str().is_empty());
         let made = folder.map_or(Ok(()), fs::create_dir_all);

@@ -66,10 +66,10 @@ pub fn listener_beside(
     Ok(socket.into())
 }
 
-/// As on Linux.
+/// Fails: two listeners cannot share a port so on this system.
 ///
 /// # Errors
-/// Always.
+/// Always `Unsupported`.
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
 pub fn listener_beside(_: SocketAddr, _: u16, _: &SockOpts, _: u32) -> io::Result<std::net::TcpListener> {
     Err(io::ErrorKind::Unsupported.into())

@@ -1,4 +1,4 @@
-//! From a server list's entry to the credentials that a TURN server takes.
+//! Credentials for a TURN server, out of a server list's entry.
 
 use std::fmt;
 use std::process::Stdio;
@@ -14,9 +14,9 @@ use crate::servers::{Commands, Servers, TurnCredential, TurnServer};
 
 /// Lifetime of short-lived credentials; what was allocated meanwhile lives on.
 const HOLD_FOR: Duration = Duration::from_secs(24 * 3600);
-/// A command may take this long,
+/// Longest time of a command,
 const PATIENCE: Duration = Duration::from_secs(10);
-/// and print so many bytes.
+/// and most bytes of its output.
 const LONGEST: u64 = 4096;
 
 impl TurnCredential {
@@ -84,7 +84,7 @@ pub enum CredentialError {
     Failed(String),
 }
 
-/// In one line, whatever the list says.
+/// Writes the error in one line, for any content of the list.
 impl fmt::Display for CredentialError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -105,7 +105,7 @@ impl fmt::Display for CredentialError {
 impl std::error::Error for CredentialError {}
 
 impl TurnServer {
-    /// As a node uses it, with credentials that are good now.
+    /// Returns the server for a node's use, with credentials that are good now.
     ///
     /// # Errors
     /// Says what is wrong with its credentials.

@@ -25,7 +25,7 @@ pub(crate) fn filter(text: &str) -> Result<Targets, String> {
     text.parse().map_err(|why| format!("{why}"))
 }
 
-/// From here on, all threads' events that pass the filter are written.
+/// Starts the log: from here on, all threads' events that pass the filter are written.
 pub(crate) fn start(filter: Targets, say: Say) {
     let lines = fmt::layer().with_ansi(false).with_writer(move || Lines(say));
     let lines = if say.is_json() { lines.json().flatten_event(true).boxed() } else { lines.boxed() };

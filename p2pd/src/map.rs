@@ -123,7 +123,7 @@ async fn remove(runner: &mut Runner, protocol: Protocol, port: u16, say: Say) ->
     }
 }
 
-/// False: nobody read it.
+/// Prints the router's table. Returns false if nobody reads the output.
 async fn table(runner: &mut Runner, say: Say) -> Result<bool, String> {
     runner.mapper.list(runner.clock.now());
     let mut read = true;

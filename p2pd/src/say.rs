@@ -25,11 +25,11 @@ use crate::server::Running;
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Say {
     json: bool,
-    /// Only what went wrong.
+    /// Prints errors only.
     quiet: bool,
-    /// At a terminal: turns while something is waited for. Lives as long as the program.
+    /// Spinner at a terminal, which turns during a wait. Lives as long as the program.
     spinner: Option<&'static ProgressBar>,
-    /// At a terminal: what is drawn at its bottom. Lines go above it.
+    /// Progress bars at the bottom of a terminal. Lines go above them.
     bars: Option<&'static MultiProgress>,
 }
 
@@ -82,7 +82,7 @@ impl Say {
         Say { json, quiet, spinner, bars: terminal.then(|| &*Box::leak(Box::new(MultiProgress::new()))) }
     }
 
-    /// Something is waited for, until the next [`still`](Self::still).
+    /// Shows that the program waits for `what`, until the next [`still`](Self::still).
     pub(crate) fn waiting(self, what: &'static str) {
         if let Some(spinner) = self.spinner {
             spinner.set_draw_target(ProgressDrawTarget::stderr());
@@ -98,7 +98,7 @@ impl Say {
         }
     }
 
-    /// At a terminal, a new bar.
+    /// Creates a bar, at a terminal only.
     pub(crate) fn bar(self, length: u64, style: impl FnOnce() -> ProgressStyle) -> Option<ProgressBar> {
         self.bars.map(|bars| bars.add(ProgressBar::new(length).with_style(style())))
     }
@@ -107,7 +107,7 @@ impl Say {
         self.json
     }
 
-    /// For programs only.
+    /// Prints a line for programs only.
     pub(crate) fn json_line(self, json: impl FnOnce() -> serde_json::Value) {
         if self.json {
             tell_program(&json());
@@ -363,7 +363,7 @@ impl Say {
         done.inspect_err(|why| self.error(&format!("standard output: {why}"))).is_ok()
     }
 
-    /// Anything else that went wrong.
+    /// Prints an error.
     pub(crate) fn error(self, why: &str) {
         self.still();
         self.wrong(|| json!({"event": "error", "reason": why}), || format!("p2pd: {why}"));

@@ -41,7 +41,7 @@ impl Running {
         Running { input: child.stdin.take(), child, said }
     }
 
-    /// At a terminal, which shows what is typed too.
+    /// Starts the program at a terminal, which shows what is typed too.
     fn terminal(args: &str) -> Self {
         let mut command = Command::new("script");
         let line = format!("exec {} {args} {LOCAL}", env!("CARGO_BIN_EXE_p2pd"));
@@ -49,7 +49,7 @@ impl Running {
         Self::start(command)
     }
 
-    /// At pipes.
+    /// Starts the program at pipes.
     fn piped(args: &str) -> Self {
         let mut command = Command::new(env!("CARGO_BIN_EXE_p2pd"));
         command.args(args.split_whitespace()).args(LOCAL.split_whitespace());

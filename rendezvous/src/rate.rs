@@ -48,9 +48,9 @@ impl Bucket {
 /// Bytes that may go by, so many a second and half a second's worth at once.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Flow {
-    /// None is no limit.
+    /// Bytes a second; `None` is no limit.
     rate: Option<u64>,
-    /// Of a billionth of a byte.
+    /// Bytes left, in billionths.
     left: u128,
     at: Duration,
 }
@@ -64,7 +64,7 @@ impl Flow {
         flow
     }
 
-    /// At least what a datagram needs.
+    /// Returns the most that `left` may be: half a second's worth, and at least the size of a datagram.
     fn most(&self) -> u128 {
         u128::from(self.rate.unwrap_or(0) / 2).max(1 << 16) * BILLION
     }
@@ -165,7 +165,7 @@ impl Sources {
     }
 }
 
-/// With the headers of IP and UDP.
+/// Returns the length with the headers of IP and UDP.
 fn on_wire(ip: IpAddr, payload: usize) -> u32 {
     let headers = if ip.to_canonical().is_ipv4() { 28 } else { 48 };
     u32::try_from(payload + headers).unwrap_or(u32::MAX)

@@ -36,7 +36,7 @@ struct World {
     peers: Vec<Peer>,
     relays: BTreeMap<RelayId, SocketAddr>,
     port: u16,
-    /// No socket can be opened.
+    /// True if no socket can be opened.
     out_of_sockets: bool,
     /// Datagrams that left for addresses outside the relays.
     outside: Vec<(SocketAddr, Vec<u8>)>,
@@ -90,7 +90,7 @@ impl World {
         self.peers[n].client.relayed().unwrap()
     }
 
-    /// Until nobody has anything to say.
+    /// Runs until nobody has anything to say.
     fn settle(&mut self) {
         loop {
             let mut quiet = true;

@@ -83,7 +83,7 @@ fn a_router_that_lies_about_its_address_is_found_out() {
     assert_eq!(ending.strategy, Some(Strategy::Direct), "{}", ending.why);
 }
 
-/// Nothing but a dial tells.
+/// A dial is the only test of such a port.
 #[test]
 fn where_a_router_opens_nothing_that_it_grants_another_strategy_opens_the_pipe() {
     let mut pair = pair(with(RouterFaults { idle: true, ..RouterFaults::default() }));

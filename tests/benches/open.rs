@@ -15,7 +15,7 @@ const SAMPLES: usize = 40;
 /// Delay of the two lines, 0.25 ms each, there and back.
 const RTT_MS: f64 = 1.0;
 
-/// So many, one after the other: more than any burst.
+/// Number of opens, one after the other: more than any burst.
 const OPENS: u32 = 10_000;
 
 fn config(key: u8, accept: Accept) -> Config {

@@ -86,7 +86,7 @@ where
     rate(began)
 }
 
-/// As above.
+/// Writes and reads in turn by one thread, on async-std.
 async fn alone_async_std<S>((mut near, mut far): (S, S)) -> f64
 where
     S: futures_io::AsyncRead + futures_io::AsyncWrite + Unpin,
@@ -127,7 +127,7 @@ where
     rate(began)
 }
 
-/// As above.
+/// Writes and reads by two tasks, on async-std.
 async fn over_async_std<S>((mut near, mut far): (S, S)) -> f64
 where
     S: futures_io::AsyncRead + futures_io::AsyncWrite + Unpin + Send + 'static,

@@ -102,7 +102,7 @@ fn hosts_connect_by_every_family_that_both_have_and_say_so_where_they_have_none(
     }
 }
 
-/// As many hosts have it: what they did not ask for is dropped, and IPv6's own housekeeping is not.
+/// Firewall of many hosts: unsolicited packets are dropped, and IPv6's own housekeeping is not.
 const FIREWALL: &str = "
     table ip6 guard {
         chain input {

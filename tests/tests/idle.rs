@@ -1,4 +1,4 @@
-//! Alone in its file, and so in its process: it counts how often the process wakes while its nodes have nothing to do.
+//! Test of the process's wake-ups while its nodes have nothing to do, alone in its file and so in its process.
 #![cfg(target_os = "linux")]
 
 use std::collections::HashMap;

@@ -396,7 +396,7 @@ fn a_dropped_lab_leaves_nothing() {
     assert!(!files.exists(), "{} is left", files.display());
 }
 
-/// Not a test: the process that `a_killed_process_takes_its_lab_along` kills.
+/// Runs as the process that `a_killed_process_takes_its_lab_along` kills; it is no test.
 #[test]
 #[ignore = "run by a_killed_process_takes_its_lab_along"]
 fn victim() {

@@ -19,7 +19,7 @@ fn content(n: usize) -> u8 {
     ((n as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 56) as u8
 }
 
-/// No TCP goes through a home's router from now on, but to the servers and from them.
+/// Blocks TCP through a home's router from now on, but to the servers and from them.
 fn cut(world: &World, home: usize) {
     let servers = SERVER.map(|ip| ip.to_string()).join(", ");
     let rules = format!(

@@ -39,14 +39,15 @@ impl IntoSocket<AsyncIo> for std::net::TcpStream {
     }
 }
 
-/// As one of the reactor's.
+/// Converts a socket, and registers it with the reactor.
 impl IntoSocket<AsyncIo> for UdpSocket {
     fn into_socket(self) -> io::Result<Socket> {
         Async::new(self).map(Socket::udp)
     }
 }
 
-/// Of async-std or of smol. It may have clones, so this is a duplicate of its descriptor.
+/// Converts a stream of async-std or of smol. The stream may have clones, so the result is a duplicate of its
+/// descriptor.
 #[cfg(unix)]
 impl IntoSocket<AsyncIo> for crate::TcpStream {
     fn into_socket(self) -> io::Result<Socket> {

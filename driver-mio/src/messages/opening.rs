@@ -24,7 +24,7 @@ pub(super) struct Opening {
     /// Addresses that are tried after this one.
     next: VecDeque<SocketAddr>,
     step: Step,
-    /// Why the last address was not reached.
+    /// Reason why the last address was not reached.
     last: OpenError,
 }
 
@@ -32,7 +32,7 @@ pub(super) struct Opening {
 enum Step {
     Naming,
     Dialling(TcpStream),
-    /// Between two of these.
+    /// A moment between two of these.
     None,
 }
 

@@ -109,7 +109,7 @@ pub(super) struct Open {
     pub(super) end: Option<End>,
     ours: Ours,
     out: Option<Out>,
-    /// Somebody was told that there is no room.
+    /// The user was told that there is no room.
     pub(super) told: bool,
 }
 

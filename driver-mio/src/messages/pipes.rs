@@ -40,7 +40,7 @@ pub enum News {
     Message(PipeId, Message),
     /// A pipe that had no room for a message has it again.
     Writable(PipeId),
-    /// Nothing more comes on a pipe. It is there until it is closed, but for one that is [joined](Pipes::join).
+    /// The reading of a pipe has ended. The pipe stays until it is closed, but for one that is [joined](Pipes::join).
     Ended(PipeId, End),
 }
 
@@ -66,8 +66,8 @@ pub struct Pipes {
 }
 
 impl Pipes {
-    /// None yet, for this registry, with these tokens: one for each pipe and listener, and one more. Who comes when there are
-    /// none left waits to be accepted.
+    /// Creates an empty set for this registry, with these tokens: one for each pipe and listener, and one more. A
+    /// client that comes when no token is left waits to be accepted.
     ///
     /// # Errors
     /// The loop's own end.
@@ -209,10 +209,10 @@ impl Pipes {
         self.subscribe_with(pipe, message, peer, queue)
     }
 
-    /// As [`subscribe`](Self::subscribe), with other limits.
+    /// Subscribes as [`subscribe`](Self::subscribe) does, with other limits.
     ///
     /// # Errors
-    /// As there.
+    /// As those of [`subscribe`](Self::subscribe).
     pub fn subscribe_with(
         &mut self,
         pipe: PipeId,
@@ -408,12 +408,12 @@ impl Pipes {
     }
 }
 
-/// Why there is no message.
+/// Reason why there is no message.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum RecvError {
-    /// None will come.
+    /// The reading has ended, so no message will come.
     Ended(End),
-    /// There is no such subscription, or not any more.
+    /// The subscription does not exist, or not any more.
     NoSuchSubscription,
 }
 
@@ -428,10 +428,10 @@ impl fmt::Display for RecvError {
 
 impl std::error::Error for RecvError {}
 
-/// Why there is no subscription.
+/// Reason why there is no subscription.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum SubscribeError {
-    /// There is no such pipe, or not any more.
+    /// The pipe does not exist, or not any more.
     NoSuchPipe,
     /// The pipe has [`MAX_SUBSCRIPTIONS`](super::MAX_SUBSCRIPTIONS) already.
     TooMany,

@@ -14,7 +14,7 @@ use super::pipes::{News, Pipes};
 use super::socket::Socket;
 use super::tokens::PipeId;
 
-/// After a failed accept, which fails at once again as long as there are no descriptors.
+/// Pause after a failed accept, which fails at once again as long as there are no descriptors.
 const PAUSE: Duration = Duration::from_millis(50);
 /// Clients that are accepted in one turn.
 const ACCEPTS: usize = 16;
@@ -26,8 +26,8 @@ pub struct Listening {
     pub at: SocketAddr,
     /// Protocol.
     pub protocol: Protocol,
-    /// Over UDP the server's pipe, over TCP the listener, which [`News::Accepted`] names, and which
-    /// [`close`](Pipes::close) ends.
+    /// The server's pipe over UDP, the listener over TCP. [`News::Accepted`] names the listener, and
+    /// [`close`](Pipes::close) ends it.
     pub pipe: PipeId,
 }
 

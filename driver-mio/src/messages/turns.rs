@@ -116,7 +116,7 @@ impl Pipes {
         }
     }
 
-    /// False: it cannot be sent to any more.
+    /// Sends a message on to a linked pipe. Returns false if that pipe cannot be sent to any more.
     fn pass_on(&mut self, to: PipeId, data: &[u8]) -> bool {
         let Some(open) = self.each.get_mut(&to).and_then(Entry::open_mut) else { return false };
         let Some(remote) = open.remote else { return false };

@@ -20,7 +20,7 @@ pub(super) struct Post<S> {
     /// Frames for the user, and how much of them is gone.
     inbound: Vec<u8>,
     gone: usize,
-    /// From the user: what is not whole yet, or what the core has no room for.
+    /// Bytes from the user that are no whole frame yet, or that the core has no room for.
     outbound: Vec<u8>,
     /// The user takes none any more; what comes stays with the core, and the peer waits.
     deaf: bool,

@@ -51,9 +51,10 @@ const CLOCK_AGAIN: Duration = Duration::from_secs(60);
 const COMPARE_CLOCKS: Duration = Duration::from_secs(5);
 /// Streams that are being closed may take this long when the node ends.
 const END_WITHIN: Duration = Duration::from_secs(1);
-/// After an error of `accept`, out of descriptors for example, the next try may work, but not at once.
+/// Time until the next try after an error of `accept`: it may work then, but not at once, out of descriptors for
+/// example.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(50);
-/// So near to its time a dial is waited for by spinning.
+/// Time before a dial in which the engine spins.
 const SPIN: Duration = Duration::from_micros(50);
 
 /// News for a driver's user.
@@ -72,13 +73,13 @@ pub enum News<S> {
 /// State of the node's address.
 #[derive(Clone, Debug)]
 pub enum Address {
-    /// Nothing yet.
+    /// The address is not known yet.
     Opening,
     /// A listener could not be opened.
     ListenFailed(SocketAddr, IoFailure),
-    /// Without outside addresses and brokers yet.
+    /// The listeners are open; addresses outside and brokers are not known yet.
     Listening(PeerAddress),
-    /// To be handed out.
+    /// The address can be handed out.
     Ready(PeerAddress),
 }
 
@@ -111,7 +112,7 @@ enum Sock<R: Reactor> {
     Tcp(Box<Tcp<R::Stream>>),
     /// Engine's end of a socket pair. The other end is the user's, of a relayed pipe.
     Relayed(Box<Bridge<R::Stream>>),
-    /// For the messages of this one.
+    /// Socket for the messages of this relayed pipe.
     Messages(SockId),
 }
 
@@ -135,7 +136,7 @@ pub struct Engine<R: Reactor> {
     reactor: R,
     network: Network<R>,
     socks: HashMap<SockId, Sock<R>>,
-    /// Look-ups, and when to give each up.
+    /// Look-ups, with the time at which each is given up.
     queries: HashMap<QueryId, Instant>,
     /// The sockets of relayed pipes.
     bridges: HashMap<PipeId, SockId>,

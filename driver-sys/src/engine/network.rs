@@ -25,11 +25,11 @@ const BUDGET: usize = 64;
 
 /// Source of the news of changes.
 enum Watch<S> {
-    /// By this socket.
+    /// Socket of the system that reports changes.
     Told(S),
-    /// By comparing.
+    /// Comparisons of the list with the one before.
     Comparing,
-    /// Not at all: loopback does not change, or the node ends.
+    /// Nothing: loopback does not change, or the node ends.
     Not,
 }
 

@@ -86,6 +86,6 @@ pub trait Reactor {
     /// the time.
     fn resolve(&mut self, query: QueryId, host: Box<str>);
 
-    /// Nobody waits for the look-up any more.
+    /// Cancels a look-up: nobody waits for it any more.
     fn cancel(&mut self, query: QueryId);
 }

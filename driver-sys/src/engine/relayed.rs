@@ -27,9 +27,9 @@ pub(super) struct Bridge<S> {
     pipe: PipeId,
     stream: S,
     link: Arc<Link>,
-    /// For the user.
+    /// Bytes for the user.
     inbound: Waiting,
-    /// From the user.
+    /// Bytes from the user.
     outbound: Waiting,
     /// Messages, as long as the user has or may have them.
     post: Option<Post<S>>,
@@ -250,7 +250,7 @@ impl<R: Reactor> Engine<R> {
 }
 
 impl<S> Bridge<S> {
-    /// From the peer to the user; whether something moved.
+    /// Copies from the peer to the user. Returns true if something moved.
     fn inward<R: Reactor<Stream = S>>(
         &mut self,
         core: &mut p2pd_core::trace::Recorder,
@@ -286,7 +286,7 @@ impl<S> Bridge<S> {
         }
     }
 
-    /// From the user to the peer; whether something moved.
+    /// Copies from the user to the peer. Returns true if something moved.
     fn outward<R: Reactor<Stream = S>>(
         &mut self,
         core: &mut p2pd_core::trace::Recorder,

@@ -19,7 +19,7 @@ use crate::{failure, socket};
 
 /// Time for queued data to leave when the stream ends gracefully. The other end has as long to end its own direction.
 const LINGER: Duration = Duration::from_secs(2);
-/// Read at a time, and how often before others have their turn.
+/// Bytes of one read, and number of reads before others have their turn.
 const CHUNK: usize = 16 * 1024;
 const READS: u32 = 32;
 
@@ -29,7 +29,7 @@ pub(super) struct Tcp<S> {
     pub(super) out: VecDeque<Bytes>,
     /// Bytes that may be read.
     pub(super) credit: usize,
-    /// There may be something to read.
+    /// True if there may be something to read.
     pub(super) readable: bool,
     /// The core waits until the system has taken what is queued.
     pub(super) awaited: bool,

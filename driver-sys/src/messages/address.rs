@@ -38,9 +38,9 @@ pub struct Route {
 }
 
 impl Route {
-    /// By IPv4, from the address and port that the system chooses.
+    /// Route by IPv4, from the address and port that the system chooses.
     pub const V4: Route = Route { local: SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0) };
-    /// By IPv6, from the address and port that the system chooses.
+    /// Route by IPv6, from the address and port that the system chooses.
     pub const V6: Route = Route { local: SocketAddr::new(IpAddr::V6(Ipv6Addr::UNSPECIFIED), 0) };
 
     /// The local end.
@@ -54,7 +54,7 @@ impl Route {
     }
 }
 
-/// From this address, by a port that the system chooses.
+/// Route from this address, by a port that the system chooses.
 impl From<IpAddr> for Route {
     fn from(ip: IpAddr) -> Self {
         Route { local: SocketAddr::new(ip, 0) }
@@ -120,10 +120,10 @@ impl Destination {
     }
 }
 
-/// Of what a look-up gave the addresses that are tried: those of the route's family, four at most and one at least.
+/// Selects the addresses of a look-up that are tried: those of the route's family, four at most and one at least.
 ///
 /// # Errors
-/// There is none of this family.
+/// The look-up has no address of this family.
 pub fn fitting(
     found: impl IntoIterator<Item = SocketAddr>,
     route: Route,
@@ -133,7 +133,7 @@ pub fn fitting(
     if fit.is_empty() { Err(OpenError::OtherFamily) } else { Ok(fit) }
 }
 
-/// Why a pipe was not opened.
+/// Reason why a pipe was not opened.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum OpenError {
@@ -141,9 +141,9 @@ pub enum OpenError {
     OtherFamily,
     /// The name could not be looked up.
     Resolve(io::Error),
-    /// There is no such socket: of `socket`, `setsockopt` or `bind`.
+    /// The socket could not be opened: error of `socket`, `setsockopt` or `bind`.
     Socket(io::Error),
-    /// Of `connect`; of the last address, where there are several.
+    /// Error of `connect`; of the last address, where there are several.
     Connect(io::Error),
     /// The look-up, or the connect to the last address, took too long.
     TimedOut,

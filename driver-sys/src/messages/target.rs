@@ -129,7 +129,7 @@ impl Bound {
     }
 }
 
-/// Why a server does not listen: everything that failed. Nothing is listened on then.
+/// Reason why a server does not listen: all failures. If one address fails, the server listens on none.
 #[derive(Debug)]
 pub struct ListenError {
     /// Failures, in the order asked for; empty if nothing was asked for.
@@ -140,11 +140,11 @@ pub struct ListenError {
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum ListenFailure {
-    /// There is no interface of this name.
+    /// The machine has no interface of this name.
     NoInterface(String),
     /// The target has no address of this family.
     NoAddress(Target, Family),
-    /// Of `bind` or `listen`, for example that the port is taken.
+    /// Error of `bind` or `listen`, for example that the port is taken.
     Bind(SocketAddr, Protocol, io::Error),
 }
 

@@ -61,7 +61,7 @@ pub struct PipeInfo {
 }
 
 impl PipeInfo {
-    /// Of what the engine hands out.
+    /// Takes the properties out of an engine's [`Start`].
     pub fn new(start: &Start) -> Self {
         let PipeStart { peer, strategy, local, remote, elapsed, .. } = start.pipe;
         let relayed = start.relayed.as_ref().map(Relayed::pipe);
@@ -94,7 +94,7 @@ impl PipeInfo {
         self.remote
     }
 
-    /// Of a pipe that was relayed when it opened: its number in [`Notice::Moved`](p2pd_core::Notice::Moved).
+    /// Returns the pipe's number in [`Notice::Moved`](p2pd_core::Notice::Moved), if it was relayed when it opened.
     pub fn relayed(&self) -> Option<PipeId> {
         self.relayed
     }
@@ -114,14 +114,14 @@ impl PipeInfo {
 #[derive(Debug)]
 pub struct Layer {
     secure: Option<Box<Secure>>,
-    /// Of a relayed pipe, whose stream leads to the engine.
+    /// Link of a relayed pipe, whose stream leads to the engine.
     relayed: Option<Relayed>,
     /// True if messages are answered by the echo service.
     echo: bool,
     /// Sealed bytes, or echo replies on a plain pipe, that wait to be sent.
     out: Outgoing,
     write_ended: bool,
-    /// Of a stream: says that the pipe is gone, when this is, and why it ended.
+    /// Mark of a pipe on a stream: tells the engine that the pipe is gone, and the user why the pipe ended.
     held: Option<Held>,
 }
 
@@ -129,7 +129,7 @@ pub struct Layer {
 struct Secure {
     sealer: Sealer,
     opener: Opener,
-    /// As received.
+    /// Bytes as received.
     sealed: Incoming,
     /// Opened and not yet read, when the reader's buffer was too small for a record.
     plain: Incoming,
@@ -367,9 +367,9 @@ impl Layer {
 
 /// Possible next step with the received bytes.
 enum Next {
-    /// So many bytes for the reader; none at the end.
+    /// Number of bytes for the reader; 0 at the end.
     Read(usize),
-    /// So many bytes must be there in all.
+    /// Number of bytes that must be there in all.
     Need(usize),
 }
 

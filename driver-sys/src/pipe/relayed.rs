@@ -23,7 +23,7 @@ pub(crate) struct Link {
     /// The peer has ended its direction, and all of it is in the socket.
     peer_ended: AtomicBool,
     over: Mutex<Option<PipeEnd>>,
-    /// Why a pipe that goes on has no messages any more.
+    /// Reason why a pipe that goes on has no messages any more.
     messages_over: Mutex<Option<PipeEnd>>,
     /// Messages that were not in the socket when it was closed, as frames.
     rest: Mutex<Vec<u8>>,
@@ -74,7 +74,7 @@ impl Link {
 pub struct Relayed {
     pipe: PipeId,
     link: Arc<Link>,
-    /// Until the user takes them.
+    /// Socket of the messages, until the user takes them.
     messages: Option<TcpStream>,
 }
 

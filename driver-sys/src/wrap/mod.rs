@@ -30,10 +30,10 @@ pub(crate) struct Layers {
 }
 
 impl Layers {
-    /// As the core asked for, towards this address.
+    /// Creates the layers that the core asked for, towards this address.
     ///
     /// # Errors
-    /// What of the wish is of no use.
+    /// The part of `wrap` that cannot be used.
     pub(crate) fn new(wrap: &Wrap, remote: SocketAddr, settings: &mut Settings) -> Result<Self, IoFailure> {
         let tls = wrap.tls.as_ref().map(|tls| {
             let name = tls.name.as_deref().unwrap_or(&wrap.host);

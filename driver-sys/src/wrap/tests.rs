@@ -140,7 +140,7 @@ fn against<T: Send + 'static>(
     (layers(wrap).unwrap(), Slow { stream: near, piece, turn: [false; 2] }, far)
 }
 
-/// Again until it is not put off, as an event loop would.
+/// Repeats a step until it does not block, as an event loop would.
 fn wait<T>(mut step: impl FnMut() -> io::Result<T>) -> io::Result<T> {
     for _ in 0..200_000 {
         match step() {

@@ -15,11 +15,11 @@ use tungstenite::{Error, Message, WebSocket};
 
 use super::{ROUNDS, error, unless_blocked};
 
-/// Read from below at a time.
+/// Bytes of one read from the layer below.
 const CHUNK: usize = 4 * 1024;
 /// A frame that we send.
 const FRAME: usize = 16 * 1024;
-/// So much that is to be sent may wait.
+/// Most bytes that may wait to be sent.
 const MAX_WAITING: usize = 64 * 1024;
 /// The longest message that is taken. Brokers put several packets into one.
 const MAX_MESSAGE: usize = 256 * 1024;
@@ -42,13 +42,13 @@ enum State {
 #[derive(Debug, Default)]
 struct Buffers {
     input: Bytes,
-    /// No more input comes.
+    /// True once no more input comes.
     ended: bool,
     output: Vec<u8>,
 }
 
 impl WebSocketLayer {
-    /// To this host, with the port if it is not the usual one.
+    /// Creates a layer to this host, with the port if it is not the usual one.
     pub(super) fn new(
         host: &str,
         port: Option<u16>,
@@ -157,7 +157,7 @@ impl WebSocketLayer {
         Ok(())
     }
 
-    /// No more is sent. May be called again.
+    /// Ends the sending. May be called again.
     pub(super) fn end(&mut self) {
         if let State::Open(socket) = &mut self.state {
             // It fails where the server has ended too, and then it is done.

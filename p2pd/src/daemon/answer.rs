@@ -9,7 +9,7 @@ use p2pd_core::TargetError;
 use p2pd_core::pipe::subscriptions::PatternError;
 use serde_json::{Value, json};
 
-/// Why a call was not carried out.
+/// Reason why a call was not carried out.
 #[derive(Clone, PartialEq, Debug)]
 pub(super) enum Refused {
     NoSuchCall,

@@ -19,7 +19,7 @@ const TRUSTED: usize = 768;
 /// All connections.
 #[derive(Debug)]
 pub(super) struct Clients {
-    /// By when they were last idle, the oldest first.
+    /// Connections by the order in which they were last idle, the oldest first.
     open: Mutex<BTreeMap<u64, Arc<Client>>>,
     strangers: usize,
 }

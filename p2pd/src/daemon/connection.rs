@@ -35,9 +35,9 @@ pub(super) struct Connection {
     write: Arc<AsyncMutex<WriteHalf<Pipe>>>,
     sends: Arc<Semaphore>,
     inbox: Mutex<Inbox>,
-    /// Something was delivered.
+    /// Notified when a message was delivered.
     arrived: Notify,
-    /// Something was taken, or a subscription ended.
+    /// Notified when a message was taken, or a subscription ended.
     room: Notify,
     lend: mpsc::Sender<oneshot::Sender<Reading>>,
     state: watch::Sender<State>,
@@ -55,14 +55,14 @@ pub(super) enum State {
     PeerEnded,
     /// The connection was closed here. A send under way is completed.
     Closed,
-    /// Nothing is sent any more.
+    /// The sending was broken off.
     Cut,
 }
 
 #[derive(Debug)]
 struct Inbox {
     subscriptions: Subscriptions,
-    /// By the texts of their two patterns.
+    /// Subscriptions by the texts of their two patterns.
     named: BTreeMap<(String, String), SubscriptionId>,
 }
 
@@ -305,7 +305,7 @@ impl Connection {
         inbox.named.values().any(|id| inbox.subscriptions.waiting(*id) > Some(0))
     }
 
-    /// As P2PD's documents have it, with what they lack.
+    /// Returns the connection as P2PD's documents have it, with fields that they lack.
     pub(super) fn to_json(&self) -> Value {
         let pair = |at: std::net::SocketAddr| json!([at.ip().to_string(), at.port()]);
         let inbox = self.inbox();

@@ -1,5 +1,6 @@
-//! Everything between a request's bytes and the call they ask for, with altered requests: an answer, never a panic, and
-//! none that takes long. Two seconds in each run of the tests; `tests/long/fuzz` for as long as is asked for.
+//! Fuzzing of everything between a request's bytes and the call they ask for, with altered requests. Each must be
+//! answered in a short time, and never panic. The tests run it for two seconds, and `tests/long/fuzz` for as long as is
+//! asked for.
 
 use std::time::{Duration, Instant};
 

@@ -44,7 +44,7 @@ pub(super) fn page() -> std::io::Result<(String, String)> {
     Ok((PAGE.replace("NONCE", &nonce), policy))
 }
 
-/// Any request but a raw `/p2p/pipe`.
+/// Handles any request but a raw `/p2p/pipe`.
 pub(super) async fn handle(daemon: Arc<Daemon>, via: Via, request: Request<Body>) -> Answer {
     // An absolute target would be a second name of the host.
     if request.uri().authority().is_some() {

@@ -8,7 +8,7 @@ use p2pd_core::PeerAddress;
 use p2pd_core::io::Interface;
 use serde_json::{Value, json};
 
-/// For how long it is not looked at them again: it takes a millisecond.
+/// Time for which a list of interfaces is used again: listing takes a millisecond.
 const FRESH: Duration = Duration::from_secs(5);
 
 /// Interfaces of this machine that the node uses.

@@ -62,7 +62,7 @@ pub(super) async fn stream(
     daemon.remove(&connection);
 }
 
-/// To the end, which is passed on.
+/// Copies to the end, which is passed on.
 async fn copy(
     from: &mut (impl AsyncRead + Unpin),
     to: &mut (impl AsyncWrite + Unpin),

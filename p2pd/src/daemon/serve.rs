@@ -304,7 +304,7 @@ async fn refuse(stream: &mut (impl AsyncRead + AsyncWrite + Unpin), why: &Refuse
 struct Rewound<S> {
     first: Bytes,
     stream: S,
-    /// Since a write has to wait.
+    /// Timer of a write that has to wait.
     stuck: Option<Pin<Box<Sleep>>>,
 }
 

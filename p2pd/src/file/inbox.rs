@@ -11,7 +11,7 @@ use std::time::{Duration, Instant, SystemTime};
 use super::name::{FileName, Sender, is_partial};
 use super::wire::Refusal;
 
-/// Of the disk so much is left free: one part in this many,
+/// Part of the disk that is left free: one in this many,
 const LEFT_FREE: u64 = 10;
 /// or as many bytes, where that is less.
 const LEFT_AT_MOST: u64 = 4 << 30;
@@ -21,9 +21,9 @@ const SWEEP: Duration = Duration::from_secs(10);
 const REMEMBERED: usize = 10_000;
 /// Files of one name.
 const NAMESAKES: u32 = 1000;
-/// Files that are taken in one run, however short,
+/// Most files that are taken in one run, however short,
 const MOST_FILES: u64 = 100_000;
-/// and those that are not whole yet and do not go on.
+/// and most files that are not whole yet and do not go on.
 const MOST_PARTS: usize = 1000;
 
 /// Limits over all calls.
@@ -71,7 +71,7 @@ pub(crate) enum Have {
     Part(File, u64),
 }
 
-/// Why a file is not received: what the sender is told, and what the receiver's user is told besides.
+/// Reason why a file is not received: the refusal for the sender, and the error for the receiver's user.
 #[derive(Debug)]
 pub(crate) struct NotTaken {
     pub(crate) told: Refusal,
@@ -122,7 +122,7 @@ impl Inbox {
         left.min(free(&self.dir).unwrap_or(u64::MAX))
     }
 
-    /// So many bytes were written.
+    /// Counts bytes that were written.
     pub(crate) fn took(&self, bytes: u64) {
         self.taken.fetch_add(bytes, Ordering::Relaxed);
     }

@@ -44,10 +44,10 @@ pub(crate) fn is_partial(name: &str) -> bool {
     })
 }
 
-/// Why a text is no such name.
+/// Reason why a text is no such name.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum NameError {
-    /// None, or more than [`MAX_NAME`] bytes.
+    /// The name is empty, or has more than [`MAX_NAME`] bytes.
     Length,
     /// `.`, `..`, and hidden files: those configure programs, so that receiving one could run something.
     Dot,
@@ -83,7 +83,7 @@ impl FileName {
         &self.0
     }
 
-    /// As it is called while it is received: hidden, no name that a sender can choose, and another one for each sender.
+    /// Returns the name of the partial file: hidden, not to be chosen by a sender, and another one for each sender.
     pub(crate) fn partial(&self, sender: &Sender) -> String {
         format!(".{}.{}{PART}", self.0, sender.0)
     }

@@ -93,7 +93,7 @@ pub(crate) async fn receive(
     Ok(refused)
 }
 
-/// Why a file did not arrive.
+/// Reason why a file did not arrive.
 #[derive(Debug)]
 enum Error {
     /// The file is refused; the next one may follow.

@@ -19,7 +19,7 @@ use crate::talk::{Turns, place};
 const SEATS: usize = 64;
 /// Most of these peers from one place,
 const SEATS_OF_ONE: usize = 8;
-/// and the pipes of one peer.
+/// and most pipes of one peer.
 const SEATS_OF_PEER: usize = 4;
 /// Bytes a second that keep a seat while others wait,
 const LEAST: u64 = 4096;

@@ -113,7 +113,7 @@ fn note(into: &mut Vec<String>, event: &Event<'_>) {
     }
 }
 
-/// Without a short period.
+/// Makes bytes without a short period.
 fn payload(len: u32) -> Vec<u8> {
     (0..len).map(|n| (n.wrapping_mul(0x9e37_79b9) >> 24) as u8).collect()
 }

@@ -39,7 +39,7 @@ pub(crate) enum Message {
     },
     /// Hash of the sender's first `have` bytes.
     Proof([u8; HASH]),
-    /// Send from here on: where `Accept` said, or 0.
+    /// Request to send from this byte on: the number in `Accept`, or 0.
     Begin {
         from: u64,
     },
@@ -48,7 +48,7 @@ pub(crate) enum Message {
     Refused(Refusal),
 }
 
-/// Why a receiver does not take a file.
+/// Reason why a receiver does not take a file.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Refusal {
     Name,
@@ -82,10 +82,10 @@ impl Refusal {
     }
 }
 
-/// Why bytes are no message.
+/// Reason why bytes are no message.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum WireError {
-    /// Of no length that messages have.
+    /// The length is none that messages have.
     Length(usize),
     /// Unknown, or not what its kind looks like.
     Malformed,

@@ -33,7 +33,7 @@ enum Happened {
 /// packets of two bytes would take a hundred times as much.
 #[derive(Default)]
 struct Outbox {
-    /// And whether no more will come.
+    /// Bytes that wait, and true if no more will come.
     waiting: Mutex<(Vec<u8>, bool)>,
     changed: Notify,
 }
@@ -63,7 +63,7 @@ impl Outbox {
 
 struct Client {
     output: Arc<Outbox>,
-    /// Dropped with the client: its task then has [`LINGER`] to end.
+    /// Signal to the client's task, by its drop: the task then has [`LINGER`] to end.
     _closing: oneshot::Sender<()>,
     task: AbortHandle,
 }

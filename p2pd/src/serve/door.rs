@@ -19,7 +19,7 @@ pub(super) struct Door {
 struct Inside {
     crowd: Crowd<u64>,
     next: u64,
-    /// Told when their places are another's.
+    /// Notified when the client's place is given to another one.
     evicted: HashMap<u64, Arc<Notify>>,
 }
 

@@ -39,7 +39,7 @@ pub struct Wanted {
     pub turn: Option<WantedTurn>,
 }
 
-/// Why the servers could not be started.
+/// Reason why the servers could not be started.
 #[derive(Debug)]
 pub enum ServeError {
     /// The two addresses are the same, of two families, or not addresses of a machine.

@@ -180,7 +180,7 @@ async fn serve(shared: Shared, local: SocketAddr, from: SocketAddr, mut stream: 
     }
 }
 
-/// Nothing that the lock guards is left half done by a panic.
+/// Locks the server, also after a panic: a panic leaves nothing half done under this lock.
 fn lock(server: &Mutex<Server>) -> std::sync::MutexGuard<'_, Server> {
     server.lock().unwrap_or_else(PoisonError::into_inner)
 }

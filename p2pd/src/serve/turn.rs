@@ -44,7 +44,7 @@ pub struct Wanted {
     pub limits: Limits,
 }
 
-/// Without what is secret.
+/// Shows the options without secrets.
 impl fmt::Debug for Wanted {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Wanted")
@@ -110,7 +110,7 @@ struct Inside {
 
 #[derive(Debug)]
 struct Relay {
-    /// To send by the system's own call: tokio's fails on a socket that its reactor has not seen yet.
+    /// Socket for sending by the system's own call: tokio's fails on a socket that its reactor has not seen yet.
     socket: StdSocket,
     reading: AbortHandle,
 }

@@ -102,7 +102,8 @@ impl Socket {
     }
 }
 
-/// On a socket for both families the system may tell an IPv4 address as such; the socket has it in its IPv6 form.
+/// Converts an address to the socket's family. On a socket for both families the system may give an IPv4 address as
+/// such; the socket has it in its IPv6 form.
 fn in_family(ip: IpAddr, bound: SocketAddr) -> IpAddr {
     match (ip, bound) {
         (IpAddr::V4(ip), SocketAddr::V6(_)) => ip.to_ipv6_mapped().into(),

@@ -43,7 +43,7 @@ impl Stdio {
 /// Role of this end in a conversation.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Side {
-    /// At a terminal, where nobody may ever end the input, the peer's end is the end.
+    /// The listener may be at a terminal, where nobody may ever end the input, so the peer's end is the end.
     Listener,
     /// The caller has something to say, and ends its sending after it.
     Caller,

@@ -30,7 +30,7 @@ pub(crate) struct Input {
     /// `None` until it is first asked for: reading stops a program in the background.
     reading: Option<Reading>,
     ended: bool,
-    /// To be told after what came before.
+    /// Error that is returned after the bytes before it.
     failed: Option<io::Error>,
 }
 

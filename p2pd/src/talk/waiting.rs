@@ -7,7 +7,7 @@ use p2pd_tokio::Pipe;
 
 /// Callers that wait at once,
 const MOST: usize = 64;
-/// and those of them from one place.
+/// and most of those from one place.
 const MOST_OF_ONE: usize = 8;
 /// Places whose last turn is remembered.
 const REMEMBERED: usize = 256;

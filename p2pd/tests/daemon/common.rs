@@ -51,7 +51,7 @@ pub(crate) struct Daemon {
 }
 
 impl Daemon {
-    /// With a token and without servers.
+    /// Starts a daemon with a token and without servers.
     pub(crate) fn start() -> Self {
         Self::with(&["--no-servers"])
     }
@@ -103,7 +103,7 @@ impl Daemon {
         (status, json["error"].as_u64().unwrap())
     }
 
-    /// Without the token: status and body.
+    /// Makes a request without the token, and returns status and body.
     pub(crate) fn bare(&self, path: &str, options: &[&str]) -> (u16, Vec<u8>) {
         curl(options, &format!("http://{}{path}", self.api))
     }

@@ -2,7 +2,7 @@
 
 use mqtt_protocol_core::mqtt::packet::v3_1_1;
 
-/// Why a client's stream cannot go on.
+/// Reason why a client's stream cannot go on.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum FrameError {
     /// Longer than the limit, or its length is no variable byte integer.

@@ -36,11 +36,11 @@ pub use topic::MAX_TOPIC;
 /// Action that the broker wants done.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Output {
-    /// Append to the connection's stream; say [`Broker::sent`] when the bytes have left.
+    /// Appends the bytes to the connection's stream. Call [`Broker::sent`] when they have left.
     Send(ConnId, Bytes),
-    /// Send what is queued, then close. The broker has forgotten the connection.
+    /// Sends the queued bytes, then closes. The broker has forgotten the connection.
     Close(ConnId),
-    /// Close at once, whatever is queued: its place is another's.
+    /// Closes at once, without the queued bytes: the place is another client's.
     Drop(ConnId),
 }
 
@@ -118,7 +118,7 @@ struct Conn {
 
 #[derive(Debug)]
 enum Phase {
-    /// Nothing was heard yet.
+    /// The client has sent nothing yet.
     New,
     Open {
         session: SessionId,
@@ -128,7 +128,7 @@ enum Phase {
     },
 }
 
-/// Why a connection ends.
+/// Reason why a connection ends.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum End {
     Disconnect,

@@ -23,7 +23,7 @@ use crate::{Crowd, Full, Shares};
 const PREFIX: &str = "p2pd-name-";
 /// Asks whoever has a name for its record, where brokers do not keep it. This one does.
 pub(super) const QUERY: &[u8] = b"?";
-/// Before what is signed.
+/// Text before the signed content.
 const CONTEXT: &[u8] = b"p2pd name record";
 /// An address has at most 1,024 bytes and a name 63.
 const MAX: usize = 1 + 32 + 8 + 8 + 1 + 63 + 2 + 1_024 + 64;

@@ -31,7 +31,7 @@ pub(super) enum Room {
     Now,
     /// The connection is slow.
     Later,
-    /// There is no connection.
+    /// The client has no connection.
     Away,
 }
 
@@ -46,13 +46,13 @@ pub(super) struct Session {
     /// Subscribed to, and whether QoS 1 was granted.
     topics: BTreeMap<Box<str>, bool>,
     waiting: VecDeque<Message>,
-    /// By packet identifier; the order they were sent in is kept beside it.
+    /// Messages by packet identifier; their order of sending is in `order`.
     in_flight: BTreeMap<u16, Message>,
     order: VecDeque<u16>,
     /// Sent on an earlier connection, to be sent again.
     again: VecDeque<u16>,
     last_id: u16,
-    /// Of what waits and what is in flight.
+    /// Bytes of the messages that wait or are in flight.
     bytes: usize,
 }
 
@@ -156,7 +156,7 @@ impl Session {
         self.bytes = self.waiting.iter().chain(self.in_flight.values()).map(Message::size).sum();
     }
 
-    /// At most 65,534 are in flight by far, so there is one.
+    /// Returns a free identifier. Far fewer than 65,534 are in flight, so there is one.
     fn free_id(&mut self) -> u16 {
         loop {
             self.last_id = self.last_id.checked_add(1).unwrap_or(1);

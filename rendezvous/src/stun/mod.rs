@@ -67,11 +67,10 @@ impl Sites {
 /// Requests a second, in the long run; beyond it there is no answer. A burst of four seconds' worth is taken.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Limits {
-    /// Of one source: an IPv4 address or an IPv6 /64. The request may be forged, so answers over UDP are short, and what
-    /// they have more bytes than the requests is bounded too: 4,096 bytes for each source, and 256 a second.
-    /// Default 50.
+    /// Requests of one source: an IPv4 address or an IPv6 /64. The source may be forged, so answers over UDP are short.
+    /// Their excess over the requests is bounded too: 4,096 bytes for each source, and 256 a second. Default 50.
     pub per_source: u32,
-    /// Of all. Default 5,000.
+    /// Requests of all sources. Default 5,000.
     pub total: u32,
 }
 
@@ -300,7 +299,7 @@ fn plain(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(address.ip().to_canonical(), address.port())
 }
 
-/// Without a reason phrase, so that it is short.
+/// Makes an error answer without a reason phrase, so that it is short.
 fn error(request: &Message<'_>, code: u16) -> MessageWriteVec {
     let mut answer = Message::builder_error(request, MessageWriteVec::new());
     if let Ok(code) = ErrorCode::new(code, "") {

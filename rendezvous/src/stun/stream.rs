@@ -13,7 +13,7 @@ const SILENCE: Duration = Duration::from_secs(30);
 /// Result of received bytes.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Answers {
-    /// To be sent, in order.
+    /// Messages to be sent, in order.
     pub data: Vec<Bytes>,
     /// The stream is to be closed after that: it cannot be in step any more, or asks too much.
     pub close: bool,

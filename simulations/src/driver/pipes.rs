@@ -22,7 +22,7 @@ pub struct Pipe {
     pub ended: bool,
     /// The stream has ended.
     pub closed: bool,
-    /// Why it broke.
+    /// Reason why the stream broke.
     pub broken: Option<String>,
     pub(super) way: Way,
     sealed: Vec<u8>,

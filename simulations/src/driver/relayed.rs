@@ -14,7 +14,7 @@ use crate::world::Cx;
 pub(super) struct Outgoing {
     pub(super) pipe: PipeId,
     bytes: Vec<u8>,
-    /// No more follows; told once.
+    /// State of the end: `Some(false)` until the node was told, `Some(true)` then.
     end: Option<bool>,
     over: bool,
 }

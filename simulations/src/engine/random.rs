@@ -8,7 +8,7 @@
 pub enum Domain {
     /// A link's decision to lose a packet.
     Loss = 1,
-    /// By how much a link delays a packet beyond its base.
+    /// The delay of a packet on a link beyond its base.
     Jitter,
     /// A link's decision to hold a packet back behind later ones.
     Reorder,

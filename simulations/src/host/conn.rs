@@ -36,7 +36,7 @@ pub(super) enum State {
     Closing,
     LastAck,
     TimeWait,
-    /// Over; the program has not closed it yet.
+    /// The connection is over; the program has not closed it yet.
     Closed,
 }
 
@@ -45,7 +45,7 @@ pub(super) enum State {
 pub(super) enum Change {
     Nothing,
     Established,
-    /// There is something to read, or the end.
+    /// Bytes are to be read, or the end.
     Readable,
     /// The connection failed.
     Failed(IoFailure),
@@ -71,7 +71,7 @@ pub(super) struct Conn {
     input: VecDeque<u8>,
     early: BTreeMap<u64, Bytes>,
     peer_fin: Option<u64>,
-    /// Nobody reads any more.
+    /// True if nobody reads any more.
     orphan: bool,
     tries: u8,
     repeats: u8,

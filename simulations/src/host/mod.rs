@@ -44,17 +44,17 @@ pub enum HostEvent {
         /// The stream.
         sock: Sock,
     },
-    /// There is something to read, or the end.
+    /// Bytes are to be read on a stream, or its end.
     Readable(Sock),
     /// A stream broke; the socket is gone.
     Broken(Sock, IoFailure),
     /// A datagram came.
     Datagram {
-        /// On which socket.
+        /// The socket.
         sock: Sock,
         /// Address of the sender.
         from: SocketAddr,
-        /// At which of our addresses.
+        /// Local address to which the datagram came.
         local: SocketAddr,
         /// The payload.
         data: Bytes,
@@ -70,7 +70,7 @@ pub(crate) struct Outbox {
     pub(crate) timers: Vec<(Nanos, Sock)>,
     pub(crate) events: VecDeque<HostEvent>,
     pub(crate) wakes: Vec<(Nanos, u64)>,
-    /// For the NAT that the host is the server of.
+    /// Orders for the NAT that the host is the server of.
     pub(crate) orders: Vec<Order>,
 }
 

@@ -57,7 +57,7 @@ pub(super) enum Owner {
     Listener,
     /// A program.
     Program,
-    /// Nobody: the program has closed it.
+    /// No owner: the program has closed the connection.
     Nobody,
 }
 

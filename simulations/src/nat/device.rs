@@ -460,7 +460,7 @@ impl Nat {
         Continue(packet)
     }
 
-    /// For whom inside a packet without a session is, if the filter lets it in.
+    /// Returns the address inside for a packet without a session, if the filter lets it in.
     fn admitted(&mut self, now: Nanos, proto: Proto, packet: &Packet) -> Option<SocketAddr> {
         if let Some(inside) = self.forwards.of(now, (proto, packet.dst)) {
             return Some(inside);
@@ -510,6 +510,6 @@ enum Advance {
 
 enum Inward {
     Drop(&'static str),
-    /// For the router itself; whether its ends belong to a session.
+    /// The packet is for the router itself. True if its ends belong to a session.
     Unsolicited(Box<Packet>, bool),
 }

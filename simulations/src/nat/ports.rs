@@ -17,7 +17,7 @@ pub(super) struct Ports {
     draws: u64,
     /// The next port of each counter, as an offset in the range.
     counters: BTreeMap<Option<IpAddr>, i64>,
-    /// For dependent allocation, the base of each inside address.
+    /// Bases of dependent allocation, by inside address.
     bases: BTreeMap<IpAddr, i64>,
     background: u64,
     background_at: Nanos,

@@ -3,7 +3,7 @@
 
 use crate::engine::{Nanos, SECOND};
 
-/// On what a mapping or a filter depends (RFC 4787 sections 4.1 and 5).
+/// Dependence of a mapping or a filter (RFC 4787 sections 4.1 and 5).
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Dependence {
     /// Endpoint-independent.
@@ -30,7 +30,7 @@ pub enum Alloc {
     },
     /// A base drawn once per inside address, plus `step` for each step of the inside port.
     Dependent {
-        /// Per inside port.
+        /// Difference for each step of the inside port.
         step: i16,
     },
     /// Any free port of the range.
@@ -51,7 +51,7 @@ pub enum Clash {
 /// Users of a sequential counter.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Scope {
-    /// Everybody behind the NAT, and its background flows.
+    /// All hosts behind the NAT, and its background flows.
     Global,
     /// Each inside address has its own.
     Host,
@@ -90,11 +90,11 @@ pub enum Unsolicited {
 /// Effect of a RST on the session that it crosses.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum OnRst {
-    /// As Linux: a session without a reply yet is deleted at once, another closes.
+    /// Deletion of a session without a reply yet, as in Linux. Another session closes.
     DeleteUnreplied,
-    /// Any session is deleted, and an endpoint-independent mapping with it.
+    /// Deletion of any session, and of an endpoint-independent mapping with it.
     Delete,
-    /// Nothing (RFC 7857 section 2.2 asks for four minutes more).
+    /// No effect (RFC 7857 section 2.2 asks for four minutes more).
     Keep,
 }
 
@@ -103,7 +103,7 @@ pub enum OnRst {
 pub enum Hairpin {
     /// The router itself, which refuses.
     Refused,
-    /// Nothing.
+    /// Silence.
     Dropped,
     /// The inside host with that mapping, which sees the sender's external end, as it must be.
     External,
@@ -114,8 +114,8 @@ pub enum Hairpin {
 /// Depth of the tracking of TCP.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Tracking {
-    /// Like Linux conntrack: states and windows; what does not fit is not translated, goes out with its inside
-    /// source and comes in as unsolicited. Filtering by address and port means: a session exists.
+    /// States and windows, as in Linux conntrack. A packet that does not fit is not translated, goes out with its
+    /// inside source and comes in as unsolicited. Filtering by address and port means: a session exists.
     Conntrack,
     /// Ends and timers only: whoever was sent to may send, as long as the mapping lives.
     Contacts,
@@ -130,11 +130,11 @@ pub struct Timers {
     pub syn_received: Nanos,
     /// An established connection.
     pub established: Nanos,
-    /// After a FIN.
+    /// A connection after a FIN.
     pub closing: Nanos,
-    /// After both FINs.
+    /// A connection after both FINs.
     pub time_wait: Nanos,
-    /// After a RST, where it does not delete.
+    /// A connection after a RST, where that does not delete.
     pub closed: Nanos,
     /// UDP without a reply.
     pub udp: Nanos,
@@ -192,7 +192,7 @@ pub struct Caps {
 /// A NAT, or with `translate` off a stateful firewall.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct NatSpec {
-    /// Off: addresses stay as they are, and only filtering is left.
+    /// True if addresses are translated. If false, addresses stay as they are, and only filtering is left.
     pub translate: bool,
     /// Mapping behaviour for TCP.
     pub mapping: Dependence,

@@ -14,7 +14,7 @@ use crate::engine::SECOND;
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Chain(pub Vec<NatSpec>);
 
-/// Why a text is no NAT.
+/// Reason why a text is no NAT.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum SpecError {
     /// No preset has this name.

@@ -20,7 +20,7 @@ pub(super) enum TcpState {
     Closing,
     /// Two FINs were seen, one in each direction.
     TimeWait,
-    /// After a RST.
+    /// A RST was seen.
     Closed,
 }
 

@@ -7,9 +7,9 @@ use crate::engine::{Domain, Keyed, Nanos};
 /// A time in which nothing gets through.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Blackout {
-    /// From this time.
+    /// Beginning of the blackout.
     pub from: Nanos,
-    /// To before this time.
+    /// End of the blackout: the first time after it.
     pub until: Nanos,
 }
 

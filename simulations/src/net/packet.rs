@@ -16,7 +16,7 @@ pub enum Proto {
     Udp,
 }
 
-/// Something on its way.
+/// A packet on its way.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Packet {
     /// Address of the sender. For ICMP the port is 0.
@@ -160,7 +160,7 @@ pub struct Quote {
     pub proto: Proto,
     /// Sender of the quoted packet.
     pub src: SocketAddr,
-    /// For whom it had been.
+    /// Receiver of the quoted packet.
     pub dst: SocketAddr,
     /// A TCP segment's sequence number.
     pub seq: u32,

@@ -26,9 +26,9 @@ pub enum Class {
     C,
     /// Any port of a known address is let in.
     D,
-    /// As A, but strangers are refused by RST.
+    /// Class A, but strangers are refused by RST.
     E,
-    /// As A, but strangers are refused by ICMP.
+    /// Class A, but strangers are refused by ICMP.
     F,
     /// A port for each destination, counted.
     G,
@@ -36,7 +36,7 @@ pub enum Class {
     H,
     /// A port for each destination, random.
     I,
-    /// As I, with several external addresses.
+    /// Class I, with several external addresses.
     J,
     /// TCP leaves for ports 80 and 443 only.
     K,
@@ -62,11 +62,11 @@ pub const WEIGHTS: [(Class, u32); 11] = [
 pub enum Group {
     /// Each of the two keeps one external port for all destinations.
     OneOne,
-    /// Only one of the two keeps one external port for all destinations.
+    /// One of the two keeps one external port for all destinations, and the other does not.
     OneMany,
-    /// Neither keeps one external port for all destinations.
+    /// The two take another external port for each destination.
     ManyMany,
-    /// At least one of the two cannot leave by TCP at all.
+    /// One or both cannot leave by TCP at all.
     Closed,
 }
 
@@ -97,11 +97,11 @@ pub struct Home {
 /// A pair of homes and the way between them.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Drawn {
-    /// Of all randomness.
+    /// Seed of all randomness.
     pub seed: u64,
     /// The home of the listener and that of the caller.
     pub homes: [Home; 2],
-    /// From one to the other.
+    /// Time from one home to the other.
     pub one_way: Nanos,
     /// The same over the signalling.
     pub signal: Nanos,

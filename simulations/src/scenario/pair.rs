@@ -87,14 +87,14 @@ pub enum Place {
     Apart,
     /// The two nodes are on one network, behind the first chain.
     SameSite,
-    /// There is one node, and it calls itself.
+    /// One node calls itself.
     Oneself,
 }
 
 /// A pair's world as data.
 #[derive(Clone, Debug)]
 pub struct Pair {
-    /// Of all randomness.
+    /// Seed of all randomness.
     pub seed: u64,
     /// The NATs of the listening node and of the calling one.
     pub chains: [Chain; 2],
@@ -121,7 +121,7 @@ pub struct Pair {
     pub routers: [Option<RouterSpec>; 2],
     /// A second home of one of the two.
     pub second: Option<Second>,
-    /// From the internet to each broker.
+    /// Time from the internet to each broker.
     pub broker_delay: Nanos,
     /// The nodes' clocks.
     pub clocks: [Clocks; 2],
@@ -131,15 +131,15 @@ pub struct Pair {
     pub flood: Option<Flood>,
     /// A dial may be late by up to this.
     pub late: Nanos,
-    /// After the call, the faults of all ways and servers end, and a while later the caller calls again. Where that
-    /// fails both doubt what they have measured, and the caller calls up to twice more.
+    /// Calls again. After the first call the faults of all ways and servers end, and a while later the caller calls
+    /// again. Where that fails both doubt what they have measured, and the caller calls up to twice more.
     pub again: bool,
     /// Number of calls while the nodes stay up, 10 s apart. The report is about the first call that failed, or about
     /// the last.
     pub calls: u32,
     /// The nodes measure also what their NATs make of a dial to themselves.
     pub hairpin: bool,
-    /// Keep a trace.
+    /// Keeps a trace.
     pub trace: bool,
 }
 
@@ -181,23 +181,23 @@ impl Pair {
 pub struct Ending {
     /// The winning strategy, or none.
     pub strategy: Option<Strategy>,
-    /// From the call to its end.
+    /// Time from the call to its end.
     pub took: Nanos,
     /// Times at which the rungs of a punch began to dial, after the call.
     pub rungs: Vec<Nanos>,
-    /// Why it failed, for a person.
+    /// Reason of a failure, for a person.
     pub why: String,
     /// Outcome of the call after the faults, if there was one: the winning strategy, or the reason of the failure.
     pub again: Option<Result<Strategy, String>>,
     /// States, for each node, of the ports that its routers opened.
     pub ports: [Vec<PortState>; 2],
-    /// From a change of a host's homes to an address of its with the second home.
+    /// Time from a change of a host's homes to an address of the host with the second home.
     pub announced_after: Option<Nanos>,
     /// The most sockets that either node held at a time.
     pub held: usize,
     /// Violations of the invariants.
     pub violations: Vec<String>,
-    /// Over everything that happened.
+    /// Digest of everything that happened.
     pub digest: u64,
     /// Events of the world.
     pub events: u64,
@@ -215,12 +215,13 @@ const STUN: [IpAddr; 2] = [
 ];
 /// The most that a node may need to be ready.
 pub(super) const READY_WITHIN: Nanos = 30 * SECOND;
-/// From the end of all faults to the second call: the longest that a node waits before it tries a broker or asks a STUN
-/// server again, and the try.
+/// Time from the end of all faults to the second call: the longest wait of a node before it tries a broker or asks a
+/// STUN server again, and the try.
 const REST: Nanos = 330 * SECOND;
-/// Between calls of nodes that stay.
+/// Time between calls of nodes that stay.
 const PAUSE: Nanos = 10 * SECOND;
-/// Until what a failed call made doubtful is measured again, and the listener has room for a stranger's next call.
+/// Time until the measurements that a failed call made doubtful are repeated, and the listener has room for a
+/// stranger's next call.
 const MEASURED_WITHIN: Nanos = 60 * SECOND;
 /// Longer than a closed stream repeats its last bytes where nobody answers.
 const GONE_WITHIN: Nanos = 600 * SECOND;

@@ -17,13 +17,13 @@ use crate::world::{App, Cx, HostId, SiteSpec, Trace, World};
 pub struct Attempt {
     /// The NATs of the side that connects first, and of the other.
     pub chains: [Chain; 2],
-    /// From one host to the other.
+    /// Time from one host to the other.
     pub one_way: Nanos,
     /// Delay of the second side's connect after the first's.
     pub offset: Nanos,
-    /// With a listener beside each dial.
+    /// Has a listener beside each dial.
     pub listen: bool,
-    /// With a new dial 50 ms after an error, or up to so much later.
+    /// Makes a new dial 50 ms after an error, or up to so much later.
     pub retry: Option<Nanos>,
 }
 
@@ -50,7 +50,7 @@ const SERVERS: [IpAddr; 2] = [
     IpAddr::V4(core::net::Ipv4Addr::new(203, 0, 113, 10)),
     IpAddr::V4(core::net::Ipv4Addr::new(203, 0, 113, 11)),
 ];
-/// From the later dial to giving up.
+/// Time from the later dial to giving up.
 const PATIENCE: Nanos = 3_300 * MILLI;
 
 #[derive(Debug, Default)]

@@ -16,9 +16,9 @@ const SEARCHED: Nanos = 3 * SECOND;
 /// A kind of NAT whose ports are searched for, and the loss on the way.
 #[derive(Clone, Copy, Debug)]
 pub struct Case {
-    /// In words.
+    /// Name in tables.
     pub name: &'static str,
-    /// Of the random ports.
+    /// Allocation of the random ports.
     pub alloc: Alloc,
     /// Range of its ports, first and last.
     pub range: (u16, u16),

@@ -54,7 +54,7 @@ const SERVERS: [IpAddr; 2] = [
 ];
 const STUN_PORT: u16 = 3478;
 const PORT: u16 = 20_001;
-/// Between two dials of a search, as for our own nodes.
+/// Time between two dials of a search, as for p2pd's own nodes.
 const SYN_EVERY: Nanos = 2 * MILLI;
 /// The largest step of a NAT that counts.
 const MAX_STEP: i32 = 16;
@@ -68,7 +68,7 @@ struct Dial {
     /// 0 for any.
     from: u16,
     to: SocketAddr,
-    /// Given up then.
+    /// Time at which the dial is given up.
     until: Nanos,
     /// Repeated so often after a refusal, and after this pause and up to as much again.
     again: u32,
@@ -160,7 +160,7 @@ impl Sample {
         self.first == self.second
     }
 
-    /// From one mapping to the next, where they count.
+    /// Returns the step from one mapping to the next, where ports count.
     fn step(&self) -> Option<i32> {
         let step = i32::from(self.second.port()) - i32::from(self.first.port());
         (step != 0 && step.abs() <= MAX_STEP && self.first.ip() == self.second.ip()).then_some(step)

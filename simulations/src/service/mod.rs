@@ -33,7 +33,7 @@ pub type ConnId = u32;
 pub enum Input<'a> {
     /// A datagram came.
     Datagram {
-        /// At which of its addresses.
+        /// Address of the server to which the datagram came.
         local: SocketAddr,
         /// Address of the sender.
         from: SocketAddr,
@@ -44,7 +44,7 @@ pub enum Input<'a> {
     Opened {
         /// Id of the stream.
         conn: ConnId,
-        /// At which of its addresses.
+        /// Address of the server at which the stream was opened.
         local: SocketAddr,
         /// The other end.
         remote: SocketAddr,
@@ -70,9 +70,9 @@ pub enum Input<'a> {
 pub enum Output {
     /// Sends a datagram.
     Datagram {
-        /// From which of its addresses.
+        /// Address of the server to send from.
         local: SocketAddr,
-        /// To whom.
+        /// Address to send to.
         to: SocketAddr,
         /// The payload.
         data: Bytes,
@@ -122,7 +122,7 @@ pub trait Service: core::fmt::Debug {
     fn udp_ports(&self) -> &[u16];
     /// TCP ports it listens on, on all its addresses.
     fn tcp_ports(&self) -> &[u16];
-    /// Something happened.
+    /// Handles an input.
     fn handle(&mut self, cx: &mut ServiceCx, input: Input<'_>);
     /// Ends the server's faults.
     fn heal(&mut self);

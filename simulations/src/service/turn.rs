@@ -34,9 +34,9 @@ pub struct TurnFaults {
     pub lose_ppm: u32,
     /// Datagrams of the server that are sent twice, in a million.
     pub duplicate_ppm: u32,
-    /// By up to how much each is late, so that they overtake each other.
+    /// Most delay of a datagram, so that they overtake each other.
     pub late: Nanos,
-    /// Nobody gets an allocation.
+    /// The server refuses all allocations.
     pub full: bool,
     /// Time in which the server receives nothing.
     pub dead: Blackout,

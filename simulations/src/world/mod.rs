@@ -21,7 +21,7 @@ const MOST_AT_ONCE: u32 = 100_000;
 
 /// A program on a host.
 pub trait App {
-    /// Something happened to one of its sockets.
+    /// Handles an event of one of the program's sockets.
     fn event(&mut self, cx: &mut Cx<'_>, event: HostEvent);
     /// A time has come that was asked for with [`Cx::wake_at`].
     fn wake(&mut self, cx: &mut Cx<'_>, token: u64);
@@ -99,11 +99,11 @@ enum Event {
 pub struct Counts {
     /// Handed to a network or to a NAT's answer.
     pub sent: u64,
-    /// Taken in by a host.
+    /// Packets taken in by a host.
     pub delivered: u64,
     /// Copies that a link made.
     pub copied: u64,
-    /// Dropped, by reason.
+    /// Packets dropped, by reason.
     pub dropped: BTreeMap<&'static str, u64>,
     /// Translated, refused or answered by a NAT: one packet in, another out.
     pub forwarded: u64,

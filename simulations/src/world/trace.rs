@@ -18,7 +18,7 @@ fn ms(at: Nanos) -> String {
 }
 
 impl Trace {
-    /// As text.
+    /// Returns the trace as text.
     pub fn text(&self) -> String {
         let mut text = String::new();
         for (at, place, what) in &self.lines {
@@ -28,8 +28,8 @@ impl Trace {
         text
     }
 
-    /// As one HTML page without anything from elsewhere: time runs down, and each host and NAT has a column, in
-    /// the order `places` or, where that is empty, of their names.
+    /// Returns the trace as one HTML page without anything from elsewhere. Time runs down, and each host and NAT has a
+    /// column, in the order of `places` or, where that is empty, of their names.
     pub fn html(&self, title: &str, places: &[&str]) -> String {
         let all: BTreeSet<&str> = self.lines.iter().map(|(_, p, _)| p.as_str()).collect();
         let places: Vec<&str> = if places.is_empty() { all.into_iter().collect() } else { places.to_vec() };

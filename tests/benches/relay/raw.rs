@@ -13,11 +13,11 @@ use p2pd_simulations::scenario::relay::rudp::Rudp;
 use p2pd_tests::lab::services::Coturn;
 use p2pd_tests::world::World;
 
-/// As long as our own datagrams are at most.
+/// Payload of a datagram in bytes, the most of p2pd's own datagrams.
 const PAYLOAD: usize = 1_200;
 /// Duration of the trial of one rate.
 const BLAST: Duration = Duration::from_millis(700);
-/// After so much silence nothing more is under way.
+/// Time of silence after which nothing more is under way.
 const SILENCE: Duration = Duration::from_millis(400);
 /// Number of trials with losses after which a rate is too fast.
 const TRIES: u32 = 3;

@@ -1,4 +1,4 @@
-//! From a list of homes to configured namespaces.
+//! Builder of a lab: from a list of homes to configured namespaces.
 
 use std::net::Ipv4Addr;
 use std::time::Duration;

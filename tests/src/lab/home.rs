@@ -103,7 +103,7 @@ pub struct Sequence {
     pub first: u16,
     /// The distance from one port to the next.
     pub step: u16,
-    /// After how many ports it starts again.
+    /// Number of ports after which the count starts again.
     pub count: u16,
 }
 
@@ -157,7 +157,7 @@ impl Home {
         self
     }
 
-    /// Up to this much more delay per packet, evenly distributed. Packets may overtake each other.
+    /// Sets the jitter: up to this much more delay per packet, evenly distributed. Packets may overtake each other.
     pub fn jitter(mut self, most: Duration) -> Self {
         self.jitter = most;
         self

@@ -32,15 +32,15 @@ pub(super) struct Port {
 /// Counts of packets so far, by their fate.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Traffic {
-    /// Handed to the device they were meant for.
+    /// Packets handed to the device they were meant for.
     pub delivered: u64,
-    /// Dropped because the line loses packets.
+    /// Packets dropped because the line loses packets.
     pub lost: u64,
-    /// Dropped because too much was under way.
+    /// Packets dropped because too much was under way.
     pub overflowed: u64,
-    /// Dropped because the destination is not in the lab: what would have gone to the real internet.
+    /// Packets dropped because the destination is not in the lab: they would have gone to the real internet.
     pub unroutable: u64,
-    /// Dropped because the source does not belong to the line, as providers do (BCP 38).
+    /// Packets dropped because the source does not belong to the line, as providers do (BCP 38).
     pub spoofed: u64,
 }
 

@@ -56,7 +56,7 @@ use available::tool;
 use internet::Internet;
 use process::Registry;
 
-/// Why the lab could not do something: which step, on which host, and what the system said.
+/// Error of the lab: the step, the host, and the system's message.
 #[derive(Debug, Clone)]
 pub struct LabError(String);
 

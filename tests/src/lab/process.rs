@@ -32,7 +32,7 @@ pub struct Line {
 pub struct Child {
     process: Arc<Process>,
     stdin: Option<ChildStdin>,
-    /// In a mutex only to make guards shareable between threads.
+    /// Receiver of lines, in a mutex only to make guards shareable between threads.
     lines: Mutex<Receiver<Line>>,
     seen: Vec<Line>,
     /// Number of lines of `seen` that a wait has looked at.

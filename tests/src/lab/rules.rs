@@ -91,8 +91,8 @@ fn independent(nat: Nat, proto: &str, wan: Ipv4Addr, [state, inward, outward, re
     );
 }
 
-/// Through a map, because `numgen ... offset` used as a port directly is byte-swapped on little-endian
-/// machines and would count in steps of 256.
+/// Makes the rule of a sequential NAT. It goes through a map, because `numgen ... offset` used as a port directly is
+/// byte-swapped on little-endian machines and would count in steps of 256.
 fn sequential(proto: &str, wan: Ipv4Addr, Sequence { first, step, count }: Sequence) -> String {
     let ports = (0..count).map(|i| format!("{i} : {}", u32::from(first) + u32::from(i) * u32::from(step)));
     let ports: Vec<_> = ports.collect();

@@ -59,7 +59,7 @@ fn part(below: &mut dyn FnMut(u64) -> u64) -> Part {
     }
 }
 
-/// After how long a stream is closed, if ever.
+/// Draws the time after which a stream is closed; `None` if it is not closed.
 fn hold(below: &mut dyn FnMut(u64) -> u64) -> Option<Nanos> {
     (below(2) == 0).then(|| below(6_000) * MILLI)
 }

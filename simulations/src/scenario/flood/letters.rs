@@ -76,7 +76,7 @@ impl Draft<'_> {
         bytes
     }
 
-    /// Up to three, at least one.
+    /// Returns the addresses that a message names: three at most, one at least.
     fn places(&mut self, whose: Whose, aim: &Aim) -> Vec<SocketAddr> {
         match whose {
             Whose::Own => vec![self.own],

@@ -46,9 +46,9 @@ pub enum Named {
     Listed,
     /// The users are asked, and each has said yes to the other.
     Approved,
-    /// Anybody may call, and their users have said yes to the other.
+    /// The list lets anybody call, and the users have said yes to each other.
     Remembered,
-    /// Anybody may call: the caller is a stranger like any other.
+    /// The list lets anybody call: the caller is a stranger like any other.
     Nobody,
 }
 
@@ -94,17 +94,17 @@ pub enum Act {
 /// Progress of a hello before it stops.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Greeting {
-    /// Nothing is said.
+    /// Silence.
     Silent,
     /// Random bytes.
     Garbage,
-    /// So many bytes of a first frame.
+    /// The first bytes of a first frame, so many.
     Cut(u8),
     /// A first frame, and then nothing.
     First,
-    /// Always the same first frame.
+    /// The same first frame each time.
     Again,
-    /// As far as a pipe, which is held.
+    /// A hello up to a pipe, which is held.
     Pipe,
 }
 
@@ -141,7 +141,7 @@ pub enum Whose {
 }
 
 impl Flood {
-    /// In words.
+    /// Describes the flood in words.
     pub fn what(&self) -> String {
         let victims = ["listener", "caller"].iter().zip(self.victims).filter(|(_, is)| *is);
         let victims: Vec<&str> = victims.map(|(who, _)| *who).collect();

@@ -41,9 +41,9 @@ pub struct Aim {
 enum Line {
     /// Dialled; this is to be said.
     Victim(NodeId),
-    /// In a hello that is to go on.
+    /// The hello is under way and is to go on.
     Greeting(Box<Caller>),
-    /// Nothing more will be said.
+    /// The stream is held, and nothing more is sent on it.
     Held,
     Broker {
         place: usize,
@@ -63,7 +63,7 @@ pub struct Stranger {
     keys: Vec<SecretKey>,
     aims: Vec<Aim>,
     until: Nanos,
-    /// Of this flood, and of all.
+    /// Acts of this flood, and of all.
     acts: u32,
     draws: u64,
     lines: BTreeMap<Sock, Line>,

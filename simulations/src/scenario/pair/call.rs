@@ -22,7 +22,7 @@ const TOLD_WITHIN: Nanos = 3_600 * SECOND;
 /// in each of two searches.
 const MOST_SYNS: u64 = 24_576;
 
-/// Why a call came to nothing whose pipe was open.
+/// Reason why a call failed although its pipe was open.
 pub const HOME_LEFT: &str = "a home was left, or its router began anew";
 
 /// Bytes that each side says over the pipe: more than a record.

@@ -36,7 +36,7 @@ const PRIVATE: [[u8; 4]; 6] = [
 /// The strangers of a run.
 #[derive(Debug, Default)]
 pub(super) struct Strangers {
-    /// None of these without a flood.
+    /// Hosts of strangers; without a flood none.
     hosts: Vec<HostId>,
     /// The numbers of the nodes that they flood.
     victims: Vec<usize>,

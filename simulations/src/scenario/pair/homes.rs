@@ -14,7 +14,7 @@ use crate::world::{HostId, Site, SiteSpec, World};
 
 /// Time in which ports must be opened: silent ways, and a UPnP device whose every answer takes three seconds.
 const MAPPED_WITHIN: Nanos = 30 * SECOND;
-/// From a change of interfaces to the node's hearing of it, as drivers wait for it to settle.
+/// Time from a change of interfaces to the node's notice of it, as drivers wait for it to settle.
 const HEARD_AFTER: Nanos = 250 * MILLI;
 /// Time of a node to find its way in another home, before it is called.
 const FOUND_WITHIN: Nanos = 30 * SECOND;
@@ -54,9 +54,9 @@ pub enum Life {
 /// Time of a change of homes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum When {
-    /// Before the call, while nothing else does.
+    /// A change before the call, while nothing else happens.
     Idle,
-    /// So long after the first call began.
+    /// A change so long after the first call began.
     Into(Nanos),
 }
 
@@ -101,7 +101,7 @@ pub(super) struct Homes {
     life: Option<(usize, Life)>,
     /// Routers: whose home, whether the second one, and which host is the server.
     routers: Vec<(usize, bool, HostId)>,
-    /// Still to come, the next first.
+    /// Steps still to come, the next first.
     planned: Vec<(Nanos, Step)>,
     /// Time at which the planned change began.
     changed: Option<Nanos>,
@@ -163,7 +163,7 @@ impl Homes {
         self.shaken.iter().any(|at| (from..=until).contains(at))
     }
 
-    /// From the change to the first address that has the second home's address outside.
+    /// Returns the time from the change to the first address that has the second home's address outside.
     pub(super) fn announced_after(&self, world: &World<Program>, hosts: [HostId; 2]) -> Option<Nanos> {
         let (of, _) = self.life?;
         let (changed, second) = (self.changed?, self.second.as_ref()?);
@@ -280,8 +280,8 @@ pub(super) fn called(run: &mut Run, pair: &Pair) {
     }
 }
 
-/// Once the nodes have ended, no port of theirs may be open where they are now; and at no time may a node have announced
-/// what a router said and nobody else saw.
+/// Checks the homes after the nodes have ended. No port of theirs may be open at their present routers. At no time may
+/// a node have announced an address that only a router reported.
 pub(super) fn left_behind(run: &mut Run, pair: &Pair) -> Vec<String> {
     let mut wrong = Vec::new();
     let until = run.world.now() + CLOSED_WITHIN;

@@ -69,7 +69,8 @@ pub(super) fn leave(run: &mut Run, hosts: &[HostId]) {
     run.world.run_while(until, |w| hosts.iter().all(|h| !w.app(*h).node().has_leaving_pipes()));
 }
 
-/// Once the nodes have ended, nothing of theirs may stay at the server; where nothing was `lost`, not for long.
+/// Checks the server after the nodes have ended: nothing of theirs may stay there; where nothing was `lost`, not for
+/// long.
 pub(super) fn left_behind(run: &mut Run, lost: bool) -> Option<String> {
     let turn = run.turn?;
     let held = |w: &World<Program>| match w.app(turn) {

@@ -25,7 +25,7 @@ pub struct Way {
     pub narrow: Option<Bottleneck>,
 }
 
-/// Something that speaks in datagrams.
+/// An end of a way that sends and receives datagrams.
 pub trait End {
     /// A datagram came.
     fn datagram(&mut self, now: Instant, data: &[u8]);
@@ -59,7 +59,7 @@ pub struct Wire<E> {
     pub now: Nanos,
     /// The ends.
     pub ends: [E; 2],
-    /// Over everything that was sent and when.
+    /// Digest of everything that was sent and when.
     pub digest: Digest,
     /// Datagrams that each end sent.
     pub sent: [u64; 2],

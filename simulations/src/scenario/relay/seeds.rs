@@ -24,7 +24,7 @@ pub struct Exchange {
     pub bytes: [usize; 2],
     /// Messages from each end.
     pub messages: [usize; 2],
-    /// At most so many bytes are written or read at once.
+    /// Most bytes that are written or read at once.
     pub portion: [usize; 2],
     /// Windows of both ends.
     pub window: u32,
@@ -35,7 +35,7 @@ pub struct Exchange {
 pub struct Ended {
     /// Time at which all was read on each side.
     pub took: Nanos,
-    /// Over all datagrams.
+    /// Digest of all datagrams.
     pub digest: u64,
     /// Datagrams sent.
     pub datagrams: u64,
@@ -158,7 +158,7 @@ impl<'a> Running<'a> {
         Running { of, wire: Wire::new(of.seed, of.way, ends), sides }
     }
 
-    /// Until both have everything; the time that took.
+    /// Runs until both have everything, and returns the time that took.
     fn exchange(&mut self) -> Result<Nanos, String> {
         let mut took = None;
         loop {

@@ -18,11 +18,11 @@ const RELAY: CarrierId = CarrierId(0);
 /// End of a direct path.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Death {
-    /// Not before the pipe does.
+    /// The path lives at least as long as the pipe.
     None,
     /// The two ends are told, each so long after.
     Told([Nanos; 2]),
-    /// Nobody is told: bytes go in and none come out.
+    /// The ends are not told: bytes go in and none come out.
     Silent,
 }
 
@@ -31,7 +31,7 @@ pub enum Death {
 pub struct Direct {
     /// Time at which each end has the path.
     pub attached: [Nanos; 2],
-    /// From one end to the other.
+    /// Time from one end to the other.
     pub delay: Nanos,
     /// Bytes that it holds in one direction.
     pub holds: usize,
@@ -63,7 +63,7 @@ pub struct Upgrade {
 pub struct Moved {
     /// Time at which all was read and acknowledged on each side.
     pub took: Nanos,
-    /// Over everything that was sent.
+    /// Digest of everything that was sent.
     pub digest: u64,
     /// Moves to a direct path, by both ends, with something left to do.
     pub up: u32,

@@ -42,7 +42,7 @@ pub struct RouterFaults {
     pub early: bool,
     /// Time of a restart. NAT and table are empty after it, and the epoch begins anew.
     pub crash: Option<Nanos>,
-    /// After that it is silent for so long.
+    /// Time of silence after the restart.
     pub down: Nanos,
     /// Each answer is later by up to this.
     pub slow: Nanos,
@@ -94,10 +94,10 @@ struct Entry {
     until: Nanos,
 }
 
-/// Why a port is not granted.
+/// Reason why a port is not granted.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum No {
-    /// Somebody else has it.
+    /// The port is somebody else's.
     Taken,
     /// The port is another's, who can prove it.
     NotYours,
@@ -109,7 +109,7 @@ pub struct PortControl {
     spec: RouterSpec,
     external: IpAddr,
     table: BTreeMap<(Proto, u16), Entry>,
-    /// Since when it has its state.
+    /// Time at which its state began.
     since: Nanos,
     silent_until: Nanos,
     answers: u64,
@@ -119,7 +119,7 @@ pub struct PortControl {
 const MAPPING_PORT: u16 = 5351;
 const SSDP_PORT: u16 = 1900;
 const HTTP_PORT: u16 = 5000;
-/// Above it nobody has ports of his own where `Taken::Low` are taken.
+/// Lowest port that is free where `Taken::Low` are taken.
 const HIGH: u16 = 49_152;
 
 impl PortControl {

@@ -15,14 +15,14 @@ use super::Driver;
 /// A pipe's name.
 pub type Key = usize;
 
-/// Why there is no message.
+/// Reason why there is no message.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum NoMessage {
-    /// None came in time.
+    /// The time passed without a message.
     Late,
-    /// None will come.
+    /// The reading has ended, so no message will come.
     Ended(End),
-    /// There is no such pipe or subscription.
+    /// The pipe or subscription does not exist.
     Gone,
 }
 
