@@ -6,10 +6,10 @@ use std::net::TcpStream;
 use async_io::Async;
 use p2pd_sys::MessageLayer;
 
-/// Messages beside a relayed pipe, from [`Pipe::messages`](crate::Pipe::messages): reliable, each delivered once, in no
-/// order with others or with the pipe's bytes, and not held up by a pipe that nobody reads. A message has 0 to 16,384
-/// bytes. They live as long as the pipe: drop it, and they end. On a pipe that moves they stay with the relay; if that
-/// is lost they end while the pipe goes on.
+/// Messages beside a relayed pipe, from [`Pipe::messages`](crate::Pipe::messages). They are reliable, and each is
+/// delivered once. Their order among each other and to the pipe's bytes is not kept, and a pipe that nobody reads does
+/// not hold them up. A message has 0 to 16,384 bytes. They live as long as the pipe: drop the pipe, and they end. On a
+/// pipe that moves they stay with the relay; if the relay is lost they end while the pipe goes on.
 #[derive(Debug)]
 pub struct Messages {
     stream: Async<TcpStream>,

@@ -10,8 +10,8 @@ use async_io::Async;
 use futures_io::{AsyncRead, AsyncWrite};
 use p2pd_sys::{Half, Layer, PipeInfo, Start, Wakers};
 
-/// A pipe to a peer: the TCP stream, with records around it when it is encrypted. What is known of it, its peer for
-/// example, is in [`PipeInfo`].
+/// A pipe to a peer: the TCP stream, with records around it when it is encrypted. [`PipeInfo`] has its properties, its
+/// peer for example.
 ///
 /// Each direction ends by itself: `close` says that we send no more, and the peer's end is a read of zero
 /// bytes. On an encrypted pipe a stream that is cut off without the peer's end is an `UnexpectedEof` error, not
@@ -43,8 +43,8 @@ impl Pipe {
         crate::Messages::new(stream, layer)
     }
 
-    /// The bare TCP stream of a plain pipe, of async-std or of smol: nothing was read ahead, nothing waits to be sent,
-    /// and nothing of ours holds on to it.
+    /// Returns the bare TCP stream of a plain pipe, of async-std or of smol. Nothing was read ahead, nothing waits to
+    /// be sent, and p2pd keeps no hold on it.
     ///
     /// # Errors
     /// `Unsupported` for an encrypted pipe, and for one whose echo replies are not sent yet; the pipe is closed.

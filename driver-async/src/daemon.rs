@@ -35,8 +35,8 @@ pub struct Daemon<R: Runtime> {
 }
 
 impl<R: Runtime> Daemon<R> {
-    /// Listens on every port of every range (`30_000..=30_100` has 101) on every address of every target, over each of these
-    /// protocols and families; port 0 is one that the system chooses. All or nothing. Must be called within the
+    /// Listens on every port of every range (`30_000..=30_100` has 101) on every address of every target, over each of
+    /// these protocols and families. Port 0 is one that the system chooses. All or nothing. Must be called within the
     /// runtime, as [`MessagePipe::open`]; looking an interface up takes about a millisecond.
     ///
     /// # Errors

@@ -49,7 +49,7 @@ impl<R: Runtime> MessagePipe<R> {
     /// the runtime, with I/O and time, where that makes a difference: on tokio.
     ///
     /// # Errors
-    /// Why there is none.
+    /// The reason why there is none.
     pub async fn open(
         protocol: Protocol,
         to: impl Into<Destination>,
@@ -142,11 +142,11 @@ impl<R: Runtime> MessagePipe<R> {
         self.shared().inbox().subscriptions.waiting(id)
     }
 
-    /// The oldest message of a subscription, waited for at most this long: with zero not at all, with `Duration::MAX`
-    /// without end. Giving up waiting loses nothing.
+    /// Returns the oldest message of a subscription. Waits for at most `timeout`: with zero not at all, with
+    /// `Duration::MAX` without end. Giving up waiting loses nothing.
     ///
     /// # Errors
-    /// Why there is none. What came before a pipe's end can still be had.
+    /// The reason why there is none. Messages from before a pipe's end can still be received.
     pub async fn recv(&self, from: SubscriptionId, timeout: Duration) -> Result<Bytes, RecvError> {
         self.recv_from(from, timeout).await.map(|message| message.data)
     }
@@ -164,7 +164,7 @@ impl<R: Runtime> MessagePipe<R> {
     /// Giving up waiting may leave a part sent on a stream.
     ///
     /// # Errors
-    /// Why not all of it was sent.
+    /// The reason why not all of it was sent.
     pub async fn send(&self, data: &[u8]) -> Result<(), SendError> {
         let to = self.shared().remote.ok_or(SendError::NoDestination)?;
         self.carry(data, to).await
@@ -247,10 +247,10 @@ impl<R: Runtime> MessagePipe<R> {
         gone.is_some() || ended.is_some()
     }
 
-    /// Sends whatever comes on this pipe to `other`'s destination, which a UDP server has none of, until one of them ends. A message is sent before the
-    /// next one is read, so `other`'s peer that does not read makes ours wait. Two pipes, each added to the other, are a
-    /// relay of messages; [`join`](Self::join) makes one that passes ends on. Adding a pipe twice is adding it once; one
-    /// that is added to itself is an echo.
+    /// Sends each message of this pipe to `other`'s destination until one of them ends; a UDP server has no
+    /// destination. A message is sent before the next one is read. So a peer of `other` that does not read makes this
+    /// pipe's peer wait. Two pipes, each added to the other, are a relay of messages; [`join`](Self::join) makes one
+    /// that passes ends on. Adding a pipe twice is adding it once; one that is added to itself is an echo.
     pub fn add_pipe(&self, other: &Self) {
         self.link(Child { pipe: other.clone(), joined: false });
     }
@@ -264,9 +264,9 @@ impl<R: Runtime> MessagePipe<R> {
         gone.is_some()
     }
 
-    /// Makes this pipe and `other` one: whatever comes on either is sent on the other, with back-pressure, and the end of
-    /// each direction is passed on. If one breaks or is closed, the other is reset. They hold each other until both have
-    /// ended.
+    /// Makes this pipe and `other` one. Each message of either is sent on the other, with back-pressure, and the end of
+    /// each direction is passed on. If one breaks or is closed, the other is reset. They hold each other until both
+    /// have ended.
     pub fn join(&self, other: &Self) {
         self.link(Child { pipe: other.clone(), joined: true });
         other.link(Child { pipe: self.clone(), joined: true });
@@ -305,9 +305,9 @@ impl<R: Runtime> MessagePipe<R> {
         self.shared().unless_closed(ending).await.unwrap_or(Err(SendError::Ended))
     }
 
-    /// Ends the pipe. What [`send`](Self::send) returned for is still sent; a send under way is broken off. A TCP peer whose
-    /// data was not read sees a reset, which may cost it what was sent last. The socket is free once
-    /// [`ended`](Self::ended) returns, too.
+    /// Ends the pipe. Data for which [`send`](Self::send) has returned is still sent; a send under way is broken off. A
+    /// TCP peer whose data was not read sees a reset, which may cost it the last data sent to it. The socket is free
+    /// once [`ended`](Self::ended) returns, too.
     pub async fn close(&self) {
         if !self.shared().close() {
             return;
@@ -394,7 +394,7 @@ impl std::error::Error for RecvError {}
 pub enum SendError {
     /// The pipe was finished or closed here, or broke before.
     Ended,
-    /// A UDP server has to say to whom.
+    /// The pipe is a UDP server's, and the call names no destination.
     NoDestination,
     /// A stream goes to its peer only.
     NotThePeer,

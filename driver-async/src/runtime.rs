@@ -77,7 +77,7 @@ pub trait Runtime: Copy + fmt::Debug + Send + Sync + 'static {
         buffer: &mut [u8],
     ) -> impl Future<Output = io::Result<(usize, SocketAddr)>> + Send;
 
-    /// Sends a datagram as soon as there is room; without an address to whom the socket is connected.
+    /// Sends a datagram as soon as there is room; without an address to the socket's connected peer.
     fn send(
         udp: &Self::Udp,
         data: &[u8],

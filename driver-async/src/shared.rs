@@ -141,7 +141,8 @@ impl<R: Runtime> Shared<R> {
         self.closed.load(Ordering::SeqCst)
     }
 
-    /// Reading is over: nobody is called, or waits, from here on. What there was of either is handed out.
+    /// Ends the reading: nobody is called, or waits, from here on. Returns the children and the callbacks at the end
+    /// that there were.
     pub(crate) fn end_with(&self, end: End) -> (Vec<Child<R>>, Vec<(CallbackId, OnEnd)>) {
         let mut inbox = self.inbox();
         inbox.end = Some(end);

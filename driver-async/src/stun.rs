@@ -51,10 +51,10 @@ impl<R: Runtime> Client<R> {
         Client { server, route, options, runtime: PhantomData }
     }
 
-    /// The address that the world sees: over UDP, and where no answer comes within 3 s, over TCP.
+    /// Returns the address that the world sees: over UDP, and where no answer comes within 3 s, over TCP.
     ///
     /// # Errors
-    /// Why the server did not say.
+    /// The reason why the server reported no address.
     pub async fn external_ip(&self) -> Result<IpAddr, StunError> {
         let mapping = match self.mapping(Protocol::Udp).await {
             Err(StunError::NoAnswer) => self.mapping(Protocol::Tcp).await,
@@ -63,10 +63,11 @@ impl<R: Runtime> Client<R> {
         mapping.map(|mapping| mapping.external.ip())
     }
 
-    /// A new socket and what it is seen as. Takes 3 s at most after the look-up and, over TCP, the connect.
+    /// Opens a new socket and asks how the server sees it. Takes 3 s at most after the look-up and, over TCP, the
+    /// connect.
     ///
     /// # Errors
-    /// Why the server did not say.
+    /// The reason why the server reported no address.
     pub async fn mapping(&self, protocol: Protocol) -> Result<Mapping<R>, StunError> {
         let socket = Socket::open(protocol, self.server.clone(), self.route, &self.options).await;
         let socket = socket.map_err(StunError::Open)?;

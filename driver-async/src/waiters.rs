@@ -1,6 +1,6 @@
-//! Tasks that wait for a change, kept beside what changes and under its lock, so that nothing comes between looking and
-//! waiting. They are woken after the lock is released: a task that is woken under it runs on another core against the lock
-//! (measured with event-listener: a quarter less throughput).
+//! Tasks that wait for a change. They are kept beside the changed state and under its lock, so that nothing comes
+//! between looking and waiting. They are woken after the lock is released: a task that is woken under it runs on
+//! another core against the lock (measured with event-listener: a quarter less throughput).
 
 use std::task::{Context, Waker};
 

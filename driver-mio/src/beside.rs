@@ -7,10 +7,10 @@ use p2pd_sys::MessageLayer;
 
 use crate::source::delegate_source;
 
-/// Messages beside a relayed pipe, from [`Pipe::messages`](crate::Pipe::messages): reliable, each delivered once, in no
-/// order with others or with the pipe's bytes, and not held up by a pipe that nobody reads. A message has 0 to 16,384
-/// bytes. They live as long as the pipe: drop it, and they end. On a pipe that moves they stay with the relay; if that
-/// is lost they end while the pipe goes on.
+/// Messages beside a relayed pipe, from [`Pipe::messages`](crate::Pipe::messages). They are reliable, and each is
+/// delivered once. Their order among each other and to the pipe's bytes is not kept, and a pipe that nobody reads does
+/// not hold them up. A message has 0 to 16,384 bytes. They live as long as the pipe: drop the pipe, and they end. On a
+/// pipe that moves they stay with the relay; if the relay is lost they end while the pipe goes on.
 ///
 /// An event source beside the pipe's own, to be registered under a token of yours; of a
 /// [`BlockingPipe`](crate::BlockingPipe) its calls block.

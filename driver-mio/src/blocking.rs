@@ -35,7 +35,7 @@ impl BlockingNode {
     /// Brings a node up; when this returns it listens.
     ///
     /// # Errors
-    /// What is wrong with the configuration, or which listener could not be opened and why.
+    /// An error of the configuration, or of a listener that could not be opened.
     pub fn bind(config: Config) -> Result<BlockingNode, BindError> {
         let poll = Poll::new().map_err(BindError::Loop)?;
         let node = Node::bind(config, poll.registry(), 0..usize::MAX)?;
@@ -70,7 +70,7 @@ impl BlockingNode {
     /// Opens a pipe by a plan, and blocks until there is one or none.
     ///
     /// # Errors
-    /// Why there is no pipe, with a report of what was tried.
+    /// The reason why there is no pipe, with a report of the attempts.
     pub fn connect<T: ToTarget + ?Sized>(
         &mut self,
         to: &T,

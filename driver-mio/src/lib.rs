@@ -1,5 +1,5 @@
-//! p2pd in a mio loop of your own: open a connection between two computers wherever they are, without a thread
-//! and without a runtime.
+//! p2pd in a mio loop of your own: opens a connection between two computers wherever they are, without a thread and
+//! without a runtime.
 //!
 //! The node registers its sockets in *your* [`mio::Poll`], under tokens that you grant it. You pass its events
 //! on, let it do what is due, and take out what it has to say:
@@ -40,8 +40,8 @@
 //!
 //! # Names
 //!
-//! Servers given as IP addresses need nothing. A *name* is looked up by the system's resolver, which can only block,
-//! so each look-up is a thread of its own that ends with it; or by you, see [`Builder::own_names`].
+//! Servers given as IP addresses need nothing. A *name* is looked up by the system's resolver, which can only block. So
+//! each look-up is a thread of its own that ends with it; or you look up, see [`Builder::own_names`].
 #![forbid(unsafe_code)]
 
 mod beside;

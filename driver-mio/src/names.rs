@@ -14,7 +14,7 @@ pub(crate) type Answer<K> = (K, Result<SmallVec<[IpAddr; 2]>, IoFailure>);
 /// Filter of the addresses that the asker can use.
 pub(crate) type Keep = fn(&IpAddr) -> bool;
 
-/// Addresses of one name that whoever asked is given.
+/// Most addresses of one name that the asker is given.
 const MOST: usize = 4;
 
 #[derive(Debug)]

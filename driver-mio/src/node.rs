@@ -44,9 +44,9 @@ pub struct Builder {
 }
 
 impl Builder {
-    /// Turns the echo service of the P2PD documents on: on pipes that peers open to us, a message `ECHO ` and
-    /// a payload is answered with the payload. It works while the pipe is being read, and the message
-    /// is delivered to the reader as well. Default: off.
+    /// Turns the echo service of the P2PD documents on or off. It is for pipes that peers open: a message `ECHO ` with
+    /// a payload is answered with the payload. It works while the pipe is being read, and the message is delivered to
+    /// the reader as well. Default: off.
     pub fn echo(mut self, on: bool) -> Self {
         self.echo = on;
         self
@@ -71,11 +71,12 @@ impl Builder {
     /// Brings the node up, with its sockets in this registry under these tokens; when this returns it listens. Lists
     /// the interfaces, which takes about a millisecond (measured).
     ///
-    /// A node has a token for each socket that is not a pipe yet, and one more: 64 do for one that opens few pipes at a
-    /// time, while a search for a peer behind random ports has a thousand dials under way. Dials beyond fail.
+    /// A node has a token for each socket that is not a pipe yet, and one more. A node that opens few pipes at a time
+    /// does with 64. A search for a peer behind random ports has a thousand dials under way. Dials beyond the tokens
+    /// fail.
     ///
     /// # Errors
-    /// What is wrong with the configuration, or which listener could not be opened and why.
+    /// An error of the configuration, or of a listener that could not be opened.
     pub fn bind(self, registry: &Registry, tokens: Range<usize>) -> Result<Node, BindError> {
         let interfaces = p2pd_sys::interfaces(self.config.bind).map_err(BindError::Interfaces)?;
         let registry = registry.try_clone().map_err(BindError::Loop)?;
@@ -96,9 +97,9 @@ impl fmt::Debug for Builder {
     }
 }
 
-/// A node in a mio loop. It does something only while it is called: pass it its events by
-/// [`handle`](Self::handle), call [`tick`](Self::tick) after each turn of the loop, take out what
-/// [`poll`](Self::poll) gives until it gives nothing, and wait no longer than its [`timeout`](Self::timeout).
+/// A node in a mio loop. It does something only while it is called. Pass it its events by [`handle`](Self::handle), and
+/// call [`tick`](Self::tick) after each turn of the loop. Take out the news of [`poll`](Self::poll) until there are
+/// none, and wait no longer than its [`timeout`](Self::timeout).
 ///
 /// Dropping it closes its sockets; pipes live on.
 #[derive(Debug)]
@@ -150,7 +151,7 @@ impl Node {
 
     /// Does what is due. Call it after each turn of the loop; it costs next to nothing when nothing is.
     ///
-    /// Dials of a punch are timed: the last 1.3 ms before one, which `Poll` is too coarse for, are waited for in
+    /// Dials of a punch are timed, and `Poll` is too coarse for the last 1.3 ms before one. They are waited for in
     /// here, asleep but for the last 0.2 ms.
     pub fn tick(&mut self) {
         if self.timeout().is_some_and(|left| left.is_zero()) {
@@ -182,7 +183,7 @@ impl Node {
     /// Begins to open a pipe, to an address or a name that ends with `.peer`, by a plan; it ends by [`News::Opened`] or [`News::NotOpened`].
     ///
     /// # Errors
-    /// Why nothing was begun.
+    /// The reason why nothing was begun.
     pub fn connect<T: ToTarget + ?Sized>(&mut self, to: &T, plan: Plan) -> Result<ConnectId, ConnectError> {
         let to = to.to_target().map_err(ConnectError::Target)?;
         self.engine.connect_to(&to, plan).map_err(ConnectError::NotBegun)
@@ -244,8 +245,8 @@ impl Node {
         self.engine.node().node_id()
     }
 
-    /// The address to hand out, once outside addresses and brokers are settled, found or given up: at most about six
-    /// seconds, usually a few round trips. [`Notice::Ready`] says when.
+    /// Returns the address to hand out, once outside addresses and brokers are settled, found or given up. That takes
+    /// at most about six seconds, usually a few round trips. [`Notice::Ready`] reports it.
     pub fn address(&self) -> Option<&PeerAddress> {
         match self.engine.address() {
             Address::Ready(address) => Some(address),

@@ -9,8 +9,8 @@ use p2pd_sys::{Layer, PipeInfo, Start};
 
 use crate::source::delegate_source;
 
-/// A pipe to a peer: an event source and non-blocking `Read + Write`, as mio's `TcpStream` is; with records around
-/// it when it is encrypted. What is known of it, its peer for example, is in [`PipeInfo`].
+/// A pipe to a peer: an event source and non-blocking `Read + Write`, as mio's `TcpStream` is; with records around it
+/// when it is encrypted. [`PipeInfo`] has its properties, its peer for example.
 ///
 /// Register it under a token of yours. As with any source of mio, read until `WouldBlock`. Zero bytes read are the
 /// peer's end; on an encrypted pipe a stream that is cut off without it is an `UnexpectedEof` error. Dropping a pipe

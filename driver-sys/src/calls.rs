@@ -6,8 +6,8 @@ use p2pd_core::{ConnectError, ConnectId, Name, NameError, NameNews, PeerAddress,
 
 use crate::{Engine, Reactor};
 
-/// The calls under way, by what the core names them and by what their waiters do: a waiter that gives up may not have
-/// been told of the core's name yet. `D` is told the outcome.
+/// Calls under way, by the core's name and by the waiter's name. A waiter that gives up may not know the core's name
+/// yet. `D` is told the outcome.
 #[derive(Debug)]
 pub struct Calls<D>(HashMap<ConnectId, (u64, D)>);
 
@@ -82,7 +82,7 @@ impl<D> NameCalls<D> {
     /// Begins a call.
     ///
     /// # Errors
-    /// Why nothing was begun, and who is to be told.
+    /// The reason why nothing was begun, with the caller to be told.
     pub fn begin<R: Reactor>(
         &mut self,
         engine: &mut Engine<R>,

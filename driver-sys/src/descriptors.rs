@@ -1,8 +1,7 @@
 //! Limit of the sockets of the process.
 
-/// Raises the limit of open descriptors to what the system allows without privileges, and gives the limit that
-/// holds then; `None` where there is none or it is not known. A spray of dials needs more than the 1,024 that are
-/// usual.
+/// Raises the limit of open descriptors to the most that the system allows without privileges. Returns the limit that
+/// holds then; `None` where there is none or it is not known. A spray of dials needs more than the usual 1,024.
 #[cfg(unix)]
 pub fn raise_descriptor_limit() -> Option<u64> {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};

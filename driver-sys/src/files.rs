@@ -67,10 +67,10 @@ pub fn create_private(path: &Path) -> io::Result<File> {
     options.open(path)
 }
 
-/// Puts a new file with mode 0600 in the place of `path`, whatever was there: whole or not at all.
+/// Puts a new file with mode 0600 in the place of `path`, also where another file is: whole or not at all.
 ///
 /// # Errors
-/// The system's; then what was there is as it was.
+/// The system's; then the old file is as it was.
 pub fn replace_private(path: &Path, contents: &[u8]) -> io::Result<()> {
     let beside = write_beside(path, contents)?;
     fs::rename(&beside, path).inspect_err(|_| drop(fs::remove_file(&beside)))

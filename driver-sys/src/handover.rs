@@ -1,4 +1,4 @@
-//! Sockets that walk away: to a program that is started with them, or to one that runs already.
+//! Handover of sockets: to a program that is started with them, or to one that runs already.
 //!
 //! The socket of a plain pipe needs nothing of p2pd any more: `into_std` of a driver's pipe gives it, and it becomes an
 //! `OwnedFd` by `into`.

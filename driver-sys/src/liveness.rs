@@ -1,9 +1,9 @@
 //! Signs of life on TCP streams.
 //!
-//! An idle stream is asked by the system, which ends it when nothing answers: that holds for every stream of ours, also
-//! for one that was taken out of its pipe. Where data waits the system asks no questions and repeats the data for a quarter of
-//! an hour. `TCP_USER_TIMEOUT` would shorten that, but it ends streams whose peer lives and does not read, too (since Linux
-//! 5.11), so the pipes that are held are looked at instead.
+//! The system probes an idle stream (keep-alive), and ends it when nothing answers. That holds for every stream of
+//! p2pd, also for one that was taken out of its pipe. Where data waits the system does not probe, and retransmits the
+//! data for a quarter of an hour. `TCP_USER_TIMEOUT` would shorten that. But it also ends streams whose peer lives and
+//! does not read (since Linux 5.11), so the pipes that are held are looked at instead.
 
 use std::io;
 use std::time::Duration;
@@ -40,8 +40,8 @@ pub fn keep_alive<'s>(socket: impl Into<SockRef<'s>>, liveness: &Liveness) -> io
     socket.into().set_tcp_keepalive(&ask)
 }
 
-/// Prepares a stream that a server of ours has accepted: what is written leaves at once, and a client that has vanished is
-/// found out as a node's peers are. Whatever cannot be set is done without.
+/// Prepares a stream that a server of p2pd has accepted. Written data leaves at once, and a vanished client is found
+/// out as a node's peers are. An option that cannot be set is left out.
 pub fn accepted<'s>(socket: impl Into<SockRef<'s>>) {
     let socket = socket.into();
     let _ = socket.set_tcp_nodelay(true);

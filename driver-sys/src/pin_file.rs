@@ -38,8 +38,8 @@ impl fmt::Display for PinFileError {
 
 impl std::error::Error for PinFileError {}
 
-/// The file, which need not be there. Several processes may use one: whoever changes it holds a lock meanwhile, on a
-/// file with `.lock` behind its name.
+/// The file, which need not be there. Several processes may use one. A process that changes it holds a lock meanwhile,
+/// on a file with `.lock` behind its name.
 #[derive(Clone, Debug)]
 pub struct PinFile {
     path: PathBuf,

@@ -67,11 +67,10 @@ impl SockWaker {
         Context::from_waker(&self.0)
     }
 
-    /// Tries `io` until it says something else than `WouldBlock`, or `poll_ready` has seen to it that this waker is
-    /// woken once it may.
+    /// Tries `io` until the result is not `WouldBlock`, or until `poll_ready` has arranged for this waker to be woken.
     ///
     /// # Errors
-    /// Of `io` and of `poll_ready`; `WouldBlock`: the socket will be heard of.
+    /// Of `io` and of `poll_ready`; on `WouldBlock` the socket is reported once it is ready.
     pub fn retry<T>(
         &self,
         mut io: impl FnMut() -> io::Result<T>,

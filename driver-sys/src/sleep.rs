@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-/// Clocks differ by less from look to look: their rates do by 500 ppm at most, and a thread may be kept waiting between two
-/// readings.
+/// Most difference of the clocks from look to look. Their rates differ by 500 ppm at most, and a thread may be kept
+/// waiting between two readings.
 const SLACK: i64 = 1_000_000_000;
 
 /// All clocks at one time, in nanoseconds since times of their own.

@@ -8,9 +8,9 @@ use p2pd_core::SockOpts;
 use p2pd_core::io::Reuse;
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
-/// Receive and send buffer of a UDP socket, in bytes: 10 ms of a relayed pipe at 100 Mbyte/s, headers and the system's
-/// own overhead included. Linux's default holds 90 datagrams of 1,200 bytes, which come while a busy machine does
-/// something else.
+/// Receive and send buffer of a UDP socket, in bytes: 10 ms of a relayed pipe at 100 Mbyte/s, headers and system
+/// overhead included. Linux's default holds 90 datagrams of 1,200 bytes, which come while a busy machine does something
+/// else.
 const UDP_BUFFER: usize = 1 << 20;
 
 /// A bound UDP socket; of one bound to an IPv4 address multicasts leave through its interface.
@@ -150,8 +150,8 @@ pub fn outcome<'s>(socket: impl Into<SockRef<'s>>) -> io::Result<SocketAddr> {
     }
 }
 
-/// Has everything of this socket leave by the interface with this index, whatever the routes say: on a machine with two
-/// default routes the system sends by the better one, from whichever address.
+/// Has all packets of this socket leave by the interface with this index, against the routes. On a machine with two
+/// default routes the system sends by the better one, also from the other one's address.
 ///
 /// # Errors
 /// Of `setsockopt`; where there is no such option nothing is done.

@@ -50,9 +50,9 @@ pub struct Builder {
 }
 
 impl Builder {
-    /// Turns the echo service of the P2PD documents on: on pipes that peers open to us, a message `ECHO ` and
-    /// a payload is answered with the payload. It works while the pipe is being read, and the message
-    /// is delivered to the reader as well. Default: off.
+    /// Turns the echo service of the P2PD documents on or off. It is for pipes that peers open: a message `ECHO ` with
+    /// a payload is answered with the payload. It works while the pipe is being read, and the message is delivered to
+    /// the reader as well. Default: off.
     pub fn echo(mut self, on: bool) -> Self {
         self.echo = on;
         self
@@ -71,7 +71,7 @@ impl Builder {
     /// Brings the node up; returns when it listens. Must be called within a tokio runtime with I/O and time.
     ///
     /// # Errors
-    /// What is wrong with the configuration, or which listener could not be opened and why.
+    /// An error of the configuration, or of a listener that could not be opened.
     pub async fn bind(self) -> Result<Node, BindError> {
         let bind = self.config.bind;
         let interfaces = tokio::task::spawn_blocking(move || p2pd_sys::interfaces(bind))
@@ -135,11 +135,10 @@ impl Node {
     }
 
     /// Opens a pipe to an address or a name that ends with `.peer`, with the default plan: all strategies, encrypted,
-    /// within 20 s. Dropping the future gives
-    /// the attempt up.
+    /// within 20 s. Dropping the future gives the attempt up.
     ///
     /// # Errors
-    /// Why there is no pipe, with a report of what was tried.
+    /// The reason why there is no pipe, with a report of the attempts.
     pub async fn connect<T: ToTarget + ?Sized>(&self, to: &T) -> Result<Pipe, ConnectError> {
         self.connect_with(to, Plan::default()).await
     }
@@ -147,7 +146,7 @@ impl Node {
     /// Opens a pipe by a plan. Dropping the future gives the attempt up.
     ///
     /// # Errors
-    /// Why there is no pipe, with a report of what was tried.
+    /// The reason why there is no pipe, with a report of the attempts.
     pub async fn connect_with<T: ToTarget + ?Sized>(&self, to: &T, plan: Plan) -> Result<Pipe, ConnectError> {
         let to = to.to_target().map_err(ConnectError::Target)?;
         self.start_connect(&to, plan).await?.await
@@ -157,7 +156,7 @@ impl Node {
     /// [`Notice::Progress`] can be followed meanwhile.
     ///
     /// # Errors
-    /// Why nothing was begun.
+    /// The reason why nothing was begun.
     pub async fn start_connect<T: ToTarget + ?Sized>(
         &self,
         to: &T,
@@ -185,12 +184,12 @@ impl Node {
         }
     }
 
-    /// Takes a name for this node and keeps it up while the node runs; returns how many brokers keep its record, which is
-    /// valid for a day after the node has ended. Where no broker is there it waits for one, which a [`Notice::Name`]
-    /// says, as it does what becomes of the name later.
+    /// Takes a name for this node and keeps it while the node runs. Returns the number of brokers that keep its record,
+    /// which is valid for a day after the node has ended. Where no broker is there it waits for one. A [`Notice::Name`]
+    /// says so, and tells later changes of the name.
     ///
     /// # Errors
-    /// Why it was not; [`NameError::Taken`] if another node has it.
+    /// The reason why it was not taken; [`NameError::Taken`] if another node has it.
     pub async fn register(&self, name: Name) -> Result<u8, NameError> {
         Ok(match self.ask(name, NameCall::Register).await? {
             NameAnswer::Brokers(brokers) => brokers,
@@ -198,10 +197,11 @@ impl Node {
         })
     }
 
-    /// Gives up a name that this node's key has, in whichever process it was taken; returns how many brokers were told.
+    /// Gives up a name that this node's key has, in whichever process it was taken. Returns the number of brokers that
+    /// were told.
     ///
     /// # Errors
-    /// Why it was not; [`NameError::NotFound`] if no broker has a record by our key.
+    /// The reason why it was not given up; [`NameError::NotFound`] if no broker has a record by this key.
     pub async fn release(&self, name: Name) -> Result<u8, NameError> {
         Ok(match self.ask(name, NameCall::Release).await? {
             NameAnswer::Brokers(brokers) => brokers,

@@ -9,8 +9,8 @@ use p2pd_sys::{Half, Layer, PipeInfo, Start, Wakers};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
-/// A pipe to a peer: the TCP stream, with records around it when it is encrypted. What is known of it, its peer for
-/// example, is in [`PipeInfo`].
+/// A pipe to a peer: the TCP stream, with records around it when it is encrypted. [`PipeInfo`] has its properties, its
+/// peer for example.
 ///
 /// Each direction ends by itself: `shutdown` says that we send no more, and the peer's end is a read of zero
 /// bytes. On an encrypted pipe a stream that is cut off without the peer's end is an `UnexpectedEof` error, not

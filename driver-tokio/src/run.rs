@@ -180,7 +180,7 @@ impl Driver {
         }
     }
 
-    /// Ends a call. Whoever has given up meanwhile drops the pipe, which closes it.
+    /// Ends a call. A caller that has given up meanwhile drops the pipe, which closes it.
     fn answer(&mut self, connect: ConnectId, outcome: Result<Pipe, ConnectError>) {
         if let Some(done) = self.calls.end(connect) {
             let _ = done.send(outcome);

@@ -1,7 +1,7 @@
-//! The API under load, on loopback: 1,000 open connections, then requests for some seconds, and what the daemons' memory
-//! does meanwhile; then 10,000 subscriptions on one of them. `cargo bench -p p2pd --bench daemon -- [SECONDS] [check]`,
-//! 10 where nothing is said; with `check` it fails on an error, below 10,000 requests/s, or where memory still grows at
-//! the end. Clients and daemons share the machine.
+//! Measures the API under load, on loopback: 1,000 open connections, then requests for some seconds, and the daemons'
+//! memory meanwhile; then 10,000 subscriptions on one of them. Run `cargo bench -p p2pd --bench daemon -- [SECONDS]
+//! [check]`. The default is 10 seconds. With `check` it fails on an error, below 10,000 requests/s, or where memory
+//! still grows at the end. Clients and daemons share the machine.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;

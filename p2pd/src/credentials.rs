@@ -41,8 +41,8 @@ impl TurnCredential {
 }
 
 impl Servers {
-    /// Gives each broker whose user name and password a command prints what it prints now. What is left without is told,
-    /// with its place in the list.
+    /// Runs the commands that print user names and passwords of brokers, and gives each broker its output. Returns the
+    /// brokers that are left without, with their places in the list.
     ///
     /// # Errors
     /// A command that is not allowed.

@@ -10,7 +10,7 @@ use qrcode::render::unicode::Dense1x2;
 use crate::options::Common;
 use crate::print::tell;
 
-/// Tells the other side whom to call, and how.
+/// Command for the other side, with the address to call.
 #[derive(Debug)]
 pub(crate) struct Invitation {
     /// Parts of the command before the address and behind it.

@@ -14,7 +14,7 @@ use crate::say::Say;
 /// Reads a filter: a level, or targets with levels, `p2pd::api=debug,warn`.
 ///
 /// # Errors
-/// What is no level.
+/// The part that is no level.
 pub(crate) fn filter(text: &str) -> Result<Targets, String> {
     for part in text.split(',') {
         let level = part.rsplit_once('=').map_or(part, |(_, level)| level);

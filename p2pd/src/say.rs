@@ -142,8 +142,8 @@ impl Say {
         );
     }
 
-    /// Says where the API is, and what it asks for. The link has the token where browsers keep it to themselves, and only at a
-    /// terminal: what is written elsewhere is kept, and read by others.
+    /// Says where the API is, and which token it asks for. The link has the token where browsers keep it to themselves,
+    /// and only at a terminal: other output is kept, and read by others.
     pub(crate) fn api(self, at: SocketAddr, token: Option<&str>, file: Option<&Path>, unix: Option<&Path>) {
         let (file, unix) = (file.map(|f| f.display().to_string()), unix.map(|u| u.display().to_string()));
         let token = token.filter(|_| !self.json && io::stderr().is_terminal());

@@ -224,7 +224,8 @@ fn wrong_usage_opens_nothing() {
     }
 }
 
-/// Peers of one address that take every place it has, and send nothing: whoever comes after them is received from soon.
+/// Peers of one address take every place that it has, and send nothing. A peer that comes after them is received from
+/// soon.
 #[tokio::test(flavor = "multi_thread")]
 async fn peers_that_send_nothing_make_room() {
     use tokio::io::AsyncWriteExt;

@@ -5,7 +5,7 @@ use core::time::Duration;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-/// Places in all and shares of networks. One IPv4 address or IPv6 /64 has at most [`one`](Self::one) of them, a /56
+/// Places in all and shares of networks. One IPv4 address or IPv6 /64 has at most [`one`](Self::one) of them. A /56 has
 /// twice as many, an IPv4 /24 or an IPv6 /48 four times as many.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Shares {

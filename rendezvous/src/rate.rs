@@ -99,8 +99,8 @@ impl Flow {
 const MAX_SOURCES: usize = 4096;
 /// Time between two looks for some to forget.
 const SWEEP: Duration = Duration::from_secs(1);
-/// Bytes that a source may be sent over UDP beyond what came from it, and how many of them a second are forgiven: whoever
-/// forges another's address gets no more than this out of the server.
+/// Most bytes that a source may be sent over UDP beyond the bytes that came from it. `EXCESS_PER_SECOND` of them are
+/// forgiven a second. A sender that forges another's address gets no more than this out of the server.
 const EXCESS: u32 = 4096;
 const EXCESS_PER_SECOND: u32 = 256;
 /// Requests of how many seconds a source may make at once.
@@ -112,7 +112,7 @@ pub(crate) struct Sources {
     new: Source,
     known: BTreeMap<IpAddr, Source>,
     others: Source,
-    /// Time when those were last forgotten of whom nothing is left to count.
+    /// Time of the last removal of sources without anything left to count.
     swept: Duration,
 }
 

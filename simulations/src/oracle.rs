@@ -79,8 +79,8 @@ fn predictable(nat: &NatSpec, port: u16) -> Verdict {
     }
 }
 
-/// TCP hole punching from local port `port` with a listener beside each dial, where the first SYNs cross: both
-/// ports are predictable, or one is and its side lets any port of the other's address in.
+/// Predicts TCP hole punching from local port `port` with a listener beside each dial, where the first SYNs cross. Both
+/// ports must be predictable, or one is and its side lets any port of the other's address in.
 pub fn punch(a: &Chain, b: &Chain, port: u16) -> Verdict {
     let admits = |chain: &Chain| chain.0.iter().all(|nat| nat.filtering != Dependence::AddressAndPort);
     let known = |chain: &Chain| worst(chain.0.iter().map(|nat| predictable(nat, port)));
@@ -93,8 +93,8 @@ pub fn punch(a: &Chain, b: &Chain, port: u16) -> Verdict {
     }
 }
 
-/// Every strategy together, as a node must manage it: what direct and reverse do, and punching where each side
-/// keeps one external port or the inside one. Counted ports and sprays may meet or not, so nothing is ruled out.
+/// Predicts every strategy together, as a node must manage it: direct and reverse, and punching where each side keeps
+/// one external port or the inside one. Counted ports and sprays may meet or not, so nothing is ruled out.
 pub fn every_strategy(a: &Chain, b: &Chain) -> Verdict {
     let kept = |nat: &NatSpec| {
         let endpoint = nat.mapping == Dependence::Endpoint && !matches!(nat.alloc, Alloc::Dependent { .. });

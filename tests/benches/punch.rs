@@ -1,5 +1,6 @@
-//! Time to open a pipe by punching through two Linux NATs, RTT 40 ms, both nodes up and their NATs measured: from the
-//! call of connect to the open TCP connection, and to the pipe, which takes the hello's two round trips more.
+//! Measures the time to open a pipe by punching through two Linux NATs, RTT 40 ms, both nodes up and their NATs
+//! measured. It counts from the call of connect to the open TCP connection, and to the pipe, which takes the hello's
+//! two round trips more.
 
 use std::time::{Duration, Instant};
 

@@ -194,7 +194,7 @@ impl World {
     /// last event.
     ///
     /// # Errors
-    /// What the program said last.
+    /// The program's last event.
     pub fn try_connect(&self, host: usize, address: &str, more: &[&str]) -> Result<Value, String> {
         let mut child = self.run(self.lab.host(host), &[&["connect", address], more].concat());
         child.take_stdin().unwrap().write_all(b"there and back\n").unwrap();

@@ -1,4 +1,4 @@
-//! Tests of the drivers' common behaviour: each scenario runs on every driver, over real loopback sockets, and on the
+//! Tests of the drivers' common behaviour. Each scenario runs on every driver, over real loopback sockets, and on the
 //! simulator's driver where it has the calls.
 
 use std::io::{ErrorKind, Read, Write};
@@ -422,8 +422,8 @@ fn a_trace_replays_with_the_same_actions() {
     }
 }
 
-/// The simulator's driver judges its runs itself: bytes both ways in full, each direction's end, nothing after a close,
-/// every socket closed at the end are its `violations`.
+/// Runs the simulator's driver, which judges its runs itself. Its `violations` cover bytes both ways in full, each
+/// direction's end, nothing after a close, and every socket closed at the end.
 #[test]
 fn the_simulators_driver_opens_the_same_pipes_and_fails_alike() {
     use p2pd_simulations::scenario::pair::{Pair, run};

@@ -1,5 +1,5 @@
-//! Hosts with addresses of one family or of both, on one network: which of them connect without any server, and by which;
-//! and two with IPv6 only and a firewall each, which punch.
+//! Hosts with addresses of one family or of both, on one network: the pairs that connect without any server, and the
+//! family they use. Two more have IPv6 only and a firewall each, and punch.
 
 use std::process::Command;
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! Plain pipes whose sockets walk away: to the standard library, to a running program, to one that p2pd starts.
+//! Handover of plain pipes' sockets: to the standard library, to a running program, to one that p2pd starts.
 #![cfg(unix)]
 
 use std::io::{BufRead, BufReader, Read, Write};

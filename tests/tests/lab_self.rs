@@ -1,5 +1,5 @@
-//! The lab measured against itself: every NAT is what its name says, lines are as long as asked, nothing
-//! gets out and nothing is left behind.
+//! The lab measured against itself. Every NAT is what its name says, lines are as long as asked, nothing gets out and
+//! nothing is left behind.
 
 use std::collections::BTreeSet;
 use std::io::{self, Read, Write};
@@ -341,8 +341,8 @@ fn nothing_gets_out() {
     assert!(traffic.unroutable > 0, "the tries to get out must have died in the lab's internet: {traffic:?}");
 }
 
-/// Every reference to a network namespace that this machine's processes hold, by the number of the
-/// namespace: as the namespace they are in, or as an open descriptor.
+/// Returns every reference to a network namespace that this machine's processes hold, by the number of the namespace. A
+/// reference is the namespace they are in, or an open descriptor.
 fn namespaces_in_use() -> BTreeSet<u64> {
     let numbers = |dir: &Path| -> Vec<u64> {
         let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();

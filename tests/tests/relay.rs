@@ -1,4 +1,4 @@
-//! Pipes through coturn by the program as its user runs it, both homes behind NATs that take a random port for each
+//! Pipes through coturn by the program as its user runs it. Both homes are behind NATs that take a random port for each
 //! destination and let in answers only.
 //!
 //! `P2PD_RELAY_MIB=100` sends so many mebibytes there and back (`tests/run --long`; 10 without).

@@ -1,5 +1,5 @@
-//! Pipes that open through coturn and move to a punched path while bytes flow, and back when that is cut, by the
-//! program as its user runs it.
+//! Pipes that open through coturn, move to a punched path while bytes flow, and move back when that is cut. The program
+//! runs as its user runs it.
 
 use std::fs;
 use std::io::Write;

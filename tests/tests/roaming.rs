@@ -1,5 +1,5 @@
-//! A host that moves from one network to another, in the lab's namespaces: while its node idles, on every driver, and while
-//! a call is under way.
+//! A host that moves from one network to another, in the lab's namespaces. It moves while its node idles, on every
+//! driver, and while a call is under way.
 
 use std::time::{Duration, Instant};
 

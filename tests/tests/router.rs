@@ -1,5 +1,5 @@
-//! The core's mapper against miniupnpd on the home's router, and its clock against chrony: the smallest loop there
-//! can be, and a public host that calls.
+//! The core's mapper against miniupnpd on the home's router, and its clock against chrony. Both run in the smallest
+//! loop there can be, with a public host that calls.
 
 use std::collections::BTreeMap;
 use std::io::{ErrorKind, Read, Write};

@@ -1,5 +1,5 @@
-//! TLS to servers, by every driver: mosquitto and coturn with certificates of a test's own authority, good ones and
-//! bad ones, and a network that lets nothing but TCP to port 443 out.
+//! TLS to servers, by every driver: mosquitto and coturn with certificates of a test's own authority, good ones and bad
+//! ones. One network lets nothing but TCP to port 443 out.
 
 use std::collections::BTreeMap;
 use std::io::Write;

@@ -1,5 +1,5 @@
-//! The TURN client of the core against coturn, both peers behind symmetric NATs with random ports, driven by the
-//! smallest loop there can be; and coturn's client against `p2pd serve`.
+//! The TURN client of the core against coturn, driven by the smallest loop there can be. Both peers are behind
+//! symmetric NATs with random ports. Coturn's client runs against `p2pd serve` too.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{IpAddr, TcpStream, UdpSocket};

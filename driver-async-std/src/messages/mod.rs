@@ -1,5 +1,5 @@
-//! Pipes of messages, as the P2PD documents have them: one set of calls for TCP, UDP and pipes to peers, for clients and
-//! servers, over IPv4 and IPv6.
+//! Pipes of messages, as the P2PD documents have them: one set of calls for TCP, UDP and pipes to peers. They serve
+//! clients and servers, over IPv4 and IPv6.
 //!
 //! ```no_run
 //! use std::time::Duration;
@@ -15,8 +15,9 @@
 //! # }
 //! ```
 //!
-//! What a message is, and when nothing is read, is on the page of [`p2pd_async`], which has them for every runtime; its types
-//! are here for this one. [`Daemon`] has servers on many addresses and ports, [`stun`] what a STUN server says of us.
+//! The page of [`p2pd_async`], which has these pipes for every runtime, explains messages and the times when nothing is
+//! read. Its types are here for this runtime. [`Daemon`] has servers on many addresses and ports, and [`stun`] the
+//! addresses that STUN servers report.
 
 mod runtime;
 pub mod stun;

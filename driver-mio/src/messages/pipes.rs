@@ -44,9 +44,9 @@ pub enum News {
     Ended(PipeId, End),
 }
 
-/// Pipes of messages in a mio loop. They do something only while they are called: pass them their events by
-/// [`handle`](Self::handle), call [`tick`](Self::tick) after each turn of the loop, take out what [`poll`](Self::poll) gives
-/// until it gives nothing, and wait no longer than [`timeout`](Self::timeout).
+/// Pipes of messages in a mio loop. They do something only while they are called. Pass them their events by
+/// [`handle`](Self::handle), and call [`tick`](Self::tick) after each turn of the loop. Take out the news of
+/// [`poll`](Self::poll) until there are none, and wait no longer than [`timeout`](Self::timeout).
 ///
 /// A pipe is there until it is closed. Dropping this breaks all of them off.
 #[derive(Debug)]
@@ -139,12 +139,12 @@ impl Pipes {
         Some(news)
     }
 
-    /// Opens a pipe to a destination: connects a TCP stream, or binds a UDP socket that sends there. [`News::Opened`] or
-    /// [`News::NotOpened`] tells of it, a name's look-up and each connect taking no longer than the options say. It can be
-    /// subscribed to, heard and linked before.
+    /// Opens a pipe to a destination: connects a TCP stream, or binds a UDP socket that sends there. [`News::Opened`]
+    /// or [`News::NotOpened`] tells of it. A name's look-up and each connect take no longer than the options say. The
+    /// pipe can be subscribed to, heard and linked before.
     ///
     /// # Errors
-    /// Why nothing was begun.
+    /// The reason why nothing was begun.
     pub fn open(
         &mut self,
         protocol: Protocol,
@@ -198,7 +198,7 @@ impl Pipes {
     /// with the limits of the pipe's options.
     ///
     /// # Errors
-    /// Why there is no such subscription.
+    /// The reason why there is no such subscription.
     pub fn subscribe(
         &mut self,
         pipe: PipeId,
@@ -246,7 +246,7 @@ impl Pipes {
     /// The oldest message of a subscription; `Ok(None)`: none has come yet.
     ///
     /// # Errors
-    /// None will come. What came before a pipe's end can still be had.
+    /// The reason why no message will come. Messages from before a pipe's end can still be received.
     pub fn recv(&mut self, pipe: PipeId, from: SubscriptionId) -> Result<Option<Message>, RecvError> {
         let entry = self.each.get_mut(&pipe).ok_or(RecvError::NoSuchSubscription)?;
         if let Some(message) = entry.subscriptions.recv(from) {
@@ -272,9 +272,10 @@ impl Pipes {
     /// Sends to the destination, whole or not at all: a pipe has one message that the system has not taken all of.
     ///
     /// # Errors
-    /// `WouldBlock`: it has one, or is not open yet, and [`News::Writable`] or [`News::Opened`] tells when to try again.
-    /// `BrokenPipe`: we said that we send no more, or it broke before. `NotConnected`: a UDP server has to say to whom.
-    /// `NotFound`: there is no such pipe. The system's: a stream is broken by it, other datagrams are not concerned.
+    /// `WouldBlock`: it has one, or is not open yet, and [`News::Writable`] or [`News::Opened`] tells when to try
+    /// again. `BrokenPipe`: the pipe was finished here, or broke before. `NotConnected`: the pipe is a UDP server's,
+    /// which has no destination. `NotFound`: there is no such pipe. The system's: a stream is broken by it, other
+    /// datagrams are not concerned.
     pub fn send(&mut self, pipe: PipeId, data: &[u8]) -> io::Result<()> {
         let open = self.sending(pipe)?;
         let to = open.remote.ok_or(io::ErrorKind::NotConnected)?;
@@ -308,10 +309,11 @@ impl Pipes {
         }
     }
 
-    /// Sends whatever comes on a pipe to another's destination, which a UDP server has none of, until one of them ends. While
-    /// the other has not sent a message nothing more is read, so its peer that does not read makes this one's wait. Two
-    /// pipes, each linked to the other, are a relay of messages; [`join`](Self::join) makes one that passes ends on. Linking
-    /// twice is linking once; one that is linked to itself is an echo. False: one of them is not there.
+    /// Sends each message of a pipe to another's destination until one of them ends; a UDP server has no destination.
+    /// While the other has not sent a message nothing more is read. So a peer of the other pipe that does not read
+    /// makes this one's wait. Two pipes, each linked to the other, are a relay of messages; [`join`](Self::join) makes
+    /// one that passes ends on. Linking twice is linking once; one that is linked to itself is an echo. Returns false
+    /// if one of them is not there.
     pub fn link(&mut self, from: PipeId, to: PipeId) -> bool {
         self.connect_to(from, Link { to, joined: false })
     }
@@ -329,9 +331,10 @@ impl Pipes {
         was
     }
 
-    /// Makes two pipes one: whatever comes on either is sent on the other, with back-pressure, and the end of each direction
-    /// is passed on. If one breaks or is closed, the other is reset. Both go, with what waits in their subscriptions, once
-    /// both directions have ended or one of them broke; their [`News::Ended`] come first. False: one of them is not there.
+    /// Makes two pipes one. Each message of either is sent on the other, with back-pressure, and the end of each
+    /// direction is passed on. If one breaks or is closed, the other is reset. Both go, with the messages in their
+    /// subscriptions, once both directions have ended or one of them broke; their [`News::Ended`] come first. Returns
+    /// false if one of them is not there.
     pub fn join(&mut self, one: PipeId, other: PipeId) -> bool {
         self.connect_to(one, Link { to: other, joined: true })
             && self.connect_to(other, Link { to: one, joined: true })
@@ -345,8 +348,9 @@ impl Pipes {
         finishes
     }
 
-    /// Ends a pipe, or a listener, which is not there any more from now on. What was sent is still sent, for 5 s at most. A TCP
-    /// peer whose data was not read sees a reset, which may cost it what was sent last. False: it was not there.
+    /// Ends a pipe, or a listener, which is not there any more from now on. Data that was sent still leaves, for 5 s at
+    /// most. A TCP peer whose data was not read sees a reset, which may cost it the last data sent to it. Returns false
+    /// if it was not there.
     pub fn close(&mut self, pipe: PipeId) -> bool {
         self.leave(pipe, Instant::now() + FAREWELL)
     }

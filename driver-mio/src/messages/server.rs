@@ -32,10 +32,10 @@ pub struct Listening {
 }
 
 impl Pipes {
-    /// Listens on every port of every range (`30_000..=30_100` has 101) on every address of every target, over each of these
-    /// protocols and families; port 0 is one that the system chooses. All or nothing, in the order asked for. Looking an
-    /// interface up takes about a millisecond. TCP clients come by [`News::Accepted`], with these options, and wait in the
-    /// system while no token is left.
+    /// Listens on every port of every range (`30_000..=30_100` has 101) on every address of every target, over each of
+    /// these protocols and families. Port 0 is one that the system chooses. All or nothing, in the order asked for.
+    /// Looking an interface up takes about a millisecond. TCP clients come by [`News::Accepted`], with these options,
+    /// and wait in the system while no token is left.
     ///
     /// # Errors
     /// Everything that failed.

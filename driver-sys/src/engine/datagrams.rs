@@ -1,5 +1,5 @@
-//! Datagrams, many to one call of the system where it can: those of a relayed pipe come in rows, of one length and
-//! for one server, and a call for each took half of a transfer's time (measured).
+//! Datagrams, many to one call of the system where it can. Those of a relayed pipe come in rows, of one length and for
+//! one server. A call for each took half of a transfer's time (measured).
 
 use std::io::{self, IoSliceMut};
 use std::net::SocketAddr;

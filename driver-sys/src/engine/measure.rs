@@ -25,8 +25,8 @@ impl Lateness {
         (512, Duration::ZERO, 1),
     ];
 
-    /// A node on loopback with so many dials armed, the first in 60 ms, each `gap` after the one before, to a port where
-    /// nobody listens.
+    /// Creates a node on loopback with so many dials armed, to a port where nobody listens. The first is in 60 ms, each
+    /// other `gap` after the one before.
     ///
     /// # Errors
     /// As [`Engine::new`].

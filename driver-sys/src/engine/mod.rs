@@ -169,7 +169,7 @@ impl<R: Reactor> Engine<R> {
     /// Brings a node up; when this returns it listens.
     ///
     /// # Errors
-    /// What is wrong with the configuration, or which listener could not be opened and why.
+    /// An error of the configuration, or of a listener that could not be opened.
     pub fn new(
         config: Config,
         trace: Option<Sink>,
@@ -239,20 +239,20 @@ impl<R: Reactor> Engine<R> {
         &self.address
     }
 
-    /// Begins to open a pipe, as [`Node::connect`].
+    /// Begins to open a pipe, as [`Node::connect`] does.
     ///
     /// # Errors
-    /// Why nothing was begun.
+    /// The reason why nothing was begun.
     pub fn connect(&mut self, to: &PeerAddress, plan: Plan) -> Result<ConnectId, p2pd_core::ConnectError> {
         let id = self.core.connect(self.clock.now(), to, plan);
         self.settle();
         id
     }
 
-    /// The same to an address or a name, as [`Node::connect`] and [`Node::connect_name`].
+    /// Begins to open a pipe to an address or a name, as [`Node::connect`] and [`Node::connect_name`] do.
     ///
     /// # Errors
-    /// Why nothing was begun.
+    /// The reason why nothing was begun.
     pub fn connect_to(&mut self, to: &Target, plan: Plan) -> Result<ConnectId, p2pd_core::ConnectError> {
         let name = match to {
             Target::Address(address) => return self.connect(address, plan),

@@ -14,8 +14,8 @@ use crate::interfaces;
 
 /// The socket that tells of changes has this id, which the core never hears of.
 pub(super) const NETWORK: SockId = SockId::from_number(u64::MAX);
-/// Changes come in groups, a link with its addresses and routes: it is listed once none has come for so long, and so
-/// long after the first at the latest.
+/// Quiet time before a listing: changes come in groups, a link with its addresses and routes. `AT_MOST` is the longest
+/// time from the first change to the listing.
 const QUIET: Duration = Duration::from_millis(250);
 const AT_MOST: Duration = Duration::from_secs(1);
 /// Time between two listings where the system does not report changes.

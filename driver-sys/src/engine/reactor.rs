@@ -8,8 +8,8 @@ use std::time::Duration;
 use p2pd_core::{QueryId, SockId};
 use socket2::SockRef;
 
-/// An event loop, as an [`Engine`](super::Engine) needs it: it watches non-blocking sockets, and whenever one can
-/// perhaps be read or written again, the driver calls [`Engine::ready`](super::Engine::ready).
+/// An event loop, as an [`Engine`](super::Engine) needs it: it watches non-blocking sockets. Whenever one can perhaps
+/// be read or written again, the driver calls [`Engine::ready`](super::Engine::ready).
 ///
 /// Every call of [`read`](Self::read), [`write`](Self::write), [`outcome`](Self::outcome), [`accept`](Self::accept) and
 /// [`receive`](Self::receive) that gives `WouldBlock` arms the watch again; a wake-up too many does no harm.

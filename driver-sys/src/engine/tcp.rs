@@ -1,5 +1,5 @@
-//! Streams that are the core's, from the armed dial to the pipe or the end: read by credit, written what they are
-//! given, ended as they are told.
+//! Streams of the core, from the armed dial to the pipe or the end. They are read by credit, and written and ended by
+//! the core's actions.
 
 use std::collections::VecDeque;
 use std::io::{self, Read, Write};
@@ -247,7 +247,7 @@ impl<R: Reactor> Engine<R> {
         self.steps.push_back(Step::Work(sock));
     }
 
-    /// Reads once, by the credit that is left; whatever the core makes of it comes before the next read.
+    /// Reads once, by the credit that is left. The core's reaction comes before the next read.
     fn read(&mut self, now: Instant, sock: SockId) {
         let Some(Sock::Tcp(tcp)) = self.socks.get_mut(&sock) else { return };
         let tcp = &mut **tcp;

@@ -2,7 +2,7 @@
 
 use std::io::{self, Read, Write};
 
-/// Bytes that wait for the system to take them. Whoever appends looks at [`len`](Outgoing::len) first.
+/// Bytes that wait for the system to take them. Look at [`len`](Outgoing::len) before you append.
 #[derive(Debug, Default)]
 pub(super) struct Outgoing {
     bytes: Vec<u8>,

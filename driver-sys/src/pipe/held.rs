@@ -41,7 +41,7 @@ impl Released {
         (Held { sock, released: self.clone(), grip: grip.clone() }, grip)
     }
 
-    /// Adds a stream that came to nothing before it was handed out.
+    /// Adds a stream that failed before it was handed out.
     pub(crate) fn add(&self, sock: SockId) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).push(sock);
     }
@@ -73,7 +73,7 @@ impl Held {
 }
 
 impl Grip {
-    /// Ends the pipe: whoever reads or writes wakes up, and is told why.
+    /// Ends the pipe: its reader and its writer wake up, and get the reason.
     pub(crate) fn end(&self, why: PipeEnd) {
         let mut state = self.state();
         state.over.get_or_insert(why);

@@ -1,5 +1,6 @@
-//! Messages beside a relayed pipe, between their user and the engine: frames of a length (two bytes, big-endian) and
-//! as many bytes, over a local socket pair of their own, so that a pipe that nobody reads holds none up.
+//! Messages beside a relayed pipe, between their user and the engine. They are frames of a length (two bytes,
+//! big-endian) and as many bytes. A local socket pair of their own carries them, so that a pipe that nobody reads holds
+//! none up.
 
 use std::io::{self, Cursor, Read, Write};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -46,8 +47,8 @@ impl MessageLayer {
         MessageLayer { link, sending: Mutex::default(), receiving: Mutex::new(receiving) }
     }
 
-    /// Takes a message whole, or not at all. What the socket does not take of it now goes by [`flush`](Self::flush), or
-    /// with the next one.
+    /// Takes a message whole, or not at all. The part that the socket does not take now goes by [`flush`](Self::flush),
+    /// or with the next one.
     ///
     /// # Errors
     /// `InvalidInput` for one that is too long, `WouldBlock` while an earlier one waits; why the pipe or its relay is

@@ -198,8 +198,8 @@ impl Layer {
         !self.out.is_empty()
     }
 
-    /// Reads; zero is the peer's end. What waits to be sent leaves meanwhile, and an error of that is the writer's
-    /// to hear of: bytes that came in are still good.
+    /// Reads; zero is the peer's end. Data that waits to be sent leaves meanwhile. An error of that is kept for the
+    /// writer: received bytes are still good.
     ///
     /// # Errors
     /// The stream's; `UnexpectedEof` for an encrypted one that was cut off, `InvalidData` for one that was changed.
@@ -224,10 +224,10 @@ impl Layer {
         }
     }
 
-    /// The error of a call on the stream, by its real name.
+    /// Translates the error of a call on the stream, by the reason of the pipe's end.
     ///
     /// # Errors
-    /// What is given, or a [`PipeEnd`](p2pd_core::PipeEnd) in its place.
+    /// The given one, or a [`PipeEnd`](p2pd_core::PipeEnd) in its place.
     pub fn explain<T>(&self, done: io::Result<T>) -> io::Result<T> {
         done.map_err(|why| match (&self.relayed, &self.held) {
             (Some(relayed), _) => relayed.explain(why),

@@ -1,8 +1,8 @@
-//! The layers around a stream to a server: TLS, and WebSocket within. Each is a state machine over whatever can be read
-//! and written, so that one serves every event loop; `WouldBlock` of what is below comes out as it is.
+//! Layers around a stream to a server: TLS, and WebSocket within. Each is a state machine over anything that can be
+//! read and written, so that one serves every event loop. `WouldBlock` of the layer below comes out as it is.
 //!
-//! A layer may hold bytes though nothing comes in below. [`read`](Layers::read) gives those first, so whoever reads until
-//! `WouldBlock` misses none. `Interrupted` means that the turn is over and more may be there.
+//! A layer may hold bytes though nothing comes in below. [`read`](Layers::read) gives those first, so a reader that
+//! reads until `WouldBlock` misses none. `Interrupted` means that the turn is over and more may be there.
 
 #[cfg(test)]
 pub(crate) mod tests;

@@ -137,7 +137,7 @@ impl ServerCertVerifier for Pin {
     }
 }
 
-/// Checks whether TLS to this host can be tried: there must be a name and an authority to check the server by, and the
+/// Checks whether TLS to this host can be tried. There must be a name and an authority to check the server by. The
 /// client's certificate, if any, must be valid.
 ///
 /// # Errors

@@ -51,7 +51,7 @@ pub(super) struct Connection {
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Debug)]
 pub(super) enum State {
     Open,
-    /// The peer sends no more, or the pipe broke. What came before can still be had.
+    /// The peer sends no more, or the pipe broke. Earlier messages can still be received.
     PeerEnded,
     /// The connection was closed here. A send under way is completed.
     Closed,

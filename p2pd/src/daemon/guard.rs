@@ -1,5 +1,5 @@
-//! Access control of the API. The API is on loopback, where two kinds of strangers reach it: other users of this
-//! machine, and every web page that a browser here shows. A browser is recognised by its headers.
+//! Access control of the API. The API is on loopback, where two kinds of strangers reach it. These are other users of
+//! this machine, and every web page that a browser here shows. A browser is recognised by its headers.
 
 use std::net::IpAddr;
 

@@ -22,7 +22,7 @@ use super::guard::{Guard, Query, Via};
 use super::{Daemon, Wanted, plan, relay};
 use crate::say::nat;
 
-/// Longest body. What is longer goes over `/p2p/pipe`.
+/// Longest body. Longer data goes over `/p2p/pipe`.
 const MAX_BODY: usize = 8 << 20;
 /// Longest time for the arrival of a body.
 const BODY: Duration = Duration::from_secs(30);

@@ -85,7 +85,7 @@ impl Prepared {
     /// Reads the token or makes it.
     ///
     /// # Errors
-    /// What is wrong with the options.
+    /// An error of the options, for a person.
     pub(crate) fn new(options: &Options) -> Result<Self, String> {
         if !options.api.ip().is_loopback() {
             return Err(format!(

@@ -54,7 +54,8 @@ pub(crate) struct Inbox {
 
 type Key = (Sender, String);
 
-/// The right to receive a file of one name from one sender, until it is dropped. What was written of it stays, to go on with.
+/// The right to receive a file of one name from one sender, until it is dropped. The part that was written stays, to go
+/// on with.
 #[derive(Debug)]
 pub(crate) struct Place<'a> {
     inbox: &'a Inbox,
@@ -127,7 +128,8 @@ impl Inbox {
         self.taken.fetch_add(bytes, Ordering::Relaxed);
     }
 
-    /// Removes what was begun long ago, and the oldest of it where it is too much. What is being received stays.
+    /// Removes partial files that were begun long ago, and the oldest ones where they are too many bytes. Files being
+    /// received stay.
     fn sweep(&self) {
         let mut swept = locked(&self.swept);
         if swept.is_some_and(|at| at.elapsed() < SWEEP) {
@@ -204,8 +206,8 @@ impl Place<'_> {
         Ok(Have::Part(file, found.len()))
     }
 
-    /// Gives the whole file its name, or one beside it where that is taken by another file: the sender is not told which
-    /// files there are. Gives the name that it has.
+    /// Gives the whole file its name, or a numbered one where another file has the name: the sender is not told which
+    /// files there are. Returns the name that the file got.
     ///
     /// # Errors
     /// If it cannot be renamed.

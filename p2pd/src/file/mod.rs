@@ -158,7 +158,7 @@ impl Receiving {
     }
 }
 
-/// Receives from whoever comes, until interrupted, or from one peer.
+/// Receives from all peers that come, until interrupted, or from one peer.
 pub(crate) async fn receive(
     node: &Node,
     receiving: Receiving,

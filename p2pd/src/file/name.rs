@@ -1,4 +1,4 @@
-//! Names of files as they cross the wire: one place in a folder, whatever the sender says.
+//! Names of files as they cross the wire: one place in a folder, for any text of the sender.
 
 use std::fmt;
 
@@ -61,7 +61,7 @@ pub(crate) enum NameError {
 
 impl FileName {
     /// # Errors
-    /// What is wrong with the name.
+    /// The error of the name.
     pub(crate) fn new(text: &str) -> Result<Self, NameError> {
         let device = text.split('.').next().unwrap_or("").trim_end();
         if !(1..=MAX_NAME).contains(&text.len()) {

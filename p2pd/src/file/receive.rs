@@ -24,10 +24,10 @@ const BEGIN: Duration = Duration::from_secs(10);
 /// Bytes of a file after which the disk is looked at again.
 const LOOK: u64 = 16 << 20;
 
-/// Receives what the peer of one pipe sends, and says how it goes; gives how many files were refused.
+/// Receives the files of one pipe's peer, and reports their progress. Returns the number of files that were refused.
 ///
 /// # Errors
-/// Those of the pipe, and `InvalidData` for a peer that speaks otherwise. What was received by then stays.
+/// Those of the pipe, and `InvalidData` for a peer that speaks otherwise. Data received by then stays.
 pub(crate) async fn receive(
     inbox: &Inbox,
     max_size: u64,
@@ -182,7 +182,7 @@ async fn one(
     Ok(Ended::Moved { bytes: size, from: begun, digest: ours, kept })
 }
 
-/// Waits a moment for a name that is in use: whoever was cut off may be back before the receiver has noticed.
+/// Waits a moment for a name that is in use: a sender that was cut off may be back before the receiver has noticed.
 async fn free<'a>(
     inbox: &'a Inbox,
     (sender, name): (&Sender, &FileName),

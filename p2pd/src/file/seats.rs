@@ -25,7 +25,7 @@ const SEATS_OF_PEER: usize = 4;
 const LEAST: u64 = 4096;
 /// counted over so long.
 const OVER: Duration = Duration::from_secs(30);
-/// A peer that has sent nothing for so long gives its seat up to whoever waits.
+/// Silence after which a peer gives its seat up to one that waits.
 const NOTHING: Duration = Duration::from_secs(10);
 
 /// Progress of a peer.

@@ -257,7 +257,7 @@ async fn a_hostile_sender_writes_nowhere_else_and_not_too_much() {
     assert_eq!(fs::read_dir(&folder).unwrap().count(), 1);
 }
 
-/// Answers to a sender are the same as for an empty folder, whatever others have sent.
+/// Answers to a sender are the same as for an empty folder, no matter which files others have sent.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_others_sent_is_not_told() {
     let folders = Folders::new(&[("secret", b"twelve bytes"), ("half", &payload(500_000))]);

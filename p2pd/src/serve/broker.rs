@@ -176,8 +176,8 @@ async fn client(
     }
 }
 
-/// Reads to the end. What comes after the broker has closed the client is nobody's, but left unread it would
-/// make the system reset the stream, and the broker's last word would be lost.
+/// Reads to the end. Bytes that come after the broker has closed the client are dropped. Left unread they would make
+/// the system reset the stream, and the broker's last message would be lost.
 async fn receive(conn: ConnId, mut stream: ReadHalf<'_>, events: mpsc::Sender<Happened>) {
     let mut buffer = vec![0; 4096];
     while let Ok(n @ 1..) = stream.read(&mut buffer).await {

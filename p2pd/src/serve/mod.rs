@@ -80,7 +80,7 @@ impl Serving {
     /// Opens the sockets and starts to serve, within a tokio runtime.
     ///
     /// # Errors
-    /// Which socket could not be opened and why; then none is open.
+    /// The socket that could not be opened, with the reason; then none is open.
     pub async fn start(wanted: &Wanted) -> Result<Self, ServeError> {
         let began = Instant::now();
         let ips: Vec<IpAddr> = [Some(wanted.ip), wanted.second_ip].into_iter().flatten().collect();

@@ -88,8 +88,8 @@ fn outward(any: IpAddr) -> io::Result<IpAddr> {
     Ok(socket.local_addr()?.ip())
 }
 
-/// The server and all that it sends through. Whoever serves a listening socket holds it; the tasks that it started
-/// itself do not, so that they end with it.
+/// The server and all that it sends through. The task that serves a listening socket holds it. The tasks that it
+/// started itself do not, so that they end with it.
 #[derive(Debug)]
 pub(super) struct Turn {
     began: Instant,

@@ -1,5 +1,5 @@
-//! Standard input and output. Each is read or written by one thread for the whole run: a read of a terminal cannot be
-//! interrupted, and one that was given up would swallow what is typed for the next caller.
+//! Standard input and output. Each is read or written by one thread for the whole run. A read of a terminal cannot be
+//! interrupted, and one that was given up would swallow text that is typed for the next caller.
 
 use std::io::{self, IsTerminal, Read, Write};
 use std::sync::{Arc, Mutex, PoisonError};

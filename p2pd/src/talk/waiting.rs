@@ -46,8 +46,8 @@ impl Waiting {
 }
 
 impl<T> Turns<T> {
-    /// Has it wait. What finds no room is dropped: one more of a place that has its share, or the last one of the place
-    /// that has most.
+    /// Adds it to those that wait. Where there is no room one is dropped: the new one of a place that has its share, or
+    /// the last one of the place that has most.
     pub(crate) fn push(&mut self, at: SocketAddr, what: T) {
         let from = place(at.ip());
         let share = |of: IpAddr| self.waiting.iter().filter(|(place, _)| *place == of).count();

@@ -26,7 +26,7 @@ pub(crate) fn p2pd(args: &[&str]) -> Command {
     command
 }
 
-/// Starts it and gives what it says, until one of its events has come. What it says later is thrown away.
+/// Starts the program and returns its events until the event `until`. Later events are thrown away.
 pub(crate) fn start(mut command: Command, until: &str) -> (Running, Vec<Value>) {
     let mut child = Running(command.spawn().unwrap());
     let mut said = BufReader::new(child.0.stderr.take().unwrap());

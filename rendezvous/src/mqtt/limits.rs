@@ -23,8 +23,8 @@ pub struct Limits {
     /// Bytes of messages waiting for one client or not yet acknowledged by it; what is beyond is dropped. Default
     /// 64 KiB.
     pub queue_bytes: usize,
-    /// Bytes that one connection has not taken yet: QoS 0 messages beyond it are dropped, QoS 1 messages wait,
-    /// and a connection that takes no answers either is closed. Default 64 KiB.
+    /// Bytes that one connection has not taken yet. Beyond it QoS 0 messages are dropped, QoS 1 messages wait, and a
+    /// connection that takes no answers either is closed. Default 64 KiB.
     pub output: usize,
     /// Topics with a retained message. A further one takes the place of the oldest of the network that has most; where
     /// the network has its share, it is not retained. Default 1,024, 64 of one address.

@@ -1,15 +1,15 @@
 //! An MQTT 3.1.1 broker with QoS 0 and 1, retained messages, wills, and sessions that outlive a connection for a while.
 //!
 //! A subscription names its topic: a filter with a wildcard, or one that begins with `$`, is answered with failure.
-//! Anybody may connect, and with wildcards anybody would see who talks to whom. A topic of p2pd is a hash, which only
-//! those can name who know what was hashed.
+//! Anybody may connect, and a wildcard would show anybody which peers talk to each other. A topic of p2pd is a hash,
+//! which nobody can name without the hashed text.
 //!
-//! Under `p2pd-name-` it keeps and passes on only records that are signed by the key they name and not out of date, and
-//! replaces one only by a newer one of the same key, until that key gives the name up or the record expires.
+//! Under `p2pd-name-` it keeps and passes on only records that are signed by the key they name and not out of date. It
+//! replaces a record only by a newer one of the same key, until that key gives the name up or the record expires.
 //!
-//! What it leaves out: QoS 2 (a subscription is granted QoS 1, a publication closes the connection, since 3.1.1
-//! has no way to refuse it) and authentication (names and passwords are read and ignored: whoever
-//! reaches the port may use the broker, within [`Limits`]).
+//! It leaves out QoS 2: a subscription is granted QoS 1, and a publication closes the connection, since 3.1.1 has no
+//! way to refuse it. It leaves out authentication: names and passwords are read and ignored. All who reach the port may
+//! use the broker, within [`Limits`].
 
 mod frame;
 mod limits;
@@ -391,8 +391,8 @@ impl Broker {
         }
     }
 
-    /// Keeps a record of a name and passes it on, or does neither. 3.1.1 has no way to say which: whoever is subscribed
-    /// to it sees.
+    /// Keeps a record of a name and passes it on, or does neither. 3.1.1 has no way to report which; a subscriber of
+    /// the name sees it.
     fn record(&mut self, now: Duration, conn: ConnId, mut message: Message) {
         let claim = names::Claim::read(&message.topic, &message.payload).filter(|_| message.retain);
         let Some(from) = self.conns.get(&conn).map(|conn| conn.from) else { return };

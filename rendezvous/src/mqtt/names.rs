@@ -21,7 +21,7 @@ use crate::{Crowd, Full, Shares};
 
 /// Topics of names begin so.
 const PREFIX: &str = "p2pd-name-";
-/// Asks whoever has a name for its record, where brokers do not keep it. This one does.
+/// Question to the owner of a name for its record, where brokers do not keep it. This one does.
 pub(super) const QUERY: &[u8] = b"?";
 /// Text before the signed content.
 const CONTEXT: &[u8] = b"p2pd name record";

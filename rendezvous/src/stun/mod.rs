@@ -130,7 +130,8 @@ impl Server {
         }
     }
 
-    /// A datagram from `from` came in on the socket bound to `local`. What is no Binding request gets no answer.
+    /// Answers a datagram from `from` that came in on the socket bound to `local`. A datagram that is no Binding
+    /// request gets no answer.
     pub fn datagram(
         &mut self,
         now: Duration,

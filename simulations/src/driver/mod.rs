@@ -1,5 +1,5 @@
-//! The driver of a node on a simulated host: it does what the core asks, as drivers on real sockets do, and
-//! keeps the books by which a run is judged.
+//! Driver of a node on a simulated host. It does what the core asks, as drivers on real sockets do, and keeps the
+//! records by which a run is judged.
 
 mod pipes;
 mod relayed;

@@ -1,6 +1,6 @@
-//! Keyed randomness: a draw depends on the seed, on what it is for, on whom it is for and on its number
-//! there, and on nothing else. A draw more in one place moves no other, so that a seed keeps its meaning when
-//! the code around it changes, and a fault taken out leaves the rest of the world as it was.
+//! Keyed randomness: a draw depends on the seed, its purpose, its entity and its number there, and on nothing else. An
+//! additional draw in one place moves no other. So a seed keeps its meaning when the code around it changes, and a
+//! fault taken out leaves the rest of the world as it was.
 
 /// Purpose of a draw.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -75,8 +75,8 @@ impl Keyed {
         ppm != 0 && self.below(domain, entity, n, 1_000_000) < ppm as u64
     }
 
-    /// An exponentially distributed draw with mean `mean`, in whole units and without floats: -ln of a
-    /// uniform number is ln 2 times its binary logarithm, here to 0.8 % of the mean.
+    /// Draws from the exponential distribution with mean `mean`, in whole units and without floats. -ln of a uniform
+    /// number is ln 2 times its binary logarithm, here to 0.8 % of the mean.
     pub const fn exponential(self, domain: Domain, entity: u64, n: u64, mean: u64) -> u64 {
         let uniform = self.draw(domain, entity, n) | 1;
         let zeros = uniform.leading_zeros() as u64;

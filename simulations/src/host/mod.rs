@@ -1,8 +1,8 @@
 //! A host: its addresses, its sockets, and the TCP that a program on it can observe.
 //!
-//! What was measured on Linux 6.18 and holds here: a RST or an ICMP error ends a dial at once; a SYN that
-//! meets a dial makes both ends established (simultaneous open); a 4-tuple exists once; beside a listener on
-//! its port a dial takes exactly the segments of its own 4-tuple.
+//! Four behaviours were measured on Linux 6.18 and hold here. A RST or an ICMP error ends a dial at once. A SYN that
+//! meets a dial makes both ends established (simultaneous open). A 4-tuple exists once. Beside a listener on its port a
+//! dial takes exactly the segments of its own 4-tuple.
 
 mod conn;
 mod icmp;

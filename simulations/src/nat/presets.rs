@@ -1,8 +1,8 @@
 //! NATs that exist, by name.
 //!
-//! `confidence`: how the row is known. `measured` on a real kernel (`data/README.md`), `source` read in the
-//! device's or a test laboratory's own sources, `document` from an RFC or a vendor's text, `recalled` to be
-//! confirmed before a figure rests on it.
+//! `confidence` is the source of a row. `measured`: on a real kernel (`data/README.md`). `source`: read in the device's
+//! or a test laboratory's own sources. `document`: from an RFC or a vendor's text. `recalled`: to be confirmed before a
+//! figure rests on it.
 
 use super::{
     Alloc, Caps, Clash, Dependence, Hairpin, NatSpec, OnRst, Scope, Timers, Tracking, Unique, Unsolicited,

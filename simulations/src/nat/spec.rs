@@ -1,5 +1,5 @@
-//! A NAT as plain data. Every difference between NATs that a peer can observe is a field here, so that a
-//! new kind of NAT is a row in a table and not code.
+//! A NAT as plain data. Every difference between NATs that a peer can observe is a field here. So a new kind of NAT is
+//! a row in a table and not code.
 
 use crate::engine::{Nanos, SECOND};
 
@@ -79,8 +79,8 @@ pub enum Unsolicited {
     IcmpHost,
     /// ICMP administratively prohibited.
     IcmpAdmin,
-    /// The router's own stack gets it: RST to TCP; UDP is answered by ICMP and leaves an entry that takes
-    /// the tuple away from those inside for 30 s (measured on Linux).
+    /// The router's own stack gets the packet and answers: RST to TCP, ICMP to UDP. UDP leaves an entry that takes the
+    /// tuple away from those inside for 30 s (measured on Linux).
     Local,
     /// Silence for 6 s, and then ICMP port unreachable unless the inside has dialled out meanwhile
     /// (RFC 5382 REQ-4).
@@ -117,7 +117,7 @@ pub enum Tracking {
     /// States and windows, as in Linux conntrack. A packet that does not fit is not translated, goes out with its
     /// inside source and comes in as unsolicited. Filtering by address and port means: a session exists.
     Conntrack,
-    /// Ends and timers only: whoever was sent to may send, as long as the mapping lives.
+    /// Ends and timers only: a remote end that was sent to may send, as long as the mapping lives.
     Contacts,
 }
 

@@ -1,9 +1,9 @@
-//! A NAT's view of one TCP connection, as Linux 6.18 conntrack has it: the states of both directions and the
-//! windows. Written from the rules in `data/README.md`, which were measured.
+//! A NAT's view of one TCP connection, as Linux 6.18 conntrack has it: the states of both directions and the windows.
+//! Written from the rules in `data/README.md`, which were measured.
 //!
-//! Why windows matter to punching: where an ICMP error ended a dial, its entry stays. The peer's SYN then passes
-//! in and meets the listener beside the dial, whose SYN-ACK has a later initial sequence number than the
-//! entry knows. It is invalid and leaves the router untranslated.
+//! Windows matter to punching where an ICMP error ended a dial: its entry stays. The peer's SYN then passes in and
+//! meets the listener beside the dial, whose SYN-ACK has a later initial sequence number than the entry knows. That
+//! SYN-ACK is invalid and leaves the router untranslated.
 
 use crate::engine::Nanos;
 use crate::nat::{NatSpec, OnRst, Tracking};

@@ -1,9 +1,9 @@
 //! Pairs of homes as the internet has them, drawn from a census.
 //!
-//! The census is that of the facts (peers.md section 2.4): eleven classes of NAT with weights, which are a
-//! calibration between published sources and no measurement, and a range of paths. What it leaves open is
-//! settled here: 18 % of homes of every class have a router of class A in front (so that a carrier's NAT of class
-//! C, H or I is met through a home's own), and the three losses are drawn evenly.
+//! The census is that of the facts (peers.md section 2.4): eleven classes of NAT with weights, and a range of paths.
+//! The weights are a calibration between published sources and no measurement. Two open points are settled here. 18 %
+//! of homes of every class have a router of class A in front, so that a carrier's NAT of class C, H or I is met through
+//! a home's own. The three losses are drawn evenly.
 
 use std::time::Duration;
 

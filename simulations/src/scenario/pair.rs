@@ -116,8 +116,8 @@ pub struct Pair {
     pub rendezvous: bool,
     /// A TURN server, if there is one.
     pub relay: Option<Relaying>,
-    /// The servers for port mappings on the routers that the two stand behind, if there are any; each node whose router
-    /// has one asks for a port.
+    /// Servers for port mappings on the routers that the two stand behind, if there are any. Each node whose router has
+    /// one asks for a port.
     pub routers: [Option<RouterSpec>; 2],
     /// A second home of one of the two.
     pub second: Option<Second>,
@@ -215,8 +215,8 @@ const STUN: [IpAddr; 2] = [
 ];
 /// The most that a node may need to be ready.
 pub(super) const READY_WITHIN: Nanos = 30 * SECOND;
-/// Time from the end of all faults to the second call: the longest wait of a node before it tries a broker or asks a
-/// STUN server again, and the try.
+/// Time from the end of all faults to the second call. It covers the longest wait of a node before it tries a broker or
+/// asks a STUN server again, and the try.
 const REST: Nanos = 330 * SECOND;
 /// Time between calls of nodes that stay.
 const PAUSE: Nanos = 10 * SECOND;

@@ -8,9 +8,9 @@ use super::pair::{Ending, run};
 use crate::engine::{MILLI, Nanos, SECOND};
 use crate::nat::{Alloc, Chain, NatSpec};
 
-/// A rung that does not search is followed by the next after two seconds and what the signalling takes. A search
-/// takes two for its thousand probes and another one and a half for the last of them at least: where the next rung
-/// came later than this, it followed a search that had found nothing.
+/// Least time from a rung that searches to the next one. Without a search the next rung follows after two seconds and
+/// the signalling. A search takes two seconds for its thousand probes and at least one and a half for the last of them.
+/// So a later rung followed a search that had found nothing.
 const SEARCHED: Nanos = 3 * SECOND;
 
 /// A kind of NAT whose ports are searched for, and the loss on the way.

@@ -1,6 +1,6 @@
-//! Punching by other programs, on bare hosts in the same internet: their use of the two ports that a STUN server over
-//! TCP has seen, and the times and numbers of their dials. Their signalling is given to them: it takes its time, and
-//! loses nothing.
+//! Punching by other programs, on bare hosts in the same internet. Each uses the two ports that a STUN server over TCP
+//! has seen, with its own times and numbers of dials. Their signalling is given to them: it takes its time, and loses
+//! nothing.
 //!
 //! After peers.md (section 3) and p2pd-reference.md (sections 2 and 3). Where a detail is open the choice favours the
 //! rival. A listener stands beside every dial except P2PD's, which has none, and no rival has to say hello.

@@ -1,6 +1,6 @@
-//! Worlds drawn from a seed: any two NATs, and a random handful of faults. First safety: what must hold then is what
-//! always must hold, and the oracle's verdict where no fault excuses a failure. Then liveness: the faults end, and a
-//! second call has to do what the oracle says, whatever the faults have left behind.
+//! Worlds drawn from a seed: any two NATs, and a random handful of faults. First safety: the invariants must hold, and
+//! the oracle's verdict where no fault excuses a failure. Then liveness: the faults end, and a second call has to do
+//! what the oracle says, with all that the faults have left behind.
 
 mod homes;
 

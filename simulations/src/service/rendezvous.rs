@@ -100,7 +100,7 @@ impl Service for RealStun {
     }
 }
 
-/// The MQTT broker. What it sends is lost, doubled or late by the packet, acknowledgements and all, since nobody looks
+/// The MQTT broker. Its output is lost, doubled or late by the packet, acknowledgements and all, since nobody looks
 /// into it here.
 #[derive(Debug)]
 pub struct RealBroker {

@@ -14,8 +14,8 @@ use crate::net::Blackout;
 
 /// Port of the server for clients, over UDP and TCP.
 const PORT: u16 = 3478;
-/// The ports that peers come to: so few that a new allocation gets one which an old one had, and what is still sent
-/// to it.
+/// Ports that peers come to. They are so few that a new allocation gets one which an old one had, with the datagrams
+/// still under way to it.
 const RELAYING: core::ops::Range<u16> = 49_152..49_160;
 
 /// A server that forgets its allocations.

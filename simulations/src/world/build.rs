@@ -142,8 +142,8 @@ impl<A: App> World<A> {
         self.hosts[host.0].2.push((ip, plug));
     }
 
-    /// Puts a server for port mappings on the NAT that a site's hosts stand behind, which is then known as the gateway of
-    /// hosts that come; none where there is no translation.
+    /// Puts a server for port mappings on the NAT that a site's hosts stand behind. The NAT is then known as the
+    /// gateway of hosts that come. Returns `None` where there is no translation.
     pub fn add_router(&mut self, site: &mut Site, app: A) -> Option<HostId> {
         let nat = *site.nats.first()?;
         if !self.nats[nat.0].0.spec.translate {

@@ -16,7 +16,7 @@ use crate::net::{IcmpKind, LinkSpec, Packet};
 
 /// Time of a packet to its sender's own address.
 const LOOPBACK: Nanos = 20 * MICRO;
-/// Events that may happen while time stands still; beyond, the world stops and says so.
+/// Most events while time stands still; beyond, the world stops and [`World::check`] reports it.
 const MOST_AT_ONCE: u32 = 100_000;
 
 /// A program on a host.

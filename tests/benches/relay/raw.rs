@@ -79,8 +79,8 @@ impl Raw {
         raw
     }
 
-    /// Bits of payload a second that come through whole: the highest rate of which nothing is lost in one try of
-    /// three, where the next higher one loses something each time.
+    /// Measures the bits of payload a second that come through whole. The result is the highest rate with no loss in
+    /// one try of three, where the next higher one has a loss each time.
     pub fn most(&mut self) -> f64 {
         let (mut rate, mut most) = (10e6, 0.0);
         while (0..TRIES).any(|_| self.blast(rate)) {

@@ -70,7 +70,7 @@ pub trait Node: Send + Sync {
     /// Begins to open a pipe.
     ///
     /// # Errors
-    /// Why nothing was begun.
+    /// The reason why nothing was begun.
     fn begin(&self, to: &dyn ToTarget, plan: Plan) -> Result<Box<dyn Call>, ConnectError>;
     /// The next pipe that a peer opens; `None` after that long or at the end of the node.
     fn accept(&self, within: Duration) -> Option<Box<dyn Pipe>>;
@@ -82,7 +82,7 @@ pub trait Node: Send + Sync {
     /// Opens a pipe.
     ///
     /// # Errors
-    /// Why there is none.
+    /// The reason why there is none.
     fn connect(&self, to: &dyn ToTarget, plan: Plan) -> Outcome {
         self.begin(to, plan)?.wait()
     }
@@ -93,7 +93,7 @@ pub trait Call: Send {
     /// Waits for the outcome.
     ///
     /// # Errors
-    /// Why there is no pipe.
+    /// The reason why there is no pipe.
     fn wait(self: Box<Self>) -> Outcome;
 }
 

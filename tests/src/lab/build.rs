@@ -86,8 +86,8 @@ fn server(delay: Duration, registry: &Registry, ports: &mut Vec<Port>) -> Result
     Ok(Host { space, ip: first, wan: first, registry: registry.clone() })
 }
 
-/// A namespace without IPv6 on its devices (the lab speaks IPv4; `::1` remains), and with the reverse
-/// path filter off whatever the machine's own default is.
+/// Creates a namespace without IPv6 on its devices (the lab speaks IPv4; `::1` remains). The reverse path filter is
+/// off, against the machine's own default.
 fn namespace(name: &str) -> Result<Namespace> {
     let space = Namespace::new(name)?;
     if std::path::Path::new("/proc/sys/net/ipv6").exists() {
@@ -144,8 +144,8 @@ impl<'a> Site<'a> {
         Ok((Host { space, ip, wan, registry: registry.clone() }, routers))
     }
 
-    /// Configures the router of a level: its `lan` leads to `inside` (or was made by the router before
-    /// it), its `wan` to `outside` or, for the outermost, into the internet, and then its port is returned.
+    /// Configures the router of a level. Its `lan` leads to `inside`, or was made by the router before it. Its `wan`
+    /// leads to `outside` or, for the outermost, into the internet; then its port is returned.
     fn router(
         &self,
         level: usize,

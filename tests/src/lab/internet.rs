@@ -1,5 +1,5 @@
-//! The internet between the homes: a thread that carries packets from one TUN device to another, late,
-//! in another order or not at all, as the lines' delay, jitter and loss will have it.
+//! The internet between the homes: a thread that carries packets from one TUN device to another. They come late, in
+//! another order or not at all, by the lines' delay, jitter and loss.
 
 use std::cmp::Ordering as Order;
 use std::collections::BinaryHeap;

@@ -6,10 +6,9 @@
 //! h2 ── r2 ── c2_1 ┘              each line with its own delay, jitter and loss
 //! ```
 //!
-//! Every host and router is a network namespace of its own, held by descriptors of this process: it has
-//! no name that could collide, no route to the real network, and is gone when the [`Lab`] is dropped or
-//! the process dies. Routers are the kernel's, set up by `ip` and `nft`; between them a thread forwards
-//! packets from TUN device to TUN device.
+//! Every host and router is a network namespace of its own, held by descriptors of this process. It has no name that
+//! could collide and no route to the real network. It is gone when the [`Lab`] is dropped or the process dies. Routers
+//! are the kernel's, set up by `ip` and `nft`; between them a thread forwards packets from TUN device to TUN device.
 //!
 //! ```no_run
 //! use p2pd_tests::lab::{Home, Lab, Nat, Unsolicited};

@@ -56,9 +56,9 @@ impl Namespace {
         format!("/proc/{}/fd/{}", std::process::id(), self.fd.as_raw_fd())
     }
 
-    /// Runs `work` on a thread inside the namespace and returns what it returns. Sockets made there
-    /// stay in the namespace wherever they are used later, and threads started there begin inside, so
-    /// a whole tokio runtime built in `work` lives behind the NAT.
+    /// Runs `work` on a thread inside the namespace and returns its result. Sockets made there stay in the namespace
+    /// wherever they are used later, and threads started there begin inside. So a whole tokio runtime built in `work`
+    /// lives behind the NAT.
     ///
     /// # Panics
     /// If the kernel refuses to enter, or as `work` does.

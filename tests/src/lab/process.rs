@@ -232,8 +232,8 @@ impl Registry {
     }
 }
 
-/// Runs `work` on a thread that lives as long as this process: a child dies with the thread that forked
-/// it (see [`sys::confine`]), and tests start programs from threads that end early.
+/// Runs `work` on a thread that lives as long as this process. A child dies with the thread that forked it (see
+/// [`sys::confine`]), and tests start programs from threads that end early.
 fn on_spawner<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T> {
     type Job = Box<dyn FnOnce() + Send>;
     static SPAWNER: OnceLock<std::result::Result<Sender<Job>, String>> = OnceLock::new();

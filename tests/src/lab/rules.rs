@@ -57,9 +57,9 @@ reject with icmp type host-unreachable
 }
 ";
 
-/// Endpoint-independent mapping: the kernel's own NAT is per connection, so the external port that an
-/// inside endpoint was given is recorded in `outer` (after the NAT has decided, at priority 310) and
-/// given to its later connections. `inner` is the way back, `known` who was talked to.
+/// Makes the rules of an endpoint-independent mapping. The kernel's own NAT is per connection. So the external port of
+/// an inside endpoint is recorded in `outer` (after the NAT has decided, at priority 310) and given to its later
+/// connections. `inner` is the way back, `known` the contacted remote ends.
 fn independent(nat: Nat, proto: &str, wan: Ipv4Addr, [state, inward, outward, record]: [&mut String; 4]) {
     let flags = "flags dynamic,timeout; timeout 1h; size 65535;";
     let inside = "ct original ip saddr . ct original proto-src";
@@ -91,7 +91,7 @@ fn independent(nat: Nat, proto: &str, wan: Ipv4Addr, [state, inward, outward, re
     );
 }
 
-/// Makes the rule of a sequential NAT. It goes through a map, because `numgen ... offset` used as a port directly is
+/// Makes the rule of a sequential NAT. It goes through a map: `numgen ... offset` used as a port directly is
 /// byte-swapped on little-endian machines and would count in steps of 256.
 fn sequential(proto: &str, wan: Ipv4Addr, Sequence { first, step, count }: Sequence) -> String {
     let ports = (0..count).map(|i| format!("{i} : {}", u32::from(first) + u32::from(i) * u32::from(step)));

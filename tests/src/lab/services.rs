@@ -184,8 +184,8 @@ impl Miniupnpd {
         Self::start_on(lab, &lab.routers(home)[0], host, &options, "policy accept;", probe)
     }
 
-    /// Starts it on a host that routes between two of its interfaces, the one inside and the one outside, as a firewall
-    /// that lets nothing in, and waits until it answers `inside` at this address, an IPv6 one.
+    /// Starts it on a host that routes between two of its interfaces, the one inside and the one outside. The host is a
+    /// firewall that lets nothing in. Waits until the server answers `inside` at this address, an IPv6 one.
     pub fn start_on_firewall(
         lab: &Lab,
         router: &Host,

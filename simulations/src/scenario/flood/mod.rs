@@ -1,8 +1,8 @@
-//! Strangers who know a node's address and flood it while honest calls run: what they do, as data.
+//! Strangers who know a node's address and flood it while honest calls run: their acts, as data.
 //!
-//! Each part of a flood is a host on the internet with keys of its own. None of them is named by anybody, so that
-//! whatever they do, a call between two who have named each other must do as well as in a calm world, and nobody else may
-//! pay for what they ask.
+//! Each part of a flood is a host on the internet with keys of its own. None of them is named by anybody. So a call
+//! between two who have named each other must do as well as in a calm world. Nobody else may pay for the strangers'
+//! requests.
 
 mod draw;
 mod letters;

@@ -11,15 +11,15 @@ use crate::world::{HostId, World};
 
 /// The most that data may take over the pipe, with every fault there is.
 const DATA_WITHIN: Nanos = 120 * SECOND;
-/// The most that data may take that faults have kept back, once there are none: TCP waits up to two minutes between
-/// repeats, and then repairs a segment in each round trip.
+/// Most time for data that faults have kept back, once there are none. TCP waits up to two minutes between retransmits,
+/// and then repairs a segment in each round trip.
 const HEALED_WITHIN: Nanos = 240 * SECOND;
-/// The most until a caller knows that the listener gave up: where a NAT forgot the stream and the way lost its RST,
+/// Most time until a caller knows that the listener gave up. Where a NAT forgot the stream and the way lost its RST,
 /// that is TCP's own patience.
 const TOLD_WITHIN: Nanos = 3_600 * SECOND;
-/// SYNs that one connect may cost, repeats included: the core's own limit of 8,192 dials, with what it allows for the
-/// seconds that go by, and what systems repeat, a second apart at first, of up to 1,024 probes and 256 dials that are held,
-/// in each of two searches.
+/// Most SYNs of one connect, repeats included. The core's own limit is 8,192 dials, with its allowance for the seconds
+/// that go by. Systems repeat SYNs, a second apart at first, of up to 1,024 probes and 256 dials that are held, in each
+/// of two searches.
 const MOST_SYNS: u64 = 24_576;
 
 /// Reason why a call failed although its pipe was open.
@@ -129,11 +129,11 @@ fn call_now(run: &mut Run, pair: &Pair) -> Call {
     call
 }
 
-/// Finds the listener's end of the caller's pipe, has both say something of their own and then that they are done; each must
-/// get it exactly. The listener had `before` pipes when it was called, at `begun`.
+/// Finds the listener's end of the caller's pipe, and has both send something and then end. Each must get the other's
+/// data exactly. The listener had `before` pipes when it was called, at `begun`.
 ///
 /// # Errors
-/// What can happen to a pipe without anybody's fault, as long as who has it is told.
+/// The end of a pipe by faults of the world, which its user was told of.
 fn exchange(
     run: &mut Run,
     pair: &Pair,

@@ -48,7 +48,7 @@ pub(super) struct Strangers {
     look: Option<Nanos>,
 }
 
-/// Takes whatever comes and says nothing.
+/// A server that takes everything and says nothing.
 #[derive(Debug)]
 struct Mute;
 

@@ -45,7 +45,8 @@ pub enum Life {
     Beside,
     /// The host is in both until it loses the first: its interface goes.
     Loses(When),
-    /// The host is in both until nothing gets through the first any more. Its interface stays, and nobody says so.
+    /// The host is in both until nothing gets through the first any more. Its interface stays, and the system reports
+    /// nothing.
     Dead(When),
     /// The host is in the first, and then in the second.
     Moves(When),

@@ -16,8 +16,8 @@ use crate::world::{HostId, World};
 
 const IP: IpAddr = IpAddr::V4(core::net::Ipv4Addr::new(203, 0, 113, 12));
 const USER: (&str, &str) = ("alice", "secret");
-/// The longest that a server keeps what nobody refreshes or gives back: TURN's default lifetime (RFC 8656 section 3.2),
-/// and a request of a node that was under way when it ended.
+/// Longest time that a server keeps an allocation that nobody refreshes or gives back. It is TURN's default lifetime
+/// (RFC 8656 section 3.2), and a request of a node that was under way when it ended.
 const KEPT_WITHIN: Nanos = 660 * SECOND;
 /// Time in which allocations and the like are given back, a few round trips, where nothing is lost.
 const GIVEN_BACK_WITHIN: Nanos = 5 * SECOND;

@@ -1,4 +1,4 @@
-//! Relay streams over drawn ways: whatever the relay does to datagrams, the bytes are the same.
+//! Relay streams over drawn ways: the bytes are the same, however the relay treats datagrams.
 
 use bytes::Bytes;
 use p2pd_core::relay::{EndCause, MAX_MESSAGE, ReadOutcome, RelayConfig, RelayStream, StreamEvent};

@@ -1,4 +1,4 @@
-//! A pipe that begins on a relay stream, moves to direct paths and back: exact at whatever byte it is cut.
+//! A pipe that begins on a relay stream, moves to direct paths and back. Its bytes must be exact for a cut at any byte.
 
 use std::collections::BTreeMap;
 

@@ -61,11 +61,11 @@ pub trait Pipes: Send + Sync {
     /// The next message of a subscription.
     ///
     /// # Errors
-    /// Why there is none.
+    /// The reason why there is none.
     fn recv(&self, pipe: Key, from: SubscriptionId, within: Duration) -> Result<Message, NoMessage>;
     /// Sends; false: it could not.
     fn send(&self, pipe: Key, data: &[u8]) -> bool;
-    /// Sends whatever comes on one to another's destination.
+    /// Sends each message of one pipe to another's destination.
     fn link(&self, from: Key, to: Key);
     /// Makes two pipes one.
     fn join(&self, one: Key, other: Key);
