@@ -31,10 +31,11 @@ impl Messages {
         self.stream.write_with(|mut io| self.layer.flush(&mut io)).await
     }
 
-    /// The next message. Dropped before it is done it has taken none.
+    /// Receives the next message. A future that is dropped before it is done has taken none.
     ///
     /// # Errors
-    /// After the last one why the pipe or its relay is gone; `UnexpectedEof`: the peer closed it, or the pipe was dropped.
+    /// After the last message the reason why the pipe or its relay is gone; `UnexpectedEof`: the peer closed the pipe,
+    /// or the pipe was dropped.
     pub async fn recv(&self) -> io::Result<Vec<u8>> {
         self.stream.read_with(|mut io| self.layer.receive(&mut io)).await
     }

@@ -15,7 +15,7 @@ use crate::runtime::Runtime;
 pub enum Socket<R: Runtime> {
     /// A connected TCP stream.
     Tcp(R::Tcp),
-    /// A UDP socket, and where it sends to unless told otherwise: without, it is a server's. It hears everybody, unless it
+    /// A UDP socket, and its default destination; without one it is a server's. It receives from everybody, unless it
     /// is connected.
     Udp(R::Udp, Option<SocketAddr>),
     /// A pipe to a peer.

@@ -21,8 +21,8 @@ const PAUSE: Duration = Duration::from_millis(50);
 /// TCP clients that are served at a time.
 const CLIENTS: usize = 1000;
 
-/// TCP listeners and UDP sockets, all of which are open. Dropping it closes them, UDP sockets when the runtime next comes to
-/// their tasks.
+/// TCP listeners and UDP sockets, all of which are open. Dropping it closes them, UDP sockets when the runtime next
+/// comes to their tasks.
 #[derive(Debug)]
 pub struct Daemon<R: Runtime> {
     tcp: Vec<R::Listener>,
@@ -94,8 +94,8 @@ impl<R: Runtime> Daemon<R> {
         Ok(())
     }
 
-    /// Most TCP clients that [`serve`](Self::serve) has at a time; others wait to be accepted. There is no limit on how long a
-    /// client stays. Default 1,000.
+    /// Sets the most TCP clients that [`serve`](Self::serve) has at a time; others wait to be accepted. There is no
+    /// limit on the time that a client stays. Default 1,000.
     pub fn max_clients(mut self, clients: usize) -> Self {
         self.max_clients = clients.max(1);
         self
@@ -112,7 +112,7 @@ impl<R: Runtime> Daemon<R> {
         &self.udp
     }
 
-    /// The next TCP client, on any port; waits without end if there is none that listens on TCP. Giving up waiting loses
+    /// Accepts the next TCP client, on any port; waits without end if none listens on TCP. Giving up waiting loses
     /// nothing.
     ///
     /// # Errors
@@ -133,8 +133,8 @@ impl<R: Runtime> Daemon<R> {
         MessagePipe::new(Socket::Tcp(stream), &self.options)
     }
 
-    /// Serves everybody with one callback, as [`MessagePipe::on_message`] has it, until the future is dropped. A TCP client
-    /// is let go when it sends no more and its last message's callback is done.
+    /// Serves everybody with one callback, as [`MessagePipe::on_message`] has it, until the future is dropped. A TCP
+    /// client is let go when it sends no more and its last message's callback is done.
     pub async fn serve<F, T>(mut self, on_message: F)
     where
         F: Fn(Message, MessagePipe<R>) -> T + Clone + Send + Sync + 'static,

@@ -20,8 +20,8 @@ use crate::wait::within;
 /// Time that [`close`](MessagePipe::close) waits for the system to take what an encrypted pipe holds.
 const FAREWELL: Duration = Duration::from_secs(5);
 
-/// A pipe of messages. Clones are handles to the same one; when the last is dropped, or [`close`](Self::close) is called,
-/// it ends. A pipe that is linked to others is held by these.
+/// A pipe of messages. Clones are handles to the same one. It ends when the last is dropped, or [`close`](Self::close)
+/// is called. A pipe that is linked to others is held by these.
 ///
 /// A callback is given its pipe; one that captures a handle to it keeps it open until its peer ends it.
 #[derive(Clone, Debug)]
@@ -45,8 +45,8 @@ impl<R: Runtime> Drop for Handle<R> {
 pub struct CallbackId(pub(crate) u64);
 
 impl<R: Runtime> MessagePipe<R> {
-    /// Opens a pipe to a destination: connects a TCP stream, or binds a UDP socket that sends there. Must be called within
-    /// the runtime, with I/O and time, where that makes a difference: on tokio.
+    /// Opens a pipe to a destination: connects a TCP stream, or binds a UDP socket that sends there. Must be called
+    /// within the runtime, with I/O and time, where that makes a difference: on tokio.
     ///
     /// # Errors
     /// The reason why there is none.
@@ -60,8 +60,8 @@ impl<R: Runtime> MessagePipe<R> {
         Self::new(socket, options).map_err(OpenError::Socket)
     }
 
-    /// A UDP server: a pipe without a destination, that answers with [`send_to`](Self::send_to). For TCP servers there is
-    /// [`Daemon`](crate::Daemon). Must be called within the runtime, as [`open`](Self::open).
+    /// Creates a UDP server: a pipe without a destination, that answers with [`send_to`](Self::send_to). For TCP
+    /// servers there is [`Daemon`](crate::Daemon). Must be called within the runtime, as [`open`](Self::open).
     ///
     /// # Errors
     /// Of `bind`, for example that the port is taken.
@@ -69,8 +69,8 @@ impl<R: Runtime> MessagePipe<R> {
         Self::new(Socket::Udp(R::udp(options.udp(route)?)?, None), options)
     }
 
-    /// Wraps a socket that exists: a connected TCP stream, a UDP socket, or a driver's pipe to a peer. Must be called within
-    /// the runtime, as [`open`](Self::open).
+    /// Wraps a socket that exists: a connected TCP stream, a UDP socket, or a driver's pipe to a peer. Must be called
+    /// within the runtime, as [`open`](Self::open).
     ///
     /// # Errors
     /// Of `setsockopt`, or that a stream is not connected any more.
@@ -124,7 +124,7 @@ impl<R: Runtime> MessagePipe<R> {
         id.ok_or(TooManySubscriptions)
     }
 
-    /// Ends a subscription, with what waits in it. False: there is none of this name.
+    /// Ends a subscription, with the messages in it. Returns false if there is none of this name.
     pub fn unsubscribe(&self, id: SubscriptionId) -> bool {
         let (was, arrived) =
             self.shared().change(|inbox| (inbox.subscriptions.unsubscribe(id), inbox.arrived.take()));
@@ -160,8 +160,8 @@ impl<R: Runtime> MessagePipe<R> {
         message.unwrap_or(Err(RecvError::TimedOut))
     }
 
-    /// Sends to the destination; returns when the system has taken all of it, so a peer that does not read makes it wait.
-    /// Giving up waiting may leave a part sent on a stream.
+    /// Sends to the destination. Returns when the system has taken all of it, so a peer that does not read makes it
+    /// wait. Giving up waiting may leave a part sent on a stream.
     ///
     /// # Errors
     /// The reason why not all of it was sent.
@@ -170,8 +170,8 @@ impl<R: Runtime> MessagePipe<R> {
         self.carry(data, to).await
     }
 
-    /// Sends to somebody: on a UDP pipe to anybody, on a stream, which has one peer, to that. So what is written for one
-    /// protocol works on the other.
+    /// Sends to an address: on a UDP pipe to any, on a stream to its one peer only. So a program for one protocol works
+    /// on the other.
     ///
     /// # Errors
     /// As [`send`](Self::send).
@@ -216,8 +216,8 @@ impl<R: Runtime> MessagePipe<R> {
         })
     }
 
-    /// Calls back once when reading has ended, after the last message's callbacks, or at once if it has. An end is seen by
-    /// reading: where nothing is read, because nobody wants what would come, only that of this side.
+    /// Calls back once when reading has ended, after the last message's callbacks, or at once if it has. The peer's end
+    /// is seen by reading only. Where nothing is read, because nobody wants messages, only the end of this side is.
     pub fn on_end<F, T>(&self, callback: F) -> CallbackId
     where
         F: FnOnce(End) -> T + Send + 'static,
@@ -235,7 +235,8 @@ impl<R: Runtime> MessagePipe<R> {
         id
     }
 
-    /// Takes a callback away, of either kind; one that is running is not stopped. False: there is none of this name.
+    /// Takes a callback away, of either kind; one that is running is not stopped. Returns false if there is none of
+    /// this name.
     pub fn remove_callback(&self, id: CallbackId) -> bool {
         // What they hold may be this pipe, so they are dropped without the lock.
         let (gone, ended) = self.shared().change(|inbox| {
@@ -255,7 +256,7 @@ impl<R: Runtime> MessagePipe<R> {
         self.link(Child { pipe: other.clone(), joined: false });
     }
 
-    /// Undoes [`add_pipe`](Self::add_pipe); a message under way is still sent. False: it was not added.
+    /// Undoes [`add_pipe`](Self::add_pipe); a message under way is still sent. Returns false if it was not added.
     pub fn del_pipe(&self, other: &Self) -> bool {
         let gone = self.shared().change(|inbox| {
             let at = inbox.children.iter().position(|c| c.pipe.is(other));

@@ -11,8 +11,8 @@ use std::time::Duration;
 use p2pd_sys::PipeInfo;
 use socket2::SockRef;
 
-/// A runtime: it runs tasks, waits for times, and watches non-blocking sockets. Of each socket one task at most reads and
-/// one writes at a time. Dropping a future loses nothing.
+/// A runtime: it runs tasks, waits for times, and watches non-blocking sockets. At most one task reads a socket at a
+/// time, and one writes it. Dropping a future loses nothing.
 pub trait Runtime: Copy + fmt::Debug + Send + Sync + 'static {
     /// A watched TCP stream.
     type Tcp: fmt::Debug + Send + Sync + 'static;

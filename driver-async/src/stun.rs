@@ -32,8 +32,8 @@ pub struct Client<R: Runtime> {
     runtime: PhantomData<R>,
 }
 
-/// A socket, and what the server saw it as. The mapping lives as long as the socket, and where NATs give every socket one
-/// external end, others can be told of it.
+/// A socket, and the address that the server saw. The mapping lives as long as the socket. Where NATs give every socket
+/// one external end, others can be told of it.
 #[derive(Debug)]
 pub struct Mapping<R: Runtime> {
     /// Local address of the socket; over UDP without an IP address where the route has none.

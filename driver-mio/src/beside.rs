@@ -52,10 +52,11 @@ macro_rules! calls {
                 self.layer.flush(&mut &self.stream)
             }
 
-            /// The next message.
+            /// Receives the next message.
             ///
             /// # Errors
-            /// `WouldBlock` where it does not block, for none yet; after the last one why the pipe or its relay is gone.
+            /// `WouldBlock` where it does not block, for none yet; after the last message the reason why the pipe or
+            /// its relay is gone.
             pub fn recv(&self) -> io::Result<Vec<u8>> {
                 self.layer.receive(&mut &self.stream)
             }

@@ -34,9 +34,8 @@
 //! # }
 //! ```
 //!
-//! All decisions are made by the sans-IO [`p2pd_core::Node`]. For programs without a loop there is
-//! [`BlockingNode`], which owns a `Poll`. [`messages`] has pipes of messages: P2PD's calls, for TCP, UDP and pipes to peers
-//! alike.
+//! The sans-IO [`p2pd_core::Node`] makes all decisions. For programs without a loop there is [`BlockingNode`], which
+//! owns a `Poll`. [`messages`] has pipes of messages: P2PD's calls, for TCP, UDP and pipes to peers alike.
 //!
 //! # Names
 //!

@@ -180,7 +180,8 @@ impl Node {
         })
     }
 
-    /// Begins to open a pipe, to an address or a name that ends with `.peer`, by a plan; it ends by [`News::Opened`] or [`News::NotOpened`].
+    /// Begins to open a pipe, to an address or a name that ends with `.peer`, by a plan. The call ends by
+    /// [`News::Opened`] or [`News::NotOpened`].
     ///
     /// # Errors
     /// The reason why nothing was begun.

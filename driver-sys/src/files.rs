@@ -76,8 +76,8 @@ pub fn replace_private(path: &Path, contents: &[u8]) -> io::Result<()> {
     fs::rename(&beside, path).inspect_err(|_| drop(fs::remove_file(&beside)))
 }
 
-/// Makes a file with mode 0600, and its folders with 0700: whole or not at all. False: there is one by now, which is left
-/// as it is.
+/// Makes a file with mode 0600, and its folders with 0700: whole or not at all. Returns false if there is one by now,
+/// which is left as it is.
 ///
 /// # Errors
 /// The system's.

@@ -37,10 +37,11 @@ impl Messages {
         Ok(())
     }
 
-    /// The next message. Dropped before it is done it has taken none.
+    /// Receives the next message. A future that is dropped before it is done has taken none.
     ///
     /// # Errors
-    /// After the last one why the pipe or its relay is gone; `UnexpectedEof`: the peer closed it, or the pipe was dropped.
+    /// After the last message the reason why the pipe or its relay is gone; `UnexpectedEof`: the peer closed the pipe,
+    /// or the pipe was dropped.
     pub async fn recv(&self) -> io::Result<Vec<u8>> {
         loop {
             match self.layer.receive(&mut Tried(&self.stream)).map(Some).or_else(blocked)? {

@@ -64,8 +64,8 @@ impl Pipe {
     }
 }
 
-/// The socket, to look at: its options, its number. Bytes that are read from an encrypted pipe's socket or written to it
-/// break the pipe.
+/// Gives the socket for its options and its number. Reading or writing bytes on an encrypted pipe's socket breaks the
+/// pipe.
 #[cfg(unix)]
 impl std::os::fd::AsFd for Pipe {
     fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {

@@ -151,8 +151,8 @@ fn reasons(gateway: Option<MapError>, upnp: Option<MapError>) -> String {
     }
 }
 
-/// Returns our address as a STUN server sees it, by the interface with this index if there is a choice. The first one that answers is
-/// believed.
+/// Returns this machine's address as a STUN server sees it, by the interface with this index if there is a choice. The
+/// first answer is believed.
 pub(crate) async fn seen(local: IpAddr, interface: Option<u32>, servers: &[StunServer]) -> Option<IpAddr> {
     let socket = UdpSocket::bind((local, 0)).await.ok()?;
     if let Some(interface) = interface {

@@ -161,7 +161,8 @@ impl Say {
         }
     }
 
-    /// Tells what was measured of the NATs: to standard output for people, one event each for programs. False: nobody read it.
+    /// Prints the reports on NATs: to standard output for people, one event each for programs. Returns false if nobody
+    /// reads it.
     #[must_use]
     pub(crate) fn nats(self, reports: &[NatReport]) -> bool {
         self.still();
@@ -340,7 +341,7 @@ impl Say {
         })
     }
 
-    /// Tells a result: to standard output for people, an event for programs. False: nobody read it.
+    /// Prints a result: to standard output for people, an event for programs. Returns false if nobody reads it.
     #[must_use]
     fn result(self, json: impl FnOnce() -> serde_json::Value, text: impl FnOnce() -> String) -> bool {
         self.still();
@@ -351,7 +352,7 @@ impl Say {
         self.print(&text())
     }
 
-    /// Lines to standard output. False: they could not be written, which is said.
+    /// Prints lines to standard output. Returns false if they could not be written, after an error message.
     #[must_use]
     pub(crate) fn print(self, text: &str) -> bool {
         self.printed(print::out(text))

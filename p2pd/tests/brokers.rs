@@ -1,5 +1,5 @@
-//! Brokers that ask who we are: mosquitto with passwords, an access list and client certificates. Skipped where mosquitto or
-//! openssl is missing.
+//! Tests of brokers that require a login: mosquitto with passwords, an access list and client certificates. Skipped
+//! where mosquitto or openssl is missing.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Write};

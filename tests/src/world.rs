@@ -41,8 +41,8 @@ pub fn program() -> &'static str {
     PROGRAM.get_or_init(|| built(&["-p", "p2pd"]).join("p2pd")).to_str().unwrap()
 }
 
-/// Has a program go by a wall clock that faketime's variables describe, its monotonic clock being right. Not by the program
-/// `faketime`, whose child outlives it.
+/// Sets a program's wall clock by the variables of faketime's library; its monotonic clock is right. The program
+/// `faketime` is not used, since its child outlives it.
 ///
 /// # Panics
 /// Where there is none: ask `require_lab!` first.

@@ -1,8 +1,8 @@
 //! TCP hole punching through real Linux NATs, with mosquitto and coturn, RTT 40 ms. Every home calls every other, by
 //! the program as its user runs it.
 //!
-//! `P2PD_PUNCH_ROUNDS=10` calls ten times instead of once (`tests/run --long`), `P2PD_PUNCH_HOMES="pr/rst fw"` uses these
-//! homes only.
+//! `P2PD_PUNCH_ROUNDS=10` calls ten times instead of once (`tests/run --long`). `P2PD_PUNCH_HOMES="pr/rst fw"` uses
+//! these homes only.
 
 use std::collections::BTreeMap;
 use std::sync::Mutex;

@@ -30,8 +30,8 @@ pub use p2pd_async::{
 };
 pub use runtime::AsyncIo;
 
-/// A pipe of messages. Clones are handles to the same one; when the last is dropped, or `close` is called, it ends. A pipe
-/// that is linked to others is held by these.
+/// A pipe of messages. Clones are handles to the same one. It ends when the last is dropped, or `close` is called. A
+/// pipe that is linked to others is held by these.
 ///
 /// A callback is given its pipe; one that captures a handle to it keeps it open until its peer ends it.
 pub type MessagePipe = p2pd_async::MessagePipe<AsyncIo>;
@@ -39,8 +39,8 @@ pub type MessagePipe = p2pd_async::MessagePipe<AsyncIo>;
 /// A socket that a [`MessagePipe`] can be made of, however it came about.
 pub type Socket = p2pd_async::Socket<AsyncIo>;
 
-/// TCP listeners and UDP sockets, all of which are open. Dropping it closes them, UDP sockets when the runtime next comes to
-/// their tasks.
+/// TCP listeners and UDP sockets, all of which are open. Dropping it closes them, UDP sockets when the runtime next
+/// comes to their tasks.
 ///
 /// ```no_run
 /// use p2pd_async_std::messages::{Daemon, Family, PipeOptions, Protocol, Target};

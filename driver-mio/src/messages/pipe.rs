@@ -221,7 +221,7 @@ impl Open {
         Ok(())
     }
 
-    /// Ends our direction once all of it is sent. False: it has ended.
+    /// Ends the outgoing direction once all of it is sent. Returns false if it has ended already.
     pub(super) fn finish(&mut self) -> bool {
         let sends = self.ours == Ours::Sends;
         if sends {

@@ -155,8 +155,8 @@ impl Pipes {
         self.begin(protocol, to.into(), route, options)
     }
 
-    /// A UDP server: a pipe without a destination, that answers with [`send_to`](Self::send_to). For TCP servers there is
-    /// [`listen_all`](Self::listen_all).
+    /// Creates a UDP server: a pipe without a destination, that answers with [`send_to`](Self::send_to). For TCP
+    /// servers there is [`listen_all`](Self::listen_all).
     ///
     /// # Errors
     /// Of `bind`, for example that the port is taken; `OutOfMemory`: no token is left.
@@ -165,8 +165,8 @@ impl Pipes {
         self.add(Socket::Udp(socket, None), options)
     }
 
-    /// Wraps a socket that exists: mio's `TcpStream`, once it is connected, its `UdpSocket`, or a [`Pipe`](crate::Pipe) to a
-    /// peer. It must be registered nowhere.
+    /// Wraps a socket that exists: mio's `TcpStream`, once it is connected, its `UdpSocket`, or a [`Pipe`](crate::Pipe)
+    /// to a peer. It must be registered nowhere.
     ///
     /// # Errors
     /// Of `setsockopt`, or that a stream is not connected; `OutOfMemory`: no token is left.
@@ -226,7 +226,7 @@ impl Pipes {
         id.ok_or(SubscribeError::TooMany)
     }
 
-    /// Ends a subscription, with what waits in it. False: there is none of this name.
+    /// Ends a subscription, with the messages in it. Returns false if there is none of this name.
     pub fn unsubscribe(&mut self, pipe: PipeId, id: SubscriptionId) -> bool {
         let was = self.each.get_mut(&pipe).is_some_and(|entry| entry.subscriptions.unsubscribe(id));
         self.queue(pipe);
@@ -282,8 +282,8 @@ impl Pipes {
         open.send(data, to)
     }
 
-    /// Sends to somebody: on a UDP pipe to anybody, on a stream, which has one peer, to that. So what is written for one
-    /// protocol works on the other.
+    /// Sends to an address: on a UDP pipe to any, on a stream to its one peer only. So a program for one protocol works
+    /// on the other.
     ///
     /// # Errors
     /// As [`send`](Self::send); `InvalidInput`: a stream goes to its peer only.
@@ -318,7 +318,7 @@ impl Pipes {
         self.connect_to(from, Link { to, joined: false })
     }
 
-    /// Undoes [`link`](Self::link). False: they were not linked.
+    /// Undoes [`link`](Self::link). Returns false if they were not linked.
     pub fn unlink(&mut self, from: PipeId, to: PipeId) -> bool {
         let Some(entry) = self.each.get_mut(&from) else { return false };
         let before = entry.links.len();
@@ -340,8 +340,8 @@ impl Pipes {
             && self.connect_to(other, Link { to: one, joined: true })
     }
 
-    /// Says to the peer of a stream, after all that was sent, that nothing more is sent; reading goes on. False: that has
-    /// been said, or there is no such pipe.
+    /// Ends the sending on a stream, after all that was sent; reading goes on. Returns false if it had ended, or there
+    /// is no such pipe.
     pub fn finish(&mut self, pipe: PipeId) -> bool {
         let finishes = self.each.get_mut(&pipe).and_then(Entry::open_mut).is_some_and(Open::finish);
         self.queue(pipe);
@@ -355,7 +355,8 @@ impl Pipes {
         self.leave(pipe, Instant::now() + FAREWELL)
     }
 
-    /// Breaks a pipe off, so that the peer of a stream does not take what it has for all there was. False: it was not there.
+    /// Breaks a pipe off, so that the peer of a stream knows that its data is incomplete. Returns false if the pipe was
+    /// not there.
     pub fn abort(&mut self, pipe: PipeId) -> bool {
         self.break_off(pipe, None)
     }

@@ -18,7 +18,7 @@ use crate::source::delegate_source;
 pub enum Socket {
     /// A connected TCP stream.
     Tcp(TcpStream),
-    /// A UDP socket, and where it sends to unless told otherwise: without, it is a server's. It hears everybody, unless it
+    /// A UDP socket, and its default destination; without one it is a server's. It receives from everybody, unless it
     /// is connected.
     Udp(UdpSocket, Option<SocketAddr>),
     /// A pipe to a peer.

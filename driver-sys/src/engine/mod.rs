@@ -47,7 +47,8 @@ use tcp::{State, Tcp};
 const BUDGET: usize = 64;
 /// The wall clock is read again after this long, when the node is awake anyway.
 const CLOCK_AGAIN: Duration = Duration::from_secs(60);
-/// Clocks are compared so often, or nobody would notice that the machine slept: timers of event loops stand still meanwhile.
+/// Time between two comparisons of the clocks, which detect sleep of the machine: timers of event loops stand still
+/// meanwhile.
 const COMPARE_CLOCKS: Duration = Duration::from_secs(5);
 /// Streams that are being closed may take this long when the node ends.
 const END_WITHIN: Duration = Duration::from_secs(1);

@@ -67,8 +67,8 @@ impl<R: Reactor> Network<R> {
         self.due
     }
 
-    /// The interface by which what comes from this address has to leave, where the system might choose another: there is
-    /// more than one way out.
+    /// Returns the interface by which packets from this address have to leave, where the system might choose another:
+    /// there is more than one way out.
     pub(super) fn way_out(&self, ip: IpAddr) -> Option<u32> {
         let mut leading = self.listed.iter().filter(|i| i.default_route && i.ip.is_ipv4() == ip.is_ipv4());
         let first = leading.next()?.index;
@@ -76,7 +76,7 @@ impl<R: Reactor> Network<R> {
         self.listed.iter().find(|i| i.ip == ip).map(|i| i.index)
     }
 
-    /// The socket has something to say. True: more than for one turn.
+    /// Reads the reports of the system. Returns true if there may be more than for one turn.
     pub(super) fn hear(&mut self, reactor: &mut R, now: Instant) -> bool {
         let mut buffer = [0; 8192];
         for _ in 0..BUDGET {

@@ -321,7 +321,7 @@ impl<R: Reactor> Engine<R> {
         self.lost(answers, cause);
     }
 
-    /// Takes an open stream from the core. False: it is not open.
+    /// Takes an open stream from the core. Returns false if it is not open.
     fn go_on_as(&mut self, sock: SockId, state: impl FnOnce(R::Stream) -> State<R::Stream>) -> bool {
         match self.socks.remove(&sock) {
             Some(Sock::Tcp(tcp)) if matches!(tcp.state, State::Open(_)) => {

@@ -28,13 +28,15 @@ pub(crate) struct Grip(Arc<Mutex<State>>);
 
 #[derive(Debug, Default)]
 struct State {
-    /// A duplicate of the pipe's socket as long as there is a pipe, and no longer: an open duplicate keeps the stream open.
+    /// Duplicate of the pipe's socket as long as there is a pipe, and no longer: an open duplicate keeps the stream
+    /// open.
     socket: Option<Socket>,
     over: Option<PipeEnd>,
 }
 
 impl Released {
-    /// A pipe's mark, and the hold on it. Where there is no descriptor for a duplicate of the socket, the hold does nothing.
+    /// Creates a pipe's mark, and the hold on it. Where there is no descriptor for a duplicate of the socket, the hold
+    /// does nothing.
     pub(crate) fn hold(&self, sock: SockId, socket: &SockRef<'_>) -> (Held, Grip) {
         let grip = Grip::default();
         grip.state().socket = socket.try_clone().ok();

@@ -26,7 +26,7 @@ pub(crate) fn frame_length(bytes: &[u8]) -> Option<usize> {
 
 /// The user's side of the messages. Both directions may be used at once, by two tasks or threads.
 ///
-/// Each call is given the socket. It may be a blocking one, or one that gives `WouldBlock`, which the call then gives too.
+/// Each call is given the socket. The socket may block, or give `WouldBlock`, which the call then gives too.
 #[derive(Debug)]
 pub struct MessageLayer {
     link: Arc<Link>,

@@ -25,8 +25,8 @@ pub use p2pd_async::stun::StunError;
 
 /// A client of one STUN server.
 pub type Client = p2pd_async::stun::Client<Tokio>;
-/// A socket, and what the server saw it as. The mapping lives as long as the socket, and where NATs give every socket one
-/// external end, others can be told of it.
+/// A socket, and the address that the server saw. The mapping lives as long as the socket. Where NATs give every socket
+/// one external end, others can be told of it.
 pub type Mapping = p2pd_async::stun::Mapping<Tokio>;
 
 /// Measures the NATs in front of this machine, over TCP and UDP with these servers. Returns one report for each

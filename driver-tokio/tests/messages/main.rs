@@ -92,8 +92,8 @@ fn patterned(len: usize) -> Bytes {
     data.into()
 }
 
-/// The first of so many ports in a row that are free for TCP and UDP, below those that the system gives to others. No two
-/// tests get the same.
+/// Returns the first of so many ports in a row that are free for TCP and UDP, below those that the system gives to
+/// others. No two tests get the same.
 fn free_ports(many: u16) -> u16 {
     static NEXT: AtomicU16 = AtomicU16::new(0);
     let base = 18_000 + (std::process::id() % 100) as u16 * 100;

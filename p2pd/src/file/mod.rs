@@ -1,5 +1,5 @@
-//! `p2pd file send` and `p2pd file receive`: files over a pipe, gone on with where they were cut off, checked by hash. The
-//! worked example of a program on p2pd: [`send`] and [`receive`] know nothing but a stream.
+//! `p2pd file send` and `p2pd file receive`: files over a pipe, resumed after a cut, checked by hash. The worked
+//! example of a program on p2pd: [`send`] and [`receive`] know nothing but a stream.
 
 mod copy;
 mod inbox;

@@ -1,5 +1,5 @@
-//! Places for TCP clients of the STUN and the TURN server. Each network has its share, and where all places are taken the
-//! idlest of the network that has most makes room.
+//! Places for TCP clients of the STUN and the TURN server. Each network has its share. Where all places are taken the
+//! idlest client of the network that has most makes room.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;

@@ -1,5 +1,5 @@
-//! Inputs made of good ones: bytes changed, pieces put in, taken out, doubled and exchanged. Shared by the fuzzers of the
-//! parsers and of the running daemon; a run is repeated by its seed.
+//! Inputs made of good ones: bytes changed, pieces put in, taken out, doubled and exchanged. Shared by the fuzzers of
+//! the parsers and of the running daemon; a run is repeated by its seed.
 
 use std::time::{Duration, Instant, SystemTime};
 

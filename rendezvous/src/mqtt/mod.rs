@@ -166,8 +166,8 @@ impl Broker {
         self.unix_at_zero = Some(unix.saturating_sub(now));
     }
 
-    /// A connection from this address was accepted. False: its network has its share of them. Close it, and say no
-    /// more of it.
+    /// Takes a connection that was accepted from this address. Returns false if its network has its share of them:
+    /// close it then, and make no further call about it.
     #[must_use]
     pub fn accept(&mut self, now: Duration, conn: ConnId, from: IpAddr) -> bool {
         self.stats.accepted += 1;

@@ -275,8 +275,8 @@ impl Conn {
         self.due = None;
     }
 
-    /// A round trip was measured: the next repeat waits as RFC 6298 section 2 says, with Linux's least of 200 ms for the
-    /// variation.
+    /// Takes a measured round trip: the next repeat waits as RFC 6298 section 2 says, with Linux's least of 200 ms for
+    /// the variation.
     fn measured(&mut self, trip: Nanos) {
         let (smooth, variation) = match self.trip {
             None => (trip, trip / 2),

@@ -419,8 +419,8 @@ impl<A: App> World<A> {
         self.queue.put(self.now + last, Event::Arrive(to, packet));
     }
 
-    /// Sees to what a host asked for until it asks for nothing more. Its program comes first, so that what it answers at
-    /// once takes the acknowledgement of what it read along.
+    /// Carries out a host's actions until there are no more. Its program comes first, so that an immediate answer takes
+    /// the acknowledgement of the data read along.
     fn flush(&mut self, n: usize) {
         let (host, app, _) = &mut self.hosts[n];
         while let Some(event) = host.out.events.pop_front() {

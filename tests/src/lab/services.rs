@@ -167,8 +167,8 @@ pub struct Miniupnpd {
 }
 
 impl Miniupnpd {
-    /// Starts it on the innermost router of home number `home`, with more lines for its configuration, and waits until it
-    /// answers the home's host. The chains it needs are made by the first start, and what was mapped is forgotten.
+    /// Starts it on the innermost router of home number `home`, with more lines for its configuration, and waits until
+    /// it answers the home's host. The first start makes the chains that it needs, and old mappings are forgotten.
     pub fn start(lab: &Lab, home: usize, options: &str) -> Result<Self> {
         let options = format!("ext_ifname=wan\nlistening_ip=lan\n{options}");
         let host = lab.host(home);
