@@ -91,8 +91,8 @@ impl Builder {
         self
     }
 
-    /// Records what the node is told and what it says, for [`p2pd_core::trace::replay`]: `write` gets one line
-    /// at a time, in order. It is called on the node's task, so it must not take long. Default: off.
+    /// Records the node's inputs and outputs, for [`p2pd_core::trace::replay`]: `write` gets one line at a time, in
+    /// order. It is called on the node's task, so it must not take long. Default: off.
     ///
     /// A trace is a secret: it holds the configuration's private key and the node's seed, hence the keys of the
     /// pipes opened meanwhile. [`p2pd_sys::create_private`] makes a file for its owner alone.
@@ -260,7 +260,7 @@ impl Node {
         answer.recv().await.unwrap_or(Err(NameError::Shutdown))
     }
 
-    /// The next pipe that a peer opens to us; `None` once the node was shut down. At most 128 wait;
+    /// Waits for the next pipe that a peer opens to this node; `None` once the node was shut down. At most 128 wait;
     /// further ones are closed, and counted by [`turned_away`](Node::turned_away).
     pub async fn accept(&self) -> Option<Pipe> {
         self.inner.accepted.recv().await.ok()
@@ -277,7 +277,7 @@ impl Node {
         self.inner.notices.activate_cloned()
     }
 
-    /// Says whether pipes that peers open from now on have to wait until we come to them. Their callers are told so, by
+    /// Sets whether pipes that peers open from now on have to wait for their turn. Their callers are told so, by
     /// [`Stage::PeerBusy`](p2pd_core::Stage::PeerBusy); nobody is refused. For programs that serve one pipe at a time.
     pub fn set_busy(&self, busy: bool) {
         let _ = self.inner.commands.try_send(Command::Busy(busy));

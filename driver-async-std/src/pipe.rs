@@ -13,9 +13,9 @@ use p2pd_sys::{Half, Layer, PipeInfo, Start, Wakers};
 /// A pipe to a peer: the TCP stream, with records around it when it is encrypted. [`PipeInfo`] has its properties, its
 /// peer for example.
 ///
-/// Each direction ends by itself: `close` says that we send no more, and the peer's end is a read of zero
-/// bytes. On an encrypted pipe a stream that is cut off without the peer's end is an `UnexpectedEof` error, not
-/// an end. Dropping a pipe without `close` cuts it off.
+/// Each direction ends by itself: `close` ends the sending, and the peer's end is a read of zero bytes. On an encrypted
+/// pipe a stream that is cut off without the peer's end is an `UnexpectedEof` error, not an end. Dropping a pipe
+/// without `close` cuts it off.
 ///
 /// An encrypted pipe holds at most two records, 32 KiB, that the system has not taken yet. They leave while
 /// the pipe is written, flushed, closed or read; a program that writes and then does none of these
@@ -73,7 +73,7 @@ impl Deref for Pipe {
     }
 }
 
-/// The stream as the layer wants it: what is pending would block.
+/// The stream as the layer wants it: a pending call would block.
 struct Polled<'s, 'r, 'w> {
     stream: &'s mut Async<TcpStream>,
     /// Context of the task that waits to read; none for a writer.

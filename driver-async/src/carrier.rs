@@ -73,7 +73,7 @@ impl<R: Runtime> Socket<R> {
         if matches!(self, Socket::Udp(..)) { Protocol::Udp } else { Protocol::Tcp }
     }
 
-    /// Sets what can be set on a socket that is open already.
+    /// Sets those options that can be set on an open socket.
     pub(crate) fn set(&self, options: &PipeOptions) -> io::Result<()> {
         match self {
             Socket::Tcp(stream) => options.set(Protocol::Tcp, R::tcp_socket(stream)),

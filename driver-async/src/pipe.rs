@@ -17,7 +17,7 @@ use crate::runtime::Runtime;
 use crate::shared::{Child, OnEnd, OnMessage, Shared};
 use crate::wait::within;
 
-/// Time that [`close`](MessagePipe::close) waits for the system to take what an encrypted pipe holds.
+/// Time that [`close`](MessagePipe::close) waits for the system to take the rest of an encrypted pipe.
 const FAREWELL: Duration = Duration::from_secs(5);
 
 /// A pipe of messages. Clones are handles to the same one. It ends when the last is dropped, or [`close`](Self::close)
@@ -324,7 +324,7 @@ impl<R: Runtime> MessagePipe<R> {
         *self.shared().writer.lock().await = Writer::Over;
     }
 
-    /// Breaks the pipe off, so that the peer of a stream does not take what it has for all there was.
+    /// Breaks the pipe off, so that the peer of a stream knows that its data is incomplete.
     pub async fn abort(&self) {
         self.shared().close();
         let mut writer = self.shared().writer.lock().await;

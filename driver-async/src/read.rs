@@ -1,4 +1,4 @@
-//! The task that reads, and does with each message what was asked for.
+//! The reading task, which delivers each message to its receivers.
 
 use std::future::{Future, poll_fn};
 use std::pin::pin;

@@ -41,7 +41,7 @@ pub trait Runtime: Copy + fmt::Debug + Send + Sync + 'static {
     /// The stream's socket.
     fn tcp_socket(tcp: &Self::Tcp) -> SockRef<'_>;
 
-    /// Waits until [`outcome`](p2pd_sys::socket::outcome) says what became of a connect.
+    /// Waits until [`outcome`](p2pd_sys::socket::outcome) has the outcome of a connect.
     fn connected(tcp: &Self::Tcp) -> impl Future<Output = io::Result<SocketAddr>> + Send;
 
     /// Reads as soon as there is something.
@@ -90,7 +90,7 @@ pub trait Runtime: Copy + fmt::Debug + Send + Sync + 'static {
     /// Writes to a pipe.
     fn poll_write(pipe: &mut Self::Pipe, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>>;
 
-    /// Sends what a pipe holds.
+    /// Sends the bytes that a pipe holds.
     fn poll_flush(pipe: &mut Self::Pipe, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
 
     /// Ends our direction of a pipe.

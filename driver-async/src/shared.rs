@@ -49,7 +49,7 @@ pub(crate) struct Inbox<R: Runtime> {
     over: Waiters,
 }
 
-/// A pipe that gets what comes.
+/// A pipe that gets a copy of each message.
 #[derive(Clone, Debug)]
 pub(crate) struct Child<R: Runtime> {
     pub(crate) pipe: MessagePipe<R>,
@@ -95,7 +95,7 @@ impl<R: Runtime> Shared<R> {
         self.inbox.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Changes what the reading task has to see: whether there is anything to read for.
+    /// Changes state on which the reading task depends: whether there is anything to read for.
     pub(crate) fn change<T>(&self, change: impl FnOnce(&mut Inbox<R>) -> T) -> T {
         let mut inbox = self.inbox();
         let wanted = inbox.wants();

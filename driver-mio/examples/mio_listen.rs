@@ -1,4 +1,4 @@
-//! Answers every peer with what it sent, in a mio loop: `cargo run -p p2pd-mio --example mio_listen -- 127.0.0.1`.
+//! Sends every peer its own bytes back, in a mio loop: `cargo run -p p2pd-mio --example mio_listen -- 127.0.0.1`.
 
 use std::collections::HashMap;
 use std::io::{self, Read, Write};

@@ -44,7 +44,7 @@ macro_rules! calls {
                 self.layer.send(&mut &self.stream, message)
             }
 
-            /// Sends what waits of a message.
+            /// Sends the waiting part of a message.
             ///
             /// # Errors
             /// As [`send`](Self::send).

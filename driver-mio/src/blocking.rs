@@ -94,8 +94,8 @@ impl BlockingNode {
         }
     }
 
-    /// The next pipe that a peer opens to us; `None` after `within`, or for ever without. At most 128 wait; further
-    /// ones are closed.
+    /// Waits for the next pipe that a peer opens to this node; `None` after `within`, or for ever without. At most 128
+    /// wait; further ones are closed.
     ///
     /// # Errors
     /// The system's, of its poll.

@@ -1,8 +1,8 @@
 //! p2pd in a mio loop of your own: opens a connection between two computers wherever they are, without a thread and
 //! without a runtime.
 //!
-//! The node registers its sockets in *your* [`mio::Poll`], under tokens that you grant it. You pass its events
-//! on, let it do what is due, and take out what it has to say:
+//! The node registers its sockets in *your* [`mio::Poll`], under tokens that you grant it. You pass its events on, let
+//! it do its work, and take out its news:
 //!
 //! ```no_run
 //! use mio::{Events, Interest, Poll, Token};

@@ -27,7 +27,7 @@ pub enum News {
     Opened(ConnectId, Pipe),
     /// A call has none, and why.
     NotOpened(ConnectId, ConnectError),
-    /// A peer opened a pipe to us. It is registered nowhere yet.
+    /// A peer opened a pipe to this node. It is registered nowhere yet.
     Incoming(Pipe),
     /// The address, progress of connects, state of brokers, questions.
     Notice(Notice),
@@ -58,8 +58,8 @@ impl Builder {
         self
     }
 
-    /// Records what the node is told and what it says, for [`p2pd_core::trace::replay`]: `write` gets one line
-    /// at a time, in order. Default: off.
+    /// Records the node's inputs and outputs, for [`p2pd_core::trace::replay`]: `write` gets one line at a time, in
+    /// order. Default: off.
     ///
     /// A trace is a secret: it holds the configuration's private key and the node's seed, hence the keys of the
     /// pipes opened meanwhile. [`p2pd_sys::create_private`] makes a file for its owner alone.
@@ -198,7 +198,7 @@ impl Node {
         self.engine.resolve(name)
     }
 
-    /// Takes a name and keeps it up while the node runs; [`Notice::Name`] tells what comes of it.
+    /// Takes a name and keeps it while the node runs; [`Notice::Name`] reports the outcome.
     ///
     /// # Errors
     /// As [`resolve`](Self::resolve).
@@ -206,7 +206,7 @@ impl Node {
         self.engine.register(name)
     }
 
-    /// Gives up a name that this node's key has; [`Notice::Name`] tells what comes of it.
+    /// Gives up a name that this node's key has; [`Notice::Name`] reports the outcome.
     ///
     /// # Errors
     /// As [`resolve`](Self::resolve).
@@ -224,7 +224,7 @@ impl Node {
         self.engine.cancel(connect);
     }
 
-    /// Says whether pipes that peers open from now on have to wait until we come to them. Their callers are told so, by
+    /// Sets whether pipes that peers open from now on have to wait for their turn. Their callers are told so, by
     /// [`Stage::PeerBusy`](p2pd_core::Stage::PeerBusy); nobody is refused. For programs that serve one pipe at a time.
     pub fn set_busy(&mut self, busy: bool) {
         self.engine.set_busy(busy);

@@ -40,8 +40,8 @@ impl Pipe {
         Ok(crate::Messages::new(TcpStream::from_std(stream), layer))
     }
 
-    /// The bare TCP stream of a plain pipe: nothing was read ahead, nothing waits to be sent, and nothing of
-    /// ours holds on to it. Deregister the pipe first, if it is registered.
+    /// Returns the bare TCP stream of a plain pipe. Nothing was read ahead, nothing waits to be sent, and p2pd keeps no
+    /// hold on it. Deregister the pipe first, if it is registered.
     ///
     /// # Errors
     /// Gives an encrypted pipe back, and one whose echo replies are not sent yet.
@@ -80,8 +80,8 @@ impl Pipe<std::net::TcpStream> {
         Ok(crate::Messages::new(stream, layer))
     }
 
-    /// The bare TCP stream of a plain pipe: nothing was read ahead, nothing waits to be sent, and nothing of
-    /// ours holds on to it. It becomes an `OwnedFd` by `into`.
+    /// Returns the bare TCP stream of a plain pipe. Nothing was read ahead, nothing waits to be sent, and p2pd keeps no
+    /// hold on it. It becomes an `OwnedFd` by `into`.
     ///
     /// # Errors
     /// `Unsupported` for an encrypted pipe, and for one whose echo replies are not sent yet; the pipe is closed.

@@ -20,8 +20,8 @@ pub fn raise_descriptor_limit() -> Option<u64> {
     None
 }
 
-/// The places that peers are given where the user does not say: half of the descriptors that the process may have. A
-/// quarter is for streams that are saying hello, and one for our own dials, files, and programs that ask us.
+/// Returns the places for peers where the user gives no number: half of the descriptors that the process may have. A
+/// quarter is for streams that are saying hello, and one for the node's own dials, files, and programs at the API.
 #[cfg(unix)]
 pub(crate) fn most_pipes() -> Option<u32> {
     let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current.unwrap_or(u64::MAX);

@@ -42,12 +42,12 @@ impl std::error::Error for KeyFileError {
     }
 }
 
-/// Reads the key in `path`, or makes a new one there, with mode 0600, if there is no such file. Its folder is
-/// made too. Of two processes that create it at once both get the same key.
+/// Reads the key in `path`, or makes a new one there, with mode 0600, if there is no such file. Its folder is made too.
+/// Of two processes that create it at once both get the same key.
 ///
 /// # Errors
-/// Names the file and what is wrong with it. A file that others may read is refused, since its key may be
-/// known; one that is not a key is left as it is.
+/// Names the file and the error. A file that others may read is refused, since its key may be known; one that is not a
+/// key is left as it is.
 pub fn load_or_create_key(path: &Path) -> Result<SecretKey, KeyFileError> {
     let io = |why| KeyFileError::Io(path.to_owned(), why);
     match read(path) {

@@ -70,7 +70,7 @@ impl Silence {
     }
 }
 
-/// Reads what is known of a connected TCP socket. Linux only.
+/// Reads the signs of a connected TCP socket. Linux only.
 #[cfg(any(target_os = "linux", target_os = "android"))]
 #[allow(unsafe_code)]
 pub(crate) fn signs(socket: &socket2::Socket) -> Option<Signs> {

@@ -13,7 +13,7 @@ use p2pd_core::{Name, NamePin};
 use crate::files::{Lock, replace_private, text_of};
 use crate::secret::open_own;
 
-/// Longest file: far over what a node remembers.
+/// Longest file: far more than a node remembers.
 const MAX_FILE: u64 = 1 << 20;
 
 /// Reason why the file could not be used.

@@ -1,4 +1,4 @@
-//! Files that are believed because they are ours: keys, tokens, passwords, pins.
+//! Files that are believed because they are the user's own: keys, tokens, passwords, pins.
 
 use std::fs::File;
 use std::io;
@@ -17,7 +17,7 @@ pub fn read_private(path: &Path, longest: u64) -> io::Result<String> {
     text_of(open_own(path, 0o077)?, longest)
 }
 
-/// Opens a file of ours in which none of these permission bits is set.
+/// Opens a file of the present user in which none of these permission bits is set.
 pub(crate) fn open_own(path: &Path, forbidden: u32) -> io::Result<File> {
     let file = open_file(path)?;
     #[cfg(unix)]

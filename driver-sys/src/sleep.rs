@@ -26,7 +26,7 @@ pub(crate) enum Jump {
     Set,
 }
 
-/// Compares the clocks with what they showed at the last look.
+/// Clocks as they were at the last look, for comparison.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Watch {
     last: Reading,

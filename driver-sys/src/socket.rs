@@ -48,7 +48,8 @@ pub fn listener(local: SocketAddr, backlog: u16, opts: &SockOpts) -> io::Result<
     Ok(socket.into())
 }
 
-/// A listener for what comes by one interface, beside another one of ours on the same port and all addresses.
+/// Opens a listener for connections by one interface, beside another one of the same node on the same port and all
+/// addresses.
 ///
 /// # Errors
 /// Of `socket`, `setsockopt`, `bind` or `listen`; `Unsupported` where two listeners cannot share a port so.
@@ -169,7 +170,7 @@ pub fn leave_by<'s>(socket: impl Into<SockRef<'s>>, local: SocketAddr, interface
     Ok(())
 }
 
-/// Makes the next close send RST and forget what is queued.
+/// Makes the next close send RST and drop the queue.
 ///
 /// # Errors
 /// Of `setsockopt`.
@@ -177,8 +178,8 @@ pub fn reset_on_close<'s>(socket: impl Into<SockRef<'s>>) -> io::Result<()> {
     socket.into().set_linger(Some(Duration::ZERO))
 }
 
-/// Makes the system acknowledge at once what comes in next. A server that neither sets `TCP_NODELAY` nor
-/// answers twice in a row otherwise costs us 40 ms of delayed acknowledgement (measured). Linux only.
+/// Makes the system acknowledge the next data at once. A server that neither sets `TCP_NODELAY` nor answers twice in a
+/// row otherwise costs 40 ms of delayed acknowledgement (measured). Linux only.
 pub fn quick_ack<'s>(socket: impl Into<SockRef<'s>>) {
     #[cfg(target_os = "linux")]
     let _ = socket.into().set_tcp_quickack(true);

@@ -12,9 +12,9 @@ use tokio::net::TcpStream;
 /// A pipe to a peer: the TCP stream, with records around it when it is encrypted. [`PipeInfo`] has its properties, its
 /// peer for example.
 ///
-/// Each direction ends by itself: `shutdown` says that we send no more, and the peer's end is a read of zero
-/// bytes. On an encrypted pipe a stream that is cut off without the peer's end is an `UnexpectedEof` error, not
-/// an end. Dropping a pipe without `shutdown` cuts it off.
+/// Each direction ends by itself: `shutdown` ends the sending, and the peer's end is a read of zero bytes. On an
+/// encrypted pipe a stream that is cut off without the peer's end is an `UnexpectedEof` error, not an end. Dropping a
+/// pipe without `shutdown` cuts it off.
 ///
 /// An encrypted pipe holds at most two records, 32 KiB, that the system has not taken yet. They leave while
 /// the pipe is written, flushed, shut down or read; a program that writes and then does none of these
@@ -42,8 +42,8 @@ impl Pipe {
         crate::Messages::new(stream, layer)
     }
 
-    /// The bare TCP stream of a plain pipe: nothing was read ahead, nothing waits to be sent, and nothing of
-    /// ours holds on to it.
+    /// Returns the bare TCP stream of a plain pipe. Nothing was read ahead, nothing waits to be sent, and p2pd keeps no
+    /// hold on it.
     ///
     /// # Errors
     /// Gives an encrypted pipe back, and one whose echo replies are not sent yet.
@@ -80,7 +80,7 @@ impl Deref for Pipe {
     }
 }
 
-/// The stream as the layer wants it: what is pending would block.
+/// The stream as the layer wants it: a pending call would block.
 struct Polled<'s, 'r, 'w> {
     stream: &'s mut TcpStream,
     /// Context of the task that waits to read; none for a writer.

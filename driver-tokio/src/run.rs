@@ -1,4 +1,4 @@
-//! The task that owns the engine: waits for its sockets, its timer and the handles, and tells users what came of it.
+//! The task that owns the engine: waits for its sockets, its timer and the handles, and reports the results to users.
 
 use std::future::poll_fn;
 use std::sync::Arc;

@@ -12,7 +12,7 @@ use tokio::process::Command;
 
 use crate::servers::{Commands, Servers, TurnCredential, TurnServer};
 
-/// Lifetime of short-lived credentials; what was allocated meanwhile lives on.
+/// Lifetime of short-lived credentials; an allocation made meanwhile lives on.
 const HOLD_FOR: Duration = Duration::from_secs(24 * 3600);
 /// Longest time of a command,
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -20,7 +20,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const LONGEST: u64 = 4096;
 
 impl TurnCredential {
-    /// Credentials that are good now. A command's standard error is ours.
+    /// Returns credentials that are good now. A command writes to the standard error of this program.
     ///
     /// # Errors
     /// Says what is wrong with the command or with its output, or that the command is not allowed.
@@ -80,7 +80,7 @@ async fn printed(command: &[String], commands: Commands) -> Result<(String, Stri
 pub enum CredentialError {
     /// The list names a program, and nobody [allowed](Commands::Allowed) to run it: the program and its arguments.
     NotAllowed(Vec<String>),
-    /// The program could not be run, or what it printed was none.
+    /// The program could not be run, or its output has no credentials.
     Failed(String),
 }
 
@@ -116,7 +116,7 @@ impl TurnServer {
     }
 }
 
-/// Returns the output of a command, which ends with us at the latest.
+/// Returns the output of a command, which ends with this program at the latest.
 async fn run(command: &[String]) -> Result<String, String> {
     let (program, arguments) = command.split_first().ok_or("is empty")?;
     let mut command = Command::new(program);

@@ -14,7 +14,7 @@ use crate::commands::usage;
 use crate::map::{list, seen};
 use crate::say::Say;
 
-/// A card, and beside each of its addresses what a STUN server sees of it.
+/// A card, and the address outside that a STUN server sees for each of its addresses.
 #[derive(Debug)]
 pub(crate) struct Listed {
     card: Card,

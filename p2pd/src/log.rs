@@ -1,4 +1,4 @@
-//! `--log`: what the program does, as `tracing` has it, on standard error.
+//! `--log`: the work of the program, as `tracing` has it, on standard error.
 
 use std::io::{self, Write};
 

@@ -186,7 +186,7 @@ pub(crate) async fn seen(local: IpAddr, interface: Option<u32>, servers: &[StunS
     None
 }
 
-/// Carries out what a mapper asks for.
+/// Carries out a mapper's requests.
 struct Runner {
     mapper: Mapper,
     local: IpAddr,
@@ -257,7 +257,7 @@ impl Runner {
         self.mapper.close(self.clock.now());
     }
 
-    /// Waits for what happens next. May be dropped and called again.
+    /// Waits for the next event. May be dropped and called again.
     async fn event(&mut self) -> Event {
         let mut buffer = [0; 2048];
         loop {

@@ -36,7 +36,7 @@ pub(crate) fn needs_identity(common: &Common) -> Result<(), String> {
     }
 }
 
-/// Keeps what a notice says is to be kept.
+/// Stores the key of a name that the notice reports.
 pub(crate) fn keep(file: &PinFile, notice: &Notice, say: Say) {
     if let Notice::Name { name, news } = notice
         && let NameNews::Pinned { id, sequence } = **news
@@ -96,7 +96,7 @@ fn told(name: Name, outcome: Result<u8, NameError>, file: &PinFile, say: Say) ->
     }
 }
 
-/// Carries out what needs a node.
+/// Carries out a command that needs a node.
 pub(crate) async fn run(node: &Node, command: &NameCommand, file: &PinFile, say: Say) -> ExitCode {
     match *command {
         NameCommand::Register { name, .. } => match register(node, name, false, file, say).await {

@@ -1,5 +1,5 @@
-//! The ways out: standard output and standard error. All that is printed goes through here, so that nothing that a
-//! stranger wrote steers a terminal or passes for a line of ours.
+//! Output to standard output and standard error. All that is printed goes through here. So no text of a stranger steers
+//! a terminal or passes for a line of the program.
 
 use std::fmt::Write as _;
 use std::io::{self, Write};

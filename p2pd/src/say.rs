@@ -114,7 +114,7 @@ impl Say {
         }
     }
 
-    /// Says where we are reached, and how peers get there.
+    /// Prints the node's address, and the ways by which peers reach it.
     pub(crate) fn ready(self, address: &PeerAddress, id: NodeId, invitation: Option<&Invitation>) {
         self.still();
         self.line(
@@ -187,7 +187,7 @@ impl Say {
         );
     }
 
-    /// Progress of a connect, and what else a person wants to know.
+    /// Prints the progress of a connect, and other notices for people.
     pub(crate) fn notice(self, notice: &Notice) {
         match notice {
             Notice::Progress { strategy, stage, .. } => self.line(
@@ -456,7 +456,7 @@ impl Say {
         }
     }
 
-    /// Says what went wrong, also where little is wanted.
+    /// Prints an error, also with `--quiet`.
     pub(crate) fn wrong(self, json: impl FnOnce() -> serde_json::Value, text: impl FnOnce() -> String) {
         if self.json {
             tell_program(&json());

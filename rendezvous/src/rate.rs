@@ -106,7 +106,7 @@ const EXCESS_PER_SECOND: u32 = 256;
 /// Requests of how many seconds a source may make at once.
 const BURST_SECONDS: u32 = 4;
 
-/// Accounts of what sources ask and are answered that have proven nothing, each an [`owner`](crate::owner).
+/// Accounts of the requests and answers of sources that have proven nothing, each an [`owner`](crate::owner).
 #[derive(Debug)]
 pub(crate) struct Sources {
     new: Source,

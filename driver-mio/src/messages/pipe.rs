@@ -81,7 +81,7 @@ impl Entry {
         if let State::Open(open) = &mut self.state { Some(open) } else { None }
     }
 
-    /// The same, done with by its user: it only sends what it has.
+    /// Returns the entry as its user leaves it: it only sends the rest.
     pub(super) fn leaving(self) -> Self {
         let state = match self.state {
             State::Open(open) => State::Leaving(open),
@@ -188,7 +188,8 @@ impl Open {
         self.out.is_none()
     }
 
-    /// Sends on what waits, and ends our direction if that is asked for; true once nothing more is to be done.
+    /// Sends the waiting bytes, and ends the outgoing direction if that is asked for. Returns true once nothing more is
+    /// to be done.
     pub(super) fn flush(&mut self) -> bool {
         let sent = self.try_flush();
         match sent {

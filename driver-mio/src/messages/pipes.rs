@@ -1,4 +1,4 @@
-//! All pipes of a loop: what their user calls.
+//! All pipes of a loop, with the calls of their user.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
@@ -110,7 +110,7 @@ impl Pipes {
         Some(at.saturating_duration_since(Instant::now()))
     }
 
-    /// Reads, writes and accepts what can be, and sees to what is due.
+    /// Reads, writes and accepts as far as possible, and does all work that is due.
     pub fn tick(&mut self) {
         let now = Instant::now();
         while let Some(&(at, id)) = self.deadlines.first()
@@ -370,7 +370,7 @@ impl Pipes {
         self.each.get(&pipe)?.open()
     }
 
-    /// Keeps what is made with a token, which is to be registered with it.
+    /// Keeps the state that is made with a token, and is to be registered with it.
     pub(super) fn insert(
         &mut self,
         options: &PipeOptions,
@@ -407,7 +407,7 @@ impl Pipes {
         self.deadlines.extend(at.map(|at| (at, id)));
     }
 
-    /// Watches what a pipe that opens has now.
+    /// Watches the socket of a pipe that opens.
     pub(super) fn watch(&self, source: &mut impl Source, token: Token) -> io::Result<()> {
         self.registry.register(source, token, BOTH)
     }

@@ -97,7 +97,7 @@ impl Socket {
         }
     }
 
-    /// Sends what an encrypted pipe holds.
+    /// Sends the bytes that an encrypted pipe holds.
     pub(super) fn flush(&mut self) -> io::Result<()> {
         match self {
             Socket::Peer(pipe) => pipe.flush(),

@@ -20,7 +20,7 @@ const RECEIVE_AGAIN: std::time::Duration = std::time::Duration::from_millis(10);
 /// Longer rows are cut: no more fits one call.
 const LONGEST_ROW: usize = 60_000;
 
-/// A UDP socket, and what the system can do with it.
+/// A UDP socket, and the system's abilities for it.
 #[derive(Debug)]
 pub(super) struct Udp<S> {
     io: S,
@@ -68,7 +68,7 @@ impl<R: Reactor> Engine<R> {
         self.row.count += 1;
     }
 
-    /// Sends what waits.
+    /// Sends the waiting row.
     pub(super) fn send_row(&mut self) {
         let row = &mut self.row;
         if let Some((sock, to)) = row.to.take()

@@ -22,7 +22,7 @@ pub(super) struct Post<S> {
     gone: usize,
     /// Bytes from the user that are no whole frame yet, or that the core has no room for.
     outbound: Vec<u8>,
-    /// The user takes none any more; what comes stays with the core, and the peer waits.
+    /// True once the user takes no more messages; further ones stay with the core, and the peer waits.
     deaf: bool,
     /// The user sends nothing now.
     pub(super) idle: bool,

@@ -63,7 +63,7 @@ const SPIN: Duration = Duration::from_micros(50);
 pub enum News<S> {
     /// Notice of the core.
     Notice(Notice),
-    /// A peer opened a pipe to us.
+    /// A peer opened a pipe to this node.
     Incoming(S, Box<Start>),
     /// A call has its pipe.
     Opened(ConnectId, S, Box<Start>),
@@ -162,7 +162,7 @@ pub struct Engine<R: Reactor> {
     watch: Option<(Watch, Instant)>,
     /// Set once the core is closed: when to give up the streams that are still ending.
     closed: Option<Instant>,
-    /// The node is to end once relayed pipes have sent what they had; at the latest then.
+    /// Time at which the node ends at the latest. It ends before once relayed pipes have sent the rest.
     ending: Option<Instant>,
 }
 
@@ -318,8 +318,8 @@ impl<R: Reactor> Engine<R> {
         self.settle();
     }
 
-    /// Ends the node: go on until it [`is_over`](Self::is_over). Relayed pipes end with it; what was written to those
-    /// whose users have ended their direction arrives still, within 10 s.
+    /// Ends the node: go on until it [`is_over`](Self::is_over). Relayed pipes end with it. Where users have ended
+    /// their direction, written data still arrives, within 10 s.
     pub fn shutdown(&mut self) {
         if self.ending.is_none() && self.closed.is_none() {
             self.end_relayed();
@@ -388,7 +388,7 @@ impl<R: Reactor> Engine<R> {
         }
     }
 
-    /// Does what is due.
+    /// Does all work that is due.
     pub fn tick(&mut self) {
         while let Some(&(at, sock)) = self.fires.first()
             && self.clock.until(at) <= SPIN
@@ -437,7 +437,7 @@ impl<R: Reactor> Engine<R> {
         self.news.pop_front()
     }
 
-    /// Does what the core asks and what follows from it, until nothing is left to do but wait.
+    /// Carries out the core's actions and their consequences, until nothing is left to do but wait.
     fn settle(&mut self) {
         for sock in self.handed.released() {
             self.core.handle(self.clock.now(), Event::Released { sock });

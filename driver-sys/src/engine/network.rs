@@ -44,7 +44,7 @@ pub(super) struct Network<R: Reactor> {
 }
 
 impl<R: Reactor> Network<R> {
-    /// `listed` is what the node was told.
+    /// Creates the watch. `listed` are the interfaces as the node was told.
     pub(super) fn new(reactor: &mut R, bind: Option<IpAddr>, listed: &[Interface], now: Instant) -> Self {
         let watch = match bind {
             Some(ip) if ip.is_loopback() => Watch::Not,

@@ -51,10 +51,10 @@ pub trait Reactor {
     /// Of `accept`, `WouldBlock` for none.
     fn accept(&mut self, listener: &Self::Listener, sock: SockId) -> io::Result<(Self::Stream, SocketAddr)>;
 
-    /// Receives datagrams by what is given, which is called once or more.
+    /// Receives datagrams by calls of `by`, one or more.
     ///
     /// # Errors
-    /// Of what is given, `WouldBlock` for none.
+    /// Those of `by`, `WouldBlock` for none.
     fn receive<T>(socket: &Self::Udp, by: impl FnMut(SockRef<'_>) -> io::Result<T>) -> io::Result<T>;
 
     /// Reads.

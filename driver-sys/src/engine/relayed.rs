@@ -36,7 +36,7 @@ pub(super) struct Bridge<S> {
     user_ended: bool,
     peer_ended: bool,
     over: bool,
-    /// The node ends: closed once what its user wrote is with the core.
+    /// True when the node ends: the bridge is closed once the user's bytes are with the core.
     leaving: bool,
     /// Time of the next look at the bridge.
     pub(super) look: Option<Instant>,
@@ -104,7 +104,7 @@ impl<R: Reactor> Engine<R> {
         }
     }
 
-    /// The node ends: what users had ended goes still, the other pipes are cut off.
+    /// Ends all bridges with the node: data of users that have ended still goes, the other pipes are cut off.
     pub(super) fn end_relayed(&mut self) {
         let now = self.clock.now();
         let all: Vec<SockId> = self.bridges.values().copied().collect();

@@ -31,7 +31,7 @@ pub(super) struct Tcp<S> {
     pub(super) credit: usize,
     /// True if there may be something to read.
     pub(super) readable: bool,
-    /// The core waits until the system has taken what is queued.
+    /// True while the core waits until the system has taken the queue.
     pub(super) awaited: bool,
     /// Number of reads so far.
     reads: u32,
@@ -77,7 +77,7 @@ pub(super) enum State<S> {
         until: Instant,
     },
     Open(S),
-    /// The user's as soon as what is queued has left.
+    /// The stream becomes the user's as soon as the queue has left.
     Leaving(S, Box<PipeStart>),
     /// Queued data leaves, then FIN, and the other direction is read to its end. A close over unread bytes would send
     /// RST, which may overtake what was sent.
@@ -388,7 +388,7 @@ fn write_all<R: Reactor>(
     layers.as_mut().map_or(Ok(()), |layers| layers.flush(&mut Bare::<R>(stream)))
 }
 
-/// Throws away what comes in; true at the end. Bytes without end are ended by the timer.
+/// Throws received bytes away; returns true at the end. The timer ends an endless stream.
 fn read_out<R: Reactor>(stream: &mut R::Stream) -> io::Result<bool> {
     let mut waste = [0; 4096];
     for _ in 0..super::BUDGET {

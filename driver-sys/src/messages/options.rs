@@ -97,7 +97,7 @@ impl PipeOptions {
         socket::dialler(route.local(), &self.opts())
     }
 
-    /// Sets what can be set on a socket that is open already.
+    /// Sets those options that can be set on an open socket.
     ///
     /// # Errors
     /// Of `setsockopt`.

@@ -1,4 +1,4 @@
-//! Bytes on their way in or out of a pipe: two buffers that never grow beyond what their users say.
+//! Bytes on their way in or out of a pipe: two buffers that never grow beyond their users' limits.
 
 use std::io::{self, Read, Write};
 

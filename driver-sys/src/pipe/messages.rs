@@ -66,7 +66,7 @@ impl MessageLayer {
         }
     }
 
-    /// Sends what waits.
+    /// Sends the waiting bytes.
     ///
     /// # Errors
     /// As [`send`](Self::send).

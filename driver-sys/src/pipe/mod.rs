@@ -23,7 +23,7 @@ pub use wakers::{Half, Wakers};
 
 /// A record with its length.
 const RECORD: usize = 2 + MAX_RECORD;
-/// Echo replies that may wait, with what the user wrote, before no more is read.
+/// Most bytes of echo replies that may wait, with the user's own, before no more is read.
 const MAX_ECHO: usize = 64 * 1024;
 
 /// State that an engine hands out with the stream.
@@ -179,7 +179,8 @@ impl Layer {
         Err(io::Error::new(io::ErrorKind::Unsupported, why))
     }
 
-    /// The socket for messages beside a relayed pipe, which does not block, and what makes messages of its bytes.
+    /// Returns the socket for messages beside a relayed pipe, which does not block, and the layer that makes messages
+    /// of its bytes.
     ///
     /// # Errors
     /// `Unsupported` for a pipe that was not relayed when it opened, `AlreadyExists` if they were taken before.
@@ -245,7 +246,7 @@ impl Layer {
         self.explain(written)
     }
 
-    /// Sends what waits.
+    /// Sends the waiting bytes.
     ///
     /// # Errors
     /// The stream's.
@@ -254,7 +255,7 @@ impl Layer {
         self.explain(sent)
     }
 
-    /// Says that no more is sent, and sends what waits. Then the stream's own direction may be shut.
+    /// Ends the sending, and sends the waiting bytes. Then the stream's own direction may be shut.
     ///
     /// # Errors
     /// The stream's.
@@ -272,7 +273,7 @@ impl Layer {
         Ok(())
     }
 
-    /// The stream's end was read: the peer's, or ours.
+    /// Returns the outcome of a read of zero bytes: the peer's end, or an error.
     fn end_of_reading(&self) -> io::Result<usize> {
         let ended = self.secure.as_ref().is_some_and(|s| s.read_ended);
         match self.held.as_ref().and_then(Held::over) {

@@ -88,7 +88,7 @@ impl Relayed {
         self.pipe
     }
 
-    /// The messages' socket, which does not block, and what stands before it; once.
+    /// Returns the messages' socket, which does not block, with its layer; once.
     pub(super) fn messages(&mut self) -> Option<(TcpStream, MessageLayer)> {
         Some((self.messages.take()?, MessageLayer::new(self.link.clone())))
     }

@@ -37,7 +37,7 @@ impl Default for Wakers {
 }
 
 impl Wakers {
-    /// Remembers who polls this half, and gives what to poll the stream's writing side with.
+    /// Remembers the task that polls this half, and returns the context to poll the stream's writing side with.
     pub fn register(&self, half: Half, cx: &Context<'_>) -> Context<'_> {
         let place = match half {
             Half::Reader => &self.halves.reader,

@@ -19,7 +19,7 @@ use tls::TlsLayer;
 pub use tls::check_tls;
 use websocket::WebSocketLayer;
 
-/// Rounds of work on what came in without anything for the reader, before others have their turn.
+/// Rounds of work on received bytes without anything for the reader, before others have their turn.
 const ROUNDS: usize = 32;
 
 /// The layers of one stream; one of them at least.
@@ -62,7 +62,7 @@ impl Layers {
         }
     }
 
-    /// Reads what is inside; zero is an end that the server said.
+    /// Reads the content; zero is an end that the server sent.
     ///
     /// # Errors
     /// `UnexpectedEof` for a stream that was cut off; an [`IoFailure`] inside for one that was changed.
@@ -88,7 +88,7 @@ impl Layers {
         }
     }
 
-    /// Sends what waits.
+    /// Sends the waiting bytes.
     ///
     /// # Errors
     /// `WouldBlock` while something does.
@@ -118,7 +118,7 @@ impl Layers {
     }
 }
 
-/// TLS as what a WebSocket is read from and written to.
+/// TLS as the stream of a WebSocket.
 struct Over<'a, IO> {
     tls: &'a mut TlsLayer,
     io: &'a mut IO,

@@ -169,7 +169,7 @@ fn pattern(len: usize) -> Vec<u8> {
     (0..len).map(|n| ((n * 31) >> 3) as u8).collect()
 }
 
-/// Sends back what comes, until the end.
+/// Sends received bytes back, until the end.
 fn echo_stream(mut stream: impl Read + Write) {
     let mut buffer = [0; 5000];
     loop {

@@ -1,5 +1,5 @@
-//! A WebSocket that carries MQTT, by tungstenite over two buffers: it wants a stream of its own, and ours belongs to an
-//! event loop.
+//! A WebSocket that carries MQTT, by tungstenite over two buffers: it wants a stream of its own, and the engine's
+//! belongs to an event loop.
 
 use std::io::{self, Read, Write};
 use std::net::Ipv6Addr;
@@ -17,7 +17,7 @@ use super::{ROUNDS, error, unless_blocked};
 
 /// Bytes of one read from the layer below.
 const CHUNK: usize = 4 * 1024;
-/// A frame that we send.
+/// Most bytes of a frame to be sent.
 const FRAME: usize = 16 * 1024;
 /// Most bytes that may wait to be sent.
 const MAX_WAITING: usize = 64 * 1024;
@@ -166,7 +166,7 @@ impl WebSocketLayer {
         }
     }
 
-    /// Sends what tungstenite has to say itself.
+    /// Sends tungstenite's own frames.
     fn answer(&mut self, io: &mut impl Write) -> io::Result<()> {
         if let State::Open(socket) = &mut self.state {
             // Fails only once all is said.

@@ -155,7 +155,7 @@ impl Connection {
         }
     }
 
-    /// Sends all of it, after what others send. It is sent to the end also if the caller leaves.
+    /// Sends all of it, after the sends before. It is sent to the end also if the caller leaves.
     pub(super) async fn send(self: &Arc<Self>, data: Bytes) -> Result<usize, Refused> {
         if self.piped.load(Ordering::Acquire) {
             return Err(Refused::Piped);
@@ -259,7 +259,7 @@ impl Connection {
         Ok(borrowed)
     }
 
-    /// Ends it: what was sent arrives, if the peer takes it within 5 s.
+    /// Ends the connection: sent data arrives, if the peer takes it within 5 s.
     pub(super) fn close(self: &Arc<Self>) {
         if !self.advance(State::Closed) {
             return;
@@ -272,7 +272,7 @@ impl Connection {
         });
     }
 
-    /// Breaks it off, so that the peer does not take what it has for all there was.
+    /// Breaks the connection off, so that the peer knows that its data is incomplete.
     pub(super) fn cut(&self) {
         self.advance(State::Cut);
     }
@@ -293,7 +293,7 @@ impl Connection {
         self.broke.get().map(String::as_str)
     }
 
-    /// Waits until it is not open any more, as far as we are told.
+    /// Waits until the connection is not open any more, as far as is known here.
     pub(super) async fn ended(&self) -> State {
         let mut state = self.state.subscribe();
         state.wait_for(|s| *s != State::Open).await.map_or(State::Closed, |s| *s)

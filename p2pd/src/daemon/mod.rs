@@ -160,7 +160,7 @@ async fn accept(daemon: Arc<Daemon>) {
     }
 }
 
-/// Waits for the end of a peer's connection and takes it off the list, once nobody reads what is left.
+/// Waits for the end of a peer's connection and takes it off the list, once nobody reads the rest.
 async fn forget(daemon: Arc<Daemon>, connection: Arc<Connection>) {
     if connection.ended().await == State::PeerEnded && connection.has_messages() {
         tokio::time::sleep(LAST_WORDS).await;

@@ -213,7 +213,7 @@ async fn client(
     }
 }
 
-/// Reads until it is clear what this is: `Some` is the end of the head of a plain pipe request.
+/// Reads until the kind of request is clear: `Some` is the end of the head of a plain pipe request.
 async fn read_head(stream: &mut (impl AsyncRead + Unpin), head: &mut Vec<u8>) -> io::Result<Option<usize>> {
     loop {
         let from = head.len();
@@ -234,7 +234,7 @@ async fn read_head(stream: &mut (impl AsyncRead + Unpin), head: &mut Vec<u8>) ->
     }
 }
 
-/// A plain `GET /p2p/pipe/NAME`: what follows its head, in either direction, is the pipe's.
+/// Handles a plain `GET /p2p/pipe/NAME`: the bytes after its head, in either direction, are the pipe's.
 async fn pipe(
     daemon: &Arc<Daemon>,
     via: Via,
@@ -300,7 +300,7 @@ async fn refuse(stream: &mut (impl AsyncRead + AsyncWrite + Unpin), why: &Refuse
     tokio::io::copy(&mut (&mut *stream).take(64 * 1024), &mut tokio::io::sink()).await.map(drop)
 }
 
-/// A stream with what was read of it put back, whose reader must not stay away too long.
+/// A stream whose first bytes, read already, are put back. Its reader must not stay away too long.
 struct Rewound<S> {
     first: Bytes,
     stream: S,

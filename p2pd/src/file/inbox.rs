@@ -186,7 +186,7 @@ impl Place<'_> {
         self.begin(size)
     }
 
-    /// Opens what was received of it, or begins.
+    /// Opens the part of the file that was received, or begins.
     ///
     /// # Errors
     /// As those of [`look`](Self::look).
@@ -258,7 +258,7 @@ impl Place<'_> {
         kept
     }
 
-    /// Throws away what was received.
+    /// Throws the received part away.
     pub(crate) fn discard(&self) {
         let _ = std::fs::remove_file(self.partial());
     }

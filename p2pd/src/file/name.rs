@@ -9,7 +9,7 @@ use p2pd_core::text::is_plain;
 
 use super::wire::Resume;
 
-/// Longest name in bytes. Most file systems take 255; what is being received has a longer name meanwhile.
+/// Longest name in bytes. Most file systems take 255; a partial file has a longer name.
 pub(crate) const MAX_NAME: usize = 200;
 /// Suffix of the names of partial files.
 const PART: &str = ".p2pd-part";
@@ -53,7 +53,7 @@ pub(crate) enum NameError {
     Dot,
     /// A slash, a backslash or a colon (which begins a drive or a stream on Windows).
     Separator,
-    /// A control character, or one that turns the direction of writing and so hides what the name is.
+    /// A control character, or one that turns the direction of writing and so hides the real name.
     Control,
     /// A device's name on Windows, or an ending that Windows drops.
     Device,

@@ -240,7 +240,7 @@ async fn digest(from: &mut (impl AsyncRead + Unpin)) -> Result<[u8; HASH], Error
     }
 }
 
-/// Stores the file for good, if it is what was sent.
+/// Stores the file for good, if it has the sender's hash.
 async fn keep(place: &Place<'_>, mut file: File, size: u64, same: bool) -> Result<FileName, NotTaken> {
     if !same {
         place.discard();

@@ -41,7 +41,7 @@ impl Folders {
         outgoing(&paths).unwrap()
     }
 
-    /// Names and lengths of what the receiver has.
+    /// Returns names and lengths of the receiver's files.
     fn received(&self) -> Vec<(String, u64)> {
         let mut all: Vec<_> = fs::read_dir(self.there.path())
             .unwrap()
@@ -52,7 +52,7 @@ impl Folders {
         all
     }
 
-    /// Sends over a stream that ends after so many bytes there: what both sides say, and the events.
+    /// Sends over a stream that ends after so many bytes there. Returns the outcomes of both sides, and the events.
     async fn send(
         &self,
         names: &[&str],

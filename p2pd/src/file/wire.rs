@@ -87,7 +87,7 @@ impl Refusal {
 pub(crate) enum WireError {
     /// The length is none that messages have.
     Length(usize),
-    /// Unknown, or not what its kind looks like.
+    /// The kind is unknown, or the body does not fit it.
     Malformed,
     /// A hello of another version, or of something else.
     Hello,
@@ -125,7 +125,7 @@ impl Message {
         }
     }
 
-    /// Reads what [`body`](Self::body) writes, and nothing else.
+    /// Parses the output of [`body`](Self::body), and nothing else.
     fn parse(body: &[u8]) -> Result<Self, WireError> {
         let (kind, rest) = body.split_first().ok_or(WireError::Length(0))?;
         let number = || rest.try_into().map(u64::from_be_bytes).map_err(|_| WireError::Malformed);
@@ -166,10 +166,10 @@ impl Message {
         to.flush().await
     }
 
-    /// The next message; `None` where the peer ended before one.
+    /// Reads the next message; `None` where the peer ended before one.
     ///
     /// # Errors
-    /// Those of the stream, `UnexpectedEof` within a message, and `InvalidData` for what is none.
+    /// Those of the stream, `UnexpectedEof` within a message, and `InvalidData` for bytes that are none.
     pub(crate) async fn read(from: &mut (impl AsyncRead + Unpin)) -> io::Result<Option<Self>> {
         let mut length = [0; 2];
         if from.read(&mut length[..1]).await? == 0 {

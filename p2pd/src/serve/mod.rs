@@ -34,8 +34,8 @@ pub struct Wanted {
     pub mqtt_port: u16,
     /// Ports of the STUN server, UDP and TCP; the second is used with two addresses only. 0 takes a free one.
     pub stun_ports: [u16; 2],
-    /// A TURN server on the STUN server's sockets. Without, none: a relay carries what others send, in this
-    /// machine's name.
+    /// A TURN server on the STUN server's sockets. Default: none, since a relay carries others' data, in this machine's
+    /// name.
     pub turn: Option<WantedTurn>,
 }
 
@@ -71,7 +71,7 @@ impl std::error::Error for ServeError {}
 pub struct Serving {
     mqtt: SocketAddr,
     stun: SocketAddr,
-    /// The relaying address, and what is wanted.
+    /// The relaying address, and the options.
     turn: Option<(IpAddr, WantedTurn)>,
     tasks: JoinSet<()>,
 }

@@ -1,4 +1,5 @@
-//! The STUN server's sockets, which the TURN server shares: what is no Binding request is for that.
+//! The STUN server's sockets, which the TURN server shares: a message that is no Binding request is for the TURN
+//! server.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};

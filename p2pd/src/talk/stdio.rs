@@ -165,7 +165,7 @@ impl Output {
         self.spare.try_recv().unwrap_or_else(|_| vec![0; CHUNK])
     }
 
-    /// Has the first bytes of a buffer written after what came before.
+    /// Has the first bytes of a buffer written after earlier ones.
     pub(crate) async fn write(&self, data: Vec<u8>, len: usize) -> io::Result<()> {
         let sent = self.to.send(Written::Bytes(Chunk { data, len })).await;
         sent.map_err(|_| self.why())
@@ -187,7 +187,8 @@ impl Output {
     }
 }
 
-/// The descriptor itself: the standard library's handle looks for line ends and holds what is behind the last.
+/// Returns the descriptor itself: the standard library's handle looks for line ends and holds the bytes behind the
+/// last.
 #[cfg(unix)]
 fn stdout() -> io::Result<impl Write + Send + 'static> {
     use std::os::fd::AsFd;

@@ -73,7 +73,7 @@ impl<T> Turns<T> {
         self.waiting.iter().map(|(place, _)| *place)
     }
 
-    /// The next one of those that may have a turn, by their place and by what they are.
+    /// Returns the next one of those that may have a turn, by their place and by themselves.
     pub(crate) fn next(
         &mut self,
         by_place: impl Fn(IpAddr) -> bool,

@@ -1,4 +1,4 @@
-//! Packets in a byte stream, and what is checked of them before the codec reads their bodies.
+//! Packets in a byte stream, and the checks on them before the codec reads their bodies.
 
 use mqtt_protocol_core::mqtt::packet::v3_1_1;
 
@@ -9,7 +9,7 @@ pub(crate) enum FrameError {
     Length,
     /// A packet type that clients do not send, or wrong flags for it.
     Header,
-    /// The body is not what its type asks for.
+    /// The body is not as its type asks for.
     Body,
     /// A CONNECT of MQTT 5.
     Version5,
@@ -41,7 +41,7 @@ impl Framer {
         Framer { held: Vec::new(), max }
     }
 
-    /// Takes the next packet out of what is held and `data`, which shrinks by what was used.
+    /// Takes the next packet out of the held bytes and `data`, which shrinks by the bytes used.
     pub(crate) fn next(&mut self, data: &mut &[u8]) -> Result<Option<Packet>, FrameError> {
         loop {
             if let Some((header, whole)) = measure(&self.held)? {

@@ -1,10 +1,10 @@
-//! Bounds of what a broker is made to hold and do.
+//! Bounds of a broker's state and work.
 
 use core::time::Duration;
 
 use crate::Shares;
 
-/// Bounds of what strangers make the broker hold and do.
+/// Bounds of the state and work that strangers can cause at the broker.
 #[derive(Clone, Debug)]
 pub struct Limits {
     /// Connections at a time. A further one takes the place of the idlest of the network that has most. Default
@@ -20,8 +20,8 @@ pub struct Limits {
     pub in_flight: usize,
     /// QoS 1 messages waiting for one client; a further one is dropped. Default 128.
     pub queue: usize,
-    /// Bytes of messages waiting for one client or not yet acknowledged by it; what is beyond is dropped. Default
-    /// 64 KiB.
+    /// Bytes of messages waiting for one client or not yet acknowledged by it; further messages are dropped. Default 64
+    /// KiB.
     pub queue_bytes: usize,
     /// Bytes that one connection has not taken yet. Beyond it QoS 0 messages are dropped, QoS 1 messages wait, and a
     /// connection that takes no answers either is closed. Default 64 KiB.

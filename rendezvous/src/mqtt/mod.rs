@@ -53,7 +53,7 @@ pub struct Stats {
     pub refused: u64,
     /// Connections closed for a newcomer, because they were the idlest where most came from.
     pub evicted: u64,
-    /// Connections closed because of what they sent or how much.
+    /// Connections closed because of the content or the amount of their packets.
     pub violations: u64,
     /// Connections closed because they were silent or took no answers.
     pub stalled: u64,
@@ -161,7 +161,7 @@ impl Broker {
         }
     }
 
-    /// Tells what time it is now, as a duration since 1970. Without it, records of names do not expire.
+    /// Sets the present time, as a duration since 1970. Without it, records of names do not expire.
     pub fn set_unix_time(&mut self, now: Duration, unix: Duration) {
         self.unix_at_zero = Some(unix.saturating_sub(now));
     }
@@ -461,7 +461,7 @@ impl Broker {
         }
     }
 
-    /// Sends a session what it has waiting, as far as it may.
+    /// Sends a session its waiting messages, as far as it may.
     fn push(&mut self, id: SessionId) {
         let Some(session) = self.sessions.get_mut(&id) else { return };
         let Some(conn) = session.conn else { return };

@@ -1,10 +1,10 @@
-//! Records of names: what is kept under [`PREFIX`] is kept for the key that signed it.
+//! Records of names: a record under [`PREFIX`] is kept for the key that signed it.
 //!
 //! ```text
 //! version 1 | X25519 key 32 | sequence 8 | expiry 8 | length 1, name | length 2, address | signature 64
 //! ```
-//! The topic's end is the hash of the name, so that a record cannot be kept under another one's topic. The
-//! signature is XEdDSA's with the sign bit 0, over `p2pd name record` and what stands before it.
+//! The topic's end is the hash of the name, so that a record cannot be kept under another one's topic. The signature is
+//! XEdDSA's with the sign bit 0, over `p2pd name record` and the fields before it.
 
 use core::time::Duration;
 use std::collections::BTreeMap;

@@ -1,4 +1,4 @@
-//! A client's session: what it subscribed to and what is on its way to it.
+//! A client's session: its subscriptions and the messages on their way to it.
 
 use core::time::Duration;
 use std::collections::{BTreeMap, VecDeque};
@@ -148,7 +148,7 @@ impl Session {
         }
     }
 
-    /// The connection is gone: what was sent and not acknowledged will be sent again, in order.
+    /// Notes that the connection is gone: messages sent and not acknowledged will be retransmitted, in order.
     pub(super) fn disconnected(&mut self) {
         self.conn = None;
         self.again = self.order.clone();

@@ -48,7 +48,7 @@ pub enum Sites {
 }
 
 impl Sites {
-    /// The diagonally opposite socket: what OTHER-ADDRESS says.
+    /// Returns the diagonally opposite socket, for OTHER-ADDRESS.
     fn other(&self, local: SocketAddr) -> Option<SocketAddr> {
         self.changed(local, true, true)
     }
@@ -279,7 +279,7 @@ fn parse(data: &[u8]) -> Result<Message<'_>, StunParseError> {
     if is_request { Ok(message) } else { Err(StunParseError::InvalidAttributeData) }
 }
 
-/// Counts before the codec looks: some of what it does takes time by attributes squared.
+/// Counts the attributes before the codec looks: some of its work takes time by attributes squared.
 fn has_few_attributes(data: &[u8]) -> bool {
     let mut rest = data.get(20..).unwrap_or_default();
     for _ in 0..=MAX_ATTRIBUTES {
