@@ -94,7 +94,7 @@ fn subscriptions(here: &Daemon, there: &Daemon) {
     }
 }
 
-/// Requests from all clients, each on connections of its own. Gives what was not as it should be.
+/// Makes requests from all clients, each on connections of its own. Returns the failures.
 fn load(what: &str, calls: &[&str], here: &Daemon, there: &Daemon, time: Duration) -> Vec<String> {
     let mut wrong = Vec::new();
     let (requests, errors, over) = (AtomicU64::new(0), AtomicU64::new(0), AtomicBool::new(false));

@@ -10,7 +10,8 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-/// Says that a test cannot run, past the harness that keeps what a passing test prints, for `tests/run` to list.
+/// Says that a test cannot run, for `tests/run` to list. It goes past the harness, which keeps the output of passing
+/// tests.
 fn skip(why: &str) {
     let required = std::env::var("P2PD_REQUIRE_LAB").is_ok_and(|value| value == "1");
     assert!(!required, "P2PD_REQUIRE_LAB=1, but there is {why}");

@@ -77,7 +77,7 @@ fn peers_find_each_other_by_the_list_that_serve_writes() {
     assert_eq!(serving.0.wait().unwrap().code(), Some(0));
 }
 
-/// Runs `serve` with a list, and hands over what it says first and the relays of the list.
+/// Runs `serve` with a list, and hands over its first output and the relays of the list.
 #[cfg(unix)]
 fn serve_once(
     list: &std::path::Path,

@@ -41,7 +41,7 @@ impl Running {
         Running { input: child.stdin.take(), child, said }
     }
 
-    /// Starts the program at a terminal, which shows what is typed too.
+    /// Starts the program at a terminal, which shows typed text too.
     fn terminal(args: &str) -> Self {
         let mut command = Command::new("script");
         let line = format!("exec {} {args} {LOCAL}", env!("CARGO_BIN_EXE_p2pd"));

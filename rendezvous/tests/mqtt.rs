@@ -1,4 +1,4 @@
-//! The broker, told byte by byte what clients send; mqttrs, the core's codec, speaks for the clients.
+//! Tests of the broker, which gets the clients' bytes one by one; mqttrs, the core's codec, speaks for the clients.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -19,7 +19,7 @@ struct World {
     now: Duration,
     received: BTreeMap<ConnId, Vec<u8>>,
     closed: Vec<ConnId>,
-    /// True if clients take what they are sent.
+    /// True if clients take the data sent to them.
     reading: bool,
     next: u64,
 }

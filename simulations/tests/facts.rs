@@ -13,7 +13,7 @@ use p2pd_simulations::net::LinkSpec;
 use p2pd_simulations::service::{ServerProgram, StunFaults, StunServer};
 use p2pd_simulations::world::{App, Cx, HostId, SiteSpec, World};
 
-/// A program that does as it is told and writes down what happens, or a server.
+/// A program that carries out calls and records its events, or a server.
 enum Puppet {
     Hand(Vec<(Nanos, HostEvent)>),
     Server(ServerProgram),

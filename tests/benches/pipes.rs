@@ -317,7 +317,7 @@ fn resident() -> usize {
     pages.split(' ').nth(1).and_then(|n| n.parse::<usize>().ok()).unwrap_or(0) * 4096
 }
 
-/// Measures the memory of idle pipes. Both ends are in this process, so a pipe's memory is half of what a pair takes.
+/// Measures the memory of idle pipes. Both ends are in this process, so a pipe's memory is half of a pair's.
 fn memory() {
     let limit = p2pd_sys::raise_descriptor_limit().unwrap_or(1024) as usize;
     let pairs = 10_000.min((limit - 200) / 2);

@@ -38,7 +38,7 @@ fn main() {
     }
 }
 
-/// Two new nodes, and what it took to open a pipe between them.
+/// Measures the two times of opening a pipe between two new nodes.
 fn sample(world: &World) -> Option<(f64, f64)> {
     let (told, heard) = std::sync::mpsc::channel::<PeerAddress>();
     let (end, ended) = tokio::sync::oneshot::channel::<()>();

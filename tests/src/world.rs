@@ -1,4 +1,4 @@
-//! The program on the lab's hosts, with mosquitto and coturn: what tests and benchmarks of it share.
+//! The program on the lab's hosts, with mosquitto and coturn: common parts of its tests and benchmarks.
 //!
 //! `P2PD_LAB_TRACES=DIR` keeps a trace of each program in that folder, for `p2pd replay`.
 
@@ -212,7 +212,7 @@ impl World {
         }
     }
 
-    /// A connect from the second host that sends `text`: its event, and what came back.
+    /// Connects from the second host and sends `text`. Returns the event, and the text that came back.
     ///
     /// # Panics
     /// If it fails.

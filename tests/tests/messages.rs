@@ -13,7 +13,7 @@ use p2pd_tests::drivers::messages::{Key, NoMessage, Pipes};
 
 /// Longer than anything here takes, even on a busy machine.
 const LONG: Duration = Duration::from_secs(20);
-/// Long enough for what should not happen to happen.
+/// Time in which an event that should not happen would happen.
 const WHILE: Duration = Duration::from_millis(300);
 const BOTH: [Protocol; 2] = [Protocol::Tcp, Protocol::Udp];
 

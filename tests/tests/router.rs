@@ -448,7 +448,8 @@ fn chrony_tells_the_time_within_a_millisecond_and_half_the_asymmetry() {
     assert!(error <= 1_000 + 10_000 && u128::from(error) <= bound, "{error} us, stated {bound} us");
 }
 
-/// A node behind the NAT whose listener's port is mapped, by the program: what it said of that, and its address then.
+/// Starts the program as a node behind the NAT whose listener's port is mapped. Returns its event about the port, and
+/// its address then.
 fn mapped_listener(world: &World) -> (Child, serde_json::Value, String) {
     let mut child = world.run(world.lab.host(0), &["listen", "--echo", "--map-port"]);
     let open = event(&mut child, "port");

@@ -99,7 +99,7 @@ impl Browser {
         self.call("Runtime.evaluate", params)["result"]["value"].clone()
     }
 
-    /// The same of a promise, once it is kept; panics with what broke it.
+    /// Evaluates a promise, once it is kept; panics with the error of a broken one.
     pub(crate) fn promised(&mut self, expression: &str) -> Value {
         let params = json!({"expression": expression, "returnByValue": true, "awaitPromise": true});
         let answer = self.call("Runtime.evaluate", params);

@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant, SystemTime};
 
-/// Requests as they are meant. None names another machine: what is altered is sent, and must reach nobody.
+/// Well-formed requests. None names another machine: altered ones are sent, and must reach nobody.
 pub(crate) const REQUESTS: [&str; 16] = [
     "GET / HTTP/1.1\r\nHost: localhost\r\n\r\n",
     "GET /version HTTP/1.1\r\nHost: 127.0.0.1:12333\r\nOrigin: null\r\n\r\n",

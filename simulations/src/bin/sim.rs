@@ -104,7 +104,7 @@ enum Command {
         #[arg(long)]
         json: Option<std::path::PathBuf>,
     },
-    /// Runs drawn worlds with drawn faults; each must keep what always must hold.
+    /// Runs drawn worlds with drawn faults; each must keep the invariants.
     Swarm {
         /// Number of worlds.
         #[arg(long, default_value_t = 1_000)]
@@ -480,7 +480,7 @@ fn swarm(from: u64, seeds: u64, digest: bool, servers: Servers) -> bool {
     bad == 0
 }
 
-/// Every pair has to be joined without a violation: what fails early is fast.
+/// Measures connects. Every pair has to be joined without a violation: an early failure would be fast.
 fn bench(each: Duration, stand_in: bool, only: &str) -> bool {
     let good = std::cell::Cell::new(true);
     let ciphers = if stand_in { "standing in" } else { "real" };

@@ -1,5 +1,5 @@
-//! Driver of a node on a simulated host. It does what the core asks, as drivers on real sockets do, and keeps the
-//! records by which a run is judged.
+//! Driver of a node on a simulated host. It carries out the core's actions, as drivers on real sockets do, and keeps
+//! the records by which a run is judged.
 
 mod pipes;
 mod relayed;
@@ -233,7 +233,7 @@ impl NodeProgram {
         self.node.handle(self.clocks.instant(cx.now), event);
     }
 
-    /// Does what the node asks until it asks no more, and arms the one timer.
+    /// Carries out the node's actions until there are no more, and arms the one timer.
     fn drain(&mut self, cx: &mut Cx<'_>) {
         if self.still.0 == cx.now && self.still.1 >= MOST_EVENTS_AT_ONCE {
             return;
@@ -406,7 +406,7 @@ impl NodeProgram {
         }
     }
 
-    /// Gives the node what a stream holds, as far as its credit goes.
+    /// Gives the node the bytes that a stream holds, as far as its credit goes.
     fn feed(&mut self, cx: &mut Cx<'_>, sock: SockId) {
         while let Some(Entry::Stream { sock: s, credit, eof }) = self.entries.get_mut(&sock) {
             if *credit == 0 {

@@ -1,4 +1,4 @@
-//! Pipes: the streams that a node's user got, and what is written to and read from them.
+//! Pipes: the streams that a node's user got, with their reads and writes.
 
 use p2pd_core::pipe::{MAX_RECORD, Opened, PipeKeys, PipeStart};
 use p2pd_core::{CloseHow, Event, NodeId, PipeId};

@@ -1,4 +1,5 @@
-//! Relayed pipes, whose bytes the node carries itself: what drivers copy between it and a user's socket, without one.
+//! Relayed pipes, whose bytes the node carries itself. Drivers copy between the node and a user's socket; here there is
+//! no socket.
 
 use p2pd_core::pipe::PipeStart;
 use p2pd_core::relay::ReadOutcome;
@@ -49,7 +50,7 @@ impl NodeProgram {
         }
     }
 
-    /// Reads what there is, and writes what the node takes.
+    /// Reads all bytes that are there, and writes as many as the node takes.
     pub(super) fn work_relayed(&mut self, now: Nanos, id: PipeId) {
         let now = self.clocks.instant(now);
         let Some(pipe) = self.pipes.iter_mut().find(|p| p.is_relayed(id)) else { return };

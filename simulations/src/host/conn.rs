@@ -66,7 +66,7 @@ pub(super) struct Conn {
     /// A FIN follows once the output is empty.
     finish: bool,
     peer_window: u32,
-    /// First offset of the peer's that we do not have.
+    /// First offset of the peer's that has not arrived.
     expected: u64,
     input: VecDeque<u8>,
     early: BTreeMap<u64, Bytes>,
@@ -395,7 +395,7 @@ impl Conn {
         self.expected > before
     }
 
-    /// Sends what may be sent.
+    /// Sends all that may be sent.
     fn push(&mut self, now: Nanos, out: &mut Vec<Segment>) {
         if !matches!(self.state, State::Established | State::CloseWait) {
             return;
@@ -489,7 +489,7 @@ impl Conn {
         }
     }
 
-    /// FIN follows what is queued.
+    /// Sends FIN after the queue.
     pub(super) fn finish(&mut self, now: Nanos, orphan: bool, out: &mut Vec<Segment>) {
         self.finish = true;
         self.orphan |= orphan;

@@ -99,7 +99,7 @@ pub struct Host {
     pub(crate) out: Outbox,
     /// SYNs sent, first ones and repeats.
     syns: u64,
-    /// Record of packets sent since [`Host::watch`]; none before that call.
+    /// Record of packets sent since `watch`; none before that call.
     pub(crate) ledger: Option<Box<Ledger>>,
 }
 
@@ -168,12 +168,12 @@ impl Host {
         self.syns
     }
 
-    /// Writes down what it sends from now on.
+    /// Records the packets sent from now on.
     pub(crate) fn watch(&mut self) {
         self.ledger = Some(Box::default());
     }
 
-    /// Returns the record of packets sent since [`Host::watch`].
+    /// Returns the record of packets sent, if this host is watched.
     pub fn ledger(&self) -> Option<&Ledger> {
         self.ledger.as_deref()
     }

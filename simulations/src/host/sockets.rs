@@ -206,7 +206,7 @@ impl Host {
         Ok(sock)
     }
 
-    /// Sends a datagram, from this address of ours where the socket is bound to all.
+    /// Sends a datagram, from the local address `from` where the socket is bound to all.
     pub fn send_to(&mut self, sock: Sock, from: Option<IpAddr>, to: SocketAddr, data: Bytes) {
         let Some(Socket { local, ttl, kind: Kind::Udp, .. }) = self.sockets.get(&sock) else { return };
         let Some(ip) = from.or_else(|| self.source(local.ip(), to.ip())) else { return };
@@ -309,7 +309,7 @@ impl Host {
         matches!(self.sockets.get(&sock), Some(Socket { kind: Kind::Conn { conn, .. }, .. }) if conn.at_end())
     }
 
-    /// Sends FIN behind what is queued, and goes on reading.
+    /// Sends FIN behind the queue, and goes on reading.
     pub fn finish(&mut self, now: Nanos, sock: Sock) {
         if let Some(Socket { kind: Kind::Conn { conn, .. }, .. }) = self.sockets.get_mut(&sock) {
             let mut out = core::mem::take(&mut self.scratch);

@@ -11,7 +11,7 @@ use crate::net::Proto;
 pub enum Order {
     /// Opens a port, or opens it for longer.
     Open {
-        /// For what.
+        /// Protocol of the port.
         proto: Proto,
         /// The port outside.
         external: u16,
@@ -22,7 +22,7 @@ pub enum Order {
     },
     /// Closes one. Connections that came through it go on, as on Linux.
     Close {
-        /// For what.
+        /// Protocol of the port.
         proto: Proto,
         /// The port outside.
         external: u16,

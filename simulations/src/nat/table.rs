@@ -128,7 +128,7 @@ impl Table {
         }
     }
 
-    /// Forgets what has expired.
+    /// Removes expired entries.
     pub(super) fn sweep(&mut self, now: Nanos) {
         let old: Vec<u32> =
             self.sessions.iter().filter(|(_, s)| s.expires <= now).map(|(id, _)| *id).collect();

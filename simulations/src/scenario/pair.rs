@@ -132,12 +132,12 @@ pub struct Pair {
     /// A dial may be late by up to this.
     pub late: Nanos,
     /// Calls again. After the first call the faults of all ways and servers end, and a while later the caller calls
-    /// again. Where that fails both doubt what they have measured, and the caller calls up to twice more.
+    /// again. Where that fails both doubt their measurements, and the caller calls up to twice more.
     pub again: bool,
     /// Number of calls while the nodes stay up, 10 s apart. The report is about the first call that failed, or about
     /// the last.
     pub calls: u32,
-    /// The nodes measure also what their NATs make of a dial to themselves.
+    /// The nodes measure also how their NATs treat a dial to themselves.
     pub hairpin: bool,
     /// Keeps a trace.
     pub trace: bool,
@@ -203,7 +203,7 @@ pub struct Ending {
     pub events: u64,
     /// The address that was called.
     pub address: String,
-    /// Packets and what the nodes did, if wanted.
+    /// Packets and actions of the nodes, if wanted.
     pub trace: String,
     /// The packets as an HTML page, if wanted.
     pub page: String,
@@ -374,7 +374,7 @@ pub(super) fn build(pair: &Pair) -> Run {
     Run { world, hosts: [listener, caller], servers, turn, homes, strangers, calls: 0, violations }
 }
 
-/// Ends the nodes and looks at what is left.
+/// Ends the nodes and checks for leftovers.
 fn end(mut run: Run, pair: &Pair, first: Call, again: Option<Result<Strategy, String>>) -> Ending {
     flooded::end(&mut run);
     let both = run.hosts;

@@ -138,7 +138,8 @@ impl App for Program {
     }
 }
 
-/// The predicted external end of a host: what the second server saw, moved on by the difference to the first.
+/// Returns the predicted external end of a host: the address that the second server saw, moved on by the difference to
+/// the first.
 fn learn(world: &mut World<Program>, servers: [HostId; 2], host: HostId) -> SocketAddr {
     let mut seen = Vec::new();
     for (n, server) in servers.into_iter().enumerate() {

@@ -1,6 +1,6 @@
 //! Worlds drawn from a seed: any two NATs, and a random handful of faults. First safety: the invariants must hold, and
-//! the oracle's verdict where no fault excuses a failure. Then liveness: the faults end, and a second call has to do
-//! what the oracle says, with all that the faults have left behind.
+//! the oracle's verdict where no fault excuses a failure. Then liveness: the faults end, and a second call has to
+//! follow the oracle, with all that the faults have left behind.
 
 mod homes;
 
@@ -25,7 +25,7 @@ const KINDS: u64 = 11;
 /// Longest delay by strangers of a call between two who have named each other.
 const LATER: Nanos = 2 * SECOND;
 
-/// A drawn world, and what is demanded of it beyond the invariants.
+/// A drawn world, and the demands on it beyond the invariants.
 #[derive(Clone, Debug)]
 pub struct Drawn {
     /// The world.
@@ -320,7 +320,7 @@ fn draw_relay(rng: Keyed) -> (Relaying, RelayDrawn) {
     (relay, RelayDrawn { strategies, what, excuses })
 }
 
-/// Runs the world of this seed; what was wrong with it, if anything.
+/// Runs the world of this seed. Returns its outcome and the errors.
 pub fn judge(drawn: &Drawn) -> (Ending, Vec<String>) {
     let ending = run(&drawn.pair);
     let mut wrong = ending.violations.clone();

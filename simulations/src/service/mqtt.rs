@@ -1,5 +1,5 @@
-//! An MQTT 3.1.1 broker: clean sessions, QoS 0 and 1, exact topics; and what brokers do to messages on a bad
-//! day. Written from the standard's layouts and not with the core's codec.
+//! An MQTT 3.1.1 broker with clean sessions, QoS 0 and 1 and exact topics, and with the faults of real brokers. Written
+//! from the standard's layouts and not with the core's codec.
 
 use std::collections::BTreeMap;
 
@@ -160,7 +160,7 @@ impl Broker {
     }
 }
 
-/// A length-prefixed string and what follows it.
+/// Splits a length-prefixed string off, and returns it with the rest.
 fn string(data: &[u8]) -> Option<(&str, &[u8])> {
     let (length, rest) = data.split_first_chunk::<2>()?;
     let (text, rest) = rest.split_at_checked(usize::from(u16::from_be_bytes(*length)))?;

@@ -54,7 +54,7 @@ impl StunServer {
         SocketAddr::new(self.addresses[ip], PORTS[port])
     }
 
-    /// The answer, and from where it is to come; or none for what is no Binding request.
+    /// Returns the answer, and the address that it is to come from; `None` for a message that is no Binding request.
     fn answer(
         &mut self,
         cx: &ServiceCx,

@@ -175,7 +175,7 @@ impl<A: App> World<A> {
         ip
     }
 
-    /// Takes an address away from a host: its plug is pulled out, and what is under way to it is lost.
+    /// Takes an address away from a host: its plug is pulled out, and packets under way to it are lost.
     pub fn part(&mut self, host: HostId, ip: IpAddr) {
         let (standing, _, plugs) = &mut self.hosts[host.0];
         standing.remove_address(ip);

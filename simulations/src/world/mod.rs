@@ -94,7 +94,7 @@ enum Event {
     Again(usize, Box<Packet>),
 }
 
-/// Numbers of packets, by what became of them.
+/// Numbers of packets, by their fate.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
     /// Handed to a network or to a NAT's answer.
@@ -150,7 +150,7 @@ impl<A: App> World<A> {
         self.digest.value()
     }
 
-    /// Returns the numbers of packets, by what became of them.
+    /// Returns the numbers of packets, by their fate.
     pub fn counts(&self) -> &Counts {
         &self.counts
     }
@@ -182,7 +182,7 @@ impl<A: App> World<A> {
         &self.hosts[id.0].0
     }
 
-    /// Writes down what a host sends from now on.
+    /// Records the packets that a host sends from now on.
     pub fn watch(&mut self, id: HostId) {
         self.hosts[id.0].0.watch();
     }
@@ -220,7 +220,7 @@ impl<A: App> World<A> {
         self.nats[nat.0].0.reboot();
     }
 
-    /// Runs something on a host with its program, and sees to what it asked for.
+    /// Runs `run` on a host with its program, and carries out the actions.
     pub fn with<R>(&mut self, id: HostId, run: impl FnOnce(&mut A, &mut Cx<'_>) -> R) -> R {
         let (host, app, _) = &mut self.hosts[id.0];
         let result = run(app, &mut Cx { host, now: self.now, rng: self.rng });

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use crate::engine::{MILLI, Nanos};
 use crate::net::Packet;
 
-/// Lines, one per thing that happened: when, where, what.
+/// Lines of a run, one for each event: time, place, description.
 #[derive(Debug, Default)]
 pub struct Trace {
     lines: Vec<(Nanos, String, String)>,

@@ -1,4 +1,4 @@
-//! Bare datagrams through the relay: what it takes at most, and P2PD's scheme on the same way.
+//! Bare datagrams through the relay: the highest rate without loss, and P2PD's scheme on the same way.
 
 use std::io::ErrorKind;
 use std::net::{SocketAddr, UdpSocket};

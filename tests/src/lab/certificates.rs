@@ -21,7 +21,7 @@ pub struct Certificate {
     pub pem: String,
     /// Key of the certificate.
     pub key: String,
-    /// The public key, in DER: what a pin is the hash of.
+    /// Public key, in DER; a pin is its hash.
     pub public: Vec<u8>,
 }
 

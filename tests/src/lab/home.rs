@@ -139,7 +139,7 @@ impl Home {
         }
     }
 
-    /// Puts a carrier's NAT between what is there and the internet.
+    /// Puts a carrier's NAT between the present routers and the internet.
     pub fn behind(mut self, carrier: Nat) -> Self {
         self.chain.push(carrier);
         self

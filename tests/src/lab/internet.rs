@@ -181,7 +181,7 @@ impl Core {
         }
     }
 
-    /// Takes what a router has sent.
+    /// Takes the packets that a router has sent.
     fn take(&mut self, from: usize, buffer: &mut [u8]) -> io::Result<()> {
         for _ in 0..BURST {
             match (&self.ports[from].tun).read(buffer) {

@@ -230,7 +230,7 @@ impl Miniupnpd {
         Ok(Self { child, _files: files })
     }
 
-    /// The chains that it fills, what is forwarded being this.
+    /// Returns the chains that it fills, with `forward` as the rules of forwarding.
     fn rules(forward: &str) -> String {
         format!(
             "table inet filter {{

@@ -68,7 +68,7 @@ pub fn one(seed: u64, trace: bool) -> bool {
     ending.violations.is_empty()
 }
 
-/// Runs `pairs` pairs under every policy, and prints the table and which pairs ours loses.
+/// Runs `pairs` pairs under every policy, and prints the table and the pairs that p2pd loses.
 pub fn all(first: u64, pairs: u64, ours_only: bool) -> bool {
     let begin = Instant::now();
     let mut ours = Row::default();

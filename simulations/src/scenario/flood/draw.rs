@@ -33,7 +33,7 @@ pub(crate) fn draw(rng: Keyed, always: bool) -> Option<Flood> {
     Some(flood)
 }
 
-/// A part. Of what costs a millisecond of a real processor there is less.
+/// Draws a part. Acts that cost a millisecond of a real processor are fewer.
 fn part(below: &mut dyn FnMut(u64) -> u64) -> Part {
     let addresses = [1, 1, 4, 16][below(4) as usize];
     match below(8) {

@@ -21,7 +21,7 @@ pub struct Asked {
 /// Requests by the node that received them and the address that they name.
 pub type AllAsked = BTreeMap<(NodeId, IpAddr), Asked>;
 
-/// A stranger's message: what decides what is in it, drawn.
+/// A stranger's message: the state from which its content is drawn.
 pub(super) struct Draft<'a> {
     pub(super) from: &'a SecretKey,
     /// Address at which the stranger itself can be dialled.

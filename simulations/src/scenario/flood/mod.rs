@@ -16,7 +16,7 @@ pub(super) use draw::draw;
 pub use letters::Asked;
 pub use stranger::{Aim, Stranger};
 
-/// A third party that refuses what is not sent to [`OPEN`], and says nothing there.
+/// A third party that refuses packets to other ports than [`OPEN`], and says nothing there.
 pub const BYSTANDER: IpAddr = IpAddr::V4(Ipv4Addr::new(45, 30, 0, 1));
 /// A third party's address at which there is nobody.
 pub const NOBODY: IpAddr = IpAddr::V4(Ipv4Addr::new(45, 30, 0, 2));

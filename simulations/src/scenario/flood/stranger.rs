@@ -114,12 +114,12 @@ impl Stranger {
         }
     }
 
-    /// Knows better what to flood.
+    /// Replaces the aims by newer ones.
     pub fn aim(&mut self, aims: Vec<Aim>) {
         self.aims = aims;
     }
 
-    /// Floods no more, and keeps what it holds.
+    /// Ends the flood, and keeps the open streams.
     pub fn pause(&mut self) {
         self.until = 0;
     }

@@ -207,7 +207,7 @@ fn say(run: &mut Run, host: HostId, pipe: usize, text: &[u8]) {
     });
 }
 
-/// Sees that what both said over the listener's and the caller's pipe arrives.
+/// Checks that the texts of both sides arrive over the listener's and the caller's pipe.
 fn both_ways(
     run: &mut Run,
     pair: &Pair,

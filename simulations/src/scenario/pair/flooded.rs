@@ -1,4 +1,4 @@
-//! Strangers in a pair's world: where they stand, when they flood, and what nobody else may pay for it.
+//! Strangers in a pair's world: their places, the times of their floods, and the limits of the costs for others.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
@@ -20,7 +20,7 @@ const FLOODS: u32 = 2;
 const LOOK_EVERY: Nanos = 200 * MILLI;
 /// The ports at which the TURN server relays.
 const RELAYED: core::ops::Range<u16> = 49_152..49_160;
-/// Sockets that a flooded node may hold at a time: all that strangers may have, and what an honest call needs.
+/// Sockets that a flooded node may hold at a time: the most of strangers, and those of an honest call.
 const MOST_HELD: usize = 2_048;
 
 /// Addresses in private and special space that nobody in these worlds has.
@@ -130,7 +130,7 @@ pub(super) fn may_be_dialled(pair: &Pair) -> Vec<IpAddr> {
     strangers.chain([BYSTANDER, NOBODY]).collect()
 }
 
-/// Begins the flood, and lets it run for a while; not for what is called again because faults had it fail.
+/// Begins the flood, and lets it run for a while. A call that is repeated because of faults has no flood.
 pub(super) fn begin(run: &mut Run, pair: &Pair) {
     let Some(flood) = pair.flood.as_ref().filter(|_| run.strangers.floods < FLOODS) else { return };
     run.strangers.floods += 1;
@@ -152,7 +152,7 @@ pub(super) fn look(run: &mut Run) {
     run.strangers.look = Some(run.world.now() + LOOK_EVERY);
 }
 
-/// The call is over, and so is the flood; what strangers hold they go on holding.
+/// Ends the flood with the call; strangers keep their open streams.
 pub(super) fn pause(run: &mut Run) {
     run.strangers.look = None;
     strangers(run, |stranger, _| stranger.pause());

@@ -1,4 +1,4 @@
-//! The homes of a pair: routers that open ports, a second home, and what happens to it.
+//! Homes of a pair: routers that open ports, a second home, and its changes.
 
 use std::net::IpAddr;
 
@@ -188,7 +188,7 @@ impl Homes {
 }
 
 impl Run {
-    /// Runs as [`World::run_while`], with what is planned for the homes, and with what strangers see.
+    /// Runs as [`World::run_while`], with the planned changes of the homes, and with the looks of strangers.
     pub(super) fn run_while(&mut self, until: Nanos, mut done: impl FnMut(&World<Program>) -> bool) -> bool {
         loop {
             let planned = self.homes.planned.first().copied();
@@ -242,7 +242,7 @@ pub(super) fn ports(world: &World<Program>, host: HostId) -> Vec<PortState> {
     world.app(host).node().notices.iter().filter_map(state).collect()
 }
 
-/// Waits until ports are open or were refused, and then for what happens to the homes before the call.
+/// Waits until ports are open or were refused, and then for the changes of homes before the call.
 pub(super) fn settle(run: &mut Run, pair: &Pair) {
     let asking: Vec<HostId> =
         (0..2).filter(|n| run.homes.routers.iter().any(|(of, _, _)| of == n)).map(|n| run.hosts[n]).collect();
@@ -264,14 +264,14 @@ pub(super) fn settle(run: &mut Run, pair: &Pair) {
     }
 }
 
-/// Has what is still planned happen, where the call was over before it.
+/// Carries out the rest of the plan, where the call was over before it.
 pub(super) fn finish(run: &mut Run) {
     if let Some(&(last, _)) = run.homes.planned.last() {
         run.run_while(last + FOUND_WITHIN, |_| false);
     }
 }
 
-/// A call began: plans what is to happen during the first.
+/// Plans the changes during the first call, which begins now.
 pub(super) fn called(run: &mut Run, pair: &Pair) {
     if let Some(Second { life, .. }) = &pair.second
         && let Some(When::Into(after)) = life.when()

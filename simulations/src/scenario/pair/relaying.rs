@@ -1,4 +1,4 @@
-//! The TURN server of a pair's world, and what must hold of pipes through it.
+//! The TURN server of a pair's world, and the invariants of pipes through it.
 
 use core::time::Duration;
 use std::net::IpAddr;
@@ -63,7 +63,7 @@ impl Relaying {
     }
 }
 
-/// Waits until what was closed has been sent.
+/// Waits until closed pipes have sent the rest.
 pub(super) fn leave(run: &mut Run, hosts: &[HostId]) {
     let until = run.world.now() + LEAVE_WITHIN;
     run.world.run_while(until, |w| hosts.iter().all(|h| !w.app(*h).node().has_leaving_pipes()));

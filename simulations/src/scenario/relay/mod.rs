@@ -1,5 +1,5 @@
-//! Two ends that exchange datagrams through a relay, without the rest of the world: what the relay does to them
-//! is drawn from a seed.
+//! Two ends that exchange datagrams through a relay, without the rest of the world. The relay's treatment of them is
+//! drawn from a seed.
 
 pub mod goodput;
 pub mod rudp;
@@ -89,7 +89,7 @@ impl<E: End> Wire<E> {
         Instant::from_nanos(self.now as i64)
     }
 
-    /// Sends what is to be sent.
+    /// Sends all datagrams that are ready.
     pub fn flush(&mut self) {
         for end in 0..2 {
             while let Some(datagram) = self.ends[end].transmit(self.at()) {

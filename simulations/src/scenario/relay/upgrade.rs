@@ -365,7 +365,7 @@ impl<'a> Running<'a> {
         Ok(())
     }
 
-    /// Gives each carrier what it takes.
+    /// Gives each carrier as many bytes as it takes.
     fn speak(&mut self, end: usize) {
         let now = self.wire.at();
         let user = &mut self.ends[end];

@@ -145,7 +145,7 @@ impl Found {
         (then, healed)
     }
 
-    /// A router that restarts in the middle breaks what it can.
+    /// Returns the demands with a router that restarts in the middle: it may break the calls.
     fn shaken(&self, pair: &Pair, before: Verdict) -> (Verdict, Verdict) {
         let second = pair.second.as_ref().and_then(|s| s.router.as_ref());
         let mut routers = pair.routers.iter().flatten().chain(second);

@@ -1,6 +1,6 @@
-//! A home router's server for port mappings: PCP (RFC 6887), NAT-PMP (RFC 6886) and UPnP IGD over one table, with what
-//! such servers do wrong. It stands on its NAT's inside address and has the NAT carry out what it grants. Written from
-//! the documents' layouts and not with the core's codecs.
+//! A home router's server for port mappings: PCP (RFC 6887), NAT-PMP (RFC 6886) and UPnP IGD over one table, with the
+//! errors of such servers. It stands on its NAT's inside address and has the NAT carry out its grants. Written from the
+//! documents' layouts and not with the core's codecs.
 
 mod datagram;
 mod upnp;

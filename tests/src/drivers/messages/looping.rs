@@ -1,4 +1,4 @@
-//! mio's: a thread has the loop, as a program on mio would, and is asked for what it does with its pipes.
+//! Pipes of messages of mio: a thread has the loop, as a program on mio would, and carries out requests.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::io::ErrorKind;

@@ -54,7 +54,7 @@ pub trait Pipes: Send + Sync {
     ) -> Result<Vec<(SocketAddr, Protocol)>, ListenError>;
     /// A pipe's own end.
     fn local(&self, pipe: Key) -> SocketAddr;
-    /// Subscribes to what matches, from anybody.
+    /// Subscribes to matching messages, from any sender.
     fn subscribe(&self, pipe: Key, message: Pattern, queue: Queue) -> SubscriptionId;
     /// Returns the number of messages that wait in a subscription, and of those that it dropped.
     fn count(&self, pipe: Key, of: SubscriptionId) -> (usize, u64);
