@@ -212,7 +212,7 @@ enum At {
     Apart,
     /// The two nodes are on one network, behind the NAT of `a`.
     SameSite,
-    /// One node calls itself.
+    /// A single node calls itself.
     Oneself,
 }
 

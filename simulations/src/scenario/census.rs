@@ -60,13 +60,13 @@ pub const WEIGHTS: [(Class, u32); 11] = [
 /// Kinds of pairs, as the census' table has them.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Group {
-    /// Each of the two keeps one external port for all destinations.
+    /// A pair of which each keeps one external port for all destinations.
     OneOne,
-    /// One of the two keeps one external port for all destinations, and the other does not.
+    /// A pair of which one keeps one external port for all destinations, and the other does not.
     OneMany,
-    /// The two take another external port for each destination.
+    /// A pair of which each takes another external port for each destination.
     ManyMany,
-    /// One or both cannot leave by TCP at all.
+    /// TCP cannot leave from one of the two, or from either.
     Closed,
 }
 

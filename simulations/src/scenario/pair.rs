@@ -87,7 +87,7 @@ pub enum Place {
     Apart,
     /// The two nodes are on one network, behind the first chain.
     SameSite,
-    /// One node calls itself.
+    /// A single node calls itself.
     Oneself,
 }
 
