@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 
 use p2pd_core::{ConfigError, ConnectId, FailReason, IoFailure, Report, TargetError};
 
-/// Why a node could not be brought up.
+/// Reason why a node could not be started.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum BindError {
@@ -44,15 +44,15 @@ impl std::error::Error for BindError {
     }
 }
 
-/// Why a connect gave no pipe.
+/// Reason why a connect gave no pipe.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub enum ConnectError {
     /// The text is neither an address nor a name.
     Target(TargetError),
-    /// It did not begin.
+    /// The call did not begin.
     NotBegun(p2pd_core::ConnectError),
-    /// It was tried and failed; the report says what was tried and seen, strategy by strategy.
+    /// The call was tried and failed. The report lists the attempts and observations, strategy by strategy.
     Failed(FailReason, Box<Report>),
     /// The peer agreed, but the stream broke before it could be handed out.
     Lost(IoFailure),

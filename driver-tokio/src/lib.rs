@@ -20,9 +20,9 @@
 //! # }
 //! ```
 //!
-//! All decisions are made by the sans-IO [`p2pd_core::Node`]; this crate carries out its actions and tells it
-//! what happened, in one task. A [`Pipe`] is a `TcpStream`, with a record layer around it when it is encrypted, and no
-//! task of ours. [`messages`] has pipes of messages: P2PD's calls, for TCP, UDP and pipes to peers alike.
+//! The sans-IO [`p2pd_core::Node`] makes all decisions. This crate carries out its actions and reports events to it, in
+//! one task. A [`Pipe`] is a `TcpStream`, with a record layer around it when it is encrypted, and without a task of its
+//! own. [`messages`] has pipes of messages: P2PD's calls, for TCP, UDP and pipes to peers alike.
 #![forbid(unsafe_code)]
 
 mod beside;

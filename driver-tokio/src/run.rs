@@ -1,4 +1,4 @@
-//! The task that owns the engine: waits for its sockets, its timer and the handles, and tells users what came of it.
+//! The task that owns the engine: waits for its sockets, its timer and the handles, and reports the results to users.
 
 use std::future::poll_fn;
 use std::sync::Arc;
@@ -18,7 +18,7 @@ use crate::reactor::{Answer, Tokio};
 /// Sockets served before handles and the timer are looked at again.
 const BUDGET: usize = 64;
 
-/// What a handle asks for.
+/// Request of a handle to the driver's task.
 #[derive(Debug)]
 pub(crate) enum Command {
     Connect {
@@ -47,7 +47,7 @@ pub(crate) enum Command {
     Shutdown(oneshot::Sender<()>),
 }
 
-/// Where results go.
+/// Receivers of the driver's results.
 #[derive(Debug)]
 pub(crate) struct Outputs {
     pub(crate) accept: mpsc::Sender<Pipe>,
@@ -64,7 +64,7 @@ struct Driver {
     calls: Calls<oneshot::Sender<Result<Pipe, ConnectError>>>,
     names: NameCalls<oneshot::Sender<Result<NameAnswer, NameError>>>,
     out: Outputs,
-    /// Who waits for the end.
+    /// Tasks that wait for the end.
     ends: Vec<oneshot::Sender<()>>,
 }
 
@@ -180,7 +180,7 @@ impl Driver {
         }
     }
 
-    /// Ends a call. Whoever has given up meanwhile drops the pipe, which closes it.
+    /// Ends a call. A caller that has given up meanwhile drops the pipe, which closes it.
     fn answer(&mut self, connect: ConnectId, outcome: Result<Pipe, ConnectError>) {
         if let Some(done) = self.calls.end(connect) {
             let _ = done.send(outcome);

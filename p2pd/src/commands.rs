@@ -1,4 +1,4 @@
-//! What the subcommands do.
+//! Work of the subcommands.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -43,7 +43,7 @@ enum Task {
 /// Treatment of callers.
 #[derive(Clone, Copy, Debug)]
 enum Listening {
-    /// All of them get back what they send.
+    /// Callers get their own bytes back.
     Echo,
     /// Standard input and output go to one after another.
     Talk { idle: Duration },
@@ -272,7 +272,7 @@ fn follow(
     (said, following)
 }
 
-/// The task of `p2pd name`, or what came of one that needs no node.
+/// Returns the task of `p2pd name`, or the exit code of one that needs no node.
 fn name_task(command: NameCommand, say: Say) -> Result<(Task, Common), ExitCode> {
     let common = match &command {
         NameCommand::Register { common, .. }
@@ -289,7 +289,7 @@ fn name_task(command: NameCommand, say: Say) -> Result<(Task, Common), ExitCode>
     Ok((Task::Name(command), common))
 }
 
-/// The file with the keys of names, and what is in it.
+/// Returns the file with the keys of names, and its content.
 fn pins(task: &Task, common: &Common) -> Result<(PinFile, Vec<p2pd_tokio::NamePin>), String> {
     let owns = matches!(task, Task::Name(NameCommand::Register { .. } | NameCommand::Release { .. }));
     if owns || task.holds().is_some() {

@@ -1,4 +1,4 @@
-//! From a server list's entry to the credentials that a TURN server takes.
+//! Credentials for a TURN server, out of a server list's entry.
 
 use std::fmt;
 use std::process::Stdio;
@@ -12,15 +12,15 @@ use tokio::process::Command;
 
 use crate::servers::{Commands, Servers, TurnCredential, TurnServer};
 
-/// Lifetime of short-lived credentials; what was allocated meanwhile lives on.
+/// Lifetime of short-lived credentials; an allocation made meanwhile lives on.
 const HOLD_FOR: Duration = Duration::from_secs(24 * 3600);
-/// A command may take this long,
+/// Longest time of a command,
 const PATIENCE: Duration = Duration::from_secs(10);
-/// and print so many bytes.
+/// and most bytes of its output.
 const LONGEST: u64 = 4096;
 
 impl TurnCredential {
-    /// Credentials that are good now. A command's standard error is ours.
+    /// Returns credentials that are good now. A command writes to the standard error of this program.
     ///
     /// # Errors
     /// Says what is wrong with the command or with its output, or that the command is not allowed.
@@ -41,8 +41,8 @@ impl TurnCredential {
 }
 
 impl Servers {
-    /// Gives each broker whose user name and password a command prints what it prints now. What is left without is told,
-    /// with its place in the list.
+    /// Runs the commands that print user names and passwords of brokers, and gives each broker its output. Returns the
+    /// brokers that are left without, with their places in the list.
     ///
     /// # Errors
     /// A command that is not allowed.
@@ -80,11 +80,11 @@ async fn printed(command: &[String], commands: Commands) -> Result<(String, Stri
 pub enum CredentialError {
     /// The list names a program, and nobody [allowed](Commands::Allowed) to run it: the program and its arguments.
     NotAllowed(Vec<String>),
-    /// The program could not be run, or what it printed was none.
+    /// The program could not be run, or its output has no credentials.
     Failed(String),
 }
 
-/// In one line, whatever the list says.
+/// Writes the error in one line, for any content of the list.
 impl fmt::Display for CredentialError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -105,7 +105,7 @@ impl fmt::Display for CredentialError {
 impl std::error::Error for CredentialError {}
 
 impl TurnServer {
-    /// As a node uses it, with credentials that are good now.
+    /// Returns the server for a node's use, with credentials that are good now.
     ///
     /// # Errors
     /// Says what is wrong with its credentials.
@@ -116,7 +116,7 @@ impl TurnServer {
     }
 }
 
-/// Returns the output of a command, which ends with us at the latest.
+/// Returns the output of a command, which ends with this program at the latest.
 async fn run(command: &[String]) -> Result<String, String> {
     let (program, arguments) = command.split_first().ok_or("is empty")?;
     let mut command = Command::new(program);

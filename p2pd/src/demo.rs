@@ -23,7 +23,7 @@ const CHUNK: usize = 64 * 1024;
 /// A relayed pipe moves within a second here.
 const MOVES_WITHIN: Duration = Duration::from_secs(20);
 
-/// What one row of the table says.
+/// A row of the table.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Row {
     /// The strategy's name, or that the pipe has moved.

@@ -123,7 +123,7 @@ async fn remove(runner: &mut Runner, protocol: Protocol, port: u16, say: Say) ->
     }
 }
 
-/// False: nobody read it.
+/// Prints the router's table. Returns false if nobody reads the output.
 async fn table(runner: &mut Runner, say: Say) -> Result<bool, String> {
     runner.mapper.list(runner.clock.now());
     let mut read = true;
@@ -151,8 +151,8 @@ fn reasons(gateway: Option<MapError>, upnp: Option<MapError>) -> String {
     }
 }
 
-/// Returns our address as a STUN server sees it, by the interface with this index if there is a choice. The first one that answers is
-/// believed.
+/// Returns this machine's address as a STUN server sees it, by the interface with this index if there is a choice. The
+/// first answer is believed.
 pub(crate) async fn seen(local: IpAddr, interface: Option<u32>, servers: &[StunServer]) -> Option<IpAddr> {
     let socket = UdpSocket::bind((local, 0)).await.ok()?;
     if let Some(interface) = interface {
@@ -186,7 +186,7 @@ pub(crate) async fn seen(local: IpAddr, interface: Option<u32>, servers: &[StunS
     None
 }
 
-/// Carries out what a mapper asks for.
+/// Carries out a mapper's requests.
 struct Runner {
     mapper: Mapper,
     local: IpAddr,
@@ -257,7 +257,7 @@ impl Runner {
         self.mapper.close(self.clock.now());
     }
 
-    /// Waits for what happens next. May be dropped and called again.
+    /// Waits for the next event. May be dropped and called again.
     async fn event(&mut self) -> Event {
         let mut buffer = [0; 2048];
         loop {

@@ -1,4 +1,4 @@
-//! What happens, for people or, with `--json`, for programs; always on standard error.
+//! Reports of events, for people or, with `--json`, for programs; always on standard error.
 
 use std::io::{self, IsTerminal};
 use std::net::{IpAddr, SocketAddr};
@@ -25,11 +25,11 @@ use crate::server::Running;
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Say {
     json: bool,
-    /// Only what went wrong.
+    /// Prints errors only.
     quiet: bool,
-    /// At a terminal: turns while something is waited for. Lives as long as the program.
+    /// Spinner at a terminal, which turns during a wait. Lives as long as the program.
     spinner: Option<&'static ProgressBar>,
-    /// At a terminal: what is drawn at its bottom. Lines go above it.
+    /// Progress bars at the bottom of a terminal. Lines go above them.
     bars: Option<&'static MultiProgress>,
 }
 
@@ -82,7 +82,7 @@ impl Say {
         Say { json, quiet, spinner, bars: terminal.then(|| &*Box::leak(Box::new(MultiProgress::new()))) }
     }
 
-    /// Something is waited for, until the next [`still`](Self::still).
+    /// Shows that the program waits for `what`, until the next [`still`](Self::still).
     pub(crate) fn waiting(self, what: &'static str) {
         if let Some(spinner) = self.spinner {
             spinner.set_draw_target(ProgressDrawTarget::stderr());
@@ -98,7 +98,7 @@ impl Say {
         }
     }
 
-    /// At a terminal, a new bar.
+    /// Creates a bar, at a terminal only.
     pub(crate) fn bar(self, length: u64, style: impl FnOnce() -> ProgressStyle) -> Option<ProgressBar> {
         self.bars.map(|bars| bars.add(ProgressBar::new(length).with_style(style())))
     }
@@ -107,14 +107,14 @@ impl Say {
         self.json
     }
 
-    /// For programs only.
+    /// Prints a line for programs only.
     pub(crate) fn json_line(self, json: impl FnOnce() -> serde_json::Value) {
         if self.json {
             tell_program(&json());
         }
     }
 
-    /// Says where we are reached, and how peers get there.
+    /// Prints the node's address, and the ways by which peers reach it.
     pub(crate) fn ready(self, address: &PeerAddress, id: NodeId, invitation: Option<&Invitation>) {
         self.still();
         self.line(
@@ -142,8 +142,8 @@ impl Say {
         );
     }
 
-    /// Says where the API is, and what it asks for. The link has the token where browsers keep it to themselves, and only at a
-    /// terminal: what is written elsewhere is kept, and read by others.
+    /// Says where the API is, and which token it asks for. The link has the token where browsers keep it to themselves,
+    /// and only at a terminal: other output is kept, and read by others.
     pub(crate) fn api(self, at: SocketAddr, token: Option<&str>, file: Option<&Path>, unix: Option<&Path>) {
         let (file, unix) = (file.map(|f| f.display().to_string()), unix.map(|u| u.display().to_string()));
         let token = token.filter(|_| !self.json && io::stderr().is_terminal());
@@ -161,7 +161,8 @@ impl Say {
         }
     }
 
-    /// Tells what was measured of the NATs: to standard output for people, one event each for programs. False: nobody read it.
+    /// Prints the reports on NATs: to standard output for people, one event each for programs. Returns false if nobody
+    /// reads it.
     #[must_use]
     pub(crate) fn nats(self, reports: &[NatReport]) -> bool {
         self.still();
@@ -186,7 +187,7 @@ impl Say {
         );
     }
 
-    /// Progress of a connect, and what else a person wants to know.
+    /// Prints the progress of a connect, and other notices for people.
     pub(crate) fn notice(self, notice: &Notice) {
         match notice {
             Notice::Progress { strategy, stage, .. } => self.line(
@@ -345,7 +346,7 @@ impl Say {
         })
     }
 
-    /// Tells a result: to standard output for people, an event for programs. False: nobody read it.
+    /// Prints a result: to standard output for people, an event for programs. Returns false if nobody reads it.
     #[must_use]
     fn result(self, json: impl FnOnce() -> serde_json::Value, text: impl FnOnce() -> String) -> bool {
         self.still();
@@ -356,7 +357,7 @@ impl Say {
         self.print(&text())
     }
 
-    /// Lines to standard output. False: they could not be written, which is said.
+    /// Prints lines to standard output. Returns false if they could not be written, after an error message.
     #[must_use]
     pub(crate) fn print(self, text: &str) -> bool {
         self.printed(print::out(text))
@@ -368,7 +369,7 @@ impl Say {
         done.inspect_err(|why| self.error(&format!("standard output: {why}"))).is_ok()
     }
 
-    /// Anything else that went wrong.
+    /// Prints an error.
     pub(crate) fn error(self, why: &str) {
         self.still();
         self.wrong(|| json!({"event": "error", "reason": why}), || format!("p2pd: {why}"));
@@ -460,7 +461,7 @@ impl Say {
         }
     }
 
-    /// Says what went wrong, also where little is wanted.
+    /// Prints an error, also with `--quiet`.
     pub(crate) fn wrong(self, json: impl FnOnce() -> serde_json::Value, text: impl FnOnce() -> String) {
         if self.json {
             tell_program(&json());

@@ -76,7 +76,7 @@ pub(crate) struct Running<'a> {
     pub(crate) kept: Option<&'a Path>,
 }
 
-/// Writes a list, in the place of whatever was there; one with passwords in it is for its owner's eyes only.
+/// Writes a list, in the place of any file that was there; one with passwords in it is readable for its owner only.
 fn write(path: &Path, list: &Servers) -> io::Result<()> {
     let text = list.to_text();
     if list.is_secret() {

@@ -77,7 +77,7 @@ fn peers_find_each_other_by_the_list_that_serve_writes() {
     assert_eq!(serving.0.wait().unwrap().code(), Some(0));
 }
 
-/// Runs `serve` with a list, and hands over what it says first and the relays of the list.
+/// Runs `serve` with a list, and hands over its first output and the relays of the list.
 #[cfg(unix)]
 fn serve_once(
     list: &std::path::Path,
@@ -258,7 +258,7 @@ mod strangers {
         socket.connect(to).await.unwrap()
     }
 
-    /// What a stranger is answered; nothing, if turned away.
+    /// Returns the length of the answer to a stranger's request; 0 if the stranger is turned away.
     async fn asks(stream: &mut TcpStream, request: &[u8]) -> usize {
         let _ = stream.write_all(request).await;
         let mut buffer = [0; 200];

@@ -40,7 +40,7 @@ impl Relay {
         Relay { client, socket, began: Instant::now() }
     }
 
-    /// One that has its allocation, and has permitted this machine.
+    /// Returns a relay that has its allocation, and has permitted this machine.
     async fn ready(server: SocketAddr, over: Transport) -> Relay {
         let mut relay = Relay::open(server, over, alice()).await;
         assert!(matches!(relay.event().await, Event::Allocated { .. }));

@@ -155,7 +155,7 @@ async fn a_tcp_echo_server_and_udp_that_is_awaited() {
     serving.abort();
 }
 
-/// In the lab for its namespace, whose addresses are ours to choose.
+/// Runs in the lab for its namespace, whose addresses are free to choose.
 #[test]
 fn a_daemon_on_an_interface_has_its_link_local_and_its_global_addresses() {
     require_lab!();

@@ -18,7 +18,7 @@ const LONG: Duration = Duration::from_secs(20);
 const LOOPBACK: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 const MIB: usize = 1024 * 1024;
 
-/// Both ends of a relayed pipe, with what they need.
+/// Ends of a relayed pipe, with their nodes and servers.
 struct Pair {
     ours: Box<dyn Pipe>,
     theirs: Box<dyn Pipe>,

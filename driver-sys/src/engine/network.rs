@@ -14,22 +14,22 @@ use crate::interfaces;
 
 /// The socket that tells of changes has this id, which the core never hears of.
 pub(super) const NETWORK: SockId = SockId::from_number(u64::MAX);
-/// Changes come in groups, a link with its addresses and routes: it is listed once none has come for so long, and so
-/// long after the first at the latest.
+/// Quiet time before a listing: changes come in groups, a link with its addresses and routes. `AT_MOST` is the longest
+/// time from the first change to the listing.
 const QUIET: Duration = Duration::from_millis(250);
 const AT_MOST: Duration = Duration::from_secs(1);
-/// Where the system does not tell, it is listed so often.
+/// Time between two listings where the system does not report changes.
 const COMPARE_EVERY: Duration = Duration::from_secs(5);
-/// What is read before others have their turn.
+/// Reads of the socket before others have their turn.
 const BUDGET: usize = 64;
 
-/// How changes are heard of.
+/// Source of the news of changes.
 enum Watch<S> {
-    /// By this socket.
+    /// Socket of the system that reports changes.
     Told(S),
-    /// By comparing.
+    /// Comparisons of the list with the one before.
     Comparing,
-    /// Not at all: loopback does not change, or the node ends.
+    /// Nothing: loopback does not change, or the node ends.
     Not,
 }
 
@@ -39,12 +39,12 @@ pub(super) struct Network<R: Reactor> {
     listed: Vec<Interface>,
     /// The first change since it was listed.
     first: Option<Instant>,
-    /// When to list.
+    /// Time of the next listing.
     due: Option<Instant>,
 }
 
 impl<R: Reactor> Network<R> {
-    /// `listed` is what the node was told.
+    /// Creates the watch. `listed` are the interfaces as the node was told.
     pub(super) fn new(reactor: &mut R, bind: Option<IpAddr>, listed: &[Interface], now: Instant) -> Self {
         let watch = match bind {
             Some(ip) if ip.is_loopback() => Watch::Not,
@@ -62,13 +62,13 @@ impl<R: Reactor> Network<R> {
         network
     }
 
-    /// When to call [`changed`](Self::changed).
+    /// Returns the time of the next call of [`changed`](Self::changed).
     pub(super) fn deadline(&self) -> Option<Instant> {
         self.due
     }
 
-    /// The interface by which what comes from this address has to leave, where the system might choose another: there is
-    /// more than one way out.
+    /// Returns the interface by which packets from this address have to leave, where the system might choose another:
+    /// there is more than one way out.
     pub(super) fn way_out(&self, ip: IpAddr) -> Option<u32> {
         let mut leading = self.listed.iter().filter(|i| i.default_route && i.ip.is_ipv4() == ip.is_ipv4());
         let first = leading.next()?.index;
@@ -76,7 +76,7 @@ impl<R: Reactor> Network<R> {
         self.listed.iter().find(|i| i.ip == ip).map(|i| i.index)
     }
 
-    /// The socket has something to say. True: more than for one turn.
+    /// Reads the reports of the system. Returns true if there may be more than for one turn.
     pub(super) fn hear(&mut self, reactor: &mut R, now: Instant) -> bool {
         let mut buffer = [0; 8192];
         for _ in 0..BUDGET {

@@ -1,8 +1,8 @@
-//! The layers around a stream to a server: TLS, and WebSocket within. Each is a state machine over whatever can be read
-//! and written, so that one serves every event loop; `WouldBlock` of what is below comes out as it is.
+//! Layers around a stream to a server: TLS, and WebSocket within. Each is a state machine over anything that can be
+//! read and written, so that one serves every event loop. `WouldBlock` of the layer below comes out as it is.
 //!
-//! A layer may hold bytes though nothing comes in below. [`read`](Layers::read) gives those first, so whoever reads until
-//! `WouldBlock` misses none. `Interrupted` means that the turn is over and more may be there.
+//! A layer may hold bytes though nothing comes in below. [`read`](Layers::read) gives those first, so a reader that
+//! reads until `WouldBlock` misses none. `Interrupted` means that the turn is over and more may be there.
 
 #[cfg(test)]
 pub(crate) mod tests;
@@ -19,7 +19,7 @@ use tls::TlsLayer;
 pub use tls::check_tls;
 use websocket::WebSocketLayer;
 
-/// Rounds of work on what came in without anything for the reader, before others have their turn.
+/// Rounds of work on received bytes without anything for the reader, before others have their turn.
 const ROUNDS: usize = 32;
 
 /// The layers of one stream; one of them at least.
@@ -30,10 +30,10 @@ pub(crate) struct Layers {
 }
 
 impl Layers {
-    /// As the core asked for, towards this address.
+    /// Creates the layers that the core asked for, towards this address.
     ///
     /// # Errors
-    /// What of the wish is of no use.
+    /// The part of `wrap` that cannot be used.
     pub(crate) fn new(wrap: &Wrap, remote: SocketAddr, settings: &mut Settings) -> Result<Self, IoFailure> {
         let tls = wrap.tls.as_ref().map(|tls| {
             let name = tls.name.as_deref().unwrap_or(&wrap.host);
@@ -62,7 +62,7 @@ impl Layers {
         }
     }
 
-    /// Reads what is inside; zero is an end that the server said.
+    /// Reads the content; zero is an end that the server sent.
     ///
     /// # Errors
     /// `UnexpectedEof` for a stream that was cut off; an [`IoFailure`] inside for one that was changed.
@@ -88,7 +88,7 @@ impl Layers {
         }
     }
 
-    /// Sends what waits.
+    /// Sends the waiting bytes.
     ///
     /// # Errors
     /// `WouldBlock` while something does.
@@ -118,7 +118,7 @@ impl Layers {
     }
 }
 
-/// TLS as what a WebSocket is read from and written to.
+/// TLS as the stream of a WebSocket.
 struct Over<'a, IO> {
     tls: &'a mut TlsLayer,
     io: &'a mut IO,

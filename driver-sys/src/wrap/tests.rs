@@ -34,7 +34,7 @@ impl Authority {
         Authority { issuer: Issuer::new(params, key), pem }
     }
 
-    /// How a client trusts it, and nobody else.
+    /// Returns the trust of a client in this server, and in nobody else.
     pub(crate) fn trust(&self) -> Trust {
         Trust::Authorities(self.pem.clone())
     }
@@ -140,7 +140,7 @@ fn against<T: Send + 'static>(
     (layers(wrap).unwrap(), Slow { stream: near, piece, turn: [false; 2] }, far)
 }
 
-/// Again until it is not put off, as an event loop would.
+/// Repeats a step until it does not block, as an event loop would.
 fn wait<T>(mut step: impl FnMut() -> io::Result<T>) -> io::Result<T> {
     for _ in 0..200_000 {
         match step() {
@@ -169,7 +169,7 @@ fn pattern(len: usize) -> Vec<u8> {
     (0..len).map(|n| ((n * 31) >> 3) as u8).collect()
 }
 
-/// Sends back what comes, until the end.
+/// Sends received bytes back, until the end.
 fn echo_stream(mut stream: impl Read + Write) {
     let mut buffer = [0; 5000];
     loop {
@@ -245,7 +245,7 @@ fn bytes_pass_both_ways_through_every_layer_in_pieces_of_any_size() {
     }
 }
 
-/// What becomes of a handshake with a server's certificate.
+/// Returns the outcome of a handshake with a server's certificate.
 fn handshake(wrap: &Wrap, config: Arc<ServerConfig>) -> Result<(), IoFailure> {
     let (mut layers, mut io, far) = against(wrap, 5000, move |stream| {
         let mut stream = secure(&config, stream);

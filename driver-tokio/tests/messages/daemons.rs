@@ -123,7 +123,7 @@ async fn ipv6_is_served_beside_ipv4_on_one_port() {
     serving.abort();
 }
 
-/// Blocking, so that a half-closed stream is what any program makes of it.
+/// Asks a server by blocking calls, so that a half-closed stream is as in any program.
 fn asked(to: SocketAddr) -> String {
     let mut stream = TcpStream::connect(to).unwrap();
     stream.write_all(b"hello").unwrap();

@@ -1,4 +1,4 @@
-//! What happens, as JSON for `/events`.
+//! Events of the node, as JSON for `/events`.
 
 use std::sync::Arc;
 

@@ -39,13 +39,13 @@ use place::{Place, Places};
 /// Connections in all, and those of them that peers opened; a further one is closed.
 const MAX_CONNECTIONS: usize = 4096;
 const MAX_INCOMING: usize = 1024;
-/// What a connection that a peer opened holds for a reader: 256 MiB for all of them, and what keeping them costs.
+/// Queue of a connection that a peer opened: 256 MiB for all of them, and the cost of keeping them.
 const INCOMING_QUEUE: Queue = Queue {
     messages: 1000,
     bytes: 256 * 1024,
     overflow: p2pd_core::pipe::subscriptions::Overflow::DropOldest,
 };
-/// How long a peer's connection that has ended is kept for what waits in it.
+/// Time for which a peer's ended connection is kept, for the messages that wait in it.
 const LAST_WORDS: Duration = Duration::from_secs(60);
 /// Bodies that may be read at once.
 const BODIES: usize = 32;
@@ -70,7 +70,7 @@ enum Slot {
     Open(Arc<Connection>),
 }
 
-/// What is decided before the node is brought up.
+/// Settings that are decided before the node is started.
 #[derive(Debug)]
 pub(crate) struct Prepared {
     api: SocketAddr,
@@ -85,7 +85,7 @@ impl Prepared {
     /// Reads the token or makes it.
     ///
     /// # Errors
-    /// What is wrong with the options.
+    /// An error of the options, for a person.
     pub(crate) fn new(options: &Options) -> Result<Self, String> {
         if !options.api.ip().is_loopback() {
             return Err(format!(
@@ -160,7 +160,7 @@ async fn accept(daemon: Arc<Daemon>) {
     }
 }
 
-/// Waits for the end of a peer's connection and takes it off the list, once nobody reads what is left.
+/// Waits for the end of a peer's connection and takes it off the list, once nobody reads the rest.
 async fn forget(daemon: Arc<Daemon>, connection: Arc<Connection>) {
     if connection.ended().await == State::PeerEnded && connection.has_messages() {
         tokio::time::sleep(LAST_WORDS).await;
@@ -168,7 +168,7 @@ async fn forget(daemon: Arc<Daemon>, connection: Arc<Connection>) {
     daemon.remove(&connection);
 }
 
-/// How a connection is to be opened.
+/// Options of a connection to be opened.
 #[derive(Debug)]
 struct Wanted {
     plan: Plan,

@@ -8,10 +8,10 @@ use p2pd_core::PeerAddress;
 use p2pd_core::io::Interface;
 use serde_json::{Value, json};
 
-/// For how long it is not looked at them again: it takes a millisecond.
+/// Time for which a list of interfaces is used again: listing takes a millisecond.
 const FRESH: Duration = Duration::from_secs(5);
 
-/// This machine's interfaces that the node uses.
+/// Interfaces of this machine that the node uses.
 #[derive(Debug)]
 pub(super) struct Places {
     bind: Option<IpAddr>,
@@ -24,7 +24,7 @@ struct Named {
     interface: Interface,
 }
 
-/// Where a connection leaves this machine: `route`, `if` and `fd` of P2PD's documents.
+/// Interface by which a connection leaves this machine: `route`, `if` and `fd` of P2PD's documents.
 #[derive(Clone, Debug)]
 pub(super) struct Place {
     pub(super) route: Value,
@@ -84,7 +84,7 @@ impl Places {
     }
 }
 
-/// What the node's address says of one of ours.
+/// Returns the entry of the node's address for the internal address `ip`.
 fn announced(ours: Option<&PeerAddress>, ip: IpAddr) -> Option<&p2pd_core::address::PeerInterface> {
     ours?.interfaces().find(|announced| announced.internal == ip)
 }

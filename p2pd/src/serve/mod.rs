@@ -23,7 +23,7 @@ pub use turn::Wanted as WantedTurn;
 /// Tries to find a port that is free on every address and for UDP and TCP.
 const TRIES: usize = 50;
 
-/// Where to serve.
+/// Addresses and ports to serve at, and the servers.
 #[derive(Clone, Debug)]
 pub struct Wanted {
     /// The address.
@@ -34,17 +34,17 @@ pub struct Wanted {
     pub mqtt_port: u16,
     /// Ports of the STUN server, UDP and TCP; the second is used with two addresses only. 0 takes a free one.
     pub stun_ports: [u16; 2],
-    /// A TURN server on the STUN server's sockets. Without, none: a relay carries what others send, in this
-    /// machine's name.
+    /// A TURN server on the STUN server's sockets. Default: none, since a relay carries others' data, in this machine's
+    /// name.
     pub turn: Option<WantedTurn>,
 }
 
-/// Why the servers could not be started.
+/// Reason why the servers could not be started.
 #[derive(Debug)]
 pub enum ServeError {
     /// The two addresses are the same, of two families, or not addresses of a machine.
     Addresses,
-    /// It is not to be told under which address the TURN server's sockets are reached.
+    /// The address of the TURN server's sockets, as peers reach them, cannot be found.
     RelayAddress(io::Error),
     /// A socket could not be opened.
     Bind(&'static str, SocketAddr, io::Error),
@@ -71,7 +71,7 @@ impl std::error::Error for ServeError {}
 pub struct Serving {
     mqtt: SocketAddr,
     stun: SocketAddr,
-    /// The relaying address, and what is wanted.
+    /// The relaying address, and the options.
     turn: Option<(IpAddr, WantedTurn)>,
     tasks: JoinSet<()>,
 }
@@ -80,7 +80,7 @@ impl Serving {
     /// Opens the sockets and starts to serve, within a tokio runtime.
     ///
     /// # Errors
-    /// Which socket could not be opened and why; then none is open.
+    /// The socket that could not be opened, with the reason; then none is open.
     pub async fn start(wanted: &Wanted) -> Result<Self, ServeError> {
         let began = Instant::now();
         let ips: Vec<IpAddr> = [Some(wanted.ip), wanted.second_ip].into_iter().flatten().collect();

@@ -19,19 +19,19 @@ use tokio::task::AbortHandle;
 use super::door::Place;
 use super::udp::Socket;
 
-/// Messages that may wait for a client that reads slowly; what is beyond is dropped, as a network would.
+/// Messages that may wait for a client that reads slowly; further ones are dropped, as in a network.
 const WAITING: usize = 128;
-/// How often what has expired is looked for.
+/// Time between two looks for expired state.
 const TICK: Duration = Duration::from_secs(1);
 /// Time between two looks at which addresses this machine has.
 const LOOK: Duration = Duration::from_secs(5);
 /// Longest datagram.
 const LARGEST: usize = 65_536;
 
-/// What is wanted of a TURN server.
+/// Options of a TURN server.
 #[derive(Clone, Default)]
 pub struct Wanted {
-    /// Who may relay: names and passwords.
+    /// Users who may relay: names and passwords.
     pub users: Vec<(String, String)>,
     /// The secret of short-lived credentials, as coturn's `use-auth-secret` has them.
     pub secret: Option<String>,
@@ -44,7 +44,7 @@ pub struct Wanted {
     pub limits: Limits,
 }
 
-/// Without what is secret.
+/// Shows the options without secrets.
 impl fmt::Debug for Wanted {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Wanted")
@@ -77,7 +77,7 @@ fn own() -> Vec<IpAddr> {
     p2pd_sys::cards().into_iter().flat_map(|card| card.addresses).map(|(ip, _)| ip).collect()
 }
 
-/// The address of ours that the default route leaves from. Nothing is sent.
+/// Returns this machine's address that the default route leaves from. Nothing is sent.
 fn outward(any: IpAddr) -> io::Result<IpAddr> {
     let far: IpAddr = match any {
         IpAddr::V4(_) => Ipv4Addr::new(203, 0, 113, 1).into(),
@@ -88,8 +88,8 @@ fn outward(any: IpAddr) -> io::Result<IpAddr> {
     Ok(socket.local_addr()?.ip())
 }
 
-/// The server and all that it sends through. Whoever serves a listening socket holds it; the tasks that it started
-/// itself do not, so that they end with it.
+/// The server and all that it sends through. The task that serves a listening socket holds it. The tasks that it
+/// started itself do not, so that they end with it.
 #[derive(Debug)]
 pub(super) struct Turn {
     began: Instant,
@@ -110,7 +110,7 @@ struct Inside {
 
 #[derive(Debug)]
 struct Relay {
-    /// To send by the system's own call: tokio's fails on a socket that its reactor has not seen yet.
+    /// Socket for sending by the system's own call: tokio's fails on a socket that its reactor has not seen yet.
     socket: StdSocket,
     reading: AbortHandle,
 }
@@ -133,7 +133,7 @@ impl Turn {
         self.with(|server, now| server.datagram(now, local, from, data));
     }
 
-    /// Lets go of what has expired, for ever.
+    /// Removes expired state, for ever.
     pub(super) async fn tick(self: Arc<Self>) {
         let mut interval = tokio::time::interval(TICK);
         let mut looked = Instant::now();
@@ -183,7 +183,7 @@ impl Turn {
         }
     }
 
-    /// Tells the server something and does what it asks for.
+    /// Passes an input to the server and carries its outputs out.
     fn with(&self, tell: impl FnOnce(&mut Server, Duration)) {
         let mut inside = self.lock();
         tell(&mut inside.server, self.began.elapsed());
@@ -250,7 +250,7 @@ impl Drop for Left<'_> {
     }
 }
 
-/// Hands in what peers send.
+/// Passes the peers' datagrams to the server.
 async fn relay(turn: Weak<Turn>, id: RelayId, socket: UdpSocket) {
     let mut buffer = vec![0; LARGEST];
     loop {

@@ -1,4 +1,4 @@
-//! Who may use the TURN server, as options, files and the environment say.
+//! Users of the TURN server, from options, files and the environment.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};

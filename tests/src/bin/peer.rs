@@ -1,10 +1,13 @@
-//! A peer on any driver, for the lab: `peer DRIVER listen SERVERS` prints `ready ADDRESS`, again when the address changes, and echoes;
-//! `peer DRIVER connect SERVERS ADDRESS STRATEGY` prints `calling`, sends 256 KiB and prints `connected STRATEGY MS`, and
-//! `there and back` if the same came back;
-//! `peer DRIVER brokers SERVERS` prints the words of its trace about brokers;
-//! `peer DRIVER hold SERVERS ADDRESS idle|plain|writing` connects directly, prints `connected`, says nothing, or a line each 100 ms, and
-//! prints `ended WHY`; it gives a peer that has vanished 2 s, and 3 s more;
-//! `peer DRIVER cut-off SERVERS ADDRESS` takes its host's interface down, connects directly, and prints why that failed.
+//! A peer on any driver, for the lab:
+//!
+//! - `peer DRIVER listen SERVERS` prints `ready ADDRESS`, again when the address changes, and echoes.
+//! - `peer DRIVER connect SERVERS ADDRESS STRATEGY` prints `calling`, sends 256 KiB and prints `connected STRATEGY MS`,
+//!   and `there and back` if the same came back.
+//! - `peer DRIVER brokers SERVERS` prints the words of its trace about brokers.
+//! - `peer DRIVER hold SERVERS ADDRESS idle|plain|writing` connects directly, prints `connected`, sends nothing, or a
+//!   line each 100 ms, and prints `ended WHY`. It gives a peer that has vanished 2 s, and 3 s more.
+//! - `peer DRIVER cut-off SERVERS ADDRESS` takes its host's interface down, connects directly, and prints the reason of
+//!   the failure.
 
 use std::io::{Read, Write};
 use std::path::Path;
