@@ -13,6 +13,7 @@ use smallvec::SmallVec;
 
 use crate::notice::Notice;
 use crate::pipe::{PipeEnd, PipeId, PipeNews, PipeStart};
+use crate::proxy::ProxyFailure;
 use crate::time::{ClockFix, Instant};
 use crate::wrap::{TlsFailure, Wrap};
 
@@ -428,6 +429,8 @@ pub enum IoFailure {
     NoWebSocket(u16),
     /// The server broke the rules of WebSocket.
     BadFrame,
+    /// The proxy does not lead to the server.
+    Proxy(ProxyFailure),
     /// Any other error number.
     Other(i32),
 }
@@ -446,6 +449,7 @@ impl fmt::Display for IoFailure {
             IoFailure::Resources => "out of sockets, ports or memory",
             IoFailure::BadFrame => "the server broke the rules of WebSocket",
             IoFailure::Tls(why) => return why.fmt(f),
+            IoFailure::Proxy(why) => return why.fmt(f),
             IoFailure::NoWebSocket(0) => "no WebSocket there: the server does not answer as one",
             IoFailure::NoWebSocket(status) => {
                 return write!(f, "no WebSocket there: the server answers with HTTP status {status}");

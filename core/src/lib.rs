@@ -78,6 +78,7 @@ pub mod name;
 pub mod nat;
 pub mod pipe;
 pub mod portmap;
+pub mod proxy;
 pub mod relay;
 #[doc(hidden)]
 pub mod strangers;
@@ -103,6 +104,7 @@ pub use notice::{
     Stage, Strategy, StrategyReport,
 };
 pub use pipe::{PipeEnd, PipeId, PipeMode, PipeNews};
+pub use proxy::{Proxy, ProxyFailure, ProxyKind};
 pub use stats::Stats;
 pub use strategy::punch::{PROBES, SPRAY, hit_permille};
 pub use time::{ClockFix, Instant, WallTime};

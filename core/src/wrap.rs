@@ -1,15 +1,21 @@
-//! Layers around a stream to a server. The core only names them: TLS and WebSocket are the driver's work. The core
-//! sends and receives the bytes inside the layers.
+//! Layers around a stream to a server. The core only names them: proxies, TLS and WebSocket are the driver's work. The
+//! core sends and receives the bytes inside the layers.
 
 use core::fmt;
 
 use bytes::Bytes;
 
-/// The layers around a stream to a server, from the outside in: TLS, then WebSocket.
+use crate::proxy::Proxy;
+
+/// The layers around a stream to a server, from the outside in: the proxy's tunnel, TLS, then WebSocket.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct Wrap {
     /// The server's name or literal address, as it was configured.
     pub host: Box<str>,
+    /// The server's port.
+    pub port: u16,
+    /// The proxy that the stream leads to, if any: it is asked for the server first.
+    pub proxy: Option<Proxy>,
     /// TLS, if any.
     pub tls: Option<Tls>,
     /// The path of a WebSocket (RFC 6455) that carries MQTT (subprotocol `mqtt`, MQTT 3.1.1 section 6), if any.
@@ -217,9 +223,11 @@ mod tests {
         let ip = "192.0.2.1".parse().unwrap();
         let interface = Interface { default_route: true, ..Interface::new(2, ip, 24) };
         node.handle(Instant::ZERO, Event::Interfaces(&[interface]));
-        let wrap = |host: &str, tls, websocket: Option<&str>| {
+        let wrap = |host: &str, port, tls, websocket: Option<&str>| {
             Some(Wrap {
                 host: host.into(),
+                port,
+                proxy: None,
                 tls: Some(tls),
                 websocket: websocket.map(Into::into),
                 headers: Vec::new(),
@@ -231,15 +239,15 @@ mod tests {
             dialled,
             [
                 ("192.0.2.2:1883".parse().unwrap(), None),
-                ("192.0.2.4:443".parse().unwrap(), wrap("192.0.2.4", pinned(), Some("/mqtt"))),
-                ("192.0.2.7:8883".parse().unwrap(), wrap("broker.test", Tls::PUBLIC, None)),
+                ("192.0.2.4:443".parse().unwrap(), wrap("192.0.2.4", 443, pinned(), Some("/mqtt"))),
+                ("192.0.2.7:8883".parse().unwrap(), wrap("broker.test", 8883, Tls::PUBLIC, None)),
             ]
         );
         let peer = SecretKey::from_bytes([8; 32]).node_id();
         let peer = format!("1-[0,192.0.2.9,192.0.2.9,9,1,1,0]-0-{peer}").parse().unwrap();
         let plan = Plan { strategies: [Strategy::Relay].into_iter().collect(), ..Plan::default() };
         node.connect(Instant::ZERO, &peer, plan).unwrap();
-        let turn = ("192.0.2.7:5349".parse().unwrap(), wrap("turn.test", Tls::PUBLIC, None));
+        let turn = ("192.0.2.7:5349".parse().unwrap(), wrap("turn.test", 5349, Tls::PUBLIC, None));
         assert_eq!(dials(&mut node), [turn]);
     }
 

@@ -66,17 +66,19 @@ pub(crate) fn event(ahead: i64, error: Duration) -> serde_json::Value {
 }
 
 async fn ask(servers: &[NtpServer]) -> Result<Told, String> {
-    let mut addresses: Vec<SocketAddr> = Vec::new();
-    for server in servers {
-        // One address each: two of one server would be two votes.
-        if let Ok(mut found) = tokio::net::lookup_host((&*server.host, server.port)).await {
-            addresses.extend(found.next());
+    let mut addresses: Vec<(usize, SocketAddr)> = Vec::new();
+    for (of, server) in servers.iter().enumerate() {
+        if let Ok(found) = tokio::net::lookup_host((&*server.host, server.port)).await {
+            addresses.extend(found.take(ADDRESSES).map(|addr| (of, addr)));
         }
     }
     let seed = p2pd_tokio::random_seed().map_err(|why| format!("no random numbers: {why}"))?;
     let [v4, v6] = [bind("0.0.0.0").await, bind("::").await];
     let mono = p2pd_sys::Clock::start();
-    let mut clock = Clock::new(addresses, seed, mono.now());
+    let mut clock = Clock::new([], seed, mono.now());
+    for (of, addr) in addresses {
+        clock.add(mono.now(), of, addr);
+    }
     let (mut buffer4, mut buffer6) = ([0; 256], [0; 256]);
     while !clock.is_settled(mono.now()) {
         while let Some((to, data)) = clock.poll_transmit() {
@@ -103,6 +105,8 @@ async fn ask(servers: &[NtpServer]) -> Result<Told, String> {
     Ok(Told { offset, error: fix.error, answered: clock.answered(), asked: servers.len() })
 }
 
+/// Most addresses of a server that are asked.
+const ADDRESSES: usize = 4;
 /// Longest time between two checks whether the measurement is complete.
 const LOOK: Duration = Duration::from_millis(100);
 

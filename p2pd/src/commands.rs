@@ -321,7 +321,8 @@ async fn config(common: &Common, say: Say) -> Result<Config, String> {
     for (n, why) in servers.log_in(commands).await.map_err(|why| format!("{list}{why}"))? {
         say.error(&format!("broker {}:{}: {why}", servers.brokers[n].host, servers.brokers[n].port));
     }
-    (config.brokers, config.stun, config.ntp) = (servers.brokers, servers.stun, servers.ntp);
+    (config.brokers, config.stun, config.ntp) =
+        (servers.brokers.clone(), servers.stun.clone(), servers.ntp.clone());
     for server in &servers.turn {
         match server.resolve(commands).await {
             Ok(server) => config.turn.push(server),
@@ -330,6 +331,7 @@ async fn config(common: &Common, say: Say) -> Result<Config, String> {
             Err(why) => say.error(&format!("TURN server {}:{}: {why}", server.host, server.port)),
         }
     }
+    servers.set_way_out(&mut config)?;
     if !common.accept.is_empty() {
         config.accept = Accept::Only(common.accept.iter().copied().collect());
     }

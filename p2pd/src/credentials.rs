@@ -112,7 +112,7 @@ impl TurnServer {
     pub async fn resolve(&self, commands: Commands) -> Result<p2pd_core::TurnServer, CredentialError> {
         let TurnServer { host, port, transport, tls, lifetimes, ref credential } = self.clone();
         let credentials = credential.get(commands).await?;
-        Ok(p2pd_core::TurnServer { host, port, transport, tls, credentials, lifetimes })
+        Ok(p2pd_core::TurnServer { host, port, transport, tls, credentials, lifetimes, proxy: None })
     }
 }
 

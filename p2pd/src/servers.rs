@@ -5,6 +5,8 @@ mod broker;
 mod folder;
 mod format;
 mod host;
+mod login;
+mod proxy;
 mod secure;
 mod write;
 
@@ -17,6 +19,7 @@ use p2pd_core::wire::Transport;
 use p2pd_core::{Broker, NtpServer, StunServer, Tls};
 
 pub use crate::credentials::CredentialError;
+pub use proxy::WayOut;
 
 /// While this variable is set, the shipped list of public servers is not to be had, and routers are looked for only
 /// from an address that was named. `tests/run` sets it.
@@ -38,6 +41,8 @@ pub struct Servers {
     pub turn: Vec<TurnServer>,
     /// NTP servers.
     pub ntp: Vec<NtpServer>,
+    /// The way to brokers and, over TCP, to TURN servers. `None`: the list says nothing of it.
+    pub proxy: Option<WayOut>,
 }
 
 /// A TURN server (RFC 8656).
@@ -125,13 +130,27 @@ impl Servers {
         format::parse(text, Path::new(""))
     }
 
+    /// Gives a node the way out of this list or, where it says nothing of it, that of the environment.
+    ///
+    /// # Errors
+    /// Names the variable of the environment that is of no use.
+    pub fn set_way_out(&self, config: &mut p2pd_core::Config) -> Result<(), String> {
+        match &self.proxy {
+            Some(way) => way.apply(config),
+            None if config.brokers.is_empty() && config.turn.is_empty() => {}
+            None => WayOut::of_environment()?.apply(config),
+        }
+        Ok(())
+    }
+
     /// True if there is something in the list that strangers must not know.
     pub fn is_secret(&self) -> bool {
         let tells = |b: &Broker| {
             let key = b.tls.as_ref().is_some_and(|tls| tls.client.is_some());
             b.login.is_some() || !b.headers.is_empty() || key
         };
-        !self.turn.is_empty() || self.brokers.iter().any(tells)
+        let proxy = self.proxy.as_ref().and_then(|way| way.proxy.as_ref());
+        !self.turn.is_empty() || proxy.is_some_and(|p| p.login.is_some()) || self.brokers.iter().any(tells)
     }
 }
 

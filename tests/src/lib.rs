@@ -7,4 +7,5 @@
 
 pub mod drivers;
 pub mod lab;
+pub mod proxy;
 pub mod world;

@@ -21,6 +21,7 @@
 //!   in more than half of the servers' intervals. The estimate is the best server's, moved into that interval, and the
 //!   bound reaches to its farther end. Two servers outvote nobody: where they contradict each other there is
 //!   [no time](NoTime::Disagree).
+//! - A server may have several addresses, of which the first that answers is used, so that each server has one vote.
 //! - Each server is asked four times, 2 s apart as RFC 5905 has bursts, and then every 1,024 s. A kiss of death is
 //!   honoured: RATE doubles the pause and ends the burst, DENY and RSTR end the questions for good.
 //!
@@ -36,7 +37,7 @@ mod tests;
 
 use core::fmt;
 use core::time::Duration;
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::net::SocketAddr;
 
 use bytes::Bytes;
@@ -74,8 +75,11 @@ pub struct Clock {
     stats: Stats,
 }
 
+/// An address of a server.
 #[derive(Debug)]
 struct Server {
+    /// Number of the server that has it.
+    of: usize,
     addr: SocketAddr,
     asked: Option<Asked>,
     samples: VecDeque<Sample>,
@@ -134,32 +138,45 @@ pub struct Stats {
 }
 
 impl Clock {
-    /// Asks the first [`MAX_SERVERS`] of these at once. The seed must never have been used before.
+    /// Asks the first [`MAX_SERVERS`] of these at once, as servers number 0, 1 and so on. The seed must never have been used
+    /// before.
     pub fn new(servers: impl IntoIterator<Item = SocketAddr>, seed: [u8; 32], now: Instant) -> Self {
-        let server = |addr| Server {
-            addr,
-            asked: None,
-            samples: VecDeque::new(),
-            burst: 0,
-            pause: PAUSE,
-            due: Some(now),
-        };
-        let mut list: Vec<Server> = Vec::new();
-        for addr in servers {
-            // Twice the same would be two votes.
-            if list.len() < MAX_SERVERS && !list.iter().any(|s| s.addr == addr) {
-                list.push(server(addr));
-            }
-        }
         let mut clock = Clock {
             now,
             random: Random::new(seed),
-            servers: list,
+            servers: Vec::new(),
             transmits: VecDeque::new(),
             stats: Stats::default(),
         };
-        clock.ask();
+        for (of, addr) in servers.into_iter().enumerate() {
+            clock.add(now, of, addr);
+        }
         clock
+    }
+
+    /// Asks an address of the server with this number, in addition to its others. The first address that tells the time has
+    /// the server's vote, and the others are left.
+    pub fn add(&mut self, now: Instant, of: usize, addr: SocketAddr) {
+        self.tick(now);
+        let servers: BTreeSet<usize> = self.servers.iter().map(|s| s.of).collect();
+        let full = servers.len() >= MAX_SERVERS && !servers.contains(&of);
+        // Twice the same would be two votes.
+        if full || self.told(of).is_some() || self.servers.iter().any(|s| s.addr == addr) {
+            return;
+        }
+        let (samples, due) = (VecDeque::new(), Some(self.now));
+        self.servers.push(Server { of, addr, asked: None, samples, burst: 0, pause: PAUSE, due });
+        self.ask();
+    }
+
+    /// Returns true if the server with this number is asked.
+    pub fn asks(&self, of: usize) -> bool {
+        self.servers.iter().any(|s| s.of == of)
+    }
+
+    /// Returns the address at which the server with this number has told the time.
+    pub fn told(&self, of: usize) -> Option<SocketAddr> {
+        self.servers.iter().find(|s| s.of == of && !s.samples.is_empty()).map(|s| s.addr)
     }
 
     /// Takes in a datagram.
@@ -194,6 +211,8 @@ impl Clock {
                         server.samples.pop_front();
                     }
                     server.samples.push_back(sample);
+                    let of = server.of;
+                    self.servers.retain(|s| s.of != of || s.addr == from);
                 }
                 None => self.stats.malformed += 1,
             },

@@ -22,6 +22,10 @@ const MAX_NAMES: usize = 24;
 const SEARCH_WITHIN: Duration = Duration::from_secs(8);
 /// A broker that keeps something sends it with its SUBACK or right behind; one made of many machines may take longer.
 const GRACE: Duration = Duration::from_millis(500);
+/// Brokers that are silent, down or slow are waited for so long where the owner itself has said where an unpinned name
+/// leads: its word is the newest there is, and what they may have is another's claim. A record that a broker kept may be
+/// older than theirs.
+const SILENT: Duration = Duration::from_secs(1);
 /// A record is valid for a day after it was last published.
 const LIFETIME: Duration = Duration::from_secs(86_400);
 /// It is published anew so often, since brokers forget what they keep when they start again.
@@ -52,6 +56,10 @@ struct Watch {
     places: BTreeMap<u8, Place>,
     /// Beginning of the search that is under way.
     search: Option<Instant>,
+    /// The brokers over which the owner was asked in this search, at its begin or when they came.
+    queried: SmallVec<[u8; 4]>,
+    /// Whose record came last in this search that no broker had kept: the owner's answer.
+    answered: Option<NodeId>,
     /// A record came that is of another time than ours.
     stale: bool,
     /// When to look at it again.
@@ -112,7 +120,8 @@ enum Next {
 
 impl Node {
     /// Asks all brokers where a name leads. [`NameNews::Resolved`] or [`NameNews::NotResolved`] follows, after 8 s at
-    /// the latest; usually after two round trips and, where a broker has nothing, half a second.
+    /// the latest; usually after two round trips and, where a broker has nothing, half a second. A silent broker is waited
+    /// for while nothing was found but what another had kept; else half a second if the name is pinned, and one second if not.
     ///
     /// # Errors
     /// `TooMany` where 24 names are asked for or held, `Shutdown`.
@@ -202,6 +211,8 @@ impl Node {
                 found: Found::default(),
                 places: BTreeMap::new(),
                 search: None,
+                queried: SmallVec::new(),
+                answered: None,
                 stale: false,
                 wake: None,
                 asked: false,
@@ -218,11 +229,12 @@ impl Node {
             watch.begin(now);
             watch.stale = false;
             watch.places.clear();
-            for broker in &mut self.brokers {
+            for (place, broker) in self.brokers.iter_mut().enumerate() {
                 broker.follow(&mut self.cx, &watch.topic);
-                // One that is not there yet is asked as soon as it is.
-                let until = now + if broker.is_ready() { GRACE } else { SEARCH_WITHIN };
-                broker.publish_once(&mut self.cx, &watch.topic, Bytes::from_static(QUERY), until);
+                if broker.is_ready() {
+                    watch.queried.push(place as u8);
+                    broker.publish_once(&mut self.cx, &watch.topic, Bytes::from_static(QUERY), now + GRACE);
+                }
             }
         }
         self.drive_names();
@@ -239,6 +251,14 @@ impl Node {
             {
                 // The first broker that is there for a name that waited.
                 watch.begin(now);
+            }
+            if granted
+                && watch.search.is_some()
+                && !watch.queried.contains(&place)
+                && let Some(broker) = self.brokers.get_mut(usize::from(place))
+            {
+                watch.queried.push(place);
+                broker.publish_once(&mut self.cx, topic, Bytes::from_static(QUERY), now + GRACE);
             }
             let record = watch.hold.as_ref().and_then(|h| h.published.as_ref()).map(|p| p.record.clone());
             if let Some(record) = record.filter(|_| granted)
@@ -276,6 +296,9 @@ impl Node {
             Ok(record) if record.name == name && record.is_current(wall) => {
                 if watch.search.is_some() && record.id != ours {
                     watch.places.insert(place, Place::Answered);
+                }
+                if !kept {
+                    watch.answered = Some(record.id);
                 }
                 if let Some(hold) = &mut watch.hold {
                     hold.heard(&record, ours, place);
@@ -407,11 +430,17 @@ impl Node {
         })
     }
 
-    /// True once the key that the name is pinned to has said where it leads. What silent brokers have is not waited for then.
+    /// True once it is known where the name leads, whatever silent brokers have: the key that it is pinned to has said so or,
+    /// a little later, the only owner of an unpinned one.
     fn is_certain(&self, name: Name, watch: &Watch) -> bool {
-        let said = |pin: NamePin| watch.found.of(pin.id).is_some_and(|r| r.sequence >= pin.sequence);
-        watch.search.is_some_and(|since| since + GRACE <= self.cx.now)
-            && self.names.pins.get(name).is_some_and(said)
+        let lasts = |at_least| watch.search.is_some_and(|since| since + at_least <= self.cx.now);
+        match self.names.pins.get(name) {
+            Some(pin) => lasts(GRACE) && watch.found.of(pin.id).is_some_and(|r| r.sequence >= pin.sequence),
+            None => {
+                let said = |r: &Record| watch.answered == Some(r.id);
+                lasts(SILENT) && watch.found.decide(None).is_ok_and(said)
+            }
+        }
     }
 
     /// Asks the name's owner once more where nothing has come: in a cluster a subscription takes its time to be known
@@ -598,6 +627,8 @@ impl Watch {
     fn begin(&mut self, now: Instant) {
         self.search = Some(now);
         self.found = Found::default();
+        self.queried.clear();
+        self.answered = None;
     }
 
     /// `why`, unless that no broker said anything is the reason.
@@ -614,7 +645,7 @@ impl Watch {
                 Place::Open { since, again: true } => Some(*since + GRACE),
                 Place::Answered | Place::Refused => None,
             });
-            let soon = answers.chain([since + GRACE]).filter(|at| *at > now);
+            let soon = answers.chain([since + GRACE, since + SILENT]).filter(|at| *at > now);
             let calls = self.calls.values().map(|(began, plan)| *began + plan.timeout);
             return soon.chain(calls).chain([since + SEARCH_WITHIN]).min();
         }

@@ -22,6 +22,7 @@ use crate::io::{CloseHow, IoFailure, QueryId, SockId};
 use crate::limit::Bucket;
 use crate::name::MAX_RECORD;
 use crate::notice::{BrokerLoss, BrokerState};
+use crate::proxy::Proxy;
 use crate::random::Domain;
 use crate::server::{Dials, Race};
 use crate::signal::seal::MAX_ENVELOPE;
@@ -227,8 +228,9 @@ impl Session {
     /// Opens it, or opens it again.
     pub(crate) fn start(&mut self, cx: &mut Cx) {
         let owner = Owner::Broker(self.place);
-        let race = Race::start(cx, owner, &self.broker.host, REACH_WITHIN);
-        let dials = Dials::start(cx, owner, race, self.bind, self.broker.port, self.broker.wrap());
+        let (host, port) = self.broker.first();
+        let race = Race::start(cx, owner, host, REACH_WITHIN);
+        let dials = Dials::start(cx, owner, race, self.bind, port, self.broker.wrap());
         self.state = State::Reaching { dials };
         self.arm(cx);
     }
@@ -304,7 +306,7 @@ impl Session {
     ) -> News {
         let State::Reaching { dials } = &mut self.state else { return News::new() };
         if let Err(why) = dials.resolved(cx, query, &result) {
-            return self.lose(cx, BrokerLoss::Io(why));
+            return self.lose(cx, BrokerLoss::Io(Proxy::blame(self.broker.proxy.as_ref(), why)));
         }
         self.arm(cx);
         News::new()
@@ -337,6 +339,10 @@ impl Session {
             self.arm(cx);
             return News::new();
         }
+        let why = match self.state {
+            State::Reaching { .. } => Proxy::blame(self.broker.proxy.as_ref(), why),
+            _ => why,
+        };
         self.lose(cx, BrokerLoss::Io(why))
     }
 
@@ -475,7 +481,7 @@ impl Session {
                     self.state = State::Subscribing { link, packet_id, refused: refused + 1, again };
                     return if refused < 2 { Ok(None) } else { Err(BrokerLoss::SubscriptionRefused) };
                 };
-                cx.experience.works(&self.broker.host, link.remote);
+                cx.experience.works(self.broker.first().0, link.remote);
                 self.qos = granted;
                 self.state = State::Ready { link, since: cx.now, proof: Proof::Awaited };
                 self.unanswered.clear();
@@ -582,7 +588,8 @@ impl Session {
     fn lose(&mut self, cx: &mut Cx, loss: BrokerLoss) -> News {
         match &mut self.state {
             State::Reaching { dials } => dials.close(cx),
-            State::Greeting { link } | State::Subscribing { link, .. } => {
+            // What a server says behind a proxy says nothing of the proxy.
+            State::Greeting { link } | State::Subscribing { link, .. } if self.broker.proxy.is_none() => {
                 cx.experience.is_useless(&self.broker.host, link.remote);
             }
             _ => {}

@@ -383,8 +383,8 @@ mod tests {
         let other = SecretKey::from_bytes([8; 32]).node_id();
         let header = format!(
             "p2pd-trace 1\nkey {}\nseed {}\nstart 0\nbind -\nport 0\naccept only 1 {other}\nallow-plain no\nsurvey yes\nhairpin no\nportmap no\n\
-             brokers 1 9 broker.example 1883 - - 0 -\nstun 1 2001:db8::1 3478\n\
-             turn 1 turn.example 3478 - - alice se+cret no 600000000000 300000000000 600000000000\nntp 1 2001:db8::2 123\nmax-pipes -\nliveness 20000000000 30000000000\nevent 0 interfaces ",
+             brokers 1 9 broker.example 1883 - - 0 - -\nstun 1 2001:db8::1 3478\n\
+             turn 1 turn.example 3478 - - alice se+cret no 600000000000 300000000000 600000000000 -\nntp 1 2001:db8::2 123\nmax-pipes -\nliveness 20000000000 30000000000\nevent 0 interfaces ",
             "07".repeat(32),
             "03".repeat(32)
         );

@@ -19,6 +19,7 @@ use crate::notice::{
 };
 use crate::pipe::{PipeEnd, PipeId, PipeMode, PipeNews, PipeStart};
 use crate::portmap::{MapError, Scope, Truth, Way};
+use crate::proxy::{Proxy, ProxyFailure, ProxyKind};
 use crate::time::{ClockFix, Instant};
 use crate::turn::{Credentials, Lifetimes};
 use crate::wire::Transport;
@@ -458,6 +459,7 @@ enum_form! { IoFailure => IoFailure {
     "tls" Tls(why),
     "no-websocket" NoWebSocket(status),
     "bad-frame" BadFrame,
+    "proxy" Proxy(why),
     "other" Other(errno),
 }}
 
@@ -473,6 +475,24 @@ enum_form! { TlsFailure => TlsFailure {
     "not-tls" NotTls,
     "alert" Alert(code),
     "protocol" Protocol,
+}}
+
+enum_form! { ProxyFailure => ProxyFailure {
+    "away" Away,
+    "settings" Settings,
+    "not-a-proxy" NotAProxy,
+    "too-long" TooLong,
+    "closed" Closed,
+    "login-needed" LoginNeeded,
+    "login-refused" LoginRefused,
+    "other-login" OtherLogin,
+    "http" Http(status),
+    "socks" Socks(reply),
+}}
+
+enum_form! { ProxyKind => ProxyKind {
+    "http" Http,
+    "socks5" Socks5,
 }}
 
 enum_form! { Trust => Trust {
@@ -548,7 +568,7 @@ struct_form! { SockOpts { reuse, ttl, nodelay } }
 struct_form! { Interface { index, ip, prefix, default_route, gateway, link } }
 struct_form! { ClockFix { at, wall, error } }
 struct_form! { Plan { strategies, mode, timeout, relay_first } }
-struct_form! { Wrap { host, tls, websocket, headers } }
+struct_form! { Wrap { host, port, proxy, tls, websocket, headers } }
 struct_form! { Tls { trust, name, client, alpn } }
 
 // A word before them: where there may be none, an empty certificate would read as that.
@@ -574,12 +594,13 @@ impl Take for ClientKey {
 }
 
 struct_form! { Header { name, value } }
-struct_form! { Broker { id, host, port, tls, websocket, headers, login } }
+struct_form! { Broker { id, host, port, tls, websocket, headers, login, proxy } }
+struct_form! { Proxy { kind, host, port, login } }
 struct_form! { Login { user, password } }
 struct_form! { Liveness { interval, patience } }
 struct_form! { StunServer { host, port } }
 struct_form! { NtpServer { host, port } }
-struct_form! { TurnServer { host, port, transport, tls, credentials, lifetimes } }
+struct_form! { TurnServer { host, port, transport, tls, credentials, lifetimes, proxy } }
 struct_form! { Credentials { user, password, name_is_read } }
 struct_form! { Lifetimes { allocation, permission, channel } }
 
@@ -656,6 +677,7 @@ mod tests {
         round_trip::<BrokerLoss>();
         round_trip::<IoFailure>();
         round_trip::<TlsFailure>();
+        round_trip::<ProxyFailure>();
         round_trip::<Trust>();
         round_trip::<Wrap>();
         round_trip::<ConnectError>();

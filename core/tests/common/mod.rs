@@ -8,6 +8,7 @@ pub mod broker;
 pub mod envelope;
 pub mod hand;
 pub mod ntp;
+pub mod proxy;
 pub mod router;
 pub mod stun;
 pub mod turn;
@@ -29,6 +30,7 @@ use p2pd_core::{
 use broker::Broker;
 use hand::{Hand, Script};
 use ntp::Ntp;
+use proxy::{Proxied, Proxy};
 use router::Router;
 use stun::Stun;
 use turn::{Relayed, Turn, Ways};
@@ -65,6 +67,7 @@ enum Target {
     Broker(usize),
     Stun(usize),
     Script(Script),
+    Proxy(usize),
     Refused,
     Nothing,
 }
@@ -147,6 +150,7 @@ pub struct World {
     pub turns: Vec<Turn>,
     pub routers: Vec<Router>,
     pub ntps: Vec<Ntp>,
+    pub proxies: Vec<Proxy>,
     /// Addresses that a server's name has before the server's own; nobody answers there.
     pub silent: BTreeMap<String, Vec<IpAddr>>,
     /// Nodes that are added write traces.
@@ -167,6 +171,7 @@ pub struct World {
     /// True if these bytes are changed on the way.
     pub bent: bool,
     dialling: BTreeSet<(usize, SockId)>,
+    proxied: BTreeMap<(usize, SockId), Proxied>,
     listeners: BTreeMap<SocketAddr, (usize, SockId)>,
     /// Addresses that firewalls were asked to let in.
     pinholes: BTreeSet<SocketAddr>,
@@ -197,6 +202,8 @@ impl World {
             turns: Vec::new(),
             routers: Vec::new(),
             ntps: Vec::new(),
+            proxies: Vec::new(),
+            proxied: BTreeMap::new(),
             silent: BTreeMap::new(),
             tracing: false,
             hands: Vec::new(),
@@ -411,7 +418,10 @@ impl World {
                 self.door.entry((n, sock)).or_default().0 += credit;
                 self.schedule(Duration::ZERO, Happening::Accepting { n, listener: sock });
             }
-            Action::Connect { sock, remote, at, deadline, .. } => {
+            Action::Connect { sock, remote, at, deadline, wrap, .. } => {
+                if let Some(wrap) = wrap.filter(|wrap| wrap.proxy.is_some()) {
+                    self.proxied.insert((n, sock), Proxied { wrap, deadline });
+                }
                 host.dials.push((at, remote));
                 self.dialling.insert((n, sock));
                 self.schedule(at.since(self.now), Happening::Syn { n, sock, remote, deadline });

@@ -21,7 +21,10 @@ impl World {
                 let stuns = self.stuns.iter().filter(|s| named(&s.config.host)).map(|s| s.at.ip());
                 let turns = self.turn_named(&host);
                 let silent = self.silent.get(&*host).into_iter().flatten().copied();
-                let one = brokers.chain(stuns).chain(turns).next();
+                let proxies = self.proxies.iter().filter(|p| named(&p.config.host)).map(|p| p.at.ip());
+                let ntps = self.ntps.iter().filter(|s| named(&s.config.host)).map(|s| s.at.ip());
+                let proxies = proxies.chain(ntps);
+                let one = brokers.chain(stuns).chain(turns).chain(proxies).next();
                 let result = one.map(|ip| silent.chain([ip]).collect());
                 self.tell(n, Event::Resolved { query, result: result.ok_or(IoFailure::NoSuchName) });
             }
@@ -106,6 +109,7 @@ impl World {
             Target::Node(m, _) => End::Node(m, SockId::accepted(id)),
             Target::Broker(b) => End::Broker(b, id as u32),
             Target::Stun(s) => End::Stun(s, id as u32),
+            Target::Proxy(p) => return self.through_proxy(n, sock, local, p),
             Target::Script(script) => {
                 self.hands.push(Hand::new(script));
                 End::Hand(self.hands.len() - 1)
@@ -191,6 +195,9 @@ impl World {
                 return Target::Nothing;
             }
             return Target::Node(*n, *listener);
+        }
+        if let Some(p) = self.proxies.iter().position(|p| p.at == at) {
+            return Target::Proxy(p);
         }
         if let Some(b) = self.brokers.iter().position(|b| b.at == at) {
             return if self.brokers[b].up { Target::Broker(b) } else { Target::Refused };

@@ -12,6 +12,7 @@ mod hellos;
 mod mapping;
 mod outage;
 mod outside;
+mod proxies;
 mod relay_first;
 mod relaying;
 mod reverse;

@@ -55,6 +55,27 @@ fn a_clock_that_is_right_is_left_alone_and_the_servers_are_asked_again_a_day_lat
 }
 
 #[test]
+fn three_silent_addresses_of_four_keep_nobody_waiting_for_the_time() {
+    let mut world = world(2, |w| {
+        for (n, ntp) in w.ntps.iter_mut().enumerate() {
+            ntp.config.host = format!("ntp{n}.test").into();
+            let silent = (201..204).map(|n| [203, 0, 113, n].into()).collect();
+            w.silent.insert(ntp.config.host.to_string(), silent);
+        }
+    });
+    world.set_clock(0, DAY, false);
+    let took = world.run_until(2 * S, |w| w.ntps.iter().all(|s| s.asked >= 2));
+    assert!(took <= S, "{took:?}");
+    world.run(10 * S);
+    assert_eq!(told(&world, 0), [-86_400]);
+    // The one that worked is the first a day later.
+    let silent = |w: &World| w.log.matches("to: 203.0.113.20").count();
+    let before = silent(&world);
+    world.run(DAY + 10 * S);
+    assert_eq!((told(&world, 0).len(), silent(&world)), (2, before));
+}
+
+#[test]
 fn a_call_from_a_clock_that_is_a_day_off_needs_no_answer_that_corrects_it() {
     for (servers, requests, ahead) in [(3, 1, vec![-86_400]), (0, 2, vec![])] {
         let mut world = world(servers, |_| {});

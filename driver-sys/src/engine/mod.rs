@@ -515,7 +515,7 @@ impl<R: Reactor> Engine<R> {
                 self.opened(sock, bound);
             }
             Action::Connect { sock, local, remote, opts, at, deadline, wrap } => {
-                let layers = wrap.map(|wrap| Layers::new(&wrap, remote, &mut self.tls).map(Box::new));
+                let layers = wrap.map(|wrap| Layers::new(&wrap, &mut self.tls).map(Box::new));
                 match (socket::dialler(local, &opts), layers.transpose()) {
                     (Ok(socket), Ok(layers)) => {
                         if let Some(interface) = self.network.way_out(local.ip()) {

@@ -142,6 +142,7 @@ impl Serving {
             ntp: Vec::new(),
             brokers: vec![Broker::new(id, host, self.mqtt.port())],
             login_commands: BTreeMap::new(),
+            proxy: None,
             stun: vec![StunServer { host: host.into(), port: self.stun.port() }],
             turn: self.turn.iter().filter_map(|(_, wanted)| self.turn_entry(host, wanted)).collect(),
         }

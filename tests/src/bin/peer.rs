@@ -31,9 +31,12 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let driver = Driver::ALL.into_iter().find(|d| d.name() == *driver).ok_or("no such driver")?;
     let mut config = Config::new(SecretKey::from_bytes(p2pd_sys::random_seed()?));
     let servers = Servers::read(Path::new(servers))?;
-    (config.brokers, config.stun) = (servers.brokers, servers.stun);
+    (config.brokers, config.stun) = (servers.brokers.clone(), servers.stun.clone());
     for server in &servers.turn {
         config.turn.push(p2pd_tests::drivers::runtime().block_on(server.resolve(Commands::Refused))?);
+    }
+    if let Some(way) = &servers.proxy {
+        way.apply(&mut config);
     }
     let about_brokers: Option<Trace> = (*command == "brokers").then(|| {
         let print = |line: &str| {

@@ -15,6 +15,7 @@ use smallvec::SmallVec;
 use crate::config::TurnServer;
 use crate::cx::{Cx, Owner};
 use crate::io::{CloseHow, IoFailure, QueryId, SockId};
+use crate::proxy::Proxy;
 use crate::random::Domain;
 use crate::server::{Race, local_for};
 use crate::time::Instant;
@@ -70,6 +71,13 @@ struct Asked {
     by_tcp: ByTcp,
     /// Reason, if no address was found.
     why: Option<String>,
+}
+
+impl Asked {
+    /// The proxy that leads there.
+    fn proxy(&self) -> Option<&Proxy> {
+        self.server.proxy.as_ref().filter(|_| self.over == Transport::Tcp)
+    }
 }
 
 /// Plan to ask a server over TCP too that is asked over UDP.
@@ -164,11 +172,15 @@ impl Servers {
         let usable = |ip: &IpAddr| if ip.is_ipv4() { v4 } else { v6 };
         for (n, asked) in self.asked.iter_mut().enumerate() {
             let Some(found) = asked.race.resolved(cx, query, &result, usable) else { continue };
-            let found = found.map_err(|why| why.to_string());
+            let found = found.map_err(|why| Proxy::blame(asked.proxy(), why).to_string());
             asked.why = match found {
                 Ok(()) if !asked.race.is_open() => Some("no address of a family we have".into()),
                 found => found.err(),
             };
+            if asked.why.is_some() && asked.server.proxy.is_some() && asked.by_tcp != ByTcp::No {
+                // The proxy looks the name up itself.
+                self.ask_by_tcp(cx, n);
+            }
             self.drive(cx, n);
             return self.ask_more(cx);
         }
@@ -178,7 +190,8 @@ impl Servers {
     fn drive(&mut self, cx: &mut Cx, of: usize) {
         let asked = &mut self.asked[of];
         while let Some(ip) = asked.race.next(cx.now) {
-            let (from, at) = (local_for(ip, self.bind), SocketAddr::new(ip, asked.server.port));
+            let (from, at) =
+                (local_for(ip, self.bind), SocketAddr::new(ip, asked.server.first(asked.over).1));
             let sock = match asked.over {
                 Transport::Udp => cx.bind_udp(self.owner, from),
                 Transport::Tcp => {
@@ -244,7 +257,10 @@ impl Servers {
                 client.handle_end(cx.now);
                 self.pump(cx, n);
             }
-            _ => self.fail(cx, n, why.to_string(), true),
+            _ => {
+                let why = Proxy::blame(self.asked[self.tries[n].of].proxy(), why);
+                self.fail(cx, n, why.to_string(), true);
+            }
         }
     }
 
@@ -339,7 +355,12 @@ impl Servers {
     }
 
     fn ask(&mut self, cx: &mut Cx, server: TurnServer, over: Transport, by_tcp: ByTcp) {
-        let race = Race::start(cx, self.owner, &server.host, REACH_WITHIN);
+        let race = Race::start(cx, self.owner, server.first(over).0, REACH_WITHIN);
+        let by_tcp = match by_tcp {
+            // Where only a proxy gets out, look-ups may take as long as they like.
+            ByTcp::Later(_) if server.proxy.is_some() => ByTcp::Later(Some(cx.now + TCP_AFTER)),
+            by_tcp => by_tcp,
+        };
         self.asked.push(Asked { server, over, race, by_tcp, why: None });
         self.drive(cx, self.asked.len() - 1);
     }
@@ -392,7 +413,7 @@ impl Servers {
             turn::Event::Allocated { relayed, .. } if self.chosen.is_none() && !self.closed => {
                 self.chosen = Some(n);
                 let t = &self.tries[n];
-                cx.experience.works(&self.asked[t.of].server.host, t.at.ip());
+                cx.experience.works(self.asked[t.of].race.host(), t.at.ip());
                 self.news.push_back(ServerNews::Allocated(relayed));
                 self.release_all(cx, Some(n));
             }
@@ -456,7 +477,8 @@ impl Servers {
             };
             let mut say = |ip: Option<IpAddr>, why: &str| {
                 let sep = if text.is_empty() { "" } else { "; " };
-                let _ = write!(text, "{sep}{}:{} over {over}", asked.server.host, asked.server.port);
+                let by = if asked.proxy().is_some() { " by the proxy" } else { "" };
+                let _ = write!(text, "{sep}{}:{} over {over}{by}", asked.server.host, asked.server.port);
                 let _ = ip.map_or(Ok(()), |ip| write!(text, " at {ip}"));
                 let _ = write!(text, ": {why}");
             };
