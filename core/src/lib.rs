@@ -89,8 +89,8 @@ pub mod wrap;
 
 pub use address::PeerAddress;
 pub use config::{
-    Accept, Broker, Config, ConfigError, Liveness, Login, MAX_SERVERS, NtpServer, Plan, StunServer,
-    TurnServer,
+    Accept, Broker, Config, ConfigError, Liveness, Login, MAX_SERVERS, NtpServer, Plan, ServerRef,
+    StunServer, TurnAuth, TurnServer,
 };
 pub use identity::{NodeId, NodeIdError, SecretKey, SecretKeyError, Topic};
 pub use io::{Action, CloseHow, Event, IoFailure, QueryId, SockId, SockOpts};

@@ -56,7 +56,7 @@
 //! portmap yes | no
 //! brokers number-of-brokers, and for each: id host port
 //! stun number-of-servers, and for each: host port
-//! turn number-of-servers, and for each: host port transport credentials lifetimes
+//! turn number-of-servers, and for each: host port transport auth lifetimes alternates
 //! ntp number-of-servers, and for each: host port
 //! max-pipes number or -
 //! liveness interval patience
@@ -65,7 +65,7 @@
 //!
 //! ```text
 //! event now what...       a call of Node::handle
-//! call now what...        connect (address and plan), what is done with names, cancel, answer, busy, shutdown, and what is done with relayed pipes
+//! call now what...        connect (address and plan), what is done with names, cancel, answer, busy, renew-login, shutdown, and what is done with relayed pipes
 //! begun ok id             what connect or connect-name gave, always the next line; or: begun error why
 //! action what...          what Node::poll_action gave
 //! idle deadline or -      it gave nothing more, and this was the next deadline
@@ -83,7 +83,7 @@ use core::ops::Deref;
 use bytes::Bytes;
 
 use crate::address::PeerAddress;
-use crate::config::{Config, ConfigError, Plan};
+use crate::config::{Config, ConfigError, Login, Plan, ServerRef};
 use crate::identity::NodeId;
 use crate::io::{Action, Event};
 use crate::name::{Name, NameError, NamePin};
@@ -230,6 +230,12 @@ impl Recorder {
     pub fn set_busy(&mut self, now: Instant, busy: bool) {
         self.write(|| Record::Call(now, Call::Busy { busy }));
         self.node.set_busy(now, busy);
+    }
+
+    /// As [`Node::renew_login`].
+    pub fn renew_login(&mut self, now: Instant, server: ServerRef, login: Option<Login>) {
+        self.write(|| Record::Call(now, Call::RenewLogin { server, login: login.clone() }));
+        self.node.renew_login(now, server, login);
     }
 
     /// As [`Node::shutdown`].

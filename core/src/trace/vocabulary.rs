@@ -8,7 +8,9 @@ use bytes::Bytes;
 use smallvec::SmallVec;
 
 use crate::address::PeerAddress;
-use crate::config::{Accept, Broker, Liveness, Login, NtpServer, Plan, StunServer, TurnServer};
+use crate::config::{
+    Accept, Broker, Liveness, Login, NtpServer, Plan, ServerRef, StunServer, TurnAuth, TurnServer,
+};
 use crate::identity::{NodeId, NodeIdError};
 use crate::io::{Action, CloseHow, Event, Interface, IoFailure, LinkKind, QueryId, Reuse, SockId, SockOpts};
 use crate::name::{Name, NameError, NameNews, NamePin};
@@ -62,6 +64,7 @@ pub(super) enum Call {
     Cancel { connect: ConnectId },
     Answer { peer: NodeId, accept: bool },
     Busy { busy: bool },
+    RenewLogin { server: ServerRef, login: Option<Login> },
     Shutdown,
     PipeWrite { pipe: PipeId, data: Bytes },
     PipeRead { pipe: PipeId, most: u32 },
@@ -81,6 +84,7 @@ enum_form! { Call => Call {
     "cancel" Cancel { connect },
     "answer" Answer { peer, accept },
     "busy" Busy { busy },
+    "renew-login" RenewLogin { server, login },
     "shutdown" Shutdown,
     "pipe-write" PipeWrite { pipe, data },
     "pipe-read" PipeRead { pipe, most },
@@ -281,6 +285,7 @@ enum_form! { Notice => Notice {
     "ready" Ready { address },
     "listen-failed" ListenFailed { local, cause },
     "broker" Broker { id, state },
+    "login-wanted" LoginWanted { server },
     "identity-in-use" IdentityInUse,
     "progress" Progress { connect, strategy, stage },
     "failed" Failed { connect, reason, report },
@@ -561,12 +566,22 @@ impl Take for ClientKey {
 }
 
 struct_form! { Header { name, value } }
-struct_form! { Broker { id, host, port, tls, websocket, headers, login } }
+struct_form! { Broker { id, host, port, tls, websocket, headers, login, renews } }
 struct_form! { Login { user, password } }
 struct_form! { Liveness { interval, patience } }
 struct_form! { StunServer { host, port } }
 struct_form! { NtpServer { host, port } }
-struct_form! { TurnServer { host, port, transport, tls, credentials, lifetimes } }
+struct_form! { TurnServer { host, port, transport, tls, auth, lifetimes, alternates_anywhere } }
+enum_form! { ServerRef => ServerRef {
+    "broker" Broker(id),
+    "turn" Turn(place),
+}}
+enum_form! { TurnAuth => TurnAuth {
+    "nobody" Nobody,
+    "fixed" Fixed(credentials),
+    "renewed" Renewed(credentials),
+    "secret" Secret(secret),
+}}
 struct_form! { Credentials { user, password, name_is_read } }
 struct_form! { Lifetimes { allocation, permission, channel } }
 

@@ -7,6 +7,7 @@ use p2pd_core::text::shown;
 use p2pd_core::{Broker, Header, Login};
 use serde::Deserialize;
 
+use super::LoginSource;
 use super::folder::beside;
 use super::format::host_and_port;
 use super::host::place;
@@ -41,8 +42,8 @@ pub(super) struct Mqtt {
 }
 
 impl Mqtt {
-    /// The broker, and the command that prints user name and password.
-    pub(super) fn broker(mut self, folder: &Path) -> Result<(Broker, Option<Vec<String>>), String> {
+    /// The broker, and where its login comes from, if that may become another one.
+    pub(super) fn broker(mut self, folder: &Path) -> Result<(Broker, Option<LoginSource>), String> {
         if let Some(url) = self.url.take() {
             self.fill(&url)?;
         }
@@ -70,14 +71,18 @@ impl Mqtt {
             let header = Header::new(name, value);
             headers.push(header.ok_or_else(|| format!("the header \"{}\" cannot be sent", shown(name)))?);
         }
-        let password = match (m.password, m.password_file, m.password_env) {
+        let password = match (m.password, &m.password_file, m.password_env) {
             (None, None, None) => None,
             (Some(password), None, None) => Some(password),
-            // An editor ends the line.
-            (None, Some(file), None) => Some(beside(folder, &file)?.trim_end_matches(['\r', '\n']).into()),
+            (None, Some(name), None) => Some(password_file(folder, name)?),
             (None, None, Some(name)) => Some(variable(&name)?),
             _ => return Err("one of `password`, `password_file`, `password_env`".into()),
         };
+        let file = m.user.as_deref().zip(m.password_file).map(|(user, name)| LoginSource::File {
+            user: user.into(),
+            folder: folder.into(),
+            name,
+        });
         let login = match (m.user, password, &m.credential_command) {
             (None, None, _) => None,
             (_, _, Some(_)) => return Err("`user` and `password`, or `credential_command`, not both".into()),
@@ -94,8 +99,16 @@ impl Mqtt {
             (Some(_), Some(_)) => 443,
         };
         let port = m.port.unwrap_or(usual);
-        let broker = Broker { tls, websocket: m.websocket, headers, login, ..Broker::new(m.id, &host, port) };
-        Ok((broker, m.credential_command))
+        let source = m.credential_command.map(LoginSource::Command).or(file);
+        let broker = Broker {
+            tls,
+            websocket: m.websocket,
+            headers,
+            login,
+            renews: source.is_some(),
+            ..Broker::new(m.id, &host, port)
+        };
+        Ok((broker, source))
     }
 
     /// Takes the fields that an URL stands for: `mqtts://user@host:8883`, `wss://host/path`.
@@ -137,6 +150,14 @@ impl Mqtt {
         self.websocket = websocket.then(|| if path.is_empty() { "/".into() } else { path.into() });
         Ok(())
     }
+}
+
+/// The password in a file of the list's folder, without the line's end that an editor makes.
+///
+/// # Errors
+/// Shows the file's name, and says what is wrong with it.
+pub(crate) fn password_file(folder: &Path, name: &str) -> Result<String, String> {
+    Ok(beside(folder, name)?.trim_end_matches(['\r', '\n']).into())
 }
 
 fn variable(name: &str) -> Result<String, String> {
