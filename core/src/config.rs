@@ -198,6 +198,18 @@ pub struct Broker {
     pub login: Option<Login>,
     /// The proxy that leads to it. Default: none.
     pub proxy: Option<Proxy>,
+    /// Whether [`Notice::LoginWanted`](crate::Notice::LoginWanted) asks for another login where the broker refuses this one.
+    /// Default: no.
+    pub renews: bool,
+}
+
+/// A server of the configuration that has to know who we are.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum ServerRef {
+    /// The broker with this id.
+    Broker(u16),
+    /// The TURN server at this position.
+    Turn(u8),
 }
 
 /// A user name and, where one is wanted, a password (for brokers MQTT 3.1.1 sections 3.1.3.4 and 3.1.3.5).
@@ -244,6 +256,7 @@ impl Broker {
             websocket: None,
             headers: Vec::new(),
             login: None,
+            renews: false,
             proxy: None,
         }
     }
@@ -289,25 +302,61 @@ pub struct TurnServer {
     pub transport: Option<Transport>,
     /// Whether and how the connection is to be TLS, which goes over TCP only. Default: no.
     pub tls: Option<Tls>,
-    /// The user's name and password.
-    pub credentials: Credentials,
+    /// Proof of who we are.
+    pub auth: TurnAuth,
     /// How long things last at this server; the defaults are the RFC's.
     pub lifetimes: Lifetimes,
-    /// The proxy that leads to it over TCP and TLS. UDP goes there directly, or not at all. Default: none.
+    /// Proxy that leads to it over TCP and TLS. UDP goes there directly, or not at all. Default: none.
     pub proxy: Option<Proxy>,
+    /// Whether it may send us on (300) to any address. Default: no, to such of the internet only, and of nobody whom we know.
+    pub alternates_anywhere: bool,
+}
+
+/// Proof of who we are to a TURN server.
+#[derive(Clone, PartialEq, Eq)]
+pub enum TurnAuth {
+    /// None: the server relays for whoever comes. Nothing that it says is proven; what goes through it is sealed anyway.
+    Nobody,
+    /// A name and a password that stay good.
+    Fixed(Credentials),
+    /// A name and a password for a while: [`Notice::LoginWanted`](crate::Notice::LoginWanted) asks for others. `None`: there
+    /// are none yet.
+    Renewed(Option<Credentials>),
+    /// A secret of the server's, from which the node makes credentials of its own for each allocation: a day's ones, and
+    /// where the server does not take these, because our clock is wrong, some until 2038.
+    Secret(Box<str>),
+}
+
+impl From<Credentials> for TurnAuth {
+    fn from(credentials: Credentials) -> Self {
+        TurnAuth::Fixed(credentials)
+    }
+}
+
+/// Without what is secret.
+impl fmt::Debug for TurnAuth {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            TurnAuth::Nobody => f.write_str("Nobody"),
+            TurnAuth::Fixed(credentials) => write!(f, "Fixed({credentials:?})"),
+            TurnAuth::Renewed(credentials) => write!(f, "Renewed({credentials:?})"),
+            TurnAuth::Secret(_) => f.write_str("Secret(..)"),
+        }
+    }
 }
 
 impl TurnServer {
     /// One with the RFC's lifetimes, over UDP or else TCP.
-    pub fn new(host: &str, port: u16, credentials: Credentials) -> Self {
-        let lifetimes = Lifetimes::default();
+    pub fn new(host: &str, port: u16, auth: impl Into<TurnAuth>) -> Self {
+        let (auth, lifetimes) = (auth.into(), Lifetimes::default());
         TurnServer {
             host: host.into(),
             port,
             transport: None,
             tls: None,
-            credentials,
+            auth,
             lifetimes,
+            alternates_anywhere: false,
             proxy: None,
         }
     }

@@ -92,8 +92,8 @@ mod x25519;
 
 pub use address::PeerAddress;
 pub use config::{
-    Accept, Broker, Config, ConfigError, Liveness, Login, MAX_SERVERS, NtpServer, Plan, StunServer,
-    TurnServer,
+    Accept, Broker, Config, ConfigError, Liveness, Login, MAX_SERVERS, NtpServer, Plan, ServerRef,
+    StunServer, TurnAuth, TurnServer,
 };
 pub use identity::{NodeId, NodeIdError, SecretKey, SecretKeyError, Topic};
 pub use io::{Action, CloseHow, Event, IoFailure, QueryId, SockId, SockOpts};

@@ -7,6 +7,7 @@ use std::net::{IpAddr, SocketAddr};
 use smallvec::SmallVec;
 
 use crate::address::PeerAddress;
+use crate::config::ServerRef;
 use crate::identity::NodeId;
 use crate::io::IoFailure;
 use crate::name::{Name, NameError, NameNews};
@@ -404,6 +405,13 @@ pub enum Notice {
         id: u16,
         /// The new state.
         state: BrokerState,
+    },
+    /// A server did not take who we are, or is to be asked once more when it will not: give others by
+    /// [`Node::renew_login`](crate::Node::renew_login). What needs the server waits for 12 s. Said only of what the
+    /// configuration has [renewed](crate::TurnAuth::Renewed).
+    LoginWanted {
+        /// Which.
+        server: ServerRef,
     },
     /// Another process uses our key: messages for us reach both. Said once per other process.
     IdentityInUse,

@@ -14,7 +14,8 @@ use futures_lite::Stream;
 use p2pd_core::nat::NatReport;
 use p2pd_core::trace::Sink;
 use p2pd_core::{
-    Config, ConnectId, Name, NameError, NamePin, NodeId, Notice, PeerAddress, Plan, Stats, ToTarget,
+    Config, ConnectId, Login, Name, NameError, NamePin, NodeId, Notice, PeerAddress, Plan, ServerRef, Stats,
+    ToTarget,
 };
 use p2pd_sys::{Address, BindError, ConnectError, Engine, NameAnswer, NameCall};
 
@@ -275,6 +276,12 @@ impl Node {
     /// behind loses the oldest and is told so.
     pub fn notices(&self) -> async_broadcast::Receiver<Notice> {
         self.inner.notices.activate_cloned()
+    }
+
+    /// Answers [`Notice::LoginWanted`]: the login that a server takes from now on, which may come unasked, too. `None`: there
+    /// is none to be had.
+    pub fn renew_login(&self, server: ServerRef, login: Option<Login>) {
+        let _ = self.inner.commands.try_send(Command::RenewLogin { server, login });
     }
 
     /// Sets whether pipes that peers open from now on have to wait for their turn. Their callers are told so, by

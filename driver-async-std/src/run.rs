@@ -11,7 +11,7 @@ use async_io::Timer;
 use futures_lite::Stream;
 use p2pd_core::SockId;
 use p2pd_core::nat::NatReport;
-use p2pd_core::{ConnectId, Name, NameError, NamePin, NodeId, Notice, Plan, Stats, Target};
+use p2pd_core::{ConnectId, Login, Name, NameError, NamePin, NodeId, Notice, Plan, ServerRef, Stats, Target};
 use p2pd_sys::{Calls, Engine, NameAnswer, NameCall, NameCalls, News};
 
 use crate::ConnectError;
@@ -42,6 +42,10 @@ pub(crate) enum Command {
     },
     PinName(NamePin),
     Busy(bool),
+    RenewLogin {
+        server: ServerRef,
+        login: Option<Login>,
+    },
     Answer {
         peer: NodeId,
         accept: bool,
@@ -164,6 +168,7 @@ impl Driver {
             }
             Command::PinName(pin) => self.engine.pin_name(pin),
             Command::Busy(busy) => self.engine.set_busy(busy),
+            Command::RenewLogin { server, login } => self.engine.renew_login(server, login),
             Command::Answer { peer, accept } => self.engine.answer(peer, accept),
             Command::Nats(reply) => {
                 let _ = reply.try_send(self.engine.node().nats().cloned().collect());

@@ -10,8 +10,8 @@ use mio::event::Event;
 use p2pd_core::nat::NatReport;
 use p2pd_core::trace::Sink;
 use p2pd_core::{
-    Config, ConnectId, IoFailure, Name, NameError, NamePin, NodeId, Notice, PeerAddress, Plan, QueryId,
-    Stats, ToTarget,
+    Config, ConnectId, IoFailure, Login, Name, NameError, NamePin, NodeId, Notice, PeerAddress, Plan,
+    QueryId, ServerRef, Stats, ToTarget,
 };
 use p2pd_sys::{Address, BindError, ConnectError, Engine};
 
@@ -228,6 +228,12 @@ impl Node {
     /// [`Stage::PeerBusy`](p2pd_core::Stage::PeerBusy); nobody is refused. For programs that serve one pipe at a time.
     pub fn set_busy(&mut self, busy: bool) {
         self.engine.set_busy(busy);
+    }
+
+    /// Answers [`Notice::LoginWanted`]: the login that a server takes from now on, which may come unasked, too. `None`: there
+    /// is none to be had.
+    pub fn renew_login(&mut self, server: ServerRef, login: Option<Login>) {
+        self.engine.renew_login(server, login);
     }
 
     /// Answers [`Notice::Ask`]: whether this peer may have a pipe.

@@ -10,7 +10,8 @@ use std::task::{Context, Poll};
 use p2pd_core::nat::NatReport;
 use p2pd_core::trace::Sink;
 use p2pd_core::{
-    Config, ConnectId, Name, NameError, NamePin, NodeId, Notice, PeerAddress, Plan, Stats, ToTarget,
+    Config, ConnectId, Login, Name, NameError, NamePin, NodeId, Notice, PeerAddress, Plan, ServerRef, Stats,
+    ToTarget,
 };
 use p2pd_sys::{Address, BindError, ConnectError, Engine, NameAnswer, NameCall};
 use tokio::sync::{Mutex, broadcast, mpsc, oneshot, watch};
@@ -241,6 +242,12 @@ impl Node {
     /// Answers [`Notice::Ask`]: whether this peer may have a pipe.
     pub fn answer(&self, peer: NodeId, accept: bool) {
         let _ = self.inner.commands.send(Command::Answer { peer, accept });
+    }
+
+    /// Answers [`Notice::LoginWanted`]: the login that a server takes from now on, which may come unasked, too. `None`: there
+    /// is none to be had.
+    pub fn renew_login(&self, server: ServerRef, login: Option<Login>) {
+        let _ = self.inner.commands.send(Command::RenewLogin { server, login });
     }
 
     /// Sets whether pipes that peers open from now on have to wait for their turn. Their callers are told so, by

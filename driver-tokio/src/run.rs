@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use p2pd_core::nat::NatReport;
-use p2pd_core::{ConnectId, Name, NameError, NamePin, NodeId, Notice, Plan, Stats, Target};
+use p2pd_core::{ConnectId, Login, Name, NameError, NamePin, NodeId, Notice, Plan, ServerRef, Stats, Target};
 use p2pd_sys::{Address, Calls, Engine, NameAnswer, NameCall, NameCalls, News};
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
@@ -42,6 +42,10 @@ pub(crate) enum Command {
         accept: bool,
     },
     Busy(bool),
+    RenewLogin {
+        server: ServerRef,
+        login: Option<Login>,
+    },
     Nats(oneshot::Sender<Vec<NatReport>>),
     Stats(oneshot::Sender<Stats>),
     Shutdown(oneshot::Sender<()>),
@@ -138,6 +142,7 @@ impl Driver {
             Command::PinName(pin) => self.engine.pin_name(pin),
             Command::Answer { peer, accept } => self.engine.answer(peer, accept),
             Command::Busy(busy) => self.engine.set_busy(busy),
+            Command::RenewLogin { server, login } => self.engine.renew_login(server, login),
             Command::Nats(reply) => {
                 let _ = reply.send(self.engine.node().nats().cloned().collect());
             }

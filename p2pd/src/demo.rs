@@ -120,7 +120,7 @@ async fn serve() -> Result<Serving, p2pd::serve::ServeError> {
     // For this program only: what it relays does not leave the machine.
     let users = vec![("demo".into(), "demo".into())];
     let limits = Limits { allocation_bytes: None, user_bytes: None, ..Limits::default() };
-    let turn = Some(WantedTurn { users, relay_ip: Some(LOOPBACK), limits, ..WantedTurn::default() });
+    let turn = Some(WantedTurn { users, relay_ips: vec![LOOPBACK], limits, ..WantedTurn::default() });
     let wanted = Wanted { ip: LOOPBACK, second_ip: Some(SECOND), mqtt_port: 0, stun_ports: [0, 0], turn };
     match Serving::start(&wanted).await {
         Ok(serving) => Ok(serving),

@@ -2,7 +2,7 @@
 
 use std::io::{self, Write};
 
-use p2pd_core::{BrokerState, Notice};
+use p2pd_core::{BrokerState, Notice, ServerRef};
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::fmt;
@@ -45,12 +45,23 @@ pub(crate) fn notice(notice: &Notice) {
         Notice::ListenFailed { local, cause } => {
             tracing::error!(target: "p2pd::node", %local, ?cause, "listening failed");
         }
+        Notice::LoginWanted { server: of } => {
+            tracing::debug!(target: "p2pd::node", server = server(*of), "login wanted");
+        }
         Notice::IdentityInUse => tracing::warn!(target: "p2pd::node", "another process uses this key"),
         Notice::Failed { connect, reason, .. } => {
             tracing::info!(target: "p2pd::node", connect = connect.number(), ?reason, "connect failed");
         }
         Notice::Ready { address } => tracing::info!(target: "p2pd::node", %address, "ready"),
         other => tracing::debug!(target: "p2pd::node", notice = ?other),
+    }
+}
+
+/// Names a server of the list in words.
+pub(crate) fn server(server: ServerRef) -> String {
+    match server {
+        ServerRef::Broker(id) => format!("broker {id}"),
+        ServerRef::Turn(place) => format!("TURN server number {}", place + 1),
     }
 }
 

@@ -394,10 +394,10 @@ pub(crate) struct Serve {
     /// The same with the secret in this file, which nobody else may read
     #[arg(long, value_name = "FILE", conflicts_with = "turn_secret")]
     pub(crate) turn_secret_file: Option<PathBuf>,
-    /// Address under which peers reach the TURN server's sockets. Default: `--bind`, or the address of the default
-    /// route
+    /// Address under which peers reach the TURN server's sockets, perhaps one of each family. Default: `--bind`, or the
+    /// addresses of the default routes
     #[arg(long, value_name = "IP")]
-    pub(crate) relay_ip: Option<IpAddr>,
+    pub(crate) relay_ip: Vec<IpAddr>,
     /// Relay to private addresses too, although the relay's own is public: users then reach the networks around it
     #[arg(long)]
     pub(crate) turn_allow_private: bool,

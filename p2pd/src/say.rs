@@ -381,11 +381,14 @@ impl Say {
 
     pub(crate) fn serving(self, servers: &Running<'_>) {
         let Running { mqtt, stun, second, relay, kept } = *servers;
-        let turn = relay.map(|_| stun.to_string());
+        let turn = (!relay.is_empty()).then(|| stun.to_string());
+        let relays: Vec<String> = relay.iter().map(IpAddr::to_string).collect();
         let kept = kept.map(|path| path.display().to_string());
         let text = || {
             let nat = second.map_or(String::new(), |s| format!(" and {s} (RFC 5780)"));
-            let turn = relay.map_or(String::new(), |ip| format!(", TURN on {stun}, relaying as {ip}"));
+            let turn = turn
+                .as_ref()
+                .map_or(String::new(), |_| format!(", TURN on {stun}, relaying as {}", relays.join(" and ")));
             let kept = kept.as_ref().map_or(String::new(), |path| format!(", its password kept in {path}"));
             format!("serving: MQTT on {mqtt}, STUN on {stun}{nat}{turn}{kept}")
         };
@@ -393,7 +396,7 @@ impl Say {
             json!({
                 "event": "serving", "mqtt": mqtt.to_string(), "stun": stun.to_string(),
                 "stun_second": second.map(|a| a.to_string()), "turn": turn,
-                "turn_password_file": kept, "relay_ip": relay.map(|ip| ip.to_string()),
+                "turn_password_file": kept, "relay_ips": turn.as_ref().map(|_| &relays),
             })
         };
         self.line(event, text);
@@ -407,7 +410,7 @@ impl Say {
         mebibytes: u32,
     ) -> io::Result<()> {
         if self.json {
-            self.serving(&Running { mqtt, stun, second: None, relay: None, kept: None });
+            self.serving(&Running { mqtt, stun, second: None, relay: &[], kept: None });
             return Ok(());
         }
         let head = format!(

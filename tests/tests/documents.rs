@@ -29,7 +29,7 @@ fn config() -> Config {
 /// A broker, a STUN server with two addresses, and a TURN server for alice.
 async fn servers() -> Serving {
     let users = vec![("alice".into(), "secret".into())];
-    let turn = Some(WantedTurn { users, relay_ip: Some(LOOPBACK), ..WantedTurn::default() });
+    let turn = Some(WantedTurn { users, relay_ips: vec![LOOPBACK], ..WantedTurn::default() });
     let second_ip = Some(Ipv4Addr::new(127, 0, 0, 2).into());
     let wanted = Wanted { ip: LOOPBACK, second_ip, mqtt_port: 0, stun_ports: [0, 0], turn };
     Serving::start(&wanted).await.unwrap()

@@ -32,7 +32,7 @@ fn setup(ip: IpAddr) -> Setup {
 #[test]
 fn every_driver_reaches_brokers_and_relays_through_each_kind_of_proxy() {
     let users = vec![("bob".into(), "secret".into())];
-    let turn = Some(WantedTurn { users, relay_ip: Some(LOOPBACK), ..WantedTurn::default() });
+    let turn = Some(WantedTurn { users, relay_ips: vec![LOOPBACK], ..WantedTurn::default() });
     let wanted = Wanted { ip: LOOPBACK, second_ip: None, mqtt_port: 0, stun_ports: [0, 0], turn };
     let servers = runtime().block_on(Serving::start(&wanted)).unwrap();
     let list = servers.servers(NAME, 0);

@@ -33,7 +33,7 @@ fn pair(driver: Driver, mode: PipeMode, trace: Option<Trace>) -> Pair {
 
 fn pair_by(driver: Driver, mode: PipeMode, trace: Option<Trace>, plan: Plan) -> Pair {
     let users = vec![("alice".into(), "secret".into())];
-    let turn = Some(WantedTurn { users, relay_ip: Some(LOOPBACK), ..WantedTurn::default() });
+    let turn = Some(WantedTurn { users, relay_ips: vec![LOOPBACK], ..WantedTurn::default() });
     let wanted = Wanted { ip: LOOPBACK, second_ip: None, mqtt_port: 0, stun_ports: [0, 0], turn };
     let servers = runtime().block_on(Serving::start(&wanted)).unwrap();
     let list = servers.servers("127.0.0.1", 0);

@@ -8,8 +8,9 @@ use smallvec::SmallVec;
 use super::Node;
 use super::admission::{Bearing, How, Trust, Verdict, Wish, Worth};
 use crate::address::PeerAddress;
+use crate::config::ServerRef;
 use crate::identity::NodeId;
-use crate::notice::{BrokerState, Notice};
+use crate::notice::{BrokerLoss, BrokerState, Notice};
 use crate::pipe::PipeMode;
 use crate::random::Domain;
 use crate::session::SessionId;
@@ -181,6 +182,10 @@ impl Node {
         self.cx.notify(Notice::Broker { id, state });
         if state == BrokerState::Ready {
             self.probe(place);
+        }
+        // Not authorised, in the two ways that MQTT 3.1.1 has of saying it.
+        if matches!(state, BrokerState::Lost(BrokerLoss::Refused(4 | 5))) && self.config.brokers[n].renews {
+            self.want_login(ServerRef::Broker(id));
         }
         self.drive_names();
     }

@@ -11,6 +11,7 @@ mod attempts;
 mod floods;
 #[cfg(test)]
 mod hostile;
+mod logins;
 mod mapping;
 mod messages;
 mod naming;
@@ -106,6 +107,7 @@ pub struct Node {
     config: Config,
     /// Distinguishes us from another process with the same key.
     instance: [u8; 16],
+    logins: logins::Logins,
     began: Instant,
     phase: Phase,
     listeners: Listeners,
@@ -186,6 +188,7 @@ impl Node {
         let brokers: Vec<Session> = config.brokers.iter().enumerate().map(session).collect();
         Ok(Node {
             instance: cx.random.bytes(Domain::Instance),
+            logins: logins::Logins::new(),
             began: now,
             phase: Phase::New,
             listeners: Listeners::default(),

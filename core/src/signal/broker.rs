@@ -15,7 +15,7 @@ use std::net::IpAddr;
 use bytes::Bytes;
 use smallvec::SmallVec;
 
-use crate::config::Broker;
+use crate::config::{Broker, Login};
 use crate::cx::{Cx, Owner, Timer};
 use crate::identity::Topic;
 use crate::io::{CloseHow, IoFailure, QueryId, SockId};
@@ -437,6 +437,14 @@ impl Session {
         }
         self.arm(cx);
         news
+    }
+
+    /// Takes another login. One that differs is tried at once, if it is the first refusal that brought it; else in its turn.
+    pub(crate) fn renew(&mut self, cx: &mut Cx, login: Login) {
+        let fresh = self.broker.login.replace(login) != self.broker.login;
+        if fresh && self.failures <= 1 && matches!(self.state, State::Idle { .. }) {
+            self.start(cx);
+        }
     }
 
     pub(crate) fn shutdown(&mut self, cx: &mut Cx) {

@@ -57,7 +57,7 @@
 //! portmap yes | no
 //! brokers number-of-brokers, and for each: id host port
 //! stun number-of-servers, and for each: host port
-//! turn number-of-servers, and for each: host port transport credentials lifetimes
+//! turn number-of-servers, and for each: host port transport auth lifetimes alternates
 //! ntp number-of-servers, and for each: host port
 //! max-pipes number or -
 //! liveness interval patience
@@ -66,8 +66,8 @@
 //!
 //! ```text
 //! event now what...       a call of Node::handle
-//! call now what...        connect (address and plan), calls on names, cancel, answer, busy, shutdown, and calls on
-//!                         relayed pipes
+//! call now what...        connect (address and plan), calls on names, cancel, answer, busy, renew-login, shutdown, and
+//!                         calls on relayed pipes
 //! begun ok id             what connect or connect-name gave, always the next line; or: begun error why
 //! action what...          what Node::poll_action gave
 //! idle deadline or -      it gave nothing more, and this was the next deadline
@@ -85,7 +85,7 @@ use core::ops::Deref;
 use bytes::Bytes;
 
 use crate::address::PeerAddress;
-use crate::config::{Config, ConfigError, Plan};
+use crate::config::{Config, ConfigError, Login, Plan, ServerRef};
 use crate::identity::NodeId;
 use crate::io::{Action, Event};
 use crate::name::{Name, NameError, NamePin};
@@ -232,6 +232,12 @@ impl Recorder {
     pub fn set_busy(&mut self, now: Instant, busy: bool) {
         self.write(|| Record::Call(now, Call::Busy { busy }));
         self.node.set_busy(now, busy);
+    }
+
+    /// Calls [`Node::renew_login`], and records the call.
+    pub fn renew_login(&mut self, now: Instant, server: ServerRef, login: Option<Login>) {
+        self.write(|| Record::Call(now, Call::RenewLogin { server, login: login.clone() }));
+        self.node.renew_login(now, server, login);
     }
 
     /// Calls [`Node::shutdown`], and records the call.

@@ -288,6 +288,7 @@ impl Run {
             Call::Cancel { connect } => self.node.cancel(now, connect),
             Call::Answer { peer, accept } => self.node.answer(now, peer, accept),
             Call::Busy { busy } => self.node.set_busy(now, busy),
+            Call::RenewLogin { server, login } => self.node.renew_login(now, server, login),
             Call::Shutdown => self.node.shutdown(now),
             Call::PipeWrite { pipe, data } => drop(self.node.pipe_write(now, pipe, &data)),
             Call::PipeRead { pipe, most } => {
@@ -383,8 +384,8 @@ mod tests {
         let other = SecretKey::from_bytes([8; 32]).node_id();
         let header = format!(
             "p2pd-trace 1\nkey {}\nseed {}\nstart 0\nbind -\nport 0\naccept only 1 {other}\nallow-plain no\nsurvey yes\nhairpin no\nportmap no\n\
-             brokers 1 9 broker.example 1883 - - 0 - -\nstun 1 2001:db8::1 3478\n\
-             turn 1 turn.example 3478 - - alice se+cret no 600000000000 300000000000 600000000000 -\nntp 1 2001:db8::2 123\nmax-pipes -\nliveness 20000000000 30000000000\nevent 0 interfaces ",
+             brokers 1 9 broker.example 1883 - - 0 - no -\nstun 1 2001:db8::1 3478\n\
+             turn 1 turn.example 3478 - - fixed alice se+cret no 600000000000 300000000000 600000000000 no -\nntp 1 2001:db8::2 123\nmax-pipes -\nliveness 20000000000 30000000000\nevent 0 interfaces ",
             "07".repeat(32),
             "03".repeat(32)
         );
@@ -414,6 +415,7 @@ mod tests {
                     Call::Cancel { connect } => node.cancel(now, connect),
                     Call::Answer { peer, accept } => node.answer(now, peer, accept),
                     Call::Busy { busy } => node.set_busy(now, busy),
+                    Call::RenewLogin { server, login } => node.renew_login(now, server, login),
                     Call::Shutdown if round % 7 == 0 => node.shutdown(now),
                     Call::Shutdown => {}
                     Call::PipeWrite { pipe, data } => drop(node.pipe_write(now, pipe, &data)),

@@ -8,7 +8,9 @@ use bytes::Bytes;
 use smallvec::SmallVec;
 
 use crate::address::PeerAddress;
-use crate::config::{Accept, Broker, Liveness, Login, NtpServer, Plan, StunServer, TurnServer};
+use crate::config::{
+    Accept, Broker, Liveness, Login, NtpServer, Plan, ServerRef, StunServer, TurnAuth, TurnServer,
+};
 use crate::identity::{NodeId, NodeIdError};
 use crate::io::{Action, CloseHow, Event, Interface, IoFailure, LinkKind, QueryId, Reuse, SockId, SockOpts};
 use crate::name::{Name, NameError, NameNews, NamePin};
@@ -63,6 +65,7 @@ pub(super) enum Call {
     Cancel { connect: ConnectId },
     Answer { peer: NodeId, accept: bool },
     Busy { busy: bool },
+    RenewLogin { server: ServerRef, login: Option<Login> },
     Shutdown,
     PipeWrite { pipe: PipeId, data: Bytes },
     PipeRead { pipe: PipeId, most: u32 },
@@ -82,6 +85,7 @@ enum_form! { Call => Call {
     "cancel" Cancel { connect },
     "answer" Answer { peer, accept },
     "busy" Busy { busy },
+    "renew-login" RenewLogin { server, login },
     "shutdown" Shutdown,
     "pipe-write" PipeWrite { pipe, data },
     "pipe-read" PipeRead { pipe, most },
@@ -282,6 +286,7 @@ enum_form! { Notice => Notice {
     "ready" Ready { address },
     "listen-failed" ListenFailed { local, cause },
     "broker" Broker { id, state },
+    "login-wanted" LoginWanted { server },
     "identity-in-use" IdentityInUse,
     "progress" Progress { connect, strategy, stage },
     "failed" Failed { connect, reason, report },
@@ -594,13 +599,23 @@ impl Take for ClientKey {
 }
 
 struct_form! { Header { name, value } }
-struct_form! { Broker { id, host, port, tls, websocket, headers, login, proxy } }
+struct_form! { Broker { id, host, port, tls, websocket, headers, login, renews, proxy } }
 struct_form! { Proxy { kind, host, port, login } }
 struct_form! { Login { user, password } }
 struct_form! { Liveness { interval, patience } }
 struct_form! { StunServer { host, port } }
 struct_form! { NtpServer { host, port } }
-struct_form! { TurnServer { host, port, transport, tls, credentials, lifetimes, proxy } }
+struct_form! { TurnServer { host, port, transport, tls, auth, lifetimes, alternates_anywhere, proxy } }
+enum_form! { ServerRef => ServerRef {
+    "broker" Broker(id),
+    "turn" Turn(place),
+}}
+enum_form! { TurnAuth => TurnAuth {
+    "nobody" Nobody,
+    "fixed" Fixed(credentials),
+    "renewed" Renewed(credentials),
+    "secret" Secret(secret),
+}}
 struct_form! { Credentials { user, password, name_is_read } }
 struct_form! { Lifetimes { allocation, permission, channel } }
 

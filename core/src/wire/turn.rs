@@ -86,8 +86,8 @@ pub enum Ask {
         /// LIFETIME.
         lifetime: u32,
     },
-    /// Lets this peer's datagrams through, for 300 s.
-    Permission(IpAddr),
+    /// Lets this peer's datagrams through, for 300 s. Most servers ignore the port, which may be 0.
+    Permission(SocketAddr),
     /// Binds a channel, to send to and receive from this peer, for 600 s.
     Channel {
         /// The channel's number.
@@ -151,7 +151,7 @@ pub fn request(ask: Ask, transaction: TransactionId, proof: Option<&Proof>) -> O
             }
         }
         Ask::Refresh { lifetime } => message.add_attribute(Lifetime::from_u32(lifetime)),
-        Ask::Permission(peer) => message.add_attribute(XorPeerAddress::new((peer, 0).into())),
+        Ask::Permission(peer) => message.add_attribute(XorPeerAddress::new(peer)),
         Ask::Channel { number, peer } => {
             message.add_attribute(ChannelNumber::new(number).ok()?);
             message.add_attribute(XorPeerAddress::new(peer));
@@ -383,7 +383,7 @@ mod tests {
         assert_eq!(allocate, [&header(3, 32)[..], &fields, &[0, 0x17, 0, 4, 2, 0, 0, 0]].concat());
         let release = bytes(Ask::Refresh { lifetime: 0 });
         assert_eq!(release, [&header(4, 16)[..], &[0, 0x0d, 0, 4, 0, 0, 0, 0]].concat());
-        let permission = bytes(Ask::Permission("192.0.2.1".parse().unwrap()));
+        let permission = bytes(Ask::Permission("192.0.2.1:0".parse().unwrap()));
         let peer = [0, 0x12, 0, 8, 0, 1, 0x21, 0x12, 0xe1, 0x12, 0xa6, 0x43];
         assert_eq!(permission, [&header(8, 20)[..], &peer].concat());
         let channel = bytes(Ask::Channel { number: 0x4001, peer: PEERS[0].parse().unwrap() });

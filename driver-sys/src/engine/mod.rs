@@ -22,8 +22,8 @@ use std::time::Duration;
 use p2pd_core::io::Interface;
 use p2pd_core::trace::{Recorder, Sink};
 use p2pd_core::{
-    Action, Config, ConnectId, Event, Instant, IoFailure, Name, NameError, NamePin, Node, NodeId, Notice,
-    PeerAddress, PipeId, Plan, QueryId, SockId, Target,
+    Action, Config, ConnectId, Event, Instant, IoFailure, Login, Name, NameError, NamePin, Node, NodeId,
+    Notice, PeerAddress, PipeId, Plan, QueryId, ServerRef, SockId, Target,
 };
 use smallvec::SmallVec;
 
@@ -309,6 +309,12 @@ impl<R: Reactor> Engine<R> {
     /// Answers [`Notice::Ask`].
     pub fn answer(&mut self, peer: NodeId, accept: bool) {
         self.core.answer(self.clock.now(), peer, accept);
+        self.settle();
+    }
+
+    /// Gives the login that a server takes from now on, or says that there is none to be had.
+    pub fn renew_login(&mut self, server: ServerRef, login: Option<Login>) {
+        self.core.renew_login(self.clock.now(), server, login);
         self.settle();
     }
 

@@ -71,8 +71,8 @@ impl std::error::Error for ServeError {}
 pub struct Serving {
     mqtt: SocketAddr,
     stun: SocketAddr,
-    /// The relaying address, and the options.
-    turn: Option<(IpAddr, WantedTurn)>,
+    /// The relaying addresses, and the options.
+    turn: Option<(Vec<IpAddr>, WantedTurn)>,
     tasks: JoinSet<()>,
 }
 
@@ -90,7 +90,7 @@ impl Serving {
             return Err(ServeError::Addresses);
         }
         let turn = wanted.turn.as_ref().map(|turn| turn.server(wanted.ip)).transpose();
-        let (turn_server, relay_ip) = turn.map_err(ServeError::RelayAddress)?.unzip();
+        let (turn_server, relay_ips) = turn.map_err(ServeError::RelayAddress)?.unzip();
         let mut mqtt_listeners = Vec::new();
         let mut mqtt_port = wanted.mqtt_port;
         for ip in &ips {
@@ -117,7 +117,7 @@ impl Serving {
             |sockets| Some(turn::Turn::new(began, turn_server?, wanted.ip, sockets)),
         );
         tasks.spawn(broker::run(began, mqtt::Limits::default(), mqtt_listeners));
-        let turn = relay_ip.zip(wanted.turn.clone());
+        let turn = relay_ips.zip(wanted.turn.clone());
         Ok(Serving { mqtt: (wanted.ip, mqtt_port).into(), stun: (wanted.ip, stun_port).into(), turn, tasks })
     }
 
@@ -131,9 +131,9 @@ impl Serving {
         self.stun
     }
 
-    /// The address that the TURN server relays with, if there is one. Clients reach it where the STUN server is.
-    pub fn relay_ip(&self) -> Option<IpAddr> {
-        self.turn.as_ref().map(|(ip, _)| *ip)
+    /// The addresses that the TURN server relays with, none without such a server. Clients reach it where the STUN server is.
+    pub fn relay_ips(&self) -> &[IpAddr] {
+        self.turn.as_ref().map_or(&[], |(ips, _)| ips)
     }
 
     /// The list that peers need, with `host` as the name they reach the servers by and `id` as the broker's.
@@ -141,7 +141,7 @@ impl Serving {
         Servers {
             ntp: Vec::new(),
             brokers: vec![Broker::new(id, host, self.mqtt.port())],
-            login_commands: BTreeMap::new(),
+            logins: BTreeMap::new(),
             proxy: None,
             stun: vec![StunServer { host: host.into(), port: self.stun.port() }],
             turn: self.turn.iter().filter_map(|(_, wanted)| self.turn_entry(host, wanted)).collect(),
@@ -163,6 +163,7 @@ impl Serving {
             tls: None,
             credential,
             lifetimes: Lifetimes::default(),
+            alternates_anywhere: false,
         })
     }
 

@@ -35,9 +35,9 @@ pub struct Wanted {
     pub users: Vec<(String, String)>,
     /// The secret of short-lived credentials, as coturn's `use-auth-secret` has them.
     pub secret: Option<String>,
-    /// The address under which peers reach the sockets that relay. Default: the one served on, or where that is
-    /// every address, the one of the default route.
-    pub relay_ip: Option<IpAddr>,
+    /// The addresses under which peers reach the sockets that relay, at most one of each family. None: the one served on, or
+    /// where that is every address, those of the default routes.
+    pub relay_ips: Vec<IpAddr>,
     /// Lets relays reach private addresses although their own is public.
     pub allow_private: bool,
     /// Bounds of allocations, in number and in bytes.
@@ -48,7 +48,7 @@ pub struct Wanted {
 impl fmt::Debug for Wanted {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Wanted")
-            .field("relay_ip", &self.relay_ip)
+            .field("relay_ips", &self.relay_ips)
             .field("limits", &self.limits)
             .finish_non_exhaustive()
     }
@@ -56,19 +56,28 @@ impl fmt::Debug for Wanted {
 
 impl Wanted {
     /// A server for these users.
-    pub(super) fn server(&self, ip: IpAddr) -> io::Result<(Server, IpAddr)> {
-        let relay_ip = match self.relay_ip {
-            Some(ip) => ip,
-            None if ip.is_unspecified() => outward(ip)?,
-            None => ip,
+    pub(super) fn server(&self, ip: IpAddr) -> io::Result<(Server, Vec<IpAddr>)> {
+        let relay_ips = match ip {
+            _ if !self.relay_ips.is_empty() => self.relay_ips.clone(),
+            // Its sockets take IPv4 too.
+            IpAddr::V6(any) if any.is_unspecified() => {
+                let v4 = outward(Ipv4Addr::UNSPECIFIED.into());
+                match (v4, outward(ip)) {
+                    (Err(_), v6) => vec![v6?],
+                    (Ok(v4), v6) => core::iter::once(v4).chain(v6).collect(),
+                }
+            }
+            _ if ip.is_unspecified() => vec![outward(ip)?],
+            _ => vec![ip],
         };
         let epoch = SystemTime::UNIX_EPOCH.elapsed().map_or(0, |since| since.as_secs());
         let users = Users { named: self.users.clone(), secret: self.secret.clone(), epoch };
-        let mut config = Config::new(users, relay_ip);
+        let mut config = Config::new(users, ip);
         (config.allow_private, config.limits) = (self.allow_private, self.limits);
+        config.relay_ips.clone_from(&relay_ips);
         let mut server = Server::new(config);
         server.set_own(own());
-        Ok((server, relay_ip))
+        Ok((server, relay_ips))
     }
 }
 
@@ -224,7 +233,12 @@ impl Turn {
 
     fn open(&self, id: RelayId, ip: IpAddr) -> io::Result<(Relay, u16)> {
         // On the very address that peers are told, where it is this machine's and not that of a NAT before it.
-        let socket = StdSocket::bind((ip, 0)).or_else(|_| StdSocket::bind((self.bind, 0)))?;
+        let any = match ip {
+            IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+            IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+        };
+        let inside = if self.bind.is_ipv4() == ip.is_ipv4() { self.bind } else { any };
+        let socket = StdSocket::bind((ip, 0)).or_else(|_| StdSocket::bind((inside, 0)))?;
         socket.set_nonblocking(true)?;
         let port = socket.local_addr()?.port();
         let reader = UdpSocket::from_std(socket.try_clone()?)?;

@@ -7,6 +7,7 @@ use p2pd_core::text::shown;
 use p2pd_core::{Broker, Header, Login};
 use serde::Deserialize;
 
+use super::LoginSource;
 use super::host::place;
 use super::login::{self, Password};
 use super::secure::Keys;
@@ -40,8 +41,8 @@ pub(super) struct Mqtt {
 }
 
 impl Mqtt {
-    /// The broker, and the command that prints user name and password.
-    pub(super) fn broker(mut self, folder: &Path) -> Result<(Broker, Option<Vec<String>>), String> {
+    /// The broker, and where its login comes from, if that may become another one.
+    pub(super) fn broker(mut self, folder: &Path) -> Result<(Broker, Option<LoginSource>), String> {
         if let Some(url) = self.url.take() {
             self.fill(&url)?;
         }
@@ -69,6 +70,11 @@ impl Mqtt {
             let header = Header::new(name, value);
             headers.push(header.ok_or_else(|| format!("the header \"{}\" cannot be sent", shown(name)))?);
         }
+        let file = m.user.as_deref().zip(m.password_file.clone()).map(|(user, name)| LoginSource::File {
+            user: user.into(),
+            folder: folder.into(),
+            name,
+        });
         let password = Password { text: m.password, file: m.password_file, variable: m.password_env };
         let password = password.read(folder, VARIABLES)?;
         let login = match (m.user, password, &m.credential_command) {
@@ -87,8 +93,16 @@ impl Mqtt {
             (Some(_), Some(_)) => 443,
         };
         let port = m.port.unwrap_or(usual);
-        let broker = Broker { tls, websocket: m.websocket, headers, login, ..Broker::new(m.id, &host, port) };
-        Ok((broker, m.credential_command))
+        let source = m.credential_command.map(LoginSource::Command).or(file);
+        let broker = Broker {
+            tls,
+            websocket: m.websocket,
+            headers,
+            login,
+            renews: source.is_some(),
+            ..Broker::new(m.id, &host, port)
+        };
+        Ok((broker, source))
     }
 
     /// Takes the fields that an URL stands for: `mqtts://user@host:8883`, `wss://host/path`.

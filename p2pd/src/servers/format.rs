@@ -21,11 +21,11 @@ use super::{Servers, TurnCredential, TurnServer};
 /// Names the line or the entry where it is wrong. Values of the list are not repeated: they may be secrets.
 pub(super) fn parse(text: &str, folder: &Path) -> Result<Servers, String> {
     let file: Format = toml::from_str(text).map_err(|why| wrong(text, &why))?;
-    let (brokers, commands): (Vec<_>, Vec<_>) =
+    let (brokers, sources): (Vec<_>, Vec<_>) =
         entries("mqtt", file.mqtt, |m| m.broker(folder))?.into_iter().unzip();
-    let commands = brokers.iter().zip(commands).filter_map(|(b, command)| Some((b.id, command?)));
+    let logins = brokers.iter().zip(sources).filter_map(|(b, source)| Some((b.id, source?)));
     Ok(Servers {
-        login_commands: commands.collect(),
+        logins: logins.collect(),
         brokers,
         stun: entries("stun", file.stun, |s| {
             place(&s.host, s.port)?;
@@ -108,6 +108,7 @@ struct Turn {
     server_name: Option<Box<str>>,
     ca: Option<String>,
     pin: Option<String>,
+    auth: Option<String>,
     user: Option<Box<str>>,
     password: Option<Box<str>>,
     secret: Option<Box<str>>,
@@ -115,6 +116,7 @@ struct Turn {
     /// Seconds; coturn's options with the same names.
     permission_lifetime: Option<u32>,
     channel_lifetime: Option<u32>,
+    alternates: Option<String>,
 }
 
 #[derive(Clone, Copy, Debug, Deserialize)]
@@ -192,11 +194,20 @@ impl Turn {
             (None, None, Some(secret), None) => TurnCredential::Secret(secret),
             (None, None, None, Some(command)) if !command.is_empty() => TurnCredential::Command(command),
             (None, None, None, Some(_)) => return Err("an empty `credential_command`".into()),
-            (None, None, None, None) => return Err("no credentials".into()),
+            (None, None, None, None) if t.auth.is_some() => TurnCredential::Nobody,
+            (None, None, None, None) => {
+                return Err("no credentials; `auth = \"none\"` if the server wants none".into());
+            }
             (Some(_), None, None, None) => return Err("a `user` without `password`".into()),
             (None, Some(_), None, None) => return Err("a `password` without `user`".into()),
             _ => return Err("one of `user` with `password`, `secret`, `credential_command`".into()),
         };
+        match t.auth.as_deref() {
+            None => {}
+            Some("none") if credential == TurnCredential::Nobody => {}
+            Some("none") => return Err("`auth = \"none\"`, or credentials, not both".into()),
+            Some(_) => return Err("`auth` is \"none\", or not there".into()),
+        }
         let mut lifetimes = Lifetimes::default();
         for (given, lifetime) in
             [(t.permission_lifetime, &mut lifetimes.permission), (t.channel_lifetime, &mut lifetimes.channel)]
@@ -207,7 +218,12 @@ impl Turn {
                 None => {}
             }
         }
-        Ok(TurnServer { host, port, transport, tls, credential, lifetimes })
+        let alternates_anywhere = match t.alternates.as_deref() {
+            None | Some("internet") => false,
+            Some("anywhere") => true,
+            Some(_) => return Err("`alternates` is \"internet\" or \"anywhere\"".into()),
+        };
+        Ok(TurnServer { host, port, transport, tls, credential, lifetimes, alternates_anywhere })
     }
 }
 

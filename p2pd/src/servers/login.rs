@@ -22,14 +22,19 @@ impl Password {
         match (self.text, self.file, self.variable) {
             (None, None, None) => Ok(None),
             (Some(password), None, None) => Ok(Some(password)),
-            // An editor ends the line.
-            (None, Some(file), None) => {
-                Ok(Some(beside(folder, &file)?.trim_end_matches(['\r', '\n']).into()))
-            }
+            (None, Some(file), None) => password_file(folder, &file).map(Some),
             (None, None, Some(name)) => variable(&name, prefix).map(Some),
             _ => Err("one of `password`, `password_file`, `password_env`".into()),
         }
     }
+}
+
+/// Returns the password in a file of the list's folder, without the line's end that an editor makes.
+///
+/// # Errors
+/// Shows the file's name, and says what is wrong with it.
+pub(crate) fn password_file(folder: &Path, name: &str) -> Result<String, String> {
+    Ok(beside(folder, name)?.trim_end_matches(['\r', '\n']).into())
 }
 
 fn variable(name: &str, prefix: &str) -> Result<String, String> {

@@ -42,6 +42,7 @@ fn turn_servers_are_read_with_their_credentials_and_written_again() {
         tls: None,
         credential,
         lifetimes: Lifetimes::default(),
+        alternates_anywhere: false,
     };
     let secret = |text: &str| TurnCredential::Secret(text.into());
     let mut expected = [
@@ -66,6 +67,9 @@ fn mistakes_in_turn_entries_are_named() {
         ("host = \"\"\nsecret = \"s\"", "no host"),
         ("host = \"a\"\nport = 0\nsecret = \"s\"", "port 0"),
         ("host = \"a\"\nuser = \"u\"", "without `password`"),
+        ("host = \"a\"\nauth = \"some\"", "`auth` is"),
+        ("host = \"a\"\nauth = \"none\"\nsecret = \"s\"", "not both"),
+        ("host = \"a\"\nsecret = \"s\"\nalternates = \"yes\"", "`alternates` is"),
         ("host = \"a\"\npassword = \"p\"", "without `user`"),
         ("host = \"a\"\nuser = \"u\"\npassword = \"p\"\nsecret = \"s\"", "one of"),
         ("host = \"a\"\ncredential_command = []", "empty `credential_command`"),

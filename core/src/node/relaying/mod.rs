@@ -35,6 +35,7 @@ use super::Node;
 use super::admission::Trust;
 use super::attempts::RunState;
 use super::requests::Request;
+use crate::config::ServerRef;
 use crate::cx::Owner;
 use crate::hello::Control;
 use crate::identity::NodeId;
@@ -48,7 +49,7 @@ use crate::signal::message::{Body, MAX_SOURCES};
 use crate::strategy::agreement::{Decision, Key, Requester, Settled};
 use crate::strategy::paths;
 use crate::time::Instant;
-use crate::turn::Family;
+use crate::turn::{Credentials, Family};
 
 /// Most relays at a time, pipes among them: in all, and before a stranger gets one. A relay holds up to 32 MiB, the two
 /// windows of [`RelayConfig`], and 8 MiB more if it may move.
@@ -89,7 +90,7 @@ impl Node {
         let id = self.cx.fresh_id();
         let knock = KnockKey::new(&self.config.identity, &peer, session);
         let mut relay = Relay::new(id, key, peer, mode, Trust::Known, via, self.cx.now, knock);
-        relay.servers = Some(self.ask_servers(id, family));
+        relay.servers = Some(self.ask_servers(id, family, true));
         relay.moves = moves;
         self.insert_relay(relay);
         self.work_relay(id);
@@ -140,6 +141,9 @@ impl Node {
             (Some(_), Some(_)) if let Some(code) = relay.refused => {
                 format!("the TURN server does not let the peer through: error {code}")
             }
+            (Some(_), Some(_)) if let Some(code) = relay.servers.as_ref().and_then(Servers::unproven) => {
+                format!("the TURN server seems not to let the peer through: error {code}, without integrity")
+            }
             (Some(at), Some(_)) => {
                 format!("the peer answered, but nothing of it came through the relay at {at}")
             }
@@ -174,9 +178,14 @@ impl Node {
         let mut relay = Relay::new(id, key, peer, mode, trust, via, now, knock);
         relay.moves = moves;
         relay.has_turn = !self.config.turn.is_empty();
-        let from = self.dial_from(relayed.ip());
-        relay.socket = Some((self.cx.bind_udp(Owner::Relay(id), from), false));
         relay.to = Some(relayed);
+        if self.routes.iter().any(|r| r.internal.is_ipv4() == relayed.is_ipv4()) {
+            let from = self.dial_from(relayed.ip());
+            relay.socket = Some((self.cx.bind_udp(Owner::Relay(id), from), false));
+        } else {
+            // We cannot send there; a server of ours may.
+            relay.help_at = Some(now);
+        }
         relay.until = Some(now + MEET_WITHIN);
         if trust == Trust::Stranger {
             relay.until = Some(now + STRANGERS_SILENCE);
@@ -184,8 +193,9 @@ impl Node {
         }
         let routes = self.routes.iter().filter(|r| r.internal.is_ipv4() == relayed.is_ipv4());
         for ip in routes.flat_map(|r| [r.external, r.internal]) {
-            if relay.sources.len() + 1 < MAX_SOURCES && !relay.sources.contains(&ip) {
-                relay.sources.push(ip);
+            let at = SocketAddr::new(ip, 0);
+            if relay.sources.len() + 1 < MAX_SOURCES && !relay.sources.contains(&at) {
+                relay.sources.push(at);
             }
         }
         self.insert_relay(relay);
@@ -193,7 +203,7 @@ impl Node {
     }
 
     /// Takes in the peer's word on the addresses that it comes from.
-    pub(super) fn peer_comes(&mut self, peer: NodeId, session: SessionId, sources: &[IpAddr]) {
+    pub(super) fn peer_comes(&mut self, peer: NodeId, session: SessionId, sources: &[SocketAddr]) {
         let key = (session, Requester::Us);
         let Some((connect, n)) = self.relaying_of(session) else { return };
         let Some(relay) = self.relay_of(key).filter(|r| r.peer == peer) else { return };
@@ -208,8 +218,8 @@ impl Node {
         }
         if let Some(mut relay) = self.relays.remove(&id) {
             if let Some(servers) = &mut relay.servers {
-                for ip in sources {
-                    servers.permit(&mut self.cx, *ip);
+                for at in sources {
+                    servers.permit(&mut self.cx, *at);
                 }
             }
             self.relays.insert(id, relay);
@@ -329,10 +339,18 @@ impl Node {
         }
     }
 
-    fn ask_servers(&mut self, id: SockId, family: Family) -> Servers {
+    /// Our user has given credentials for a TURN server, or has none.
+    pub(super) fn relays_renew(&mut self, place: u8, fresh: Option<&Credentials>) {
+        for id in self.relays.keys().copied().collect::<Vec<_>>() {
+            self.with_servers(id, |servers, cx| servers.renew(cx, place, fresh));
+        }
+    }
+
+    /// Asks our servers for an address of this family, or of any where there is none of this.
+    fn ask_servers(&mut self, id: SockId, family: Family, any: bool) -> Servers {
         let ours = [true, false].map(|v4| self.routes.iter().any(|r| r.internal.is_ipv4() == v4));
         let (list, bind) = (&self.config.turn, self.config.bind);
-        Servers::start(&mut self.cx, Owner::Relay(id), list, bind, ours, family)
+        Servers::start(&mut self.cx, Owner::Relay(id), list, bind, ours, (family, any))
     }
 
     fn relay_config(&self, id: SockId) -> RelayConfig {
@@ -457,15 +475,22 @@ impl Node {
                     relay.until = relay.until.max(Some(self.cx.now + STRANGERS_SILENCE));
                 }
                 relay.local = Some(at);
-                if !relay.sources.contains(&at.ip()) {
-                    relay.sources.push(at.ip());
-                }
+                // In place of what its address says alone: this is where it comes from now.
+                relay.sources.retain(|source| source.ip() != at.ip());
+                relay.sources.push(at);
                 if let (Some(to), Some(servers)) = (relay.to, &mut relay.servers) {
-                    servers.permit(&mut self.cx, to.ip());
+                    servers.permit(&mut self.cx, to);
                 }
                 self.come(id);
             }
             ServerNews::Refused(code) => relay.refused = Some(code),
+            ServerNews::Redirected { by, place, to } => {
+                let anywhere =
+                    self.config.turn.get(usize::from(place)).is_some_and(|s| s.alternates_anywhere);
+                let may = anywhere || paths::may_send_to(&self.ours(), to.ip(), Trust::Stranger);
+                self.with_servers(id, |servers, cx| servers.follow(cx, by, to, may));
+            }
+            ServerNews::Stale(place) => self.want_login(ServerRef::Turn(place)),
             ServerNews::Lost(_) if relay.key.1 == Requester::Them && !relay.by_server => {}
             ServerNews::Lost(why) => match relay.stage {
                 RelayStage::Meeting | RelayStage::Agreeing => self.relay_failed(id, why.to_string()),
@@ -550,7 +575,7 @@ impl Node {
         let (socket, to, servers) = (relay.socket, relay.to, relay.servers.is_some());
         if !self.config.turn.is_empty() && !servers {
             let family = if to.is_some_and(|to| to.is_ipv6()) { Family::V6 } else { Family::V4 };
-            let servers = self.ask_servers(id, family);
+            let servers = self.ask_servers(id, family, false);
             if let Some(relay) = self.relays.get_mut(&id) {
                 relay.until = relay.until.max(Some(self.cx.now + STRANGERS_SILENCE));
                 relay.servers = Some(servers);

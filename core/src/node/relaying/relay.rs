@@ -1,7 +1,7 @@
 //! Relay of one session, from the request for an allocation to the end of the pipe.
 
 use core::fmt;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 
 use bytes::Bytes;
 use smallvec::SmallVec;
@@ -52,7 +52,7 @@ pub(in crate::node) struct Relay {
     pub(super) to: Option<SocketAddr>,
     pub(super) local: Option<SocketAddr>,
     /// Addresses from which the peer says it comes.
-    pub(super) sources: SmallVec<[IpAddr; MAX_SOURCES]>,
+    pub(super) sources: SmallVec<[SocketAddr; MAX_SOURCES]>,
     /// The server does not let the peer through.
     pub(super) refused: Option<u16>,
     /// Answers knocks.
