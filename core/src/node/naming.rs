@@ -56,8 +56,6 @@ struct Watch {
     places: BTreeMap<u8, Place>,
     /// Beginning of the search that is under way.
     search: Option<Instant>,
-    /// The brokers over which the owner was asked in this search, at its begin or when they came.
-    queried: SmallVec<[u8; 4]>,
     /// Whose record came last in this search that no broker had kept: the owner's answer.
     answered: Option<NodeId>,
     /// A record came that is of another time than ours.
@@ -211,7 +209,6 @@ impl Node {
                 found: Found::default(),
                 places: BTreeMap::new(),
                 search: None,
-                queried: SmallVec::new(),
                 answered: None,
                 stale: false,
                 wake: None,
@@ -229,12 +226,11 @@ impl Node {
             watch.begin(now);
             watch.stale = false;
             watch.places.clear();
-            for (place, broker) in self.brokers.iter_mut().enumerate() {
+            for broker in &mut self.brokers {
                 broker.follow(&mut self.cx, &watch.topic);
-                if broker.is_ready() {
-                    watch.queried.push(place as u8);
-                    broker.publish_once(&mut self.cx, &watch.topic, Bytes::from_static(QUERY), now + GRACE);
-                }
+                // A broker that is not there yet is asked as soon as it is.
+                let until = now + if broker.is_ready() { GRACE } else { SEARCH_WITHIN };
+                broker.publish_once(&mut self.cx, &watch.topic, Bytes::from_static(QUERY), until);
             }
         }
         self.drive_names();
@@ -251,14 +247,6 @@ impl Node {
             {
                 // The first broker that is there for a name that waited.
                 watch.begin(now);
-            }
-            if granted
-                && watch.search.is_some()
-                && !watch.queried.contains(&place)
-                && let Some(broker) = self.brokers.get_mut(usize::from(place))
-            {
-                watch.queried.push(place);
-                broker.publish_once(&mut self.cx, topic, Bytes::from_static(QUERY), now + GRACE);
             }
             let record = watch.hold.as_ref().and_then(|h| h.published.as_ref()).map(|p| p.record.clone());
             if let Some(record) = record.filter(|_| granted)
@@ -627,7 +615,6 @@ impl Watch {
     fn begin(&mut self, now: Instant) {
         self.search = Some(now);
         self.found = Found::default();
-        self.queried.clear();
         self.answered = None;
     }
 
