@@ -370,8 +370,9 @@ fn judge(head: &[u8], login: bool) -> Result<bool, ProxyFailure> {
         100 | 102..=199 => Ok(false),
         200..=299 => Ok(true),
         407 if !offers_basic(head) => Err(ProxyFailure::OtherLogin),
-        407 if login => Err(ProxyFailure::LoginRefused),
-        407 => Err(ProxyFailure::LoginNeeded),
+        // Tinyproxy says 401 to a wrong password.
+        401 | 407 if login => Err(ProxyFailure::LoginRefused),
+        401 | 407 => Err(ProxyFailure::LoginNeeded),
         status => Err(ProxyFailure::Http(status)),
     }
 }

@@ -38,6 +38,9 @@ const HEAD_START: Duration = Duration::from_millis(250);
 const GLARE_CHECK: Duration = Duration::from_millis(50);
 /// A plan's timeout is cut to this.
 const MAX_TIMEOUT: Duration = Duration::from_secs(3600);
+/// A call asks to be dialled with the addresses that are known by then, though no STUN server has answered: there may be
+/// none, and the peer may be within reach all the same. Once one has, it asks again.
+const OUTSIDE_WITHIN: Duration = Duration::from_secs(1);
 /// A relay costs whoever runs it: others have so long before.
 const BEFORE_RELAY: Duration = Duration::from_secs(3);
 
@@ -81,6 +84,8 @@ pub(super) enum RunState {
 pub(super) struct Reverse {
     pub(super) request: Option<Request>,
     told_waiting: bool,
+    /// It has asked before our outside address was known.
+    early: bool,
     /// How many of our addresses the peer said it dials.
     peer_dials: Option<u8>,
 }
@@ -233,7 +238,8 @@ impl Node {
 
     /// Something that attempts may wait for has changed: a broker is ready, or our address is known.
     pub(super) fn poke_attempts(&mut self) {
-        let waits = |r: &Run| matches!(r.state.asked(), Some(None));
+        let early = |r: &Run| matches!(&r.state, RunState::Reverse(reverse) if reverse.early);
+        let waits = |r: &Run| matches!(r.state.asked(), Some(None)) || early(r);
         let waiting: Vec<ConnectId> =
             self.attempts.iter().filter(|(_, a)| a.runs.iter().any(waits)).map(|(id, _)| *id).collect();
         for connect in waiting {
@@ -279,7 +285,12 @@ impl Node {
             }
             Strategy::Reverse => match self.why_no_signal(attempt.peer, &attempt.address) {
                 Some(why) => skipped(why),
-                None => RunState::Reverse(Reverse { request: None, told_waiting: false, peer_dials: None }),
+                None => RunState::Reverse(Reverse {
+                    request: None,
+                    told_waiting: false,
+                    early: false,
+                    peer_dials: None,
+                }),
             },
             Strategy::Punch if self.is_oneself(attempt.peer) => skipped("it is us".into()),
             Strategy::Punch => match self.why_no_signal(attempt.peer, &attempt.address) {
@@ -359,11 +370,17 @@ impl Node {
         let Some(attempt) = self.attempts.get(&connect) else { return };
         let (peer, mode) = (attempt.peer, attempt.plan.mode);
         let ready = self.is_oneself(peer) || self.is_signal_ready(&self.brokers_of(&attempt.address));
-        let settled = self.is_known_where_to_dial(&attempt.address, peer);
+        let late = attempt.started + OUTSIDE_WITHIN <= self.cx.now && self.listeners_are_open();
+        let known = self.is_known_where_to_dial(&attempt.address, peer);
+        let heard_of = self.has_accepted_stream((attempt.session, Requester::Us));
         let Some(reverse) = self.reverse(connect, n) else { return };
+        if known && core::mem::take(&mut reverse.early) && !heard_of {
+            (reverse.request, reverse.peer_dials) = (None, None);
+        }
         match &reverse.request {
             Some(_) => self.repeat_request(connect, n),
-            None if settled && ready => {
+            None if (known || (late && !reverse.early)) && ready => {
+                reverse.early = !known;
                 let body = Body::Direct { mode, address: Box::new(self.current_address()) };
                 let request = self.request(connect, Strategy::Reverse, body);
                 if let Some(reverse) = self.reverse(connect, n) {
@@ -410,6 +427,9 @@ impl Node {
         let next = attempt.runs.iter().filter_map(|r| match &r.state {
             RunState::Pending { at } => Some(*at),
             RunState::Direct(dialler) => dialler.next(),
+            RunState::Reverse(Reverse { request: None, early: false, .. }) => {
+                Some(attempt.started + OUTSIDE_WITHIN).filter(|at| *at > now)
+            }
             state => state.asked().flatten().and_then(Request::due).filter(|at| *at > now),
         });
         let at = next.min().unwrap_or(attempt.deadline).min(attempt.deadline);
@@ -465,7 +485,7 @@ impl Node {
         dials: &[(SocketAddr, IoFailure)],
     ) {
         let Some((connect, n)) = self.reverse_of(peer, session) else { return };
-        if self.has_accepted_stream((session, Requester::Us)) {
+        if self.has_accepted_stream((session, Requester::Us)) || self.will_ask_again(connect, n) {
             return;
         }
         let mut detail = String::from("the peer dialled us in vain");
@@ -509,6 +529,9 @@ impl Node {
         let runs: SmallVec<[usize; 2]> =
             attempt.runs.iter().enumerate().filter(|(_, r)| asked(r)).map(|(n, _)| n).collect();
         for n in runs {
+            if matches!(why, Refusal::PrivateForStrangers { .. }) && self.will_ask_again(connect, n) {
+                continue;
+            }
             let detail = detail.clone();
             self.set_run(connect, n, RunState::Ended { outcome: Outcome::Failed, detail });
         }
@@ -659,6 +682,13 @@ impl Node {
         Some((connect, n))
     }
 
+    /// Returns true if the request that the peer has answered was an early one, so that another one follows.
+    fn will_ask_again(&mut self, connect: ConnectId, n: usize) -> bool {
+        let Some(reverse) = self.reverse(connect, n).filter(|r| r.early) else { return false };
+        (reverse.request, reverse.peer_dials) = (None, None);
+        true
+    }
+
     fn reverse(&mut self, connect: ConnectId, n: usize) -> Option<&mut Reverse> {
         match self.run_state(connect, n)? {
             RunState::Reverse(reverse) => Some(reverse),
@@ -730,7 +760,9 @@ impl Attempt {
         let at = if offline { self.deadline } else { now };
         for run in &mut self.runs {
             match &mut run.state {
-                RunState::Reverse(reverse) => (reverse.request, reverse.peer_dials) = (None, None),
+                RunState::Reverse(reverse) => {
+                    (reverse.request, reverse.peer_dials, reverse.early) = (None, None, false);
+                }
                 RunState::Punch(ladder) => (ladder.request, ladder.moved) = (None, true),
                 RunState::Ended { .. } | RunState::Pending { .. } if run.strategy == Strategy::Relay => {}
                 // Those that wait only because there was no network.
@@ -764,6 +796,9 @@ impl Attempt {
 impl Reverse {
     fn describe(&self) -> String {
         match (&self.request, self.peer_dials) {
+            (None, _) if self.early => {
+                "the peer dialled us in vain, and no STUN server answered in time".into()
+            }
             (None, _) => "no common broker became usable in time".into(),
             (Some(_), Some(n)) => format!("the peer was dialling {n} address(es) of ours"),
             (Some(r), None) => format!("asked {} time(s), the peer did not answer", r.sent),

@@ -133,7 +133,7 @@ pub struct Node {
     announced_brokers: Vec<u16>,
     /// The brokers that a request could go out on when attempts were last told, one bit each; none before our
     /// address was settled.
-    signal_ways: Option<u16>,
+    signal_ways: (bool, Option<u16>),
     admission: Admission,
     other_instances: BTreeSet<[u8; 16]>,
     /// Messages to ourselves.
@@ -205,7 +205,7 @@ impl Node {
             announced: None,
             brokers_settled: vec![false; brokers.len()],
             announced_brokers: Vec::new(),
-            signal_ways: None,
+            signal_ways: (false, None),
             brokers,
             admission: Admission::new(&config, (punching::MAX_DIALS, punching::DIALS_EVERY)),
             other_instances: BTreeSet::new(),

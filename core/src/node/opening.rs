@@ -226,6 +226,7 @@ impl Node {
         let bit = |(place, b): (usize, &Session)| u16::from(b.is_ready()) << place;
         let ways = self.brokers.iter().enumerate().map(bit).fold(0, |all, one| all | one);
         let ways = self.address_is_settled().then_some(ways);
+        let ways = (self.outside_is_heard(), ways);
         if ways != self.signal_ways {
             self.signal_ways = ways;
             self.poke_attempts();

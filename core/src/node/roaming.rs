@@ -35,7 +35,7 @@ impl Node {
         let moved = is_elsewhere(&self.chosen, &chosen) || relinked;
         if chosen != self.chosen || relinked {
             self.set_routes(chosen);
-            self.signal_ways = None;
+            self.signal_ways = (false, None);
             self.listeners.waited = false;
             self.cx.timers.set(Timer::Settle, Some(self.cx.now + RESETTLE_WITHIN));
             self.open_listeners();

@@ -86,6 +86,7 @@ fn refusals_of_http_proxies_are_told_apart() {
             true,
             ProxyFailure::OtherLogin,
         ),
+        ("HTTP/1.0 401 Unauthorized\r\n\r\n", true, ProxyFailure::LoginRefused),
         ("HTTP/1.1 403 Forbidden\r\n\r\n", false, ProxyFailure::Http(403)),
         ("HTTP/1.1 301 Moved\r\nLocation: x\r\n\r\n", false, ProxyFailure::Http(301)),
         ("HTTP/1.1 101 Switching\r\n\r\n", false, ProxyFailure::Http(101)),

@@ -100,7 +100,8 @@ impl Node {
     /// Sends the request once there is an address to name, and repeats it.
     pub(super) fn drive_relaying(&mut self, connect: ConnectId, n: usize) {
         let Some((_, _, brokers, until)) = self.signalling_of(connect) else { return };
-        let (ready, settled) = (self.is_signal_ready(&brokers), self.address_is_settled());
+        // The peer needs to know the relay and nothing else of us.
+        let (ready, settled) = (self.is_signal_ready(&brokers), self.listeners_are_open());
         let Some(relaying) = self.relaying(connect, n) else { return };
         if relaying.request.is_some() {
             return self.repeat_request(connect, n);
