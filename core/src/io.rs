@@ -365,17 +365,18 @@ pub struct Interface {
     pub gateway: Option<IpAddr>,
     /// Kind of the link, as far as the system tells.
     pub link: LinkKind,
+    /// Whether the node may use the address: [`Config::interfaces`](crate::Config::interfaces) does not exclude it.
+    pub used: bool,
 }
 
 impl Interface {
-    /// The address `ip/prefix` on the interface `index`: no default route, no gateway, a real network.
+    /// The address `ip/prefix` on the interface `index`: no default route, no gateway, a real network that is used.
     pub const fn new(index: u32, ip: IpAddr, prefix: u8) -> Self {
-        Interface { index, ip, prefix, default_route: false, gateway: None, link: LinkKind::Real }
+        Interface { index, ip, prefix, default_route: false, gateway: None, link: LinkKind::Real, used: true }
     }
 }
 
-/// Kind of the link behind a network interface. Of two that lead equally far, the address of the one that is named first here is
-/// announced first.
+/// Kind of the link behind a network interface. The address of the one that is named first here is announced first.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
 #[non_exhaustive]
 pub enum LinkKind {

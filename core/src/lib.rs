@@ -60,6 +60,7 @@ mod node;
 mod noise;
 mod notice;
 mod random;
+mod selection;
 mod server;
 mod session;
 mod signal;
@@ -76,6 +77,7 @@ pub mod clock;
 pub mod io;
 pub mod name;
 pub mod nat;
+mod nat64;
 pub mod pipe;
 pub mod portmap;
 pub mod relay;
@@ -101,6 +103,7 @@ pub use notice::{
     Strategy, StrategyReport,
 };
 pub use pipe::{PipeEnd, PipeId, PipeMode, PipeNews};
+pub use selection::{Interfaces, Which, WhichError};
 pub use stats::Stats;
 pub use strategy::punch::{PROBES, SPRAY, hit_permille};
 pub use time::{ClockFix, Instant, WallTime};

@@ -59,8 +59,8 @@ pub use node::{Builder, News, Node};
 pub use pipe::Pipe;
 
 pub use p2pd_core::{
-    Accept, Broker, Config, ConnectId, Name, NameError, NamePin, NodeId, Notice, PeerAddress, PipeMode, Plan,
-    QueryId, SecretKey, Stats, Strategy, StunServer, Target, ToTarget,
+    Accept, Broker, Config, ConnectId, Interfaces, Name, NameError, NamePin, NodeId, Notice, PeerAddress,
+    PipeMode, Plan, QueryId, SecretKey, Stats, Strategy, StunServer, Target, ToTarget, Which,
 };
 pub use p2pd_sys::{
     BindError, ConnectError, KeyFileError, PipeInfo, create_private, load_or_create_key,

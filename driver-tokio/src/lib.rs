@@ -37,8 +37,8 @@ pub use node::{Builder, Connecting, Node};
 pub use pipe::Pipe;
 
 pub use p2pd_core::{
-    Accept, Broker, Config, ConnectId, Name, NameError, NamePin, NodeId, Notice, PeerAddress, PipeMode, Plan,
-    SecretKey, Stats, Strategy, StunServer, Target, ToTarget,
+    Accept, Broker, Config, ConnectId, Interfaces, Name, NameError, NamePin, NodeId, Notice, PeerAddress,
+    PipeMode, Plan, SecretKey, Stats, Strategy, StunServer, Target, ToTarget, Which,
 };
 pub use p2pd_sys::{
     BindError, ConnectError, KeyFileError, PipeInfo, create_private, load_or_create_key,

@@ -16,6 +16,7 @@ use crate::cx::{Owner, Timer};
 use crate::io::{CloseHow, IoFailure, QueryId, SockId};
 use crate::notice::Notice;
 use crate::random::Domain;
+use crate::server::local_for;
 use crate::time::{ClockFix, Instant};
 
 /// A clock that is wrong by less is left alone: messages count within ten minutes, names within more.
@@ -172,7 +173,7 @@ impl Node {
         let mut socks = SmallVec::new();
         for v4 in [true, false] {
             if let Some(to) = found.iter().find(|a| a.is_ipv4() == v4) {
-                let local = self.dial_from(to.ip());
+                let local = local_for(&self.cx, to.ip(), self.config.bind);
                 let sock = self.cx.bind_udp(Owner::Clock, local);
                 socks.push(Socket { sock, v4, bound: false });
             }

@@ -7,6 +7,7 @@
 pub mod broker;
 pub mod envelope;
 pub mod hand;
+pub mod nat64;
 pub mod ntp;
 pub mod router;
 pub mod stun;
@@ -116,6 +117,8 @@ pub struct Host {
     /// What its interface has, and what the world sees.
     pub inside: IpAddr,
     pub outside: IpAddr,
+    /// It has IPv6 only, and a NAT64.
+    pub nat64: Option<nat64::Names>,
     /// Nobody gets in but by a pinhole.
     pub guarded: bool,
     pub pipes: Vec<Pipe>,
@@ -159,6 +162,8 @@ pub struct World {
     /// Everything that nodes were told and asked for.
     pub log: String,
     seed: u8,
+    /// The next host is behind a NAT64.
+    next_nat64: Option<nat64::Names>,
     queue: BTreeMap<(Instant, u64), Happening>,
     queued: u64,
     streams: BTreeMap<End, Half>,
@@ -205,6 +210,7 @@ impl World {
             chunk: usize::MAX,
             log: String::new(),
             seed,
+            next_nat64: None,
             queue: BTreeMap::new(),
             queued: 0,
             streams: BTreeMap::new(),
@@ -261,6 +267,7 @@ impl World {
             trace,
             inside: interfaces[0].ip,
             outside,
+            nat64: self.next_nat64.take(),
             guarded: false,
             pipes: Vec::new(),
             relayed: Vec::new(),
@@ -324,6 +331,7 @@ impl World {
         if self.hosts[n].frozen {
             return;
         }
+        let event = self.from_nat64(n, event);
         self.note(n, '<', &event);
         self.hosts[n].node.handle(self.now, event);
         self.drain(n);
@@ -387,6 +395,15 @@ impl World {
     }
 
     fn act(&mut self, n: usize, action: Action) {
+        let action = match self.through_nat64(n, action) {
+            Ok(action) => action,
+            Err(Action::Connect { sock, .. }) => {
+                self.dialling.insert((n, sock));
+                let cause = IoFailure::Unreachable;
+                return self.schedule(Duration::ZERO, Happening::Failed { n, sock, cause });
+            }
+            Err(_) => return,
+        };
         let host = &mut self.hosts[n];
         match action {
             Action::BindUdp { sock, .. } if host.without_udp => {

@@ -9,6 +9,7 @@ mod consent;
 mod glare;
 mod hellos;
 mod mapping;
+mod nat64;
 mod outage;
 mod outside;
 mod relay_first;

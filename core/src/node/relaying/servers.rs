@@ -178,7 +178,7 @@ impl Servers {
     fn drive(&mut self, cx: &mut Cx, of: usize) {
         let asked = &mut self.asked[of];
         while let Some(ip) = asked.race.next(cx.now) {
-            let (from, at) = (local_for(ip, self.bind), SocketAddr::new(ip, asked.server.port));
+            let (from, at) = (local_for(cx, ip, self.bind), SocketAddr::new(ip, asked.server.port));
             let sock = match asked.over {
                 Transport::Udp => cx.bind_udp(self.owner, from),
                 Transport::Tcp => {
