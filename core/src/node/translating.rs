@@ -118,28 +118,29 @@ impl Translating {
         if self.prefixes.is_empty() {
             return action;
         }
-        match &mut action {
-            Action::BindUdp { sock, local, .. } => {
-                if self.local_out(local) {
-                    self.socks.insert(*sock);
-                }
+        let opened = match &mut action {
+            Action::BindUdp { sock, local, .. } => self.local_out(local).then_some(*sock),
+            Action::Connect { sock, local, remote, .. } => self.ends_out(local, remote).then_some(*sock),
+            Action::SendDatagram { sock, to, .. } if self.socks.contains(sock) => {
+                self.remote_out(to);
+                None
             }
-            Action::Connect { sock, local, remote, .. } => {
-                if self.ends_out(local, remote) {
-                    self.socks.insert(*sock);
-                }
-            }
-            Action::SendDatagram { sock, to, .. } if self.socks.contains(sock) => self.remote_out(to),
             Action::Detach { sock, pipe } => {
                 self.ends_out(&mut pipe.local, &mut pipe.remote);
                 self.socks.remove(sock);
+                None
             }
-            Action::Close { sock, .. } => drop(self.socks.remove(sock)),
+            Action::Close { sock, .. } => {
+                self.socks.remove(sock);
+                None
+            }
             Action::Notify(Notice::PipeGone { local, remote, .. } | Notice::Moved { local, remote, .. }) => {
                 self.ends_out(local, remote);
+                None
             }
-            _ => {}
-        }
+            _ => None,
+        };
+        self.socks.extend(opened);
         action
     }
 
@@ -159,7 +160,9 @@ impl Translating {
                 self.local_in(local);
                 self.remote_in(remote);
             }
-            Event::Failed { sock, .. } => drop(self.socks.remove(sock)),
+            Event::Failed { sock, .. } => {
+                self.socks.remove(sock);
+            }
             // A DNS64 has translated the address of an IPv4 server, which is one server all the same.
             Event::Resolved { query, result: Ok(all) } if self.query != Some(*query) => {
                 let mut one_each = SmallVec::new();
