@@ -11,6 +11,7 @@ use crate::identity::{NodeId, SecretKey};
 use crate::notice::Strategy;
 use crate::pipe::PipeMode;
 use crate::proxy::Proxy;
+use crate::selection::Interfaces;
 use crate::turn::{Credentials, Lifetimes};
 use crate::wire::Transport;
 use crate::wrap::{Header, Tls, Wrap};
@@ -67,6 +68,10 @@ pub struct Config {
     pub max_pipes: Option<u32>,
     /// Bounds on the time until a peer that has vanished is found out.
     pub liveness: Liveness,
+    /// Addresses to dial peers from, to be dialled at and to announce; a driver looks at it when it lists the machine's
+    /// interfaces. Servers are reached by whatever way the system has. With `bind`, that address has to be among them.
+    /// Default: all but loopback.
+    pub interfaces: Interfaces,
 }
 
 impl Config {
@@ -87,6 +92,7 @@ impl Config {
             ntp: Vec::new(),
             max_pipes: None,
             liveness: Liveness::default(),
+            interfaces: Interfaces::default(),
         }
     }
 

@@ -3,7 +3,7 @@
 
 use core::time::Duration;
 use std::collections::{BTreeMap, VecDeque};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -43,6 +43,8 @@ pub(crate) enum Owner {
     Mapping(u32),
     /// The client of the time servers.
     Clock,
+    /// The look-up of our network's NAT64.
+    Nat64,
 }
 
 /// Machine that a deadline belongs to.
@@ -72,6 +74,8 @@ pub(crate) struct Cx {
     pub(crate) random: Random,
     pub(crate) timers: Timers<Timer>,
     pub(crate) stats: Stats,
+    /// Address of ours for IPv4, where we have one by a NAT64.
+    pub(crate) translated: Option<IpAddr>,
     /// Experience with the servers' addresses.
     pub(crate) experience: Experience,
     queue: VecDeque<Action>,
@@ -89,6 +93,7 @@ impl Cx {
             random: Random::new(seed),
             timers: Timers::new(),
             stats: Stats::default(),
+            translated: None,
             experience: Experience::default(),
             queue: VecDeque::new(),
             socks: BTreeMap::new(),

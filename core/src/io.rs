@@ -364,12 +364,14 @@ pub struct Interface {
     pub gateway: Option<IpAddr>,
     /// Kind of the link, as far as the system tells.
     pub link: LinkKind,
+    /// Whether the node may use the address: [`Config::interfaces`](crate::Config::interfaces) does not exclude it.
+    pub used: bool,
 }
 
 impl Interface {
-    /// Returns the address `ip/prefix` on the interface `index`: no default route, no gateway, a real network.
+    /// Returns the address `ip/prefix` on the interface `index`: no default route, no gateway, a real network that is used.
     pub const fn new(index: u32, ip: IpAddr, prefix: u8) -> Self {
-        Interface { index, ip, prefix, default_route: false, gateway: None, link: LinkKind::Real }
+        Interface { index, ip, prefix, default_route: false, gateway: None, link: LinkKind::Real, used: true }
     }
 }
 

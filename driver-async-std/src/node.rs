@@ -108,8 +108,8 @@ impl Builder {
     /// # Errors
     /// An error of the configuration, or of a listener that could not be opened.
     pub async fn bind(self) -> Result<Node, BindError> {
-        let bind = self.config.bind;
-        let interfaces = blocking::unblock(move || p2pd_sys::interfaces(bind)).await;
+        let (bind, wanted) = (self.config.bind, self.config.interfaces.clone());
+        let interfaces = blocking::unblock(move || p2pd_sys::interfaces(bind, &wanted)).await;
         let interfaces = interfaces.map_err(BindError::Interfaces)?;
         let engine = Engine::new(self.config, self.trace, &interfaces, AsyncIo::default())?;
         let id = engine.node().node_id();

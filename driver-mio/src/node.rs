@@ -78,7 +78,8 @@ impl Builder {
     /// # Errors
     /// An error of the configuration, or of a listener that could not be opened.
     pub fn bind(self, registry: &Registry, tokens: Range<usize>) -> Result<Node, BindError> {
-        let interfaces = p2pd_sys::interfaces(self.config.bind).map_err(BindError::Interfaces)?;
+        let interfaces =
+            p2pd_sys::interfaces(self.config.bind, &self.config.interfaces).map_err(BindError::Interfaces)?;
         let registry = registry.try_clone().map_err(BindError::Loop)?;
         let mio = Mio::new(registry, tokens, Names::new(self.own_names));
         let engine = Engine::new(self.config, self.trace, &interfaces, mio)?;

@@ -11,5 +11,5 @@ pub use p2pd_core::{
     Accept, Advice, Broker, BrokerLoss, BrokerState, ClientKey, Config, ConnectId, FailReason, Header,
     IoFailure, Liveness, Login, Name, NameError, NamePin, NodeId, Notice, NtpServer, Outcome, PeerAddress,
     PipeEnd, PipeMode, Plan, Refusal, Report, SecretKey, Stage, Stats, Strategy, StrategyReport, StunServer,
-    Target, Tls, ToTarget, Trust, TurnServer, Wrap,
+    Target, Tls, ToTarget, Trust, TurnServer, Which, Wrap,
 };

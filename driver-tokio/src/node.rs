@@ -74,8 +74,8 @@ impl Builder {
     /// # Errors
     /// An error of the configuration, or of a listener that could not be opened.
     pub async fn bind(self) -> Result<Node, BindError> {
-        let bind = self.config.bind;
-        let interfaces = tokio::task::spawn_blocking(move || p2pd_sys::interfaces(bind))
+        let (bind, wanted) = (self.config.bind, self.config.interfaces.clone());
+        let interfaces = tokio::task::spawn_blocking(move || p2pd_sys::interfaces(bind, &wanted))
             .await
             .map_err(|e| BindError::Interfaces(std::io::Error::other(e)))?
             .map_err(BindError::Interfaces)?;

@@ -172,6 +172,9 @@ pub(crate) async fn run(options: Options) -> ExitCode {
             return usage(say, &format!("{}{why}", list.unwrap_or_default()));
         }
         Err(BindError::Interfaces(why)) => {
+            if why.kind() == io::ErrorKind::NotFound {
+                return usage(say, &why.to_string());
+            }
             let bind = common.bind.map_or("network interfaces".into(), |ip| format!("--bind {ip}"));
             say.error(&format!("{bind}: {why}"));
             return ExitCode::FAILURE;
@@ -344,6 +347,7 @@ async fn config(common: &Common, say: Say) -> Result<(Config, Renewals), String>
         config.accept = Accept::Only(common.accept.iter().copied().collect());
     }
     config.bind = common.bind;
+    config.interfaces = common.interfaces();
     config.port = common.port;
     config.allow_plain = common.plain;
     Ok((config, renewals))

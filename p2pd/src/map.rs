@@ -9,10 +9,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use p2pd::servers::{FORBID_PUBLIC, Servers};
-use p2pd_core::StunServer;
 use p2pd_core::portmap::{Config, Event, MapError, Mapper, Protocol, Request, StreamId};
 use p2pd_core::wire::Transport;
 use p2pd_core::wire::stun::{BindingOutcome, TransactionId, binding_request, decode_binding};
+use p2pd_core::{Interfaces, StunServer};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, UdpSocket};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
@@ -226,7 +226,7 @@ fn is_zoned(ip: IpAddr) -> bool {
 
 impl Runner {
     async fn open(options: &Map) -> io::Result<Runner> {
-        let interfaces = p2pd_sys::interfaces(options.bind)?;
+        let interfaces = p2pd_sys::interfaces(options.bind, &Interfaces::default())?;
         // No router is asked from a link-local address.
         let wide = interfaces.iter().filter(|i| options.bind.is_some() || !is_zoned(i.ip));
         let first = wide.clone().find(|i| options.bind.is_some() || i.ip.is_ipv4()).or(wide.clone().next());

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-use p2pd_core::nat::{Mapping, NatReport};
+use p2pd_core::nat::{Mapping, NatReport, NatType};
 use p2pd_core::portmap::{Event, Listed as Entry, Protocol};
 use p2pd_core::text::shown;
 use p2pd_core::{Name, NameNews, NodeId, Notice, PeerAddress, PortState, Strategy, StrategyReport};
@@ -495,7 +495,7 @@ pub(crate) fn nat(report: &NatReport) -> serde_json::Value {
         "mapping": behaviour.mapping.map(|m| format!("{m:?}")),
         "filtering": behaviour.filtering.map(|f| format!("{f:?}")),
         "allocation": behaviour.allocation.map(|a| format!("{a:?}")),
-        "nat_type": kind.number(), "delta_type": delta.kind.number(), "delta": delta.value,
+        "nat_type": kind.map(NatType::number), "delta_type": delta.kind.number(), "delta": delta.value,
         "hairpin": report.hairpin,
         "round_trip_ms": report.round_trip.map(|t| t.as_secs_f64() * 1e3),
         "server": report.server.map(|s| s.to_string()), "second_address": report.second_address,
@@ -512,13 +512,14 @@ fn nat_text(report: &NatReport) -> String {
     let (kind, delta) = (behaviour.nat_type(), behaviour.delta());
     let Some(mapped) = report.mapped else {
         return format!(
-            "{}: no STUN server answered over TCP; nothing is known{}",
+            "{}: no STUN server gave an answer over TCP that can be true; nothing is known{}",
             report.local,
             lies(report)
         );
     };
-    let (kind_number, delta_number) = (kind.number(), delta.kind.number());
-    let mut text = format!("{}: {behaviour} (type {kind_number}, delta {delta_number})", report.local);
+    let kind = kind.map_or("not known".to_owned(), |kind| kind.number().to_string());
+    let delta_number = delta.kind.number();
+    let mut text = format!("{}: {behaviour} (type {kind}, delta {delta_number})", report.local);
     text += &format!("\n  seen from outside as {mapped}");
     text += &match behaviour.mapping {
         Some(mapping) => format!("\n  mapping: {mapping}"),

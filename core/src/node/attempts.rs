@@ -254,10 +254,12 @@ impl Node {
         if deadline <= now {
             return self.fail_attempt(connect, FailReason::DeadlinePassed);
         }
+        let waits = self.waits_for_nat64(connect);
         let mut n = 0;
         while let Some(run) = self.attempts.get_mut(&connect).and_then(|a| a.runs.get_mut(n)) {
             if let RunState::Pending { at } = run.state
                 && at <= now
+                && !waits
             {
                 let strategy = run.strategy;
                 let state = self.start_strategy(connect, strategy);
@@ -410,7 +412,25 @@ impl Node {
         };
         let open =
             || !self.routes.is_empty() && self.routes.iter().all(|r| Scope::of(r.internal) == Scope::Public);
-        self.listeners_are_open() && (self.outside_is_heard() || open() || near())
+        let known = self.listeners_are_open() && !self.translating.is_asking();
+        known && (self.outside_is_heard() || open() || near())
+    }
+
+    /// Returns true while nobody knows whether an IPv4 peer can be reached at all.
+    fn waits_for_nat64(&self, connect: ConnectId) -> bool {
+        let Some(attempt) = self.attempts.get(&connect).filter(|_| self.translating.is_asking()) else {
+            return false;
+        };
+        let (to, oneself) = (&attempt.address, self.is_oneself(attempt.peer));
+        let paths = || paths::to_peer(&self.ours(), &self.links, to, oneself, Trust::Known);
+        to.v6().is_empty() && !paths().first().is_some_and(|p| p.local)
+    }
+
+    /// The wait for the NAT64 is over.
+    pub(super) fn drive_attempts(&mut self) {
+        for connect in self.attempts.keys().copied().collect::<Vec<_>>() {
+            self.drive_attempt(connect);
+        }
     }
 
     /// Arms the attempt's timer, or ends it when every strategy has.
@@ -424,8 +444,9 @@ impl Node {
             }
             return self.fail_attempt(connect, FailReason::AllStrategiesFailed);
         }
+        let waits = self.waits_for_nat64(connect);
         let next = attempt.runs.iter().filter_map(|r| match &r.state {
-            RunState::Pending { at } => Some(*at),
+            RunState::Pending { at } => Some(*at).filter(|at| *at > now || !waits),
             RunState::Direct(dialler) => dialler.next(),
             RunState::Reverse(Reverse { request: None, early: false, .. }) => {
                 Some(attempt.started + OUTSIDE_WITHIN).filter(|at| *at > now)

@@ -23,6 +23,7 @@ mod roaming;
 mod streams;
 mod table;
 mod timekeeping;
+mod translating;
 mod visits;
 
 use core::fmt;
@@ -58,6 +59,7 @@ use punching::Punch;
 use relaying::Relay;
 use table::Streams;
 use timekeeping::Timekeeper;
+use translating::Translating;
 use visits::Visit;
 
 /// Most calls of `connect()` at a time.
@@ -119,6 +121,7 @@ pub struct Node {
     routes: Vec<Route>,
     /// Where peers on the same link may be, whose addresses are link-local.
     links: Links,
+    translating: Translating,
     external: External,
     surveyor: Surveyor,
     mappings: Mappings,
@@ -196,6 +199,7 @@ impl Node {
             chosen: Vec::new(),
             routes: Vec::new(),
             links: Links::new(),
+            translating: Translating::default(),
             external: External::new(config.stun.clone()),
             surveyor: Surveyor::default(),
             mappings: Mappings::default(),
@@ -237,7 +241,7 @@ impl Node {
         if self.phase == Phase::Closed {
             return;
         }
-        match event {
+        match self.translating.inward(event) {
             Event::Timeout => self.fire_timers(),
             Event::Clock(fix) => self.clock_told(fix),
             Event::Interfaces(_) if self.phase == Phase::Closing => {}
@@ -251,6 +255,7 @@ impl Node {
                 Some(Owner::External) => self.external.resolved(&mut self.cx, query, result),
                 Some(Owner::Relay(id)) => self.relay_resolved(id, query, result),
                 Some(Owner::Clock) => self.clock_resolved(query, result),
+                Some(Owner::Nat64) => self.nat64_found(query, result),
                 Some(_) => {}
                 None => self.cx.stats.unknown_ids += 1,
             },
@@ -311,7 +316,7 @@ impl Node {
                     Some(Owner::Carrier(pipe)) => self.carrier_ended(pipe, sock),
                     Some(Owner::Mapping(n)) => self.mapping_lost(n, sock),
                     Some(Owner::Clock) => self.clock_failed(sock),
-                    None => {}
+                    Some(Owner::Nat64) | None => {}
                 }
             }
             Event::Released { sock } => self.released(sock),
@@ -364,7 +369,8 @@ impl Node {
 
     /// The next thing for the driver to do. Drain it after each call of another method, or after several.
     pub fn poll_action(&mut self) -> Option<Action> {
-        self.cx.pop_action()
+        let action = self.cx.pop_action()?;
+        Some(self.translating.outward(action))
     }
 
     /// When to deliver [`Event::Timeout`]; a time that has passed means at once. Ask after draining the
@@ -559,13 +565,14 @@ impl Node {
             IpAddr::V4(_) => std::net::Ipv4Addr::UNSPECIFIED.into(),
             IpAddr::V6(_) => std::net::Ipv6Addr::UNSPECIFIED.into(),
         };
-        self.local(self.config.bind.filter(|b| b.is_ipv4() == to.is_ipv4()).unwrap_or(any), 0)
+        let bound = self.config.bind.filter(|b| b.is_ipv4() == to.is_ipv4());
+        self.local(bound.or_else(|| self.used_towards(to)).unwrap_or(any), 0)
     }
 
     /// What an address that a peer names is held against.
     fn ours(&self) -> Ours<'_> {
         let announced = self.announced.as_ref();
-        Ours { interfaces: &self.listed, routes: &self.routes, announced, nat64: &[] }
+        Ours { interfaces: &self.listed, routes: &self.routes, announced, nat64: self.translating.prefixes() }
     }
 
     /// A socket address of ours, in its zone where it is link-local.

@@ -15,7 +15,7 @@ use crate::cx::{Owner, Timer};
 use crate::io::{CloseHow, IoFailure, QueryId, SockId};
 use crate::notice::Notice;
 use crate::random::Domain;
-use crate::server::Race;
+use crate::server::{Race, local_for};
 use crate::time::{ClockFix, Instant};
 
 /// A clock that is wrong by less is left alone: messages count within ten minutes, names within more.
@@ -237,7 +237,7 @@ impl Node {
             }
         }
         for ip in missing {
-            let local = self.dial_from(ip);
+            let local = local_for(&self.cx, ip, self.config.bind);
             let sock = self.cx.bind_udp(Owner::Clock, local);
             if let State::Asking { socks, .. } = &mut self.time.state {
                 socks.push(Socket { sock, v4: ip.is_ipv4(), bound: false });

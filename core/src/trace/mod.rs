@@ -339,6 +339,8 @@ fn header(config: &Config, seed: &[u8; 32], now: Instant) -> String {
         ntp,
         max_pipes,
         liveness,
+        // The interfaces that the node is told of say what is used.
+        interfaces: _,
     } = config;
     let mut text = format!("{NAME} {VERSION}\n");
     let mut line = |name: &str, value: &dyn Put| {

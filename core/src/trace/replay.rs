@@ -6,6 +6,7 @@ use crate::config::{Config, ConfigError};
 use crate::identity::{NodeId, SecretKey};
 use crate::node::{ConnectError, MAX_AT_ONCE, Node};
 use crate::notice::ConnectId;
+use crate::selection::Interfaces;
 use crate::time::Instant;
 
 use super::form::{Put, Take, Words, spelled, whole, word};
@@ -159,6 +160,7 @@ pub fn replay(text: &str) -> Result<Replayed, ReplayError> {
             ntp: lines.field("ntp")?,
             max_pipes: lines.field("max-pipes")?,
             liveness: lines.field("liveness")?,
+            interfaces: Interfaces::default(),
         };
         Ok((config, seed, start))
     };

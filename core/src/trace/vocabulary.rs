@@ -570,7 +570,7 @@ enum_form! { Accept => Accept {
 }}
 
 struct_form! { SockOpts { reuse, ttl, nodelay } }
-struct_form! { Interface { index, ip, prefix, default_route, gateway, link } }
+struct_form! { Interface { index, ip, prefix, default_route, gateway, link, used } }
 struct_form! { ClockFix { at, wall, error } }
 struct_form! { Plan { strategies, mode, timeout, relay_first } }
 struct_form! { Wrap { host, port, proxy, tls, websocket, headers } }

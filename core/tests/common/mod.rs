@@ -7,6 +7,7 @@
 pub mod broker;
 pub mod envelope;
 pub mod hand;
+pub mod nat64;
 pub mod ntp;
 pub mod proxy;
 pub mod router;
@@ -119,6 +120,8 @@ pub struct Host {
     /// Address of the interface, and the address that the world sees.
     pub inside: IpAddr,
     pub outside: IpAddr,
+    /// NAT64 of a host that has IPv6 only.
+    pub nat64: Option<nat64::Names>,
     /// True if callers get in by a pinhole only.
     pub guarded: bool,
     pub pipes: Vec<Pipe>,
@@ -163,6 +166,8 @@ pub struct World {
     /// Log of all that nodes were told and asked for.
     pub log: String,
     seed: u8,
+    /// The next host is behind a NAT64.
+    next_nat64: Option<nat64::Names>,
     queue: BTreeMap<(Instant, u64), Happening>,
     queued: u64,
     streams: BTreeMap<End, Half>,
@@ -212,6 +217,7 @@ impl World {
             chunk: usize::MAX,
             log: String::new(),
             seed,
+            next_nat64: None,
             queue: BTreeMap::new(),
             queued: 0,
             streams: BTreeMap::new(),
@@ -268,6 +274,7 @@ impl World {
             trace,
             inside: interfaces[0].ip,
             outside,
+            nat64: self.next_nat64.take(),
             guarded: false,
             pipes: Vec::new(),
             relayed: Vec::new(),
@@ -331,6 +338,7 @@ impl World {
         if self.hosts[n].frozen {
             return;
         }
+        let event = self.from_nat64(n, event);
         self.note(n, '<', &event);
         self.hosts[n].node.handle(self.now, event);
         self.drain(n);
@@ -394,6 +402,15 @@ impl World {
     }
 
     fn act(&mut self, n: usize, action: Action) {
+        let action = match self.through_nat64(n, action) {
+            Ok(action) => action,
+            Err(Action::Connect { sock, .. }) => {
+                self.dialling.insert((n, sock));
+                let cause = IoFailure::Unreachable;
+                return self.schedule(Duration::ZERO, Happening::Failed { n, sock, cause });
+            }
+            Err(_) => return,
+        };
         let host = &mut self.hosts[n];
         match action {
             Action::BindUdp { sock, .. } if host.without_udp => {

@@ -8,6 +8,7 @@ use p2pd_core::io::Interface;
 use p2pd_core::{Event, Instant, IoFailure, SockId};
 
 use super::hand::Hand;
+use super::nat64::{Names, embed};
 use super::{End, Half, Happening, LATENCY, Port, Target, World, stun};
 
 impl World {
@@ -25,6 +26,11 @@ impl World {
                 let ntps = self.ntps.iter().filter(|s| named(&s.config.host)).map(|s| s.at.ip());
                 let proxies = proxies.chain(ntps);
                 let one = brokers.chain(stuns).chain(turns).chain(proxies).next();
+                let prefix = self.hosts[n].nat64.is_some_and(|names| names != Names::NoPrefix);
+                if prefix && &*host == "ipv4only.arpa" {
+                    let all = [170, 171].map(|last| embed([192, 0, 0, last].into()));
+                    return self.tell(n, Event::Resolved { query, result: Ok(all.into()) });
+                }
                 let result = one.map(|ip| silent.chain([ip]).collect());
                 self.tell(n, Event::Resolved { query, result: result.ok_or(IoFailure::NoSuchName) });
             }

@@ -11,6 +11,7 @@ mod glare;
 mod hellos;
 mod logins;
 mod mapping;
+mod nat64;
 mod outage;
 mod outside;
 mod proxies;

@@ -41,7 +41,7 @@ impl Lateness {
         });
         let mut config = Config::new(SecretKey::from_bytes(crate::random_seed().map_err(BindError::Random)?));
         config.bind = Some(Ipv4Addr::LOCALHOST.into());
-        let interfaces = crate::interfaces(config.bind).map_err(BindError::Interfaces)?;
+        let interfaces = crate::interfaces(config.bind, &config.interfaces).map_err(BindError::Interfaces)?;
         let mut engine = Engine::new(config, Some(trace), &interfaces, reactor)?;
         let local = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
         let remote = SocketAddr::from((Ipv4Addr::LOCALHOST, 1));

@@ -180,10 +180,10 @@ impl<R: Reactor> Engine<R> {
         let seed = crate::random_seed().map_err(BindError::Random)?;
         let clock = Clock::start();
         let now = clock.now();
-        let (bind, liveness) = (config.bind, config.liveness);
+        let (bind, liveness, wanted) = (config.bind, config.liveness, config.interfaces.clone());
         let config = Config { max_pipes: config.max_pipes.or_else(descriptors::most_pipes), ..config };
         let core = Recorder::new(config, seed, now, trace).map_err(BindError::Config)?;
-        let network = Network::new(&mut reactor, bind, interfaces, now);
+        let network = Network::new(&mut reactor, bind, wanted, interfaces, now);
         let mut engine = Engine {
             core,
             clock,

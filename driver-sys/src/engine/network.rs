@@ -6,11 +6,11 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use p2pd_core::io::Interface;
-use p2pd_core::{Instant, SockId};
+use p2pd_core::{Instant, Interfaces, SockId};
 
 use super::Reactor;
 use crate::changes::{changes, matters};
-use crate::interfaces;
+use crate::interfaces::interfaces_now;
 
 /// The socket that tells of changes has this id, which the core never hears of.
 pub(super) const NETWORK: SockId = SockId::from_number(u64::MAX);
@@ -36,6 +36,7 @@ enum Watch<S> {
 pub(super) struct Network<R: Reactor> {
     watch: Watch<R::Stream>,
     bind: Option<IpAddr>,
+    wanted: Interfaces,
     listed: Vec<Interface>,
     /// The first change since it was listed.
     first: Option<Instant>,
@@ -45,7 +46,13 @@ pub(super) struct Network<R: Reactor> {
 
 impl<R: Reactor> Network<R> {
     /// Creates the watch. `listed` are the interfaces as the node was told.
-    pub(super) fn new(reactor: &mut R, bind: Option<IpAddr>, listed: &[Interface], now: Instant) -> Self {
+    pub(super) fn new(
+        reactor: &mut R,
+        bind: Option<IpAddr>,
+        wanted: Interfaces,
+        listed: &[Interface],
+        now: Instant,
+    ) -> Self {
         let watch = match bind {
             Some(ip) if ip.is_loopback() => Watch::Not,
             _ => match changes().and_then(|socket| reactor.stream(NETWORK, socket)) {
@@ -53,7 +60,7 @@ impl<R: Reactor> Network<R> {
                 Err(_) => Watch::Comparing,
             },
         };
-        let mut network = Network { watch, bind, listed: listed.to_vec(), first: None, due: None };
+        let mut network = Network { watch, bind, wanted, listed: listed.to_vec(), first: None, due: None };
         network.rest(now);
         if let Watch::Told(_) = network.watch {
             // What changed between the listing and the socket nobody told.
@@ -108,7 +115,7 @@ impl<R: Reactor> Network<R> {
         }
         self.rest(now);
         // That nobody has the address to bind is no error now: it may come back.
-        let list = interfaces(self.bind).unwrap_or_default();
+        let list = interfaces_now(self.bind, &self.wanted);
         if list == self.listed {
             return None;
         }

@@ -69,7 +69,7 @@ fn engine() -> (Engine<Asking>, TcpStream) {
 fn engine_with(trace: Option<Sink>) -> (Engine<Asking>, TcpStream) {
     let mut config = Config::new(SecretKey::from_bytes([7; 32]));
     config.bind = Some(Ipv4Addr::LOCALHOST.into());
-    let interfaces = crate::interfaces(config.bind).unwrap();
+    let interfaces = crate::interfaces(config.bind, &config.interfaces).unwrap();
     let mut engine = Engine::new(config, trace, &interfaces, Asking).unwrap();
     while engine.take_news().is_some() {}
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();

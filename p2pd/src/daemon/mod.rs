@@ -21,7 +21,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use p2pd_core::pipe::subscriptions::Queue;
-use p2pd_core::{PipeMode, Plan, Target};
+use p2pd_core::{Interfaces, PipeMode, Plan, Target};
 use p2pd_tokio::{ConnectError, Node, Pipe};
 use serde_json::{Value, json};
 use tokio::sync::Semaphore;
@@ -79,6 +79,7 @@ pub(crate) struct Prepared {
     token_file: Option<PathBuf>,
     allow_null: bool,
     bind: Option<IpAddr>,
+    interfaces: Interfaces,
 }
 
 impl Prepared {
@@ -107,6 +108,7 @@ impl Prepared {
             token_file,
             allow_null: options.allow_origin.is_some(),
             bind: options.common.bind,
+            interfaces: options.common.interfaces(),
         })
     }
 }
@@ -126,7 +128,7 @@ pub(crate) async fn run(node: &Node, prepared: Prepared, say: Say) -> ExitCode {
         guard: Guard::new(prepared.token, prepared.allow_null),
         connections: Mutex::new(BTreeMap::new()),
         events: Events::new(),
-        places: Places::new(prepared.bind),
+        places: Places::new(prepared.bind, prepared.interfaces.clone()),
         bodies: Semaphore::new(BODIES),
         page,
     });

@@ -30,6 +30,8 @@ pub enum Part {
     Chrony,
     /// Runs a program by a wrong clock.
     Faketime,
+    /// The NAT64.
+    Tayga,
 }
 
 impl Part {
@@ -41,7 +43,7 @@ impl Part {
     /// # Errors
     /// Says why the part is missing.
     pub fn check(self) -> Result<(), String> {
-        static FOUND: [OnceLock<Result<(), String>>; 10] = [const { OnceLock::new() }; 10];
+        static FOUND: [OnceLock<Result<(), String>>; 11] = [const { OnceLock::new() }; 11];
         FOUND[self as usize].get_or_init(|| self.find()).clone()
     }
 
@@ -67,6 +69,7 @@ impl Part {
             Self::Miniupnpd => program("miniupnpd", "miniupnpd-nftables"),
             Self::Chrony => program("chronyd", "chrony"),
             Self::Faketime => program("faketime", "faketime"),
+            Self::Tayga => program("tayga", "tayga"),
         }
     }
 }

@@ -137,8 +137,11 @@ impl Namespace {
         })
     }
 
-    /// Opens a TUN device inside the namespace.
-    pub(super) fn tun(&self, device: &str) -> Result<File> {
+    /// Opens a TUN device inside the namespace, which is there as long as the file.
+    ///
+    /// # Errors
+    /// Of /dev/net/tun.
+    pub fn tun(&self, device: &str) -> Result<File> {
         self.enter(|| {
             self.verify_inside()?;
             sys::open_tun(device).map_err(|e| {

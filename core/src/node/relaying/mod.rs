@@ -193,7 +193,8 @@ impl Node {
             relay.knock = Some(Knock::new(&knock, self.cx.random.bytes(Domain::MessageId)));
         }
         let routes = self.routes.iter().filter(|r| r.internal.is_ipv4() == relayed.is_ipv4());
-        for ip in routes.flat_map(|r| [r.external, r.internal]) {
+        let known = routes.flat_map(|r| [r.external, r.internal]).filter(|ip| !self.translating.is_ours(*ip));
+        for ip in known {
             let at = SocketAddr::new(ip, 0);
             if relay.sources.len() + 1 < MAX_SOURCES && !relay.sources.contains(&at) {
                 relay.sources.push(at);

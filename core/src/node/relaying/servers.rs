@@ -243,7 +243,7 @@ impl Servers {
         }
         while let Some(ip) = asked.race.next(cx.now) {
             let (from, at) =
-                (local_for(ip, self.bind), SocketAddr::new(ip, asked.server.first(asked.over).1));
+                (local_for(cx, ip, self.bind), SocketAddr::new(ip, asked.server.first(asked.over).1));
             let sock = match asked.over {
                 Transport::Udp => cx.bind_udp(self.owner, from),
                 Transport::Tcp => {
