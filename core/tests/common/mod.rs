@@ -338,7 +338,7 @@ impl World {
         if self.hosts[n].frozen {
             return;
         }
-        let event = self.from_nat64(n, event);
+        let event = self.translated_event(n, event);
         self.note(n, '<', &event);
         self.hosts[n].node.handle(self.now, event);
         self.drain(n);

@@ -69,7 +69,7 @@ impl World {
     }
 
     /// What the host's system tells of what happened.
-    pub(super) fn from_nat64<'a>(&self, n: usize, mut event: Event<'a>) -> Event<'a> {
+    pub(super) fn translated_event<'a>(&self, n: usize, mut event: Event<'a>) -> Event<'a> {
         let Some(names) = self.hosts[n].nat64 else { return event };
         let (inside, translate) = (self.hosts[n].inside, |at: &mut SocketAddr| {
             if let IpAddr::V4(ip) = at.ip() {

@@ -72,7 +72,7 @@ fn a_peer_that_does_not_run_is_to_be_started() {
     // Nobody can be asked, and nobody listens.
     let quiet = world.open(|c| c.brokers.clear());
     world.run(S);
-    let card = world.address(quiet).v4()[0].clone();
+    let card = world.address(quiet).v4()[0];
     let at = std::net::SocketAddr::new(card.external, card.port);
     world.ports.insert(at, Port::Refused);
     assert_eq!(advice(&mut world, 0, quiet, direct(10)), Some(Advice::StartPeer));
