@@ -1,4 +1,4 @@
-//! What kinds of links the machine's interfaces are, as Linux tells it: rtnetlink(7), by kind and never by name.
+//! Kinds of the machine's links, as Linux tells them: rtnetlink(7), by kind and never by name.
 
 use std::collections::BTreeMap;
 

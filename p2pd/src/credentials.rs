@@ -42,7 +42,7 @@ impl TurnCredential {
 pub struct Renewals(BTreeMap<ServerRef, LoginSource>);
 
 impl Renewals {
-    /// What a list has of them, for a node with the same servers.
+    /// Takes the sources of logins from a list, for a node with the same servers.
     pub fn of(servers: &Servers) -> Self {
         let brokers = servers.logins.iter().map(|(id, source)| (ServerRef::Broker(*id), source.clone()));
         let turns = servers.turn.iter().enumerate().filter_map(|(place, server)| match &server.credential {

@@ -1,4 +1,4 @@
-//! What nodes say to each other over brokers, inside the seal.
+//! Messages that nodes send each other over brokers, inside the seal.
 //!
 //! ```text
 //! id 16 | sent: i64 us | lifetime: u16 s | session 16 | kind u8 | body
@@ -55,7 +55,8 @@ pub(crate) enum Body {
     },
     /// Answer to `Direct`: it dials this many addresses.
     Dialling(u8),
-    /// It dialled this many, in vain as far as it knows. What became of each is told to whom its user named only.
+    /// The sender dialled this many addresses, all without success as far as it knows. The result of each is told only
+    /// to peers that the sender's user named.
     Dialled {
         count: u8,
         dials: SmallVec<[(SocketAddr, IoFailure); MAX_DIALS]>,
@@ -372,7 +373,7 @@ mod tests {
         }
     }
 
-    /// Where mappings begin, after the kind.
+    /// Offset of the mappings, after the kind.
     const MODE: usize = 43;
     const ALLOCATION: usize = MODE + 4;
     const EXTERNAL: usize = ALLOCATION + 9;

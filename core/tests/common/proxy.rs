@@ -73,7 +73,7 @@ impl World {
 }
 
 impl Proxy {
-    /// What it answers; `None`: nothing, ever.
+    /// Returns the proxy's answer; `None`: no answer, ever.
     fn answer(&self, said: &[u8]) -> Option<Vec<u8>> {
         if self.silent {
             return None;

@@ -43,7 +43,7 @@ pub(super) fn parse(text: &str, folder: &Path) -> Result<Servers, String> {
     })
 }
 
-/// What is wrong with the list, and where.
+/// Returns the error in the list, and its position.
 fn wrong(text: &str, why: &toml::de::Error) -> String {
     let message = shown(&without_values(why.message())).to_string();
     let Some(before) = why.span().and_then(|span| text.get(..span.start)) else { return message };

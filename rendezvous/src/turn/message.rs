@@ -1,4 +1,4 @@
-//! What has to be known of a message without believing it, and frames of a stream.
+//! Facts about a message that are read before it is authenticated, and frames of a stream.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -28,7 +28,7 @@ pub(super) const MAX_FRAME: usize = 2048;
 const MAX_ATTRIBUTES: usize = 32;
 const HEADER: usize = 20;
 
-/// Whether bytes that begin so are ChannelData.
+/// Returns true if bytes that begin so are ChannelData.
 pub(super) fn is_channel_data(bytes: &[u8]) -> bool {
     bytes.first().is_some_and(|first| first & 0xc0 == 0x40)
 }

@@ -13,9 +13,9 @@ pub(super) enum Scope {
     Internet,
     /// A site, or what is behind its provider's NAT.
     Private,
-    /// One link.
+    /// A single link.
     Link,
-    /// One machine.
+    /// A single machine.
     Loopback,
     /// No peer has it: multicast, broadcast, reserved, or what a cloud tells its machines' secrets at.
     Nobody,
