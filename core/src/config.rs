@@ -25,7 +25,7 @@ const NO_PROXY: &str = "has no host or port 0, or cannot be told the server's na
 /// Places of peers where nobody says how many there are: half of the 1,024 descriptors that a process usually has.
 pub(crate) const DEFAULT_PIPES: u32 = 512;
 
-/// Everything a node is told at its start.
+/// Configuration of a node.
 #[derive(Clone, Debug)]
 pub struct Config {
     /// The node's key pair.
@@ -199,7 +199,7 @@ pub struct Broker {
     pub tls: Option<Tls>,
     /// The path of a WebSocket to it, which begins with `/`. Default: none, MQTT alone.
     pub websocket: Option<Box<str>>,
-    /// More fields of the WebSocket's HTTP request. Default: none.
+    /// Additional fields of the WebSocket's HTTP request. Default: none.
     pub headers: Vec<Header>,
     /// User name and password, if the broker asks for them. Default: none.
     pub login: Option<Login>,
@@ -316,14 +316,14 @@ pub struct TurnServer {
     /// Proxy that leads to it over TCP and TLS. UDP goes there directly, or not at all. Default: none.
     pub proxy: Option<Proxy>,
     /// Permits the server to redirect us (300) to any address. Default: no. Then only addresses of the internet are
-    /// followed, and none of a node that we know.
+    /// followed, and of those none that is ours or our neighbours'.
     pub alternates_anywhere: bool,
 }
 
 /// Proof of who we are to a TURN server.
 #[derive(Clone, PartialEq, Eq)]
 pub enum TurnAuth {
-    /// None: the server relays for whoever comes. Nothing that it says is proven; what goes through it is sealed anyway.
+    /// No credentials: the server relays for anyone. Its answers are not proven; data through it is sealed anyway.
     Nobody,
     /// A name and a password that stay good.
     Fixed(Credentials),
@@ -341,7 +341,7 @@ impl From<Credentials> for TurnAuth {
     }
 }
 
-/// Without what is secret.
+/// Omits what is secret.
 impl fmt::Debug for TurnAuth {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -398,16 +398,16 @@ pub enum Accept {
     Ask,
 }
 
-/// Why a configuration cannot be used.
+/// Faults of a configuration.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum ConfigError {
-    /// More than [`MAX_SERVERS`] brokers; this many.
+    /// Number of brokers above [`MAX_SERVERS`].
     TooManyBrokers(usize),
-    /// More than [`MAX_SERVERS`] STUN servers; this many.
+    /// Number of STUN servers above [`MAX_SERVERS`].
     TooManyStunServers(usize),
-    /// More than [`MAX_SERVERS`] TURN servers; this many.
+    /// Number of TURN servers above [`MAX_SERVERS`].
     TooManyTurnServers(usize),
-    /// More than [`MAX_SERVERS`] NTP servers; this many.
+    /// Number of NTP servers above [`MAX_SERVERS`].
     TooManyNtpServers(usize),
     /// The NTP server at this position has no host or port 0.
     BadNtpServer(usize),

@@ -96,7 +96,7 @@ pub enum Stage {
     },
     /// The peer said that it dials us.
     PeerDials,
-    /// Each side knows where to dial, and does.
+    /// The two sides know where to dial, and do.
     Punching {
         /// Number of the try, from 0.
         rung: u8,
@@ -413,7 +413,7 @@ pub enum Notice {
         /// Server that needs another login.
         server: ServerRef,
     },
-    /// Another process uses our key: messages for us reach both. Said once per other process.
+    /// A second process uses our key: messages for us reach both. Said once per other process.
     IdentityInUse,
     /// A connect moved on.
     Progress {

@@ -64,7 +64,7 @@ impl Proxy {
     }
 }
 
-/// Why a proxy does not lead to a server.
+/// Failure of a proxy to lead to a server.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub enum ProxyFailure {
@@ -84,9 +84,9 @@ pub enum ProxyFailure {
     LoginRefused,
     /// The proxy asks who we are in a way that is unknown here (NTLM or Kerberos, for example).
     OtherLogin,
-    /// Another refusal of an HTTP proxy: its status.
+    /// Status of another refusal by an HTTP proxy.
     Http(u16),
-    /// Another refusal of a SOCKS5 proxy: its reply.
+    /// Reply of another refusal by a SOCKS5 proxy.
     Socks(u8),
 }
 

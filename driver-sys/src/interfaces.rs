@@ -39,7 +39,7 @@ impl Card {
     }
 }
 
-/// All network cards, as the system lists them. Takes about a millisecond (measured).
+/// Returns the network cards that the system lists. The call takes about a millisecond (measured).
 pub fn cards() -> Vec<Card> {
     let kinds = links::kinds();
     let card = |card: netdev::Interface| {

@@ -19,7 +19,7 @@ struct Told {
     index: u32,
     /// `IFLA_INFO_KIND`; empty for hardware.
     kind: String,
-    /// Of a port of a bridge: the bridge.
+    /// Index of the bridge, if the link is a port of one.
     master: Option<u32>,
 }
 

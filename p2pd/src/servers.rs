@@ -69,7 +69,7 @@ pub struct TurnServer {
 /// Source of the credentials for a TURN server.
 #[derive(Clone, PartialEq, Eq)]
 pub enum TurnCredential {
-    /// None: the server relays for whoever comes.
+    /// No credentials: the server relays for anyone.
     Nobody,
     /// The server was set up with them.
     Password {
@@ -111,7 +111,7 @@ pub enum Commands {
     Allowed,
 }
 
-/// Without what is secret.
+/// Omits what is secret.
 impl fmt::Debug for TurnCredential {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

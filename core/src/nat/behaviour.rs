@@ -7,24 +7,24 @@ use super::{Delta, DeltaType, NatType};
 /// Reuse of one external endpoint for an inside one (RFC 4787 section 4.1).
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum Mapping {
-    /// There is no translation.
+    /// No translation.
     None,
     /// The same for every destination.
     EndpointIndependent,
-    /// Another one for each destination address.
+    /// A new one for each destination address.
     AddressDependent,
-    /// Another one for each destination address and port.
+    /// A new one for each destination address and port.
     AddressPortDependent,
 }
 
 /// Filtering of a NAT or firewall (RFC 4787 section 5).
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum Filtering {
-    /// Anything for a mapping that exists.
+    /// Admits anything for a mapping that exists.
     EndpointIndependent,
-    /// Anything from an address that we have sent to.
+    /// Admits anything from an address that we have sent to.
     AddressDependent,
-    /// Anything from an address and port that we have sent to.
+    /// Admits anything from an address and port that we have sent to.
     AddressPortDependent,
 }
 
@@ -60,7 +60,7 @@ pub enum Allocation {
     Sequential(i16),
     /// The one before plus this for each step of the local port.
     Dependent(i16),
-    /// Any between these.
+    /// A random port between these.
     Random {
         /// Lowest port seen or assumed.
         low: u16,
@@ -180,8 +180,8 @@ pub enum Foresight {
     },
 }
 
-/// From local ports and what they were seen as, in the order the mappings were made, to the rule behind them.
-/// `None` for fewer than three.
+/// Infers the rule of allocation from local ports and their external ports, in the order the mappings were made.
+/// Returns `None` for fewer than three.
 ///
 /// The local ports should not be evenly spaced, or counting by local port and counting by mapping look alike.
 pub fn allocation(samples: &[(u16, u16)]) -> Option<Allocation> {
@@ -235,7 +235,8 @@ pub fn block(seen: &[u16]) -> Option<(u16, u16)> {
 
 /// Largest block.
 const MAX_BLOCK: u16 = 4096;
-/// With so many, all over the range, chance puts them within a block once in 10,000 NATs.
+/// Least number of ports for a block. Chance puts so many, out of the whole range, within a block at one in 10,000
+/// NATs.
 const MIN_SEEN: usize = 5;
 /// Largest step of an allocator that counts.
 pub(super) const MAX_STEP: u16 = 16;

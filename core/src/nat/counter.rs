@@ -31,7 +31,7 @@ pub(crate) struct Sight {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct NoCounter;
 
-/// More numbers than this ahead are behind: nobody waits for so many.
+/// Largest distance to a port ahead. A port further ahead counts as behind.
 const AHEAD: u16 = 32_768;
 
 impl Counter {
@@ -86,7 +86,7 @@ pub(crate) fn step(ports: &[u16]) -> Option<i16> {
 /// Numbers that lie between two mappings of ours made within a second.
 const NEAR: i32 = 256;
 
-/// From one port to another, in the direction that the NAT counts.
+/// Returns the distance from one port to another, in the direction that the NAT counts.
 fn distance(from: u16, to: u16, step: i16) -> u16 {
     if step < 0 { from.wrapping_sub(to) } else { to.wrapping_sub(from) }
 }

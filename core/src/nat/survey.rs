@@ -48,7 +48,7 @@ pub struct NatReport {
     pub mapped: Option<SocketAddr>,
     /// Local ports and what they were seen as over TCP, in the order the mappings were made.
     pub samples: Vec<(u16, u16)>,
-    /// From a SYN to its answer, to the server.
+    /// Time from a SYN to its answer, to the server.
     pub round_trip: Option<Duration>,
     /// The server that answered.
     pub server: Option<SocketAddr>,
@@ -81,7 +81,7 @@ pub(super) struct Survey {
     /// Mapping of the listening port towards another address; `by_port`: towards another port.
     by_address: Option<SocketAddr>,
     by_port: Option<SocketAddr>,
-    /// In the order they were fired.
+    /// Samples in the order they were sent.
     seen: [Option<(u16, Sight)>; 3],
     /// Watched where ports are counted.
     pub(super) counter: Option<Counter>,
@@ -463,7 +463,7 @@ impl Survey {
         self.counter = None;
     }
 
-    /// Checks one more mapping against the counter. A mapping that does not fit ends the counter.
+    /// Checks one more mapping against the counter. The counter ends if mappings do not fit.
     pub(super) fn watch(&mut self, sight: Sight) {
         if self.counter.as_mut().is_some_and(|c| c.see(sight).is_err()) {
             self.is_random();

@@ -106,7 +106,7 @@ pub(crate) struct Session {
 #[derive(Debug)]
 #[expect(clippy::large_enum_variant, reason = "a node has one for each of a few brokers")]
 enum State {
-    /// Nothing is open until `retry`.
+    /// No connection is open until `retry`.
     Idle {
         retry: Instant,
     },
@@ -173,7 +173,7 @@ struct Outgoing {
     payload: Bytes,
     /// The broker is to keep it for whoever comes later.
     retain: bool,
-    /// Of no use after this.
+    /// Time after which the message is of no use.
     until: Instant,
     sent: bool,
     /// Sessions that broke after it was sent.
@@ -222,7 +222,7 @@ impl Session {
         }
     }
 
-    /// From a question to its answer, as far as known.
+    /// Returns the time from a request to its answer, as far as known.
     pub(crate) fn round_trip(&self) -> Option<Duration> {
         self.round_trip
     }

@@ -38,7 +38,7 @@ const PROLOGUE: &[u8] = b"p2pd signal\0";
 /// A mark counts for so many minutes around its own.
 pub(crate) const MARKED_WITHIN: i64 = 2;
 
-/// In place of a version: a refusal follows.
+/// Byte in place of a version: a refusal follows.
 const REFUSAL: u8 = 0;
 
 /// Content of an envelope that a broker delivered.
@@ -54,7 +54,7 @@ pub(crate) enum Content {
     },
 }
 
-/// Why a payload means nothing.
+/// Reasons for which a payload is not accepted.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum OpenError {
     Malformed,

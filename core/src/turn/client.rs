@@ -57,7 +57,7 @@ pub struct Client {
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum State {
-    /// And whether an allocation that our own first Allocate may have made was given up.
+    /// An Allocate is under way. `cleared`: an allocation that our own first Allocate may have made was given up.
     Allocating {
         cleared: bool,
     },
@@ -636,7 +636,7 @@ impl Client {
         self.events.push_back(last);
     }
 
-    /// Nothing is under way any more.
+    /// Ends all that is under way.
     fn stop(&mut self) {
         self.exchanges = Exchanges::new(self.over);
         self.peers = Peers::new();

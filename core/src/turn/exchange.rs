@@ -13,7 +13,7 @@ use crate::wire::turn::Ask;
 
 /// A request is sent at these times after its start, in ms: RTO 500 ms, doubled, Rc = 7.
 const SEND_AT: [u64; 7] = [0, 500, 1500, 3500, 7500, 15_500, 31_500];
-/// And given up then: Rm = 16.
+/// Time after which a request is given up, in ms: Rm = 16.
 const GIVE_UP: u64 = 39_500;
 /// The allocation ends by itself: giving it up is not worth more.
 const RELEASE_GIVE_UP: u64 = 3500;
@@ -38,13 +38,13 @@ pub(super) struct Exchange {
 /// Step that is due.
 #[derive(Debug)]
 pub(super) enum Due {
-    /// To be sent again.
+    /// Send the request again.
     Send(Bytes),
-    /// To be given up, after this answer at best that was not proven.
+    /// Give the request up. `hint`: ERROR-CODE of an answer that was not proven, if one came.
     GivenUp { hint: Option<u16> },
 }
 
-/// All of them.
+/// Requests under way.
 #[derive(Debug)]
 pub(super) struct Exchanges {
     over: Transport,

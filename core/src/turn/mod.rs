@@ -74,7 +74,7 @@ pub struct Config {
     pub transport: Transport,
     /// Credentials at the server. `None` is for a server that admits anyone, whose answers carry no proof.
     pub credentials: Option<Credentials>,
-    /// Of which family the relayed address is to be; peers must be of the same. Default IPv4.
+    /// Address family of the relayed address, and so of peers. Default IPv4.
     pub family: Family,
     /// Lifetimes at the server.
     pub lifetimes: Lifetimes,
@@ -132,18 +132,18 @@ pub enum Event {
     },
     /// A permitted peer sent this. The bytes are nobody else's: `BytesMut::from` takes them without a copy.
     Data {
-        /// From where.
+        /// Address of the peer.
         from: SocketAddr,
         /// The payload.
         data: Bytes,
     },
-    /// There is no allocation, or none any more. The last event.
+    /// No allocation was made, or it has ended. The last event.
     Lost(Error),
     /// [`Client::close`] is done: the server holds nothing of ours, or does not say. The last event.
     Closed,
 }
 
-/// Why there is no allocation.
+/// Reasons for which there is no allocation.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub enum Error {
@@ -159,7 +159,7 @@ pub enum Error {
     NoChallenge,
     /// 401 where we have no credentials.
     WantsCredentials,
-    /// None of the server's password algorithms is known, or it took away what its nonce says it has.
+    /// The server's password algorithms are all unknown, or it took away what its nonce says it has.
     NoCommonAlgorithm,
     /// The user's name, or the server's realm or nonce, is longer than their attributes may be.
     TooLong,
@@ -184,7 +184,7 @@ pub enum Error {
     Quota,
     /// 508: the server has no capacity left.
     Capacity,
-    /// Another ERROR-CODE.
+    /// ERROR-CODE of another rejection.
     Rejected(u16),
     /// The stream is no TURN.
     OutOfStep(GuardError),
@@ -229,7 +229,7 @@ impl fmt::Display for Error {
 
 impl std::error::Error for Error {}
 
-/// Why a peer cannot be permitted.
+/// Reasons for which a peer cannot be permitted.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum PermitError {
     /// The client is closed or lost.
@@ -252,7 +252,7 @@ impl fmt::Display for PermitError {
 
 impl std::error::Error for PermitError {}
 
-/// Why a datagram cannot be sent.
+/// Reasons for which a datagram cannot be sent.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum SendError {
     /// The client is closed or lost.

@@ -8,17 +8,17 @@ use super::{MAX_CHANNELS, MAX_PEERS};
 use crate::time::Instant;
 use crate::wire::channel::CHANNELS;
 
-/// For so long after a channel's end its number belongs to no other peer (RFC 8656 section 12).
+/// Time after a channel's end in which its number belongs to no other peer (RFC 8656 section 12).
 const NUMBER_RESTS: Duration = Duration::from_secs(300);
 
 /// State of a peer's permission.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Permission {
-    /// To be asked for once there is an allocation.
+    /// Request follows once there is an allocation.
     Wanted,
     /// Asked for.
     Asked,
-    /// There, and refreshed.
+    /// Granted by the server, and refreshed.
     Granted,
 }
 
@@ -27,7 +27,7 @@ pub(super) enum Permission {
 pub(super) enum Binding {
     /// Asked for. The server may use it already.
     Asked,
-    /// There, and refreshed.
+    /// Granted by the server, and refreshed.
     Bound,
     /// The server does not want it.
     Refused,
@@ -39,14 +39,14 @@ pub(super) enum Binding {
 struct Channel {
     peer: SocketAddr,
     binding: Binding,
-    /// From when on another peer may have the number.
+    /// Time from which another peer may have the number.
     taken_until: Instant,
 }
 
-/// All peers. Permissions go by address, channels by address and port.
+/// Permissions of peers by address, and channels by address and port.
 #[derive(Debug)]
 pub(super) struct Peers {
-    /// With the port by which they are asked for, 0 where nobody has named one.
+    /// States of permissions, and the ports named in requests for them, 0 for none.
     permissions: BTreeMap<IpAddr, (Permission, u16)>,
     channels: BTreeMap<u16, Channel>,
     numbers: BTreeMap<SocketAddr, u16>,

@@ -17,7 +17,7 @@ pub struct Proxy {
     pub silent: bool,
     /// Answers every request so, in place of opening a stream.
     pub refusal: Option<Vec<u8>>,
-    /// All that was said to it.
+    /// Messages to the proxy, in order.
     pub heard: Vec<Vec<u8>>,
 }
 

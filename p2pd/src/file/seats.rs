@@ -106,7 +106,7 @@ impl Rate {
     }
 }
 
-/// All of them.
+/// Seats of all senders.
 #[derive(Debug)]
 pub(super) struct Seats {
     receiving: Arc<Receiving>,

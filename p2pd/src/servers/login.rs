@@ -65,7 +65,7 @@ pub(super) fn authority(text: &str) -> Result<Authority, String> {
     Ok(Authority { user, password, host, port })
 }
 
-/// Without the escapes of RFC 3986.
+/// Decodes the escapes of RFC 3986.
 fn decoded(text: &str) -> Result<String, &'static str> {
     let mut parts = text.split('%');
     let mut bytes: Vec<u8> = parts.next().unwrap_or_default().into();

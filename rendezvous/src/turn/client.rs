@@ -42,7 +42,7 @@ pub(super) struct Relay {
     /// User that the relay belongs to.
     pub(super) user: String,
     pub(super) ip: IpAddr,
-    /// Once it is open.
+    /// Relayed address, once the socket is open.
     pub(super) at: Option<SocketAddr>,
     pub(super) flow: Flow,
 }

@@ -88,8 +88,8 @@ impl<'a> Stun<'a> {
         Some(u16::from(*class) * 100 + u16::from(*number))
     }
 
-    /// Why a request of a client without an allocation is refused before it is asked who it is: a message without proof
-    /// has to be an Allocate, and that has to say what it asks for.
+    /// Returns the ERROR-CODE for a request of a client without an allocation that is refused before any login. A
+    /// message without proof has to be an Allocate, which has to say what it asks for.
     pub(super) fn refused_unsigned(&self) -> Option<u16> {
         match self.kind {
             _ if self.is_signed() => None,

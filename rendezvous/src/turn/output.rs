@@ -10,7 +10,7 @@ use crate::ConnId;
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct RelayId(pub u64);
 
-/// Something to be done.
+/// Action for the owner of the server.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Output {
     /// Send a datagram from the listening socket bound to `from`.
