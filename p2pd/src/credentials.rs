@@ -13,9 +13,9 @@ use tokio::process::Command;
 
 use crate::servers::{Commands, LoginSource, Servers, TurnCredential, TurnServer, password_file};
 
-/// Longest time of a command,
+/// Longest time of a command.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// and most bytes of its output.
+/// Most bytes of a command's output.
 const LONGEST: u64 = 4096;
 
 impl TurnCredential {

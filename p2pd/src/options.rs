@@ -212,7 +212,7 @@ pub(crate) enum Command {
     /// Print a shell's completion script
     #[command(after_long_help = help::COMPLETIONS)]
     Completions {
-        /// For which shell
+        /// Shell to print the script for
         shell: clap_complete::Shell,
     },
     /// Print the man page, or write those of all subcommands into a folder

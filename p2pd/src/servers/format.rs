@@ -99,7 +99,7 @@ struct Format {
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Turn {
-    /// In place of the next three.
+    /// URL in place of the next three.
     url: Option<String>,
     host: Option<Box<str>>,
     port: Option<u16>,
