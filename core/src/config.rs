@@ -401,13 +401,13 @@ pub enum Accept {
 /// Faults of a configuration.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum ConfigError {
-    /// Number of brokers above [`MAX_SERVERS`].
+    /// Number of brokers, which is larger than [`MAX_SERVERS`].
     TooManyBrokers(usize),
-    /// Number of STUN servers above [`MAX_SERVERS`].
+    /// Number of STUN servers, which is larger than [`MAX_SERVERS`].
     TooManyStunServers(usize),
-    /// Number of TURN servers above [`MAX_SERVERS`].
+    /// Number of TURN servers, which is larger than [`MAX_SERVERS`].
     TooManyTurnServers(usize),
-    /// Number of NTP servers above [`MAX_SERVERS`].
+    /// Number of NTP servers, which is larger than [`MAX_SERVERS`].
     TooManyNtpServers(usize),
     /// The NTP server at this position has no host or port 0.
     BadNtpServer(usize),
