@@ -1,4 +1,4 @@
-//! What a user chooses: the node's configuration, and the plan of one connect.
+//! Configuration of a node, and the plan of one connect.
 
 use core::fmt;
 use core::time::Duration;
@@ -19,13 +19,13 @@ use crate::wrap::{Header, Tls, Wrap};
 /// Most brokers, STUN servers and TURN servers in a configuration, of each.
 pub const MAX_SERVERS: usize = 16;
 
-/// What is wrong with a proxy.
+/// Fault of a proxy in a configuration.
 const NO_PROXY: &str = "has no host or port 0, or cannot be told the server's name or who we are";
 
 /// Places of peers where nobody says how many there are: half of the 1,024 descriptors that a process usually has.
 pub(crate) const DEFAULT_PIPES: u32 = 512;
 
-/// Everything a node is told at its start.
+/// Configuration of a node.
 #[derive(Clone, Debug)]
 pub struct Config {
     /// The node's key pair.
@@ -43,19 +43,20 @@ pub struct Config {
     pub bind: Option<IpAddr>,
     /// TCP port to listen on. Default 0: the system chooses.
     pub port: u16,
-    /// Whom to give a pipe. Default: anyone who knows the address and proves who they are.
+    /// Peers that get a pipe. Default: anyone who knows the address and proves its node id.
     pub accept: Accept,
-    /// Whether a peer may ask for a plain pipe. Default: no. A plan of our own may ask in any case.
+    /// Permits a peer to ask for a plain pipe. Default: no. A plan of our own may ask in any case.
     pub allow_plain: bool,
-    /// Whether to measure the NATs in front of us when the node starts, over about four round trips to the
-    /// first STUN server. Without it a punch can only assume that they keep local ports. Default: yes.
+    /// Measures the NATs in front of us when the node starts, over about four round trips to the first STUN server.
+    /// Without the survey a punch can only assume that NATs keep local ports. Default: yes.
     pub survey: bool,
-    /// Whether the survey also dials our own outside address, to see what our NAT makes of that: nothing needs it, people
-    /// want to know it. Default: no.
+    /// Has the survey dial our own outside address too, to test our NAT for hairpinning. The result is only reported;
+    /// the node does not use it. Default: no.
     pub hairpin: bool,
-    /// Whether to have the listener's port opened on the routers of the interfaces that a NAT hides, by PCP, NAT-PMP or
-    /// UPnP ([`portmap`](crate::portmap)): where STUN sees the address that the router names, peers reach it directly. For
-    /// IPv6 it is a pinhole in the router's firewall, asked for unless the survey found none there. It is closed again at shutdown, which may take 2 s then. Default: no.
+    /// Opens the listener's port by PCP, NAT-PMP or UPnP ([`portmap`](crate::portmap)), on the router of each interface
+    /// behind a NAT. Peers reach the port directly where STUN sees the address that the router names. For IPv6 the
+    /// router's firewall is asked for a pinhole, unless the survey found no firewall there. The port is closed again at
+    /// shutdown, which may then take 2 s. Default: no.
     pub portmap: bool,
     /// Time servers, asked when the node starts, once a day, and when the wall clock was set: where they say that the clock
     /// is wrong by more than a minute, the node goes by theirs. Nothing needs them but names on a machine whose clock is
@@ -194,18 +195,18 @@ pub struct Broker {
     pub host: Box<str>,
     /// TCP port, not 0. MQTT's own is 1883, with TLS 8883; a WebSocket's 80, with TLS 443.
     pub port: u16,
-    /// Whether and how the connection is to be TLS. Default: no.
+    /// TLS settings of the connection. Default: no TLS.
     pub tls: Option<Tls>,
     /// The path of a WebSocket to it, which begins with `/`. Default: none, MQTT alone.
     pub websocket: Option<Box<str>>,
-    /// More fields of the WebSocket's HTTP request. Default: none.
+    /// Additional fields of the WebSocket's HTTP request. Default: none.
     pub headers: Vec<Header>,
     /// User name and password, if the broker asks for them. Default: none.
     pub login: Option<Login>,
     /// The proxy that leads to it. Default: none.
     pub proxy: Option<Proxy>,
-    /// Whether [`Notice::LoginWanted`](crate::Notice::LoginWanted) asks for another login where the broker refuses this one.
-    /// Default: no.
+    /// True if [`Notice::LoginWanted`](crate::Notice::LoginWanted) is to ask for another login where the broker refuses
+    /// this one. Default: no.
     pub renews: bool,
 }
 
@@ -306,22 +307,23 @@ pub struct TurnServer {
     pub port: u16,
     /// The only way to it. Default: UDP, and TCP where UDP gets no answer within a second.
     pub transport: Option<Transport>,
-    /// Whether and how the connection is to be TLS, which goes over TCP only. Default: no.
+    /// TLS settings of the connection. TLS goes over TCP only. Default: no TLS.
     pub tls: Option<Tls>,
     /// Proof of who we are.
     pub auth: TurnAuth,
-    /// How long things last at this server; the defaults are the RFC's.
+    /// Lifetimes of allocations, permissions and channels at this server. Default: the RFC's.
     pub lifetimes: Lifetimes,
     /// Proxy that leads to it over TCP and TLS. UDP goes there directly, or not at all. Default: none.
     pub proxy: Option<Proxy>,
-    /// Whether it may send us on (300) to any address. Default: no, to such of the internet only, and of nobody whom we know.
+    /// Permits the server to redirect us (300) to any address. Default: no. Then only addresses of the internet are
+    /// followed, and of those none that is ours or our neighbours'.
     pub alternates_anywhere: bool,
 }
 
 /// Proof of who we are to a TURN server.
 #[derive(Clone, PartialEq, Eq)]
 pub enum TurnAuth {
-    /// None: the server relays for whoever comes. Nothing that it says is proven; what goes through it is sealed anyway.
+    /// No credentials: the server relays for anyone. Its answers are not proven; data through it is sealed anyway.
     Nobody,
     /// A name and a password that stay good.
     Fixed(Credentials),
@@ -339,7 +341,7 @@ impl From<Credentials> for TurnAuth {
     }
 }
 
-/// Without what is secret.
+/// Omits what is secret.
 impl fmt::Debug for TurnAuth {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -352,7 +354,7 @@ impl fmt::Debug for TurnAuth {
 }
 
 impl TurnServer {
-    /// One with the RFC's lifetimes, over UDP or else TCP.
+    /// Makes a server with the RFC's lifetimes, reached over UDP, or TCP where UDP gets no answer.
     pub fn new(host: &str, port: u16, auth: impl Into<TurnAuth>) -> Self {
         let (auth, lifetimes) = (auth.into(), Lifetimes::default());
         TurnServer {
@@ -384,28 +386,28 @@ impl TurnServer {
     }
 }
 
-/// Whom a node gives a pipe to. A peer proves its node id in every case.
+/// Peers that a node gives a pipe to. A peer proves its node id in every case.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Accept {
     /// Anyone who knows the address. Strangers are limited: their requests make us send at most 4 dials
     /// to at most 2 addresses, one request at a time.
     Anyone,
-    /// These only.
+    /// Only the peers with these node ids.
     Only(BTreeSet<NodeId>),
-    /// Whoever the user approves: [`Notice::Ask`](crate::Notice::Ask), answered within 30 s.
+    /// Peers that the user approves: [`Notice::Ask`](crate::Notice::Ask), answered within 30 s.
     Ask,
 }
 
-/// Why a configuration cannot be used.
+/// Faults of a configuration.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum ConfigError {
-    /// More than [`MAX_SERVERS`] brokers; this many.
+    /// Number of brokers, which is larger than [`MAX_SERVERS`].
     TooManyBrokers(usize),
-    /// More than [`MAX_SERVERS`] STUN servers; this many.
+    /// Number of STUN servers, which is larger than [`MAX_SERVERS`].
     TooManyStunServers(usize),
-    /// More than [`MAX_SERVERS`] TURN servers; this many.
+    /// Number of TURN servers, which is larger than [`MAX_SERVERS`].
     TooManyTurnServers(usize),
-    /// More than [`MAX_SERVERS`] NTP servers; this many.
+    /// Number of NTP servers, which is larger than [`MAX_SERVERS`].
     TooManyNtpServers(usize),
     /// The NTP server at this position has no host or port 0.
     BadNtpServer(usize),
@@ -465,13 +467,13 @@ impl fmt::Display for ConfigError {
 
 impl std::error::Error for ConfigError {}
 
-/// How one connect is to proceed.
+/// Settings of one connect.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Plan {
     /// Exactly the strategies to try, started in this order. Default: all. A relay among others begins when those have
     /// ended, or after 3 s.
     pub strategies: SmallVec<[Strategy; 4]>,
-    /// What the pipe is to be. Default: encrypted.
+    /// Mode of the pipe. Default: encrypted.
     pub mode: PipeMode,
     /// The whole connect ends after this long. Default 20 s, at most an hour.
     pub timeout: Duration,

@@ -96,7 +96,7 @@ pub enum Stage {
     },
     /// The peer said that it dials us.
     PeerDials,
-    /// Each side knows where to dial, and does.
+    /// The two sides know where to dial, and do.
     Punching {
         /// Number of the try, from 0.
         rung: u8,
@@ -278,13 +278,13 @@ pub enum Advice {
     BeEncrypted,
     /// The peer has too many calls for now.
     TryLater,
-    /// Both sides have to run the same version.
+    /// The same version has to run on both sides.
     SameVersion,
     /// The peer has to be started, or its new address used: nothing at the address answered, nor over a common broker.
     StartPeer,
     /// A broker of the peer's has to be reached: none of those in common is usable.
     ReachBroker,
-    /// Both sides need a broker in common.
+    /// A common broker is needed by both sides.
     ShareBroker,
     /// A TURN server has to be configured: the peer answered, and no path between the two networks was found.
     AddRelay,
@@ -410,10 +410,10 @@ pub enum Notice {
     /// [`Node::renew_login`](crate::Node::renew_login). What needs the server waits for 12 s. Said only of what the
     /// configuration has [renewed](crate::TurnAuth::Renewed).
     LoginWanted {
-        /// Which.
+        /// Server that needs another login.
         server: ServerRef,
     },
-    /// Another process uses our key: messages for us reach both. Said once per other process.
+    /// A second process uses our key: messages for us reach both. Said once per other process.
     IdentityInUse,
     /// A connect moved on.
     Progress {

@@ -23,7 +23,7 @@ const MAX_SOCKS: usize = 255;
 /// A proxy, which opens streams to servers in our place.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct Proxy {
-    /// What it speaks.
+    /// Protocol of the proxy.
     pub kind: ProxyKind,
     /// Host name or literal address.
     pub host: Box<str>,
@@ -33,7 +33,7 @@ pub struct Proxy {
     pub login: Option<Login>,
 }
 
-/// What a proxy speaks.
+/// Protocol of a proxy.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum ProxyKind {
     /// HTTP, which is asked to CONNECT.
@@ -64,7 +64,7 @@ impl Proxy {
     }
 }
 
-/// Why a proxy does not lead to a server.
+/// Failure of a proxy to lead to a server.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub enum ProxyFailure {
@@ -72,7 +72,7 @@ pub enum ProxyFailure {
     Away,
     /// The server's name, or our user name or password, cannot be said to such a proxy.
     Settings,
-    /// What answers there is no such proxy.
+    /// No proxy of this kind answers there.
     NotAProxy,
     /// The proxy's answer is longer than [`MAX_ANSWER`].
     TooLong,
@@ -84,9 +84,9 @@ pub enum ProxyFailure {
     LoginRefused,
     /// The proxy asks who we are in a way that is unknown here (NTLM or Kerberos, for example).
     OtherLogin,
-    /// Another refusal of an HTTP proxy: its status.
+    /// Status of another refusal by an HTTP proxy.
     Http(u16),
-    /// Another refusal of a SOCKS5 proxy: its reply.
+    /// Reply of another refusal by a SOCKS5 proxy.
     Socks(u8),
 }
 
@@ -132,7 +132,7 @@ impl fmt::Display for ProxyFailure {
 
 impl std::error::Error for ProxyFailure {}
 
-/// What is said to a proxy, and what it answers, until the way to the server is open.
+/// Handshake with a proxy, until the connection to the server is open.
 ///
 /// ```
 /// use p2pd_core::proxy::{Proxy, ProxyHandshake, ProxyKind};
@@ -177,7 +177,7 @@ enum State {
 enum Socks {
     /// The method that the proxy chose, and what follows: our login, our request.
     Method { login: Option<Bytes>, request: Bytes },
-    /// What it says to the login.
+    /// Reply of the proxy to the login; then follows our request.
     Login { request: Bytes },
     /// Version and reply.
     Reply,
@@ -211,7 +211,7 @@ impl ProxyHandshake {
         Ok(ProxyHandshake { state, out: Some(out), heard: 0 })
     }
 
-    /// What to send to the proxy next.
+    /// Returns the bytes to send to the proxy next, if any.
     pub fn poll_transmit(&mut self) -> Option<Bytes> {
         self.out.take()
     }

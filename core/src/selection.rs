@@ -1,4 +1,4 @@
-//! Which of the machine's addresses a node uses.
+//! Choice of the machine's addresses that a node uses.
 
 use core::fmt;
 use core::str::FromStr;

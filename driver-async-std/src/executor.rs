@@ -1,4 +1,4 @@
-//! All that async-std and smol differ in.
+//! Differences between async-std and smol, all in one place.
 
 #[cfg(feature = "async-std")]
 mod chosen {

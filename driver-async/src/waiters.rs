@@ -37,7 +37,7 @@ impl Waiters {
         }
     }
 
-    /// All of them, to be woken without the lock.
+    /// Takes all waiters, to be woken without the lock.
     pub(crate) fn take(&mut self) -> Wake {
         Wake(std::mem::take(&mut self.each))
     }

@@ -68,7 +68,7 @@ fn read_input(waker: Waker) -> Receiver<Vec<u8>> {
 struct Chat {
     pipe: Pipe,
     to_send: Vec<u8>,
-    /// All of it, with the end.
+    /// True once all of `to_send` was sent, with the end.
     sent: bool,
     heard: bool,
 }

@@ -18,14 +18,15 @@ pub struct Card {
     pub index: u32,
     /// The system's name.
     pub name: String,
-    /// Whether it is switched on.
+    /// True if the interface is switched on.
     pub up: bool,
-    /// Its addresses with the lengths of their on-link prefixes, in bits. IPv6 addresses that are not known to be ours
-    /// alone yet cannot be used and are left out; those that the system keeps only for what they are in use for come last.
+    /// Addresses of the interface with the lengths of their on-link prefixes, in bits. Tentative IPv6 addresses, not
+    /// yet known to be unique, cannot be used and are left out. Addresses that the system keeps only for connections
+    /// that use them come last.
     pub addresses: Vec<(IpAddr, u8)>,
     /// The default gateways behind it, of either family.
     pub gateways: Vec<IpAddr>,
-    /// Whether the system sends by it what it has no other route for.
+    /// True if the system has a default route through the interface.
     pub default_route: bool,
     /// Kind of the link.
     pub link: LinkKind,
@@ -38,7 +39,7 @@ impl Card {
     }
 }
 
-/// All network cards, as the system lists them. Takes about a millisecond (measured).
+/// Returns the network cards that the system lists. The call takes about a millisecond (measured).
 pub fn cards() -> Vec<Card> {
     let kinds = links::kinds();
     let card = |card: netdev::Interface| {
@@ -151,7 +152,7 @@ fn list(cards: &[Card], bind: Option<IpAddr>, wanted: &Interfaces) -> Vec<Interf
     found
 }
 
-/// What the system calls the interface of this index.
+/// Returns the system's name of the interface with this index.
 pub fn interface_name(index: u32) -> Option<String> {
     netdev::get_interfaces().into_iter().find(|i| i.index == index).map(|i| i.name)
 }

@@ -1,4 +1,4 @@
-//! What kinds of links the machine's interfaces are, as Linux tells it: rtnetlink(7), by kind and never by name.
+//! Kinds of the machine's links, as Linux tells them: rtnetlink(7), by kind and never by name.
 
 use std::collections::BTreeMap;
 
@@ -19,7 +19,7 @@ struct Told {
     index: u32,
     /// `IFLA_INFO_KIND`; empty for hardware.
     kind: String,
-    /// Of a port of a bridge: the bridge.
+    /// Index of the bridge, if the link is a port of one.
     master: Option<u32>,
 }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 /// waiting between two readings.
 const SLACK: i64 = 1_000_000_000;
 
-/// All clocks at one time, in nanoseconds since times of their own.
+/// Reading of all clocks at one time, in nanoseconds since times of their own.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Reading {
     /// Stands still while the machine sleeps; where there is no such clock, as `through`.

@@ -311,7 +311,7 @@ pub(crate) fn usage(say: Say, why: &str) -> ExitCode {
     ExitCode::from(USAGE)
 }
 
-/// What the options and the list say, and where what is good for a while comes from.
+/// Returns the configuration that the options and the list make, and the sources of the logins that expire.
 async fn config(common: &Common, say: Say) -> Result<(Config, Renewals), String> {
     let key = match &common.identity {
         Some(path) => p2pd_tokio::load_or_create_key(path).map_err(|e| e.to_string())?,

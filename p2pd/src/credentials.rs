@@ -13,9 +13,9 @@ use tokio::process::Command;
 
 use crate::servers::{Commands, LoginSource, Servers, TurnCredential, TurnServer, password_file};
 
-/// Longest time of a command,
+/// Longest time of a command.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// and most bytes of its output.
+/// Most bytes of a command's output.
 const LONGEST: u64 = 4096;
 
 impl TurnCredential {
@@ -42,7 +42,7 @@ impl TurnCredential {
 pub struct Renewals(BTreeMap<ServerRef, LoginSource>);
 
 impl Renewals {
-    /// What a list has of them, for a node with the same servers.
+    /// Takes the sources of logins from a list, for a node with the same servers.
     pub fn of(servers: &Servers) -> Self {
         let brokers = servers.logins.iter().map(|(id, source)| (ServerRef::Broker(*id), source.clone()));
         let turns = servers.turn.iter().enumerate().filter_map(|(place, server)| match &server.credential {

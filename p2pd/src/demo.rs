@@ -17,7 +17,8 @@ use tokio::sync::broadcast::error::RecvError;
 use crate::say::Say;
 
 const LOOPBACK: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
-/// All of 127.0.0.0/8 is this machine on Linux and Windows; elsewhere the STUN server has one address.
+/// Second address of the STUN server, on Linux and Windows, where all of 127.0.0.0/8 is this machine. Elsewhere the
+/// server has one address.
 const SECOND: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 2));
 const CHUNK: usize = 64 * 1024;
 /// A relayed pipe moves within a second here.

@@ -19,7 +19,7 @@ pub(crate) fn completions(shell: Shell, say: Say) -> ExitCode {
     print(&script, say)
 }
 
-/// All man pages into a folder, or the first one to standard output.
+/// Writes all man pages into a folder, or the first one to standard output.
 pub(crate) fn man(folder: Option<&Path>, say: Say) -> ExitCode {
     let command = Options::command();
     match folder {

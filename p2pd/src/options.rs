@@ -30,7 +30,7 @@ pub(crate) struct Options {
     pub(crate) log: Option<Targets>,
 }
 
-/// What the subcommands that are a node have in common.
+/// Options of all subcommands that run a node.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct Common {
     /// Server list, a TOML file: brokers, STUN and TURN servers. `p2pd config` prints one with every field and its
@@ -84,7 +84,7 @@ impl Common {
     }
 }
 
-/// Whether routers are asked to open the listener's port.
+/// Choice to ask routers to open the listener's port, or not.
 #[derive(Debug, Args)]
 pub(crate) struct MapPort {
     /// Have the router in front of us open the listener's port, by PCP, NAT-PMP or UPnP, where a NAT hides us and a
@@ -129,7 +129,7 @@ pub(crate) enum Command {
     /// Connect to a peer: standard input to it, its bytes to standard output
     #[command(after_long_help = help::CONNECT)]
     Connect {
-        /// What the peer's `listen` or `addr` printed, or the name that it has: NAME.peer
+        /// Address that the peer's `listen` or `addr` printed, or the peer's name: NAME.peer
         address: String,
         /// Strategies to try, in this order. A relay needs a TURN server in the list, and begins when the others
         /// have ended or after 3 s
@@ -204,7 +204,7 @@ pub(crate) enum Command {
     /// Run a `--trace` file again, offline: ends with 0 if the node acts the same, with 1 and the first
     /// difference if it does not, with 2 for a file that is no trace
     Replay {
-        /// What `--trace` wrote
+        /// File that `--trace` wrote
         file: PathBuf,
     },
     /// Print a server list with every field there is, and the defaults
@@ -212,7 +212,7 @@ pub(crate) enum Command {
     /// Print a shell's completion script
     #[command(after_long_help = help::COMPLETIONS)]
     Completions {
-        /// For which shell
+        /// Shell to print the script for
         shell: clap_complete::Shell,
     },
     /// Print the man page, or write those of all subcommands into a folder
@@ -224,7 +224,7 @@ pub(crate) enum Command {
 }
 
 impl Command {
-    /// Whether it goes on until it is interrupted, and that is its good end.
+    /// Returns true if the command goes on until it is interrupted, and then ends with success.
     pub(crate) fn serves(&self) -> bool {
         match self {
             Command::Listen { .. } | Command::Daemon(_) | Command::Serve(_) => true,
@@ -240,7 +240,7 @@ pub(crate) enum File {
     /// Send files to a `p2pd file receive`. After a cut, the same command goes on where the receiver has got to
     #[command(after_long_help = help::SEND)]
     Send {
-        /// What the peer's `file receive` printed
+        /// Address that the peer's `file receive` printed
         address: String,
         /// Files; folders are not sent
         #[arg(required = true, value_name = "FILE")]
@@ -276,7 +276,7 @@ pub(crate) struct Receive {
     pub(crate) common: Common,
 }
 
-/// What can be done with a name: 1 to 63 letters, digits and hyphens, `.peer` behind it or not.
+/// Actions on a name: 1 to 63 letters, digits and hyphens, `.peer` behind it or not.
 #[derive(Debug, Subcommand)]
 pub(crate) enum NameCommand {
     /// Take a name for the key of `--identity` and the address that `addr` prints, for a day. `listen --name` and
@@ -313,7 +313,7 @@ pub(crate) enum NameCommand {
 /// The API of the daemon.
 #[derive(Debug, Args)]
 pub(crate) struct Daemon {
-    /// Where the API is served, a loopback address; port 0 takes a free one
+    /// Loopback address to serve the API on; port 0 takes a free one
     #[arg(long, value_name = "IP:PORT", default_value = "127.0.0.1:12333")]
     pub(crate) api: SocketAddr,
     /// Serve the API on this Unix socket too, which its owner alone can use, without a token
@@ -356,7 +356,7 @@ pub(crate) struct Map {
     /// UDP rather than TCP
     #[arg(long, conflicts_with = "list")]
     pub(crate) udp: bool,
-    /// How many seconds to open it for at a time; it is renewed after half of them
+    /// Seconds to open it for at a time; it is renewed after half of them
     #[arg(long, value_name = "SECONDS", default_value_t = 7200, conflicts_with_all = ["list", "remove"], value_parser = clap::value_parser!(u32).range(1..=86_400))]
     pub(crate) lease: u32,
     /// Map to this address of the machine. Default: the first one of the default route

@@ -35,7 +35,7 @@ pub const EXAMPLE: &str = include_str!("example.toml");
 pub struct Servers {
     /// MQTT brokers, in the order they are preferred.
     pub brokers: Vec<Broker>,
-    /// Where the logins of brokers come from that are good for a while, by the brokers' ids.
+    /// Sources of the brokers' logins that expire, by the brokers' ids.
     pub logins: BTreeMap<u16, LoginSource>,
     /// STUN servers.
     pub stun: Vec<StunServer>,
@@ -62,14 +62,14 @@ pub struct TurnServer {
     pub credential: TurnCredential,
     /// Lifetimes of what is made there; other than the RFC's only where the server was set so.
     pub lifetimes: Lifetimes,
-    /// Whether it may send us on (300) to any address. Default: no, to such of the internet only.
+    /// Permits the server to redirect us (300) to any address. Default: no, to addresses of the internet only.
     pub alternates_anywhere: bool,
 }
 
 /// Source of the credentials for a TURN server.
 #[derive(Clone, PartialEq, Eq)]
 pub enum TurnCredential {
-    /// None: the server relays for whoever comes.
+    /// No credentials: the server relays for anyone.
     Nobody,
     /// The server was set up with them.
     Password {
@@ -111,7 +111,7 @@ pub enum Commands {
     Allowed,
 }
 
-/// Without what is secret.
+/// Omits what is secret.
 impl fmt::Debug for TurnCredential {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

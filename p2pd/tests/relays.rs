@@ -53,7 +53,7 @@ fn coturn(options: &[&str]) -> Option<(Running, u16)> {
     Some((running, port))
 }
 
-/// Our own servers on this address.
+/// Starts servers of our own on this address.
 async fn serving(ip: IpAddr, relay_ips: &[IpAddr]) -> Serving {
     let users = vec![("alice".into(), "secret".into())];
     let turn = Some(WantedTurn { users, relay_ips: relay_ips.to_vec(), ..WantedTurn::default() });

@@ -241,7 +241,7 @@ fn the_shipped_list_is_out_of_reach_where_it_is_forbidden() {
     }
 }
 
-/// All of 127.0.0.0/8 is this machine on Linux, so a test has many addresses to come from.
+/// Tests with many source addresses, since the whole of 127.0.0.0/8 is this machine on Linux.
 #[cfg(target_os = "linux")]
 mod strangers {
     use super::*;

@@ -27,7 +27,7 @@ fn p2pd(args: &[&str]) -> Command {
     command
 }
 
-/// All that it prints, once for people and once for programs, which is harmless each time.
+/// Runs a command once for people and once for programs. Returns its output, checked to be harmless each time.
 fn says(args: &[&str], more: &dyn Fn(&mut Command)) -> [String; 2] {
     [&[][..], &["--json"]].map(|json| {
         let mut command = p2pd(json);

@@ -123,7 +123,7 @@ struct Source {
 }
 
 impl Sources {
-    /// Each may ask so often a second, in the long run.
+    /// Permits each source so many requests a second, in the long run.
     pub(crate) fn new(per_second: u32) -> Self {
         let requests = Bucket::new(per_second, per_second.saturating_mul(BURST_SECONDS));
         let new = Source { requests, excess: Bucket::new(EXCESS_PER_SECOND, EXCESS) };

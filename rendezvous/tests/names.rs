@@ -19,7 +19,7 @@ struct World {
     broker: Broker,
     now: Duration,
     next: u64,
-    /// All that went out, in order.
+    /// Packets that were sent, in order.
     sent: Vec<(ConnId, Vec<u8>)>,
 }
 

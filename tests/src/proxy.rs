@@ -15,7 +15,7 @@ pub struct Proxy {
     asked: Arc<Mutex<Vec<String>>>,
 }
 
-/// What it is told at its start.
+/// Settings of the proxy at its start.
 #[derive(Clone, Debug, Default)]
 pub struct Setup {
     /// User name and password that it asks for.
@@ -43,7 +43,7 @@ impl Proxy {
         Ok(proxy)
     }
 
-    /// Where it listens.
+    /// Returns the address that the proxy listens at.
     pub fn at(&self) -> SocketAddr {
         self.at
     }

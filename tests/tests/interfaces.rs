@@ -1,5 +1,5 @@
-//! Which of a machine's addresses are announced: beside bridges of containers and a VPN that has the only default route; and
-//! which are used where `--interface` and `--not-interface` say so.
+//! Announced addresses of a machine with bridges of containers and a VPN that has the only default route. Addresses
+//! that are used where `--interface` and `--not-interface` say so.
 
 use std::fs::File;
 use std::process::Command;
@@ -43,7 +43,7 @@ fn run(lab: &Lab, host: usize, args: &[&str]) -> Child {
     lab.host(host).spawn(command).unwrap()
 }
 
-/// What a listener with these options announces, and whether the neighbour reaches it.
+/// Returns the addresses that a listener with these options announces, and true if the neighbour reaches it.
 fn announced(lab: &Lab, options: &[&str]) -> (Vec<String>, bool) {
     let mut listener = run(lab, 0, &[&["listen", "--echo"], options].concat());
     let ready = event(&mut listener, "ready");

@@ -155,7 +155,7 @@ fn check_tcp_filter(text: &str, nat: Nat, lab: &Lab, host: &Host, vantage: &Vant
     }
 }
 
-/// Each kind in a lab of its own, all at once: labs share nothing.
+/// Runs the test for each kind in a lab of its own, all at once: labs share nothing.
 fn in_own_labs(texts: &[&str], test: impl Fn(&str, &Lab) + Sync) {
     std::thread::scope(|scope| {
         for text in texts {

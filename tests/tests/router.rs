@@ -165,7 +165,7 @@ fn lab() -> Lab {
     Lab::builder().home(home).build().unwrap()
 }
 
-/// Each way alone, and all together.
+/// Protocols to test: each alone, and all together.
 type Change = fn(&mut Config);
 const WAYS: [(&str, Option<Way>, Change); 4] = [
     ("PCP", Some(Way::Pcp), |c| (c.nat_pmp, c.upnp) = (false, false)),

@@ -1,30 +1,30 @@
-//! What a NAT does, in the words of RFC 4787, and what follows for the ports that a peer has to dial.
+//! Behaviour of NATs in the words of RFC 4787, and its consequences for the ports that a peer has to dial.
 
 use core::fmt;
 
 use super::{Delta, DeltaType, NatType};
 
-/// When a NAT uses one external endpoint for an inside one (RFC 4787 section 4.1).
+/// Reuse of one external endpoint for an inside one (RFC 4787 section 4.1).
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum Mapping {
-    /// There is no translation.
+    /// No translation.
     None,
     /// The same for every destination.
     EndpointIndependent,
-    /// Another one for each destination address.
+    /// A new one for each destination address.
     AddressDependent,
-    /// Another one for each destination address and port.
+    /// A new one for each destination address and port.
     AddressPortDependent,
 }
 
-/// What a NAT or firewall lets in (RFC 4787 section 5).
+/// Filtering of a NAT or firewall (RFC 4787 section 5).
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum Filtering {
-    /// Anything for a mapping that exists.
+    /// Admits anything for a mapping that exists.
     EndpointIndependent,
-    /// Whatever comes from an address that was talked to.
+    /// Admits anything from an address that we have sent to.
     AddressDependent,
-    /// Whatever comes from an address and port that was talked to.
+    /// Admits anything from an address and port that we have sent to.
     AddressPortDependent,
 }
 
@@ -49,7 +49,7 @@ impl fmt::Display for Filtering {
     }
 }
 
-/// How a NAT chooses the external port of a new mapping.
+/// Rule by which a NAT chooses the external port of a new mapping.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum Allocation {
     /// The local port.
@@ -60,7 +60,7 @@ pub enum Allocation {
     Sequential(i16),
     /// The one before plus this for each step of the local port.
     Dependent(i16),
-    /// Any between these.
+    /// A random port between these.
     Random {
         /// Lowest port seen or assumed.
         low: u16,
@@ -69,14 +69,14 @@ pub enum Allocation {
     },
 }
 
-/// What is known of a NAT. `None` stands for not measured.
+/// Known behaviour of a NAT. `None` stands for not measured.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 pub struct Behaviour {
-    /// How it maps.
+    /// Mapping behaviour.
     pub mapping: Option<Mapping>,
-    /// What it lets in. Measured over UDP, since RFC 5780 has no such test over TCP.
+    /// Filtering behaviour. It is measured over UDP, since RFC 5780 has no such test over TCP.
     pub filtering: Option<Filtering>,
-    /// How it chooses ports.
+    /// Rule of port allocation.
     pub allocation: Option<Allocation>,
 }
 
@@ -125,18 +125,18 @@ impl Behaviour {
         Delta { kind, value }
     }
 
-    /// Whether a peer's first packet needs to come from the very port that was talked to. Not measured
-    /// counts as yes, as most do.
+    /// Returns true if a peer's first packet has to come from the very port that we sent to. Filtering that was not
+    /// measured counts as such, since most NATs filter by port.
     pub fn filters_by_port(self) -> bool {
         !matches!(self.filtering, Some(Filtering::EndpointIndependent | Filtering::AddressDependent))
     }
 
-    /// Whether another destination gets another mapping.
+    /// Returns true if another destination gets another mapping.
     pub(crate) fn is_symmetric(self) -> bool {
         matches!(self.mapping, Some(Mapping::AddressDependent | Mapping::AddressPortDependent))
     }
 
-    /// How the external port for a destination not talked to yet can be known.
+    /// Returns the way to predict the external port for a new destination.
     pub fn foresight(self) -> Foresight {
         match (self.mapping, self.allocation) {
             (_, Some(Allocation::Equal) | None) | (Some(Mapping::None), _) => Foresight::Offset(0),
@@ -162,7 +162,7 @@ impl fmt::Display for Behaviour {
     }
 }
 
-/// How our external port for the next destination can be told to a peer.
+/// Prediction of our external port for the next destination, to be told to a peer.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Foresight {
     /// The local port plus this.
@@ -171,7 +171,7 @@ pub enum Foresight {
     Measured,
     /// The one that was seen last, plus this for each new mapping.
     Next(i16),
-    /// It cannot: any port between these.
+    /// No prediction is possible: any port between these.
     Nothing {
         /// Lowest.
         low: u16,
@@ -180,8 +180,8 @@ pub enum Foresight {
     },
 }
 
-/// From local ports and what they were seen as, in the order the mappings were made, to the rule behind them.
-/// `None` for fewer than three.
+/// Infers the rule of allocation from local ports and their external ports, in the order the mappings were made.
+/// Returns `None` for fewer than three.
 ///
 /// The local ports should not be evenly spaced, or counting by local port and counting by mapping look alike.
 pub fn allocation(samples: &[(u16, u16)]) -> Option<Allocation> {
@@ -235,7 +235,8 @@ pub fn block(seen: &[u16]) -> Option<(u16, u16)> {
 
 /// Largest block.
 const MAX_BLOCK: u16 = 4096;
-/// With so many, all over the range, chance puts them within a block once in 10,000 NATs.
+/// Least number of ports for a block. Chance puts so many, out of the whole range, within a block at one in 10,000
+/// NATs.
 const MIN_SEEN: usize = 5;
 /// Largest step of an allocator that counts.
 pub(super) const MAX_STEP: u16 = 16;
@@ -312,7 +313,7 @@ mod tests {
         assert_eq!(eim.foresight(), Foresight::Measured);
     }
 
-    /// What P2PD gets wrong about ports, each as it should be.
+    /// P2PD's mistakes about ports, each with the right result.
     #[test]
     fn p2pds_mistakes_are_not_made() {
         // It drops the sign of a distance, so that allocators which count down are unknown to it.

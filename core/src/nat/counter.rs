@@ -6,7 +6,7 @@ use super::behaviour::{MAX_STEP, gcd};
 use crate::strategy::punch::MAX_OTHERS;
 use crate::time::Instant;
 
-/// What was seen of the counter.
+/// State of a NAT's port counter, as observed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Counter {
     step: i16,
@@ -18,12 +18,12 @@ pub(crate) struct Counter {
     doubt: u8,
 }
 
-/// One of our mappings.
+/// Observation of one of our mappings.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Sight {
     pub(crate) port: u16,
     pub(crate) at: Instant,
-    /// How many flows we had begun by then.
+    /// Number of flows that we had begun by then.
     pub(crate) flows: u32,
 }
 
@@ -31,7 +31,7 @@ pub(crate) struct Sight {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct NoCounter;
 
-/// More numbers than this ahead are behind: nobody waits for so many.
+/// Largest distance to a port ahead. A port further ahead counts as behind.
 const AHEAD: u16 = 32_768;
 
 impl Counter {
@@ -56,7 +56,7 @@ impl Counter {
         Ok(())
     }
 
-    /// How many numbers others will take within this time, going by what they took so far.
+    /// Returns the number of ports that others are expected to take within this time, at their rate so far.
     pub(crate) fn expected(&self, within: Duration) -> u16 {
         let over = self.over.as_micros().max(1) as u64;
         let others = u64::from(self.others) * within.as_micros() as u64 / over;
@@ -86,7 +86,7 @@ pub(crate) fn step(ports: &[u16]) -> Option<i16> {
 /// Numbers that lie between two mappings of ours made within a second.
 const NEAR: i32 = 256;
 
-/// From one port to another, in the direction that the NAT counts.
+/// Returns the distance from one port to another, in the direction that the NAT counts.
 fn distance(from: u16, to: u16, step: i16) -> u16 {
     if step < 0 { from.wrapping_sub(to) } else { to.wrapping_sub(from) }
 }

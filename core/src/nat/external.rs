@@ -31,9 +31,9 @@ const SERVERS: usize = 3;
 const SEND_AT: [Duration; 3] = [Duration::ZERO, Duration::from_millis(500), Duration::from_millis(1500)];
 /// Then UDP is given up.
 const UDP_UNTIL: Duration = Duration::from_millis(3000);
-/// What TCP may take after that, look-up and dial included.
+/// Limit of the attempt over TCP after that, look-up and dial included.
 const TCP_WITHIN: Duration = Duration::from_secs(3);
-/// What look-ups may take.
+/// Limit of a name look-up.
 const RESOLVE_WITHIN: Duration = Duration::from_secs(3);
 /// Longest message read over TCP.
 const TCP_CREDIT: u32 = 2048;
@@ -50,7 +50,7 @@ pub(crate) struct External {
     started: bool,
 }
 
-/// One interface's question.
+/// Query about one interface.
 #[derive(Debug)]
 struct Probe {
     vantage: Vantage,
@@ -61,9 +61,9 @@ struct Probe {
     news: bool,
     /// Servers that have not answered.
     open: SmallVec<[Question; SERVERS]>,
-    /// It is asked anew, and was settled before.
+    /// True while an interface with an earlier result is asked about again.
     again: bool,
-    /// What it had found before.
+    /// Result of the earlier query.
     earlier: Option<IpAddr>,
 }
 
@@ -176,7 +176,7 @@ impl External {
         self.ask_all(cx);
     }
 
-    /// Whether there are servers and an interface got no answer from any.
+    /// Returns true if there are servers and an interface got no answer from any.
     pub(crate) fn lacks(&self) -> bool {
         !self.servers.is_empty() && self.probes.iter().any(|p| matches!(p.state, State::Done(None)))
     }
@@ -227,7 +227,7 @@ impl External {
         self.queries.is_empty().then(|| self.addresses.iter().flat_map(of).collect())
     }
 
-    /// Whether every interface has its answer or has given up.
+    /// Returns true if every interface has its answer or has given up.
     pub(crate) fn settled(&self) -> bool {
         self.started && self.probes.iter().all(|p| p.again || matches!(p.state, State::Done(_)))
     }
@@ -238,7 +238,7 @@ impl External {
         self.started && self.probes.iter().all(heard)
     }
 
-    /// What the world sees of this local address, as far as known.
+    /// Returns the outside address of this local address, as far as known.
     pub(crate) fn of(&self, local: IpAddr) -> Option<IpAddr> {
         self.probes.iter().find(|p| p.vantage.ip == local).and_then(|p| match p.state {
             State::Done(found) => found.or(p.earlier),

@@ -1,6 +1,6 @@
-//! What a NAT lets in, over UDP (RFC 5780 section 4.4): the server is asked plainly, and to answer from its other address
-//! and from its other port. Which answers come tells the filter, of a server that says it has another address and has not
-//! ignored what it was asked for; of others nothing can be said.
+//! Test of a NAT's filtering over UDP (RFC 5780 section 4.4). The server gets a plain request, one to answer from its
+//! other address, and one to answer from its other port. The answers that arrive tell the filtering. They count only if
+//! the server names another address and does not ignore CHANGE-REQUEST. Of other servers nothing can be concluded.
 
 use core::time::Duration;
 use std::net::SocketAddr;
@@ -64,7 +64,7 @@ impl FilterTest {
         }
     }
 
-    /// Whether it was waited for.
+    /// Sends the requests once the socket is bound. Returns false if the test did not wait for a socket.
     pub(super) fn bound(&mut self, cx: &mut Cx, server: Option<SocketAddr>) -> bool {
         let State::Binding(sock) = self.0 else { return false };
         let ids = [(); 3].map(|()| TransactionId(cx.random.bytes(Domain::StunTransaction)));
@@ -88,7 +88,7 @@ impl FilterTest {
         }
     }
 
-    /// Whether it was an answer of ours.
+    /// Handles a datagram. Returns true if it was an answer to one of our requests.
     pub(super) fn datagram(
         &mut self,
         cx: &mut Cx,
@@ -143,7 +143,7 @@ impl FilterTest {
         filtering
     }
 
-    /// When it wants to be driven.
+    /// Returns the time of the next step, if one is due.
     pub(super) fn due(&self, patience: Duration) -> Option<Instant> {
         match &self.0 {
             State::Asking { heard: Heard { plain: Some(at), .. }, .. } => Some(*at + patience),

@@ -1,4 +1,4 @@
-//! What is known of the NATs between us and the internet.
+//! Knowledge of the NATs between us and the internet.
 
 mod behaviour;
 mod counter;
@@ -16,7 +16,7 @@ pub use survey::NatReport;
 
 use core::fmt;
 
-/// How a NAT maps and filters, by P2PD's numbers; the words are those of RFC 3489 and, in brackets, RFC 4787.
+/// Mapping and filtering of a NAT, by P2PD's numbers. The words are those of RFC 3489 and, in brackets, RFC 4787.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum NatType {
     /// 1: no NAT, nothing filtered.
@@ -51,7 +51,7 @@ impl NatType {
         Self::ALL.into_iter().find(|t| t.number() == n)
     }
 
-    /// Its number, 1 to 7.
+    /// Returns P2PD's number of the type, 1 to 7.
     pub const fn number(self) -> u8 {
         self as u8
     }
@@ -71,7 +71,7 @@ impl fmt::Display for NatType {
     }
 }
 
-/// How a NAT allocates external ports, by P2PD's numbers.
+/// Allocation of external ports by a NAT, by P2PD's numbers.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum DeltaType {
     /// 1: there is no NAT.
@@ -103,7 +103,7 @@ impl DeltaType {
         Self::ALL.into_iter().find(|t| t.number() == n)
     }
 
-    /// Its number, 1 to 6.
+    /// Returns P2PD's number of the type, 1 to 6.
     pub const fn number(self) -> u8 {
         self as u8
     }

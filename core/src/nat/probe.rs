@@ -1,4 +1,4 @@
-//! One connection to a STUN server with one question.
+//! A connection to a STUN server for a single Binding request.
 
 use core::time::Duration;
 use std::net::SocketAddr;
@@ -14,7 +14,7 @@ use crate::wire::stun::{self, BindingOutcome, BindingReply, StunSplitter, Transa
 pub(super) const ANSWER_WITHIN: Duration = Duration::from_millis(1500);
 const TCP_CREDIT: u32 = 2048;
 
-/// One connection with one question.
+/// Connection for a single request.
 #[derive(Debug)]
 pub(super) struct Probe {
     pub(super) local: u16,
@@ -75,7 +75,7 @@ impl Probe {
     }
 }
 
-/// What the server saw.
+/// Returns the address that the server saw.
 pub(super) fn mapped(reply: &BindingReply) -> Option<SocketAddr> {
     match reply.outcome {
         // No peer would take port 0 from us.

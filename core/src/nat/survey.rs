@@ -37,32 +37,32 @@ const ANCHOR_ASKS: Duration = Duration::from_secs(25);
 /// Servers tried, one after the other.
 const SERVERS: usize = 3;
 
-/// What was found for one interface.
+/// Result of the survey for one interface.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct NatReport {
     /// The interface's address.
     pub local: IpAddr,
     /// The NAT in front of it.
     pub behaviour: Behaviour,
-    /// What the listening port was seen as over TCP.
+    /// External endpoint of the listening port over TCP.
     pub mapped: Option<SocketAddr>,
     /// Local ports and what they were seen as over TCP, in the order the mappings were made.
     pub samples: Vec<(u16, u16)>,
-    /// From a SYN to its answer, to the server.
+    /// Time from a SYN to its answer, to the server.
     pub round_trip: Option<Duration>,
     /// The server that answered.
     pub server: Option<SocketAddr>,
-    /// Whether a dial from inside to our listener's outside endpoint arrives, with an outside source (RFC 4787 section 6,
-    /// REQ-9). A filter that lets in only who was talked to stands in its way, and over TCP so does a NAT that leaves the
-    /// inside source as it is. `None`: not asked for, or there is no NAT.
+    /// True if a dial from inside to our listener's outside endpoint arrives with an outside source (RFC 4787 section
+    /// 6, REQ-9). Filtering by address prevents that. Over TCP, so does a NAT that leaves the inside source as
+    /// it is. `None`: not asked for, or there is no NAT.
     pub hairpin: Option<bool>,
-    /// Whether it had a second address, or another server stood in for that.
+    /// True if the server had a second address, or another server stood in for that.
     pub second_address: bool,
     /// Answers of STUN servers about the interface's outside address, in the order of the configuration.
     pub answers: Vec<StunAnswer>,
 }
 
-/// One interface's survey.
+/// Survey of one interface.
 #[derive(Debug)]
 pub(super) struct Survey {
     place: u8,
@@ -72,21 +72,21 @@ pub(super) struct Survey {
     asked: usize,
     port: u16,
     pub(super) report: NatReport,
-    /// What an earlier survey found, until this one is over.
+    /// Result of an earlier survey, until this one is over.
     earlier: Option<NatReport>,
     probes: BTreeMap<SockId, (What, Probe)>,
     filter: FilterTest,
     until: Instant,
     pub(super) done: bool,
-    /// What the listening port is seen as by another address, by another port.
+    /// Mapping of the listening port towards another address; `by_port`: towards another port.
     by_address: Option<SocketAddr>,
     by_port: Option<SocketAddr>,
-    /// In the order they were fired.
+    /// Samples in the order they were sent.
     seen: [Option<(u16, Sight)>; 3],
     /// Watched where ports are counted.
     pub(super) counter: Option<Counter>,
     second: bool,
-    /// Whether to dial ourselves.
+    /// True if the survey is to dial our own outside address.
     hairpin: bool,
 }
 
@@ -100,7 +100,7 @@ enum What {
     Hairpin,
 }
 
-/// Whether a server may have us dial an address: one that is inside only where the server is inside as well.
+/// Returns true if a server may have us dial an address. An inside address needs a server that is inside as well.
 fn may_name(server: IpAddr, named: IpAddr) -> bool {
     let [server, named] = [server, named].map(|ip| reach(ip, &[]));
     named == Reach::Internet || (named == server && named != Reach::Nobody)
@@ -236,7 +236,7 @@ impl Survey {
         Some(probe)
     }
 
-    /// Our listener has a stream: perhaps it is our own.
+    /// Notes a new stream at our listener, which may be our own hairpin dial.
     pub(super) fn accepted(&mut self, cx: &mut Cx, remote: SocketAddr) {
         let dialled = self.probes.values().any(|(what, _)| *what == What::Hairpin);
         if !dialled || self.report.mapped.is_none_or(|mapped| mapped.ip() != remote.ip()) {
@@ -463,7 +463,7 @@ impl Survey {
         self.counter = None;
     }
 
-    /// One more mapping was made: it fits the counter, or there is none.
+    /// Checks one more mapping against the counter. The counter ends if mappings do not fit.
     pub(super) fn watch(&mut self, sight: Sight) {
         if self.counter.as_mut().is_some_and(|c| c.see(sight).is_err()) {
             self.is_random();
@@ -484,7 +484,7 @@ impl Survey {
         cx.timers.set(Timer::Survey(self.place), Some(at.min(self.until)));
     }
 
-    /// How long an answer is waited for that a filter may swallow.
+    /// Returns the time to wait for an answer that a filter may swallow.
     fn patience(&self) -> Duration {
         SWALLOWED_AFTER.max(self.report.round_trip.unwrap_or_default() * 3)
     }

@@ -20,9 +20,9 @@ use crate::time::Instant;
 pub(crate) struct Sampled {
     pub(crate) key: Key,
     pub(crate) local: u16,
-    /// What it is seen as; `None`: no server answered.
+    /// External endpoint of the port; `None`: no server answered.
     pub(crate) seen: Option<SocketAddr>,
-    /// When its mapping was made.
+    /// Time at which the mapping was made.
     pub(crate) at: Instant,
 }
 
@@ -59,7 +59,7 @@ impl Surveyor {
         }
     }
 
-    /// Whether an interface has a server to ask and could not be measured.
+    /// Returns true if an interface has a server to ask and could not be measured.
     pub(crate) fn lacks(&self) -> bool {
         self.surveys.iter().any(Survey::lacks)
     }
@@ -103,7 +103,7 @@ impl Surveyor {
         self.surveys.iter().find(|s| s.report.local == local).and_then(Survey::known)
     }
 
-    /// How the NAT in front of this address of ours behaves, if that could be measured.
+    /// Returns the behaviour of the NAT in front of this address of ours, if it could be measured.
     pub(crate) fn measured(&self, local: IpAddr) -> Option<Behaviour> {
         self.of(local).map(|r| r.behaviour).filter(|b| b.mapping.is_some())
     }
@@ -159,7 +159,7 @@ impl Surveyor {
         }
     }
 
-    /// Our listener has a stream: perhaps it is our own.
+    /// Notes a new stream at our listener, which may be our own hairpin dial.
     pub(crate) fn accepted(&mut self, cx: &mut Cx, remote: SocketAddr) {
         for survey in &mut self.surveys {
             survey.accepted(cx, remote);
@@ -189,7 +189,8 @@ impl Surveyor {
         Some(sampled)
     }
 
-    /// How many mappings of others an interface's NAT will make from `since` until `until`, where it counts.
+    /// Returns the number of mappings that others are expected to make at an interface's NAT from `since` until
+    /// `until`. The number is 0 where the NAT does not count ports.
     pub(crate) fn others(&self, local: IpAddr, since: Instant, until: Instant) -> u16 {
         let counter = self.surveys.iter().find(|s| s.report.local == local).and_then(|s| s.counter);
         counter.map_or(0, |c| c.expected(until.since(since)))

@@ -1,11 +1,11 @@
-//! One MQTT 3.1.1 session with one broker: connected, subscribed to our topic, kept alive, and built up
-//! again when it breaks.
+//! An MQTT 3.1.1 session with one broker: connected, subscribed to our topic and kept alive. It is built up again when
+//! it breaks.
 //!
-//! Beside our own topic it follows those of names, whose messages brokers keep.
+//! The session also subscribes to the topics of names, whose messages are retained by brokers.
 //!
-//! Sessions are clean and client ids random. A message that the broker has not acknowledged (QoS 1) when
-//! the session breaks is published again on the next one, while it is still of use. A message after which two sessions
-//! broke is given up: some brokers end the session of whoever sends what they do not like.
+//! Sessions are clean and client ids random. A message that the broker has not acknowledged (QoS 1) when the session
+//! breaks is published again on the next one, while it is of use. A message after which two sessions broke is given up.
+//! Some brokers end the session of a client whose message they do not like.
 
 use core::num::NonZeroU16;
 use core::time::Duration;
@@ -55,7 +55,7 @@ const MAX_UNANSWERED: usize = 256;
 /// Most messages waiting for the broker or its acknowledgement; a further one is not taken.
 const MAX_OUTBOX: usize = 64;
 
-/// What a broker's session has to say.
+/// Report of a broker's session.
 #[derive(Debug)]
 pub(crate) enum Said {
     State(BrokerState),
@@ -67,7 +67,8 @@ pub(crate) enum Said {
     GaveUp,
     /// A payload came in on our topic.
     Payload(Bytes),
-    /// What is kept under the topic of a name comes from now on, if anything is; or the broker refused that.
+    /// The broker has answered the subscription to a name's topic: true if granted. A retained message, if there is
+    /// one, follows.
     Followed(Box<str>, bool),
     /// A payload came in on the topic of a name; whether the broker had kept it.
     Record(Box<str>, Bytes, bool),
@@ -95,7 +96,8 @@ pub(crate) struct Session {
     next_packet_id: NonZeroU16,
     /// Records of names.
     records: Bucket,
-    /// What the broker grants, and so what it takes: some end the session of whoever publishes at more.
+    /// QoS that the broker grants, and so the highest to publish at. Some brokers end the session of a client that
+    /// publishes at more.
     qos: Qos,
     /// False once messages that were to be kept have ended sessions: then nothing is asked to be kept.
     keeps: bool,
@@ -104,7 +106,7 @@ pub(crate) struct Session {
 #[derive(Debug)]
 #[expect(clippy::large_enum_variant, reason = "a node has one for each of a few brokers")]
 enum State {
-    /// Nothing is open until `retry`.
+    /// No connection is open until `retry`.
     Idle {
         retry: Instant,
     },
@@ -152,7 +154,7 @@ enum Unanswered {
 #[derive(Debug)]
 struct Link {
     sock: SockId,
-    /// Our end.
+    /// Local address.
     local: IpAddr,
     /// The broker's.
     remote: IpAddr,
@@ -160,7 +162,7 @@ struct Link {
     /// Bytes read since credit was last given.
     read: u32,
     last_ping: Instant,
-    /// When an answer is due, if one is.
+    /// Time until which an answer is due, if one is.
     answer_by: Option<Instant>,
 }
 
@@ -171,7 +173,7 @@ struct Outgoing {
     payload: Bytes,
     /// The broker is to keep it for whoever comes later.
     retain: bool,
-    /// Of no use after this.
+    /// Time after which the message is of no use.
     until: Instant,
     sent: bool,
     /// Sessions that broke after it was sent.
@@ -203,7 +205,7 @@ impl Session {
         matches!(self.state, State::Ready { .. })
     }
 
-    /// Whether half of the places for messages that wait are taken: the rest is not for strangers'.
+    /// Returns true if half of the places for waiting messages are taken. The rest is not for messages of strangers.
     pub(crate) fn is_crowded(&self) -> bool {
         self.outbox.len() >= MAX_OUTBOX / 2
     }
@@ -220,7 +222,7 @@ impl Session {
         }
     }
 
-    /// From a question to its answer, as far as known.
+    /// Returns the time from a request to its answer, as far as known.
     pub(crate) fn round_trip(&self) -> Option<Duration> {
         self.round_trip
     }
@@ -409,8 +411,8 @@ impl Session {
         News::new()
     }
 
-    /// Our network is another. A connection from an address that is `gone` is made anew, and so is one that is only
-    /// tried if we have `moved`; of one that stays it is asked whether it lives.
+    /// Reacts to a change of our network. A connection from an address that is `gone` is made anew. A connection that
+    /// is still being opened is made anew if we have `moved`. An established one gets a PINGREQ.
     pub(crate) fn roam(&mut self, cx: &mut Cx, moved: bool, gone: impl Fn(IpAddr) -> bool) -> News {
         let mut news = News::new();
         match &mut self.state {

@@ -1,4 +1,4 @@
-//! What two nodes tell each other before they punch: where each will come from.
+//! Message of two nodes before they punch: the endpoints that each will come from.
 //!
 //! ```text
 //! mode u8 | rung u8 | mapping u8 | filtering u8 | allocation u8, u16, u16 | signal delay u32 us
@@ -21,7 +21,7 @@ pub(crate) const MAX_PORTS: usize = 16;
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct Mappings {
     pub(crate) mode: PipeMode,
-    /// Which try this is, from 0. Each changes something.
+    /// Number of the attempt, from 0. Each attempt changes something.
     pub(crate) rung: u8,
     pub(crate) behaviour: Behaviour,
     /// The sender's way to the broker and not back, as far as it knows.

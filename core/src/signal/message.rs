@@ -1,11 +1,11 @@
-//! What nodes say to each other over brokers, inside the seal.
+//! Messages that nodes send each other over brokers, inside the seal.
 //!
 //! ```text
 //! id 16 | sent: i64 us | lifetime: u16 s | session 16 | kind u8 | body
 //! ```
-//! Numbers are big-endian. TURN_REQUEST is mode (0x80 more for a pipe that moves), relayed address and the sender's address text; TURN_RESPONSE a list of
-//! addresses. DIALLED is how many were dialled, and for peers that are known each one's failure, address and port. An IP
-//! address is its family, 4 or 6, and its bytes.
+//! Numbers are big-endian. The body of TURN_REQUEST is the mode (0x80 more for a pipe that moves), the relayed address and
+//! the sender's address text. The body of TURN_RESPONSE is a list of addresses. The body of DIALLED is the number of dials,
+//! and for peers that are known the failure, address and port of each. An IP address is its family, 4 or 6, and its bytes.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -34,11 +34,11 @@ pub(crate) struct MessageId(pub(crate) [u8; 16]);
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct Message {
     pub(crate) id: MessageId,
-    /// By the sender's clock, as far as it was corrected.
+    /// Time by the sender's clock, as far as it was corrected.
     pub(crate) sent: WallTime,
     /// Seconds after which it means nothing any more.
     pub(crate) lifetime: u16,
-    /// All zero where no session is meant.
+    /// Session that is meant; all zero for none.
     pub(crate) session: SessionId,
     pub(crate) body: Body,
 }
@@ -55,7 +55,8 @@ pub(crate) enum Body {
     },
     /// Answer to `Direct`: it dials this many addresses.
     Dialling(u8),
-    /// It dialled this many, in vain as far as it knows. What became of each is told to whom its user named only.
+    /// The sender dialled this many addresses, all without success as far as it knows. The result of each is told only
+    /// to peers that the sender's user named.
     Dialled {
         count: u8,
         dials: SmallVec<[(SocketAddr, IoFailure); MAX_DIALS]>,
@@ -100,8 +101,8 @@ const DIALLED: u8 = 18;
 const CLOCK: u8 = 19;
 const REFUSED: u8 = 20;
 
-/// In TURN_REQUEST's mode. To a node that does not know of it the message is malformed: it must not take such a pipe
-/// for an ordinary one.
+/// Flag in TURN_REQUEST's mode for a pipe that moves. A node that does not know the flag finds the message malformed,
+/// and so cannot take such a pipe for an ordinary one.
 const MOVES: u8 = 0x80;
 
 impl Message {
@@ -372,7 +373,7 @@ mod tests {
         }
     }
 
-    /// Where mappings begin, after the kind.
+    /// Offset of the mappings, after the kind.
     const MODE: usize = 43;
     const ALLOCATION: usize = MODE + 4;
     const EXTERNAL: usize = ALLOCATION + 9;

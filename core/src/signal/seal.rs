@@ -38,10 +38,10 @@ const PROLOGUE: &[u8] = b"p2pd signal\0";
 /// A mark counts for so many minutes around its own.
 pub(crate) const MARKED_WITHIN: i64 = 2;
 
-/// In place of a version: a refusal follows.
+/// Byte in place of a version: a refusal follows.
 const REFUSAL: u8 = 0;
 
-/// What a broker delivered.
+/// Content of an envelope that a broker delivered.
 #[derive(Debug)]
 pub(crate) enum Content {
     Message(Box<Message>),
@@ -54,7 +54,7 @@ pub(crate) enum Content {
     },
 }
 
-/// Why a payload means nothing.
+/// Reasons for which a payload is not accepted.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum OpenError {
     Malformed,
@@ -95,7 +95,7 @@ pub(crate) fn refuse_version(
     seal_content(ours, to, sent, &content, entropy)
 }
 
-/// What marks envelopes between us and one peer.
+/// Key of the marks on envelopes between us and one peer.
 #[derive(Clone, Debug)]
 pub(crate) struct MarkKey([u8; 32]);
 
@@ -108,7 +108,7 @@ impl MarkKey {
         MarkKey(noise::shared_secret(ours, peer))
     }
 
-    /// Whether the peer marked this envelope for `reader`, in a minute around this time.
+    /// Returns true if the peer marked this envelope for `reader`, in a minute around this time.
     pub(crate) fn is_of(&self, envelope: &[u8], reader: &NodeId, wall: WallTime) -> bool {
         let Some((mark, sealed)) = envelope.split_first_chunk::<MARK>() else { return false };
         let now = minute(wall);
@@ -132,7 +132,7 @@ fn minute(wall: WallTime) -> i64 {
     wall.as_micros().div_euclid(60_000_000)
 }
 
-/// Who sealed an envelope, and what is in it.
+/// Opens an envelope. Returns its sender and its content.
 pub(crate) fn open(ours: &SecretKey, envelope: &[u8]) -> Result<(NodeId, Content), OpenError> {
     if envelope.len() > MAX_ENVELOPE {
         return Err(OpenError::Malformed);

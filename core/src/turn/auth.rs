@@ -7,7 +7,7 @@ use super::credentials::Credentials;
 use crate::wire::integrity::{self, IntegrityKey};
 use crate::wire::turn::{self, Challenge, Proof, User};
 
-/// What a nonce begins with that names security features, in four characters of base64 (section 9.2).
+/// Prefix of a nonce that names security features, in four characters of base64 (section 9.2).
 const NONCE_COOKIE: &str = "obMatJos2";
 /// The first of the features, counted from the highest bit (section 18.1).
 const PASSWORD_ALGORITHMS: u8 = 0x80;
@@ -115,7 +115,7 @@ mod tests {
         Auth::new(Some(Credentials::new("alice", "secret")))
     }
 
-    /// Whether the name is shown, and the algorithm.
+    /// Returns true if the name is shown, and the algorithm.
     fn made(auth: &Auth) -> (bool, Option<u16>) {
         let proof = auth.proof().unwrap();
         (matches!(proof.user, User::Name(_)), proof.algorithms.as_ref().map(|(_, n)| *n))

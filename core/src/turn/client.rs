@@ -31,7 +31,7 @@ const SHORTEST: Duration = Duration::from_secs(1);
 /// A request whose nonce was stale so often is given up.
 const MAX_STALE: u8 = 3;
 
-/// One allocation at one TURN server, from asking for it to giving it up.
+/// A single allocation at a TURN server, from the first Allocate to the release.
 #[derive(Debug)]
 pub struct Client {
     over: Transport,
@@ -48,7 +48,7 @@ pub struct Client {
     pending: VecDeque<(SocketAddr, Bytes)>,
     splitter: TurnSplitter,
     timers: Timers<Key>,
-    /// When something was last to be sent.
+    /// Time at which something was last to be sent.
     spoke: Instant,
     transmits: VecDeque<Bytes>,
     events: VecDeque<Event>,
@@ -57,7 +57,7 @@ pub struct Client {
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum State {
-    /// And whether an allocation that our own first Allocate may have made was given up.
+    /// An Allocate is under way. `cleared`: an allocation that our own first Allocate may have made was given up.
     Allocating {
         cleared: bool,
     },
@@ -70,7 +70,7 @@ enum State {
     Ended,
 }
 
-/// What a deadline is for.
+/// Purpose of a deadline.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 enum Key {
     Exchange(TransactionId),
@@ -150,18 +150,19 @@ impl Client {
         }
     }
 
-    /// What to send to the server next: one datagram, or a piece of the stream. An owner whose socket takes no more
+    /// Returns the next datagram, or piece of the stream, to send to the server. An owner whose socket takes no more
     /// should leave it here; datagrams beyond [`MAX_QUEUED`](super::MAX_QUEUED) are dropped.
     pub fn poll_transmit(&mut self) -> Option<Bytes> {
         self.transmits.pop_front()
     }
 
-    /// What happened next.
+    /// Returns the next event.
     pub fn poll_event(&mut self) -> Option<Event> {
         self.events.pop_front()
     }
 
-    /// When to call [`handle_timeout`](Self::handle_timeout). It moves with every call but the polls.
+    /// Returns the time to call [`handle_timeout`](Self::handle_timeout). The time changes with every call but the
+    /// polls.
     pub fn poll_timeout(&self) -> Option<Instant> {
         self.timers.first()
     }
@@ -281,7 +282,7 @@ impl Client {
         }
     }
 
-    /// Our address as the server sees it, while there is an allocation.
+    /// Returns our address as the server sees it, while there is an allocation.
     pub fn mapped(&self) -> Option<SocketAddr> {
         match self.state {
             State::Ready { mapped, .. } => Some(mapped),
@@ -289,7 +290,7 @@ impl Client {
         }
     }
 
-    /// What was counted.
+    /// Returns the counters.
     pub fn stats(&self) -> Stats {
         Stats { oversized: self.stats.oversized + self.splitter.skipped(), ..self.stats }
     }
@@ -318,7 +319,7 @@ impl Client {
         self.splitter = splitter;
     }
 
-    /// One message.
+    /// Handles a single message of the server's.
     fn frame(&mut self, bytes: &[u8]) {
         if self.state == State::Ended {
             return;
@@ -635,7 +636,7 @@ impl Client {
         self.events.push_back(last);
     }
 
-    /// Nothing is under way any more.
+    /// Ends all that is under way.
     fn stop(&mut self) {
         self.exchanges = Exchanges::new(self.over);
         self.peers = Peers::new();
@@ -644,7 +645,7 @@ impl Client {
     }
 }
 
-/// How long after something was granted to ask for it again.
+/// Returns the time from a grant to its refresh.
 fn refresh_after(lifetime: Duration) -> Duration {
     (lifetime - MARGIN.min(lifetime / 2)).max(SHORTEST)
 }

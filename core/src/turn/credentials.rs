@@ -1,4 +1,4 @@
-//! Who we are to a TURN server.
+//! Credentials of a user at a TURN server.
 
 use core::fmt;
 
@@ -13,12 +13,12 @@ use crate::time::WallTime;
 pub struct Credentials {
     pub(crate) user: Box<str>,
     pub(crate) password: Box<str>,
-    /// Whether the server makes the password of the name, and so has to read it whatever else it offers.
+    /// True if the server derives the password from the name, and so has to read the name whatever else it offers.
     pub(crate) name_is_read: bool,
 }
 
 impl Credentials {
-    /// Those that the server was set up with.
+    /// Makes the credentials of a user that the server was set up with.
     pub fn new(user: &str, password: &str) -> Self {
         Credentials { user: user.into(), password: password.into(), name_is_read: false }
     }

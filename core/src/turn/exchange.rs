@@ -13,7 +13,7 @@ use crate::wire::turn::Ask;
 
 /// A request is sent at these times after its start, in ms: RTO 500 ms, doubled, Rc = 7.
 const SEND_AT: [u64; 7] = [0, 500, 1500, 3500, 7500, 15_500, 31_500];
-/// And given up then: Rm = 16.
+/// Time after which a request is given up, in ms: Rm = 16.
 const GIVE_UP: u64 = 39_500;
 /// The allocation ends by itself: giving it up is not worth more.
 const RELEASE_GIVE_UP: u64 = 3500;
@@ -22,11 +22,11 @@ const RELEASE_GIVE_UP: u64 = 3500;
 #[derive(Debug)]
 pub(super) struct Exchange {
     pub(super) ask: Ask,
-    /// When it was asked for first, before any 438: from then on at the latest what it grants holds.
+    /// Time of the first request, before any 438. The lifetime that is granted counts from here.
     pub(super) begun: Instant,
-    /// How often the nonce was stale.
+    /// Number of times that the nonce was stale (438).
     pub(super) stale: u8,
-    /// What its answer must be proven with, if it was sent with proof.
+    /// Key that the answer must be authenticated with, if the request was.
     pub(super) key: Option<IntegrityKey>,
     /// The ERROR-CODE of an answer that was not proven.
     pub(super) hint: Option<u16>,
@@ -35,16 +35,16 @@ pub(super) struct Exchange {
     bytes: Bytes,
 }
 
-/// What is due.
+/// Step that is due.
 #[derive(Debug)]
 pub(super) enum Due {
-    /// To be sent again.
+    /// Send the request again.
     Send(Bytes),
-    /// To be given up, after this answer at best that was not proven.
+    /// Give the request up. `hint`: ERROR-CODE of an answer that was not proven, if one came.
     GivenUp { hint: Option<u16> },
 }
 
-/// All of them.
+/// Requests under way.
 #[derive(Debug)]
 pub(super) struct Exchanges {
     over: Transport,
@@ -61,7 +61,7 @@ impl Exchange {
         Exchange { begun: old.begun, stale: old.stale + 1, ..self }
     }
 
-    /// Whether it was sent more than once.
+    /// Returns true if the request was sent more than once.
     pub(super) fn was_repeated(&self) -> bool {
         self.sent > 1
     }
@@ -112,7 +112,7 @@ impl Exchanges {
         ended
     }
 
-    /// What is due of a request, and when it is due next.
+    /// Returns the step that is due for a request, and the time of the next one.
     pub(super) fn drive(&mut self, id: TransactionId, now: Instant) -> Option<(Due, Option<Instant>)> {
         let exchange = self.open.get_mut(&id)?;
         if exchange.since + Duration::from_millis(exchange.give_up()) <= now {
@@ -134,7 +134,7 @@ mod tests {
 
     const ID: TransactionId = TransactionId([1; 12]);
 
-    /// When it is sent, and when given up, in ms.
+    /// Returns the times at which a request is sent, and the time at which it is given up, in ms.
     fn times(over: Transport, ask: Ask) -> (Vec<i64>, i64) {
         let mut exchanges = Exchanges::new(over);
         let (mut sent, ms) = (vec![0], |at: Instant| at.as_nanos() / 1_000_000);

@@ -67,16 +67,16 @@ pub const MAX_PENDING: usize = 16;
 /// Longest payload: with a Send indication's header, and UDP's and IPv6's below, it fills an Ethernet frame.
 pub const MAX_PAYLOAD: usize = 1400;
 
-/// What a client is told at its start.
+/// Configuration of a client.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// What lies between us and the server: a UDP socket, or a stream.
+    /// Transport to the server: UDP, or a stream.
     pub transport: Transport,
-    /// Who we are to the server. `None` where it lets in whoever comes, and proves nothing that it says.
+    /// Credentials at the server. `None` is for a server that admits anyone, whose answers carry no proof.
     pub credentials: Option<Credentials>,
-    /// Of which family the relayed address is to be; peers must be of the same. Default IPv4.
+    /// Address family of the relayed address, and so of peers. Default IPv4.
     pub family: Family,
-    /// How long things last at the server.
+    /// Lifetimes at the server.
     pub lifetimes: Lifetimes,
 }
 
@@ -88,7 +88,7 @@ impl Config {
     }
 }
 
-/// How long things last at the server unless they are refreshed.
+/// Lifetimes at the server without a refresh.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Lifetimes {
     /// The allocation's, as it is asked for, in whole seconds; the server's answer counts. Default 600 s.
@@ -109,19 +109,19 @@ impl Default for Lifetimes {
     }
 }
 
-/// What a client tells its owner.
+/// Event of a client for its owner.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Event {
     /// The server relays for us.
     Allocated {
         /// The address at the server that peers send to.
         relayed: SocketAddr,
-        /// Our address as the server sees it.
+        /// The address that the server sees us at.
         mapped: SocketAddr,
-        /// How long, unless refreshed, which the client does.
+        /// Lifetime without a refresh; the client refreshes in time.
         lifetime: Duration,
     },
-    /// This peer's datagrams come through from now on, and ours to it.
+    /// Datagrams pass between us and this peer from now on, in both directions.
     Permitted(IpAddr),
     /// The server does not let this peer through: ERROR-CODE, 403 for addresses it relays to nobody.
     Refused {
@@ -132,18 +132,18 @@ pub enum Event {
     },
     /// A permitted peer sent this. The bytes are nobody else's: `BytesMut::from` takes them without a copy.
     Data {
-        /// From where.
+        /// Address of the peer.
         from: SocketAddr,
         /// The payload.
         data: Bytes,
     },
-    /// There is no allocation, or none any more. The last event.
+    /// No allocation was made, or it has ended. The last event.
     Lost(Error),
     /// [`Client::close`] is done: the server holds nothing of ours, or does not say. The last event.
     Closed,
 }
 
-/// Why there is no allocation.
+/// Reasons for which there is no allocation.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub enum Error {
@@ -159,7 +159,7 @@ pub enum Error {
     NoChallenge,
     /// 401 where we have no credentials.
     WantsCredentials,
-    /// None of the server's password algorithms is known, or it took away what its nonce says it has.
+    /// The server's password algorithms are all unknown, or it took away what its nonce says it has.
     NoCommonAlgorithm,
     /// The user's name, or the server's realm or nonce, is longer than their attributes may be.
     TooLong,
@@ -184,7 +184,7 @@ pub enum Error {
     Quota,
     /// 508: the server has no capacity left.
     Capacity,
-    /// Another ERROR-CODE.
+    /// ERROR-CODE of another rejection.
     Rejected(u16),
     /// The stream is no TURN.
     OutOfStep(GuardError),
@@ -229,7 +229,7 @@ impl fmt::Display for Error {
 
 impl std::error::Error for Error {}
 
-/// Why a peer cannot be permitted.
+/// Reasons for which a peer cannot be permitted.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum PermitError {
     /// The client is closed or lost.
@@ -252,7 +252,7 @@ impl fmt::Display for PermitError {
 
 impl std::error::Error for PermitError {}
 
-/// Why a datagram cannot be sent.
+/// Reasons for which a datagram cannot be sent.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum SendError {
     /// The client is closed or lost.
@@ -275,7 +275,7 @@ impl fmt::Display for SendError {
 
 impl std::error::Error for SendError {}
 
-/// What a client has counted.
+/// Counters of a client.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub struct Stats {
     /// Messages that are none, or not for a client.

@@ -1,4 +1,4 @@
-//! Who may send to us through the relay, and over which channel.
+//! Peers that may send to us through the relay, and their channels.
 
 use core::time::Duration;
 use std::collections::BTreeMap;
@@ -8,30 +8,30 @@ use super::{MAX_CHANNELS, MAX_PEERS};
 use crate::time::Instant;
 use crate::wire::channel::CHANNELS;
 
-/// For so long after a channel's end its number belongs to no other peer (RFC 8656 section 12).
+/// Time after a channel's end in which its number belongs to no other peer (RFC 8656 section 12).
 const NUMBER_RESTS: Duration = Duration::from_secs(300);
 
-/// How far a peer's permission is.
+/// State of a peer's permission.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Permission {
-    /// To be asked for once there is an allocation.
+    /// Request follows once there is an allocation.
     Wanted,
     /// Asked for.
     Asked,
-    /// There, and refreshed.
+    /// Granted by the server, and refreshed.
     Granted,
 }
 
-/// How far a channel is.
+/// State of a channel.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Binding {
     /// Asked for. The server may use it already.
     Asked,
-    /// There, and refreshed.
+    /// Granted by the server, and refreshed.
     Bound,
     /// The server does not want it.
     Refused,
-    /// Its peer was given up. The number stays the peer's for a while.
+    /// Peer given up. The number stays reserved for the peer for a while.
     Resting,
 }
 
@@ -39,18 +39,18 @@ pub(super) enum Binding {
 struct Channel {
     peer: SocketAddr,
     binding: Binding,
-    /// From when on another peer may have the number.
+    /// Time from which another peer may have the number.
     taken_until: Instant,
 }
 
-/// All peers. Permissions go by address, channels by address and port.
+/// Permissions of peers by address, and channels by address and port.
 #[derive(Debug)]
 pub(super) struct Peers {
-    /// With the port by which they are asked for, 0 where nobody has named one.
+    /// States of permissions, and the ports named in requests for them, 0 for none.
     permissions: BTreeMap<IpAddr, (Permission, u16)>,
     channels: BTreeMap<u16, Channel>,
     numbers: BTreeMap<SocketAddr, u16>,
-    /// Where to look for a free number.
+    /// Number at which the search for a free one starts.
     next: u16,
 }
 
@@ -83,7 +83,7 @@ impl Peers {
         (peer, self.permissions.get(&peer).map_or(0, |(_, port)| *port)).into()
     }
 
-    /// Those that were permitted before there was an allocation.
+    /// Returns the peers that were permitted before there was an allocation.
     pub(super) fn wanted(&self) -> Vec<IpAddr> {
         self.permissions.iter().filter(|(_, (p, _))| *p == Permission::Wanted).map(|(ip, _)| *ip).collect()
     }
@@ -104,7 +104,7 @@ impl Peers {
         Some((number, self.channels.get(&number)?.binding))
     }
 
-    /// Whose channel it is, if a permitted peer's.
+    /// Returns the peer of a channel, if the peer is permitted.
     pub(super) fn on_channel(&self, number: u16) -> Option<SocketAddr> {
         let peer = self.channels.get(&number)?.peer;
         (self.permission(peer.ip()) == Some(Permission::Granted)).then_some(peer)

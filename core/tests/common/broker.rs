@@ -14,7 +14,7 @@ pub enum Greeting {
     /// CONNACK with this return code.
     Connack(u8),
     Silence,
-    /// Any bytes.
+    /// Arbitrary bytes.
     Bytes(Vec<u8>),
 }
 

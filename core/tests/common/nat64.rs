@@ -7,12 +7,12 @@ use p2pd_core::{Action, Config, Event};
 
 use super::World;
 
-/// What its name server says of IPv4 servers.
+/// Answers of its name server about IPv4 servers.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Names {
     /// Addresses of the prefix: it is a DNS64 (RFC 6147).
     Dns64,
-    /// Their IPv4 addresses, beside the prefix.
+    /// IPv4 addresses of the servers, and the prefix.
     Plain,
     /// The same, and nothing of a prefix.
     NoPrefix,
@@ -47,7 +47,7 @@ impl World {
         self.host_with(&[interface(n as u16)], [203, 0, 113, n as u8 + 1].into(), change)
     }
 
-    /// What the host's action is in the world. `None`: its system has no way there.
+    /// Returns the host's action as the world sees it. `Err`: the host's system has no route there.
     pub(super) fn through_nat64(&self, n: usize, mut action: Action) -> Result<Action, Action> {
         if self.hosts[n].nat64.is_none() {
             return Ok(action);
@@ -68,7 +68,7 @@ impl World {
         Ok(action)
     }
 
-    /// What the host's system tells of what happened.
+    /// Returns an event of the world as the host's system tells it.
     pub(super) fn translated_event<'a>(&self, n: usize, mut event: Event<'a>) -> Event<'a> {
         let Some(names) = self.hosts[n].nat64 else { return event };
         let (inside, translate) = (self.hosts[n].inside, |at: &mut SocketAddr| {

@@ -17,7 +17,7 @@ pub struct Proxy {
     pub silent: bool,
     /// Answers every request so, in place of opening a stream.
     pub refusal: Option<Vec<u8>>,
-    /// All that was said to it.
+    /// Messages to the proxy, in order.
     pub heard: Vec<Vec<u8>>,
 }
 
@@ -73,7 +73,7 @@ impl World {
 }
 
 impl Proxy {
-    /// What it answers; `None`: nothing, ever.
+    /// Returns the proxy's answer; `None`: no answer, ever.
     fn answer(&self, said: &[u8]) -> Option<Vec<u8>> {
         if self.silent {
             return None;

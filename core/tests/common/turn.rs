@@ -19,7 +19,7 @@ pub struct Turn {
     pub at: SocketAddr,
     /// True if the server runs. Otherwise nothing is answered.
     pub up: bool,
-    /// Where it relays, at most one address of each family. Default: at its own.
+    /// Addresses of the relays, at most one of each family. Default: the server's own.
     pub relay_ips: Vec<IpAddr>,
     /// Every Allocate is answered with 300 and this address.
     pub redirects: Option<SocketAddr>,

@@ -158,7 +158,7 @@ impl World {
             .collect()
     }
 
-    /// All that a node said of a name.
+    /// Returns the node's news about a name.
     pub fn name_news(&self, n: usize, name: Name) -> Vec<NameNews> {
         let notices = self.hosts[n].notices.iter();
         notices
@@ -184,7 +184,7 @@ impl World {
         said(self).unwrap()
     }
 
-    /// Each state that the node told of its broker with this place.
+    /// Returns the states that the node told of its broker with this place.
     pub fn broker_states(&self, n: usize, broker: usize) -> Vec<BrokerState> {
         let wanted = self.brokers[broker].config.id;
         let notices = self.hosts[n].notices.iter();

@@ -24,7 +24,7 @@ fn world(auth: impl Into<TurnAuth>) -> World {
     world
 }
 
-/// What a secret gives on the host's wall clock at `world`'s time, `micros` later.
+/// Returns the credentials that a secret gives on the host's wall clock at `world`'s time, `micros` later.
 fn made(world: &World, micros: i64) -> Credentials {
     Credentials::short_lived("north", None, NOON.offset_micros(world.now.as_nanos() / 1000 + micros))
 }

@@ -105,7 +105,8 @@ fn an_address_of_our_own_that_one_server_confirms_wins() {
     }
 }
 
-/// What the survey of a host on the internet finds, as it stands in the report: the address outside, and who said so.
+/// Returns the result of the survey of a host on the internet, as the report has it: the outside address, and its
+/// sources.
 fn surveyed(claims: &[Option<&str>], late: Option<usize>) -> Option<(String, String)> {
     let mut world = World::new(4);
     for claim in claims {

@@ -122,7 +122,7 @@ fn a_stranger_has_one_request_in_flight() {
     assert_eq!(world.dialled(0).len(), 2);
 }
 
-/// Any target at the addresses that the stranger named: nobody, a closed port, a service that waits, or one that talks.
+/// Targets at the addresses that the stranger named: no host, a closed port, a service that waits, or one that talks.
 #[test]
 fn a_stranger_learns_nothing_of_a_port_from_what_it_is_told_or_when() {
     let told = |place: usize| {

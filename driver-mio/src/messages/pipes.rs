@@ -1,4 +1,4 @@
-//! All pipes of a loop, with the calls of their user.
+//! Pipes of a loop, with the calls of their user.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;

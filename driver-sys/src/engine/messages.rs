@@ -50,7 +50,7 @@ impl<S> Post<S> {
         Ok(inward || outward)
     }
 
-    /// All that the user has not got, as frames.
+    /// Returns the messages that the user has not got, as frames.
     pub(super) fn rest(mut self, core: &mut Recorder, now: Instant, pipe: PipeId) -> Vec<u8> {
         let mut rest = self.inbound.split_off(self.gone);
         while let Some(message) = core.pipe_read_message(now, pipe) {

@@ -29,7 +29,7 @@ enum Watch<S> {
     Told(S),
     /// Comparisons of the list with the one before.
     Comparing,
-    /// Nothing: loopback does not change, or the node ends.
+    /// No source: loopback does not change, or the node ends.
     Not,
 }
 

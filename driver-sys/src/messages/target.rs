@@ -12,12 +12,12 @@ use crate::socket;
 /// Addresses at which a server listens, without the port.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub enum Target {
-    /// All addresses of this machine. Datagrams leave from the address that the system chooses, so a UDP server on a
+    /// Every address of this machine. Datagrams leave from the address that the system chooses, so a UDP server on a
     /// machine with several addresses does better to listen on each.
     Any,
     /// Loopback addresses of this machine alone: 127.0.0.1 and ::1.
     Loopback,
-    /// All addresses of the interface of this name; of IPv6 both link-local and global ones.
+    /// Every address of the interface of this name; of IPv6 both link-local and global ones.
     Interface(String),
     /// A route's address.
     Route(Route),

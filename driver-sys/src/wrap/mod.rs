@@ -27,7 +27,7 @@ const ROUNDS: usize = 32;
 /// The layers of one stream; one of them at least.
 #[derive(Debug)]
 pub(crate) struct Layers {
-    /// Until the tunnel is open: nothing of it is left then.
+    /// The handshake with the proxy; `None` once the tunnel is open.
     proxy: Option<Box<ProxyLayer>>,
     tls: Option<Box<TlsLayer>>,
     websocket: Option<Box<WebSocketLayer>>,

@@ -15,7 +15,7 @@ const READS: usize = 512;
 #[derive(Debug)]
 pub(super) struct ProxyLayer {
     handshake: ProxyHandshake,
-    /// What is being sent.
+    /// Bytes that are being sent.
     out: Bytes,
 }
 

@@ -80,7 +80,7 @@ fn public_roots() -> Arc<RootCertStore> {
     ROOTS.get_or_init(load).clone()
 }
 
-/// All of them or none: one that cannot be read is a mistake to be told.
+/// Reads the certificates of authorities. A single unreadable one is an error, as is an empty list.
 fn authorities(pem: &[u8]) -> Result<RootCertStore, TlsFailure> {
     let mut roots = RootCertStore::empty();
     for certificate in CertificateDer::pem_slice_iter(pem) {

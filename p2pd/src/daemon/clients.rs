@@ -16,7 +16,7 @@ const STRANGERS: usize = 256;
 /// Connections that have, or all where none is asked for.
 const TRUSTED: usize = 768;
 
-/// All connections.
+/// Connections of the API's clients.
 #[derive(Debug)]
 pub(super) struct Clients {
     /// Connections by the order in which they were last idle, the oldest first.

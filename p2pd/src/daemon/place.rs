@@ -39,7 +39,7 @@ impl Places {
         Places { bind, wanted, seen: Mutex::default() }
     }
 
-    /// All of them, one entry for each address, those with the default route first.
+    /// Returns one JSON entry for each address, those with the default route first.
     pub(super) fn to_json(&self, ours: Option<&PeerAddress>) -> Vec<Value> {
         let entry = |(offset, named): (usize, &Named)| {
             let Interface { index, ip, prefix, default_route, gateway, .. } = named.interface;

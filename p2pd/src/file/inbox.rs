@@ -11,9 +11,9 @@ use std::time::{Duration, Instant, SystemTime};
 use super::name::{FileName, Sender, is_partial};
 use super::wire::Refusal;
 
-/// Part of the disk that is left free: one in this many,
+/// Part of the disk that is left free: one in this many.
 const LEFT_FREE: u64 = 10;
-/// or as many bytes, where that is less.
+/// Most bytes of the disk that are left free.
 const LEFT_AT_MOST: u64 = 4 << 30;
 /// Time between two sweeps of partial files left behind.
 const SWEEP: Duration = Duration::from_secs(10);
@@ -21,9 +21,9 @@ const SWEEP: Duration = Duration::from_secs(10);
 const REMEMBERED: usize = 10_000;
 /// Files of one name.
 const NAMESAKES: u32 = 1000;
-/// Most files that are taken in one run, however short,
+/// Most files that are taken in one run, however short.
 const MOST_FILES: u64 = 100_000;
-/// and most files that are not whole yet and do not go on.
+/// Most files that are not whole yet and do not go on.
 const MOST_PARTS: usize = 1000;
 
 /// Limits over all calls.

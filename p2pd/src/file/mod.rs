@@ -136,7 +136,8 @@ impl Receiving {
         Ok(Receiving { inbox, max_size: options.max_size, once: options.once })
     }
 
-    /// All that the peer of one pipe sends: whether it is a sender at all, and how many files did not arrive.
+    /// Receives from the peer of one pipe. Returns true if the peer was a sender at all, and the number of files that
+    /// did not arrive.
     async fn one(&self, pipe: Pipe, moved: &Moved, say: Say) -> (bool, usize) {
         let mut shown = Shown::new(say, "receive", pipe.peer());
         let (peer, halves) = (pipe.peer(), tokio::io::split(pipe));

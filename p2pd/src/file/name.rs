@@ -88,7 +88,7 @@ impl FileName {
         format!(".{}.{}{PART}", self.0, sender.0)
     }
 
-    /// Another name for the same: `a (1).txt` for `a.txt`.
+    /// Returns a numbered name for the same file: `a (1).txt` for `a.txt`.
     pub(crate) fn numbered(&self, number: u32) -> Self {
         if number == 0 {
             return self.clone();

@@ -15,11 +15,11 @@ use super::{Event, Receiving};
 use crate::say::Say;
 use crate::talk::{Turns, place};
 
-/// Peers that are received from at once,
+/// Most peers that are received from at once.
 const SEATS: usize = 64;
-/// Most of these peers from one place,
+/// Most of these peers from one place.
 const SEATS_OF_ONE: usize = 8;
-/// and most pipes of one peer.
+/// Most pipes of one peer.
 const SEATS_OF_PEER: usize = 4;
 /// Bytes a second that keep a seat while others wait,
 const LEAST: u64 = 4096;
@@ -106,7 +106,7 @@ impl Rate {
     }
 }
 
-/// All of them.
+/// Seats of all senders.
 #[derive(Debug)]
 pub(super) struct Seats {
     receiving: Arc<Receiving>,

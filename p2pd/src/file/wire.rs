@@ -216,7 +216,7 @@ mod tests {
         assert_eq!(Message::parse(b"\0p2pd file 2"), Err(WireError::Hello));
     }
 
-    /// Each message has one spelling: a body that parses is the body that would be written, and all others are refused.
+    /// A message has one spelling: a body that parses is the body that would be written, and all others are refused.
     #[test]
     fn whatever_is_altered_is_another_message_or_none() {
         let (mut read, mut refused) = (0, 0);

@@ -44,7 +44,7 @@ impl Outbox {
         self.changed.notify_one();
     }
 
-    /// All that waits; none once no more will come.
+    /// Takes all bytes that wait; `None` once no more will come.
     async fn take(&self) -> Option<Vec<u8>> {
         loop {
             {

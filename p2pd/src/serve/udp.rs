@@ -129,7 +129,7 @@ fn may_fragment(_: &std::net::UdpSocket) {}
 mod tests {
     use super::*;
 
-    /// All of 127.0.0.0/8 is the machine itself on Linux.
+    /// The whole of 127.0.0.0/8 is the machine itself on Linux.
     #[cfg(target_os = "linux")]
     #[tokio::test]
     async fn an_answer_leaves_from_the_address_that_was_asked() {

@@ -12,14 +12,14 @@ use super::host::place;
 use super::login::{self, Password};
 use super::secure::Keys;
 
-/// Only such variables of the environment are read for a broker.
+/// Prefix of the environment variables that may hold a broker's password.
 const VARIABLES: &str = "P2PD_MQTT_";
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Mqtt {
     id: u16,
-    /// In place of `host`, `port`, `tls`, `websocket` and perhaps `user`.
+    /// URL in place of `host`, `port`, `tls`, `websocket` and perhaps `user`.
     url: Option<String>,
     host: Option<Box<str>>,
     port: Option<u16>,

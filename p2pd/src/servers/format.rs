@@ -43,7 +43,7 @@ pub(super) fn parse(text: &str, folder: &Path) -> Result<Servers, String> {
     })
 }
 
-/// What is wrong with the list, and where.
+/// Returns the error in the list, and its position.
 fn wrong(text: &str, why: &toml::de::Error) -> String {
     let message = shown(&without_values(why.message())).to_string();
     let Some(before) = why.span().and_then(|span| text.get(..span.start)) else { return message };
@@ -99,7 +99,7 @@ struct Format {
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Turn {
-    /// In place of the next three.
+    /// URL in place of the next three.
     url: Option<String>,
     host: Option<Box<str>>,
     port: Option<u16>,

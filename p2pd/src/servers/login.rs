@@ -1,4 +1,4 @@
-//! Who we are to a server, as its entry says it: a password in one of three places, and a login in an URL.
+//! Logins at a server, as its entry says: a password in one of three places, or a login in a URL.
 
 use std::path::Path;
 
@@ -44,7 +44,7 @@ fn variable(name: &str, prefix: &str) -> Result<String, String> {
     std::env::var(name).map_err(|_| format!("the environment has no {}", shown(name)))
 }
 
-/// What stands between the scheme and the path of an URL: `user:password@host:port`.
+/// Part of a URL between the scheme and the path: `user:password@host:port`.
 #[derive(Debug)]
 pub(super) struct Authority {
     pub(super) user: Option<String>,
@@ -65,7 +65,7 @@ pub(super) fn authority(text: &str) -> Result<Authority, String> {
     Ok(Authority { user, password, host, port })
 }
 
-/// Without the escapes of RFC 3986.
+/// Decodes the escapes of RFC 3986.
 fn decoded(text: &str) -> Result<String, &'static str> {
     let mut parts = text.split('%');
     let mut bytes: Vec<u8> = parts.next().unwrap_or_default().into();

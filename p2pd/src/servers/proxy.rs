@@ -9,7 +9,7 @@ use serde::Deserialize;
 use super::host::place;
 use super::login::{Password, authority};
 
-/// Only such variables of the environment are read for a list's proxy.
+/// Prefix of the environment variables that may hold the password of a list's proxy.
 const VARIABLES: &str = "P2PD_PROXY_";
 /// Variables of the environment that name a proxy, the first one that is set; each in lower case before upper case.
 pub(super) const NAMES: [&str; 2] = ["https_proxy", "all_proxy"];

@@ -10,7 +10,7 @@ use p2pd_core::{ClientKey, Tls, TlsFailure, Trust};
 use super::folder::beside;
 use super::write::quoted;
 
-/// As they stand in the list.
+/// TLS keys of an entry, as the list has them.
 #[derive(Debug, Default)]
 pub(super) struct Keys {
     pub(super) tls: Option<bool>,

@@ -132,7 +132,7 @@ pub(crate) struct Output {
 #[derive(Debug)]
 enum Written {
     Bytes(Chunk),
-    /// All before it is written.
+    /// Signals once all before it is written.
     Until(oneshot::Sender<()>),
 }
 

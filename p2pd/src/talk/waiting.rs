@@ -5,9 +5,9 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 use p2pd_tokio::Pipe;
 
-/// Callers that wait at once,
+/// Most callers that wait at once.
 const MOST: usize = 64;
-/// and most of those from one place.
+/// Most callers from one place that wait at once.
 const MOST_OF_ONE: usize = 8;
 /// Places whose last turn is remembered.
 const REMEMBERED: usize = 256;

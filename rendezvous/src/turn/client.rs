@@ -23,7 +23,7 @@ pub(super) struct Client {
     pub(super) local: SocketAddr,
     pub(super) from: SocketAddr,
     pub(super) framing: Framing,
-    /// Who its latest request says it is.
+    /// User name in the latest request, not proven.
     pub(super) user: String,
     /// Names whose passwords the protocol knows, and these.
     pub(super) known: Vec<(String, String)>,
@@ -32,17 +32,17 @@ pub(super) struct Client {
     /// The Allocate that was granted, and the answer.
     pub(super) granted: Option<([u8; 12], Vec<u8>)>,
     pub(super) relay: Option<Relay>,
-    /// When there is something to do.
+    /// Time of the next step.
     pub(super) wake: Duration,
 }
 
 #[derive(Clone, Debug)]
 pub(super) struct Relay {
     pub(super) id: RelayId,
-    /// Whose it is.
+    /// User that the relay belongs to.
     pub(super) user: String,
     pub(super) ip: IpAddr,
-    /// Once it is open.
+    /// Relayed address, once the socket is open.
     pub(super) at: Option<SocketAddr>,
     pub(super) flow: Flow,
 }

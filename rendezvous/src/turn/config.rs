@@ -17,8 +17,8 @@ pub struct Config {
     /// Lets relays reach private addresses, as they do where their own is private. Default no. Loopback, links and the
     /// machine's own addresses stay out of reach.
     pub allow_private: bool,
-    /// After this a nonce is stale, and its user asked to take the next one (438). Default an hour, at least
-    /// 30 s.
+    /// Lifetime of a nonce. Then the nonce is stale, and its user is asked to take the next one (438). Default an hour,
+    /// at least 30 s.
     pub nonce: Duration,
     /// Bounds of allocations.
     pub limits: Limits,
@@ -42,11 +42,11 @@ impl Config {
 /// beyond is dropped.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Limits {
-    /// In all. Default 1,024.
+    /// Allocations in all. Default 1,024.
     pub allocations: usize,
-    /// Of one user. Default 256: a name is often everybody's.
+    /// Allocations of one user. Default 256: a name is often everybody's.
     pub per_user: usize,
-    /// Of one address: an IPv4 address or an IPv6 /64. Default 64.
+    /// Allocations of one address: an IPv4 address or an IPv6 /64. Default 64.
     pub per_address: usize,
     /// Bytes a second that one allocation carries, in both directions together, with half a second's worth at once. None
     /// is no limit. Default 25 MB.

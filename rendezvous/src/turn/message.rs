@@ -1,4 +1,4 @@
-//! What has to be known of a message without believing it, and frames of a stream.
+//! Facts about a message that are read before it is authenticated, and frames of a stream.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -28,7 +28,7 @@ pub(super) const MAX_FRAME: usize = 2048;
 const MAX_ATTRIBUTES: usize = 32;
 const HEADER: usize = 20;
 
-/// Whether bytes that begin so are ChannelData.
+/// Returns true if bytes that begin so are ChannelData.
 pub(super) fn is_channel_data(bytes: &[u8]) -> bool {
     bytes.first().is_some_and(|first| first & 0xc0 == 0x40)
 }
@@ -88,8 +88,8 @@ impl<'a> Stun<'a> {
         Some(u16::from(*class) * 100 + u16::from(*number))
     }
 
-    /// Why a request of a client without an allocation is refused before it is asked who it is: a message without proof
-    /// has to be an Allocate, and that has to say what it asks for.
+    /// Returns the ERROR-CODE for a request of a client without an allocation that is refused before any login. A
+    /// message without proof has to be an Allocate, which has to say what it asks for.
     pub(super) fn refused_unsigned(&self) -> Option<u16> {
         match self.kind {
             _ if self.is_signed() => None,

@@ -40,7 +40,7 @@ pub use users::Users;
 
 /// Clients without an allocation that are remembered; the oldest makes room. A TCP client keeps its place.
 const MAX_STRANGERS: usize = 1024;
-/// Such a client is forgotten after so much silence, and its TCP connection closed.
+/// Silence after which a client without an allocation is forgotten, and its TCP connection closed.
 const STRANGER_FOR: Duration = Duration::from_secs(60);
 /// New clients a second, in the long run: with [`MAX_STRANGERS`] it leaves each a second to prove who it is.
 const NEW_PER_SECOND: u32 = 1000;
@@ -56,7 +56,7 @@ const SHORTEST_NONCE: Duration = Duration::from_secs(30);
 pub struct Server {
     config: Config,
     clients: BTreeMap<Way, Client>,
-    /// When each client has something to do.
+    /// Time of each client's next step.
     deadlines: BTreeSet<(Duration, Way)>,
     /// Clients without an allocation, the oldest first. One may be gone, or have one by now.
     strangers: VecDeque<Way>,
@@ -179,12 +179,12 @@ impl Server {
         }
     }
 
-    /// What is to be done next.
+    /// Returns the next output.
     pub fn poll_output(&mut self) -> Option<Output> {
         self.output.pop_front()
     }
 
-    /// When to call [`handle_timeout`](Self::handle_timeout).
+    /// Returns the time to call [`handle_timeout`](Self::handle_timeout).
     pub fn poll_timeout(&self) -> Option<Duration> {
         self.deadlines.first().map(|(at, _)| *at)
     }
@@ -212,12 +212,12 @@ impl Server {
         self.relays.len()
     }
 
-    /// What was counted so far.
+    /// Returns the counters.
     pub fn stats(&self) -> Stats {
         self.stats
     }
 
-    /// One message or ChannelData of a client's.
+    /// Handles a single message or ChannelData of a client's.
     fn frame(&mut self, now: Duration, way: Way, local: SocketAddr, from: SocketAddr, mut data: Vec<u8>) {
         if message::is_channel_data(&data) {
             // Without an allocation there are no channels.
@@ -441,7 +441,7 @@ impl Server {
         }
     }
 
-    /// What the protocol says: to the client, or to a peer.
+    /// Routes a message of the protocol's: to the client, or to a peer.
     fn route(&mut self, now: Duration, way: Way, said: Transmit<Vec<u8>>) {
         let Some(client) = self.clients.get(&way) else { return };
         if said.to == client.from && said.from == client.local {

@@ -10,14 +10,14 @@ use crate::ConnId;
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct RelayId(pub u64);
 
-/// Something to be done.
+/// Action for the owner of the server.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Output {
     /// Send a datagram from the listening socket bound to `from`.
     Datagram {
-        /// Which of our sockets.
+        /// Local address of the listening socket.
         from: SocketAddr,
-        /// Where to.
+        /// Destination.
         to: SocketAddr,
         /// The payload.
         data: Bytes,
@@ -31,9 +31,9 @@ pub enum Output {
     Open(RelayId, IpAddr),
     /// Send a datagram from a relaying socket.
     Relay {
-        /// Which.
+        /// Relay that sends.
         relay: RelayId,
-        /// Where to.
+        /// Destination.
         to: SocketAddr,
         /// The payload.
         data: Bytes,

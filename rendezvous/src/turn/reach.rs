@@ -13,9 +13,9 @@ pub(super) enum Scope {
     Internet,
     /// A site, or what is behind its provider's NAT.
     Private,
-    /// One link.
+    /// A single link.
     Link,
-    /// One machine.
+    /// A single machine.
     Loopback,
     /// No peer has it: multicast, broadcast, reserved, or what a cloud tells its machines' secrets at.
     Nobody,
@@ -111,7 +111,7 @@ pub(super) struct Reach {
 }
 
 impl Reach {
-    /// For relays with these addresses; with `private` to private ones too.
+    /// Makes the rules for relays with these addresses. With `private`, private addresses are reached too.
     pub(super) fn new(relays: Vec<IpAddr>, private: bool) -> Self {
         Reach { relays, private, own: BTreeSet::new() }
     }
@@ -154,7 +154,7 @@ impl Reach {
 mod tests {
     use super::*;
 
-    /// Each line of the registries, its first and last address, and what lies before and behind.
+    /// First and last address of each line of the registries, and the addresses before and behind.
     const TABLE: &[(&str, Scope)] = &[
         ("0.0.0.0", Nobody),
         ("0.255.255.255", Nobody),

@@ -1,4 +1,4 @@
-//! Who may relay.
+//! Users that may relay.
 
 use core::fmt;
 use core::time::Duration;

@@ -27,7 +27,7 @@ pub enum Driver {
 }
 
 impl Driver {
-    /// All of them.
+    /// List of the drivers.
     pub const ALL: [Driver; 3] = [Driver::Mio, Driver::Tokio, Driver::AsyncStd];
 
     /// Returns the driver's name: `mio`, `tokio`, `async-std`.

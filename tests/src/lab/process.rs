@@ -128,7 +128,7 @@ impl Child {
         }
     }
 
-    /// All lines written so far.
+    /// Returns the lines written so far.
     pub fn lines(&mut self) -> &[Line] {
         let fresh: Vec<_> = self.receiver().try_iter().collect();
         self.seen.extend(fresh);
