@@ -36,7 +36,7 @@ impl Node {
                     }
                     self.probe(place);
                 }
-                Said::GaveUp => self.broker_state(place, BrokerState::EndsAtMessages),
+                Said::EndsAtMessages => self.broker_state(place, BrokerState::EndsAtMessages),
                 Said::Payload(payload) => self.payload(place, &payload),
                 Said::Followed(topic, granted) => self.name_followed(place, &topic, granted),
                 Said::Record(topic, payload, kept) => self.name_record(place, &topic, &payload, kept),
@@ -174,10 +174,14 @@ impl Node {
         let n = usize::from(place);
         let Some(id) = self.config.brokers.get(n).map(|b| b.id) else { return };
         // One that is ready counts once a message has come through, which is about one round trip later.
+        let is_back = self.brokers_settled[n];
         self.brokers_settled[n] |= state != BrokerState::Ready;
         self.cx.notify(Notice::Broker { id, state });
         if state == BrokerState::Ready {
             self.probe(place);
+            if is_back {
+                self.repeat_lost(place);
+            }
         }
         self.drive_names();
     }
