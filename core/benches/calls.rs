@@ -1,5 +1,5 @@
-//! What one more call, and one more stranger, cost a node that has many: it should not depend on how many.
-//! `cargo bench -p p2pd-core`
+//! Cost of one more call, and of one more stranger, for a node that has many. The cost should not depend on their
+//! number. `cargo bench -p p2pd-core`
 
 // A bench is a driver: it has a clock.
 #![allow(clippy::disallowed_types)]
@@ -20,8 +20,8 @@ fn main() {
     }
 }
 
-/// The time to begin a call, to end one whose dial was refused, and to accept and drop a stranger, each with this many
-/// calls open.
+/// Returns the times to begin a call, to end one whose dial was refused, and to accept and drop a stranger. Each with
+/// this many calls open.
 fn run(calls: u32) -> [Duration; 3] {
     let mut node = Node::new(Config::new(SecretKey::from_bytes([1; 32])), [1; 32], Instant::ZERO).unwrap();
     let ip = [203, 0, 113, 1].into();

@@ -1,4 +1,4 @@
-//! What a record of a name costs its owner, and whoever checks it. `cargo bench -p p2pd-core --bench names`
+//! Cost of a name's record, for its owner and for a checker. `cargo bench -p p2pd-core --bench names`
 
 // A bench is a driver: it has a clock.
 #![allow(clippy::disallowed_types)]

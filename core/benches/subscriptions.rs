@@ -1,5 +1,5 @@
-//! What a message costs on a pipe with many subscriptions, and what a byte costs with patterns that make others
-//! backtrack: it should not depend on how many bytes there are. `cargo bench -p p2pd-core --bench subscriptions`
+//! Cost of a message on a pipe with many subscriptions, and of a byte with patterns that make other engines backtrack.
+//! The cost should not depend on the number of bytes. `cargo bench -p p2pd-core --bench subscriptions`
 
 // A bench is a driver: it has a clock.
 #![allow(clippy::disallowed_types)]

@@ -1,4 +1,4 @@
-//! What the TURN client adds to each datagram. `cargo bench -p p2pd-core --bench turn`
+//! Cost that the TURN client adds to each datagram. `cargo bench -p p2pd-core --bench turn`
 
 // A bench is a driver: it has a clock.
 #![allow(clippy::disallowed_types)]

@@ -10,12 +10,17 @@ use smallvec::SmallVec;
 use crate::identity::{NodeId, SecretKey};
 use crate::notice::Strategy;
 use crate::pipe::PipeMode;
+use crate::proxy::Proxy;
+use crate::selection::Interfaces;
 use crate::turn::{Credentials, Lifetimes};
 use crate::wire::Transport;
 use crate::wrap::{Header, Tls, Wrap};
 
 /// Most brokers, STUN servers and TURN servers in a configuration, of each.
 pub const MAX_SERVERS: usize = 16;
+
+/// What is wrong with a proxy.
+const NO_PROXY: &str = "has no host or port 0, or cannot be told the server's name or who we are";
 
 /// Places of peers where nobody says how many there are: half of the 1,024 descriptors that a process usually has.
 pub(crate) const DEFAULT_PIPES: u32 = 512;
@@ -63,6 +68,10 @@ pub struct Config {
     pub max_pipes: Option<u32>,
     /// Bounds on the time until a peer that has vanished is found out.
     pub liveness: Liveness,
+    /// Addresses to dial peers from, to be dialled at and to announce; a driver looks at it when it lists the machine's
+    /// interfaces. Servers are reached by whatever way the system has. With `bind`, that address has to be among them.
+    /// Default: all but loopback.
+    pub interfaces: Interfaces,
 }
 
 impl Config {
@@ -83,6 +92,16 @@ impl Config {
             ntp: Vec::new(),
             max_pipes: None,
             liveness: Liveness::default(),
+            interfaces: Interfaces::default(),
+        }
+    }
+
+    /// Has brokers and TURN servers reached through a proxy, all but those whose hosts are excepted.
+    pub fn set_proxy(&mut self, proxy: &Proxy, except: impl Fn(&str) -> bool) {
+        let brokers = self.brokers.iter_mut().map(|b| (&b.host, &mut b.proxy));
+        let turn = self.turn.iter_mut().map(|t| (&t.host, &mut t.proxy));
+        for (_, of) in brokers.chain(turn).filter(|(host, _)| !except(host)) {
+            *of = Some(proxy.clone());
         }
     }
 
@@ -126,6 +145,15 @@ impl Config {
             {
                 return Err(ConfigError::LoginTooLong(n));
             }
+        }
+        let bad = |proxy: &Option<Proxy>, host: &str| {
+            proxy.as_ref().is_some_and(|p| p.host.is_empty() || p.port == 0 || !p.can_reach(host))
+        };
+        if let Some(n) = self.brokers.iter().position(|b| bad(&b.proxy, &b.host)) {
+            return Err(ConfigError::BadBrokerProxy(n));
+        }
+        if let Some(n) = self.turn.iter().position(|t| bad(&t.proxy, &t.host)) {
+            return Err(ConfigError::BadTurnProxy(n));
         }
         match self.stun.iter().position(|s| s.host.is_empty() || s.port == 0) {
             Some(n) => Err(ConfigError::BadStunServer(n)),
@@ -174,10 +202,24 @@ pub struct Broker {
     pub headers: Vec<Header>,
     /// User name and password, if the broker asks for them. Default: none.
     pub login: Option<Login>,
+    /// The proxy that leads to it. Default: none.
+    pub proxy: Option<Proxy>,
+    /// Whether [`Notice::LoginWanted`](crate::Notice::LoginWanted) asks for another login where the broker refuses this one.
+    /// Default: no.
+    pub renews: bool,
 }
 
-/// A user name and, where the broker wants one, a password (MQTT 3.1.1 sections 3.1.3.4 and 3.1.3.5).
-#[derive(Clone, PartialEq, Eq)]
+/// A server of the configuration that has to know who we are.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum ServerRef {
+    /// The broker with this id.
+    Broker(u16),
+    /// The TURN server at this position.
+    Turn(u8),
+}
+
+/// A user name and, where one is wanted, a password (for brokers MQTT 3.1.1 sections 3.1.3.4 and 3.1.3.5).
+#[derive(Clone, PartialEq, Eq, Hash)]
 pub struct Login {
     pub(crate) user: Box<str>,
     pub(crate) password: Option<Box<str>>,
@@ -212,12 +254,28 @@ impl fmt::Debug for Login {
 impl Broker {
     /// Makes a broker that is reached over TCP alone, and lets in whoever comes.
     pub fn new(id: u16, host: &str, port: u16) -> Self {
-        Broker { id, host: host.into(), port, tls: None, websocket: None, headers: Vec::new(), login: None }
+        Broker {
+            id,
+            host: host.into(),
+            port,
+            tls: None,
+            websocket: None,
+            headers: Vec::new(),
+            login: None,
+            renews: false,
+            proxy: None,
+        }
+    }
+
+    /// Host and port that are dialled.
+    pub(crate) fn first(&self) -> (&str, u16) {
+        Proxy::first(self.proxy.as_ref(), &self.host, self.port)
     }
 
     pub(crate) fn wrap(&self) -> Option<Wrap> {
-        let Broker { host, tls, websocket, headers, .. } = self.clone();
-        (tls.is_some() || websocket.is_some()).then_some(Wrap { host, tls, websocket, headers })
+        let Broker { host, port, tls, websocket, headers, proxy, .. } = self.clone();
+        let bare = proxy.is_none() && tls.is_none() && websocket.is_none();
+        (!bare).then_some(Wrap { host, port, proxy, tls, websocket, headers })
     }
 }
 
@@ -250,17 +308,69 @@ pub struct TurnServer {
     pub transport: Option<Transport>,
     /// Whether and how the connection is to be TLS, which goes over TCP only. Default: no.
     pub tls: Option<Tls>,
-    /// The user's name and password.
-    pub credentials: Credentials,
+    /// Proof of who we are.
+    pub auth: TurnAuth,
     /// How long things last at this server; the defaults are the RFC's.
     pub lifetimes: Lifetimes,
+    /// Proxy that leads to it over TCP and TLS. UDP goes there directly, or not at all. Default: none.
+    pub proxy: Option<Proxy>,
+    /// Whether it may send us on (300) to any address. Default: no, to such of the internet only, and of nobody whom we know.
+    pub alternates_anywhere: bool,
+}
+
+/// Proof of who we are to a TURN server.
+#[derive(Clone, PartialEq, Eq)]
+pub enum TurnAuth {
+    /// None: the server relays for whoever comes. Nothing that it says is proven; what goes through it is sealed anyway.
+    Nobody,
+    /// A name and a password that stay good.
+    Fixed(Credentials),
+    /// A name and a password for a while: [`Notice::LoginWanted`](crate::Notice::LoginWanted) asks for others. `None`: there
+    /// are none yet.
+    Renewed(Option<Credentials>),
+    /// A secret of the server's, from which the node makes credentials of its own for each allocation: a day's ones, and
+    /// where the server does not take these, because our clock is wrong, some until 2038.
+    Secret(Box<str>),
+}
+
+impl From<Credentials> for TurnAuth {
+    fn from(credentials: Credentials) -> Self {
+        TurnAuth::Fixed(credentials)
+    }
+}
+
+/// Without what is secret.
+impl fmt::Debug for TurnAuth {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            TurnAuth::Nobody => f.write_str("Nobody"),
+            TurnAuth::Fixed(credentials) => write!(f, "Fixed({credentials:?})"),
+            TurnAuth::Renewed(credentials) => write!(f, "Renewed({credentials:?})"),
+            TurnAuth::Secret(_) => f.write_str("Secret(..)"),
+        }
+    }
 }
 
 impl TurnServer {
     /// One with the RFC's lifetimes, over UDP or else TCP.
-    pub fn new(host: &str, port: u16, credentials: Credentials) -> Self {
-        let lifetimes = Lifetimes::default();
-        TurnServer { host: host.into(), port, transport: None, tls: None, credentials, lifetimes }
+    pub fn new(host: &str, port: u16, auth: impl Into<TurnAuth>) -> Self {
+        let (auth, lifetimes) = (auth.into(), Lifetimes::default());
+        TurnServer {
+            host: host.into(),
+            port,
+            transport: None,
+            tls: None,
+            auth,
+            lifetimes,
+            alternates_anywhere: false,
+            proxy: None,
+        }
+    }
+
+    /// Host and port that are dialled, or sent datagrams to.
+    pub(crate) fn first(&self, over: Transport) -> (&str, u16) {
+        let proxy = self.proxy.as_ref().filter(|_| over == Transport::Tcp);
+        Proxy::first(proxy, &self.host, self.port)
     }
 
     pub(crate) fn only_way(&self) -> Option<Transport> {
@@ -268,8 +378,9 @@ impl TurnServer {
     }
 
     pub(crate) fn wrap(&self) -> Option<Wrap> {
-        let tls = Some(self.tls.clone()?);
-        Some(Wrap { host: self.host.clone(), tls, websocket: None, headers: Vec::new() })
+        let TurnServer { host, port, tls, proxy, .. } = self.clone();
+        let bare = proxy.is_none() && tls.is_none();
+        (!bare).then_some(Wrap { host, port, proxy, tls, websocket: None, headers: Vec::new() })
     }
 }
 
@@ -312,6 +423,10 @@ pub enum ConfigError {
     LoginTooLong(usize),
     /// The STUN server at this position has no host or port 0.
     BadStunServer(usize),
+    /// The proxy of the broker at this position has no host or port 0, or cannot be told the broker's name or who we are.
+    BadBrokerProxy(usize),
+    /// The same of the TURN server at this position.
+    BadTurnProxy(usize),
 }
 
 impl fmt::Display for ConfigError {
@@ -342,6 +457,8 @@ impl fmt::Display for ConfigError {
             ConfigError::DuplicateBrokerId(id) => write!(f, "two brokers have the id {id}"),
             ConfigError::BadBroker(n) => write!(f, "broker number {} has no host or port 0", n + 1),
             ConfigError::BadStunServer(n) => write!(f, "STUN server number {} has no host or port 0", n + 1),
+            ConfigError::BadBrokerProxy(n) => write!(f, "the proxy of broker number {} {NO_PROXY}", n + 1),
+            ConfigError::BadTurnProxy(n) => write!(f, "the proxy of TURN server number {} {NO_PROXY}", n + 1),
         }
     }
 }

@@ -1,9 +1,9 @@
-//! What every machine inside a node shares: the time, the queue of actions, fresh ids, one timer each,
-//! and who owns which socket.
+//! Context that the machines inside a node share: the time, the queue of actions, fresh ids, one timer each, and the
+//! owner of each socket.
 
 use core::time::Duration;
 use std::collections::{BTreeMap, VecDeque};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -20,7 +20,7 @@ use crate::time::{ClockFix, Instant, WallTime};
 use crate::timers::Timers;
 use crate::wrap::Wrap;
 
-/// Which machine a socket or a query belongs to.
+/// Machine that a socket or a query belongs to.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Owner {
     /// The listener with this number.
@@ -41,11 +41,13 @@ pub(crate) enum Owner {
     Carrier(SockId),
     /// The mapping of our port with this number.
     Mapping(u32),
-    /// What asks time servers.
+    /// The client of the time servers.
     Clock,
+    /// The look-up of our network's NAT64.
+    Nat64,
 }
 
-/// Whose deadline it is.
+/// Machine that a deadline belongs to.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(crate) enum Timer {
     Broker(u8),
@@ -72,7 +74,9 @@ pub(crate) struct Cx {
     pub(crate) random: Random,
     pub(crate) timers: Timers<Timer>,
     pub(crate) stats: Stats,
-    /// Of the servers' addresses.
+    /// Address of ours for IPv4, where we have one by a NAT64.
+    pub(crate) translated: Option<IpAddr>,
+    /// Experience with the servers' addresses.
     pub(crate) experience: Experience,
     queue: VecDeque<Action>,
     socks: BTreeMap<SockId, Owner>,
@@ -89,6 +93,7 @@ impl Cx {
             random: Random::new(seed),
             timers: Timers::new(),
             stats: Stats::default(),
+            translated: None,
             experience: Experience::default(),
             queue: VecDeque::new(),
             socks: BTreeMap::new(),
@@ -98,8 +103,7 @@ impl Cx {
         }
     }
 
-    /// The wall clock, or the epoch where the driver never told it: a peer then corrects us by its CLOCK
-    /// reply.
+    /// Returns the wall clock, or the epoch where the driver never told it: a peer then corrects us by its CLOCK reply.
     pub(crate) fn wall(&self) -> WallTime {
         self.clock.map_or(WallTime::from_micros(0), |fix| fix.wall_at(self.now))
     }
@@ -147,7 +151,7 @@ impl Cx {
         self.dial_at(owner, local, remote, opts, self.now, self.now + limit)
     }
 
-    /// The same to a server, in these layers.
+    /// Dials a server, in these layers.
     pub(crate) fn dial_server(
         &mut self,
         owner: Owner,
@@ -177,7 +181,8 @@ impl Cx {
         sock
     }
 
-    /// A local port that is probably free, with room for a few more behind it, below those that systems hand out.
+    /// Returns a local port that is probably free, with room for a few more behind it, below those that systems hand
+    /// out.
     pub(crate) fn fresh_port(&mut self) -> u16 {
         10_000 + self.random.below(Domain::Port, 22_000) as u16
     }
@@ -237,7 +242,7 @@ impl Cx {
         query
     }
 
-    /// The owner of an answered query, which is over with this.
+    /// Returns the owner of an answered query, which is over with this.
     pub(crate) fn answered(&mut self, query: QueryId) -> Option<Owner> {
         self.queries.remove(&query)
     }
@@ -255,7 +260,7 @@ impl Cx {
         }
     }
 
-    /// An id that no socket has: of a relay, which stands among sockets where streams are agreed on.
+    /// Returns an id that no socket has: the id of a relay, which stands among sockets where streams are agreed on.
     pub(crate) fn fresh_id(&mut self) -> SockId {
         let sock = SockId::chosen(self.next_sock);
         self.next_sock += 1;

@@ -1,4 +1,4 @@
-//! Who a node is: an X25519 key pair. The node id is the public key.
+//! Identity of a node: an X25519 key pair. The node id is the public key.
 
 use core::fmt;
 use core::str::FromStr;
@@ -14,16 +14,16 @@ use crate::noise;
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct NodeId([u8; 32]);
 
-/// Why a text or a byte string is not a [`NodeId`].
+/// Error of a text or a byte string that is no [`NodeId`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum NodeIdError {
-    /// Not 52 characters; this many.
+    /// Wrong length: not 52 characters; this many.
     Length(usize),
     /// The character at this offset is not in `a`-`z`, `2`-`7`, or the last one carries stray bits.
     Character(usize),
-    /// Not a canonical X25519 public key (RFC 7748): the top bit is set, or it is not below the prime.
+    /// No canonical X25519 public key (RFC 7748): the top bit is set, or the number is not below the prime.
     NotCanonical,
-    /// A point of small order: with it anybody could open what is sealed (RFC 7748 section 6.1).
+    /// A point of small order: with it anybody could open a message sealed for it (RFC 7748 section 6.1).
     SmallOrder,
 }
 
@@ -46,7 +46,7 @@ impl NodeId {
     /// Length of the text form.
     pub const TEXT_LEN: usize = 52;
 
-    /// The id with this public key.
+    /// Returns the id with this public key.
     ///
     /// # Errors
     /// `NotCanonical` and `SmallOrder`, so that one key has one id and no key is worthless.
@@ -78,18 +78,18 @@ impl NodeId {
         Ok(NodeId(key))
     }
 
-    /// The public key.
+    /// Returns the public key.
     pub const fn as_bytes(&self) -> &[u8; 32] {
         &self.0
     }
 
-    /// The id as the last part of an address.
+    /// Returns the id as the last part of an address.
     pub fn to_node_text(&self) -> NodeText {
         // 52 base32 characters are always within what an address allows.
         NodeText::from_str(&self.to_string()).unwrap_or_else(|_| unreachable!())
     }
 
-    /// Where the node's messages are published: the hash from which brokers cannot learn the key.
+    /// Returns the topic on which the node's messages are published: a hash from which brokers cannot learn the key.
     pub fn topic(&self) -> Topic {
         let mut hash = Blake2s::<U32>::new();
         hash.update(b"p2pd topic");
@@ -154,16 +154,16 @@ pub struct SecretKey {
     id: NodeId,
 }
 
-/// Why a key file's text is not a [`SecretKey`].
+/// Error of a key file's text that is no [`SecretKey`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum SecretKeyError {
     /// The text does not begin with `p2pd-secret-key-1 `.
     Header,
-    /// There are not 64 hexadecimal digits after the header; this many characters.
+    /// Wrong length after the header: not 64 hexadecimal digits; this many characters.
     Length(usize),
     /// The character at this byte offset of the text is not a hexadecimal digit.
     Digit(usize),
-    /// Something follows the key, at this byte offset of the text.
+    /// Text follows the key, at this byte offset.
     Trailing(usize),
 }
 
@@ -185,18 +185,18 @@ impl std::error::Error for SecretKeyError {}
 impl SecretKey {
     const HEADER: &'static str = "p2pd-secret-key-1 ";
 
-    /// The key with these 32 secret bytes, which must come from the system's random source.
+    /// Returns the key with these 32 secret bytes, which must come from the system's random source.
     pub fn from_bytes(secret: [u8; 32]) -> Self {
         let id = NodeId(noise::public_key(&secret));
         SecretKey { secret, id }
     }
 
-    /// The node id that belongs to it.
+    /// Returns the node id that belongs to the key.
     pub fn node_id(&self) -> NodeId {
         self.id
     }
 
-    /// The text of a key file, with a final newline.
+    /// Returns the text of a key file, with a final newline.
     pub fn to_file_text(&self) -> String {
         format!("{}{}\n", Self::HEADER, HEX.encode(&self.secret))
     }
@@ -204,7 +204,7 @@ impl SecretKey {
     /// Reads the text of a key file.
     ///
     /// # Errors
-    /// Says what is wrong and where; never repeats the text, which may be a secret.
+    /// Kind and place of the error; never the text, which may be a secret.
     pub fn from_file_text(text: &str) -> Result<Self, SecretKeyError> {
         let rest = text.strip_prefix(Self::HEADER).ok_or(SecretKeyError::Header)?;
         let start = Self::HEADER.len();

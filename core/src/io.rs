@@ -1,5 +1,4 @@
-//! The vocabulary between the core and a driver: what the core asks for ([`Action`]) and what it is told
-//! ([`Event`]).
+//! Vocabulary between the core and a driver: requests of the core ([`Action`]) and reports to the core ([`Event`]).
 //!
 //! A socket request is an action and its outcome is an event, joined by an id that the core chose. No
 //! value here borrows a socket, and no reply is matched by address.
@@ -14,10 +13,11 @@ use smallvec::SmallVec;
 
 use crate::notice::Notice;
 use crate::pipe::{PipeEnd, PipeId, PipeNews, PipeStart};
+use crate::proxy::ProxyFailure;
 use crate::time::{ClockFix, Instant};
 use crate::wrap::{TlsFailure, Wrap};
 
-/// A socket. Chosen by the core, or by the driver for an accepted one; never used twice in one node.
+/// Id of a socket. Chosen by the core, or by the driver for an accepted one; never used twice in one node.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SockId(u64);
 
@@ -28,17 +28,17 @@ impl SockId {
         SockId(n & !Self::ACCEPTED)
     }
 
-    /// The id a driver gives to the `n`th socket it accepts, over all its listeners.
+    /// Returns the id that a driver gives to the `n`th socket it accepts, over all its listeners.
     pub const fn accepted(n: u64) -> Self {
         SockId(n | Self::ACCEPTED)
     }
 
-    /// The bare number, for logs and tables.
+    /// Returns the bare number, for logs and tables.
     pub const fn number(self) -> u64 {
         self.0
     }
 
-    /// The id with this number, as a trace holds it.
+    /// Returns the id with this number, as a trace holds it.
     pub const fn from_number(n: u64) -> Self {
         SockId(n)
     }
@@ -51,17 +51,17 @@ impl fmt::Debug for SockId {
     }
 }
 
-/// A name look-up in flight. Chosen by the core, never used twice in one node.
+/// Id of a name look-up in flight. Chosen by the core, never used twice in one node.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct QueryId(pub(crate) u32);
 
 impl QueryId {
-    /// The bare number.
+    /// Returns the bare number.
     pub const fn number(self) -> u32 {
         self.0
     }
 
-    /// The id with this number, as a trace holds it.
+    /// Returns the id with this number, as a trace holds it.
     pub const fn from_number(n: u32) -> Self {
         QueryId(n)
     }
@@ -73,17 +73,16 @@ impl fmt::Debug for QueryId {
     }
 }
 
-/// Which local addresses and ports a socket may share with others.
+/// Local addresses and ports that a socket may share with others.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum Reuse {
-    /// None: a second bind of the port fails.
+    /// No sharing: a second bind of the port fails.
     #[default]
     No,
     /// `SO_REUSEADDR`: may bind over connections in TIME_WAIT.
     Address,
-    /// `SO_REUSEADDR` and `SO_REUSEPORT`: a listener and dials on one port. Every socket on the port must ask
-    /// for it. A listener is bound for itself alone first and shared then, so that two nodes cannot listen on
-    /// one port.
+    /// `SO_REUSEADDR` and `SO_REUSEPORT`: a listener and dials on one port. Every socket on the port must ask for it. A
+    /// listener is bound for itself alone first and shared then, so that two nodes cannot listen on one port.
     AddressAndPort,
 }
 
@@ -98,18 +97,18 @@ pub struct SockOpts {
     pub nodelay: bool,
 }
 
-/// How a socket is to end.
+/// Way in which a socket is to end.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum CloseHow {
-    /// Send what is queued, then FIN, then close.
+    /// Sends the queued bytes, then FIN, then closes.
     Graceful,
-    /// Throw the queue away and send RST (`SO_LINGER` 0).
+    /// Throws the queue away and sends RST (`SO_LINGER` 0).
     Reset,
-    /// Close the descriptor and send as little as the system allows.
+    /// Closes the descriptor and sends as little as the system allows.
     Drop,
 }
 
-/// What the core asks of its driver.
+/// Request of the core to its driver.
 ///
 /// Every `BindUdp`, `Listen`, `Connect` and `Resolve` gets exactly one first reply: `Bound`, `Connected`,
 /// `Resolved` or `Failed`. After `Close`, `Cancel` or `Detach` the driver says nothing more about the id, but for one
@@ -118,18 +117,18 @@ pub enum CloseHow {
 #[must_use]
 #[non_exhaustive]
 pub enum Action {
-    /// Open a UDP socket. Reply: `Bound` or `Failed`.
+    /// Opens a UDP socket. Reply: `Bound` or `Failed`.
     BindUdp {
-        /// Its id from now on.
+        /// Id of the socket from now on.
         sock: SockId,
         /// Address to bind; port 0 lets the system choose.
         local: SocketAddr,
         /// Options before bind.
         opts: SockOpts,
     },
-    /// Open a TCP listener. Reply: `Bound` or `Failed`; then `Accepted` for each stream, as [`Action::Accept`] allows.
+    /// Opens a TCP listener. Reply: `Bound` or `Failed`; then `Accepted` for each stream, as [`Action::Accept`] allows.
     Listen {
-        /// Its id from now on.
+        /// Id of the listener from now on.
         sock: SockId,
         /// Address to bind; port 0 lets the system choose. IPv6 listeners take IPv6 only.
         local: SocketAddr,
@@ -138,8 +137,8 @@ pub enum Action {
         /// Options before bind; accepted streams inherit `nodelay`.
         opts: SockOpts,
     },
-    /// Allow so many more streams to be accepted. A listener starts with none, and who calls meanwhile waits in the
-    /// system's queue: there a crowd loses nothing, and costs nothing until its turn.
+    /// Allows so many more streams to be accepted. A listener starts with none, and further callers wait in the
+    /// system's queue. A crowd loses nothing there, and costs nothing until its turn.
     ///
     /// A driver without such a count may accept at once. The core then ends streams where it would have waited.
     Accept {
@@ -148,209 +147,209 @@ pub enum Action {
         /// Streams, added to what is left of earlier credit.
         credit: u32,
     },
-    /// Open a TCP connection. The driver binds at once, calls connect at `at`, says `Fired`, and replies
-    /// `Connected` or `Failed`: at `deadline` with [`IoFailure::TimedOut`]. With `wrap` it is connected once all layers
-    /// are, and such a stream is never detached.
+    /// Opens a TCP connection. The driver binds at once, calls connect at `at` and says `Fired`. The reply is
+    /// `Connected` or `Failed`: at `deadline` with [`IoFailure::TimedOut`]. With `wrap` the stream is connected once
+    /// all layers are, and such a stream is never detached.
     Connect {
-        /// Its id from now on.
+        /// Id of the stream from now on.
         sock: SockId,
         /// Address to bind; unspecified with port 0 leaves both to the system.
         local: SocketAddr,
-        /// Where to.
+        /// Address to connect to.
         remote: SocketAddr,
         /// Options before bind.
         opts: SockOpts,
-        /// When to send the first SYN; in the past means now.
+        /// Time of the first SYN; a time in the past means now.
         at: Instant,
-        /// When to give up.
+        /// Time at which the driver gives up.
         deadline: Instant,
-        /// What the stream is wrapped in, if anything.
+        /// Layers around the stream (TLS, WebSocket), if any.
         wrap: Option<Arc<Wrap>>,
     },
-    /// Send one datagram. What cannot be sent is dropped, as a network would.
+    /// Sends one datagram. The driver drops a datagram that cannot be sent, as a network would.
     SendDatagram {
         /// The bound UDP socket.
         sock: SockId,
-        /// Where to.
+        /// Address to send to.
         to: SocketAddr,
         /// The payload.
         data: Bytes,
     },
-    /// Append to a stream's output. The core sends few and small messages; the driver queues them all.
+    /// Appends to a stream's output. The core sends few and small messages; the driver queues them all.
     SendStream {
         /// The connected stream.
         sock: SockId,
-        /// What to append.
+        /// Bytes to append.
         data: Bytes,
     },
-    /// Say [`Event::Writable`] once the system has taken everything that was given to the stream so far.
+    /// Asks for [`Event::Writable`] once the system has taken all bytes that were given to the stream so far.
     AwaitWritable {
         /// The connected stream.
         sock: SockId,
     },
-    /// Allow `credit` more bytes to be read from a stream. It starts with none, so a stranger can never
-    /// make the driver hold more than the core granted, and not one byte past a hello is taken out of the
-    /// system's buffer before the stream is handed to the user.
+    /// Allows `credit` more bytes to be read from a stream. A stream starts with none, so a stranger can never make the
+    /// driver hold more than the core granted. Not one byte past a hello is taken out of the system's buffer before the
+    /// user has the stream.
     Read {
         /// The connected stream.
         sock: SockId,
         /// Bytes, added to what is left of earlier credit.
         credit: u32,
     },
-    /// End a socket.
+    /// Ends a socket.
     Close {
-        /// Which.
+        /// Socket to end.
         sock: SockId,
-        /// How.
+        /// Way in which it ends.
         how: CloseHow,
     },
-    /// Hand a stream to the user: first what is queued on it, then it is the user's pipe. Once nobody has that any more,
-    /// or where it came to nothing, say [`Event::Released`].
+    /// Hands a stream to the user: first the queued bytes go out, then the stream is the user's pipe. The driver says
+    /// [`Event::Released`] once nobody has the pipe any more, or where it came to nothing.
     Detach {
-        /// Which.
+        /// Stream to hand over.
         sock: SockId,
-        /// Who is at the other end, which call it answers, and the keys.
+        /// Peer at the other end, the call that the pipe answers, and the keys.
         pipe: Box<PipeStart>,
     },
-    /// End the pipe that a detached stream became, whoever has it by now: reading and writing fail, and say why.
+    /// Ends the pipe that a detached stream became, whoever has it by now: reading and writing fail, and say why.
     EndPipe {
         /// The stream that was detached.
         sock: SockId,
-        /// Why.
+        /// Reason that reading and writing report.
         why: PipeEnd,
     },
-    /// Look a host name up (a literal address resolves to itself). Reply: `Resolved`.
+    /// Looks a host name up (a literal address resolves to itself). Reply: `Resolved`.
     Resolve {
-        /// Its id from now on.
+        /// Id of the look-up from now on.
         query: QueryId,
         /// The name.
         host: Box<str>,
-        /// When to give up.
+        /// Time at which the driver gives up.
         deadline: Instant,
     },
-    /// Forget a look-up.
+    /// Forgets a look-up.
     Cancel {
-        /// Which.
+        /// Look-up to forget.
         query: QueryId,
     },
-    /// Tell the user.
+    /// Tells the user.
     Notify(Notice),
-    /// Hand a relayed pipe to the user, whose bytes go through [`Node::pipe_write`](crate::Node::pipe_write) and
-    /// [`Node::pipe_read`](crate::Node::pipe_read). There may be something to read already, and messages.
+    /// Hands a relayed pipe to the user. Its bytes go through [`Node::pipe_write`](crate::Node::pipe_write) and
+    /// [`Node::pipe_read`](crate::Node::pipe_read). Bytes and messages may be there to read already.
     OpenRelayed {
-        /// Its id from now on.
+        /// Id of the pipe from now on.
         pipe: PipeId,
-        /// What is known of it.
+        /// Peer, call and keys of the pipe.
         start: Box<PipeStart>,
     },
-    /// Something happened on a relayed pipe.
+    /// Reports a change on a relayed pipe.
     Pipe {
-        /// Which.
+        /// Pipe that changed.
         pipe: PipeId,
-        /// What.
+        /// Kind of the change.
         news: PipeNews,
     },
 }
 
-/// What a driver tells the core.
+/// Report of a driver to the core.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub enum Event<'a> {
     /// A UDP socket or a listener is open.
     Bound {
-        /// Which.
+        /// Socket or listener that is open.
         sock: SockId,
-        /// What it was bound to, with the port.
+        /// Address that it was bound to, with the port.
         local: SocketAddr,
     },
     /// A dial's first SYN has been handed to the system.
     Fired {
-        /// Which.
+        /// Socket of the dial.
         sock: SockId,
-        /// How long after `at`.
+        /// Time between `at` and the SYN.
         late: Duration,
     },
     /// A dial succeeded.
     Connected {
-        /// Which.
+        /// Connected stream.
         sock: SockId,
-        /// Our end.
+        /// Local address of the stream.
         local: SocketAddr,
-        /// The other end.
+        /// Remote address of the stream.
         remote: SocketAddr,
     },
-    /// The pipe that a detached stream became is gone: its owner dropped it, or took the bare socket out of it. The core
-    /// counts a peer's pipes until then, so a driver that never says this lets each peer in a few hundred times.
+    /// The pipe that a detached stream became is gone: its owner dropped it, or took the bare socket out of it. The
+    /// core counts a peer's pipes until then. A driver that never says this lets each peer in a few hundred times.
     Released {
         /// The stream that was detached.
         sock: SockId,
     },
     /// A listener accepted a stream, within its credit.
     Accepted {
-        /// Which listener.
+        /// Listener that accepted the stream.
         listener: SockId,
         /// The new stream, by [`SockId::accepted`].
         sock: SockId,
-        /// Our end.
+        /// Local address of the stream.
         local: SocketAddr,
-        /// The other end.
+        /// Remote address of the stream.
         remote: SocketAddr,
     },
     /// A socket failed, and its id is gone.
     Failed {
-        /// Which.
+        /// Socket that failed.
         sock: SockId,
-        /// Why.
+        /// Cause of the failure.
         cause: IoFailure,
     },
     /// A datagram came in.
     Datagram {
-        /// On which socket.
+        /// Socket that received it.
         sock: SockId,
-        /// Who sent it.
+        /// Sender's address.
         from: SocketAddr,
         /// The payload.
         data: &'a [u8],
     },
     /// Bytes came in on a stream, never more than its credit.
     Stream {
-        /// Which.
+        /// Stream that the bytes came on.
         sock: SockId,
         /// The bytes, at least one.
         data: &'a [u8],
     },
-    /// The system has taken what a stream was given before [`Action::AwaitWritable`].
+    /// The system has taken all bytes that a stream was given before [`Action::AwaitWritable`].
     Writable {
-        /// Which.
+        /// Stream whose output the system has taken.
         sock: SockId,
     },
     /// The other end of a stream will send no more. The id lives on until it is closed.
     Eof {
-        /// Which.
+        /// Stream that ended.
         sock: SockId,
     },
     /// A look-up ended.
     Resolved {
-        /// Which.
+        /// Look-up that ended.
         query: QueryId,
-        /// Its addresses in the system's order, or why there are none.
+        /// Addresses of the name in the system's order, or the cause that there are none.
         result: Result<SmallVec<[IpAddr; 2]>, IoFailure>,
     },
     /// The interfaces as they are now. The first one starts the node; later ones replace the list.
     Interfaces(&'a [Interface]),
-    /// What the wall clock says.
+    /// Time by the wall clock.
     Clock(ClockFix),
-    /// The machine slept for about so long, or stood still, as a virtual one does when it is moved. To be told with a
-    /// new [`Clock`](Event::Clock) before it.
+    /// The machine slept for about `slept`, or stood still, as a virtual one does when it is moved. The driver says
+    /// this after a new [`Clock`](Event::Clock).
     Woke {
-        /// How long.
+        /// Time asleep.
         slept: Duration,
     },
     /// The deadline that `poll_timeout` gave has passed.
     Timeout,
 }
 
-/// One address of one network interface.
+/// An address of a network interface.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Interface {
     /// The system's interface index, which is the zone (scope id) of its link-local IPv6 addresses.
@@ -359,23 +358,25 @@ pub struct Interface {
     pub ip: IpAddr,
     /// Length of its on-link prefix, in bits.
     pub prefix: u8,
-    /// Whether the family's default route leaves through this interface.
+    /// True if the family's default route leaves through this interface.
     pub default_route: bool,
     /// The family's default gateway behind this interface: the router that ports may be opened on.
     pub gateway: Option<IpAddr>,
     /// Kind of the link, as far as the system tells.
     pub link: LinkKind,
+    /// Whether the node may use the address: [`Config::interfaces`](crate::Config::interfaces) does not exclude it.
+    pub used: bool,
 }
 
 impl Interface {
-    /// The address `ip/prefix` on the interface `index`: no default route, no gateway, a real network.
+    /// Returns the address `ip/prefix` on the interface `index`: no default route, no gateway, a real network that is used.
     pub const fn new(index: u32, ip: IpAddr, prefix: u8) -> Self {
-        Interface { index, ip, prefix, default_route: false, gateway: None, link: LinkKind::Real }
+        Interface { index, ip, prefix, default_route: false, gateway: None, link: LinkKind::Real, used: true }
     }
 }
 
-/// Kind of the link behind a network interface. Of two that lead equally far, the address of the one that is named first here is
-/// announced first.
+/// Kind of the link behind a network interface. Of two addresses that lead equally far, the core announces the one with
+/// the kind named first here first.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
 #[non_exhaustive]
 pub enum LinkKind {
@@ -386,7 +387,7 @@ pub enum LinkKind {
     Tunnel,
     /// Containers or virtual machines of this machine.
     Virtual,
-    /// Nothing: no carrier.
+    /// No carrier: the link leads nowhere.
     Dead,
 }
 
@@ -402,7 +403,7 @@ impl LinkKind {
     }
 }
 
-/// Why an operation on a socket or a name failed: the classes that a strategy treats differently.
+/// Cause of the failure of an operation on a socket or a name: the classes that a strategy treats differently.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub enum IoFailure {
@@ -410,7 +411,7 @@ pub enum IoFailure {
     Refused,
     /// `ECONNRESET`, `EPIPE`: the other end broke the stream.
     Reset,
-    /// Nothing answered in time.
+    /// No answer came in time.
     TimedOut,
     /// `EADDRINUSE`: the local port is taken.
     AddrInUse,
@@ -422,7 +423,7 @@ pub enum IoFailure {
     NotPermitted,
     /// The name does not exist or has no address.
     NoSuchName,
-    /// Out of descriptors, ports or memory.
+    /// No more descriptors, ports or memory.
     Resources,
     /// The server has no TLS that is good enough.
     Tls(TlsFailure),
@@ -430,6 +431,8 @@ pub enum IoFailure {
     NoWebSocket(u16),
     /// The server broke the rules of WebSocket.
     BadFrame,
+    /// The proxy does not lead to the server.
+    Proxy(ProxyFailure),
     /// Any other error number.
     Other(i32),
 }
@@ -448,6 +451,7 @@ impl fmt::Display for IoFailure {
             IoFailure::Resources => "out of sockets, ports or memory",
             IoFailure::BadFrame => "the server broke the rules of WebSocket",
             IoFailure::Tls(why) => return why.fmt(f),
+            IoFailure::Proxy(why) => return why.fmt(f),
             IoFailure::NoWebSocket(0) => "no WebSocket there: the server does not answer as one",
             IoFailure::NoWebSocket(status) => {
                 return write!(f, "no WebSocket there: the server answers with HTTP status {status}");

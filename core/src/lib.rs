@@ -60,6 +60,7 @@ mod node;
 mod noise;
 mod notice;
 mod random;
+mod selection;
 mod server;
 mod session;
 mod signal;
@@ -76,8 +77,10 @@ pub mod clock;
 pub mod io;
 pub mod name;
 pub mod nat;
+mod nat64;
 pub mod pipe;
 pub mod portmap;
+pub mod proxy;
 pub mod relay;
 #[doc(hidden)]
 pub mod strangers;
@@ -86,21 +89,25 @@ pub mod trace;
 pub mod turn;
 pub mod wire;
 pub mod wrap;
+#[cfg(not(p2pd_insecure_stand_in))]
+mod x25519;
 
 pub use address::PeerAddress;
 pub use config::{
-    Accept, Broker, Config, ConfigError, Liveness, Login, MAX_SERVERS, NtpServer, Plan, StunServer,
-    TurnServer,
+    Accept, Broker, Config, ConfigError, Liveness, Login, MAX_SERVERS, NtpServer, Plan, ServerRef,
+    StunServer, TurnAuth, TurnServer,
 };
 pub use identity::{NodeId, NodeIdError, SecretKey, SecretKeyError, Topic};
 pub use io::{Action, CloseHow, Event, IoFailure, QueryId, SockId, SockOpts};
 pub use name::{Name, NameError, NameNews, NamePin, Target, TargetError, ToTarget};
 pub use node::{ConnectError, MAX_CONNECTS, Node};
 pub use notice::{
-    BrokerLoss, BrokerState, ConnectId, FailReason, Notice, Outcome, PortState, Refusal, Report, Stage,
-    Strategy, StrategyReport,
+    Advice, BrokerLoss, BrokerState, ConnectId, FailReason, Notice, Outcome, PortState, Refusal, Report,
+    Stage, Strategy, StrategyReport,
 };
 pub use pipe::{PipeEnd, PipeId, PipeMode, PipeNews};
+pub use proxy::{Proxy, ProxyFailure, ProxyKind};
+pub use selection::{Interfaces, Which, WhichError};
 pub use stats::Stats;
 pub use strategy::punch::{PROBES, SPRAY, hit_permille};
 pub use time::{ClockFix, Instant, WallTime};

@@ -1,4 +1,4 @@
-//! Rates and caps for what strangers can cause.
+//! Rates and caps for the load that strangers can cause.
 
 use core::time::Duration;
 use std::collections::BTreeMap;
@@ -10,7 +10,7 @@ use crate::time::Instant;
 pub(crate) struct Bucket {
     refill: Duration,
     burst: u32,
-    /// When the bucket would be full again; in the past, it is full.
+    /// Time at which the bucket would be full again; in the past, it is full.
     full_at: Instant,
 }
 
@@ -35,7 +35,7 @@ impl Bucket {
         true
     }
 
-    /// When there is a token, at the earliest.
+    /// Returns the earliest time at which there is a token.
     pub(crate) fn next(&self, now: Instant) -> Instant {
         let wait = (self.full_at.max(now) + self.refill).since(now).saturating_sub(self.refill * self.burst);
         now + wait
@@ -46,8 +46,8 @@ impl Bucket {
     }
 }
 
-/// One bucket per key, for at most `cap` keys that have used theirs lately. A further key is refused:
-/// better a stranger waits than that memory grows.
+/// Buckets, one per key, for at most `cap` keys that have used theirs lately. A further key is refused: better a
+/// stranger waits than that memory grows.
 #[derive(Debug)]
 pub(crate) struct Buckets<K> {
     each: Bucket,
@@ -60,7 +60,8 @@ impl<K: Ord + Copy> Buckets<K> {
         Buckets { each: Bucket::new(burst, refill), cap, used: BTreeMap::new() }
     }
 
-    /// Whether [`take`](Self::take) would take a token of a key that has used some; others wait for no token.
+    /// Returns false if [`take`](Self::take) would refuse a key that has used some of its tokens. True for every other
+    /// key.
     pub(crate) fn allows(&self, now: Instant, key: K) -> bool {
         self.used.get(&key).is_none_or(|bucket| {
             let mut after = *bucket;

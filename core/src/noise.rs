@@ -1,4 +1,4 @@
-//! Everything cryptographic, in one place: the Noise patterns, on the `snow` crate.
+//! Cryptography in one place: the Noise patterns, on the `snow` crate.
 //!
 //! The ephemeral keys come from the node's seed, one fresh 32-byte key stream per handshake, so that a
 //! simulation repeats exactly. See <https://noiseprotocol.org/noise.html>.
@@ -13,12 +13,14 @@ use snow::params::{CipherChoice, DHChoice, HashChoice, NoiseParams};
 use snow::resolvers::CryptoResolver;
 #[cfg(not(p2pd_insecure_stand_in))]
 use snow::resolvers::DefaultResolver as Primitives;
-use snow::types::{Cipher, Dh, Hash};
+use snow::types::{Cipher, Dh, Hash, Random};
 use snow::{Builder, HandshakeState, StatelessTransportState};
 
 use crate::identity::{NodeId, SecretKey};
 #[cfg(p2pd_insecure_stand_in)]
-use crate::stand_in::StandIn as Primitives;
+use crate::stand_in::{StandIn as Primitives, curve};
+#[cfg(not(p2pd_insecure_stand_in))]
+use crate::x25519 as curve;
 
 /// Bytes of an authentication tag.
 pub(crate) const TAG: usize = 16;
@@ -29,40 +31,21 @@ pub(crate) const IK1_OVERHEAD: usize = X_OVERHEAD;
 /// Bytes that the second IK message adds to its payload.
 pub(crate) const IK2_OVERHEAD: usize = 32 + TAG;
 
-/// Something did not verify, or was too long. Nothing more is known, on purpose.
+/// A text did not verify, or was too long. The error says nothing more, on purpose.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct NotAuthentic;
 
-/// The public key of `secret`.
+/// Returns the public key of `secret`.
 pub(crate) fn public_key(secret: &[u8; 32]) -> [u8; 32] {
-    let mut out = [0; 32];
-    if let Some(mut dh) = Primitives.resolve_dh(&DHChoice::Curve25519) {
-        dh.set(secret);
-        out.copy_from_slice(dh.pubkey());
-    }
-    out
+    curve::public_key(secret)
 }
 
-/// What only `ours` and `peer` can compute: the X25519 exchange of their static keys.
-///
-/// Through the pattern's own resolver it would take twice as long, since that computes our public key each time.
-#[cfg(not(p2pd_insecure_stand_in))]
-pub(crate) fn shared_secret(ours: &SecretKey, peer: &NodeId) -> Result<[u8; 32], NotAuthentic> {
-    let peer = curve25519_dalek::MontgomeryPoint(*peer.as_bytes());
-    Ok(peer.mul_clamped(*ours.as_bytes()).to_bytes())
+/// Returns a secret that only `ours` and `peer` can compute: the X25519 exchange of their static keys.
+pub(crate) fn shared_secret(ours: &SecretKey, peer: &NodeId) -> [u8; 32] {
+    curve::exchange(ours.as_bytes(), peer.as_bytes())
 }
 
-/// The same of the stand-in.
-#[cfg(p2pd_insecure_stand_in)]
-pub(crate) fn shared_secret(ours: &SecretKey, peer: &NodeId) -> Result<[u8; 32], NotAuthentic> {
-    let mut dh = Primitives.resolve_dh(&DHChoice::Curve25519).ok_or(NotAuthentic)?;
-    dh.set(ours.as_bytes());
-    let mut out = [0; 32];
-    dh.dh(peer.as_bytes(), &mut out).map_err(|_| NotAuthentic)?;
-    Ok(out)
-}
-
-/// A key derived from `key` for one purpose: keyed BLAKE2s over the label's parts.
+/// Derives a key from `key` for one purpose: keyed BLAKE2s over the label's parts.
 pub(crate) fn derive(key: &[u8; 32], label: &[&[u8]]) -> [u8; 32] {
     // A 32-byte key is always accepted.
     let mut mac = <Blake2sMac<U32> as KeyInit>::new(&(*key).into());
@@ -86,7 +69,7 @@ impl Aead {
         self.0.encrypt(nonce, ad, &plain, text);
     }
 
-    /// Opens `text` and returns the plain text's length. What is in `text` after a failure means nothing.
+    /// Opens `text` and returns the plain text's length. After a failure the content of `text` means nothing.
     pub(crate) fn open_in_place(
         &self,
         nonce: u64,
@@ -109,22 +92,20 @@ pub(crate) fn seal(
     payload: &[u8],
     entropy: [u8; 32],
 ) -> Result<Vec<u8>, NotAuthentic> {
-    let mut state = builder(ONE_WAY, entropy, prologue)
-        .and_then(|b| b.local_private_key(ours.as_bytes()))
+    let mut state = builder(ONE_WAY, ours, entropy, prologue)
         .and_then(|b| b.remote_public_key(to.as_bytes()))
         .and_then(Builder::build_initiator)
         .map_err(|_| NotAuthentic)?;
     write(&mut state, payload, X_OVERHEAD)
 }
 
-/// Opens what [`seal`] made for us: who sealed it, and the payload.
+/// Opens a message that [`seal`] made for us. Returns the sender and the payload.
 pub(crate) fn open(
     ours: &SecretKey,
     prologue: &[u8],
     sealed: &[u8],
 ) -> Result<(NodeId, Vec<u8>), NotAuthentic> {
-    let mut state = builder(ONE_WAY, [0; 32], prologue)
-        .and_then(|b| b.local_private_key(ours.as_bytes()))
+    let mut state = builder(ONE_WAY, ours, [0; 32], prologue)
         .and_then(Builder::build_responder)
         .map_err(|_| NotAuthentic)?;
     let payload = read(&mut state, sealed)?;
@@ -141,7 +122,7 @@ impl core::fmt::Debug for Handshake {
 }
 
 impl Handshake {
-    /// The side that knows whom it talks to: returns the state and the first message.
+    /// Begins a handshake at the side that knows whom it talks to. Returns the state and the first message.
     pub(crate) fn initiate(
         ours: &SecretKey,
         peer: &NodeId,
@@ -149,8 +130,7 @@ impl Handshake {
         payload: &[u8],
         entropy: [u8; 32],
     ) -> Result<(Self, Vec<u8>), NotAuthentic> {
-        let mut state = builder(INTERACTIVE, entropy, prologue)
-            .and_then(|b| b.local_private_key(ours.as_bytes()))
+        let mut state = builder(INTERACTIVE, ours, entropy, prologue)
             .and_then(|b| b.remote_public_key(peer.as_bytes()))
             .and_then(Builder::build_initiator)
             .map_err(|_| NotAuthentic)?;
@@ -158,15 +138,14 @@ impl Handshake {
         Ok((Handshake(Box::new(state)), first))
     }
 
-    /// The other side, upon the first message: the state, who it is, and the payload.
+    /// Answers the first message. Returns the state, the initiator's id and the payload.
     pub(crate) fn respond(
         ours: &SecretKey,
         prologue: &[u8],
         first: &[u8],
         entropy: [u8; 32],
     ) -> Result<(Self, NodeId, Vec<u8>), NotAuthentic> {
-        let mut state = builder(INTERACTIVE, entropy, prologue)
-            .and_then(|b| b.local_private_key(ours.as_bytes()))
+        let mut state = builder(INTERACTIVE, ours, entropy, prologue)
             .and_then(Builder::build_responder)
             .map_err(|_| NotAuthentic)?;
         let payload = read(&mut state, first)?;
@@ -174,25 +153,25 @@ impl Handshake {
         Ok((Handshake(Box::new(state)), peer, payload))
     }
 
-    /// Responder: the second message, and the keys.
+    /// Responder: returns the second message, and the keys.
     pub(crate) fn finish_writing(mut self, payload: &[u8]) -> Result<(Vec<u8>, Keys), NotAuthentic> {
         let second = write(&mut self.0, payload, IK2_OVERHEAD)?;
         Ok((second, self.keys()?))
     }
 
-    /// Initiator: the second message's payload, and the keys.
+    /// Initiator: returns the second message's payload, and the keys.
     pub(crate) fn finish_reading(mut self, second: &[u8]) -> Result<(Vec<u8>, Keys), NotAuthentic> {
         let payload = read(&mut self.0, second)?;
         Ok((payload, self.keys()?))
     }
 
-    /// Responder: the second message, and the secrets of the two directions, the initiator's first.
+    /// Responder: returns the second message, and the secrets of the two directions, the initiator's first.
     pub(crate) fn split_writing(mut self, payload: &[u8]) -> Result<(Vec<u8>, Secrets), NotAuthentic> {
         let second = write(&mut self.0, payload, IK2_OVERHEAD)?;
         Ok((second, self.0.dangerously_get_raw_split().into()))
     }
 
-    /// Initiator: the second message's payload, and the secrets of the two directions, ours first.
+    /// Initiator: returns the second message's payload, and the secrets of the two directions, ours first.
     pub(crate) fn split_reading(mut self, second: &[u8]) -> Result<(Vec<u8>, Secrets), NotAuthentic> {
         let payload = read(&mut self.0, second)?;
         Ok((payload, self.0.dangerously_get_raw_split().into()))
@@ -204,7 +183,7 @@ impl Handshake {
     }
 }
 
-/// What a handshake leaves to a protocol that numbers and protects its packets itself.
+/// Secrets that a handshake leaves to a protocol that numbers and protects its packets itself.
 pub(crate) struct Secrets {
     pub(crate) initiator: [u8; 32],
     pub(crate) responder: [u8; 32],
@@ -223,7 +202,7 @@ pub(crate) struct Keys {
     pub(crate) opening: Opening,
 }
 
-/// Our direction. Each message has the next number as its nonce; 2^64 - 1 messages are the limit.
+/// Outgoing direction. Each message has the next number as its nonce; 2^64 - 1 messages are the limit.
 pub(crate) struct Sealing {
     state: Arc<StatelessTransportState>,
     nonce: u64,
@@ -268,9 +247,16 @@ impl core::fmt::Debug for Opening {
 const ONE_WAY: &str = "Noise_X_25519_ChaChaPoly_BLAKE2s";
 const INTERACTIVE: &str = "Noise_IK_25519_ChaChaPoly_BLAKE2s";
 
-fn builder<'a>(pattern: &str, entropy: [u8; 32], prologue: &'a [u8]) -> Result<Builder<'a>, snow::Error> {
+fn builder<'a>(
+    pattern: &str,
+    ours: &'a SecretKey,
+    entropy: [u8; 32],
+    prologue: &'a [u8],
+) -> Result<Builder<'a>, snow::Error> {
     let params: NoiseParams = pattern.parse()?;
-    Builder::with_resolver(params, Box::new(Resolver { entropy })).prologue(prologue)
+    Builder::with_resolver(params, Box::new(Resolver { ours: ours.clone(), entropy }))
+        .prologue(prologue)?
+        .local_private_key(ours.as_bytes())
 }
 
 fn write(state: &mut HandshakeState, payload: &[u8], overhead: usize) -> Result<Vec<u8>, NotAuthentic> {
@@ -293,17 +279,18 @@ fn remote_static(state: &HandshakeState) -> Result<NodeId, NotAuthentic> {
     NodeId::from_bytes(key).map_err(|_| NotAuthentic)
 }
 
-/// snow's own primitives, or in a bench what stands in for them, with our randomness.
+/// Resolver of snow's own primitives, or in a bench their stand-ins, with our curve and randomness.
 struct Resolver {
+    ours: SecretKey,
     entropy: [u8; 32],
 }
 
 impl CryptoResolver for Resolver {
-    fn resolve_rng(&self) -> Option<Box<dyn snow::types::Random>> {
+    fn resolve_rng(&self) -> Option<Box<dyn Random>> {
         Some(Box::new(Stream { entropy: self.entropy, block: 0 }))
     }
-    fn resolve_dh(&self, choice: &DHChoice) -> Option<Box<dyn Dh>> {
-        Primitives.resolve_dh(choice)
+    fn resolve_dh(&self, _: &DHChoice) -> Option<Box<dyn Dh>> {
+        Some(Box::new(KeyPair { ours: self.ours.clone(), secret: [0; 32], public: [0; 32] }))
     }
     fn resolve_hash(&self, choice: &HashChoice) -> Option<Box<dyn Hash>> {
         Primitives.resolve_hash(choice)
@@ -313,13 +300,52 @@ impl CryptoResolver for Resolver {
     }
 }
 
+/// A key pair of a handshake: our static one, whose public key is known, or an ephemeral one.
+struct KeyPair {
+    ours: SecretKey,
+    secret: [u8; 32],
+    public: [u8; 32],
+}
+
+impl Dh for KeyPair {
+    fn name(&self) -> &'static str {
+        "25519"
+    }
+    fn pub_len(&self) -> usize {
+        32
+    }
+    fn priv_len(&self) -> usize {
+        32
+    }
+    /// Takes our static key, the only one that a builder is given.
+    fn set(&mut self, _: &[u8]) {
+        (self.secret, self.public) = (*self.ours.as_bytes(), *self.ours.node_id().as_bytes());
+    }
+    fn generate(&mut self, random: &mut dyn Random) -> Result<(), snow::Error> {
+        random.try_fill_bytes(&mut self.secret)?;
+        self.public = curve::public_key(&self.secret);
+        Ok(())
+    }
+    fn pubkey(&self) -> &[u8] {
+        &self.public
+    }
+    fn privkey(&self) -> &[u8] {
+        &self.secret
+    }
+    fn dh(&self, theirs: &[u8], out: &mut [u8]) -> Result<(), snow::Error> {
+        let theirs = theirs.first_chunk().ok_or(snow::Error::Input)?;
+        out[..32].copy_from_slice(&curve::exchange(&self.secret, theirs));
+        Ok(())
+    }
+}
+
 /// Block `n` is `BLAKE2s(entropy ‖ n)`.
 struct Stream {
     entropy: [u8; 32],
     block: u64,
 }
 
-impl snow::types::Random for Stream {
+impl Random for Stream {
     fn try_fill_bytes(&mut self, dest: &mut [u8]) -> Result<(), snow::Error> {
         for chunk in dest.chunks_mut(32) {
             let mut hash = Blake2s::<U32>::new();

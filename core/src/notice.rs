@@ -1,4 +1,4 @@
-//! What the core tells the user: notices, and the report that ends a connect.
+//! Notices of the core to the user, and the report that ends a connect.
 
 use core::fmt;
 use core::time::Duration;
@@ -7,18 +7,19 @@ use std::net::{IpAddr, SocketAddr};
 use smallvec::SmallVec;
 
 use crate::address::PeerAddress;
+use crate::config::ServerRef;
 use crate::identity::NodeId;
 use crate::io::IoFailure;
 use crate::name::{Name, NameError, NameNews};
 use crate::pipe::PipeId;
 use crate::portmap::{MapError, Truth, Way};
 
-/// One call of `connect()`, unique within a node.
+/// Id of one call of `connect()`, unique within a node.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ConnectId(pub(crate) u32);
 
 impl ConnectId {
-    /// The bare number.
+    /// Returns the bare number.
     pub const fn number(self) -> u32 {
         self.0
     }
@@ -34,13 +35,13 @@ impl fmt::Debug for ConnectId {
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 #[non_exhaustive]
 pub enum Strategy {
-    /// We dial the peer's announced addresses.
+    /// Direct: our node dials the peer's announced addresses.
     Direct,
-    /// The peer, asked over a broker, dials ours.
+    /// Reverse: the peer, asked over a broker, dials our addresses.
     Reverse,
-    /// Both dial at once, so that the NATs of both take each other's SYN for an answer.
+    /// Hole punching: each side dials at the same time, so that each NAT takes the other's SYN for an answer.
     Punch,
-    /// A TURN server carries what both send. The stream between them is sealed end to end.
+    /// Relay: a TURN server carries the bytes of each side. The stream between the ends is sealed end to end.
     Relay,
 }
 
@@ -48,7 +49,7 @@ impl Strategy {
     /// Every strategy of this version, in the order they start.
     pub const ALL: [Strategy; 4] = [Strategy::Direct, Strategy::Reverse, Strategy::Punch, Strategy::Relay];
 
-    /// The word for it in plans and reports: `direct`, `reverse`, `punch`, `relay`.
+    /// Returns the word for the strategy in plans and reports: `direct`, `reverse`, `punch`, `relay`.
     pub const fn name(self) -> &'static str {
         match self {
             Strategy::Direct => "direct",
@@ -58,7 +59,7 @@ impl Strategy {
         }
     }
 
-    /// The strategy with this name.
+    /// Returns the strategy with this name.
     pub fn from_name(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|s| s.name() == name)
     }
@@ -70,11 +71,11 @@ impl fmt::Display for Strategy {
     }
 }
 
-/// How far a strategy has come.
+/// Progress of a strategy.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub enum Stage {
-    /// It began.
+    /// The strategy began.
     Started,
     /// A dial to this address was started.
     Dialling(SocketAddr),
@@ -90,14 +91,14 @@ pub enum Stage {
     AwaitingBroker,
     /// The request went out on this many brokers.
     Requested {
-        /// How many brokers took it.
+        /// Number of brokers that took the request.
         brokers: u8,
     },
     /// The peer said that it dials us.
     PeerDials,
-    /// Both sides know where to dial, and do.
+    /// Each side knows where to dial, and does.
     Punching {
-        /// Which try this is, from 0.
+        /// Number of the try, from 0.
         rung: u8,
     },
     /// A TURN server relays for us, from this address.
@@ -128,22 +129,22 @@ impl fmt::Display for Stage {
     }
 }
 
-/// How a strategy ended.
+/// Way in which a strategy ended.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub enum Outcome {
-    /// It gave the pipe.
+    /// The strategy gave the pipe.
     Won,
-    /// Tried, and did not give one.
+    /// The strategy was tried and gave no pipe.
     Failed,
-    /// Could not work, or was not needed, and was not tried.
+    /// The strategy could not work, or was not needed, and was not tried.
     Skipped,
-    /// Still running when the connect ended.
+    /// The strategy was still running when the connect ended.
     Unfinished,
 }
 
 impl Outcome {
-    /// One word: `won`, `failed`, `skipped`, `unfinished`.
+    /// Returns one word: `won`, `failed`, `skipped`, `unfinished`.
     pub const fn name(self) -> &'static str {
         match self {
             Outcome::Won => "won",
@@ -154,18 +155,18 @@ impl Outcome {
     }
 }
 
-/// What one strategy tried and why it ended.
+/// Attempts of one strategy and the reason for its end.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct StrategyReport {
-    /// Which.
+    /// Strategy that this report is about.
     pub strategy: Strategy,
-    /// How it ended.
+    /// Way in which the strategy ended.
     pub outcome: Outcome,
-    /// What it tried and saw, in words for a person.
+    /// Attempts and observations, in words for a person.
     pub detail: String,
 }
 
-/// Why a connect gave no pipe.
+/// Reason that a connect gave no pipe.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub enum FailReason {
@@ -175,7 +176,7 @@ pub enum FailReason {
     AllStrategiesFailed,
     /// The peer's node does not accept us.
     RefusedByPeer(Refusal),
-    /// The peer was called by a name, and where it is could not be found out.
+    /// The peer was called by a name, and its address could not be found out.
     Name(NameError),
     /// The node was shut down.
     Shutdown,
@@ -193,21 +194,33 @@ impl fmt::Display for FailReason {
     }
 }
 
-/// Why a node turned a peer away. Travels in the hello and in signalling.
+impl std::error::Error for FailReason {
+    /// Returns the peer's refusal, or what the search for a name met.
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            FailReason::RefusedByPeer(why) => Some(why),
+            FailReason::Name(why) => Some(why),
+            FailReason::DeadlinePassed | FailReason::AllStrategiesFailed | FailReason::Shutdown => None,
+        }
+    }
+}
+
+/// Reason that a node turned a peer away. Travels in the hello and in signalling.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub enum Refusal {
     /// The node's user accepts others only, or said no.
     NotAccepted,
-    /// Too many requests, from this peer or in all; try later.
+    /// Limit of requests reached, from this peer or in all; try later.
     Busy,
     /// A plain pipe was asked for, and the node gives encrypted ones only.
     PlainNotAllowed,
     /// The session named is unknown or over.
     NoSuchSession,
-    /// It would have to search for us with many dials, which it does only for nodes that its user named.
+    /// The peer would have to search for us with many dials. It does so only for nodes that its user named.
     NoSearchForStrangers,
-    /// What was asked for leads to addresses inside a network only, which it sends to for nodes that its user named.
+    /// The request leads to addresses inside a network only. The peer sends to such addresses only for nodes that its
+    /// user named.
     PrivateForStrangers {
         /// The strategy that this ends.
         asked: Strategy,
@@ -240,13 +253,69 @@ impl fmt::Display for Refusal {
     }
 }
 
+impl std::error::Error for Refusal {}
+
 /// The outcome of a connect, strategy by strategy, in the order of the plan.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Report {
-    /// From the call to its end.
+    /// Time from the call to its end.
     pub elapsed: Duration,
-    /// One entry per strategy of the plan.
+    /// Entries of the report, one per strategy of the plan.
     pub strategies: SmallVec<[StrategyReport; 2]>,
+    /// The one thing to do about a failure, where something was seen that tells.
+    pub advice: Option<Advice>,
+}
+
+/// The one thing that a user can do about a connect that failed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub enum Advice {
+    /// The peer's owner has to accept this node, ours: what was asked for is done for named nodes only.
+    BeAccepted(NodeId),
+    /// The plan has to name every strategy: the peer answered, and those tried found no path.
+    TryAll,
+    /// The call has to ask for an encrypted pipe.
+    BeEncrypted,
+    /// The peer has too many calls for now.
+    TryLater,
+    /// Both sides have to run the same version.
+    SameVersion,
+    /// The peer has to be started, or its new address used: nothing at the address answered, nor over a common broker.
+    StartPeer,
+    /// A broker of the peer's has to be reached: none of those in common is usable.
+    ReachBroker,
+    /// Both sides need a broker in common.
+    ShareBroker,
+    /// A TURN server has to be configured: the peer answered, and no path between the two networks was found.
+    AddRelay,
+}
+
+impl fmt::Display for Advice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Advice::BeAccepted(ours) => {
+                write!(f, "ask the peer's owner to accept this node: `p2pd listen --accept {ours}`")
+            }
+            Advice::TryAll => f.write_str("let every strategy be tried, which is the default"),
+            Advice::BeEncrypted => f.write_str("ask for an encrypted pipe, the default"),
+            Advice::TryLater => f.write_str("call again in a minute"),
+            Advice::SameVersion => f.write_str("run the same version of p2pd on both sides"),
+            Advice::StartPeer => {
+                f.write_str("see that the peer runs, and take its address anew: it prints it when it starts")
+            }
+            Advice::ReachBroker => f.write_str(
+                "see that this machine is online and that the brokers of the server list are; none was reached",
+            ),
+            Advice::ShareBroker => f.write_str(
+                "give both sides one server list: `p2pd serve --write servers.toml --host NAME` on a computer that \
+                 both reach, then `--config servers.toml`",
+            ),
+            Advice::AddRelay => f.write_str(
+                "add a relay to the server list: `p2pd serve --turn --write servers.toml --host NAME` on a computer \
+                 that both reach",
+            ),
+        }
+    }
 }
 
 /// The state of one broker.
@@ -259,25 +328,25 @@ pub enum BrokerState {
     Swallows,
     /// Twice in a row the broker ended the session as the answer to what we published.
     EndsAtMessages,
-    /// Not usable; another try follows by itself.
+    /// Loss of the broker; another try follows by itself.
     Lost(BrokerLoss),
 }
 
-/// Why a broker is not usable.
+/// Reason that a broker is not usable.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub enum BrokerLoss {
-    /// Its name or address could not be reached.
+    /// The broker's name or address could not be reached.
     Io(IoFailure),
-    /// It refused our CONNECT with this return code (MQTT 3.1.1 section 3.2.2.3).
+    /// The broker refused our CONNECT with this return code (MQTT 3.1.1 section 3.2.2.3).
     Refused(u8),
-    /// It refused our subscription.
+    /// The broker refused our subscription.
     SubscriptionRefused,
-    /// It closed a session that worked: restarted, or another client took our client id.
+    /// The broker closed a session that worked: restarted, or another client took our client id.
     ClosedByBroker,
-    /// It did not answer in time.
+    /// The broker did not answer in time.
     Silent,
-    /// It sent what MQTT 3.1.1 does not allow.
+    /// The broker sent bytes that MQTT 3.1.1 does not allow.
     Malformed,
 }
 
@@ -312,7 +381,7 @@ impl fmt::Display for BrokerLoss {
 #[derive(Clone, PartialEq, Debug)]
 #[non_exhaustive]
 pub enum Notice {
-    /// The node listens; this is what is known of its address so far (it may lack outside addresses).
+    /// The node listens; its address is known so far (outside addresses may be missing).
     Listening {
         /// The address as known now.
         address: Box<PeerAddress>,
@@ -325,67 +394,74 @@ pub enum Notice {
     },
     /// The listener could not be opened; the node can connect out but nobody can reach it directly.
     ListenFailed {
-        /// What was to be bound.
+        /// Address that was to be bound.
         local: SocketAddr,
-        /// Why it was not.
+        /// Cause of the failure.
         cause: IoFailure,
     },
     /// A broker's state changed.
     Broker {
-        /// Its id in the server list.
+        /// Id of the broker in the server list.
         id: u16,
         /// The new state.
         state: BrokerState,
+    },
+    /// A server did not take who we are, or is to be asked once more when it will not: give others by
+    /// [`Node::renew_login`](crate::Node::renew_login). What needs the server waits for 12 s. Said only of what the
+    /// configuration has [renewed](crate::TurnAuth::Renewed).
+    LoginWanted {
+        /// Which.
+        server: ServerRef,
     },
     /// Another process uses our key: messages for us reach both. Said once per other process.
     IdentityInUse,
     /// A connect moved on.
     Progress {
-        /// Which.
+        /// Connect that moved on.
         connect: ConnectId,
-        /// By which strategy.
+        /// Strategy that moved on.
         strategy: Strategy,
-        /// How far.
+        /// Stage that it reached.
         stage: Stage,
     },
     /// A connect ended without a pipe.
     Failed {
-        /// Which.
+        /// Connect that ended.
         connect: ConnectId,
-        /// The short reason.
+        /// Reason in short.
         reason: FailReason,
-        /// The long one.
+        /// Report on every strategy.
         report: Box<Report>,
     },
-    /// The bytes of a pipe that was relayed at first go another way from now on: to the peer directly, or over the relay
-    /// again, as the direct path broke. Said at either end for its own direction.
+    /// The bytes of a pipe that was relayed at first go another way from now on. They go to the peer directly, or over
+    /// the relay again, as the direct path broke. Each end says this of its own direction.
     Moved {
-        /// Which.
+        /// Pipe that moved.
         pipe: PipeId,
         /// The peer.
         peer: NodeId,
         /// The strategy that opened the path.
         strategy: Strategy,
-        /// Our end of the path, as in [`PipeStart`](crate::pipe::PipeStart).
+        /// Local end of the path, as in [`PipeStart`](crate::pipe::PipeStart).
         local: SocketAddr,
         /// The peer's end, as we see it.
         remote: SocketAddr,
     },
     /// A connect that has its pipe over a relay, and was to have a better path, found none.
     StaysRelayed {
-        /// Which.
+        /// Connect that stays on the relay.
         connect: ConnectId,
-        /// Why no other strategy goes on.
+        /// Reason why no other strategy goes on.
         reason: FailReason,
-        /// What they tried.
+        /// Attempts of the other strategies.
         report: Box<Report>,
     },
-    /// Our address under a pipe that was handed out, or its interface, is gone, and the pipe with it: reading and writing
-    /// fail with [`PipeEnd::AddressGone`](crate::PipeEnd::AddressGone). Relayed pipes move.
+    /// The address under a pipe that was handed out, or its interface, is gone, and the pipe with it. Reading and
+    /// writing fail with [`PipeEnd::AddressGone`](crate::PipeEnd::AddressGone). Relayed pipes move.
     PipeGone {
         /// The peer.
         peer: NodeId,
-        /// Our end.
+        /// Local end of the pipe.
         local: SocketAddr,
         /// The peer's end, as we saw it.
         remote: SocketAddr,
@@ -393,59 +469,60 @@ pub enum Notice {
     /// A peer that is on no list wants a pipe, and the configuration says ask: answer with `Node::answer`.
     /// Unanswered, it is refused after 30 s.
     Ask {
-        /// Who.
+        /// Peer that wants the pipe.
         peer: NodeId,
     },
     /// A router was asked to open the listener's port (`Config::portmap`).
     Port {
         /// The interface's address.
         local: IpAddr,
-        /// What came of it.
+        /// Result of the request.
         state: PortState,
     },
     /// Time servers told the time (`Config::ntp`).
     Clock {
-        /// How far the wall clock is ahead, in microseconds. By more than a minute, and the node goes by the servers.
+        /// Lead of the wall clock over the servers' time, in microseconds. Beyond a minute either way, the node goes by
+        /// the servers.
         ahead: i64,
-        /// A bound of what they may be wrong by.
+        /// Bound of the servers' error.
         error: Duration,
     },
-    /// Something about a name.
+    /// News about a name.
     Name {
-        /// Which.
+        /// Name that the news is about.
         name: Name,
-        /// What.
+        /// News about the name.
         news: Box<NameNews>,
     },
     /// Every socket is closed; the node does nothing more.
     Closed,
 }
 
-/// What came of opening the listener's port on a router.
+/// Result of opening the listener's port on a router.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub enum PortState {
-    /// It is open; in our address only if the truth `Agrees`.
+    /// The port is open; the outside address is in our address only if the truth `Agrees`.
     Open {
-        /// By what.
+        /// Protocol that opened the port.
         way: Way,
-        /// What the router calls it outside.
+        /// Outside address and port, as the router says.
         external: SocketAddr,
-        /// Whether to believe in that.
+        /// Judgement of the router's outside address.
         truth: Truth,
     },
-    /// No way led to it; all are tried again after five minutes.
+    /// No way led to a mapping; all ways are tried again after five minutes.
     Failed {
-        /// Why not by PCP or NAT-PMP; `None` where that was not tried.
+        /// Error of PCP or NAT-PMP; `None` where neither was tried.
         gateway: Option<MapError>,
-        /// Why not by UPnP; `None` where that was not tried.
+        /// Error of UPnP; `None` where it was not tried.
         upnp: Option<MapError>,
     },
-    /// It ran out and could not be renewed; all ways are tried again.
+    /// The mapping ran out and could not be renewed; all ways are tried again.
     Lost,
-    /// It was taken back at shutdown.
+    /// The mapping was taken back at shutdown.
     Removed {
-        /// Whether the router confirmed that.
+        /// True if the router confirmed the removal.
         confirmed: bool,
     },
 }

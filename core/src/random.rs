@@ -7,7 +7,7 @@ use blake2::Blake2sMac;
 use blake2::digest::consts::U32;
 use blake2::digest::{FixedOutput, KeyInit, Update};
 
-/// What a draw is for.
+/// Purpose of a draw.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u8)]
 pub(crate) enum Domain {
@@ -41,7 +41,7 @@ impl Random {
         Random { seed, drawn: [0; DOMAINS] }
     }
 
-    /// 32 fresh bytes for `domain`.
+    /// Draws 32 fresh bytes for `domain`.
     pub(crate) fn draw(&mut self, domain: Domain) -> [u8; 32] {
         let n = &mut self.drawn[domain as usize];
         *n += 1;
@@ -52,7 +52,7 @@ impl Random {
         mac.finalize_fixed().into()
     }
 
-    /// Fresh bytes for `domain`, at most 32.
+    /// Draws fresh bytes for `domain`, at most 32.
     pub(crate) fn bytes<const N: usize>(&mut self, domain: Domain) -> [u8; N] {
         const { assert!(N <= 32) };
         let mut out = [0; N];
@@ -60,7 +60,7 @@ impl Random {
         out
     }
 
-    /// A number in `0..below`; zero for `below` of zero. The bias is below 2^-32 for `below` under 2^32.
+    /// Draws a number in `0..below`; zero for `below` of zero. The bias is below 2^-32 for `below` under 2^32.
     pub(crate) fn below(&mut self, domain: Domain, below: u64) -> u64 {
         u64::from_be_bytes(self.bytes(domain)) % below.max(1)
     }

@@ -12,6 +12,7 @@ use smallvec::SmallVec;
 
 use crate::cx::{Cx, Owner};
 use crate::io::{CloseHow, IoFailure, QueryId, SockId};
+use crate::node::admission::reach::{Reach, reach};
 use crate::time::Instant;
 use crate::wrap::Wrap;
 
@@ -205,7 +206,7 @@ impl Dials {
     /// Dials what is due.
     pub(crate) fn drive(&mut self, cx: &mut Cx) {
         while let Some(ip) = self.race.next(cx.now) {
-            let (local, remote) = (local_for(ip, self.bind), SocketAddr::new(ip, self.port));
+            let (local, remote) = (local_for(cx, ip, self.bind), SocketAddr::new(ip, self.port));
             let limit = self.race.left(cx.now);
             self.open.push((cx.dial_server(self.owner, local, remote, limit, self.wrap.clone()), ip));
         }
@@ -249,13 +250,14 @@ impl Dials {
     }
 }
 
-/// Returns the local address to send from.
-pub(crate) fn local_for(ip: IpAddr, bind: Option<IpAddr>) -> SocketAddr {
+/// Returns the local address to send to a server from. What is not on the internet is not reached through a NAT64.
+pub(crate) fn local_for(cx: &Cx, ip: IpAddr, bind: Option<IpAddr>) -> SocketAddr {
     let any = match ip {
         IpAddr::V4(_) => IpAddr::from(Ipv4Addr::UNSPECIFIED),
         IpAddr::V6(_) => IpAddr::from(Ipv6Addr::UNSPECIFIED),
     };
-    SocketAddr::new(bind.filter(|b| b.is_ipv4() == ip.is_ipv4()).unwrap_or(any), 0)
+    let translated = || cx.translated.filter(|_| ip.is_ipv4() && reach(ip, &[]) == Reach::Internet);
+    SocketAddr::new(bind.filter(|b| b.is_ipv4() == ip.is_ipv4()).or_else(translated).unwrap_or(any), 0)
 }
 
 #[cfg(test)]

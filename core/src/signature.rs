@@ -1,10 +1,10 @@
 //! Signatures by a node's own key, to be checked with nothing but its node id.
 //!
 //! A node id is an X25519 key, which cannot sign as it is. XEdDSA (<https://signal.org/docs/specifications/xeddsa/>)
-//! has the way out: the point of the node id on the Edwards form of the curve, of the two the one with sign 0, is an
-//! Ed25519 key, and its secret is the X25519 secret or the negative of it. The signature is a plain one of Ed25519
-//! (RFC 8032). What XEdDSA draws at random for the nonce is here a secret derived from the key, as in RFC 8032, so
-//! that the same seed gives the same bytes.
+//! has the way out. The node id has two points on the Edwards form of the curve; the point with sign 0 is an Ed25519
+//! key. Its secret is the X25519 secret or the negative of it. The signature is a plain one of Ed25519 (RFC 8032).
+//! XEdDSA draws the nonce at random. Here the nonce comes from a secret derived from the key, as in RFC 8032: the same
+//! seed gives the same bytes.
 
 use curve25519_dalek::montgomery::MontgomeryPoint;
 use curve25519_dalek::scalar::{Scalar, clamp_integer};
@@ -18,8 +18,8 @@ use crate::noise;
 /// Bytes of a signature.
 pub(crate) const LENGTH: usize = 64;
 
-/// The signature of `message` by `key`. What a message may be mistaken for is the caller's to prevent, by its first
-/// bytes.
+/// Signs `message` with `key`. The caller must see to it, by the first bytes, that a message cannot be mistaken for
+/// another kind.
 pub(crate) fn sign(key: &SecretKey, message: &[u8]) -> [u8; LENGTH] {
     let secret = Scalar::from_bytes_mod_order(clamp_integer(*key.as_bytes()));
     let point = curve25519_dalek::EdwardsPoint::mul_base(&secret);
@@ -29,7 +29,7 @@ pub(crate) fn sign(key: &SecretKey, message: &[u8]) -> [u8; LENGTH] {
     raw_sign::<Sha512>(&ExpandedSecretKey { scalar, hash_prefix }, message, &public).to_bytes()
 }
 
-/// Whether the node with this id signed `message`.
+/// Returns true if the node with this id signed `message`.
 pub(crate) fn verify(id: &NodeId, message: &[u8], signature: &[u8; LENGTH]) -> bool {
     let Some(point) = MontgomeryPoint(*id.as_bytes()).to_edwards(0) else { return false };
     VerifyingKey::from(point).verify_strict(message, &Signature::from_bytes(signature)).is_ok()

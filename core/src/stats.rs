@@ -1,6 +1,6 @@
-//! Counters of what was refused or dropped, so that an attack or a fault can be seen.
+//! Counters of refused and dropped work, so that an attack or a fault can be seen.
 
-/// What a node has counted since its start. Only ever grows.
+/// Counters of a node since its start. Counters only ever grow.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 #[non_exhaustive]
 pub struct Stats {
@@ -15,7 +15,7 @@ pub struct Stats {
     pub bad_hellos: u64,
     /// Peers turned away: not accepted, busy, wrong session, plain not allowed.
     pub refused: u64,
-    /// Messages from brokers over the rate that is opened.
+    /// Messages from brokers beyond the rate of openings.
     pub messages_over_limit: u64,
     /// Messages from brokers that are not for us, malformed, or do not open.
     pub bad_messages: u64,

@@ -1,6 +1,6 @@
-//! What strangers may send, well formed, for floods in tests: hellos that are said as far as one likes, and sealed messages.
+//! Messages of strangers, well formed, for floods in tests: hellos up to any step, and sealed messages.
 //!
-//! Nobody but a test has a use for it, and nothing in it can be done to a node that an attacker could not do.
+//! Only tests have a use for this module, and nothing in it can be done to a node that an attacker could not do.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -20,7 +20,7 @@ use crate::signal::message::{Body, Message, MessageId};
 use crate::signal::seal;
 use crate::time::WallTime;
 
-/// What a sealed message asks for or says.
+/// Content of a sealed message.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Matter {
     /// DIRECT: dial me here.
@@ -33,27 +33,27 @@ pub enum Matter {
     Echo(Vec<u8>),
     /// CLOCK about a message with this id.
     Clock([u8; 16], WallTime),
-    /// DIALLED these in vain.
+    /// DIALLED: these addresses, without success.
     Dialled(Vec<SocketAddr>),
-    /// REFUSED as busy.
+    /// REFUSED: as busy.
     Refused,
 }
 
 /// A message before it is sealed.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Letter {
-    /// Its id.
+    /// Id of the message.
     pub id: [u8; 16],
     /// The session that it belongs to.
     pub session: [u8; 16],
-    /// When it says that it was sent.
+    /// Time of sending, as the message says.
     pub sent: WallTime,
-    /// What it says.
+    /// Content of the message.
     pub matter: Matter,
 }
 
 impl Letter {
-    /// The payload to publish on the topic of `to`; empty if `to` is no key that anything can be sealed for.
+    /// Returns the payload to publish on the topic of `to`; empty if `to` is no key that anything can be sealed for.
     pub fn seal(self, from: &SecretKey, to: &NodeId, entropy: [u8; 32]) -> Bytes {
         let mode = PipeMode::Encrypted;
         let body = match self.matter {
@@ -89,13 +89,14 @@ impl Letter {
 pub struct Caller {
     ours: SecretKey,
     session: SessionId,
-    /// Whether it is the caller who nominates.
+    /// True if the caller nominates.
     nominates: bool,
     hello: Hello,
 }
 
 impl Caller {
-    /// A caller who wants a pipe in a session of this id, and its first frame; none if `to` is no key to say hello to.
+    /// Returns a caller who wants a pipe in a session of this id, and its first frame. `None` if `to` is no key to say
+    /// hello to.
     pub fn new(
         ours: &SecretKey,
         to: &NodeId,
@@ -109,7 +110,7 @@ impl Caller {
         Some((Caller { ours: ours.clone(), session, nominates, hello }, first))
     }
 
-    /// What the other end's bytes are answered with.
+    /// Takes in the other end's bytes. Returns the answers to them.
     pub fn receive(&mut self, mut data: &[u8]) -> Vec<Bytes> {
         let mut answers = Vec::new();
         while !data.is_empty() {

@@ -8,8 +8,8 @@ use core::time::Duration;
 
 /// A point on the driver's monotonic clock, in nanoseconds since a point the driver chose.
 ///
-/// Arithmetic saturates. The driver should use a clock that goes on during suspend where the system has
-/// one, so that deadlines do not stretch with a closed lid.
+/// Arithmetic saturates. The driver should use a clock that goes on during suspend, where the system has one.
+/// Deadlines do not stretch with a closed lid then.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Instant(i64);
 
@@ -17,17 +17,17 @@ impl Instant {
     /// The point the driver counts from.
     pub const ZERO: Instant = Instant(0);
 
-    /// An instant `ns` nanoseconds after the driver's zero.
+    /// Returns the instant `ns` nanoseconds after the driver's zero.
     pub const fn from_nanos(ns: i64) -> Self {
         Instant(ns)
     }
 
-    /// Nanoseconds since the driver's zero.
+    /// Returns the nanoseconds since the driver's zero.
     pub const fn as_nanos(self) -> i64 {
         self.0
     }
 
-    /// The time from `earlier` to `self`, zero if `earlier` is later.
+    /// Returns the time from `earlier` to `self`, zero if `earlier` is later.
     pub fn since(self, earlier: Instant) -> Duration {
         Duration::from_nanos(u64::try_from(self.0.saturating_sub(earlier.0)).unwrap_or(0))
     }
@@ -62,22 +62,22 @@ impl fmt::Debug for Instant {
 pub struct WallTime(i64);
 
 impl WallTime {
-    /// A wall-clock time `us` microseconds after the Unix epoch.
+    /// Returns the wall-clock time `us` microseconds after the Unix epoch.
     pub const fn from_micros(us: i64) -> Self {
         WallTime(us)
     }
 
-    /// Microseconds since the Unix epoch.
+    /// Returns the microseconds since the Unix epoch.
     pub const fn as_micros(self) -> i64 {
         self.0
     }
 
-    /// `self - other` in microseconds, saturating.
+    /// Returns `self - other` in microseconds, saturating.
     pub const fn micros_since(self, other: WallTime) -> i64 {
         self.0.saturating_sub(other.0)
     }
 
-    /// This time moved by `us` microseconds, saturating.
+    /// Returns the time moved by `us` microseconds, saturating.
     pub const fn offset_micros(self, us: i64) -> WallTime {
         WallTime(self.0.saturating_add(us))
     }
@@ -89,19 +89,19 @@ impl fmt::Debug for WallTime {
     }
 }
 
-/// What the driver knows of the wall clock: at the monotonic time `at` it was `wall`, give or take `error`.
+/// Reading of the wall clock by the driver: at the monotonic time `at` it was `wall`, give or take `error`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct ClockFix {
-    /// When the clock was read.
+    /// Monotonic time of the reading.
     pub at: Instant,
-    /// What it said.
+    /// Wall time of the reading.
     pub wall: WallTime,
-    /// How far it may be off. A driver that only read the system clock says an hour.
+    /// Bound of the error. A driver that only read the system clock says an hour.
     pub error: Duration,
 }
 
 impl ClockFix {
-    /// The wall-clock time at the monotonic time `now`.
+    /// Returns the wall-clock time at the monotonic time `now`.
     pub fn wall_at(&self, now: Instant) -> WallTime {
         self.wall.offset_micros(now.as_nanos().saturating_sub(self.at.as_nanos()) / 1_000)
     }

@@ -1,10 +1,10 @@
-//! One deadline out of many.
+//! The earliest deadline out of many.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::time::Instant;
 
-/// At most one deadline per key; the earliest is known at once.
+/// Deadlines, at most one per key; the earliest is known at once.
 #[derive(Debug)]
 pub(crate) struct Timers<K> {
     at: BTreeMap<K, Instant>,

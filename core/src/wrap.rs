@@ -1,20 +1,26 @@
-//! What a stream to a server is wrapped in. The core only says so: TLS and WebSocket are the driver's to do, and what
-//! the core sends and receives is what is inside.
+//! Layers around a stream to a server. The core only names them: proxies, TLS and WebSocket are the driver's work. The
+//! core sends and receives the bytes inside the layers.
 
 use core::fmt;
 
 use bytes::Bytes;
 
-/// The layers around a stream to a server, from the outside in: TLS, then WebSocket.
+use crate::proxy::Proxy;
+
+/// The layers around a stream to a server, from the outside in: the proxy's tunnel, TLS, then WebSocket.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct Wrap {
     /// The server's name or literal address, as it was configured.
     pub host: Box<str>,
+    /// The server's port.
+    pub port: u16,
+    /// The proxy that the stream leads to, if any: it is asked for the server first.
+    pub proxy: Option<Proxy>,
     /// TLS, if any.
     pub tls: Option<Tls>,
     /// The path of a WebSocket (RFC 6455) that carries MQTT (subprotocol `mqtt`, MQTT 3.1.1 section 6), if any.
     pub websocket: Option<Box<str>>,
-    /// More fields of the WebSocket's HTTP request.
+    /// Further fields of the WebSocket's HTTP request.
     pub headers: Vec<Header>,
 }
 
@@ -26,7 +32,7 @@ pub struct Header {
 }
 
 impl Header {
-    /// A field; none if it cannot be sent, or is one of the WebSocket's own.
+    /// Returns a field; `None` if it cannot be sent, or is one of the WebSocket's own.
     pub fn new(name: &str, value: &str) -> Option<Self> {
         let token = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b);
         let own = ["host", "connection", "upgrade"].iter().any(|own| name.eq_ignore_ascii_case(own))
@@ -36,12 +42,12 @@ impl Header {
         (fits && sound && !own).then(|| Header { name: name.into(), value: value.into() })
     }
 
-    /// Name of the field.
+    /// Returns the name of the field.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// Value of the field.
+    /// Returns the value of the field.
     pub fn value(&self) -> &str {
         &self.value
     }
@@ -56,7 +62,7 @@ impl fmt::Debug for Header {
 /// TLS to a server (RFC 8446, or RFC 5246 where the server has no newer).
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct Tls {
-    /// How the server proves who it is.
+    /// Ground for trust in the server's certificate.
     pub trust: Trust,
     /// The name or literal address that is asked for (SNI, which knows names only) and that the certificate must be
     /// for. Default: the host's.
@@ -82,24 +88,24 @@ impl fmt::Debug for ClientKey {
     }
 }
 
-/// What makes a server's certificate good.
+/// Condition for a good server certificate.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub enum Trust {
     /// An authority that the driver knows: the system's, or where it has none the ones built in.
     Public,
-    /// One of these authorities and no other: certificates in PEM.
+    /// A certificate by an authority of this list and no other: certificates in PEM.
     Authorities(Bytes),
-    /// Its key alone, whoever made the certificate out, for whatever name and time: SHA-256 of the certificate's
-    /// SubjectPublicKeyInfo in DER (as RFC 7469 section 2.4).
+    /// The server's key alone, whoever made the certificate out, for whatever name and time. SHA-256 of the
+    /// certificate's SubjectPublicKeyInfo in DER (as RFC 7469 section 2.4).
     Pinned([u8; 32]),
 }
 
 impl Tls {
-    /// For the host's own name, by authorities that everybody knows.
+    /// TLS for the host's own name, by authorities that everybody knows.
     pub const PUBLIC: Tls = Tls { trust: Trust::Public, name: None, client: None, alpn: None };
 }
 
-/// Why there is no TLS with a server.
+/// Reason that there is no TLS with a server.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub enum TlsFailure {
@@ -113,14 +119,14 @@ pub enum TlsFailure {
     UnknownAuthority,
     /// The key is not the pinned one.
     PinDiffers,
-    /// A signature is wrong: under the certificate, though an authority that we know has the signer's name, or the
+    /// A signature is wrong. Either the certificate's, though an authority that we know has the signer's name. Or the
     /// server's own, which then has the certificate but not its key.
     BadSignature,
     /// The certificate is of no use for any other reason.
     BadCertificate,
-    /// What we were given to check the server by is of no use: no name, or no authority.
+    /// The settings to check the server by are of no use: no name, or no authority.
     Settings,
-    /// The server hung up, or what it sent is not TLS.
+    /// The server hung up, or its bytes are not TLS.
     NotTls,
     /// The server gave up, by this alert (RFC 8446 section 6).
     Alert(u8),
@@ -174,7 +180,8 @@ mod tests {
         Tls { trust: Trust::Pinned([9; 32]), name: Some("server.test".into()), ..Tls::PUBLIC }
     }
 
-    /// Where a node dials, and in which layers, until it is idle; look-ups find 192.0.2.7.
+    /// Runs the node until it is idle. Returns the addresses that it dials, each with its layers; look-ups find
+    /// 192.0.2.7.
     fn dials(node: &mut Node) -> Vec<(SocketAddr, Option<Wrap>)> {
         let mut dials = Vec::new();
         while let Some(action) = node.poll_action() {
@@ -216,9 +223,11 @@ mod tests {
         let ip = "192.0.2.1".parse().unwrap();
         let interface = Interface { default_route: true, ..Interface::new(2, ip, 24) };
         node.handle(Instant::ZERO, Event::Interfaces(&[interface]));
-        let wrap = |host: &str, tls, websocket: Option<&str>| {
+        let wrap = |host: &str, port, tls, websocket: Option<&str>| {
             Some(Wrap {
                 host: host.into(),
+                port,
+                proxy: None,
                 tls: Some(tls),
                 websocket: websocket.map(Into::into),
                 headers: Vec::new(),
@@ -230,15 +239,15 @@ mod tests {
             dialled,
             [
                 ("192.0.2.2:1883".parse().unwrap(), None),
-                ("192.0.2.4:443".parse().unwrap(), wrap("192.0.2.4", pinned(), Some("/mqtt"))),
-                ("192.0.2.7:8883".parse().unwrap(), wrap("broker.test", Tls::PUBLIC, None)),
+                ("192.0.2.4:443".parse().unwrap(), wrap("192.0.2.4", 443, pinned(), Some("/mqtt"))),
+                ("192.0.2.7:8883".parse().unwrap(), wrap("broker.test", 8883, Tls::PUBLIC, None)),
             ]
         );
         let peer = SecretKey::from_bytes([8; 32]).node_id();
         let peer = format!("1-[0,192.0.2.9,192.0.2.9,9,1,1,0]-0-{peer}").parse().unwrap();
         let plan = Plan { strategies: [Strategy::Relay].into_iter().collect(), ..Plan::default() };
         node.connect(Instant::ZERO, &peer, plan).unwrap();
-        let turn = ("192.0.2.7:5349".parse().unwrap(), wrap("turn.test", Tls::PUBLIC, None));
+        let turn = ("192.0.2.7:5349".parse().unwrap(), wrap("turn.test", 5349, Tls::PUBLIC, None));
         assert_eq!(dials(&mut node), [turn]);
     }
 

@@ -30,7 +30,7 @@ struct Pair {
     written: [usize; 2],
     got: [Vec<u8>; 2],
     ended: [bool; 2],
-    /// Who is still to hear that a carrier broke, and when.
+    /// Ends that are still to hear that a carrier broke, and the time of that.
     told: Vec<(Instant, usize, CarrierId)>,
     /// Bytes that one step moves in each direction of each carrier.
     pace: usize,
@@ -64,7 +64,7 @@ impl Pair {
         self.ends[end].attach(self.now, id, kind).unwrap();
     }
 
-    /// What is on its way is lost, and each end is told after so many steps.
+    /// Cuts a carrier: the bytes on their way are lost, and each end is told after so many steps.
     fn cut(&mut self, id: CarrierId, told: [u64; 2]) {
         self.lanes.remove(&id);
         for (end, later) in told.into_iter().enumerate() {
@@ -80,7 +80,7 @@ impl Pair {
         }
     }
 
-    /// One millisecond.
+    /// Runs for one millisecond.
     fn step(&mut self) {
         self.now = self.now + Duration::from_millis(1);
         self.tell();
@@ -129,7 +129,7 @@ impl Pair {
         }
     }
 
-    /// Until all is read at both ends and known to be.
+    /// Runs until all is read at each end and known to be.
     fn complete(&mut self) {
         for _ in 0..100_000 {
             if self.ended == [true; 2] && self.ends[0].is_done() && self.ends[1].is_done() {
@@ -329,7 +329,7 @@ fn what_nobody_reads_stops_the_sender() {
     assert!(core::iter::from_fn(|| ends[0].poll_event()).any(|e| e == MoverEvent::Writable));
 }
 
-/// What an end makes of these bytes on a fresh pipe.
+/// Returns the reaction of an end to these bytes on a fresh pipe.
 fn hear(bytes: &[u8]) -> Result<(), MoveError> {
     let mut mover = Mover::new(MoverConfig::default(), START);
     mover.attach(START, RELAY, CarrierKind::Relayed).unwrap();

@@ -170,15 +170,67 @@ fn a_session_that_breaks_does_not_end_a_search() {
 }
 
 #[test]
-fn a_silent_broker_is_waited_for_eight_seconds() {
+fn a_silent_broker_is_waited_for_eight_seconds_where_the_owner_does_not_answer() {
     let mut world = world(2);
     register(&mut world, 0);
     world.run(S);
+    let address = world.address(0);
+    world.hosts[0].frozen = true;
     world.brokers[1].greeting = common::broker::Greeting::Silence;
     let late = world.open(|_| {});
     let began = world.now;
-    assert_eq!(resolve(&mut world, late), Ok(world.address(0)));
+    assert_eq!(resolve(&mut world, late), Ok(address));
     assert_eq!(world.now.since(began), 8 * S);
+}
+
+#[test]
+fn an_unpinned_name_whose_owner_answers_waits_a_second_for_silent_brokers() {
+    // The second time the broker was given up before.
+    for (wait, expected) in [(Duration::ZERO, S), (10 * S, 2 * LATENCY)] {
+        let mut world = world(2);
+        register(&mut world, 0);
+        world.run(S);
+        world.brokers[1].greeting = common::broker::Greeting::Silence;
+        let late = world.open(|_| {});
+        world.run(wait);
+        let began = world.now;
+        assert_eq!(resolve(&mut world, late), Ok(world.address(0)));
+        assert_eq!(world.now.since(began), expected);
+    }
+}
+
+#[test]
+fn a_record_that_a_broker_kept_does_not_win_over_the_newer_one_of_a_slow_broker() {
+    let mut world = world(2);
+    register(&mut world, 0);
+    world.run(S);
+    // The owner answers nobody, and the first broker has an older record than the second, which comes after a second.
+    let address = world.address(0);
+    world.hosts[0].frozen = true;
+    let old = Record {
+        address: Some(Box::new(world.address(1))),
+        ..record(&world, 0, kept(&world, 0).sequence - 1)
+    };
+    world.brokers[0].kept.insert(name().topic(), old.encode(&key(0)).to_vec());
+    world.brokers[1].subacks = [128].into();
+    let late = world.open(|_| {});
+    let began = world.now;
+    assert_eq!(resolve(&mut world, late), Ok(address));
+    let took = world.now.since(began);
+    assert!(S < took && took < 2 * S, "{took:?}");
+}
+
+#[test]
+fn two_claims_that_come_within_a_second_are_nobodys_though_another_broker_is_silent() {
+    let mut world = world(3);
+    register(&mut world, 0);
+    world.run(S);
+    let rival = record(&world, 1, kept(&world, 0).sequence);
+    plant(&mut world, 1, &rival, 1);
+    world.brokers[2].greeting = common::broker::Greeting::Silence;
+    let late = world.open(|_| {});
+    let found = resolve(&mut world, late);
+    assert!(matches!(found, Err(NameError::Contested { .. })), "{found:?}");
 }
 
 #[test]

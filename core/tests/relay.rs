@@ -20,8 +20,8 @@ fn id(n: u8) -> NodeId {
     key(n).node_id()
 }
 
-/// What the path does with the `n`th datagram that an end sends: the copies that arrive, and how much later than
-/// the path's delay.
+/// Fault of the path for the `n`th datagram that an end sends: the copies that arrive, and the delay of each beyond the
+/// path's own.
 type Fault = Box<dyn FnMut(usize, u64, &mut Vec<u8>) -> Vec<Duration>>;
 
 struct Pair {
@@ -35,7 +35,7 @@ struct Pair {
     sent: [u64; 2],
     on_the_way: BTreeMap<(Instant, u64), (usize, Vec<u8>)>,
     order: u64,
-    /// Everything that was sent, in order.
+    /// Log of all datagrams sent, in order.
     log: Vec<(Instant, usize, Vec<u8>)>,
 }
 
@@ -100,7 +100,7 @@ impl Pair {
         }
     }
 
-    /// One event, or nothing if none is due before `until`.
+    /// Handles an event, or nothing if none is due before `until`.
     fn step(&mut self, until: Instant) -> bool {
         self.drain();
         let arrival = self.on_the_way.first_key_value().map(|(at, _)| at.0);

@@ -1,4 +1,5 @@
-//! A chat on async-std: `... --example async_chat -- 127.0.0.1` waits for a friend, with an ADDRESS behind it calls one.
+//! A chat on async-std: `... --example async_chat -- 127.0.0.1` waits for a friend, with an ADDRESS behind it calls
+//! one.
 
 use async_std::io::{copy, stdin, stdout};
 use futures_lite::AsyncWriteExt;

@@ -1,4 +1,5 @@
-//! Sends everything back, over TCP and UDP: `... --example async_echo_server -- 127.0.0.1 4000 4010` serves eleven ports.
+//! Sends everything back, over TCP and UDP. `... --example async_echo_server -- 127.0.0.1 4000 4010` serves eleven
+//! ports.
 
 use std::net::IpAddr;
 

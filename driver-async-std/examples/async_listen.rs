@@ -1,4 +1,4 @@
-//! Answers every peer with what it sent: `cargo run -p p2pd-async-std --example async_listen -- 127.0.0.1`.
+//! Sends every peer its own bytes back: `cargo run -p p2pd-async-std --example async_listen -- 127.0.0.1`.
 
 use futures_lite::AsyncWriteExt;
 use p2pd_async_std::{Config, Node, SecretKey};

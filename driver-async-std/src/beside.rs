@@ -6,10 +6,10 @@ use std::net::TcpStream;
 use async_io::Async;
 use p2pd_sys::MessageLayer;
 
-/// Messages beside a relayed pipe, from [`Pipe::messages`](crate::Pipe::messages): reliable, each delivered once, in no
-/// order with others or with the pipe's bytes, and not held up by a pipe that nobody reads. A message has 0 to 16,384
-/// bytes. They live as long as the pipe: drop it, and they end. On a pipe that moves they stay with the relay; if that
-/// is lost they end while the pipe goes on.
+/// Messages beside a relayed pipe, from [`Pipe::messages`](crate::Pipe::messages). They are reliable, and each is
+/// delivered once. Their order among each other and to the pipe's bytes is not kept, and a pipe that nobody reads does
+/// not hold them up. A message has 0 to 16,384 bytes. They live as long as the pipe: drop the pipe, and they end. On a
+/// pipe that moves they stay with the relay; if the relay is lost they end while the pipe goes on.
 #[derive(Debug)]
 pub struct Messages {
     stream: Async<TcpStream>,
@@ -31,10 +31,11 @@ impl Messages {
         self.stream.write_with(|mut io| self.layer.flush(&mut io)).await
     }
 
-    /// The next message. Dropped before it is done it has taken none.
+    /// Receives the next message. A future that is dropped before it is done has taken none.
     ///
     /// # Errors
-    /// After the last one why the pipe or its relay is gone; `UnexpectedEof`: the peer closed it, or the pipe was dropped.
+    /// After the last message the reason why the pipe or its relay is gone; `UnexpectedEof`: the peer closed the pipe,
+    /// or the pipe was dropped.
     pub async fn recv(&self) -> io::Result<Vec<u8>> {
         self.stream.read_with(|mut io| self.layer.receive(&mut io)).await
     }

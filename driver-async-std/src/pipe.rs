@@ -1,4 +1,4 @@
-//! What a user reads from and writes to.
+//! Pipe to a peer, which a user reads from and writes to.
 
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpStream};
@@ -10,12 +10,12 @@ use async_io::Async;
 use futures_io::{AsyncRead, AsyncWrite};
 use p2pd_sys::{Half, Layer, PipeInfo, Start, Wakers};
 
-/// A pipe to a peer: the TCP stream, with records around it when it is encrypted. What is known of it, its peer for
-/// example, is in [`PipeInfo`].
+/// A pipe to a peer: the TCP stream, with records around it when it is encrypted. [`PipeInfo`] has its properties, its
+/// peer for example.
 ///
-/// Each direction ends by itself: `close` says that we send no more, and the peer's end is a read of zero
-/// bytes. On an encrypted pipe a stream that is cut off without the peer's end is an `UnexpectedEof` error, not
-/// an end. Dropping a pipe without `close` cuts it off.
+/// Each direction ends by itself: `close` ends the sending, and the peer's end is a read of zero bytes. On an encrypted
+/// pipe a stream that is cut off without the peer's end is an `UnexpectedEof` error, not an end. Dropping a pipe
+/// without `close` cuts it off.
 ///
 /// An encrypted pipe holds at most two records, 32 KiB, that the system has not taken yet. They leave while
 /// the pipe is written, flushed, closed or read; a program that writes and then does none of these
@@ -43,8 +43,8 @@ impl Pipe {
         crate::Messages::new(stream, layer)
     }
 
-    /// The bare TCP stream of a plain pipe, of async-std or of smol: nothing was read ahead, nothing waits to be sent,
-    /// and nothing of ours holds on to it.
+    /// Returns the bare TCP stream of a plain pipe, of async-std or of smol. Nothing was read ahead, nothing waits to
+    /// be sent, and p2pd keeps no hold on it.
     ///
     /// # Errors
     /// `Unsupported` for an encrypted pipe, and for one whose echo replies are not sent yet; the pipe is closed.
@@ -53,11 +53,11 @@ impl Pipe {
         crate::executor::wrap(self.stream)
     }
 
-    /// As [`into_tcp_stream`](Self::into_tcp_stream), a blocking stream of the standard library. It becomes an
-    /// `OwnedFd` by `into`.
+    /// Returns the bare stream as [`into_tcp_stream`](Self::into_tcp_stream) does, as a blocking stream of the standard
+    /// library. It becomes an `OwnedFd` by `into`.
     ///
     /// # Errors
-    /// As there.
+    /// As those of [`into_tcp_stream`](Self::into_tcp_stream).
     pub fn into_std(self) -> io::Result<TcpStream> {
         self.layer.check_bare()?;
         let stream = self.stream.into_inner()?;
@@ -73,12 +73,12 @@ impl Deref for Pipe {
     }
 }
 
-/// The stream as the layer wants it: what is pending would block.
+/// The stream as the layer wants it: a pending call would block.
 struct Polled<'s, 'r, 'w> {
     stream: &'s mut Async<TcpStream>,
-    /// Who waits to read; writers never do.
+    /// Context of the task that waits to read; none for a writer.
     reader: Option<&'r mut Context<'w>>,
-    /// Both halves.
+    /// Context that wakes both halves.
     writer: Context<'s>,
 }
 

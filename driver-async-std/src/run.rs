@@ -1,4 +1,4 @@
-//! The task that owns the engine: waits for its sockets, its timer and the handles, and tells users what came of it.
+//! The task that owns the engine: waits for its sockets, its timer and the handles, and reports the results to users.
 
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
@@ -11,7 +11,7 @@ use async_io::Timer;
 use futures_lite::Stream;
 use p2pd_core::SockId;
 use p2pd_core::nat::NatReport;
-use p2pd_core::{ConnectId, Name, NameError, NamePin, NodeId, Notice, Plan, Stats, Target};
+use p2pd_core::{ConnectId, Login, Name, NameError, NamePin, NodeId, Notice, Plan, ServerRef, Stats, Target};
 use p2pd_sys::{Calls, Engine, NameAnswer, NameCall, NameCalls, News};
 
 use crate::ConnectError;
@@ -22,7 +22,7 @@ use crate::reactor::{Answer, AsyncIo};
 /// Sockets served before handles and the timer are looked at again.
 const BUDGET: usize = 64;
 
-/// What a handle asks for.
+/// Request of a handle to the driver's task.
 #[derive(Debug)]
 pub(crate) enum Command {
     Connect {
@@ -42,6 +42,10 @@ pub(crate) enum Command {
     },
     PinName(NamePin),
     Busy(bool),
+    RenewLogin {
+        server: ServerRef,
+        login: Option<Login>,
+    },
     Answer {
         peer: NodeId,
         accept: bool,
@@ -51,7 +55,7 @@ pub(crate) enum Command {
     Shutdown(Sender<()>),
 }
 
-/// Where results go.
+/// Receivers of the driver's results.
 #[derive(Debug)]
 pub(crate) struct Outputs {
     pub(crate) accept: Sender<Pipe>,
@@ -67,11 +71,11 @@ struct Driver {
     calls: Calls<Sender<Result<Pipe, ConnectError>>>,
     names: NameCalls<Sender<Result<NameAnswer, NameError>>>,
     out: Outputs,
-    /// Who waits for the end.
+    /// Tasks that wait for the end.
     ends: Vec<Sender<()>>,
 }
 
-/// What the task is woken for.
+/// Reason for which the task was woken.
 enum Woken {
     Command(Option<Command>),
     Sock(SockId),
@@ -164,6 +168,7 @@ impl Driver {
             }
             Command::PinName(pin) => self.engine.pin_name(pin),
             Command::Busy(busy) => self.engine.set_busy(busy),
+            Command::RenewLogin { server, login } => self.engine.renew_login(server, login),
             Command::Answer { peer, accept } => self.engine.answer(peer, accept),
             Command::Nats(reply) => {
                 let _ = reply.try_send(self.engine.node().nats().cloned().collect());
@@ -207,7 +212,7 @@ impl Driver {
         }
     }
 
-    /// Ends a call. Whoever has given up meanwhile drops the pipe, which closes it.
+    /// Ends a call. A caller that has given up meanwhile drops the pipe, which closes it.
     fn answer(&mut self, connect: ConnectId, outcome: Result<Pipe, ConnectError>) {
         if let Some(done) = self.calls.end(connect) {
             let _ = done.try_send(outcome);

@@ -1,4 +1,4 @@
-//! What pipes of messages have here alone: this driver's sockets, on whichever executor the features chose.
+//! Tests of pipes of messages for this driver alone: its own sockets, on the executor that the features chose.
 //! `tests/tests/messages.rs` has the rest, on async-std's.
 
 use std::io::{Read, Write};
@@ -22,7 +22,7 @@ fn wrap(socket: impl IntoSocket<AsyncIo>) -> (MessagePipe, SubscriptionId) {
     (pipe, all)
 }
 
-/// Both ends of a TCP connection.
+/// Connects a TCP pair and returns both ends.
 fn pair() -> (TcpStream, TcpStream) {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let ours = TcpStream::connect(listener.local_addr().unwrap()).unwrap();

@@ -1,4 +1,4 @@
-//! What a pipe of messages goes through, in two halves.
+//! Carriers of a pipe of messages, in two halves.
 
 use std::io;
 use std::net::SocketAddr;
@@ -15,14 +15,14 @@ use crate::runtime::Runtime;
 pub enum Socket<R: Runtime> {
     /// A connected TCP stream.
     Tcp(R::Tcp),
-    /// A UDP socket, and where it sends to unless told otherwise: without, it is a server's. It hears everybody, unless it
+    /// A UDP socket, and its default destination; without one it is a server's. It receives from everybody, unless it
     /// is connected.
     Udp(R::Udp, Option<SocketAddr>),
     /// A pipe to a peer.
     Peer(Box<R::Pipe>),
 }
 
-/// What a runtime's programs have sockets as.
+/// Socket types of a runtime's programs that a pipe can be made of.
 pub trait IntoSocket<R: Runtime> {
     /// The socket of a pipe.
     ///
@@ -44,7 +44,7 @@ impl<R: Runtime> Socket<R> {
         Socket::Udp(socket, remote)
     }
 
-    /// Its own end.
+    /// Returns the local address.
     ///
     /// # Errors
     /// Of `getsockname`.
@@ -68,12 +68,12 @@ impl<R: Runtime> Socket<R> {
         }
     }
 
-    /// What it goes through; a pipe to a peer counts as TCP.
+    /// Returns the protocol; a pipe to a peer counts as TCP.
     pub(crate) fn protocol(&self) -> Protocol {
         if matches!(self, Socket::Udp(..)) { Protocol::Udp } else { Protocol::Tcp }
     }
 
-    /// Sets what can be set on a socket that is open already.
+    /// Sets those options that can be set on an open socket.
     pub(crate) fn set(&self, options: &PipeOptions) -> io::Result<()> {
         match self {
             Socket::Tcp(stream) => options.set(Protocol::Tcp, R::tcp_socket(stream)),
@@ -125,7 +125,7 @@ enum Inner<R: Runtime> {
     Peer(Half<R>),
 }
 
-/// What a read gave.
+/// Result of a read.
 pub(crate) enum Read<'a> {
     /// Bytes, of a stream from its one peer.
     Data(&'a [u8], Option<SocketAddr>),
@@ -156,10 +156,10 @@ impl<R: Runtime> Reader<R> {
 #[derive(Debug)]
 pub(crate) enum Writer<R: Runtime> {
     Tcp(Arc<R::Tcp>),
-    /// With the peer of a connected one: not every system takes an address there.
+    /// A UDP socket, with the peer of a connected one: not every system takes an address there.
     Udp(Arc<R::Udp>, Option<SocketAddr>),
     Peer(Half<R>),
-    /// It ended, or failed within a message.
+    /// The writer has ended, or failed within a message.
     Over,
 }
 

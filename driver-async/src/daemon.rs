@@ -16,13 +16,13 @@ use crate::carrier::{Socket, address};
 use crate::pipe::MessagePipe;
 use crate::runtime::Runtime;
 
-/// After a failed accept, which fails at once again as long as there are no descriptors.
+/// Pause after a failed accept, which fails at once again as long as there are no descriptors.
 const PAUSE: Duration = Duration::from_millis(50);
 /// TCP clients that are served at a time.
 const CLIENTS: usize = 1000;
 
-/// TCP listeners and UDP sockets, all of which are open. Dropping it closes them, UDP sockets when the runtime next comes to
-/// their tasks.
+/// TCP listeners and UDP sockets, all of which are open. Dropping it closes them, UDP sockets when the runtime next
+/// comes to their tasks.
 #[derive(Debug)]
 pub struct Daemon<R: Runtime> {
     tcp: Vec<R::Listener>,
@@ -35,9 +35,9 @@ pub struct Daemon<R: Runtime> {
 }
 
 impl<R: Runtime> Daemon<R> {
-    /// Listens on every port of every range (`30_000..=30_100` has 101) on every address of every target, over each of these
-    /// protocols and families; port 0 is one that the system chooses. All or nothing. Must be called within the
-    /// runtime, as [`MessagePipe::open`]; looking an interface up takes about a millisecond.
+    /// Listens on every port of every range (`30_000..=30_100` has 101) on every address of every target, over each of
+    /// these protocols and those of the families that a target has. Port 0 is one that the system chooses. All or nothing.
+    /// Must be called within the runtime, as [`MessagePipe::open`]; looking an interface up takes about a millisecond.
     ///
     /// # Errors
     /// Everything that failed.
@@ -94,14 +94,15 @@ impl<R: Runtime> Daemon<R> {
         Ok(())
     }
 
-    /// Most TCP clients that [`serve`](Self::serve) has at a time; others wait to be accepted. There is no limit on how long a
-    /// client stays. Default 1,000.
+    /// Sets the most TCP clients that [`serve`](Self::serve) has at a time; others wait to be accepted. There is no
+    /// limit on the time that a client stays. Default 1,000.
     pub fn max_clients(mut self, clients: usize) -> Self {
         self.max_clients = clients.max(1);
         self
     }
 
-    /// Where it listens, in the order asked for, with the ports that were chosen for 0.
+    /// Returns the addresses on which the daemon listens, in the order asked for, with the ports that were chosen for
+    /// 0.
     pub fn bound(&self) -> &[(SocketAddr, Protocol)] {
         &self.bound
     }
@@ -111,7 +112,7 @@ impl<R: Runtime> Daemon<R> {
         &self.udp
     }
 
-    /// The next TCP client, on any port; waits without end if there is none that listens on TCP. Giving up waiting loses
+    /// Accepts the next TCP client, on any port; waits without end if none listens on TCP. Giving up waiting loses
     /// nothing.
     ///
     /// # Errors
@@ -132,8 +133,8 @@ impl<R: Runtime> Daemon<R> {
         MessagePipe::new(Socket::Tcp(stream), &self.options)
     }
 
-    /// Serves everybody with one callback, as [`MessagePipe::on_message`] has it, until the future is dropped. A TCP client
-    /// is let go when it sends no more and its last message's callback is done.
+    /// Serves everybody with one callback, as [`MessagePipe::on_message`] has it, until the future is dropped. A TCP
+    /// client is let go when it sends no more and its last message's callback is done.
     pub async fn serve<F, T>(mut self, on_message: F)
     where
         F: Fn(Message, MessagePipe<R>) -> T + Clone + Send + Sync + 'static,

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::runtime::Runtime;
 
-/// One of two holders of a pipe. The pipe itself keeps who waits to read apart from who waits to write.
+/// Half of a pipe: one of its two holders. The pipe itself keeps the waiting reader and the waiting writer apart.
 #[derive(Debug)]
 pub(crate) struct Half<R: Runtime> {
     pipe: Arc<Mutex<R::Pipe>>,

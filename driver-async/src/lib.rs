@@ -1,17 +1,18 @@
-//! Pipes of messages for p2pd's drivers on async runtimes: all of them but what a runtime does, which is the trait
-//! [`Runtime`]. Programs have them by their driver's `messages`, under names without the runtime and with examples.
+//! Pipes of messages for p2pd's drivers on async runtimes. The trait [`Runtime`] is the part of each runtime; all the
+//! rest is here. Programs have the pipes by their driver's `messages`, under names without the runtime and with
+//! examples.
 //!
-//! A *message* is a datagram, or what one read of a stream gave: TCP has no messages, so what was sent in one piece may
-//! arrive in several, and the other way round. Three things can be done with one, and all of them are: it is copied into
-//! every subscription that it matches ([`MessagePipe::subscribe`]), given to the callbacks
-//! ([`MessagePipe::on_message`]), and sent on by linked pipes ([`MessagePipe::add_pipe`]).
+//! A *message* is a datagram, or the bytes of one read of a stream. TCP has no messages, so data sent in one piece may
+//! arrive in several, and the other way round. Three things are done with each message. It is copied into every
+//! subscription that it matches ([`MessagePipe::subscribe`]). It is given to the callbacks
+//! ([`MessagePipe::on_message`]). Linked pipes send it on ([`MessagePipe::add_pipe`]).
 //!
-//! Nothing is read while there is none of these, so nothing that comes before the first of them is lost. Nor is anything
-//! read while a callback runs, a linked pipe does not take what it was sent, or a queue with
-//! [`Overflow::StopReading`] is full: then a TCP peer has to wait, and the system drops datagrams.
+//! Nothing is read while there is none of these, so nothing that comes before the first of them is lost. Nor is
+//! anything read while a callback runs, while a linked pipe does not take a message, or while a queue with
+//! [`Overflow::StopReading`] is full. Then a TCP peer has to wait, and the system drops datagrams.
 //!
-//! Other than in P2PD, a pipe with a destination has no subscription of its own from the start, and subscriptions are
-//! known by their ids rather than by their patterns.
+//! There are two differences to P2PD. A pipe with a destination has no subscription of its own from the start.
+//! Subscriptions are known by their ids rather than by their patterns.
 #![forbid(unsafe_code)]
 
 mod carrier;

@@ -10,10 +10,10 @@ use crate::runtime::Runtime;
 use crate::wait::within;
 
 impl<R: Runtime> Socket<R> {
-    /// The socket of [`MessagePipe::open`](crate::MessagePipe::open), without a pipe around it.
+    /// Opens the socket of [`MessagePipe::open`](crate::MessagePipe::open), without a pipe around it.
     ///
     /// # Errors
-    /// Why there is none.
+    /// The reason why there is none.
     pub async fn open(
         protocol: Protocol,
         to: impl Into<Destination>,

@@ -17,11 +17,11 @@ use crate::runtime::Runtime;
 use crate::shared::{Child, OnEnd, OnMessage, Shared};
 use crate::wait::within;
 
-/// How long [`close`](MessagePipe::close) waits for the system to take what an encrypted pipe holds.
+/// Time that [`close`](MessagePipe::close) waits for the system to take the rest of an encrypted pipe.
 const FAREWELL: Duration = Duration::from_secs(5);
 
-/// A pipe of messages. Clones are handles to the same one; when the last is dropped, or [`close`](Self::close) is called,
-/// it ends. A pipe that is linked to others is held by these.
+/// A pipe of messages. Clones are handles to the same one. It ends when the last is dropped, or [`close`](Self::close)
+/// is called. A pipe that is linked to others is held by these.
 ///
 /// A callback is given its pipe; one that captures a handle to it keeps it open until its peer ends it.
 #[derive(Clone, Debug)]
@@ -45,11 +45,11 @@ impl<R: Runtime> Drop for Handle<R> {
 pub struct CallbackId(pub(crate) u64);
 
 impl<R: Runtime> MessagePipe<R> {
-    /// Opens a pipe to a destination: connects a TCP stream, or binds a UDP socket that sends there. Must be called within
-    /// the runtime, with I/O and time, where that makes a difference: on tokio.
+    /// Opens a pipe to a destination: connects a TCP stream, or binds a UDP socket that sends there. Must be called
+    /// within the runtime, with I/O and time, where that makes a difference: on tokio.
     ///
     /// # Errors
-    /// Why there is none.
+    /// The reason why there is none.
     pub async fn open(
         protocol: Protocol,
         to: impl Into<Destination>,
@@ -60,8 +60,8 @@ impl<R: Runtime> MessagePipe<R> {
         Self::new(socket, options).map_err(OpenError::Socket)
     }
 
-    /// A UDP server: a pipe without a destination, that answers with [`send_to`](Self::send_to). For TCP servers there is
-    /// [`Daemon`](crate::Daemon). Must be called within the runtime, as [`open`](Self::open).
+    /// Creates a UDP server: a pipe without a destination, that answers with [`send_to`](Self::send_to). For TCP
+    /// servers there is [`Daemon`](crate::Daemon). Must be called within the runtime, as [`open`](Self::open).
     ///
     /// # Errors
     /// Of `bind`, for example that the port is taken.
@@ -69,8 +69,8 @@ impl<R: Runtime> MessagePipe<R> {
         Self::new(Socket::Udp(R::udp(options.udp(route)?)?, None), options)
     }
 
-    /// Wraps a socket that exists: a connected TCP stream, a UDP socket, or a driver's pipe to a peer. Must be called within
-    /// the runtime, as [`open`](Self::open).
+    /// Wraps a socket that exists: a connected TCP stream, a UDP socket, or a driver's pipe to a peer. Must be called
+    /// within the runtime, as [`open`](Self::open).
     ///
     /// # Errors
     /// Of `setsockopt`, or that a stream is not connected any more.
@@ -86,17 +86,17 @@ impl<R: Runtime> MessagePipe<R> {
         Ok(MessagePipe { handle })
     }
 
-    /// What it goes through; a pipe to a peer counts as TCP.
+    /// Returns the protocol; a pipe to a peer counts as TCP.
     pub fn protocol(&self) -> Protocol {
         self.shared().protocol
     }
 
-    /// Its own end.
+    /// Returns the local address.
     pub fn local_addr(&self) -> SocketAddr {
         self.shared().local
     }
 
-    /// Where it sends to; `None` for a UDP server.
+    /// Returns the destination; `None` for a UDP server.
     pub fn remote_addr(&self) -> Option<SocketAddr> {
         self.shared().remote
     }
@@ -110,7 +110,7 @@ impl<R: Runtime> MessagePipe<R> {
         self.subscribe_with(message, peer, self.shared().queue)
     }
 
-    /// As [`subscribe`](Self::subscribe), with other limits.
+    /// Subscribes as [`subscribe`](Self::subscribe) does, with other limits.
     ///
     /// # Errors
     /// As [`subscribe`](Self::subscribe).
@@ -124,7 +124,7 @@ impl<R: Runtime> MessagePipe<R> {
         id.ok_or(TooManySubscriptions)
     }
 
-    /// Ends a subscription, with what waits in it. False: there is none of this name.
+    /// Ends a subscription, with the messages in it. Returns false if there is none of this name.
     pub fn unsubscribe(&self, id: SubscriptionId) -> bool {
         let (was, arrived) =
             self.shared().change(|inbox| (inbox.subscriptions.unsubscribe(id), inbox.arrived.take()));
@@ -142,16 +142,16 @@ impl<R: Runtime> MessagePipe<R> {
         self.shared().inbox().subscriptions.waiting(id)
     }
 
-    /// The oldest message of a subscription, waited for at most this long: with zero not at all, with `Duration::MAX`
-    /// without end. Giving up waiting loses nothing.
+    /// Returns the oldest message of a subscription. Waits for at most `timeout`: with zero not at all, with
+    /// `Duration::MAX` without end. Giving up waiting loses nothing.
     ///
     /// # Errors
-    /// Why there is none. What came before a pipe's end can still be had.
+    /// The reason why there is none. Messages from before a pipe's end can still be received.
     pub async fn recv(&self, from: SubscriptionId, timeout: Duration) -> Result<Bytes, RecvError> {
         self.recv_from(from, timeout).await.map(|message| message.data)
     }
 
-    /// As [`recv`](Self::recv), with the sender.
+    /// Receives as [`recv`](Self::recv) does, and returns the message with its sender.
     ///
     /// # Errors
     /// As [`recv`](Self::recv).
@@ -160,18 +160,18 @@ impl<R: Runtime> MessagePipe<R> {
         message.unwrap_or(Err(RecvError::TimedOut))
     }
 
-    /// Sends to the destination; returns when the system has taken all of it, so a peer that does not read makes it wait.
-    /// Giving up waiting may leave a part sent on a stream.
+    /// Sends to the destination. Returns when the system has taken all of it, so a peer that does not read makes it
+    /// wait. Giving up waiting may leave a part sent on a stream.
     ///
     /// # Errors
-    /// Why not all of it was sent.
+    /// The reason why not all of it was sent.
     pub async fn send(&self, data: &[u8]) -> Result<(), SendError> {
         let to = self.shared().remote.ok_or(SendError::NoDestination)?;
         self.carry(data, to).await
     }
 
-    /// Sends to somebody: on a UDP pipe to anybody, on a stream, which has one peer, to that. So what is written for one
-    /// protocol works on the other.
+    /// Sends to an address: on a UDP pipe to any, on a stream to its one peer only. So a program for one protocol works
+    /// on the other.
     ///
     /// # Errors
     /// As [`send`](Self::send).
@@ -216,8 +216,8 @@ impl<R: Runtime> MessagePipe<R> {
         })
     }
 
-    /// Calls back once when reading has ended, after the last message's callbacks, or at once if it has. An end is seen by
-    /// reading: where nothing is read, because nobody wants what would come, only that of this side.
+    /// Calls back once when reading has ended, after the last message's callbacks, or at once if it has. The peer's end
+    /// is seen by reading only. Where nothing is read, because nobody wants messages, only the end of this side is.
     pub fn on_end<F, T>(&self, callback: F) -> CallbackId
     where
         F: FnOnce(End) -> T + Send + 'static,
@@ -235,7 +235,8 @@ impl<R: Runtime> MessagePipe<R> {
         id
     }
 
-    /// Takes a callback away, of either kind; one that is running is not stopped. False: there is none of this name.
+    /// Takes a callback away, of either kind; one that is running is not stopped. Returns false if there is none of
+    /// this name.
     pub fn remove_callback(&self, id: CallbackId) -> bool {
         // What they hold may be this pipe, so they are dropped without the lock.
         let (gone, ended) = self.shared().change(|inbox| {
@@ -247,15 +248,15 @@ impl<R: Runtime> MessagePipe<R> {
         gone.is_some() || ended.is_some()
     }
 
-    /// Sends whatever comes on this pipe to `other`'s destination, which a UDP server has none of, until one of them ends. A message is sent before the
-    /// next one is read, so `other`'s peer that does not read makes ours wait. Two pipes, each added to the other, are a
-    /// relay of messages; [`join`](Self::join) makes one that passes ends on. Adding a pipe twice is adding it once; one
-    /// that is added to itself is an echo.
+    /// Sends each message of this pipe to `other`'s destination until one of them ends; a UDP server has no
+    /// destination. A message is sent before the next one is read. So a peer of `other` that does not read makes this
+    /// pipe's peer wait. Two pipes, each added to the other, are a relay of messages; [`join`](Self::join) makes one
+    /// that passes ends on. Adding a pipe twice is adding it once; one that is added to itself is an echo.
     pub fn add_pipe(&self, other: &Self) {
         self.link(Child { pipe: other.clone(), joined: false });
     }
 
-    /// Undoes [`add_pipe`](Self::add_pipe); a message under way is still sent. False: it was not added.
+    /// Undoes [`add_pipe`](Self::add_pipe); a message under way is still sent. Returns false if it was not added.
     pub fn del_pipe(&self, other: &Self) -> bool {
         let gone = self.shared().change(|inbox| {
             let at = inbox.children.iter().position(|c| c.pipe.is(other));
@@ -264,9 +265,9 @@ impl<R: Runtime> MessagePipe<R> {
         gone.is_some()
     }
 
-    /// Makes this pipe and `other` one: whatever comes on either is sent on the other, with back-pressure, and the end of
-    /// each direction is passed on. If one breaks or is closed, the other is reset. They hold each other until both have
-    /// ended.
+    /// Makes this pipe and `other` one. Each message of either is sent on the other, with back-pressure, and the end of
+    /// each direction is passed on. If one breaks or is closed, the other is reset. They hold each other until both
+    /// have ended.
     pub fn join(&self, other: &Self) {
         self.link(Child { pipe: other.clone(), joined: true });
         other.link(Child { pipe: self.clone(), joined: true });
@@ -305,9 +306,9 @@ impl<R: Runtime> MessagePipe<R> {
         self.shared().unless_closed(ending).await.unwrap_or(Err(SendError::Ended))
     }
 
-    /// Ends the pipe. What [`send`](Self::send) returned for is still sent; a send under way is broken off. A TCP peer whose
-    /// data was not read sees a reset, which may cost it what was sent last. The socket is free once
-    /// [`ended`](Self::ended) returns, too.
+    /// Ends the pipe. Data for which [`send`](Self::send) has returned is still sent; a send under way is broken off. A
+    /// TCP peer whose data was not read sees a reset, which may cost it the last data sent to it. The socket is free
+    /// once [`ended`](Self::ended) returns, too.
     pub async fn close(&self) {
         if !self.shared().close() {
             return;
@@ -323,7 +324,7 @@ impl<R: Runtime> MessagePipe<R> {
         *self.shared().writer.lock().await = Writer::Over;
     }
 
-    /// Breaks the pipe off, so that the peer of a stream does not take what it has for all there was.
+    /// Breaks the pipe off, so that the peer of a stream knows that its data is incomplete.
     pub async fn abort(&self) {
         self.shared().close();
         let mut writer = self.shared().writer.lock().await;
@@ -348,7 +349,7 @@ impl<R: Runtime> MessagePipe<R> {
 }
 
 impl<R: Runtime> Child<R> {
-    /// What it is linked to has ended.
+    /// Passes the end of the linked pipe on, if the two are joined.
     pub(crate) async fn ended(&self, end: End) {
         match end {
             _ if !self.joined => {}
@@ -366,14 +367,14 @@ impl<R: Runtime> Child<R> {
     }
 }
 
-/// Why there is no message.
+/// Reason why there is no message.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum RecvError {
-    /// None came in time.
+    /// The time passed without a message.
     TimedOut,
-    /// None will come.
+    /// The reading has ended, so no message will come.
     Ended(End),
-    /// There is no such subscription, or not any more.
+    /// The subscription does not exist, or not any more.
     NoSuchSubscription,
 }
 
@@ -389,12 +390,12 @@ impl fmt::Display for RecvError {
 
 impl std::error::Error for RecvError {}
 
-/// Why a message was not sent.
+/// Reason why a message was not sent.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum SendError {
-    /// We said that we send no more, or the pipe is closed or broke before.
+    /// The pipe was finished or closed here, or broke before.
     Ended,
-    /// A UDP server has to say to whom.
+    /// The pipe is a UDP server's, and the call names no destination.
     NoDestination,
     /// A stream goes to its peer only.
     NotThePeer,

@@ -1,4 +1,4 @@
-//! The task that reads, and does with each message what was asked for.
+//! The reading task, which delivers each message to its receivers.
 
 use std::future::{Future, poll_fn};
 use std::pin::pin;
@@ -61,7 +61,8 @@ async fn read<R: Runtime>(shared: &Arc<Shared<R>>, handle: &Weak<Handle<R>>, mut
     }
 }
 
-/// False: nobody holds the pipe any more, or it is broken off because one that is joined to it is.
+/// Delivers a message. Returns false if nobody holds the pipe any more, or if the pipe is broken off because a joined
+/// one is.
 async fn deliver<R: Runtime>(shared: &Shared<R>, handle: &Weak<Handle<R>>, message: Message) -> bool {
     let (callbacks, children, arrived) = {
         let mut inbox = shared.inbox();
@@ -100,7 +101,8 @@ struct Over<'a, R: Runtime> {
 }
 
 impl<R: Runtime> Over<'_, R> {
-    /// Whom to tell. From here on whoever adds a callback or a link calls it.
+    /// Ends the reading, and returns the children and callbacks to be told. Callbacks and links added later are called
+    /// at once, by their adder.
     fn finish(&mut self) -> (Vec<Child<R>>, Vec<OnEnd>) {
         let (children, at_end) = self.shared.end_with(self.end);
         (children, at_end.into_iter().map(|(_, callback)| callback).collect())

@@ -1,4 +1,4 @@
-//! What is asked of a runtime.
+//! Requirements on a runtime.
 
 use std::fmt;
 use std::future::Future;
@@ -11,8 +11,8 @@ use std::time::Duration;
 use p2pd_sys::PipeInfo;
 use socket2::SockRef;
 
-/// A runtime: it runs tasks, waits for times, and watches non-blocking sockets. Of each socket one task at most reads and
-/// one writes at a time. Dropping a future loses nothing.
+/// A runtime: it runs tasks, waits for times, and watches non-blocking sockets. At most one task reads a socket at a
+/// time, and one writes it. Dropping a future loses nothing.
 pub trait Runtime: Copy + fmt::Debug + Send + Sync + 'static {
     /// A watched TCP stream.
     type Tcp: fmt::Debug + Send + Sync + 'static;
@@ -41,7 +41,7 @@ pub trait Runtime: Copy + fmt::Debug + Send + Sync + 'static {
     /// The stream's socket.
     fn tcp_socket(tcp: &Self::Tcp) -> SockRef<'_>;
 
-    /// Waits until [`outcome`](p2pd_sys::socket::outcome) says what became of a connect.
+    /// Waits until [`outcome`](p2pd_sys::socket::outcome) has the outcome of a connect.
     fn connected(tcp: &Self::Tcp) -> impl Future<Output = io::Result<SocketAddr>> + Send;
 
     /// Reads as soon as there is something.
@@ -77,7 +77,7 @@ pub trait Runtime: Copy + fmt::Debug + Send + Sync + 'static {
         buffer: &mut [u8],
     ) -> impl Future<Output = io::Result<(usize, SocketAddr)>> + Send;
 
-    /// Sends a datagram as soon as there is room; without an address to whom the socket is connected.
+    /// Sends a datagram as soon as there is room; without an address to the socket's connected peer.
     fn send(
         udp: &Self::Udp,
         data: &[u8],
@@ -90,7 +90,7 @@ pub trait Runtime: Copy + fmt::Debug + Send + Sync + 'static {
     /// Writes to a pipe.
     fn poll_write(pipe: &mut Self::Pipe, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>>;
 
-    /// Sends what a pipe holds.
+    /// Sends the bytes that a pipe holds.
     fn poll_flush(pipe: &mut Self::Pipe, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
 
     /// Ends our direction of a pipe.

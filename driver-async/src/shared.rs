@@ -1,4 +1,4 @@
-//! What a pipe's handles and its reading task have in common.
+//! State that a pipe's handles and its reading task share.
 
 use std::fmt;
 use std::future::{Future, poll_fn};
@@ -39,25 +39,25 @@ pub(crate) struct Inbox<R: Runtime> {
     pub(crate) children: Vec<Child<R>>,
     pub(crate) at_end: Vec<(CallbackId, OnEnd)>,
     next: u64,
-    /// How reading ended; nobody will call what is added now.
+    /// Outcome of reading; nobody calls callbacks that are added after it.
     pub(crate) end: Option<End>,
     /// The reading task, which waits.
     reader: Option<Waker>,
-    /// For something that is delivered, or the end of a subscription or of reading.
+    /// Tasks that wait for a delivery, or for the end of a subscription or of reading.
     pub(crate) arrived: Waiters,
-    /// For the end of reading, or of the pipe on this side.
+    /// Tasks that wait for the end of reading, or of the pipe on this side.
     over: Waiters,
 }
 
-/// A pipe that gets what comes.
+/// A pipe that gets a copy of each message.
 #[derive(Clone, Debug)]
 pub(crate) struct Child<R: Runtime> {
     pub(crate) pipe: MessagePipe<R>,
-    /// It gets the end, too.
+    /// The pipe gets the end, too.
     pub(crate) joined: bool,
 }
 
-/// We are done with the pipe.
+/// Error: the pipe was closed on this side.
 pub(crate) struct Closed;
 
 impl<R: Runtime> Shared<R> {
@@ -95,7 +95,7 @@ impl<R: Runtime> Shared<R> {
         self.inbox.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Changes what the reading task has to see: whether there is anything to read for.
+    /// Changes state on which the reading task depends: whether there is anything to read for.
     pub(crate) fn change<T>(&self, change: impl FnOnce(&mut Inbox<R>) -> T) -> T {
         let mut inbox = self.inbox();
         let wanted = inbox.wants();
@@ -108,7 +108,7 @@ impl<R: Runtime> Shared<R> {
         done
     }
 
-    /// Whether anybody wants what would be read, and can take it. The reading task alone asks.
+    /// Waits until somebody wants the next message and can take it. Only the reading task calls this.
     pub(crate) fn poll_wanted(&self, cx: &Context<'_>) -> Poll<Result<(), Closed>> {
         let mut inbox = self.inbox();
         // Whoever closes has said so before it looks for the waker.
@@ -122,7 +122,7 @@ impl<R: Runtime> Shared<R> {
         if inbox.wants() { Poll::Ready(Ok(())) } else { Poll::Pending }
     }
 
-    /// We are done with the pipe. False: we were already.
+    /// Closes the pipe on this side. Returns false if it was closed already.
     pub(crate) fn close(&self) -> bool {
         if self.closed.swap(true, Ordering::SeqCst) {
             return false;
@@ -141,7 +141,8 @@ impl<R: Runtime> Shared<R> {
         self.closed.load(Ordering::SeqCst)
     }
 
-    /// Reading is over: nobody is called, or waits, from here on. What there was of either is handed out.
+    /// Ends the reading: nobody is called, or waits, from here on. Returns the children and the callbacks at the end
+    /// that there were.
     pub(crate) fn end_with(&self, end: End) -> (Vec<Child<R>>, Vec<(CallbackId, OnEnd)>) {
         let mut inbox = self.inbox();
         inbox.end = Some(end);
@@ -184,7 +185,7 @@ impl<R: Runtime> Shared<R> {
         .await
     }
 
-    /// What a future gives, unless we are done with the pipe before.
+    /// Returns the output of a future, unless the pipe is closed on this side before.
     pub(crate) async fn unless_closed<T>(&self, work: impl Future<Output = T>) -> Result<T, Closed> {
         let mut waiting = Waiting { shared: self, of: |inbox| &mut inbox.over, ticket: Ticket::default() };
         let mut work = pin!(work);

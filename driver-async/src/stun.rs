@@ -1,4 +1,4 @@
-//! What STUN servers (RFC 8489) say of us.
+//! Addresses of this machine as STUN servers (RFC 8489) report them.
 
 use std::fmt;
 use std::io;
@@ -14,10 +14,10 @@ use crate::carrier::Socket;
 use crate::runtime::Runtime;
 use crate::wait::within;
 
-/// How long each request over UDP is waited for before it is sent again: RFC 8489 section 6.2.1, cut short.
+/// Times for which each request over UDP waits before it is retransmitted: RFC 8489 section 6.2.1, cut short.
 const WAITS: [Duration; 3] =
     [Duration::from_millis(500), Duration::from_millis(1000), Duration::from_millis(1500)];
-/// How long an answer over TCP is waited for.
+/// Longest wait for an answer over TCP.
 const TCP_WITHIN: Duration = Duration::from_secs(3);
 /// Longest answer.
 const MAX_ANSWER: usize = 2048;
@@ -32,13 +32,13 @@ pub struct Client<R: Runtime> {
     runtime: PhantomData<R>,
 }
 
-/// A socket, and what the server saw it as. The mapping lives as long as the socket, and where NATs give every socket one
-/// external end, others can be told of it.
+/// A socket, and the address that the server saw. The mapping lives as long as the socket. Where NATs give every socket
+/// one external end, others can be told of it.
 #[derive(Debug)]
 pub struct Mapping<R: Runtime> {
-    /// Its own end; over UDP without an address where the route has none.
+    /// Local address of the socket; over UDP without an IP address where the route has none.
     pub local: SocketAddr,
-    /// What the server saw.
+    /// Address that the server saw.
     pub external: SocketAddr,
     /// The socket, of TCP connected to the server.
     pub socket: Socket<R>,
@@ -51,10 +51,10 @@ impl<R: Runtime> Client<R> {
         Client { server, route, options, runtime: PhantomData }
     }
 
-    /// The address that the world sees: over UDP, and where no answer comes within 3 s, over TCP.
+    /// Returns the address that the world sees: over UDP, and where no answer comes within 3 s, over TCP.
     ///
     /// # Errors
-    /// Why the server did not say.
+    /// The reason why the server reported no address.
     pub async fn external_ip(&self) -> Result<IpAddr, StunError> {
         let mapping = match self.mapping(Protocol::Udp).await {
             Err(StunError::NoAnswer) => self.mapping(Protocol::Tcp).await,
@@ -63,10 +63,11 @@ impl<R: Runtime> Client<R> {
         mapping.map(|mapping| mapping.external.ip())
     }
 
-    /// A new socket and what it is seen as. Takes 3 s at most after the look-up and, over TCP, the connect.
+    /// Opens a new socket and asks how the server sees it. Takes 3 s at most after the look-up and, over TCP, the
+    /// connect.
     ///
     /// # Errors
-    /// Why the server did not say.
+    /// The reason why the server reported no address.
     pub async fn mapping(&self, protocol: Protocol) -> Result<Mapping<R>, StunError> {
         let socket = Socket::open(protocol, self.server.clone(), self.route, &self.options).await;
         let socket = socket.map_err(StunError::Open)?;
@@ -153,17 +154,17 @@ fn answer(data: &[u8], over: Transport, to: TransactionId) -> Option<Result<Sock
     })
 }
 
-/// Why a STUN server did not say what it sees.
+/// Reason why a STUN server did not report an address.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum StunError {
-    /// It could not be reached.
+    /// The server could not be reached.
     Open(OpenError),
     /// The socket failed.
     Io(io::Error),
-    /// It answered with this error code (RFC 8489 section 14.8).
+    /// The server answered with this error code (RFC 8489 section 14.8).
     Refused(u16),
-    /// No answer came.
+    /// The time passed without an answer.
     NoAnswer,
 }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::runtime::Runtime;
 
-/// What a future gives, unless it takes longer.
+/// Returns the output of a future, or `None` if it takes longer than `time`.
 pub(crate) async fn within<R: Runtime, T>(time: Duration, work: impl Future<Output = T>) -> Option<T> {
     let (mut work, mut late) = (pin!(work), pin!(None));
     poll_fn(|cx| {

@@ -1,12 +1,12 @@
-//! Tasks that wait for a change, kept beside what changes and under its lock, so that nothing comes between looking and
-//! waiting. They are woken after the lock is released: a task that is woken under it runs on another core against the lock
-//! (measured with event-listener: a quarter less throughput).
+//! Tasks that wait for a change. They are kept beside the changed state and under its lock, so that nothing comes
+//! between looking and waiting. They are woken after the lock is released: a task that is woken under it runs on
+//! another core against the lock (measured with event-listener: a quarter less throughput).
 
 use std::task::{Context, Waker};
 
 use smallvec::SmallVec;
 
-/// Who waits; mostly one.
+/// Waiting tasks; mostly one.
 #[derive(Debug, Default)]
 pub(crate) struct Waiters {
     each: Woken,

@@ -1,4 +1,4 @@
-//! Answers every peer with what it sent, in a mio loop: `cargo run -p p2pd-mio --example mio_listen -- 127.0.0.1`.
+//! Sends every peer its own bytes back, in a mio loop: `cargo run -p p2pd-mio --example mio_listen -- 127.0.0.1`.
 
 use std::collections::HashMap;
 use std::io::{self, Read, Write};
@@ -42,7 +42,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     }
 }
 
-/// What came in and goes back.
+/// Bytes that came in and go back.
 #[derive(Default)]
 struct Back {
     bytes: Vec<u8>,

@@ -7,10 +7,10 @@ use p2pd_sys::MessageLayer;
 
 use crate::source::delegate_source;
 
-/// Messages beside a relayed pipe, from [`Pipe::messages`](crate::Pipe::messages): reliable, each delivered once, in no
-/// order with others or with the pipe's bytes, and not held up by a pipe that nobody reads. A message has 0 to 16,384
-/// bytes. They live as long as the pipe: drop it, and they end. On a pipe that moves they stay with the relay; if that
-/// is lost they end while the pipe goes on.
+/// Messages beside a relayed pipe, from [`Pipe::messages`](crate::Pipe::messages). They are reliable, and each is
+/// delivered once. Their order among each other and to the pipe's bytes is not kept, and a pipe that nobody reads does
+/// not hold them up. A message has 0 to 16,384 bytes. They live as long as the pipe: drop the pipe, and they end. On a
+/// pipe that moves they stay with the relay; if the relay is lost they end while the pipe goes on.
 ///
 /// An event source beside the pipe's own, to be registered under a token of yours; of a
 /// [`BlockingPipe`](crate::BlockingPipe) its calls block.
@@ -25,7 +25,8 @@ impl<S> Messages<S> {
         Messages { stream, layer }
     }
 
-    /// Whether a part of a message waits to be sent: [`flush`](Self::flush) when it becomes writable.
+    /// Returns true if a part of a message waits to be sent, by [`flush`](Self::flush) when the stream becomes
+    /// writable.
     pub fn wants_write(&self) -> bool {
         self.layer.waits()
     }
@@ -43,7 +44,7 @@ macro_rules! calls {
                 self.layer.send(&mut &self.stream, message)
             }
 
-            /// Sends what waits of a message.
+            /// Sends the waiting part of a message.
             ///
             /// # Errors
             /// As [`send`](Self::send).
@@ -51,10 +52,11 @@ macro_rules! calls {
                 self.layer.flush(&mut &self.stream)
             }
 
-            /// The next message.
+            /// Receives the next message.
             ///
             /// # Errors
-            /// `WouldBlock` where it does not block, for none yet; after the last one why the pipe or its relay is gone.
+            /// `WouldBlock` where it does not block, for none yet; after the last message the reason why the pipe or
+            /// its relay is gone.
             pub fn recv(&self) -> io::Result<Vec<u8>> {
                 self.layer.receive(&mut &self.stream)
             }

@@ -35,7 +35,7 @@ impl BlockingNode {
     /// Brings a node up; when this returns it listens.
     ///
     /// # Errors
-    /// What is wrong with the configuration, or which listener could not be opened and why.
+    /// An error of the configuration, or of a listener that could not be opened.
     pub fn bind(config: Config) -> Result<BlockingNode, BindError> {
         let poll = Poll::new().map_err(BindError::Loop)?;
         let node = Node::bind(config, poll.registry(), 0..usize::MAX)?;
@@ -70,7 +70,7 @@ impl BlockingNode {
     /// Opens a pipe by a plan, and blocks until there is one or none.
     ///
     /// # Errors
-    /// Why there is no pipe, with a report of what was tried.
+    /// The reason why there is no pipe, with a report of the attempts.
     pub fn connect<T: ToTarget + ?Sized>(
         &mut self,
         to: &T,
@@ -94,8 +94,8 @@ impl BlockingNode {
         }
     }
 
-    /// The next pipe that a peer opens to us; `None` after `within`, or for ever without. At most 128 wait; further
-    /// ones are closed.
+    /// Waits for the next pipe that a peer opens to this node; `None` after `within`, or for ever without. At most 128
+    /// wait; further ones are closed.
     ///
     /// # Errors
     /// The system's, of its poll.
@@ -147,7 +147,7 @@ impl BlockingNode {
         self.turn_with(most, |_| {})
     }
 
-    /// One turn of the loop, of at most this length; a call's outcome goes to `other`.
+    /// Runs one turn of the loop, of at most this length. A call's outcome goes to `other`.
     fn turn_with(&mut self, most: Option<Duration>, mut other: impl FnMut(News)) -> io::Result<()> {
         let timeout = [self.node.timeout(), most].into_iter().flatten().min();
         match self.poll.poll(&mut self.events, timeout) {

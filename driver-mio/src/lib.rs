@@ -1,8 +1,8 @@
-//! p2pd in a mio loop of your own: open a connection between two computers wherever they are, without a thread
-//! and without a runtime.
+//! p2pd in a mio loop of your own: opens a connection between two computers wherever they are, without a thread and
+//! without a runtime.
 //!
-//! The node registers its sockets in *your* [`mio::Poll`], under tokens that you grant it. You pass its events
-//! on, let it do what is due, and take out what it has to say:
+//! The node registers its sockets in *your* [`mio::Poll`], under tokens that you grant it. You pass its events on, let
+//! it do its work, and take out its news:
 //!
 //! ```no_run
 //! use mio::{Events, Interest, Poll, Token};
@@ -34,14 +34,13 @@
 //! # }
 //! ```
 //!
-//! All decisions are made by the sans-IO [`p2pd_core::Node`]. For programs without a loop there is
-//! [`BlockingNode`], which owns a `Poll`. [`messages`] has pipes of messages: P2PD's calls, for TCP, UDP and pipes to peers
-//! alike.
+//! The sans-IO [`p2pd_core::Node`] makes all decisions. For programs without a loop there is [`BlockingNode`], which
+//! owns a `Poll`. [`messages`] has pipes of messages: P2PD's calls, for TCP, UDP and pipes to peers alike.
 //!
 //! # Names
 //!
-//! Servers given as IP addresses need nothing. A *name* is looked up by the system's resolver, which can only block,
-//! so each look-up is a thread of its own that ends with it; or by you, see [`Builder::own_names`].
+//! Servers given as IP addresses need nothing. A *name* is looked up by the system's resolver, which can only block. So
+//! each look-up is a thread of its own that ends with it; or you look up, see [`Builder::own_names`].
 #![forbid(unsafe_code)]
 
 mod beside;
@@ -58,11 +57,6 @@ pub use blocking::{BlockingNode, BlockingPipe};
 pub use node::{Builder, News, Node};
 pub use pipe::Pipe;
 
-pub use p2pd_core::{
-    Accept, Broker, Config, ConnectId, Name, NameError, NamePin, NodeId, Notice, PeerAddress, PipeMode, Plan,
-    QueryId, SecretKey, Stats, Strategy, StunServer, Target, ToTarget,
-};
-pub use p2pd_sys::{
-    BindError, ConnectError, KeyFileError, PipeInfo, create_private, load_or_create_key,
-    raise_descriptor_limit, random_seed,
-};
+pub use p2pd_core::QueryId;
+#[doc(inline)]
+pub use p2pd_sys::face::*;

@@ -9,12 +9,12 @@ use mio::{Registry, Token};
 use p2pd_core::IoFailure;
 use smallvec::SmallVec;
 
-/// With the name of who asked.
+/// Answer to a look-up, with the name of the asker.
 pub(crate) type Answer<K> = (K, Result<SmallVec<[IpAddr; 2]>, IoFailure>);
-/// Which addresses whoever asked can do with.
+/// Filter of the addresses that the asker can use.
 pub(crate) type Keep = fn(&IpAddr) -> bool;
 
-/// Addresses of one name that whoever asked is given.
+/// Most addresses of one name that the asker is given.
 const MOST: usize = 4;
 
 #[derive(Debug)]
@@ -22,7 +22,7 @@ pub(crate) struct Names<K> {
     /// The user looks up.
     own: bool,
     asked: VecDeque<(K, Box<str>)>,
-    /// Made when the first name is asked for.
+    /// Threads of look-ups; none before the first name is asked for.
     threads: Option<Threads<K>>,
 }
 
@@ -68,7 +68,7 @@ impl<K: Copy + PartialEq + Send + 'static> Names<K> {
         self.asked.retain(|(asked, _)| *asked != query);
     }
 
-    /// Whether the user is to look a name up.
+    /// Returns true if the user is to look a name up.
     pub(crate) fn asks(&self) -> bool {
         !self.asked.is_empty()
     }
@@ -117,8 +117,8 @@ impl<K: Send + 'static> Threads<K> {
         while io::Read::read(&mut self.bell, &mut rings).is_ok_and(|n| n > 0) {}
     }
 
-    /// Here nothing light can wake a loop of mio from another thread beside the user's own `Waker`, so the look-up
-    /// takes place at once, and the user may have own names.
+    /// Creates a look-up without threads. On this system nothing light can wake a loop of mio from another thread,
+    /// beside the user's own `Waker`. So the look-up takes place at once, and the user may look names up instead.
     #[cfg(not(unix))]
     fn new(_: &Registry, _: Token) -> io::Result<Self> {
         let (answer, answers) = channel();

@@ -10,8 +10,8 @@ use mio::event::Event;
 use p2pd_core::nat::NatReport;
 use p2pd_core::trace::Sink;
 use p2pd_core::{
-    Config, ConnectId, IoFailure, Name, NameError, NamePin, NodeId, Notice, PeerAddress, Plan, QueryId,
-    Stats, ToTarget,
+    Config, ConnectId, IoFailure, Login, Name, NameError, NamePin, NodeId, Notice, PeerAddress, Plan,
+    QueryId, ServerRef, Stats, ToTarget,
 };
 use p2pd_sys::{Address, BindError, ConnectError, Engine};
 
@@ -19,7 +19,7 @@ use crate::names::Names;
 use crate::pipe::Pipe;
 use crate::reactor::{Mio, Whose};
 
-/// What a node has to say.
+/// News of a node.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum News {
@@ -27,11 +27,11 @@ pub enum News {
     Opened(ConnectId, Pipe),
     /// A call has none, and why.
     NotOpened(ConnectId, ConnectError),
-    /// A peer opened a pipe to us. It is registered nowhere yet.
+    /// A peer opened a pipe to this node. It is registered nowhere yet.
     Incoming(Pipe),
     /// The address, progress of connects, state of brokers, questions.
     Notice(Notice),
-    /// With [`Builder::own_names`]: look this name up, and say the outcome by [`Node::resolved`].
+    /// Name to look up, with [`Builder::own_names`]: give the outcome to [`Node::resolved`].
     LookUp(QueryId, Box<str>),
 }
 
@@ -44,9 +44,9 @@ pub struct Builder {
 }
 
 impl Builder {
-    /// Turns the echo service of the P2PD documents on: on pipes that peers open to us, a message `ECHO ` and
-    /// a payload is answered with the payload. It works while the pipe is being read, and the message
-    /// is delivered to the reader as well. Default: off.
+    /// Turns the echo service of the P2PD documents on or off. It is for pipes that peers open: a message `ECHO ` with
+    /// a payload is answered with the payload. It works while the pipe is being read, and the message is delivered to
+    /// the reader as well. Default: off.
     pub fn echo(mut self, on: bool) -> Self {
         self.echo = on;
         self
@@ -58,8 +58,8 @@ impl Builder {
         self
     }
 
-    /// Records what the node is told and what it says, for [`p2pd_core::trace::replay`]: `write` gets one line
-    /// at a time, in order. Default: off.
+    /// Records the node's inputs and outputs, for [`p2pd_core::trace::replay`]: `write` gets one line at a time, in
+    /// order. Default: off.
     ///
     /// A trace is a secret: it holds the configuration's private key and the node's seed, hence the keys of the
     /// pipes opened meanwhile. [`p2pd_sys::create_private`] makes a file for its owner alone.
@@ -71,13 +71,15 @@ impl Builder {
     /// Brings the node up, with its sockets in this registry under these tokens; when this returns it listens. Lists
     /// the interfaces, which takes about a millisecond (measured).
     ///
-    /// A node has a token for each socket that is not a pipe yet, and one more: 64 do for one that opens few pipes at a
-    /// time, while a search for a peer behind random ports has a thousand dials under way. Dials beyond fail.
+    /// A node has a token for each socket that is not a pipe yet, and one more. A node that opens few pipes at a time
+    /// does with 64. A search for a peer behind random ports has a thousand dials under way. Dials beyond the tokens
+    /// fail.
     ///
     /// # Errors
-    /// What is wrong with the configuration, or which listener could not be opened and why.
+    /// An error of the configuration, or of a listener that could not be opened.
     pub fn bind(self, registry: &Registry, tokens: Range<usize>) -> Result<Node, BindError> {
-        let interfaces = p2pd_sys::interfaces(self.config.bind).map_err(BindError::Interfaces)?;
+        let interfaces =
+            p2pd_sys::interfaces(self.config.bind, &self.config.interfaces).map_err(BindError::Interfaces)?;
         let registry = registry.try_clone().map_err(BindError::Loop)?;
         let mio = Mio::new(registry, tokens, Names::new(self.own_names));
         let engine = Engine::new(self.config, self.trace, &interfaces, mio)?;
@@ -96,9 +98,9 @@ impl fmt::Debug for Builder {
     }
 }
 
-/// A node in a mio loop. It does something only while it is called: pass it its events by
-/// [`handle`](Self::handle), call [`tick`](Self::tick) after each turn of the loop, take out what
-/// [`poll`](Self::poll) gives until it gives nothing, and wait no longer than its [`timeout`](Self::timeout).
+/// A node in a mio loop. It does something only while it is called. Pass it its events by [`handle`](Self::handle), and
+/// call [`tick`](Self::tick) after each turn of the loop. Take out the news of [`poll`](Self::poll) until there are
+/// none, and wait no longer than its [`timeout`](Self::timeout).
 ///
 /// Dropping it closes its sockets; pipes live on.
 #[derive(Debug)]
@@ -136,7 +138,7 @@ impl Node {
         true
     }
 
-    /// How long the loop may wait before it calls [`tick`](Self::tick): what `Poll::poll` wants to know.
+    /// Returns the longest wait of the loop before the next [`tick`](Self::tick), for `Poll::poll`.
     pub fn timeout(&self) -> Option<Duration> {
         let asks = self.engine.reactor().names.asks();
         if asks { Some(Duration::ZERO) } else { self.engine.timeout() }
@@ -150,7 +152,7 @@ impl Node {
 
     /// Does what is due. Call it after each turn of the loop; it costs next to nothing when nothing is.
     ///
-    /// Dials of a punch are timed: the last 1.3 ms before one, which `Poll` is too coarse for, are waited for in
+    /// Dials of a punch are timed, and `Poll` is too coarse for the last 1.3 ms before one. They are waited for in
     /// here, asleep but for the last 0.2 ms.
     pub fn tick(&mut self) {
         if self.timeout().is_some_and(|left| left.is_zero()) {
@@ -179,10 +181,11 @@ impl Node {
         })
     }
 
-    /// Begins to open a pipe, to an address or a name that ends with `.peer`, by a plan; it ends by [`News::Opened`] or [`News::NotOpened`].
+    /// Begins to open a pipe, to an address or a name that ends with `.peer`, by a plan. The call ends by
+    /// [`News::Opened`] or [`News::NotOpened`].
     ///
     /// # Errors
-    /// Why nothing was begun.
+    /// The reason why nothing was begun.
     pub fn connect<T: ToTarget + ?Sized>(&mut self, to: &T, plan: Plan) -> Result<ConnectId, ConnectError> {
         let to = to.to_target().map_err(ConnectError::Target)?;
         self.engine.connect_to(&to, plan).map_err(ConnectError::NotBegun)
@@ -196,7 +199,7 @@ impl Node {
         self.engine.resolve(name)
     }
 
-    /// Takes a name and keeps it up while the node runs; [`Notice::Name`] tells what comes of it.
+    /// Takes a name and keeps it while the node runs; [`Notice::Name`] reports the outcome.
     ///
     /// # Errors
     /// As [`resolve`](Self::resolve).
@@ -204,7 +207,7 @@ impl Node {
         self.engine.register(name)
     }
 
-    /// Gives up a name that this node's key has; [`Notice::Name`] tells what comes of it.
+    /// Gives up a name that this node's key has; [`Notice::Name`] reports the outcome.
     ///
     /// # Errors
     /// As [`resolve`](Self::resolve).
@@ -222,10 +225,16 @@ impl Node {
         self.engine.cancel(connect);
     }
 
-    /// Says whether pipes that peers open from now on have to wait until we come to them. Their callers are told so, by
+    /// Sets whether pipes that peers open from now on have to wait for their turn. Their callers are told so, by
     /// [`Stage::PeerBusy`](p2pd_core::Stage::PeerBusy); nobody is refused. For programs that serve one pipe at a time.
     pub fn set_busy(&mut self, busy: bool) {
         self.engine.set_busy(busy);
+    }
+
+    /// Answers [`Notice::LoginWanted`]: the login that a server takes from now on, which may come unasked, too. `None`: there
+    /// is none to be had.
+    pub fn renew_login(&mut self, server: ServerRef, login: Option<Login>) {
+        self.engine.renew_login(server, login);
     }
 
     /// Answers [`Notice::Ask`]: whether this peer may have a pipe.
@@ -244,8 +253,8 @@ impl Node {
         self.engine.node().node_id()
     }
 
-    /// The address to hand out, once outside addresses and brokers are settled, found or given up: at most about six
-    /// seconds, usually a few round trips. [`Notice::Ready`] says when.
+    /// Returns the address to hand out, once outside addresses and brokers are settled, found or given up. That takes
+    /// at most about six seconds, usually a few round trips. [`Notice::Ready`] reports it.
     pub fn address(&self) -> Option<&PeerAddress> {
         match self.engine.address() {
             Address::Ready(address) => Some(address),
@@ -258,12 +267,12 @@ impl Node {
         self.engine.address().known()
     }
 
-    /// What was found of the NATs in front of the interfaces so far, one report each.
+    /// Returns the reports on the NATs in front of the interfaces so far, one for each.
     pub fn nats(&self) -> impl Iterator<Item = &NatReport> {
         self.engine.node().nats()
     }
 
-    /// What the node has counted.
+    /// Returns the node's counters.
     pub fn stats(&self) -> Stats {
         self.engine.node().stats()
     }
@@ -274,7 +283,7 @@ impl Node {
         self.engine.shutdown();
     }
 
-    /// Whether the node has ended, after [`shutdown`](Self::shutdown).
+    /// Returns true if the node has ended, after [`shutdown`](Self::shutdown).
     pub fn is_over(&self) -> bool {
         self.engine.is_over()
     }

@@ -1,4 +1,4 @@
-//! What a user reads from and writes to.
+//! Pipe to a peer, which a user reads from and writes to.
 
 use std::io::{self, Read, Write};
 use std::net::Shutdown;
@@ -9,8 +9,8 @@ use p2pd_sys::{Layer, PipeInfo, Start};
 
 use crate::source::delegate_source;
 
-/// A pipe to a peer: an event source and non-blocking `Read + Write`, as mio's `TcpStream` is; with records around
-/// it when it is encrypted. What is known of it, its peer for example, is in [`PipeInfo`].
+/// A pipe to a peer: an event source and non-blocking `Read + Write`, as mio's `TcpStream` is; with records around it
+/// when it is encrypted. [`PipeInfo`] has its properties, its peer for example.
 ///
 /// Register it under a token of yours. As with any source of mio, read until `WouldBlock`. Zero bytes read are the
 /// peer's end; on an encrypted pipe a stream that is cut off without it is an `UnexpectedEof` error. Dropping a pipe
@@ -40,8 +40,8 @@ impl Pipe {
         Ok(crate::Messages::new(TcpStream::from_std(stream), layer))
     }
 
-    /// The bare TCP stream of a plain pipe: nothing was read ahead, nothing waits to be sent, and nothing of
-    /// ours holds on to it. Deregister the pipe first, if it is registered.
+    /// Returns the bare TCP stream of a plain pipe. Nothing was read ahead, nothing waits to be sent, and p2pd keeps no
+    /// hold on it. Deregister the pipe first, if it is registered.
     ///
     /// # Errors
     /// Gives an encrypted pipe back, and one whose echo replies are not sent yet.
@@ -49,8 +49,8 @@ impl Pipe {
         if self.layer.may_leave() { Ok(self.stream) } else { Err(Box::new(self)) }
     }
 
-    /// As [`into_tcp_stream`](Self::into_tcp_stream), a blocking stream of the standard library. It becomes an
-    /// `OwnedFd` by `into`.
+    /// Returns the bare stream as [`into_tcp_stream`](Self::into_tcp_stream) does, as a blocking stream of the standard
+    /// library. It becomes an `OwnedFd` by `into`.
     ///
     /// # Errors
     /// `Unsupported` for an encrypted pipe, and for one whose echo replies are not sent yet; the pipe is closed.
@@ -80,8 +80,8 @@ impl Pipe<std::net::TcpStream> {
         Ok(crate::Messages::new(stream, layer))
     }
 
-    /// The bare TCP stream of a plain pipe: nothing was read ahead, nothing waits to be sent, and nothing of
-    /// ours holds on to it. It becomes an `OwnedFd` by `into`.
+    /// Returns the bare TCP stream of a plain pipe. Nothing was read ahead, nothing waits to be sent, and p2pd keeps no
+    /// hold on it. It becomes an `OwnedFd` by `into`.
     ///
     /// # Errors
     /// `Unsupported` for an encrypted pipe, and for one whose echo replies are not sent yet; the pipe is closed.
@@ -106,7 +106,7 @@ impl Pipe<std::net::TcpStream> {
 }
 
 impl<S> Pipe<S> {
-    /// Whether something waits to be sent, for which the pipe has to become writable.
+    /// Returns true if something waits to be sent, for which the pipe has to become writable.
     pub fn wants_write(&self) -> bool {
         self.layer.waits()
     }

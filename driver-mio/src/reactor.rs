@@ -22,7 +22,7 @@ pub(crate) struct Mio {
     pub(crate) names: Names<QueryId>,
 }
 
-/// Which socket has which token. The first of the range is the look-ups'.
+/// Assignment of tokens to sockets. The first of the range is for look-ups.
 #[derive(Debug)]
 struct Tokens {
     range: Range<usize>,
@@ -31,7 +31,7 @@ struct Tokens {
     of: HashMap<SockId, usize>,
 }
 
-/// Whose a token is.
+/// Owner of a token.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Whose {
     Sock(SockId),

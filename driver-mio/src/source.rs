@@ -1,4 +1,4 @@
-//! Types that are registered as what they hold.
+//! Types that are registered as their inner sources.
 
 /// `delegate_source!(Type, it => place)`: `Type` is registered as the source at `place`, of `it`.
 macro_rules! delegate_source {

@@ -1,5 +1,5 @@
-//! What pipes of messages have on mio alone: what would block, news, tokens. The rest is in `tests/tests/messages.rs`, for
-//! every driver.
+//! Tests of pipes of messages for mio alone: calls that would block, news, tokens. The rest is in
+//! `tests/tests/messages.rs`, for every driver.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
@@ -28,7 +28,7 @@ impl Loop {
         Loop { poll, events: Events::with_capacity(64), pipes }
     }
 
-    /// One turn, of 20 ms at most.
+    /// Runs one turn, of 20 ms at most.
     fn turn(&mut self) {
         let most = Duration::from_millis(20);
         let timeout = self.pipes.timeout().map_or(most, |t| t.min(most));

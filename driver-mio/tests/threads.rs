@@ -1,4 +1,4 @@
-//! Alone in its file, and so in its process: it counts threads.
+//! Test of the number of threads, alone in its file and so in its process.
 #![cfg(target_os = "linux")]
 
 use std::net::{Ipv4Addr, UdpSocket};
@@ -18,7 +18,7 @@ fn config() -> Config {
     config
 }
 
-/// Turns the loop of these nodes until one of them says what is looked for.
+/// Turns the loop of these nodes until `is` returns something for their news.
 fn until<T>(poll: &mut Poll, nodes: &mut [Node], mut is: impl FnMut(&mut Node, News) -> Option<T>) -> T {
     let (mut events, began) = (Events::with_capacity(64), Instant::now());
     loop {

@@ -6,8 +6,8 @@ use p2pd_core::{ConnectError, ConnectId, Name, NameError, NameNews, PeerAddress,
 
 use crate::{Engine, Reactor};
 
-/// The calls under way, by what the core names them and by what their waiters do: a waiter that gives up may not have
-/// been told of the core's name yet. `D` is told the outcome.
+/// Calls under way, by the core's name and by the waiter's name. A waiter that gives up may not know the core's name
+/// yet. `D` is told the outcome.
 #[derive(Debug)]
 pub struct Calls<D>(HashMap<ConnectId, (u64, D)>);
 
@@ -48,23 +48,23 @@ impl<D> Calls<D> {
     }
 }
 
-/// What a user of an async driver asks of names.
+/// Call about a name by a user of an async driver.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum NameCall {
-    /// Where it leads.
+    /// Resolve the name to an address.
     Resolve,
-    /// To take it.
+    /// Register the name.
     Register,
-    /// To give it up.
+    /// Release the name.
     Release,
 }
 
-/// What came of a [`NameCall`].
+/// Answer to a [`NameCall`].
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum NameAnswer {
-    /// Where it leads.
+    /// Address of the name's owner.
     Address(Box<PeerAddress>),
-    /// So many brokers know of it.
+    /// Number of brokers that keep the record, or that were told of the release.
     Brokers(u8),
 }
 
@@ -82,7 +82,7 @@ impl<D> NameCalls<D> {
     /// Begins a call.
     ///
     /// # Errors
-    /// Why nothing was begun, and who is to be told.
+    /// The reason why nothing was begun, with the caller to be told.
     pub fn begin<R: Reactor>(
         &mut self,
         engine: &mut Engine<R>,
@@ -103,7 +103,7 @@ impl<D> NameCalls<D> {
         }
     }
 
-    /// Something was said of a name: who waited for it, and what they are told.
+    /// Takes the calls about a name that the news answers, each with its outcome.
     pub fn told(&mut self, name: Name, news: &NameNews) -> Vec<(D, Result<NameAnswer, NameError>)> {
         let (resolve, outcome) = match news {
             NameNews::Resolved(address) => (true, Ok(NameAnswer::Address(address.clone()))),

@@ -21,14 +21,14 @@ pub fn changes() -> io::Result<TcpStream> {
     Ok(socket.into())
 }
 
-/// There is no such socket here.
+/// Fails: this system has no such socket.
 #[cfg(not(target_os = "linux"))]
 pub fn changes() -> io::Result<TcpStream> {
     Err(io::ErrorKind::Unsupported.into())
 }
 
-/// Whether what was read from [`changes`] can matter: routes matter only if they are default routes, since some
-/// machines learn others all the time. What is cut short or not understood does.
+/// Returns true if data read from [`changes`] can matter. Routes matter only if they are default routes, since some
+/// machines learn others all the time. Data that is cut short or not understood matters.
 pub fn matters(mut messages: &[u8]) -> bool {
     /// Length and type, flags, sequence, port id: `struct nlmsghdr`.
     const HEADER: usize = 16;

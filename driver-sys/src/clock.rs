@@ -22,7 +22,7 @@ impl Clock {
         Instant::from_nanos(nanos() - self.zero)
     }
 
-    /// How long until `at`; zero if it has passed.
+    /// Returns the time left until `at`; zero if it has passed.
     pub fn until(&self, at: Instant) -> Duration {
         at.since(self.now())
     }
@@ -42,7 +42,7 @@ fn nanos() -> i64 {
     i64::try_from(zero.elapsed().as_nanos()).unwrap_or(i64::MAX)
 }
 
-/// What the system's wall clock says at `now`. How wrong it is nobody knows here, so the error is an hour.
+/// Returns the time of the system's wall clock at `now`. Its error is not known, so it is given as an hour.
 pub fn wall_clock(now: Instant) -> ClockFix {
     let micros = match SystemTime::now().duration_since(UNIX_EPOCH) {
         Ok(since) => i64::try_from(since.as_micros()).unwrap_or(i64::MAX),

@@ -1,8 +1,7 @@
-//! How many sockets the process may have.
+//! Limit of the sockets of the process.
 
-/// Raises the limit of open descriptors to what the system allows without privileges, and gives the limit that
-/// holds then; `None` where there is none or it is not known. A spray of dials needs more than the 1,024 that are
-/// usual.
+/// Raises the limit of open descriptors to the most that the system allows without privileges. Returns the limit that
+/// holds then; `None` where there is none or it is not known. A spray of dials needs more than the usual 1,024.
 #[cfg(unix)]
 pub fn raise_descriptor_limit() -> Option<u64> {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -15,21 +14,21 @@ pub fn raise_descriptor_limit() -> Option<u64> {
     getrlimit(Resource::Nofile).current
 }
 
-/// There is no such limit here.
+/// Returns `None`: this system has no such limit.
 #[cfg(not(unix))]
 pub fn raise_descriptor_limit() -> Option<u64> {
     None
 }
 
-/// The places that peers are given where the user does not say: half of the descriptors that the process may have. A
-/// quarter is for streams that are saying hello, and one for our own dials, files, and programs that ask us.
+/// Returns the places for peers where the user gives no number: half of the descriptors that the process may have. A
+/// quarter is for streams that are saying hello, and one for the node's own dials, files, and programs at the API.
 #[cfg(unix)]
 pub(crate) fn most_pipes() -> Option<u32> {
     let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current.unwrap_or(u64::MAX);
     Some((limit / 2).min(MOST_PIPES) as u32)
 }
 
-/// As many as there are sessions.
+/// Returns the most sessions of the core.
 #[cfg(not(unix))]
 pub(crate) fn most_pipes() -> Option<u32> {
     Some(MOST_PIPES as u32)

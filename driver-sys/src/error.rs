@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 
 use p2pd_core::{ConfigError, ConnectId, FailReason, IoFailure, Report, TargetError};
 
-/// Why a node could not be brought up.
+/// Reason why a node could not be started.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum BindError {
@@ -44,15 +44,15 @@ impl std::error::Error for BindError {
     }
 }
 
-/// Why a connect gave no pipe.
+/// Reason why a connect gave no pipe.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub enum ConnectError {
     /// The text is neither an address nor a name.
     Target(TargetError),
-    /// It did not begin.
+    /// The call did not begin.
     NotBegun(p2pd_core::ConnectError),
-    /// It was tried and failed; the report says what was tried and seen, strategy by strategy.
+    /// The call was tried and failed. The report lists the attempts and observations, strategy by strategy.
     Failed(FailReason, Box<Report>),
     /// The peer agreed, but the stream broke before it could be handed out.
     Lost(IoFailure),
@@ -72,7 +72,7 @@ impl fmt::Display for ConnectError {
                 for s in &report.strategies {
                     write!(f, "; {} {}: {}", s.strategy, s.outcome.name(), s.detail)?;
                 }
-                Ok(())
+                report.advice.map_or(Ok(()), |advice| write!(f, "; what to do: {advice}"))
             }
             ConnectError::Lost(why) => write!(f, "the pipe broke as it opened: {why}"),
             ConnectError::AnsweredTogether(first) => write!(f, "the pipe went to the call {first:?}"),
@@ -81,4 +81,45 @@ impl fmt::Display for ConnectError {
     }
 }
 
-impl std::error::Error for ConnectError {}
+impl std::error::Error for ConnectError {
+    /// Returns the error below: of the target's text, of the call, of the stream, or why every strategy ended.
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            ConnectError::Target(why) => Some(why),
+            ConnectError::NotBegun(why) => Some(why),
+            ConnectError::Failed(reason, _) => Some(reason),
+            ConnectError::Lost(why) => Some(why),
+            ConnectError::AnsweredTogether(_) | ConnectError::NodeGone => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use core::time::Duration;
+    use std::error::Error;
+
+    use p2pd_core::{Advice, Refusal};
+
+    use super::*;
+
+    #[test]
+    fn the_causes_of_a_failed_connect_are_a_chain_and_its_advice_comes_last() {
+        let report = Report {
+            elapsed: Duration::ZERO,
+            strategies: Default::default(),
+            advice: Some(Advice::TryLater),
+        };
+        let error = ConnectError::Failed(FailReason::RefusedByPeer(Refusal::Busy), Box::new(report));
+        assert_eq!(
+            error.to_string(),
+            "the peer refused: too many requests, try later; what to do: call again in a minute"
+        );
+        let causes = core::iter::successors(error.source(), |cause: &&dyn Error| (*cause).source());
+        let causes: Vec<String> = causes.map(ToString::to_string).collect();
+        assert_eq!(
+            causes,
+            ["the peer refused: too many requests, try later", "too many requests, try later"]
+        );
+    }
+}

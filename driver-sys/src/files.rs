@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 /// Opens a file for reading, and nothing but a file: a FIFO would wait for a writer, a device may never end.
 ///
 /// # Errors
-/// The system's, and `InvalidInput` for what is not a file.
+/// The system's, and `InvalidInput` for anything but a file.
 pub fn open_file(path: &Path) -> io::Result<File> {
     // A device may act on being opened, so that it is looked at first; what was put in its place is looked at again.
     if let Ok(metadata) = fs::metadata(path) {
@@ -34,10 +34,10 @@ fn be_file(metadata: &Metadata) -> io::Result<()> {
     Err(io::Error::new(io::ErrorKind::InvalidInput, what))
 }
 
-/// A file's text, as [`open_file`] opens it.
+/// Reads a file's text; opens it as [`open_file`] does.
 ///
 /// # Errors
-/// As of `open_file`; `FileTooLarge` beyond `longest` bytes, `InvalidData` for what is not UTF-8.
+/// As of `open_file`; `FileTooLarge` beyond `longest` bytes, `InvalidData` for text that is not UTF-8.
 pub fn read_text(path: &Path, longest: u64) -> io::Result<String> {
     text_of(open_file(path)?, longest)
 }
@@ -67,17 +67,17 @@ pub fn create_private(path: &Path) -> io::Result<File> {
     options.open(path)
 }
 
-/// Puts a new file with mode 0600 in the place of `path`, whatever was there: whole or not at all.
+/// Puts a new file with mode 0600 in the place of `path`, also where another file is: whole or not at all.
 ///
 /// # Errors
-/// The system's; then what was there is as it was.
+/// The system's; then the old file is as it was.
 pub fn replace_private(path: &Path, contents: &[u8]) -> io::Result<()> {
     let beside = write_beside(path, contents)?;
     fs::rename(&beside, path).inspect_err(|_| drop(fs::remove_file(&beside)))
 }
 
-/// Makes a file with mode 0600, and its folders with 0700: whole or not at all. False: there is one by now, which is left
-/// as it is.
+/// Makes a file with mode 0600, and its folders with 0700: whole or not at all. Returns false if there is one by now,
+/// which is left as it is.
 ///
 /// # Errors
 /// The system's.
@@ -116,7 +116,7 @@ pub(crate) fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
     path.with_file_name(name)
 }
 
-/// The only user of what lies at `path`, until it is dropped; others that ask meanwhile wait.
+/// Lock on the file at `path`, until it is dropped; others that ask meanwhile wait.
 #[derive(Debug)]
 pub(crate) struct Lock {
     _file: File,

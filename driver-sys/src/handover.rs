@@ -1,4 +1,4 @@
-//! Sockets that walk away: to a program that is started with them, or to one that runs already.
+//! Handover of sockets: to a program that is started with them, or to one that runs already.
 //!
 //! The socket of a plain pipe needs nothing of p2pd any more: `into_std` of a driver's pipe gives it, and it becomes an
 //! `OwnedFd` by `into`.
@@ -19,8 +19,8 @@ use rustix::net::{
 /// The number that [`inherit`] gives to the socket in the program that it starts.
 pub const INHERITED: i32 = 3;
 
-/// Asks that what is received be closed in programs that this one starts. Apple's systems cannot be asked: there it is
-/// said of the descriptor once it is here.
+/// Flag that closes received descriptors in programs that this one starts. Apple's systems have no such flag: there it
+/// is set on the descriptor once it is here.
 #[cfg(not(target_vendor = "apple"))]
 const CLOSE_ON_EXEC: RecvFlags = RecvFlags::CMSG_CLOEXEC;
 #[cfg(target_vendor = "apple")]

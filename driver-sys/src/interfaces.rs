@@ -7,6 +7,7 @@ use std::net::IpAddr;
 use netdev::interface::ipv6_addr_flags::Ipv6AddrFlags;
 use netdev::interface::types::InterfaceType;
 use p2pd_core::io::{Interface, LinkKind};
+use p2pd_core::{Interfaces, Which};
 
 use crate::links;
 
@@ -80,19 +81,53 @@ fn addresses(card: &netdev::Interface) -> Vec<(IpAddr, u8)> {
 
 /// The addresses of all interfaces that are up, without those of loopback and IPv4's link-local ones: those with the
 /// default route first, IPv6's link-local ones last, whose zone is the interface's index. With `bind`, that address alone,
-/// wherever it is. Takes about a millisecond (measured), so call it off the event loop's hot path.
+/// wherever it is. Those that `wanted` excludes are marked. Takes about a millisecond (measured), so call it off the event loop's hot path.
 ///
 /// # Errors
-/// `AddrNotAvailable` if no interface has the address `bind`.
-pub fn interfaces(bind: Option<IpAddr>) -> io::Result<Vec<Interface>> {
+/// `AddrNotAvailable` if no interface has the address `bind`; `NotFound` if `wanted` names what is not there, with what is.
+pub fn interfaces(bind: Option<IpAddr>, wanted: &Interfaces) -> io::Result<Vec<Interface>> {
+    let cards = cards();
+    if let Some(missing) = missing(&cards, wanted) {
+        return Err(io::Error::new(io::ErrorKind::NotFound, missing));
+    }
+    let found = list(&cards, bind, wanted);
+    match bind {
+        Some(_) if found.is_empty() => Err(io::ErrorKind::AddrNotAvailable.into()),
+        _ => Ok(found),
+    }
+}
+
+/// The same later on, when what was named may be gone for a while.
+pub(crate) fn interfaces_now(bind: Option<IpAddr>, wanted: &Interfaces) -> Vec<Interface> {
+    list(&cards(), bind, wanted)
+}
+
+/// Returns what `wanted` names although it is not there, and what is. A prefix may exclude addresses that come later.
+fn missing(cards: &[Card], wanted: &Interfaces) -> Option<String> {
+    let there = |which: &Which| {
+        let name = |card: &Card| matches!(which, Which::Name(name) if **name == *card.name);
+        let address = |card: &Card| card.addresses.iter().any(|(ip, _)| which.names(&card.name, *ip));
+        cards.iter().any(|card| name(card) || address(card))
+    };
+    let named = |which: &&Which| matches!(which, Which::Name(_));
+    let missing = wanted.only.iter().chain(wanted.not.iter().filter(named)).find(|which| !there(which))?;
+    let said = |card: &Card| {
+        let ips = card.addresses.iter().map(|(ip, _)| format!(" {ip}"));
+        format!("{}{}", card.name, ips.collect::<String>())
+    };
+    let all: Vec<String> = cards.iter().map(said).collect();
+    Some(format!("no interface is called {missing} or has such an address; there are: {}", all.join(", ")))
+}
+
+fn list(cards: &[Card], bind: Option<IpAddr>, wanted: &Interfaces) -> Vec<Interface> {
     let mut found = Vec::new();
-    for card in cards().into_iter().filter(|card| card.up) {
+    for card in cards.iter().filter(|card| card.up) {
         for (ip, prefix) in &card.addresses {
-            let wanted = match bind {
+            let listed = match bind {
                 Some(bind) => *ip == bind,
                 None => !(ip.is_loopback() || ip.is_ipv4() && is_link_local(*ip)),
             };
-            if wanted {
+            if listed {
                 let gateway = card.gateway(*ip);
                 // netdev finds its one default interface by IPv4: that says nothing of IPv6.
                 let default_route = gateway.is_some() || (ip.is_ipv4() && card.default_route);
@@ -103,20 +138,17 @@ pub fn interfaces(bind: Option<IpAddr>) -> io::Result<Vec<Interface>> {
                     default_route,
                     gateway,
                     link: card.link,
+                    used: wanted.allows(&card.name, *ip),
                 });
             }
         }
     }
     found.sort_by_key(|i| (is_link_local(i.ip), !i.default_route));
-    match bind {
-        // All of 127.0.0.0/8 is the machine itself, though only one of it is listed.
-        Some(ip) if found.is_empty() && ip.is_loopback() => {
-            found.push(Interface::new(1, ip, 8));
-            Ok(found)
-        }
-        Some(_) if found.is_empty() => Err(io::ErrorKind::AddrNotAvailable.into()),
-        _ => Ok(found),
+    // All of 127.0.0.0/8 is the machine itself, though only one of it is listed.
+    if let Some(ip) = bind.filter(|ip| found.is_empty() && ip.is_loopback()) {
+        found.push(Interface::new(1, ip, 8));
     }
+    found
 }
 
 /// What the system calls the interface of this index.
@@ -171,16 +203,47 @@ mod tests {
     #[test]
     fn loopback_is_listed_only_when_asked_for() {
         let loopback: IpAddr = "127.0.0.1".parse().unwrap();
-        let bound = interfaces(Some(loopback)).unwrap();
+        let everything = &Interfaces::default();
+        let bound = interfaces(Some(loopback), everything).unwrap();
         assert_eq!((bound.len(), bound[0].ip, bound[0].gateway), (1, loopback, None));
-        let all = interfaces(None).unwrap();
+        let all = interfaces(None, everything).unwrap();
         assert!(all.iter().all(|i| !i.ip.is_loopback()));
         assert!(all.is_sorted_by_key(|i| (is_link_local(i.ip), !i.default_route)), "{all:?}");
         assert_eq!(interface_name(u32::MAX), None);
         if cfg!(target_os = "linux") {
             assert_eq!(interface_name(1).as_deref(), Some("lo"));
         }
-        let nobody = interfaces(Some("192.0.2.77".parse().unwrap()));
+        let nobody = interfaces(Some("192.0.2.77".parse().unwrap()), everything);
         assert_eq!(nobody.err().map(|e| e.kind()), Some(io::ErrorKind::AddrNotAvailable));
+    }
+    #[test]
+    fn what_is_excluded_is_marked_and_what_is_not_there_is_said_with_what_is() {
+        let card = |index: u32, name: &str, addresses: &[(&str, u8)]| Card {
+            index,
+            name: name.into(),
+            up: true,
+            addresses: addresses.iter().map(|(ip, prefix)| (ip.parse().unwrap(), *prefix)).collect(),
+            gateways: Vec::new(),
+            default_route: false,
+            link: LinkKind::Real,
+        };
+        let lan = card(2, "lan0", &[("192.168.7.1", 24), ("fd00::1", 64)]);
+        let cards = [card(1, "lo", &[("127.0.0.1", 8)]), lan, card(3, "tun0", &[("10.8.0.6", 24)])];
+        let wanted = |only: &[&str], not: &[&str]| {
+            let [only, not] = [only, not].map(|list| list.iter().map(|w| w.parse().unwrap()).collect());
+            Interfaces { only, not }
+        };
+        let used = |wanted: &Interfaces| -> Vec<String> {
+            list(&cards, None, wanted).iter().filter(|i| i.used).map(|i| i.ip.to_string()).collect()
+        };
+        assert_eq!(used(&wanted(&["lan0"], &[])), ["192.168.7.1", "fd00::1"]);
+        assert_eq!(used(&wanted(&[], &["lan0"])), ["10.8.0.6"]);
+        assert_eq!(used(&wanted(&["192.168.0.0/16", "10.8.0.6"], &[])), ["192.168.7.1", "10.8.0.6"]);
+        assert_eq!(list(&cards, None, &wanted(&["lan0"], &[])).len(), 3, "all are listed");
+        let said = "no interface is called eth9 or has such an address; there are: lo 127.0.0.1, lan0 192.168.7.1 fd00::1, tun0 10.8.0.6";
+        assert_eq!(missing(&cards, &wanted(&["eth9"], &[])).as_deref(), Some(said));
+        assert_eq!(missing(&cards, &wanted(&["lan0"], &["eth9"])).as_deref(), Some(said));
+        assert_eq!(missing(&cards, &wanted(&["lan0", "127.0.0.0/8"], &["172.16.0.0/12", "tun0"])), None);
+        assert!(missing(&cards, &wanted(&["172.16.0.0/12"], &[])).is_some());
     }
 }

@@ -12,15 +12,15 @@ use crate::secret::read_private;
 
 /// Longer than any key file.
 const MAX_FILE: u64 = 1024;
-/// As many as Linux follows.
+/// Most links that are followed, the same as on Linux.
 const MAX_LINKS: u8 = 40;
 
-/// Why a key file could not be used.
+/// Reason why a key file could not be used.
 #[derive(Debug)]
 pub enum KeyFileError {
     /// Reading or writing failed, or the file is of another owner or mode.
     Io(PathBuf, io::Error),
-    /// No key is in the file; the inner error says where it is wrong.
+    /// The file contains no key; the inner error says where it is wrong.
     Malformed(PathBuf, SecretKeyError),
 }
 
@@ -42,12 +42,12 @@ impl std::error::Error for KeyFileError {
     }
 }
 
-/// Reads the key in `path`, or makes a new one there, with mode 0600, if there is no such file. Its folder is
-/// made too. Of two processes that create it at once both get the same key.
+/// Reads the key in `path`, or makes a new one there, with mode 0600, if there is no such file. Its folder is made too.
+/// Of two processes that create it at once both get the same key.
 ///
 /// # Errors
-/// Names the file and what is wrong with it. A file that others may read is refused, since its key may be
-/// known; one that is not a key is left as it is.
+/// Names the file and the error. A file that others may read is refused, since its key may be known; one that is not a
+/// key is left as it is.
 pub fn load_or_create_key(path: &Path) -> Result<SecretKey, KeyFileError> {
     let io = |why| KeyFileError::Io(path.to_owned(), why);
     match read(path) {

@@ -1,7 +1,7 @@
-//! What every p2pd driver needs: from the operating system sockets with the right options, interfaces, error
-//! classes, a clock, randomness and files of one's own; and what drivers do alike, the [`Engine`] that carries the core's
-//! actions out, the [`Layer`] that makes a stream a pipe, and what pipes of [`messages`] are everywhere. No runtime, and
-//! nothing that waits for a network.
+//! Foundation of every p2pd driver. From the operating system: sockets with the right options, interfaces, error
+//! classes, a clock, randomness and private files. For all drivers alike: the [`Engine`] that carries the core's
+//! actions out, the [`Layer`] that makes a stream a pipe, and the common part of pipes of [`messages`]. There is no
+//! runtime here, and nothing that waits for a network.
 #![deny(unsafe_code)]
 
 #[cfg(p2pd_insecure_stand_in)]
@@ -15,9 +15,10 @@ mod clock;
 mod descriptors;
 mod engine;
 mod error;
+#[cfg(unix)]
+pub mod face;
 mod failure;
 mod files;
-#[cfg(unix)]
 pub mod handover;
 mod interfaces;
 mod key_file;

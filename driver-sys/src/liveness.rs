@@ -1,9 +1,9 @@
 //! Signs of life on TCP streams.
 //!
-//! An idle stream is asked by the system, which ends it when nothing answers: that holds for every stream of ours, also
-//! for one that was taken out of its pipe. Where data waits the system asks no questions and repeats the data for a quarter of
-//! an hour. `TCP_USER_TIMEOUT` would shorten that, but it ends streams whose peer lives and does not read, too (since Linux
-//! 5.11), so the pipes that are held are looked at instead.
+//! The system probes an idle stream (keep-alive), and ends it when nothing answers. That holds for every stream of
+//! p2pd, also for one that was taken out of its pipe. Where data waits the system does not probe, and retransmits the
+//! data for a quarter of an hour. `TCP_USER_TIMEOUT` would shorten that. But it also ends streams whose peer lives and
+//! does not read (since Linux 5.11), so the pipes that are held are looked at instead.
 
 use std::io;
 use std::time::Duration;
@@ -40,8 +40,8 @@ pub fn keep_alive<'s>(socket: impl Into<SockRef<'s>>, liveness: &Liveness) -> io
     socket.into().set_tcp_keepalive(&ask)
 }
 
-/// Prepares a stream that a server of ours has accepted: what is written leaves at once, and a client that has vanished is
-/// found out as a node's peers are. Whatever cannot be set is done without.
+/// Prepares a stream that a server of p2pd has accepted. Written data leaves at once, and a vanished client is found
+/// out as a node's peers are. An option that cannot be set is left out.
 pub fn accepted<'s>(socket: impl Into<SockRef<'s>>) {
     let socket = socket.into();
     let _ = socket.set_tcp_nodelay(true);
@@ -51,13 +51,13 @@ pub fn accepted<'s>(socket: impl Into<SockRef<'s>>) {
 /// Signs of a stream's other end, as the system has them.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Signs {
-    /// Something was sent that it has not acknowledged: data, or a question whether it lives or reads.
+    /// True if bytes sent are not acknowledged: data, or a probe of the keep-alive or the window.
     asked: bool,
-    /// Since its last acknowledgement.
+    /// Time since the last acknowledgement.
     heard: Duration,
 }
 
-/// Since when a stream's other end owes an answer.
+/// Time since which a stream's other end owes an answer.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Silence(Option<Instant>);
 
@@ -70,7 +70,7 @@ impl Silence {
     }
 }
 
-/// Reads what is known of a connected TCP socket. Linux only.
+/// Reads the signs of a connected TCP socket. Linux only.
 #[cfg(any(target_os = "linux", target_os = "android"))]
 #[allow(unsafe_code)]
 pub(crate) fn signs(socket: &socket2::Socket) -> Option<Signs> {
@@ -92,7 +92,7 @@ pub(crate) fn signs(socket: &socket2::Socket) -> Option<Signs> {
     Some(Signs { asked: probes > 0 || unacknowledged > 0, heard: Duration::from_millis(heard.into()) })
 }
 
-/// Nothing is known of it here.
+/// Returns `None`: on this system nothing is known of the other end.
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
 pub(crate) fn signs(_: &socket2::Socket) -> Option<Signs> {
     None

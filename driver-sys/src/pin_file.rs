@@ -13,10 +13,10 @@ use p2pd_core::{Name, NamePin};
 use crate::files::{Lock, replace_private, text_of};
 use crate::secret::open_own;
 
-/// Longest file: far over what a node remembers.
+/// Longest file: far more than a node remembers.
 const MAX_FILE: u64 = 1 << 20;
 
-/// Why the file could not be used.
+/// Reason why the file could not be used.
 #[derive(Debug)]
 pub enum PinFileError {
     /// Reading or writing failed.
@@ -38,8 +38,8 @@ impl fmt::Display for PinFileError {
 
 impl std::error::Error for PinFileError {}
 
-/// The file, which need not be there. Several processes may use one: whoever changes it holds a lock meanwhile, on a
-/// file with `.lock` behind its name.
+/// The file, which need not be there. Several processes may use one. A process that changes it holds a lock meanwhile,
+/// on a file with `.lock` behind its name.
 #[derive(Clone, Debug)]
 pub struct PinFile {
     path: PathBuf,
@@ -114,7 +114,7 @@ impl PinFile {
         replace_private(&self.path, text.as_bytes()).map_err(|why| self.failed(why))
     }
 
-    /// From what is read to what is written instead, nobody else may write.
+    /// Locks the file against writes of others, from reading to writing.
     fn lock(&self) -> Result<Lock, PinFileError> {
         let folder = self.path.parent().filter(|p| !p.as_os_str().is_empty());
         let made = folder.map_or(Ok(()), fs::create_dir_all);

@@ -1,4 +1,4 @@
-//! Which sockets of an async runtime are ready: each has a waker of its own, and one task hears of all of them.
+//! Ready sockets of an async runtime: each socket has a waker of its own, and one task hears of all of them.
 
 use std::collections::VecDeque;
 use std::io;
@@ -25,7 +25,7 @@ pub struct SockWaker(Waker);
 #[derive(Debug)]
 struct Bell {
     sock: SockId,
-    /// It is in the list already.
+    /// True if the socket is in the list already.
     rung: AtomicBool,
     list: Ready,
 }
@@ -62,16 +62,15 @@ impl Ready {
 }
 
 impl SockWaker {
-    /// What to poll the socket with.
+    /// Returns the context to poll the socket with.
     pub fn context(&self) -> Context<'_> {
         Context::from_waker(&self.0)
     }
 
-    /// Tries `io` until it says something else than `WouldBlock`, or `poll_ready` has seen to it that this waker is
-    /// woken once it may.
+    /// Tries `io` until the result is not `WouldBlock`, or until `poll_ready` has arranged for this waker to be woken.
     ///
     /// # Errors
-    /// Of `io` and of `poll_ready`; `WouldBlock`: the socket will be heard of.
+    /// Of `io` and of `poll_ready`; on `WouldBlock` the socket is reported once it is ready.
     pub fn retry<T>(
         &self,
         mut io: impl FnMut() -> io::Result<T>,

@@ -1,4 +1,4 @@
-//! Files that are believed because they are ours: keys, tokens, passwords, pins.
+//! Files that are believed because they are the user's own: keys, tokens, passwords, pins.
 
 use std::fs::File;
 use std::io;
@@ -6,17 +6,18 @@ use std::path::Path;
 
 use crate::files::{open_file, text_of};
 
-/// The text of a file that only we may read and write: ours, mode 0600 or less. Links are followed, and what they lead to
-/// is judged. A named pipe is not waited for.
+/// Reads the text of a file that only its owner, the present user, may read and write: mode 0600 or less. Links are
+/// followed, and their target is checked. A named pipe is not waited for.
 ///
 /// # Errors
-/// Those of [`open_file`]; `PermissionDenied`, and how to mend it, for a file of another owner or mode; `FileTooLarge`
-/// beyond `longest` bytes, `InvalidData` for what is not UTF-8. Elsewhere than on Unix owner and mode are not looked at.
+/// Those of [`open_file`]; `PermissionDenied`, with the remedy, for a file of another owner or mode. `FileTooLarge`
+/// beyond `longest` bytes, `InvalidData` for text that is not UTF-8. Elsewhere than on Unix owner and mode are not
+/// looked at.
 pub fn read_private(path: &Path, longest: u64) -> io::Result<String> {
     text_of(open_own(path, 0o077)?, longest)
 }
 
-/// Opens a file of ours in which none of these permission bits is set.
+/// Opens a file of the present user in which none of these permission bits is set.
 pub(crate) fn open_own(path: &Path, forbidden: u32) -> io::Result<File> {
     let file = open_file(path)?;
     #[cfg(unix)]

@@ -1,9 +1,9 @@
-//! Whether the machine slept, or its wall clock was set, found by comparing clocks.
+//! Detection of sleep of the machine, and of changes of its wall clock, by comparing clocks.
 
 use std::time::Duration;
 
-/// Clocks differ by less from look to look: their rates do by 500 ppm at most, and a thread may be kept waiting between two
-/// readings.
+/// Most difference of the clocks from look to look. Their rates differ by 500 ppm at most, and a thread may be kept
+/// waiting between two readings.
 const SLACK: i64 = 1_000_000_000;
 
 /// All clocks at one time, in nanoseconds since times of their own.
@@ -17,7 +17,7 @@ pub(crate) struct Reading {
     pub(crate) wall: i64,
 }
 
-/// What happened between two looks.
+/// Event between two looks.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Jump {
     /// The machine slept for so long. Elsewhere than on Linux it may also be that somebody set its wall clock ahead.
@@ -26,7 +26,7 @@ pub(crate) enum Jump {
     Set,
 }
 
-/// Compares the clocks with what they showed at the last look.
+/// Clocks as they were at the last look, for comparison.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Watch {
     last: Reading,
@@ -38,7 +38,7 @@ impl Watch {
         Watch { last: reading }
     }
 
-    /// What happened since the last look.
+    /// Returns the event since the last look, if there was one.
     pub(crate) fn look(&mut self, now: Reading) -> Option<Jump> {
         let last = std::mem::replace(&mut self.last, now);
         let [awake, through, wall] =

@@ -1,15 +1,16 @@
 //! Sockets with the options that the core asked for. All are non-blocking.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use p2pd_core::SockOpts;
 use p2pd_core::io::Reuse;
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
-/// How much may wait at a UDP socket: 10 ms of a relayed pipe at 100 Mbyte/s, headers and the system's own books
-/// included. Linux's default holds 90 datagrams of 1,200 bytes, which come while a busy machine does something else.
+/// Receive and send buffer of a UDP socket, in bytes: 10 ms of a relayed pipe at 100 Mbyte/s, headers and system
+/// overhead included. Linux's default holds 90 datagrams of 1,200 bytes, which come while a busy machine does something
+/// else.
 const UDP_BUFFER: usize = 1 << 20;
 
 /// A bound UDP socket; of one bound to an IPv4 address multicasts leave through its interface.
@@ -31,6 +32,11 @@ pub fn udp(local: SocketAddr, opts: &SockOpts) -> io::Result<std::net::UdpSocket
     Ok(socket.into())
 }
 
+/// Returns whether this machine has a family of addresses: whether its loopback address can be bound.
+pub(crate) fn has_family(ip: IpAddr) -> bool {
+    std::net::UdpSocket::bind((ip, 0)).is_ok()
+}
+
 /// A listening TCP socket; an IPv6 one takes IPv6 only.
 ///
 /// # Errors
@@ -47,7 +53,8 @@ pub fn listener(local: SocketAddr, backlog: u16, opts: &SockOpts) -> io::Result<
     Ok(socket.into())
 }
 
-/// A listener for what comes by one interface, beside another one of ours on the same port and all addresses.
+/// Opens a listener for connections by one interface, beside another one of the same node on the same port and all
+/// addresses.
 ///
 /// # Errors
 /// Of `socket`, `setsockopt`, `bind` or `listen`; `Unsupported` where two listeners cannot share a port so.
@@ -65,10 +72,10 @@ pub fn listener_beside(
     Ok(socket.into())
 }
 
-/// As on Linux.
+/// Fails: two listeners cannot share a port so on this system.
 ///
 /// # Errors
-/// Always.
+/// Always `Unsupported`.
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
 pub fn listener_beside(_: SocketAddr, _: u16, _: &SockOpts, _: u32) -> io::Result<std::net::TcpListener> {
     Err(io::ErrorKind::Unsupported.into())
@@ -132,10 +139,10 @@ pub fn connect(socket: &Socket, remote: SocketAddr) -> io::Result<()> {
     }
 }
 
-/// What became of a connect that went on in the background: the other end's address.
+/// Returns the outcome of a connect that went on in the background: the other end's address.
 ///
 /// # Errors
-/// Of `connect`; `WouldBlock` while there is nothing to say.
+/// Of `connect`; `WouldBlock` while there is no outcome yet.
 pub fn outcome<'s>(socket: impl Into<SockRef<'s>>) -> io::Result<SocketAddr> {
     let socket = socket.into();
     if let Some(e) = socket.take_error()? {
@@ -149,8 +156,8 @@ pub fn outcome<'s>(socket: impl Into<SockRef<'s>>) -> io::Result<SocketAddr> {
     }
 }
 
-/// Has everything of this socket leave by the interface with this index, whatever the routes say: on a machine with two
-/// default routes the system sends by the better one, from whichever address.
+/// Has all packets of this socket leave by the interface with this index, against the routes. On a machine with two
+/// default routes the system sends by the better one, also from the other one's address.
 ///
 /// # Errors
 /// Of `setsockopt`; where there is no such option nothing is done.
@@ -168,7 +175,7 @@ pub fn leave_by<'s>(socket: impl Into<SockRef<'s>>, local: SocketAddr, interface
     Ok(())
 }
 
-/// Makes the next close send RST and forget what is queued.
+/// Makes the next close send RST and drop the queue.
 ///
 /// # Errors
 /// Of `setsockopt`.
@@ -176,8 +183,8 @@ pub fn reset_on_close<'s>(socket: impl Into<SockRef<'s>>) -> io::Result<()> {
     socket.into().set_linger(Some(Duration::ZERO))
 }
 
-/// Makes the system acknowledge at once what comes in next. A server that neither sets `TCP_NODELAY` nor
-/// answers twice in a row otherwise costs us 40 ms of delayed acknowledgement (measured). Linux only.
+/// Makes the system acknowledge the next data at once. A server that neither sets `TCP_NODELAY` nor answers twice in a
+/// row otherwise costs 40 ms of delayed acknowledgement (measured). Linux only.
 pub fn quick_ack<'s>(socket: impl Into<SockRef<'s>>) {
     #[cfg(target_os = "linux")]
     let _ = socket.into().set_tcp_quickack(true);

@@ -1,4 +1,4 @@
-//! Answers every peer with what it sent: `cargo run -p p2pd-tokio --example listen -- 127.0.0.1`.
+//! Sends every peer its own bytes back: `cargo run -p p2pd-tokio --example listen -- 127.0.0.1`.
 
 use p2pd_tokio::{Config, Node, SecretKey};
 

@@ -1,5 +1,5 @@
-//! Hands a bare socket to code that knows nothing of us: `... --example plain -- 127.0.0.1 [ADDRESS]`.
-//! Without an address it waits for a peer, with one it connects; each end sends a line and prints the other's.
+//! Hands a bare socket to code that knows nothing of p2pd: `... --example plain -- 127.0.0.1 [ADDRESS]`. Without an
+//! address it waits for a peer, with one it connects; each end sends a line and prints the other's.
 
 use std::io::{BufRead, BufReader, Write};
 

@@ -1,4 +1,4 @@
-//! Tells everybody what they are seen as, over UDP (RFC 8489): `... --example stun_server -- 127.0.0.1:3478`.
+//! Tells every client its address, over UDP (RFC 8489): `... --example stun_server -- 127.0.0.1:3478`.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;

@@ -10,7 +10,8 @@ use std::task::{Context, Poll};
 use p2pd_core::nat::NatReport;
 use p2pd_core::trace::Sink;
 use p2pd_core::{
-    Config, ConnectId, Name, NameError, NamePin, NodeId, Notice, PeerAddress, Plan, Stats, ToTarget,
+    Config, ConnectId, Login, Name, NameError, NamePin, NodeId, Notice, PeerAddress, Plan, ServerRef, Stats,
+    ToTarget,
 };
 use p2pd_sys::{Address, BindError, ConnectError, Engine, NameAnswer, NameCall};
 use tokio::sync::{Mutex, broadcast, mpsc, oneshot, watch};
@@ -50,16 +51,16 @@ pub struct Builder {
 }
 
 impl Builder {
-    /// Turns the echo service of the P2PD documents on: on pipes that peers open to us, a message `ECHO ` and
-    /// a payload is answered with the payload. It works while the pipe is being read, and the message
-    /// is delivered to the reader as well. Default: off.
+    /// Turns the echo service of the P2PD documents on or off. It is for pipes that peers open: a message `ECHO ` with
+    /// a payload is answered with the payload. It works while the pipe is being read, and the message is delivered to
+    /// the reader as well. Default: off.
     pub fn echo(mut self, on: bool) -> Self {
         self.echo = on;
         self
     }
 
-    /// Records what the node is told and what it says, for [`p2pd_core::trace::replay`]: `write` gets one line
-    /// at a time, in order. It is called on the node's task, so it must not take long. Default: off.
+    /// Records the node's inputs and outputs, for [`p2pd_core::trace::replay`]: `write` gets one line at a time, in
+    /// order. It is called on the node's task, so it must not take long. Default: off.
     ///
     /// A trace is a secret: it holds the configuration's private key and the node's seed, hence the keys of the
     /// pipes opened meanwhile. [`p2pd_sys::create_private`] makes a file for its owner alone.
@@ -71,10 +72,10 @@ impl Builder {
     /// Brings the node up; returns when it listens. Must be called within a tokio runtime with I/O and time.
     ///
     /// # Errors
-    /// What is wrong with the configuration, or which listener could not be opened and why.
+    /// An error of the configuration, or of a listener that could not be opened.
     pub async fn bind(self) -> Result<Node, BindError> {
-        let bind = self.config.bind;
-        let interfaces = tokio::task::spawn_blocking(move || p2pd_sys::interfaces(bind))
+        let (bind, wanted) = (self.config.bind, self.config.interfaces.clone());
+        let interfaces = tokio::task::spawn_blocking(move || p2pd_sys::interfaces(bind, &wanted))
             .await
             .map_err(|e| BindError::Interfaces(std::io::Error::other(e)))?
             .map_err(BindError::Interfaces)?;
@@ -135,11 +136,10 @@ impl Node {
     }
 
     /// Opens a pipe to an address or a name that ends with `.peer`, with the default plan: all strategies, encrypted,
-    /// within 20 s. Dropping the future gives
-    /// the attempt up.
+    /// within 20 s. Dropping the future gives the attempt up.
     ///
     /// # Errors
-    /// Why there is no pipe, with a report of what was tried.
+    /// The reason why there is no pipe, with a report of the attempts.
     pub async fn connect<T: ToTarget + ?Sized>(&self, to: &T) -> Result<Pipe, ConnectError> {
         self.connect_with(to, Plan::default()).await
     }
@@ -147,7 +147,7 @@ impl Node {
     /// Opens a pipe by a plan. Dropping the future gives the attempt up.
     ///
     /// # Errors
-    /// Why there is no pipe, with a report of what was tried.
+    /// The reason why there is no pipe, with a report of the attempts.
     pub async fn connect_with<T: ToTarget + ?Sized>(&self, to: &T, plan: Plan) -> Result<Pipe, ConnectError> {
         let to = to.to_target().map_err(ConnectError::Target)?;
         self.start_connect(&to, plan).await?.await
@@ -157,7 +157,7 @@ impl Node {
     /// [`Notice::Progress`] can be followed meanwhile.
     ///
     /// # Errors
-    /// Why nothing was begun.
+    /// The reason why nothing was begun.
     pub async fn start_connect<T: ToTarget + ?Sized>(
         &self,
         to: &T,
@@ -174,10 +174,10 @@ impl Node {
         Ok(Connecting { id, done, _canceller: canceller })
     }
 
-    /// Where a name leads: asks all brokers, for at most 8 s.
+    /// Resolves a name to the peer's address: asks all brokers, for at most 8 s.
     ///
     /// # Errors
-    /// Why that is not to be told; [`NameError::OtherKey`] if the name has not the key that it had.
+    /// The reason why there is no address; [`NameError::OtherKey`] if the name has another key than before.
     pub async fn resolve(&self, name: Name) -> Result<PeerAddress, NameError> {
         match self.ask(name, NameCall::Resolve).await? {
             NameAnswer::Address(address) => Ok(*address),
@@ -185,12 +185,12 @@ impl Node {
         }
     }
 
-    /// Takes a name for this node and keeps it up while the node runs; returns how many brokers keep its record, which is
-    /// valid for a day after the node has ended. Where no broker is there it waits for one, which a [`Notice::Name`]
-    /// says, as it does what becomes of the name later.
+    /// Takes a name for this node and keeps it while the node runs. Returns the number of brokers that keep its record,
+    /// which is valid for a day after the node has ended. Where no broker is there it waits for one. A [`Notice::Name`]
+    /// says so, and tells later changes of the name.
     ///
     /// # Errors
-    /// Why it was not; [`NameError::Taken`] if another node has it.
+    /// The reason why it was not taken; [`NameError::Taken`] if another node has it.
     pub async fn register(&self, name: Name) -> Result<u8, NameError> {
         Ok(match self.ask(name, NameCall::Register).await? {
             NameAnswer::Brokers(brokers) => brokers,
@@ -198,10 +198,11 @@ impl Node {
         })
     }
 
-    /// Gives up a name that this node's key has, in whichever process it was taken; returns how many brokers were told.
+    /// Gives up a name that this node's key has, in whichever process it was taken. Returns the number of brokers that
+    /// were told.
     ///
     /// # Errors
-    /// Why it was not; [`NameError::NotFound`] if no broker has a record by our key.
+    /// The reason why it was not given up; [`NameError::NotFound`] if no broker has a record by this key.
     pub async fn release(&self, name: Name) -> Result<u8, NameError> {
         Ok(match self.ask(name, NameCall::Release).await? {
             NameAnswer::Brokers(brokers) => brokers,
@@ -221,13 +222,13 @@ impl Node {
         answer.await.unwrap_or(Err(NameError::Shutdown))
     }
 
-    /// The next pipe that a peer opens to us; `None` once the node was shut down. At most 128 wait;
+    /// Waits for the next pipe that a peer opens to this node; `None` once the node was shut down. At most 128 wait;
     /// further ones are closed, and counted by [`turned_away`](Node::turned_away).
     pub async fn accept(&self) -> Option<Pipe> {
         self.inner.accepted.lock().await.recv().await
     }
 
-    /// How many pipes were closed because 128 were waiting for [`accept`](Node::accept) already.
+    /// Returns the number of pipes that were closed because 128 were waiting for [`accept`](Node::accept) already.
     pub fn turned_away(&self) -> u64 {
         self.inner.turned_away.load(Ordering::Relaxed)
     }
@@ -243,14 +244,20 @@ impl Node {
         let _ = self.inner.commands.send(Command::Answer { peer, accept });
     }
 
-    /// Says whether pipes that peers open from now on have to wait until we come to them. Their callers are told so, by
+    /// Answers [`Notice::LoginWanted`]: the login that a server takes from now on, which may come unasked, too. `None`: there
+    /// is none to be had.
+    pub fn renew_login(&self, server: ServerRef, login: Option<Login>) {
+        let _ = self.inner.commands.send(Command::RenewLogin { server, login });
+    }
+
+    /// Sets whether pipes that peers open from now on have to wait for their turn. Their callers are told so, by
     /// [`Stage::PeerBusy`](p2pd_core::Stage::PeerBusy); nobody is refused. For programs that serve one pipe at a time.
     pub fn set_busy(&self, busy: bool) {
         let _ = self.inner.commands.send(Command::Busy(busy));
     }
 
-    /// What was found of the NATs in front of the interfaces, one report each. Waits until the address is
-    /// settled; empty once the node was shut down.
+    /// Returns the reports on the NATs in front of the interfaces, one for each. Waits until the address is settled;
+    /// empty once the node was shut down.
     pub async fn nats(&self) -> Vec<NatReport> {
         self.address().await;
         let (reply, nats) = oneshot::channel();
@@ -260,7 +267,7 @@ impl Node {
         nats.await.unwrap_or_default()
     }
 
-    /// What the node has counted; `None` once it was shut down.
+    /// Returns the node's counters; `None` once it was shut down.
     pub async fn stats(&self) -> Option<Stats> {
         let (reply, stats) = oneshot::channel();
         self.inner.commands.send(Command::Stats(reply)).ok()?;
@@ -295,7 +302,7 @@ pub struct Connecting {
 }
 
 impl Connecting {
-    /// Its number in notices.
+    /// Returns the call's number in notices.
     pub fn id(&self) -> ConnectId {
         self.id
     }

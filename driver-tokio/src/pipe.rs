@@ -1,4 +1,4 @@
-//! What a user reads from and writes to.
+//! Pipe to a peer, which a user reads from and writes to.
 
 use std::io::{self, Read, Write};
 use std::ops::Deref;
@@ -9,12 +9,12 @@ use p2pd_sys::{Half, Layer, PipeInfo, Start, Wakers};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
-/// A pipe to a peer: the TCP stream, with records around it when it is encrypted. What is known of it, its peer for
-/// example, is in [`PipeInfo`].
+/// A pipe to a peer: the TCP stream, with records around it when it is encrypted. [`PipeInfo`] has its properties, its
+/// peer for example.
 ///
-/// Each direction ends by itself: `shutdown` says that we send no more, and the peer's end is a read of zero
-/// bytes. On an encrypted pipe a stream that is cut off without the peer's end is an `UnexpectedEof` error, not
-/// an end. Dropping a pipe without `shutdown` cuts it off.
+/// Each direction ends by itself: `shutdown` ends the sending, and the peer's end is a read of zero bytes. On an
+/// encrypted pipe a stream that is cut off without the peer's end is an `UnexpectedEof` error, not an end. Dropping a
+/// pipe without `shutdown` cuts it off.
 ///
 /// An encrypted pipe holds at most two records, 32 KiB, that the system has not taken yet. They leave while
 /// the pipe is written, flushed, shut down or read; a program that writes and then does none of these
@@ -42,8 +42,8 @@ impl Pipe {
         crate::Messages::new(stream, layer)
     }
 
-    /// The bare TCP stream of a plain pipe: nothing was read ahead, nothing waits to be sent, and nothing of
-    /// ours holds on to it.
+    /// Returns the bare TCP stream of a plain pipe. Nothing was read ahead, nothing waits to be sent, and p2pd keeps no
+    /// hold on it.
     ///
     /// # Errors
     /// Gives an encrypted pipe back, and one whose echo replies are not sent yet.
@@ -51,8 +51,8 @@ impl Pipe {
         if self.layer.may_leave() { Ok(self.stream) } else { Err(Box::new(self)) }
     }
 
-    /// As [`into_tcp_stream`](Self::into_tcp_stream), a blocking stream of the standard library. It becomes an
-    /// `OwnedFd` by `into`.
+    /// Returns the bare stream as [`into_tcp_stream`](Self::into_tcp_stream) does, as a blocking stream of the standard
+    /// library. It becomes an `OwnedFd` by `into`.
     ///
     /// # Errors
     /// `Unsupported` for an encrypted pipe, and for one whose echo replies are not sent yet; the pipe is closed.
@@ -64,8 +64,8 @@ impl Pipe {
     }
 }
 
-/// The socket, to look at: its options, its number. Bytes that are read from an encrypted pipe's socket or written to it
-/// break the pipe.
+/// Gives the socket for its options and its number. Reading or writing bytes on an encrypted pipe's socket breaks the
+/// pipe.
 #[cfg(unix)]
 impl std::os::fd::AsFd for Pipe {
     fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
@@ -80,12 +80,12 @@ impl Deref for Pipe {
     }
 }
 
-/// The stream as the layer wants it: what is pending would block.
+/// The stream as the layer wants it: a pending call would block.
 struct Polled<'s, 'r, 'w> {
     stream: &'s mut TcpStream,
-    /// Who waits to read; writers never do.
+    /// Context of the task that waits to read; none for a writer.
     reader: Option<&'r mut Context<'w>>,
-    /// Both halves.
+    /// Context that wakes both halves.
     writer: Context<'s>,
 }
 

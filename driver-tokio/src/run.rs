@@ -1,4 +1,4 @@
-//! The task that owns the engine: waits for its sockets, its timer and the handles, and tells users what came of it.
+//! The task that owns the engine: waits for its sockets, its timer and the handles, and reports the results to users.
 
 use std::future::poll_fn;
 use std::sync::Arc;
@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use p2pd_core::nat::NatReport;
-use p2pd_core::{ConnectId, Name, NameError, NamePin, NodeId, Notice, Plan, Stats, Target};
+use p2pd_core::{ConnectId, Login, Name, NameError, NamePin, NodeId, Notice, Plan, ServerRef, Stats, Target};
 use p2pd_sys::{Address, Calls, Engine, NameAnswer, NameCall, NameCalls, News};
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
@@ -18,7 +18,7 @@ use crate::reactor::{Answer, Tokio};
 /// Sockets served before handles and the timer are looked at again.
 const BUDGET: usize = 64;
 
-/// What a handle asks for.
+/// Request of a handle to the driver's task.
 #[derive(Debug)]
 pub(crate) enum Command {
     Connect {
@@ -42,12 +42,16 @@ pub(crate) enum Command {
         accept: bool,
     },
     Busy(bool),
+    RenewLogin {
+        server: ServerRef,
+        login: Option<Login>,
+    },
     Nats(oneshot::Sender<Vec<NatReport>>),
     Stats(oneshot::Sender<Stats>),
     Shutdown(oneshot::Sender<()>),
 }
 
-/// Where results go.
+/// Receivers of the driver's results.
 #[derive(Debug)]
 pub(crate) struct Outputs {
     pub(crate) accept: mpsc::Sender<Pipe>,
@@ -64,7 +68,7 @@ struct Driver {
     calls: Calls<oneshot::Sender<Result<Pipe, ConnectError>>>,
     names: NameCalls<oneshot::Sender<Result<NameAnswer, NameError>>>,
     out: Outputs,
-    /// Who waits for the end.
+    /// Tasks that wait for the end.
     ends: Vec<oneshot::Sender<()>>,
 }
 
@@ -138,6 +142,7 @@ impl Driver {
             Command::PinName(pin) => self.engine.pin_name(pin),
             Command::Answer { peer, accept } => self.engine.answer(peer, accept),
             Command::Busy(busy) => self.engine.set_busy(busy),
+            Command::RenewLogin { server, login } => self.engine.renew_login(server, login),
             Command::Nats(reply) => {
                 let _ = reply.send(self.engine.node().nats().cloned().collect());
             }
@@ -180,7 +185,7 @@ impl Driver {
         }
     }
 
-    /// Ends a call. Whoever has given up meanwhile drops the pipe, which closes it.
+    /// Ends a call. A caller that has given up meanwhile drops the pipe, which closes it.
     fn answer(&mut self, connect: ConnectId, outcome: Result<Pipe, ConnectError>) {
         if let Some(done) = self.calls.end(connect) {
             let _ = done.send(outcome);

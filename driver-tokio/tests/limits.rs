@@ -1,4 +1,4 @@
-//! What a node holds, and gives back: connects at once, silence, overflow, tasks and sockets.
+//! Limits of a node's holdings, and their release: connects at once, silence, overflow, tasks and sockets.
 
 mod common;
 
@@ -99,8 +99,8 @@ async fn whoever_calls_shutdown_waits_for_the_end() {
     }
 }
 
-/// A datagram that is sent in the same turn as its socket is bound must not be lost to the runtime, which
-/// does not know yet that the socket can be written.
+/// Sends a datagram in the same turn as its socket is bound. It must not be lost to the runtime, which does not know
+/// yet that the socket can be written.
 #[tokio::test]
 async fn the_first_stun_request_leaves_at_once() {
     let server = UdpSocket::bind("127.0.0.1:0").await.unwrap();

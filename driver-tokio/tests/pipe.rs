@@ -232,8 +232,8 @@ async fn echo_replies_and_the_users_own_writes_do_not_starve_each_other() {
     writes.await.unwrap();
 }
 
-/// On an encrypted pipe only: on a plain one a message is what one read returns, so that a flood runs
-/// together and has no answers.
+/// Floods the echo service of an encrypted pipe. On a plain one a message is the content of one read, so that a flood
+/// runs together and has no answers.
 #[tokio::test]
 async fn a_peer_that_never_reads_its_echoes_stops_being_read() {
     let (_a, _b, mut ours, mut theirs) = pair(PipeMode::Encrypted, true).await;

@@ -1,4 +1,4 @@
-//! What two nodes did over real sockets, recorded and run again.
+//! Records the work of two nodes over real sockets, and runs it again.
 
 use std::sync::{Arc, Mutex};
 
@@ -9,7 +9,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 mod common;
 use common::{LONG, config, moved, plan};
 
-/// A node that records, and what it recorded so far.
+/// Starts a node that records, and returns its record.
 async fn recorded() -> (Node, Arc<Mutex<String>>) {
     let text = Arc::new(Mutex::new(String::new()));
     let lines = text.clone();

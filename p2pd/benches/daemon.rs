@@ -1,7 +1,7 @@
-//! The API under load, on loopback: 1,000 open connections, then requests for some seconds, and what the daemons' memory
-//! does meanwhile; then 10,000 subscriptions on one of them. `cargo bench -p p2pd --bench daemon -- [SECONDS] [check]`,
-//! 10 where nothing is said; with `check` it fails on an error, below 10,000 requests/s, or where memory still grows at
-//! the end. Clients and daemons share the machine.
+//! Measures the API under load, on loopback: 1,000 open connections, then requests for some seconds, and the daemons'
+//! memory meanwhile; then 10,000 subscriptions on one of them. Run `cargo bench -p p2pd --bench daemon -- [SECONDS]
+//! [check]`. The default is 10 seconds. With `check` it fails on an error, below 10,000 requests/s, or where memory
+//! still grows at the end. Clients and daemons share the machine.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 const CONNECTIONS: usize = 1000;
 const CLIENTS: usize = 16;
 const SUBSCRIPTIONS: usize = 10_000;
-/// What `check` asks for: requests a second, and how much memory may grow in the last quarter, in MiB.
+/// Demands of `check`: requests a second, and most growth of memory in the last quarter, in MiB.
 const FAST_ENOUGH: f64 = 10_000.0;
 const FLAT: f64 = 2.0;
 /// A node takes 250 hellos a second, from whomever.
@@ -94,7 +94,7 @@ fn subscriptions(here: &Daemon, there: &Daemon) {
     }
 }
 
-/// Requests from all clients, each on connections of its own. Gives what was not as it should be.
+/// Makes requests from all clients, each on connections of its own. Returns the failures.
 fn load(what: &str, calls: &[&str], here: &Daemon, there: &Daemon, time: Duration) -> Vec<String> {
     let mut wrong = Vec::new();
     let (requests, errors, over) = (AtomicU64::new(0), AtomicU64::new(0), AtomicBool::new(false));

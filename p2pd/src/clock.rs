@@ -32,12 +32,12 @@ pub(crate) async fn run(config: Option<&Path>, say: Say) -> ExitCode {
     }
 }
 
-/// What the servers told.
+/// Answers of the time servers, combined.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Told {
-    /// How far this machine's clock is ahead, in microseconds.
+    /// Lead of this machine's clock over the servers' time, in microseconds; negative if it is behind.
     offset: i64,
-    /// What that may be wrong by.
+    /// Possible error of `offset`.
     error: Duration,
     answered: usize,
     asked: usize,
@@ -60,23 +60,25 @@ impl Told {
     }
 }
 
-/// What time servers said of this machine's clock, which is so many microseconds ahead.
+/// Makes the event about this machine's clock, which is `ahead` microseconds ahead of the time servers.
 pub(crate) fn event(ahead: i64, error: Duration) -> serde_json::Value {
     json!({"event": "clock", "offset_ms": ahead as f64 / 1e3, "error_ms": error.as_secs_f64() * 1e3})
 }
 
 async fn ask(servers: &[NtpServer]) -> Result<Told, String> {
-    let mut addresses: Vec<SocketAddr> = Vec::new();
-    for server in servers {
-        // One address each: two of one server would be two votes.
-        if let Ok(mut found) = tokio::net::lookup_host((&*server.host, server.port)).await {
-            addresses.extend(found.next());
+    let mut addresses: Vec<(usize, SocketAddr)> = Vec::new();
+    for (of, server) in servers.iter().enumerate() {
+        if let Ok(found) = tokio::net::lookup_host((&*server.host, server.port)).await {
+            addresses.extend(found.take(ADDRESSES).map(|addr| (of, addr)));
         }
     }
     let seed = p2pd_tokio::random_seed().map_err(|why| format!("no random numbers: {why}"))?;
     let [v4, v6] = [bind("0.0.0.0").await, bind("::").await];
     let mono = p2pd_sys::Clock::start();
-    let mut clock = Clock::new(addresses, seed, mono.now());
+    let mut clock = Clock::new([], seed, mono.now());
+    for (of, addr) in addresses {
+        clock.add(mono.now(), of, addr);
+    }
     let (mut buffer4, mut buffer6) = ([0; 256], [0; 256]);
     while !clock.is_settled(mono.now()) {
         while let Some((to, data)) = clock.poll_transmit() {
@@ -103,7 +105,9 @@ async fn ask(servers: &[NtpServer]) -> Result<Told, String> {
     Ok(Told { offset, error: fix.error, answered: clock.answered(), asked: servers.len() })
 }
 
-/// How often it is looked whether all is over.
+/// Most addresses of a server that are asked.
+const ADDRESSES: usize = 4;
+/// Longest time between two checks whether the measurement is complete.
 const LOOK: Duration = Duration::from_millis(100);
 
 async fn bind(any: &str) -> Option<UdpSocket> {
@@ -111,7 +115,7 @@ async fn bind(any: &str) -> Option<UdpSocket> {
     UdpSocket::bind((any, 0)).await.ok()
 }
 
-/// The next datagram; never, where there is no such socket.
+/// Receives the next datagram; waits for ever where there is no such socket.
 async fn receive(socket: &Option<UdpSocket>, buffer: &mut [u8]) -> (usize, SocketAddr) {
     let Some(socket) = socket else { return std::future::pending().await };
     loop {

@@ -1,4 +1,4 @@
-//! What the subcommands do.
+//! Work of the subcommands.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -6,13 +6,15 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use p2pd_core::{Accept, BrokerState, Config, Name, Notice, PipeMode, Plan, SecretKey, Strategy, Target};
+use p2pd_core::{
+    Accept, BrokerState, Config, Name, Notice, PipeMode, Plan, SecretKey, Strategy, Target, TurnAuth,
+};
 use p2pd_sys::PinFile;
 use p2pd_tokio::{BindError, Node, Pipe};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{broadcast, mpsc, oneshot};
-use tokio::task::JoinHandle;
+use tokio::task::{JoinHandle, JoinSet};
 
 use crate::USAGE;
 use crate::daemon::{self, Prepared};
@@ -23,7 +25,7 @@ use crate::options::{Command, Common, File, NameCommand, Options};
 use crate::say::Say;
 use crate::talk::{self, Gather, PIPE, named};
 use crate::{clock, demo, interfaces, log, manual, map, names, server, signals, trace};
-use p2pd::servers::{Commands, CredentialError, Servers};
+use p2pd::servers::{Commands, CredentialError, Renewals, Servers};
 
 /// Bytes copied at a time.
 const CHUNK: usize = 64 * 1024;
@@ -43,7 +45,7 @@ enum Task {
 /// Treatment of callers.
 #[derive(Clone, Copy, Debug)]
 enum Listening {
-    /// All of them get back what they send.
+    /// Callers get their own bytes back.
     Echo,
     /// Standard input and output go to one after another.
     Talk { idle: Duration },
@@ -147,11 +149,11 @@ pub(crate) async fn run(options: Options) -> ExitCode {
         Ok(pins) => pins,
         Err(why) => return usage(say, &why),
     };
-    let config = match config(&common, say).await {
-        Ok(config) => {
+    let (config, renewals) = match config(&common, say).await {
+        Ok((config, renewals)) => {
             // Names are signed for a time; nothing else needs to know it.
             let ntp = if task.knows_names() { config.ntp } else { Vec::new() };
-            Config { portmap, ntp, hairpin: matches!(task, Task::Nat), ..config }
+            (Config { portmap, ntp, hairpin: matches!(task, Task::Nat), ..config }, renewals)
         }
         Err(why) => return usage(say, &why),
     };
@@ -170,6 +172,9 @@ pub(crate) async fn run(options: Options) -> ExitCode {
             return usage(say, &format!("{}{why}", list.unwrap_or_default()));
         }
         Err(BindError::Interfaces(why)) => {
+            if why.kind() == io::ErrorKind::NotFound {
+                return usage(say, &why.to_string());
+            }
             let bind = common.bind.map_or("network interfaces".into(), |ip| format!("--bind {ip}"));
             say.error(&format!("{bind}: {why}"));
             return ExitCode::FAILURE;
@@ -181,6 +186,7 @@ pub(crate) async fn run(options: Options) -> ExitCode {
     };
     let (file, known) = pins.unzip();
     let (said, following) = follow(node.notices(), file.clone(), say);
+    tokio::spawn(renew(node.clone(), node.notices(), renewals, say));
     known.into_iter().flatten().for_each(|pin| node.pin_name(pin));
     if let (Some(name), Some(file)) = (task.holds(), &file)
         && let Err(code) = names::register(&node, name, true, file, say).await
@@ -272,7 +278,7 @@ fn follow(
     (said, following)
 }
 
-/// The task of `p2pd name`, or what came of one that needs no node.
+/// Returns the task of `p2pd name`, or the exit code of one that needs no node.
 fn name_task(command: NameCommand, say: Say) -> Result<(Task, Common), ExitCode> {
     let common = match &command {
         NameCommand::Register { common, .. }
@@ -289,7 +295,7 @@ fn name_task(command: NameCommand, say: Say) -> Result<(Task, Common), ExitCode>
     Ok((Task::Name(command), common))
 }
 
-/// The file with the keys of names, and what is in it.
+/// Returns the file with the keys of names, and its content.
 fn pins(task: &Task, common: &Common) -> Result<(PinFile, Vec<p2pd_tokio::NamePin>), String> {
     let owns = matches!(task, Task::Name(NameCommand::Register { .. } | NameCommand::Release { .. }));
     if owns || task.holds().is_some() {
@@ -305,7 +311,8 @@ pub(crate) fn usage(say: Say, why: &str) -> ExitCode {
     ExitCode::from(USAGE)
 }
 
-async fn config(common: &Common, say: Say) -> Result<Config, String> {
+/// What the options and the list say, and where what is good for a while comes from.
+async fn config(common: &Common, say: Say) -> Result<(Config, Renewals), String> {
     let key = match &common.identity {
         Some(path) => p2pd_tokio::load_or_create_key(path).map_err(|e| e.to_string())?,
         None => SecretKey::from_bytes(p2pd_tokio::random_seed().map_err(|e| e.to_string())?),
@@ -321,22 +328,51 @@ async fn config(common: &Common, say: Say) -> Result<Config, String> {
     for (n, why) in servers.log_in(commands).await.map_err(|why| format!("{list}{why}"))? {
         say.error(&format!("broker {}:{}: {why}", servers.brokers[n].host, servers.brokers[n].port));
     }
-    (config.brokers, config.stun, config.ntp) = (servers.brokers, servers.stun, servers.ntp);
+    let renewals = Renewals::of(&servers);
+    (config.brokers, config.stun, config.ntp) =
+        (servers.brokers.clone(), servers.stun.clone(), servers.ntp.clone());
     for server in &servers.turn {
-        match server.resolve(commands).await {
-            Ok(server) => config.turn.push(server),
+        config.turn.push(match server.resolve(commands).await {
+            Ok(server) => server,
             Err(why @ CredentialError::NotAllowed(_)) => return Err(format!("{list}{why}")),
-            // Others may do, or none be needed.
-            Err(why) => say.error(&format!("TURN server {}:{}: {why}", server.host, server.port)),
-        }
+            // It is asked again when the server is needed.
+            Err(why) => {
+                say.error(&format!("TURN server {}:{}: {why}", server.host, server.port));
+                server.with(TurnAuth::Renewed(None))
+            }
+        });
     }
+    servers.set_way_out(&mut config)?;
     if !common.accept.is_empty() {
         config.accept = Accept::Only(common.accept.iter().copied().collect());
     }
     config.bind = common.bind;
+    config.interfaces = common.interfaces();
     config.port = common.port;
     config.allow_plain = common.plain;
-    Ok(config)
+    Ok((config, renewals))
+}
+
+/// Gives a node the logins that it asks for, until it ends.
+async fn renew(node: Node, mut notices: broadcast::Receiver<Notice>, renewals: Renewals, say: Say) {
+    let mut asked = JoinSet::new();
+    loop {
+        match notices.recv().await {
+            Ok(Notice::LoginWanted { server }) => {
+                // A command may take its time, and there may be others.
+                let (node, renewals) = (node.clone(), renewals.clone());
+                asked.spawn(async move {
+                    let login = renewals.get(server).await;
+                    if let Err(why) = &login {
+                        say.error(&format!("{}: {why}", log::server(server)));
+                    }
+                    node.renew_login(server, login.ok());
+                });
+            }
+            Ok(Notice::Closed) | Err(RecvError::Closed) => return,
+            Ok(_) | Err(RecvError::Lagged(_)) => {}
+        }
+    }
 }
 
 async fn connect(node: &Node, to: &Target, plan: Plan, say: Say, said: &Said) -> ExitCode {

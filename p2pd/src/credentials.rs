@@ -1,48 +1,81 @@
-//! From a server list's entry to the credentials that a TURN server takes.
+//! Credentials for a TURN server, out of a server list's entry.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::process::Stdio;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use p2pd_core::text::shown;
 use p2pd_core::turn::Credentials;
-use p2pd_core::{Login, WallTime};
+use p2pd_core::{Login, ServerRef, TurnAuth};
 use tokio::io::AsyncReadExt;
 use tokio::process::Command;
 
-use crate::servers::{Commands, Servers, TurnCredential, TurnServer};
+use crate::servers::{Commands, LoginSource, Servers, TurnCredential, TurnServer, password_file};
 
-/// Lifetime of short-lived credentials; what was allocated meanwhile lives on.
-const HOLD_FOR: Duration = Duration::from_secs(24 * 3600);
-/// A command may take this long,
+/// Longest time of a command,
 const PATIENCE: Duration = Duration::from_secs(10);
-/// and print so many bytes.
+/// and most bytes of its output.
 const LONGEST: u64 = 4096;
 
 impl TurnCredential {
-    /// Credentials that are good now. A command's standard error is ours.
+    /// Returns the proof of who we are, as a node takes it: a command's output now, and the rest as it is. A command writes
+    /// to the standard error of this program.
     ///
     /// # Errors
     /// Says what is wrong with the command or with its output, or that the command is not allowed.
-    pub async fn get(&self, commands: Commands) -> Result<Credentials, CredentialError> {
-        match self {
-            TurnCredential::Password { user, password } => Ok(Credentials::new(user, password)),
-            TurnCredential::Secret(secret) => {
-                let until = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default() + HOLD_FOR;
-                let until = i64::try_from(until.as_micros()).unwrap_or(i64::MAX);
-                Ok(Credentials::short_lived(secret, None, WallTime::from_micros(until)))
-            }
+    pub async fn get(&self, commands: Commands) -> Result<TurnAuth, CredentialError> {
+        Ok(match self {
+            TurnCredential::Nobody => TurnAuth::Nobody,
+            TurnCredential::Password { user, password } => Credentials::new(user, password).into(),
+            TurnCredential::Secret(secret) => TurnAuth::Secret(secret.clone()),
             TurnCredential::Command(command) => {
                 let (user, password) = printed(command, commands).await?;
-                Ok(Credentials::new(&user, &password))
+                TurnAuth::Renewed(Some(Credentials::new(&user, &password)))
             }
+        })
+    }
+}
+
+/// Sources of what is good for a while, by the server that it is for.
+#[derive(Clone, Default, Debug)]
+pub struct Renewals(BTreeMap<ServerRef, LoginSource>);
+
+impl Renewals {
+    /// What a list has of them, for a node with the same servers.
+    pub fn of(servers: &Servers) -> Self {
+        let brokers = servers.logins.iter().map(|(id, source)| (ServerRef::Broker(*id), source.clone()));
+        let turns = servers.turn.iter().enumerate().filter_map(|(place, server)| match &server.credential {
+            TurnCredential::Command(command) => {
+                Some((ServerRef::Turn(place as u8), LoginSource::Command(command.clone())))
+            }
+            _ => None,
+        });
+        Renewals(brokers.chain(turns).collect())
+    }
+
+    /// A login that is good now. The command of a list that was allowed to run one runs again.
+    ///
+    /// # Errors
+    /// Says why there is none.
+    pub async fn get(&self, server: ServerRef) -> Result<Login, CredentialError> {
+        match self.0.get(&server) {
+            Some(LoginSource::Command(command)) => {
+                let (user, password) = printed(command, Commands::Allowed).await?;
+                Ok(Login::new(&user, Some(&password)))
+            }
+            Some(LoginSource::File { user, folder, name }) => {
+                let password = password_file(folder, name).map_err(CredentialError::Failed)?;
+                Ok(Login::new(user, Some(&password)))
+            }
+            None => Err(CredentialError::Failed("its login stays as it is".into())),
         }
     }
 }
 
 impl Servers {
-    /// Gives each broker whose user name and password a command prints what it prints now. What is left without is told,
-    /// with its place in the list.
+    /// Runs the commands that print user names and passwords of brokers, and gives each broker its output. Returns the
+    /// brokers that are left without, with their places in the list.
     ///
     /// # Errors
     /// A command that is not allowed.
@@ -52,7 +85,7 @@ impl Servers {
     ) -> Result<Vec<(usize, CredentialError)>, CredentialError> {
         let mut failed = Vec::new();
         for (place, broker) in self.brokers.iter_mut().enumerate() {
-            let Some(command) = self.login_commands.get(&broker.id) else { continue };
+            let Some(LoginSource::Command(command)) = self.logins.get(&broker.id) else { continue };
             match printed(command, commands).await {
                 Ok((user, password)) => broker.login = Some(Login::new(&user, Some(&password))),
                 Err(why @ CredentialError::NotAllowed(_)) => return Err(why),
@@ -80,11 +113,11 @@ async fn printed(command: &[String], commands: Commands) -> Result<(String, Stri
 pub enum CredentialError {
     /// The list names a program, and nobody [allowed](Commands::Allowed) to run it: the program and its arguments.
     NotAllowed(Vec<String>),
-    /// The program could not be run, or what it printed was none.
+    /// The program could not be run, or its output has no credentials.
     Failed(String),
 }
 
-/// In one line, whatever the list says.
+/// Writes the error in one line, for any content of the list.
 impl fmt::Display for CredentialError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -105,18 +138,31 @@ impl fmt::Display for CredentialError {
 impl std::error::Error for CredentialError {}
 
 impl TurnServer {
-    /// As a node uses it, with credentials that are good now.
+    /// Returns the server for a node's use, with credentials that are good now.
     ///
     /// # Errors
     /// Says what is wrong with its credentials.
     pub async fn resolve(&self, commands: Commands) -> Result<p2pd_core::TurnServer, CredentialError> {
-        let TurnServer { host, port, transport, tls, lifetimes, ref credential } = self.clone();
-        let credentials = credential.get(commands).await?;
-        Ok(p2pd_core::TurnServer { host, port, transport, tls, credentials, lifetimes })
+        Ok(self.with(self.credential.get(commands).await?))
+    }
+
+    /// Returns the server as a node uses it, with this proof of who we are.
+    pub fn with(&self, auth: TurnAuth) -> p2pd_core::TurnServer {
+        let TurnServer { host, port, transport, tls, lifetimes, alternates_anywhere, .. } = self.clone();
+        p2pd_core::TurnServer {
+            host,
+            port,
+            transport,
+            tls,
+            auth,
+            lifetimes,
+            alternates_anywhere,
+            proxy: None,
+        }
     }
 }
 
-/// Returns the output of a command, which ends with us at the latest.
+/// Returns the output of a command, which ends with this program at the latest.
 async fn run(command: &[String]) -> Result<String, String> {
     let (program, arguments) = command.split_first().ok_or("is empty")?;
     let mut command = Command::new(program);
@@ -150,14 +196,18 @@ fn read(text: &str) -> Result<(String, String), String> {
 mod tests {
     use super::*;
 
-    async fn sh(script: &str) -> Result<Credentials, String> {
+    async fn sh(script: &str) -> Result<TurnAuth, String> {
         let command = TurnCredential::Command(["sh", "-c", script].map(String::from).into());
         command.get(Commands::Allowed).await.map_err(|why| why.to_string())
     }
 
+    fn renewed(user: &str, password: &str) -> TurnAuth {
+        TurnAuth::Renewed(Some(Credentials::new(user, password)))
+    }
+
     #[tokio::test]
     async fn commands_print_a_name_and_a_password() {
-        assert_eq!(sh("echo alice; echo 'se cret'").await, Ok(Credentials::new("alice", "se cret")));
+        assert_eq!(sh("echo alice; echo 'se cret'").await, Ok(renewed("alice", "se cret")));
         for (script, why) in [
             ("echo alice", "did not print"),
             ("echo; echo secret", "did not print"),
@@ -185,19 +235,36 @@ mod tests {
         assert!(said.contains("\"sh\" \"-c\" \"touch ") && said.contains("\\u{1b}[2J\\nready: x"), "{said}");
         assert!(said.contains("--allow-commands") && said.chars().all(p2pd_core::text::is_plain), "{said}");
         assert!(!proof.exists());
-        assert_eq!(command.get(Commands::Allowed).await, Ok(Credentials::new("a", "b")));
+        assert_eq!(command.get(Commands::Allowed).await, Ok(renewed("a", "b")));
         assert!(proof.exists());
     }
 
     #[tokio::test]
-    async fn secrets_become_credentials_of_a_day_and_passwords_are_as_they_are() {
-        let alice = TurnCredential::Password { user: "alice".into(), password: "secret".into() };
-        assert_eq!(alice.get(Commands::Refused).await, Ok(Credentials::new("alice", "secret")));
-        let now = SystemTime::UNIX_EPOCH.elapsed().unwrap().as_secs() as i64;
-        let made = TurnCredential::Secret("north".into()).get(Commands::Refused).await.unwrap();
-        let until: i64 = made.user().parse().unwrap();
-        assert!((now + 86_400..now + 86_460).contains(&until));
-        let again = Credentials::short_lived("north", None, WallTime::from_micros(until * 1_000_000));
-        assert_eq!(made, again);
+    async fn a_list_says_where_new_logins_come_from() {
+        let dir = tempfile::tempdir().unwrap();
+        let (list, password) = (dir.path().join("servers.toml"), dir.path().join("password"));
+        std::fs::write(&password, "first\n").unwrap();
+        let text = r#"
+            [[mqtt]]
+            id = 7
+            host = "a"
+            user = "u"
+            password_file = "password"
+            [[turn]]
+            host = "a"
+            auth = "none"
+            [[turn]]
+            host = "a"
+            credential_command = ["sh", "-c", "echo x; echo y"]
+        "#;
+        std::fs::write(&list, text).unwrap();
+        let servers = Servers::read(&list).unwrap();
+        assert!(servers.brokers[0].renews);
+        assert_eq!(servers.turn[0].credential.get(Commands::Refused).await, Ok(TurnAuth::Nobody));
+        let renewals = Renewals::of(&servers);
+        std::fs::write(&password, "second\n").unwrap();
+        assert_eq!(renewals.get(ServerRef::Broker(7)).await, Ok(Login::new("u", Some("second"))));
+        assert_eq!(renewals.get(ServerRef::Turn(1)).await, Ok(Login::new("x", Some("y"))));
+        assert!(renewals.get(ServerRef::Turn(0)).await.is_err());
     }
 }

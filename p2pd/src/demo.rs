@@ -23,7 +23,7 @@ const CHUNK: usize = 64 * 1024;
 /// A relayed pipe moves within a second here.
 const MOVES_WITHIN: Duration = Duration::from_secs(20);
 
-/// What one row of the table says.
+/// A row of the table.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Row {
     /// The strategy's name, or that the pipe has moved.
@@ -120,7 +120,7 @@ async fn serve() -> Result<Serving, p2pd::serve::ServeError> {
     // For this program only: what it relays does not leave the machine.
     let users = vec![("demo".into(), "demo".into())];
     let limits = Limits { allocation_bytes: None, user_bytes: None, ..Limits::default() };
-    let turn = Some(WantedTurn { users, relay_ip: Some(LOOPBACK), limits, ..WantedTurn::default() });
+    let turn = Some(WantedTurn { users, relay_ips: vec![LOOPBACK], limits, ..WantedTurn::default() });
     let wanted = Wanted { ip: LOOPBACK, second_ip: Some(SECOND), mqtt_port: 0, stun_ports: [0, 0], turn };
     match Serving::start(&wanted).await {
         Ok(serving) => Ok(serving),

@@ -7,7 +7,7 @@ use p2pd_tokio::Pipe;
 
 use crate::say::Say;
 
-/// What to run.
+/// Command line to run.
 #[derive(Debug)]
 pub(crate) struct Program {
     words: Vec<OsString>,
@@ -20,8 +20,8 @@ impl Program {
         (!words.is_empty()).then_some(Program { words, stdio })
     }
 
-    /// Runs it with the pipe's socket, and ends as it ends: with its code, or with 1 if it could not be run or was
-    /// ended by a signal.
+    /// Runs the program with the pipe's socket, and returns its exit code. The code is 1 if the program could not be
+    /// run or was ended by a signal.
     #[cfg(unix)]
     pub(crate) async fn run(self, pipe: Pipe, say: Say) -> ExitCode {
         let name = self.words[0].to_string_lossy().into_owned();

@@ -1,4 +1,4 @@
-//! The longer part of `--help` and of the man pages: examples, and what the exit code says.
+//! The longer part of `--help` and of the man pages: examples, and the meaning of the exit code.
 
 pub(crate) const MAIN: &str = "\
 Two computers that both reach a third one, which runs the servers:

@@ -14,7 +14,7 @@ use crate::commands::usage;
 use crate::map::{list, seen};
 use crate::say::Say;
 
-/// A card, and beside each of its addresses what a STUN server sees of it.
+/// A card, and the address outside that a STUN server sees for each of its addresses.
 #[derive(Debug)]
 pub(crate) struct Listed {
     card: Card,
@@ -104,7 +104,7 @@ impl Listed {
         text
     }
 
-    /// Where a link-local IPv6 address holds.
+    /// Returns the zone of a link-local IPv6 address: the interface's name.
     fn zone(&self, ip: IpAddr) -> Option<&str> {
         (ip.is_ipv6() && is_link_local(ip)).then_some(&*self.card.name)
     }

@@ -1,4 +1,4 @@
-//! What the other side types: the command that fits ours, and a QR code of the address.
+//! Command for the other side, which fits this side's options, and a QR code of the address.
 
 use std::net::IpAddr;
 use std::path::Path;
@@ -10,18 +10,18 @@ use qrcode::render::unicode::Dense1x2;
 use crate::options::Common;
 use crate::print::tell;
 
-/// Tells the other side whom to call, and how.
+/// Command for the other side, with the address to call.
 #[derive(Debug)]
 pub(crate) struct Invitation {
-    /// With what comes before the address and behind it.
+    /// Parts of the command before the address and behind it.
     command: [String; 2],
-    /// In place of the address.
+    /// Name to give in place of the address.
     name: Option<Name>,
     qr: bool,
 }
 
 impl Invitation {
-    /// For this subcommand of the other side, with what comes behind the address in it.
+    /// Creates the invitation for this subcommand of the other side. `behind` is the text behind the address in it.
     pub(crate) fn new(verb: &str, behind: &str, name: Option<Name>, qr: bool, common: &Common) -> Self {
         let mut options = behind.to_owned();
         if common.no_servers {
@@ -37,7 +37,7 @@ impl Invitation {
         Invitation { command: [format!("p2pd {verb}"), options], name, qr }
     }
 
-    /// To standard error.
+    /// Prints the command to standard error.
     pub(crate) fn tell(&self, address: &PeerAddress) {
         let to = self.name.map_or_else(|| address.to_string(), |name| name.to_string());
         let [verb, options] = &self.command;
@@ -53,7 +53,7 @@ fn file_name(path: &Path) -> String {
     path.file_name().unwrap_or_default().to_string_lossy().into_owned()
 }
 
-/// As a shell reads it.
+/// Quotes a word for a shell.
 fn quoted(word: &str) -> String {
     let is_bare = |b: u8| b.is_ascii_alphanumeric() || b"-_./".contains(&b);
     if !word.is_empty() && word.bytes().all(is_bare) {

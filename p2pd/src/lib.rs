@@ -1,5 +1,5 @@
-//! What the program `p2pd` is made of, for those who want a part of it: the server list ([`servers`]) and the
-//! servers themselves on real sockets ([`serve`]).
+//! Parts of the program `p2pd` for other programs: the server list ([`servers`]) and the servers themselves on real
+//! sockets ([`serve`]).
 #![forbid(unsafe_code)]
 
 mod credentials;

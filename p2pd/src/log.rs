@@ -1,8 +1,8 @@
-//! `--log`: what the program does, as `tracing` has it, on standard error.
+//! `--log`: the work of the program, as `tracing` has it, on standard error.
 
 use std::io::{self, Write};
 
-use p2pd_core::{BrokerState, Notice};
+use p2pd_core::{BrokerState, Notice, ServerRef};
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::fmt;
@@ -14,7 +14,7 @@ use crate::say::Say;
 /// Reads a filter: a level, or targets with levels, `p2pd::api=debug,warn`.
 ///
 /// # Errors
-/// What is no level.
+/// The part that is no level.
 pub(crate) fn filter(text: &str) -> Result<Targets, String> {
     for part in text.split(',') {
         let level = part.rsplit_once('=').map_or(part, |(_, level)| level);
@@ -25,14 +25,14 @@ pub(crate) fn filter(text: &str) -> Result<Targets, String> {
     text.parse().map_err(|why| format!("{why}"))
 }
 
-/// From here on, all threads' events that pass the filter are written.
+/// Starts the log: from here on, all threads' events that pass the filter are written.
 pub(crate) fn start(filter: Targets, say: Say) {
     let lines = fmt::layer().with_ansi(false).with_writer(move || Lines(say));
     let lines = if say.is_json() { lines.json().flatten_event(true).boxed() } else { lines.boxed() };
     tracing_subscriber::registry().with(lines.with_filter(filter)).init();
 }
 
-/// What a node says.
+/// Logs a notice of the node.
 pub(crate) fn notice(notice: &Notice) {
     match notice {
         Notice::Progress { connect, strategy, stage } => {
@@ -45,6 +45,9 @@ pub(crate) fn notice(notice: &Notice) {
         Notice::ListenFailed { local, cause } => {
             tracing::error!(target: "p2pd::node", %local, ?cause, "listening failed");
         }
+        Notice::LoginWanted { server: of } => {
+            tracing::debug!(target: "p2pd::node", server = server(*of), "login wanted");
+        }
         Notice::IdentityInUse => tracing::warn!(target: "p2pd::node", "another process uses this key"),
         Notice::Failed { connect, reason, .. } => {
             tracing::info!(target: "p2pd::node", connect = connect.number(), ?reason, "connect failed");
@@ -54,7 +57,15 @@ pub(crate) fn notice(notice: &Notice) {
     }
 }
 
-/// Where lines go.
+/// Names a server of the list in words.
+pub(crate) fn server(server: ServerRef) -> String {
+    match server {
+        ServerRef::Broker(id) => format!("broker {id}"),
+        ServerRef::Turn(place) => format!("TURN server number {}", place + 1),
+    }
+}
+
+/// Writer of the log's lines.
 struct Lines(Say);
 
 impl Write for Lines {

@@ -30,7 +30,7 @@ use p2pd_core::text::is_plain;
 
 /// Exit code for wrong usage: arguments, addresses, files.
 const USAGE: u8 = 2;
-/// Exit code of what SIGINT or SIGTERM ended before it was done, as shells have it for SIGINT.
+/// Exit code of a command that SIGINT or SIGTERM ended before it was done, as shells have it for SIGINT.
 const INTERRUPTED: u8 = 130;
 
 fn main() -> ExitCode {

@@ -9,10 +9,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use p2pd::servers::{FORBID_PUBLIC, Servers};
-use p2pd_core::StunServer;
 use p2pd_core::portmap::{Config, Event, MapError, Mapper, Protocol, Request, StreamId};
 use p2pd_core::wire::Transport;
 use p2pd_core::wire::stun::{BindingOutcome, TransactionId, binding_request, decode_binding};
+use p2pd_core::{Interfaces, StunServer};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, UdpSocket};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
@@ -123,7 +123,7 @@ async fn remove(runner: &mut Runner, protocol: Protocol, port: u16, say: Say) ->
     }
 }
 
-/// False: nobody read it.
+/// Prints the router's table. Returns false if nobody reads the output.
 async fn table(runner: &mut Runner, say: Say) -> Result<bool, String> {
     runner.mapper.list(runner.clock.now());
     let mut read = true;
@@ -151,8 +151,8 @@ fn reasons(gateway: Option<MapError>, upnp: Option<MapError>) -> String {
     }
 }
 
-/// Returns our address as a STUN server sees it, by the interface with this index if there is a choice. The first one that answers is
-/// believed.
+/// Returns this machine's address as a STUN server sees it, by the interface with this index if there is a choice. The
+/// first answer is believed.
 pub(crate) async fn seen(local: IpAddr, interface: Option<u32>, servers: &[StunServer]) -> Option<IpAddr> {
     let socket = UdpSocket::bind((local, 0)).await.ok()?;
     if let Some(interface) = interface {
@@ -186,7 +186,7 @@ pub(crate) async fn seen(local: IpAddr, interface: Option<u32>, servers: &[StunS
     None
 }
 
-/// Carries out what a mapper asks for.
+/// Carries out a mapper's requests.
 struct Runner {
     mapper: Mapper,
     local: IpAddr,
@@ -226,7 +226,7 @@ fn is_zoned(ip: IpAddr) -> bool {
 
 impl Runner {
     async fn open(options: &Map) -> io::Result<Runner> {
-        let interfaces = p2pd_sys::interfaces(options.bind)?;
+        let interfaces = p2pd_sys::interfaces(options.bind, &Interfaces::default())?;
         // No router is asked from a link-local address.
         let wide = interfaces.iter().filter(|i| options.bind.is_some() || !is_zoned(i.ip));
         let first = wide.clone().find(|i| options.bind.is_some() || i.ip.is_ipv4()).or(wide.clone().next());
@@ -257,7 +257,7 @@ impl Runner {
         self.mapper.close(self.clock.now());
     }
 
-    /// Waits for what happens next. May be dropped and called again.
+    /// Waits for the next event. May be dropped and called again.
     async fn event(&mut self) -> Event {
         let mut buffer = [0; 2048];
         loop {

@@ -11,7 +11,7 @@ use tokio::sync::broadcast::error::RecvError;
 use crate::options::{Common, NameCommand};
 use crate::say::Say;
 
-/// Where the keys of names are kept: where the user says, beside the key file, or in the home folder.
+/// Returns the file with the keys of names: the user's choice, else beside the key file, else in the home folder.
 pub(crate) fn pin_file(common: &Common) -> Result<PinFile, String> {
     let path = match (&common.names, &common.identity) {
         (Some(path), _) => path.clone(),
@@ -36,7 +36,7 @@ pub(crate) fn needs_identity(common: &Common) -> Result<(), String> {
     }
 }
 
-/// Keeps what a notice says is to be kept.
+/// Stores the key of a name that the notice reports.
 pub(crate) fn keep(file: &PinFile, notice: &Notice, say: Say) {
     if let Notice::Name { name, news } = notice
         && let NameNews::Pinned { id, sequence } = **news
@@ -96,7 +96,7 @@ fn told(name: Name, outcome: Result<u8, NameError>, file: &PinFile, say: Say) ->
     }
 }
 
-/// Carries out what needs a node.
+/// Carries out a command that needs a node.
 pub(crate) async fn run(node: &Node, command: &NameCommand, file: &PinFile, say: Say) -> ExitCode {
     match *command {
         NameCommand::Register { name, .. } => match register(node, name, false, file, say).await {

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
 use p2pd::servers::FORBID_PUBLIC;
-use p2pd_core::{Name, NodeId, Strategy};
+use p2pd_core::{Interfaces, Name, NodeId, Strategy, Which};
 use tracing_subscriber::filter::Targets;
 
 use crate::{help, log};
@@ -47,6 +47,13 @@ pub(crate) struct Common {
     /// Listen on, dial from and announce this address only
     #[arg(long, value_name = "IP")]
     pub(crate) bind: Option<IpAddr>,
+    /// Use this only, may be given several times: listen on, dial from and announce the addresses of this interface, or
+    /// this address, or those with this prefix. Default: all
+    #[arg(long, value_name = "NAME|IP|PREFIX", conflicts_with = "bind")]
+    pub(crate) interface: Vec<Which>,
+    /// Do not use this, may be given several times: an interface, an address or a prefix
+    #[arg(long, value_name = "NAME|IP|PREFIX", conflicts_with = "bind")]
+    pub(crate) not_interface: Vec<Which>,
     /// TCP port to listen on, 0 for any
     #[arg(long, default_value_t = 0)]
     pub(crate) port: u16,
@@ -69,6 +76,12 @@ pub(crate) struct Common {
     /// meanwhile: hand it only to people who may know them
     #[arg(long, value_name = "FILE")]
     pub(crate) trace: Option<PathBuf>,
+}
+
+impl Common {
+    pub(crate) fn interfaces(&self) -> Interfaces {
+        Interfaces { only: self.interface.clone(), not: self.not_interface.clone() }
+    }
 }
 
 /// Whether routers are asked to open the listener's port.
@@ -394,10 +407,10 @@ pub(crate) struct Serve {
     /// The same with the secret in this file, which nobody else may read
     #[arg(long, value_name = "FILE", conflicts_with = "turn_secret")]
     pub(crate) turn_secret_file: Option<PathBuf>,
-    /// Address under which peers reach the TURN server's sockets. Default: `--bind`, or the address of the default
-    /// route
+    /// Address under which peers reach the TURN server's sockets, perhaps one of each family. Default: `--bind`, or the
+    /// addresses of the default routes
     #[arg(long, value_name = "IP")]
-    pub(crate) relay_ip: Option<IpAddr>,
+    pub(crate) relay_ip: Vec<IpAddr>,
     /// Relay to private addresses too, although the relay's own is public: users then reach the networks around it
     #[arg(long)]
     pub(crate) turn_allow_private: bool,

@@ -1,5 +1,5 @@
-//! The ways out: standard output and standard error. All that is printed goes through here, so that nothing that a
-//! stranger wrote steers a terminal or passes for a line of ours.
+//! Output to standard output and standard error. All that is printed goes through here. So no text of a stranger steers
+//! a terminal or passes for a line of the program.
 
 use std::fmt::Write as _;
 use std::io::{self, Write};
@@ -7,8 +7,8 @@ use std::io::{self, Write};
 use p2pd_core::text::{is_plain, shown};
 use serde_json::Value;
 
-/// A text for people: what is not plain is escaped, and lines behind the first are indented. Only what we say begins a
-/// line, whatever line breaks are in a stranger's text.
+/// Makes a text for people: characters that are not plain are escaped, and lines behind the first are indented. So only
+/// the program's own words begin a line, and no line break of a stranger's text does.
 pub(crate) fn for_people(text: &str) -> String {
     let mut lines = text.split('\n');
     let mut out = shown(lines.next().unwrap_or_default()).to_string();

@@ -1,4 +1,4 @@
-//! What happens, for people or, with `--json`, for programs; always on standard error.
+//! Reports of events, for people or, with `--json`, for programs; always on standard error.
 
 use std::io::{self, IsTerminal};
 use std::net::{IpAddr, SocketAddr};
@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-use p2pd_core::nat::{Mapping, NatReport};
+use p2pd_core::nat::{Mapping, NatReport, NatType};
 use p2pd_core::portmap::{Event, Listed as Entry, Protocol};
 use p2pd_core::text::shown;
 use p2pd_core::{Name, NameNews, NodeId, Notice, PeerAddress, PortState, Strategy, StrategyReport};
@@ -25,11 +25,11 @@ use crate::server::Running;
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Say {
     json: bool,
-    /// Only what went wrong.
+    /// Prints errors only.
     quiet: bool,
-    /// At a terminal: turns while something is waited for. Lives as long as the program.
+    /// Spinner at a terminal, which turns during a wait. Lives as long as the program.
     spinner: Option<&'static ProgressBar>,
-    /// At a terminal: what is drawn at its bottom. Lines go above it.
+    /// Progress bars at the bottom of a terminal. Lines go above them.
     bars: Option<&'static MultiProgress>,
 }
 
@@ -82,7 +82,7 @@ impl Say {
         Say { json, quiet, spinner, bars: terminal.then(|| &*Box::leak(Box::new(MultiProgress::new()))) }
     }
 
-    /// Something is waited for, until the next [`still`](Self::still).
+    /// Shows that the program waits for `what`, until the next [`still`](Self::still).
     pub(crate) fn waiting(self, what: &'static str) {
         if let Some(spinner) = self.spinner {
             spinner.set_draw_target(ProgressDrawTarget::stderr());
@@ -98,7 +98,7 @@ impl Say {
         }
     }
 
-    /// At a terminal, a new bar.
+    /// Creates a bar, at a terminal only.
     pub(crate) fn bar(self, length: u64, style: impl FnOnce() -> ProgressStyle) -> Option<ProgressBar> {
         self.bars.map(|bars| bars.add(ProgressBar::new(length).with_style(style())))
     }
@@ -107,14 +107,14 @@ impl Say {
         self.json
     }
 
-    /// For programs only.
+    /// Prints a line for programs only.
     pub(crate) fn json_line(self, json: impl FnOnce() -> serde_json::Value) {
         if self.json {
             tell_program(&json());
         }
     }
 
-    /// Says where we are reached, and how peers get there.
+    /// Prints the node's address, and the ways by which peers reach it.
     pub(crate) fn ready(self, address: &PeerAddress, id: NodeId, invitation: Option<&Invitation>) {
         self.still();
         self.line(
@@ -142,8 +142,8 @@ impl Say {
         );
     }
 
-    /// Says where the API is, and what it asks for. The link has the token where browsers keep it to themselves, and only at a
-    /// terminal: what is written elsewhere is kept, and read by others.
+    /// Says where the API is, and which token it asks for. The link has the token where browsers keep it to themselves,
+    /// and only at a terminal: other output is kept, and read by others.
     pub(crate) fn api(self, at: SocketAddr, token: Option<&str>, file: Option<&Path>, unix: Option<&Path>) {
         let (file, unix) = (file.map(|f| f.display().to_string()), unix.map(|u| u.display().to_string()));
         let token = token.filter(|_| !self.json && io::stderr().is_terminal());
@@ -161,7 +161,8 @@ impl Say {
         }
     }
 
-    /// Tells what was measured of the NATs: to standard output for people, one event each for programs. False: nobody read it.
+    /// Prints the reports on NATs: to standard output for people, one event each for programs. Returns false if nobody
+    /// reads it.
     #[must_use]
     pub(crate) fn nats(self, reports: &[NatReport]) -> bool {
         self.still();
@@ -186,7 +187,7 @@ impl Say {
         );
     }
 
-    /// Progress of a connect, and what else a person wants to know.
+    /// Prints the progress of a connect, and other notices for people.
     pub(crate) fn notice(self, notice: &Notice) {
         match notice {
             Notice::Progress { strategy, stage, .. } => self.line(
@@ -273,13 +274,18 @@ impl Say {
 
     pub(crate) fn failed(self, why: &ConnectError) {
         self.still();
-        let (reason, entries) = match why {
-            ConnectError::Failed(reason, report) => (reason.to_string(), report.strategies.as_slice()),
-            other => (other.to_string(), &[][..]),
+        let (reason, entries, advice) = match why {
+            ConnectError::Failed(reason, report) => {
+                (reason.to_string(), report.strategies.as_slice(), report.advice.map(|a| a.to_string()))
+            }
+            other => (other.to_string(), &[][..], None),
         };
         self.wrong(
-            || json!({"event": "failed", "reason": reason, "strategies": tried(entries)}),
-            || format!("failed: {reason}{}", details(entries)),
+            || json!({"event": "failed", "reason": reason, "strategies": tried(entries), "advice": advice}),
+            || {
+                let advice = advice.as_ref().map_or(String::new(), |text| format!("\nwhat to do: {text}"));
+                format!("failed: {reason}{}{advice}", details(entries))
+            },
         );
     }
 
@@ -340,7 +346,7 @@ impl Say {
         })
     }
 
-    /// Tells a result: to standard output for people, an event for programs. False: nobody read it.
+    /// Prints a result: to standard output for people, an event for programs. Returns false if nobody reads it.
     #[must_use]
     fn result(self, json: impl FnOnce() -> serde_json::Value, text: impl FnOnce() -> String) -> bool {
         self.still();
@@ -351,7 +357,7 @@ impl Say {
         self.print(&text())
     }
 
-    /// Lines to standard output. False: they could not be written, which is said.
+    /// Prints lines to standard output. Returns false if they could not be written, after an error message.
     #[must_use]
     pub(crate) fn print(self, text: &str) -> bool {
         self.printed(print::out(text))
@@ -363,7 +369,7 @@ impl Say {
         done.inspect_err(|why| self.error(&format!("standard output: {why}"))).is_ok()
     }
 
-    /// Anything else that went wrong.
+    /// Prints an error.
     pub(crate) fn error(self, why: &str) {
         self.still();
         self.wrong(|| json!({"event": "error", "reason": why}), || format!("p2pd: {why}"));
@@ -375,11 +381,14 @@ impl Say {
 
     pub(crate) fn serving(self, servers: &Running<'_>) {
         let Running { mqtt, stun, second, relay, kept } = *servers;
-        let turn = relay.map(|_| stun.to_string());
+        let turn = (!relay.is_empty()).then(|| stun.to_string());
+        let relays: Vec<String> = relay.iter().map(IpAddr::to_string).collect();
         let kept = kept.map(|path| path.display().to_string());
         let text = || {
             let nat = second.map_or(String::new(), |s| format!(" and {s} (RFC 5780)"));
-            let turn = relay.map_or(String::new(), |ip| format!(", TURN on {stun}, relaying as {ip}"));
+            let turn = turn
+                .as_ref()
+                .map_or(String::new(), |_| format!(", TURN on {stun}, relaying as {}", relays.join(" and ")));
             let kept = kept.as_ref().map_or(String::new(), |path| format!(", its password kept in {path}"));
             format!("serving: MQTT on {mqtt}, STUN on {stun}{nat}{turn}{kept}")
         };
@@ -387,7 +396,7 @@ impl Say {
             json!({
                 "event": "serving", "mqtt": mqtt.to_string(), "stun": stun.to_string(),
                 "stun_second": second.map(|a| a.to_string()), "turn": turn,
-                "turn_password_file": kept, "relay_ip": relay.map(|ip| ip.to_string()),
+                "turn_password_file": kept, "relay_ips": turn.as_ref().map(|_| &relays),
             })
         };
         self.line(event, text);
@@ -401,7 +410,7 @@ impl Say {
         mebibytes: u32,
     ) -> io::Result<()> {
         if self.json {
-            self.serving(&Running { mqtt, stun, second: None, relay: None, kept: None });
+            self.serving(&Running { mqtt, stun, second: None, relay: &[], kept: None });
             return Ok(());
         }
         let head = format!(
@@ -455,7 +464,7 @@ impl Say {
         }
     }
 
-    /// Says what went wrong, also where little is wanted.
+    /// Prints an error, also with `--quiet`.
     pub(crate) fn wrong(self, json: impl FnOnce() -> serde_json::Value, text: impl FnOnce() -> String) {
         if self.json {
             tell_program(&json());
@@ -486,7 +495,7 @@ pub(crate) fn nat(report: &NatReport) -> serde_json::Value {
         "mapping": behaviour.mapping.map(|m| format!("{m:?}")),
         "filtering": behaviour.filtering.map(|f| format!("{f:?}")),
         "allocation": behaviour.allocation.map(|a| format!("{a:?}")),
-        "nat_type": kind.number(), "delta_type": delta.kind.number(), "delta": delta.value,
+        "nat_type": kind.map(NatType::number), "delta_type": delta.kind.number(), "delta": delta.value,
         "hairpin": report.hairpin,
         "round_trip_ms": report.round_trip.map(|t| t.as_secs_f64() * 1e3),
         "server": report.server.map(|s| s.to_string()), "second_address": report.second_address,
@@ -503,13 +512,14 @@ fn nat_text(report: &NatReport) -> String {
     let (kind, delta) = (behaviour.nat_type(), behaviour.delta());
     let Some(mapped) = report.mapped else {
         return format!(
-            "{}: no STUN server answered over TCP; nothing is known{}",
+            "{}: no STUN server gave an answer over TCP that can be true; nothing is known{}",
             report.local,
             lies(report)
         );
     };
-    let (kind_number, delta_number) = (kind.number(), delta.kind.number());
-    let mut text = format!("{}: {behaviour} (type {kind_number}, delta {delta_number})", report.local);
+    let kind = kind.map_or("not known".to_owned(), |kind| kind.number().to_string());
+    let delta_number = delta.kind.number();
+    let mut text = format!("{}: {behaviour} (type {kind}, delta {delta_number})", report.local);
     text += &format!("\n  seen from outside as {mapped}");
     text += &match behaviour.mapping {
         Some(mapping) => format!("\n  mapping: {mapping}"),

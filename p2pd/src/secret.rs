@@ -13,10 +13,10 @@ pub(crate) fn at_home(name: &str) -> Option<PathBuf> {
     std::env::home_dir().map(|home| home.join(".p2pd").join(name))
 }
 
-/// The secret in a file, which is made with mode 0600 if it is missing.
+/// Reads the secret in a file, which is made with mode 0600 if it is missing.
 ///
 /// # Errors
-/// Names the file and what is wrong with it: not ours alone, or something else.
+/// Names the file and the error: others may read it, or something else.
 pub(crate) fn load_or_create(path: &Path) -> Result<String, String> {
     let name = path.display();
     let load = || match p2pd_sys::read_private(path, DIGITS as u64 + 2) {

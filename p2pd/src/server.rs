@@ -51,7 +51,7 @@ pub(crate) async fn run(options: &Serve, say: Say) -> ExitCode {
         mqtt: serving.mqtt(),
         stun: serving.stun(),
         second: second(&wanted, &serving),
-        relay: serving.relay_ip(),
+        relay: serving.relay_ips(),
         kept: kept.as_deref(),
     });
     tokio::select! {
@@ -71,12 +71,12 @@ pub(crate) struct Running<'a> {
     /// The STUN server's second address.
     pub(crate) second: Option<SocketAddr>,
     /// The TURN server's relaying address.
-    pub(crate) relay: Option<IpAddr>,
+    pub(crate) relay: &'a [IpAddr],
     /// File with the password that was made up for the TURN server.
     pub(crate) kept: Option<&'a Path>,
 }
 
-/// Writes a list, in the place of whatever was there; one with passwords in it is for its owner's eyes only.
+/// Writes a list, in the place of any file that was there; one with passwords in it is readable for its owner only.
 fn write(path: &Path, list: &Servers) -> io::Result<()> {
     let text = list.to_text();
     if list.is_secret() {

@@ -5,18 +5,23 @@ mod broker;
 mod folder;
 mod format;
 mod host;
+mod login;
+mod proxy;
 mod secure;
 mod write;
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use p2pd_core::turn::Lifetimes;
 use p2pd_core::wire::Transport;
 use p2pd_core::{Broker, NtpServer, StunServer, Tls};
 
-pub use crate::credentials::CredentialError;
+pub use crate::credentials::{CredentialError, Renewals};
+pub use proxy::WayOut;
+
+pub(crate) use login::password_file;
 
 /// While this variable is set, the shipped list of public servers is not to be had, and routers are looked for only
 /// from an address that was named. `tests/run` sets it.
@@ -30,14 +35,16 @@ pub const EXAMPLE: &str = include_str!("example.toml");
 pub struct Servers {
     /// MQTT brokers, in the order they are preferred.
     pub brokers: Vec<Broker>,
-    /// A program and its arguments, by the id of the broker whose user name and password it prints, each on a line.
-    pub login_commands: BTreeMap<u16, Vec<String>>,
+    /// Where the logins of brokers come from that are good for a while, by the brokers' ids.
+    pub logins: BTreeMap<u16, LoginSource>,
     /// STUN servers.
     pub stun: Vec<StunServer>,
     /// TURN servers.
     pub turn: Vec<TurnServer>,
     /// NTP servers.
     pub ntp: Vec<NtpServer>,
+    /// The way to brokers and, over TCP, to TURN servers. `None`: the list says nothing of it.
+    pub proxy: Option<WayOut>,
 }
 
 /// A TURN server (RFC 8656).
@@ -55,11 +62,15 @@ pub struct TurnServer {
     pub credential: TurnCredential,
     /// Lifetimes of what is made there; other than the RFC's only where the server was set so.
     pub lifetimes: Lifetimes,
+    /// Whether it may send us on (300) to any address. Default: no, to such of the internet only.
+    pub alternates_anywhere: bool,
 }
 
 /// Source of the credentials for a TURN server.
 #[derive(Clone, PartialEq, Eq)]
 pub enum TurnCredential {
+    /// None: the server relays for whoever comes.
+    Nobody,
     /// The server was set up with them.
     Password {
         /// The user's name.
@@ -72,6 +83,22 @@ pub enum TurnCredential {
     /// A program and its arguments. It prints the name on its first line and the password on its second. It is run only
     /// by whoever [allows](Commands::Allowed) that.
     Command(Vec<String>),
+}
+
+/// Source of a broker's login, which is asked again once the broker does not take what came from it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum LoginSource {
+    /// A program and its arguments, which prints the user name and the password, each on a line.
+    Command(Vec<String>),
+    /// A file with the password, in the list's folder or below it.
+    File {
+        /// The user's name.
+        user: Box<str>,
+        /// The list's folder.
+        folder: PathBuf,
+        /// The file's name, as the list has it.
+        name: String,
+    },
 }
 
 /// Permission for a list to run programs of this machine.
@@ -88,6 +115,7 @@ pub enum Commands {
 impl fmt::Debug for TurnCredential {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            TurnCredential::Nobody => f.write_str("Nobody"),
             TurnCredential::Password { user, .. } => write!(f, "Password({user:?}, ..)"),
             TurnCredential::Secret(_) => f.write_str("Secret(..)"),
             TurnCredential::Command(command) => write!(f, "Command({command:?})"),
@@ -125,13 +153,27 @@ impl Servers {
         format::parse(text, Path::new(""))
     }
 
+    /// Gives a node the way out of this list or, where it says nothing of it, that of the environment.
+    ///
+    /// # Errors
+    /// Names the variable of the environment that is of no use.
+    pub fn set_way_out(&self, config: &mut p2pd_core::Config) -> Result<(), String> {
+        match &self.proxy {
+            Some(way) => way.apply(config),
+            None if config.brokers.is_empty() && config.turn.is_empty() => {}
+            None => WayOut::of_environment()?.apply(config),
+        }
+        Ok(())
+    }
+
     /// True if there is something in the list that strangers must not know.
     pub fn is_secret(&self) -> bool {
         let tells = |b: &Broker| {
             let key = b.tls.as_ref().is_some_and(|tls| tls.client.is_some());
             b.login.is_some() || !b.headers.is_empty() || key
         };
-        !self.turn.is_empty() || self.brokers.iter().any(tells)
+        let proxy = self.proxy.as_ref().and_then(|way| way.proxy.as_ref());
+        !self.turn.is_empty() || proxy.is_some_and(|p| p.login.is_some()) || self.brokers.iter().any(tells)
     }
 }
 

@@ -8,8 +8,8 @@ use crate::INTERRUPTED;
 
 static ASKED: SetOnce<()> = SetOnce::const_new();
 
-/// Takes signals from here on. What `serves` until then is told by [`interrupted`]; a second one ends it at once, and the
-/// first one whatever does not.
+/// Takes signals from here on. With `serves` the first one is told by [`interrupted`], and the second one ends the
+/// program at once. Without, the first one does.
 ///
 /// # Errors
 /// The system's, where there are no such signals: then only being killed ends it.

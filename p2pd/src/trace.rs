@@ -11,10 +11,10 @@ use serde_json::json;
 use crate::USAGE;
 use crate::say::Say;
 
-/// Creates the file, and gives what writes a trace into it.
+/// Creates the file, and returns the function that writes a trace into it.
 ///
 /// # Errors
-/// Names the file and what is wrong with its place.
+/// Names the file and the error of its place.
 pub(crate) fn create(path: &Path, say: Say) -> Result<impl FnMut(&str) + Send + 'static, String> {
     let name = path.display().to_string();
     let file = p2pd_tokio::create_private(path).map_err(|e| format!("{name}: {e}"))?;

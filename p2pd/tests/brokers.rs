@@ -1,5 +1,5 @@
-//! Brokers that ask who we are: mosquitto with passwords, an access list and client certificates. Skipped where mosquitto or
-//! openssl is missing.
+//! Tests of brokers that require a login: mosquitto with passwords, an access list and client certificates. Skipped
+//! where mosquitto or openssl is missing.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
@@ -10,7 +10,8 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-/// Says that a test cannot run, past the harness that keeps what a passing test prints, for `tests/run` to list.
+/// Says that a test cannot run, for `tests/run` to list. It goes past the harness, which keeps the output of passing
+/// tests.
 fn skip(why: &str) {
     let required = std::env::var("P2PD_REQUIRE_LAB").is_ok_and(|value| value == "1");
     assert!(!required, "P2PD_REQUIRE_LAB=1, but there is {why}");
@@ -67,7 +68,7 @@ fn mosquitto(dir: &Path, lines: &str) -> Option<(Running, u16)> {
     Some((running, port))
 }
 
-/// What a listener with this list says of its broker first, and whether its address names one.
+/// Returns the first loss of its broker that a listener with this list reports, and whether its address names a broker.
 fn listener(dir: &Path, list: &str) -> (Option<String>, bool) {
     heard(dir, list, false)
 }

@@ -12,7 +12,7 @@ use serde_json::Value;
 
 const LOCAL: [&str; 3] = ["--no-servers", "--bind", "127.0.0.1"];
 
-/// Where senders have what receivers know them by: one home for all tests.
+/// Home of all tests, with the secrets by which receivers recognise senders.
 fn home() -> &'static Path {
     static HOME: OnceLock<tempfile::TempDir> = OnceLock::new();
     HOME.get_or_init(|| tempfile::tempdir().unwrap()).path()
@@ -91,7 +91,7 @@ fn large(dir: &Path) -> PathBuf {
     path
 }
 
-/// What is there of a file that is not whole.
+/// Returns the path of a partial file, if there is one.
 fn part(dir: &Path, name: &str) -> Option<PathBuf> {
     let parts = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
     let begin = format!(".{name}.");
@@ -224,7 +224,8 @@ fn wrong_usage_opens_nothing() {
     }
 }
 
-/// Peers of one address that take every place it has, and send nothing: whoever comes after them is received from soon.
+/// Peers of one address take every place that it has, and send nothing. A peer that comes after them is received from
+/// soon.
 #[tokio::test(flavor = "multi_thread")]
 async fn peers_that_send_nothing_make_room() {
     use tokio::io::AsyncWriteExt;

@@ -1,4 +1,4 @@
-//! What the program tells of itself: help, man pages, completions, the example of a server list, logs.
+//! Tests of the program's own documents: help, man pages, completions, the example of a server list, logs.
 #![cfg(unix)]
 
 use std::fs;

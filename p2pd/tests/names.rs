@@ -24,7 +24,7 @@ struct World {
     _serve: Running,
 }
 
-/// What a program said and how it ended.
+/// Output and exit code of a program.
 struct Ended {
     code: i32,
     out: String,
@@ -76,7 +76,7 @@ impl World {
         (child, ready["address"].as_str().unwrap().into())
     }
 
-    /// Sends a line to a name and gives what comes back.
+    /// Sends a line to a name and returns the answer.
     fn call(&self, of: &str) -> Ended {
         let mut command = self.p2pd(of, &["connect", "example.peer"]);
         let mut child = command.stdin(Stdio::piped()).spawn().unwrap();

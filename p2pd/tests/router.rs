@@ -1,4 +1,4 @@
-//! `p2pd map` and `p2pd clock` as their user sees them, on loopback: what they do on routers is tested in the lab.
+//! `p2pd map` and `p2pd clock` as their user sees them, on loopback; the lab tests them with routers.
 #![cfg(unix)]
 
 use std::fs;

@@ -77,7 +77,7 @@ fn peers_find_each_other_by_the_list_that_serve_writes() {
     assert_eq!(serving.0.wait().unwrap().code(), Some(0));
 }
 
-/// Runs `serve` with a list, and hands over what it says first and the relays of the list.
+/// Runs `serve` with a list, and hands over its first output and the relays of the list.
 #[cfg(unix)]
 fn serve_once(
     list: &std::path::Path,
@@ -104,7 +104,7 @@ fn a_relay_is_served_if_asked_for_and_its_password_is_told_to_nobody_but_the_lis
     let (list, kept) = (dir.path().join("servers.toml"), dir.path().join("state/turn-password"));
     let (said, turn) = serve_once(&list, &[], &[]);
     assert_eq!(
-        (said.len(), &said[0]["turn"], &said[0]["relay_ip"], turn),
+        (said.len(), &said[0]["turn"], &said[0]["relay_ips"], turn),
         (1, &Value::Null, &Value::Null, vec![])
     );
     let mode = |path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
@@ -119,8 +119,8 @@ fn a_relay_is_served_if_asked_for_and_its_password_is_told_to_nobody_but_the_lis
         "it was replaced, not written over"
     );
     assert_eq!(
-        (said.len(), &said[0]["turn"], &said[0]["relay_ip"]),
-        (1, &said[0]["stun"], &"127.0.0.1".into())
+        (said.len(), &said[0]["turn"], &said[0]["relay_ips"]),
+        (1, &said[0]["stun"], &serde_json::json!(["127.0.0.1"]))
     );
     assert_eq!(said[0]["turn_password_file"], kept.to_str().unwrap());
     let password = std::fs::read_to_string(&kept).unwrap().trim().to_owned();
@@ -171,7 +171,10 @@ fn users_and_secrets_come_from_files_and_the_environment_and_from_arguments_with
             "{args:?}"
         );
         let said = said.last().unwrap();
-        assert_eq!((&said["turn_password_file"], &said["relay_ip"]), (&Value::Null, &"203.0.113.7".into()));
+        assert_eq!(
+            (&said["turn_password_file"], &said["relay_ips"]),
+            (&Value::Null, &serde_json::json!(["203.0.113.7"]))
+        );
     }
     let refused = |args: &[&str]| {
         let out = p2pd(&["serve", "--bind", "127.0.0.1"]).args(args).output().unwrap();
@@ -258,7 +261,7 @@ mod strangers {
         socket.connect(to).await.unwrap()
     }
 
-    /// What a stranger is answered; nothing, if turned away.
+    /// Returns the length of the answer to a stranger's request; 0 if the stranger is turned away.
     async fn asks(stream: &mut TcpStream, request: &[u8]) -> usize {
         let _ = stream.write_all(request).await;
         let mut buffer = [0; 200];

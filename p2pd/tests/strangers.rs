@@ -1,4 +1,4 @@
-//! Texts of strangers as the program prints them: none steers a terminal, and none passes for a line of ours.
+//! Texts of strangers as the program prints them: none steers a terminal, and none passes for a line of the program.
 #![cfg(unix)]
 
 use std::ffi::OsStr;
@@ -12,10 +12,11 @@ use std::process::{Child, ChildStderr, Command, Stdio};
 use p2pd_core::text::is_plain;
 use serde_json::Value;
 
-/// Clears the screen, names the window, begins a line as we do, turns the writing, does both again as C1 controls.
+/// Text that clears the screen, names the window, begins a line as the program does, turns the writing, and does that
+/// again as C1 controls.
 const HOSTILE: &str =
     "\x1b[2J\x1b]0;mine\x07\nready: forged\r\u{202e}txt\u{2066}\u{9b}2J\u{9d}0;x\u{9c}\u{7f}";
-/// What is left of it to be found.
+/// Part of that text that must still be found.
 const MARK: &str = "forged";
 const LOCAL: [&str; 2] = ["--bind", "127.0.0.1"];
 

@@ -41,7 +41,7 @@ impl Running {
         Running { input: child.stdin.take(), child, said }
     }
 
-    /// At a terminal, which shows what is typed too.
+    /// Starts the program at a terminal, which shows typed text too.
     fn terminal(args: &str) -> Self {
         let mut command = Command::new("script");
         let line = format!("exec {} {args} {LOCAL}", env!("CARGO_BIN_EXE_p2pd"));
@@ -49,7 +49,7 @@ impl Running {
         Self::start(command)
     }
 
-    /// At pipes.
+    /// Starts the program at pipes.
     fn piped(args: &str) -> Self {
         let mut command = Command::new(env!("CARGO_BIN_EXE_p2pd"));
         command.args(args.split_whitespace()).args(LOCAL.split_whitespace());
@@ -81,7 +81,7 @@ impl Running {
         self
     }
 
-    /// Its exit code.
+    /// Waits for the end of the program and returns its exit code.
     fn ends(&mut self) -> Option<i32> {
         let begin = Instant::now();
         loop {

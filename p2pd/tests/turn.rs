@@ -40,7 +40,7 @@ impl Relay {
         Relay { client, socket, began: Instant::now() }
     }
 
-    /// One that has its allocation, and has permitted this machine.
+    /// Returns a relay that has its allocation, and has permitted this machine.
     async fn ready(server: SocketAddr, over: Transport) -> Relay {
         let mut relay = Relay::open(server, over, alice()).await;
         assert!(matches!(relay.event().await, Event::Allocated { .. }));
@@ -112,7 +112,7 @@ async fn serve(secret: Option<&str>) -> Serving {
 #[tokio::test]
 async fn peers_talk_through_the_relay_over_udp_and_tcp() {
     let serving = serve(None).await;
-    assert_eq!(serving.relay_ip(), Some(LOOPBACK));
+    assert_eq!(serving.relay_ips(), [LOOPBACK]);
     for (one, other) in [(Transport::Udp, Transport::Udp), (Transport::Tcp, Transport::Udp)] {
         let mut a = Relay::ready(serving.stun(), one).await;
         let mut b = Relay::ready(serving.stun(), other).await;
@@ -207,7 +207,7 @@ async fn the_list_names_the_relay_with_what_lets_peers_in() {
         Some(WantedTurn {
             users,
             secret: secret.map(Into::into),
-            relay_ip: Some("203.0.113.7".parse().unwrap()),
+            relay_ips: vec!["203.0.113.7".parse().unwrap()],
             ..WantedTurn::default()
         })
     };
@@ -226,6 +226,7 @@ async fn the_list_names_the_relay_with_what_lets_peers_in() {
             tls: None,
             credential,
             lifetimes: Default::default(),
+            alternates_anywhere: false,
         };
         assert_eq!(serving.servers("server.example", 0).turn, Vec::from_iter(expected.map(entry)));
     }

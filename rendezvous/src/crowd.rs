@@ -5,7 +5,7 @@ use core::time::Duration;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-/// Places in all and shares of networks. One IPv4 address or IPv6 /64 has at most [`one`](Self::one) of them, a /56
+/// Places in all and shares of networks. One IPv4 address or IPv6 /64 has at most [`one`](Self::one) of them. A /56 has
 /// twice as many, an IPv4 /24 or an IPv6 /48 four times as many.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Shares {
@@ -93,7 +93,7 @@ impl<K: Ord + Clone> Crowd<K> {
         Ok(gone)
     }
 
-    /// Somebody was heard of.
+    /// Notes that a member was heard.
     pub fn heard(&mut self, now: Duration, key: &K) {
         if let Some((networks, heard)) = self.members.get_mut(key)
             && let Some(one) = self.ones.get_mut(networks)
@@ -104,7 +104,7 @@ impl<K: Ord + Clone> Crowd<K> {
         }
     }
 
-    /// Somebody left.
+    /// Removes a member.
     pub fn leave(&mut self, key: &K) {
         self.remove(key);
     }
@@ -173,7 +173,8 @@ impl<K: Ord + Clone> Crowd<K> {
         self.ones.range(first..).take_while(move |(part, _)| part.wide == wide)
     }
 
-    /// Of the parts with most members, the newcomer's with it among them, whoever was heard last the longest ago.
+    /// Returns the member that was heard the longest ago, of the parts with most members. The newcomer is counted in
+    /// its part.
     fn idlest<'a>(
         &'a self,
         newcomer: &Networks,

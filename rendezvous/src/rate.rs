@@ -9,7 +9,7 @@ use std::net::IpAddr;
 pub(crate) struct Bucket {
     every: Duration,
     burst: u32,
-    /// When the bucket is full again.
+    /// Time at which the bucket is full again.
     full_at: Duration,
 }
 
@@ -39,7 +39,7 @@ impl Bucket {
         self.full_at = self.full_at.saturating_sub(self.every * tokens);
     }
 
-    /// Whether nothing was taken lately, so that the bucket can be forgotten.
+    /// Returns true if nothing was taken lately, so that the bucket can be forgotten.
     pub(crate) fn is_full(&self, now: Duration) -> bool {
         self.full_at <= now
     }
@@ -48,9 +48,9 @@ impl Bucket {
 /// Bytes that may go by, so many a second and half a second's worth at once.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Flow {
-    /// None is no limit.
+    /// Bytes a second; `None` is no limit.
     rate: Option<u64>,
-    /// Of a billionth of a byte.
+    /// Bytes left, in billionths.
     left: u128,
     at: Duration,
 }
@@ -64,7 +64,7 @@ impl Flow {
         flow
     }
 
-    /// At least what a datagram needs.
+    /// Returns the most that `left` may be: half a second's worth, and at least the size of a datagram.
     fn most(&self) -> u128 {
         u128::from(self.rate.unwrap_or(0) / 2).max(1 << 16) * BILLION
     }
@@ -99,20 +99,20 @@ impl Flow {
 const MAX_SOURCES: usize = 4096;
 /// Time between two looks for some to forget.
 const SWEEP: Duration = Duration::from_secs(1);
-/// Bytes that a source may be sent over UDP beyond what came from it, and how many of them a second are forgiven: whoever
-/// forges another's address gets no more than this out of the server.
+/// Most bytes that a source may be sent over UDP beyond the bytes that came from it. `EXCESS_PER_SECOND` of them are
+/// forgiven a second. A sender that forges another's address gets no more than this out of the server.
 const EXCESS: u32 = 4096;
 const EXCESS_PER_SECOND: u32 = 256;
 /// Requests of how many seconds a source may make at once.
 const BURST_SECONDS: u32 = 4;
 
-/// Accounts of what sources ask and are answered that have proven nothing, each an [`owner`](crate::owner).
+/// Accounts of the requests and answers of sources that have proven nothing, each an [`owner`](crate::owner).
 #[derive(Debug)]
 pub(crate) struct Sources {
     new: Source,
     known: BTreeMap<IpAddr, Source>,
     others: Source,
-    /// Time when those were last forgotten of whom nothing is left to count.
+    /// Time of the last removal of sources without anything left to count.
     swept: Duration,
 }
 
@@ -165,7 +165,7 @@ impl Sources {
     }
 }
 
-/// With the headers of IP and UDP.
+/// Returns the length with the headers of IP and UDP.
 fn on_wire(ip: IpAddr, payload: usize) -> u32 {
     let headers = if ip.to_canonical().is_ipv4() { 28 } else { 48 };
     u32::try_from(payload + headers).unwrap_or(u32::MAX)

@@ -1,4 +1,4 @@
-//! The broker, told byte by byte what clients send; mqttrs, the core's codec, speaks for the clients.
+//! Tests of the broker, which gets the clients' bytes one by one; mqttrs, the core's codec, speaks for the clients.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -19,7 +19,7 @@ struct World {
     now: Duration,
     received: BTreeMap<ConnId, Vec<u8>>,
     closed: Vec<ConnId>,
-    /// Whether clients take what they are sent.
+    /// True if clients take the data sent to them.
     reading: bool,
     next: u64,
 }
@@ -67,7 +67,7 @@ impl World {
         self.raw(conn, &bytes);
     }
 
-    /// What a client was sent since it was last asked.
+    /// Takes the bytes sent to a client since the last call.
     fn take(&mut self, conn: ConnId) -> Vec<u8> {
         self.received.remove(&conn).unwrap_or_default()
     }
@@ -629,7 +629,7 @@ fn where_the_stream_is_cut_makes_no_difference() {
 }
 
 quickcheck::quickcheck! {
-    /// Whatever comes, the broker answers or closes, and another client does not notice.
+    /// A damaged packet of any kind is answered or closes its connection, and another client does not notice.
     fn damaged_packets_hurt_nobody_else(seed: u32, edits: Vec<(u16, u8)>) -> bool {
         let mut stream = [
             encode(&Packet::Connect(connect("c", seed.is_multiple_of(2)))),

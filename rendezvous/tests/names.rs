@@ -1,4 +1,5 @@
-//! Whose record of a name the broker keeps. The core makes the records: neither side can agree with its own mistakes.
+//! Tests of the records of names that the broker keeps. The core makes the records: neither side can agree with its own
+//! mistakes.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -10,7 +11,7 @@ use p2pd_rendezvous::mqtt::{Broker, Limits, Output};
 use p2pd_rendezvous::{ConnId, Shares};
 
 const SECOND: Duration = Duration::from_secs(1);
-/// What Unix time it is at the broker's zero.
+/// Unix time at the broker's zero.
 const UNIX: u64 = 1_700_000_000;
 const DAY: u64 = 86_400;
 
@@ -102,7 +103,7 @@ impl World {
         self.publish(&record.name.topic(), &record.encode(&key(by)), true)
     }
 
-    /// What a newcomer is given under a filter.
+    /// Returns the records that a new client gets under a filter.
     fn kept(&mut self, filter: &str) -> Vec<Record> {
         let conn = self.client([192, 0, 2, 1]);
         let topic = SubscribeTopic { topic_path: filter.into(), qos: QoS::AtMostOnce };

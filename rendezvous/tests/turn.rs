@@ -36,9 +36,9 @@ struct World {
     peers: Vec<Peer>,
     relays: BTreeMap<RelayId, SocketAddr>,
     port: u16,
-    /// No socket can be opened.
+    /// True if no socket can be opened.
     out_of_sockets: bool,
-    /// What left for addresses that are no relay's.
+    /// Datagrams that left for addresses outside the relays.
     outside: Vec<(SocketAddr, Vec<u8>)>,
 }
 
@@ -69,7 +69,7 @@ impl World {
         Instant::ZERO + self.now
     }
 
-    /// A new client at this address, and what becomes of it.
+    /// Adds a client at this address, and returns its events.
     fn join(&mut self, at: &str, config: ClientConfig) -> (usize, Vec<Event>) {
         let (n, at) = (self.peers.len(), addr(at));
         let conn = (config.transport == Transport::Tcp).then_some(ConnId(n as u64));
@@ -90,7 +90,7 @@ impl World {
         self.peers[n].client.relayed().unwrap()
     }
 
-    /// Until nobody has anything to say.
+    /// Runs until nobody has anything to say.
     fn settle(&mut self) {
         loop {
             let mut quiet = true;
@@ -385,7 +385,7 @@ fn silent_streams_are_closed_and_so_are_those_that_are_no_turn() {
     assert_eq!((world.server.poll_timeout(), world.server.stats().malformed), (None, 1));
 }
 
-/// Asks for a peer, and returns what becomes of it.
+/// Asks for a peer, and returns the events that follow.
 fn asks(world: &mut World, n: usize, ip: &str) -> Vec<Event> {
     let now = world.instant();
     world.peers[n].client.permit(now, ip.parse().unwrap()).unwrap();

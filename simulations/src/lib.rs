@@ -1,4 +1,4 @@
-//! A simulated internet for p2pd: the same `Node` that runs under real drivers runs here under virtual time,
+//! A simulated internet for p2pd. The same `Node` that runs under real drivers runs here under virtual time. It is
 //! behind NATs that behave as measured ones do, on links and beside servers that fail on purpose.
 //!
 //! A world is a function of its seed and its description: the same two give the same digest. Nothing in here

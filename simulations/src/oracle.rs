@@ -1,21 +1,21 @@
-//! What must happen, said in a few lines without a simulation: for two NAT chains, whether two hosts behind
-//! them can be joined. The simulator has to agree, and where it does not, one of the two is wrong.
+//! Expected outcomes, derived without a simulation: whether two hosts behind two NAT chains can be joined. Where the
+//! simulator disagrees, one of the two is wrong.
 
 use crate::nat::{Alloc, Chain, Dependence, NatSpec};
 use crate::service::router::RouterSpec;
 
-/// What has to happen to a pair.
+/// Expected outcome of a pair.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Verdict {
-    /// It must be joined.
+    /// The pair must be joined.
     Must,
-    /// It cannot be.
+    /// The pair cannot be joined.
     MustNot,
-    /// It depends on the ports that other users take.
+    /// The outcome depends on the ports that other users take.
     Perhaps,
 }
 
-/// Whether a stranger's SYN to the announced port arrives: what direct and reverse connects need of one side.
+/// Predicts whether a stranger's SYN to the announced port arrives, as direct and reverse connects need of one side.
 /// Through a full cone it does if the node has measured its NAT from the port it listens on.
 pub fn reachable(chain: &Chain) -> Verdict {
     let of = |nat: &NatSpec| match nat.translate {
@@ -66,7 +66,7 @@ fn worst(verdicts: impl Iterator<Item = Verdict>) -> Verdict {
     })
 }
 
-/// How surely the external port of the next flow from `port` is known from flows before it.
+/// Returns the certainty with which the external port of the next flow from `port` is known from flows before it.
 fn predictable(nat: &NatSpec, port: u16) -> Verdict {
     let kept = |p: u16| (nat.range.0..=nat.range.1).contains(&p);
     match nat.alloc {
@@ -79,8 +79,8 @@ fn predictable(nat: &NatSpec, port: u16) -> Verdict {
     }
 }
 
-/// TCP hole punching from local port `port` with a listener beside each dial, where the first SYNs cross: both
-/// ports are predictable, or one is and its side lets any port of the other's address in.
+/// Predicts TCP hole punching from local port `port` with a listener beside each dial, where the first SYNs cross. Both
+/// ports must be predictable, or one is and its side lets any port of the other's address in.
 pub fn punch(a: &Chain, b: &Chain, port: u16) -> Verdict {
     let admits = |chain: &Chain| chain.0.iter().all(|nat| nat.filtering != Dependence::AddressAndPort);
     let known = |chain: &Chain| worst(chain.0.iter().map(|nat| predictable(nat, port)));
@@ -93,8 +93,8 @@ pub fn punch(a: &Chain, b: &Chain, port: u16) -> Verdict {
     }
 }
 
-/// Every strategy together, as a node must manage it: what direct and reverse do, and punching where each side
-/// keeps one external port or the inside one. Counted ports and sprays may meet or not, so nothing is ruled out.
+/// Predicts every strategy together, as a node must manage it: direct and reverse, and punching where each side keeps
+/// one external port or the inside one. Counted ports and sprays may meet or not, so nothing is ruled out.
 pub fn every_strategy(a: &Chain, b: &Chain) -> Verdict {
     let kept = |nat: &NatSpec| {
         let endpoint = nat.mapping == Dependence::Endpoint && !matches!(nat.alloc, Alloc::Dependent { .. });

@@ -1,5 +1,5 @@
-//! Our punching on pairs of homes drawn from the census, beside that of others, and whether its searches hit as often
-//! as they say.
+//! Tests of p2pd's punching on pairs of homes drawn from the census, compared with that of others. Searches must hit at
+//! the rate that the report states.
 
 use p2pd_simulations::scenario::census::{Group, draw, wilson};
 use p2pd_simulations::scenario::pair::run;

@@ -13,7 +13,7 @@ use p2pd_simulations::net::LinkSpec;
 use p2pd_simulations::service::{ServerProgram, StunFaults, StunServer};
 use p2pd_simulations::world::{App, Cx, HostId, SiteSpec, World};
 
-/// A program that does as it is told and writes down what happens, or a server.
+/// A program that carries out calls and records its events, or a server.
 enum Puppet {
     Hand(Vec<(Nanos, HostEvent)>),
     Server(ServerProgram),
@@ -104,7 +104,7 @@ impl Bench {
         })
     }
 
-    /// Who has connected to or sent to a host.
+    /// Returns the addresses that have connected or sent to a host.
     fn seen(&self, host: HostId) -> Vec<SocketAddr> {
         self.events(host)
             .iter()
@@ -317,7 +317,7 @@ fn rfc_5382_waits_six_seconds_before_it_refuses() {
     assert_eq!(b.events(one), [HostEvent::Failed(sock, IoFailure::Refused)]);
 }
 
-/// What RFC 5780's tests find of a NAT, over UDP: the dependence of mapping, as far as it shows, and of filtering.
+/// Measures a NAT by RFC 5780's tests over UDP: the dependence of mapping, as far as it shows, and of filtering.
 fn measure(chain: &Chain) -> (Dependence, Dependence) {
     let mut world: World<Puppet> = World::new(3);
     let servers: [IpAddr; 2] = [[203, 0, 113, 10].into(), [203, 0, 113, 11].into()];

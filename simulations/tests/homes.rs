@@ -33,7 +33,7 @@ fn good(pair: &Pair) -> Ending {
     ending
 }
 
-/// How the listener's port was opened, if it was.
+/// Returns the protocol, the address and the check of the listener's opened port, if one was opened.
 fn opened(ending: &Ending) -> Option<(Way, SocketAddr, Truth)> {
     ending.ports[0].iter().find_map(|state| match *state {
         PortState::Open { way, external, truth } => Some((way, external, truth)),
@@ -67,7 +67,7 @@ fn without_a_router_the_same_two_need_more_than_a_dial() {
     assert_eq!(good(&pair).strategy, None);
 }
 
-/// It opens what it grants, so that whoever dials the address that STUN sees gets in all the same.
+/// Ports that the router grants are open, so that a dial to the address that STUN sees still gets in.
 #[test]
 fn a_router_that_lies_about_its_address_is_found_out() {
     let lie = [45, 99, 9, 9].into();
@@ -83,7 +83,7 @@ fn a_router_that_lies_about_its_address_is_found_out() {
     assert_eq!(ending.strategy, Some(Strategy::Direct), "{}", ending.why);
 }
 
-/// Nothing but a dial tells.
+/// A dial is the only test of such a port.
 #[test]
 fn where_a_router_opens_nothing_that_it_grants_another_strategy_opens_the_pipe() {
     let mut pair = pair(with(RouterFaults { idle: true, ..RouterFaults::default() }));
@@ -115,8 +115,8 @@ fn another_port_is_announced_and_dialled_and_none_is_said() {
     assert_eq!(ending.strategy, None);
 }
 
-/// Its ports are lost for nearly an hour, if nobody asks before half of the lease is over. The call that fails for that has
-/// the listener ask.
+/// The router's ports are lost for nearly an hour, if nobody asks before half of the lease is over. The call that fails
+/// for that reason has the listener ask.
 #[test]
 fn a_router_that_restarted_is_asked_again_when_a_call_came_to_nothing() {
     let faults = RouterFaults { crash: Some(8 * SECOND), ..RouterFaults::default() };

@@ -36,7 +36,7 @@ fn read(text: &str) -> Matrix {
 }
 
 const NEAR: Nanos = 2 * MILLI;
-/// How late the laboratory redialled at most.
+/// Longest delay of a redial in the laboratory.
 const LATE: Nanos = 10 * MILLI;
 
 #[derive(Default)]

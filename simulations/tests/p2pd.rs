@@ -1,5 +1,5 @@
-//! What P2PD gets wrong about the scheduling of punches, each as it should be. Its mistakes about NATs and ports are
-//! tests of `p2pd_core::nat`.
+//! Errors of P2PD in the scheduling of punches, each tested for the right behaviour. Its errors about NATs and ports
+//! are tests of `p2pd_core::nat`.
 
 use p2pd_core::Strategy;
 use p2pd_simulations::engine::{MILLI, Nanos};
@@ -33,7 +33,7 @@ fn syns(ending: &Ending) -> usize {
         .count()
 }
 
-/// It starts at a time of day on which the two agree by clocks of their own; ours know none.
+/// P2PD starts at a time of day on which the two agree by their own clocks. Our nodes need no common time.
 #[test]
 fn wrong_clocks_change_nothing() {
     let right = punch(1, "linux", "linux", |_| ());
@@ -44,7 +44,7 @@ fn wrong_clocks_change_nothing() {
     assert!(right.took <= 10 * ONE_WAY, "{}", right.took);
 }
 
-/// It reports a hole when its window ends, 9 to 16 s later, also on one network.
+/// P2PD reports a hole when its window ends, 9 to 16 s later, also on one network.
 #[test]
 fn success_is_told_when_it_is_there() {
     let ending = punch(1, "linux", "linux", |pair| {
@@ -56,7 +56,7 @@ fn success_is_told_when_it_is_there() {
     assert!(ending.took <= 100 * MILLI, "{}", ending.took);
 }
 
-/// It dials every 5 ms for 6 to 10 s, 1,200 to 2,000 times, whatever the NATs.
+/// P2PD dials every 5 ms for 6 to 10 s, 1,200 to 2,000 times, for all NATs.
 #[test]
 fn two_nats_that_keep_ports_cost_a_dial_each() {
     assert_eq!(syns(&punch(1, "linux", "linux", |_| ())), 2);
@@ -64,7 +64,7 @@ fn two_nats_that_keep_ports_cost_a_dial_each() {
     assert!(refusing <= 20, "{refusing}");
 }
 
-/// Where several holes open, its two sides choose by a hash that differs between processes, and ask nobody.
+/// P2PD's two sides choose among several open holes by a hash that differs between processes, and ask nobody.
 #[test]
 fn both_sides_take_the_same_of_several_holes() {
     let mut several = 0;

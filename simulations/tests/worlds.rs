@@ -245,8 +245,8 @@ fn random_ports_are_searched_for_and_found_sooner_in_a_block() {
     assert!(medians[0] < medians[1], "{medians:?}");
 }
 
-/// Found by the swarm: the listener refused to search for a stranger, and with the punch it gave up the
-/// session, whose dial back had been agreed on a moment before.
+/// Found by the swarm: the listener refused to search for a stranger. With the punch it gave up the session, whose dial
+/// back had been agreed on a moment before.
 #[test]
 fn a_refused_search_leaves_the_dial_back_alone() {
     let (_, complaints) = judge(&draw(7_028_530, With::default()));

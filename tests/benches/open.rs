@@ -1,7 +1,9 @@
-//! Time to open a pipe on a LAN-like lab, 0.5 ms one way, with mosquitto and coturn: each sample is a process of
-//! its own, `p2pd connect`, from its call of connect to its pipe. Prints medians beside what the network alone takes.
-//! Before that: how many pipes one named peer opens in a second, one after the other, on loopback; of that alone with
-//! `-- loopback` behind it.
+//! Measures the time to open a pipe on a LAN-like lab, 0.5 ms one way, with mosquitto and coturn. Each sample is a
+//! process of its own, `p2pd connect`, from its call of connect to its pipe. Prints medians beside the time of the
+//! network alone.
+//!
+//! The first part measures the pipes that one named peer opens in a second, one after the other, on loopback; of that
+//! alone with `-- loopback` behind it.
 
 use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
@@ -12,10 +14,10 @@ use p2pd_tests::require_lab;
 use p2pd_tests::world::World;
 
 const SAMPLES: usize = 40;
-/// Both lines' 0.25 ms, there and back.
+/// Delay of the two lines, 0.25 ms each, there and back.
 const RTT_MS: f64 = 1.0;
 
-/// So many, one after the other: more than any burst.
+/// Number of opens, one after the other: more than any burst.
 const OPENS: u32 = 10_000;
 
 fn config(key: u8, accept: Accept) -> Config {

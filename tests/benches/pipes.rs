@@ -1,9 +1,11 @@
-//! What a pipe costs beside the bare socket of the same runtime, on loopback, and memory of idle pipes on tokio.
-//! A plain pipe is that socket, so the two are compared by one thread that does both ends: with a thread for each, bare
+//! Measures the cost of a pipe against the bare socket of the same runtime, on loopback, and the memory of idle pipes
+//! on tokio.
+//!
+//! A plain pipe is that socket, so the two are compared by one thread that does both ends. With a thread for each, bare
 //! sockets alone differ threefold from one run to the next, by where the system puts the threads (measured). An
-//! encrypted pipe has a thread for each end, and is held to what one core seals.
-//! `cargo bench -p p2pd-tests --bench pipes`; of memory alone with
-//! `-- memory` behind it.
+//! encrypted pipe has a thread for each end, and is compared with the sealing rate of one core.
+//!
+//! Run `cargo bench -p p2pd-tests --bench pipes`, for memory alone with `-- memory` behind it.
 
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
@@ -74,7 +76,7 @@ macro_rules! read_all {
     }};
 }
 
-/// One thread writes and reads in turn: what the calls themselves take.
+/// Writes and reads in turn by one thread: the time of the calls themselves.
 async fn alone_tokio<S>((mut near, mut far): (S, S)) -> f64
 where
     S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
@@ -84,7 +86,7 @@ where
     rate(began)
 }
 
-/// As above.
+/// Writes and reads in turn by one thread, on async-std.
 async fn alone_async_std<S>((mut near, mut far): (S, S)) -> f64
 where
     S: futures_io::AsyncRead + futures_io::AsyncWrite + Unpin,
@@ -125,7 +127,7 @@ where
     rate(began)
 }
 
-/// As above.
+/// Writes and reads by two tasks, on async-std.
 async fn over_async_std<S>((mut near, mut far): (S, S)) -> f64
 where
     S: futures_io::AsyncRead + futures_io::AsyncWrite + Unpin + Send + 'static,
@@ -222,7 +224,7 @@ async fn async_std_pair(mode: PipeMode) -> (p2pd_async_std::Pipe, p2pd_async_std
     (near, far)
 }
 
-/// What one core seals in records of 16 KiB, and as much is opened by another.
+/// Measures the rate at which one core seals records of 16 KiB; another core opens at the same rate.
 fn cipher() -> f64 {
     let cipher = ChaCha20Poly1305::new(&[7; 32].into());
     let mut record = vec![7; 16 << 10];
@@ -315,7 +317,7 @@ fn resident() -> usize {
     pages.split(' ').nth(1).and_then(|n| n.parse::<usize>().ok()).unwrap_or(0) * 4096
 }
 
-/// Both ends are in this process, so a pipe's memory is half of what a pair takes.
+/// Measures the memory of idle pipes. Both ends are in this process, so a pipe's memory is half of a pair's.
 fn memory() {
     let limit = p2pd_sys::raise_descriptor_limit().unwrap_or(1024) as usize;
     let pairs = 10_000.min((limit - 200) / 2);

@@ -1,5 +1,6 @@
-//! Time to open a pipe by punching through two Linux NATs, RTT 40 ms, both nodes up and their NATs measured: from the
-//! call of connect to the open TCP connection, and to the pipe, which takes the hello's two round trips more.
+//! Measures the time to open a pipe by punching through two Linux NATs, RTT 40 ms, both nodes up and their NATs
+//! measured. It counts from the call of connect to the open TCP connection, and to the pipe, which takes the hello's
+//! two round trips more.
 
 use std::time::{Duration, Instant};
 
@@ -37,7 +38,7 @@ fn main() {
     }
 }
 
-/// Two new nodes, and what it took to open a pipe between them.
+/// Measures the two times of opening a pipe between two new nodes.
 fn sample(world: &World) -> Option<(f64, f64)> {
     let (told, heard) = std::sync::mpsc::channel::<PeerAddress>();
     let (end, ended) = tokio::sync::oneshot::channel::<()>();

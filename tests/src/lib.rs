@@ -1,4 +1,4 @@
-//! What the integration tests of p2pd share. The tests themselves are in `tests/tests/`.
+//! Common parts of p2pd's integration tests. The tests themselves are in `tests/tests/`.
 //!
 //! [`lab`] builds real Linux NATs in network namespaces and runs programs and closures behind them; [`drivers`] has
 //! every driver behind the same calls, which block.
@@ -7,4 +7,5 @@
 
 pub mod drivers;
 pub mod lab;
+pub mod proxy;
 pub mod world;

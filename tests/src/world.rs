@@ -1,4 +1,4 @@
-//! The program on the lab's hosts, with mosquitto and coturn: what tests and benchmarks of it share.
+//! The program on the lab's hosts, with mosquitto and coturn: common parts of its tests and benchmarks.
 //!
 //! `P2PD_LAB_TRACES=DIR` keeps a trace of each program in that folder, for `p2pd replay`.
 
@@ -41,8 +41,8 @@ pub fn program() -> &'static str {
     PROGRAM.get_or_init(|| built(&["-p", "p2pd"]).join("p2pd")).to_str().unwrap()
 }
 
-/// Has a program go by a wall clock that faketime's variables describe, its monotonic clock being right. Not by the program
-/// `faketime`, whose child outlives it.
+/// Sets a program's wall clock by the variables of faketime's library; its monotonic clock is right. The program
+/// `faketime` is not used, since its child outlives it.
 ///
 /// # Panics
 /// Where there is none: ask `require_lab!` first.
@@ -55,7 +55,7 @@ pub fn faked(command: &mut Command) -> &mut Command {
 /// A lab with servers, and the list that names them.
 #[derive(Debug)]
 pub struct World {
-    /// Its hosts and NATs.
+    /// Hosts and NATs of the world.
     pub lab: Lab,
     /// The STUN server.
     pub stun: Coturn,
@@ -194,7 +194,7 @@ impl World {
     /// last event.
     ///
     /// # Errors
-    /// What the program said last.
+    /// The program's last event.
     pub fn try_connect(&self, host: usize, address: &str, more: &[&str]) -> Result<Value, String> {
         let mut child = self.run(self.lab.host(host), &[&["connect", address], more].concat());
         child.take_stdin().unwrap().write_all(b"there and back\n").unwrap();
@@ -212,7 +212,7 @@ impl World {
         }
     }
 
-    /// A connect from the second host that sends `text`: its event, and what came back.
+    /// Connects from the second host and sends `text`. Returns the event, and the text that came back.
     ///
     /// # Panics
     /// If it fails.

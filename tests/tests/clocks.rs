@@ -6,7 +6,7 @@ use p2pd_tests::lab::{Home, Lab, Nat};
 use p2pd_tests::require_lab;
 use p2pd_tests::world::{PATIENCE, event, faked, program};
 
-/// What a trace says the driver told of the wall clock, in microseconds of Unix time.
+/// Returns the readings of the wall clock in a trace, in microseconds of Unix time.
 fn told(trace: &std::path::Path) -> Vec<i64> {
     let text = std::fs::read_to_string(trace).unwrap_or_default();
     let wall = |line: &str| {

@@ -1,5 +1,5 @@
-//! One behaviour: each scenario runs on every driver, over real loopback sockets; and what the simulator's driver can be
-//! asked too, on that.
+//! Tests of the drivers' common behaviour. Each scenario runs on every driver, over real loopback sockets, and on the
+//! simulator's driver where it has the calls.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
@@ -45,7 +45,7 @@ fn listener() -> (TcpListener, u16) {
     (listener, port)
 }
 
-/// Both ends of a pipe between two nodes, which live as long as they are held.
+/// Ends of a pipe between two nodes, which live as long as they are held.
 struct Pair {
     _nodes: [Box<dyn Node>; 2],
     ours: Box<dyn Pipe>,
@@ -422,8 +422,8 @@ fn a_trace_replays_with_the_same_actions() {
     }
 }
 
-/// The simulator's driver judges its runs itself: bytes both ways in full, each direction's end, nothing after a close,
-/// every socket closed at the end are its `violations`.
+/// Runs the simulator's driver, which judges its runs itself. Its `violations` cover bytes both ways in full, each
+/// direction's end, nothing after a close, and every socket closed at the end.
 #[test]
 fn the_simulators_driver_opens_the_same_pipes_and_fails_alike() {
     use p2pd_simulations::scenario::pair::{Pair, run};

@@ -1,4 +1,5 @@
-//! Every driver with every other by every strategy, and without its interface, between processes on real Linux NATs, with mosquitto and coturn.
+//! Every driver with every other by every strategy, and without its interface, between processes on real Linux NATs,
+//! with mosquitto and coturn.
 
 use std::time::Duration;
 

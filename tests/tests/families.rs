@@ -1,5 +1,5 @@
-//! Hosts with addresses of one family or of both, on one network: which of them connect without any server, and by which;
-//! and two with IPv6 only and a firewall each, which punch.
+//! Hosts with addresses of one family or of both, on one network: the pairs that connect without any server, and the
+//! family they use. Two more have IPv6 only and a firewall each, and punch.
 
 use std::process::Command;
 use std::time::Duration;
@@ -102,7 +102,7 @@ fn hosts_connect_by_every_family_that_both_have_and_say_so_where_they_have_none(
     }
 }
 
-/// As many hosts have it: what they did not ask for is dropped, and IPv6's own housekeeping is not.
+/// Firewall of many hosts: unsolicited packets are dropped, and IPv6's own housekeeping is not.
 const FIREWALL: &str = "
     table ip6 guard {
         chain input {

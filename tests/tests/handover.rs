@@ -1,4 +1,4 @@
-//! Plain pipes whose sockets walk away: to the standard library, to a running program, to one that p2pd starts.
+//! Handover of plain pipes' sockets: to the standard library, to a running program, to one that p2pd starts.
 #![cfg(unix)]
 
 use std::io::{BufRead, BufReader, Read, Write};
@@ -33,7 +33,7 @@ fn example(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/handover").join(name)
 }
 
-/// The receivers that can be run here, each with its greeting; what cannot is skipped by name.
+/// Returns the receivers that can be run here, each with its greeting; the others are skipped by name.
 fn receivers(test: &str, folder: &Path) -> Vec<(PathBuf, &'static str)> {
     let mut found = Vec::new();
     let works = |command: &mut Command| {

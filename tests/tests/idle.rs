@@ -1,4 +1,4 @@
-//! Alone in its file, and so in its process: it counts how often the process wakes while its nodes have nothing to do.
+//! Test of the process's wake-ups while its nodes have nothing to do, alone in its file and so in its process.
 #![cfg(target_os = "linux")]
 
 use std::collections::HashMap;
@@ -13,7 +13,7 @@ const TIME: Duration = Duration::from_secs(5);
 /// Three nodes, two a second each.
 const MOST: u64 = 30;
 
-/// How often each thread of this process went to sleep.
+/// Returns the number of times that each thread of this process went to sleep.
 fn sleeps() -> HashMap<String, u64> {
     let of = |task: std::fs::DirEntry| {
         let text = std::fs::read_to_string(task.path().join("status")).unwrap_or_default();
@@ -23,7 +23,7 @@ fn sleeps() -> HashMap<String, u64> {
     std::fs::read_dir("/proc/self/task").unwrap().map(|task| of(task.unwrap())).collect()
 }
 
-/// How often that was in all, by threads that lived until the end.
+/// Returns the number of sleeps within [`TIME`], of all threads that lived until the end.
 fn in_time() -> u64 {
     let before = sleeps();
     thread::sleep(TIME);

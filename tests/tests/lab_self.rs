@@ -1,5 +1,5 @@
-//! The lab measured against itself: every NAT is what its name says, lines are as long as asked, nothing
-//! gets out and nothing is left behind.
+//! The lab measured against itself. Every NAT is what its name says, lines are as long as asked, nothing gets out and
+//! nothing is left behind.
 
 use std::collections::BTreeSet;
 use std::io::{self, Read, Write};
@@ -13,9 +13,9 @@ use p2pd_tests::lab::{Home, Host, Lab, Nat, SERVER, Unsolicited};
 use p2pd_tests::require_lab;
 use socket2::{Domain, Socket, Type};
 
-/// How long something that must happen may take on a busy machine.
+/// Longest time, on a busy machine, of an event that must happen.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// How long something that must not happen is waited for. No line in these tests is longer than 20 ms.
+/// Time of waiting for an event that must not happen. No line in these tests is longer than 20 ms.
 const SILENCE: Duration = Duration::from_millis(400);
 
 fn homes(texts: &[&str]) -> Lab {
@@ -64,7 +64,7 @@ impl Vantage {
         }
     }
 
-    /// How `from` is seen from each place.
+    /// Returns the addresses of `from` as each place sees them.
     fn see_udp(&self, from: &UdpSocket) -> [SocketAddrV4; 3] {
         self.udp.each_ref().map(|place| {
             from.send_to(b"who am I", place.local_addr().unwrap()).unwrap();
@@ -72,7 +72,7 @@ impl Vantage {
         })
     }
 
-    /// How connections from one port of `host` are seen; they stay open together.
+    /// Returns the addresses of connections from one port of `host` as each place sees them, with the open connections.
     fn see_tcp(&self, host: &Host, port: u16) -> ([SocketAddrV4; 3], Vec<(Socket, TcpStream)>) {
         let mut open = Vec::new();
         let seen = self.tcp.each_ref().map(|place| {
@@ -86,7 +86,7 @@ impl Vantage {
     }
 }
 
-/// What a mapping looks like from three places.
+/// Checks a mapping as it looks from three places.
 fn check_mapping(text: &str, nat: Nat, host: &Host, port: u16, seen: [SocketAddrV4; 3]) {
     let context = || format!("{text} from {}:{port}: {seen:?}", host.ip());
     assert!(seen.iter().all(|addr| *addr.ip() == host.wan()), "{}", context());
@@ -107,7 +107,7 @@ fn check_mapping(text: &str, nat: Nat, host: &Host, port: u16, seen: [SocketAddr
     }
 }
 
-/// Who may answer a host that has spoken to the primary place only.
+/// Checks which places may answer a host that has spoken to the primary place only.
 fn check_udp_filter(text: &str, nat: Nat, host: &Host, vantage: &Vantage) {
     let socket = udp(host, host.ip(), 6100);
     let [primary, other_port, other_address] = &vantage.udp;
@@ -131,7 +131,7 @@ fn check_udp_filter(text: &str, nat: Nat, host: &Host, vantage: &Vantage) {
     assert_eq!(came, expected, "{text}: UDP filtering");
 }
 
-/// Who may connect to a host that has connected to the primary place only and listens on that port.
+/// Checks which places may connect to a host that has connected to the primary place only and listens on that port.
 fn check_tcp_filter(text: &str, nat: Nat, lab: &Lab, host: &Host, vantage: &Vantage) {
     let [primary, ..] = &vantage.tcp;
     let listener = shared_tcp(host, host.ip(), 6200);
@@ -201,7 +201,7 @@ fn a_chain_is_as_strict_as_its_strictest_router() {
     });
 }
 
-/// How a stranger's connect to the home's public address ends.
+/// Returns the error of a stranger's connect to the home's public address.
 fn stranger(lab: &Lab, patience: Duration) -> io::Error {
     let target = SocketAddr::from((lab.host(0).wan(), 7000)).into();
     let caller = shared_tcp(lab.server(), SERVER[0], 0);
@@ -248,7 +248,7 @@ mod libc_errno {
     pub const EINPROGRESS: i32 = 115;
 }
 
-/// One-way times from `from` to `to` in milliseconds, sorted. `greet` is where `from` sends to.
+/// Returns one-way times from `from` to `to` in milliseconds, sorted. `greet` is the address to which `from` sends.
 fn one_way_times(from: &UdpSocket, greet: SocketAddr, to: &UdpSocket) -> Vec<f64> {
     let time = || {
         let begin = Instant::now();
@@ -341,8 +341,8 @@ fn nothing_gets_out() {
     assert!(traffic.unroutable > 0, "the tries to get out must have died in the lab's internet: {traffic:?}");
 }
 
-/// Every reference to a network namespace that this machine's processes hold, by the number of the
-/// namespace: as the namespace they are in, or as an open descriptor.
+/// Returns every reference to a network namespace that this machine's processes hold, by the number of the namespace. A
+/// reference is the namespace they are in, or an open descriptor.
 fn namespaces_in_use() -> BTreeSet<u64> {
     let numbers = |dir: &Path| -> Vec<u64> {
         let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
@@ -396,7 +396,7 @@ fn a_dropped_lab_leaves_nothing() {
     assert!(!files.exists(), "{} is left", files.display());
 }
 
-/// Not a test: the process that `a_killed_process_takes_its_lab_along` kills.
+/// Runs as the process that `a_killed_process_takes_its_lab_along` kills; it is no test.
 #[test]
 #[ignore = "run by a_killed_process_takes_its_lab_along"]
 fn victim() {
@@ -478,7 +478,7 @@ fn a_lab_has_a_size() {
     assert!(error.contains("201 homes"), "{error}");
 }
 
-/// One Binding exchange over a connected byte stream or datagram socket; the XOR-MAPPED-ADDRESS.
+/// Does one Binding exchange over a connected byte stream or datagram socket, and returns the XOR-MAPPED-ADDRESS.
 fn stun(
     mut send: impl FnMut(&[u8]) -> io::Result<()>,
     receive: impl FnOnce() -> io::Result<Vec<u8>>,

@@ -1,4 +1,4 @@
-//! Alone in its file, and so in its process: it counts the process's sockets, threads and tasks.
+//! Test of the process's sockets, threads and tasks, alone in its file and so in its process.
 #![cfg(target_os = "linux")]
 
 use std::io::{Read, Write};

@@ -13,7 +13,7 @@ use p2pd_tests::drivers::messages::{Key, NoMessage, Pipes};
 
 /// Longer than anything here takes, even on a busy machine.
 const LONG: Duration = Duration::from_secs(20);
-/// Long enough for what should not happen to happen.
+/// Time in which an event that should not happen would happen.
 const WHILE: Duration = Duration::from_millis(300);
 const BOTH: [Protocol; 2] = [Protocol::Tcp, Protocol::Udp];
 
@@ -54,7 +54,7 @@ fn text(pipes: &dyn Pipes, pipe: Key, from: SubscriptionId) -> String {
     String::from_utf8(pipes.recv(pipe, from, LONG).unwrap().data.into()).unwrap()
 }
 
-/// What comes on a stream, until so many bytes are there.
+/// Receives the bytes of a stream until `len` are there.
 fn bytes(pipes: &dyn Pipes, pipe: Key, from: SubscriptionId, len: usize) -> Vec<u8> {
     let mut all = Vec::new();
     while all.len() < len {
@@ -63,7 +63,7 @@ fn bytes(pipes: &dyn Pipes, pipe: Key, from: SubscriptionId, len: usize) -> Vec<
     all
 }
 
-/// What comes until the end, and the end.
+/// Receives the bytes until the end, and returns them with the end.
 fn rest(pipes: &dyn Pipes, pipe: Key, from: SubscriptionId) -> (Vec<u8>, NoMessage) {
     let mut all = Vec::new();
     loop {

@@ -1,4 +1,4 @@
-//! `p2pd nat` behind every NAT that the lab has, measured with coturn, against what the NAT is.
+//! `p2pd nat` behind every NAT of the lab, measured with coturn, against the NAT's real behaviour.
 
 use std::time::Duration;
 

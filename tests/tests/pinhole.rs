@@ -118,7 +118,7 @@ fn a_listener_behind_an_ipv6_firewall_is_dialled_through_a_pinhole_until_it_ends
     }
 }
 
-/// What miniupnpd has let in.
+/// Returns the rules by which miniupnpd lets packets in.
 fn rules(lab: &Lab) -> String {
     let mut command = lab.host(ROUTER).command("nft");
     let out =

@@ -49,6 +49,10 @@ fn two_nats_fail_in_time_and_say_why() {
     assert!(detail(0).contains("no answer"), "{failed}");
     assert_eq!((&entries[1]["strategy"], &entries[1]["outcome"]), (&"reverse".into(), &"failed".into()));
     assert!(detail(1).contains("the peer dialled 1 address(es) of ours in vain"), "{failed}");
+    assert_eq!(failed["advice"], "let every strategy be tried, which is the default");
+    // The advice is taken.
+    let (connected, _) = world.connect(&address, "by whichever\n", &[]);
+    assert!(["punch", "relay"].contains(&connected["strategy"].as_str().unwrap()), "{connected}");
 }
 
 #[test]

@@ -1,8 +1,8 @@
-//! TCP hole punching through real Linux NATs, with mosquitto and coturn, RTT 40 ms, by the program as its user
-//! runs it: every home calls every other.
+//! TCP hole punching through real Linux NATs, with mosquitto and coturn, RTT 40 ms. Every home calls every other, by
+//! the program as its user runs it.
 //!
-//! `P2PD_PUNCH_ROUNDS=10` calls ten times instead of once (`tests/run --long`), `P2PD_PUNCH_HOMES="pr/rst fw"` uses these
-//! homes only.
+//! `P2PD_PUNCH_ROUNDS=10` calls ten times instead of once (`tests/run --long`). `P2PD_PUNCH_HOMES="pr/rst fw"` uses
+//! these homes only.
 
 use std::collections::BTreeMap;
 use std::sync::Mutex;
@@ -16,12 +16,12 @@ const ONE_WAY: Duration = Duration::from_millis(20);
 /// Calls at a time, no two of which share a home.
 const AT_ONCE: usize = 6;
 
-/// Whether a NAT's port for a new destination cannot be foretold.
+/// Returns true if a NAT's port for a new destination cannot be predicted.
 fn random(home: &str) -> bool {
     home.contains("symrand")
 }
 
-/// Whether it takes another port for each destination.
+/// Returns true if the NAT takes another port for each destination.
 fn symmetric(home: &str) -> bool {
     home.contains("sym")
 }
@@ -30,7 +30,7 @@ fn filters_by_port(home: &str) -> bool {
     !["none", "fc", "ar"].iter().any(|open| home.starts_with(open)) || home.contains('+')
 }
 
-/// Whether a punch must come through: the predicate that the simulator's oracle has too.
+/// Returns true if a punch must come through: the predicate of the simulator's oracle.
 fn must(a: &str, b: &str) -> bool {
     let hopeless = |a, b| random(a) && symmetric(b) && filters_by_port(b);
     !hopeless(a, b) && !hopeless(b, a)

@@ -1,4 +1,4 @@
-//! Pipes through coturn by the program as its user runs it, both homes behind NATs that take a random port for each
+//! Pipes through coturn by the program as its user runs it. Both homes are behind NATs that take a random port for each
 //! destination and let in answers only.
 //!
 //! `P2PD_RELAY_MIB=100` sends so many mebibytes there and back (`tests/run --long`; 10 without).
@@ -67,7 +67,7 @@ fn without_udp_at_either_home_it_goes_over_tcp() {
     }
 }
 
-/// No UDP gets through a home's router from now on.
+/// Blocks UDP through a home's router from now on.
 fn block(world: &World, home: usize) {
     let rules = "table inet noudp {\nchain forwarded {\ntype filter hook forward priority -10\nmeta l4proto udp drop\n}\n}";
     let [router, ..] = world.lab.routers(home) else { panic!("no router") };

@@ -1,5 +1,5 @@
-//! Pipes that open through coturn and move to a punched path while bytes flow, and back when that is cut, by the
-//! program as its user runs it.
+//! Pipes that open through coturn, move to a punched path while bytes flow, and move back when that is cut. The program
+//! runs as its user runs it.
 
 use std::fs;
 use std::io::Write;
@@ -19,7 +19,7 @@ fn content(n: usize) -> u8 {
     ((n as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 56) as u8
 }
 
-/// No TCP goes through a home's router from now on, but to the servers and from them.
+/// Blocks TCP through a home's router from now on, but to the servers and from them.
 fn cut(world: &World, home: usize) {
     let servers = SERVER.map(|ip| ip.to_string()).join(", ");
     let rules = format!(

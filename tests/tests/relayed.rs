@@ -18,7 +18,7 @@ const LONG: Duration = Duration::from_secs(20);
 const LOOPBACK: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 const MIB: usize = 1024 * 1024;
 
-/// Both ends of a relayed pipe, with what they need.
+/// Ends of a relayed pipe, with their nodes and servers.
 struct Pair {
     ours: Box<dyn Pipe>,
     theirs: Box<dyn Pipe>,
@@ -33,7 +33,7 @@ fn pair(driver: Driver, mode: PipeMode, trace: Option<Trace>) -> Pair {
 
 fn pair_by(driver: Driver, mode: PipeMode, trace: Option<Trace>, plan: Plan) -> Pair {
     let users = vec![("alice".into(), "secret".into())];
-    let turn = Some(WantedTurn { users, relay_ip: Some(LOOPBACK), ..WantedTurn::default() });
+    let turn = Some(WantedTurn { users, relay_ips: vec![LOOPBACK], ..WantedTurn::default() });
     let wanted = Wanted { ip: LOOPBACK, second_ip: None, mqtt_port: 0, stun_ports: [0, 0], turn };
     let servers = runtime().block_on(Serving::start(&wanted)).unwrap();
     let list = servers.servers("127.0.0.1", 0);

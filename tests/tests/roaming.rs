@@ -1,5 +1,5 @@
-//! A host that moves from one network to another, in the lab's namespaces: while its node idles, on every driver, and while
-//! a call is under way.
+//! A host that moves from one network to another, in the lab's namespaces. It moves while its node idles, on every
+//! driver, and while a call is under way.
 
 use std::time::{Duration, Instant};
 
@@ -10,13 +10,13 @@ use p2pd_tests::require_lab;
 use p2pd_tests::world::{PATIENCE, World};
 
 const PEER: &str = env!("CARGO_BIN_EXE_peer");
-/// From the change until the new address is said.
+/// Time from the change until the new address is reported.
 const TOLD_WITHIN: Duration = Duration::from_secs(3);
 
 /// The first host moves between its own home and the second one.
 struct Mover {
     world: World,
-    /// Its lines' commands: how each comes up.
+    /// Commands that bring the host's two lines up.
     up: [String; 2],
 }
 
@@ -160,7 +160,7 @@ fn of_two_homes_both_are_announced_and_either_is_enough() {
     assert!(told <= TOLD_WITHIN, "{told:?}");
 }
 
-/// Only the second line's NAT lets a caller in, and the host sends by the first one what it is free to.
+/// Lets a caller in by the second line's NAT alone. The host sends by the first line where it is free to choose.
 #[test]
 fn a_host_with_two_homes_answers_from_where_it_was_asked() {
     require_lab!(Mosquitto, Coturn);

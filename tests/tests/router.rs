@@ -1,5 +1,5 @@
-//! The core's mapper against miniupnpd on the home's router, and its clock against chrony: the smallest loop there
-//! can be, and a public host that calls.
+//! The core's mapper against miniupnpd on the home's router, and its clock against chrony. Both run in the smallest
+//! loop there can be, with a public host that calls.
 
 use std::collections::BTreeMap;
 use std::io::{ErrorKind, Read, Write};
@@ -73,7 +73,7 @@ impl<'a> Driver<'a> {
         }
     }
 
-    /// One turn of the loop, of 5 ms or so.
+    /// Runs one turn of the loop, of 5 ms or so.
     fn turn(&mut self) {
         while let Some(request) = self.mapper.poll_request() {
             self.request(request);
@@ -174,7 +174,7 @@ const WAYS: [(&str, Option<Way>, Change); 4] = [
     ("all", None, |_| {}),
 ];
 
-/// Whether a public host gets through to the listener behind the NAT, within a second.
+/// Returns true if a public host gets through to the listener behind the NAT, within a second.
 fn reaches(lab: &Lab, external: SocketAddr, listener: &TcpListener) -> bool {
     let call = lab.server().enter(|| TcpStream::connect_timeout(&external, Duration::from_secs(1)));
     let Ok(mut call) = call else { return false };
@@ -448,7 +448,8 @@ fn chrony_tells_the_time_within_a_millisecond_and_half_the_asymmetry() {
     assert!(error <= 1_000 + 10_000 && u128::from(error) <= bound, "{error} us, stated {bound} us");
 }
 
-/// A node behind the NAT whose listener's port is mapped, by the program: what it said of that, and its address then.
+/// Starts the program as a node behind the NAT whose listener's port is mapped. Returns its event about the port, and
+/// its address then.
 fn mapped_listener(world: &World) -> (Child, serde_json::Value, String) {
     let mut child = world.run(world.lab.host(0), &["listen", "--echo", "--map-port"]);
     let open = event(&mut child, "port");

@@ -1,5 +1,5 @@
-//! TLS to servers, by every driver: mosquitto and coturn with certificates of a test's own authority, good ones and
-//! bad ones, and a network that lets nothing but TCP to port 443 out.
+//! TLS to servers, by every driver: mosquitto and coturn with certificates of a test's own authority, good ones and bad
+//! ones. One network lets nothing but TCP to port 443 out.
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -45,7 +45,7 @@ fn turn(port: u16, more: &str) -> String {
     )
 }
 
-/// Calls from host 1 to host 0 over a relay; what the caller said.
+/// Calls from host 1 to host 0 over a relay, and returns the caller's output.
 fn call(lab: &Lab, driver: Driver, theirs: &NamedTempFile, ours: &NamedTempFile) -> Vec<String> {
     let mut listener = peer(lab, 0, driver, "listen", theirs, &[]);
     let ready = listener.wait_for_line(|line| line.starts_with("ready "), PATIENCE).unwrap();

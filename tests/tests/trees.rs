@@ -1,4 +1,4 @@
-//! What the drivers are built on: no tokio where there is none, and no runtime at all under mio.
+//! Tests of the drivers' dependencies: no tokio where none is needed, and no runtime at all under mio.
 
 use std::process::Command;
 

@@ -1,5 +1,5 @@
-//! The TURN client of the core against coturn, both peers behind symmetric NATs with random ports, driven by the
-//! smallest loop there can be; and coturn's client against `p2pd serve`.
+//! The TURN client of the core against coturn, driven by the smallest loop there can be. Both peers are behind
+//! symmetric NATs with random ports. Coturn's client runs against `p2pd serve` too.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{IpAddr, TcpStream, UdpSocket};
@@ -58,7 +58,7 @@ impl Relay {
         p2pd_core::Instant::ZERO + self.began.elapsed()
     }
 
-    /// One turn of the loop, of 10 ms at most.
+    /// Runs one turn of the loop, of 10 ms at most.
     fn turn(&mut self) {
         while let Some(bytes) = self.client.poll_transmit() {
             match &mut self.socket {
@@ -245,7 +245,7 @@ fn coturn_takes_short_lived_credentials_and_refuses_wrong_ones() {
     }
 }
 
-/// Everything lasts 4 to 8 seconds at the server, nonces 3; after 25 s all has been refreshed several times.
+/// Lifetimes are 4 to 8 seconds at the server, and 3 for nonces; after 25 s all has been refreshed several times.
 #[test]
 fn coturn_keeps_what_is_refreshed_and_its_nonces_may_get_stale() {
     require_lab!(Coturn);
@@ -301,7 +301,7 @@ fn a_restarted_coturn_is_noticed() {
     assert_eq!(udp.events(1), [Event::Lost(Error::AllocationGone)]);
 }
 
-/// Over UDP and TCP, by Send indications and by channels, with payloads that need padding.
+/// Uses UDP and TCP, Send indications and channels, with payloads that need padding.
 #[test]
 fn coturns_client_is_served_by_ours() {
     require_lab!(Coturn);

@@ -9,7 +9,7 @@ use p2pd_tests::require_lab;
 use p2pd_tests::world::{PATIENCE, World};
 
 const PEER: &str = env!("CARGO_BIN_EXE_peer");
-/// Of a holder: its interval, its patience, and the 10 s that its documentation has beside them.
+/// Time until a holder notices: its interval, its patience, and the 10 s that its documentation has beside them.
 const VANISHED_WITHIN: Duration = Duration::from_secs(2 + 3 + 10);
 /// Changes of the network are listed after 250 ms of quiet.
 const GONE_WITHIN: Duration = Duration::from_secs(3);

@@ -1,4 +1,4 @@
-//! A peer's address: what one person sends another so that their nodes can meet.
+//! Address of a peer: a text that one person sends another so that their nodes can meet.
 //!
 //! ```text
 //! 0,1-[0,8.8.8.8,192.168.21.21,58959,3,2,0]-0-zmUGXPOFxBUuToh
@@ -28,7 +28,7 @@ pub const MAX_INTERFACES: usize = 3;
 /// Most brokers.
 pub const MAX_BROKERS: usize = 2;
 
-/// Where and under which name a node can be found.
+/// Address of a node: its brokers, interfaces and node id.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct PeerAddress {
     brokers: SmallVec<[u16; MAX_BROKERS]>,
@@ -37,12 +37,12 @@ pub struct PeerAddress {
     node: NodeText,
 }
 
-/// One interface of a peer.
+/// An interface of a peer.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct PeerInterface {
     /// Number that tells the peer's interfaces of one family apart.
     pub index: u16,
-    /// What the world sees.
+    /// External address, as the world sees it.
     pub external: IpAddr,
     /// The interface's own address, of the same family.
     pub internal: IpAddr,
@@ -50,7 +50,7 @@ pub struct PeerInterface {
     pub port: u16,
     /// The NAT in front of it.
     pub nat: NatType,
-    /// How that NAT allocates ports.
+    /// Port allocation of the NAT.
     pub delta: Delta,
 }
 
@@ -63,10 +63,10 @@ pub struct NodeText {
 }
 
 impl PeerAddress {
-    /// An address of these parts; the interfaces are sorted by family and otherwise stay in order.
+    /// Builds an address of these parts; the interfaces are sorted by family and otherwise stay in order.
     ///
     /// # Errors
-    /// What could not be written, with offset 0: too many, a duplicate, a wrong address or port.
+    /// Error with offset 0, if the address could not be written: too many parts, a duplicate, a wrong address or port.
     pub fn new(brokers: &[u16], interfaces: &[PeerInterface], node: NodeText) -> Result<Self, AddressError> {
         let of = |v4: bool| interfaces.iter().filter(move |i| i.internal.is_ipv4() == v4).copied().collect();
         let address =
@@ -77,27 +77,27 @@ impl PeerAddress {
         Ok(read)
     }
 
-    /// The stable ids of its brokers.
+    /// Returns the stable ids of the node's brokers.
     pub fn brokers(&self) -> &[u16] {
         &self.brokers
     }
 
-    /// Its IPv4 interfaces.
+    /// Returns the IPv4 interfaces.
     pub fn v4(&self) -> &[PeerInterface] {
         &self.v4
     }
 
-    /// Its IPv6 interfaces.
+    /// Returns the IPv6 interfaces.
     pub fn v6(&self) -> &[PeerInterface] {
         &self.v6
     }
 
-    /// All its interfaces, IPv4 first.
+    /// Returns all interfaces, IPv4 first.
     pub fn interfaces(&self) -> impl Iterator<Item = &PeerInterface> {
         self.v4.iter().chain(&self.v6)
     }
 
-    /// The node's id.
+    /// Returns the node's id.
     pub fn node(&self) -> NodeText {
         self.node
     }
@@ -143,7 +143,7 @@ impl NodeText {
     /// Most characters.
     pub const MAX: usize = 64;
 
-    /// The text.
+    /// Returns the text.
     pub fn as_str(&self) -> &str {
         // Only ASCII was let in.
         core::str::from_utf8(&self.bytes[..usize::from(self.len)]).unwrap_or_default()
@@ -169,7 +169,7 @@ impl fmt::Debug for NodeText {
     }
 }
 
-/// A socket address, in the zone where it is link-local. An address's text has no zones.
+/// Returns a socket address, in the zone where it is link-local. An address's text has no zones.
 pub(crate) fn scoped(ip: IpAddr, port: u16, zone: u32) -> SocketAddr {
     match ip {
         IpAddr::V6(ip) if ip.is_unicast_link_local() => SocketAddrV6::new(ip, port, 0, zone).into(),
@@ -177,7 +177,7 @@ pub(crate) fn scoped(ip: IpAddr, port: u16, zone: u32) -> SocketAddr {
     }
 }
 
-/// Whether this is an address that every link has of its own: RFC 3927, RFC 4291 section 2.5.6.
+/// Returns true if `ip` is an address that every link has of its own: RFC 3927, RFC 4291 section 2.5.6.
 pub(crate) fn is_link_local(ip: IpAddr) -> bool {
     match ip {
         IpAddr::V4(ip) => ip.is_link_local(),
@@ -185,7 +185,7 @@ pub(crate) fn is_link_local(ip: IpAddr) -> bool {
     }
 }
 
-/// Whether a packet to this address goes to one host.
+/// Returns true if a packet to this address goes to one host.
 pub(crate) fn is_dialable(ip: IpAddr) -> bool {
     match ip {
         IpAddr::V4(ip) => !ip.is_unspecified() && !ip.is_multicast() && !ip.is_broadcast(),

@@ -8,7 +8,7 @@ use smallvec::SmallVec;
 use super::{MAX_BROKERS, MAX_INTERFACES, MAX_TEXT, NodeText, PeerAddress, PeerInterface, is_dialable};
 use crate::nat::{Delta, DeltaType, NatType};
 
-/// Which address family's interfaces.
+/// Section of an address: the interfaces of one address family.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Section {
     /// The second part of an address.
@@ -26,7 +26,7 @@ pub enum Field {
     Brokers,
     /// A section of interfaces.
     Interfaces(Section),
-    /// One interface as a whole.
+    /// An interface as a whole.
     Interface(Section, u8),
     /// An interface's index.
     Index(Section, u8),
@@ -46,41 +46,41 @@ pub enum Field {
     Node,
 }
 
-/// What is wrong with a field.
+/// Error of a field.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum AddressErrorKind {
-    /// Over [`MAX_TEXT`] bytes.
+    /// Length over [`MAX_TEXT`] bytes.
     TooLong,
-    /// Not four parts joined by `-`; this many.
+    /// Number of parts joined by `-` that is not four; this many.
     Parts(usize),
-    /// More entries than allowed; the most allowed.
+    /// Number of entries over the limit; the most allowed.
     TooMany(usize),
-    /// Not a decimal number without sign, space or leading zero.
+    /// No decimal number without sign, space or leading zero.
     NotANumber,
     /// Outside this range.
     Range(u16, u16),
-    /// Said twice.
+    /// Repeated entry.
     Duplicate,
-    /// Not in brackets.
+    /// Brackets are missing.
     Brackets,
-    /// Not seven fields; this many.
+    /// Number of fields that is not seven; this many.
     Fields(usize),
-    /// Not an IP address of the section's family.
+    /// No IP address of the section's family.
     NotAnIp,
     /// An address that no single host has: unspecified, multicast, broadcast.
     NotAHost,
-    /// Not 1 to 64 ASCII letters and digits.
+    /// No node id: not 1 to 64 ASCII letters and digits.
     NotANodeId,
 }
 
-/// Why a text is not an address: which field, at which byte, and what is wrong with it.
+/// Error of a text that is no address: the field, the byte and the kind of the error.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct AddressError {
     /// The field.
     pub field: Field,
-    /// Where in the text: the start of what is wrong, or the wrong byte of a node id.
+    /// Offset in the text: the start of the wrong part, or the wrong byte of a node id.
     pub offset: usize,
-    /// What is wrong.
+    /// Kind of the error.
     pub kind: AddressErrorKind,
 }
 
@@ -173,7 +173,7 @@ impl<'a> Piece<'a> {
         }
     }
 
-    /// What a number from 1 to `high` stands for.
+    /// Reads a number from 1 to `high`, and returns the value it stands for.
     fn kind<T>(self, field: Field, high: u16, of: fn(u8) -> Option<T>) -> Result<T, AddressError> {
         match of(self.number(field, 1, high)? as u8) {
             Some(kind) => Ok(kind),
@@ -261,7 +261,7 @@ fn interfaces(part: Piece<'_>, section: Section) -> Result<SmallVec<[PeerInterfa
     Ok(all)
 }
 
-/// One interface, and where its index stands.
+/// Reads an interface. Returns its index's place, too.
 fn interface(piece: Piece<'_>, s: Section, n: u8) -> Result<(PeerInterface, Piece<'_>), AddressError> {
     let Some(inner) = piece.text.strip_prefix('[').and_then(|t| t.strip_suffix(']')) else {
         return piece.err(Field::Interface(s, n), AddressErrorKind::Brackets);

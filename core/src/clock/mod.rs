@@ -1,7 +1,7 @@
-//! What time it is, and how sure that is: an NTP client (RFC 5905) for several servers.
+//! Time and its error bound: an NTP client (RFC 5905) for several servers.
 //!
-//! [`Clock`] is a machine of its own. Its owner sends datagrams where it says, hands in what comes back, and may ask
-//! at any time:
+//! [`Clock`] is a machine of its own. Its owner sends the datagrams of [`poll_transmit`](Clock::poll_transmit), hands
+//! in the answers, and may ask at any time:
 //!
 //! ```
 //! use p2pd_core::Instant;
@@ -13,21 +13,22 @@
 //! assert_eq!(clock.time(Instant::ZERO), Err(NoTime::NoAnswer));
 //! ```
 //!
-//! # What it does
-//! - An exchange tells the time with an error bound: half the delay, for the way there and back may differ by all of
-//!   it, what the server says of its own error (half its root delay, its root dispersion, its precision), and
+//! # Method
+//! - An exchange tells the time with an error bound, the sum of three parts. Half the delay, for the way there and back
+//!   may differ by all of it. The server's own error: half its root delay, its root dispersion, its precision. And
 //!   [`DRIFT_PPM`] for all the time since. Of each server's last eight answers the one with the lowest bound is used.
 //! - Fewer than half of the servers that answered may lie: the true time is within the outermost points that lie
 //!   in more than half of the servers' intervals. The estimate is the best server's, moved into that interval, and the
 //!   bound reaches to its farther end. Two servers outvote nobody: where they contradict each other there is
 //!   [no time](NoTime::Disagree).
+//! - A server may have several addresses, of which the first that answers is used, so that each server has one vote.
 //! - Each server is asked four times, 2 s apart as RFC 5905 has bursts, and then every 1,024 s. A kiss of death is
 //!   honoured: RATE doubles the pause and ends the burst, DENY and RSTR end the questions for good.
 //!
-//! # What it believes
-//! An answer counts if it comes from where it was asked for and repeats 64 random bits: our transmit timestamp is
-//! nothing but these, and the time we sent it is told to nobody. [`MAX_SERVERS`] servers; a request in flight for
-//! each; nothing else grows.
+//! # Accepted answers
+//! An answer counts if it comes from the address that was asked and repeats 64 random bits. Our transmit timestamp
+//! is nothing but these bits, and the time of sending is told to nobody. [`MAX_SERVERS`] servers; a request in flight
+//! for each; nothing else grows.
 
 mod packet;
 mod select;
@@ -36,7 +37,7 @@ mod tests;
 
 use core::fmt;
 use core::time::Duration;
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::net::SocketAddr;
 
 use bytes::Bytes;
@@ -48,8 +49,8 @@ use crate::time::{ClockFix, Instant, WallTime};
 
 /// Most servers asked.
 pub const MAX_SERVERS: usize = 9;
-/// How fast the driver's monotonic clock may go wrong, in parts per million. Crystals stay below 100; RFC 5905 reckons
-/// with 15 for one that it steers itself.
+/// Drift of the driver's monotonic clock, at most, in parts per million. Crystals stay below 100; RFC 5905 reckons with
+/// 15 for a clock that it steers itself.
 pub const DRIFT_PPM: i64 = 100;
 /// Answers kept of each server (RFC 5905's clock filter has eight stages).
 const KEPT: usize = 8;
@@ -57,11 +58,11 @@ const KEPT: usize = 8;
 const BURST: u8 = 4;
 /// Pause within a burst.
 const BURST_PAUSE: Duration = Duration::from_secs(2);
-/// Pause after it.
+/// Pause after a burst.
 const PAUSE: Duration = Duration::from_secs(1024);
 /// Longest pause, after so many RATE: 36 hours.
 const LONGEST_PAUSE: Duration = Duration::from_secs(1 << 17);
-/// An answer that is not there by then counts as none; if it comes it is used.
+/// Time after which a missing answer counts as none; if it comes it is used.
 const ANSWER_WITHIN: Duration = Duration::from_millis(1500);
 
 /// The client.
@@ -74,15 +75,18 @@ pub struct Clock {
     stats: Stats,
 }
 
+/// An address of a server.
 #[derive(Debug)]
 struct Server {
+    /// Number of the server that has it.
+    of: usize,
     addr: SocketAddr,
     asked: Option<Asked>,
     samples: VecDeque<Sample>,
     /// Requests sent of the burst.
     burst: u8,
     pause: Duration,
-    /// When to ask next; `None` where the server forbade it.
+    /// Time of the next request; `None` where the server forbade it.
     due: Option<Instant>,
 }
 
@@ -92,7 +96,7 @@ struct Asked {
     cookie: u64,
 }
 
-/// At `at` it was `wall`, in nanoseconds since the Unix epoch, give or take `bound` nanoseconds.
+/// Time of one answer: at `at` it was `wall`, in nanoseconds since the Unix epoch, give or take `bound` nanoseconds.
 #[derive(Clone, Copy, Debug)]
 struct Sample {
     at: Instant,
@@ -100,10 +104,10 @@ struct Sample {
     bound: i64,
 }
 
-/// Why there is no time.
+/// Reason that there is no time.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum NoTime {
-    /// No server has answered with one.
+    /// No server has answered with the time.
     NoAnswer,
     /// No more than half of the servers that answered agree.
     Disagree,
@@ -120,10 +124,10 @@ impl fmt::Display for NoTime {
 
 impl std::error::Error for NoTime {}
 
-/// What was turned away.
+/// Counts of the datagrams turned away.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Stats {
-    /// Datagrams from nobody who was asked, or that fit no question.
+    /// Datagrams from addresses that were not asked, or that fit no question.
     pub strangers: u64,
     /// Answers that were malformed or contradict themselves.
     pub malformed: u64,
@@ -134,35 +138,48 @@ pub struct Stats {
 }
 
 impl Clock {
-    /// Asks the first [`MAX_SERVERS`] of these at once. The seed must never have been used before.
+    /// Asks the first [`MAX_SERVERS`] of these at once, as servers number 0, 1 and so on. The seed must never have been used
+    /// before.
     pub fn new(servers: impl IntoIterator<Item = SocketAddr>, seed: [u8; 32], now: Instant) -> Self {
-        let server = |addr| Server {
-            addr,
-            asked: None,
-            samples: VecDeque::new(),
-            burst: 0,
-            pause: PAUSE,
-            due: Some(now),
-        };
-        let mut list: Vec<Server> = Vec::new();
-        for addr in servers {
-            // Twice the same would be two votes.
-            if list.len() < MAX_SERVERS && !list.iter().any(|s| s.addr == addr) {
-                list.push(server(addr));
-            }
-        }
         let mut clock = Clock {
             now,
             random: Random::new(seed),
-            servers: list,
+            servers: Vec::new(),
             transmits: VecDeque::new(),
             stats: Stats::default(),
         };
-        clock.ask();
+        for (of, addr) in servers.into_iter().enumerate() {
+            clock.add(now, of, addr);
+        }
         clock
     }
 
-    /// A datagram came in.
+    /// Asks an address of the server with this number, in addition to its others. The first address that tells the time has
+    /// the server's vote, and the others are left.
+    pub fn add(&mut self, now: Instant, of: usize, addr: SocketAddr) {
+        self.tick(now);
+        let servers: BTreeSet<usize> = self.servers.iter().map(|s| s.of).collect();
+        let full = servers.len() >= MAX_SERVERS && !servers.contains(&of);
+        // Twice the same would be two votes.
+        if full || self.told(of).is_some() || self.servers.iter().any(|s| s.addr == addr) {
+            return;
+        }
+        let (samples, due) = (VecDeque::new(), Some(self.now));
+        self.servers.push(Server { of, addr, asked: None, samples, burst: 0, pause: PAUSE, due });
+        self.ask();
+    }
+
+    /// Returns true if the server with this number is asked.
+    pub fn asks(&self, of: usize) -> bool {
+        self.servers.iter().any(|s| s.of == of)
+    }
+
+    /// Returns the address at which the server with this number has told the time.
+    pub fn told(&self, of: usize) -> Option<SocketAddr> {
+        self.servers.iter().find(|s| s.of == of && !s.samples.is_empty()).map(|s| s.addr)
+    }
+
+    /// Takes in a datagram.
     pub fn handle(&mut self, now: Instant, from: SocketAddr, data: &[u8]) {
         self.tick(now);
         let Some(server) = self.servers.iter_mut().find(|s| s.addr == from) else {
@@ -194,19 +211,21 @@ impl Clock {
                         server.samples.pop_front();
                     }
                     server.samples.push_back(sample);
+                    let of = server.of;
+                    self.servers.retain(|s| s.of != of || s.addr == from);
                 }
                 None => self.stats.malformed += 1,
             },
         }
     }
 
-    /// The deadline of [`poll_timeout`](Self::poll_timeout) has passed.
+    /// Goes on after the deadline of [`poll_timeout`](Self::poll_timeout) has passed.
     pub fn handle_timeout(&mut self, now: Instant) {
         self.tick(now);
         self.ask();
     }
 
-    /// The monotonic clock may have stood still, as in some systems' suspend: all is forgotten and asked again.
+    /// Forgets all and asks again: the monotonic clock may have stood still, as in some systems' suspend.
     pub fn restart(&mut self, now: Instant) {
         self.tick(now);
         for server in self.servers.iter_mut().filter(|s| s.due.is_some()) {
@@ -216,21 +235,21 @@ impl Clock {
         self.ask();
     }
 
-    /// The next datagram to send.
+    /// Returns the next datagram to send.
     pub fn poll_transmit(&mut self) -> Option<(SocketAddr, Bytes)> {
         self.transmits.pop_front()
     }
 
-    /// When to call [`handle_timeout`](Self::handle_timeout).
+    /// Returns the time to call [`handle_timeout`](Self::handle_timeout).
     pub fn poll_timeout(&self) -> Option<Instant> {
         self.servers.iter().filter_map(|s| s.due).min()
     }
 
-    /// What time it is at `now`. The error is a bound, as long as fewer than half of the servers that answered lie
-    /// and the monotonic clock stays within [`DRIFT_PPM`].
+    /// Returns the time at `now`. The error is a bound, as long as fewer than half of the servers that answered lie.
+    /// The monotonic clock must also stay within [`DRIFT_PPM`].
     ///
     /// # Errors
-    /// Why nobody knows.
+    /// [`NoTime`] if no server answered, or if the servers disagree.
     pub fn time(&self, now: Instant) -> Result<ClockFix, NoTime> {
         let now = self.now.max(now);
         let best = |s: &Server| s.samples.iter().map(|sample| sample.at(now)).min_by_key(Interval::width);
@@ -244,19 +263,19 @@ impl Clock {
         Ok(ClockFix { at: now, wall: WallTime::from_micros(wall.div_euclid(1000)), error })
     }
 
-    /// How many servers have told the time.
+    /// Returns the number of servers that have told the time.
     pub fn answered(&self) -> usize {
         self.servers.iter().filter(|s| !s.samples.is_empty()).count()
     }
 
-    /// Whether each server has answered its burst, or had the time to.
+    /// Returns true if each server has answered its burst, or had the time to.
     pub fn is_settled(&self, now: Instant) -> bool {
         let late = |a: Asked| a.at + ANSWER_WITHIN <= now;
         let settled = |s: &Server| s.due.is_none() || s.burst == BURST && s.asked.is_none_or(late);
         self.servers.iter().all(settled)
     }
 
-    /// What was counted.
+    /// Returns the counters.
     pub fn stats(&self) -> Stats {
         self.stats
     }
@@ -291,8 +310,8 @@ impl Server {
 }
 
 impl Sample {
-    /// Offset and delay on the wire (RFC 5905 section 8), as a time with its bound; `None` where the server says that
-    /// it took longer than we waited.
+    /// Returns the time of an answer with its bound, from offset and delay on the wire (RFC 5905 section 8). `None`
+    /// where the server says that it took longer than we waited.
     fn of(sent: Instant, came: Instant, answer: &Answer) -> Option<Sample> {
         let elapsed = i64::try_from(came.since(sent).as_nanos()).ok()?;
         let taken = answer.transmit.checked_sub(answer.receive)?;
@@ -303,14 +322,14 @@ impl Sample {
         Some(Sample { at, wall, bound: delay / 2 + drift(elapsed) + answer.root_distance + 2 })
     }
 
-    /// What it says about another instant.
+    /// Returns the interval that the sample gives for another instant.
     fn at(&self, now: Instant) -> Interval {
         let passed = now.as_nanos().saturating_sub(self.at.as_nanos());
         Interval::new(self.wall.saturating_add(passed), self.bound.saturating_add(drift(passed)))
     }
 }
 
-/// How much the clock may have gone wrong in so many nanoseconds.
+/// Returns the largest error, in nanoseconds, that the clock may gain in so many nanoseconds.
 fn drift(passed: i64) -> i64 {
     passed.saturating_abs() / (1_000_000 / DRIFT_PPM) + 1
 }

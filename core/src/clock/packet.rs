@@ -6,15 +6,15 @@ const LENGTH: usize = 48;
 /// No leap warning, version 4, client.
 const CLIENT: u8 = 4 << 3 | 3;
 const MODE_SERVER: u8 = 4;
-/// From 1900 to 1970.
+/// Seconds from 1900 to 1970.
 const UNIX_EPOCH: i64 = 2_208_988_800;
 const SECOND: i64 = 1_000_000_000;
 /// A server farther away from its reference than this is not synchronised (MAXDIST is 1 s).
 const MAX_ROOT_DISTANCE: i64 = SECOND;
-/// Section 7.3: stratum 16 is unsynchronised.
+/// Highest stratum: 16 is unsynchronised (section 7.3).
 const MAX_STRATUM: u8 = 15;
 
-/// A request that says nothing but a random number, which the answer repeats.
+/// Builds a request that says nothing but a random number, which the answer repeats.
 pub(super) fn request(cookie: u64) -> Bytes {
     let mut bytes = [0; LENGTH];
     bytes[0] = CLIENT;
@@ -22,7 +22,7 @@ pub(super) fn request(cookie: u64) -> Bytes {
     Bytes::copy_from_slice(&bytes)
 }
 
-/// What a server says.
+/// Answer of a server.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Answer {
     /// The request's transmit timestamp.
@@ -46,7 +46,7 @@ impl Answer {
 /// A kiss of death (section 7.4).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Kiss {
-    /// Ask less often.
+    /// RATE: ask less often.
     Rate,
     /// DENY, RSTR: do not ask any more.
     Deny,
@@ -54,7 +54,7 @@ pub(super) enum Kiss {
     Other,
 }
 
-/// Reads an answer, with or without extensions and MAC; `None` for what is none.
+/// Reads an answer, with or without extensions and MAC; `None` for bytes that are none.
 pub(super) fn parse(data: &[u8]) -> Option<Answer> {
     let body: &[u8; LENGTH] = data.first_chunk()?;
     let u32_at = |at: usize| u32::from_be_bytes([body[at], body[at + 1], body[at + 2], body[at + 3]]);
@@ -91,13 +91,13 @@ pub(super) fn parse(data: &[u8]) -> Option<Answer> {
     })
 }
 
-/// A timestamp of 32.32 bits. The highest bit tells 1968 to 2036 from 2036 to 2104 (RFC 4330 section 3).
+/// Reads a timestamp of 32.32 bits. The highest bit tells 1968 to 2036 from 2036 to 2104 (RFC 4330 section 3).
 fn time(seconds: u32, fraction: u32) -> i64 {
     let era = if seconds & 1 << 31 == 0 { 1_i64 << 32 } else { 0 };
     (era + i64::from(seconds) - UNIX_EPOCH) * SECOND + ((i64::from(fraction) * SECOND) >> 32)
 }
 
-/// What a server would answer, for tests. Times are nanoseconds since the Unix epoch.
+/// Builds a server's answer, for tests. Times are nanoseconds since the Unix epoch.
 #[cfg(test)]
 pub(super) fn answer(request: &[u8], receive: i64, transmit: i64, dispersion: i64) -> [u8; LENGTH] {
     let stamp = |t: i64| {

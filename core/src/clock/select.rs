@@ -1,6 +1,6 @@
 //! The time that more than half of the servers allow.
 
-/// From when to when it may be, in nanoseconds.
+/// Earliest and latest time that it may be, in nanoseconds.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Interval {
     low: i64,
@@ -21,7 +21,7 @@ impl Interval {
     }
 }
 
-/// An estimate and its bound; `None` where no point lies in more than half of the intervals.
+/// Returns an estimate and its bound; `None` where no point lies in more than half of the intervals.
 ///
 /// If fewer than half lie, the truth lies in each of the others', so in more than half. Marzullo's algorithm would
 /// take the points in most intervals: a liar can draw these away from the truth.

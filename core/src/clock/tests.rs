@@ -125,7 +125,7 @@ fn a_server_counts_once_and_there_are_nine_at_most() {
 
 /// A server of a simulated run.
 struct Simulated {
-    /// How far its clock is off, and what it says of that; a liar says nothing.
+    /// Offset of the server's clock and the dispersion that it admits; a liar admits nothing.
     off: i64,
     dispersion: i64,
     there: i64,
@@ -158,7 +158,7 @@ impl Dice {
     }
 }
 
-/// A run of an hour or so: how often a time was told, and each violation of its bound.
+/// Runs an hour or so. Returns the number of times that were told, and each violation of their bound.
 fn run(seed: u64, liars_win: bool) -> (u64, Vec<String>) {
     let mut key = [9; 32];
     key[..8].copy_from_slice(&seed.to_be_bytes());

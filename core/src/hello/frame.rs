@@ -16,7 +16,7 @@ pub(super) enum Kind {
     First = 1,
     Second = 2,
     Sealed = 3,
-    /// The only one in clear text: for a version that is not spoken.
+    /// Refusal, the only frame in clear text: for a version that is not spoken.
     Refuse = 4,
 }
 
@@ -50,12 +50,12 @@ impl Framer {
         (goal - self.held.len()) as u32
     }
 
-    /// Whether so many bytes more make the frame whole whose header has come.
+    /// Returns true if a header has come and so many bytes more make its frame whole.
     pub(super) fn has_body(&self, more: usize) -> bool {
         self.header.is_some() && more >= self.needs() as usize
     }
 
-    /// Takes bytes up to the end of a frame: how many, and the frame if it is whole.
+    /// Takes bytes up to the end of a frame. Returns the number of bytes taken, and the frame if it is whole.
     pub(super) fn push(&mut self, data: &[u8]) -> Result<(usize, Whole), HelloError> {
         let mut taken = 0;
         loop {

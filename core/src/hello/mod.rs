@@ -1,4 +1,4 @@
-//! The hello: how two ends of a fresh TCP stream prove who they are and agree to keep this stream.
+//! The hello: proof of identity on a fresh TCP stream, and agreement of its two ends to keep it.
 //!
 //! ```text
 //! initiator                                   responder
@@ -12,9 +12,10 @@
 //!         CONFIRM  sessions   it is; what follows are the pipe's bytes
 //!         REFUSE   reason
 //! ```
-//! The dialler is the initiator. Whoever is dialled may be no peer at all but a service that trusts us, so nothing that a
-//! peer chose is sent in clear: the session is its choice where it asked to be dialled. The Noise prologue binds the
-//! version and the responder's node id, and IK itself binds both static keys.
+//! The dialler is the initiator. The address that is dialled may belong to no peer at all but to a service that trusts
+//! us. So nothing that a peer chose is sent in clear: the session is its choice where it asked to be dialled. The Noise
+//! prologue binds the version and the responder's node id, and IK itself binds the two static keys.
+//!
 //! Frames are read exactly, header first, so that no byte behind CONFIRM is taken from the stream.
 //!
 //! # On the wire
@@ -58,16 +59,16 @@ pub(crate) use frame::HEADER;
 /// The one version of hello and signalling that is spoken.
 pub(crate) const VERSION: u8 = 2;
 
-/// Why the initiator dialled.
+/// Reason that the initiator dialled.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Purpose {
-    /// To open a session of its own.
+    /// Opens a session of its own.
     Open,
-    /// Because the responder asked for it.
+    /// Answers the responder's request.
     Answer,
 }
 
-/// What the initiator's first message says.
+/// Content of the initiator's first message.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Offer {
     pub(crate) session: SessionId,
@@ -75,11 +76,11 @@ pub(crate) struct Offer {
     pub(crate) mode: PipeMode,
 }
 
-/// What the responder's answer says.
+/// Content of the responder's answer.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Status {
     Ready,
-    /// Its user is being asked; `Control::Approved` or `Refuse` follows.
+    /// The responder's user is being asked; `Control::Approved` or `Refuse` follows.
     Asking,
     Refused(Refusal),
 }
@@ -87,7 +88,7 @@ pub(crate) enum Status {
 /// A sealed message after the handshake.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) enum Control {
-    /// Nothing but proof that whoever sent FIRST has the key, and did not record it: for a responder that asks its user.
+    /// Proof that the sender of FIRST has the key, and did not record it: for a responder that asks its user.
     Here,
     Approved,
     /// The sessions that this stream settles: one, or two that asked for each other.
@@ -96,12 +97,12 @@ pub(crate) enum Control {
     Join,
     /// The pipe that follows is not served at once: its user has another one.
     Busy,
-    /// Agreed; with a session of the confirming side that is settled too.
+    /// Agreement; with a session of the confirming side that is settled too.
     Confirm(Option<SessionId>),
     Refuse(Refusal),
 }
 
-/// What a whole frame said.
+/// Content of a whole frame.
 #[derive(Debug)]
 pub(crate) enum Heard {
     First { peer: NodeId, offer: Offer },
@@ -109,14 +110,14 @@ pub(crate) enum Heard {
     Control(Control),
 }
 
-/// Why a hello is over.
+/// Reason that a hello is over.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum HelloError {
-    /// Not a frame of ours, or not one that belongs here.
+    /// No frame of ours, or a frame out of place.
     Malformed,
-    /// A frame of another version; theirs.
+    /// A frame of another version; the peer's version.
     Version(u8),
-    /// It does not decrypt: not the peer we wanted, or changed on the way.
+    /// A frame does not decrypt: not the peer we wanted, or changed on the way.
     NotAuthentic,
     /// The peer said no before the handshake was done.
     Refused(Refusal),
@@ -139,12 +140,12 @@ impl From<NotAuthentic> for HelloError {
     }
 }
 
-/// One end of a hello.
+/// An end of a hello.
 #[derive(Debug)]
 pub(crate) struct Hello {
     framer: Framer,
     state: State,
-    /// Began although the other end dialled: if that has begun too, this end answers instead.
+    /// True if this end began although the other end dialled. If the other end has begun too, this end answers instead.
     yields: bool,
     /// The other end's beginning was passed over, once.
     crossed: bool,
@@ -158,14 +159,14 @@ enum State {
     AwaitingFirst,
     /// Responder: FIRST came, the answer is the caller's to give.
     Answering(Handshake),
-    /// Both ends are known.
+    /// The handshake is done: each end knows the other.
     Open(Box<Keys>),
-    /// Over.
+    /// End of the hello.
     Dead,
 }
 
 impl Hello {
-    /// The end that dialled, and its first frame.
+    /// Returns the end that dialled, and its first frame.
     pub(crate) fn initiate(
         ours: &SecretKey,
         peer: &NodeId,
@@ -185,7 +186,7 @@ impl Hello {
         Ok((hello, frame::encode(Kind::First, &first)))
     }
 
-    /// The end that accepted.
+    /// Returns the end that accepted.
     pub(crate) fn respond() -> Self {
         Hello { framer: Framer::new(), state: State::AwaitingFirst, yields: false, crossed: false }
     }
@@ -196,7 +197,7 @@ impl Hello {
         self
     }
 
-    /// Takes received bytes, up to the end of a frame, and says how many it took and what the frame said.
+    /// Takes received bytes, up to the end of a frame. Returns the number of bytes taken and the content of the frame.
     /// The responder draws its ephemeral key from `entropy`, which is used for the first frame only.
     pub(crate) fn receive(
         &mut self,
@@ -221,18 +222,18 @@ impl Hello {
         Ok((taken, Some(heard)))
     }
 
-    /// How many bytes are needed before anything can happen: the credit to give the driver, once for each
-    /// header and once for each body.
+    /// Returns the number of bytes that are needed before anything can happen. The caller gives the driver so much
+    /// credit, once for each header and once for each body.
     pub(crate) fn needs(&self) -> u32 {
         self.framer.needs()
     }
 
-    /// Responder: whether so many bytes more make FIRST whole, which takes a handshake to hear.
+    /// Responder: returns true if so many bytes more make FIRST whole, which takes a handshake to hear.
     pub(crate) fn has_first(&self, more: usize) -> bool {
         matches!(self.state, State::AwaitingFirst) && self.framer.has_body(more)
     }
 
-    /// Responder: the answer to FIRST.
+    /// Responder: returns the answer to FIRST.
     pub(crate) fn answer(&mut self, status: Status) -> Result<Bytes, HelloError> {
         let State::Answering(handshake) = core::mem::replace(&mut self.state, State::Dead) else {
             return Err(HelloError::Malformed);
@@ -250,7 +251,7 @@ impl Hello {
         Ok(frame::encode(Kind::Second, &second))
     }
 
-    /// Either end, after the handshake: a sealed control message.
+    /// Seals a control message, at either end, after the handshake.
     pub(crate) fn control(&mut self, message: &Control) -> Result<Bytes, HelloError> {
         let State::Open(keys) = &mut self.state else { return Err(HelloError::Malformed) };
         let plain = message.encode();
@@ -259,7 +260,7 @@ impl Hello {
         Ok(frame::encode(Kind::Sealed, &sealed[..length]))
     }
 
-    /// The keys for the pipe, once the handshake is done.
+    /// Returns the keys for the pipe, once the handshake is done.
     pub(crate) fn into_pipe_keys(self, mode: PipeMode) -> Result<PipeKeys, HelloError> {
         match (self.state, mode) {
             (State::Open(_), PipeMode::Plain) => Ok(PipeKeys::Plain),
@@ -271,7 +272,7 @@ impl Hello {
     }
 }
 
-/// The clear-text answer to a frame of a version that is not spoken.
+/// Returns the clear-text answer to a frame of a version that is not spoken.
 pub(crate) fn refuse_version() -> Bytes {
     frame::encode(Kind::Refuse, &refusal_code(Refusal::Version { ours: VERSION }))
 }
@@ -318,7 +319,7 @@ impl State {
 }
 
 impl Control {
-    /// As it stands inside a seal.
+    /// Encodes the message as it stands inside a seal.
     pub(crate) fn encode(&self) -> SmallVec<[u8; 64]> {
         let mut plain = SmallVec::new();
         match self {
@@ -380,7 +381,7 @@ fn prologue(responder: &NodeId) -> [u8; 11 + 1 + 32] {
     out
 }
 
-/// A refusal's two bytes, in the hello and in signalling.
+/// Returns a refusal's two bytes, in the hello and in signalling.
 pub(crate) fn refusal_code(why: Refusal) -> [u8; 2] {
     match why {
         Refusal::NotAccepted => [1, 0],
@@ -394,7 +395,7 @@ pub(crate) fn refusal_code(why: Refusal) -> [u8; 2] {
     }
 }
 
-/// The refusal with these two bytes.
+/// Returns the refusal with these two bytes.
 pub(crate) fn refusal_from([code, detail]: [u8; 2]) -> Refusal {
     match code {
         1 => Refusal::NotAccepted,
@@ -443,7 +444,7 @@ mod tests {
         Ok(heard.expect("a whole frame"))
     }
 
-    /// Both ends after SECOND.
+    /// Returns the two ends after SECOND.
     fn open_pair(status: Status) -> (Hello, Hello) {
         let (a, b) = (key(1), key(2));
         let (mut init, first) = Hello::initiate(&a, &b.node_id(), OFFER, [3; 32]).unwrap();
@@ -535,7 +536,8 @@ mod tests {
         assert_eq!(told, Some(HelloError::Refused(Refusal::Version { ours: VERSION })));
     }
 
-    /// Where a service that trusts us is dialled for somebody, the bytes that it gets are not that one's.
+    /// A service that trusts us may be dialled for somebody else: that one must not choose the bytes that the service
+    /// gets.
     #[test]
     fn what_is_in_clear_does_not_depend_on_what_the_peer_chose() {
         let (a, b) = (key(1), key(2));

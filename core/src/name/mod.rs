@@ -1,8 +1,8 @@
 //! Names for nodes: `example.peer` in place of an address.
 //!
-//! Whoever has a name publishes a [`Record`] on its brokers, signed by the key of its node id and retained under a
-//! topic that is made of the name. There is no authority: the first node that takes a name on a broker has it there, and
-//! whoever resolved a name once holds on to the key it had ([`NamePin`]).
+//! The owner of a name publishes a [`Record`] on its brokers. The record is signed by the key of the owner's node id
+//! and retained under a topic that is made of the name. There is no authority. The first node that takes a name on a
+//! broker has it there. A node that resolved a name once holds on to the key it had ([`NamePin`]).
 
 mod pins;
 mod record;
@@ -20,24 +20,24 @@ use crate::identity::NodeId;
 pub(crate) use pins::{Found, Pins};
 pub use record::{MAX_RECORD, Record, RecordError};
 
-/// Published under a name's topic, asks whoever has the name for its record: brokers need not keep records then.
+/// Query for a record, published under a name's topic: asks the name's owner. So brokers need not keep records.
 pub(crate) const QUERY: &[u8] = b"?";
 
-/// What stands behind every name where an address could stand too.
+/// Suffix of every name where an address could stand too.
 pub const SUFFIX: &str = ".peer";
 
-/// A name without [`SUFFIX`]: 1 to 63 of `a`-`z`, `0`-`9` and `-`, which neither begins nor ends it. Capital letters are
-/// read as small ones.
+/// A name without [`SUFFIX`]: 1 to 63 of `a`-`z`, `0`-`9` and `-`. No `-` stands at the beginning or the end. Capital
+/// letters are read as small ones.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Name {
     bytes: [u8; Name::MAX],
     len: u8,
 }
 
-/// Why a text is not a [`Name`].
+/// Reason that a text is not a [`Name`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum NameTextError {
-    /// Not 1 to 63 characters; this many bytes.
+    /// Wrong length: not 1 to 63 characters; this many bytes.
     Length(usize),
     /// The character at this byte is none of those that a name has, or a hyphen at an end.
     Character(usize),
@@ -60,14 +60,14 @@ impl Name {
     /// Most characters, as in a label of DNS.
     pub const MAX: usize = 63;
 
-    /// The name, without [`SUFFIX`].
+    /// Returns the name, without [`SUFFIX`].
     pub fn as_str(&self) -> &str {
         // Only ASCII was let in.
         core::str::from_utf8(&self.bytes[..usize::from(self.len)]).unwrap_or_default()
     }
 
-    /// Topic of the record: `p2pd-name-` and the BLAKE2s-256 hash of `p2pd name` and the name in base32. Some
-    /// managed brokers have topics of at most 64 letters, digits, `_` and `-`.
+    /// Returns the topic of the record: `p2pd-name-` and the BLAKE2s-256 hash of `p2pd name` and the name in base32.
+    /// Some managed brokers have topics of at most 64 letters, digits, `_` and `-`.
     pub fn topic(&self) -> String {
         let mut hash = Blake2s::<U32>::new();
         hash.update(b"p2pd name");
@@ -96,7 +96,7 @@ impl FromStr for Name {
     }
 }
 
-/// With [`SUFFIX`], as people write it.
+/// Writes the name with [`SUFFIX`], as people write it.
 impl fmt::Display for Name {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}{SUFFIX}", self.as_str())
@@ -109,21 +109,21 @@ impl fmt::Debug for Name {
     }
 }
 
-/// Whom to connect to: an address, or a name that ends with [`SUFFIX`].
+/// Peer to connect to: an address, or a name that ends with [`SUFFIX`].
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Target {
-    /// Where the peer is.
+    /// Address of the peer.
     Address(Box<PeerAddress>),
-    /// How it is called.
+    /// Name of the peer.
     Name(Name),
 }
 
-/// Why a text is not a [`Target`].
+/// Reason that a text is not a [`Target`].
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum TargetError {
-    /// It ends with [`SUFFIX`] and is no name.
+    /// The text ends with [`SUFFIX`] and is no name.
     Name(NameTextError),
-    /// It does not, and is no address.
+    /// The text does not end with [`SUFFIX`], and is no address.
     Address(AddressError),
 }
 
@@ -143,7 +143,8 @@ impl fmt::Display for TargetError {
 
 impl std::error::Error for TargetError {}
 
-/// Blanks around a text are left out, and so are those in an address: line breaks and indents of what it is copied from.
+/// Reads a target. Blanks around a text are left out. So are those in an address: line breaks and indents of the text
+/// that it is copied from.
 impl FromStr for Target {
     type Err = TargetError;
     fn from_str(text: &str) -> Result<Self, TargetError> {
@@ -165,12 +166,12 @@ impl fmt::Display for Target {
     }
 }
 
-/// What can be connected to: a [`Target`], an address, a name, or the text of either.
+/// A value that can be connected to: a [`Target`], an address, a name, or the text of either.
 pub trait ToTarget {
-    /// As a target.
+    /// Returns the value as a target.
     ///
     /// # Errors
-    /// What is wrong with a text.
+    /// [`TargetError`] of a text.
     fn to_target(&self) -> Result<Target, TargetError>;
 }
 
@@ -210,57 +211,57 @@ impl ToTarget for String {
     }
 }
 
-/// Which key a name had when it was first seen, and the highest sequence number seen since. Keep it where the node's key
-/// is kept, and hand it back by [`Node::pin_name`](crate::Node::pin_name) at the next start.
+/// Pin of a name: its key when it was first seen, and the highest sequence number seen since. Keep the pin where the
+/// node's key is kept. Hand it back by [`Node::pin_name`](crate::Node::pin_name) at the next start.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct NamePin {
     /// The name.
     pub name: Name,
-    /// Whose it is.
+    /// Node id of the owner.
     pub id: NodeId,
-    /// No record with a lower sequence number is believed.
+    /// Lowest sequence number that is believed.
     pub sequence: u64,
 }
 
-/// Why something that was to be done with a name was not.
+/// Reason that an operation on a name failed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub enum NameError {
-    /// No broker has a valid record of it.
+    /// No broker has a valid record of the name.
     NotFound,
     /// No broker could be asked.
     NoBroker,
-    /// Its owner gave it up.
+    /// The owner gave the name up.
     Released,
-    /// It has another key than the one that was pinned. Whoever has the name now is not who had it.
+    /// The name has another key than the pinned one. Its present owner is not the one of before.
     OtherKey {
-        /// The pinned one.
+        /// The pinned key.
         pinned: NodeId,
-        /// The one it has.
+        /// The key that the name has now.
         found: NodeId,
     },
-    /// Two nodes claim it and none is pinned, so that nobody can tell whose it is.
+    /// Two nodes claim the name and none is pinned, so that nobody can tell who owns it.
     Contested {
-        /// One of them.
+        /// A claimant.
         one: NodeId,
-        /// Another one.
+        /// Second claimant.
         other: NodeId,
     },
-    /// Only records that are older than one seen before were found: a broker keeps the newer one back.
+    /// Every record found is older than one seen before: a broker keeps the newer one back.
     Stale {
         /// The highest sequence number found.
         found: u64,
-        /// The highest seen before.
+        /// The highest sequence number seen before.
         known: u64,
     },
-    /// It cannot be registered: this node has it.
+    /// The name cannot be registered: this node has it.
     Taken {
-        /// Who.
+        /// Node that has the name.
         by: NodeId,
     },
     /// No broker kept our record.
     Refused,
-    /// Too many names are asked for, registered or pinned already.
+    /// Limit reached of names that are asked for, registered or pinned.
     TooMany,
     /// The node was shut down.
     Shutdown,
@@ -293,37 +294,37 @@ impl fmt::Display for NameError {
 
 impl std::error::Error for NameError {}
 
-/// What is to be said of a name.
+/// News of a name.
 #[derive(Clone, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub enum NameNews {
-    /// Where it leads, after [`Node::resolve`](crate::Node::resolve).
+    /// Address that the name leads to, after [`Node::resolve`](crate::Node::resolve).
     Resolved(Box<PeerAddress>),
-    /// It was not resolved.
+    /// The name was not resolved.
     NotResolved(NameError),
-    /// So many brokers keep our record. Said once for each [`Node::register`](crate::Node::register).
+    /// Registration: so many brokers keep our record. Said once for each [`Node::register`](crate::Node::register).
     Registered {
-        /// How many.
+        /// Number of brokers.
         brokers: u8,
     },
-    /// No broker is there. It is registered when one comes.
+    /// No broker is there. The name is registered when one comes.
     Waiting,
-    /// It is not registered, or no longer; it has to be registered anew.
+    /// The name is not registered, or no longer; it has to be registered anew.
     NotRegistered(NameError),
-    /// Another node claims the name that we hold, on a broker that does not look whose a record is. Our own is published
-    /// again there, at most once a minute.
+    /// A second node claims the name that we hold, on a broker that does not look whose a record is. Our record is
+    /// published again there, at most once a minute.
     Contested {
-        /// Who.
+        /// Node that claims the name.
         by: NodeId,
     },
-    /// So many brokers were told that the name is free.
+    /// Release: so many brokers were told that the name is free.
     Released {
-        /// How many.
+        /// Number of brokers.
         brokers: u8,
     },
-    /// To be kept: the key was seen for the first time, or a newer record.
+    /// News to be kept: the key was seen for the first time, or a newer record.
     Pinned {
-        /// Whose the name is.
+        /// Node id of the name's owner.
         id: NodeId,
         /// The highest sequence number seen.
         sequence: u64,

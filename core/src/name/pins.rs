@@ -1,4 +1,4 @@
-//! Which record of a name is believed, out of all that brokers have.
+//! Choice of the record of a name to believe, out of all that brokers have.
 
 use std::collections::BTreeMap;
 
@@ -9,7 +9,8 @@ use crate::identity::NodeId;
 
 /// Most names whose keys are remembered; a further one is not resolved rather than believed anew each time.
 const MAX_PINS: usize = 4096;
-/// Records of so many keys are kept of one name: who is pinned always, and enough of others to see that there are several.
+/// Most keys whose records are kept of one name: the pinned one always, and enough of others to see that there are
+/// several.
 const MAX_KEYS: usize = 4;
 
 /// The keys that names had when they were first seen.
@@ -21,7 +22,7 @@ impl Pins {
         self.0.get(&name).copied()
     }
 
-    /// Remembers what the user kept. The first key stays, and so does the highest sequence number.
+    /// Remembers a pin that the user kept. The first key stays, and so does the highest sequence number.
     pub(crate) fn restore(&mut self, pin: NamePin) {
         if let Some(known) = self.0.get_mut(&pin.name) {
             if known.id == pin.id {
@@ -32,7 +33,7 @@ impl Pins {
         }
     }
 
-    /// A record is believed: its pin, if that is new or changed.
+    /// Takes in a record that is believed. Returns its pin, if the pin is new or changed.
     pub(crate) fn learn(
         &mut self,
         name: Name,
@@ -62,7 +63,7 @@ impl Pins {
 pub(crate) struct Found(SmallVec<[Box<Record>; 1]>);
 
 impl Found {
-    /// Takes a record in. That of `wanted` always finds a place.
+    /// Takes a record in. A record of `wanted` always finds a place.
     pub(crate) fn add(&mut self, record: Record, wanted: Option<NodeId>) {
         if let Some(known) = self.0.iter_mut().find(|r| r.id == record.id) {
             if record.sequence > known.sequence {
@@ -80,12 +81,12 @@ impl Found {
         self.0.iter().map(Box::as_ref).find(|r| r.id == id)
     }
 
-    /// Another node than `id` that has the name, and has not given it up.
+    /// Finds another node than `id` that has the name, and has not given it up.
     pub(crate) fn other_than(&self, id: NodeId) -> Option<NodeId> {
         self.0.iter().find(|r| r.id != id && r.address.is_some()).map(|r| r.id)
     }
 
-    /// The record that is believed, which has an address.
+    /// Returns the record that is believed, which has an address.
     pub(crate) fn decide(&self, pin: Option<NamePin>) -> Result<&Record, NameError> {
         if let Some(pin) = pin {
             let other = self.other_than(pin.id).map(|found| NameError::OtherKey { pinned: pin.id, found });

@@ -1,10 +1,11 @@
-//! A record: what is published under a name.
+//! Record of a name: the bytes published under it.
 //!
 //! ```text
 //! version 1 | node id 32 | sequence 8 | expiry 8 | length 1, name | length 2, address | signature 64
 //! ```
-//! Numbers are big-endian; the expiry is in seconds of Unix time. An address of length 0 gives the name up. The signature
-//! is over `p2pd name record` and all that stands before it, so that no other signature of the key is one of a record.
+//! Numbers are big-endian; the expiry is in seconds of Unix time. An address of length 0 gives the name up. The
+//! signature is over `p2pd name record` and all that stands before it. So no other signature of the key is one of a
+//! record.
 
 use core::fmt;
 use core::time::Duration;
@@ -19,7 +20,7 @@ use crate::time::WallTime;
 
 /// The version of the form.
 const VERSION: u8 = 1;
-/// Before what is signed.
+/// Context: stands before the signed bytes.
 const CONTEXT: &[u8] = b"p2pd name record";
 /// Version, node id, sequence and expiry.
 const FIXED: usize = 1 + 32 + 8 + 8;
@@ -27,29 +28,29 @@ const FIXED: usize = 1 + 32 + 8 + 8;
 /// Most bytes of a record.
 pub const MAX_RECORD: usize = FIXED + 1 + Name::MAX + 2 + address::MAX_TEXT + signature::LENGTH;
 
-/// What is said of a name: whose it is and where that node is, until when.
+/// Signed statement about a name: its owner's node id and address, and its expiry.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Record {
     /// The name.
     pub name: Name,
-    /// Whose it is; who signed.
+    /// Node id of the owner, who signed.
     pub id: NodeId,
     /// A record with a higher number replaces those with lower ones.
     pub sequence: u64,
-    /// Seconds of Unix time after which it means nothing.
+    /// Seconds of Unix time after which the record means nothing.
     pub expiry: u64,
-    /// Where the node is. None: the name is given up.
+    /// Address of the node. None: the name is given up.
     pub address: Option<Box<PeerAddress>>,
 }
 
-/// Why bytes are no record.
+/// Reason that bytes are no record.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum RecordError {
-    /// More than [`MAX_RECORD`]; this many.
+    /// Length over [`MAX_RECORD`]; this many bytes.
     TooLong(usize),
-    /// Cut off, or something follows.
+    /// Wrong length: cut off, or something follows.
     Length,
-    /// Another version.
+    /// Unknown version.
     Version(u8),
     /// The node id, the name or the address is none.
     Malformed,
@@ -75,13 +76,13 @@ impl fmt::Display for RecordError {
 impl std::error::Error for RecordError {}
 
 impl Record {
-    /// Longest time for which a record may be valid; a week. A broker and a resolver take no longer one, so that no name is
+    /// Longest time for which a record may be valid; a week. A broker and a resolver take no longer one. So no name is
     /// held for ever by somebody who has left.
     pub const MAX_LIFETIME: Duration = Duration::from_secs(7 * 86_400);
-    /// How far clocks may be apart, as in signalling.
+    /// Tolerated difference of clocks, as in signalling.
     pub const SKEW: Duration = Duration::from_secs(600);
 
-    /// The record's bytes, signed by `key`, whose node id has to be the record's.
+    /// Returns the record's bytes, signed by `key`, whose node id has to be the record's.
     pub fn encode(&self, key: &SecretKey) -> Bytes {
         let name = self.name.as_str();
         let address = self.address.as_ref().map_or(String::new(), |a| a.to_string());
@@ -102,10 +103,10 @@ impl Record {
         out.into()
     }
 
-    /// Reads a record and checks its signature, which is what takes time: about 50 us (`cargo bench -p p2pd-core --bench names`).
+    /// Reads a record and checks its signature, which takes about 50 us (`cargo bench -p p2pd-core --bench names`).
     ///
     /// # Errors
-    /// Why it is none.
+    /// [`RecordError`] if the bytes are no record.
     pub fn decode(bytes: &[u8]) -> Result<Self, RecordError> {
         if bytes.len() > MAX_RECORD {
             return Err(RecordError::TooLong(bytes.len()));
@@ -144,7 +145,7 @@ impl Record {
         Ok(Record { name: parsed, id, sequence, expiry, address })
     }
 
-    /// Whether it means something now, by a clock that may be off by [`SKEW`](Self::SKEW).
+    /// Returns true if the record means something now, by a clock that may be off by [`SKEW`](Self::SKEW).
     pub fn is_current(&self, now: WallTime) -> bool {
         let now = u64::try_from(now.as_micros() / 1_000_000).unwrap_or(0);
         let (skew, most) = (Self::SKEW.as_secs(), Self::MAX_LIFETIME.as_secs());
@@ -179,7 +180,7 @@ mod tests {
         Record { name, id, sequence: 5, expiry: 1_000, address: Some(Box::new(address)) }
     }
 
-    /// Signs whatever stands in `content`, as its owner could.
+    /// Signs any bytes of `content`, as its owner could.
     fn signed(content: &[u8], by: &SecretKey) -> Vec<u8> {
         let signature = signature::sign(by, &[CONTEXT, content].concat());
         [content, &signature].concat()

@@ -88,16 +88,26 @@ impl Behaviour {
         allocation: Some(Allocation::Equal),
     };
 
-    /// P2PD's number for it.
-    pub fn nat_type(self) -> NatType {
-        match (self.mapping, self.filtering) {
-            (Some(Mapping::None), Some(Filtering::EndpointIndependent)) => NatType::OpenInternet,
-            (Some(Mapping::None), _) => NatType::SymmetricUdpFirewall,
-            (Some(Mapping::AddressDependent | Mapping::AddressPortDependent), _) => NatType::Symmetric,
-            (_, Some(Filtering::EndpointIndependent)) => NatType::FullCone,
-            (_, Some(Filtering::AddressDependent)) => NatType::AddressRestricted,
-            (_, Some(Filtering::AddressPortDependent) | None) => NatType::PortRestricted,
+    /// P2PD's number for it. `None`: not known, as the filter decides and was not measured.
+    pub fn nat_type(self) -> Option<NatType> {
+        if self.is_symmetric() {
+            return Some(NatType::Symmetric);
         }
+        Some(match (self.mapping, self.filtering?) {
+            (Some(Mapping::None), Filtering::EndpointIndependent) => NatType::OpenInternet,
+            (Some(Mapping::None), _) => NatType::SymmetricUdpFirewall,
+            (_, Filtering::EndpointIndependent) => NatType::FullCone,
+            (_, Filtering::AddressDependent) => NatType::AddressRestricted,
+            (_, Filtering::AddressPortDependent) => NatType::PortRestricted,
+        })
+    }
+
+    /// The number that stands in our address, which has none for what is not known: then a host without a NAT counts as
+    /// open, as it does where nothing is measured, and a NAT as the strictest common kind.
+    pub fn announced_type(self) -> NatType {
+        let unknown =
+            if self.mapping == Some(Mapping::None) { NatType::OpenInternet } else { NatType::PortRestricted };
+        self.nat_type().unwrap_or(unknown)
     }
 
     /// P2PD's number for its allocation, with the step.
@@ -140,7 +150,11 @@ impl Behaviour {
 
 impl fmt::Display for Behaviour {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.nat_type())?;
+        match (self.nat_type(), self.mapping) {
+            (Some(kind), _) => write!(f, "{kind}")?,
+            (None, Some(Mapping::None)) => f.write_str("no NAT, a firewall is not known")?,
+            (None, _) => f.write_str("a NAT of a kind that is not known")?,
+        }
         match self.mapping {
             Some(Mapping::None) => Ok(()),
             _ => write!(f, ", ports {}", self.delta()),
@@ -271,16 +285,24 @@ mod tests {
 
     #[test]
     fn behaviours_have_p2pds_numbers() {
-        let of = |mapping, filtering| Behaviour { mapping, filtering, allocation: None }.nat_type().number();
+        let of = |mapping, filtering| Behaviour { mapping, filtering, allocation: None };
+        let number = |behaviour: Behaviour| behaviour.nat_type().map(NatType::number);
         use Filtering as F;
         use Mapping as M;
-        assert_eq!(of(Some(M::None), Some(F::EndpointIndependent)), 1);
-        assert_eq!(of(Some(M::None), Some(F::AddressPortDependent)), 2);
-        assert_eq!(of(Some(M::EndpointIndependent), Some(F::EndpointIndependent)), 3);
-        assert_eq!(of(Some(M::EndpointIndependent), Some(F::AddressDependent)), 4);
-        assert_eq!(of(Some(M::EndpointIndependent), Some(F::AddressPortDependent)), 5);
-        assert_eq!(of(Some(M::AddressPortDependent), Some(F::EndpointIndependent)), 6);
-        assert_eq!(of(None, None), 5, "the strictest common kind");
+        assert_eq!(number(of(Some(M::None), Some(F::EndpointIndependent))), Some(1));
+        assert_eq!(number(of(Some(M::None), Some(F::AddressPortDependent))), Some(2));
+        assert_eq!(number(of(Some(M::EndpointIndependent), Some(F::EndpointIndependent))), Some(3));
+        assert_eq!(number(of(Some(M::EndpointIndependent), Some(F::AddressDependent))), Some(4));
+        assert_eq!(number(of(Some(M::EndpointIndependent), Some(F::AddressPortDependent))), Some(5));
+        assert_eq!(number(of(Some(M::AddressPortDependent), Some(F::EndpointIndependent))), Some(6));
+        assert_eq!(number(of(Some(M::AddressDependent), None)), Some(6));
+        // Whatever was not measured is not claimed.
+        for (mapping, announced) in [(Some(M::None), 1), (Some(M::EndpointIndependent), 5), (None, 5)] {
+            let unknown = of(mapping, None);
+            assert_eq!((number(unknown), unknown.announced_type().number()), (None, announced));
+            assert!(unknown.to_string().contains("not known"), "{unknown}");
+        }
+
         let random = Some(Allocation::Random { low: 1024, high: 65_535 });
         let symmetric =
             Behaviour { mapping: Some(M::AddressPortDependent), filtering: None, allocation: random };

@@ -14,6 +14,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use smallvec::SmallVec;
 
+use super::vantage::{Vantage, is_outside};
 use crate::config::StunServer;
 use crate::cx::{Cx, Owner, Timer};
 use crate::io::{CloseHow, IoFailure, QueryId, SockId};
@@ -52,7 +53,7 @@ pub(crate) struct External {
 /// One interface's question.
 #[derive(Debug)]
 struct Probe {
-    local: IpAddr,
+    vantage: Vantage,
     state: State,
     /// Answers by the place of the server in the configuration.
     answers: BTreeMap<usize, StunAnswer>,
@@ -138,14 +139,14 @@ impl External {
     }
 
     /// Asks, or asks anew, from these local addresses.
-    pub(crate) fn start(&mut self, cx: &mut Cx, locals: impl Iterator<Item = IpAddr>) {
+    pub(crate) fn start(&mut self, cx: &mut Cx, vantages: impl Iterator<Item = Vantage>) {
         self.stop(cx);
         self.started = true;
         let none = self.servers.is_empty();
         let state = || if none { State::Done(None) } else { State::Waiting };
-        self.probes = locals
-            .map(|local| Probe {
-                local,
+        self.probes = vantages
+            .map(|vantage| Probe {
+                vantage,
                 state: state(),
                 answers: BTreeMap::new(),
                 news: false,
@@ -204,6 +205,11 @@ impl External {
         self.arm(cx);
     }
 
+    /// Has the servers' names looked up again when it is [`start`](Self::start)ed the next time.
+    pub(crate) fn forget_addresses(&mut self) {
+        self.addresses.clear();
+    }
+
     /// Closes what is open.
     pub(crate) fn stop(&mut self, cx: &mut Cx) {
         for probe in &mut self.probes {
@@ -234,7 +240,7 @@ impl External {
 
     /// What the world sees of this local address, as far as known.
     pub(crate) fn of(&self, local: IpAddr) -> Option<IpAddr> {
-        self.probes.iter().find(|p| p.local == local).and_then(|p| match p.state {
+        self.probes.iter().find(|p| p.vantage.ip == local).and_then(|p| match p.state {
             State::Done(found) => found.or(p.earlier),
             _ => p.earlier.or_else(|| p.winner()),
         })
@@ -242,7 +248,7 @@ impl External {
 
     /// Returns the answers about this local address.
     pub(crate) fn answers(&self, local: IpAddr) -> Vec<StunAnswer> {
-        let probe = self.probes.iter().find(|p| p.local == local);
+        let probe = self.probes.iter().find(|p| p.vantage.ip == local);
         let answers = probe.into_iter().flat_map(|p| p.answers.values());
         let found = self.of(local);
         answers.map(|a| StunAnswer { believed: a.plausible && a.said == found, ..*a }).collect()
@@ -349,7 +355,7 @@ impl External {
             return;
         }
         for probe in self.probes.iter_mut().filter(|p| matches!(p.state, State::Waiting)) {
-            let local = probe.local;
+            let local = probe.vantage.ip;
             probe.open.clear();
             for (place, all) in &self.addresses {
                 let family = |ip: &IpAddr| ip.is_ipv4() == local.is_ipv4();
@@ -471,14 +477,14 @@ impl Probe {
             BindingOutcome::Mapped(mapped) => Some(mapped.ip().to_canonical()),
             BindingOutcome::Error(_) => None,
         };
-        let plausible = said.is_some_and(|ip| is_plausible(self.local, ip));
+        let plausible = said.is_some_and(|ip| self.vantage.may_be(server.ip(), ip));
         self.answers.insert(place, StunAnswer { server, said, plausible, believed: false });
     }
 
     fn winner(&self) -> Option<IpAddr> {
         let plausible = || self.answers.values().filter(|a| a.plausible);
         let votes = |said| plausible().filter(|a| a.said == said).count();
-        let rank = |a: &StunAnswer| (a.is_outside(), a.said == Some(self.local), votes(a.said));
+        let rank = |a: &StunAnswer| (a.is_outside(), a.said == Some(self.vantage.ip), votes(a.said));
         // Of equals the last is the greatest, and the first in the list is to be.
         plausible().rev().max_by_key(|a| rank(a)).and_then(|a| a.said)
     }
@@ -492,7 +498,7 @@ impl Probe {
             Some(Question { place, port, ips, race, .. }) => {
                 let race = Race::among(cx, race.host(), ips, TCP_WITHIN);
                 let (place, port) = (*place, *port);
-                let dials = Dials::start(cx, Owner::External, race, Some(self.local), port, None);
+                let dials = Dials::start(cx, Owner::External, race, Some(self.vantage.ip), port, None);
                 self.state = State::Dialling { place, port, dials };
             }
             None => self.end(cx, None),
@@ -514,21 +520,7 @@ impl Probe {
 }
 
 impl StunAnswer {
-    /// Returns true if an address of the internet was seen over the internet.
     fn is_outside(&self) -> bool {
-        let all = [Some(self.server.ip()), self.said];
-        all.iter().all(|ip| ip.is_some_and(|ip| reach(ip, &[]) == Reach::Internet))
+        is_outside(self.server.ip(), self.said)
     }
-}
-
-/// Returns true if the interface with this address may be seen as that one.
-fn is_plausible(local: IpAddr, said: IpAddr) -> bool {
-    let same_family = said.is_ipv4() == local.is_ipv4();
-    let possible = match reach(said, &[]) {
-        Reach::Internet => true,
-        Reach::Inside => reach(local, &[]) == Reach::Inside,
-        Reach::Loopback => reach(local, &[]) == Reach::Loopback,
-        Reach::Nobody => false,
-    };
-    same_family && (said == local || possible) && crate::address::is_dialable(said)
 }

@@ -7,6 +7,7 @@ mod filtering;
 mod probe;
 mod survey;
 pub(crate) mod surveyor;
+pub(crate) mod vantage;
 
 pub(crate) use behaviour::gcd;
 pub use behaviour::{Allocation, Behaviour, Filtering, Foresight, Mapping, allocation, block};

@@ -16,6 +16,7 @@ use super::counter::{self, Counter, Sight};
 use super::external::StunAnswer;
 use super::filtering::{FilterTest, SWALLOWED_AFTER};
 use super::probe::{self, Probe};
+use super::vantage::Vantage;
 use crate::address::is_dialable;
 use crate::cx::{Cx, Owner, Timer};
 use crate::io::{CloseHow, SockId};
@@ -65,6 +66,7 @@ pub struct NatReport {
 #[derive(Debug)]
 pub(super) struct Survey {
     place: u8,
+    vantage: Vantage,
     pub(super) servers: Vec<SocketAddr>,
     /// The one that is asked, by place.
     asked: usize,
@@ -108,11 +110,12 @@ impl Survey {
     pub(super) fn begun(
         cx: &mut Cx,
         place: u8,
-        local: IpAddr,
+        vantage: Vantage,
         port: u16,
         servers: &[SocketAddr],
         hairpin: bool,
     ) -> Survey {
+        let local = vantage.ip;
         let family: Vec<SocketAddr> =
             servers.iter().copied().filter(|s| s.is_ipv4() == local.is_ipv4()).collect();
         let report = NatReport {
@@ -128,6 +131,7 @@ impl Survey {
         };
         let mut survey = Survey {
             place,
+            vantage,
             done: family.is_empty(),
             servers: family,
             asked: 0,
@@ -152,17 +156,34 @@ impl Survey {
     pub(super) fn again(&mut self, cx: &mut Cx, servers: &[SocketAddr]) {
         self.close(cx, |_| true);
         let earlier = self.report.clone();
-        *self = Survey::begun(cx, self.place, earlier.local, self.port, servers, self.hairpin);
-        self.hear(earlier.answers.clone());
+        *self = Survey::begun(cx, self.place, self.vantage, self.port, servers, self.hairpin);
+        self.report.answers.clone_from(&earlier.answers);
         self.earlier = Some(earlier);
     }
 
-    /// Notes what STUN servers say of the outside address.
-    pub(super) fn hear(&mut self, answers: Vec<StunAnswer>) {
+    /// Notes what STUN servers say of the outside address. What a server has told that is not believed counts for nothing:
+    /// another is asked.
+    pub(super) fn hear(&mut self, cx: &mut Cx, answers: Vec<StunAnswer>) {
         if let Some(earlier) = &mut self.earlier {
             earlier.answers.clone_from(&answers);
         }
         self.report.answers = answers;
+        if self.report.server.is_some_and(|server| self.is_disbelieved(server)) {
+            self.close(cx, |_| true);
+            self.filter.end(cx);
+            let servers: Vec<SocketAddr> =
+                self.servers.iter().copied().filter(|s| !self.is_disbelieved(*s)).collect();
+            let (answers, earlier) = (core::mem::take(&mut self.report.answers), self.earlier.take());
+            *self = Survey::begun(cx, self.place, self.vantage, self.port, &servers, self.hairpin);
+            (self.report.answers, self.earlier) = (answers, earlier);
+        }
+    }
+
+    /// Returns true if another server is believed that says otherwise.
+    fn is_disbelieved(&self, server: SocketAddr) -> bool {
+        let answers = &self.report.answers;
+        let overruled = |a: &StunAnswer| a.server == server && a.said.is_some() && !a.believed;
+        answers.iter().any(overruled) && answers.iter().any(|a| a.believed)
     }
 
     pub(super) fn end(&mut self, cx: &mut Cx) {
@@ -230,7 +251,14 @@ impl Survey {
         let Some((what, probe)) = self.probes.get_mut(&sock) else { return };
         let (what, local, at) = (*what, probe.local, probe.began);
         let Some(reply) = probe.answer(cx, data) else { return };
-        let seen = reply.and_then(|r| probe::mapped(&r));
+        let server = match what {
+            What::Address | What::Port | What::Sample(_) => self.report.server,
+            What::Anchor | What::Hairpin => self.server(),
+        };
+        let plausible = |seen: &SocketAddr| {
+            server.is_some_and(|s| self.vantage.may_be(s.ip(), seen.ip()) && !self.is_disbelieved(s))
+        };
+        let seen = reply.and_then(|r| probe::mapped(&r)).filter(plausible);
         let Some(seen) = seen else { return self.failed(cx, sock) };
         match what {
             What::Hairpin => {}

@@ -9,6 +9,7 @@ use super::counter::Sight;
 use super::external::StunAnswer;
 use super::probe::{self, Probe};
 use super::survey::{NatReport, Survey};
+use super::vantage::Vantage;
 use crate::cx::{Cx, Owner};
 use crate::io::{CloseHow, SockId};
 use crate::strategy::agreement::Key;
@@ -46,14 +47,14 @@ impl Surveyor {
     pub(crate) fn start(
         &mut self,
         cx: &mut Cx,
-        locals: impl Iterator<Item = (IpAddr, u16)>,
+        locals: impl Iterator<Item = (Vantage, u16)>,
         servers: &[SocketAddr],
         hairpin: bool,
     ) {
         self.stop(cx);
         (self.started, self.hairpin) = (true, hairpin);
-        for (place, (local, port)) in locals.enumerate() {
-            let survey = Survey::begun(cx, place as u8, local, port, servers, hairpin);
+        for (place, (vantage, port)) in locals.enumerate() {
+            let survey = Survey::begun(cx, place as u8, vantage, port, servers, hairpin);
             self.surveys.push(survey);
         }
     }
@@ -92,9 +93,9 @@ impl Surveyor {
     }
 
     /// Hears the answers of STUN servers about this local address.
-    pub(crate) fn hear(&mut self, local: IpAddr, answers: Vec<StunAnswer>) {
+    pub(crate) fn hear(&mut self, cx: &mut Cx, local: IpAddr, answers: Vec<StunAnswer>) {
         if let Some(survey) = self.surveys.iter_mut().find(|s| s.report.local == local) {
-            survey.hear(answers);
+            survey.hear(cx, answers);
         }
     }
 

@@ -19,7 +19,10 @@ impl Node {
         self.cx.adopt(sock, Owner::Stream);
         self.surveyor.accepted(&mut self.cx, remote);
         self.door.came(listener);
-        if self.is_tainted(local, remote) {
+        if self.is_unused(local.ip()) {
+            // The listener takes whatever comes to the port.
+            self.cx.close(sock, CloseHow::Reset);
+        } else if self.is_tainted(local, remote) {
             self.cx.stats.streams_refused_as_tainted += 1;
             self.cx.close(sock, CloseHow::Reset);
         } else {

@@ -8,6 +8,7 @@ use smallvec::SmallVec;
 
 use super::Node;
 use super::admission::Trust;
+use super::advice::Heard;
 use super::asking::Ladder;
 use super::relaying::{MAX_RELAYS, Relaying};
 use super::requests::Request;
@@ -18,7 +19,7 @@ use crate::identity::NodeId;
 use crate::io::{IoFailure, SockId};
 use crate::nat::NatType;
 use crate::notice::{
-    ConnectId, FailReason, Notice, Outcome, Refusal, Report, Stage, Strategy, StrategyReport,
+    Advice, ConnectId, FailReason, Notice, Outcome, Refusal, Report, Stage, Strategy, StrategyReport,
 };
 use crate::pipe::PipeMode;
 use crate::portmap::Scope;
@@ -37,6 +38,9 @@ const HEAD_START: Duration = Duration::from_millis(250);
 const GLARE_CHECK: Duration = Duration::from_millis(50);
 /// A plan's timeout is cut to this.
 const MAX_TIMEOUT: Duration = Duration::from_secs(3600);
+/// A call asks to be dialled with the addresses that are known by then, though no STUN server has answered: there may be
+/// none, and the peer may be within reach all the same. Once one has, it asks again.
+const OUTSIDE_WITHIN: Duration = Duration::from_secs(1);
 /// A relay costs whoever runs it: others have so long before.
 const BEFORE_RELAY: Duration = Duration::from_secs(3);
 
@@ -53,6 +57,10 @@ pub(super) struct Attempt {
     pub(super) clock_offset: Option<i64>,
     /// It has its pipe, over a relay, and looks for a better path.
     answered: bool,
+    /// Answers of the peer over the brokers.
+    pub(super) heard: Heard,
+    /// Whether a dial was refused by the peer's system, or by something on the way.
+    dial_refused: bool,
 }
 
 #[derive(Debug)]
@@ -76,6 +84,8 @@ pub(super) enum RunState {
 pub(super) struct Reverse {
     pub(super) request: Option<Request>,
     told_waiting: bool,
+    /// It has asked before our outside address was known.
+    early: bool,
     /// How many of our addresses the peer said it dials.
     peer_dials: Option<u8>,
 }
@@ -132,6 +142,8 @@ impl Node {
             runs,
             clock_offset: None,
             answered: false,
+            heard: Heard::default(),
+            dial_refused: false,
         };
         self.attempts.insert(id, Box::new(attempt));
         self.sessions.insert(session, id);
@@ -214,7 +226,8 @@ impl Node {
         if reason != FailReason::Shutdown {
             self.doubt();
         }
-        let report = Box::new(attempt.report(self.cx.now, relaying));
+        let advice = self.advice(&attempt, reason);
+        let report = Box::new(attempt.report(self.cx.now, relaying, advice));
         match (attempt.answered, reason) {
             (false, _) => self.cx.notify(Notice::Failed { connect, reason, report }),
             (true, FailReason::Shutdown) => {}
@@ -225,7 +238,8 @@ impl Node {
 
     /// Something that attempts may wait for has changed: a broker is ready, or our address is known.
     pub(super) fn poke_attempts(&mut self) {
-        let waits = |r: &Run| matches!(r.state.asked(), Some(None));
+        let early = |r: &Run| matches!(&r.state, RunState::Reverse(reverse) if reverse.early);
+        let waits = |r: &Run| matches!(r.state.asked(), Some(None)) || early(r);
         let waiting: Vec<ConnectId> =
             self.attempts.iter().filter(|(_, a)| a.runs.iter().any(waits)).map(|(id, _)| *id).collect();
         for connect in waiting {
@@ -240,10 +254,12 @@ impl Node {
         if deadline <= now {
             return self.fail_attempt(connect, FailReason::DeadlinePassed);
         }
+        let waits = self.waits_for_nat64(connect);
         let mut n = 0;
         while let Some(run) = self.attempts.get_mut(&connect).and_then(|a| a.runs.get_mut(n)) {
             if let RunState::Pending { at } = run.state
                 && at <= now
+                && !waits
             {
                 let strategy = run.strategy;
                 let state = self.start_strategy(connect, strategy);
@@ -271,7 +287,12 @@ impl Node {
             }
             Strategy::Reverse => match self.why_no_signal(attempt.peer, &attempt.address) {
                 Some(why) => skipped(why),
-                None => RunState::Reverse(Reverse { request: None, told_waiting: false, peer_dials: None }),
+                None => RunState::Reverse(Reverse {
+                    request: None,
+                    told_waiting: false,
+                    early: false,
+                    peer_dials: None,
+                }),
             },
             Strategy::Punch if self.is_oneself(attempt.peer) => skipped("it is us".into()),
             Strategy::Punch => match self.why_no_signal(attempt.peer, &attempt.address) {
@@ -357,11 +378,17 @@ impl Node {
         let Some(attempt) = self.attempts.get(&connect) else { return };
         let (peer, mode) = (attempt.peer, attempt.plan.mode);
         let ready = self.is_oneself(peer) || self.is_signal_ready(&self.brokers_of(&attempt.address));
-        let settled = self.is_known_where_to_dial(&attempt.address, peer);
+        let late = attempt.started + OUTSIDE_WITHIN <= self.cx.now && self.listeners_are_open();
+        let known = self.is_known_where_to_dial(&attempt.address, peer);
+        let heard_of = self.has_accepted_stream((attempt.session, Requester::Us));
         let Some(reverse) = self.reverse(connect, n) else { return };
+        if known && core::mem::take(&mut reverse.early) && !heard_of {
+            (reverse.request, reverse.peer_dials) = (None, None);
+        }
         match &reverse.request {
             Some(_) => self.repeat_request(connect, n),
-            None if settled && ready => {
+            None if (known || (late && !reverse.early)) && ready => {
+                reverse.early = !known;
                 let body = Body::Direct { mode, address: Box::new(self.current_address()) };
                 let request = self.request(connect, Strategy::Reverse, body);
                 if let Some(reverse) = self.reverse(connect, n) {
@@ -391,7 +418,25 @@ impl Node {
         };
         let open =
             || !self.routes.is_empty() && self.routes.iter().all(|r| Scope::of(r.internal) == Scope::Public);
-        self.listeners_are_open() && (self.outside_is_heard() || open() || near())
+        let known = self.listeners_are_open() && !self.translating.is_asking();
+        known && (self.outside_is_heard() || open() || near())
+    }
+
+    /// Returns true while nobody knows whether an IPv4 peer can be reached at all.
+    fn waits_for_nat64(&self, connect: ConnectId) -> bool {
+        let Some(attempt) = self.attempts.get(&connect).filter(|_| self.translating.is_asking()) else {
+            return false;
+        };
+        let (to, oneself) = (&attempt.address, self.is_oneself(attempt.peer));
+        let paths = || paths::to_peer(&self.ours(), &self.links, to, oneself, Trust::Known);
+        to.v6().is_empty() && !paths().first().is_some_and(|p| p.local)
+    }
+
+    /// The wait for the NAT64 is over.
+    pub(super) fn drive_attempts(&mut self) {
+        for connect in self.attempts.keys().copied().collect::<Vec<_>>() {
+            self.drive_attempt(connect);
+        }
     }
 
     /// Arms the attempt's timer, or ends it when every strategy has.
@@ -405,9 +450,13 @@ impl Node {
             }
             return self.fail_attempt(connect, FailReason::AllStrategiesFailed);
         }
+        let waits = self.waits_for_nat64(connect);
         let next = attempt.runs.iter().filter_map(|r| match &r.state {
-            RunState::Pending { at } => Some(*at),
+            RunState::Pending { at } => Some(*at).filter(|at| *at > now || !waits),
             RunState::Direct(dialler) => dialler.next(),
+            RunState::Reverse(Reverse { request: None, early: false, .. }) => {
+                Some(attempt.started + OUTSIDE_WITHIN).filter(|at| *at > now)
+            }
             state => state.asked().flatten().and_then(Request::due).filter(|at| *at > now),
         });
         let at = next.min().unwrap_or(attempt.deadline).min(attempt.deadline);
@@ -426,6 +475,10 @@ impl Node {
         if ours && let DialEnd::Io(why) = why {
             let stage = Stage::DialFailed(remote, why);
             self.cx.notify(Notice::Progress { connect, strategy: Strategy::Direct, stage });
+        }
+        attempt.dial_refused |= why == DialEnd::Io(IoFailure::Refused);
+        if let DialEnd::Refused(why) = why {
+            attempt.heard.note(Some(why));
         }
         match why {
             // No other stream would fare better.
@@ -459,7 +512,7 @@ impl Node {
         dials: &[(SocketAddr, IoFailure)],
     ) {
         let Some((connect, n)) = self.reverse_of(peer, session) else { return };
-        if self.has_accepted_stream((session, Requester::Us)) {
+        if self.has_accepted_stream((session, Requester::Us)) || self.will_ask_again(connect, n) {
             return;
         }
         let mut detail = String::from("the peer dialled us in vain");
@@ -480,6 +533,7 @@ impl Node {
 
     /// The peer refuses to dial us.
     pub(super) fn peer_refused(&mut self, peer: NodeId, session: SessionId, why: Refusal) {
+        self.heard_of(peer, session, Some(why));
         let Some(connect) = self.connect_of(session) else { return };
         let Some(attempt) = self.attempts.get(&connect).filter(|a| a.peer == peer) else { return };
         let asked = |r: &Run| match &r.state {
@@ -502,6 +556,9 @@ impl Node {
         let runs: SmallVec<[usize; 2]> =
             attempt.runs.iter().enumerate().filter(|(_, r)| asked(r)).map(|(n, _)| n).collect();
         for n in runs {
+            if matches!(why, Refusal::PrivateForStrangers { .. }) && self.will_ask_again(connect, n) {
+                continue;
+            }
             let detail = detail.clone();
             self.set_run(connect, n, RunState::Ended { outcome: Outcome::Failed, detail });
         }
@@ -545,6 +602,21 @@ impl Node {
             self.asked_by(peer, about).and_then(|connect| self.attempts.get(&connect)).map(|a| a.session);
         if let Some(session) = session {
             self.peer_refused(peer, session, Refusal::Version { ours: version });
+        }
+    }
+
+    /// A broker took a request of a call of ours.
+    pub(super) fn asked_of(&mut self, connect: ConnectId) {
+        if let Some(attempt) = self.attempts.get_mut(&connect) {
+            attempt.heard.asked();
+        }
+    }
+
+    /// The peer answered a request of a call of ours, by a refusal or otherwise.
+    pub(super) fn heard_of(&mut self, peer: NodeId, session: SessionId, refusal: Option<Refusal>) {
+        let Some(connect) = self.connect_of(session) else { return };
+        if let Some(attempt) = self.attempts.get_mut(&connect).filter(|a| a.peer == peer) {
+            attempt.heard.note(refusal);
         }
     }
 
@@ -637,6 +709,13 @@ impl Node {
         Some((connect, n))
     }
 
+    /// Returns true if the request that the peer has answered was an early one, so that another one follows.
+    fn will_ask_again(&mut self, connect: ConnectId, n: usize) -> bool {
+        let Some(reverse) = self.reverse(connect, n).filter(|r| r.early) else { return false };
+        (reverse.request, reverse.peer_dials) = (None, None);
+        true
+    }
+
     fn reverse(&mut self, connect: ConnectId, n: usize) -> Option<&mut Reverse> {
         match self.run_state(connect, n)? {
             RunState::Reverse(reverse) => Some(reverse),
@@ -668,7 +747,7 @@ impl Node {
     }
 
     /// Why the peer cannot be asked for anything, if it cannot.
-    fn why_no_broker(&self, peer: NodeId, to: &PeerAddress) -> Option<String> {
+    pub(super) fn why_no_broker(&self, peer: NodeId, to: &PeerAddress) -> Option<String> {
         if self.is_oneself(peer) {
             return None;
         }
@@ -691,12 +770,26 @@ impl Attempt {
         self.session
     }
 
+    pub(super) fn address(&self) -> &PeerAddress {
+        &self.address
+    }
+
+    pub(super) fn has(&self, strategy: Strategy) -> bool {
+        self.runs.iter().any(|run| run.strategy == strategy)
+    }
+
+    pub(super) fn is_dial_refused(&self) -> bool {
+        self.dial_refused
+    }
+
     /// Our network is another: what was tried from the old one is tried again, once there is one.
     pub(super) fn roam(&mut self, now: Instant, offline: bool) {
         let at = if offline { self.deadline } else { now };
         for run in &mut self.runs {
             match &mut run.state {
-                RunState::Reverse(reverse) => (reverse.request, reverse.peer_dials) = (None, None),
+                RunState::Reverse(reverse) => {
+                    (reverse.request, reverse.peer_dials, reverse.early) = (None, None, false);
+                }
                 RunState::Punch(ladder) => (ladder.request, ladder.moved) = (None, true),
                 RunState::Ended { .. } | RunState::Pending { .. } if run.strategy == Strategy::Relay => {}
                 // Those that wait only because there was no network.
@@ -710,7 +803,7 @@ impl Attempt {
     }
 
     /// `relaying` is how far the relay has come.
-    fn report(&self, now: Instant, relaying: Option<String>) -> Report {
+    fn report(&self, now: Instant, relaying: Option<String>, advice: Option<Advice>) -> Report {
         let entry = |run: &Run| {
             let (outcome, detail) = match &run.state {
                 RunState::Pending { .. } => (Outcome::Skipped, "its turn did not come".into()),
@@ -722,13 +815,17 @@ impl Attempt {
             };
             StrategyReport { strategy: run.strategy, outcome, detail }
         };
-        Report { elapsed: now.since(self.started), strategies: self.runs.iter().map(entry).collect() }
+        let strategies = self.runs.iter().map(entry).collect();
+        Report { elapsed: now.since(self.started), strategies, advice }
     }
 }
 
 impl Reverse {
     fn describe(&self) -> String {
         match (&self.request, self.peer_dials) {
+            (None, _) if self.early => {
+                "the peer dialled us in vain, and no STUN server answered in time".into()
+            }
             (None, _) => "no common broker became usable in time".into(),
             (Some(_), Some(n)) => format!("the peer was dialling {n} address(es) of ours"),
             (Some(r), None) => format!("asked {} time(s), the peer did not answer", r.sent),

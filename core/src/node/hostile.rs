@@ -777,7 +777,7 @@ fn a_server_with_one_address_tells_the_allocation_and_no_mapping() {
     assert_eq!(report.behaviour.mapping, None);
     assert_eq!(report.behaviour.allocation, Some(Allocation::Preserving(100)));
     assert_eq!((report.second_address, report.samples.len()), (false, 3));
-    assert_eq!(report.behaviour.nat_type().number(), 5, "the strictest common kind");
+    assert_eq!(report.behaviour.announced_type().number(), 5, "the strictest common kind");
 }
 
 #[test]

@@ -101,7 +101,7 @@ impl Node {
     /// Whether a port has to be opened: behind a NAT, and for IPv6 behind a firewall, which home routers are by default
     /// (RFC 6092), unless measured to let anybody in. Where that cannot be measured, asking in vain costs little.
     fn is_behind(&self, ip: IpAddr, seen: IpAddr) -> bool {
-        let open = self.surveyor.measured(ip).is_some_and(|b| b.nat_type() == NatType::OpenInternet);
+        let open = self.surveyor.measured(ip).is_some_and(|b| b.nat_type() == Some(NatType::OpenInternet));
         seen != ip || (ip.is_ipv6() && self.surveyor.settled() && !open)
     }
 

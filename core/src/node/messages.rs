@@ -8,8 +8,9 @@ use smallvec::SmallVec;
 use super::Node;
 use super::admission::{Bearing, How, Trust, Verdict, Wish, Worth};
 use crate::address::PeerAddress;
+use crate::config::ServerRef;
 use crate::identity::NodeId;
-use crate::notice::{BrokerState, Notice};
+use crate::notice::{BrokerLoss, BrokerState, Notice};
 use crate::pipe::PipeMode;
 use crate::random::Domain;
 use crate::session::SessionId;
@@ -91,6 +92,9 @@ impl Node {
     /// something, and a copy of the message must not.
     pub(super) fn authentic_message(&mut self, from: NodeId, message: Message, via: Option<u8>) -> bool {
         let (session, sent) = (message.session, message.sent);
+        if self.bearing_of(from, &message) == Some(Bearing::Answers) {
+            self.heard_of(from, session, None);
+        }
         match message.body {
             Body::Echo(payload) => {
                 if self.is_oneself(from) {
@@ -182,6 +186,10 @@ impl Node {
             if is_back {
                 self.repeat_lost(place);
             }
+        }
+        // Not authorised, in the two ways that MQTT 3.1.1 has of saying it.
+        if matches!(state, BrokerState::Lost(BrokerLoss::Refused(4 | 5))) && self.config.brokers[n].renews {
+            self.want_login(ServerRef::Broker(id));
         }
         self.drive_names();
     }

@@ -4,12 +4,14 @@ pub(crate) use relaying::MAX_AT_ONCE;
 
 mod accepting;
 pub(crate) mod admission;
+mod advice;
 mod asking;
 mod attempts;
 #[cfg(test)]
 mod floods;
 #[cfg(test)]
 mod hostile;
+mod logins;
 mod mapping;
 mod messages;
 mod naming;
@@ -21,6 +23,7 @@ mod roaming;
 mod streams;
 mod table;
 mod timekeeping;
+mod translating;
 mod visits;
 
 use core::fmt;
@@ -56,6 +59,7 @@ use punching::Punch;
 use relaying::Relay;
 use table::Streams;
 use timekeeping::Timekeeper;
+use translating::Translating;
 use visits::Visit;
 
 /// Most calls of `connect()` at a time.
@@ -86,7 +90,15 @@ impl fmt::Display for ConnectError {
     }
 }
 
-impl std::error::Error for ConnectError {}
+impl std::error::Error for ConnectError {
+    /// Returns what is wrong with the node id.
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            ConnectError::NodeId(why) => Some(why),
+            ConnectError::EmptyPlan | ConnectError::TooMany | ConnectError::Shutdown => None,
+        }
+    }
+}
 
 /// One node: tell it what happens by [`handle`](Self::handle), do what [`poll_action`](Self::poll_action)
 /// says, and wake it at [`poll_timeout`](Self::poll_timeout).
@@ -97,6 +109,7 @@ pub struct Node {
     config: Config,
     /// Distinguishes us from another process with the same key.
     instance: [u8; 16],
+    logins: logins::Logins,
     began: Instant,
     phase: Phase,
     listeners: Listeners,
@@ -108,6 +121,7 @@ pub struct Node {
     routes: Vec<Route>,
     /// Where peers on the same link may be, whose addresses are link-local.
     links: Links,
+    translating: Translating,
     external: External,
     surveyor: Surveyor,
     mappings: Mappings,
@@ -122,7 +136,7 @@ pub struct Node {
     announced_brokers: Vec<u16>,
     /// The brokers that a request could go out on when attempts were last told, one bit each; none before our
     /// address was settled.
-    signal_ways: Option<u16>,
+    signal_ways: (bool, Option<u16>),
     admission: Admission,
     other_instances: BTreeSet<[u8; 16]>,
     /// Messages to ourselves.
@@ -177,6 +191,7 @@ impl Node {
         let brokers: Vec<Session> = config.brokers.iter().enumerate().map(session).collect();
         Ok(Node {
             instance: cx.random.bytes(Domain::Instance),
+            logins: logins::Logins::new(),
             began: now,
             phase: Phase::New,
             listeners: Listeners::default(),
@@ -184,6 +199,7 @@ impl Node {
             chosen: Vec::new(),
             routes: Vec::new(),
             links: Links::new(),
+            translating: Translating::default(),
             external: External::new(config.stun.clone()),
             surveyor: Surveyor::default(),
             mappings: Mappings::default(),
@@ -193,7 +209,7 @@ impl Node {
             announced: None,
             brokers_settled: vec![false; brokers.len()],
             announced_brokers: Vec::new(),
-            signal_ways: None,
+            signal_ways: (false, None),
             brokers,
             admission: Admission::new(&config, (punching::MAX_DIALS, punching::DIALS_EVERY)),
             other_instances: BTreeSet::new(),
@@ -225,7 +241,7 @@ impl Node {
         if self.phase == Phase::Closed {
             return;
         }
-        match event {
+        match self.translating.inward(event) {
             Event::Timeout => self.fire_timers(),
             Event::Clock(fix) => self.clock_told(fix),
             Event::Interfaces(_) if self.phase == Phase::Closing => {}
@@ -239,6 +255,7 @@ impl Node {
                 Some(Owner::External) => self.external.resolved(&mut self.cx, query, result),
                 Some(Owner::Relay(id)) => self.relay_resolved(id, query, result),
                 Some(Owner::Clock) => self.clock_resolved(query, result),
+                Some(Owner::Nat64) => self.nat64_found(query, result),
                 Some(_) => {}
                 None => self.cx.stats.unknown_ids += 1,
             },
@@ -299,7 +316,7 @@ impl Node {
                     Some(Owner::Carrier(pipe)) => self.carrier_ended(pipe, sock),
                     Some(Owner::Mapping(n)) => self.mapping_lost(n, sock),
                     Some(Owner::Clock) => self.clock_failed(sock),
-                    None => {}
+                    Some(Owner::Nat64) | None => {}
                 }
             }
             Event::Released { sock } => self.released(sock),
@@ -352,7 +369,8 @@ impl Node {
 
     /// The next thing for the driver to do. Drain it after each call of another method, or after several.
     pub fn poll_action(&mut self) -> Option<Action> {
-        self.cx.pop_action()
+        let action = self.cx.pop_action()?;
+        Some(self.translating.outward(action))
     }
 
     /// When to deliver [`Event::Timeout`]; a time that has passed means at once. Ask after draining the
@@ -547,13 +565,14 @@ impl Node {
             IpAddr::V4(_) => std::net::Ipv4Addr::UNSPECIFIED.into(),
             IpAddr::V6(_) => std::net::Ipv6Addr::UNSPECIFIED.into(),
         };
-        self.local(self.config.bind.filter(|b| b.is_ipv4() == to.is_ipv4()).unwrap_or(any), 0)
+        let bound = self.config.bind.filter(|b| b.is_ipv4() == to.is_ipv4());
+        self.local(bound.or_else(|| self.used_towards(to)).unwrap_or(any), 0)
     }
 
     /// What an address that a peer names is held against.
     fn ours(&self) -> Ours<'_> {
         let announced = self.announced.as_ref();
-        Ours { interfaces: &self.listed, routes: &self.routes, announced, nat64: &[] }
+        Ours { interfaces: &self.listed, routes: &self.routes, announced, nat64: self.translating.prefixes() }
     }
 
     /// A socket address of ours, in its zone where it is link-local.

@@ -25,6 +25,10 @@ const SEARCH_WITHIN: Duration = Duration::from_secs(8);
 const NOBODY_AFTER: Duration = Duration::from_millis(2_500);
 /// A broker that keeps something sends it with its SUBACK or right behind; one made of many machines may take longer.
 const GRACE: Duration = Duration::from_millis(500);
+/// Brokers that are silent, down or slow are waited for so long where the owner itself has said where an unpinned name
+/// leads: its word is the newest there is, and what they may have is another's claim. A record that a broker kept may be
+/// older than theirs.
+const SILENT: Duration = Duration::from_secs(1);
 /// A record is valid for a day after it was last published.
 const LIFETIME: Duration = Duration::from_secs(86_400);
 /// It is published anew so often, since brokers forget what they keep when they start again.
@@ -55,6 +59,8 @@ struct Watch {
     places: BTreeMap<u8, Place>,
     /// Beginning of the search that is under way.
     search: Option<Instant>,
+    /// Whose record came last in this search that no broker had kept: the owner's answer.
+    answered: Option<NodeId>,
     /// A record came that is of another time than ours.
     stale: bool,
     /// When to look at it again.
@@ -115,7 +121,8 @@ enum Next {
 
 impl Node {
     /// Asks all brokers where a name leads. [`NameNews::Resolved`] or [`NameNews::NotResolved`] follows, after 8 s at
-    /// the latest; usually after two round trips and, where a broker has nothing, half a second.
+    /// the latest; usually after two round trips and, where a broker has nothing, half a second. A silent broker is waited
+    /// for while nothing was found but what another had kept; else half a second if the name is pinned, and one second if not.
     ///
     /// # Errors
     /// `TooMany` where 24 names are asked for or held, `Shutdown`.
@@ -205,6 +212,7 @@ impl Node {
                 found: Found::default(),
                 places: BTreeMap::new(),
                 search: None,
+                answered: None,
                 stale: false,
                 wake: None,
                 asked: false,
@@ -223,7 +231,7 @@ impl Node {
             watch.places.clear();
             for broker in &mut self.brokers {
                 broker.follow(&mut self.cx, &watch.topic);
-                // One that is not there yet is asked as soon as it is.
+                // A broker that is not there yet is asked as soon as it is.
                 let until = now + if broker.is_ready() { GRACE } else { SEARCH_WITHIN };
                 broker.publish_once(&mut self.cx, &watch.topic, Bytes::from_static(QUERY), until);
             }
@@ -279,6 +287,9 @@ impl Node {
             Ok(record) if record.name == name && record.is_current(wall) => {
                 if watch.search.is_some() && record.id != ours {
                     watch.places.insert(place, Place::Answered);
+                }
+                if !kept {
+                    watch.answered = Some(record.id);
                 }
                 if let Some(hold) = &mut watch.hold {
                     hold.heard(&record, ours, place);
@@ -413,11 +424,17 @@ impl Node {
         })
     }
 
-    /// True once the key that the name is pinned to has said where it leads. What silent brokers have is not waited for then.
+    /// True once it is known where the name leads, whatever silent brokers have: the key that it is pinned to has said so or,
+    /// a little later, the only owner of an unpinned one.
     fn is_certain(&self, name: Name, watch: &Watch) -> bool {
-        let said = |pin: NamePin| watch.found.of(pin.id).is_some_and(|r| r.sequence >= pin.sequence);
-        watch.search.is_some_and(|since| since + GRACE <= self.cx.now)
-            && self.names.pins.get(name).is_some_and(said)
+        let lasts = |at_least| watch.search.is_some_and(|since| since + at_least <= self.cx.now);
+        match self.names.pins.get(name) {
+            Some(pin) => lasts(GRACE) && watch.found.of(pin.id).is_some_and(|r| r.sequence >= pin.sequence),
+            None => {
+                let said = |r: &Record| watch.answered == Some(r.id);
+                lasts(SILENT) && watch.found.decide(None).is_ok_and(said)
+            }
+        }
     }
 
     /// Asks the name's owner once more where nothing has come: in a cluster a subscription takes its time to be known
@@ -587,7 +604,7 @@ impl Node {
     }
 
     fn fail_name(&mut self, connect: ConnectId, began: Instant, reason: FailReason) {
-        let report = Report { elapsed: self.cx.now.since(began), strategies: SmallVec::new() };
+        let report = Report { elapsed: self.cx.now.since(began), strategies: SmallVec::new(), advice: None };
         self.cx.notify(Notice::Failed { connect, reason, report: Box::new(report) });
     }
 }
@@ -604,6 +621,7 @@ impl Watch {
     fn begin(&mut self, now: Instant) {
         self.search = Some(now);
         self.found = Found::default();
+        self.answered = None;
     }
 
     /// `why`, unless that no broker said anything is the reason.
@@ -620,7 +638,8 @@ impl Watch {
                 Place::Open { since, again: true } => Some(*since + GRACE),
                 Place::Answered | Place::Refused => None,
             });
-            let soon = answers.chain([since + GRACE, since + NOBODY_AFTER]).filter(|at| *at > now);
+            let soon =
+                answers.chain([since + GRACE, since + SILENT, since + NOBODY_AFTER]).filter(|at| *at > now);
             let calls = self.calls.values().map(|(began, plan)| *began + plan.timeout);
             return soon.chain(calls).chain([since + SEARCH_WITHIN]).min();
         }

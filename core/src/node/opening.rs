@@ -9,6 +9,7 @@ use super::{Node, Phase};
 use crate::address::{PeerAddress, PeerInterface, is_link_local};
 use crate::cx::{Owner, Timer};
 use crate::io::{CloseHow, Interface, IoFailure, LinkKind, Reuse, SockId, SockOpts};
+use crate::nat::vantage::Vantage;
 use crate::nat::{Delta, DeltaType, NatType};
 use crate::notice::Notice;
 use crate::portmap::Scope;
@@ -17,7 +18,7 @@ use crate::strategy::paths::{Link, Links, Route};
 use crate::time::Instant;
 
 /// Interfaces announced per address family, as the address format allows.
-const PER_FAMILY: usize = 3;
+pub(super) const PER_FAMILY: usize = 3;
 
 /// Brokers announced, as the address format allows.
 const ANNOUNCED_BROKERS: usize = 2;
@@ -121,7 +122,7 @@ impl Node {
 
     /// Whether outside addresses are settled, so that ours can be sent to a peer.
     pub(super) fn address_is_settled(&self) -> bool {
-        self.external.settled() && self.listeners_are_open()
+        self.external.settled() && !self.translating.is_asking() && self.listeners_are_open()
     }
 
     pub(super) fn current_address(&self) -> PeerAddress {
@@ -152,7 +153,7 @@ impl Node {
         let brokers_settled = self.brokers_settled.iter().all(|s| *s) || self.listeners.waited;
         self.tell_attempts();
         let measured = self.surveyor.settled() || self.listeners.waited;
-        if !self.external.settled() || !brokers_settled || !measured {
+        if !self.external.settled() || self.translating.is_asking() || !brokers_settled || !measured {
             return;
         }
         self.plan_measure();
@@ -169,7 +170,9 @@ impl Node {
 
     /// Sees to it that what no server answered is asked for again.
     fn plan_measure(&mut self) {
-        let lacks = self.external.lacks() || (self.config.survey && self.surveyor.lacks());
+        let lacks = self.external.lacks()
+            || self.translating.lacks()
+            || (self.config.survey && self.surveyor.lacks());
         if self.again.armed || !lacks {
             return;
         }
@@ -195,6 +198,9 @@ impl Node {
         let all = core::mem::take(&mut self.again.doubted);
         self.again.armed = false;
         self.again.failures = self.again.failures.saturating_add(1);
+        if all || self.translating.lacks() {
+            self.find_nat64();
+        }
         self.external.ask_again(&mut self.cx, all);
         if let Some(servers) = self.external.servers().filter(|_| self.config.survey) {
             self.surveyor.again(&mut self.cx, &servers, all);
@@ -226,6 +232,7 @@ impl Node {
         let bit = |(place, b): (usize, &Session)| u16::from(b.is_ready()) << place;
         let ways = self.brokers.iter().enumerate().map(bit).fold(0, |all, one| all | one);
         let ways = self.address_is_settled().then_some(ways);
+        let ways = (self.outside_is_heard(), ways);
         if ways != self.signal_ways {
             self.signal_ways = ways;
             self.poke_attempts();
@@ -234,10 +241,14 @@ impl Node {
 
     /// The port that a family's listener has.
     pub(super) fn listen_port(&self, v4: bool) -> Option<u16> {
-        self.listeners.all.iter().find_map(|l| match l.state {
-            ListenState::Open(_, port) if l.ip.is_ipv4() == v4 => Some(port),
-            _ => None,
-        })
+        let of = |v4: bool| {
+            self.listeners.all.iter().find_map(|l| match l.state {
+                ListenState::Open(_, port) if l.ip.is_ipv4() == v4 => Some(port),
+                _ => None,
+            })
+        };
+        // What a NAT64 lets in comes to the listener for IPv6.
+        of(v4).or_else(|| of(false).filter(|_| v4 && self.translating.interface().is_some()))
     }
 
     /// Measures the NATs, once the listeners are open and the servers known.
@@ -245,8 +256,11 @@ impl Node {
         if !self.surveyor.started()
             && let Some(servers) = self.external.servers()
         {
-            let with_port = |r: &Route| Some((r.internal, self.listen_port(r.internal.is_ipv4())?));
-            let locals: Vec<(IpAddr, u16)> = self.routes.iter().filter_map(with_port).collect();
+            let with_port = |r: &Route| {
+                let vantage = Vantage { ip: r.internal, prefix: r.prefix };
+                Some((vantage, self.listen_port(r.internal.is_ipv4())?))
+            };
+            let locals: Vec<(Vantage, u16)> = self.routes.iter().filter_map(with_port).collect();
             let servers = if self.config.survey { servers } else { Vec::new() };
             self.surveyor.start(&mut self.cx, locals.into_iter(), &servers, self.config.hairpin);
         }
@@ -262,7 +276,8 @@ impl Node {
         match self.config.bind {
             Some(ip) => wanted.push(ip),
             None => {
-                if self.routes.iter().any(|r| r.internal.is_ipv4()) {
+                let own = |r: &Route| r.internal.is_ipv4() && !self.translating.is_ours(r.internal);
+                if self.routes.iter().any(own) {
                     wanted.push(Ipv4Addr::UNSPECIFIED.into());
                 }
                 if self.routes.iter().any(|r| r.internal.is_ipv6()) || !self.announced_links().is_empty() {
@@ -337,7 +352,8 @@ impl Node {
         }
         if self.surveyor.started() && self.external.take_news() {
             for route in &self.routes {
-                self.surveyor.hear(route.internal, self.external.answers(route.internal));
+                let answers = self.external.answers(route.internal);
+                self.surveyor.hear(&mut self.cx, route.internal, answers);
             }
         }
     }
@@ -348,12 +364,19 @@ impl Node {
             let mapped = self.mappings.of(route.internal) == Some(SocketAddr::new(route.external, port));
             let (nat, delta) = match self.surveyor.measured(route.internal) {
                 _ if mapped => OPEN,
-                Some(behaviour) => (behaviour.nat_type(), behaviour.delta()),
+                Some(behaviour) => (behaviour.announced_type(), behaviour.delta()),
                 None if route.external == route.internal => OPEN,
                 // Not measured: P2PD's default for a NAT, the strictest common kind.
                 None => (NatType::PortRestricted, Delta { kind: DeltaType::Random, value: 0 }),
             };
-            let (external, internal) = (route.external, route.internal);
+            let (external, mut internal) = (route.external, route.internal);
+            if self.translating.is_ours(internal) {
+                // It is an address on no network, and what is outside is not known before a server has told it.
+                if external == internal {
+                    return None;
+                }
+                internal = external;
+            }
             Some(PeerInterface { index: index as u16, external, internal, port, nat, delta })
         });
         // Where the router gave another port than ours there is one interface more, as far as the address has room.
@@ -411,15 +434,17 @@ impl Node {
     }
 }
 
-/// Up to three addresses per family, one per interface: none without carrier beside one that has it, then those with the
-/// default route first, then those of real networks. Many home networks give out
-/// IPv6 addresses that hold in the site alone (RFC 4193) beside the internet's: those are the worse ones.
+/// Up to three addresses per family, one per interface, of those that are used: none without carrier beside one that has
+/// it, those with the default route before others, and those of real networks before tunnels and containers.
+///
+/// Those of real networks are named first: beside a VPN that has the default route neighbours are dialled directly. Many home networks give
+/// out IPv6 addresses that hold in the site alone (RFC 4193) beside the internet's: those are the worse ones.
 pub(super) fn choose(list: &[Interface], bind: Option<IpAddr>) -> Vec<Interface> {
     let usable = |i: &&Interface| match bind {
         Some(ip) => i.ip == ip && (ip.is_ipv4() || !is_link_local(ip)),
         None => !i.ip.is_loopback() && !i.ip.is_unspecified() && !is_link_local(i.ip),
     };
-    let mut candidates: Vec<&Interface> = list.iter().filter(usable).collect();
+    let mut candidates: Vec<&Interface> = list.iter().filter(|i| i.used).filter(usable).collect();
     if candidates.iter().any(|i| i.link != LinkKind::Dead) {
         candidates.retain(|i| i.link != LinkKind::Dead);
     }
@@ -433,6 +458,7 @@ pub(super) fn choose(list: &[Interface], bind: Option<IpAddr>) -> Vec<Interface>
             chosen.push(candidate);
         }
     }
+    chosen.sort_by_key(|i| i.link);
     chosen.into_iter().copied().collect()
 }
 
@@ -443,7 +469,7 @@ pub(super) fn choose_links(list: &[Interface], bind: Option<IpAddr>) -> Links {
         _ => None,
     };
     let usable = |i: &&Interface| bind.is_none_or(|ip| i.ip == ip);
-    let mut all: Vec<Link> = list.iter().filter(usable).filter_map(of).collect();
+    let mut all: Vec<Link> = list.iter().filter(|i| i.used).filter(usable).filter_map(of).collect();
     let leads = |zone: u32| list.iter().any(|i| i.index == zone && i.default_route);
     all.sort_by_key(|link| (!leads(link.zone), link.zone));
     all.dedup_by_key(|link| link.zone);
@@ -489,7 +515,12 @@ mod tests {
             choose(list, None).iter().map(|i| i.ip.to_string()).collect()
         };
         assert_eq!(chosen(&[&bridges[..], &[lan]].concat()), ["192.168.7.1", "172.17.0.1", "172.18.0.1"]);
-        assert_eq!(chosen(&[&bridges[..], &[lan, vpn]].concat()), ["10.8.0.6", "192.168.7.1", "172.17.0.1"]);
+        assert_eq!(chosen(&[&bridges[..], &[lan, vpn]].concat()), ["192.168.7.1", "10.8.0.6", "172.17.0.1"]);
+        let lans = [10, 11, 12].map(|n| of(n, &format!("192.168.{n}.1"), false, LinkKind::Real));
+        let most = chosen(&[&lans[..], &[vpn]].concat());
+        assert_eq!(most, ["192.168.10.1", "192.168.11.1", "10.8.0.6"], "the way out has a place");
+        let unused = Interface { used: false, ..vpn };
+        assert_eq!(chosen(&[&bridges[..1], &[lan, unused]].concat()), ["192.168.7.1", "172.17.0.1"]);
         let dead = bridges.map(|i| Interface { link: LinkKind::Dead, ..i });
         assert_eq!(chosen(&[&dead[..], &[lan]].concat()), ["192.168.7.1"]);
         let unplugged = Interface { link: LinkKind::Dead, default_route: true, ..lan };

@@ -52,6 +52,7 @@ impl Node {
         // To ourselves nothing is sealed, and nothing is lost.
         if brokers > 0 || request.sealed.is_empty() {
             request.went(now);
+            self.asked_of(connect);
         }
         Some(request)
     }
@@ -67,6 +68,7 @@ impl Node {
         let went = self.publish(peer, &sealed, &brokers, until) > 0 || sealed.is_empty();
         if went && let Some(request) = self.request_of(connect, n) {
             request.went(now);
+            self.asked_of(connect);
         }
     }
 

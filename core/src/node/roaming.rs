@@ -4,10 +4,13 @@
 use core::time::Duration;
 use std::net::IpAddr;
 
+use super::admission::reach::is_on_link;
 use super::opening::{MeasureAgain, choose, choose_links};
 use super::{Node, Phase};
+use crate::address::is_link_local;
 use crate::cx::Timer;
 use crate::io::{Interface, SockId};
+use crate::nat::vantage::Vantage;
 use crate::notice::{ConnectId, Notice};
 use crate::pipe::PipeEnd;
 use crate::session::SessionId;
@@ -23,7 +26,7 @@ impl Node {
     /// The interfaces as they are now. The first list starts the node.
     pub(super) fn interfaces(&mut self, list: &[Interface]) {
         self.listed = list.to_vec();
-        let chosen = choose(list, self.config.bind);
+        let chosen = self.with_translated(list, choose(list, self.config.bind));
         let links = choose_links(list, self.config.bind);
         // They are all that we have where nothing else was chosen.
         let relinked = core::mem::replace(&mut self.links, links) != self.links && chosen.is_empty();
@@ -35,13 +38,14 @@ impl Node {
         let moved = is_elsewhere(&self.chosen, &chosen) || relinked;
         if chosen != self.chosen || relinked {
             self.set_routes(chosen);
-            self.signal_ways = None;
+            self.signal_ways = (false, None);
             self.listeners.waited = false;
             self.cx.timers.set(Timer::Settle, Some(self.cx.now + RESETTLE_WITHIN));
             self.open_listeners();
         }
         // Beside the chosen addresses there may be others, of which the system chooses too.
-        let gone = |ip: IpAddr| is_gone(ip, list);
+        let translated = self.cx.translated;
+        let gone = |ip: IpAddr| is_gone(ip, list) && translated != Some(ip);
         self.roam_brokers(moved, gone);
         if moved {
             self.ask_the_time_again();
@@ -51,6 +55,21 @@ impl Node {
         }
         self.drop_streams_from(gone);
         self.end_pipes_from(gone);
+    }
+
+    /// The address to leave from, where not all of ours are used or one is translated: a neighbour's own network before the
+    /// way out.
+    pub(super) fn used_towards(&self, to: IpAddr) -> Option<IpAddr> {
+        let family = || self.chosen.iter().filter(|i| i.ip.is_ipv4() == to.is_ipv4());
+        let near = || family().find(|i| is_on_link(i.ip, i.prefix, to));
+        let leads = || family().find(|i| i.default_route).or_else(|| family().next());
+        let all = self.listed.iter().all(|i| i.used) && (to.is_ipv6() || self.cx.translated.is_none());
+        if all || is_link_local(to) || to.is_loopback() { None } else { near().or_else(leads).map(|i| i.ip) }
+    }
+
+    /// Whether an address of ours is not to be used.
+    pub(super) fn is_unused(&self, ip: IpAddr) -> bool {
+        self.listed.iter().any(|i| i.ip == ip.to_canonical() && !i.used)
     }
 
     /// Tells the owners of pipes whose address of ours is gone. Nothing of what the peer sends arrives any more, and the
@@ -79,8 +98,8 @@ impl Node {
             chosen.iter().map(|i| Route { internal: i.ip, prefix: i.prefix, external: i.ip }).collect();
         self.chosen = chosen;
         self.drop_mappings();
-        let locals = self.routes.iter().map(|r| r.internal);
-        self.external.start(&mut self.cx, locals);
+        let vantages = self.routes.iter().map(|r| Vantage { ip: r.internal, prefix: r.prefix });
+        self.external.start(&mut self.cx, vantages);
         self.surveyor.stop(&mut self.cx);
         self.surveyed = false;
         self.again = MeasureAgain::default();

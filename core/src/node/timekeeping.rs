@@ -4,7 +4,6 @@
 //! trip. But names are signed for a time, and a node with a wrong clock can neither register nor resolve any.
 
 use core::time::Duration;
-use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
 use smallvec::SmallVec;
@@ -16,6 +15,7 @@ use crate::cx::{Owner, Timer};
 use crate::io::{CloseHow, IoFailure, QueryId, SockId};
 use crate::notice::Notice;
 use crate::random::Domain;
+use crate::server::{Race, local_for};
 use crate::time::{ClockFix, Instant};
 
 /// A clock that is wrong by less is left alone: messages count within ten minutes, names within more.
@@ -51,14 +51,10 @@ pub(super) struct Timekeeper {
 enum State {
     /// Until the timer, or for ever.
     Idle,
-    /// Look-ups are in flight, of servers with these ports.
-    Resolving {
-        queries: BTreeMap<QueryId, u16>,
-        found: Vec<SocketAddr>,
-    },
     Asking {
         clock: Box<Clock>,
-        servers: usize,
+        /// The ways to the servers, and their ports.
+        ways: Vec<(Race, u16)>,
         socks: SmallVec<[Socket; 2]>,
         until: Instant,
     },
@@ -125,18 +121,12 @@ impl Node {
         }
         self.time.asked = Some(now);
         self.cx.timers.set(Timer::Clock, None);
-        let (mut queries, mut found) = (BTreeMap::new(), Vec::new());
-        for server in &self.time.servers {
-            match server.host.parse::<IpAddr>() {
-                Ok(ip) => found.push(SocketAddr::new(ip, server.port)),
-                Err(_) => {
-                    let query = self.cx.resolve(Owner::Clock, server.host.clone(), RESOLVE_WITHIN);
-                    queries.insert(query, server.port);
-                }
-            }
-        }
-        self.time.state = State::Resolving { queries, found };
-        self.begin_to_ask();
+        let cx = &mut self.cx;
+        let way = |s: &NtpServer| (Race::start(cx, Owner::Clock, &s.host, RESOLVE_WITHIN), s.port);
+        let ways = self.time.servers.iter().map(way).collect();
+        let clock = Box::new(Clock::new([], cx.random.draw(Domain::Clock), now));
+        self.time.state = State::Asking { clock, ways, socks: SmallVec::new(), until: now + ASK_WITHIN };
+        self.drive_clock();
     }
 
     /// Asks them now where nobody has told the time yet: there may be a network by now.
@@ -152,32 +142,13 @@ impl Node {
         result: Result<SmallVec<[IpAddr; 2]>, IoFailure>,
     ) {
         let families = [true, false].map(|v4| self.routes.iter().any(|r| r.internal.is_ipv4() == v4));
-        let State::Resolving { queries, found } = &mut self.time.state else { return };
-        let Some(port) = queries.remove(&query) else { return };
-        // One address each: two of one server would be two votes.
+        let State::Asking { ways, until, .. } = &mut self.time.state else { return };
         let usable = |ip: &IpAddr| families[usize::from(!ip.is_ipv4())];
-        let ip = result.ok().and_then(|all| all.iter().copied().find(usable));
-        found.extend(ip.map(|ip| SocketAddr::new(ip, port)));
-        self.begin_to_ask();
-    }
-
-    fn begin_to_ask(&mut self) {
-        let State::Resolving { queries, found } = &mut self.time.state else { return };
-        if !queries.is_empty() {
-            return;
+        for (race, _) in ways {
+            // What is found out of a failed look-up is that there is nothing to ask.
+            let _ = race.resolved(&self.cx, query, &result, usable);
         }
-        let found = core::mem::take(found);
-        let (now, seed) = (self.cx.now, self.cx.random.draw(Domain::Clock));
-        let clock = Box::new(Clock::new(found.iter().copied(), seed, now));
-        let mut socks = SmallVec::new();
-        for v4 in [true, false] {
-            if let Some(to) = found.iter().find(|a| a.is_ipv4() == v4) {
-                let local = self.dial_from(to.ip());
-                let sock = self.cx.bind_udp(Owner::Clock, local);
-                socks.push(Socket { sock, v4, bound: false });
-            }
-        }
-        self.time.state = State::Asking { clock, servers: found.len(), socks, until: now + ASK_WITHIN };
+        *until = self.cx.now + ASK_WITHIN;
         self.drive_clock();
     }
 
@@ -192,10 +163,17 @@ impl Node {
 
     pub(super) fn clock_datagram(&mut self, from: SocketAddr, data: &[u8]) {
         let now = self.cx.now;
-        if let State::Asking { clock, servers, .. } = &mut self.time.state {
+        if let State::Asking { clock, ways, .. } = &mut self.time.state {
             clock.handle(now, from, data);
+            for (of, (race, _)) in ways.iter_mut().enumerate() {
+                if clock.told(of) == Some(from) {
+                    self.cx.experience.works(race.host(), from.ip());
+                    race.stop(&mut self.cx);
+                }
+            }
+            let servers = ways.iter().enumerate().filter(|(of, (race, _))| race.is_open() || clock.asks(*of));
             // More than half of them are believed at once, and better answers later.
-            if clock.answered() * 2 > *servers
+            if clock.answered() * 2 > servers.count()
                 && let Ok(fix) = clock.time(now)
             {
                 self.time_is(fix);
@@ -209,7 +187,6 @@ impl Node {
         match &mut self.time.state {
             State::Idle => self.ask_the_time(),
             State::Asking { clock, .. } => clock.handle_timeout(now),
-            State::Resolving { .. } => {}
         }
         self.drive_clock();
     }
@@ -217,17 +194,21 @@ impl Node {
     /// Sends what is to be sent, and ends when all have answered or had the time to.
     fn drive_clock(&mut self) {
         let now = self.cx.now;
-        let State::Asking { clock, socks, until, .. } = &mut self.time.state else { return };
+        self.ask_addresses();
+        let State::Asking { clock, ways, socks, until } = &mut self.time.state else { return };
         let bound = socks.iter().all(|s| s.bound);
         while let Some((to, data)) = bound.then(|| clock.poll_transmit()).flatten() {
             if let Some(socket) = socks.iter().find(|s| s.v4 == to.is_ipv4()) {
                 self.cx.send_datagram(socket.sock, to, data);
             }
         }
-        if now < *until && !clock.is_settled(now) {
-            let at = clock.poll_timeout().into_iter().chain([*until]).min();
+        let open = ways.iter().any(|(race, _)| race.is_open());
+        if now < *until && (open || !clock.is_settled(now)) {
+            let due = ways.iter().filter_map(|(race, _)| race.due());
+            let at = due.chain(clock.poll_timeout()).chain([*until]).min();
             return self.cx.timers.set(Timer::Clock, at);
         }
+        ways.iter_mut().for_each(|(race, _)| race.stop(&mut self.cx));
         let found = clock.time(now);
         for socket in core::mem::take(socks) {
             self.cx.close(socket.sock, CloseHow::Drop);
@@ -239,6 +220,29 @@ impl Node {
         let Ok(fix) = found else { return self.drive_names() };
         let ahead = self.time_is(fix);
         self.cx.notify(Notice::Clock { ahead, error: fix.error });
+    }
+
+    /// Asks the addresses whose turn has come.
+    fn ask_addresses(&mut self) {
+        let now = self.cx.now;
+        let State::Asking { clock, ways, socks, .. } = &mut self.time.state else { return };
+        let mut missing: SmallVec<[IpAddr; 2]> = SmallVec::new();
+        for (of, (race, port)) in ways.iter_mut().enumerate() {
+            while let Some(ip) = race.next(now) {
+                clock.add(now, of, SocketAddr::new(ip, *port));
+                let has = |v4| socks.iter().any(|s| s.v4 == v4);
+                if !has(ip.is_ipv4()) && !missing.iter().any(|m| m.is_ipv4() == ip.is_ipv4()) {
+                    missing.push(ip);
+                }
+            }
+        }
+        for ip in missing {
+            let local = local_for(&self.cx, ip, self.config.bind);
+            let sock = self.cx.bind_udp(Owner::Clock, local);
+            if let State::Asking { socks, .. } = &mut self.time.state {
+                socks.push(Socket { sock, v4: ip.is_ipv4(), bound: false });
+            }
+        }
     }
 
     /// A socket could not be had.

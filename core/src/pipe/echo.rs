@@ -1,8 +1,7 @@
 //! The echo service of the P2PD documents.
 
-/// The answer that a node with the echo service gives to a message: for `ECHO ` and a payload, the payload;
-/// for anything else nothing. On an encrypted pipe a message is a record, on a plain one what one read
-/// returned.
+/// Returns the answer of the echo service to a message: for `ECHO ` and a payload, the payload; for anything else
+/// nothing. On an encrypted pipe a message is a record; on a plain one it is the result of one read.
 pub fn echo_reply(message: &[u8]) -> Option<&[u8]> {
     message.strip_prefix(b"ECHO ").filter(|payload| !payload.is_empty())
 }

@@ -1,4 +1,4 @@
-//! What the user gets: a pipe to a peer, and how its bytes look on the wire.
+//! Pipes to peers, which users get, and the form of their bytes on the wire.
 
 mod echo;
 mod record;
@@ -18,19 +18,19 @@ pub use record::{MAX_PLAIN, MAX_RECORD, Opened, Opener, RecordError, Sealer};
 use crate::identity::NodeId;
 use crate::notice::{ConnectId, Strategy};
 
-/// What protects a pipe's bytes.
+/// Protection of a pipe's bytes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum PipeMode {
     /// Sealed records: nobody on the path can read or change a byte, nor cut the end off unnoticed.
     #[default]
     Encrypted,
-    /// Both ends proved who they are, then the stream is a bare TCP stream: readable and changeable on the
-    /// path, and free to be handed to code that knows nothing of us.
+    /// No protection after the hello: each end proves its identity, then the stream is a bare TCP stream. Its bytes can
+    /// be read and changed on the path. It is free to be handed to code that knows nothing of us.
     Plain,
 }
 
 impl PipeMode {
-    /// Its byte in the hello and in signalling.
+    /// Returns the mode's byte in the hello and in signalling.
     pub(crate) const fn code(self) -> u8 {
         match self {
             PipeMode::Encrypted => 0,
@@ -59,11 +59,11 @@ impl fmt::Display for PipeMode {
 /// The keys of a detached stream, or none for a plain one.
 #[derive(Debug)]
 pub enum PipeKeys {
-    /// Seal and open each record with these.
+    /// Sealed records: seal and open each record with these.
     Encrypted(Sealer, Opener),
-    /// Read and write the stream as it is.
+    /// Plain bytes: read and write the stream as it is.
     Plain,
-    /// There is no stream: the node carries the bytes, sealed end to end also where a plain pipe was asked for.
+    /// No stream: the node carries the bytes. They are sealed end to end also where a plain pipe was asked for.
     Relayed(PipeMode),
 }
 
@@ -72,12 +72,12 @@ pub enum PipeKeys {
 pub struct PipeId(pub(crate) u64);
 
 impl PipeId {
-    /// The bare number.
+    /// Returns the bare number.
     pub const fn number(self) -> u64 {
         self.0
     }
 
-    /// The id with this number, as a trace holds it.
+    /// Returns the id with this number, as a trace holds it.
     pub const fn from_number(n: u64) -> Self {
         PipeId(n)
     }
@@ -89,37 +89,37 @@ impl fmt::Debug for PipeId {
     }
 }
 
-/// What happened on a relayed pipe.
+/// Event on a relayed pipe.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub enum PipeNews {
-    /// There may be something to read, or the peer's end.
+    /// Bytes, or the peer's end, may be there to read.
     Readable,
-    /// There is room again, after a write that took nothing.
+    /// Room is there again, after a write that took nothing.
     Writable,
-    /// There may be messages: [`Node::pipe_read_message`](crate::Node::pipe_read_message) until there are none.
+    /// Messages may be there: call [`Node::pipe_read_message`](crate::Node::pipe_read_message) until there are none.
     Message,
-    /// There is room for a message, after [`MessageError::Full`](crate::relay::MessageError::Full).
+    /// Room for a message again, after [`MessageError::Full`](crate::relay::MessageError::Full).
     MessageRoom,
-    /// A pipe that moves has lost its relay, and messages with it; what had not arrived is lost, the pipe goes on. What
-    /// has come can be read still.
+    /// A pipe that moves has lost its relay, and messages with it. Messages that had not arrived are lost; the pipe
+    /// goes on. Messages that have arrived can be read still.
     MessagesEnded(PipeEnd),
     /// All that was written has arrived at the peer, after [`Node::pipe_finish`](crate::Node::pipe_finish).
     Delivered,
-    /// It is over. What has arrived can be read still.
+    /// The pipe is over. Bytes that have arrived can be read still.
     Ended(PipeEnd),
 }
 
-/// Reason for which a pipe is over in both directions, though neither end closed it in the other's hearing. All but the last two are of
-/// relayed pipes.
+/// Reason that a pipe is over in both directions, though neither end closed it in the other's hearing. All but the last
+/// two are of relayed pipes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub enum PipeEnd {
-    /// The peer closed it.
+    /// The peer closed the pipe.
     ClosedByPeer,
-    /// Nothing was heard of the peer for 30 to 40 s: it is gone, or the relay is.
+    /// Silence of the peer for 30 to 40 s: it is gone, or the relay is.
     Silent,
-    /// It broke; the QUIC error code (RFC 9000 section 20).
+    /// The relayed connection broke; the QUIC error code (RFC 9000 section 20).
     Broken(u64),
     /// The TURN server has forgotten us: it was restarted, for example.
     ServerForgot,
@@ -127,7 +127,7 @@ pub enum PipeEnd {
     ServerGone,
     /// A pipe that moves has lost its last path.
     NoPath,
-    /// Our node was shut down.
+    /// The node was shut down.
     Shutdown,
     /// The peer has answered nothing for [`Liveness::patience`](crate::Liveness::patience).
     Vanished,
@@ -153,27 +153,27 @@ impl fmt::Display for PipeEnd {
 
 impl std::error::Error for PipeEnd {}
 
-/// A stream that has become the user's.
+/// A pipe that has become the user's.
 #[derive(Debug)]
 pub struct PipeStart {
-    /// The calls of `connect()` that it answers; empty for a peer's connection to us.
+    /// Calls of `connect()` that the pipe answers; empty for a peer's connection to us.
     pub answers: SmallVec<[ConnectId; 1]>,
     /// The authenticated peer.
     pub peer: NodeId,
-    /// The strategy that gave it; on the accepting side the one that the peer used.
+    /// Strategy that gave the pipe; on the accepting side the one that the peer used.
     pub strategy: Strategy,
-    /// Our end of the TCP stream. Of a relayed pipe: our relayed address where the relay is ours.
+    /// Local address of the TCP stream. Of a relayed pipe: our relayed address where the relay is ours.
     pub local: SocketAddr,
     /// The peer's end, as we see it.
     pub remote: SocketAddr,
-    /// From the call of `connect()`, or from the peer's first sign, to now.
+    /// Time from the call of `connect()`, or from the peer's first sign, to now.
     pub elapsed: Duration,
-    /// How to read and write it.
+    /// Keys and mode to read and write with.
     pub keys: PipeKeys,
 }
 
 impl PipeStart {
-    /// The mode that the keys belong to.
+    /// Returns the mode that the keys belong to.
     pub fn mode(&self) -> PipeMode {
         match self.keys {
             PipeKeys::Encrypted(..) => PipeMode::Encrypted,

@@ -1,12 +1,12 @@
-//! Records: how an encrypted pipe's bytes look on a stream.
+//! Records: the form of an encrypted pipe's bytes on a stream.
 //!
 //! ```text
 //! length: u16, big-endian   of what follows: TAG..=MAX_RECORD
 //! sealed: length bytes      Noise transport message; an empty one says "I send no more"
 //! ```
-//! Both halves work in buffers of the caller and neither reads nor writes a socket. Records are numbered by
-//! their nonce, so a lost, repeated, swapped or cut record is an error, never wrong data; and an end of the
-//! stream without the empty record is a broken pipe, not a clean end.
+//! The two halves work in buffers of the caller and neither reads nor writes a socket. Records are numbered by
+//! their nonce, so a lost, repeated, swapped or cut record is an error, never wrong data. An end of the stream
+//! without the empty record is a broken pipe, not a clean end.
 
 use core::fmt;
 
@@ -21,12 +21,12 @@ pub const MAX_RECORD: usize = MAX_PLAIN + TAG;
 
 const HEADER: usize = 2;
 
-/// Why a record could not be made or opened. The pipe cannot be used further.
+/// Reason that a record could not be made or opened. The pipe cannot be used further.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum RecordError {
     /// The stated length is under a tag or over [`MAX_RECORD`].
     Length(u16),
-    /// It does not verify: somebody changed it, or records are missing.
+    /// The record does not verify: somebody changed it, or records are missing.
     NotAuthentic,
     /// A record came after the end.
     AfterEnd,
@@ -47,7 +47,7 @@ impl fmt::Display for RecordError {
 
 impl std::error::Error for RecordError {}
 
-/// Our direction of an encrypted pipe.
+/// Outgoing direction of an encrypted pipe.
 #[derive(Debug)]
 pub struct Sealer {
     keys: Sealing,
@@ -59,8 +59,8 @@ impl Sealer {
         Sealer { keys, ended: false }
     }
 
-    /// Appends records that carry as much of `data` as one record holds, and returns how many bytes of it
-    /// that was: at most [`MAX_PLAIN`], zero only for empty `data`.
+    /// Appends records that carry as much of `data` as one record holds. Returns the number of bytes taken: at most
+    /// [`MAX_PLAIN`], zero only for empty `data`.
     ///
     /// # Errors
     /// `AfterEnd` once [`end`](Self::end) was called.
@@ -107,7 +107,7 @@ pub struct Opener {
     ended: bool,
 }
 
-/// What the front of the received bytes holds.
+/// Content of the front of the received bytes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Opened {
     /// No whole record yet; this many bytes in all are needed.
@@ -160,7 +160,7 @@ impl Opener {
         Ok(Opened::Data { consumed, plain })
     }
 
-    /// To be asked when the stream itself ended with `left` received bytes unopened.
+    /// Checks the end: to be called when the stream itself ended with `left` received bytes unopened.
     ///
     /// # Errors
     /// `Truncated` unless the peer had said that it sends no more.

@@ -1,15 +1,15 @@
-//! Whether a server has lost its state: it says how long it has had it, in seconds.
+//! Detection of a server's lost state: the server says how long it has had its state, in seconds.
 
 use crate::time::Instant;
 
-/// What a server last said, and when.
+/// Last epoch of a server, and the time it arrived.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Epoch {
     said: u32,
     at: Instant,
 }
 
-/// Whose rule applies.
+/// RFC whose rule applies.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Rule {
     /// RFC 6887 section 8.5.
@@ -19,7 +19,7 @@ pub(super) enum Rule {
 }
 
 impl Epoch {
-    /// Takes in what the server says now; whether it must have lost its state since `before`.
+    /// Takes in the server's epoch. Returns true if the server must have lost its state since `before`.
     pub(super) fn hear(before: &mut Option<Epoch>, rule: Rule, said: u32, now: Instant) -> bool {
         let last = before.replace(Epoch { said, at: now });
         let Some(last) = last else { return false };

@@ -12,17 +12,17 @@ use super::{Ask, Config, MapError, MapId, Out, Protocol, Reply, Way, pmp};
 use crate::address::scoped;
 use crate::time::Instant;
 
-/// The wait after a question is sent, which doubles each time, as RFC 6886 section 3.1 has it. RFC 6887 would begin
-/// with 3 s: what answers at all is one hop away.
+/// Wait after a question is sent, which doubles each time, as RFC 6886 section 3.1 has it. RFC 6887 would begin with 3
+/// s, though a server that answers at all is one hop away.
 const FIRST_WAIT: Duration = Duration::from_millis(250);
-/// A question is sent so often, and given up after 7.75 s. RFC 6886 would go on for two minutes.
+/// Times that a question is sent: it is given up after 7.75 s. RFC 6886 would go on for two minutes.
 const QUESTIONS: u32 = 5;
-/// A removal is sent three times, so that a shutdown takes 1.75 s at most.
+/// Times that a removal is sent, so that a shutdown takes 1.75 s at most.
 const REMOVALS: u32 = 3;
-/// A server that says with every answer that it has restarted would be asked again at the pace of its answers: it is
-/// believed so often.
+/// Shortest time between two restarts of a server that are believed. A server that says so with every answer would be
+/// asked again at the pace of its answers.
 const RESTARTS_EVERY: Duration = Duration::from_secs(60);
-/// PCP is silent so often before NAT-PMP, which is not, takes over.
+/// Number of PCP questions without an answer before NAT-PMP takes over, if NAT-PMP answers.
 const PCP_FIRST: u32 = 2;
 
 /// The server at the gateway's port 5351.
@@ -31,12 +31,12 @@ pub(super) struct Gateway {
     server: SocketAddr,
     local: IpAddr,
     speaks: Speaks,
-    /// Where not everything is to be tried.
+    /// Protocol to be tried alone, if not all are.
     only: Option<Speaks>,
     epoch: Option<Epoch>,
-    /// When it was last believed to have restarted.
+    /// Time at which a restart was last believed.
     restarted: Option<Instant>,
-    /// What NAT-PMP says of the external address.
+    /// External address by NAT-PMP.
     external: External,
     exchanges: BTreeMap<MapId, Exchange>,
 }
@@ -68,7 +68,7 @@ struct Exchange {
 struct Sends {
     sent: u32,
     most: u32,
-    /// When to send again, or to give up.
+    /// Time to send again, or to give up.
     due: Instant,
 }
 
@@ -88,7 +88,7 @@ impl Sends {
 }
 
 impl Gateway {
-    /// `None` where no gateway is known, or nothing is to be asked of it.
+    /// Returns the exchange with the gateway; `None` where no gateway is known, or nothing is to be asked of it.
     pub(super) fn new(config: &Config) -> Option<Self> {
         let server = scoped(config.gateway?, PORT, config.zone);
         let only = match (config.pcp, config.nat_pmp && config.local.is_ipv4()) {
@@ -114,7 +114,7 @@ impl Gateway {
         self.begin(out, ask, false);
     }
 
-    /// Takes one back, or the question for it.
+    /// Takes a mapping back, or the question for it.
     pub(super) fn remove(&mut self, out: &mut Out, ask: Ask) {
         self.begin(out, ask, true);
     }
@@ -135,12 +135,12 @@ impl Gateway {
         self.drive(out);
     }
 
-    /// Whether it is asked by PCP only.
+    /// Returns true if the server is asked by PCP only.
     pub(super) fn is_pcp(&self) -> bool {
         self.only == Some(Speaks::Pcp)
     }
 
-    /// Whether a datagram from there is this server's.
+    /// Returns true if a datagram from `from` is this server's.
     pub(super) fn is_from(&self, from: SocketAddr) -> bool {
         (from.ip(), from.port()) == (self.server.ip(), self.server.port())
     }
@@ -175,7 +175,7 @@ impl Gateway {
         self.speaks == Speaks::Pmp && matches!(self.external, External::Asking(_))
     }
 
-    /// Whether it answers a question of ours.
+    /// Takes in a PCP answer. Returns true if it answers a question of ours.
     fn pcp(&mut self, out: &mut Out, answer: pcp::Answer) -> bool {
         // What granted a mapping late does not say that it is gone.
         let fits = |e: &&Exchange| answer.fits(&e.ask) && !(e.removing && answer.grants());
@@ -211,7 +211,7 @@ impl Gateway {
         true
     }
 
-    /// Whether it answers a question of ours.
+    /// Takes in a NAT-PMP answer. Returns true if it answers a question of ours.
     fn pmp(&mut self, out: &mut Out, answer: pmp::Answer) -> bool {
         let way = Way::NatPmp;
         match answer {
@@ -296,7 +296,7 @@ impl Gateway {
         }
     }
 
-    /// Sends what is due and gives up what is over.
+    /// Sends all that is due and gives up all that is over.
     fn drive(&mut self, out: &mut Out) {
         let ids: Vec<MapId> = self.exchanges.keys().copied().collect();
         for id in ids {

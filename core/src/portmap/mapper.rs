@@ -1,4 +1,4 @@
-//! All ways together: which mapping is kept, renewed, removed.
+//! All ways together, and the choice of the mapping that is kept, renewed or removed.
 
 use core::time::Duration;
 use std::collections::{BTreeMap, VecDeque};
@@ -13,15 +13,15 @@ use super::{
 use crate::random::{Domain, Random};
 use crate::time::Instant;
 
-/// After all ways failed.
+/// Pause after all ways failed.
 const TRY_AGAIN: Duration = Duration::from_secs(300);
-/// A failed renewal is tried again after half of what is left, but not sooner.
+/// Shortest pause before a failed renewal is tried again; the pause is half of the rest of the lease.
 const SHORTEST: Duration = Duration::from_secs(1);
-/// What has no end is asked for again so often, in case the router forgot it.
+/// Interval at which a mapping without end is asked for again, in case the router forgot it.
 const REFRESH: Duration = Duration::from_secs(3600);
 /// Longest lease that is believed: one day, as long as RFC 6887 section 15 lets servers grant.
 const LONGEST: u32 = 86_400;
-/// What a shutdown may take, however slow the routers are.
+/// Longest time of a shutdown, however slow the routers are.
 const CLOSE_WITHIN: Duration = Duration::from_secs(6);
 
 /// Opens ports for one address of ours.
@@ -33,7 +33,7 @@ pub struct Mapper {
     entries: BTreeMap<MapId, Entry>,
     next: u32,
     lifetime: u32,
-    /// What STUN saw.
+    /// Address that STUN saw.
     seen: Option<IpAddr>,
     events: VecDeque<Event>,
     closing: Closing,
@@ -42,7 +42,7 @@ pub struct Mapper {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Closing {
     No,
-    /// Until when answers are waited for.
+    /// Waits for answers until this time.
     By(Instant),
     Done,
 }
@@ -66,7 +66,7 @@ enum State {
     },
     Removing {
         confirmed: bool,
-        /// By what it was held.
+        /// Protocol that held the mapping.
         held: Option<Way>,
     },
 }
@@ -80,10 +80,10 @@ struct Held {
     expires: Option<Instant>,
 }
 
-/// How one way stands.
+/// State of one way to a mapping.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Leg {
-    /// Nothing is out there.
+    /// No mapping is out there.
     Idle(Option<MapError>),
     Asking,
     Holds,
@@ -91,7 +91,7 @@ enum Leg {
 }
 
 impl Mapper {
-    /// A mapper that has done nothing yet. The seed must never have been used before: nonces come of it.
+    /// Returns a mapper that has done nothing yet. The seed must never have been used before: nonces come of it.
     pub fn new(config: Config, seed: [u8; 32], now: Instant) -> Self {
         let usable = !config.local.is_loopback() && !config.local.is_unspecified();
         Mapper {
@@ -114,11 +114,11 @@ impl Mapper {
     }
 
     /// Opens a port that leads to `internal`, with `external` outside if that can be had, else another one.
-    /// [`Event::Mapped`] or [`Event::Failed`] follows, the latter after 7.75 s where nobody answers; each step of a UPnP
-    /// device may take 3 s. What is mapped or tried already is not again.
+    /// [`Event::Mapped`] or [`Event::Failed`] follows, the latter after 7.75 s where nobody answers. Each step of a
+    /// UPnP device may take 3 s. A mapping that exists or is tried already is not asked for again.
     ///
     /// # Errors
-    /// Why it is not tried.
+    /// Reason that the mapping is not tried.
     pub fn map(
         &mut self,
         now: Instant,
@@ -148,12 +148,12 @@ impl Mapper {
         self.settle();
     }
 
-    /// Takes back what another mapper may have made for us and left, by NAT-PMP where `port` is the internal one and
-    /// by UPnP where it is the external one. PCP lets nobody but the maker do so. [`Event::Removed`] follows: it is
+    /// Takes back a mapping that another mapper may have made for us and left. `port` is the internal port for NAT-PMP,
+    /// and the external one for UPnP. PCP lets nobody but the maker do so. [`Event::Removed`] follows. The event is
     /// confirmed if all ways that were tried say that there is no such mapping now.
     ///
     /// # Errors
-    /// Why it is not tried.
+    /// Reason that the mapping is not tried.
     pub fn forget(&mut self, now: Instant, protocol: Protocol, port: u16) -> Result<MapId, Refused> {
         self.tick(now);
         let id = self.admit(port, port)?;
@@ -184,8 +184,8 @@ impl Mapper {
         self.settle();
     }
 
-    /// What STUN saw of our address: judges the mappings, those to come too. Where a router's word agreed and does no more,
-    /// its provider may have given it another address, and it is asked again.
+    /// Takes the address that STUN saw, to judge the mappings, also those to come. Where a router's address agreed and
+    /// no longer does, the router is asked again. Its provider may have given it another address.
     pub fn seen(&mut self, now: Instant, ip: Option<IpAddr>) {
         self.tick(now);
         self.seen = ip;
@@ -203,8 +203,8 @@ impl Mapper {
         }
     }
 
-    /// Asks for every mapping now, rather than when its lease is half over or its pause after a failure has passed: the
-    /// router may have lost them, after a sleep of ours or a restart of its.
+    /// Asks for every mapping now, whatever its lease or its pause after a failure. The router may have lost the
+    /// mappings, after a sleep of ours or a restart of its.
     pub fn ask_again(&mut self, now: Instant) {
         self.tick(now);
         if self.closing != Closing::No {
@@ -231,7 +231,7 @@ impl Mapper {
         self.settle();
     }
 
-    /// A datagram came in on the UDP socket.
+    /// Takes in a datagram from the UDP socket.
     pub fn datagram(&mut self, now: Instant, from: SocketAddr, data: &[u8]) {
         self.tick(now);
         match &mut self.gateway {
@@ -244,7 +244,7 @@ impl Mapper {
         self.settle();
     }
 
-    /// A stream is open.
+    /// Takes in that a stream is open.
     pub fn connected(&mut self, now: Instant, stream: StreamId) {
         self.tick(now);
         if let Some(upnp) = &mut self.upnp {
@@ -253,7 +253,7 @@ impl Mapper {
         self.settle();
     }
 
-    /// Bytes came in on a stream.
+    /// Takes in bytes of a stream.
     pub fn received(&mut self, now: Instant, stream: StreamId, data: &[u8]) {
         self.tick(now);
         if let Some(upnp) = &mut self.upnp {
@@ -262,8 +262,8 @@ impl Mapper {
         self.settle();
     }
 
-    /// A stream could not be opened, broke, or its other end will send no more. Unless it was closed already,
-    /// [`Request::Close`] follows, for a stream that failed too.
+    /// Takes in the end of a stream: it could not be opened, broke, or its other end will send no more. Unless the
+    /// stream was closed already, [`Request::Close`] follows, for a stream that failed too.
     pub fn ended(&mut self, now: Instant, stream: StreamId) {
         self.tick(now);
         if let Some(upnp) = &mut self.upnp {
@@ -272,7 +272,7 @@ impl Mapper {
         self.settle();
     }
 
-    /// The deadline of [`poll_timeout`](Self::poll_timeout) has passed.
+    /// Goes on after the deadline of [`poll_timeout`](Self::poll_timeout) has passed.
     pub fn handle_timeout(&mut self, now: Instant) {
         self.tick(now);
         if self.closing == Closing::Done {
@@ -298,17 +298,17 @@ impl Mapper {
         self.settle();
     }
 
-    /// What to do next.
+    /// Returns the next request to carry out.
     pub fn poll_request(&mut self) -> Option<Request> {
         self.out.requests.pop_front()
     }
 
-    /// What happened next.
+    /// Returns the next event.
     pub fn poll_event(&mut self) -> Option<Event> {
         self.events.pop_front()
     }
 
-    /// When to call [`handle_timeout`](Self::handle_timeout). It moves with every call but the polls.
+    /// Returns the time to call [`handle_timeout`](Self::handle_timeout). The time moves with every call but the polls.
     pub fn poll_timeout(&self) -> Option<Instant> {
         let gateway = self.gateway.as_ref().and_then(Gateway::deadline);
         let upnp = self.upnp.as_ref().and_then(Upnp::deadline);
@@ -321,7 +321,7 @@ impl Mapper {
         entries.chain(gateway).chain(upnp).chain(close).min()
     }
 
-    /// What was counted.
+    /// Returns the counters.
     pub fn stats(&self) -> Stats {
         self.out.stats
     }
@@ -371,7 +371,7 @@ impl Mapper {
         self.conclude(id);
     }
 
-    /// Takes back what one way may have made.
+    /// Takes back the mapping that one way may have made.
     fn remove_leg(&mut self, id: MapId, way: Way) {
         let Some(entry) = self.entries.get_mut(&id) else { return };
         let leg = entry.leg(way);
@@ -386,7 +386,7 @@ impl Mapper {
         }
     }
 
-    /// Ends what is decided: all ways failed, or nothing is left to remove.
+    /// Ends every mapping that is decided: all ways failed, or nothing is left to remove.
     fn conclude(&mut self, id: MapId) {
         let Some(entry) = self.entries.get_mut(&id) else { return };
         match (entry.state, entry.gateway, entry.upnp) {
@@ -417,7 +417,7 @@ impl Mapper {
         }
     }
 
-    /// A mapping is there no more, as far as is known.
+    /// Ends a mapping that is there no more, as far as is known.
     fn lost(&mut self, id: MapId) {
         let Some(entry) = self.entries.get_mut(&id) else { return };
         (entry.gateway, entry.upnp) = (Leg::Idle(None), Leg::Idle(None));
@@ -436,7 +436,7 @@ impl Mapper {
         }
     }
 
-    /// Takes in what the ways answered.
+    /// Takes in the answers of the ways.
     fn settle(&mut self) {
         while let Some(reply) = self.out.replies.pop_front() {
             match reply {
@@ -507,7 +507,7 @@ impl Mapper {
         }
     }
 
-    /// The server behind PCP and NAT-PMP has nothing of ours any more.
+    /// Forgets all mappings behind PCP and NAT-PMP: their server has nothing of ours any more.
     fn restarted(&mut self, except: Option<MapId>) {
         let mut lost = Vec::new();
         for entry in self.entries.values() {
@@ -551,7 +551,7 @@ impl Held {
         Held { way, external, truth, renew, expires: lifetime.map(|l| now + l) }
     }
 
-    /// A renewal goes out: when to do so again if it fails.
+    /// Sets the time of the next renewal, should the one that goes out now fail.
     fn postpone(&mut self, now: Instant) {
         let pause = self.expires.map_or(REFRESH, |at| at.since(now) / 2);
         self.renew = now + pause.max(SHORTEST);

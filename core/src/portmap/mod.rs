@@ -1,8 +1,8 @@
 //! Ports opened on the router in front of us: PCP (RFC 6887), NAT-PMP (RFC 6886) and UPnP IGD, tried together.
 //!
 //! [`Mapper`] is a machine of its own for one address of ours and knows nothing of nodes or sockets. Its owner has
-//! one UDP socket bound to that address, whose multicasts leave through that interface, opens streams from it
-//! when asked to, and says what comes:
+//! one UDP socket bound to that address, whose multicasts leave through that interface. The owner opens streams from
+//! the address when asked to, and hands in what comes:
 //!
 //! ```
 //! use p2pd_core::Instant;
@@ -18,16 +18,16 @@
 //! assert_eq!((to, data.len()), ((gateway, 5351).into(), 60));
 //! ```
 //!
-//! # What it does
-//! - PCP is asked first, with an empty NAT-PMP question beside it; a mapping is asked for by NAT-PMP only where
-//!   PCP is refused or silent, since both are one server. UPnP devices are searched for meanwhile. The first
-//!   mapping that is granted is kept and what is granted later removed, unless it is the same external endpoint: the
-//!   routers keep one table for all three, and to remove it would remove ours.
-//! - A lease is renewed when half of it is over, made anew when the server's epoch says that it lost its state, and
-//!   looked for by all ways again when it has run out. [`Mapper::close`] removes all.
-//! - What a router says of its address is judged, not believed: see [`Truth`].
+//! # Method
+//! - PCP is asked first, together with an empty NAT-PMP question. A mapping is asked for by NAT-PMP only where PCP is
+//!   refused or silent, since the two are one server. UPnP devices are searched for meanwhile. The first mapping that
+//!   is granted is kept, and later ones are removed, unless they have the same external endpoint. Routers keep one
+//!   table for all three protocols, and to remove such a mapping would remove ours.
+//! - A lease is renewed when half of it is over, and made anew when the server's epoch says that it lost its state.
+//!   When a lease has run out, all ways are tried again. [`Mapper::close`] removes all.
+//! - The outside address that a router names is judged, not believed: see [`Truth`].
 //!
-//! # What it bounds
+//! # Bounds
 //! [`MAX_MAPPINGS`] mappings; [`MAX_DEVICES`] UPnP devices, described in at most [`MAX_DESCRIPTION`] bytes;
 //! [`MAX_ANSWER`] bytes of any other answer; [`MAX_LISTED`] entries of a list. A device is used only if it
 //! answered from the address that it names, which has to be the gateway's or lie in our subnet.
@@ -64,10 +64,10 @@ pub const MAX_LISTED: u16 = 512;
 /// Most mappings of one [`Mapper`].
 pub const MAX_MAPPINGS: usize = 16;
 
-/// What to map ports for, and where.
+/// Address to map ports for, and ways to try.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Config {
-    /// Our address: mappings lead to it. Nothing is done for loopback or an unspecified one.
+    /// Local address that mappings lead to. Nothing is done for loopback or an unspecified one.
     pub local: IpAddr,
     /// Length of its on-link prefix, in bits.
     pub prefix: u8,
@@ -75,18 +75,18 @@ pub struct Config {
     pub zone: u32,
     /// The default gateway of this family. Without it there is neither PCP nor NAT-PMP. Default: none.
     pub gateway: Option<IpAddr>,
-    /// How long a mapping is asked for. Default 7,200 s, what RFC 6886 section 3.3 recommends; at least 1 s.
+    /// Lifetime to ask for. Default 7,200 s, as RFC 6886 section 3.3 recommends; at least 1 s.
     pub lifetime: Duration,
-    /// Whether PCP is tried. Default: yes.
+    /// Tries PCP. Default: yes.
     pub pcp: bool,
-    /// Whether NAT-PMP is tried, after PCP where that is too. Default: yes.
+    /// Tries NAT-PMP, after PCP where that is tried too. Default: yes.
     pub nat_pmp: bool,
-    /// Whether UPnP devices are searched for. Default: yes.
+    /// Searches for UPnP devices. Default: yes.
     pub upnp: bool,
 }
 
 impl Config {
-    /// The defaults for an address with its prefix length.
+    /// Returns the defaults for an address with its prefix length.
     pub fn new(local: IpAddr, prefix: u8) -> Self {
         Config {
             local,
@@ -101,7 +101,7 @@ impl Config {
     }
 }
 
-/// What is mapped.
+/// Protocol of a mapped port.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum Protocol {
     /// TCP.
@@ -119,7 +119,7 @@ impl fmt::Display for Protocol {
     }
 }
 
-/// By what a mapping was made.
+/// Protocol that made a mapping.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum Way {
     /// Port Control Protocol, RFC 6887.
@@ -131,7 +131,7 @@ pub enum Way {
 }
 
 impl Way {
-    /// PCP and NAT-PMP are one server, with one table.
+    /// Returns true for PCP and NAT-PMP, which are one server with one table, and for a way and itself.
     fn same_server(self, other: Way) -> bool {
         (self == Way::Upnp) == (other == Way::Upnp)
     }
@@ -155,87 +155,87 @@ pub struct MapId(u32);
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct StreamId(u32);
 
-/// What the mapper asks of its owner.
+/// Request of the mapper to its owner.
 #[derive(Clone, PartialEq, Eq, Debug)]
 #[must_use]
 pub enum Request {
-    /// Send from the UDP socket.
+    /// Sends from the UDP socket.
     Datagram {
-        /// Where to, perhaps a multicast group.
+        /// Address to send to, perhaps a multicast group.
         to: SocketAddr,
         /// The payload.
         data: Bytes,
     },
-    /// Open a TCP connection from our address, and say [`connected`](Mapper::connected) or
-    /// [`ended`](Mapper::ended). There is no deadline: the mapper closes it in time.
+    /// Opens a TCP connection from our address. The owner then says [`connected`](Mapper::connected) or
+    /// [`ended`](Mapper::ended). No deadline is needed: the mapper closes the connection in time.
     Connect {
-        /// Its id.
+        /// Id of the stream.
         stream: StreamId,
-        /// Where to.
+        /// Address to connect to.
         to: SocketAddr,
     },
-    /// Append to a stream.
+    /// Appends to a stream.
     Send {
-        /// Which.
+        /// Stream to append to.
         stream: StreamId,
-        /// What.
+        /// Bytes to append.
         data: Bytes,
     },
-    /// Read so many bytes more, at most. A stream begins with none.
+    /// Reads so many bytes more, at most. A stream begins with none.
     Read {
-        /// Which.
+        /// Stream to read from.
         stream: StreamId,
         /// Bytes.
         credit: u32,
     },
-    /// End a stream, or the attempt to open it. Nothing more is heard of it.
+    /// Ends a stream, or the attempt to open it. The owner says nothing more about it.
     Close {
-        /// Which.
+        /// Stream to end.
         stream: StreamId,
     },
 }
 
-/// What the mapper tells its owner.
+/// News of the mapper for its owner.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Event {
-    /// A port is open. Comes again when its external endpoint or what is known of its truth changes.
+    /// A port is open. The event comes again when the external endpoint or the judgement of it changes.
     Mapped {
-        /// Which.
+        /// Mapping that exists now.
         id: MapId,
-        /// How.
+        /// Protocol that made the mapping.
         way: Way,
-        /// What the router calls the endpoint outside.
+        /// Outside endpoint, as the router says.
         external: SocketAddr,
-        /// How long, from now, unless renewed; `None` until the router restarts.
+        /// Lifetime from now, unless renewed; `None` until the router restarts.
         lifetime: Option<Duration>,
-        /// Whether to believe in the address.
+        /// Judgement of the outside address.
         truth: Truth,
     },
     /// No way led to a mapping. All are tried again after five minutes.
     Failed {
-        /// Which.
+        /// Mapping that failed.
         id: MapId,
-        /// Why not by PCP or NAT-PMP; `None` where that was not tried.
+        /// Error of PCP or NAT-PMP; `None` where neither was tried.
         gateway: Option<MapError>,
-        /// Why not by UPnP; `None` where that was not tried.
+        /// Error of UPnP; `None` where it was not tried.
         upnp: Option<MapError>,
     },
     /// A mapping ran out and could not be renewed. All ways are tried again.
     Lost {
-        /// Which.
+        /// Mapping that was lost.
         id: MapId,
     },
     /// A mapping was taken back: it is gone, or the router does not answer.
     Removed {
-        /// Which.
+        /// Mapping that was taken back.
         id: MapId,
-        /// Whether the router that had granted it confirmed that; of one that nobody had granted yet, whether all ways that
-        /// had been asked did.
+        /// True if the router that had granted the mapping confirmed its removal. Of a mapping that no router had
+        /// granted yet: true if all ways that had been asked confirmed.
         confirmed: bool,
     },
     /// An entry of a device's table, after [`Mapper::list`].
     Listed(Listed),
-    /// The table's end, or why it could not be read.
+    /// The table's end, or the error that stopped the reading.
     ListEnd(Result<(), MapError>),
     /// All mappings were taken back after [`Mapper::close`]. The last event.
     Closed,
@@ -244,22 +244,23 @@ pub enum Event {
 /// An entry of a UPnP device's table.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Listed {
-    /// What is mapped.
+    /// Protocol of the mapped port.
     pub protocol: Protocol,
     /// The port outside.
     pub external: u16,
-    /// Where it leads to.
+    /// Address and port that the mapping leads to.
     pub internal: SocketAddr,
-    /// What is left of its lease in seconds; 0 for one without end.
+    /// Rest of the lease in seconds; 0 for one without end.
     pub lease: u32,
-    /// What its maker called it, in at most 64 characters, without control characters and those that turn the direction of writing.
+    /// Name that the maker gave it: at most 64 characters, no control characters and none that turn the direction of
+    /// writing.
     pub description: Box<str>,
 }
 
-/// Whether a mapped endpoint is where the internet finds us.
+/// Judgement of a mapped endpoint: is it where the internet finds us.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Truth {
-    /// Nobody has said yet what the world sees; the address could be right.
+    /// No address seen from outside is known yet; the mapped address could be right.
     Unchecked,
     /// The world sees us under this very address.
     Agrees,
@@ -267,13 +268,13 @@ pub enum Truth {
     NotPublic(Scope),
     /// The world sees another address: the router lies, or another NAT lies beyond it.
     Differs {
-        /// What the world sees.
+        /// Address that the world sees.
         seen: IpAddr,
     },
 }
 
 impl Truth {
-    /// Judges what a router says by what STUN saw, if it did.
+    /// Judges the address that a router names by the address that STUN saw, if any.
     pub fn of(external: IpAddr, seen: Option<IpAddr>) -> Truth {
         match (Scope::of(external), seen) {
             (Scope::Public, None) => Truth::Unchecked,
@@ -286,7 +287,7 @@ impl Truth {
 }
 
 impl Truth {
-    /// A word for programs.
+    /// Returns a word for programs.
     pub fn name(self) -> &'static str {
         match self {
             Truth::Unchecked => "unchecked",
@@ -313,7 +314,7 @@ impl fmt::Display for Truth {
     }
 }
 
-/// What sort of address it is (RFC 6890).
+/// Kind of an address (RFC 6890).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Scope {
     /// The internet's.
@@ -327,7 +328,7 @@ pub enum Scope {
 }
 
 impl Scope {
-    /// What sort `ip` is of.
+    /// Returns the kind of `ip`.
     pub fn of(ip: IpAddr) -> Scope {
         match ip.to_canonical() {
             IpAddr::V4(ip) => Self::of_v4(ip),
@@ -364,10 +365,10 @@ impl fmt::Display for Scope {
     }
 }
 
-/// Why a way did not lead to a mapping.
+/// Reason that a way did not lead to a mapping.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum MapError {
-    /// Nobody answered: the router speaks none of it, or something blocks it.
+    /// No answer: the router speaks none of the protocols, or something blocks them.
     NoAnswer,
     /// The router knows another version only.
     Version,
@@ -377,13 +378,13 @@ pub enum MapError {
     NoNetwork,
     /// The router's table, or our share of it, is full.
     NoResources,
-    /// What we asked for is not there.
+    /// The router does not offer the requested function.
     NotSupported,
     /// A NAT between the router and us changed our address.
     AddressMismatch,
     /// Each external port that was tried is somebody else's.
     Conflict,
-    /// The router gives all its ports at once or none (UPnP 727): that is nothing to ask for.
+    /// The router gives all its ports at once or none (UPnP 727), and nobody asks for all.
     OnlyWholeAddress,
     /// An answer was malformed, too long, or cut short.
     BadAnswer,
@@ -411,10 +412,10 @@ impl fmt::Display for MapError {
 
 impl std::error::Error for MapError {}
 
-/// Why a mapping is not even tried.
+/// Reason that a mapping is not even tried.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Refused {
-    /// There are [`MAX_MAPPINGS`].
+    /// Limit reached: the mapper has [`MAX_MAPPINGS`] mappings.
     TooMany,
     /// Port 0 is none.
     PortZero,
@@ -434,12 +435,12 @@ impl fmt::Display for Refused {
 
 impl std::error::Error for Refused {}
 
-/// What was turned away or had to be done again.
+/// Counts of datagrams turned away and of work done again.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Stats {
-    /// Datagrams from others than those who were asked.
+    /// Datagrams from addresses that were not asked.
     pub strangers: u64,
-    /// Answers of theirs that were malformed or fitted no question.
+    /// Answers of asked servers that were malformed or fitted no question.
     pub malformed: u64,
     /// Leases that were renewed.
     pub renewed: u64,
@@ -447,7 +448,7 @@ pub struct Stats {
     pub restarts: u64,
 }
 
-/// What is asked of each way.
+/// Mapping that each way is asked for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct Ask {
     id: MapId,
@@ -459,10 +460,10 @@ struct Ask {
     lifetime: u32,
 }
 
-/// What a way answers.
+/// Answer of a way.
 #[derive(Clone, PartialEq, Eq, Debug)]
 enum Reply {
-    /// With the lifetime in seconds, `None` for ever.
+    /// Mapping with its lifetime in seconds, `None` for ever.
     Granted {
         id: MapId,
         way: Way,
@@ -479,7 +480,7 @@ enum Reply {
         way: Way,
         confirmed: bool,
     },
-    /// The server lost what it had granted, all but what it grants now.
+    /// The server lost all mappings that it had granted, but for the ones it grants now.
     Restarted {
         except: Option<MapId>,
     },
@@ -487,7 +488,7 @@ enum Reply {
     ListEnd(Result<(), MapError>),
 }
 
-/// What the ways ask for and say, and what they have in common.
+/// Requests and replies of the ways, and their common state.
 #[derive(Debug)]
 struct Out {
     /// The latest time that was told.

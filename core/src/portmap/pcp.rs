@@ -13,7 +13,7 @@ const OPCODE_MAP: u8 = 1;
 const ANSWER: u8 = 0x80;
 /// Header and MAP payload (sections 7.2 and 11.1).
 const LENGTH: usize = 60;
-/// Section 7: what is longer is no PCP message.
+/// Longest PCP message (section 7).
 const LONGEST: usize = 1100;
 
 /// A MAP request. A lifetime of 0 deletes.
@@ -38,7 +38,7 @@ pub(super) fn map(ask: &Ask, local: IpAddr, lifetime: u32) -> Bytes {
 pub(super) enum Answer {
     /// The server speaks another version, 0 being NAT-PMP.
     Version(u8),
-    /// It speaks ours.
+    /// The server speaks our version.
     Map {
         result: Result<(), MapError>,
         /// Seconds, of the mapping or of the error.
@@ -52,12 +52,12 @@ pub(super) enum Answer {
 }
 
 impl Answer {
-    /// Whether it says that there is a mapping. What says that there is none any more has no lifetime (section 15).
+    /// Returns true if the answer grants a mapping. An answer that a mapping is gone has no lifetime (section 15).
     pub(super) fn grants(&self) -> bool {
         matches!(self, Answer::Map { result: Ok(()), lifetime: 1.., .. })
     }
 
-    /// Whether it answers this question.
+    /// Returns true if the answer belongs to this question.
     pub(super) fn fits(&self, ask: &Ask) -> bool {
         match self {
             Answer::Version(_) => true,
@@ -68,7 +68,7 @@ impl Answer {
     }
 }
 
-/// Reads an answer; `None` for what is none.
+/// Reads an answer; `None` for bytes that are none.
 pub(super) fn parse(data: &[u8]) -> Option<Answer> {
     let [version, opcode, _, result, ..] = *data else { return None };
     if opcode & ANSWER == 0 {
@@ -126,7 +126,7 @@ fn to_v6(ip: IpAddr) -> Ipv6Addr {
     }
 }
 
-/// What a server would answer, for tests.
+/// Builds the answer of a server, for tests.
 #[cfg(test)]
 pub(super) fn answer(request: &[u8], result: u8, lifetime: u32, epoch: u32, external: SocketAddr) -> Vec<u8> {
     let mut bytes = vec![VERSION, ANSWER | request[1], 0, result];

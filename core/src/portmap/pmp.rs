@@ -34,7 +34,7 @@ pub(super) enum Answer {
         external: u16,
         lifetime: u32,
     },
-    /// Which port was refused, not all servers say.
+    /// Refusal. The port is `None` where the server does not name it.
     Refused {
         epoch: u32,
         protocol: Protocol,
@@ -43,7 +43,7 @@ pub(super) enum Answer {
     },
 }
 
-/// Reads an answer; `None` for what is none.
+/// Reads an answer; `None` for bytes that are none.
 pub(super) fn parse(data: &[u8]) -> Option<Answer> {
     let [0, opcode, r0, r1, e0, e1, e2, e3, rest @ ..] = data else { return None };
     let epoch = u32::from_be_bytes([*e0, *e1, *e2, *e3]);

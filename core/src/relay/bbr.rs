@@ -1,9 +1,9 @@
 //! Congestion control by measured bandwidth and round trip, after BBR (draft-ietf-ccwg-bbr), for quinn-proto.
 //!
-//! quinn-proto has one of its own. It takes the distance between two acknowledgements for a rate, so that two which
-//! a busy machine handles together make a bandwidth that there never was. Here a sample is what was delivered between the
-//! sending of a packet and its acknowledgement, over the longer of the times that sending and acknowledging it took
-//! (draft-ietf-ccwg-bbr section 4.1).
+//! quinn-proto has a BBR of its own. It takes the distance between two acknowledgements for a rate. So two
+//! acknowledgements that a busy machine handles together make a bandwidth that there never was. Here a sample is the
+//! bytes delivered between the sending of a packet and its acknowledgement. They are divided by the longer of the times
+//! that sending and acknowledging took (draft-ietf-ccwg-bbr section 4.1).
 //!
 //! quinn-proto paces by the window: 1.25 windows in a smoothed round trip. So gains are of the window here.
 
@@ -20,23 +20,23 @@ use quinn_proto::congestion::{Controller, ControllerFactory};
 
 use super::settings::ACK_EVERY;
 
-/// Before anything is known: what quinn-proto's own begins with.
+/// Window before anything is known: quinn-proto's own begins with it.
 const INITIAL_WINDOW: u64 = 200 * 1200;
-/// While the bandwidth is looked for, a window grows by what is acknowledged, up to this many products of bandwidth and
-/// round trip.
+/// Growth of the window while the bandwidth is looked for: by the acknowledged bytes, up to this many products of
+/// bandwidth and round trip.
 const STARTUP_GAIN: f64 = 2.885;
 /// Rounds without a quarter more bandwidth, until it is taken for found.
 const FULL_ROUNDS: u8 = 3;
-/// Windows of one cycle, a round trip each, in products of bandwidth and round trip: more is tried, what queued is let
-/// go, and then as much as keeps the way full where acknowledgements come late.
+/// Windows of one cycle, a round trip each, in products of bandwidth and round trip. First more is tried, then the
+/// queue is let go, and then as much as keeps the way full where acknowledgements come late.
 const CYCLE: [f64; 8] = [2.0, 1.0, CRUISE, CRUISE, CRUISE, CRUISE, CRUISE, CRUISE];
 const CRUISE: f64 = 1.5;
-/// The bandwidth is the highest of so many rounds.
+/// Rounds of which the highest bandwidth counts.
 const BANDWIDTH_ROUNDS: u64 = 10;
-/// The shortest round trip is looked for again after so long, for so long, with half of what fits.
+/// Time after which the shortest round trip is looked for again, and for how long, with half of the fitting window.
 const MIN_RTT_FOR: Duration = Duration::from_secs(10);
 const PROBE_RTT_FOR: Duration = Duration::from_millis(200);
-/// A round that loses more than this share fills queues that are too short for it; less is the way's own.
+/// Share of lost packets in a round above which queues are too short for the window; a lower loss is the way's own.
 const TOO_MUCH_LOST: f64 = 0.15;
 /// Sent packets that are remembered: twice what a window of 16 MiB has.
 const MAX_LOG: usize = 32_768;
@@ -46,13 +46,13 @@ pub(super) struct Bbr {
     mtu: u64,
     state: State,
     window: u64,
-    /// What was delivered, the latest of it when, and when the packet was sent whose delivery that was.
+    /// Bytes delivered, the time of the latest delivery, and the time at which that packet was sent.
     delivered: u64,
     delivered_at: Instant,
     first_sent: Instant,
     in_flight: u64,
     log: VecDeque<Sent>,
-    /// Of the acknowledgements being handled: the packet sent last, and how much they are of.
+    /// Packet sent last of the acknowledgements being handled, and the bytes that they are of.
     newest: Option<Sent>,
     acked: u64,
     round: u64,
@@ -63,11 +63,11 @@ pub(super) struct Bbr {
     /// The highest rates of late, in bytes a second, falling, each with its round.
     rates: VecDeque<(u64, f64)>,
     min_rtt: Option<(Duration, Instant)>,
-    /// What was acknowledged ahead of the bandwidth: since when, how much, and the most of it lately.
+    /// Bytes acknowledged ahead of the bandwidth: since this time, so many, and the most of late.
     ahead_since: Instant,
     ahead_acked: u64,
     ahead: VecDeque<(u64, f64)>,
-    /// More than this overflows a queue.
+    /// Amount in flight that overflows a queue.
     most: Option<f64>,
 }
 
@@ -113,22 +113,23 @@ impl Bbr {
         }
     }
 
-    /// Bytes a second.
+    /// Returns the bandwidth in bytes a second.
     fn bandwidth(&self) -> Option<f64> {
         self.rates.front().map(|(_, rate)| *rate)
     }
 
-    /// What fits on the way without a queue.
+    /// Returns the number of bytes that fit on the way without a queue (the bandwidth-delay product).
     fn product(&self) -> Option<f64> {
         Some(self.bandwidth()? * self.min_rtt?.0.as_secs_f64())
     }
 
-    /// Fewer packets than are acknowledged together would wait for [`ACK_EVERY`]'s timer, each time (found on loopback).
+    /// Least window: fewer packets than are acknowledged together would wait for [`ACK_EVERY`]'s timer, each time
+    /// (found on loopback).
     fn least(&self) -> u64 {
         (3 * u64::from(ACK_EVERY) + 2) * self.mtu
     }
 
-    /// A packet that was sent then has arrived.
+    /// Takes in that a packet that was sent then has arrived.
     fn take(&mut self, now: Instant, sent: Instant, bytes: u64) {
         self.delivered += bytes;
         self.delivered_at = now;
@@ -159,7 +160,7 @@ impl Bbr {
         }
     }
 
-    /// How much more than the bandwidth has come in at once: machines and radios collect acknowledgements.
+    /// Measures the bytes that came in at once beyond the bandwidth: machines and radios collect acknowledgements.
     fn aggregate(&mut self, now: Instant) {
         let Some(bandwidth) = self.bandwidth() else { return };
         let expected = bandwidth * now.saturating_duration_since(self.ahead_since).as_secs_f64();
@@ -332,7 +333,7 @@ impl Controller for Bbr {
     }
 }
 
-/// Makes them.
+/// Builder of [`Bbr`] for quinn-proto.
 #[derive(Debug)]
 pub(super) struct BbrFactory;
 
@@ -349,8 +350,9 @@ mod tests {
     const MS: Duration = Duration::from_millis(1);
     const PACKET: u64 = 1_200;
 
-    /// A way of 10 Mbyte/s and 20 ms whose receiver acknowledges each 5 ms what has come, `lose` of each 100 packets lost
-    /// and so many fitting into its queue; what arrived in the last second of five, and how much was lost in it.
+    /// Runs a way of 10 Mbyte/s and 20 ms whose receiver acknowledges each 5 ms. `lose` of each 100 packets are lost,
+    /// and `queue` packets fit into its queue. Returns the bytes that arrived in the last second of five, and the bytes
+    /// lost in it.
     fn run(lose: u64, queue: u64) -> (Bbr, u64, u64) {
         let begin = Instant::now();
         let mut bbr = Bbr::new(begin, PACKET as u16);

@@ -1,4 +1,4 @@
-//! quinn-proto's time. Its interface wants `std::time::Instant`, which nobody can make without reading the clock.
+//! Clock for quinn-proto. Its interface wants `std::time::Instant`, which nobody can make without reading the clock.
 
 #![expect(clippy::disallowed_types, reason = "quinn-proto's interface; the values come from the driver")]
 
@@ -40,7 +40,7 @@ impl Clock {
     }
 }
 
-/// For the age of address validation tokens, of which there are none.
+/// Clock for the age of address validation tokens, of which there are none.
 pub(super) struct NoWallClock;
 
 impl TimeSource for NoWallClock {

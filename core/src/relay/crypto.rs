@@ -10,9 +10,9 @@
 //! FIRST and SECOND have two bytes of length before them. The prologue binds version, session and the callee's id,
 //! IK binds both static keys, and each side knows beforehand which peer it wants.
 //!
-//! Initial packets, which QUIC protects with keys that everybody can compute, have keys here that come from
-//! the exchange of the two static keys as well: what is altered or made up by the relay, or belongs to another
-//! session, is dropped like noise at every stage, and costs one keyed hash and one opening.
+//! Initial packets of QUIC are protected with keys that everybody can compute. Here these keys come from the exchange
+//! of the two static keys as well. A packet that the relay altered or made up, or that belongs to another session, is
+//! dropped like noise at every stage. It costs one keyed hash and one opening.
 //!
 //! All keys are derived by keyed BLAKE2s from Noise's split. A key update (RFC 9001 section 6) derives the
 //! next key from the one before. The nonce is the packet number; no key is used in both directions.
@@ -34,7 +34,7 @@ use quinn_proto::{ConnectError, ConnectionId, Side, TransportError, TransportErr
 use crate::identity::{NodeId, SecretKey};
 use crate::noise::{self, Aead, Handshake, NotAuthentic, Secrets, TAG};
 
-/// The QUIC version in the packets: `p2pd`. What else is on the wire follows this number.
+/// The QUIC version in the packets: `p2pd`. All else on the wire follows this number.
 pub(super) const QUIC_VERSION: u32 = u32::from_be_bytes(*b"p2pd");
 
 /// The longest FIRST or SECOND that is taken; ours have about 200 bytes.
@@ -42,14 +42,14 @@ const MAX_MESSAGE: usize = 1_000;
 
 const DONE: u8 = 1;
 
-/// Both ends' names and the session, and what is derived from them.
+/// Names of the two ends and the session, and the secrets derived from them.
 pub(super) struct Identity {
     ours: SecretKey,
     peer: NodeId,
     prologue: [u8; 60],
-    /// Of Initial packets.
+    /// Secret of Initial packets.
     initial: [u8; 32],
-    /// For our ephemeral key.
+    /// Entropy for our ephemeral key.
     entropy: [u8; 32],
 }
 
@@ -60,15 +60,15 @@ impl Identity {
         session: &[u8; 16],
         side: Side,
         entropy: [u8; 32],
-    ) -> Result<Self, NotAuthentic> {
+    ) -> Self {
         let callee = if side.is_client() { *peer } else { ours.node_id() };
         let mut prologue = [0; 60];
         prologue[..11].copy_from_slice(b"p2pd relay\0");
         prologue[11] = crate::hello::VERSION;
         prologue[12..28].copy_from_slice(session);
         prologue[28..].copy_from_slice(callee.as_bytes());
-        let initial = noise::derive(&noise::shared_secret(ours, peer)?, &[&prologue]);
-        Ok(Identity { ours: ours.clone(), peer: *peer, prologue, initial, entropy })
+        let initial = noise::derive(&noise::shared_secret(ours, peer), &[&prologue]);
+        Identity { ours: ours.clone(), peer: *peer, prologue, initial, entropy }
     }
 
     fn initial_keys(&self, dst_cid: &ConnectionId, side: Side) -> Keys {
@@ -97,7 +97,7 @@ impl ServerConfig for Identity {
         Ok(self.initial_keys(dst_cid, Side::Server))
     }
 
-    /// Never called: nobody here asks for a retry.
+    /// Dummy, never called: nobody here asks for a retry.
     fn retry_tag(&self, _version: u32, _orig_dst_cid: &ConnectionId, _packet: &[u8]) -> [u8; 16] {
         [0; 16]
     }
@@ -112,9 +112,9 @@ impl ServerConfig for Identity {
 struct NoiseSession {
     identity: Arc<Identity>,
     side: Side,
-    /// Our transport parameters.
+    /// Transport parameters of this end.
     ours: Vec<u8>,
-    /// The peer's.
+    /// Transport parameters of the peer.
     theirs: Option<TransportParameters>,
     /// The beginning of a message.
     inbox: Vec<u8>,
@@ -147,7 +147,7 @@ impl NoiseSession {
         NoiseSession { identity, side, ours, theirs: None, inbox: Vec::new(), state, next: None }
     }
 
-    /// A whole FIRST or SECOND.
+    /// Takes in a whole FIRST or SECOND.
     fn hear(&mut self, message: &[u8]) -> Result<State, NotAuthentic> {
         let identity = &self.identity;
         let (params, state) = match core::mem::replace(&mut self.state, State::Dead) {
@@ -181,7 +181,7 @@ impl Session for NoiseSession {
         None
     }
 
-    /// Nothing to look up: no other peer than the wanted one gets through the handshake.
+    /// Returns `None`: no other peer than the wanted one gets through the handshake.
     fn peer_identity(&self) -> Option<Box<dyn Any>> {
         None
     }
@@ -264,7 +264,7 @@ impl Session for NoiseSession {
         Some(next.packet_keys(self.side))
     }
 
-    /// Nobody here sends a Retry.
+    /// Returns false: nobody here sends a Retry.
     fn is_valid_retry(&self, _: &ConnectionId, _: &[u8], _: &[u8]) -> bool {
         false
     }
@@ -358,7 +358,7 @@ impl PacketKey for Packets {
         TAG
     }
 
-    /// More packets than there are numbers (RFC 9001 section 6.6).
+    /// Limit above the number of packet numbers, so that it is never reached (RFC 9001 section 6.6).
     fn confidentiality_limit(&self) -> u64 {
         u64::MAX
     }
@@ -369,9 +369,9 @@ impl PacketKey for Packets {
     }
 }
 
-/// Header protection as in RFC 9001 section 5.4. The mask is BLAKE2s of key and sample, both of fixed length: ChaCha20
-/// with the sample for its counter, as RFC 9001 has it, would make the crate panic at the last counter, which a
-/// stranger could send.
+/// Header protection as in RFC 9001 section 5.4. The mask is BLAKE2s of key and sample, each of fixed length. RFC 9001
+/// has ChaCha20 with the sample for its counter. That would make the crate panic at the last counter, which a stranger
+/// could send.
 struct HeaderMask([u8; 32]);
 
 const SAMPLE: usize = 16;
@@ -386,7 +386,7 @@ impl HeaderMask {
     }
 }
 
-/// Which bits of the first byte are protected.
+/// Returns the mask of the protected bits of the first byte.
 const fn protected_bits(first: u8) -> u8 {
     if first & 0x80 == 0 { 0x1f } else { 0x0f }
 }
@@ -435,7 +435,7 @@ impl HmacKey for ResetKey {
     }
 }
 
-/// We give out no address validation tokens, so none is valid.
+/// Token key that makes none: this node gives out no address validation tokens, so none is valid.
 pub(super) struct NoTokens;
 
 impl HandshakeTokenKey for NoTokens {
@@ -463,7 +463,7 @@ mod tests {
     }
 
     fn identity(ours: u8, peer: u8, session: u8, side: Side) -> Identity {
-        Identity::new(&key(ours), &key(peer).node_id(), &[session; 16], side, [9; 32]).unwrap()
+        Identity::new(&key(ours), &key(peer).node_id(), &[session; 16], side, [9; 32])
     }
 
     #[test]

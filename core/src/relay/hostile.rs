@@ -28,7 +28,7 @@ impl Pair {
         pair
     }
 
-    /// What we were told in so many milliseconds.
+    /// Runs for so many milliseconds, and returns the events at our end.
     fn run(&mut self, ms: u64) -> Vec<StreamEvent> {
         for _ in 0..ms {
             self.now = self.now + Duration::from_millis(1);

@@ -1,5 +1,5 @@
-//! Messages beside the pipe: reliable, unordered, each delivered once. Each has a stream of its own (RFC 9000 section
-//! 2), so a lost packet holds up the messages in it only.
+//! Messages apart from the pipe's bytes: reliable, unordered, each delivered once. Each has a stream of its own (RFC
+//! 9000 section 2), so a lost packet holds up the messages in it only.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -9,10 +9,10 @@ use quinn_proto::{Connection, Dir, ReadError, StreamId, WriteError};
 
 /// The longest message, in bytes.
 pub const MAX_MESSAGE: usize = 16_384;
-/// How many messages may wait: to be sent here, on their way, to be read there.
+/// Most messages that may wait: to be sent at this end, on their way, to be read at the other.
 pub const MAX_MESSAGES: usize = 64;
 
-/// Why a message was not taken.
+/// Reason that a message was not taken.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum MessageError {
     /// Longer than [`MAX_MESSAGE`].
@@ -36,22 +36,22 @@ impl fmt::Display for MessageError {
 
 impl std::error::Error for MessageError {}
 
-/// The peer broke the rules of messages.
+/// Breach of the rules of messages by the peer.
 pub(super) struct Violation;
 
 #[derive(Default)]
 pub(super) struct Messages {
-    /// To be sent.
+    /// Messages to be sent.
     waiting: VecDeque<Bytes>,
-    /// The stream of the first of those, once it has one.
+    /// Stream of the first waiting message, once it has one.
     current: Option<StreamId>,
-    /// Those that were sent and are not acknowledged in full.
+    /// Number of messages that were sent and are not acknowledged in full.
     unacknowledged: usize,
     /// Streams on which there may be something to read.
     readable: BTreeSet<StreamId>,
     /// The beginnings of messages.
     parts: BTreeMap<StreamId, BytesMut>,
-    /// Whole ones.
+    /// Whole messages.
     ready: VecDeque<Bytes>,
 }
 
@@ -71,22 +71,22 @@ impl Messages {
         self.ready.pop_front()
     }
 
-    /// One of those that were sent has arrived.
+    /// Notes that a message that was sent has arrived.
     pub(super) fn acknowledged(&mut self) {
         self.unacknowledged = self.unacknowledged.saturating_sub(1);
     }
 
-    /// Whether any that was taken has not arrived yet.
+    /// Returns true if a message that was taken has not arrived yet.
     pub(super) fn are_under_way(&self) -> bool {
         !self.waiting.is_empty() || self.unacknowledged > 0
     }
 
-    /// A message's stream has been opened, or has something to read.
+    /// Notes that a message's stream has been opened, or has something to read.
     pub(super) fn readable(&mut self, id: StreamId) {
         self.readable.insert(id);
     }
 
-    /// Hands over what the connection takes; whether a place became free.
+    /// Hands over the messages that the connection takes. Returns true if a place became free.
     pub(super) fn send(&mut self, conn: &mut Connection) -> bool {
         let was_full = self.waiting.len() >= MAX_MESSAGES;
         while let Some(message) = self.waiting.front_mut() {
@@ -117,8 +117,8 @@ impl Messages {
         was_full && self.waiting.len() < MAX_MESSAGES
     }
 
-    /// Reads what there is, as long as there is room for whole messages; beyond that it stays where flow control
-    /// counts it. Whether a message became whole.
+    /// Reads messages, as long as there is room for whole ones; beyond that they stay where flow control counts them.
+    /// Returns true if a message became whole.
     pub(super) fn receive(&mut self, conn: &mut Connection) -> Result<bool, Violation> {
         let before = self.ready.len();
         while self.ready.len() < MAX_MESSAGES {

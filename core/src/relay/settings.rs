@@ -1,4 +1,4 @@
-//! What can be chosen about a relay stream, and what quinn-proto is told.
+//! Settings of a relay stream, and their form for quinn-proto.
 
 use core::time::Duration;
 use std::sync::Arc;
@@ -14,41 +14,43 @@ use super::bbr::BbrFactory;
 use super::crypto::{QUIC_VERSION, ResetKey};
 use super::messages::{MAX_MESSAGE, MAX_MESSAGES};
 
-/// So many packets may come before one is acknowledged; sooner where something is missing or [`ACK_WITHIN`] passes. QUIC's own
-/// every other one (RFC 9000 section 13.2.2) costs relay and routers half as many packets again as there are data.
+/// Packets that may come before one is acknowledged; sooner where something is missing or [`ACK_WITHIN`] passes. QUIC
+/// itself acknowledges every other packet (RFC 9000 section 13.2.2). That costs relay and routers half as many packets
+/// again as there are data.
 pub(super) const ACK_EVERY: u32 = 10;
-/// QUIC's own 25 ms are many round trips of a near relay.
+/// Longest delay of an acknowledgement. QUIC's own 25 ms are many round trips of a near relay.
 const ACK_WITHIN: Duration = Duration::from_millis(2);
 
-/// How fast to send.
+/// Congestion control: the rule for the sending rate.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum Congestion {
-    /// By measured bandwidth and round trip. Of the two the one that survives loss: ARCHITECTURE.md has the figures.
+    /// BBR: by measured bandwidth and round trip. Of the two the one that survives loss: ARCHITECTURE.md has the
+    /// figures.
     #[default]
     Bbr,
-    /// By loss (RFC 9438).
+    /// CUBIC: by loss (RFC 9438).
     Cubic,
 }
 
-/// What can be chosen about a relay stream. Both ends choose for themselves.
+/// Settings of a relay stream. Each end chooses for itself.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct RelayConfig {
-    /// How long nothing may have been sent before something is, so that NATs and relays keep their state. Default 10 s:
-    /// UDP mappings are to live two minutes (RFC 4787 section 4.3) and often live 30 s.
+    /// Idle time after which the stream sends something, so that NATs and relays keep their state. Default 10 s: UDP
+    /// mappings are to live two minutes (RFC 4787 section 4.3) and often live 30 s.
     pub keep_alive: Duration,
-    /// How long nothing may have been heard before the stream ends; also how long the peer has to answer at first.
-    /// The shorter one of both ends counts. Default 30 s.
+    /// Silence of the peer after which the stream ends; also the time for the peer's first answer. The shorter time of
+    /// the two ends counts. Default 30 s.
     pub idle_timeout: Duration,
     /// The round trip to assume before there is a measured one. The first packet is repeated after three times as
     /// long. Default 100 ms; signalling usually knows better.
     pub initial_rtt: Duration,
-    /// How many bytes of the pipe may have been received and not yet read. Default 16 MiB: four times what 300 Mbit/s
-    /// have under way in 100 ms, since a packet lost twice holds up all that follows it for three round trips (measured
-    /// at 1 % loss: 232 to 246 Mbit/s, and 159 to 188 with half of it). Memory is taken as bytes come.
+    /// Bytes of the pipe received and not yet read, at most. Default 16 MiB: four times the bytes that 300 Mbit/s have
+    /// under way in 100 ms. A packet lost twice holds up all that follows it for three round trips. Measured at 1 %
+    /// loss: 232 to 246 Mbit/s, and 159 to 188 with half of the window. Memory is taken as bytes come.
     pub receive_window: u32,
-    /// How many bytes may have been written and not yet acknowledged. Default 16 MiB.
+    /// Bytes written and not yet acknowledged, at most. Default 16 MiB.
     pub send_window: u32,
-    /// How fast to send.
+    /// Congestion control. Default: BBR.
     pub congestion: Congestion,
 }
 

@@ -1,4 +1,4 @@
-//! One end of a relay stream.
+//! An end of a relay stream.
 
 use core::fmt;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -21,37 +21,37 @@ use crate::time::Instant;
 /// Longer datagrams are dropped unseen.
 const MAX_RECEIVED: usize = 1_500;
 
-/// quinn-proto wants to know where datagrams go. All of ours go to the peer.
+/// Address that stands for the peer: quinn-proto wants to know where datagrams go, and all of ours go to the peer.
 const THE_PEER: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 1);
 
-/// What we close with when the peer did what it must not.
+/// Error code to close with when the peer breaks the protocol.
 const VIOLATION: u32 = 1;
 
-/// What happened on a relay stream. Each is reported once, however often it happened since the last time.
+/// Event on a relay stream. Each kind is reported once, however often it happened since the last time.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum StreamEvent {
     /// The peer is there and is the one that was wanted. Until now nothing can be written.
     Connected,
-    /// There may be something to [`read`](RelayStream::read), or the peer's end: read until `Empty` or `End`.
+    /// Bytes or the peer's end may be there to [`read`](RelayStream::read): read until `Empty` or `End`.
     Readable,
-    /// There is room for [`write`](RelayStream::write) after it had taken less than it was given.
+    /// Room for [`write`](RelayStream::write) again, after a write that took less than it was given.
     Writable,
-    /// There is room for [`send_message`](RelayStream::send_message) after there was none.
+    /// Room for [`send_message`](RelayStream::send_message) again, after there was none.
     MessageRoom,
-    /// There are messages: [`read_message`](RelayStream::read_message) until there are none.
+    /// Messages are there: call [`read_message`](RelayStream::read_message) until there are none.
     Message,
-    /// Everything that was written before [`finish`](RelayStream::finish) has arrived at the peer.
+    /// All bytes that were written before [`finish`](RelayStream::finish) have arrived at the peer.
     Delivered,
-    /// It is over in both directions. What has arrived can be read still; nothing else follows.
+    /// The stream is over in both directions. Bytes that have arrived can be read still; nothing else follows.
     Ended(EndCause),
 }
 
-/// Why a relay stream ended.
+/// Reason that a relay stream ended.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum EndCause {
-    /// The peer closed it. What it had not acknowledged is lost.
+    /// The peer closed the stream. Bytes that it had not acknowledged are lost.
     ClosedByPeer,
-    /// Nothing was heard for the idle timeout; or, at first, nothing that came from the wanted peer.
+    /// No packet came for the idle timeout; or, at first, none from the wanted peer.
     TimedOut,
     /// The peer broke the protocol, or says that we did; the QUIC error code (RFC 9000 section 20).
     Protocol(u64),
@@ -69,27 +69,27 @@ impl fmt::Display for EndCause {
 
 impl std::error::Error for EndCause {}
 
-/// What [`RelayStream::read`] found.
+/// Result of [`RelayStream::read`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum ReadOutcome {
-    /// So many bytes, at least one.
+    /// Number of bytes read, at least one.
     Read(usize),
-    /// None now.
+    /// No bytes now.
     Empty,
-    /// None ever: the peer finished, and everything has been read.
+    /// No bytes ever: the peer finished, and everything has been read.
     End,
 }
 
-/// What a relay stream counted.
+/// Counters of a relay stream.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct RelayStats {
     /// Datagrams sent.
     pub sent: u64,
-    /// Bytes of those.
+    /// Bytes of the datagrams sent.
     pub sent_bytes: u64,
     /// Datagrams that came and belonged to the stream by their look.
     pub received: u64,
-    /// Datagrams that came and did not, or were too long.
+    /// Datagrams that came and did not belong to the stream, or were too long.
     pub dropped: u64,
     /// Packets that were taken for lost, and their contents sent again.
     pub lost: u64,
@@ -97,7 +97,8 @@ pub struct RelayStats {
     pub rtt_us: u64,
 }
 
-/// One end of an ordered, reliable, congestion-controlled stream over datagrams, and of messages beside it.
+/// An end of an ordered, reliable, congestion-controlled stream over datagrams, and of messages on streams of their
+/// own.
 ///
 /// Call [`handle_datagram`](Self::handle_datagram) and [`handle_timeout`](Self::handle_timeout) as things happen; after
 /// any call, drain [`poll_transmit`](Self::poll_transmit) and [`poll_event`](Self::poll_event), then arm a timer for
@@ -119,7 +120,7 @@ pub struct RelayStream {
 
 #[cfg(test)]
 impl RelayStream {
-    /// What a peer has that does not keep to our rules.
+    /// Returns the bare connection, for a peer that does not keep to our rules.
     pub(super) fn quic(&mut self) -> &mut Connection {
         match &mut self.link {
             Link::Running(_, conn) => conn,
@@ -131,9 +132,9 @@ impl RelayStream {
 enum Link {
     /// Callee: nothing authentic came yet.
     Awaiting(Instant),
-    /// Also when it is over: there may be something to read.
+    /// Connection, also when it is over: there may be something to read.
     Running(ConnectionHandle, Box<Connection>),
-    /// There never was a connection.
+    /// No connection, from the start.
     Over,
 }
 
@@ -149,7 +150,7 @@ struct Pipe {
     ended: bool,
 }
 
-/// What `poll_event` has to tell.
+/// Events that `poll_event` has to tell.
 #[derive(Default)]
 struct News {
     connected: bool,
@@ -164,8 +165,8 @@ struct News {
 }
 
 impl RelayStream {
-    /// The end that begins. `session` is the call's, which both ends know from signalling; `seed` must never be used
-    /// twice.
+    /// Returns the end that begins. `session` is the call's, which the two ends know from signalling; `seed` must never
+    /// be used twice.
     pub fn connect(
         ours: &SecretKey,
         peer: &NodeId,
@@ -175,11 +176,7 @@ impl RelayStream {
         now: Instant,
     ) -> Self {
         let mut stream = RelayStream::new(Side::Client, seed, now, None);
-        let Ok(identity) = Identity::new(ours, peer, session, Side::Client, derive(&seed, b"ephemeral"))
-        else {
-            stream.lose(EndCause::Protocol(0));
-            return stream;
-        };
+        let identity = Identity::new(ours, peer, session, Side::Client, derive(&seed, b"ephemeral"));
         let mut client = ClientConfig::new(Arc::new(identity));
         // 8 bytes at least (RFC 9000 section 7.2), and what the first keys are made with.
         let first_id = ConnectionId::new(&derive(&seed, b"first id")[..16]);
@@ -193,8 +190,8 @@ impl RelayStream {
         stream
     }
 
-    /// The end that answers. Arguments as for [`connect`](Self::connect); anything that is not from `peer` and for
-    /// `session` is dropped.
+    /// Returns the end that answers. Arguments as for [`connect`](Self::connect). A datagram that is not from `peer`
+    /// and for `session` is dropped.
     pub fn accept(
         ours: &SecretKey,
         peer: &NodeId,
@@ -203,12 +200,7 @@ impl RelayStream {
         config: &RelayConfig,
         now: Instant,
     ) -> Self {
-        let Ok(identity) = Identity::new(ours, peer, session, Side::Server, derive(&seed, b"ephemeral"))
-        else {
-            let mut stream = RelayStream::new(Side::Server, seed, now, None);
-            stream.lose(EndCause::Protocol(0));
-            return stream;
-        };
+        let identity = Identity::new(ours, peer, session, Side::Server, derive(&seed, b"ephemeral"));
         let mut server = ServerConfig::new(Arc::new(identity), Arc::new(NoTokens));
         server
             .transport_config(config.transport())
@@ -220,7 +212,7 @@ impl RelayStream {
         stream
     }
 
-    /// Waits for the peer until then, in place of the configuration's idle timeout.
+    /// Waits for the peer until `until`, in place of the configuration's idle timeout.
     pub fn await_until(&mut self, until: Instant) {
         if let Link::Awaiting(at) = &mut self.link {
             *at = until;
@@ -242,7 +234,7 @@ impl RelayStream {
         }
     }
 
-    /// A datagram came through the relay from the peer, or so it seems.
+    /// Takes in a datagram that came through the relay from the peer, or so it seems.
     pub fn handle_datagram(&mut self, now: Instant, data: &[u8]) {
         let at = self.clock.advance(now);
         if data.len() > MAX_RECEIVED || matches!(self.link, Link::Over) {
@@ -278,7 +270,7 @@ impl RelayStream {
         self.settle();
     }
 
-    /// The deadline that [`poll_timeout`](Self::poll_timeout) gave has passed.
+    /// Goes on after the deadline that [`poll_timeout`](Self::poll_timeout) gave has passed.
     pub fn handle_timeout(&mut self, now: Instant) {
         let at = self.clock.advance(now);
         match &mut self.link {
@@ -289,7 +281,7 @@ impl RelayStream {
         self.settle();
     }
 
-    /// When [`handle_timeout`](Self::handle_timeout) is to be called; never, once it is over.
+    /// Returns the time to call [`handle_timeout`](Self::handle_timeout); `None` once the stream is over.
     pub fn poll_timeout(&mut self) -> Option<Instant> {
         match &mut self.link {
             Link::Awaiting(until) => Some(*until),
@@ -298,7 +290,7 @@ impl RelayStream {
         }
     }
 
-    /// The next datagram to send, of at most [`MAX_DATAGRAM`](super::MAX_DATAGRAM) bytes.
+    /// Returns the next datagram to send, of at most [`MAX_DATAGRAM`](super::MAX_DATAGRAM) bytes.
     pub fn poll_transmit(&mut self, now: Instant) -> Option<Bytes> {
         let at = self.clock.advance(now);
         let Link::Running(_, conn) = &mut self.link else { return None };
@@ -314,7 +306,7 @@ impl RelayStream {
         datagram
     }
 
-    /// What happened, until there is nothing more to tell.
+    /// Returns the next event; `None` when there is nothing more to tell.
     pub fn poll_event(&mut self) -> Option<StreamEvent> {
         let news = &mut self.news;
         let take = core::mem::take::<bool>;
@@ -339,8 +331,8 @@ impl RelayStream {
         }
     }
 
-    /// Appends to the pipe what fits into the windows and returns how many bytes those were; none before `Connected`
-    /// and after `finish`.
+    /// Appends as many bytes to the pipe as fit into the windows. Returns their number; 0 before `Connected` and after
+    /// `finish`.
     pub fn write(&mut self, now: Instant, data: &[u8]) -> usize {
         self.clock.advance(now);
         let (Link::Running(_, conn), Some(id), false) =
@@ -409,7 +401,7 @@ impl RelayStream {
         }
     }
 
-    /// Ends our direction of the pipe; the peer's goes on. `Delivered` says when everything has arrived.
+    /// Ends our direction of the pipe; the peer's goes on. `Delivered` says when all bytes have arrived.
     pub fn finish(&mut self, now: Instant) {
         self.clock.advance(now);
         if !core::mem::replace(&mut self.pipe.finished, true) {
@@ -417,7 +409,7 @@ impl RelayStream {
         }
     }
 
-    /// Sends a message, which the peer gets once, in no order with others or with the pipe.
+    /// Sends a message. The peer gets it once, in no order with others or with the pipe's bytes.
     ///
     /// # Errors
     /// As [`MessageError`] says; the message is not sent then.
@@ -432,7 +424,7 @@ impl RelayStream {
         Ok(())
     }
 
-    /// A message of the peer.
+    /// Returns the next message of the peer.
     pub fn read_message(&mut self, now: Instant) -> Option<Bytes> {
         self.clock.advance(now);
         let message = self.messages.take();
@@ -442,13 +434,13 @@ impl RelayStream {
         message
     }
 
-    /// Whether messages that were taken have not arrived at the peer yet.
+    /// Returns true if messages that were taken have not arrived at the peer yet.
     pub fn has_messages_under_way(&self) -> bool {
         self.messages.are_under_way()
     }
 
-    /// Ends both directions at once; what the peer has not got yet is lost. There are datagrams to send still: the
-    /// last one tells the peer. No event follows.
+    /// Ends both directions at once; bytes that the peer has not got yet are lost. Datagrams are left to send: the last
+    /// one tells the peer. No event follows.
     pub fn close(&mut self, now: Instant) {
         let at = self.clock.advance(now);
         self.news.silent = true;
@@ -459,8 +451,8 @@ impl RelayStream {
         self.settle();
     }
 
-    /// Whether nothing more will ever be sent, so that it can be dropped. After `close` and `Ended` that takes some
-    /// round trips, in which a peer that did not hear of it is told again.
+    /// Returns true if nothing more will ever be sent, so that the stream can be dropped. After `close` and `Ended`
+    /// that takes some round trips. A peer that missed the end is told again in that time.
     pub fn is_over(&self) -> bool {
         match &self.link {
             Link::Awaiting(_) => false,
@@ -469,7 +461,7 @@ impl RelayStream {
         }
     }
 
-    /// What was counted so far.
+    /// Returns the counters.
     pub fn stats(&self) -> RelayStats {
         let mut stats = self.stats;
         if let Link::Running(_, conn) = &self.link {
@@ -479,7 +471,7 @@ impl RelayStream {
         stats
     }
 
-    /// Takes in what the connection has to say, until it says no more.
+    /// Takes in all that the connection has to say.
     fn settle(&mut self) {
         let Link::Running(handle, conn) = &mut self.link else { return };
         let handle = *handle;

@@ -15,13 +15,14 @@ use std::net::IpAddr;
 use bytes::Bytes;
 use smallvec::SmallVec;
 
-use crate::config::Broker;
+use crate::config::{Broker, Login};
 use crate::cx::{Cx, Owner, Timer};
 use crate::identity::Topic;
 use crate::io::{CloseHow, IoFailure, QueryId, SockId};
 use crate::limit::Bucket;
 use crate::name::MAX_RECORD;
 use crate::notice::{BrokerLoss, BrokerState};
+use crate::proxy::Proxy;
 use crate::random::Domain;
 use crate::server::{Dials, Race};
 use crate::signal::seal::MAX_ENVELOPE;
@@ -249,8 +250,9 @@ impl Session {
     /// Opens it, or opens it again.
     pub(crate) fn start(&mut self, cx: &mut Cx) {
         let owner = Owner::Broker(self.place);
-        let race = Race::start(cx, owner, &self.broker.host, REACH_WITHIN);
-        let dials = Dials::start(cx, owner, race, self.bind, self.broker.port, self.broker.wrap());
+        let (host, port) = self.broker.first();
+        let race = Race::start(cx, owner, host, REACH_WITHIN);
+        let dials = Dials::start(cx, owner, race, self.bind, port, self.broker.wrap());
         self.state = State::Reaching { dials };
         self.arm(cx);
     }
@@ -322,7 +324,7 @@ impl Session {
     ) -> News {
         let State::Reaching { dials } = &mut self.state else { return News::new() };
         if let Err(why) = dials.resolved(cx, query, &result) {
-            return self.lose(cx, BrokerLoss::Io(why));
+            return self.lose(cx, BrokerLoss::Io(Proxy::blame(self.broker.proxy.as_ref(), why)));
         }
         self.arm(cx);
         News::new()
@@ -367,6 +369,10 @@ impl Session {
             self.arm(cx);
             return News::new();
         }
+        let why = match self.state {
+            State::Reaching { .. } => Proxy::blame(self.broker.proxy.as_ref(), why),
+            _ => why,
+        };
         self.lose(cx, BrokerLoss::Io(why))
     }
 
@@ -464,6 +470,14 @@ impl Session {
         news
     }
 
+    /// Takes another login. One that differs is tried at once, if it is the first refusal that brought it; else in its turn.
+    pub(crate) fn renew(&mut self, cx: &mut Cx, login: Login) {
+        let fresh = self.broker.login.replace(login) != self.broker.login;
+        if fresh && self.failures <= 1 && matches!(self.state, State::Idle { .. }) {
+            self.start(cx);
+        }
+    }
+
     pub(crate) fn shutdown(&mut self, cx: &mut Cx) {
         if let State::Reaching { dials } = &mut self.state {
             dials.close(cx);
@@ -508,7 +522,7 @@ impl Session {
                     self.state = State::Subscribing { link, packet_id, refused, again };
                     return if refused < most { Ok(None) } else { Err(BrokerLoss::SubscriptionRefused) };
                 }
-                cx.experience.works(&self.broker.host, link.remote);
+                cx.experience.works(self.broker.first().0, link.remote);
                 self.worked = true;
                 self.state = State::Ready { link, since: cx.now, proof: Proof::Awaited };
                 self.unanswered.clear();
@@ -605,8 +619,9 @@ impl Session {
     fn lose(&mut self, cx: &mut Cx, loss: BrokerLoss) -> News {
         match &mut self.state {
             State::Reaching { dials } => dials.close(cx),
-            State::Greeting { link } | State::Subscribing { link, .. } => {
-                cx.experience.is_useless(&self.broker.host, link.remote);
+            // What a server says behind a proxy says nothing of the proxy.
+            State::Greeting { link } | State::Subscribing { link, .. } if self.broker.proxy.is_none() => {
+                cx.experience.is_useless(self.broker.first().0, link.remote);
             }
             _ => {}
         }

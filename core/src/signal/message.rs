@@ -80,8 +80,8 @@ pub(crate) enum Body {
         /// The sender's own address.
         address: Box<PeerAddress>,
     },
-    /// Answer to `TurnRequest`: it will come from one of these. None: it cannot.
-    TurnResponse(SmallVec<[IpAddr; MAX_SOURCES]>),
+    /// Answer to `TurnRequest`: it will come from one of these, by a port of its NAT's where that is 0. None: it cannot.
+    TurnResponse(SmallVec<[SocketAddr; MAX_SOURCES]>),
 }
 
 /// A sealed message's content is not one of ours.
@@ -156,7 +156,10 @@ impl Message {
             }
             Body::TurnResponse(sources) => {
                 out.push(TURN_RESPONSE);
-                sources.iter().take(MAX_SOURCES).for_each(|ip| put_ip(&mut out, *ip));
+                for at in sources.iter().take(MAX_SOURCES) {
+                    put_ip(&mut out, at.ip());
+                    out.extend_from_slice(&at.port().to_be_bytes());
+                }
             }
             Body::Refused(why) => {
                 out.push(REFUSED);
@@ -225,7 +228,8 @@ impl Message {
                     if sources.len() == MAX_SOURCES {
                         return Err(Malformed);
                     }
-                    sources.push(reader.ip()?);
+                    let (ip, port) = (reader.ip()?, u16::from_be_bytes(reader.array()?));
+                    sources.push((ip, port).into());
                 }
                 Body::TurnResponse(sources)
             }
@@ -460,7 +464,7 @@ mod tests {
             Body::TurnRequest { mode: PipeMode::Plain, moves: false, relayed: v6, address: other.clone() },
             Body::TurnRequest { mode: PipeMode::Encrypted, moves: true, relayed: v4, address: other },
             Body::TurnResponse(smallvec![]),
-            Body::TurnResponse(smallvec![v4.ip(), v6.ip(), v4.ip(), v4.ip(), v6.ip(), v4.ip()]),
+            Body::TurnResponse(smallvec![v4, v6, (v4.ip(), 0).into(), v4, v6, v4]),
             Body::Dialling(4),
             Body::Dialled { count: 0, dials: smallvec![] },
             Body::Dialled { count: 2, dials: smallvec![] },

@@ -79,7 +79,7 @@ fn seal_content(
     entropy: [u8; 32],
 ) -> Result<Vec<u8>, noise::NotAuthentic> {
     let sealed = noise::seal(ours, to, PROLOGUE, content, entropy)?;
-    let mark = MarkKey::new(ours, to)?.mark(to, minute(sent), &sealed);
+    let mark = MarkKey::new(ours, to).mark(to, minute(sent), &sealed);
     Ok([mark.as_slice(), &sealed].concat())
 }
 
@@ -100,12 +100,12 @@ pub(crate) fn refuse_version(
 pub(crate) struct MarkKey([u8; 32]);
 
 impl MarkKey {
-    pub(crate) fn new(ours: &SecretKey, peer: &NodeId) -> Result<Self, noise::NotAuthentic> {
+    pub(crate) fn new(ours: &SecretKey, peer: &NodeId) -> Self {
         if *peer == ours.node_id() {
             // Nobody looks for it.
-            return Ok(MarkKey(noise::derive(ours.as_bytes(), &[b"p2pd mark of oneself"])));
+            return MarkKey(noise::derive(ours.as_bytes(), &[b"p2pd mark of oneself"]));
         }
-        noise::shared_secret(ours, peer).map(MarkKey)
+        MarkKey(noise::shared_secret(ours, peer))
     }
 
     /// Whether the peer marked this envelope for `reader`, in a minute around this time.
@@ -233,7 +233,7 @@ mod tests {
             let message = Message { sent: minutes(sent), ..message() };
             let envelope = seal(&a, &b.node_id(), &message, [9; 32]).unwrap();
             let is_of = |reader: &SecretKey, sender: &SecretKey, wall| {
-                let key = MarkKey::new(reader, &sender.node_id()).unwrap();
+                let key = MarkKey::new(reader, &sender.node_id());
                 key.is_of(&envelope, &reader.node_id(), minutes(wall))
             };
             for apart in -300..300 {
@@ -244,11 +244,11 @@ mod tests {
             for at in 0..MARK + 32 {
                 let mut bad = envelope.clone();
                 bad[at] ^= 0x10;
-                let key = MarkKey::new(&b, &a.node_id()).unwrap();
+                let key = MarkKey::new(&b, &a.node_id());
                 assert!(!key.is_of(&bad, &b.node_id(), minutes(sent)), "byte {at}");
             }
         }
-        let key = MarkKey::new(&b, &a.node_id()).unwrap();
+        let key = MarkKey::new(&b, &a.node_id());
         assert!([0, 15, 16, 17].iter().all(|n| !key.is_of(&vec![0; *n], &b.node_id(), minutes(0))));
     }
 

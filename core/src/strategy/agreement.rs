@@ -1,14 +1,15 @@
-//! Which of several streams becomes the pipe: both ends must keep the same one.
+//! Agreement on the stream that becomes the pipe: each end must keep the same one.
 //!
-//! A *session* is one call of `connect()`, on either side; a *candidate* is a stream on which both ends are
-//! authenticated and approved. Of two nodes the one with the lower id nominates, the other confirms (on a
-//! connection to oneself the dialling end nominates). The nominator has at most one nomination out per
-//! session, and the confirmer confirms whatever is nominated first, so the ends cannot choose apart. When
-//! both sides called `connect()` on each other, the two sessions are settled by one stream: the
-//! nominator names both if it knows both, else the confirmer adds its own to the confirmation.
+//! A *session* is one call of `connect()`, on either side; a *candidate* is a stream on which each end is authenticated
+//! and approved. Of two nodes the one with the lower id nominates, the other confirms. On a connection to oneself the
+//! dialling end nominates. The nominator has at most one nomination out per session. The confirmer confirms the first
+//! nomination, so the ends cannot choose apart.
 //!
-//! A session whose pipe may move stays open when its relay has settled it. One more stream may then join the
-//! pipe: JOIN in place of NOMINATE, so that ends of which only one knows of a pipe cannot take a stream for two things.
+//! When the two sides called `connect()` on each other, one stream settles the two sessions. The nominator names the
+//! two if it knows them, else the confirmer adds its own to the confirmation.
+//!
+//! A session whose pipe may move stays open when its relay has settled it. One more stream may then join the pipe: by
+//! JOIN in place of NOMINATE. So ends of which only one knows of a pipe cannot take a stream for two things.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -19,11 +20,11 @@ use crate::io::SockId;
 use crate::pipe::PipeMode;
 use crate::session::SessionId;
 
-/// Sessions that ended are remembered, so that their late streams are not taken for new ones; the oldest
-/// are forgotten beyond this number.
+/// Most ended sessions that are remembered, so that their late streams are not taken for new ones. Beyond this number
+/// the oldest are forgotten.
 const REMEMBERED: usize = 1024;
 
-/// Whose call a session is.
+/// Side whose call a session is.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub(crate) enum Requester {
     Us,
@@ -43,36 +44,36 @@ struct Session {
     candidates: SmallVec<[SockId; 2]>,
     /// The candidate that leaves the session open if it settles it.
     moves: Option<SockId>,
-    /// That has happened: there is a pipe, and one more stream may join it.
+    /// True once that has happened: there is a pipe, and one more stream may join it.
     carried: bool,
 }
 
 #[derive(Clone, Debug)]
 struct Candidate {
-    /// Counts up.
+    /// Number that counts up: the age of the candidate.
     order: u64,
     key: Key,
-    /// Whether this end nominates on it.
+    /// True if this end nominates on the candidate.
     nominator: bool,
 }
 
-/// What is to be done.
+/// Step to be carried out.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) enum Decision {
-    /// Send NOMINATE with these sessions.
+    /// Sends NOMINATE with these sessions.
     Nominate { sock: SockId, sessions: SmallVec<[SessionId; 2]> },
-    /// Send JOIN: its session has its pipe, and this stream is to join it.
+    /// Sends JOIN: the session has its pipe, and this stream is to join it.
     Join { sock: SockId },
-    /// Send CONFIRM, then it is the pipe as `Settled` says.
+    /// Sends CONFIRM, then the stream is the pipe as `Settled` says.
     Confirm { sock: SockId, also: Option<SessionId>, settled: Settled },
-    /// The peer confirmed: it is the pipe.
+    /// The peer confirmed: the stream is the pipe.
     Settle { sock: SockId, settled: Settled },
-    /// Say that the session is over, and close.
+    /// Says that the session is over, and closes the stream.
     Refuse { sock: SockId },
 }
 
 impl Decision {
-    /// The stream it is about.
+    /// Returns the stream of the step.
     pub(crate) fn sock(&self) -> SockId {
         match self {
             Decision::Nominate { sock, .. }
@@ -89,7 +90,7 @@ impl Decision {
 pub(crate) struct Settled {
     /// The sessions that ended with it, with their sides.
     pub(crate) sessions: SmallVec<[Key; 2]>,
-    /// The one of these that did not end: another of its streams may join the pipe.
+    /// Session among these that did not end: another of its streams may join the pipe.
     pub(crate) kept: Option<Key>,
     /// The other candidates of these sessions, to be closed.
     pub(crate) losers: SmallVec<[SockId; 4]>,
@@ -99,12 +100,12 @@ pub(crate) struct Settled {
 pub(crate) struct Agreement {
     ours: NodeId,
     sessions: BTreeMap<Key, Session>,
-    /// The same by peer: all that happens concerns the sessions of one.
+    /// Sessions by peer: all that happens concerns the sessions of one peer.
     by_peer: BTreeSet<(NodeId, Key)>,
     candidates: BTreeMap<SockId, Candidate>,
     arrivals: u64,
     over: VecDeque<Key>,
-    /// The same, for looking up.
+    /// Sessions that are over, for looking up.
     all_over: BTreeSet<Key>,
 }
 
@@ -121,7 +122,7 @@ impl Agreement {
         }
     }
 
-    /// A session began. One that is known stays as it is.
+    /// Opens a session. A session that is known stays as it is.
     pub(crate) fn open(&mut self, key: Key, peer: NodeId, mode: PipeMode) {
         if !self.sessions.contains_key(&key) {
             self.by_peer.insert((peer, key));
@@ -137,30 +138,30 @@ impl Agreement {
         }
     }
 
-    /// If this stream, which is not a candidate yet, settles the session, that stays open for one more.
+    /// Keeps the session open for one more stream, if this stream, which is not a candidate yet, settles it.
     pub(crate) fn moves(&mut self, key: Key, sock: SockId) {
         if let Some(session) = self.sessions.get_mut(&key) {
             session.moves = Some(sock);
         }
     }
 
-    /// Whether a session has its pipe and waits for one more stream.
+    /// Returns true if a session has its pipe and waits for one more stream.
     pub(crate) fn is_carried(&self, key: Key) -> bool {
         self.sessions.get(&key).is_some_and(|s| s.carried)
     }
 
-    /// The peer and mode of a session that is open.
+    /// Returns the peer and mode of a session that is open.
     pub(crate) fn session(&self, key: Key) -> Option<(NodeId, PipeMode)> {
         self.sessions.get(&key).map(|s| (s.peer, s.mode))
     }
 
-    /// Whether this session is known to be over.
+    /// Returns true if this session is known to be over.
     pub(crate) fn is_over(&self, key: Key) -> bool {
         self.all_over.contains(&key)
     }
 
-    /// Whether another session with the same peer may yet settle this one: it is nominated, or the peer's own
-    /// call is open. The streams of this one may be closed by the peer before we hear of it.
+    /// Returns true if another session with the same peer may yet settle this one: this one is nominated, or the peer's
+    /// own call is open. The peer may close this session's streams before we hear of it.
     pub(crate) fn may_be_settled(&self, key: Key) -> bool {
         self.sessions.get(&key).is_some_and(|session| {
             let theirs = |(k, s): (Key, &Session)| k.1 != key.1 && s.mode == session.mode && !s.carried;
@@ -173,7 +174,7 @@ impl Agreement {
         self.sessions.len()
     }
 
-    /// A session ended without a pipe: its candidates, to be closed.
+    /// Ends a session without a pipe. Returns its candidates, to be closed.
     pub(crate) fn abandon(&mut self, key: Key) -> SmallVec<[SockId; 4]> {
         let losers = self.take_candidates(&[key], None);
         for sock in &losers {
@@ -184,8 +185,8 @@ impl Agreement {
         losers
     }
 
-    /// Our part in a peer's session ended and left no stream. The session is not over: the peer's own dials
-    /// may still name it. One that has its pipe stays open as long as that.
+    /// Ends our part in a peer's session that left no stream. The session is not over: the peer's own dials may still
+    /// name it. A session that has its pipe stays open as long as that.
     pub(crate) fn forget(&mut self, key: Key) {
         if !self.is_carried(key)
             && let Some(session) = self.sessions.remove(&key)
@@ -194,7 +195,7 @@ impl Agreement {
         }
     }
 
-    /// A stream of an open session is authenticated and approved at both ends.
+    /// Adds a candidate: a stream of an open session, authenticated and approved at both ends.
     pub(crate) fn candidate(&mut self, sock: SockId, key: Key, initiator: bool) -> Option<Decision> {
         let Some(session) = self.sessions.get_mut(&key) else { return Some(Decision::Refuse { sock }) };
         session.candidates.push(sock);
@@ -205,7 +206,7 @@ impl Agreement {
         self.nominate(peer)
     }
 
-    /// A candidate is gone. Another may take its place.
+    /// Takes in that a candidate is gone. Another may take its place.
     pub(crate) fn lost(&mut self, sock: SockId) -> Option<Decision> {
         let candidate = self.candidates.remove(&sock)?;
         self.withdraw(candidate.key, sock);
@@ -215,7 +216,7 @@ impl Agreement {
         self.nominate(peer)
     }
 
-    /// NOMINATE came on a stream. `None`: it has no business to, the stream must be closed.
+    /// Takes in NOMINATE on a stream. `None`: it has no business to, the stream must be closed.
     pub(crate) fn nominated(&mut self, sock: SockId, named: &[SessionId]) -> Option<Decision> {
         let candidate = self.candidates.get(&sock).filter(|c| !c.nominator)?;
         let key = candidate.key;
@@ -246,7 +247,7 @@ impl Agreement {
         Some(Decision::Confirm { sock, also: also.map(|(id, _)| id), settled })
     }
 
-    /// JOIN came on a stream. `None`: it has no business to, the stream must be closed.
+    /// Takes in JOIN on a stream. `None`: it has no business to, the stream must be closed.
     pub(crate) fn joined(&mut self, sock: SockId) -> Option<Decision> {
         let candidate = self.candidates.get(&sock).filter(|c| !c.nominator)?;
         let key = candidate.key;
@@ -257,7 +258,7 @@ impl Agreement {
         Some(Decision::Confirm { sock, also: None, settled })
     }
 
-    /// CONFIRM came on a stream. `None`: it was not nominated, the stream must be closed.
+    /// Takes in CONFIRM on a stream. `None`: it was not nominated, the stream must be closed.
     pub(crate) fn confirmed(&mut self, sock: SockId, also: Option<SessionId>) -> Option<Decision> {
         let session = self.sessions.get(&self.candidates.get(&sock)?.key)?;
         let (peer, also) = (session.peer, also.filter(|_| !session.carried));
@@ -277,8 +278,8 @@ impl Agreement {
         Some(Decision::Settle { sock, settled })
     }
 
-    /// Nominates the oldest candidate that may be, for one session of `peer` after the other: call again
-    /// until it gives nothing.
+    /// Nominates the oldest candidate that may be, for one session of `peer` after the other: call again until it gives
+    /// nothing.
     pub(crate) fn nominate(&mut self, peer: NodeId) -> Option<Decision> {
         let mut eligible: SmallVec<[(u64, SockId, Key); 4]> = SmallVec::new();
         for (key, session) in self.of_peer(peer).filter(|(_, s)| s.nominated.is_none()) {
@@ -314,8 +315,8 @@ impl Agreement {
         Some(Decision::Nominate { sock, sessions })
     }
 
-    /// An open session of the other side with the same peer and mode, not nominated: the glare partner. What joins a
-    /// pipe has none: whoever calls then gets a pipe of its own.
+    /// Finds an open session of the other side with the same peer and mode, not nominated: the glare partner. A stream
+    /// that joins a pipe has no partner: a peer that calls then gets a pipe of its own.
     fn partner(&self, key: Key, peer: NodeId, mode: PipeMode) -> Option<Key> {
         if peer == self.ours || self.is_carried(key) {
             return None;
@@ -360,7 +361,7 @@ impl Agreement {
         gone
     }
 
-    /// Takes back the nomination of a candidate of this session, for whatever it was nominated.
+    /// Takes back the nomination of a candidate of this session, for all sessions that it was nominated for.
     fn withdraw(&mut self, key: Key, sock: SockId) {
         let Some(peer) = self.sessions.get(&key).map(|s| s.peer) else { return };
         let keys: SmallVec<[Key; 4]> = self.of_peer(peer).map(|(key, _)| key).collect();

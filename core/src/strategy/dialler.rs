@@ -1,5 +1,5 @@
-//! Dials a list of paths, staggered: the next begins a little after the one before, or as soon as none
-//! is left running (RFC 8305 section 5).
+//! Dials a list of paths, staggered. The next dial begins a little after the one before, or as soon as none is left
+//! running (RFC 8305 section 5).
 
 use core::fmt::Write;
 use core::time::Duration;
@@ -14,17 +14,17 @@ use crate::notice::Refusal;
 use crate::strategy::paths::{Path, Paths};
 use crate::time::Instant;
 
-/// Between two dials. RFC 8305 recommends 250 ms for strangers' servers and allows down to 10 ms; these
-/// few addresses are one peer's own.
+/// Pause between two dials. RFC 8305 recommends 250 ms for strangers' servers and allows down to 10 ms; these few
+/// addresses are one peer's own.
 const STAGGER: Duration = Duration::from_millis(50);
 
-/// How one dial ended.
+/// End of a dial.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum DialEnd {
     Io(IoFailure),
     Hello(HelloError),
     Refused(Refusal),
-    /// The stream broke before the peer had said anything: it may have had no room just then.
+    /// The stream broke before the peer had said anything. The peer may have had no room just then.
     Broken,
     /// The stream ended before it was agreed on.
     Lost,
@@ -40,7 +40,7 @@ pub(crate) struct Dialler {
     live: SmallVec<[(SockId, Path); 4]>,
     ended: SmallVec<[(SocketAddr, DialEnd); 4]>,
     next: Instant,
-    /// Paths that broke may be dialled again, each once: those that were not.
+    /// Paths that broke and were dialled again, which happens once for each. `None`: no path is.
     second: Option<SmallVec<[SocketAddr; 4]>>,
 }
 
@@ -61,7 +61,7 @@ impl Dialler {
         self
     }
 
-    /// The path to dial now, if one is due. Tell the outcome by [`started`](Self::started).
+    /// Returns the path to dial now, if one is due. The caller tells the outcome by [`started`](Self::started).
     pub(crate) fn due(&mut self, now: Instant) -> Option<Path> {
         if self.next > now && (!self.live.is_empty() || self.waits_for_second(now)) {
             return None;
@@ -74,7 +74,7 @@ impl Dialler {
         self.next = now + STAGGER;
     }
 
-    /// A dial of ours ended; the next need not wait. False: it was not ours.
+    /// Takes in the end of a dial of ours; the next need not wait. False: the dial was not ours.
     pub(crate) fn ended(&mut self, sock: SockId, why: DialEnd, now: Instant) -> bool {
         let Some(at) = self.live.iter().position(|(s, _)| *s == sock) else { return false };
         let (_, path) = self.live.remove(at);
@@ -92,13 +92,13 @@ impl Dialler {
         true
     }
 
-    /// The next path is one that broke, a moment ago.
+    /// Returns true if the next path is one that broke, a moment ago.
     fn waits_for_second(&self, now: Instant) -> bool {
         let front = self.waiting.front().map(|path| path.remote);
         self.next > now && self.second.iter().flatten().any(|second| Some(*second) == front)
     }
 
-    /// When [`due`](Self::due) is to be asked again.
+    /// Returns the time at which to ask [`due`](Self::due) again.
     pub(crate) fn next(&self) -> Option<Instant> {
         (!self.waiting.is_empty()).then_some(self.next)
     }
@@ -111,7 +111,7 @@ impl Dialler {
         self.waiting.len() + self.live.len() + self.ended.len()
     }
 
-    /// The dials that ended, with errors as a socket would give them.
+    /// Returns the dials that ended, with errors as a socket would give them.
     pub(crate) fn failures(&self) -> impl Iterator<Item = (SocketAddr, IoFailure)> + '_ {
         self.ended.iter().map(|(to, why)| match why {
             DialEnd::Io(why) => (*to, *why),
@@ -122,7 +122,7 @@ impl Dialler {
         })
     }
 
-    /// What became of each dial, in words.
+    /// Describes the end of each dial, in words.
     pub(crate) fn describe(&self) -> String {
         let mut text = String::new();
         for (n, (to, why)) in self.ended.iter().enumerate() {

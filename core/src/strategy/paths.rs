@@ -1,4 +1,4 @@
-//! Which of a peer's announced addresses to dial, and in what order.
+//! Choice and order of the peer's announced addresses to dial.
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
@@ -9,7 +9,7 @@ use crate::nat::NatType;
 pub(crate) use crate::node::admission::Trust;
 use crate::node::admission::reach::{Ours, is_on_link};
 
-/// One of our interfaces, with what the world sees of it. Never a link-local address.
+/// A local interface with its external address. Never a link-local address.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Route {
     pub(crate) internal: IpAddr,
@@ -18,7 +18,7 @@ pub(crate) struct Route {
     pub(crate) external: IpAddr,
 }
 
-/// One of our interfaces that has a link-local IPv6 address.
+/// A local interface that has a link-local IPv6 address.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Link {
     pub(crate) ip: Ipv6Addr,
@@ -26,7 +26,7 @@ pub(crate) struct Link {
     pub(crate) zone: u32,
 }
 
-/// Our links, at most three.
+/// Links of this node, at most three.
 pub(crate) type Links = SmallVec<[Link; 3]>;
 
 /// Most addresses dialled for a stranger.
@@ -36,16 +36,18 @@ pub(crate) const STRANGER_PATHS: usize = 2;
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Path {
     pub(crate) remote: SocketAddr,
-    /// On our machine or network: tried first.
+    /// True for an address on our machine or network: tried first.
     pub(crate) local: bool,
 }
 
 pub(crate) type Paths = SmallVec<[Path; 6]>;
 
-/// Local paths first, then the others, in each IPv6 before IPv4 (RFC 8305 section 4); through our own router's
-/// outside address (hairpin) after those; link-local ones last, since on a LAN any other is as good, and elsewhere
-/// nobody answers. For a stranger, of whose addresses few are dialled, those that are announced as open
-/// come before others from outside: a multi-homed peer's open port would be cut off else.
+/// Paths to a peer, in the order of the dials. Local paths come first, then the others, in each IPv6 before IPv4 (RFC
+/// 8305 section 4). Paths through our own router's outside address (hairpin) follow. Link-local paths are last: on a
+/// LAN any other is as good, and elsewhere nobody answers.
+///
+/// For a stranger few addresses are dialled. Of those, addresses that are announced as open come before others from
+/// outside: a multi-homed peer's open port would be cut off else.
 pub(crate) fn to_peer(
     ours: &Ours<'_>,
     links: &[Link],
@@ -98,12 +100,12 @@ pub(crate) fn to_peer(
     all
 }
 
-/// Whether this peer may make us send to an address that it named.
+/// Returns true if this peer may make us send to an address that it named.
 pub(crate) fn may_send_to(ours: &Ours<'_>, ip: IpAddr, trust: Trust) -> bool {
     !is_zoned(ip) && ours.may_send(ip, trust)
 }
 
-/// Whether the peer's inside address is worth a dial from this interface.
+/// Returns true if the peer's inside address is worth a dial from this interface.
 fn is_near(ours: &Route, theirs: &PeerInterface) -> bool {
     let inside = theirs.internal;
     if inside.is_loopback() || ours.internal.is_loopback() {
@@ -113,7 +115,7 @@ fn is_near(ours: &Route, theirs: &PeerInterface) -> bool {
     same_router || ours.internal == inside || is_on_link(ours.internal, ours.prefix, inside)
 }
 
-/// Whether an address means nothing without a zone.
+/// Returns true if an address means nothing without a zone.
 fn is_zoned(ip: IpAddr) -> bool {
     ip.is_ipv6() && is_link_local(ip)
 }

@@ -1,9 +1,9 @@
-//! What to dial so that two NATs let the same connection through, from what is known of both.
+//! Tactics to dial so that two NATs let the same connection through, from the known behaviour of each.
 //!
-//! A NAT lets a SYN in where it saw one leave for the same place. Where both sides' external ports can be told
-//! in advance, each dials the other's: the SYNs cross, or the later one finds the hole that the earlier one
-//! left, and the ends open simultaneously (RFC 9293 section 3.5). Where one side's ports are random, that
-//! side dials from many ports and the other tries many: 256 x 1,024 of 64,512 meet with probability 98.3 %.
+//! A NAT lets a SYN in where it saw one leave for the same place. Where the external ports of each side can be
+//! predicted, each dials the other's. The SYNs cross, or the later one finds the hole that the earlier one left, and
+//! the ends open simultaneously (RFC 9293 section 3.5). Where one side's ports are random, that side dials from many
+//! ports and the other tries many. 256 x 1,024 of 64,512 meet with probability 98.3 %.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -12,35 +12,36 @@ use smallvec::SmallVec;
 use crate::nat::{Behaviour, Foresight, gcd};
 use crate::signal::mappings::MAX_PORTS;
 
-/// Ports of our own in a spray.
+/// Number of our own ports in a spray.
 pub const SPRAY: u16 = 256;
-/// Ports of the peer's tried against a spray.
+/// Number of the peer's ports tried against a spray.
 pub const PROBES: u16 = 1024;
-/// A counter is aimed at this far ahead of where it is expected to be: others behind the same NAT may take so many
-/// more. Where both sides count, both aim so, and take ports until they come to the one that they announced.
+/// Distance of the aim ahead of the expected value of a counter: others behind the same NAT may take so many more
+/// ports. Where each side counts, each aims so, and takes ports until it comes to the port that it announced.
 const AHEAD: u16 = 8;
-/// Such dials at most; with as many as others are expected to take and `AHEAD` more, those may just as well take none.
+/// Most dials to the announced port. With as many dials as expected others plus `AHEAD` more, those others may just as
+/// well take none.
 const STEPS: u16 = 32;
-/// Where only our ports count, and the peer dials all the likely ones.
+/// Most dials where only our ports count, and the peer dials all the likely ones.
 const STEPS_ALONE: u16 = 16;
-/// So many others may be expected at most.
+/// Largest number of others that is expected.
 pub(crate) const MAX_OTHERS: u16 = 4096;
 
-/// One side of a punch.
+/// A side of a punch.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct Side {
     pub(crate) behaviour: Behaviour,
     pub(crate) external: IpAddr,
     pub(crate) internal: IpAddr,
-    /// External ports it will come from.
+    /// External ports that the side will come from.
     pub(crate) ports: SmallVec<[u16; MAX_PORTS]>,
-    /// Its listener's port.
+    /// Port of its listener.
     pub(crate) listen: u16,
-    /// So many ports others behind its NAT are expected to take until it dials. Known of our side only.
+    /// Ports that others behind its NAT are expected to take until it dials. Known of our side only.
     pub(crate) others: u16,
 }
 
-/// Where a dial leaves from.
+/// Origin of a dial.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum From {
     /// The listener's port: its mapping is known.
@@ -49,26 +50,26 @@ pub(crate) enum From {
     Fresh,
 }
 
-/// What one side does.
+/// Dials of one side.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) enum Tactic {
-    /// Dial these, and again when refused.
+    /// Dials these addresses, and again when refused.
     Meet(SmallVec<[(From, SocketAddr); 1]>),
-    /// Dial one place from many ports.
+    /// Dials one address from many ports.
     Spray { to: SocketAddr, from: u16 },
-    /// Dial many ports of one address, each once.
+    /// Dials many ports of one address, each once.
     Probe { to: IpAddr, low: u16, high: u16, count: u16 },
-    /// It cannot work, for this reason.
+    /// No dial can work, for this reason.
     Hopeless(&'static str),
 }
 
-/// Behind one router, or on one machine: no NAT lies between the inside addresses.
+/// Returns true behind one router, or on one machine: no NAT lies between the inside addresses.
 pub(crate) fn is_near(internal: IpAddr, external: IpAddr, theirs: &Side) -> bool {
     (external == theirs.external && internal != external) || internal.is_loopback()
 }
 
-/// How hard it is to punch through a NAT, from 0 on: of several homes the easiest is punched from. One that was not measured
-/// comes last, since often it leads nowhere, as a container's interface does.
+/// Difficulty of a punch through a NAT, from 0 on: of several homes the easiest is punched from. A NAT that was not
+/// measured comes last, since often it leads nowhere, as a container's interface does.
 pub(crate) fn difficulty(behaviour: Behaviour) -> u8 {
     match behaviour.foresight() {
         _ if behaviour.mapping.is_none() => 3,
@@ -78,7 +79,7 @@ pub(crate) fn difficulty(behaviour: Behaviour) -> u8 {
     }
 }
 
-/// What our side does.
+/// Chooses our side's dials.
 pub(crate) fn tactic(ours: &Side, theirs: &Side) -> Tactic {
     if is_near(ours.internal, ours.external, theirs) {
         let inside = SocketAddr::new(theirs.internal, theirs.listen);
@@ -130,8 +131,8 @@ pub(crate) fn tactic(ours: &Side, theirs: &Side) -> Tactic {
     }
 }
 
-/// The ports that a counter comes to after `seen`, of which others are expected to take `others` first: the likeliest
-/// first, and last the one that a side that counts too should aim at.
+/// Predicts the ports that a counter comes to after `seen`, of which others are expected to take `others` first. The
+/// likeliest comes first. The last is the port that a side that counts too should aim at.
 pub(crate) fn window(seen: u16, step: i16, others: u16) -> SmallVec<[u16; MAX_PORTS]> {
     let port = |taken: u16| {
         let ahead = i32::from(step) * (i32::from(taken) + 1);
@@ -148,7 +149,7 @@ pub(crate) fn window(seen: u16, step: i16, others: u16) -> SmallVec<[u16; MAX_PO
     near.chain([aim]).map(port).filter(|port| *port != 0).collect()
 }
 
-/// In thousandths: how likely `probes` different ports out of `range` are to hit one of `mapped`.
+/// Returns the probability, in thousandths, that `probes` different ports out of `range` hit one of `mapped`.
 pub fn hit_permille(mapped: u32, probes: u32, range: u32) -> u32 {
     const ONE: u64 = 1 << 32;
     let range = u64::from(range.max(1));
@@ -160,7 +161,7 @@ pub fn hit_permille(mapped: u32, probes: u32, range: u32) -> u32 {
     ((ONE - miss) * 1000 / ONE) as u32
 }
 
-/// The `n`th of `count` different ports in `low..=high`, in an order that `key` chooses.
+/// Returns the `n`th of `count` different ports in `low..=high`, in an order that `key` chooses.
 pub(crate) fn nth_port(key: u64, n: u16, low: u16, high: u16) -> u16 {
     let span = u64::from(high.max(low) - low) + 1;
     // An affine walk by a step that shares no factor with the span visits every port once.
@@ -273,7 +274,7 @@ mod tests {
         assert_eq!(window(1, i16::MIN, u16::MAX).len(), 16);
     }
 
-    /// Two counters meet whatever others take, as far as stated.
+    /// Two counters meet, as far as stated, in spite of the ports that others take.
     #[test]
     fn two_that_count_meet_in_spite_of_others() {
         let meets = |others: [u16; 2], expected: [u16; 2]| {

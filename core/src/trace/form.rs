@@ -1,9 +1,9 @@
-//! How a value is spelled in a trace: as words with one space between them, and in exactly one way.
+//! Spelling of a value in a trace: words with one space between them, and in exactly one way.
 //!
-//! Numbers are decimal, times are nanoseconds (the wall clock's microseconds), bytes are hexadecimal with `-`
-//! for none, a value that may be missing is `-`, a list is its length and its items. In text a space is `+`,
-//! whatever is not a graphic ASCII character, and `+` and `%`, is `%` and two hexadecimal digits for each byte,
-//! the empty text is `%` and the text `-` is `%2d`.
+//! Numbers are decimal, times are nanoseconds (the wall clock's microseconds), and bytes are hexadecimal with `-` for
+//! none. A value that may be missing is `-`; a list is its length and its items. In text a space is `+`. Each byte of
+//! `+`, `%` and of all that is not a graphic ASCII character is `%` and two hexadecimal digits. The empty text is `%`
+//! and the text `-` is `%2d`.
 
 use core::fmt::{self, Write};
 use core::str::FromStr;
@@ -26,20 +26,20 @@ use crate::time::{Instant, WallTime};
 
 use super::LineError;
 
-/// What can be written into a line.
+/// Value that can be written into a line.
 pub(super) trait Put {
     fn put(&self, line: &mut String);
 }
 
-/// What can be read out of a line.
+/// Value that can be read out of a line.
 pub(super) trait Take: Sized {
     fn take(words: &mut Words<'_>) -> Result<Self, LineError>;
 
-    /// Any value.
+    /// Returns any value.
     #[cfg(test)]
     fn any(g: &mut quickcheck::Gen) -> Self;
 
-    /// One value of each variant.
+    /// Returns a value of each variant.
     #[cfg(test)]
     fn every(g: &mut quickcheck::Gen) -> Vec<Self> {
         vec![Self::any(g)]
@@ -80,7 +80,7 @@ impl<'a> Words<'a> {
         if self.rest.is_some() { Err(LineError::Long(self.at + 1)) } else { Ok(()) }
     }
 
-    /// The word that was read last is wrong.
+    /// Returns the error of the word that was read last.
     pub(super) fn wrong(&self) -> LineError {
         LineError::Word(self.at)
     }

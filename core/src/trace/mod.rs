@@ -1,8 +1,8 @@
 //! Traces: a run of a node, written down line by line, which [`replay`] runs again.
 //!
-//! A node decides by nothing but its configuration, its seed, the calls and the events, so that a user's
-//! failure can be looked at, and kept as a test, on another machine. A [`Recorder`] is a node that writes;
-//! it opens no file, its lines go where the driver wants them.
+//! A node decides by nothing but its configuration, its seed, the calls and the events. So a user's failure can be
+//! looked at, and kept as a test, on another machine. A [`Recorder`] is a node that writes; it opens no file, its lines
+//! go where the driver wants them.
 //!
 //! ```
 //! use p2pd_core::io::Interface;
@@ -30,12 +30,13 @@
 //!
 //! # A trace is a secret
 //!
-//! It holds the node's *private key* and *seed*, without which it could not run again. Whoever has it can take
-//! the node's place for as long as the key is used, and can compute the keys of every pipe that was opened
-//! while it was written, and so read their traffic where that was captured. Drivers create the file for its
-//! owner alone (mode 0600). Record with a temporary identity, or give the key up before handing a trace on.
-//! What is never written: the keys of pipes, and a byte of what users send through those that are streams. Relayed
-//! pipes run through the node, so that their bytes are in the trace. So are the credentials of TURN servers.
+//! The trace holds the node's *private key* and *seed*, without which it could not run again. A reader of the trace can
+//! take the node's place for as long as the key is used. Such a reader can also compute the keys of every pipe that was
+//! opened while the trace was written. So a reader can read their traffic where that was captured.
+//!
+//! Drivers create the file for its owner alone (mode 0600). Record with a temporary identity, or give the key up before
+//! handing a trace on. The keys of pipes are never written, nor a byte that users send through pipes that are streams.
+//! Relayed pipes run through the node, so that their bytes are in the trace. So are the credentials of TURN servers.
 //!
 //! # The text
 //!
@@ -56,7 +57,7 @@
 //! portmap yes | no
 //! brokers number-of-brokers, and for each: id host port
 //! stun number-of-servers, and for each: host port
-//! turn number-of-servers, and for each: host port transport credentials lifetimes
+//! turn number-of-servers, and for each: host port transport auth lifetimes alternates
 //! ntp number-of-servers, and for each: host port
 //! max-pipes number or -
 //! liveness interval patience
@@ -65,7 +66,8 @@
 //!
 //! ```text
 //! event now what...       a call of Node::handle
-//! call now what...        connect (address and plan), what is done with names, cancel, answer, busy, shutdown, and what is done with relayed pipes
+//! call now what...        connect (address and plan), calls on names, cancel, answer, busy, renew-login, shutdown, and
+//!                         calls on relayed pipes
 //! begun ok id             what connect or connect-name gave, always the next line; or: begun error why
 //! action what...          what Node::poll_action gave
 //! idle deadline or -      it gave nothing more, and this was the next deadline
@@ -83,7 +85,7 @@ use core::ops::Deref;
 use bytes::Bytes;
 
 use crate::address::PeerAddress;
-use crate::config::{Config, ConfigError, Plan};
+use crate::config::{Config, ConfigError, Login, Plan, ServerRef};
 use crate::identity::NodeId;
 use crate::io::{Action, Event};
 use crate::name::{Name, NameError, NamePin};
@@ -103,7 +105,7 @@ const NAME: &str = "p2pd-trace";
 /// The version of the text, which changes when a reader of the one before would misread it.
 const VERSION: u8 = 1;
 
-/// Where a trace goes: is given one whole line at a time, with its newline.
+/// Receiver of a trace: is given one whole line at a time, with its newline.
 pub type Sink = Box<dyn FnMut(&str) + Send>;
 
 /// A [`Node`] that writes down all it is told and all it says, if somebody listens.
@@ -114,15 +116,15 @@ pub struct Recorder {
     node: Node,
     sink: Option<Sink>,
     line: String,
-    /// The last line said that nothing is left to do.
+    /// True if the last line said that nothing is left to do.
     idle: bool,
 }
 
 impl Recorder {
-    /// As [`Node::new`]; with a sink, everything from here on is recorded.
+    /// Creates a node by [`Node::new`]; with a sink, everything from here on is recorded.
     ///
     /// # Errors
-    /// What is wrong with the configuration.
+    /// [`ConfigError`] of [`Node::new`].
     pub fn new(
         config: Config,
         seed: [u8; 32],
@@ -137,14 +139,14 @@ impl Recorder {
         Ok(Recorder { node, sink, line: String::new(), idle: false })
     }
 
-    /// As [`Node::handle`].
+    /// Calls [`Node::handle`], and records the event.
     pub fn handle(&mut self, now: Instant, event: Event<'_>) {
         // Before the node acts: where it panics, the trace holds the reason.
         self.write(|| Record::Event(now, &event));
         self.node.handle(now, event);
     }
 
-    /// As [`Node::poll_action`].
+    /// Calls [`Node::poll_action`], and records the action.
     pub fn poll_action(&mut self) -> Option<Action> {
         let action = self.node.poll_action();
         match &action {
@@ -159,10 +161,10 @@ impl Recorder {
         action
     }
 
-    /// As [`Node::connect`].
+    /// Calls [`Node::connect`], and records the call.
     ///
     /// # Errors
-    /// As there.
+    /// Errors of [`Node::connect`].
     pub fn connect(&mut self, now: Instant, to: &PeerAddress, plan: Plan) -> Result<ConnectId, ConnectError> {
         self.write(|| Record::Call(now, Call::Connect { to: Box::new(to.clone()), plan: plan.clone() }));
         let begun = self.node.connect(now, to, plan);
@@ -170,10 +172,10 @@ impl Recorder {
         begun
     }
 
-    /// As [`Node::connect_name`].
+    /// Calls [`Node::connect_name`], and records the call.
     ///
     /// # Errors
-    /// As there.
+    /// Errors of [`Node::connect_name`].
     pub fn connect_name(&mut self, now: Instant, name: Name, plan: Plan) -> Result<ConnectId, ConnectError> {
         self.write(|| Record::Call(now, Call::ConnectName { name, plan: plan.clone() }));
         let begun = self.node.connect_name(now, name, plan);
@@ -181,81 +183,87 @@ impl Recorder {
         begun
     }
 
-    /// As [`Node::resolve`].
+    /// Calls [`Node::resolve`], and records the call.
     ///
     /// # Errors
-    /// As there.
+    /// Errors of [`Node::resolve`].
     pub fn resolve(&mut self, now: Instant, name: Name) -> Result<(), NameError> {
         self.write(|| Record::Call(now, Call::Resolve { name }));
         self.node.resolve(now, name)
     }
 
-    /// As [`Node::register`].
+    /// Calls [`Node::register`], and records the call.
     ///
     /// # Errors
-    /// As there.
+    /// Errors of [`Node::register`].
     pub fn register(&mut self, now: Instant, name: Name) -> Result<(), NameError> {
         self.write(|| Record::Call(now, Call::Register { name }));
         self.node.register(now, name)
     }
 
-    /// As [`Node::release`].
+    /// Calls [`Node::release`], and records the call.
     ///
     /// # Errors
-    /// As there.
+    /// Errors of [`Node::release`].
     pub fn release(&mut self, now: Instant, name: Name) -> Result<(), NameError> {
         self.write(|| Record::Call(now, Call::Release { name }));
         self.node.release(now, name)
     }
 
-    /// As [`Node::pin_name`].
+    /// Calls [`Node::pin_name`], and records the call.
     pub fn pin_name(&mut self, now: Instant, pin: NamePin) {
         self.write(|| Record::Call(now, Call::NamePin { pin }));
         self.node.pin_name(now, pin);
     }
 
-    /// As [`Node::cancel`].
+    /// Calls [`Node::cancel`], and records the call.
     pub fn cancel(&mut self, now: Instant, connect: ConnectId) {
         self.write(|| Record::Call(now, Call::Cancel { connect }));
         self.node.cancel(now, connect);
     }
 
-    /// As [`Node::answer`].
+    /// Calls [`Node::answer`], and records the call.
     pub fn answer(&mut self, now: Instant, peer: NodeId, accept: bool) {
         self.write(|| Record::Call(now, Call::Answer { peer, accept }));
         self.node.answer(now, peer, accept);
     }
 
-    /// As [`Node::set_busy`].
+    /// Calls [`Node::set_busy`], and records the call.
     pub fn set_busy(&mut self, now: Instant, busy: bool) {
         self.write(|| Record::Call(now, Call::Busy { busy }));
         self.node.set_busy(now, busy);
     }
 
-    /// As [`Node::shutdown`].
+    /// Calls [`Node::renew_login`], and records the call.
+    pub fn renew_login(&mut self, now: Instant, server: ServerRef, login: Option<Login>) {
+        self.write(|| Record::Call(now, Call::RenewLogin { server, login: login.clone() }));
+        self.node.renew_login(now, server, login);
+    }
+
+    /// Calls [`Node::shutdown`], and records the call.
     pub fn shutdown(&mut self, now: Instant) {
         self.write(|| Record::Call(now, Call::Shutdown));
         self.node.shutdown(now);
     }
 
-    /// As [`Node::pipe_write`].
+    /// Calls [`Node::pipe_write`], and records the call.
     pub fn pipe_write(&mut self, now: Instant, pipe: PipeId, data: &[u8]) -> usize {
         let data = &data[..data.len().min(MAX_AT_ONCE)];
         self.write(|| Record::Call(now, Call::PipeWrite { pipe, data: Bytes::copy_from_slice(data) }));
         self.node.pipe_write(now, pipe, data)
     }
 
-    /// As [`Node::pipe_read`].
+    /// Calls [`Node::pipe_read`], and records the call.
     pub fn pipe_read(&mut self, now: Instant, pipe: PipeId, out: &mut [u8]) -> ReadOutcome {
         let most = out.len().min(MAX_AT_ONCE);
         self.write(|| Record::Call(now, Call::PipeRead { pipe, most: most as u32 }));
         self.node.pipe_read(now, pipe, &mut out[..most])
     }
 
-    /// As [`Node::pipe_send_message`].
+    /// Calls [`Node::pipe_send_message`], and records the call.
     ///
     /// # Errors
-    /// As there.
+    /// Errors of [`Node::pipe_send_message`].
     pub fn pipe_send_message(
         &mut self,
         now: Instant,
@@ -269,19 +277,19 @@ impl Recorder {
         self.node.pipe_send_message(now, pipe, message)
     }
 
-    /// As [`Node::pipe_read_message`].
+    /// Calls [`Node::pipe_read_message`], and records the call.
     pub fn pipe_read_message(&mut self, now: Instant, pipe: PipeId) -> Option<Bytes> {
         self.write(|| Record::Call(now, Call::PipeReadMessage { pipe }));
         self.node.pipe_read_message(now, pipe)
     }
 
-    /// As [`Node::pipe_finish`].
+    /// Calls [`Node::pipe_finish`], and records the call.
     pub fn pipe_finish(&mut self, now: Instant, pipe: PipeId) {
         self.write(|| Record::Call(now, Call::PipeFinish { pipe }));
         self.node.pipe_finish(now, pipe);
     }
 
-    /// As [`Node::pipe_close`].
+    /// Calls [`Node::pipe_close`], and records the call.
     pub fn pipe_close(&mut self, now: Instant, pipe: PipeId) {
         self.write(|| Record::Call(now, Call::PipeClose { pipe }));
         self.node.pipe_close(now, pipe);
@@ -298,7 +306,7 @@ impl Recorder {
     }
 }
 
-/// What does not change a node.
+/// Methods that do not change a node.
 impl Deref for Recorder {
     type Target = Node;
     fn deref(&self) -> &Node {
@@ -331,6 +339,8 @@ fn header(config: &Config, seed: &[u8; 32], now: Instant) -> String {
         ntp,
         max_pipes,
         liveness,
+        // The interfaces that the node is told of say what is used.
+        interfaces: _,
     } = config;
     let mut text = format!("{NAME} {VERSION}\n");
     let mut line = |name: &str, value: &dyn Put| {

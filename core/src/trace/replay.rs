@@ -1,4 +1,4 @@
-//! Running a trace again.
+//! Replay of a trace.
 
 use core::fmt;
 
@@ -6,6 +6,7 @@ use crate::config::{Config, ConfigError};
 use crate::identity::{NodeId, SecretKey};
 use crate::node::{ConnectError, MAX_AT_ONCE, Node};
 use crate::notice::ConnectId;
+use crate::selection::Interfaces;
 use crate::time::Instant;
 
 use super::form::{Put, Take, Words, spelled, whole, word};
@@ -23,15 +24,15 @@ pub const MAX_LINE: usize = 4 << 20;
 pub struct Replayed {
     /// The node that was recorded.
     pub node: NodeId,
-    /// What it was told.
+    /// Number of events that the node was told.
     pub events: u64,
-    /// What its user asked of it.
+    /// Number of calls of its user.
     pub calls: u64,
-    /// What it asked of its driver, each the same as recorded.
+    /// Number of actions that it asked of its driver, each the same as recorded.
     pub actions: u64,
-    /// When it started, by the driver's clock.
+    /// Time of the start, by the driver's clock.
     pub start: Instant,
-    /// The last time it was told.
+    /// Last time that the node was told.
     pub end: Instant,
 }
 
@@ -43,7 +44,7 @@ impl fmt::Display for Replayed {
     }
 }
 
-/// Why a trace could not be run again to its end.
+/// Reason that a trace could not be run again to its end.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum ReplayError {
     /// The first line is not that of a trace.
@@ -54,9 +55,9 @@ pub enum ReplayError {
     TooLong(usize),
     /// A line is wrong.
     Line {
-        /// Its number, from 1.
+        /// Number of the line, from 1.
         line: usize,
-        /// What is wrong. Never repeats the text, which may be a secret.
+        /// Error of the line. Never repeats the text, which may be a secret.
         why: LineError,
     },
     /// The configuration could not have been used.
@@ -67,7 +68,7 @@ pub enum ReplayError {
         line: usize,
         /// The line.
         expected: String,
-        /// What it would be now.
+        /// Line that the node would write now.
         got: String,
     },
 }
@@ -89,12 +90,12 @@ impl fmt::Display for ReplayError {
 
 impl std::error::Error for ReplayError {}
 
-/// What is wrong with a line.
+/// Error of a line.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum LineError {
     /// The header ends before this line, which it has to have.
     Header(&'static str),
-    /// More than [`MAX_LINE`] bytes; this many.
+    /// Length over [`MAX_LINE`] bytes; this many.
     TooLong(usize),
     /// The text ends within the line: there is no newline.
     CutOff,
@@ -104,7 +105,7 @@ pub enum LineError {
     Long(usize),
     /// The word with this number, from 1, is not one that may stand there.
     Word(usize),
-    /// It reads as something that is written otherwise.
+    /// The word reads as a value that is written otherwise.
     Spelling,
     /// `begun` stands after a connect, and there only.
     Order,
@@ -127,12 +128,12 @@ impl fmt::Display for LineError {
 
 impl std::error::Error for LineError {}
 
-/// Runs a trace again: builds the node, tells it what it was told, and compares what it does.
+/// Runs a trace again: builds the node, tells it all that it was told, and compares its actions.
 ///
 /// The text may be anybody's. Reading it costs time and memory in proportion to its length.
 ///
 /// # Errors
-/// The first line that is wrong, or at which the node acts otherwise.
+/// First line that is wrong, or at which the node acts otherwise.
 pub fn replay(text: &str) -> Result<Replayed, ReplayError> {
     if text.len() > MAX_TEXT {
         return Err(ReplayError::TooLong(text.len()));
@@ -159,6 +160,7 @@ pub fn replay(text: &str) -> Result<Replayed, ReplayError> {
             ntp: lines.field("ntp")?,
             max_pipes: lines.field("max-pipes")?,
             liveness: lines.field("liveness")?,
+            interfaces: Interfaces::default(),
         };
         Ok((config, seed, start))
     };
@@ -210,7 +212,7 @@ impl<'a> Lines<'a> {
         Ok(Some(line))
     }
 
-    /// The header's line with this name.
+    /// Reads the header's line with this name.
     fn field<T: Put + Take>(&mut self, name: &'static str) -> Result<T, LineError> {
         let Some(line) = self.next()? else {
             self.at += 1;
@@ -236,13 +238,13 @@ impl<'a> Lines<'a> {
 
 struct Run {
     node: Node,
-    /// What the connect just before gave.
+    /// Result of the connect just before.
     begun: Option<Result<ConnectId, ConnectError>>,
     done: Replayed,
 }
 
 impl Run {
-    /// Does what a line says, or compares; gives what the line would be now if it is not the same.
+    /// Carries a line out, or compares it. Returns the line as it would be now if it is not the same.
     fn line(&mut self, line: &str) -> Result<Option<String>, LineError> {
         let kind = Words::of(line).next()?;
         if (kind == "begun") != self.begun.is_some() {
@@ -288,6 +290,7 @@ impl Run {
             Call::Cancel { connect } => self.node.cancel(now, connect),
             Call::Answer { peer, accept } => self.node.answer(now, peer, accept),
             Call::Busy { busy } => self.node.set_busy(now, busy),
+            Call::RenewLogin { server, login } => self.node.renew_login(now, server, login),
             Call::Shutdown => self.node.shutdown(now),
             Call::PipeWrite { pipe, data } => drop(self.node.pipe_write(now, pipe, &data)),
             Call::PipeRead { pipe, most } => {
@@ -342,7 +345,7 @@ mod tests {
         (Recorder::new(config(), [3; 32], Instant::ZERO, Some(sink)).unwrap(), text)
     }
 
-    /// A node that finds nothing where it looks, for ten of its deadlines.
+    /// Records a node that finds nothing where it looks, for ten of its deadlines.
     fn recorded() -> String {
         let (mut node, text) = recorder();
         let ip = "203.0.113.1".parse().unwrap();
@@ -383,15 +386,15 @@ mod tests {
         let other = SecretKey::from_bytes([8; 32]).node_id();
         let header = format!(
             "p2pd-trace 1\nkey {}\nseed {}\nstart 0\nbind -\nport 0\naccept only 1 {other}\nallow-plain no\nsurvey yes\nhairpin no\nportmap no\n\
-             brokers 1 9 broker.example 1883 - - 0 -\nstun 1 2001:db8::1 3478\n\
-             turn 1 turn.example 3478 - - alice se+cret no 600000000000 300000000000 600000000000\nntp 1 2001:db8::2 123\nmax-pipes -\nliveness 20000000000 30000000000\nevent 0 interfaces ",
+             brokers 1 9 broker.example 1883 - - 0 - no -\nstun 1 2001:db8::1 3478\n\
+             turn 1 turn.example 3478 - - fixed alice se+cret no 600000000000 300000000000 600000000000 no -\nntp 1 2001:db8::2 123\nmax-pipes -\nliveness 20000000000 30000000000\nevent 0 interfaces ",
             "07".repeat(32),
             "03".repeat(32)
         );
         assert!(text.starts_with(&header), "{text}");
     }
 
-    /// Whatever a driver may say, in any order and at any time.
+    /// Tells the node anything that a driver may say, in any order and at any time.
     #[test]
     fn random_runs_act_the_same_again() {
         let mut g = Gen::new(6);
@@ -414,6 +417,7 @@ mod tests {
                     Call::Cancel { connect } => node.cancel(now, connect),
                     Call::Answer { peer, accept } => node.answer(now, peer, accept),
                     Call::Busy { busy } => node.set_busy(now, busy),
+                    Call::RenewLogin { server, login } => node.renew_login(now, server, login),
                     Call::Shutdown if round % 7 == 0 => node.shutdown(now),
                     Call::Shutdown => {}
                     Call::PipeWrite { pipe, data } => drop(node.pipe_write(now, pipe, &data)),

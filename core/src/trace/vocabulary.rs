@@ -8,17 +8,20 @@ use bytes::Bytes;
 use smallvec::SmallVec;
 
 use crate::address::PeerAddress;
-use crate::config::{Accept, Broker, Liveness, Login, NtpServer, Plan, StunServer, TurnServer};
+use crate::config::{
+    Accept, Broker, Liveness, Login, NtpServer, Plan, ServerRef, StunServer, TurnAuth, TurnServer,
+};
 use crate::identity::{NodeId, NodeIdError};
 use crate::io::{Action, CloseHow, Event, Interface, IoFailure, LinkKind, QueryId, Reuse, SockId, SockOpts};
 use crate::name::{Name, NameError, NameNews, NamePin};
 use crate::node::ConnectError;
 use crate::notice::{
-    BrokerLoss, BrokerState, ConnectId, FailReason, Notice, Outcome, PortState, Refusal, Report, Stage,
-    Strategy, StrategyReport,
+    Advice, BrokerLoss, BrokerState, ConnectId, FailReason, Notice, Outcome, PortState, Refusal, Report,
+    Stage, Strategy, StrategyReport,
 };
 use crate::pipe::{PipeEnd, PipeId, PipeMode, PipeNews, PipeStart};
 use crate::portmap::{MapError, Scope, Truth, Way};
+use crate::proxy::{Proxy, ProxyFailure, ProxyKind};
 use crate::time::{ClockFix, Instant};
 use crate::turn::{Credentials, Lifetimes};
 use crate::wire::Transport;
@@ -32,7 +35,7 @@ use super::form::{Put, Take, Words, enum_form, put_all, struct_form, word};
 pub(super) enum Record<E, A> {
     Event(Instant, E),
     Call(Instant, Call),
-    /// What a call of `connect` gave.
+    /// Result of a call of `connect`.
     Begun(Result<ConnectId, ConnectError>),
     Action(A),
     /// No action was left, and this was the next deadline.
@@ -50,7 +53,7 @@ enum_form! { Record<&Event<'_>, &Action>, Line => Line {
     "idle" Idle(deadline),
 }}
 
-/// What the user asks of a node.
+/// Call of the user to a node.
 #[derive(Clone, PartialEq, Debug)]
 pub(super) enum Call {
     Connect { to: Box<PeerAddress>, plan: Plan },
@@ -62,6 +65,7 @@ pub(super) enum Call {
     Cancel { connect: ConnectId },
     Answer { peer: NodeId, accept: bool },
     Busy { busy: bool },
+    RenewLogin { server: ServerRef, login: Option<Login> },
     Shutdown,
     PipeWrite { pipe: PipeId, data: Bytes },
     PipeRead { pipe: PipeId, most: u32 },
@@ -81,6 +85,7 @@ enum_form! { Call => Call {
     "cancel" Cancel { connect },
     "answer" Answer { peer, accept },
     "busy" Busy { busy },
+    "renew-login" RenewLogin { server, login },
     "shutdown" Shutdown,
     "pipe-write" PipeWrite { pipe, data },
     "pipe-read" PipeRead { pipe, most },
@@ -129,7 +134,7 @@ enum_form! { Event<'_>, EventView => EventView {
 }}
 
 impl EventView {
-    /// The event.
+    /// Returns the event.
     pub(super) fn event(&self) -> Event<'_> {
         match *self {
             EventView::Bound { sock, local } => Event::Bound { sock, local },
@@ -246,7 +251,7 @@ enum_form! { Action, ActionView => ActionView {
     "pipe" Pipe { pipe, news },
 }}
 
-/// What of a [`PipeStart`] is no secret.
+/// Parts of a [`PipeStart`] that are no secret.
 #[derive(Clone, PartialEq, Debug)]
 pub(super) struct PipeView {
     answers: SmallVec<[ConnectId; 1]>,
@@ -281,6 +286,7 @@ enum_form! { Notice => Notice {
     "ready" Ready { address },
     "listen-failed" ListenFailed { local, cause },
     "broker" Broker { id, state },
+    "login-wanted" LoginWanted { server },
     "identity-in-use" IdentityInUse,
     "progress" Progress { connect, strategy, stage },
     "failed" Failed { connect, reason, report },
@@ -399,7 +405,20 @@ enum_form! { Refusal => Refusal {
     "unknown" Unknown(code),
 }}
 
-struct_form! { Report { elapsed, strategies } }
+struct_form! { Report { elapsed, strategies, advice } }
+
+enum_form! { Advice => Advice {
+    "be-accepted" BeAccepted(node),
+    "try-all" TryAll,
+    "be-encrypted" BeEncrypted,
+    "try-later" TryLater,
+    "same-version" SameVersion,
+    "start-peer" StartPeer,
+    "reach-broker" ReachBroker,
+    "share-broker" ShareBroker,
+    "add-relay" AddRelay,
+}}
+
 struct_form! { StrategyReport { strategy, outcome, detail } }
 
 enum_form! { Strategy => Strategy {
@@ -445,6 +464,7 @@ enum_form! { IoFailure => IoFailure {
     "tls" Tls(why),
     "no-websocket" NoWebSocket(status),
     "bad-frame" BadFrame,
+    "proxy" Proxy(why),
     "other" Other(errno),
 }}
 
@@ -460,6 +480,24 @@ enum_form! { TlsFailure => TlsFailure {
     "not-tls" NotTls,
     "alert" Alert(code),
     "protocol" Protocol,
+}}
+
+enum_form! { ProxyFailure => ProxyFailure {
+    "away" Away,
+    "settings" Settings,
+    "not-a-proxy" NotAProxy,
+    "too-long" TooLong,
+    "closed" Closed,
+    "login-needed" LoginNeeded,
+    "login-refused" LoginRefused,
+    "other-login" OtherLogin,
+    "http" Http(status),
+    "socks" Socks(reply),
+}}
+
+enum_form! { ProxyKind => ProxyKind {
+    "http" Http,
+    "socks5" Socks5,
 }}
 
 enum_form! { Trust => Trust {
@@ -532,10 +570,10 @@ enum_form! { Accept => Accept {
 }}
 
 struct_form! { SockOpts { reuse, ttl, nodelay } }
-struct_form! { Interface { index, ip, prefix, default_route, gateway, link } }
+struct_form! { Interface { index, ip, prefix, default_route, gateway, link, used } }
 struct_form! { ClockFix { at, wall, error } }
 struct_form! { Plan { strategies, mode, timeout, relay_first } }
-struct_form! { Wrap { host, tls, websocket, headers } }
+struct_form! { Wrap { host, port, proxy, tls, websocket, headers } }
 struct_form! { Tls { trust, name, client, alpn } }
 
 // A word before them: where there may be none, an empty certificate would read as that.
@@ -561,12 +599,23 @@ impl Take for ClientKey {
 }
 
 struct_form! { Header { name, value } }
-struct_form! { Broker { id, host, port, tls, websocket, headers, login } }
+struct_form! { Broker { id, host, port, tls, websocket, headers, login, renews, proxy } }
+struct_form! { Proxy { kind, host, port, login } }
 struct_form! { Login { user, password } }
 struct_form! { Liveness { interval, patience } }
 struct_form! { StunServer { host, port } }
 struct_form! { NtpServer { host, port } }
-struct_form! { TurnServer { host, port, transport, tls, credentials, lifetimes } }
+struct_form! { TurnServer { host, port, transport, tls, auth, lifetimes, alternates_anywhere, proxy } }
+enum_form! { ServerRef => ServerRef {
+    "broker" Broker(id),
+    "turn" Turn(place),
+}}
+enum_form! { TurnAuth => TurnAuth {
+    "nobody" Nobody,
+    "fixed" Fixed(credentials),
+    "renewed" Renewed(credentials),
+    "secret" Secret(secret),
+}}
 struct_form! { Credentials { user, password, name_is_read } }
 struct_form! { Lifetimes { allocation, permission, channel } }
 
@@ -588,7 +637,7 @@ mod tests {
     use core::fmt::Debug;
     use quickcheck::Gen;
 
-    /// One value of each variant, many times, and each with every cut and many changed bytes.
+    /// Writes and reads values of each variant, many times, and each with every cut and many changed bytes.
     fn round_trip<T: Put + Take + PartialEq + Debug>() {
         let mut g = Gen::new(12);
         for round in 0..200 {
@@ -604,7 +653,7 @@ mod tests {
         }
     }
 
-    /// What reads at all is spelled as it would be written.
+    /// Checks that every line that reads at all is spelled as it would be written.
     fn mangle<T: Put + Take>(g: &mut Gen, line: &str) {
         for at in 0..line.len() {
             let mut bytes = line.as_bytes().to_vec();
@@ -643,6 +692,7 @@ mod tests {
         round_trip::<BrokerLoss>();
         round_trip::<IoFailure>();
         round_trip::<TlsFailure>();
+        round_trip::<ProxyFailure>();
         round_trip::<Trust>();
         round_trip::<Wrap>();
         round_trip::<ConnectError>();

@@ -17,16 +17,21 @@ const USERNAME_ANONYMITY: u8 = 0x40;
 const MD5: u16 = 1;
 const SHA256: u16 = 2;
 
-/// The credentials, and the proof once there was a challenge.
+/// The credentials, if the server is to want any, and the proof once there was a challenge.
 #[derive(Debug)]
 pub(super) struct Auth {
-    credentials: Credentials,
+    credentials: Option<Credentials>,
     proof: Option<Proof>,
 }
 
 impl Auth {
-    pub(super) fn new(credentials: Credentials) -> Self {
+    pub(super) fn new(credentials: Option<Credentials>) -> Self {
         Auth { credentials, proof: None }
+    }
+
+    /// Returns true if the server is to want no proof.
+    pub(super) fn is_open(&self) -> bool {
+        self.credentials.is_none()
     }
 
     pub(super) fn proof(&self) -> Option<&Proof> {
@@ -62,7 +67,8 @@ impl Auth {
     }
 
     fn prove(&self, realm: Box<str>, challenge: Challenge) -> Result<Proof, Error> {
-        let Credentials { user, password, name_is_read } = &self.credentials;
+        let credentials = self.credentials.as_ref().ok_or(Error::WantsCredentials)?;
+        let Credentials { user, password, name_is_read } = credentials;
         let features = features(&challenge.nonce);
         let algorithms = match challenge.algorithms {
             Some(offered) => {
@@ -106,7 +112,7 @@ mod tests {
     }
 
     fn auth() -> Auth {
-        Auth::new(Credentials::new("alice", "secret"))
+        Auth::new(Some(Credentials::new("alice", "secret")))
     }
 
     /// Whether the name is shown, and the algorithm.
@@ -135,7 +141,7 @@ mod tests {
             assert_eq!(made, expected, "{nonce} {algorithms:?}");
         }
         let until = crate::time::WallTime::from_micros(1_000_000);
-        let mut short_lived = Auth::new(Credentials::short_lived("north", None, until));
+        let mut short_lived = Auth::new(Some(Credentials::short_lived("north", None, until)));
         short_lived.challenged(challenge("obMatJos2wAAAxyz", Some(BOTH))).unwrap();
         assert_eq!(made(&short_lived), (true, Some(SHA256)), "its name is what the password is made of");
         let mut auth = auth();

@@ -133,7 +133,7 @@ impl Client {
             match key {
                 Key::Exchange(id) => self.drive(id),
                 Key::Refresh => self.ask(Ask::Refresh { lifetime: self.asked_lifetime() }),
-                Key::Permission(peer) => self.ask(Ask::Permission(peer)),
+                Key::Permission(peer) => self.ask(Ask::Permission(self.peers.with_port(peer))),
                 Key::Channel(number) => {
                     if let Some(peer) = self.peers.on_channel(number) {
                         self.bind(peer);
@@ -172,22 +172,36 @@ impl Client {
     /// # Errors
     /// Why it cannot be.
     pub fn permit(&mut self, now: Instant, peer: IpAddr) -> Result<(), PermitError> {
+        self.permit_at(now, (peer, 0).into())
+    }
+
+    /// The same for a peer whose port is known: there are servers that look at it (turn-rs).
+    ///
+    /// # Errors
+    /// As [`permit`](Self::permit).
+    pub fn permit_at(&mut self, now: Instant, at: SocketAddr) -> Result<(), PermitError> {
         self.tick(now);
-        let peer = peer.to_canonical();
+        let peer = at.ip().to_canonical();
         if !self.is_open() {
             return Err(PermitError::Closed);
         }
         if !self.family.has(peer) {
             return Err(PermitError::Family);
         }
-        if self.peers.permission(peer).is_some() {
-            return Ok(());
+        let at = SocketAddr::new(peer, at.port());
+        match self.peers.permission(peer) {
+            Some(permission) => {
+                if self.peers.name_port(at) && permission != Permission::Wanted {
+                    self.ask(Ask::Permission(at));
+                }
+            }
+            None if self.peers.is_full() => return Err(PermitError::TooMany),
+            None => {
+                self.peers.set(peer, Permission::Wanted);
+                self.peers.name_port(at);
+                self.ask_for_wanted();
+            }
         }
-        if self.peers.is_full() {
-            return Err(PermitError::TooMany);
-        }
-        self.peers.set(peer, Permission::Wanted);
-        self.ask_for_wanted();
         Ok(())
     }
 
@@ -202,7 +216,7 @@ impl Client {
         self.timers.set(Key::Permission(peer), None);
         self.pending.retain(|(to, _)| to.ip() != peer);
         let its = |ask: &Ask| match ask {
-            Ask::Permission(ip) => *ip == peer,
+            Ask::Permission(at) => at.ip() == peer,
             Ask::Channel { peer: to, .. } => to.ip() == peer,
             Ask::Allocate { .. } | Ask::Refresh { .. } => false,
         };
@@ -243,7 +257,8 @@ impl Client {
             return;
         }
         // An Allocate that is under way may be granted: it is given up like one that was.
-        let nothing_asked = matches!(self.state, State::Allocating { .. }) && self.auth.proof().is_none();
+        let allocating = matches!(self.state, State::Allocating { .. });
+        let nothing_asked = allocating && self.auth.proof().is_none() && !self.auth.is_open();
         self.stop();
         if nothing_asked {
             self.end(Event::Closed);
@@ -251,6 +266,11 @@ impl Client {
             self.state = State::Closing;
             self.ask(Ask::Refresh { lifetime: 0 });
         }
+    }
+
+    /// ERROR-CODE of an answer to a request under way, whose integrity did not show who sent it: a reason at best.
+    pub fn unproven(&self) -> Option<u16> {
+        self.exchanges.hint()
     }
 
     /// The address that peers send to, while there is an allocation.
@@ -397,7 +417,9 @@ impl Client {
             (answer, proven) => {
                 let Some(exchange) = self.finish(id) else { return };
                 match answer {
-                    Answer::Success { .. } if proven.is_none() => self.lose(Error::NoChallenge),
+                    Answer::Success { .. } if proven.is_none() && !self.auth.is_open() => {
+                        self.lose(Error::NoChallenge);
+                    }
                     Answer::Success { relayed, mapped, lifetime } => {
                         self.granted(&exchange, relayed.zip(mapped), lifetime);
                     }
@@ -441,7 +463,8 @@ impl Client {
                 Some(Duration::ZERO) => self.lose(Error::AllocationGone),
                 Some(lifetime) => self.timers.set(Key::Refresh, Some(refresh_at(lifetime))),
             },
-            Ask::Permission(peer) => {
+            Ask::Permission(at) => {
+                let peer = at.ip();
                 self.timers.set(Key::Permission(peer), Some(refresh_at(self.lifetimes.permission)));
                 if self.peers.permission(peer) == Some(Permission::Granted) {
                     return;
@@ -486,7 +509,8 @@ impl Client {
             }
             (_, 401) => self.lose(Error::WrongCredentials),
             (_, 441) => self.lose(Error::OtherUser),
-            (Ask::Permission(peer), code) => {
+            (Ask::Permission(at), code) => {
+                let peer = at.ip();
                 self.forget(self.now, peer);
                 self.events.push_back(Event::Refused { peer, code });
             }
@@ -530,7 +554,7 @@ impl Client {
         if matches!(self.state, State::Ready { .. }) {
             for peer in self.peers.wanted() {
                 self.peers.set(peer, Permission::Asked);
-                self.ask(Ask::Permission(peer));
+                self.ask(Ask::Permission(self.peers.with_port(peer)));
             }
         }
     }

@@ -41,6 +41,14 @@ impl Credentials {
         Credentials { user: user.into(), password: password.into(), name_is_read: true }
     }
 
+    /// The time until which they hold, where their name says it as that of [short-lived](Self::short_lived) ones does.
+    pub fn until(&self) -> Option<WallTime> {
+        let seconds = self.user.split(':').next().filter(|text| text.len() == 10)?;
+        let digits = seconds.bytes().all(|b| b.is_ascii_digit());
+        let seconds: i64 = seconds.parse().ok().filter(|_| digits)?;
+        Some(WallTime::from_micros(seconds.saturating_mul(1_000_000)))
+    }
+
     /// The name.
     pub fn user(&self) -> &str {
         &self.user
@@ -71,5 +79,10 @@ mod tests {
         let without = Credentials::short_lived("north", None, until);
         assert_eq!((without.user(), without.password()), ("1700000000", "CWyHi3zCeWqXBir9thl4m+iZPRY="));
         assert_eq!(format!("{with:?}"), "Credentials(\"1700000000:alice\", ..)");
+        let whole = Some(WallTime::from_micros(1_700_000_000_000_000));
+        assert_eq!((with.until(), without.until()), (whole, whole));
+        for user in ["alice", "12345", "170000000a", "+170000000", "17000000000", ""] {
+            assert_eq!(Credentials::new(user, "").until(), None, "{user}");
+        }
     }
 }

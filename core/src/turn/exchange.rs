@@ -96,6 +96,11 @@ impl Exchanges {
         self.open.get_mut(&id)
     }
 
+    /// The ERROR-CODE of an answer that was not proven to a request under way.
+    pub(super) fn hint(&self) -> Option<u16> {
+        self.open.values().find_map(|e| e.hint)
+    }
+
     pub(super) fn end(&mut self, id: TransactionId) -> Option<Exchange> {
         self.open.remove(&id)
     }

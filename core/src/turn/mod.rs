@@ -72,8 +72,8 @@ pub const MAX_PAYLOAD: usize = 1400;
 pub struct Config {
     /// What lies between us and the server: a UDP socket, or a stream.
     pub transport: Transport,
-    /// Who we are to the server.
-    pub credentials: Credentials,
+    /// Who we are to the server. `None` where it lets in whoever comes, and proves nothing that it says.
+    pub credentials: Option<Credentials>,
     /// Of which family the relayed address is to be; peers must be of the same. Default IPv4.
     pub family: Family,
     /// How long things last at the server.
@@ -82,7 +82,8 @@ pub struct Config {
 
 impl Config {
     /// The defaults, for this transport and these credentials.
-    pub fn new(transport: Transport, credentials: Credentials) -> Self {
+    pub fn new(transport: Transport, credentials: impl Into<Option<Credentials>>) -> Self {
+        let credentials = credentials.into();
         Config { transport, credentials, family: Family::V4, lifetimes: Lifetimes::default() }
     }
 }
@@ -156,6 +157,8 @@ pub enum Error {
     StaleNonce,
     /// The server gave an address without asking who we are, so that nothing it says would be proven.
     NoChallenge,
+    /// 401 where we have no credentials.
+    WantsCredentials,
     /// None of the server's password algorithms is known, or it took away what its nonce says it has.
     NoCommonAlgorithm,
     /// The user's name, or the server's realm or nonce, is longer than their attributes may be.
@@ -200,7 +203,10 @@ impl fmt::Display for Error {
             }
             Error::WrongCredentials => "the TURN server does not take the credentials",
             Error::StaleNonce => "the TURN server takes none of its own nonces",
-            Error::NoChallenge => "the TURN server asks for no credentials, so its answers prove nothing",
+            Error::NoChallenge => {
+                "the TURN server asks for no credentials, so its answers prove nothing, and the configuration has some"
+            }
+            Error::WantsCredentials => "the TURN server wants credentials, and the configuration has none",
             Error::NoCommonAlgorithm => "the TURN server has no password algorithm that is known here",
             Error::TooLong => "user name, realm or nonce too long",
             Error::BadAnswer => "the TURN server's answer is incomplete",

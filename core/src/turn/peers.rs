@@ -46,7 +46,8 @@ struct Channel {
 /// All peers. Permissions go by address, channels by address and port.
 #[derive(Debug)]
 pub(super) struct Peers {
-    permissions: BTreeMap<IpAddr, Permission>,
+    /// With the port by which they are asked for, 0 where nobody has named one.
+    permissions: BTreeMap<IpAddr, (Permission, u16)>,
     channels: BTreeMap<u16, Channel>,
     numbers: BTreeMap<SocketAddr, u16>,
     /// Where to look for a free number.
@@ -64,16 +65,27 @@ impl Peers {
     }
 
     pub(super) fn permission(&self, peer: IpAddr) -> Option<Permission> {
-        self.permissions.get(&peer).copied()
+        self.permissions.get(&peer).map(|(permission, _)| *permission)
     }
 
     pub(super) fn set(&mut self, peer: IpAddr, permission: Permission) {
-        self.permissions.insert(peer, permission);
+        self.permissions.entry(peer).or_insert((permission, 0)).0 = permission;
+    }
+
+    /// Notes a permitted peer's port; true if none was known and this is one.
+    pub(super) fn name_port(&mut self, peer: SocketAddr) -> bool {
+        let known = self.permissions.get_mut(&peer.ip()).map(|(_, port)| port).filter(|port| **port == 0);
+        known.is_some_and(|port| core::mem::replace(port, peer.port()) != peer.port())
+    }
+
+    /// The peer, by the port that was noted.
+    pub(super) fn with_port(&self, peer: IpAddr) -> SocketAddr {
+        (peer, self.permissions.get(&peer).map_or(0, |(_, port)| *port)).into()
     }
 
     /// Those that were permitted before there was an allocation.
     pub(super) fn wanted(&self) -> Vec<IpAddr> {
-        self.permissions.iter().filter(|(_, p)| **p == Permission::Wanted).map(|(ip, _)| *ip).collect()
+        self.permissions.iter().filter(|(_, (p, _))| *p == Permission::Wanted).map(|(ip, _)| *ip).collect()
     }
 
     /// Gives a peer up; returns the numbers of its channels.

@@ -21,7 +21,7 @@ pub struct ChannelData<'a> {
 }
 
 impl<'a> ChannelData<'a> {
-    /// Whether bytes that begin so are ChannelData rather than STUN: the two highest bits are 01.
+    /// Returns true if bytes that begin so are ChannelData rather than STUN: the two highest bits are 01.
     pub fn is(bytes: &[u8]) -> bool {
         bytes.first().is_some_and(|first| first & 0xc0 == 0x40)
     }
@@ -47,8 +47,8 @@ impl<'a> ChannelData<'a> {
         }
     }
 
-    /// The message's bytes, padded on a stream, where it must be, and not over UDP, where it need not be. `None`
-    /// where the payload is longer than its length field can say.
+    /// Returns the message's bytes. Padding is added on a stream, where it is needed, and not over UDP, where it is
+    /// not. `None` where the payload is longer than its length field can say.
     pub fn to_bytes(self, over: Transport) -> Option<Bytes> {
         let length = u16::try_from(self.data.len()).ok()?;
         let padded = match over {
@@ -66,12 +66,12 @@ impl<'a> ChannelData<'a> {
 
 /// Cuts a stream into STUN messages and padded ChannelData (RFC 8656 section 3.1).
 ///
-/// A frame that came whole is handed out where it lies; only one that is cut is held, so at most
-/// [`STUN_MAX_TCP`] bytes. A longer one is skipped: whoever may send to us through the relay decides how long
-/// its datagrams are, and must not end the connection by that.
+/// A frame that came whole is handed out where it lies. A frame that is cut is held, at most [`STUN_MAX_TCP`] bytes. A
+/// longer frame is skipped. Any peer that may send to us through the relay decides the length of its datagrams, and
+/// must not end the connection by that.
 #[derive(Debug, Default)]
 pub struct TurnSplitter {
-    /// The beginning of a frame, or one that was handed out.
+    /// The beginning of a frame, or a frame that was handed out.
     held: Vec<u8>,
     handed_out: bool,
     /// Bytes to come of a frame that is too long.
@@ -81,16 +81,16 @@ pub struct TurnSplitter {
 }
 
 impl TurnSplitter {
-    /// An empty one.
+    /// Returns an empty splitter.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Takes bytes of the stream: how many of `data` it took, and the next whole frame, ChannelData with its
-    /// padding. Without a frame it took all, and wants more.
+    /// Takes bytes of the stream. Returns the number of bytes of `data` that it took, and the next whole frame,
+    /// ChannelData with its padding. Without a frame it took all, and wants more.
     ///
     /// # Errors
-    /// Once the stream can be neither STUN nor ChannelData, for ever.
+    /// [`GuardError`] once the stream can be neither STUN nor ChannelData, for ever.
     pub fn take<'a>(&'a mut self, data: &'a [u8]) -> Result<(usize, Option<&'a [u8]>), GuardError> {
         if let Some(why) = self.broken {
             return Err(why);
@@ -140,17 +140,17 @@ impl TurnSplitter {
         }
     }
 
-    /// Whether the stream stands in the middle of a frame.
+    /// Returns true if the stream stands in the middle of a frame.
     pub fn is_mid_frame(&self) -> bool {
         self.skip > 0 || (!self.handed_out && !self.held.is_empty())
     }
 
-    /// Frames that were too long.
+    /// Returns the number of frames that were too long.
     pub fn skipped(&self) -> u64 {
         self.skipped
     }
 
-    /// Takes bytes until `size` are held; returns those left over.
+    /// Takes bytes until `size` are held; returns the rest of them.
     fn hold<'a>(&mut self, data: &'a [u8], size: usize) -> &'a [u8] {
         let (taken, rest) = data.split_at(size.saturating_sub(self.held.len()).min(data.len()));
         self.held.extend_from_slice(taken);
@@ -158,7 +158,7 @@ impl TurnSplitter {
     }
 }
 
-/// Bytes of the frame that begins so, once that can be told.
+/// Returns the length of the frame that begins so, in bytes, once that can be told.
 fn frame(bytes: &[u8]) -> Result<Option<usize>, GuardError> {
     let Some([a, b, c, d]) = bytes.first_chunk::<HEADER>() else { return Ok(None) };
     let length = usize::from(u16::from_be_bytes([*c, *d]));

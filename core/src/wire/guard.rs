@@ -1,15 +1,15 @@
-//! What must hold of a packet before a codec may see it: size, counts, and every length inside.
+//! Checks of a packet before a codec may see it: size, counts, and every length inside.
 
 use core::fmt;
 
 use super::stun::TransactionId;
 
-/// What a STUN message came over; the size caps differ.
+/// Transport of a STUN message; the size caps differ.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Transport {
-    /// One datagram, at most [`STUN_MAX_UDP`] bytes.
+    /// A datagram of at most [`STUN_MAX_UDP`] bytes.
     Udp,
-    /// Out of a stream, at most [`STUN_MAX_TCP`] bytes.
+    /// Part of a stream, at most [`STUN_MAX_TCP`] bytes.
     Tcp,
 }
 
@@ -32,7 +32,7 @@ pub(crate) const MESSAGE_INTEGRITY: u16 = 0x0008;
 pub(crate) const MESSAGE_INTEGRITY_SHA256: u16 = 0x001c;
 pub(crate) const FINGERPRINT: u16 = 0x8028;
 
-/// Why a packet was not let through, and the offset in it where that showed.
+/// Reason that a packet was not let through, and the offset in the packet where that showed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct GuardError {
     /// Byte offset.
@@ -44,13 +44,13 @@ pub struct GuardError {
 /// A rule that a packet can break.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Rule {
-    /// Over the size cap.
+    /// Size over the cap.
     Size,
     /// The header's fixed bits are wrong.
     Header,
     /// A stated length does not fit.
     Length,
-    /// More attributes than allowed.
+    /// Attributes beyond the allowed number.
     Attributes,
     /// MESSAGE-INTEGRITY, MESSAGE-INTEGRITY-SHA256 or FINGERPRINT twice, of a wrong size, or not where it
     /// belongs.
@@ -88,13 +88,13 @@ const fn refuse<T>(offset: usize, rule: Rule) -> Result<T, GuardError> {
 /// A STUN message's class (RFC 8489 section 5).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Class {
-    /// It asks.
+    /// Request: wants an answer.
     Request,
-    /// It tells, and wants no answer.
+    /// Indication: wants no answer.
     Indication,
-    /// It answers.
+    /// Success response.
     Success,
-    /// It answers that it will not.
+    /// Error response.
     Error,
 }
 
@@ -111,12 +111,12 @@ pub struct StunView<'a> {
 }
 
 impl<'a> StunView<'a> {
-    /// The whole message.
+    /// Returns the whole message.
     pub fn bytes(&self) -> &'a [u8] {
         self.bytes
     }
 
-    /// Its class.
+    /// Returns the message's class.
     pub fn class(&self) -> Class {
         match (self.kind() >> 7 & 2) | (self.kind() >> 4 & 1) {
             0 => Class::Request,
@@ -126,14 +126,14 @@ impl<'a> StunView<'a> {
         }
     }
 
-    /// Its method, 12 bits; Binding is 1.
+    /// Returns the message's method, 12 bits; Binding is 1.
     pub fn method(&self) -> u16 {
         // The two class bits lie among those of the method.
         let kind = self.kind();
         (kind & 0x000f) | (kind & 0x00e0) >> 1 | (kind & 0x3e00) >> 2
     }
 
-    /// Its transaction id.
+    /// Returns the message's transaction id.
     pub fn transaction(&self) -> TransactionId {
         let id = self.bytes.get(8..).and_then(|rest| rest.first_chunk());
         // The guard has seen a whole header.
@@ -144,29 +144,29 @@ impl<'a> StunView<'a> {
         self.bytes.first_chunk().map_or(0, |bytes| u16::from_be_bytes(*bytes))
     }
 
-    /// Offset of the MESSAGE-INTEGRITY attribute.
+    /// Returns the offset of the MESSAGE-INTEGRITY attribute.
     pub fn integrity(&self) -> Option<usize> {
         self.integrity
     }
 
-    /// Offset of the MESSAGE-INTEGRITY-SHA256 attribute.
+    /// Returns the offset of the MESSAGE-INTEGRITY-SHA256 attribute.
     pub fn integrity_sha256(&self) -> Option<usize> {
         self.sha256
     }
 
-    /// Offset of the FINGERPRINT attribute.
+    /// Returns the offset of the FINGERPRINT attribute.
     pub fn fingerprint(&self) -> Option<usize> {
         self.fingerprint
     }
 
-    /// Where what may be believed ends: the first of MESSAGE-INTEGRITY, MESSAGE-INTEGRITY-SHA256, FINGERPRINT
-    /// and the message's end.
+    /// Returns the offset of the first byte that must not be believed. That is the first of MESSAGE-INTEGRITY,
+    /// MESSAGE-INTEGRITY-SHA256, FINGERPRINT and the message's end.
     pub fn trailer(&self) -> usize {
         self.integrity.or(self.sha256).or(self.fingerprint).unwrap_or(self.bytes.len())
     }
 
-    /// The message up to its [trailer](Self::trailer) as one of its own, for a codec that would believe what
-    /// lies behind.
+    /// Copies the message up to its [trailer](Self::trailer) as a message of its own, for a codec that would believe
+    /// the rest.
     pub(crate) fn believed(&self) -> Vec<u8> {
         let mut bytes = self.bytes.get(..self.trailer()).unwrap_or_default().to_vec();
         let length = bytes.len().saturating_sub(STUN_HEADER) as u16;
@@ -176,7 +176,7 @@ impl<'a> StunView<'a> {
         bytes
     }
 
-    /// The attributes that may be believed: type and value, up to the [trailer](Self::trailer).
+    /// Returns the attributes that may be believed: type and value, up to the [trailer](Self::trailer).
     pub fn attributes(&self) -> impl Iterator<Item = (u16, &'a [u8])> + use<'a> {
         let mut rest = self.bytes.get(STUN_HEADER..self.trailer()).unwrap_or_default();
         core::iter::from_fn(move || {
@@ -187,7 +187,7 @@ impl<'a> StunView<'a> {
     }
 }
 
-/// Type, value, and what follows the padding.
+/// Returns type, value, and the rest after the padding.
 fn next_attribute(data: &[u8]) -> Option<(u16, &[u8], &[u8])> {
     let ([a, b, c, d], rest) = data.split_first_chunk::<4>()?;
     let length = usize::from(u16::from_be_bytes([*c, *d]));
@@ -199,7 +199,7 @@ fn next_attribute(data: &[u8]) -> Option<(u16, &[u8], &[u8])> {
 /// Lets a STUN message through whose structure holds (RFC 8489 sections 5 and 14.5 to 14.7).
 ///
 /// # Errors
-/// The rule it breaks and where. Costs one walk over at most 2,048 bytes.
+/// The broken rule and its offset. Costs one walk over at most 2,048 bytes.
 pub fn stun(data: &[u8], over: Transport) -> Result<StunView<'_>, GuardError> {
     let cap = match over {
         Transport::Udp => STUN_MAX_UDP,
@@ -258,7 +258,7 @@ pub fn stun(data: &[u8], over: Transport) -> Result<StunView<'_>, GuardError> {
 /// whole yet. `Some(n)`: the first `n` bytes are one packet, and exactly these may go to the codec.
 ///
 /// # Errors
-/// The rule it breaks and where; the connection is of no further use.
+/// The broken rule and its offset; the connection is of no further use.
 pub fn mqtt(buffer: &[u8]) -> Result<Option<usize>, GuardError> {
     let Some((first, rest)) = buffer.split_first() else { return Ok(None) };
     let (kind, flags) = (first >> 4, first & 0x0f);

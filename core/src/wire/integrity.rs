@@ -1,8 +1,8 @@
 //! MESSAGE-INTEGRITY, MESSAGE-INTEGRITY-SHA256 and FINGERPRINT (RFC 8489 sections 14.5 to 14.7), over the bytes
 //! as they came.
 //!
-//! `stun_codec` checks both over its own re-encoding, so that a reserved bit set by an honest peer fails and
-//! one flipped on the way does not (measured).
+//! `stun_codec` checks the integrity over its own re-encoding. So a reserved bit that an honest peer set makes the
+//! check fail, and a bit flipped on the way does not (measured).
 
 use hmac::digest::{self, Digest, KeyInit};
 use hmac::{Hmac, Mac};
@@ -33,24 +33,26 @@ impl core::fmt::Debug for IntegrityKey {
 }
 
 impl IntegrityKey {
-    /// Short-term credentials (RFC 8489 section 9.1): the password, already prepared by OpaqueString.
+    /// Returns the key of short-term credentials (RFC 8489 section 9.1): the password, already prepared by
+    /// OpaqueString.
     pub fn short_term(password: &str) -> Self {
         IntegrityKey(Key::Sha1(keyed(password.as_bytes())))
     }
 
-    /// Long-term credentials (RFC 8489 section 9.2.2): MD5 of `user:realm:password`, for MESSAGE-INTEGRITY.
+    /// Returns the key of long-term credentials (RFC 8489 section 9.2.2): MD5 of `user:realm:password`, for
+    /// MESSAGE-INTEGRITY.
     pub fn long_term(user: &str, realm: &str, password: &str) -> Self {
         IntegrityKey(Key::Sha1(keyed(&joined::<Md5>(&[user, realm, password]))))
     }
 
-    /// Long-term credentials with the password algorithm SHA-256 (RFC 8489 section 18.5.1.2), for
+    /// Returns the key of long-term credentials with the password algorithm SHA-256 (RFC 8489 section 18.5.1.2), for
     /// MESSAGE-INTEGRITY-SHA256.
     pub fn long_term_sha256(user: &str, realm: &str, password: &str) -> Self {
         IntegrityKey(Key::Sha256(keyed(&joined::<Sha256>(&[user, realm, password]))))
     }
 
-    /// Whether the message has the integrity attribute of this key's kind, at full length, and it fits; compared
-    /// in constant time.
+    /// Returns true if the message has the integrity attribute of this key's kind, at full length, with the right
+    /// value. The comparison takes constant time.
     pub fn verifies(&self, message: StunView<'_>) -> bool {
         let at = match self.0 {
             Key::Sha1(_) => message.integrity(),
@@ -78,12 +80,12 @@ impl IntegrityKey {
     }
 }
 
-/// USERHASH of a user in a realm (RFC 8489 section 14.4).
+/// Returns the USERHASH of a user in a realm (RFC 8489 section 14.4).
 pub fn userhash(user: &str, realm: &str) -> [u8; 32] {
     joined::<Sha256>(&[user, realm]).into()
 }
 
-/// The hash of the parts with colons between them.
+/// Returns the hash of the parts with colons between them.
 fn joined<D: Digest>(parts: &[&str]) -> digest::Output<D> {
     let mut hash = D::new();
     for (n, part) in parts.iter().enumerate() {
@@ -108,7 +110,7 @@ fn append<M: Mac + Clone>(key: &M, kind: u16, message: &mut Vec<u8>) {
     set_length(message);
 }
 
-/// The HMAC over all before the attribute, with a length that includes it.
+/// Returns the HMAC over all before the attribute, with a length that includes it.
 fn over<M: Mac + Clone>(key: &M, covered: &[u8]) -> M {
     let mut mac = key.clone();
     let length = (covered.len() + 4 + M::output_size()).saturating_sub(STUN_HEADER) as u16;
@@ -118,7 +120,7 @@ fn over<M: Mac + Clone>(key: &M, covered: &[u8]) -> M {
     mac
 }
 
-/// Whether the message's FINGERPRINT fits; one without is not refused by it.
+/// Returns true if the message's FINGERPRINT is right. A message without one passes.
 pub fn fingerprint_fits(message: StunView<'_>) -> bool {
     let bytes = message.bytes();
     let Some(at) = message.fingerprint() else { return true };

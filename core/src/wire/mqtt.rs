@@ -1,4 +1,4 @@
-//! MQTT 3.1.1, the client's side, as much as signalling needs.
+//! MQTT 3.1.1 on the client's side, as far as signalling needs it.
 
 use core::fmt;
 use core::num::NonZeroU16;
@@ -12,14 +12,14 @@ use mqttrs::{
 use super::guard::{self, GuardError, MQTT_MAX};
 use crate::config::Login;
 
-/// Why a packet could not be made or read.
+/// Reason that a packet could not be made or read.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum MqttError {
     /// A topic, client id or payload is too long.
     TooLong,
-    /// It breaks a rule of the guard.
+    /// The packet breaks a rule of the guard.
     Guard(GuardError),
-    /// The codec could not read it.
+    /// The codec could not read the packet.
     Malformed,
     /// A packet that a server never sends to a client like ours.
     Unexpected,
@@ -38,44 +38,44 @@ impl fmt::Display for MqttError {
 
 impl std::error::Error for MqttError {}
 
-/// What a server sends.
+/// Packet of a server.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Incoming<'a> {
     /// The answer to CONNECT (section 3.2).
     Connack {
-        /// Whether the session is up.
+        /// True if the session is up.
         accepted: bool,
         /// The return code; 0 is accepted.
         code: u8,
     },
     /// The answer to SUBSCRIBE (section 3.9).
     Suback {
-        /// Which SUBSCRIBE.
+        /// Id of the SUBSCRIBE.
         packet_id: NonZeroU16,
         /// Whether every topic was granted.
         granted: bool,
     },
     /// The answer to PUBLISH at QoS 1 (section 3.4).
     Puback {
-        /// Which PUBLISH.
+        /// Id of the PUBLISH.
         packet_id: NonZeroU16,
     },
     /// A message (section 3.3).
     Publish {
-        /// Its topic.
+        /// Topic of the message.
         topic: &'a str,
-        /// Its content.
+        /// Content of the message.
         payload: &'a [u8],
-        /// At QoS 1, what to acknowledge.
+        /// Id to acknowledge, at QoS 1.
         packet_id: Option<NonZeroU16>,
-        /// Perhaps sent before.
+        /// True if the server may have sent the message before.
         dup: bool,
-        /// Kept by the server from an earlier time.
+        /// True if the server kept the message from an earlier time.
         retain: bool,
     },
     /// The answer to UNSUBSCRIBE (section 3.11).
     Unsuback {
-        /// Which UNSUBSCRIBE.
+        /// Id of the UNSUBSCRIBE.
         packet_id: NonZeroU16,
     },
     /// The answer to PINGREQ (section 3.13).
@@ -91,7 +91,7 @@ pub enum Qos {
     AtLeastOnce,
 }
 
-/// CONNECT with a clean session (section 3.1); `keep_alive` in seconds.
+/// Builds CONNECT with a clean session (section 3.1); `keep_alive` in seconds.
 ///
 /// # Errors
 /// `TooLong` for a client id, user name or password over 65,535 bytes, or a packet over [`MQTT_MAX`].
@@ -112,7 +112,7 @@ pub fn connect(client_id: &str, keep_alive: u16, login: Option<&Login>) -> Resul
     )
 }
 
-/// SUBSCRIBE to one topic (section 3.8).
+/// Builds SUBSCRIBE to one topic (section 3.8).
 ///
 /// # Errors
 /// `TooLong` for a topic over 65,535 bytes.
@@ -125,7 +125,7 @@ pub fn subscribe(packet_id: NonZeroU16, topic: &str, qos: Qos) -> Result<Bytes, 
     encode(&Packet::Subscribe(Subscribe::new(pid(packet_id), topics)), topic.len())
 }
 
-/// UNSUBSCRIBE from one topic (section 3.10).
+/// Builds UNSUBSCRIBE from one topic (section 3.10).
 ///
 /// # Errors
 /// `TooLong` for a topic over 65,535 bytes.
@@ -134,7 +134,7 @@ pub fn unsubscribe(packet_id: NonZeroU16, topic: &str) -> Result<Bytes, MqttErro
     encode(&Packet::Unsubscribe(Unsubscribe::new(pid(packet_id), topics)), topic.len())
 }
 
-/// PUBLISH at QoS 1, or without a packet id at QoS 0 (section 3.3); with `retain` the server keeps it for whoever subscribes
+/// Builds PUBLISH at QoS 1, or without a packet id at QoS 0 (section 3.3); with `retain` the server keeps it for whoever subscribes
 /// later.
 ///
 /// # Errors
@@ -150,17 +150,17 @@ pub fn publish(
     encode(&Packet::Publish(packet), topic.len() + payload.len())
 }
 
-/// PUBACK (section 3.4).
+/// Builds PUBACK (section 3.4).
 pub fn puback(packet_id: NonZeroU16) -> Bytes {
     encode(&Packet::Puback(pid(packet_id)), 0).unwrap_or_default()
 }
 
-/// PINGREQ (section 3.12).
+/// Builds PINGREQ (section 3.12).
 pub fn pingreq() -> Bytes {
     encode(&Packet::Pingreq, 0).unwrap_or_default()
 }
 
-/// DISCONNECT (section 3.14).
+/// Builds DISCONNECT (section 3.14).
 pub fn disconnect() -> Bytes {
     encode(&Packet::Disconnect, 0).unwrap_or_default()
 }
@@ -168,7 +168,7 @@ pub fn disconnect() -> Bytes {
 /// Reads one packet that a server sent, whole and alone.
 ///
 /// # Errors
-/// Why the connection is of no further use.
+/// [`MqttError`]: the connection is of no further use.
 pub fn decode(packet: &[u8]) -> Result<Incoming<'_>, MqttError> {
     match guard::mqtt(packet) {
         Ok(Some(whole)) if whole == packet.len() => {}
@@ -218,7 +218,7 @@ pub struct MqttSplitter {
 }
 
 impl MqttSplitter {
-    /// An empty one.
+    /// Returns an empty splitter.
     pub fn new() -> Self {
         Self::default()
     }
@@ -226,7 +226,7 @@ impl MqttSplitter {
     /// Takes bytes of the stream; at most two packets of [`MQTT_MAX`] bytes are held.
     ///
     /// # Errors
-    /// Once the stream cannot be MQTT, for ever.
+    /// [`GuardError`] once the stream cannot be MQTT, for ever.
     pub fn push(&mut self, data: &[u8]) -> Result<(), GuardError> {
         if let Some(why) = self.broken {
             return Err(why);
@@ -238,10 +238,10 @@ impl MqttSplitter {
         Ok(())
     }
 
-    /// The next whole packet.
+    /// Returns the next whole packet.
     ///
     /// # Errors
-    /// Once the stream cannot be MQTT, for ever.
+    /// [`GuardError`] once the stream cannot be MQTT, for ever.
     pub fn next_packet(&mut self) -> Result<Option<Bytes>, GuardError> {
         if let Some(why) = self.broken {
             return Err(why);

@@ -26,43 +26,43 @@ define_attribute_enums!(
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct TransactionId(pub [u8; 12]);
 
-/// From which of its addresses the server is to answer (RFC 5780 section 7.2).
+/// Address and port from which the server is asked to answer (RFC 5780 section 7.2).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct ChangeRequest {
-    /// From its other IP address.
+    /// Asks for the server's other IP address.
     pub ip: bool,
-    /// From its other port.
+    /// Asks for the server's other port.
     pub port: bool,
 }
 
 /// A server's answer to a Binding request.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct BindingReply {
-    /// Which question it answers.
+    /// Id of the request that the reply answers.
     pub transaction: TransactionId,
-    /// What it says.
+    /// Result of the request.
     pub outcome: BindingOutcome,
-    /// RESPONSE-ORIGIN: where it says it answered from.
+    /// RESPONSE-ORIGIN: the address that the server says it answered from.
     pub origin: Option<SocketAddr>,
-    /// OTHER-ADDRESS: its second address and port.
+    /// OTHER-ADDRESS: the server's second address and port.
     pub other: Option<SocketAddr>,
 }
 
-/// What a Binding answer says.
+/// Result of a Binding request.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum BindingOutcome {
-    /// We are seen as this.
+    /// Reflexive address: ours as the server sees it.
     Mapped(SocketAddr),
     /// An error response with this code (RFC 8489 section 14.8).
     Error(u16),
 }
 
-/// Why bytes are no Binding answer.
+/// Reason that bytes are no Binding answer.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum StunError {
-    /// They break a rule of the guard.
+    /// The bytes break a rule of the guard.
     Guard(GuardError),
-    /// Their FINGERPRINT does not fit.
+    /// The FINGERPRINT is wrong.
     Fingerprint,
     /// The codec could not read an attribute.
     Attribute,
@@ -86,7 +86,7 @@ impl fmt::Display for StunError {
 
 impl std::error::Error for StunError {}
 
-/// A Binding request with FINGERPRINT.
+/// Builds a Binding request with FINGERPRINT.
 pub fn binding_request(transaction: TransactionId, change: Option<ChangeRequest>) -> Bytes {
     let id = stun_codec::TransactionId::new(transaction.0);
     let mut message: Message<Attribute> = Message::new(MessageClass::Request, BINDING, id);
@@ -102,7 +102,7 @@ pub fn binding_request(transaction: TransactionId, change: Option<ChangeRequest>
 /// Reads an answer to a Binding request. Nothing behind MESSAGE-INTEGRITY is believed.
 ///
 /// # Errors
-/// Why it is none; it should be ignored and counted.
+/// Reason that the bytes are none. The caller ignores and counts them.
 pub fn decode_binding(data: &[u8], over: Transport) -> Result<BindingReply, StunError> {
     let view = guard::stun(data, over).map_err(StunError::Guard)?;
     if !integrity::fingerprint_fits(view) {
@@ -144,15 +144,15 @@ pub struct StunSplitter {
 }
 
 impl StunSplitter {
-    /// An empty one.
+    /// Returns an empty splitter.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Takes bytes of the stream; at most one message more than what was taken out is held.
+    /// Takes bytes of the stream. At most one message more than those taken out is held.
     ///
     /// # Errors
-    /// Once the stream cannot be STUN, for ever.
+    /// [`GuardError`] once the stream cannot be STUN, for ever.
     pub fn push(&mut self, data: &[u8]) -> Result<(), GuardError> {
         if let Some(why) = self.broken {
             return Err(why);
@@ -164,10 +164,10 @@ impl StunSplitter {
         Ok(())
     }
 
-    /// The next whole message.
+    /// Returns the next whole message.
     ///
     /// # Errors
-    /// Once the stream cannot be STUN, for ever.
+    /// [`GuardError`] once the stream cannot be STUN, for ever.
     pub fn next_message(&mut self) -> Result<Option<Bytes>, GuardError> {
         if let Some(why) = self.broken {
             return Err(why);

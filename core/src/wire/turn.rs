@@ -1,8 +1,8 @@
 //! TURN's messages (RFC 8656 sections 17 and 18), with the attributes of RFC 8489's long-term credentials.
 //!
-//! Requests and their answers go through `stun_codec`, behind the guard; the attributes it does not know
-//! (USERHASH, PASSWORD-ALGORITHM, PASSWORD-ALGORITHMS) and integrity are ours. Send and Data indications carry
-//! the user's bytes and are written and read here, in one pass and without a copy beside the message itself.
+//! Requests and their answers go through `stun_codec`, behind the guard. The attributes it does not know (USERHASH,
+//! PASSWORD-ALGORITHM, PASSWORD-ALGORITHMS) and integrity are ours. Send and Data indications carry the user's bytes.
+//! They are written and read here, in one pass and without a second copy of the message.
 
 use core::time::Duration;
 use std::net::{IpAddr, SocketAddr};
@@ -65,30 +65,30 @@ pub enum Family {
 }
 
 impl Family {
-    /// Whether an address is of this family.
+    /// Returns true if an address is of this family.
     pub fn has(self, ip: IpAddr) -> bool {
         ip.is_ipv4() == (self == Family::V4)
     }
 }
 
-/// What a request asks for.
+/// Kind of a request, with its arguments.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Ask {
-    /// A relayed UDP address of this family, for so many seconds.
+    /// Asks for a relayed UDP address of this family, for so many seconds.
     Allocate {
-        /// Its family.
+        /// Family of the relayed address.
         family: Family,
         /// LIFETIME.
         lifetime: u32,
     },
-    /// To keep the allocation for so many seconds from now; 0 gives it up.
+    /// Keeps the allocation for so many seconds from now; 0 gives it up.
     Refresh {
         /// LIFETIME.
         lifetime: u32,
     },
-    /// To let this peer's datagrams through, for 300 s.
-    Permission(IpAddr),
-    /// To send to and receive from this peer over a channel, for 600 s.
+    /// Lets this peer's datagrams through, for 300 s. Most servers ignore the port, which may be 0.
+    Permission(SocketAddr),
+    /// Binds a channel, to send to and receive from this peer, for 600 s.
     Channel {
         /// The channel's number.
         number: u16,
@@ -107,16 +107,16 @@ impl Ask {
         }
     }
 
-    /// Whether a message with this method answers it.
+    /// Returns true if a message with this method answers the request.
     pub fn has_method(self, method: u16) -> bool {
         self.method().as_u16() == method
     }
 }
 
-/// By what a request proves who asks (RFC 8489 section 9.2).
+/// Proof of the requester's identity (RFC 8489 section 9.2).
 #[derive(Clone, Debug)]
 pub struct Proof {
-    /// Who.
+    /// User name.
     pub user: User,
     /// The server's realm.
     pub realm: Box<str>,
@@ -124,7 +124,7 @@ pub struct Proof {
     pub nonce: Box<str>,
     /// The server's PASSWORD-ALGORITHMS, to be sent back as they came, and the number of the one in use.
     pub algorithms: Option<(Box<[u8]>, u16)>,
-    /// The key that all this leads to.
+    /// Key that follows from the fields above.
     pub key: IntegrityKey,
 }
 
@@ -137,7 +137,7 @@ pub enum User {
     Hash([u8; 32]),
 }
 
-/// A request with FINGERPRINT. `None` where name, realm or nonce is longer than their attributes may be.
+/// Builds a request with FINGERPRINT. `None` where name, realm or nonce is longer than their attributes may be.
 pub fn request(ask: Ask, transaction: TransactionId, proof: Option<&Proof>) -> Option<Bytes> {
     let id = stun_codec::TransactionId::new(transaction.0);
     let mut message: Message<Attribute> = Message::new(MessageClass::Request, ask.method(), id);
@@ -151,7 +151,7 @@ pub fn request(ask: Ask, transaction: TransactionId, proof: Option<&Proof>) -> O
             }
         }
         Ask::Refresh { lifetime } => message.add_attribute(Lifetime::from_u32(lifetime)),
-        Ask::Permission(peer) => message.add_attribute(XorPeerAddress::new((peer, 0).into())),
+        Ask::Permission(peer) => message.add_attribute(XorPeerAddress::new(peer)),
         Ask::Channel { number, peer } => {
             message.add_attribute(ChannelNumber::new(number).ok()?);
             message.add_attribute(XorPeerAddress::new(peer));
@@ -189,7 +189,7 @@ fn append(message: &mut Vec<u8>, kind: u16, value: &[u8]) {
     integrity::set_length(message);
 }
 
-/// A Binding indication: it has no answer, and keeps the NATs on the way open (RFC 8489 section 12.1).
+/// Builds a Binding indication: it has no answer, and keeps the NATs on the way open (RFC 8489 section 12.1).
 pub fn keep_alive(transaction: TransactionId) -> Bytes {
     let mut bytes = BytesMut::with_capacity(STUN_HEADER);
     bytes.put_u16(BINDING_INDICATION);
@@ -199,10 +199,10 @@ pub fn keep_alive(transaction: TransactionId) -> Bytes {
     bytes.freeze()
 }
 
-/// What an answer to a request says. Nothing of it is proven yet.
+/// Content of an answer to a request. Nothing of it is proven yet.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Answer {
-    /// It is granted.
+    /// The request is granted.
     Success {
         /// XOR-RELAYED-ADDRESS.
         relayed: Option<SocketAddr>,
@@ -211,18 +211,18 @@ pub enum Answer {
         /// LIFETIME.
         lifetime: Option<Duration>,
     },
-    /// It is not.
+    /// The request is refused.
     Error {
         /// ERROR-CODE.
         code: u16,
-        /// What to answer with, where the server wants proof.
+        /// Challenge to answer, where the server wants proof.
         challenge: Option<Challenge>,
         /// ALTERNATE-SERVER.
         alternate: Option<SocketAddr>,
     },
 }
 
-/// What a server says who wants proof, or newer proof.
+/// Demand of a server for proof, or for newer proof.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Challenge {
     /// REALM.
@@ -233,7 +233,7 @@ pub struct Challenge {
     pub algorithms: Option<Box<[u8]>>,
 }
 
-/// Reads an answer up to its integrity. `None`: it is none, or an attribute is malformed.
+/// Reads an answer up to its integrity. `None`: the message is none, or an attribute is malformed.
 pub fn answer(view: StunView<'_>) -> Option<Answer> {
     if !matches!(view.class(), Class::Success | Class::Error) {
         return None;
@@ -259,8 +259,8 @@ pub fn answer(view: StunView<'_>) -> Option<Answer> {
     })
 }
 
-/// The number of each algorithm in PASSWORD-ALGORITHMS (RFC 8489 section 14.11), at most eight. `None`: it is
-/// malformed.
+/// Returns the number of each algorithm in PASSWORD-ALGORITHMS (RFC 8489 section 14.11), at most eight. `None`: the
+/// attribute is malformed.
 pub fn password_algorithms(mut value: &[u8]) -> Option<impl Iterator<Item = u16> + use<>> {
     let mut found = smallvec::SmallVec::<[u16; 8]>::new();
     while let Some(([a, b, c, d], rest)) = value.split_first_chunk() {
@@ -273,7 +273,7 @@ pub fn password_algorithms(mut value: &[u8]) -> Option<impl Iterator<Item = u16>
     value.is_empty().then_some(found.into_iter())
 }
 
-/// A Send indication (RFC 8656 section 11.1). `None` where the payload is longer than a length field can say.
+/// Builds a Send indication (RFC 8656 section 11.1). `None` where the payload is longer than a length field can say.
 pub fn send_indication(transaction: TransactionId, peer: SocketAddr, data: &[u8]) -> Option<Bytes> {
     let address = xor(peer, transaction);
     let length = u16::try_from(data.len()).ok()?;
@@ -294,8 +294,8 @@ pub fn send_indication(transaction: TransactionId, peer: SocketAddr, data: &[u8]
     Some(bytes.freeze())
 }
 
-/// Reads a Data indication (RFC 8656 section 11.4) in place: the peer and what it sent. `None`: it is none, or
-/// has not both.
+/// Reads a Data indication (RFC 8656 section 11.4) in place: the peer and its payload. `None`: the message is none, or
+/// lacks one of the two.
 pub fn data_indication(view: StunView<'_>) -> Option<(SocketAddr, &[u8])> {
     if view.class() != Class::Indication || view.method() != DATA_METHOD {
         return None;
@@ -311,7 +311,8 @@ pub fn data_indication(view: StunView<'_>) -> Option<(SocketAddr, &[u8])> {
     Some((peer?, data?))
 }
 
-/// What an address is XORed with: the cookie, and for IPv6 the transaction after it (RFC 8489 section 14.2).
+/// Returns the mask that an address is XORed with: the cookie, and for IPv6 the transaction after it (RFC 8489 section
+/// 14.2).
 fn mask(transaction: TransactionId) -> [u8; 16] {
     let mut mask = [0; 16];
     mask[..4].copy_from_slice(&MAGIC_COOKIE.to_be_bytes());
@@ -359,7 +360,7 @@ mod tests {
         guard::stun(bytes, Transport::Udp).unwrap()
     }
 
-    /// The message's header: type, length, cookie, transaction.
+    /// Returns the message's header: type, length, cookie, transaction.
     fn header(kind: u16, length: u16) -> Vec<u8> {
         let mut bytes = kind.to_be_bytes().to_vec();
         bytes.extend(length.to_be_bytes());
@@ -382,7 +383,7 @@ mod tests {
         assert_eq!(allocate, [&header(3, 32)[..], &fields, &[0, 0x17, 0, 4, 2, 0, 0, 0]].concat());
         let release = bytes(Ask::Refresh { lifetime: 0 });
         assert_eq!(release, [&header(4, 16)[..], &[0, 0x0d, 0, 4, 0, 0, 0, 0]].concat());
-        let permission = bytes(Ask::Permission("192.0.2.1".parse().unwrap()));
+        let permission = bytes(Ask::Permission("192.0.2.1:0".parse().unwrap()));
         let peer = [0, 0x12, 0, 8, 0, 1, 0x21, 0x12, 0xe1, 0x12, 0xa6, 0x43];
         assert_eq!(permission, [&header(8, 20)[..], &peer].concat());
         let channel = bytes(Ask::Channel { number: 0x4001, peer: PEERS[0].parse().unwrap() });

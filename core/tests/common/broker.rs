@@ -8,13 +8,13 @@ use p2pd_core::Instant;
 
 use super::{End, Happening, World};
 
-/// What a broker says to a CONNECT.
+/// Answer of a broker to a CONNECT.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Greeting {
     /// CONNACK with this return code.
     Connack(u8),
     Silence,
-    /// These bytes.
+    /// Any bytes.
     Bytes(Vec<u8>),
 }
 
@@ -27,7 +27,7 @@ pub struct Published {
     pub retain: bool,
 }
 
-/// What becomes of a message: each copy, and after how long.
+/// Treatment of a message: each copy, and its delay.
 pub type Bend = Box<dyn FnMut(&Published) -> Vec<(Duration, Vec<u8>)>>;
 
 pub struct Broker {
@@ -41,14 +41,14 @@ pub struct Broker {
     pub suback: u8,
     /// Return codes before that, the first one first.
     pub subacks: VecDeque<u8>,
-    /// When each SUBSCRIBE came, and the QoS that it asked for.
+    /// Time of each SUBSCRIBE, and the QoS that it asked for.
     pub subscribes: Vec<(Instant, u8)>,
     /// User name and password of each CONNECT.
     pub logins: Vec<(Option<String>, Option<String>)>,
-    /// What it keeps, by topic. A broker that keeps nothing forgets at once.
+    /// Retained messages, by topic. A broker that keeps nothing forgets at once.
     pub kept: BTreeMap<String, Vec<u8>>,
     pub keeps: bool,
-    /// It ends the session of whoever asks for something to be kept.
+    /// The broker ends the session of a client that asks for a message to be kept.
     pub hates_retained: bool,
     /// It ends the session of whoever publishes, so many times.
     pub ends_at: usize,
@@ -56,7 +56,7 @@ pub struct Broker {
     pub answers: bool,
     pub bend: Bend,
     pub published: Vec<Published>,
-    /// When each connection came in, and each client id.
+    /// Time of each connection, and each client id.
     pub connects: Vec<Instant>,
     pub client_ids: Vec<String>,
     pub pings: Vec<Instant>,
@@ -82,14 +82,14 @@ impl Broker {
         self.connections.remove(&conn);
     }
 
-    /// How many are subscribed to anything.
+    /// Returns the number of connections that have a subscription.
     pub fn subscribers(&self) -> usize {
         self.connections.values().filter(|c| !c.topics.is_empty()).count()
     }
 }
 
 impl World {
-    /// Another broker, with the next id.
+    /// Adds a broker, with the next id.
     pub fn add_broker(&mut self) -> usize {
         let n = self.brokers.len();
         let host: Box<str> = format!("broker{n}.test").into();
@@ -134,24 +134,24 @@ impl World {
         }
     }
 
-    /// Somebody publishes this for a node.
+    /// Publishes this for a node.
     pub fn publish(&mut self, b: usize, to: usize, payload: &[u8]) {
         let topic = self.id(to).topic().to_string();
         self.deliver(b, &topic, payload);
     }
 
-    /// Somebody publishes this under any topic.
+    /// Publishes this under any topic.
     pub fn deliver_now(&mut self, b: usize, topic: &str, payload: &[u8]) {
         self.deliver(b, topic, payload);
     }
 
-    /// Somebody publishes this under any topic, to be kept.
+    /// Publishes this under any topic, to be kept.
     pub fn publish_kept(&mut self, b: usize, topic: &str, payload: &[u8]) {
         self.brokers[b].kept.insert(topic.into(), payload.to_vec());
         self.deliver(b, topic, payload);
     }
 
-    /// How many follow this topic.
+    /// Returns the number of connections that follow this topic.
     pub fn followers(&self, b: usize, topic: &str) -> usize {
         let connections = self.brokers[b].connections.values();
         connections.filter(|c| c.topics.iter().any(|t| t == topic)).count()

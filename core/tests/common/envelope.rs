@@ -8,10 +8,10 @@ use snow::types::{Cipher, Dh, Hash, Random};
 
 use super::{key, numbered};
 
-/// Bytes of a mark, which mean nothing to who does not know the sender.
+/// Bytes of a mark, which mean nothing to a reader that does not know the sender.
 const MARK: usize = 16;
 
-/// What node `from` would have a broker deliver to `to`, with this content.
+/// Seals this content, as node `from` would have a broker deliver it to `to`.
 pub fn seal(from: usize, to: &NodeId, content: &[u8]) -> Vec<u8> {
     let secret = numbered(1, from);
     let builder = builder().local_private_key(&secret).and_then(|b| b.remote_public_key(to.as_bytes()));
@@ -22,7 +22,7 @@ pub fn seal(from: usize, to: &NodeId, content: &[u8]) -> Vec<u8> {
     out
 }
 
-/// Who sealed this for node `reader`, and its content.
+/// Opens an envelope for node `reader`. Returns the sender and the content.
 pub fn open(reader: usize, envelope: &[u8]) -> Option<(NodeId, Vec<u8>)> {
     let secret = numbered(1, reader);
     let mut state = builder().local_private_key(&secret).unwrap().build_responder().unwrap();
@@ -33,7 +33,7 @@ pub fn open(reader: usize, envelope: &[u8]) -> Option<(NodeId, Vec<u8>)> {
     Some((from, content))
 }
 
-/// The same between nodes of a test, with its content changed.
+/// Changes the content of an envelope between nodes of a test.
 pub fn changed([from, to]: [usize; 2], envelope: &[u8], change: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
     match open(to, envelope) {
         Some((sender, mut content)) if sender == key(from).node_id() => {

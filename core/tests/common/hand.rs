@@ -6,7 +6,7 @@ use p2pd_core::SockId;
 
 use super::{End, World};
 
-/// What to do after this many bytes came in.
+/// Action to take after this many bytes came in.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Script {
     pub after: usize,

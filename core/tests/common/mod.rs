@@ -1,5 +1,5 @@
-//! A small internet for tests of whole nodes: hosts, brokers, STUN servers and peers that speak by hand, on a
-//! wire with latency, in virtual time. What happens depends on the seeds and the script only.
+//! A small internet for tests of whole nodes: hosts, brokers, STUN servers and peers that speak by hand. The wire has
+//! latency, in virtual time. Every run depends on the seeds and the script only.
 
 // Each test binary uses a part of it.
 #![allow(dead_code)]
@@ -7,7 +7,9 @@
 pub mod broker;
 pub mod envelope;
 pub mod hand;
+pub mod nat64;
 pub mod ntp;
+pub mod proxy;
 pub mod router;
 pub mod stun;
 pub mod turn;
@@ -29,20 +31,21 @@ use p2pd_core::{
 use broker::Broker;
 use hand::{Hand, Script};
 use ntp::Ntp;
+use proxy::{Proxied, Proxy};
 use router::Router;
 use stun::Stun;
 use turn::{Relayed, Turn, Ways};
 
-/// One way, between any two.
+/// Latency of one direction, between any two hosts.
 pub const LATENCY: Duration = Duration::from_millis(10);
-/// The end of the names of hosts that are looked up in vain, for long.
+/// The end of the names of hosts that are looked up without success, for long.
 pub const SLOW: &str = ".slow.test";
-/// What every wall clock shows at the start, unless it is wrong.
+/// Time that every wall clock shows at the start, unless it is wrong.
 pub const NOON: WallTime = WallTime::from_micros(1_700_000_000_000_000);
 pub const MS: Duration = Duration::from_millis(1);
 pub const S: Duration = Duration::from_secs(1);
 
-/// One end of a TCP stream.
+/// An end of a TCP stream.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum End {
     Node(usize, SockId),
@@ -51,7 +54,7 @@ pub enum End {
     Hand(usize),
 }
 
-/// What an end has: who is at the other, and what has come in but was not read.
+/// State of an end: the other end, and the bytes that have come in but were not read.
 struct Half {
     to: End,
     arrived: VecDeque<u8>,
@@ -59,24 +62,25 @@ struct Half {
     fin: bool,
 }
 
-/// What answers a SYN.
+/// Receiver of a SYN.
 enum Target {
     Node(usize, SockId),
     Broker(usize),
     Stun(usize),
     Script(Script),
+    Proxy(usize),
     Refused,
     Nothing,
 }
 
-/// How a port behaves against what stands behind it.
+/// Behaviour of a port towards SYNs.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Port {
     Refused,
     Blackholed,
 }
 
-/// What is under way.
+/// Event under way.
 enum Happening {
     Syn { n: usize, sock: SockId, remote: SocketAddr, deadline: Instant },
     Arrived { n: usize, sock: SockId, local: SocketAddr, remote: SocketAddr },
@@ -104,19 +108,21 @@ pub struct Pipe {
     pub strategy: Strategy,
     /// The other end of the stream.
     pub end: End,
-    /// Why the core ended it.
+    /// Reason that the core gave for ending the pipe.
     pub over: Option<PipeEnd>,
 }
 
 /// A node and what surrounds it.
 pub struct Host {
     pub node: Recorder,
-    /// What was recorded.
+    /// Trace of the node.
     pub trace: Arc<Mutex<String>>,
-    /// What its interface has, and what the world sees.
+    /// Address of the interface, and the address that the world sees.
     pub inside: IpAddr,
     pub outside: IpAddr,
-    /// Nobody gets in but by a pinhole.
+    /// NAT64 of a host that has IPv6 only.
+    pub nat64: Option<nat64::Names>,
+    /// True if callers get in by a pinhole only.
     pub guarded: bool,
     pub pipes: Vec<Pipe>,
     pub relayed: Vec<Relayed>,
@@ -132,7 +138,7 @@ pub struct Host {
     next_port: u16,
     /// UDP sockets by id.
     bound: BTreeMap<SockId, SocketAddr>,
-    /// What its NAT has of ways of datagrams to TURN servers and relays.
+    /// Datagram ways through the host's NAT to TURN servers and relays.
     pub ways: Ways,
 }
 
@@ -147,6 +153,7 @@ pub struct World {
     pub turns: Vec<Turn>,
     pub routers: Vec<Router>,
     pub ntps: Vec<Ntp>,
+    pub proxies: Vec<Proxy>,
     /// Addresses that a server's name has before the server's own; nobody answers there.
     pub silent: BTreeMap<String, Vec<IpAddr>>,
     /// Nodes that are added write traces.
@@ -156,19 +163,22 @@ pub struct World {
     pub ports: BTreeMap<SocketAddr, Port>,
     /// Most bytes of a stream that a node is given at once.
     pub chunk: usize,
-    /// Everything that nodes were told and asked for.
+    /// Log of all that nodes were told and asked for.
     pub log: String,
     seed: u8,
+    /// The next host is behind a NAT64.
+    next_nat64: Option<nat64::Names>,
     queue: BTreeMap<(Instant, u64), Happening>,
     queued: u64,
     streams: BTreeMap<End, Half>,
-    /// What is sent between nodes on streams is lost from now on.
+    /// True if the bytes that nodes send each other on streams are lost from now on.
     pub cut: bool,
-    /// It is changed on the way.
+    /// True if these bytes are changed on the way.
     pub bent: bool,
     dialling: BTreeSet<(usize, SockId)>,
+    proxied: BTreeMap<(usize, SockId), Proxied>,
     listeners: BTreeMap<SocketAddr, (usize, SockId)>,
-    /// What firewalls were asked to let in.
+    /// Addresses that firewalls were asked to let in.
     pinholes: BTreeSet<SocketAddr>,
     accepted: u64,
     /// Listeners' credit, and who waits for it.
@@ -197,6 +207,8 @@ impl World {
             turns: Vec::new(),
             routers: Vec::new(),
             ntps: Vec::new(),
+            proxies: Vec::new(),
+            proxied: BTreeMap::new(),
             silent: BTreeMap::new(),
             tracing: false,
             hands: Vec::new(),
@@ -205,6 +217,7 @@ impl World {
             chunk: usize::MAX,
             log: String::new(),
             seed,
+            next_nat64: None,
             queue: BTreeMap::new(),
             queued: 0,
             streams: BTreeMap::new(),
@@ -219,14 +232,14 @@ impl World {
         }
     }
 
-    /// A host at 203.0.113.`n` + 1 with a key of its own, that knows every server there is so far.
+    /// Adds a host at 203.0.113.`n` + 1 with a key of its own, that knows every server there is so far.
     pub fn open(&mut self, change: impl FnOnce(&mut Config)) -> usize {
         let n = self.hosts.len();
         let outside = IpAddr::from([203, 0, 113, n as u8 + 1]);
         self.host(outside, outside, change)
     }
 
-    /// The same behind a NAT that lets nobody in.
+    /// Adds such a host behind a NAT that lets nobody in.
     pub fn behind_nat(&mut self, change: impl FnOnce(&mut Config)) -> usize {
         let n = self.hosts.len() as u8;
         self.host([192, 168, n, 2].into(), [203, 0, 113, n + 1].into(), change)
@@ -237,7 +250,7 @@ impl World {
         self.host_with(&interfaces, outside, change)
     }
 
-    /// A host that says it has these interfaces.
+    /// Adds a host that says it has these interfaces.
     pub fn host_with(
         &mut self,
         interfaces: &[Interface],
@@ -261,6 +274,7 @@ impl World {
             trace,
             inside: interfaces[0].ip,
             outside,
+            nat64: self.next_nat64.take(),
             guarded: false,
             pipes: Vec::new(),
             relayed: Vec::new(),
@@ -292,7 +306,7 @@ impl World {
         id
     }
 
-    /// Something else that a user asks of a node.
+    /// Asks something else of a node, as its user.
     pub fn ask<T>(&mut self, n: usize, what: impl FnOnce(&mut Recorder, Instant) -> T) -> T {
         let answer = what(&mut self.hosts[n].node, self.now);
         self.drain(n);
@@ -324,6 +338,7 @@ impl World {
         if self.hosts[n].frozen {
             return;
         }
+        let event = self.from_nat64(n, event);
         self.note(n, '<', &event);
         self.hosts[n].node.handle(self.now, event);
         self.drain(n);
@@ -336,7 +351,7 @@ impl World {
         self.now = until;
     }
 
-    /// Runs until it is so, and says how long that took; `limit` is a failure.
+    /// Runs until `so` holds, and returns the time that it took; `limit` is a failure.
     pub fn run_until(&mut self, limit: Duration, so: impl Fn(&World) -> bool) -> Duration {
         let (begin, until) = (self.now, self.now + limit);
         while !so(self) {
@@ -387,6 +402,15 @@ impl World {
     }
 
     fn act(&mut self, n: usize, action: Action) {
+        let action = match self.through_nat64(n, action) {
+            Ok(action) => action,
+            Err(Action::Connect { sock, .. }) => {
+                self.dialling.insert((n, sock));
+                let cause = IoFailure::Unreachable;
+                return self.schedule(Duration::ZERO, Happening::Failed { n, sock, cause });
+            }
+            Err(_) => return,
+        };
         let host = &mut self.hosts[n];
         match action {
             Action::BindUdp { sock, .. } if host.without_udp => {
@@ -411,7 +435,10 @@ impl World {
                 self.door.entry((n, sock)).or_default().0 += credit;
                 self.schedule(Duration::ZERO, Happening::Accepting { n, listener: sock });
             }
-            Action::Connect { sock, remote, at, deadline, .. } => {
+            Action::Connect { sock, remote, at, deadline, wrap, .. } => {
+                if let Some(wrap) = wrap.filter(|wrap| wrap.proxy.is_some()) {
+                    self.proxied.insert((n, sock), Proxied { wrap, deadline });
+                }
                 host.dials.push((at, remote));
                 self.dialling.insert((n, sock));
                 self.schedule(at.since(self.now), Happening::Syn { n, sock, remote, deadline });

@@ -13,7 +13,7 @@ const UNIX_EPOCH: i64 = 2_208_988_800;
 pub struct Ntp {
     pub config: NtpServer,
     pub at: SocketAddr,
-    /// How far what it says is ahead.
+    /// Lead of the time that the server tells.
     pub ahead: Duration,
     pub silent: bool,
     pub asked: u32,

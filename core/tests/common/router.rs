@@ -1,5 +1,5 @@
-//! A home router that speaks PCP (RFC 6887) on raw bytes, honest or not. Its NAT, or firewall, lets nobody in but where a
-//! port is open.
+//! A home router that speaks PCP (RFC 6887) on raw bytes, honest or not. Its NAT, or firewall, lets a caller in only
+//! where a port is open.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
 
@@ -11,13 +11,13 @@ use super::{Happening, MS, World};
 const LINK: u32 = 2;
 
 pub struct Router {
-    /// Where the host finds it.
+    /// Address at which the host finds the router.
     pub at: SocketAddr,
     /// The host in its home.
     pub host: usize,
-    /// What it says of its address outside.
+    /// Outside address, as the router says.
     pub says: IpAddr,
-    /// The port it gives in place of the one that was asked for.
+    /// Port that the router gives in place of the one that was asked for.
     pub gives: Option<u16>,
     /// Seconds that it grants.
     pub lease: u32,

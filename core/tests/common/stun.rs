@@ -27,6 +27,8 @@ pub enum Tcp {
     Silent,
     WrongTransaction,
     Shut,
+    /// Says that this is what it sees.
+    Claims(IpAddr),
 }
 
 pub struct Stun {
@@ -80,6 +82,7 @@ impl World {
             Tcp::Truth => {}
             Tcp::Silent | Tcp::Shut => return,
             Tcp::WrongTransaction => answer[19] ^= 1,
+            Tcp::Claims(ip) => answer = mapped(data, SocketAddr::new(ip, 50_000)),
         }
         self.send(end, answer);
     }

@@ -8,29 +8,41 @@ use p2pd_core::pipe::PipeStart;
 use p2pd_core::relay::{MessageError, ReadOutcome};
 use p2pd_core::turn::Credentials;
 use p2pd_core::{ConnectId, PipeEnd, PipeId, PipeMode, PipeNews, SockId, Strategy, TurnServer};
-use turn_server_proto::api::{Transmit, TurnServerApi, TurnServerPollRet};
+use turn_server_proto::api::{SocketAllocateError, Transmit, TurnServerApi, TurnServerPollRet};
 use turn_server_proto::server::TurnServer as Server;
-use turn_server_proto::types::{Instant as Theirs, TransportType};
+use turn_server_proto::types::{AddressFamily, Instant as Theirs, TransportType};
 
 use super::{Happening, LATENCY, World};
 
 pub struct Turn {
     pub config: TurnServer,
     pub at: SocketAddr,
-    /// It answers nothing while it is not.
+    /// True if the server runs. Otherwise nothing is answered.
     pub up: bool,
+    /// Where it relays, at most one address of each family. Default: at its own.
+    pub relay_ips: Vec<IpAddr>,
+    /// Every Allocate is answered with 300 and this address.
+    pub redirects: Option<SocketAddr>,
     /// The allocations that there are.
     pub relays: BTreeSet<SocketAddr>,
+    /// Datagrams that came to the server.
+    pub datagrams: u32,
     /// Datagrams that came to relayed addresses.
     pub from_peers: u32,
     server: Server,
     next_port: u16,
 }
 
+impl Turn {
+    fn is_at(&self, ip: IpAddr) -> bool {
+        self.at.ip() == ip || self.relay_ips.contains(&ip)
+    }
+}
+
 /// A NAT's way from a socket to one other end, and the port that it has outside.
 pub type Ways = BTreeMap<(SockId, SocketAddr), u16>;
 
-/// A relayed pipe that a node handed out. What can be read is read at once.
+/// A relayed pipe that a node handed out. All that can be read is read at once.
 #[derive(Debug)]
 pub struct Relayed {
     pub pipe: PipeId,
@@ -45,7 +57,7 @@ pub struct Relayed {
     pub delivered: bool,
     pub over: Option<PipeEnd>,
     pub messages: Vec<Bytes>,
-    /// Its user reads no messages.
+    /// True if the user reads no messages.
     pub deaf: bool,
     pub messages_over: Option<PipeEnd>,
 }
@@ -53,8 +65,13 @@ pub struct Relayed {
 impl World {
     /// A server at 198.51.100.90 and up, for alice.
     pub fn add_turn(&mut self) -> usize {
-        let n = self.turns.len();
-        let at: SocketAddr = ([198, 51, 100, 90 + n as u8], 3478).into();
+        let ip = [198, 51, 100, 90 + self.turns.len() as u8];
+        self.add_turn_at(ip.into())
+    }
+
+    /// The same at this address.
+    pub fn add_turn_at(&mut self, ip: IpAddr) -> usize {
+        let (n, at) = (self.turns.len(), SocketAddr::new(ip, 3478));
         let mut server = Server::new(TransportType::Udp, at, "lab".into());
         server.add_user("alice".into(), "secret".into());
         let mut config = TurnServer::new(&format!("turn{n}.test"), 3478, Credentials::new("alice", "secret"));
@@ -63,7 +80,10 @@ impl World {
             config,
             at,
             up: true,
+            relay_ips: vec![at.ip()],
+            redirects: None,
             relays: BTreeSet::new(),
+            datagrams: 0,
             from_peers: 0,
             server,
             next_port: 50_000,
@@ -71,7 +91,15 @@ impl World {
         n
     }
 
-    /// What the node has of relayed pipes: one.
+    /// Sets the server up anew, for this user alone.
+    pub fn admit(&mut self, n: usize, credentials: &Credentials) {
+        let turn = &mut self.turns[n];
+        turn.server = Server::new(TransportType::Udp, turn.at, "lab".into());
+        turn.server.add_user(credentials.user().into(), credentials.password().into());
+        turn.relays.clear();
+    }
+
+    /// Returns the node's only relayed pipe. Panics if there is none or more than one.
     pub fn relayed(&self, n: usize) -> &Relayed {
         let [pipe] = &self.hosts[n].relayed[..] else {
             panic!("node {n} has {} relayed pipes:\n{}", self.hosts[n].relayed.len(), self.tail())
@@ -176,7 +204,7 @@ impl World {
 
     /// A datagram leaves a host for a TURN server, or for a relayed address of one.
     pub(super) fn datagram_to_turn(&mut self, n: usize, sock: SockId, to: SocketAddr, data: &[u8]) {
-        if !self.turns.iter().any(|t| t.at.ip() == to.ip()) {
+        if !self.turns.iter().any(|t| t.is_at(to.ip())) {
             return;
         }
         let host = &mut self.hosts[n];
@@ -194,15 +222,25 @@ impl World {
 
     pub(super) fn at_turn(&mut self, from: SocketAddr, to: SocketAddr, data: Vec<u8>) {
         let now = Theirs::from_nanos(self.now.as_nanos());
-        let turn = self.turns.iter_mut().find(|t| t.at.ip() == to.ip()).unwrap();
+        let turn = self.turns.iter_mut().find(|t| t.is_at(to.ip())).unwrap();
         if !turn.up {
             return;
         }
-        if to.port() != 3478 {
+        if to.port() == 3478 {
+            turn.datagrams += 1;
+        } else {
             turn.from_peers += 1;
             if !turn.relays.contains(&to) {
                 return;
             }
+        }
+        if let (Some(alternate), [0, 3, ..]) = (turn.redirects, &data[..]) {
+            let SocketAddr::V4(alternate) = alternate else { panic!("an IPv6 alternate") };
+            let mut answer = [&[1, 0x13, 0, 20][..], &data[4..20], &[0, 9, 0, 4, 0, 0, 3, 0]].concat();
+            answer.extend([0x80, 0x23, 0, 8, 0, 1]);
+            answer.extend(alternate.port().to_be_bytes());
+            answer.extend(alternate.ip().octets());
+            return self.datagram_from_turn(to, from, answer);
         }
         let said = turn.server.recv(Transmit::new(data, TransportType::Udp, from, to), now);
         let mut out: Vec<(Vec<u8>, SocketAddr, SocketAddr)> = Vec::new();
@@ -211,9 +249,12 @@ impl World {
             match turn.server.poll(now) {
                 TurnServerPollRet::WaitUntil(_) => break,
                 TurnServerPollRet::AllocateSocket { transport, listen_addr, client_addr, family, .. } => {
-                    let relay = SocketAddr::new(listen_addr.ip(), turn.next_port);
+                    let fits = |ip: &&IpAddr| ip.is_ipv4() == (family == AddressFamily::IPV4);
+                    let relay =
+                        turn.relay_ips.iter().find(fits).map(|ip| SocketAddr::new(*ip, turn.next_port));
                     turn.next_port += 1;
-                    turn.relays.insert(relay);
+                    turn.relays.extend(relay);
+                    let relay = relay.ok_or(SocketAllocateError::AddressFamilyNotSupported);
                     let udp = TransportType::Udp;
                     turn.server.allocated_socket(
                         transport,
@@ -221,7 +262,7 @@ impl World {
                         client_addr,
                         udp,
                         family,
-                        Ok(relay),
+                        relay,
                         now,
                     );
                 }
@@ -235,7 +276,7 @@ impl World {
             out.push((said.data, said.from, said.to));
         }
         for (data, from, to) in out {
-            if self.turns.iter().any(|t| t.at.ip() == to.ip()) {
+            if self.turns.iter().any(|t| t.is_at(to.ip())) {
                 self.schedule(LATENCY, Happening::AtTurn { from, to, data });
             } else {
                 self.datagram_from_turn(from, to, data);
@@ -257,7 +298,7 @@ impl World {
         }
     }
 
-    /// Where the name of a TURN server leads.
+    /// Returns the address that the name of a TURN server leads to.
     pub(super) fn turn_named(&self, name: &str) -> Option<IpAddr> {
         self.turns.iter().find(|t| &*t.config.host == name).map(|t| t.at.ip())
     }

@@ -1,10 +1,10 @@
-//! What a test asks about a world.
+//! Questions of a test about a world.
 
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use p2pd_core::{
-    BrokerState, ConnectId, FailReason, Instant, Name, NameError, NameNews, NodeId, Notice, Outcome,
+    Advice, BrokerState, ConnectId, FailReason, Instant, Name, NameError, NameNews, NodeId, Notice, Outcome,
     PeerAddress, PipeMode, Plan, Refusal, Report, Stage, Stats, Strategy,
 };
 
@@ -26,17 +26,17 @@ pub fn relay_first(others: &[Strategy], seconds: u64) -> Plan {
     Plan { strategies, relay_first: true, ..plan(&[], seconds) }
 }
 
-/// Only by asking the peer.
+/// Plan with Reverse only: the peer is asked to dial.
 pub fn reverse(seconds: u64) -> Plan {
     plan(&[Strategy::Reverse], seconds)
 }
 
-/// Only through a TURN server.
+/// Plan with Relay only: through a TURN server.
 pub fn relay(seconds: u64) -> Plan {
     plan(&[Strategy::Relay], seconds)
 }
 
-/// Only by dialling the peer.
+/// Plan with Direct only: the peer is dialled.
 pub fn direct(seconds: u64) -> Plan {
     plan(&[Strategy::Direct], seconds)
 }
@@ -53,7 +53,7 @@ impl World {
         self.hosts[n].node.node_id()
     }
 
-    /// What the node knows of its address now.
+    /// Returns the node's address as the node knows it now.
     pub fn address(&self, n: usize) -> PeerAddress {
         self.hosts[n].node.address()
     }
@@ -121,6 +121,11 @@ impl World {
         let Some((reason, report)) = self.failure(n, id) else { panic!("no failure:\n{}", self.tail()) };
         let [only] = &report.strategies[..] else { panic!("{report:?}") };
         (reason, only.outcome, &only.detail)
+    }
+
+    /// Advice of a connect's end without a pipe.
+    pub fn advice(&self, n: usize, id: ConnectId) -> Option<Advice> {
+        self.failure(n, id).and_then(|(_, report)| report.advice)
     }
 
     pub fn is_over(&self, n: usize, id: ConnectId) -> bool {
@@ -201,7 +206,7 @@ impl World {
         Some((first.since(p2pd_core::Instant::ZERO), told.next_back().map_or(address, |(_, last)| last)))
     }
 
-    /// How many of these nodes' calls ended by this refusal of the only strategy.
+    /// Counts the calls of these nodes that ended by this refusal of the only strategy.
     pub fn refused(&self, calls: &[(usize, ConnectId)], why: Refusal) -> usize {
         let text = format!("the peer refused: {why}");
         let ended = |(n, id): &&(usize, ConnectId)| {
@@ -210,7 +215,7 @@ impl World {
         calls.iter().filter(ended).count()
     }
 
-    /// By which strategies the bytes of a node's moving pipe went, one after the other, and when.
+    /// Returns the strategies by which the bytes of a node's moving pipe went, one after the other, and when.
     pub fn moves(&self, n: usize) -> Vec<(Instant, Strategy)> {
         let notices = self.hosts[n].notices.iter();
         notices

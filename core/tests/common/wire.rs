@@ -1,4 +1,4 @@
-//! What lies between the hosts: SYNs, bytes by credit, ends of streams.
+//! Wire between the hosts: SYNs, bytes by credit, ends of streams.
 
 use std::collections::VecDeque;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -8,6 +8,7 @@ use p2pd_core::io::Interface;
 use p2pd_core::{Event, Instant, IoFailure, SockId};
 
 use super::hand::Hand;
+use super::nat64::{Names, embed};
 use super::{End, Half, Happening, LATENCY, Port, Target, World, stun};
 
 impl World {
@@ -21,7 +22,15 @@ impl World {
                 let stuns = self.stuns.iter().filter(|s| named(&s.config.host)).map(|s| s.at.ip());
                 let turns = self.turn_named(&host);
                 let silent = self.silent.get(&*host).into_iter().flatten().copied();
-                let one = brokers.chain(stuns).chain(turns).next();
+                let proxies = self.proxies.iter().filter(|p| named(&p.config.host)).map(|p| p.at.ip());
+                let ntps = self.ntps.iter().filter(|s| named(&s.config.host)).map(|s| s.at.ip());
+                let proxies = proxies.chain(ntps);
+                let one = brokers.chain(stuns).chain(turns).chain(proxies).next();
+                let prefix = self.hosts[n].nat64.is_some_and(|names| names != Names::NoPrefix);
+                if prefix && &*host == "ipv4only.arpa" {
+                    let all = [170, 171].map(|last| embed([192, 0, 0, last].into()));
+                    return self.tell(n, Event::Resolved { query, result: Ok(all.into()) });
+                }
                 let result = one.map(|ip| silent.chain([ip]).collect());
                 self.tell(n, Event::Resolved { query, result: result.ok_or(IoFailure::NoSuchName) });
             }
@@ -106,6 +115,7 @@ impl World {
             Target::Node(m, _) => End::Node(m, SockId::accepted(id)),
             Target::Broker(b) => End::Broker(b, id as u32),
             Target::Stun(s) => End::Stun(s, id as u32),
+            Target::Proxy(p) => return self.through_proxy(n, sock, local, p),
             Target::Script(script) => {
                 self.hands.push(Hand::new(script));
                 End::Hand(self.hands.len() - 1)
@@ -138,7 +148,7 @@ impl World {
         }
     }
 
-    /// Gives a node whoever waits in a listener's queue, as far as its credit goes.
+    /// Gives a node the callers that wait in a listener's queue, as far as its credit goes.
     fn accept_waiting(&mut self, n: usize, listener: SockId) {
         while let Some((credit @ 1.., queue)) = self.door.get_mut(&(n, listener))
             && let Some((sock, local, remote)) = queue.pop_front()
@@ -154,12 +164,13 @@ impl World {
         self.streams.insert(b, half(a));
     }
 
-    /// Where a node listens.
+    /// Returns the addresses on which a node listens.
     pub fn listening(&self, n: usize) -> Vec<SocketAddr> {
         self.listeners.iter().filter(|(_, (m, _))| *m == n).map(|(at, _)| *at).collect()
     }
 
-    /// A host's network becomes another; without interfaces it has none. What goes from and to its old address is lost from now on.
+    /// Moves a host to another network; without interfaces it has none. All packets from and to its old address are
+    /// lost from now on.
     pub fn roam(&mut self, n: usize, interfaces: &[Interface], outside: IpAddr) {
         let inside = interfaces.first().map_or(Ipv4Addr::UNSPECIFIED.into(), |i| i.ip);
         let host = &mut self.hosts[n];
@@ -190,6 +201,9 @@ impl World {
                 return Target::Nothing;
             }
             return Target::Node(*n, *listener);
+        }
+        if let Some(p) = self.proxies.iter().position(|p| p.at == at) {
+            return Target::Proxy(p);
         }
         if let Some(b) = self.brokers.iter().position(|b| b.at == at) {
             return if self.brokers[b].up { Target::Broker(b) } else { Target::Refused };

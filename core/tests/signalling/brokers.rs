@@ -13,7 +13,7 @@ fn lost(why: BrokerLoss) -> BrokerState {
     BrokerState::Lost(why)
 }
 
-/// One node and one broker, which `change` bends before they meet.
+/// A world of one node and one broker, which `change` bends before they meet.
 fn world(seed: u8, change: impl FnOnce(&mut World)) -> World {
     let mut world = World::new(seed);
     world.add_broker();
@@ -175,7 +175,7 @@ fn a_name_that_does_not_exist_is_told() {
     assert_eq!(world.broker_states(0, 0), [lost(BrokerLoss::Io(IoFailure::NoSuchName))]);
 }
 
-/// How long after its loss each session was tried again: the first losses of a broker that never works.
+/// Returns the pauses between a loss and the next try of a session: the first losses of a broker that never works.
 fn gaps(seed: u8, change: impl FnOnce(&mut World)) -> Vec<Duration> {
     let mut world = world(seed, change);
     world.run(400 * S);

@@ -34,7 +34,7 @@ fn answered() -> (World, ConnectId, Vec<u8>) {
     (world, id, request)
 }
 
-/// What must not change when a message is inert: dials, what the users were told, what was published.
+/// Counts that must not change when a message is inert: dials, notices to the users, publications.
 fn effects(world: &World) -> (Vec<usize>, Vec<usize>, Vec<usize>) {
     let hosts = world.hosts.iter();
     let (dials, notices) = hosts.map(|h| (h.dials.len(), h.notices.len())).unzip();

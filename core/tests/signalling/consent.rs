@@ -1,10 +1,10 @@
-//! Whom a node gives a pipe to, and its user's word.
+//! Peers that a node gives a pipe to, and its user's consent.
 
 use crate::common::view::{direct, plan, reverse};
 use crate::common::{MS, S, World, key};
 use p2pd_core::{Accept, ConnectId, FailReason, Plan, Refusal, Stage, Strategy};
 
-/// Those that give a stream; `relaying.rs` has relays.
+/// Strategies that give a stream; `relaying.rs` has relays.
 const STREAMS: [Strategy; 3] = [Strategy::Direct, Strategy::Reverse, Strategy::Punch];
 
 const NO: FailReason = FailReason::RefusedByPeer(Refusal::NotAccepted);

@@ -20,13 +20,13 @@ fn world(swapped: bool) -> World {
     world
 }
 
-/// One order of two calls: node 0's and node 1's plans, and whether each could work without the other call.
+/// An order of two calls: the plans of node 0 and node 1. For each: could its call work without the other one.
 #[derive(Clone)]
 struct Case {
     plans: [Plan; 2],
     alone: [bool; 2],
     swapped: bool,
-    /// The node that calls first, and how long before the other.
+    /// Node that calls first, and its lead over the other.
     first: usize,
     apart: Duration,
 }

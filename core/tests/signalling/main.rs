@@ -3,15 +3,20 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod advice;
 mod brokers;
 mod clocks;
 mod consent;
 mod glare;
 mod hellos;
+mod logins;
 mod mapping;
+mod nat64;
 mod outage;
 mod outside;
+mod proxies;
 mod relay_first;
+mod relay_servers;
 mod relaying;
 mod reverse;
 mod roaming;

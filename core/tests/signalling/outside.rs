@@ -1,9 +1,9 @@
 //! The outside address, by STUN servers that answer, do not, or lie.
 
 use crate::common::stun::{Tcp, Udp};
-use crate::common::view::{only, reverse};
-use crate::common::{LATENCY, MS, S, World};
-use p2pd_core::{Stage, Stats, Strategy};
+use crate::common::view::{only, relay, reverse};
+use crate::common::{LATENCY, MS, Port, S, World};
+use p2pd_core::{Accept, Stage, Stats, Strategy};
 
 const OUTSIDE: &str = "203.0.113.1";
 const INSIDE: &str = "192.168.0.2";
@@ -20,7 +20,7 @@ fn world(servers: usize, change: impl FnOnce(&mut World)) -> World {
     world
 }
 
-/// When `Ready` came, and the outside address in it.
+/// Returns the time of `Ready`, and the outside address in it.
 fn found(world: &World) -> (std::time::Duration, String) {
     let (at, address) = world.ready(0).expect("ready");
     assert_eq!(address.v4()[0].internal.to_string(), INSIDE);
@@ -109,19 +109,70 @@ fn an_address_that_nobody_could_dial_is_not_announced() {
 }
 
 #[test]
-fn a_request_waits_until_the_address_in_it_is_known() {
+fn a_request_waits_a_second_for_the_address_in_it_and_is_made_again_once_that_is_known() {
+    // The peer dials what it is told, or refuses to dial anything inside for a stranger.
+    for named in [true, false] {
+        let mut world = World::new(4);
+        world.add_stun();
+        world.add_broker();
+        world.stuns[0].udp = Udp::Late(2 * S);
+        // The caller can be dialled from outside, but learns its address late; inside nobody is there.
+        let (inside, outside) = ([192, 168, 0, 2], [203, 0, 113, 1]);
+        world.host(inside.into(), outside.into(), |c| c.survey = false);
+        let caller = world.id(0);
+        world.behind_nat(|c| {
+            c.stun.clear();
+            if named {
+                c.accept = Accept::Only([caller].into());
+            }
+        });
+        world.run(100 * MS);
+        world.ports.insert((inside, 4000).into(), Port::Blackholed);
+        let id = world.connect(0, &world.address(1), reverse(20));
+        world.run(900 * MS);
+        assert_eq!(world.stages(0, id, Strategy::Reverse), [Stage::Started, Stage::AwaitingBroker]);
+        world.run(200 * MS);
+        assert_eq!(world.stages(0, id, Strategy::Reverse)[2], Stage::Requested { brokers: 1 });
+        world.run(800 * MS);
+        assert!(!world.is_over(0, id), "{named}");
+        world.run(S);
+        let asked = |stage: &&Stage| matches!(stage, Stage::Requested { .. });
+        assert_eq!(world.stages(0, id, Strategy::Reverse).iter().filter(asked).count(), 2, "{named}");
+        let dialled = world.dialled(1);
+        assert!(dialled.iter().any(|to| to.ip().to_string() == OUTSIDE), "{named}: {dialled:?}");
+    }
+}
+
+#[test]
+fn where_no_server_answers_a_peer_within_reach_is_asked_after_a_second() {
     let mut world = World::new(4);
     world.add_stun();
     world.add_broker();
-    world.stuns[0].udp = Udp::Silent;
-    // The caller is open, so that it can be dialled back, but learns its address late.
-    world.open(|_| {});
-    world.behind_nat(|c| c.stun.clear());
-    world.run(S);
+    (world.stuns[0].udp, world.stuns[0].tcp) = (Udp::Silent, Tcp::Silent);
+    world.behind_nat(|_| {});
+    let caller = world.id(0);
+    world.behind_nat(|c| c.accept = Accept::Only([caller].into()));
+    world.run(100 * MS);
     let id = world.connect(0, &world.address(1), reverse(20));
-    world.run(S);
-    assert_eq!(world.stages(0, id, Strategy::Reverse), [Stage::Started, Stage::AwaitingBroker]);
-    world.run(2 * S);
-    assert_eq!(world.stages(0, id, Strategy::Reverse)[2], Stage::Requested { brokers: 1 });
+    let took = world.run_until(7 * S, |w| w.is_over(0, id));
+    assert!(took <= S + 200 * MS, "{took:?}");
+    world.run(100 * MS);
     world.assert_piped(0, id, 1, &[]);
+}
+
+#[test]
+fn a_relay_waits_for_no_stun_server() {
+    let mut world = World::new(4);
+    world.add_stun();
+    world.add_stun();
+    world.add_broker();
+    world.add_turn();
+    // The asked side has to know where it comes from.
+    (world.stuns[0].udp, world.stuns[0].tcp) = (Udp::Silent, Tcp::Silent);
+    world.behind_nat(|c| c.stun.truncate(1));
+    world.behind_nat(|c| drop((c.stun.remove(0), c.turn.clear())));
+    world.run(200 * MS);
+    let id = world.connect(0, &world.address(1), relay(20));
+    let took = world.run_until(7 * S, |w| w.is_over(0, id));
+    assert!(took <= S, "{took:?}");
 }

@@ -24,7 +24,7 @@ fn world(seed: u8) -> World {
     world
 }
 
-/// A pipe from 0 to 1 over the relay, while node 0 punches in vain.
+/// Opens a pipe from 0 to 1 over the relay, while node 0 punches without success.
 fn piped_by(seed: u8, plan: Plan) -> World {
     let mut world = world(seed);
     let id = world.connect(0, &world.address(1), plan);

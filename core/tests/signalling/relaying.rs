@@ -24,7 +24,7 @@ fn world(seed: u8) -> World {
     world
 }
 
-/// The same with a relayed pipe from 0 to 1.
+/// Opens a world of that kind with a relayed pipe from 0 to 1.
 fn piped(seed: u8) -> World {
     let mut world = world(seed);
     let id = world.connect(0, &world.address(1), relay(20));
@@ -246,7 +246,7 @@ fn others_go_first_and_the_relay_follows_when_they_fail() {
 #[test]
 fn wrong_credentials_are_said() {
     let mut world = world(7);
-    let n = world.behind_nat(|c| c.turn[0].credentials = Credentials::new("alice", "sesame"));
+    let n = world.behind_nat(|c| c.turn[0].auth = Credentials::new("alice", "sesame").into());
     world.run(S);
     let id = world.connect(n, &world.address(1), relay(20));
     let took = world.run_until(5 * S, |w| w.is_over(n, id));

@@ -29,7 +29,7 @@ fn world() -> World {
     world
 }
 
-/// What `Ready` said since then: when after it, and the first interface's outside and inside address.
+/// Returns each `Ready` since then: its time after `since`, and the first interface's outside and inside address.
 fn told(world: &World, n: usize, since: p2pd_core::Instant) -> Vec<(Duration, String)> {
     let since = world.hosts[n]
         .notices

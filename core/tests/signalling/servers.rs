@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use crate::common::broker::Greeting;
-use crate::common::stun::Udp;
+use crate::common::stun::{Tcp, Udp};
 use crate::common::view::relay;
 use crate::common::{LATENCY, MS, S, World};
 use p2pd_core::{BrokerLoss, BrokerState, Stage, Strategy};
@@ -94,7 +94,7 @@ fn the_address_that_worked_is_the_first_the_next_time() {
     assert!(first >= 750 * MS && again < 250 * MS, "{first:?} {again:?}");
 }
 
-/// What a host announces whose STUN servers claim this to see; `None`: the truth.
+/// Returns the address that a host announces whose STUN servers claim to see these addresses; `None`: the truth.
 fn announced(open: bool, claims: &[Option<&str>]) -> String {
     let mut world = World::new(4);
     for claim in claims {
@@ -127,6 +127,40 @@ fn an_address_of_our_own_that_one_server_confirms_wins() {
     for claims in [[Some("198.51.100.7"), None], [None, Some("198.51.100.7")]] {
         assert_eq!(announced(true, &claims), "203.0.113.1", "{claims:?}");
     }
+}
+
+/// What the survey of a host on the internet finds, as it stands in the report: the address outside, and who said so.
+fn surveyed(claims: &[Option<&str>], late: Option<usize>) -> Option<(String, String)> {
+    let mut world = World::new(4);
+    for claim in claims {
+        let n = world.add_stun();
+        if let Some(ip) = claim.map(|ip| ip.parse().unwrap()) {
+            (world.stuns[n].udp, world.stuns[n].tcp) = (Udp::Claims(ip), Tcp::Claims(ip));
+        }
+    }
+    if let Some(n) = late {
+        world.stuns[n].udp = Udp::Late(2 * S);
+    }
+    let n = world.open(|_| {});
+    world.run(12 * S);
+    let report = world.hosts[n].node.nats().next().unwrap();
+    report.mapped.map(|mapped| (mapped.ip().to_string(), report.server.unwrap().ip().to_string()))
+}
+
+#[test]
+fn a_survey_believes_whom_the_votes_believe() {
+    let truth = |server: &str| Some(("203.0.113.1".to_owned(), server.to_owned()));
+    let honest = "198.51.100.51";
+    for lie in ["172.18.0.1", "127.0.0.1", "0.0.0.0", "198.51.100.7"] {
+        assert_eq!(surveyed(&[Some(lie), None], None), truth(honest), "{lie}");
+        // The vote is over after the survey.
+        assert_eq!(surveyed(&[Some(lie), None], Some(1)), truth(honest), "{lie}");
+    }
+    for lie in ["172.18.0.1", "127.0.0.1", "0.0.0.0"] {
+        assert_eq!(surveyed(&[Some(lie)], None), None, "alone: {lie}");
+    }
+    // Nobody says otherwise.
+    assert!(surveyed(&[Some("198.51.100.7")], None).is_some());
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! What those whom nobody named can make a node do and hold.
+//! Work and memory that a peer whom nobody named can cause at a node.
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
@@ -7,7 +7,7 @@ use crate::common::hand::{Script, Then};
 use crate::common::view::{direct, only, reverse};
 use crate::common::{LATENCY, MS, Port, S, World};
 use p2pd_core::io::Interface;
-use p2pd_core::{Accept, ConnectId, Event, FailReason, Outcome, Refusal, Stage, Strategy};
+use p2pd_core::{Accept, Advice, ConnectId, Event, FailReason, Outcome, Refusal, Stage, Strategy};
 
 /// Node 0, which strangers know.
 fn world(accept: Accept) -> World {
@@ -31,7 +31,7 @@ fn stranger(world: &mut World, claims: &[&str]) -> usize {
     at
 }
 
-/// So many strangers, each with an address of its own.
+/// Adds so many strangers, each with an address of its own.
 fn strangers(world: &mut World, count: u16) -> Vec<usize> {
     (0..count).map(|n| stranger(world, &[&format!("5.0.{}.{}", n >> 8, n & 255)])).collect()
 }
@@ -102,6 +102,7 @@ fn a_stranger_cannot_point_a_node_into_private_space() {
         world.id(from)
     );
     assert_eq!(world.failed(from, id), (FailReason::AllStrategiesFailed, Outcome::Failed, &*detail));
+    assert_eq!(world.advice(from, id), Some(Advice::BeAccepted(world.id(from))));
 }
 
 #[test]
@@ -121,7 +122,7 @@ fn a_stranger_has_one_request_in_flight() {
     assert_eq!(world.dialled(0).len(), 2);
 }
 
-/// Whatever is at the addresses that it named: nobody, a closed port, a service that waits, or one that talks.
+/// Any target at the addresses that the stranger named: nobody, a closed port, a service that waits, or one that talks.
 #[test]
 fn a_stranger_learns_nothing_of_a_port_from_what_it_is_told_or_when() {
     let told = |place: usize| {
@@ -402,7 +403,7 @@ fn a_dial_whose_stream_broke_before_the_peer_spoke_is_made_once_more() {
     }
 }
 
-/// How many of these calls were told at the door that we are busy.
+/// Counts the calls that were told at the door that we are busy.
 fn busy(world: &World, calls: &[(usize, ConnectId)]) -> usize {
     let text = format!("the peer refused: {}", Refusal::Busy);
     let told = |(n, id): &&(usize, ConnectId)| {

@@ -1,4 +1,4 @@
-//! What time servers are good for: a node whose clock is wrong.
+//! Use of time servers: a node whose clock is wrong.
 
 use std::time::Duration;
 
@@ -21,7 +21,7 @@ fn world(servers: usize, bend: impl FnOnce(&mut World)) -> World {
     world
 }
 
-/// What a node was told of its clock: how far it is ahead, in whole seconds.
+/// Returns the notices of a node on its clock: its lead, in whole seconds.
 fn told(world: &World, n: usize) -> Vec<i64> {
     let ahead = |(_, notice): &(_, Notice)| match notice {
         Notice::Clock { ahead, error } => {
@@ -52,6 +52,27 @@ fn a_clock_that_is_right_is_left_alone_and_the_servers_are_asked_again_a_day_lat
     assert_eq!(asked(&world), [8; 3]);
     world.run(80 * S);
     assert_eq!((told(&world, 0), asked(&world)), (vec![0, 0], vec![16; 3]));
+}
+
+#[test]
+fn three_silent_addresses_of_four_keep_nobody_waiting_for_the_time() {
+    let mut world = world(2, |w| {
+        for (n, ntp) in w.ntps.iter_mut().enumerate() {
+            ntp.config.host = format!("ntp{n}.test").into();
+            let silent = (201..204).map(|n| [203, 0, 113, n].into()).collect();
+            w.silent.insert(ntp.config.host.to_string(), silent);
+        }
+    });
+    world.set_clock(0, DAY, false);
+    let took = world.run_until(2 * S, |w| w.ntps.iter().all(|s| s.asked >= 2));
+    assert!(took <= S, "{took:?}");
+    world.run(10 * S);
+    assert_eq!(told(&world, 0), [-86_400]);
+    // The one that worked is the first a day later.
+    let silent = |w: &World| w.log.matches("to: 203.0.113.20").count();
+    let before = silent(&world);
+    world.run(DAY + 10 * S);
+    assert_eq!((told(&world, 0).len(), silent(&world)), (2, before));
 }
 
 #[test]
@@ -156,7 +177,7 @@ fn a_node_that_ends_while_it_asks_closes_its_sockets() {
     world.run(20 * S);
 }
 
-/// When a node was told that it has the name.
+/// Returns the time at which a node was told that it has the name.
 fn registered(world: &World, n: usize) -> Option<Instant> {
     let registered = |(at, notice): &(Instant, Notice)| match notice {
         Notice::Name { news, .. } if matches!(**news, NameNews::Registered { .. }) => Some(*at),

@@ -7,7 +7,7 @@ use data_encoding::BASE32_NOPAD;
 use crate::common::hand::{Script, Then};
 use crate::common::view::{direct, only, reverse};
 use crate::common::{MS, S, World, envelope, key};
-use p2pd_core::{Accept, FailReason, Notice, Outcome, Stats};
+use p2pd_core::{Accept, Advice, FailReason, Notice, Outcome, Stats};
 
 fn world() -> World {
     let mut world = World::new(6);
@@ -26,13 +26,13 @@ fn with_a_newer_caller() -> World {
     world
 }
 
-/// What node 1 has said to node 0.
+/// Messages of node 1 to node 0.
 fn answers(world: &World) -> Vec<Vec<u8>> {
     let opened = world.published_to(0).into_iter().filter_map(|p| envelope::open(0, &p.payload));
     opened.filter(|(from, _)| *from == world.id(1)).map(|(_, content)| content).collect()
 }
 
-/// What node 0 has said to node 1.
+/// Messages of node 0 to node 1.
 fn asked(world: &World) -> Vec<Vec<u8>> {
     let opened = world.published_to(1).into_iter().filter_map(|p| envelope::open(1, &p.payload));
     opened.filter(|(from, _)| *from == world.id(0)).map(|(_, content)| content).collect()
@@ -52,6 +52,7 @@ fn a_message_of_another_version_is_refused_by_naming_ours() {
     assert_eq!(answers(&world), [refusal(&asked[0][1..17], 2)]);
     let told = "the peer refused: it speaks protocol version 2, not ours";
     assert_eq!(world.failed(0, id), (FailReason::AllStrategiesFailed, Outcome::Failed, told));
+    assert_eq!(world.advice(0, id), Some(Advice::SameVersion));
     assert_eq!(world.stats(1), Stats::default());
 }
 

@@ -365,3 +365,37 @@ fn the_same_seed_says_the_same_bytes() {
     assert_eq!(run(1), run(1));
     assert_ne!(run(1), run(2));
 }
+
+#[test]
+fn a_server_that_asks_for_no_credentials_is_used_where_none_are_given() {
+    let open = || Hand::with(Config::new(Udp, None));
+    let unsigned =
+        |to: &Sent, attributes: &[(u16, Vec<u8>)]| message(to.kind | 0x100, to.id, attributes, None);
+    let mut hand = open();
+    let asked = hand.one();
+    assert!(asked.get(USERNAME).is_none() && asked.get(NONCE).is_none());
+    let fields =
+        [(0x16, xored(addr(RELAYED), asked.id)), (0x20, xored(addr(MAPPED), asked.id)), seconds(600)];
+    hand.say(&unsigned(&asked, &fields));
+    assert!(matches!(hand.events()[..], [Event::Allocated { .. }]));
+    let peer = "192.0.2.1".parse().unwrap();
+    hand.client.permit(hand.now, peer).unwrap();
+    let asked = hand.one();
+    hand.say(&unsigned(&asked, &[]));
+    assert_eq!(hand.events(), [Event::Permitted(peer)]);
+    hand.client.close(hand.now);
+    let asked = hand.one();
+    assert_eq!((asked.kind, asked.get(LIFETIME)), (REFRESH, Some(&[0; 4][..])));
+    hand.say(&unsigned(&asked, &[seconds(0)]));
+    assert_eq!(hand.events(), [Event::Closed]);
+    // Given up before there was an answer: an allocation may be there.
+    let mut hand = open();
+    hand.one();
+    hand.client.close(hand.now);
+    assert_eq!(hand.one().kind, REFRESH);
+    // One that wants some after all.
+    let mut hand = open();
+    let asked = hand.one();
+    hand.say(&error(&asked, &challenge(401, "lab", "n0"), None));
+    assert_eq!(hand.events(), [Event::Lost(Error::WantsCredentials)]);
+}

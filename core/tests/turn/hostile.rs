@@ -254,7 +254,7 @@ fn what_is_no_message_for_a_client_is_counted() {
     assert_eq!((hand.events(), hand.client.stats()), (vec![], expected));
 }
 
-/// Whatever comes, bytes of a permitted peer only are handed on, and nothing panics.
+/// Bytes of a permitted peer are handed on and no others, and nothing panics.
 #[test]
 fn mutated_messages_do_no_harm() {
     let mut state = 0x9e37_79b9_7f4a_7c15_u64;

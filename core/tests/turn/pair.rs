@@ -30,12 +30,12 @@ struct World {
     port: u16,
     clients: Vec<Client>,
     events: Vec<Vec<Event>>,
-    /// Under way, by arrival and order: to the client of that number, or from it to the server.
+    /// Datagrams under way, by arrival and order: to the client of that number, or from it to the server.
     flying: BTreeMap<(Instant, u64), (usize, bool, Bytes)>,
     sent: u64,
-    /// Of each hundred datagrams so many are lost.
+    /// Loss: so many of each hundred datagrams.
     loss: u64,
-    /// One in eight comes twice, and each up to 40 ms later than it should.
+    /// Disorder: of eight datagrams one comes twice, and each up to 40 ms later than it should.
     disorder: bool,
     lost: u64,
     /// Messages of the clients by their first two bytes; Send indications as they are, ChannelData as one.
@@ -155,7 +155,7 @@ impl World {
         self.poll_server();
     }
 
-    /// Puts on the way what the clients say.
+    /// Puts the clients' datagrams on the way.
     fn collect(&mut self) {
         for n in 0..self.clients.len() {
             while let Some(event) = self.clients[n].poll_event() {
@@ -238,7 +238,7 @@ impl World {
         }
     }
 
-    /// From a socket of the server's to wherever it goes.
+    /// Routes a datagram from a socket of the server's to its destination.
     fn route(&mut self, mut data: Vec<u8>, from: SocketAddr, to: SocketAddr) {
         if let Some(client) = CLIENTS.iter().position(|c| addr(c) == to) {
             if self.over == Transport::Tcp {
@@ -252,7 +252,7 @@ impl World {
         }
     }
 
-    /// Sends both ways; how many arrived.
+    /// Sends in each direction. Returns the number of datagrams that arrived.
     fn exchange(&mut self, relayed: [SocketAddr; 2], text: &[u8]) -> usize {
         for n in 0..2 {
             self.clients[n].send(self.now, relayed[1 - n], text).unwrap();

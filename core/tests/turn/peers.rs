@@ -239,3 +239,43 @@ fn queues_are_bounded_and_what_is_beyond_is_counted() {
     }
     assert_eq!((hand.events().len(), hand.client.stats().dropped), (MAX_QUEUED, 15));
 }
+
+#[test]
+fn a_permission_names_the_peers_port_once_it_is_known() {
+    let mut hand = Hand::ready(Udp);
+    let named = |asked: &Sent, at: &str| {
+        assert_eq!((asked.kind, asked.get(PEER)), (PERMISSION, Some(&xored(addr(at), asked.id)[..])));
+    };
+    hand.client.permit_at(hand.now, addr(PEER_ADDR)).unwrap();
+    let asked = hand.one();
+    named(&asked, PEER_ADDR);
+    hand.say(&success(&asked, &[]));
+    // Others of its ports change nothing, and refreshes name the same one.
+    hand.client.permit_at(hand.now, addr("192.0.2.1:9")).unwrap();
+    hand.client.permit(hand.now, ip(PEER_IP)).unwrap();
+    assert_eq!(hand.sent().len(), 0);
+    let mut again = hand.wait();
+    while again.first().is_none_or(|bytes| bytes[..2] != [0, 8]) {
+        again = hand.wait();
+    }
+    named(&Sent::read(again.remove(0)), PEER_ADDR);
+    // One that is learnt later is asked for anew.
+    let mut hand = Hand::ready(Udp);
+    hand.permit(PEER_IP);
+    hand.client.permit_at(hand.now, addr(PEER_ADDR)).unwrap();
+    named(&hand.one(), PEER_ADDR);
+}
+
+#[test]
+fn a_refusal_without_integrity_is_a_reason_and_ends_nothing() {
+    for code_ in [403, 443] {
+        let mut hand = Hand::ready(Udp);
+        hand.client.permit(hand.now, ip(PEER_IP)).unwrap();
+        let asked = hand.one();
+        assert_eq!(hand.client.unproven(), None);
+        hand.say(&error(&asked, &[code(code_)], None));
+        assert_eq!((hand.client.unproven(), hand.events()), (Some(code_), vec![]));
+        hand.say(&success(&asked, &[]));
+        assert_eq!((hand.client.unproven(), hand.events()), (None, vec![Event::Permitted(ip(PEER_IP))]));
+    }
+}

@@ -1,5 +1,5 @@
-//! Pipes of messages, as the P2PD documents have them: one set of calls for TCP, UDP and pipes to peers, for clients and
-//! servers, over IPv4 and IPv6.
+//! Pipes of messages, as the P2PD documents have them: one set of calls for TCP, UDP and pipes to peers. They serve
+//! clients and servers, over IPv4 and IPv6.
 //!
 //! ```no_run
 //! use std::time::Duration;
@@ -15,8 +15,9 @@
 //! # }
 //! ```
 //!
-//! What a message is, and when nothing is read, is on the page of [`p2pd_async`], which has them for every runtime; its types
-//! are here for this one. [`Daemon`] has servers on many addresses and ports, [`stun`] what a STUN server says of us.
+//! The page of [`p2pd_async`], which has these pipes for every runtime, explains messages and the times when nothing is
+//! read. Its types are here for this runtime. [`Daemon`] has servers on many addresses and ports, and [`stun`] the
+//! addresses that STUN servers report.
 
 mod runtime;
 pub mod stun;
@@ -29,8 +30,8 @@ pub use p2pd_async::{
 };
 pub use runtime::AsyncIo;
 
-/// A pipe of messages. Clones are handles to the same one; when the last is dropped, or `close` is called, it ends. A pipe
-/// that is linked to others is held by these.
+/// A pipe of messages. Clones are handles to the same one. It ends when the last is dropped, or `close` is called. A
+/// pipe that is linked to others is held by these.
 ///
 /// A callback is given its pipe; one that captures a handle to it keeps it open until its peer ends it.
 pub type MessagePipe = p2pd_async::MessagePipe<AsyncIo>;
@@ -38,8 +39,8 @@ pub type MessagePipe = p2pd_async::MessagePipe<AsyncIo>;
 /// A socket that a [`MessagePipe`] can be made of, however it came about.
 pub type Socket = p2pd_async::Socket<AsyncIo>;
 
-/// TCP listeners and UDP sockets, all of which are open. Dropping it closes them, UDP sockets when the runtime next comes to
-/// their tasks.
+/// TCP listeners and UDP sockets, all of which are open. Dropping it closes them, UDP sockets when the runtime next
+/// comes to their tasks.
 ///
 /// ```no_run
 /// use p2pd_async_std::messages::{Daemon, Family, PipeOptions, Protocol, Target};

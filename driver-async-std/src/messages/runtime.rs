@@ -1,4 +1,4 @@
-//! What pipes of messages ask of the `async-io` reactor and the executor beside it.
+//! Runtime of pipes of messages on the `async-io` reactor, with the executor for its tasks.
 
 use std::future::Future;
 use std::io;
@@ -26,7 +26,7 @@ impl IntoSocket<AsyncIo> for Async<std::net::TcpStream> {
     }
 }
 
-/// One that is connected sends there, and hears nobody else.
+/// Converts a socket. A connected one sends to its peer, and receives from nobody else.
 impl IntoSocket<AsyncIo> for Async<UdpSocket> {
     fn into_socket(self) -> io::Result<Socket> {
         Ok(Socket::udp(self))
@@ -39,14 +39,15 @@ impl IntoSocket<AsyncIo> for std::net::TcpStream {
     }
 }
 
-/// As one of the reactor's.
+/// Converts a socket, and registers it with the reactor.
 impl IntoSocket<AsyncIo> for UdpSocket {
     fn into_socket(self) -> io::Result<Socket> {
         Async::new(self).map(Socket::udp)
     }
 }
 
-/// Of async-std or of smol. It may have clones, so this is a duplicate of its descriptor.
+/// Converts a stream of async-std or of smol. The stream may have clones, so the result is a duplicate of its
+/// descriptor.
 #[cfg(unix)]
 impl IntoSocket<AsyncIo> for crate::TcpStream {
     fn into_socket(self) -> io::Result<Socket> {

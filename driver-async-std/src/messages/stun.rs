@@ -1,4 +1,4 @@
-//! What STUN servers (RFC 8489) say of us.
+//! Addresses of this machine as STUN servers (RFC 8489) report them.
 //!
 //! ```no_run
 //! use p2pd_async_std::messages::{Protocol, Route, stun::Client};
@@ -25,13 +25,13 @@ pub use p2pd_async::stun::StunError;
 
 /// A client of one STUN server.
 pub type Client = p2pd_async::stun::Client<AsyncIo>;
-/// A socket, and what the server saw it as. The mapping lives as long as the socket, and where NATs give every socket one
-/// external end, others can be told of it.
+/// A socket, and the address that the server saw. The mapping lives as long as the socket. Where NATs give every socket
+/// one external end, others can be told of it.
 pub type Mapping = p2pd_async::stun::Mapping<AsyncIo>;
 
-/// What NATs are in front of this machine, measured over TCP and UDP with these servers: one report for each interface,
-/// of `bind` alone if it is given. Takes about four round trips and 150 ms, and about six seconds if nobody answers. A
-/// [`Node`] measures by itself: [`Node::nats`] has it for nothing.
+/// Measures the NATs in front of this machine, over TCP and UDP with these servers. Returns one report for each
+/// interface, of `bind` alone if it is given. Takes about four round trips and 150 ms, and about six seconds if nobody
+/// answers. A [`Node`] measures by itself: [`Node::nats`] has its reports at no cost.
 ///
 /// # Errors
 /// That there is no socket to measure with.

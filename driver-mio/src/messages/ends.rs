@@ -32,7 +32,7 @@ impl Pipes {
         }
     }
 
-    /// A pipe has opened: what it is joined to may have ended before.
+    /// Passes earlier ends on when a pipe has opened: a pipe joined to it may have ended before.
     pub(super) fn pass_ends_before(&mut self, id: PipeId) {
         for source in self.joined_to(id) {
             if let Some(end) = self.open_one(source).and_then(|open| open.end) {

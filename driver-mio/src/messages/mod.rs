@@ -1,9 +1,9 @@
-//! Pipes of messages in a mio loop, as the P2PD documents have them: one set of calls for TCP, UDP and pipes to peers, for
-//! clients and servers, over IPv4 and IPv6.
+//! Pipes of messages in a mio loop, as the P2PD documents have them: one set of calls for TCP, UDP and pipes to peers.
+//! They serve clients and servers, over IPv4 and IPv6.
 //!
-//! [`Pipes`] holds them all, and is used as a [`Node`](crate::Node) is: it registers its sockets in *your* [`mio::Poll`], under
-//! tokens that you grant it. You pass its events on, call [`tick`](Pipes::tick) after each turn, and take out what it has to
-//! say. There is no thread, but for names that are looked up, and no callback.
+//! [`Pipes`] holds them all, and is used as a [`Node`](crate::Node) is: it registers its sockets in *your*
+//! [`mio::Poll`], under tokens that you grant it. You pass its events on, call [`tick`](Pipes::tick) after each turn,
+//! and take out its news. There is no thread, but for names that are looked up, and no callback.
 //!
 //! ```no_run
 //! use mio::{Events, Poll};
@@ -32,14 +32,14 @@
 //! # }
 //! ```
 //!
-//! A *message* is a datagram, or what one read of a stream gave: TCP has no messages, so what was sent in one piece may
-//! arrive in several, and the other way round. Three things can be done with one, and all of them are: it is copied into
-//! every subscription that it matches ([`Pipes::subscribe`]), given out by [`Pipes::poll`] where that is asked for
-//! ([`Pipes::hear`]), and sent on by linked pipes ([`Pipes::link`], [`Pipes::join`]).
+//! A *message* is a datagram, or the bytes of one read of a stream. TCP has no messages, so data sent in one piece may
+//! arrive in several, and the other way round. Three things are done with each message. It is copied into every
+//! subscription that it matches ([`Pipes::subscribe`]). [`Pipes::poll`] gives it out where that is asked for
+//! ([`Pipes::hear`]). Linked pipes send it on ([`Pipes::link`], [`Pipes::join`]).
 //!
-//! Nothing is read while there is none of these, so nothing that comes before the first of them is lost. Nor is anything read
-//! while 64 messages wait in `poll`, a linked pipe has not sent what it was given, or a queue with
-//! [`Overflow::StopReading`] is full: then a TCP peer has to wait, and the system drops datagrams.
+//! Nothing is read while there is none of these, so nothing that comes before the first of them is lost. Nor is
+//! anything read while 64 messages wait in `poll`, while a linked pipe has not sent its message, or while a queue with
+//! [`Overflow::StopReading`] is full. Then a TCP peer has to wait, and the system drops datagrams.
 
 mod ends;
 mod opening;

@@ -21,10 +21,10 @@ pub(super) struct Opening {
     protocol: Protocol,
     route: Route,
     port: u16,
-    /// What is tried after this one.
+    /// Addresses that are tried after this one.
     next: VecDeque<SocketAddr>,
     step: Step,
-    /// Why the last address was not reached.
+    /// Reason why the last address was not reached.
     last: OpenError,
 }
 
@@ -32,7 +32,7 @@ pub(super) struct Opening {
 enum Step {
     Naming,
     Dialling(TcpStream),
-    /// Between two of these.
+    /// A moment between two of these.
     None,
 }
 
@@ -191,7 +191,7 @@ impl Pipes {
         }
     }
 
-    /// What it was at before.
+    /// Sets the step and returns the one before.
     fn step(&mut self, id: PipeId, step: Step) -> Step {
         self.opening(id).map_or(Step::None, |opening| std::mem::replace(&mut opening.step, step))
     }

@@ -1,4 +1,4 @@
-//! One pipe: what comes in, and what goes out.
+//! A pipe: its input and its output.
 
 use std::io;
 use std::net::SocketAddr;
@@ -24,17 +24,17 @@ pub(super) struct Entry {
     pub(super) state: State,
     pub(super) subscriptions: Subscriptions,
     pub(super) unique: Unique,
-    /// Whether messages are news, and how many of them wait.
+    /// True if messages are reported as news. `unheard` is the number of those that wait.
     pub(super) hears: bool,
     pub(super) unheard: usize,
-    /// What is sent whatever comes, and whatever sends to this.
+    /// Pipes to which all messages of this one are sent. `sources` are the pipes that send to this one.
     pub(super) links: Vec<Link>,
     pub(super) sources: Vec<PipeId>,
-    /// It may be that there is something to read.
+    /// True if there may be something to read.
     pub(super) readable: bool,
-    /// It waits for its turn.
+    /// True while the pipe waits for its turn.
     pub(super) queued: bool,
-    /// When it wants a turn, whatever happens.
+    /// Time of the next turn, even if nothing happens.
     pub(super) deadline: Option<Instant>,
 }
 
@@ -50,7 +50,7 @@ pub(super) enum State {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Link {
     pub(super) to: PipeId,
-    /// It gets the end, too.
+    /// The linked pipe gets the end, too.
     pub(super) joined: bool,
 }
 
@@ -81,7 +81,7 @@ impl Entry {
         if let State::Open(open) = &mut self.state { Some(open) } else { None }
     }
 
-    /// The same, done with by its user: it only sends what it has.
+    /// Returns the entry as its user leaves it: it only sends the rest.
     pub(super) fn leaving(self) -> Self {
         let state = match self.state {
             State::Open(open) => State::Leaving(open),
@@ -90,7 +90,7 @@ impl Entry {
         Entry { state, hears: false, subscriptions: Subscriptions::default(), ..self }
     }
 
-    /// Whether anybody here wants what would be read, and can take it. Links are asked besides.
+    /// Returns true if anybody here wants the next message and can take it. Links are asked separately.
     pub(super) fn wants(&self) -> bool {
         let asked = !self.subscriptions.is_empty() || self.hears || !self.links.is_empty();
         asked && self.subscriptions.may_read() && self.unheard < UNHEARD
@@ -105,11 +105,11 @@ pub(super) struct Open {
     pub(super) local: SocketAddr,
     pub(super) remote: Option<SocketAddr>,
     no_close: bool,
-    /// How reading ended.
+    /// Outcome of reading, once it has ended.
     pub(super) end: Option<End>,
     ours: Ours,
     out: Option<Out>,
-    /// Somebody was told that there is no room.
+    /// The user was told that there is no room.
     pub(super) told: bool,
 }
 
@@ -121,11 +121,11 @@ struct Out {
     to: SocketAddr,
 }
 
-/// Our direction.
+/// State of the outgoing direction.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Ours {
     Sends,
-    /// It ends as soon as all of it is sent.
+    /// The direction ends as soon as all of it is sent.
     Ends,
     Over,
 }
@@ -183,12 +183,13 @@ impl Open {
         }
     }
 
-    /// Whether it takes a message now.
+    /// Returns true if the pipe takes a message now.
     pub(super) fn has_room(&self) -> bool {
         self.out.is_none()
     }
 
-    /// Sends on what waits, and ends our direction if that is asked for; true once nothing more is to be done.
+    /// Sends the waiting bytes, and ends the outgoing direction if that is asked for. Returns true once nothing more is
+    /// to be done.
     pub(super) fn flush(&mut self) -> bool {
         let sent = self.try_flush();
         match sent {
@@ -221,7 +222,7 @@ impl Open {
         Ok(())
     }
 
-    /// Ends our direction once all of it is sent. False: it has ended.
+    /// Ends the outgoing direction once all of it is sent. Returns false if it has ended already.
     pub(super) fn finish(&mut self) -> bool {
         let sends = self.ours == Ours::Sends;
         if sends {
@@ -246,7 +247,7 @@ impl Open {
         }
     }
 
-    /// Whether both directions have ended.
+    /// Returns true if both directions have ended.
     pub(super) fn is_over(&self) -> bool {
         self.end.is_some() && self.ours == Ours::Over
     }

@@ -1,4 +1,4 @@
-//! All pipes of a loop: what their user calls.
+//! All pipes of a loop, with the calls of their user.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
@@ -18,16 +18,16 @@ use super::tokens::{PipeId, Tokens, Whose};
 use crate::names::Names;
 
 const BOTH: Interest = Interest::READABLE.add(Interest::WRITABLE);
-/// How long a pipe that was closed may take to send what it still has.
+/// Time that a closed pipe has to send the rest.
 const FAREWELL: Duration = Duration::from_secs(5);
 
-/// What pipes have to say.
+/// News of pipes.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum News {
     /// A pipe that was [opened](Pipes::open) can be sent to.
     Opened(PipeId),
-    /// It could not be opened, and is gone.
+    /// The pipe could not be opened, and is gone.
     NotOpened(PipeId, OpenError),
     /// A TCP listener has a client.
     Accepted {
@@ -36,17 +36,17 @@ pub enum News {
         /// The client's pipe.
         pipe: PipeId,
     },
-    /// What came on a pipe that is [heard](Pipes::hear).
+    /// A message came on a pipe that is [heard](Pipes::hear).
     Message(PipeId, Message),
     /// A pipe that had no room for a message has it again.
     Writable(PipeId),
-    /// Nothing more comes on a pipe. It is there until it is closed, but for one that is [joined](Pipes::join).
+    /// The reading of a pipe has ended. The pipe stays until it is closed, but for one that is [joined](Pipes::join).
     Ended(PipeId, End),
 }
 
-/// Pipes of messages in a mio loop. They do something only while they are called: pass them their events by
-/// [`handle`](Self::handle), call [`tick`](Self::tick) after each turn of the loop, take out what [`poll`](Self::poll) gives
-/// until it gives nothing, and wait no longer than [`timeout`](Self::timeout).
+/// Pipes of messages in a mio loop. They do something only while they are called. Pass them their events by
+/// [`handle`](Self::handle), and call [`tick`](Self::tick) after each turn of the loop. Take out the news of
+/// [`poll`](Self::poll) until there are none, and wait no longer than [`timeout`](Self::timeout).
 ///
 /// A pipe is there until it is closed. Dropping this breaks all of them off.
 #[derive(Debug)]
@@ -55,19 +55,19 @@ pub struct Pipes {
     pub(super) tokens: Tokens,
     pub(super) names: Names<PipeId>,
     pub(super) each: BTreeMap<PipeId, Entry>,
-    /// Those that wait for a turn.
+    /// Pipes that wait for a turn.
     pub(super) work: VecDeque<PipeId>,
     pub(super) deadlines: BTreeSet<(Instant, PipeId)>,
     pub(super) news: VecDeque<News>,
-    /// What one read gives.
+    /// Buffer for one read.
     pub(super) buffer: Vec<u8>,
     /// Listeners that wait for a token.
     pub(super) crowded: Vec<PipeId>,
 }
 
 impl Pipes {
-    /// None yet, for this registry, with these tokens: one for each pipe and listener, and one more. Who comes when there are
-    /// none left waits to be accepted.
+    /// Creates an empty set for this registry, with these tokens: one for each pipe and listener, and one more. A
+    /// client that comes when no token is left waits to be accepted.
     ///
     /// # Errors
     /// The loop's own end.
@@ -101,7 +101,7 @@ impl Pipes {
         true
     }
 
-    /// How long the loop may wait before it calls [`tick`](Self::tick): what `Poll::poll` wants to know.
+    /// Returns the longest wait of the loop before the next [`tick`](Self::tick), for `Poll::poll`.
     pub fn timeout(&self) -> Option<Duration> {
         if !self.work.is_empty() || !self.news.is_empty() {
             return Some(Duration::ZERO);
@@ -110,7 +110,7 @@ impl Pipes {
         Some(at.saturating_duration_since(Instant::now()))
     }
 
-    /// Reads, writes and accepts what can be, and sees to what is due.
+    /// Reads, writes and accepts as far as possible, and does all work that is due.
     pub fn tick(&mut self) {
         let now = Instant::now();
         while let Some(&(at, id)) = self.deadlines.first()
@@ -139,12 +139,12 @@ impl Pipes {
         Some(news)
     }
 
-    /// Opens a pipe to a destination: connects a TCP stream, or binds a UDP socket that sends there. [`News::Opened`] or
-    /// [`News::NotOpened`] tells of it, a name's look-up and each connect taking no longer than the options say. It can be
-    /// subscribed to, heard and linked before.
+    /// Opens a pipe to a destination: connects a TCP stream, or binds a UDP socket that sends there. [`News::Opened`]
+    /// or [`News::NotOpened`] tells of it. A name's look-up and each connect take no longer than the options say. The
+    /// pipe can be subscribed to, heard and linked before.
     ///
     /// # Errors
-    /// Why nothing was begun.
+    /// The reason why nothing was begun.
     pub fn open(
         &mut self,
         protocol: Protocol,
@@ -155,8 +155,8 @@ impl Pipes {
         self.begin(protocol, to.into(), route, options)
     }
 
-    /// A UDP server: a pipe without a destination, that answers with [`send_to`](Self::send_to). For TCP servers there is
-    /// [`listen_all`](Self::listen_all).
+    /// Creates a UDP server: a pipe without a destination, that answers with [`send_to`](Self::send_to). For TCP
+    /// servers there is [`listen_all`](Self::listen_all).
     ///
     /// # Errors
     /// Of `bind`, for example that the port is taken; `OutOfMemory`: no token is left.
@@ -165,8 +165,8 @@ impl Pipes {
         self.add(Socket::Udp(socket, None), options)
     }
 
-    /// Wraps a socket that exists: mio's `TcpStream`, once it is connected, its `UdpSocket`, or a [`Pipe`](crate::Pipe) to a
-    /// peer. It must be registered nowhere.
+    /// Wraps a socket that exists: mio's `TcpStream`, once it is connected, its `UdpSocket`, or a [`Pipe`](crate::Pipe)
+    /// to a peer. It must be registered nowhere.
     ///
     /// # Errors
     /// Of `setsockopt`, or that a stream is not connected; `OutOfMemory`: no token is left.
@@ -178,7 +178,8 @@ impl Pipes {
         })
     }
 
-    /// What a pipe goes through, one to a peer counting as TCP; `None` while it opens, and for one that is not there.
+    /// Returns the protocol of a pipe; a pipe to a peer counts as TCP. `None` while the pipe opens, and for one that is
+    /// not there.
     pub fn protocol(&self, pipe: PipeId) -> Option<Protocol> {
         Some(self.open_one(pipe)?.protocol)
     }
@@ -188,7 +189,7 @@ impl Pipes {
         Some(self.open_one(pipe)?.local)
     }
 
-    /// Where a pipe sends to; `None` for a UDP server, while it opens, and for one that is not there.
+    /// Returns the destination of a pipe; `None` for a UDP server, while the pipe opens, and for one that is not there.
     pub fn remote_addr(&self, pipe: PipeId) -> Option<SocketAddr> {
         self.open_one(pipe)?.remote
     }
@@ -197,7 +198,7 @@ impl Pipes {
     /// with the limits of the pipe's options.
     ///
     /// # Errors
-    /// Why there is no such subscription.
+    /// The reason why there is no such subscription.
     pub fn subscribe(
         &mut self,
         pipe: PipeId,
@@ -208,10 +209,10 @@ impl Pipes {
         self.subscribe_with(pipe, message, peer, queue)
     }
 
-    /// As [`subscribe`](Self::subscribe), with other limits.
+    /// Subscribes as [`subscribe`](Self::subscribe) does, with other limits.
     ///
     /// # Errors
-    /// As there.
+    /// As those of [`subscribe`](Self::subscribe).
     pub fn subscribe_with(
         &mut self,
         pipe: PipeId,
@@ -225,7 +226,7 @@ impl Pipes {
         id.ok_or(SubscribeError::TooMany)
     }
 
-    /// Ends a subscription, with what waits in it. False: there is none of this name.
+    /// Ends a subscription, with the messages in it. Returns false if there is none of this name.
     pub fn unsubscribe(&mut self, pipe: PipeId, id: SubscriptionId) -> bool {
         let was = self.each.get_mut(&pipe).is_some_and(|entry| entry.subscriptions.unsubscribe(id));
         self.queue(pipe);
@@ -245,7 +246,7 @@ impl Pipes {
     /// The oldest message of a subscription; `Ok(None)`: none has come yet.
     ///
     /// # Errors
-    /// None will come. What came before a pipe's end can still be had.
+    /// The reason why no message will come. Messages from before a pipe's end can still be received.
     pub fn recv(&mut self, pipe: PipeId, from: SubscriptionId) -> Result<Option<Message>, RecvError> {
         let entry = self.each.get_mut(&pipe).ok_or(RecvError::NoSuchSubscription)?;
         if let Some(message) = entry.subscriptions.recv(from) {
@@ -259,8 +260,8 @@ impl Pipes {
         }
     }
 
-    /// Whether all messages of a pipe are [`News::Message`], until this is called again. Default: no. False: there is no
-    /// such pipe.
+    /// Switches [`News::Message`] for all messages of a pipe on or off, until the next call. Default: off. Returns
+    /// false if there is no such pipe.
     pub fn hear(&mut self, pipe: PipeId, on: bool) -> bool {
         let Some(entry) = self.here(pipe) else { return false };
         entry.hears = on;
@@ -271,17 +272,18 @@ impl Pipes {
     /// Sends to the destination, whole or not at all: a pipe has one message that the system has not taken all of.
     ///
     /// # Errors
-    /// `WouldBlock`: it has one, or is not open yet, and [`News::Writable`] or [`News::Opened`] tells when to try again.
-    /// `BrokenPipe`: we said that we send no more, or it broke before. `NotConnected`: a UDP server has to say to whom.
-    /// `NotFound`: there is no such pipe. The system's: a stream is broken by it, other datagrams are not concerned.
+    /// `WouldBlock`: it has one, or is not open yet, and [`News::Writable`] or [`News::Opened`] tells when to try
+    /// again. `BrokenPipe`: the pipe was finished here, or broke before. `NotConnected`: the pipe is a UDP server's,
+    /// which has no destination. `NotFound`: there is no such pipe. The system's: a stream is broken by it, other
+    /// datagrams are not concerned.
     pub fn send(&mut self, pipe: PipeId, data: &[u8]) -> io::Result<()> {
         let open = self.sending(pipe)?;
         let to = open.remote.ok_or(io::ErrorKind::NotConnected)?;
         open.send(data, to)
     }
 
-    /// Sends to somebody: on a UDP pipe to anybody, on a stream, which has one peer, to that. So what is written for one
-    /// protocol works on the other.
+    /// Sends to an address: on a UDP pipe to any, on a stream to its one peer only. So a program for one protocol works
+    /// on the other.
     ///
     /// # Errors
     /// As [`send`](Self::send); `InvalidInput`: a stream goes to its peer only.
@@ -293,8 +295,8 @@ impl Pipes {
         open.send(data, to)
     }
 
-    /// Whether a pipe takes a message now, which is once the system has taken the one before; a pipe to a peer that is
-    /// encrypted may still hold two records, 32 KiB. `None` while it opens, and for one that is not there.
+    /// Returns true if a pipe takes a message now, which is once the system has taken the one before. An encrypted pipe
+    /// to a peer may still hold two records, 32 KiB. `None` while the pipe opens, and for one that is not there.
     pub fn has_room(&self, pipe: PipeId) -> Option<bool> {
         Some(self.open_one(pipe)?.has_room())
     }
@@ -307,15 +309,16 @@ impl Pipes {
         }
     }
 
-    /// Sends whatever comes on a pipe to another's destination, which a UDP server has none of, until one of them ends. While
-    /// the other has not sent a message nothing more is read, so its peer that does not read makes this one's wait. Two
-    /// pipes, each linked to the other, are a relay of messages; [`join`](Self::join) makes one that passes ends on. Linking
-    /// twice is linking once; one that is linked to itself is an echo. False: one of them is not there.
+    /// Sends each message of a pipe to another's destination until one of them ends; a UDP server has no destination.
+    /// While the other has not sent a message nothing more is read. So a peer of the other pipe that does not read
+    /// makes this one's wait. Two pipes, each linked to the other, are a relay of messages; [`join`](Self::join) makes
+    /// one that passes ends on. Linking twice is linking once; one that is linked to itself is an echo. Returns false
+    /// if one of them is not there.
     pub fn link(&mut self, from: PipeId, to: PipeId) -> bool {
         self.connect_to(from, Link { to, joined: false })
     }
 
-    /// Undoes [`link`](Self::link). False: they were not linked.
+    /// Undoes [`link`](Self::link). Returns false if they were not linked.
     pub fn unlink(&mut self, from: PipeId, to: PipeId) -> bool {
         let Some(entry) = self.each.get_mut(&from) else { return false };
         let before = entry.links.len();
@@ -328,29 +331,32 @@ impl Pipes {
         was
     }
 
-    /// Makes two pipes one: whatever comes on either is sent on the other, with back-pressure, and the end of each direction
-    /// is passed on. If one breaks or is closed, the other is reset. Both go, with what waits in their subscriptions, once
-    /// both directions have ended or one of them broke; their [`News::Ended`] come first. False: one of them is not there.
+    /// Makes two pipes one. Each message of either is sent on the other, with back-pressure, and the end of each
+    /// direction is passed on. If one breaks or is closed, the other is reset. Both go, with the messages in their
+    /// subscriptions, once both directions have ended or one of them broke; their [`News::Ended`] come first. Returns
+    /// false if one of them is not there.
     pub fn join(&mut self, one: PipeId, other: PipeId) -> bool {
         self.connect_to(one, Link { to: other, joined: true })
             && self.connect_to(other, Link { to: one, joined: true })
     }
 
-    /// Says to the peer of a stream, after all that was sent, that nothing more is sent; reading goes on. False: that has
-    /// been said, or there is no such pipe.
+    /// Ends the sending on a stream, after all that was sent; reading goes on. Returns false if it had ended, or there
+    /// is no such pipe.
     pub fn finish(&mut self, pipe: PipeId) -> bool {
         let finishes = self.each.get_mut(&pipe).and_then(Entry::open_mut).is_some_and(Open::finish);
         self.queue(pipe);
         finishes
     }
 
-    /// Ends a pipe, or a listener, which is not there any more from now on. What was sent is still sent, for 5 s at most. A TCP
-    /// peer whose data was not read sees a reset, which may cost it what was sent last. False: it was not there.
+    /// Ends a pipe, or a listener, which is not there any more from now on. Data that was sent still leaves, for 5 s at
+    /// most. A TCP peer whose data was not read sees a reset, which may cost it the last data sent to it. Returns false
+    /// if it was not there.
     pub fn close(&mut self, pipe: PipeId) -> bool {
         self.leave(pipe, Instant::now() + FAREWELL)
     }
 
-    /// Breaks a pipe off, so that the peer of a stream does not take what it has for all there was. False: it was not there.
+    /// Breaks a pipe off, so that the peer of a stream knows that its data is incomplete. Returns false if the pipe was
+    /// not there.
     pub fn abort(&mut self, pipe: PipeId) -> bool {
         self.break_off(pipe, None)
     }
@@ -364,7 +370,7 @@ impl Pipes {
         self.each.get(&pipe)?.open()
     }
 
-    /// Keeps what is made with a token, which is to be registered with it.
+    /// Keeps the state that is made with a token, and is to be registered with it.
     pub(super) fn insert(
         &mut self,
         options: &PipeOptions,
@@ -401,18 +407,18 @@ impl Pipes {
         self.deadlines.extend(at.map(|at| (at, id)));
     }
 
-    /// Watches what a pipe that opens has now.
+    /// Watches the socket of a pipe that opens.
     pub(super) fn watch(&self, source: &mut impl Source, token: Token) -> io::Result<()> {
         self.registry.register(source, token, BOTH)
     }
 }
 
-/// Why there is no message.
+/// Reason why there is no message.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum RecvError {
-    /// None will come.
+    /// The reading has ended, so no message will come.
     Ended(End),
-    /// There is no such subscription, or not any more.
+    /// The subscription does not exist, or not any more.
     NoSuchSubscription,
 }
 
@@ -427,12 +433,12 @@ impl fmt::Display for RecvError {
 
 impl std::error::Error for RecvError {}
 
-/// Why there is no subscription.
+/// Reason why there is no subscription.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum SubscribeError {
-    /// There is no such pipe, or not any more.
+    /// The pipe does not exist, or not any more.
     NoSuchPipe,
-    /// It has [`MAX_SUBSCRIPTIONS`](super::MAX_SUBSCRIPTIONS) already.
+    /// The pipe has [`MAX_SUBSCRIPTIONS`](super::MAX_SUBSCRIPTIONS) already.
     TooMany,
 }
 

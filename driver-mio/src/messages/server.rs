@@ -14,28 +14,28 @@ use super::pipes::{News, Pipes};
 use super::socket::Socket;
 use super::tokens::PipeId;
 
-/// After a failed accept, which fails at once again as long as there are no descriptors.
+/// Pause after a failed accept, which fails at once again as long as there are no descriptors.
 const PAUSE: Duration = Duration::from_millis(50);
 /// Clients that are accepted in one turn.
 const ACCEPTS: usize = 16;
 
-/// One address and port that is listened on.
+/// An address and port that is listened on.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Listening {
-    /// Where; with the port that was chosen for 0.
+    /// Address and port, with the port that was chosen for 0.
     pub at: SocketAddr,
-    /// Over what.
+    /// Protocol.
     pub protocol: Protocol,
-    /// Over UDP the server's pipe, over TCP the listener, which [`News::Accepted`] names, and which
-    /// [`close`](Pipes::close) ends.
+    /// The server's pipe over UDP, the listener over TCP. [`News::Accepted`] names the listener, and
+    /// [`close`](Pipes::close) ends it.
     pub pipe: PipeId,
 }
 
 impl Pipes {
-    /// Listens on every port of every range (`30_000..=30_100` has 101) on every address of every target, over each of these
-    /// protocols and families; port 0 is one that the system chooses. All or nothing, in the order asked for. Looking an
-    /// interface up takes about a millisecond. TCP clients come by [`News::Accepted`], with these options, and wait in the
-    /// system while no token is left.
+    /// Listens on every port of every range (`30_000..=30_100` has 101) on every address of every target, over each of
+    /// these protocols and those of the families that a target has. Port 0 is one that the system chooses. All or nothing,
+    /// in the order asked for. Looking an interface up takes about a millisecond. TCP clients come by [`News::Accepted`], with these options,
+    /// and wait in the system while no token is left.
     ///
     /// # Errors
     /// Everything that failed.

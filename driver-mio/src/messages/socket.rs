@@ -1,4 +1,4 @@
-//! What a pipe of messages goes through.
+//! Sockets that carry a pipe of messages.
 
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr};
@@ -18,7 +18,7 @@ use crate::source::delegate_source;
 pub enum Socket {
     /// A connected TCP stream.
     Tcp(TcpStream),
-    /// A UDP socket, and where it sends to unless told otherwise: without, it is a server's. It hears everybody, unless it
+    /// A UDP socket, and its default destination; without one it is a server's. It receives from everybody, unless it
     /// is connected.
     Udp(UdpSocket, Option<SocketAddr>),
     /// A pipe to a peer.
@@ -31,7 +31,7 @@ impl From<TcpStream> for Socket {
     }
 }
 
-/// One that is connected sends there, and hears nobody else.
+/// Converts a socket. A connected one sends to its peer, and receives from nobody else.
 impl From<UdpSocket> for Socket {
     fn from(socket: UdpSocket) -> Self {
         let remote = socket.peer_addr().ok();
@@ -80,7 +80,7 @@ impl Socket {
         }
     }
 
-    /// How much of it was sent; a datagram is sent whole, `to` somebody.
+    /// Writes, and returns the number of bytes that were sent. A datagram is sent whole, to the address `to`.
     pub(super) fn write(&mut self, data: &[u8], to: SocketAddr) -> io::Result<usize> {
         match self {
             Socket::Tcp(stream) => stream.write(data),
@@ -97,7 +97,7 @@ impl Socket {
         }
     }
 
-    /// Sends what an encrypted pipe holds.
+    /// Sends the bytes that an encrypted pipe holds.
     pub(super) fn flush(&mut self) -> io::Result<()> {
         match self {
             Socket::Peer(pipe) => pipe.flush(),

@@ -1,4 +1,4 @@
-//! Which pipe has which token.
+//! Assignment of tokens to pipes.
 
 use std::ops::Range;
 
@@ -17,12 +17,12 @@ pub(super) struct Tokens {
     next: u64,
 }
 
-/// Whose a token is.
+/// Owner of a token.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Whose {
     Pipe(PipeId),
     Names,
-    /// Ours, but no pipe has it now: it was closed while its event was under way.
+    /// A token of this range that no pipe has now: its pipe was closed while its event was under way.
     Nobodys,
     Users,
 }

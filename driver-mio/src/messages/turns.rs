@@ -1,4 +1,4 @@
-//! What is done for a pipe when its turn comes.
+//! Work for a pipe when its turn comes.
 
 use std::io;
 
@@ -49,14 +49,14 @@ impl Pipes {
         }
     }
 
-    /// Whoever sends to this one may be read again.
+    /// Queues the pipes that send to this one, since they may be read again.
     pub(super) fn queue_sources(&mut self, id: PipeId) {
         for source in self.each.get(&id).map(|entry| entry.sources.clone()).unwrap_or_default() {
             self.queue(source);
         }
     }
 
-    /// Whether anybody wants what would be read, and can take it.
+    /// Returns true if anybody wants the next message and can take it.
     fn wants(&self, id: PipeId) -> bool {
         let Some(entry) = self.each.get(&id) else { return false };
         let has_room = |link: &Link| self.open_one(link.to).is_some_and(Open::has_room);
@@ -116,7 +116,7 @@ impl Pipes {
         }
     }
 
-    /// False: it cannot be sent to any more.
+    /// Sends a message on to a linked pipe. Returns false if that pipe cannot be sent to any more.
     fn pass_on(&mut self, to: PipeId, data: &[u8]) -> bool {
         let Some(open) = self.each.get_mut(&to).and_then(Entry::open_mut) else { return false };
         let Some(remote) = open.remote else { return false };

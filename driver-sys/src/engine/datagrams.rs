@@ -1,5 +1,5 @@
-//! Datagrams, many to one call of the system where it can: those of a relayed pipe come in rows, of one length and
-//! for one server, and a call for each took half of a transfer's time (measured).
+//! Datagrams, many to one call of the system where it can. Those of a relayed pipe come in rows, of one length and for
+//! one server. A call for each took half of a transfer's time (measured).
 
 use std::io::{self, IoSliceMut};
 use std::net::SocketAddr;
@@ -9,7 +9,7 @@ use quinn_udp::{RecvMeta, Transmit, UdpSocketState};
 
 use super::{Engine, Reactor, Sock};
 
-/// What one receive may bring: Linux joins datagrams up to the longest that IP knows.
+/// Most bytes of one receive: Linux joins datagrams up to the longest that IP knows.
 const ROOM: usize = 1 << 16;
 /// Buffers received into at a time.
 const BUFFERS: usize = 4;
@@ -20,7 +20,7 @@ const RECEIVE_AGAIN: std::time::Duration = std::time::Duration::from_millis(10);
 /// Longer rows are cut: no more fits one call.
 const LONGEST_ROW: usize = 60_000;
 
-/// A UDP socket, and what the system can do with it.
+/// A UDP socket, and the system's abilities for it.
 #[derive(Debug)]
 pub(super) struct Udp<S> {
     io: S,
@@ -45,7 +45,7 @@ pub(super) struct Row {
 }
 
 impl Row {
-    /// Whether one more belongs to it.
+    /// Returns true if one more datagram belongs to the row.
     fn takes(&self, to: (SockId, SocketAddr), length: usize, most: usize) -> bool {
         self.to == Some(to)
             && length <= self.length
@@ -68,7 +68,7 @@ impl<R: Reactor> Engine<R> {
         self.row.count += 1;
     }
 
-    /// Sends what waits.
+    /// Sends the waiting row.
     pub(super) fn send_row(&mut self) {
         let row = &mut self.row;
         if let Some((sock, to)) = row.to.take()

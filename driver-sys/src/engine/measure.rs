@@ -1,4 +1,5 @@
-//! How late a driver's dials are: dials that no core asked for, and what the trace says of them.
+//! Measures the lateness of a driver's dials: makes dials that no core asked for, and reads the trace's records of
+//! them.
 
 use std::fmt;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -11,12 +12,12 @@ use p2pd_core::{Action, Config, SecretKey, SockId, SockOpts};
 use super::{Engine, Reactor};
 use crate::BindError;
 
-/// How late each dial was.
+/// Lateness of each dial.
 #[derive(Clone, Debug, Default)]
 pub struct Lateness(Arc<Mutex<Vec<Duration>>>);
 
 impl Lateness {
-    /// What every driver measures: so many dials armed, so far apart, so often.
+    /// Cases that every driver measures: dials armed, time between two of them, and number of runs.
     pub const CASES: [(u32, Duration, usize); 4] = [
         (1, Duration::ZERO, 50),
         (64, Duration::from_millis(1), 4),
@@ -24,8 +25,8 @@ impl Lateness {
         (512, Duration::ZERO, 1),
     ];
 
-    /// A node on loopback with so many dials armed, the first in 60 ms, each `gap` after the one before, to a port where
-    /// nobody listens.
+    /// Creates a node on loopback with so many dials armed, to a port where nobody listens. The first is in 60 ms, each
+    /// other `gap` after the one before.
     ///
     /// # Errors
     /// As [`Engine::new`].
@@ -40,7 +41,7 @@ impl Lateness {
         });
         let mut config = Config::new(SecretKey::from_bytes(crate::random_seed().map_err(BindError::Random)?));
         config.bind = Some(Ipv4Addr::LOCALHOST.into());
-        let interfaces = crate::interfaces(config.bind).map_err(BindError::Interfaces)?;
+        let interfaces = crate::interfaces(config.bind, &config.interfaces).map_err(BindError::Interfaces)?;
         let mut engine = Engine::new(config, Some(trace), &interfaces, reactor)?;
         let local = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
         let remote = SocketAddr::from((Ipv4Addr::LOCALHOST, 1));
@@ -54,7 +55,7 @@ impl Lateness {
         Ok(engine)
     }
 
-    /// How many dials were made.
+    /// Returns the number of dials made.
     pub fn count(&self) -> usize {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).len()
     }

@@ -9,7 +9,7 @@ use p2pd_core::{Instant, PipeId, SockId};
 use super::Reactor;
 use crate::pipe::{frame_length, put_frame};
 
-/// How many messages go each way before others have their turn.
+/// Messages copied in each direction before others have their turn.
 const ROUNDS: usize = 64;
 
 /// The engine's end of the pair.
@@ -20,9 +20,9 @@ pub(super) struct Post<S> {
     /// Frames for the user, and how much of them is gone.
     inbound: Vec<u8>,
     gone: usize,
-    /// From the user: what is not whole yet, or what the core has no room for.
+    /// Bytes from the user that are no whole frame yet, or that the core has no room for.
     outbound: Vec<u8>,
-    /// The user takes none any more; what comes stays with the core, and the peer waits.
+    /// True once the user takes no more messages; further ones stay with the core, and the peer waits.
     deaf: bool,
     /// The user sends nothing now.
     pub(super) idle: bool,

@@ -1,5 +1,5 @@
-//! What every driver does alike: it carries out the core's actions on sockets and tells it what happens. A driver
-//! adds how its event loop watches sockets ([`Reactor`]), and how its users wait.
+//! Work that all drivers share: the engine carries out the core's actions on sockets and reports events to the core. A
+//! driver adds the watching of sockets by its event loop ([`Reactor`]), and the waiting of its users.
 
 mod datagrams;
 mod handed;
@@ -22,8 +22,8 @@ use std::time::Duration;
 use p2pd_core::io::Interface;
 use p2pd_core::trace::{Recorder, Sink};
 use p2pd_core::{
-    Action, Config, ConnectId, Event, Instant, IoFailure, Name, NameError, NamePin, Node, NodeId, Notice,
-    PeerAddress, PipeId, Plan, QueryId, SockId, Target,
+    Action, Config, ConnectId, Event, Instant, IoFailure, Login, Name, NameError, NamePin, Node, NodeId,
+    Notice, PeerAddress, PipeId, Plan, QueryId, ServerRef, SockId, Target,
 };
 use smallvec::SmallVec;
 
@@ -47,21 +47,23 @@ use tcp::{State, Tcp};
 const BUDGET: usize = 64;
 /// The wall clock is read again after this long, when the node is awake anyway.
 const CLOCK_AGAIN: Duration = Duration::from_secs(60);
-/// Clocks are compared so often, or nobody would notice that the machine slept: timers of event loops stand still meanwhile.
+/// Time between two comparisons of the clocks, which detect sleep of the machine: timers of event loops stand still
+/// meanwhile.
 const COMPARE_CLOCKS: Duration = Duration::from_secs(5);
 /// Streams that are being closed may take this long when the node ends.
 const END_WITHIN: Duration = Duration::from_secs(1);
-/// After an error of `accept`, out of descriptors for example, the next try may work, but not at once.
+/// Time until the next try after an error of `accept`: it may work then, but not at once, out of descriptors for
+/// example.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(50);
-/// So near to its time a dial is waited for by spinning.
+/// Time before a dial in which the engine spins.
 const SPIN: Duration = Duration::from_micros(50);
 
-/// What a driver tells its user.
+/// News for a driver's user.
 #[derive(Debug)]
 pub enum News<S> {
-    /// What the core said.
+    /// Notice of the core.
     Notice(Notice),
-    /// A peer opened a pipe to us.
+    /// A peer opened a pipe to this node.
     Incoming(S, Box<Start>),
     /// A call has its pipe.
     Opened(ConnectId, S, Box<Start>),
@@ -69,16 +71,16 @@ pub enum News<S> {
     NotOpened(ConnectId, ConnectError),
 }
 
-/// What is known of the node's address.
+/// State of the node's address.
 #[derive(Clone, Debug)]
 pub enum Address {
-    /// Nothing yet.
+    /// The address is not known yet.
     Opening,
     /// A listener could not be opened.
     ListenFailed(SocketAddr, IoFailure),
-    /// Without outside addresses and brokers yet.
+    /// The listeners are open; addresses outside and brokers are not known yet.
     Listening(PeerAddress),
-    /// To be handed out.
+    /// The address can be handed out.
     Ready(PeerAddress),
 }
 
@@ -99,7 +101,7 @@ impl Address {
 
 #[derive(Debug)]
 enum Sock<R: Reactor> {
-    /// It failed at once, which is told when its turn comes.
+    /// The socket failed at once. The core is told when the socket's turn comes.
     Failed(IoFailure),
     Udp(Udp<R::Udp>),
     Listener {
@@ -109,13 +111,13 @@ enum Sock<R: Reactor> {
         credit: u32,
     },
     Tcp(Box<Tcp<R::Stream>>),
-    /// Its other end is a relayed pipe's user's.
+    /// Engine's end of a socket pair. The other end is the user's, of a relayed pipe.
     Relayed(Box<Bridge<R::Stream>>),
-    /// For the messages of this one.
+    /// Socket for the messages of this relayed pipe.
     Messages(SockId),
 }
 
-/// What is to be done before anything else is waited for.
+/// Step to be done before the next wait.
 #[derive(Debug)]
 enum Step {
     Bound(SockId, SocketAddr),
@@ -135,7 +137,7 @@ pub struct Engine<R: Reactor> {
     reactor: R,
     network: Network<R>,
     socks: HashMap<SockId, Sock<R>>,
-    /// Look-ups, and when to give each up.
+    /// Look-ups, with the time at which each is given up.
     queries: HashMap<QueryId, Instant>,
     /// The sockets of relayed pipes.
     bridges: HashMap<PipeId, SockId>,
@@ -144,9 +146,9 @@ pub struct Engine<R: Reactor> {
     again: Vec<SockId>,
     /// Datagrams that are sent before anything is waited for.
     row: Row,
-    /// When a dial is to be connected.
+    /// Times at which dials are to be connected.
     fires: BTreeSet<(Instant, SockId)>,
-    /// When a socket is to be looked at though nothing happened on it.
+    /// Times at which sockets are to be looked at although nothing happened on them.
     timers: BTreeSet<(Instant, SockId)>,
     news: VecDeque<News<R::Stream>>,
     address: Address,
@@ -160,7 +162,7 @@ pub struct Engine<R: Reactor> {
     watch: Option<(Watch, Instant)>,
     /// Set once the core is closed: when to give up the streams that are still ending.
     closed: Option<Instant>,
-    /// The node is to end once relayed pipes have sent what they had; at the latest then.
+    /// Time at which the node ends at the latest. It ends before once relayed pipes have sent the rest.
     ending: Option<Instant>,
 }
 
@@ -168,7 +170,7 @@ impl<R: Reactor> Engine<R> {
     /// Brings a node up; when this returns it listens.
     ///
     /// # Errors
-    /// What is wrong with the configuration, or which listener could not be opened and why.
+    /// An error of the configuration, or of a listener that could not be opened.
     pub fn new(
         config: Config,
         trace: Option<Sink>,
@@ -178,10 +180,10 @@ impl<R: Reactor> Engine<R> {
         let seed = crate::random_seed().map_err(BindError::Random)?;
         let clock = Clock::start();
         let now = clock.now();
-        let (bind, liveness) = (config.bind, config.liveness);
+        let (bind, liveness, wanted) = (config.bind, config.liveness, config.interfaces.clone());
         let config = Config { max_pipes: config.max_pipes.or_else(descriptors::most_pipes), ..config };
         let core = Recorder::new(config, seed, now, trace).map_err(BindError::Config)?;
-        let network = Network::new(&mut reactor, bind, interfaces, now);
+        let network = Network::new(&mut reactor, bind, wanted, interfaces, now);
         let mut engine = Engine {
             core,
             clock,
@@ -233,25 +235,25 @@ impl<R: Reactor> Engine<R> {
         &self.core
     }
 
-    /// What is known of the node's address.
+    /// Returns the state of the node's address.
     pub fn address(&self) -> &Address {
         &self.address
     }
 
-    /// Begins to open a pipe, as [`Node::connect`].
+    /// Begins to open a pipe, as [`Node::connect`] does.
     ///
     /// # Errors
-    /// Why nothing was begun.
+    /// The reason why nothing was begun.
     pub fn connect(&mut self, to: &PeerAddress, plan: Plan) -> Result<ConnectId, p2pd_core::ConnectError> {
         let id = self.core.connect(self.clock.now(), to, plan);
         self.settle();
         id
     }
 
-    /// The same to an address or a name, as [`Node::connect`] and [`Node::connect_name`].
+    /// Begins to open a pipe to an address or a name, as [`Node::connect`] and [`Node::connect_name`] do.
     ///
     /// # Errors
-    /// Why nothing was begun.
+    /// The reason why nothing was begun.
     pub fn connect_to(&mut self, to: &Target, plan: Plan) -> Result<ConnectId, p2pd_core::ConnectError> {
         let name = match to {
             Target::Address(address) => return self.connect(address, plan),
@@ -310,14 +312,20 @@ impl<R: Reactor> Engine<R> {
         self.settle();
     }
 
+    /// Gives the login that a server takes from now on, or says that there is none to be had.
+    pub fn renew_login(&mut self, server: ServerRef, login: Option<Login>) {
+        self.core.renew_login(self.clock.now(), server, login);
+        self.settle();
+    }
+
     /// Says whether pipes that peers open from now on have to wait for their turn, which they are told.
     pub fn set_busy(&mut self, busy: bool) {
         self.core.set_busy(self.clock.now(), busy);
         self.settle();
     }
 
-    /// Ends the node: go on until it [`is_over`](Self::is_over). Relayed pipes end with it; what was written to those
-    /// whose users have ended their direction arrives still, within 10 s.
+    /// Ends the node: go on until it [`is_over`](Self::is_over). Relayed pipes end with it. Where users have ended
+    /// their direction, written data still arrives, within 10 s.
     pub fn shutdown(&mut self) {
         if self.ending.is_none() && self.closed.is_none() {
             self.end_relayed();
@@ -325,7 +333,7 @@ impl<R: Reactor> Engine<R> {
         self.settle();
     }
 
-    /// Whether the node has ended and all of its streams with it; or their time has passed.
+    /// Returns true if the node and all of its streams have ended, or their time has passed.
     pub fn is_over(&self) -> bool {
         self.closed.is_some_and(|until| self.socks.is_empty() || self.clock.until(until).is_zero())
     }
@@ -348,7 +356,7 @@ impl<R: Reactor> Engine<R> {
         self.settle();
     }
 
-    /// When to call [`tick`](Self::tick), if nothing happens before.
+    /// Returns the time of the next [`tick`](Self::tick), if nothing happens before.
     pub fn deadline(&self) -> Option<Instant> {
         if !self.again.is_empty() || !self.news.is_empty() {
             return Some(self.clock.now());
@@ -365,20 +373,20 @@ impl<R: Reactor> Engine<R> {
             .min()
     }
 
-    /// How long until [`deadline`](Self::deadline); zero if it has passed.
+    /// Returns the time left until [`deadline`](Self::deadline); zero if it has passed.
     pub fn timeout(&self) -> Option<Duration> {
         self.deadline().map(|at| self.clock.until(at))
     }
 
-    /// Whether a dial is so near to its time that a timer would be too late for it: call [`tick`](Self::tick) again
-    /// and again, and only give way to others meanwhile.
+    /// Returns true if a dial is so near that a timer would be too late for it. Call [`tick`](Self::tick) again and
+    /// again then, and only give way to others meanwhile.
     pub fn is_firing(&self) -> bool {
         self.fires.first().is_some_and(|(at, _)| self.clock.until(*at) <= R::EARLY)
     }
 
     /// Waits for the next dial, if it [`is_firing`](Self::is_firing): asleep as long as that is safe.
     pub fn wait_to_fire(&self) {
-        /// How late the system's own sleep is, at the median 56 us (measured), and a little more.
+        /// Lateness of the system's own sleep, at the median 56 us (measured), and a little more.
         const SLEEP: Duration = Duration::from_micros(200);
         if let Some((at, _)) = self.fires.first().filter(|_| self.is_firing()) {
             std::thread::sleep(self.clock.until(*at).saturating_sub(SLEEP));
@@ -386,7 +394,7 @@ impl<R: Reactor> Engine<R> {
         }
     }
 
-    /// Does what is due.
+    /// Does all work that is due.
     pub fn tick(&mut self) {
         while let Some(&(at, sock)) = self.fires.first()
             && self.clock.until(at) <= SPIN
@@ -435,7 +443,7 @@ impl<R: Reactor> Engine<R> {
         self.news.pop_front()
     }
 
-    /// Does what the core asks and what follows from it, until nothing is left to do but wait.
+    /// Carries out the core's actions and their consequences, until nothing is left to do but wait.
     fn settle(&mut self) {
         for sock in self.handed.released() {
             self.core.handle(self.clock.now(), Event::Released { sock });
@@ -513,7 +521,7 @@ impl<R: Reactor> Engine<R> {
                 self.opened(sock, bound);
             }
             Action::Connect { sock, local, remote, opts, at, deadline, wrap } => {
-                let layers = wrap.map(|wrap| Layers::new(&wrap, remote, &mut self.tls).map(Box::new));
+                let layers = wrap.map(|wrap| Layers::new(&wrap, &mut self.tls).map(Box::new));
                 match (socket::dialler(local, &opts), layers.transpose()) {
                     (Ok(socket), Ok(layers)) => {
                         if let Some(interface) = self.network.way_out(local.ip()) {

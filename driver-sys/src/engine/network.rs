@@ -6,46 +6,53 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use p2pd_core::io::Interface;
-use p2pd_core::{Instant, SockId};
+use p2pd_core::{Instant, Interfaces, SockId};
 
 use super::Reactor;
 use crate::changes::{changes, matters};
-use crate::interfaces;
+use crate::interfaces::interfaces_now;
 
 /// The socket that tells of changes has this id, which the core never hears of.
 pub(super) const NETWORK: SockId = SockId::from_number(u64::MAX);
-/// Changes come in groups, a link with its addresses and routes: it is listed once none has come for so long, and so
-/// long after the first at the latest.
+/// Quiet time before a listing: changes come in groups, a link with its addresses and routes. `AT_MOST` is the longest
+/// time from the first change to the listing.
 const QUIET: Duration = Duration::from_millis(250);
 const AT_MOST: Duration = Duration::from_secs(1);
-/// Where the system does not tell, it is listed so often.
+/// Time between two listings where the system does not report changes.
 const COMPARE_EVERY: Duration = Duration::from_secs(5);
-/// What is read before others have their turn.
+/// Reads of the socket before others have their turn.
 const BUDGET: usize = 64;
 
-/// How changes are heard of.
+/// Source of the news of changes.
 enum Watch<S> {
-    /// By this socket.
+    /// Socket of the system that reports changes.
     Told(S),
-    /// By comparing.
+    /// Comparisons of the list with the one before.
     Comparing,
-    /// Not at all: loopback does not change, or the node ends.
+    /// Nothing: loopback does not change, or the node ends.
     Not,
 }
 
 pub(super) struct Network<R: Reactor> {
     watch: Watch<R::Stream>,
     bind: Option<IpAddr>,
+    wanted: Interfaces,
     listed: Vec<Interface>,
     /// The first change since it was listed.
     first: Option<Instant>,
-    /// When to list.
+    /// Time of the next listing.
     due: Option<Instant>,
 }
 
 impl<R: Reactor> Network<R> {
-    /// `listed` is what the node was told.
-    pub(super) fn new(reactor: &mut R, bind: Option<IpAddr>, listed: &[Interface], now: Instant) -> Self {
+    /// Creates the watch. `listed` are the interfaces as the node was told.
+    pub(super) fn new(
+        reactor: &mut R,
+        bind: Option<IpAddr>,
+        wanted: Interfaces,
+        listed: &[Interface],
+        now: Instant,
+    ) -> Self {
         let watch = match bind {
             Some(ip) if ip.is_loopback() => Watch::Not,
             _ => match changes().and_then(|socket| reactor.stream(NETWORK, socket)) {
@@ -53,7 +60,7 @@ impl<R: Reactor> Network<R> {
                 Err(_) => Watch::Comparing,
             },
         };
-        let mut network = Network { watch, bind, listed: listed.to_vec(), first: None, due: None };
+        let mut network = Network { watch, bind, wanted, listed: listed.to_vec(), first: None, due: None };
         network.rest(now);
         if let Watch::Told(_) = network.watch {
             // What changed between the listing and the socket nobody told.
@@ -62,13 +69,13 @@ impl<R: Reactor> Network<R> {
         network
     }
 
-    /// When to call [`changed`](Self::changed).
+    /// Returns the time of the next call of [`changed`](Self::changed).
     pub(super) fn deadline(&self) -> Option<Instant> {
         self.due
     }
 
-    /// The interface by which what comes from this address has to leave, where the system might choose another: there is
-    /// more than one way out.
+    /// Returns the interface by which packets from this address have to leave, where the system might choose another:
+    /// there is more than one way out.
     pub(super) fn way_out(&self, ip: IpAddr) -> Option<u32> {
         let mut leading = self.listed.iter().filter(|i| i.default_route && i.ip.is_ipv4() == ip.is_ipv4());
         let first = leading.next()?.index;
@@ -76,7 +83,7 @@ impl<R: Reactor> Network<R> {
         self.listed.iter().find(|i| i.ip == ip).map(|i| i.index)
     }
 
-    /// The socket has something to say. True: more than for one turn.
+    /// Reads the reports of the system. Returns true if there may be more than for one turn.
     pub(super) fn hear(&mut self, reactor: &mut R, now: Instant) -> bool {
         let mut buffer = [0; 8192];
         for _ in 0..BUDGET {
@@ -108,7 +115,7 @@ impl<R: Reactor> Network<R> {
         }
         self.rest(now);
         // That nobody has the address to bind is no error now: it may come back.
-        let list = interfaces(self.bind).unwrap_or_default();
+        let list = interfaces_now(self.bind, &self.wanted);
         if list == self.listed {
             return None;
         }

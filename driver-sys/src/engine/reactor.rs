@@ -1,4 +1,4 @@
-//! What the engine asks of an event loop.
+//! Requirements of the engine on an event loop.
 
 use std::fmt;
 use std::io;
@@ -8,8 +8,8 @@ use std::time::Duration;
 use p2pd_core::{QueryId, SockId};
 use socket2::SockRef;
 
-/// An event loop, as an [`Engine`](super::Engine) needs it: it watches non-blocking sockets, and whenever one can
-/// perhaps be read or written again, the driver calls [`Engine::ready`](super::Engine::ready).
+/// An event loop, as an [`Engine`](super::Engine) needs it: it watches non-blocking sockets. Whenever one can perhaps
+/// be read or written again, the driver calls [`Engine::ready`](super::Engine::ready).
 ///
 /// Every call of [`read`](Self::read), [`write`](Self::write), [`outcome`](Self::outcome), [`accept`](Self::accept) and
 /// [`receive`](Self::receive) that gives `WouldBlock` arms the watch again; a wake-up too many does no harm.
@@ -21,8 +21,7 @@ pub trait Reactor {
     /// A watched UDP socket.
     type Udp: fmt::Debug;
 
-    /// How much later than asked for this loop's timer may wake us. So much before its time a dial is waited for
-    /// without the timer.
+    /// Most lateness of this loop's timer. A dial is awaited without the timer from so long before its time.
     const EARLY: Duration;
 
     /// Watches a stream whose connect is under way.
@@ -52,10 +51,10 @@ pub trait Reactor {
     /// Of `accept`, `WouldBlock` for none.
     fn accept(&mut self, listener: &Self::Listener, sock: SockId) -> io::Result<(Self::Stream, SocketAddr)>;
 
-    /// Receives datagrams by what is given, which is called once or more.
+    /// Receives datagrams by calls of `by`, one or more.
     ///
     /// # Errors
-    /// Of what is given, `WouldBlock` for none.
+    /// Those of `by`, `WouldBlock` for none.
     fn receive<T>(socket: &Self::Udp, by: impl FnMut(SockRef<'_>) -> io::Result<T>) -> io::Result<T>;
 
     /// Reads.
@@ -70,7 +69,7 @@ pub trait Reactor {
     /// Of `send`, `WouldBlock` for no room.
     fn write(stream: &mut Self::Stream, data: &[u8]) -> io::Result<usize>;
 
-    /// What became of a connect, by [`socket::outcome`](crate::socket::outcome).
+    /// Returns the outcome of a connect, by [`socket::outcome`](crate::socket::outcome).
     ///
     /// # Errors
     /// Of `connect`, `WouldBlock` for nothing yet.
@@ -87,6 +86,6 @@ pub trait Reactor {
     /// the time.
     fn resolve(&mut self, query: QueryId, host: Box<str>);
 
-    /// Nobody waits for the look-up any more.
+    /// Cancels a look-up: nobody waits for it any more.
     fn cancel(&mut self, query: QueryId);
 }

@@ -19,7 +19,7 @@ const CHUNK: usize = 64 * 1024;
 const ROUNDS: usize = 8;
 /// A user who has ended one direction may drop the pipe unheard: it is looked at so often.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
-/// When a node ends, what users had written and ended may take this long to arrive.
+/// Time for the arrival of data that users had written and ended, when a node ends.
 const LEAVE_WITHIN: Duration = Duration::from_secs(10);
 
 #[derive(Debug)]
@@ -27,18 +27,18 @@ pub(super) struct Bridge<S> {
     pipe: PipeId,
     stream: S,
     link: Arc<Link>,
-    /// For the user.
+    /// Bytes for the user.
     inbound: Waiting,
-    /// From the user.
+    /// Bytes from the user.
     outbound: Waiting,
     /// Messages, as long as the user has or may have them.
     post: Option<Post<S>>,
     user_ended: bool,
     peer_ended: bool,
     over: bool,
-    /// The node ends: closed once what its user wrote is with the core.
+    /// True when the node ends: the bridge is closed once the user's bytes are with the core.
     leaving: bool,
-    /// When it is looked at again.
+    /// Time of the next look at the bridge.
     pub(super) look: Option<Instant>,
 }
 
@@ -61,7 +61,7 @@ impl Waiting {
     }
 }
 
-/// What is to become of a bridge.
+/// Next step of a bridge.
 enum After {
     Wait,
     Again,
@@ -104,7 +104,7 @@ impl<R: Reactor> Engine<R> {
         }
     }
 
-    /// The node ends: what users had ended goes still, the other pipes are cut off.
+    /// Ends all bridges with the node: data of users that have ended still goes, the other pipes are cut off.
     pub(super) fn end_relayed(&mut self) {
         let now = self.clock.now();
         let all: Vec<SockId> = self.bridges.values().copied().collect();
@@ -250,7 +250,7 @@ impl<R: Reactor> Engine<R> {
 }
 
 impl<S> Bridge<S> {
-    /// From the peer to the user; whether something moved.
+    /// Copies from the peer to the user. Returns true if something moved.
     fn inward<R: Reactor<Stream = S>>(
         &mut self,
         core: &mut p2pd_core::trace::Recorder,
@@ -286,7 +286,7 @@ impl<S> Bridge<S> {
         }
     }
 
-    /// From the user to the peer; whether something moved.
+    /// Copies from the user to the peer. Returns true if something moved.
     fn outward<R: Reactor<Stream = S>>(
         &mut self,
         core: &mut p2pd_core::trace::Recorder,

@@ -1,5 +1,5 @@
-//! Streams that are the core's, from the armed dial to the pipe or the end: read by credit, written what they are
-//! given, ended as they are told.
+//! Streams of the core, from the armed dial to the pipe or the end. They are read by credit, and written and ended by
+//! the core's actions.
 
 use std::collections::VecDeque;
 use std::io::{self, Read, Write};
@@ -17,10 +17,9 @@ use crate::pipe::Start;
 use crate::wrap::Layers;
 use crate::{failure, socket};
 
-/// What is queued may take this long to leave when the stream ends gracefully, and the other end as long to
-/// end its own direction.
+/// Time for queued data to leave when the stream ends gracefully. The other end has as long to end its own direction.
 const LINGER: Duration = Duration::from_secs(2);
-/// Read at a time, and how often before others have their turn.
+/// Bytes of one read, and number of reads before others have their turn.
 const CHUNK: usize = 16 * 1024;
 const READS: u32 = 32;
 
@@ -30,13 +29,13 @@ pub(super) struct Tcp<S> {
     pub(super) out: VecDeque<Bytes>,
     /// Bytes that may be read.
     pub(super) credit: usize,
-    /// There may be something to read.
+    /// True if there may be something to read.
     pub(super) readable: bool,
-    /// The core waits until the system has taken what is queued.
+    /// True while the core waits until the system has taken the queue.
     pub(super) awaited: bool,
-    /// How often it was read.
+    /// Number of reads so far.
     reads: u32,
-    /// What a server's stream is wrapped in.
+    /// Layers around a server's stream: TLS, WebSocket.
     pub(super) layers: Option<Box<Layers>>,
 }
 
@@ -78,9 +77,9 @@ pub(super) enum State<S> {
         until: Instant,
     },
     Open(S),
-    /// The user's as soon as what is queued has left.
+    /// The stream becomes the user's as soon as the queue has left.
     Leaving(S, Box<PipeStart>),
-    /// What is queued goes, then FIN, and the other direction is read out: a close over unread bytes would send
+    /// Queued data leaves, then FIN, and the other direction is read to its end. A close over unread bytes would send
     /// RST, which may overtake what was sent.
     Ending {
         stream: S,
@@ -248,7 +247,7 @@ impl<R: Reactor> Engine<R> {
         self.steps.push_back(Step::Work(sock));
     }
 
-    /// Reads once, by the credit that is left; whatever the core makes of it comes before the next read.
+    /// Reads once, by the credit that is left. The core's reaction comes before the next read.
     fn read(&mut self, now: Instant, sock: SockId) {
         let Some(Sock::Tcp(tcp)) = self.socks.get_mut(&sock) else { return };
         let tcp = &mut **tcp;
@@ -322,7 +321,7 @@ impl<R: Reactor> Engine<R> {
         self.lost(answers, cause);
     }
 
-    /// Takes an open stream from the core. False: it is not open.
+    /// Takes an open stream from the core. Returns false if it is not open.
     fn go_on_as(&mut self, sock: SockId, state: impl FnOnce(R::Stream) -> State<R::Stream>) -> bool {
         match self.socks.remove(&sock) {
             Some(Sock::Tcp(tcp)) if matches!(tcp.state, State::Open(_)) => {
@@ -389,7 +388,7 @@ fn write_all<R: Reactor>(
     layers.as_mut().map_or(Ok(()), |layers| layers.flush(&mut Bare::<R>(stream)))
 }
 
-/// Throws away what comes in; true at the end. Bytes without end are ended by the timer.
+/// Throws received bytes away; returns true at the end. The timer ends an endless stream.
 fn read_out<R: Reactor>(stream: &mut R::Stream) -> io::Result<bool> {
     let mut waste = [0; 4096];
     for _ in 0..super::BUDGET {

@@ -69,7 +69,7 @@ fn engine() -> (Engine<Asking>, TcpStream) {
 fn engine_with(trace: Option<Sink>) -> (Engine<Asking>, TcpStream) {
     let mut config = Config::new(SecretKey::from_bytes([7; 32]));
     config.bind = Some(Ipv4Addr::LOCALHOST.into());
-    let interfaces = crate::interfaces(config.bind).unwrap();
+    let interfaces = crate::interfaces(config.bind, &config.interfaces).unwrap();
     let mut engine = Engine::new(config, trace, &interfaces, Asking).unwrap();
     while engine.take_news().is_some() {}
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
@@ -225,7 +225,10 @@ fn dial_tls<T: Send + 'static>(
     engine.socks.remove(&SOCK);
     let authority = Authority::new("one");
     let tls = Some(Tls { trust: authority.trust(), name: Some("server.test".into()), ..Tls::PUBLIC });
-    let wrap = Some(Wrap { host: "127.0.0.1".into(), tls, websocket: None, headers: Vec::new() }.into());
+    let wrap = Some(
+        Wrap { host: "127.0.0.1".into(), port: 1, proxy: None, tls, websocket: None, headers: Vec::new() }
+            .into(),
+    );
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let remote = listener.local_addr().unwrap();
     let far = std::thread::spawn(move || far(authority.serve(listener.accept().unwrap().0)));

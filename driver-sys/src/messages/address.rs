@@ -1,4 +1,4 @@
-//! Where a pipe goes to and from.
+//! Source and destination of a pipe.
 
 use std::fmt;
 use std::io;
@@ -7,7 +7,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 /// Addresses of a name that are tried.
 const MAX_ADDRESSES: usize = 4;
 
-/// What a pipe goes through.
+/// Transport protocol of a pipe.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum Protocol {
     /// A stream.
@@ -26,21 +26,28 @@ pub enum Family {
 }
 
 impl Family {
+    pub(super) fn loopback(self) -> IpAddr {
+        match self {
+            Family::V4 => Ipv4Addr::LOCALHOST.into(),
+            Family::V6 => Ipv6Addr::LOCALHOST.into(),
+        }
+    }
+
     pub(super) fn has(self, ip: IpAddr) -> bool {
         ip.is_ipv4() == (self == Family::V4)
     }
 }
 
-/// Where a pipe leaves from: a local address and port. Its family is the family of what it reaches.
+/// Source of a pipe: a local address and port. Its family is the family of the destination.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct Route {
     local: SocketAddr,
 }
 
 impl Route {
-    /// By IPv4, from the address and port that the system chooses.
+    /// Route by IPv4, from the address and port that the system chooses.
     pub const V4: Route = Route { local: SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0) };
-    /// By IPv6, from the address and port that the system chooses.
+    /// Route by IPv6, from the address and port that the system chooses.
     pub const V6: Route = Route { local: SocketAddr::new(IpAddr::V6(Ipv6Addr::UNSPECIFIED), 0) };
 
     /// The local end.
@@ -54,7 +61,7 @@ impl Route {
     }
 }
 
-/// From this address, by a port that the system chooses.
+/// Route from this address, by a port that the system chooses.
 impl From<IpAddr> for Route {
     fn from(ip: IpAddr) -> Self {
         Route { local: SocketAddr::new(ip, 0) }
@@ -67,7 +74,7 @@ impl From<SocketAddr> for Route {
     }
 }
 
-/// Where a pipe goes to.
+/// Destination of a pipe.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub enum Destination {
     /// An address and port.
@@ -94,17 +101,17 @@ impl From<(&str, u16)> for Destination {
     }
 }
 
-/// What is known of a destination without a look-up.
+/// Destination as it is known without a look-up.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Found {
-    /// Its address, of the route's family.
+    /// Address of the destination, of the route's family.
     Address(SocketAddr),
     /// A name to look up, and the port.
     Ask(String, u16),
 }
 
 impl Destination {
-    /// Its address, or what is to be looked up for it.
+    /// Returns the destination's address, or the name to be looked up for it.
     ///
     /// # Errors
     /// The address is of another family than the route's.
@@ -120,10 +127,10 @@ impl Destination {
     }
 }
 
-/// Of what a look-up gave the addresses that are tried: those of the route's family, four at most and one at least.
+/// Selects the addresses of a look-up that are tried: those of the route's family, four at most and one at least.
 ///
 /// # Errors
-/// There is none of this family.
+/// The look-up has no address of this family.
 pub fn fitting(
     found: impl IntoIterator<Item = SocketAddr>,
     route: Route,
@@ -133,7 +140,7 @@ pub fn fitting(
     if fit.is_empty() { Err(OpenError::OtherFamily) } else { Ok(fit) }
 }
 
-/// Why a pipe was not opened.
+/// Reason why a pipe was not opened.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum OpenError {
@@ -141,9 +148,9 @@ pub enum OpenError {
     OtherFamily,
     /// The name could not be looked up.
     Resolve(io::Error),
-    /// There is no such socket: of `socket`, `setsockopt` or `bind`.
+    /// The socket could not be opened: error of `socket`, `setsockopt` or `bind`.
     Socket(io::Error),
-    /// Of `connect`; of the last address, where there are several.
+    /// Error of `connect`; of the last address, where there are several.
     Connect(io::Error),
     /// The look-up, or the connect to the last address, took too long.
     TimedOut,

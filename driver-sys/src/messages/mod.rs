@@ -1,5 +1,4 @@
-//! What pipes of messages are in every driver, whatever waits for their sockets: where they go to and from, what can be set,
-//! where servers listen, how they end.
+//! Common part of pipes of messages in every driver: source and destination, options, addresses of servers, and ends.
 
 mod address;
 mod options;
@@ -20,14 +19,14 @@ pub const MAX_DATAGRAM: usize = 65_536;
 /// Clients that the system holds for each listening TCP port until they are accepted.
 const BACKLOG: u16 = 1024;
 
-/// How the reading of a pipe ended.
+/// Outcome of the reading of a pipe.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum End {
     /// The peer sends no more; it may still be sent to.
     Peer,
     /// The pipe was closed on this side.
     Closed,
-    /// It broke.
+    /// The pipe broke.
     Failed(io::ErrorKind),
 }
 
@@ -54,7 +53,8 @@ impl fmt::Display for TooManySubscriptions {
 
 impl std::error::Error for TooManySubscriptions {}
 
-/// Whether a UDP socket's error says only what became of an earlier datagram to somebody, which says nothing of the others.
+/// Returns true if a UDP socket's error is only about an earlier datagram to some address. Other datagrams are not
+/// concerned.
 pub fn is_of_a_datagram(kind: io::ErrorKind) -> bool {
     use io::ErrorKind::{ConnectionRefused, ConnectionReset, HostUnreachable, NetworkUnreachable};
     matches!(kind, ConnectionRefused | ConnectionReset | HostUnreachable | NetworkUnreachable)

@@ -1,4 +1,4 @@
-//! What can be set on a pipe.
+//! Options of a pipe.
 
 use std::io;
 use std::net::UdpSocket;
@@ -34,30 +34,29 @@ use crate::socket;
 /// | `sock_proto`, `use_ssl`, `ssl_handshake`, `send_retry` | not there | |
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct PipeOptions {
-    /// What a TCP connect may take, for each address of the destination. Default 2 s.
+    /// Longest time of a TCP connect, for each address of the destination. Default 2 s.
     pub connect_timeout: Duration,
-    /// What the look-up of the destination's name may take. Default 2 s.
+    /// Longest time of the look-up of the destination's name. Default 2 s.
     pub resolve_timeout: Duration,
-    /// What each subscription holds, and what it does when it is full. Default 1,000 messages or 1 MiB, and the oldest
-    /// is dropped.
+    /// Limits of each subscription's queue, and the choice when it is full. Default 1,000 messages or 1 MiB, and the
+    /// oldest is dropped.
     pub queue: Queue,
-    /// Whether a message that repeats one of its sender is passed over. Default: no.
+    /// Drops a message that repeats one of its sender. Default: no.
     pub unique: bool,
-    /// How many messages are remembered for that; at most 100,000. Default 1,000.
+    /// Number of messages remembered for that; at most 100,000. Default 1,000.
     pub unique_kept: usize,
     /// Most bytes that one read of a stream gives, 1 at least. Default 65,536. Datagrams are always whole.
     pub reader_limit: usize,
-    /// `SO_LINGER`: what closing does with what the peer has not acknowledged. Zero forgets it and resets the
-    /// connection. Default: the system goes on sending.
+    /// `SO_LINGER`: time that the system has, from closing on, to get unacknowledged data to the peer. Zero drops the
+    /// data and resets the connection. Default: the system goes on sending.
     pub linger: Option<Duration>,
-    /// Whether the pipe's end leaves the connection alone: nothing is shut down, so that it lives on in a duplicate of
-    /// the socket (`try_clone`), which is managed elsewhere. Default: no.
+    /// Leaves the connection alone at the pipe's end. Nothing is shut down, so that the connection lives on in a
+    /// duplicate of the socket (`try_clone`), which is managed elsewhere. Default: no.
     pub no_close: bool,
-    /// Whether a local address that is in use, or was a moment ago, may be bound (`SO_REUSEADDR`). Listening TCP sockets
-    /// always may where that does no more than let a server start again, which is everywhere but on Windows.
-    /// Default: no.
+    /// Allows to bind a local address that is in use, or was a moment ago (`SO_REUSEADDR`). Listening TCP sockets
+    /// always may where that only lets a server start again, which is everywhere but on Windows. Default: no.
     pub reuse_address: bool,
-    /// Whether a UDP socket may send to broadcast addresses. Default: no.
+    /// Allows a UDP socket to send to broadcast addresses. Default: no.
     pub broadcast: bool,
     /// Bounds on the time until an idle TCP peer that has vanished is found out, by the system. Default as a node's.
     pub liveness: Liveness,
@@ -98,7 +97,7 @@ impl PipeOptions {
         socket::dialler(route.local(), &self.opts())
     }
 
-    /// Sets what can be set on a socket that is open already.
+    /// Sets those options that can be set on an open socket.
     ///
     /// # Errors
     /// Of `setsockopt`.

@@ -1,4 +1,4 @@
-//! Where a server is to listen, and what came of it.
+//! Addresses at which a server is to listen, and the outcome.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -9,13 +9,13 @@ use std::ops::RangeInclusive;
 use super::{BACKLOG, Family, PipeOptions, Protocol, Route};
 use crate::socket;
 
-/// Where a server listens, without the port.
+/// Addresses at which a server listens, without the port.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub enum Target {
     /// All addresses of this machine. Datagrams leave from the address that the system chooses, so a UDP server on a
     /// machine with several addresses does better to listen on each.
     Any,
-    /// This machine alone: 127.0.0.1 and ::1.
+    /// Loopback addresses of this machine alone: 127.0.0.1 and ::1.
     Loopback,
     /// All addresses of the interface of this name; of IPv6 both link-local and global ones.
     Interface(String),
@@ -24,13 +24,14 @@ pub enum Target {
 }
 
 impl Target {
-    /// Its addresses of a family, with port 0; one at least.
+    /// Returns the target's addresses of a family, with port 0; one at least.
     fn addresses(&self, family: Family) -> Result<Vec<SocketAddr>, ListenFailure> {
         let one = |v4: Ipv4Addr, v6: Ipv6Addr| match family {
             Family::V4 => vec![SocketAddr::new(v4.into(), 0)],
             Family::V6 => vec![SocketAddr::new(v6.into(), 0)],
         };
         let found = match self {
+            Target::Any | Target::Loopback if !socket::has_family(family.loopback()) => Vec::new(),
             Target::Any => one(Ipv4Addr::UNSPECIFIED, Ipv6Addr::UNSPECIFIED),
             Target::Loopback => one(Ipv4Addr::LOCALHOST, Ipv6Addr::LOCALHOST),
             Target::Interface(name) => {
@@ -55,7 +56,8 @@ fn scoped(ip: IpAddr, index: u32) -> SocketAddr {
     }
 }
 
-/// Every combination, each once; port 0, which is another one each time, as often as it is asked for.
+/// Every combination, each once; port 0, which is another one each time, as often as it is asked for. A family that
+/// this machine lacks, or a target, is left out where the target has another one of those asked for.
 ///
 /// # Errors
 /// Every target that has no address.
@@ -67,12 +69,18 @@ pub fn combine(
 ) -> Result<Vec<(SocketAddr, Protocol)>, ListenError> {
     let (mut wanted, mut failed) = (Vec::new(), Vec::new());
     for target in targets {
+        let (mut found, mut lacking) = (Vec::new(), Vec::new());
         for family in families {
             match target.addresses(*family) {
-                Ok(found) => wanted.extend(found),
-                Err(why) => failed.push(why),
+                Ok(addresses) => found.extend(addresses),
+                Err(why) => lacking.push(why),
             }
         }
+        // Several families mean all that there are.
+        if found.is_empty() {
+            failed.extend(lacking);
+        }
+        wanted.extend(found);
     }
     if !failed.is_empty() {
         return Err(ListenError { failed });
@@ -91,9 +99,9 @@ pub fn combine(
 /// A server's socket that nobody waits on yet.
 #[derive(Debug)]
 pub enum Bound {
-    /// It listens.
+    /// A listening TCP socket.
     Tcp(std::net::TcpListener),
-    /// It is bound.
+    /// A bound UDP socket.
     Udp(std::net::UdpSocket),
 }
 
@@ -120,7 +128,7 @@ impl Bound {
         })
     }
 
-    /// What it is a socket of.
+    /// Returns the socket's protocol.
     pub fn protocol(&self) -> Protocol {
         match self {
             Bound::Tcp(_) => Protocol::Tcp,
@@ -129,22 +137,22 @@ impl Bound {
     }
 }
 
-/// Why a server does not listen: everything that failed. Nothing is listened on then.
+/// Reason why a server does not listen: all failures. If one address fails, the server listens on none.
 #[derive(Debug)]
 pub struct ListenError {
-    /// What failed, in the order asked for; empty if nothing was asked for.
+    /// Failures, in the order asked for; empty if nothing was asked for.
     pub failed: Vec<ListenFailure>,
 }
 
-/// One thing that failed.
+/// Failure of one of the addresses.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum ListenFailure {
-    /// There is no interface of this name.
+    /// The machine has no interface of this name.
     NoInterface(String),
     /// The target has no address of this family.
     NoAddress(Target, Family),
-    /// Of `bind` or `listen`, for example that the port is taken.
+    /// Error of `bind` or `listen`, for example that the port is taken.
     Bind(SocketAddr, Protocol, io::Error),
 }
 

@@ -1,8 +1,8 @@
-//! Bytes on their way in or out of a pipe: two buffers that never grow beyond what their users say.
+//! Bytes on their way in or out of a pipe: two buffers that never grow beyond their users' limits.
 
 use std::io::{self, Read, Write};
 
-/// Bytes that wait for the system to take them. Whoever appends looks at [`len`](Outgoing::len) first.
+/// Bytes that wait for the system to take them. Look at [`len`](Outgoing::len) before you append.
 #[derive(Debug, Default)]
 pub(super) struct Outgoing {
     bytes: Vec<u8>,
@@ -18,7 +18,7 @@ impl Outgoing {
         self.len() == 0
     }
 
-    /// Where to append. What was sent is forgotten first, so that the buffer holds what waits and no more.
+    /// Returns the buffer to append to. Bytes that were sent are removed first, so that it holds only those that wait.
     pub(super) fn end(&mut self) -> &mut Vec<u8> {
         self.bytes.drain(..self.start);
         self.start = 0;

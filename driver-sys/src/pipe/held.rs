@@ -28,20 +28,22 @@ pub(crate) struct Grip(Arc<Mutex<State>>);
 
 #[derive(Debug, Default)]
 struct State {
-    /// A duplicate of the pipe's socket as long as there is a pipe, and no longer: an open duplicate keeps the stream open.
+    /// Duplicate of the pipe's socket as long as there is a pipe, and no longer: an open duplicate keeps the stream
+    /// open.
     socket: Option<Socket>,
     over: Option<PipeEnd>,
 }
 
 impl Released {
-    /// A pipe's mark, and the hold on it. Where there is no descriptor for a duplicate of the socket, the hold does nothing.
+    /// Creates a pipe's mark, and the hold on it. Where there is no descriptor for a duplicate of the socket, the hold
+    /// does nothing.
     pub(crate) fn hold(&self, sock: SockId, socket: &SockRef<'_>) -> (Held, Grip) {
         let grip = Grip::default();
         grip.state().socket = socket.try_clone().ok();
         (Held { sock, released: self.clone(), grip: grip.clone() }, grip)
     }
 
-    /// Adds a stream that came to nothing before it was handed out.
+    /// Adds a stream that failed before it was handed out.
     pub(crate) fn add(&self, sock: SockId) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).push(sock);
     }
@@ -73,7 +75,7 @@ impl Held {
 }
 
 impl Grip {
-    /// Ends the pipe: whoever reads or writes wakes up, and is told why.
+    /// Ends the pipe: its reader and its writer wake up, and get the reason.
     pub(crate) fn end(&self, why: PipeEnd) {
         let mut state = self.state();
         state.over.get_or_insert(why);

@@ -1,5 +1,6 @@
-//! Messages beside a relayed pipe, between their user and the engine: frames of a length (two bytes, big-endian) and
-//! as many bytes, over a local socket pair of their own, so that a pipe that nobody reads holds none up.
+//! Messages beside a relayed pipe, between their user and the engine. They are frames of a length (two bytes,
+//! big-endian) and as many bytes. A local socket pair of their own carries them, so that a pipe that nobody reads holds
+//! none up.
 
 use std::io::{self, Cursor, Read, Write};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -17,7 +18,7 @@ pub(crate) fn put_frame(out: &mut Vec<u8>, message: &[u8]) {
     out.extend_from_slice(message);
 }
 
-/// How long the frame at the front is; `None` while its length is not there.
+/// Returns the length of the frame at the front; `None` while its length field is not complete.
 pub(crate) fn frame_length(bytes: &[u8]) -> Option<usize> {
     let (length, _) = bytes.split_first_chunk::<LENGTH>()?;
     Some(LENGTH + usize::from(u16::from_be_bytes(*length)))
@@ -25,7 +26,7 @@ pub(crate) fn frame_length(bytes: &[u8]) -> Option<usize> {
 
 /// The user's side of the messages. Both directions may be used at once, by two tasks or threads.
 ///
-/// Each call is given the socket. It may be a blocking one, or one that gives `WouldBlock`, which the call then gives too.
+/// Each call is given the socket. The socket may block, or give `WouldBlock`, which the call then gives too.
 #[derive(Debug)]
 pub struct MessageLayer {
     link: Arc<Link>,
@@ -36,7 +37,7 @@ pub struct MessageLayer {
 #[derive(Debug)]
 struct Receiving {
     frames: Incoming,
-    /// What the engine still had when it closed the socket.
+    /// Frames that the engine still had when it closed the socket.
     rest: Option<Cursor<Vec<u8>>>,
 }
 
@@ -46,8 +47,8 @@ impl MessageLayer {
         MessageLayer { link, sending: Mutex::default(), receiving: Mutex::new(receiving) }
     }
 
-    /// Takes a message whole, or not at all. What the socket does not take of it now goes by [`flush`](Self::flush), or
-    /// with the next one.
+    /// Takes a message whole, or not at all. The part that the socket does not take now goes by [`flush`](Self::flush),
+    /// or with the next one.
     ///
     /// # Errors
     /// `InvalidInput` for one that is too long, `WouldBlock` while an earlier one waits; why the pipe or its relay is
@@ -65,7 +66,7 @@ impl MessageLayer {
         }
     }
 
-    /// Sends what waits.
+    /// Sends the waiting bytes.
     ///
     /// # Errors
     /// As [`send`](Self::send).
@@ -73,7 +74,7 @@ impl MessageLayer {
         lock(&self.sending).send(io, 0).map_err(|why| self.link.explain_messages(why))
     }
 
-    /// Whether something waits to be sent.
+    /// Returns true if something waits to be sent.
     pub fn waits(&self) -> bool {
         !lock(&self.sending).is_empty()
     }

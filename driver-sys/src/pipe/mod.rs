@@ -1,4 +1,4 @@
-//! What makes a stream a pipe: records around the user's bytes, and the echo service.
+//! Layer that makes a stream a pipe: records around the user's bytes, and the echo service.
 
 mod buffer;
 mod held;
@@ -23,10 +23,10 @@ pub use wakers::{Half, Wakers};
 
 /// A record with its length.
 const RECORD: usize = 2 + MAX_RECORD;
-/// Echo replies that may wait, with what the user wrote, before no more is read.
+/// Most bytes of echo replies that may wait, with the user's own, before no more is read.
 const MAX_ECHO: usize = 64 * 1024;
 
-/// What an engine hands out beside the stream.
+/// State that an engine hands out with the stream.
 #[derive(Debug)]
 pub struct Start {
     pipe: PipeStart,
@@ -48,7 +48,7 @@ impl Start {
     }
 }
 
-/// What is known of a pipe.
+/// Properties of a pipe.
 #[derive(Clone, Copy, Debug)]
 pub struct PipeInfo {
     peer: NodeId,
@@ -61,7 +61,7 @@ pub struct PipeInfo {
 }
 
 impl PipeInfo {
-    /// Of what the engine hands out.
+    /// Takes the properties out of an engine's [`Start`].
     pub fn new(start: &Start) -> Self {
         let PipeStart { peer, strategy, local, remote, elapsed, .. } = start.pipe;
         let relayed = start.relayed.as_ref().map(Relayed::pipe);
@@ -83,7 +83,8 @@ impl PipeInfo {
         self.mode
     }
 
-    /// Our end of the TCP stream; of a relayed pipe the relayed address if it is ours, our socket's otherwise.
+    /// Returns the local end of the TCP stream. For a relayed pipe that is the relayed address if the allocation is
+    /// this node's, the address of its socket otherwise.
     pub fn local_addr(&self) -> SocketAddr {
         self.local
     }
@@ -93,34 +94,34 @@ impl PipeInfo {
         self.remote
     }
 
-    /// Of a pipe that was relayed when it opened: its number in [`Notice::Moved`](p2pd_core::Notice::Moved).
+    /// Returns the pipe's number in [`Notice::Moved`](p2pd_core::Notice::Moved), if it was relayed when it opened.
     pub fn relayed(&self) -> Option<PipeId> {
         self.relayed
     }
 
-    /// How long it took to open: from the call of connect, or from the peer's first sign.
+    /// Returns the time that opening took: from the call of connect, or from the peer's first sign.
     pub fn elapsed(&self) -> Duration {
         self.elapsed
     }
 }
 
-/// What stands between a user and a stream: nothing on a plain pipe, records on an encrypted one.
+/// Layer between a user and a stream: nothing on a plain pipe, records on an encrypted one.
 ///
-/// Each call is given the stream. It may be a blocking one, or one that gives `WouldBlock`, which the call then gives
-/// too: to be repeated, with the same bytes, once the stream is ready. At most two records, 32 KiB, wait to be sent.
-/// They leave with whatever is done next, reading included, so a user who wants to be woken asks for readiness to
-/// write while [`waits`](Self::waits).
+/// Each call is given the stream. The stream may block, or give `WouldBlock`, which the call then gives too: repeat the
+/// call with the same bytes once the stream is ready. At most two records, 32 KiB, wait to be sent. They leave with the
+/// next call, reading included. So a user who wants to be woken asks for readiness to write while
+/// [`waits`](Self::waits).
 #[derive(Debug)]
 pub struct Layer {
     secure: Option<Box<Secure>>,
-    /// Of a relayed pipe, whose stream leads to the engine.
+    /// Link of a relayed pipe, whose stream leads to the engine.
     relayed: Option<Relayed>,
-    /// Whether messages are answered by the echo service.
+    /// True if messages are answered by the echo service.
     echo: bool,
     /// Sealed bytes, or echo replies on a plain pipe, that wait to be sent.
     out: Outgoing,
     write_ended: bool,
-    /// Of a stream: says that the pipe is gone, when this is, and why it ended.
+    /// Mark of a pipe on a stream: tells the engine that the pipe is gone, and the user why the pipe ended.
     held: Option<Held>,
 }
 
@@ -128,7 +129,7 @@ pub struct Layer {
 struct Secure {
     sealer: Sealer,
     opener: Opener,
-    /// As received.
+    /// Bytes as received.
     sealed: Incoming,
     /// Opened and not yet read, when the reader's buffer was too small for a record.
     plain: Incoming,
@@ -152,12 +153,12 @@ impl Layer {
         Layer { secure, relayed, echo, out, write_ended: false, held: start.held }
     }
 
-    /// Whether the stream may be used as it is: a plain pipe, no echo service, and nothing waits.
+    /// Returns true if the stream may be used as it is: a plain pipe, no echo service, and nothing waits.
     pub fn is_bare(&self) -> bool {
         self.secure.is_none() && self.relayed.is_none() && !self.echo && self.out.is_empty()
     }
 
-    /// Whether the stream may be given away: a plain pipe, and nothing waits.
+    /// Returns true if the stream may be given away: a plain pipe, and nothing waits.
     pub fn may_leave(&self) -> bool {
         self.secure.is_none() && self.relayed.is_none() && self.out.is_empty()
     }
@@ -178,7 +179,8 @@ impl Layer {
         Err(io::Error::new(io::ErrorKind::Unsupported, why))
     }
 
-    /// The socket for messages beside a relayed pipe, which does not block, and what makes messages of its bytes.
+    /// Returns the socket for messages beside a relayed pipe, which does not block, and the layer that makes messages
+    /// of its bytes.
     ///
     /// # Errors
     /// `Unsupported` for a pipe that was not relayed when it opened, `AlreadyExists` if they were taken before.
@@ -192,13 +194,13 @@ impl Layer {
         })
     }
 
-    /// Whether something waits to be sent.
+    /// Returns true if something waits to be sent.
     pub fn waits(&self) -> bool {
         !self.out.is_empty()
     }
 
-    /// Reads; zero is the peer's end. What waits to be sent leaves meanwhile, and an error of that is the writer's
-    /// to hear of: bytes that came in are still good.
+    /// Reads; zero is the peer's end. Data that waits to be sent leaves meanwhile. An error of that is kept for the
+    /// writer: received bytes are still good.
     ///
     /// # Errors
     /// The stream's; `UnexpectedEof` for an encrypted one that was cut off, `InvalidData` for one that was changed.
@@ -211,8 +213,8 @@ impl Layer {
         }
     }
 
-    /// What a read of the bare stream of a pipe that [`is_bare`](Self::is_bare) gave, by its real name; `room` is how much it
-    /// could have given.
+    /// Translates the result of a read of the bare stream, for a pipe that [`is_bare`](Self::is_bare). `room` is the
+    /// size of the read's buffer.
     ///
     /// # Errors
     /// As [`read`](Self::read).
@@ -223,10 +225,10 @@ impl Layer {
         }
     }
 
-    /// The error of a call on the stream, by its real name.
+    /// Translates the error of a call on the stream, by the reason of the pipe's end.
     ///
     /// # Errors
-    /// What is given, or a [`PipeEnd`](p2pd_core::PipeEnd) in its place.
+    /// The given one, or a [`PipeEnd`](p2pd_core::PipeEnd) in its place.
     pub fn explain<T>(&self, done: io::Result<T>) -> io::Result<T> {
         done.map_err(|why| match (&self.relayed, &self.held) {
             (Some(relayed), _) => relayed.explain(why),
@@ -244,7 +246,7 @@ impl Layer {
         self.explain(written)
     }
 
-    /// Sends what waits.
+    /// Sends the waiting bytes.
     ///
     /// # Errors
     /// The stream's.
@@ -253,7 +255,7 @@ impl Layer {
         self.explain(sent)
     }
 
-    /// Says that no more is sent, and sends what waits. Then the stream's own direction may be shut.
+    /// Ends the sending, and sends the waiting bytes. Then the stream's own direction may be shut.
     ///
     /// # Errors
     /// The stream's.
@@ -271,7 +273,7 @@ impl Layer {
         Ok(())
     }
 
-    /// The stream's end was read: the peer's, or ours.
+    /// Returns the outcome of a read of zero bytes: the peer's end, or an error.
     fn end_of_reading(&self) -> io::Result<usize> {
         let ended = self.secure.as_ref().is_some_and(|s| s.read_ended);
         match self.held.as_ref().and_then(Held::over) {
@@ -364,11 +366,11 @@ impl Layer {
     }
 }
 
-/// What the received bytes allow.
+/// Possible next step with the received bytes.
 enum Next {
-    /// So many bytes for the reader; none at the end.
+    /// Number of bytes for the reader; 0 at the end.
     Read(usize),
-    /// So many bytes must be there in all.
+    /// Number of bytes that must be there in all.
     Need(usize),
 }
 

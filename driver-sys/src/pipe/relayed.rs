@@ -1,8 +1,8 @@
-//! What a relayed pipe's user and the engine tell each other beside the bytes.
+//! State that a relayed pipe's user and the engine share, in addition to the bytes.
 //!
-//! The core carries a relayed pipe's bytes itself, so its user gets one end of a local socket pair and the engine
-//! copies between the other and the core. That makes it a pipe like any other for every event loop. A socket's end
-//! does not say why it ended; this does.
+//! The core carries a relayed pipe's bytes itself. Its user gets one end of a local socket pair, and the engine copies
+//! between the other end and the core. To every event loop that is a pipe like any other. A socket's end does not carry
+//! the reason; this state does.
 
 use std::io;
 use std::net::TcpStream;
@@ -23,7 +23,7 @@ pub(crate) struct Link {
     /// The peer has ended its direction, and all of it is in the socket.
     peer_ended: AtomicBool,
     over: Mutex<Option<PipeEnd>>,
-    /// Why a pipe that goes on has no messages any more.
+    /// Reason why a pipe that goes on has no messages any more.
     messages_over: Mutex<Option<PipeEnd>>,
     /// Messages that were not in the socket when it was closed, as frames.
     rest: Mutex<Vec<u8>>,
@@ -74,7 +74,7 @@ impl Link {
 pub struct Relayed {
     pipe: PipeId,
     link: Arc<Link>,
-    /// Until the user takes them.
+    /// Socket of the messages, until the user takes them.
     messages: Option<TcpStream>,
 }
 
@@ -88,7 +88,7 @@ impl Relayed {
         self.pipe
     }
 
-    /// The messages' socket, which does not block, and what stands before it; once.
+    /// Returns the messages' socket, which does not block, with its layer; once.
     pub(super) fn messages(&mut self) -> Option<(TcpStream, MessageLayer)> {
         Some((self.messages.take()?, MessageLayer::new(self.link.clone())))
     }

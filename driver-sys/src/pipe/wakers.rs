@@ -1,13 +1,13 @@
-//! One wake-up for two tasks.
+//! Shared wake-up for two tasks.
 //!
-//! A stream of tokio or async-io remembers one task that waits to write. The reading half of a pipe may write too, what a
-//! writer left in the pipe or what the echo service answers, and with `a split into halves` it is another task:
-//! whoever registered last would take the other's wake-up away.
+//! A stream of tokio or async-io remembers one task that waits to write. The reading half of a pipe may write too:
+//! bytes that a writer left in the pipe, or answers of the echo service. When the pipe is split into halves, that half
+//! is another task. The task that registered last would then take the other's wake-up away.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Wake, Waker};
 
-/// Which half of the pipe is being polled.
+/// Half of the pipe that is being polled.
 #[derive(Clone, Copy, Debug)]
 pub enum Half {
     /// The one that reads.
@@ -37,7 +37,7 @@ impl Default for Wakers {
 }
 
 impl Wakers {
-    /// Remembers who polls this half, and gives what to poll the stream's writing side with.
+    /// Remembers the task that polls this half, and returns the context to poll the stream's writing side with.
     pub fn register(&self, half: Half, cx: &Context<'_>) -> Context<'_> {
         let place = match half {
             Half::Reader => &self.halves.reader,

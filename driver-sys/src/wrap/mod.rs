@@ -1,50 +1,57 @@
-//! The layers around a stream to a server: TLS, and WebSocket within. Each is a state machine over whatever can be read
-//! and written, so that one serves every event loop; `WouldBlock` of what is below comes out as it is.
+//! Layers around a stream to a server: the tunnel of a proxy, TLS, and WebSocket within. Each is a state machine over
+//! anything that can be read and written, so that one serves every event loop. `WouldBlock` of the layer below comes out
+//! as it is.
 //!
-//! A layer may hold bytes though nothing comes in below. [`read`](Layers::read) gives those first, so whoever reads until
-//! `WouldBlock` misses none. `Interrupted` means that the turn is over and more may be there.
+//! A layer may hold bytes though nothing comes in below. [`read`](Layers::read) gives those first, so a reader that
+//! reads until `WouldBlock` misses none. `Interrupted` means that the turn is over and more may be there.
 
+mod proxy;
 #[cfg(test)]
 pub(crate) mod tests;
 mod tls;
 mod websocket;
 
 use std::io::{self, Read, Write};
-use std::net::SocketAddr;
 
 use p2pd_core::{IoFailure, Wrap};
 
+use proxy::ProxyLayer;
 pub(crate) use tls::Settings;
 use tls::TlsLayer;
 pub use tls::check_tls;
 use websocket::WebSocketLayer;
 
-/// Rounds of work on what came in without anything for the reader, before others have their turn.
+/// Rounds of work on received bytes without anything for the reader, before others have their turn.
 const ROUNDS: usize = 32;
 
 /// The layers of one stream; one of them at least.
 #[derive(Debug)]
 pub(crate) struct Layers {
+    /// Until the tunnel is open: nothing of it is left then.
+    proxy: Option<Box<ProxyLayer>>,
     tls: Option<Box<TlsLayer>>,
     websocket: Option<Box<WebSocketLayer>>,
 }
 
 impl Layers {
-    /// As the core asked for, towards this address.
+    /// Creates the layers that the core asked for.
     ///
     /// # Errors
-    /// What of the wish is of no use.
-    pub(crate) fn new(wrap: &Wrap, remote: SocketAddr, settings: &mut Settings) -> Result<Self, IoFailure> {
+    /// The part of `wrap` that cannot be used.
+    pub(crate) fn new(wrap: &Wrap, settings: &mut Settings) -> Result<Self, IoFailure> {
+        let proxy = wrap.proxy.as_ref().map(|proxy| {
+            ProxyLayer::new(proxy, &wrap.host, wrap.port).map(Box::new).map_err(IoFailure::Proxy)
+        });
         let tls = wrap.tls.as_ref().map(|tls| {
             let name = tls.name.as_deref().unwrap_or(&wrap.host);
             TlsLayer::new(name, tls, settings).map(Box::new).map_err(IoFailure::Tls)
         });
         let websocket = wrap.websocket.as_ref().map(|path| {
             let usual = if wrap.tls.is_some() { 443 } else { 80 };
-            let port = Some(remote.port()).filter(|port| *port != usual);
+            let port = Some(wrap.port).filter(|port| *port != usual);
             WebSocketLayer::new(&wrap.host, port, path, &wrap.headers).map(Box::new)
         });
-        Ok(Layers { tls: tls.transpose()?, websocket: websocket.transpose()? })
+        Ok(Layers { proxy: proxy.transpose()?, tls: tls.transpose()?, websocket: websocket.transpose()? })
     }
 
     /// Goes on with the handshakes, until all are done.
@@ -52,6 +59,10 @@ impl Layers {
     /// # Errors
     /// `WouldBlock` until then; an [`IoFailure`] inside where the server is not as it should be.
     pub(crate) fn open(&mut self, io: &mut (impl Read + Write)) -> io::Result<()> {
+        if let Some(proxy) = &mut self.proxy {
+            proxy.open(io)?;
+            self.proxy = None;
+        }
         if let Some(tls) = &mut self.tls {
             tls.open(io)?;
         }
@@ -62,7 +73,7 @@ impl Layers {
         }
     }
 
-    /// Reads what is inside; zero is an end that the server said.
+    /// Reads the content; zero is an end that the server sent.
     ///
     /// # Errors
     /// `UnexpectedEof` for a stream that was cut off; an [`IoFailure`] inside for one that was changed.
@@ -88,7 +99,7 @@ impl Layers {
         }
     }
 
-    /// Sends what waits.
+    /// Sends the waiting bytes.
     ///
     /// # Errors
     /// `WouldBlock` while something does.
@@ -118,7 +129,7 @@ impl Layers {
     }
 }
 
-/// TLS as what a WebSocket is read from and written to.
+/// TLS as the stream of a WebSocket.
 struct Over<'a, IO> {
     tls: &'a mut TlsLayer,
     io: &'a mut IO,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 
 use bytes::Bytes;
-use p2pd_core::{Tls, TlsFailure, Trust};
+use p2pd_core::{Login, Proxy, ProxyFailure, ProxyKind, Tls, TlsFailure, Trust};
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, PublicKeyData, date_time_ymd};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ServerConfig, ServerConnection, StreamOwned};
@@ -34,7 +34,7 @@ impl Authority {
         Authority { issuer: Issuer::new(params, key), pem }
     }
 
-    /// How a client trusts it, and nobody else.
+    /// Returns the trust of a client in this server, and in nobody else.
     pub(crate) fn trust(&self) -> Trust {
         Trust::Authorities(self.pem.clone())
     }
@@ -121,11 +121,18 @@ impl Write for Slow {
 
 fn wrap(trust: Option<Trust>, websocket: bool) -> Wrap {
     let tls = trust.map(|trust| Tls { trust, ..Tls::PUBLIC });
-    Wrap { host: NAME.into(), tls, websocket: websocket.then(|| "/mqtt".into()), headers: Vec::new() }
+    Wrap {
+        host: NAME.into(),
+        port: 9,
+        proxy: None,
+        tls,
+        websocket: websocket.then(|| "/mqtt".into()),
+        headers: Vec::new(),
+    }
 }
 
 fn layers(wrap: &Wrap) -> Result<Layers, IoFailure> {
-    Layers::new(wrap, "192.0.2.1:9".parse().unwrap(), &mut Settings::default())
+    Layers::new(wrap, &mut Settings::default())
 }
 
 /// A client's layers, its socket, and a thread that has the other end.
@@ -140,7 +147,7 @@ fn against<T: Send + 'static>(
     (layers(wrap).unwrap(), Slow { stream: near, piece, turn: [false; 2] }, far)
 }
 
-/// Again until it is not put off, as an event loop would.
+/// Repeats a step until it does not block, as an event loop would.
 fn wait<T>(mut step: impl FnMut() -> io::Result<T>) -> io::Result<T> {
     for _ in 0..200_000 {
         match step() {
@@ -169,7 +176,7 @@ fn pattern(len: usize) -> Vec<u8> {
     (0..len).map(|n| ((n * 31) >> 3) as u8).collect()
 }
 
-/// Sends back what comes, until the end.
+/// Sends received bytes back, until the end.
 fn echo_stream(mut stream: impl Read + Write) {
     let mut buffer = [0; 5000];
     loop {
@@ -245,7 +252,102 @@ fn bytes_pass_both_ways_through_every_layer_in_pieces_of_any_size() {
     }
 }
 
-/// What becomes of a handshake with a server's certificate.
+/// Takes part of a proxy at this end of a stream: each answer once the bytes before it have come.
+fn proxy(stream: &mut TcpStream, script: &[(&[u8], &[u8])]) {
+    for (request, answer) in script {
+        let mut said = vec![0; request.len()];
+        stream.read_exact(&mut said).unwrap();
+        assert_eq!(said, *request, "{}", String::from_utf8_lossy(&said));
+        stream.write_all(answer).unwrap();
+    }
+}
+
+fn through(mut wrap: Wrap, kind: ProxyKind, login: bool) -> Wrap {
+    let login = login.then(|| Login::new("alice", Some("s3cret")));
+    wrap.proxy = Some(Proxy { kind, host: "proxy.test".into(), port: 3128, login });
+    wrap
+}
+
+#[test]
+fn every_layer_goes_through_the_tunnel_of_a_proxy_and_what_the_server_says_first_is_its_own() {
+    const CONNECT: &[u8] = b"CONNECT server.test:9 HTTP/1.1\r\nHost: server.test:9\r\n\r\n";
+    const SOCKS: &[u8] = b"\x05\x01\x00\x03\x0bserver.test\x00\x09";
+    let opened = [0x05, 0, 0, 1, 0, 0, 0, 0, 0, 0];
+    let socks: [(&[u8], &[u8]); 3] =
+        [(b"\x05\x02\x00\x02", b"\x05\x02"), (b"\x01\x05alice\x06s3cret", b"\x01\x00"), (SOCKS, &opened)];
+    let authority = Authority::new("one");
+    let (config, _) = authority.server(|_| {});
+    for piece in [7, 333, 100_000] {
+        for (kind, tls, websocket) in [
+            (ProxyKind::Http, true, true),
+            (ProxyKind::Http, false, false),
+            (ProxyKind::Socks5, true, false),
+            (ProxyKind::Socks5, false, true),
+        ] {
+            let config = config.clone();
+            let wrap = wrap(tls.then(|| authority.trust()), websocket);
+            let wrap = through(wrap, kind, kind == ProxyKind::Socks5);
+            let socks = socks.map(|(request, answer)| (request.to_vec(), answer.to_vec()));
+            let (mut layers, mut io, far) = against(&wrap, piece, move |mut stream| {
+                // The server's first words follow at once where there is nothing between.
+                let first: &[u8] = if tls || websocket { b"" } else { b"first" };
+                match kind {
+                    ProxyKind::Http => {
+                        proxy(&mut stream, &[(CONNECT, &[b"HTTP/1.1 200 OK\r\n\r\n", first].concat())]);
+                    }
+                    ProxyKind::Socks5 => {
+                        socks.iter().for_each(|(said, answer)| proxy(&mut stream, &[(said, answer)]))
+                    }
+                }
+                match (tls, websocket) {
+                    (true, true) => {
+                        let _ = tungstenite::accept_hdr(secure(&config, stream), agree).unwrap().read();
+                    }
+                    (false, true) => {
+                        let _ = tungstenite::accept_hdr(stream, agree).unwrap().read();
+                    }
+                    (true, false) => {
+                        let _ = secure(&config, stream).read(&mut [0]);
+                    }
+                    (false, false) => {}
+                }
+            });
+            wait(|| layers.open(&mut io)).unwrap();
+            if !tls && !websocket {
+                let mut first = Vec::new();
+                while first.len() < 5 {
+                    let mut buffer = [0; 9];
+                    let n = wait(|| layers.read(&mut io, &mut buffer)).unwrap();
+                    first.extend_from_slice(&buffer[..n]);
+                }
+                assert_eq!(first, b"first");
+            }
+            drop((layers, io));
+            far.join().unwrap();
+        }
+    }
+}
+
+#[test]
+fn a_proxy_that_refuses_or_hangs_up_is_told_from_the_server() {
+    for (kind, answer, why) in [
+        (ProxyKind::Http, &b"HTTP/1.1 407 Who?\r\n\r\n"[..], ProxyFailure::LoginNeeded),
+        (ProxyKind::Http, b"HTTP/1.1 200", ProxyFailure::Closed),
+        (ProxyKind::Http, b"", ProxyFailure::Closed),
+        (ProxyKind::Socks5, b"\x05\xff", ProxyFailure::LoginNeeded),
+        (ProxyKind::Socks5, b"HTTP", ProxyFailure::NotAProxy),
+    ] {
+        let wrap = through(wrap(Some(Trust::Public), false), kind, false);
+        let (mut layers, mut io, far) = against(&wrap, 5000, move |mut stream| {
+            let _ = stream.read(&mut [0; 2000]);
+            stream.write_all(answer).unwrap();
+        });
+        assert_eq!(failure(&wait(|| layers.open(&mut io)).unwrap_err()), IoFailure::Proxy(why));
+        far.join().unwrap();
+    }
+}
+
+/// Returns the outcome of a handshake with a server's certificate.
 fn handshake(wrap: &Wrap, config: Arc<ServerConfig>) -> Result<(), IoFailure> {
     let (mut layers, mut io, far) = against(wrap, 5000, move |stream| {
         let mut stream = secure(&config, stream);

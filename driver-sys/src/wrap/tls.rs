@@ -18,7 +18,7 @@ use sha2::{Digest, Sha256};
 
 use super::{ROUNDS, error, unless_blocked};
 
-/// So much that is to be sent may wait in a layer.
+/// Most bytes that may wait in a layer to be sent.
 const MAX_WAITING: usize = 64 * 1024;
 
 /// rustls's settings by all but the server's name. A server's sessions are resumed by them.
@@ -137,8 +137,8 @@ impl ServerCertVerifier for Pin {
     }
 }
 
-/// Whether TLS to this host can be tried: whether there is a name and an authority to check the server by,
-/// and whether our own certificate is one.
+/// Checks whether TLS to this host can be tried. There must be a name and an authority to check the server by. The
+/// client's certificate, if any, must be valid.
 ///
 /// # Errors
 /// [`TlsFailure::Settings`].
@@ -213,7 +213,7 @@ impl TlsLayer {
         Ok(())
     }
 
-    /// No more is sent.
+    /// Ends the sending.
     pub(super) fn end(&mut self) {
         if !std::mem::replace(&mut self.ended, true) {
             self.connection.send_close_notify();

@@ -1,5 +1,5 @@
-//! A WebSocket that carries MQTT, by tungstenite over two buffers: it wants a stream of its own, and ours belongs to an
-//! event loop.
+//! A WebSocket that carries MQTT, by tungstenite over two buffers: it wants a stream of its own, and the engine's
+//! belongs to an event loop.
 
 use std::io::{self, Read, Write};
 use std::net::Ipv6Addr;
@@ -15,11 +15,11 @@ use tungstenite::{Error, Message, WebSocket};
 
 use super::{ROUNDS, error, unless_blocked};
 
-/// Read from below at a time.
+/// Bytes of one read from the layer below.
 const CHUNK: usize = 4 * 1024;
-/// A frame that we send.
+/// Most bytes of a frame to be sent.
 const FRAME: usize = 16 * 1024;
-/// So much that is to be sent may wait.
+/// Most bytes that may wait to be sent.
 const MAX_WAITING: usize = 64 * 1024;
 /// The longest message that is taken. Brokers put several packets into one.
 const MAX_MESSAGE: usize = 256 * 1024;
@@ -27,7 +27,7 @@ const MAX_MESSAGE: usize = 256 * 1024;
 #[derive(Debug)]
 pub(super) struct WebSocketLayer {
     state: State,
-    /// What is left of a message for the reader.
+    /// Rest of a message, for the reader.
     message: Bytes,
 }
 
@@ -38,17 +38,17 @@ enum State {
     Broken,
 }
 
-/// What tungstenite has for a stream.
+/// Stream as tungstenite sees it.
 #[derive(Debug, Default)]
 struct Buffers {
     input: Bytes,
-    /// No more input comes.
+    /// True once no more input comes.
     ended: bool,
     output: Vec<u8>,
 }
 
 impl WebSocketLayer {
-    /// To this host, with the port if it is not the usual one.
+    /// Creates a layer to this host, with the port if it is not the usual one.
     pub(super) fn new(
         host: &str,
         port: Option<u16>,
@@ -157,7 +157,7 @@ impl WebSocketLayer {
         Ok(())
     }
 
-    /// No more is sent. May be called again.
+    /// Ends the sending. May be called again.
     pub(super) fn end(&mut self) {
         if let State::Open(socket) = &mut self.state {
             // It fails where the server has ended too, and then it is done.
@@ -166,7 +166,7 @@ impl WebSocketLayer {
         }
     }
 
-    /// Sends what tungstenite has to say itself.
+    /// Sends tungstenite's own frames.
     fn answer(&mut self, io: &mut impl Write) -> io::Result<()> {
         if let State::Open(socket) = &mut self.state {
             // Fails only once all is said.

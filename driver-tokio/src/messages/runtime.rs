@@ -1,4 +1,4 @@
-//! What pipes of messages ask of tokio.
+//! Runtime of pipes of messages on tokio.
 
 use std::future::Future;
 use std::io;
@@ -26,7 +26,7 @@ impl IntoSocket<Tokio> for TcpStream {
     }
 }
 
-/// One that is connected sends there, and hears nobody else.
+/// Converts a socket. A connected one sends to its peer, and receives from nobody else.
 impl IntoSocket<Tokio> for UdpSocket {
     fn into_socket(self) -> io::Result<Socket> {
         Ok(Socket::udp(self))

@@ -1,4 +1,4 @@
-//! What the tests share: nodes on loopback without servers, pairs of pipes, and a proxy between them.
+//! Helpers of the tests: nodes on loopback without servers, pairs of pipes, and a proxy between them.
 #![allow(dead_code, unreachable_pub, reason = "each test file uses some of it")]
 
 use std::net::SocketAddr;

@@ -16,7 +16,7 @@ use p2pd_tokio::messages::{
 
 /// Longer than anything here takes, even on a busy machine.
 const LONG: Duration = Duration::from_secs(20);
-/// Long enough for what should not happen to happen.
+/// Time in which an event that should not happen would happen.
 const WHILE: Duration = Duration::from_millis(300);
 
 fn loopback() -> SocketAddr {
@@ -31,7 +31,7 @@ fn everything(pipe: &MessagePipe) -> SubscriptionId {
     pipe.subscribe(Pattern::ANY, Pattern::ANY).unwrap()
 }
 
-/// Both ends of a TCP connection.
+/// Connects a TCP pair and returns both ends.
 async fn pair(ours: &PipeOptions, theirs: &PipeOptions) -> (MessagePipe, MessagePipe) {
     let mut daemon = Daemon::listen_specific(&[(loopback(), Protocol::Tcp)], theirs).unwrap();
     let to = daemon.bound()[0].0;
@@ -50,7 +50,7 @@ async fn udp(options: &PipeOptions) -> (MessagePipe, MessagePipe) {
     (server, MessagePipe::open(Protocol::Udp, to, route(), options).await.unwrap())
 }
 
-/// What comes on a stream, until so many bytes are there.
+/// Receives the bytes of a stream until `len` are there.
 async fn bytes(pipe: &MessagePipe, from: SubscriptionId, len: usize) -> Vec<u8> {
     let mut all = Vec::new();
     while all.len() < len {
@@ -59,7 +59,7 @@ async fn bytes(pipe: &MessagePipe, from: SubscriptionId, len: usize) -> Vec<u8> 
     all
 }
 
-/// What comes until the end, and the end.
+/// Receives the bytes until the end, and returns them with the end.
 async fn rest(pipe: &MessagePipe, from: SubscriptionId) -> (Vec<u8>, RecvError) {
     let mut all = Vec::new();
     loop {
@@ -92,8 +92,8 @@ fn patterned(len: usize) -> Bytes {
     data.into()
 }
 
-/// The first of so many ports in a row that are free for TCP and UDP, below those that the system gives to others. No two
-/// tests get the same.
+/// Returns the first of so many ports in a row that are free for TCP and UDP, below those that the system gives to
+/// others. No two tests get the same.
 fn free_ports(many: u16) -> u16 {
     static NEXT: AtomicU16 = AtomicU16::new(0);
     let base = 18_000 + (std::process::id() % 100) as u16 * 100;

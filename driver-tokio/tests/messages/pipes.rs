@@ -1,4 +1,4 @@
-//! One pipe: queues, senders, callbacks, ends, options.
+//! Tests of one pipe: queues, senders, callbacks, ends, options.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, TcpListener, TcpStream};

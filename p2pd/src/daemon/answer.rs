@@ -1,5 +1,5 @@
-//! What the API says: JSON with an `error` field, 0 for success, and the HTTP status that belongs to it. Numbers
-//! up to 7 are those of P2PD's documents.
+//! Answers of the API: JSON with an `error` field, 0 for success, and the HTTP status that belongs to it. Numbers up to
+//! 7 are those of P2PD's documents.
 
 use std::fmt;
 
@@ -9,7 +9,7 @@ use p2pd_core::TargetError;
 use p2pd_core::pipe::subscriptions::PatternError;
 use serde_json::{Value, json};
 
-/// Why a call was not carried out.
+/// Reason why a call was not carried out.
 #[derive(Clone, PartialEq, Debug)]
 pub(super) enum Refused {
     NoSuchCall,

@@ -1,4 +1,4 @@
-//! What a request asks for: a method and a path, taken exactly. A path that is nearly one of ours is none of ours.
+//! Calls of the API: a method and a path, taken exactly. A path that only resembles one of the API is refused.
 
 use std::borrow::Cow;
 use std::time::Duration;
@@ -10,12 +10,12 @@ use percent_encoding::percent_decode_str;
 
 use super::answer::Refused;
 
-/// How long `recv` waits where nothing else is said, in P2PD's documents and here.
+/// Time that `recv` waits where the call gives none, as in P2PD's documents.
 const RECV: Duration = Duration::from_secs(2);
 /// Longest that may be waited.
 const LONGEST: Duration = Duration::from_secs(3600);
 
-/// One call of the API.
+/// A call of the API.
 #[derive(Debug)]
 pub(super) enum Call {
     Page,
@@ -85,8 +85,8 @@ impl Call {
         if allowed { call } else { Err(Refused::WrongMethod) }
     }
 
-    /// Whether anybody on this machine may ask, without a token. All else changes something, takes messages away, or
-    /// tells what this node does with whom.
+    /// Returns true if anybody on this machine may make the call without a token. All other calls change something,
+    /// take messages away, or tell this node's peers.
     pub(super) fn is_open(&self) -> bool {
         matches!(self, Call::Page | Call::OpenApi | Call::Version | Call::Address | Call::Qr)
     }

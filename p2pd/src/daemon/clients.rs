@@ -19,12 +19,12 @@ const TRUSTED: usize = 768;
 /// All connections.
 #[derive(Debug)]
 pub(super) struct Clients {
-    /// By when they were last idle, the oldest first.
+    /// Connections by the order in which they were last idle, the oldest first.
     open: Mutex<BTreeMap<u64, Arc<Client>>>,
     strangers: usize,
 }
 
-/// One of them, as its task has it. It leaves the list when dropped.
+/// A connection as its task has it. When dropped, it leaves the list.
 #[derive(Debug)]
 pub(super) struct Held {
     clients: Arc<Clients>,
@@ -34,13 +34,13 @@ pub(super) struct Held {
 #[derive(Debug)]
 struct Client {
     state: Mutex<State>,
-    /// Its place is given to another one.
+    /// Notified when the place of this client is given to another one.
     out: Notify,
 }
 
 #[derive(Debug)]
 struct State {
-    /// Its key in the list.
+    /// Key of this client in the list.
     number: u64,
     requests: usize,
     trusted: bool,
@@ -51,7 +51,7 @@ impl Client {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether nothing is asked on it.
+    /// Returns true if no request is under way on it.
     fn is_idle(&self) -> bool {
         self.state().requests == 0
     }

@@ -1,4 +1,4 @@
-//! One open pipe under a name: its queues, its writer, and the client that may have it for itself.
+//! An open pipe under a name: its queues, its writer, and the client that may have it for itself.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -20,9 +20,9 @@ use super::place::Place;
 
 /// Sends that may wait for one another.
 const SENDS: usize = 16;
-/// How long a send is waited for.
+/// Longest wait for a send.
 const SEND: Duration = Duration::from_secs(30);
-/// How long the end of what was sent is waited for, when a connection is closed.
+/// Longest wait for the peer to take the rest, when a connection is closed.
 const FAREWELL: Duration = Duration::from_secs(5);
 
 #[derive(Debug)]
@@ -35,9 +35,9 @@ pub(super) struct Connection {
     write: Arc<AsyncMutex<WriteHalf<Pipe>>>,
     sends: Arc<Semaphore>,
     inbox: Mutex<Inbox>,
-    /// Something was delivered.
+    /// Notified when a message was delivered.
     arrived: Notify,
-    /// Something was taken, or a subscription ended.
+    /// Notified when a message was taken, or a subscription ended.
     room: Notify,
     lend: mpsc::Sender<oneshot::Sender<Reading>>,
     state: watch::Sender<State>,
@@ -51,18 +51,18 @@ pub(super) struct Connection {
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Debug)]
 pub(super) enum State {
     Open,
-    /// The peer sends no more, or the pipe broke. What came before can still be had.
+    /// The peer sends no more, or the pipe broke. Earlier messages can still be received.
     PeerEnded,
-    /// We are done with it; what was begun is sent.
+    /// The connection was closed here. A send under way is completed.
     Closed,
-    /// Nothing is sent any more.
+    /// The sending was broken off.
     Cut,
 }
 
 #[derive(Debug)]
 struct Inbox {
     subscriptions: Subscriptions,
-    /// By the texts of their two patterns.
+    /// Subscriptions by the texts of their two patterns.
     named: BTreeMap<(String, String), SubscriptionId>,
 }
 
@@ -155,7 +155,7 @@ impl Connection {
         }
     }
 
-    /// Sends all of it, after what others send. It is sent to the end also if the caller leaves.
+    /// Sends all of it, after the sends before. It is sent to the end also if the caller leaves.
     pub(super) async fn send(self: &Arc<Self>, data: Bytes) -> Result<usize, Refused> {
         if self.piped.load(Ordering::Acquire) {
             return Err(Refused::Piped);
@@ -259,7 +259,7 @@ impl Connection {
         Ok(borrowed)
     }
 
-    /// Ends it: what was sent arrives, if the peer takes it within 5 s.
+    /// Ends the connection: sent data arrives, if the peer takes it within 5 s.
     pub(super) fn close(self: &Arc<Self>) {
         if !self.advance(State::Closed) {
             return;
@@ -272,12 +272,12 @@ impl Connection {
         });
     }
 
-    /// Breaks it off, so that the peer does not take what it has for all there was.
+    /// Breaks the connection off, so that the peer knows that its data is incomplete.
     pub(super) fn cut(&self) {
         self.advance(State::Cut);
     }
 
-    /// Whether it was not there yet.
+    /// Advances the state, and returns true if the state was earlier than `to`.
     fn advance(&self, to: State) -> bool {
         self.state.send_if_modified(|state| {
             let earlier = *state < to;
@@ -293,19 +293,19 @@ impl Connection {
         self.broke.get().map(String::as_str)
     }
 
-    /// Waits until it is not open any more, as far as we are told.
+    /// Waits until the connection is not open any more, as far as is known here.
     pub(super) async fn ended(&self) -> State {
         let mut state = self.state.subscribe();
         state.wait_for(|s| *s != State::Open).await.map_or(State::Closed, |s| *s)
     }
 
-    /// Whether messages wait in any subscription.
+    /// Returns true if messages wait in any subscription.
     pub(super) fn has_messages(&self) -> bool {
         let inbox = self.inbox();
         inbox.named.values().any(|id| inbox.subscriptions.waiting(*id) > Some(0))
     }
 
-    /// As P2PD's documents have it, with what they lack.
+    /// Returns the connection as P2PD's documents have it, with fields that they lack.
     pub(super) fn to_json(&self) -> Value {
         let pair = |at: std::net::SocketAddr| json!([at.ip().to_string(), at.port()]);
         let inbox = self.inbox();
@@ -332,7 +332,7 @@ impl Connection {
 }
 
 impl Subscribed {
-    /// What every connection is subscribed to from its start.
+    /// Returns the subscription that every connection has from its start.
     pub(super) fn everything() -> Self {
         use p2pd_core::pipe::subscriptions::Pattern;
         Subscribed { message: Pattern::ANY, peer: Pattern::ANY }
@@ -347,7 +347,7 @@ async fn reached(state: &mut watch::Receiver<State>, end: State) {
     let _ = state.wait_for(|s| *s >= end).await;
 }
 
-/// What P2PD calls a strategy.
+/// Returns P2PD's name of a strategy.
 pub(super) fn p2pd_strategy(strategy: Strategy) -> &'static str {
     match strategy {
         Strategy::Direct => "direct connect",
@@ -371,7 +371,7 @@ impl Borrowed {
         self.connection.take(&Subscribed::everything()).ok()?.map(|(message, _)| message.data)
     }
 
-    /// Both halves; `None` only of a borrowing that failed.
+    /// Returns both halves; `None` only of a borrowing that failed.
     pub(super) fn halves(&mut self) -> Option<(&mut ReadHalf<Pipe>, &mut WriteHalf<Pipe>)> {
         Some((&mut self.read.as_mut()?.0, self.write.as_mut()?))
     }

@@ -1,4 +1,4 @@
-//! What happens, as JSON for `/events`.
+//! Events of the node, as JSON for `/events`.
 
 use std::sync::Arc;
 
@@ -84,8 +84,9 @@ pub(super) fn failure(why: &ConnectError) -> Value {
                 .iter()
                 .map(|s| json!({"strategy": s.strategy.name(), "outcome": s.outcome.name(), "detail": s.detail}))
                 .collect();
-            json!({"reason": reason.to_string(), "strategies": strategies})
+            let advice = report.advice.map(|a| a.to_string());
+            json!({"reason": reason.to_string(), "strategies": strategies, "advice": advice})
         }
-        other => json!({"reason": other.to_string(), "strategies": []}),
+        other => json!({"reason": other.to_string(), "strategies": [], "advice": null}),
     }
 }

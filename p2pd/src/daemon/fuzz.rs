@@ -1,5 +1,6 @@
-//! Everything between a request's bytes and the call they ask for, with altered requests: an answer, never a panic, and
-//! none that takes long. Two seconds in each run of the tests; `tests/long/fuzz` for as long as is asked for.
+//! Fuzzing of everything between a request's bytes and the call they ask for, with altered requests. Each must be
+//! answered in a short time, and never panic. The tests run it for two seconds, and `tests/long/fuzz` for as long as is
+//! asked for.
 
 use std::time::{Duration, Instant};
 
@@ -16,7 +17,7 @@ mod mutate;
 
 /// Slower than any input may be, in a debug build on a busy machine.
 const SLOW: Duration = Duration::from_secs(5);
-/// What patterns are tried on.
+/// Texts on which the patterns are tried.
 const TEXTS: [&str; 4] = [
     "",
     "hello",
@@ -35,7 +36,7 @@ const PATHS: [&str; 8] = [
     "/p2p/send/n/%F0%9F%92%A9//?",
 ];
 
-/// What came of the inputs.
+/// Results of the inputs.
 #[derive(Debug, Default)]
 struct Came {
     inputs: u64,

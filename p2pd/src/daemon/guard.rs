@@ -1,5 +1,5 @@
-//! Who may ask. The API is on loopback, where two kinds of strangers reach it: other users of this machine, and every
-//! web page that a browser here shows. A browser tells by its headers that it is one.
+//! Access control of the API. The API is on loopback, where two kinds of strangers reach it. These are other users of
+//! this machine, and every web page that a browser here shows. A browser is recognised by its headers.
 
 use std::net::IpAddr;
 
@@ -10,7 +10,7 @@ use subtle::ConstantTimeEq;
 use super::answer::Refused;
 use super::call::Call;
 
-/// How a request came.
+/// Way by which a request came.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Via {
     Tcp,
@@ -18,12 +18,12 @@ pub(super) enum Via {
     Unix,
 }
 
-/// What a request has to show.
+/// Proofs that a request has to show.
 #[derive(Debug)]
 pub(super) struct Guard {
     /// `None`: nothing, its user said so.
     token: Option<String>,
-    /// Whether an Origin of `null` will do without the token.
+    /// True if an Origin of `null` needs no token.
     allow_null: bool,
 }
 
@@ -36,7 +36,7 @@ impl Guard {
         self.token.as_deref()
     }
 
-    /// Whether the request may be carried out. Gives the origin whose pages may read the answer, if any.
+    /// Checks whether the request may be carried out. Returns the origin whose pages may read the answer, if any.
     pub(super) fn check(
         &self,
         via: Via,
@@ -75,7 +75,7 @@ impl Guard {
         Ok(origin.filter(|_| shown || self.token.is_none()))
     }
 
-    /// What a browser asks before it sends a token to another origin.
+    /// Answers the question of a browser before it sends a token to another origin (CORS preflight).
     pub(super) fn preflight(via: Via, headers: &HeaderMap) -> Result<HeaderValue, Refused> {
         let host = headers.get(header::HOST).is_some_and(|host| is_loopback_host(host.as_bytes()));
         if via == Via::Tcp && !host {
@@ -86,7 +86,7 @@ impl Guard {
         origin.cloned().ok_or(Refused::BadOrigin)
     }
 
-    /// Whether a request of such headers and what stands behind its `?` shows the token.
+    /// Returns true if these headers, or this query, show the token.
     pub(super) fn shows_token(&self, headers: &HeaderMap, query: Option<&str>) -> bool {
         let query = Query::parse(query).unwrap_or_default();
         self.is_shown(headers, query.get("token"))
@@ -129,7 +129,7 @@ fn is_loopback_origin(origin: &[u8]) -> bool {
     origin.strip_prefix(b"http://").is_some_and(is_loopback_host)
 }
 
-/// What stands behind the `?` of a request: each option once, and no other.
+/// Query of a request: each option once, and no others.
 #[derive(Debug, Default)]
 pub(super) struct Query(Vec<(String, String)>);
 
@@ -152,7 +152,7 @@ impl Query {
         self.0.iter().find(|(k, _)| k == key).map(|(_, value)| value.as_str())
     }
 
-    /// Whether there is nothing but these and the token.
+    /// Refuses a query that has other options than these and the token.
     pub(super) fn only(&self, keys: &[&str]) -> Result<(), Refused> {
         let known = |key: &str| key == "token" || keys.contains(&key);
         if self.0.iter().all(|(key, _)| known(key)) { Ok(()) } else { Err(Refused::BadOption("not known")) }

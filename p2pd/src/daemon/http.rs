@@ -22,9 +22,9 @@ use super::guard::{Guard, Query, Via};
 use super::{Daemon, Wanted, plan, relay};
 use crate::say::nat;
 
-/// Longest body. What is longer goes over `/p2p/pipe`.
+/// Longest body. Longer data goes over `/p2p/pipe`.
 const MAX_BODY: usize = 8 << 20;
-/// How long a body may take.
+/// Longest time for the arrival of a body.
 const BODY: Duration = Duration::from_secs(30);
 /// Clients that may listen to events.
 const LISTENERS: usize = 64;
@@ -44,7 +44,7 @@ pub(super) fn page() -> std::io::Result<(String, String)> {
     Ok((PAGE.replace("NONCE", &nonce), policy))
 }
 
-/// Any request but a raw `/p2p/pipe`.
+/// Handles any request but a raw `/p2p/pipe`.
 pub(super) async fn handle(daemon: Arc<Daemon>, via: Via, request: Request<Body>) -> Answer {
     // An absolute target would be a second name of the host.
     if request.uri().authority().is_some() {
@@ -84,7 +84,7 @@ pub(super) async fn handle(daemon: Arc<Daemon>, via: Via, request: Request<Body>
     answer
 }
 
-/// What is asked, and whether it may be.
+/// Parses a request and checks whether it may be carried out.
 pub(super) fn admit(
     daemon: &Daemon,
     via: Via,

@@ -21,7 +21,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use p2pd_core::pipe::subscriptions::Queue;
-use p2pd_core::{PipeMode, Plan, Target};
+use p2pd_core::{Interfaces, PipeMode, Plan, Target};
 use p2pd_tokio::{ConnectError, Node, Pipe};
 use serde_json::{Value, json};
 use tokio::sync::Semaphore;
@@ -39,13 +39,13 @@ use place::{Place, Places};
 /// Connections in all, and those of them that peers opened; a further one is closed.
 const MAX_CONNECTIONS: usize = 4096;
 const MAX_INCOMING: usize = 1024;
-/// What a connection that a peer opened holds for a reader: 256 MiB for all of them, and what keeping them costs.
+/// Queue of a connection that a peer opened: 256 MiB for all of them, and the cost of keeping them.
 const INCOMING_QUEUE: Queue = Queue {
     messages: 1000,
     bytes: 256 * 1024,
     overflow: p2pd_core::pipe::subscriptions::Overflow::DropOldest,
 };
-/// How long a peer's connection that has ended is kept for what waits in it.
+/// Time for which a peer's ended connection is kept, for the messages that wait in it.
 const LAST_WORDS: Duration = Duration::from_secs(60);
 /// Bodies that may be read at once.
 const BODIES: usize = 32;
@@ -70,7 +70,7 @@ enum Slot {
     Open(Arc<Connection>),
 }
 
-/// What is decided before the node is brought up.
+/// Settings that are decided before the node is started.
 #[derive(Debug)]
 pub(crate) struct Prepared {
     api: SocketAddr,
@@ -79,13 +79,14 @@ pub(crate) struct Prepared {
     token_file: Option<PathBuf>,
     allow_null: bool,
     bind: Option<IpAddr>,
+    interfaces: Interfaces,
 }
 
 impl Prepared {
     /// Reads the token or makes it.
     ///
     /// # Errors
-    /// What is wrong with the options.
+    /// An error of the options, for a person.
     pub(crate) fn new(options: &Options) -> Result<Self, String> {
         if !options.api.ip().is_loopback() {
             return Err(format!(
@@ -107,6 +108,7 @@ impl Prepared {
             token_file,
             allow_null: options.allow_origin.is_some(),
             bind: options.common.bind,
+            interfaces: options.common.interfaces(),
         })
     }
 }
@@ -126,7 +128,7 @@ pub(crate) async fn run(node: &Node, prepared: Prepared, say: Say) -> ExitCode {
         guard: Guard::new(prepared.token, prepared.allow_null),
         connections: Mutex::new(BTreeMap::new()),
         events: Events::new(),
-        places: Places::new(prepared.bind),
+        places: Places::new(prepared.bind, prepared.interfaces.clone()),
         bodies: Semaphore::new(BODIES),
         page,
     });
@@ -160,7 +162,7 @@ async fn accept(daemon: Arc<Daemon>) {
     }
 }
 
-/// Waits for the end of a peer's connection and takes it off the list, once nobody reads what is left.
+/// Waits for the end of a peer's connection and takes it off the list, once nobody reads the rest.
 async fn forget(daemon: Arc<Daemon>, connection: Arc<Connection>) {
     if connection.ended().await == State::PeerEnded && connection.has_messages() {
         tokio::time::sleep(LAST_WORDS).await;
@@ -168,7 +170,7 @@ async fn forget(daemon: Arc<Daemon>, connection: Arc<Connection>) {
     daemon.remove(&connection);
 }
 
-/// How a connection is to be opened.
+/// Options of a connection to be opened.
 #[derive(Debug)]
 struct Wanted {
     plan: Plan,

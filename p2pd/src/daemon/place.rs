@@ -4,17 +4,18 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use p2pd_core::PeerAddress;
 use p2pd_core::io::Interface;
+use p2pd_core::{Interfaces, PeerAddress};
 use serde_json::{Value, json};
 
-/// For how long it is not looked at them again: it takes a millisecond.
+/// Time for which a list of interfaces is used again: listing takes a millisecond.
 const FRESH: Duration = Duration::from_secs(5);
 
-/// This machine's interfaces that the node uses.
+/// Interfaces of this machine that the node uses.
 #[derive(Debug)]
 pub(super) struct Places {
     bind: Option<IpAddr>,
+    wanted: Interfaces,
     seen: Mutex<Option<(Instant, Arc<[Named]>)>>,
 }
 
@@ -24,7 +25,7 @@ struct Named {
     interface: Interface,
 }
 
-/// Where a connection leaves this machine: `route`, `if` and `fd` of P2PD's documents.
+/// Interface by which a connection leaves this machine: `route`, `if` and `fd` of P2PD's documents.
 #[derive(Clone, Debug)]
 pub(super) struct Place {
     pub(super) route: Value,
@@ -34,8 +35,8 @@ pub(super) struct Place {
 }
 
 impl Places {
-    pub(super) fn new(bind: Option<IpAddr>) -> Self {
-        Places { bind, seen: Mutex::default() }
+    pub(super) fn new(bind: Option<IpAddr>, wanted: Interfaces) -> Self {
+        Places { bind, wanted, seen: Mutex::default() }
     }
 
     /// All of them, one entry for each address, those with the default route first.
@@ -75,16 +76,16 @@ impl Places {
             return all.clone();
         }
         // An address that is gone by now is none.
-        let found = p2pd_sys::interfaces(self.bind).unwrap_or_default();
+        let found = p2pd_sys::interfaces(self.bind, &self.wanted).unwrap_or_default();
         let named =
             |interface: Interface| Named { name: p2pd_sys::interface_name(interface.index), interface };
-        let all: Arc<[Named]> = found.into_iter().map(named).collect();
+        let all: Arc<[Named]> = found.into_iter().filter(|i| i.used).map(named).collect();
         *seen = Some((Instant::now(), all.clone()));
         all
     }
 }
 
-/// What the node's address says of one of ours.
+/// Returns the entry of the node's address for the internal address `ip`.
 fn announced(ours: Option<&PeerAddress>, ip: IpAddr) -> Option<&p2pd_core::address::PeerInterface> {
     ours?.interfaces().find(|announced| announced.internal == ip)
 }
@@ -96,7 +97,7 @@ mod tests {
     #[test]
     fn a_place_is_found_by_the_sockets_own_address() {
         let ours: PeerAddress = "None-[0,203.0.113.7,127.0.0.1,40404,5,6,0]-0-abc".parse().unwrap();
-        let places = Places::new(Some([127, 0, 0, 1].into()));
+        let places = Places::new(Some([127, 0, 0, 1].into()), Interfaces::default());
         let list = places.to_json(Some(&ours));
         assert_eq!(list.len(), 1);
         assert_eq!((&list[0]["ip"], &list[0]["offset"]), (&"127.0.0.1".into(), &0.into()));

@@ -15,7 +15,7 @@ use crate::talk::Gather;
 
 /// Bytes copied at a time.
 const CHUNK: usize = 128 * 1024;
-/// How long a client that has ended its sending waits for a silent peer.
+/// Time that a client that has ended its sending waits for a silent peer.
 const SILENCE: Duration = Duration::from_secs(60);
 
 /// The HTTP connection is the pipe from now on: bytes both ways, and the end of one is the end of the other. When both
@@ -62,7 +62,7 @@ pub(super) async fn stream(
     daemon.remove(&connection);
 }
 
-/// To the end, which is passed on.
+/// Copies to the end, which is passed on.
 async fn copy(
     from: &mut (impl AsyncRead + Unpin),
     to: &mut (impl AsyncWrite + Unpin),

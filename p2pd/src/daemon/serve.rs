@@ -32,16 +32,16 @@ use super::{Daemon, http, relay};
 /// Connections to the socket file at once; a further one waits.
 #[cfg(unix)]
 const UNIX_CLIENTS: usize = 256;
-/// How long a client may take for a request's head, and be idle between two.
+/// Longest time for a request's head, and longest idle time between two requests.
 const HEAD: Duration = Duration::from_secs(10);
-/// How long a client may take nothing of an answer.
+/// Longest time in which a client takes nothing of an answer.
 const STUCK: Duration = Duration::from_secs(30);
 /// Longest head.
 const MAX_HEAD: usize = 16 * 1024;
-/// How a request begins that may become the pipe.
+/// Beginning of a request that may become the pipe.
 const PIPE: &[u8] = b"GET /p2p/pipe/";
 
-/// Where the API is served.
+/// Sockets at which the API is served.
 #[derive(Debug)]
 pub(super) struct Listeners {
     tcp: TcpListener,
@@ -213,7 +213,7 @@ async fn client(
     }
 }
 
-/// Reads until it is clear what this is: `Some` is the end of the head of a plain pipe request.
+/// Reads until the kind of request is clear: `Some` is the end of the head of a plain pipe request.
 async fn read_head(stream: &mut (impl AsyncRead + Unpin), head: &mut Vec<u8>) -> io::Result<Option<usize>> {
     loop {
         let from = head.len();
@@ -234,7 +234,7 @@ async fn read_head(stream: &mut (impl AsyncRead + Unpin), head: &mut Vec<u8>) ->
     }
 }
 
-/// A plain `GET /p2p/pipe/NAME`: what follows its head, in either direction, is the pipe's.
+/// Handles a plain `GET /p2p/pipe/NAME`: the bytes after its head, in either direction, are the pipe's.
 async fn pipe(
     daemon: &Arc<Daemon>,
     via: Via,
@@ -300,11 +300,11 @@ async fn refuse(stream: &mut (impl AsyncRead + AsyncWrite + Unpin), why: &Refuse
     tokio::io::copy(&mut (&mut *stream).take(64 * 1024), &mut tokio::io::sink()).await.map(drop)
 }
 
-/// A stream with what was read of it put back, whose reader must not stay away too long.
+/// A stream whose first bytes, read already, are put back. Its reader must not stay away too long.
 struct Rewound<S> {
     first: Bytes,
     stream: S,
-    /// Since a write has to wait.
+    /// Timer of a write that has to wait.
     stuck: Option<Pin<Box<Sleep>>>,
 }
 

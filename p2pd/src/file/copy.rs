@@ -16,7 +16,7 @@ const SILENCE: Duration = Duration::from_secs(60);
 /// A peer that hashes or stores gets a second more for each so many bytes.
 const SLOWEST: u64 = 10_000_000;
 
-/// The hash of what has passed so far, and how much that is.
+/// Hash of the bytes that have passed so far, and their number.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Hashed {
     hash: Blake2s256,
@@ -67,7 +67,7 @@ pub(crate) async fn next(
 /// Waits for the peer, which hashes or stores so many bytes meanwhile.
 ///
 /// # Errors
-/// `TimedOut`, beside those of what is waited for.
+/// `TimedOut`, and those of `work`.
 pub(crate) async fn patiently<T>(bytes: u64, work: impl Future<Output = io::Result<T>>) -> io::Result<T> {
     within(SILENCE + Duration::from_secs(bytes / SLOWEST), work).await
 }
@@ -75,7 +75,7 @@ pub(crate) async fn patiently<T>(bytes: u64, work: impl Future<Output = io::Resu
 /// Waits for the peer for so long.
 ///
 /// # Errors
-/// `TimedOut`, beside those of what is waited for.
+/// `TimedOut`, and those of `work`.
 pub(crate) async fn within<T>(time: Duration, work: impl Future<Output = io::Result<T>>) -> io::Result<T> {
     match tokio::time::timeout(time, work).await {
         Ok(done) => done,

@@ -11,29 +11,29 @@ use std::time::{Duration, Instant, SystemTime};
 use super::name::{FileName, Sender, is_partial};
 use super::wire::Refusal;
 
-/// Of the disk so much is left free: one part in this many,
+/// Part of the disk that is left free: one in this many,
 const LEFT_FREE: u64 = 10;
 /// or as many bytes, where that is less.
 const LEFT_AT_MOST: u64 = 4 << 30;
-/// How often what others left behind is looked at.
+/// Time between two sweeps of partial files left behind.
 const SWEEP: Duration = Duration::from_secs(10);
 /// Files that were received whole and are known again when they are offered once more.
 const REMEMBERED: usize = 10_000;
 /// Files of one name.
 const NAMESAKES: u32 = 1000;
-/// Files that are taken in one run, however short,
+/// Most files that are taken in one run, however short,
 const MOST_FILES: u64 = 100_000;
-/// and those that are not whole yet and do not go on.
+/// and most files that are not whole yet and do not go on.
 const MOST_PARTS: usize = 1000;
 
-/// What is taken over all calls.
+/// Limits over all calls.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Limits {
     /// Bytes in one run.
     pub(crate) bytes: u64,
     /// Bytes of files that are not whole yet and do not go on; the oldest go first.
     pub(crate) parts: u64,
-    /// How long those are kept.
+    /// Time for which partial files are kept.
     pub(crate) keep: Duration,
 }
 
@@ -43,9 +43,9 @@ pub(crate) struct Inbox {
     dir: PathBuf,
     overwrite: bool,
     limits: Limits,
-    /// What is being received: senders and names, in lower case for file systems that have it so.
+    /// Files being received: senders and names, in lower case for file systems that ignore case.
     busy: Mutex<BTreeSet<Key>>,
-    /// What was received whole, under which name it is, and how long it is.
+    /// Files received whole, each with its name in the folder and its length.
     whole: Mutex<BTreeMap<Key, (FileName, u64)>>,
     swept: Mutex<Option<Instant>>,
     taken: AtomicU64,
@@ -54,7 +54,8 @@ pub(crate) struct Inbox {
 
 type Key = (Sender, String);
 
-/// The right to receive a file of one name from one sender, until it is dropped. What was written of it stays, to go on with.
+/// The right to receive a file of one name from one sender, until it is dropped. The part that was written stays, to go
+/// on with.
 #[derive(Debug)]
 pub(crate) struct Place<'a> {
     inbox: &'a Inbox,
@@ -62,7 +63,7 @@ pub(crate) struct Place<'a> {
     sender: Sender,
 }
 
-/// What there is of a file.
+/// Present part of a file.
 #[derive(Debug)]
 pub(crate) enum Have {
     /// A file that this sender sent, of the size and name that is offered: perhaps the same one.
@@ -71,7 +72,7 @@ pub(crate) enum Have {
     Part(File, u64),
 }
 
-/// Why a file is not received: what the sender is told, and what the receiver's user is told besides.
+/// Reason why a file is not received: the refusal for the sender, and the error for the receiver's user.
 #[derive(Debug)]
 pub(crate) struct NotTaken {
     pub(crate) told: Refusal,
@@ -111,23 +112,24 @@ impl Inbox {
         Ok(place)
     }
 
-    /// Whether a file of this size is taken.
+    /// Returns true if a file of this size is taken.
     pub(crate) fn takes(&self, size: u64) -> bool {
         size <= self.room() && self.files.load(Ordering::Relaxed) < MOST_FILES
     }
 
-    /// How many bytes more are taken.
+    /// Returns the number of bytes that may still be taken.
     pub(crate) fn room(&self) -> u64 {
         let left = self.limits.bytes.saturating_sub(self.taken.load(Ordering::Relaxed));
         left.min(free(&self.dir).unwrap_or(u64::MAX))
     }
 
-    /// So many bytes were written.
+    /// Counts bytes that were written.
     pub(crate) fn took(&self, bytes: u64) {
         self.taken.fetch_add(bytes, Ordering::Relaxed);
     }
 
-    /// Removes what was begun long ago, and the oldest of it where it is too much. What is being received stays.
+    /// Removes partial files that were begun long ago, and the oldest ones where they are too many bytes. Files being
+    /// received stay.
     fn sweep(&self) {
         let mut swept = locked(&self.swept);
         if swept.is_some_and(|at| at.elapsed() < SWEEP) {
@@ -168,10 +170,10 @@ impl Place<'_> {
         self.inbox.dir.join(self.name.partial(&self.sender))
     }
 
-    /// What there is of a file of this size that this sender sent.
+    /// Looks for a file of this size by this sender, whole or in part.
     ///
     /// # Errors
-    /// If another process receives it, or it cannot be written.
+    /// If another process receives the file, or it cannot be written.
     pub(crate) fn look(&self, size: u64) -> Result<Have, NotTaken> {
         let whole = locked(&self.inbox.whole).get(&key(&self.sender, &self.name)).cloned();
         if let Some((name, _)) = whole.filter(|(_, len)| *len == size)
@@ -184,7 +186,7 @@ impl Place<'_> {
         self.begin(size)
     }
 
-    /// Opens what was received of it, or begins.
+    /// Opens the part of the file that was received, or begins.
     ///
     /// # Errors
     /// As those of [`look`](Self::look).
@@ -204,8 +206,8 @@ impl Place<'_> {
         Ok(Have::Part(file, found.len()))
     }
 
-    /// Gives the whole file its name, or one beside it where that is taken by another file: the sender is not told which
-    /// files there are. Gives the name that it has.
+    /// Gives the whole file its name, or a numbered one where another file has the name: the sender is not told which
+    /// files there are. Returns the name that the file got.
     ///
     /// # Errors
     /// If it cannot be renamed.
@@ -256,7 +258,7 @@ impl Place<'_> {
         kept
     }
 
-    /// Throws away what was received.
+    /// Throws the received part away.
     pub(crate) fn discard(&self) {
         let _ = std::fs::remove_file(self.partial());
     }
@@ -288,7 +290,7 @@ fn key(sender: &Sender, name: &FileName) -> Key {
     (sender.clone(), name.as_str().to_lowercase())
 }
 
-/// Whether two files of this size have the same in them.
+/// Compares the contents of two files. Returns true if each has this size and their bytes are the same.
 fn is_same(one: &Path, other: &Path, size: u64) -> io::Result<bool> {
     let [mut one, mut other] = [one, other].map(|path| open(OpenOptions::new().read(true), path));
     let (one, other) = (
@@ -342,7 +344,7 @@ fn open(options: &mut OpenOptions, path: &Path) -> io::Result<File> {
     options.open(path)
 }
 
-/// Whether no other process receives into this file. It ends with the file.
+/// Locks a file against other processes that receive into it. Returns true on success. The lock ends with `file`.
 fn lock(file: &File) -> bool {
     #[cfg(unix)]
     return rustix::fs::flock(file, rustix::fs::FlockOperation::NonBlockingLockExclusive).is_ok();

@@ -1,5 +1,5 @@
-//! `p2pd file send` and `p2pd file receive`: files over a pipe, gone on with where they were cut off, checked by hash. The
-//! worked example of a program on p2pd: [`send`] and [`receive`] know nothing but a stream.
+//! `p2pd file send` and `p2pd file receive`: files over a pipe, resumed after a cut, checked by hash. The worked
+//! example of a program on p2pd: [`send`] and [`receive`] know nothing but a stream.
 
 mod copy;
 mod inbox;
@@ -30,25 +30,25 @@ pub(crate) use send::Outgoing;
 use show::Shown;
 use wire::{HASH, Refusal, Resume};
 
-/// How long what is not whole yet is kept for its sender, and for one that was named by `--accept`.
+/// Times for which a partial file is kept: for any sender, and for one that was named by `--accept`.
 const KEEP: [Duration; 2] = [Duration::from_secs(7 * 86_400), Duration::from_secs(30 * 86_400)];
-/// How long the receiver's end of the pipe is waited for.
+/// Longest wait for the receiver's end of the pipe.
 const GOODBYE: Duration = Duration::from_secs(5);
 
-/// How it goes with a file.
+/// Progress of a file.
 #[derive(Debug)]
 enum Event<'a> {
     /// The peer is one that sends files.
     Greeted,
-    /// Both sides look at what there is of a file, which takes time and moves nothing.
+    /// The two sides compare the part that the receiver has. That takes time and moves no bytes.
     Compares,
-    /// Its bytes come, from this one on.
+    /// The bytes of the file follow, from this one on.
     Begins {
         name: &'a str,
         size: u64,
         from: u64,
     },
-    /// So many of them are there.
+    /// The receiver has the first `bytes` bytes.
     Moved {
         name: &'a str,
         bytes: u64,
@@ -59,10 +59,10 @@ enum Event<'a> {
     },
 }
 
-/// How it ended with a file.
+/// Outcome of a file.
 #[derive(Debug)]
 enum Ended<'a> {
-    /// It is there; so many bytes of it were before.
+    /// The file has arrived; the first `from` bytes were there before.
     Moved {
         bytes: u64,
         from: u64,
@@ -70,13 +70,13 @@ enum Ended<'a> {
         /// The name that it got where its own was taken.
         kept: Option<FileName>,
     },
-    /// It was there already.
+    /// The file was there already.
     Same,
     Refused(Refusal),
     Failed(&'a io::Error),
 }
 
-/// What is to be sent: names are looked at before anything is opened.
+/// Makes the list of files to be sent. The names are checked before anything is opened.
 ///
 /// # Errors
 /// Says which file cannot be sent, and why.
@@ -107,8 +107,8 @@ pub(crate) async fn send(pipe: Pipe, files: &[Outgoing], say: Say) -> ExitCode {
     }
 }
 
-/// What this receiver knows us by, whatever key we have next time. It tells receivers apart, which learn nothing of each
-/// other. `None` where there is no place for it.
+/// Returns the secret by which this receiver recognises this sender, independent of the node's key. Each receiver gets
+/// another one, so that receivers learn nothing of each other. `None` where there is no place to store it.
 fn resume(receiver: NodeId) -> Result<Option<Resume>, String> {
     let Some(path) = crate::secret::at_home("resume") else { return Ok(None) };
     let secret = crate::secret::load_or_create(&path)?;
@@ -158,7 +158,7 @@ impl Receiving {
     }
 }
 
-/// Receives from whoever comes, until interrupted, or from one peer.
+/// Receives from all peers that come, until interrupted, or from one peer.
 pub(crate) async fn receive(
     node: &Node,
     receiving: Receiving,

@@ -1,4 +1,4 @@
-//! Names of files as they cross the wire: one place in a folder, whatever the sender says.
+//! Names of files as they cross the wire: one place in a folder, for any text of the sender.
 
 use std::fmt;
 
@@ -9,9 +9,9 @@ use p2pd_core::text::is_plain;
 
 use super::wire::Resume;
 
-/// Longest name in bytes. Most file systems take 255; what is being received has a longer name meanwhile.
+/// Longest name in bytes. Most file systems take 255; a partial file has a longer name.
 pub(crate) const MAX_NAME: usize = 200;
-/// What names of files end with that are not whole yet.
+/// Suffix of the names of partial files.
 const PART: &str = ".p2pd-part";
 /// Hexadecimal digits that tell senders apart.
 const SENDER: usize = 20;
@@ -20,12 +20,12 @@ const SENDER: usize = 20;
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(crate) struct FileName(String);
 
-/// Who began a file, in the names of what is not whole yet.
+/// Sender of a file, as it appears in the names of partial files.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(crate) struct Sender(String);
 
 impl Sender {
-    /// By the secret that it shows, or else by its node id.
+    /// Makes the sender's name out of its secret, or else out of its node id.
     pub(crate) fn new(resume: Option<&Resume>, peer: NodeId) -> Self {
         let hash = Blake2s256::new().chain_update(b"p2pd part");
         let hash = match resume {
@@ -36,7 +36,7 @@ impl Sender {
     }
 }
 
-/// Whether a file of this name is one that is not whole yet.
+/// Returns true if a file of this name is a partial one.
 pub(crate) fn is_partial(name: &str) -> bool {
     let between = name.strip_prefix('.').and_then(|name| name.strip_suffix(PART));
     between.and_then(|name| name.rsplit_once('.')).is_some_and(|(name, sender)| {
@@ -44,24 +44,24 @@ pub(crate) fn is_partial(name: &str) -> bool {
     })
 }
 
-/// Why a text is no such name.
+/// Reason why a text is no such name.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum NameError {
-    /// None, or more than [`MAX_NAME`] bytes.
+    /// The name is empty, or has more than [`MAX_NAME`] bytes.
     Length,
     /// `.`, `..`, and hidden files: those configure programs, so that receiving one could run something.
     Dot,
     /// A slash, a backslash or a colon (which begins a drive or a stream on Windows).
     Separator,
-    /// A control character, or one that turns the direction of writing and so hides what the name is.
+    /// A control character, or one that turns the direction of writing and so hides the real name.
     Control,
-    /// What Windows takes for a device, or shortens.
+    /// A device's name on Windows, or an ending that Windows drops.
     Device,
 }
 
 impl FileName {
     /// # Errors
-    /// What is wrong with the name.
+    /// The error of the name.
     pub(crate) fn new(text: &str) -> Result<Self, NameError> {
         let device = text.split('.').next().unwrap_or("").trim_end();
         if !(1..=MAX_NAME).contains(&text.len()) {
@@ -83,7 +83,7 @@ impl FileName {
         &self.0
     }
 
-    /// As it is called while it is received: hidden, no name that a sender can choose, and another one for each sender.
+    /// Returns the name of the partial file: hidden, not to be chosen by a sender, and another one for each sender.
     pub(crate) fn partial(&self, sender: &Sender) -> String {
         format!(".{}.{}{PART}", self.0, sender.0)
     }

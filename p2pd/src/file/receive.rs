@@ -17,17 +17,17 @@ use super::{Ended, Event};
 
 /// Files that are taken from one pipe.
 pub(crate) const MAX_FILES: usize = 1000;
-/// How long a name may be in use before its sender is told.
+/// Time for which a name may be in use before its sender is refused.
 const IN_USE: Duration = Duration::from_secs(3);
-/// How long a peer may take to say what it is, to offer its first file, and to begin with one.
+/// Longest time for each step of a peer: to introduce itself, to offer its first file, and to begin with it.
 const BEGIN: Duration = Duration::from_secs(10);
 /// Bytes of a file after which the disk is looked at again.
 const LOOK: u64 = 16 << 20;
 
-/// Receives what the peer of one pipe sends, and says how it goes; gives how many files were refused.
+/// Receives the files of one pipe's peer, and reports their progress. Returns the number of files that were refused.
 ///
 /// # Errors
-/// Those of the pipe, and `InvalidData` for a peer that speaks otherwise. What was received by then stays.
+/// Those of the pipe, and `InvalidData` for a peer that speaks otherwise. Data received by then stays.
 pub(crate) async fn receive(
     inbox: &Inbox,
     max_size: u64,
@@ -93,12 +93,12 @@ pub(crate) async fn receive(
     Ok(refused)
 }
 
-/// Why a file did not arrive.
+/// Reason why a file did not arrive.
 #[derive(Debug)]
 enum Error {
-    /// It is refused; the next one may follow.
+    /// The file is refused; the next one may follow.
     NotTaken(NotTaken),
-    /// It cannot be written any more, while it comes.
+    /// The file cannot be written any more, while its bytes arrive.
     Broken(io::Error),
     Pipe(io::Error),
 }
@@ -182,7 +182,7 @@ async fn one(
     Ok(Ended::Moved { bytes: size, from: begun, digest: ours, kept })
 }
 
-/// Waits a moment for a name that is in use: whoever was cut off may be back before the receiver has noticed.
+/// Waits a moment for a name that is in use: a sender that was cut off may be back before the receiver has noticed.
 async fn free<'a>(
     inbox: &'a Inbox,
     (sender, name): (&Sender, &FileName),
@@ -240,7 +240,7 @@ async fn digest(from: &mut (impl AsyncRead + Unpin)) -> Result<[u8; HASH], Error
     }
 }
 
-/// Stores the file for good, if it is what was sent.
+/// Stores the file for good, if it has the sender's hash.
 async fn keep(place: &Place<'_>, mut file: File, size: u64, same: bool) -> Result<FileName, NotTaken> {
     if !same {
         place.discard();

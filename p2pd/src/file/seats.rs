@@ -1,5 +1,5 @@
-//! Who is received from at once. Places are few enough for memory, and shared out by where peers come from; whoever keeps
-//! one and sends next to nothing gives it up to those that wait.
+//! Peers that are received from at once. Places are few enough for memory, and shared out by the peers' networks. A
+//! peer that keeps a place and sends next to nothing gives it up to those that wait.
 
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -17,18 +17,18 @@ use crate::talk::{Turns, place};
 
 /// Peers that are received from at once,
 const SEATS: usize = 64;
-/// those of them from one place,
+/// Most of these peers from one place,
 const SEATS_OF_ONE: usize = 8;
-/// and the pipes of one peer.
+/// and most pipes of one peer.
 const SEATS_OF_PEER: usize = 4;
 /// Bytes a second that keep a seat while others wait,
 const LEAST: u64 = 4096;
 /// counted over so long.
 const OVER: Duration = Duration::from_secs(30);
-/// A peer that has sent nothing for so long gives its seat up to whoever waits.
+/// Silence after which a peer gives its seat up to one that waits.
 const NOTHING: Duration = Duration::from_secs(10);
 
-/// How far a peer is.
+/// Progress of a peer.
 #[derive(Debug, Default)]
 pub(super) struct Moved {
     bytes: AtomicU64,
@@ -37,9 +37,9 @@ pub(super) struct Moved {
 
 #[derive(Debug, Default)]
 struct State {
-    /// Where its file has come to.
+    /// Position reached in its file, in bytes.
     at: u64,
-    /// Until when nothing can be expected to move.
+    /// True while the two sides compare, so that no bytes move.
     compares: bool,
 }
 
@@ -77,7 +77,7 @@ struct Seat {
 #[derive(Debug)]
 struct Rate {
     marks: [(Instant, u64); 2],
-    /// When bytes were seen to move.
+    /// Time at which bytes were last seen to move, and their number then.
     last: (Instant, u64),
 }
 
@@ -150,7 +150,7 @@ impl Seats {
         self.failed + self.taken.len()
     }
 
-    /// Who may begin.
+    /// Returns the next pipe that may begin.
     fn next(&mut self) -> Option<Pipe> {
         if self.taken.len() >= SEATS {
             return None;
@@ -179,7 +179,7 @@ impl Seats {
         self.taken.push(Seat { task: task.id(), peer, place, moved, rate, out });
     }
 
-    /// Where somebody waits, the slowest of those that keep him waiting goes, if it is slow.
+    /// Asks the slowest peer to leave, if somebody waits for its seat and its rate is below [`LEAST`].
     fn make_room(&mut self) {
         let now = Instant::now();
         let full = self.taken.len() >= SEATS;

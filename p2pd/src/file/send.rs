@@ -20,7 +20,7 @@ pub(crate) struct Outgoing {
 
 impl Outgoing {
     /// # Errors
-    /// Says what is wrong with the file or its name, and which it is.
+    /// Names the file, and says what is wrong with it or its name.
     pub(crate) fn new(path: &Path) -> Result<Self, String> {
         let said = |why: &dyn std::fmt::Display| format!("{}: {why}", path.display());
         let found = path.metadata().map_err(|why| said(&why))?;

@@ -1,4 +1,4 @@
-//! How a transfer is shown: a bar at a terminal, lines elsewhere, events for programs.
+//! Display of a transfer: a bar at a terminal, lines elsewhere, events for programs.
 
 use std::time::{Duration, Instant};
 
@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use super::{Ended, Event};
 use crate::say::Say;
 
-/// How often programs are told how far it is.
+/// Time between two progress events for programs.
 const EVERY: Duration = Duration::from_secs(1);
 
 /// The files of one pipe.

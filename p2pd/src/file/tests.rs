@@ -1,4 +1,4 @@
-//! Both sides against each other, cut anywhere; and a receiver against a peer that speaks by hand.
+//! Tests of both sides against each other, cut at any point, and of a receiver against a hand-written peer.
 
 use std::fs;
 use std::path::PathBuf;
@@ -10,14 +10,14 @@ use super::*;
 
 const SOME: u64 = 1 << 30;
 const LIMITS: Limits = Limits { bytes: SOME, parts: SOME, keep: Duration::from_secs(3600) };
-/// What the sender of [`Folders`] shows.
+/// Secret that the sender of [`Folders`] shows.
 const RESUME: Resume = [5; 16];
 
 fn peer(n: u8) -> NodeId {
     p2pd_core::SecretKey::from_bytes([n; 32]).node_id()
 }
 
-/// What a file is called while that sender sends it.
+/// Returns the name of a file while that sender sends it.
 fn partial(name: &str) -> String {
     FileName::new(name).unwrap().partial(&name::Sender::new(Some(&RESUME), peer(1)))
 }
@@ -41,7 +41,7 @@ impl Folders {
         outgoing(&paths).unwrap()
     }
 
-    /// Names and lengths of what the receiver has.
+    /// Returns names and lengths of the receiver's files.
     fn received(&self) -> Vec<(String, u64)> {
         let mut all: Vec<_> = fs::read_dir(self.there.path())
             .unwrap()
@@ -52,7 +52,7 @@ impl Folders {
         all
     }
 
-    /// Sends over a stream that ends after so many bytes there: what both sides say, and the events.
+    /// Sends over a stream that ends after so many bytes there. Returns the outcomes of both sides, and the events.
     async fn send(
         &self,
         names: &[&str],
@@ -113,7 +113,7 @@ fn note(into: &mut Vec<String>, event: &Event<'_>) {
     }
 }
 
-/// Without a short period.
+/// Makes bytes without a short period.
 fn payload(len: u32) -> Vec<u8> {
     (0..len).map(|n| (n.wrapping_mul(0x9e37_79b9) >> 24) as u8).collect()
 }
@@ -188,7 +188,7 @@ async fn what_is_there_of_another_file_is_not_gone_on_with() {
     assert_eq!(folders.received(), [("a".into(), 11), ("a (1)".into(), 11), ("b".into(), 4)]);
 }
 
-/// What the receiver answers to bytes from a peer that speaks by hand, and how it ends.
+/// Returns the receiver's answers to the bytes of a hand-written peer, and the receiver's outcome.
 async fn spoken(inbox: &Inbox, max: u64, bytes: Vec<u8>) -> (Vec<Message>, io::Result<usize>) {
     let (near, far) = tokio::io::duplex(1 << 20);
     let (mut read, mut write) = split::<DuplexStream>(near);
@@ -257,7 +257,7 @@ async fn a_hostile_sender_writes_nowhere_else_and_not_too_much() {
     assert_eq!(fs::read_dir(&folder).unwrap().count(), 1);
 }
 
-/// Whatever is there, of whatever sender: the answers are the same as if nothing were.
+/// Answers to a sender are the same as for an empty folder, no matter which files others have sent.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_others_sent_is_not_told() {
     let folders = Folders::new(&[("secret", b"twelve bytes"), ("half", &payload(500_000))]);

@@ -1,13 +1,15 @@
-//! What sender and receiver say to each other on a pipe.
+//! Messages of sender and receiver on a pipe.
 //!
-//! The sender begins with [`Message::Hello`], and shows with it a secret by which the receiver knows it again when it goes
-//! on after a cut: its node id may be another one by then, and what others have begun is not for it. For each file it sends `Offer`, and the receiver answers `Accept` with how
-//! much of it this sender has sent already. If there is some, the sender proves with `Proof` that its file begins with the same
-//! bytes, and the receiver answers `Begin`, or `Done` where all of
-//! it is there. Then come the bytes, as they are, and `Digest` of the whole file; `Done` says that it arrived and was
-//! kept. `Refused` may come in place of any answer, also between the bytes. The sender ends the pipe after its last file.
+//! The sender begins with [`Message::Hello`]. It shows a secret by which the receiver recognises it after a cut. Its
+//! node id may be another one by then, and files that others have begun are not for it.
 //!
-//! A message is two bytes of length, big-endian, a byte that says which it is, and its body. Hashes are BLAKE2s-256.
+//! For each file the sender sends `Offer`, and the receiver answers `Accept` with the number of bytes of it that this
+//! sender has sent already. If there are some, the sender proves with `Proof` that its file begins with the same bytes.
+//! The receiver then answers `Begin`, or `Done` where the whole file is there. The bytes follow as they are, and then
+//! `Digest` of the whole file; `Done` says that the file arrived and was kept. `Refused` may come in place of any
+//! answer, also between the bytes. The sender ends the pipe after its last file.
+//!
+//! A message has two bytes of length, big-endian, a byte for its kind, and its body. Hashes are BLAKE2s-256.
 
 use std::io;
 
@@ -19,7 +21,7 @@ pub(crate) const HASH: usize = 32;
 const MAX_MESSAGE: usize = 1 + 8 + 255;
 /// A secret of a sender, another one for each receiver.
 pub(crate) type Resume = [u8; 16];
-/// What a sender begins with, and the version.
+/// Greeting of a sender, with the protocol's version.
 const HELLO: &[u8] = b"p2pd file 1";
 
 /// A message in either direction.
@@ -31,13 +33,13 @@ pub(crate) enum Message {
         size: u64,
         name: String,
     },
-    /// How many bytes of it are here already.
+    /// Number of bytes of the file that the receiver has already.
     Accept {
         have: u64,
     },
     /// Hash of the sender's first `have` bytes.
     Proof([u8; HASH]),
-    /// Send from here on: where `Accept` said, or 0.
+    /// Request to send from this byte on: the number in `Accept`, or 0.
     Begin {
         from: u64,
     },
@@ -46,7 +48,7 @@ pub(crate) enum Message {
     Refused(Refusal),
 }
 
-/// Why a receiver does not take a file.
+/// Reason why a receiver does not take a file.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Refusal {
     Name,
@@ -67,7 +69,7 @@ impl Refusal {
         Refusal::Damaged,
     ];
 
-    /// What a person is told.
+    /// Returns the reason for a person.
     pub(crate) fn reason(self) -> &'static str {
         match self {
             Refusal::Name => "the name is none that the receiver takes",
@@ -80,12 +82,12 @@ impl Refusal {
     }
 }
 
-/// Why bytes are no message.
+/// Reason why bytes are no message.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum WireError {
-    /// Of no length that messages have.
+    /// The length is none that messages have.
     Length(usize),
-    /// Unknown, or not what its kind looks like.
+    /// The kind is unknown, or the body does not fit it.
     Malformed,
     /// A hello of another version, or of something else.
     Hello,
@@ -123,7 +125,7 @@ impl Message {
         }
     }
 
-    /// Reads what [`body`](Self::body) writes, and nothing else.
+    /// Parses the output of [`body`](Self::body), and nothing else.
     fn parse(body: &[u8]) -> Result<Self, WireError> {
         let (kind, rest) = body.split_first().ok_or(WireError::Length(0))?;
         let number = || rest.try_into().map(u64::from_be_bytes).map_err(|_| WireError::Malformed);
@@ -164,10 +166,10 @@ impl Message {
         to.flush().await
     }
 
-    /// The next message; `None` where the peer ended before one.
+    /// Reads the next message; `None` where the peer ended before one.
     ///
     /// # Errors
-    /// Those of the stream, `UnexpectedEof` within a message, and `InvalidData` for what is none.
+    /// Those of the stream, `UnexpectedEof` within a message, and `InvalidData` for bytes that are none.
     pub(crate) async fn read(from: &mut (impl AsyncRead + Unpin)) -> io::Result<Option<Self>> {
         let mut length = [0; 2];
         if from.read(&mut length[..1]).await? == 0 {
@@ -214,7 +216,7 @@ mod tests {
         assert_eq!(Message::parse(b"\0p2pd file 2"), Err(WireError::Hello));
     }
 
-    /// One spelling each: what is read is what would be written, and all else is refused.
+    /// Each message has one spelling: a body that parses is the body that would be written, and all others are refused.
     #[test]
     fn whatever_is_altered_is_another_message_or_none() {
         let (mut read, mut refused) = (0, 0);

@@ -15,7 +15,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::task::{AbortHandle, JoinSet};
 
-/// What the clients' tasks have said and the broker has not heard; a task with more to say waits.
+/// Most events of the clients' tasks that wait for the broker. A task with more waits too.
 const QUEUE: usize = 1024;
 /// A closed client may take this long to take the rest of its output.
 const LINGER: Duration = Duration::from_secs(5);
@@ -29,11 +29,11 @@ enum Happened {
     Closed(ConnId),
 }
 
-/// What a client has to be sent. Bounded by the broker, which counts bytes: so it is kept as bytes, since a
-/// queue of packets of two bytes would take a hundred times as much.
+/// Output that waits for a client. The broker bounds it by counting bytes. It is therefore kept as bytes: a queue of
+/// packets of two bytes would take a hundred times as much.
 #[derive(Default)]
 struct Outbox {
-    /// And whether no more will come.
+    /// Bytes that wait, and true if no more will come.
     waiting: Mutex<(Vec<u8>, bool)>,
     changed: Notify,
 }
@@ -63,7 +63,7 @@ impl Outbox {
 
 struct Client {
     output: Arc<Outbox>,
-    /// Dropped with the client: its task then has [`LINGER`] to end.
+    /// Signal to the client's task, by its drop: the task then has [`LINGER`] to end.
     _closing: oneshot::Sender<()>,
     task: AbortHandle,
 }
@@ -176,8 +176,8 @@ async fn client(
     }
 }
 
-/// Reads to the end. What comes after the broker has closed the client is nobody's, but left unread it would
-/// make the system reset the stream, and the broker's last word would be lost.
+/// Reads to the end. Bytes that come after the broker has closed the client are dropped. Left unread they would make
+/// the system reset the stream, and the broker's last message would be lost.
 async fn receive(conn: ConnId, mut stream: ReadHalf<'_>, events: mpsc::Sender<Happened>) {
     let mut buffer = vec![0; 4096];
     while let Ok(n @ 1..) = stream.read(&mut buffer).await {

@@ -1,5 +1,5 @@
-//! Places for TCP clients of the STUN and the TURN server. Each network has its share, and where all places are taken the
-//! idlest of the network that has most makes room.
+//! Places for TCP clients of the STUN and the TURN server. Each network has its share. Where all places are taken the
+//! idlest client of the network that has most makes room.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -19,7 +19,7 @@ pub(super) struct Door {
 struct Inside {
     crowd: Crowd<u64>,
     next: u64,
-    /// Told when their places are another's.
+    /// Notified when the client's place is given to another one.
     evicted: HashMap<u64, Arc<Notify>>,
 }
 

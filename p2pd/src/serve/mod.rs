@@ -23,7 +23,7 @@ pub use turn::Wanted as WantedTurn;
 /// Tries to find a port that is free on every address and for UDP and TCP.
 const TRIES: usize = 50;
 
-/// Where to serve.
+/// Addresses and ports to serve at, and the servers.
 #[derive(Clone, Debug)]
 pub struct Wanted {
     /// The address.
@@ -34,17 +34,17 @@ pub struct Wanted {
     pub mqtt_port: u16,
     /// Ports of the STUN server, UDP and TCP; the second is used with two addresses only. 0 takes a free one.
     pub stun_ports: [u16; 2],
-    /// A TURN server on the STUN server's sockets. Without, none: a relay carries what others send, in this
-    /// machine's name.
+    /// A TURN server on the STUN server's sockets. Default: none, since a relay carries others' data, in this machine's
+    /// name.
     pub turn: Option<WantedTurn>,
 }
 
-/// Why the servers could not be started.
+/// Reason why the servers could not be started.
 #[derive(Debug)]
 pub enum ServeError {
     /// The two addresses are the same, of two families, or not addresses of a machine.
     Addresses,
-    /// It is not to be told under which address the TURN server's sockets are reached.
+    /// The address of the TURN server's sockets, as peers reach them, cannot be found.
     RelayAddress(io::Error),
     /// A socket could not be opened.
     Bind(&'static str, SocketAddr, io::Error),
@@ -71,8 +71,8 @@ impl std::error::Error for ServeError {}
 pub struct Serving {
     mqtt: SocketAddr,
     stun: SocketAddr,
-    /// The relaying address, and what is wanted.
-    turn: Option<(IpAddr, WantedTurn)>,
+    /// The relaying addresses, and the options.
+    turn: Option<(Vec<IpAddr>, WantedTurn)>,
     tasks: JoinSet<()>,
 }
 
@@ -80,7 +80,7 @@ impl Serving {
     /// Opens the sockets and starts to serve, within a tokio runtime.
     ///
     /// # Errors
-    /// Which socket could not be opened and why; then none is open.
+    /// The socket that could not be opened, with the reason; then none is open.
     pub async fn start(wanted: &Wanted) -> Result<Self, ServeError> {
         let began = Instant::now();
         let ips: Vec<IpAddr> = [Some(wanted.ip), wanted.second_ip].into_iter().flatten().collect();
@@ -90,7 +90,7 @@ impl Serving {
             return Err(ServeError::Addresses);
         }
         let turn = wanted.turn.as_ref().map(|turn| turn.server(wanted.ip)).transpose();
-        let (turn_server, relay_ip) = turn.map_err(ServeError::RelayAddress)?.unzip();
+        let (turn_server, relay_ips) = turn.map_err(ServeError::RelayAddress)?.unzip();
         let mut mqtt_listeners = Vec::new();
         let mut mqtt_port = wanted.mqtt_port;
         for ip in &ips {
@@ -117,7 +117,7 @@ impl Serving {
             |sockets| Some(turn::Turn::new(began, turn_server?, wanted.ip, sockets)),
         );
         tasks.spawn(broker::run(began, mqtt::Limits::default(), mqtt_listeners));
-        let turn = relay_ip.zip(wanted.turn.clone());
+        let turn = relay_ips.zip(wanted.turn.clone());
         Ok(Serving { mqtt: (wanted.ip, mqtt_port).into(), stun: (wanted.ip, stun_port).into(), turn, tasks })
     }
 
@@ -131,9 +131,9 @@ impl Serving {
         self.stun
     }
 
-    /// The address that the TURN server relays with, if there is one. Clients reach it where the STUN server is.
-    pub fn relay_ip(&self) -> Option<IpAddr> {
-        self.turn.as_ref().map(|(ip, _)| *ip)
+    /// The addresses that the TURN server relays with, none without such a server. Clients reach it where the STUN server is.
+    pub fn relay_ips(&self) -> &[IpAddr] {
+        self.turn.as_ref().map_or(&[], |(ips, _)| ips)
     }
 
     /// The list that peers need, with `host` as the name they reach the servers by and `id` as the broker's.
@@ -141,7 +141,8 @@ impl Serving {
         Servers {
             ntp: Vec::new(),
             brokers: vec![Broker::new(id, host, self.mqtt.port())],
-            login_commands: BTreeMap::new(),
+            logins: BTreeMap::new(),
+            proxy: None,
             stun: vec![StunServer { host: host.into(), port: self.stun.port() }],
             turn: self.turn.iter().filter_map(|(_, wanted)| self.turn_entry(host, wanted)).collect(),
         }
@@ -162,6 +163,7 @@ impl Serving {
             tls: None,
             credential,
             lifetimes: Lifetimes::default(),
+            alternates_anywhere: false,
         })
     }
 

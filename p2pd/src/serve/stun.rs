@@ -1,4 +1,5 @@
-//! The STUN server's sockets, which the TURN server shares: what is no Binding request is for that.
+//! The STUN server's sockets, which the TURN server shares: a message that is no Binding request is for the TURN
+//! server.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -19,7 +20,7 @@ use super::{ServeError, TRIES, listen};
 /// please.
 const CLIENTS: Shares = Shares { all: 512, one: 32 };
 
-/// One port, open on every address for UDP and TCP.
+/// A port, open on every address for UDP and TCP.
 #[derive(Debug)]
 pub(super) struct Port {
     pub(super) port: u16,
@@ -53,7 +54,7 @@ impl Port {
     }
 }
 
-/// What a task needs to serve a socket.
+/// State that a task needs to serve a socket.
 #[derive(Clone)]
 struct Shared {
     began: Instant,
@@ -89,7 +90,7 @@ pub(super) fn start(
     }
 }
 
-/// Whether what begins so is a Binding request or indication, for the STUN server.
+/// Returns true if the data begin like a Binding request or indication, for the STUN server.
 fn is_binding(data: &[u8]) -> bool {
     matches!(data, [0x00, 0x01 | 0x11, ..])
 }
@@ -180,7 +181,7 @@ async fn serve(shared: Shared, local: SocketAddr, from: SocketAddr, mut stream: 
     }
 }
 
-/// Nothing that the lock guards is left half done by a panic.
+/// Locks the server, also after a panic: a panic leaves nothing half done under this lock.
 fn lock(server: &Mutex<Server>) -> std::sync::MutexGuard<'_, Server> {
     server.lock().unwrap_or_else(PoisonError::into_inner)
 }

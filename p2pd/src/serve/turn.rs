@@ -19,36 +19,36 @@ use tokio::task::AbortHandle;
 use super::door::Place;
 use super::udp::Socket;
 
-/// Messages that may wait for a client that reads slowly; what is beyond is dropped, as a network would.
+/// Messages that may wait for a client that reads slowly; further ones are dropped, as in a network.
 const WAITING: usize = 128;
-/// How often what has expired is looked for.
+/// Time between two looks for expired state.
 const TICK: Duration = Duration::from_secs(1);
 /// Time between two looks at which addresses this machine has.
 const LOOK: Duration = Duration::from_secs(5);
 /// Longest datagram.
 const LARGEST: usize = 65_536;
 
-/// What is wanted of a TURN server.
+/// Options of a TURN server.
 #[derive(Clone, Default)]
 pub struct Wanted {
-    /// Who may relay: names and passwords.
+    /// Users who may relay: names and passwords.
     pub users: Vec<(String, String)>,
     /// The secret of short-lived credentials, as coturn's `use-auth-secret` has them.
     pub secret: Option<String>,
-    /// The address under which peers reach the sockets that relay. Default: the one served on, or where that is
-    /// every address, the one of the default route.
-    pub relay_ip: Option<IpAddr>,
+    /// The addresses under which peers reach the sockets that relay, at most one of each family. None: the one served on, or
+    /// where that is every address, those of the default routes.
+    pub relay_ips: Vec<IpAddr>,
     /// Lets relays reach private addresses although their own is public.
     pub allow_private: bool,
     /// Bounds of allocations, in number and in bytes.
     pub limits: Limits,
 }
 
-/// Without what is secret.
+/// Shows the options without secrets.
 impl fmt::Debug for Wanted {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Wanted")
-            .field("relay_ip", &self.relay_ip)
+            .field("relay_ips", &self.relay_ips)
             .field("limits", &self.limits)
             .finish_non_exhaustive()
     }
@@ -56,19 +56,28 @@ impl fmt::Debug for Wanted {
 
 impl Wanted {
     /// A server for these users.
-    pub(super) fn server(&self, ip: IpAddr) -> io::Result<(Server, IpAddr)> {
-        let relay_ip = match self.relay_ip {
-            Some(ip) => ip,
-            None if ip.is_unspecified() => outward(ip)?,
-            None => ip,
+    pub(super) fn server(&self, ip: IpAddr) -> io::Result<(Server, Vec<IpAddr>)> {
+        let relay_ips = match ip {
+            _ if !self.relay_ips.is_empty() => self.relay_ips.clone(),
+            // Its sockets take IPv4 too.
+            IpAddr::V6(any) if any.is_unspecified() => {
+                let v4 = outward(Ipv4Addr::UNSPECIFIED.into());
+                match (v4, outward(ip)) {
+                    (Err(_), v6) => vec![v6?],
+                    (Ok(v4), v6) => core::iter::once(v4).chain(v6).collect(),
+                }
+            }
+            _ if ip.is_unspecified() => vec![outward(ip)?],
+            _ => vec![ip],
         };
         let epoch = SystemTime::UNIX_EPOCH.elapsed().map_or(0, |since| since.as_secs());
         let users = Users { named: self.users.clone(), secret: self.secret.clone(), epoch };
-        let mut config = Config::new(users, relay_ip);
+        let mut config = Config::new(users, ip);
         (config.allow_private, config.limits) = (self.allow_private, self.limits);
+        config.relay_ips.clone_from(&relay_ips);
         let mut server = Server::new(config);
         server.set_own(own());
-        Ok((server, relay_ip))
+        Ok((server, relay_ips))
     }
 }
 
@@ -77,7 +86,7 @@ fn own() -> Vec<IpAddr> {
     p2pd_sys::cards().into_iter().flat_map(|card| card.addresses).map(|(ip, _)| ip).collect()
 }
 
-/// The address of ours that the default route leaves from. Nothing is sent.
+/// Returns this machine's address that the default route leaves from. Nothing is sent.
 fn outward(any: IpAddr) -> io::Result<IpAddr> {
     let far: IpAddr = match any {
         IpAddr::V4(_) => Ipv4Addr::new(203, 0, 113, 1).into(),
@@ -88,8 +97,8 @@ fn outward(any: IpAddr) -> io::Result<IpAddr> {
     Ok(socket.local_addr()?.ip())
 }
 
-/// The server and all that it sends through. Whoever serves a listening socket holds it; the tasks that it started
-/// itself do not, so that they end with it.
+/// The server and all that it sends through. The task that serves a listening socket holds it. The tasks that it
+/// started itself do not, so that they end with it.
 #[derive(Debug)]
 pub(super) struct Turn {
     began: Instant,
@@ -110,7 +119,7 @@ struct Inside {
 
 #[derive(Debug)]
 struct Relay {
-    /// To send by the system's own call: tokio's fails on a socket that its reactor has not seen yet.
+    /// Socket for sending by the system's own call: tokio's fails on a socket that its reactor has not seen yet.
     socket: StdSocket,
     reading: AbortHandle,
 }
@@ -133,7 +142,7 @@ impl Turn {
         self.with(|server, now| server.datagram(now, local, from, data));
     }
 
-    /// Lets go of what has expired, for ever.
+    /// Removes expired state, for ever.
     pub(super) async fn tick(self: Arc<Self>) {
         let mut interval = tokio::time::interval(TICK);
         let mut looked = Instant::now();
@@ -183,7 +192,7 @@ impl Turn {
         }
     }
 
-    /// Tells the server something and does what it asks for.
+    /// Passes an input to the server and carries its outputs out.
     fn with(&self, tell: impl FnOnce(&mut Server, Duration)) {
         let mut inside = self.lock();
         tell(&mut inside.server, self.began.elapsed());
@@ -224,7 +233,12 @@ impl Turn {
 
     fn open(&self, id: RelayId, ip: IpAddr) -> io::Result<(Relay, u16)> {
         // On the very address that peers are told, where it is this machine's and not that of a NAT before it.
-        let socket = StdSocket::bind((ip, 0)).or_else(|_| StdSocket::bind((self.bind, 0)))?;
+        let any = match ip {
+            IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+            IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+        };
+        let inside = if self.bind.is_ipv4() == ip.is_ipv4() { self.bind } else { any };
+        let socket = StdSocket::bind((ip, 0)).or_else(|_| StdSocket::bind((inside, 0)))?;
         socket.set_nonblocking(true)?;
         let port = socket.local_addr()?.port();
         let reader = UdpSocket::from_std(socket.try_clone()?)?;
@@ -250,7 +264,7 @@ impl Drop for Left<'_> {
     }
 }
 
-/// Hands in what peers send.
+/// Passes the peers' datagrams to the server.
 async fn relay(turn: Weak<Turn>, id: RelayId, socket: UdpSocket) {
     let mut buffer = vec![0; LARGEST];
     loop {

@@ -1,5 +1,5 @@
-//! UDP sockets that answer from the address that was asked: a host may have many, and a client takes an answer from no
-//! other than the one that it asked.
+//! UDP sockets that answer from the address to which the request came. A host may have many, and a client takes an
+//! answer from no other than the one that it asked.
 
 use std::io::{self, IoSliceMut};
 use std::net::{IpAddr, SocketAddr};
@@ -87,7 +87,7 @@ impl Socket {
         Ok(Received { from: addr, local, len, stride })
     }
 
-    /// Sends from this address. What does not fit is dropped, as a network would.
+    /// Sends from this address. A datagram for which there is no room is dropped, as in a network.
     pub(super) fn send(&self, local: SocketAddr, to: SocketAddr, data: &[u8]) {
         // By the socket itself: tokio's own try fails until its reactor has seen the new socket once.
         let _ = match &self.any {
@@ -102,7 +102,8 @@ impl Socket {
     }
 }
 
-/// On a socket for both families the system may tell an IPv4 address as such; the socket has it in its IPv6 form.
+/// Converts an address to the socket's family. On a socket for both families the system may give an IPv4 address as
+/// such; the socket has it in its IPv6 form.
 fn in_family(ip: IpAddr, bound: SocketAddr) -> IpAddr {
     match (ip, bound) {
         (IpAddr::V4(ip), SocketAddr::V6(_)) => ip.to_ipv6_mapped().into(),
@@ -110,8 +111,8 @@ fn in_family(ip: IpAddr, bound: SocketAddr) -> IpAddr {
     }
 }
 
-/// Takes back that datagrams are not to be fragmented: that is for measuring paths, and a relay's clients may be behind
-/// ones that are narrower than their datagrams.
+/// Allows fragmentation of datagrams again. The ban is for measuring paths, and a relay's clients may be behind paths
+/// that are narrower than their datagrams.
 #[cfg(any(target_os = "linux", target_os = "android"))]
 fn may_fragment(io: &std::net::UdpSocket) {
     use rustix::net::sockopt::{Ipv4PathMtuDiscovery, Ipv6PathMtuDiscovery};

@@ -1,4 +1,4 @@
-//! Who may use the TURN server, as options, files and the environment say.
+//! Users of the TURN server, from options, files and the environment.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -47,9 +47,9 @@ pub(super) fn wanted(options: &Serve, say: Say) -> Result<Option<(WantedTurn, Op
         (None, None) => std::env::var_os(SECRET).map(from_environment).transpose()?,
     };
     if users.is_empty() && secret.is_none() {
-        return match options.relay_ip {
-            Some(_) => Err("--relay-ip needs one of the --turn options".into()),
-            None => Ok(None),
+        return match options.relay_ip.is_empty() {
+            false => Err("--relay-ip needs one of the --turn options".into()),
+            true => Ok(None),
         };
     }
     let rate = |bytes: u64| (bytes > 0).then_some(bytes);
@@ -58,8 +58,11 @@ pub(super) fn wanted(options: &Serve, say: Say) -> Result<Option<(WantedTurn, Op
         user_bytes: rate(options.turn_user_rate),
         ..Limits::default()
     };
-    let (relay_ip, allow_private) = (options.relay_ip, options.turn_allow_private);
-    Ok(Some((WantedTurn { users, secret, relay_ip, allow_private, limits }, kept)))
+    let (relay_ips, allow_private) = (options.relay_ip.clone(), options.turn_allow_private);
+    if matches!(relay_ips[..], [a, b, ..] if relay_ips.len() > 2 || a.is_ipv4() == b.is_ipv4()) {
+        return Err("--relay-ip is for one IPv4 and one IPv6 address".into());
+    }
+    Ok(Some((WantedTurn { users, secret, relay_ips, allow_private, limits }, kept)))
 }
 
 fn kept_in(given: Option<&Path>) -> Result<PathBuf, String> {

@@ -7,12 +7,12 @@ use p2pd_core::text::shown;
 use p2pd_core::{Broker, Header, Login};
 use serde::Deserialize;
 
-use super::folder::beside;
-use super::format::host_and_port;
+use super::LoginSource;
 use super::host::place;
+use super::login::{self, Password};
 use super::secure::Keys;
 
-/// Only such variables of the environment are read: lists are handed on, and no list is to have another secret sent.
+/// Only such variables of the environment are read for a broker.
 const VARIABLES: &str = "P2PD_MQTT_";
 
 #[derive(Debug, Deserialize)]
@@ -41,8 +41,8 @@ pub(super) struct Mqtt {
 }
 
 impl Mqtt {
-    /// The broker, and the command that prints user name and password.
-    pub(super) fn broker(mut self, folder: &Path) -> Result<(Broker, Option<Vec<String>>), String> {
+    /// The broker, and where its login comes from, if that may become another one.
+    pub(super) fn broker(mut self, folder: &Path) -> Result<(Broker, Option<LoginSource>), String> {
         if let Some(url) = self.url.take() {
             self.fill(&url)?;
         }
@@ -70,14 +70,13 @@ impl Mqtt {
             let header = Header::new(name, value);
             headers.push(header.ok_or_else(|| format!("the header \"{}\" cannot be sent", shown(name)))?);
         }
-        let password = match (m.password, m.password_file, m.password_env) {
-            (None, None, None) => None,
-            (Some(password), None, None) => Some(password),
-            // An editor ends the line.
-            (None, Some(file), None) => Some(beside(folder, &file)?.trim_end_matches(['\r', '\n']).into()),
-            (None, None, Some(name)) => Some(variable(&name)?),
-            _ => return Err("one of `password`, `password_file`, `password_env`".into()),
-        };
+        let file = m.user.as_deref().zip(m.password_file.clone()).map(|(user, name)| LoginSource::File {
+            user: user.into(),
+            folder: folder.into(),
+            name,
+        });
+        let password = Password { text: m.password, file: m.password_file, variable: m.password_env };
+        let password = password.read(folder, VARIABLES)?;
         let login = match (m.user, password, &m.credential_command) {
             (None, None, _) => None,
             (_, _, Some(_)) => return Err("`user` and `password`, or `credential_command`, not both".into()),
@@ -94,8 +93,16 @@ impl Mqtt {
             (Some(_), Some(_)) => 443,
         };
         let port = m.port.unwrap_or(usual);
-        let broker = Broker { tls, websocket: m.websocket, headers, login, ..Broker::new(m.id, &host, port) };
-        Ok((broker, m.credential_command))
+        let source = m.credential_command.map(LoginSource::Command).or(file);
+        let broker = Broker {
+            tls,
+            websocket: m.websocket,
+            headers,
+            login,
+            renews: source.is_some(),
+            ..Broker::new(m.id, &host, port)
+        };
+        Ok((broker, source))
     }
 
     /// Takes the fields that an URL stands for: `mqtts://user@host:8883`, `wss://host/path`.
@@ -117,45 +124,20 @@ impl Mqtt {
         if !websocket && !matches!(path, "" | "/") {
             return Err("a path in the `url` of what is no WebSocket".into());
         }
-        let (login, place) = authority.rsplit_once('@').map_or((None, authority), |(l, p)| (Some(l), p));
-        if let Some(login) = login {
-            if self.user.is_some() {
-                return Err("`user`, or a user in the `url`, not both".into());
-            }
-            let (user, password) = login.split_once(':').map_or((login, None), |(u, p)| (u, Some(p)));
-            self.user = Some(decoded(user)?);
-            if let Some(password) = password {
-                if self.password.is_some() {
-                    return Err("`password`, or a password in the `url`, not both".into());
-                }
-                self.password = Some(decoded(password)?);
-            }
+        let from_url = login::authority(authority)?;
+        if from_url.user.is_some() && self.user.is_some() {
+            return Err("`user`, or a user in the `url`, not both".into());
         }
-        let (host, port) = host_and_port(place).map_err(|why| format!("`url`: {why}"))?;
-        (self.host, self.port) = (Some(host), port);
+        if from_url.password.is_some() && self.password.is_some() {
+            return Err("`password`, or a password in the `url`, not both".into());
+        }
+        self.user = from_url.user.or(self.user.take());
+        self.password = from_url.password.or(self.password.take());
+        (self.host, self.port) = (Some(from_url.host), from_url.port);
         self.tls = Some(tls);
         self.websocket = websocket.then(|| if path.is_empty() { "/".into() } else { path.into() });
         Ok(())
     }
-}
-
-fn variable(name: &str) -> Result<String, String> {
-    if !name.starts_with(VARIABLES) {
-        return Err(format!("`password_env` names a variable that begins with {VARIABLES}"));
-    }
-    std::env::var(name).map_err(|_| format!("the environment has no {}", shown(name)))
-}
-
-/// Without the escapes of RFC 3986.
-fn decoded(text: &str) -> Result<String, &'static str> {
-    let mut parts = text.split('%');
-    let mut bytes: Vec<u8> = parts.next().unwrap_or_default().into();
-    for part in parts {
-        let (escape, rest) = part.split_at_checked(2).ok_or("a % in the `url` that escapes nothing")?;
-        bytes.push(u8::from_str_radix(escape, 16).map_err(|_| "a % in the `url` that escapes nothing")?);
-        bytes.extend_from_slice(rest.as_bytes());
-    }
-    String::from_utf8(bytes).map_err(|_| "a user or password in the `url` that is no UTF-8")
 }
 
 #[cfg(test)]

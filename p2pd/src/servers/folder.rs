@@ -55,7 +55,7 @@ mod tests {
     /// Fails, rather than hanging, where reading waits.
     fn read(list: &std::path::Path) -> Result<Servers, String> {
         let (list, (told, hears)) = (list.to_owned(), mpsc::channel());
-        std::thread::spawn(move || told.send(Servers::read(&list)));
+        std::thread::spawn(move || drop(told.send(Servers::read(&list))));
         hears.recv_timeout(Duration::from_secs(10)).expect("reading waits")
     }
 

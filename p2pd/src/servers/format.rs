@@ -11,35 +11,56 @@ use serde::Deserialize;
 
 use super::broker::Mqtt;
 use super::host::place;
+use super::proxy;
 use super::secure::Keys;
 use super::{Servers, TurnCredential, TurnServer};
 
 /// Reads a list's text; files that it names are sought in `folder`.
 ///
 /// # Errors
-/// Names the line or the entry where it is wrong. Parts of the list are escaped, a line each.
+/// Names the line or the entry where it is wrong. Values of the list are not repeated: they may be secrets.
 pub(super) fn parse(text: &str, folder: &Path) -> Result<Servers, String> {
-    let file: Format = toml::from_str(text).map_err(|e| {
-        // It repeats the line that is wrong.
-        let lines: Vec<String> = e.to_string().lines().map(|line| shown(line).to_string()).collect();
-        lines.join("\n")
-    })?;
-    let (brokers, commands): (Vec<_>, Vec<_>) =
+    let file: Format = toml::from_str(text).map_err(|why| wrong(text, &why))?;
+    let (brokers, sources): (Vec<_>, Vec<_>) =
         entries("mqtt", file.mqtt, |m| m.broker(folder))?.into_iter().unzip();
-    let commands = brokers.iter().zip(commands).filter_map(|(b, command)| Some((b.id, command?)));
+    let logins = brokers.iter().zip(sources).filter_map(|(b, source)| Some((b.id, source?)));
     Ok(Servers {
-        login_commands: commands.collect(),
+        logins: logins.collect(),
         brokers,
         stun: entries("stun", file.stun, |s| {
             place(&s.host, s.port)?;
             Ok(StunServer { host: s.host, port: s.port })
         })?,
         turn: entries("turn", file.turn, |t| t.server(folder))?,
+        proxy: file
+            .proxy
+            .map(|entry| entry.way_out(folder).map_err(|why| format!("[proxy]: {why}")))
+            .transpose()?,
         ntp: entries("ntp", file.ntp, |n| {
             place(&n.host, n.port)?;
             Ok(NtpServer { host: n.host, port: n.port })
         })?,
     })
+}
+
+/// What is wrong with the list, and where.
+fn wrong(text: &str, why: &toml::de::Error) -> String {
+    let message = shown(&without_values(why.message())).to_string();
+    let Some(before) = why.span().and_then(|span| text.get(..span.start)) else { return message };
+    let line = before.matches('\n').count() + 1;
+    let column = before.rsplit('\n').next().unwrap_or_default().chars().count() + 1;
+    format!("line {line}, column {column}: {message}")
+}
+
+/// A message of the parser's without the value that it is about: serde says `invalid type: string "secret", expected u16`.
+fn without_values(message: &str) -> String {
+    let message = message.lines().collect::<Vec<_>>().join(", ");
+    let about = ["invalid type: ", "invalid value: ", "unknown variant "];
+    let Some(about) = about.into_iter().find(|about| message.starts_with(about)) else { return message };
+    match message.rsplit_once(", expected ") {
+        Some((_, expected)) => format!("{}, expected {expected}", about.trim_end_matches([':', ' '])),
+        None => about.trim_end_matches([':', ' ']).into(),
+    }
 }
 
 fn entries<T, U>(
@@ -72,6 +93,7 @@ struct Format {
     turn: Vec<Turn>,
     #[serde(default)]
     ntp: Vec<Ntp>,
+    proxy: Option<proxy::Entry>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -86,6 +108,7 @@ struct Turn {
     server_name: Option<Box<str>>,
     ca: Option<String>,
     pin: Option<String>,
+    auth: Option<String>,
     user: Option<Box<str>>,
     password: Option<Box<str>>,
     secret: Option<Box<str>>,
@@ -93,6 +116,7 @@ struct Turn {
     /// Seconds; coturn's options with the same names.
     permission_lifetime: Option<u32>,
     channel_lifetime: Option<u32>,
+    alternates: Option<String>,
 }
 
 #[derive(Clone, Copy, Debug, Deserialize)]
@@ -155,7 +179,7 @@ impl Turn {
             }
             (Some(url), None) => {
                 keys.tls = Some(url.starts_with("turns:"));
-                turn_url(&url).map_err(|why| format!("{}: {why}", shown(&url)))?
+                turn_url(&url).map_err(|why| format!("`url`: {why}"))?
             }
             (None, Some(host)) => (host, t.port.unwrap_or(usual), t.transport.map(Transport::from)),
             (None, None) => return Err("no `host`".into()),
@@ -170,11 +194,20 @@ impl Turn {
             (None, None, Some(secret), None) => TurnCredential::Secret(secret),
             (None, None, None, Some(command)) if !command.is_empty() => TurnCredential::Command(command),
             (None, None, None, Some(_)) => return Err("an empty `credential_command`".into()),
-            (None, None, None, None) => return Err("no credentials".into()),
+            (None, None, None, None) if t.auth.is_some() => TurnCredential::Nobody,
+            (None, None, None, None) => {
+                return Err("no credentials; `auth = \"none\"` if the server wants none".into());
+            }
             (Some(_), None, None, None) => return Err("a `user` without `password`".into()),
             (None, Some(_), None, None) => return Err("a `password` without `user`".into()),
             _ => return Err("one of `user` with `password`, `secret`, `credential_command`".into()),
         };
+        match t.auth.as_deref() {
+            None => {}
+            Some("none") if credential == TurnCredential::Nobody => {}
+            Some("none") => return Err("`auth = \"none\"`, or credentials, not both".into()),
+            Some(_) => return Err("`auth` is \"none\", or not there".into()),
+        }
         let mut lifetimes = Lifetimes::default();
         for (given, lifetime) in
             [(t.permission_lifetime, &mut lifetimes.permission), (t.channel_lifetime, &mut lifetimes.channel)]
@@ -185,7 +218,12 @@ impl Turn {
                 None => {}
             }
         }
-        Ok(TurnServer { host, port, transport, tls, credential, lifetimes })
+        let alternates_anywhere = match t.alternates.as_deref() {
+            None | Some("internet") => false,
+            Some("anywhere") => true,
+            Some(_) => return Err("`alternates` is \"internet\" or \"anywhere\"".into()),
+        };
+        Ok(TurnServer { host, port, transport, tls, credential, lifetimes, alternates_anywhere })
     }
 }
 

@@ -22,6 +22,10 @@ pub(super) fn place(host: &str, port: u16) -> Result<(), String> {
     if host.len() > LONGEST {
         return Err(format!("a host of more than {LONGEST} bytes"));
     }
+    if host.contains('@') {
+        // Not repeated: there may be a password before it.
+        return Err("a host with an @ in it: write `user` and `password`".into());
+    }
     if host.contains(char::is_whitespace) {
         return Err(named("has a blank in it".into()));
     }
@@ -94,12 +98,14 @@ mod tests {
                 ("fe80::1%", "no IPv6 address"),
                 ("mqtt://a", "no scheme"),
                 ("a/mqtt", "no scheme"),
+                ("alice:s3cret@a", "write `user`"),
                 ("a\x1b[2J", "character \\u{1b}"),
                 ("a\u{202e}b", "character \\u{202e}"),
                 (&long, "more than 253"),
             ] {
                 let why = with(table, bad).unwrap_err();
                 assert!(why.contains(&format!("first entry of [[{table}]]: ")), "{why}");
+                assert!(!why.contains("s3cret"), "{why}");
                 assert!(why.contains(word) && why.chars().all(p2pd_core::text::is_plain), "{bad:?}: {why}");
             }
             let zero = format!("[[{table}]]\nhost = \"a\"\nport = 0\nid = 1\nsecret = \"s\"\n");

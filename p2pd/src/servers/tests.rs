@@ -42,6 +42,7 @@ fn turn_servers_are_read_with_their_credentials_and_written_again() {
         tls: None,
         credential,
         lifetimes: Lifetimes::default(),
+        alternates_anywhere: false,
     };
     let secret = |text: &str| TurnCredential::Secret(text.into());
     let mut expected = [
@@ -66,6 +67,9 @@ fn mistakes_in_turn_entries_are_named() {
         ("host = \"\"\nsecret = \"s\"", "no host"),
         ("host = \"a\"\nport = 0\nsecret = \"s\"", "port 0"),
         ("host = \"a\"\nuser = \"u\"", "without `password`"),
+        ("host = \"a\"\nauth = \"some\"", "`auth` is"),
+        ("host = \"a\"\nauth = \"none\"\nsecret = \"s\"", "not both"),
+        ("host = \"a\"\nsecret = \"s\"\nalternates = \"yes\"", "`alternates` is"),
         ("host = \"a\"\npassword = \"p\"", "without `user`"),
         ("host = \"a\"\nuser = \"u\"\npassword = \"p\"\nsecret = \"s\"", "one of"),
         ("host = \"a\"\ncredential_command = []", "empty `credential_command`"),
@@ -99,6 +103,26 @@ fn mistakes_are_named_with_their_line() {
     ] {
         let error = Servers::parse(text).unwrap_err();
         assert!(error.contains(word), "{text}: {error}");
+    }
+}
+
+#[test]
+fn what_is_wrong_is_said_without_the_values_that_stand_there() {
+    for (text, place) in [
+        ("[[turn]]\nhost = \"a\"\npassword = \"s3cret\n", "line 3, column "),
+        ("[[turn]]\nhost = \"a\"\npassword = s3cret\n", "line 3, column "),
+        ("[[turn]]\nhost = \"a\"\npassword = \"s3cret\" x\n", "line 3, column "),
+        ("[[turn]]\nhost = \"a\"\nport = \"s3cret, expected nothing\"\n", "line 3, column 8: "),
+        ("[[turn]]\nhost = \"a\"\nuser = [\"s3cret\"]\n", "line 3, column 8: "),
+        ("[[turn]]\nhost = \"a\"\ntransport = \"s3cret\"\n", "line 3, column 13: "),
+        ("[[turn]]\nhost = \"a\"\npassword = \"s3cret\"\npassword = \"s3cret\"\n", "line 4, column "),
+        ("[[mqtt]]\nid = 1\nhost = \"a\"\nheaders = { A = s3cret }\n", "line 4, column "),
+        ("[[mqtt]]\nid = 1\npassword = \"\\s3cret\"\n", "line 3, column "),
+        ("[[turn]]\nhost = \"\u{e4}\" s3cret\n", "line 2, column "),
+        ("[[turn]]\nurl = \"turn:u:s3cret@a\"\nsecret = \"s3cret\"\n", "`url`: "),
+    ] {
+        let why = Servers::parse(text).unwrap_err();
+        assert!(why.contains(place) && !why.contains("s3cret") && why.lines().count() == 1, "{text}: {why}");
     }
 }
 
@@ -146,11 +170,16 @@ fn the_example_has_every_field_and_the_defaults() {
     assert_eq!(Servers::parse(&text).unwrap().turn.len(), 2);
     // None is missing: the parser names all there are.
     let mut named = 0;
-    for table in ["", "[[mqtt]]\n", "[[stun]]\n", "[[turn]]\n", "[[ntp]]\n"] {
+    for table in ["", "[[mqtt]]\n", "[[stun]]\n", "[[turn]]\n", "[[ntp]]\n", "[proxy]\nurl = \"none\"\n"] {
         let said = Servers::parse(&format!("{table}nonsense = 1\n")).unwrap_err();
         let fields = said.split_once("expected ").unwrap_or_else(|| panic!("{said}")).1;
         for field in fields.split('`').skip(1).step_by(2) {
-            let there = [format!("\n{field} = "), format!("\n#{field} = "), format!("\n[[{field}]]\n")];
+            let there = [
+                format!("\n{field} = "),
+                format!("\n#{field} = "),
+                format!("\n[[{field}]]\n"),
+                format!("\n#[{field}]\n"),
+            ];
             assert!(there.iter().any(|t| EXAMPLE.contains(t)), "{table}{field}");
             named += 1;
         }

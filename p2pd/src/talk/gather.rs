@@ -11,7 +11,7 @@ use tokio::io::{AsyncRead, ReadBuf};
 #[derive(Debug)]
 pub(crate) struct Gather<R> {
     from: R,
-    /// What ended the last buffer, to be told after it.
+    /// End or error that cut the last buffer short, to be returned after it.
     end: Option<io::Result<()>>,
 }
 

@@ -20,11 +20,11 @@ use stdio::{CHUNK, Input, Output};
 use waiting::Waiting;
 pub(crate) use waiting::{Turns, place};
 
-/// How errors of the connection are named.
+/// Prefix of the connection's errors.
 pub(crate) const PIPE: &str = "the pipe broke";
-/// How long the end of what was sent is waited for, once it is all the same to us.
+/// Longest wait for the peer to take the rest, once its outcome does not matter here.
 const FAREWELL: Duration = Duration::from_secs(5);
-/// How long a caller may say nothing at all while others wait.
+/// Time for which a caller may send nothing from the start while others wait.
 const MUTE: Duration = Duration::from_secs(10);
 
 /// Standard input and output, which callers have one after another.
@@ -40,16 +40,16 @@ impl Stdio {
     }
 }
 
-/// Which end of a conversation we are.
+/// Role of this end in a conversation.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Side {
-    /// At a terminal, where nobody may ever end the input, the peer's end is the end.
+    /// The listener may be at a terminal, where nobody may ever end the input, so the peer's end is the end.
     Listener,
-    /// Whoever calls has something to say, and says when that is all.
+    /// The caller has something to say, and ends its sending after it.
     Caller,
 }
 
-/// What has passed on a pipe, in either direction.
+/// Activity on a pipe, in either direction.
 #[derive(Debug)]
 struct Activity {
     last: Cell<Instant>,
@@ -66,13 +66,13 @@ impl Activity {
         self.any.set(true);
     }
 
-    /// When it has been silent for too long.
+    /// Returns the time at which the silence becomes too long.
     fn until(&self, idle: Duration) -> Instant {
         self.last.get() + if self.any.get() { idle } else { idle.min(MUTE) }
     }
 }
 
-/// One pipe to its end.
+/// Handles one pipe to its end.
 ///
 /// # Errors
 /// Says which side broke.
@@ -137,7 +137,7 @@ pub(crate) async fn listener(node: &Node, idle: Duration, say: Say) -> io::Resul
     }
 }
 
-/// Both directions to their ends.
+/// Copies in both directions to their ends.
 async fn talk(pipe: Pipe, stdio: &mut Stdio, side: Side, activity: &Activity, say: Say) -> io::Result<()> {
     let (from, mut to) = tokio::io::split(pipe);
     let Stdio { input, output } = stdio;
@@ -192,7 +192,7 @@ async fn send(input: &mut Input, to: &mut (impl AsyncWrite + Unpin), activity: &
     to.shutdown().await.map_err(|why| named(PIPE, &why))
 }
 
-/// What the peer sends, to its end.
+/// Copies the peer's bytes to the output, to their end.
 async fn receive(from: ReadHalf<Pipe>, output: &mut Output, activity: &Activity) -> io::Result<()> {
     let mut from = Gather::new(from);
     let ended = loop {

@@ -1,5 +1,5 @@
-//! Standard input and output. Each is read or written by one thread for the whole run: a read of a terminal cannot be
-//! interrupted, and one that was given up would swallow what is typed for the next caller.
+//! Standard input and output. Each is read or written by one thread for the whole run. A read of a terminal cannot be
+//! interrupted, and one that was given up would swallow text that is typed for the next caller.
 
 use std::io::{self, IsTerminal, Read, Write};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -30,7 +30,7 @@ pub(crate) struct Input {
     /// `None` until it is first asked for: reading stops a program in the background.
     reading: Option<Reading>,
     ended: bool,
-    /// To be told after what came before.
+    /// Error that is returned after the bytes before it.
     failed: Option<io::Error>,
 }
 
@@ -41,12 +41,12 @@ struct Reading {
 }
 
 impl Input {
-    /// Whether a person types it.
+    /// Returns true if standard input is a terminal.
     pub(crate) fn is_terminal() -> bool {
         io::stdin().is_terminal()
     }
 
-    /// Whether there is no more of it.
+    /// Returns true if the input has ended.
     pub(crate) fn has_ended(&self) -> bool {
         self.ended
     }
@@ -76,7 +76,7 @@ impl Input {
         }
     }
 
-    /// What has been read already.
+    /// Returns a chunk that has been read already, if there is one.
     pub(crate) fn waiting(&mut self) -> Option<Chunk> {
         match self.reading.as_mut()?.chunks.try_recv() {
             Ok(Ok(chunk)) => Some(chunk),
@@ -165,7 +165,7 @@ impl Output {
         self.spare.try_recv().unwrap_or_else(|_| vec![0; CHUNK])
     }
 
-    /// Has the first bytes of a buffer written after what came before.
+    /// Has the first bytes of a buffer written after earlier ones.
     pub(crate) async fn write(&self, data: Vec<u8>, len: usize) -> io::Result<()> {
         let sent = self.to.send(Written::Bytes(Chunk { data, len })).await;
         sent.map_err(|_| self.why())
@@ -187,7 +187,8 @@ impl Output {
     }
 }
 
-/// The descriptor itself: the standard library's handle looks for line ends and holds what is behind the last.
+/// Returns the descriptor itself: the standard library's handle looks for line ends and holds the bytes behind the
+/// last.
 #[cfg(unix)]
 fn stdout() -> io::Result<impl Write + Send + 'static> {
     use std::os::fd::AsFd;

@@ -7,7 +7,7 @@ use p2pd_tokio::Pipe;
 
 /// Callers that wait at once,
 const MOST: usize = 64;
-/// and those of them from one place.
+/// and most of those from one place.
 const MOST_OF_ONE: usize = 8;
 /// Places whose last turn is remembered.
 const REMEMBERED: usize = 256;
@@ -46,8 +46,8 @@ impl Waiting {
 }
 
 impl<T> Turns<T> {
-    /// Has it wait. What finds no room is dropped: one more of a place that has its share, or the last one of the place
-    /// that has most.
+    /// Adds it to those that wait. Where there is no room one is dropped: the new one of a place that has its share, or
+    /// the last one of the place that has most.
     pub(crate) fn push(&mut self, at: SocketAddr, what: T) {
         let from = place(at.ip());
         let share = |of: IpAddr| self.waiting.iter().filter(|(place, _)| *place == of).count();
@@ -68,12 +68,12 @@ impl<T> Turns<T> {
         self.waiting.is_empty()
     }
 
-    /// Where those are that wait.
+    /// Returns the places of those that wait.
     pub(crate) fn places(&self) -> impl Iterator<Item = IpAddr> {
         self.waiting.iter().map(|(place, _)| *place)
     }
 
-    /// The next one of those that may have a turn, by their place and by what they are.
+    /// Returns the next one of those that may have a turn, by their place and by themselves.
     pub(crate) fn next(
         &mut self,
         by_place: impl Fn(IpAddr) -> bool,

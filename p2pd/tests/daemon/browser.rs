@@ -14,9 +14,9 @@ use crate::common::{Running, curl};
 pub(crate) struct Browser {
     socket: WebSocket<TcpStream>,
     calls: u64,
-    /// What the page asked for.
+    /// Requests of the page.
     pub(crate) requests: Vec<String>,
-    /// What went wrong in it.
+    /// Errors of the page.
     pub(crate) complaints: Vec<Value>,
     _process: Running,
 }
@@ -100,7 +100,7 @@ impl Browser {
         self.call("Runtime.evaluate", params)["result"]["value"].clone()
     }
 
-    /// The same of a promise, once it is kept; panics with what broke it.
+    /// Evaluates a promise, once it is kept; panics with the error of a broken one.
     pub(crate) fn promised(&mut self, expression: &str) -> Value {
         let params = json!({"expression": expression, "returnByValue": true, "awaitPromise": true});
         let answer = self.call("Runtime.evaluate", params);

@@ -26,7 +26,7 @@ pub(crate) fn p2pd(args: &[&str]) -> Command {
     command
 }
 
-/// Starts it and gives what it says, until one of its events has come. What it says later is thrown away.
+/// Starts the program and returns its events until the event `until`. Later events are thrown away.
 pub(crate) fn start(mut command: Command, until: &str) -> (Running, Vec<Value>) {
     let mut child = Running(command.spawn().unwrap());
     let mut said = BufReader::new(child.0.stderr.take().unwrap());
@@ -51,7 +51,7 @@ pub(crate) struct Daemon {
 }
 
 impl Daemon {
-    /// With a token and without servers.
+    /// Starts a daemon with a token and without servers.
     pub(crate) fn start() -> Self {
         Self::with(&["--no-servers"])
     }
@@ -103,7 +103,7 @@ impl Daemon {
         (status, json["error"].as_u64().unwrap())
     }
 
-    /// Without the token: status and body.
+    /// Makes a request without the token, and returns status and body.
     pub(crate) fn bare(&self, path: &str, options: &[&str]) -> (u16, Vec<u8>) {
         curl(options, &format!("http://{}{path}", self.api))
     }
@@ -115,7 +115,7 @@ impl Daemon {
         stream
     }
 
-    /// What a request gets that is sent as it stands, to the connection's end.
+    /// Sends a request as it stands, and returns the answer up to the connection's end.
     pub(crate) fn raw(&self, request: &[u8]) -> String {
         let mut stream = self.socket();
         stream.write_all(request).unwrap();

@@ -11,7 +11,7 @@ use crate::mutate::{REQUESTS, Random, altered, asked, is_over};
 
 const CLIENTS: u64 = 8;
 
-/// What a request got, of a client that ends its side behind it, or waits.
+/// Returns the answer to a request of a client that then ends its side, or waits.
 fn ask(api: SocketAddr, request: &[u8], ends: bool, patience: Duration) -> Vec<u8> {
     let mut stream = TcpStream::connect_timeout(&api, Duration::from_secs(20)).unwrap();
     stream.set_read_timeout(Some(patience)).unwrap();

@@ -1,4 +1,4 @@
-//! Who is turned away, and what does no harm.
+//! Tests of clients that are refused, and of requests that do no harm.
 
 use std::io::{Read, Write};
 use std::time::Duration;

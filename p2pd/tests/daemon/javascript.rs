@@ -58,7 +58,7 @@ fn the_example_runs_from_every_place_that_is_allowed() {
     }
 }
 
-/// What a sandboxed frame of any web page does: a WebSocket, a call, an image and a raw pipe of a connection that is there.
+/// Script of a sandboxed frame of any web page: a WebSocket, a call, an image and a raw pipe of an existing connection.
 const FRAME: &str = r#"
 const say = m => parent.postMessage(m, "*");
 const socket = new WebSocket("ws://API/p2p/pipe/con");

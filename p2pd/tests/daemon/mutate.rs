@@ -1,9 +1,9 @@
-//! Inputs made of good ones: bytes changed, pieces put in, taken out, doubled and exchanged. Shared by the fuzzers of the
-//! parsers and of the running daemon; a run is repeated by its seed.
+//! Inputs made of good ones: bytes changed, pieces put in, taken out, doubled and exchanged. Shared by the fuzzers of
+//! the parsers and of the running daemon; a run is repeated by its seed.
 
 use std::time::{Duration, Instant, SystemTime};
 
-/// Requests as they are meant. None names another machine: what is altered is sent, and must reach nobody.
+/// Well-formed requests. None names another machine: altered ones are sent, and must reach nobody.
 pub(crate) const REQUESTS: [&str; 16] = [
     "GET / HTTP/1.1\r\nHost: localhost\r\n\r\n",
     "GET /version HTTP/1.1\r\nHost: 127.0.0.1:12333\r\nOrigin: null\r\n\r\n",
@@ -25,7 +25,7 @@ pub(crate) const REQUESTS: [&str; 16] = [
      Access-Control-Request-Method: DELETE\r\n\r\n",
 ];
 
-/// What parsers look for.
+/// Texts that parsers look for.
 const PIECES: [&str; 40] = [
     "/",
     "//",
@@ -85,7 +85,7 @@ impl Random {
         z ^ (z >> 31)
     }
 
-    /// Below `n`, which is not 0.
+    /// Returns a number below `n`, which is not 0.
     pub(crate) fn below(&mut self, n: usize) -> usize {
         (self.next() % n as u64) as usize
     }
@@ -95,7 +95,7 @@ impl Random {
     }
 }
 
-/// One of the good inputs, altered in one to eight ways.
+/// Returns one of the good inputs, altered in one to eight ways.
 pub(crate) fn altered(good: &[&str], random: &mut Random) -> Vec<u8> {
     let mut bytes = random.one(good).to_vec();
     for _ in 0..=random.below(8) {
@@ -122,7 +122,7 @@ pub(crate) fn altered(good: &[&str], random: &mut Random) -> Vec<u8> {
     bytes
 }
 
-/// How long to go on, and from which seed: `P2PD_FUZZ_MINUTES` and `P2PD_FUZZ_SEED`; a moment and a fixed one without.
+/// Returns the duration and the seed, from `P2PD_FUZZ_MINUTES` and `P2PD_FUZZ_SEED`. Default: 2 s, and the seed 1.
 pub(crate) fn asked() -> (Duration, u64) {
     let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
     match number("P2PD_FUZZ_MINUTES") {
@@ -134,7 +134,7 @@ pub(crate) fn asked() -> (Duration, u64) {
     }
 }
 
-/// Whether the time is over.
+/// Returns true once the time is over.
 pub(crate) fn is_over(begin: Instant, time: Duration) -> bool {
     begin.elapsed() >= time
 }

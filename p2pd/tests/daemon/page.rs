@@ -64,7 +64,7 @@ fn a_connection_is_opened_and_talked_over_by_keyboard() {
     assert_eq!(browser.complaints, Vec::<Value>::new());
 }
 
-/// A peer is called by its name, and one that nobody has says so.
+/// Calls a peer by its name. For a name that nobody has the page shows an error.
 #[test]
 fn a_name_is_as_good_as_an_address() {
     let profile = tempfile::tempdir().unwrap();

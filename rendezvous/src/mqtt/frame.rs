@@ -1,15 +1,15 @@
-//! Packets in a byte stream, and what is checked of them before the codec reads their bodies.
+//! Packets in a byte stream, and the checks on them before the codec reads their bodies.
 
 use mqtt_protocol_core::mqtt::packet::v3_1_1;
 
-/// Why a client's stream cannot go on.
+/// Reason why a client's stream cannot go on.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum FrameError {
     /// Longer than the limit, or its length is no variable byte integer.
     Length,
     /// A packet type that clients do not send, or wrong flags for it.
     Header,
-    /// The body is not what its type asks for.
+    /// The body is not as its type asks for.
     Body,
     /// A CONNECT of MQTT 5.
     Version5,
@@ -41,7 +41,7 @@ impl Framer {
         Framer { held: Vec::new(), max }
     }
 
-    /// Takes the next packet out of what is held and `data`, which shrinks by what was used.
+    /// Takes the next packet out of the held bytes and `data`, which shrinks by the bytes used.
     pub(crate) fn next(&mut self, data: &mut &[u8]) -> Result<Option<Packet>, FrameError> {
         loop {
             if let Some((header, whole)) = measure(&self.held)? {
@@ -86,7 +86,8 @@ fn measure(bytes: &[u8]) -> Result<Option<(usize, usize)>, FrameError> {
     if bytes.len() > 4 { Err(FrameError::Length) } else { Ok(None) }
 }
 
-/// Whether a client's packet can begin so: types and the flags they must have (MQTT 3.1.1 section 2.2).
+/// Returns true if a client's packet can begin with this byte: types and the flags they must have (MQTT 3.1.1 section
+/// 2.2).
 fn is_clients_header(first: u8) -> bool {
     matches!(first, 0x10 | 0x30..=0x3f | 0x40 | 0x82 | 0xa2 | 0xc0 | 0xe0)
 }
@@ -134,7 +135,7 @@ fn parse(first: u8, body: &[u8]) -> Result<Packet, FrameError> {
     }
 }
 
-/// What the codec leaves open of a CONNECT (MQTT 3.1.1 sections 3.1.2.2 to 3.1.2.7).
+/// Checks the parts of a CONNECT that the codec leaves unchecked (MQTT 3.1.1 sections 3.1.2.2 to 3.1.2.7).
 fn check_connect(body: &[u8]) -> Result<(), FrameError> {
     let flags = match body {
         [0, 4, b'M', b'Q', b'T', b'T', 4, flags, ..] => flags,

@@ -1,10 +1,10 @@
-//! Bounds of what a broker is made to hold and do.
+//! Bounds of a broker's state and work.
 
 use core::time::Duration;
 
 use crate::Shares;
 
-/// Bounds of what strangers make the broker hold and do.
+/// Bounds of the state and work that strangers can cause at the broker.
 #[derive(Clone, Debug)]
 pub struct Limits {
     /// Connections at a time. A further one takes the place of the idlest of the network that has most. Default
@@ -20,11 +20,11 @@ pub struct Limits {
     pub in_flight: usize,
     /// QoS 1 messages waiting for one client; a further one is dropped. Default 128.
     pub queue: usize,
-    /// Bytes of messages waiting for one client or not yet acknowledged by it; what is beyond is dropped. Default
-    /// 64 KiB.
+    /// Bytes of messages waiting for one client or not yet acknowledged by it; further messages are dropped. Default 64
+    /// KiB.
     pub queue_bytes: usize,
-    /// Bytes that one connection has not taken yet: QoS 0 messages beyond it are dropped, QoS 1 messages wait,
-    /// and a connection that takes no answers either is closed. Default 64 KiB.
+    /// Bytes that one connection has not taken yet. Beyond it QoS 0 messages are dropped, QoS 1 messages wait, and a
+    /// connection that takes no answers either is closed. Default 64 KiB.
     pub output: usize,
     /// Topics with a retained message. A further one takes the place of the oldest of the network that has most; where
     /// the network has its share, it is not retained. Default 1,024, 64 of one address.
@@ -33,9 +33,9 @@ pub struct Limits {
     pub retained_bytes: usize,
     /// Records of names, of at most 1,203 bytes each; the same goes for them. Default 4,096, 32 of one address.
     pub names: Shares,
-    /// What one connection may ask for a second, in the long run: publications, each filter of a subscription or
-    /// its end, pings, and acknowledgements of nothing; a record of a name counts for ten. Beyond it the connection is closed. Default 100, with
-    /// a burst of four seconds' worth.
+    /// Requests of one connection a second, in the long run: publications, each filter of a subscription or its end,
+    /// pings, and acknowledgements of nothing. A record of a name counts for ten. Beyond the limit the connection is
+    /// closed. Default 100, with a burst of four seconds' worth.
     pub requests_per_second: u32,
     /// A new connection has this long to send CONNECT. Default 5 s.
     pub connect_within: Duration,

@@ -1,15 +1,15 @@
 //! An MQTT 3.1.1 broker with QoS 0 and 1, retained messages, wills, and sessions that outlive a connection for a while.
 //!
 //! A subscription names its topic: a filter with a wildcard, or one that begins with `$`, is answered with failure.
-//! Anybody may connect, and with wildcards anybody would see who talks to whom. A topic of p2pd is a hash, which only
-//! those can name who know what was hashed.
+//! Anybody may connect, and a wildcard would show anybody which peers talk to each other. A topic of p2pd is a hash,
+//! which nobody can name without the hashed text.
 //!
-//! Under `p2pd-name-` it keeps and passes on only records that are signed by the key they name and not out of date, and
-//! replaces one only by a newer one of the same key, until that key gives the name up or the record expires.
+//! Under `p2pd-name-` it keeps and passes on only records that are signed by the key they name and not out of date. It
+//! replaces a record only by a newer one of the same key, until that key gives the name up or the record expires.
 //!
-//! What it leaves out: QoS 2 (a subscription is granted QoS 1, a publication closes the connection, since 3.1.1
-//! has no way to refuse it) and authentication (names and passwords are read and ignored: whoever
-//! reaches the port may use the broker, within [`Limits`]).
+//! It leaves out QoS 2: a subscription is granted QoS 1, and a publication closes the connection, since 3.1.1 has no
+//! way to refuse it. It leaves out authentication: names and passwords are read and ignored. All who reach the port may
+//! use the broker, within [`Limits`].
 
 mod frame;
 mod limits;
@@ -33,18 +33,18 @@ pub use limits::Limits;
 use session::{Message, Room, Session};
 pub use topic::MAX_TOPIC;
 
-/// What the broker wants done.
+/// Action that the broker wants done.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Output {
-    /// Append to the connection's stream; say [`Broker::sent`] when the bytes have left.
+    /// Appends the bytes to the connection's stream. Call [`Broker::sent`] when they have left.
     Send(ConnId, Bytes),
-    /// Send what is queued, then close. The broker has forgotten the connection.
+    /// Sends the queued bytes, then closes. The broker has forgotten the connection.
     Close(ConnId),
-    /// Close at once, whatever is queued: its place is another's.
+    /// Closes at once, without the queued bytes: the place is another client's.
     Drop(ConnId),
 }
 
-/// What the broker has counted.
+/// Counters of the broker.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub struct Stats {
     /// Connections accepted.
@@ -53,7 +53,7 @@ pub struct Stats {
     pub refused: u64,
     /// Connections closed for a newcomer, because they were the idlest where most came from.
     pub evicted: u64,
-    /// Connections closed because of what they sent or how much.
+    /// Connections closed because of the content or the amount of their packets.
     pub violations: u64,
     /// Connections closed because they were silent or took no answers.
     pub stalled: u64,
@@ -84,9 +84,10 @@ pub struct Broker {
     retained: BTreeMap<Arc<str>, Message>,
     retaining: Crowd<Arc<str>>,
     names: names::Records,
-    /// What Unix time it was at the caller's zero.
+    /// Unix time at the caller's zero.
     unix_at_zero: Option<Duration>,
-    /// When to look after whom, one entry each. A connection's may be early: its deadline has the last word.
+    /// Times at which connections and sessions are to be checked, one entry each. The entry of a connection may be
+    /// early: only its `deadline` counts.
     timers: BTreeSet<(Duration, Due)>,
     outputs: VecDeque<Output>,
     next_session: u64,
@@ -107,7 +108,7 @@ struct Conn {
     framer: Framer,
     phase: Phase,
     deadline: Duration,
-    /// Where it stands among the timers.
+    /// Time of its entry among the timers.
     armed: Duration,
     /// Bytes sent to it that it has not taken.
     unsent: usize,
@@ -117,7 +118,7 @@ struct Conn {
 
 #[derive(Debug)]
 enum Phase {
-    /// Nothing was heard yet.
+    /// The client has sent nothing yet.
     New,
     Open {
         session: SessionId,
@@ -127,7 +128,7 @@ enum Phase {
     },
 }
 
-/// Why a connection ends.
+/// Reason why a connection ends.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum End {
     Disconnect,
@@ -160,13 +161,13 @@ impl Broker {
         }
     }
 
-    /// Tells what time it is now, as a duration since 1970. Without it, records of names do not expire.
+    /// Sets the present time, as a duration since 1970. Without it, records of names do not expire.
     pub fn set_unix_time(&mut self, now: Duration, unix: Duration) {
         self.unix_at_zero = Some(unix.saturating_sub(now));
     }
 
-    /// A connection from this address was accepted. False: its network has its share of them. Close it, and say no
-    /// more of it.
+    /// Takes a connection that was accepted from this address. Returns false if its network has its share of them:
+    /// close it then, and make no further call about it.
     #[must_use]
     pub fn accept(&mut self, now: Duration, conn: ConnId, from: IpAddr) -> bool {
         self.stats.accepted += 1;
@@ -241,7 +242,7 @@ impl Broker {
         }
     }
 
-    /// When to call [`handle_timeout`](Self::handle_timeout); in constant time.
+    /// Returns the time of the next [`handle_timeout`](Self::handle_timeout), in constant time.
     pub fn poll_timeout(&self) -> Option<Duration> {
         self.timers.first().map(|(at, _)| *at)
     }
@@ -251,7 +252,7 @@ impl Broker {
         self.outputs.pop_front()
     }
 
-    /// What was counted so far.
+    /// Returns the counters so far.
     pub fn stats(&self) -> Stats {
         self.stats
     }
@@ -390,8 +391,8 @@ impl Broker {
         }
     }
 
-    /// Keeps a record of a name and passes it on, or does neither. 3.1.1 has no way to say which: whoever is subscribed
-    /// to it sees.
+    /// Keeps a record of a name and passes it on, or does neither. 3.1.1 has no way to report which; a subscriber of
+    /// the name sees it.
     fn record(&mut self, now: Duration, conn: ConnId, mut message: Message) {
         let claim = names::Claim::read(&message.topic, &message.payload).filter(|_| message.retain);
         let Some(from) = self.conns.get(&conn).map(|conn| conn.from) else { return };
@@ -460,7 +461,7 @@ impl Broker {
         }
     }
 
-    /// Sends a session what it has waiting, as far as it may.
+    /// Sends a session its waiting messages, as far as it may.
     fn push(&mut self, id: SessionId) {
         let Some(session) = self.sessions.get_mut(&id) else { return };
         let Some(conn) = session.conn else { return };

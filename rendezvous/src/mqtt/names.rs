@@ -1,10 +1,10 @@
-//! Records of names: what is kept under [`PREFIX`] is kept for the key that signed it.
+//! Records of names: a record under [`PREFIX`] is kept for the key that signed it.
 //!
 //! ```text
 //! version 1 | X25519 key 32 | sequence 8 | expiry 8 | length 1, name | length 2, address | signature 64
 //! ```
-//! The topic's end is the hash of the name, so that a record cannot be kept under another one's topic. The
-//! signature is XEdDSA's with the sign bit 0, over `p2pd name record` and what stands before it.
+//! The topic's end is the hash of the name, so that a record cannot be kept under another one's topic. The signature is
+//! XEdDSA's with the sign bit 0, over `p2pd name record` and the fields before it.
 
 use core::time::Duration;
 use std::collections::BTreeMap;
@@ -21,23 +21,23 @@ use crate::{Crowd, Full, Shares};
 
 /// Topics of names begin so.
 const PREFIX: &str = "p2pd-name-";
-/// Asks whoever has a name for its record, where brokers do not keep it. This one does.
+/// Question to the owner of a name for its record, where brokers do not keep it. This one does.
 pub(super) const QUERY: &[u8] = b"?";
-/// Before what is signed.
+/// Text before the signed content.
 const CONTEXT: &[u8] = b"p2pd name record";
 /// An address has at most 1,024 bytes and a name 63.
 const MAX: usize = 1 + 32 + 8 + 8 + 1 + 63 + 2 + 1_024 + 64;
 /// A record that would be valid for longer is not kept.
 const LONGEST: Duration = Duration::from_secs(7 * 86_400);
-/// How far clocks may be apart.
+/// Longest difference between clocks.
 const SKEW: Duration = Duration::from_secs(600);
 
-/// Whether a topic is that of a name, where only records are kept and passed on.
+/// Returns true if a topic is that of a name, where only records are kept and passed on.
 pub(super) fn is_name(topic: &str) -> bool {
     topic.starts_with(PREFIX)
 }
 
-/// What a record says, as far as a broker has to know it.
+/// Fields of a record, as far as a broker has to know them.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Claim {
     key: [u8; 32],
@@ -149,7 +149,7 @@ impl Records {
         });
     }
 
-    /// What is kept under a topic.
+    /// Returns the message that is kept under a topic.
     pub(super) fn get(&self, topic: &str, unix: Option<Duration>) -> Option<&Message> {
         self.held.get(topic).filter(|held| held.claim.is_current(unix)).map(|held| &held.message)
     }

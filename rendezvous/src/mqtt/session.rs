@@ -1,4 +1,4 @@
-//! A client's session: what it subscribed to and what is on its way to it.
+//! A client's session: its subscriptions and the messages on their way to it.
 
 use core::time::Duration;
 use std::collections::{BTreeMap, VecDeque};
@@ -25,13 +25,13 @@ impl Message {
     }
 }
 
-/// Whether a message could leave at once.
+/// Possibility of sending a message at once.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Room {
     Now,
     /// The connection is slow.
     Later,
-    /// There is no connection.
+    /// The client has no connection.
     Away,
 }
 
@@ -41,18 +41,18 @@ pub(super) struct Session {
     pub(super) conn: Option<ConnId>,
     /// Ends with its connection.
     pub(super) clean: bool,
-    /// When it is forgotten, while it has no connection.
+    /// Time at which the session is forgotten, while it has no connection.
     pub(super) until: Option<Duration>,
     /// Subscribed to, and whether QoS 1 was granted.
     topics: BTreeMap<Box<str>, bool>,
     waiting: VecDeque<Message>,
-    /// By packet identifier; the order they were sent in is kept beside it.
+    /// Messages by packet identifier; their order of sending is in `order`.
     in_flight: BTreeMap<u16, Message>,
     order: VecDeque<u16>,
     /// Sent on an earlier connection, to be sent again.
     again: VecDeque<u16>,
     last_id: u16,
-    /// Of what waits and what is in flight.
+    /// Bytes of the messages that wait or are in flight.
     bytes: usize,
 }
 
@@ -81,7 +81,7 @@ impl Session {
         self.topics.keys().map(|t| &**t)
     }
 
-    /// Whether there was room for one more.
+    /// Adds a subscription. Returns false if there was no room for one more.
     pub(super) fn subscribe(&mut self, topic: &str, at_least_once: bool, most: usize) -> bool {
         let fits = self.topics.contains_key(topic) || self.topics.len() < most;
         if fits {
@@ -136,7 +136,7 @@ impl Session {
         Some(bytes)
     }
 
-    /// Whether it was sent a message that it has to acknowledge so.
+    /// Returns true if the client was sent a message with this identifier, and has not acknowledged it.
     pub(super) fn awaits(&self, id: u16) -> bool {
         self.in_flight.contains_key(&id)
     }
@@ -148,7 +148,7 @@ impl Session {
         }
     }
 
-    /// The connection is gone: what was sent and not acknowledged will be sent again, in order.
+    /// Notes that the connection is gone: messages sent and not acknowledged will be retransmitted, in order.
     pub(super) fn disconnected(&mut self) {
         self.conn = None;
         self.again = self.order.clone();
@@ -156,7 +156,7 @@ impl Session {
         self.bytes = self.waiting.iter().chain(self.in_flight.values()).map(Message::size).sum();
     }
 
-    /// At most 65,534 are in flight by far, so there is one.
+    /// Returns a free identifier. Far fewer than 65,534 are in flight, so there is one.
     fn free_id(&mut self) -> u16 {
         loop {
             self.last_id = self.last_id.checked_add(1).unwrap_or(1);

@@ -3,13 +3,13 @@
 /// Longest name or filter in bytes. The protocol allows 65,535; every topic of p2pd has 52.
 pub const MAX_TOPIC: usize = 256;
 
-/// Whether it can be published to.
+/// Returns true if the text is a topic that can be published to.
 pub(crate) fn is_name(text: &str) -> bool {
     is_text(text) && !text.contains(['#', '+'])
 }
 
-/// Tells if a filter can be subscribed to: a name, and none of the server's own (MQTT 3.1.1 section 4.7.2), among which
-/// is what other brokers have under `$share`.
+/// Tells if a filter can be subscribed to: a name, and none of the server's own (MQTT 3.1.1 section 4.7.2). Those
+/// include the topics that other brokers have under `$share`.
 pub(crate) fn is_subscribable(filter: &str) -> bool {
     is_name(filter) && !filter.starts_with('$')
 }

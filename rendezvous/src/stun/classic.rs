@@ -90,7 +90,7 @@ impl<'a> Request<'a> {
     }
 }
 
-/// Of four or a multiple of it.
+/// Appends an attribute whose length is a multiple of four.
 fn append(answer: &mut Vec<u8>, kind: u16, value: &[u8]) {
     answer.extend(kind.to_be_bytes());
     answer.extend((value.len() as u16).to_be_bytes());

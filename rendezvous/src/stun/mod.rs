@@ -33,10 +33,10 @@ const OTHER_ADDRESS: AttributeType = AttributeType::new(0x802c);
 const MAX_REQUEST: usize = 1500;
 const MAX_ATTRIBUTES: usize = 32;
 
-/// Where the server is reached.
+/// Addresses at which the server is reached.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Sites {
-    /// One address: a request that wants its answer from elsewhere is refused.
+    /// A single address: a request that wants its answer from another one is refused.
     One,
     /// Two addresses with two ports each, four sockets in all.
     Two {
@@ -48,7 +48,7 @@ pub enum Sites {
 }
 
 impl Sites {
-    /// The diagonally opposite socket: what OTHER-ADDRESS says.
+    /// Returns the diagonally opposite socket, for OTHER-ADDRESS.
     fn other(&self, local: SocketAddr) -> Option<SocketAddr> {
         self.changed(local, true, true)
     }
@@ -67,11 +67,10 @@ impl Sites {
 /// Requests a second, in the long run; beyond it there is no answer. A burst of four seconds' worth is taken.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Limits {
-    /// Of one source: an IPv4 address or an IPv6 /64. The request may be forged, so answers over UDP are short, and what
-    /// they have more bytes than the requests is bounded too: 4,096 bytes for each source, and 256 a second.
-    /// Default 50.
+    /// Requests of one source: an IPv4 address or an IPv6 /64. The source may be forged, so answers over UDP are short.
+    /// Their excess over the requests is bounded too: 4,096 bytes for each source, and 256 a second. Default 50.
     pub per_source: u32,
-    /// Of all. Default 5,000.
+    /// Requests of all sources. Default 5,000.
     pub total: u32,
 }
 
@@ -84,22 +83,22 @@ impl Default for Limits {
 /// An answer, and the sockets it goes between.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Reply {
-    /// Which of our sockets to send it from.
+    /// Local address of the socket to send from.
     pub from: SocketAddr,
-    /// Where to.
+    /// Address to send to.
     pub to: SocketAddr,
     /// The message.
     pub data: Bytes,
 }
 
-/// What the server has counted.
+/// Counters of the server.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub struct Stats {
     /// Requests answered with success.
     pub answered: u64,
     /// Requests answered with an error.
     pub refused: u64,
-    /// What was no request, and dropped.
+    /// Messages that were no requests, and were dropped.
     pub malformed: u64,
     /// Requests dropped because there were too many.
     pub over_rate: u64,
@@ -131,7 +130,8 @@ impl Server {
         }
     }
 
-    /// A datagram from `from` came in on the socket bound to `local`. What is no Binding request gets no answer.
+    /// Answers a datagram from `from` that came in on the socket bound to `local`. A datagram that is no Binding
+    /// request gets no answer.
     pub fn datagram(
         &mut self,
         now: Duration,
@@ -142,7 +142,7 @@ impl Server {
         self.answer(now, local, from, data, false)
     }
 
-    /// What was counted so far.
+    /// Returns the counters so far.
     pub fn stats(&self) -> Stats {
         self.stats
     }
@@ -279,7 +279,7 @@ fn parse(data: &[u8]) -> Result<Message<'_>, StunParseError> {
     if is_request { Ok(message) } else { Err(StunParseError::InvalidAttributeData) }
 }
 
-/// Counts before the codec looks: some of what it does takes time by attributes squared.
+/// Counts the attributes before the codec looks: some of its work takes time by attributes squared.
 fn has_few_attributes(data: &[u8]) -> bool {
     let mut rest = data.get(20..).unwrap_or_default();
     for _ in 0..=MAX_ATTRIBUTES {
@@ -300,7 +300,7 @@ fn plain(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(address.ip().to_canonical(), address.port())
 }
 
-/// Without a reason phrase, so that it is short.
+/// Makes an error answer without a reason phrase, so that it is short.
 fn error(request: &Message<'_>, code: u16) -> MessageWriteVec {
     let mut answer = Message::builder_error(request, MessageWriteVec::new());
     if let Ok(code) = ErrorCode::new(code, "") {

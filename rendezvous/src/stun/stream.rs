@@ -10,16 +10,16 @@ use super::{MAX_REQUEST, Server};
 /// A client's stream is closed when it asked nothing for this long.
 const SILENCE: Duration = Duration::from_secs(30);
 
-/// What became of received bytes.
+/// Result of received bytes.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Answers {
-    /// To be sent, in order.
+    /// Messages to be sent, in order.
     pub data: Vec<Bytes>,
     /// The stream is to be closed after that: it cannot be in step any more, or asks too much.
     pub close: bool,
 }
 
-/// One client's stream. Holds at most one incomplete request.
+/// A client's stream. Holds at most one incomplete request.
 #[derive(Debug)]
 pub struct Stream {
     local: SocketAddr,
@@ -34,7 +34,7 @@ impl Stream {
         Stream { local, from, held: Vec::new(), deadline: now + SILENCE }
     }
 
-    /// When to close it, if no request comes until then.
+    /// Returns the time at which to close the stream, if no request comes until then.
     pub fn deadline(&self) -> Duration {
         self.deadline
     }

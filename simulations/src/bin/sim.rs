@@ -46,16 +46,16 @@ enum Command {
         /// The caller's NAT.
         #[arg(long, default_value = "open")]
         b: Chain,
-        /// Where the two stand.
+        /// Places of the two nodes.
         #[arg(long, value_enum, default_value_t = At::Apart)]
         place: At,
-        /// From one to the other, in milliseconds.
+        /// Time from one node to the other, in milliseconds.
         #[arg(long, default_value_t = 10)]
         delay: u64,
         /// Packets that each site's link loses, in a million.
         #[arg(long, default_value_t = 0)]
         loss: u32,
-        /// How far the listener's wall clock is ahead, in seconds.
+        /// Lead of the listener's wall clock over the true time, in seconds.
         #[arg(long, default_value_t = 0, allow_negative_numbers = true)]
         wall_ahead: i64,
         /// The strategies, in order.
@@ -70,22 +70,22 @@ enum Command {
     },
     /// Two programs that only connect, as in the measured matrices.
     Dial {
-        /// Who connects first.
+        /// NAT of the side that connects first.
         #[arg(long)]
         a: Chain,
-        /// Who connects later.
+        /// NAT of the side that connects later.
         #[arg(long)]
         b: Chain,
-        /// From one to the other, in milliseconds.
+        /// Time from one side to the other, in milliseconds.
         #[arg(long, default_value_t = 20)]
         delay: u64,
-        /// How much later, in milliseconds.
+        /// Delay of the second connect after the first, in milliseconds.
         #[arg(long, default_value_t = 0)]
         offset: u64,
-        /// With a listener beside each dial.
+        /// Has a listener beside each dial.
         #[arg(long)]
         listen: bool,
-        /// With a new dial 50 ms after an error.
+        /// Makes a new dial 50 ms after an error.
         #[arg(long)]
         retry: bool,
         /// The seed.
@@ -104,36 +104,36 @@ enum Command {
         #[arg(long)]
         json: Option<std::path::PathBuf>,
     },
-    /// Runs drawn worlds with drawn faults; each must keep what always must hold.
+    /// Runs drawn worlds with drawn faults; each must keep the invariants.
     Swarm {
-        /// How many.
+        /// Number of worlds.
         #[arg(long, default_value_t = 1_000)]
         seeds: u64,
         /// The first seed.
         #[arg(long, default_value_t = 0)]
         from: u64,
-        /// This seed only.
+        /// Seed to run, and no other.
         #[arg(long)]
         seed: Option<u64>,
-        /// With --seed: leaves these of its faults out.
+        /// Leaves these of the faults of --seed out.
         #[arg(long, value_delimiter = ',')]
         without: Vec<usize>,
-        /// With --seed: prints every packet and event.
+        /// Prints every packet and event of --seed.
         #[arg(long)]
         trace: bool,
-        /// Without --seed: prints one number over all that happened in all of them, to be compared between builds.
+        /// Prints one number over all events of all worlds, to be compared between builds; not with --seed.
         #[arg(long)]
         digest: bool,
-        /// With the servers that `p2pd serve` runs in place of the simulator's own, which lie less well.
+        /// Uses the servers that `p2pd serve` runs in place of the simulator's own, which have more kinds of lies.
         #[arg(long)]
         rendezvous: bool,
-        /// With a TURN server and its faults, through which at least half of the calls have to go.
+        /// Adds a TURN server and its faults, through which at least half of the calls have to go.
         #[arg(long)]
         relay: bool,
-        /// With routers that open ports, with faults of theirs, and hosts with two homes.
+        /// Adds routers that open ports, with faults of theirs, and hosts with two homes.
         #[arg(long)]
         routers: bool,
-        /// With strangers that flood the nodes in every world; else one in eight has them.
+        /// Adds strangers that flood the nodes in every world; else one in eight has them.
         #[arg(long)]
         strangers: bool,
     },
@@ -142,65 +142,65 @@ enum Command {
         /// The seed, as `sim swarm` printed it.
         #[arg(long)]
         seed: u64,
-        /// Of `sim swarm --relay`.
+        /// Shrinks a seed of `sim swarm --relay`.
         #[arg(long)]
         relay: bool,
-        /// Of `sim swarm --routers`.
+        /// Shrinks a seed of `sim swarm --routers`.
         #[arg(long)]
         routers: bool,
-        /// Of `sim swarm --strangers`.
+        /// Shrinks a seed of `sim swarm --strangers`.
         #[arg(long)]
         strangers: bool,
     },
     /// Punches pairs of homes drawn from a census, in our way and in those of others.
     Census {
-        /// How many.
+        /// Number of pairs.
         #[arg(long, default_value_t = 1_000)]
         pairs: u64,
         /// The first pair's seed.
         #[arg(long, default_value_t = 0)]
         seed: u64,
-        /// Only our way.
+        /// Punches in p2pd's way only.
         #[arg(long)]
         ours: bool,
-        /// This pair only.
+        /// Seed of the only pair to run.
         #[arg(long)]
         one: Option<u64>,
-        /// With --one: prints every packet and event.
+        /// Prints every packet and event of --one.
         #[arg(long)]
         trace: bool,
-        /// Instead: how often searches hit, beside how often they say they do.
+        /// Measures the hit rate of searches instead, against the rate that they state.
         #[arg(long)]
         reliability: bool,
     },
     /// Streams through a relay that loses, repeats and reorders up to 30 % of all datagrams.
     Relay {
-        /// How many drawn exchanges.
+        /// Number of drawn exchanges.
         #[arg(long, default_value_t = 1_000)]
         seeds: u64,
         /// The first seed.
         #[arg(long, default_value_t = 0)]
         from: u64,
-        /// This seed only.
+        /// Seed to run, and no other.
         #[arg(long)]
         seed: Option<u64>,
         /// Pipes that move to direct paths at drawn times, and back when those die.
         #[arg(long)]
         upgrade: bool,
-        /// Instead: how fast 10 MiB get through, beside others; the median of this many seeds.
+        /// Measures instead the time of 10 MiB, beside others; the median of this many seeds.
         #[arg(long, value_name = "SEEDS", num_args = 0..=1, default_missing_value = "5")]
         bench: Option<u64>,
     },
     /// Measures how many connects one core simulates in a second.
     Bench {
-        /// For how long, in seconds, per line.
+        /// Duration of each line, in seconds.
         #[arg(long, default_value_t = 2)]
         seconds: u64,
-        /// With ciphers that protect nothing and cost nothing; needs a build with
-        /// `RUSTFLAGS="--cfg p2pd_insecure_stand_in"`.
+        /// Uses ciphers that protect nothing and cost nothing; needs a build with `RUSTFLAGS="--cfg
+        /// p2pd_insecure_stand_in"`.
         #[arg(long)]
         stand_in: bool,
-        /// Only the lines whose names contain this.
+        /// Part of the names of the lines to run.
         #[arg(long, default_value = "")]
         only: String,
     },
@@ -210,9 +210,9 @@ enum Command {
 enum At {
     /// Each at a site of its own.
     Apart,
-    /// Both behind A.
+    /// The two nodes are on one network, behind the NAT of `a`.
     SameSite,
-    /// There is one node, which calls itself.
+    /// A single node calls itself.
     Oneself,
 }
 
@@ -326,7 +326,7 @@ fn ms(ns: Nanos) -> String {
     format!("{}.{:03} ms", ns / MILLI, ns % MILLI / 1_000)
 }
 
-/// What one cell of the grid came to, and whether the oracle minds.
+/// Returns the letter of one cell of the grid, and the oracle's objection if there is one.
 fn cell(seeds: u64, dials: bool, a: &Chain, b: &Chain) -> (char, Option<String>) {
     let mut letter = '.';
     let mut wrong = None;
@@ -396,14 +396,14 @@ fn grid(seeds: u64, dials: bool, json: Option<&std::path::Path>) -> bool {
     wrong.is_empty()
 }
 
-/// Which servers a swarm has.
+/// Servers of a swarm, by its options.
 #[derive(Clone, Copy)]
 struct Servers {
     rendezvous: bool,
     with: With,
 }
 
-/// The options that name them.
+/// Returns the options that name these servers.
 fn options(servers: Servers) -> String {
     let Servers { rendezvous, with: With { relay, routers, strangers } } = servers;
     let all = [
@@ -480,7 +480,7 @@ fn swarm(from: u64, seeds: u64, digest: bool, servers: Servers) -> bool {
     bad == 0
 }
 
-/// Every pair has to be joined without a violation: what fails early is fast.
+/// Measures connects. Every pair has to be joined without a violation: an early failure would be fast.
 fn bench(each: Duration, stand_in: bool, only: &str) -> bool {
     let good = std::cell::Cell::new(true);
     let ciphers = if stand_in { "standing in" } else { "real" };

@@ -1,5 +1,5 @@
-//! The driver of a node on a simulated host: it does what the core asks, as drivers on real sockets do, and
-//! keeps the books by which a run is judged.
+//! Driver of a node on a simulated host. It carries out the core's actions, as drivers on real sockets do, and keeps
+//! the records by which a run is judged.
 
 mod pipes;
 mod relayed;
@@ -28,11 +28,11 @@ const EPOCH: i64 = 1_767_225_600_000_000;
 /// A host's clocks.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Clocks {
-    /// What the monotonic clock shows at the world's beginning.
+    /// Reading of the monotonic clock at the world's beginning, in nanoseconds.
     pub mono: u64,
-    /// How much faster both run than the world's time, in parts per million.
+    /// Rate by which the two clocks run faster than the world's time, in parts per million.
     pub drift_ppm: i32,
-    /// How far the wall clock is ahead, in microseconds.
+    /// Lead of the wall clock over the true time, in microseconds.
     pub wall_ahead: i64,
 }
 
@@ -102,7 +102,7 @@ pub struct NodeProgram {
     by_sock: BTreeMap<Sock, SockId>,
     accepted: u64,
     armed: Option<Nanos>,
-    /// What the user was told, and when.
+    /// Notices to the user, with their times.
     pub notices: Vec<(Nanos, Notice)>,
     /// The streams that the user got.
     pub pipes: Vec<Pipe>,
@@ -110,7 +110,7 @@ pub struct NodeProgram {
     handed_out: Vec<(SockId, Sock)>,
     /// Every address that was dialled.
     pub dialled: BTreeSet<SocketAddr>,
-    /// What went against the contract.
+    /// Violations of the driver's contract.
     pub violations: Vec<String>,
     /// Dials in all.
     pub dials: u64,
@@ -202,13 +202,13 @@ impl NodeProgram {
         id
     }
 
-    /// Its user says that a peer may call.
+    /// Answers for the user that this peer may call.
     pub fn approve(&mut self, cx: &mut Cx<'_>, peer: NodeId) {
         self.node.answer(self.clocks.instant(cx.now), peer, true);
         self.drain(cx);
     }
 
-    /// What its wall clock shows.
+    /// Returns the reading of the node's wall clock.
     pub fn wall(&self, now: Nanos) -> WallTime {
         self.clocks.fix(now).wall
     }
@@ -233,7 +233,7 @@ impl NodeProgram {
         self.node.handle(self.clocks.instant(cx.now), event);
     }
 
-    /// Does what the node asks until it asks no more, and arms the one timer.
+    /// Carries out the node's actions until there are no more, and arms the one timer.
     fn drain(&mut self, cx: &mut Cx<'_>) {
         if self.still.0 == cx.now && self.still.1 >= MOST_EVENTS_AT_ONCE {
             return;
@@ -406,7 +406,7 @@ impl NodeProgram {
         }
     }
 
-    /// Gives the node what a stream holds, as far as its credit goes.
+    /// Gives the node the bytes that a stream holds, as far as its credit goes.
     fn feed(&mut self, cx: &mut Cx<'_>, sock: SockId) {
         while let Some(Entry::Stream { sock: s, credit, eof }) = self.entries.get_mut(&sock) {
             if *credit == 0 {

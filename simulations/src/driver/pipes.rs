@@ -1,4 +1,4 @@
-//! Pipes: the streams that a node's user got, and what is written to and read from them.
+//! Pipes: the streams that a node's user got, with their reads and writes.
 
 use p2pd_core::pipe::{MAX_RECORD, Opened, PipeKeys, PipeStart};
 use p2pd_core::{CloseHow, Event, NodeId, PipeId};
@@ -12,23 +12,23 @@ use crate::world::Cx;
 /// A stream that has become the user's.
 #[derive(Debug)]
 pub struct Pipe {
-    /// What the core said about it.
+    /// Report of the core about the new pipe.
     pub start: Box<PipeStart>,
-    /// When.
+    /// Time of that report.
     pub at: Nanos,
-    /// What was read.
+    /// Bytes read.
     pub received: Vec<u8>,
     /// The peer said that it sends no more.
     pub ended: bool,
     /// The stream has ended.
     pub closed: bool,
-    /// Why it broke.
+    /// Reason why the stream broke.
     pub broken: Option<String>,
     pub(super) way: Way,
     sealed: Vec<u8>,
 }
 
-/// What a pipe's bytes go over.
+/// Carrier of a pipe's bytes.
 #[derive(Debug)]
 pub(super) enum Way {
     Socket(Sock),

@@ -1,4 +1,5 @@
-//! Relayed pipes, whose bytes the node carries itself: what drivers copy between it and a user's socket, without one.
+//! Relayed pipes, whose bytes the node carries itself. Drivers copy between the node and a user's socket; here there is
+//! no socket.
 
 use p2pd_core::pipe::PipeStart;
 use p2pd_core::relay::ReadOutcome;
@@ -9,12 +10,12 @@ use super::pipes::{Pipe, Way};
 use crate::engine::Nanos;
 use crate::world::Cx;
 
-/// What a relayed pipe's user has said and the node has not taken yet.
+/// Bytes and end of a relayed pipe's user that the node has not taken yet.
 #[derive(Debug)]
 pub(super) struct Outgoing {
     pub(super) pipe: PipeId,
     bytes: Vec<u8>,
-    /// No more follows; told once.
+    /// State of the end: `Some(false)` until the node was told, `Some(true)` then.
     end: Option<bool>,
     over: bool,
 }
@@ -49,7 +50,7 @@ impl NodeProgram {
         }
     }
 
-    /// Reads what there is, and writes what the node takes.
+    /// Reads all bytes that are there, and writes as many as the node takes.
     pub(super) fn work_relayed(&mut self, now: Nanos, id: PipeId) {
         let now = self.clocks.instant(now);
         let Some(pipe) = self.pipes.iter_mut().find(|p| p.is_relayed(id)) else { return };
@@ -75,7 +76,7 @@ impl NodeProgram {
         }
     }
 
-    /// Whether closed relayed pipes have something to send still; the node is not to be ended before.
+    /// Returns true while closed relayed pipes still have something to send. The node is not to be ended before.
     pub fn has_leaving_pipes(&self) -> bool {
         self.node.has_leaving_pipes()
     }

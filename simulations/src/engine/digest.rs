@@ -1,4 +1,4 @@
-//! One number over everything that happened, in order.
+//! A number over everything that happened, in order.
 
 /// A rolling digest. Two runs with the same digest had the same events at the same times; it is no
 /// cryptographic hash.

@@ -1,4 +1,4 @@
-//! Virtual time, the queue of what is to come, keyed randomness and the digest of what was.
+//! Virtual time, the queue of future events, keyed randomness and the digest of past events.
 
 mod digest;
 mod queue;

@@ -1,4 +1,4 @@
-//! What is to come, ordered by time and, at one time, by when it was put in.
+//! A queue of future events, ordered by time. Events of one time keep the order in which they were put in.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -9,7 +9,7 @@ use super::Nanos;
 /// is five times as large as its time.
 #[derive(Debug)]
 pub struct Queue<T> {
-    /// When, the how manieth, and the place.
+    /// Time, number of insertion, and index in `items`.
     heap: BinaryHeap<Reverse<(Nanos, u64, u32)>>,
     items: Vec<Option<T>>,
     free: Vec<u32>,
@@ -39,7 +39,7 @@ impl<T> Queue<T> {
         self.put += 1;
     }
 
-    /// When the next thing happens.
+    /// Returns the time of the next item.
     pub fn next_at(&self) -> Option<Nanos> {
         self.heap.peek().map(|Reverse((at, ..))| *at)
     }
@@ -51,12 +51,12 @@ impl<T> Queue<T> {
         self.items[place as usize].take().map(|item| (at, item))
     }
 
-    /// How many things are to come.
+    /// Returns the number of items.
     pub fn len(&self) -> usize {
         self.heap.len()
     }
 
-    /// Whether nothing is to come.
+    /// Returns true if the queue is empty.
     pub fn is_empty(&self) -> bool {
         self.heap.is_empty()
     }

@@ -1,22 +1,22 @@
-//! Keyed randomness: a draw depends on the seed, on what it is for, on whom it is for and on its number
-//! there, and on nothing else. A draw more in one place moves no other, so that a seed keeps its meaning when
-//! the code around it changes, and a fault taken out leaves the rest of the world as it was.
+//! Keyed randomness: a draw depends on the seed, its purpose, its entity and its number there, and on nothing else. An
+//! additional draw in one place moves no other. So a seed keeps its meaning when the code around it changes, and a
+//! fault taken out leaves the rest of the world as it was.
 
-/// What a draw is for.
+/// Purpose of a draw.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u8)]
 pub enum Domain {
-    /// Whether a link loses a packet.
+    /// A link's decision to lose a packet.
     Loss = 1,
-    /// By how much a link delays a packet beyond its base.
+    /// The delay of a packet on a link beyond its base.
     Jitter,
-    /// Whether a link holds a packet back behind later ones.
+    /// A link's decision to hold a packet back behind later ones.
     Reorder,
-    /// Whether a link delivers a packet twice.
+    /// A link's decision to deliver a packet twice.
     Duplicate,
     /// The port a NAT takes.
     Port,
-    /// When other users of a NAT open flows.
+    /// The times at which other users of a NAT open flows.
     Background,
     /// A host's initial sequence numbers.
     Sequence,
@@ -26,11 +26,11 @@ pub enum Domain {
     Node,
     /// A node's clock.
     Clock,
-    /// What a server does to a message.
+    /// A server's treatment of a message.
     Service,
-    /// What a scenario chooses.
+    /// The choices of a scenario.
     Scenario,
-    /// What strangers do.
+    /// The acts of strangers.
     Stranger,
 }
 
@@ -70,13 +70,13 @@ impl Keyed {
         ((self.draw(domain, entity, n) as u128 * bound as u128) >> 64) as u64
     }
 
-    /// Whether something that happens `ppm` times in a million happens this time.
+    /// Decides with a chance of `ppm` in a million.
     pub const fn chance(self, domain: Domain, entity: u64, n: u64, ppm: u32) -> bool {
         ppm != 0 && self.below(domain, entity, n, 1_000_000) < ppm as u64
     }
 
-    /// An exponentially distributed draw with mean `mean`, in whole units and without floats: -ln of a
-    /// uniform number is ln 2 times its binary logarithm, here to 0.8 % of the mean.
+    /// Draws from the exponential distribution with mean `mean`, in whole units and without floats. -ln of a uniform
+    /// number is ln 2 times its binary logarithm, here to 0.8 % of the mean.
     pub const fn exponential(self, domain: Domain, entity: u64, n: u64, mean: u64) -> u64 {
         let uniform = self.draw(domain, entity, n) | 1;
         let zeros = uniform.leading_zeros() as u64;

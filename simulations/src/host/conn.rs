@@ -1,7 +1,7 @@
-//! One end of a TCP connection (RFC 9293), as a machine that takes segments and gives segments.
+//! An end of a TCP connection (RFC 9293), as a machine that takes segments and gives segments.
 //!
-//! There is no congestion control: a connection sends up to 64 KiB beyond what is acknowledged. Sequence
-//! numbers on the wire are 32 bits; inside, everything is an offset from the SYN, which has offset 0.
+//! There is no congestion control: a connection sends up to 64 KiB beyond the acknowledged bytes. Sequence numbers on
+//! the wire are 32 bits. Inside, each position is an offset from the SYN, which has offset 0.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -18,9 +18,9 @@ const MSS: usize = 1400;
 const WINDOW: u32 = 64 * 1024;
 /// The window field of a SYN, which is never scaled.
 const SYN_WINDOW: u32 = 64_240;
-/// How long TIME_WAIT and an abandoned FIN_WAIT_2 last.
+/// Duration of TIME_WAIT and of an abandoned FIN_WAIT_2.
 const LINGER: Nanos = 60 * SECOND;
-/// How often SYN-ACKs are repeated, data, and data after close (Linux: `tcp_synack_retries`, `tcp_retries2`,
+/// Most repeats of a SYN-ACK, of data, and of data after close (Linux: `tcp_synack_retries`, `tcp_retries2`,
 /// `tcp_orphan_retries`).
 const TRIES: (u8, u8, u8) = (5, 15, 8);
 
@@ -36,20 +36,20 @@ pub(super) enum State {
     Closing,
     LastAck,
     TimeWait,
-    /// Over; the program has not closed it yet.
+    /// The connection is over; the program has not closed it yet.
     Closed,
 }
 
-/// What a segment, or time, changed for the connection's owner.
+/// Effect of a segment, or of time, on the connection's owner.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Change {
     Nothing,
     Established,
-    /// There is something to read, or the end.
+    /// Bytes are to be read, or the end.
     Readable,
-    /// It ended badly.
+    /// The connection failed.
     Failed(IoFailure),
-    /// It ended and may be forgotten.
+    /// The connection ended and may be forgotten.
     Gone,
 }
 
@@ -63,21 +63,21 @@ pub(super) struct Conn {
     next: u64,
     /// Bytes from `una` on, at the earliest from offset 1.
     output: VecDeque<u8>,
-    /// We send no more once the output is empty.
+    /// A FIN follows once the output is empty.
     finish: bool,
     peer_window: u32,
-    /// First offset of the peer's that we do not have.
+    /// First offset of the peer's that has not arrived.
     expected: u64,
     input: VecDeque<u8>,
     early: BTreeMap<u64, Bytes>,
     peer_fin: Option<u64>,
-    /// Nobody reads any more.
+    /// True if nobody reads any more.
     orphan: bool,
     tries: u8,
     repeats: u8,
     /// Losses up to here are repaired one by one as acknowledgements come.
     recover: u64,
-    /// When the SYN went out that is timed.
+    /// Time of the SYN whose round trip is timed.
     began: Nanos,
     /// The round trip and its variation (RFC 6298), once measured.
     trip: Option<(Nanos, Nanos)>,
@@ -135,7 +135,7 @@ impl Conn {
         self.due
     }
 
-    /// Whether the peer's FIN was reached and everything before it was read.
+    /// Returns true once the peer's FIN was reached and everything before it was read.
     pub(super) fn at_end(&self) -> bool {
         self.input.is_empty() && self.peer_fin.is_some_and(|fin| self.expected > fin)
     }
@@ -144,8 +144,8 @@ impl Conn {
         self.input.len()
     }
 
-    /// Whether `seq` could be the number of a segment that a dial in SYN_SENT has out: what an ICMP error
-    /// must quote to be believed.
+    /// Returns true if `seq` could be the number of a segment that a dial in SYN_SENT has in flight. An ICMP error must
+    /// quote such a number to be believed.
     pub(super) fn has_out(&self, seq: u32) -> bool {
         u64::from(seq.wrapping_sub(self.seq(self.una))) < (self.next - self.una).max(1)
     }
@@ -275,8 +275,8 @@ impl Conn {
         self.due = None;
     }
 
-    /// A round trip was measured: the next repeat waits as RFC 6298 section 2 says, with Linux's least of 200 ms for the
-    /// variation.
+    /// Takes a measured round trip: the next repeat waits as RFC 6298 section 2 says, with Linux's least of 200 ms for
+    /// the variation.
     fn measured(&mut self, trip: Nanos) {
         let (smooth, variation) = match self.trip {
             None => (trip, trip / 2),
@@ -395,7 +395,7 @@ impl Conn {
         self.expected > before
     }
 
-    /// Sends what may be sent.
+    /// Sends all that may be sent.
     fn push(&mut self, now: Nanos, out: &mut Vec<Segment>) {
         if !matches!(self.state, State::Established | State::CloseWait) {
             return;
@@ -489,7 +489,7 @@ impl Conn {
         }
     }
 
-    /// FIN follows what is queued.
+    /// Sends FIN after the queue.
     pub(super) fn finish(&mut self, now: Nanos, orphan: bool, out: &mut Vec<Segment>) {
         self.finish = true;
         self.orphan |= orphan;

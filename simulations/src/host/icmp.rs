@@ -1,13 +1,13 @@
-//! How many ICMP errors a Linux machine sends.
+//! Limit of the ICMP errors that a Linux machine sends.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use crate::engine::{Nanos, SECOND};
 
-/// One a second to each address (`icmp_ratelimit`), and six at once after a pause. A router that answers
-/// dials by ICMP so falls silent under a redial loop, which is what lets the peer in: seen in the measured
-/// matrices.
+/// Budget of ICMP errors: one a second to each address (`icmp_ratelimit`), and six at once after a pause. A router that
+/// answers dials by ICMP therefore falls silent under a redial loop. That silence lets the peer in, as the measured
+/// matrices show.
 #[derive(Debug, Default)]
 pub(crate) struct IcmpBudget {
     last: BTreeMap<IpAddr, (Nanos, Nanos)>,
@@ -17,7 +17,7 @@ pub(crate) struct IcmpBudget {
 const MOST: usize = 4096;
 
 impl IcmpBudget {
-    /// Whether an error may go to this address now; if so, it is counted.
+    /// Returns true if an error may go to this address now, and counts it.
     pub(crate) fn allows(&mut self, now: Nanos, to: IpAddr) -> bool {
         if self.last.len() >= MOST {
             self.last.clear();

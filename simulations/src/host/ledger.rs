@@ -1,11 +1,11 @@
-//! What a host has sent, by destination: what somebody else pays for what was asked of it.
+//! Packets that a host has sent, by destination: the cost for others of the requests made to this host.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
 use crate::net::{Body, Packet};
 
-/// What went to one destination.
+/// Packets and bytes to one destination.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Sent {
     /// SYNs, repeats included.
@@ -17,7 +17,7 @@ pub struct Sent {
 }
 
 impl Sent {
-    /// Both together.
+    /// Returns the sum of the two.
     #[must_use]
     pub fn plus(self, other: Sent) -> Sent {
         Sent {
@@ -28,7 +28,7 @@ impl Sent {
     }
 }
 
-/// What went to each destination.
+/// Packets and bytes to each destination.
 #[derive(Clone, Debug, Default)]
 pub struct Ledger(BTreeMap<SocketAddr, Sent>);
 

@@ -1,8 +1,8 @@
 //! A host: its addresses, its sockets, and the TCP that a program on it can observe.
 //!
-//! What was measured on Linux 6.18 and holds here: a RST or an ICMP error ends a dial at once; a SYN that
-//! meets a dial makes both ends established (simultaneous open); a 4-tuple exists once; beside a listener on
-//! its port a dial takes exactly the segments of its own 4-tuple.
+//! Four behaviours were measured on Linux 6.18 and hold here. A RST or an ICMP error ends a dial at once. A SYN that
+//! meets a dial makes both ends established (simultaneous open). A 4-tuple exists once. Beside a listener on its port a
+//! dial takes exactly the segments of its own 4-tuple.
 
 mod conn;
 mod icmp;
@@ -30,7 +30,7 @@ use sockets::{Kind, Owner, Socket};
 /// The index of a host's first interface; 1 is loopback's.
 const FIRST_INDEX: u32 = 2;
 
-/// What a program on a host is told.
+/// Event for a program on a host.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum HostEvent {
     /// A dial succeeded.
@@ -39,29 +39,29 @@ pub enum HostEvent {
     Failed(Sock, IoFailure),
     /// A listener has a new stream.
     Accepted {
-        /// Which listener.
+        /// The listener.
         listener: Sock,
         /// The stream.
         sock: Sock,
     },
-    /// There is something to read, or the end.
+    /// Bytes are to be read on a stream, or its end.
     Readable(Sock),
     /// A stream broke; the socket is gone.
     Broken(Sock, IoFailure),
     /// A datagram came.
     Datagram {
-        /// On which socket.
+        /// The socket.
         sock: Sock,
-        /// Who sent it.
+        /// Address of the sender.
         from: SocketAddr,
-        /// At which of our addresses.
+        /// Local address to which the datagram came.
         local: SocketAddr,
         /// The payload.
         data: Bytes,
     },
 }
 
-/// What a host wants done: filled by its methods, emptied by the world.
+/// Actions that a host wants done. The host's methods fill it, and the world empties it.
 #[derive(Debug, Default)]
 pub(crate) struct Outbox {
     /// Each in its place for all its way, since it is large.
@@ -70,7 +70,7 @@ pub(crate) struct Outbox {
     pub(crate) timers: Vec<(Nanos, Sock)>,
     pub(crate) events: VecDeque<HostEvent>,
     pub(crate) wakes: Vec<(Nanos, u64)>,
-    /// For the NAT that the host is the server of.
+    /// Orders for the NAT that the host is the server of.
     pub(crate) orders: Vec<Order>,
 }
 
@@ -99,7 +99,7 @@ pub struct Host {
     pub(crate) out: Outbox,
     /// SYNs sent, first ones and repeats.
     syns: u64,
-    /// What was sent since somebody asked for it to be written down.
+    /// Record of packets sent since `watch`; none before that call.
     pub(crate) ledger: Option<Box<Ledger>>,
 }
 
@@ -138,7 +138,7 @@ impl Host {
         }
     }
 
-    /// Its sockets with that address stay, and what they send goes nowhere.
+    /// Removes an address. Sockets bound to it stay, and their packets go nowhere.
     pub(crate) fn remove_address(&mut self, ip: IpAddr) {
         self.addresses.retain(|a| *a != ip);
         self.cards.remove(&ip);
@@ -153,12 +153,12 @@ impl Host {
         self.addresses.iter().filter_map(of).collect()
     }
 
-    /// Its number in the world.
+    /// Returns the host's number in the world.
     pub fn id(&self) -> u64 {
         self.id
     }
 
-    /// Its addresses, the first being the default.
+    /// Returns the host's addresses, the default one first.
     pub fn addresses(&self) -> &[IpAddr] {
         &self.addresses
     }
@@ -168,12 +168,12 @@ impl Host {
         self.syns
     }
 
-    /// Writes down what it sends from now on.
+    /// Records the packets sent from now on.
     pub(crate) fn watch(&mut self) {
         self.ledger = Some(Box::default());
     }
 
-    /// What it has sent since it is watched.
+    /// Returns the record of packets sent, if this host is watched.
     pub fn ledger(&self) -> Option<&Ledger> {
         self.ledger.as_deref()
     }
@@ -183,7 +183,7 @@ impl Host {
         self.udp.iter().filter(|(_, socks)| !socks.is_empty()).map(|(port, _)| *port)
     }
 
-    /// How many sockets exist, those included that only wait for TIME_WAIT to pass.
+    /// Returns the number of sockets, with those that only wait for TIME_WAIT to pass.
     pub fn sockets(&self) -> usize {
         self.sockets.len()
     }

@@ -1,4 +1,4 @@
-//! How operating systems differ where a peer can see it.
+//! Differences between operating systems that a peer can observe.
 
 use crate::engine::{Nanos, SECOND};
 
@@ -25,12 +25,12 @@ impl Profile {
         ephemeral: (32_768, 60_999),
     };
 
-    /// How long after the `n`th SYN the next one goes out or the dial fails.
+    /// Returns the time from the `n`th SYN to the next one, or to the dial's failure.
     pub(super) fn syn_gap(&self, n: u8) -> Nanos {
         self.syn_gaps.get(usize::from(n)).or(self.syn_gaps.last()).copied().unwrap_or(SECOND)
     }
 
-    /// How often a SYN is repeated.
+    /// Returns the number of repeats of a SYN.
     pub(super) fn syn_repeats(&self) -> usize {
         self.syn_gaps.len().saturating_sub(1)
     }

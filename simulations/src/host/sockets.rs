@@ -1,4 +1,4 @@
-//! What a program can do with sockets.
+//! Calls of a program on its sockets.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -50,14 +50,14 @@ pub(super) enum Kind {
     },
 }
 
-/// Who cares for a connection.
+/// Owner of a connection.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Owner {
     /// The listener, while it is being opened.
     Listener,
     /// A program.
     Program,
-    /// Nobody: the program has closed it.
+    /// No owner: the program has closed the connection.
     Nobody,
 }
 
@@ -68,7 +68,7 @@ impl Socket {
         Socket { local, reuse: Reuse::AddressAndPort, ttl: 64, kind }
     }
 
-    /// Whether a packet to this address is for it.
+    /// Returns true if a packet to this address is for this socket.
     pub(super) fn takes(&self, dst: SocketAddr) -> bool {
         let any = self.local.ip().is_unspecified() && self.local.is_ipv4() == dst.is_ipv4();
         self.local.port() == dst.port() && (any || self.local.ip() == dst.ip())
@@ -181,7 +181,7 @@ impl Host {
         self.addresses.iter().copied().find(|ip| ip.is_ipv4() == remote.is_ipv4())
     }
 
-    /// Where a socket is bound.
+    /// Returns the local address of a socket.
     pub fn local(&self, sock: Sock) -> Option<SocketAddr> {
         self.sockets.get(&sock).map(|s| s.local)
     }
@@ -206,7 +206,7 @@ impl Host {
         Ok(sock)
     }
 
-    /// Sends a datagram, from this address of ours where the socket is bound to all.
+    /// Sends a datagram, from the local address `from` where the socket is bound to all.
     pub fn send_to(&mut self, sock: Sock, from: Option<IpAddr>, to: SocketAddr, data: Bytes) {
         let Some(Socket { local, ttl, kind: Kind::Udp, .. }) = self.sockets.get(&sock) else { return };
         let Some(ip) = from.or_else(|| self.source(local.ip(), to.ip())) else { return };
@@ -304,12 +304,12 @@ impl Host {
         }
     }
 
-    /// Whether a stream's input has ended and was read whole.
+    /// Returns true once a stream's input has ended and was read whole.
     pub fn at_end(&self, sock: Sock) -> bool {
         matches!(self.sockets.get(&sock), Some(Socket { kind: Kind::Conn { conn, .. }, .. }) if conn.at_end())
     }
 
-    /// Sends FIN behind what is queued, and goes on reading.
+    /// Sends FIN behind the queue, and goes on reading.
     pub fn finish(&mut self, now: Nanos, sock: Sock) {
         if let Some(Socket { kind: Kind::Conn { conn, .. }, .. }) = self.sockets.get_mut(&sock) {
             let mut out = core::mem::take(&mut self.scratch);

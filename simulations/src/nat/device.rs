@@ -14,7 +14,7 @@ use crate::engine::{Domain, Keyed, Nanos, SECOND};
 use crate::host::IcmpBudget;
 use crate::net::{Body, IcmpKind, Packet, Proto};
 
-/// How long RFC 5382 REQ-4 wants an unsolicited SYN to wait.
+/// Waiting time of an unsolicited SYN before its answer (RFC 5382 REQ-4).
 const DELAYED: Nanos = 6 * SECOND;
 /// The table is swept after so many new sessions.
 const SWEEP_EVERY: u32 = 4096;
@@ -26,14 +26,14 @@ pub(crate) enum Side {
     Outside,
 }
 
-/// What becomes of a packet.
+/// Decision about a packet.
 #[derive(Debug)]
 pub(crate) enum Verdict {
-    /// It, or an answer to it, leaves on this side.
+    /// The packet, or an answer to it, leaves on this side.
     Out(Side, Box<Packet>),
-    /// It is to be judged again then.
+    /// The packet is to be judged again at this time.
     Later(Nanos, Box<Packet>),
-    /// It is dropped, for this reason.
+    /// The packet is dropped, for this reason.
     Drop(&'static str),
 }
 
@@ -85,7 +85,7 @@ impl Nat {
         }
     }
 
-    /// Whether its tables agree with each other.
+    /// Returns true if the device's tables agree with each other.
     pub(crate) fn consistent(&self) -> bool {
         self.table.consistent()
     }
@@ -97,7 +97,7 @@ impl Nat {
         self.ports = Ports::new(self.id ^ u64::from(self.created) << 32, self.rng);
     }
 
-    /// What the router's own server for port mappings wants done.
+    /// Carries out an order of the router's server for port mappings.
     pub(crate) fn carry_out(&mut self, order: Order) {
         let Some(&ip) = self.external.first() else { return };
         match order {
@@ -222,7 +222,7 @@ impl Nat {
         if proto == Proto::Tcp { self.spec.filtering } else { self.spec.udp.1 }
     }
 
-    /// Whether mappings outlive and serve several sessions; otherwise a session is its own mapping.
+    /// Returns true if mappings outlive sessions and serve several. Otherwise each session is its own mapping.
     fn maps(&self, proto: Proto) -> bool {
         let mapping = if proto == Proto::Tcp { self.spec.mapping } else { self.spec.udp.0 };
         self.spec.tracking == Tracking::Contacts
@@ -460,7 +460,7 @@ impl Nat {
         Continue(packet)
     }
 
-    /// For whom inside a packet without a session is, if the filter lets it in.
+    /// Returns the address inside for a packet without a session, if the filter lets it in.
     fn admitted(&mut self, now: Nanos, proto: Proto, packet: &Packet) -> Option<SocketAddr> {
         if let Some(inside) = self.forwards.of(now, (proto, packet.dst)) {
             return Some(inside);
@@ -510,6 +510,6 @@ enum Advance {
 
 enum Inward {
     Drop(&'static str),
-    /// For the router itself; whether its ends belong to a session.
+    /// The packet is for the router itself. True if its ends belong to a session.
     Unsolicited(Box<Packet>, bool),
 }

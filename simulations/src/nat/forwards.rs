@@ -1,4 +1,4 @@
-//! Ports that hosts inside had opened on the router: whatever comes there goes in, whoever sends it.
+//! Ports that hosts inside had opened on the router. Packets to such a port go in from any sender.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -6,23 +6,23 @@ use std::net::SocketAddr;
 use crate::engine::Nanos;
 use crate::net::Proto;
 
-/// What a router's server for port mappings wants of the NAT. External ports are on its first address.
+/// Order of a router's server for port mappings to the NAT. External ports are on the NAT's first address.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Order {
     /// Opens a port, or opens it for longer.
     Open {
-        /// For what.
+        /// Protocol of the port.
         proto: Proto,
         /// The port outside.
         external: u16,
-        /// Where it leads to.
+        /// Address inside to which the port leads.
         inside: SocketAddr,
-        /// When it closes by itself.
+        /// Time at which the port closes by itself.
         until: Nanos,
     },
     /// Closes one. Connections that came through it go on, as on Linux.
     Close {
-        /// For what.
+        /// Protocol of the port.
         proto: Proto,
         /// The port outside.
         external: u16,
@@ -43,7 +43,7 @@ impl Forwards {
         self.0.remove(&external);
     }
 
-    /// Where an open port leads to.
+    /// Returns the address inside to which an open port leads.
     pub(super) fn of(&self, now: Nanos, external: (Proto, SocketAddr)) -> Option<SocketAddr> {
         self.0.get(&external).filter(|(_, until)| *until > now).map(|(inside, _)| *inside)
     }

@@ -1,4 +1,4 @@
-//! NATs and firewalls: what they are ([`NatSpec`]), how one is written ([`Chain`]), and the device itself.
+//! NATs and firewalls: their properties ([`NatSpec`]), their text form ([`Chain`]), and the device itself.
 
 mod device;
 mod forwards;

@@ -1,4 +1,4 @@
-//! Which external port a new mapping gets.
+//! Choice of the external port of a new mapping.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use super::{Alloc, Clash, NatSpec, Scope};
 use crate::engine::{Domain, Keyed, Nanos, SECOND};
 
-/// How often a random choice is repeated before the NAT gives up, as Linux does.
+/// Most repeats of a random choice before the NAT gives up, as in Linux.
 const TRIES: u32 = 128;
 
 /// The state of a NAT's allocation.
@@ -17,7 +17,7 @@ pub(super) struct Ports {
     draws: u64,
     /// The next port of each counter, as an offset in the range.
     counters: BTreeMap<Option<IpAddr>, i64>,
-    /// For dependent allocation, the base of each inside address.
+    /// Bases of dependent allocation, by inside address.
     bases: BTreeMap<IpAddr, i64>,
     background: u64,
     background_at: Nanos,
@@ -41,7 +41,7 @@ impl Ports {
         self.rng.below(Domain::Port, self.id, self.draws, bound)
     }
 
-    /// How many mappings other users have opened since the last question.
+    /// Returns the number of mappings that other users have opened since the last call.
     fn others(&mut self, spec: &NatSpec, now: Nanos) -> i64 {
         if spec.background == 0 {
             return 0;

@@ -1,8 +1,8 @@
 //! NATs that exist, by name.
 //!
-//! `confidence`: how the row is known. `measured` on a real kernel (`data/README.md`), `source` read in the
-//! device's or a test laboratory's own sources, `document` from an RFC or a vendor's text, `recalled` to be
-//! confirmed before a figure rests on it.
+//! `confidence` is the source of a row. `measured`: on a real kernel (`data/README.md`). `source`: read in the device's
+//! or a test laboratory's own sources. `document`: from an RFC or a vendor's text. `recalled`: to be confirmed before a
+//! figure rests on it.
 
 use super::{
     Alloc, Caps, Clash, Dependence, Hairpin, NatSpec, OnRst, Scope, Timers, Tracking, Unique, Unsolicited,
@@ -13,13 +13,13 @@ use Dependence::{Address as Ad, AddressAndPort as Apd, Endpoint as Ei};
 /// A named NAT, or chain of NATs.
 #[derive(Clone, Copy, Debug)]
 pub struct Preset {
-    /// Its name in scenarios.
+    /// Name in scenarios.
     pub name: &'static str,
     /// The NATs, the host's own first; none for a public host.
     pub chain: &'static [NatSpec],
-    /// Where it is met.
+    /// Devices or networks that have this NAT.
     pub what: &'static str,
-    /// How it is known.
+    /// Source of the row: `measured`, `source`, `document` or `recalled`.
     pub confidence: &'static str,
 }
 
@@ -167,7 +167,7 @@ pub const PRESETS: &[Preset] = &[
     ),
 ];
 
-/// What the real-kernel laboratory builds, under its names there.
+/// NATs that the real-kernel laboratory builds, under their names there.
 pub const LAB: &[Preset] = &[
     row("none", &[], "public host", "measured"),
     row("fw", &[NatSpec { translate: false, ..LINUX }], "stateful firewall", "measured"),

@@ -1,9 +1,9 @@
-//! A NAT as plain data. Every difference between NATs that a peer can observe is a field here, so that a
-//! new kind of NAT is a row in a table and not code.
+//! A NAT as plain data. Every difference between NATs that a peer can observe is a field here. So a new kind of NAT is
+//! a row in a table and not code.
 
 use crate::engine::{Nanos, SECOND};
 
-/// On what a mapping or a filter depends (RFC 4787 sections 4.1 and 5).
+/// Dependence of a mapping or a filter (RFC 4787 sections 4.1 and 5).
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Dependence {
     /// Endpoint-independent.
@@ -14,23 +14,23 @@ pub enum Dependence {
     AddressAndPort,
 }
 
-/// How a new mapping gets its external port.
+/// Allocation of a new mapping's external port.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Alloc {
-    /// The inside port, and if that is taken what `Clash` says.
+    /// The inside port, and if that is taken the choice of `Clash`.
     Preserve(Clash),
     /// The inside port plus a constant, within the range.
     Offset(i16),
     /// The port after the last one.
     Sequential {
-        /// From one to the next.
+        /// Difference from one port to the next.
         step: i16,
-        /// Who shares the counter.
+        /// Users of one counter.
         scope: Scope,
     },
     /// A base drawn once per inside address, plus `step` for each step of the inside port.
     Dependent {
-        /// Per inside port.
+        /// Difference for each step of the inside port.
         step: i16,
     },
     /// Any free port of the range.
@@ -39,7 +39,7 @@ pub enum Alloc {
     Block(u16),
 }
 
-/// What happens where the port to preserve is taken.
+/// Choice where the port to preserve is taken.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Clash {
     /// A random one, as Linux does.
@@ -48,16 +48,16 @@ pub enum Clash {
     Next,
 }
 
-/// Who shares a sequential counter.
+/// Users of a sequential counter.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Scope {
-    /// Everybody behind the NAT, and its background flows.
+    /// All hosts behind the NAT, and its background flows.
     Global,
     /// Each inside address has its own.
     Host,
 }
 
-/// What must be unique about an external port (RFC 4787 REQ-3, RFC 7857 section 3).
+/// Uniqueness of an external port (RFC 4787 REQ-3, RFC 7857 section 3).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Unique {
     /// The port together with the remote end, as in Linux: two inside hosts may share a port.
@@ -79,31 +79,31 @@ pub enum Unsolicited {
     IcmpHost,
     /// ICMP administratively prohibited.
     IcmpAdmin,
-    /// The router's own stack gets it: RST to TCP; UDP is answered by ICMP and leaves an entry that takes
-    /// the tuple away from those inside for 30 s (measured on Linux).
+    /// The router's own stack gets the packet and answers: RST to TCP, ICMP to UDP. UDP leaves an entry that takes the
+    /// tuple away from those inside for 30 s (measured on Linux).
     Local,
     /// Silence for 6 s, and then ICMP port unreachable unless the inside has dialled out meanwhile
     /// (RFC 5382 REQ-4).
     Delayed,
 }
 
-/// What a RST does to the session it crosses.
+/// Effect of a RST on the session that it crosses.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum OnRst {
-    /// As Linux: a session without a reply yet is deleted at once, another closes.
+    /// Deletion of a session without a reply yet, as in Linux. Another session closes.
     DeleteUnreplied,
-    /// Any session is deleted, and an endpoint-independent mapping with it.
+    /// Deletion of any session, and of an endpoint-independent mapping with it.
     Delete,
-    /// Nothing (RFC 7857 section 2.2 asks for four minutes more).
+    /// No effect (RFC 7857 section 2.2 asks for four minutes more).
     Keep,
 }
 
-/// What a packet from inside to one of the NAT's own external addresses meets (RFC 4787 REQ-9).
+/// Treatment of a packet from inside to one of the NAT's own external addresses (RFC 4787 REQ-9).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Hairpin {
     /// The router itself, which refuses.
     Refused,
-    /// Nothing.
+    /// Silence.
     Dropped,
     /// The inside host with that mapping, which sees the sender's external end, as it must be.
     External,
@@ -111,17 +111,17 @@ pub enum Hairpin {
     Internal,
 }
 
-/// How closely TCP is followed.
+/// Depth of the tracking of TCP.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Tracking {
-    /// Like Linux conntrack: states and windows; what does not fit is not translated, goes out with its inside
-    /// source and comes in as unsolicited. Filtering by address and port means: a session exists.
+    /// States and windows, as in Linux conntrack. A packet that does not fit is not translated, goes out with its
+    /// inside source and comes in as unsolicited. Filtering by address and port means: a session exists.
     Conntrack,
-    /// Ends and timers only: whoever was sent to may send, as long as the mapping lives.
+    /// Ends and timers only: a remote end that was sent to may send, as long as the mapping lives.
     Contacts,
 }
 
-/// How long things are remembered.
+/// Lifetimes of the entries of a NAT.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Timers {
     /// A SYN without answer.
@@ -130,11 +130,11 @@ pub struct Timers {
     pub syn_received: Nanos,
     /// An established connection.
     pub established: Nanos,
-    /// After a FIN.
+    /// A connection after a FIN.
     pub closing: Nanos,
-    /// After both FINs.
+    /// A connection after both FINs.
     pub time_wait: Nanos,
-    /// After a RST, where it does not delete.
+    /// A connection after a RST, where that does not delete.
     pub closed: Nanos,
     /// UDP without a reply.
     pub udp: Nanos,
@@ -171,7 +171,7 @@ impl Timers {
         mapping: 300 * SECOND,
     };
 
-    /// These timers with other ones for opening and open connections.
+    /// Replaces the lifetimes of opening and of open connections, in seconds.
     pub const fn with(mut self, syn: u64, established: u64) -> Timers {
         self.syn = syn * SECOND;
         self.syn_received = syn * SECOND;
@@ -192,50 +192,50 @@ pub struct Caps {
 /// A NAT, or with `translate` off a stateful firewall.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct NatSpec {
-    /// Off: addresses stay as they are, and only filtering is left.
+    /// True if addresses are translated. If false, addresses stay as they are, and only filtering is left.
     pub translate: bool,
-    /// What a TCP mapping depends on.
+    /// Mapping behaviour for TCP.
     pub mapping: Dependence,
-    /// Who may send to a TCP mapping.
+    /// Filtering behaviour for TCP.
     pub filtering: Dependence,
-    /// The same two for UDP.
+    /// Mapping and filtering behaviour for UDP.
     pub udp: (Dependence, Dependence),
-    /// How ports are chosen.
+    /// Allocation of external ports.
     pub alloc: Alloc,
-    /// What must be unique about them.
+    /// Uniqueness of external ports.
     pub unique: Unique,
-    /// The lowest and the highest of them.
+    /// Lowest and highest external port.
     pub range: (u16, u16),
-    /// How many external addresses there are, one after the other.
+    /// Number of external addresses, one after the other.
     pub pool: u8,
-    /// Whether an inside address keeps its external one (RFC 4787 REQ-2).
+    /// True if an inside address keeps its external one (RFC 4787 REQ-2).
     pub paired: bool,
-    /// The answer to what nobody asked for.
+    /// Answer to unsolicited packets.
     pub unsolicited: Unsolicited,
-    /// How closely TCP is followed.
+    /// Depth of the tracking of TCP.
     pub tracking: Tracking,
-    /// What a RST does.
+    /// Effect of a RST.
     pub on_rst: OnRst,
-    /// Whether a SYN that meets a SYN of ours passes (RFC 5382 REQ-2).
+    /// True if a SYN that meets a SYN from inside passes (RFC 5382 REQ-2).
     pub simultaneous_open: bool,
-    /// What the inside meets at the outside address.
+    /// Treatment of packets from inside to an external address.
     pub hairpin: Hairpin,
-    /// How long things are remembered.
+    /// Lifetimes of entries.
     pub timers: Timers,
-    /// Whether packets from outside prolong a mapping (RFC 4787 REQ-6).
+    /// True if packets from outside prolong a mapping (RFC 4787 REQ-6).
     pub refresh_inbound: bool,
     /// Limits.
     pub caps: Caps,
     /// Mappings that other users open, in a thousand seconds, advancing a shared counter.
     pub background: u32,
-    /// Whether what no mapping claims goes to the first host inside, on the same port (1:1 NAT, DMZ).
+    /// True if packets that match no mapping go to the first host inside, on the same port (1:1 NAT, DMZ).
     pub dmz: bool,
-    /// Whether each RST that the NAT itself sends takes a port, as it does where nft counts ports by `numgen`.
+    /// True if each RST that the NAT itself sends takes a port, as where nft counts ports by `numgen`.
     pub refusal_takes_port: bool,
 }
 
 impl NatSpec {
-    /// What most home routers do: Linux masquerading, silent towards strangers.
+    /// Most home routers: Linux masquerading, silent towards strangers.
     pub const LINUX: NatSpec = NatSpec {
         translate: true,
         mapping: Dependence::AddressAndPort,
@@ -259,7 +259,7 @@ impl NatSpec {
         refusal_takes_port: false,
     };
 
-    /// What RFC 4787 and RFC 5382 ask for.
+    /// A NAT as RFC 4787 and RFC 5382 ask for.
     pub const RFC: NatSpec = NatSpec {
         unique: Unique::Port,
         unsolicited: Unsolicited::Delayed,
@@ -271,7 +271,7 @@ impl NatSpec {
         ..Self::LINUX.with(Dependence::Endpoint, Dependence::Endpoint)
     };
 
-    /// This NAT with other mapping and filtering, for TCP and UDP alike.
+    /// Replaces mapping and filtering, for TCP and UDP alike.
     pub const fn with(mut self, mapping: Dependence, filtering: Dependence) -> NatSpec {
         self.mapping = mapping;
         self.filtering = filtering;
@@ -279,13 +279,13 @@ impl NatSpec {
         self
     }
 
-    /// This NAT with another allocation.
+    /// Replaces the allocation.
     pub const fn alloc(mut self, alloc: Alloc) -> NatSpec {
         self.alloc = alloc;
         self
     }
 
-    /// This NAT with another answer to strangers.
+    /// Replaces the answer to unsolicited packets.
     pub const fn unsolicited(mut self, unsolicited: Unsolicited) -> NatSpec {
         self.unsolicited = unsolicited;
         self

@@ -1,4 +1,4 @@
-//! What a NAT remembers: sessions by their two ends, and mappings that serve many sessions.
+//! State of a NAT: sessions by their two ends, and mappings that serve many sessions.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
@@ -19,19 +19,19 @@ pub(super) struct Session {
     pub(super) inside: SocketAddr,
     pub(super) external: SocketAddr,
     pub(super) remote: SocketAddr,
-    /// It began inside.
+    /// The session began inside.
     pub(super) outward: bool,
     pub(super) tcp: Option<Track>,
     pub(super) replied: bool,
     pub(super) expires: Nanos,
-    /// It belongs to the router itself, and only takes the tuple away.
+    /// The session belongs to the router itself, and only takes the tuple away.
     pub(super) router: bool,
 }
 
 #[derive(Debug)]
 pub(super) struct Mapping {
     pub(super) external: SocketAddr,
-    /// Whom the inside has sent to.
+    /// Remote ends to which the inside has sent.
     pub(super) contacts: BTreeSet<SocketAddr>,
     pub(super) expires: Nanos,
 }
@@ -77,12 +77,12 @@ impl Table {
         self.sessions.get_mut(&id)
     }
 
-    /// Whether a flow with this remote end would collide with a live one.
+    /// Returns true if a flow with this remote end would collide with a live one.
     pub(super) fn tuple_taken(&self, now: Nanos, ends: Ends) -> bool {
         self.by_outside.get(&ends).is_some_and(|id| self.sessions.get(id).is_some_and(|s| s.expires > now))
     }
 
-    /// Whether anybody uses this external end.
+    /// Returns true if this external end is in use.
     pub(super) fn port_taken(&self, now: Nanos, proto: Proto, external: SocketAddr) -> bool {
         let mapped = self
             .by_external
@@ -128,7 +128,7 @@ impl Table {
         }
     }
 
-    /// Forgets what has expired.
+    /// Removes expired entries.
     pub(super) fn sweep(&mut self, now: Nanos) {
         let old: Vec<u32> =
             self.sessions.iter().filter(|(_, s)| s.expires <= now).map(|(id, _)| *id).collect();
@@ -161,7 +161,7 @@ impl Table {
         self.mappings.insert(key, mapping);
     }
 
-    /// Whether both directions of the table tell the same story.
+    /// Returns true if the two directions of the table agree.
     pub(super) fn consistent(&self) -> bool {
         self.by_inside.values().all(|id| self.sessions.contains_key(id))
             && self.by_outside.iter().all(|(ends, id)| {

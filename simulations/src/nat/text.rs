@@ -14,14 +14,14 @@ use crate::engine::SECOND;
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Chain(pub Vec<NatSpec>);
 
-/// Why a text is no NAT.
+/// Reason why a text is no NAT.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum SpecError {
     /// No preset has this name.
     Name(String),
     /// No field has this name.
     Field(String),
-    /// This is no value of that field.
+    /// The text is no value of that field.
     Value(String),
 }
 
@@ -189,7 +189,7 @@ impl FromStr for Chain {
     }
 }
 
-/// One link of a chain: a preset may itself be a chain, and a public host none.
+/// Parses one link of a chain. A preset may itself be a chain, and a public host has no NAT.
 fn one_spec(text: &str) -> Result<Vec<NatSpec>, SpecError> {
     let mut parts = text.split(',');
     let head = parts.next().unwrap_or_default();

@@ -1,9 +1,9 @@
-//! A NAT's view of one TCP connection, as Linux 6.18 conntrack has it: the states of both directions and the
-//! windows. Written from the rules in `data/README.md`, which were measured.
+//! A NAT's view of one TCP connection, as Linux 6.18 conntrack has it: the states of both directions and the windows.
+//! Written from the rules in `data/README.md`, which were measured.
 //!
-//! Why windows matter to punching: where an ICMP error ended a dial, its entry stays. The peer's SYN then passes
-//! in and meets the listener beside the dial, whose SYN-ACK has a later initial sequence number than the
-//! entry knows. It is invalid and leaves the router untranslated.
+//! Windows matter to punching where an ICMP error ended a dial: its entry stays. The peer's SYN then passes in and
+//! meets the listener beside the dial, whose SYN-ACK has a later initial sequence number than the entry knows. That
+//! SYN-ACK is invalid and leaves the router untranslated.
 
 use crate::engine::Nanos;
 use crate::nat::{NatSpec, OnRst, Tracking};
@@ -18,33 +18,33 @@ pub(super) enum TcpState {
     Established,
     /// A FIN was seen.
     Closing,
-    /// Both were.
+    /// Two FINs were seen, one in each direction.
     TimeWait,
-    /// After a RST.
+    /// A RST was seen.
     Closed,
 }
 
-/// What becomes of a segment.
+/// Decision about a segment.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Step {
     Pass,
-    /// It does not belong to the session.
+    /// The segment does not belong to the session.
     Invalid,
-    /// It passes, and the session is gone.
+    /// The segment passes, and the session is deleted.
     PassAndForget,
     /// The session is over and a new one begins with this segment.
     Renew,
 }
 
-/// What was seen of one end.
+/// State of one end, as seen in its segments.
 #[derive(Clone, Copy, Debug, Default)]
 struct End {
     seen: bool,
-    /// One past the last sequence number sent.
+    /// End of the sequence numbers sent: one past the last.
     end: u32,
-    /// One past the last that the other end allows.
+    /// End of the sequence numbers that the other end allows: one past the last.
     allowed: u32,
-    /// The largest window it ever offered.
+    /// Largest window that the end ever offered.
     window: u32,
 }
 
@@ -88,7 +88,7 @@ impl Track {
         }
     }
 
-    /// Whether the session has run its course, so that a SYN may begin anew.
+    /// Returns true once the session has run its course, so that a SYN may begin anew.
     fn over(&self) -> bool {
         matches!(self.state, TcpState::TimeWait | TcpState::Closed)
     }
@@ -181,7 +181,7 @@ impl Track {
         Step::Pass
     }
 
-    /// Whether the segment lies in the windows, and what it teaches about them.
+    /// Returns true if the segment lies in the windows, and updates the windows from it.
     fn fits(&mut self, reply: bool, s: &Segment) -> bool {
         let from = usize::from(reply);
         let (syn, ack) = (s.flags.syn(), s.flags.ack());

@@ -2,14 +2,14 @@
 
 use crate::engine::{Nanos, SECOND};
 
-/// What goes through in one direction. Packets that find the queue full are lost.
+/// A bottleneck of one direction. Packets that find the queue full are lost.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Bottleneck {
     /// Bits a second.
     pub rate: u64,
-    /// How long a packet may wait in the queue.
+    /// Longest time of a packet in the queue.
     pub queue: Nanos,
-    /// When what is queued now will be through.
+    /// Time at which the packets queued now will be through.
     free_at: Nanos,
 }
 
@@ -19,7 +19,7 @@ impl Bottleneck {
         Bottleneck { rate, queue, free_at: 0 }
     }
 
-    /// When a packet of `bytes` bytes that comes at `now` is through; `None` if it is lost.
+    /// Returns the time at which a packet of `bytes` bytes that comes at `now` is through; `None` if it is lost.
     pub fn pass(&mut self, now: Nanos, bytes: usize) -> Option<Nanos> {
         let begin = self.free_at.max(now);
         if begin - now > self.queue {

@@ -4,32 +4,32 @@ use smallvec::SmallVec;
 
 use crate::engine::{Domain, Keyed, Nanos};
 
-/// When nothing gets through.
+/// A time in which nothing gets through.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Blackout {
-    /// From this time.
+    /// Beginning of the blackout.
     pub from: Nanos,
-    /// To before this time.
+    /// End of the blackout: the first time after it.
     pub until: Nanos,
 }
 
-/// What a link does to packets, the same both ways. A way over a network takes two links: the sender's and
-/// the receiver's.
+/// Properties of a link, the same in each direction. A way over a network takes two links: the sender's and the
+/// receiver's.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct LinkSpec {
     /// Time that every packet takes.
     pub delay: Nanos,
-    /// Each packet takes up to this much more, evenly distributed.
+    /// Most additional time of a packet, evenly distributed.
     pub jitter: Nanos,
     /// Packets lost, in a million.
     pub loss_ppm: u32,
     /// Packets held back by `hold`, in a million, so that later ones overtake them.
     pub reorder_ppm: u32,
-    /// How long those are held back.
+    /// Time for which reordered packets are held back.
     pub hold: Nanos,
     /// Packets delivered twice, in a million.
     pub duplicate_ppm: u32,
-    /// When it is dead.
+    /// Time in which the link is dead.
     pub blackout: Blackout,
 }
 
@@ -50,12 +50,12 @@ impl LinkSpec {
         }
     }
 
-    /// Whether it does nothing to any packet but delay it, each by as much.
+    /// Returns true if the link only delays packets, each by the same time.
     pub(crate) fn only_delays(&self) -> bool {
         *self == LinkSpec::with_delay(self.delay)
     }
 
-    /// What happens to the `n`th packet over the link `entity`.
+    /// Returns the delays of the copies of the `n`th packet over the link `entity`.
     pub fn fate(&self, now: Nanos, rng: Keyed, entity: u64, n: u64) -> Fate {
         let dead = (self.blackout.from..self.blackout.until).contains(&now);
         if dead || rng.chance(Domain::Loss, entity, n, self.loss_ppm) {

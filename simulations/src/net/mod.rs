@@ -1,4 +1,4 @@
-//! What travels, and what the way does to it.
+//! Packets, and the effects of links on them.
 
 mod bottleneck;
 mod link;

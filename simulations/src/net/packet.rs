@@ -16,20 +16,20 @@ pub enum Proto {
     Udp,
 }
 
-/// Something on its way.
+/// A packet on its way.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Packet {
-    /// Who sent it. For ICMP the port is 0.
+    /// Address of the sender. For ICMP the port is 0.
     pub src: SocketAddr,
-    /// For whom it is. For ICMP the port is 0.
+    /// Address of the receiver. For ICMP the port is 0.
     pub dst: SocketAddr,
     /// Hops that are left (IP TTL or hop limit).
     pub ttl: u8,
-    /// What it carries.
+    /// Content of the packet.
     pub body: Body,
 }
 
-/// What a packet carries.
+/// Content of a packet.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Body {
     /// A TCP segment.
@@ -56,12 +56,12 @@ pub struct Segment {
 }
 
 impl Segment {
-    /// The sequence numbers it takes up.
+    /// Returns the number of sequence numbers that the segment takes up.
     pub fn length(&self) -> u32 {
         self.data.len() as u32 + u32::from(self.flags.syn()) + u32::from(self.flags.fin())
     }
 
-    /// Whether this segment of a connection makes an acknowledgement just before it needless.
+    /// Returns true if this segment of a connection makes an acknowledgement just before it needless.
     pub(crate) fn takes_along(&self, before: &Packet) -> bool {
         let Body::Tcp(before) = &before.body else { return false };
         let more = !self.data.is_empty() || self.flags.fin();
@@ -100,19 +100,19 @@ impl Flags {
     /// ACK.
     pub const ACK: Flags = Flags(16);
 
-    /// Whether FIN is set.
+    /// Returns true if FIN is set.
     pub const fn fin(self) -> bool {
         self.0 & 1 != 0
     }
-    /// Whether SYN is set.
+    /// Returns true if SYN is set.
     pub const fn syn(self) -> bool {
         self.0 & 2 != 0
     }
-    /// Whether RST is set.
+    /// Returns true if RST is set.
     pub const fn rst(self) -> bool {
         self.0 & 4 != 0
     }
-    /// Whether ACK is set.
+    /// Returns true if ACK is set.
     pub const fn ack(self) -> bool {
         self.0 & 16 != 0
     }
@@ -140,7 +140,7 @@ impl fmt::Debug for Flags {
     }
 }
 
-/// What an ICMP error says (RFC 792, RFC 1812).
+/// Kind of an ICMP error (RFC 792, RFC 1812).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum IcmpKind {
     /// Port unreachable.
@@ -156,11 +156,11 @@ pub enum IcmpKind {
 /// The front of the packet that an ICMP error is about.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Quote {
-    /// Its protocol.
+    /// Protocol of the quoted packet.
     pub proto: Proto,
-    /// Who had sent it.
+    /// Sender of the quoted packet.
     pub src: SocketAddr,
-    /// For whom it had been.
+    /// Receiver of the quoted packet.
     pub dst: SocketAddr,
     /// A TCP segment's sequence number.
     pub seq: u32,

@@ -1,9 +1,9 @@
 //! Pairs of homes as the internet has them, drawn from a census.
 //!
-//! The census is that of the facts (peers.md section 2.4): eleven classes of NAT with weights, which are a
-//! calibration between published sources and no measurement, and a range of paths. What it leaves open is
-//! settled here: 18 % of homes of every class have a router of class A in front (so that a carrier's NAT of class
-//! C, H or I is met through a home's own), and the three losses are drawn evenly.
+//! The census is that of the facts (peers.md section 2.4): eleven classes of NAT with weights, and a range of paths.
+//! The weights are a calibration between published sources and no measurement. Two open points are settled here. 18 %
+//! of homes of every class have a router of class A in front, so that a carrier's NAT of class C, H or I is met through
+//! a home's own. The three losses are drawn evenly.
 
 use std::time::Duration;
 
@@ -18,17 +18,17 @@ use Dependence::{Address as Ad, AddressAndPort as Apd, Endpoint as Ei};
 /// A class of homes.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Class {
-    /// One external port, the inside one where possible; strangers meet silence.
+    /// An external port for all destinations, the inside one where possible; strangers meet silence.
     A,
-    /// One external port, another one than inside.
+    /// An external port for all destinations, another one than inside.
     B,
     /// Any stranger is let in.
     C,
     /// Any port of a known address is let in.
     D,
-    /// As A, but strangers are refused by RST.
+    /// Class A, but strangers are refused by RST.
     E,
-    /// As A, but strangers are refused by ICMP.
+    /// Class A, but strangers are refused by ICMP.
     F,
     /// A port for each destination, counted.
     G,
@@ -36,7 +36,7 @@ pub enum Class {
     H,
     /// A port for each destination, random.
     I,
-    /// As I, with several external addresses.
+    /// Class I, with several external addresses.
     J,
     /// TCP leaves for ports 80 and 443 only.
     K,
@@ -60,13 +60,13 @@ pub const WEIGHTS: [(Class, u32); 11] = [
 /// Kinds of pairs, as the census' table has them.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Group {
-    /// Both keep one external port.
+    /// A pair of which each keeps one external port for all destinations.
     OneOne,
-    /// One of the two does.
+    /// A pair of which one keeps one external port for all destinations, and the other does not.
     OneMany,
-    /// Neither does.
+    /// A pair of which each takes another external port for each destination.
     ManyMany,
-    /// One cannot leave at all.
+    /// TCP cannot leave from one of the two, or from either.
     Closed,
 }
 
@@ -74,7 +74,7 @@ impl Group {
     /// All of them.
     pub const ALL: [Group; 4] = [Group::OneOne, Group::OneMany, Group::ManyMany, Group::Closed];
 
-    /// Its name in tables.
+    /// Returns the group's name in tables.
     pub const fn name(self) -> &'static str {
         match self {
             Group::OneOne => "EIM-EIM",
@@ -88,20 +88,20 @@ impl Group {
 /// A home.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Home {
-    /// Its class.
+    /// Class of the home.
     pub class: Class,
-    /// Its NATs.
+    /// NATs of the home.
     pub chain: Chain,
 }
 
 /// A pair of homes and the way between them.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Drawn {
-    /// Of all randomness.
+    /// Seed of all randomness.
     pub seed: u64,
-    /// Who listens, and who calls.
+    /// The home of the listener and that of the caller.
     pub homes: [Home; 2],
-    /// From one to the other.
+    /// Time from one home to the other.
     pub one_way: Nanos,
     /// The same over the signalling.
     pub signal: Nanos,
@@ -218,7 +218,7 @@ impl Drawn {
         pair
     }
 
-    /// What our nodes make of it; nothing for a home that TCP cannot leave, which nobody's punch can.
+    /// Returns the outcome of p2pd's nodes; `None` for a home that TCP cannot leave, which no punch can join.
     pub fn ours(&self) -> Option<Ending> {
         (self.group() != Group::Closed).then(|| run(&self.pair()))
     }

@@ -1,4 +1,4 @@
-//! What a node holds in memory, idle or in the middle of a call.
+//! Memory of a node, idle or in the middle of a call.
 
 use p2pd_core::{Node, Plan};
 
@@ -6,9 +6,9 @@ use super::pair::{Pair, Program, READY_WITHIN, build};
 use crate::engine::Nanos;
 use crate::service::{Broker, BrokerFaults, ServerProgram};
 
-/// The bytes of the listener's and of the caller's node, its own and those it has allocated: once both are ready, or
-/// this long after the call. `allocated` says how many bytes the program has allocated and not freed; what a node has
-/// is what its end gives back.
+/// Returns the bytes of the listener's and of the caller's node, its own and those it has allocated. They are measured
+/// once both are ready, or this long after the call. `allocated` returns the bytes that the program has allocated and
+/// not freed; a node's bytes are those that its end gives back.
 pub fn node_bytes(pair: &Pair, after_call: Option<Nanos>, allocated: &dyn Fn() -> usize) -> [usize; 2] {
     let mut run = build(pair);
     let [listener, caller] = run.hosts;

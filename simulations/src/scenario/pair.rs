@@ -34,7 +34,7 @@ pub use call::HOME_LEFT;
 pub use homes::{Life, Second, When};
 pub use relaying::Relaying;
 
-/// What runs on a host of a pair's world.
+/// Program on a host of a pair's world.
 #[derive(Debug)]
 pub enum Program {
     /// A node.
@@ -79,34 +79,34 @@ impl App for Program {
     }
 }
 
-/// Where the two nodes stand.
+/// Places of the two nodes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum Place {
     /// Each behind its own NATs.
     #[default]
     Apart,
-    /// Both behind the first chain, on one network.
+    /// The two nodes are on one network, behind the first chain.
     SameSite,
-    /// There is one node, and it calls itself.
+    /// A single node calls itself.
     Oneself,
 }
 
 /// A pair's world as data.
 #[derive(Clone, Debug)]
 pub struct Pair {
-    /// Of all randomness.
+    /// Seed of all randomness.
     pub seed: u64,
     /// The NATs of the listening node and of the calling one.
     pub chains: [Chain; 2],
-    /// Where they stand.
+    /// Places of the two nodes.
     pub place: Place,
     /// The link of each site and its faults; `delay` is half the way between the two.
     pub links: [LinkSpec; 2],
-    /// What the strategies are. Default: all that the core has.
+    /// Strategies of the call. Default: all that the core has.
     pub strategies: Vec<Strategy>,
-    /// How long the connect may take.
+    /// Time limit of the connect.
     pub timeout: Duration,
-    /// What the pipe is to be.
+    /// Mode of the pipe.
     pub mode: PipeMode,
     /// Faults of the STUN servers.
     pub stun: StunFaults,
@@ -116,30 +116,30 @@ pub struct Pair {
     pub rendezvous: bool,
     /// A TURN server, if there is one.
     pub relay: Option<Relaying>,
-    /// The servers for port mappings on the routers that the two stand behind, if there are any; each node whose router
-    /// has one asks for a port.
+    /// Servers for port mappings on the routers that the two stand behind, if there are any. Each node whose router has
+    /// one asks for a port.
     pub routers: [Option<RouterSpec>; 2],
     /// A second home of one of the two.
     pub second: Option<Second>,
-    /// From the internet to each broker.
+    /// Time from the internet to each broker.
     pub broker_delay: Nanos,
     /// The nodes' clocks.
     pub clocks: [Clocks; 2],
     /// The listener knows the caller by name: it dials as often as it takes, and searches.
     pub known: bool,
-    /// What strangers do to the two while they call.
+    /// Flood by strangers while the two call.
     pub flood: Option<Flood>,
     /// A dial may be late by up to this.
     pub late: Nanos,
-    /// After the call, the faults of all ways and servers end, and a while later the caller calls again. Where that
-    /// fails both doubt what they have measured, and the caller calls up to twice more.
+    /// Calls again. After the first call the faults of all ways and servers end, and a while later the caller calls
+    /// again. Where that fails both doubt their measurements, and the caller calls up to twice more.
     pub again: bool,
-    /// How many calls are made in all while the nodes stay up, 10 s apart; what is told of is the first that failed, or
+    /// Number of calls while the nodes stay up, 10 s apart. The report is about the first call that failed, or about
     /// the last.
     pub calls: u32,
-    /// The nodes measure also what their NATs make of a dial to themselves.
+    /// The nodes measure also how their NATs treat a dial to themselves.
     pub hairpin: bool,
-    /// Keep a trace.
+    /// Keeps a trace.
     pub trace: bool,
 }
 
@@ -176,34 +176,34 @@ impl Pair {
     }
 }
 
-/// What became of a pair.
+/// Outcome of a pair.
 #[derive(Clone, Debug)]
 pub struct Ending {
     /// The winning strategy, or none.
     pub strategy: Option<Strategy>,
-    /// From the call to its end.
+    /// Time from the call to its end.
     pub took: Nanos,
-    /// When each rung of a punch began to dial, after the call.
+    /// Times at which the rungs of a punch began to dial, after the call.
     pub rungs: Vec<Nanos>,
-    /// Why it failed, for a person.
+    /// Reason of a failure, for a person.
     pub why: String,
-    /// What became of the call after the faults, if there was one: the winning strategy, or why it failed.
+    /// Outcome of the call after the faults, if there was one: the winning strategy, or the reason of the failure.
     pub again: Option<Result<Strategy, String>>,
-    /// What each was told of the ports that its routers opened.
+    /// States, for each node, of the ports that its routers opened.
     pub ports: [Vec<PortState>; 2],
-    /// From a change of a host's homes to an address of its with the second home.
+    /// Time from a change of a host's homes to an address of the host with the second home.
     pub announced_after: Option<Nanos>,
     /// The most sockets that either node held at a time.
     pub held: usize,
-    /// What must never happen and did.
+    /// Violations of the invariants.
     pub violations: Vec<String>,
-    /// Over everything that happened.
+    /// Digest of everything that happened.
     pub digest: u64,
     /// Events of the world.
     pub events: u64,
     /// The address that was called.
     pub address: String,
-    /// Packets and what the nodes did, if wanted.
+    /// Packets and actions of the nodes, if wanted.
     pub trace: String,
     /// The packets as an HTML page, if wanted.
     pub page: String,
@@ -215,12 +215,13 @@ const STUN: [IpAddr; 2] = [
 ];
 /// The most that a node may need to be ready.
 pub(super) const READY_WITHIN: Nanos = 30 * SECOND;
-/// From the end of all faults to the second call: the longest that a node waits before it tries a broker or asks a STUN
-/// server again, and the try.
+/// Time from the end of all faults to the second call. It covers the longest wait of a node before it tries a broker or
+/// asks a STUN server again, and the try.
 const REST: Nanos = 330 * SECOND;
-/// Between calls of nodes that stay.
+/// Time between calls of nodes that stay.
 const PAUSE: Nanos = 10 * SECOND;
-/// Until what a failed call made doubtful is measured again, and the listener has room for a stranger's next call.
+/// Time until the measurements that a failed call made doubtful are repeated, and the listener has room for a
+/// stranger's next call.
 const MEASURED_WITHIN: Nanos = 60 * SECOND;
 /// Longer than a closed stream repeats its last bytes where nobody answers.
 const GONE_WITHIN: Nanos = 600 * SECOND;
@@ -240,7 +241,7 @@ pub(super) struct Run {
     violations: Vec<String>,
 }
 
-/// What the listening node of a pair measures of its NATs.
+/// Returns the reports of the listening node of a pair on its NATs.
 pub fn measured(pair: &Pair) -> Vec<NatReport> {
     let mut run = build(pair);
     let listener = run.hosts[0];
@@ -373,7 +374,7 @@ pub(super) fn build(pair: &Pair) -> Run {
     Run { world, hosts: [listener, caller], servers, turn, homes, strangers, calls: 0, violations }
 }
 
-/// Ends the nodes and looks at what is left.
+/// Ends the nodes and checks for leftovers.
 fn end(mut run: Run, pair: &Pair, first: Call, again: Option<Result<Strategy, String>>) -> Ending {
     flooded::end(&mut run);
     let both = run.hosts;

@@ -12,29 +12,29 @@ use crate::nat::Chain;
 use crate::net::LinkSpec;
 use crate::world::{App, Cx, HostId, SiteSpec, Trace, World};
 
-/// One attempt.
+/// An attempt to connect two hosts.
 #[derive(Clone, Debug)]
 pub struct Attempt {
     /// The NATs of the side that connects first, and of the other.
     pub chains: [Chain; 2],
-    /// From one host to the other.
+    /// Time from one host to the other.
     pub one_way: Nanos,
-    /// How much later the second side connects.
+    /// Delay of the second side's connect after the first's.
     pub offset: Nanos,
-    /// With a listener beside each dial.
+    /// Has a listener beside each dial.
     pub listen: bool,
-    /// With a new dial 50 ms after an error, or up to so much later.
+    /// Makes a new dial 50 ms after an error, or up to so much later.
     pub retry: Option<Nanos>,
 }
 
-/// How an attempt ended.
+/// Outcome of an attempt.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Ending {
     /// The matrices' letter for it.
     pub letter: char,
-    /// When each side was connected, after the first dial.
+    /// Time at which each side was connected, after the first dial.
     pub connected: [Option<Nanos>; 2],
-    /// Whether it was the listener that got the connection.
+    /// True for a side whose connection came through its listener.
     pub accepted: [bool; 2],
     /// The first error of each side, and when.
     pub errors: [Option<(IoFailure, Nanos)>; 2],
@@ -50,7 +50,7 @@ const SERVERS: [IpAddr; 2] = [
     IpAddr::V4(core::net::Ipv4Addr::new(203, 0, 113, 10)),
     IpAddr::V4(core::net::Ipv4Addr::new(203, 0, 113, 11)),
 ];
-/// From the later dial to giving up.
+/// Time from the later dial to giving up.
 const PATIENCE: Nanos = 3_300 * MILLI;
 
 #[derive(Debug, Default)]
@@ -138,7 +138,8 @@ impl App for Program {
     }
 }
 
-/// The predicted external end of a host: what the second server saw, moved on by the difference to the first.
+/// Returns the predicted external end of a host: the address that the second server saw, moved on by the difference to
+/// the first.
 fn learn(world: &mut World<Program>, servers: [HostId; 2], host: HostId) -> SocketAddr {
     let mut seen = Vec::new();
     for (n, server) in servers.into_iter().enumerate() {

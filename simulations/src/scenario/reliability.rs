@@ -1,4 +1,4 @@
-//! Whether a search for random ports hits as often as it says it does.
+//! Compares the hit rate of searches for random ports with the rate that the report states.
 
 use p2pd_core::{PROBES, SPRAY, hit_permille};
 
@@ -8,19 +8,19 @@ use super::pair::{Ending, run};
 use crate::engine::{MILLI, Nanos, SECOND};
 use crate::nat::{Alloc, Chain, NatSpec};
 
-/// A rung that does not search is followed by the next after two seconds and what the signalling takes. A search
-/// takes two for its thousand probes and another one and a half for the last of them at least: where the next rung
-/// came later than this, it followed a search that had found nothing.
+/// Least time from a rung that searches to the next one. Without a search the next rung follows after two seconds and
+/// the signalling. A search takes two seconds for its thousand probes and at least one and a half for the last of them.
+/// So a later rung followed a search that had found nothing.
 const SEARCHED: Nanos = 3 * SECOND;
 
 /// A kind of NAT whose ports are searched for, and the loss on the way.
 #[derive(Clone, Copy, Debug)]
 pub struct Case {
-    /// In words.
+    /// Name in tables.
     pub name: &'static str,
-    /// Of the random ports.
+    /// Allocation of the random ports.
     pub alloc: Alloc,
-    /// Its ports.
+    /// Range of its ports, first and last.
     pub range: (u16, u16),
     /// Packets lost from one to the other, in a million.
     pub loss_ppm: u32,
@@ -30,7 +30,7 @@ const fn case(name: &'static str, alloc: Alloc, range: (u16, u16), loss_ppm: u32
     Case { name, alloc, range, loss_ppm }
 }
 
-/// What is tried.
+/// Cases under test.
 pub const CASES: [Case; 6] = [
     case("random, 1024-65535", Alloc::Random, (1_024, 65_535), 0),
     case("random, 1024-65535, 3 % lost", Alloc::Random, (1_024, 65_535), 30_000),
@@ -40,19 +40,20 @@ pub const CASES: [Case; 6] = [
     case("random within a block of 512", Alloc::Block(512), (1_024, 65_535), 0),
 ];
 
-/// What came of a case's pairs.
+/// Results of a case's pairs.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Tally {
     /// Searches.
     pub pairs: u64,
-    /// Those that hit within their first search.
+    /// Searches that hit at the first try.
     pub hits: u64,
     /// Pairs whose ports were taken for counted ones by chance, so that nothing was searched.
     pub other: u64,
 }
 
-/// What core's report states for a NAT whose ports it finds to be random, in thousandths: it takes them to be any that
-/// are not privileged. In a block it searches what it guesses the block to be, which is another number each time.
+/// Returns the hit rate that core's report states for a NAT with random ports, in thousandths. The report takes such
+/// ports to be any unprivileged ones. In a block the search covers a guess of the block, for which the figure differs
+/// each time.
 pub fn stated(case: &Case) -> Option<u32> {
     let everywhere = case.alloc == Alloc::Random;
     everywhere.then(|| hit_permille(SPRAY.into(), PROBES.into(), 64_512))
@@ -68,7 +69,7 @@ pub fn pair(case: &Case, seed: u64) -> Drawn {
     Drawn { seed, homes, one_way, signal: one_way, loss_ppm: case.loss_ppm }
 }
 
-/// Whether the first search hit; nothing if there was none.
+/// Returns true if the first search hit; `None` if there was none.
 pub fn hit(ending: &Ending) -> Option<bool> {
     let rungs = &ending.rungs;
     let failed_search = rungs.windows(2).any(|w| w[1] - w[0] >= SEARCHED);

@@ -1,9 +1,9 @@
-//! How others punch, on bare hosts in the same internet: what each does with the two ports that a STUN server
-//! over TCP has seen, when it dials and how often. Their signalling is given to them: it takes its time, and
-//! loses nothing.
+//! Punching by other programs, on bare hosts in the same internet. Each uses the two ports that a STUN server over TCP
+//! has seen, with its own times and numbers of dials. Their signalling is given to them: it takes its time, and loses
+//! nothing.
 //!
-//! After peers.md (section 3) and p2pd-reference.md (sections 2 and 3). Where a detail is open the choice favours
-//! the rival: a listener stands beside every dial except P2PD's, which has none, and no rival has to say hello.
+//! After peers.md (section 3) and p2pd-reference.md (sections 2 and 3). Where a detail is open the choice favours the
+//! rival. A listener stands beside every dial except P2PD's, which has none, and no rival has to say hello.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
@@ -17,15 +17,15 @@ use crate::host::{HostEvent, Sock};
 use crate::net::LinkSpec;
 use crate::world::{App, Cx, HostId, SiteSpec, World};
 
-/// Whose way of punching.
+/// Program whose way of punching is simulated.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Rival {
-    /// One dial each at a moment agreed on by round trip, three tries.
+    /// A dial from each side at a moment agreed on by round trip, three tries.
     Dcutr,
-    /// One dial each at an NTP time, again 5 ms after a refusal, for 6 s; ports that count are foretold when
+    /// A dial from each side at an NTP time, again 5 ms after a refusal, for 6 s. Ports that count are predicted when
     /// the time is agreed on, 3 s before.
     P2pd,
-    /// The one asked dials five times for 3 s; the caller, whose NAT must keep one port, once, and listens.
+    /// Five dials of the responder for 3 s; one of the caller, whose NAT must keep one port, and who listens.
     EasyTier,
     /// The ladder of frp's XTCP moved to TCP: a dial, twenty ports around a counted one, or 256 against 1,000;
     /// twice.
@@ -36,7 +36,7 @@ impl Rival {
     /// All of them.
     pub const ALL: [Rival; 4] = [Rival::Dcutr, Rival::P2pd, Rival::EasyTier, Rival::Frp];
 
-    /// Its name in tables.
+    /// Returns the program's name in tables.
     pub const fn name(self) -> &'static str {
         match self {
             Rival::Dcutr => "DCUtR-like",
@@ -54,21 +54,21 @@ const SERVERS: [IpAddr; 2] = [
 ];
 const STUN_PORT: u16 = 3478;
 const PORT: u16 = 20_001;
-/// Between two dials of a search, as for our own nodes.
+/// Time between two dials of a search, as for p2pd's own nodes.
 const SYN_EVERY: Nanos = 2 * MILLI;
 /// The largest step of a NAT that counts.
 const MAX_STEP: i32 = 16;
-/// What the ends of a joined pair say to each other.
+/// Message that the ends of a joined pair send to each other.
 const HELLO: &[u8] = b"hello";
 
-/// One dial, perhaps repeated.
+/// A dial, perhaps repeated.
 #[derive(Clone, Copy, Debug)]
 struct Dial {
     at: Nanos,
     /// 0 for any.
     from: u16,
     to: SocketAddr,
-    /// Given up then.
+    /// Time at which the dial is given up.
     until: Nanos,
     /// Repeated so often after a refusal, and after this pause and up to as much again.
     again: u32,
@@ -84,7 +84,7 @@ struct Program {
     dials: Vec<Dial>,
     live: BTreeMap<Sock, usize>,
     redials: u64,
-    /// When the peer was heard.
+    /// Time of the peer's first message.
     heard: Option<Nanos>,
 }
 
@@ -148,7 +148,7 @@ impl App for Program {
     }
 }
 
-/// What two servers have seen of a port.
+/// Addresses of one port, as two servers have seen it.
 #[derive(Clone, Copy, Debug)]
 struct Sample {
     first: SocketAddr,
@@ -160,7 +160,7 @@ impl Sample {
         self.first == self.second
     }
 
-    /// From one mapping to the next, where they count.
+    /// Returns the step from one mapping to the next, where ports count.
     fn step(&self) -> Option<i32> {
         let step = i32::from(self.second.port()) - i32::from(self.first.port());
         (step != 0 && step.abs() <= MAX_STEP && self.first.ip() == self.second.ip()).then_some(step)
@@ -176,7 +176,7 @@ impl Sample {
 struct Meeting<'a> {
     world: World<Program>,
     servers: [HostId; 2],
-    /// Who listens, and who calls.
+    /// Hosts of the listener and of the caller.
     sides: [HostId; 2],
     drawn: &'a Drawn,
 }
@@ -198,7 +198,7 @@ impl Meeting<'_> {
         Meeting { world, servers, sides, drawn }
     }
 
-    /// Both connect to the first server, and then to the second, from this port. The streams stay open.
+    /// Connects each side to the first server, and then to the second, from this port. The streams stay open.
     fn sample(&mut self, port: u16) -> Option<[Sample; 2]> {
         let mut seen = [Vec::new(), Vec::new()];
         for (server, to) in self.servers.into_iter().zip(SERVERS) {
@@ -357,7 +357,7 @@ impl Meeting<'_> {
     }
 }
 
-/// Whether this way of punching joins the pair; homes that TCP cannot leave are not tried.
+/// Returns true if this way of punching joins the pair. Homes that TCP cannot leave are not tried.
 pub fn joins(rival: Rival, drawn: &Drawn) -> bool {
     if drawn.group() == Group::Closed {
         return false;

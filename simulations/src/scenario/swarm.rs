@@ -1,6 +1,6 @@
-//! Worlds drawn from a seed: any two NATs, and a random handful of faults. First safety: what must hold then is what
-//! always must hold, and the oracle's verdict where no fault excuses a failure. Then liveness: the faults end, and a
-//! second call has to do what the oracle says, whatever the faults have left behind.
+//! Worlds drawn from a seed: any two NATs, and a random handful of faults. First safety: the invariants must hold, and
+//! the oracle's verdict where no fault excuses a failure. Then liveness: the faults end, and a second call has to
+//! follow the oracle, with all that the faults have left behind.
 
 mod homes;
 
@@ -22,10 +22,10 @@ use crate::service::{BrokerFaults, Forgets, StunFaults};
 /// The kinds of faults that a seed chooses from.
 const KINDS: u64 = 11;
 
-/// How much later strangers may make a call between two who have named each other.
+/// Longest delay by strangers of a call between two who have named each other.
 const LATER: Nanos = 2 * SECOND;
 
-/// A drawn world, and what is demanded of it beyond the invariants.
+/// A drawn world, and the demands on it beyond the invariants.
 #[derive(Clone, Debug)]
 pub struct Drawn {
     /// The world.
@@ -36,11 +36,11 @@ pub struct Drawn {
     pub healed: Verdict,
     /// The two presets and the faults, in words.
     pub what: String,
-    /// How many faults were drawn, those left out included.
+    /// Number of faults drawn, with those left out.
     pub faults: usize,
 }
 
-/// What drawn worlds have beside NATs, servers and faults of the way.
+/// Contents of drawn worlds in addition to NATs, servers and faults of the way.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct With {
     /// A TURN server, which may have faults of its own.
@@ -240,7 +240,7 @@ fn strangers(rng: Keyed, always: bool, pair: &mut Pair, what: &mut String) -> bo
     flood.named == Named::Nobody && pair.place != Place::Oneself
 }
 
-/// What was drawn about a relay beside it.
+/// Draws about a relay, in addition to its `Relaying`.
 struct RelayDrawn {
     strategies: Vec<Strategy>,
     what: String,
@@ -320,7 +320,7 @@ fn draw_relay(rng: Keyed) -> (Relaying, RelayDrawn) {
     (relay, RelayDrawn { strategies, what, excuses })
 }
 
-/// Runs the world of this seed; what was wrong with it, if anything.
+/// Runs the world of this seed. Returns its outcome and the errors.
 pub fn judge(drawn: &Drawn) -> (Ending, Vec<String>) {
     let ending = run(&drawn.pair);
     let mut wrong = ending.violations.clone();
@@ -347,7 +347,7 @@ pub fn judge(drawn: &Drawn) -> (Ending, Vec<String>) {
     (ending, wrong)
 }
 
-/// What strangers did to a call that must succeed, beside the same call without them.
+/// Compares a call that must succeed amid strangers with the same call without them, and returns the difference.
 fn calm(drawn: &Drawn, ending: &Ending) -> Option<String> {
     let flood = drawn.pair.flood.as_ref()?;
     // Whether a call ends before or after its host has moved is a matter of milliseconds.

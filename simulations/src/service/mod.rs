@@ -28,51 +28,51 @@ use crate::world::{App, Cx};
 /// A stream at a server.
 pub type ConnId = u32;
 
-/// What a server is told.
+/// Event for a server.
 #[derive(Debug)]
 pub enum Input<'a> {
     /// A datagram came.
     Datagram {
-        /// At which of its addresses.
+        /// Address of the server to which the datagram came.
         local: SocketAddr,
-        /// Who sent it.
+        /// Address of the sender.
         from: SocketAddr,
         /// The payload.
         data: &'a [u8],
     },
     /// A stream was opened.
     Opened {
-        /// Its id.
+        /// Id of the stream.
         conn: ConnId,
-        /// At which of its addresses.
+        /// Address of the server at which the stream was opened.
         local: SocketAddr,
         /// The other end.
         remote: SocketAddr,
     },
     /// Bytes came on a stream.
     Stream {
-        /// Which.
+        /// The stream.
         conn: ConnId,
         /// The bytes.
         data: &'a [u8],
     },
     /// A stream ended.
     Closed {
-        /// Which.
+        /// The stream.
         conn: ConnId,
     },
     /// The time that [`Service::timeout`] gave has come.
     Timeout,
 }
 
-/// What a server does.
+/// Action of a server.
 #[derive(Debug)]
 pub enum Output {
     /// Sends a datagram.
     Datagram {
-        /// From which of its addresses.
+        /// Address of the server to send from.
         local: SocketAddr,
-        /// To whom.
+        /// Address to send to.
         to: SocketAddr,
         /// The payload.
         data: Bytes,
@@ -83,23 +83,23 @@ pub enum Output {
     CloseUdp(u16),
     /// Writes to a stream.
     Stream {
-        /// Which.
+        /// The stream.
         conn: ConnId,
         /// The bytes.
         data: Bytes,
     },
     /// Closes a stream.
     Close {
-        /// Which.
+        /// The stream.
         conn: ConnId,
-        /// How.
+        /// Way of closing: gracefully or by RST.
         how: CloseHow,
     },
     /// Has the NAT that it stands on do something.
     Nat(Order),
 }
 
-/// What a server can reach.
+/// Clock, randomness and outputs of a server.
 #[derive(Debug)]
 pub struct ServiceCx {
     /// The time.
@@ -122,15 +122,15 @@ pub trait Service: core::fmt::Debug {
     fn udp_ports(&self) -> &[u16];
     /// TCP ports it listens on, on all its addresses.
     fn tcp_ports(&self) -> &[u16];
-    /// Something happened.
+    /// Handles an input.
     fn handle(&mut self, cx: &mut ServiceCx, input: Input<'_>);
-    /// Its faults end.
+    /// Ends the server's faults.
     fn heal(&mut self);
-    /// What it holds for clients and they have to give back.
+    /// Returns the number of things that the server holds for clients and they have to give back.
     fn held(&self) -> usize {
         0
     }
-    /// When it wants [`Input::Timeout`].
+    /// Returns the time at which the server wants [`Input::Timeout`].
     fn timeout(&self) -> Option<Nanos> {
         None
     }
@@ -167,7 +167,7 @@ impl ServerProgram {
         }
     }
 
-    /// What the server holds for clients and they have to give back.
+    /// Returns the number of things that the server holds for clients and they have to give back.
     pub fn held(&self) -> usize {
         self.service.held()
     }

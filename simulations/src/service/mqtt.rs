@@ -1,5 +1,5 @@
-//! An MQTT 3.1.1 broker: clean sessions, QoS 0 and 1, exact topics; and what brokers do to messages on a bad
-//! day. Written from the standard's layouts and not with the core's codec.
+//! An MQTT 3.1.1 broker with clean sessions, QoS 0 and 1 and exact topics, and with the faults of real brokers. Written
+//! from the standard's layouts and not with the core's codec.
 
 use std::collections::BTreeMap;
 
@@ -13,7 +13,7 @@ use crate::net::Blackout;
 /// A client that sends a longer packet is disconnected.
 const MOST: usize = 64 * 1024;
 
-/// What a broker does wrong.
+/// Faults of a broker.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct BrokerFaults {
     /// Messages acknowledged and not delivered, in a million.
@@ -22,7 +22,7 @@ pub struct BrokerFaults {
     pub duplicate_ppm: u32,
     /// Every message is later by up to this, which also changes their order.
     pub late: Nanos,
-    /// When it is dead: connections break, new ones are refused by closing.
+    /// Time in which the broker is dead: connections break, and new ones are closed at once.
     pub dead: Blackout,
 }
 
@@ -42,7 +42,7 @@ pub struct Broker {
     faults: BrokerFaults,
     clients: BTreeMap<ConnId, Client>,
     messages: u64,
-    /// Its death is over or has begun.
+    /// The time of its death is over or has begun.
     died: bool,
 }
 
@@ -61,7 +61,7 @@ impl Broker {
         (self.faults.dead.from..self.faults.dead.until).contains(&now)
     }
 
-    /// One whole packet; none where the client broke the protocol.
+    /// Handles one whole packet; returns `None` where the client broke the protocol.
     fn packet(&mut self, cx: &mut ServiceCx, conn: ConnId, first: u8, body: &[u8]) -> Option<()> {
         let client = self.clients.get_mut(&conn)?;
         client.heard = cx.now;
@@ -160,7 +160,7 @@ impl Broker {
     }
 }
 
-/// A length-prefixed string and what follows it.
+/// Splits a length-prefixed string off, and returns it with the rest.
 fn string(data: &[u8]) -> Option<(&str, &[u8])> {
     let (length, rest) = data.split_first_chunk::<2>()?;
     let (text, rest) = rest.split_at_checked(usize::from(u16::from_be_bytes(*length)))?;

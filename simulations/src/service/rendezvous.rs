@@ -33,7 +33,7 @@ impl RealStun {
         RealStun { server, faults, streams: BTreeMap::new(), answers: 0 }
     }
 
-    /// How late the next answer is; none if it is lost.
+    /// Returns the delay of the next answer; `None` if it is lost.
     fn fate(&mut self, cx: &ServiceCx) -> Option<Nanos> {
         self.answers += 1;
         let late = cx.rng.below(Domain::Service, 5, self.answers, self.faults.late / MILLI + 1) * MILLI;
@@ -100,7 +100,7 @@ impl Service for RealStun {
     }
 }
 
-/// The MQTT broker. What it sends is lost, doubled or late by the packet, acknowledgements and all, since nobody looks
+/// The MQTT broker. Its output is lost, doubled or late by the packet, acknowledgements and all, since nobody looks
 /// into it here.
 #[derive(Debug)]
 pub struct RealBroker {

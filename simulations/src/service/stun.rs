@@ -16,7 +16,7 @@ const OTHER_ADDRESS: u16 = 0x802c;
 /// Requests over TCP that are longer end the stream.
 const MOST: usize = 2048;
 
-/// What a STUN server does wrong, in a million answers.
+/// Faults of a STUN server, in a million answers.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct StunFaults {
     /// No answer.
@@ -54,7 +54,7 @@ impl StunServer {
         SocketAddr::new(self.addresses[ip], PORTS[port])
     }
 
-    /// The answer, and from where it is to come; or none for what is no Binding request.
+    /// Returns the answer, and the address that it is to come from; `None` for a message that is no Binding request.
     fn answer(
         &mut self,
         cx: &ServiceCx,

@@ -12,35 +12,35 @@ use super::{ConnId, Input, Output, Service, ServiceCx};
 use crate::engine::{Domain, Nanos};
 use crate::net::Blackout;
 
-/// Where clients come to, over UDP and TCP.
+/// Port of the server for clients, over UDP and TCP.
 const PORT: u16 = 3478;
-/// The ports that peers come to: so few that a new allocation gets one which an old one had, and what is still sent
-/// to it.
+/// Ports that peers come to. They are so few that a new allocation gets one which an old one had, with the datagrams
+/// still under way to it.
 const RELAYING: core::ops::Range<u16> = 49_152..49_160;
 
 /// A server that forgets its allocations.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Forgets {
-    /// When.
+    /// Time of the loss.
     pub at: Nanos,
-    /// It was restarted: streams to it end too.
+    /// The server was restarted: streams to it end too.
     pub restart: bool,
 }
 
-/// What is wrong with a server.
+/// Faults of a TURN server.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct TurnFaults {
-    /// How many of its datagrams are lost, to clients and from relayed addresses.
+    /// Datagrams of the server that are lost, in a million, to clients and from relayed addresses.
     pub lose_ppm: u32,
-    /// How many are sent twice.
+    /// Datagrams of the server that are sent twice, in a million.
     pub duplicate_ppm: u32,
-    /// By up to how much each is late, so that they overtake each other.
+    /// Most delay of a datagram, so that they overtake each other.
     pub late: Nanos,
-    /// Nobody gets an allocation.
+    /// The server refuses all allocations.
     pub full: bool,
-    /// It hears nothing.
+    /// Time in which the server receives nothing.
     pub dead: Blackout,
-    /// When it forgets everybody.
+    /// Time at which the server forgets all allocations.
     pub forgets: Option<Forgets>,
 }
 

@@ -17,7 +17,7 @@ const INTERNET_HOPS: u8 = 8;
 pub struct Site {
     /// The network that hosts are put in.
     pub net: NetId,
-    /// Its NATs, the hosts' own first.
+    /// NATs of the site, the hosts' own first.
     pub nats: Vec<NatId>,
     /// The site's link to the internet, for hosts that stand there themselves.
     pub link: LinkSpec,
@@ -30,12 +30,12 @@ pub struct Site {
     number: u8,
 }
 
-/// How a site is to be.
+/// Description of a site to be built.
 #[derive(Clone, Debug)]
 pub struct SiteSpec {
     /// A number of its own, out of which its addresses come: 0 to 99.
     pub number: u8,
-    /// What stands between it and the internet.
+    /// NATs between the site and the internet.
     pub chain: Chain,
     /// The link between the outermost NAT, or the host, and the internet.
     pub link: LinkSpec,
@@ -142,8 +142,8 @@ impl<A: App> World<A> {
         self.hosts[host.0].2.push((ip, plug));
     }
 
-    /// Puts a server for port mappings on the NAT that a site's hosts stand behind, which is then known as the gateway of
-    /// hosts that come; none where there is no translation.
+    /// Puts a server for port mappings on the NAT that a site's hosts stand behind. The NAT is then known as the
+    /// gateway of hosts that come. Returns `None` where there is no translation.
     pub fn add_router(&mut self, site: &mut Site, app: A) -> Option<HostId> {
         let nat = *site.nats.first()?;
         if !self.nats[nat.0].0.spec.translate {
@@ -175,7 +175,7 @@ impl<A: App> World<A> {
         ip
     }
 
-    /// Takes an address away from a host: its plug is pulled out, and what is under way to it is lost.
+    /// Takes an address away from a host: its plug is pulled out, and packets under way to it are lost.
     pub fn part(&mut self, host: HostId, ip: IpAddr) {
         let (standing, _, plugs) = &mut self.hosts[host.0];
         standing.remove_address(ip);

@@ -14,23 +14,23 @@ use crate::host::{Host, HostEvent, Sock};
 use crate::nat::{Nat, Side, Verdict};
 use crate::net::{IcmpKind, LinkSpec, Packet};
 
-/// What a packet to one's own address takes.
+/// Time of a packet to its sender's own address.
 const LOOPBACK: Nanos = 20 * MICRO;
-/// Events that may happen while time stands still; beyond, the world stops and says so.
+/// Most events while time stands still; beyond, the world stops and [`World::check`] reports it.
 const MOST_AT_ONCE: u32 = 100_000;
 
 /// A program on a host.
 pub trait App {
-    /// Something happened to one of its sockets.
+    /// Handles an event of one of the program's sockets.
     fn event(&mut self, cx: &mut Cx<'_>, event: HostEvent);
     /// A time has come that was asked for with [`Cx::wake_at`].
     fn wake(&mut self, cx: &mut Cx<'_>, token: u64);
 }
 
-/// What a program can reach.
+/// Context of a program: its host, the time, and randomness.
 #[derive(Debug)]
 pub struct Cx<'a> {
-    /// Its host.
+    /// Host of the program.
     pub host: &'a mut Host,
     /// The time.
     pub now: Nanos,
@@ -65,7 +65,7 @@ struct PlugId(usize);
 enum Device {
     Host(usize),
     Nat(usize, Side),
-    /// It was pulled out.
+    /// Nothing any more: the device was pulled out.
     Nothing,
 }
 
@@ -94,16 +94,16 @@ enum Event {
     Again(usize, Box<Packet>),
 }
 
-/// How many packets there were, and what became of them.
+/// Numbers of packets, by their fate.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
     /// Handed to a network or to a NAT's answer.
     pub sent: u64,
-    /// Taken in by a host.
+    /// Packets taken in by a host.
     pub delivered: u64,
     /// Copies that a link made.
     pub copied: u64,
-    /// Dropped, by reason.
+    /// Packets dropped, by reason.
     pub dropped: BTreeMap<&'static str, u64>,
     /// Translated, refused or answered by a NAT: one packet in, another out.
     pub forwarded: u64,
@@ -140,7 +140,7 @@ impl<A: App> World<A> {
         self.now
     }
 
-    /// Its randomness.
+    /// Returns the world's randomness.
     pub fn rng(&self) -> Keyed {
         self.rng
     }
@@ -150,7 +150,7 @@ impl<A: App> World<A> {
         self.digest.value()
     }
 
-    /// What became of the packets.
+    /// Returns the numbers of packets, by their fate.
     pub fn counts(&self) -> &Counts {
         &self.counts
     }
@@ -165,7 +165,7 @@ impl<A: App> World<A> {
         self.trace = Some(Trace::default());
     }
 
-    /// What was recorded.
+    /// Returns the recorded trace, if there is one.
     pub fn trace(&self) -> Option<&Trace> {
         self.trace.as_ref()
     }
@@ -182,7 +182,7 @@ impl<A: App> World<A> {
         &self.hosts[id.0].0
     }
 
-    /// Writes down what a host sends from now on.
+    /// Records the packets that a host sends from now on.
     pub fn watch(&mut self, id: HostId) {
         self.hosts[id.0].0.watch();
     }
@@ -220,7 +220,7 @@ impl<A: App> World<A> {
         self.nats[nat.0].0.reboot();
     }
 
-    /// Runs something on a host with its program, and sees to what it asked for.
+    /// Runs `run` on a host with its program, and carries out the actions.
     pub fn with<R>(&mut self, id: HostId, run: impl FnOnce(&mut A, &mut Cx<'_>) -> R) -> R {
         let (host, app, _) = &mut self.hosts[id.0];
         let result = run(app, &mut Cx { host, now: self.now, rng: self.rng });
@@ -291,7 +291,11 @@ impl<A: App> World<A> {
         }
     }
 
-    /// What must hold in every world: no packet is lost without a reason, and every NAT's tables agree.
+    /// Checks the invariants of every world: no packet is lost without a reason, and every NAT's tables agree.
+    ///
+    /// # Errors
+    ///
+    /// Returns the violated invariant, for a person.
     pub fn check(&self) -> Result<(), String> {
         if self.still > MOST_AT_ONCE {
             return Err(format!("livelock at {} ns", self.now));
@@ -415,8 +419,8 @@ impl<A: App> World<A> {
         self.queue.put(self.now + last, Event::Arrive(to, packet));
     }
 
-    /// Sees to what a host asked for until it asks for nothing more. Its program comes first, so that what it answers at
-    /// once takes the acknowledgement of what it read along.
+    /// Carries out a host's actions until there are no more. Its program comes first, so that an immediate answer takes
+    /// the acknowledgement of the data read along.
     fn flush(&mut self, n: usize) {
         let (host, app, _) = &mut self.hosts[n];
         while let Some(event) = host.out.events.pop_front() {

@@ -1,4 +1,4 @@
-//! What a person can read of a run.
+//! A trace of a run, for a person to read.
 
 use core::fmt::Write;
 use std::collections::BTreeSet;
@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use crate::engine::{MILLI, Nanos};
 use crate::net::Packet;
 
-/// Lines, one per thing that happened: when, where, what.
+/// Lines of a run, one for each event: time, place, description.
 #[derive(Debug, Default)]
 pub struct Trace {
     lines: Vec<(Nanos, String, String)>,
@@ -18,7 +18,7 @@ fn ms(at: Nanos) -> String {
 }
 
 impl Trace {
-    /// As text.
+    /// Returns the trace as text.
     pub fn text(&self) -> String {
         let mut text = String::new();
         for (at, place, what) in &self.lines {
@@ -28,8 +28,8 @@ impl Trace {
         text
     }
 
-    /// As one HTML page without anything from elsewhere: time runs down, and each host and NAT has a column, in
-    /// the order `places` or, where that is empty, of their names.
+    /// Returns the trace as one HTML page without anything from elsewhere. Time runs down, and each host and NAT has a
+    /// column, in the order of `places` or, where that is empty, of their names.
     pub fn html(&self, title: &str, places: &[&str]) -> String {
         let all: BTreeSet<&str> = self.lines.iter().map(|(_, p, _)| p.as_str()).collect();
         let places: Vec<&str> = if places.is_empty() { all.into_iter().collect() } else { places.to_vec() };

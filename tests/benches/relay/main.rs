@@ -1,9 +1,9 @@
-//! Throughput of a relayed pipe through coturn in the lab, beside what bare datagrams come to through the same coturn
-//! without loss, and beside P2PD's messages. `cargo bench -p p2pd-tests --bench relay`; pipes alone, for a profiler, with
-//! `-- pipe` behind it, and without the first part `-- loss`.
+//! Measures the throughput of a relayed pipe through coturn in the lab. It is compared with bare datagrams through the
+//! same coturn without loss, and with P2PD's messages. Run `cargo bench -p p2pd-tests --bench relay`; pipes alone, for
+//! a profiler, with `-- pipe` behind it, and without the first part `-- loss`.
 //!
-//! Everything runs on one machine, which the senders, the receivers, coturn and the lab's routers share: what
-//! counts are ratios within one run, whose parts take turns.
+//! Everything runs on one machine, which the senders, the receivers, coturn and the lab's routers share. Only ratios
+//! within one run count; its parts take turns.
 
 mod raw;
 
@@ -21,7 +21,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use raw::Raw;
 
 const ROUNDS: usize = 3;
-/// How long a pipe is written to.
+/// Duration of the writes to a pipe.
 const TRANSFER: Duration = Duration::from_secs(4);
 const P2PD_BYTES: usize = 10 << 20;
 

@@ -1,4 +1,4 @@
-//! Bare datagrams through the relay: what it takes at most, and P2PD's scheme on the same way.
+//! Bare datagrams through the relay: the highest rate without loss, and P2PD's scheme on the same way.
 
 use std::io::ErrorKind;
 use std::net::{SocketAddr, UdpSocket};
@@ -13,13 +13,13 @@ use p2pd_simulations::scenario::relay::rudp::Rudp;
 use p2pd_tests::lab::services::Coturn;
 use p2pd_tests::world::World;
 
-/// As long as our own datagrams are at most.
+/// Payload of a datagram in bytes, the most of p2pd's own datagrams.
 const PAYLOAD: usize = 1_200;
-/// How long one rate is tried.
+/// Duration of the trial of one rate.
 const BLAST: Duration = Duration::from_millis(700);
-/// After so much silence nothing more is under way.
+/// Time of silence after which nothing more is under way.
 const SILENCE: Duration = Duration::from_millis(400);
-/// How often a rate may lose something before it is too fast.
+/// Number of trials with losses after which a rate is too fast.
 const TRIES: u32 = 3;
 /// The next rate tried is so much higher.
 const STEP: f64 = 1.15;
@@ -79,8 +79,8 @@ impl Raw {
         raw
     }
 
-    /// Bits of payload a second that come through whole: the highest rate of which nothing is lost in one try of
-    /// three, where the next higher one loses something each time.
+    /// Measures the bits of payload a second that come through whole. The result is the highest rate with no loss in
+    /// one try of three, where the next higher one has a loss each time.
     pub fn most(&mut self) -> f64 {
         let (mut rate, mut most) = (10e6, 0.0);
         while (0..TRIES).any(|_| self.blast(rate)) {

@@ -1,10 +1,13 @@
-//! A peer on any driver, for the lab: `peer DRIVER listen SERVERS` prints `ready ADDRESS`, again when the address changes, and echoes;
-//! `peer DRIVER connect SERVERS ADDRESS STRATEGY` prints `calling`, sends 256 KiB and prints `connected STRATEGY MS`, and
-//! `there and back` if the same came back;
-//! `peer DRIVER brokers SERVERS` prints the words of its trace about brokers;
-//! `peer DRIVER hold SERVERS ADDRESS idle|plain|writing` connects directly, prints `connected`, says nothing, or a line each 100 ms, and
-//! prints `ended WHY`; it gives a peer that has vanished 2 s, and 3 s more;
-//! `peer DRIVER cut-off SERVERS ADDRESS` takes its host's interface down, connects directly, and prints why that failed.
+//! A peer on any driver, for the lab:
+//!
+//! - `peer DRIVER listen SERVERS` prints `ready ADDRESS`, again when the address changes, and echoes.
+//! - `peer DRIVER connect SERVERS ADDRESS STRATEGY` prints `calling`, sends 256 KiB and prints `connected STRATEGY MS`,
+//!   and `there and back` if the same came back.
+//! - `peer DRIVER brokers SERVERS` prints the words of its trace about brokers.
+//! - `peer DRIVER hold SERVERS ADDRESS idle|plain|writing` connects directly, prints `connected`, sends nothing, or a
+//!   line each 100 ms, and prints `ended WHY`. It gives a peer that has vanished 2 s, and 3 s more.
+//! - `peer DRIVER cut-off SERVERS ADDRESS` takes its host's interface down, connects directly, and prints the reason of
+//!   the failure.
 
 use std::io::{Read, Write};
 use std::path::Path;
@@ -28,9 +31,12 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let driver = Driver::ALL.into_iter().find(|d| d.name() == *driver).ok_or("no such driver")?;
     let mut config = Config::new(SecretKey::from_bytes(p2pd_sys::random_seed()?));
     let servers = Servers::read(Path::new(servers))?;
-    (config.brokers, config.stun) = (servers.brokers, servers.stun);
+    (config.brokers, config.stun) = (servers.brokers.clone(), servers.stun.clone());
     for server in &servers.turn {
         config.turn.push(p2pd_tests::drivers::runtime().block_on(server.resolve(Commands::Refused))?);
+    }
+    if let Some(way) = &servers.proxy {
+        way.apply(&mut config);
     }
     let about_brokers: Option<Trace> = (*command == "brokers").then(|| {
         let print = |line: &str| {

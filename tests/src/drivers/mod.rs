@@ -30,7 +30,7 @@ impl Driver {
     /// All of them.
     pub const ALL: [Driver; 3] = [Driver::Mio, Driver::Tokio, Driver::AsyncStd];
 
-    /// Its name: `mio`, `tokio`, `async-std`.
+    /// Returns the driver's name: `mio`, `tokio`, `async-std`.
     pub const fn name(self) -> &'static str {
         match self {
             Driver::Mio => "mio",
@@ -58,9 +58,9 @@ impl fmt::Display for Driver {
     }
 }
 
-/// Where a trace goes.
+/// Receiver of a trace's lines.
 pub type Trace = Box<dyn FnMut(&str) + Send>;
-/// What becomes of a connect.
+/// Outcome of a connect.
 pub type Outcome = Result<Box<dyn Pipe>, ConnectError>;
 
 /// A running node of some driver. Dropping it ends it.
@@ -70,11 +70,11 @@ pub trait Node: Send + Sync {
     /// Begins to open a pipe.
     ///
     /// # Errors
-    /// Why nothing was begun.
+    /// The reason why nothing was begun.
     fn begin(&self, to: &dyn ToTarget, plan: Plan) -> Result<Box<dyn Call>, ConnectError>;
     /// The next pipe that a peer opens; `None` after that long or at the end of the node.
     fn accept(&self, within: Duration) -> Option<Box<dyn Pipe>>;
-    /// What it has counted.
+    /// Returns the node's counters.
     fn stats(&self) -> Stats;
     /// Ends it, and waits for the end.
     fn shutdown(&self);
@@ -82,7 +82,7 @@ pub trait Node: Send + Sync {
     /// Opens a pipe.
     ///
     /// # Errors
-    /// Why there is none.
+    /// The reason why there is none.
     fn connect(&self, to: &dyn ToTarget, plan: Plan) -> Outcome {
         self.begin(to, plan)?.wait()
     }
@@ -93,7 +93,7 @@ pub trait Call: Send {
     /// Waits for the outcome.
     ///
     /// # Errors
-    /// Why there is no pipe.
+    /// The reason why there is no pipe.
     fn wait(self: Box<Self>) -> Outcome;
 }
 
@@ -104,7 +104,7 @@ pub trait Pipe: Read + Write + Send {
     /// # Errors
     /// The stream's.
     fn end(&mut self) -> io::Result<()>;
-    /// What is known of it.
+    /// Returns the properties of the pipe.
     fn info(&self) -> PipeInfo;
     /// The messages beside a relayed pipe.
     ///

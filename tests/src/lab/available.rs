@@ -1,4 +1,4 @@
-//! What this machine can do, asked by doing it, and how a test says that it cannot run here.
+//! Abilities of this machine, found by trying them, and the report of a test that it cannot run here.
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -7,10 +7,10 @@ use std::sync::OnceLock;
 use super::netns::Namespace;
 use super::{rules, sys};
 
-/// Something a test in the lab may need.
+/// A part of the system that a test in the lab may need.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Part {
-    /// Being root.
+    /// Root's rights.
     Root,
     /// Making network namespaces.
     Namespaces,
@@ -30,15 +30,20 @@ pub enum Part {
     Chrony,
     /// Runs a program by a wrong clock.
     Faketime,
+    /// The NAT64.
+    Tayga,
 }
 
 impl Part {
-    /// What every lab needs.
+    /// Parts that every lab needs.
     pub const BASE: [Self; 5] = [Self::Root, Self::Namespaces, Self::Tun, Self::Ip, Self::Nft];
 
-    /// Why the part is missing.
+    /// Checks that the part is there.
+    ///
+    /// # Errors
+    /// Says why the part is missing.
     pub fn check(self) -> Result<(), String> {
-        static FOUND: [OnceLock<Result<(), String>>; 10] = [const { OnceLock::new() }; 10];
+        static FOUND: [OnceLock<Result<(), String>>; 11] = [const { OnceLock::new() }; 11];
         FOUND[self as usize].get_or_init(|| self.find()).clone()
     }
 
@@ -64,21 +69,28 @@ impl Part {
             Self::Miniupnpd => program("miniupnpd", "miniupnpd-nftables"),
             Self::Chrony => program("chronyd", "chrony"),
             Self::Faketime => program("faketime", "faketime"),
+            Self::Tayga => program("tayga", "tayga"),
         }
     }
 }
 
-/// Whether labs can be built here; otherwise what is missing.
+/// Checks whether labs can be built here.
+///
+/// # Errors
+/// Names what is missing.
 pub fn available() -> Result<(), String> {
     available_with(&[])
 }
 
-/// Like [`available`], and whether these parts are there too.
+/// Checks as [`available`] does, and whether these parts are there too.
+///
+/// # Errors
+/// Names what is missing.
 pub fn available_with(parts: &[Part]) -> Result<(), String> {
     Part::BASE.iter().chain(parts).try_for_each(|part| part.check())
 }
 
-/// False, after printing `SKIPPED test: reason`, when something is missing. [`require_lab!`] calls this.
+/// Returns false, after printing `SKIPPED test: reason`, when something is missing. [`require_lab!`] calls this.
 ///
 /// [`require_lab!`]: crate::require_lab
 ///

@@ -1,4 +1,4 @@
-//! From a list of homes to configured namespaces.
+//! Builder of a lab: from a list of homes to configured namespaces.
 
 use std::net::Ipv4Addr;
 use std::time::Duration;
@@ -12,7 +12,7 @@ use super::{Host, Lab, LabError, Result, rules};
 /// The server's addresses. It has two, so that STUN can tell mappings apart.
 pub const SERVER: [Ipv4Addr; 2] = [Ipv4Addr::new(203, 0, 113, 10), Ipv4Addr::new(203, 0, 113, 11)];
 
-/// One WAN network of four addresses per home, 62 homes to each 45.10.X.
+/// Most homes: a WAN network of four addresses for each, 62 homes to each 45.10.X.
 const MAX_HOMES: usize = 200;
 
 /// Describes a lab. See [`Lab::builder`].
@@ -40,7 +40,7 @@ impl Builder {
         self
     }
 
-    /// One-way delay of the server's line; none unless set.
+    /// Sets the one-way delay of the server's line. Default: none.
     pub fn server_delay(mut self, one_way: Duration) -> Self {
         self.server_delay = one_way;
         self
@@ -86,8 +86,8 @@ fn server(delay: Duration, registry: &Registry, ports: &mut Vec<Port>) -> Result
     Ok(Host { space, ip: first, wan: first, registry: registry.clone() })
 }
 
-/// A namespace without IPv6 on its devices (the lab speaks IPv4; `::1` remains), and with the reverse
-/// path filter off whatever the machine's own default is.
+/// Creates a namespace without IPv6 on its devices (the lab speaks IPv4; `::1` remains). The reverse path filter is
+/// off, against the machine's own default.
 fn namespace(name: &str) -> Result<Namespace> {
     let space = Namespace::new(name)?;
     if std::path::Path::new("/proc/sys/net/ipv6").exists() {
@@ -144,8 +144,8 @@ impl<'a> Site<'a> {
         Ok((Host { space, ip, wan, registry: registry.clone() }, routers))
     }
 
-    /// Configures the router of a level: its `lan` leads to `inside` (or was made by the router before
-    /// it), its `wan` to `outside` or, for the outermost, into the internet, and then its port is returned.
+    /// Configures the router of a level. Its `lan` leads to `inside`, or was made by the router before it. Its `wan`
+    /// leads to `outside` or, for the outermost, into the internet; then its port is returned.
     fn router(
         &self,
         level: usize,

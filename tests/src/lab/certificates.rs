@@ -10,7 +10,7 @@ use super::{LabError, Result};
 #[derive(Debug)]
 pub struct Authority {
     issuer: Issuer<'static, KeyPair>,
-    /// Its own certificate, in PEM.
+    /// Certificate of the authority, in PEM.
     pub pem: String,
 }
 
@@ -19,14 +19,14 @@ pub struct Authority {
 pub struct Certificate {
     /// The certificate.
     pub pem: String,
-    /// Its key.
+    /// Key of the certificate.
     pub key: String,
-    /// The public key, in DER: what a pin is the hash of.
+    /// Public key, in DER; a pin is its hash.
     pub public: Vec<u8>,
 }
 
 impl Authority {
-    /// One with this name and a new key.
+    /// Makes an authority with this name and a new key.
     pub fn new(name: &str) -> Result<Self> {
         let mut params = CertificateParams::default();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);

@@ -1,4 +1,4 @@
-//! What a home is made of: its NAT or chain of NATs, how it treats strangers, how far away it is.
+//! Parts of a home: its NAT or chain of NATs, its answer to strangers, and its line.
 
 use std::fmt;
 use std::str::FromStr;
@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::LabError;
 
-/// What a home's router does to addresses, in the terms of RFC 4787.
+/// Address translation of a home's router, in the terms of RFC 4787.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Nat {
     /// A public host behind a router that only forwards.
@@ -54,13 +54,13 @@ impl Nat {
         }
     }
 
-    /// Whether addresses are translated at all.
+    /// Returns true if addresses are translated at all.
     pub fn translates(self) -> bool {
         !matches!(self, Self::None | Self::Firewall)
     }
 }
 
-/// What the outermost router of a home answers to a SYN that nobody inside asked for.
+/// Answer of a home's outermost router to a SYN that nobody inside asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum Unsolicited {
     /// Silence: the caller times out.
@@ -96,14 +96,14 @@ impl Unsolicited {
     }
 }
 
-/// How a sequential symmetric NAT counts.
+/// Order of the ports of a sequential symmetric NAT.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Sequence {
     /// The first external port.
     pub first: u16,
     /// The distance from one port to the next.
     pub step: u16,
-    /// After how many ports it starts again.
+    /// Number of ports after which the count starts again.
     pub count: u16,
 }
 
@@ -113,7 +113,7 @@ impl Default for Sequence {
     }
 }
 
-/// One home: a host, its router, perhaps a carrier's NAT beyond, and the line to the internet.
+/// A home: a host, its router, perhaps a carrier's NAT beyond, and the line to the internet.
 ///
 /// Also parsed from text: `"pr"`, `"symrand/rst"`, `"pr+symrand/icmp-host"` (innermost router first).
 #[derive(Debug, Clone, PartialEq)]
@@ -139,25 +139,25 @@ impl Home {
         }
     }
 
-    /// Puts a carrier's NAT between what is there and the internet.
+    /// Puts a carrier's NAT between the present routers and the internet.
     pub fn behind(mut self, carrier: Nat) -> Self {
         self.chain.push(carrier);
         self
     }
 
-    /// What the outermost router answers to strangers.
+    /// Sets the outermost router's answer to strangers.
     pub fn unsolicited(mut self, policy: Unsolicited) -> Self {
         self.unsolicited = policy;
         self
     }
 
-    /// One-way delay of the line. A packet between two homes suffers both.
+    /// Sets the one-way delay of the line. A packet between two homes takes the delays of both lines.
     pub fn delay(mut self, one_way: Duration) -> Self {
         self.delay = one_way;
         self
     }
 
-    /// Up to this much more delay per packet, evenly distributed. Packets may overtake each other.
+    /// Sets the jitter: up to this much more delay per packet, evenly distributed. Packets may overtake each other.
     pub fn jitter(mut self, most: Duration) -> Self {
         self.jitter = most;
         self
@@ -169,13 +169,13 @@ impl Home {
         self
     }
 
-    /// How the home's sequential NATs count.
+    /// Sets the order of the ports of the home's sequential NATs.
     pub fn sequence(mut self, sequence: Sequence) -> Self {
         self.sequence = sequence;
         self
     }
 
-    /// Whether the host itself has a public address.
+    /// Returns true if the host itself has a public address.
     pub fn is_public(&self) -> bool {
         self.chain.iter().all(|nat| !nat.translates())
     }

@@ -1,5 +1,5 @@
-//! The internet between the homes: a thread that carries packets from one TUN device to another, late,
-//! in another order or not at all, as the lines' delay, jitter and loss will have it.
+//! The internet between the homes: a thread that carries packets from one TUN device to another. They come late, in
+//! another order or not at all, by the lines' delay, jitter and loss.
 
 use std::cmp::Ordering as Order;
 use std::collections::BinaryHeap;
@@ -19,7 +19,7 @@ const MAX_UNDER_WAY: usize = 64 << 20;
 /// Packets taken from one port before the others get their turn.
 const BURST: usize = 64;
 
-/// One line into the internet.
+/// A line into the internet.
 pub(super) struct Port {
     pub(super) tun: File,
     pub(super) delay: Duration,
@@ -29,18 +29,18 @@ pub(super) struct Port {
     pub(super) networks: Vec<(Ipv4Addr, u32)>,
 }
 
-/// What became of the packets so far.
+/// Counts of packets so far, by their fate.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Traffic {
-    /// Handed to the device they were meant for.
+    /// Packets handed to the device they were meant for.
     pub delivered: u64,
-    /// Dropped because the line loses packets.
+    /// Packets dropped because the line loses packets.
     pub lost: u64,
-    /// Dropped because too much was under way.
+    /// Packets dropped because too much was under way.
     pub overflowed: u64,
-    /// Dropped because the destination is not in the lab: what would have gone to the real internet.
+    /// Packets dropped because the destination is not in the lab: they would have gone to the real internet.
     pub unroutable: u64,
-    /// Dropped because the source does not belong to the line, as providers do (BCP 38).
+    /// Packets dropped because the source does not belong to the line, as providers do (BCP 38).
     pub spoofed: u64,
 }
 
@@ -181,7 +181,7 @@ impl Core {
         }
     }
 
-    /// Takes what a router has sent.
+    /// Takes the packets that a router has sent.
     fn take(&mut self, from: usize, buffer: &mut [u8]) -> io::Result<()> {
         for _ in 0..BURST {
             match (&self.ports[from].tun).read(buffer) {

@@ -6,10 +6,9 @@
 //! h2 ── r2 ── c2_1 ┘              each line with its own delay, jitter and loss
 //! ```
 //!
-//! Every host and router is a network namespace of its own, held by descriptors of this process: it has
-//! no name that could collide, no route to the real network, and is gone when the [`Lab`] is dropped or
-//! the process dies. Routers are the kernel's, set up by `ip` and `nft`; between them a thread forwards
-//! packets from TUN device to TUN device.
+//! Every host and router is a network namespace of its own, held by descriptors of this process. It has no name that
+//! could collide and no route to the real network. It is gone when the [`Lab`] is dropped or the process dies. Routers
+//! are the kernel's, set up by `ip` and `nft`; between them a thread forwards packets from TUN device to TUN device.
 //!
 //! ```no_run
 //! use p2pd_tests::lab::{Home, Lab, Nat, Unsolicited};
@@ -56,7 +55,7 @@ use available::tool;
 use internet::Internet;
 use process::Registry;
 
-/// Why the lab could not do something: which step, on which host, and what the system said.
+/// Error of the lab: the step, the host, and the system's message.
 #[derive(Debug, Clone)]
 pub struct LabError(String);
 
@@ -152,7 +151,7 @@ impl Lab {
         [a, b].into_iter().try_for_each(|n| self.hosts[n].space.sysctl(&[(&ipv6, "0")]))
     }
 
-    /// What the internet has carried and dropped.
+    /// Returns the counts of packets that the internet has carried and dropped.
     pub fn traffic(&self) -> Traffic {
         self.internet.traffic()
     }

@@ -1,4 +1,4 @@
-//! One private network namespace, known by a descriptor and by no name.
+//! A private network namespace, known by a descriptor and by no name.
 
 use std::fs::File;
 use std::io::Write;
@@ -56,9 +56,9 @@ impl Namespace {
         format!("/proc/{}/fd/{}", std::process::id(), self.fd.as_raw_fd())
     }
 
-    /// Runs `work` on a thread inside the namespace and returns what it returns. Sockets made there
-    /// stay in the namespace wherever they are used later, and threads started there begin inside, so
-    /// a whole tokio runtime built in `work` lives behind the NAT.
+    /// Runs `work` on a thread inside the namespace and returns its result. Sockets made there stay in the namespace
+    /// wherever they are used later, and threads started there begin inside. So a whole tokio runtime built in `work`
+    /// lives behind the NAT.
     ///
     /// # Panics
     /// If the kernel refuses to enter, or as `work` does.
@@ -110,7 +110,7 @@ impl Namespace {
         wrote.map_err(|e| failed(format!("writing its input: {e}")))
     }
 
-    /// That the calling thread is in this namespace, and that this is not where the process began.
+    /// Checks that the calling thread is in this namespace, and that this is not where the process began.
     fn verify_inside(&self) -> Result<()> {
         let inode = |path: &str| {
             let found = std::fs::metadata(path).map(|m| m.ino());
@@ -137,8 +137,11 @@ impl Namespace {
         })
     }
 
-    /// Opens a TUN device inside the namespace.
-    pub(super) fn tun(&self, device: &str) -> Result<File> {
+    /// Opens a TUN device inside the namespace, which is there as long as the file.
+    ///
+    /// # Errors
+    /// Of /dev/net/tun.
+    pub fn tun(&self, device: &str) -> Result<File> {
         self.enter(|| {
             self.verify_inside()?;
             sys::open_tun(device).map_err(|e| {

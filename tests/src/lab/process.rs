@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use super::{LabError, Result, sys};
 
-/// Where a line was written.
+/// Stream to which a line was written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stream {
     /// Standard output.
@@ -19,12 +19,12 @@ pub enum Stream {
     Stderr,
 }
 
-/// One line of a program's output, without its end.
+/// A line of a program's output, without its end.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Line {
-    /// Where it was written.
+    /// Stream to which the line was written.
     pub stream: Stream,
-    /// What was written; bytes that are not UTF-8 are replaced.
+    /// Text of the line; bytes that are not UTF-8 are replaced.
     pub text: String,
 }
 
@@ -32,10 +32,10 @@ pub struct Line {
 pub struct Child {
     process: Arc<Process>,
     stdin: Option<ChildStdin>,
-    /// In a mutex only to make guards shareable between threads.
+    /// Receiver of lines, in a mutex only to make guards shareable between threads.
     lines: Mutex<Receiver<Line>>,
     seen: Vec<Line>,
-    /// How many of `seen` a wait has looked at.
+    /// Number of lines of `seen` that a wait has looked at.
     looked: usize,
 }
 
@@ -135,7 +135,7 @@ impl Child {
         &self.seen
     }
 
-    /// How the program ended, if it has.
+    /// Returns the program's exit status, if it has ended.
     pub fn try_wait(&self) -> Result<Option<ExitStatus>> {
         self.process.lock().try_wait().map_err(|e| LabError::new(format!("waiting for {self:?}: {e}")))
     }
@@ -232,8 +232,8 @@ impl Registry {
     }
 }
 
-/// Runs `work` on a thread that lives as long as this process: a child dies with the thread that forked
-/// it (see [`sys::confine`]), and tests start programs from threads that end early.
+/// Runs `work` on a thread that lives as long as this process. A child dies with the thread that forked it (see
+/// [`sys::confine`]), and tests start programs from threads that end early.
 fn on_spawner<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T> {
     type Job = Box<dyn FnOnce() + Send>;
     static SPAWNER: OnceLock<std::result::Result<Sender<Job>, String>> = OnceLock::new();

@@ -38,8 +38,8 @@ fn translation(nat: Nat, wan: Ipv4Addr, sequence: Sequence) -> String {
     )
 }
 
-/// One rule of each sort that the kernel has to know. Not one of the rule sets themselves: a mistake in
-/// those has to fail a test, not to skip it.
+/// A rule of each sort that the kernel has to know. The rule sets themselves are not used here: a mistake in those has
+/// to fail a test, not to skip it.
 pub(super) const PROBE: &str = "table ip probe {
 map ports { type ipv4_addr . inet_service : inet_service; flags dynamic,timeout; timeout 1h; size 64; }
 chain outward { type nat hook postrouting priority srcnat
@@ -57,9 +57,9 @@ reject with icmp type host-unreachable
 }
 ";
 
-/// Endpoint-independent mapping: the kernel's own NAT is per connection, so the external port that an
-/// inside endpoint was given is recorded in `outer` (after the NAT has decided, at priority 310) and
-/// given to its later connections. `inner` is the way back, `known` who was talked to.
+/// Makes the rules of an endpoint-independent mapping. The kernel's own NAT is per connection. So the external port of
+/// an inside endpoint is recorded in `outer` (after the NAT has decided, at priority 310) and given to its later
+/// connections. `inner` is the way back, `known` the contacted remote ends.
 fn independent(nat: Nat, proto: &str, wan: Ipv4Addr, [state, inward, outward, record]: [&mut String; 4]) {
     let flags = "flags dynamic,timeout; timeout 1h; size 65535;";
     let inside = "ct original ip saddr . ct original proto-src";
@@ -91,8 +91,8 @@ fn independent(nat: Nat, proto: &str, wan: Ipv4Addr, [state, inward, outward, re
     );
 }
 
-/// Through a map, because `numgen ... offset` used as a port directly is byte-swapped on little-endian
-/// machines and would count in steps of 256.
+/// Makes the rule of a sequential NAT. It goes through a map: `numgen ... offset` used as a port directly is
+/// byte-swapped on little-endian machines and would count in steps of 256.
 fn sequential(proto: &str, wan: Ipv4Addr, Sequence { first, step, count }: Sequence) -> String {
     let ports = (0..count).map(|i| format!("{i} : {}", u32::from(first) + u32::from(i) * u32::from(step)));
     let ports: Vec<_> = ports.collect();
@@ -100,8 +100,8 @@ fn sequential(proto: &str, wan: Ipv4Addr, Sequence { first, step, count }: Seque
     format!("oifname wan meta l4proto {proto} snat ip to {wan} : numgen inc mod {count} map {{ {ports} }}")
 }
 
-/// Who may come in. Nothing but TCP gets an answer other than ICMP's, so with `rst` a stranger's
-/// datagram is dropped.
+/// Makes the rules for incoming packets. Only TCP gets other answers than ICMP's, so with `rst` a stranger's datagram
+/// is dropped.
 fn filter(nat: Nat, policy: Unsolicited) -> String {
     let verdict = match policy {
         Unsolicited::Drop => "drop",

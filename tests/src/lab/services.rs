@@ -10,7 +10,7 @@ use super::certificates::Certificate;
 use super::process::Child;
 use super::{Host, Lab, LabError, Namespace, Result, SERVER};
 
-/// How long a server may take to answer for the first time.
+/// Longest time until a server's first answer.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A running mosquitto: an MQTT 3.1.1 broker that lets anybody in.
@@ -48,7 +48,7 @@ impl Mosquitto {
         Ok(Self { child, _files: files })
     }
 
-    /// Where it listens.
+    /// Returns the address on which the broker listens.
     pub fn addr(&self) -> SocketAddr {
         (SERVER[0], 1883).into()
     }
@@ -139,8 +139,8 @@ impl Coturn {
         Ok(Self { child, _files: files })
     }
 
-    /// Its primary address: the first of the two is the one to ask, because the second names itself as
-    /// the other.
+    /// Returns the primary address. The first of the two is the one to ask, because the second names itself as the
+    /// other.
     pub fn addr(&self) -> SocketAddr {
         (SERVER[0], 3478).into()
     }
@@ -167,8 +167,8 @@ pub struct Miniupnpd {
 }
 
 impl Miniupnpd {
-    /// Starts it on the innermost router of home number `home`, with more lines for its configuration, and waits until it
-    /// answers the home's host. The chains it needs are made by the first start, and what was mapped is forgotten.
+    /// Starts it on the innermost router of home number `home`, with more lines for its configuration, and waits until
+    /// it answers the home's host. The first start makes the chains that it needs, and old mappings are forgotten.
     pub fn start(lab: &Lab, home: usize, options: &str) -> Result<Self> {
         let options = format!("ext_ifname=wan\nlistening_ip=lan\n{options}");
         let host = lab.host(home);
@@ -184,8 +184,8 @@ impl Miniupnpd {
         Self::start_on(lab, &lab.routers(home)[0], host, &options, "policy accept;", probe)
     }
 
-    /// Starts it on a host that routes between two of its interfaces, the one inside and the one outside, as a firewall
-    /// that lets nothing in, and waits until it answers `inside` at this address, an IPv6 one.
+    /// Starts it on a host that routes between two of its interfaces, the one inside and the one outside. The host is a
+    /// firewall that lets nothing in. Waits until the server answers `inside` at this address, an IPv6 one.
     pub fn start_on_firewall(
         lab: &Lab,
         router: &Host,
@@ -230,7 +230,7 @@ impl Miniupnpd {
         Ok(Self { child, _files: files })
     }
 
-    /// The chains that it fills, what is forwarded being this.
+    /// Returns the chains that it fills, with `forward` as the rules of forwarding.
     fn rules(forward: &str) -> String {
         format!(
             "table inet filter {{
@@ -286,7 +286,7 @@ impl Chrony {
         Ok(Self { child, _files: files })
     }
 
-    /// Where it listens.
+    /// Returns the address on which the server listens.
     pub fn addr(&self) -> SocketAddr {
         (SERVER[0], 123).into()
     }
@@ -315,7 +315,7 @@ fn await_answer(host: &Host, child: &mut Child, probe: impl Fn() -> io::Result<(
     }
 }
 
-/// One STUN Binding exchange over UDP.
+/// Does one STUN Binding exchange over UDP.
 fn binding(server: SocketAddr) -> io::Result<()> {
     let request = *b"\0\x01\0\0\x21\x12\xA4\x42p2pd-lab-isr";
     let socket = UdpSocket::bind((SERVER[0], 0))?;

@@ -113,7 +113,7 @@ impl PollSet {
         }
     }
 
-    /// Whether the last wait found something on the descriptor with this index.
+    /// Returns true if the last wait found something on the descriptor with this index.
     pub(super) fn ready(&self, index: usize) -> bool {
         self.0[index].revents != 0
     }

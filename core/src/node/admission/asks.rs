@@ -1,4 +1,4 @@
-//! Questions to our user about peers, and what hangs on each answer.
+//! Questions to our user about peers, and the streams and requests that wait for each answer.
 
 use core::time::Duration;
 use std::collections::BTreeMap;
@@ -13,10 +13,10 @@ use crate::time::Instant;
 /// Most peers that our user is asked about at a time, and most things one of them may have waiting.
 const MAX_ASKS: usize = 64;
 const MAX_WAITING: usize = 4;
-/// The user has this long to answer.
+/// Time for the user to answer.
 const ASK_WITHIN: Duration = Duration::from_secs(30);
 
-/// What waits for a yes.
+/// Stream or request that waits for a yes.
 #[derive(Debug)]
 pub(in crate::node) enum Waiting {
     Stream(SockId),
@@ -42,10 +42,10 @@ impl Asks {
         }
     }
 
-    /// Lets something wait for our user's word about a peer: whether the user is to be asked now.
+    /// Lets a stream or request wait for our user's word about a peer. Returns true if the user is to be asked now.
     ///
     /// # Errors
-    /// What finds no room.
+    /// The stream or request itself, if there is no room.
     pub(in crate::node) fn wait(
         &mut self,
         now: Instant,
@@ -63,12 +63,12 @@ impl Asks {
         Ok(new)
     }
 
-    /// Takes out what waited for the answer about this peer; nothing if nobody asked.
+    /// Takes out the streams and requests that waited for the answer about this peer; nothing if nobody asked.
     pub(in crate::node) fn answered(&mut self, peer: NodeId) -> SmallVec<[Waiting; MAX_WAITING]> {
         self.open.remove(&peer).map(|ask| ask.waiting).unwrap_or_default()
     }
 
-    /// The peers about whom our user has said nothing in time.
+    /// Returns the peers about whom our user has said nothing in time.
     pub(in crate::node) fn late(&self, now: Instant) -> Vec<NodeId> {
         self.open.iter().filter(|(_, ask)| ask.until <= now).map(|(peer, _)| *peer).collect()
     }
@@ -83,7 +83,7 @@ impl Asks {
 }
 
 impl Waiting {
-    /// Whether one of the two asks for nothing that the other does not.
+    /// Returns true if one of the two asks for nothing that the other does not.
     fn is_same(&self, other: &Waiting) -> bool {
         match (self, other) {
             (Waiting::Wish(a), Waiting::Wish(b)) => (a.session, a.how.kind()) == (b.session, b.how.kind()),

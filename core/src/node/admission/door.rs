@@ -1,10 +1,10 @@
-//! The listener's door: which callers have a place before they have proved who they are, whose turn it is to be heard,
-//! and how many more the driver may accept.
+//! The listener's door: places for callers that have not proved their identity, their order, and the number of streams
+//! that the driver may accept.
 //!
-//! A caller that speaks does so within milliseconds. So whoever has been silent longest makes room, first in the site
-//! and network that has most of them, and a caller that is let in is never refused for want of room. Hearing a caller
-//! costs a handshake. Turns go round sites, within one round its networks, within one in order of arrival. Where hellos
-//! pile up the driver accepts no more, and callers wait in the system's queue.
+//! A caller that speaks does so within milliseconds. So the caller that has been silent longest makes room, first in
+//! the site and network that has most of them. A caller that is let in is never refused for want of room. Hearing a
+//! caller costs a handshake. Turns go round sites, within one round its networks, within one in order of arrival. Where
+//! hellos pile up the driver accepts no more, and callers wait in the system's queue.
 
 use core::time::Duration;
 use std::collections::{BTreeMap, VecDeque};
@@ -15,22 +15,24 @@ use crate::io::SockId;
 use crate::limit::Bucket;
 use crate::time::Instant;
 
-/// Most callers that have not proved who they are; fewer where there are few descriptors.
+/// Most callers that have not proved their identity; fewer where there are few descriptors.
 const PLACES: usize = 512;
 /// A silent caller has a place for so long, and for less where its network has this many silent ones.
 const SILENT: Duration = Duration::from_secs(5);
 const SILENT_OF_MANY: (usize, Duration) = (16, Duration::from_secs(1));
-/// Answering a hello takes 0.45 ms of a processor (measured): half of one is spent on them.
+/// Hellos that are answered. Answering one takes 0.45 ms of a processor (measured): half of one is spent on them.
 const HELLOS: Bucket = Bucket::new(256, Duration::from_micros(900));
-/// Accepting a stream and ending it again takes 0.04 ms. At this rate the oldest of 512 silent callers is 0.1 s old.
+/// Streams that are accepted. Accepting a stream and ending it again takes 0.04 ms. At this rate the oldest of 512
+/// silent callers is 0.1 s old.
 const ACCEPTS: Bucket = Bucket::new(512, Duration::from_micros(200));
-/// A silent caller is this old before it makes room, as long as what comes may be a crowd: one whose processor is busy
+/// Age of a silent caller before it makes room, as long as the callers may be a crowd. A caller whose processor is busy
 /// with 500 calls needs a quarter of a second to speak on each.
 const YOUNG: Duration = Duration::from_millis(250);
 /// A listener's credit, renewed when half of it is used.
 const WINDOW: u32 = 16;
-/// A crowd has been let in within the first of these and heard within the second. Whoever keeps all places silent, or half
-/// of them waiting, for longer is a flood: the silent make room whatever their age, and who floods is not waited for.
+/// Time in which a crowd has been let in, and time in which it has been heard. Callers that keep all places silent, or
+/// half of them waiting, for longer are a flood. Silent callers of a flood make room whatever their age, and its hellos
+/// are not waited for.
 const CROWD: [Duration; 2] = [Duration::from_secs(2), Duration::from_secs(5)];
 
 #[derive(Debug)]
@@ -42,9 +44,9 @@ pub(in crate::node) struct Door {
     accepts: Bucket,
     /// The listeners' credit that is left.
     listeners: BTreeMap<SockId, u32>,
-    /// Since when half of the places have been waiting for their turn.
+    /// Instant since which half of the places have been waiting for their turn.
     crowded: Option<Instant>,
-    /// Since when all places have been taken by callers too young to make room.
+    /// Instant since which all places have been taken by callers too young to make room.
     pressed: Option<Instant>,
 }
 
@@ -52,21 +54,21 @@ pub(in crate::node) struct Door {
 struct Caller {
     source: Source,
     since: Instant,
-    /// It has said its first frame.
+    /// True if the caller has said its first frame.
     waits: bool,
 }
 
-/// What becomes of a caller.
+/// Fate of a caller.
 #[derive(PartialEq, Eq, Debug)]
 pub(in crate::node) enum Entry {
-    /// It has a place for so long, which is this one's until now.
+    /// The caller gets a place for the time `within`. The place was this stream's until now.
     Place { within: Duration, of: Option<SockId> },
-    /// Its network floods us with hellos.
+    /// The caller's network floods us with hellos.
     Refused,
 }
 
 impl Door {
-    /// A door with at most so many places.
+    /// Returns a door with at most so many places.
     pub(in crate::node) fn new(most: usize) -> Self {
         Door {
             places: most.clamp(4, PLACES),
@@ -80,24 +82,24 @@ impl Door {
         }
     }
 
-    /// A listener is open.
+    /// Adds a listener that is open.
     pub(in crate::node) fn opened(&mut self, listener: SockId) {
         self.listeners.insert(listener, 0);
     }
 
-    /// A listener is no more.
+    /// Forgets a listener that is no more.
     pub(in crate::node) fn shut(&mut self, listener: SockId) {
         self.listeners.remove(&listener);
     }
 
-    /// A listener has accepted a stream.
+    /// Notes that a listener has accepted a stream.
     pub(in crate::node) fn came(&mut self, listener: SockId) {
         if let Some(credit) = self.listeners.get_mut(&listener) {
             *credit = credit.saturating_sub(1);
         }
     }
 
-    /// A caller wants a place.
+    /// Gives a caller a place, or refuses it.
     pub(in crate::node) fn enter(&mut self, now: Instant, sock: SockId, from: IpAddr) -> Entry {
         let source = Source::of(from);
         if self.is_flooded(now) && self.turns.len >= self.places / 2 && self.turns.has_its_share(source) {
@@ -115,7 +117,7 @@ impl Door {
         Entry::Place { within: if many { SILENT_OF_MANY.1 } else { SILENT }, of }
     }
 
-    /// A caller has said its first frame. False: it has no place.
+    /// Notes that a caller has said its first frame. False: it has no place.
     pub(in crate::node) fn spoke(&mut self, now: Instant, sock: SockId) -> bool {
         let Some(caller) = self.callers.get_mut(&sock).filter(|c| !c.waits) else { return false };
         caller.waits = true;
@@ -126,7 +128,7 @@ impl Door {
         true
     }
 
-    /// A caller has proved who it is, or is gone.
+    /// Forgets a caller that has proved its identity, or is gone.
     pub(in crate::node) fn left(&mut self, sock: SockId) {
         if let Some(Caller { source, waits: true, .. }) = self.callers.remove(&sock) {
             self.turns.remove(source, sock);
@@ -137,7 +139,7 @@ impl Door {
         }
     }
 
-    /// Who is to be heard now. It keeps its place until it has left.
+    /// Returns the caller to be heard now. The caller keeps its place until it has left.
     pub(in crate::node) fn next_turn(&mut self, now: Instant) -> Option<SockId> {
         if self.turns.len == 0 || !self.hellos.take(now) {
             return None;
@@ -155,7 +157,7 @@ impl Door {
         self.hellos.take(now)
     }
 
-    /// The credit to give listeners now.
+    /// Returns the credit to give listeners now.
     pub(in crate::node) fn credit(&mut self, now: Instant) -> impl Iterator<Item = (SockId, u32)> {
         let young = self.makes_room().is_some_and(|(_, at)| at > now);
         if young {
@@ -171,7 +173,7 @@ impl Door {
         })
     }
 
-    /// When to ask for turns and credit again.
+    /// Returns the time to ask for turns and credit again.
     pub(in crate::node) fn due(&self, now: Instant) -> Option<Instant> {
         let turn = (self.turns.len > 0).then(|| self.hellos.next(now));
         let short = !self.is_crowded(now) && self.listeners.values().any(|left| *left <= WINDOW / 2);
@@ -185,7 +187,7 @@ impl Door {
         (self.crowded, self.pressed) = (None, None);
     }
 
-    /// So many wait for their turn that more had better wait outside.
+    /// Returns true if so many callers wait for their turn that more had better wait outside.
     fn is_crowded(&self, now: Instant) -> bool {
         // In a flood those of other networks are to be seen.
         let most = if self.is_flooded(now) { self.places / 4 * 3 } else { self.places / 2 };
@@ -202,7 +204,7 @@ impl Door {
         }
     }
 
-    /// Where all places are taken: who is to make room, and from when on.
+    /// Returns the caller that is to make room, and from when on, where all places are taken.
     fn makes_room(&self) -> Option<(SockId, Instant)> {
         if self.callers.len() < self.places {
             return None;
@@ -212,7 +214,7 @@ impl Door {
         Some((sock, self.pressed.map_or(old, |since| old.min(since + CROWD[0]))))
     }
 
-    /// The oldest silent caller of the network with most of them, in the site with most of them.
+    /// Returns the oldest silent caller of the network with most of them, in the site with most of them.
     fn most_silent(&self) -> Option<SockId> {
         let (mut sites, mut nets) = (BTreeMap::<IpAddr, usize>::new(), BTreeMap::<Source, usize>::new());
         let silent = || self.callers.iter().filter(|(_, c)| !c.waits).map(|(sock, c)| (*sock, c.source));
@@ -228,7 +230,7 @@ impl Door {
 /// The networks of a site whose callers wait, and these in order of arrival.
 type Networks = VecDeque<(Source, VecDeque<SockId>)>;
 
-/// Who waits, in rings: sites, in each its networks, in each its streams.
+/// Callers that wait, in rings: sites, in each its networks, in each its streams.
 #[derive(Debug, Default)]
 struct Turns {
     sites: VecDeque<(IpAddr, Networks)>,
@@ -268,7 +270,7 @@ impl Turns {
         self.sites.retain(|(_, nets)| !nets.is_empty());
     }
 
-    /// Whether as many of its site wait as of others at the mean.
+    /// Returns true if as many callers of this site wait as of the others at the mean.
     fn has_its_share(&self, source: Source) -> bool {
         let its = self.sites.iter().filter(|(site, _)| *site == source.site);
         let its: usize = its.flat_map(|(_, nets)| nets).map(|(_, socks)| socks.len()).sum();
@@ -276,7 +278,7 @@ impl Turns {
     }
 }
 
-/// The queue of this key, made where there is none.
+/// Returns the queue of this key, made where there is none.
 fn place<K: PartialEq, T: Default>(ring: &mut VecDeque<(K, T)>, key: K) -> &mut T {
     let n = ring.iter().position(|(k, _)| *k == key).unwrap_or_else(|| {
         ring.push_back((key, T::default()));
@@ -299,7 +301,7 @@ mod tests {
         queue: VecDeque<(IpAddr, bool)>,
         credit: u32,
         next: u64,
-        /// Who is in, with when it came.
+        /// Callers that are inside, with the time they came.
         inside: BTreeMap<SockId, (IpAddr, Instant)>,
         evicted: Vec<SockId>,
         refused: Vec<IpAddr>,

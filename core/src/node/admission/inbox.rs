@@ -1,7 +1,8 @@
-//! Which authentic messages count: each once, and only around the time it was sent.
+//! Filter of authentic messages: each counts once, and only around the time it was sent.
 //!
-//! An id is kept of a message that caused something, and of no other. What strangers cause has a rate, which bounds the
-//! memory for theirs: it never fills. Known peers have a memory of their own, so that none of this hinders them.
+//! An id is kept of a message that caused something, and of no other. Strangers' effects have a rate, which bounds the
+//! memory for their messages: it never fills. Known peers have a memory of their own, so that none of this hinders
+//! them.
 
 use std::collections::BTreeSet;
 
@@ -11,10 +12,10 @@ use crate::signal::message::{Message, MessageId};
 use crate::time::WallTime;
 
 const SECOND: i64 = 1_000_000;
-/// A message counts so long before and after its sending time, in microseconds. A sender further off is told our time
-/// and corrects itself.
+/// Time before and after its sending time in which a message counts, in microseconds. A sender further off is told our
+/// time and corrects itself.
 const WINDOW: i64 = 600 * SECOND;
-/// The same for one from the future, of a stranger, since that adds to how long its id is kept.
+/// Time for a stranger's message from the future, since that adds to how long its id is kept.
 const STRANGERS_FUTURE: i64 = 120 * SECOND;
 /// Most ids kept of strangers' messages: all that are let in within the time for which they are kept.
 const MAX_STRANGERS: usize = STRANGERS_A_SECOND * ((WINDOW + STRANGERS_FUTURE) / SECOND) as usize + 1024;
@@ -23,20 +24,20 @@ const MAX_KNOWN: usize = 65_536;
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(in crate::node) enum Verdict {
-    /// It counts. Once it has caused something, it is to be kept.
+    /// The message counts. Once it has caused something, the stamp is to be kept.
     Fresh(Stamp),
     /// A copy over a second broker, or a replay, of one that was kept.
     Repeated,
     /// Outside the window, or past its lifetime.
     Stale,
-    /// Its id could not be kept.
+    /// The message's id could not be kept.
     Full,
 }
 
-/// What is kept of a message.
+/// Record that is kept of a message.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(in crate::node) struct Stamp {
-    /// From then on the time alone refuses it.
+    /// Time from which on the time alone refuses it.
     over: WallTime,
     /// Sixteen random bytes that only the sender and we have seen, so that nobody can take them before it.
     id: MessageId,
@@ -81,7 +82,7 @@ impl Inbox {
         Verdict::Fresh(Stamp { over: sent.offset_micros(lifetime), id, trust })
     }
 
-    /// The message has caused something.
+    /// Keeps the stamp of a message that has caused something.
     pub(super) fn keep(&mut self, stamp: Stamp) {
         let memory = self.of(stamp.trust);
         if memory.ids.insert(stamp.id) {
@@ -98,7 +99,8 @@ impl Inbox {
 }
 
 impl Memory {
-    /// Drops the ids of messages that the time alone refuses from now on. Those before would make room for replays.
+    /// Drops the ids of messages that the time alone refuses from now on. To drop one before would make room for
+    /// replays.
     fn forget(&mut self, wall: WallTime) {
         while let Some(&(over, id)) = self.by_time.first()
             && wall.micros_since(over) > 0
@@ -131,7 +133,7 @@ mod tests {
         WallTime::from_micros(s * SECOND)
     }
 
-    /// Judges, and keeps what counts; whether it did, or why not.
+    /// Judges a message, and keeps it if it counts. Returns true if it counts, or else the reason.
     fn take(inbox: &mut Inbox, now: i64, trust: Trust, message: &Message) -> Result<(), Verdict> {
         match inbox.judge(wall(now), 0, trust, message) {
             Verdict::Fresh(stamp) => {

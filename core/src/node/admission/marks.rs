@@ -1,8 +1,8 @@
-//! Which envelopes are opened.
+//! Choice of the envelopes that are opened.
 //!
-//! Opening one takes 0.18 ms (measured) and only then tells its sender. So what is opened has a rate for each broker. Beyond it an
-//! envelope is opened if its mark shows that it is a named peer's: no flood of strangers hides that. A mark is looked
-//! for with the keys of named peers, one after the other, for as much work as is set aside.
+//! Opening one takes 0.18 ms (measured) and only then tells its sender. So the openings have a rate for each broker.
+//! Beyond that rate an envelope is opened if its mark shows that it is a named peer's: no flood of strangers hides
+//! that. A mark is looked for with the keys of named peers, one after the other, for as much work as is set aside.
 
 use core::time::Duration;
 use std::collections::{BTreeMap, BTreeSet};
@@ -13,9 +13,9 @@ use crate::limit::{Bucket, Buckets};
 use crate::signal::seal::{MARKED_WITHIN, MarkKey};
 use crate::time::{Instant, WallTime};
 
-/// Of one broker, of whomever: at most 4 % of a core.
+/// Openings of envelopes of one broker, by any sender: at most 4 % of a core.
 const OPENED: Bucket = Bucket::new(200, Duration::from_millis(5));
-/// Of one named peer beyond that.
+/// Openings for one named peer beyond that.
 const OF_ONE: (u32, Duration) = (64, Duration::from_millis(100));
 const PEERS: usize = 8192;
 /// Looking for a mark, by the number of keys: one takes 0.39 us (measured), so that this is at most 4 % of a
@@ -49,7 +49,7 @@ impl Marks {
         }
     }
 
-    /// Whether an envelope that came over the broker at this place is opened.
+    /// Returns true if an envelope that came over the broker at this place is to be opened.
     pub(super) fn admit(
         &mut self,
         (now, wall): (Instant, WallTime),
@@ -77,7 +77,7 @@ impl Marks {
         admitted
     }
 
-    /// Whose mark it is, if a named peer's, as far as there is work left.
+    /// Returns the named peer whose mark it is, as far as there is work left.
     fn sender(
         &mut self,
         (now, wall): (Instant, WallTime),
@@ -94,7 +94,7 @@ impl Marks {
                 if !self.work.take_some(now, KEY_WORK) {
                     return None;
                 }
-                self.keys.insert(peer, MarkKey::new(ours, &peer).ok()?);
+                self.keys.insert(peer, MarkKey::new(ours, &peer));
             }
             if !self.work.take(now) {
                 return None;

@@ -1,8 +1,8 @@
-//! Who may make us do what. Strategies ask here, and none decides by itself.
+//! Rules on the peers that may make us act, and how much. Strategies ask here, and none decides by itself.
 //!
 //! A peer is *named* by the accept list, by our user's yes, or by a call of ours while it runs. Everybody else is a
-//! *stranger*: it has proved a key, which costs nothing. What strangers can use up is theirs alone, so that nothing of
-//! it is missing for a named peer.
+//! *stranger*: it has proved a key, which costs nothing. Strangers use up their own share only, so that a named peer
+//! never lacks any.
 
 mod asks;
 pub(in crate::node) mod door;
@@ -45,18 +45,18 @@ use requests::Requests;
 /// Answers of one peer to our calls: so many at once, then one each so often.
 const ANSWERS: (u32, Duration) = (128, Duration::from_secs(1));
 const CALLED_COUNTED: usize = 8192;
-/// Dials for a peer's punches to addresses from where nothing has come: one search, and as many again in two minutes. Each
-/// call of ours may have a peer of its own.
+/// Dials for a peer's punches to addresses from where nothing has come: one search, and as many again in two minutes.
+/// Each call of ours may have a peer of its own.
 const SILENT_DIALS: (u32, Duration) = (1024, Duration::from_millis(117));
 const SILENT_COUNTED: usize = MAX_CONNECTS;
 
-/// What a message is to us.
+/// Meaning of a message for us.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(in crate::node) enum Bearing {
     Asks,
-    /// It belongs to a call of ours.
+    /// The message belongs to a call of ours.
     Answers,
-    /// It leaves nothing behind.
+    /// The message leaves nothing behind.
     Tells,
 }
 
@@ -73,12 +73,13 @@ pub(in crate::node) struct Admission {
     replies: Replies,
     /// Dials for punches, by peer.
     syns: Buckets<NodeId>,
-    /// Those to addresses from where nothing has come.
+    /// Dials for punches to addresses from where nothing has come, by peer.
     silent_dials: Buckets<NodeId>,
 }
 
 impl Admission {
-    /// `syns` are the dials for punches that one peer has at once, and how often one more.
+    /// Returns the rules at the start. `syns` are the dials for punches that one peer has at once, and how often one
+    /// more.
     pub(in crate::node) fn new(config: &Config, syns: (u32, Duration)) -> Self {
         let ours = config.identity.node_id();
         Admission {
@@ -96,27 +97,27 @@ impl Admission {
         }
     }
 
-    /// How much an authentic message or a hello of this peer may cause.
+    /// Returns the trust in this peer: it bounds the effects of the peer's authentic messages and hellos.
     pub(in crate::node) fn trust(&self, peer: NodeId) -> Trust {
         self.named.trust(peer)
     }
 
-    /// Our user has said yes.
+    /// Notes that our user has said yes.
     pub(in crate::node) fn approve(&mut self, peer: NodeId) {
         self.named.approve(peer);
     }
 
-    /// A call of ours to this peer begins, or a pipe that one gave goes on looking for ways.
+    /// Notes that a call of ours to this peer begins, or that a pipe which one gave goes on looking for ways.
     pub(in crate::node) fn call_began(&mut self, peer: NodeId) {
         self.named.call_began(peer);
     }
 
-    /// One of them is over.
+    /// Notes that such a call or search is over.
     pub(in crate::node) fn call_ended(&mut self, peer: NodeId) {
         self.named.call_ended(peer);
     }
 
-    /// Whether a peer may have a pipe for which it asks, as far as the user's rules say.
+    /// Decides whether a peer may have a pipe for which it asks, as far as the user's rules say.
     pub(in crate::node) fn enter(&self, peer: NodeId, mode: PipeMode) -> Result<Entry, Refusal> {
         if mode == PipeMode::Plain && !self.allow_plain && peer != self.ours {
             return Err(Refusal::PlainNotAllowed);
@@ -124,12 +125,12 @@ impl Admission {
         self.named.entry(peer).ok_or(Refusal::NotAccepted)
     }
 
-    /// Whether a peer's message may make us answer at all.
+    /// Returns true if a peer's message may make us answer at all.
     pub(in crate::node) fn may_talk(&self, peer: NodeId) -> bool {
         self.named.entry(peer).is_some() || self.trust(peer) == Trust::Known
     }
 
-    /// Whether an envelope that came over the broker at this place is opened.
+    /// Returns true if an envelope that came over the broker at this place is to be opened.
     pub(in crate::node) fn open(
         &mut self,
         now: (Instant, WallTime),
@@ -157,13 +158,13 @@ impl Admission {
         }
     }
 
-    /// The message has caused something: none like it counts again.
+    /// Keeps the stamp of a message that has caused something: none like it counts again.
     pub(in crate::node) fn keep(&mut self, stamp: Stamp) {
         self.inbox.keep(stamp);
     }
 
-    /// Admits a request beside those that have places: which one makes room for it, if one has to. `draw` gives a random
-    /// number below its argument.
+    /// Admits a request in addition to those that have places. Returns the place that makes room for it, if one has to.
+    /// `draw` gives a random number below its argument.
     pub(in crate::node) fn admit(
         &mut self,
         now: Instant,
@@ -189,18 +190,19 @@ impl Admission {
         self.requests.go_on(now, place, draw)
     }
 
-    /// Whether a peer may have us send one more message of this worth, which is counted.
+    /// Returns true if a peer may have us send one more message of this worth, and counts it.
     pub(in crate::node) fn may_reply(&mut self, now: Instant, to: NodeId, worth: Worth) -> bool {
         let trust = self.trust(to);
         to == self.ours || self.replies.take(now, to, trust, worth)
     }
 
-    /// Whether a punch with this peer may have one more dial to an address from where nothing has come, which is counted.
+    /// Returns true if a punch with this peer may have one more dial to an address from where nothing has come. Counts
+    /// the dial.
     pub(in crate::node) fn may_dial_silent(&mut self, now: Instant, peer: NodeId) -> bool {
         self.silent_dials.take(now, peer)
     }
 
-    /// Whether a punch with this peer may have one more dial, which is counted.
+    /// Returns true if a punch with this peer may have one more dial, and counts it.
     pub(in crate::node) fn may_dial(&mut self, now: Instant, peer: NodeId) -> bool {
         self.syns.take(now, peer)
     }

@@ -1,4 +1,4 @@
-//! Whom our user named, and what the accept list makes of everybody else.
+//! Peers that our user named, and the accept list's verdict on everybody else.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -8,20 +8,21 @@ use crate::identity::NodeId;
 /// Most peers whose approval is remembered.
 const MAX_APPROVED: usize = 4096;
 
-/// How much a peer may make us do.
+/// Trust in a peer: bounds the work that the peer may cause.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Trust {
-    /// Our user named the peer: by the accept list, by a yes, or by a call that runs.
+    /// A peer that our user named: by the accept list, by a yes, or by a call that runs.
     Known,
-    /// Everybody else. A key costs nothing, so whatever strangers use up is refused to strangers only.
+    /// A stranger: everybody else. A key costs nothing, so a stranger's use of resources is at the cost of strangers
+    /// only.
     Stranger,
 }
 
-/// Whether a peer may have a pipe of its own asking.
+/// Answer of the user's rules to a peer that asks for a pipe.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(in crate::node) enum Entry {
     Open,
-    /// If our user says yes.
+    /// Open if our user says yes.
     Ask,
 }
 
@@ -39,10 +40,10 @@ impl Named {
         Named { ours, accept, approved: BTreeSet::new(), calls: BTreeMap::new() }
     }
 
-    /// How much an authentic message or a hello of this peer may cause.
+    /// Returns the trust in this peer: it bounds the effects of the peer's authentic messages and hellos.
     ///
-    /// A call names its peer without an answer to it: what is judged has proved the peer already, and two who call each
-    /// other at the same time have both said whom they want.
+    /// A call names its peer without an answer to it: the sender of a message or hello has proved its key already. Two
+    /// nodes that call each other at the same time have each said whom they want.
     pub(super) fn trust(&self, peer: NodeId) -> Trust {
         let listed = matches!(&self.accept, Accept::Only(list) if list.contains(&peer));
         if listed || peer == self.ours || self.approved.contains(&peer) || self.calls.contains_key(&peer) {
@@ -52,7 +53,7 @@ impl Named {
         }
     }
 
-    /// Nothing where the peer is not accepted.
+    /// Returns the rule for this peer; `None` where the peer is not accepted.
     pub(super) fn entry(&self, peer: NodeId) -> Option<Entry> {
         match &self.accept {
             _ if peer == self.ours => Some(Entry::Open),
@@ -63,7 +64,7 @@ impl Named {
         }
     }
 
-    /// All peers that are named, those first to whom a call of ours runs.
+    /// Returns all peers that are named, those first to whom a call of ours runs.
     pub(super) fn all(&self) -> impl Iterator<Item = NodeId> + '_ {
         let listed = match &self.accept {
             Accept::Only(list) => Some(list),

@@ -1,4 +1,4 @@
-//! The places of peers that have proved who they are: their streams, and the pipes that came of them.
+//! Places of peers that have proved their identity: their streams, and the pipes that came of them.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -11,23 +11,23 @@ use crate::io::SockId;
 /// Places of a relayed pipe: a socket of its own, and two pairs of sockets between its user and the node.
 const RELAYED: usize = 5;
 
-/// Counts who holds which place.
+/// Counts the holders of places.
 ///
 /// Of all places strangers have three quarters, one stranger's key an eighth, its network a quarter, and its site three
-/// eighths. One known peer has three quarters. Of streams that claim to be known peers', and may be recorded ones until the
-/// second frame has come, there are a quarter. A relayed pipe takes five places, and comes from no network: what is seen of it is
-/// its server's address.
+/// eighths. One known peer has three quarters. Streams that claim to be known peers' may be recorded ones until the
+/// second frame has come. Of such streams there are a quarter. A relayed pipe takes five places, and comes from no
+/// network: only its server's address is seen.
 #[derive(Debug)]
 pub(in crate::node) struct Places {
     all: usize,
     held: BTreeMap<SockId, Holder>,
     taken: usize,
-    /// How many of them are strangers'.
+    /// Number of taken places that are strangers'.
     strangers: usize,
-    /// How many may be somebody's who has recorded a known peer's first frame.
+    /// Number of taken places that may belong to somebody who has recorded a known peer's first frame.
     unproven: usize,
     peers: BTreeMap<NodeId, usize>,
-    /// Of strangers.
+    /// Places of strangers, by network.
     nets: BTreeMap<Source, usize>,
     sites: BTreeMap<IpAddr, usize>,
 }
@@ -36,7 +36,7 @@ pub(in crate::node) struct Places {
 struct Holder {
     peer: NodeId,
     trust: Trust,
-    /// Of a stranger's stream.
+    /// Network of a stranger's stream.
     source: Option<Source>,
     places: usize,
     proven: bool,
@@ -62,7 +62,7 @@ impl Places {
         self.take(sock, Holder { peer, trust, source, places: 1, proven: false })
     }
 
-    /// The same for a relay whose other end has proved who it is.
+    /// Gives a place to a relay whose other end has proved its identity.
     pub(in crate::node) fn enter_relayed(&mut self, id: SockId, peer: NodeId, trust: Trust) -> bool {
         let places = RELAYED.min(self.all / 8).max(1);
         self.take(id, Holder { peer, trust, source: None, places, proven: true })
@@ -103,7 +103,7 @@ impl Places {
         room
     }
 
-    /// A frame of the peer has come that cannot be a recorded one.
+    /// Notes that a frame of the peer has come that cannot be a recorded one.
     pub(in crate::node) fn prove(&mut self, sock: SockId) {
         let Some(holder) = self.held.get_mut(&sock).filter(|h| !h.proven) else { return };
         holder.proven = true;
@@ -112,7 +112,7 @@ impl Places {
         }
     }
 
-    /// The stream, the relay or its pipe is gone.
+    /// Frees the places: the stream, the relay or its pipe is gone.
     pub(in crate::node) fn leave(&mut self, sock: SockId) {
         self.prove(sock);
         let Some(Holder { peer, trust, source, places, .. }) = self.held.remove(&sock) else { return };
@@ -146,7 +146,7 @@ mod tests {
     struct Hall(Places, u64, bool);
 
     impl Hall {
-        /// How many of so many get in, each with the key and from the address of its number.
+        /// Returns how many of `many` callers get in, each with the key and from the address of its number.
         fn fill(
             &mut self,
             many: usize,

@@ -1,25 +1,26 @@
-//! What an address is, and whether somebody else may have us send there.
+//! Kinds of addresses, and the rule on sending to an address that a peer named.
 //!
-//! The rows are IANA's registries of special-purpose addresses (RFC 6890, as of 2025). The blocks for documentation count
-//! as the internet, since labs are made of them. An IPv6 address that embeds an IPv4 address is what that one is, but
-//! never more than a place inside: a translator or tunnel of ours would take the packet there.
+//! The rows are IANA's registries of special-purpose addresses (RFC 6890, as of 2025). The blocks for documentation
+//! count as the internet, since labs are made of them. An IPv6 address that embeds an IPv4 address is what that one is,
+//! but never more than a place inside. A translator or tunnel of ours would take the packet there.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use crate::address::PeerAddress;
 use crate::io::Interface;
+use crate::nat64::{Prefix, extract};
 use crate::strategy::paths::{Route, Trust};
 
-/// Where a packet to an address ends up.
+/// Destination of a packet to an address.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Reach {
-    /// At no host, or at many: never right.
+    /// No host, or many: never right.
     Nobody,
-    /// On this machine.
+    /// Loopback: this machine.
     Loopback,
-    /// Inside our network, our carrier's or our host's, or nowhere.
+    /// A host inside our network, our carrier's or our host's, or nowhere.
     Inside,
-    /// Somewhere on the internet, as everybody's packets do.
+    /// A host on the internet, as everybody's packets reach it.
     Internet,
 }
 
@@ -65,7 +66,7 @@ const V4: [(Ipv4Addr, u32, Reach); 22] = [
     (Ipv4Addr::new(128, 0, 0, 0), 1, Internet),
 ];
 
-/// What a block of IPv6 is.
+/// Kind of an IPv6 block.
 #[derive(Clone, Copy)]
 enum Block {
     Is(Reach),
@@ -119,11 +120,8 @@ const V6: [(Ipv6Addr, u32, Block); 25] = [
     (Ipv6Addr::new(0, 0, 0, 0, 0xffff, 0, 0, 0), 96, Block::Is(Inside)),
 ];
 
-/// A prefix by which a NAT64 of our network translates: RFC 6052 section 2.2 has its lengths.
-pub(crate) type Nat64 = (Ipv6Addr, u32);
-
-/// What an address is. `nat64` are the prefixes that were discovered beside the well-known ones.
-pub(crate) fn reach(ip: IpAddr, nat64: &[Nat64]) -> Reach {
+/// Returns the reach of an address. `nat64` are the prefixes that were discovered in addition to the well-known one.
+pub(crate) fn reach(ip: IpAddr, nat64: &[Prefix]) -> Reach {
     match ip {
         IpAddr::V4(ip) => reach_v4(ip),
         IpAddr::V6(ip) => reach_v6(ip, nat64),
@@ -138,11 +136,11 @@ fn reach_v4(ip: Ipv4Addr) -> Reach {
     V4.iter().filter(within).max_by_key(|row| row.1).map_or(Inside, |row| row.2)
 }
 
-fn reach_v6(ip: Ipv6Addr, nat64: &[Nat64]) -> Reach {
+fn reach_v6(ip: Ipv6Addr, nat64: &[Prefix]) -> Reach {
     let within =
         |block: Ipv6Addr, length: u32| (u128::from(ip) ^ u128::from(block)).leading_zeros() >= length;
-    if let Some((_, length)) = nat64.iter().find(|(block, length)| within(*block, *length)) {
-        return translated(ip, *length).map_or(Inside, embedded);
+    if let Some(ip) = extract(nat64, ip.into()) {
+        return embedded(ip);
     }
     let row = V6.iter().filter(|row| within(row.0, row.1)).max_by_key(|row| row.1);
     let part = |at: u32| Ipv4Addr::from((u128::from(ip) << at >> 96) as u32);
@@ -159,42 +157,30 @@ fn reach_v6(ip: Ipv6Addr, nat64: &[Nat64]) -> Reach {
     if reach == Internet && isatap { embedded(part(96)) } else { reach }
 }
 
-/// What an embedded address makes of the one around it.
+/// Returns the reach of an address that embeds `ip`.
 fn embedded(ip: Ipv4Addr) -> Reach {
     if reach_v4(ip) == Internet { Internet } else { Inside }
 }
 
-/// The IPv4 address behind a NAT64 prefix. Bits 64 to 71 are none of it.
-fn translated(ip: Ipv6Addr, length: u32) -> Option<Ipv4Addr> {
-    if !matches!(length, 32 | 40 | 48 | 56 | 64 | 96) {
-        return None;
-    }
-    let octets = ip.octets();
-    let from = length as usize / 8;
-    let mut places = (from..16).filter(|at| *at != 8 || length == 96);
-    let mut next = || places.next().map(|at| octets[at]);
-    Some(Ipv4Addr::new(next()?, next()?, next()?, next()?))
-}
-
-/// All that is ours, to be told from what is not.
+/// Addresses of this node and its networks, to be told from all others.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Ours<'a> {
     /// Every address of this machine, used or not.
     pub(crate) interfaces: &'a [Interface],
-    /// Those that we use, with what the world sees of them.
+    /// Interfaces that we use, with the external address of each.
     pub(crate) routes: &'a [Route],
-    /// What we tell the world; our router's addresses among it.
+    /// Address that we announce; our router's addresses are among it.
     pub(crate) announced: Option<&'a PeerAddress>,
     /// Discovered prefixes of NAT64.
-    pub(crate) nat64: &'a [Nat64],
+    pub(crate) nat64: &'a [Prefix],
 }
 
 impl Ours<'_> {
-    /// Whether a peer may have us send to an address that it named.
+    /// Returns true if a peer may have us send to an address that it named.
     ///
-    /// Whom our user knows may name anything that is a host. For a stranger only the internet counts, and of it nothing
-    /// that is ours or our neighbour's: what is inside trusts us, or is hidden from the stranger by our router. That a
-    /// node is bound to loopback makes no difference, as strangers reach such a node by its brokers.
+    /// A peer that our user knows may name anything that is a host. For a stranger only the internet counts, and of it
+    /// nothing that is ours or our neighbour's. Hosts inside trust us, or our router hides them from the stranger. A
+    /// node that is bound to loopback makes no difference, as strangers reach such a node by its brokers.
     pub(crate) fn may_send(&self, ip: IpAddr, trust: Trust) -> bool {
         match (reach(ip, self.nat64), trust) {
             (Nobody, _) => false,
@@ -203,11 +189,15 @@ impl Ours<'_> {
             }
             (Inside | Internet, Trust::Known) => true,
             (Loopback | Inside, Trust::Stranger) => false,
-            (Internet, Trust::Stranger) => !self.has(ip) && !self.is_neighbour(ip),
+            (Internet, Trust::Stranger) => {
+                // Whoever is behind a NAT64 is held against the table by both its addresses.
+                let embedded = extract(self.nat64, ip).map(IpAddr::V4);
+                [Some(ip), embedded].iter().flatten().all(|ip| !self.has(*ip) && !self.is_neighbour(*ip))
+            }
         }
     }
 
-    /// Whether an address is ours, inside or outside.
+    /// Returns true if an address is ours, inside or outside.
     fn has(&self, ip: IpAddr) -> bool {
         let announced = || self.announced.into_iter().flat_map(PeerAddress::interfaces);
         self.interfaces.iter().any(|i| i.ip == ip)
@@ -221,15 +211,22 @@ impl Ours<'_> {
     }
 }
 
-/// Whether an address is in the prefix of one of ours. A prefix of no or all bits says nothing about neighbours.
+/// Returns true if an address is in the prefix of one of ours. A prefix of no or all bits says nothing about
+/// neighbours.
 pub(crate) fn is_on_link(ours: IpAddr, prefix: u8, ip: IpAddr) -> bool {
-    let (a, b, bits) = match (ours, ip) {
-        (IpAddr::V4(a), IpAddr::V4(b)) => (u128::from(u32::from(a)), u128::from(u32::from(b)), 32),
-        (IpAddr::V6(a), IpAddr::V6(b)) => (u128::from(a), u128::from(b), 128),
+    let bits = if ours.is_ipv4() { 32 } else { 128 };
+    (1..bits).contains(&prefix) && is_within(ours, prefix, ip)
+}
+
+/// Whether the first so many bits of two addresses of one family are the same.
+pub(crate) fn is_within(prefix: IpAddr, length: u8, ip: IpAddr) -> bool {
+    let (differing, bits) = match (prefix, ip) {
+        (IpAddr::V4(a), IpAddr::V4(b)) => (u128::from(u32::from(a) ^ u32::from(b)), 32),
+        (IpAddr::V6(a), IpAddr::V6(b)) => (u128::from(a) ^ u128::from(b), 128),
         _ => return false,
     };
-    let host_bits = bits - u32::from(prefix).min(bits);
-    (1..bits).contains(&host_bits) && a >> host_bits == b >> host_bits
+    let host_bits = bits - u32::from(length).min(bits);
+    differing.checked_shr(host_bits).unwrap_or(0) == 0
 }
 
 #[cfg(test)]
@@ -337,7 +334,7 @@ mod tests {
     /// RFC 6052 section 2.4 has these.
     #[test]
     fn a_discovered_nat64_takes_us_where_its_embedded_address_is() {
-        let nat64 = |text: &str, length| [(text.parse().unwrap(), length)];
+        let nat64 = |text: &str, length| [Prefix::new(text.parse().unwrap(), length).unwrap()];
         for (prefix, length, outside, inside) in [
             ("2001:db8::", 32, "2001:db8:c000:221::", "2001:db8:a00:1::"),
             ("2001:db8:100::", 40, "2001:db8:1c0:2:21::", "2001:db8:10a:0:1::"),
@@ -351,7 +348,22 @@ mod tests {
             assert_eq!(reach(ip(outside), &prefixes), Internet, "{outside}");
             assert_eq!(reach(ip(inside), &prefixes), Inside, "{inside}");
         }
-        assert_eq!(reach(ip("2001:db8::1"), &nat64("2001:db8::", 33)), Inside, "no such prefix");
+    }
+
+    #[test]
+    fn a_stranger_reaches_nothing_of_ours_through_our_nat64() {
+        let nat64 = [Prefix::new("2001:db8:64::".parse().unwrap(), 96).unwrap()];
+        let routes = [route("192.0.0.2", 32, "198.51.100.1"), route("2001:db8:1::5", 64, "2001:db8:1::5")];
+        let interfaces = [interface("203.0.113.130", 25)];
+        let ours = Ours { interfaces: &interfaces, routes: &routes, announced: None, nat64: &nat64 };
+        for never in ["198.51.100.1", "203.0.113.129", "10.0.0.1", "127.0.0.1", "192.0.0.2", "0.0.0.0"] {
+            for ip in [never.parse().unwrap(), ip(&format!("2001:db8:64::{never}"))] {
+                assert!(!ours.may_send(ip, Trust::Stranger), "{ip}");
+            }
+        }
+        for always in ["198.51.100.2", "2001:db8:64::198.51.100.2", "2001:db8:64::8.8.8.8"] {
+            assert!(ours.may_send(ip(always), Trust::Stranger), "{always}");
+        }
     }
 
     fn route(internal: &str, prefix: u8, external: &str) -> Route {

@@ -1,4 +1,4 @@
-//! How many messages strangers and known peers have us send.
+//! Rates of the messages that strangers and known peers have us send.
 
 use core::time::Duration;
 
@@ -8,25 +8,25 @@ use crate::limit::{Bucket, Buckets};
 use crate::signal::message::Body;
 use crate::time::Instant;
 
-/// Messages of each worth to one peer that is known, and to one stranger: so many at once, then one each so often. Whoever
-/// knows our address can repeat what a peer has said to us. That has at most refusals and the time as an answer, and so
-/// leaves the peer's answers alone.
+/// Messages of each worth to one peer that is known, and to one stranger: so many at once, then one each so often. A
+/// node that knows our address can repeat a peer's messages to us. The answer to that is at most a refusal or the time,
+/// which leaves the peer's answers alone.
 const OF_ONE: [(u32, Duration); 2] = [(64, Duration::from_millis(100)), (16, Duration::from_secs(1))];
 const STRANGERS_COUNTED: usize = 256;
 const KNOWN_COUNTED: usize = 8192;
 
-/// What a message is worth to a stranger, from the most on. Brokers cut off who publishes too much (our own beyond 100 a
-/// second), so that what strangers cause in all has a rate, and a flood of refusals leaves answers alone.
+/// Worth of a message to a stranger, the greatest first. Brokers cut off a client that publishes too much (our own
+/// broker beyond 100 a second). So all that strangers cause has a rate, and a flood of refusals leaves answers alone.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(in crate::node) enum Worth {
-    /// Without it the call fails.
+    /// Answer without which the call fails.
     Answer,
-    /// How it goes.
+    /// Report on the progress of a call.
     Report,
     Refusal,
 }
 
-/// Of each worth: so many at once, then one each so often.
+/// Rate of each worth: so many at once, then one each so often.
 const STRANGERS: [(u32, Duration); 3] =
     [(64, Duration::from_millis(16)), (32, Duration::from_millis(100)), (32, Duration::from_millis(100))];
 
@@ -43,7 +43,7 @@ impl Worth {
 #[derive(Debug)]
 pub(super) struct Replies {
     strangers: [Bucket; 3],
-    /// By worth and by trust.
+    /// Buckets by worth and by trust.
     of_one: [[Buckets<NodeId>; 2]; 3],
 }
 
@@ -57,7 +57,7 @@ impl Replies {
         }
     }
 
-    /// Whether one more may go out, which is counted.
+    /// Returns true if one more message may go out, and counts it.
     pub(super) fn take(&mut self, now: Instant, to: NodeId, trust: Trust, worth: Worth) -> bool {
         let of_one = &mut self.of_one[worth as usize][trust as usize];
         of_one.allows(now, to)

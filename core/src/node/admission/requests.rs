@@ -1,10 +1,12 @@
-//! How many of what peers ask for is done: rates, and places at a time.
+//! Limits of the requests that are carried out for peers: rates, and places at a time.
 //!
-//! A stranger's key costs nothing, so no rule by key holds a flood back. What does: each kind of request has a rate for
-//! all strangers. Where more ask, lots are drawn, so that no timing helps a flood; whoever is not drawn hears nothing and
-//! repeats its request. Each kind has so many places, of which the oldest makes room for the next, first among those
-//! whose peers have not shown themselves. So a flood of one kind leaves the others alone, no flood keeps a place, and
-//! who is let in has one for [`LEAST`].
+//! A stranger's key costs nothing, so no rule by key holds a flood back. So each kind of request has a rate for all
+//! strangers. Where more ask, lots are drawn, so that no timing helps a flood. A request that is not drawn hears
+//! nothing and is repeated by its sender.
+//!
+//! Each kind has so many places, of which the oldest makes room for the next, first among those whose peers have not
+//! shown themselves. So a flood of one kind leaves the others alone and no flood keeps a place. A peer that is let in
+//! has a place for [`LEAST`].
 
 use core::time::Duration;
 
@@ -19,17 +21,18 @@ use crate::time::Instant;
 /// Strangers' requests of one kind: so many at once, then one each so often.
 const BURST: u32 = 32;
 const EVERY: Duration = Duration::from_micros(1_000_000 / 32);
-/// Of so many in a second nobody draws lots; of more, so many are drawn, which leaves room for luck.
+/// Requests that are drawn in a second, where more than `BURST` ask: fewer than the rate allows, which leaves room for
+/// luck.
 const DRAWN: u32 = 25;
-/// All kinds together.
+/// Strangers' requests a second, of all kinds together.
 pub(super) const STRANGERS_A_SECOND: usize = 3 * (1_000_000 / EVERY.as_micros()) as usize;
 /// Most places of one kind, of strangers and of known peers each.
 const PLACES: usize = 128;
 const PLACES_KNOWN: usize = 64;
-/// What a stranger's place lasts at least, when all others come and go as fast as they may.
+/// Least time of a stranger's place, when all others come and go as fast as they may.
 pub(super) const LEAST: Duration = Duration::from_secs(3);
 const _: () = assert!((PLACES as u128 - BURST as u128) * EVERY.as_micros() >= LEAST.as_micros());
-/// Most places at a time of one stranger, and of one known peer, beside those of the same call.
+/// Most places at a time of one stranger, and of one known peer, in addition to those of the same call.
 const OF_ONE_STRANGER: usize = 1;
 const OF_ONE_KNOWN: usize = 8;
 /// Requests of one peer, by kind as [`Kind`] has them: a punch takes one for each of its rungs.
@@ -39,32 +42,32 @@ const OF_ONE: [(u32, Duration); 3] =
 const STRANGERS_COUNTED: usize = 512;
 const KNOWN_COUNTED: usize = 8192;
 
-/// What a peer's request has of us.
+/// Place that a peer's request takes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(in crate::node) struct Place {
     pub(in crate::node) kind: Kind,
     pub(in crate::node) session: SessionId,
     pub(in crate::node) peer: NodeId,
     pub(in crate::node) trust: Trust,
-    /// When it was asked for last.
+    /// Time of the last request for it.
     pub(in crate::node) since: Instant,
-    /// Something has come by the way that was asked for.
+    /// True if a packet or stream has come by the way that was asked for.
     pub(in crate::node) answered: bool,
 }
 
-/// Why a request is not carried out.
+/// Reason that a request is not carried out.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(in crate::node) enum Denied {
     Refused(Refusal),
-    /// Too many strangers ask: it may be repeated, and is not answered.
+    /// Crowd of strangers: the request may be repeated, and is not answered.
     Crowded,
 }
 
-/// How many strangers ask for one kind.
+/// Count of the strangers that ask for one kind.
 #[derive(Clone, Copy, Debug)]
 struct Crowd {
     bucket: Bucket,
-    /// The second in which it was counted last, the count, and that of the second before.
+    /// Start of the second that is counted, its count, and the count of the second before.
     second: Instant,
     count: u32,
     before: u32,
@@ -72,9 +75,9 @@ struct Crowd {
 
 #[derive(Debug)]
 pub(super) struct Requests {
-    /// By kind.
+    /// Crowds by kind.
     strangers: [Crowd; 3],
-    /// By kind and by trust.
+    /// Buckets by kind and by trust.
     of_one: [[Buckets<NodeId>; 2]; 3],
 }
 
@@ -85,7 +88,8 @@ impl Requests {
         Requests { strangers: [Crowd::new(); 3], of_one: OF_ONE.map(of_one) }
     }
 
-    /// Admits a request, beside those that have places: which one makes room for it, if one has to.
+    /// Admits a request, in addition to those that have places. Returns the place that makes room for it, if one has
+    /// to.
     pub(super) fn admit(
         &mut self,
         now: Instant,
@@ -114,7 +118,7 @@ impl Requests {
         Ok(if full { like.min_by_key(|p| (p.answered, p.since, p.session)) } else { None })
     }
 
-    /// The next request within one that has a place.
+    /// Admits the next request within one that has a place.
     pub(super) fn go_on(
         &mut self,
         now: Instant,
@@ -144,7 +148,7 @@ impl Crowd {
         Crowd { bucket: Bucket::new(BURST, EVERY), second, count: 0, before: 0 }
     }
 
-    /// Whether one more is let in. `draw` gives a random number below its argument.
+    /// Returns true if one more is let in. `draw` gives a random number below its argument.
     fn draws(&mut self, now: Instant, draw: impl FnOnce(u64) -> u64) -> bool {
         let second = Duration::from_secs(1);
         if now >= self.second + 2 * second {

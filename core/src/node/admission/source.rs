@@ -1,4 +1,4 @@
-//! Whom an address stands for, where callers are counted.
+//! Sources of callers: the line or machine that an address stands for, where callers are counted.
 
 use std::net::{IpAddr, Ipv6Addr};
 

@@ -58,7 +58,7 @@ impl Bench {
         Ok(gone)
     }
 
-    /// One of a key that nobody has used before.
+    /// Asks with a key that nobody has used before.
     fn flood(&mut self, kind: Kind) -> Result<Option<Place>, Denied> {
         let peer = self.next + 1;
         self.ask(peer, kind)
@@ -282,7 +282,7 @@ fn a_message_counts_once_if_it_was_kept_and_a_known_peers_beside_any_flood() {
     assert!(matches!(a.hear(at, 0, id(1), &message(6000), Bearing::Asks), Verdict::Fresh(_)));
 }
 
-/// Whoever knows our address can repeat what a peer has said to us.
+/// A peer that knows our address can repeat what another peer has said to us.
 #[test]
 fn what_is_said_to_repeated_messages_leaves_a_peers_answers_alone() {
     let mut a = admission(Accept::Anyone);

@@ -1,4 +1,4 @@
-//! What a peer asks of us.
+//! Requests of a peer to us.
 
 use std::net::SocketAddr;
 
@@ -22,12 +22,12 @@ pub(in crate::node) struct Wish {
     pub(in crate::node) how: How,
 }
 
-/// By which way.
+/// Way to the peer.
 #[derive(Debug)]
 pub(in crate::node) enum How {
     Dial,
     Punch(Box<Mappings>),
-    /// Come to its relay at this address, for a pipe that may move.
+    /// Stream to its relay at this address; `moves`: for a pipe that may move.
     Relay {
         relayed: SocketAddr,
         moves: bool,
@@ -44,7 +44,7 @@ impl How {
     }
 }
 
-/// The same without its data. Each has rates and places of its own, so that none can use up another's.
+/// Kind of a request, without its data. Each has rates and places of its own, so that none can use up another's.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(in crate::node) enum Kind {
     Dial,

@@ -1,9 +1,9 @@
-//! TCP hole punching, both sides of it: say where we come from, hear where the peer does, and dial so that the
-//! two NATs let the same connection through.
+//! TCP hole punching, on each side of it. A side announces the addresses it comes from, hears the peer's, and dials so
+//! that the two NATs let the same connection through.
 //!
-//! The requester announces itself (INITIAL_MAPPINGS), the other answers (UPDATED_MAPPINGS) and dials when its
-//! answer should have arrived; the requester dials when it has. Every dial leaves from a port that listens too,
-//! or is repeated until the rung ends, so that whichever SYN comes through finds somebody.
+//! The requester announces itself (INITIAL_MAPPINGS). The responder answers (UPDATED_MAPPINGS) and dials when its
+//! answer should have arrived; the requester dials when it has. Every dial leaves from a port that listens too, or is
+//! repeated until the rung ends. So any SYN that comes through finds somebody.
 
 use core::time::Duration;
 use std::net::{IpAddr, SocketAddr};
@@ -38,42 +38,47 @@ use crate::strategy::dialler::DialEnd;
 use crate::strategy::paths::Route;
 use crate::strategy::punch::{self, From, Side, Tactic};
 
-/// From this rung on dials leave from ports of their own: a stale connection may hold the listener's.
+/// First rung whose dials leave from ports of their own: a stale connection may hold the listener's.
 pub(super) const FRESH_FROM: u8 = 2;
-/// So often a port is found taken by a connection that is none, before it is given up.
+/// Times that a port may be taken by a connection that is none, before it is given up.
 const STUCK: u8 = 2;
-/// A rung on which both know where to dial; then the next begins beside it.
+/// Time of a rung on which each side knows where to dial; then the next begins at the same time.
 const MEET_FOR: Duration = Duration::from_secs(2);
-/// A dial is left alone so long, over the rungs: longer than Linux's first four SYN retransmissions, a second apart.
+/// Time for which a dial is left alone, over the rungs: longer than Linux's first four SYN retransmissions, a second
+/// apart.
 const DIAL_FOR: Duration = Duration::from_secs(10);
-/// One for a stranger, in which Linux sends four SYNs: longer than a rung on which both know where to dial.
+/// Time of a dial for a stranger, in which Linux sends four SYNs. A rung on which each side knows where to dial is
+/// shorter.
 const STRANGERS_DIAL_FOR: Duration = Duration::from_millis(3500);
-/// A rung that searches.
+/// Time of a rung that searches.
 const SEARCH_FOR: Duration = Duration::from_secs(10);
 /// Half-open sockets of one punch.
 const MAX_HALF_OPEN: usize = 1024;
-/// Dials for the punches with one peer: so many at once, and as many again every two minutes, which is how long a
-/// router remembers them.
+/// Dials for the punches with one peer: so many at once, and as many again every two minutes. A router remembers them
+/// that long.
 pub(super) const MAX_DIALS: u32 = 8192;
 pub(super) const DIALS_EVERY: Duration = Duration::from_micros(120_000_000 / MAX_DIALS as u64);
-/// Of one punch with a stranger: one for each of its messages, of four SYNs, and few in all, since anybody can ask.
+/// Dials of one punch with a stranger: one for each of its messages, of four SYNs. The number is small, since anybody
+/// can ask.
 const MAX_DIALS_STRANGER: u32 = 4;
-/// Refused dials are repeated at once so often: a constant pause locks two sides out of phase, no pause cannot
-/// (simulation and kernel, ARCHITECTURE.md). Then after random ones up to this.
+/// Times that a refused dial is repeated at once: a constant pause locks two sides out of phase, no pause cannot
+/// (simulation and kernel, ARCHITECTURE.md). Later repetitions come after random pauses up to this.
 const AT_ONCE: u8 = 8;
 const PAUSE: Duration = Duration::from_millis(200);
-/// After a rung of the peer's its next one is waited for so long.
+/// Time to wait for the peer's next rung after one of its.
 const REST_FOR: Duration = Duration::from_secs(15);
-/// A stranger's, which has to show itself: two announcements are two seconds apart, and their ways up to two more.
+/// Time to wait for a stranger's next rung: the stranger has to show itself. Two announcements are two seconds apart,
+/// and their ways up to two more.
 const STRANGERS_REST_FOR: Duration = Duration::from_secs(5);
 const FOR_EVER: Duration = Duration::from_secs(7200);
 /// Streams of one punch refused for the holes of older dials.
 const MAX_TAINTED: u8 = 3;
-/// What a start that the peer asks for may be in the future.
+/// Longest delay of a start that the peer asks for.
 const MAX_DELAY: Duration = Duration::from_secs(2);
 
 impl Node {
-    /// Begins a rung. `theirs` is what the peer announced, where it asked. False: there is no way to the peer.
+    /// Begins a rung. `theirs` is the peer's announcement, where the peer is the requester. False: there is no way to
+    /// the peer.
     #[allow(clippy::too_many_arguments, reason = "called from two places, each of which knows all of it")]
     pub(super) fn begin_punch(
         &mut self,
@@ -212,7 +217,7 @@ impl Node {
         }
     }
 
-    /// A peer wants to punch; our user's rules have been asked. Answers, and dials when that has arrived.
+    /// Answers a peer that wants to punch, and dials when the answer has arrived. Our user's rules have been asked.
     pub(super) fn visit_by_punch(
         &mut self,
         peer: NodeId,
@@ -241,7 +246,7 @@ impl Node {
         }
     }
 
-    /// Whether a tactic dials nothing for these mappings that we would not dial for the peer otherwise.
+    /// Returns true if a tactic dials nothing for these mappings that we would not dial for the peer otherwise.
     fn may_punch(&self, peer: NodeId, mappings: &Mappings) -> bool {
         let paths = self.paths_to(peer, &mappings.address, self.admission.trust(peer));
         // There is no NAT on a link, nor do mappings have zones.
@@ -251,7 +256,7 @@ impl Node {
         may(theirs.external) && (may(theirs.internal) || !self.routes.iter().any(shared))
     }
 
-    /// The peer's answer to our announcement.
+    /// Takes in the peer's answer to our announcement.
     pub(super) fn punch_answered(&mut self, peer: NodeId, session: SessionId, mappings: &Mappings) {
         let key = (session, Requester::Us);
         let may = self.may_punch(peer, mappings);
@@ -275,7 +280,7 @@ impl Node {
         }
     }
 
-    /// Whether a stream from this address may be the other end of a punch of ours: which.
+    /// Returns the punch of ours whose other end a stream from this address may be.
     pub(super) fn awaited_from(&self, ip: IpAddr) -> Option<(Key, NodeId, PipeMode)> {
         self.punches
             .iter()
@@ -283,8 +288,8 @@ impl Node {
             .map(|(key, p)| (*key, p.peer, p.mode))
     }
 
-    /// Whether a stream that our listener took would break sooner or later, since our NAT holds it for an earlier dial
-    /// of ours. It is to be refused then, which clears the NAT's entry too.
+    /// Returns true if a stream that our listener took would break sooner or later, since our NAT holds it for an
+    /// earlier dial of ours. Such a stream is to be refused, which clears the NAT's entry too. At most three per punch.
     pub(super) fn is_tainted(&mut self, local: SocketAddr, remote: SocketAddr) -> bool {
         let of_dial = |p: &&mut Box<Punch>| p.ours.listen == local.port() && p.stale.contains(&remote);
         let Some(punch) = self.punches.values_mut().find(of_dial) else { return false };
@@ -296,7 +301,7 @@ impl Node {
         true
     }
 
-    /// Dials what is due.
+    /// Starts the dials that are due.
     pub(super) fn drive_punch(&mut self, key: Key) {
         let now = self.cx.now;
         loop {
@@ -355,12 +360,12 @@ impl Node {
         }
     }
 
-    /// Whether a session is being punched.
+    /// Returns true if a session is being punched.
     pub(super) fn is_punching(&self, key: Key) -> bool {
         self.punches.contains_key(&key)
     }
 
-    /// A stream of a punch is gone; false: it is no punch's.
+    /// Takes in that a stream of a punch is gone. False: the stream is no punch's.
     pub(super) fn punch_lost_stream(&mut self, key: Key, sock: SockId, why: DialEnd) -> bool {
         let now = self.cx.now;
         let Some(punch) = self.punches.get_mut(&key) else { return false };
@@ -420,7 +425,7 @@ impl Node {
         true
     }
 
-    /// A peer has proved on a stream who it is: whatever is at the other end takes part.
+    /// Notes that a peer has proved its identity on a stream: the address at the other end takes part.
     pub(super) fn punch_met(&mut self, peer: NodeId, ip: IpAddr) {
         let of_peer = |(key, p): (&Key, &mut Box<Punch>)| {
             (p.peer == peer).then(|| p.took_part(ip)).filter(|goes_on| *goes_on).map(|_| *key)
@@ -431,19 +436,19 @@ impl Node {
         }
     }
 
-    /// How far a punch has come, in words.
+    /// Describes the progress of a punch, in words.
     pub(super) fn describe_punch(&self, key: Key) -> String {
         let Some(punch) = self.punches.get(&key) else { return String::from("not begun") };
         punch.describe(self.cx.now)
     }
 
-    /// The way to the broker and not back.
+    /// Returns the time of a message to the broker, one way.
     pub(super) fn signal_delay(&self, via: &[u8]) -> Duration {
         let known = via.iter().filter_map(|place| self.brokers.get(usize::from(*place))?.round_trip());
         known.min().unwrap_or_default() / 2
     }
 
-    /// Ours is known: tells the peer.
+    /// Announces our mappings to the peer, once they are known.
     fn punch_announce(&mut self, key: Key, sampled: Option<Sampled>) {
         let now = self.cx.now;
         let Some(punch) = self.punches.get(&key) else { return };
@@ -507,7 +512,7 @@ impl Node {
         }
     }
 
-    /// Both are known: decides what to dial, from `wait` on.
+    /// Decides what to dial, from `wait` on, once the mappings of each side are known.
     fn plan_punch(&mut self, key: Key, wait: Duration) {
         let now = self.cx.now;
         let search = self.cx.random.below(Domain::Punch, u64::MAX);
@@ -583,7 +588,7 @@ impl Node {
         self.forget_visit(key);
     }
 
-    /// Nothing came of a rung.
+    /// Ends a rung that came to nothing.
     fn rung_over(&mut self, key: Key) {
         match key.1 {
             Requester::Us => self.punch_rung_over(key.0),
@@ -604,13 +609,13 @@ impl Node {
     }
 }
 
-/// Whether an interface's NAT takes a random port for each destination, as far as its address says.
+/// Returns true if an interface's NAT takes a random port for each destination, as far as its address says.
 fn picks_random_ports(interface: &PeerInterface) -> bool {
     interface.nat == NatType::Symmetric && interface.delta.kind == DeltaType::Random
 }
 
-/// Whether the side that was asked dials first on this rung. A NAT that refuses strangers wants its own side first,
-/// whichever that is. The first two rungs do not: the second often follows the first at once, when our own NAT
+/// Returns true if the responder dials first on this rung. A NAT that refuses strangers wants its own side first,
+/// whichever that is. The first two rungs are not swapped: the second often follows the first at once, when our own NAT
 /// has been measured.
 fn is_swapped(rung: u8) -> bool {
     rung > 2 && rung % 2 == 1

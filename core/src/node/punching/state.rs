@@ -1,4 +1,4 @@
-//! A punch under way: what is known of both sides, which dials wait and live, and how it is told in words.
+//! A punch under way: the known behaviour of each side, the dials that wait and live, and a description in words.
 
 use core::fmt::Write;
 use core::time::Duration;
@@ -20,14 +20,14 @@ use crate::time::Instant;
 /// SYNs a second, and at once. EasyTier's 5,000 made routers fall over; two hundred a second are a web page.
 pub(super) const SYN_EVERY: Duration = Duration::from_millis(2);
 pub(super) const SYN_BURST: u32 = 16;
-/// A search whose dials are refused may go faster: they leave nothing half-open behind, but each hole
-/// lasts for one round trip only, so that twice as fast on both sides is four times the hits.
+/// Interval of SYNs in a search whose dials are refused. Such dials leave nothing half-open behind. Each hole lasts for
+/// one round trip only, so that twice as fast on each side is four times the hits.
 const SYN_EVERY_REFUSED: Duration = Duration::from_micros(500);
-/// So many show that dials are refused.
+/// Number of refusals which shows that dials are refused.
 const REFUSALS: u32 = 32;
-/// Dials to an address from where nothing has come: one search. Whoever asks for a punch names it, and it may be anybody's;
-/// where our user named it, or something has come back, searches go on. With 32 in place of 1,024 the census lost 9.4
-/// points, as most homes drop what does not fit and so answer nothing until the search hits.
+/// Dials to an address from where nothing has come: one search. The requester names the address, and it may be
+/// anybody's. Where our user named it, or something has come back, searches go on. With 32 in place of 1,024 the census
+/// lost 9.4 points. Most homes drop packets that do not fit and so answer nothing until the search hits.
 pub(super) const SILENT_DIALS: u32 = punch::PROBES as u32;
 /// Addresses remembered from where something has come.
 const MAX_TOOK_PART: usize = 16;
@@ -44,18 +44,18 @@ pub(in crate::node) struct Punch {
     pub(in crate::node) rung: u8,
     /// Addresses that the peer may come from.
     pub(super) sources: SmallVec<[IpAddr; 4]>,
-    /// The interface it leaves from.
+    /// Address of the interface that the punch leaves from.
     pub(super) local: IpAddr,
     pub(in crate::node) stage: PunchStage,
     /// The local port for dials that need not have one of their own.
     pub(super) port: u16,
     pub(super) ours: Side,
     pub(super) theirs: Option<Side>,
-    /// Between our answer and its arrival, as far as known.
+    /// Time between our answer and its arrival, as far as known.
     pub(super) delay: Duration,
     pub(super) began: Instant,
     pub(super) announced: Instant,
-    /// From our announcement to our dials, on the rung before.
+    /// Time from our announcement to our dials, on the rung before.
     pub(super) took: Option<Duration>,
     pub(in crate::node) until: Instant,
     pub(super) waiting: VecDeque<Planned>,
@@ -65,27 +65,27 @@ pub(in crate::node) struct Punch {
     pub(super) dials: u32,
     /// Messages of the peer's that asked for rungs.
     pub(super) asked: u32,
-    /// Dials to where nothing had come from.
+    /// Dials to addresses from where nothing had come.
     pub(super) silent: u32,
     /// Addresses that our user named, or from where something has come.
     pub(super) took_part: SmallVec<[IpAddr; 4]>,
-    /// It dials no further until something comes.
+    /// True if the punch dials no further until something comes.
     pub(super) stalls: bool,
     pub(super) refused: u32,
-    /// Dials of a search are refused, so it goes faster.
+    /// True if dials of a search are refused, so that it goes faster.
     pub(super) hurries: bool,
     pub(super) tactic: Option<Tactic>,
-    /// Dials leave from a port of their own, without a listener.
+    /// True if dials leave from a port of their own, without a listener.
     pub(super) fresh: bool,
-    /// Whom the listener's port has dialled, where that dial is gone. Our NAT expects the sequence numbers of
-    /// such a dial; Linux's connection tracking lets another stream of the same ends through up to its FIN, or for
-    /// two minutes.
+    /// Addresses that the listener's port has dialled, where that dial is gone. Our NAT expects the sequence numbers of
+    /// such a dial. Linux's connection tracking lets another stream of the same ends through up to its FIN, or for two
+    /// minutes.
     pub(super) stale: BTreeSet<SocketAddr>,
     pub(super) tainted: u8,
     /// The order in which ports are probed, and how many were.
     pub(super) walk: u64,
     pub(super) probed: u16,
-    /// Our NAT was measured before the rung began.
+    /// True if our NAT was measured before the rung began.
     pub(in crate::node) surveyed: bool,
 }
 
@@ -93,7 +93,7 @@ pub(in crate::node) struct Punch {
 pub(in crate::node) enum PunchStage {
     /// A fresh sample is under way.
     Sampling,
-    /// Ours is known, the peer's is waited for.
+    /// Waiting: our mappings are known, the peer's are not yet.
     Announced,
     Punching,
     /// The rung is over; the peer, who asked, may begin another.
@@ -107,13 +107,13 @@ pub(super) struct Planned {
     pub(super) to: SocketAddr,
     pub(super) tries: u8,
     pub(super) at: Instant,
-    /// Not repeated.
+    /// True for a dial that is not repeated.
     pub(super) once: bool,
 }
 
 impl Planned {
-    /// A first dial is armed early, and fired by the driver at its time; one after a refusal is not, since much
-    /// may happen until then.
+    /// Returns true if the dial may be armed now. A first dial is armed early, and fired by the driver at its time. A
+    /// dial after a refusal is not, since much may happen until then.
     pub(super) fn is_due(&self, now: Instant) -> bool {
         self.tries == 0 || self.at <= now
     }
@@ -126,14 +126,14 @@ pub(super) enum Search {
 }
 
 impl Punch {
-    /// A dial is gone, and what our NAT made of it may be not.
+    /// Notes that a dial is gone, though our NAT's entry for it may not be.
     pub(super) fn leaves_hole(&mut self, dial: Planned) {
         if dial.from == self.ours.listen && self.stale.len() < MAX_STALE {
             self.stale.insert(dial.to);
         }
     }
 
-    /// Something has come from there. True: a punch that had stopped goes on.
+    /// Notes that something has come from this address. True: a punch that had stopped goes on.
     pub(super) fn took_part(&mut self, ip: IpAddr) -> bool {
         if !self.took_part.contains(&ip) && self.took_part.len() < MAX_TOOK_PART {
             self.took_part.push(ip);
@@ -143,7 +143,7 @@ impl Punch {
         goes_on
     }
 
-    /// Whether the next dial goes to an address from where nothing has come.
+    /// Returns true if the next dial goes to an address from where nothing has come.
     pub(super) fn is_silent(&self) -> bool {
         let next = match (self.waiting.front(), self.search) {
             (Some(planned), _) => planned.to.ip(),
@@ -177,7 +177,7 @@ impl Punch {
         Some(punch::tactic(&self.ours, self.theirs.as_ref()?))
     }
 
-    /// The next dial that is due.
+    /// Returns the next dial that is due.
     pub(super) fn next(&mut self, now: Instant) -> Option<Planned> {
         if self.waiting.front().is_some_and(|p| p.is_due(now)) {
             return self.waiting.pop_front();
@@ -206,14 +206,14 @@ impl Punch {
         self.search = None;
     }
 
-    /// From our announcement to our dials; `signal` is our way to the broker.
+    /// Returns the time from our announcement to our dials; `signal` is our way to the broker.
     pub(super) fn until_dials(&self, signal: Duration) -> Duration {
         // The one who asked waits for the answer; the peer's way to the broker is taken to be as long as ours.
         let first = if self.theirs.is_some() { self.delay } else { signal * 4 };
         self.took.unwrap_or(first)
     }
 
-    /// Whether the peer's ports are random, so that much depends on what our NAT lets in.
+    /// Returns true if the peer's ports are random, so that much depends on what our NAT lets in.
     pub(in crate::node) fn gropes(&self) -> bool {
         self.theirs.as_ref().is_some_and(|t| t.ports.is_empty())
     }
@@ -223,7 +223,7 @@ impl Punch {
         &self.ours.ports
     }
 
-    /// What a peer's punch has of us.
+    /// Returns the place that a peer's punch takes.
     pub(in crate::node) fn place(&self, session: SessionId, answered: bool) -> Place {
         Place { kind: Kind::Punch, session, peer: self.peer, trust: self.trust, since: self.began, answered }
     }
@@ -232,7 +232,7 @@ impl Punch {
         self.local
     }
 
-    /// Whether another rung would end no better.
+    /// Returns true if another rung would end no better.
     pub(in crate::node) fn is_hopeless(&self) -> bool {
         matches!(self.tactic, Some(Tactic::Hopeless(_)))
     }

@@ -1,11 +1,13 @@
-//! A few small datagrams by which a stranger's relay shows that somebody is there, before it is sent whole packets.
+//! Knocks: a few small datagrams by which a stranger's relay shows that somebody is there, before it is sent whole
+//! packets.
 //!
 //! ```text
-//! KNOCK   1 | token 16     asked side -> requester, to the relayed address that the requester named
+//! KNOCK   1 | token 16     responder -> requester, to the relayed address that the requester named
 //! ANSWER  2 | proof 16     back
 //! ```
-//! Neither is a QUIC packet, whose second bit is set. The token is random. The proof is a keyed hash of it under what the
-//! two ends alone can compute, so that neither a service that repeats what it gets nor anybody else can give it.
+//! Neither is a QUIC packet, whose second bit is set. The token is random. The proof is a keyed hash of it under a
+//! secret that the two ends alone can compute. So neither a service that repeats what it gets nor anybody else can give
+//! it.
 
 use core::time::Duration;
 
@@ -14,17 +16,18 @@ use crate::noise;
 use crate::session::SessionId;
 use crate::time::Instant;
 
-/// Bytes of either.
+/// Bytes of a knock or an answer.
 pub(super) const LENGTH: usize = 17;
 /// Most knocks for one request. With headers they are 135 bytes; the request had 200 at least.
 pub(super) const KNOCKS: u8 = 3;
-/// Kept for a relayed address of our own, if we have servers.
+/// Knocks kept for a relayed address of our own, if we have servers.
 const BY_SERVER: u8 = 1;
-/// From what the way to the broker takes to the first knock, which has to come behind the requester's permission.
+/// Delay of the first knock, after twice the way to the broker. The knock has to come behind the requester's
+/// permission.
 const FIRST: Duration = Duration::from_millis(60);
-/// Between two.
+/// Pause between two knocks.
 const PAUSE: Duration = Duration::from_millis(300);
-/// To the only one by our own server, which has to be later than a permission there too.
+/// Delay of the only knock by our own server, which has to be later than a permission there too.
 const LAST: Duration = Duration::from_millis(250);
 
 const KNOCK: u8 = 1;
@@ -36,11 +39,11 @@ pub(super) struct KnockKey([u8; 32]);
 
 impl KnockKey {
     pub(super) fn new(ours: &SecretKey, peer: &NodeId, session: SessionId) -> Self {
-        let secret = noise::shared_secret(ours, peer).unwrap_or_default();
+        let secret = noise::shared_secret(ours, peer);
         KnockKey(noise::derive(&secret, &[b"p2pd knock", &session.0]))
     }
 
-    /// The answer to a datagram, if that is a knock.
+    /// Returns the answer to a datagram, if that is a knock.
     pub(super) fn answer(&self, datagram: &[u8]) -> Option<[u8; LENGTH]> {
         let token = datagram.strip_prefix(&[KNOCK])?.try_into().ok()?;
         Some(self.framed(&token))
@@ -53,7 +56,7 @@ impl KnockKey {
     }
 }
 
-/// Asked side: nobody has answered yet.
+/// Knocks of the responder, as long as nobody has answered yet.
 pub(super) struct Knock {
     token: [u8; 16],
     answer: [u8; LENGTH],
@@ -66,7 +69,8 @@ impl Knock {
         Knock { token, answer: key.framed(&token), left: KNOCKS, next: None }
     }
 
-    /// The requester is being told where we come from: `delay` is our way to the broker. `last` is by our own server.
+    /// Begins to knock, as the requester is being told where we come from. `delay` is our way to the broker. `last` is
+    /// by our own server.
     pub(super) fn begin(&mut self, now: Instant, delay: Duration, last: bool) {
         self.next = Some(now + 2 * delay + if last { LAST } else { FIRST });
     }
@@ -75,7 +79,7 @@ impl Knock {
         self.next.filter(|_| self.left > 0)
     }
 
-    /// The datagram that is due. `spare`: one is to be left for our own server.
+    /// Returns the datagram that is due. `spare`: one is to be left for our own server.
     pub(super) fn due(&mut self, now: Instant, spare: bool) -> Option<[u8; LENGTH]> {
         self.poll_timeout().filter(|at| *at <= now)?;
         let kept = if spare { BY_SERVER } else { 0 };

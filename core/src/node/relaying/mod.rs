@@ -1,10 +1,12 @@
-//! Pipes through a TURN server, both sides of opening one.
+//! Pipes through a TURN server, on each side of opening one.
 //!
 //! The requester gets a relayed address and names it to the peer (TURN_REQUEST). The peer says where it will come from
-//! (TURN_RESPONSE), which the requester permits at its server, and begins a [`RelayStream`] towards the relayed
-//! address. One allocation is enough so: permissions go by address, so that it does not matter which port the
-//! peer's NAT gives it. Where nothing comes back within a second and a half, or it has no UDP, the peer comes
-//! from a relayed address of its own.
+//! (TURN_RESPONSE), which the requester permits at its server. The peer begins a [`RelayStream`] towards the relayed
+//! address. One allocation is enough so: permissions go by address, so that it does not matter which port the peer's
+//! NAT gives it.
+//!
+//! Where nothing comes back within a second and a half, or the peer has no UDP, it comes from a relayed address of its
+//! own.
 //!
 //! The stream proves both ends. It is a candidate then like any TCP stream, and NOMINATE and CONFIRM are its first
 //! bytes; the user's follow.
@@ -33,6 +35,7 @@ use super::Node;
 use super::admission::Trust;
 use super::attempts::RunState;
 use super::requests::Request;
+use crate::config::ServerRef;
 use crate::cx::Owner;
 use crate::hello::Control;
 use crate::identity::NodeId;
@@ -46,25 +49,26 @@ use crate::signal::message::{Body, MAX_SOURCES};
 use crate::strategy::agreement::{Decision, Key, Requester, Settled};
 use crate::strategy::paths;
 use crate::time::Instant;
-use crate::turn::Family;
+use crate::turn::{Credentials, Family};
 
-/// Most relays at a time, pipes among them, which hold up to 8 MiB each, and as much again if they may move: in all, and before a stranger gets one.
+/// Most relays at a time, pipes among them: in all, and before a stranger gets one. A relay holds up to 32 MiB, the two
+/// windows of [`RelayConfig`], and 8 MiB more if it may move.
 pub(super) const MAX_RELAYS: usize = 256;
 pub(super) const MAX_RELAYS_STRANGERS: usize = 192;
-/// Without an answer from the relay for so long, the asked side says again where it comes from, and gets a relayed
-/// address of its own if it can.
+/// Time without an answer from the relay after which the responder acts. It says again where it comes from, and gets a
+/// relayed address of its own if it can.
 const HELP_AFTER: Duration = Duration::from_millis(1500);
-/// The handshake through the relay may take so long at the asked side.
+/// Time for the handshake through the relay, at the responder.
 const MEET_WITHIN: Duration = Duration::from_secs(30);
-/// A stranger's relay from which nothing has come is given up after so long, counted anew where we have our own servers
-/// help and when one does.
+/// Time after which a stranger's relay from which nothing has come is given up. The time counts anew where we have our
+/// own servers help, and when one does.
 const STRANGERS_SILENCE: Duration = Duration::from_secs(5);
-/// Then the ends may take this long to agree.
+/// Time for the ends to agree after that.
 const AGREE_WITHIN: Duration = Duration::from_secs(10);
-/// What a closed relay may take to tell the peer, and then the server.
+/// Time for a closed relay to tell the peer, and then the server.
 const END_WITHIN: Duration = Duration::from_secs(5);
-/// A first packet through the relay comes before the permission for it, and is repeated after three assumed round
-/// trips: the one to our broker, within these bounds.
+/// Bounds of the round trip that is assumed to a peer at a relay: that to our broker. A first packet comes before the
+/// permission for it, and is repeated after three assumed round trips.
 const FIRST_RTT: (Duration, Duration) = (Duration::from_millis(15), Duration::from_millis(100));
 
 /// The relay strategy of one connect.
@@ -86,7 +90,7 @@ impl Node {
         let id = self.cx.fresh_id();
         let knock = KnockKey::new(&self.config.identity, &peer, session);
         let mut relay = Relay::new(id, key, peer, mode, Trust::Known, via, self.cx.now, knock);
-        relay.servers = Some(self.ask_servers(id, family));
+        relay.servers = Some(self.ask_servers(id, family, true));
         relay.moves = moves;
         self.insert_relay(relay);
         self.work_relay(id);
@@ -96,7 +100,8 @@ impl Node {
     /// Sends the request once there is an address to name, and repeats it.
     pub(super) fn drive_relaying(&mut self, connect: ConnectId, n: usize) {
         let Some((_, _, brokers, until)) = self.signalling_of(connect) else { return };
-        let (ready, settled) = (self.is_signal_ready(&brokers), self.address_is_settled());
+        // The peer needs to know the relay and nothing else of us.
+        let (ready, settled) = (self.is_signal_ready(&brokers), self.listeners_are_open());
         let Some(relaying) = self.relaying(connect, n) else { return };
         if relaying.request.is_some() {
             return self.repeat_request(connect, n);
@@ -120,7 +125,7 @@ impl Node {
         }
     }
 
-    /// How far a relay of ours has come, in words.
+    /// Describes the progress of a relay of ours, in words.
     pub(super) fn describe_relaying(&self, relaying: &Relaying) -> String {
         let Some(relay) = self.relays.get(&relaying.id) else { return String::new() };
         let relayed = relay.servers.as_ref().and_then(Servers::relayed);
@@ -137,13 +142,16 @@ impl Node {
             (Some(_), Some(_)) if let Some(code) = relay.refused => {
                 format!("the TURN server does not let the peer through: error {code}")
             }
+            (Some(_), Some(_)) if let Some(code) = relay.servers.as_ref().and_then(Servers::unproven) => {
+                format!("the TURN server seems not to let the peer through: error {code}, without integrity")
+            }
             (Some(at), Some(_)) => {
                 format!("the peer answered, but nothing of it came through the relay at {at}")
             }
         }
     }
 
-    /// A peer asks us to its relay; our user's rules have been asked.
+    /// Goes to the peer's relay, as the peer asks us to; our user's rules have been asked.
     pub(super) fn visit_by_relay(
         &mut self,
         peer: NodeId,
@@ -171,26 +179,33 @@ impl Node {
         let mut relay = Relay::new(id, key, peer, mode, trust, via, now, knock);
         relay.moves = moves;
         relay.has_turn = !self.config.turn.is_empty();
-        let from = self.dial_from(relayed.ip());
-        relay.socket = Some((self.cx.bind_udp(Owner::Relay(id), from), false));
         relay.to = Some(relayed);
+        if self.routes.iter().any(|r| r.internal.is_ipv4() == relayed.is_ipv4()) {
+            let from = self.dial_from(relayed.ip());
+            relay.socket = Some((self.cx.bind_udp(Owner::Relay(id), from), false));
+        } else {
+            // We cannot send there; a server of ours may.
+            relay.help_at = Some(now);
+        }
         relay.until = Some(now + MEET_WITHIN);
         if trust == Trust::Stranger {
             relay.until = Some(now + STRANGERS_SILENCE);
             relay.knock = Some(Knock::new(&knock, self.cx.random.bytes(Domain::MessageId)));
         }
         let routes = self.routes.iter().filter(|r| r.internal.is_ipv4() == relayed.is_ipv4());
-        for ip in routes.flat_map(|r| [r.external, r.internal]) {
-            if relay.sources.len() + 1 < MAX_SOURCES && !relay.sources.contains(&ip) {
-                relay.sources.push(ip);
+        let known = routes.flat_map(|r| [r.external, r.internal]).filter(|ip| !self.translating.is_ours(*ip));
+        for ip in known {
+            let at = SocketAddr::new(ip, 0);
+            if relay.sources.len() + 1 < MAX_SOURCES && !relay.sources.contains(&at) {
+                relay.sources.push(at);
             }
         }
         self.insert_relay(relay);
         self.work_relay(id);
     }
 
-    /// The peer says where it comes from.
-    pub(super) fn peer_comes(&mut self, peer: NodeId, session: SessionId, sources: &[IpAddr]) {
+    /// Takes in the peer's word on the addresses that it comes from.
+    pub(super) fn peer_comes(&mut self, peer: NodeId, session: SessionId, sources: &[SocketAddr]) {
         let key = (session, Requester::Us);
         let Some((connect, n)) = self.relaying_of(session) else { return };
         let Some(relay) = self.relay_of(key).filter(|r| r.peer == peer) else { return };
@@ -205,8 +220,8 @@ impl Node {
         }
         if let Some(mut relay) = self.relays.remove(&id) {
             if let Some(servers) = &mut relay.servers {
-                for ip in sources {
-                    servers.permit(&mut self.cx, *ip);
+                for at in sources {
+                    servers.permit(&mut self.cx, *at);
                 }
             }
             self.relays.insert(id, relay);
@@ -215,7 +230,7 @@ impl Node {
         self.drive_attempt(connect);
     }
 
-    /// Ends what a session has of relays, without a word to the strategy.
+    /// Ends all relays of a session, without a word to the strategy.
     pub(super) fn end_relay(&mut self, key: Key) {
         if let Some(id) = self.relay_ids.get(&key).copied()
             && self.relays.get(&id).is_some_and(|r| r.is_opening())
@@ -224,7 +239,7 @@ impl Node {
         }
     }
 
-    /// Whether a relay of this session is being opened.
+    /// Returns true if a relay of this session is being opened.
     pub(super) fn is_relaying(&self, key: Key) -> bool {
         self.relay_of(key).is_some_and(Relay::is_opening)
     }
@@ -242,7 +257,7 @@ impl Node {
         self.with_servers(id, |servers, cx| servers.resolved(cx, query, result));
     }
 
-    /// A socket of a relay is bound or connected.
+    /// Takes in that a socket of a relay is bound or connected.
     pub(super) fn relay_opened(&mut self, id: SockId, sock: SockId, local: SocketAddr) {
         let Some(relay) = self.relays.get_mut(&id) else { return };
         match &mut relay.socket {
@@ -326,10 +341,18 @@ impl Node {
         }
     }
 
-    fn ask_servers(&mut self, id: SockId, family: Family) -> Servers {
+    /// Our user has given credentials for a TURN server, or has none.
+    pub(super) fn relays_renew(&mut self, place: u8, fresh: Option<&Credentials>) {
+        for id in self.relays.keys().copied().collect::<Vec<_>>() {
+            self.with_servers(id, |servers, cx| servers.renew(cx, place, fresh));
+        }
+    }
+
+    /// Asks our servers for an address of this family, or of any where there is none of this.
+    fn ask_servers(&mut self, id: SockId, family: Family, any: bool) -> Servers {
         let ours = [true, false].map(|v4| self.routes.iter().any(|r| r.internal.is_ipv4() == v4));
         let (list, bind) = (&self.config.turn, self.config.bind);
-        Servers::start(&mut self.cx, Owner::Relay(id), list, bind, ours, family)
+        Servers::start(&mut self.cx, Owner::Relay(id), list, bind, ours, (family, any))
     }
 
     fn relay_config(&self, id: SockId) -> RelayConfig {
@@ -427,7 +450,7 @@ impl Node {
         }
     }
 
-    /// Why a relay gives no pipe, in words: if nobody came, how far it had come.
+    /// Returns the reason that a relay gives no pipe, in words. If nobody came: the progress of the relay.
     fn why_it_ended(&self, id: SockId, cause: EndCause) -> String {
         let relaying = self.relays.get(&id).filter(|_| cause == EndCause::TimedOut).and_then(|relay| {
             let (connect, n) = self.relaying_of(relay.key.0)?;
@@ -454,15 +477,22 @@ impl Node {
                     relay.until = relay.until.max(Some(self.cx.now + STRANGERS_SILENCE));
                 }
                 relay.local = Some(at);
-                if !relay.sources.contains(&at.ip()) {
-                    relay.sources.push(at.ip());
-                }
+                // In place of what its address says alone: this is where it comes from now.
+                relay.sources.retain(|source| source.ip() != at.ip());
+                relay.sources.push(at);
                 if let (Some(to), Some(servers)) = (relay.to, &mut relay.servers) {
-                    servers.permit(&mut self.cx, to.ip());
+                    servers.permit(&mut self.cx, to);
                 }
                 self.come(id);
             }
             ServerNews::Refused(code) => relay.refused = Some(code),
+            ServerNews::Redirected { by, place, to } => {
+                let anywhere =
+                    self.config.turn.get(usize::from(place)).is_some_and(|s| s.alternates_anywhere);
+                let may = anywhere || paths::may_send_to(&self.ours(), to.ip(), Trust::Stranger);
+                self.with_servers(id, |servers, cx| servers.follow(cx, by, to, may));
+            }
+            ServerNews::Stale(place) => self.want_login(ServerRef::Turn(place)),
             ServerNews::Lost(_) if relay.key.1 == Requester::Them && !relay.by_server => {}
             ServerNews::Lost(why) => match relay.stage {
                 RelayStage::Meeting | RelayStage::Agreeing => self.relay_failed(id, why.to_string()),
@@ -489,7 +519,7 @@ impl Node {
         }
     }
 
-    /// Requester: whoever comes to our relay is heard from now on.
+    /// Requester: every peer that comes to our relay is heard from now on.
     fn await_peer(&mut self, id: SockId, until: Instant) {
         let now = self.cx.now;
         let seed = self.cx.random.draw(Domain::RelaySeed);
@@ -505,7 +535,7 @@ impl Node {
         self.work_relay(id);
     }
 
-    /// Asked side: says where we come from, and comes.
+    /// Responder: says where we come from, and comes.
     fn come(&mut self, id: SockId) {
         let now = self.cx.now;
         let Some(relay) = self.relays.get(&id).filter(|r| r.stage == RelayStage::Meeting) else { return };
@@ -524,7 +554,7 @@ impl Node {
         self.begin_stream(id);
     }
 
-    /// Asked side: speaks to the peer's relay, once nothing forbids that.
+    /// Responder: speaks to the peer's relay, once nothing forbids that.
     fn begin_stream(&mut self, id: SockId) {
         let now = self.cx.now;
         let config = self.relay_config(id);
@@ -538,7 +568,7 @@ impl Node {
         self.work_relay(id);
     }
 
-    /// Asked side: nothing came back. Our answer may be lost, or we cannot get there by UDP.
+    /// Responder: tries by its own server, as nothing came back. Our answer may be lost, or we cannot get there by UDP.
     fn come_by_server(&mut self, id: SockId) {
         let Some(relay) = self.relays.get_mut(&id) else { return };
         if relay.stage != RelayStage::Meeting {
@@ -547,7 +577,7 @@ impl Node {
         let (socket, to, servers) = (relay.socket, relay.to, relay.servers.is_some());
         if !self.config.turn.is_empty() && !servers {
             let family = if to.is_some_and(|to| to.is_ipv6()) { Family::V6 } else { Family::V4 };
-            let servers = self.ask_servers(id, family);
+            let servers = self.ask_servers(id, family, false);
             if let Some(relay) = self.relays.get_mut(&id) {
                 relay.until = relay.until.max(Some(self.cx.now + STRANGERS_SILENCE));
                 relay.servers = Some(servers);
@@ -597,7 +627,7 @@ impl Node {
         }
     }
 
-    /// The relay is the pipe.
+    /// Makes the relay the pipe.
     fn finish_by_relay(&mut self, id: SockId, settled: &Settled) {
         let Some(relay) = self.relays.get_mut(&id) else { return };
         relay.stage = RelayStage::Pipe;
@@ -633,7 +663,7 @@ impl Node {
         self.work_relay(id);
     }
 
-    /// It gives no pipe.
+    /// Ends a relay that gives no pipe.
     fn relay_failed(&mut self, id: SockId, why: String) {
         let Some(relay) = self.relays.get(&id) else { return };
         let (key, peer) = (relay.key, relay.peer);
@@ -651,7 +681,7 @@ impl Node {
         }
     }
 
-    /// Closes a relay in whatever stage.
+    /// Closes a relay in any stage.
     fn close_relay(&mut self, id: SockId) {
         let until = self.cx.now + END_WITHIN;
         let Some(relay) = self.relays.get_mut(&id) else { return };

@@ -1,8 +1,8 @@
 //! A relayed pipe that moves to a stream from host to host, and back if that breaks.
 //!
-//! When the relay has settled a session whose pipe may move, the [`Mover`]'s frames go over its QUIC stream. The session
-//! stays open; a TCP stream that wins it later joins as the second carrier, its frames in records sealed with the
-//! keys of its hello. The relay stays, so that there is a way back.
+//! The [`Mover`]'s frames go over the relay's QUIC stream once the relay has settled a session whose pipe may move. The
+//! session stays open. A TCP stream that wins it later joins as the second carrier. Its frames are in records sealed
+//! with the keys of its hello. The relay stays, so that there is a way back.
 
 use core::fmt;
 use std::net::SocketAddr;
@@ -24,12 +24,13 @@ const RELAY: CarrierId = CarrierId(0);
 const DIRECT: CarrierId = CarrierId(1);
 /// Bytes of a direct stream that the driver may read ahead of us.
 const CREDIT: u32 = 128 * 1024;
-/// After so many bytes the driver is asked to say when the system has taken them.
+/// Bytes after which the driver is asked to say when the system has taken them.
 const AHEAD: usize = 64 * 1024;
-/// What the relay stream is closed with when the peer did what it must not, and so what this is called here.
+/// Error code with which the relay stream is closed when the peer breaks the protocol. The same code names that end
+/// here.
 const VIOLATION: u64 = 1;
 
-/// How a stream came about.
+/// Origin of a stream.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::node) struct Way {
     pub(in crate::node) strategy: Strategy,
@@ -42,15 +43,15 @@ pub(super) struct Moving {
     /// Frames that the relay's stream has no room for yet.
     waiting: Bytes,
     direct: Option<Direct>,
-    /// What the user knows to be the way of its bytes.
+    /// Carrier of its bytes, as the user was told.
     told: CarrierId,
     /// The way of the direct stream, also when it has broken.
     way: Option<Way>,
-    /// Why the relay is gone.
+    /// Reason that the relay is gone.
     lost: Option<PipeEnd>,
     /// The pipe's end was told: either carrier may bring it.
     over: bool,
-    /// We called: the peer stays named as long as the pipe looks for ways.
+    /// True if we called: the peer stays named as long as the pipe looks for ways.
     pub(super) names: bool,
     scratch: Vec<u8>,
 }
@@ -64,7 +65,7 @@ struct Direct {
     sealed: Vec<u8>,
     /// Bytes given since the driver was asked last.
     given: usize,
-    /// It was asked, and has not said that they are taken.
+    /// True if the driver was asked, and has not said that the bytes are taken.
     asked: bool,
 }
 
@@ -86,12 +87,12 @@ impl Moving {
         }
     }
 
-    /// Whether the relay is there still, and messages with it.
+    /// Returns true if the relay is there still, and messages with it.
     pub(super) fn has_relay(&self) -> bool {
         self.lost.is_none()
     }
 
-    /// Takes what the relay's stream has brought, and gives both carriers what they can take.
+    /// Takes the bytes that the relay's stream has brought, and gives each carrier as many as it can take.
     pub(super) fn carry(&mut self, cx: &mut Cx, stream: Option<&mut RelayStream>) {
         if let Some(stream) = stream.filter(|_| self.lost.is_none()) {
             while let ReadOutcome::Read(n) = stream.read(cx.now, &mut self.scratch) {
@@ -160,7 +161,7 @@ impl Moving {
 }
 
 impl Direct {
-    /// False: no more can be sealed.
+    /// Seals and sends frames. False: no more can be sealed.
     fn send(&mut self, cx: &mut Cx, frames: &[u8]) -> bool {
         let (mut sealed, mut done) = (Vec::new(), 0);
         while done < frames.len() {
@@ -180,13 +181,13 @@ impl Direct {
 }
 
 impl Node {
-    /// The pipe of a session that a stream may join.
+    /// Returns the pipe of a session that a stream may join.
     pub(in crate::node) fn moving_pipe(&self, key: Key) -> Option<SockId> {
         let id = self.relay_ids.get(&key)?;
         self.relays.get(id).filter(|r| r.moving.is_some()).map(|_| *id)
     }
 
-    /// A stream of the session was agreed on: the pipe moves to it.
+    /// Moves the pipe to a stream of the session that was agreed on.
     pub(in crate::node) fn join_pipe(&mut self, id: SockId, sock: SockId, way: Way, keys: PipeKeys) {
         let now = self.cx.now;
         let open = |r: &&mut Box<Relay>| matches!(r.stage, RelayStage::Pipe | RelayStage::Leaving);
@@ -222,7 +223,7 @@ impl Node {
         }
     }
 
-    /// The direct stream has broken, or the peer has ended it.
+    /// Takes in that the direct stream has broken, or that the peer has ended it.
     pub(in crate::node) fn carrier_ended(&mut self, id: SockId, sock: SockId) {
         let Some(moving) = self.relays.get_mut(&id).and_then(|r| r.moving.as_mut()) else { return };
         if moving.direct.as_ref().is_some_and(|d| d.sock == sock) {
@@ -231,7 +232,7 @@ impl Node {
         }
     }
 
-    /// The relay of a pipe that moves is gone.
+    /// Takes in that the relay of a pipe that moves is gone.
     pub(super) fn relay_broke(&mut self, id: SockId, why: PipeEnd) {
         let now = self.cx.now;
         let Some(relay) = self.relays.get_mut(&id) else { return };
@@ -292,7 +293,7 @@ impl Node {
         }
     }
 
-    /// A pipe that moves is over, or is closed: nothing is looked for any more.
+    /// Ends the search for ways of a pipe that moves, as it is over or closed.
     pub(super) fn end_moving(&mut self, id: SockId) {
         let Some(relay) = self.relays.get_mut(&id) else { return };
         let Some(moving) = relay.moving.as_mut() else { return };

@@ -12,12 +12,12 @@ use core::time::Duration;
 
 /// Most bytes that one call writes or reads.
 pub(crate) const MAX_AT_ONCE: usize = 64 * 1024;
-/// What was written before a pipe was closed has so long to arrive.
+/// Time for bytes that were written before a pipe was closed to arrive.
 const LEAVE_WITHIN: Duration = Duration::from_secs(30);
 
 impl Node {
-    /// Appends to a relayed pipe what there is room for, at most 64 KiB, and returns how many bytes that were.
-    /// After none, [`PipeNews::Writable`] says when there is room again; a pipe that is over takes none for ever.
+    /// Appends as many bytes to a relayed pipe as there is room for, at most 64 KiB. Returns their number. After 0,
+    /// [`PipeNews::Writable`] says when there is room again; a pipe that is over takes none for ever.
     pub fn pipe_write(&mut self, now: Instant, pipe: PipeId, data: &[u8]) -> usize {
         self.advance(now);
         let id = SockId::from_number(pipe.number());
@@ -61,8 +61,8 @@ impl Node {
         self.work_relay(id);
     }
 
-    /// Sends a message beside a relayed pipe: the peer gets it once, in no order with others or with the pipe's bytes, and
-    /// though nobody reads those. At most [`MAX_MESSAGE`](crate::relay::MAX_MESSAGE) bytes.
+    /// Sends a message apart from the pipe's bytes. The peer gets it once, in no order with others or with the pipe's
+    /// bytes, and though nobody reads those. At most [`MAX_MESSAGE`](crate::relay::MAX_MESSAGE) bytes.
     ///
     /// Messages go through the relay, also while a pipe that moves goes directly; if that has lost its relay,
     /// [`PipeNews::MessagesEnded`] has said so.
@@ -86,8 +86,8 @@ impl Node {
         taken
     }
 
-    /// A message that came beside a relayed pipe. At most [`MAX_MESSAGES`](crate::relay::MAX_MESSAGES) wait here; then
-    /// the peer waits.
+    /// Reads a message that came apart from the pipe's bytes. At most [`MAX_MESSAGES`](crate::relay::MAX_MESSAGES) wait
+    /// here; then the peer waits.
     pub fn pipe_read_message(&mut self, now: Instant, pipe: PipeId) -> Option<Bytes> {
         self.advance(now);
         let id = SockId::from_number(pipe.number());
@@ -98,9 +98,8 @@ impl Node {
     }
 
     /// Gives a relayed pipe up, with its relayed address, and says no more about it. After
-    /// [`pipe_finish`](Self::pipe_finish) what was written arrives still, messages too; otherwise the peer sees the pipe
-    /// cut off.
-    /// Every pipe is to be closed so, those that have ended too.
+    /// [`pipe_finish`](Self::pipe_finish) all that was written arrives still, messages too; otherwise the peer sees the
+    /// pipe cut off. Every pipe is to be closed so, those that have ended too.
     pub fn pipe_close(&mut self, now: Instant, pipe: PipeId) {
         self.advance(now);
         let id = SockId::from_number(pipe.number());
@@ -114,12 +113,13 @@ impl Node {
         }
     }
 
-    /// Whether pipes that were closed have bytes that have not arrived yet, or a peer that may not know of its end.
+    /// Returns true if closed pipes have bytes that have not arrived yet, or a peer that may not know of its end.
     pub fn has_leaving_pipes(&self) -> bool {
         self.relays.values().any(|r| matches!(r.stage, RelayStage::Leaving | RelayStage::Ending))
     }
 
-    /// A pipe has ended from the other end, or for want of a relay: what has arrived can be read still.
+    /// Takes in that a pipe has ended from the other end, or for want of a relay. Bytes that have arrived can be read
+    /// still.
     pub(super) fn pipe_over(&mut self, id: SockId, why: PipeEnd) {
         let Some(relay) = self.relays.get_mut(&id) else { return };
         // Nothing that was written is waited for any more.
@@ -131,7 +131,7 @@ impl Node {
         }
     }
 
-    /// The node ends: so do its relays, which tell peers and servers once.
+    /// Ends the relays at the node's end: each tells its peer and server once.
     pub(in crate::node) fn shut_relays(&mut self) {
         for (id, mut relay) in core::mem::take(&mut self.relays) {
             if relay.stage == RelayStage::Pipe {

@@ -1,7 +1,7 @@
-//! One relay of one session, from asking for an allocation to the end of the pipe.
+//! Relay of one session, from the request for an allocation to the end of the pipe.
 
 use core::fmt;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 
 use bytes::Bytes;
 use smallvec::SmallVec;
@@ -31,28 +31,28 @@ pub(in crate::node) struct Relay {
     pub(super) via: SmallVec<[u8; 2]>,
     pub(super) since: Instant,
     pub(super) stage: RelayStage,
-    /// It is given up then.
+    /// Time at which the relay is given up.
     pub(super) until: Option<Instant>,
-    /// Our servers, where the relay is ours, or where we come from one of our own.
+    /// Servers of this node, where the relay is ours, or where we come from one of our own.
     pub(super) servers: Option<Servers>,
-    /// From which we come to the peer's relay, and whether it is bound.
+    /// Socket from which we come to the peer's relay. True: it is bound.
     pub(super) socket: Option<(SockId, bool)>,
-    /// Whether we come from our own relayed address.
+    /// True if we come from our own relayed address.
     pub(super) by_server: bool,
-    /// A time for that was set, once.
+    /// True if a time for that was set, once.
     pub(super) helped: bool,
-    /// A knock was answered, which the node has to be told.
+    /// True if a knock was answered, which the node has to be told.
     answered: bool,
-    /// We have servers that could relay for us too.
+    /// True if we have servers that could relay for us too.
     pub(super) has_turn: bool,
-    /// When to say again where we come from, and to get a relayed address of our own.
+    /// Time to say again from where we come, and to get a relayed address of our own.
     pub(super) help_at: Option<Instant>,
     pub(super) stream: Option<Box<RelayStream>>,
-    /// Where our datagrams go.
+    /// Destination of our datagrams.
     pub(super) to: Option<SocketAddr>,
     pub(super) local: Option<SocketAddr>,
-    /// Where the peer says it comes from.
-    pub(super) sources: SmallVec<[IpAddr; MAX_SOURCES]>,
+    /// Addresses from which the peer says it comes.
+    pub(super) sources: SmallVec<[SocketAddr; MAX_SOURCES]>,
     /// The server does not let the peer through.
     pub(super) refused: Option<u16>,
     /// Answers knocks.
@@ -61,27 +61,27 @@ pub(in crate::node) struct Relay {
     pub(super) knock: Option<Knock>,
     /// The beginning of a control message.
     held: SmallVec<[u8; 64]>,
-    /// Our direction was ended.
+    /// True if the outgoing direction was ended.
     pub(super) finished: bool,
-    /// What was written has arrived, or never will.
+    /// True if all bytes that were written have arrived, or never will.
     pub(super) done: bool,
     /// The pipe has ended from the other end, or for want of a relay.
     pub(super) over: bool,
     /// The pipe may move.
     pub(super) moves: bool,
-    /// What such a pipe has beside its stream.
+    /// State of a pipe that may move, apart from its stream.
     pub(super) moving: Option<Box<Moving>>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum RelayStage {
-    /// The handshake is under way, or what comes before it.
+    /// The handshake is under way, or a step before it.
     Meeting,
-    /// The peer is authentic; which stream is the pipe is being agreed on.
+    /// The peer is authentic; the ends agree on the stream that is the pipe.
     Agreeing,
-    /// The user's.
+    /// The pipe is the user's.
     Pipe,
-    /// The user has closed it. What was written goes still.
+    /// The user has closed it. Bytes that were written before go still.
     Leaving,
     /// Closed; the peer and the servers are being told.
     Ending,
@@ -90,7 +90,7 @@ pub(super) enum RelayStage {
 #[derive(Debug)]
 pub(super) enum News {
     Stream(StreamEvent),
-    /// Somebody has answered a knock.
+    /// A knock was answered.
     Answered,
     Server(ServerNews),
     Mover(MoverEvent),
@@ -141,17 +141,17 @@ impl Relay {
         }
     }
 
-    /// Whether it is still to become a pipe.
+    /// Returns true if the relay is still to become a pipe.
     pub(in crate::node) fn is_opening(&self) -> bool {
         matches!(self.stage, RelayStage::Meeting | RelayStage::Agreeing)
     }
 
-    /// Whether messages can go and come.
+    /// Returns true if messages can go and come.
     pub(super) fn has_messages(&self) -> bool {
         !self.over && self.moving.as_ref().is_none_or(|m| m.has_relay())
     }
 
-    /// Whether all that was written and all messages have arrived, or never will.
+    /// Returns true if all bytes that were written and all messages have arrived, or never will.
     pub(super) fn has_arrived(&self) -> bool {
         let messages =
             self.has_messages() && self.stream.as_ref().is_some_and(|s| s.has_messages_under_way());
@@ -167,19 +167,19 @@ impl Relay {
         self.peer
     }
 
-    /// What a peer's relay has of us while it is opened.
+    /// Returns the place that a peer's relay takes while it is opened.
     pub(in crate::node) fn place(&self) -> Place {
         let Relay { key: (session, _), peer, trust, since, .. } = *self;
         Place { kind: Kind::Relay, session, peer, trust, since, answered: self.is_heard() }
     }
 
-    /// Whether a datagram of the peer's has come by it.
+    /// Returns true if a datagram of the peer's has come by the relay.
     pub(super) fn is_heard(&self) -> bool {
         let answered = self.trust == Trust::Stranger && self.knock.is_none();
         answered || self.stream.as_ref().is_some_and(|s| s.stats().received > 0)
     }
 
-    /// A datagram came on a socket of ours.
+    /// Takes in a datagram on a socket of ours.
     pub(super) fn datagram(&mut self, cx: &mut Cx, sock: SockId, from: SocketAddr, data: &[u8]) {
         if self.socket.is_some_and(|(s, _)| s == sock) {
             if self.to != Some(from) || self.by_server || self.is_answer(data) {
@@ -193,7 +193,7 @@ impl Relay {
         }
     }
 
-    /// Sends what is to be sent, takes what came, and arms the timer; what the node has to know.
+    /// Sends all that is to be sent, takes all that came, and arms the timer. Returns the news for the node.
     pub(super) fn pump(&mut self, cx: &mut Cx) -> SmallVec<[News; 2]> {
         let mut news = SmallVec::new();
         if core::mem::take(&mut self.answered) {
@@ -293,8 +293,8 @@ impl Relay {
         }
     }
 
-    /// Closes the stream. What is at servers is given up when the peer has had its time to ask what became of us: the last
-    /// datagram may be lost, and is said again to whoever still sends.
+    /// Closes the stream. The allocation at servers is given up once the peer has had its time to ask what became of
+    /// us. The last datagram may be lost, and is said again to a peer that still sends.
     pub(super) fn close(&mut self, cx: &mut Cx) {
         self.stage = RelayStage::Ending;
         self.help_at = None;
@@ -310,7 +310,7 @@ impl Relay {
         }
     }
 
-    /// Closed: gives up what is at servers if it is time to.
+    /// Gives the allocation at servers up if it is time to, once the relay is closed.
     pub(super) fn release(&mut self, cx: &mut Cx) {
         if self.stage == RelayStage::Ending
             && self.stream.as_ref().is_none_or(|s| s.is_over())
@@ -320,12 +320,12 @@ impl Relay {
         }
     }
 
-    /// Gives it up without waiting for anything. False: it was given up before.
+    /// Gives the relay up without waiting for anything. False: it was given up before.
     pub(super) fn hurry(&mut self) -> bool {
         self.stream.take().is_some()
     }
 
-    /// Whether nothing is left to be told.
+    /// Returns true if nothing is left to be told.
     pub(super) fn is_over(&self) -> bool {
         self.stage == RelayStage::Ending
             && self.stream.as_ref().is_none_or(|s| s.is_over())
@@ -360,7 +360,7 @@ impl Relay {
         }
     }
 
-    /// A datagram came through our own relay.
+    /// Takes in a datagram that came through our own relay.
     fn relayed(&mut self, cx: &mut Cx, from: SocketAddr, data: &[u8]) {
         if let (Some(answer), Some(servers)) = (self.knock_key.answer(data), &mut self.servers) {
             return servers.send(cx, from, &answer);

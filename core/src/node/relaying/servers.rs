@@ -1,8 +1,8 @@
 //! The race of our TURN servers for an allocation, and the one that won it.
 //!
-//! The first three of the list are asked at once; the first that relays for us has the shortest round trip, of those
-//! that answer, and is kept. The others are released. Where UDP gets no answer within a second, the same server is
-//! asked over TCP beside it. Of a server's name every address is asked, one shortly after the other.
+//! The first three servers of the list are asked at once. The first that relays for us has the shortest round trip, of
+//! those that answer, and is kept. The others are released. Where UDP gets no answer within a second, the same server
+//! is asked over TCP as well. Of a server's name every address is asked, one shortly after the other.
 
 use core::fmt::Write;
 use core::time::Duration;
@@ -12,25 +12,37 @@ use std::net::{IpAddr, SocketAddr};
 use bytes::Bytes;
 use smallvec::SmallVec;
 
-use crate::config::TurnServer;
+use crate::config::{TurnAuth, TurnServer};
 use crate::cx::{Cx, Owner};
 use crate::io::{CloseHow, IoFailure, QueryId, SockId};
+use crate::node::logins::RENEW_WITHIN;
+use crate::proxy::Proxy;
 use crate::random::Domain;
 use crate::server::{Race, local_for};
-use crate::time::Instant;
-use crate::turn::{self, Client, Family};
+use crate::time::{Instant, WallTime};
+use crate::turn::{self, Client, Credentials, Family};
 use crate::wire::Transport;
 
 /// Servers asked at a time.
 const AT_ONCE: usize = 3;
-/// Without an answer over UDP for so long, TCP is tried too.
+/// Time without an answer over UDP after which TCP is tried too.
 const TCP_AFTER: Duration = Duration::from_secs(1);
-/// The look-up of a server's name and the dials may take so long.
+/// A server that takes longer is no longer waited for alone: the next one of the list is asked beside it.
+const FASTER_THAN: Duration = Duration::from_secs(2);
+/// A server without an address of the better family is asked for one of the other so much later, if there are others.
+const OTHER_FAMILY_AFTER: Duration = Duration::from_millis(500);
+/// Time for the look-up of a server's name and the dials.
 const REACH_WITHIN: Duration = Duration::from_secs(5);
+/// Lifetime of credentials that we make; what was allocated with them lives on.
+const MADE_FOR: Duration = Duration::from_secs(24 * 3600);
+/// Made for so long they are good whatever our clock says: the end of time where it has 31 bits, 2038.
+const MADE_FOR_GOOD: WallTime = WallTime::from_micros(((1 << 31) - 1) * 1_000_000);
+/// Credentials that end within so long are renewed before they are used.
+const ENDS_SOON: Duration = Duration::from_secs(10);
 /// Bytes that a server may send ahead on a stream.
 const CREDIT: u32 = 256 * 1024;
 
-/// What became of the race, and what comes through the relay.
+/// Result of the race, and data that come through the relay.
 #[derive(Debug)]
 pub(super) enum ServerNews {
     /// Peers reach us at this address.
@@ -38,9 +50,17 @@ pub(super) enum ServerNews {
     Data(SocketAddr, Bytes),
     /// The server does not let a peer through: ERROR-CODE.
     Refused(u16),
+    /// The server of this try, at this place of the configuration, sends us to another, if we [may](Servers::follow).
+    Redirected {
+        by: usize,
+        place: u8,
+        to: SocketAddr,
+    },
+    /// The credentials for the server at this place of the configuration are good no longer.
+    Stale(u8),
     /// The allocation is gone.
     Lost(turn::Error),
-    /// No server relays for us, and why, in words.
+    /// No server relays for us: the reason, in words.
     Failed(String),
 }
 
@@ -50,38 +70,66 @@ pub(super) struct Servers {
     bind: Option<IpAddr>,
     /// The families of address that we have: IPv4, IPv6.
     ours: [bool; 2],
-    family: Family,
+    /// Family of the relayed address, and whether the other one does where there is none of it.
+    family: (Family, bool),
     /// Those whose turn has not come.
-    waiting: VecDeque<TurnServer>,
+    waiting: VecDeque<(u8, TurnServer)>,
     asked: SmallVec<[Asked; 3]>,
     tries: SmallVec<[Try; 3]>,
     /// The try that won.
     chosen: Option<usize>,
     closed: bool,
+    /// When it was last looked at whether further servers are to be asked.
+    asked_at: Instant,
     news: VecDeque<ServerNews>,
 }
 
 /// A server that is asked in one way, at its addresses.
 #[derive(Debug)]
 struct Asked {
+    /// Its place in the configuration.
+    place: u8,
     server: TurnServer,
+    renewal: Renewal,
     over: Transport,
+    family: Family,
     race: Race,
+    begun: Instant,
     by_tcp: ByTcp,
+    /// The server has no address of the family, and is asked for one of the other then.
+    other: Option<Instant>,
+    /// Another server sent us here.
+    is_alternate: bool,
     /// Reason, if no address was found.
     why: Option<String>,
+}
+
+impl Asked {
+    /// The proxy that leads there.
+    fn proxy(&self) -> Option<&Proxy> {
+        self.server.proxy.as_ref().filter(|_| self.over == Transport::Tcp)
+    }
+}
+
+/// Other credentials where a server takes the first no longer, once.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Renewal {
+    Possible,
+    /// Our user has until then to give some; nothing is asked meanwhile.
+    Awaited(Instant),
+    Done,
 }
 
 /// Plan to ask a server over TCP too that is asked over UDP.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum ByTcp {
-    /// Once UDP had no answer for a while, or failed.
+    /// TCP is tried later: once UDP had no answer for a while, or failed.
     Later(Option<Instant>),
     /// TCP is in use already, or must not be used.
     No,
 }
 
-/// Address of an asked server, and how the try goes.
+/// Address of an asked server, and the state of the try.
 #[derive(Debug)]
 struct Try {
     /// Index of the server in `Servers::asked`.
@@ -94,7 +142,7 @@ struct Try {
 enum TryState {
     Opening(SockId),
     Running(SockId, Box<Client>),
-    /// With the reason, if it failed.
+    /// End of the try, with the reason if it failed.
     Ended(Option<String>),
 }
 
@@ -106,9 +154,9 @@ impl Servers {
         list: &[TurnServer],
         bind: Option<IpAddr>,
         ours: [bool; 2],
-        family: Family,
+        family: (Family, bool),
     ) -> Self {
-        let waiting = list.iter().cloned().collect();
+        let waiting = list.iter().enumerate().map(|(place, server)| (place as u8, server.clone())).collect();
         let mut servers = Servers {
             owner,
             bind,
@@ -119,6 +167,7 @@ impl Servers {
             tries: SmallVec::new(),
             chosen: None,
             closed: false,
+            asked_at: cx.now,
             news: VecDeque::new(),
         };
         servers.ask_more(cx);
@@ -129,7 +178,7 @@ impl Servers {
         self.news.pop_front()
     }
 
-    /// Our address at the server.
+    /// Returns our address at the server.
     pub(super) fn relayed(&self) -> Option<SocketAddr> {
         match &self.tries.get(self.chosen?)?.state {
             TryState::Running(_, client) => client.relayed(),
@@ -137,12 +186,20 @@ impl Servers {
         }
     }
 
+    /// ERROR-CODE of the server that relays for us, without proof.
+    pub(super) fn unproven(&self) -> Option<u16> {
+        match &self.tries.get(self.chosen?)?.state {
+            TryState::Running(_, client) => client.unproven(),
+            _ => None,
+        }
+    }
+
     /// Lets datagrams of this address through.
-    pub(super) fn permit(&mut self, cx: &mut Cx, peer: IpAddr) {
+    pub(super) fn permit(&mut self, cx: &mut Cx, peer: SocketAddr) {
         let now = cx.now;
         // Of another family than the relayed address, or one too many: nothing comes from there then.
         self.with_client(cx, |client| {
-            let _ = client.permit(now, peer);
+            let _ = client.permit_at(now, peer);
         });
     }
 
@@ -164,11 +221,15 @@ impl Servers {
         let usable = |ip: &IpAddr| if ip.is_ipv4() { v4 } else { v6 };
         for (n, asked) in self.asked.iter_mut().enumerate() {
             let Some(found) = asked.race.resolved(cx, query, &result, usable) else { continue };
-            let found = found.map_err(|why| why.to_string());
+            let found = found.map_err(|why| Proxy::blame(asked.proxy(), why).to_string());
             asked.why = match found {
                 Ok(()) if !asked.race.is_open() => Some("no address of a family we have".into()),
                 found => found.err(),
             };
+            if asked.why.is_some() && asked.server.proxy.is_some() && asked.by_tcp != ByTcp::No {
+                // The proxy looks the name up itself.
+                self.ask_by_tcp(cx, n);
+            }
             self.drive(cx, n);
             return self.ask_more(cx);
         }
@@ -177,8 +238,12 @@ impl Servers {
     /// Asks at the addresses whose turn has come.
     fn drive(&mut self, cx: &mut Cx, of: usize) {
         let asked = &mut self.asked[of];
+        if matches!(asked.renewal, Renewal::Awaited(_)) {
+            return;
+        }
         while let Some(ip) = asked.race.next(cx.now) {
-            let (from, at) = (local_for(ip, self.bind), SocketAddr::new(ip, asked.server.port));
+            let (from, at) =
+                (local_for(cx, ip, self.bind), SocketAddr::new(ip, asked.server.first(asked.over).1));
             let sock = match asked.over {
                 Transport::Udp => cx.bind_udp(self.owner, from),
                 Transport::Tcp => {
@@ -190,14 +255,14 @@ impl Servers {
         }
     }
 
-    /// A socket is bound or connected.
+    /// Takes in that a socket is bound or connected.
     pub(super) fn opened(&mut self, cx: &mut Cx, sock: SockId) {
         let Some(n) = self.place(sock) else { return };
         let t = &mut self.tries[n];
         let TryState::Opening(_) = t.state else { return };
         let asked = &mut self.asked[t.of];
-        let mut config = turn::Config::new(asked.over, asked.server.credentials.clone());
-        (config.lifetimes, config.family) = (asked.server.lifetimes, self.family);
+        let mut config = turn::Config::new(asked.over, asked.credentials(cx));
+        (config.lifetimes, config.family) = (asked.server.lifetimes, asked.family);
         let client = Client::new(config, cx.random.draw(Domain::TurnSeed), cx.now);
         t.state = TryState::Running(sock, Box::new(client));
         if asked.over == Transport::Tcp {
@@ -227,7 +292,7 @@ impl Servers {
         self.pump(cx, n);
     }
 
-    /// A stream ended.
+    /// Takes in the end of a stream.
     pub(super) fn ended(&mut self, cx: &mut Cx, sock: SockId) {
         let Some(n) = self.place(sock) else { return };
         if let TryState::Running(_, client) = &mut self.tries[n].state {
@@ -236,7 +301,7 @@ impl Servers {
         }
     }
 
-    /// A socket failed and is gone.
+    /// Takes in that a socket failed and is gone.
     pub(super) fn failed(&mut self, cx: &mut Cx, sock: SockId, why: IoFailure) {
         let Some(n) = self.place(sock) else { return };
         match &mut self.tries[n].state {
@@ -244,17 +309,27 @@ impl Servers {
                 client.handle_end(cx.now);
                 self.pump(cx, n);
             }
-            _ => self.fail(cx, n, why.to_string(), true),
+            _ => {
+                let why = Proxy::blame(self.asked[self.tries[n].of].proxy(), why);
+                self.fail(cx, n, why.to_string(), true);
+            }
         }
     }
 
     pub(super) fn timeout(&mut self, cx: &mut Cx) {
         for n in 0..self.asked.len() {
+            if matches!(self.asked[n].renewal, Renewal::Awaited(until) if until <= cx.now) {
+                self.renewed(cx, n, None);
+            }
             self.drive(cx, n);
             if matches!(self.asked[n].by_tcp, ByTcp::Later(Some(at)) if at <= cx.now) {
                 self.ask_by_tcp(cx, n);
             }
+            if self.asked[n].other.is_some_and(|at| at <= cx.now) {
+                self.ask_other_family(cx, n);
+            }
         }
+        self.ask_more(cx);
         for n in 0..self.tries.len() {
             if let TryState::Running(_, client) = &mut self.tries[n].state
                 && client.poll_timeout().is_some_and(|at| at <= cx.now)
@@ -274,10 +349,23 @@ impl Servers {
             ByTcp::Later(at) => at,
             ByTcp::No => None,
         });
-        tries.chain(by_tcp).chain(self.asked.iter().filter_map(|asked| asked.race.due())).min()
+        let renewals = self.asked.iter().filter_map(|asked| match asked.renewal {
+            Renewal::Awaited(until) => Some(until),
+            Renewal::Possible | Renewal::Done => None,
+        });
+        let others = self.asked.iter().filter_map(|asked| asked.other);
+        let more = self.asked.iter().map(|asked| asked.begun + FASTER_THAN).filter(|at| *at > self.asked_at);
+        let more = more.filter(|_| !self.waiting.is_empty());
+        tries
+            .chain(by_tcp)
+            .chain(renewals)
+            .chain(others)
+            .chain(more)
+            .chain(self.asked.iter().filter_map(|asked| asked.race.due()))
+            .min()
     }
 
-    /// Gives the allocation up, and every other that is asked for.
+    /// Gives the allocation up, and every other one that is asked for.
     pub(super) fn close(&mut self, cx: &mut Cx) {
         if !core::mem::replace(&mut self.closed, true) {
             self.waiting.clear();
@@ -285,7 +373,7 @@ impl Servers {
         }
     }
 
-    /// Whether no server holds anything of ours, or says so.
+    /// Returns true if no server holds anything of ours, or says so.
     pub(super) fn is_over(&self) -> bool {
         self.tries.iter().all(|t| matches!(t.state, TryState::Ended(_)))
     }
@@ -317,19 +405,38 @@ impl Servers {
     /// Returns true while an address of the server may still answer.
     fn is_alive(&self, of: usize) -> bool {
         let alive = |t: &Try| t.of == of && !matches!(t.state, TryState::Ended(_));
-        self.asked[of].race.is_open() || self.tries.iter().any(alive)
+        let Asked { race, renewal, other, .. } = &self.asked[of];
+        let waits = matches!(renewal, Renewal::Awaited(_)) || other.is_some();
+        waits || race.is_open() || self.tries.iter().any(alive)
     }
 
     fn ask_more(&mut self, cx: &mut Cx) {
+        let now = cx.now;
+        self.asked_at = now;
+        // Beside another, or for so long that it is waited for and others with it.
         let beside = |asked: &Asked| asked.over == Transport::Tcp && asked.server.only_way().is_none();
+        let counts = |asked: &Asked| !beside(asked) && asked.begun + FASTER_THAN > now;
         while self.chosen.is_none()
-            && (0..self.asked.len()).filter(|n| !beside(&self.asked[*n]) && self.is_alive(*n)).count()
+            && !self.closed
+            && (0..self.asked.len()).filter(|n| counts(&self.asked[*n]) && self.is_alive(*n)).count()
                 < AT_ONCE
-            && let Some(server) = self.waiting.pop_front()
+            && let Some((place, server)) = self.waiting.pop_front()
         {
             let over = server.only_way().unwrap_or(Transport::Udp);
             let by_tcp = if server.only_way().is_some() { ByTcp::No } else { ByTcp::Later(None) };
-            self.ask(cx, server, over, by_tcp);
+            self.ask(cx, (place, server), over, self.family.0, by_tcp);
+        }
+        // Nothing is left that could give the better family.
+        let others = |asked: &Asked| asked.other.is_some();
+        if self.chosen.is_none()
+            && !self.closed
+            && (0..self.asked.len()).all(|n| others(&self.asked[n]) || !self.is_alive(n))
+        {
+            for n in 0..self.asked.len() {
+                if others(&self.asked[n]) {
+                    self.ask_other_family(cx, n);
+                }
+            }
         }
         let alive = (0..self.asked.len()).any(|n| self.is_alive(n));
         if self.chosen.is_none() && !alive && !self.closed {
@@ -338,21 +445,181 @@ impl Servers {
         }
     }
 
-    fn ask(&mut self, cx: &mut Cx, server: TurnServer, over: Transport, by_tcp: ByTcp) {
-        let race = Race::start(cx, self.owner, &server.host, REACH_WITHIN);
-        self.asked.push(Asked { server, over, race, by_tcp, why: None });
-        self.drive(cx, self.asked.len() - 1);
+    fn ask(
+        &mut self,
+        cx: &mut Cx,
+        (place, server): (u8, TurnServer),
+        over: Transport,
+        family: Family,
+        by_tcp: ByTcp,
+    ) {
+        let race = Race::start(cx, self.owner, server.first(over).0, REACH_WITHIN);
+        let by_tcp = match by_tcp {
+            // Where only a proxy gets out, look-ups may take as long as they like.
+            ByTcp::Later(_) if server.proxy.is_some() => ByTcp::Later(Some(cx.now + TCP_AFTER)),
+            by_tcp => by_tcp,
+        };
+        let asked = Asked {
+            place,
+            server,
+            renewal: Renewal::Possible,
+            over,
+            family,
+            race,
+            begun: cx.now,
+            by_tcp,
+            other: None,
+            is_alternate: false,
+            why: None,
+        };
+        self.begin(cx, asked);
+    }
+
+    fn begin(&mut self, cx: &mut Cx, asked: Asked) {
+        let n = self.asked.len();
+        self.asked.push(asked);
+        if self.asked[n].is_stale(cx) {
+            self.await_renewal(cx, n);
+        }
+        self.drive(cx, n);
+    }
+
+    /// Asks a server for what it has where it has no address of the better family.
+    fn ask_other_family(&mut self, cx: &mut Cx, of: usize) {
+        self.asked[of].other = None;
+        if self.chosen.is_none() && !self.closed {
+            let race = self.race_again(cx, of);
+            let mut asked = self.asked[of].again(cx, race);
+            asked.family = if asked.family == Family::V4 { Family::V6 } else { Family::V4 };
+            self.begin(cx, asked);
+        }
+    }
+
+    /// The way to the addresses of a server once more.
+    fn race_again(&self, cx: &mut Cx, of: usize) -> Race {
+        let Asked { server, over, is_alternate, .. } = &self.asked[of];
+        let host = server.first(*over).0;
+        match self.tries.iter().find(|t| t.of == of).filter(|_| *is_alternate) {
+            Some(t) => Race::among(cx, host, &[t.at.ip()], REACH_WITHIN),
+            None => Race::start(cx, self.owner, host, REACH_WITHIN),
+        }
+    }
+
+    /// Goes where a server has sent us, in the same way and as the same user, if that is no place that we may not be sent to.
+    pub(super) fn follow(&mut self, cx: &mut Cx, by: usize, to: SocketAddr, may: bool) {
+        let Some(t) = self.tries.get(by) else { return };
+        let (of, [v4, v6]) = (t.of, self.ours);
+        let ours = if to.is_ipv4() { v4 } else { v6 };
+        if self.closed || self.chosen.is_some() {
+            return;
+        }
+        if !may || !ours {
+            let which = if may { "of a family we have" } else { "that it may send us to" };
+            let why = format!("{}, which is no address {which}", turn::Error::Redirected(to));
+            return self.fail(cx, by, why, false);
+        }
+        let by_proxy = self.asked[of].proxy().is_some();
+        // A proxy stays where it is, and is told the address.
+        let dialled = if by_proxy { t.at.ip() } else { to.ip() };
+        let race = Race::among(cx, self.asked[of].race.host(), &[dialled], REACH_WITHIN);
+        let mut asked = self.asked[of].again(cx, race);
+        (asked.server.port, asked.is_alternate) = (to.port(), true);
+        if by_proxy {
+            let name = core::mem::replace(&mut asked.server.host, to.ip().to_string().into());
+            if let Some(tls) = &mut asked.server.tls {
+                tls.name.get_or_insert(name);
+            }
+        }
+        self.begin(cx, asked);
+        self.ask_more(cx);
+    }
+
+    /// Has our user asked for credentials before the server is asked again.
+    fn await_renewal(&mut self, cx: &mut Cx, of: usize) {
+        let asked = &mut self.asked[of];
+        asked.race.stop(cx);
+        asked.renewal = Renewal::Awaited(cx.now + RENEW_WITHIN);
+        self.news.push_back(ServerNews::Stale(asked.place));
+    }
+
+    /// Takes the credentials that our user has given for a server, if any.
+    pub(super) fn renew(&mut self, cx: &mut Cx, place: u8, fresh: Option<&Credentials>) {
+        for (_, server) in self.waiting.iter_mut().filter(|(p, _)| *p == place) {
+            server.renew(fresh);
+        }
+        for n in 0..self.asked.len() {
+            if self.asked[n].place == place {
+                match self.asked[n].renewal {
+                    Renewal::Awaited(_) => self.renewed(cx, n, fresh),
+                    Renewal::Possible | Renewal::Done => {
+                        self.asked[n].server.renew(fresh);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Asks a server again with what was awaited.
+    fn renewed(&mut self, cx: &mut Cx, of: usize, fresh: Option<&Credentials>) {
+        // What is about to end may do, where there is nothing else.
+        let untried = !self.tries.iter().any(|t| t.of == of);
+        let asked = &mut self.asked[of];
+        asked.renewal = Renewal::Done;
+        if asked.server.renew(fresh) || (untried && asked.credentials(cx).is_some()) {
+            self.asked[of].race = self.race_again(cx, of);
+            return self.drive(cx, of);
+        }
+        asked.why = Some("there are no other credentials".into());
+        self.ask_more(cx);
+    }
+
+    /// Something may still come of a server that said this. True: it is under way.
+    fn goes_on(&mut self, cx: &mut Cx, n: usize, why: turn::Error) -> bool {
+        let asked = &mut self.asked[self.tries[n].of];
+        match why {
+            turn::Error::WrongCredentials => self.mend(cx, n),
+            turn::Error::Redirected(to) if !asked.is_alternate => {
+                self.news.push_back(ServerNews::Redirected { by: n, place: asked.place, to });
+                true
+            }
+            // 420: it has not heard of the attribute that asks for IPv6.
+            turn::Error::UnsupportedFamily | turn::Error::Rejected(420)
+                if self.family == (asked.family, true) =>
+            {
+                asked.other = Some(cx.now + OTHER_FAMILY_AFTER);
+                self.ask_more(cx);
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// The server takes these credentials no longer, which others may mend, once. True: they are under way.
+    fn mend(&mut self, cx: &mut Cx, n: usize) -> bool {
+        let Try { of, at, .. } = self.tries[n];
+        let asked = &mut self.asked[of];
+        match (asked.renewal, &asked.server.auth) {
+            (Renewal::Awaited(_), _) => {}
+            (Renewal::Possible, TurnAuth::Renewed(_)) => self.await_renewal(cx, of),
+            (Renewal::Possible, TurnAuth::Secret(_)) => {
+                asked.renewal = Renewal::Done;
+                asked.race = Race::among(cx, asked.server.first(asked.over).0, &[at.ip()], REACH_WITHIN);
+                self.drive(cx, of);
+            }
+            _ => return false,
+        }
+        true
     }
 
     fn ask_by_tcp(&mut self, cx: &mut Cx, of: usize) {
         self.asked[of].by_tcp = ByTcp::No;
         if self.chosen.is_none() && !self.closed {
-            let server = self.asked[of].server.clone();
-            self.ask(cx, server, Transport::Tcp, ByTcp::No);
+            let Asked { place, server, family, .. } = &self.asked[of];
+            self.ask(cx, (*place, server.clone()), Transport::Tcp, *family, ByTcp::No);
         }
     }
 
-    /// A try failed. `by_tcp`: another way to the same server may do better.
+    /// Ends a try that failed. `by_tcp`: another way to the same server may do better.
     fn fail(&mut self, cx: &mut Cx, n: usize, why: String, by_tcp: bool) {
         let t = &mut self.tries[n];
         let of = t.of;
@@ -368,7 +635,7 @@ impl Servers {
         self.ask_more(cx);
     }
 
-    /// Sends what a client wants sent, and hears what it says.
+    /// Sends the datagrams of a client, and takes in its events.
     fn pump(&mut self, cx: &mut Cx, n: usize) {
         let t = &mut self.tries[n];
         let TryState::Running(sock, client) = &mut t.state else { return };
@@ -392,7 +659,9 @@ impl Servers {
             turn::Event::Allocated { relayed, .. } if self.chosen.is_none() && !self.closed => {
                 self.chosen = Some(n);
                 let t = &self.tries[n];
-                cx.experience.works(&self.asked[t.of].server.host, t.at.ip());
+                if !self.asked[t.of].is_alternate {
+                    cx.experience.works(self.asked[t.of].race.host(), t.at.ip());
+                }
                 self.news.push_back(ServerNews::Allocated(relayed));
                 self.release_all(cx, Some(n));
             }
@@ -410,6 +679,10 @@ impl Servers {
                     self.tries[n].state = TryState::Ended(Some(why.to_string()));
                     self.news.push_back(ServerNews::Lost(why));
                 } else {
+                    self.tries[n].state = TryState::Ended(Some(why.to_string()));
+                    if !self.closed && self.chosen.is_none() && self.goes_on(cx, n, why) {
+                        return;
+                    }
                     let by_tcp = matches!(why, turn::Error::NoAnswer | turn::Error::Unproven(_));
                     self.fail(cx, n, why.to_string(), by_tcp);
                 }
@@ -421,11 +694,12 @@ impl Servers {
         }
     }
 
-    /// Ends all that is asked, and every try but this one.
+    /// Ends all requests, and every try but this one.
     fn release_all(&mut self, cx: &mut Cx, but: Option<usize>) {
         for asked in &mut self.asked {
             asked.race.stop(cx);
             asked.by_tcp = ByTcp::No;
+            (asked.renewal, asked.other) = (Renewal::Done, None);
         }
         (0..self.tries.len()).filter(|n| but != Some(*n)).for_each(|n| self.release(cx, n));
     }
@@ -445,7 +719,7 @@ impl Servers {
         }
     }
 
-    /// What became of each server that was asked.
+    /// Describes the result of each server that was asked.
     pub(super) fn describe(&self) -> String {
         let mut text = String::new();
         for (of, asked) in self.asked.iter().enumerate() {
@@ -456,26 +730,84 @@ impl Servers {
             };
             let mut say = |ip: Option<IpAddr>, why: &str| {
                 let sep = if text.is_empty() { "" } else { "; " };
-                let _ = write!(text, "{sep}{}:{} over {over}", asked.server.host, asked.server.port);
+                let by = if asked.proxy().is_some() { " by the proxy" } else { "" };
+                let _ = write!(text, "{sep}{}:{} over {over}{by}", asked.server.host, asked.server.port);
                 let _ = ip.map_or(Ok(()), |ip| write!(text, " at {ip}"));
                 let _ = write!(text, ": {why}");
             };
             let tries = || self.tries.iter().filter(|t| t.of == of);
-            if tries().next().is_none() && (asked.why.is_some() || asked.race.is_open()) {
+            if matches!(asked.renewal, Renewal::Awaited(_)) {
+                say(None, "other credentials are awaited");
+            } else if tries().next().is_none() && (asked.why.is_some() || asked.race.is_open()) {
                 say(None, asked.why.as_deref().unwrap_or("its name is being looked up"));
             }
-            let several = tries().count() > 1;
+            let several = tries().count() > 1 || asked.is_alternate;
             for t in tries() {
                 let why = match &t.state {
                     TryState::Ended(Some(why)) => why.as_str(),
                     TryState::Ended(None) => continue,
                     TryState::Opening(_) => "no connection yet",
-                    TryState::Running(..) => "the TURN server has not answered yet",
+                    TryState::Running(_, client) => match client.unproven() {
+                        Some(code) => &turn::Error::Unproven(code).to_string(),
+                        None => "the TURN server has not answered yet",
+                    },
                 };
                 say(several.then_some(t.at.ip()), why);
             }
         }
         text
+    }
+}
+
+impl Asked {
+    /// Returns true if our user is to give credentials before the server is asked: there are none, or they end.
+    fn is_stale(&self, cx: &Cx) -> bool {
+        let TurnAuth::Renewed(credentials) = &self.server.auth else { return false };
+        let soon = cx.clock.map(|fix| fix.wall_at(cx.now + ENDS_SOON));
+        let ends = |c: &Credentials| c.until().zip(soon).is_some_and(|(until, soon)| until <= soon);
+        credentials.as_ref().is_none_or(ends)
+    }
+
+    /// The same server, asked once more by this way.
+    fn again(&self, cx: &Cx, race: Race) -> Asked {
+        Asked {
+            place: self.place,
+            server: self.server.clone(),
+            renewal: self.renewal,
+            over: self.over,
+            family: self.family,
+            race,
+            begun: cx.now,
+            by_tcp: ByTcp::No,
+            other: None,
+            is_alternate: self.is_alternate,
+            why: None,
+        }
+    }
+
+    fn credentials(&self, cx: &Cx) -> Option<Credentials> {
+        match &self.server.auth {
+            TurnAuth::Nobody => None,
+            TurnAuth::Fixed(credentials) => Some(credentials.clone()),
+            TurnAuth::Renewed(credentials) => credentials.clone(),
+            TurnAuth::Secret(secret) => {
+                let day = cx.wall().offset_micros(MADE_FOR.as_micros() as i64);
+                let until = if self.renewal == Renewal::Done { day.max(MADE_FOR_GOOD) } else { day };
+                Some(Credentials::short_lived(secret, None, until))
+            }
+        }
+    }
+}
+
+impl TurnServer {
+    /// Takes other credentials; true if they are others.
+    fn renew(&mut self, fresh: Option<&Credentials>) -> bool {
+        let TurnAuth::Renewed(credentials) = &mut self.auth else { return false };
+        let changed = fresh.is_some() && credentials.as_ref() != fresh;
+        if changed {
+            *credentials = fresh.cloned();
+        }
+        changed
     }
 }
 

@@ -1,4 +1,4 @@
-//! How the bytes of a moving pipe look on its carriers.
+//! Frames of a moving pipe on its carriers.
 //!
 //! ```text
 //! DATA   1  offset: u64, length: u16, bytes   the pipe's bytes from `offset` on
@@ -94,18 +94,18 @@ fn fixed(kind: u8) -> Result<usize, MoveError> {
     }
 }
 
-/// Takes a carrier's bytes apart, however they are cut, and holds no more than a header.
+/// Takes a carrier's bytes apart, in any cuts, and holds no more than a header.
 #[derive(Debug, Default)]
 pub(super) struct Parser {
     header: SmallVec<[u8; 17]>,
-    /// Where the next byte of the current DATA belongs, and how many are to come.
+    /// Offset of the next byte of the current DATA, and the number of bytes to come.
     body: Option<(u64, usize)>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Parsed<'a> {
     Frame(Frame),
-    /// Some bytes of the last DATA, and where they belong.
+    /// Bytes of the last DATA, and their offset.
     Body(u64, &'a [u8]),
 }
 

@@ -1,9 +1,9 @@
-//! One pipe over changing carriers: first a relay's stream, then a direct one, and back again if that breaks.
+//! A pipe over changing carriers: first a relay's stream, then a direct one, and back again if that breaks.
 //!
 //! A carrier is any ordered stream of bytes between the same two authenticated ends; it may break at any byte. The
-//! pipe's bytes are numbered. What was sent is kept until the peer acknowledges it, in the same frames. Each end
-//! sends on the best carrier that it has and listens to all, so a move needs no agreement: on a new carrier it begins
-//! with the first byte that is not acknowledged, and the other end drops what it has already.
+//! pipe's bytes are numbered. The sender keeps all bytes until the peer acknowledges them, in the same frames. Each end
+//! sends on the best carrier that it has and listens to all, so a move needs no agreement. On a new carrier an end
+//! begins with the first byte that is not acknowledged. The other end drops the bytes it has already.
 
 mod frame;
 mod mover;
@@ -19,33 +19,33 @@ use crate::relay::ReadOutcome;
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct CarrierId(pub u32);
 
-/// Which carriers are better. A newer one of the same kind is better than an older one.
+/// Kind of a carrier; the greater kind is the better one. A newer carrier of the same kind is better than an older one.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum CarrierKind {
-    /// Through a relay. It notices by itself when the peer is gone.
+    /// A carrier through a relay. It notices by itself when the peer is gone.
     Relayed,
-    /// From host to host. It may go silent, so it is asked for a sign of life.
+    /// A carrier from host to host. It may go silent, so it is asked for a sign of life.
     Direct,
 }
 
 /// The most carriers at a time.
 pub const MAX_CARRIERS: usize = 4;
 
-/// What may be sent before the peer has said anything, in bytes.
+/// Number of bytes that may be sent before the peer has said anything.
 pub const FIRST_LIMIT: u64 = 65_536;
 
-/// What can be chosen about a moving pipe. Both ends choose for themselves.
+/// Settings of a moving pipe. Each end chooses for itself.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct MoverConfig {
-    /// How many bytes are kept until the peer acknowledges them. Default 4 MiB, as for the relay stream.
+    /// Bytes kept until the peer acknowledges them, at most. Default 4 MiB.
     pub send_buffer: usize,
-    /// How many received bytes are kept until they are read. At least [`FIRST_LIMIT`]; default 4 MiB.
+    /// Received bytes kept until they are read, at most. At least [`FIRST_LIMIT`]; default 4 MiB.
     pub receive_buffer: usize,
-    /// After how long a silence a direct carrier is asked for a sign of life. Default 5 s.
+    /// Silence after which a direct carrier is asked for a sign of life. Default 5 s.
     pub ask_after: Duration,
-    /// How long it has to answer before it counts as broken. Default 5 s.
+    /// Time to answer before the carrier counts as broken. Default 5 s.
     pub patience: Duration,
-    /// How long the pipe outlives its last carrier. Default 30 s.
+    /// Time that the pipe outlives its last carrier. Default 30 s.
     pub linger: Duration,
 }
 
@@ -61,26 +61,26 @@ impl Default for MoverConfig {
     }
 }
 
-/// What happened on a moving pipe. Each is reported once, however often it happened since the last time.
+/// News of a moving pipe. Each kind is reported once, however often it happened since the last time.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum MoverEvent {
-    /// Our bytes go over this carrier from now on.
+    /// The pipe's bytes go over this carrier from now on.
     Moved(CarrierId),
-    /// This carrier gave no sign of life, and is forgotten: close it.
+    /// A carrier gave no sign of life, and is forgotten: close it.
     Silent(CarrierId),
-    /// There is no carrier. One has to be attached within [`MoverConfig::linger`].
+    /// No carrier is left. The holder has to attach one within [`MoverConfig::linger`].
     Stranded,
-    /// There is something to [`read`](Mover::read), or the peer's end: read until `Empty` or `End`.
+    /// Bytes or the peer's end can be [`read`](Mover::read): read until `Empty` or `End`.
     Readable,
-    /// There is room for [`write`](Mover::write) after it had taken less than it was given.
+    /// Room for [`write`](Mover::write) again, after a write that took less than it was given.
     Writable,
-    /// Everything that was written before [`finish`](Mover::finish) has arrived at the peer.
+    /// All bytes that were written before [`finish`](Mover::finish) have arrived at the peer.
     Delivered,
-    /// It is over in both directions. What has arrived can be read still; nothing else follows.
+    /// The pipe is over in both directions. Bytes that have arrived can be read still; nothing else follows.
     Ended(MoverEnd),
 }
 
-/// Why a moving pipe ended.
+/// Reason that a moving pipe ended.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum MoverEnd {
     /// The peer closed it.
@@ -103,22 +103,22 @@ impl fmt::Display for MoverEnd {
 
 impl std::error::Error for MoverEnd {}
 
-/// What a peer must not send, or a caller not do.
+/// Error of a peer that breaks the protocol, or of a caller.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum MoveError {
-    /// There is no such kind of frame.
+    /// Frame of an unknown kind.
     UnknownFrame(u8),
     /// DATA of no bytes, or of more than 16 KiB.
     Length(u16),
     /// Bytes that are not joined to those before.
     Gap,
-    /// More than was allowed.
+    /// Bytes beyond the limit that was allowed.
     Overrun,
     /// Bytes after the end, or two ends.
     AfterEnd,
-    /// An acknowledgement of what was not sent.
+    /// An acknowledgement of bytes that were not sent.
     NotSent,
-    /// There are [`MAX_CARRIERS`] already.
+    /// Limit reached: the mover has [`MAX_CARRIERS`] already.
     TooManyCarriers,
 }
 

@@ -1,4 +1,4 @@
-//! One end of a moving pipe.
+//! An end of a moving pipe: its sending, its receiving and its choice of the carrier.
 
 use core::time::Duration;
 use std::collections::VecDeque;
@@ -13,18 +13,19 @@ use super::{
 };
 use crate::time::Instant;
 
-/// How long an acknowledgement may wait for company.
+/// Longest time that an acknowledgement is held back, to go out with other frames.
 const ACK_DELAY: Duration = Duration::from_millis(20);
-/// After how many received bytes it waits no longer.
+/// Number of received bytes after which an acknowledgement is due at once.
 const ACK_AFTER: u64 = 2 * MAX_DATA as u64;
 
-/// One end of a pipe that moves between carriers.
+/// An end of a pipe that moves between carriers.
 ///
-/// The holder attaches carriers, gives what they receive to [`handle_bytes`](Self::handle_bytes), says when
-/// one [broke](Self::handle_broken), and, whenever a carrier can take bytes, writes what
-/// [`poll_output`](Self::poll_output) has for it. After any call: drain `poll_output` of every writable carrier and
-/// [`poll_event`](Self::poll_event), then arm a timer for [`poll_timeout`](Self::poll_timeout). A deadline in the past
-/// means now, and after it the deadline has moved.
+/// The holder attaches carriers, gives the bytes they receive to [`handle_bytes`](Self::handle_bytes), and says when
+/// one [broke](Self::handle_broken). Whenever a carrier can take bytes, the holder writes the bytes of
+/// [`poll_output`](Self::poll_output) to it.
+///
+/// After any call: drain `poll_output` of every writable carrier and [`poll_event`](Self::poll_event), then arm a timer
+/// for [`poll_timeout`](Self::poll_timeout). A deadline in the past means now, and after it the deadline has moved.
 ///
 /// Memory is bounded by the two buffers of [`MoverConfig`], whatever the peer does.
 #[derive(Debug)]
@@ -37,7 +38,7 @@ pub struct Mover {
     out: Outgoing,
     inn: Incoming,
     news: News,
-    /// When the pipe gives up, as it has no carrier.
+    /// Time at which the pipe gives up, as it has no carrier.
     stranded_until: Option<Instant>,
     state: State,
 }
@@ -45,7 +46,7 @@ pub struct Mover {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum State {
     Open,
-    /// We closed it; the carriers are told.
+    /// The user closed the pipe; the carriers are told.
     Closed,
     Over,
 }
@@ -64,10 +65,10 @@ struct Carrier {
     pong: bool,
 }
 
-/// Whether a carrier is being asked for a sign of life.
+/// Proof of life of a carrier.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Life {
-    /// It gives one by itself.
+    /// The carrier notices by itself when the peer is gone.
     Trusted,
     Heard,
     Asking {
@@ -76,13 +77,13 @@ enum Life {
     },
 }
 
-/// Our direction.
+/// Outgoing direction.
 #[derive(Debug)]
 struct Outgoing {
-    /// From `acked` on.
+    /// Bytes from `acked` on.
     buffer: VecDeque<u8>,
     acked: u64,
-    /// Up to where the peer takes bytes.
+    /// Offset up to which the peer takes bytes.
     limit: u64,
     /// The most that was ever sent, the end counting as one.
     sent: u64,
@@ -99,10 +100,10 @@ struct Incoming {
     /// Bytes received in order.
     received: u64,
     end: Option<u64>,
-    /// What the last ACK said.
+    /// Received bytes that the last ACK reported.
     told: u64,
     limit: u64,
-    /// When an ACK is due.
+    /// Time at which an ACK is due.
     ack_at: Option<Instant>,
 }
 
@@ -118,7 +119,7 @@ struct News {
 }
 
 impl Mover {
-    /// A pipe without a carrier, which has [`MoverConfig::linger`] to get one.
+    /// Returns a pipe without a carrier, which has [`MoverConfig::linger`] to get one.
     pub fn new(config: MoverConfig, now: Instant) -> Self {
         Mover {
             config,
@@ -148,7 +149,7 @@ impl Mover {
         }
     }
 
-    /// A carrier is there. If it is better than the others, our bytes go over it from now on.
+    /// Attaches a carrier. If it is better than the others, our bytes go over it from now on.
     ///
     /// # Errors
     /// `TooManyCarriers`; the pipe goes on without it.
@@ -178,10 +179,10 @@ impl Mover {
         Ok(())
     }
 
-    /// Bytes came over a carrier, in order, cut anywhere. Those of an unknown carrier are dropped.
+    /// Takes in bytes of a carrier, in order, cut anywhere. Bytes of an unknown carrier are dropped.
     ///
     /// # Errors
-    /// The peer broke the rules: the pipe has ended.
+    /// [`MoveError`] if the peer broke the rules: the pipe has ended.
     pub fn handle_bytes(&mut self, now: Instant, id: CarrierId, bytes: &[u8]) -> Result<(), MoveError> {
         self.advance(now);
         let Some(at) = self.carriers.iter().position(|c| c.id == id) else { return Ok(()) };
@@ -207,14 +208,14 @@ impl Mover {
         }
     }
 
-    /// A carrier broke, or ended. The pipe goes on with what is left.
+    /// Takes in that a carrier broke, or ended. The pipe goes on with the others.
     pub fn handle_broken(&mut self, now: Instant, id: CarrierId) {
         self.advance(now);
         self.carriers.retain(|c| c.id != id);
         self.choose();
     }
 
-    /// The deadline that [`poll_timeout`](Self::poll_timeout) gave has passed.
+    /// Goes on after the deadline that [`poll_timeout`](Self::poll_timeout) gave has passed.
     pub fn handle_timeout(&mut self, now: Instant) {
         self.advance(now);
         let (now, config) = (self.now, self.config);
@@ -235,7 +236,7 @@ impl Mover {
         self.choose();
     }
 
-    /// When [`handle_timeout`](Self::handle_timeout) is to be called. An ACK that waits for company is a deadline too:
+    /// Returns the time to call [`handle_timeout`](Self::handle_timeout). A delayed ACK is a deadline too:
     /// [`poll_output`](Self::poll_output) has it then.
     pub fn poll_timeout(&self) -> Option<Instant> {
         if self.state != State::Open {
@@ -251,8 +252,8 @@ impl Mover {
         lives.chain(ack).chain(self.stranded_until).min()
     }
 
-    /// What a carrier that can take bytes is to send next: whole frames, about 16 KiB at most. They have to be sent in
-    /// full, or the carrier is broken.
+    /// Returns the next bytes for a carrier that can take bytes: whole frames, about 16 KiB at most. The carrier has to
+    /// send all of them, or it is broken.
     pub fn poll_output(&mut self, now: Instant, id: CarrierId) -> Option<Bytes> {
         self.advance(now);
         let carrier = self.carriers.iter_mut().find(|c| c.id == id)?;
@@ -284,7 +285,7 @@ impl Mover {
         (!frames.is_empty()).then(|| frames.into())
     }
 
-    /// What happened, until there is nothing more to tell.
+    /// Returns the next event; `None` when there is nothing more to tell.
     pub fn poll_event(&mut self) -> Option<MoverEvent> {
         let news = &mut self.news;
         let take = core::mem::take::<bool>;
@@ -305,7 +306,7 @@ impl Mover {
         }
     }
 
-    /// Appends what there is room for and returns how many bytes that was; none after [`finish`](Self::finish).
+    /// Appends as many bytes as there is room for. Returns their number; 0 after [`finish`](Self::finish).
     pub fn write(&mut self, now: Instant, data: &[u8]) -> usize {
         self.advance(now);
         if self.state != State::Open || self.out.end.is_some() {
@@ -345,15 +346,15 @@ impl Mover {
         ReadOutcome::Read(n)
     }
 
-    /// Ends our direction; the peer's goes on. `Delivered` says when everything has arrived.
+    /// Ends our direction; the peer's goes on. `Delivered` says when all bytes have arrived.
     pub fn finish(&mut self, now: Instant) {
         self.advance(now);
         let length = self.out.acked + self.out.buffer.len() as u64;
         self.out.end.get_or_insert(length);
     }
 
-    /// Ends both directions at once; what is not delivered is lost. Each carrier has a last output; then it can be
-    /// closed. No event follows.
+    /// Ends both directions at once; bytes that are not delivered are lost. Each carrier has a last output; then it can
+    /// be closed. No event follows.
     pub fn close(&mut self, now: Instant) {
         self.advance(now);
         if self.state == State::Open {
@@ -362,14 +363,14 @@ impl Mover {
         }
     }
 
-    /// Whether both directions have ended, everything has arrived at both ends, and the peer was told so: the carriers
-    /// can be closed, gracefully, since what tells the peer may still be on its way. A peer that does not hear of it
-    /// has everything, and ends with `NoCarrier` in place of `Delivered`.
+    /// Returns true if both directions have ended, all bytes have arrived at both ends, and the peer was told so. The
+    /// carriers can be closed then: gracefully, since the last ACK may still be on its way. A peer that misses this ACK
+    /// has all bytes, and ends with `NoCarrier` in place of `Delivered`.
     pub fn is_done(&self) -> bool {
         self.out.end_acked && self.inn.end.is_some_and(|end| self.inn.told == end + 1)
     }
 
-    /// The carrier that our bytes go over.
+    /// Returns the carrier that our bytes go over.
     pub fn carrier(&self) -> Option<CarrierId> {
         self.on
     }
@@ -497,7 +498,7 @@ impl Incoming {
         (buffer as u64).max(FIRST_LIMIT)
     }
 
-    /// Up to where bytes may come, by what has been read.
+    /// Returns the offset up to which bytes may come, by the bytes that have been read.
     fn allowed(&self, buffer: usize) -> u64 {
         (self.received - self.buffer.len() as u64 + self.window(buffer)).max(self.limit)
     }
@@ -516,7 +517,7 @@ impl Incoming {
         Ok(())
     }
 
-    /// Keeps what is new, and says whether anything is. `expect` has seen to it that nothing is missing before.
+    /// Keeps the new bytes, and returns true if there are any. `expect` has seen to it that nothing is missing before.
     fn take(&mut self, offset: u64, bytes: &[u8], now: Instant) -> bool {
         let known = usize::try_from(self.received.saturating_sub(offset)).unwrap_or(usize::MAX);
         let Some(new @ [_, ..]) = bytes.get(known..) else {

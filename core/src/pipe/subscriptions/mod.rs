@@ -1,5 +1,5 @@
-//! Subscriptions of the P2PD documents: what arrives on a pipe is copied into every queue whose patterns it matches,
-//! and read from there.
+//! Subscriptions of the P2PD documents: each message that arrives on a pipe is copied into every queue whose patterns
+//! it matches, and read from there.
 //!
 //! ```
 //! use p2pd_core::pipe::subscriptions::{Pattern, Queue, Subscriptions};
@@ -30,14 +30,14 @@ pub use unique::Unique;
 /// Most subscriptions on one pipe.
 pub const MAX_SUBSCRIPTIONS: usize = 10_000;
 
-/// What one subscription holds at most. Both bounds count.
+/// Bounds of one subscription's queue. Each bound counts.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Queue {
     /// Messages. Default 1,000, as in the P2PD documents; 0 counts as 1.
     pub messages: usize,
     /// Bytes of all messages. A single message may be longer. Default 1 MiB.
     pub bytes: usize,
-    /// What happens beyond that. Default: the oldest is dropped, as in P2PD.
+    /// Action beyond that. Default: the oldest message is dropped, as in P2PD.
     pub overflow: Overflow,
 }
 
@@ -47,15 +47,15 @@ impl Default for Queue {
     }
 }
 
-/// What a full queue does.
+/// Action of a full queue.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum Overflow {
     /// The oldest messages make room.
     #[default]
     DropOldest,
-    /// The message that came is dropped.
+    /// The new message is dropped.
     DropNewest,
-    /// Nothing is dropped: [`Subscriptions::may_read`] says to read no more, so that the sender has to wait.
+    /// No message is dropped: [`Subscriptions::may_read`] says to read no more, so that the sender has to wait.
     StopReading,
 }
 
@@ -63,12 +63,12 @@ pub enum Overflow {
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct SubscriptionId(u64);
 
-/// What came, and from whom.
+/// A message and its sender.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Message {
     /// The bytes.
     pub data: Bytes,
-    /// Its sender's socket address.
+    /// Socket address of the sender.
     pub from: SocketAddr,
 }
 
@@ -77,7 +77,7 @@ pub struct Message {
 pub struct Subscriptions {
     each: BTreeMap<SubscriptionId, Subscription>,
     next: u64,
-    /// How many queues that stop the reading are full.
+    /// Number of full queues that stop the reading.
     stopped: usize,
     unique: Unique,
 }
@@ -93,8 +93,8 @@ struct Subscription {
 }
 
 impl Subscriptions {
-    /// Delivers a message only if it, from the same sender, is not among this many before it; at most 100,000, and 0,
-    /// the default, delivers all. P2PD's documents call it message ids and keep 1,000.
+    /// Delivers a message only if the last `kept` messages do not have it, from the same sender. At most 100,000; 0,
+    /// the default, delivers all. P2PD's documents call these message ids and keep 1,000.
     pub fn unique(kept: usize) -> Self {
         Subscriptions { unique: Unique::new(kept), ..Self::default() }
     }
@@ -113,14 +113,14 @@ impl Subscriptions {
         Some(id)
     }
 
-    /// Ends a subscription, with what waits in it. False: there is none of this name.
+    /// Ends a subscription, with the messages that wait in it. False: there is none of this name.
     pub fn unsubscribe(&mut self, id: SubscriptionId) -> bool {
         let Some(gone) = self.each.remove(&id) else { return false };
         self.stopped -= usize::from(gone.stops());
         true
     }
 
-    /// Copies a message, without its bytes, into every queue that it matches; how many these are, full ones that
+    /// Copies a message, without its bytes, into every queue that it matches. Returns their number, full ones that
     /// dropped it included.
     pub fn deliver(&mut self, data: &Bytes, from: SocketAddr) -> usize {
         if !self.unique.is_new(data, from) {
@@ -141,7 +141,7 @@ impl Subscriptions {
         matched
     }
 
-    /// The oldest message of a subscription.
+    /// Returns the oldest message of a subscription.
     pub fn recv(&mut self, id: SubscriptionId) -> Option<Message> {
         let subscription = self.each.get_mut(&id)?;
         let stopped = subscription.stops();
@@ -150,28 +150,29 @@ impl Subscriptions {
         Some(message)
     }
 
-    /// Whether the pipe may be read: no queue that stops the reading is full. What is delivered all the same is
-    /// kept.
+    /// Returns true if the pipe may be read: no queue that stops the reading is full. Messages that are delivered all
+    /// the same are kept.
     pub fn may_read(&self) -> bool {
         self.stopped == 0
     }
 
-    /// Messages that a subscription dropped because it was full; `None`: there is none of this name.
+    /// Returns the number of messages that a subscription dropped because it was full. `None`: there is none of this
+    /// name.
     pub fn dropped(&self, id: SubscriptionId) -> Option<u64> {
         self.each.get(&id).map(|s| s.dropped)
     }
 
-    /// Messages that wait in a subscription; `None`: there is none of this name.
+    /// Returns the number of messages that wait in a subscription. `None`: there is none of this name.
     pub fn waiting(&self, id: SubscriptionId) -> Option<usize> {
         self.each.get(&id).map(|s| s.queue.len())
     }
 
-    /// How many subscriptions there are.
+    /// Returns the number of subscriptions.
     pub fn len(&self) -> usize {
         self.each.len()
     }
 
-    /// Whether there are none.
+    /// Returns true if there are no subscriptions.
     pub fn is_empty(&self) -> bool {
         self.each.is_empty()
     }
@@ -198,7 +199,7 @@ impl Subscription {
         Some(message)
     }
 
-    /// One message always fits, however long.
+    /// Returns true if the message fits. A first message always fits, however long.
     fn has_room(&self, len: usize) -> bool {
         self.queue.is_empty()
             || (self.queue.len() < self.limits.messages

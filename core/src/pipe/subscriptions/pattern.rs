@@ -1,4 +1,4 @@
-//! Byte patterns, as the P2PD documents have them, with a bound on what they cost.
+//! Byte patterns, as the P2PD documents have them, with a bound on their cost.
 
 use core::fmt;
 
@@ -11,20 +11,20 @@ const MAX_PROGRAM: usize = 64 * 1024;
 /// Bytes of a pattern's cache, which are taken at its first use. With less the search is slower, not wrong.
 const CACHE: usize = 16 * 1024;
 
-/// What a message or a peer has to contain: a regular expression on bytes, where `\w`, `\d` and `(?i)` are those of
-/// ASCII. It matches anywhere unless it says `^` or `$`. A search takes time in proportion to the text, whatever the
+/// A pattern for messages or peers: a regular expression on bytes, where `\w`, `\d` and `(?i)` are those of ASCII. A
+/// pattern matches anywhere unless it says `^` or `$`. A search takes time in proportion to the text, whatever the
 /// pattern is; its author may be a stranger.
 #[derive(Clone, Debug)]
 pub struct Pattern(Option<Regex>);
 
 impl Pattern {
-    /// What everything matches; the empty pattern.
+    /// Pattern that matches everything; the empty pattern.
     pub const ANY: Pattern = Pattern(None);
 
     /// Compiles a pattern.
     ///
     /// # Errors
-    /// What is wrong with it.
+    /// [`PatternError`], by the kind of the mistake.
     pub fn new(text: &str) -> Result<Self, PatternError> {
         if text.is_empty() {
             return Ok(Self::ANY);
@@ -41,30 +41,30 @@ impl Pattern {
         }
     }
 
-    /// The pattern's text.
+    /// Returns the pattern's text.
     pub fn as_str(&self) -> &str {
         self.0.as_ref().map_or("", Regex::as_str)
     }
 
-    /// Whether everything matches.
+    /// Returns true if everything matches.
     pub fn is_any(&self) -> bool {
         self.0.is_none()
     }
 
-    /// Whether the pattern is somewhere in `text`.
+    /// Returns true if the pattern is somewhere in `text`.
     pub fn matches(&self, text: &[u8]) -> bool {
         self.0.as_ref().is_none_or(|regex| regex.is_match(text))
     }
 }
 
-/// Why a pattern cannot be used.
+/// Reason that a pattern cannot be used.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum PatternError {
-    /// It is longer than [`MAX_PATTERN`].
+    /// The pattern is longer than [`MAX_PATTERN`].
     TooLong,
-    /// It is short, but stands for more than 64 KiB.
+    /// The pattern is short, but stands for more than 64 KiB.
     TooBig,
-    /// It is no regular expression, or uses Unicode classes or look-around, which there are none of.
+    /// The pattern is no regular expression, or uses Unicode classes or look-around. Patterns have neither.
     Malformed,
 }
 

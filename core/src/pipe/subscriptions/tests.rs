@@ -14,7 +14,7 @@ fn from(port: u16) -> SocketAddr {
     ([127, 0, 0, 1], port).into()
 }
 
-/// Everything that waits.
+/// All messages that wait.
 fn all(subscriptions: &mut Subscriptions, id: SubscriptionId) -> Vec<Bytes> {
     std::iter::from_fn(|| subscriptions.recv(id)).map(|m| m.data).collect()
 }

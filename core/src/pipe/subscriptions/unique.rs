@@ -1,4 +1,4 @@
-//! Which messages came lately.
+//! Memory of the latest messages.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::net::SocketAddr;
@@ -6,11 +6,11 @@ use std::net::SocketAddr;
 use blake2::digest::consts::U16;
 use blake2::{Blake2s, Digest};
 
-/// Most that are remembered.
+/// Most messages that are remembered.
 const MOST: usize = 100_000;
 
-/// 128 bits of a hash that a sender cannot steer: whoever could make two messages of one hash, could have the second
-/// dropped.
+/// A hash of 128 bits that a sender cannot steer. A sender who could make two messages of one hash could have the
+/// second dropped.
 type Mark = [u8; 16];
 
 /// The messages that came last, each with its sender, by a hash.
@@ -27,7 +27,7 @@ impl Unique {
         Unique { kept: kept.min(MOST), ..Self::default() }
     }
 
-    /// Whether the message is not among those kept; it is from now on.
+    /// Returns true if the message is not among those kept. The message is kept from now on.
     pub fn is_new(&mut self, data: &[u8], from: SocketAddr) -> bool {
         if self.kept == 0 {
             return true;

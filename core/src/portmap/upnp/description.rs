@@ -17,16 +17,16 @@ const KINDS: [(&str, Kind); 4] = [
     ("urn:schemas-upnp-org:service:WANIPv6FirewallControl:1", Kind::Firewall),
 ];
 
-/// What a service does.
+/// Purpose of a service.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Kind {
-    /// Maps ports of IPv4; `any`: it can choose an external port itself.
+    /// Maps ports of IPv4; `any`: the service can choose an external port itself.
     Wan { any: bool },
     /// Opens pinholes for IPv6.
     Firewall,
 }
 
-/// A service and where its actions are called.
+/// A service and the URL to call its actions at.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct Service {
     pub(super) kind: Kind,

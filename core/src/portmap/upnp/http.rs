@@ -1,4 +1,4 @@
-//! One request and one answer over HTTP/1.1 (RFC 9112), as devices speak it.
+//! HTTP/1.1 (RFC 9112) as devices speak it: one request and one answer.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -23,7 +23,7 @@ pub(super) struct Url {
 }
 
 impl Url {
-    /// Reads an absolute URL; `None` for what is not used here.
+    /// Reads an absolute URL; `None` for a URL that is not used here.
     pub(super) fn parse(text: &str, zone: u32) -> Option<Url> {
         if text.len() > MAX_URL || !text.bytes().all(|b| b.is_ascii_graphic()) {
             return None;
@@ -53,7 +53,7 @@ impl Url {
         Some(Url { host: scoped(host, port, zone), path: path.into() })
     }
 
-    /// Resolves what a document at this place refers to. It has to be on the same address.
+    /// Resolves a reference of a document at this place. The reference has to be on the same address.
     pub(super) fn join(&self, reference: &str, zone: u32) -> Option<Url> {
         if reference.len() > MAX_URL || !reference.bytes().all(|b| b.is_ascii_graphic()) {
             return None;
@@ -70,18 +70,18 @@ impl Url {
         Some(Url { host: self.host, path })
     }
 
-    /// The value of a Host header: without a zone.
+    /// Returns the value of a Host header: without a zone.
     fn authority(&self) -> SocketAddr {
         SocketAddr::new(self.host.ip(), self.host.port())
     }
 }
 
-/// A request for a document.
+/// Builds a request for a document.
 pub(super) fn get(url: &Url) -> Bytes {
     format!("GET {} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n", url.path, url.authority()).into()
 }
 
-/// A SOAP call.
+/// Builds a SOAP call.
 pub(super) fn post(url: &Url, action: &str, body: &str) -> Bytes {
     let Url { path, .. } = url;
     format!(
@@ -100,7 +100,7 @@ pub(super) struct Answer {
     pub(super) body: Vec<u8>,
 }
 
-/// What an answer must not be.
+/// Reason that an answer is refused.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum HttpError {
     Malformed,
@@ -112,7 +112,7 @@ pub(super) enum HttpError {
 /// Reads one answer from a stream.
 #[derive(Debug)]
 pub(super) struct Reader {
-    /// All that came, or after the head what is not in `body` yet.
+    /// All bytes that came, or after the head those that are not in `body` yet.
     held: Vec<u8>,
     body: Vec<u8>,
     most: usize,
@@ -128,17 +128,17 @@ enum Framing {
 }
 
 impl Reader {
-    /// For a body of at most so many bytes.
+    /// Returns a reader for a body of at most so many bytes.
     pub(super) fn new(most: usize) -> Self {
         Reader { held: Vec::new(), body: Vec::new(), most, taken: 0, head: None }
     }
 
-    /// How many bytes may be read from the stream in all: chunks' framing counts as body.
+    /// Returns the number of bytes that may be read from the stream in all: chunks' framing counts as body.
     pub(super) fn credit(&self) -> u32 {
         u32::try_from(MAX_HEAD + self.most).unwrap_or(u32::MAX)
     }
 
-    /// Takes bytes; the answer once it is complete.
+    /// Takes bytes; returns the answer once it is complete.
     pub(super) fn push(&mut self, data: &[u8]) -> Result<Option<Answer>, HttpError> {
         self.taken += data.len();
         let tail = self.held.len().saturating_sub(3);
@@ -153,7 +153,7 @@ impl Reader {
         self.read_body()
     }
 
-    /// The stream has ended.
+    /// Ends the reading with the end of the stream.
     pub(super) fn end(mut self) -> Result<Answer, HttpError> {
         match self.head {
             Some((code, Framing::UntilEnd)) => Ok(Answer { code, body: core::mem::take(&mut self.held) }),
@@ -221,7 +221,7 @@ impl Reader {
         }
     }
 
-    /// Moves whole chunks to the body; whether the last one was there. Trailers are not waited for.
+    /// Moves whole chunks to the body. Returns true if the last one was there. Trailers are not waited for.
     fn read_chunks(&mut self, at: &mut usize) -> Result<bool, HttpError> {
         loop {
             let rest = &self.held[*at..];

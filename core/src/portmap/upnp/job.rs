@@ -1,4 +1,4 @@
-//! What is done at a device, one call after another, and what its answers mean.
+//! Jobs at a device: calls one after another, and the meaning of the answers.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -8,7 +8,7 @@ use super::soap::{Call, SoapError, Values};
 use crate::portmap::{Ask, Listed, MapError, MapId, Out, Protocol, Reply, Way};
 use crate::text::is_plain;
 
-/// Something to be done at a device.
+/// A task at a device.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Job {
     Map { ask: Ask, phase: Phase, external: u16, lease: u32, tries: u8 },
@@ -19,14 +19,14 @@ pub(super) enum Job {
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Phase {
-    /// Some devices give a port to whoever asks last, so it is looked up whose it is.
+    /// Looks up the port's owner first: some devices give a port to the last one that asks.
     Look,
     Add {
         any: bool,
     },
 }
 
-/// What is out there.
+/// A mapping or pinhole that exists at a device.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Made {
     pub(super) device: Option<u32>,
@@ -45,7 +45,7 @@ impl Job {
         }
     }
 
-    /// What a service of this kind is asked; `None` if it has nothing of the sort.
+    /// Returns the call for a service of this kind; `None` if the service has no such call.
     pub(super) fn call(&self, kind: Kind, client: IpAddr) -> Option<Call> {
         let firewall = kind == Kind::Firewall;
         Some(match *self {
@@ -89,7 +89,7 @@ impl Job {
     }
 }
 
-/// Why a call has no values.
+/// Reason that a call has no values.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Why {
     NoAnswer,

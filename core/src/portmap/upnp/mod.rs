@@ -1,7 +1,7 @@
 //! UPnP Internet Gateway Devices: found by SSDP, described, and called upon by SOAP.
 //!
-//! Each step is a TCP connection of its own with a deadline, one at a time for each device, so that a slow device
-//! delays nobody else.
+//! Each step is a TCP connection of its own with a deadline, one at a time for each device. So a slow device delays
+//! nobody else.
 
 mod description;
 mod http;
@@ -34,7 +34,7 @@ use crate::time::Instant;
 const SEARCH_AT: [Duration; 3] = [Duration::ZERO, Duration::from_millis(500), Duration::from_millis(1500)];
 /// Answers come within the second that the search allows, and a description takes an exchange.
 const SEARCH_UNTIL: Duration = Duration::from_millis(3000);
-/// What one exchange may take, dial included.
+/// Longest time of one exchange, dial included.
 const EXCHANGE_WITHIN: Duration = Duration::from_secs(3);
 /// External ports that are tried where others are somebody else's.
 const MAX_TRIES: u8 = 4;
@@ -48,7 +48,7 @@ pub(super) struct Upnp {
     /// Jobs that wait for a device that is ready.
     waiting: Vec<Job>,
     made: BTreeMap<MapId, Made>,
-    /// To be removed as soon as what is under way has ended.
+    /// Mappings to be removed as soon as the work under way on them has ended.
     cancelled: BTreeSet<MapId>,
     next: u32,
 }
@@ -77,7 +77,7 @@ struct Device {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Stage {
     Describing,
-    /// Which service works: this place in the list is being asked.
+    /// Search for a service that works: the service with this place in the list is being asked.
     Choosing(usize),
     Ready {
         service: usize,
@@ -125,7 +125,7 @@ impl Upnp {
         self.wait(out, Job::Map { ask, phase, external, lease, tries: 0 });
     }
 
-    /// Asks for a longer life of one that was granted.
+    /// Asks for a longer life of a mapping that was granted.
     pub(super) fn renew(&mut self, out: &mut Out, ask: Ask) {
         let made = self.made.get(&ask.id).copied();
         match made.and_then(|m| Some((m, m.device?))) {
@@ -142,7 +142,7 @@ impl Upnp {
         }
     }
 
-    /// Takes one back, or the question for it.
+    /// Takes a mapping back, or the question for it.
     pub(super) fn remove(&mut self, out: &mut Out, id: MapId) {
         let busy = |job: &Job| job.id() == Some(id);
         self.waiting.retain(|job| !busy(job));
@@ -160,7 +160,7 @@ impl Upnp {
         }
     }
 
-    /// Takes back what somebody made, by its external port.
+    /// Takes back a mapping that somebody made, by its external port.
     pub(super) fn forget(&mut self, out: &mut Out, ask: Ask) {
         let Ask { id, protocol, external, .. } = ask;
         let made = Made { device: None, protocol, external, lease: 0, pinhole: None };
@@ -172,7 +172,7 @@ impl Upnp {
         self.wait(out, Job::List { index: 0 });
     }
 
-    /// Whether a datagram is an answer to a search.
+    /// Returns true if a datagram is an answer to a search.
     pub(super) fn is_answer(&self, data: &[u8]) -> bool {
         self.search.is_some() && ssdp::is_answer(data)
     }
@@ -225,7 +225,7 @@ impl Upnp {
         }
     }
 
-    /// The stream ended, broke, or could not be opened.
+    /// Takes in the end of a stream: it ended, broke, or could not be opened.
     pub(super) fn ended(&mut self, out: &mut Out, stream: StreamId) {
         let Some(number) = self.on(stream) else { return };
         let Some(exchange) = self.devices.get_mut(&number).and_then(|d| d.exchange.as_mut()) else { return };
@@ -252,7 +252,7 @@ impl Upnp {
         self.devices.iter().find(|(_, d)| has(d)).map(|(number, _)| *number)
     }
 
-    /// A job for whichever device is ready first; without one, the search begins anew.
+    /// Keeps a job for the first device that is ready; without a device, the search begins anew.
     fn wait(&mut self, out: &mut Out, job: Job) {
         if let Some(device) = self.ready() {
             return self.enqueue(out, device, job);
@@ -274,7 +274,7 @@ impl Upnp {
         gateway.or_else(any).map(|(number, _)| *number)
     }
 
-    /// Gives what waits to a device that is ready.
+    /// Gives the waiting jobs to a device that is ready.
     fn hand_out(&mut self, out: &mut Out) {
         let Some(device) = self.ready() else { return };
         for job in core::mem::take(&mut self.waiting) {
@@ -299,7 +299,7 @@ impl Upnp {
         }
     }
 
-    /// Ends what waits, if there is nothing to wait for any more.
+    /// Ends the waiting jobs, if there is nothing to wait for any more.
     fn give_up(&mut self, out: &mut Out) {
         if self.search.is_some() || self.is_choosing() || self.ready().is_some() {
             return;
@@ -360,7 +360,7 @@ impl Upnp {
         out.requests.push_back(Request::Connect { stream, to });
     }
 
-    /// An exchange has ended.
+    /// Takes in the end of an exchange.
     fn answered(&mut self, out: &mut Out, number: u32, answer: Result<http::Answer, HttpError>) {
         let Some(device) = self.devices.get_mut(&number) else { return };
         let Some(Exchange { stream, step, .. }) = device.exchange.take() else { return };

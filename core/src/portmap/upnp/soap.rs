@@ -10,7 +10,7 @@ use super::description::Service;
 use super::{http, xml};
 use crate::portmap::Protocol;
 
-/// What a mapping is called in the router's list.
+/// Name of a mapping in the router's list.
 const DESCRIPTION: &str = "p2pd";
 /// Most values of one answer.
 const MAX_VALUES: usize = 32;
@@ -19,12 +19,12 @@ const MAX_VALUES: usize = 32;
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Call {
     ExternalAddress,
-    /// Who has an external port.
+    /// Asks for the owner of an external port.
     Specific {
         protocol: Protocol,
         external: u16,
     },
-    /// The entry with this place in the table.
+    /// Asks for the entry with this place in the table.
     Generic {
         index: u16,
     },
@@ -57,7 +57,7 @@ pub(super) enum Call {
     },
 }
 
-/// Why a call failed.
+/// Reason that a call failed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum SoapError {
     /// The device's error number.
@@ -84,7 +84,7 @@ impl Call {
         }
     }
 
-    /// The whole HTTP request.
+    /// Returns the whole HTTP request.
     pub(super) fn request(self, service: &Service) -> Bytes {
         let (action, urn) = (self.action(), service.urn);
         let mut body = format!(

@@ -13,7 +13,7 @@ const MAX_HEADERS: usize = 32;
 /// Longest answer looked at.
 const MAX_ANSWER: usize = 2048;
 
-/// What is searched for. Version 2 devices have to answer to 1 as well; not all do.
+/// Search targets. Version 2 devices have to answer to 1 as well; not all do.
 const TARGETS_V4: [&str; 2] = [
     "urn:schemas-upnp-org:device:InternetGatewayDevice:1",
     "urn:schemas-upnp-org:device:InternetGatewayDevice:2",
@@ -47,13 +47,13 @@ fn search(to: SocketAddr, target: &str) -> Bytes {
         .into()
 }
 
-/// Whether it looks like an answer at all.
+/// Returns true if the data looks like an answer at all.
 pub(super) fn is_answer(data: &[u8]) -> bool {
     data.starts_with(b"HTTP/1.")
 }
 
-/// Where the device that answered describes itself; `None` if it is not to be used: a stranger could have us call
-/// upon any place.
+/// Returns the address of the answering device's description. `None` if it is not to be used: a stranger could have us
+/// connect to any address.
 pub(super) fn location(config: &Config, from: SocketAddr, data: &[u8]) -> Option<Url> {
     let data = data.get(..data.len().min(MAX_ANSWER))?;
     let mut headers = [httparse::EMPTY_HEADER; MAX_HEADERS];

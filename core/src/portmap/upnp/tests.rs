@@ -466,7 +466,7 @@ fn pinholes_for_ipv6_are_opened_prolonged_and_closed() {
     assert_eq!(events(&mut mapper), [Event::Removed { id, confirmed: true }]);
 }
 
-/// Whatever is changed in what a router says, the mapper goes on and its deadline moves.
+/// A router's answers, changed in any place: the mapper goes on and its deadline moves.
 #[test]
 fn mutated_routers_break_nothing() {
     let mut dice = Random::new([3; 32]);

@@ -12,7 +12,7 @@ const MAX_NAMESPACES: usize = 64;
 /// Most nodes, texts included.
 const MAX_NODES: u32 = 8192;
 
-/// What is no document for us.
+/// Reason that bytes are no document for us.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum XmlError {
     /// A document type: entities could be declared in it.
@@ -23,7 +23,7 @@ pub(super) enum XmlError {
     Malformed,
 }
 
-/// Reads a document. Its length is capped by who read it.
+/// Reads a document. The reader of the bytes caps its length.
 pub(super) fn parse(bytes: &[u8]) -> Result<Document<'_>, XmlError> {
     let text = str::from_utf8(bytes).map_err(|_| XmlError::Malformed)?;
     // Some devices count a final zero.

@@ -1,6 +1,5 @@
-//! Every interleaving of two nodes that agree on a stream: up to four streams without order among each other,
-//! each of which may break at any time and in each direction by itself, between nodes of which one or both
-//! called, and may give up.
+//! Every interleaving of two nodes that agree on a stream, with up to four streams without order among each other. Each
+//! stream may break at any time and in each direction by itself. One node or each called, and each may give up.
 //!
 //! The streams here do what `node/streams.rs` does with the decisions.
 
@@ -17,7 +16,7 @@ const STREAMS: usize = 4;
 type Permutation = [u8; STREAMS];
 type Map<K, V> = HashMap<K, V, BuildHasherDefault<Quick>>;
 
-/// Nobody chooses these keys, and without optimisation a hash is most of the time.
+/// Fast hash: nobody chooses these keys, and without optimisation a hash is most of the time.
 #[derive(Default)]
 struct Quick(u64);
 
@@ -49,11 +48,11 @@ impl Hasher for Quick {
 
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 enum End {
-    /// Not authenticated.
+    /// Handshake: not authenticated.
     Hello,
     Candidate,
     Pipe,
-    /// Was a pipe, and the user has heard its end.
+    /// Former pipe, whose end the user has heard.
     Ended,
     Closed,
 }
@@ -64,7 +63,7 @@ enum Msg {
     First = 1,
     Ready,
     TooLate,
-    /// Of the stream's own session, and of both.
+    /// Sessions to nominate: the stream's own, or each of the two.
     Nominate,
     NominateBoth,
     Confirm,
@@ -85,7 +84,7 @@ const MSGS: [Msg; 9] = [
     Msg::Closed,
 ];
 
-/// What is under way to one end, in order, four bits each.
+/// Messages under way to one end, in order, four bits each.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 struct Queue(u32);
 
@@ -103,13 +102,13 @@ impl Queue {
 
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 struct Stream {
-    /// By place in `SESSIONS`; node 0 calls for the first, node 1 for the second.
+    /// Place of the session in `SESSIONS`; node 0 calls for the first, node 1 for the second.
     session: u8,
-    /// Which node dialled.
+    /// Number of the node that dialled.
     initiator: u8,
     ends: [End; 2],
     incoming: [Queue; 2],
-    /// Sessions that it settled, one bit each, at either end.
+    /// Sessions that the stream settled, one bit each, at either end.
     settled: [u8; 2],
     broken: bool,
 }
@@ -163,7 +162,7 @@ enum Decided {
     Refuse(u8),
 }
 
-/// The states of one node's machine that were met, and what follows from each.
+/// States of one node's machine that were met, and the results of each.
 struct Machine {
     peer: NodeId,
     met: Vec<Agreement>,
@@ -194,7 +193,7 @@ impl Machine {
         (machine, first)
     }
 
-    /// Streams renamed, and everything that does not count made equal.
+    /// Renames the streams, and makes everything equal that does not count.
     fn intern(&mut self, mut a: Agreement, to: Permutation) -> u32 {
         let renamed = |s: SockId| sock(to[usize::from(number(s))]);
         let mut by_age: Vec<(SockId, Candidate)> = a.candidates.into_iter().collect();
@@ -284,7 +283,7 @@ impl Machine {
     }
 }
 
-/// Something that happens.
+/// An event.
 #[derive(Clone, Copy, Debug)]
 enum Step {
     Deliver { stream: usize, to: usize },
@@ -293,7 +292,7 @@ enum Step {
     Abandon { session: u8, at: usize },
 }
 
-/// One run of the machines from one state.
+/// A run of the machines from one state.
 struct Run<'a> {
     machines: &'a mut [Machine; 2],
     state: State,
@@ -336,7 +335,7 @@ impl Run<'_> {
         self.send(at, n, Msg::Closed);
     }
 
-    /// Whether the stream belongs to a session in the eyes of this end.
+    /// Returns true if the stream belongs to a session in the eyes of this end.
     fn is_introduced(&self, at: usize, n: usize) -> bool {
         let stream = &self.state.streams[n];
         match stream.ends[at] {
@@ -496,7 +495,7 @@ impl Run<'_> {
         self.agree(at, decision);
     }
 
-    /// Streams that are alike are told apart by their age only.
+    /// Sorts the streams: those that are alike are told apart by their age only.
     fn canonical(mut self) -> (State, Option<&'static str>) {
         let age = |at: usize| self.machines[at].ranks[self.state.nodes[at] as usize];
         let (a, b) = (age(0), age(1));
@@ -516,10 +515,10 @@ impl Run<'_> {
     }
 }
 
-/// What may happen.
+/// Limits of what may happen.
 #[derive(Clone, Copy, Debug)]
 struct World {
-    /// Which nodes call, one bit each.
+    /// Nodes that call, one bit each.
     callers: u8,
     /// Ends that may find their stream broken.
     breaks: &'static [End],
@@ -566,7 +565,7 @@ impl World {
         steps
     }
 
-    /// What is wrong with a state in which nothing is under way.
+    /// Finds the error of a state in which nothing is under way.
     fn at_rest(self, state: &State) -> Option<&'static str> {
         let streams = &state.streams;
         let ends = || streams.iter().flat_map(|s| s.ends);
@@ -598,7 +597,7 @@ fn stream((session, initiator): (u8, u8)) -> Stream {
     Stream { session, initiator, ends, incoming: [Queue(0); 2], settled: [0; 2], broken: false }
 }
 
-/// Visits every state that follows from these streams; how many they are.
+/// Visits every state that follows from these streams. Returns their number.
 fn explore(world: World, kinds: &[(u8, u8)], machines: &mut [Machine; 2], fresh: [u32; 2]) -> usize {
     let mut all = [stream((UNUSED, 0)); STREAMS];
     for (n, kind) in kinds.iter().enumerate() {
@@ -653,7 +652,7 @@ fn explore(world: World, kinds: &[(u8, u8)], machines: &mut [Machine; 2], fresh:
     states.len()
 }
 
-/// Every choice of `count` streams among these kinds, without order.
+/// Returns every choice of `count` streams among these kinds, without order.
 fn choices(kinds: &[(u8, u8)], count: usize) -> Vec<Vec<(u8, u8)>> {
     if count == 0 {
         return vec![Vec::new()];
@@ -668,8 +667,8 @@ fn choices(kinds: &[(u8, u8)], count: usize) -> Vec<Vec<(u8, u8)>> {
     all
 }
 
-/// How many states there are with these callers and up to so many streams. Every `of`th choice of streams from
-/// `part` on.
+/// Returns the number of states with these callers and up to so many streams. Explores every `of`th choice of streams
+/// from `part` on.
 fn explore_all(world: World, most: usize, (part, of): (usize, usize)) -> usize {
     let (a, b) = (SecretKey::from_bytes([1; 32]).node_id(), SecretKey::from_bytes([2; 32]).node_id());
     let (low, high) = (a.min(b), a.max(b));

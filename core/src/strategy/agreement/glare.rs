@@ -1,12 +1,13 @@
-//! Two nodes that called each other, in every order of what is under way.
+//! Two nodes that called each other, with the messages under way in every order.
 
 use super::tests::{ENC, S1, S2, consistent, draws, ids, sock};
 use super::*;
 
-/// Two nodes that called each other, `streams` streams between them, every message in flight delivered
-/// in an order drawn from `seed`; streams may break. Both must end with the same stream, and both
-/// calls answered by it. Of the first `relays` streams the pipe may move: a stream that is left of the same session
-/// joins then, the same one at both ends. The stream that won and those that joined it.
+/// Runs two nodes that called each other, with `streams` streams between them. Every message in flight is delivered in
+/// an order drawn from `seed`; streams may break. Each end must end with the same stream, and each call answered by it.
+///
+/// Of the first `relays` streams the pipe may move: a stream that is left of the same session joins then, the same one
+/// at each end. Returns the stream that won and those that joined it.
 fn glare(seed: u64, streams: u64, breaks: bool, relays: u64) -> (u64, Vec<u64>) {
     let (low, high) = ids();
     let mut nodes = [Agreement::new(low), Agreement::new(high)];

@@ -1,17 +1,17 @@
-//! Streams that join a pipe which a relay has: what each end makes of each stream, whatever breaks.
+//! Streams that join a pipe which a relay has: the use that each end makes of each stream, when any of them breaks.
 
 use super::tests::{ENC, S1, S2, consistent, draws, ids, sock};
 use super::*;
 
-/// What an end has made of a stream.
+/// Use that an end has made of a stream.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Made {
     Pipe,
     Joined,
 }
 
-/// One session with four streams, of which the first is a relay; each may break at any time, with what is under way
-/// on it. What each end made of each stream.
+/// Runs one session with four streams, of which the first is a relay. Each stream may break at any time, with the
+/// messages under way on it. Returns the use that each end made of each stream.
 fn breaking(seed: u64) -> BTreeMap<(u64, usize), Made> {
     #[derive(Clone, Debug)]
     enum Msg {

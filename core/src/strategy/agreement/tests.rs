@@ -17,7 +17,7 @@ pub(super) fn sock(n: u64) -> SockId {
     SockId::from_number(n)
 }
 
-/// Numbers below the one asked for, the same ones for the same seed.
+/// Draws numbers below the one asked for, the same ones for the same seed.
 pub(super) fn draws(seed: u64) -> impl FnMut(usize) -> usize {
     let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
     move |n| {
@@ -49,7 +49,7 @@ fn one_session_two_candidates_one_pipe() {
     assert_eq!(b.nominated(sock(22), &[S1]), None, "nothing more to confirm");
 }
 
-/// Each index holds what it should and nothing else.
+/// Checks that each index holds the entries it should and nothing else.
 pub(super) fn consistent(a: &Agreement) {
     let sessions: BTreeSet<_> = a.sessions.iter().map(|(key, s)| (s.peer, *key)).collect();
     assert_eq!(sessions, a.by_peer);

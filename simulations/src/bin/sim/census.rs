@@ -1,4 +1,4 @@
-//! Our punching beside that of others, on pairs of homes drawn from the census.
+//! Compares p2pd's punching with that of others, on pairs of homes drawn from the census.
 
 use std::collections::BTreeMap;
 use std::time::Instant;
@@ -68,7 +68,7 @@ pub fn one(seed: u64, trace: bool) -> bool {
     ending.violations.is_empty()
 }
 
-/// Runs `pairs` pairs under every policy, and prints the table and which pairs ours loses.
+/// Runs `pairs` pairs under every policy, and prints the table and the pairs that p2pd loses.
 pub fn all(first: u64, pairs: u64, ours_only: bool) -> bool {
     let begin = Instant::now();
     let mut ours = Row::default();
@@ -123,7 +123,7 @@ pub fn all(first: u64, pairs: u64, ours_only: bool) -> bool {
     wrong.is_empty()
 }
 
-/// How often a search hits, beside how often it says it does.
+/// Prints the hit rate of searches and the rate that the report states.
 pub fn reliability(first: u64, pairs: u64) {
     println!("{:<32} {:>7}  {:>6}  95 % interval    searches", "the searched NAT", "stated", "hit");
     for case in CASES {

@@ -14,7 +14,7 @@ fn allocated() -> usize {
     stats.bytes_allocated.wrapping_sub(stats.bytes_deallocated)
 }
 
-/// Prints what idle nodes hold, and what one call by punching adds at most, over the call's time.
+/// Prints the memory of idle nodes, and the most that one call by punching adds, over the call's time.
 pub fn print() {
     let lines: [(&str, &str, Nanos, Nanos); 2] =
         [("meeting", "linux", 400 * MILLI, 2 * MILLI), ("searching", "symrand", 12_000 * MILLI, 250 * MILLI)];

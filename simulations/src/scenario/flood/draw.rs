@@ -3,9 +3,9 @@
 use super::{Act, Flood, Greeting, Named, Part, Plea, Whose};
 use crate::engine::{Domain, Keyed, MILLI, Nanos, SECOND};
 
-/// One seed in so many has strangers.
+/// Number of seeds of which one has strangers.
 const SHARE: u64 = 8;
-/// One of these in so many begins with a deluge.
+/// Number of floods of which one begins with a deluge.
 const DELUGES: u64 = 24;
 
 /// The flood of this seed; none for most, unless it is to have one.
@@ -33,7 +33,7 @@ pub(crate) fn draw(rng: Keyed, always: bool) -> Option<Flood> {
     Some(flood)
 }
 
-/// A part. Of what costs a millisecond of a real processor there is less.
+/// Draws a part. Acts that cost a millisecond of a real processor are fewer.
 fn part(below: &mut dyn FnMut(u64) -> u64) -> Part {
     let addresses = [1, 1, 4, 16][below(4) as usize];
     match below(8) {
@@ -59,7 +59,7 @@ fn part(below: &mut dyn FnMut(u64) -> u64) -> Part {
     }
 }
 
-/// After how long a stream is closed, if ever.
+/// Draws the time after which a stream is closed; `None` if it is not closed.
 fn hold(below: &mut dyn FnMut(u64) -> u64) -> Option<Nanos> {
     (below(2) == 0).then(|| below(6_000) * MILLI)
 }

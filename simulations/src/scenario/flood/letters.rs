@@ -1,4 +1,4 @@
-//! What strangers write, and whom it names.
+//! Messages of strangers, and the addresses that they name.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
@@ -9,22 +9,22 @@ use p2pd_core::{NodeId, PeerAddress, SecretKey, WallTime};
 
 use super::{Aim, BYSTANDER, INSIDE_PORT, NOBODY, OPEN, Plea, Whose};
 
-/// What was asked of one node about one address.
+/// Requests to one node about one address.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Asked {
-    /// In how many messages.
+    /// Number of messages.
     pub requests: u64,
-    /// Of so many bytes.
+    /// Bytes of those messages.
     pub bytes: u64,
 }
 
-/// What was asked, by the node that was asked and the address named.
+/// Requests by the node that received them and the address that they name.
 pub type AllAsked = BTreeMap<(NodeId, IpAddr), Asked>;
 
-/// A stranger's message: what decides what is in it, drawn.
+/// A stranger's message: the state from which its content is drawn.
 pub(super) struct Draft<'a> {
     pub(super) from: &'a SecretKey,
-    /// Where the stranger itself can be dialled.
+    /// Address at which the stranger itself can be dialled.
     pub(super) own: SocketAddr,
     pub(super) sent: WallTime,
     /// Draws, each below a bound.
@@ -76,7 +76,7 @@ impl Draft<'_> {
         bytes
     }
 
-    /// Up to three, at least one.
+    /// Returns the addresses that a message names: three at most, one at least.
     fn places(&mut self, whose: Whose, aim: &Aim) -> Vec<SocketAddr> {
         match whose {
             Whose::Own => vec![self.own],

@@ -1,8 +1,8 @@
-//! Strangers who know a node's address and flood it while honest calls run: what they do, as data.
+//! Strangers who know a node's address and flood it while honest calls run: their acts, as data.
 //!
-//! Each part of a flood is a host on the internet with keys of its own. None of them is named by anybody, so that
-//! whatever they do, a call between two who have named each other must do as well as in a calm world, and nobody else may
-//! pay for what they ask.
+//! Each part of a flood is a host on the internet with keys of its own. None of them is named by anybody. So a call
+//! between two who have named each other must do as well as in a calm world. Nobody else may pay for the strangers'
+//! requests.
 
 mod draw;
 mod letters;
@@ -16,7 +16,7 @@ pub(super) use draw::draw;
 pub use letters::Asked;
 pub use stranger::{Aim, Stranger};
 
-/// A third party that refuses what is not sent to [`OPEN`], and says nothing there.
+/// A third party that refuses packets to other ports than [`OPEN`], and says nothing there.
 pub const BYSTANDER: IpAddr = IpAddr::V4(Ipv4Addr::new(45, 30, 0, 1));
 /// A third party's address at which there is nobody.
 pub const NOBODY: IpAddr = IpAddr::V4(Ipv4Addr::new(45, 30, 0, 2));
@@ -26,7 +26,8 @@ pub const OPEN: [u16; 2] = [80, 11_211];
 pub const INSIDE_PORT: u16 = 22;
 /// A flood goes on for so long at most after it began.
 pub const FLOOD_FOR: Nanos = 40 * SECOND;
-/// What a stranger's request may cost a third party: SYNs, datagrams, and bytes for each of its own.
+/// Most SYNs that a request of a stranger may cost a third party. [`MOST_DATAGRAMS`] is the same for datagrams, and
+/// [`MOST_BYTES`] for bytes, for each byte of the request.
 pub const MOST_SYNS: u64 = 4;
 /// See [`MOST_SYNS`].
 pub const MOST_DATAGRAMS: u64 = 3;
@@ -38,48 +39,48 @@ pub const fn stranger_ip(part: usize, n: u8) -> IpAddr {
     IpAddr::V4(Ipv4Addr::new(45, 20, part as u8, n + 1))
 }
 
-/// How the two who call know each other.
+/// Relation between the listener and the caller.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Named {
     /// Each is in the other's list, and nobody else is.
     Listed,
-    /// Their users are asked, and have said yes to the other.
+    /// The users are asked, and each has said yes to the other.
     Approved,
-    /// Anybody may call, and their users have said yes to the other.
+    /// The list lets anybody call, and the users have said yes to each other.
     Remembered,
-    /// Anybody may call: the caller is a stranger like any other.
+    /// The list lets anybody call: the caller is a stranger like any other.
     Nobody,
 }
 
 /// A flood.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Flood {
-    /// Whether it is at the listener and at the caller.
+    /// True for the listener, and for the caller, if it is flooded.
     pub victims: [bool; 2],
-    /// How those two know each other.
+    /// Relation between those two.
     pub named: Named,
-    /// How long it runs before each call.
+    /// Duration of the flood before each call.
     pub warm: Nanos,
-    /// What is done, all at once.
+    /// Acts of the flood, all at once.
     pub parts: Vec<Part>,
 }
 
-/// What one host of strangers does.
+/// Acts of one host of strangers.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Part {
-    /// From how many addresses.
+    /// Number of addresses.
     pub addresses: u8,
-    /// With how many keys.
+    /// Number of keys.
     pub keys: u16,
-    /// Once in so long.
+    /// Time between two acts.
     pub every: Nanos,
-    /// So often at most, in each flood.
+    /// Most acts in each flood.
     pub acts: u32,
-    /// What.
+    /// Kind of the acts.
     pub act: Act,
 }
 
-/// What is done.
+/// Kind of an act.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Act {
     /// TCP connections on which this is said; closed after so long, if ever.
@@ -90,24 +91,24 @@ pub enum Act {
     Datagram,
 }
 
-/// How far a hello goes.
+/// Progress of a hello before it stops.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Greeting {
-    /// Nothing is said.
+    /// Silence.
     Silent,
     /// Random bytes.
     Garbage,
-    /// So many bytes of a first frame.
+    /// The first bytes of a first frame, so many.
     Cut(u8),
     /// A first frame, and then nothing.
     First,
-    /// Always the same first frame.
+    /// The same first frame each time.
     Again,
-    /// As far as a pipe, which is held.
+    /// A hello up to a pipe, which is held.
     Pipe,
 }
 
-/// What a message asks for or says.
+/// Request or statement of a message.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Plea {
     /// DIRECT with an address of this kind.
@@ -128,19 +129,19 @@ pub enum Plea {
     Noise,
 }
 
-/// Whose address a message names.
+/// Owner of the address that a message names.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Whose {
     /// The stranger's own, which answers and then says nothing.
     Own,
     /// A third party's.
     Third,
-    /// One that only the node can reach, or itself.
+    /// An address that only the node can reach, or the node itself.
     Inside,
 }
 
 impl Flood {
-    /// In words.
+    /// Describes the flood in words.
     pub fn what(&self) -> String {
         let victims = ["listener", "caller"].iter().zip(self.victims).filter(|(_, is)| *is);
         let victims: Vec<&str> = victims.map(|(who, _)| *who).collect();

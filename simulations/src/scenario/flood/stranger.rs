@@ -15,25 +15,25 @@ use crate::engine::{Domain, Nanos, SECOND};
 use crate::host::{HostEvent, Sock};
 use crate::world::{App, Cx};
 
-/// Where strangers take the dials of whom they asked.
+/// Port at which strangers take the dials of the nodes that they asked.
 const PORT: u16 = 7_000;
 /// A lost broker is dialled again so long after the last dial.
 const REDIAL: Nanos = SECOND;
 
-/// What strangers know of the node that they flood.
+/// Knowledge of strangers about the node that they flood.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Aim {
-    /// Who it is.
+    /// Identity of the node.
     pub node: NodeId,
-    /// Where it listens.
+    /// Addresses at which the node listens.
     pub tcp: Vec<SocketAddr>,
-    /// Where datagrams may reach it.
+    /// Addresses at which datagrams may reach the node.
     pub udp: Vec<SocketAddr>,
     /// Addresses that only it can reach; at least one.
     pub inside: Vec<IpAddr>,
-    /// Its brokers.
+    /// Brokers of the node.
     pub brokers: Vec<IpAddr>,
-    /// What its clock shows.
+    /// Reading of the node's wall clock.
     pub wall: WallTime,
 }
 
@@ -41,9 +41,9 @@ pub struct Aim {
 enum Line {
     /// Dialled; this is to be said.
     Victim(NodeId),
-    /// In a hello that is to go on.
+    /// The hello is under way and is to go on.
     Greeting(Box<Caller>),
-    /// Nothing more will be said.
+    /// The stream is held, and nothing more is sent on it.
     Held,
     Broker {
         place: usize,
@@ -58,16 +58,16 @@ const LET_GO: u64 = 2;
 #[derive(Debug)]
 pub struct Stranger {
     part: Part,
-    /// Its number in the flood.
+    /// Number of this host among the flood's parts.
     number: usize,
     keys: Vec<SecretKey>,
     aims: Vec<Aim>,
     until: Nanos,
-    /// Of this flood, and of all.
+    /// Acts of this flood, and of all.
     acts: u32,
     draws: u64,
     lines: BTreeMap<Sock, Line>,
-    /// Those that are let go of, the next first.
+    /// Streams that are to be let go, the next first.
     held: VecDeque<Sock>,
     /// The one to each broker, and when it was dialled last.
     brokers: Vec<(Option<Sock>, Nanos)>,
@@ -75,7 +75,7 @@ pub struct Stranger {
     packet: u16,
     recorded: BTreeMap<NodeId, Bytes>,
     ticking: bool,
-    /// What was asked of whom.
+    /// Requests made so far, by node and named address.
     pub asked: AllAsked,
 }
 
@@ -114,12 +114,12 @@ impl Stranger {
         }
     }
 
-    /// Knows better what to flood.
+    /// Replaces the aims by newer ones.
     pub fn aim(&mut self, aims: Vec<Aim>) {
         self.aims = aims;
     }
 
-    /// Floods no more, and keeps what it holds.
+    /// Ends the flood, and keeps the open streams.
     pub fn pause(&mut self) {
         self.until = 0;
     }
@@ -195,7 +195,7 @@ impl Stranger {
         cx.wake_at(cx.now + self.part.every, TICK);
     }
 
-    /// One of its own addresses.
+    /// Draws one of the host's own addresses.
     fn source(&mut self, cx: &Cx<'_>) -> SocketAddr {
         let n = self.below(cx, u64::from(self.part.addresses)) as u8;
         SocketAddr::new(stranger_ip(self.number, n), 0)

@@ -1,4 +1,4 @@
-//! One call of a pair, and what is said over its pipe.
+//! A call of a pair, and the bytes over its pipe.
 
 use p2pd_core::pipe::PipeMode;
 use p2pd_core::{Notice, Plan, Stage, Strategy};
@@ -11,21 +11,21 @@ use crate::world::{HostId, World};
 
 /// The most that data may take over the pipe, with every fault there is.
 const DATA_WITHIN: Nanos = 120 * SECOND;
-/// The most that data may take that faults have kept back, once there are none: TCP waits up to two minutes between
-/// repeats, and then repairs a segment in each round trip.
+/// Most time for data that faults have kept back, once there are none. TCP waits up to two minutes between retransmits,
+/// and then repairs a segment in each round trip.
 const HEALED_WITHIN: Nanos = 240 * SECOND;
-/// The most until a caller knows that the listener gave up: where a NAT forgot the stream and the way lost its RST,
+/// Most time until a caller knows that the listener gave up. Where a NAT forgot the stream and the way lost its RST,
 /// that is TCP's own patience.
 const TOLD_WITHIN: Nanos = 3_600 * SECOND;
-/// SYNs that one connect may cost, repeats included: the core's own limit of 8,192 dials, with what it allows for the
-/// seconds that go by, and what systems repeat, a second apart at first, of up to 1,024 probes and 256 dials that are held,
-/// in each of two searches.
+/// Most SYNs of one connect, repeats included. The core's own limit is 8,192 dials, with its allowance for the seconds
+/// that go by. Systems repeat SYNs, a second apart at first, of up to 1,024 probes and 256 dials that are held, in each
+/// of two searches.
 const MOST_SYNS: u64 = 24_576;
 
-/// Why a call came to nothing whose pipe was open.
+/// Reason why a call failed although its pipe was open.
 pub const HOME_LEFT: &str = "a home was left, or its router began anew";
 
-/// What each side says over the pipe, bytes: longer than a record.
+/// Bytes that each side says over the pipe: more than a record.
 const TEXT: usize = 20_000;
 static CALLERS: [u8; TEXT] = text(0x11);
 static LISTENERS: [u8; TEXT] = text(0x77);
@@ -40,7 +40,7 @@ const fn text(tag: u8) -> [u8; TEXT] {
     text
 }
 
-/// How one call went.
+/// Outcome of one call.
 #[derive(Default)]
 pub(super) struct Call {
     pub(super) strategy: Option<Strategy>,
@@ -129,11 +129,11 @@ fn call_now(run: &mut Run, pair: &Pair) -> Call {
     call
 }
 
-/// Finds the listener's end of the caller's pipe, has both say something of their own and then that they are done; each must
-/// get it exactly. The listener had `before` pipes when it was called, at `begun`.
+/// Finds the listener's end of the caller's pipe, and has both send something and then end. Each must get the other's
+/// data exactly. The listener had `before` pipes when it was called, at `begun`.
 ///
 /// # Errors
-/// What can happen to a pipe without anybody's fault, as long as who has it is told.
+/// The end of a pipe by faults of the world, which its user was told of.
 fn exchange(
     run: &mut Run,
     pair: &Pair,
@@ -207,7 +207,7 @@ fn say(run: &mut Run, host: HostId, pipe: usize, text: &[u8]) {
     });
 }
 
-/// Sees that what both said over the listener's and the caller's pipe arrives.
+/// Checks that the texts of both sides arrive over the listener's and the caller's pipe.
 fn both_ways(
     run: &mut Run,
     pair: &Pair,
@@ -289,7 +289,7 @@ fn both_ways(
     Ok(())
 }
 
-/// When this node's punches began their rungs, after this time.
+/// Returns the times, from `begin` on, at which this node's punches began their rungs.
 fn rungs_after(node: &NodeProgram, begin: Nanos) -> Vec<Nanos> {
     let punching = |n: &Notice| matches!(n, Notice::Progress { stage: Stage::Punching { .. }, .. });
     let all = node.notices.iter().filter(|(at, n)| *at >= begin && punching(n));

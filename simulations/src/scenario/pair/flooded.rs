@@ -1,4 +1,4 @@
-//! Strangers in a pair's world: where they stand, when they flood, and what nobody else may pay for it.
+//! Strangers in a pair's world: their places, the times of their floods, and the limits of the costs for others.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
@@ -14,13 +14,13 @@ use crate::scenario::flood::{
 use crate::service::{Input, ServerProgram, Service, ServiceCx};
 use crate::world::{HostId, World};
 
-/// How many calls have a flood.
+/// Number of calls with a flood.
 const FLOODS: u32 = 2;
-/// How often strangers look where the node's sockets are.
+/// Time between two looks of strangers at the addresses of the node's sockets.
 const LOOK_EVERY: Nanos = 200 * MILLI;
 /// The ports at which the TURN server relays.
 const RELAYED: core::ops::Range<u16> = 49_152..49_160;
-/// Sockets that a flooded node may hold at a time: all that strangers may have, and what an honest call needs.
+/// Sockets that a flooded node may hold at a time: the most of strangers, and those of an honest call.
 const MOST_HELD: usize = 2_048;
 
 /// Addresses in private and special space that nobody in these worlds has.
@@ -36,19 +36,19 @@ const PRIVATE: [[u8; 4]; 6] = [
 /// The strangers of a run.
 #[derive(Debug, Default)]
 pub(super) struct Strangers {
-    /// None of these without a flood.
+    /// Hosts of strangers; without a flood none.
     hosts: Vec<HostId>,
     /// The numbers of the nodes that they flood.
     victims: Vec<usize>,
     brokers: Vec<IpAddr>,
     relay: Option<IpAddr>,
-    /// How often they have flooded.
+    /// Number of floods so far.
     floods: u32,
-    /// When they look next, while they flood.
+    /// Time of the next look, during a flood.
     look: Option<Nanos>,
 }
 
-/// Takes whatever comes and says nothing.
+/// A server that takes everything and says nothing.
 #[derive(Debug)]
 struct Mute;
 
@@ -97,7 +97,7 @@ impl Strangers {
         }
     }
 
-    /// When they look next.
+    /// Returns the time of the next look.
     pub(super) fn next(&self) -> Option<Nanos> {
         self.look
     }
@@ -113,7 +113,7 @@ fn strangers(run: &mut Run, mut each: impl FnMut(&mut Stranger, &mut crate::worl
     }
 }
 
-/// Their users approve of each other, where that is how they know each other.
+/// Has each user approve of the other, where the flood's `named` asks for it.
 pub(super) fn introduce(run: &mut Run, pair: &Pair) {
     if pair.flood.as_ref().is_some_and(|f| matches!(f.named, Named::Approved | Named::Remembered)) {
         let ids = run.hosts.map(|host| run.world.app(host).node().node.node_id());
@@ -123,14 +123,14 @@ pub(super) fn introduce(run: &mut Run, pair: &Pair) {
     }
 }
 
-/// Where a node may have dialled strangers and third parties.
+/// Returns the addresses of strangers and third parties that a node may have dialled.
 pub(super) fn may_be_dialled(pair: &Pair) -> Vec<IpAddr> {
     let parts = pair.flood.iter().flat_map(|f| f.parts.iter().enumerate());
     let strangers = parts.flat_map(|(n, p)| (0..p.addresses).map(move |address| stranger_ip(n, address)));
     strangers.chain([BYSTANDER, NOBODY]).collect()
 }
 
-/// Begins the flood, and lets it run for a while; not for what is called again because faults had it fail.
+/// Begins the flood, and lets it run for a while. A call that is repeated because of faults has no flood.
 pub(super) fn begin(run: &mut Run, pair: &Pair) {
     let Some(flood) = pair.flood.as_ref().filter(|_| run.strangers.floods < FLOODS) else { return };
     run.strangers.floods += 1;
@@ -152,7 +152,7 @@ pub(super) fn look(run: &mut Run) {
     run.strangers.look = Some(run.world.now() + LOOK_EVERY);
 }
 
-/// The call is over, and so is the flood; what strangers hold they go on holding.
+/// Ends the flood with the call; strangers keep their open streams.
 pub(super) fn pause(run: &mut Run) {
     run.strangers.look = None;
     strangers(run, |stranger, _| stranger.pause());
@@ -184,7 +184,7 @@ fn aims(run: &Run) -> Vec<Aim> {
     victims.iter().map(aim).collect()
 }
 
-/// Its own addresses, its gateway and a neighbour in its network, and addresses in space that nobody has.
+/// Returns the node's own addresses, its gateway, a neighbour in its network, and addresses in space that nobody has.
 fn inside(run: &Run, n: usize) -> Vec<IpAddr> {
     let own = run.world.host(run.hosts[n]).addresses().iter().copied();
     let near = own.clone().filter_map(|ip| match ip {
@@ -198,7 +198,7 @@ fn inside(run: &Run, n: usize) -> Vec<IpAddr> {
     own.chain(PRIVATE.into_iter().map(IpAddr::from)).collect()
 }
 
-/// What somebody else had to pay, and what a node held, that must not be.
+/// Returns the violations: costs for third parties, and holdings of a node, beyond the limits.
 pub(super) fn judge(run: &Run, pair: &Pair, hosts: &[HostId], known: &[IpAddr]) -> Vec<String> {
     if pair.flood.is_none() {
         return Vec::new();

@@ -1,4 +1,4 @@
-//! The homes of a pair: routers that open ports, a second home, and what happens to it.
+//! Homes of a pair: routers that open ports, a second home, and its changes.
 
 use std::net::IpAddr;
 
@@ -12,11 +12,11 @@ use crate::service::ServerProgram;
 use crate::service::router::{PortControl, RouterSpec};
 use crate::world::{HostId, Site, SiteSpec, World};
 
-/// How long ports may take to be opened: silent ways, and a UPnP device whose every answer takes three seconds.
+/// Time in which ports must be opened: silent ways, and a UPnP device whose every answer takes three seconds.
 const MAPPED_WITHIN: Nanos = 30 * SECOND;
-/// From a change of interfaces to the node's hearing of it, as drivers wait for it to settle.
+/// Time from a change of interfaces to the node's notice of it, as drivers wait for it to settle.
 const HEARD_AFTER: Nanos = 250 * MILLI;
-/// What is given to a node to find its way in another home, before it is called.
+/// Time of a node to find its way in another home, before it is called.
 const FOUND_WITHIN: Nanos = 30 * SECOND;
 /// A router that answers at once has closed a port so long after the end of its node.
 const CLOSED_WITHIN: Nanos = 5 * SECOND;
@@ -26,42 +26,43 @@ const NUMBER: u8 = 10;
 /// A second home of one of the two, who has to stand apart.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Second {
-    /// Whose: 0 for the listener, 1 for the caller.
+    /// Owner of the home: 0 for the listener, 1 for the caller.
     pub of: usize,
-    /// Its NATs.
+    /// NATs of the home.
     pub chain: Chain,
-    /// Its link.
+    /// Link of the home.
     pub link: LinkSpec,
-    /// What its router speaks.
+    /// Protocols and faults of the home's router.
     pub router: Option<RouterSpec>,
-    /// What it is for.
+    /// Course of the two homes.
     pub life: Life,
 }
 
-/// What becomes of two homes.
+/// Course of two homes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Life {
     /// The host is in both.
     Beside,
     /// The host is in both until it loses the first: its interface goes.
     Loses(When),
-    /// The host is in both until nothing gets through the first any more. Its interface stays, and nobody says so.
+    /// The host is in both until nothing gets through the first any more. Its interface stays, and the system reports
+    /// nothing.
     Dead(When),
     /// The host is in the first, and then in the second.
     Moves(When),
 }
 
-/// When that happens.
+/// Time of a change of homes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum When {
-    /// Before the call, while nothing else does.
+    /// A change before the call, while nothing else happens.
     Idle,
-    /// So long after the first call began.
+    /// A change so long after the first call began.
     Into(Nanos),
 }
 
 impl Second {
-    /// Whether the host is elsewhere when its call ends than when it began.
+    /// Returns true if the host is elsewhere at the end of its call than at the beginning.
     pub fn changes_mid_call(&self) -> bool {
         matches!(self.life, Life::Loses(When::Into(_)) | Life::Moves(When::Into(_)))
     }
@@ -77,7 +78,7 @@ impl Life {
 }
 
 impl Pair {
-    /// Whether a node asks its router for a port.
+    /// Returns true if a node asks its router for a port.
     pub(super) fn asks_router(&self, n: usize) -> bool {
         let site = if self.place == Place::SameSite { 0 } else { n };
         let second = self.second.as_ref().filter(|s| s.of == n);
@@ -97,15 +98,15 @@ pub(super) struct Homes {
     /// The first home of each, by number of the home.
     first: Vec<(usize, Site)>,
     second: Option<Site>,
-    /// Whose the second one is, and what becomes of it.
+    /// Owner of the second home, and the course of its homes.
     life: Option<(usize, Life)>,
     /// Routers: whose home, whether the second one, and which host is the server.
     routers: Vec<(usize, bool, HostId)>,
-    /// Still to come, the next first.
+    /// Steps still to come, the next first.
     planned: Vec<(Nanos, Step)>,
-    /// When that began which is planned.
+    /// Time at which the planned change began.
     changed: Option<Nanos>,
-    /// When homes were left, or routers restarted.
+    /// Times at which homes were left, or routers restarted.
     shaken: Vec<Nanos>,
 }
 
@@ -158,12 +159,12 @@ impl Homes {
         self.first.iter().map(|(_, site)| site).chain(&self.second).filter_map(|site| site.gateway)
     }
 
-    /// Whether a home was left or a router restarted in this time.
+    /// Returns true if a home was left or a router restarted in this time.
     pub(super) fn shaken_since(&self, from: Nanos, until: Nanos) -> bool {
         self.shaken.iter().any(|at| (from..=until).contains(at))
     }
 
-    /// From the change to the first address that has the second home's address outside.
+    /// Returns the time from the change to the first address that has the second home's address outside.
     pub(super) fn announced_after(&self, world: &World<Program>, hosts: [HostId; 2]) -> Option<Nanos> {
         let (of, _) = self.life?;
         let (changed, second) = (self.changed?, self.second.as_ref()?);
@@ -187,7 +188,7 @@ impl Homes {
 }
 
 impl Run {
-    /// Runs as [`World::run_while`], with what is planned for the homes, and with what strangers see.
+    /// Runs as [`World::run_while`], with the planned changes of the homes, and with the looks of strangers.
     pub(super) fn run_while(&mut self, until: Nanos, mut done: impl FnMut(&World<Program>) -> bool) -> bool {
         loop {
             let planned = self.homes.planned.first().copied();
@@ -232,7 +233,7 @@ impl Run {
     }
 }
 
-/// What a host's node was told of ports, in order.
+/// Returns the states of ports that a host's node reported, in order.
 pub(super) fn ports(world: &World<Program>, host: HostId) -> Vec<PortState> {
     let state = |(_, notice): &(Nanos, Notice)| match notice {
         Notice::Port { state, .. } => Some(*state),
@@ -241,7 +242,7 @@ pub(super) fn ports(world: &World<Program>, host: HostId) -> Vec<PortState> {
     world.app(host).node().notices.iter().filter_map(state).collect()
 }
 
-/// Waits until ports are open or were refused, and then for what happens to the homes before the call.
+/// Waits until ports are open or were refused, and then for the changes of homes before the call.
 pub(super) fn settle(run: &mut Run, pair: &Pair) {
     let asking: Vec<HostId> =
         (0..2).filter(|n| run.homes.routers.iter().any(|(of, _, _)| of == n)).map(|n| run.hosts[n]).collect();
@@ -263,14 +264,14 @@ pub(super) fn settle(run: &mut Run, pair: &Pair) {
     }
 }
 
-/// Has what is still planned happen, where the call was over before it.
+/// Carries out the rest of the plan, where the call was over before it.
 pub(super) fn finish(run: &mut Run) {
     if let Some(&(last, _)) = run.homes.planned.last() {
         run.run_while(last + FOUND_WITHIN, |_| false);
     }
 }
 
-/// A call began: plans what is to happen during the first.
+/// Plans the changes during the first call, which begins now.
 pub(super) fn called(run: &mut Run, pair: &Pair) {
     if let Some(Second { life, .. }) = &pair.second
         && let Some(When::Into(after)) = life.when()
@@ -280,8 +281,8 @@ pub(super) fn called(run: &mut Run, pair: &Pair) {
     }
 }
 
-/// Once the nodes have ended, no port of theirs may be open where they are now; and at no time may a node have announced
-/// what a router said and nobody else saw.
+/// Checks the homes after the nodes have ended. No port of theirs may be open at their present routers. At no time may
+/// a node have announced an address that only a router reported.
 pub(super) fn left_behind(run: &mut Run, pair: &Pair) -> Vec<String> {
     let mut wrong = Vec::new();
     let until = run.world.now() + CLOSED_WITHIN;

@@ -1,4 +1,4 @@
-//! The TURN server of a pair's world, and what must hold of pipes through it.
+//! The TURN server of a pair's world, and the invariants of pipes through it.
 
 use core::time::Duration;
 use std::net::IpAddr;
@@ -16,24 +16,24 @@ use crate::world::{HostId, World};
 
 const IP: IpAddr = IpAddr::V4(core::net::Ipv4Addr::new(203, 0, 113, 12));
 const USER: (&str, &str) = ("alice", "secret");
-/// The longest that a server keeps what nobody refreshes or gives back: TURN's default lifetime (RFC 8656 section 3.2),
-/// and a request of a node that was under way when it ended.
+/// Longest time that a server keeps an allocation that nobody refreshes or gives back. It is TURN's default lifetime
+/// (RFC 8656 section 3.2), and a request of a node that was under way when it ended.
 const KEPT_WITHIN: Nanos = 660 * SECOND;
-/// What nobody loses is given back in a few round trips.
+/// Time in which allocations and the like are given back, a few round trips, where nothing is lost.
 const GIVEN_BACK_WITHIN: Nanos = 5 * SECOND;
-/// What a closed relayed pipe has to send still may take so long, as with drivers.
+/// Longest time that a closed relayed pipe may take to send the rest, as in drivers.
 const LEAVE_WITHIN: Nanos = 10 * SECOND;
 
 /// A TURN server that both nodes know.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Relaying {
-    /// What is wrong with it.
+    /// Faults of the server.
     pub faults: TurnFaults,
     /// The only way to it; else UDP, and TCP where that gets no answer.
     pub over: Option<Transport>,
-    /// How long its nonces are good.
+    /// Lifetime of the server's nonces.
     pub nonce: Nanos,
-    /// How long pipes are idle before anything is said on them.
+    /// Idle time of pipes before the first byte.
     pub idle: Nanos,
 }
 
@@ -63,13 +63,14 @@ impl Relaying {
     }
 }
 
-/// Waits until what was closed has been sent.
+/// Waits until closed pipes have sent the rest.
 pub(super) fn leave(run: &mut Run, hosts: &[HostId]) {
     let until = run.world.now() + LEAVE_WITHIN;
     run.world.run_while(until, |w| hosts.iter().all(|h| !w.app(*h).node().has_leaving_pipes()));
 }
 
-/// Once the nodes have ended, nothing of theirs may stay at the server; where nothing was `lost`, not for long.
+/// Checks the server after the nodes have ended: nothing of theirs may stay there; where nothing was `lost`, not for
+/// long.
 pub(super) fn left_behind(run: &mut Run, lost: bool) -> Option<String> {
     let turn = run.turn?;
     let held = |w: &World<Program>| match w.app(turn) {

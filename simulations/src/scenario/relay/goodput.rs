@@ -1,4 +1,4 @@
-//! How fast bytes get through a relay, by our scheme and by others.
+//! Goodput through a relay, by p2pd's scheme and by others.
 
 use p2pd_core::relay::{Congestion, ReadOutcome, RelayConfig, RelayStream};
 use p2pd_core::{Instant, SecretKey};
@@ -22,7 +22,7 @@ pub enum Scheme {
     P2pdPaced,
 }
 
-/// What a transfer came to.
+/// Result of a transfer.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct Measured {
     /// Bits of content a second, from the first datagram to the last byte's arrival.

@@ -1,5 +1,5 @@
-//! Two ends that exchange datagrams through a relay, without the rest of the world: what the relay does to them
-//! is drawn from a seed.
+//! Two ends that exchange datagrams through a relay, without the rest of the world. The relay's treatment of them is
+//! drawn from a seed.
 
 pub mod goodput;
 pub mod rudp;
@@ -13,7 +13,7 @@ use p2pd_core::relay::RelayStream;
 use crate::engine::{Digest, Keyed, Nanos, Queue};
 use crate::net::{Bottleneck, LinkSpec};
 
-/// What a relayed datagram has around it on an IPv4 network: ChannelData, UDP and IP headers.
+/// Bytes around a relayed datagram on an IPv4 network: ChannelData, UDP and IP headers.
 const HEADERS: usize = 4 + 8 + 20;
 
 /// The way between the ends, the same in both directions.
@@ -25,7 +25,7 @@ pub struct Way {
     pub narrow: Option<Bottleneck>,
 }
 
-/// Something that speaks in datagrams.
+/// An end of a way that sends and receives datagrams.
 pub trait End {
     /// A datagram came.
     fn datagram(&mut self, now: Instant, data: &[u8]);
@@ -59,7 +59,7 @@ pub struct Wire<E> {
     pub now: Nanos,
     /// The ends.
     pub ends: [E; 2],
-    /// Over everything that was sent and when.
+    /// Digest of everything that was sent and when.
     pub digest: Digest,
     /// Datagrams that each end sent.
     pub sent: [u64; 2],
@@ -70,7 +70,7 @@ pub struct Wire<E> {
 }
 
 impl<E: End> Wire<E> {
-    /// Both ends at time 0.
+    /// Creates a wire between two ends at time 0.
     pub fn new(seed: u64, way: Way, ends: [E; 2]) -> Self {
         Wire {
             now: 0,
@@ -89,7 +89,7 @@ impl<E: End> Wire<E> {
         Instant::from_nanos(self.now as i64)
     }
 
-    /// Sends what is to be sent.
+    /// Sends all datagrams that are ready.
     pub fn flush(&mut self) {
         for end in 0..2 {
             while let Some(datagram) = self.ends[end].transmit(self.at()) {

@@ -1,8 +1,9 @@
-//! How P2PD 3.1.5 makes relayed messages reliable: each gets a number and goes out at once, again after 3 s without an
-//! acknowledgement, and a third time after 3 more; then it is forgotten. Nothing paces or orders them.
+//! Reliability of relayed messages in P2PD 3.1.5. Each message gets a number and goes out at once. Without an
+//! acknowledgement it goes out again after 3 s, and a third time after 3 more; then it is forgotten. There is no pacing
+//! and no ordering.
 //!
-//! It is favoured where it can be: the receiver drops duplicates, and with `rate` the application sends no
-//! faster than the way takes, which it has no means to know.
+//! The model favours it where it can. The receiver drops duplicates. With `rate` the application sends no faster than
+//! the way takes, although it has no means to know that rate.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
@@ -16,16 +17,16 @@ const WAIT: Duration = Duration::from_secs(3);
 const TRIES: u8 = 3;
 /// Number and flag before a payload.
 const FRAME: usize = 8 + 1;
-/// What fits into 1,200 bytes with that, as our own datagrams have.
+/// Payload of a datagram of 1,200 bytes, the size of p2pd's own datagrams.
 pub const PAYLOAD: usize = 1_200 - FRAME;
 
-/// One end.
+/// An end of a transfer.
 #[derive(Debug)]
 pub struct Rudp {
     /// Messages to be sent, and the first one's number.
     fresh: VecDeque<usize>,
     next: u64,
-    /// What is not acknowledged: length, how often it was sent, when it is sent again.
+    /// Messages without acknowledgement: length, number of transmissions, and time of the next one.
     waiting: BTreeMap<u64, (usize, u8, Instant)>,
     acks: VecDeque<u64>,
     /// The least time between two messages.
@@ -60,7 +61,7 @@ impl Rudp {
         }
     }
 
-    /// Whether it has nothing more to send, now or later.
+    /// Returns true if nothing is left to send, now or later.
     pub fn is_done(&self) -> bool {
         self.fresh.is_empty() && self.waiting.is_empty() && self.acks.is_empty()
     }

@@ -1,4 +1,4 @@
-//! Relay streams over drawn ways: whatever the relay does to datagrams, the bytes are the same.
+//! Relay streams over drawn ways: the bytes are the same, however the relay treats datagrams.
 
 use bytes::Bytes;
 use p2pd_core::relay::{EndCause, MAX_MESSAGE, ReadOutcome, RelayConfig, RelayStream, StreamEvent};
@@ -16,30 +16,30 @@ const IDLE: u64 = 300;
 /// A drawn exchange.
 #[derive(Clone, Debug)]
 pub struct Exchange {
-    /// Its seed.
+    /// Seed of the exchange.
     pub seed: u64,
-    /// What lies between.
+    /// Way between the ends.
     pub way: Way,
     /// Bytes of the pipe from each end.
     pub bytes: [usize; 2],
     /// Messages from each end.
     pub messages: [usize; 2],
-    /// At most so many bytes are written or read at once.
+    /// Most bytes that are written or read at once.
     pub portion: [usize; 2],
     /// Windows of both ends.
     pub window: u32,
 }
 
-/// How one went.
+/// Outcome of an exchange.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Ended {
-    /// When all was read on both sides.
+    /// Time at which all was read on each side.
     pub took: Nanos,
-    /// Over all datagrams.
+    /// Digest of all datagrams.
     pub digest: u64,
     /// Datagrams sent.
     pub datagrams: u64,
-    /// What was wrong.
+    /// Error, if there was one.
     pub wrong: Option<String>,
 }
 
@@ -100,7 +100,7 @@ struct Running<'a> {
     sides: [Side; 2],
 }
 
-/// What one end has to send and has got.
+/// Bytes that one end has to send and has received.
 struct Side {
     bytes: Vec<u8>,
     written: usize,
@@ -158,7 +158,7 @@ impl<'a> Running<'a> {
         Running { of, wire: Wire::new(of.seed, of.way, ends), sides }
     }
 
-    /// Until both have everything; the time that took.
+    /// Runs until both have everything, and returns the time that took.
     fn exchange(&mut self) -> Result<Nanos, String> {
         let mut took = None;
         loop {
@@ -190,7 +190,7 @@ impl<'a> Running<'a> {
         Ok(took.unwrap_or(self.wire.now))
     }
 
-    /// One end's user: events, then a portion written and everything read in portions.
+    /// Acts for one end's user: takes events, writes a portion and reads everything in portions.
     fn act(&mut self, end: usize) -> Result<(), String> {
         let (now, portion) = (self.wire.at(), self.of.portion[end]);
         let (here, there) = match &mut self.sides {

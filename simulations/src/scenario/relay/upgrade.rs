@@ -1,4 +1,4 @@
-//! A pipe that begins on a relay stream, moves to direct paths and back: exact at whatever byte it is cut.
+//! A pipe that begins on a relay stream, moves to direct paths and back. Its bytes must be exact for a cut at any byte.
 
 use std::collections::BTreeMap;
 
@@ -15,36 +15,36 @@ use crate::engine::{Domain, Keyed, MILLI, Nanos, Queue, SECOND};
 const LIMIT: Nanos = 1_800 * SECOND;
 const RELAY: CarrierId = CarrierId(0);
 
-/// How a direct path ends.
+/// End of a direct path.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Death {
-    /// Not before the pipe does.
+    /// The path lives at least as long as the pipe.
     None,
-    /// Both ends are told, each so long after.
+    /// The two ends are told, each so long after.
     Told([Nanos; 2]),
-    /// Nobody is told: bytes go in and none come out.
+    /// The ends are not told: bytes go in and none come out.
     Silent,
 }
 
-/// One direct path.
+/// A direct path.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Direct {
-    /// When each end has it.
+    /// Time at which each end has the path.
     pub attached: [Nanos; 2],
-    /// From one end to the other.
+    /// Time from one end to the other.
     pub delay: Nanos,
     /// Bytes that it holds in one direction.
     pub holds: usize,
-    /// When it dies.
+    /// Time of the path's end.
     pub dies: Nanos,
-    /// How.
+    /// Kind of that end.
     pub death: Death,
 }
 
 /// A drawn pipe.
 #[derive(Clone, Debug)]
 pub struct Upgrade {
-    /// Its seed.
+    /// Seed of the pipe.
     pub seed: u64,
     /// The way through the relay.
     pub way: Way,
@@ -52,24 +52,24 @@ pub struct Upgrade {
     pub bytes: [usize; 2],
     /// The direct paths, one after the other.
     pub directs: Vec<Direct>,
-    /// When the relay dies, if it does: only while the last direct path lives on.
+    /// Time at which the relay dies, if it does: only while the last direct path lives on.
     pub relay_dies: Option<Nanos>,
     /// Buffers of both ends.
     pub buffer: usize,
 }
 
-/// How one went.
+/// Outcome of a pipe.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Moved {
-    /// When all was read and acknowledged on both sides.
+    /// Time at which all was read and acknowledged on each side.
     pub took: Nanos,
-    /// Over everything that was sent.
+    /// Digest of everything that was sent.
     pub digest: u64,
     /// Moves to a direct path, by both ends, with something left to do.
     pub up: u32,
     /// Moves back to the relay, likewise.
     pub back: u32,
-    /// What was wrong.
+    /// Error, if there was one.
     pub wrong: Option<String>,
 }
 
@@ -298,7 +298,7 @@ impl<'a> Running<'a> {
         self.ends[end].mover.handle_broken(now, carrier);
     }
 
-    /// One end's user, and its carriers.
+    /// Acts for one end's user and for its carriers.
     fn act(&mut self, end: usize) -> Result<(), String> {
         let now = self.wire.at();
         if self.relay_alive {
@@ -345,7 +345,7 @@ impl<'a> Running<'a> {
         Ok(())
     }
 
-    /// What the relay stream brought.
+    /// Takes the events of the relay stream.
     fn listen(&mut self, end: usize) -> Result<(), String> {
         let now = self.wire.at();
         let (stream, mover) = (&mut self.wire.ends[end], &mut self.ends[end].mover);
@@ -365,7 +365,7 @@ impl<'a> Running<'a> {
         Ok(())
     }
 
-    /// Gives each carrier what it takes.
+    /// Gives each carrier as many bytes as it takes.
     fn speak(&mut self, end: usize) {
         let now = self.wire.at();
         let user = &mut self.ends[end];

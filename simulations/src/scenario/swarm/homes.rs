@@ -9,7 +9,7 @@ use crate::oracle::{Verdict, direct_or_reverse, every_strategy, reachable_with};
 use crate::scenario::pair::{Life, Pair, Place, Second, When};
 use crate::service::router::{RouterFaults, RouterSpec, Taken};
 
-/// What was drawn.
+/// Draws about routers and second homes.
 pub(super) struct Found {
     pub(super) what: String,
 }
@@ -101,8 +101,8 @@ fn router(below: &mut dyn FnMut(u64) -> u64, what: &mut String) -> RouterSpec {
 }
 
 impl Found {
-    /// What is demanded of the first call and of the one when all faults have ended, where `before` is demanded without
-    /// routers and second homes.
+    /// Returns the demands on the first call, and on the call after all faults have ended. `before` is the demand
+    /// without routers and second homes.
     pub(super) fn demands(&self, pair: &Pair, all: bool, before: Verdict) -> (Verdict, Verdict) {
         if pair.place != Place::Apart || pair.relay.is_some() {
             let (then, healed) = self.shaken(pair, before);
@@ -145,7 +145,7 @@ impl Found {
         (then, healed)
     }
 
-    /// A router that restarts in the middle breaks what it can.
+    /// Returns the demands with a router that restarts in the middle: it may break the calls.
     fn shaken(&self, pair: &Pair, before: Verdict) -> (Verdict, Verdict) {
         let second = pair.second.as_ref().and_then(|s| s.router.as_ref());
         let mut routers = pair.routers.iter().flatten().chain(second);
@@ -154,12 +154,12 @@ impl Found {
     }
 }
 
-/// What holds in both of two homes.
+/// Returns the demand that holds in each of two homes.
 fn both(one: Verdict, other: Verdict) -> Verdict {
     if one == other { one } else { Verdict::Perhaps }
 }
 
-/// What holds where one of two homes does.
+/// Returns the demand that holds where it holds in one of two homes.
 fn either(one: Verdict, other: Verdict) -> Verdict {
     match (one, other) {
         (Verdict::Must, _) | (_, Verdict::Must) => Verdict::Must,

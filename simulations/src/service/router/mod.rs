@@ -1,6 +1,6 @@
-//! A home router's server for port mappings: PCP (RFC 6887), NAT-PMP (RFC 6886) and UPnP IGD over one table, with what
-//! such servers do wrong. It stands on its NAT's inside address and has the NAT carry out what it grants. Written from
-//! the documents' layouts and not with the core's codecs.
+//! A home router's server for port mappings: PCP (RFC 6887), NAT-PMP (RFC 6886) and UPnP IGD over one table, with the
+//! errors of such servers. It stands on its NAT's inside address and has the NAT carry out its grants. Written from the
+//! documents' layouts and not with the core's codecs.
 
 mod datagram;
 mod upnp;
@@ -14,7 +14,7 @@ use crate::nat::Order;
 use crate::net::Proto;
 use upnp::Requests;
 
-/// What a router speaks, and what is wrong with it.
+/// Protocols and faults of a router.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct RouterSpec {
     /// PCP.
@@ -25,30 +25,30 @@ pub struct RouterSpec {
     pub upnp: Option<u8>,
     /// The longest lease that it grants, in seconds.
     pub lease: u32,
-    /// Its faults.
+    /// Faults of the router.
     pub faults: RouterFaults,
 }
 
-/// What a router does wrong.
+/// Faults of a router.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct RouterFaults {
-    /// What it says of its address outside in place of the truth.
+    /// Address outside that the router reports in place of the true one.
     pub says: Option<IpAddr>,
     /// Ports that are somebody else's.
     pub taken: Taken,
-    /// It grants ports and opens none.
+    /// The router grants ports and opens none.
     pub idle: bool,
-    /// It closes ports after a quarter of the lease that it granted.
+    /// The router closes ports after a quarter of the lease that it granted.
     pub early: bool,
-    /// It restarts then: its NAT and its table are empty, and its epoch begins anew.
+    /// Time of a restart. NAT and table are empty after it, and the epoch begins anew.
     pub crash: Option<Nanos>,
-    /// After that it is silent for so long.
+    /// Time of silence after the restart.
     pub down: Nanos,
     /// Each answer is later by up to this.
     pub slow: Nanos,
 }
 
-/// Which ports are somebody else's.
+/// Ports that belong to somebody else.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum Taken {
     /// None.
@@ -61,7 +61,7 @@ pub enum Taken {
 }
 
 impl RouterSpec {
-    /// One that speaks all three and does what it says, for two hours at a time.
+    /// A router that speaks all three protocols and keeps its word, for leases of two hours.
     pub const HONEST: RouterSpec = RouterSpec {
         pcp: true,
         nat_pmp: true,
@@ -78,7 +78,7 @@ impl RouterSpec {
         },
     };
 
-    /// Whether what it grants is open, where it says so, for as long as it says.
+    /// Returns true if granted ports are open, at the reported address and for the whole lease.
     pub fn is_honest(&self) -> bool {
         let faults = RouterFaults { slow: 0, taken: Taken::None, ..self.faults };
         faults == RouterFaults::default() && self.faults.taken != Taken::All
@@ -94,12 +94,12 @@ struct Entry {
     until: Nanos,
 }
 
-/// Why a port is not granted.
+/// Reason why a port is not granted.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum No {
-    /// Somebody else has it.
+    /// The port is somebody else's.
     Taken,
-    /// It is another's, who can prove it.
+    /// The port is another's, who can prove it.
     NotYours,
 }
 
@@ -109,7 +109,7 @@ pub struct PortControl {
     spec: RouterSpec,
     external: IpAddr,
     table: BTreeMap<(Proto, u16), Entry>,
-    /// Since when it has its state.
+    /// Time at which its state began.
     since: Nanos,
     silent_until: Nanos,
     answers: u64,
@@ -119,7 +119,7 @@ pub struct PortControl {
 const MAPPING_PORT: u16 = 5351;
 const SSDP_PORT: u16 = 1900;
 const HTTP_PORT: u16 = 5000;
-/// Above it nobody has ports of his own where `Taken::Low` are taken.
+/// Lowest port that is free where `Taken::Low` are taken.
 const HIGH: u16 = 49_152;
 
 impl PortControl {
@@ -152,7 +152,7 @@ impl PortControl {
         ((now - self.since) / SECOND) as u32
     }
 
-    /// Who has a port now.
+    /// Returns the entry of a port's present owner.
     fn holder(&self, now: Nanos, proto: Proto, external: u16) -> Option<Entry> {
         let others: SocketAddr = ([192, 168, 255, 254], 80).into();
         let is_taken = match self.spec.faults.taken {

@@ -1,4 +1,4 @@
-//! Those of tokio and async-std, whose calls are futures.
+//! Pipes of messages of tokio and async-std, whose calls are futures.
 
 use std::future::Future;
 use std::net::SocketAddr;

@@ -1,4 +1,4 @@
-//! mio's: a thread has the loop, as a program on mio would, and is asked for what it does with its pipes.
+//! Pipes of messages of mio: a thread has the loop, as a program on mio would, and carries out requests.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::io::ErrorKind;
@@ -18,7 +18,7 @@ use p2pd_mio::messages::{
 use super::{Key, NoMessage, Pipes};
 
 const WAKER: Token = Token(0);
-/// Of the loop for what it does not say by itself.
+/// Time between two looks of the loop for changes that it does not report.
 const AGAIN: Duration = Duration::from_millis(1);
 
 struct State {

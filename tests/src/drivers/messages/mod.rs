@@ -15,14 +15,14 @@ use super::Driver;
 /// A pipe's name.
 pub type Key = usize;
 
-/// Why there is no message.
+/// Reason why there is no message.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum NoMessage {
-    /// None came in time.
+    /// The time passed without a message.
     Late,
-    /// None will come.
+    /// The reading has ended, so no message will come.
     Ended(End),
-    /// There is no such pipe or subscription.
+    /// The pipe or subscription does not exist.
     Gone,
 }
 
@@ -41,7 +41,7 @@ pub trait Pipes: Send + Sync {
     ) -> Result<Key, OpenError>;
     /// A UDP server.
     fn bind(&self, route: Route, options: &PipeOptions) -> Key;
-    /// Both ends of a TCP connection.
+    /// Connects a TCP pair and returns both ends.
     fn pair(&self, options: &PipeOptions) -> [Key; 2];
     /// Serves echo on loopback, over TCP and UDP; where.
     ///
@@ -54,18 +54,18 @@ pub trait Pipes: Send + Sync {
     ) -> Result<Vec<(SocketAddr, Protocol)>, ListenError>;
     /// A pipe's own end.
     fn local(&self, pipe: Key) -> SocketAddr;
-    /// Subscribes to what matches, from anybody.
+    /// Subscribes to matching messages, from any sender.
     fn subscribe(&self, pipe: Key, message: Pattern, queue: Queue) -> SubscriptionId;
-    /// How many messages wait in a subscription, and how many it dropped.
+    /// Returns the number of messages that wait in a subscription, and of those that it dropped.
     fn count(&self, pipe: Key, of: SubscriptionId) -> (usize, u64);
     /// The next message of a subscription.
     ///
     /// # Errors
-    /// Why there is none.
+    /// The reason why there is none.
     fn recv(&self, pipe: Key, from: SubscriptionId, within: Duration) -> Result<Message, NoMessage>;
     /// Sends; false: it could not.
     fn send(&self, pipe: Key, data: &[u8]) -> bool;
-    /// Sends whatever comes on one to another's destination.
+    /// Sends each message of one pipe to another's destination.
     fn link(&self, from: Key, to: Key);
     /// Makes two pipes one.
     fn join(&self, one: Key, other: Key);
@@ -75,7 +75,7 @@ pub trait Pipes: Send + Sync {
     fn close(&self, pipe: Key);
     /// Breaks a pipe off.
     fn abort(&self, pipe: Key);
-    /// How reading ended; waits for it.
+    /// Waits for the end of reading, and returns its outcome.
     fn ended(&self, pipe: Key) -> End;
 }
 

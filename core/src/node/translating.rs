@@ -1,0 +1,245 @@
+//! IPv4 through the NAT64 of an IPv6-only network (RFC 6146): the rest of the core has an IPv4 address then, as by RFC 6877.
+//!
+//! Where no default route leads to IPv4, the prefix of the network's NAT64 is looked up (RFC 7050). With it there is one more
+//! interface, whose address is one of those for such hosts (RFC 7335). A socket that leaves from it is an IPv6 socket to the
+//! driver: actions and events are translated on their way, so that STUN, punches, relays and servers find an IPv4 host behind
+//! a NAT.
+
+use core::time::Duration;
+use std::collections::BTreeSet;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+
+use smallvec::SmallVec;
+
+use super::Node;
+use super::admission::reach::is_on_link;
+use super::opening::PER_FAMILY;
+use crate::cx::Owner;
+use crate::io::{Action, Event, Interface, IoFailure, QueryId, SockId};
+use crate::nat64::{self, Prefixes, WELL_KNOWN_NAME, discover, extract};
+use crate::notice::Notice;
+
+/// Time that the look-up of the prefix may take. The address is handed out after it.
+const FIND_WITHIN: Duration = Duration::from_secs(2);
+/// Addresses of ours for IPv4, 192.0.0.2 and behind: another one when what is below it has changed.
+const ADDRESSES: u8 = 6;
+
+/// What is known of our network's NAT64.
+#[derive(Debug, Default)]
+pub(super) struct Translating {
+    /// Our address that it is reached from.
+    way: Option<Interface>,
+    query: Option<QueryId>,
+    /// The name server could not be reached.
+    failed: bool,
+    prefixes: Prefixes,
+    /// Number of the address that we have for IPv4, which counts on.
+    address: u8,
+    /// Sockets that leave from that address.
+    socks: BTreeSet<SockId>,
+}
+
+impl Translating {
+    pub(super) fn prefixes(&self) -> &[nat64::Prefix] {
+        &self.prefixes
+    }
+
+    /// Returns true while the prefix is being looked up.
+    pub(super) fn is_asking(&self) -> bool {
+        self.query.is_some()
+    }
+
+    /// Returns true if the look-up has to be made again.
+    pub(super) fn lacks(&self) -> bool {
+        self.failed
+    }
+
+    /// Our address for IPv4.
+    fn ours(&self) -> Option<Ipv4Addr> {
+        self.prefixes.first().filter(|_| self.way.is_some())?;
+        Some(Ipv4Addr::new(192, 0, 0, 2 + self.address % ADDRESSES))
+    }
+
+    pub(super) fn is_ours(&self, ip: IpAddr) -> bool {
+        self.ours().is_some_and(|ours| ip == ours)
+    }
+
+    /// The interface that we have for IPv4.
+    pub(super) fn interface(&self) -> Option<Interface> {
+        let (ip, way) = (self.ours()?.into(), self.way?);
+        Some(Interface { ip, prefix: 32, gateway: None, ..way })
+    }
+
+    /// Forgets what belongs to another network.
+    fn forget(&mut self, way: Option<Interface>) {
+        self.address = self.address.wrapping_add(u8::from(!self.prefixes.is_empty()));
+        (self.way, self.failed) = (way, false);
+        self.prefixes.clear();
+        self.socks.clear();
+    }
+
+    /// An address of ours as the driver has it.
+    fn local_out(&self, local: &mut SocketAddr) -> bool {
+        let ours = self.way.filter(|_| self.is_ours(local.ip()));
+        if let Some(way) = ours {
+            local.set_ip(way.ip);
+        }
+        ours.is_some()
+    }
+
+    fn local_in(&self, local: &mut SocketAddr) {
+        if let Some(ours) = self.ours() {
+            local.set_ip(ours.into());
+        }
+    }
+
+    fn remote_out(&self, remote: &mut SocketAddr) {
+        if let (IpAddr::V4(ip), Some(prefix)) = (remote.ip(), self.prefixes.first()) {
+            remote.set_ip(prefix.embed(ip).into());
+        }
+    }
+
+    fn remote_in(&self, remote: &mut SocketAddr) {
+        if let Some(ip) = extract(&self.prefixes, remote.ip()) {
+            *remote = (ip, remote.port()).into();
+        }
+    }
+
+    fn ends_out(&self, local: &mut SocketAddr, remote: &mut SocketAddr) -> bool {
+        let translated = self.local_out(local);
+        if translated {
+            self.remote_out(remote);
+        }
+        translated
+    }
+
+    /// What the driver is asked for.
+    pub(super) fn outward(&mut self, mut action: Action) -> Action {
+        if self.prefixes.is_empty() {
+            return action;
+        }
+        let opened = match &mut action {
+            Action::BindUdp { sock, local, .. } => self.local_out(local).then_some(*sock),
+            Action::Connect { sock, local, remote, .. } => self.ends_out(local, remote).then_some(*sock),
+            Action::SendDatagram { sock, to, .. } if self.socks.contains(sock) => {
+                self.remote_out(to);
+                None
+            }
+            Action::Detach { sock, pipe } => {
+                self.ends_out(&mut pipe.local, &mut pipe.remote);
+                self.socks.remove(sock);
+                None
+            }
+            Action::Close { sock, .. } => {
+                self.socks.remove(sock);
+                None
+            }
+            Action::Notify(Notice::PipeGone { local, remote, .. } | Notice::Moved { local, remote, .. }) => {
+                self.ends_out(local, remote);
+                None
+            }
+            _ => None,
+        };
+        self.socks.extend(opened);
+        action
+    }
+
+    /// What the driver tells.
+    pub(super) fn inward<'a>(&mut self, mut event: Event<'a>) -> Event<'a> {
+        if self.prefixes.is_empty() {
+            return event;
+        }
+        match &mut event {
+            Event::Bound { sock, local } if self.socks.contains(sock) => self.local_in(local),
+            Event::Connected { sock, local, remote } if self.socks.contains(sock) => {
+                self.local_in(local);
+                self.remote_in(remote);
+            }
+            Event::Datagram { sock, from, .. } if self.socks.contains(sock) => self.remote_in(from),
+            Event::Accepted { local, remote, .. } if extract(&self.prefixes, remote.ip()).is_some() => {
+                self.local_in(local);
+                self.remote_in(remote);
+            }
+            Event::Failed { sock, .. } => {
+                self.socks.remove(sock);
+            }
+            // A DNS64 has translated the address of an IPv4 server, which is one server all the same.
+            Event::Resolved { query, result: Ok(all) } if self.query != Some(*query) => {
+                let mut one_each = SmallVec::new();
+                for ip in all.drain(..) {
+                    let ip = extract(&self.prefixes, ip).map_or(ip, IpAddr::V4);
+                    if !one_each.contains(&ip) {
+                        one_each.push(ip);
+                    }
+                }
+                *all = one_each;
+            }
+            _ => {}
+        }
+        event
+    }
+}
+
+impl Node {
+    /// The addresses of ours that were chosen, with the one that we have by a NAT64. What is known of another network's is
+    /// forgotten.
+    pub(super) fn with_translated(
+        &mut self,
+        list: &[Interface],
+        mut chosen: Vec<Interface>,
+    ) -> Vec<Interface> {
+        let v4 = list.iter().any(|i| i.ip.is_ipv4() && i.default_route);
+        let way = chosen.iter().find(|i| i.default_route && i.ip.is_ipv6() && !v4).copied();
+        let place = |way: &Interface| (way.ip, way.index);
+        if way.as_ref().map(place) != self.translating.way.as_ref().map(place) {
+            if let Some(query) = self.translating.query.take() {
+                self.cx.cancel(query);
+            }
+            self.translating.forget(way);
+            self.find_nat64();
+        }
+        self.cx.translated = self.translating.ours().map(IpAddr::V4);
+        if let Some(interface) = self.translating.interface() {
+            let others = chosen.iter().filter(|i| i.ip.is_ipv4()).count();
+            let last = chosen.iter().rposition(|i| i.ip.is_ipv4()).filter(|_| others >= PER_FAMILY);
+            if let Some(last) = last {
+                chosen.remove(last);
+            }
+            chosen.push(interface);
+        }
+        chosen
+    }
+
+    /// Looks the prefix up, unless that is being done or IPv4 is reached without.
+    pub(super) fn find_nat64(&mut self) {
+        if self.translating.way.is_some() && self.translating.query.is_none() {
+            let query = self.cx.resolve(Owner::Nat64, WELL_KNOWN_NAME.into(), FIND_WITHIN);
+            self.translating.query = Some(query);
+        }
+    }
+
+    pub(super) fn nat64_found(&mut self, query: QueryId, result: Result<SmallVec<[IpAddr; 2]>, IoFailure>) {
+        if self.translating.query.take_if(|q| *q == query).is_none() {
+            return;
+        }
+        self.translating.failed = result.as_ref().is_err_and(|why| *why != IoFailure::NoSuchName);
+        let mut found = discover(&result.unwrap_or_default());
+        // A name server has nobody reach our neighbours by what looks like the internet.
+        found.retain(|prefix| {
+            let anywhere = IpAddr::from(prefix.embed(Ipv4Addr::new(8, 8, 8, 8)));
+            let ours =
+                |i: &Interface| is_on_link(i.ip, i.prefix, anywhere) || extract(&[*prefix], i.ip).is_some();
+            !self.listed.iter().any(ours)
+        });
+        if !self.translating.failed && found != self.translating.prefixes {
+            let way = self.translating.way;
+            self.translating.forget(way);
+            self.translating.prefixes = found;
+            // Those of names may be translated.
+            self.external.forget_addresses();
+            let listed = core::mem::take(&mut self.listed);
+            self.interfaces(&listed);
+        }
+        self.drive_attempts();
+    }
+}

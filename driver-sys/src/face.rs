@@ -1,0 +1,15 @@
+//! The names of core and of this crate that every driver shows as its own: what a user needs to configure a node,
+//! to call, and to read what came of it.
+
+pub use crate::{
+    BindError, ConnectError, KeyFileError, PinFile, PinFileError, PipeInfo, create_private,
+    load_or_create_key, raise_descriptor_limit, random_seed,
+};
+pub use p2pd_core::nat::NatReport;
+pub use p2pd_core::turn::Credentials;
+pub use p2pd_core::{
+    Accept, Advice, Broker, BrokerLoss, BrokerState, ClientKey, Config, ConnectId, FailReason, Header,
+    IoFailure, Liveness, Login, Name, NameError, NamePin, NodeId, Notice, NtpServer, Outcome, PeerAddress,
+    PipeEnd, PipeMode, Plan, Refusal, Report, SecretKey, Stage, Stats, Strategy, StrategyReport, StunServer,
+    Target, Tls, ToTarget, Trust, TurnServer, Which, Wrap,
+};
