@@ -326,7 +326,7 @@ pub enum BrokerState {
     Ready,
     /// Subscribed, but a message to ourselves has not come back within 25 s. Such a broker is not announced.
     Swallows,
-    /// A message was given up: twice the broker ended the session after the message was sent.
+    /// Twice in a row the broker ended the session as the answer to what we published.
     EndsAtMessages,
     /// Loss of the broker; another try follows by itself.
     Lost(BrokerLoss),

@@ -221,6 +221,11 @@ impl Dials {
         self.open.iter().any(|(s, _)| *s == sock)
     }
 
+    /// Returns true if the server has other addresses than the one that was reached first, as far as known.
+    pub(crate) fn has_others(&self) -> bool {
+        self.race.is_open() || self.open.len() > 1
+    }
+
     /// The address that this socket has reached; the others are closed.
     pub(crate) fn connected(&mut self, cx: &mut Cx, sock: SockId) -> Option<IpAddr> {
         let at = self.open.iter().position(|(s, _)| *s == sock)?;

@@ -152,6 +152,23 @@ fn nobody_to_ask_is_not_the_same_as_nobody_knows() {
     assert_eq!(last(&world, 0), Some(NameNews::Registered { brokers: 1 }), "it waited for one");
 }
 
+/// A cluster's node that dies takes our session with it, and the next one begins at another node.
+#[test]
+fn a_session_that_breaks_does_not_end_a_search() {
+    let mut world = world(1);
+    register(&mut world, 0);
+    world.run(S);
+    world.kill_broker(0);
+    world.brokers[0].up = true;
+    let began = world.now;
+    assert_eq!(resolve(&mut world, 1), Ok(world.address(0)));
+    assert!(world.now.since(began) < 2 * S, "{:?}", world.now.since(began));
+    world.kill_broker(0);
+    let began = world.now;
+    assert_eq!(resolve(&mut world, 1), Err(NameError::NoBroker));
+    assert_eq!(world.now.since(began), 2500 * MS);
+}
+
 #[test]
 fn a_silent_broker_is_waited_for_eight_seconds_where_the_owner_does_not_answer() {
     let mut world = world(2);

@@ -9,7 +9,7 @@ from lab import Call, Failed, Listener, fill, tool, version
 PORT = 1883
 NODES = ["127.0.0.11", "127.0.0.12", "127.0.0.13"]
 # Calls while a node dies, and the time that each may take.
-CALLS, WITHIN = 100, 3.0
+CALLS, AT_ONCE, WITHIN = 100, 4, 3.0
 # Nodes that the operator calls by one name, which has all their addresses (/etc/hosts of this namespace).
 TOGETHER = f'[[mqtt]]\nid = 3\nhost = "cluster.test"\nport = {PORT}\n'
 NAME = "example"
@@ -20,18 +20,20 @@ def at(host):
 
 
 class Cluster:
-    """Nodes that run. `start` starts the node of that number, also again."""
+    """Nodes that run. `start` starts the node of that number, also again. `late` of the calls may fail or take longer: those under
+    way while nodes choose a leader, if the cluster answers nobody meanwhile."""
 
-    def __init__(self, lab, version, count, start):
-        self.version, self.count, self.start = version, count, start
-        self.nodes = [start(n) for n in range(count)]
+    def __init__(self, lab, version, count, start, late=0):
+        self.version, self.count, self.start, self.late = version, count, start, late
+        # A bridge that finds nobody at the other end tries again late: the first node comes last.
+        self.nodes = [start(n) for n in reversed(range(count))][::-1]
         self.servers = TOGETHER
 
-    def kill(self, n):
-        self.nodes[n].kill()
-
-    def revive(self, n):
-        self.nodes[n] = self.start(n)
+    def revive(self):
+        for n, node in enumerate(self.nodes):
+            if node.popen.poll() is not None:
+                self.nodes[n] = self.start(n)
+                time.sleep(10)
 
 
 def mosquittos(lab):
@@ -67,14 +69,16 @@ def nats(lab):
         cluster = f'cluster {{ name: c, listen: "{NODES[n]}:16222", routes: [{routes}] }}'
         text = fill("nats.conf", name=f"n{n}", folder=lab.path(f"store{n}"), host=NODES[n], port=PORT, routes=cluster)
         return lab.start(f"nats{n}", program, "-c", lab.write(f"nats{n}.conf", text))
-    cluster = Cluster(lab, version(program, "--version"), 3, start)
+    # 2.9 keeps sessions in a replicated stream, and answers no CONNECT until that has a leader again: up to nine seconds.
+    cluster = Cluster(lab, version(program, "--version"), 3, start, late=2 * AT_ONCE)
     # They have to choose who leads before they serve MQTT.
     time.sleep(10)
     return cluster
 
 
-def owner(lab, servers, broker=True):
-    listener = Listener(lab, servers, "--name", NAME, within=60)
+def owner(lab, servers):
+    others = [arg for caller in lab.callers() for arg in ("--accept", caller)]
+    listener = Listener(lab, servers, "--name", NAME, *others, within=60)
     listener.wait("registered", within=60)
     return listener
 
@@ -99,26 +103,26 @@ def dying(n):
     def measure(lab, servers, cluster):
         if n >= cluster.count:
             return "-"
+        cluster.revive()
         listener = owner(lab, servers)
 
         def call(number):
             if number == CALLS // 4:
-                cluster.kill(n)
+                cluster.nodes[n].kill()
+            key = lab.caller_key(number)
             if number % 2:
-                return Call(lab, servers, f"{NAME}.peer")
-            return Call(lab, servers, listener.address, "--strategies", "reverse")
-        with concurrent.futures.ThreadPoolExecutor(4) as pool:
+                return Call(lab, servers, f"{NAME}.peer", key=key)
+            return Call(lab, servers, listener.address, "--strategies", "reverse", key=key)
+        with concurrent.futures.ThreadPoolExecutor(AT_ONCE) as pool:
             done = list(pool.map(call, range(CALLS)))
         listener.process.end()
-        cluster.revive(n)
-        time.sleep(10)
         slowest = max(call.took for call in done)
         bad = [call for call in done if not call.good]
-        if bad or slowest > WITHIN:
-            why = bad[0].why if bad else "too slow"
-            late = sum(call.took > WITHIN for call in done)
-            raise Failed(f"{CALLS - len(bad)} of {CALLS}, {late} over {WITHIN} s, the slowest {slowest:.1f} s: {why}")
-        return f"{CALLS}/{CALLS} {slowest:.1f} s"
+        late = sum(call.took > WITHIN or not call.good for call in done)
+        what = f"{CALLS - len(bad)}/{CALLS} {slowest:.1f} s"
+        if late > cluster.late:
+            raise Failed(f"{what}, {late} over {WITHIN} s or failed: {bad[0].why if bad else 'too slow'}")
+        return what
     return measure
 
 

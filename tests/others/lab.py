@@ -90,6 +90,13 @@ class Lab:
         self.identity = self.path("caller.key")
         self.caller = run(program, "id", "--identity", self.identity).strip()
 
+    def caller_key(self, number):
+        """One of twenty: a caller may not call often."""
+        return self.path(f"caller{number % 20}.key")
+
+    def callers(self):
+        return [run(self.program, "id", "--identity", self.caller_key(number)).strip() for number in range(20)]
+
     def path(self, name):
         return os.path.join(self.folder, name)
 
@@ -166,11 +173,11 @@ class Listener:
 class Call:
     """`p2pd connect`, ended: whether what was sent came back, after how many seconds, how, or why not."""
 
-    def __init__(self, lab, servers, target, *args, size=100, timeout=20):
+    def __init__(self, lab, servers, target, *args, size=100, timeout=20, key=None):
         # A pin of an earlier call would spare this one the broker's word.
         names = lab.path(f"names.{time.monotonic_ns()}")
         command = [lab.program, "connect", target, "--json", "--bind", "127.0.0.1", "--config", servers]
-        command += ["--identity", lab.identity, "--names", names, "--timeout", str(timeout), *args]
+        command += ["--identity", key or lab.identity, "--names", names, "--timeout", str(timeout), *args]
         sent, began = os.urandom(size), time.monotonic()
         try:
             done = subprocess.run(command, input=sent, capture_output=True, timeout=timeout + 20)

@@ -64,6 +64,12 @@ def secret(lab):
     return Relay(coturn(lab, "--use-auth-secret", "--static-auth-secret", "north", *PLAIN), f'{LIST}secret = "north"\n')
 
 
+def pool(lab):
+    """Two that share a secret and a name with both addresses, of which the first does not run."""
+    found = coturn(lab, "--use-auth-secret", "--static-auth-secret", "north", *PLAIN, host="203.0.113.2")
+    return Relay(found, LIST.replace("127.0.0.1", "pool.test") + 'secret = "north"\n')
+
+
 def alternate(lab):
     """One that sends whoever comes to another. Loopback is no address to be sent to."""
     found = coturn(lab, *USERS, *PLAIN, "--alternate-server", f"203.0.113.2:{PORT}")
@@ -112,6 +118,7 @@ ROWS = {
     "coturn, TCP": over_tcp,
     "coturn, TLS": tls,
     "coturn, shared secret": secret,
+    "coturn x2, one is down": pool,
     "coturn, alternate server": alternate,
     "coturn, no credentials": nobody,
     "turn-rs": turn_rs,

@@ -8,6 +8,7 @@ import time
 import brokers
 import clusters
 import relays
+import scale
 from lab import Call, Failed, Lab, Listener, Skip, calls, run, say, tool, topic
 
 NAME = "example"
@@ -57,7 +58,7 @@ def answers(lab, servers, broker):
     listener = owner(lab, servers)
     try:
         if broker.keeps:
-            run(publish, *broker.publish, "-q", "1", "-r", "-n", "-t", topic(NAME))
+            run(publish, *broker.publish, "-r", "-n", "-t", topic(NAME))
         return by_name(lab, servers)
     finally:
         listener.process.end()
@@ -122,18 +123,19 @@ def table(program, scratch, title, rows, columns):
 def main(program, scratch, wanted):
     began = time.monotonic()
     parts = {"brokers": brokers.ROWS, "relays": relays.ROWS, "clusters": clusters.ROWS}
-    unknown = [word for word in wanted if word not in parts and not any(word in rows for rows in parts.values())]
+    unknown = [word for word in wanted if word not in [*parts, "scale"] and not any(word in rows for rows in parts.values())]
     if unknown:
-        sys.exit(f"unknown: {', '.join(unknown)}; there are {', '.join(parts)}, {', '.join(sum(map(list, parts.values()), []))}")
+        sys.exit(f"unknown: {', '.join(unknown)}; there are {', '.join(parts)}, scale, {', '.join(sum(map(list, parts.values()), []))}")
     complaints = []
     for part, columns in ("brokers", COLUMNS), ("relays", RELAYING), ("clusters", clusters.COLUMNS):
         rows = {label: start for label, start in parts[part].items() if not wanted or part in wanted or label in wanted}
         if rows:
             complaints += table(program, os.path.join(scratch, part), part, rows, columns)
+    bad = scale.measure(program, os.path.join(scratch, "scale")) if not wanted or "scale" in wanted else 0
     say("")
     for complaint in complaints:
         say(complaint)
-    bad = sum(complaint.startswith("FAILED") for complaint in complaints)
+    bad += sum(complaint.startswith("FAILED") for complaint in complaints)
     say(f"others: {bad} failed, {time.monotonic() - began:.0f} s")
     sys.exit(1 if bad else 0)
 

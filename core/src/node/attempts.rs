@@ -338,7 +338,7 @@ impl Node {
         }
     }
 
-    fn drive_run(&mut self, connect: ConnectId, n: usize) {
+    pub(super) fn drive_run(&mut self, connect: ConnectId, n: usize) {
         let Some(attempt) = self.attempts.get_mut(&connect) else { return };
         let (key, peer, mode) = ((attempt.session, Requester::Us), attempt.peer, attempt.plan.mode);
         match attempt.runs.get_mut(n).map(|r| &mut r.state) {
@@ -365,6 +365,12 @@ impl Node {
             Some(RunState::Relay(_)) => self.drive_relaying(connect, n),
             _ => {}
         }
+    }
+
+    /// The strategies of calls whose peers are told of over this broker.
+    pub(super) fn runs_over(&self, place: u8) -> Vec<(ConnectId, usize)> {
+        let over = self.attempts.iter().filter(|(_, a)| self.brokers_of(&a.address).contains(&place));
+        over.flat_map(|(id, a)| (0..a.runs.len()).map(|n| (*id, n))).collect()
     }
 
     /// Sends the request, or sends it again.

@@ -37,7 +37,7 @@ impl Node {
                     }
                     self.probe(place);
                 }
-                Said::GaveUp => self.broker_state(place, BrokerState::EndsAtMessages),
+                Said::EndsAtMessages => self.broker_state(place, BrokerState::EndsAtMessages),
                 Said::Payload(payload) => self.payload(place, &payload),
                 Said::Followed(topic, granted) => self.name_followed(place, &topic, granted),
                 Said::Record(topic, payload, kept) => self.name_record(place, &topic, &payload, kept),
@@ -178,10 +178,14 @@ impl Node {
         let n = usize::from(place);
         let Some(id) = self.config.brokers.get(n).map(|b| b.id) else { return };
         // One that is ready counts once a message has come through, which is about one round trip later.
+        let is_back = self.brokers_settled[n];
         self.brokers_settled[n] |= state != BrokerState::Ready;
         self.cx.notify(Notice::Broker { id, state });
         if state == BrokerState::Ready {
             self.probe(place);
+            if is_back {
+                self.repeat_lost(place);
+            }
         }
         // Not authorised, in the two ways that MQTT 3.1.1 has of saying it.
         if matches!(state, BrokerState::Lost(BrokerLoss::Refused(4 | 5))) && self.config.brokers[n].renews {

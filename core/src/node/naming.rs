@@ -20,6 +20,9 @@ use crate::time::Instant;
 const MAX_NAMES: usize = 24;
 /// A search ends at the latest after this long: a look-up, a dial and MQTT's three answers, on a bad day.
 const SEARCH_WITHIN: Duration = Duration::from_secs(8);
+/// That no broker is there is said after this long at the earliest: a session that broke begins anew after a second at most,
+/// and at its next address.
+const NOBODY_AFTER: Duration = Duration::from_millis(2_500);
 /// A broker that keeps something sends it with its SUBACK or right behind; one made of many machines may take longer.
 const GRACE: Duration = Duration::from_millis(500);
 /// Brokers that are silent, down or slow are waited for so long where the owner itself has said where an unpinned name
@@ -382,7 +385,10 @@ impl Node {
         }
         let awaited = self.time.awaited_until(now);
         let doubtful = awaited.is_some() && watch.stale;
-        let done = self.is_asked(&watch) || self.is_certain(name, &watch);
+        let asks = watch.asked || !watch.calls.is_empty();
+        let hopes = asks && watch.places.is_empty() && self.brokers.iter().any(|b| b.has_worked());
+        let early = watch.search.is_some_and(|since| since + NOBODY_AFTER > now);
+        let done = (self.is_asked(&watch) && !(hopes && early)) || self.is_certain(name, &watch);
         if watch.search.is_some_and(|since| since + SEARCH_WITHIN <= now || (done && !doubtful)) {
             watch.search = None;
             self.searched(name, &mut watch);
@@ -632,7 +638,8 @@ impl Watch {
                 Place::Open { since, again: true } => Some(*since + GRACE),
                 Place::Answered | Place::Refused => None,
             });
-            let soon = answers.chain([since + GRACE, since + SILENT]).filter(|at| *at > now);
+            let soon =
+                answers.chain([since + GRACE, since + SILENT, since + NOBODY_AFTER]).filter(|at| *at > now);
             let calls = self.calls.values().map(|(began, plan)| *began + plan.timeout);
             return soon.chain(calls).chain([since + SEARCH_WITHIN]).min();
         }

@@ -72,6 +72,18 @@ impl Node {
         }
     }
 
+    /// Sends again what may have been lost with the last session of a broker that is back.
+    pub(super) fn repeat_lost(&mut self, place: u8) {
+        let now = self.cx.now;
+        for (connect, n) in self.runs_over(place) {
+            let request = self.request_of(connect, n).filter(|r| r.sent > 0 && r.due().is_some());
+            if let Some(request) = request {
+                request.next = now;
+                self.drive_run(connect, n);
+            }
+        }
+    }
+
     /// The request of a connect's strategy, if it has asked.
     pub(super) fn request_of(&mut self, connect: ConnectId, n: usize) -> Option<&mut Request> {
         match self.run_state(connect, n)? {

@@ -3,9 +3,9 @@
 //!
 //! The session also subscribes to the topics of names, whose messages are retained by brokers.
 //!
-//! Sessions are clean and client ids random. A message that the broker has not acknowledged (QoS 1) when the session
-//! breaks is published again on the next one, while it is of use. A message after which two sessions broke is given up.
-//! Some brokers end the session of a client whose message they do not like.
+//! Sessions are clean and client ids random. Everything is of QoS 0. A request that was not answered is repeated by its
+//! owner, and what a broker would have to store waits for seconds on a cluster whose nodes fail. A message is sent once, on
+//! the first session that there is while it is of use. Some brokers end the session of a client whose message they do not like.
 
 use core::num::NonZeroU16;
 use core::time::Duration;
@@ -35,6 +35,9 @@ const KEEP_ALIVE: u16 = 30;
 const PING_AFTER: Duration = Duration::from_secs(25);
 /// The broker's answer to CONNECT, SUBSCRIBE or PINGREQ may take this long.
 const ANSWER_WITHIN: Duration = Duration::from_secs(8);
+/// The answer to CONNECT may take this long where the broker has other addresses: a node of a cluster may take
+/// connections and be of no use.
+const GREET_WITHIN: Duration = Duration::from_millis(1_500);
 /// The look-up and the dials may take so long.
 const REACH_WITHIN: Duration = Duration::from_secs(8);
 /// Tries after a loss are spaced from the first to the second of these, doubling, each drawn from the upper
@@ -43,16 +46,16 @@ const BACK_OFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_s
 /// Sessions that end sooner after their SUBACK count as failures: a broker that ends each at once is asked as seldom as
 /// one that is away.
 const LIVED: Duration = Duration::from_secs(60);
-/// Sessions that a message may see broken before it is given up.
+/// So many sessions in a row that break where a message was the last that happened are the message's fault.
 const MAX_BROKEN: u8 = 2;
-/// Time between a refused subscription and the next try. Clusters refuse while a node is away: nats-server 2.9 did for
-/// up to 34 s at QoS 1, and granted QoS 0 meanwhile.
-const SUBSCRIBE_AGAIN: Duration = Duration::from_secs(1);
+/// Time between a refused subscription and the next try, of which there are so many: clusters may refuse while a node is
+/// away.
+const SUBSCRIBE_AGAIN: (Duration, u8) = (Duration::from_secs(1), 3);
 /// Credit given to the stream at a time.
 const CREDIT: u32 = 16 * 1024;
 /// Most subscriptions that wait for an answer; more are not sent to a broker that gives none.
 const MAX_UNANSWERED: usize = 256;
-/// Most messages waiting for the broker or its acknowledgement; a further one is not taken.
+/// Most messages waiting for the broker; a further one is not taken.
 const MAX_OUTBOX: usize = 64;
 
 /// Report of a broker's session.
@@ -63,8 +66,8 @@ pub(crate) enum Said {
     Unproven {
         before: bool,
     },
-    /// Messages were given up after which sessions broke.
-    GaveUp,
+    /// Sessions end at our messages.
+    EndsAtMessages,
     /// A payload came in on our topic.
     Payload(Bytes),
     /// The broker has answered the subscription to a name's topic: true if granted. A retained message, if there is
@@ -96,11 +99,14 @@ pub(crate) struct Session {
     next_packet_id: NonZeroU16,
     /// Records of names.
     records: Bucket,
-    /// QoS that the broker grants, and so the highest to publish at. Some brokers end the session of a client that
-    /// publishes at more.
-    qos: Qos,
-    /// False once messages that were to be kept have ended sessions: then nothing is asked to be kept.
-    keeps: bool,
+    /// True once a session became ready.
+    worked: bool,
+    /// True if the last CONNECT was not answered within [`GREET_WITHIN`]: the next one has longer.
+    patient: bool,
+    /// Count of sessions in a row that broke where a message was the last that happened.
+    broken: u8,
+    /// The same count where something was to be kept. After [`MAX_BROKEN`] nothing is asked to be kept.
+    broken_kept: u8,
 }
 
 #[derive(Debug)]
@@ -147,7 +153,7 @@ enum Proof {
 /// A packet that the broker has not acknowledged.
 #[derive(PartialEq, Eq, Debug)]
 enum Unanswered {
-    Subscribe(Box<str>, Qos),
+    Subscribe(Box<str>),
     Unsubscribe,
 }
 
@@ -164,20 +170,28 @@ struct Link {
     last_ping: Instant,
     /// Time until which an answer is due, if one is.
     answer_by: Option<Instant>,
+    /// Messages that were sent since the broker last sent anything.
+    unheard: usize,
+    /// Something to be kept was sent, and no ping has been answered since.
+    kept: bool,
 }
 
 #[derive(Debug)]
 struct Outgoing {
-    packet_id: NonZeroU16,
     topic: Box<str>,
     payload: Bytes,
     /// The broker is to keep it for whoever comes later.
     retain: bool,
     /// Time after which the message is of no use.
     until: Instant,
-    sent: bool,
-    /// Sessions that broke after it was sent.
-    broken: u8,
+}
+
+impl Link {
+    fn ping(&mut self, cx: &mut Cx) {
+        cx.send(self.sock, mqtt::pingreq());
+        self.last_ping = cx.now;
+        self.answer_by = Some(cx.now + ANSWER_WITHIN);
+    }
 }
 
 impl Session {
@@ -196,13 +210,20 @@ impl Session {
             next_packet_id: NonZeroU16::MIN,
             // Looking at a record costs a quarter of a millisecond: at most 5 % of a core for one broker.
             records: Bucket::new(200, Duration::from_millis(5)),
-            qos: Qos::AtLeastOnce,
-            keeps: true,
+            worked: false,
+            patient: false,
+            broken: 0,
+            broken_kept: 0,
         }
     }
 
     pub(crate) fn is_ready(&self) -> bool {
         matches!(self.state, State::Ready { .. })
+    }
+
+    /// Returns true if a session has worked.
+    pub(crate) fn has_worked(&self) -> bool {
+        self.worked
     }
 
     /// Returns true if half of the places for waiting messages are taken. The rest is not for messages of strangers.
@@ -245,7 +266,7 @@ impl Session {
     /// The same for what the broker is to keep under the topic of a name, in place of what it kept there before. A broker
     /// that ends the session of whoever asks for that is not asked.
     pub(crate) fn publish_kept(&mut self, cx: &mut Cx, topic: &str, payload: Bytes, until: Instant) -> bool {
-        self.take(cx, topic.into(), payload, self.keeps, until)
+        self.take(cx, topic.into(), payload, true, until)
     }
 
     /// The same for what the broker is not to keep.
@@ -256,7 +277,7 @@ impl Session {
     /// Asks for what is kept under the topic of a name, and for what comes later; also again.
     pub(crate) fn follow(&mut self, cx: &mut Cx, topic: &str) {
         self.followed.insert(topic.into());
-        self.subscribe(cx, topic, Qos::AtLeastOnce);
+        self.subscribe(cx, topic);
     }
 
     /// Asks for no more of it.
@@ -273,15 +294,15 @@ impl Session {
         }
     }
 
-    fn subscribe(&mut self, cx: &mut Cx, topic: &str, qos: Qos) {
+    fn subscribe(&mut self, cx: &mut Cx, topic: &str) {
         if self.unanswered.len() >= MAX_UNANSWERED {
             return;
         }
         let packet_id = self.fresh_packet_id();
         if let State::Ready { link, .. } = &self.state
-            && let Ok(packet) = mqtt::subscribe(packet_id, topic, qos)
+            && let Ok(packet) = mqtt::subscribe(packet_id, topic, Qos::AtMostOnce)
         {
-            self.unanswered.insert(packet_id, Unanswered::Subscribe(topic.into(), qos));
+            self.unanswered.insert(packet_id, Unanswered::Subscribe(topic.into()));
             cx.send(link.sock, packet);
         }
     }
@@ -291,12 +312,8 @@ impl Session {
         if self.outbox.len() >= MAX_OUTBOX {
             return false;
         }
-        let packet_id = self.fresh_packet_id();
-        self.outbox.push_back(Outgoing { packet_id, topic, payload, retain, until, sent: false, broken: 0 });
-        if let State::Ready { link, .. } = &mut self.state {
-            flush(cx, link, &mut self.outbox, self.qos);
-        }
-        self.arm(cx);
+        self.outbox.push_back(Outgoing { topic, payload, retain, until });
+        self.flush(cx);
         true
     }
 
@@ -316,6 +333,7 @@ impl Session {
 
     pub(crate) fn connected(&mut self, cx: &mut Cx, sock: SockId, local: IpAddr) -> News {
         let State::Reaching { dials } = &mut self.state else { return News::new() };
+        let has_others = dials.has_others();
         let Some(remote) = dials.connected(cx, sock) else { return News::new() };
         let id = data_encoding::HEXLOWER.encode(&cx.random.bytes::<10>(Domain::ClientId));
         let Ok(connect) = mqtt::connect(&id, KEEP_ALIVE, self.broker.login.as_ref()) else {
@@ -323,9 +341,20 @@ impl Session {
         };
         cx.read(sock, CREDIT);
         cx.send(sock, connect);
-        let answer_by = Some(cx.now + ANSWER_WITHIN);
+        let within = if has_others && !self.patient { GREET_WITHIN } else { ANSWER_WITHIN };
+        let answer_by = Some(cx.now + within);
         let splitter = MqttSplitter::new();
-        let link = Link { sock, local, remote, splitter, read: 0, last_ping: cx.now, answer_by };
+        let link = Link {
+            sock,
+            local,
+            remote,
+            splitter,
+            read: 0,
+            last_ping: cx.now,
+            answer_by,
+            unheard: 0,
+            kept: false,
+        };
         self.state = State::Greeting { link };
         self.arm(cx);
         News::new()
@@ -358,6 +387,7 @@ impl Session {
     pub(crate) fn received(&mut self, cx: &mut Cx, sock: SockId, data: &[u8]) -> News {
         let mut news = News::new();
         let Some(link) = self.link().filter(|l| l.sock == sock) else { return news };
+        link.unheard = 0;
         link.read += data.len() as u32;
         if link.read >= CREDIT / 2 {
             cx.read(sock, link.read);
@@ -380,6 +410,7 @@ impl Session {
                 Err(loss) => news.extend(self.lose(cx, loss)),
             }
         }
+        self.flush(cx);
         self.arm(cx);
         news
     }
@@ -390,20 +421,21 @@ impl Session {
         match &mut self.state {
             State::Idle { retry } if *retry <= now => self.start(cx),
             State::Reaching { dials } => dials.drive(cx),
+            State::Greeting { link } if overdue(link) && link.last_ping + ANSWER_WITHIN > now => {
+                self.patient = true;
+                let news = self.lose(cx, BrokerLoss::Silent);
+                // At another address, which need not wait.
+                self.start(cx);
+                return news;
+            }
             State::Greeting { link } | State::Subscribing { link, .. } | State::Ready { link, .. }
                 if overdue(link) =>
             {
                 return self.lose(cx, BrokerLoss::Silent);
             }
-            State::Subscribing { again: Some(at), refused, .. } if *at <= now => {
-                // The second time QoS 0 is asked for, which clusters grant where they cannot keep what is not acknowledged.
-                let qos = if *refused < 2 { Qos::AtLeastOnce } else { Qos::AtMostOnce };
-                return self.subscribe_to_ours(cx, qos);
-            }
+            State::Subscribing { again: Some(at), .. } if *at <= now => return self.subscribe_to_ours(cx),
             State::Ready { link, .. } if link.last_ping + PING_AFTER <= now => {
-                cx.send(link.sock, mqtt::pingreq());
-                link.last_ping = now;
-                link.answer_by = Some(now + ANSWER_WITHIN);
+                link.ping(cx);
             }
             _ => {}
         }
@@ -424,9 +456,7 @@ impl Session {
                 self.start(cx);
             }
             State::Ready { link, .. } if moved && link.answer_by.is_none() => {
-                cx.send(link.sock, mqtt::pingreq());
-                link.last_ping = cx.now;
-                link.answer_by = Some(cx.now + ANSWER_WITHIN);
+                link.ping(cx);
             }
             State::Idle { .. } | State::Reaching { .. } if moved => {
                 if let State::Reaching { dials } = &mut self.state {
@@ -477,48 +507,41 @@ impl Session {
             (State::Greeting { mut link }, Incoming::Connack { .. }) => {
                 self.round_trip = Some(cx.now.since(link.last_ping));
                 link.answer_by = None;
+                self.patient = false;
                 let packet_id = self.next_packet_id;
                 self.state = State::Subscribing { link, packet_id, refused: 0, again: None };
-                return Ok(self.subscribe_to_ours(cx, Qos::AtLeastOnce).pop());
+                return Ok(self.subscribe_to_ours(cx).pop());
             }
             (
                 State::Subscribing { mut link, packet_id, refused, again: None },
                 Incoming::Suback { packet_id: id, granted },
             ) if id == packet_id => {
                 link.answer_by = None;
-                let Some(granted) = granted else {
-                    let again = Some(cx.now + SUBSCRIBE_AGAIN);
-                    self.state = State::Subscribing { link, packet_id, refused: refused + 1, again };
-                    return if refused < 2 { Ok(None) } else { Err(BrokerLoss::SubscriptionRefused) };
-                };
+                if !granted {
+                    let (pause, most) = SUBSCRIBE_AGAIN;
+                    let (refused, again) = (refused + 1, Some(cx.now + pause));
+                    self.state = State::Subscribing { link, packet_id, refused, again };
+                    return if refused < most { Ok(None) } else { Err(BrokerLoss::SubscriptionRefused) };
+                }
                 cx.experience.works(self.broker.first().0, link.remote);
-                self.qos = granted;
+                self.worked = true;
                 self.state = State::Ready { link, since: cx.now, proof: Proof::Awaited };
                 self.unanswered.clear();
                 for topic in self.followed.clone() {
-                    self.subscribe(cx, &topic, Qos::AtLeastOnce);
+                    self.subscribe(cx, &topic);
                 }
                 // Behind the subscriptions: a question about a name is answered to those who follow it.
-                if let State::Ready { link, .. } = &mut self.state {
-                    flush(cx, link, &mut self.outbox, granted);
-                }
+                self.flush(cx);
                 return Ok(Some(Said::State(BrokerState::Ready)));
             }
             (state @ State::Ready { .. }, Incoming::Suback { packet_id, granted })
                 if matches!(self.unanswered.get(&packet_id), Some(Unanswered::Subscribe(..))) =>
             {
                 self.state = state;
-                let Some(Unanswered::Subscribe(topic, qos)) = self.unanswered.remove(&packet_id) else {
+                let Some(Unanswered::Subscribe(topic)) = self.unanswered.remove(&packet_id) else {
                     return Ok(None);
                 };
-                if !self.followed.contains(&topic) {
-                    return Ok(None);
-                }
-                if granted.is_none() && qos == Qos::AtLeastOnce {
-                    self.subscribe(cx, &topic, Qos::AtMostOnce);
-                    return Ok(None);
-                }
-                return Ok(Some(Said::Followed(topic, granted.is_some())));
+                return Ok(self.followed.contains(&topic).then_some(Said::Followed(topic, granted)));
             }
             (state @ State::Ready { .. }, Incoming::Unsuback { packet_id })
                 if self.unanswered.get(&packet_id) == Some(&Unanswered::Unsubscribe) =>
@@ -527,6 +550,9 @@ impl Session {
                 (state, None)
             }
             (State::Ready { mut link, since, proof }, Incoming::Pingresp) => {
+                if core::mem::take(&mut link.kept) {
+                    self.broken_kept = 0;
+                }
                 if link.answer_by.take().is_some() {
                     let trip = cx.now.since(link.last_ping);
                     self.round_trip = Some(self.round_trip.map_or(trip, |shortest| shortest.min(trip)));
@@ -536,10 +562,6 @@ impl Session {
                     _ => (Proof::Overdue, Some(Said::Unproven { before: proof == Proof::Overdue })),
                 };
                 (State::Ready { link, since, proof }, said)
-            }
-            (state @ State::Ready { .. }, Incoming::Puback { packet_id }) => {
-                self.outbox.retain(|o| o.packet_id != packet_id);
-                (state, None)
             }
             // A broker may deliver before its SUBACK (MQTT 3.1.1 section 3.8.4).
             (
@@ -581,10 +603,10 @@ impl Session {
     }
 
     /// Asks for what is sent to us.
-    fn subscribe_to_ours(&mut self, cx: &mut Cx, qos: Qos) -> News {
+    fn subscribe_to_ours(&mut self, cx: &mut Cx) -> News {
         let fresh = self.fresh_packet_id();
         let State::Subscribing { link, packet_id, again, .. } = &mut self.state else { return News::new() };
-        let Ok(subscribe) = mqtt::subscribe(fresh, &self.topic.to_string(), qos) else {
+        let Ok(subscribe) = mqtt::subscribe(fresh, &self.topic.to_string(), Qos::AtMostOnce) else {
             return self.lose(cx, BrokerLoss::Malformed);
         };
         (*packet_id, *again) = (fresh, None);
@@ -600,7 +622,7 @@ impl Session {
             State::Reaching { dials } => dials.close(cx),
             // What a server says behind a proxy says nothing of the proxy.
             State::Greeting { link } | State::Subscribing { link, .. } if self.broker.proxy.is_none() => {
-                cx.experience.is_useless(&self.broker.host, link.remote);
+                cx.experience.is_useless(self.broker.first().0, link.remote);
             }
             _ => {}
         }
@@ -610,16 +632,13 @@ impl Session {
         if matches!(self.state, State::Ready { since, .. } if cx.now.since(since) >= LIVED) {
             self.failures = 0;
         }
-        for outgoing in self.outbox.iter_mut().filter(|o| o.sent) {
-            (outgoing.sent, outgoing.broken) = (false, outgoing.broken + 1);
+        // What falls silent does not end sessions over messages.
+        let ends = !matches!(loss, BrokerLoss::Silent);
+        if let State::Ready { link, .. } = &self.state {
+            self.broken = if ends && link.unheard > 0 { self.broken.saturating_add(1) } else { 0 };
+            self.broken_kept += u8::from(ends && link.kept && self.broken_kept < MAX_BROKEN);
         }
-        let before = self.outbox.len();
-        self.keeps &= !self.outbox.iter().any(|o| o.retain && o.broken >= MAX_BROKEN);
-        self.outbox.retain(|o| o.broken < MAX_BROKEN);
-        for outgoing in &mut self.outbox {
-            outgoing.retain &= self.keeps;
-        }
-        let gave_up = self.outbox.len() < before;
+        let ends_at_messages = self.broken == MAX_BROKEN;
         let (first, most) = BACK_OFF;
         let interval = most.min(first * (1 << self.failures.min(10)));
         let half = interval / 2;
@@ -628,7 +647,28 @@ impl Session {
         self.state = State::Idle { retry: cx.now + half + Duration::from_nanos(jitter) };
         self.arm(cx);
         let lost = Said::State(BrokerState::Lost(loss));
-        core::iter::once(lost).chain(gave_up.then_some(Said::GaveUp)).collect()
+        core::iter::once(lost).chain(ends_at_messages.then_some(Said::EndsAtMessages)).collect()
+    }
+
+    /// Sends what waits. Of a broker that has said nothing since many messages it is asked first whether it lives.
+    fn flush(&mut self, cx: &mut Cx) {
+        let State::Ready { link, .. } = &mut self.state else { return };
+        let now = cx.now;
+        self.outbox.retain(|o| o.until > now);
+        while link.unheard < MAX_OUTBOX
+            && let Some(outgoing) = self.outbox.pop_front()
+        {
+            let retain = outgoing.retain && self.broken_kept < MAX_BROKEN;
+            if let Ok(packet) = mqtt::publish(None, &outgoing.topic, &outgoing.payload, retain) {
+                cx.send(link.sock, packet);
+                link.unheard += 1;
+                link.kept |= retain;
+            }
+        }
+        if !self.outbox.is_empty() && link.answer_by.is_none() {
+            link.ping(cx);
+        }
+        self.arm(cx);
     }
 
     fn arm(&self, cx: &mut Cx) {
@@ -665,25 +705,5 @@ impl Session {
         let id = self.next_packet_id;
         self.next_packet_id = id.checked_add(1).unwrap_or(NonZeroU16::MIN);
         id
-    }
-}
-
-/// Sends what the broker has not been sent in this session. At QoS 0 that is all that can be done.
-fn flush(cx: &mut Cx, link: &mut Link, outbox: &mut VecDeque<Outgoing>, qos: Qos) {
-    outbox.retain(|o| o.until > cx.now);
-    for outgoing in outbox.iter_mut().filter(|o| !o.sent) {
-        outgoing.sent = true;
-        let Outgoing { packet_id, topic, payload, retain, .. } = &*outgoing;
-        let packet_id = Some(*packet_id).filter(|_| qos == Qos::AtLeastOnce);
-        let packet = match retain {
-            true => mqtt::publish_retained(packet_id, topic, payload),
-            false => mqtt::publish(packet_id, topic, payload, false),
-        };
-        if let Ok(packet) = packet {
-            cx.send(link.sock, packet);
-        }
-    }
-    if qos == Qos::AtMostOnce {
-        outbox.clear();
     }
 }

@@ -52,8 +52,8 @@ pub enum Incoming<'a> {
     Suback {
         /// Id of the SUBSCRIBE.
         packet_id: NonZeroU16,
-        /// Lowest QoS that a topic was granted at; none if one was refused.
-        granted: Option<Qos>,
+        /// Whether every topic was granted.
+        granted: bool,
     },
     /// The answer to PUBLISH at QoS 1 (section 3.4).
     Puback {
@@ -83,7 +83,7 @@ pub enum Incoming<'a> {
 }
 
 /// Quality of service: how often a message may arrive (section 4.3).
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Qos {
     /// QoS 0.
     AtMostOnce,
@@ -134,7 +134,8 @@ pub fn unsubscribe(packet_id: NonZeroU16, topic: &str) -> Result<Bytes, MqttErro
     encode(&Packet::Unsubscribe(Unsubscribe::new(pid(packet_id), topics)), topic.len())
 }
 
-/// Builds PUBLISH at QoS 1, or without a packet id at QoS 0 (section 3.3).
+/// Builds PUBLISH at QoS 1, or without a packet id at QoS 0 (section 3.3); with `retain` the server keeps it for whoever subscribes
+/// later.
 ///
 /// # Errors
 /// `TooLong` if topic and payload do not fit a packet of [`MQTT_MAX`] bytes.
@@ -142,32 +143,10 @@ pub fn publish(
     packet_id: Option<NonZeroU16>,
     topic: &str,
     payload: &[u8],
-    dup: bool,
-) -> Result<Bytes, MqttError> {
-    publish_with(packet_id, topic, payload, dup, false)
-}
-
-/// Builds PUBLISH of a message that the server keeps for later subscribers.
-///
-/// # Errors
-/// Errors of [`publish`].
-pub fn publish_retained(
-    packet_id: Option<NonZeroU16>,
-    topic: &str,
-    payload: &[u8],
-) -> Result<Bytes, MqttError> {
-    publish_with(packet_id, topic, payload, false, true)
-}
-
-fn publish_with(
-    packet_id: Option<NonZeroU16>,
-    topic: &str,
-    payload: &[u8],
-    dup: bool,
     retain: bool,
 ) -> Result<Bytes, MqttError> {
     let qospid = packet_id.map_or(QosPid::AtMostOnce, |id| QosPid::AtLeastOnce(pid(id)));
-    let packet = Publish { dup, qospid, retain, topic_name: checked(topic)?, payload };
+    let packet = Publish { dup: false, qospid, retain, topic_name: checked(topic)?, payload };
     encode(&Packet::Publish(packet), topic.len() + payload.len())
 }
 
@@ -211,17 +190,7 @@ pub fn decode(packet: &[u8]) -> Result<Incoming<'_>, MqttError> {
         }
         Packet::Suback(suback) => Ok(Incoming::Suback {
             packet_id: id(suback.pid)?,
-            // In the order of which is less, a refusal first.
-            granted: suback
-                .return_codes
-                .iter()
-                .map(|code| match code {
-                    SubscribeReturnCodes::Failure => None,
-                    SubscribeReturnCodes::Success(QoS::AtMostOnce) => Some(Qos::AtMostOnce),
-                    SubscribeReturnCodes::Success(_) => Some(Qos::AtLeastOnce),
-                })
-                .min()
-                .flatten(),
+            granted: suback.return_codes.iter().all(|c| *c != SubscribeReturnCodes::Failure),
         }),
         Packet::Puback(pid) => Ok(Incoming::Puback { packet_id: id(pid)? }),
         Packet::Unsuback(pid) => Ok(Incoming::Unsuback { packet_id: id(pid)? }),
@@ -327,8 +296,7 @@ mod tests {
         );
         assert_eq!(publish(Some(ID), "a", b"hi", false).as_deref(), Ok(&b"\x32\x07\x00\x01a\x12\x34hi"[..]));
         assert_eq!(publish(None, "a", b"hi", false).as_deref(), Ok(&b"\x30\x05\x00\x01ahi"[..]));
-        assert_eq!(publish(Some(ID), "a", b"hi", true).map(|p| p[0]), Ok(0x3a));
-        assert_eq!(publish_retained(Some(ID), "a", b"hi").map(|p| p[0]), Ok(0x33));
+        assert_eq!(publish(Some(ID), "a", b"hi", true).map(|p| p[0]), Ok(0x33));
         assert_eq!(unsubscribe(ID, "a/b").as_deref(), Ok(&b"\xa2\x07\x12\x34\x00\x03a/b"[..]));
         assert_eq!(&puback(ID)[..], b"\x40\x02\x12\x34");
         assert_eq!(&pingreq()[..], b"\xc0\x00");
@@ -348,17 +316,8 @@ mod tests {
         let ok = Incoming::Connack { accepted: true, code: 0 };
         assert_eq!(decode(b"\x20\x02\x00\x00"), Ok(ok));
         assert_eq!(decode(b"\x20\x02\x00\x05"), Ok(Incoming::Connack { accepted: false, code: 5 }));
-        let codes: [(&[u8], _); 5] = [
-            (b"\x00", Some(Qos::AtMostOnce)),
-            (b"\x01", Some(Qos::AtLeastOnce)),
-            (b"\x80", None),
-            (b"\x01\x00", Some(Qos::AtMostOnce)),
-            (b"\x01\x80", None),
-        ];
-        for (codes, granted) in codes {
-            let packet = [&[0x90, 2 + codes.len() as u8, 0x12, 0x34], codes].concat();
-            assert_eq!(decode(&packet), Ok(Incoming::Suback { packet_id: ID, granted }), "{codes:?}");
-        }
+        assert_eq!(decode(b"\x90\x03\x12\x34\x01"), Ok(Incoming::Suback { packet_id: ID, granted: true }));
+        assert_eq!(decode(b"\x90\x03\x12\x34\x80"), Ok(Incoming::Suback { packet_id: ID, granted: false }));
         assert_eq!(decode(b"\x40\x02\x12\x34"), Ok(Incoming::Puback { packet_id: ID }));
         assert_eq!(decode(b"\xb0\x02\x12\x34"), Ok(Incoming::Unsuback { packet_id: ID }));
         assert_eq!(decode(b"\xd0\x00"), Ok(Incoming::Pingresp));

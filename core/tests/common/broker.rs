@@ -50,6 +50,8 @@ pub struct Broker {
     pub keeps: bool,
     /// The broker ends the session of a client that asks for a message to be kept.
     pub hates_retained: bool,
+    /// It ends the session of whoever publishes, so many times.
+    pub ends_at: usize,
     /// Acknowledges and answers pings. A broker that does not is dead without having said so.
     pub answers: bool,
     pub bend: Bend,
@@ -103,6 +105,7 @@ impl World {
             kept: BTreeMap::new(),
             keeps: true,
             hates_retained: false,
+            ends_at: 0,
             answers: true,
             bend: Box::new(|message| vec![(Duration::ZERO, message.payload.clone())]),
             published: Vec::new(),
@@ -195,7 +198,9 @@ impl World {
             3 => {
                 let qos = first >> 1 & 3;
                 assert!(qos <= 1, "QoS 2");
-                if qos > broker.suback {
+                let ends = broker.ends_at > 0;
+                broker.ends_at = broker.ends_at.saturating_sub(1);
+                if qos > broker.suback || ends {
                     broker.connections.remove(&conn);
                     return self.close(end, false);
                 }

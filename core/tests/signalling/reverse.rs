@@ -93,7 +93,7 @@ fn a_request_survives_the_loss_of_the_only_broker() {
 }
 
 #[test]
-fn a_request_that_was_not_acknowledged_goes_out_at_once_when_the_broker_is_back() {
+fn a_request_that_may_be_lost_goes_out_at_once_when_the_broker_is_back() {
     let mut world = world(1, 1);
     world.connect(0, &world.address(1), reverse(20));
     world.run(5 * MS);

@@ -2,10 +2,11 @@
 
 use std::net::IpAddr;
 
+use crate::common::broker::Greeting;
 use crate::common::stun::{Tcp, Udp};
 use crate::common::view::relay;
 use crate::common::{LATENCY, MS, S, World};
-use p2pd_core::{Stage, Strategy};
+use p2pd_core::{BrokerLoss, BrokerState, Stage, Strategy};
 
 /// The host's name, with three silent addresses before its own.
 fn with_silent(world: &mut World, host: &str) {
@@ -43,6 +44,29 @@ fn three_silent_addresses_of_four_cost_three_quarters_of_a_second() {
     let took = world.run_until(3 * S, |w| allocated(w));
     assert!(took <= S, "{took:?}");
     world.run_until(2 * S, |w| w.is_over(0, id));
+}
+
+/// A node of a cluster that takes connections and is of no use does not keep us, and a broker that is merely slow has its time.
+#[test]
+fn a_broker_with_other_addresses_has_a_second_and_a_half_to_greet_us() {
+    let mut world = World::new(6);
+    world.add_broker();
+    let host = world.brokers[0].config.host.to_string();
+    // Dialled after the broker's own.
+    let at = world.brokers[0].at.ip();
+    world.silent.insert(host, vec![at, [203, 0, 113, 201].into()]);
+    world.brokers[0].greeting = Greeting::Silence;
+    world.open(|_| {});
+    let silent = |w: &World, n| {
+        w.broker_states(0, 0).iter().filter(|s| **s == BrokerState::Lost(BrokerLoss::Silent)).count() == n
+    };
+    let took = world.run_until(2 * S, |w| silent(w, 1));
+    assert_eq!(took, 1500 * MS + 3 * LATENCY, "the look-up, SYN and its answer");
+    // The other address is dialled first, and ours a quarter of a second later.
+    let took = world.run_until(10 * S, |w| silent(w, 2));
+    assert_eq!(took, 250 * MS + 8 * S + 3 * LATENCY);
+    world.brokers[0].greeting = Greeting::Connack(0);
+    world.run_until(5 * S, |w| w.broker_states(0, 0).ends_with(&[BrokerState::Ready]));
 }
 
 #[test]
