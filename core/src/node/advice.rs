@@ -69,7 +69,7 @@ impl Node {
         }
     }
 
-    /// What kept us from asking the peer for anything, if that was the brokers.
+    /// Returns the advice for a call that asked the peer for nothing, as no broker served or no peer was there.
     fn advice_unasked(&self, attempt: &Attempt) -> Option<Advice> {
         let (peer, to) = (attempt.peer, attempt.address());
         // A peer that announces no broker was to be dialled only.

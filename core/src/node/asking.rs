@@ -1,4 +1,4 @@
-//! Our own punches as a strategy of a connect: waiting for a broker, the announcement, and the ladder of rungs.
+//! Punches of ours as a strategy of a connect: waiting for a broker, the announcement, and the ladder of rungs.
 
 use super::Node;
 use super::attempts::RunState;
@@ -18,7 +18,7 @@ const RUNGS: u8 = 8;
 #[derive(Debug, Default)]
 pub(super) struct Ladder {
     pub(super) told_waiting: bool,
-    /// Our network has become another: the next rung waits until our address is known again.
+    /// The network has changed: the next rung waits until our address is known again.
     pub(super) moved: bool,
     /// The rung to begin next.
     next: u8,
@@ -54,8 +54,7 @@ impl Node {
         }
     }
 
-    /// Our NAT is measured: a rung that was begun without that, and that the measure contradicts, is not
-    /// waited for.
+    /// Ends each rung that was begun before our NAT was measured and that the result contradicts.
     pub(super) fn survey_done(&mut self) {
         let hasty: Vec<SessionId> = self
             .punches
@@ -128,7 +127,7 @@ impl Node {
         self.drive_punch(key);
     }
 
-    /// Whether a rung that took the external port for the local one did so rightly.
+    /// Returns true if a rung was right to take the external port for the local one, or if the result is not known.
     fn was_right(&self, local: std::net::IpAddr) -> bool {
         let foresight = self.surveyor.of(local).map(|r| r.behaviour.foresight());
         matches!(foresight, None | Some(Foresight::Offset(0)))

@@ -1,4 +1,4 @@
-//! Our calls of `connect()`: the strategies of one plan, raced under one deadline.
+//! Calls of `connect()`: the strategies of one plan, raced under one deadline.
 
 use core::fmt::Write;
 use core::time::Duration;
@@ -31,10 +31,10 @@ use crate::strategy::dialler::{DialEnd, Dialler};
 use crate::strategy::paths;
 use crate::time::Instant;
 
-/// Between the starts of two strategies, where the one before is likely to work by itself. Where it is not,
-/// the next starts at once: it costs one message.
+/// Delay between the starts of two strategies, where the first is likely to work by itself. Where it is not, the next
+/// starts at once: it costs one message.
 const HEAD_START: Duration = Duration::from_millis(250);
-/// While the peer's own call may yet answer ours, whether it still may is looked at so often.
+/// Interval of the checks whether the peer's own call may still answer ours.
 const GLARE_CHECK: Duration = Duration::from_millis(50);
 /// A plan's timeout is cut to this.
 const MAX_TIMEOUT: Duration = Duration::from_secs(3600);
@@ -55,11 +55,11 @@ pub(super) struct Attempt {
     runs: SmallVec<[Run; 2]>,
     /// The peer's clock minus ours, in microseconds, once it told us.
     pub(super) clock_offset: Option<i64>,
-    /// It has its pipe, over a relay, and looks for a better path.
+    /// The call has its pipe, over a relay, and looks for a better path.
     answered: bool,
     /// Answers of the peer over the brokers.
     pub(super) heard: Heard,
-    /// Whether a dial was refused by the peer's system, or by something on the way.
+    /// A dial was refused by the peer's system, or by something on the way.
     dial_refused: bool,
 }
 
@@ -84,9 +84,9 @@ pub(super) enum RunState {
 pub(super) struct Reverse {
     pub(super) request: Option<Request>,
     told_waiting: bool,
-    /// It has asked before our outside address was known.
+    /// The request was made before our outside address was known.
     early: bool,
-    /// How many of our addresses the peer said it dials.
+    /// Number of our addresses that the peer said it dials.
     peer_dials: Option<u8>,
 }
 
@@ -640,7 +640,7 @@ impl Node {
         }
     }
 
-    /// Whether a call of ours to this peer runs under this session.
+    /// Returns true if a call of ours to this peer runs under this session.
     pub(super) fn is_call_to(&self, peer: NodeId, session: SessionId) -> bool {
         self.connect_of(session).and_then(|id| self.attempts.get(&id)).is_some_and(|a| a.peer == peer)
     }
@@ -782,7 +782,8 @@ impl Attempt {
         self.dial_refused
     }
 
-    /// Our network is another: what was tried from the old one is tried again, once there is one.
+    /// Tries again, after a change of our network, the strategies that ran from the old one.
+    /// They wait for a network while there is none.
     pub(super) fn roam(&mut self, now: Instant, offline: bool) {
         let at = if offline { self.deadline } else { now };
         for run in &mut self.runs {

@@ -1,4 +1,4 @@
-//! One node and floods of messages by hand, of keys that nobody has used before.
+//! Floods of messages against one node, played by hand, of keys that nobody has used before.
 
 use core::time::Duration;
 use std::net::IpAddr;
@@ -95,7 +95,7 @@ impl Bench {
         self.broker(peer.0, peer.id(), peer.session(), Duration::ZERO, peer.wants(what));
     }
 
-    /// Whether a peer's request is being carried out.
+    /// Returns true while a peer's request is being carried out.
     fn serves(&self, peer: Peer) -> bool {
         let key = (peer.session(), Requester::Them);
         self.node.visits.contains_key(&key.0) || self.node.is_punching(key) || self.node.is_relaying(key)

@@ -1,4 +1,4 @@
-//! One node, and everybody else by hand: what peers' mappings and STUN servers can make it do.
+//! Tests of one node against peers and servers played by hand: effects of peers' mappings and of STUN servers on it.
 
 use core::net::{IpAddr, SocketAddr};
 use core::time::Duration;
@@ -27,11 +27,11 @@ pub(super) const S: Duration = Duration::from_secs(1);
 /// A SYN of Linux on Ethernet.
 const SYN_BYTES: usize = 74;
 pub(super) const NOON: i64 = 1_700_000_000_000_000;
-/// Where peer 2 says it is.
+/// Address that peer 2 claims.
 const AT: &str = "198.51.100.7";
 
-/// What a server does with a question over TCP from this local port, the nth of all: bytes to say, if any,
-/// after so long, from the answer it would give.
+/// Answer of a server over TCP: delay and bytes, or `None` for a close without an answer. The parameters are our local
+/// address, the server's address and the request.
 type Answers = Box<dyn FnMut(SocketAddr, SocketAddr, &[u8]) -> Option<(Duration, Vec<u8>)>>;
 
 pub(super) struct Bench {
@@ -39,18 +39,18 @@ pub(super) struct Bench {
     pub(super) now: Instant,
     servers: Vec<SocketAddr>,
     answers: Answers,
-    /// Connections to servers: which, from where.
+    /// Connections to servers: our local address, and the server's.
     asking: BTreeMap<SockId, (SocketAddr, SocketAddr)>,
     later: Vec<(Instant, SockId, Option<Vec<u8>>)>,
-    /// Dials to peers.
+    /// Open dials to peers: deadline and target.
     open: BTreeMap<SockId, (Instant, SocketAddr)>,
-    /// Every one: when and where to.
+    /// Dials to peers so far: time and target.
     pub(super) dials: Vec<(Instant, SocketAddr)>,
-    /// SYNs of these if nobody answers: Linux repeats them after 1, 3 and 7 s.
+    /// SYNs of the dials if nobody answers: Linux since 6.5 retransmits them after 1, 2, 3, 4, 6 and 10 s.
     syns: usize,
-    /// Datagrams to others than servers: where to, and how long.
+    /// Datagrams to others than servers: target and length in bytes.
     datagrams: Vec<(SocketAddr, usize)>,
-    /// At most so many were open at once.
+    /// Largest number of dials open at once.
     most_open: usize,
     /// Sockets of any kind.
     held: BTreeSet<SockId>,
@@ -193,7 +193,7 @@ impl Bench {
         panic!("livelock");
     }
 
-    /// One of the open dials fails in this way.
+    /// Ends one of the open dials with this failure.
     fn fail_one(&mut self, cause: IoFailure) {
         if let Some((sock, _)) = self.open.pop_first() {
             self.held.remove(&sock);
@@ -267,7 +267,7 @@ impl Bench {
         self.node.nats().next().unwrap().clone()
     }
 
-    /// Nothing of any punch is left.
+    /// Asserts that nothing of any punch is left.
     fn assert_clean(&self) {
         assert!(self.node.punches.is_empty(), "{:?}", self.node.punches);
         assert!(self.open.is_empty(), "{:?}", self.open);
@@ -409,7 +409,7 @@ fn no_stranger_has_us_dial_loopback_private_space_or_a_third_party() {
     bench.assert_over();
 }
 
-/// What we are seen as behind a NAT that keeps ports.
+/// Outside address of our NAT, which keeps ports.
 const SHARED: &str = "203.0.113.77";
 
 fn behind_nat(accept: Accept) -> Bench {
@@ -563,7 +563,7 @@ fn a_search_goes_on_where_something_has_come_back() {
     }
 }
 
-/// What a stranger may name without a packet of ours to anybody: its own address is never among these.
+/// Checks addresses that a stranger may name without one packet of ours to anybody. None is the stranger's own address.
 #[test]
 fn nothing_inside_is_dialled_punched_or_sent_to_for_a_stranger_and_it_is_told_why() {
     let mut bench = Bench::open(Accept::Anyone);

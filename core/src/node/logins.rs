@@ -9,7 +9,7 @@ use crate::notice::Notice;
 use crate::time::Instant;
 use crate::turn::Credentials;
 
-/// What needs a new login waits for it so long, and so long it is not asked for again.
+/// Time for which work waits for a new login, and within which the user is not asked for it again.
 pub(super) const RENEW_WITHIN: Duration = Duration::from_secs(12);
 
 /// Servers whose new logins have been asked for, and until when.

@@ -22,7 +22,7 @@ const DIAL_WITHIN: Duration = Duration::from_secs(3);
 /// The end of a node waits for its mappings to be taken back, so long at most: routers answer in milliseconds.
 const CLOSE_WITHIN: Duration = Duration::from_secs(2);
 
-/// Where no socket could be had, that is tried again after this long.
+/// Delay before another attempt where no socket could be had.
 const SOCKET_AGAIN: Duration = Duration::from_secs(60);
 
 /// The mappers of a node, each by a number that is not used again.
@@ -30,7 +30,7 @@ const SOCKET_AGAIN: Duration = Duration::from_secs(60);
 pub(super) struct Mappings {
     all: BTreeMap<u32, Mapping>,
     next: u32,
-    /// When the end is not waited for any longer.
+    /// Time until which the end of the mappings is waited for.
     until: Option<Instant>,
 }
 
@@ -44,20 +44,20 @@ struct Mapping {
     /// The UDP socket could not be had, or broke: nothing is done until the timer ends it for a new one.
     failed: bool,
     streams: BTreeMap<StreamId, SockId>,
-    /// What STUN saw of the interface, as it was told.
+    /// Address of the interface as STUN saw it, and as the mapper was told.
     seen: Option<IpAddr>,
-    /// What is open.
+    /// External address of the open port, and STUN's agreement with it.
     held: Option<(SocketAddr, Truth)>,
 }
 
 impl Mappings {
-    /// Where the world reaches the listener at this address of ours through its router, if STUN agrees.
+    /// Returns the address at which the router leads to the listener at this address of ours, if STUN agrees.
     pub(super) fn of(&self, local: IpAddr) -> Option<SocketAddr> {
         let held = self.all.values().find(|m| m.interface.ip == local)?.held;
         held.filter(|(_, truth)| *truth == Truth::Agrees).map(|(external, _)| external)
     }
 
-    /// Whether this is a socket of a mapping, which outlives the node by a moment.
+    /// Returns true if a socket is a mapping's, which outlives the node by a moment.
     pub(super) fn owns(&self, owner: Option<Owner>) -> bool {
         matches!(owner, Some(Owner::Mapping(n)) if self.all.contains_key(&n))
     }
@@ -91,15 +91,15 @@ impl Node {
         }
     }
 
-    /// What the world sees of an address of ours. Where nobody said, one of the internet's IPv6 addresses is taken for what
-    /// it looks like: those are not translated.
+    /// Returns the outside address of an address of ours. Where no server answered, a public IPv6 address counts as its
+    /// own outside address: those are not translated.
     fn seen_of(&self, ip: IpAddr) -> Option<IpAddr> {
         let own = ip.is_ipv6() && self.external.settled() && Scope::of(ip) == Scope::Public;
         self.external.of(ip).or(own.then_some(ip))
     }
 
-    /// Whether a port has to be opened: behind a NAT, and for IPv6 behind a firewall, which home routers are by default
-    /// (RFC 6092), unless measured to let anybody in. Where that cannot be measured, asking in vain costs little.
+    /// Returns true if a port has to be opened: behind a NAT, and for IPv6 behind a firewall. Home routers have one by
+    /// default (RFC 6092): it is assumed unless everybody was measured to get in. A useless request costs little.
     fn is_behind(&self, ip: IpAddr, seen: IpAddr) -> bool {
         let open = self.surveyor.measured(ip).is_some_and(|b| b.nat_type() == Some(NatType::OpenInternet));
         seen != ip || (ip.is_ipv6() && self.surveyor.settled() && !open)
@@ -156,7 +156,7 @@ impl Node {
         }
     }
 
-    /// Whether nothing more is to be waited for at the end.
+    /// Returns true if no mapping is left to wait for at the end.
     pub(super) fn mappings_are_closed(&self) -> bool {
         self.mappings.all.is_empty()
     }

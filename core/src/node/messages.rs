@@ -88,8 +88,8 @@ impl Node {
         sent
     }
 
-    /// What an authenticated peer says. `via` is the broker it came over; none for our own. True: that may have caused
-    /// something, and a copy of the message must not.
+    /// Handles a message of an authenticated peer. `via` is the place of the broker that delivered it; `None` for our
+    /// own. Returns true if the message may have had an effect, so that a copy of it must have none.
     pub(super) fn authentic_message(&mut self, from: NodeId, message: Message, via: Option<u8>) -> bool {
         let (session, sent) = (message.session, message.sent);
         if self.bearing_of(from, &message) == Some(Bearing::Answers) {
@@ -139,7 +139,7 @@ impl Node {
         true
     }
 
-    /// What a message can be to us; nothing if it answers no call of ours.
+    /// Returns the bearing of a message on us; `None` for an echo's reply and for an answer to no call of ours.
     fn bearing_of(&self, from: NodeId, message: &Message) -> Option<Bearing> {
         match message.body {
             Body::Direct { .. } | Body::Initial(_) | Body::TurnRequest { .. } => Some(Bearing::Asks),

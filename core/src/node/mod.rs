@@ -100,8 +100,8 @@ impl std::error::Error for ConnectError {
     }
 }
 
-/// One node: tell it what happens by [`handle`](Self::handle), do what [`poll_action`](Self::poll_action)
-/// says, and wake it at [`poll_timeout`](Self::poll_timeout).
+/// State machine of one node. A driver delivers events by [`handle`](Self::handle), carries out the actions of
+/// [`poll_action`](Self::poll_action), and wakes the node at [`poll_timeout`](Self::poll_timeout).
 ///
 /// The crate's first page has the contract and a driver's loop.
 pub struct Node {
@@ -113,13 +113,13 @@ pub struct Node {
     began: Instant,
     phase: Phase,
     listeners: Listeners,
-    /// Every address of this machine.
+    /// Addresses of this machine, used or not.
     listed: Vec<Interface>,
-    /// Those that we use.
+    /// Interfaces that are used.
     chosen: Vec<Interface>,
-    /// The same, with outside addresses as far as known.
+    /// The interfaces that are used, with outside addresses as far as known.
     routes: Vec<Route>,
-    /// Where peers on the same link may be, whose addresses are link-local.
+    /// Links on which peers with link-local addresses may be.
     links: Links,
     translating: Translating,
     external: External,
@@ -154,7 +154,7 @@ pub struct Node {
     /// Relays by their ids, which sockets' are beside, and those that are being opened by session.
     relays: BTreeMap<SockId, Box<Relay>>,
     relay_ids: BTreeMap<Key, SockId>,
-    /// Our user serves one pipe at a time, and has one.
+    /// The user serves one pipe at a time, and has one.
     busy: bool,
     door: Door,
     places: Places,
@@ -179,7 +179,7 @@ impl Node {
     /// twice: the same seed and the same events give the same keys.
     ///
     /// # Errors
-    /// What is wrong with the configuration.
+    /// The fault of the configuration.
     pub fn new(config: Config, seed: [u8; 32], now: Instant) -> Result<Self, ConfigError> {
         config.check()?;
         let mut cx = Cx::new(seed, now);
@@ -373,8 +373,8 @@ impl Node {
         Some(self.translating.outward(action))
     }
 
-    /// When to deliver [`Event::Timeout`]; a time that has passed means at once. Ask after draining the
-    /// actions, arm one timer, forget the one before.
+    /// Returns the time at which to deliver [`Event::Timeout`]; a time that has passed means at once. Call this after
+    /// draining the actions, arm one timer, and forget the one before.
     pub fn poll_timeout(&self) -> Option<Instant> {
         if self.cx.has_actions() { Some(self.cx.now) } else { self.cx.timers.first() }
     }
@@ -477,12 +477,12 @@ impl Node {
         self.current_address()
     }
 
-    /// What was found of the NATs in front of our interfaces, as far as measured.
+    /// Returns the reports on the NATs in front of our interfaces, as far as measured.
     pub fn nats(&self) -> impl Iterator<Item = &NatReport> {
         self.surveyor.reports()
     }
 
-    /// What was counted so far.
+    /// Returns the counters of the node so far.
     pub fn stats(&self) -> Stats {
         self.cx.stats
     }
@@ -545,7 +545,7 @@ impl Node {
         }
     }
 
-    /// What follows from anything that happened: messages to ourselves, and the address.
+    /// Does the work that follows any event: delivers messages to ourselves, and announces the address if it is new.
     fn settle(&mut self) {
         while let Some(message) = self.loopback.pop_front() {
             self.authentic_message(self.node_id(), message, None);
@@ -569,7 +569,7 @@ impl Node {
         self.local(bound.or_else(|| self.used_towards(to)).unwrap_or(any), 0)
     }
 
-    /// What an address that a peer names is held against.
+    /// Returns the addresses of ours with which an address that a peer names is compared.
     fn ours(&self) -> Ours<'_> {
         let announced = self.announced.as_ref();
         Ours { interfaces: &self.listed, routes: &self.routes, announced, nat64: self.translating.prefixes() }

@@ -31,7 +31,7 @@ const GRACE: Duration = Duration::from_millis(500);
 const SILENT: Duration = Duration::from_secs(1);
 /// A record is valid for a day after it was last published.
 const LIFETIME: Duration = Duration::from_secs(86_400);
-/// It is published anew so often, since brokers forget what they keep when they start again.
+/// Interval at which a record is published anew, since brokers forget what they keep when they start again.
 const REFRESH: Duration = Duration::from_secs(3_600);
 /// An address that has changed is published after this long at the earliest.
 const MOVE_AFTER: Duration = Duration::from_secs(10);
@@ -41,7 +41,7 @@ const CONTEST_AFTER: Duration = Duration::from_secs(60);
 const CONFIRM_WITHIN: Duration = Duration::from_secs(5);
 /// Answers to those who ask for our name: so many at once, then one each so often. Each reaches everybody who asks.
 const ANSWERS: (u32, Duration) = (8, Duration::from_millis(250));
-/// What could not be sent to a broker within this is of no use.
+/// Time limit for sending a message to a broker. It is of no use later.
 const SEND_WITHIN: Duration = Duration::from_secs(60);
 
 /// The names that are asked for or held, and the keys that are known.
@@ -59,11 +59,11 @@ struct Watch {
     places: BTreeMap<u8, Place>,
     /// Beginning of the search that is under way.
     search: Option<Instant>,
-    /// Whose record came last in this search that no broker had kept: the owner's answer.
+    /// Key of the last record in this search that no broker had kept, and that is an owner's answer for that reason.
     answered: Option<NodeId>,
     /// A record came that is of another time than ours.
     stale: bool,
-    /// When to look at it again.
+    /// Time of the next look at the name.
     wake: Option<Instant>,
     /// The user wants to know.
     asked: bool,
@@ -72,26 +72,26 @@ struct Watch {
     hold: Option<Hold>,
 }
 
-/// What a broker has said about a name.
+/// Answer of a broker about a name.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Place {
     /// Subscribed since then; `again` once the name's owner was asked a second time.
     Open { since: Instant, again: bool },
-    /// It has sent what it kept.
+    /// The broker has sent the record that it kept.
     Answered,
-    /// It refused the subscription.
+    /// The broker refused the subscription.
     Refused,
 }
 
-/// Our own record of a name.
+/// Record of a name that this node holds.
 #[derive(Debug)]
 struct Hold {
-    /// Or to be given up.
+    /// The name is to be kept; else it is to be given up.
     keep: bool,
     /// The highest sequence number of ours.
     sequence: u64,
     published: Option<Published>,
-    /// Who else was seen to claim it.
+    /// Key of another claimant that was seen.
     rival: Option<NodeId>,
     /// The user was told that it is registered.
     told: bool,
@@ -108,14 +108,14 @@ struct Published {
     address: Option<PeerAddress>,
     /// The brokers that sent us a copy.
     confirmed: SmallVec<[u8; 4]>,
-    /// Somebody has overwritten it.
+    /// Another key has overwritten the record.
     contested: bool,
 }
 
-/// What is found out about a name goes on from here.
+/// Next step after a look at a name.
 enum Next {
     Nothing,
-    /// Nobody needs the name any more.
+    /// The name is not needed any more.
     Forget,
 }
 
@@ -414,7 +414,7 @@ impl Node {
         }
     }
 
-    /// Whether every broker that can be asked has said what it has.
+    /// Returns true once every broker that can be asked has answered, refused or been silent for `GRACE`.
     fn is_asked(&self, watch: &Watch) -> bool {
         let now = self.cx.now;
         self.brokers.iter().enumerate().all(|(n, broker)| match watch.places.get(&(n as u8)) {
@@ -630,7 +630,7 @@ impl Watch {
         if why == NameError::NotFound && !heard { NameError::NoBroker } else { why }
     }
 
-    /// When something is to be done though nothing happens.
+    /// Returns the time of the next step that needs no event.
     fn next(&self, now: Instant, announced: Option<&PeerAddress>) -> Option<Instant> {
         if let Some(since) = self.search {
             let answers = self.places.values().filter_map(|place| match place {
@@ -670,7 +670,7 @@ impl Hold {
 }
 
 impl Published {
-    /// When it is to be published anew.
+    /// Returns the time at which the record is to be published anew.
     fn due(&self, announced: Option<&PeerAddress>) -> Instant {
         let moved = announced.is_some() && self.address.as_ref() != announced;
         let mut due = self.at + REFRESH;

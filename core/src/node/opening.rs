@@ -1,4 +1,4 @@
-//! From the list of interfaces to an address that can be handed out.
+//! Way from the list of interfaces to an address that can be handed out.
 
 use core::time::Duration;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -23,30 +23,30 @@ pub(super) const PER_FAMILY: usize = 3;
 /// Brokers announced, as the address format allows.
 const ANNOUNCED_BROKERS: usize = 2;
 
-/// What is announced where whoever dials gets through.
+/// Type and delta announced where every dial gets through.
 const OPEN: (NatType, Delta) = (NatType::OpenInternet, Delta { kind: DeltaType::NotApplicable, value: 0 });
 
 /// The address is handed out after this long even if brokers are still being tried.
 const SETTLE_WITHIN: Duration = Duration::from_secs(4);
 
-/// What no server answered is asked for again after the first of these, doubling up to the second: the way out may have
-/// been down while our interfaces were up.
+/// Delay before measurements that no server answered are repeated: the first value, doubled each time up to the second.
+/// The way out may have been down while our interfaces were up.
 const MEASURE_AGAIN: (Duration, Duration) = (Duration::from_secs(30), Duration::from_secs(300));
 
-/// What was measured is doubted when a call came to nothing, and then measured again: after this long, when the call's
-/// punch is over at the other end too, and at most so often, since strangers can cause it.
+/// Delay from a failed call to a new measurement of everything: the call's punch is over at the other end too by then.
+/// `DOUBTED_EVERY` is the least interval between two, since strangers can cause them.
 const DOUBTED_AFTER: Duration = Duration::from_secs(15);
 const DOUBTED_EVERY: Duration = Duration::from_secs(300);
 
-/// When what no server answered, or what is doubted, is asked for again.
+/// Plan to repeat measurements that no server answered or that are doubted.
 #[derive(Debug, Default)]
 pub(super) struct MeasureAgain {
-    /// How often that was in vain.
+    /// Number of repetitions, which sets the delay before the next.
     failures: u32,
     armed: bool,
-    /// All of it is to be measured.
+    /// The next repetition measures everything.
     doubted: bool,
-    /// When it was last doubted.
+    /// Time of the last doubt.
     last: Option<Instant>,
 }
 
@@ -63,7 +63,7 @@ pub(super) struct Listeners {
 #[derive(Debug)]
 struct Listener {
     ip: IpAddr,
-    /// It is one beside the family's: see [`Node::open_beside`].
+    /// The listener is one in addition to the family's: see [`Node::open_beside`].
     beside: bool,
     state: ListenState,
 }
@@ -105,7 +105,7 @@ impl Node {
         self.open_listeners();
     }
 
-    /// Whether it is certain that nobody can dial us.
+    /// Returns true once it is certain that nobody can dial us.
     pub(super) fn listeners_failed(&self) -> bool {
         self.listeners.said && !self.listeners.all.iter().any(|l| matches!(l.state, ListenState::Open(..)))
     }
@@ -120,7 +120,7 @@ impl Node {
         self.external.heard()
     }
 
-    /// Whether outside addresses are settled, so that ours can be sent to a peer.
+    /// Returns true once outside addresses are settled, so that our address can be sent to a peer.
     pub(super) fn address_is_settled(&self) -> bool {
         self.external.settled() && !self.translating.is_asking() && self.listeners_are_open()
     }
@@ -218,8 +218,8 @@ impl Node {
         self.measure_again();
     }
 
-    /// Whether this address of ours says what a new one would. This is asked after each event, and putting an address
-    /// together costs as much as the event.
+    /// Returns true if this address of ours says the same as a new one would. The check runs after each event, and
+    /// putting an address together costs as much as the event.
     fn is_current(&self, address: &PeerAddress) -> bool {
         let of = |v4: bool| self.announced_interfaces().filter(move |i| i.internal.is_ipv4() == v4);
         address.brokers() == self.announced_brokers.as_slice()
@@ -310,8 +310,9 @@ impl Node {
         }
     }
 
-    /// Where a family has more than one way out, the system answers by the best one whatever came by another, which has
-    /// another address outside. A listener on an address of its own answers by the interface of that.
+    /// Opens one listener for each address of a family that has several default routes. The system sends the answers of
+    /// the family's listener by the best route, even to callers that came by another, with another outside address.
+    /// A listener on one address answers by the interface of that address.
     fn open_beside(&mut self) {
         if self.config.bind.is_some() {
             return;

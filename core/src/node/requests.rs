@@ -13,7 +13,7 @@ use crate::time::Instant;
 /// A request without an answer is sent again after this long, then after twice as long, and so on: the peer
 /// may be between two sessions with its broker, which is itself tried again at growing intervals.
 const REPEAT_AFTER: Duration = Duration::from_secs(2);
-/// At most so often in all, the last time a minute after the first. While no broker takes it nothing is used up.
+/// Most copies of one request, the last about a minute after the first. A copy that no broker takes does not count.
 const REQUESTS: u8 = 6;
 
 /// A request of a strategy, until the peer answers.

@@ -1,5 +1,5 @@
-//! Our network becomes another: what was measured is measured again, and what goes on from addresses that are gone
-//! begins again from those that are there.
+//! Changes of our network: measurements are repeated, and work from addresses that are gone begins again from those
+//! that are there.
 
 use core::time::Duration;
 use std::net::IpAddr;
@@ -67,7 +67,7 @@ impl Node {
         if all || is_link_local(to) || to.is_loopback() { None } else { near().or_else(leads).map(|i| i.ip) }
     }
 
-    /// Whether an address of ours is not to be used.
+    /// Returns true if an address of ours is not to be used.
     pub(super) fn is_unused(&self, ip: IpAddr) -> bool {
         self.listed.iter().any(|i| i.ip == ip.to_canonical() && !i.used)
     }
@@ -164,7 +164,7 @@ impl Node {
     }
 }
 
-/// Whether the way out is another: an address has gone, or the one that leads out.
+/// Returns true if an address has gone, or if the first interface of a family has another address, route or gateway.
 fn is_elsewhere(before: &[Interface], now: &[Interface]) -> bool {
     let first = |list: &[Interface], v4: bool| {
         list.iter().find(|i| i.ip.is_ipv4() == v4).map(|i| (i.ip, i.default_route, i.gateway))
@@ -173,8 +173,8 @@ fn is_elsewhere(before: &[Interface], now: &[Interface]) -> bool {
         || [true, false].iter().any(|v4| first(before, *v4) != first(now, *v4))
 }
 
-/// Whether an address that a socket has is none of ours any more. Those of loopback and IPv4's link-local ones are in no
-/// list.
+/// Returns true if an address that a socket has is not ours any more. Loopback and IPv4 link-local addresses are in
+/// no list, and count as ours.
 fn is_gone(ip: IpAddr, list: &[Interface]) -> bool {
     let listed = match ip {
         IpAddr::V4(ip) => !ip.is_loopback() && !ip.is_unspecified() && !ip.is_link_local(),

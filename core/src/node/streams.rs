@@ -23,14 +23,14 @@ use crate::time::Instant;
 
 /// A dial may take this long: SYN retransmissions, at 1 s and 3 s or each second, find a path that lost the first.
 pub(super) const DIAL_WITHIN: Duration = Duration::from_secs(5);
-/// One for a stranger, to two addresses of which both may be a third party's: two SYNs each, the second after 1 s. Linux
-/// sends four retransmissions a second apart (since 6.5).
+/// Time limit of a dial for a stranger, to two addresses that may both be a third party's: two SYNs each, the second
+/// after 1 s. Linux sends four retransmissions a second apart (since 6.5).
 const STRANGERS_DIAL_WITHIN: Duration = Duration::from_millis(1900);
 /// A hello may take this long, from the open stream to both ends authenticated.
 const HELLO_WITHIN: Duration = Duration::from_secs(5);
-/// Then the ends may take this long to agree on this or another stream.
+/// Time that the ends then have to agree on this or another stream.
 const AGREE_WITHIN: Duration = Duration::from_secs(10);
-/// While the peer's user is being asked.
+/// Time limit of a stream while the peer's user is being asked.
 const ASKED_WITHIN: Duration = Duration::from_secs(35);
 /// Most accepted streams of one session. A peer dials six addresses at most.
 pub(super) const MAX_OF_SESSION: usize = 8;
@@ -40,9 +40,9 @@ const MAX_SESSIONS: usize = 8192;
 #[derive(Debug)]
 pub(super) struct Stream {
     stage: HelloStage,
-    /// Whether we dialled, and so began the hello.
+    /// The hello is begun by this end, as usual for the end that dials.
     initiator: bool,
-    /// Whether we accepted it.
+    /// The stream was accepted, not dialled.
     accepted: bool,
     /// Known from the start for a dial, from FIRST for an accepted stream; set by `Streams` only, which finds it
     /// by this.
@@ -53,12 +53,12 @@ pub(super) struct Stream {
     since: Instant,
 }
 
-/// What a dial does when it connects.
+/// Role of this end in the hello once a dial has connected.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Role {
-    /// Begin the hello with this peer.
+    /// Begins the hello with this peer.
     Initiate(Offer, NodeId),
-    /// Wait for the other end to begin: it called.
+    /// Waits for the other end, which called, to begin.
     Respond,
 }
 
@@ -84,7 +84,7 @@ impl HelloStage {
 }
 
 impl Stream {
-    /// One that was accepted; with a session where we begin the hello.
+    /// Returns a stream that was accepted. It has a session if this end begins the hello.
     pub(super) fn accepted(
         hello: Hello,
         session: Option<(Key, NodeId, PipeMode)>,
@@ -246,7 +246,7 @@ impl Node {
         self.drop_stream(sock, end);
     }
 
-    /// How it ends if the other end breaks it now.
+    /// Returns the end of a stream that the other end breaks now.
     fn lost(&self, sock: SockId) -> DialEnd {
         match self.streams.get(sock).map(|s| &s.stage) {
             Some(HelloStage::Asking(_) | HelloStage::Candidate(_)) => DialEnd::Lost,
@@ -291,13 +291,13 @@ impl Node {
         }
     }
 
-    /// Whether the peer has proved itself on a stream of this session.
+    /// Returns true if the peer has proved its identity on a stream of this session.
     pub(super) fn has_proven_stream(&self, key: Key) -> bool {
         let proven = |s: &Stream| matches!(s.stage, HelloStage::Asking(_) | HelloStage::Candidate(_));
         self.streams.of_session(key).filter_map(|sock| self.streams.get(sock)).any(proven)
     }
 
-    /// Whether a stream of this session to or from there is open.
+    /// Returns true if a stream of this session to or from `remote` is open.
     pub(super) fn has_open_stream(&self, key: Key, remote: SocketAddr) -> bool {
         let open = |s: &Stream| s.remote == remote && !matches!(s.stage, HelloStage::Dialling(_));
         self.streams.of_session(key).filter_map(|sock| self.streams.get(sock)).any(open)
@@ -323,18 +323,18 @@ impl Node {
         }
     }
 
-    /// Whether a stream of this session is open from an address that is gone.
+    /// Returns true if a stream of this session is open from an address that is gone.
     pub(super) fn has_opened_from(&self, key: Key, gone: impl Fn(IpAddr) -> bool) -> bool {
         let open = |s: &Stream| !matches!(s.stage, HelloStage::Dialling(_)) && gone(s.local.ip());
         self.streams.of_session(key).filter_map(|sock| self.streams.get(sock)).any(open)
     }
 
-    /// Whether a stream of this session is open that we accepted: the peer reached us.
+    /// Returns true if the session has a stream whose hello the peer begins: the peer reached us.
     pub(super) fn has_accepted_stream(&self, key: Key) -> bool {
         self.streams.of_session(key).any(|sock| self.streams.get(sock).is_some_and(|s| !s.initiator))
     }
 
-    /// How many streams of a session we accepted, but for this one.
+    /// Returns the number of accepted streams of a session, without `but`.
     pub(super) fn accepted_of(&self, key: Key, but: SockId) -> usize {
         let accepted = |sock: SockId| sock != but && self.streams.get(sock).is_some_and(|s| s.accepted);
         self.streams.of_session(key).filter(|sock| accepted(*sock)).count()

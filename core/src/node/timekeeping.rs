@@ -20,8 +20,8 @@ use crate::time::{ClockFix, Instant};
 
 /// A clock that is wrong by less is left alone: messages count within ten minutes, names within more.
 const TOLERATED: Duration = Duration::from_secs(60);
-/// Between two readings the wall clock and the monotonic one go apart by less, or the wall clock was set, or one of them
-/// stood still.
+/// Drift between the wall clock and the monotonic one, from one reading to the next, above which the wall clock was set
+/// or one of them stood still.
 const JUMP: Duration = Duration::from_secs(1);
 /// A look-up may take this long.
 const RESOLVE_WITHIN: Duration = Duration::from_secs(5);
@@ -29,27 +29,27 @@ const RESOLVE_WITHIN: Duration = Duration::from_secs(5);
 const ASK_WITHIN: Duration = Duration::from_secs(8);
 /// The servers are asked again after this long: where nobody knew the time, and where they did.
 const AGAIN: (Duration, Duration) = (Duration::from_secs(15 * 60), Duration::from_secs(24 * 3600));
-/// What a wrong clock would spoil waits for them so long.
+/// Time for which work that a wrong clock would spoil waits for the servers.
 const PATIENCE: Duration = Duration::from_secs(2);
-/// However often the clock is set, they are not asked sooner again.
+/// Least time between two questions to the servers, however often the clock is set.
 const NOT_SOONER: Duration = Duration::from_secs(60);
 
-/// What a node knows of the time.
+/// Knowledge of a node about the time.
 #[derive(Debug)]
 pub(super) struct Timekeeper {
     servers: Vec<NtpServer>,
-    /// What the driver said last.
+    /// Last reading that the driver gave.
     told: Option<ClockFix>,
-    /// How far it is ahead in microseconds, once a server has said so; 0 where that is little.
+    /// Lead of the driver's clock in microseconds, once a server has answered; 0 for a lead within `TOLERATED`.
     ahead: Option<i64>,
     state: State,
-    /// When the servers were asked last.
+    /// Time of the last question to the servers.
     asked: Option<Instant>,
 }
 
 #[derive(Debug)]
 enum State {
-    /// Until the timer, or for ever.
+    /// Waits for the timer, or for ever.
     Idle,
     Asking {
         clock: Box<Clock>,
@@ -73,7 +73,7 @@ impl Timekeeper {
         Timekeeper { servers, told: None, ahead: None, state: State::Idle, asked: None }
     }
 
-    /// Until when what depends on the time had better wait, if so.
+    /// Returns the time until which work that depends on the clock had better wait, if it had.
     pub(super) fn awaited_until(&self, now: Instant) -> Option<Instant> {
         let asking = !matches!(self.state, State::Idle) && self.ahead.is_none();
         self.asked.map(|at| at + PATIENCE).filter(|until| asking && now < *until)
@@ -252,7 +252,7 @@ impl Node {
         self.drive_clock();
     }
 
-    /// This is what time it is; gives by how much the driver's clock is ahead, in microseconds.
+    /// Takes over the time that the servers gave. Returns the lead of the driver's clock in microseconds.
     fn time_is(&mut self, fix: ClockFix) -> i64 {
         let now = self.cx.now;
         let before = self.cx.wall();
@@ -275,7 +275,7 @@ impl Node {
     }
 }
 
-/// Whether so many microseconds, in either direction, are more than that.
+/// Returns true if a number of microseconds, in either direction, is more than `than`.
 fn exceeds(micros: i64, than: Duration) -> bool {
     u128::from(micros.unsigned_abs()) > than.as_micros()
 }

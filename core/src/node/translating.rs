@@ -24,10 +24,10 @@ const FIND_WITHIN: Duration = Duration::from_secs(2);
 /// Addresses of ours for IPv4, 192.0.0.2 and behind: another one when what is below it has changed.
 const ADDRESSES: u8 = 6;
 
-/// What is known of our network's NAT64.
+/// Knowledge of our network's NAT64.
 #[derive(Debug, Default)]
 pub(super) struct Translating {
-    /// Our address that it is reached from.
+    /// Interface from which the NAT64 is reached.
     way: Option<Interface>,
     query: Option<QueryId>,
     /// The name server could not be reached.
@@ -54,7 +54,7 @@ impl Translating {
         self.failed
     }
 
-    /// Our address for IPv4.
+    /// Returns our address for IPv4, if there is one.
     fn ours(&self) -> Option<Ipv4Addr> {
         self.prefixes.first().filter(|_| self.way.is_some())?;
         Some(Ipv4Addr::new(192, 0, 0, 2 + self.address % ADDRESSES))
@@ -113,7 +113,7 @@ impl Translating {
         translated
     }
 
-    /// What the driver is asked for.
+    /// Translates an action on its way to the driver.
     pub(super) fn outward(&mut self, mut action: Action) -> Action {
         if self.prefixes.is_empty() {
             return action;
@@ -144,7 +144,7 @@ impl Translating {
         action
     }
 
-    /// What the driver tells.
+    /// Translates an event that comes from the driver.
     pub(super) fn inward<'a>(&mut self, mut event: Event<'a>) -> Event<'a> {
         if self.prefixes.is_empty() {
             return event;

@@ -1,4 +1,4 @@
-//! What peers ask of us: to dial them, and, where the configuration says so, our user's word.
+//! Requests of peers: visits, which are dials to the peer, and, where the configuration says so, questions to our user.
 
 use core::time::Duration;
 
@@ -34,7 +34,7 @@ pub(super) struct Visit {
     pub(super) peer: NodeId,
     pub(super) trust: Trust,
     mode: PipeMode,
-    /// Where the peer said that it is.
+    /// Address that the peer sent.
     pub(super) address: Box<PeerAddress>,
     pub(super) dialler: Dialler,
     /// Places of the brokers that reach the peer.
@@ -43,7 +43,7 @@ pub(super) struct Visit {
 }
 
 impl Node {
-    /// A peer asks for something. True: that has caused something, and a copy of the message must not.
+    /// Handles a request of a peer. Returns true if it had an effect, so that a copy of the message must have none.
     pub(super) fn wish(&mut self, wish: Wish) -> bool {
         let key = (wish.session, Requester::Them);
         let known = match (&wish.how, self.punches.get(&key)) {
@@ -215,7 +215,7 @@ impl Node {
         Ok(entry)
     }
 
-    /// What peers' requests have.
+    /// Returns the places that the requests of peers have.
     fn places(&self) -> Vec<Place> {
         let met = |session| self.has_proven_stream((session, Requester::Them));
         let visits = self.visits.iter().map(|(session, visit)| visit.place(*session, met(*session)));
@@ -225,7 +225,7 @@ impl Node {
         visits.chain(punches).chain(relays.map(|r| r.place())).collect()
     }
 
-    /// What a request will have if it is admitted.
+    /// Returns the place that a request will have if it is admitted.
     fn place_of(&self, wish: &Wish) -> Place {
         Place {
             kind: wish.how.kind(),
@@ -273,7 +273,7 @@ impl Node {
         paths::to_peer(&self.ours(), &self.links, address, self.is_oneself(peer), trust)
     }
 
-    /// What a peer is told of which we dial nothing.
+    /// Returns the answer to a peer of whose addresses none is dialled.
     pub(super) fn why_not_dialled(&self, peer: NodeId, address: &PeerAddress, asked: Strategy) -> Body {
         let stranger = self.admission.trust(peer) == Trust::Stranger;
         match stranger && !self.paths_to(peer, address, Trust::Known).is_empty() {
@@ -287,7 +287,7 @@ impl Node {
         let _ = self.try_reply(to, session, via, body);
     }
 
-    /// The same; false: beyond the rate.
+    /// Sends a message as [`reply`](Self::reply) does. Returns false if the rate does not allow it.
     pub(super) fn try_reply(&mut self, to: NodeId, session: SessionId, via: &[u8], body: Body) -> bool {
         if !self.may_reply(to, Worth::of(&body)) {
             return false;
@@ -303,7 +303,7 @@ impl Node {
         true
     }
 
-    /// Whether the rates for messages to this peer allow one more, which they count.
+    /// Returns true if the rates allow one more message to this peer, and counts it.
     pub(super) fn may_reply(&mut self, to: NodeId, worth: Worth) -> bool {
         self.admission.may_reply(self.cx.now, to, worth)
     }
@@ -323,7 +323,7 @@ impl Node {
 }
 
 impl Visit {
-    /// When it ends at the latest, or for a stranger in any case.
+    /// Returns the end of the visit: the latest one for a known peer, the exact one for a stranger.
     fn until(&self) -> Instant {
         self.since + if self.trust == Trust::Stranger { STRANGERS_VISIT } else { VISIT_WITHIN }
     }

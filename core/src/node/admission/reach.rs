@@ -218,7 +218,7 @@ pub(crate) fn is_on_link(ours: IpAddr, prefix: u8, ip: IpAddr) -> bool {
     (1..bits).contains(&prefix) && is_within(ours, prefix, ip)
 }
 
-/// Whether the first so many bits of two addresses of one family are the same.
+/// Returns true if two addresses of one family have the same first `length` bits.
 pub(crate) fn is_within(prefix: IpAddr, length: u8, ip: IpAddr) -> bool {
     let (differing, bits) = match (prefix, ip) {
         (IpAddr::V4(a), IpAddr::V4(b)) => (u128::from(u32::from(a) ^ u32::from(b)), 32),

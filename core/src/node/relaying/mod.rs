@@ -341,7 +341,7 @@ impl Node {
         }
     }
 
-    /// Our user has given credentials for a TURN server, or has none.
+    /// Hands the user's new credentials for a TURN server to the relays; `None` if the user has none.
     pub(super) fn relays_renew(&mut self, place: u8, fresh: Option<&Credentials>) {
         for id in self.relays.keys().copied().collect::<Vec<_>>() {
             self.with_servers(id, |servers, cx| servers.renew(cx, place, fresh));

@@ -72,14 +72,14 @@ pub(super) struct Servers {
     ours: [bool; 2],
     /// Family of the relayed address, and whether the other one does where there is none of it.
     family: (Family, bool),
-    /// Those whose turn has not come.
+    /// Servers whose turn has not come.
     waiting: VecDeque<(u8, TurnServer)>,
     asked: SmallVec<[Asked; 3]>,
     tries: SmallVec<[Try; 3]>,
     /// The try that won.
     chosen: Option<usize>,
     closed: bool,
-    /// When it was last looked at whether further servers are to be asked.
+    /// Time of the last check whether further servers are to be asked.
     asked_at: Instant,
     news: VecDeque<ServerNews>,
 }
@@ -87,7 +87,7 @@ pub(super) struct Servers {
 /// A server that is asked in one way, at its addresses.
 #[derive(Debug)]
 struct Asked {
-    /// Its place in the configuration.
+    /// Place of the server in the configuration.
     place: u8,
     server: TurnServer,
     renewal: Renewal,
@@ -115,7 +115,7 @@ impl Asked {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Renewal {
     Possible,
-    /// Our user has until then to give some; nothing is asked meanwhile.
+    /// The user has until this time to give some; nothing is asked meanwhile.
     Awaited(Instant),
     Done,
 }
