@@ -38,8 +38,8 @@ const HEAD_START: Duration = Duration::from_millis(250);
 const GLARE_CHECK: Duration = Duration::from_millis(50);
 /// A plan's timeout is cut to this.
 const MAX_TIMEOUT: Duration = Duration::from_secs(3600);
-/// A call asks to be dialled with the addresses that are known by then, though no STUN server has answered: there may be
-/// none, and the peer may be within reach all the same. Once one has, it asks again.
+/// Delay after which a call asks to be dialled at the known addresses though no STUN server has answered. There may
+/// be no server, and the peer may be within reach all the same. Once a server has answered, the call asks again.
 const OUTSIDE_WITHIN: Duration = Duration::from_secs(1);
 /// A relay costs whoever runs it: others have so long before.
 const BEFORE_RELAY: Duration = Duration::from_secs(3);
@@ -403,7 +403,8 @@ impl Node {
         brokers.iter().any(|b| self.brokers[usize::from(*b)].is_ready())
     }
 
-    /// Returns true if an address of ours that the peer may dial is known: outside addresses matter to whoever is outside.
+    /// Returns true if an address of ours that the peer may dial is known: outside addresses matter to whoever is
+    /// outside.
     fn is_known_where_to_dial(&self, to: &PeerAddress, peer: NodeId) -> bool {
         let near = || {
             let oneself = self.is_oneself(peer);
@@ -797,7 +798,7 @@ impl Attempt {
         }
     }
 
-    /// `relaying` is how far the relay has come.
+    /// Puts the report of the call together. `relaying` is how far the relay has come.
     fn report(&self, now: Instant, relaying: Option<String>, advice: Option<Advice>) -> Report {
         let entry = |run: &Run| {
             let (outcome, detail) = match &run.state {

@@ -23,8 +23,8 @@ use crate::time::Instant;
 
 /// A dial may take this long: SYN retransmissions, at 1 s and 3 s or each second, find a path that lost the first.
 pub(super) const DIAL_WITHIN: Duration = Duration::from_secs(5);
-/// Time limit of a dial for a stranger, to two addresses that may both be a third party's: two SYNs each, the second
-/// after 1 s. Linux sends four retransmissions a second apart (since 6.5).
+/// Time limit of a dial for a stranger, to two addresses that may both be a third party's. It allows two SYNs each, the
+/// second after 1 s. Linux sends four retransmissions a second apart (since 6.5).
 const STRANGERS_DIAL_WITHIN: Duration = Duration::from_millis(1900);
 /// A hello may take this long, from the open stream to both ends authenticated.
 const HELLO_WITHIN: Duration = Duration::from_secs(5);
@@ -68,9 +68,9 @@ enum HelloStage {
     Hello(Hello),
     /// A caller's first frame is there, and waits for its turn with this last part of it.
     Waiting(Hello, SmallVec<[u8; 128]>),
-    /// Authenticated; somebody's user is being asked.
+    /// Both ends are authenticated; the user of one is being asked.
     Asking(Hello),
-    /// Authenticated and approved by both ends.
+    /// Both ends are authenticated and have approved.
     Candidate(Hello),
 }
 
