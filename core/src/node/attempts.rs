@@ -236,7 +236,7 @@ impl Node {
         self.abandon((attempt.session, Requester::Us), attempt.peer);
     }
 
-    /// Something that attempts may wait for has changed: a broker is ready, or our address is known.
+    /// Wakes the attempts that wait for a change: a broker is ready, or our address is known.
     pub(super) fn poke_attempts(&mut self) {
         let early = |r: &Run| matches!(&r.state, RunState::Reverse(reverse) if reverse.early);
         let waits = |r: &Run| matches!(r.state.asked(), Some(None)) || early(r);
@@ -427,7 +427,7 @@ impl Node {
         to.v6().is_empty() && !paths().first().is_some_and(|p| p.local)
     }
 
-    /// The wait for the NAT64 is over.
+    /// Goes on with every attempt, once the wait for the NAT64 is over.
     pub(super) fn drive_attempts(&mut self) {
         for connect in self.attempts.keys().copied().collect::<Vec<_>>() {
             self.drive_attempt(connect);
@@ -733,7 +733,7 @@ impl Node {
         }
     }
 
-    /// Why the peer cannot be asked to dial us, if it cannot.
+    /// Returns the reason for which the peer cannot be asked to dial us, if there is one.
     fn why_no_signal(&self, peer: NodeId, to: &PeerAddress) -> Option<String> {
         if self.listeners_failed() {
             return Some("we do not listen, so the peer could not dial us".into());
@@ -741,7 +741,7 @@ impl Node {
         self.why_no_broker(peer, to)
     }
 
-    /// Why the peer cannot be asked for anything, if it cannot.
+    /// Returns the reason for which the peer cannot be asked for anything, if there is one.
     pub(super) fn why_no_broker(&self, peer: NodeId, to: &PeerAddress) -> Option<String> {
         if self.is_oneself(peer) {
             return None;

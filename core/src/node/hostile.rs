@@ -273,7 +273,7 @@ impl Bench {
         assert!(self.open.is_empty(), "{:?}", self.open);
     }
 
-    /// And it was the last.
+    /// Asserts that nothing of any punch is left, and no session is open.
     fn assert_over(&self) {
         self.assert_clean();
         assert_eq!(self.node.agreement.open_sessions(), 0);

@@ -197,7 +197,7 @@ impl Node {
         Ok(())
     }
 
-    /// The watch of a name, which there is afterwards.
+    /// Returns the watch of a name, which is made if there is none.
     fn watch(&mut self, now: Instant, name: Name) -> Result<&mut Watch, NameError> {
         self.advance(now);
         if self.is_shut() {
@@ -240,7 +240,7 @@ impl Node {
         self.settle();
     }
 
-    /// A broker sends from now on what it has of a name, or refuses to.
+    /// Handles a broker's answer to a subscription: from now on it sends the records of a name, or refuses to.
     pub(super) fn name_followed(&mut self, place: u8, topic: &str, granted: bool) {
         let now = self.cx.now;
         if let Some((_, watch)) = self.names.of(topic) {
@@ -261,7 +261,7 @@ impl Node {
         self.drive_names();
     }
 
-    /// Something came in under a name's topic, from anybody.
+    /// Handles a message under a name's topic, which may come from anybody.
     pub(super) fn name_record(&mut self, place: u8, topic: &str, payload: &[u8], kept: bool) {
         let (ours, wall) = (self.node_id(), self.cx.wall());
         let now = self.cx.now;

@@ -182,8 +182,8 @@ impl Node {
         self.cx.timers.set(Timer::Measure, Some(self.cx.now + pause));
     }
 
-    /// A call of ours or of a peer's came to nothing: what we take our NATs for may be wrong. A server lied, answers
-    /// were lost, or the NAT is another by now.
+    /// Plans a new measurement of our NATs, as a call of ours or of a peer's came to nothing. The result so far may be
+    /// wrong: a server lied, answers were lost, or the NAT is another by now.
     pub(super) fn doubt(&mut self) {
         let lately = self.again.last.is_some_and(|at| self.cx.now < at + DOUBTED_EVERY);
         if self.phase != Phase::Running || self.config.stun.is_empty() || lately {

@@ -68,9 +68,9 @@ enum HelloStage {
     Hello(Hello),
     /// A caller's first frame is there, and waits for its turn with this last part of it.
     Waiting(Hello, SmallVec<[u8; 128]>),
-    /// Both ends are authenticated; the user of one is being asked.
+    /// The ends are authenticated; the user of one is being asked.
     Asking(Hello),
-    /// Both ends are authenticated and have approved.
+    /// The ends are authenticated, and each has approved.
     Candidate(Hello),
 }
 
@@ -220,7 +220,7 @@ impl Node {
         }
     }
 
-    /// A caller is heard.
+    /// Hears a caller whose turn has come.
     pub(super) fn turn_came(&mut self, sock: SockId) {
         let mut last = SmallVec::new();
         if let Some(Stream { stage: HelloStage::Waiting(_, data), .. }) = self.streams.get_mut(sock) {
@@ -362,7 +362,7 @@ impl Node {
         }
     }
 
-    /// A dialler has proved who it is: may it have what it asks for?
+    /// Judges the request of a dialler that has proved its identity.
     fn hear_first(&mut self, sock: SockId, peer: NodeId, offer: Offer) {
         self.door.left(sock);
         let side = match offer.purpose {
@@ -444,7 +444,7 @@ impl Node {
         }
     }
 
-    /// The peer we dialled has proved who it is.
+    /// Goes on once the peer that we dialled has proved its identity.
     fn hear_second(&mut self, sock: SockId, status: Status) {
         let Some(stream) = self.streams.get_mut(sock) else { return };
         let (remote, session, strategy) = (stream.remote, stream.session, stream.strategy);

@@ -495,7 +495,7 @@ impl Servers {
         }
     }
 
-    /// The way to the addresses of a server once more.
+    /// Starts the race to the addresses of a server once more.
     fn race_again(&self, cx: &mut Cx, of: usize) -> Race {
         let Asked { server, over, is_alternate, .. } = &self.asked[of];
         let host = server.first(*over).0;
@@ -573,7 +573,7 @@ impl Servers {
         self.ask_more(cx);
     }
 
-    /// Something may still come of a server that said this. True: it is under way.
+    /// Tries again with a server that failed in this way, if that may help. Returns true if the new try is under way.
     fn goes_on(&mut self, cx: &mut Cx, n: usize, why: turn::Error) -> bool {
         let asked = &mut self.asked[self.tries[n].of];
         match why {
@@ -594,7 +594,7 @@ impl Servers {
         }
     }
 
-    /// The server takes these credentials no longer, which others may mend, once. True: they are under way.
+    /// Replaces credentials that the server takes no longer, once. Returns true if others are under way.
     fn mend(&mut self, cx: &mut Cx, n: usize) -> bool {
         let Try { of, at, .. } = self.tries[n];
         let asked = &mut self.asked[of];
