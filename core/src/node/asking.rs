@@ -79,7 +79,7 @@ impl Node {
         self.punch_rung_over(session);
     }
 
-    /// The rung under way is over without a pipe.
+    /// Goes on after a rung that ended without a pipe: to the next one, or to the end of the ladder.
     pub(super) fn punch_rung_over(&mut self, session: SessionId) {
         let key = (session, Requester::Us);
         let detail = self.describe_punch(key);
@@ -95,7 +95,7 @@ impl Node {
         self.next_rung(connect, n);
     }
 
-    /// The peer will not punch.
+    /// Ends the strategy as failed, after the last rung or where more rungs cannot help.
     pub(super) fn end_ladder(&mut self, connect: ConnectId, n: usize) {
         let Some(ladder) = self.ladder(connect, n) else { return };
         let detail = core::mem::take(&mut ladder.detail);

@@ -38,8 +38,8 @@ const HEAD_START: Duration = Duration::from_millis(250);
 const GLARE_CHECK: Duration = Duration::from_millis(50);
 /// A plan's timeout is cut to this.
 const MAX_TIMEOUT: Duration = Duration::from_secs(3600);
-/// A call asks to be dialled with the addresses that are known by then, though no STUN server has answered: there may be
-/// none, and the peer may be within reach all the same. Once one has, it asks again.
+/// Delay after which a call asks to be dialled at the known addresses though no STUN server has answered. There may
+/// be no server, and the peer may be within reach all the same. Once a server has answered, the call asks again.
 const OUTSIDE_WITHIN: Duration = Duration::from_secs(1);
 /// A relay costs whoever runs it: others have so long before.
 const BEFORE_RELAY: Duration = Duration::from_secs(3);
@@ -236,7 +236,7 @@ impl Node {
         self.abandon((attempt.session, Requester::Us), attempt.peer);
     }
 
-    /// Something that attempts may wait for has changed: a broker is ready, or our address is known.
+    /// Wakes the attempts that wait for a change: a broker is ready, or our address is known.
     pub(super) fn poke_attempts(&mut self) {
         let early = |r: &Run| matches!(&r.state, RunState::Reverse(reverse) if reverse.early);
         let waits = |r: &Run| matches!(r.state.asked(), Some(None)) || early(r);
@@ -409,7 +409,8 @@ impl Node {
         brokers.iter().any(|b| self.brokers[usize::from(*b)].is_ready())
     }
 
-    /// Returns true if an address of ours that the peer may dial is known: outside addresses matter to whoever is outside.
+    /// Returns true if an address of ours that the peer may dial is known: outside addresses matter to whoever is
+    /// outside.
     fn is_known_where_to_dial(&self, to: &PeerAddress, peer: NodeId) -> bool {
         let near = || {
             let oneself = self.is_oneself(peer);
@@ -432,7 +433,7 @@ impl Node {
         to.v6().is_empty() && !paths().first().is_some_and(|p| p.local)
     }
 
-    /// The wait for the NAT64 is over.
+    /// Goes on with every attempt, once the wait for the NAT64 is over.
     pub(super) fn drive_attempts(&mut self) {
         for connect in self.attempts.keys().copied().collect::<Vec<_>>() {
             self.drive_attempt(connect);
@@ -738,7 +739,7 @@ impl Node {
         }
     }
 
-    /// Why the peer cannot be asked to dial us, if it cannot.
+    /// Returns the reason for which the peer cannot be asked to dial us, if there is one.
     fn why_no_signal(&self, peer: NodeId, to: &PeerAddress) -> Option<String> {
         if self.listeners_failed() {
             return Some("we do not listen, so the peer could not dial us".into());
@@ -746,7 +747,7 @@ impl Node {
         self.why_no_broker(peer, to)
     }
 
-    /// Why the peer cannot be asked for anything, if it cannot.
+    /// Returns the reason for which the peer cannot be asked for anything, if there is one.
     pub(super) fn why_no_broker(&self, peer: NodeId, to: &PeerAddress) -> Option<String> {
         if self.is_oneself(peer) {
             return None;
@@ -803,7 +804,7 @@ impl Attempt {
         }
     }
 
-    /// `relaying` is how far the relay has come.
+    /// Puts the report of the call together. `relaying` is how far the relay has come.
     fn report(&self, now: Instant, relaying: Option<String>, advice: Option<Advice>) -> Report {
         let entry = |run: &Run| {
             let (outcome, detail) = match &run.state {

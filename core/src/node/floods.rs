@@ -186,8 +186,8 @@ fn no_flood_of_envelopes_hides_whom_we_named() {
     }
 }
 
-/// Floods with fresh keys, so many a second of one kind, while honest strangers ask every 300 ms by some kind, each up to
-/// four times. How many were served, by kind, of ten each; and at which of their tries at the latest.
+/// Floods the node with `a_second` fresh keys a second of one kind. Meanwhile honest strangers ask every 300 ms by some
+/// kind, each up to four times. Returns the number served of ten, by kind, and the last try that was needed.
 fn served(a_second: u32, flood: Wants) -> ([usize; 3], usize) {
     const TRIES: [u32; 4] = [0, 2, 6, 14];
     let mut bench = Bench::open(Accept::Anyone);

@@ -273,7 +273,7 @@ impl Bench {
         assert!(self.open.is_empty(), "{:?}", self.open);
     }
 
-    /// And it was the last.
+    /// Asserts that nothing of any punch is left, and no session is open.
     fn assert_over(&self) {
         self.assert_clean();
         assert_eq!(self.node.agreement.open_sessions(), 0);
@@ -835,8 +835,8 @@ fn a_server_that_lies_has_us_dial_its_other_address_twice_at_most_and_announce_n
 }
 
 quickcheck! {
-    /// No dial goes to an address that the authenticated sender did not announce as its own, for a stranger to none
-    /// that is private unless it says that it is our neighbour, and for nobody to our own machine.
+    /// Dials go only to addresses that the authenticated sender announced as its own, and never to our own machine. For
+    /// a stranger none goes to a private address, unless the stranger says that it is our neighbour.
     fn only_announced_addresses_are_dialled(seed: u64) -> TestResult {
         let mut state = seed;
         let mut draw = |n: u64| {

@@ -16,8 +16,8 @@ pub(super) const RENEW_WITHIN: Duration = Duration::from_secs(12);
 pub(super) type Logins = BTreeMap<ServerRef, Instant>;
 
 impl Node {
-    /// Answers [`Notice::LoginWanted`]: the login that a server takes from now on. It may come unasked, before the old one
-    /// ends. `None`: there is none to be had, and whatever waits for it goes on without the server.
+    /// Answers [`Notice::LoginWanted`]: the login that a server takes from now on. It may come unasked, before the old
+    /// one ends. `None`: there is none to be had, and whatever waits for it goes on without the server.
     pub fn renew_login(&mut self, now: Instant, server: ServerRef, login: Option<Login>) {
         self.advance(now);
         if self.is_shut() {

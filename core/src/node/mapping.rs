@@ -1,6 +1,6 @@
-//! The listener's port opened on the routers in front of us, where the configuration asks for it: one mapper for each
-//! interface that has a gateway and is behind a NAT, or for IPv6 behind a firewall. What a router grants goes into our
-//! address once STUN agrees with it.
+//! Mappings of the listener's port on the routers in front of us, where the configuration asks for them. There is one
+//! mapper for each interface that has a gateway and is behind a NAT, or for IPv6 behind a firewall. A granted mapping
+//! goes into our address once STUN agrees with it.
 
 use core::time::Duration;
 use std::collections::BTreeMap;
@@ -131,8 +131,8 @@ impl Node {
         }
     }
 
-    /// Gives up the mappings of interfaces that are gone or lead to another gateway: whoever granted them cannot be
-    /// asked any more, and their leases end.
+    /// Gives up the mappings of interfaces that are gone or lead to another gateway. The routers that granted them
+    /// cannot be asked any more, and their leases end.
     pub(super) fn drop_mappings(&mut self) {
         let stays = |m: &Mapping| {
             self.chosen.iter().any(|i| (i.ip, i.gateway) == (m.interface.ip, m.interface.gateway))

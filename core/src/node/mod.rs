@@ -151,7 +151,7 @@ pub struct Node {
     next_connect: u32,
     visits: BTreeMap<SessionId, Box<Visit>>,
     punches: BTreeMap<Key, Box<Punch>>,
-    /// Relays by their ids, which sockets' are beside, and those that are being opened by session.
+    /// Relays by their ids, which are numbered as sockets are. `relay_ids` has those that are being opened, by session.
     relays: BTreeMap<SockId, Box<Relay>>,
     relay_ids: BTreeMap<Key, SockId>,
     /// The user serves one pipe at a time, and has one.
@@ -167,7 +167,7 @@ enum Phase {
     /// The driver has not listed the interfaces.
     New,
     Running,
-    /// Shut down, and waits for routers to close our port.
+    /// The node is shut down, and waits for routers to close our port.
     Closing,
     Closed,
 }
@@ -175,8 +175,8 @@ enum Phase {
 impl Node {
     /// A node that does nothing until the first [`Event::Interfaces`].
     ///
-    /// All randomness comes from `seed`, which must come from the system's random source and never be used
-    /// twice: the same seed and the same events give the same keys.
+    /// All randomness comes from `seed`. It must come from the system's random source and never be used twice: the same
+    /// seed and the same events give the same keys.
     ///
     /// # Errors
     /// The fault of the configuration.
@@ -428,9 +428,9 @@ impl Node {
         self.settle();
     }
 
-    /// Ends everything: connects fail with [`FailReason::Shutdown`], brokers are told, sockets closed. The
-    /// actions that follow end with [`Notice::Closed`], after up to 2 s where a router has a port of ours open; pipes that were handed out live on, but for
-    /// relayed ones, which end with their node.
+    /// Ends everything: connects fail with [`FailReason::Shutdown`], brokers are told, sockets closed. The actions
+    /// that follow end with [`Notice::Closed`], after up to 2 s where a router has a port of ours open. Pipes that
+    /// were handed out live on, but for relayed ones, which end with their node.
     pub fn shutdown(&mut self, now: Instant) {
         self.advance(now);
         if self.is_shut() {

@@ -16,7 +16,8 @@ use crate::name::{Found, Name, NameError, NameNews, NamePin, Pins, QUERY, Record
 use crate::notice::{ConnectId, FailReason, Notice, Report};
 use crate::time::Instant;
 
-/// Most names that are asked for or registered at a time: each is a subscription on each broker, and brokers bound those.
+/// Most names that are asked for or registered at a time: each is a subscription on each broker, and brokers bound
+/// those.
 const MAX_NAMES: usize = 24;
 /// A search ends at the latest after this long: a look-up, a dial and MQTT's three answers, on a bad day.
 const SEARCH_WITHIN: Duration = Duration::from_secs(8);
@@ -25,8 +26,8 @@ const SEARCH_WITHIN: Duration = Duration::from_secs(8);
 const NOBODY_AFTER: Duration = Duration::from_millis(2_500);
 /// A broker that keeps something sends it with its SUBACK or right behind; one made of many machines may take longer.
 const GRACE: Duration = Duration::from_millis(500);
-/// Brokers that are silent, down or slow are waited for so long where the owner itself has said where an unpinned name
-/// leads: its word is the newest there is, and what they may have is another's claim. A record that a broker kept may be
+/// Time to wait for brokers that are silent, down or slow, once the owner has said where an unpinned name leads. The
+/// owner's word is the newest there is, and the others may have another's claim. A record that a broker kept may be
 /// older than theirs.
 const SILENT: Duration = Duration::from_secs(1);
 /// A record is valid for a day after it was last published.
@@ -35,7 +36,7 @@ const LIFETIME: Duration = Duration::from_secs(86_400);
 const REFRESH: Duration = Duration::from_secs(3_600);
 /// An address that has changed is published after this long at the earliest.
 const MOVE_AFTER: Duration = Duration::from_secs(10);
-/// Another one's record is overwritten after this long at the earliest.
+/// Least delay before the record of another key is overwritten.
 const CONTEST_AFTER: Duration = Duration::from_secs(60);
 /// A broker that keeps our record sends us a copy of it, within this.
 const CONFIRM_WITHIN: Duration = Duration::from_secs(5);
@@ -75,7 +76,7 @@ struct Watch {
 /// Answer of a broker about a name.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Place {
-    /// Subscribed since then; `again` once the name's owner was asked a second time.
+    /// The subscription stands since then; `again` once the name's owner was asked a second time.
     Open { since: Instant, again: bool },
     /// The broker has sent the record that it kept.
     Answered,
@@ -121,8 +122,9 @@ enum Next {
 
 impl Node {
     /// Asks all brokers where a name leads. [`NameNews::Resolved`] or [`NameNews::NotResolved`] follows, after 8 s at
-    /// the latest; usually after two round trips and, where a broker has nothing, half a second. A silent broker is waited
-    /// for while nothing was found but what another had kept; else half a second if the name is pinned, and one second if not.
+    /// the latest; usually after two round trips and, where a broker has nothing, half a second. A silent broker is
+    /// waited for while only records kept by other brokers were found. Otherwise the wait is half a second for a
+    /// pinned name, and one second for another.
     ///
     /// # Errors
     /// `TooMany` where 24 names are asked for or held, `Shutdown`.
@@ -133,8 +135,8 @@ impl Node {
         Ok(())
     }
 
-    /// Begins to open a pipe to whoever has a name. As [`connect`](Self::connect), where the plan's time includes that of
-    /// finding the address, and [`FailReason::Name`] says that there is none.
+    /// Begins to open a pipe to whoever has a name. As [`connect`](Self::connect), where the plan's time includes that
+    /// of finding the address, and [`FailReason::Name`] says that there is none.
     ///
     /// # Errors
     /// The reasons for which nothing was begun.
@@ -159,8 +161,9 @@ impl Node {
         Ok(id)
     }
 
-    /// Takes a name for this node and keeps it up while the node runs: publishes a signed record on all brokers, anew each
-    /// hour, when the address changes, and when a broker comes back. Whoever asks over a broker is told the record too.
+    /// Takes a name for this node and keeps it up while the node runs. A signed record is published on all brokers, and
+    /// anew each hour, when the address changes, and when a broker comes back. Whoever asks over a broker is told the
+    /// record too.
     /// [`NameNews::Registered`] or [`NameNews::NotRegistered`] follows; the latter ends the registration, also later.
     /// [`NameNews::Waiting`] comes before where no broker is there. The record is valid for a day after the node has
     /// ended, unless it is [`release`](Self::release)d.
@@ -180,8 +183,8 @@ impl Node {
         self.hold(now, name, false)
     }
 
-    /// Tells the node which key a name had, as [`NameNews::Pinned`] said it in an earlier run. The first key that the node
-    /// hears of stays.
+    /// Tells the node which key a name had, as [`NameNews::Pinned`] said it in an earlier run. The first key that the
+    /// node hears of stays.
     pub fn pin_name(&mut self, now: Instant, pin: NamePin) {
         self.advance(now);
         self.names.pins.restore(pin);
@@ -197,7 +200,7 @@ impl Node {
         Ok(())
     }
 
-    /// The watch of a name, which there is afterwards.
+    /// Returns the watch of a name, which is made if there is none.
     fn watch(&mut self, now: Instant, name: Name) -> Result<&mut Watch, NameError> {
         self.advance(now);
         if self.is_shut() {
@@ -240,7 +243,7 @@ impl Node {
         self.settle();
     }
 
-    /// A broker sends from now on what it has of a name, or refuses to.
+    /// Handles a broker's answer to a subscription: from now on it sends the records of a name, or refuses to.
     pub(super) fn name_followed(&mut self, place: u8, topic: &str, granted: bool) {
         let now = self.cx.now;
         if let Some((_, watch)) = self.names.of(topic) {
@@ -261,7 +264,7 @@ impl Node {
         self.drive_names();
     }
 
-    /// Something came in under a name's topic, from anybody.
+    /// Handles a message under a name's topic, which may come from anybody.
     pub(super) fn name_record(&mut self, place: u8, topic: &str, payload: &[u8], kept: bool) {
         let (ours, wall) = (self.node_id(), self.cx.wall());
         let now = self.cx.now;
@@ -329,8 +332,8 @@ impl Node {
         self.cx.timers.set(Timer::Names, next);
     }
 
-    /// The clock was put right: what was judged by the wrong one is asked for again, and what was signed for another time
-    /// is signed anew.
+    /// Repeats, once the clock was put right, the searches that were judged by the wrong one. Records that were
+    /// signed for another time are signed anew.
     pub(super) fn names_anew(&mut self) {
         let names: SmallVec<[Name; 4]> = self.names.all.keys().copied().collect();
         for name in names {
@@ -424,8 +427,8 @@ impl Node {
         })
     }
 
-    /// True once it is known where the name leads, whatever silent brokers have: the key that it is pinned to has said so or,
-    /// a little later, the only owner of an unpinned one.
+    /// Returns true once it is known where the name leads, whatever silent brokers have. The key that a pinned name is
+    /// pinned to has said so, or, a little later, the only owner of an unpinned name.
     fn is_certain(&self, name: Name, watch: &Watch) -> bool {
         let lasts = |at_least| watch.search.is_some_and(|since| since + at_least <= self.cx.now);
         match self.names.pins.get(name) {
@@ -437,8 +440,8 @@ impl Node {
         }
     }
 
-    /// Asks the name's owner once more where nothing has come: in a cluster a subscription takes its time to be known
-    /// everywhere, and the answer may have come before.
+    /// Asks the name's owner once more where nothing has come. In a cluster of brokers a subscription takes its time
+    /// to be known everywhere, and the answer may have come before.
     fn ask_again(&mut self, watch: &mut Watch) {
         let now = self.cx.now;
         for (place, state) in &mut watch.places {
@@ -624,7 +627,7 @@ impl Watch {
         self.answered = None;
     }
 
-    /// `why`, unless that no broker said anything is the reason.
+    /// Returns `why`, or `NoBroker` if nothing was found because no broker answered.
     fn silence_or(&self, why: NameError) -> NameError {
         let heard = self.places.values().any(|place| *place != Place::Refused);
         if why == NameError::NotFound && !heard { NameError::NoBroker } else { why }

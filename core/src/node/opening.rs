@@ -54,7 +54,7 @@ pub(super) struct MeasureAgain {
 #[derive(Debug, Default)]
 pub(super) struct Listeners {
     all: Vec<Listener>,
-    /// `Listening` was said.
+    /// The notice `Listening` was given.
     said: bool,
     /// [`SETTLE_WITHIN`] has passed.
     pub(super) waited: bool,
@@ -182,8 +182,8 @@ impl Node {
         self.cx.timers.set(Timer::Measure, Some(self.cx.now + pause));
     }
 
-    /// A call of ours or of a peer's came to nothing: what we take our NATs for may be wrong. A server lied, answers were
-    /// lost, or the NAT is another by now.
+    /// Plans a new measurement of our NATs, as a call of ours or of a peer's came to nothing. The result so far may be
+    /// wrong: a server lied, answers were lost, or the NAT is another by now.
     pub(super) fn doubt(&mut self) {
         let lately = self.again.last.is_some_and(|at| self.cx.now < at + DOUBTED_EVERY);
         if self.phase != Phase::Running || self.config.stun.is_empty() || lately {
@@ -416,14 +416,14 @@ impl Node {
         own.chain(more).chain(links)
     }
 
-    /// The link-local addresses that our address names: all of them where there is nothing else. Where there is, neighbours
-    /// dial that; and nearly every machine has interfaces with a link-local address that lead to nobody.
+    /// The link-local addresses that our address names: all of them where there is nothing else. Where there is,
+    /// neighbours dial that; and nearly every machine has interfaces with a link-local address that lead to nobody.
     pub(super) fn announced_links(&self) -> &[Link] {
         if self.routes.is_empty() { &self.links } else { &[] }
     }
 
-    /// Fills the places for brokers in our address with the first that work; one that is in stays in,
-    /// since addresses were handed out with it.
+    /// Fills the places for brokers in our address with the first that work. A broker that is in stays in, since
+    /// addresses were handed out with it.
     fn choose_brokers(&mut self) {
         for (place, broker) in self.brokers.iter().enumerate() {
             let id = self.config.brokers[place].id;
@@ -435,11 +435,12 @@ impl Node {
     }
 }
 
-/// Up to three addresses per family, one per interface, of those that are used: none without carrier beside one that has
-/// it, those with the default route before others, and those of real networks before tunnels and containers.
+/// Chooses up to three addresses per family from those that are used, one per interface. An address without carrier is
+/// left out if another has it. The default route's come before others, and real networks before tunnels and containers.
 ///
-/// Those of real networks are named first: beside a VPN that has the default route neighbours are dialled directly. Many home networks give
-/// out IPv6 addresses that hold in the site alone (RFC 4193) beside the internet's: those are the worse ones.
+/// Addresses of real networks are named first, so that neighbours are dialled directly even while a VPN has the default
+/// route. Many home networks give out IPv6 addresses that hold in the site alone (RFC 4193) in addition to the
+/// internet's: the site's are the worse ones.
 pub(super) fn choose(list: &[Interface], bind: Option<IpAddr>) -> Vec<Interface> {
     let usable = |i: &&Interface| match bind {
         Some(ip) => i.ip == ip && (ip.is_ipv4() || !is_link_local(ip)),

@@ -10,8 +10,8 @@ use crate::notice::{ConnectId, Notice, Stage, Strategy};
 use crate::signal::message::{Body, MessageId};
 use crate::time::Instant;
 
-/// A request without an answer is sent again after this long, then after twice as long, and so on: the peer
-/// may be between two sessions with its broker, which is itself tried again at growing intervals.
+/// Delay before a request without an answer is sent again, doubled for each further copy. The peer may be between two
+/// sessions with its broker, which is itself tried again at growing intervals.
 const REPEAT_AFTER: Duration = Duration::from_secs(2);
 /// Most copies of one request, the last about a minute after the first. A copy that no broker takes does not count.
 const REQUESTS: u8 = 6;

@@ -57,8 +57,8 @@ impl Node {
         self.end_pipes_from(gone);
     }
 
-    /// The address to leave from, where not all of ours are used or one is translated: a neighbour's own network before the
-    /// way out.
+    /// The address to leave from, where not all of ours are used or one is translated: a neighbour's own network
+    /// before the way out.
     pub(super) fn used_towards(&self, to: IpAddr) -> Option<IpAddr> {
         let family = || self.chosen.iter().filter(|i| i.ip.is_ipv4() == to.is_ipv4());
         let near = || family().find(|i| is_on_link(i.ip, i.prefix, to));
@@ -72,8 +72,8 @@ impl Node {
         self.listed.iter().any(|i| i.ip == ip.to_canonical() && !i.used)
     }
 
-    /// Tells the owners of pipes whose address of ours is gone. Nothing of what the peer sends arrives any more, and the
-    /// system would go on waiting for it.
+    /// Tells the owners of pipes whose address of ours is gone. Nothing of what the peer sends arrives any more, and
+    /// the system would go on waiting for it.
     fn end_pipes_from(&mut self, gone: impl Fn(IpAddr) -> bool) {
         let lost = self.pipes.iter().filter(|(_, (_, ends))| gone(ends[0].ip())).map(|(sock, _)| *sock);
         for sock in lost.collect::<Vec<_>>() {
@@ -83,8 +83,8 @@ impl Node {
         }
     }
 
-    /// The machine slept. Meanwhile NATs have forgotten us, leases have run out, and brokers may have given us up; what
-    /// the next call needs is looked after now, and not when it fails.
+    /// Repairs, after a sleep of the machine, all that the next call needs, before that call fails. Meanwhile NATs have
+    /// forgotten us, leases have run out, and brokers may have given us up.
     pub(super) fn woke(&mut self) {
         if self.phase != Phase::Running {
             return;
@@ -113,8 +113,8 @@ impl Node {
         }
     }
 
-    /// Punches leave from the way that we had. Ours begin their next rung once our address is known again; a peer's next
-    /// one is a new punch to us.
+    /// Punches leave from the way that we had. Ours begin their next rung once our address is known again; a peer's
+    /// next one is a new punch to us.
     fn roam_punches(&mut self) {
         let all: Vec<Key> = self.punches.keys().copied().collect();
         for key in all {

@@ -23,8 +23,8 @@ use crate::time::Instant;
 
 /// A dial may take this long: SYN retransmissions, at 1 s and 3 s or each second, find a path that lost the first.
 pub(super) const DIAL_WITHIN: Duration = Duration::from_secs(5);
-/// Time limit of a dial for a stranger, to two addresses that may both be a third party's: two SYNs each, the second
-/// after 1 s. Linux sends four retransmissions a second apart (since 6.5).
+/// Time limit of a dial for a stranger, to two addresses that may both be a third party's. It allows two SYNs each, the
+/// second after 1 s. Linux sends four retransmissions a second apart (since 6.5).
 const STRANGERS_DIAL_WITHIN: Duration = Duration::from_millis(1900);
 /// A hello may take this long, from the open stream to both ends authenticated.
 const HELLO_WITHIN: Duration = Duration::from_secs(5);
@@ -68,9 +68,9 @@ enum HelloStage {
     Hello(Hello),
     /// A caller's first frame is there, and waits for its turn with this last part of it.
     Waiting(Hello, SmallVec<[u8; 128]>),
-    /// Authenticated; somebody's user is being asked.
+    /// The ends are authenticated; the user of one is being asked.
     Asking(Hello),
-    /// Authenticated and approved by both ends.
+    /// The ends are authenticated, and each has approved.
     Candidate(Hello),
 }
 
@@ -220,7 +220,7 @@ impl Node {
         }
     }
 
-    /// A caller is heard.
+    /// Hears a caller whose turn has come.
     pub(super) fn turn_came(&mut self, sock: SockId) {
         let mut last = SmallVec::new();
         if let Some(Stream { stage: HelloStage::Waiting(_, data), .. }) = self.streams.get_mut(sock) {
@@ -362,7 +362,7 @@ impl Node {
         }
     }
 
-    /// A dialler has proved who it is: may it have what it asks for?
+    /// Judges the request of a dialler that has proved its identity.
     fn hear_first(&mut self, sock: SockId, peer: NodeId, offer: Offer) {
         self.door.left(sock);
         let side = match offer.purpose {
@@ -444,7 +444,7 @@ impl Node {
         }
     }
 
-    /// The peer we dialled has proved who it is.
+    /// Goes on once the peer that we dialled has proved its identity.
     fn hear_second(&mut self, sock: SockId, status: Status) {
         let Some(stream) = self.streams.get_mut(sock) else { return };
         let (remote, session, strategy) = (stream.remote, stream.session, stream.strategy);

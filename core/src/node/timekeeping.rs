@@ -1,7 +1,7 @@
 //! The wall clock: the driver's, put right where time servers say that it is wrong.
 //!
-//! Nothing needs them: messages of a node whose clock is wrong are answered with the right time, at the price of a round
-//! trip. But names are signed for a time, and a node with a wrong clock can neither register nor resolve any.
+//! Nothing needs them: messages of a node whose clock is wrong are answered with the right time, at the price of a
+//! round trip. But names are signed for a time, and a node with a wrong clock can neither register nor resolve any.
 
 use core::time::Duration;
 use std::net::{IpAddr, SocketAddr};
@@ -20,8 +20,8 @@ use crate::time::{ClockFix, Instant};
 
 /// A clock that is wrong by less is left alone: messages count within ten minutes, names within more.
 const TOLERATED: Duration = Duration::from_secs(60);
-/// Drift between the wall clock and the monotonic one, from one reading to the next, above which the wall clock was set
-/// or one of them stood still.
+/// Largest drift between the wall clock and the monotonic one from one reading to the next. A larger one means that the
+/// wall clock was set, or that one of them stood still.
 const JUMP: Duration = Duration::from_secs(1);
 /// A look-up may take this long.
 const RESOLVE_WITHIN: Duration = Duration::from_secs(5);
@@ -109,7 +109,8 @@ impl Node {
         self.cx.clock = self.time.clock();
     }
 
-    /// Asks the servers, if there are any and they were not asked lately. That a network is there is for the caller to know.
+    /// Asks the servers, if there are any and they were not asked lately. That a network is there is for the caller to
+    /// know.
     pub(super) fn ask_the_time(&mut self) {
         let now = self.cx.now;
         let idle = matches!(self.time.state, State::Idle);

@@ -1,9 +1,10 @@
-//! IPv4 through the NAT64 of an IPv6-only network (RFC 6146): the rest of the core has an IPv4 address then, as by RFC 6877.
+//! IPv4 through the NAT64 of an IPv6-only network (RFC 6146): the rest of the core has an IPv4 address then, as by RFC
+//! 6877.
 //!
-//! Where no default route leads to IPv4, the prefix of the network's NAT64 is looked up (RFC 7050). With it there is one more
-//! interface, whose address is one of those for such hosts (RFC 7335). A socket that leaves from it is an IPv6 socket to the
-//! driver: actions and events are translated on their way, so that STUN, punches, relays and servers find an IPv4 host behind
-//! a NAT.
+//! Where no default route leads to IPv4, the prefix of the network's NAT64 is looked up (RFC 7050). With it there is
+//! one more interface, whose address is one of those for such hosts (RFC 7335). A socket that leaves from it is an
+//! IPv6 socket to the driver: actions and events are translated on their way. STUN, punches, relays and servers find
+//! an IPv4 host behind a NAT.
 
 use core::time::Duration;
 use std::collections::BTreeSet;
@@ -181,8 +182,8 @@ impl Translating {
 }
 
 impl Node {
-    /// The addresses of ours that were chosen, with the one that we have by a NAT64. What is known of another network's is
-    /// forgotten.
+    /// The addresses of ours that were chosen, with the one that we have by a NAT64. What is known of another
+    /// network's is forgotten.
     pub(super) fn with_translated(
         &mut self,
         list: &[Interface],

@@ -24,8 +24,9 @@ use crate::time::Instant;
 
 /// A visit to a peer that is known ends after this long. It outlives the dials, whose results it reports.
 const VISIT_WITHIN: Duration = Duration::from_secs(12);
-/// A visit to a stranger takes exactly so long, whatever became of its dials: neither what the stranger is told, nor when,
-/// nor whether it may ask again says which of the addresses answered. Dials without an answer are over by then.
+/// A visit to a stranger takes exactly so long, whatever became of its dials. The stranger cannot learn which of the
+/// addresses answered: not from the answer, nor from its time, nor from leave to ask again. Dials without an answer are
+/// over by then.
 const STRANGERS_VISIT: Duration = Duration::from_secs(4);
 
 /// A peer asked us to dial it.
@@ -163,8 +164,8 @@ impl Node {
         }
     }
 
-    /// A peer's session that has lost its last stream, and nothing that could give one: the call is the peer's, and its
-    /// next dial may be on the way.
+    /// Forgets what was agreed in a peer's session that has lost its last stream, if nothing could give it another. The
+    /// call is the peer's, and its next dial may be on the way.
     pub(super) fn forget_visit(&mut self, key: Key) {
         let goes_on = self.visits.contains_key(&key.0) || self.is_punching(key) || self.is_relaying(key);
         if !goes_on && self.streams.of_session(key).next().is_none() {

@@ -331,7 +331,7 @@ mod tests {
         }
     }
 
-    /// RFC 6052 section 2.4 has these.
+    /// Examples of RFC 6052, section 2.4.
     #[test]
     fn a_discovered_nat64_takes_us_where_its_embedded_address_is() {
         let nat64 = |text: &str, length| [Prefix::new(text.parse().unwrap(), length).unwrap()];

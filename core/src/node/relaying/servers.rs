@@ -27,7 +27,7 @@ use crate::wire::Transport;
 const AT_ONCE: usize = 3;
 /// Time without an answer over UDP after which TCP is tried too.
 const TCP_AFTER: Duration = Duration::from_secs(1);
-/// A server that takes longer is no longer waited for alone: the next one of the list is asked beside it.
+/// Time without an answer from a server after which the next one of the list is asked too.
 const FASTER_THAN: Duration = Duration::from_secs(2);
 /// A server without an address of the better family is asked for one of the other so much later, if there are others.
 const OTHER_FAMILY_AFTER: Duration = Duration::from_millis(500);
@@ -495,7 +495,7 @@ impl Servers {
         }
     }
 
-    /// The way to the addresses of a server once more.
+    /// Starts the race to the addresses of a server once more.
     fn race_again(&self, cx: &mut Cx, of: usize) -> Race {
         let Asked { server, over, is_alternate, .. } = &self.asked[of];
         let host = server.first(*over).0;
@@ -505,7 +505,7 @@ impl Servers {
         }
     }
 
-    /// Goes where a server has sent us, in the same way and as the same user, if that is no place that we may not be sent to.
+    /// Asks the alternate server that a server named, in the same way and as the same user, if we may be sent there.
     pub(super) fn follow(&mut self, cx: &mut Cx, by: usize, to: SocketAddr, may: bool) {
         let Some(t) = self.tries.get(by) else { return };
         let (of, [v4, v6]) = (t.of, self.ours);
@@ -573,7 +573,7 @@ impl Servers {
         self.ask_more(cx);
     }
 
-    /// Something may still come of a server that said this. True: it is under way.
+    /// Tries again with a server that failed in this way, if that may help. Returns true if the new try is under way.
     fn goes_on(&mut self, cx: &mut Cx, n: usize, why: turn::Error) -> bool {
         let asked = &mut self.asked[self.tries[n].of];
         match why {
@@ -594,7 +594,7 @@ impl Servers {
         }
     }
 
-    /// The server takes these credentials no longer, which others may mend, once. True: they are under way.
+    /// Replaces credentials that the server takes no longer, once. Returns true if others are under way.
     fn mend(&mut self, cx: &mut Cx, n: usize) -> bool {
         let Try { of, at, .. } = self.tries[n];
         let asked = &mut self.asked[of];
