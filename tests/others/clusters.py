@@ -20,11 +20,10 @@ def at(host):
 
 
 class Cluster:
-    """Nodes that run. `start` starts the node of that number, also again. `late` of the calls may fail or take longer: those under
-    way while nodes choose a leader, if the cluster answers nobody meanwhile."""
+    """Nodes that run. `start` starts the node of that number, also again."""
 
-    def __init__(self, lab, version, count, start, late=0):
-        self.version, self.count, self.start, self.late = version, count, start, late
+    def __init__(self, lab, version, count, start):
+        self.version, self.count, self.start = version, count, start
         # A bridge that finds nobody at the other end tries again late: the first node comes last.
         self.nodes = [start(n) for n in reversed(range(count))][::-1]
         self.servers = TOGETHER
@@ -69,8 +68,9 @@ def nats(lab):
         cluster = f'cluster {{ name: c, listen: "{NODES[n]}:16222", routes: [{routes}] }}'
         text = fill("nats.conf", name=f"n{n}", folder=lab.path(f"store{n}"), host=NODES[n], port=PORT, routes=cluster)
         return lab.start(f"nats{n}", program, "-c", lab.write(f"nats{n}.conf", text))
-    # 2.9 keeps sessions in a replicated stream, and answers no CONNECT until that has a leader again: up to nine seconds.
-    cluster = Cluster(lab, version(program, "--version"), 3, start, late=2 * AT_ONCE)
+    # 2.9 keeps sessions in a replicated stream. In four runs up to four calls of a hundred hung at once for up to nine
+    # seconds after a node had died: this row fails. Whether a leader is chosen meanwhile was not looked into.
+    cluster = Cluster(lab, version(program, "--version"), 3, start)
     # They have to choose who leads before they serve MQTT.
     time.sleep(10)
     return cluster
@@ -120,7 +120,7 @@ def dying(n):
         bad = [call for call in done if not call.good]
         late = sum(call.took > WITHIN or not call.good for call in done)
         what = f"{CALLS - len(bad)}/{CALLS} {slowest:.1f} s"
-        if late > cluster.late:
+        if late:
             raise Failed(f"{what}, {late} over {WITHIN} s or failed: {bad[0].why if bad else 'too slow'}")
         return what
     return measure
