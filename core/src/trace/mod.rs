@@ -24,7 +24,7 @@
 //! }
 //!
 //! let text = text.lock().unwrap();
-//! assert!(text.contains("event 0 interfaces 1 2 192.168.1.5 24 yes - real\naction listen 0 0.0.0.0:0 128 "));
+//! assert!(text.contains("event 0 interfaces 1 2 192.168.1.5 24 yes - real yes\naction listen 0 0.0.0.0:0 128 "));
 //! assert_eq!(replay(&text).unwrap().actions, 1);
 //! ```
 //!
@@ -57,7 +57,7 @@
 //! portmap yes | no
 //! brokers number-of-brokers, and for each: id host port
 //! stun number-of-servers, and for each: host port
-//! turn number-of-servers, and for each: host port transport auth lifetimes alternates
+//! turn number-of-servers, and for each: host port transport auth lifetimes alternates proxy
 //! ntp number-of-servers, and for each: host port
 //! max-pipes number or -
 //! liveness interval patience
