@@ -350,6 +350,13 @@ impl NodeProgram {
                     self.read_pipe(cx, s);
                 }
             }
+            Action::EndPipe { sock, why } => {
+                let of = self.handed_out.iter().find(|(detached, _)| *detached == sock).map(|(_, s)| *s);
+                let pipe = of.and_then(|s| self.pipes.iter_mut().find(|p| p.is_on(s)));
+                if let Some(pipe) = pipe.filter(|p| !p.closed) {
+                    pipe.broken.get_or_insert_with(|| why.to_string());
+                }
+            }
             Action::Resolve { query, host, .. } => {
                 let found = match host.parse::<IpAddr>() {
                     Ok(ip) => Ok([ip].into_iter().collect()),
