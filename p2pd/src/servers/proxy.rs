@@ -1,9 +1,9 @@
 //! The proxy that leads to brokers and TURN servers: from the list, or from the environment.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 use std::path::Path;
 
-use p2pd_core::{Config, Login, Proxy, ProxyKind};
+use p2pd_core::{Config, Login, Proxy, ProxyKind, Which};
 use serde::Deserialize;
 
 use super::host::place;
@@ -65,30 +65,19 @@ impl WayOut {
             host == "localhost" || host.ends_with(".localhost") || ip.is_some_and(|ip| ip.is_loopback());
         here || self.except.iter().any(|except| {
             let except = except.to_ascii_lowercase();
-            match (ip, except.split_once('/')) {
+            match ip {
                 _ if except == "*" => true,
-                (Some(ip), Some((network, bits))) => is_within(ip, network, bits),
-                (Some(ip), None) => except.trim_matches(['[', ']']).parse() == Ok(ip),
-                (None, _) => {
+                Some(ip) => {
+                    let named = except.trim_matches(['[', ']']).parse::<Which>();
+                    named.is_ok_and(|named| named.names("", ip))
+                }
+                None => {
                     let name = except.trim_start_matches("*.").trim_matches('.');
                     let above = host.strip_suffix(name);
                     !name.is_empty() && above.is_some_and(|above| above.is_empty() || above.ends_with('.'))
                 }
             }
         })
-    }
-}
-
-fn is_within(ip: IpAddr, network: &str, bits: &str) -> bool {
-    let Ok(bits) = bits.parse::<u32>() else { return false };
-    let head = |value: u128, width: u32| value.checked_shr(width.saturating_sub(bits)).unwrap_or(0);
-    match ip {
-        IpAddr::V4(ip) => network
-            .parse::<Ipv4Addr>()
-            .is_ok_and(|net| head(u32::from(ip).into(), 32) == head(u32::from(net).into(), 32)),
-        IpAddr::V6(ip) => {
-            network.parse::<Ipv6Addr>().is_ok_and(|net| head(ip.into(), 128) == head(net.into(), 128))
-        }
     }
 }
 
