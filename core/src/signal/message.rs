@@ -131,8 +131,7 @@ impl Message {
                 out.extend_from_slice(&[DIALLED, *count]);
                 for (to, why) in dials.iter().take(MAX_DIALS) {
                     out.push(failure_code(*why));
-                    put_ip(&mut out, to.ip());
-                    out.extend_from_slice(&to.port().to_be_bytes());
+                    put_endpoint(&mut out, *to);
                 }
             }
             Body::Clock { about, wall } => {
@@ -151,16 +150,12 @@ impl Message {
             Body::TurnRequest { mode, moves, relayed, address } => {
                 let moves = if *moves { MOVES } else { 0 };
                 out.extend_from_slice(&[TURN_REQUEST, mode.code() | moves]);
-                put_ip(&mut out, relayed.ip());
-                out.extend_from_slice(&relayed.port().to_be_bytes());
+                put_endpoint(&mut out, *relayed);
                 out.extend_from_slice(address.to_string().as_bytes());
             }
             Body::TurnResponse(sources) => {
                 out.push(TURN_RESPONSE);
-                for at in sources.iter().take(MAX_SOURCES) {
-                    put_ip(&mut out, at.ip());
-                    out.extend_from_slice(&at.port().to_be_bytes());
-                }
+                sources.iter().take(MAX_SOURCES).for_each(|at| put_endpoint(&mut out, *at));
             }
             Body::Refused(why) => {
                 out.push(REFUSED);
@@ -198,9 +193,7 @@ impl Message {
                         return Err(Malformed);
                     }
                     let [why] = reader.array()?;
-                    let ip = reader.ip()?;
-                    let port = u16::from_be_bytes(reader.array()?);
-                    dials.push((SocketAddr::new(ip, port), failure_from(why)));
+                    dials.push((reader.endpoint()?, failure_from(why)));
                 }
                 Body::Dialled { count, dials }
             }
@@ -215,7 +208,7 @@ impl Message {
                 let [mode] = reader.array()?;
                 let moves = mode & MOVES != 0;
                 let mode = PipeMode::from_code(mode & !MOVES).ok_or(Malformed)?;
-                let relayed = SocketAddr::new(reader.ip()?, u16::from_be_bytes(reader.array()?));
+                let relayed = reader.endpoint()?;
                 if relayed.port() == 0 {
                     return Err(Malformed);
                 }
@@ -229,8 +222,7 @@ impl Message {
                     if sources.len() == MAX_SOURCES {
                         return Err(Malformed);
                     }
-                    let (ip, port) = (reader.ip()?, u16::from_be_bytes(reader.array()?));
-                    sources.push((ip, port).into());
+                    sources.push(reader.endpoint()?);
                 }
                 Body::TurnResponse(sources)
             }
@@ -253,12 +245,13 @@ impl<'a> Reader<'a> {
         core::mem::take(&mut self.0)
     }
 
-    fn ip(&mut self) -> Result<IpAddr, Malformed> {
-        match self.array()? {
-            [4] => Ok(IpAddr::from(self.array::<4>()?)),
-            [6] => Ok(IpAddr::from(self.array::<16>()?)),
-            _ => Err(Malformed),
-        }
+    fn endpoint(&mut self) -> Result<SocketAddr, Malformed> {
+        let ip = match self.array()? {
+            [4] => IpAddr::from(self.array::<4>()?),
+            [6] => IpAddr::from(self.array::<16>()?),
+            _ => return Err(Malformed),
+        };
+        Ok(SocketAddr::new(ip, u16::from_be_bytes(self.array()?)))
     }
 
     fn echo(&mut self) -> Result<SmallVec<[u8; MAX_ECHO]>, Malformed> {
@@ -267,8 +260,8 @@ impl<'a> Reader<'a> {
     }
 }
 
-fn put_ip(out: &mut Vec<u8>, ip: IpAddr) {
-    match ip {
+fn put_endpoint(out: &mut Vec<u8>, at: SocketAddr) {
+    match at.ip() {
         IpAddr::V4(ip) => {
             out.push(4);
             out.extend_from_slice(&ip.octets());
@@ -278,6 +271,7 @@ fn put_ip(out: &mut Vec<u8>, ip: IpAddr) {
             out.extend_from_slice(&ip.octets());
         }
     }
+    out.extend_from_slice(&at.port().to_be_bytes());
 }
 
 fn failure_code(why: IoFailure) -> u8 {
