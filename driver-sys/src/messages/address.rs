@@ -26,6 +26,13 @@ pub enum Family {
 }
 
 impl Family {
+    pub(super) fn any(self) -> Route {
+        match self {
+            Family::V4 => Route::V4,
+            Family::V6 => Route::V6,
+        }
+    }
+
     pub(super) fn loopback(self) -> IpAddr {
         match self {
             Family::V4 => Ipv4Addr::LOCALHOST.into(),

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::fmt;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
+use std::net::{IpAddr, SocketAddr, SocketAddrV6};
 use std::ops::RangeInclusive;
 
 use super::{BACKLOG, Family, PipeOptions, Protocol, Route};
@@ -26,14 +26,10 @@ pub enum Target {
 impl Target {
     /// Returns the target's addresses of a family, with port 0; one at least.
     fn addresses(&self, family: Family) -> Result<Vec<SocketAddr>, ListenFailure> {
-        let one = |v4: Ipv4Addr, v6: Ipv6Addr| match family {
-            Family::V4 => vec![SocketAddr::new(v4.into(), 0)],
-            Family::V6 => vec![SocketAddr::new(v6.into(), 0)],
-        };
         let found = match self {
             Target::Any | Target::Loopback if !socket::has_family(family.loopback()) => Vec::new(),
-            Target::Any => one(Ipv4Addr::UNSPECIFIED, Ipv6Addr::UNSPECIFIED),
-            Target::Loopback => one(Ipv4Addr::LOCALHOST, Ipv6Addr::LOCALHOST),
+            Target::Any => vec![family.any().local()],
+            Target::Loopback => vec![SocketAddr::new(family.loopback(), 0)],
             Target::Interface(name) => {
                 let card = crate::cards().into_iter().find(|card| card.name == *name);
                 let card = card.ok_or_else(|| ListenFailure::NoInterface(name.clone()))?;
