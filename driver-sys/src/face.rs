@@ -9,7 +9,8 @@ pub use p2pd_core::nat::NatReport;
 pub use p2pd_core::turn::Credentials;
 pub use p2pd_core::{
     Accept, Advice, Broker, BrokerLoss, BrokerState, ClientKey, Config, ConnectId, FailReason, Header,
-    IoFailure, Liveness, Login, Name, NameError, NamePin, NodeId, Notice, NtpServer, Outcome, PeerAddress,
-    PipeEnd, PipeMode, Plan, Refusal, Report, SecretKey, Stage, Stats, Strategy, StrategyReport, StunServer,
-    Target, Tls, ToTarget, Trust, TurnServer, Which, Wrap,
+    Interfaces, IoFailure, Liveness, Login, Name, NameError, NamePin, NodeId, Notice, NtpServer, Outcome,
+    PeerAddress, PipeEnd, PipeMode, Plan, Proxy, ProxyKind, Refusal, Report, SecretKey, ServerRef, Stage,
+    Stats, Strategy, StrategyReport, StunServer, Target, Tls, ToTarget, Trust, TurnAuth, TurnServer, Which,
+    Wrap,
 };
