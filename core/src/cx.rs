@@ -9,6 +9,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::io::{Action, CloseHow, QueryId, SockId, SockOpts};
+use crate::nat::memory::Memory;
 use crate::notice::{ConnectId, Notice};
 use crate::pipe::{PipeId, PipeNews};
 use crate::random::{Domain, Random};
@@ -78,6 +79,8 @@ pub(crate) struct Cx {
     pub(crate) translated: Option<IpAddr>,
     /// Experience with the servers' addresses.
     pub(crate) experience: Experience,
+    /// Memory of our NATs.
+    pub(crate) memory: Memory,
     queue: VecDeque<Action>,
     socks: BTreeMap<SockId, Owner>,
     queries: BTreeMap<QueryId, Owner>,
@@ -95,6 +98,7 @@ impl Cx {
             stats: Stats::default(),
             translated: None,
             experience: Experience::default(),
+            memory: Memory::new(&[]),
             queue: VecDeque::new(),
             socks: BTreeMap::new(),
             queries: BTreeMap::new(),

@@ -4,6 +4,7 @@ mod behaviour;
 mod counter;
 pub(crate) mod external;
 mod filtering;
+pub(crate) mod memory;
 mod probe;
 mod survey;
 pub(crate) mod surveyor;
@@ -12,6 +13,7 @@ pub(crate) mod vantage;
 pub(crate) use behaviour::gcd;
 pub use behaviour::{Allocation, Behaviour, Filtering, Foresight, Mapping, allocation, block};
 pub use external::StunAnswer;
+pub use memory::{NatMemory, Network};
 pub use survey::NatReport;
 
 use core::fmt;

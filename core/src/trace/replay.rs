@@ -160,6 +160,7 @@ pub fn replay(text: &str) -> Result<Replayed, ReplayError> {
             ntp: lines.field("ntp")?,
             max_pipes: lines.field("max-pipes")?,
             liveness: lines.field("liveness")?,
+            nat_memory: lines.field("nat-memory")?,
             interfaces: Interfaces::default(),
         };
         Ok((config, seed, start))
@@ -326,6 +327,7 @@ mod tests {
     use super::*;
     use crate::config::{Accept, Broker, NtpServer, StunServer, TurnServer};
     use crate::io::{Action, Event, Interface, SockId};
+    use crate::nat::{NatMemory, Network};
 
     fn config() -> Config {
         let other = SecretKey::from_bytes([8; 32]).node_id();
@@ -335,6 +337,9 @@ mod tests {
         config.ntp = vec![NtpServer { host: "2001:db8::2".into(), port: 123 }];
         config.turn = vec![TurnServer::new("turn.example", 3478, Credentials::new("alice", "se cret"))];
         config.accept = Accept::Only([other].into());
+        let network = Network { gateway: None, outside: "203.0.113.1".parse().unwrap() };
+        let [held, lost] = [40, 80].map(core::time::Duration::from_secs);
+        config.nat_memory = vec![NatMemory { network, held, lost: Some(lost) }];
         config
     }
 
@@ -387,7 +392,7 @@ mod tests {
         let header = format!(
             "p2pd-trace 1\nkey {}\nseed {}\nstart 0\nbind -\nport 0\naccept only 1 {other}\nallow-plain no\nsurvey yes\nhairpin no\nportmap no\n\
              brokers 1 9 broker.example 1883 - - 0 - no -\nstun 1 2001:db8::1 3478\n\
-             turn 1 turn.example 3478 - - fixed alice se+cret no 600000000000 300000000000 600000000000 no -\nntp 1 2001:db8::2 123\nmax-pipes -\nliveness 20000000000 30000000000\nevent 0 interfaces ",
+             turn 1 turn.example 3478 - - fixed alice se+cret no 600000000000 300000000000 600000000000 no -\nntp 1 2001:db8::2 123\nmax-pipes -\nliveness 20000000000 30000000000\nnat-memory 1 - 203.0.113.1 40000000000 80000000000\nevent 0 interfaces ",
             "07".repeat(32),
             "03".repeat(32)
         );

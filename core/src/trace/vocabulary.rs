@@ -14,6 +14,7 @@ use crate::config::{
 use crate::identity::{NodeId, NodeIdError};
 use crate::io::{Action, CloseHow, Event, Interface, IoFailure, LinkKind, QueryId, Reuse, SockId, SockOpts};
 use crate::name::{Name, NameError, NameNews, NamePin};
+use crate::nat::{NatMemory, Network};
 use crate::node::ConnectError;
 use crate::notice::{
     Advice, BrokerLoss, BrokerState, ConnectId, FailReason, Notice, Outcome, PortState, Refusal, Report,
@@ -297,8 +298,13 @@ enum_form! { Notice => Notice {
     "port" Port { local, state },
     "time" Clock { ahead, error },
     "name" Name { name, news },
+    "nat-memory" NatMemory(memory),
     "closed" Closed,
 }}
+
+struct_form! { NatMemory { network, held, lost } }
+
+struct_form! { Network { gateway, outside } }
 
 enum_form! { PortState => PortState {
     "open" Open { way, external, truth },

@@ -28,7 +28,6 @@ use p2pd_core::{
 use smallvec::SmallVec;
 
 use crate::error::{BindError, ConnectError};
-use crate::liveness::keep_alive;
 use crate::pipe::Start;
 use crate::sleep::{self, Jump, Watch};
 use crate::wrap::{Layers, Settings};
@@ -527,8 +526,6 @@ impl<R: Reactor> Engine<R> {
                         if let Some(interface) = self.network.way_out(local.ip()) {
                             let _ = socket::leave_by(&socket, local, interface);
                         }
-                        // Whatever cannot be set is done without.
-                        let _ = keep_alive(&socket, self.handed.liveness());
                         self.fires.insert((at, sock));
                         self.socks.insert(sock, Sock::Tcp(Tcp::armed(socket, remote, at, deadline, layers)));
                     }
@@ -643,7 +640,6 @@ impl<R: Reactor> Engine<R> {
                     *credit = left;
                     let socket = R::socket(&stream);
                     let _ = socket.set_tcp_nodelay(*nodelay);
-                    let _ = keep_alive(&*socket, self.handed.liveness());
                     let local = socket.local_addr().ok().and_then(|a| a.as_socket());
                     let Some(local) = local else {
                         self.reactor.forget(sock);
