@@ -39,7 +39,7 @@ Examples:
   there$ p2pd file receive --dir Downloads
   here$  p2pd file send ADDRESS *.jpg
 
-The receiver compares the BLAKE2s hash of each file with the sender's before it gives the file its name. One that is
+The receiver compares the BLAKE3 hash of each file with the sender's before it gives the file its name. One that is
 there already is not sent again.
 
 Exit status: 0 if the receiver has all of them, 1 if not, 2 for wrong usage.";
