@@ -312,7 +312,7 @@ impl fmt::Display for Advice {
                  both reach, then `--config servers.toml`",
             ),
             Advice::AddRelay => f.write_str(
-                "add a relay to the server list: `p2pd serve --turn --write servers.toml --host NAME` on a computer \
+                "add a relay to the server list: `p2pd serve --write servers.toml --host NAME` on a computer \
                  that both reach",
             ),
         }
