@@ -46,7 +46,7 @@ pub use interfaces::{Card, cards, interface_name, interfaces};
 pub use key_file::{KeyFileError, load_or_create_key};
 pub use liveness::{accepted, keep_alive};
 pub use pin_file::{PinFile, PinFileError};
-pub use pipe::{Half, Layer, MessageLayer, PipeInfo, Relayed, Start, Wakers};
+pub use pipe::{DatagramLayer, Half, Layer, MessageLayer, PipeInfo, Relayed, Start, Wakers};
 pub use ready::{Ready, SockWaker};
 pub use secret::read_private;
 pub use wrap::check_tls;
