@@ -86,7 +86,8 @@ async fn exchange<R: Runtime>(one: Allocation<R>, other: Allocation<R>) {
     other.close().await;
 }
 
-#[tokio::test]
+// Two threads: a peer here blocks one.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn on_tokio_by_udp_and_tcp_and_over_ipv6() {
     for (ip, over) in [(V4, Transport::Udp), (V4, Transport::Tcp), (V6, Transport::Udp)] {
         let serving = serving(ip).await;
