@@ -118,22 +118,13 @@ impl Config {
         if self.stun.len() > MAX_SERVERS {
             return Err(ConfigError::TooManyStunServers(self.stun.len()));
         }
-        if self.turn.len() > MAX_SERVERS {
-            return Err(ConfigError::TooManyTurnServers(self.turn.len()));
-        }
         if self.ntp.len() > MAX_SERVERS {
             return Err(ConfigError::TooManyNtpServers(self.ntp.len()));
         }
         if let Some(n) = self.ntp.iter().position(|s| s.host.is_empty() || s.port == 0) {
             return Err(ConfigError::BadNtpServer(n));
         }
-        if let Some(n) = self.turn.iter().position(|s| s.host.is_empty() || s.port == 0) {
-            return Err(ConfigError::BadTurnServer(n));
-        }
-        let tls_over_udp = |s: &TurnServer| s.tls.is_some() && s.transport == Some(Transport::Udp);
-        if let Some(n) = self.turn.iter().position(tls_over_udp) {
-            return Err(ConfigError::TlsOverUdp(n));
-        }
+        check_turn(&self.turn)?;
         let mut seen = BTreeSet::new();
         for (n, broker) in self.brokers.iter().enumerate() {
             if !seen.insert(broker.id) {
@@ -152,20 +143,36 @@ impl Config {
                 return Err(ConfigError::LoginTooLong(n));
             }
         }
-        let bad = |proxy: &Option<Proxy>, host: &str| {
-            proxy.as_ref().is_some_and(|p| p.host.is_empty() || p.port == 0 || !p.can_reach(host))
-        };
-        if let Some(n) = self.brokers.iter().position(|b| bad(&b.proxy, &b.host)) {
+        if let Some(n) = self.brokers.iter().position(|b| is_bad(&b.proxy, &b.host)) {
             return Err(ConfigError::BadBrokerProxy(n));
-        }
-        if let Some(n) = self.turn.iter().position(|t| bad(&t.proxy, &t.host)) {
-            return Err(ConfigError::BadTurnProxy(n));
         }
         match self.stun.iter().position(|s| s.host.is_empty() || s.port == 0) {
             Some(n) => Err(ConfigError::BadStunServer(n)),
             None => Ok(()),
         }
     }
+}
+
+/// Checks a list of TURN servers.
+pub(crate) fn check_turn(turn: &[TurnServer]) -> Result<(), ConfigError> {
+    if turn.len() > MAX_SERVERS {
+        return Err(ConfigError::TooManyTurnServers(turn.len()));
+    }
+    if let Some(n) = turn.iter().position(|s| s.host.is_empty() || s.port == 0) {
+        return Err(ConfigError::BadTurnServer(n));
+    }
+    if let Some(n) = turn.iter().position(|s| s.tls.is_some() && s.transport == Some(Transport::Udp)) {
+        return Err(ConfigError::TlsOverUdp(n));
+    }
+    match turn.iter().position(|t| is_bad(&t.proxy, &t.host)) {
+        Some(n) => Err(ConfigError::BadTurnProxy(n)),
+        None => Ok(()),
+    }
+}
+
+/// Returns true for a proxy that cannot lead to the host.
+fn is_bad(proxy: &Option<Proxy>, host: &str) -> bool {
+    proxy.as_ref().is_some_and(|p| p.host.is_empty() || p.port == 0 || !p.can_reach(host))
 }
 
 /// Bounds on the time until the driver finds out that the other end of a TCP stream has vanished with its machine or network.

@@ -38,6 +38,8 @@ pub(crate) enum Owner {
     Stream,
     /// The relay with this id.
     Relay(SockId),
+    /// The allocation with this id.
+    Allocation(SockId),
     /// The relay with this id, whose pipe has moved to this stream.
     Carrier(SockId),
     /// The mapping of our port with this number.
@@ -59,6 +61,7 @@ pub(crate) enum Timer {
     Visit(SessionId),
     Punch(Key),
     Relay(SockId),
+    Allocation(SockId),
     Mapping(u32),
     Settle,
     Measure,
@@ -283,6 +286,10 @@ impl Cx {
 
     pub(crate) fn open_relayed(&mut self, pipe: PipeId, start: Box<crate::pipe::PipeStart>) {
         self.queue.push_back(Action::OpenRelayed { pipe, start });
+    }
+
+    pub(crate) fn open_allocation(&mut self, pipe: PipeId, relayed: SocketAddr) {
+        self.queue.push_back(Action::OpenAllocation { pipe, relayed });
     }
 
     pub(crate) fn pipe_news(&mut self, pipe: PipeId, news: PipeNews) {

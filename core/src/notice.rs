@@ -312,7 +312,7 @@ impl fmt::Display for Advice {
                  both reach, then `--config servers.toml`",
             ),
             Advice::AddRelay => f.write_str(
-                "add a relay to the server list: `p2pd serve --turn --write servers.toml --host NAME` on a computer \
+                "add a relay to the server list: `p2pd serve --write servers.toml --host NAME` on a computer \
                  that both reach",
             ),
         }
@@ -498,6 +498,22 @@ pub enum Notice {
     /// The NATs of our network were seen to remember idle connections for longer or shorter. A later run that is
     /// [told](crate::Config::nat_memory) need not measure it.
     NatMemory(NatMemory),
+    /// [`Node::allocate`](crate::Node::allocate) gave no relayed address.
+    NotAllocated {
+        /// Id of the allocation, which is gone.
+        pipe: PipeId,
+        /// Result of each server that was asked, in words.
+        why: Box<str>,
+    },
+    /// The TURN server of an allocation does not relay to a peer. Datagrams that waited for the permission are lost.
+    PeerRefused {
+        /// The allocation, which goes on.
+        pipe: PipeId,
+        /// Address that was sent to.
+        peer: IpAddr,
+        /// ERROR-CODE, 403 for addresses that the server relays to nobody.
+        code: u16,
+    },
     /// Every socket is closed; the node does nothing more.
     Closed,
 }

@@ -9,12 +9,14 @@ mod probe;
 mod survey;
 pub(crate) mod surveyor;
 pub(crate) mod vantage;
+mod verdict;
 
 pub(crate) use behaviour::gcd;
 pub use behaviour::{Allocation, Behaviour, Filtering, Foresight, Mapping, allocation, block};
 pub use external::StunAnswer;
 pub use memory::{NatMemory, Network};
 pub use survey::NatReport;
+pub use verdict::Verdict;
 
 use core::fmt;
 

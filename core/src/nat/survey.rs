@@ -5,7 +5,8 @@
 //! other port (OTHER-ADDRESS); three more go from ports of their own, spaced unevenly, one after the other.
 //! Meanwhile CHANGE-REQUEST is asked for over UDP. With a server that has one address only, a second
 //! server stands in for the other one. In all about four round trips and the wait for answers that a filter
-//! swallows. Where it is asked for, a dial to our own outside address shows what the NAT makes of that.
+//! swallows. Where it is asked for, a dial to our own outside address shows what the NAT makes of that. Two ports of one
+//! address, as two entries of the list, tell whether a mapping depends on the port.
 
 use core::time::Duration;
 use std::collections::BTreeMap;
@@ -56,6 +57,9 @@ pub struct NatReport {
     pub hairpin: Option<bool>,
     /// True if the server had a second address, or another server stood in for that.
     pub second_address: bool,
+    /// True if another port of the server saw the listening port at the same external endpoint. `None`: no other port
+    /// was known, or it did not answer.
+    pub same_by_port: Option<bool>,
     /// Answers of STUN servers about the interface's outside address, in the order of the configuration.
     pub answers: Vec<StunAnswer>,
 }
@@ -111,6 +115,18 @@ enum What {
     Hairpin,
 }
 
+/// Puts further ports of an address behind all other addresses: whichever of its ports is asked, a server that is down is
+/// asked for nothing.
+fn by_address(servers: impl Iterator<Item = SocketAddr>) -> Vec<SocketAddr> {
+    let (mut first, mut further) = (Vec::<SocketAddr>::new(), Vec::new());
+    for server in servers {
+        let known = first.iter().any(|s| s.ip() == server.ip());
+        if known { &mut further } else { &mut first }.push(server);
+    }
+    first.extend(further);
+    first
+}
+
 /// Returns true if a server may have us dial an address. An inside address needs a server that is inside as well.
 fn may_name(server: IpAddr, named: IpAddr) -> bool {
     let [server, named] = [server, named].map(|ip| reach(ip, &[]));
@@ -127,8 +143,7 @@ impl Survey {
         hairpin: bool,
     ) -> Survey {
         let local = vantage.ip;
-        let family: Vec<SocketAddr> =
-            servers.iter().copied().filter(|s| s.is_ipv4() == local.is_ipv4()).collect();
+        let family = by_address(servers.iter().copied().filter(|s| s.is_ipv4() == local.is_ipv4()));
         let report = NatReport {
             local,
             behaviour: Behaviour::default(),
@@ -138,6 +153,7 @@ impl Survey {
             server: None,
             hairpin: None,
             second_address: false,
+            same_by_port: None,
             answers: Vec::new(),
         };
         let mut survey = Survey {
@@ -312,8 +328,10 @@ impl Survey {
         if let Some(to) = by_address {
             self.dial(cx, What::Address, self.port, to, Duration::ZERO);
         }
-        if let Some(other) = second.filter(|o| o.port() != server.port()) {
-            self.dial(cx, What::Port, self.port, SocketAddr::new(server.ip(), other.port()), Duration::ZERO);
+        let listed = || self.servers.iter().find(|s| s.ip() == server.ip() && **s != server);
+        let other_port = second.or_else(|| listed().copied()).map(|o| o.port());
+        if let Some(port) = other_port.filter(|port| *port != server.port()) {
+            self.dial(cx, What::Port, self.port, SocketAddr::new(server.ip(), port), Duration::ZERO);
         }
         if seen.ip() == self.report.local {
             return;
@@ -437,6 +455,7 @@ impl Survey {
         self.report.samples = self.seen.iter().flatten().map(|(local, sight)| (*local, sight.port)).collect();
         let behaviour = &mut self.report.behaviour;
         if let Some(seen) = self.report.mapped {
+            self.report.same_by_port = self.by_port.map(|by_port| by_port == seen);
             if seen.ip() == self.report.local {
                 behaviour.mapping = Some(Mapping::None);
                 behaviour.allocation = Some(Allocation::Equal);
@@ -447,6 +466,7 @@ impl Survey {
                     // Its other port was not there to ask.
                     (Some(a), None) if a != seen => Some(Mapping::AddressPortDependent),
                     (Some(_), _) => Some(Mapping::EndpointIndependent),
+                    // The same for each port; of other addresses nothing is known.
                     (None, _) => None,
                 };
                 behaviour.allocation = behaviour::allocation(&self.report.samples);

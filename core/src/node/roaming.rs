@@ -52,6 +52,7 @@ impl Node {
             self.roam_punches();
             self.roam_visits();
             self.roam_attempts(gone);
+            self.check_allocations();
         }
         self.drop_streams_from(gone);
         self.end_pipes_from(gone);
@@ -90,6 +91,7 @@ impl Node {
             return;
         }
         self.roam_brokers(true, |_| false);
+        self.check_allocations();
         self.measure_all();
     }
 

@@ -68,7 +68,7 @@
 //! ```text
 //! event now what...       a call of Node::handle
 //! call now what...        connect (address and plan), calls on names, cancel, answer, busy, renew-login, shutdown, and
-//!                         calls on relayed pipes
+//!                         calls on relayed pipes and allocations
 //! begun ok id             what connect or connect-name gave, always the next line; or: begun error why
 //! action what...          what Node::poll_action gave
 //! idle deadline or -      it gave nothing more, and this was the next deadline
@@ -82,6 +82,7 @@ mod vocabulary;
 
 use core::fmt;
 use core::ops::Deref;
+use std::net::SocketAddr;
 
 use bytes::Bytes;
 
@@ -90,11 +91,12 @@ use crate::config::{Config, ConfigError, Login, Plan, ServerRef};
 use crate::identity::NodeId;
 use crate::io::{Action, Event};
 use crate::name::{Name, NameError, NamePin};
-use crate::node::{ConnectError, MAX_AT_ONCE, Node};
+use crate::node::{Allocate, AllocateError, ConnectError, MAX_AT_ONCE, Node};
 use crate::notice::ConnectId;
 use crate::pipe::PipeId;
 use crate::relay::{MAX_MESSAGE, MessageError, ReadOutcome};
 use crate::time::Instant;
+use crate::turn::{MAX_PAYLOAD, SendError};
 
 use form::{Put, word};
 use vocabulary::{Call, Record};
@@ -294,6 +296,39 @@ impl Recorder {
     pub fn pipe_close(&mut self, now: Instant, pipe: PipeId) {
         self.write(|| Record::Call(now, Call::PipeClose { pipe }));
         self.node.pipe_close(now, pipe);
+    }
+
+    /// Calls [`Node::allocate`], and records the call.
+    ///
+    /// # Errors
+    /// Errors of [`Node::allocate`].
+    pub fn allocate(&mut self, now: Instant, wish: &Allocate) -> Result<PipeId, AllocateError> {
+        self.write(|| Record::Call(now, Call::Allocate { wish: wish.clone() }));
+        self.node.allocate(now, wish)
+    }
+
+    /// Calls [`Node::pipe_send_to`], and records the call.
+    ///
+    /// # Errors
+    /// Errors of [`Node::pipe_send_to`].
+    pub fn pipe_send_to(
+        &mut self,
+        now: Instant,
+        pipe: PipeId,
+        to: SocketAddr,
+        data: &[u8],
+    ) -> Result<(), SendError> {
+        if data.len() > MAX_PAYLOAD {
+            return Err(SendError::TooLong);
+        }
+        self.write(|| Record::Call(now, Call::PipeSendTo { pipe, to, data: Bytes::copy_from_slice(data) }));
+        self.node.pipe_send_to(now, pipe, to, data)
+    }
+
+    /// Calls [`Node::pipe_recv_from`], and records the call.
+    pub fn pipe_recv_from(&mut self, now: Instant, pipe: PipeId) -> Option<(SocketAddr, Bytes)> {
+        self.write(|| Record::Call(now, Call::PipeRecvFrom { pipe }));
+        self.node.pipe_recv_from(now, pipe)
     }
 
     fn write<'a>(&mut self, record: impl FnOnce() -> Record<&'a Event<'a>, &'a Action>) {

@@ -304,6 +304,11 @@ impl Run {
             Call::PipeReadMessage { pipe } => drop(self.node.pipe_read_message(now, pipe)),
             Call::PipeFinish { pipe } => self.node.pipe_finish(now, pipe),
             Call::PipeClose { pipe } => self.node.pipe_close(now, pipe),
+            Call::Allocate { wish } => drop(self.node.allocate(now, &wish)),
+            Call::PipeSendTo { pipe, to, data } => {
+                let _ = self.node.pipe_send_to(now, pipe, to, &data);
+            }
+            Call::PipeRecvFrom { pipe } => drop(self.node.pipe_recv_from(now, pipe)),
         }
     }
 }
@@ -435,6 +440,11 @@ mod tests {
                     Call::PipeReadMessage { pipe } => drop(node.pipe_read_message(now, pipe)),
                     Call::PipeFinish { pipe } => node.pipe_finish(now, pipe),
                     Call::PipeClose { pipe } => node.pipe_close(now, pipe),
+                    Call::Allocate { wish } => drop(node.allocate(now, &wish)),
+                    Call::PipeSendTo { pipe, to, data } => {
+                        let _ = node.pipe_send_to(now, pipe, to, &data);
+                    }
+                    Call::PipeRecvFrom { pipe } => drop(node.pipe_recv_from(now, pipe)),
                 }
                 for _ in 0..u8::any(&mut g) % 8 {
                     if let Some(Action::Listen { sock, .. }) = node.poll_action() {
