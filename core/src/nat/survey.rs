@@ -16,6 +16,7 @@ use super::behaviour::{self, Allocation, Behaviour, Foresight, Mapping};
 use super::counter::{self, Counter, Sight};
 use super::external::StunAnswer;
 use super::filtering::{FilterTest, SWALLOWED_AFTER};
+use super::memory::{self, LONGEST, SHORTEST};
 use super::probe::{self, Probe};
 use super::vantage::Vantage;
 use crate::address::is_dialable;
@@ -32,9 +33,6 @@ const SPACING: Duration = Duration::from_millis(4);
 const OFFSETS: [u16; 3] = [0, 3, 4];
 /// A connection that holds a mapping open is made anew this long after it broke.
 const ANCHOR_AGAIN: Duration = Duration::from_secs(10);
-/// On such a connection the question is asked again so often: NATs are known to forget idle ones after four minutes, and
-/// `p2pd serve` closes them after 30 s.
-const ANCHOR_ASKS: Duration = Duration::from_secs(25);
 /// Servers tried, one after the other.
 const SERVERS: usize = 3;
 
@@ -82,6 +80,8 @@ pub(super) struct Survey {
     filter: FilterTest,
     until: Instant,
     pub(super) done: bool,
+    /// The connection that holds the mapping open.
+    kept: Kept,
     /// Mapping of the listening port towards another address; `by_port`: towards another port.
     by_address: Option<SocketAddr>,
     by_port: Option<SocketAddr>,
@@ -92,6 +92,17 @@ pub(super) struct Survey {
     second: bool,
     /// True if the survey is to dial our own outside address.
     hairpin: bool,
+}
+
+/// Use of the connection that holds the mapping open.
+#[derive(Clone, Copy, Debug)]
+struct Kept {
+    /// Time at which it was last used.
+    used: Instant,
+    /// Most silence that servers let pass.
+    most: Duration,
+    /// Silence before it was found dead, and the mapping that it had.
+    dead: Option<(Duration, SocketAddr)>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -157,6 +168,7 @@ impl Survey {
             probes: BTreeMap::new(),
             filter: FilterTest::default(),
             until: cx.now + SURVEY_WITHIN,
+            kept: Kept { used: cx.now, most: LONGEST, dead: None },
             by_address: None,
             by_port: None,
             seen: [None; 3],
@@ -171,8 +183,9 @@ impl Survey {
     /// Begins anew. What was known stays so meanwhile.
     pub(super) fn again(&mut self, cx: &mut Cx, servers: &[SocketAddr]) {
         self.close(cx, |_| true);
-        let earlier = self.report.clone();
+        let (earlier, most) = (self.report.clone(), self.kept.most);
         *self = Survey::begun(cx, self.place, self.vantage, self.port, servers, self.hairpin);
+        self.kept.most = most;
         self.report.answers.clone_from(&earlier.answers);
         self.earlier = Some(earlier);
     }
@@ -279,9 +292,14 @@ impl Survey {
         match what {
             What::Hairpin => {}
             What::Anchor if self.done => {
+                if let Some((silent, mapped)) = self.kept.dead.take()
+                    && mapped != seen
+                {
+                    cx.memory.died(cx.now, silent);
+                }
                 self.report.mapped = Some(seen);
                 cx.read(sock, data.len() as u32);
-                cx.timers.set(Timer::Survey(self.place), Some(cx.now + ANCHOR_ASKS));
+                self.keep(cx);
             }
             What::Anchor => self.anchored(cx, seen, reply.and_then(|r| r.other)),
             What::Address => self.by_address = Some(seen),
@@ -334,10 +352,16 @@ impl Survey {
             self.filter = FilterTest::default();
             return self.conclude(cx);
         }
-        let Some((what, _)) = self.probes.remove(&sock) else { return };
+        let Some((what, probe)) = self.probes.remove(&sock) else { return };
+        let answered = probe.answered;
         cx.close(sock, CloseHow::Drop);
         match what {
             What::Anchor if self.done => {
+                // It ended while nothing was asked: so long, less a quarter, the server is patient.
+                let silent = cx.now.since(self.kept.used);
+                if answered && silent >= SHORTEST {
+                    self.kept.most = self.kept.most.min(silent * 3 / 4);
+                }
                 cx.timers.set(Timer::Survey(self.place), Some(cx.now + ANCHOR_AGAIN));
             }
             // It has answered, and is kept for its mapping only.
@@ -374,13 +398,30 @@ impl Survey {
         match anchor {
             Some((sock, (_, probe))) if probe.answered => {
                 probe.ask_again(cx, *sock);
+                // Until it is answered.
+                self.kept.dead = self.report.mapped.map(|mapped| (cx.now.since(self.kept.used), mapped));
                 cx.timers.set(Timer::Survey(self.place), Some(cx.now + probe::ANSWER_WITHIN * 2));
             }
             _ => {
                 self.close(cx, |what| what == What::Anchor);
-                cx.timers.set(Timer::Survey(self.place), Some(cx.now + ANCHOR_ASKS));
+                cx.timers.set(Timer::Survey(self.place), Some(cx.now + ANCHOR_AGAIN));
                 self.anchor(cx);
             }
+        }
+    }
+
+    /// Plans the next use of the connection that holds the mapping open.
+    fn keep(&mut self, cx: &mut Cx) {
+        self.kept.used = cx.now;
+        let every = cx.memory.held().min(self.kept.most);
+        cx.timers.set(Timer::Survey(self.place), Some(memory::due(cx.now, every)));
+    }
+
+    /// Takes in that NATs remember less than was thought.
+    pub(super) fn hurry(&mut self, cx: &mut Cx) {
+        if self.done && self.probes.values().any(|(what, probe)| *what == What::Anchor && probe.answered) {
+            let every = cx.memory.held().min(self.kept.most);
+            cx.timers.set(Timer::Survey(self.place), Some(cx.now.max(self.kept.used + every)));
         }
     }
 
@@ -436,7 +477,10 @@ impl Survey {
         let foresight = self.report.behaviour.foresight();
         let keep = foresight == Foresight::Measured && self.report.mapped.is_some();
         self.close(cx, |what| !(keep && what == What::Anchor));
-        cx.timers.set(Timer::Survey(self.place), keep.then_some(cx.now + ANCHOR_ASKS));
+        cx.timers.set(Timer::Survey(self.place), None);
+        if keep {
+            self.keep(cx);
+        }
     }
 
     /// Holds what the samples say of the allocation against the other mappings; `first` is the listening port's.
