@@ -9,6 +9,7 @@ use p2pd_core::pipe::subscriptions::{Pattern, PatternError};
 use percent_encoding::percent_decode_str;
 
 use super::answer::Refused;
+use super::turn::{self, TurnCall};
 
 /// Time that `recv` waits where the call gives none, as in P2PD's documents.
 const RECV: Duration = Duration::from_secs(2);
@@ -39,6 +40,8 @@ pub(super) enum Call {
     Pipe(Name),
     Subscribe(Name, Subscribed),
     Unsubscribe(Name, Subscribed),
+    /// A relayed address at a TURN server.
+    Turn(Name, TurnCall),
 }
 
 /// A connection's name: 1 to 64 letters, digits, dots, hyphens and underscores.
@@ -82,6 +85,22 @@ impl Call {
             ["p2p", "binary", name, ref options @ ..] => (get, recv(name, options, Call::TakeBinary)),
             ["p2p", "sub", name, ref options @ ..] if delete => (true, sub(name, options, Call::Unsubscribe)),
             ["p2p", "sub", name, ref options @ ..] => (get || post, sub(name, options, Call::Subscribe)),
+            ["p2p", "turn", name] if delete => (true, turned(name, TurnCall::Close)),
+            ["p2p", "turn", name] => (get || post, turned(name, TurnCall::Open)),
+            ["p2p", "turn", name, "close"] => (get || post, turned(name, TurnCall::Close)),
+            ["p2p", "turn", name, "send", ip, port, ref text @ ..] if !text.is_empty() => {
+                (get || post, send_from(name, (ip, port), text))
+            }
+            ["p2p", "turn", name, "recv", ref options @ ..] => (
+                get || post,
+                recv(name, options, |name, of, time| Call::Turn(name, TurnCall::Recv(of, time))),
+            ),
+            ["p2p", "turn", name, "sub", ref options @ ..] if delete => {
+                (true, sub(name, options, |name, of| Call::Turn(name, TurnCall::Unsubscribe(of))))
+            }
+            ["p2p", "turn", name, "sub", ref options @ ..] => {
+                (get || post, sub(name, options, |name, of| Call::Turn(name, TurnCall::Subscribe(of))))
+            }
             _ => return Err(Refused::NoSuchCall),
         };
         match call {
@@ -137,6 +156,16 @@ fn open(named: &str, to: &str) -> Result<Call, Refused> {
 /// The text may have slashes, and is bytes.
 fn send(named: &str, text: &[&str]) -> Result<Call, Refused> {
     Ok(Call::Send(name(named)?, percent_decode_str(&text.join("/")).collect()))
+}
+
+fn turned(named: &str, what: TurnCall) -> Result<Call, Refused> {
+    Ok(Call::Turn(name(named)?, what))
+}
+
+/// The same from a relayed address.
+fn send_from(named: &str, (ip, port): (&str, &str), text: &[&str]) -> Result<Call, Refused> {
+    let to = turn::address(&decoded(ip)?, port).ok_or(Refused::BadOption("address"))?;
+    turned(named, TurnCall::Send(to, percent_decode_str(&text.join("/")).collect()))
 }
 
 fn recv(

@@ -338,7 +338,7 @@ impl Subscribed {
         Subscribed { message: Pattern::ANY, peer: Pattern::ANY }
     }
 
-    fn key(&self) -> (String, String) {
+    pub(super) fn key(&self) -> (String, String) {
         (self.message.as_str().to_owned(), self.peer.as_str().to_owned())
     }
 }

@@ -12,15 +12,16 @@ use axum::response::sse::{self, KeepAlive, Sse};
 use bytes::Bytes;
 use futures_util::StreamExt;
 use p2pd_core::nat::Verdict;
-use p2pd_core::pipe::subscriptions::{Overflow, Queue};
+use p2pd_core::pipe::subscriptions::{Message, Overflow, Queue};
 use qrcode::render::svg;
 use qrcode::{EcLevel, QrCode};
 use serde_json::json;
 use tokio::sync::broadcast::error::RecvError;
 
 use super::answer::{Answer, Refused, ok, typed};
-use super::call::{Call, seconds};
+use super::call::{Call, Name, seconds};
 use super::guard::{Guard, Query, Via, check_target};
+use super::turn::TurnCall;
 use super::{Daemon, Wanted, plan, relay};
 use crate::say::nat;
 
@@ -125,7 +126,8 @@ async fn carry_out(
 ) -> Result<Answer, Refused> {
     query.only(match call {
         Call::Open(..) => &["strategies", "mode", "timeout", "relay_first", "overflow", "queue", "unique"],
-        Call::Subscribe(..) => &["overflow", "queue"],
+        Call::Subscribe(..) | Call::Turn(_, TurnCall::Subscribe(_)) => &["overflow", "queue"],
+        Call::Turn(_, TurnCall::Open) => &["family", "timeout", "overflow", "queue"],
         _ => &[],
     })?;
     match call {
@@ -181,15 +183,9 @@ async fn carry_out(
         }
         Call::Recv(name, of, timeout) => {
             let (message, dropped) = daemon.find(&name)?.recv(&of, timeout).await?;
-            let from = json!([message.from.ip().to_string(), message.from.port()]);
-            let mut body = json!({
-                "client_tup": from, "data": String::from_utf8_lossy(&message.data), "dropped": dropped,
-            });
-            if std::str::from_utf8(&message.data).is_err() {
-                body["base64"] = data_encoding::BASE64.encode(&message.data).into();
-            }
-            Ok(ok(body))
+            Ok(received(&message, dropped))
         }
+        Call::Turn(name, call) => turn(&daemon, &name, call, query).await,
         Call::TakeBinary(name, of, timeout) => {
             let (message, _) = daemon.find(&name)?.recv(&of, timeout).await?;
             Ok(typed(StatusCode::OK, "application/octet-stream", message.data))
@@ -212,6 +208,36 @@ async fn carry_out(
             Ok(upgrade.on_upgrade(|socket| relay::web_socket(daemon, borrowed, socket)))
         }
     }
+}
+
+async fn turn(daemon: &Daemon, name: &Name, call: TurnCall, query: &Query) -> Result<Answer, Refused> {
+    let turns = &daemon.turns;
+    Ok(ok(match call {
+        TurnCall::Open => {
+            let timeout = query.get("timeout").map(seconds).transpose()?;
+            turns.open(&daemon.node, name, (query.get("family"), timeout), queue(query)?).await?
+        }
+        TurnCall::Close => turns.close(name).await?,
+        TurnCall::Send(to, data) => turns.send(name, to, &data).await?,
+        TurnCall::Recv(of, timeout) => {
+            let (message, dropped) = turns.recv(name, &of, timeout).await?;
+            return Ok(received(&message, dropped));
+        }
+        TurnCall::Subscribe(to) => turns.subscribe(name, &to, queue(query)?)?,
+        TurnCall::Unsubscribe(from) => turns.unsubscribe(name, &from)?,
+    }))
+}
+
+/// A message as the documents have it, and its bytes where they are no text.
+fn received(message: &Message, dropped: u64) -> Answer {
+    let from = json!([message.from.ip().to_string(), message.from.port()]);
+    let mut body = json!({
+        "client_tup": from, "data": String::from_utf8_lossy(&message.data), "dropped": dropped,
+    });
+    if std::str::from_utf8(&message.data).is_err() {
+        body["base64"] = data_encoding::BASE64.encode(&message.data).into();
+    }
+    ok(body)
 }
 
 /// A QR code, black on white, with its margin. `None` for more than it can hold, 2,331 bytes.
@@ -294,7 +320,12 @@ mod tests {
         let paths = document["paths"].as_object().unwrap();
         let mut kinds = std::collections::BTreeSet::new();
         for (path, methods) in paths {
-            let path = path.replace("{address}", "self").replace("{seconds}", "1").replace(['{', '}'], "");
+            let path = path
+                .replace("{address}", "self")
+                .replace("{seconds}", "1")
+                .replace("{ip}", "192.0.2.1")
+                .replace("{port}", "7")
+                .replace(['{', '}'], "");
             for method in ["get", "post", "delete", "put"] {
                 let call = Call::parse(&Method::from_bytes(method.to_uppercase().as_bytes()).unwrap(), &path);
                 assert_eq!(call.is_ok(), methods.get(method).is_some(), "{method} {path}");
@@ -305,7 +336,7 @@ mod tests {
             }
         }
         // Every kind of call there is.
-        assert_eq!(kinds.len(), 19);
+        assert_eq!(kinds.len(), 20);
     }
 
     #[test]

@@ -12,6 +12,7 @@ mod http;
 mod place;
 mod relay;
 mod serve;
+mod turn;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
@@ -59,6 +60,7 @@ struct Daemon {
     events: Events,
     places: Places,
     bodies: Semaphore,
+    turns: turn::Turns,
     /// The page, with the nonce of its policy.
     page: (String, String),
 }
@@ -130,6 +132,7 @@ pub(crate) async fn run(node: &Node, prepared: Prepared, say: Say) -> ExitCode {
         events: Events::new(),
         places: Places::new(prepared.bind, prepared.interfaces.clone()),
         bodies: Semaphore::new(BODIES),
+        turns: turn::Turns::default(),
         page,
     });
     let following = tokio::spawn(events::follow(daemon.clone(), node.notices()));
