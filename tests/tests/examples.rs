@@ -7,6 +7,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
 use std::time::Duration;
 
+use p2pd::serve::{Serving, Wanted};
 use p2pd_core::{Config, Plan, SecretKey};
 use p2pd_tests::drivers::{Driver, runtime};
 use p2pd_tests::world::built;
@@ -143,9 +144,11 @@ fn a_host_is_asked_over_tcp_and_over_udp() {
 
 #[test]
 fn a_machine_is_told_its_interfaces_and_its_nat() {
-    let mut stun = Running::start("stun_server", &["127.0.0.1:0"]);
-    let at: SocketAddr = stun.output().lines().next().unwrap().unwrap().parse().unwrap();
-    let said = ended(&mut Running::start("machine", &["127.0.0.1", &at.port().to_string(), "127.0.0.1"]));
+    let [ip, second_ip] = [[127, 0, 0, 1], [127, 0, 0, 2]].map(std::net::IpAddr::from);
+    let wanted = Wanted { ip, second_ip: Some(second_ip), mqtt_port: 0, stun_ports: [0, 0], turn: None };
+    let servers = runtime().block_on(Serving::start(&wanted)).unwrap();
+    let port = servers.stun().port().to_string();
+    let said = ended(&mut Running::start("machine", &["127.0.0.1", &port, "127.0.0.1"]));
     let has = |begin: &str| said.lines().any(|line| line.starts_with(begin));
     assert!(has("interface lo") && has("external 127.0.0.1") && has("nat 127.0.0.1: "), "{said}");
     let mapping = said.lines().find_map(|line| line.strip_prefix("mapping ")).unwrap();
@@ -174,6 +177,14 @@ fn a_port_that_is_forwarded_leads_to_the_peer() {
         stream.read_to_string(&mut answer).unwrap();
         assert_eq!(answer, visitor);
     }
+}
+
+#[test]
+fn two_homes_of_the_simulator_connect_by_what_their_nats_let_through() {
+    let outcome = |a: &str, b: &str| ended(&mut Running::start("two_homes", &[a, b, "3"]));
+    assert_eq!(outcome("open", "linux"), "direct: 3 of 3\n");
+    assert_eq!(outcome("linux", "open"), "reverse: 3 of 3\n");
+    assert_eq!(outcome("linux", "linux"), "punch: 3 of 3\n");
 }
 
 /// Lines of the second text that are not in the first, in order.

@@ -117,7 +117,7 @@ impl Call {
             Call::Page | Call::OpenApi | Call::Version | Call::Address | Call::Qr => true,
             Call::Interfaces | Call::Nat | Call::List | Call::Show(_) => true,
             Call::Events | Call::Open(..) | Call::Close(_) | Call::Send(..) | Call::Recv(..) => false,
-            Call::PutBinary(_) | Call::TakeBinary(..) | Call::Pipe(_) => false,
+            Call::PutBinary(_) | Call::TakeBinary(..) | Call::Pipe(_) | Call::Turn(..) => false,
             Call::Subscribe(..) | Call::Unsubscribe(..) => false,
         }
     }
