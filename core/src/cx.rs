@@ -35,7 +35,7 @@ pub(crate) enum Owner {
     Sample,
     /// A stream saying hello.
     Stream,
-    /// The relay with this id.
+    /// The relay, or the proof of an address, with this id.
     Relay(SockId),
     /// The relay with this id, whose pipe has moved to this stream.
     Carrier(SockId),

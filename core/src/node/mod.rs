@@ -16,6 +16,8 @@ mod mapping;
 mod messages;
 mod naming;
 mod opening;
+#[cfg(test)]
+mod proving;
 mod punching;
 mod relaying;
 mod requests;
@@ -56,7 +58,7 @@ use attempts::Attempt;
 use mapping::Mappings;
 use opening::{Listeners, MeasureAgain};
 use punching::Punch;
-use relaying::Relay;
+use relaying::{Proof, Relay};
 use table::Streams;
 use timekeeping::Timekeeper;
 use translating::Translating;
@@ -154,6 +156,8 @@ pub struct Node {
     /// Relays by their ids, which are numbered as sockets are. `relay_ids` has those that are being opened, by session.
     relays: BTreeMap<SockId, Box<Relay>>,
     relay_ids: BTreeMap<Key, SockId>,
+    /// Proofs of addresses, by ids that are numbered so too.
+    proofs: BTreeMap<SockId, Box<Proof>>,
     /// The user serves one pipe at a time, and has one.
     busy: bool,
     door: Door,
@@ -224,6 +228,7 @@ impl Node {
             punches: BTreeMap::new(),
             relays: BTreeMap::new(),
             relay_ids: BTreeMap::new(),
+            proofs: BTreeMap::new(),
             busy: false,
             door: Door::new(most / 2),
             places: Places::new(most),
