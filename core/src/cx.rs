@@ -36,7 +36,7 @@ pub(crate) enum Owner {
     Sample,
     /// A stream saying hello.
     Stream,
-    /// The relay with this id.
+    /// The relay, or the proof of an address, with this id.
     Relay(SockId),
     /// The allocation with this id.
     Allocation(SockId),

@@ -35,6 +35,11 @@ impl Bucket {
         true
     }
 
+    /// Puts tokens back that were taken for nothing.
+    pub(crate) fn give_back(&mut self, tokens: u32) {
+        self.full_at = self.full_at - self.refill * tokens;
+    }
+
     /// Returns the earliest time at which there is a token.
     pub(crate) fn next(&self, now: Instant) -> Instant {
         let wait = (self.full_at.max(now) + self.refill).since(now).saturating_sub(self.refill * self.burst);
@@ -67,6 +72,13 @@ impl<K: Ord + Copy> Buckets<K> {
             let mut after = *bucket;
             after.take(now)
         })
+    }
+
+    /// Puts tokens of a key back that were taken for nothing.
+    pub(crate) fn give_back(&mut self, key: K, tokens: u32) {
+        if let Some(bucket) = self.used.get_mut(&key) {
+            bucket.give_back(tokens);
+        }
     }
 
     pub(crate) fn take(&mut self, now: Instant, key: K) -> bool {

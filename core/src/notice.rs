@@ -220,6 +220,9 @@ pub enum Refusal {
     NoSuchSession,
     /// The peer would have to search for us with many dials. It does so only for nodes that its user named.
     NoSearchForStrangers,
+    /// The peer would have to search for us with many dials, and nothing has come from our address. It has no TURN
+    /// server by which we could show that we are there, or we have not.
+    NoSearchInSilence,
     /// The request leads to addresses inside a network only. The peer sends to such addresses only for nodes that its
     /// user named.
     PrivateForStrangers {
@@ -245,6 +248,9 @@ impl fmt::Display for Refusal {
             Refusal::NoSearchForStrangers => {
                 f.write_str("finding us takes many dials, which it makes only for nodes that its user named")
             }
+            Refusal::NoSearchInSilence => f.write_str(
+                "finding us takes many dials, and no TURN server of its own has shown it that we are there",
+            ),
             Refusal::PrivateForStrangers { .. } => f.write_str(
                 "it sends nothing inside a network, its own or another, for nodes that its user did not name",
             ),

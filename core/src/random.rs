@@ -26,9 +26,10 @@ pub(crate) enum Domain {
     PortMapping,
     Clock,
     Admission,
+    Proof,
 }
 
-const DOMAINS: usize = Domain::Admission as usize + 1;
+const DOMAINS: usize = Domain::Proof as usize + 1;
 
 /// The node's one source of randomness.
 pub(crate) struct Random {

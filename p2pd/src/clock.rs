@@ -119,9 +119,10 @@ async fn bind(any: &str) -> Option<UdpSocket> {
 async fn receive(socket: &Option<UdpSocket>, buffer: &mut [u8]) -> (usize, SocketAddr) {
     let Some(socket) = socket else { return std::future::pending().await };
     loop {
-        // Errors are those of earlier sends.
         if let Ok(got) = socket.recv_from(buffer).await {
             return got;
         }
+        // Errors are those of earlier sends; one that lasts must not keep the processor busy.
+        tokio::time::sleep(Duration::from_millis(1)).await;
     }
 }

@@ -21,7 +21,7 @@ impl Drop for Running {
 /// A broker, a list that names it, and a folder for keys.
 struct World {
     dir: tempfile::TempDir,
-    _serve: Running,
+    serve: Running,
 }
 
 /// Output and exit code of a program.
@@ -34,7 +34,12 @@ struct Ended {
 impl World {
     fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let list = dir.path().join("servers.toml");
+        let serve = Self::serve(&dir.path().join("servers.toml"), "0");
+        World { dir, serve }
+    }
+
+    /// Runs a broker at this port, and writes the list.
+    fn serve(list: &Path, port: &str) -> Running {
         let mut serve = Command::new(env!("CARGO_BIN_EXE_p2pd"));
         serve.args([
             "serve",
@@ -42,15 +47,15 @@ impl World {
             "--bind",
             "127.0.0.1",
             "--mqtt-port",
-            "0",
+            port,
             "--stun-port",
             "0",
             "--json",
             "--write",
         ]);
-        let mut serve = Running(serve.arg(&list).stderr(Stdio::piped()).spawn().unwrap());
+        let mut serve = Running(serve.arg(list).stderr(Stdio::piped()).spawn().unwrap());
         event(&mut serve, "serving");
-        World { dir, _serve: serve }
+        serve
     }
 
     fn key(&self, of: &str) -> PathBuf {
@@ -195,4 +200,32 @@ fn names_that_cannot_be_are_wrong_usage() {
     fs::remove_file(names).unwrap();
     let nobody = run(&["connect", "example.peer", "--names", names]);
     assert!(nobody.code == 1 && nobody.said.contains("no broker could be asked"), "{}", nobody.said);
+}
+
+#[test]
+fn a_broker_that_comes_back_is_said_after_its_loss_and_once() {
+    let mut world = World::new();
+    let list = fs::read_to_string(world.key("servers.toml")).unwrap();
+    let (_, of_broker) = list.split_once("[[mqtt]]").unwrap();
+    let port = of_broker.lines().find_map(|line| line.strip_prefix("port = ")).unwrap();
+    let mut node = Running(world.p2pd("alice", &["listen", "--echo"]).spawn().unwrap());
+    let mut said = BufReader::new(node.0.stderr.take().unwrap()).lines().map(|line| {
+        let said: Value = serde_json::from_str(&line.unwrap()).unwrap();
+        (said["event"].as_str().unwrap().to_owned(), said["state"].as_str().unwrap_or_default().to_owned())
+    });
+    let mut brokers = Vec::new();
+    while brokers.last().is_none_or(|state| state != "ready") {
+        let (event, state) = said.next().unwrap();
+        match &*event {
+            "ready" => {
+                world.serve.0.kill().unwrap();
+                world.serve.0.wait().unwrap();
+                world.serve = World::serve(&world.key("again.toml"), port);
+            }
+            "broker" => brokers.push(state),
+            _ => {}
+        }
+    }
+    let (again, lost) = brokers.split_last().unwrap();
+    assert!(again == "ready" && !lost.is_empty() && lost.iter().all(|state| state == "lost"), "{brokers:?}");
 }

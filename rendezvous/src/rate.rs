@@ -14,7 +14,9 @@ pub(crate) struct Bucket {
 }
 
 impl Bucket {
+    /// Returns a bucket with so many tokens a second; with none there is never one.
     pub(crate) fn new(per_second: u32, burst: u32) -> Self {
+        let burst = if per_second == 0 { 0 } else { burst };
         let every = Duration::from_secs(1) / per_second.max(1);
         Bucket { every, burst, full_at: Duration::ZERO }
     }
@@ -187,6 +189,9 @@ mod tests {
         at += Duration::from_secs(60);
         assert!(bucket.is_full(at));
         assert_eq!(taken(&mut bucket, at), 3);
+        // No rate is no token, now or later.
+        let mut none = Bucket::new(0, 3);
+        assert_eq!([taken(&mut none, at), taken(&mut none, at * 1000)], [0, 0]);
     }
 
     #[test]

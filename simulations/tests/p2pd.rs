@@ -5,7 +5,7 @@ use p2pd_core::Strategy;
 use p2pd_simulations::engine::{MILLI, Nanos};
 use p2pd_simulations::nat::Chain;
 use p2pd_simulations::net::LinkSpec;
-use p2pd_simulations::scenario::pair::{Ending, Pair, Place, run};
+use p2pd_simulations::scenario::pair::{Ending, Pair, Place, Relaying, run};
 
 const ONE_WAY: Nanos = 20 * MILLI;
 
@@ -70,7 +70,10 @@ fn both_sides_take_the_same_of_several_holes() {
     let mut several = 0;
     for seed in 0..20 {
         // A counter that jumps takes several dials, of which more than one meet.
-        let ending = punch(seed, "symmetric-busy", "symmetric-seq1", |pair| pair.known = true);
+        let ending = punch(seed, "symmetric-busy", "symmetric-seq1", |pair| {
+            pair.known = true;
+            pair.relay = Some(Relaying::default());
+        });
         let opened = ending.trace.lines().filter(|l| l.contains("Connected { sock")).count();
         several += usize::from(opened > 2);
     }

@@ -4,7 +4,7 @@ use p2pd_core::Strategy;
 use p2pd_simulations::engine::MILLI;
 use p2pd_simulations::nat::{Chain, PRESETS};
 use p2pd_simulations::oracle::{Verdict, direct_or_reverse, punch};
-use p2pd_simulations::scenario::pair::{Pair, run};
+use p2pd_simulations::scenario::pair::{Pair, Relaying, run};
 use p2pd_simulations::scenario::raw::{Attempt, attempt};
 use p2pd_simulations::scenario::swarm::{With, draw, draw_without, judge};
 
@@ -233,6 +233,7 @@ fn random_ports_are_searched_for_and_found_sooner_in_a_block() {
             let mut pair = Pair::new(seed, [chain(listener), chain(caller)]);
             pair.strategies = vec![Strategy::Punch];
             pair.known = true;
+            pair.relay = Some(Relaying::default());
             let ending = run(&pair);
             assert!(ending.violations.is_empty(), "{nat} {seed}: {:?}", ending.violations);
             assert_eq!(ending.strategy, Some(Strategy::Punch), "{nat} {seed}: {}", ending.why);

@@ -391,6 +391,7 @@ pub(crate) fn refusal_code(why: Refusal) -> [u8; 2] {
         Refusal::Version { ours } => [5, ours],
         Refusal::NoSearchForStrangers => [6, 0],
         Refusal::PrivateForStrangers { asked } => [7, strategy_code(asked)],
+        Refusal::NoSearchInSilence => [8, 0],
         Refusal::Unknown(code) => [code, 0],
     }
 }
@@ -405,6 +406,7 @@ pub(crate) fn refusal_from([code, detail]: [u8; 2]) -> Refusal {
         5 => Refusal::Version { ours: detail },
         6 => Refusal::NoSearchForStrangers,
         7 => Refusal::PrivateForStrangers { asked: strategy_from(detail) },
+        8 => Refusal::NoSearchInSilence,
         code => Refusal::Unknown(code),
     }
 }

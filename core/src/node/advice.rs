@@ -65,7 +65,7 @@ impl Node {
             Refusal::Busy => Some(Advice::TryLater),
             Refusal::PlainNotAllowed => Some(Advice::BeEncrypted),
             Refusal::Version { .. } => Some(Advice::SameVersion),
-            Refusal::NoSuchSession | Refusal::Unknown(_) => None,
+            Refusal::NoSuchSession | Refusal::NoSearchInSilence | Refusal::Unknown(_) => None,
         }
     }
 

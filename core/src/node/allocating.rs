@@ -10,7 +10,6 @@ use bytes::Bytes;
 use smallvec::SmallVec;
 
 use super::Node;
-use super::admission::Trust;
 use super::relaying::server_end;
 use super::relaying::servers::{ServerNews, Servers};
 use crate::config::{ConfigError, ServerRef, TurnServer, check_turn};
@@ -18,7 +17,6 @@ use crate::cx::{Cx, Owner, Timer};
 use crate::io::{IoFailure, QueryId, SockId};
 use crate::notice::Notice;
 use crate::pipe::{PipeEnd, PipeId, PipeNews};
-use crate::strategy::paths;
 use crate::time::Instant;
 use crate::turn::{Credentials, Family, SendError};
 
@@ -272,7 +270,7 @@ impl Node {
                 self.cx.notify(Notice::PeerRefused { pipe, peer, code });
             }
             (ServerNews::Redirected { by, to, anywhere }, Stage::Asking(_)) => {
-                let may = anywhere || paths::may_send_to(&self.ours(), to.ip(), Trust::Stranger);
+                let may = self.may_follow(to, anywhere);
                 self.with_allocation(id, |servers, cx| servers.follow(cx, by, to, may));
             }
             (ServerNews::Stale(place), Stage::Asking(_)) if allocation.listed => {

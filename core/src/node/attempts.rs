@@ -10,7 +10,7 @@ use super::Node;
 use super::admission::Trust;
 use super::advice::Heard;
 use super::asking::Ladder;
-use super::relaying::{MAX_RELAYS, Relaying};
+use super::relaying::Relaying;
 use super::requests::Request;
 use crate::address::{PeerAddress, PeerInterface, is_link_local};
 use crate::config::Plan;
@@ -301,7 +301,9 @@ impl Node {
             },
             Strategy::Relay if self.is_oneself(attempt.peer) => skipped("it is us".into()),
             Strategy::Relay if self.config.turn.is_empty() => skipped("no TURN server is configured".into()),
-            Strategy::Relay if self.relays.len() >= MAX_RELAYS => skipped("too many relays are open".into()),
+            Strategy::Relay if !self.has_relay_room(Trust::Known) => {
+                skipped("too many relays are open".into())
+            }
             Strategy::Relay => match self.why_no_broker(attempt.peer, &attempt.address) {
                 Some(why) => skipped(why),
                 None => match self.begin_relaying(connect) {
@@ -534,13 +536,12 @@ impl Node {
 
     /// The peer refuses to dial us.
     pub(super) fn peer_refused(&mut self, peer: NodeId, session: SessionId, why: Refusal) {
-        self.heard_of(peer, session, Some(why));
         let Some(connect) = self.connect_of(session) else { return };
         let Some(attempt) = self.attempts.get(&connect).filter(|a| a.peer == peer) else { return };
         let asked = |r: &Run| match &r.state {
             RunState::Relay(relaying) if relaying.request.is_none() => false,
             RunState::Reverse(_) | RunState::Punch(_) | RunState::Relay(_) => match why {
-                Refusal::NoSearchForStrangers => r.strategy == Strategy::Punch,
+                Refusal::NoSearchForStrangers | Refusal::NoSearchInSilence => r.strategy == Strategy::Punch,
                 Refusal::PrivateForStrangers { asked } => r.strategy == asked,
                 _ => true,
             },
@@ -556,13 +557,18 @@ impl Node {
         };
         let runs: SmallVec<[usize; 2]> =
             attempt.runs.iter().enumerate().filter(|(_, r)| asked(r)).map(|(n, _)| n).collect();
+        // The refusal of an early request is no outcome, since another one follows.
+        let mut early = false;
         for n in runs {
             if matches!(why, Refusal::PrivateForStrangers { .. }) && self.will_ask_again(connect, n) {
+                early = true;
                 continue;
             }
             let detail = detail.clone();
             self.set_run(connect, n, RunState::Ended { outcome: Outcome::Failed, detail });
         }
+        let ends = !early && why != Refusal::NoSearchInSilence;
+        self.heard_of(peer, session, ends.then_some(why));
         if self.ladder_of(session).is_none() {
             self.end_punch((session, Requester::Us));
         }

@@ -127,6 +127,7 @@ impl Node {
                 return self.wish_from(from, session, mode, *address, via, How::Relay { relayed, moves });
             }
             Body::TurnResponse(sources) => self.peer_comes(from, session, &sources),
+            Body::Prove { token, relayed } => return self.show(from, session, token, relayed),
             Body::Dialling(count) => self.peer_dials(from, session, count),
             Body::Dialled { count, dials } => self.peer_dialled(from, session, count, &dials),
             Body::Refused(why) => self.peer_refused(from, session, why),
@@ -150,6 +151,7 @@ impl Node {
             | Body::Dialling(_)
             | Body::Dialled { .. }
             | Body::Refused(_) => self.is_call_to(from, message.session).then_some(Bearing::Answers),
+            Body::Prove { .. } => self.punches_with(from, message.session).then_some(Bearing::Answers),
         }
     }
 

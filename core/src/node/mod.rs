@@ -18,6 +18,8 @@ mod mapping;
 mod messages;
 mod naming;
 mod opening;
+#[cfg(test)]
+mod proving;
 mod punching;
 mod relaying;
 mod requests;
@@ -60,7 +62,7 @@ use attempts::Attempt;
 use mapping::Mappings;
 use opening::{Listeners, MeasureAgain};
 use punching::Punch;
-use relaying::Relay;
+use relaying::{Proof, Relay};
 use table::Streams;
 use timekeeping::Timekeeper;
 use translating::Translating;
@@ -160,6 +162,8 @@ pub struct Node {
     relay_ids: BTreeMap<Key, SockId>,
     /// Allocations of users, numbered as relays are.
     allocations: BTreeMap<SockId, Box<Allocation>>,
+    /// Proofs of addresses, by ids that are numbered so too.
+    proofs: BTreeMap<SockId, Box<Proof>>,
     /// The user serves one pipe at a time, and has one.
     busy: bool,
     door: Door,
@@ -232,6 +236,7 @@ impl Node {
             relays: BTreeMap::new(),
             relay_ids: BTreeMap::new(),
             allocations: BTreeMap::new(),
+            proofs: BTreeMap::new(),
             busy: false,
             door: Door::new(most / 2),
             places: Places::new(most),

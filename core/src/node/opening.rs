@@ -41,7 +41,7 @@ const DOUBTED_EVERY: Duration = Duration::from_secs(300);
 /// Plan to repeat measurements that no server answered or that are doubted.
 #[derive(Debug, Default)]
 pub(super) struct MeasureAgain {
-    /// Number of repetitions, which sets the delay before the next.
+    /// Number of times that missing answers were asked for again, which sets the delay before the next.
     failures: u32,
     armed: bool,
     /// The next repetition measures everything.
@@ -198,7 +198,9 @@ impl Node {
     pub(super) fn measure_again(&mut self) {
         let all = core::mem::take(&mut self.again.doubted);
         self.again.armed = false;
-        self.again.failures = self.again.failures.saturating_add(1);
+        if !all {
+            self.again.failures = self.again.failures.saturating_add(1);
+        }
         if all || self.translating.lacks() {
             self.find_nat64();
         }

@@ -331,7 +331,8 @@ impl Node {
 
     /// Returns true if the session has a stream whose hello the peer begins: the peer reached us.
     pub(super) fn has_accepted_stream(&self, key: Key) -> bool {
-        self.streams.of_session(key).any(|sock| self.streams.get(sock).is_some_and(|s| !s.initiator))
+        let came = |s: &Stream| !s.initiator && !matches!(s.stage, HelloStage::Dialling(_));
+        self.streams.of_session(key).any(|sock| self.streams.get(sock).is_some_and(came))
     }
 
     /// Returns the number of accepted streams of a session, without `but`.
@@ -387,7 +388,7 @@ impl Node {
         }
         let from = stream.remote.ip();
         let verdict = match self.accepted_of(key, sock) < MAX_OF_SESSION {
-            true => self.judge_first(key, peer, offer.mode),
+            true => self.judge_first(key, peer, offer.mode, from),
             false => Err(Refusal::Busy),
         };
         let verdict = match verdict {
@@ -415,7 +416,7 @@ impl Node {
         if verdict == Ok(false) {
             self.shift(sock, HelloStage::Asking);
             self.cx.timers.set(Timer::Stream(sock), Some(self.cx.now + ASKED_WITHIN));
-            return self.ask_about_stream(peer, sock);
+            return self.ask_about_stream(peer, from, sock);
         }
         if side == Requester::Them {
             self.agreement.open(key, peer, offer.mode);
@@ -424,7 +425,7 @@ impl Node {
         self.become_candidate(sock);
     }
 
-    fn judge_first(&self, key: Key, peer: NodeId, mode: PipeMode) -> Result<bool, Refusal> {
+    fn judge_first(&self, key: Key, peer: NodeId, mode: PipeMode, from: IpAddr) -> Result<bool, Refusal> {
         let open = self.agreement.session(key);
         if self.agreement.is_over(key) || open.is_some_and(|o| o != (peer, mode)) {
             return Err(Refusal::NoSuchSession);
@@ -439,7 +440,7 @@ impl Node {
         }
         match entry {
             Entry::Open => Ok(true),
-            Entry::Ask if self.admission.asks.has_room(peer) => Ok(false),
+            Entry::Ask if self.admission.asks.has_room(peer, Some(from)) => Ok(false),
             Entry::Ask => Err(Refusal::Busy),
         }
     }

@@ -1,13 +1,13 @@
 //! Requests of peers: visits, which are dials to the peer, and, where the configuration says so, questions to our user.
 
 use core::time::Duration;
+use std::net::IpAddr;
 
 use bytes::Bytes;
 use smallvec::SmallVec;
 
 use super::Node;
 use super::admission::{Denied, Entry, How, Kind, Place, Trust, Waiting, Wish, Worth};
-use super::relaying::{MAX_RELAYS, MAX_RELAYS_STRANGERS};
 use crate::address::PeerAddress;
 use crate::cx::Timer;
 use crate::identity::NodeId;
@@ -81,7 +81,7 @@ impl Node {
         };
         match entry {
             Entry::Open => self.visit(wish),
-            Entry::Ask => match self.ask(wish.peer, Waiting::Wish(Box::new(wish))) {
+            Entry::Ask => match self.ask(wish.peer, None, Waiting::Wish(Box::new(wish))) {
                 Ok(()) | Err(Waiting::Stream(_)) => {}
                 Err(Waiting::Wish(wish)) => {
                     self.deny(&wish, Denied::Refused(Refusal::Busy));
@@ -173,9 +173,9 @@ impl Node {
         }
     }
 
-    pub(super) fn ask_about_stream(&mut self, peer: NodeId, sock: SockId) {
+    pub(super) fn ask_about_stream(&mut self, peer: NodeId, from: IpAddr, sock: SockId) {
         // There is room: that was seen when the stream was judged.
-        let _ = self.ask(peer, Waiting::Stream(sock));
+        let _ = self.ask(peer, Some(from), Waiting::Stream(sock));
     }
 
     pub(super) fn answer_ask(&mut self, peer: NodeId, yes: bool) {
@@ -203,8 +203,7 @@ impl Node {
     fn judge_wish(&mut self, wish: &Wish) -> Result<Entry, Denied> {
         let place = self.place_of(wish);
         let entry = self.admission.enter(wish.peer, wish.mode).map_err(Denied::Refused)?;
-        let most = if place.trust == Trust::Known { MAX_RELAYS } else { MAX_RELAYS_STRANGERS };
-        if place.kind == Kind::Relay && self.relays.len() >= most {
+        if place.kind == Kind::Relay && !self.has_relay_room(place.trust) {
             return Err(Denied::Refused(Refusal::Busy));
         }
         let places = self.places();
@@ -310,8 +309,8 @@ impl Node {
     }
 
     /// Puts a question to our user if it is new, and lets something wait for the answer.
-    fn ask(&mut self, peer: NodeId, what: Waiting) -> Result<(), Waiting> {
-        if self.admission.asks.wait(self.cx.now, peer, what)? {
+    fn ask(&mut self, peer: NodeId, from: Option<IpAddr>, what: Waiting) -> Result<(), Waiting> {
+        if self.admission.asks.wait(self.cx.now, peer, from, what)? {
             self.cx.notify(Notice::Ask { peer });
             self.arm_asks();
         }

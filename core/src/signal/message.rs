@@ -5,7 +5,8 @@
 //! ```
 //! Numbers are big-endian. The body of TURN_REQUEST is the mode (0x80 more for a pipe that moves), the relayed address and
 //! the sender's address text. The body of TURN_RESPONSE is a list of addresses. The body of DIALLED is the number of dials,
-//! and for peers that are known the failure, address and port of each. An IP address is its family, 4 or 6, and its bytes.
+//! and for peers that are known the failure, address and port of each. The body of PROVE is the token and the relayed
+//! address. An IP address is its family, 4 or 6, and its bytes.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -83,6 +84,12 @@ pub(crate) enum Body {
     },
     /// Answer to `TurnRequest`: it will come from one of these, by a port of its NAT's where that is 0. None: it cannot.
     TurnResponse(SmallVec<[SocketAddr; MAX_SOURCES]>),
+    /// Show that you are where you say, by a call with this token to this relayed address of mine: before that, no
+    /// search goes on at your address.
+    Prove {
+        token: [u8; 16],
+        relayed: SocketAddr,
+    },
 }
 
 /// A sealed message's content is not one of ours.
@@ -95,6 +102,7 @@ const INITIAL_MAPPINGS: u8 = 3;
 const UPDATED_MAPPINGS: u8 = 4;
 const TURN_REQUEST: u8 = 5;
 const TURN_RESPONSE: u8 = 6;
+const PROVE: u8 = 7;
 const ECHO_REPLY: u8 = 16;
 const DIALLING: u8 = 17;
 const DIALLED: u8 = 18;
@@ -157,6 +165,11 @@ impl Message {
                 out.push(TURN_RESPONSE);
                 sources.iter().take(MAX_SOURCES).for_each(|at| put_endpoint(&mut out, *at));
             }
+            Body::Prove { token, relayed } => {
+                out.push(PROVE);
+                out.extend_from_slice(token);
+                put_endpoint(&mut out, *relayed);
+            }
             Body::Refused(why) => {
                 out.push(REFUSED);
                 out.extend_from_slice(&refusal_code(*why));
@@ -208,10 +221,7 @@ impl Message {
                 let [mode] = reader.array()?;
                 let moves = mode & MOVES != 0;
                 let mode = PipeMode::from_code(mode & !MOVES).ok_or(Malformed)?;
-                let relayed = reader.endpoint()?;
-                if relayed.port() == 0 {
-                    return Err(Malformed);
-                }
+                let relayed = reader.reachable()?;
                 let text = core::str::from_utf8(reader.rest()).map_err(|_| Malformed)?;
                 let address = Box::new(text.parse().map_err(|_| Malformed)?);
                 Body::TurnRequest { mode, moves, relayed, address }
@@ -226,6 +236,7 @@ impl Message {
                 }
                 Body::TurnResponse(sources)
             }
+            PROVE => Body::Prove { token: reader.array()?, relayed: reader.reachable()? },
             _ => return Err(Malformed),
         };
         if reader.0.is_empty() { Ok(Message { id, sent, lifetime, session, body }) } else { Err(Malformed) }
@@ -252,6 +263,11 @@ impl<'a> Reader<'a> {
             _ => return Err(Malformed),
         };
         Ok(SocketAddr::new(ip, u16::from_be_bytes(self.array()?)))
+    }
+
+    /// An endpoint that something can be sent to.
+    fn reachable(&mut self) -> Result<SocketAddr, Malformed> {
+        self.endpoint().and_then(|at| if at.port() == 0 { Err(Malformed) } else { Ok(at) })
     }
 
     fn echo(&mut self) -> Result<SmallVec<[u8; MAX_ECHO]>, Malformed> {

@@ -419,6 +419,7 @@ enum_form! { Refusal => Refusal {
     "busy" Busy,
     "plain-not-allowed" PlainNotAllowed,
     "no-search-for-strangers" NoSearchForStrangers,
+    "no-search-in-silence" NoSearchInSilence,
     "private-for-strangers" PrivateForStrangers { asked },
     "no-such-session" NoSuchSession,
     "version" Version { ours },

@@ -2,6 +2,7 @@
 
 use p2pd_core::{Accept, Advice, PipeMode, Plan, Strategy};
 
+use crate::common::stun::{Tcp, Udp};
 use crate::common::view::{direct, plan};
 use crate::common::{Port, S, World};
 
@@ -111,4 +112,18 @@ fn a_plain_pipe_where_none_is_given_is_to_be_encrypted() {
     let plain = Plan { mode: PipeMode::Plain, ..all() };
     assert_eq!(advice(&mut world, 0, strict, plain), Some(Advice::BeEncrypted));
     connects(&mut world, 0, strict, all());
+}
+
+#[test]
+fn the_refusal_of_an_early_request_is_not_what_the_call_fails_for() {
+    let mut world = world(7);
+    (world.stuns[0].udp, world.stuns[0].tcp) = (Udp::Silent, Tcp::Silent);
+    let late = world.behind_nat(|c| c.turn.clear());
+    let address = world.address(1);
+    let id = world.connect(late, &address, all());
+    // It asks with its inside address, which nobody dials for a stranger; then with the other.
+    world.run(2 * S);
+    (world.stuns[0].udp, world.stuns[0].tcp) = (Udp::Truth, Tcp::Truth);
+    world.run_until(20 * S, |w| w.is_over(late, id));
+    assert_eq!(world.advice(late, id), Some(Advice::AddRelay), "{}", world.tail());
 }

@@ -259,7 +259,7 @@ fn a_stranger_asks_our_user_once_and_waits_with_four_requests() {
 }
 
 #[test]
-fn our_user_is_asked_about_64_strangers_at_a_time() {
+fn our_user_is_asked_about_48_strangers_over_brokers_at_a_time() {
     let mut world = world(Accept::Ask);
     let all = strangers(&mut world, 80);
     world.run(S);
@@ -268,10 +268,10 @@ fn our_user_is_asked_about_64_strangers_at_a_time() {
         calls.push(call(&mut world, *n));
         world.run(100 * MS);
     }
-    assert_eq!(world.asked(0).len(), 64);
-    assert_eq!((world.refused(&calls, Refusal::Busy), world.stats(0).refused), (16, 16));
+    assert_eq!(world.asked(0).len(), 48);
+    assert_eq!((world.refused(&calls, Refusal::Busy), world.stats(0).refused), (32, 32));
     world.run(30 * S);
-    assert_eq!(world.refused(&calls, Refusal::NotAccepted), 64);
+    assert_eq!(world.refused(&calls, Refusal::NotAccepted), 48);
 }
 
 #[test]

@@ -17,6 +17,7 @@ use std::time::Duration;
 
 use p2pd_core::NodeId;
 use p2pd_tokio::{Node, Pipe};
+use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::invitation::Invitation;
 use crate::options::Receive;
@@ -152,11 +153,16 @@ impl Receiving {
         Ok(Receiving { inbox, max_size: options.max_size, once: options.once })
     }
 
-    /// Receives from the peer of one pipe. Returns true if the peer was a sender at all, and the number of files that
-    /// did not arrive.
-    async fn one(&self, pipe: Pipe, moved: &Moved, say: Say) -> (bool, usize) {
-        let mut shown = Shown::new(say, "receive", pipe.peer());
-        let (peer, halves) = (pipe.peer(), tokio::io::split(pipe));
+    /// Receives from one peer. Returns true if the peer was a sender at all, and the number of files that did not
+    /// arrive.
+    async fn one(
+        &self,
+        peer: NodeId,
+        halves: (impl AsyncRead + Unpin, impl AsyncWrite + Unpin),
+        moved: &Moved,
+        say: Say,
+    ) -> (bool, usize) {
+        let mut shown = Shown::new(say, "receive", peer);
         let mut greeted = false;
         let received = receive::receive(&self.inbox, self.max_size, peer, halves, |event| {
             greeted |= matches!(event, Event::Greeted);
@@ -189,7 +195,9 @@ pub(crate) async fn receive(
             let Some(pipe) = node.accept().await else { break 0 };
             say.opened("incoming", &pipe);
             // Whoever sends no files is not the one that was meant.
-            if let (true, failed) = receiving.one(pipe, &Moved::default(), say).await {
+            if let (true, failed) =
+                receiving.one(pipe.peer(), tokio::io::split(pipe), &Moved::default(), say).await
+            {
                 break failed;
             }
         }

@@ -8,9 +8,11 @@ use std::time::{Duration, Instant};
 
 use p2pd_core::NodeId;
 use p2pd_tokio::{Node, Pipe};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::sync::Notify;
 use tokio::task::{Id, JoinSet};
 
+use super::wire::{Message, Refusal};
 use super::{Event, Receiving};
 use crate::say::Say;
 use crate::talk::{Turns, place};
@@ -27,6 +29,8 @@ const LEAST: u64 = 4096;
 const OVER: Duration = Duration::from_secs(30);
 /// Silence after which a peer gives its seat up to one that waits.
 const NOTHING: Duration = Duration::from_secs(10);
+/// Time for a peer that makes room to hear so.
+const GOODBYE: Duration = Duration::from_secs(2);
 
 /// Progress of a peer.
 #[derive(Debug, Default)]
@@ -168,13 +172,14 @@ impl Seats {
         let (peer, place, rate) = (pipe.peer(), place(pipe.remote_addr().ip()), Rate::new(Instant::now()));
         let (receiving, say, watched, leave) = (self.receiving.clone(), self.say, moved.clone(), out.clone());
         let task = running.spawn(async move {
+            let (mut from, mut to) = tokio::io::split(pipe);
             tokio::select! {
-                (_, lost) = receiving.one(pipe, &watched, say) => lost,
-                () = leave.notified() => {
-                    say.error(&format!("{peer} sent next to nothing, and made room for others"));
-                    1
-                }
+                (_, lost) = receiving.one(peer, (&mut from, &mut to), &watched, say) => return lost,
+                () = leave.notified() => {}
             }
+            say.error(&format!("{peer} sent next to nothing, and made room for others"));
+            turn_out(from, to).await;
+            1
         });
         self.taken.push(Seat { task: task.id(), peer, place, moved, rate, out });
     }
@@ -201,9 +206,35 @@ impl Seats {
     }
 }
 
+/// Tells a peer that it has to make room for others, before its pipe is closed.
+async fn turn_out(mut from: impl AsyncRead + Unpin, mut to: impl AsyncWrite + Unpin) {
+    let told = async {
+        Message::Refused(Refusal::Crowded).write(&mut to).await?;
+        to.shutdown().await?;
+        // A pipe that is dropped with bytes unread may take the word with it.
+        tokio::io::copy(&mut from, &mut tokio::io::sink()).await
+    };
+    let _ = tokio::time::timeout(GOODBYE, told).await;
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn who_makes_room_is_told_to_try_later() {
+        let (near, far) = tokio::io::duplex(1 << 10);
+        let (from, to) = tokio::io::split(far);
+        let turned = tokio::spawn(turn_out(from, to));
+        // The sender is in the midst of its bytes.
+        let (mut read, mut write) = tokio::io::split(near);
+        write.write_all(&[7; 700]).await.unwrap();
+        let said = Message::read(&mut read).await.unwrap();
+        assert_eq!(said, Some(Message::Refused(Refusal::Crowded)));
+        assert_eq!(Message::read(&mut read).await.unwrap(), None);
+        drop((read, write));
+        turned.await.unwrap();
+    }
 
     #[test]
     fn a_rate_is_told_once_it_is_known_and_hashing_is_no_rest() {

@@ -57,16 +57,18 @@ pub(crate) enum Refusal {
     InUse,
     NotWritten,
     Damaged,
+    Crowded,
 }
 
 impl Refusal {
-    const ALL: [Refusal; 6] = [
+    const ALL: [Refusal; 7] = [
         Refusal::Name,
         Refusal::TooLarge,
         Refusal::TooMany,
         Refusal::InUse,
         Refusal::NotWritten,
         Refusal::Damaged,
+        Refusal::Crowded,
     ];
 
     /// Returns the reason for a person.
@@ -78,6 +80,9 @@ impl Refusal {
             Refusal::InUse => "another send of this file is under way",
             Refusal::NotWritten => "the receiver could not write it",
             Refusal::Damaged => "what arrived is not what was sent",
+            Refusal::Crowded => {
+                "the receiver is busy and made room for others, as next to nothing came: try later"
+            }
         }
     }
 }
@@ -242,7 +247,7 @@ mod tests {
             }
         }
         // Of hashes and numbers each is one.
-        assert_eq!((read, refused), (2965, 749));
+        assert_eq!((read, refused), (2969, 764));
     }
 
     #[tokio::test]

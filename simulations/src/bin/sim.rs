@@ -163,6 +163,9 @@ enum Command {
         /// Punches in p2pd's way only.
         #[arg(long)]
         ours: bool,
+        /// Gives the homes no TURN server, so that none can show another where it is.
+        #[arg(long)]
+        without_turn: bool,
         /// Seed of the only pair to run.
         #[arg(long)]
         one: Option<u64>,
@@ -300,9 +303,9 @@ fn main() -> ExitCode {
             census::reliability(seed, pairs);
             true
         }
-        Command::Census { pairs, seed, ours, one, trace, .. } => match one {
-            Some(seed) => census::one(seed, trace),
-            None => census::all(seed, pairs, ours),
+        Command::Census { pairs, seed, ours, without_turn, one, trace, .. } => match one {
+            Some(seed) => census::one(seed, !without_turn, trace),
+            None => census::all(seed, pairs, ours, !without_turn),
         },
         Command::Relay { bench: Some(seeds), .. } => {
             relay::bench(seeds.max(1));

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use p2pd_core::Strategy;
 
-use super::pair::{Ending, Pair, run};
+use super::pair::{Ending, Pair, Relaying, run};
 use crate::engine::{Domain, Keyed, MICRO, Nanos};
 use crate::nat::{Alloc, Chain, Clash, Dependence, Hairpin, NatSpec, OnRst, Scope, Timers};
 use crate::nat::{Tracking, Unique, Unsolicited};
@@ -107,6 +107,8 @@ pub struct Drawn {
     pub signal: Nanos,
     /// Packets lost from one to the other, in a million.
     pub loss_ppm: u32,
+    /// True if both know a TURN server, by which each shows the other where it is.
+    pub turn: bool,
 }
 
 const CONE: NatSpec = NatSpec {
@@ -154,7 +156,7 @@ pub fn draw(seed: u64) -> Drawn {
     let one_way = round_trip / 2;
     let signal = one_way * (100 + below(2, 1, 151)) / 100;
     let loss_ppm = [0, 10_000, 30_000][below(2, 2, 3) as usize];
-    Drawn { seed, homes: [home(0), home(1)], one_way, signal, loss_ppm }
+    Drawn { seed, homes: [home(0), home(1)], one_way, signal, loss_ppm, turn: true }
 }
 
 fn nat(class: Class, below: impl Fn(u64, u64) -> u64) -> NatSpec {
@@ -210,6 +212,7 @@ impl Drawn {
         let mut pair = Pair::new(self.seed, [0, 1].map(|n| self.homes[n].chain.clone()));
         pair.known = true;
         pair.strategies = vec![Strategy::Punch];
+        pair.relay = self.turn.then(Relaying::default);
         pair.timeout = Duration::from_secs(60);
         for link in &mut pair.links {
             (link.delay, link.loss_ppm) = (self.one_way / 2, self.loss_ppm / 2);

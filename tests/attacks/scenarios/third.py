@@ -194,7 +194,7 @@ def k1():
     victim = lab.listen(*lab.servers(), "--accept", named.id)
     seen = Wire()
     peer = mqtt.Peer(victim.node, named)
-    for name, ip, most in (("silent", lab.NOBODY, 1024), ("that answers by RST", lab.CALLER, None)):
+    for name, ip, most in (("silent", lab.NOBODY, 48), ("that answers by RST", lab.CALLER, None)):
         seen.reset()
         session, asked = os.urandom(16), 0
         for rung in range(6):

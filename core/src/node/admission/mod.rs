@@ -45,9 +45,9 @@ use requests::Requests;
 /// Answers of one peer to our calls: so many at once, then one each so often.
 const ANSWERS: (u32, Duration) = (128, Duration::from_secs(1));
 const CALLED_COUNTED: usize = 8192;
-/// Dials for a peer's punches to addresses from where nothing has come: one search, and as many again in two minutes.
-/// Each call of ours may have a peer of its own.
-const SILENT_DIALS: (u32, Duration) = (1024, Duration::from_millis(117));
+/// Dials for a peer's punches to addresses from where nothing has come: so many at once, and as many again in two
+/// minutes. Each call of ours may have a peer of its own.
+const SILENT_DIALS: (u32, Duration) = (32, Duration::from_millis(3750));
 const SILENT_COUNTED: usize = MAX_CONNECTS;
 
 /// Meaning of a message for us.
@@ -200,6 +200,11 @@ impl Admission {
     /// the dial.
     pub(in crate::node) fn may_dial_silent(&mut self, now: Instant, peer: NodeId) -> bool {
         self.silent_dials.take(now, peer)
+    }
+
+    /// Takes back so many of these dials, since something has come from there.
+    pub(in crate::node) fn were_not_silent(&mut self, peer: NodeId, dials: u32) {
+        self.silent_dials.give_back(peer, dials);
     }
 
     /// Returns true if a punch with this peer may have one more dial, and counts it.

@@ -33,7 +33,9 @@ const STRANGERS: [(u32, Duration); 3] =
 impl Worth {
     pub(in crate::node) fn of(body: &Body) -> Self {
         match body {
-            Body::Updated(_) | Body::TurnResponse(_) | Body::EchoReply(_) => Worth::Answer,
+            Body::Updated(_) | Body::TurnResponse(_) | Body::EchoReply(_) | Body::Prove { .. } => {
+                Worth::Answer
+            }
             Body::Dialling(_) | Body::Dialled { .. } => Worth::Report,
             _ => Worth::Refusal,
         }

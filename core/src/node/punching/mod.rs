@@ -104,10 +104,11 @@ impl Node {
         let easiest = ours.min_by_key(|r| punch::difficulty(behaviour_of(r)));
         let Some(route) = easiest.copied() else { return false };
         let behaviour = behaviour_of(&route);
-        let before = self.end_punch(key);
+        let before = self.take_punch(key);
         let dials = before.as_ref().map_or(0, |p| p.dials);
         let asked = before.as_ref().map_or(1, |p| p.asked.saturating_add(1));
-        let silent = before.as_ref().map_or(0, |p| p.silent);
+        let stalled = before.as_ref().is_some_and(|p| p.stalls);
+        let (silent, proofs) = before.as_ref().map(|p| (p.silent.clone(), p.proofs)).unwrap_or_default();
         let mut took_part = before.as_ref().map(|p| p.took_part.clone()).unwrap_or_default();
         if key.1 == Requester::Us {
             // Our user has named these.
@@ -169,8 +170,10 @@ impl Node {
             dials,
             asked,
             silent,
+            proofs,
             took_part,
             stalls: false,
+            stalled,
             refused: 0,
             hurries: false,
             tactic: None,
@@ -205,6 +208,11 @@ impl Node {
 
     /// Ends a punch without touching its streams.
     pub(super) fn end_punch(&mut self, key: Key) -> Option<Box<Punch>> {
+        self.end_proofs(key);
+        self.take_punch(key)
+    }
+
+    fn take_punch(&mut self, key: Key) -> Option<Box<Punch>> {
         let punch = self.punches.remove(&key)?;
         self.cx.timers.set(Timer::Punch(key), None);
         self.surveyor.release(&mut self.cx, key);
@@ -304,6 +312,7 @@ impl Node {
     /// Starts the dials that are due.
     pub(super) fn drive_punch(&mut self, key: Key) {
         let now = self.cx.now;
+        let mut unproven = None;
         loop {
             let Some(punch) = self.punches.get_mut(&key) else { return };
             if punch.stage == PunchStage::Resting || punch.until <= now {
@@ -324,16 +333,21 @@ impl Node {
                 punch.dial_no_more();
                 break;
             }
-            if punch.is_silent() {
-                if punch.silent >= SILENT_DIALS || !self.admission.may_dial_silent(now, punch.peer) {
+            if let Some(ip) = punch.next_silent() {
+                let spent = punch.silent.values().sum::<u32>() >= SILENT_DIALS;
+                if spent || !self.admission.may_dial_silent(now, punch.peer) {
                     punch.stalls = true;
+                    unproven = Some(ip);
                     break;
                 }
-                punch.silent += 1;
+                *punch.silent.entry(ip).or_default() += 1;
             }
             let Some(next) = punch.next(now) else { break };
             punch.dials += 1;
             self.dial_punch(key, next);
+        }
+        if let Some(ip) = unproven {
+            self.seek_proof(key, ip);
         }
         let Some(punch) = self.punches.get_mut(&key) else { return };
         let idle = punch.live.is_empty() && punch.waiting.is_empty() && punch.search.is_none();
@@ -378,8 +392,9 @@ impl Node {
             DialEnd::Io(cause) => !local.contains(&cause) && cause != IoFailure::TimedOut,
             _ => true,
         };
+        let (ip, peer) = (dial.to.ip(), punch.peer);
         if heard {
-            punch.took_part(dial.to.ip());
+            self.admission.were_not_silent(peer, punch.took_part(ip).0);
         }
         let tries = dial.tries.saturating_add(1);
         let again = |after: Duration| Planned { tries, at: now + after, ..dial };
@@ -388,7 +403,10 @@ impl Node {
         // Nothing was sent, so that a stranger's few dials are left for rungs that dial from elsewhere.
         if local.into_iter().any(|cause| why == DialEnd::Io(cause)) {
             punch.dials = punch.dials.saturating_sub(1);
-            punch.silent = punch.silent.saturating_sub(1);
+            if let Some(silent) = punch.silent.get_mut(&ip).filter(|dials| **dials > 0) {
+                *silent -= 1;
+                self.admission.were_not_silent(peer, 1);
+            }
         }
         let next = match why {
             DialEnd::Io(IoFailure::AddrInUse) if dial.from != 0 => {
@@ -427,11 +445,19 @@ impl Node {
 
     /// Notes that a peer has proved its identity on a stream: the address at the other end takes part.
     pub(super) fn punch_met(&mut self, peer: NodeId, ip: IpAddr) {
-        let of_peer = |(key, p): (&Key, &mut Box<Punch>)| {
-            (p.peer == peer).then(|| p.took_part(ip)).filter(|goes_on| *goes_on).map(|_| *key)
-        };
-        let stalled: SmallVec<[Key; 1]> = self.punches.iter_mut().filter_map(of_peer).collect();
-        for key in stalled {
+        let of_peer = |(key, p): (&Key, &Box<Punch>)| (p.peer == peer).then_some(*key);
+        let all: SmallVec<[Key; 2]> = self.punches.iter().filter_map(of_peer).collect();
+        for key in all {
+            self.took_part(key, ip);
+        }
+    }
+
+    /// Notes that somebody is at this address, in what concerns this punch.
+    pub(super) fn took_part(&mut self, key: Key, ip: IpAddr) {
+        let Some(punch) = self.punches.get_mut(&key) else { return };
+        let (silent, goes_on) = punch.took_part(ip);
+        self.admission.were_not_silent(punch.peer, silent);
+        if goes_on {
             self.drive_punch(key);
         }
     }
@@ -500,11 +526,20 @@ impl Node {
                 let (session, stranger) =
                     (key.0, self.punches.get(&key).is_some_and(|p| p.trust == Trust::Stranger));
                 let tactic = self.punches.get(&key).and_then(|p| p.tactic());
-                if stranger && matches!(tactic, Some(Tactic::Spray { .. } | Tactic::Probe { .. })) {
+                let stalled = self.punches.get(&key).is_some_and(|p| p.stalled);
+                let why = match tactic {
+                    Some(Tactic::Spray { .. } | Tactic::Probe { .. }) if stranger => {
+                        Some(Refusal::NoSearchForStrangers)
+                    }
+                    // The peer would search in vain.
+                    _ if stalled && !self.may_seek_proof(key) => Some(Refusal::NoSearchInSilence),
+                    _ => None,
+                };
+                if let Some(why) = why {
                     self.cx.stats.refused += 1;
                     self.leave(key);
                     self.doubt();
-                    return self.reply(peer, session, &via, Body::Refused(Refusal::NoSearchForStrangers));
+                    return self.reply(peer, session, &via, Body::Refused(why));
                 }
                 self.reply(peer, session, &via, Body::Updated(mappings));
                 self.plan_punch(key, if swapped { Duration::ZERO } else { delay });
@@ -551,6 +586,13 @@ impl Node {
             Tactic::Hopeless(_) => punch.until = now,
         }
         let rung = punch.rung;
+        let searched = match &tactic {
+            Tactic::Spray { to, .. } => Some(to.ip()),
+            Tactic::Probe { to, .. } => Some(*to),
+            Tactic::Meet(_) | Tactic::Hopeless(_) => None,
+        };
+        // The proof takes as long as the first dials do, and longer.
+        let unproven = searched.filter(|ip| !punch.took_part.contains(ip));
         punch.tactic = Some(tactic);
         let gone: Vec<Planned> = old.iter().filter_map(|sock| punch.live.remove(sock)).collect();
         for dial in gone {
@@ -558,6 +600,9 @@ impl Node {
         }
         self.close_dials(old.into_iter());
         self.stage(Some(key), Strategy::Punch, Stage::Punching { rung });
+        if let Some(ip) = unproven {
+            self.seek_proof(key, ip);
+        }
         self.drive_punch(key);
     }
 

@@ -4,6 +4,7 @@
 //! ```text
 //! KNOCK   1 | token 16     responder -> requester, to the relayed address that the requester named
 //! ANSWER  2 | proof 16     back
+//! CALL    3 | proof 16     to a relayed address that the peer named with a token, which causes a KNOCK
 //! ```
 //! Neither is a QUIC packet, whose second bit is set. The token is random. The proof is a keyed hash of it under a
 //! secret that the two ends alone can compute. So neither a service that repeats what it gets nor anybody else can give
@@ -32,33 +33,50 @@ const LAST: Duration = Duration::from_millis(250);
 
 const KNOCK: u8 = 1;
 const ANSWER: u8 = 2;
+const CALL: u8 = 3;
 
 /// The key of one session's proofs.
 #[derive(Clone, Copy)]
-pub(super) struct KnockKey([u8; 32]);
+pub(in crate::node) struct KnockKey([u8; 32]);
 
 impl KnockKey {
-    pub(super) fn new(ours: &SecretKey, peer: &NodeId, session: SessionId) -> Self {
+    pub(in crate::node) fn new(ours: &SecretKey, peer: &NodeId, session: SessionId) -> Self {
         let secret = noise::shared_secret(ours, peer);
         KnockKey(noise::derive(&secret, &[b"p2pd knock", &session.0]))
     }
 
     /// Returns the answer to a datagram, if that is a knock.
-    pub(super) fn answer(&self, datagram: &[u8]) -> Option<[u8; LENGTH]> {
+    pub(in crate::node) fn answer(&self, datagram: &[u8]) -> Option<[u8; LENGTH]> {
         let token = datagram.strip_prefix(&[KNOCK])?.try_into().ok()?;
-        Some(self.framed(&token))
+        Some(self.framed(ANSWER, &token))
     }
 
-    fn framed(&self, token: &[u8; 16]) -> [u8; LENGTH] {
-        let mut answer = [ANSWER; LENGTH];
-        answer[1..].copy_from_slice(&noise::derive(&self.0, &[token])[..LENGTH - 1]);
-        answer
+    /// Returns the call that the holder of a token makes.
+    pub(in crate::node) fn call(&self, token: &[u8; 16]) -> [u8; LENGTH] {
+        self.framed(CALL, token)
     }
+
+    /// Returns a knock, and the one answer to it.
+    pub(in crate::node) fn knock(&self, token: &[u8; 16]) -> [[u8; LENGTH]; 2] {
+        [framed(KNOCK, token), self.framed(ANSWER, token)]
+    }
+
+    fn framed(&self, kind: u8, token: &[u8; 16]) -> [u8; LENGTH] {
+        let mut proof = [0; 16];
+        proof.copy_from_slice(&noise::derive(&self.0, &[&[kind], token])[..16]);
+        framed(kind, &proof)
+    }
+}
+
+fn framed(kind: u8, content: &[u8; 16]) -> [u8; LENGTH] {
+    let mut datagram = [kind; LENGTH];
+    datagram[1..].copy_from_slice(content);
+    datagram
 }
 
 /// Knocks of the responder, as long as nobody has answered yet.
 pub(super) struct Knock {
-    token: [u8; 16],
+    knock: [u8; LENGTH],
     answer: [u8; LENGTH],
     left: u8,
     next: Option<Instant>,
@@ -66,7 +84,8 @@ pub(super) struct Knock {
 
 impl Knock {
     pub(super) fn new(key: &KnockKey, token: [u8; 16]) -> Self {
-        Knock { token, answer: key.framed(&token), left: KNOCKS, next: None }
+        let [knock, answer] = key.knock(&token);
+        Knock { knock, answer, left: KNOCKS, next: None }
     }
 
     /// Begins to knock, as the requester is being told where we come from. `delay` is our way to the broker. `last` is
@@ -90,9 +109,7 @@ impl Knock {
         let left = self.left - 1;
         self.next = (left > kept).then_some(now + PAUSE);
         self.left = left;
-        let mut knock = [KNOCK; LENGTH];
-        knock[1..].copy_from_slice(&self.token);
-        Some(knock)
+        Some(self.knock)
     }
 
     pub(super) fn is_answer(&self, datagram: &[u8]) -> bool {

@@ -12,8 +12,10 @@
 //! bytes; the user's follow.
 
 mod knock;
+mod memory;
 mod moving;
 mod pipes;
+mod proof;
 mod relay;
 pub(super) mod servers;
 
@@ -24,9 +26,11 @@ use smallvec::SmallVec;
 
 pub(super) use moving::Way;
 pub(crate) use pipes::MAX_AT_ONCE;
+pub(super) use proof::Proof;
 pub(super) use relay::Relay;
 
-use knock::{Knock, KnockKey};
+use knock::Knock;
+pub(in crate::node) use knock::KnockKey;
 use moving::Moving;
 use relay::{News, RelayStage};
 use servers::{ServerNews, Servers};
@@ -51,10 +55,6 @@ use crate::strategy::paths;
 use crate::time::Instant;
 use crate::turn::{Credentials, Family};
 
-/// Most relays at a time, pipes among them: in all, and before a stranger gets one. A relay holds up to 32 MiB, the two
-/// windows of [`RelayConfig`], and 8 MiB more if it may move.
-pub(super) const MAX_RELAYS: usize = 256;
-pub(super) const MAX_RELAYS_STRANGERS: usize = 192;
 /// Time without an answer from the relay after which the responder acts. It says again where it comes from, and gets a
 /// relayed address of its own if it can.
 const HELP_AFTER: Duration = Duration::from_millis(1500);
@@ -259,21 +259,26 @@ impl Node {
 
     /// Takes in that a socket of a relay is bound or connected.
     pub(super) fn relay_opened(&mut self, id: SockId, sock: SockId, local: SocketAddr) {
-        let Some(relay) = self.relays.get_mut(&id) else { return };
-        match &mut relay.socket {
-            Some((s, bound)) if *s == sock => {
-                *bound = true;
-                relay.local = Some(local);
-                self.come(id);
-            }
-            _ => self.with_servers(id, |servers, cx| servers.opened(cx, sock)),
+        if self.shows_opened(id) {
+            return;
         }
+        if let Some(relay) = self.relays.get_mut(&id)
+            && let Some((s, bound)) = &mut relay.socket
+            && *s == sock
+        {
+            *bound = true;
+            relay.local = Some(local);
+            return self.come(id);
+        }
+        self.with_servers(id, |servers, cx| servers.opened(cx, sock));
     }
 
     pub(super) fn relay_datagram(&mut self, id: SockId, sock: SockId, from: SocketAddr, data: &[u8]) {
         if let Some(relay) = self.relays.get_mut(&id) {
             relay.datagram(&mut self.cx, sock, from, data);
             self.work_relay(id);
+        } else if !self.shows_datagram(id, from, data) {
+            self.with_servers(id, |servers, cx| servers.datagram(cx, sock, from, data));
         }
     }
 
@@ -286,8 +291,12 @@ impl Node {
     }
 
     pub(super) fn relay_socket_failed(&mut self, id: SockId, sock: SockId, why: IoFailure) {
-        let Some(relay) = self.relays.get_mut(&id) else { return };
-        if relay.socket.is_some_and(|(s, _)| s == sock) {
+        if self.shows_failed(id) {
+            return;
+        }
+        if let Some(relay) = self.relays.get_mut(&id)
+            && relay.socket.is_some_and(|(s, _)| s == sock)
+        {
             // No UDP here: a server of ours may have a way.
             relay.socket = None;
             relay.help_at = Some(self.cx.now);
@@ -298,6 +307,9 @@ impl Node {
 
     pub(super) fn relay_timeout(&mut self, id: SockId) {
         let now = self.cx.now;
+        if self.proof_timeout(id) {
+            return;
+        }
         let Some(relay) = self.relays.get_mut(&id) else { return };
         relay.timeout(&mut self.cx);
         if relay.until.is_some_and(|at| at <= now) {
@@ -341,9 +353,9 @@ impl Node {
         }
     }
 
-    /// Hands the user's new credentials for a TURN server to the relays; `None` if the user has none.
+    /// Hands the user's new credentials for a TURN server to relays and proofs; `None` if the user has none.
     pub(super) fn relays_renew(&mut self, place: u8, fresh: Option<&Credentials>) {
-        for id in self.relays.keys().copied().collect::<Vec<_>>() {
+        for id in self.relays.keys().copied().chain(self.proof_ids()).collect::<Vec<_>>() {
             self.with_servers(id, |servers, cx| servers.renew(cx, place, fresh));
         }
     }
@@ -357,11 +369,15 @@ impl Node {
 
     fn relay_config(&self, id: SockId) -> RelayConfig {
         let (least, most) = FIRST_RTT;
-        let delay = self.relays.get(&id).map_or(most, |r| self.signal_delay(&r.via));
-        RelayConfig { initial_rtt: (2 * delay).clamp(least, most), ..RelayConfig::default() }
+        let relay = self.relays.get(&id);
+        let delay = relay.map_or(most, |r| self.signal_delay(&r.via));
+        let window = relay.map_or(0, |r| r.window);
+        let initial_rtt = (2 * delay).clamp(least, most);
+        RelayConfig { initial_rtt, receive_window: window, send_window: window, ..RelayConfig::default() }
     }
 
-    fn insert_relay(&mut self, relay: Relay) {
+    fn insert_relay(&mut self, mut relay: Relay) {
+        relay.window = self.relay_window(relay.trust);
         self.relay_ids.insert(relay.key, relay.id);
         self.relays.insert(relay.id, Box::new(relay));
     }
@@ -371,10 +387,17 @@ impl Node {
     }
 
     fn with_servers(&mut self, id: SockId, work: impl FnOnce(&mut Servers, &mut crate::cx::Cx)) {
-        if let Some(servers) = self.relays.get_mut(&id).and_then(|r| r.servers.as_mut()) {
+        let of_relay = self.relays.get_mut(&id).and_then(|r| r.servers.as_mut());
+        if let Some(servers) = of_relay.or_else(|| self.proofs.get_mut(&id)?.servers()) {
             work(servers, &mut self.cx);
         }
         self.work_relay(id);
+        self.work_proof(id);
+    }
+
+    /// Returns true if a TURN server may send us on to this address. Its entry in the list may permit it `anywhere`.
+    pub(super) fn may_follow(&self, to: SocketAddr, anywhere: bool) -> bool {
+        anywhere || paths::may_send_to(&self.ours(), to.ip(), Trust::Stranger)
     }
 
     /// Goes on with a relay after anything that happened to it.
@@ -487,7 +510,7 @@ impl Node {
             }
             ServerNews::Refused(_, code) => relay.refused = Some(code),
             ServerNews::Redirected { by, to, anywhere } => {
-                let may = anywhere || paths::may_send_to(&self.ours(), to.ip(), Trust::Stranger);
+                let may = self.may_follow(to, anywhere);
                 self.with_servers(id, |servers, cx| servers.follow(cx, by, to, may));
             }
             ServerNews::Stale(place) => self.want_login(ServerRef::Turn(place)),

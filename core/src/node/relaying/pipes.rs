@@ -147,5 +147,6 @@ impl Node {
             relay.drop_sockets(&mut self.cx);
         }
         self.relay_ids.clear();
+        self.shut_proofs();
     }
 }

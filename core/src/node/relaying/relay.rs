@@ -47,6 +47,8 @@ pub(in crate::node) struct Relay {
     pub(super) has_turn: bool,
     /// Time to say again from where we come, and to get a relayed address of our own.
     pub(super) help_at: Option<Instant>,
+    /// Window of the stream in each direction.
+    pub(super) window: u32,
     pub(super) stream: Option<Box<RelayStream>>,
     /// Destination of our datagrams.
     pub(super) to: Option<SocketAddr>,
@@ -125,6 +127,7 @@ impl Relay {
             answered: false,
             has_turn: false,
             help_at: None,
+            window: 0,
             stream: None,
             to: None,
             local: None,

@@ -48,8 +48,8 @@ fn words(drawn: &Drawn) -> String {
 }
 
 /// Runs one pair and says everything about it.
-pub fn one(seed: u64, trace: bool) -> bool {
-    let drawn = draw(seed);
+pub fn one(seed: u64, turn: bool, trace: bool) -> bool {
+    let drawn = Drawn { turn, ..draw(seed) };
     println!("seed {seed}: {}", words(&drawn));
     for rival in Rival::ALL {
         println!("{:<22} {}", rival.name(), if joins(rival, &drawn) { "joined" } else { "failed" });
@@ -69,7 +69,7 @@ pub fn one(seed: u64, trace: bool) -> bool {
 }
 
 /// Runs `pairs` pairs under every policy, and prints the table and the pairs that p2pd loses.
-pub fn all(first: u64, pairs: u64, ours_only: bool) -> bool {
+pub fn all(first: u64, pairs: u64, ours_only: bool, turn: bool) -> bool {
     let begin = Instant::now();
     let mut ours = Row::default();
     let mut rivals = Rival::ALL.map(|r| (r, Row::default()));
@@ -77,7 +77,7 @@ pub fn all(first: u64, pairs: u64, ours_only: bool) -> bool {
     let mut tried: BTreeMap<(Class, Class), u64> = BTreeMap::new();
     let (mut wrong, mut took): (Vec<String>, Vec<Nanos>) = (Vec::new(), Vec::new());
     for seed in first..first + pairs {
-        let drawn = draw(seed);
+        let drawn = Drawn { turn, ..draw(seed) };
         let group = drawn.group();
         for (rival, row) in rivals.iter_mut().filter(|_| !ours_only) {
             row.add(group, joins(*rival, &drawn));

@@ -1,0 +1,86 @@
+//! Memory of all relays: each has windows by what the others leave, so that their number does not multiply it.
+
+use crate::node::Node;
+use crate::node::admission::Trust;
+use crate::relay::{MAX_MESSAGE, MAX_MESSAGES};
+
+/// Most relays at a time, pipes among them.
+const MAX_RELAYS: usize = 256;
+/// Bytes that they hold at most, and that one more may hold beyond.
+const MAX_BYTES: u64 = 2 << 30;
+/// Eighths of both that strangers may take.
+const STRANGERS: u64 = 6;
+/// Window of a relay in one direction: at least, and at most.
+const WINDOW: (u64, u64) = (256 << 10, 16 << 20);
+/// Relays that would share what is left, with both of their windows.
+const SHARED_BY: u64 = 32;
+/// Bytes of messages, in both directions.
+const MESSAGES: u64 = 2 * (MAX_MESSAGE * MAX_MESSAGES) as u64;
+/// Bytes that a pipe holds beside its relay if it may move, in both directions.
+const MOVING: u64 = 8 << 20;
+
+/// Returns the window in each direction of a relay beside others that hold so many bytes.
+fn window(held: u64, trust: Trust) -> u32 {
+    let left = share(MAX_BYTES, trust).saturating_sub(held);
+    let (least, most) = WINDOW;
+    (left / SHARED_BY / 2).clamp(least, most) as u32
+}
+
+/// Returns the most bytes that a relay holds.
+pub(super) fn holds(window: u32, moves: bool) -> u64 {
+    2 * u64::from(window) + MESSAGES + if moves { MOVING } else { 0 }
+}
+
+fn share(of: u64, trust: Trust) -> u64 {
+    if trust == Trust::Known { of } else { of / 8 * STRANGERS }
+}
+
+impl Node {
+    /// Returns true if there is room for one more relay, with this peer.
+    pub(in crate::node) fn has_relay_room(&self, trust: Trust) -> bool {
+        (self.relays.len() as u64) < share(MAX_RELAYS as u64, trust)
+            && self.relays_hold() < share(MAX_BYTES, trust)
+    }
+
+    /// Returns the window in each direction of one more relay.
+    pub(super) fn relay_window(&self, trust: Trust) -> u32 {
+        window(self.relays_hold(), trust)
+    }
+
+    fn relays_hold(&self) -> u64 {
+        self.relays.values().map(|relay| holds(relay.window, relay.moves)).sum()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Windows of relays that are opened until there is no room, and the bytes of all.
+    fn fill(mut held: u64, trust: Trust, moves: bool) -> (Vec<u32>, u64) {
+        let mut windows = Vec::new();
+        while held < share(MAX_BYTES, trust) && (windows.len() as u64) < share(MAX_RELAYS as u64, trust) {
+            windows.push(window(held, trust));
+            held += holds(windows[windows.len() - 1], moves);
+        }
+        (windows, held)
+    }
+
+    #[test]
+    fn the_first_have_whole_windows_and_all_together_a_bound() {
+        for (moves, whole, all) in [(false, 31, 119), (true, 25, 70)] {
+            let (windows, held) = fill(0, Trust::Known, moves);
+            assert_eq!(windows.iter().filter(|w| **w == 16 << 20).count(), whole);
+            assert!(windows.is_sorted_by(|a, b| a >= b));
+            assert_eq!(windows.len(), all);
+            assert!(held <= MAX_BYTES + holds(256 << 10, true), "{held}");
+        }
+    }
+
+    #[test]
+    fn strangers_leave_a_quarter_to_named_peers() {
+        let (windows, held) = fill(0, Trust::Stranger, true);
+        assert!(windows.len() <= 192 && held <= MAX_BYTES / 4 * 3 + holds(256 << 10, true), "{held}");
+        assert!(window(held, Trust::Known) >= 7 << 20);
+    }
+}
