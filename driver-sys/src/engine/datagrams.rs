@@ -3,6 +3,7 @@
 
 use std::io::{self, IoSliceMut};
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use p2pd_core::{Event, Instant, IoFailure, SockId};
 use quinn_udp::{RecvMeta, Transmit, UdpSocketState};
@@ -16,23 +17,27 @@ const BUFFERS: usize = 4;
 /// Calls of the system before other sockets have their turn.
 const ROUNDS: usize = 4;
 /// An ICMP error of an earlier datagram says nothing that silence does not; one that stays must not spin.
-const RECEIVE_AGAIN: std::time::Duration = std::time::Duration::from_millis(10);
+const RECEIVE_AGAIN: Duration = Duration::from_millis(10);
 /// Longer rows are cut: no more fits one call.
 const LONGEST_ROW: usize = 60_000;
+
+/// Pauses before looks whether the only address of a socket refuses. Loops do not say that a socket has nothing but an error.
+const LOOKS_MS: [u64; 4] = [5, 20, 60, 150];
 
 /// A UDP socket, and the system's abilities for it.
 #[derive(Debug)]
 pub(super) struct Udp<S> {
     io: S,
     state: UdpSocketState,
-    /// A refusal would be the only address's, from which nothing came yet.
-    hears: bool,
+    /// Number of looks whether the only address refuses, from which nothing came yet.
+    looks: Option<usize>,
 }
 
 impl<S> Udp<S> {
     pub(super) fn new<R: Reactor<Udp = S>>(io: S, hears: bool) -> io::Result<Self> {
+        let looks = hears.then_some(0);
         let state = UdpSocketState::new((&*R::udp_socket(&io)).into())?;
-        Ok(Udp { io, state, hears })
+        Ok(Udp { io, state, looks })
     }
 }
 
@@ -60,7 +65,11 @@ impl Row {
 impl<R: Reactor> Engine<R> {
     /// Sends it, with others like it perhaps: before anything else is waited for.
     pub(super) fn send_datagram(&mut self, sock: SockId, to: SocketAddr, data: &[u8]) {
-        let Some(Sock::Udp(udp)) = self.socks.get(&sock) else { return };
+        let Some(Sock::Udp(udp)) = self.socks.get_mut(&sock) else { return };
+        if udp.looks == Some(0) {
+            udp.looks = Some(1);
+            self.timers.insert((self.clock.now() + Duration::from_millis(LOOKS_MS[0]), sock));
+        }
         if !self.row.takes((sock, to), data.len(), udp.state.max_gso_segments()) {
             self.send_row();
             self.row.to = Some((sock, to));
@@ -95,6 +104,9 @@ impl<R: Reactor> Engine<R> {
     }
 
     pub(super) fn receive(&mut self, now: Instant, sock: SockId) {
+        if self.is_refused(now, sock) {
+            return self.fail(sock, IoFailure::Refused);
+        }
         self.buffer.resize(self.buffer.len().max(BUFFERS * ROOM), 0);
         for _ in 0..ROUNDS {
             let Some(Sock::Udp(udp)) = self.socks.get(&sock) else { return };
@@ -108,7 +120,7 @@ impl<R: Reactor> Engine<R> {
             match received {
                 Ok(count) => {
                     if let Some(Sock::Udp(udp)) = self.socks.get_mut(&sock) {
-                        udp.hears = false;
+                        udp.looks = None;
                     }
                     for (meta, buffer) in meta[..count].iter().zip(self.buffer.chunks(ROOM)) {
                         // An empty datagram has no stride to go by, and says nothing.
@@ -118,7 +130,7 @@ impl<R: Reactor> Engine<R> {
                     }
                 }
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => return,
-                Err(e) if udp.hears && e.kind() == io::ErrorKind::ConnectionRefused => {
+                Err(e) if udp.looks.is_some() && e.kind() == io::ErrorKind::ConnectionRefused => {
                     return self.fail(sock, IoFailure::Refused);
                 }
                 Err(_) => {
@@ -128,5 +140,18 @@ impl<R: Reactor> Engine<R> {
             }
         }
         self.again.push(sock);
+    }
+
+    /// Looks whether the only address refuses, and plans the next look.
+    fn is_refused(&mut self, now: Instant, sock: SockId) -> bool {
+        let Some(Sock::Udp(Udp { io, looks: Some(looks), .. })) = self.socks.get_mut(&sock) else {
+            return false;
+        };
+        if let Some(after) = LOOKS_MS.get(*looks) {
+            *looks += 1;
+            self.timers.insert((now + Duration::from_millis(*after), sock));
+        }
+        let error = R::udp_socket(io).take_error();
+        error.is_ok_and(|e| e.is_some_and(|e| e.kind() == io::ErrorKind::ConnectionRefused))
     }
 }
