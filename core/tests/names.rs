@@ -5,6 +5,7 @@ mod common;
 
 use std::time::Duration;
 
+use common::broker::Greeting;
 use common::view::{direct, only};
 use common::{LATENCY, MS, NOON, S, World, key};
 use p2pd_core::name::{MAX_RECORD, Record};
@@ -167,6 +168,29 @@ fn a_session_that_breaks_does_not_end_a_search() {
     let began = world.now;
     assert_eq!(resolve(&mut world, 1), Err(NameError::NoBroker));
     assert_eq!(world.now.since(began), 2500 * MS);
+}
+
+/// A cluster that has lost its leader takes streams and gives no session for some seconds.
+#[test]
+fn a_call_by_name_waits_for_a_broker_that_takes_streams_but_for_none_that_refuses() {
+    let mut world = world(1);
+    register(&mut world, 0);
+    world.run(S);
+    let restart = |world: &mut World, greeting| {
+        world.kill_broker(0);
+        (world.brokers[0].up, world.brokers[0].greeting) = (true, greeting);
+    };
+    restart(&mut world, Greeting::Silence);
+    let call = world.ask(1, |node, now| node.connect_name(now, name(), direct(60))).unwrap();
+    world.run(15 * S);
+    assert!(!world.is_over(1, call));
+    world.brokers[0].greeting = Greeting::Connack(0);
+    world.run(40 * S);
+    assert!(world.is_over(1, call) && world.failure(1, call).is_none(), "{:?}", world.failure(1, call));
+    restart(&mut world, Greeting::Connack(5));
+    let call = world.ask(1, |node, now| node.connect_name(now, name(), direct(60))).unwrap();
+    world.run(4 * S);
+    assert_eq!(world.failure(1, call).unwrap().0, FailReason::Name(NameError::NoBroker));
 }
 
 #[test]

@@ -424,7 +424,7 @@ pub(crate) struct Serve {
     #[arg(long, value_name = "FILE")]
     pub(crate) write: Option<PathBuf>,
     /// Name by which peers reach this machine, for the list. Default: the address served on
-    #[arg(long, value_name = "HOST", requires = "write", value_parser = clap::builder::NonEmptyStringValueParser::new())]
+    #[arg(long, value_name = "HOST", requires = "write", value_parser = p2pd::servers::host)]
     pub(crate) host: Option<String>,
     /// Number of the broker in the list: it stands in addresses and must not change its meaning
     #[arg(long, default_value_t = 0)]

@@ -19,6 +19,7 @@ use p2pd_core::wire::Transport;
 use p2pd_core::{Broker, NtpServer, StunServer, Tls};
 
 pub use crate::credentials::{CredentialError, Renewals};
+pub use host::host;
 pub use proxy::WayOut;
 
 pub(crate) use login::password_file;

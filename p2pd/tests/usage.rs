@@ -74,8 +74,11 @@ fn a_mistake_is_said_once_and_with_what_would_be_right() {
     assert_eq!((code, said.matches("address").count()), (Some(2), 1), "{said}");
     let (code, _, said) = ends(&mut p2pd(&["serve", "--second", "127.0.0.2"]));
     assert_eq!((code, said.contains("--bind <IP>")), (Some(2), true), "{said}");
-    let (code, _, said) = ends(&mut p2pd(&["serve", "--host", "", "--write", "/dev/null"]));
-    assert_eq!((code, said.contains("--host <HOST>")), (Some(2), true), "{said}");
+    // What the list's readers would refuse is not written.
+    for host in ["", "[2001:db8::1]", "a:1883", "mqtt://a"] {
+        let (code, _, said) = ends(&mut p2pd(&["serve", "--host", host, "--write", "/dev/null"]));
+        assert_eq!((code, said.contains("--host <HOST>")), (Some(2), true), "{said}");
+    }
     let (code, _, said) = ends(&mut p2pd(&["addr", "--no-servers", "--bind", "192.0.2.1"]));
     assert_eq!((code, said.contains("--bind 192.0.2.1")), (Some(1), true), "{said}");
     let zero =

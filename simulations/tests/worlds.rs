@@ -1,9 +1,10 @@
 //! Many worlds: pairs of presets against the oracle, and drawn worlds with drawn faults.
 
 use p2pd_core::Strategy;
-use p2pd_simulations::engine::MILLI;
+use p2pd_simulations::engine::{MILLI, SECOND};
 use p2pd_simulations::nat::{Chain, PRESETS};
 use p2pd_simulations::oracle::{Verdict, direct_or_reverse, punch};
+use p2pd_simulations::scenario::crowd::{self, Crowd};
 use p2pd_simulations::scenario::pair::{Pair, Relaying, run};
 use p2pd_simulations::scenario::raw::{Attempt, attempt};
 use p2pd_simulations::scenario::swarm::{With, draw, draw_without, judge};
@@ -252,4 +253,18 @@ fn random_ports_are_searched_for_and_found_sooner_in_a_block() {
 fn a_refused_search_leaves_the_dial_back_alone() {
     let (_, complaints) = judge(&draw(7_028_530, With::default()));
     assert!(complaints.is_empty(), "{complaints:?}");
+}
+
+#[test]
+fn a_crowd_is_registered_and_calls_each_other_at_the_cost_that_is_documented() {
+    let chain = chain("linux");
+    let (idle, calls) = (60 * SECOND, (10, 100 * MILLI));
+    let outcome = crowd::run(&Crowd { seed: 1, nodes: 20, brokers: 2, chain, apart: MILLI, idle, calls });
+    assert!(outcome.violations.is_empty(), "{:?}", outcome.violations);
+    assert_eq!((outcome.ready, outcome.named), (20, 20));
+    assert_eq!((outcome.opened.values().sum::<usize>() as u32, outcome.failed), (calls.0, (0, None)));
+    // docs/src/scale.md: 14 packets at each broker for a node with a name.
+    for broker in outcome.starting {
+        assert_eq!(broker.packets, 20 * 14);
+    }
 }

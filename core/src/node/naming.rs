@@ -390,8 +390,15 @@ impl Node {
         let doubtful = awaited.is_some() && watch.stale;
         let asks = watch.asked || !watch.calls.is_empty();
         let hopes = asks && watch.places.is_empty() && self.brokers.iter().any(|b| b.has_worked());
+        // A call waits for a broker that takes streams, and has time to answer then.
+        let unready = watch.places.is_empty() && self.brokers.iter().any(|b| b.is_unready());
+        if unready && !watch.calls.is_empty() {
+            watch.search =
+                watch.search.map(|since| if since + SEARCH_WITHIN / 2 <= now { now } else { since });
+        }
         let early = watch.search.is_some_and(|since| since + NOBODY_AFTER > now);
-        let done = (self.is_asked(&watch) && !(hopes && early)) || self.is_certain(name, &watch);
+        let waits = hopes && early || asks && unready;
+        let done = (self.is_asked(&watch) && !waits) || self.is_certain(name, &watch);
         if watch.search.is_some_and(|since| since + SEARCH_WITHIN <= now || (done && !doubtful)) {
             watch.search = None;
             self.searched(name, &mut watch);
@@ -641,10 +648,11 @@ impl Watch {
                 Place::Open { since, again: true } => Some(*since + GRACE),
                 Place::Answered | Place::Refused => None,
             });
-            let soon =
-                answers.chain([since + GRACE, since + SILENT, since + NOBODY_AFTER]).filter(|at| *at > now);
+            let steps =
+                [GRACE, SILENT, NOBODY_AFTER, SEARCH_WITHIN / 2, SEARCH_WITHIN].map(|after| since + after);
+            let soon = answers.chain(steps).filter(|at| *at > now);
             let calls = self.calls.values().map(|(began, plan)| *began + plan.timeout);
-            return soon.chain(calls).chain([since + SEARCH_WITHIN]).min();
+            return soon.chain(calls).min();
         }
         let hold = self.hold.as_ref()?;
         let published = hold.published.as_ref()?;

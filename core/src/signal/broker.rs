@@ -105,6 +105,8 @@ pub(crate) struct Session {
     records: Bucket,
     /// True once a session became ready.
     worked: bool,
+    /// True if the last try got a stream and no session, for no reason that the broker gave.
+    unready: bool,
     /// True if the last CONNECT was not answered within [`GREET_WITHIN`]: the next one has longer.
     patient: bool,
     /// Count of sessions in a row that broke where a message was the last that happened.
@@ -254,6 +256,7 @@ impl Session {
             // Looking at a record costs a quarter of a millisecond: at most 5 % of a core for one broker.
             records: Bucket::new(200, Duration::from_millis(5)),
             worked: false,
+            unready: false,
             patient: false,
             broken: 0,
             broken_kept: 0,
@@ -270,6 +273,12 @@ impl Session {
     /// Returns true if a session has worked.
     pub(crate) fn has_worked(&self) -> bool {
         self.worked
+    }
+
+    /// Returns true if the broker takes streams and gives no session yet, as one that starts, or one of a cluster that
+    /// has lost its leader.
+    pub(crate) fn is_unready(&self) -> bool {
+        self.unready || matches!(self.state, State::Greeting { .. } | State::Subscribing { .. })
     }
 
     /// Returns true if half of the places for waiting messages are taken. The rest is not for messages of strangers.
@@ -580,7 +589,7 @@ impl Session {
                     return if refused < most { Ok(None) } else { Err(BrokerLoss::SubscriptionRefused) };
                 }
                 cx.experience.works(self.broker.first().0, link.remote);
-                self.worked = true;
+                (self.worked, self.unready) = (true, false);
                 link.next_ping = cx.now + SHORTEST.min(self.longest());
                 self.state = State::Ready { link, since: cx.now, proof: Proof::Awaited };
                 if let Some((silent, at)) = self.suspect.take()
@@ -686,6 +695,8 @@ impl Session {
 
     /// Closes what is open, and waits before the next try.
     fn lose(&mut self, cx: &mut Cx, loss: BrokerLoss) -> News {
+        self.unready = matches!(self.state, State::Greeting { .. } | State::Subscribing { .. })
+            && matches!(loss, BrokerLoss::ClosedByBroker | BrokerLoss::Silent | BrokerLoss::Io(_));
         match &mut self.state {
             State::Reaching { dials } => dials.close(cx),
             // What a server says behind a proxy says nothing of the proxy.

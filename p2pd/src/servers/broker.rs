@@ -110,7 +110,7 @@ impl Mqtt {
         // It may have a password in it.
         let (scheme, rest) =
             url.split_once("://").ok_or("`url` begins with mqtt://, mqtts://, ws:// or wss://")?;
-        let (tls, websocket) = match scheme {
+        let (tls, websocket) = match scheme.to_ascii_lowercase().as_str() {
             "mqtt" => (false, false),
             "mqtts" => (true, false),
             "ws" => (false, true),
@@ -162,6 +162,7 @@ mod tests {
             ("mqtt://a", Broker::new(1, "a", 1883)),
             ("mqtt://a:99/", Broker::new(1, "a", 99)),
             ("mqtts://a", Broker { tls: tls.clone(), ..Broker::new(1, "a", 8883) }),
+            ("MQTTS://a", Broker { tls: tls.clone(), ..Broker::new(1, "a", 8883) }),
             ("mqtts://[2001:db8::1]:5", Broker { tls: tls.clone(), ..Broker::new(1, "2001:db8::1", 5) }),
             (
                 "mqtts://me%40home@a:8883",

@@ -178,8 +178,9 @@ impl Turn {
                 return Err("whether `tls` is in the `url`: turns: or turn:".into());
             }
             (Some(url), None) => {
-                keys.tls = Some(url.starts_with("turns:"));
-                turn_url(&url).map_err(|why| format!("`url`: {why}"))?
+                let (tls, host, port, transport) = turn_url(&url).map_err(|why| format!("`url`: {why}"))?;
+                keys.tls = Some(tls);
+                (host, port, transport)
             }
             (None, Some(host)) => (host, t.port.unwrap_or(usual), t.transport.map(Transport::from)),
             (None, None) => return Err("no `host`".into()),
@@ -228,11 +229,13 @@ impl Turn {
 }
 
 /// `turn:host`, `turn:host:port`, either with `?transport=udp` or `?transport=tcp`; the same with `turns:` (RFC 7065).
-fn turn_url(url: &str) -> Result<(Box<str>, u16, Option<Transport>), &'static str> {
-    let (rest, usual) = match (url.strip_prefix("turn:"), url.strip_prefix("turns:")) {
-        (Some(rest), _) => (rest, stun_port()),
-        (None, Some(rest)) => (rest, turns_port()),
-        (None, None) => return Err("does not begin with turn: or turns:"),
+/// The first is true for `turns:`.
+fn turn_url(url: &str) -> Result<(bool, Box<str>, u16, Option<Transport>), &'static str> {
+    let (scheme, rest) = url.split_once(':').unwrap_or((url, ""));
+    let (tls, usual) = match scheme.to_ascii_lowercase().as_str() {
+        "turn" => (false, stun_port()),
+        "turns" => (true, turns_port()),
+        _ => return Err("does not begin with turn: or turns:"),
     };
     let (place, transport) = match rest.split_once('?') {
         None => (rest, None),
@@ -241,7 +244,7 @@ fn turn_url(url: &str) -> Result<(Box<str>, u16, Option<Transport>), &'static st
         Some(_) => return Err("the only query is transport=udp or transport=tcp"),
     };
     let (host, port) = host_and_port(place)?;
-    Ok((host, port.unwrap_or(usual), transport))
+    Ok((tls, host, port.unwrap_or(usual), transport))
 }
 
 /// `host`, `host:port`, `[IPv6]`, `[IPv6]:port`.

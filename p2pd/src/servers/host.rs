@@ -51,6 +51,14 @@ pub(super) fn place(host: &str, port: u16) -> Result<(), String> {
     Ok(())
 }
 
+/// Returns the host if a server list may have it.
+///
+/// # Errors
+/// Says what has to be written otherwise, and how.
+pub fn host(text: &str) -> Result<String, String> {
+    place(text, 1).map(|()| text.into())
+}
+
 fn is_number(text: &str) -> bool {
     text.parse::<u16>().is_ok()
 }

@@ -212,6 +212,7 @@ mod tests {
             Ok((9, Some(Tls::PUBLIC)))
         );
         assert_eq!(turn("url = \"turns:a\""), Ok((5349, Some(Tls::PUBLIC))));
+        assert_eq!(turn("url = \"TURNS:a\""), Ok((5349, Some(Tls::PUBLIC))));
         assert_eq!(turn("url = \"turns:a:9?transport=tcp\""), Ok((9, Some(Tls::PUBLIC))));
         let pinned = Tls { trust: Trust::Pinned(hash(PIN).unwrap()), ..Tls::PUBLIC };
         assert_eq!(turn(&format!("url = \"turns:a\"\npin = \"{PIN}\"")), Ok((5349, Some(pinned))));

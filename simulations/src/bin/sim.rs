@@ -3,6 +3,8 @@
 
 #[path = "sim/census.rs"]
 mod census;
+#[path = "sim/crowd.rs"]
+mod crowd;
 #[cfg(feature = "memory")]
 #[path = "sim/memory.rs"]
 mod memory;
@@ -14,9 +16,10 @@ use std::time::{Duration, Instant};
 
 use clap::{Parser, Subcommand, ValueEnum};
 use p2pd_core::Strategy;
-use p2pd_simulations::engine::{Digest, MILLI, Nanos};
+use p2pd_simulations::engine::{Digest, MILLI, Nanos, SECOND};
 use p2pd_simulations::nat::{Chain, LAB, PRESETS};
 use p2pd_simulations::oracle::{Verdict, every_strategy, punch};
+use p2pd_simulations::scenario::crowd::Crowd;
 use p2pd_simulations::scenario::pair::{Pair, Place, run};
 use p2pd_simulations::scenario::raw::{Attempt, attempt};
 use p2pd_simulations::scenario::swarm::{With, draw, draw_without, judge, shrink};
@@ -194,6 +197,27 @@ enum Command {
         #[arg(long, value_name = "SEEDS", num_args = 0..=1, default_missing_value = "5")]
         bench: Option<u64>,
     },
+    /// Runs many nodes at the same brokers, which count what passes: at the start, in idle time, for calls.
+    Crowd {
+        /// Number of nodes.
+        #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(2..))]
+        nodes: u32,
+        /// Number of brokers, at each of which every node has a session.
+        #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=200))]
+        brokers: u16,
+        /// NAT of each node, of one at most.
+        #[arg(long, default_value = "linux")]
+        nat: Chain,
+        /// Time in which all idle, in seconds.
+        #[arg(long, default_value_t = 600)]
+        idle: u64,
+        /// Number of calls.
+        #[arg(long, default_value_t = 1_000)]
+        calls: u32,
+        /// The seed.
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
+    },
     /// Measures how many connects one core simulates in a second.
     Bench {
         /// Duration of each line, in seconds.
@@ -315,6 +339,10 @@ fn main() -> ExitCode {
         Command::Relay { upgrade: true, seeds, from, .. } => relay::upgrades(from, seeds),
         Command::Relay { seed: Some(seed), .. } => relay::one(seed),
         Command::Relay { seeds, from, .. } => relay::seeds(from, seeds),
+        Command::Crowd { nodes, brokers, nat, idle, calls, seed } => {
+            let (idle, calls) = (idle.max(1) * SECOND, (calls, 100 * MILLI));
+            crowd::print(&Crowd { seed, nodes, brokers, chain: nat, apart: MILLI / 2, idle, calls })
+        }
         Command::Bench { stand_in, .. } if stand_in != cfg!(p2pd_insecure_stand_in) => {
             let with = if stand_in { "with" } else { "without" };
             eprintln!("sim: this bench needs a build {with} RUSTFLAGS=\"--cfg p2pd_insecure_stand_in\"");

@@ -9,8 +9,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use p2pd_core::{
-    Action, ClockFix, CloseHow, ConnectError, ConnectId, Event, Instant, IoFailure, Node, NodeId, Notice,
-    PeerAddress, Plan, SockId, WallTime,
+    Action, ClockFix, CloseHow, ConnectError, ConnectId, Event, Instant, IoFailure, Name, Node, NodeId,
+    Notice, PeerAddress, Plan, SockId, WallTime,
 };
 
 use crate::engine::{Domain, Nanos};
@@ -200,6 +200,13 @@ impl NodeProgram {
         let id = self.node.connect(self.clocks.instant(cx.now), to, plan);
         self.drain(cx);
         id
+    }
+
+    /// Takes a name, unless the node holds too many; its news are notices.
+    pub fn register(&mut self, cx: &mut Cx<'_>, name: Name) {
+        // The node has a name's news or none.
+        let _ = self.node.register(self.clocks.instant(cx.now), name);
+        self.drain(cx);
     }
 
     /// Answers for the user that this peer may call.

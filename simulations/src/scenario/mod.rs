@@ -1,6 +1,7 @@
 //! Worlds that are set up the same way again and again.
 
 pub mod census;
+pub mod crowd;
 pub mod flood;
 pub mod memory;
 pub mod pair;

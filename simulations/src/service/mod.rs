@@ -116,6 +116,27 @@ impl ServiceCx {
     }
 }
 
+/// What a server carried, both ways.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Traffic {
+    /// Packets of the server's protocol.
+    pub packets: u64,
+    /// Bytes of these packets.
+    pub bytes: u64,
+}
+
+impl Traffic {
+    fn add(&mut self, bytes: usize) {
+        self.packets += 1;
+        self.bytes += bytes as u64;
+    }
+
+    /// Returns what was carried after `then`.
+    pub fn since(self, then: Traffic) -> Traffic {
+        Traffic { packets: self.packets - then.packets, bytes: self.bytes - then.bytes }
+    }
+}
+
 /// A server.
 pub trait Service: core::fmt::Debug {
     /// UDP ports it is bound to, on all its addresses.
@@ -129,6 +150,10 @@ pub trait Service: core::fmt::Debug {
     /// Returns the number of things that the server holds for clients and they have to give back.
     fn held(&self) -> usize {
         0
+    }
+    /// Returns what the server carried, if it counts.
+    fn traffic(&self) -> Traffic {
+        Traffic::default()
     }
     /// Returns the time at which the server wants [`Input::Timeout`].
     fn timeout(&self) -> Option<Nanos> {
@@ -170,6 +195,11 @@ impl ServerProgram {
     /// Returns the number of things that the server holds for clients and they have to give back.
     pub fn held(&self) -> usize {
         self.service.held()
+    }
+
+    /// Returns what the server carried, if it counts.
+    pub fn traffic(&self) -> Traffic {
+        self.service.traffic()
     }
 
     /// Ends the server's faults.

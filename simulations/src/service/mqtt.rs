@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use p2pd_core::CloseHow;
 
-use super::{ConnId, Input, Output, Service, ServiceCx};
+use super::{ConnId, Input, Output, Service, ServiceCx, Traffic};
 use crate::engine::{Domain, Nanos, SECOND};
 use crate::net::Blackout;
 
@@ -42,6 +42,7 @@ pub struct Broker {
     faults: BrokerFaults,
     clients: BTreeMap<ConnId, Client>,
     messages: u64,
+    carried: Traffic,
     /// The time of its death is over or has begun.
     died: bool,
 }
@@ -49,7 +50,7 @@ pub struct Broker {
 impl Broker {
     /// A broker with these faults.
     pub fn new(faults: BrokerFaults) -> Broker {
-        Broker { faults, clients: BTreeMap::new(), messages: 0, died: false }
+        Broker { faults, clients: BTreeMap::new(), messages: 0, carried: Traffic::default(), died: false }
     }
 
     fn end(&mut self, cx: &mut ServiceCx, conn: ConnId) {
@@ -65,7 +66,9 @@ impl Broker {
     fn packet(&mut self, cx: &mut ServiceCx, conn: ConnId, first: u8, body: &[u8]) -> Option<()> {
         let client = self.clients.get_mut(&conn)?;
         client.heard = cx.now;
-        let say = |cx: &mut ServiceCx, bytes: &[u8]| {
+        let carried = &mut self.carried;
+        let mut say = |cx: &mut ServiceCx, bytes: &[u8]| {
+            carried.add(bytes.len());
             cx.put(0, Output::Stream { conn, data: Bytes::copy_from_slice(bytes) });
         };
         match (first >> 4, client.id.is_some()) {
@@ -150,6 +153,7 @@ impl Broker {
             packet.extend_from_slice(&body);
             let data = Bytes::from(packet);
             for copy in 0..copies {
+                self.carried.add(data.len());
                 let late = match faults.late {
                     0 => 0,
                     most => rng.below(Domain::Service, 13, 2 * n + copy, most + 1),
@@ -196,6 +200,10 @@ impl Service for Broker {
         &[1883]
     }
 
+    fn traffic(&self) -> Traffic {
+        self.carried
+    }
+
     fn timeout(&self) -> Option<Nanos> {
         let silent = |c: &Client| (c.keep_alive > 0).then_some(c.heard + c.keep_alive);
         let silence = self.clients.values().filter_map(silent).min();
@@ -226,6 +234,7 @@ impl Service for Broker {
                         Ok(None) => break,
                         Ok(Some((header, body))) => {
                             let packet: Vec<u8> = held.drain(..header + body).collect();
+                            self.carried.add(packet.len());
                             if self.packet(cx, conn, packet[0], &packet[header..]).is_none() {
                                 return self.end(cx, conn);
                             }

@@ -1,0 +1,203 @@
+//! A crowd: many nodes with names, each behind a NAT of its own, at the same brokers. They start, idle, and call each
+//! other, and the brokers count what passes.
+
+use core::net::Ipv4Addr;
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use p2pd_core::{
+    Broker as BrokerConfig, Config, ConnectId, NameNews, Node, Notice, Plan, SecretKey, StunServer,
+};
+
+use super::pair::Program;
+use crate::driver::{Clocks, NodeProgram};
+use crate::engine::{Domain, Keyed, MILLI, Nanos, SECOND};
+use crate::nat::Chain;
+use crate::net::LinkSpec;
+use crate::service::{Broker, BrokerFaults, ServerProgram, StunFaults, StunServer as Stun, Traffic};
+use crate::world::{Cx, HostId, World};
+
+/// A crowd as data.
+#[derive(Clone, Debug)]
+pub struct Crowd {
+    /// Seed of all randomness.
+    pub seed: u64,
+    /// Number of nodes.
+    pub nodes: u32,
+    /// Number of brokers: each node has a session with every one.
+    pub brokers: u16,
+    /// The NATs of each node.
+    pub chain: Chain,
+    /// Time between the start of one node and of the next.
+    pub apart: Nanos,
+    /// Time in which all nodes idle.
+    pub idle: Nanos,
+    /// Number of calls, and the time between two of them.
+    pub calls: (u32, Nanos),
+}
+
+/// What happened to a crowd.
+#[derive(Clone, Debug, Default)]
+pub struct Outcome {
+    /// Nodes with an address.
+    pub ready: usize,
+    /// Nodes with their name.
+    pub named: usize,
+    /// What each broker carried from the start of the first node to the beginning of the idle time.
+    pub starting: Vec<Traffic>,
+    /// What each broker carried in the idle time.
+    pub idle: Vec<Traffic>,
+    /// What each broker carried while calls were made, and for how long.
+    pub calling: (Vec<Traffic>, Nanos),
+    /// Calls that opened a pipe, by their strategy.
+    pub opened: BTreeMap<&'static str, usize>,
+    /// Calls that failed, with the reason of the first.
+    pub failed: (usize, Option<String>),
+    /// Events of the world.
+    pub events: u64,
+    /// Violations of the world's and of the drivers' invariants.
+    pub violations: Vec<String>,
+}
+
+const STUN: [IpAddr; 2] =
+    [IpAddr::V4(Ipv4Addr::new(203, 0, 113, 10)), IpAddr::V4(Ipv4Addr::new(203, 0, 113, 11))];
+/// Time from the last node's start until all are registered.
+const REGISTERED: Nanos = 15 * SECOND;
+/// Time from the last call until all are over.
+const OVER: Nanos = 30 * SECOND;
+const DELAY: Nanos = 5 * MILLI;
+
+fn broker_address(n: u16) -> IpAddr {
+    [203, 0, 113, 20 + n as u8].into()
+}
+
+struct Run {
+    world: World<Program>,
+    brokers: Vec<HostId>,
+    nodes: Vec<HostId>,
+    /// What each broker had carried at the last look.
+    carried: Vec<Traffic>,
+}
+
+/// Runs a crowd. There are at most 200 brokers and 16 million nodes, each with one NAT at most.
+pub fn run(crowd: &Crowd) -> Outcome {
+    let mut run = build(crowd);
+    let starting = run.pass(REGISTERED);
+    let idle = run.pass(crowd.idle);
+    let begun = run.world.now();
+    let ids = run.call(crowd);
+    let calling = (run.pass(OVER), run.world.now() - begun);
+    let mut outcome = Outcome { starting, idle, calling, ..Outcome::default() };
+    for host in &run.nodes {
+        let node = run.world.app(*host).node();
+        outcome.ready += usize::from(node.address().is_some());
+        let named = |n: &Notice| matches!(n, Notice::Name { news, .. } if matches!(**news, NameNews::Registered { .. }));
+        outcome.named += usize::from(node.notices.iter().any(|(_, notice)| named(notice)));
+        outcome.violations.extend(node.violations.iter().cloned());
+    }
+    for (caller, id) in ids {
+        let node = run.world.app(caller).node();
+        match node.pipes.iter().find(|p| p.start.answers.contains(&id)) {
+            Some(pipe) => *outcome.opened.entry(pipe.start.strategy.name()).or_default() += 1,
+            None => {
+                outcome.failed.0 += 1;
+                let why = node.notices.iter().find_map(|(_, n)| match n {
+                    Notice::Failed { connect, reason, .. } if *connect == id => Some(reason.to_string()),
+                    _ => None,
+                });
+                outcome.failed.1 = outcome.failed.1.or(why);
+            }
+        }
+    }
+    outcome.violations.extend(run.world.check().err());
+    outcome.events = run.world.counts().events;
+    outcome
+}
+
+fn build(crowd: &Crowd) -> Run {
+    let mut world: World<Program> = World::new(crowd.seed);
+    let (internet, link) = (world.internet(), LinkSpec::with_delay(DELAY));
+    let stun = ServerProgram::new(Box::new(Stun::new(STUN, StunFaults::default())));
+    let host = world.add_host(internet, STUN[0], link, Program::Server(stun));
+    world.add_address(host, internet, STUN[1], link);
+    let brokers = (0..crowd.brokers)
+        .map(|n| {
+            let broker = ServerProgram::new(Box::new(Broker::new(BrokerFaults::default())));
+            world.add_host(internet, broker_address(n), link, Program::Server(broker))
+        })
+        .collect();
+    let mut run = Run { world, brokers, nodes: Vec::new(), carried: Vec::new() };
+    for n in 0..crowd.nodes {
+        let begins = u64::from(n) * crowd.apart;
+        run.world.run_until(begins);
+        run.add(crowd, n);
+    }
+    run
+}
+
+impl Run {
+    /// Adds a node at a home of its own, which takes a name.
+    fn add(&mut self, crowd: &Crowd, n: u32) {
+        let rng = Keyed::new(crowd.seed);
+        let mut config = Config::new(SecretKey::from_bytes(rng.bytes(Domain::Node, 2 * u64::from(n))));
+        config.stun = STUN.iter().map(|ip| StunServer { host: ip.to_string().into(), port: 3478 }).collect();
+        config.brokers =
+            (0..crowd.brokers).map(|n| BrokerConfig::new(n, &broker_address(n).to_string(), 1883)).collect();
+        let mono = rng.below(Domain::Clock, u64::from(n), 0, 1 << 40);
+        let clocks = Clocks { mono, drift_ppm: 0, wall_ahead: 0 };
+        let seed = rng.bytes(Domain::Node, 2 * u64::from(n) + 1);
+        let node = match Node::new(config, seed, clocks.instant(self.world.now())) {
+            Ok(node) => node,
+            Err(why) => unreachable!("the scenario's configuration is good: {why}"),
+        };
+        let program = Program::Node(Box::new(NodeProgram::new(node, clocks, 0)));
+        let [_, a, b, c] = n.to_be_bytes();
+        let (outside, link) = (IpAddr::from([45, a, b, c]), LinkSpec::with_delay(DELAY));
+        let mut net = self.world.internet();
+        let mut ip = outside;
+        if let Some(nat) = crowd.chain.0.first() {
+            (_, net) = self.world.add_nat(*nat, net, &[outside], link);
+            ip = [192, 168, 1, 2].into();
+        }
+        let inside = if crowd.chain.0.is_empty() { link } else { LinkSpec::default() };
+        let host = self.world.add_host(net, ip, inside, program);
+        if let Ok(name) = format!("node-{n}").parse() {
+            self.world.with(host, |p, cx| p.node_mut().register(cx, name));
+        }
+        self.nodes.push(host);
+    }
+
+    /// Lets time pass, and returns what each broker carried since the last such time.
+    fn pass(&mut self, time: Nanos) -> Vec<Traffic> {
+        self.world.run_until(self.world.now() + time);
+        let of = |host: &HostId| match self.world.app(*host) {
+            Program::Server(server) => server.traffic(),
+            Program::Node(_) | Program::Stranger(_) => Traffic::default(),
+        };
+        let before = core::mem::replace(&mut self.carried, self.brokers.iter().map(of).collect());
+        let then = before.into_iter().chain(core::iter::repeat(Traffic::default()));
+        self.carried.iter().zip(then).map(|(now, then)| now.since(then)).collect()
+    }
+
+    /// Has one node after the other call another, which the seed says.
+    fn call(&mut self, crowd: &Crowd) -> Vec<(HostId, ConnectId)> {
+        let (count, apart) = crowd.calls;
+        let rng = Keyed::new(crowd.seed);
+        let mut calls = Vec::new();
+        for n in 0..u64::from(count) {
+            let all = self.nodes.len();
+            let below = |draw, most: usize| rng.below(Domain::Scenario, n, draw, most.max(1) as u64) as usize;
+            let caller = below(0, all);
+            let listener = (caller + 1 + below(1, all - 1)) % all;
+            let (caller, listener) = (self.nodes[caller], self.nodes[listener]);
+            let address = self.world.app(listener).node().address().cloned();
+            if let Some(address) = address {
+                let call =
+                    |p: &mut Program, cx: &mut Cx<'_>| p.node_mut().connect(cx, &address, Plan::default());
+                calls.extend(self.world.with(caller, call).ok().map(|id| (caller, id)));
+            }
+            self.world.run_until(self.world.now() + apart);
+        }
+        calls
+    }
+}
