@@ -9,7 +9,7 @@ use subtle::ConstantTimeEq;
 use tokio::fs::File;
 use tokio::io::{AsyncRead, AsyncSeekExt, AsyncWrite, AsyncWriteExt};
 
-use super::copy::{CHUNK, Hashed, gathered, patiently, within};
+use super::copy::{CHUNK, Hashed, Hashing, gathered, patiently, within};
 use super::inbox::{Have, Inbox, NotTaken, Place};
 use super::name::{FileName, Sender};
 use super::wire::{HASH, Message, Refusal};
@@ -134,7 +134,7 @@ async fn into_place(
     tell: &mut impl FnMut(Event<'_>),
 ) -> Result<Ended<'static>, Error> {
     tell(Event::Compares);
-    let (mut file, mut hashed) = match have {
+    let (file, hashed) = match have {
         Have::Whole(file) if size > 0 => {
             let whole = proven(&mut File::from_std(file), size, (&mut *from, &mut *to)).await?;
             if whole.is_some() {
@@ -170,10 +170,11 @@ async fn into_place(
     let begun = hashed.bytes;
     tell(Event::Begins { name: name.as_str(), size, from: begun });
     let (mut chunk, mut look) = (vec![0; CHUNK], begun + LOOK);
-    let mut gather = Gather::new(&mut *from);
-    while hashed.bytes < size {
-        if hashed.bytes >= look {
-            look = hashed.bytes + LOOK;
+    let (mut gather, mut hashing, mut at) =
+        (Gather::new(&mut *from), Hashing::new(file, hashed).await, begun);
+    while at < size {
+        if at >= look {
+            look = at + LOOK;
             if inbox.room() == 0 {
                 return Err(Error::Broken(io::Error::new(
                     io::ErrorKind::StorageFull,
@@ -181,21 +182,22 @@ async fn into_place(
                 )));
             }
         }
-        let some = gathered(&mut gather, &mut chunk, size - hashed.bytes);
-        let some = if hashed.bytes == begun { within(BEGIN, some).await } else { patiently(0, some).await };
+        let some = gathered(&mut gather, &mut chunk, size - at);
+        let some = if at == begun { within(BEGIN, some).await } else { patiently(0, some).await };
         let n = match some {
             Ok(n) => n,
             Err(why) => {
                 // What came is there when the name is free again.
-                let _ = file.flush().await;
+                let _ = hashing.settle().await;
                 return Err(Error::Pipe(why));
             }
         };
-        file.write_all(&chunk[..n]).await.map_err(Error::Broken)?;
-        hashed.update(&chunk[..n]);
+        chunk = hashing.write(chunk, n).await.map_err(Error::Broken)?;
+        at += n as u64;
         inbox.took(n as u64);
-        tell(Event::Moved { name: name.as_str(), bytes: hashed.bytes });
+        tell(Event::Moved { name: name.as_str(), bytes: at });
     }
+    let (file, hashed) = hashing.finish().await.map_err(Error::Broken)?;
     let (ours, theirs) = (hashed.digest(), digest(from).await?);
     let kept = keep(place, file, size, ours == theirs).await?;
     Message::Done.write(to).await.map_err(Error::Pipe)?;

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use tokio::fs::File;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 
-use super::copy::{CHUNK, Hashed, next, patiently};
+use super::copy::{CHUNK, Hashed, Hashing, patiently};
 use super::name::FileName;
 use super::wire::{Message, Refusal, Resume};
 use super::{Ended, Event};
@@ -95,15 +95,23 @@ async fn one(
     }
     let begun = hashed.bytes;
     tell(Event::Begins { name: name.as_str(), size, from: begun });
-    let mut chunk = vec![0; CHUNK];
+    let (mut chunk, mut at) = (vec![0; CHUNK], begun);
+    let mut hashing = Hashing::new(file, hashed).await;
+    if at < size {
+        hashing.read(size - at);
+    }
     let early = Message::read(from);
     tokio::pin!(early);
-    while hashed.bytes < size {
-        let n = next(&mut file, &mut chunk, size - hashed.bytes).await.map_err(|why| match why.kind() {
-            io::ErrorKind::UnexpectedEof => io::Error::new(why.kind(), "became shorter while it was sent"),
-            _ => why,
-        })?;
-        hashed.update(&chunk[..n]);
+    while at < size {
+        let n = hashing.settle().await?;
+        if n == 0 {
+            return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "became shorter while it was sent"));
+        }
+        at += n as u64;
+        chunk = hashing.exchange(chunk);
+        if at < size {
+            hashing.read(size - at);
+        }
         tokio::select! {
             written = patiently(0, to.write_all(&chunk[..n])) => match written {
                 Ok(()) => {}
@@ -119,9 +127,9 @@ async fn one(
                 None => io::ErrorKind::UnexpectedEof.into(),
             }),
         }
-        tell(Event::Moved { name: name.as_str(), bytes: hashed.bytes });
+        tell(Event::Moved { name: name.as_str(), bytes: at });
     }
-    let digest = hashed.digest();
+    let digest = hashing.finish().await?.1.digest();
     Message::Digest(digest).write(to).await?;
     match patiently(size, early).await?.ok_or(io::ErrorKind::UnexpectedEof)? {
         Message::Done => Ok(Ended::Moved { bytes: size, from: begun, digest, kept: None }),

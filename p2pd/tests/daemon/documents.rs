@@ -346,3 +346,25 @@ fn a_peer_is_opened_by_its_name() {
     let pins = std::fs::read_to_string(dir.path().join("here.names")).unwrap();
     assert!(pins.starts_with(&format!("example {} ", there.id)), "{pins}");
 }
+
+#[test]
+fn a_connection_is_relayed_first_where_that_is_asked_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+    let (list, key) = (path("servers.toml"), path("here"));
+    let mut serve = p2pd(&["serve", "--json", "--bind", "127.0.0.1", "--mqtt-port", "0", "--stun-port", "0"]);
+    serve.args(["--turn-password-file", &path("password"), "--write", &list]);
+    let (_serving, _) = start(serve, "serving");
+    let id = p2pd(&["id", "--identity", &key]).stdout(std::process::Stdio::piped()).output().unwrap();
+    let id = String::from_utf8(id.stdout).unwrap();
+    let there = Daemon::with(&["--config", &list, "--accept", id.trim()]);
+    let here = Daemon::with(&["--config", &list, "--identity", &key]);
+    // Direct alone would be there first on one machine; as the second strategy it begins later.
+    let open = format!("/p2p/open/x/{}?strategies=relay,direct&relay_first=1", there.address);
+    let opened = here.ok(&open);
+    assert_eq!(opened["strategy"], "relay", "{opened}");
+    // This machine's way to the relay.
+    assert_eq!((&opened["route"]["nic"], &opened["if"]["offset"]), (&"127.0.0.1".into(), &0.into()));
+    here.ok("/p2p/send/x/relayed");
+    assert_eq!(there.ok(&format!("/p2p/recv/{}", here.id))["data"], "relayed");
+}
