@@ -242,7 +242,15 @@ pub enum Action {
         /// Peer, call and keys of the pipe.
         start: Box<PipeStart>,
     },
-    /// Reports a change on a relayed pipe.
+    /// Hands an allocation to the user, after [`Node::allocate`](crate::Node::allocate). Its datagrams go through
+    /// [`Node::pipe_send_to`](crate::Node::pipe_send_to) and [`Node::pipe_recv_from`](crate::Node::pipe_recv_from).
+    OpenAllocation {
+        /// Id of the allocation.
+        pipe: PipeId,
+        /// Address at the server that peers send to.
+        relayed: SocketAddr,
+    },
+    /// Reports a change on a relayed pipe or an allocation.
     Pipe {
         /// Pipe that changed.
         pipe: PipeId,

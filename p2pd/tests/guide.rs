@@ -1,100 +1,76 @@
-//! Commands of README.md and of the book's guide, run as they stand there, on loopback. What serves runs at a terminal,
-//! which `script` makes. Blocks of TOML are read as server lists.
-//!
-//! A line of a block with a prompt (`there$ p2pd listen`) is a command. Lines below it that have no prompt are its
-//! output, compared up to the first thing that differs each time.
+//! The commands of README and of the guide, run as they stand there, at terminals. Only names that no machine here has
+//! are replaced: the server's host, and the example's address by the listener's.
 #![cfg(unix)]
 
-use std::fmt::Write as _;
 use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
-use std::process::{Child, ChildStdin, Command, Output, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-/// Longer than anything here takes, even on a busy machine.
-const LONG: Duration = Duration::from_secs(60);
+use p2pd::servers::{FORBID_PUBLIC, Servers};
+use tempfile::TempDir;
 
-const PAGES: [&str; 11] = [
-    "README.md",
-    "docs/src/guide/two-computers.md",
-    "docs/src/guide/servers.md",
-    "docs/src/guide/names.md",
-    "docs/src/guide/files.md",
-    "docs/src/guide/rest.md",
-    "docs/src/guide/forwarding.md",
-    "docs/src/guide/handover.md",
-    "docs/src/guide/network.md",
-    "docs/src/guide/security.md",
-    "docs/src/guide/troubleshooting.md",
-];
-
-/// Commands that other steps of `tests/run` run: building, all tests, the demo.
-const ELSEWHERE: [&str; 3] = ["cargo build", "tests/run", "p2pd demo"];
-
-/// Gives the program what keeps it on loopback and off ports of others, behind its subcommand.
-const WRAPPER: &str = r#"#!/bin/bash
-command=$1 more=()
-shift
-case $command in
-serve) more=(--bind 127.0.0.1 --mqtt-port 0 --stun-port 0) ;;
-file) command="file $1"; shift ;;&
-daemon) more=(--api 127.0.0.1:0) ;;&
-*)
-    [[ " $* " == *" --bind "* ]] || more+=(--bind 127.0.0.1)
-    [[ " $* " == *" --config "* || " $* " == *" --no-servers "* ]] || more+=(--no-servers)
-    ;;
+const PATIENCE: Duration = Duration::from_secs(60);
+/// The program at this machine alone, with ports that are free.
+const PROGRAM: &str = r#"#!/bin/sh
+verb=$1; shift
+case $verb in
+file) verb="file $1"; shift; set -- --bind 127.0.0.1 "$@" ;;
+serve) set -- --bind 127.0.0.1 --mqtt-port 0 --stun-port 0 "$@" ;;
+daemon) set -- --bind 127.0.0.1 --api 127.0.0.1:0 "$@" ;;
+listen|connect) case " $* " in *" --bind "*) ;; *) set -- --bind 127.0.0.1 "$@" ;; esac ;;
 esac
-exec PROGRAM $command "${more[@]}" "$@"
+exec "$P2PD" $verb "$@"
 "#;
 
-/// A line with a prompt, and the output below it.
-struct Typed {
-    command: String,
-    output: Vec<String>,
+/// A document, as the repository has it.
+macro_rules! document {
+    ($path:literal) => {
+        Document { text: include_str!(concat!("../../", $path)) }
+    };
 }
 
-impl Typed {
-    /// True for what runs until it is interrupted, or until its connection ends.
-    fn serves(&self) -> bool {
-        ["p2pd serve", "p2pd listen", "p2pd daemon", "p2pd file receive", "socat "]
-            .iter()
-            .any(|begin| self.command.starts_with(begin))
-    }
+struct Document {
+    text: &'static str,
 }
 
-/// Blocks of code of this language, without their fences.
-fn blocks<'a>(page: &'a str, language: &'a str) -> impl Iterator<Item = &'a str> {
-    page.split("```").skip(1).step_by(2).filter_map(move |block| {
-        let (first, rest) = block.split_once('\n')?;
-        (first == language).then_some(rest)
-    })
-}
-
-fn typed(page: &str) -> Vec<Typed> {
-    let mut all: Vec<Typed> = Vec::new();
-    for block in blocks(page, "") {
-        let begin = all.len();
-        for line in block.lines() {
-            match line.split_once("$ ") {
-                Some((host, command)) if host.chars().all(char::is_alphanumeric) => {
-                    all.push(Typed { command: command.trim().into(), output: Vec::new() });
-                }
-                _ if all.len() > begin => all.last_mut().unwrap().output.push(line.into()),
-                _ => {}
+impl Document {
+    /// Blocks between fences of this kind.
+    fn blocks(&self, kind: &str) -> Vec<&'static str> {
+        let mut blocks = Vec::new();
+        let mut parts = self.text.split("\n```");
+        parts.next();
+        while let Some(block) = parts.next() {
+            let (head, body) = block.split_once('\n').unwrap_or((block, ""));
+            if head == kind {
+                blocks.push(body);
             }
+            parts.next();
         }
+        blocks
     }
-    all.retain(|typed| !ELSEWHERE.iter().any(|begin| typed.command.starts_with(begin)));
-    all
+
+    /// Commands of all blocks: the prompt, and what is typed.
+    fn commands(&self) -> Vec<(&'static str, &'static str)> {
+        let prompted = |line: &'static str| {
+            let (prompt, command) = line.split_once('$')?;
+            ["", "here", "there", "server"].contains(&prompt).then(|| (prompt, command.trim()))
+        };
+        self.blocks("").into_iter().flat_map(str::lines).filter_map(prompted).collect()
+    }
 }
 
-/// A command that serves, at a terminal of its own.
+/// A machine of its own: a folder that is home and current, with the program in its path.
+struct Machine {
+    dir: TempDir,
+}
+
+/// A command at a terminal.
 struct Terminal {
     child: Child,
-    input: ChildStdin,
     said: Arc<Mutex<String>>,
 }
 
@@ -105,55 +81,218 @@ impl Drop for Terminal {
     }
 }
 
-impl Terminal {
-    fn open(mut command: Command) -> Self {
+impl Machine {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let bin = dir.path().join("bin");
+        std::fs::create_dir(&bin).unwrap();
+        std::fs::write(bin.join("p2pd"), PROGRAM).unwrap();
+        std::fs::set_permissions(bin.join("p2pd"), PermissionsExt::from_mode(0o755)).unwrap();
+        Machine { dir }
+    }
+
+    fn path(&self, name: &str) -> std::path::PathBuf {
+        self.dir.path().join(name)
+    }
+
+    fn types(&self, line: &str) -> Terminal {
+        let mut command = Command::new("script");
+        command.args(["--quiet", "--return", "--echo", "never", "--command", line, "/dev/null"]);
+        let bin = self.path("bin").display().to_string();
+        let path = format!("{bin}:{}", std::env::var("PATH").unwrap_or_default());
+        command.env("PATH", path).env("HOME", self.dir.path()).env("P2PD", env!("CARGO_BIN_EXE_p2pd"));
+        command.env("SHELL", "/bin/sh").env(FORBID_PUBLIC, "1").current_dir(self.dir.path());
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
-        let (said, mut stream) = (Arc::new(Mutex::new(String::new())), child.stdout.take().unwrap());
-        let shown = said.clone();
+        let said = Arc::new(Mutex::new(String::new()));
+        let (mut from, into) = (child.stdout.take().unwrap(), said.clone());
         std::thread::spawn(move || {
             let mut buffer = [0; 4096];
-            while let Ok(n @ 1..) = stream.read(&mut buffer) {
-                shown.lock().unwrap().push_str(&String::from_utf8_lossy(&buffer[..n]));
+            while let Ok(n @ 1..) = from.read(&mut buffer) {
+                into.lock().unwrap().push_str(&String::from_utf8_lossy(&buffer[..n]));
             }
         });
-        Terminal { input: child.stdin.take().unwrap(), child, said }
+        Terminal { child, said }
+    }
+}
+
+impl Terminal {
+    fn said(&self) -> String {
+        self.said.lock().unwrap().clone()
     }
 
-    fn types(&mut self, text: &str) {
-        self.input.write_all(text.as_bytes()).unwrap();
-    }
-
-    /// Waits for a line with this in it, and returns what stands behind it there.
-    fn says(&self, what: &str) -> String {
-        let begin = Instant::now();
+    /// Waits for a line that begins so, and returns its rest.
+    fn says(&self, begin: &str) -> String {
+        let since = Instant::now();
         loop {
-            let said = self.said.lock().unwrap().clone();
-            let line = said.split_once(what).and_then(|(_, rest)| rest.split_once(['\r', '\n']));
-            if let Some((rest, _)) = line {
+            let said = self.said();
+            let whole = said.rsplit_once('\n').map_or("", |(whole, _)| whole);
+            let mut lines =
+                whole.lines().map(|line| line.rsplit('\r').find(|part| !part.is_empty()).unwrap_or(""));
+            let found = lines.find_map(|line| line.split_once(begin));
+            if let Some((_, rest)) = found {
                 return rest.trim().to_owned();
             }
-            assert!(begin.elapsed() < LONG, "not {what:?}: {said}");
-            std::thread::sleep(Duration::from_millis(5));
+            assert!(since.elapsed() < PATIENCE, "not {begin:?}: {said}");
+            std::thread::sleep(Duration::from_millis(10));
         }
     }
 
-    /// Ctrl-C, which ends whatever serves without a fault.
-    fn interrupt(mut self) {
-        self.types("\x03");
-        self.ends();
-    }
-
-    /// Waits until it ends, without a fault.
-    fn ends(mut self) {
-        let begin = Instant::now();
-        let status = loop {
-            match self.child.try_wait().unwrap() {
-                Some(status) => break status,
-                None => assert!(begin.elapsed() < LONG, "it goes on: {}", self.said.lock().unwrap()),
+    fn ends(mut self) -> (Option<i32>, String) {
+        let since = Instant::now();
+        loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                std::thread::sleep(Duration::from_millis(50));
+                return (status.code(), self.said());
             }
-            std::thread::sleep(Duration::from_millis(5));
-        };
-        assert_eq!(status.code(), Some(0), "{}", self.said.lock().unwrap());
+            assert!(since.elapsed() < PATIENCE, "goes on: {}", self.said());
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+}
+
+/// Replaces the example's address, which is quoted or the word ADDRESS.
+fn to(line: &str, address: &str) -> String {
+    let line = line.replace("ADDRESS", &format!("'{address}'"));
+    match line
+        .split_once('\'')
+        .and_then(|(before, rest)| Some((before.to_owned(), rest.split_once("…'")?.1.to_owned())))
+    {
+        Some((before, after)) => format!("{before}'{address}'{after}"),
+        None => line,
+    }
+}
+
+/// `serve` as a document has it, whose list is copied to a computer.
+fn serves(line: &str, list_to: &Path) -> (Machine, Terminal) {
+    let server = Machine::new();
+    let serving = server.types(&line.replace("server.example", "127.0.0.1"));
+    serving.says("serving: ");
+    std::fs::copy(server.path("servers.toml"), list_to).unwrap();
+    (server, serving)
+}
+
+const SERVE: &str = "p2pd serve --write servers.toml --host server.example";
+
+#[test]
+fn the_readmes_two_computers() {
+    let commands = document!("README.md").commands();
+    let [_, _, (_, demo), (_, serve), ("there", listen), ("here", connect)] = commands[..] else {
+        panic!("{commands:?}")
+    };
+    assert_eq!(serve, SERVE);
+    assert_eq!(demo.split('#').next().unwrap().trim(), "p2pd demo");
+    let (here, there) = (Machine::new(), Machine::new());
+    let _serving = serves(serve, &there.path("servers.toml"));
+    std::fs::copy(there.path("servers.toml"), here.path("servers.toml")).unwrap();
+    let listener = there.types(listen);
+    let address = listener.says("ready: ");
+    let (code, said) = here.types(&to(connect, &address)).ends();
+    assert_eq!(code, Some(0), "{said}");
+    listener.says("hello");
+    // What the listener says is the other side's command is that.
+    let line = listener.says("other side: ");
+    let (code, said) = here.types(&format!("echo again | {line}")).ends();
+    assert_eq!(code, Some(0), "{line}: {said}");
+    listener.says("again");
+}
+
+#[test]
+fn two_computers_of_the_guide() {
+    let commands = document!("docs/src/guide/two-computers.md").commands();
+    let [("there", alone), ("here", alone_to), ("server", serve), ("there", listen), ("here", connect)] =
+        commands[..]
+    else {
+        panic!("{commands:?}")
+    };
+    let (here, there) = (Machine::new(), Machine::new());
+    let listener = there.types(alone);
+    let (code, said) = here.types(&to(alone_to, &listener.says("ready: "))).ends();
+    assert_eq!(code, Some(0), "{said}");
+    listener.says("hello");
+    drop(listener);
+    let _serving = serves(serve, &there.path("servers.toml"));
+    std::fs::copy(there.path("servers.toml"), here.path("servers.toml")).unwrap();
+    std::fs::write(here.path("file"), "a file\n").unwrap();
+    let listener = there.types(listen);
+    let (code, said) = here.types(&to(connect, &listener.says("ready: "))).ends();
+    assert_eq!(code, Some(0), "{said}");
+    listener.says("a file");
+    assert!(there.path("p2pd.key").exists());
+}
+
+#[test]
+fn files_and_names_of_the_guide() {
+    let files = document!("docs/src/guide/files.md").commands();
+    let names = document!("docs/src/guide/names.md").commands();
+    let ([("there", receive), ("here", send)], [("there", listen), ("here", connect)]) =
+        (&files[..], &names[..])
+    else {
+        panic!("{files:?} {names:?}")
+    };
+    let (here, there) = (Machine::new(), Machine::new());
+    let _serving = serves(SERVE, &there.path("servers.toml"));
+    std::fs::copy(there.path("servers.toml"), here.path("servers.toml")).unwrap();
+    for name in ["one.jpg", "two.jpg"] {
+        std::fs::write(here.path(name), name).unwrap();
+    }
+    let receiver = there.types(receive);
+    let (code, said) = here.types(&to(send, &receiver.says("ready: "))).ends();
+    assert_eq!(code, Some(0), "{said}");
+    assert_eq!(std::fs::read_to_string(there.path("Downloads/two.jpg")).unwrap(), "two.jpg");
+    std::fs::write(here.path("file"), "by name\n").unwrap();
+    let listener = there.types(listen);
+    assert!(listener.says("registered: ").starts_with("example.peer, on 1 broker"));
+    listener.says("ready: ");
+    let (code, said) = here.types(connect).ends();
+    assert_eq!(code, Some(0), "{said}");
+    listener.says("by name");
+}
+
+#[test]
+fn the_socket_handed_over() {
+    let commands = document!("docs/src/guide/handover.md").commands();
+    let [("there", listen), ("here", by_three), ("here", by_stdio)] = commands[..] else {
+        panic!("{commands:?}")
+    };
+    let (here, there) = (Machine::new(), Machine::new());
+    let example = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/handover/receive.py");
+    std::fs::copy(example, here.path("receive.py")).unwrap();
+    let uncommented = |line: &str| line.split('#').next().unwrap().trim().to_owned();
+    let listener = there.types(&format!("echo from there | {listen} --no-servers"));
+    let address = listener.says("ready: ");
+    let exec = |line: &str| {
+        let line = to(&uncommented(line), &address).replacen("connect ", "connect --no-servers ", 1);
+        here.types(&line).ends()
+    };
+    let (code, said) = exec(by_three);
+    assert_eq!((code, said.contains("from there")), (Some(0), true), "{said}");
+    let (code, said) = exec(by_stdio);
+    assert_eq!(code, Some(0), "{said}");
+}
+
+#[test]
+fn the_rest_api_of_the_guide() {
+    let commands = document!("docs/src/guide/rest.md").commands();
+    let [(_, daemon), (_, function), calls @ ..] = &commands[..] else { panic!("{commands:?}") };
+    assert_eq!(calls.len(), 7);
+    let here = Machine::new();
+    let _serving = serves(SERVE, &here.path("servers.toml"));
+    std::fs::write(here.path("file"), "ECHO bytes").unwrap();
+    let daemon = here.types(daemon);
+    let api = daemon.says("API on http://").split(',').next().unwrap().to_owned();
+    daemon.says("ready: ");
+    for ((_, call), said) in calls.iter().zip([
+        "\"addr\": \"0-",
+        "\"name\": \"con_name\"",
+        "\"sent\": 18",
+        "\"data\": \"hello, world!\"",
+        "\"sent\": 10",
+        "\"sub\": ",
+        "\"strategy\": \"direct connect\"",
+    ]) {
+        let line = format!("{function}\n{}", call.replace("127.0.0.1:12333", &api));
+        let (code, heard) = here.types(&line).ends();
+        assert!(code == Some(0) && heard.contains(said), "{call}: {heard}");
     }
 }
 
@@ -163,197 +302,69 @@ fn web_server() -> u16 {
     let port = listener.local_addr().unwrap().port();
     std::thread::spawn(move || {
         for mut stream in listener.incoming().flatten() {
-            let mut request = [0; 4096];
-            if stream.read(&mut request).is_ok_and(|n| n > 0) {
-                let _ = stream.write_all(b"HTTP/1.0 200 OK\r\ncontent-length: 11\r\n\r\nfrom there\n");
+            if stream.read(&mut [0; 4096]).is_ok_and(|n| n > 0) {
+                let _ = stream.write_all(b"HTTP/1.0 200 OK\r\ncontent-length: 10\r\n\r\nfrom there");
             }
         }
     });
     port
 }
 
-fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
-}
-
-/// A folder with what the examples speak of, and what runs in it.
-struct Session {
-    folder: tempfile::TempDir,
-    serving: Vec<Terminal>,
-    address: String,
-    api: String,
-    /// Ports in place of those of the page on forwarding: the web server's and the forwarded one.
-    ports: [u16; 2],
-    /// Functions that were defined at the prompt.
-    defined: String,
-}
-
-impl Session {
-    fn new() -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let at = |name: &str| folder.path().join(name);
-        let wrapper = WRAPPER.replace("PROGRAM", env!("CARGO_BIN_EXE_p2pd"));
-        std::fs::create_dir(at("bin")).unwrap();
-        std::fs::write(at("bin/p2pd"), wrapper).unwrap();
-        std::fs::write(at("receive.py"), include_str!("../../examples/handover/receive.py")).unwrap();
-        for name in ["bin/p2pd", "receive.py"] {
-            std::fs::set_permissions(at(name), std::fs::Permissions::from_mode(0o755)).unwrap();
-        }
-        std::fs::write(at("file"), "what stands in the file\n").unwrap();
-        std::fs::write(at("one.jpg"), "a picture").unwrap();
-        std::fs::write(at("two.jpg"), "another").unwrap();
-        let [address, api, defined] = [(); 3].map(|()| String::new());
-        let ports = [web_server(), free_port()];
-        Session { folder, serving: Vec::new(), address, api, ports, defined }
-    }
-
-    /// The command with what was made up in its place: names of hosts, addresses, ports.
-    fn meant(&self, command: &str) -> String {
-        let mut meant = command.replace("server.example", "127.0.0.1").replace("127.0.0.1:12333", &self.api);
-        meant = meant.replace("ADDRESS", &format!("'{}'", self.address));
-        meant = meant.replace(":8000", &format!(":{}", self.ports[0]));
-        meant = meant.replace(":8080", &format!(":{}", self.ports[1]));
-        // A person types slower than a port is forwarded.
-        meant =
-            meant.replace("curl http", "curl --silent --retry 60 --retry-connrefused --retry-delay 1 http");
-        if let Some((before, rest)) = meant.split_once('\'')
-            && let Some((sample, after)) = rest.split_once('\'')
-            && sample.ends_with('…')
-        {
-            meant = format!("{before}'{}'{after}", self.address);
-        }
-        meant
-    }
-
-    fn shell(&self, program: &str) -> Command {
-        let mut command = Command::new(program);
-        let path = std::env::var("PATH").unwrap_or_default();
-        let bin = self.folder.path().join("bin");
-        command.env("PATH", format!("{}:{path}", bin.display())).env("HOME", self.folder.path());
-        command.env(p2pd::servers::FORBID_PUBLIC, "1").current_dir(self.folder.path());
-        command
-    }
-
-    fn run(&mut self, typed: &Typed) {
-        let command = self.meant(&typed.command);
-        if typed.serves() {
-            let mut script = self.shell("script");
-            // Not `exec`: the wrapper and the shell are where a user's shell is.
-            script.args(["--quiet", "--return", "--echo", "never", "--command", &command, "/dev/null"]);
-            let terminal = Terminal::open(script);
-            let is = |name: &str| command.starts_with(&format!("p2pd {name}"));
-            if is("serve") {
-                terminal.says("serving: ");
-            } else if is("daemon") {
-                self.api = terminal.says("API on http://").split(',').next().unwrap().to_owned();
-            } else if command.contains("listen") || command.contains("receive") {
-                self.address = terminal.says("ready: ");
-            }
-            for line in &typed.output {
-                // Up to the first thing that is made up, by machine or by hand.
-                let fixed = line.split(|c: char| c.is_ascii_digit() || c == '/').next().unwrap();
-                terminal.says(fixed);
-            }
-            self.serving.push(terminal);
-        } else if command.contains("() {") {
-            writeln!(self.defined, "{command}").unwrap();
-        } else {
-            let said = self.ends(&command);
-            assert_eq!(said.status.code(), Some(0), "{command}: {said:?}");
-            if command.starts_with("p2p ") {
-                let json: serde_json::Value = serde_json::from_slice(&said.stdout).unwrap();
-                assert_eq!(json["error"], 0, "{command}: {json}");
-                if let Some((_, shown)) = typed.command.split_once("# \"") {
-                    let (name, value) = shown.split_once("\": ").unwrap();
-                    assert_eq!(json[name].to_string(), value, "{command}");
-                }
-            }
-        }
-    }
-
-    /// Runs a command that ends by itself. Whoever listens types a line meanwhile, and ends it by Ctrl-D if that is
-    /// waited for.
-    fn ends(&mut self, command: &str) -> Output {
-        let mut shell = self.shell("bash");
-        shell.args(["-c", &format!("{}{command}", self.defined)]);
-        let mut child =
-            shell.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-        let (begin, mut typed) = (Instant::now(), false);
-        while child.try_wait().unwrap().is_none() {
-            if begin.elapsed() > Duration::from_secs(2) && !typed && command.contains("--exec") {
-                typed = true;
-                self.serving.last_mut().unwrap().types("typed\n\x04");
-            }
-            assert!(begin.elapsed() < LONG, "{command} goes on");
-            std::thread::sleep(Duration::from_millis(5));
-        }
-        child.wait_with_output().unwrap()
-    }
-}
-
 #[test]
-fn what_readme_and_guide_have_typed_does_what_they_say() {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
-    let mut run = 0;
-    for page in PAGES {
-        let typed = typed(&std::fs::read_to_string(root.join(page)).unwrap());
-        let mut session = Session::new();
-        let has = |what: &str| typed.iter().any(|typed| typed.command.contains(what));
-        if has("socat") && Command::new("socat").arg("-V").output().is_err() {
-            println!("SKIPPED what_readme_and_guide_have_typed_does_what_they_say: {page}: no socat");
-            continue;
-        }
-        if has("--config servers.toml") && !has("p2pd serve") {
-            let command = "p2pd serve --write servers.toml --host server.example".into();
-            session.run(&Typed { command, output: Vec::new() });
-        }
-        for each in &typed {
-            println!("{page}: {}", each.command);
-            session.run(each);
-            run += 1;
-        }
-        let received = session.folder.path().join("Downloads/two.jpg");
-        assert_eq!(received.exists(), has("file receive"), "{page}");
-        if has("file receive") {
-            // A receiver that is interrupted while its sender still says goodbye counts that as a file that did not arrive.
-            std::thread::sleep(Duration::from_secs(1));
-        }
-        while let Some(terminal) = session.serving.pop() {
-            // What carried one connection has ended with it.
-            if has("socat") && !session.serving.is_empty() { terminal.ends() } else { terminal.interrupt() }
-        }
+fn a_forwarded_port_of_the_guide() {
+    let commands = document!("docs/src/guide/forwarding.md").commands();
+    let [("there", listen), ("here", connect), ("here", curl)] = commands[..] else { panic!("{commands:?}") };
+    if Command::new("socat").arg("-V").output().is_err() {
+        println!("SKIPPED a_forwarded_port_of_the_guide: no socat");
+        return;
     }
-    // Whoever changes how commands stand in the pages changes how they are found.
-    assert!(run > 20, "{run} commands");
+    let (here, there) = (Machine::new(), Machine::new());
+    let _serving = serves(SERVE, &there.path("servers.toml"));
+    std::fs::copy(there.path("servers.toml"), here.path("servers.toml")).unwrap();
+    let forwarded = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let at_port = |line: &str| line.replace(":8080", &format!(":{forwarded}"));
+    let listener = there.types(&listen.replace(":8000", &format!(":{}", web_server())));
+    listener.says("ready: ");
+    let forwarder = here.types(&at_port(connect));
+    // A person types slower than a port is forwarded.
+    let patient = "curl --silent --retry 60 --retry-connrefused --retry-delay 1 ";
+    let (code, said) = here.types(&at_port(curl).replacen("curl ", patient, 1)).ends();
+    assert!(code == Some(0) && said.contains("from there"), "{said}");
+    // Both carry one connection and end with it.
+    let (code, said) = forwarder.ends();
+    assert_eq!(code, Some(0), "{said}");
+    let (code, said) = listener.ends();
+    assert_eq!(code, Some(0), "{said}");
 }
 
+/// Lists are read, each table of the guide by itself.
 #[test]
-fn pages_of_the_guide_are_all_read() {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
-    for entry in std::fs::read_dir(root.join("docs/src/guide")).unwrap() {
-        let name = format!("docs/src/guide/{}", entry.unwrap().file_name().to_str().unwrap());
-        assert!(PAGES.contains(&name.as_str()), "{name}");
+fn the_lists_of_the_guide() {
+    let blocks = document!("docs/src/guide/servers.md").blocks("toml");
+    assert!(blocks.len() >= 4);
+    for block in blocks {
+        let here = Machine::new();
+        std::fs::write(here.path("list.toml"), block).unwrap();
+        for name in ["password", "proxy-password"] {
+            std::fs::write(here.path(name), "secret\n").unwrap();
+            std::fs::set_permissions(here.path(name), PermissionsExt::from_mode(0o600)).unwrap();
+        }
+        let read = Servers::read(&here.path("list.toml"));
+        assert!(read.is_ok(), "{block}: {:?}", read.err());
     }
 }
 
+/// Whatever gets commands has a test above.
 #[test]
-fn lists_in_the_guide_are_lists() {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
-    let mut read = 0;
-    for page in PAGES {
-        for block in blocks(&std::fs::read_to_string(root.join(page)).unwrap(), "toml") {
-            let folder = tempfile::tempdir().unwrap();
-            for name in ["password", "proxy-password"] {
-                let file = folder.path().join(name);
-                std::fs::write(&file, "secret").unwrap();
-                std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600)).unwrap();
-            }
-            let list = folder.path().join("servers.toml");
-            std::fs::write(&list, block).unwrap();
-            let found = p2pd::servers::Servers::read(&list);
-            assert!(found.is_ok(), "{page}: {}\n{block}", found.err().unwrap());
-            read += 1;
-        }
+fn no_page_is_left_out() {
+    let tested =
+        ["two-computers.md", "files.md", "names.md", "forwarding.md", "handover.md", "rest.md", "servers.md"];
+    let guide = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/src/guide");
+    for entry in std::fs::read_dir(guide).unwrap() {
+        let entry = entry.unwrap();
+        let (name, text) =
+            (entry.file_name().into_string().unwrap(), std::fs::read_to_string(entry.path()).unwrap());
+        let document = Document { text: Box::leak(text.into_boxed_str()) };
+        assert!(tested.contains(&&*name) || document.commands().is_empty(), "{name} has commands");
     }
-    assert!(read > 3, "{read} lists");
 }

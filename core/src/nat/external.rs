@@ -2,7 +2,8 @@
 //!
 //! Each chosen interface asks up to three servers at once over UDP, repeats at 0.5 s and 1.5 s (RFC 8489
 //! section 6.2.1, cut short), and where no server answers over UDP asks the first over TCP. Of a server's name every
-//! address is asked, one shortly after the other. An address that two servers agree on ends the wait for the others.
+//! address is asked, one shortly after the other. An address that two servers agree on ends the wait for the others, and
+//! the first answer of a host ends the wait for its other ports.
 //!
 //! What a server says has to be plausible: no address that cannot be ours counts. Where the rest disagree, an address of
 //! the internet that was seen over the internet goes before others, then the interface's own, then the one named most
@@ -456,6 +457,8 @@ impl Probe {
         let its = |asked: &Asked| asked.id == reply.transaction && asked.at == from;
         let at = self.open.iter().position(|question| question.asked.iter().any(its))?;
         let question = self.open.remove(at);
+        // A host has one vote, by however many of its ports.
+        self.open.retain(|other| other.race.host() != question.race.host());
         cx.experience.works(question.race.host(), from.ip());
         self.count(question.place, from, reply.outcome);
         let found = self.winner();

@@ -34,7 +34,7 @@ use ntp::Ntp;
 use proxy::{Proxied, Proxy};
 use router::Router;
 use stun::Stun;
-use turn::{Relayed, Turn, Ways};
+use turn::{Allocated, Relayed, Turn, Ways};
 
 /// Latency of one direction, between any two hosts.
 pub const LATENCY: Duration = Duration::from_millis(10);
@@ -126,6 +126,8 @@ pub struct Host {
     pub guarded: bool,
     pub pipes: Vec<Pipe>,
     pub relayed: Vec<Relayed>,
+    /// Allocations that the node handed out, with what it said of each.
+    pub allocated: Vec<Allocated>,
     pub notices: Vec<(Instant, Notice)>,
     /// Every TCP dial: when and where to.
     pub dials: Vec<(Instant, SocketAddr)>,
@@ -278,6 +280,7 @@ impl World {
             guarded: false,
             pipes: Vec::new(),
             relayed: Vec::new(),
+            allocated: Vec::new(),
             notices: Vec::new(),
             dials: Vec::new(),
             frozen: false,
@@ -486,6 +489,18 @@ impl World {
             Action::Notify(notice) => host.notices.push((self.now, notice)),
             Action::Cancel { .. } => {}
             Action::OpenRelayed { pipe, start } => self.opened_relayed(n, pipe, &start),
+            Action::OpenAllocation { pipe, relayed } => {
+                host.allocated.push(Allocated {
+                    pipe,
+                    relayed,
+                    received: Vec::new(),
+                    deaf: false,
+                    over: None,
+                });
+            }
+            Action::Pipe { pipe, news } if host.allocated.iter().any(|a| a.pipe == pipe) => {
+                self.allocation_news(n, pipe, news);
+            }
             Action::Pipe { pipe, news } => self.pipe_news(n, pipe, news),
             other => panic!("not in this world: {other:?}"),
         }

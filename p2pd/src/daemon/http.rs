@@ -10,6 +10,7 @@ use axum::http::{HeaderMap, HeaderValue, Method, Request, StatusCode, header};
 use axum::response::IntoResponse;
 use axum::response::sse::{self, KeepAlive, Sse};
 use bytes::Bytes;
+use p2pd_core::nat::Verdict;
 use p2pd_core::pipe::subscriptions::{Overflow, Queue};
 use qrcode::render::svg;
 use qrcode::{EcLevel, QrCode};
@@ -151,8 +152,9 @@ async fn carry_out(
             Ok(ok(json!({"ifs": daemon.places.to_json(ours.as_ref())})))
         }
         Call::Nat => {
-            let nats: Vec<_> = daemon.node.nats().await.iter().map(nat).collect();
-            Ok(ok(json!({"nats": nats})))
+            let reports = daemon.node.nats().await;
+            let (nats, verdict) = (reports.iter().map(nat).collect::<Vec<_>>(), Verdict::of(&reports));
+            Ok(ok(json!({"nats": nats, "verdict": verdict.name(), "text": verdict.to_string()})))
         }
         Call::Events => events(&daemon),
         Call::List => Ok(ok(json!({"cons": daemon.list()}))),

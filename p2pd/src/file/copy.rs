@@ -3,7 +3,6 @@
 use std::io;
 use std::time::Duration;
 
-use blake2::{Blake2s256, Digest};
 use tokio::fs::File;
 use tokio::io::{AsyncReadExt, AsyncSeekExt};
 
@@ -19,7 +18,7 @@ const SLOWEST: u64 = 10_000_000;
 /// Hash of the bytes that have passed so far, and their number.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Hashed {
-    hash: Blake2s256,
+    hash: blake3::Hasher,
     pub(crate) bytes: u64,
 }
 
@@ -30,7 +29,7 @@ impl Hashed {
     }
 
     pub(crate) fn digest(&self) -> [u8; HASH] {
-        self.hash.clone().finalize().into()
+        self.hash.finalize().into()
     }
 
     /// The first `bytes` of a file, which is left behind them.

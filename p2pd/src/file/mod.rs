@@ -15,7 +15,6 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use blake2::{Blake2s256, Digest};
 use p2pd_core::NodeId;
 use p2pd_tokio::{Node, Pipe};
 
@@ -112,9 +111,9 @@ pub(crate) async fn send(pipe: Pipe, files: &[Outgoing], say: Say) -> ExitCode {
 fn resume(receiver: NodeId) -> Result<Option<Resume>, String> {
     let Some(path) = crate::secret::at_home("resume") else { return Ok(None) };
     let secret = crate::secret::load_or_create(&path)?;
-    let hash =
-        Blake2s256::new().chain_update(b"p2pd resume").chain_update(secret).chain_update(receiver.as_bytes());
-    Ok(hash.finalize().first_chunk().copied())
+    let mut hash = blake3::Hasher::new();
+    hash.update(b"p2pd resume").update(secret.as_ref()).update(receiver.as_bytes());
+    Ok(hash.finalize().as_bytes().first_chunk().copied())
 }
 
 /// A place to receive into, looked at before anything is opened.

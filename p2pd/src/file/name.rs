@@ -2,7 +2,6 @@
 
 use std::fmt;
 
-use blake2::{Blake2s256, Digest};
 use data_encoding::HEXLOWER;
 use p2pd_core::NodeId;
 use p2pd_core::text::is_plain;
@@ -27,12 +26,13 @@ pub(crate) struct Sender(String);
 impl Sender {
     /// Makes the sender's name out of its secret, or else out of its node id.
     pub(crate) fn new(resume: Option<&Resume>, peer: NodeId) -> Self {
-        let hash = Blake2s256::new().chain_update(b"p2pd part");
-        let hash = match resume {
-            Some(secret) => hash.chain_update([1]).chain_update(secret),
-            None => hash.chain_update([0]).chain_update(peer.as_bytes()),
+        let mut hash = blake3::Hasher::new();
+        hash.update(b"p2pd part");
+        match resume {
+            Some(secret) => hash.update(&[1]).update(secret),
+            None => hash.update(&[0]).update(peer.as_bytes()),
         };
-        Sender(HEXLOWER.encode(&hash.finalize()[..SENDER / 2]))
+        Sender(HEXLOWER.encode(&hash.finalize().as_bytes()[..SENDER / 2]))
     }
 }
 

@@ -56,7 +56,17 @@ fn connect_to_oneself_and_echo() {
 fn two_daemons_by_a_broker_and_both_ways() {
     let dir = tempfile::tempdir().unwrap();
     let list = dir.path().join("servers.toml");
-    let mut serve = p2pd(&["serve", "--json", "--bind", "127.0.0.1", "--mqtt-port", "0", "--stun-port", "0"]);
+    let mut serve = p2pd(&[
+        "serve",
+        "--no-turn",
+        "--json",
+        "--bind",
+        "127.0.0.1",
+        "--mqtt-port",
+        "0",
+        "--stun-port",
+        "0",
+    ]);
     serve.arg("--write").arg(&list);
     let (_serving, _) = start(serve, "serving");
     let config = ["--config", list.to_str().unwrap()];
@@ -269,7 +279,17 @@ fn a_unix_socket_asks_for_no_token() {
 fn a_peer_is_opened_by_its_name() {
     let dir = tempfile::tempdir().unwrap();
     let list = dir.path().join("servers.toml");
-    let mut serve = p2pd(&["serve", "--json", "--bind", "127.0.0.1", "--mqtt-port", "0", "--stun-port", "0"]);
+    let mut serve = p2pd(&[
+        "serve",
+        "--no-turn",
+        "--json",
+        "--bind",
+        "127.0.0.1",
+        "--mqtt-port",
+        "0",
+        "--stun-port",
+        "0",
+    ]);
     serve.arg("--write").arg(&list);
     let (_serving, _) = start(serve, "serving");
     let keys = [dir.path().join("here"), dir.path().join("there")].map(|k| k.to_str().unwrap().to_owned());

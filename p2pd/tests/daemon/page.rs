@@ -75,7 +75,17 @@ fn a_name_is_as_good_as_an_address() {
     let dir = tempfile::tempdir().unwrap();
     let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
     let list = path("servers.toml");
-    let mut serve = p2pd(&["serve", "--json", "--bind", "127.0.0.1", "--mqtt-port", "0", "--stun-port", "0"]);
+    let mut serve = p2pd(&[
+        "serve",
+        "--no-turn",
+        "--json",
+        "--bind",
+        "127.0.0.1",
+        "--mqtt-port",
+        "0",
+        "--stun-port",
+        "0",
+    ]);
     serve.args(["--write", &list]);
     let _serving = start(serve, "serving");
     let there = ["listen", "--echo", "--json", "--bind", "127.0.0.1", "--config", &list, "--name", "example"];

@@ -15,7 +15,7 @@ mod knock;
 mod moving;
 mod pipes;
 mod relay;
-mod servers;
+pub(super) mod servers;
 
 use core::time::Duration;
 use std::net::{IpAddr, SocketAddr};
@@ -485,10 +485,8 @@ impl Node {
                 }
                 self.come(id);
             }
-            ServerNews::Refused(code) => relay.refused = Some(code),
-            ServerNews::Redirected { by, place, to } => {
-                let anywhere =
-                    self.config.turn.get(usize::from(place)).is_some_and(|s| s.alternates_anywhere);
+            ServerNews::Refused(_, code) => relay.refused = Some(code),
+            ServerNews::Redirected { by, to, anywhere } => {
                 let may = anywhere || paths::may_send_to(&self.ours(), to.ip(), Trust::Stranger);
                 self.with_servers(id, |servers, cx| servers.follow(cx, by, to, may));
             }
@@ -711,7 +709,7 @@ impl Node {
     }
 }
 
-fn server_end(why: crate::turn::Error) -> PipeEnd {
+pub(super) fn server_end(why: crate::turn::Error) -> PipeEnd {
     match why {
         crate::turn::Error::AllocationGone => PipeEnd::ServerForgot,
         _ => PipeEnd::ServerGone,
