@@ -136,8 +136,18 @@ impl Cx {
     }
 
     pub(crate) fn bind_udp(&mut self, owner: Owner, local: SocketAddr) -> SockId {
+        self.bind_udp_for(owner, local, None)
+    }
+
+    /// Binds a socket that is used with one address alone.
+    pub(crate) fn bind_udp_for(
+        &mut self,
+        owner: Owner,
+        local: SocketAddr,
+        remote: Option<SocketAddr>,
+    ) -> SockId {
         let sock = self.fresh_sock(owner);
-        self.queue.push_back(Action::BindUdp { sock, local, opts: SockOpts::default() });
+        self.queue.push_back(Action::BindUdp { sock, local, remote, opts: SockOpts::default() });
         sock
     }
 

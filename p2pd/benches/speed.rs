@@ -1,6 +1,7 @@
 //! Measures the program against its library's pipe, and beside `cat` and socat, on loopback. `connect` and socat read a
 //! file as their standard input, `listen` and socat write to `/dev/null`. `file receive` writes a file in memory, where
-//! the system has a place for it. All run in turn; the rates are medians, in MB/s.
+//! the system has a place for it. All run in turn; the rates are medians, in MB/s. Beside them stands the processor time
+//! of all that took part, on Linux: that says the same on a machine that does other things too.
 //!
 //! Run `cargo bench -p p2pd --bench speed -- [MEBIBYTES] [check]`. The default is 512. With `check` it fails where the
 //! program is below 0.8 of the library's pipe, or `file send` below 0.6.
@@ -102,22 +103,27 @@ fn main() -> ExitCode {
         }
     }
     let mut rates = vec![Vec::new(); kinds.len()];
+    let mut spent = vec![0; kinds.len()];
     for _ in 0..ROUNDS {
-        for (kind, rates) in kinds.iter().zip(&mut rates) {
+        for ((kind, rates), spent) in kinds.iter().zip(&mut rates).zip(&mut spent) {
+            let before = ticks();
             rates.push(bench.bytes as f64 / 1e6 / bench.run(*kind).as_secs_f64());
+            *spent += ticks() - before;
         }
     }
+    let gibibytes = (bench.bytes * ROUNDS) as f64 / f64::from(1 << 30);
     println!("{mebibytes} MiB one way over loopback, {ROUNDS} rounds in turn, median MB/s");
-    println!("{:<28} {:>7} {:>7} {:>7}   of the pipe   goal", "", "median", "least", "most");
+    println!("{:<28} {:>7} {:>7} {:>7}   of the pipe   goal   CPU s/GiB", "", "median", "least", "most");
     let of = |kind: Kind| median(&rates[kinds.iter().position(|k| *k == kind).unwrap()]);
     let mut missed = false;
-    for (kind, rates) in kinds.iter().zip(&rates) {
+    for ((kind, rates), spent) in kinds.iter().zip(&rates).zip(&spent) {
         let ratio = median(rates) / of(kind.beside());
         let (least, most) = rates.iter().fold((f64::MAX, 0.0_f64), |(a, b), r| (a.min(*r), b.max(*r)));
+        let cpu = *spent as f64 / 100.0 / gibibytes;
         let goal = kind.goal().map_or(String::new(), |goal| format!("{goal}"));
         missed |= kind.goal().is_some_and(|goal| ratio < goal);
         println!(
-            "{:<28} {:>7.0} {least:>7.0} {most:>7.0}   {ratio:>11.2}   {goal:>4}",
+            "{:<28} {:>7.0} {least:>7.0} {most:>7.0}   {ratio:>11.2}   {goal:>4}   {cpu:>9.2}",
             kind.name(),
             median(rates)
         );
@@ -127,6 +133,15 @@ fn main() -> ExitCode {
         return ExitCode::FAILURE;
     }
     ExitCode::SUCCESS
+}
+
+/// Processor time of this process and of its children that have ended, in hundredths of a second; 0 elsewhere than on
+/// Linux.
+fn ticks() -> u64 {
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    // Behind the name, which may have blanks in it.
+    let fields = stat.rsplit_once(')').map_or("", |(_, fields)| fields).split_whitespace();
+    fields.skip(11).take(4).filter_map(|n| n.parse::<u64>().ok()).sum()
 }
 
 fn median(rates: &[f64]) -> f64 {

@@ -19,7 +19,7 @@ use tokio::task::{JoinHandle, JoinSet};
 use crate::USAGE;
 use crate::daemon::{self, Prepared};
 use crate::exec::Program;
-use crate::file::{self, Outgoing, Receiving};
+use crate::file::{self, Batch, Receiving};
 use crate::invitation::Invitation;
 use crate::options::{Command, Common, File, NameCommand, Options};
 use crate::say::Say;
@@ -37,7 +37,7 @@ enum Task {
     Connect(Target, Plan, Option<Program>),
     Addr,
     Nat,
-    Send(Target, Plan, Vec<Outgoing>),
+    Send(Target, Plan, Batch),
     Receive(Receiving, Invitation),
     Daemon(Prepared, Option<Name>),
 }
@@ -119,7 +119,7 @@ pub(crate) async fn run(options: Options) -> ExitCode {
                 Ok(to) => to,
                 Err(why) => return usage(say, &why.to_string()),
             };
-            let files = match file::outgoing(&files) {
+            let files = match file::outgoing(&files, say) {
                 Ok(files) => files,
                 Err(why) => return usage(say, &why),
             };

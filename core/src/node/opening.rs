@@ -203,7 +203,7 @@ impl Node {
             self.find_nat64();
         }
         self.external.ask_again(&mut self.cx, all);
-        if let Some(servers) = self.external.servers().filter(|_| self.config.survey) {
+        if let Some(servers) = self.external.servers(&self.cx).filter(|_| self.config.survey) {
             self.surveyor.again(&mut self.cx, &servers, all);
             self.surveyed = self.surveyor.settled();
         }
@@ -255,7 +255,7 @@ impl Node {
     /// Measures the NATs, once the listeners are open and the servers known.
     fn survey(&mut self) {
         if !self.surveyor.started()
-            && let Some(servers) = self.external.servers()
+            && let Some(servers) = self.external.servers(&self.cx)
         {
             let with_port = |r: &Route| {
                 let vantage = Vantage { ip: r.internal, prefix: r.prefix };

@@ -171,6 +171,7 @@ pub(super) enum ActionView {
     BindUdp {
         sock: SockId,
         local: SocketAddr,
+        remote: Option<SocketAddr>,
         opts: SockOpts,
     },
     Listen {
@@ -244,7 +245,7 @@ pub(super) enum ActionView {
 }
 
 enum_form! { Action, ActionView => ActionView {
-    "bind-udp" BindUdp { sock, local, opts },
+    "bind-udp" BindUdp { sock, local, remote, opts },
     "listen" Listen { sock, local, backlog, opts },
     "accept" Accept { sock, credit },
     "connect" Connect { sock, local, remote, opts, at, deadline, wrap },

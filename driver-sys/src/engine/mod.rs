@@ -505,14 +505,15 @@ impl<R: Reactor> Engine<R> {
 
     fn act(&mut self, action: Action) {
         match action {
-            Action::BindUdp { sock, local, opts } => {
+            Action::BindUdp { sock, local, remote, opts } => {
                 let bound = socket::udp(local, &opts).and_then(|udp| {
                     let local = udp.local_addr()?;
                     if let Some(interface) = self.network.way_out(local.ip()) {
                         // Where it is not allowed the routes decide.
                         let _ = socket::leave_by(&udp, local, interface);
                     }
-                    Ok((Sock::Udp(Udp::new::<R>(self.reactor.udp(sock, udp)?)?), local))
+                    let hears = remote.is_some_and(|remote| socket::hears_refusals(&udp, remote));
+                    Ok((Sock::Udp(Udp::new::<R>(self.reactor.udp(sock, udp)?, hears)?), local))
                 });
                 self.opened(sock, bound);
             }

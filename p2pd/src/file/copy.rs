@@ -7,6 +7,7 @@ use tokio::fs::File;
 use tokio::io::{AsyncReadExt, AsyncSeekExt};
 
 use super::wire::HASH;
+use crate::talk::Gather;
 
 /// Bytes moved at a time.
 pub(crate) const CHUNK: usize = 128 * 1024;
@@ -53,6 +54,22 @@ impl Hashed {
 /// Those of reading; `UnexpectedEof` at the end.
 pub(crate) async fn next(
     from: &mut (impl tokio::io::AsyncRead + Unpin),
+    chunk: &mut [u8],
+    most: u64,
+) -> io::Result<usize> {
+    let most = usize::try_from(most).unwrap_or(usize::MAX).min(chunk.len());
+    match from.read(&mut chunk[..most]).await? {
+        0 => Err(io::ErrorKind::UnexpectedEof.into()),
+        n => Ok(n),
+    }
+}
+
+/// Reads all that is there, `most` bytes at most.
+///
+/// # Errors
+/// Those of reading; `UnexpectedEof` at the end.
+pub(crate) async fn gathered(
+    from: &mut Gather<impl tokio::io::AsyncRead + Unpin>,
     chunk: &mut [u8],
     most: u64,
 ) -> io::Result<usize> {

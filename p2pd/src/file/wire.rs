@@ -75,7 +75,7 @@ impl Refusal {
             Refusal::Name => "the name is none that the receiver takes",
             Refusal::TooLarge => "the receiver does not take so many bytes",
             Refusal::TooMany => "the receiver takes no more files",
-            Refusal::InUse => "the receiver still has another send of this file under way",
+            Refusal::InUse => "another send of this file is under way",
             Refusal::NotWritten => "the receiver could not write it",
             Refusal::Damaged => "what arrived is not what was sent",
         }
