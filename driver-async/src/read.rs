@@ -15,7 +15,7 @@ use crate::runtime::Runtime;
 use crate::shared::{Child, Closed, OnEnd, Shared};
 
 pub(crate) async fn run<R: Runtime>(shared: Arc<Shared<R>>, handle: Weak<Handle<R>>, reader: Reader<R>) {
-    // Also when a callback panics, nobody waits in vain.
+    // Also when a callback panics, nobody is left waiting.
     let mut over = Over { shared: &shared, end: End::Closed };
     over.end = read(&shared, &handle, reader).await;
     let end = over.end;

@@ -2,6 +2,8 @@
 //! are replaced: the server's host, and the example's address by the listener's.
 #![cfg(unix)]
 
+use std::io::{Read, Write};
+use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -105,7 +107,7 @@ impl Machine {
         let (mut from, into) = (child.stdout.take().unwrap(), said.clone());
         std::thread::spawn(move || {
             let mut buffer = [0; 4096];
-            while let Ok(n @ 1..) = std::io::Read::read(&mut from, &mut buffer) {
+            while let Ok(n @ 1..) = from.read(&mut buffer) {
                 into.lock().unwrap().push_str(&String::from_utf8_lossy(&buffer[..n]));
             }
         });
@@ -294,6 +296,47 @@ fn the_rest_api_of_the_guide() {
     }
 }
 
+/// A server that answers every request of HTTP with the same text. Returns its port.
+fn web_server() -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().flatten() {
+            if stream.read(&mut [0; 4096]).is_ok_and(|n| n > 0) {
+                let _ = stream.write_all(b"HTTP/1.0 200 OK\r\ncontent-length: 10\r\n\r\nfrom there");
+            }
+        }
+    });
+    port
+}
+
+#[test]
+fn a_forwarded_port_of_the_guide() {
+    let commands = document!("docs/src/guide/forwarding.md").commands();
+    let [("there", listen), ("here", connect), ("here", curl)] = commands[..] else { panic!("{commands:?}") };
+    if Command::new("socat").arg("-V").output().is_err() {
+        println!("SKIPPED a_forwarded_port_of_the_guide: no socat");
+        return;
+    }
+    let (here, there) = (Machine::new(), Machine::new());
+    let _serving = serves(SERVE, &there.path("servers.toml"));
+    std::fs::copy(there.path("servers.toml"), here.path("servers.toml")).unwrap();
+    let forwarded = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let at_port = |line: &str| line.replace(":8080", &format!(":{forwarded}"));
+    let listener = there.types(&listen.replace(":8000", &format!(":{}", web_server())));
+    listener.says("ready: ");
+    let forwarder = here.types(&at_port(connect));
+    // A person types slower than a port is forwarded.
+    let patient = "curl --silent --retry 60 --retry-connrefused --retry-delay 1 ";
+    let (code, said) = here.types(&at_port(curl).replacen("curl ", patient, 1)).ends();
+    assert!(code == Some(0) && said.contains("from there"), "{said}");
+    // Both carry one connection and end with it.
+    let (code, said) = forwarder.ends();
+    assert_eq!(code, Some(0), "{said}");
+    let (code, said) = listener.ends();
+    assert_eq!(code, Some(0), "{said}");
+}
+
 /// Lists are read, each table of the guide by itself.
 #[test]
 fn the_lists_of_the_guide() {
@@ -314,7 +357,8 @@ fn the_lists_of_the_guide() {
 /// Whatever gets commands has a test above.
 #[test]
 fn no_page_is_left_out() {
-    let tested = ["two-computers.md", "files.md", "names.md", "handover.md", "rest.md", "servers.md"];
+    let tested =
+        ["two-computers.md", "files.md", "names.md", "forwarding.md", "handover.md", "rest.md", "servers.md"];
     let guide = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/src/guide");
     for entry in std::fs::read_dir(guide).unwrap() {
         let entry = entry.unwrap();

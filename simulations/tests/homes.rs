@@ -170,7 +170,7 @@ fn with_two_homes_and_one_dead_the_other_is_dialled() {
 
 /// The first home's NAT gives each destination a random port, the second's keeps it.
 #[test]
-fn of_two_homes_the_one_whose_ports_can_be_foretold_is_punched_from() {
+fn of_two_homes_the_one_whose_ports_can_be_predicted_is_punched_from() {
     for of in 0..2 {
         let mut chains = [chain("linux"), chain("linux")];
         chains[of] = chain("enterprise");

@@ -43,7 +43,7 @@ fn two_nats_fail_in_time_and_say_why() {
     assert_eq!(ending.strategy, None);
     assert!(ending.why.contains("direct failed") && ending.why.contains("no answer"), "{}", ending.why);
     assert!(ending.why.contains("reverse failed"), "{}", ending.why);
-    assert!(ending.why.contains("the peer dialled 1 address(es) of ours in vain"), "{}", ending.why);
+    assert!(ending.why.contains("the peer dialled 1 address(es) of ours without success"), "{}", ending.why);
 }
 
 #[test]

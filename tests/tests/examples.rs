@@ -187,6 +187,54 @@ fn two_homes_of_the_simulator_connect_by_what_their_nats_let_through() {
     assert_eq!(outcome("linux", "linux"), "punch: 3 of 3\n");
 }
 
+/// The lines of README.md, which its address without an end stops.
+async fn of_the_readme() -> Result<(), Box<dyn std::error::Error>> {
+    use tokio::io::AsyncWriteExt;
+    let key = p2pd_tokio::SecretKey::from_bytes(p2pd_tokio::random_seed()?);
+    let node = p2pd_tokio::Node::bind(p2pd_tokio::Config::new(key)).await?;
+    println!("{}", node.address().await);
+    let mut pipe = node.connect("0-[0,203.0.113.7,…").await?;
+    pipe.write_all(b"hello").await?;
+    Ok(())
+}
+
+/// The lines of the page on pipes of messages. They ask a host of somebody else's, so nobody calls this.
+async fn of_the_page_on_messages() -> Result<(), Box<dyn std::error::Error>> {
+    use p2pd_tokio::messages::*;
+    let options = PipeOptions::default();
+    let pipe =
+        MessagePipe::open(Protocol::Udp, ("example.com", 7), Route::V4, &PipeOptions::default()).await?;
+    let hellos = pipe.subscribe(Pattern::new("[hH]ello")?, Pattern::ANY)?;
+    pipe.send(b"hello").await?;
+    let message = pipe.recv_from(hellos, Duration::from_secs(2)).await?;
+    drop(message);
+
+    let ports = [7..=7, 30_000..=30_100];
+    let daemon =
+        Daemon::listen_all(&[Target::Any], &ports, &[Protocol::Tcp, Protocol::Udp], &[Family::V4], &options)?;
+    daemon
+        .serve(|message, pipe| async move {
+            let _ = pipe.send_to(&message.data, message.from).await;
+        })
+        .await;
+    Ok(())
+}
+
+#[test]
+fn rust_in_the_documents_is_what_is_compiled_here() {
+    let why = runtime().block_on(of_the_readme()).unwrap_err().to_string();
+    assert!(why.contains("four parts"), "{why}");
+    let _ = of_the_page_on_messages;
+    let bare = |text: &str| text.split_whitespace().collect::<String>().replace(",)", ")");
+    let here = bare(include_str!("examples.rs"));
+    for page in [include_str!("../../README.md"), include_str!("../../docs/src/uses/messages.md")] {
+        let block = page.split("```rust").nth(1).unwrap().split("```").next().unwrap();
+        for line in block.lines().skip(1).map(|line| bare(line.split("//").next().unwrap())) {
+            assert!(here.contains(&line), "{line}");
+        }
+    }
+}
+
 /// Lines of the second text that are not in the first, in order.
 fn added(before: &str, after: &str) -> usize {
     let (a, b): (Vec<&str>, Vec<&str>) = (before.lines().collect(), after.lines().collect());

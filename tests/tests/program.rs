@@ -48,7 +48,7 @@ fn two_nats_fail_in_time_and_say_why() {
     assert_eq!((&entries[0]["strategy"], &entries[0]["outcome"]), (&"direct".into(), &"failed".into()));
     assert!(detail(0).contains("no answer"), "{failed}");
     assert_eq!((&entries[1]["strategy"], &entries[1]["outcome"]), (&"reverse".into(), &"failed".into()));
-    assert!(detail(1).contains("the peer dialled 1 address(es) of ours in vain"), "{failed}");
+    assert!(detail(1).contains("the peer dialled 1 address(es) of ours without success"), "{failed}");
     assert_eq!(failed["advice"], "let every strategy be tried, which is the default");
     // The advice is taken.
     let (connected, _) = world.connect(&address, "by whichever\n", &[]);

@@ -518,13 +518,14 @@ impl Node {
         if self.has_accepted_stream((session, Requester::Us)) || self.will_ask_again(connect, n) {
             return;
         }
-        let mut detail = String::from("the peer dialled us in vain");
+        let mut detail = String::from("the peer dialled us without success");
         for (k, (to, why)) in dials.iter().enumerate() {
             let _ = write!(detail, "{} {to}: {why}", if k == 0 { ":" } else { ";" });
         }
         if dials.is_empty() && count > 0 {
-            detail =
-                format!("the peer dialled {count} address(es) of ours in vain, and tells strangers no more");
+            detail = format!(
+                "the peer dialled {count} address(es) of ours without success, and tells strangers no more"
+            );
         } else if dials.is_empty() {
             detail = String::from("the peer found no address of ours that it could dial");
         } else if dials.iter().any(|(_, why)| *why == IoFailure::TimedOut) {
@@ -832,7 +833,7 @@ impl Reverse {
     fn describe(&self) -> String {
         match (&self.request, self.peer_dials) {
             (None, _) if self.early => {
-                "the peer dialled us in vain, and no STUN server answered in time".into()
+                "the peer dialled us without success, and no STUN server answered in time".into()
             }
             (None, _) => "no common broker became usable in time".into(),
             (Some(_), Some(n)) => format!("the peer was dialling {n} address(es) of ours"),

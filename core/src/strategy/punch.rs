@@ -200,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn a_nat_whose_ports_are_foretold_is_easier_than_one_that_counts_and_that_than_a_random_one() {
+    fn a_nat_whose_ports_are_predicted_is_easier_than_one_that_counts_and_that_than_a_random_one() {
         let unknown = side(1, None, None, &[]);
         let ranked = [
             (side(1, EI, RANDOM, &[]), 0),

@@ -53,7 +53,7 @@ fn a_relay_is_what_two_firewalls_need() {
     let mut world = world(2);
     let without = world.behind_nat(|c| c.turn.clear());
     world.run(S);
-    // The peer was asked, and dialled in vain; or there was nothing to ask it for.
+    // The peer was asked, and its dials failed; or there was nothing to ask it for.
     assert_eq!(advice(&mut world, without, 1, all()), Some(Advice::AddRelay));
     assert_eq!(advice(&mut world, without, 1, plan(&[Strategy::Relay], 10)), Some(Advice::AddRelay));
     connects(&mut world, 0, 1, all());

@@ -167,7 +167,7 @@ fn a_relay_waits_for_no_stun_server() {
     world.add_stun();
     world.add_broker();
     world.add_turn();
-    // The asked side has to know where it comes from.
+    // The responder has to know where it comes from.
     (world.stuns[0].udp, world.stuns[0].tcp) = (Udp::Silent, Tcp::Silent);
     world.behind_nat(|c| c.stun.truncate(1));
     world.behind_nat(|c| drop((c.stun.remove(0), c.turn.clear())));

@@ -29,7 +29,7 @@ fn a_peer_behind_a_nat_is_asked_and_dials() {
     assert_eq!(world.pipe(0).strategy, Strategy::Reverse);
     assert_eq!(world.pipe(1).strategy, Strategy::Reverse);
     let outside = "203.0.113.2:4000".parse().unwrap();
-    assert_eq!(world.dialled(0), [outside], "the direct path, in vain");
+    assert_eq!(world.dialled(0), [outside], "the direct path, which failed");
     assert_eq!(world.dialled(1), ["203.0.113.1:4000".parse().unwrap()]);
     let stages = world.stages(0, id, Strategy::Reverse);
     let from = world.hosts[1].pipes[0].sock;
@@ -42,7 +42,7 @@ fn a_peer_behind_a_nat_is_asked_and_dials() {
     );
     // Request to broker and peer, SYN there and back, three flights of hello, one of them for nomination.
     assert!(took <= 100 * MS, "{took:?}");
-    assert_eq!(world.streams_of(0), 1, "the dial in vain is closed");
+    assert_eq!(world.streams_of(0), 1, "the dial that failed is closed");
 }
 
 #[test]
@@ -140,10 +140,10 @@ fn a_repeated_request_is_answered_by_one_visit() {
 #[test]
 fn what_the_peers_dials_met_is_told() {
     for (port, text) in [
-        (Port::Refused, "the peer dialled us in vain: 203.0.113.1:4000: connection refused"),
+        (Port::Refused, "the peer dialled us without success: 203.0.113.1:4000: connection refused"),
         (
             Port::Blackholed,
-            "the peer dialled us in vain: 203.0.113.1:4000: no answer in time (our NAT or firewall does not let it in)",
+            "the peer dialled us without success: 203.0.113.1:4000: no answer in time (our NAT or firewall does not let it in)",
         ),
     ] {
         let mut world = world(1, 1);

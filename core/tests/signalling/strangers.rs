@@ -52,7 +52,7 @@ fn a_stranger_has_two_of_its_addresses_dialled_once_each() {
     let to = |n: usize| format!("{}:4000", claims[n]).parse().unwrap();
     assert_eq!(world.dialled(0), [to(0), to(1)]);
     let detail = world.failed(from, id).2;
-    assert_eq!(detail, "the peer dialled 2 address(es) of ours in vain, and tells strangers no more");
+    assert_eq!(detail, "the peer dialled 2 address(es) of ours without success, and tells strangers no more");
 }
 
 #[test]
@@ -151,7 +151,10 @@ fn a_stranger_learns_nothing_of_a_port_from_what_it_is_told_or_when() {
         (notices, lengths, details)
     };
     let closed = told(1);
-    assert_eq!(closed.2[0], "the peer dialled 2 address(es) of ours in vain, and tells strangers no more");
+    assert_eq!(
+        closed.2[0],
+        "the peer dialled 2 address(es) of ours without success, and tells strangers no more"
+    );
     for place in [0, 2, 3, 4] {
         assert_eq!(told(place), closed, "{place}");
     }

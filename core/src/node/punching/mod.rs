@@ -130,7 +130,7 @@ impl Node {
         let fresh = rung >= FRESH_FROM || searches;
         let counts = |b: Behaviour| matches!(b.foresight(), Foresight::Next(_));
         if counts(behaviour) || theirs_before.is_some_and(counts) {
-            // Unless each dial takes one of the ports that are about to be foretold: of ours, or of the peer's, whose
+            // Unless each dial takes one of the ports that are about to be predicted: of ours, or of the peer's, whose
             // router takes one for each RST that it answers with (Linux: seen in the lab).
             waiting.clear();
             self.close_dials(core::mem::take(&mut live).into_keys());
