@@ -494,6 +494,17 @@ pub enum Notice {
         /// News about the name.
         news: Box<NameNews>,
     },
+    /// A peer answered a [`Node::ping`](crate::Node::ping).
+    Pong {
+        /// The peer.
+        peer: NodeId,
+        /// Number of the ping.
+        number: u32,
+        /// Id of the broker that the first answer came by.
+        broker: u16,
+        /// Round trip.
+        took: Duration,
+    },
     /// [`Node::allocate`](crate::Node::allocate) gave no relayed address.
     NotAllocated {
         /// Id of the allocation, which is gone.

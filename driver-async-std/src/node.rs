@@ -285,6 +285,19 @@ impl Node {
         let _ = self.inner.commands.try_send(Command::RenewLogin { server, login });
     }
 
+    /// Sends a peer an ECHO by every broker that is ready and that both share; returns how many they are.
+    /// [`Notice::Pong`] tells of the first answer, with this `number`. A peer answers nodes that it accepts; others too
+    /// rarely to be relied on.
+    ///
+    /// # Errors
+    /// The reason why nothing was sent.
+    pub async fn ping(&self, to: &PeerAddress, number: u32) -> Result<u8, ConnectError> {
+        let (done, sent) = async_channel::bounded(1);
+        let command = Command::Ping { to: Box::new(to.clone()), number, done };
+        self.inner.commands.try_send(command).map_err(|_| ConnectError::NodeGone)?;
+        sent.recv().await.map_err(|_| ConnectError::NodeGone)?.map_err(ConnectError::NotBegun)
+    }
+
     /// Asks TURN servers for a relayed address: those of the configuration, or others that the wish names.
     ///
     /// # Errors

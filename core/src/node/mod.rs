@@ -18,6 +18,7 @@ mod mapping;
 mod messages;
 mod naming;
 mod opening;
+mod pinging;
 mod punching;
 mod relaying;
 mod requests;
@@ -159,6 +160,7 @@ pub struct Node {
     relay_ids: BTreeMap<Key, SockId>,
     /// Allocations of users, numbered as relays are.
     allocations: BTreeMap<SockId, Box<Allocation>>,
+    pings: pinging::Pings,
     /// The user serves one pipe at a time, and has one.
     busy: bool,
     door: Door,
@@ -230,6 +232,7 @@ impl Node {
             relays: BTreeMap::new(),
             relay_ids: BTreeMap::new(),
             allocations: BTreeMap::new(),
+            pings: pinging::Pings::new(),
             busy: false,
             door: Door::new(most / 2),
             places: Places::new(most),
