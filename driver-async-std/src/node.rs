@@ -268,6 +268,18 @@ impl Node {
         self.inner.accepted.recv().await.ok()
     }
 
+    /// Gives each pipe that a peer opens to a task of its own, until the node is shut down. Cancel it by dropping the
+    /// future; tasks that run go on.
+    pub async fn serve<F, T>(&self, callback: F)
+    where
+        F: Fn(Pipe) -> T,
+        T: Future<Output = ()> + Send + 'static,
+    {
+        while let Some(pipe) = self.accept().await {
+            executor::spawn(callback(pipe));
+        }
+    }
+
     /// Returns the number of pipes that were closed because 128 were waiting for [`accept`](Node::accept) already.
     pub fn turned_away(&self) -> u64 {
         self.inner.turned_away.load(Ordering::Relaxed)
