@@ -8,6 +8,7 @@ use std::net::IpAddr;
 use smallvec::SmallVec;
 
 use crate::identity::{NodeId, SecretKey};
+use crate::nat::NatMemory;
 use crate::notice::Strategy;
 use crate::pipe::PipeMode;
 use crate::proxy::Proxy;
@@ -69,6 +70,9 @@ pub struct Config {
     pub max_pipes: Option<u32>,
     /// Bounds on the time until a peer that has vanished is found out.
     pub liveness: Liveness,
+    /// Memory of the NATs of networks, as [`Notice::NatMemory`](crate::Notice::NatMemory) said it in an earlier run, the latest
+    /// last. Default: none, and each is measured.
+    pub nat_memory: Vec<NatMemory>,
     /// Addresses to dial peers from, to be dialled at and to announce; a driver looks at it when it lists the machine's
     /// interfaces. Servers are reached by whatever way the system has. With `bind`, that address has to be among them.
     /// Default: all but loopback.
@@ -93,6 +97,7 @@ impl Config {
             ntp: Vec::new(),
             max_pipes: None,
             liveness: Liveness::default(),
+            nat_memory: Vec::new(),
             interfaces: Interfaces::default(),
         }
     }

@@ -123,6 +123,9 @@ pub enum Action {
         sock: SockId,
         /// Address to bind; port 0 lets the system choose.
         local: SocketAddr,
+        /// The only address that the socket is used with, if that is known. Where nothing was heard from there and ICMP
+        /// says that the port is closed, the driver may say `Failed`, as far as the system tells.
+        remote: Option<SocketAddr>,
         /// Options before bind.
         opts: SockOpts,
     },

@@ -40,6 +40,7 @@ use crate::identity::{NodeId, NodeIdError};
 use crate::io::{Action, CloseHow, Event, Interface, SockId};
 use crate::nat::NatReport;
 use crate::nat::external::External;
+use crate::nat::memory::Memory;
 use crate::nat::surveyor::Surveyor;
 use crate::notice::{ConnectId, FailReason, Notice};
 use crate::random::Domain;
@@ -190,6 +191,7 @@ impl Node {
     pub fn new(config: Config, seed: [u8; 32], now: Instant) -> Result<Self, ConfigError> {
         config.check()?;
         let mut cx = Cx::new(seed, now);
+        cx.memory = Memory::new(&config.nat_memory);
         let ours = config.identity.node_id();
         let most = config.max_pipes.unwrap_or(DEFAULT_PIPES) as usize;
         let session = |(place, b): (usize, &crate::config::Broker)| {
@@ -574,6 +576,21 @@ impl Node {
         }
         if self.phase == Phase::Running {
             self.announce();
+            self.hear_of_memory();
+        }
+    }
+
+    /// Tells what is new about our NATs' memory, and has connections used in time that would be forgotten.
+    fn hear_of_memory(&mut self) {
+        let Some((memory, fewer)) = self.cx.memory.take_news() else { return };
+        if let Some(memory) = memory {
+            self.cx.notify(Notice::NatMemory(memory));
+        }
+        if fewer {
+            for broker in &mut self.brokers {
+                broker.hurry(&mut self.cx);
+            }
+            self.surveyor.hurry(&mut self.cx);
         }
     }
 

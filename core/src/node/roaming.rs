@@ -99,6 +99,7 @@ impl Node {
         self.routes =
             chosen.iter().map(|i| Route { internal: i.ip, prefix: i.prefix, external: i.ip }).collect();
         self.chosen = chosen;
+        self.cx.memory.leave();
         self.drop_mappings();
         let vantages = self.routes.iter().map(|r| Vantage { ip: r.internal, prefix: r.prefix });
         self.external.start(&mut self.cx, vantages);

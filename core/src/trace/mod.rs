@@ -61,6 +61,7 @@
 //! ntp number-of-servers, and for each: host port
 //! max-pipes number or -
 //! liveness interval patience
+//! nat-memory number-of-networks, and for each: gateway outside held lost
 //! ```
 //! Then, in the order in which they happened:
 //!
@@ -383,6 +384,7 @@ fn header(config: &Config, seed: &[u8; 32], now: Instant) -> String {
         ntp,
         max_pipes,
         liveness,
+        nat_memory,
         // The interfaces that the node is told of say what is used.
         interfaces: _,
     } = config;
@@ -410,5 +412,6 @@ fn header(config: &Config, seed: &[u8; 32], now: Instant) -> String {
     line("ntp", ntp);
     line("max-pipes", max_pipes);
     line("liveness", liveness);
+    line("nat-memory", nat_memory);
     text
 }

@@ -14,6 +14,7 @@ use crate::config::{
 use crate::identity::{NodeId, NodeIdError};
 use crate::io::{Action, CloseHow, Event, Interface, IoFailure, LinkKind, QueryId, Reuse, SockId, SockOpts};
 use crate::name::{Name, NameError, NameNews, NamePin};
+use crate::nat::{NatMemory, Network};
 use crate::node::{Allocate, ConnectError};
 use crate::notice::{
     Advice, BrokerLoss, BrokerState, ConnectId, FailReason, Notice, Outcome, PortState, Refusal, Report,
@@ -172,6 +173,7 @@ pub(super) enum ActionView {
     BindUdp {
         sock: SockId,
         local: SocketAddr,
+        remote: Option<SocketAddr>,
         opts: SockOpts,
     },
     Listen {
@@ -245,7 +247,7 @@ pub(super) enum ActionView {
 }
 
 enum_form! { Action, ActionView => ActionView {
-    "bind-udp" BindUdp { sock, local, opts },
+    "bind-udp" BindUdp { sock, local, remote, opts },
     "listen" Listen { sock, local, backlog, opts },
     "accept" Accept { sock, credit },
     "connect" Connect { sock, local, remote, opts, at, deadline, wrap },
@@ -311,10 +313,15 @@ enum_form! { Notice => Notice {
     "time" Clock { ahead, error },
     "name" Name { name, news },
     "pong" Pong { peer, number, broker, took },
+    "nat-memory" NatMemory(memory),
     "not-allocated" NotAllocated { pipe, why },
     "peer-refused" PeerRefused { pipe, peer, code },
     "closed" Closed,
 }}
+
+struct_form! { NatMemory { network, held, lost } }
+
+struct_form! { Network { gateway, outside } }
 
 enum_form! { PortState => PortState {
     "open" Open { way, external, truth },

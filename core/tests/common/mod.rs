@@ -140,6 +140,8 @@ pub struct Host {
     next_port: u16,
     /// UDP sockets by id.
     bound: BTreeMap<SockId, SocketAddr>,
+    /// Those that are told where their only address refuses them.
+    aimed: BTreeSet<SockId>,
     /// Datagram ways through the host's NAT to TURN servers and relays.
     pub ways: Ways,
 }
@@ -288,6 +290,7 @@ impl World {
             unreachable: None,
             next_port: 50_000,
             bound: BTreeMap::new(),
+            aimed: BTreeSet::new(),
             ways: Ways::new(),
         });
         self.set_clock(n, Duration::ZERO, false);
@@ -421,7 +424,8 @@ impl World {
                 let cause = IoFailure::Resources;
                 self.schedule(Duration::ZERO, Happening::Failed { n, sock, cause });
             }
-            Action::BindUdp { sock, local, .. } => {
+            Action::BindUdp { sock, local, remote, .. } => {
+                host.aimed.extend(remote.map(|_| sock));
                 host.next_port += 1;
                 let local = SocketAddr::new(local.ip(), host.next_port);
                 host.bound.insert(sock, local);
@@ -447,7 +451,11 @@ impl World {
                 self.schedule(at.since(self.now), Happening::Syn { n, sock, remote, deadline });
             }
             Action::SendDatagram { sock, to, data } => {
-                if let Some(from) = host.bound.get(&sock) {
+                if self.ports.get(&to) == Some(&Port::Refused) && host.aimed.contains(&sock) {
+                    self.dialling.insert((n, sock));
+                    let cause = IoFailure::Refused;
+                    self.schedule(2 * LATENCY, Happening::Failed { n, sock, cause });
+                } else if let Some(from) = host.bound.get(&sock) {
                     let from = SocketAddr::new(host.outside, from.port());
                     self.datagram_to_stun(n, sock, from, to, &data);
                     self.datagram_to_turn(n, sock, to, &data);

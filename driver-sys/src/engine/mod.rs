@@ -29,7 +29,6 @@ use p2pd_core::{
 use smallvec::SmallVec;
 
 use crate::error::{BindError, ConnectError};
-use crate::liveness::keep_alive;
 use crate::pipe::{DatagramLayer, Start};
 use crate::sleep::{self, Jump, Watch};
 use crate::wrap::{Layers, Settings};
@@ -516,14 +515,15 @@ impl<R: Reactor> Engine<R> {
 
     fn act(&mut self, action: Action) {
         match action {
-            Action::BindUdp { sock, local, opts } => {
+            Action::BindUdp { sock, local, remote, opts } => {
                 let bound = socket::udp(local, &opts).and_then(|udp| {
                     let local = udp.local_addr()?;
                     if let Some(interface) = self.network.way_out(local.ip()) {
                         // Where it is not allowed the routes decide.
                         let _ = socket::leave_by(&udp, local, interface);
                     }
-                    Ok((Sock::Udp(Udp::new::<R>(self.reactor.udp(sock, udp)?)?), local))
+                    let hears = remote.is_some_and(|remote| socket::hears_refusals(&udp, remote));
+                    Ok((Sock::Udp(Udp::new::<R>(self.reactor.udp(sock, udp)?, hears)?), local))
                 });
                 self.opened(sock, bound);
             }
@@ -546,8 +546,6 @@ impl<R: Reactor> Engine<R> {
                         if let Some(interface) = self.network.way_out(local.ip()) {
                             let _ = socket::leave_by(&socket, local, interface);
                         }
-                        // Whatever cannot be set is done without.
-                        let _ = keep_alive(&socket, self.handed.liveness());
                         self.fires.insert((at, sock));
                         self.socks.insert(sock, Sock::Tcp(Tcp::armed(socket, remote, at, deadline, layers)));
                     }
@@ -663,7 +661,6 @@ impl<R: Reactor> Engine<R> {
                     *credit = left;
                     let socket = R::socket(&stream);
                     let _ = socket.set_tcp_nodelay(*nodelay);
-                    let _ = keep_alive(&*socket, self.handed.liveness());
                     let local = socket.local_addr().ok().and_then(|a| a.as_socket());
                     let Some(local) = local else {
                         self.reactor.forget(sock);

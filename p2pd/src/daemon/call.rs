@@ -60,7 +60,9 @@ impl Call {
     pub(super) fn parse(method: &Method, path: &str) -> Result<Self, Refused> {
         let path = path.strip_prefix('/').ok_or(Refused::NoSuchCall)?;
         let parts: Vec<&str> = path.split('/').collect();
-        let (get, post, delete) = (method == Method::GET, method == Method::POST, method == Method::DELETE);
+        let head = method == Method::HEAD;
+        let (get, post, delete) =
+            (head || method == Method::GET, method == Method::POST, method == Method::DELETE);
         // What changes something may be a POST too; P2PD's documents have GETs.
         let (allowed, call): (bool, Result<Call, Refused>) = match parts[..] {
             [""] => (get, Ok(Call::Page)),
@@ -101,7 +103,23 @@ impl Call {
             }
             _ => return Err(Refused::NoSuchCall),
         };
-        if allowed { call } else { Err(Refused::WrongMethod) }
+        match call {
+            // Whoever asks for a head alone takes nothing away and changes nothing.
+            Ok(call) if head && !call.is_safe() => Err(Refused::WrongMethod),
+            call if allowed => call,
+            _ => Err(Refused::WrongMethod),
+        }
+    }
+
+    /// Returns true if the call only shows something.
+    fn is_safe(&self) -> bool {
+        match self {
+            Call::Page | Call::OpenApi | Call::Version | Call::Address | Call::Qr => true,
+            Call::Interfaces | Call::Nat | Call::List | Call::Show(_) => true,
+            Call::Events | Call::Open(..) | Call::Close(_) | Call::Send(..) | Call::Recv(..) => false,
+            Call::PutBinary(_) | Call::TakeBinary(..) | Call::Pipe(_) | Call::Turn(..) => false,
+            Call::Subscribe(..) | Call::Unsubscribe(..) => false,
+        }
     }
 
     /// Returns true if anybody on this machine may make the call without a token. All other calls change something,
@@ -253,7 +271,16 @@ mod tests {
         assert_eq!(code(Method::POST, "/version"), 405);
         assert_eq!(code(Method::DELETE, "/p2p/send/a/b"), 405);
         assert_eq!(code(Method::PUT, "/p2p/binary/a"), 405);
-        assert_eq!(code(Method::HEAD, "/p2p/recv/a"), 405);
+        for (path, head) in
+            [("/", 200), ("/version", 200), ("/p2p/con/a", 200), ("/p2p/con", 200), ("/nothing", 404)]
+        {
+            assert_eq!(code(Method::HEAD, path), head, "{path}");
+        }
+        for path in
+            ["/p2p/recv/a", "/p2p/open/a/self", "/p2p/send/a/b", "/p2p/close/a", "/p2p/sub/a", "/events"]
+        {
+            assert_eq!(code(Method::HEAD, path), 405, "{path}");
+        }
         assert_eq!(code(Method::POST, "/p2p/open/a/self"), 200);
         assert_eq!(code(Method::DELETE, "/p2p/sub/a/msg_p/x"), 200);
         assert_eq!(code(Method::DELETE, "/p2p/con/a"), 200);

@@ -263,7 +263,7 @@ impl Servers {
             let (from, at) =
                 (local_for(cx, ip, self.bind), SocketAddr::new(ip, asked.server.first(asked.over).1));
             let sock = match asked.over {
-                Transport::Udp => cx.bind_udp(self.owner, from),
+                Transport::Udp => cx.bind_udp_for(self.owner, from, Some(at)),
                 Transport::Tcp => {
                     let (limit, wrap) = (asked.race.left(cx.now), asked.server.wrap());
                     cx.dial_server(self.owner, from, at, limit, wrap)
@@ -322,8 +322,10 @@ impl Servers {
     /// Takes in that a socket failed and is gone.
     pub(in crate::node) fn failed(&mut self, cx: &mut Cx, sock: SockId, why: IoFailure) {
         let Some(n) = self.place(sock) else { return };
+        // Nobody listens there. A relay that is in use ends by what the server says, or by its silence.
+        let refused = self.asked[self.tries[n].of].over == Transport::Udp && self.chosen != Some(n);
         match &mut self.tries[n].state {
-            TryState::Running(_, client) => {
+            TryState::Running(_, client) if self.closed || !refused => {
                 client.handle_end(cx.now);
                 self.pump(cx, n);
             }
