@@ -501,6 +501,17 @@ pub enum Notice {
         /// News about the name.
         news: Box<NameNews>,
     },
+    /// A peer answered a [`Node::ping`](crate::Node::ping).
+    Pong {
+        /// The peer.
+        peer: NodeId,
+        /// Number of the ping.
+        number: u32,
+        /// Id of the broker that the first answer came by.
+        broker: u16,
+        /// Round trip.
+        took: Duration,
+    },
     /// The NATs of our network were seen to remember idle connections for longer or shorter. A later run that is
     /// [told](crate::Config::nat_memory) need not measure it.
     NatMemory(NatMemory),

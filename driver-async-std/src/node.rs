@@ -268,6 +268,18 @@ impl Node {
         self.inner.accepted.recv().await.ok()
     }
 
+    /// Gives each pipe that a peer opens to a task of its own, until the node is shut down. Cancel it by dropping the
+    /// future; tasks that run go on.
+    pub async fn serve<F, T>(&self, callback: F)
+    where
+        F: Fn(Pipe) -> T,
+        T: Future<Output = ()> + Send + 'static,
+    {
+        while let Some(pipe) = self.accept().await {
+            executor::spawn(callback(pipe));
+        }
+    }
+
     /// Returns the number of pipes that were closed because 128 were waiting for [`accept`](Node::accept) already.
     pub fn turned_away(&self) -> u64 {
         self.inner.turned_away.load(Ordering::Relaxed)
@@ -283,6 +295,19 @@ impl Node {
     /// is none to be had.
     pub fn renew_login(&self, server: ServerRef, login: Option<Login>) {
         let _ = self.inner.commands.try_send(Command::RenewLogin { server, login });
+    }
+
+    /// Sends a peer an ECHO by every broker that is ready and that both share; returns how many they are.
+    /// [`Notice::Pong`] tells of the first answer, with this `number`. A peer answers nodes that it accepts; others too
+    /// rarely to be relied on.
+    ///
+    /// # Errors
+    /// The reason why nothing was sent.
+    pub async fn ping(&self, to: &PeerAddress, number: u32) -> Result<u8, ConnectError> {
+        let (done, sent) = async_channel::bounded(1);
+        let command = Command::Ping { to: Box::new(to.clone()), number, done };
+        self.inner.commands.try_send(command).map_err(|_| ConnectError::NodeGone)?;
+        sent.recv().await.map_err(|_| ConnectError::NodeGone)?.map_err(ConnectError::NotBegun)
     }
 
     /// Asks TURN servers for a relayed address: those of the configuration, or others that the wish names.

@@ -13,8 +13,8 @@ use futures_lite::Stream;
 use p2pd_core::SockId;
 use p2pd_core::nat::NatReport;
 use p2pd_core::{
-    Allocate, AllocateError, ConnectId, Login, Name, NameError, NamePin, NodeId, Notice, PipeId, Plan,
-    ServerRef, Stats, Target,
+    Allocate, AllocateError, ConnectId, Login, Name, NameError, NamePin, NodeId, Notice, PeerAddress, PipeId,
+    Plan, ServerRef, Stats, Target,
 };
 use p2pd_sys::{Calls, Engine, NameAnswer, NameCall, NameCalls, News};
 
@@ -54,6 +54,11 @@ pub(crate) enum Command {
     Answer {
         peer: NodeId,
         accept: bool,
+    },
+    Ping {
+        to: Box<PeerAddress>,
+        number: u32,
+        done: Sender<Result<u8, p2pd_core::ConnectError>>,
     },
     Allocate {
         wish: Allocate,
@@ -180,6 +185,7 @@ impl Driver {
             Command::Busy(busy) => self.engine.set_busy(busy),
             Command::RenewLogin { server, login } => self.engine.renew_login(server, login),
             Command::Answer { peer, accept } => self.engine.answer(peer, accept),
+            Command::Ping { to, number, done } => drop(done.try_send(self.engine.ping(&to, number))),
             Command::Allocate { wish, done } => match self.engine.allocate(&wish) {
                 Ok(id) => drop(self.allocations.insert(id, done)),
                 Err(why) => drop(done.try_send(Err(why))),

@@ -144,6 +144,8 @@ pub(crate) enum Read<'a> {
     Data(&'a [u8], Option<SocketAddr>),
     /// The peer sends no more.
     End,
+    /// Nothing: a message that was read before comes first.
+    Before,
 }
 
 impl<R: Runtime> Reader<R> {

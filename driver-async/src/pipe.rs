@@ -120,7 +120,11 @@ impl<R: Runtime> MessagePipe<R> {
         peer: Pattern,
         queue: Queue,
     ) -> Result<SubscriptionId, TooManySubscriptions> {
-        let id = self.shared().change(|inbox| inbox.subscriptions.subscribe(message, peer, queue));
+        let id = self.shared().change(|inbox| {
+            let id = inbox.subscriptions.subscribe(message, peer, queue);
+            inbox.catch_up();
+            id
+        });
         id.ok_or(TooManySubscriptions)
     }
 
@@ -216,21 +220,27 @@ impl<R: Runtime> MessagePipe<R> {
         })
     }
 
-    /// Calls back once when reading has ended, after the last message's callbacks, or at once if it has. The peer's end
-    /// is seen by reading only. Where nothing is read, because nobody wants messages, only the end of this side is.
+    /// Calls back once when reading has ended, after the last message's callbacks, or at once if it has. On a stream that
+    /// nobody wants messages of, up to 16 of them or 64 KiB are read ahead for the next subscription, so that the
+    /// peer's end behind them is seen.
     pub fn on_end<F, T>(&self, callback: F) -> CallbackId
     where
         F: FnOnce(End) -> T + Send + 'static,
         T: Future<Output = ()> + Send + 'static,
     {
-        let mut inbox = self.shared().inbox();
-        let id = inbox.id();
-        if let Some(end) = inbox.end {
-            drop(inbox);
+        let mut callback = Some(callback);
+        let (id, end) = self.shared().change(|inbox| {
+            let id = inbox.id();
+            if inbox.end.is_none()
+                && let Some(callback) = callback.take()
+            {
+                let callback: OnEnd = Box::new(move |end| Box::pin(callback(end)));
+                inbox.at_end.push((id, callback));
+            }
+            (id, inbox.end)
+        });
+        if let (Some(end), Some(callback)) = (end, callback) {
             R::spawn(callback(end));
-        } else {
-            let callback: OnEnd = Box::new(move |end| Box::pin(callback(end)));
-            inbox.at_end.push((id, callback));
         }
         id
     }

@@ -12,7 +12,7 @@ use p2pd_sys::messages::{End, Protocol};
 use crate::carrier::{Read, Reader};
 use crate::pipe::{Handle, MessagePipe, SendError};
 use crate::runtime::Runtime;
-use crate::shared::{Child, Closed, OnEnd, Shared};
+use crate::shared::{Child, Closed, OnEnd, Shared, Step};
 
 pub(crate) async fn run<R: Runtime>(shared: Arc<Shared<R>>, handle: Weak<Handle<R>>, reader: Reader<R>) {
     // Also when a callback panics, nobody is left waiting.
@@ -36,14 +36,20 @@ async fn read<R: Runtime>(shared: &Arc<Shared<R>>, handle: &Weak<Handle<R>>, mut
     loop {
         let message = {
             let mut reading = pin!(reader.read());
-            let read = poll_fn(|cx| match shared.poll_wanted(cx) {
-                Poll::Ready(Ok(())) => reading.as_mut().poll(cx).map(Ok),
+            let mut before = None;
+            let read = poll_fn(|cx| match shared.poll_step(cx) {
+                Poll::Ready(Ok(Step::Read)) => reading.as_mut().poll(cx).map(Ok),
+                Poll::Ready(Ok(Step::Deliver(message))) => {
+                    before = Some(message);
+                    Poll::Ready(Ok(Ok(Read::Before)))
+                }
                 Poll::Ready(Err(Closed)) => Poll::Ready(Err(Closed)),
                 Poll::Pending => Poll::Pending,
             });
             match read.await {
+                Ok(Ok(Read::Before)) => before,
                 Ok(Ok(Read::Data(data, from))) => match from.or(shared.remote) {
-                    Some(from) => Message { data: Bytes::copy_from_slice(data), from },
+                    Some(from) => shared.wanted(Message { data: Bytes::copy_from_slice(data), from }),
                     None => continue,
                 },
                 Ok(Ok(Read::End)) => return End::Peer,
@@ -52,9 +58,7 @@ async fn read<R: Runtime>(shared: &Arc<Shared<R>>, handle: &Weak<Handle<R>>, mut
             }
         };
         // Whoever wanted it may have left meanwhile; then it is the next one's.
-        if poll_fn(|cx| shared.poll_wanted(cx)).await.is_err() {
-            return End::Closed;
-        }
+        let Some(message) = message else { continue };
         if !deliver(shared, handle, message).await {
             return End::Closed;
         }

@@ -1,5 +1,6 @@
 //! State that a pipe's handles and its reading task share.
 
+use std::collections::VecDeque;
 use std::fmt;
 use std::future::{Future, poll_fn};
 use std::net::SocketAddr;
@@ -38,6 +39,10 @@ pub(crate) struct Inbox<R: Runtime> {
     pub(crate) callbacks: Vec<(CallbackId, OnMessage<R>)>,
     pub(crate) children: Vec<Child<R>>,
     pub(crate) at_end: Vec<(CallbackId, OnEnd)>,
+    /// Messages that were read while nobody wanted any.
+    held: VecDeque<Message>,
+    /// True if a peer's end is to be seen: on streams.
+    has_end: bool,
     next: u64,
     /// Outcome of reading; nobody calls callbacks that are added after it.
     pub(crate) end: Option<End>,
@@ -47,6 +52,17 @@ pub(crate) struct Inbox<R: Runtime> {
     pub(crate) arrived: Waiters,
     /// Tasks that wait for the end of reading, or of the pipe on this side.
     over: Waiters,
+}
+
+/// Messages and bytes that are read ahead for nobody, so that the end behind them is seen.
+const AHEAD: (usize, usize) = (16, 64 * 1024);
+
+/// Next step of the reading task.
+pub(crate) enum Step {
+    /// Deliver this message, which was read before.
+    Deliver(Message),
+    /// Read.
+    Read,
 }
 
 /// A pipe that gets a copy of each message.
@@ -73,6 +89,8 @@ impl<R: Runtime> Shared<R> {
             callbacks: Vec::new(),
             children: Vec::new(),
             at_end: Vec::new(),
+            held: VecDeque::new(),
+            has_end: protocol == Protocol::Tcp,
             next: 0,
             end: None,
             reader: None,
@@ -98,9 +116,10 @@ impl<R: Runtime> Shared<R> {
     /// Changes state on which the reading task depends: whether there is anything to read for.
     pub(crate) fn change<T>(&self, change: impl FnOnce(&mut Inbox<R>) -> T) -> T {
         let mut inbox = self.inbox();
-        let wanted = inbox.wants();
+        let before = (inbox.wants(), inbox.reads_ahead());
         let done = change(&mut inbox);
-        let reader = if inbox.wants() == wanted { None } else { inbox.reader.take() };
+        let after = (inbox.wants(), inbox.reads_ahead());
+        let reader = if before == after { None } else { inbox.reader.take() };
         drop(inbox);
         if let Some(reader) = reader {
             reader.wake();
@@ -108,8 +127,8 @@ impl<R: Runtime> Shared<R> {
         done
     }
 
-    /// Waits until somebody wants the next message and can take it. Only the reading task calls this.
-    pub(crate) fn poll_wanted(&self, cx: &Context<'_>) -> Poll<Result<(), Closed>> {
+    /// Waits until somebody wants the next message and can take it, or the end. Only the reading task calls this.
+    pub(crate) fn poll_step(&self, cx: &Context<'_>) -> Poll<Result<Step, Closed>> {
         let mut inbox = self.inbox();
         // Whoever closes has said so before it looks for the waker.
         if self.is_closed() {
@@ -119,7 +138,20 @@ impl<R: Runtime> Shared<R> {
             Some(known) => known.clone_from(cx.waker()),
             none => *none = Some(cx.waker().clone()),
         }
-        if inbox.wants() { Poll::Ready(Ok(())) } else { Poll::Pending }
+        if inbox.wants() {
+            return Poll::Ready(Ok(inbox.held.pop_front().map_or(Step::Read, Step::Deliver)));
+        }
+        if inbox.reads_ahead() { Poll::Ready(Ok(Step::Read)) } else { Poll::Pending }
+    }
+
+    /// Returns the message if somebody wants it now, and keeps it for the next one otherwise.
+    pub(crate) fn wanted(&self, message: Message) -> Option<Message> {
+        let mut inbox = self.inbox();
+        if inbox.wants() && inbox.held.is_empty() {
+            return Some(message);
+        }
+        inbox.held.push_back(message);
+        None
     }
 
     /// Closes the pipe on this side. Returns false if it was closed already.
@@ -230,6 +262,24 @@ impl<R: Runtime> Inbox<R> {
     fn wants(&self) -> bool {
         let asked = !self.subscriptions.is_empty() || !self.callbacks.is_empty() || !self.children.is_empty();
         asked && self.subscriptions.may_read()
+    }
+
+    /// Returns true if nobody wants a message but somebody the end.
+    fn reads_ahead(&self) -> bool {
+        let bytes: usize = self.held.iter().map(|message| message.data.len()).sum();
+        let room = self.held.len() < AHEAD.0 && bytes < AHEAD.1;
+        self.has_end && room && !self.at_end.is_empty() && !self.wants()
+    }
+
+    /// Copies what was read for nobody into a subscription that came after the end.
+    pub(crate) fn catch_up(&mut self) {
+        if self.end.is_some() {
+            for message in std::mem::take(&mut self.held) {
+                if self.unique.is_new(&message.data, message.from) {
+                    self.subscriptions.deliver(&message.data, message.from);
+                }
+            }
+        }
     }
 
     pub(crate) fn take(&mut self, from: SubscriptionId) -> Result<Option<Message>, RecvError> {

@@ -1,27 +1,21 @@
 //! Addresses of this machine as STUN servers (RFC 8489) report them.
 
-use std::fmt;
 use std::io;
 use std::marker::PhantomData;
 use std::net::{IpAddr, SocketAddr};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use p2pd_core::wire::Transport;
-use p2pd_core::wire::stun::{BindingOutcome, TransactionId, binding_request, decode_binding};
-use p2pd_sys::messages::{Destination, OpenError, PipeOptions, Protocol, Route};
+use p2pd_core::wire::stun::binding_request;
+use p2pd_sys::messages::stun::{HEADER, MAX_ANSWER, TCP_WITHIN, WAITS, answer, length, transaction};
+use p2pd_sys::messages::{Destination, PipeOptions, Protocol, Route};
 
 use crate::carrier::Socket;
 use crate::runtime::Runtime;
 use crate::wait::within;
 
-/// Times for which each request over UDP waits before it is retransmitted: RFC 8489 section 6.2.1, cut short.
-const WAITS: [Duration; 3] =
-    [Duration::from_millis(500), Duration::from_millis(1000), Duration::from_millis(1500)];
-/// Longest wait for an answer over TCP.
-const TCP_WITHIN: Duration = Duration::from_secs(3);
-/// Longest answer.
-const MAX_ANSWER: usize = 2048;
-const HEADER: usize = 20;
+#[doc(inline)]
+pub use p2pd_sys::messages::stun::StunError;
 
 /// A client of one STUN server.
 #[derive(Clone, Debug)]
@@ -81,13 +75,6 @@ impl<R: Runtime> Client<R> {
     }
 }
 
-fn transaction() -> Result<TransactionId, StunError> {
-    let random = p2pd_sys::random_seed().map_err(StunError::Io)?;
-    let mut id = [0; 12];
-    id.copy_from_slice(&random[..12]);
-    Ok(TransactionId(id))
-}
-
 async fn over_udp<R: Runtime>(socket: &R::Udp, server: SocketAddr) -> Result<SocketAddr, StunError> {
     let transaction = transaction()?;
     let request = binding_request(transaction, None);
@@ -122,11 +109,8 @@ async fn over_tcp<R: Runtime>(stream: &R::Tcp) -> Result<SocketAddr, StunError> 
         }
         let mut data = vec![0; HEADER];
         read_exact::<R>(stream, &mut data).await?;
-        let body = usize::from(u16::from_be_bytes([data[2], data[3]]));
-        if HEADER + body > MAX_ANSWER {
-            return Err(io::ErrorKind::InvalidData.into());
-        }
-        data.resize(HEADER + body, 0);
+        let length = length(&data).filter(|length| *length <= MAX_ANSWER);
+        data.resize(length.ok_or(io::ErrorKind::InvalidData)?, 0);
         read_exact::<R>(stream, &mut data[HEADER..]).await?;
         Ok(data)
     };
@@ -143,48 +127,4 @@ async fn read_exact<R: Runtime>(stream: &R::Tcp, mut buffer: &mut [u8]) -> io::R
         }
     }
     Ok(())
-}
-
-/// `None`: it is no answer to this.
-fn answer(data: &[u8], over: Transport, to: TransactionId) -> Option<Result<SocketAddr, StunError>> {
-    let reply = decode_binding(data, over).ok().filter(|reply| reply.transaction == to)?;
-    Some(match reply.outcome {
-        BindingOutcome::Mapped(external) => Ok(external),
-        BindingOutcome::Error(code) => Err(StunError::Refused(code)),
-    })
-}
-
-/// Reason why a STUN server did not report an address.
-#[derive(Debug)]
-#[non_exhaustive]
-pub enum StunError {
-    /// The server could not be reached.
-    Open(OpenError),
-    /// The socket failed.
-    Io(io::Error),
-    /// The server answered with this error code (RFC 8489 section 14.8).
-    Refused(u16),
-    /// The time passed without an answer.
-    NoAnswer,
-}
-
-impl fmt::Display for StunError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            StunError::Open(why) => write!(f, "{why}"),
-            StunError::Io(why) => write!(f, "the socket failed: {why}"),
-            StunError::Refused(code) => write!(f, "the STUN server answered with error {code}"),
-            StunError::NoAnswer => f.write_str("the STUN server did not answer"),
-        }
-    }
-}
-
-impl std::error::Error for StunError {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        match self {
-            StunError::Open(why) => Some(why),
-            StunError::Io(why) => Some(why),
-            StunError::Refused(_) | StunError::NoAnswer => None,
-        }
-    }
 }

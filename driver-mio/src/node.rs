@@ -200,6 +200,16 @@ impl Node {
         self.engine.connect_to(&to, plan).map_err(ConnectError::NotBegun)
     }
 
+    /// Sends a peer an ECHO by every broker that is ready and that both share; returns how many they are.
+    /// [`Notice::Pong`] tells of the first answer, with this `number`. A peer answers nodes that it accepts; others too
+    /// rarely to be relied on.
+    ///
+    /// # Errors
+    /// The reason why nothing was sent.
+    pub fn ping(&mut self, to: &PeerAddress, number: u32) -> Result<u8, ConnectError> {
+        self.engine.ping(to, number).map_err(ConnectError::NotBegun)
+    }
+
     /// Asks TURN servers for a relayed address: those of the configuration, or others that the wish names. The call ends
     /// by [`News::Allocated`] or [`News::NotAllocated`].
     ///

@@ -6,6 +6,7 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::time::{Duration, Instant};
 
 use mio::{Events, Poll};
+use p2pd_mio::messages::stun::{Query, StunError};
 use p2pd_mio::messages::{
     End, News, Overflow, Pattern, PipeId, PipeOptions, Pipes, Protocol, Queue, RecvError, Route,
     SubscribeError,
@@ -279,4 +280,89 @@ fn a_pipe_to_a_peer_is_one_of_messages() {
     };
     assert!(came == data, "{} bytes", came.len());
     assert_eq!(end, RecvError::Ended(End::Peer));
+}
+
+/// The answer of a STUN server that sees this IPv4 address.
+fn binding(request: &[u8], seen: SocketAddr) -> Vec<u8> {
+    let SocketAddr::V4(seen) = seen else { panic!("{seen}") };
+    let cookie = [0x21, 0x12, 0xa4, 0x42];
+    let ip = seen.ip().octets().into_iter().zip(cookie).map(|(a, b)| a ^ b);
+    let head = [&[1, 1, 0, 12][..], &cookie, &request[8..20], &[0, 0x20, 0, 8, 0, 1]].concat();
+    head.into_iter().chain((seen.port() ^ 0x2112).to_be_bytes()).chain(ip).collect()
+}
+
+impl Loop {
+    fn answered(
+        &mut self,
+        mut query: Query,
+        mut turn: impl FnMut(),
+    ) -> Result<(SocketAddr, SocketAddr), StunError> {
+        let began = Instant::now();
+        loop {
+            assert!(began.elapsed() < LONG);
+            self.turn();
+            turn();
+            while let Some(news) = self.pipes.poll() {
+                assert!(query.take(news).is_none());
+            }
+            if let Some(done) = query.poll(&mut self.pipes) {
+                return done.map(|mapping| {
+                    assert_eq!(self.pipes.local_addr(mapping.pipe), Some(mapping.local));
+                    assert!(self.pipes.close(mapping.pipe));
+                    (mapping.local, mapping.external)
+                });
+            }
+        }
+    }
+}
+
+#[test]
+fn a_stun_server_says_how_it_sees_a_socket_over_udp_and_tcp() {
+    let mut all = Loop::new(100);
+    let (seen, route) =
+        ("203.0.113.9:4444".parse().unwrap(), Route::from(SocketAddr::from(([127, 0, 0, 1], 0))));
+    let server = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    server.set_nonblocking(true).unwrap();
+    let liar = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    let query = Query::new(&mut all.pipes, server.local_addr().unwrap(), route, Protocol::Udp).unwrap();
+    let (mut buffer, mut asked) = ([0; 2048], 0);
+    let (local, external) = all
+        .answered(query, || {
+            while let Ok((len, from)) = server.recv_from(&mut buffer) {
+                asked += 1;
+                // Somebody else's word, and another transaction's, count for nothing; the first request is lost.
+                liar.send_to(&binding(&buffer[..len], "192.0.2.1:1".parse().unwrap()), from).unwrap();
+                server.send_to(&binding(&[0; 20], "192.0.2.2:2".parse().unwrap()), from).unwrap();
+                if asked == 2 {
+                    server.send_to(&binding(&buffer[..len], seen), from).unwrap();
+                }
+            }
+        })
+        .unwrap();
+    assert_eq!((external, asked), (seen, 2));
+    assert!(local.ip().is_loopback() && local.port() != 0);
+    // Over TCP in two pieces.
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let at = listener.local_addr().unwrap();
+    let serving = std::thread::spawn(move || {
+        let (mut stream, from) = listener.accept().unwrap();
+        let mut request = [0; 28];
+        stream.read_exact(&mut request[..20]).unwrap();
+        let reply = binding(&request, seen);
+        stream.write_all(&reply[..7]).unwrap();
+        std::thread::sleep(Duration::from_millis(50));
+        stream.write_all(&reply[7..]).unwrap();
+        from
+    });
+    let query = Query::new(&mut all.pipes, at, route, Protocol::Tcp).unwrap();
+    let (local, external) = all.answered(query, || {}).unwrap();
+    assert_eq!((local, external), (serving.join().unwrap(), seen));
+    // Nobody answers: three requests in 3 s.
+    let began = Instant::now();
+    let query = Query::new(&mut all.pipes, liar.local_addr().unwrap(), route, Protocol::Udp).unwrap();
+    assert!(matches!(all.answered(query, || {}), Err(StunError::NoAnswer)));
+    assert!((2900..6000).contains(&began.elapsed().as_millis()));
+    let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let query = Query::new(&mut all.pipes, closed, route, Protocol::Tcp).unwrap();
+    assert!(matches!(all.answered(query, || {}), Err(StunError::Open(_))));
 }

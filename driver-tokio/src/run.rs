@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use p2pd_core::nat::NatReport;
 use p2pd_core::{
-    Allocate, AllocateError, ConnectId, Login, Name, NameError, NamePin, NodeId, Notice, PipeId, Plan,
-    ServerRef, Stats, Target,
+    Allocate, AllocateError, ConnectId, Login, Name, NameError, NamePin, NodeId, Notice, PeerAddress, PipeId,
+    Plan, ServerRef, Stats, Target,
 };
 use p2pd_sys::{Address, Calls, Engine, NameAnswer, NameCall, NameCalls, News};
 use tokio::sync::mpsc::error::TrySendError;
@@ -50,6 +50,11 @@ pub(crate) enum Command {
     RenewLogin {
         server: ServerRef,
         login: Option<Login>,
+    },
+    Ping {
+        to: Box<PeerAddress>,
+        number: u32,
+        done: oneshot::Sender<Result<u8, p2pd_core::ConnectError>>,
     },
     Allocate {
         wish: Allocate,
@@ -153,6 +158,7 @@ impl Driver {
             Command::Answer { peer, accept } => self.engine.answer(peer, accept),
             Command::Busy(busy) => self.engine.set_busy(busy),
             Command::RenewLogin { server, login } => self.engine.renew_login(server, login),
+            Command::Ping { to, number, done } => drop(done.send(self.engine.ping(&to, number))),
             Command::Allocate { wish, done } => match self.engine.allocate(&wish) {
                 Ok(id) => drop(self.allocations.insert(id, done)),
                 Err(why) => drop(done.send(Err(why))),

@@ -24,7 +24,7 @@ use crate::invitation::Invitation;
 use crate::options::{Command, Common, File, NameCommand, Options};
 use crate::say::Say;
 use crate::talk::{self, Gather, PIPE, named};
-use crate::{clock, demo, interfaces, log, manual, map, names, server, signals, trace};
+use crate::{clock, demo, interfaces, log, manual, map, names, ping, server, signals, trace};
 use p2pd::servers::{Commands, CredentialError, Renewals, Servers};
 
 /// Bytes copied at a time.
@@ -37,6 +37,7 @@ enum Task {
     Connect(Target, Plan, Option<Program>),
     Addr,
     Nat,
+    Ping(Target, Box<ping::Wanted>),
     Send(Target, Plan, Batch),
     Receive(Receiving, Invitation),
     Daemon(Prepared, Option<Name>),
@@ -63,7 +64,7 @@ impl Task {
     /// True if it has to do with names, or may have.
     fn knows_names(&self) -> bool {
         match self {
-            Task::Connect(to, ..) | Task::Send(to, ..) => matches!(to, Target::Name(_)),
+            Task::Connect(to, ..) | Task::Send(to, ..) | Task::Ping(to, _) => matches!(to, Target::Name(_)),
             Task::Name(_) | Task::Daemon(..) => true,
             _ => self.holds().is_some(),
         }
@@ -100,6 +101,10 @@ pub(crate) async fn run(options: Options) -> ExitCode {
         },
         Command::Addr { common } => (Task::Addr, common),
         Command::Nat { common } => (Task::Nat, common),
+        Command::Ping(ping) => match ping.address.parse::<Target>() {
+            Ok(to) => (Task::Ping(to, Box::new(ping::Wanted::new(&ping))), ping.common),
+            Err(why) => return usage(say, &why.to_string()),
+        },
         Command::Daemon(daemon) => match Prepared::new(&daemon) {
             Ok(prepared) => {
                 portmap = daemon.port.wanted();
@@ -217,6 +222,7 @@ pub(crate) async fn run(options: Options) -> ExitCode {
         Task::Receive(receiving, invitation) => file::receive(&node, receiving, &invitation, say).await,
         Task::Listen(listening, _, invitation) => listen(&node, listening, invitation, say).await,
         Task::Nat => nat(&node, say).await,
+        Task::Ping(to, wanted) => ping::run(&node, &to, &wanted, say).await,
         Task::Daemon(prepared, _) => daemon::run(&node, prepared, say).await,
         Task::Addr => {
             say.waiting("asking for the outside address");

@@ -15,6 +15,7 @@ mod manual;
 mod map;
 mod names;
 mod options;
+mod ping;
 mod print;
 mod say;
 mod secret;

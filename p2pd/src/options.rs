@@ -166,6 +166,8 @@ pub(crate) enum Command {
     /// Take, look up or give up a name, by which a node can be called in place of its address
     #[command(subcommand)]
     Name(NameCommand),
+    /// Ask a peer for answers: by its brokers, which works whatever the NATs, or on a pipe
+    Ping(Ping),
     /// Measure the NATs in front of this machine and say what they do
     Nat {
         #[command(flatten)]
@@ -469,6 +471,27 @@ fn bytes(text: &str) -> Result<u64, &'static str> {
     };
     let number: u64 = number.parse().map_err(|_| "not a number of bytes")?;
     number.checked_mul(unit).ok_or("too many bytes")
+}
+
+/// `p2pd ping`.
+#[derive(clap::Args, Debug)]
+pub(crate) struct Ping {
+    /// Address that the peer's `listen` or `addr` printed, or the peer's name: NAME.peer
+    pub(crate) address: String,
+    /// Ask so often
+    #[arg(short, long, value_name = "N", default_value = "4", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) count: u32,
+    /// Time between two questions
+    #[arg(short, long, value_name = "SECONDS", default_value = "1", value_parser = seconds)]
+    pub(crate) interval: Duration,
+    /// Wait so long for an answer
+    #[arg(long, value_name = "SECONDS", default_value = "5", value_parser = seconds)]
+    pub(crate) timeout: Duration,
+    /// Open a pipe and ask on it: `listen --echo` and `daemon` answer there
+    #[arg(long)]
+    pub(crate) pipe: bool,
+    #[command(flatten)]
+    pub(crate) common: Common,
 }
 
 fn seconds(text: &str) -> Result<Duration, String> {

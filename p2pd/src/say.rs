@@ -351,7 +351,11 @@ impl Say {
 
     /// Prints a result: to standard output for people, an event for programs. Returns false if nobody reads it.
     #[must_use]
-    fn result(self, json: impl FnOnce() -> serde_json::Value, text: impl FnOnce() -> String) -> bool {
+    pub(crate) fn result(
+        self,
+        json: impl FnOnce() -> serde_json::Value,
+        text: impl FnOnce() -> String,
+    ) -> bool {
         self.still();
         if self.json {
             tell_program(&json());

@@ -7,7 +7,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
 use std::time::Duration;
 
-use p2pd::serve::{Serving, Wanted};
+use p2pd::serve::{Serving, Wanted, WantedTurn};
 use p2pd_core::{Config, Plan, SecretKey};
 use p2pd_tests::drivers::{Driver, runtime};
 use p2pd_tests::world::built;
@@ -128,6 +128,26 @@ fn the_servers_of_messages_answer() {
         let client = p2pd_async_std::messages::stun::Client::new(at, route);
         assert_eq!(futures_lite::future::block_on(client.external_ip()).unwrap(), at.ip(), "{style}");
     }
+}
+
+#[test]
+fn a_relayed_address_is_answered_by_a_peer_that_knows_nothing_of_it() {
+    let ip = std::net::Ipv4Addr::LOCALHOST.into();
+    let users = vec![("alice".into(), "secret".into())];
+    let turn = Some(WantedTurn { users, relay_ips: vec![ip], ..WantedTurn::default() });
+    let wanted = Wanted { ip, second_ip: None, mqtt_port: 0, stun_ports: [0, 0], turn };
+    let serving = runtime().block_on(Serving::start(&wanted)).unwrap();
+    let peer = UdpSocket::bind("127.0.0.1:0").unwrap();
+    peer.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    let (server, at) = (serving.stun().to_string(), peer.local_addr().unwrap().to_string());
+    let mut client = Running::start("turn_client", &[&server, "alice", "secret", &at, "hello"]);
+    let mut said = client.output().lines().map(Result::unwrap);
+    let relayed = said.next().unwrap().strip_prefix("peers reach us at ").unwrap().parse().unwrap();
+    let mut heard = [0; 64];
+    let (len, from) = peer.recv_from(&mut heard).unwrap();
+    assert_eq!((&heard[..len], from), (&b"hello"[..], relayed));
+    peer.send_to(b"hello to you", from).unwrap();
+    assert_eq!(said.next().unwrap(), format!("{at}: hello to you"));
 }
 
 #[test]

@@ -97,6 +97,10 @@ impl Node {
         }
         match message.body {
             Body::Echo(payload) => {
+                if self.is_oneself(from) && self.is_pong(from, &payload) {
+                    self.pong(from, &payload, via);
+                    return false;
+                }
                 if self.is_oneself(from) {
                     self.own_echo(&payload, sent, via);
                     return false;
@@ -108,7 +112,10 @@ impl Node {
                     && self.try_reply(from, session, via.as_slice(), Body::EchoReply(payload))
                     && named;
             }
-            Body::EchoReply(_) => return false,
+            Body::EchoReply(payload) => {
+                self.pong(from, &payload, via);
+                return false;
+            }
             Body::Direct { mode, address } => {
                 return self.wish_from(from, session, mode, *address, via, How::Dial);
             }
@@ -140,12 +147,12 @@ impl Node {
         true
     }
 
-    /// Returns the bearing of a message on us; `None` for an echo's reply and for an answer to no call of ours.
+    /// Returns the bearing of a message on us; `None` for an answer to no call or ping of ours.
     fn bearing_of(&self, from: NodeId, message: &Message) -> Option<Bearing> {
         match message.body {
             Body::Direct { .. } | Body::Initial(_) | Body::TurnRequest { .. } => Some(Bearing::Asks),
             Body::Echo(_) | Body::Clock { .. } => Some(Bearing::Tells),
-            Body::EchoReply(_) => None,
+            Body::EchoReply(ref payload) => self.is_pong(from, payload).then_some(Bearing::Answers),
             Body::Updated(_)
             | Body::TurnResponse(_)
             | Body::Dialling(_)

@@ -18,6 +18,7 @@ mod mapping;
 mod messages;
 mod naming;
 mod opening;
+mod pinging;
 #[cfg(test)]
 mod proving;
 mod punching;
@@ -164,6 +165,7 @@ pub struct Node {
     allocations: BTreeMap<SockId, Box<Allocation>>,
     /// Proofs of addresses, by ids that are numbered so too.
     proofs: BTreeMap<SockId, Box<Proof>>,
+    pings: pinging::Pings,
     /// The user serves one pipe at a time, and has one.
     busy: bool,
     door: Door,
@@ -237,6 +239,7 @@ impl Node {
             relay_ids: BTreeMap::new(),
             allocations: BTreeMap::new(),
             proofs: BTreeMap::new(),
+            pings: pinging::Pings::new(),
             busy: false,
             door: Door::new(most / 2),
             places: Places::new(most),

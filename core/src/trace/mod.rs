@@ -298,6 +298,15 @@ impl Recorder {
         self.node.pipe_close(now, pipe);
     }
 
+    /// Calls [`Node::ping`], and records the call.
+    ///
+    /// # Errors
+    /// Errors of [`Node::ping`].
+    pub fn ping(&mut self, now: Instant, to: &PeerAddress, number: u32) -> Result<u8, ConnectError> {
+        self.write(|| Record::Call(now, Call::Ping { to: Box::new(to.clone()), number }));
+        self.node.ping(now, to, number)
+    }
+
     /// Calls [`Node::allocate`], and records the call.
     ///
     /// # Errors

@@ -304,6 +304,7 @@ impl Run {
             Call::PipeReadMessage { pipe } => drop(self.node.pipe_read_message(now, pipe)),
             Call::PipeFinish { pipe } => self.node.pipe_finish(now, pipe),
             Call::PipeClose { pipe } => self.node.pipe_close(now, pipe),
+            Call::Ping { to, number } => drop(self.node.ping(now, &to, number)),
             Call::Allocate { wish } => drop(self.node.allocate(now, &wish)),
             Call::PipeSendTo { pipe, to, data } => {
                 let _ = self.node.pipe_send_to(now, pipe, to, &data);
@@ -440,6 +441,7 @@ mod tests {
                     Call::PipeReadMessage { pipe } => drop(node.pipe_read_message(now, pipe)),
                     Call::PipeFinish { pipe } => node.pipe_finish(now, pipe),
                     Call::PipeClose { pipe } => node.pipe_close(now, pipe),
+                    Call::Ping { to, number } => drop(node.ping(now, &to, number)),
                     Call::Allocate { wish } => drop(node.allocate(now, &wish)),
                     Call::PipeSendTo { pipe, to, data } => {
                         let _ = node.pipe_send_to(now, pipe, to, &data);

@@ -15,6 +15,7 @@ mod mapping;
 mod nat64;
 mod outage;
 mod outside;
+mod pings;
 mod proxies;
 mod relay_first;
 mod relay_servers;

@@ -47,6 +47,7 @@ mod pipe;
 mod pipes;
 mod server;
 mod socket;
+pub mod stun;
 mod tokens;
 mod turns;
 

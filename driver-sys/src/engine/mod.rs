@@ -271,6 +271,16 @@ impl<R: Reactor> Engine<R> {
         id
     }
 
+    /// Sends a peer an ECHO by its brokers, as [`Node::ping`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn ping(&mut self, to: &PeerAddress, number: u32) -> Result<u8, p2pd_core::ConnectError> {
+        let sent = self.core.ping(self.clock.now(), to, number);
+        self.settle();
+        sent
+    }
+
     /// Asks where a name leads, as [`Node::resolve`].
     ///
     /// # Errors

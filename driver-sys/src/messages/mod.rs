@@ -2,6 +2,7 @@
 
 mod address;
 mod options;
+pub mod stun;
 mod target;
 
 use std::fmt;

@@ -439,3 +439,34 @@ async fn a_connect_takes_no_longer_than_it_may() {
     assert!(matches!(opened, Err(OpenError::TimedOut)), "{opened:?}");
     assert!(began.elapsed() >= WHILE && began.elapsed() < LONG);
 }
+
+#[tokio::test]
+async fn an_end_is_seen_though_nobody_wants_messages_and_none_is_lost() {
+    for words in [&[][..], &["one", "two"]] {
+        let (ours, theirs) = pair(&PipeOptions::default(), &PipeOptions::default()).await;
+        let (tell, told) = tokio::sync::oneshot::channel();
+        theirs.on_end(move |end| async move { tell.send(end).unwrap() });
+        for word in words {
+            ours.send(word.as_bytes()).await.unwrap();
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        ours.close().await;
+        assert_eq!(tokio::time::timeout(LONG, told).await.unwrap(), Ok(End::Peer));
+        // Whoever comes later gets it still.
+        let late = everything(&theirs);
+        let (data, end) = rest(&theirs, late).await;
+        assert_eq!((data, end), (words.concat().into_bytes(), RecvError::Ended(End::Peer)));
+    }
+    // Of a peer that goes on sending only so much is read.
+    let small = PipeOptions { reader_limit: 1000, ..PipeOptions::default() };
+    let (ours, theirs) = pair(&PipeOptions::default(), &small).await;
+    theirs.on_end(|_| async {});
+    let sending = tokio::time::timeout(WHILE, async {
+        loop {
+            ours.send(&[7; 64 * 1024]).await.unwrap();
+        }
+    });
+    assert!(sending.await.is_err());
+    let all = everything(&theirs);
+    assert_eq!(theirs.recv(all, LONG).await.unwrap().len(), 1000);
+}

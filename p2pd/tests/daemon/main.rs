@@ -10,6 +10,7 @@ mod hostile;
 mod javascript;
 mod mutate;
 mod page;
+mod ping;
 mod pipes;
 mod turn;
 mod webrtc;

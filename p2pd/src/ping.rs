@@ -1,0 +1,181 @@
+//! `p2pd ping`: round trips to a peer, by its brokers or on a pipe.
+
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use p2pd_core::{Notice, PeerAddress, PipeMode, Plan, Target};
+use p2pd_tokio::{Node, Pipe};
+use serde_json::json;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::sync::broadcast::Receiver;
+use tokio::sync::broadcast::error::RecvError;
+
+use crate::options::Ping as Options;
+use crate::say::Say;
+use crate::signals;
+
+/// Questions to be asked, and in which way.
+#[derive(Debug)]
+pub(crate) struct Wanted {
+    count: u32,
+    interval: Duration,
+    timeout: Duration,
+    /// The plan of the pipe that is asked on; without one the brokers carry the questions.
+    plan: Option<Plan>,
+}
+
+impl Wanted {
+    pub(crate) fn new(options: &Options) -> Self {
+        let Options { count, interval, timeout, .. } = *options;
+        let mode = if options.common.plain { PipeMode::Plain } else { PipeMode::Encrypted };
+        let plan = options.pipe.then(|| Plan { mode, ..Plan::default() });
+        Wanted { count, interval, timeout, plan }
+    }
+}
+
+/// Way in which a peer is asked.
+enum Way {
+    Brokers(PeerAddress, Receiver<Notice>),
+    Pipe(Box<Pipe>),
+}
+
+/// An answer: the time that it took, and what carried it.
+type Answer = (Duration, String);
+
+/// Asks, and ends with success if anything was answered.
+pub(crate) async fn run(node: &Node, to: &Target, wanted: &Wanted, say: Say) -> ExitCode {
+    let mut way = match Way::open(node, to, wanted, say).await {
+        Ok(way) => way,
+        Err(why) => {
+            say.error(&why);
+            return ExitCode::FAILURE;
+        }
+    };
+    let (mut sent, mut times) = (0, Vec::new());
+    let pinging = async {
+        for number in 1..=wanted.count {
+            let asked = Instant::now();
+            sent += 1;
+            let answer = match way.ask(node, number, wanted.timeout).await {
+                Ok(answer) => answer,
+                Err(why) => return say.error(&why),
+            };
+            times.extend(answer.as_ref().map(|(took, _)| *took));
+            if !say.pong(number, answer.as_ref().map(|(took, by)| (*took, &**by))) {
+                return;
+            }
+            if number < wanted.count {
+                tokio::time::sleep(wanted.interval.saturating_sub(asked.elapsed())).await;
+            }
+        }
+    };
+    tokio::select! {
+        () = pinging => {}
+        () = signals::interrupted() => {}
+    }
+    if say.pongs(sent, &times) && !times.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+impl Way {
+    async fn open(node: &Node, to: &Target, wanted: &Wanted, say: Say) -> Result<Self, String> {
+        if let Some(plan) = &wanted.plan {
+            let pipe = node.connect_with(to, plan.clone()).await.map_err(|why| why.to_string())?;
+            say.opened("connected", &pipe);
+            return Ok(Way::Pipe(Box::new(pipe)));
+        }
+        let notices = node.notices();
+        let address = match to {
+            Target::Address(address) => (**address).clone(),
+            Target::Name(name) => node.resolve(*name).await.map_err(|why| why.to_string())?,
+        };
+        // Until then no broker has proven that it delivers.
+        node.address().await;
+        Ok(Way::Brokers(address, notices))
+    }
+
+    /// Asks once; `None`: no answer in time.
+    async fn ask(&mut self, node: &Node, number: u32, within: Duration) -> Result<Option<Answer>, String> {
+        match self {
+            Way::Brokers(address, notices) => {
+                let brokers = node.ping(address, number).await.map_err(|why| why.to_string())?;
+                if brokers == 0 {
+                    return Err("no broker that both have is ready".into());
+                }
+                let answer = tokio::time::timeout(within, pong(notices, number)).await;
+                Ok(answer.ok().flatten())
+            }
+            Way::Pipe(pipe) => {
+                let text = format!("p2pd ping {number:010}");
+                let began = Instant::now();
+                let asking = async {
+                    pipe.write_all(format!("ECHO {text}").as_bytes()).await?;
+                    pipe.flush().await?;
+                    let mut heard = Vec::new();
+                    // One that sends back all of it has the word before it.
+                    while !heard.ends_with(text.as_bytes()) {
+                        if pipe.read_buf(&mut heard).await? == 0 {
+                            return Err(std::io::ErrorKind::UnexpectedEof.into());
+                        }
+                    }
+                    Ok::<_, std::io::Error>(())
+                };
+                match tokio::time::timeout(within, asking).await {
+                    Ok(Ok(())) => Ok(Some((began.elapsed(), "the pipe".into()))),
+                    Ok(Err(why)) => Err(format!("the pipe broke: {why}")),
+                    Err(_) => Ok(None),
+                }
+            }
+        }
+    }
+}
+
+/// Waits for the answer with this number.
+async fn pong(notices: &mut Receiver<Notice>, number: u32) -> Option<Answer> {
+    loop {
+        match notices.recv().await {
+            Ok(Notice::Pong { number: of, broker, took, .. }) if of == number => {
+                return Some((took, format!("broker {broker}")));
+            }
+            Ok(_) | Err(RecvError::Lagged(_)) => {}
+            Err(RecvError::Closed) => return None,
+        }
+    }
+}
+
+/// The smallest, the mean and the largest of the times, in milliseconds.
+fn figures(times: &[Duration]) -> Option<[f64; 3]> {
+    let ms = |time: &Duration| time.as_secs_f64() * 1e3;
+    let sum: f64 = times.iter().map(ms).sum();
+    Some([ms(times.iter().min()?), sum / times.len() as f64, ms(times.iter().max()?)])
+}
+
+impl Say {
+    fn pong(self, number: u32, answer: Option<(Duration, &str)>) -> bool {
+        let ms = answer.map(|(took, _)| took.as_secs_f64() * 1e3);
+        self.result(
+            || json!({"event": "pong", "number": number, "ms": ms, "by": answer.map(|(_, by)| by)}),
+            || match (ms, answer) {
+                (Some(ms), Some((_, by))) => format!("answer {number} by {by}: {ms:.1} ms"),
+                _ => format!("answer {number}: none in time"),
+            },
+        )
+    }
+
+    fn pongs(self, sent: u32, times: &[Duration]) -> bool {
+        let (answered, figures) = (times.len(), figures(times));
+        let lost = 100.0 * (1.0 - answered as f64 / f64::from(sent.max(1)));
+        self.result(
+            || json!({
+                "event": "pings", "sent": sent, "answered": answered, "lost_percent": lost,
+                "min_ms": figures.map(|f| f[0]), "mean_ms": figures.map(|f| f[1]), "max_ms": figures.map(|f| f[2]),
+            }),
+            || {
+                let mut text = format!("{sent} asked, {answered} answered, {lost:.0} % lost");
+                if let Some([min, mean, max]) = figures {
+                    text += &format!("; round trip min/mean/max {min:.1}/{mean:.1}/{max:.1} ms");
+                }
+                text
+            },
+        )
+    }
+}
