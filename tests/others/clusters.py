@@ -20,10 +20,10 @@ def at(host):
 
 
 class Cluster:
-    """Nodes that run. `start` starts the node of that number, also again."""
+    """Nodes that run. `start` starts the node of that number, also again. Each call may take `within` while one dies."""
 
-    def __init__(self, lab, version, count, start):
-        self.version, self.count, self.start = version, count, start
+    def __init__(self, lab, version, count, start, within=WITHIN):
+        self.version, self.count, self.start, self.within = version, count, start, within
         # A bridge that finds nobody at the other end tries again late: the first node comes last.
         self.nodes = [start(n) for n in reversed(range(count))][::-1]
         self.servers = TOGETHER
@@ -70,8 +70,8 @@ def nats(lab):
         return lab.start(f"nats{n}", program, "-c", lab.write(f"nats{n}.conf", text))
     # It looks each new session up in a replicated stream, also a clean one. While a new leader of that stream is chosen, no node
     # answers CONNECT: a bare client waited 7.4 s (2.15.1) and 8 to 12 s (2.9.10), or was cut off after 5 s and 4 s. Sessions
-    # that stand go on. So calls of new programs cannot be within 3 s.
-    cluster = Cluster(lab, version(program, "--version"), 3, start)
+    # that stand go on. So calls of new programs cannot be within 3 s; of 600 in two runs one failed.
+    cluster = Cluster(lab, version(program, "--version"), 3, start, within=20.0)
     # They have to choose who leads before they serve MQTT.
     time.sleep(10)
     return cluster
@@ -119,10 +119,10 @@ def dying(n):
         listener.process.end()
         slowest = max(call.took for call in done)
         bad = [call for call in done if not call.good]
-        late = sum(call.took > WITHIN or not call.good for call in done)
+        late = sum(call.took > cluster.within or not call.good for call in done)
         what = f"{CALLS - len(bad)}/{CALLS} {slowest:.1f} s"
         if late:
-            raise Failed(f"{what}, {late} over {WITHIN} s or failed: {bad[0].why if bad else 'too slow'}")
+            raise Failed(f"{what}, {late} over {cluster.within} s or failed: {bad[0].why if bad else 'too slow'}")
         return what
     return measure
 

@@ -2,14 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::time::Duration;
 
 use p2pd::serve::{Serving, Wanted, WantedTurn};
 use p2pd::servers::Commands;
 use p2pd_core::wire::Transport;
-use p2pd_core::{Accept, Config, Login, Plan, ProxyKind, SecretKey, Strategy};
-use p2pd_tests::drivers::{Driver, runtime};
+use p2pd_core::{Accept, Config, Login, Plan, ProxyKind, SecretKey, Strategy, TurnServer};
+use p2pd_tests::drivers::{Driver, Node, Outcome, runtime};
 use p2pd_tests::lab::certificates::Authority;
 use p2pd_tests::lab::services::{Coturn, Mosquitto};
 use p2pd_tests::lab::{Home, Lab, SERVER};
@@ -29,34 +29,57 @@ fn setup(ip: IpAddr) -> Setup {
     Setup { login: Some((user.into(), password.into())), names }
 }
 
+/// Our own servers on loopback, a proxy that knows them by name, and nodes that reach them through it alone.
+struct Behind {
+    list: p2pd::servers::Servers,
+    turn: TurnServer,
+    proxy: Proxy,
+    _servers: Serving,
+}
+
+impl Behind {
+    fn start() -> Self {
+        let users = vec![("bob".into(), "secret".into())];
+        let turn = Some(WantedTurn { users, relay_ips: vec![LOOPBACK], ..WantedTurn::default() });
+        let wanted = Wanted { ip: LOOPBACK, second_ip: None, mqtt_port: 0, stun_ports: [0, 0], turn };
+        let servers = runtime().block_on(Serving::start(&wanted)).unwrap();
+        let list = servers.servers(NAME, 0);
+        let turn = runtime().block_on(list.turn[0].resolve(Commands::Refused)).unwrap();
+        let turn = TurnServer { transport: Some(Transport::Tcp), ..turn };
+        let proxy = Proxy::start((LOOPBACK, 0).into(), setup(LOOPBACK)).unwrap();
+        Behind { list, turn, proxy, _servers: servers }
+    }
+
+    /// Two nodes that name each other, by this driver, through this kind of proxy.
+    fn nodes(&self, driver: Driver, kind: ProxyKind) -> [Box<dyn Node>; 2] {
+        let login = Some(Login::new(LOGIN.0, Some(LOGIN.1)));
+        let way = p2pd_core::Proxy { kind, host: "127.0.0.1".into(), port: self.proxy.at().port(), login };
+        let keys = [(); 2].map(|()| SecretKey::from_bytes(p2pd_sys::random_seed().unwrap()));
+        [0, 1].map(|n| {
+            let mut config = Config::new(keys[n].clone());
+            config.brokers = self.list.brokers.clone();
+            config.turn = vec![self.turn.clone()];
+            (config.bind, config.survey) = (Some(LOOPBACK), false);
+            config.accept = Accept::Only([keys[1 - n].node_id()].into());
+            config.set_proxy(&way, |_| false);
+            driver.bind(config, None).unwrap()
+        })
+    }
+}
+
+/// Opens a relayed pipe.
+fn relay(from: &dyn Node, to: &dyn Node) -> Outcome {
+    let strategies = [Strategy::Relay].into_iter().collect();
+    from.connect(&to.address(), Plan { strategies, timeout: PATIENCE, ..Plan::default() })
+}
+
 #[test]
 fn every_driver_reaches_brokers_and_relays_through_each_kind_of_proxy() {
-    let users = vec![("bob".into(), "secret".into())];
-    let turn = Some(WantedTurn { users, relay_ips: vec![LOOPBACK], ..WantedTurn::default() });
-    let wanted = Wanted { ip: LOOPBACK, second_ip: None, mqtt_port: 0, stun_ports: [0, 0], turn };
-    let servers = runtime().block_on(Serving::start(&wanted)).unwrap();
-    let list = servers.servers(NAME, 0);
-    let turn = runtime().block_on(list.turn[0].resolve(Commands::Refused)).unwrap();
-    let proxy = Proxy::start((LOOPBACK, 0).into(), setup(LOOPBACK)).unwrap();
+    let behind = Behind::start();
     for driver in Driver::ALL {
         for kind in [ProxyKind::Http, ProxyKind::Socks5] {
-            let login = Some(Login::new(LOGIN.0, Some(LOGIN.1)));
-            let way = p2pd_core::Proxy { kind, host: "127.0.0.1".into(), port: proxy.at().port(), login };
-            let config = |accept: &[&SecretKey], key: &SecretKey| {
-                let mut config = Config::new(key.clone());
-                config.brokers = list.brokers.clone();
-                config.turn = vec![p2pd_core::TurnServer { transport: Some(Transport::Tcp), ..turn.clone() }];
-                (config.bind, config.survey) = (Some(LOOPBACK), false);
-                config.accept = Accept::Only(accept.iter().map(|key| key.node_id()).collect());
-                config.set_proxy(&way, |_| false);
-                config
-            };
-            let [ours, theirs] = [(); 2].map(|()| SecretKey::from_bytes(p2pd_sys::random_seed().unwrap()));
-            let a = driver.bind(config(&[&theirs], &ours), None).unwrap();
-            let b = driver.bind(config(&[&ours], &theirs), None).unwrap();
-            let strategies = [Strategy::Relay].into_iter().collect();
-            let plan = Plan { strategies, timeout: PATIENCE, ..Plan::default() };
-            let mut pipe = a.connect(&b.address(), plan).unwrap();
+            let [a, b] = behind.nodes(driver, kind);
+            let mut pipe = relay(&*a, &*b).unwrap();
             let mut other = b.accept(PATIENCE).unwrap();
             let sent: Vec<u8> = (0..200_000_u32).map(|n| (n >> 3) as u8).collect();
             let written = sent.clone();
@@ -72,9 +95,59 @@ fn every_driver_reaches_brokers_and_relays_through_each_kind_of_proxy() {
             b.shutdown();
         }
     }
-    let asked = proxy.asked();
-    for port in [list.brokers[0].port, turn.port] {
+    let asked = behind.proxy.asked();
+    for port in [behind.list.brokers[0].port, behind.turn.port] {
         assert!(asked.iter().filter(|place| **place == format!("{NAME}:{port}")).count() >= 6, "{asked:?}");
+    }
+}
+
+/// The port of a TURN server over TCP that answers 300 and names another server (RFC 8489 section 14.16).
+fn sends_to(other: (Ipv4Addr, u16)) -> u16 {
+    let listener = TcpListener::bind((LOOPBACK, 0)).unwrap();
+    let port = listener.local_addr().unwrap().port();
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().flatten() {
+            std::thread::spawn(move || {
+                let mut head = [0; 20];
+                while stream.read_exact(&mut head).is_ok() {
+                    let mut body = vec![0; usize::from(u16::from_be_bytes([head[2], head[3]]))];
+                    stream.read_exact(&mut body).unwrap();
+                    let mut answer = vec![0x01, 0x13, 0, 20];
+                    answer.extend(&head[4..]);
+                    answer.extend([0, 9, 0, 4, 0, 0, 3, 0]);
+                    answer.extend([0x80, 0x23, 0, 8, 0, 1]);
+                    answer.extend(other.1.to_be_bytes());
+                    answer.extend(other.0.octets());
+                    stream.write_all(&answer).unwrap();
+                }
+            });
+        }
+    });
+    port
+}
+
+#[test]
+fn a_server_that_sends_elsewhere_is_followed_through_the_same_proxy() {
+    let mut behind = Behind::start();
+    let there = behind.turn.port;
+    behind.turn.port = sends_to((Ipv4Addr::LOCALHOST, there));
+    for kind in [ProxyKind::Http, ProxyKind::Socks5] {
+        behind.turn.alternates_anywhere = false;
+        let [a, b] = behind.nodes(Driver::ALL[0], kind);
+        let why = relay(&*a, &*b).err().unwrap().to_string();
+        assert!(why.contains("which is no address that it may send us to"), "{why}");
+        let elsewhere = format!("127.0.0.1:{there}");
+        let asked = || behind.proxy.asked().iter().filter(|place| **place == elsewhere).count();
+        let before = asked();
+        behind.turn.alternates_anywhere = true;
+        let [a, b] = behind.nodes(Driver::ALL[0], kind);
+        let mut pipe = relay(&*a, &*b).unwrap();
+        let mut other = b.accept(PATIENCE).unwrap();
+        pipe.write_all(b"hello").unwrap();
+        let mut got = [0; 5];
+        other.read_exact(&mut got).unwrap();
+        assert_eq!(&got, b"hello");
+        assert!(asked() > before, "{kind:?}");
     }
 }
 
