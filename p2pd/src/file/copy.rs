@@ -20,7 +20,7 @@ const SLOWEST: u64 = 10_000_000;
 /// Hash of the bytes that have passed so far, and their number.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Hashed {
-    hash: blake3::Hasher,
+    hash: Box<blake3::Hasher>,
     pub(crate) bytes: u64,
 }
 
