@@ -306,3 +306,29 @@ async fn a_plain_pipe_is_refused_unless_allowed() {
     let refused = a.connect_with(&to, plan(PipeMode::Plain, LONG)).await.unwrap_err();
     assert!(refused.to_string().contains("encrypted pipes only"), "{refused}");
 }
+
+#[tokio::test]
+async fn each_pipe_is_served_by_a_task_of_its_own() {
+    let (a, b) = (node().await, node().await);
+    let (server, to) = (b.clone(), b.address().await);
+    let serving = tokio::spawn(async move {
+        server
+            .serve(|mut pipe| async move {
+                let mut word = [0; 5];
+                pipe.read_exact(&mut word).await.unwrap();
+                pipe.write_all(&word).await.unwrap();
+                pipe.shutdown().await.unwrap();
+            })
+            .await;
+    });
+    let silent = a.connect_with(&to, plan(PipeMode::Encrypted, LONG)).await.unwrap();
+    for mut pipe in [a.connect_with(&to, plan(PipeMode::Encrypted, LONG)).await.unwrap(), silent] {
+        let mut answer = Vec::new();
+        pipe.write_all(b"hello").await.unwrap();
+        pipe.flush().await.unwrap();
+        pipe.read_to_end(&mut answer).await.unwrap();
+        assert_eq!(answer, b"hello");
+    }
+    b.shutdown().await;
+    serving.await.unwrap();
+}

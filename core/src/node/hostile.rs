@@ -81,6 +81,10 @@ fn answer(question: &[u8], seen: SocketAddr) -> Vec<u8> {
     out
 }
 
+fn stun_servers(count: u8) -> Vec<SocketAddr> {
+    (0..count).map(|n| ([192, 0, 2, n], 3478).into()).collect()
+}
+
 impl Bench {
     /// A node with an open address, that two STUN servers agree about.
     pub(super) fn open(accept: Accept) -> Bench {
@@ -95,11 +99,11 @@ impl Bench {
             ..TurnServer::new(&TURN.ip().to_string(), TURN.port(), TurnAuth::Nobody)
         }];
         config.accept = accept;
-        Bench::of(config, 2, Box::new(|local, _, q| Some((20 * MS, answer(q, local)))))
+        Bench::of(config, stun_servers(2), Box::new(|local, _, q| Some((20 * MS, answer(q, local)))))
     }
 
     fn new(accept: Accept, servers: u8, answers: Answers) -> Bench {
-        Bench::asking(accept, (0..servers).map(|n| ([192, 0, 2, n], 3478).into()).collect(), answers)
+        Bench::asking(accept, stun_servers(servers), answers)
     }
 
     fn asking(accept: Accept, servers: Vec<SocketAddr>, answers: Answers) -> Bench {
@@ -108,7 +112,7 @@ impl Bench {
         Bench::of(config, servers, answers)
     }
 
-    fn of(mut config: Config, servers: u8, answers: Answers) -> Bench {
+    fn of(mut config: Config, servers: Vec<SocketAddr>, answers: Answers) -> Bench {
         config.stun =
             servers.iter().map(|s| StunServer { host: s.ip().to_string().into(), port: s.port() }).collect();
         let node = Node::new(config, [1; 32], Instant::ZERO).unwrap();
