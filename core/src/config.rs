@@ -8,6 +8,7 @@ use std::net::IpAddr;
 use smallvec::SmallVec;
 
 use crate::identity::{NodeId, SecretKey};
+use crate::nat::NatMemory;
 use crate::notice::Strategy;
 use crate::pipe::PipeMode;
 use crate::proxy::Proxy;
@@ -69,6 +70,9 @@ pub struct Config {
     pub max_pipes: Option<u32>,
     /// Bounds on the time until a peer that has vanished is found out.
     pub liveness: Liveness,
+    /// Memory of the NATs of networks, as [`Notice::NatMemory`](crate::Notice::NatMemory) said it in an earlier run, the latest
+    /// last. Default: none, and each is measured.
+    pub nat_memory: Vec<NatMemory>,
     /// Addresses to dial peers from, to be dialled at and to announce; a driver looks at it when it lists the machine's
     /// interfaces. Servers are reached by whatever way the system has. With `bind`, that address has to be among them.
     /// Default: all but loopback.
@@ -93,6 +97,7 @@ impl Config {
             ntp: Vec::new(),
             max_pipes: None,
             liveness: Liveness::default(),
+            nat_memory: Vec::new(),
             interfaces: Interfaces::default(),
         }
     }
@@ -113,22 +118,13 @@ impl Config {
         if self.stun.len() > MAX_SERVERS {
             return Err(ConfigError::TooManyStunServers(self.stun.len()));
         }
-        if self.turn.len() > MAX_SERVERS {
-            return Err(ConfigError::TooManyTurnServers(self.turn.len()));
-        }
         if self.ntp.len() > MAX_SERVERS {
             return Err(ConfigError::TooManyNtpServers(self.ntp.len()));
         }
         if let Some(n) = self.ntp.iter().position(|s| s.host.is_empty() || s.port == 0) {
             return Err(ConfigError::BadNtpServer(n));
         }
-        if let Some(n) = self.turn.iter().position(|s| s.host.is_empty() || s.port == 0) {
-            return Err(ConfigError::BadTurnServer(n));
-        }
-        let tls_over_udp = |s: &TurnServer| s.tls.is_some() && s.transport == Some(Transport::Udp);
-        if let Some(n) = self.turn.iter().position(tls_over_udp) {
-            return Err(ConfigError::TlsOverUdp(n));
-        }
+        check_turn(&self.turn)?;
         let mut seen = BTreeSet::new();
         for (n, broker) in self.brokers.iter().enumerate() {
             if !seen.insert(broker.id) {
@@ -147,20 +143,36 @@ impl Config {
                 return Err(ConfigError::LoginTooLong(n));
             }
         }
-        let bad = |proxy: &Option<Proxy>, host: &str| {
-            proxy.as_ref().is_some_and(|p| p.host.is_empty() || p.port == 0 || !p.can_reach(host))
-        };
-        if let Some(n) = self.brokers.iter().position(|b| bad(&b.proxy, &b.host)) {
+        if let Some(n) = self.brokers.iter().position(|b| is_bad(&b.proxy, &b.host)) {
             return Err(ConfigError::BadBrokerProxy(n));
-        }
-        if let Some(n) = self.turn.iter().position(|t| bad(&t.proxy, &t.host)) {
-            return Err(ConfigError::BadTurnProxy(n));
         }
         match self.stun.iter().position(|s| s.host.is_empty() || s.port == 0) {
             Some(n) => Err(ConfigError::BadStunServer(n)),
             None => Ok(()),
         }
     }
+}
+
+/// Checks a list of TURN servers.
+pub(crate) fn check_turn(turn: &[TurnServer]) -> Result<(), ConfigError> {
+    if turn.len() > MAX_SERVERS {
+        return Err(ConfigError::TooManyTurnServers(turn.len()));
+    }
+    if let Some(n) = turn.iter().position(|s| s.host.is_empty() || s.port == 0) {
+        return Err(ConfigError::BadTurnServer(n));
+    }
+    if let Some(n) = turn.iter().position(|s| s.tls.is_some() && s.transport == Some(Transport::Udp)) {
+        return Err(ConfigError::TlsOverUdp(n));
+    }
+    match turn.iter().position(|t| is_bad(&t.proxy, &t.host)) {
+        Some(n) => Err(ConfigError::BadTurnProxy(n)),
+        None => Ok(()),
+    }
+}
+
+/// Returns true for a proxy that cannot lead to the host.
+fn is_bad(proxy: &Option<Proxy>, host: &str) -> bool {
+    proxy.as_ref().is_some_and(|p| p.host.is_empty() || p.port == 0 || !p.can_reach(host))
 }
 
 /// Bounds on the time until the driver finds out that the other end of a TCP stream has vanished with its machine or network.

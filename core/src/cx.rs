@@ -9,6 +9,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::io::{Action, CloseHow, QueryId, SockId, SockOpts};
+use crate::nat::memory::Memory;
 use crate::notice::{ConnectId, Notice};
 use crate::pipe::{PipeId, PipeNews};
 use crate::random::{Domain, Random};
@@ -37,6 +38,8 @@ pub(crate) enum Owner {
     Stream,
     /// The relay, or the proof of an address, with this id.
     Relay(SockId),
+    /// The allocation with this id.
+    Allocation(SockId),
     /// The relay with this id, whose pipe has moved to this stream.
     Carrier(SockId),
     /// The mapping of our port with this number.
@@ -58,6 +61,7 @@ pub(crate) enum Timer {
     Visit(SessionId),
     Punch(Key),
     Relay(SockId),
+    Allocation(SockId),
     Mapping(u32),
     Settle,
     Measure,
@@ -78,6 +82,8 @@ pub(crate) struct Cx {
     pub(crate) translated: Option<IpAddr>,
     /// Experience with the servers' addresses.
     pub(crate) experience: Experience,
+    /// Memory of our NATs.
+    pub(crate) memory: Memory,
     queue: VecDeque<Action>,
     socks: BTreeMap<SockId, Owner>,
     queries: BTreeMap<QueryId, Owner>,
@@ -95,6 +101,7 @@ impl Cx {
             stats: Stats::default(),
             translated: None,
             experience: Experience::default(),
+            memory: Memory::new(&[]),
             queue: VecDeque::new(),
             socks: BTreeMap::new(),
             queries: BTreeMap::new(),
@@ -129,8 +136,18 @@ impl Cx {
     }
 
     pub(crate) fn bind_udp(&mut self, owner: Owner, local: SocketAddr) -> SockId {
+        self.bind_udp_for(owner, local, None)
+    }
+
+    /// Binds a socket that is used with one address alone.
+    pub(crate) fn bind_udp_for(
+        &mut self,
+        owner: Owner,
+        local: SocketAddr,
+        remote: Option<SocketAddr>,
+    ) -> SockId {
         let sock = self.fresh_sock(owner);
-        self.queue.push_back(Action::BindUdp { sock, local, opts: SockOpts::default() });
+        self.queue.push_back(Action::BindUdp { sock, local, remote, opts: SockOpts::default() });
         sock
     }
 
@@ -269,6 +286,10 @@ impl Cx {
 
     pub(crate) fn open_relayed(&mut self, pipe: PipeId, start: Box<crate::pipe::PipeStart>) {
         self.queue.push_back(Action::OpenRelayed { pipe, start });
+    }
+
+    pub(crate) fn open_allocation(&mut self, pipe: PipeId, relayed: SocketAddr) {
+        self.queue.push_back(Action::OpenAllocation { pipe, relayed });
     }
 
     pub(crate) fn pipe_news(&mut self, pipe: PipeId, news: PipeNews) {

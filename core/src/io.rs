@@ -123,6 +123,9 @@ pub enum Action {
         sock: SockId,
         /// Address to bind; port 0 lets the system choose.
         local: SocketAddr,
+        /// The only address that the socket is used with, if that is known. Where nothing was heard from there and ICMP
+        /// says that the port is closed, the driver may say `Failed`, as far as the system tells.
+        remote: Option<SocketAddr>,
         /// Options before bind.
         opts: SockOpts,
     },
@@ -242,7 +245,15 @@ pub enum Action {
         /// Peer, call and keys of the pipe.
         start: Box<PipeStart>,
     },
-    /// Reports a change on a relayed pipe.
+    /// Hands an allocation to the user, after [`Node::allocate`](crate::Node::allocate). Its datagrams go through
+    /// [`Node::pipe_send_to`](crate::Node::pipe_send_to) and [`Node::pipe_recv_from`](crate::Node::pipe_recv_from).
+    OpenAllocation {
+        /// Id of the allocation.
+        pipe: PipeId,
+        /// Address at the server that peers send to.
+        relayed: SocketAddr,
+    },
+    /// Reports a change on a relayed pipe or an allocation.
     Pipe {
         /// Pipe that changed.
         pipe: PipeId,

@@ -100,7 +100,7 @@ pub use config::{
 pub use identity::{NodeId, NodeIdError, SecretKey, SecretKeyError, Topic};
 pub use io::{Action, CloseHow, Event, IoFailure, QueryId, SockId, SockOpts};
 pub use name::{Name, NameError, NameNews, NamePin, Target, TargetError, ToTarget};
-pub use node::{ConnectError, MAX_CONNECTS, Node};
+pub use node::{Allocate, AllocateError, ConnectError, MAX_ALLOCATIONS, MAX_CONNECTS, Node};
 pub use notice::{
     Advice, BrokerLoss, BrokerState, ConnectId, FailReason, Notice, Outcome, PortState, Refusal, Report,
     Stage, Strategy, StrategyReport,

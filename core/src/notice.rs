@@ -11,6 +11,7 @@ use crate::config::ServerRef;
 use crate::identity::NodeId;
 use crate::io::IoFailure;
 use crate::name::{Name, NameError, NameNews};
+use crate::nat::NatMemory;
 use crate::pipe::PipeId;
 use crate::portmap::{MapError, Truth, Way};
 
@@ -317,7 +318,7 @@ impl fmt::Display for Advice {
                  both reach, then `--config servers.toml`",
             ),
             Advice::AddRelay => f.write_str(
-                "add a relay to the server list: `p2pd serve --turn --write servers.toml --host NAME` on a computer \
+                "add a relay to the server list: `p2pd serve --write servers.toml --host NAME` on a computer \
                  that both reach",
             ),
         }
@@ -330,7 +331,7 @@ impl fmt::Display for Advice {
 pub enum BrokerState {
     /// Subscribed.
     Ready,
-    /// Subscribed, but a message to ourselves has not come back within 25 s. Such a broker is not announced.
+    /// Subscribed, but a message to ourselves has not come back within 20 s. Such a broker is not announced.
     Swallows,
     /// Twice in a row the broker ended the session as the answer to what we published.
     EndsAtMessages,
@@ -499,6 +500,25 @@ pub enum Notice {
         name: Name,
         /// News about the name.
         news: Box<NameNews>,
+    },
+    /// The NATs of our network were seen to remember idle connections for longer or shorter. A later run that is
+    /// [told](crate::Config::nat_memory) need not measure it.
+    NatMemory(NatMemory),
+    /// [`Node::allocate`](crate::Node::allocate) gave no relayed address.
+    NotAllocated {
+        /// Id of the allocation, which is gone.
+        pipe: PipeId,
+        /// Result of each server that was asked, in words.
+        why: Box<str>,
+    },
+    /// The TURN server of an allocation does not relay to a peer. Datagrams that waited for the permission are lost.
+    PeerRefused {
+        /// The allocation, which goes on.
+        pipe: PipeId,
+        /// Address that was sent to.
+        peer: IpAddr,
+        /// ERROR-CODE, 403 for addresses that the server relays to nobody.
+        code: u16,
     },
     /// Every socket is closed; the node does nothing more.
     Closed,

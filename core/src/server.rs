@@ -52,7 +52,7 @@ impl Experience {
     }
 
     /// The order in which to try addresses: the one that worked, then the families in turn, and last what was of no use.
-    fn order(&self, host: &str, all: &[IpAddr]) -> VecDeque<IpAddr> {
+    pub(crate) fn order(&self, host: &str, all: &[IpAddr]) -> VecDeque<IpAddr> {
         let mut kinds: [VecDeque<IpAddr>; 2] = Default::default();
         let first = all.first().is_some_and(IpAddr::is_ipv4);
         for ip in all.iter().take(4 * MAX_ADDRESSES) {

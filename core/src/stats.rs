@@ -25,4 +25,6 @@ pub struct Stats {
     pub stale_messages: u64,
     /// STUN datagrams that were no answer to us or malformed.
     pub bad_stun: u64,
+    /// Datagrams to relayed addresses that were dropped, because their user took none.
+    pub datagrams_dropped: u64,
 }

@@ -1,5 +1,6 @@
 //! The task that owns the engine: waits for its sockets, its timer and the handles, and reports the results to users.
 
+use std::collections::HashMap;
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
@@ -11,10 +12,14 @@ use async_io::Timer;
 use futures_lite::Stream;
 use p2pd_core::SockId;
 use p2pd_core::nat::NatReport;
-use p2pd_core::{ConnectId, Login, Name, NameError, NamePin, NodeId, Notice, Plan, ServerRef, Stats, Target};
+use p2pd_core::{
+    Allocate, AllocateError, ConnectId, Login, Name, NameError, NamePin, NodeId, Notice, PipeId, Plan,
+    ServerRef, Stats, Target,
+};
 use p2pd_sys::{Calls, Engine, NameAnswer, NameCall, NameCalls, News};
 
 use crate::ConnectError;
+use crate::messages::Allocation;
 use crate::node::Known;
 use crate::pipe::Pipe;
 use crate::reactor::{Answer, AsyncIo};
@@ -50,6 +55,10 @@ pub(crate) enum Command {
         peer: NodeId,
         accept: bool,
     },
+    Allocate {
+        wish: Allocate,
+        done: Sender<Result<Allocation, AllocateError>>,
+    },
     Nats(Sender<Vec<NatReport>>),
     Stats(Sender<Stats>),
     Shutdown(Sender<()>),
@@ -70,6 +79,7 @@ struct Driver {
     engine: Engine<AsyncIo>,
     calls: Calls<Sender<Result<Pipe, ConnectError>>>,
     names: NameCalls<Sender<Result<NameAnswer, NameError>>>,
+    allocations: HashMap<PipeId, Sender<Result<Allocation, AllocateError>>>,
     out: Outputs,
     /// Tasks that wait for the end.
     ends: Vec<Sender<()>>,
@@ -85,8 +95,8 @@ enum Woken {
 
 pub(crate) async fn run(engine: Engine<AsyncIo>, commands: Receiver<Command>, out: Outputs) {
     let ready = engine.reactor().ready.clone();
-    let mut driver =
-        Driver { engine, calls: Calls::default(), names: NameCalls::default(), out, ends: Vec::new() };
+    let (calls, names, allocations) = (Calls::default(), NameCalls::default(), HashMap::new());
+    let mut driver = Driver { engine, calls, names, allocations, out, ends: Vec::new() };
     let queue = commands.clone();
     let mut commands = pin!(commands);
     let mut timer = Timer::never();
@@ -170,6 +180,10 @@ impl Driver {
             Command::Busy(busy) => self.engine.set_busy(busy),
             Command::RenewLogin { server, login } => self.engine.renew_login(server, login),
             Command::Answer { peer, accept } => self.engine.answer(peer, accept),
+            Command::Allocate { wish, done } => match self.engine.allocate(&wish) {
+                Ok(id) => drop(self.allocations.insert(id, done)),
+                Err(why) => drop(done.try_send(Err(why))),
+            },
             Command::Nats(reply) => {
                 let _ = reply.try_send(self.engine.node().nats().cloned().collect());
             }
@@ -198,6 +212,12 @@ impl Driver {
                     }
                     let _ = self.out.notices.try_broadcast(notice);
                 }
+                News::Allocated(id, stream, layer) => {
+                    let allocation = Allocation::new(stream, *layer);
+                    let failed = |e: std::io::Error| AllocateError::Failed(e.to_string().into());
+                    self.allocated(id, allocation.map_err(failed));
+                }
+                News::NotAllocated(id, why) => self.allocated(id, Err(why)),
                 News::NotOpened(connect, why) => self.answer(connect, Err(why)),
                 News::Opened(connect, stream, start) => {
                     self.answer(connect, Ok(Pipe::new(stream.io, *start, false)));
@@ -209,6 +229,13 @@ impl Driver {
                     }
                 }
             }
+        }
+    }
+
+    /// Ends a wish. Whoever has given up meanwhile drops the allocation, which gives it up.
+    fn allocated(&mut self, id: PipeId, outcome: Result<Allocation, AllocateError>) {
+        if let Some(done) = self.allocations.remove(&id) {
+            let _ = done.try_send(outcome);
         }
     }
 

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use p2pd_sys::messages::{MAX_DATAGRAM, PipeOptions, Protocol, is_of_a_datagram};
 
+use crate::allocation::{Allocation, Inbound, Outbound};
 use crate::halves::Half;
 use crate::runtime::Runtime;
 
@@ -20,6 +21,8 @@ pub enum Socket<R: Runtime> {
     Udp(R::Udp, Option<SocketAddr>),
     /// A pipe to a peer.
     Peer(Box<R::Pipe>),
+    /// A relayed address at a TURN server.
+    Relayed(Box<Allocation<R>>),
 }
 
 /// Socket types of a runtime's programs that a pipe can be made of.
@@ -53,6 +56,7 @@ impl<R: Runtime> Socket<R> {
             Socket::Tcp(stream) => address(R::tcp_socket(stream).local_addr()?),
             Socket::Udp(socket, _) => address(R::udp_socket(socket).local_addr()?),
             Socket::Peer(pipe) => Ok(pipe.local_addr()),
+            Socket::Relayed(allocation) => Ok(allocation.relayed_addr()),
         }
     }
 
@@ -65,12 +69,16 @@ impl<R: Runtime> Socket<R> {
             Socket::Tcp(stream) => address(R::tcp_socket(stream).peer_addr()?).map(Some),
             Socket::Udp(_, remote) => Ok(*remote),
             Socket::Peer(pipe) => Ok(Some(pipe.remote_addr())),
+            Socket::Relayed(_) => Ok(None),
         }
     }
 
-    /// Returns the protocol; a pipe to a peer counts as TCP.
+    /// Returns the protocol; a pipe to a peer counts as TCP, a relayed address as UDP.
     pub(crate) fn protocol(&self) -> Protocol {
-        if matches!(self, Socket::Udp(..)) { Protocol::Udp } else { Protocol::Tcp }
+        match self {
+            Socket::Udp(..) | Socket::Relayed(_) => Protocol::Udp,
+            Socket::Tcp(_) | Socket::Peer(_) => Protocol::Tcp,
+        }
     }
 
     /// Sets those options that can be set on an open socket.
@@ -78,7 +86,7 @@ impl<R: Runtime> Socket<R> {
         match self {
             Socket::Tcp(stream) => options.set(Protocol::Tcp, R::tcp_socket(stream)),
             Socket::Udp(socket, _) => options.set(Protocol::Udp, R::udp_socket(socket)),
-            Socket::Peer(_) => Ok(()),
+            Socket::Peer(_) | Socket::Relayed(_) => Ok(()),
         }
     }
 
@@ -99,6 +107,10 @@ impl<R: Runtime> Socket<R> {
             Socket::Peer(pipe) => {
                 let [read, write] = Half::both(*pipe);
                 (Reader { from: Inner::Peer(read), buffer: buffer(reader_limit) }, Writer::Peer(write))
+            }
+            Socket::Relayed(allocation) => {
+                let (inbound, outbound) = allocation.split();
+                (Reader { from: Inner::Relayed(inbound), buffer: Vec::new() }, Writer::Relayed(outbound))
             }
         }
     }
@@ -123,6 +135,7 @@ enum Inner<R: Runtime> {
     Tcp(Arc<R::Tcp>),
     Udp(Arc<R::Udp>),
     Peer(Half<R>),
+    Relayed(Inbound<R>),
 }
 
 /// Result of a read.
@@ -136,7 +149,7 @@ pub(crate) enum Read<'a> {
 impl<R: Runtime> Reader<R> {
     /// The next message. Giving up waiting loses nothing.
     pub(crate) async fn read(&mut self) -> io::Result<Read<'_>> {
-        let len = match &self.from {
+        let len = match &mut self.from {
             Inner::Tcp(stream) => R::read(stream, &mut self.buffer).await?,
             Inner::Udp(socket) => loop {
                 match R::receive(socket, &mut self.buffer).await {
@@ -148,6 +161,11 @@ impl<R: Runtime> Reader<R> {
                 }
             },
             Inner::Peer(half) => half.read(&mut self.buffer).await?,
+            Inner::Relayed(inbound) => {
+                let (from, data) = inbound.receive().await?;
+                self.buffer = data;
+                return Ok(Read::Data(&self.buffer, Some(from)));
+            }
         };
         Ok(if len == 0 { Read::End } else { Read::Data(self.buffer.get(..len).unwrap_or_default(), None) })
     }
@@ -159,6 +177,7 @@ pub(crate) enum Writer<R: Runtime> {
     /// A UDP socket, with the peer of a connected one: not every system takes an address there.
     Udp(Arc<R::Udp>, Option<SocketAddr>),
     Peer(Half<R>),
+    Relayed(Outbound<R>),
     /// The writer has ended, or failed within a message.
     Over,
 }
@@ -185,6 +204,7 @@ impl<R: Runtime> Writer<R> {
                 }
             }
             Writer::Peer(half) => half.write_all(data).await,
+            Writer::Relayed(outbound) => outbound.send(to, data).await,
             Writer::Over => Err(io::ErrorKind::BrokenPipe.into()),
         }
     }
@@ -194,7 +214,7 @@ impl<R: Runtime> Writer<R> {
         match self {
             Writer::Tcp(stream) => R::tcp_socket(stream).shutdown(std::net::Shutdown::Write),
             Writer::Peer(half) => half.end().await,
-            Writer::Udp(..) | Writer::Over => Ok(()),
+            Writer::Udp(..) | Writer::Relayed(_) | Writer::Over => Ok(()),
         }
     }
 

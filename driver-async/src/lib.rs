@@ -15,6 +15,7 @@
 //! Subscriptions are known by their ids rather than by their patterns.
 #![forbid(unsafe_code)]
 
+mod allocation;
 mod carrier;
 mod daemon;
 mod halves;
@@ -27,6 +28,7 @@ pub mod stun;
 mod wait;
 mod waiters;
 
+pub use allocation::Allocation;
 pub use carrier::{IntoSocket, Socket};
 pub use daemon::Daemon;
 pub use pipe::{CallbackId, MessagePipe, RecvError, SendError};

@@ -10,11 +10,12 @@ use mio::event::Event;
 use p2pd_core::nat::NatReport;
 use p2pd_core::trace::Sink;
 use p2pd_core::{
-    Config, ConnectId, IoFailure, Login, Name, NameError, NamePin, NodeId, Notice, PeerAddress, Plan,
-    QueryId, ServerRef, Stats, ToTarget,
+    Allocate, AllocateError, Config, ConnectId, IoFailure, Login, Name, NameError, NamePin, NodeId, Notice,
+    PeerAddress, PipeId, Plan, QueryId, ServerRef, Stats, ToTarget,
 };
 use p2pd_sys::{Address, BindError, ConnectError, Engine};
 
+use crate::messages::Allocation;
 use crate::names::Names;
 use crate::pipe::Pipe;
 use crate::reactor::{Mio, Whose};
@@ -27,6 +28,10 @@ pub enum News {
     Opened(ConnectId, Pipe),
     /// A call has none, and why.
     NotOpened(ConnectId, ConnectError),
+    /// A relayed address is there: [`Pipes::add`](crate::messages::Pipes::add) makes a pipe of it.
+    Allocated(PipeId, Allocation),
+    /// No TURN server gave a relayed address.
+    NotAllocated(PipeId, AllocateError),
     /// A peer opened a pipe to this node. It is registered nowhere yet.
     Incoming(Pipe),
     /// The address, progress of connects, state of brokers, questions.
@@ -170,6 +175,10 @@ impl Node {
         Some(match self.engine.take_news()? {
             p2pd_sys::News::Notice(notice) => News::Notice(notice),
             p2pd_sys::News::NotOpened(connect, why) => News::NotOpened(connect, why),
+            p2pd_sys::News::Allocated(id, stream, layer) => {
+                News::Allocated(id, Allocation::new(stream, *layer))
+            }
+            p2pd_sys::News::NotAllocated(id, why) => News::NotAllocated(id, why),
             p2pd_sys::News::Opened(connect, mut stream, start) => {
                 self.engine.reactor().release(&mut stream);
                 News::Opened(connect, Pipe::new(stream, *start, false))
@@ -189,6 +198,15 @@ impl Node {
     pub fn connect<T: ToTarget + ?Sized>(&mut self, to: &T, plan: Plan) -> Result<ConnectId, ConnectError> {
         let to = to.to_target().map_err(ConnectError::Target)?;
         self.engine.connect_to(&to, plan).map_err(ConnectError::NotBegun)
+    }
+
+    /// Asks TURN servers for a relayed address: those of the configuration, or others that the wish names. The call ends
+    /// by [`News::Allocated`] or [`News::NotAllocated`].
+    ///
+    /// # Errors
+    /// The reason why no server is asked.
+    pub fn allocate(&mut self, wish: &Allocate) -> Result<PipeId, AllocateError> {
+        self.engine.allocate(wish)
     }
 
     /// Asks where a name leads; [`Notice::Name`] tells, after 8 s at the latest.

@@ -6,11 +6,11 @@ pub use crate::{
     load_or_create_key, raise_descriptor_limit, random_seed,
 };
 pub use p2pd_core::nat::NatReport;
-pub use p2pd_core::turn::Credentials;
+pub use p2pd_core::turn::{Credentials, Family as RelayFamily};
 pub use p2pd_core::{
-    Accept, Advice, Broker, BrokerLoss, BrokerState, ClientKey, Config, ConnectId, FailReason, Header,
-    Interfaces, IoFailure, Liveness, Login, Name, NameError, NamePin, NodeId, Notice, NtpServer, Outcome,
-    PeerAddress, PipeEnd, PipeMode, Plan, Proxy, ProxyKind, Refusal, Report, SecretKey, ServerRef, Stage,
-    Stats, Strategy, StrategyReport, StunServer, Target, Tls, ToTarget, Trust, TurnAuth, TurnServer, Which,
-    Wrap,
+    Accept, Advice, Allocate, AllocateError, Broker, BrokerLoss, BrokerState, ClientKey, Config, ConnectId,
+    FailReason, Header, Interfaces, IoFailure, Liveness, Login, Name, NameError, NamePin, NodeId, Notice,
+    NtpServer, Outcome, PeerAddress, PipeEnd, PipeMode, Plan, Proxy, ProxyKind, Refusal, Report, SecretKey,
+    ServerRef, Stage, Stats, Strategy, StrategyReport, StunServer, Target, Tls, ToTarget, Trust, TurnAuth,
+    TurnServer, Which, Wrap,
 };

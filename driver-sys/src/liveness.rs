@@ -1,7 +1,7 @@
 //! Signs of life on TCP streams.
 //!
-//! The system probes an idle stream (keep-alive), and ends it when nothing answers. That holds for every stream of
-//! p2pd, also for one that was taken out of its pipe. Where data waits the system does not probe, and retransmits the
+//! The system probes an idle pipe (keep-alive), and ends it when nothing answers. That holds also for a stream that was
+//! taken out of its pipe. Streams to servers are looked after by the core, which lets them be silent for longer. Where data waits the system does not probe, and retransmits the
 //! data for a quarter of an hour. `TCP_USER_TIMEOUT` would shorten that. But it also ends streams whose peer lives and
 //! does not read (since Linux 5.11), so the pipes that are held are looked at instead.
 
@@ -46,6 +46,13 @@ pub fn accepted<'s>(socket: impl Into<SockRef<'s>>) {
     let socket = socket.into();
     let _ = socket.set_tcp_nodelay(true);
     let _ = keep_alive(socket, &Liveness::default());
+}
+
+/// The same for a server of nodes, which are not to be woken: one that has vanished is found out after ten minutes.
+pub fn accepted_node<'s>(socket: impl Into<SockRef<'s>>) {
+    let socket = socket.into();
+    let _ = socket.set_tcp_nodelay(true);
+    let _ = keep_alive(socket, &Liveness { interval: Duration::from_secs(600), ..Liveness::default() });
 }
 
 /// Signs of a stream's other end, as the system has them.

@@ -32,6 +32,12 @@ pub fn udp(local: SocketAddr, opts: &SockOpts) -> io::Result<std::net::UdpSocket
     Ok(socket.into())
 }
 
+/// Has a UDP socket hear by ICMP that a port is closed, which it is told only of an address that it is connected to. Returns
+/// whether it will. Linux lets such a socket be sent from as any other, others do not.
+pub fn hears_refusals(socket: &std::net::UdpSocket, remote: SocketAddr) -> bool {
+    cfg!(any(target_os = "linux", target_os = "android")) && socket.connect(remote).is_ok()
+}
+
 /// Returns whether this machine has a family of addresses: whether its loopback address can be bound.
 pub(crate) fn has_family(ip: IpAddr) -> bool {
     std::net::UdpSocket::bind((ip, 0)).is_ok()

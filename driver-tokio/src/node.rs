@@ -10,12 +10,13 @@ use std::task::{Context, Poll};
 use p2pd_core::nat::NatReport;
 use p2pd_core::trace::Sink;
 use p2pd_core::{
-    Config, ConnectId, Login, Name, NameError, NamePin, NodeId, Notice, PeerAddress, Plan, ServerRef, Stats,
-    ToTarget,
+    Allocate, AllocateError, Config, ConnectId, Login, Name, NameError, NamePin, NodeId, Notice, PeerAddress,
+    Plan, ServerRef, Stats, ToTarget,
 };
 use p2pd_sys::{Address, BindError, ConnectError, Engine, NameAnswer, NameCall};
 use tokio::sync::{Mutex, broadcast, mpsc, oneshot, watch};
 
+use crate::messages::Allocation;
 use crate::pipe::Pipe;
 use crate::reactor::Tokio;
 use crate::run::{self, Command, Outputs};
@@ -248,6 +249,17 @@ impl Node {
     /// is none to be had.
     pub fn renew_login(&self, server: ServerRef, login: Option<Login>) {
         let _ = self.inner.commands.send(Command::RenewLogin { server, login });
+    }
+
+    /// Asks TURN servers for a relayed address: those of the configuration, or others that the wish names.
+    ///
+    /// # Errors
+    /// The reason why there is none.
+    pub async fn allocate(&self, wish: Allocate) -> Result<Allocation, AllocateError> {
+        let (done, outcome) = oneshot::channel();
+        let command = Command::Allocate { wish, done };
+        self.inner.commands.send(command).map_err(|_| AllocateError::Shutdown)?;
+        outcome.await.unwrap_or(Err(AllocateError::Shutdown))
     }
 
     /// Sets whether pipes that peers open from now on have to wait for their turn. Their callers are told so, by

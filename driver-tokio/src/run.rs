@@ -1,17 +1,22 @@
 //! The task that owns the engine: waits for its sockets, its timer and the handles, and reports the results to users.
 
+use std::collections::HashMap;
 use std::future::poll_fn;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use p2pd_core::nat::NatReport;
-use p2pd_core::{ConnectId, Login, Name, NameError, NamePin, NodeId, Notice, Plan, ServerRef, Stats, Target};
+use p2pd_core::{
+    Allocate, AllocateError, ConnectId, Login, Name, NameError, NamePin, NodeId, Notice, PipeId, Plan,
+    ServerRef, Stats, Target,
+};
 use p2pd_sys::{Address, Calls, Engine, NameAnswer, NameCall, NameCalls, News};
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
 use crate::ConnectError;
+use crate::messages::Allocation;
 use crate::pipe::Pipe;
 use crate::reactor::{Answer, Tokio};
 
@@ -46,6 +51,10 @@ pub(crate) enum Command {
         server: ServerRef,
         login: Option<Login>,
     },
+    Allocate {
+        wish: Allocate,
+        done: oneshot::Sender<Result<Allocation, AllocateError>>,
+    },
     Nats(oneshot::Sender<Vec<NatReport>>),
     Stats(oneshot::Sender<Stats>),
     Shutdown(oneshot::Sender<()>),
@@ -67,6 +76,7 @@ struct Driver {
     engine: Engine<Tokio>,
     calls: Calls<oneshot::Sender<Result<Pipe, ConnectError>>>,
     names: NameCalls<oneshot::Sender<Result<NameAnswer, NameError>>>,
+    allocations: HashMap<PipeId, oneshot::Sender<Result<Allocation, AllocateError>>>,
     out: Outputs,
     /// Tasks that wait for the end.
     ends: Vec<oneshot::Sender<()>>,
@@ -79,8 +89,8 @@ pub(crate) async fn run(
     out: Outputs,
 ) {
     let ready = engine.reactor().ready.clone();
-    let mut driver =
-        Driver { engine, calls: Calls::default(), names: NameCalls::default(), out, ends: Vec::new() };
+    let (calls, names, allocations) = (Calls::default(), NameCalls::default(), HashMap::new());
+    let mut driver = Driver { engine, calls, names, allocations, out, ends: Vec::new() };
     let timer = tokio::time::sleep(Duration::ZERO);
     tokio::pin!(timer);
     let mut handles = true;
@@ -143,6 +153,10 @@ impl Driver {
             Command::Answer { peer, accept } => self.engine.answer(peer, accept),
             Command::Busy(busy) => self.engine.set_busy(busy),
             Command::RenewLogin { server, login } => self.engine.renew_login(server, login),
+            Command::Allocate { wish, done } => match self.engine.allocate(&wish) {
+                Ok(id) => drop(self.allocations.insert(id, done)),
+                Err(why) => drop(done.send(Err(why))),
+            },
             Command::Nats(reply) => {
                 let _ = reply.send(self.engine.node().nats().cloned().collect());
             }
@@ -171,6 +185,12 @@ impl Driver {
                     }
                     let _ = self.out.notices.send(notice);
                 }
+                News::Allocated(id, stream, layer) => {
+                    let allocation = Allocation::new(stream, *layer);
+                    let failed = |e: std::io::Error| AllocateError::Failed(e.to_string().into());
+                    self.allocated(id, allocation.map_err(failed));
+                }
+                News::NotAllocated(id, why) => self.allocated(id, Err(why)),
                 News::NotOpened(connect, why) => self.answer(connect, Err(why)),
                 News::Opened(connect, stream, start) => {
                     self.answer(connect, Ok(Pipe::new(stream.io, *start, false)));
@@ -182,6 +202,13 @@ impl Driver {
                     }
                 }
             }
+        }
+    }
+
+    /// Ends a wish. Whoever has given up meanwhile drops the allocation, which gives it up.
+    fn allocated(&mut self, id: PipeId, outcome: Result<Allocation, AllocateError>) {
+        if let Some(done) = self.allocations.remove(&id) {
+            let _ = done.send(outcome);
         }
     }
 

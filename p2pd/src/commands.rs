@@ -9,7 +9,7 @@ use std::time::Duration;
 use p2pd_core::{
     Accept, BrokerState, Config, Name, Notice, PipeMode, Plan, SecretKey, Strategy, Target, TurnAuth,
 };
-use p2pd_sys::PinFile;
+use p2pd_sys::{NatFile, PinFile};
 use p2pd_tokio::{BindError, Node, Pipe};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::sync::broadcast::error::RecvError;
@@ -19,7 +19,7 @@ use tokio::task::{JoinHandle, JoinSet};
 use crate::USAGE;
 use crate::daemon::{self, Prepared};
 use crate::exec::Program;
-use crate::file::{self, Outgoing, Receiving};
+use crate::file::{self, Batch, Receiving};
 use crate::invitation::Invitation;
 use crate::options::{Command, Common, File, NameCommand, Options};
 use crate::say::Say;
@@ -37,7 +37,7 @@ enum Task {
     Connect(Target, Plan, Option<Program>),
     Addr,
     Nat,
-    Send(Target, Plan, Vec<Outgoing>),
+    Send(Target, Plan, Batch),
     Receive(Receiving, Invitation),
     Daemon(Prepared, Option<Name>),
 }
@@ -119,7 +119,7 @@ pub(crate) async fn run(options: Options) -> ExitCode {
                 Ok(to) => to,
                 Err(why) => return usage(say, &why.to_string()),
             };
-            let files = match file::outgoing(&files) {
+            let files = match file::outgoing(&files, say) {
                 Ok(files) => files,
                 Err(why) => return usage(say, &why),
             };
@@ -149,11 +149,13 @@ pub(crate) async fn run(options: Options) -> ExitCode {
         Ok(pins) => pins,
         Err(why) => return usage(say, &why),
     };
+    let nat_file = names::nat_file(&common);
     let (config, renewals) = match config(&common, say).await {
         Ok((config, renewals)) => {
             // Names are signed for a time; nothing else needs to know it.
             let ntp = if task.knows_names() { config.ntp } else { Vec::new() };
-            (Config { portmap, ntp, hairpin: matches!(task, Task::Nat), ..config }, renewals)
+            let nat_memory = nat_file.as_ref().map(NatFile::load).unwrap_or_default();
+            (Config { portmap, ntp, hairpin: matches!(task, Task::Nat), nat_memory, ..config }, renewals)
         }
         Err(why) => return usage(say, &why),
     };
@@ -185,7 +187,7 @@ pub(crate) async fn run(options: Options) -> ExitCode {
         }
     };
     let (file, known) = pins.unzip();
-    let (said, following) = follow(node.notices(), file.clone(), say);
+    let (said, following) = follow(node.notices(), file.clone(), nat_file, say);
     tokio::spawn(renew(node.clone(), node.notices(), renewals, say));
     known.into_iter().flatten().for_each(|pin| node.pin_name(pin));
     if let (Some(name), Some(file)) = (task.holds(), &file)
@@ -245,6 +247,7 @@ type Said = mpsc::Sender<oneshot::Sender<()>>;
 fn follow(
     mut notices: broadcast::Receiver<Notice>,
     pins: Option<PinFile>,
+    nats: Option<NatFile>,
     say: Say,
 ) -> (Said, JoinHandle<()>) {
     let (said, mut asked) = mpsc::channel::<oneshot::Sender<()>>(1);
@@ -258,6 +261,10 @@ fn follow(
                         log::notice(&notice);
                         if let Some(file) = &pins {
                             names::keep(file, &notice, say);
+                        }
+                        // What cannot be kept is measured again.
+                        if let (Some(file), Notice::NatMemory(memory)) = (&nats, &notice) {
+                            let _ = file.keep(*memory);
                         }
                         say.notice(&notice);
                         match notice {

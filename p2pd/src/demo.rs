@@ -5,7 +5,6 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use blake2::{Blake2s256, Digest};
 use p2pd::serve::{Serving, Wanted, WantedTurn};
 use p2pd::servers::Commands;
 use p2pd_core::{Accept, Config, Notice, PeerAddress, PipeMode, Plan, SecretKey, Strategy};
@@ -64,7 +63,7 @@ async fn table(mebibytes: u32, say: Say) -> Result<(), Box<dyn std::error::Error
     ours.address().await;
     say.demo_begins(serving.mqtt(), serving.stun(), &address, mebibytes)?;
     let data = payload(mebibytes as usize * 1024 * 1024);
-    let hash = Blake2s256::digest(&data);
+    let hash = blake3::hash(&data);
     for strategy in Strategy::ALL {
         for mode in [PipeMode::Encrypted, PipeMode::Plain] {
             let plan = Plan { strategies: [strategy].into_iter().collect(), mode, ..Plan::default() };
@@ -155,7 +154,7 @@ fn payload(len: usize) -> Vec<u8> {
 }
 
 /// Sends all of it and waits until it arrived; its hash is compared outside the time taken.
-async fn send(data: &[u8], hash: &[u8], from: &mut Pipe, to: &mut Pipe) -> io::Result<Duration> {
+async fn send(data: &[u8], hash: &blake3::Hash, from: &mut Pipe, to: &mut Pipe) -> io::Result<Duration> {
     let mut arrived = vec![0; data.len()];
     let began = Instant::now();
     let writing = async {
@@ -166,7 +165,7 @@ async fn send(data: &[u8], hash: &[u8], from: &mut Pipe, to: &mut Pipe) -> io::R
     };
     tokio::try_join!(writing, to.read_exact(&mut arrived))?;
     let took = began.elapsed();
-    if Blake2s256::digest(&arrived).as_slice() != hash {
+    if blake3::hash(&arrived) != *hash {
         return Err(io::Error::new(io::ErrorKind::InvalidData, "what arrived is not what was sent"));
     }
     Ok(took)

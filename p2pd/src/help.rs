@@ -39,7 +39,7 @@ Examples:
   there$ p2pd file receive --dir Downloads
   here$  p2pd file send ADDRESS *.jpg
 
-The receiver compares the BLAKE2s hash of each file with the sender's before it gives the file its name. One that is
+The receiver compares the BLAKE3 hash of each file with the sender's before it gives the file its name. One that is
 there already is not sent again.
 
 Exit status: 0 if the receiver has all of them, 1 if not, 2 for wrong usage.";
@@ -64,8 +64,8 @@ Examples:
 
 pub(crate) const SERVE: &str = "\
 Examples:
-  p2pd serve --write servers.toml --host server.example   # ports 1883 TCP, 3478 UDP and TCP
-  p2pd serve --turn --write servers.toml                  # a relay too; the list then holds its password
+  p2pd serve --write servers.toml --host server.example   # ports 1883 TCP, 3478 and 3479 UDP and TCP, relays on UDP
+  p2pd serve --no-turn --write servers.toml               # no relay, and no password in the list
   p2pd serve --bind 192.0.2.1 --second 192.0.2.2          # two addresses: NATs can be measured";
 
 pub(crate) const COMPLETIONS: &str = "\

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use p2pd_core::{Name, NameError, NameNews, Notice};
-use p2pd_sys::PinFile;
+use p2pd_sys::{NatFile, PinFile};
 use p2pd_tokio::{NamePin, Node};
 use tokio::sync::broadcast::error::RecvError;
 
@@ -13,19 +13,24 @@ use crate::say::Say;
 
 /// Returns the file with the keys of names: the user's choice, else beside the key file, else in the home folder.
 pub(crate) fn pin_file(common: &Common) -> Result<PinFile, String> {
-    let path = match (&common.names, &common.identity) {
-        (Some(path), _) => path.clone(),
-        (None, Some(key)) => {
+    let path = common.names.clone().or_else(|| state_file(common, "names"));
+    Ok(PinFile::new(path.ok_or("no home directory: give --names")?))
+}
+
+/// Returns the file with what the NATs of networks remember: beside the key file, else in the home folder.
+pub(crate) fn nat_file(common: &Common) -> Option<NatFile> {
+    state_file(common, "nat").map(NatFile::new)
+}
+
+fn state_file(common: &Common, what: &str) -> Option<PathBuf> {
+    match &common.identity {
+        Some(key) => {
             let mut path = key.clone().into_os_string();
-            path.push(".names");
-            PathBuf::from(path)
+            path.push(format!(".{what}"));
+            Some(PathBuf::from(path))
         }
-        (None, None) => {
-            let home = std::env::home_dir().ok_or("no home directory: give --names")?;
-            home.join(".p2pd").join("names")
-        }
-    };
-    Ok(PinFile::new(path))
+        None => Some(std::env::home_dir()?.join(".p2pd").join(what)),
+    }
 }
 
 /// A name belongs to a key, and without a file the key is gone when the program ends.

@@ -192,7 +192,7 @@ pub(crate) enum Command {
     /// Send and receive files: gone on with where they were cut off, and checked by hash
     #[command(subcommand)]
     File(File),
-    /// Run the servers that peers need, a broker and a STUN server, and a TURN server if asked to, until interrupted
+    /// Run the servers that peers need, a broker, a STUN and a TURN server, until interrupted
     #[command(after_long_help = help::SERVE)]
     Serve(Serve),
     /// Try every strategy between two nodes on this machine, with servers of its own
@@ -382,25 +382,24 @@ pub(crate) struct Serve {
     /// Port of the STUN server, 0 for any
     #[arg(long, value_name = "PORT", default_value_t = 3478)]
     pub(crate) stun_port: u16,
-    /// Second port of the STUN server, used with two addresses
-    #[arg(long, value_name = "PORT", default_value_t = 3479)]
-    pub(crate) stun_second_port: u16,
-    /// Run a TURN server too, on the STUN server's ports, for the user `p2pd` with a password that is made up once, kept
-    /// in a file and written to the list. A relay carries what others send, in this machine's name: without one of the
-    /// `--turn` options or a secret in P2PD_TURN_SECRET there is none
-    #[arg(long)]
-    pub(crate) turn: bool,
-    /// File that keeps the password of `--turn`. Default: `~/.p2pd/turn-password`
-    #[arg(long, value_name = "FILE", requires = "turn")]
+    /// Second port of the STUN server, which tells whether a NAT maps each port anew. Default: the one behind the first
+    #[arg(long, value_name = "PORT")]
+    pub(crate) stun_second_port: Option<u16>,
+    /// Run no TURN server. By default there is one on the STUN server's ports, for the user `p2pd` with a password that is
+    /// made once, kept in a file and written to the list. A relay carries what its users send, in this machine's name
+    #[arg(long, conflicts_with_all = ["turn_password_file", "turn_user", "turn_users", "turn_secret", "turn_secret_file", "relay_ip", "turn_allow_private"])]
+    pub(crate) no_turn: bool,
+    /// File that keeps the password of the user `p2pd`. Default: `~/.p2pd/turn-password`
+    #[arg(long, value_name = "FILE")]
     pub(crate) turn_password_file: Option<PathBuf>,
-    /// Run a TURN server for this user; may be given several times, and the first goes into the list. Every user of this
-    /// machine can read it in the list of processes
+    /// Run the TURN server for this user in place of `p2pd`; may be given several times, and the first goes into the list.
+    /// Every user of this machine can read it in the list of processes
     #[arg(long, value_name = "NAME:PASSWORD", value_parser = user)]
     pub(crate) turn_user: Vec<(String, String)>,
-    /// Run a TURN server for the users in this file, one NAME:PASSWORD a line, which nobody else may read
+    /// Run the TURN server for the users in this file, one NAME:PASSWORD a line, which nobody else may read
     #[arg(long, value_name = "FILE")]
     pub(crate) turn_users: Option<PathBuf>,
-    /// Run a TURN server for short-lived credentials made from this secret, as coturn's `use-auth-secret` has them. Every
+    /// Run the TURN server for short-lived credentials made from this secret, as coturn's `use-auth-secret` has them. Every
     /// user of this machine can read it in the list of processes; in P2PD_TURN_SECRET only this one
     #[arg(long, value_name = "SECRET", value_parser = clap::builder::NonEmptyStringValueParser::new())]
     pub(crate) turn_secret: Option<String>,

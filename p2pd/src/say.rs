@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-use p2pd_core::nat::{Mapping, NatReport, NatType};
+use p2pd_core::nat::{Mapping, NatReport, NatType, Verdict};
 use p2pd_core::portmap::{Event, Listed as Entry, Protocol};
 use p2pd_core::text::shown;
 use p2pd_core::{Name, NameNews, NodeId, Notice, PeerAddress, PortState, Strategy, StrategyReport};
@@ -19,7 +19,7 @@ use crate::demo::Row;
 use crate::interfaces::Listed;
 use crate::invitation::Invitation;
 use crate::print::{self, tell, tell_program};
-use crate::server::Running;
+use crate::server::{Relaying, Running};
 
 /// Form in which things are said.
 #[derive(Clone, Copy, Debug)]
@@ -166,7 +166,11 @@ impl Say {
     #[must_use]
     pub(crate) fn nats(self, reports: &[NatReport]) -> bool {
         self.still();
+        let verdict = Verdict::of(reports);
         if self.json {
+            tell_program(
+                &json!({"event": "verdict", "verdict": verdict.name(), "text": verdict.to_string()}),
+            );
             for report in reports {
                 let mut event = nat(report);
                 event["event"] = "nat".into();
@@ -174,9 +178,8 @@ impl Say {
             }
             return true;
         }
-        let texts = reports.iter().map(nat_text);
-        let none = reports.is_empty().then(|| "no interface, or no STUN server in the list".into());
-        texts.chain(none).all(|text| self.print(&text))
+        let texts = core::iter::once(verdict.to_string()).chain(reports.iter().map(nat_text));
+        { texts }.all(|text| self.print(&text))
     }
 
     /// A broker that was lost is usable.
@@ -380,23 +383,34 @@ impl Say {
     }
 
     pub(crate) fn serving(self, servers: &Running<'_>) {
-        let Running { mqtt, stun, second, relay, kept } = *servers;
-        let turn = (!relay.is_empty()).then(|| stun.to_string());
-        let relays: Vec<String> = relay.iter().map(IpAddr::to_string).collect();
-        let kept = kept.map(|path| path.display().to_string());
+        let Running { mqtt, stun, second, ports, turn } = *servers;
+        let relays = turn.map(|turn| turn.ips.iter().map(IpAddr::to_string).collect::<Vec<String>>());
+        let kept = turn.and_then(|turn| turn.kept).map(|path| path.display().to_string());
+        let reached = turn.map(|turn| match turn {
+            Relaying { ips, .. } if ips.iter().all(IpAddr::is_loopback) => "this machine",
+            Relaying { private: true, .. } => "the internet and private networks",
+            _ => "the internet",
+        });
+        let [first, other] = ports;
         let text = || {
             let nat = second.map_or(String::new(), |s| format!(" and {s} (RFC 5780)"));
-            let turn = turn
-                .as_ref()
-                .map_or(String::new(), |_| format!(", TURN on {stun}, relaying as {}", relays.join(" and ")));
-            let kept = kept.as_ref().map_or(String::new(), |path| format!(", its password kept in {path}"));
-            format!("serving: MQTT on {mqtt}, STUN on {stun}{nat}{turn}{kept}")
+            let turn = match (&relays, reached, turn.and_then(|turn| turn.user)) {
+                (Some(relays), Some(reached), user) => format!(
+                    ", TURN on {stun}, relaying as {} to {reached} {}{}; --no-turn opens no relay",
+                    relays.join(" and "),
+                    user.map_or("for whoever knows the secret".into(), |user| format!("for the user {user}")),
+                    kept.as_ref().map_or(String::new(), |path| format!(", whose password is kept in {path}")),
+                ),
+                _ => String::new(),
+            };
+            format!("serving: MQTT on {mqtt}, STUN on {stun} and port {other}{nat}{turn}")
         };
         let event = || {
             json!({
                 "event": "serving", "mqtt": mqtt.to_string(), "stun": stun.to_string(),
-                "stun_second": second.map(|a| a.to_string()), "turn": turn,
-                "turn_password_file": kept, "relay_ips": turn.as_ref().map(|_| &relays),
+                "stun_ports": [first, other], "stun_second": second.map(|a| a.to_string()),
+                "turn": turn.map(|_| stun.to_string()), "turn_password_file": kept,
+                "relay_ips": relays, "relays_to": reached,
             })
         };
         self.line(event, text);
@@ -410,7 +424,7 @@ impl Say {
         mebibytes: u32,
     ) -> io::Result<()> {
         if self.json {
-            self.serving(&Running { mqtt, stun, second: None, relay: &[], kept: None });
+            self.serving(&Running { mqtt, stun, second: None, ports: [stun.port(); 2], turn: None });
             return Ok(());
         }
         let head = format!(
@@ -499,6 +513,7 @@ pub(crate) fn nat(report: &NatReport) -> serde_json::Value {
         "hairpin": report.hairpin,
         "round_trip_ms": report.round_trip.map(|t| t.as_secs_f64() * 1e3),
         "server": report.server.map(|s| s.to_string()), "second_address": report.second_address,
+        "same_by_port": report.same_by_port,
         "stun": report.answers.iter().map(|a| json!({
             "server": a.server.to_string(), "said": a.said.map(|ip| ip.to_string()),
             "plausible": a.plausible, "believed": a.believed,
@@ -523,7 +538,10 @@ fn nat_text(report: &NatReport) -> String {
     text += &format!("\n  seen from outside as {mapped}");
     text += &match behaviour.mapping {
         Some(mapping) => format!("\n  mapping: {mapping}"),
-        None => "\n  mapping: not known, the servers have one address only".into(),
+        None if report.same_by_port == Some(true) => {
+            "\n  mapping: the same for each port of an address; for other addresses not known, the server has one".into()
+        }
+        None => "\n  mapping: not known, the server has one address and port".into(),
     };
     text += &match behaviour.filtering {
         Some(filtering) => format!("\n  lets in: {filtering} (measured over UDP)"),

@@ -25,14 +25,24 @@ pub(crate) async fn run(options: &Serve, say: Say) -> ExitCode {
         Err(why) => return usage(say, &why),
     };
     let kept = kept.flatten();
-    let wanted = Wanted {
+    let second_port = options.stun_port.checked_add(1).filter(|_| options.stun_port > 0).unwrap_or(0);
+    let mut wanted = Wanted {
         turn,
         ip,
         second_ip: options.second,
         mqtt_port: options.mqtt_port,
-        stun_ports: [options.stun_port, options.stun_second_port],
+        stun_ports: [options.stun_port, options.stun_second_port.unwrap_or(second_port)],
     };
-    let mut serving = match Serving::start(&wanted).await {
+    let mut started = Serving::start(&wanted).await;
+    // Nobody asked for the relay: where there is no way to the internet, the rest is served.
+    if let (Err(ServeError::RelayAddress(why)), true) = (&started, kept.is_some()) {
+        say.warning(&format!(
+            "no TURN server, since there is no default route ({why}): --relay-ip gives it an address"
+        ));
+        wanted.turn = None;
+        started = Serving::start(&wanted).await;
+    }
+    let mut serving = match started {
         Ok(serving) => serving,
         Err(why @ ServeError::Addresses) => return usage(say, &format!("--second: {why}")),
         Err(why @ ServeError::RelayAddress(_)) => return usage(say, &format!("{why}: give --relay-ip")),
@@ -51,8 +61,13 @@ pub(crate) async fn run(options: &Serve, say: Say) -> ExitCode {
         mqtt: serving.mqtt(),
         stun: serving.stun(),
         second: second(&wanted, &serving),
-        relay: serving.relay_ips(),
-        kept: kept.as_deref(),
+        ports: serving.stun_ports(),
+        turn: wanted.turn.as_ref().map(|turn| Relaying {
+            ips: serving.relay_ips(),
+            private: serving.relays_to_private(),
+            kept: kept.as_deref(),
+            user: turn.users.first().map(|(name, _)| name.as_str()),
+        }),
     });
     tokio::select! {
         () = interrupted() => ExitCode::SUCCESS,
@@ -70,10 +85,21 @@ pub(crate) struct Running<'a> {
     pub(crate) stun: SocketAddr,
     /// The STUN server's second address.
     pub(crate) second: Option<SocketAddr>,
-    /// The TURN server's relaying address.
-    pub(crate) relay: &'a [IpAddr],
-    /// File with the password that was made up for the TURN server.
+    /// The STUN server's ports, which the TURN server has too.
+    pub(crate) ports: [u16; 2],
+    pub(crate) turn: Option<Relaying<'a>>,
+}
+
+/// A TURN server, to be told.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Relaying<'a> {
+    pub(crate) ips: &'a [IpAddr],
+    /// True if private addresses are relayed to.
+    pub(crate) private: bool,
+    /// File with the password that was made for it.
     pub(crate) kept: Option<&'a Path>,
+    /// The user of the list, or the first one.
+    pub(crate) user: Option<&'a str>,
 }
 
 /// Writes a list, in the place of any file that was there; one with passwords in it is readable for its owner only.

@@ -125,13 +125,13 @@ fn files_arrive_whole_and_their_hash_is_said() {
     let mut receiver = Receiver::start(&there, &["--once"]);
     let (code, said) = ended(&send(&receiver.address, &[&one, &two]).output().unwrap());
     assert_eq!(code, Some(0), "{said}");
-    // b2sum has no BLAKE2s; this is Python's hashlib.blake2s(b"hello").
-    let hash = "19213bacc58dee6dbde3ceb9a47cbb330b3d86f8cca8997eb00be456f140ca25";
-    assert!(said.contains(&format!("blake2s {hash}")), "{said}");
+    // As b3sum has it.
+    let hash = "ea8f163db38682925e4491c5e58d4bb3506ef8c14eb78a86e908c5624a67200f";
+    assert!(said.contains(&format!("blake3 {hash}")), "{said}");
     assert!(said.contains("sending: one two.txt, 5 B\n") && !said.contains('\r'), "{said}");
     let done = receiver.state("done");
     assert_eq!((&done["name"], &done["size"]), (&"one two.txt".into(), &5.into()));
-    assert_eq!((&done["blake2s"], &done["direction"]), (&hash.into(), &"receive".into()));
+    assert_eq!((&done["blake3"], &done["direction"]), (&hash.into(), &"receive".into()));
     assert_eq!(receiver.child.wait().unwrap().code(), Some(0));
     assert_eq!(fs::read_to_string(there.join("one two.txt")).unwrap(), "hello");
     assert_eq!(fs::read_dir(&there).unwrap().count(), 2);

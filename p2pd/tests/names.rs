@@ -43,6 +43,7 @@ impl World {
         let mut serve = Command::new(env!("CARGO_BIN_EXE_p2pd"));
         serve.args([
             "serve",
+            "--no-turn",
             "--bind",
             "127.0.0.1",
             "--mqtt-port",

@@ -8,9 +8,12 @@ use std::time::{Duration, Instant, SystemTime};
 
 use p2pd::serve::{Serving, Wanted, WantedTurn};
 use p2pd_core::turn::Credentials;
+use p2pd_core::wire::Transport;
 use p2pd_core::{
-    Accept, Config, Login, Notice, Plan, SecretKey, ServerRef, Strategy, TurnAuth, TurnServer, WallTime,
+    Accept, Allocate, Config, Login, Notice, Plan, SecretKey, ServerRef, Strategy, TurnAuth, TurnServer,
+    WallTime,
 };
+use p2pd_tokio::messages::{MessagePipe, Pattern, PipeOptions};
 use p2pd_tokio::{ConnectError, Node, Pipe};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -145,6 +148,39 @@ async fn a_server_that_asks_for_no_credentials_relays_where_the_list_says_so() {
     let [a, b] = nodes(&serving, [V4; 2], [turn(Credentials::new("u", "p").into()), Vec::new()]).await;
     let why = relay(&a, &b).await.unwrap_err().to_string();
     assert!(why.contains("asks for no credentials"), "{why}");
+}
+
+#[tokio::test]
+async fn a_relayed_address_is_a_pipe_of_its_own() {
+    let user = ["--lt-cred-mech", "-u", "alice:secret"];
+    let Some((_known, known)) = coturn(&user) else { return };
+    let Some((_open, open)) = coturn(&["--no-auth"]) else { return };
+    let alice = TurnAuth::from(Credentials::new("alice", "secret"));
+    let mut config = Config::new(SecretKey::from_bytes(p2pd_tokio::random_seed().unwrap()));
+    (config.bind, config.survey) = (Some(V4), false);
+    let node = Node::bind(config).await.unwrap();
+    let [udp, tcp] = [Transport::Udp, Transport::Tcp].map(Some);
+    for (port, auth, transport) in
+        [(known, &alice, udp), (known, &alice, tcp), (open, &TurnAuth::Nobody, udp)]
+    {
+        let mut server = TurnServer::new("127.0.0.1", port, auth.clone());
+        server.transport = transport;
+        let wish = Allocate { servers: vec![server], ..Allocate::default() };
+        let pipe = MessagePipe::new(node.allocate(wish).await.unwrap(), &PipeOptions::default()).unwrap();
+        let peer = tokio::net::UdpSocket::bind((V4, 0)).await.unwrap();
+        let (to, mut buffer) = (peer.local_addr().unwrap(), [0; 2000]);
+        let all = pipe.subscribe(Pattern::ANY, Pattern::ANY).unwrap();
+        for n in 0..3 {
+            pipe.send_to(b"ping", to).await.unwrap();
+            let (len, from) = peer.recv_from(&mut buffer).await.unwrap();
+            assert_eq!((&buffer[..len], from), (&b"ping"[..], pipe.local_addr()), "{n}");
+            peer.send_to(b"pong", from).await.unwrap();
+            let message = pipe.recv_from(all, Duration::from_secs(20)).await.unwrap();
+            assert_eq!((&message.data[..], message.from), (&b"pong"[..], to), "{n}");
+        }
+        pipe.close().await;
+    }
+    node.shutdown().await;
 }
 
 #[tokio::test]

@@ -44,14 +44,27 @@ fn peers_find_each_other_by_the_list_that_serve_writes() {
     let dir = tempfile::tempdir().unwrap();
     let list = dir.path().join("servers.toml");
     let file = list.to_str().unwrap();
-    let mut serve =
-        p2pd(&["serve", "--bind", "127.0.0.1", "--mqtt-port", "0", "--stun-port", "0", "--id", "7"]);
+    let mut serve = p2pd(&[
+        "serve",
+        "--no-turn",
+        "--bind",
+        "127.0.0.1",
+        "--mqtt-port",
+        "0",
+        "--stun-port",
+        "0",
+        "--id",
+        "7",
+    ]);
     let mut serving = Running(serve.args(["--write", file]).spawn().unwrap());
     let said = event(&mut serving, "serving");
     let servers = Servers::read(&list).unwrap();
     assert_eq!(said["mqtt"], format!("127.0.0.1:{}", servers.brokers[0].port));
     assert_eq!(said["stun"], format!("127.0.0.1:{}", servers.stun[0].port));
-    assert_eq!(said["stun_second"], Value::Null);
+    assert_eq!((&said["stun_second"], &said["turn"]), (&Value::Null, &Value::Null));
+    // Two ports of one address tell whether a NAT maps each port anew.
+    assert_eq!(said["stun_ports"], serde_json::json!([servers.stun[0].port, servers.stun[1].port]));
+    assert_ne!(servers.stun[0].port, servers.stun[1].port);
 
     let local = ["--bind", "127.0.0.1", "--config", file];
     // On loopback a stranger's reverse connect is not dialled.
@@ -98,11 +111,11 @@ fn serve_once(
 
 #[cfg(unix)]
 #[test]
-fn a_relay_is_served_if_asked_for_and_its_password_is_told_to_nobody_but_the_list() {
+fn a_relay_is_served_by_default_and_its_password_is_told_to_nobody_but_the_list() {
     use std::os::unix::fs::PermissionsExt;
     let dir = tempfile::tempdir().unwrap();
     let (list, kept) = (dir.path().join("servers.toml"), dir.path().join("state/turn-password"));
-    let (said, turn) = serve_once(&list, &[], &[]);
+    let (said, turn) = serve_once(&list, &["--no-turn"], &[]);
     assert_eq!(
         (said.len(), &said[0]["turn"], &said[0]["relay_ips"], turn),
         (1, &Value::Null, &Value::Null, vec![])
@@ -111,7 +124,7 @@ fn a_relay_is_served_if_asked_for_and_its_password_is_told_to_nobody_but_the_lis
     // Whatever the mode of what was there before.
     std::fs::set_permissions(&list, PermissionsExt::from_mode(0o666)).unwrap();
     let reader = std::fs::File::open(&list).unwrap();
-    let args = ["--turn", "--turn-password-file", kept.to_str().unwrap()];
+    let args = ["--turn-password-file", kept.to_str().unwrap()];
     let (said, turn) = serve_once(&list, &args, &[]);
     assert_eq!((mode(&list), mode(&kept)), (0o600, 0o600));
     assert!(
@@ -122,16 +135,21 @@ fn a_relay_is_served_if_asked_for_and_its_password_is_told_to_nobody_but_the_lis
         (said.len(), &said[0]["turn"], &said[0]["relay_ips"]),
         (1, &said[0]["stun"], &serde_json::json!(["127.0.0.1"]))
     );
-    assert_eq!(said[0]["turn_password_file"], kept.to_str().unwrap());
+    assert_eq!(
+        (&said[0]["turn_password_file"], &said[0]["relays_to"]),
+        (&kept.to_str().unwrap().into(), &"this machine".into())
+    );
     let password = std::fs::read_to_string(&kept).unwrap().trim().to_owned();
     assert!(password.len() == 32 && !said[0].to_string().contains(&password), "{}", said[0]);
     let made = TurnCredential::Password { user: "p2pd".into(), password: password.as_str().into() };
     assert_eq!(turn[0].credential, made);
     let (_, turn) = serve_once(&list, &args, &[]);
     assert_eq!(turn[0].credential, made, "lists that were given out hold for the next start");
-    // By default it is kept in the home folder.
+    // A private relay reaches private networks, and that is said. By default the password is kept in the home folder.
+    let (said, _) = serve_once(&list, &[&args[..], &["--relay-ip", "10.0.0.1"]].concat(), &[]);
+    assert_eq!(said[0]["relays_to"], "the internet and private networks");
     let home = dir.path().join("home");
-    let (said, _) = serve_once(&list, &["--turn"], &[("HOME", home.to_str().unwrap())]);
+    let (said, _) = serve_once(&list, &[], &[("HOME", home.to_str().unwrap())]);
     assert_eq!(said[0]["turn_password_file"], home.join(".p2pd/turn-password").to_str().unwrap());
     std::fs::set_permissions(&kept, PermissionsExt::from_mode(0o640)).unwrap();
     let out = p2pd(&["serve", "--bind", "127.0.0.1"]).args(args).output().unwrap();
@@ -172,8 +190,8 @@ fn users_and_secrets_come_from_files_and_the_environment_and_from_arguments_with
         );
         let said = said.last().unwrap();
         assert_eq!(
-            (&said["turn_password_file"], &said["relay_ips"]),
-            (&Value::Null, &serde_json::json!(["203.0.113.7"]))
+            (&said["turn_password_file"], &said["relay_ips"], &said["relays_to"]),
+            (&Value::Null, &serde_json::json!(["203.0.113.7"]), &"the internet".into())
         );
     }
     let refused = |args: &[&str]| {
@@ -194,10 +212,11 @@ fn a_port_in_use_and_addresses_that_do_not_fit_are_said() {
         let out = p2pd(args).output().unwrap();
         (out.status.code(), String::from_utf8_lossy(&out.stderr).into_owned())
     };
-    let (code, text) = run(&["serve", "--bind", "127.0.0.1", "--mqtt-port", &port, "--stun-port", "0"]);
+    let (code, text) =
+        run(&["serve", "--no-turn", "--bind", "127.0.0.1", "--mqtt-port", &port, "--stun-port", "0"]);
     assert_eq!(code, Some(1));
     assert!(text.contains(&format!("MQTT on 127.0.0.1:{port}")), "{text}");
-    let (code, text) = run(&["serve", "--bind", "127.0.0.1", "--second", "::1"]);
+    let (code, text) = run(&["serve", "--no-turn", "--bind", "127.0.0.1", "--second", "::1"]);
     assert_eq!(code, Some(2));
     assert!(text.contains("--second"), "{text}");
     for user in ["alice", ":secret", "alice:"] {
@@ -205,9 +224,9 @@ fn a_port_in_use_and_addresses_that_do_not_fit_are_said() {
         assert_eq!(code, Some(2));
         assert!(text.contains("NAME:PASSWORD"), "{text}");
     }
-    let (code, text) = run(&["serve", "--relay-ip", "203.0.113.7"]);
+    let (code, text) = run(&["serve", "--no-turn", "--relay-ip", "203.0.113.7"]);
     assert_eq!(code, Some(2));
-    assert!(text.contains("--turn"), "{text}");
+    assert!(text.contains("--no-turn"), "{text}");
     let (code, text) = run(&["serve", "--write", "/nonexistent/list"]);
     assert_eq!(code, Some(2));
     assert!(text.contains("--host"), "{text}");
@@ -319,7 +338,7 @@ mod strangers {
 
     #[tokio::test]
     async fn serve_takes_as_many_sockets_as_the_system_gives() {
-        let args = "serve --bind 127.0.0.1 --mqtt-port 0 --stun-port 0 --json";
+        let args = "serve --no-turn --bind 127.0.0.1 --mqtt-port 0 --stun-port 0 --json";
         let mut sh = Command::new("sh");
         sh.args(["-c", &format!("ulimit -Sn 100; exec \"$0\" {args}"), env!("CARGO_BIN_EXE_p2pd")]);
         let mut serving = Running(sh.stderr(Stdio::piped()).spawn().unwrap());

@@ -78,7 +78,8 @@ fn a_mistake_is_said_once_and_with_what_would_be_right() {
     assert_eq!((code, said.contains("--host <HOST>")), (Some(2), true), "{said}");
     let (code, _, said) = ends(&mut p2pd(&["addr", "--no-servers", "--bind", "192.0.2.1"]));
     assert_eq!((code, said.contains("--bind 192.0.2.1")), (Some(1), true), "{said}");
-    let zero = ["serve", "--bind", "127.0.0.1", "--mqtt-port", "0", "--stun-port", "0", "--write"];
+    let zero =
+        ["serve", "--no-turn", "--bind", "127.0.0.1", "--mqtt-port", "0", "--stun-port", "0", "--write"];
     let (code, _, said) = ends(p2pd(&zero).arg("/nonexistent/list"));
     assert_eq!((code, said.contains("/nonexistent/list")), (Some(2), true), "{said}");
     let (code, _, said) =
@@ -151,7 +152,7 @@ fn quiet_says_what_went_wrong_and_nothing_else() {
 fn both_signals_end_with_the_same_code() {
     let dir = tempfile::tempdir().unwrap();
     let (_quiet, address, _said) = listener(&[]);
-    let serve = ["serve", "--bind", "127.0.0.1", "--mqtt-port", "0", "--stun-port", "0"];
+    let serve = ["serve", "--no-turn", "--bind", "127.0.0.1", "--mqtt-port", "0", "--stun-port", "0"];
     let folder = dir.path().to_str().unwrap();
     let daemon = ["daemon", "--api", "127.0.0.1:0", "--no-token", "--no-servers", "--bind", "127.0.0.1"];
     for (args, until, expected) in [

@@ -158,7 +158,8 @@ def listen(*arguments, **options):
 
 
 def serve(*arguments, **options):
-    return Program("serve", "--bind", SERVER, *arguments, victim=False, **options)
+    relay = () if any(argument.startswith("--turn") for argument in arguments) else ("--no-turn",)
+    return Program("serve", "--bind", SERVER, *relay, *arguments, victim=False, **options)
 
 
 def servers(stun=True):

@@ -175,7 +175,7 @@ def ejabberd(lab):
 
 
 def ours(lab):
-    lab.serve("serve", lab.program, "serve", "--bind", "127.0.0.1", "--mqtt-port", str(PORT), "--stun-port", "0", port=PORT)
+    lab.serve("serve", lab.program, "serve", "--no-turn", "--bind", "127.0.0.1", "--mqtt-port", str(PORT), "--stun-port", "0", port=PORT)
     return Broker(version(lab.program, "--version"))
 
 

@@ -113,7 +113,7 @@ def ours(lab):
 
 
 ROWS = {
-    "p2pd serve --turn": ours,
+    "p2pd serve": ours,
     "coturn": plain,
     "coturn, TCP": over_tcp,
     "coturn, TLS": tls,

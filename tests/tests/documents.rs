@@ -3,18 +3,15 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
-use bytes::Bytes;
 use p2pd::serve::{Serving, Wanted, WantedTurn};
 use p2pd_core::nat::NatType;
-use p2pd_core::turn::{self, Client as Turn, Event};
-use p2pd_core::wire::Transport;
 use p2pd_tests::lab::{Home, Lab, Nat};
 use p2pd_tests::require_lab;
 use p2pd_tokio::messages::stun::{Client as Stun, nat_info};
 use p2pd_tokio::messages::{
     Daemon, End, Family, MessagePipe, Pattern, PipeOptions, Protocol, Route, SubscriptionId, Target,
 };
-use p2pd_tokio::{Accept, Config, Node, PeerAddress, Plan, SecretKey, Strategy};
+use p2pd_tokio::{Accept, Allocate, Config, Node, PeerAddress, Plan, SecretKey, Strategy};
 
 /// Longer than anything here takes, even on a busy machine.
 const LONG: Duration = Duration::from_secs(20);
@@ -210,67 +207,33 @@ async fn a_stun_client() {
     assert_eq!((report.local, report.behaviour.nat_type()), (LOOPBACK, Some(NatType::OpenInternet)));
 }
 
-/// A TURN client on a pipe of datagrams.
-struct Relayed {
-    client: Turn,
-    pipe: MessagePipe,
-    from_server: SubscriptionId,
-    began: std::time::Instant,
-}
-
-impl Relayed {
-    async fn open(server: SocketAddr) -> Relayed {
-        let options = PipeOptions::default();
-        let pipe = MessagePipe::open(Protocol::Udp, server, Route::from(LOOPBACK), &options).await.unwrap();
-        let only = Pattern::new(&format!("^{server}$").replace('.', "[.]")).unwrap();
-        let from_server = pipe.subscribe(Pattern::ANY, only).unwrap();
-        let config = turn::Config::new(Transport::Udp, turn::Credentials::new("alice", "secret"));
-        let client = Turn::new(config, p2pd_sys::random_seed().unwrap(), p2pd_core::Instant::ZERO);
-        Relayed { client, pipe, from_server, began: std::time::Instant::now() }
-    }
-
-    fn now(&self) -> p2pd_core::Instant {
-        p2pd_core::Instant::ZERO + self.began.elapsed()
-    }
-
-    async fn event(&mut self) -> Event {
-        while self.began.elapsed() < LONG {
-            while let Some(datagram) = self.client.poll_transmit() {
-                self.pipe.send(&datagram).await.unwrap();
-            }
-            if let Some(event) = self.client.poll_event() {
-                return event;
-            }
-            match self.pipe.recv(self.from_server, Duration::from_millis(20)).await {
-                Ok(datagram) => self.client.handle(self.now(), &datagram),
-                Err(_) => self.client.handle_timeout(self.now()),
-            }
-        }
-        panic!("no event; {:?}", self.client.stats())
-    }
-}
-
 #[tokio::test]
 async fn a_turn_client() {
     let servers = servers().await;
-    let (mut a, mut b) = (Relayed::open(servers.stun()).await, Relayed::open(servers.stun()).await);
-    let mut relayed = Vec::new();
-    for side in [&mut a, &mut b] {
-        let Event::Allocated { relayed: at, mapped, .. } = side.event().await else {
-            panic!("not allocated")
-        };
-        assert_eq!((at.ip(), mapped), (LOOPBACK, side.pipe.local_addr()));
-        side.client.permit(side.now(), LOOPBACK).unwrap();
-        assert_eq!(side.event().await, Event::Permitted(LOOPBACK));
-        relayed.push(at);
+    let list = servers.servers("127.0.0.1", 0);
+    let mut config = config();
+    config.turn = vec![list.turn[0].resolve(p2pd::servers::Commands::Refused).await.unwrap()];
+    let node = Node::bind(config).await.unwrap();
+    let (mut pipes, options) = (Vec::new(), PipeOptions::default());
+    for _ in 0..2 {
+        let allocation = node.allocate(Allocate::default()).await.unwrap();
+        assert_eq!(allocation.relayed_addr().ip(), LOOPBACK);
+        pipes.push(MessagePipe::new(allocation, &options).unwrap());
     }
+    let [a, b] = &pipes[..] else { unreachable!() };
+    let all = everything(b);
+    // Permissions are made on the way, in both directions.
+    b.send_to(b"permits a", a.local_addr()).await.unwrap();
     for text in ["hello from a", "and again"] {
-        a.client.send(a.now(), relayed[1], text.as_bytes()).unwrap();
-        while let Some(datagram) = a.client.poll_transmit() {
-            a.pipe.send(&datagram).await.unwrap();
-        }
-        assert_eq!(b.event().await, Event::Data { from: relayed[0], data: Bytes::from(text) });
+        let message = loop {
+            a.send_to(text.as_bytes(), b.local_addr()).await.unwrap();
+            if let Ok(message) = b.recv_from(all, Duration::from_millis(200)).await {
+                break message;
+            }
+        };
+        assert_eq!((&message.data[..], message.from), (text.as_bytes(), a.local_addr()));
     }
+    node.shutdown().await;
 }
 
 #[tokio::test]

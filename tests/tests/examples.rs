@@ -7,6 +7,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
 use std::time::Duration;
 
+use p2pd::serve::{Serving, Wanted};
 use p2pd_core::{Config, Plan, SecretKey};
 use p2pd_tests::drivers::{Driver, runtime};
 use p2pd_tests::world::built;
@@ -43,6 +44,14 @@ impl Drop for Running {
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
+}
+
+/// Output of an example that ends by itself, and well.
+fn ended(example: &mut Running) -> String {
+    let mut said = String::new();
+    example.output().read_to_string(&mut said).unwrap();
+    assert!(example.0.wait().unwrap().success(), "{said}");
+    said
 }
 
 #[test]
@@ -119,6 +128,63 @@ fn the_servers_of_messages_answer() {
         let client = p2pd_async_std::messages::stun::Client::new(at, route);
         assert_eq!(futures_lite::future::block_on(client.external_ip()).unwrap(), at.ip(), "{style}");
     }
+}
+
+#[test]
+fn a_host_is_asked_over_tcp_and_over_udp() {
+    let mut echo = Running::start("echo_server", &["127.0.0.1", "0", "0"]);
+    for line in echo.output().lines().map(Result::unwrap).take(2) {
+        let (protocol, at) = line.split_once(' ').unwrap();
+        let port = at.rsplit(':').next().unwrap();
+        let said =
+            ended(&mut Running::start("ask", &[&protocol.to_lowercase(), "localhost", port, "a text"]));
+        assert_eq!(said, format!("{at}: a text\n"), "{protocol}");
+    }
+}
+
+#[test]
+fn a_machine_is_told_its_interfaces_and_its_nat() {
+    let [ip, second_ip] = [[127, 0, 0, 1], [127, 0, 0, 2]].map(std::net::IpAddr::from);
+    let wanted = Wanted { ip, second_ip: Some(second_ip), mqtt_port: 0, stun_ports: [0, 0], turn: None };
+    let servers = runtime().block_on(Serving::start(&wanted)).unwrap();
+    let port = servers.stun().port().to_string();
+    let said = ended(&mut Running::start("machine", &["127.0.0.1", &port, "127.0.0.1"]));
+    let has = |begin: &str| said.lines().any(|line| line.starts_with(begin));
+    assert!(has("interface lo") && has("external 127.0.0.1") && has("nat 127.0.0.1: "), "{said}");
+    let mapping = said.lines().find_map(|line| line.strip_prefix("mapping ")).unwrap();
+    let (local, external) = mapping.split_once(" is seen as ").unwrap();
+    assert_eq!(local, external, "no NAT");
+}
+
+#[test]
+fn a_protocol_of_ones_own_answers_whom_it_serves() {
+    assert_eq!(ended(&mut Running::start("protocol", &["127.0.0.1"])), "direct\nPONG\n");
+}
+
+#[test]
+fn a_port_that_is_forwarded_leads_to_the_peer() {
+    let mut peer = Running::start("listen", &["127.0.0.1"]);
+    let mut said = peer.output();
+    let mut address = String::new();
+    said.read_line(&mut address).unwrap();
+    let mut forward = Running::start("forward", &["127.0.0.1:0", address.trim(), "127.0.0.1"]);
+    let at = forward.output().lines().next().unwrap().unwrap();
+    for visitor in ["one", "two"] {
+        let mut stream = TcpStream::connect(&at).unwrap();
+        stream.write_all(visitor.as_bytes()).unwrap();
+        stream.shutdown(std::net::Shutdown::Write).unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        assert_eq!(answer, visitor);
+    }
+}
+
+#[test]
+fn two_homes_of_the_simulator_connect_by_what_their_nats_let_through() {
+    let outcome = |a: &str, b: &str| ended(&mut Running::start("two_homes", &[a, b, "3"]));
+    assert_eq!(outcome("open", "linux"), "direct: 3 of 3\n");
+    assert_eq!(outcome("linux", "open"), "reverse: 3 of 3\n");
+    assert_eq!(outcome("linux", "linux"), "punch: 3 of 3\n");
 }
 
 /// Lines of the second text that are not in the first, in order.

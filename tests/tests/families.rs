@@ -141,7 +141,8 @@ fn two_firewalls_without_a_nat_are_punched_over_ipv6() {
         lab.host(host).spawn(command).unwrap()
     };
     let list = list.to_str().unwrap();
-    let serve = ["serve", "--bind", "2001:db8:5::1", "--second", "2001:db8:5::2", "--write", list];
+    let serve =
+        ["serve", "--no-turn", "--bind", "2001:db8:5::1", "--second", "2001:db8:5::2", "--write", list];
     let mut servers = run(2, &serve);
     event(&mut servers, "serving");
     let mut listener = run(0, &["listen", "--echo", "--config", list]);

@@ -74,7 +74,8 @@ fn a_listener_behind_an_ipv6_firewall_is_dialled_through_a_pinhole_until_it_ends
             command.env("P2PD_FORBID_PUBLIC_SERVERS", "1").args(args).arg("--json");
             lab.host(host).spawn(command).unwrap()
         };
-        let serve = ["serve", "--bind", "2001:db8:2::2", "--second", "2001:db8:2::3", "--write", list];
+        let serve =
+            ["serve", "--no-turn", "--bind", "2001:db8:2::2", "--second", "2001:db8:2::3", "--write", list];
         let mut servers = run(CALLER, &serve);
         event(&mut servers, "serving");
         let call = |to: &str| {

@@ -1,8 +1,8 @@
-//! TCP hole punching through real Linux NATs, with mosquitto and coturn, RTT 40 ms. Every home calls every other, by
+//! TCP hole punching through real Linux NATs, with mosquitto and coturn, RTT 40 ms. Every two homes call, by
 //! the program as its user runs it.
 //!
-//! `P2PD_PUNCH_ROUNDS=10` calls ten times instead of once (`tests/run --long`). `P2PD_PUNCH_HOMES="pr/rst fw"` uses
-//! these homes only.
+//! Without `P2PD_PUNCH_ROUNDS` each pair of homes has one call, half of them in each direction. `P2PD_PUNCH_ROUNDS=10`
+//! calls ten times in both directions (`tests/run --long`). `P2PD_PUNCH_HOMES="pr/rst fw"` uses these homes only.
 
 use std::collections::BTreeMap;
 use std::sync::Mutex;
@@ -44,9 +44,10 @@ struct Tally {
 }
 
 #[test]
-fn every_home_reaches_every_other() {
+fn every_two_homes_reach_each_other() {
     require_lab!(Mosquitto, Coturn);
-    let rounds: usize = std::env::var("P2PD_PUNCH_ROUNDS").ok().and_then(|r| r.parse().ok()).unwrap_or(1);
+    let asked: Option<usize> = std::env::var("P2PD_PUNCH_ROUNDS").ok().and_then(|r| r.parse().ok());
+    let rounds = asked.unwrap_or(1);
     let mut homes = vec!["none".to_owned()];
     for kind in ["fw", "fc", "ar", "pr", "eimrand", "symseq", "symrand"] {
         homes.extend(["drop", "rst", "icmp-port"].map(|policy| format!("{kind}/{policy}")));
@@ -64,7 +65,9 @@ fn every_home_reaches_every_other() {
     let again: Mutex<Vec<String>> = Mutex::default();
     let tally: Mutex<BTreeMap<(usize, usize), Tally>> = Mutex::default();
     for _ in 0..rounds {
-        for step in 1..homes.len() {
+        // The steps of the second half are the calls of the first in the other direction.
+        let steps = if asked.is_some() { homes.len() } else { homes.len() / 2 + 1 };
+        for step in 1..steps {
             // In each step home n calls home n + step; two passes keep one home out of two calls.
             let pairs: Vec<(usize, usize)> =
                 (0..homes.len()).map(|n| (n, (n + step) % homes.len())).collect();

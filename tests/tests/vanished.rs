@@ -6,13 +6,16 @@ use p2pd_core::PipeEnd;
 use p2pd_tests::drivers::Driver;
 use p2pd_tests::lab::Child;
 use p2pd_tests::require_lab;
-use p2pd_tests::world::{PATIENCE, World};
+use p2pd_tests::world::{PATIENCE, World, event};
 
 const PEER: &str = env!("CARGO_BIN_EXE_peer");
 /// Time until a holder notices: its interval, its patience, and the 10 s that its documentation has beside them.
 const VANISHED_WITHIN: Duration = Duration::from_secs(2 + 3 + 10);
 /// Changes of the network are listed after 250 ms of quiet.
 const GONE_WITHIN: Duration = Duration::from_secs(3);
+/// Nothing comes or goes any more, and no router says so.
+const NOTHING: &str = "table ip f {\n chain i { type filter hook input priority 0; drop; }\n \
+                       chain o { type filter hook output priority 0; drop; }\n}\n";
 const HOW: [&str; 3] = ["idle", "plain", "writing"];
 
 struct Held {
@@ -58,10 +61,7 @@ fn a_peer_that_vanishes_is_named_while_a_pipe_is_idle_and_while_data_waits() {
     require_lab!(Mosquitto, Coturn);
     let world = World::new(&["none", "none"]);
     let mut held = hold(&world);
-    // Nothing of it comes or goes any more, and no router says so.
-    let nothing = "table ip f {\n chain i { type filter hook input priority 0; drop; }\n \
-                   chain o { type filter hook output priority 0; drop; }\n}\n";
-    world.lab.host(1).nft(nothing).unwrap();
+    world.lab.host(1).nft(NOTHING).unwrap();
     held.all_end(Instant::now(), PipeEnd::Vanished, VANISHED_WITHIN);
 }
 
@@ -72,4 +72,33 @@ fn the_owner_of_a_pipe_whose_interface_is_gone_is_told_at_once() {
     let mut held = hold(&world);
     world.lab.host(0).ip_batch("link set eth0 down\n").unwrap();
     held.all_end(Instant::now(), PipeEnd::AddressGone, GONE_WITHIN);
+}
+
+/// It waits for a minute beside the others.
+#[test]
+fn the_daemon_shows_the_pipe_of_a_peer_that_has_vanished_as_ended_within_a_minute() {
+    require_lab!(Mosquitto, Coturn);
+    let world = World::new(&["none", "none"]);
+    let (_listener, address) = world.listen();
+    let host = world.lab.host(1);
+    let mut daemon = world.run(host, &["daemon", "--no-token", "--api", "127.0.0.1:0"]);
+    let api = event(&mut daemon, "api")["api"].as_str().unwrap().to_owned();
+    event(&mut daemon, "ready");
+    let ask = |path: &str| {
+        let fixed = ["-q", "-s", "-g", "--noproxy", "*", "--max-time", "20", "-w", "%{http_code}"];
+        let out = host.command("curl").args(fixed).arg(format!("http://{api}{path}")).output().unwrap();
+        String::from_utf8(out.stdout).unwrap()
+    };
+    let opened = ask(&format!("/p2p/open/x/{address}"));
+    assert!(opened.ends_with("200"), "{opened}");
+    world.lab.host(0).nft(NOTHING).unwrap();
+    let cut = Instant::now();
+    std::thread::sleep(Duration::from_secs(15));
+    let ended = || ask("/p2p/con/x").contains("\"ended\": true");
+    assert!(!ended(), "it may be slow only");
+    while !ended() {
+        assert!(cut.elapsed() < Duration::from_secs(60), "{}", ask("/p2p/con/x"));
+        std::thread::sleep(Duration::from_millis(500));
+    }
+    println!("ended after {:?}", cut.elapsed());
 }

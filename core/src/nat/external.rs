@@ -2,7 +2,8 @@
 //!
 //! Each chosen interface asks up to three servers at once over UDP, repeats at 0.5 s and 1.5 s (RFC 8489
 //! section 6.2.1, cut short), and where no server answers over UDP asks the first over TCP. Of a server's name every
-//! address is asked, one shortly after the other. An address that two servers agree on ends the wait for the others.
+//! address is asked, one shortly after the other. An address that two servers agree on ends the wait for the others, and
+//! the first answer of a host ends the wait for its other ports.
 //!
 //! What a server says has to be plausible: no address that cannot be ours counts. Where the rest disagree, an address of
 //! the internet that was seen over the internet goes before others, then the interface's own, then the one named most
@@ -59,7 +60,9 @@ struct Probe {
     answers: BTreeMap<usize, StunAnswer>,
     /// True from the end of the probe until that was noticed.
     news: bool,
-    /// Servers that have not answered.
+    /// Servers that were asked, by place in the configuration.
+    asked: SmallVec<[usize; SERVERS]>,
+    /// Those of them that have not answered.
     open: SmallVec<[Question; SERVERS]>,
     /// True while an interface with an earlier result is asked about again.
     again: bool,
@@ -101,7 +104,7 @@ struct Asked {
 #[derive(Debug)]
 #[expect(clippy::large_enum_variant, reason = "a node has one for each of a few interfaces")]
 enum State {
-    /// Look-ups are in flight.
+    /// No server's address is known.
     Waiting,
     Binding {
         sock: SockId,
@@ -150,6 +153,7 @@ impl External {
                 state: state(),
                 answers: BTreeMap::new(),
                 news: false,
+                asked: SmallVec::new(),
                 open: SmallVec::new(),
                 again: false,
                 earlier: None,
@@ -218,13 +222,19 @@ impl External {
         cx.timers.set(Timer::External, None);
     }
 
-    /// The servers' addresses in the order of the configuration, once the look-ups are done.
-    pub(crate) fn servers(&self) -> Option<Vec<SocketAddr>> {
-        let of = |(place, ips): (&usize, &SmallVec<[IpAddr; 2]>)| {
-            let port = self.servers[*place].port;
-            ips.iter().map(|ip| SocketAddr::new(*ip, port)).collect::<SmallVec<[_; 2]>>()
+    /// The servers' addresses in the order of the configuration, those of each that have answered first. They are known
+    /// once the look-ups are done, and where one has several addresses once one has answered; or once nobody is asked any more.
+    pub(crate) fn servers(&self, cx: &Cx) -> Option<Vec<SocketAddr>> {
+        let several = |ips: &SmallVec<[IpAddr; 2]>| {
+            [true, false].iter().any(|v4| ips.iter().filter(|ip| ip.is_ipv4() == *v4).count() > 1)
         };
-        self.queries.is_empty().then(|| self.addresses.iter().flat_map(of).collect())
+        let clear = self.queries.is_empty() && (self.heard() || !self.addresses.values().any(several));
+        let of = |(place, ips): (&usize, &SmallVec<[IpAddr; 2]>)| {
+            let server = &self.servers[*place];
+            let order = cx.experience.order(&server.host, ips);
+            order.into_iter().map(|ip| SocketAddr::new(ip, server.port)).collect::<Vec<_>>()
+        };
+        (clear || self.settled()).then(|| self.addresses.iter().flat_map(of).collect())
     }
 
     /// Returns true if every interface has its answer or has given up.
@@ -268,9 +278,8 @@ impl External {
     ) {
         let Some(place) = self.queries.remove(&query) else { return };
         self.addresses.insert(place, result.unwrap_or_default());
-        if self.queries.is_empty() {
-            self.ask_all(cx);
-        }
+        self.ask_all(cx);
+        self.arm(cx);
     }
 
     pub(crate) fn bound(&mut self, cx: &mut Cx, sock: SockId) {
@@ -284,8 +293,9 @@ impl External {
 
     pub(crate) fn datagram(&mut self, cx: &mut Cx, sock: SockId, from: SocketAddr, data: &[u8]) {
         let asking = |p: &&mut Probe| matches!(p.state, State::Asking { .. });
+        let pending = !self.queries.is_empty();
         let Some(probe) = self.probe(sock).filter(asking) else { return };
-        if probe.answered(cx, from, data).is_none() {
+        if probe.answered(cx, from, data, pending).is_none() {
             cx.stats.bad_stun += 1;
         }
         self.arm(cx);
@@ -349,29 +359,39 @@ impl External {
         self.arm(cx);
     }
 
-    /// Binds for every interface that waited for the look-ups.
+    /// Asks those servers for every interface whose addresses are known by now. Nobody waits for a look-up of another.
     fn ask_all(&mut self, cx: &mut Cx) {
-        if !self.queries.is_empty() {
-            return;
-        }
-        for probe in self.probes.iter_mut().filter(|p| matches!(p.state, State::Waiting)) {
+        let pending = !self.queries.is_empty();
+        for probe in &mut self.probes {
             let local = probe.vantage.ip;
-            probe.open.clear();
+            if matches!(probe.state, State::Waiting) {
+                probe.open.clear();
+                probe.asked.clear();
+            } else if !matches!(probe.state, State::Binding { .. } | State::Asking { .. }) {
+                continue;
+            }
             for (place, all) in &self.addresses {
                 let family = |ip: &IpAddr| ip.is_ipv4() == local.is_ipv4();
                 let ips: SmallVec<[IpAddr; 2]> = all.iter().copied().filter(family).collect();
-                if !ips.is_empty() && probe.open.len() < SERVERS {
+                if !ips.is_empty() && probe.asked.len() < SERVERS && !probe.asked.contains(place) {
                     let server = &self.servers[*place];
                     let race = Race::among(cx, &server.host, &ips, UDP_UNTIL);
                     let (place, port) = (*place, server.port);
+                    probe.asked.push(place);
                     probe.open.push(Question { place, port, ips, race, asked: SmallVec::new() });
                 }
             }
-            if probe.open.is_empty() {
-                probe.state = State::Done(None);
-            } else {
-                let sock = cx.bind_udp(Owner::External, SocketAddr::new(local, 0));
-                probe.state = State::Binding { sock };
+            match probe.state {
+                State::Waiting if !probe.open.is_empty() => {
+                    let sock = cx.bind_udp(Owner::External, SocketAddr::new(local, 0));
+                    probe.state = State::Binding { sock };
+                }
+                State::Waiting if !pending => probe.state = State::Done(None),
+                State::Asking { .. } if probe.open.is_empty() && !pending => {
+                    let found = probe.winner();
+                    probe.end(cx, found);
+                }
+                _ => probe.drive(cx),
             }
         }
     }
@@ -449,13 +469,15 @@ impl Probe {
         }
     }
 
-    /// Counts what came over UDP. `None`: it is no answer.
-    fn answered(&mut self, cx: &mut Cx, from: SocketAddr, data: &[u8]) -> Option<()> {
+    /// Counts what came over UDP; `pending` says that further servers may be asked. `None`: it is no answer.
+    fn answered(&mut self, cx: &mut Cx, from: SocketAddr, data: &[u8], pending: bool) -> Option<()> {
         let reply = stun::decode_binding(data, Transport::Udp).ok()?;
         // Only from the server that was asked, with the transaction that it was asked.
         let its = |asked: &Asked| asked.id == reply.transaction && asked.at == from;
         let at = self.open.iter().position(|question| question.asked.iter().any(its))?;
         let question = self.open.remove(at);
+        // A host has one vote, by however many of its ports.
+        self.open.retain(|other| other.race.host() != question.race.host());
         cx.experience.works(question.race.host(), from.ip());
         self.count(question.place, from, reply.outcome);
         let found = self.winner();
@@ -466,7 +488,7 @@ impl Probe {
             !self.answers.values().any(|a| a.said == Some(ip) && a.is_outside())
                 && self.open.iter().flat_map(|q| &q.asked).any(|asked| internet(asked.at.ip()))
         };
-        if self.open.is_empty() || found.is_some_and(|ip| seen(ip) >= 2 && !outranked(ip)) {
+        if (self.open.is_empty() && !pending) || found.is_some_and(|ip| seen(ip) >= 2 && !outranked(ip)) {
             self.end(cx, found);
         }
         Some(())

@@ -4,15 +4,19 @@ mod behaviour;
 mod counter;
 pub(crate) mod external;
 mod filtering;
+pub(crate) mod memory;
 mod probe;
 mod survey;
 pub(crate) mod surveyor;
 pub(crate) mod vantage;
+mod verdict;
 
 pub(crate) use behaviour::gcd;
 pub use behaviour::{Allocation, Behaviour, Filtering, Foresight, Mapping, allocation, block};
 pub use external::StunAnswer;
+pub use memory::{NatMemory, Network};
 pub use survey::NatReport;
+pub use verdict::Verdict;
 
 use core::fmt;
 

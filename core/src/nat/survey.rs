@@ -5,7 +5,8 @@
 //! other port (OTHER-ADDRESS); three more go from ports of their own, spaced unevenly, one after the other.
 //! Meanwhile CHANGE-REQUEST is asked for over UDP. With a server that has one address only, a second
 //! server stands in for the other one. In all about four round trips and the wait for answers that a filter
-//! swallows. Where it is asked for, a dial to our own outside address shows what the NAT makes of that.
+//! swallows. Where it is asked for, a dial to our own outside address shows what the NAT makes of that. Two ports of one
+//! address, as two entries of the list, tell whether a mapping depends on the port.
 
 use core::time::Duration;
 use std::collections::BTreeMap;
@@ -15,6 +16,7 @@ use super::behaviour::{self, Allocation, Behaviour, Foresight, Mapping};
 use super::counter::{self, Counter, Sight};
 use super::external::StunAnswer;
 use super::filtering::{FilterTest, SWALLOWED_AFTER};
+use super::memory::{self, LONGEST, SHORTEST};
 use super::probe::{self, Probe};
 use super::vantage::Vantage;
 use crate::address::is_dialable;
@@ -31,9 +33,6 @@ const SPACING: Duration = Duration::from_millis(4);
 const OFFSETS: [u16; 3] = [0, 3, 4];
 /// A connection that holds a mapping open is made anew this long after it broke.
 const ANCHOR_AGAIN: Duration = Duration::from_secs(10);
-/// On such a connection the question is asked again so often: NATs are known to forget idle ones after four minutes, and
-/// `p2pd serve` closes them after 30 s.
-const ANCHOR_ASKS: Duration = Duration::from_secs(25);
 /// Servers tried, one after the other.
 const SERVERS: usize = 3;
 
@@ -58,6 +57,9 @@ pub struct NatReport {
     pub hairpin: Option<bool>,
     /// True if the server had a second address, or another server stood in for that.
     pub second_address: bool,
+    /// True if another port of the server saw the listening port at the same external endpoint. `None`: no other port
+    /// was known, or it did not answer.
+    pub same_by_port: Option<bool>,
     /// Answers of STUN servers about the interface's outside address, in the order of the configuration.
     pub answers: Vec<StunAnswer>,
 }
@@ -78,6 +80,8 @@ pub(super) struct Survey {
     filter: FilterTest,
     until: Instant,
     pub(super) done: bool,
+    /// The connection that holds the mapping open.
+    kept: Kept,
     /// Mapping of the listening port towards another address; `by_port`: towards another port.
     by_address: Option<SocketAddr>,
     by_port: Option<SocketAddr>,
@@ -90,6 +94,17 @@ pub(super) struct Survey {
     hairpin: bool,
 }
 
+/// Use of the connection that holds the mapping open.
+#[derive(Clone, Copy, Debug)]
+struct Kept {
+    /// Time at which it was last used.
+    used: Instant,
+    /// Most silence that servers let pass.
+    most: Duration,
+    /// Silence before it was found dead, and the mapping that it had.
+    dead: Option<(Duration, SocketAddr)>,
+}
+
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum What {
     Anchor,
@@ -98,6 +113,18 @@ enum What {
     Sample(usize),
     /// A dial to ourselves.
     Hairpin,
+}
+
+/// Puts further ports of an address behind all other addresses: whichever of its ports is asked, a server that is down is
+/// asked for nothing.
+fn by_address(servers: impl Iterator<Item = SocketAddr>) -> Vec<SocketAddr> {
+    let (mut first, mut further) = (Vec::<SocketAddr>::new(), Vec::new());
+    for server in servers {
+        let known = first.iter().any(|s| s.ip() == server.ip());
+        if known { &mut further } else { &mut first }.push(server);
+    }
+    first.extend(further);
+    first
 }
 
 /// Returns true if a server may have us dial an address. An inside address needs a server that is inside as well.
@@ -116,8 +143,7 @@ impl Survey {
         hairpin: bool,
     ) -> Survey {
         let local = vantage.ip;
-        let family: Vec<SocketAddr> =
-            servers.iter().copied().filter(|s| s.is_ipv4() == local.is_ipv4()).collect();
+        let family = by_address(servers.iter().copied().filter(|s| s.is_ipv4() == local.is_ipv4()));
         let report = NatReport {
             local,
             behaviour: Behaviour::default(),
@@ -127,6 +153,7 @@ impl Survey {
             server: None,
             hairpin: None,
             second_address: false,
+            same_by_port: None,
             answers: Vec::new(),
         };
         let mut survey = Survey {
@@ -141,6 +168,7 @@ impl Survey {
             probes: BTreeMap::new(),
             filter: FilterTest::default(),
             until: cx.now + SURVEY_WITHIN,
+            kept: Kept { used: cx.now, most: LONGEST, dead: None },
             by_address: None,
             by_port: None,
             seen: [None; 3],
@@ -155,8 +183,9 @@ impl Survey {
     /// Begins anew. What was known stays so meanwhile.
     pub(super) fn again(&mut self, cx: &mut Cx, servers: &[SocketAddr]) {
         self.close(cx, |_| true);
-        let earlier = self.report.clone();
+        let (earlier, most) = (self.report.clone(), self.kept.most);
         *self = Survey::begun(cx, self.place, self.vantage, self.port, servers, self.hairpin);
+        self.kept.most = most;
         self.report.answers.clone_from(&earlier.answers);
         self.earlier = Some(earlier);
     }
@@ -263,9 +292,14 @@ impl Survey {
         match what {
             What::Hairpin => {}
             What::Anchor if self.done => {
+                if let Some((silent, mapped)) = self.kept.dead.take()
+                    && mapped != seen
+                {
+                    cx.memory.died(cx.now, silent);
+                }
                 self.report.mapped = Some(seen);
                 cx.read(sock, data.len() as u32);
-                cx.timers.set(Timer::Survey(self.place), Some(cx.now + ANCHOR_ASKS));
+                self.keep(cx);
             }
             What::Anchor => self.anchored(cx, seen, reply.and_then(|r| r.other)),
             What::Address => self.by_address = Some(seen),
@@ -294,8 +328,10 @@ impl Survey {
         if let Some(to) = by_address {
             self.dial(cx, What::Address, self.port, to, Duration::ZERO);
         }
-        if let Some(other) = second.filter(|o| o.port() != server.port()) {
-            self.dial(cx, What::Port, self.port, SocketAddr::new(server.ip(), other.port()), Duration::ZERO);
+        let listed = || self.servers.iter().find(|s| s.ip() == server.ip() && **s != server);
+        let other_port = second.or_else(|| listed().copied()).map(|o| o.port());
+        if let Some(port) = other_port.filter(|port| *port != server.port()) {
+            self.dial(cx, What::Port, self.port, SocketAddr::new(server.ip(), port), Duration::ZERO);
         }
         if seen.ip() == self.report.local {
             return;
@@ -316,10 +352,16 @@ impl Survey {
             self.filter = FilterTest::default();
             return self.conclude(cx);
         }
-        let Some((what, _)) = self.probes.remove(&sock) else { return };
+        let Some((what, probe)) = self.probes.remove(&sock) else { return };
+        let answered = probe.answered;
         cx.close(sock, CloseHow::Drop);
         match what {
             What::Anchor if self.done => {
+                // It ended while nothing was asked: so long, less a quarter, the server is patient.
+                let silent = cx.now.since(self.kept.used);
+                if answered && silent >= SHORTEST {
+                    self.kept.most = self.kept.most.min(silent * 3 / 4);
+                }
                 cx.timers.set(Timer::Survey(self.place), Some(cx.now + ANCHOR_AGAIN));
             }
             // It has answered, and is kept for its mapping only.
@@ -356,13 +398,30 @@ impl Survey {
         match anchor {
             Some((sock, (_, probe))) if probe.answered => {
                 probe.ask_again(cx, *sock);
+                // Until it is answered.
+                self.kept.dead = self.report.mapped.map(|mapped| (cx.now.since(self.kept.used), mapped));
                 cx.timers.set(Timer::Survey(self.place), Some(cx.now + probe::ANSWER_WITHIN * 2));
             }
             _ => {
                 self.close(cx, |what| what == What::Anchor);
-                cx.timers.set(Timer::Survey(self.place), Some(cx.now + ANCHOR_ASKS));
+                cx.timers.set(Timer::Survey(self.place), Some(cx.now + ANCHOR_AGAIN));
                 self.anchor(cx);
             }
+        }
+    }
+
+    /// Plans the next use of the connection that holds the mapping open.
+    fn keep(&mut self, cx: &mut Cx) {
+        self.kept.used = cx.now;
+        let every = cx.memory.held().min(self.kept.most);
+        cx.timers.set(Timer::Survey(self.place), Some(memory::due(cx.now, every)));
+    }
+
+    /// Takes in that NATs remember less than was thought.
+    pub(super) fn hurry(&mut self, cx: &mut Cx) {
+        if self.done && self.probes.values().any(|(what, probe)| *what == What::Anchor && probe.answered) {
+            let every = cx.memory.held().min(self.kept.most);
+            cx.timers.set(Timer::Survey(self.place), Some(cx.now.max(self.kept.used + every)));
         }
     }
 
@@ -396,6 +455,7 @@ impl Survey {
         self.report.samples = self.seen.iter().flatten().map(|(local, sight)| (*local, sight.port)).collect();
         let behaviour = &mut self.report.behaviour;
         if let Some(seen) = self.report.mapped {
+            self.report.same_by_port = self.by_port.map(|by_port| by_port == seen);
             if seen.ip() == self.report.local {
                 behaviour.mapping = Some(Mapping::None);
                 behaviour.allocation = Some(Allocation::Equal);
@@ -406,6 +466,7 @@ impl Survey {
                     // Its other port was not there to ask.
                     (Some(a), None) if a != seen => Some(Mapping::AddressPortDependent),
                     (Some(_), _) => Some(Mapping::EndpointIndependent),
+                    // The same for each port; of other addresses nothing is known.
                     (None, _) => None,
                 };
                 behaviour.allocation = behaviour::allocation(&self.report.samples);
@@ -416,7 +477,10 @@ impl Survey {
         let foresight = self.report.behaviour.foresight();
         let keep = foresight == Foresight::Measured && self.report.mapped.is_some();
         self.close(cx, |what| !(keep && what == What::Anchor));
-        cx.timers.set(Timer::Survey(self.place), keep.then_some(cx.now + ANCHOR_ASKS));
+        cx.timers.set(Timer::Survey(self.place), None);
+        if keep {
+            self.keep(cx);
+        }
     }
 
     /// Holds what the samples say of the allocation against the other mappings; `first` is the listening port's.

@@ -209,6 +209,13 @@ impl Surveyor {
         (!probe.answered).then_some(Sampled { key, local: probe.local, seen: None, at: probe.began })
     }
 
+    /// Takes in that NATs remember less than was thought.
+    pub(crate) fn hurry(&mut self, cx: &mut Cx) {
+        for survey in &mut self.surveys {
+            survey.hurry(cx);
+        }
+    }
+
     pub(crate) fn timeout(&mut self, cx: &mut Cx, place: u8) {
         if let Some(survey) = self.surveys.get_mut(usize::from(place)) {
             survey.timeout(cx);

@@ -14,7 +14,7 @@ use crate::address::PeerAddress;
 use crate::config::{Accept, Config, StunServer, TurnAuth, TurnServer};
 use crate::identity::{NodeId, SecretKey};
 use crate::io::{Action, Event, Interface, IoFailure, SockId};
-use crate::nat::{Allocation, Behaviour, Filtering, Mapping, NatReport};
+use crate::nat::{Allocation, Behaviour, Filtering, Mapping, NatReport, Verdict};
 use crate::pipe::PipeMode;
 use crate::session::SessionId;
 use crate::signal::mappings::Mappings;
@@ -81,6 +81,11 @@ fn answer(question: &[u8], seen: SocketAddr) -> Vec<u8> {
     out
 }
 
+/// Addresses of so many STUN servers.
+fn stuns(count: u8) -> Vec<SocketAddr> {
+    (0..count).map(|n| ([192, 0, 2, n], 3478).into()).collect()
+}
+
 impl Bench {
     /// A node with an open address, that two STUN servers agree about.
     pub(super) fn open(accept: Accept) -> Bench {
@@ -95,23 +100,27 @@ impl Bench {
             ..TurnServer::new(&TURN.ip().to_string(), TURN.port(), TurnAuth::Nobody)
         }];
         config.accept = accept;
-        Bench::of(config, 2, Box::new(|local, _, q| Some((20 * MS, answer(q, local)))))
+        Bench::of(config, stuns(2), Box::new(|local, _, q| Some((20 * MS, answer(q, local)))))
     }
 
     fn new(accept: Accept, servers: u8, answers: Answers) -> Bench {
+        Bench::asking(accept, stuns(servers), answers)
+    }
+
+    fn asking(accept: Accept, servers: Vec<SocketAddr>, answers: Answers) -> Bench {
         let mut config = Config::new(key(1));
         config.accept = accept;
         Bench::of(config, servers, answers)
     }
 
-    fn of(mut config: Config, servers: u8, answers: Answers) -> Bench {
+    fn of(mut config: Config, servers: Vec<SocketAddr>, answers: Answers) -> Bench {
         config.stun =
-            (0..servers).map(|n| StunServer { host: format!("192.0.2.{n}").into(), port: 3478 }).collect();
+            servers.iter().map(|s| StunServer { host: s.ip().to_string().into(), port: s.port() }).collect();
         let node = Node::new(config, [1; 32], Instant::ZERO).unwrap();
         let mut bench = Bench {
             node,
             now: Instant::ZERO,
-            servers: (0..servers).map(|n| ([192, 0, 2, n], 3478).into()).collect(),
+            servers,
             answers,
             asking: BTreeMap::new(),
             later: Vec::new(),
@@ -819,6 +828,31 @@ fn a_server_with_one_address_tells_the_allocation_and_no_mapping() {
     assert_eq!(report.behaviour.allocation, Some(Allocation::Preserving(100)));
     assert_eq!((report.second_address, report.samples.len()), (false, 3));
     assert_eq!(report.behaviour.announced_type().number(), 5, "the strictest common kind");
+}
+
+#[test]
+fn two_ports_of_one_address_tell_whether_a_mapping_depends_on_the_port() {
+    let ports = [3478, 3479].map(|port| SocketAddr::from(([192, 0, 2, 1], port)));
+    for (by_port, random) in [(false, false), (false, true), (true, true)] {
+        let seen = move |local: SocketAddr, server: SocketAddr| {
+            // Ports without a rule, one for each local port or for each destination.
+            let of = local.port().wrapping_add(if by_port { server.port() } else { 0 });
+            let port = if random { 20_000 + of.wrapping_mul(7919) % 30_000 } else { local.port() };
+            SocketAddr::new(SHARED.parse().unwrap(), port)
+        };
+        let answers =
+            Box::new(move |local, server, q: &[u8]| Some((20 * MS, answer(q, seen(local, server)))));
+        let bench = Bench::asking(Accept::Anyone, ports.to_vec(), answers);
+        let report = bench.report();
+        let mapping = by_port.then_some(Mapping::AddressPortDependent);
+        assert_eq!((report.same_by_port, report.behaviour.mapping), (Some(!by_port), mapping), "{report:?}");
+        let verdict = match (by_port, random) {
+            (true, _) => Verdict::Random,
+            (false, true) => Verdict::Likely,
+            (false, false) => Verdict::Predictable,
+        };
+        assert_eq!(Verdict::of([&report]), verdict, "{report:?}");
+    }
 }
 
 #[test]

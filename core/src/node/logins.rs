@@ -40,6 +40,7 @@ impl Node {
                     credentials.clone_from(&fresh);
                 }
                 self.relays_renew(place, fresh.as_ref());
+                self.allocations_renew(place, fresh.as_ref());
             }
         }
         self.settle();

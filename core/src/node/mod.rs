@@ -1,10 +1,12 @@
 //! The node: every machine put together behind four calls.
 
+pub use allocating::{Allocate, AllocateError, MAX_ALLOCATIONS};
 pub(crate) use relaying::MAX_AT_ONCE;
 
 mod accepting;
 pub(crate) mod admission;
 mod advice;
+mod allocating;
 mod asking;
 mod attempts;
 #[cfg(test)]
@@ -39,6 +41,7 @@ use crate::identity::{NodeId, NodeIdError};
 use crate::io::{Action, CloseHow, Event, Interface, SockId};
 use crate::nat::NatReport;
 use crate::nat::external::External;
+use crate::nat::memory::Memory;
 use crate::nat::surveyor::Surveyor;
 use crate::notice::{ConnectId, FailReason, Notice};
 use crate::random::Domain;
@@ -54,6 +57,7 @@ use admission::Admission;
 use admission::door::Door;
 use admission::places::Places;
 use admission::reach::Ours;
+use allocating::Allocation;
 use attempts::Attempt;
 use mapping::Mappings;
 use opening::{Listeners, MeasureAgain};
@@ -158,6 +162,8 @@ pub struct Node {
     relay_ids: BTreeMap<Key, SockId>,
     /// Proofs of addresses, by ids that are numbered so too.
     proofs: BTreeMap<SockId, Box<Proof>>,
+    /// Allocations of users, numbered as relays are.
+    allocations: BTreeMap<SockId, Box<Allocation>>,
     /// The user serves one pipe at a time, and has one.
     busy: bool,
     door: Door,
@@ -187,6 +193,7 @@ impl Node {
     pub fn new(config: Config, seed: [u8; 32], now: Instant) -> Result<Self, ConfigError> {
         config.check()?;
         let mut cx = Cx::new(seed, now);
+        cx.memory = Memory::new(&config.nat_memory);
         let ours = config.identity.node_id();
         let most = config.max_pipes.unwrap_or(DEFAULT_PIPES) as usize;
         let session = |(place, b): (usize, &crate::config::Broker)| {
@@ -229,6 +236,7 @@ impl Node {
             relays: BTreeMap::new(),
             relay_ids: BTreeMap::new(),
             proofs: BTreeMap::new(),
+            allocations: BTreeMap::new(),
             busy: false,
             door: Door::new(most / 2),
             places: Places::new(most),
@@ -259,6 +267,7 @@ impl Node {
                 }
                 Some(Owner::External) => self.external.resolved(&mut self.cx, query, result),
                 Some(Owner::Relay(id)) => self.relay_resolved(id, query, result),
+                Some(Owner::Allocation(id)) => self.allocation_resolved(id, query, result),
                 Some(Owner::Clock) => self.clock_resolved(query, result),
                 Some(Owner::Nat64) => self.nat64_found(query, result),
                 Some(_) => {}
@@ -279,6 +288,7 @@ impl Node {
                 Some(Owner::External) => self.external.bound(&mut self.cx, sock),
                 Some(Owner::Survey(place)) => self.surveyor.bound(&mut self.cx, place),
                 Some(Owner::Relay(id)) => self.relay_opened(id, sock, local),
+                Some(Owner::Allocation(id)) => self.with_allocation(id, |s, cx| s.opened(cx, sock)),
                 Some(Owner::Mapping(n)) => self.mapping_bound(n),
                 Some(Owner::Clock) => self.clock_bound(sock),
                 _ => {}
@@ -294,6 +304,7 @@ impl Node {
                 }
                 Some(Owner::Stream) => self.stream_connected(sock, local, remote),
                 Some(Owner::Relay(id)) => self.relay_opened(id, sock, local),
+                Some(Owner::Allocation(id)) => self.with_allocation(id, |s, cx| s.opened(cx, sock)),
                 Some(Owner::Mapping(n)) => self.mapping_connected(n, sock),
                 _ => {}
             },
@@ -318,6 +329,9 @@ impl Node {
                     }
                     Some(Owner::Stream) => self.stream_failed(sock, cause),
                     Some(Owner::Relay(id)) => self.relay_socket_failed(id, sock, cause),
+                    Some(Owner::Allocation(id)) => {
+                        self.with_allocation(id, |s, cx| s.failed(cx, sock, cause));
+                    }
                     Some(Owner::Carrier(pipe)) => self.carrier_ended(pipe, sock),
                     Some(Owner::Mapping(n)) => self.mapping_lost(n, sock),
                     Some(Owner::Clock) => self.clock_failed(sock),
@@ -329,6 +343,9 @@ impl Node {
                 Some(Owner::External) => self.external.datagram(&mut self.cx, sock, from, data),
                 Some(Owner::Survey(place)) => self.surveyor.datagram(&mut self.cx, place, from, data),
                 Some(Owner::Relay(id)) => self.relay_datagram(id, sock, from, data),
+                Some(Owner::Allocation(id)) => {
+                    self.with_allocation(id, |s, cx| s.datagram(cx, sock, from, data));
+                }
                 Some(Owner::Mapping(n)) => self.mapping_datagram(n, from, data),
                 Some(Owner::Clock) => self.clock_datagram(from, data),
                 _ => {}
@@ -346,6 +363,7 @@ impl Node {
                 }
                 Some(Owner::Stream) => self.stream_received(sock, data),
                 Some(Owner::Relay(id)) => self.relay_received(id, sock, data),
+                Some(Owner::Allocation(id)) => self.with_allocation(id, |s, cx| s.received(cx, sock, data)),
                 Some(Owner::Carrier(pipe)) => self.carrier_received(pipe, sock, data),
                 Some(Owner::Mapping(n)) => self.mapping_received(n, sock, data),
                 _ => {}
@@ -364,6 +382,7 @@ impl Node {
                 Some(owner @ (Owner::Survey(_) | Owner::Sample)) => self.survey_lost(owner, sock, true),
                 Some(Owner::Stream) => self.stream_ended(sock),
                 Some(Owner::Relay(id)) => self.relay_socket_ended(id, sock),
+                Some(Owner::Allocation(id)) => self.with_allocation(id, |s, cx| s.ended(cx, sock)),
                 Some(Owner::Carrier(pipe)) => self.carrier_ended(pipe, sock),
                 Some(Owner::Mapping(n)) => self.mapping_lost(n, sock),
                 _ => {}
@@ -454,6 +473,7 @@ impl Node {
         self.time.stop();
         self.punches.clear();
         self.shut_relays();
+        self.shut_allocations();
         self.cx.cancel_queries();
         self.cx.timers.clear();
         self.close_mappings();
@@ -536,6 +556,7 @@ impl Node {
                 Timer::Survey(place) => self.surveyor.timeout(&mut self.cx, place),
                 Timer::Punch(key) => self.drive_punch(key),
                 Timer::Relay(id) => self.relay_timeout(id),
+                Timer::Allocation(id) => self.allocation_timeout(id),
                 Timer::Mapping(n) => self.mapping_timeout(n),
                 Timer::Stream(sock) => self.stream_timeout(sock),
                 Timer::Connect(connect) => self.drive_attempt(connect),
@@ -557,6 +578,21 @@ impl Node {
         }
         if self.phase == Phase::Running {
             self.announce();
+            self.hear_of_memory();
+        }
+    }
+
+    /// Tells what is new about our NATs' memory, and has connections used in time that would be forgotten.
+    fn hear_of_memory(&mut self) {
+        let Some((memory, fewer)) = self.cx.memory.take_news() else { return };
+        if let Some(memory) = memory {
+            self.cx.notify(Notice::NatMemory(memory));
+        }
+        if fewer {
+            for broker in &mut self.brokers {
+                broker.hurry(&mut self.cx);
+            }
+            self.surveyor.hurry(&mut self.cx);
         }
     }
 

@@ -10,7 +10,7 @@ use crate::address::{PeerAddress, PeerInterface, is_link_local};
 use crate::cx::{Owner, Timer};
 use crate::io::{CloseHow, Interface, IoFailure, LinkKind, Reuse, SockId, SockOpts};
 use crate::nat::vantage::Vantage;
-use crate::nat::{Delta, DeltaType, NatType};
+use crate::nat::{Delta, DeltaType, NatType, Network};
 use crate::notice::Notice;
 use crate::portmap::Scope;
 use crate::signal::broker::Session;
@@ -142,6 +142,7 @@ impl Node {
             return;
         }
         self.learn_external();
+        self.learn_network();
         if !self.listeners.said {
             self.listeners.said = true;
             let address = Box::new(self.current_address());
@@ -204,7 +205,7 @@ impl Node {
             self.find_nat64();
         }
         self.external.ask_again(&mut self.cx, all);
-        if let Some(servers) = self.external.servers().filter(|_| self.config.survey) {
+        if let Some(servers) = self.external.servers(&self.cx).filter(|_| self.config.survey) {
             self.surveyor.again(&mut self.cx, &servers, all);
             self.surveyed = self.surveyor.settled();
         }
@@ -256,7 +257,7 @@ impl Node {
     /// Measures the NATs, once the listeners are open and the servers known.
     fn survey(&mut self) {
         if !self.surveyor.started()
-            && let Some(servers) = self.external.servers()
+            && let Some(servers) = self.external.servers(&self.cx)
         {
             let with_port = |r: &Route| {
                 let vantage = Vantage { ip: r.internal, prefix: r.prefix };
@@ -358,6 +359,20 @@ impl Node {
                 let answers = self.external.answers(route.internal);
                 self.surveyor.hear(&mut self.cx, route.internal, answers);
             }
+        }
+    }
+
+    /// Which network we are in, once it is known how the internet sees us.
+    fn learn_network(&mut self) {
+        if !self.external.settled() {
+            return;
+        }
+        // The way out, by the family that has a NAT if there is one.
+        let best = |(n, i): &(usize, &Interface)| (!i.default_route, i.ip.is_ipv6(), *n);
+        if let Some((n, interface)) = self.chosen.iter().enumerate().min_by_key(best)
+            && let Some(route) = self.routes.get(n)
+        {
+            self.cx.memory.arrive(self.cx.now, Network::new(interface.gateway, route.external));
         }
     }
 

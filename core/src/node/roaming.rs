@@ -52,6 +52,7 @@ impl Node {
             self.roam_punches();
             self.roam_visits();
             self.roam_attempts(gone);
+            self.check_allocations();
         }
         self.drop_streams_from(gone);
         self.end_pipes_from(gone);
@@ -90,6 +91,7 @@ impl Node {
             return;
         }
         self.roam_brokers(true, |_| false);
+        self.check_allocations();
         self.measure_all();
     }
 
@@ -97,6 +99,7 @@ impl Node {
         self.routes =
             chosen.iter().map(|i| Route { internal: i.ip, prefix: i.prefix, external: i.ip }).collect();
         self.chosen = chosen;
+        self.cx.memory.leave();
         self.drop_mappings();
         let vantages = self.routes.iter().map(|r| Vantage { ip: r.internal, prefix: r.prefix });
         self.external.start(&mut self.cx, vantages);

@@ -120,7 +120,13 @@ impl Translating {
             return action;
         }
         let opened = match &mut action {
-            Action::BindUdp { sock, local, .. } => self.local_out(local).then_some(*sock),
+            Action::BindUdp { sock, local, remote, .. } => {
+                let translated = self.local_out(local);
+                if let (true, Some(remote)) = (translated, remote) {
+                    self.remote_out(remote);
+                }
+                translated.then_some(*sock)
+            }
             Action::Connect { sock, local, remote, .. } => self.ends_out(local, remote).then_some(*sock),
             Action::SendDatagram { sock, to, .. } if self.socks.contains(sock) => {
                 self.remote_out(to);

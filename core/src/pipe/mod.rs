@@ -67,7 +67,7 @@ pub enum PipeKeys {
     Relayed(PipeMode),
 }
 
-/// A relayed pipe, which runs through its node. Never used twice in one node.
+/// A relayed pipe or an allocation, which run through their node. Never used twice in one node.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PipeId(pub(crate) u64);
 
@@ -98,6 +98,7 @@ pub enum PipeNews {
     /// Room is there again, after a write that took nothing.
     Writable,
     /// Messages may be there: call [`Node::pipe_read_message`](crate::Node::pipe_read_message) until there are none.
+    /// Of an allocation: datagrams, for [`Node::pipe_recv_from`](crate::Node::pipe_recv_from).
     Message,
     /// Room for a message again, after [`MessageError::Full`](crate::relay::MessageError::Full).
     MessageRoom,

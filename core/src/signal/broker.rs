@@ -21,6 +21,7 @@ use crate::identity::Topic;
 use crate::io::{CloseHow, IoFailure, QueryId, SockId};
 use crate::limit::Bucket;
 use crate::name::MAX_RECORD;
+use crate::nat::memory::{self, LONGEST, SHORTEST};
 use crate::notice::{BrokerLoss, BrokerState};
 use crate::proxy::Proxy;
 use crate::random::Domain;
@@ -29,10 +30,13 @@ use crate::signal::seal::MAX_ENVELOPE;
 use crate::time::Instant;
 use crate::wire::mqtt::{self, Incoming, MqttSplitter, Qos};
 
-/// Keep-alive told to the broker (MQTT 3.1.1 section 3.1.2.10), in seconds.
-const KEEP_ALIVE: u16 = 30;
-/// A ping goes out so often, however much else we send: only its answer shows that the broker lives.
-const PING_AFTER: Duration = Duration::from_secs(25);
+/// Keep-alive told to the broker (MQTT 3.1.1 section 3.1.2.10), in seconds: half as much again as the longest time between
+/// two pings. A broker that refuses the first may take another.
+const KEEP_ALIVE: [u16; 3] = [450, 60, 20];
+/// CONNACK of a broker to which the keep-alive is too long: identifier rejected.
+const REJECTED: u8 = 2;
+/// A session that was lost at a ping, and is there again within this time, was forgotten by a NAT. Else the network was away.
+const CONFIRMED_WITHIN: Duration = Duration::from_secs(15);
 /// The broker's answer to CONNECT, SUBSCRIBE or PINGREQ may take this long.
 const ANSWER_WITHIN: Duration = Duration::from_secs(8);
 /// The answer to CONNECT may take this long where the broker has other addresses: a node of a cluster may take
@@ -107,6 +111,34 @@ pub(crate) struct Session {
     broken: u8,
     /// The same count where something was to be kept. After [`MAX_BROKEN`] nothing is asked to be kept.
     broken_kept: u8,
+    /// Place of the keep-alive in [`KEEP_ALIVE`].
+    keep_alive: usize,
+    patience: Patience,
+    /// The session was idle for so long before it was lost at a ping, and when.
+    suspect: Option<(Duration, Instant)>,
+}
+
+/// The time for which a broker lets us be silent, whatever the keep-alive says.
+#[derive(Debug)]
+struct Patience {
+    most: Duration,
+    /// Silence after which the broker ended the last session that it ended so.
+    ended: Option<Duration>,
+}
+
+impl Patience {
+    /// The broker ended a session that had been silent for so long. Twice in a row is no accident.
+    fn ended(&mut self, silent: Duration) {
+        match self.ended.take() {
+            Some(before) if silent >= SHORTEST => self.most = before.min(silent) / 2,
+            _ => self.ended = Some(silent).filter(|silent| *silent >= SHORTEST),
+        }
+    }
+
+    /// A session lives that has been silent for so long.
+    fn lives(&mut self, silent: Duration) {
+        self.ended = self.ended.filter(|ended| silent < *ended);
+    }
 }
 
 #[derive(Debug)]
@@ -167,7 +199,12 @@ struct Link {
     splitter: MqttSplitter,
     /// Bytes read since credit was last given.
     read: u32,
+    /// Time at which a byte last went either way.
+    used: Instant,
     last_ping: Instant,
+    next_ping: Instant,
+    /// Silence before the ping that is to be answered.
+    silent: Duration,
     /// Time until which an answer is due, if one is.
     answer_by: Option<Instant>,
     /// Messages that were sent since the broker last sent anything.
@@ -187,8 +224,14 @@ struct Outgoing {
 }
 
 impl Link {
+    fn send(&mut self, cx: &mut Cx, packet: Bytes) {
+        cx.send(self.sock, packet);
+        self.used = cx.now;
+    }
+
     fn ping(&mut self, cx: &mut Cx) {
-        cx.send(self.sock, mqtt::pingreq());
+        self.silent = cx.now.since(self.used);
+        self.send(cx, mqtt::pingreq());
         self.last_ping = cx.now;
         self.answer_by = Some(cx.now + ANSWER_WITHIN);
     }
@@ -214,6 +257,9 @@ impl Session {
             patient: false,
             broken: 0,
             broken_kept: 0,
+            keep_alive: 0,
+            patience: Patience { most: LONGEST, ended: None },
+            suspect: None,
         }
     }
 
@@ -286,11 +332,11 @@ impl Session {
             return;
         }
         let packet_id = self.fresh_packet_id();
-        if let State::Ready { link, .. } = &self.state
+        if let State::Ready { link, .. } = &mut self.state
             && let Ok(packet) = mqtt::unsubscribe(packet_id, topic)
         {
             self.unanswered.insert(packet_id, Unanswered::Unsubscribe);
-            cx.send(link.sock, packet);
+            link.send(cx, packet);
         }
     }
 
@@ -299,11 +345,11 @@ impl Session {
             return;
         }
         let packet_id = self.fresh_packet_id();
-        if let State::Ready { link, .. } = &self.state
+        if let State::Ready { link, .. } = &mut self.state
             && let Ok(packet) = mqtt::subscribe(packet_id, topic, Qos::AtMostOnce)
         {
             self.unanswered.insert(packet_id, Unanswered::Subscribe(topic.into()));
-            cx.send(link.sock, packet);
+            link.send(cx, packet);
         }
     }
 
@@ -336,7 +382,7 @@ impl Session {
         let has_others = dials.has_others();
         let Some(remote) = dials.connected(cx, sock) else { return News::new() };
         let id = data_encoding::HEXLOWER.encode(&cx.random.bytes::<10>(Domain::ClientId));
-        let Ok(connect) = mqtt::connect(&id, KEEP_ALIVE, self.broker.login.as_ref()) else {
+        let Ok(connect) = mqtt::connect(&id, KEEP_ALIVE[self.keep_alive], self.broker.login.as_ref()) else {
             return self.lose(cx, BrokerLoss::Malformed);
         };
         cx.read(sock, CREDIT);
@@ -350,7 +396,10 @@ impl Session {
             remote,
             splitter,
             read: 0,
+            used: cx.now,
             last_ping: cx.now,
+            next_ping: cx.now,
+            silent: Duration::ZERO,
             answer_by,
             unheard: 0,
             kept: false,
@@ -388,6 +437,7 @@ impl Session {
         let mut news = News::new();
         let Some(link) = self.link().filter(|l| l.sock == sock) else { return news };
         link.unheard = 0;
+        link.used = cx.now;
         link.read += data.len() as u32;
         if link.read >= CREDIT / 2 {
             cx.read(sock, link.read);
@@ -434,7 +484,7 @@ impl Session {
                 return self.lose(cx, BrokerLoss::Silent);
             }
             State::Subscribing { again: Some(at), .. } if *at <= now => return self.subscribe_to_ours(cx),
-            State::Ready { link, .. } if link.last_ping + PING_AFTER <= now => {
+            State::Ready { link, .. } if link.answer_by.is_none() && link.next_ping <= now => {
                 link.ping(cx);
             }
             _ => {}
@@ -457,6 +507,8 @@ impl Session {
             }
             State::Ready { link, .. } if moved && link.answer_by.is_none() => {
                 link.ping(cx);
+                // What this connection lived through says nothing of the network that we are in.
+                link.silent = Duration::ZERO;
             }
             State::Idle { .. } | State::Reaching { .. } if moved => {
                 if let State::Reaching { dials } = &mut self.state {
@@ -502,6 +554,10 @@ impl Session {
         let (state, said) = match (state, incoming) {
             (State::Greeting { link }, Incoming::Connack { accepted: false, code }) => {
                 self.state = State::Greeting { link };
+                if code == REJECTED {
+                    // A broker of MQTT 3.1.1 has no other way to say that a keep-alive is too long.
+                    self.keep_alive = (self.keep_alive + 1) % KEEP_ALIVE.len();
+                }
                 return Err(BrokerLoss::Refused(code));
             }
             (State::Greeting { mut link }, Incoming::Connack { .. }) => {
@@ -525,7 +581,13 @@ impl Session {
                 }
                 cx.experience.works(self.broker.first().0, link.remote);
                 self.worked = true;
+                link.next_ping = cx.now + SHORTEST.min(self.longest());
                 self.state = State::Ready { link, since: cx.now, proof: Proof::Awaited };
+                if let Some((silent, at)) = self.suspect.take()
+                    && cx.now <= at + CONFIRMED_WITHIN
+                {
+                    cx.memory.died(cx.now, silent);
+                }
                 self.unanswered.clear();
                 for topic in self.followed.clone() {
                     self.subscribe(cx, &topic);
@@ -556,7 +618,13 @@ impl Session {
                 if link.answer_by.take().is_some() {
                     let trip = cx.now.since(link.last_ping);
                     self.round_trip = Some(self.round_trip.map_or(trip, |shortest| shortest.min(trip)));
+                    cx.memory.lived(link.silent);
+                    self.patience.lives(link.silent);
                 }
+                link.next_ping = match proof {
+                    Proof::Given => self.next_ping(cx),
+                    Proof::Awaited | Proof::Overdue => cx.now + SHORTEST.min(self.longest()),
+                };
                 let (proof, said) = match proof {
                     Proof::Given => (proof, None),
                     _ => (Proof::Overdue, Some(Said::Unproven { before: proof == Proof::Overdue })),
@@ -611,7 +679,7 @@ impl Session {
         };
         (*packet_id, *again) = (fresh, None);
         link.answer_by = Some(cx.now + ANSWER_WITHIN);
-        cx.send(link.sock, subscribe);
+        link.send(cx, subscribe);
         self.arm(cx);
         News::new()
     }
@@ -634,7 +702,18 @@ impl Session {
         }
         // What falls silent does not end sessions over messages.
         let ends = !matches!(loss, BrokerLoss::Silent);
+        cx.memory.release(self.place);
         if let State::Ready { link, .. } = &self.state {
+            let asked = link.answer_by.is_some();
+            match loss {
+                BrokerLoss::Silent | BrokerLoss::Io(IoFailure::Reset) if asked => {
+                    self.suspect = Some((link.silent, cx.now));
+                }
+                BrokerLoss::ClosedByBroker | BrokerLoss::Io(IoFailure::Reset) if !asked => {
+                    self.patience.ended(cx.now.since(link.used));
+                }
+                _ => {}
+            }
             self.broken = if ends && link.unheard > 0 { self.broken.saturating_add(1) } else { 0 };
             self.broken_kept += u8::from(ends && link.kept && self.broken_kept < MAX_BROKEN);
         }
@@ -655,20 +734,47 @@ impl Session {
         let State::Ready { link, .. } = &mut self.state else { return };
         let now = cx.now;
         self.outbox.retain(|o| o.until > now);
+        let silent = now.since(link.used);
+        let mut sent = false;
         while link.unheard < MAX_OUTBOX
             && let Some(outgoing) = self.outbox.pop_front()
         {
             let retain = outgoing.retain && self.broken_kept < MAX_BROKEN;
             if let Ok(packet) = mqtt::publish(None, &outgoing.topic, &outgoing.payload, retain) {
-                cx.send(link.sock, packet);
+                link.send(cx, packet);
                 link.unheard += 1;
                 link.kept |= retain;
+                sent = true;
             }
         }
-        if !self.outbox.is_empty() && link.answer_by.is_none() {
+        // After a long silence it is not known whether anything arrives.
+        let doubtful = sent && silent > SHORTEST;
+        if (!self.outbox.is_empty() || doubtful) && link.answer_by.is_none() {
             link.ping(cx);
+            link.silent = silent;
         }
         self.arm(cx);
+    }
+
+    /// Returns the most time between two pings that the broker allows.
+    fn longest(&self) -> Duration {
+        let allowed = Duration::from_secs(u64::from(KEEP_ALIVE[self.keep_alive])) * 2 / 3;
+        allowed.min(self.patience.most).min(LONGEST)
+    }
+
+    /// Returns the time of the next ping of an idle session.
+    fn next_ping(&self, cx: &mut Cx) -> Instant {
+        let every = cx.memory.next(cx.now, self.place, self.longest());
+        // A longer time than what held has to pass whole.
+        if every > cx.memory.held() { cx.now + every } else { memory::due(cx.now, every) }
+    }
+
+    /// Takes in that NATs remember less than was thought.
+    pub(crate) fn hurry(&mut self, cx: &mut Cx) {
+        if let State::Ready { link, .. } = &mut self.state {
+            link.next_ping = link.next_ping.min(link.last_ping + cx.memory.held()).max(cx.now);
+            self.arm(cx);
+        }
     }
 
     fn arm(&self, cx: &mut Cx) {
@@ -678,7 +784,7 @@ impl Session {
             State::Closed => None,
             State::Subscribing { again: Some(at), .. } => Some(*at),
             State::Greeting { link } | State::Subscribing { link, .. } => link.answer_by,
-            State::Ready { link, .. } => Some(link.answer_by.unwrap_or(link.last_ping + PING_AFTER)),
+            State::Ready { link, .. } => Some(link.answer_by.unwrap_or(link.next_ping)),
         };
         cx.timers.set(Timer::Broker(self.place), at);
     }

@@ -61,13 +61,14 @@
 //! ntp number-of-servers, and for each: host port
 //! max-pipes number or -
 //! liveness interval patience
+//! nat-memory number-of-networks, and for each: gateway outside held lost
 //! ```
 //! Then, in the order in which they happened:
 //!
 //! ```text
 //! event now what...       a call of Node::handle
 //! call now what...        connect (address and plan), calls on names, cancel, answer, busy, renew-login, shutdown, and
-//!                         calls on relayed pipes
+//!                         calls on relayed pipes and allocations
 //! begun ok id             what connect or connect-name gave, always the next line; or: begun error why
 //! action what...          what Node::poll_action gave
 //! idle deadline or -      it gave nothing more, and this was the next deadline
@@ -81,6 +82,7 @@ mod vocabulary;
 
 use core::fmt;
 use core::ops::Deref;
+use std::net::SocketAddr;
 
 use bytes::Bytes;
 
@@ -89,11 +91,12 @@ use crate::config::{Config, ConfigError, Login, Plan, ServerRef};
 use crate::identity::NodeId;
 use crate::io::{Action, Event};
 use crate::name::{Name, NameError, NamePin};
-use crate::node::{ConnectError, MAX_AT_ONCE, Node};
+use crate::node::{Allocate, AllocateError, ConnectError, MAX_AT_ONCE, Node};
 use crate::notice::ConnectId;
 use crate::pipe::PipeId;
 use crate::relay::{MAX_MESSAGE, MessageError, ReadOutcome};
 use crate::time::Instant;
+use crate::turn::{MAX_PAYLOAD, SendError};
 
 use form::{Put, word};
 use vocabulary::{Call, Record};
@@ -295,6 +298,39 @@ impl Recorder {
         self.node.pipe_close(now, pipe);
     }
 
+    /// Calls [`Node::allocate`], and records the call.
+    ///
+    /// # Errors
+    /// Errors of [`Node::allocate`].
+    pub fn allocate(&mut self, now: Instant, wish: &Allocate) -> Result<PipeId, AllocateError> {
+        self.write(|| Record::Call(now, Call::Allocate { wish: wish.clone() }));
+        self.node.allocate(now, wish)
+    }
+
+    /// Calls [`Node::pipe_send_to`], and records the call.
+    ///
+    /// # Errors
+    /// Errors of [`Node::pipe_send_to`].
+    pub fn pipe_send_to(
+        &mut self,
+        now: Instant,
+        pipe: PipeId,
+        to: SocketAddr,
+        data: &[u8],
+    ) -> Result<(), SendError> {
+        if data.len() > MAX_PAYLOAD {
+            return Err(SendError::TooLong);
+        }
+        self.write(|| Record::Call(now, Call::PipeSendTo { pipe, to, data: Bytes::copy_from_slice(data) }));
+        self.node.pipe_send_to(now, pipe, to, data)
+    }
+
+    /// Calls [`Node::pipe_recv_from`], and records the call.
+    pub fn pipe_recv_from(&mut self, now: Instant, pipe: PipeId) -> Option<(SocketAddr, Bytes)> {
+        self.write(|| Record::Call(now, Call::PipeRecvFrom { pipe }));
+        self.node.pipe_recv_from(now, pipe)
+    }
+
     fn write<'a>(&mut self, record: impl FnOnce() -> Record<&'a Event<'a>, &'a Action>) {
         self.idle = false;
         if let Some(sink) = &mut self.sink {
@@ -339,6 +375,7 @@ fn header(config: &Config, seed: &[u8; 32], now: Instant) -> String {
         ntp,
         max_pipes,
         liveness,
+        nat_memory,
         // The interfaces that the node is told of say what is used.
         interfaces: _,
     } = config;
@@ -366,5 +403,6 @@ fn header(config: &Config, seed: &[u8; 32], now: Instant) -> String {
     line("ntp", ntp);
     line("max-pipes", max_pipes);
     line("liveness", liveness);
+    line("nat-memory", nat_memory);
     text
 }

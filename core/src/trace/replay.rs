@@ -160,6 +160,7 @@ pub fn replay(text: &str) -> Result<Replayed, ReplayError> {
             ntp: lines.field("ntp")?,
             max_pipes: lines.field("max-pipes")?,
             liveness: lines.field("liveness")?,
+            nat_memory: lines.field("nat-memory")?,
             interfaces: Interfaces::default(),
         };
         Ok((config, seed, start))
@@ -303,6 +304,11 @@ impl Run {
             Call::PipeReadMessage { pipe } => drop(self.node.pipe_read_message(now, pipe)),
             Call::PipeFinish { pipe } => self.node.pipe_finish(now, pipe),
             Call::PipeClose { pipe } => self.node.pipe_close(now, pipe),
+            Call::Allocate { wish } => drop(self.node.allocate(now, &wish)),
+            Call::PipeSendTo { pipe, to, data } => {
+                let _ = self.node.pipe_send_to(now, pipe, to, &data);
+            }
+            Call::PipeRecvFrom { pipe } => drop(self.node.pipe_recv_from(now, pipe)),
         }
     }
 }
@@ -326,6 +332,7 @@ mod tests {
     use super::*;
     use crate::config::{Accept, Broker, NtpServer, StunServer, TurnServer};
     use crate::io::{Action, Event, Interface, SockId};
+    use crate::nat::{NatMemory, Network};
 
     fn config() -> Config {
         let other = SecretKey::from_bytes([8; 32]).node_id();
@@ -335,6 +342,9 @@ mod tests {
         config.ntp = vec![NtpServer { host: "2001:db8::2".into(), port: 123 }];
         config.turn = vec![TurnServer::new("turn.example", 3478, Credentials::new("alice", "se cret"))];
         config.accept = Accept::Only([other].into());
+        let network = Network { gateway: None, outside: "203.0.113.1".parse().unwrap() };
+        let [held, lost] = [40, 80].map(core::time::Duration::from_secs);
+        config.nat_memory = vec![NatMemory { network, held, lost: Some(lost) }];
         config
     }
 
@@ -387,7 +397,7 @@ mod tests {
         let header = format!(
             "p2pd-trace 1\nkey {}\nseed {}\nstart 0\nbind -\nport 0\naccept only 1 {other}\nallow-plain no\nsurvey yes\nhairpin no\nportmap no\n\
              brokers 1 9 broker.example 1883 - - 0 - no -\nstun 1 2001:db8::1 3478\n\
-             turn 1 turn.example 3478 - - fixed alice se+cret no 600000000000 300000000000 600000000000 no -\nntp 1 2001:db8::2 123\nmax-pipes -\nliveness 20000000000 30000000000\nevent 0 interfaces ",
+             turn 1 turn.example 3478 - - fixed alice se+cret no 600000000000 300000000000 600000000000 no -\nntp 1 2001:db8::2 123\nmax-pipes -\nliveness 20000000000 30000000000\nnat-memory 1 - 203.0.113.1 40000000000 80000000000\nevent 0 interfaces ",
             "07".repeat(32),
             "03".repeat(32)
         );
@@ -430,6 +440,11 @@ mod tests {
                     Call::PipeReadMessage { pipe } => drop(node.pipe_read_message(now, pipe)),
                     Call::PipeFinish { pipe } => node.pipe_finish(now, pipe),
                     Call::PipeClose { pipe } => node.pipe_close(now, pipe),
+                    Call::Allocate { wish } => drop(node.allocate(now, &wish)),
+                    Call::PipeSendTo { pipe, to, data } => {
+                        let _ = node.pipe_send_to(now, pipe, to, &data);
+                    }
+                    Call::PipeRecvFrom { pipe } => drop(node.pipe_recv_from(now, pipe)),
                 }
                 for _ in 0..u8::any(&mut g) % 8 {
                     if let Some(Action::Listen { sock, .. }) = node.poll_action() {
@@ -504,12 +519,12 @@ mod tests {
         assert_eq!(changed("brokers 1", "brokers 99999999"), line(12, LineError::Short));
         let port = ReplayError::Config(ConfigError::BadBroker(0));
         assert_eq!(changed("1883", "0"), Err(port));
-        assert_eq!(changed("event 0 interfaces", "event 0 Interfaces"), line(18, LineError::Word(3)));
+        assert_eq!(changed("event 0 interfaces", "event 0 Interfaces"), line(19, LineError::Word(3)));
         assert_eq!(
             changed("event 0 interfaces", "begun ok 1\nevent 0 interfaces"),
-            line(18, LineError::Order)
+            line(19, LineError::Order)
         );
-        assert_eq!(changed("event 0 interfaces", "\nevent 0 interfaces"), line(18, LineError::Word(1)));
+        assert_eq!(changed("event 0 interfaces", "\nevent 0 interfaces"), line(19, LineError::Word(1)));
         assert_eq!(replay(text.trim_end()), line(text.lines().count(), LineError::CutOff));
         let call = "call 0 connect None-0-0-x 1 direct plain 5 no\n";
         assert_eq!(
@@ -520,7 +535,7 @@ mod tests {
         assert_eq!(replay(&long), line(2, LineError::TooLong(MAX_LINE + 4)));
         let listen = text.lines().find(|l| l.starts_with("action listen ")).unwrap();
         let differs = ReplayError::Differs {
-            line: 19,
+            line: 20,
             expected: listen.replace(" 128 ", " 5 "),
             got: listen.to_owned(),
         };

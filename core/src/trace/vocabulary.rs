@@ -14,7 +14,8 @@ use crate::config::{
 use crate::identity::{NodeId, NodeIdError};
 use crate::io::{Action, CloseHow, Event, Interface, IoFailure, LinkKind, QueryId, Reuse, SockId, SockOpts};
 use crate::name::{Name, NameError, NameNews, NamePin};
-use crate::node::ConnectError;
+use crate::nat::{NatMemory, Network};
+use crate::node::{Allocate, ConnectError};
 use crate::notice::{
     Advice, BrokerLoss, BrokerState, ConnectId, FailReason, Notice, Outcome, PortState, Refusal, Report,
     Stage, Strategy, StrategyReport,
@@ -23,7 +24,7 @@ use crate::pipe::{PipeEnd, PipeId, PipeMode, PipeNews, PipeStart};
 use crate::portmap::{MapError, Scope, Truth, Way};
 use crate::proxy::{Proxy, ProxyFailure, ProxyKind};
 use crate::time::{ClockFix, Instant};
-use crate::turn::{Credentials, Lifetimes};
+use crate::turn::{Credentials, Family, Lifetimes};
 use crate::wire::Transport;
 use crate::wrap::{ClientKey, Header, Tls, TlsFailure, Trust, Wrap};
 
@@ -73,6 +74,9 @@ pub(super) enum Call {
     PipeReadMessage { pipe: PipeId },
     PipeFinish { pipe: PipeId },
     PipeClose { pipe: PipeId },
+    Allocate { wish: Allocate },
+    PipeSendTo { pipe: PipeId, to: SocketAddr, data: Bytes },
+    PipeRecvFrom { pipe: PipeId },
 }
 
 enum_form! { Call => Call {
@@ -93,6 +97,9 @@ enum_form! { Call => Call {
     "pipe-read-message" PipeReadMessage { pipe },
     "pipe-finish" PipeFinish { pipe },
     "pipe-close" PipeClose { pipe },
+    "allocate" Allocate { wish },
+    "pipe-send-to" PipeSendTo { pipe, to, data },
+    "pipe-recv-from" PipeRecvFrom { pipe },
 }}
 
 /// An [`Event`] that borrows nothing.
@@ -164,6 +171,7 @@ pub(super) enum ActionView {
     BindUdp {
         sock: SockId,
         local: SocketAddr,
+        remote: Option<SocketAddr>,
         opts: SockOpts,
     },
     Listen {
@@ -226,6 +234,10 @@ pub(super) enum ActionView {
         pipe: PipeId,
         start: PipeView,
     },
+    OpenAllocation {
+        pipe: PipeId,
+        relayed: SocketAddr,
+    },
     Pipe {
         pipe: PipeId,
         news: PipeNews,
@@ -233,7 +245,7 @@ pub(super) enum ActionView {
 }
 
 enum_form! { Action, ActionView => ActionView {
-    "bind-udp" BindUdp { sock, local, opts },
+    "bind-udp" BindUdp { sock, local, remote, opts },
     "listen" Listen { sock, local, backlog, opts },
     "accept" Accept { sock, credit },
     "connect" Connect { sock, local, remote, opts, at, deadline, wrap },
@@ -248,6 +260,7 @@ enum_form! { Action, ActionView => ActionView {
     "cancel" Cancel { query },
     "notify" Notify(notice),
     "open-relayed" OpenRelayed { pipe, start },
+    "open-allocation" OpenAllocation { pipe, relayed },
     "pipe" Pipe { pipe, news },
 }}
 
@@ -297,8 +310,15 @@ enum_form! { Notice => Notice {
     "port" Port { local, state },
     "time" Clock { ahead, error },
     "name" Name { name, news },
+    "nat-memory" NatMemory(memory),
+    "not-allocated" NotAllocated { pipe, why },
+    "peer-refused" PeerRefused { pipe, peer, code },
     "closed" Closed,
 }}
+
+struct_form! { NatMemory { network, held, lost } }
+
+struct_form! { Network { gateway, outside } }
 
 enum_form! { PortState => PortState {
     "open" Open { way, external, truth },
@@ -616,6 +636,11 @@ enum_form! { TurnAuth => TurnAuth {
     "fixed" Fixed(credentials),
     "renewed" Renewed(credentials),
     "secret" Secret(secret),
+}}
+struct_form! { Allocate { servers, family, timeout } }
+enum_form! { Family => Family {
+    "ipv4" V4,
+    "ipv6" V6,
 }}
 struct_form! { Credentials { user, password, name_is_read } }
 struct_form! { Lifetimes { allocation, permission, channel } }

@@ -28,6 +28,8 @@ const KEEP_ALIVE: Duration = Duration::from_secs(25);
 const MARGIN: Duration = Duration::from_secs(60);
 /// Shortest time between two refreshes of one thing.
 const SHORTEST: Duration = Duration::from_secs(1);
+/// A peer that was idle for so long gives its permission up to another: the lifetime that RFC 8656 section 9 fixes.
+const IDLE: Duration = Duration::from_secs(300);
 /// A request whose nonce was stale so often is given up.
 const MAX_STALE: u8 = 3;
 
@@ -198,7 +200,7 @@ impl Client {
             }
             None if self.peers.is_full() => return Err(PermitError::TooMany),
             None => {
-                self.peers.set(peer, Permission::Wanted);
+                self.peers.set(peer, Permission::Wanted, self.now);
                 self.peers.name_port(at);
                 self.ask_for_wanted();
             }
@@ -242,13 +244,46 @@ impl Client {
         let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
         match self.peers.permission(peer.ip()) {
             None => return Err(SendError::NotPermitted),
-            Some(Permission::Granted) => self.relay(peer, data),
+            Some(Permission::Granted) => {
+                self.peers.touch(peer.ip(), self.now);
+                self.relay(peer, data);
+            }
             Some(_) if self.pending.len() < MAX_PENDING => {
                 self.pending.push_back((peer, Bytes::copy_from_slice(data)));
             }
             Some(_) => self.stats.dropped += 1,
         }
         Ok(())
+    }
+
+    /// Sends a datagram to any peer: a permission is asked for first where there is none. Beyond
+    /// [`MAX_PEERS`](super::MAX_PEERS) the peer that was idle longest loses its permission, once it was idle for 5 min.
+    ///
+    /// # Errors
+    /// The reason why the datagram cannot be sent.
+    pub fn send_permitting(&mut self, now: Instant, peer: SocketAddr, data: &[u8]) -> Result<(), SendError> {
+        self.tick(now);
+        let ip = peer.ip().to_canonical();
+        if self.peers.permission(ip).is_none() && data.len() <= MAX_PAYLOAD && self.family.has(ip) {
+            let idlest = self.peers.idlest(self.now).filter(|_| self.peers.is_full());
+            if let Some((idle, _)) = idlest.filter(|(_, time)| *time >= IDLE) {
+                self.forget(now, idle);
+            }
+        }
+        match self.permit_at(now, peer) {
+            Ok(()) => self.send(now, peer, data),
+            Err(PermitError::Closed) => Err(SendError::Closed),
+            Err(PermitError::Family) => Err(SendError::Family),
+            Err(PermitError::TooMany) => Err(SendError::TooManyPeers),
+        }
+    }
+
+    /// Refreshes the allocation now: a server that has forgotten it says so.
+    pub fn check(&mut self, now: Instant) {
+        self.tick(now);
+        if matches!(self.state, State::Ready { .. }) {
+            self.ask(Ask::Refresh { lifetime: self.asked_lifetime() });
+        }
     }
 
     /// Gives the allocation up; [`Event::Closed`] follows when the server knows, or after 3.5 s without an answer.
@@ -360,6 +395,7 @@ impl Client {
     }
 
     fn deliver(&mut self, from: SocketAddr, data: &[u8]) {
+        self.peers.touch(from.ip(), self.now);
         if self.events.len() < MAX_QUEUED {
             self.events.push_back(Event::Data { from, data: Bytes::copy_from_slice(data) });
         } else {
@@ -470,7 +506,7 @@ impl Client {
                 if self.peers.permission(peer) == Some(Permission::Granted) {
                     return;
                 }
-                self.peers.set(peer, Permission::Granted);
+                self.peers.set(peer, Permission::Granted, self.now);
                 self.events.push_back(Event::Permitted(peer));
                 let (its, others) = self.pending.drain(..).partition(|(to, _)| to.ip() == peer);
                 self.pending = others;
@@ -554,7 +590,7 @@ impl Client {
     fn ask_for_wanted(&mut self) {
         if matches!(self.state, State::Ready { .. }) {
             for peer in self.peers.wanted() {
-                self.peers.set(peer, Permission::Asked);
+                self.peers.set(peer, Permission::Asked, self.now);
                 self.ask(Ask::Permission(self.peers.with_port(peer)));
             }
         }

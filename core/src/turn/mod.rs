@@ -25,6 +25,7 @@
 //! - Allocate, with the long-term credentials of RFC 8489, with SHA-256 and a hashed user name where the server
 //!   offers them. An answer to a request with credentials counts only if its integrity fits; 401 and 438 cannot
 //!   have any.
+//! - [`Client::send_permitting`] sends to any peer, and asks for the permission on the way.
 //! - Each peer it is told to [permit](Client::permit) gets a permission, matched by address as RFC 8656 section 9
 //!   has it, and each peer it [sends](Client::send) to a channel; until that is bound, Send indications do.
 //! - Refreshes, by [`Lifetimes`]: at a time that leaves 60 s, or half of it where it is short. Over UDP a Binding
@@ -261,6 +262,10 @@ pub enum SendError {
     NotPermitted,
     /// Longer than [`MAX_PAYLOAD`].
     TooLong,
+    /// The peer is of another family than the relayed address.
+    Family,
+    /// [`MAX_PEERS`] have a permission, and each was sent to or heard within 5 min.
+    TooManyPeers,
 }
 
 impl fmt::Display for SendError {
@@ -269,6 +274,8 @@ impl fmt::Display for SendError {
             SendError::Closed => "the allocation is closed",
             SendError::NotPermitted => "the peer has no permission",
             SendError::TooLong => "longer than a datagram through the relay may be",
+            SendError::Family => "the peer is of another address family than the relayed address",
+            SendError::TooManyPeers => "too many peers",
         })
     }
 }

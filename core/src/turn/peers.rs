@@ -36,6 +36,15 @@ pub(super) enum Binding {
 }
 
 #[derive(Debug)]
+struct Peer {
+    permission: Permission,
+    /// Port named in requests, 0 for none.
+    port: u16,
+    /// Last time that a datagram went to the peer or came from it.
+    used: Instant,
+}
+
+#[derive(Debug)]
 struct Channel {
     peer: SocketAddr,
     binding: Binding,
@@ -46,8 +55,7 @@ struct Channel {
 /// Permissions of peers by address, and channels by address and port.
 #[derive(Debug)]
 pub(super) struct Peers {
-    /// States of permissions, and the ports named in requests for them, 0 for none.
-    permissions: BTreeMap<IpAddr, (Permission, u16)>,
+    permissions: BTreeMap<IpAddr, Peer>,
     channels: BTreeMap<u16, Channel>,
     numbers: BTreeMap<SocketAddr, u16>,
     /// Number at which the search for a free one starts.
@@ -65,27 +73,42 @@ impl Peers {
     }
 
     pub(super) fn permission(&self, peer: IpAddr) -> Option<Permission> {
-        self.permissions.get(&peer).map(|(permission, _)| *permission)
+        self.permissions.get(&peer).map(|peer| peer.permission)
     }
 
-    pub(super) fn set(&mut self, peer: IpAddr, permission: Permission) {
-        self.permissions.entry(peer).or_insert((permission, 0)).0 = permission;
+    pub(super) fn set(&mut self, peer: IpAddr, permission: Permission, now: Instant) {
+        let new = Peer { permission, port: 0, used: now };
+        self.permissions.entry(peer).or_insert(new).permission = permission;
+    }
+
+    /// Notes that a peer was sent to or heard.
+    pub(super) fn touch(&mut self, peer: IpAddr, now: Instant) {
+        if let Some(peer) = self.permissions.get_mut(&peer) {
+            peer.used = now;
+        }
+    }
+
+    /// Returns the peer that was neither sent to nor heard for the longest time, and the time since then.
+    pub(super) fn idlest(&self, now: Instant) -> Option<(IpAddr, Duration)> {
+        let (ip, peer) = self.permissions.iter().min_by_key(|(_, peer)| peer.used)?;
+        Some((*ip, now.since(peer.used)))
     }
 
     /// Notes a permitted peer's port; true if none was known and this is one.
     pub(super) fn name_port(&mut self, peer: SocketAddr) -> bool {
-        let known = self.permissions.get_mut(&peer.ip()).map(|(_, port)| port).filter(|port| **port == 0);
+        let known = self.permissions.get_mut(&peer.ip()).map(|p| &mut p.port).filter(|port| **port == 0);
         known.is_some_and(|port| core::mem::replace(port, peer.port()) != peer.port())
     }
 
     /// The peer, by the port that was noted.
     pub(super) fn with_port(&self, peer: IpAddr) -> SocketAddr {
-        (peer, self.permissions.get(&peer).map_or(0, |(_, port)| *port)).into()
+        (peer, self.permissions.get(&peer).map_or(0, |p| p.port)).into()
     }
 
     /// Returns the peers that were permitted before there was an allocation.
     pub(super) fn wanted(&self) -> Vec<IpAddr> {
-        self.permissions.iter().filter(|(_, (p, _))| *p == Permission::Wanted).map(|(ip, _)| *ip).collect()
+        let wanted = self.permissions.iter().filter(|(_, p)| p.permission == Permission::Wanted);
+        wanted.map(|(ip, _)| *ip).collect()
     }
 
     /// Gives a peer up; returns the numbers of its channels.
@@ -159,7 +182,7 @@ mod tests {
     fn numbers_go_upwards_and_rest_before_another_peer_gets_them() {
         let mut peers = Peers::new();
         let at = |s| Instant::ZERO + Duration::from_secs(s);
-        peers.set(peer(0).ip(), Permission::Granted);
+        peers.set(peer(0).ip(), Permission::Granted, at(0));
         for n in 0..MAX_CHANNELS as u16 {
             assert_eq!(peers.ask_for(peer(n), at(0), LIFETIME), Some(0x4000 + n));
         }

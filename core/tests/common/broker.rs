@@ -43,6 +43,8 @@ pub struct Broker {
     pub subacks: VecDeque<u8>,
     /// Time of each SUBSCRIBE, and the QoS that it asked for.
     pub subscribes: Vec<(Instant, u8)>,
+    /// Longest keep-alive, in seconds; whoever wants a longer one is refused.
+    pub most_silence: u16,
     /// User name and password of each CONNECT.
     pub logins: Vec<(Option<String>, Option<String>)>,
     /// Retained messages, by topic. A broker that keeps nothing forgets at once.
@@ -101,6 +103,7 @@ impl World {
             suback: 1,
             subacks: VecDeque::new(),
             subscribes: Vec::new(),
+            most_silence: u16::MAX,
             logins: Vec::new(),
             kept: BTreeMap::new(),
             keeps: true,
@@ -190,6 +193,9 @@ impl World {
                 };
                 broker.logins.push((field(0x80), field(0x40)));
                 match broker.greeting.clone() {
+                    Greeting::Connack(0) if u16::from_be_bytes([body[8], body[9]]) > broker.most_silence => {
+                        self.send(end, vec![0x20, 2, 0, 2]);
+                    }
                     Greeting::Connack(code) => self.send(end, vec![0x20, 2, 0, code]),
                     Greeting::Bytes(bytes) => self.send(end, bytes),
                     Greeting::Silence => {}

@@ -34,7 +34,7 @@ use ntp::Ntp;
 use proxy::{Proxied, Proxy};
 use router::Router;
 use stun::Stun;
-use turn::{Relayed, Turn, Ways};
+use turn::{Allocated, Relayed, Turn, Ways};
 
 /// Latency of one direction, between any two hosts.
 pub const LATENCY: Duration = Duration::from_millis(10);
@@ -126,6 +126,8 @@ pub struct Host {
     pub guarded: bool,
     pub pipes: Vec<Pipe>,
     pub relayed: Vec<Relayed>,
+    /// Allocations that the node handed out, with what it said of each.
+    pub allocated: Vec<Allocated>,
     pub notices: Vec<(Instant, Notice)>,
     /// Every TCP dial: when and where to.
     pub dials: Vec<(Instant, SocketAddr)>,
@@ -138,6 +140,8 @@ pub struct Host {
     next_port: u16,
     /// UDP sockets by id.
     bound: BTreeMap<SockId, SocketAddr>,
+    /// Those that are told where their only address refuses them.
+    aimed: BTreeSet<SockId>,
     /// Datagram ways through the host's NAT to TURN servers and relays.
     pub ways: Ways,
 }
@@ -278,6 +282,7 @@ impl World {
             guarded: false,
             pipes: Vec::new(),
             relayed: Vec::new(),
+            allocated: Vec::new(),
             notices: Vec::new(),
             dials: Vec::new(),
             frozen: false,
@@ -285,6 +290,7 @@ impl World {
             unreachable: None,
             next_port: 50_000,
             bound: BTreeMap::new(),
+            aimed: BTreeSet::new(),
             ways: Ways::new(),
         });
         self.set_clock(n, Duration::ZERO, false);
@@ -418,7 +424,8 @@ impl World {
                 let cause = IoFailure::Resources;
                 self.schedule(Duration::ZERO, Happening::Failed { n, sock, cause });
             }
-            Action::BindUdp { sock, local, .. } => {
+            Action::BindUdp { sock, local, remote, .. } => {
+                host.aimed.extend(remote.map(|_| sock));
                 host.next_port += 1;
                 let local = SocketAddr::new(local.ip(), host.next_port);
                 host.bound.insert(sock, local);
@@ -444,7 +451,11 @@ impl World {
                 self.schedule(at.since(self.now), Happening::Syn { n, sock, remote, deadline });
             }
             Action::SendDatagram { sock, to, data } => {
-                if let Some(from) = host.bound.get(&sock) {
+                if self.ports.get(&to) == Some(&Port::Refused) && host.aimed.contains(&sock) {
+                    self.dialling.insert((n, sock));
+                    let cause = IoFailure::Refused;
+                    self.schedule(2 * LATENCY, Happening::Failed { n, sock, cause });
+                } else if let Some(from) = host.bound.get(&sock) {
                     let from = SocketAddr::new(host.outside, from.port());
                     self.datagram_to_stun(n, sock, from, to, &data);
                     self.datagram_to_turn(n, sock, to, &data);
@@ -486,6 +497,18 @@ impl World {
             Action::Notify(notice) => host.notices.push((self.now, notice)),
             Action::Cancel { .. } => {}
             Action::OpenRelayed { pipe, start } => self.opened_relayed(n, pipe, &start),
+            Action::OpenAllocation { pipe, relayed } => {
+                host.allocated.push(Allocated {
+                    pipe,
+                    relayed,
+                    received: Vec::new(),
+                    deaf: false,
+                    over: None,
+                });
+            }
+            Action::Pipe { pipe, news } if host.allocated.iter().any(|a| a.pipe == pipe) => {
+                self.allocation_news(n, pipe, news);
+            }
             Action::Pipe { pipe, news } => self.pipe_news(n, pipe, news),
             other => panic!("not in this world: {other:?}"),
         }

@@ -62,6 +62,17 @@ pub struct Relayed {
     pub messages_over: Option<PipeEnd>,
 }
 
+/// An allocation that a node handed out. All that can be read is read at once.
+#[derive(Debug)]
+pub struct Allocated {
+    pub pipe: PipeId,
+    pub relayed: SocketAddr,
+    pub received: Vec<(SocketAddr, Bytes)>,
+    /// True if the user reads nothing.
+    pub deaf: bool,
+    pub over: Option<PipeEnd>,
+}
+
 impl World {
     /// A server at 198.51.100.90 and up, for alice.
     pub fn add_turn(&mut self) -> usize {
@@ -168,6 +179,19 @@ impl World {
             messages_over: None,
         });
         self.read_relayed(n, pipe);
+    }
+
+    pub(super) fn allocation_news(&mut self, n: usize, pipe: PipeId, news: PipeNews) {
+        let host = &mut self.hosts[n];
+        let allocated = host.allocated.iter_mut().find(|a| a.pipe == pipe).unwrap();
+        match news {
+            PipeNews::Message if allocated.deaf => {}
+            PipeNews::Message => {
+                allocated.received.extend(std::iter::from_fn(|| host.node.pipe_recv_from(self.now, pipe)))
+            }
+            PipeNews::Ended(why) => assert_eq!(allocated.over.replace(why), None, "told once"),
+            other => panic!("{other:?}"),
+        }
     }
 
     pub(super) fn pipe_news(&mut self, n: usize, id: PipeId, news: PipeNews) {

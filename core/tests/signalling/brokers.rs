@@ -5,6 +5,7 @@ use std::time::Duration;
 use crate::common::broker::{Greeting, publish_packet};
 use crate::common::view::{only, reverse};
 use crate::common::{LATENCY, MS, S, World};
+use p2pd_core::nat::NatMemory;
 use p2pd_core::{BrokerLoss, BrokerState, FailReason, IoFailure, Login, Notice, Stage, Strategy};
 
 const READY: BrokerState = BrokerState::Ready;
@@ -118,11 +119,83 @@ fn a_broker_that_never_answers_connect_is_given_up_after_8_seconds() {
 #[test]
 fn an_idle_session_is_kept_alive() {
     let mut world = world(1, |_| {});
-    world.run(600 * S);
+    world.run(1750 * S);
     assert_eq!(world.broker_states(0, 0), [READY]);
+    // Longer each time, then at multiples of five minutes.
+    let pauses = pauses(&world);
+    assert_eq!(pauses, [40, 80, 160, 300, 300, 300, 300], "{pauses:?}");
+}
+
+/// Returns the times between pings, in seconds.
+fn pauses(world: &World) -> Vec<u64> {
     let pings = &world.brokers[0].pings;
-    assert!(pings.windows(2).all(|p| p[1].since(p[0]) <= 30 * S), "within the keep-alive: {pings:?}");
-    assert_eq!(pings.len(), 24);
+    pings.windows(2).map(|p| (p[1].since(p[0]) + 400 * MS).as_secs()).collect()
+}
+
+#[test]
+fn a_later_run_in_the_same_network_begins_with_what_the_nat_was_seen_to_remember() {
+    let mut first = world(1, |_| {});
+    first.run(200 * S);
+    let told: Vec<NatMemory> = first.hosts[0]
+        .notices
+        .iter()
+        .filter_map(|(_, notice)| match notice {
+            Notice::NatMemory(memory) => Some(*memory),
+            _ => None,
+        })
+        .collect();
+    let held: Vec<u64> = told.iter().map(|memory| memory.held.as_secs()).collect();
+    assert_eq!(held, [40, 80]);
+    for (elsewhere, expected) in [(false, [160, 300]), (true, [40, 80])] {
+        let mut later = World::new(2);
+        later.add_broker();
+        let outside = if elsewhere { [198, 51, 100, 99] } else { [203, 0, 113, 1] };
+        later.host(outside.into(), outside.into(), |c| c.nat_memory = told.clone());
+        later.run(600 * S);
+        assert_eq!(pauses(&later)[..2], expected, "elsewhere: {elsewhere}");
+    }
+}
+
+#[test]
+fn a_broker_that_takes_no_long_keep_alive_is_told_a_shorter_one() {
+    for (most, every) in [(120, 40), (59, 13)] {
+        let mut world = world(1, |w| w.brokers[0].most_silence = most);
+        world.run(900 * S);
+        let refused = lost(BrokerLoss::Refused(2));
+        let expected = if most > 60 { vec![refused, READY] } else { vec![refused, refused, READY] };
+        assert_eq!(world.broker_states(0, 0), expected);
+        assert!(pauses(&world).iter().all(|pause| *pause <= every), "{:?}", pauses(&world));
+    }
+}
+
+#[test]
+fn a_broker_that_ends_sessions_which_are_silent_for_a_minute_is_pinged_in_time() {
+    let mut world = world(1, |_| {});
+    let mut cuts = 0;
+    for _ in 0..3600 {
+        world.run(S);
+        let broker = &world.brokers[0];
+        let last = broker.connects.iter().chain(&broker.pings).max().copied().unwrap();
+        if broker.subscribers() == 1 && world.now.since(last) >= 60 * S {
+            cut(&mut world);
+            cuts += 1;
+        }
+    }
+    assert_eq!(cuts, 2);
+    assert!(pauses(&world).iter().rev().take(20).all(|pause| *pause <= 30), "{:?}", pauses(&world));
+}
+
+#[test]
+fn whether_a_message_arrives_after_a_long_silence_is_asked_with_it() {
+    let mut world = world(1, |_| {});
+    let peer = world.open(|_| {});
+    world.run(700 * S);
+    world.brokers[0].answers = false;
+    world.brokers[0].bend = Box::new(|_| Vec::new());
+    world.connect(0, &world.address(peer), reverse(20));
+    let took = world.run_until(20 * S, |w| w.broker_states(0, 0).len() == 2);
+    assert_eq!(world.broker_states(0, 0)[1], lost(BrokerLoss::Silent));
+    assert!(took <= 8 * S + 100 * MS, "{took:?}");
 }
 
 #[test]

@@ -4,6 +4,7 @@
 mod common;
 
 mod advice;
+mod allocations;
 mod brokers;
 mod clocks;
 mod consent;

@@ -1,11 +1,12 @@
 //! Servers whose names have several addresses, of which some lead nowhere, and servers that say what cannot be.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
 
 use crate::common::broker::Greeting;
 use crate::common::stun::{Tcp, Udp};
 use crate::common::view::relay;
-use crate::common::{LATENCY, MS, S, World};
+use crate::common::{LATENCY, MS, Port, S, SLOW, World};
 use p2pd_core::{BrokerLoss, BrokerState, Stage, Strategy};
 
 /// The host's name, with three silent addresses before its own.
@@ -178,4 +179,56 @@ fn the_latency_of_a_name_with_one_address_is_what_it_was() {
     world.behind_nat(|c| c.survey = false);
     world.run(S);
     assert_eq!(world.ready(0).unwrap().0, 3 * LATENCY);
+}
+
+#[test]
+fn a_stun_servers_slow_look_up_keeps_nobody_waiting_whom_two_others_have_told() {
+    let mut world = World::new(7);
+    for _ in 0..3 {
+        world.add_stun();
+    }
+    world.stuns[1].config.host = format!("stun{SLOW}").into();
+    world.behind_nat(|_| {});
+    let took = world.run_until(8 * S, |w| w.ready(0).is_some());
+    assert!(took <= 3 * S, "{took:?}");
+    let took = world.run_until(8 * S, |w| {
+        let reports = w.hosts[0].node.nats().count();
+        w.ready(0).is_some_and(|(_, a)| a.v4()[0].external.to_string() == "203.0.113.1") && reports > 0
+    });
+    assert_eq!(took, Duration::ZERO, "all that is asked for is there");
+}
+
+#[test]
+fn a_survey_asks_the_address_of_a_server_that_answers() {
+    let mut world = World::new(8);
+    world.add_stun();
+    with_silent(&mut world, "stun0.test");
+    world.behind_nat(|_| {});
+    let took = world.run_until(8 * S, |w| w.ready(0).is_some());
+    // Three silent addresses, and the survey. One of them stands in for the server's second address, in vain.
+    assert!(took <= 3 * S, "{took:?}");
+    assert_eq!(world.hosts[0].dials[0].1, world.stuns[0].at);
+}
+
+#[test]
+fn a_turn_servers_address_that_refuses_datagrams_costs_a_round_trip() {
+    let allocated = |refuses: bool| {
+        let mut world = World::new(9);
+        world.add_broker();
+        world.add_turn();
+        let first = SocketAddr::new([203, 0, 113, 201].into(), 3478);
+        if refuses {
+            world.silent.insert("turn0.test".into(), vec![first.ip()]);
+            world.ports.insert(first, Port::Refused);
+        }
+        for _ in 0..2 {
+            world.behind_nat(|_| {});
+        }
+        world.run(2 * S);
+        let id = world.connect(0, &world.address(1), relay(20));
+        let allocated =
+            |w: &World| w.stages(0, id, Strategy::Relay).iter().any(|s| matches!(s, Stage::Allocated(_)));
+        world.run_until(5 * S, |w| allocated(w))
+    };
+    assert_eq!(allocated(true), allocated(false) + 2 * LATENCY);
 }

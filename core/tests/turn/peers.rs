@@ -279,3 +279,34 @@ fn a_refusal_without_integrity_is_a_reason_and_ends_nothing() {
         assert_eq!((hand.client.unproven(), hand.events()), (None, vec![Event::Permitted(ip(PEER_IP))]));
     }
 }
+
+#[test]
+fn whoever_is_sent_to_is_permitted_and_the_idlest_gives_way() {
+    let mut hand = Hand::ready(Udp);
+    let peer = |n: usize| -> std::net::SocketAddr { ([192, 0, 2, n as u8], 7000).into() };
+    let send = |hand: &mut Hand, n: usize| hand.client.send_permitting(hand.now, peer(n), b"hello");
+    for n in 0..MAX_PEERS {
+        send(&mut hand, n).unwrap();
+        let asked = hand.one();
+        assert_eq!(asked.kind, PERMISSION);
+        hand.say(&success(&asked, &[]));
+        assert_eq!(hand.events(), [Event::Permitted(peer(n).ip())]);
+        let sent: Vec<u16> = hand.sent().into_iter().map(|bytes| Sent::read(bytes).kind).collect();
+        assert_eq!(sent, [CHANNEL, 0x0016]);
+    }
+    assert_eq!(send(&mut hand, 100), Err(SendError::TooManyPeers));
+    assert_eq!(hand.client.send_permitting(hand.now, addr("[::1]:1"), b""), Err(SendError::Family));
+    // All but the first two are used later; of these the second is heard.
+    hand.now = hand.now + ms(200_000);
+    for n in 2..MAX_PEERS {
+        send(&mut hand, n).unwrap();
+    }
+    hand.say(&data_indication("192.0.2.1:7000", b"here"));
+    hand.now = hand.now + ms(99_999);
+    assert_eq!(send(&mut hand, 100), Err(SendError::TooManyPeers));
+    hand.now = hand.now + ms(1);
+    send(&mut hand, 100).unwrap();
+    hand.sent();
+    assert_eq!(hand.client.send(hand.now, peer(0), b""), Err(SendError::NotPermitted));
+    assert_eq!(send(&mut hand, 101), Err(SendError::TooManyPeers));
+}

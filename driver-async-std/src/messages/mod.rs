@@ -39,6 +39,10 @@ pub type MessagePipe = p2pd_async::MessagePipe<AsyncIo>;
 /// A socket that a [`MessagePipe`] can be made of, however it came about.
 pub type Socket = p2pd_async::Socket<AsyncIo>;
 
+/// A relayed address at a TURN server, from [`Node::allocate`](crate::Node::allocate); [`MessagePipe::new`] makes a pipe of
+/// it. The page of [`p2pd_async::Allocation`] has its rules.
+pub type Allocation = p2pd_async::Allocation<AsyncIo>;
+
 /// TCP listeners and UDP sockets, all of which are open. Dropping it closes them, UDP sockets when the runtime next
 /// comes to their tasks.
 ///

@@ -52,7 +52,7 @@ mod turns;
 
 pub use pipes::{News, Pipes, RecvError, SubscribeError};
 pub use server::Listening;
-pub use socket::Socket;
+pub use socket::{Allocation, Socket};
 pub use tokens::PipeId;
 
 #[doc(inline)]

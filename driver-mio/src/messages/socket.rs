@@ -5,6 +5,7 @@ use std::net::{Shutdown, SocketAddr};
 
 use mio::event::Source;
 use mio::net::{TcpStream, UdpSocket};
+use p2pd_sys::DatagramLayer;
 use p2pd_sys::messages::{PipeOptions, Protocol, is_of_a_datagram};
 use p2pd_sys::socket::reset_on_close;
 use socket2::SockRef;
@@ -23,6 +24,37 @@ pub enum Socket {
     Udp(UdpSocket, Option<SocketAddr>),
     /// A pipe to a peer.
     Peer(Box<Pipe>),
+    /// A relayed address at a TURN server.
+    Relayed(Box<Allocation>),
+}
+
+/// A relayed address at a TURN server (RFC 8656), from [`Node::allocate`](crate::Node::allocate), which keeps it alive.
+///
+/// [`Pipes::add`](super::Pipes::add) makes a pipe of it that is used as a UDP server's is. `send_to` goes to any address
+/// of the relayed one's family; the server's permission is asked for on the way and kept, for 64 peers at a time. Whoever
+/// was sent to is heard. A datagram has at most 1,400 bytes, and may be lost. The pipe's end gives the address up, and so
+/// does the node's.
+#[derive(Debug)]
+pub struct Allocation {
+    stream: TcpStream,
+    layer: DatagramLayer,
+}
+
+impl Allocation {
+    pub(crate) fn new(stream: std::net::TcpStream, layer: DatagramLayer) -> Self {
+        Allocation { stream: TcpStream::from_std(stream), layer }
+    }
+
+    /// Returns the address at the server that peers send to.
+    pub fn relayed_addr(&self) -> SocketAddr {
+        self.layer.relayed_addr()
+    }
+}
+
+impl From<Allocation> for Socket {
+    fn from(allocation: Allocation) -> Self {
+        Socket::Relayed(Box::new(allocation))
+    }
 }
 
 impl From<TcpStream> for Socket {
@@ -47,7 +79,10 @@ impl From<Pipe> for Socket {
 
 impl Socket {
     pub(super) fn protocol(&self) -> Protocol {
-        if matches!(self, Socket::Udp(..)) { Protocol::Udp } else { Protocol::Tcp }
+        match self {
+            Socket::Udp(..) | Socket::Relayed(_) => Protocol::Udp,
+            Socket::Tcp(_) | Socket::Peer(_) => Protocol::Tcp,
+        }
     }
 
     pub(super) fn ends(&self) -> io::Result<(SocketAddr, Option<SocketAddr>)> {
@@ -55,6 +90,7 @@ impl Socket {
             Socket::Tcp(stream) => (stream.local_addr()?, Some(stream.peer_addr()?)),
             Socket::Udp(socket, remote) => (socket.local_addr()?, *remote),
             Socket::Peer(pipe) => (pipe.local_addr(), Some(pipe.remote_addr())),
+            Socket::Relayed(allocation) => (allocation.relayed_addr(), None),
         })
     }
 
@@ -62,7 +98,7 @@ impl Socket {
         match self {
             Socket::Tcp(stream) => options.set(Protocol::Tcp, SockRef::from(stream)),
             Socket::Udp(socket, _) => options.set(Protocol::Udp, SockRef::from(socket)),
-            Socket::Peer(_) => Ok(()),
+            Socket::Peer(_) | Socket::Relayed(_) => Ok(()),
         }
     }
 
@@ -71,6 +107,12 @@ impl Socket {
         match self {
             Socket::Tcp(stream) => Ok((stream.read(buffer)?, None)),
             Socket::Peer(pipe) => Ok((pipe.read(buffer)?, None)),
+            Socket::Relayed(allocation) => {
+                let (from, data) = allocation.layer.receive(&mut allocation.stream)?;
+                let len = data.len().min(buffer.len());
+                buffer[..len].copy_from_slice(&data[..len]);
+                Ok((len, Some(from)))
+            }
             Socket::Udp(socket, _) => loop {
                 match socket.recv_from(buffer) {
                     Err(e) if is_of_a_datagram(e.kind()) => {}
@@ -85,6 +127,10 @@ impl Socket {
         match self {
             Socket::Tcp(stream) => stream.write(data),
             Socket::Peer(pipe) => pipe.write(data),
+            Socket::Relayed(allocation) => {
+                allocation.layer.send(&mut allocation.stream, to, data)?;
+                Ok(data.len())
+            }
             Socket::Udp(socket, _) => loop {
                 // Not every system takes an address on a connected one.
                 let connected = socket.peer_addr().is_ok_and(|peer| peer == to);
@@ -101,6 +147,7 @@ impl Socket {
     pub(super) fn flush(&mut self) -> io::Result<()> {
         match self {
             Socket::Peer(pipe) => pipe.flush(),
+            Socket::Relayed(allocation) => allocation.layer.flush(&mut allocation.stream),
             Socket::Tcp(_) | Socket::Udp(..) => Ok(()),
         }
     }
@@ -110,7 +157,7 @@ impl Socket {
         match self {
             Socket::Tcp(stream) => stream.shutdown(Shutdown::Write),
             Socket::Peer(pipe) => pipe.shutdown(),
-            Socket::Udp(..) => Ok(()),
+            Socket::Udp(..) | Socket::Relayed(_) => Ok(()),
         }
     }
 
@@ -127,6 +174,7 @@ impl Socket {
             Socket::Tcp(stream) => stream,
             Socket::Udp(socket, _) => socket,
             Socket::Peer(pipe) => &mut **pipe,
+            Socket::Relayed(allocation) => &mut allocation.stream,
         }
     }
 }

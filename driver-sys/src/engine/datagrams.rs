@@ -4,7 +4,7 @@
 use std::io::{self, IoSliceMut};
 use std::net::SocketAddr;
 
-use p2pd_core::{Event, Instant, SockId};
+use p2pd_core::{Event, Instant, IoFailure, SockId};
 use quinn_udp::{RecvMeta, Transmit, UdpSocketState};
 
 use super::{Engine, Reactor, Sock};
@@ -25,12 +25,14 @@ const LONGEST_ROW: usize = 60_000;
 pub(super) struct Udp<S> {
     io: S,
     state: UdpSocketState,
+    /// A refusal would be the only address's, from which nothing came yet.
+    hears: bool,
 }
 
 impl<S> Udp<S> {
-    pub(super) fn new<R: Reactor<Udp = S>>(io: S) -> io::Result<Self> {
+    pub(super) fn new<R: Reactor<Udp = S>>(io: S, hears: bool) -> io::Result<Self> {
         let state = UdpSocketState::new((&*R::udp_socket(&io)).into())?;
-        Ok(Udp { io, state })
+        Ok(Udp { io, state, hears })
     }
 }
 
@@ -105,6 +107,9 @@ impl<R: Reactor> Engine<R> {
             });
             match received {
                 Ok(count) => {
+                    if let Some(Sock::Udp(udp)) = self.socks.get_mut(&sock) {
+                        udp.hears = false;
+                    }
                     for (meta, buffer) in meta[..count].iter().zip(self.buffer.chunks(ROOM)) {
                         // An empty datagram has no stride to go by, and says nothing.
                         for data in buffer[..meta.len].chunks(meta.stride.max(1)) {
@@ -113,6 +118,9 @@ impl<R: Reactor> Engine<R> {
                     }
                 }
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => return,
+                Err(e) if udp.hears && e.kind() == io::ErrorKind::ConnectionRefused => {
+                    return self.fail(sock, IoFailure::Refused);
+                }
                 Err(_) => {
                     self.timers.insert((now + RECEIVE_AGAIN, sock));
                     return;

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use p2pd_core::{Instant, Liveness, PipeEnd, SockId};
 use socket2::SockRef;
 
-use crate::liveness::{LOOK_EVERY, Silence, signs};
+use crate::liveness::{LOOK_EVERY, Silence, keep_alive, signs};
 use crate::pipe::{Grip, Held, Released};
 
 #[derive(Debug)]
@@ -22,12 +22,11 @@ impl Handed {
         Handed { liveness, pipes: HashMap::new(), released: Released::default(), look: None }
     }
 
-    pub(super) fn liveness(&self) -> &Liveness {
-        &self.liveness
-    }
-
-    /// The mark of a pipe that is handed out next.
+    /// The mark of a pipe that is handed out next. From now on the system looks after it; what the core holds has deadlines
+    /// of its own, and is to be as silent as these allow.
     pub(super) fn hold(&mut self, now: Instant, sock: SockId, socket: &SockRef<'_>) -> Held {
+        // Whatever cannot be set is done without.
+        let _ = keep_alive(&**socket, &self.liveness);
         let (held, grip) = self.released.hold(sock, socket);
         let peer = socket.peer_addr().ok().and_then(|peer| peer.as_socket());
         // On this machine nobody vanishes without the system's knowledge. Elsewhere, only where there is something to see.

@@ -1,4 +1,4 @@
-//! Messages beside relayed pipes: copies between the core and a socket pair of their own.
+//! Messages beside relayed pipes, and datagrams of allocations: copies between the core and a socket pair of their own.
 
 use std::io;
 
@@ -7,7 +7,7 @@ use p2pd_core::trace::Recorder;
 use p2pd_core::{Instant, PipeId, SockId};
 
 use super::Reactor;
-use crate::pipe::{frame_length, put_frame};
+use crate::pipe::{frame_length, put_address, put_frame, take_address};
 
 /// Messages copied in each direction before others have their turn.
 const ROUNDS: usize = 64;
@@ -16,6 +16,7 @@ const ROUNDS: usize = 64;
 #[derive(Debug)]
 pub(super) struct Post<S> {
     pub(super) sock: SockId,
+    kind: Kind,
     stream: S,
     /// Frames for the user, and how much of them is gone.
     inbound: Vec<u8>,
@@ -28,9 +29,56 @@ pub(super) struct Post<S> {
     pub(super) idle: bool,
 }
 
+/// Content of the frames.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Kind {
+    /// Messages to the one peer.
+    Messages,
+    /// Datagrams, each with an address before it.
+    Datagrams,
+}
+
+impl Kind {
+    fn read(self, core: &mut Recorder, now: Instant, pipe: PipeId) -> Option<Vec<u8>> {
+        match self {
+            Kind::Messages => core.pipe_read_message(now, pipe).map(Vec::from),
+            Kind::Datagrams => core.pipe_recv_from(now, pipe).map(|(from, data)| put_address(from, &data)),
+        }
+    }
+
+    fn send(
+        self,
+        core: &mut Recorder,
+        now: Instant,
+        pipe: PipeId,
+        message: &[u8],
+    ) -> Result<(), MessageError> {
+        match (self, take_address(message)) {
+            (Kind::Messages, _) => core.pipe_send_message(now, pipe, message.to_vec().into()),
+            (Kind::Datagrams, Some((to, data))) => {
+                // A network drops what cannot go, too.
+                let _ = core.pipe_send_to(now, pipe, to, data);
+                Ok(())
+            }
+            (Kind::Datagrams, None) => Ok(()),
+        }
+    }
+}
+
 impl<S> Post<S> {
-    pub(super) fn new(sock: SockId, stream: S) -> Self {
-        Post { sock, stream, inbound: Vec::new(), gone: 0, outbound: Vec::new(), deaf: false, idle: false }
+    /// The post of a relayed pipe's messages.
+    pub(super) fn messages(sock: SockId, stream: S) -> Self {
+        Post::new(sock, stream, Kind::Messages)
+    }
+
+    /// The post of an allocation.
+    pub(super) fn datagrams(sock: SockId, stream: S) -> Self {
+        Post::new(sock, stream, Kind::Datagrams)
+    }
+
+    fn new(sock: SockId, stream: S, kind: Kind) -> Self {
+        let (inbound, outbound) = (Vec::new(), Vec::new());
+        Post { sock, kind, stream, inbound, gone: 0, outbound, deaf: false, idle: false }
     }
 
     /// Copies as far as both sides let it; whether there may be more at once. An error: the user takes and sends none
@@ -53,7 +101,7 @@ impl<S> Post<S> {
     /// Returns the messages that the user has not got, as frames.
     pub(super) fn rest(mut self, core: &mut Recorder, now: Instant, pipe: PipeId) -> Vec<u8> {
         let mut rest = self.inbound.split_off(self.gone);
-        while let Some(message) = core.pipe_read_message(now, pipe) {
+        while let Some(message) = self.kind.read(core, now, pipe) {
             put_frame(&mut rest, &message);
         }
         rest
@@ -62,7 +110,7 @@ impl<S> Post<S> {
     fn inward<R: Reactor<Stream = S>>(&mut self, core: &mut Recorder, now: Instant, pipe: PipeId) -> bool {
         for _ in 0..ROUNDS {
             if self.gone == self.inbound.len() {
-                let Some(message) = core.pipe_read_message(now, pipe) else { return false };
+                let Some(message) = self.kind.read(core, now, pipe) else { return false };
                 self.inbound.clear();
                 self.gone = 0;
                 put_frame(&mut self.inbound, &message);
@@ -87,7 +135,7 @@ impl<S> Post<S> {
     ) -> io::Result<bool> {
         for _ in 0..ROUNDS {
             while let Some(length) = frame_length(&self.outbound).filter(|n| *n <= self.outbound.len()) {
-                match core.pipe_send_message(now, pipe, self.outbound[2..length].to_vec().into()) {
+                match self.kind.send(core, now, pipe, &self.outbound[2..length]) {
                     Ok(()) => drop(self.outbound.drain(..length)),
                     // The core says when there is room.
                     Err(MessageError::Full) => return Ok(false),

@@ -1,6 +1,7 @@
 //! Work that all drivers share: the engine carries out the core's actions on sockets and reports events to the core. A
 //! driver adds the watching of sockets by its event loop ([`Reactor`]), and the waiting of its users.
 
+mod allocated;
 mod datagrams;
 mod handed;
 #[cfg(feature = "measure")]
@@ -16,24 +17,24 @@ mod tests;
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::fmt;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::time::Duration;
 
 use p2pd_core::io::Interface;
 use p2pd_core::trace::{Recorder, Sink};
 use p2pd_core::{
-    Action, Config, ConnectId, Event, Instant, IoFailure, Login, Name, NameError, NamePin, Node, NodeId,
-    Notice, PeerAddress, PipeId, Plan, QueryId, ServerRef, SockId, Target,
+    Action, AllocateError, Config, ConnectId, Event, Instant, IoFailure, Login, Name, NameError, NamePin,
+    Node, NodeId, Notice, PeerAddress, PipeId, Plan, QueryId, ServerRef, SockId, Target,
 };
 use smallvec::SmallVec;
 
 use crate::error::{BindError, ConnectError};
-use crate::liveness::keep_alive;
-use crate::pipe::Start;
+use crate::pipe::{DatagramLayer, Start};
 use crate::sleep::{self, Jump, Watch};
 use crate::wrap::{Layers, Settings};
 use crate::{Clock, descriptors, failure, socket, wall_clock};
 
+use allocated::Allocated;
 use datagrams::{Row, Udp};
 use handed::Handed;
 #[cfg(feature = "measure")]
@@ -69,6 +70,10 @@ pub enum News<S> {
     Opened(ConnectId, S, Box<Start>),
     /// A call has none.
     NotOpened(ConnectId, ConnectError),
+    /// An allocation is the user's: the socket of its datagrams, which does not block, and their layer.
+    Allocated(PipeId, TcpStream, Box<DatagramLayer>),
+    /// An allocation came to nothing.
+    NotAllocated(PipeId, AllocateError),
 }
 
 /// State of the node's address.
@@ -115,6 +120,8 @@ enum Sock<R: Reactor> {
     Relayed(Box<Bridge<R::Stream>>),
     /// Socket for the messages of this relayed pipe.
     Messages(SockId),
+    /// Engine's end of a socket pair. The other end is the user's, of an allocation.
+    Allocated(Box<Allocated<R::Stream>>),
 }
 
 /// Step to be done before the next wait.
@@ -139,7 +146,7 @@ pub struct Engine<R: Reactor> {
     socks: HashMap<SockId, Sock<R>>,
     /// Look-ups, with the time at which each is given up.
     queries: HashMap<QueryId, Instant>,
-    /// The sockets of relayed pipes.
+    /// The sockets of relayed pipes and allocations.
     bridges: HashMap<PipeId, SockId>,
     steps: VecDeque<Step>,
     /// Sockets whose turn was over before they were empty.
@@ -487,6 +494,7 @@ impl<R: Reactor> Engine<R> {
                         let bridge = *bridge;
                         self.work_relayed(now, bridge);
                     }
+                    Some(Sock::Allocated(_)) => self.work_allocated(now, sock),
                     None if sock == NETWORK => self.hear_of_network(),
                     Some(Sock::Failed(_)) | None => {}
                 },
@@ -497,14 +505,15 @@ impl<R: Reactor> Engine<R> {
 
     fn act(&mut self, action: Action) {
         match action {
-            Action::BindUdp { sock, local, opts } => {
+            Action::BindUdp { sock, local, remote, opts } => {
                 let bound = socket::udp(local, &opts).and_then(|udp| {
                     let local = udp.local_addr()?;
                     if let Some(interface) = self.network.way_out(local.ip()) {
                         // Where it is not allowed the routes decide.
                         let _ = socket::leave_by(&udp, local, interface);
                     }
-                    Ok((Sock::Udp(Udp::new::<R>(self.reactor.udp(sock, udp)?)?), local))
+                    let hears = remote.is_some_and(|remote| socket::hears_refusals(&udp, remote));
+                    Ok((Sock::Udp(Udp::new::<R>(self.reactor.udp(sock, udp)?, hears)?), local))
                 });
                 self.opened(sock, bound);
             }
@@ -527,8 +536,6 @@ impl<R: Reactor> Engine<R> {
                         if let Some(interface) = self.network.way_out(local.ip()) {
                             let _ = socket::leave_by(&socket, local, interface);
                         }
-                        // Whatever cannot be set is done without.
-                        let _ = keep_alive(&socket, self.handed.liveness());
                         self.fires.insert((at, sock));
                         self.socks.insert(sock, Sock::Tcp(Tcp::armed(socket, remote, at, deadline, layers)));
                     }
@@ -580,6 +587,7 @@ impl<R: Reactor> Engine<R> {
             }
             Action::Notify(notice) => self.notify(notice),
             Action::OpenRelayed { pipe, start } => self.open_relayed(pipe, *start),
+            Action::OpenAllocation { pipe, relayed } => self.open_allocation(pipe, relayed),
             Action::Pipe { pipe, news } => self.pipe_news(pipe, news),
             // The vocabulary may grow; what is not known here is not asked of this version.
             _ => {}
@@ -643,7 +651,6 @@ impl<R: Reactor> Engine<R> {
                     *credit = left;
                     let socket = R::socket(&stream);
                     let _ = socket.set_tcp_nodelay(*nodelay);
-                    let _ = keep_alive(&*socket, self.handed.liveness());
                     let local = socket.local_addr().ok().and_then(|a| a.as_socket());
                     let Some(local) = local else {
                         self.reactor.forget(sock);
@@ -683,6 +690,9 @@ impl<R: Reactor> Engine<R> {
             Notice::Failed { connect, reason, report } => {
                 let why = ConnectError::Failed(*reason, report.clone());
                 self.news.push_back(News::NotOpened(*connect, why));
+            }
+            Notice::NotAllocated { pipe, why } => {
+                self.news.push_back(News::NotAllocated(*pipe, AllocateError::Failed(why.clone())));
             }
             Notice::Closed => {
                 self.closed = Some(self.clock.now() + END_WITHIN);

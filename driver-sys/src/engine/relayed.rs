@@ -83,6 +83,9 @@ impl<R: Reactor> Engine<R> {
 
     pub(super) fn pipe_news(&mut self, pipe: PipeId, news: PipeNews) {
         let Some(sock) = self.bridges.get(&pipe).copied() else { return };
+        if self.allocation_news(sock, news) {
+            return;
+        }
         let Some(Sock::Relayed(bridge)) = self.socks.get_mut(&sock) else { return };
         if let PipeNews::Ended(why) = news {
             bridge.over = true;
@@ -107,6 +110,7 @@ impl<R: Reactor> Engine<R> {
     /// Ends all bridges with the node: data of users that have ended still goes, the other pipes are cut off.
     pub(super) fn end_relayed(&mut self) {
         let now = self.clock.now();
+        self.end_allocated(now);
         let all: Vec<SockId> = self.bridges.values().copied().collect();
         for sock in all {
             let Some(Sock::Relayed(bridge)) = self.socks.get_mut(&sock) else { continue };
@@ -167,7 +171,7 @@ impl<R: Reactor> Engine<R> {
             link,
             inbound: Waiting::default(),
             outbound: Waiting::default(),
-            post: Some(Post::new(post, messages)),
+            post: Some(Post::messages(post, messages)),
             user_ended: false,
             peer_ended: false,
             over: false,

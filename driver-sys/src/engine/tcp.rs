@@ -144,9 +144,13 @@ impl<R: Reactor> Engine<R> {
     /// A timer of the socket's has come.
     pub(super) fn expire(&mut self, sock: SockId) {
         match self.socks.get(&sock) {
-            Some(Sock::Udp(_) | Sock::Listener { .. } | Sock::Relayed(_) | Sock::Messages(_)) => {
-                self.steps.push_back(Step::Work(sock))
-            }
+            Some(
+                Sock::Udp(_)
+                | Sock::Listener { .. }
+                | Sock::Relayed(_)
+                | Sock::Allocated(_)
+                | Sock::Messages(_),
+            ) => self.steps.push_back(Step::Work(sock)),
             Some(Sock::Tcp(tcp)) => match tcp.state {
                 State::Connecting { .. } | State::Shaking { .. } => self.fail(sock, IoFailure::TimedOut),
                 State::Ending { .. } => drop(self.remove(sock)),

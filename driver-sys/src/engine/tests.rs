@@ -336,12 +336,49 @@ const DATAGRAMS: SockId = SockId::accepted(78);
 /// Binds a UDP socket of the engine's that the core knows nothing of.
 fn bind_udp(engine: &mut Engine<Asking>) -> SocketAddr {
     let (sock, local) = (DATAGRAMS, SocketAddr::from((Ipv4Addr::LOCALHOST, 0)));
-    engine.act(Action::BindUdp { sock, local, opts: SockOpts::default() });
+    bind_udp_for(engine, sock, local, None)
+}
+
+fn bind_udp_for(
+    engine: &mut Engine<Asking>,
+    sock: SockId,
+    local: SocketAddr,
+    remote: Option<SocketAddr>,
+) -> SocketAddr {
+    engine.act(Action::BindUdp { sock, local, remote, opts: SockOpts::default() });
     let Some(Step::Bound(_, local)) = engine.steps.iter().find(|s| matches!(s, Step::Bound(DATAGRAMS, _)))
     else {
         panic!("not bound")
     };
     *local
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_port_that_refuses_datagrams_is_told_unless_something_came_from_there() {
+    let here = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+    for (answers, aimed) in [(false, true), (true, true), (false, false)] {
+        let (tell, told) = std::sync::mpsc::channel();
+        let (mut engine, _) = engine_with(Some(Box::new(move |line| tell.send(line.to_owned()).unwrap())));
+        let server = UdpSocket::bind(here).unwrap();
+        let at = server.local_addr().unwrap();
+        let local = bind_udp_for(&mut engine, DATAGRAMS, here, aimed.then_some(at));
+        let send = |engine: &mut Engine<Asking>| {
+            engine.act(Action::SendDatagram { sock: DATAGRAMS, to: at, data: Bytes::from_static(b"x") });
+            engine.settle();
+            std::thread::sleep(Duration::from_millis(5));
+            engine.ready(DATAGRAMS);
+            engine.tick();
+        };
+        if answers {
+            server.send_to(b"y", local).unwrap();
+            send(&mut engine);
+        }
+        drop(server);
+        send(&mut engine);
+        let failed = told.try_iter().any(|line| line.contains(" failed ") && line.contains("refused"));
+        assert_eq!(failed, aimed && !answers, "answers: {answers}, aimed: {aimed}");
+    }
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! Layer that makes a stream a pipe: records around the user's bytes, and the echo service.
 
 mod buffer;
+mod datagrams;
 mod held;
 mod messages;
 mod relayed;
@@ -14,6 +15,8 @@ use p2pd_core::pipe::{MAX_RECORD, Opened, Opener, PipeKeys, PipeStart, RecordErr
 use p2pd_core::{NodeId, PipeId, PipeMode, Strategy};
 
 use buffer::{Incoming, Outgoing};
+pub use datagrams::DatagramLayer;
+pub(crate) use datagrams::{put_address, take_address};
 pub(crate) use held::{Grip, Held, Released};
 pub use messages::MessageLayer;
 pub(crate) use messages::{frame_length, put_frame};

@@ -4,7 +4,7 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 
 use p2pd_tokio::messages::{
-    Daemon, Family, ListenError, ListenFailure, MessagePipe, PipeOptions, Protocol, Route, Target,
+    Daemon, End, Family, ListenError, ListenFailure, MessagePipe, PipeOptions, Protocol, Route, Target,
 };
 
 use crate::{LONG, WHILE, bytes, everything, free_ports, is_free, loopback, until};
@@ -96,6 +96,10 @@ async fn targets_give_their_addresses_each_once() {
     let tcp =
         Daemon::listen_all(&twice, &[port..=port, port..=port], &[Protocol::Tcp], &[Family::V4], &options);
     assert_eq!(tcp.unwrap().bound(), [(at(port), Protocol::Tcp)]);
+    // Of a route the address counts, and no port.
+    let route = Target::Route(Route::from(at(1)));
+    let udp = Daemon::listen_all(&[route], &[port..=port], &[Protocol::Udp], &[Family::V4], &options);
+    assert_eq!(udp.unwrap().bound(), [(at(port), Protocol::Udp)]);
     if cfg!(target_os = "linux") {
         let interface = [Target::Interface("lo".into())];
         let daemon =
@@ -162,5 +166,7 @@ async fn a_client_too_many_waits_until_another_has_left() {
     assert!(second.recv(at_second, WHILE).await.is_err());
     first.close().await;
     assert_eq!(second.recv(at_second, LONG).await.unwrap(), "two");
+    // A server takes its clients along.
     serving.abort();
+    assert_eq!(second.ended().await, End::Peer);
 }

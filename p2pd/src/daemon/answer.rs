@@ -7,6 +7,7 @@ use axum::body::Body;
 use axum::http::{HeaderValue, Response, StatusCode, header};
 use p2pd_core::TargetError;
 use p2pd_core::pipe::subscriptions::PatternError;
+use p2pd_core::text::shown;
 use serde_json::{Value, json};
 
 /// Reason why a call was not carried out.
@@ -19,6 +20,8 @@ pub(super) enum Refused {
     BadPattern(PatternError),
     BadTimeout,
     BadOption(&'static str),
+    UnknownOption(String),
+    OptionTwice(String),
     NotText,
     /// The connection of this name exists.
     NameTaken,
@@ -59,6 +62,7 @@ impl Refused {
             Refused::BadAddress(_) => 24,
             Refused::BadPattern(_) => 25,
             Refused::BadTimeout | Refused::BadOption(_) | Refused::NotText => 26,
+            Refused::UnknownOption(_) | Refused::OptionTwice(_) => 26,
             Refused::NoSuchSubscription => 27,
             Refused::Piped => 28,
             Refused::OwnConnection => 29,
@@ -79,6 +83,8 @@ impl Refused {
             | Refused::BadPattern(_)
             | Refused::BadTimeout
             | Refused::BadOption(_)
+            | Refused::UnknownOption(_)
+            | Refused::OptionTwice(_)
             | Refused::NotText
             | Refused::BodyBroken => StatusCode::BAD_REQUEST,
             Refused::NameTaken | Refused::Piped => StatusCode::CONFLICT,
@@ -109,7 +115,7 @@ impl Refused {
             }
             // RFC 9110 asks for the list of what would do.
             Refused::WrongMethod => {
-                let allow = HeaderValue::from_static("GET, POST, DELETE");
+                let allow = HeaderValue::from_static("GET, HEAD, POST, DELETE");
                 answer.headers_mut().insert(header::ALLOW, allow);
             }
             Refused::OwnConnection => {
@@ -133,6 +139,16 @@ impl fmt::Display for Refused {
             Refused::BadPattern(why) => write!(f, "Not a pattern: {why}."),
             Refused::BadTimeout => f.write_str("A timeout is 0 to 3600 seconds."),
             Refused::BadOption(option) => write!(f, "The option {option} has a value that it cannot have."),
+            Refused::UnknownOption(option) => {
+                write!(f, "This call has no option {}.", shown(&option.chars().take(64).collect::<String>()))
+            }
+            Refused::OptionTwice(option) => {
+                write!(
+                    f,
+                    "The option {} is given twice, or there are more than 16.",
+                    shown(&option.chars().take(64).collect::<String>())
+                )
+            }
             Refused::NotText => f.write_str("Not UTF-8."),
             Refused::NameTaken => f.write_str("Con name already exists."),
             Refused::ConnectFailed(_) => f.write_str("Con failed connect."),
@@ -142,7 +158,7 @@ impl fmt::Display for Refused {
             Refused::NoToken => f.write_str("This call needs the token."),
             Refused::Empty(name) => write!(f, "recv buffer {name} empty."),
             Refused::NoSuchSubscription => f.write_str("There is no such subscription."),
-            Refused::NoLength => f.write_str("No Content-Length."),
+            Refused::NoLength => f.write_str("No body: neither Content-Length nor chunks."),
             Refused::TooLong => f.write_str("The body is too long."),
             Refused::BodyBroken => f.write_str("The body is not as long as its Content-Length."),
             Refused::BodySlow => f.write_str("The body came too slowly."),

@@ -9,6 +9,7 @@ use p2pd_core::pipe::subscriptions::{Pattern, PatternError};
 use percent_encoding::percent_decode_str;
 
 use super::answer::Refused;
+use super::turn::{self, TurnCall};
 
 /// Time that `recv` waits where the call gives none, as in P2PD's documents.
 const RECV: Duration = Duration::from_secs(2);
@@ -39,6 +40,8 @@ pub(super) enum Call {
     Pipe(Name),
     Subscribe(Name, Subscribed),
     Unsubscribe(Name, Subscribed),
+    /// A relayed address at a TURN server.
+    Turn(Name, TurnCall),
 }
 
 /// A connection's name: 1 to 64 letters, digits, dots, hyphens and underscores.
@@ -57,7 +60,9 @@ impl Call {
     pub(super) fn parse(method: &Method, path: &str) -> Result<Self, Refused> {
         let path = path.strip_prefix('/').ok_or(Refused::NoSuchCall)?;
         let parts: Vec<&str> = path.split('/').collect();
-        let (get, post, delete) = (method == Method::GET, method == Method::POST, method == Method::DELETE);
+        let head = method == Method::HEAD;
+        let (get, post, delete) =
+            (head || method == Method::GET, method == Method::POST, method == Method::DELETE);
         // What changes something may be a POST too; P2PD's documents have GETs.
         let (allowed, call): (bool, Result<Call, Refused>) = match parts[..] {
             [""] => (get, Ok(Call::Page)),
@@ -80,9 +85,41 @@ impl Call {
             ["p2p", "binary", name, ref options @ ..] => (get, recv(name, options, Call::TakeBinary)),
             ["p2p", "sub", name, ref options @ ..] if delete => (true, sub(name, options, Call::Unsubscribe)),
             ["p2p", "sub", name, ref options @ ..] => (get || post, sub(name, options, Call::Subscribe)),
+            ["p2p", "turn", name] if delete => (true, turned(name, TurnCall::Close)),
+            ["p2p", "turn", name] => (get || post, turned(name, TurnCall::Open)),
+            ["p2p", "turn", name, "close"] => (get || post, turned(name, TurnCall::Close)),
+            ["p2p", "turn", name, "send", ip, port, ref text @ ..] if !text.is_empty() => {
+                (get || post, send_from(name, (ip, port), text))
+            }
+            ["p2p", "turn", name, "recv", ref options @ ..] => (
+                get || post,
+                recv(name, options, |name, of, time| Call::Turn(name, TurnCall::Recv(of, time))),
+            ),
+            ["p2p", "turn", name, "sub", ref options @ ..] if delete => {
+                (true, sub(name, options, |name, of| Call::Turn(name, TurnCall::Unsubscribe(of))))
+            }
+            ["p2p", "turn", name, "sub", ref options @ ..] => {
+                (get || post, sub(name, options, |name, of| Call::Turn(name, TurnCall::Subscribe(of))))
+            }
             _ => return Err(Refused::NoSuchCall),
         };
-        if allowed { call } else { Err(Refused::WrongMethod) }
+        match call {
+            // Whoever asks for a head alone takes nothing away and changes nothing.
+            Ok(call) if head && !call.is_safe() => Err(Refused::WrongMethod),
+            call if allowed => call,
+            _ => Err(Refused::WrongMethod),
+        }
+    }
+
+    /// Returns true if the call only shows something.
+    fn is_safe(&self) -> bool {
+        match self {
+            Call::Page | Call::OpenApi | Call::Version | Call::Address | Call::Qr => true,
+            Call::Interfaces | Call::Nat | Call::List | Call::Show(_) => true,
+            Call::Events | Call::Open(..) | Call::Close(_) | Call::Send(..) | Call::Recv(..) => false,
+            Call::PutBinary(_) | Call::TakeBinary(..) | Call::Pipe(_) | Call::Turn(..) => false,
+            Call::Subscribe(..) | Call::Unsubscribe(..) => false,
+        }
     }
 
     /// Returns true if anybody on this machine may make the call without a token. All other calls change something,
@@ -119,6 +156,16 @@ fn open(named: &str, to: &str) -> Result<Call, Refused> {
 /// The text may have slashes, and is bytes.
 fn send(named: &str, text: &[&str]) -> Result<Call, Refused> {
     Ok(Call::Send(name(named)?, percent_decode_str(&text.join("/")).collect()))
+}
+
+fn turned(named: &str, what: TurnCall) -> Result<Call, Refused> {
+    Ok(Call::Turn(name(named)?, what))
+}
+
+/// The same from a relayed address.
+fn send_from(named: &str, (ip, port): (&str, &str), text: &[&str]) -> Result<Call, Refused> {
+    let to = turn::address(&decoded(ip)?, port).ok_or(Refused::BadOption("address"))?;
+    turned(named, TurnCall::Send(to, percent_decode_str(&text.join("/")).collect()))
 }
 
 fn recv(
@@ -224,7 +271,16 @@ mod tests {
         assert_eq!(code(Method::POST, "/version"), 405);
         assert_eq!(code(Method::DELETE, "/p2p/send/a/b"), 405);
         assert_eq!(code(Method::PUT, "/p2p/binary/a"), 405);
-        assert_eq!(code(Method::HEAD, "/p2p/recv/a"), 405);
+        for (path, head) in
+            [("/", 200), ("/version", 200), ("/p2p/con/a", 200), ("/p2p/con", 200), ("/nothing", 404)]
+        {
+            assert_eq!(code(Method::HEAD, path), head, "{path}");
+        }
+        for path in
+            ["/p2p/recv/a", "/p2p/open/a/self", "/p2p/send/a/b", "/p2p/close/a", "/p2p/sub/a", "/events"]
+        {
+            assert_eq!(code(Method::HEAD, path), 405, "{path}");
+        }
         assert_eq!(code(Method::POST, "/p2p/open/a/self"), 200);
         assert_eq!(code(Method::DELETE, "/p2p/sub/a/msg_p/x"), 200);
         assert_eq!(code(Method::DELETE, "/p2p/con/a"), 200);

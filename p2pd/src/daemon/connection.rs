@@ -317,7 +317,7 @@ impl Connection {
             "name": self.name, "incoming": self.incoming, "peer": self.info.peer().to_string(),
             "strategy": p2pd_strategy(self.info.strategy()), "mode": self.info.mode().to_string(),
             "route": self.place.route, "if": self.place.interface, "fd": self.place.fd,
-            "laddr": pair(self.info.local_addr()), "raddr": pair(self.info.remote_addr()),
+            "laddr": pair(self.place.local), "raddr": pair(self.info.remote_addr()),
             "elapsed_ms": self.info.elapsed().as_secs_f64() * 1e3,
             "opened": opened.as_secs_f64(), "sent": self.sent.load(Ordering::Relaxed),
             "received": self.received.load(Ordering::Relaxed), "waiting": waiting, "dropped": dropped,
@@ -338,7 +338,7 @@ impl Subscribed {
         Subscribed { message: Pattern::ANY, peer: Pattern::ANY }
     }
 
-    fn key(&self) -> (String, String) {
+    pub(super) fn key(&self) -> (String, String) {
         (self.message.as_str().to_owned(), self.peer.as_str().to_owned())
     }
 }

@@ -103,6 +103,15 @@ impl Guard {
     }
 }
 
+/// Checks the host that an absolute target names, whose user part no server of ours has.
+pub(super) fn check_target(uri: &axum::http::Uri) -> Result<(), Refused> {
+    let http = uri.scheme().is_none_or(|scheme| *scheme == axum::http::uri::Scheme::HTTP);
+    match uri.authority() {
+        Some(host) if !http || !is_loopback_host(host.as_str().as_bytes()) => Err(Refused::BadHost),
+        _ => Ok(()),
+    }
+}
+
 /// `localhost`, or an address of this machine's loopback, with a port or without: a tunnel has another port.
 fn is_loopback_host(host: &[u8]) -> bool {
     let Ok(host) = std::str::from_utf8(host) else { return false };
@@ -141,7 +150,7 @@ impl Query {
             let decoded = |text| percent_decode_str(text).decode_utf8().map_err(|_| Refused::NotText);
             let key = decoded(key)?.into_owned();
             if options.len() >= 16 || options.iter().any(|(other, _)| *other == key) {
-                return Err(Refused::BadOption("given twice"));
+                return Err(Refused::OptionTwice(key));
             }
             options.push((key, decoded(value)?.into_owned()));
         }
@@ -154,8 +163,9 @@ impl Query {
 
     /// Refuses a query that has other options than these and the token.
     pub(super) fn only(&self, keys: &[&str]) -> Result<(), Refused> {
-        let known = |key: &str| key == "token" || keys.contains(&key);
-        if self.0.iter().all(|(key, _)| known(key)) { Ok(()) } else { Err(Refused::BadOption("not known")) }
+        let unknown =
+            self.0.iter().map(|(key, _)| key).find(|key| *key != "token" && !keys.contains(&&***key));
+        unknown.map_or(Ok(()), |key| Err(Refused::UnknownOption(key.clone())))
     }
 }
 

@@ -10,15 +10,18 @@ use axum::http::{HeaderMap, HeaderValue, Method, Request, StatusCode, header};
 use axum::response::IntoResponse;
 use axum::response::sse::{self, KeepAlive, Sse};
 use bytes::Bytes;
-use p2pd_core::pipe::subscriptions::{Overflow, Queue};
+use futures_util::StreamExt;
+use p2pd_core::nat::Verdict;
+use p2pd_core::pipe::subscriptions::{Message, Overflow, Queue};
 use qrcode::render::svg;
 use qrcode::{EcLevel, QrCode};
 use serde_json::json;
 use tokio::sync::broadcast::error::RecvError;
 
 use super::answer::{Answer, Refused, ok, typed};
-use super::call::{Call, seconds};
-use super::guard::{Guard, Query, Via};
+use super::call::{Call, Name, seconds};
+use super::guard::{Guard, Query, Via, check_target};
+use super::turn::TurnCall;
 use super::{Daemon, Wanted, plan, relay};
 use crate::say::nat;
 
@@ -46,9 +49,8 @@ pub(super) fn page() -> std::io::Result<(String, String)> {
 
 /// Handles any request but a raw `/p2p/pipe`.
 pub(super) async fn handle(daemon: Arc<Daemon>, via: Via, request: Request<Body>) -> Answer {
-    // An absolute target would be a second name of the host.
-    if request.uri().authority().is_some() {
-        return Refused::BadHost.answer();
+    if let Err(why) = check_target(request.uri()) {
+        return why.answer();
     }
     if request.method() == Method::OPTIONS {
         return preflight(via, request.headers()).unwrap_or_else(|why| why.answer());
@@ -106,7 +108,7 @@ fn preflight(via: Via, headers: &HeaderMap) -> Result<Answer, Refused> {
     let mut answer = typed(StatusCode::NO_CONTENT, "text/plain", "");
     let allow = [
         (header::ACCESS_CONTROL_ALLOW_ORIGIN, origin),
-        (header::ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static("GET, POST, DELETE")),
+        (header::ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static("GET, HEAD, POST, DELETE")),
         (
             header::ACCESS_CONTROL_ALLOW_HEADERS,
             HeaderValue::from_static("authorization, content-type, x-p2pd-token, x-requested-with"),
@@ -123,8 +125,9 @@ async fn carry_out(
     request: Request<Body>,
 ) -> Result<Answer, Refused> {
     query.only(match call {
-        Call::Open(..) => &["strategies", "mode", "timeout", "overflow", "queue", "unique"],
-        Call::Subscribe(..) => &["overflow", "queue"],
+        Call::Open(..) => &["strategies", "mode", "timeout", "relay_first", "overflow", "queue", "unique"],
+        Call::Subscribe(..) | Call::Turn(_, TurnCall::Subscribe(_)) => &["overflow", "queue"],
+        Call::Turn(_, TurnCall::Open) => &["family", "timeout", "overflow", "queue"],
         _ => &[],
     })?;
     match call {
@@ -151,15 +154,16 @@ async fn carry_out(
             Ok(ok(json!({"ifs": daemon.places.to_json(ours.as_ref())})))
         }
         Call::Nat => {
-            let nats: Vec<_> = daemon.node.nats().await.iter().map(nat).collect();
-            Ok(ok(json!({"nats": nats})))
+            let reports = daemon.node.nats().await;
+            let (nats, verdict) = (reports.iter().map(nat).collect::<Vec<_>>(), Verdict::of(&reports));
+            Ok(ok(json!({"nats": nats, "verdict": verdict.name(), "text": verdict.to_string()})))
         }
         Call::Events => events(&daemon),
         Call::List => Ok(ok(json!({"cons": daemon.list()}))),
         Call::Open(name, to) => {
             let timeout = query.get("timeout").map(seconds).transpose()?;
             let unique = number(query, "unique", 0, 100_000)?;
-            let plan = plan(query.get("strategies"), query.get("mode"), timeout)?;
+            let plan = plan(query, timeout)?;
             let wanted = Wanted { plan, queue: queue(query)?, unique };
             Ok(ok(daemon.open(name, to, wanted).await?.to_json()))
         }
@@ -179,15 +183,9 @@ async fn carry_out(
         }
         Call::Recv(name, of, timeout) => {
             let (message, dropped) = daemon.find(&name)?.recv(&of, timeout).await?;
-            let from = json!([message.from.ip().to_string(), message.from.port()]);
-            let mut body = json!({
-                "client_tup": from, "data": String::from_utf8_lossy(&message.data), "dropped": dropped,
-            });
-            if std::str::from_utf8(&message.data).is_err() {
-                body["base64"] = data_encoding::BASE64.encode(&message.data).into();
-            }
-            Ok(ok(body))
+            Ok(received(&message, dropped))
         }
+        Call::Turn(name, call) => turn(&daemon, &name, call, query).await,
         Call::TakeBinary(name, of, timeout) => {
             let (message, _) = daemon.find(&name)?.recv(&of, timeout).await?;
             Ok(typed(StatusCode::OK, "application/octet-stream", message.data))
@@ -212,25 +210,65 @@ async fn carry_out(
     }
 }
 
+async fn turn(daemon: &Daemon, name: &Name, call: TurnCall, query: &Query) -> Result<Answer, Refused> {
+    let turns = &daemon.turns;
+    Ok(ok(match call {
+        TurnCall::Open => {
+            let timeout = query.get("timeout").map(seconds).transpose()?;
+            turns.open(&daemon.node, name, (query.get("family"), timeout), queue(query)?).await?
+        }
+        TurnCall::Close => turns.close(name).await?,
+        TurnCall::Send(to, data) => turns.send(name, to, &data).await?,
+        TurnCall::Recv(of, timeout) => {
+            let (message, dropped) = turns.recv(name, &of, timeout).await?;
+            return Ok(received(&message, dropped));
+        }
+        TurnCall::Subscribe(to) => turns.subscribe(name, &to, queue(query)?)?,
+        TurnCall::Unsubscribe(from) => turns.unsubscribe(name, &from)?,
+    }))
+}
+
+/// A message as the documents have it, and its bytes where they are no text.
+fn received(message: &Message, dropped: u64) -> Answer {
+    let from = json!([message.from.ip().to_string(), message.from.port()]);
+    let mut body = json!({
+        "client_tup": from, "data": String::from_utf8_lossy(&message.data), "dropped": dropped,
+    });
+    if std::str::from_utf8(&message.data).is_err() {
+        body["base64"] = data_encoding::BASE64.encode(&message.data).into();
+    }
+    ok(body)
+}
+
 /// A QR code, black on white, with its margin. `None` for more than it can hold, 2,331 bytes.
 fn qr(text: &str) -> Option<String> {
     let code = QrCode::with_error_correction_level(text, EcLevel::M).ok()?;
     Some(code.render::<svg::Color<'_>>().min_dimensions(200, 200).build())
 }
 
-/// A body of a stated length, whole.
+/// A body of a stated length or in chunks, whole.
 async fn body(daemon: &Daemon, request: Request<Body>) -> Result<Bytes, Refused> {
-    let stated = request.headers().get(header::CONTENT_LENGTH).ok_or(Refused::NoLength)?;
-    let stated: usize = stated.to_str().ok().and_then(|s| s.parse().ok()).ok_or(Refused::BodyBroken)?;
-    if stated > MAX_BODY {
-        return Err(Refused::TooLong);
+    let headers = request.headers();
+    match headers.get(header::CONTENT_LENGTH).map(|n| n.to_str().unwrap_or_default().parse::<usize>()) {
+        Some(Ok(stated)) if stated <= MAX_BODY => {}
+        Some(Ok(_)) => return Err(Refused::TooLong),
+        Some(Err(_)) => return Err(Refused::BodyBroken),
+        None if headers.contains_key(header::TRANSFER_ENCODING) => {}
+        None => return Err(Refused::NoLength),
     }
     let _permit = daemon.bodies.acquire().await.map_err(|_| Refused::Busy)?;
-    match tokio::time::timeout(BODY, axum::body::to_bytes(request.into_body(), MAX_BODY)).await {
-        Ok(Ok(body)) => Ok(body),
-        Ok(Err(_)) => Err(Refused::BodyBroken),
-        Err(_) => Err(Refused::BodySlow),
-    }
+    let whole = async {
+        let (mut body, mut pieces) = (Vec::new(), request.into_body().into_data_stream());
+        while let Some(piece) = pieces.next().await {
+            let piece = piece.map_err(|_| Refused::BodyBroken)?;
+            if body.len() + piece.len() > MAX_BODY {
+                return Err(Refused::TooLong);
+            }
+            body.extend_from_slice(&piece);
+        }
+        Ok(body.into())
+    };
+    tokio::time::timeout(BODY, whole).await.unwrap_or(Err(Refused::BodySlow))
 }
 
 fn events(daemon: &Daemon) -> Result<Answer, Refused> {
@@ -282,7 +320,12 @@ mod tests {
         let paths = document["paths"].as_object().unwrap();
         let mut kinds = std::collections::BTreeSet::new();
         for (path, methods) in paths {
-            let path = path.replace("{address}", "self").replace("{seconds}", "1").replace(['{', '}'], "");
+            let path = path
+                .replace("{address}", "self")
+                .replace("{seconds}", "1")
+                .replace("{ip}", "192.0.2.1")
+                .replace("{port}", "7")
+                .replace(['{', '}'], "");
             for method in ["get", "post", "delete", "put"] {
                 let call = Call::parse(&Method::from_bytes(method.to_uppercase().as_bytes()).unwrap(), &path);
                 assert_eq!(call.is_ok(), methods.get(method).is_some(), "{method} {path}");
@@ -293,7 +336,7 @@ mod tests {
             }
         }
         // Every kind of call there is.
-        assert_eq!(kinds.len(), 19);
+        assert_eq!(kinds.len(), 20);
     }
 
     #[test]

@@ -12,6 +12,7 @@ mod http;
 mod place;
 mod relay;
 mod serve;
+mod turn;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
@@ -33,7 +34,7 @@ use answer::Refused;
 use call::Name;
 use connection::{Connection, State};
 use events::Events;
-use guard::Guard;
+use guard::{Guard, Query};
 use place::{Place, Places};
 
 /// Connections in all, and those of them that peers opened; a further one is closed.
@@ -59,6 +60,7 @@ struct Daemon {
     events: Events,
     places: Places,
     bodies: Semaphore,
+    turns: turn::Turns,
     /// The page, with the nonce of its policy.
     page: (String, String),
 }
@@ -130,6 +132,7 @@ pub(crate) async fn run(node: &Node, prepared: Prepared, say: Say) -> ExitCode {
         events: Events::new(),
         places: Places::new(prepared.bind, prepared.interfaces.clone()),
         bodies: Semaphore::new(BODIES),
+        turns: turn::Turns::default(),
         page,
     });
     let following = tokio::spawn(events::follow(daemon.clone(), node.notices()));
@@ -195,7 +198,7 @@ impl Daemon {
         let fd = Some(std::os::fd::AsRawFd::as_raw_fd(&std::os::fd::AsFd::as_fd(pipe)));
         #[cfg(not(unix))]
         let fd = None;
-        self.places.of(pipe.local_addr(), self.node.current_address().as_ref(), fd)
+        self.places.of(pipe.local_addr(), pipe.relayed().is_some(), self.node.current_address().as_ref(), fd)
     }
 
     fn list(&self) -> Vec<Value> {
@@ -260,9 +263,14 @@ impl Daemon {
         Some(connection)
     }
 
-    /// Closes a connection and frees its name, unless another one has it by now.
+    /// Closes a connection and frees its name.
     fn remove(&self, connection: &Arc<Connection>) {
         connection.close();
+        self.free(connection);
+    }
+
+    /// Frees a connection's name, unless another one has it by now.
+    fn free(&self, connection: &Arc<Connection>) {
         let name = Name(connection.name.clone());
         let mut connections = self.connections();
         if matches!(connections.get(&name), Some(Slot::Open(c)) if Arc::ptr_eq(c, connection)) {
@@ -311,17 +319,24 @@ impl Drop for Reserved<'_> {
     }
 }
 
-/// The plan that `strategies`, `mode` and `timeout` ask for.
-fn plan(strategies: Option<&str>, mode: Option<&str>, timeout: Option<Duration>) -> Result<Plan, Refused> {
+/// The plan that `strategies`, `mode`, `relay_first` and the timeout ask for.
+fn plan(query: &Query, timeout: Option<Duration>) -> Result<Plan, Refused> {
     let mut plan = Plan::default();
-    if let Some(names) = strategies {
+    if let Some(names) = query.get("strategies") {
         let known = names.split(',').map(p2pd_core::Strategy::from_name).collect::<Option<_>>();
         plan.strategies = known.ok_or(Refused::BadOption("strategies"))?;
     }
-    match mode {
+    match query.get("mode") {
         None | Some("encrypted") => {}
         Some("plain") => plan.mode = PipeMode::Plain,
         Some(_) => return Err(Refused::BadOption("mode")),
+    }
+    match query.get("relay_first") {
+        None | Some("0" | "false") => {}
+        Some("" | "1" | "true") if plan.strategies.contains(&p2pd_core::Strategy::Relay) => {
+            plan.relay_first = true
+        }
+        Some(_) => return Err(Refused::BadOption("relay_first")),
     }
     if let Some(timeout) = timeout {
         plan.timeout = timeout;

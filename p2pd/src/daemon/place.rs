@@ -25,10 +25,13 @@ struct Named {
     interface: Interface,
 }
 
-/// Interface by which a connection leaves this machine: `route`, `if` and `fd` of P2PD's documents.
+/// Interface by which a connection leaves this machine: `route`, `if`, `laddr` and `fd` of P2PD's documents.
 #[derive(Clone, Debug)]
 pub(super) struct Place {
+    /// The documents' fields, and beside them `family`, `nic` and `ext`.
     pub(super) route: Value,
+    /// This machine's end. Port 0: the port of a relayed pipe's socket is not known.
+    pub(super) local: SocketAddr,
     pub(super) interface: Value,
     /// The socket's number in this process, where sockets have any.
     pub(super) fd: Option<i32>,
@@ -54,15 +57,33 @@ impl Places {
         self.all().iter().enumerate().map(entry).collect()
     }
 
-    /// The place of a socket that has this address.
-    pub(super) fn of(&self, local: SocketAddr, ours: Option<&PeerAddress>, fd: Option<i32>) -> Place {
-        let ip = local.ip().to_canonical();
+    /// The place of a socket that has this address, or of a relayed pipe whose relay may have it.
+    pub(super) fn of(
+        &self,
+        local: SocketAddr,
+        relayed: bool,
+        ours: Option<&PeerAddress>,
+        fd: Option<i32>,
+    ) -> Place {
         let all = self.all();
-        let offset = all.iter().position(|named| named.interface.ip == ip);
+        let at = |ip: IpAddr| all.iter().position(|named| named.interface.ip == ip);
+        let mut local = SocketAddr::new(local.ip().to_canonical(), local.port());
+        if relayed && at(local.ip()).is_none() {
+            // The relay's own address: what leads there is the way of the pipe.
+            local = SocketAddr::new(towards(local).unwrap_or(local.ip()), 0);
+        }
+        let ip = local.ip();
+        let offset = at(ip);
         let name = offset.and_then(|offset| all[offset].name.clone());
-        let ext = announced(ours, ip).map(|a| a.external.to_string());
+        let ext = announced(ours, ip).map(|a| a.external);
+        let range = |ip: IpAddr| json!({"af": af(ip), "cidr": if ip.is_ipv4() { 32 } else { 128 }, "ip": ip.to_string()});
         Place {
-            route: json!({"af": if ip.is_ipv4() { "IPv4" } else { "IPv6" }, "nic": ip.to_string(), "ext": ext}),
+            route: json!({
+                "af": af(ip), "nic_ips": [range(ip)], "ext_ips": ext.map(range).into_iter().collect::<Vec<_>>(),
+                "family": if ip.is_ipv4() { "IPv4" } else { "IPv6" }, "nic": ip.to_string(),
+                "ext": ext.map(|ip| ip.to_string()),
+            }),
+            local,
             interface: json!({"name": name, "offset": offset}),
             fd,
         }
@@ -85,6 +106,19 @@ impl Places {
     }
 }
 
+/// Number of the address family in P2PD's documents, which is Linux' one on every system.
+fn af(ip: IpAddr) -> u8 {
+    if ip.is_ipv4() { 2 } else { 10 }
+}
+
+/// Returns this machine's address from which the system reaches `to`. Nothing is sent.
+fn towards(to: SocketAddr) -> Option<IpAddr> {
+    let any = if to.is_ipv4() { IpAddr::from([0; 4]) } else { IpAddr::from([0; 16]) };
+    let socket = std::net::UdpSocket::bind((any, 0)).ok()?;
+    socket.connect(to).ok()?;
+    Some(socket.local_addr().ok()?.ip())
+}
+
 /// Returns the entry of the node's address for the internal address `ip`.
 fn announced(ours: Option<&PeerAddress>, ip: IpAddr) -> Option<&p2pd_core::address::PeerInterface> {
     ours?.interfaces().find(|announced| announced.internal == ip)
@@ -103,11 +137,22 @@ mod tests {
         assert_eq!((&list[0]["ip"], &list[0]["offset"]), (&"127.0.0.1".into(), &0.into()));
         assert_eq!((&list[0]["ext"], &list[0]["nat_type"]), (&"203.0.113.7".into(), &5.into()));
         assert_eq!(list[0]["default_route"], false);
-        let place = places.of("[::ffff:127.0.0.1]:80".parse().unwrap(), Some(&ours), Some(7));
-        assert_eq!(place.route, json!({"af": "IPv4", "nic": "127.0.0.1", "ext": "203.0.113.7"}));
+        let place = places.of("[::ffff:127.0.0.1]:80".parse().unwrap(), false, Some(&ours), Some(7));
+        let range = |ip: &str| json!([{"af": 2, "cidr": 32, "ip": ip}]);
+        assert_eq!(
+            place.route,
+            json!({
+                "af": 2, "nic_ips": range("127.0.0.1"), "ext_ips": range("203.0.113.7"), "family": "IPv4",
+                "nic": "127.0.0.1", "ext": "203.0.113.7",
+            })
+        );
         assert_eq!((&place.interface["offset"], &place.interface["name"]), (&0.into(), &list[0]["name"]));
-        let place = places.of("192.0.2.1:80".parse().unwrap(), None, None);
-        assert_eq!(place.route, json!({"af": "IPv4", "nic": "192.0.2.1", "ext": null}));
+        let place = places.of("192.0.2.1:80".parse().unwrap(), false, None, None);
+        assert_eq!((&place.route["nic"], &place.route["ext_ips"]), (&"192.0.2.1".into(), &json!([])));
         assert_eq!(place.interface, json!({"name": null, "offset": null}));
+        // A relay's address is none of this machine's; the way there is.
+        let place = places.of("127.0.0.9:80".parse().unwrap(), true, Some(&ours), None);
+        assert_eq!((&place.route["nic"], place.local), (&"127.0.0.1".into(), "127.0.0.1:0".parse().unwrap()));
+        assert_eq!(place.interface["offset"], 0);
     }
 }

@@ -44,6 +44,8 @@ pub(super) async fn stream(
     tokio::pin!(up, down);
     let whole = tokio::select! {
         ended = &mut up => ended.is_ok() && {
+            // A client that has left looks the same from here, and needs its name no more.
+            daemon.free(&connection);
             // What still comes is still for the client, which cannot be seen to leave if nothing comes.
             let mut before = connection.received.load(Ordering::Relaxed);
             loop {

@@ -3,11 +3,11 @@
 use std::io;
 use std::time::Duration;
 
-use blake2::{Blake2s256, Digest};
 use tokio::fs::File;
 use tokio::io::{AsyncReadExt, AsyncSeekExt};
 
 use super::wire::HASH;
+use crate::talk::Gather;
 
 /// Bytes moved at a time.
 pub(crate) const CHUNK: usize = 128 * 1024;
@@ -19,7 +19,7 @@ const SLOWEST: u64 = 10_000_000;
 /// Hash of the bytes that have passed so far, and their number.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Hashed {
-    hash: Blake2s256,
+    hash: blake3::Hasher,
     pub(crate) bytes: u64,
 }
 
@@ -30,7 +30,7 @@ impl Hashed {
     }
 
     pub(crate) fn digest(&self) -> [u8; HASH] {
-        self.hash.clone().finalize().into()
+        self.hash.finalize().into()
     }
 
     /// The first `bytes` of a file, which is left behind them.
@@ -54,6 +54,22 @@ impl Hashed {
 /// Those of reading; `UnexpectedEof` at the end.
 pub(crate) async fn next(
     from: &mut (impl tokio::io::AsyncRead + Unpin),
+    chunk: &mut [u8],
+    most: u64,
+) -> io::Result<usize> {
+    let most = usize::try_from(most).unwrap_or(usize::MAX).min(chunk.len());
+    match from.read(&mut chunk[..most]).await? {
+        0 => Err(io::ErrorKind::UnexpectedEof.into()),
+        n => Ok(n),
+    }
+}
+
+/// Reads all that is there, `most` bytes at most.
+///
+/// # Errors
+/// Those of reading; `UnexpectedEof` at the end.
+pub(crate) async fn gathered(
+    from: &mut Gather<impl tokio::io::AsyncRead + Unpin>,
     chunk: &mut [u8],
     most: u64,
 ) -> io::Result<usize> {

@@ -1,12 +1,15 @@
 //! The folder that files are received into, and nothing outside of it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
+
+use tokio::sync::Notify;
 
 use super::name::{FileName, Sender, is_partial};
 use super::wire::Refusal;
@@ -43,8 +46,9 @@ pub(crate) struct Inbox {
     dir: PathBuf,
     overwrite: bool,
     limits: Limits,
-    /// Files being received: senders and names, in lower case for file systems that ignore case.
-    busy: Mutex<BTreeSet<Key>>,
+    /// Files being received: senders and names, in lower case for file systems that ignore case. Each holder is told when
+    /// its sender begins anew.
+    busy: Mutex<BTreeMap<Key, Arc<Notify>>>,
     /// Files received whole, each with its name in the folder and its length.
     whole: Mutex<BTreeMap<Key, (FileName, u64)>>,
     swept: Mutex<Option<Instant>>,
@@ -61,6 +65,7 @@ pub(crate) struct Place<'a> {
     inbox: &'a Inbox,
     name: FileName,
     sender: Sender,
+    anew: Arc<Notify>,
 }
 
 /// Present part of a file.
@@ -102,12 +107,17 @@ impl Inbox {
     }
 
     /// # Errors
-    /// If a file of this name is being received from this sender.
+    /// If a file of this name is being received from this sender. Whoever receives it is told to end.
     pub(crate) fn place(&self, sender: &Sender, name: FileName) -> Result<Place<'_>, Refusal> {
-        if !locked(&self.busy).insert(key(sender, &name)) {
-            return Err(Refusal::InUse);
+        let anew = Arc::new(Notify::new());
+        match locked(&self.busy).entry(key(sender, &name)) {
+            Entry::Occupied(holder) => {
+                holder.get().notify_one();
+                return Err(Refusal::InUse);
+            }
+            Entry::Vacant(free) => drop(free.insert(anew.clone())),
         }
-        let place = Place { inbox: self, name, sender: sender.clone() };
+        let place = Place { inbox: self, name, sender: sender.clone(), anew };
         self.sweep();
         Ok(place)
     }
@@ -164,6 +174,11 @@ impl Inbox {
 impl Place<'_> {
     fn path(&self, name: &FileName) -> PathBuf {
         self.inbox.dir.join(name.as_str())
+    }
+
+    /// Waits until the sender begins anew.
+    pub(crate) async fn begun_anew(&self) {
+        self.anew.notified().await;
     }
 
     fn partial(&self) -> PathBuf {

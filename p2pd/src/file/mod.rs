@@ -15,7 +15,6 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use blake2::{Blake2s256, Digest};
 use p2pd_core::NodeId;
 use p2pd_tokio::{Node, Pipe};
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -27,7 +26,7 @@ use crate::signals::interrupted;
 use inbox::{Inbox, Limits};
 use name::FileName;
 use seats::{Moved, Seats};
-pub(crate) use send::Outgoing;
+use send::Outgoing;
 use show::Shown;
 use wire::{HASH, Refusal, Resume};
 
@@ -77,16 +76,33 @@ enum Ended<'a> {
     Failed(&'a io::Error),
 }
 
-/// Makes the list of files to be sent. The names are checked before anything is opened.
+/// Files to be sent, and how many were left out for their names.
+#[derive(Debug)]
+pub(crate) struct Batch {
+    files: Vec<Outgoing>,
+    skipped: usize,
+}
+
+/// Makes the list of files to be sent, before anything is opened. One whose name cannot be sent is left out, and that is
+/// said.
 ///
 /// # Errors
-/// Says which file cannot be sent, and why.
-pub(crate) fn outgoing(paths: &[impl AsRef<Path>]) -> Result<Vec<Outgoing>, String> {
-    paths.iter().map(|path| Outgoing::new(path.as_ref())).collect()
+/// Says which file is none, or that no name can be sent.
+pub(crate) fn outgoing(paths: &[impl AsRef<Path>], say: Say) -> Result<Batch, String> {
+    let all: Vec<_> = paths.iter().map(|path| Outgoing::new(path.as_ref())).collect::<Result<_, _>>()?;
+    let (files, bad): (Vec<_>, Vec<_>) = all.into_iter().partition(Result::is_ok);
+    let mut bad: Vec<String> = bad.into_iter().filter_map(Result::err).collect();
+    if files.is_empty() {
+        return Err(bad.pop().unwrap_or("no file".into()));
+    }
+    for why in &bad {
+        say.error(&format!("{why}; it is left out"));
+    }
+    Ok(Batch { files: files.into_iter().flatten().collect(), skipped: bad.len() })
 }
 
 /// Sends files to the peer of a pipe that is open.
-pub(crate) async fn send(pipe: Pipe, files: &[Outgoing], say: Say) -> ExitCode {
+pub(crate) async fn send(pipe: Pipe, Batch { files, skipped }: &Batch, say: Say) -> ExitCode {
     let mut shown = Shown::new(say, "send", pipe.peer());
     let resume = resume(pipe.peer()).unwrap_or_else(|why| {
         say.error(&format!("{why}; a send that is cut off cannot be gone on with"));
@@ -98,7 +114,7 @@ pub(crate) async fn send(pipe: Pipe, files: &[Outgoing], say: Say) -> ExitCode {
         Ok(sent) => {
             // The receiver has heard of our end, wherever its bytes go through.
             let _ = tokio::time::timeout(GOODBYE, tokio::io::copy(&mut from, &mut tokio::io::sink())).await;
-            if sent == files.len() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+            if sent == files.len() && *skipped == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
         }
         Err(why) => {
             shown.clear();
@@ -113,9 +129,9 @@ pub(crate) async fn send(pipe: Pipe, files: &[Outgoing], say: Say) -> ExitCode {
 fn resume(receiver: NodeId) -> Result<Option<Resume>, String> {
     let Some(path) = crate::secret::at_home("resume") else { return Ok(None) };
     let secret = crate::secret::load_or_create(&path)?;
-    let hash =
-        Blake2s256::new().chain_update(b"p2pd resume").chain_update(secret).chain_update(receiver.as_bytes());
-    Ok(hash.finalize().first_chunk().copied())
+    let mut hash = blake3::Hasher::new();
+    hash.update(b"p2pd resume").update(secret.as_ref()).update(receiver.as_bytes());
+    Ok(hash.finalize().as_bytes().first_chunk().copied())
 }
 
 /// A place to receive into, looked at before anything is opened.

@@ -2,19 +2,20 @@
 
 use std::fmt;
 
-use blake2::{Blake2s256, Digest};
 use data_encoding::HEXLOWER;
 use p2pd_core::NodeId;
 use p2pd_core::text::is_plain;
 
 use super::wire::Resume;
 
-/// Longest name in bytes. Most file systems take 255; a partial file has a longer name.
-pub(crate) const MAX_NAME: usize = 200;
+/// Longest name in bytes, which is that of most file systems.
+pub(crate) const MAX_NAME: usize = 255;
 /// Suffix of the names of partial files.
 const PART: &str = ".p2pd-part";
 /// Hexadecimal digits that tell senders apart.
 const SENDER: usize = 20;
+/// Most bytes of a name that stand in the name of its partial file, between two dots and with the sender.
+const IN_PART: usize = MAX_NAME - 2 - SENDER - PART.len();
 
 /// A name that is one visible entry of a folder on every system.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -27,12 +28,13 @@ pub(crate) struct Sender(String);
 impl Sender {
     /// Makes the sender's name out of its secret, or else out of its node id.
     pub(crate) fn new(resume: Option<&Resume>, peer: NodeId) -> Self {
-        let hash = Blake2s256::new().chain_update(b"p2pd part");
-        let hash = match resume {
-            Some(secret) => hash.chain_update([1]).chain_update(secret),
-            None => hash.chain_update([0]).chain_update(peer.as_bytes()),
+        let mut hash = blake3::Hasher::new();
+        hash.update(b"p2pd part");
+        match resume {
+            Some(secret) => hash.update(&[1]).update(secret),
+            None => hash.update(&[0]).update(peer.as_bytes()),
         };
-        Sender(HEXLOWER.encode(&hash.finalize()[..SENDER / 2]))
+        Sender(HEXLOWER.encode(&hash.finalize().as_bytes()[..SENDER / 2]))
     }
 }
 
@@ -85,7 +87,14 @@ impl FileName {
 
     /// Returns the name of the partial file: hidden, not to be chosen by a sender, and another one for each sender.
     pub(crate) fn partial(&self, sender: &Sender) -> String {
-        format!(".{}.{}{PART}", self.0, sender.0)
+        let name = if self.0.len() <= IN_PART {
+            self.0.clone()
+        } else {
+            // Two names that begin alike have two partial files.
+            let hash = HEXLOWER.encode(&blake3::hash(self.0.as_bytes()).as_bytes()[..8]);
+            format!("{}~{hash}", beginning(&self.0, IN_PART - 1 - hash.len()))
+        };
+        format!(".{name}.{}{PART}", sender.0)
     }
 
     /// Returns a numbered name for the same file: `a (1).txt` for `a.txt`.
@@ -97,12 +106,14 @@ impl FileName {
             Some((stem, end)) if end.len() < 16 => (stem, format!(" ({number}).{end}")),
             _ => (&*self.0, format!(" ({number})")),
         };
-        let mut fits = stem.len().min(MAX_NAME - end.len());
-        while !stem.is_char_boundary(fits) {
-            fits -= 1;
-        }
-        FileName(format!("{}{end}", &stem[..fits]))
+        FileName(format!("{}{end}", beginning(stem, MAX_NAME - end.len())))
     }
+}
+
+/// The beginning of a text in at most so many bytes.
+fn beginning(text: &str, bytes: usize) -> &str {
+    let fits = (0..=bytes.min(text.len())).rev().find(|at| text.is_char_boundary(*at));
+    &text[..fits.unwrap_or(0)]
 }
 
 impl fmt::Display for FileName {
@@ -186,8 +197,14 @@ mod tests {
     #[test]
     fn what_is_being_received_fits_and_is_no_name_of_a_sender() {
         let one = Sender::new(Some(&[1; 16]), peer(7));
-        let longest = FileName::new(&"n".repeat(MAX_NAME)).unwrap().partial(&one);
-        assert!(longest.len() <= 255, "{}", longest.len());
+        for length in [IN_PART, IN_PART + 1, MAX_NAME] {
+            let longest = FileName::new(&"n".repeat(length)).unwrap().partial(&one);
+            assert!(longest.len() == MAX_NAME && is_partial(&longest), "{longest}");
+            let other = format!("{}m", "n".repeat(length - 1));
+            assert_ne!(FileName::new(&other).unwrap().partial(&one), longest);
+        }
+        let longest = FileName::new(&"ä".repeat(MAX_NAME / 2)).unwrap().partial(&one);
+        assert!(longest.len() <= MAX_NAME);
         let part = FileName::new("a").unwrap().partial(&one);
         assert_eq!(FileName::new(&part), Err(NameError::Dot));
         assert!(is_partial(&part) && is_partial(&longest));

@@ -9,11 +9,12 @@ use subtle::ConstantTimeEq;
 use tokio::fs::File;
 use tokio::io::{AsyncRead, AsyncSeekExt, AsyncWrite, AsyncWriteExt};
 
-use super::copy::{CHUNK, Hashed, next, patiently, within};
+use super::copy::{CHUNK, Hashed, gathered, patiently, within};
 use super::inbox::{Have, Inbox, NotTaken, Place};
 use super::name::{FileName, Sender};
 use super::wire::{HASH, Message, Refusal};
 use super::{Ended, Event};
+use crate::talk::Gather;
 
 /// Files that are taken from one pipe.
 pub(crate) const MAX_FILES: usize = 1000;
@@ -86,6 +87,10 @@ pub(crate) async fn receive(
                 let _ = patiently(0, tokio::io::copy(&mut from, &mut tokio::io::sink())).await;
                 return Err(io::Error::new(why.kind(), format!("{name}: {why}")));
             }
+            Err(Error::Anew) => {
+                let _ = within(BEGIN, Message::Refused(Refusal::InUse).write(&mut to)).await;
+                return Err(io::Error::other(format!("{name}: its sender begins it anew")));
+            }
             Err(Error::Pipe(why)) => return Err(io::Error::new(why.kind(), format!("{name}: {why}"))),
         }
     }
@@ -100,6 +105,8 @@ enum Error {
     NotTaken(NotTaken),
     /// The file cannot be written any more, while its bytes arrive.
     Broken(io::Error),
+    /// Its sender sends it on another pipe.
+    Anew,
     Pipe(io::Error),
 }
 
@@ -111,6 +118,21 @@ async fn one(
     tell: &mut impl FnMut(Event<'_>),
 ) -> Result<Ended<'static>, Error> {
     let (place, have) = free(inbox, (sender, name), size).await?;
+    // A sender that was cut off is back before its earlier pipe is known to be dead.
+    tokio::select! {
+        ended = into_place(inbox, (&place, have), (name, size), (from, to), tell) => ended,
+        () = place.begun_anew() => Err(Error::Anew),
+    }
+}
+
+/// Receives a file to its place.
+async fn into_place(
+    inbox: &Inbox,
+    (place, have): (&Place<'_>, Have),
+    (name, size): (&FileName, u64),
+    (from, to): (&mut (impl AsyncRead + Unpin), &mut (impl AsyncWrite + Unpin)),
+    tell: &mut impl FnMut(Event<'_>),
+) -> Result<Ended<'static>, Error> {
     tell(Event::Compares);
     let (mut file, mut hashed) = match have {
         Have::Whole(file) if size > 0 => {
@@ -148,6 +170,7 @@ async fn one(
     let begun = hashed.bytes;
     tell(Event::Begins { name: name.as_str(), size, from: begun });
     let (mut chunk, mut look) = (vec![0; CHUNK], begun + LOOK);
+    let mut gather = Gather::new(&mut *from);
     while hashed.bytes < size {
         if hashed.bytes >= look {
             look = hashed.bytes + LOOK;
@@ -158,7 +181,7 @@ async fn one(
                 )));
             }
         }
-        let some = next(from, &mut chunk, size - hashed.bytes);
+        let some = gathered(&mut gather, &mut chunk, size - hashed.bytes);
         let some = if hashed.bytes == begun { within(BEGIN, some).await } else { patiently(0, some).await };
         let n = match some {
             Ok(n) => n,
@@ -174,7 +197,7 @@ async fn one(
         tell(Event::Moved { name: name.as_str(), bytes: hashed.bytes });
     }
     let (ours, theirs) = (hashed.digest(), digest(from).await?);
-    let kept = keep(&place, file, size, ours == theirs).await?;
+    let kept = keep(place, file, size, ours == theirs).await?;
     Message::Done.write(to).await.map_err(Error::Pipe)?;
     // Only now, because it takes longer if there is one like it.
     let kept = tokio::task::block_in_place(|| place.merge(kept, size));
@@ -182,7 +205,7 @@ async fn one(
     Ok(Ended::Moved { bytes: size, from: begun, digest: ours, kept })
 }
 
-/// Waits a moment for a name that is in use: a sender that was cut off may be back before the receiver has noticed.
+/// Waits a moment for a name that is in use: whoever has it from the same sender is told to end.
 async fn free<'a>(
     inbox: &'a Inbox,
     (sender, name): (&Sender, &FileName),

@@ -19,18 +19,21 @@ pub(crate) struct Outgoing {
 }
 
 impl Outgoing {
+    /// The file, or why its name cannot be sent.
+    ///
     /// # Errors
-    /// Names the file, and says what is wrong with it or its name.
-    pub(crate) fn new(path: &Path) -> Result<Self, String> {
+    /// Names a file that is none.
+    pub(crate) fn new(path: &Path) -> Result<Result<Self, String>, String> {
         let said = |why: &dyn std::fmt::Display| format!("{}: {why}", path.display());
         let found = path.metadata().map_err(|why| said(&why))?;
         if !found.is_file() {
             return Err(said(&"not a file"));
         }
-        let name =
-            path.file_name().and_then(|name| name.to_str()).ok_or_else(|| said(&"its name is not UTF-8"))?;
-        let name = FileName::new(name).map_err(|why| said(&why))?;
-        Ok(Outgoing { path: path.into(), name })
+        let Some(name) = path.file_name().and_then(|name| name.to_str()) else {
+            return Ok(Err(said(&"its name is not UTF-8")));
+        };
+        let named = |name| Outgoing { path: path.into(), name };
+        Ok(FileName::new(name).map(named).map_err(|why| said(&why)))
     }
 }
 

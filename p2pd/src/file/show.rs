@@ -76,12 +76,12 @@ impl Shown {
                 let hash = HEXLOWER.encode(digest);
                 let kept = kept.as_ref().map(super::name::FileName::as_str);
                 let more = json!({
-                    "size": bytes, "from": from, "blake2s": hash, "seconds": took, "kept": kept.unwrap_or(name),
+                    "size": bytes, "from": from, "blake3": hash, "seconds": took, "kept": kept.unwrap_or(name),
                 });
                 self.line("done", name, more, || {
                     let rate = HumanBytes(((bytes - from) as f64 / took.max(1e-9)) as u64);
                     format!(
-                        "{}: {name}{}, {}, {took:.1} s, {rate}/s, blake2s {hash}",
+                        "{}: {name}{}, {}, {took:.1} s, {rate}/s, blake3 {hash}",
                         self.done(),
                         kept.map_or(String::new(), |kept| format!(" as {kept}")),
                         HumanBytes(*bytes)

@@ -38,7 +38,7 @@ impl Folders {
 
     fn outgoing(&self, names: &[&str]) -> Vec<Outgoing> {
         let paths: Vec<PathBuf> = names.iter().map(|name| self.here.path().join(name)).collect();
-        outgoing(&paths).unwrap()
+        outgoing(&paths, Say::new(true, true)).unwrap().files
     }
 
     /// Returns names and lengths of the receiver's files.
@@ -163,6 +163,55 @@ async fn a_file_that_was_cut_off_goes_on_where_it_was_until_it_is_whole() {
     assert_eq!(said, [whole.clone(), whole].concat());
     assert_eq!(fs::read(folders.there.path().join("a")).unwrap(), data);
     assert!(!part.exists());
+}
+
+/// Over a relay the end of a pipe is noticed after a minute.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sender_takes_over_what_it_still_sends_on_a_pipe_that_hangs() {
+    let data = payload(1_000_000);
+    let folders = Folders::new(&[("a", &data)]);
+    let inbox = Inbox::new(folders.there.path(), false, LIMITS).unwrap();
+    let (near, far) = tokio::io::duplex(64 * 1024);
+    let (mut from, mut to) = split(near);
+    let hangs = async {
+        let mut said = bytes(&[Message::Hello(Some(RESUME)), offer("a", 1_000_000)]).await;
+        said.extend(&data[..300_000]);
+        to.write_all(&said).await.unwrap();
+        // Only now the user, who has interrupted it, sends again.
+        let part = folders.there.path().join(partial("a"));
+        while fs::metadata(&part).map_or(0, |found| found.len()) < 200_000 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        let (sent, refused, said) = folders.send_to(&inbox, &["a"], None).await;
+        assert_eq!((sent.unwrap(), refused.unwrap()), (1, 0));
+        let from: u64 = said[0].strip_prefix("a from ").unwrap().parse().unwrap();
+        assert!((200_000..=300_000).contains(&from), "{said:?}");
+        to
+    };
+    let first = receive::receive(&inbox, SOME, peer(1), split(far), |_| {});
+    let (first, _to) = tokio::join!(first, hangs);
+    assert_eq!(first.unwrap_err().to_string(), "a: its sender begins it anew");
+    assert_eq!(Message::read(&mut from).await.unwrap(), Some(Message::Accept { have: 0 }));
+    assert_eq!(Message::read(&mut from).await.unwrap(), Some(Message::Refused(Refusal::InUse)));
+    assert_eq!(fs::read(folders.there.path().join("a")).unwrap(), data);
+    assert_eq!(folders.received(), [("a".into(), 1_000_000)]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn names_are_as_long_as_file_systems_have_them_and_a_bad_one_keeps_no_other_back() {
+    let (long, longer) = ("n".repeat(255), format!("{}m", "n".repeat(254)));
+    let data = payload(500_000);
+    let folders = Folders::new(&[(&long, &data), (".hidden", b""), (&longer, b"x")]);
+    let names = [&*long, ".hidden", &longer];
+    let paths: Vec<PathBuf> = names.iter().map(|name| folders.here.path().join(name)).collect();
+    let batch = outgoing(&paths, Say::new(true, true)).unwrap();
+    assert_eq!((batch.files.len(), batch.skipped), (2, 1));
+    let (sent, ..) = folders.send(&[&long, &longer], Some(300_000), false).await;
+    sent.unwrap_err();
+    let (sent, refused, said) = folders.send(&[&long, &longer], None, false).await;
+    assert_eq!((sent.unwrap(), refused.unwrap()), (2, 0));
+    assert!(!said[0].ends_with(" from 0"), "{said:?}");
+    assert_eq!(folders.received(), [(longer, 1), (long, 500_000)]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -379,7 +428,7 @@ fn what_cannot_be_sent_is_said_before_anything_is_opened() {
     let dir = tempfile::tempdir().unwrap();
     fs::write(dir.path().join(".hidden"), "").unwrap();
     for (path, why) in [("missing", "No such file"), ("", "not a file"), (".hidden", "begin with a dot")] {
-        let said = outgoing(&[dir.path().join(path)]).unwrap_err();
+        let said = outgoing(&[dir.path().join(path)], Say::new(true, true)).unwrap_err();
         assert!(said.contains(why) && said.contains(path), "{said}");
     }
 }

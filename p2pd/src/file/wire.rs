@@ -9,7 +9,7 @@
 //! `Digest` of the whole file; `Done` says that the file arrived and was kept. `Refused` may come in place of any
 //! answer, also between the bytes. The sender ends the pipe after its last file.
 //!
-//! A message has two bytes of length, big-endian, a byte for its kind, and its body. Hashes are BLAKE2s-256.
+//! A message has two bytes of length, big-endian, a byte for its kind, and its body. Hashes are BLAKE3.
 
 use std::io;
 
@@ -22,7 +22,7 @@ const MAX_MESSAGE: usize = 1 + 8 + 255;
 /// A secret of a sender, another one for each receiver.
 pub(crate) type Resume = [u8; 16];
 /// Greeting of a sender, with the protocol's version.
-const HELLO: &[u8] = b"p2pd file 1";
+const HELLO: &[u8] = b"p2pd file 2";
 
 /// A message in either direction.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -77,7 +77,7 @@ impl Refusal {
             Refusal::Name => "the name is none that the receiver takes",
             Refusal::TooLarge => "the receiver does not take so many bytes",
             Refusal::TooMany => "the receiver takes no more files",
-            Refusal::InUse => "the receiver still has another send of this file under way",
+            Refusal::InUse => "another send of this file is under way",
             Refusal::NotWritten => "the receiver could not write it",
             Refusal::Damaged => "what arrived is not what was sent",
             Refusal::Crowded => {
@@ -218,7 +218,7 @@ mod tests {
             assert!(body.len() <= MAX_MESSAGE, "{message:?}");
             assert_eq!(Message::parse(&body), Ok(message));
         }
-        assert_eq!(Message::parse(b"\0p2pd file 2"), Err(WireError::Hello));
+        assert_eq!(Message::parse(b"\0p2pd file 1"), Err(WireError::Hello));
     }
 
     /// A message has one spelling: a body that parses is the body that would be written, and all others are refused.

@@ -98,7 +98,7 @@ pub(super) async fn run(began: Instant, limits: Limits, listeners: Vec<TcpListen
                     let conn = ConnId(next);
                     next += 1;
                     if broker.accept(began.elapsed(), conn, from) {
-                        p2pd_sys::accepted(&stream);
+                        p2pd_sys::accepted_node(&stream);
                         let output = Arc::new(Outbox::default());
                         let (closing, closed) = oneshot::channel();
                         let task = tasks.spawn(client(conn, stream, output.clone(), closed, events.clone()));

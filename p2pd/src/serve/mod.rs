@@ -32,7 +32,7 @@ pub struct Wanted {
     pub second_ip: Option<IpAddr>,
     /// Port of the broker; 0 takes a free one.
     pub mqtt_port: u16,
-    /// Ports of the STUN server, UDP and TCP; the second is used with two addresses only. 0 takes a free one.
+    /// Ports of the STUN server, UDP and TCP; the second shows what NATs make of another port. 0 takes a free one.
     pub stun_ports: [u16; 2],
     /// A TURN server on the STUN server's sockets. Default: none, since a relay carries others' data, in this machine's
     /// name.
@@ -71,9 +71,18 @@ impl std::error::Error for ServeError {}
 pub struct Serving {
     mqtt: SocketAddr,
     stun: SocketAddr,
-    /// The relaying addresses, and the options.
-    turn: Option<(Vec<IpAddr>, WantedTurn)>,
+    stun_ports: [u16; 2],
+    second_ip: Option<IpAddr>,
+    turn: Option<Relaying>,
     tasks: JoinSet<()>,
+}
+
+/// A TURN server that runs.
+#[derive(Debug)]
+struct Relaying {
+    ips: Vec<IpAddr>,
+    reaches_private: bool,
+    wanted: WantedTurn,
 }
 
 impl Serving {
@@ -91,6 +100,8 @@ impl Serving {
         }
         let turn = wanted.turn.as_ref().map(|turn| turn.server(wanted.ip)).transpose();
         let (turn_server, relay_ips) = turn.map_err(ServeError::RelayAddress)?.unzip();
+        let reaches_private =
+            turn_server.as_ref().is_some_and(p2pd_rendezvous::turn::Server::reaches_private);
         let mut mqtt_listeners = Vec::new();
         let mut mqtt_port = wanted.mqtt_port;
         for ip in &ips {
@@ -98,27 +109,31 @@ impl Serving {
             mqtt_port = port_of(&listener, (*ip, mqtt_port).into())?;
             mqtt_listeners.push(listener);
         }
-        let ports = if ips.len() == 2 { &wanted.stun_ports[..] } else { &wanted.stun_ports[..1] };
-        let mut bound: Vec<stun::Port> = Vec::new();
-        for port in ports {
-            bound.push(stun::Port::open(&ips, *port)?);
-        }
-        let sites = match (&ips[..], &bound[..]) {
-            ([a, b], [one, two]) => stun_server::Sites::Two { ips: [*a, *b], ports: [one.port, two.port] },
+        let bound =
+            [stun::Port::open(&ips, wanted.stun_ports[0])?, stun::Port::open(&ips, wanted.stun_ports[1])?];
+        let stun_ports = [bound[0].port, bound[1].port];
+        let sites = match ips[..] {
+            [a, b] => stun_server::Sites::Two { ips: [a, b], ports: stun_ports },
             _ => stun_server::Sites::One,
         };
-        let stun_port = bound.first().map_or(0, |p| p.port);
         let mut tasks = JoinSet::new();
         stun::start(
             &mut tasks,
             began,
             stun_server::Server::new(sites, stun_server::Limits::default()),
-            bound,
+            bound.into(),
             |sockets| Some(turn::Turn::new(began, turn_server?, wanted.ip, sockets)),
         );
         tasks.spawn(broker::run(began, mqtt::Limits::default(), mqtt_listeners));
         let turn = relay_ips.zip(wanted.turn.clone());
-        Ok(Serving { mqtt: (wanted.ip, mqtt_port).into(), stun: (wanted.ip, stun_port).into(), turn, tasks })
+        Ok(Serving {
+            mqtt: (wanted.ip, mqtt_port).into(),
+            stun: (wanted.ip, stun_ports[0]).into(),
+            stun_ports,
+            second_ip: wanted.second_ip,
+            turn: turn.map(|(ips, wanted)| Relaying { ips, reaches_private, wanted }),
+            tasks,
+        })
     }
 
     /// The broker.
@@ -133,18 +148,30 @@ impl Serving {
 
     /// The addresses that the TURN server relays with, none without such a server. Clients reach it where the STUN server is.
     pub fn relay_ips(&self) -> &[IpAddr] {
-        self.turn.as_ref().map_or(&[], |(ips, _)| ips)
+        self.turn.as_ref().map_or(&[], |turn| &turn.ips)
+    }
+
+    /// Returns true if private addresses are relayed to.
+    pub fn relays_to_private(&self) -> bool {
+        self.turn.as_ref().is_some_and(|turn| turn.reaches_private)
+    }
+
+    /// The STUN server's ports.
+    pub fn stun_ports(&self) -> [u16; 2] {
+        self.stun_ports
     }
 
     /// The list that peers need, with `host` as the name they reach the servers by and `id` as the broker's.
     pub fn servers(&self, host: &str, id: u16) -> Servers {
+        // A server with two addresses names its other port itself.
+        let listed = if self.second_ip.is_some() { &self.stun_ports[..1] } else { &self.stun_ports[..] };
         Servers {
             ntp: Vec::new(),
             brokers: vec![Broker::new(id, host, self.mqtt.port())],
             logins: BTreeMap::new(),
             proxy: None,
-            stun: vec![StunServer { host: host.into(), port: self.stun.port() }],
-            turn: self.turn.iter().filter_map(|(_, wanted)| self.turn_entry(host, wanted)).collect(),
+            stun: listed.iter().map(|port| StunServer { host: host.into(), port: *port }).collect(),
+            turn: self.turn.iter().filter_map(|turn| self.turn_entry(host, &turn.wanted)).collect(),
         }
     }
 

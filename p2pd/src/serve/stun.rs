@@ -143,7 +143,7 @@ async fn accept(shared: Shared, local: SocketAddr, listener: TcpListener, client
 
 async fn serve(shared: Shared, local: SocketAddr, from: SocketAddr, mut stream: TcpStream, place: &Place) {
     let Shared { began, server, turn } = shared;
-    p2pd_sys::accepted(&stream);
+    p2pd_sys::accepted_node(&stream);
     let mut state = Stream::new(began.elapsed(), local, from);
     let mut buffer = [0; 2048];
     // Two bytes tell for which of the servers it is.

@@ -14,11 +14,14 @@ use crate::say::Say;
 const SECRET: &str = "P2PD_TURN_SECRET";
 /// Most bytes of a file with users or a secret.
 const LONGEST: u64 = 1 << 20;
-/// The user whose password is made up and kept.
+/// The user whose password is made once and kept.
 const KEPT: &str = "p2pd";
 
-/// The TURN server that is asked for, and where the password that was made up for it is kept.
+/// Returns the TURN server to run and the file that keeps the password made for it.
 pub(super) fn wanted(options: &Serve, say: Say) -> Result<Option<(WantedTurn, Option<PathBuf>)>, String> {
+    if options.no_turn {
+        return Ok(None);
+    }
     let Serve { turn_user, turn_users, turn_secret, turn_secret_file, .. } = options;
     for (given, option, rather) in [
         (!turn_user.is_empty(), "--turn-user", "--turn-users FILE"),
@@ -30,14 +33,7 @@ pub(super) fn wanted(options: &Serve, say: Say) -> Result<Option<(WantedTurn, Op
             ));
         }
     }
-    let mut users = Vec::new();
-    let mut kept = None;
-    if options.turn {
-        let path = kept_in(options.turn_password_file.as_deref())?;
-        users.push((KEPT.into(), password(&path).map_err(|why| format!("{}: {why}", path.display()))?));
-        kept = Some(path);
-    }
-    users.extend(turn_user.iter().cloned());
+    let mut users = turn_user.clone();
     if let Some(path) = turn_users {
         users.extend(listed(path)?);
     }
@@ -46,11 +42,14 @@ pub(super) fn wanted(options: &Serve, say: Say) -> Result<Option<(WantedTurn, Op
         (None, Some(path)) => Some(secret_in(path)?),
         (None, None) => std::env::var_os(SECRET).map(from_environment).transpose()?,
     };
-    if users.is_empty() && secret.is_none() {
-        return match options.relay_ip.is_empty() {
-            false => Err("--relay-ip needs one of the --turn options".into()),
-            true => Ok(None),
-        };
+    let mut kept = None;
+    if options.turn_password_file.is_some() || (users.is_empty() && secret.is_none()) {
+        let path = kept_in(options.turn_password_file.as_deref())?;
+        let password = password(&path).map_err(|why| {
+            format!("{}: {why}; give --turn-password-file another file, or --no-turn", path.display())
+        })?;
+        users.insert(0, (KEPT.into(), password));
+        kept = Some(path);
     }
     let rate = |bytes: u64| (bytes > 0).then_some(bytes);
     let limits = Limits {
@@ -69,7 +68,8 @@ fn kept_in(given: Option<&Path>) -> Result<PathBuf, String> {
     match given {
         Some(path) => Ok(path.to_owned()),
         None => {
-            let home = std::env::home_dir().ok_or("no home directory: give --turn-password-file")?;
+            let home =
+                std::env::home_dir().ok_or("no home directory: give --turn-password-file, or --no-turn")?;
             Ok(home.join(".p2pd").join("turn-password"))
         }
     }

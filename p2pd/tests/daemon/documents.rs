@@ -24,9 +24,50 @@ fn interfaces_and_which_of_them_a_connection_uses() {
     assert_eq!(daemon.bare("/ifs", &[]).0, 401, "not for everybody");
     let opened = daemon.ok("/p2p/open/con_name/self");
     assert_eq!(opened["if"], json!({"name": of["name"], "offset": 0}));
-    assert_eq!(opened["route"], json!({"af": "IPv4", "nic": "127.0.0.1", "ext": "127.0.0.1"}));
+    let range = json!([{"af": 2, "cidr": 32, "ip": "127.0.0.1"}]);
+    let ours = json!({"family": "IPv4", "nic": "127.0.0.1", "ext": "127.0.0.1"});
+    let route = &opened["route"];
+    assert_eq!((&route["af"], &route["nic_ips"], &route["ext_ips"]), (&2.into(), &range, &range));
+    assert_eq!(json!({"family": route["family"], "nic": route["nic"], "ext": route["ext"]}), ours);
     assert!(opened["fd"].as_u64() > Some(2), "{opened}");
     assert_eq!(daemon.ok("/p2p/con/con_name")["fd"], opened["fd"]);
+}
+
+#[test]
+fn a_head_is_what_get_has_without_its_body_and_options_are_named() {
+    let daemon = Daemon::start();
+    let token = format!("X-P2PD-Token: {}", daemon.token);
+    for path in ["/", "/version", "/openapi.json", "/p2p/addr", "/p2p/con"] {
+        let head = |more: &[&str]| {
+            let (status, text) = daemon.bare(path, &[&["-i", "-H", &token], more].concat());
+            let text = String::from_utf8(text).unwrap();
+            let (head, body) = text.split_once("\r\n\r\n").unwrap();
+            let mut lines: Vec<String> = head.lines().map(str::to_lowercase).collect();
+            lines.retain(|line| !line.starts_with("date: "));
+            (status, lines, body.len())
+        };
+        let (get, asked) = (head(&[]), head(&["-I"]));
+        assert_eq!((asked.0, &asked.1, asked.2), (200, &get.1, 0), "{path}");
+    }
+    // What takes or changes something is no HEAD.
+    assert_eq!(daemon.bare("/p2p/open/x/self", &["-I", "-H", &token]).0, 405);
+    assert_eq!(daemon.error("/p2p/con/x"), (404, 4));
+    for (path, said) in [
+        ("/p2p/open/x/self?relayfirst=1", "This call has no option relayfirst."),
+        ("/p2p/con?%1b[2J=1", "This call has no option \\u{1b}[2J."),
+        (
+            "/p2p/open/x/self?mode=plain&mode=plain",
+            "The option mode is given twice, or there are more than 16.",
+        ),
+        ("/p2p/open/x/self?relay_first=2", "The option relay_first has a value that it cannot have."),
+        (
+            "/p2p/open/x/self?strategies=direct&relay_first=1",
+            "The option relay_first has a value that it cannot have.",
+        ),
+    ] {
+        let (status, json) = daemon.get(path);
+        assert_eq!((status, &json["error"], &json["msg"]), (400, &26.into(), &said.into()), "{path}");
+    }
 }
 
 #[test]
@@ -56,7 +97,17 @@ fn connect_to_oneself_and_echo() {
 fn two_daemons_by_a_broker_and_both_ways() {
     let dir = tempfile::tempdir().unwrap();
     let list = dir.path().join("servers.toml");
-    let mut serve = p2pd(&["serve", "--json", "--bind", "127.0.0.1", "--mqtt-port", "0", "--stun-port", "0"]);
+    let mut serve = p2pd(&[
+        "serve",
+        "--no-turn",
+        "--json",
+        "--bind",
+        "127.0.0.1",
+        "--mqtt-port",
+        "0",
+        "--stun-port",
+        "0",
+    ]);
     serve.arg("--write").arg(&list);
     let (_serving, _) = start(serve, "serving");
     let config = ["--config", list.to_str().unwrap()];
@@ -269,7 +320,17 @@ fn a_unix_socket_asks_for_no_token() {
 fn a_peer_is_opened_by_its_name() {
     let dir = tempfile::tempdir().unwrap();
     let list = dir.path().join("servers.toml");
-    let mut serve = p2pd(&["serve", "--json", "--bind", "127.0.0.1", "--mqtt-port", "0", "--stun-port", "0"]);
+    let mut serve = p2pd(&[
+        "serve",
+        "--no-turn",
+        "--json",
+        "--bind",
+        "127.0.0.1",
+        "--mqtt-port",
+        "0",
+        "--stun-port",
+        "0",
+    ]);
     serve.arg("--write").arg(&list);
     let (_serving, _) = start(serve, "serving");
     let keys = [dir.path().join("here"), dir.path().join("there")].map(|k| k.to_str().unwrap().to_owned());

@@ -34,6 +34,18 @@ fn a_web_page_can_neither_ask_nor_see() {
     let absolute = daemon
         .raw(b"GET http://evil.example/version HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
     assert!(absolute.starts_with("HTTP/1.1 421 "), "{absolute}");
+    // RFC 9112 has every server take an absolute target, and the target's host counts too.
+    for (target, status) in [
+        (format!("http://{}/version", daemon.api), 200),
+        ("http://localhost/version".into(), 200),
+        ("https://localhost/version".into(), 421),
+        ("http://user@localhost/version".into(), 421),
+        ("http://localhost.evil.example/version".into(), 421),
+    ] {
+        let answer = daemon
+            .raw(format!("GET {target} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").as_bytes());
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{target}: {answer}");
+    }
     // Origins.
     assert_eq!(status("/version", &["-H", "Origin: http://evil.example"]), 403);
     assert_eq!(status("/version", &["-H", "Origin: null"]), 403);
@@ -136,8 +148,16 @@ fn bodies_have_a_length_and_a_limit() {
         );
         daemon.raw(format!("{head}{headers}\r\n{body}").as_bytes())
     };
-    let chunked = post("Transfer-Encoding: chunked\r\n", "1\r\nx\r\n0\r\n\r\n");
-    assert!(chunked.starts_with("HTTP/1.1 411 ") && chunked.contains("\"error\": 6"), "{chunked}");
+    let none = post("", "");
+    assert!(none.starts_with("HTTP/1.1 411 ") && none.contains("\"error\": 6"), "{none}");
+    let chunked = post("Transfer-Encoding: chunked\r\n", "3\r\nin \r\n6\r\nchunks\r\n0\r\n\r\n");
+    assert!(chunked.starts_with("HTTP/1.1 200 ") && chunked.contains("\"sent\": 9"), "{chunked}");
+    assert_eq!(daemon.ok(&format!("/p2p/recv/{}", daemon.id))["data"], "in chunks");
+    let broken = post("Transfer-Encoding: chunked\r\n", "x\r\n");
+    assert!(broken.starts_with("HTTP/1.1 400 "), "{broken}");
+    let chunk = format!("100000\r\n{}\r\n", "x".repeat(1 << 20));
+    let endless = post("Transfer-Encoding: chunked\r\n", &(chunk.repeat(8) + "1\r\nx\r\n0\r\n\r\n"));
+    assert!(endless.starts_with("HTTP/1.1 413 ") && endless.contains("\"error\": 7"), "{endless}");
     let long = post("Content-Length: 8388609\r\n", "");
     assert!(long.starts_with("HTTP/1.1 413 ") && long.contains("\"error\": 7"), "{long}");
     assert!(post("Content-Length: nine\r\n", "").starts_with("HTTP/1.1 400 "));

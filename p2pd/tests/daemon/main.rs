@@ -11,4 +11,5 @@ mod javascript;
 mod mutate;
 mod page;
 mod pipes;
+mod turn;
 mod webrtc;

@@ -27,7 +27,9 @@ fn a_connection_is_opened_and_talked_over_by_keyboard() {
     browser.write(&there.address);
     browser.press("Enter", 13, "\r");
     browser.shows("outcome", "con_name: direct connect in ");
-    browser.shows("progress", "direct: ");
+    browser.shows("progress", "direct: connected");
+    // Whatever was tried beside it has an end too.
+    browser.becomes("[...document.querySelectorAll('#progress li')].every(l => /connected|not needed/.test(l.textContent))");
     browser.shows("list", &there.id);
     browser.shows("log", "connected");
     assert_eq!(browser.focus(), "text");
@@ -55,6 +57,8 @@ fn a_connection_is_opened_and_talked_over_by_keyboard() {
     let narrow = json!({"width": 360, "height": 640, "deviceScaleFactor": 1, "mobile": true});
     browser.call("Emulation.setDeviceMetricsOverride", narrow);
     assert_eq!(browser.evaluate("document.documentElement.scrollWidth"), 360);
+    let beyond = "[...document.querySelectorAll('button')].filter(b => b.offsetParent && b.getBoundingClientRect().right > 360).length";
+    assert_eq!(browser.evaluate(beyond), 0, "every button is in sight");
     let own = format!("http://{}/", here.api);
     assert!(
         browser.requests.iter().all(|url| url.starts_with(&own) || url.starts_with("data:")),
@@ -75,7 +79,17 @@ fn a_name_is_as_good_as_an_address() {
     let dir = tempfile::tempdir().unwrap();
     let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
     let list = path("servers.toml");
-    let mut serve = p2pd(&["serve", "--json", "--bind", "127.0.0.1", "--mqtt-port", "0", "--stun-port", "0"]);
+    let mut serve = p2pd(&[
+        "serve",
+        "--no-turn",
+        "--json",
+        "--bind",
+        "127.0.0.1",
+        "--mqtt-port",
+        "0",
+        "--stun-port",
+        "0",
+    ]);
     serve.args(["--write", &list]);
     let _serving = start(serve, "serving");
     let there = ["listen", "--echo", "--json", "--bind", "127.0.0.1", "--config", &list, "--name", "example"];

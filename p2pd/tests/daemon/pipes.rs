@@ -39,8 +39,11 @@ fn the_http_connection_becomes_the_pipe() {
         "{refused}"
     );
     assert_eq!(daemon.ok("/p2p/con/con_name")["piped"], true);
-    // Its end is the pipe's.
+    // Its end is the pipe's, and frees the name at once: a client that has left looks the same.
     stream.shutdown(Shutdown::Write).unwrap();
+    while daemon.get("/p2p/con/con_name").0 != 404 {}
+    daemon.ok("/p2p/open/con_name/self");
+    daemon.ok("/p2p/close/con_name");
     let mut rest = Vec::new();
     assert_eq!(daemon.ok(&format!("/p2p/recv/{}", daemon.id))["data"], "ECHO early,");
     daemon.ok(&format!("/p2p/close/{}", daemon.id));

@@ -86,7 +86,7 @@ fn chromium_sends_eight_megabytes_each_way_through_our_relays() {
     let Some(mut browser) = Browser::start(test, &dir.path().join("profile"), &more) else { return };
     let list = dir.path().join("servers.toml");
     let mut serve = p2pd(&["serve", "--json", "--bind", "127.0.0.1", "--mqtt-port", "0", "--stun-port", "0"]);
-    serve.args(["--turn", "--turn-password-file"]).arg(dir.path().join("password")).arg("--write").arg(&list);
+    serve.args(["--turn-password-file"]).arg(dir.path().join("password")).arg("--write").arg(&list);
     let (_serving, _) = start(serve, "serving");
     let turn = Servers::read(&list).unwrap().turn.remove(0);
     let TurnCredential::Password { user, .. } = &turn.credential else { panic!("{:?}", turn.credential) };

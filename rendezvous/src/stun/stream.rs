@@ -9,6 +9,9 @@ use super::{MAX_REQUEST, Server};
 
 /// A client's stream is closed when it asked nothing for this long.
 const SILENCE: Duration = Duration::from_secs(30);
+/// The same of a stream on which something was answered: a client may keep its NAT's mapping by it, and is not to wake more
+/// often than the NAT demands.
+const IDLE: Duration = Duration::from_secs(600);
 
 /// Result of received bytes.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -62,7 +65,7 @@ impl Stream {
                 self.held.clear();
                 match answer {
                     Some(reply) => {
-                        self.deadline = now + SILENCE;
+                        self.deadline = now + IDLE;
                         answers.data.push(reply.data);
                     }
                     None => {

@@ -98,6 +98,11 @@ impl Server {
         self.reach.set_own(own.into_iter().map(|ip| ip.to_canonical()).collect());
     }
 
+    /// Returns true if private addresses are relayed to: they were allowed, or a relay's own is private.
+    pub fn reaches_private(&self) -> bool {
+        self.reach.is_private()
+    }
+
     /// A datagram from `from` came in on the listening socket bound to `local`.
     pub fn datagram(&mut self, now: Duration, local: SocketAddr, from: SocketAddr, data: &[u8]) {
         let way = Way::Udp { local, from };

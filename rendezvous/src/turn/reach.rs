@@ -125,6 +125,11 @@ impl Reach {
         self.relays.contains(&peer)
     }
 
+    /// Tells if private addresses are reached from any of the relays.
+    pub(super) fn is_private(&self) -> bool {
+        self.private || self.relays.iter().any(|relay| scope(*relay) == Private)
+    }
+
     /// Tells if a relay with this address may reach this peer, which is no relay itself.
     pub(super) fn may(&self, relay: IpAddr, peer: IpAddr) -> bool {
         let peer = peer.to_canonical();

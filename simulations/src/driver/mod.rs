@@ -269,7 +269,7 @@ impl NodeProgram {
 
     fn act(&mut self, cx: &mut Cx<'_>, action: Action) {
         match action {
-            Action::BindUdp { sock, local, opts } => match cx.host.bind_udp(local, opts) {
+            Action::BindUdp { sock, local, opts, .. } => match cx.host.bind_udp(local, opts) {
                 Ok(s) => {
                     self.add(sock, Entry::Udp(s));
                     self.bound(cx, sock, s);

@@ -3,6 +3,7 @@
 mod call;
 mod flooded;
 mod homes;
+mod idle;
 mod relaying;
 
 use std::net::IpAddr;
@@ -32,6 +33,7 @@ use homes::Homes;
 
 pub use call::HOME_LEFT;
 pub use homes::{Life, Second, When};
+pub use idle::{Idle, idle};
 pub use relaying::Relaying;
 
 /// Program on a host of a pair's world.

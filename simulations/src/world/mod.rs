@@ -11,7 +11,7 @@ pub use trace::Trace;
 
 use crate::engine::{Digest, Keyed, MICRO, Nanos, Queue};
 use crate::host::{Host, HostEvent, Sock};
-use crate::nat::{Nat, Side, Verdict};
+use crate::nat::{Nat, Side, Timers, Verdict};
 use crate::net::{IcmpKind, LinkSpec, Packet};
 
 /// Time of a packet to its sender's own address.
@@ -212,6 +212,18 @@ impl<A: App> World<A> {
         let own = || self.hosts[host.0].2.iter().find(|(has, _)| *has == ip).map(|(_, plug)| *plug);
         if let Some(plug) = nat.or_else(own) {
             self.plugs[plug.0].link = link;
+        }
+    }
+
+    /// Returns the number of packets that a host has sent to its networks and that were sent to it.
+    pub fn packets(&self, host: HostId) -> u64 {
+        self.hosts[host.0].2.iter().map(|(_, plug)| self.plugs[plug.0].packets).sum()
+    }
+
+    /// Changes the lifetimes of the entries of all NATs.
+    pub fn set_timers(&mut self, timers: Timers) {
+        for (nat, _) in &mut self.nats {
+            nat.spec.timers = timers;
         }
     }
 

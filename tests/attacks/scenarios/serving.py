@@ -194,7 +194,7 @@ def serve_secrets():
         file.write("old")
     os.chmod(path, 0o644)
     with open(path) as reader:
-        server = lab.serve("--turn", "--write", path)
+        server = lab.serve("--turn-password-file", os.path.join(lab.SCRATCH, "turn-password"), "--write", path)
         time.sleep(0.5)
         text = open(path).read()
         shown = "password" in reader.read()

@@ -17,7 +17,7 @@ mod moving;
 mod pipes;
 mod proof;
 mod relay;
-mod servers;
+pub(super) mod servers;
 
 use core::time::Duration;
 use std::net::{IpAddr, SocketAddr};
@@ -395,9 +395,8 @@ impl Node {
         self.work_proof(id);
     }
 
-    /// Returns true if the server at this place of the configuration may send us on to this address.
-    fn may_follow(&self, place: u8, to: SocketAddr) -> bool {
-        let anywhere = self.config.turn.get(usize::from(place)).is_some_and(|s| s.alternates_anywhere);
+    /// Returns true if a server may send us on to this address; `anywhere` if the configuration lets it.
+    fn may_follow(&self, to: SocketAddr, anywhere: bool) -> bool {
         anywhere || paths::may_send_to(&self.ours(), to.ip(), Trust::Stranger)
     }
 
@@ -509,9 +508,9 @@ impl Node {
                 }
                 self.come(id);
             }
-            ServerNews::Refused(code) => relay.refused = Some(code),
-            ServerNews::Redirected { by, place, to } => {
-                let may = self.may_follow(place, to);
+            ServerNews::Refused(_, code) => relay.refused = Some(code),
+            ServerNews::Redirected { by, to, anywhere } => {
+                let may = self.may_follow(to, anywhere);
                 self.with_servers(id, |servers, cx| servers.follow(cx, by, to, may));
             }
             ServerNews::Stale(place) => self.want_login(ServerRef::Turn(place)),
@@ -733,7 +732,7 @@ impl Node {
     }
 }
 
-fn server_end(why: crate::turn::Error) -> PipeEnd {
+pub(super) fn server_end(why: crate::turn::Error) -> PipeEnd {
     match why {
         crate::turn::Error::AllocationGone => PipeEnd::ServerForgot,
         _ => PipeEnd::ServerGone,

@@ -103,6 +103,9 @@ impl Node {
     pub fn pipe_close(&mut self, now: Instant, pipe: PipeId) {
         self.advance(now);
         let id = SockId::from_number(pipe.number());
+        if self.allocations.contains_key(&id) {
+            return self.close_allocation(id);
+        }
         let Some(relay) = self.relays.get_mut(&id).filter(|r| r.stage == RelayStage::Pipe) else { return };
         if relay.finished && !relay.has_arrived() {
             relay.stage = RelayStage::Leaving;

@@ -99,7 +99,7 @@ enum Found {
     Relayed(SocketAddr),
     Proven,
     Failed,
-    Redirected(usize, u8, SocketAddr),
+    Redirected(usize, SocketAddr, bool),
     Stale(u8),
 }
 
@@ -265,8 +265,8 @@ impl Node {
                     self.took_part(key, ip);
                 }
                 Found::Failed => self.proof_failed(id),
-                Found::Redirected(by, place, to) => {
-                    let may = self.may_follow(place, to);
+                Found::Redirected(by, to, anywhere) => {
+                    let may = self.may_follow(to, anywhere);
                     if let Some(servers) = self.proofs.get_mut(&id).and_then(|p| p.servers()) {
                         servers.follow(&mut self.cx, by, to, may);
                     }
@@ -378,9 +378,11 @@ impl Asks {
                     }
                 }
                 ServerNews::Data(..) => {}
-                ServerNews::Redirected { by, place, to } => return Found::Redirected(by, place, to),
+                ServerNews::Redirected { by, to, anywhere } => return Found::Redirected(by, to, anywhere),
                 ServerNews::Stale(place) => return Found::Stale(place),
-                ServerNews::Refused(_) | ServerNews::Lost(_) | ServerNews::Failed(_) => return Found::Failed,
+                ServerNews::Refused(..) | ServerNews::Lost(_) | ServerNews::Failed(_) => {
+                    return Found::Failed;
+                }
             }
         }
         Found::Nothing

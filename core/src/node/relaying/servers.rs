@@ -44,19 +44,19 @@ const CREDIT: u32 = 256 * 1024;
 
 /// Result of the race, and data that come through the relay.
 #[derive(Debug)]
-pub(super) enum ServerNews {
+pub(in crate::node) enum ServerNews {
     /// Peers reach us at this address.
     Allocated(SocketAddr),
     Data(SocketAddr, Bytes),
     /// The server does not let a peer through: ERROR-CODE.
-    Refused(u16),
-    /// The server of this try, at this place of the configuration, sends us to another, if we [may](Servers::follow).
+    Refused(IpAddr, u16),
+    /// The server of this try sends us to another, if we [may](Servers::follow); its entry permits `anywhere`.
     Redirected {
         by: usize,
-        place: u8,
         to: SocketAddr,
+        anywhere: bool,
     },
-    /// The credentials for the server at this place of the configuration are good no longer.
+    /// The credentials for the server at this place of the list are good no longer.
     Stale(u8),
     /// The allocation is gone.
     Lost(turn::Error),
@@ -65,7 +65,7 @@ pub(super) enum ServerNews {
 }
 
 #[derive(Debug)]
-pub(super) struct Servers {
+pub(in crate::node) struct Servers {
     owner: Owner,
     bind: Option<IpAddr>,
     /// The families of address that we have: IPv4, IPv6.
@@ -87,7 +87,7 @@ pub(super) struct Servers {
 /// A server that is asked in one way, at its addresses.
 #[derive(Debug)]
 struct Asked {
-    /// Place of the server in the configuration.
+    /// Place of the server in the list.
     place: u8,
     server: TurnServer,
     renewal: Renewal,
@@ -148,7 +148,7 @@ enum TryState {
 
 impl Servers {
     /// Asks the first servers.
-    pub(super) fn start(
+    pub(in crate::node) fn start(
         cx: &mut Cx,
         owner: Owner,
         list: &[TurnServer],
@@ -174,12 +174,12 @@ impl Servers {
         servers
     }
 
-    pub(super) fn poll_news(&mut self) -> Option<ServerNews> {
+    pub(in crate::node) fn poll_news(&mut self) -> Option<ServerNews> {
         self.news.pop_front()
     }
 
     /// Returns our address at the server.
-    pub(super) fn relayed(&self) -> Option<SocketAddr> {
+    pub(in crate::node) fn relayed(&self) -> Option<SocketAddr> {
         match &self.tries.get(self.chosen?)?.state {
             TryState::Running(_, client) => client.relayed(),
             _ => None,
@@ -187,7 +187,7 @@ impl Servers {
     }
 
     /// ERROR-CODE of the server that relays for us, without proof.
-    pub(super) fn unproven(&self) -> Option<u16> {
+    pub(in crate::node) fn unproven(&self) -> Option<u16> {
         match &self.tries.get(self.chosen?)?.state {
             TryState::Running(_, client) => client.unproven(),
             _ => None,
@@ -195,7 +195,7 @@ impl Servers {
     }
 
     /// Lets datagrams of this address through.
-    pub(super) fn permit(&mut self, cx: &mut Cx, peer: SocketAddr) {
+    pub(in crate::node) fn permit(&mut self, cx: &mut Cx, peer: SocketAddr) {
         let now = cx.now;
         // Of another family than the relayed address, or one too many: nothing comes from there then.
         self.with_client(cx, |client| {
@@ -204,14 +204,32 @@ impl Servers {
     }
 
     /// Sends a datagram from the relayed address.
-    pub(super) fn send(&mut self, cx: &mut Cx, to: SocketAddr, data: &[u8]) {
+    pub(in crate::node) fn send(&mut self, cx: &mut Cx, to: SocketAddr, data: &[u8]) {
         let now = cx.now;
         self.with_client(cx, |client| {
             let _ = client.send(now, to, data);
         });
     }
 
-    pub(super) fn resolved(
+    /// Sends a datagram from the relayed address to a peer that may have no permission yet.
+    pub(in crate::node) fn send_permitting(
+        &mut self,
+        cx: &mut Cx,
+        to: SocketAddr,
+        data: &[u8],
+    ) -> Result<(), turn::SendError> {
+        let (now, mut sent) = (cx.now, Err(turn::SendError::Closed));
+        self.with_client(cx, |client| sent = client.send_permitting(now, to, data));
+        sent
+    }
+
+    /// Asks the server that relays for us whether it still does.
+    pub(in crate::node) fn check(&mut self, cx: &mut Cx) {
+        let now = cx.now;
+        self.with_client(cx, |client| client.check(now));
+    }
+
+    pub(in crate::node) fn resolved(
         &mut self,
         cx: &mut Cx,
         query: QueryId,
@@ -245,7 +263,7 @@ impl Servers {
             let (from, at) =
                 (local_for(cx, ip, self.bind), SocketAddr::new(ip, asked.server.first(asked.over).1));
             let sock = match asked.over {
-                Transport::Udp => cx.bind_udp(self.owner, from),
+                Transport::Udp => cx.bind_udp_for(self.owner, from, Some(at)),
                 Transport::Tcp => {
                     let (limit, wrap) = (asked.race.left(cx.now), asked.server.wrap());
                     cx.dial_server(self.owner, from, at, limit, wrap)
@@ -256,7 +274,7 @@ impl Servers {
     }
 
     /// Takes in that a socket is bound or connected.
-    pub(super) fn opened(&mut self, cx: &mut Cx, sock: SockId) {
+    pub(in crate::node) fn opened(&mut self, cx: &mut Cx, sock: SockId) {
         let Some(n) = self.place(sock) else { return };
         let t = &mut self.tries[n];
         let TryState::Opening(_) = t.state else { return };
@@ -273,7 +291,7 @@ impl Servers {
         self.pump(cx, n);
     }
 
-    pub(super) fn datagram(&mut self, cx: &mut Cx, sock: SockId, from: SocketAddr, data: &[u8]) {
+    pub(in crate::node) fn datagram(&mut self, cx: &mut Cx, sock: SockId, from: SocketAddr, data: &[u8]) {
         let Some(n) = self.place(sock) else { return };
         let Try { at, state: TryState::Running(_, client), .. } = &mut self.tries[n] else { return };
         if from == *at {
@@ -284,7 +302,7 @@ impl Servers {
         }
     }
 
-    pub(super) fn received(&mut self, cx: &mut Cx, sock: SockId, data: &[u8]) {
+    pub(in crate::node) fn received(&mut self, cx: &mut Cx, sock: SockId, data: &[u8]) {
         let Some(n) = self.place(sock) else { return };
         let TryState::Running(_, client) = &mut self.tries[n].state else { return };
         client.handle(cx.now, data);
@@ -293,7 +311,7 @@ impl Servers {
     }
 
     /// Takes in the end of a stream.
-    pub(super) fn ended(&mut self, cx: &mut Cx, sock: SockId) {
+    pub(in crate::node) fn ended(&mut self, cx: &mut Cx, sock: SockId) {
         let Some(n) = self.place(sock) else { return };
         if let TryState::Running(_, client) = &mut self.tries[n].state {
             client.handle_end(cx.now);
@@ -302,10 +320,12 @@ impl Servers {
     }
 
     /// Takes in that a socket failed and is gone.
-    pub(super) fn failed(&mut self, cx: &mut Cx, sock: SockId, why: IoFailure) {
+    pub(in crate::node) fn failed(&mut self, cx: &mut Cx, sock: SockId, why: IoFailure) {
         let Some(n) = self.place(sock) else { return };
+        // Nobody listens there. A relay that is in use ends by what the server says, or by its silence.
+        let refused = self.asked[self.tries[n].of].over == Transport::Udp && self.chosen != Some(n);
         match &mut self.tries[n].state {
-            TryState::Running(_, client) => {
+            TryState::Running(_, client) if self.closed || !refused => {
                 client.handle_end(cx.now);
                 self.pump(cx, n);
             }
@@ -316,7 +336,7 @@ impl Servers {
         }
     }
 
-    pub(super) fn timeout(&mut self, cx: &mut Cx) {
+    pub(in crate::node) fn timeout(&mut self, cx: &mut Cx) {
         for n in 0..self.asked.len() {
             if matches!(self.asked[n].renewal, Renewal::Awaited(until) if until <= cx.now) {
                 self.renewed(cx, n, None);
@@ -340,7 +360,7 @@ impl Servers {
         }
     }
 
-    pub(super) fn poll_timeout(&self) -> Option<Instant> {
+    pub(in crate::node) fn poll_timeout(&self) -> Option<Instant> {
         let tries = self.tries.iter().filter_map(|t| match &t.state {
             TryState::Running(_, client) => client.poll_timeout(),
             _ => None,
@@ -366,7 +386,7 @@ impl Servers {
     }
 
     /// Gives the allocation up, and every other one that is asked for.
-    pub(super) fn close(&mut self, cx: &mut Cx) {
+    pub(in crate::node) fn close(&mut self, cx: &mut Cx) {
         if !core::mem::replace(&mut self.closed, true) {
             self.waiting.clear();
             self.release_all(cx, None);
@@ -374,12 +394,12 @@ impl Servers {
     }
 
     /// Returns true if no server holds anything of ours, or says so.
-    pub(super) fn is_over(&self) -> bool {
+    pub(in crate::node) fn is_over(&self) -> bool {
         self.tries.iter().all(|t| matches!(t.state, TryState::Ended(_)))
     }
 
     /// Closes every socket at once.
-    pub(super) fn drop_sockets(&mut self, cx: &mut Cx) {
+    pub(in crate::node) fn drop_sockets(&mut self, cx: &mut Cx) {
         self.asked.iter_mut().for_each(|asked| asked.race.stop(cx));
         for t in &mut self.tries {
             if let TryState::Opening(sock) | TryState::Running(sock, _) = t.state {
@@ -506,7 +526,7 @@ impl Servers {
     }
 
     /// Asks the alternate server that a server named, in the same way and as the same user, if we may be sent there.
-    pub(super) fn follow(&mut self, cx: &mut Cx, by: usize, to: SocketAddr, may: bool) {
+    pub(in crate::node) fn follow(&mut self, cx: &mut Cx, by: usize, to: SocketAddr, may: bool) {
         let Some(t) = self.tries.get(by) else { return };
         let (of, [v4, v6]) = (t.of, self.ours);
         let ours = if to.is_ipv4() { v4 } else { v6 };
@@ -543,7 +563,7 @@ impl Servers {
     }
 
     /// Takes the credentials that our user has given for a server, if any.
-    pub(super) fn renew(&mut self, cx: &mut Cx, place: u8, fresh: Option<&Credentials>) {
+    pub(in crate::node) fn renew(&mut self, cx: &mut Cx, place: u8, fresh: Option<&Credentials>) {
         for (_, server) in self.waiting.iter_mut().filter(|(p, _)| *p == place) {
             server.renew(fresh);
         }
@@ -579,7 +599,8 @@ impl Servers {
         match why {
             turn::Error::WrongCredentials => self.mend(cx, n),
             turn::Error::Redirected(to) if !asked.is_alternate => {
-                self.news.push_back(ServerNews::Redirected { by: n, place: asked.place, to });
+                let anywhere = asked.server.alternates_anywhere;
+                self.news.push_back(ServerNews::Redirected { by: n, to, anywhere });
                 true
             }
             // 420: it has not heard of the attribute that asks for IPv6.
@@ -669,8 +690,8 @@ impl Servers {
             turn::Event::Data { from, data } if chosen => {
                 self.news.push_back(ServerNews::Data(from, data));
             }
-            turn::Event::Refused { code, .. } if chosen => {
-                self.news.push_back(ServerNews::Refused(code));
+            turn::Event::Refused { peer, code } if chosen => {
+                self.news.push_back(ServerNews::Refused(peer, code));
             }
             turn::Event::Data { .. } | turn::Event::Refused { .. } | turn::Event::Permitted(_) => {}
             turn::Event::Lost(why) => {
@@ -720,7 +741,7 @@ impl Servers {
     }
 
     /// Describes the result of each server that was asked.
-    pub(super) fn describe(&self) -> String {
+    pub(in crate::node) fn describe(&self) -> String {
         let mut text = String::new();
         for (of, asked) in self.asked.iter().enumerate() {
             let over = match (asked.over, &asked.server.tls) {

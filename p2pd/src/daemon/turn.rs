@@ -1,0 +1,161 @@
+//! Relayed addresses at TURN servers: the calls below `/p2p/turn/NAME`.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use p2pd_core::pipe::subscriptions::{Message, Queue, SubscriptionId};
+use p2pd_tokio::messages::{MessagePipe, PipeOptions, RecvError, SendError};
+use p2pd_tokio::{Allocate, AllocateError, Node, RelayFamily};
+use serde_json::{Value, json};
+
+use super::answer::Refused;
+use super::call::{Name, Subscribed};
+
+/// Longest wait for a datagram to be taken.
+const SEND: Duration = Duration::from_secs(30);
+
+/// A call that concerns a relayed address.
+#[derive(Debug)]
+pub(super) enum TurnCall {
+    Open,
+    Close,
+    Send(SocketAddr, Vec<u8>),
+    Recv(Subscribed, Duration),
+    Subscribe(Subscribed),
+    Unsubscribe(Subscribed),
+}
+
+/// The relayed addresses by their names.
+#[derive(Debug, Default)]
+pub(super) struct Turns(Mutex<BTreeMap<Name, Arc<Relayed>>>);
+
+#[derive(Debug)]
+struct Relayed {
+    pipe: MessagePipe,
+    /// Subscriptions by the texts of their two patterns.
+    named: Mutex<BTreeMap<(String, String), SubscriptionId>>,
+}
+
+impl Turns {
+    /// Asks the TURN servers of the list for an address.
+    pub(super) async fn open(
+        &self,
+        node: &Node,
+        name: &Name,
+        (family, timeout): (Option<&str>, Option<Duration>),
+        queue: Queue,
+    ) -> Result<Value, Refused> {
+        if self.all().contains_key(name) {
+            return Err(Refused::NameTaken);
+        }
+        let mut wish = Allocate::default();
+        wish.family = match family {
+            None => None,
+            Some("4") => Some(RelayFamily::V4),
+            Some("6") => Some(RelayFamily::V6),
+            Some(_) => return Err(Refused::BadOption("family")),
+        };
+        wish.timeout = timeout.unwrap_or(wish.timeout);
+        let failed = |why: String| Refused::ConnectFailed(json!({"reason": why}));
+        let allocation = node.allocate(wish).await.map_err(|why| match why {
+            AllocateError::TooMany => Refused::TooMany("relayed addresses"),
+            why => failed(why.to_string()),
+        })?;
+        let at = allocation.relayed_addr();
+        let options = PipeOptions { queue, ..PipeOptions::default() };
+        let pipe = MessagePipe::new(allocation, &options).map_err(|why| failed(why.to_string()))?;
+        let relayed = Relayed { pipe, named: Mutex::default() };
+        relayed.subscribe(&Subscribed::everything(), queue)?;
+        let mut all = self.all();
+        if all.contains_key(name) {
+            return Err(Refused::NameTaken);
+        }
+        all.insert(name.clone(), Arc::new(relayed));
+        Ok(json!({"name": name.0, "relayed": [at.ip().to_string(), at.port()]}))
+    }
+
+    /// Gives an address up.
+    pub(super) async fn close(&self, name: &Name) -> Result<Value, Refused> {
+        let relayed = self.find(name)?;
+        self.all().remove(name);
+        relayed.pipe.close().await;
+        Ok(json!({"closed": name.0}))
+    }
+
+    pub(super) async fn send(&self, name: &Name, to: SocketAddr, data: &[u8]) -> Result<Value, Refused> {
+        let relayed = self.find(name)?;
+        match tokio::time::timeout(SEND, relayed.pipe.send_to(data, to)).await {
+            Ok(Ok(())) => Ok(json!({"name": name.0, "sent": data.len()})),
+            Ok(Err(SendError::Failed(std::io::ErrorKind::InvalidInput))) if data.len() > 1400 => {
+                Err(Refused::TooLong)
+            }
+            Ok(Err(SendError::Failed(std::io::ErrorKind::InvalidInput))) => {
+                Err(Refused::BadOption("the address's family"))
+            }
+            Ok(Err(_)) => Err(Refused::Ended),
+            Err(_) => Err(Refused::Busy),
+        }
+    }
+
+    /// The next datagram of a subscription, with how many it has dropped so far.
+    pub(super) async fn recv(
+        &self,
+        name: &Name,
+        of: &Subscribed,
+        timeout: Duration,
+    ) -> Result<(Message, u64), Refused> {
+        let relayed = self.find(name)?;
+        let id = *relayed.named().get(&of.key()).ok_or(Refused::NoSuchSubscription)?;
+        match relayed.pipe.recv_from(id, timeout).await {
+            Ok(message) => Ok((message, relayed.pipe.dropped(id).unwrap_or_default())),
+            Err(RecvError::TimedOut) => Err(Refused::Empty(name.0.clone())),
+            Err(RecvError::Ended(_)) => Err(Refused::Ended),
+            Err(RecvError::NoSuchSubscription) => Err(Refused::NoSuchSubscription),
+        }
+    }
+
+    pub(super) fn subscribe(&self, name: &Name, to: &Subscribed, queue: Queue) -> Result<Value, Refused> {
+        self.find(name)?.subscribe(to, queue)?;
+        Ok(json!({"name": name.0, "sub": [to.message.as_str(), to.peer.as_str()]}))
+    }
+
+    pub(super) fn unsubscribe(&self, name: &Name, from: &Subscribed) -> Result<Value, Refused> {
+        let relayed = self.find(name)?;
+        let id = relayed.named().remove(&from.key()).ok_or(Refused::NoSuchSubscription)?;
+        relayed.pipe.unsubscribe(id);
+        Ok(json!({"name": name.0, "unsub": [from.message.as_str(), from.peer.as_str()]}))
+    }
+
+    fn find(&self, name: &Name) -> Result<Arc<Relayed>, Refused> {
+        self.all().get(name).cloned().ok_or_else(|| Refused::NoSuchConnection(name.0.clone()))
+    }
+
+    fn all(&self) -> MutexGuard<'_, BTreeMap<Name, Arc<Relayed>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Relayed {
+    /// Subscribes; a subscription that exists is left as it is.
+    fn subscribe(&self, to: &Subscribed, queue: Queue) -> Result<(), Refused> {
+        let mut named = self.named();
+        if !named.contains_key(&to.key()) {
+            let id = self.pipe.subscribe_with(to.message.clone(), to.peer.clone(), queue);
+            named.insert(to.key(), id.map_err(|_| Refused::TooMany("subscriptions"))?);
+        }
+        Ok(())
+    }
+
+    fn named(&self) -> MutexGuard<'_, BTreeMap<(String, String), SubscriptionId>> {
+        self.named.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The address that a path names.
+pub(super) fn address(ip: &str, port: &str) -> Option<SocketAddr> {
+    let ip: IpAddr = ip.parse().ok()?;
+    let port: u16 = port.parse().ok()?;
+    Some(SocketAddr::new(ip, port))
+}

@@ -1,0 +1,326 @@
+//! The commands of README and of the guide, run as they stand there, at terminals. Only names that no machine here has
+//! are replaced: the server's host, and the example's address by the listener's.
+#![cfg(unix)]
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use p2pd::servers::{FORBID_PUBLIC, Servers};
+use tempfile::TempDir;
+
+const PATIENCE: Duration = Duration::from_secs(60);
+/// The program at this machine alone, with ports that are free.
+const PROGRAM: &str = r#"#!/bin/sh
+verb=$1; shift
+case $verb in
+file) verb="file $1"; shift; set -- --bind 127.0.0.1 "$@" ;;
+serve) set -- --bind 127.0.0.1 --mqtt-port 0 --stun-port 0 "$@" ;;
+daemon) set -- --bind 127.0.0.1 --api 127.0.0.1:0 "$@" ;;
+listen|connect) case " $* " in *" --bind "*) ;; *) set -- --bind 127.0.0.1 "$@" ;; esac ;;
+esac
+exec "$P2PD" $verb "$@"
+"#;
+
+/// A document, as the repository has it.
+macro_rules! document {
+    ($path:literal) => {
+        Document { text: include_str!(concat!("../../", $path)) }
+    };
+}
+
+struct Document {
+    text: &'static str,
+}
+
+impl Document {
+    /// Blocks between fences of this kind.
+    fn blocks(&self, kind: &str) -> Vec<&'static str> {
+        let mut blocks = Vec::new();
+        let mut parts = self.text.split("\n```");
+        parts.next();
+        while let Some(block) = parts.next() {
+            let (head, body) = block.split_once('\n').unwrap_or((block, ""));
+            if head == kind {
+                blocks.push(body);
+            }
+            parts.next();
+        }
+        blocks
+    }
+
+    /// Commands of all blocks: the prompt, and what is typed.
+    fn commands(&self) -> Vec<(&'static str, &'static str)> {
+        let prompted = |line: &'static str| {
+            let (prompt, command) = line.split_once('$')?;
+            ["", "here", "there", "server"].contains(&prompt).then(|| (prompt, command.trim()))
+        };
+        self.blocks("").into_iter().flat_map(str::lines).filter_map(prompted).collect()
+    }
+}
+
+/// A machine of its own: a folder that is home and current, with the program in its path.
+struct Machine {
+    dir: TempDir,
+}
+
+/// A command at a terminal.
+struct Terminal {
+    child: Child,
+    said: Arc<Mutex<String>>,
+}
+
+impl Drop for Terminal {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Machine {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let bin = dir.path().join("bin");
+        std::fs::create_dir(&bin).unwrap();
+        std::fs::write(bin.join("p2pd"), PROGRAM).unwrap();
+        std::fs::set_permissions(bin.join("p2pd"), PermissionsExt::from_mode(0o755)).unwrap();
+        Machine { dir }
+    }
+
+    fn path(&self, name: &str) -> std::path::PathBuf {
+        self.dir.path().join(name)
+    }
+
+    fn types(&self, line: &str) -> Terminal {
+        let mut command = Command::new("script");
+        command.args(["--quiet", "--return", "--echo", "never", "--command", line, "/dev/null"]);
+        let bin = self.path("bin").display().to_string();
+        let path = format!("{bin}:{}", std::env::var("PATH").unwrap_or_default());
+        command.env("PATH", path).env("HOME", self.dir.path()).env("P2PD", env!("CARGO_BIN_EXE_p2pd"));
+        command.env("SHELL", "/bin/sh").env(FORBID_PUBLIC, "1").current_dir(self.dir.path());
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        let said = Arc::new(Mutex::new(String::new()));
+        let (mut from, into) = (child.stdout.take().unwrap(), said.clone());
+        std::thread::spawn(move || {
+            let mut buffer = [0; 4096];
+            while let Ok(n @ 1..) = std::io::Read::read(&mut from, &mut buffer) {
+                into.lock().unwrap().push_str(&String::from_utf8_lossy(&buffer[..n]));
+            }
+        });
+        Terminal { child, said }
+    }
+}
+
+impl Terminal {
+    fn said(&self) -> String {
+        self.said.lock().unwrap().clone()
+    }
+
+    /// Waits for a line that begins so, and returns its rest.
+    fn says(&self, begin: &str) -> String {
+        let since = Instant::now();
+        loop {
+            let said = self.said();
+            let whole = said.rsplit_once('\n').map_or("", |(whole, _)| whole);
+            let mut lines =
+                whole.lines().map(|line| line.rsplit('\r').find(|part| !part.is_empty()).unwrap_or(""));
+            let found = lines.find_map(|line| line.split_once(begin));
+            if let Some((_, rest)) = found {
+                return rest.trim().to_owned();
+            }
+            assert!(since.elapsed() < PATIENCE, "not {begin:?}: {said}");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    fn ends(mut self) -> (Option<i32>, String) {
+        let since = Instant::now();
+        loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                std::thread::sleep(Duration::from_millis(50));
+                return (status.code(), self.said());
+            }
+            assert!(since.elapsed() < PATIENCE, "goes on: {}", self.said());
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+}
+
+/// Replaces the example's address, which is quoted or the word ADDRESS.
+fn to(line: &str, address: &str) -> String {
+    let line = line.replace("ADDRESS", &format!("'{address}'"));
+    match line
+        .split_once('\'')
+        .and_then(|(before, rest)| Some((before.to_owned(), rest.split_once("…'")?.1.to_owned())))
+    {
+        Some((before, after)) => format!("{before}'{address}'{after}"),
+        None => line,
+    }
+}
+
+/// `serve` as a document has it, whose list is copied to a computer.
+fn serves(line: &str, list_to: &Path) -> (Machine, Terminal) {
+    let server = Machine::new();
+    let serving = server.types(&line.replace("server.example", "127.0.0.1"));
+    serving.says("serving: ");
+    std::fs::copy(server.path("servers.toml"), list_to).unwrap();
+    (server, serving)
+}
+
+const SERVE: &str = "p2pd serve --write servers.toml --host server.example";
+
+#[test]
+fn the_readmes_two_computers() {
+    let commands = document!("README.md").commands();
+    let [_, _, (_, demo), (_, serve), ("there", listen), ("here", connect)] = commands[..] else {
+        panic!("{commands:?}")
+    };
+    assert_eq!(serve, SERVE);
+    assert_eq!(demo.split('#').next().unwrap().trim(), "p2pd demo");
+    let (here, there) = (Machine::new(), Machine::new());
+    let _serving = serves(serve, &there.path("servers.toml"));
+    std::fs::copy(there.path("servers.toml"), here.path("servers.toml")).unwrap();
+    let listener = there.types(listen);
+    let address = listener.says("ready: ");
+    let (code, said) = here.types(&to(connect, &address)).ends();
+    assert_eq!(code, Some(0), "{said}");
+    listener.says("hello");
+    // What the listener says is the other side's command is that.
+    let line = listener.says("other side: ");
+    let (code, said) = here.types(&format!("echo again | {line}")).ends();
+    assert_eq!(code, Some(0), "{line}: {said}");
+    listener.says("again");
+}
+
+#[test]
+fn two_computers_of_the_guide() {
+    let commands = document!("docs/src/guide/two-computers.md").commands();
+    let [("there", alone), ("here", alone_to), ("server", serve), ("there", listen), ("here", connect)] =
+        commands[..]
+    else {
+        panic!("{commands:?}")
+    };
+    let (here, there) = (Machine::new(), Machine::new());
+    let listener = there.types(alone);
+    let (code, said) = here.types(&to(alone_to, &listener.says("ready: "))).ends();
+    assert_eq!(code, Some(0), "{said}");
+    listener.says("hello");
+    drop(listener);
+    let _serving = serves(serve, &there.path("servers.toml"));
+    std::fs::copy(there.path("servers.toml"), here.path("servers.toml")).unwrap();
+    std::fs::write(here.path("file"), "a file\n").unwrap();
+    let listener = there.types(listen);
+    let (code, said) = here.types(&to(connect, &listener.says("ready: "))).ends();
+    assert_eq!(code, Some(0), "{said}");
+    listener.says("a file");
+    assert!(there.path("p2pd.key").exists());
+}
+
+#[test]
+fn files_and_names_of_the_guide() {
+    let files = document!("docs/src/guide/files.md").commands();
+    let names = document!("docs/src/guide/names.md").commands();
+    let ([("there", receive), ("here", send)], [("there", listen), ("here", connect)]) =
+        (&files[..], &names[..])
+    else {
+        panic!("{files:?} {names:?}")
+    };
+    let (here, there) = (Machine::new(), Machine::new());
+    let _serving = serves(SERVE, &there.path("servers.toml"));
+    std::fs::copy(there.path("servers.toml"), here.path("servers.toml")).unwrap();
+    for name in ["one.jpg", "two.jpg"] {
+        std::fs::write(here.path(name), name).unwrap();
+    }
+    let receiver = there.types(receive);
+    let (code, said) = here.types(&to(send, &receiver.says("ready: "))).ends();
+    assert_eq!(code, Some(0), "{said}");
+    assert_eq!(std::fs::read_to_string(there.path("Downloads/two.jpg")).unwrap(), "two.jpg");
+    std::fs::write(here.path("file"), "by name\n").unwrap();
+    let listener = there.types(listen);
+    assert!(listener.says("registered: ").starts_with("example.peer, on 1 broker"));
+    listener.says("ready: ");
+    let (code, said) = here.types(connect).ends();
+    assert_eq!(code, Some(0), "{said}");
+    listener.says("by name");
+}
+
+#[test]
+fn the_socket_handed_over() {
+    let commands = document!("docs/src/guide/handover.md").commands();
+    let [("there", listen), ("here", by_three), ("here", by_stdio)] = commands[..] else {
+        panic!("{commands:?}")
+    };
+    let (here, there) = (Machine::new(), Machine::new());
+    let example = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/handover/receive.py");
+    std::fs::copy(example, here.path("receive.py")).unwrap();
+    let uncommented = |line: &str| line.split('#').next().unwrap().trim().to_owned();
+    let listener = there.types(&format!("echo from there | {listen} --no-servers"));
+    let address = listener.says("ready: ");
+    let exec = |line: &str| {
+        let line = to(&uncommented(line), &address).replacen("connect ", "connect --no-servers ", 1);
+        here.types(&line).ends()
+    };
+    let (code, said) = exec(by_three);
+    assert_eq!((code, said.contains("from there")), (Some(0), true), "{said}");
+    let (code, said) = exec(by_stdio);
+    assert_eq!(code, Some(0), "{said}");
+}
+
+#[test]
+fn the_rest_api_of_the_guide() {
+    let commands = document!("docs/src/guide/rest.md").commands();
+    let [(_, daemon), (_, function), calls @ ..] = &commands[..] else { panic!("{commands:?}") };
+    assert_eq!(calls.len(), 7);
+    let here = Machine::new();
+    let _serving = serves(SERVE, &here.path("servers.toml"));
+    std::fs::write(here.path("file"), "ECHO bytes").unwrap();
+    let daemon = here.types(daemon);
+    let api = daemon.says("API on http://").split(',').next().unwrap().to_owned();
+    daemon.says("ready: ");
+    for ((_, call), said) in calls.iter().zip([
+        "\"addr\": \"0-",
+        "\"name\": \"con_name\"",
+        "\"sent\": 18",
+        "\"data\": \"hello, world!\"",
+        "\"sent\": 10",
+        "\"sub\": ",
+        "\"strategy\": \"direct connect\"",
+    ]) {
+        let line = format!("{function}\n{}", call.replace("127.0.0.1:12333", &api));
+        let (code, heard) = here.types(&line).ends();
+        assert!(code == Some(0) && heard.contains(said), "{call}: {heard}");
+    }
+}
+
+/// Lists are read, each table of the guide by itself.
+#[test]
+fn the_lists_of_the_guide() {
+    let blocks = document!("docs/src/guide/servers.md").blocks("toml");
+    assert!(blocks.len() >= 4);
+    for block in blocks {
+        let here = Machine::new();
+        std::fs::write(here.path("list.toml"), block).unwrap();
+        for name in ["password", "proxy-password"] {
+            std::fs::write(here.path(name), "secret\n").unwrap();
+            std::fs::set_permissions(here.path(name), PermissionsExt::from_mode(0o600)).unwrap();
+        }
+        let read = Servers::read(&here.path("list.toml"));
+        assert!(read.is_ok(), "{block}: {:?}", read.err());
+    }
+}
+
+/// Whatever gets commands has a test above.
+#[test]
+fn no_page_is_left_out() {
+    let tested = ["two-computers.md", "files.md", "names.md", "handover.md", "rest.md", "servers.md"];
+    let guide = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/src/guide");
+    for entry in std::fs::read_dir(guide).unwrap() {
+        let entry = entry.unwrap();
+        let (name, text) =
+            (entry.file_name().into_string().unwrap(), std::fs::read_to_string(entry.path()).unwrap());
+        let document = Document { text: Box::leak(text.into_boxed_str()) };
+        assert!(tested.contains(&&*name) || document.commands().is_empty(), "{name} has commands");
+    }
+}
