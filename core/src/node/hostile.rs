@@ -81,7 +81,8 @@ fn answer(question: &[u8], seen: SocketAddr) -> Vec<u8> {
     out
 }
 
-fn stun_servers(count: u8) -> Vec<SocketAddr> {
+/// Addresses of so many STUN servers.
+fn stuns(count: u8) -> Vec<SocketAddr> {
     (0..count).map(|n| ([192, 0, 2, n], 3478).into()).collect()
 }
 
@@ -99,11 +100,11 @@ impl Bench {
             ..TurnServer::new(&TURN.ip().to_string(), TURN.port(), TurnAuth::Nobody)
         }];
         config.accept = accept;
-        Bench::of(config, stun_servers(2), Box::new(|local, _, q| Some((20 * MS, answer(q, local)))))
+        Bench::of(config, stuns(2), Box::new(|local, _, q| Some((20 * MS, answer(q, local)))))
     }
 
     fn new(accept: Accept, servers: u8, answers: Answers) -> Bench {
-        Bench::asking(accept, stun_servers(servers), answers)
+        Bench::asking(accept, stuns(servers), answers)
     }
 
     fn asking(accept: Accept, servers: Vec<SocketAddr>, answers: Answers) -> Bench {
