@@ -40,7 +40,7 @@ pub fn idle(pair: &Pair, hours: u32, change: Option<(Nanos, Timers)>) -> Idle {
             idle.remapped.push(second);
         }
         mapped = now;
-        if second > 0 && second * SECOND % HOUR == 0 {
+        if second > 0 && (second * SECOND).is_multiple_of(HOUR) {
             let all = run.world.packets(node);
             idle.packets.push(all - before);
             before = all;
