@@ -28,7 +28,7 @@ use crate::random::Domain;
 use crate::server::{Dials, Race};
 use crate::signal::seal::MAX_ENVELOPE;
 use crate::time::Instant;
-use crate::wire::mqtt::{self, Incoming, MqttSplitter, Qos};
+use crate::wire::mqtt::{self, Incoming, MqttSplitter};
 
 /// Keep-alive told to the broker (MQTT 3.1.1 section 3.1.2.10), in seconds: half as much again as the longest time between
 /// two pings. A broker that refuses the first may take another.
@@ -355,7 +355,7 @@ impl Session {
         }
         let packet_id = self.fresh_packet_id();
         if let State::Ready { link, .. } = &mut self.state
-            && let Ok(packet) = mqtt::subscribe(packet_id, topic, Qos::AtMostOnce)
+            && let Ok(packet) = mqtt::subscribe(packet_id, topic)
         {
             self.unanswered.insert(packet_id, Unanswered::Subscribe(topic.into()));
             link.send(cx, packet);
@@ -683,7 +683,7 @@ impl Session {
     fn subscribe_to_ours(&mut self, cx: &mut Cx) -> News {
         let fresh = self.fresh_packet_id();
         let State::Subscribing { link, packet_id, again, .. } = &mut self.state else { return News::new() };
-        let Ok(subscribe) = mqtt::subscribe(fresh, &self.topic.to_string(), Qos::AtMostOnce) else {
+        let Ok(subscribe) = mqtt::subscribe(fresh, &self.topic.to_string()) else {
             return self.lose(cx, BrokerLoss::Malformed);
         };
         (*packet_id, *again) = (fresh, None);
@@ -751,7 +751,7 @@ impl Session {
             && let Some(outgoing) = self.outbox.pop_front()
         {
             let retain = outgoing.retain && self.broken_kept < MAX_BROKEN;
-            if let Ok(packet) = mqtt::publish(None, &outgoing.topic, &outgoing.payload, retain) {
+            if let Ok(packet) = mqtt::publish(&outgoing.topic, &outgoing.payload, retain) {
                 link.send(cx, packet);
                 link.unheard += 1;
                 link.kept |= retain;

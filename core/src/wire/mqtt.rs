@@ -55,11 +55,6 @@ pub enum Incoming<'a> {
         /// Whether every topic was granted.
         granted: bool,
     },
-    /// The answer to PUBLISH at QoS 1 (section 3.4).
-    Puback {
-        /// Id of the PUBLISH.
-        packet_id: NonZeroU16,
-    },
     /// A message (section 3.3).
     Publish {
         /// Topic of the message.
@@ -80,15 +75,6 @@ pub enum Incoming<'a> {
     },
     /// The answer to PINGREQ (section 3.13).
     Pingresp,
-}
-
-/// Quality of service: how often a message may arrive (section 4.3).
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Qos {
-    /// QoS 0.
-    AtMostOnce,
-    /// QoS 1.
-    AtLeastOnce,
 }
 
 /// Builds CONNECT with a clean session (section 3.1); `keep_alive` in seconds.
@@ -112,16 +98,12 @@ pub fn connect(client_id: &str, keep_alive: u16, login: Option<&Login>) -> Resul
     )
 }
 
-/// Builds SUBSCRIBE to one topic (section 3.8).
+/// Builds SUBSCRIBE to one topic at QoS 0 (section 3.8).
 ///
 /// # Errors
 /// `TooLong` for a topic over 65,535 bytes.
-pub fn subscribe(packet_id: NonZeroU16, topic: &str, qos: Qos) -> Result<Bytes, MqttError> {
-    let qos = match qos {
-        Qos::AtMostOnce => QoS::AtMostOnce,
-        Qos::AtLeastOnce => QoS::AtLeastOnce,
-    };
-    let topics = vec![SubscribeTopic { topic_path: checked(topic)?.into(), qos }];
+pub fn subscribe(packet_id: NonZeroU16, topic: &str) -> Result<Bytes, MqttError> {
+    let topics = vec![SubscribeTopic { topic_path: checked(topic)?.into(), qos: QoS::AtMostOnce }];
     encode(&Packet::Subscribe(Subscribe::new(pid(packet_id), topics)), topic.len())
 }
 
@@ -134,18 +116,12 @@ pub fn unsubscribe(packet_id: NonZeroU16, topic: &str) -> Result<Bytes, MqttErro
     encode(&Packet::Unsubscribe(Unsubscribe::new(pid(packet_id), topics)), topic.len())
 }
 
-/// Builds PUBLISH at QoS 1, or without a packet id at QoS 0 (section 3.3); with `retain` the server keeps it for whoever subscribes
-/// later.
+/// Builds PUBLISH at QoS 0 (section 3.3); with `retain` the server keeps it for whoever subscribes later.
 ///
 /// # Errors
 /// `TooLong` if topic and payload do not fit a packet of [`MQTT_MAX`] bytes.
-pub fn publish(
-    packet_id: Option<NonZeroU16>,
-    topic: &str,
-    payload: &[u8],
-    retain: bool,
-) -> Result<Bytes, MqttError> {
-    let qospid = packet_id.map_or(QosPid::AtMostOnce, |id| QosPid::AtLeastOnce(pid(id)));
+pub fn publish(topic: &str, payload: &[u8], retain: bool) -> Result<Bytes, MqttError> {
+    let qospid = QosPid::AtMostOnce;
     let packet = Publish { dup: false, qospid, retain, topic_name: checked(topic)?, payload };
     encode(&Packet::Publish(packet), topic.len() + payload.len())
 }
@@ -192,7 +168,6 @@ pub fn decode(packet: &[u8]) -> Result<Incoming<'_>, MqttError> {
             packet_id: id(suback.pid)?,
             granted: suback.return_codes.iter().all(|c| *c != SubscribeReturnCodes::Failure),
         }),
-        Packet::Puback(pid) => Ok(Incoming::Puback { packet_id: id(pid)? }),
         Packet::Unsuback(pid) => Ok(Incoming::Unsuback { packet_id: id(pid)? }),
         Packet::Publish(p) => Ok(Incoming::Publish {
             topic: p.topic_name,
@@ -290,13 +265,9 @@ mod tests {
     fn packets_look_as_the_standard_says() {
         let expected = b"\x10\x0e\x00\x04MQTT\x04\x02\x00\x1e\x00\x02me";
         assert_eq!(connect("me", 30, None).as_deref(), Ok(&expected[..]));
-        assert_eq!(
-            subscribe(ID, "a/b", Qos::AtLeastOnce).as_deref(),
-            Ok(&b"\x82\x08\x12\x34\x00\x03a/b\x01"[..])
-        );
-        assert_eq!(publish(Some(ID), "a", b"hi", false).as_deref(), Ok(&b"\x32\x07\x00\x01a\x12\x34hi"[..]));
-        assert_eq!(publish(None, "a", b"hi", false).as_deref(), Ok(&b"\x30\x05\x00\x01ahi"[..]));
-        assert_eq!(publish(Some(ID), "a", b"hi", true).map(|p| p[0]), Ok(0x33));
+        assert_eq!(subscribe(ID, "a/b").as_deref(), Ok(&b"\x82\x08\x12\x34\x00\x03a/b\x00"[..]));
+        assert_eq!(publish("a", b"hi", false).as_deref(), Ok(&b"\x30\x05\x00\x01ahi"[..]));
+        assert_eq!(publish("a", b"hi", true).map(|p| p[0]), Ok(0x31));
         assert_eq!(unsubscribe(ID, "a/b").as_deref(), Ok(&b"\xa2\x07\x12\x34\x00\x03a/b"[..]));
         assert_eq!(&puback(ID)[..], b"\x40\x02\x12\x34");
         assert_eq!(&pingreq()[..], b"\xc0\x00");
@@ -306,9 +277,9 @@ mod tests {
     #[test]
     fn what_is_too_long_is_not_cut() {
         assert_eq!(connect(&"x".repeat(70_000), 30, None), Err(MqttError::TooLong));
-        assert_eq!(subscribe(ID, &"x".repeat(70_000), Qos::AtLeastOnce), Err(MqttError::TooLong));
-        assert_eq!(publish(Some(ID), "t", &[0; MQTT_MAX], false), Err(MqttError::TooLong));
-        assert!(publish(Some(ID), "t", &vec![0; MQTT_MAX - 10], false).is_ok());
+        assert_eq!(subscribe(ID, &"x".repeat(70_000)), Err(MqttError::TooLong));
+        assert_eq!(publish("t", &[0; MQTT_MAX], false), Err(MqttError::TooLong));
+        assert!(publish("t", &vec![0; MQTT_MAX - 10], false).is_ok());
     }
 
     #[test]
@@ -318,13 +289,12 @@ mod tests {
         assert_eq!(decode(b"\x20\x02\x00\x05"), Ok(Incoming::Connack { accepted: false, code: 5 }));
         assert_eq!(decode(b"\x90\x03\x12\x34\x01"), Ok(Incoming::Suback { packet_id: ID, granted: true }));
         assert_eq!(decode(b"\x90\x03\x12\x34\x80"), Ok(Incoming::Suback { packet_id: ID, granted: false }));
-        assert_eq!(decode(b"\x40\x02\x12\x34"), Ok(Incoming::Puback { packet_id: ID }));
         assert_eq!(decode(b"\xb0\x02\x12\x34"), Ok(Incoming::Unsuback { packet_id: ID }));
         assert_eq!(decode(b"\xd0\x00"), Ok(Incoming::Pingresp));
         let publish =
             Incoming::Publish { topic: "a", payload: b"hi", packet_id: Some(ID), dup: false, retain: true };
         assert_eq!(decode(b"\x33\x07\x00\x01a\x12\x34hi"), Ok(publish));
-        for unexpected in [&b"\xc0\x00"[..], b"\xe0\x00", b"\x34\x05\x00\x01a\x12\x34", b"\x50\x02\x12\x34"] {
+        for unexpected in [&b"\xc0\x00"[..], b"\xe0\x00", b"\x34\x05\x00\x01a\x12\x34", b"\x40\x02\x12\x34"] {
             assert_eq!(decode(unexpected), Err(MqttError::Unexpected), "{unexpected:02x?}");
         }
         assert_eq!(decode(b"\xd0\x00\xd0\x00"), Err(MqttError::Malformed), "one at a time");
@@ -333,8 +303,7 @@ mod tests {
 
     #[test]
     fn streams_are_split_the_same_wherever_they_are_cut() {
-        let packets =
-            [b"\x20\x02\x00\x00".to_vec(), publish(Some(ID), "a", &[7; 300], false).unwrap().to_vec()];
+        let packets = [b"\x20\x02\x00\x00".to_vec(), publish("a", &[7; 300], false).unwrap().to_vec()];
         let stream = packets.concat();
         let split = |chunks: &[&[u8]]| {
             let (mut splitter, mut found) = (MqttSplitter::new(), Vec::new());
@@ -358,9 +327,9 @@ mod tests {
         let seeds: Vec<Vec<u8>> = vec![
             b"\x20\x02\x00\x00".to_vec(),
             b"\x90\x03\x12\x34\x01".to_vec(),
-            publish(Some(ID), "topic", b"payload", true).unwrap().to_vec(),
+            publish("topic", b"payload", true).unwrap().to_vec(),
             connect("client", 30, None).unwrap().to_vec(),
-            subscribe(ID, "a/b", Qos::AtLeastOnce).unwrap().to_vec(),
+            subscribe(ID, "a/b").unwrap().to_vec(),
             puback(ID).to_vec(),
         ];
         let mut state = 0x2545_f491_4f6c_dd1d_u64;

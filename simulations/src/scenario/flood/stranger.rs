@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
-use std::num::NonZeroU16;
 
 use bytes::Bytes;
 use p2pd_core::strangers::Caller;
@@ -72,7 +71,6 @@ pub struct Stranger {
     /// The one to each broker, and when it was dialled last.
     brokers: Vec<(Option<Sock>, Nanos)>,
     udp: Option<Sock>,
-    packet: u16,
     recorded: BTreeMap<NodeId, Bytes>,
     ticking: bool,
     /// Requests made so far, by node and named address.
@@ -94,7 +92,6 @@ impl Stranger {
             held: VecDeque::new(),
             brokers: Vec::new(),
             udp: None,
-            packet: 1,
             recorded: BTreeMap::new(),
             ticking: false,
             asked: AllAsked::new(),
@@ -231,10 +228,7 @@ impl Stranger {
                 (Some(sock), _)
                     if matches!(self.lines.get(&sock), Some(Line::Broker { ready: true, .. })) =>
                 {
-                    self.packet = self.packet.checked_add(1).unwrap_or(1);
-                    let id = NonZeroU16::new(self.packet).unwrap_or(NonZeroU16::MIN);
-                    if let Ok(packet) = mqtt::publish(Some(id), &aim.node.topic().to_string(), payload, false)
-                    {
+                    if let Ok(packet) = mqtt::publish(&aim.node.topic().to_string(), payload, false) {
                         cx.host.send(cx.now, sock, &packet);
                         any = true;
                     }
