@@ -228,9 +228,12 @@ impl Turn {
     }
 }
 
+/// Parts of a TURN server's URL: TLS, host, port, transport.
+type TurnUrl = (bool, Box<str>, u16, Option<Transport>);
+
 /// `turn:host`, `turn:host:port`, either with `?transport=udp` or `?transport=tcp`; the same with `turns:` (RFC 7065).
 /// The first is true for `turns:`.
-fn turn_url(url: &str) -> Result<(bool, Box<str>, u16, Option<Transport>), &'static str> {
+fn turn_url(url: &str) -> Result<TurnUrl, &'static str> {
     let (scheme, rest) = url.split_once(':').unwrap_or((url, ""));
     let (tls, usual) = match scheme.to_ascii_lowercase().as_str() {
         "turn" => (false, stun_port()),

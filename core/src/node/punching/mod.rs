@@ -445,8 +445,8 @@ impl Node {
 
     /// Notes that a peer has proved its identity on a stream: the address at the other end takes part.
     pub(super) fn punch_met(&mut self, peer: NodeId, ip: IpAddr) {
-        let of_peer = |(key, p): (&Key, &Box<Punch>)| (p.peer == peer).then_some(*key);
-        let all: SmallVec<[Key; 2]> = self.punches.iter().filter_map(of_peer).collect();
+        let of_peer = self.punches.iter().filter(|(_, p)| p.peer == peer).map(|(key, _)| *key);
+        let all: SmallVec<[Key; 2]> = of_peer.collect();
         for key in all {
             self.took_part(key, ip);
         }

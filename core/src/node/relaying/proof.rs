@@ -64,7 +64,7 @@ enum Side {
     /// We ask the peer.
     Asks(Box<Asks>),
     /// We have asked, and the server is being told that we need it no longer.
-    Leaves(Servers),
+    Leaves(Box<Servers>),
     /// The peer asks us.
     Shows(Shows),
 }
@@ -173,8 +173,8 @@ impl Node {
 
     /// Ends the proofs for a punch that is over.
     pub(in crate::node) fn end_proofs(&mut self, key: Key) {
-        let of_key = |(id, p): (&SockId, &Box<Proof>)| (p.key == key).then_some(*id);
-        for id in self.proofs.iter().filter_map(of_key).collect::<Vec<_>>() {
+        let of_key = self.proofs.iter().filter(|(_, p)| p.key == key).map(|(id, _)| *id);
+        for id in of_key.collect::<Vec<_>>() {
             self.end_proof(id);
         }
     }
@@ -303,7 +303,7 @@ impl Node {
                 let mut servers = asks.servers;
                 servers.close(&mut self.cx);
                 proof.until = self.cx.now + END_WITHIN;
-                Side::Leaves(servers)
+                Side::Leaves(Box::new(servers))
             }
             Side::Leaves(servers) => Side::Leaves(servers),
             Side::Shows(shows) => return self.cx.close(shows.sock, CloseHow::Drop),
