@@ -35,7 +35,7 @@ impl Wanted {
 
 /// Way in which a peer is asked.
 enum Way {
-    Brokers(PeerAddress, Receiver<Notice>),
+    Brokers(Box<PeerAddress>, Receiver<Notice>),
     Pipe(Box<Pipe>),
 }
 
@@ -90,7 +90,7 @@ impl Way {
         };
         // Until then no broker has proven that it delivers.
         node.address().await;
-        Ok(Way::Brokers(address, notices))
+        Ok(Way::Brokers(Box::new(address), notices))
     }
 
     /// Asks once; `None`: no answer in time.

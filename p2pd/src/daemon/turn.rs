@@ -1,6 +1,7 @@
 //! Relayed addresses at TURN servers: the calls below `/p2p/turn/NAME`.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -140,10 +141,9 @@ impl Turns {
 impl Relayed {
     /// Subscribes; a subscription that exists is left as it is.
     fn subscribe(&self, to: &Subscribed, queue: Queue) -> Result<(), Refused> {
-        let mut named = self.named();
-        if !named.contains_key(&to.key()) {
+        if let Entry::Vacant(place) = self.named().entry(to.key()) {
             let id = self.pipe.subscribe_with(to.message.clone(), to.peer.clone(), queue);
-            named.insert(to.key(), id.map_err(|_| Refused::TooMany("subscriptions"))?);
+            place.insert(id.map_err(|_| Refused::TooMany("subscriptions"))?);
         }
         Ok(())
     }
