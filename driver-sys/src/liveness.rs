@@ -1,9 +1,11 @@
 //! Signs of life on TCP streams.
 //!
 //! The system probes an idle pipe (keep-alive), and ends it when nothing answers. That holds also for a stream that was
-//! taken out of its pipe. Streams to servers are looked after by the core, which lets them be silent for longer. Where data waits the system does not probe, and retransmits the
-//! data for a quarter of an hour. `TCP_USER_TIMEOUT` would shorten that. But it also ends streams whose peer lives and
-//! does not read (since Linux 5.11), so the pipes that are held are looked at instead.
+//! taken out of its pipe. Streams to servers are looked after by the core, which lets them be silent for longer.
+//!
+//! Where data waits the system does not probe, and retransmits the data for a quarter of an hour. `TCP_USER_TIMEOUT`
+//! would shorten that. But it also ends streams whose peer lives and does not read (since Linux 5.11), so the pipes that
+//! are held are looked at instead.
 
 use std::io;
 use std::time::Duration;

@@ -373,8 +373,14 @@ impl External {
             for (place, all) in &self.addresses {
                 let family = |ip: &IpAddr| ip.is_ipv4() == local.is_ipv4();
                 let ips: SmallVec<[IpAddr; 2]> = all.iter().copied().filter(family).collect();
-                if !ips.is_empty() && probe.asked.len() < SERVERS && !probe.asked.contains(place) {
-                    let server = &self.servers[*place];
+                let server = &self.servers[*place];
+                // A host has one vote, by however many of its ports.
+                let has_voted = probe.answers.keys().any(|voted| self.servers[*voted].host == server.host);
+                if !ips.is_empty()
+                    && !has_voted
+                    && probe.asked.len() < SERVERS
+                    && !probe.asked.contains(place)
+                {
                     let race = Race::among(cx, &server.host, &ips, UDP_UNTIL);
                     let (place, port) = (*place, server.port);
                     probe.asked.push(place);
@@ -476,7 +482,6 @@ impl Probe {
         let its = |asked: &Asked| asked.id == reply.transaction && asked.at == from;
         let at = self.open.iter().position(|question| question.asked.iter().any(its))?;
         let question = self.open.remove(at);
-        // A host has one vote, by however many of its ports.
         self.open.retain(|other| other.race.host() != question.race.host());
         cx.experience.works(question.race.host(), from.ip());
         self.count(question.place, from, reply.outcome);

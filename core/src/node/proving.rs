@@ -108,7 +108,7 @@ fn a_search_goes_on_where_the_peer_has_shown_itself() {
     let (sock, token) = searching(&mut bench, 1, random(AT));
     assert_eq!(bench.dials.len(), 32);
     let secret = secret(2, 1);
-    let knocks = arrives(&mut bench, sock, at(700), &secret.call(&token));
+    let knocks = arrives(&mut bench, sock, at(700), &secret.call(&token, &id(1)));
     let [(to, knock)] = &knocks[..] else { panic!("{knocks:?}") };
     assert_eq!((*to, knock[0], knock.len()), (at(700), KNOCK, 17));
     assert_eq!(bench.dials.len(), 32, "a call alone proves nothing");
@@ -137,9 +137,14 @@ fn a_search_goes_on_where_the_peer_has_shown_itself() {
 fn whoever_is_not_at_the_address_with_the_peers_key_proves_nothing() {
     let mut bench = Bench::with_turn(Accept::Only([id(2), id(3)].into()));
     let (sock, token) = searching(&mut bench, 1, random(AT));
-    let (ours, call) = (secret(2, 1), secret(2, 1).call(&token));
-    // Only a call of this token, key and session is answered.
-    let others = [secret(2, 2).call(&token), secret(3, 1).call(&token), ours.call(&[0; 16])];
+    let (ours, call) = (secret(2, 1), secret(2, 1).call(&token, &id(1)));
+    // Only a call of this token, key and session, to us as the asker, is answered.
+    let others = [
+        secret(2, 2).call(&token, &id(1)),
+        secret(3, 1).call(&token, &id(1)),
+        ours.call(&[0; 16], &id(1)),
+        ours.call(&token, &id(2)),
+    ];
     for data in others.iter().map(|c| &c[..]).chain([&call[..16], &[3; 17], &token, b""]) {
         assert_eq!(arrives(&mut bench, sock, at(700), data), [], "{data:?}");
     }
@@ -169,14 +174,14 @@ fn whoever_is_not_at_the_address_with_the_peers_key_proves_nothing() {
 fn an_answer_of_another_call_is_none_here() {
     let mut bench = Bench::with_turn(Accept::Only([id(2)].into()));
     let (sock, token) = searching(&mut bench, 1, random(AT));
-    let knocks = arrives(&mut bench, sock, at(700), &secret(2, 1).call(&token));
+    let knocks = arrives(&mut bench, sock, at(700), &secret(2, 1).call(&token, &id(1)));
     let answer = secret(2, 1).answer(&knocks[0].1).unwrap();
     arrives(&mut bench, sock, at(700), &answer);
     bench.run(150 * S);
     serve(&mut bench);
     bench.dials.clear();
     let (sock, _) = searching(&mut bench, 2, random(AT));
-    for data in [&secret(2, 1).call(&token)[..], &answer] {
+    for data in [&secret(2, 1).call(&token, &id(1))[..], &answer] {
         assert_eq!(arrives(&mut bench, sock, at(700), data), [], "a recording");
     }
     bench.run(60 * S);
@@ -229,7 +234,7 @@ fn who_is_asked_calls_four_times_and_answers_knocks_from_there_only() {
     bench.say(2, 1, prove(RELAYED));
     // Again, elsewhere, while the first is under way.
     bench.say(2, 1, prove(SocketAddr::new(TURN.ip(), 50_001)));
-    let call = secret_of_ours(1).call(&token);
+    let call = secret_of_ours(1).call(&token, &id(2));
     let mut when = Vec::new();
     for _ in 0..60 {
         while let Some((sock, to, data)) = bench.to_turn.pop_front() {

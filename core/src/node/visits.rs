@@ -187,8 +187,11 @@ impl Node {
         for what in waiting {
             match what {
                 Waiting::Stream(sock) => self.answer_stream(sock, yes),
-                Waiting::Wish(wish) if yes => self.visit(*wish),
-                Waiting::Wish(wish) => self.deny(&wish, Denied::Refused(Refusal::NotAccepted)),
+                Waiting::Wish(wish) if !yes => self.deny(&wish, Denied::Refused(Refusal::NotAccepted)),
+                Waiting::Wish(wish) if !self.has_room_for(&wish) => {
+                    self.deny(&wish, Denied::Refused(Refusal::Busy));
+                }
+                Waiting::Wish(wish) => self.visit(*wish),
             }
         }
     }
@@ -200,10 +203,16 @@ impl Node {
         self.arm_asks();
     }
 
+    /// Returns true if what the wish asks for fits. A wish that waits for the user's answer holds no place.
+    fn has_room_for(&self, wish: &Wish) -> bool {
+        let place = self.place_of(wish);
+        place.kind != Kind::Relay || self.has_relay_room(place.trust)
+    }
+
     fn judge_wish(&mut self, wish: &Wish) -> Result<Entry, Denied> {
         let place = self.place_of(wish);
         let entry = self.admission.enter(wish.peer, wish.mode).map_err(Denied::Refused)?;
-        if place.kind == Kind::Relay && !self.has_relay_room(place.trust) {
+        if !self.has_room_for(wish) {
             return Err(Denied::Refused(Refusal::Busy));
         }
         let places = self.places();

@@ -10,7 +10,7 @@ fn a_relayed_address_sends_to_anybody_and_hears_whom_it_sent_to() {
     let dir = tempfile::tempdir().unwrap();
     let list = dir.path().join("servers.toml");
     let mut serve = p2pd(&["serve", "--json", "--bind", "127.0.0.1", "--mqtt-port", "0", "--stun-port", "0"]);
-    serve.args(["--turn", "--turn-password-file"]).arg(dir.path().join("password")).arg("--write").arg(&list);
+    serve.arg("--turn-password-file").arg(dir.path().join("password")).arg("--write").arg(&list);
     let (_serving, _) = start(serve, "serving");
     let daemon = Daemon::with(&["--config", list.to_str().unwrap()]);
     let opened = daemon.ok("/p2p/turn/relay?timeout=10");

@@ -202,9 +202,11 @@ impl Admission {
         self.silent_dials.take(now, peer)
     }
 
-    /// Takes back so many of these dials, since something has come from there.
-    pub(in crate::node) fn were_not_silent(&mut self, peer: NodeId, dials: u32) {
-        self.silent_dials.give_back(peer, dials);
+    /// Takes back so many of these dials, since something has come from there. What time has given back already, from
+    /// the first of them on, is not given twice.
+    pub(in crate::node) fn were_not_silent(&mut self, peer: NodeId, dials: u32, since: Duration) {
+        let given = u32::try_from(since.as_micros() / SILENT_DIALS.1.as_micros()).unwrap_or(u32::MAX);
+        self.silent_dials.give_back(peer, dials.saturating_sub(given));
     }
 
     /// Returns true if a punch with this peer may have one more dial, and counts it.

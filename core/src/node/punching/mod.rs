@@ -14,7 +14,7 @@ mod state;
 
 pub(super) use state::{Punch, PunchStage};
 
-use state::{Planned, SILENT_DIALS, SYN_BURST, SYN_EVERY, Search};
+use state::{Planned, SILENT_DIALS, SYN_BURST, SYN_EVERY, Search, Silent};
 
 use super::Node;
 use super::admission::Trust;
@@ -334,13 +334,13 @@ impl Node {
                 break;
             }
             if let Some(ip) = punch.next_silent() {
-                let spent = punch.silent.values().sum::<u32>() >= SILENT_DIALS;
+                let spent = punch.silent.values().map(|silent| silent.dials).sum::<u32>() >= SILENT_DIALS;
                 if spent || !self.admission.may_dial_silent(now, punch.peer) {
                     punch.stalls = true;
                     unproven = Some(ip);
                     break;
                 }
-                *punch.silent.entry(ip).or_default() += 1;
+                punch.silent.entry(ip).or_insert(Silent { dials: 0, since: now }).dials += 1;
             }
             let Some(next) = punch.next(now) else { break };
             punch.dials += 1;
@@ -393,8 +393,8 @@ impl Node {
             _ => true,
         };
         let (ip, peer) = (dial.to.ip(), punch.peer);
-        if heard {
-            self.admission.were_not_silent(peer, punch.took_part(ip).0);
+        if heard && let (Some(silent), _) = punch.took_part(ip) {
+            self.admission.were_not_silent(peer, silent.dials, now.since(silent.since));
         }
         let tries = dial.tries.saturating_add(1);
         let again = |after: Duration| Planned { tries, at: now + after, ..dial };
@@ -403,9 +403,9 @@ impl Node {
         // Nothing was sent, so that a stranger's few dials are left for rungs that dial from elsewhere.
         if local.into_iter().any(|cause| why == DialEnd::Io(cause)) {
             punch.dials = punch.dials.saturating_sub(1);
-            if let Some(silent) = punch.silent.get_mut(&ip).filter(|dials| **dials > 0) {
-                *silent -= 1;
-                self.admission.were_not_silent(peer, 1);
+            if let Some(silent) = punch.silent.get_mut(&ip).filter(|silent| silent.dials > 0) {
+                silent.dials -= 1;
+                self.admission.were_not_silent(peer, 1, Duration::ZERO);
             }
         }
         let next = match why {
@@ -456,7 +456,9 @@ impl Node {
     pub(super) fn took_part(&mut self, key: Key, ip: IpAddr) {
         let Some(punch) = self.punches.get_mut(&key) else { return };
         let (silent, goes_on) = punch.took_part(ip);
-        self.admission.were_not_silent(punch.peer, silent);
+        if let Some(silent) = silent {
+            self.admission.were_not_silent(punch.peer, silent.dials, self.cx.now.since(silent.since));
+        }
         if goes_on {
             self.drive_punch(key);
         }

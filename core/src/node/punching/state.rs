@@ -34,6 +34,14 @@ const MAX_TOOK_PART: usize = 16;
 /// Dials remembered that left a hole in our NAT behind.
 const MAX_STALE: usize = 64;
 
+/// Dials to an address from where nothing has come.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Silent {
+    pub(super) dials: u32,
+    /// Time of the first.
+    pub(super) since: Instant,
+}
+
 /// A punch under way.
 #[derive(Debug)]
 pub(in crate::node) struct Punch {
@@ -66,7 +74,7 @@ pub(in crate::node) struct Punch {
     /// Messages of the peer's that asked for rungs.
     pub(super) asked: u32,
     /// Dials to addresses from where nothing has come.
-    pub(super) silent: BTreeMap<IpAddr, u32>,
+    pub(super) silent: BTreeMap<IpAddr, Silent>,
     /// Proofs that were asked for, by us or by the peer.
     pub(in crate::node) proofs: u8,
     /// Addresses that our user named, or from where something has come.
@@ -139,13 +147,13 @@ impl Punch {
 
     /// Notes that something has come from this address. Returns the dials to it that were taken for silent ones, and
     /// whether a punch that had stopped goes on.
-    pub(super) fn took_part(&mut self, ip: IpAddr) -> (u32, bool) {
+    pub(super) fn took_part(&mut self, ip: IpAddr) -> (Option<Silent>, bool) {
         if !self.took_part.contains(&ip) && self.took_part.len() < MAX_TOOK_PART {
             self.took_part.push(ip);
         }
         let goes_on = self.stalls && self.next_silent().is_none();
         self.stalls &= !goes_on;
-        (self.silent.remove(&ip).unwrap_or(0), goes_on)
+        (self.silent.remove(&ip), goes_on)
     }
 
     /// Returns the address of the next dial if nothing has come from there.

@@ -124,7 +124,7 @@ impl Node {
         let knock_key = KnockKey::new(&self.config.identity, &peer, key.0);
         let token: [u8; 16] = self.cx.random.bytes(Domain::Proof);
         let [knock, answer] = knock_key.knock(&self.cx.random.bytes(Domain::Proof));
-        let call = knock_key.call(&token);
+        let call = knock_key.call(&token, &self.node_id());
         let asks = Asks { servers, ip, via, token, call, knock, answer, knocks: KNOCKS };
         let until = self.cx.now + WITHIN;
         self.proofs.insert(id, Box::new(Proof { key, peer, until, side: Side::Asks(Box::new(asks)) }));
@@ -158,7 +158,7 @@ impl Node {
         let local = self.local(from, 0);
         let sock = self.cx.bind_udp(Owner::Relay(id), local);
         let knock_key = KnockKey::new(&self.config.identity, &peer, session);
-        let call = knock_key.call(&token);
+        let call = knock_key.call(&token, &peer);
         let shows = Shows { sock, to, knock_key, call, calls: CALLS, next: None, answers: ANSWERS };
         let until = self.cx.now + WITHIN;
         self.proofs.insert(id, Box::new(Proof { key, peer, until, side: Side::Shows(shows) }));
