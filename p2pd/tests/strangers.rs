@@ -192,7 +192,7 @@ fn names_of_files_here_and_of_senders() {
     // A sender that is not this program, and offers a name.
     let message = |body: &[u8]| [&(body.len() as u16).to_be_bytes(), body].concat();
     let offer = [&[1][..], &9_u64.to_be_bytes(), HOSTILE.as_bytes()].concat();
-    let bytes = [message(b"\0p2pd file 1"), message(&offer)].concat();
+    let bytes = [message(b"\0p2pd file 2"), message(&offer)].concat();
     for json in [false, true] {
         let mut receiver = p2pd(if json { &["--json"] } else { &[] });
         receiver
