@@ -136,7 +136,7 @@ class Sender(wire.Stream):
         super().__init__((lab.VICTIM, lab.PORT), source)
         if self.say_first(wire.Key(), victim.node) != wire.READY or not self.to_pipe():
             raise ValueError("refused")
-        self.message(b"\0p2pd file 1")
+        self.message(b"\0p2pd file 2")
 
     def message(self, body):
         self.send(struct.pack(">H", len(body)) + body)
