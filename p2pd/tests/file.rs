@@ -240,7 +240,7 @@ async fn peers_that_send_nothing_make_room() {
         let node = p2pd_tokio::Node::bind(config).await.unwrap();
         let mut pipe = node.connect(&receiver.address).await.unwrap();
         // A greeting, and an offer of 1 GiB.
-        let said = b"\x00\x0c\x00p2pd file 1\x00\x0c\x01\x00\x00\x00\x00\x40\x00\x00\x00big";
+        let said = b"\x00\x0c\x00p2pd file 2\x00\x0c\x01\x00\x00\x00\x00\x40\x00\x00\x00big";
         pipe.write_all(said).await.unwrap();
         pipe.flush().await.unwrap();
         held.push((node, pipe));
