@@ -46,3 +46,30 @@ fn a_pipe_in_each_mode_and_the_runtimes_own_stream() {
         assert!(b.accept().await.is_none() && b.stats().await.is_none());
     });
 }
+
+#[test]
+fn each_pipe_is_served_by_a_task_of_its_own() {
+    block_on(async {
+        let (a, b) = (Node::bind(config()).await.unwrap(), Node::bind(config()).await.unwrap());
+        let to = b.address().await;
+        let serving = b.serve(|mut pipe| async move {
+            let mut word = [0; 5];
+            pipe.read_exact(&mut word).await.unwrap();
+            pipe.write_all(&word).await.unwrap();
+            pipe.close().await.unwrap();
+        });
+        let asking = async {
+            // The first says nothing until the second has its answer.
+            let silent = a.connect_with(&to, Plan::default()).await.unwrap();
+            for mut pipe in [a.connect_with(&to, Plan::default()).await.unwrap(), silent] {
+                let mut answer = Vec::new();
+                pipe.write_all(b"hello").await.unwrap();
+                pipe.flush().await.unwrap();
+                pipe.read_to_end(&mut answer).await.unwrap();
+                assert_eq!(answer, b"hello");
+            }
+            b.shutdown().await;
+        };
+        zip(serving, asking).await;
+    });
+}

@@ -203,7 +203,8 @@ impl<R: Runtime> MessagePipe<R> {
     }
 
     /// Has each message given to a callback, with its sender and the pipe to answer on. It is waited for before more is
-    /// read, so one that is slow makes a TCP peer wait; one that panics ends the pipe.
+    /// read, so one that is slow makes a TCP peer wait; one that panics ends the pipe. One that is added after the end
+    /// of reading gets what [`on_end`](Self::on_end) had read ahead.
     pub fn on_message<F, T>(&self, callback: F) -> CallbackId
     where
         F: Fn(Message, MessagePipe<R>) -> T + Send + Sync + 'static,
@@ -211,18 +212,29 @@ impl<R: Runtime> MessagePipe<R> {
     {
         let callback: OnMessage<R> = Arc::new(move |message, pipe| Box::pin(callback(message, pipe)));
         let mut too_late = Some(callback);
-        self.shared().change(|inbox| {
+        let (id, left) = self.shared().change(|inbox| {
             let id = inbox.id();
             if inbox.end.is_none() {
                 inbox.callbacks.extend(too_late.take().map(|callback| (id, callback)));
             }
-            id
-        })
+            (id, inbox.left())
+        });
+        if let Some(callback) = too_late
+            && !left.is_empty()
+        {
+            let pipe = self.clone();
+            R::spawn(async move {
+                for message in left {
+                    callback(message, pipe.clone()).await;
+                }
+            });
+        }
+        id
     }
 
     /// Calls back once when reading has ended, after the last message's callbacks, or at once if it has. On a stream that
-    /// nobody wants messages of, up to 16 of them or 64 KiB are read ahead for the next subscription, so that the
-    /// peer's end behind them is seen.
+    /// nobody wants messages of, up to 16 of them or 64 KiB are read ahead for the next subscription, callback or
+    /// linked pipe, so that the peer's end behind them is seen.
     pub fn on_end<F, T>(&self, callback: F) -> CallbackId
     where
         F: FnOnce(End) -> T + Send + 'static,
@@ -286,7 +298,7 @@ impl<R: Runtime> MessagePipe<R> {
     fn link(&self, child: Child<R>) {
         let too_late = self.shared().change(|inbox| {
             if let Some(end) = inbox.end {
-                return Some((child, end));
+                return Some((child, end, inbox.left()));
             }
             match inbox.children.iter_mut().find(|c| c.pipe.is(&child.pipe)) {
                 Some(known) => known.joined |= child.joined,
@@ -294,8 +306,18 @@ impl<R: Runtime> MessagePipe<R> {
             }
             None
         });
-        if let Some((child, end)) = too_late {
+        if let Some((child, end, left)) = too_late {
+            let ours = (child.joined && !left.is_empty()).then(|| self.clone());
             R::spawn(async move {
+                let mut broken = false;
+                for message in left {
+                    broken = broken || !child.send(&message.data).await;
+                }
+                if let Some(ours) = ours
+                    && broken
+                {
+                    ours.abort().await;
+                }
                 child.ended(end).await;
                 child.other_direction().await;
             });
@@ -359,6 +381,15 @@ impl<R: Runtime> MessagePipe<R> {
 }
 
 impl<R: Runtime> Child<R> {
+    /// Sends a message on. Returns false if no more can be sent.
+    pub(crate) async fn send(&self, data: &[u8]) -> bool {
+        match self.pipe.send(data).await {
+            Ok(()) => true,
+            // It was one datagram that could not be sent.
+            Err(why) => matches!(why, SendError::Failed(_)) && self.pipe.protocol() == Protocol::Udp,
+        }
+    }
+
     /// Passes the end of the linked pipe on, if the two are joined.
     pub(crate) async fn ended(&self, end: End) {
         match end {

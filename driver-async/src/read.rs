@@ -7,10 +7,10 @@ use std::task::Poll;
 
 use bytes::Bytes;
 use p2pd_core::pipe::subscriptions::Message;
-use p2pd_sys::messages::{End, Protocol};
+use p2pd_sys::messages::End;
 
 use crate::carrier::{Read, Reader};
-use crate::pipe::{Handle, MessagePipe, SendError};
+use crate::pipe::{Handle, MessagePipe};
 use crate::runtime::Runtime;
 use crate::shared::{Child, Closed, OnEnd, Shared, Step};
 
@@ -18,6 +18,12 @@ pub(crate) async fn run<R: Runtime>(shared: Arc<Shared<R>>, handle: Weak<Handle<
     // Also when a callback panics, nobody is left waiting.
     let mut over = Over { shared: &shared, end: End::Closed };
     over.end = read(&shared, &handle, reader).await;
+    // Somebody may have come while the end was read.
+    while let Some(message) = shared.last(over.end) {
+        if !deliver(&shared, &handle, message).await {
+            over.end = End::Closed;
+        }
+    }
     let end = over.end;
     let (children, callbacks) = over.finish();
     drop(over);
@@ -82,11 +88,8 @@ async fn deliver<R: Runtime>(shared: &Shared<R>, handle: &Weak<Handle<R>>, messa
         callback(message.clone(), MessagePipe { handle }).await;
     }
     for child in children {
-        match child.pipe.send(&message.data).await {
-            Ok(()) => continue,
-            // It was one datagram that could not be sent.
-            Err(SendError::Failed(_)) if child.pipe.protocol() == Protocol::Udp => continue,
-            Err(_) => {}
+        if child.send(&message.data).await {
+            continue;
         }
         shared.inbox().children.retain(|c| !c.pipe.is(&child.pipe));
         if child.joined {

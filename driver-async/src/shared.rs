@@ -173,6 +173,18 @@ impl<R: Runtime> Shared<R> {
         self.closed.load(Ordering::SeqCst)
     }
 
+    /// Notes the end of reading, unless a message is held that somebody wants by now, which is returned. Whoever comes
+    /// after the note takes what is held.
+    pub(crate) fn last(&self, end: End) -> Option<Message> {
+        let mut inbox = self.inbox();
+        let heard = inbox.is_heard() && end != End::Closed && !self.is_closed();
+        let message = if heard { inbox.held.pop_front() } else { None };
+        if message.is_none() {
+            inbox.end = Some(end);
+        }
+        message
+    }
+
     /// Ends the reading: nobody is called, or waits, from here on. Returns the children and the callbacks at the end
     /// that there were.
     pub(crate) fn end_with(&self, end: End) -> (Vec<Child<R>>, Vec<(CallbackId, OnEnd)>) {
@@ -260,8 +272,11 @@ impl<R: Runtime> Drop for Waiting<'_, R> {
 
 impl<R: Runtime> Inbox<R> {
     fn wants(&self) -> bool {
-        let asked = !self.subscriptions.is_empty() || !self.callbacks.is_empty() || !self.children.is_empty();
-        asked && self.subscriptions.may_read()
+        self.is_heard() && self.subscriptions.may_read()
+    }
+
+    fn is_heard(&self) -> bool {
+        !self.subscriptions.is_empty() || !self.callbacks.is_empty() || !self.children.is_empty()
     }
 
     /// Returns true if nobody wants a message but somebody the end.
@@ -273,13 +288,15 @@ impl<R: Runtime> Inbox<R> {
 
     /// Copies what was read for nobody into a subscription that came after the end.
     pub(crate) fn catch_up(&mut self) {
-        if self.end.is_some() {
-            for message in std::mem::take(&mut self.held) {
-                if self.unique.is_new(&message.data, message.from) {
-                    self.subscriptions.deliver(&message.data, message.from);
-                }
-            }
+        for message in self.left() {
+            self.subscriptions.deliver(&message.data, message.from);
         }
+    }
+
+    /// Takes out what was read for nobody, once reading has ended: the reading task delivers it before.
+    pub(crate) fn left(&mut self) -> Vec<Message> {
+        let held = if self.end.is_some() { std::mem::take(&mut self.held) } else { VecDeque::new() };
+        held.into_iter().filter(|message| self.unique.is_new(&message.data, message.from)).collect()
     }
 
     pub(crate) fn take(&mut self, from: SubscriptionId) -> Result<Option<Message>, RecvError> {

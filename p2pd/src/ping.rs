@@ -1,18 +1,22 @@
 //! `p2pd ping`: round trips to a peer, by its brokers or on a pipe.
 
+use std::io;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use p2pd_core::{Notice, PeerAddress, PipeMode, Plan, Target};
 use p2pd_tokio::{Node, Pipe};
 use serde_json::json;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::sync::broadcast::Receiver;
 use tokio::sync::broadcast::error::RecvError;
 
 use crate::options::Ping as Options;
 use crate::say::Say;
 use crate::signals;
+
+/// Bytes of a pipe that an answer may come after.
+const MOST: usize = 64 * 1024;
 
 /// Questions to be asked, and in which way.
 #[derive(Debug)]
@@ -110,14 +114,7 @@ impl Way {
                 let asking = async {
                     pipe.write_all(format!("ECHO {text}").as_bytes()).await?;
                     pipe.flush().await?;
-                    let mut heard = Vec::new();
-                    // One that sends back all of it has the word before it.
-                    while !heard.ends_with(text.as_bytes()) {
-                        if pipe.read_buf(&mut heard).await? == 0 {
-                            return Err(std::io::ErrorKind::UnexpectedEof.into());
-                        }
-                    }
-                    Ok::<_, std::io::Error>(())
+                    echo(pipe, text.as_bytes()).await
                 };
                 match tokio::time::timeout(within, asking).await {
                     Ok(Ok(())) => Ok(Some((began.elapsed(), "the pipe".into()))),
@@ -127,6 +124,24 @@ impl Way {
             }
         }
     }
+}
+
+/// Reads until the text comes, after whatever else: earlier answers, or the word of one that sends all of it back.
+async fn echo(mut pipe: impl AsyncRead + Unpin, text: &[u8]) -> io::Result<()> {
+    let (mut heard, mut all) = (Vec::new(), 0);
+    while all < MOST {
+        let came = pipe.read_buf(&mut heard).await?;
+        if came == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        if heard.windows(text.len()).any(|part| part == text) {
+            return Ok(());
+        }
+        all += came;
+        // The text may have begun.
+        heard.drain(..heard.len().saturating_sub(text.len() - 1));
+    }
+    Err(io::Error::other(format!("{MOST} bytes came without the answer")))
 }
 
 /// Waits for the answer with this number.
@@ -177,5 +192,20 @@ impl Say {
                 text
             },
         )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn an_answer_is_found_in_pieces_and_not_looked_for_without_end() {
+        let in_pieces = (&b"late answer 1, ECHO ans"[..]).chain(&b"wer 2, and more"[..]);
+        assert!(echo(in_pieces, b"answer 2").await.is_ok());
+        let ended = echo(&b"answer"[..], b"answer 2").await.unwrap_err();
+        assert_eq!(ended.kind(), io::ErrorKind::UnexpectedEof);
+        let flooded = echo(tokio::io::repeat(b'a'), b"answer 2").await.unwrap_err();
+        assert_eq!(flooded.to_string(), "65536 bytes came without the answer");
     }
 }

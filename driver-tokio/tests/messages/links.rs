@@ -4,6 +4,7 @@ use std::io::ErrorKind;
 
 use p2pd_tokio::messages::{End, MessagePipe, Overflow, Pattern, PipeOptions, Queue, RecvError, SendError};
 
+use crate::pipes::read_ahead;
 use crate::{LONG, WHILE, bytes, everything, patterned, rest, tcp, udp};
 
 /// A client, the relay's two pipes, and the server behind it.
@@ -82,6 +83,28 @@ async fn a_relay_of_messages_keeps_ends_to_itself_and_a_joined_one_passes_them_o
     assert_eq!(near.waiting(at_near), Some(0));
     near.join(&far);
     assert_eq!(server.recv(at_server, LONG).await, Err(RecvError::Ended(End::Peer)));
+}
+
+#[tokio::test]
+async fn what_was_read_ahead_of_an_end_goes_down_the_links_that_come_after_it() {
+    for joined in [false, true] {
+        let (client, near) = read_ahead(&["one", "two"]).await;
+        let (far, server) = tcp().await;
+        if joined {
+            near.join(&far)
+        } else {
+            near.add_pipe(&far)
+        }
+        let at_server = everything(&server);
+        assert_eq!(bytes(&server, at_server, 6).await, b"onetwo");
+        if joined {
+            assert_eq!(server.recv(at_server, LONG).await, Err(RecvError::Ended(End::Peer)));
+            // The other direction goes on.
+            let at_client = everything(&client);
+            server.send(b"answer").await.unwrap();
+            assert_eq!(bytes(&client, at_client, 6).await, b"answer");
+        }
+    }
 }
 
 #[tokio::test]

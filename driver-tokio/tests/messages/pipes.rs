@@ -457,6 +457,20 @@ async fn an_end_is_seen_though_nobody_wants_messages_and_none_is_lost() {
         let (data, end) = rest(&theirs, late).await;
         assert_eq!((data, end), (words.concat().into_bytes(), RecvError::Ended(End::Peer)));
     }
+    // Also a callback that comes after the end.
+    let (ours, theirs) = read_ahead(&["one", "two"]).await;
+    let heard = Arc::new(Mutex::new(Vec::new()));
+    let hearing = heard.clone();
+    theirs.on_message(move |message, pipe| {
+        hearing.lock().unwrap().extend_from_slice(&message.data);
+        async move { pipe.send(&message.data).await.unwrap() }
+    });
+    let at_ours = everything(&ours);
+    assert_eq!(bytes(&ours, at_ours, 6).await, b"onetwo");
+    assert_eq!(*heard.lock().unwrap(), b"onetwo");
+    // The first has got it.
+    let late = everything(&theirs);
+    assert_eq!(theirs.recv(late, LONG).await, Err(RecvError::Ended(End::Peer)));
     // Of a peer that goes on sending only so much is read.
     let small = PipeOptions { reader_limit: 1000, ..PipeOptions::default() };
     let (ours, theirs) = pair(&PipeOptions::default(), &small).await;
@@ -469,4 +483,17 @@ async fn an_end_is_seen_though_nobody_wants_messages_and_none_is_lost() {
     assert!(sending.await.is_err());
     let all = everything(&theirs);
     assert_eq!(theirs.recv(all, LONG).await.unwrap().len(), 1000);
+}
+
+/// Returns a pair whose second end has read some words and the end of the first, for nobody.
+pub(crate) async fn read_ahead(words: &[&str]) -> (MessagePipe, MessagePipe) {
+    let (ours, theirs) = pair(&PipeOptions::default(), &PipeOptions::default()).await;
+    theirs.on_end(|_| async {});
+    for word in words {
+        ours.send(word.as_bytes()).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    ours.finish().await.unwrap();
+    assert_eq!(theirs.ended().await, End::Peer);
+    (ours, theirs)
 }

@@ -42,6 +42,8 @@ pub(super) enum Call {
     Unsubscribe(Name, Subscribed),
     /// A relayed address at a TURN server.
     Turn(Name, TurnCall),
+    /// All of these.
+    Turns,
 }
 
 /// A connection's name: 1 to 64 letters, digits, dots, hyphens and underscores.
@@ -85,6 +87,7 @@ impl Call {
             ["p2p", "binary", name, ref options @ ..] => (get, recv(name, options, Call::TakeBinary)),
             ["p2p", "sub", name, ref options @ ..] if delete => (true, sub(name, options, Call::Unsubscribe)),
             ["p2p", "sub", name, ref options @ ..] => (get || post, sub(name, options, Call::Subscribe)),
+            ["p2p", "turn"] => (get, Ok(Call::Turns)),
             ["p2p", "turn", name] if delete => (true, turned(name, TurnCall::Close)),
             ["p2p", "turn", name] => (get || post, turned(name, TurnCall::Open)),
             ["p2p", "turn", name, "close"] => (get || post, turned(name, TurnCall::Close)),
@@ -115,7 +118,7 @@ impl Call {
     fn is_safe(&self) -> bool {
         match self {
             Call::Page | Call::OpenApi | Call::Version | Call::Address | Call::Qr => true,
-            Call::Interfaces | Call::Nat | Call::List | Call::Show(_) => true,
+            Call::Interfaces | Call::Nat | Call::List | Call::Show(_) | Call::Turns => true,
             Call::Events | Call::Open(..) | Call::Close(_) | Call::Send(..) | Call::Recv(..) => false,
             Call::PutBinary(_) | Call::TakeBinary(..) | Call::Pipe(_) | Call::Turn(..) => false,
             Call::Subscribe(..) | Call::Unsubscribe(..) => false,
@@ -271,9 +274,15 @@ mod tests {
         assert_eq!(code(Method::POST, "/version"), 405);
         assert_eq!(code(Method::DELETE, "/p2p/send/a/b"), 405);
         assert_eq!(code(Method::PUT, "/p2p/binary/a"), 405);
-        for (path, head) in
-            [("/", 200), ("/version", 200), ("/p2p/con/a", 200), ("/p2p/con", 200), ("/nothing", 404)]
-        {
+        for (path, head) in [
+            ("/", 200),
+            ("/version", 200),
+            ("/p2p/con/a", 200),
+            ("/p2p/con", 200),
+            ("/p2p/turn", 200),
+            ("/p2p/turn/a", 405),
+            ("/nothing", 404),
+        ] {
             assert_eq!(code(Method::HEAD, path), head, "{path}");
         }
         for path in

@@ -186,6 +186,7 @@ async fn carry_out(
             Ok(received(&message, dropped))
         }
         Call::Turn(name, call) => turn(&daemon, &name, call, query).await,
+        Call::Turns => Ok(ok(json!({"turns": daemon.turns.list()}))),
         Call::TakeBinary(name, of, timeout) => {
             let (message, _) = daemon.find(&name)?.recv(&of, timeout).await?;
             Ok(typed(StatusCode::OK, "application/octet-stream", message.data))
@@ -336,7 +337,7 @@ mod tests {
             }
         }
         // Every kind of call there is.
-        assert_eq!(kinds.len(), 20);
+        assert_eq!(kinds.len(), 21);
     }
 
     #[test]

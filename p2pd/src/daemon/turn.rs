@@ -6,16 +6,20 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use p2pd_core::MAX_ALLOCATIONS;
 use p2pd_core::pipe::subscriptions::{Message, Queue, SubscriptionId};
-use p2pd_tokio::messages::{MessagePipe, PipeOptions, RecvError, SendError};
+use p2pd_tokio::messages::{End, MessagePipe, PipeOptions, RecvError, SendError};
 use p2pd_tokio::{Allocate, AllocateError, Node, RelayFamily};
 use serde_json::{Value, json};
 
+use super::LAST_WORDS;
 use super::answer::Refused;
 use super::call::{Name, Subscribed};
 
 /// Longest wait for a datagram to be taken.
 const SEND: Duration = Duration::from_secs(30);
+
+const TOO_MANY: Refused = Refused::TooMany("relayed addresses");
 
 /// A call that concerns a relayed address.
 #[derive(Debug)]
@@ -30,10 +34,13 @@ pub(super) enum TurnCall {
 
 /// The relayed addresses by their names.
 #[derive(Debug, Default)]
-pub(super) struct Turns(Mutex<BTreeMap<Name, Arc<Relayed>>>);
+pub(super) struct Turns(Arc<Mutex<ByName>>);
+
+type ByName = BTreeMap<Name, Arc<Relayed>>;
 
 #[derive(Debug)]
 struct Relayed {
+    at: SocketAddr,
     pipe: MessagePipe,
     /// Subscriptions by the texts of their two patterns.
     named: Mutex<BTreeMap<(String, String), SubscriptionId>>,
@@ -48,9 +55,7 @@ impl Turns {
         (family, timeout): (Option<&str>, Option<Duration>),
         queue: Queue,
     ) -> Result<Value, Refused> {
-        if self.all().contains_key(name) {
-            return Err(Refused::NameTaken);
-        }
+        room(&self.all(), name)?;
         let mut wish = Allocate::default();
         wish.family = match family {
             None => None,
@@ -61,20 +66,43 @@ impl Turns {
         wish.timeout = timeout.unwrap_or(wish.timeout);
         let failed = |why: String| Refused::ConnectFailed(json!({"reason": why}));
         let allocation = node.allocate(wish).await.map_err(|why| match why {
-            AllocateError::TooMany => Refused::TooMany("relayed addresses"),
+            AllocateError::TooMany => TOO_MANY,
             why => failed(why.to_string()),
         })?;
         let at = allocation.relayed_addr();
         let options = PipeOptions { queue, ..PipeOptions::default() };
         let pipe = MessagePipe::new(allocation, &options).map_err(|why| failed(why.to_string()))?;
-        let relayed = Relayed { pipe, named: Mutex::default() };
+        let relayed = Relayed { at, pipe, named: Mutex::default() };
         relayed.subscribe(&Subscribed::everything(), queue)?;
-        let mut all = self.all();
-        if all.contains_key(name) {
-            return Err(Refused::NameTaken);
+        let shown = relayed.to_json(name);
+        self.keep(name, relayed)?;
+        Ok(shown)
+    }
+
+    /// Keeps an address under its name until its pipe has ended, and nobody reads the rest.
+    fn keep(&self, name: &Name, relayed: Relayed) -> Result<(), Refused> {
+        let relayed = Arc::new(relayed);
+        {
+            let mut all = self.all();
+            room(&all, name)?;
+            all.insert(name.clone(), relayed.clone());
         }
-        all.insert(name.clone(), Arc::new(relayed));
-        Ok(json!({"name": name.0, "relayed": [at.ip().to_string(), at.port()]}))
+        let (all, name) = (self.0.clone(), name.clone());
+        tokio::spawn(async move {
+            if relayed.pipe.ended().await != End::Closed && relayed.has_messages() {
+                tokio::time::sleep(LAST_WORDS).await;
+            }
+            let mut all = lock(&all);
+            if all.get(&name).is_some_and(|named| Arc::ptr_eq(named, &relayed)) {
+                all.remove(&name);
+            }
+        });
+        Ok(())
+    }
+
+    /// Lists the addresses with their names.
+    pub(super) fn list(&self) -> Vec<Value> {
+        self.all().iter().map(|(name, relayed)| relayed.to_json(name)).collect()
     }
 
     /// Gives an address up.
@@ -133,12 +161,32 @@ impl Turns {
         self.all().get(name).cloned().ok_or_else(|| Refused::NoSuchConnection(name.0.clone()))
     }
 
-    fn all(&self) -> MutexGuard<'_, BTreeMap<Name, Arc<Relayed>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    fn all(&self) -> MutexGuard<'_, ByName> {
+        lock(&self.0)
     }
 }
 
+fn lock(all: &Mutex<ByName>) -> MutexGuard<'_, ByName> {
+    all.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Checks that a further address may have the name.
+fn room(all: &ByName, name: &Name) -> Result<(), Refused> {
+    if all.contains_key(name) {
+        return Err(Refused::NameTaken);
+    }
+    if all.len() >= MAX_ALLOCATIONS { Err(TOO_MANY) } else { Ok(()) }
+}
+
 impl Relayed {
+    fn to_json(&self, name: &Name) -> Value {
+        json!({"name": name.0, "relayed": [self.at.ip().to_string(), self.at.port()]})
+    }
+
+    fn has_messages(&self) -> bool {
+        self.named().values().any(|id| self.pipe.waiting(*id).is_some_and(|waiting| waiting > 0))
+    }
+
     /// Subscribes; a subscription that exists is left as it is.
     fn subscribe(&self, to: &Subscribed, queue: Queue) -> Result<(), Refused> {
         if let Entry::Vacant(place) = self.named().entry(to.key()) {
@@ -158,4 +206,38 @@ pub(super) fn address(ip: &str, port: &str) -> Option<SocketAddr> {
     let ip: IpAddr = ip.parse().ok()?;
     let port: u16 = port.parse().ok()?;
     Some(SocketAddr::new(ip, port))
+}
+
+#[cfg(test)]
+mod tests {
+    use p2pd_tokio::messages::Route;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn an_address_that_has_ended_gives_its_name_back_and_there_are_only_so_many() {
+        let turns = Turns::default();
+        let keep = |number: usize| {
+            let pipe = MessagePipe::bind(
+                Route::from(SocketAddr::from(([127, 0, 0, 1], 0))),
+                &PipeOptions::default(),
+            );
+            let pipe = pipe.unwrap();
+            let relayed = Relayed { at: pipe.local_addr(), pipe: pipe.clone(), named: Mutex::default() };
+            turns.keep(&Name(format!("turn-{number}")), relayed).map(|()| pipe)
+        };
+        let pipes: Vec<_> = (0..MAX_ALLOCATIONS).map(|number| keep(number).unwrap()).collect();
+        assert_eq!(keep(0).unwrap_err(), Refused::NameTaken);
+        assert_eq!(keep(MAX_ALLOCATIONS).unwrap_err(), TOO_MANY);
+        let shown = json!({"name": "turn-0", "relayed": ["127.0.0.1", pipes[0].local_addr().port()]});
+        assert_eq!(turns.list()[0], shown);
+        pipes[0].close().await;
+        let gone = async {
+            while turns.list().len() == MAX_ALLOCATIONS {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(SEND, gone).await.unwrap();
+        assert!(keep(0).is_ok());
+    }
 }

@@ -39,7 +39,13 @@ fn a_relayed_address_sends_to_anybody_and_hears_whom_it_sent_to() {
     assert_eq!(daemon.error("/p2p/turn/relay/recv/msg_p/other"), (404, 27));
     daemon.ok("/p2p/turn/relay/recv/timeout/0");
     assert_eq!(daemon.error("/p2p/turn/relay/recv/timeout/0"), (504, 6));
+    let listed = daemon.ok("/p2p/turn");
+    assert_eq!(
+        (&listed["turns"][0]["name"], &listed["turns"][0]["relayed"]),
+        (&"relay".into(), &opened["relayed"])
+    );
     assert_eq!(daemon.ok("/p2p/turn/relay/close")["closed"], "relay");
+    assert_eq!(daemon.ok("/p2p/turn")["turns"], serde_json::json!([]));
     assert_eq!(daemon.error("/p2p/turn/relay/recv"), (404, 4));
     // No IPv6 there, and no server at all.
     assert_eq!(daemon.error("/p2p/turn/relay?family=6").0, 502);
