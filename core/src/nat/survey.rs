@@ -16,7 +16,7 @@ use super::behaviour::{self, Allocation, Behaviour, Foresight, Mapping};
 use super::counter::{self, Counter, Sight};
 use super::external::StunAnswer;
 use super::filtering::{FilterTest, SWALLOWED_AFTER};
-use super::memory::{self, LONGEST, SHORTEST};
+use super::memory::{self, CONFIRMED_WITHIN, LONGEST, Patience};
 use super::probe::{self, Probe};
 use super::vantage::Vantage;
 use crate::address::is_dialable;
@@ -31,7 +31,8 @@ const SURVEY_WITHIN: Duration = Duration::from_millis(3500);
 const SPACING: Duration = Duration::from_millis(4);
 /// Local ports of the samples, from the first.
 const OFFSETS: [u16; 3] = [0, 3, 4];
-/// A connection that holds a mapping open is made anew this long after it broke.
+/// A connection that holds a mapping open is made anew this long after it broke. The time doubles, up to [`LONGEST`], while
+/// no server answers.
 const ANCHOR_AGAIN: Duration = Duration::from_secs(10);
 /// Servers tried, one after the other.
 const SERVERS: usize = 3;
@@ -95,14 +96,30 @@ pub(super) struct Survey {
 }
 
 /// Use of the connection that holds the mapping open.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 struct Kept {
     /// Time at which it was last used.
     used: Instant,
-    /// Most silence that servers let pass.
-    most: Duration,
-    /// Silence before it was found dead, and the mapping that it had.
-    dead: Option<(Duration, SocketAddr)>,
+    patience: Patience,
+    /// Use that is not answered yet.
+    asked: Option<Asked>,
+    /// Time between a failure and the next connection.
+    pause: Duration,
+}
+
+/// Use of the connection that holds the mapping open, after a silence.
+#[derive(Clone, Copy, Debug)]
+struct Asked {
+    silent: Duration,
+    /// The mapping that it had.
+    mapped: SocketAddr,
+    at: Instant,
+}
+
+impl Kept {
+    fn new(now: Instant, patience: Patience) -> Self {
+        Kept { used: now, patience, asked: None, pause: ANCHOR_AGAIN }
+    }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -168,7 +185,7 @@ impl Survey {
             probes: BTreeMap::new(),
             filter: FilterTest::default(),
             until: cx.now + SURVEY_WITHIN,
-            kept: Kept { used: cx.now, most: LONGEST, dead: None },
+            kept: Kept::new(cx.now, Patience::default()),
             by_address: None,
             by_port: None,
             seen: [None; 3],
@@ -183,9 +200,9 @@ impl Survey {
     /// Begins anew. What was known stays so meanwhile.
     pub(super) fn again(&mut self, cx: &mut Cx, servers: &[SocketAddr]) {
         self.close(cx, |_| true);
-        let (earlier, most) = (self.report.clone(), self.kept.most);
+        let (earlier, patience) = (self.report.clone(), core::mem::take(&mut self.kept.patience));
         *self = Survey::begun(cx, self.place, self.vantage, self.port, servers, self.hairpin);
-        self.kept.most = most;
+        self.kept.patience = patience;
         self.report.answers.clone_from(&earlier.answers);
         self.earlier = Some(earlier);
     }
@@ -288,15 +305,18 @@ impl Survey {
             server.is_some_and(|s| self.vantage.may_be(s.ip(), seen.ip()) && !self.is_disbelieved(s))
         };
         let seen = reply.and_then(|r| probe::mapped(&r)).filter(plausible);
-        let Some(seen) = seen else { return self.failed(cx, sock) };
+        let Some(seen) = seen else {
+            // It is as good as none.
+            self.probes.entry(sock).and_modify(|(_, probe)| probe.answered = false);
+            return self.failed(cx, sock);
+        };
         match what {
             What::Hairpin => {}
             What::Anchor if self.done => {
-                if let Some((silent, mapped)) = self.kept.dead.take()
-                    && mapped != seen
-                {
-                    cx.memory.died(cx.now, silent);
+                if let Some(asked) = self.kept.asked.take() {
+                    self.learn(cx, asked, at, seen);
                 }
+                self.kept.pause = ANCHOR_AGAIN;
                 self.report.mapped = Some(seen);
                 cx.read(sock, data.len() as u32);
                 self.keep(cx);
@@ -309,6 +329,19 @@ impl Survey {
             }
         }
         self.conclude(cx);
+    }
+
+    /// Learns from the answer to what was asked after a silence: on the same connection, or on one that `began` later. The NAT
+    /// forgot us if our outside address is the same; else it is another, or the network was away.
+    fn learn(&mut self, cx: &mut Cx, asked: Asked, began: Instant, seen: SocketAddr) {
+        let Asked { silent, mapped, at } = asked;
+        if began < at {
+            self.kept.patience.lives(silent);
+        }
+        let ours = mapped.ip() == seen.ip() && cx.now <= at + CONFIRMED_WITHIN;
+        if ours && mapped != seen {
+            cx.memory.died(cx.now, self.kept.used, silent);
+        }
     }
 
     /// The server answered: everything else can be asked.
@@ -358,11 +391,11 @@ impl Survey {
         match what {
             What::Anchor if self.done => {
                 // It ended while nothing was asked: so long, less a quarter, the server is patient.
-                let silent = cx.now.since(self.kept.used);
-                if answered && silent >= SHORTEST {
-                    self.kept.most = self.kept.most.min(silent * 3 / 4);
+                if answered {
+                    self.kept.patience.ended(cx.now, cx.now.since(self.kept.used), 3);
                 }
-                cx.timers.set(Timer::Survey(self.place), Some(cx.now + ANCHOR_AGAIN));
+                cx.timers.set(Timer::Survey(self.place), Some(cx.now + self.kept.pause));
+                self.turn(&probe);
             }
             // It has answered, and is kept for its mapping only.
             What::Anchor if self.report.server.is_some() => {}
@@ -392,6 +425,15 @@ impl Survey {
         self.conclude(cx);
     }
 
+    /// Turns to the next server, and more slowly, after a connection that was never answered on.
+    fn turn(&mut self, probe: &Probe) {
+        let before = |asked: Asked| probe.began <= asked.at;
+        if !probe.answered && !self.kept.asked.is_some_and(before) {
+            self.asked = (self.asked + 1) % self.servers.len().max(1);
+            self.kept.pause = (self.kept.pause * 2).min(LONGEST);
+        }
+    }
+
     /// Uses the connection that holds the mapping open, or makes it anew if it is gone or dead.
     fn refresh_anchor(&mut self, cx: &mut Cx) {
         let anchor = self.probes.iter_mut().find(|(_, (what, _))| *what == What::Anchor);
@@ -399,12 +441,19 @@ impl Survey {
             Some((sock, (_, probe))) if probe.answered => {
                 probe.ask_again(cx, *sock);
                 // Until it is answered.
-                self.kept.dead = self.report.mapped.map(|mapped| (cx.now.since(self.kept.used), mapped));
+                let silent = cx.now.since(self.kept.used);
+                self.kept.asked = self.report.mapped.map(|mapped| Asked { silent, mapped, at: cx.now });
                 cx.timers.set(Timer::Survey(self.place), Some(cx.now + probe::ANSWER_WITHIN * 2));
             }
             _ => {
-                self.close(cx, |what| what == What::Anchor);
-                cx.timers.set(Timer::Survey(self.place), Some(cx.now + ANCHOR_AGAIN));
+                let unanswered =
+                    self.probes.iter().find(|(_, (what, _))| *what == What::Anchor).map(|(s, _)| *s);
+                if let Some((sock, (_, probe))) = unanswered.and_then(|sock| self.probes.remove_entry(&sock))
+                {
+                    cx.close(sock, CloseHow::Drop);
+                    self.turn(&probe);
+                }
+                cx.timers.set(Timer::Survey(self.place), Some(cx.now + self.kept.pause));
                 self.anchor(cx);
             }
         }
@@ -413,14 +462,14 @@ impl Survey {
     /// Plans the next use of the connection that holds the mapping open.
     fn keep(&mut self, cx: &mut Cx) {
         self.kept.used = cx.now;
-        let every = cx.memory.held().min(self.kept.most);
+        let every = cx.memory.held().min(self.kept.patience.most(cx.now));
         cx.timers.set(Timer::Survey(self.place), Some(memory::due(cx.now, every)));
     }
 
     /// Takes in that NATs remember less than was thought.
     pub(super) fn hurry(&mut self, cx: &mut Cx) {
         if self.done && self.probes.values().any(|(what, probe)| *what == What::Anchor && probe.answered) {
-            let every = cx.memory.held().min(self.kept.most);
+            let every = cx.memory.held().min(self.kept.patience.most(cx.now));
             cx.timers.set(Timer::Survey(self.place), Some(cx.now.max(self.kept.used + every)));
         }
     }
