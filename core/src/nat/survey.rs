@@ -116,6 +116,14 @@ struct Asked {
     at: Instant,
 }
 
+impl Asked {
+    /// Returns true if the NAT has forgotten us, as the answer tells now. With another outside address it is another NAT, and
+    /// after a long time the network was away.
+    fn is_forgotten(&self, now: Instant, seen: SocketAddr) -> bool {
+        seen.ip() == self.mapped.ip() && seen != self.mapped && now <= self.at + CONFIRMED_WITHIN
+    }
+}
+
 impl Kept {
     fn new(now: Instant, patience: Patience) -> Self {
         Kept { used: now, patience, asked: None, pause: ANCHOR_AGAIN }
@@ -331,16 +339,13 @@ impl Survey {
         self.conclude(cx);
     }
 
-    /// Learns from the answer to what was asked after a silence: on the same connection, or on one that `began` later. The NAT
-    /// forgot us if our outside address is the same; else it is another, or the network was away.
+    /// Learns from the answer to what was asked after a silence: on the same connection, or on one that `began` later.
     fn learn(&mut self, cx: &mut Cx, asked: Asked, began: Instant, seen: SocketAddr) {
-        let Asked { silent, mapped, at } = asked;
-        if began < at {
-            self.kept.patience.lives(silent);
+        if began < asked.at {
+            self.kept.patience.lives(asked.silent);
         }
-        let ours = mapped.ip() == seen.ip() && cx.now <= at + CONFIRMED_WITHIN;
-        if ours && mapped != seen {
-            cx.memory.died(cx.now, self.kept.used, silent);
+        if asked.is_forgotten(cx.now, seen) {
+            cx.memory.died(cx.now, self.kept.used, asked.silent);
         }
     }
 
@@ -617,5 +622,21 @@ impl Survey {
         if self.filter.datagram(cx, self.server(), from, data) {
             self.conclude(cx);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_nat_forgets_where_the_port_is_another_at_the_same_address_and_soon() {
+        let at = |n| Instant::ZERO + Duration::from_secs(n);
+        let seen = |host, port| SocketAddr::from(([203, 0, 113, host], port));
+        let asked = Asked { silent: Duration::from_secs(100), mapped: seen(1, 40_000), at: at(100) };
+        assert!(asked.is_forgotten(at(115), seen(1, 40_001)));
+        assert!(!asked.is_forgotten(at(115), seen(1, 40_000)), "the same mapping");
+        assert!(!asked.is_forgotten(at(116), seen(1, 40_001)), "an outage");
+        assert!(!asked.is_forgotten(at(101), seen(2, 40_001)), "another outside address");
     }
 }
