@@ -101,7 +101,7 @@ impl Cx {
             stats: Stats::default(),
             translated: None,
             experience: Experience::default(),
-            memory: Memory::new(&[]),
+            memory: Memory::new(now, &[]),
             queue: VecDeque::new(),
             socks: BTreeMap::new(),
             queries: BTreeMap::new(),

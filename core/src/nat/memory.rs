@@ -1,7 +1,8 @@
 //! The time for which the NATs in front of us remember idle TCP connections, as our sessions with brokers find out.
 //!
 //! One session at a time lets twice as long pass as was seen to hold. What held is used by all. What did not is not tried
-//! again for a day. Only what was confirmed counts as lost: the server answered a new connection at once.
+//! again for a day. Only what was confirmed counts as lost: the server answered a new connection at once. A loss after no
+//! more than what held may be a router that began anew: the second in a row counts.
 
 use core::time::Duration;
 use std::collections::VecDeque;
@@ -15,6 +16,9 @@ pub(crate) const SHORTEST: Duration = Duration::from_secs(20);
 pub(crate) const LONGEST: Duration = Duration::from_secs(300);
 /// What was lost is tried again after this long: the NAT may be another, or the server was to blame.
 const TRY_AGAIN: Duration = Duration::from_secs(24 * 3600);
+/// A connection that was lost when it was used, and is there again within this time, was forgotten by a NAT. Else the network
+/// was away.
+pub(crate) const CONFIRMED_WITHIN: Duration = Duration::from_secs(15);
 /// Most networks that are remembered.
 const MAX_NETWORKS: usize = 32;
 
@@ -25,7 +29,8 @@ pub struct NatMemory {
     pub network: Network,
     /// An idle connection lived for so long, or it is assumed.
     pub held: Duration,
-    /// A connection was forgotten that had been idle for so long.
+    /// A connection was forgotten that had been idle for so long. It counts for a day from the loss; in a later run, which is not
+    /// told its age, for a day from the start.
     pub lost: Option<Duration>,
 }
 
@@ -51,38 +56,40 @@ impl Network {
 /// What is known of the network that we are in, and of others.
 #[derive(Debug)]
 pub(crate) struct Memory {
-    /// The latest last.
-    known: VecDeque<NatMemory>,
+    /// The latest last, and when what is lost was lost.
+    known: VecDeque<(NatMemory, Instant)>,
     here: Option<Network>,
     held: Duration,
     lost: Option<(Duration, Instant)>,
-    /// The session that tries longer than what held.
-    trier: Option<u8>,
+    /// The last loss that contradicts what held, as idle time and time of the loss, while nothing has contradicted it.
+    doubt: Option<(Duration, Instant)>,
+    /// The session that tries longer than what held, and how long.
+    trier: Option<(u8, Duration)>,
     /// What is known here has changed, and whether for less.
     news: Option<bool>,
 }
 
 impl Memory {
-    pub(crate) fn new(known: &[NatMemory]) -> Self {
-        let known = known.iter().rev().take(MAX_NETWORKS).rev().copied().collect();
-        Memory { known, here: None, held: SHORTEST, lost: None, trier: None, news: None }
+    pub(crate) fn new(now: Instant, known: &[NatMemory]) -> Self {
+        let known = known.iter().rev().take(MAX_NETWORKS).rev().map(|known| (*known, now)).collect();
+        Memory { known, here: None, held: SHORTEST, lost: None, doubt: None, trier: None, news: None }
     }
 
     /// We may be in another network: nothing is known of it.
     pub(crate) fn leave(&mut self) {
-        *self = Memory { known: core::mem::take(&mut self.known), ..Memory::new(&[]) };
+        *self = Memory { known: core::mem::take(&mut self.known), ..Memory::new(Instant::ZERO, &[]) };
     }
 
     /// We are in this network, as has become known. What was measured since [`leave`](Self::leave) is about it.
-    pub(crate) fn arrive(&mut self, now: Instant, network: Network) {
+    pub(crate) fn arrive(&mut self, network: Network) {
         if self.here.replace(network) == Some(network) {
             return;
         }
-        match self.known.iter().rfind(|known| known.network == network) {
-            Some(known) => {
+        match self.known.iter().rfind(|(known, _)| known.network == network) {
+            Some((known, at)) => {
                 self.held = known.held.clamp(SHORTEST, LONGEST);
-                self.lost = known.lost.map(|lost| (lost.max(SHORTEST), now));
-                self.trier = None;
+                self.lost = known.lost.map(|lost| (lost.max(SHORTEST), *at));
+                (self.doubt, self.trier) = (None, None);
             }
             None if self.held > SHORTEST || self.lost.is_some() => self.learned(false),
             None => {}
@@ -98,9 +105,9 @@ impl Memory {
     pub(crate) fn next(&mut self, now: Instant, place: u8, most: Duration) -> Duration {
         self.lost = self.lost.filter(|(_, at)| now < *at + TRY_AGAIN);
         let twice = (self.held * 2).min(LONGEST).min(most);
-        let tries = self.trier.is_none_or(|trier| trier == place);
+        let tries = self.trier.is_none_or(|(trier, _)| trier == place);
         if tries && twice > self.held && self.lost.is_none_or(|(lost, _)| twice < lost) {
-            self.trier = Some(place);
+            self.trier = Some((place, twice));
             return twice;
         }
         self.release(place);
@@ -109,12 +116,19 @@ impl Memory {
 
     /// The session at this place tries nothing.
     pub(crate) fn release(&mut self, place: u8) {
-        self.trier = self.trier.filter(|trier| *trier != place);
+        self.trier = self.trier.filter(|(trier, _)| *trier != place);
+    }
+
+    /// The session at this place was idle for so long. Returns true if it was to be idle for longer, as a trial, so that it
+    /// is another's turn.
+    pub(crate) fn falls_short(&mut self, place: u8, idle: Duration) -> bool {
+        self.trier.take_if(|(trier, tried)| *trier == place && whole(idle) < whole(*tried)).is_some()
     }
 
     /// A connection lived that had been idle for so long.
     pub(crate) fn lived(&mut self, idle: Duration) {
-        let idle = idle.min(LONGEST);
+        let idle = whole(idle).min(LONGEST);
+        self.doubt = self.doubt.filter(|(doubt, _)| idle < *doubt);
         if idle > self.held {
             self.held = idle;
             self.lost = self.lost.filter(|(lost, _)| idle < *lost);
@@ -122,13 +136,29 @@ impl Memory {
         }
     }
 
-    /// A connection was forgotten that had been idle for so long.
-    pub(crate) fn died(&mut self, now: Instant, idle: Duration) {
+    /// A connection was forgotten that had been idle for so long, since this time.
+    pub(crate) fn died(&mut self, now: Instant, since: Instant, idle: Duration) {
+        let mut idle = whole(idle);
         if idle < SHORTEST {
             return;
         }
+        if idle <= self.held {
+            match self.doubt.filter(|(_, at)| now < *at + TRY_AGAIN) {
+                // Of two losses only the longer time is told by both.
+                Some((before, at)) if at <= since => idle = idle.max(before),
+                // All connections may have been lost to one cause.
+                Some(_) => return,
+                None => {
+                    self.doubt = Some((idle, now));
+                    return;
+                }
+            }
+            self.doubt = None;
+        }
         let lost = self.lost.map_or(idle, |(lost, _)| lost.min(idle));
-        let held = self.held.min((lost / 2).max(SHORTEST));
+        // Upwards: twice as long is not less than what was lost.
+        let half = whole((lost + Duration::from_secs(1)) / 2);
+        let held = self.held.min(half.max(SHORTEST));
         let fewer = held < self.held;
         (self.held, self.lost) = (held, Some((lost, now)));
         self.learned(fewer);
@@ -138,23 +168,66 @@ impl Memory {
     /// which network it is.
     pub(crate) fn take_news(&mut self) -> Option<(Option<NatMemory>, bool)> {
         let fewer = self.news.take()?;
-        Some((self.here.and_then(|here| self.known.back().filter(|k| k.network == here).copied()), fewer))
+        Some((
+            self.here.and_then(|here| self.known.back().map(|(k, _)| *k).filter(|k| k.network == here)),
+            fewer,
+        ))
     }
 
     fn learned(&mut self, fewer: bool) {
         self.news = Some(self.news.unwrap_or(false) || fewer);
         let Some(network) = self.here else { return };
         let memory = NatMemory { network, held: self.held, lost: self.lost.map(|(lost, _)| lost) };
-        if self.known.back() == Some(&memory) {
+        let at = self.lost.map_or(Instant::ZERO, |(_, at)| at);
+        if let Some((_, since)) = self.known.back_mut().filter(|(known, _)| *known == memory) {
+            *since = at;
             self.news = Some(fewer).filter(|fewer| *fewer);
             return;
         }
-        self.known.retain(|known| known.network != network);
-        self.known.push_back(memory);
+        self.known.retain(|(known, _)| known.network != network);
+        self.known.push_back((memory, at));
         if self.known.len() > MAX_NETWORKS {
             self.known.pop_front();
         }
     }
+}
+
+/// The silence that a server allows, whatever NATs remember.
+#[derive(Debug, Default)]
+pub(crate) struct Patience {
+    /// The most, if it is less than [`LONGEST`], and since when.
+    most: Option<(Duration, Instant)>,
+    /// Silence after which the server ended the last connection that it ended so.
+    ended: Option<Duration>,
+}
+
+impl Patience {
+    /// The server ended a connection that had been silent for so long. Twice in a row is no accident: so many quarters of the
+    /// time are let pass from then on.
+    pub(crate) fn ended(&mut self, now: Instant, silent: Duration, quarters: u32) {
+        match self.ended.take() {
+            Some(before) if silent >= SHORTEST => {
+                let most = before.min(silent) * quarters / 4;
+                self.most = Some((most.min(self.most(now)), now));
+            }
+            _ => self.ended = Some(silent).filter(|silent| *silent >= SHORTEST),
+        }
+    }
+
+    /// A connection lives that has been silent for so long.
+    pub(crate) fn lives(&mut self, silent: Duration) {
+        self.ended = self.ended.filter(|ended| silent < *ended);
+    }
+
+    /// Returns the most silence. After a day the server may be another.
+    pub(crate) fn most(&self, now: Instant) -> Duration {
+        self.most.filter(|(_, since)| now < *since + TRY_AGAIN).map_or(LONGEST, |(most, _)| most)
+    }
+}
+
+/// Leaves out what is less than a second.
+fn whole(time: Duration) -> Duration {
+    Duration::from_secs(time.as_secs())
 }
 
 /// Returns the time of the next sign of life, `every` after the last at most. They are due at whole multiples, so that
@@ -192,7 +265,7 @@ mod tests {
             if idle < s(remembers) {
                 memory.lived(idle)
             } else {
-                memory.died(at(*now), idle)
+                memory.died(at(*now), at(*now) - idle, idle)
             }
             all.push(idle.as_secs());
         }
@@ -206,26 +279,107 @@ mod tests {
             (100, [40, 80, 160, 80, 80, 80]),
             (600, [40, 80, 160, 300, 300, 300]),
         ] {
-            let mut memory = Memory::new(&[]);
-            memory.arrive(at(0), network(1));
+            let mut memory = Memory::new(at(0), &[]);
+            memory.arrive(network(1));
             assert_eq!(search(&mut memory, &mut 0, remembers, 6), expected, "{remembers}");
         }
     }
 
     #[test]
     fn a_nat_that_gets_stricter_is_followed_and_one_that_gets_better_after_a_day() {
-        let mut memory = Memory::new(&[]);
+        let mut memory = Memory::new(at(0), &[]);
         let mut now = 0;
         search(&mut memory, &mut now, 600, 6);
-        assert_eq!(search(&mut memory, &mut now, 70, 5), [300, 150, 75, 37, 37]);
+        assert_eq!(search(&mut memory, &mut now, 70, 8), [300, 300, 150, 150, 75, 75, 38, 38]);
         assert_eq!(memory.take_news(), Some((None, true)));
         now += 24 * 3600;
-        assert_eq!(search(&mut memory, &mut now, 600, 5), [75, 150, 300, 300, 300]);
+        assert_eq!(search(&mut memory, &mut now, 600, 5), [76, 152, 300, 300, 300]);
+    }
+
+    /// A memory of what held for 300 s.
+    fn settled() -> Memory {
+        let mut memory = Memory::new(at(0), &[]);
+        memory.arrive(network(1));
+        memory.lived(s(300));
+        memory.take_news();
+        memory
+    }
+
+    #[test]
+    fn one_loss_after_what_held_counts_for_nothing_and_a_second_in_a_row_does() {
+        let mut memory = settled();
+        memory.died(at(1000), at(700), s(300));
+        // Another session, lost to the same cause.
+        memory.died(at(1200), at(990), s(210));
+        assert_eq!((memory.held(), memory.take_news()), (s(300), None));
+        memory.lived(s(300));
+        memory.died(at(5000), at(4970), s(30));
+        assert_eq!((memory.held(), memory.take_news()), (s(300), None), "it lived in between");
+        memory.died(at(6000), at(5790), s(210));
+        let told = NatMemory { network: network(1), held: s(105), lost: Some(s(210)) };
+        assert_eq!(memory.take_news(), Some((Some(told), true)), "the longer of the two");
+        let mut memory = settled();
+        memory.died(at(1000), at(700), s(300));
+        memory.died(at(1000 + 24 * 3600), at(700 + 24 * 3600), s(300));
+        assert_eq!(memory.held(), s(300), "a day later");
+    }
+
+    #[test]
+    fn parts_of_seconds_are_no_news() {
+        let mut memory = Memory::new(at(0), &[]);
+        memory.arrive(network(1));
+        memory.lived(Duration::from_millis(40_002));
+        let told = NatMemory { network: network(1), held: s(40), lost: None };
+        assert_eq!(memory.take_news(), Some((Some(told), false)));
+        memory.lived(Duration::from_millis(40_900));
+        assert_eq!(memory.take_news(), None);
+    }
+
+    #[test]
+    fn what_was_lost_is_tried_again_a_day_after_the_loss_wherever_we_were_meanwhile() {
+        let known = NatMemory { network: network(1), held: s(40), lost: Some(s(80)) };
+        let mut memory = Memory::new(at(50), &[known]);
+        let day = 24 * 3600;
+        let next = |memory: &mut Memory, n, now| {
+            memory.leave();
+            memory.arrive(network(n));
+            memory.next(at(now), 0, LONGEST)
+        };
+        assert_eq!(next(&mut memory, 1, 49 + day), s(40));
+        assert_eq!(next(&mut memory, 1, 50 + day), s(80), "from the start of the run");
+        assert_eq!(next(&mut memory, 2, 100), s(40));
+        memory.died(at(140), at(100), s(40));
+        assert_eq!(next(&mut memory, 2, 139 + day), s(20));
+        assert_eq!(next(&mut memory, 2, 140 + day), s(40));
+    }
+
+    #[test]
+    fn a_session_that_cannot_be_idle_for_long_leaves_the_trial_to_another() {
+        let mut memory = Memory::new(at(0), &[]);
+        assert_eq!(memory.next(at(0), 0, LONGEST), s(40));
+        assert!(!memory.falls_short(1, s(20)), "it does not try");
+        assert!(memory.falls_short(0, s(30)));
+        assert_eq!(memory.next(at(30), 1, LONGEST), s(40));
+        assert!(!memory.falls_short(1, Duration::from_millis(40_001)));
+        assert_eq!((memory.next(at(70), 0, LONGEST), memory.next(at(70), 1, LONGEST)), (s(20), s(40)));
+    }
+
+    #[test]
+    fn a_server_that_ends_connections_twice_in_a_row_is_heeded_for_a_day() {
+        let mut patience = Patience::default();
+        patience.ended(at(0), s(100), 3);
+        patience.lives(s(100));
+        patience.ended(at(100), s(100), 3);
+        assert_eq!(patience.most(at(100)), LONGEST);
+        patience.ended(at(200), s(80), 3);
+        assert_eq!(patience.most(at(200)), s(60));
+        let day = 24 * 3600;
+        assert_eq!((patience.most(at(199 + day)), patience.most(at(200 + day))), (s(60), LONGEST));
     }
 
     #[test]
     fn one_session_tries_and_the_others_do_what_held() {
-        let mut memory = Memory::new(&[]);
+        let mut memory = Memory::new(at(0), &[]);
         let every = |memory: &mut Memory, place| memory.next(at(0), place, LONGEST).as_secs();
         assert_eq!((every(&mut memory, 0), every(&mut memory, 1)), (40, 20));
         memory.release(0);
@@ -238,22 +392,23 @@ mod tests {
 
     #[test]
     fn each_network_has_its_own() {
-        let mut memory = Memory::new(&[NatMemory { network: network(1), held: s(160), lost: Some(s(300)) }]);
-        memory.arrive(at(0), network(1));
+        let mut memory =
+            Memory::new(at(0), &[NatMemory { network: network(1), held: s(160), lost: Some(s(300)) }]);
+        memory.arrive(network(1));
         assert_eq!((memory.held(), memory.next(at(0), 0, LONGEST)), (s(160), s(160)));
         memory.leave();
         assert_eq!(memory.held(), SHORTEST);
         memory.lived(s(40));
         assert_eq!(memory.take_news(), Some((None, false)), "it is not known where");
-        memory.arrive(at(9), network(2));
+        memory.arrive(network(2));
         let told = NatMemory { network: network(2), held: s(40), lost: None };
         assert_eq!(memory.take_news(), Some((Some(told), false)));
         memory.leave();
-        memory.arrive(at(9), network(1));
+        memory.arrive(network(1));
         assert_eq!((memory.held(), memory.take_news()), (s(160), None));
         for n in 3..=255 {
             memory.leave();
-            memory.arrive(at(9), network(n));
+            memory.arrive(network(n));
             memory.lived(s(40));
         }
         assert_eq!(memory.known.len(), MAX_NETWORKS);

@@ -16,7 +16,7 @@ use super::behaviour::{self, Allocation, Behaviour, Foresight, Mapping};
 use super::counter::{self, Counter, Sight};
 use super::external::StunAnswer;
 use super::filtering::{FilterTest, SWALLOWED_AFTER};
-use super::memory::{self, LONGEST, SHORTEST};
+use super::memory::{self, CONFIRMED_WITHIN, LONGEST, Patience};
 use super::probe::{self, Probe};
 use super::vantage::Vantage;
 use crate::address::is_dialable;
@@ -31,7 +31,8 @@ const SURVEY_WITHIN: Duration = Duration::from_millis(3500);
 const SPACING: Duration = Duration::from_millis(4);
 /// Local ports of the samples, from the first.
 const OFFSETS: [u16; 3] = [0, 3, 4];
-/// A connection that holds a mapping open is made anew this long after it broke.
+/// A connection that holds a mapping open is made anew this long after it broke. The time doubles, up to [`LONGEST`], while
+/// no server answers.
 const ANCHOR_AGAIN: Duration = Duration::from_secs(10);
 /// Servers tried, one after the other.
 const SERVERS: usize = 3;
@@ -95,14 +96,38 @@ pub(super) struct Survey {
 }
 
 /// Use of the connection that holds the mapping open.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 struct Kept {
     /// Time at which it was last used.
     used: Instant,
-    /// Most silence that servers let pass.
-    most: Duration,
-    /// Silence before it was found dead, and the mapping that it had.
-    dead: Option<(Duration, SocketAddr)>,
+    patience: Patience,
+    /// Use that is not answered yet.
+    asked: Option<Asked>,
+    /// Time between a failure and the next connection.
+    pause: Duration,
+}
+
+/// Use of the connection that holds the mapping open, after a silence.
+#[derive(Clone, Copy, Debug)]
+struct Asked {
+    silent: Duration,
+    /// The mapping that it had.
+    mapped: SocketAddr,
+    at: Instant,
+}
+
+impl Asked {
+    /// Returns true if the NAT has forgotten us, as the answer tells now. With another outside address it is another NAT, and
+    /// after a long time the network was away.
+    fn is_forgotten(&self, now: Instant, seen: SocketAddr) -> bool {
+        seen.ip() == self.mapped.ip() && seen != self.mapped && now <= self.at + CONFIRMED_WITHIN
+    }
+}
+
+impl Kept {
+    fn new(now: Instant, patience: Patience) -> Self {
+        Kept { used: now, patience, asked: None, pause: ANCHOR_AGAIN }
+    }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -168,7 +193,7 @@ impl Survey {
             probes: BTreeMap::new(),
             filter: FilterTest::default(),
             until: cx.now + SURVEY_WITHIN,
-            kept: Kept { used: cx.now, most: LONGEST, dead: None },
+            kept: Kept::new(cx.now, Patience::default()),
             by_address: None,
             by_port: None,
             seen: [None; 3],
@@ -183,9 +208,9 @@ impl Survey {
     /// Begins anew. What was known stays so meanwhile.
     pub(super) fn again(&mut self, cx: &mut Cx, servers: &[SocketAddr]) {
         self.close(cx, |_| true);
-        let (earlier, most) = (self.report.clone(), self.kept.most);
+        let (earlier, patience) = (self.report.clone(), core::mem::take(&mut self.kept.patience));
         *self = Survey::begun(cx, self.place, self.vantage, self.port, servers, self.hairpin);
-        self.kept.most = most;
+        self.kept.patience = patience;
         self.report.answers.clone_from(&earlier.answers);
         self.earlier = Some(earlier);
     }
@@ -288,15 +313,18 @@ impl Survey {
             server.is_some_and(|s| self.vantage.may_be(s.ip(), seen.ip()) && !self.is_disbelieved(s))
         };
         let seen = reply.and_then(|r| probe::mapped(&r)).filter(plausible);
-        let Some(seen) = seen else { return self.failed(cx, sock) };
+        let Some(seen) = seen else {
+            // It is as good as none.
+            self.probes.entry(sock).and_modify(|(_, probe)| probe.answered = false);
+            return self.failed(cx, sock);
+        };
         match what {
             What::Hairpin => {}
             What::Anchor if self.done => {
-                if let Some((silent, mapped)) = self.kept.dead.take()
-                    && mapped != seen
-                {
-                    cx.memory.died(cx.now, silent);
+                if let Some(asked) = self.kept.asked.take() {
+                    self.learn(cx, asked, at, seen);
                 }
+                self.kept.pause = ANCHOR_AGAIN;
                 self.report.mapped = Some(seen);
                 cx.read(sock, data.len() as u32);
                 self.keep(cx);
@@ -309,6 +337,16 @@ impl Survey {
             }
         }
         self.conclude(cx);
+    }
+
+    /// Learns from the answer to what was asked after a silence: on the same connection, or on one that `began` later.
+    fn learn(&mut self, cx: &mut Cx, asked: Asked, began: Instant, seen: SocketAddr) {
+        if began < asked.at {
+            self.kept.patience.lives(asked.silent);
+        }
+        if asked.is_forgotten(cx.now, seen) {
+            cx.memory.died(cx.now, self.kept.used, asked.silent);
+        }
     }
 
     /// The server answered: everything else can be asked.
@@ -358,11 +396,11 @@ impl Survey {
         match what {
             What::Anchor if self.done => {
                 // It ended while nothing was asked: so long, less a quarter, the server is patient.
-                let silent = cx.now.since(self.kept.used);
-                if answered && silent >= SHORTEST {
-                    self.kept.most = self.kept.most.min(silent * 3 / 4);
+                if answered {
+                    self.kept.patience.ended(cx.now, cx.now.since(self.kept.used), 3);
                 }
-                cx.timers.set(Timer::Survey(self.place), Some(cx.now + ANCHOR_AGAIN));
+                cx.timers.set(Timer::Survey(self.place), Some(cx.now + self.kept.pause));
+                self.turn(&probe);
             }
             // It has answered, and is kept for its mapping only.
             What::Anchor if self.report.server.is_some() => {}
@@ -392,6 +430,15 @@ impl Survey {
         self.conclude(cx);
     }
 
+    /// Turns to the next server, and more slowly, after a connection that was never answered on.
+    fn turn(&mut self, probe: &Probe) {
+        let before = |asked: Asked| probe.began <= asked.at;
+        if !probe.answered && !self.kept.asked.is_some_and(before) {
+            self.asked = (self.asked + 1) % self.servers.len().max(1);
+            self.kept.pause = (self.kept.pause * 2).min(LONGEST);
+        }
+    }
+
     /// Uses the connection that holds the mapping open, or makes it anew if it is gone or dead.
     fn refresh_anchor(&mut self, cx: &mut Cx) {
         let anchor = self.probes.iter_mut().find(|(_, (what, _))| *what == What::Anchor);
@@ -399,12 +446,19 @@ impl Survey {
             Some((sock, (_, probe))) if probe.answered => {
                 probe.ask_again(cx, *sock);
                 // Until it is answered.
-                self.kept.dead = self.report.mapped.map(|mapped| (cx.now.since(self.kept.used), mapped));
+                let silent = cx.now.since(self.kept.used);
+                self.kept.asked = self.report.mapped.map(|mapped| Asked { silent, mapped, at: cx.now });
                 cx.timers.set(Timer::Survey(self.place), Some(cx.now + probe::ANSWER_WITHIN * 2));
             }
             _ => {
-                self.close(cx, |what| what == What::Anchor);
-                cx.timers.set(Timer::Survey(self.place), Some(cx.now + ANCHOR_AGAIN));
+                let unanswered =
+                    self.probes.iter().find(|(_, (what, _))| *what == What::Anchor).map(|(s, _)| *s);
+                if let Some((sock, (_, probe))) = unanswered.and_then(|sock| self.probes.remove_entry(&sock))
+                {
+                    cx.close(sock, CloseHow::Drop);
+                    self.turn(&probe);
+                }
+                cx.timers.set(Timer::Survey(self.place), Some(cx.now + self.kept.pause));
                 self.anchor(cx);
             }
         }
@@ -413,14 +467,14 @@ impl Survey {
     /// Plans the next use of the connection that holds the mapping open.
     fn keep(&mut self, cx: &mut Cx) {
         self.kept.used = cx.now;
-        let every = cx.memory.held().min(self.kept.most);
+        let every = cx.memory.held().min(self.kept.patience.most(cx.now));
         cx.timers.set(Timer::Survey(self.place), Some(memory::due(cx.now, every)));
     }
 
     /// Takes in that NATs remember less than was thought.
     pub(super) fn hurry(&mut self, cx: &mut Cx) {
         if self.done && self.probes.values().any(|(what, probe)| *what == What::Anchor && probe.answered) {
-            let every = cx.memory.held().min(self.kept.most);
+            let every = cx.memory.held().min(self.kept.patience.most(cx.now));
             cx.timers.set(Timer::Survey(self.place), Some(cx.now.max(self.kept.used + every)));
         }
     }
@@ -568,5 +622,21 @@ impl Survey {
         if self.filter.datagram(cx, self.server(), from, data) {
             self.conclude(cx);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_nat_forgets_where_the_port_is_another_at_the_same_address_and_soon() {
+        let at = |n| Instant::ZERO + Duration::from_secs(n);
+        let seen = |host, port| SocketAddr::from(([203, 0, 113, host], port));
+        let asked = Asked { silent: Duration::from_secs(100), mapped: seen(1, 40_000), at: at(100) };
+        assert!(asked.is_forgotten(at(115), seen(1, 40_001)));
+        assert!(!asked.is_forgotten(at(115), seen(1, 40_000)), "the same mapping");
+        assert!(!asked.is_forgotten(at(116), seen(1, 40_001)), "an outage");
+        assert!(!asked.is_forgotten(at(101), seen(2, 40_001)), "another outside address");
     }
 }

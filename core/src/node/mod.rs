@@ -195,7 +195,7 @@ impl Node {
     pub fn new(config: Config, seed: [u8; 32], now: Instant) -> Result<Self, ConfigError> {
         config.check()?;
         let mut cx = Cx::new(seed, now);
-        cx.memory = Memory::new(&config.nat_memory);
+        cx.memory = Memory::new(cx.now, &config.nat_memory);
         let ours = config.identity.node_id();
         let most = config.max_pipes.unwrap_or(DEFAULT_PIPES) as usize;
         let session = |(place, b): (usize, &crate::config::Broker)| {

@@ -372,7 +372,7 @@ impl Node {
         if let Some((n, interface)) = self.chosen.iter().enumerate().min_by_key(best)
             && let Some(route) = self.routes.get(n)
         {
-            self.cx.memory.arrive(self.cx.now, Network::new(interface.gateway, route.external));
+            self.cx.memory.arrive(Network::new(interface.gateway, route.external));
         }
     }
 

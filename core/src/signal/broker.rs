@@ -21,7 +21,7 @@ use crate::identity::Topic;
 use crate::io::{CloseHow, IoFailure, QueryId, SockId};
 use crate::limit::Bucket;
 use crate::name::MAX_RECORD;
-use crate::nat::memory::{self, LONGEST, SHORTEST};
+use crate::nat::memory::{self, CONFIRMED_WITHIN, LONGEST, Patience, SHORTEST};
 use crate::notice::{BrokerLoss, BrokerState};
 use crate::proxy::Proxy;
 use crate::random::Domain;
@@ -35,8 +35,6 @@ use crate::wire::mqtt::{self, Incoming, MqttSplitter};
 const KEEP_ALIVE: [u16; 3] = [450, 60, 20];
 /// CONNACK of a broker to which the keep-alive is too long: identifier rejected.
 const REJECTED: u8 = 2;
-/// A session that was lost at a ping, and is there again within this time, was forgotten by a NAT. Else the network was away.
-const CONFIRMED_WITHIN: Duration = Duration::from_secs(15);
 /// The broker's answer to CONNECT, SUBSCRIBE or PINGREQ may take this long.
 const ANSWER_WITHIN: Duration = Duration::from_secs(8);
 /// The answer to CONNECT may take this long where the broker has other addresses: a node of a cluster may take
@@ -115,32 +113,18 @@ pub(crate) struct Session {
     broken_kept: u8,
     /// Place of the keep-alive in [`KEEP_ALIVE`].
     keep_alive: usize,
+    /// What the broker allows, whatever the keep-alive says.
     patience: Patience,
-    /// The session was idle for so long before it was lost at a ping, and when.
-    suspect: Option<(Duration, Instant)>,
+    suspect: Option<Suspect>,
 }
 
-/// The time for which a broker lets us be silent, whatever the keep-alive says.
+/// A loss that may be the NAT's doing.
 #[derive(Debug)]
-struct Patience {
-    most: Duration,
-    /// Silence after which the broker ended the last session that it ended so.
-    ended: Option<Duration>,
-}
-
-impl Patience {
-    /// The broker ended a session that had been silent for so long. Twice in a row is no accident.
-    fn ended(&mut self, silent: Duration) {
-        match self.ended.take() {
-            Some(before) if silent >= SHORTEST => self.most = before.min(silent) / 2,
-            _ => self.ended = Some(silent).filter(|silent| *silent >= SHORTEST),
-        }
-    }
-
-    /// A session lives that has been silent for so long.
-    fn lives(&mut self, silent: Duration) {
-        self.ended = self.ended.filter(|ended| silent < *ended);
-    }
+struct Suspect {
+    /// The session was idle for so long before the ping at which it was lost, since this time.
+    silent: Duration,
+    since: Instant,
+    at: Instant,
 }
 
 #[derive(Debug)]
@@ -261,7 +245,7 @@ impl Session {
             broken: 0,
             broken_kept: 0,
             keep_alive: 0,
-            patience: Patience { most: LONGEST, ended: None },
+            patience: Patience::default(),
             suspect: None,
         }
     }
@@ -506,6 +490,7 @@ impl Session {
     /// is still being opened is made anew if we have `moved`. An established one gets a PINGREQ.
     pub(crate) fn roam(&mut self, cx: &mut Cx, moved: bool, gone: impl Fn(IpAddr) -> bool) -> News {
         let mut news = News::new();
+        self.suspect = self.suspect.take().filter(|_| !moved);
         match &mut self.state {
             State::Greeting { link } | State::Subscribing { link, .. } | State::Ready { link, .. }
                 if gone(link.local) =>
@@ -514,8 +499,10 @@ impl Session {
                 self.failures = 0;
                 self.start(cx);
             }
-            State::Ready { link, .. } if moved && link.answer_by.is_none() => {
-                link.ping(cx);
+            State::Ready { link, .. } if moved => {
+                if link.answer_by.is_none() {
+                    link.ping(cx);
+                }
                 // What this connection lived through says nothing of the network that we are in.
                 link.silent = Duration::ZERO;
             }
@@ -590,12 +577,12 @@ impl Session {
                 }
                 cx.experience.works(self.broker.first().0, link.remote);
                 (self.worked, self.unready) = (true, false);
-                link.next_ping = cx.now + SHORTEST.min(self.longest());
+                link.next_ping = cx.now + SHORTEST.min(self.longest(cx.now));
                 self.state = State::Ready { link, since: cx.now, proof: Proof::Awaited };
-                if let Some((silent, at)) = self.suspect.take()
+                if let Some(Suspect { silent, since, at }) = self.suspect.take()
                     && cx.now <= at + CONFIRMED_WITHIN
                 {
-                    cx.memory.died(cx.now, silent);
+                    cx.memory.died(cx.now, since, silent);
                 }
                 self.unanswered.clear();
                 for topic in self.followed.clone() {
@@ -630,9 +617,10 @@ impl Session {
                     cx.memory.lived(link.silent);
                     self.patience.lives(link.silent);
                 }
+                let tries = !cx.memory.falls_short(self.place, link.silent);
                 link.next_ping = match proof {
-                    Proof::Given => self.next_ping(cx),
-                    Proof::Awaited | Proof::Overdue => cx.now + SHORTEST.min(self.longest()),
+                    Proof::Given => self.next_ping(cx, tries),
+                    Proof::Awaited | Proof::Overdue => cx.now + SHORTEST.min(self.longest(cx.now)),
                 };
                 let (proof, said) = match proof {
                     Proof::Given => (proof, None),
@@ -718,10 +706,12 @@ impl Session {
             let asked = link.answer_by.is_some();
             match loss {
                 BrokerLoss::Silent | BrokerLoss::Io(IoFailure::Reset) if asked => {
-                    self.suspect = Some((link.silent, cx.now));
+                    let since = link.last_ping - link.silent;
+                    self.suspect = Some(Suspect { silent: link.silent, since, at: cx.now });
                 }
                 BrokerLoss::ClosedByBroker | BrokerLoss::Io(IoFailure::Reset) if !asked => {
-                    self.patience.ended(cx.now.since(link.used));
+                    // Half of it is let pass.
+                    self.patience.ended(cx.now, cx.now.since(link.used), 2);
                 }
                 _ => {}
             }
@@ -768,14 +758,16 @@ impl Session {
     }
 
     /// Returns the most time between two pings that the broker allows.
-    fn longest(&self) -> Duration {
+    fn longest(&self, now: Instant) -> Duration {
         let allowed = Duration::from_secs(u64::from(KEEP_ALIVE[self.keep_alive])) * 2 / 3;
-        allowed.min(self.patience.most).min(LONGEST)
+        allowed.min(self.patience.most(now)).min(LONGEST)
     }
 
-    /// Returns the time of the next ping of an idle session.
-    fn next_ping(&self, cx: &mut Cx) -> Instant {
-        let every = cx.memory.next(cx.now, self.place, self.longest());
+    /// Returns the time of the next ping of an idle session, which may try what has not held yet.
+    fn next_ping(&self, cx: &mut Cx, tries: bool) -> Instant {
+        let longest = self.longest(cx.now);
+        let every =
+            if tries { cx.memory.next(cx.now, self.place, longest) } else { cx.memory.held().min(longest) };
         // A longer time than what held has to pass whole.
         if every > cx.memory.held() { cx.now + every } else { memory::due(cx.now, every) }
     }

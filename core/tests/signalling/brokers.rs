@@ -5,6 +5,7 @@ use std::time::Duration;
 use crate::common::broker::{Greeting, publish_packet};
 use crate::common::view::{only, reverse};
 use crate::common::{LATENCY, MS, S, World};
+use p2pd_core::io::Interface;
 use p2pd_core::nat::NatMemory;
 use p2pd_core::{BrokerLoss, BrokerState, FailReason, IoFailure, Login, Notice, Stage, Strategy};
 
@@ -183,6 +184,34 @@ fn a_broker_that_ends_sessions_which_are_silent_for_a_minute_is_pinged_in_time()
     }
     assert_eq!(cuts, 2);
     assert!(pauses(&world).iter().rev().take(20).all(|pause| *pause <= 30), "{:?}", pauses(&world));
+}
+
+#[test]
+fn a_session_that_is_lost_as_the_network_moves_says_nothing_of_nats() {
+    for moves in [false, true] {
+        let mut world = world(1, |_| {});
+        // The first ping is no trial.
+        world.run(30 * S);
+        world.brokers[0].answers = false;
+        let ip = world.hosts[0].inside;
+        let before = world.brokers[0].pings.len();
+        world.run_until(100 * S, |w| w.brokers[0].pings.len() > before);
+        if moves {
+            let gateway = Some([10, 0, 0, 1].into());
+            let interface = Interface { default_route: true, gateway, ..Interface::new(7, ip, 24) };
+            world.roam(0, &[interface], [203, 0, 113, 77].into());
+        }
+        world.run_until(10 * S, |w| w.broker_states(0, 0).len() == 2);
+        world.brokers[0].answers = true;
+        world.run(5 * S);
+        assert_eq!(world.broker_states(0, 0), [READY, lost(BrokerLoss::Silent), READY], "moves: {moves}");
+        world.run(100 * S);
+        let mut told = world.hosts[0].notices.iter().filter_map(|(_, notice)| match notice {
+            Notice::NatMemory(memory) => memory.lost,
+            _ => None,
+        });
+        assert_eq!(told.next().is_some(), !moves, "moves: {moves}");
+    }
 }
 
 #[test]

@@ -232,3 +232,34 @@ fn a_turn_servers_address_that_refuses_datagrams_costs_a_round_trip() {
     };
     assert_eq!(allocated(true), allocated(false) + 2 * LATENCY);
 }
+
+#[test]
+fn a_mapping_is_kept_by_another_server_and_asked_for_ever_less_while_none_answers() {
+    let mut world = World::new(1);
+    world.add_broker();
+    let at = [0, 1].map(|n| {
+        assert_eq!(world.add_stun(), n);
+        world.stuns[n].at
+    });
+    world.host([192, 168, 7, 2].into(), [203, 0, 113, 7].into(), |_| {});
+    world.run(10 * S);
+    world.stuns[0].tcp = Tcp::Silent;
+    world.stuns[1].tcp = Tcp::Silent;
+    let dials = |world: &World, began| -> Vec<(u64, usize)> {
+        let dials = world.hosts[0].dials.iter().filter(|(when, _)| *when >= began);
+        let of = |to| at.iter().position(|at| *at == to);
+        dials.filter_map(|(when, to)| Some((when.since(began).as_secs(), of(*to)?))).collect()
+    };
+    let began = world.now;
+    world.run(3600 * S);
+    let found = dials(&world, began);
+    assert!((10..20).contains(&found.len()), "{found:?}");
+    assert!(found.windows(2).skip(1).all(|pair| pair[0].1 != pair[1].1), "in turn: {found:?}");
+    let last = &found[found.len() - 3..];
+    assert!(last.windows(2).all(|pair| pair[1].0 - pair[0].0 == 300), "{found:?}");
+    world.stuns[1].tcp = Tcp::Truth;
+    world.run(601 * S);
+    let began = world.now;
+    world.run(3600 * S);
+    assert_eq!(dials(&world, began), [], "the connection is kept");
+}
