@@ -65,6 +65,24 @@ pub struct NatReport {
     pub answers: Vec<StunAnswer>,
 }
 
+impl NatReport {
+    /// Creates the report of an interface about which nothing is measured yet.
+    pub(super) fn new(local: IpAddr) -> Self {
+        NatReport {
+            local,
+            behaviour: Behaviour::default(),
+            mapped: None,
+            samples: Vec::new(),
+            round_trip: None,
+            server: None,
+            hairpin: None,
+            second_address: false,
+            same_by_port: None,
+            answers: Vec::new(),
+        }
+    }
+}
+
 /// Survey of one interface.
 #[derive(Debug)]
 pub(super) struct Survey {
@@ -169,18 +187,7 @@ impl Survey {
     ) -> Survey {
         let local = vantage.ip;
         let family = by_address(servers.iter().copied().filter(|s| s.is_ipv4() == local.is_ipv4()));
-        let report = NatReport {
-            local,
-            behaviour: Behaviour::default(),
-            mapped: None,
-            samples: Vec::new(),
-            round_trip: None,
-            server: None,
-            hairpin: None,
-            second_address: false,
-            same_by_port: None,
-            answers: Vec::new(),
-        };
+        let report = NatReport::new(local);
         let mut survey = Survey {
             place,
             vantage,

@@ -142,16 +142,9 @@ mod tests {
 
     fn report(mapping: Option<Mapping>, filtering: Option<Filtering>, allocation: Allocation) -> NatReport {
         NatReport {
-            local: [192, 168, 1, 2].into(),
             behaviour: Behaviour { mapping, filtering, allocation: Some(allocation) },
             mapped: Some(SocketAddr::new([203, 0, 113, 1].into(), 40_000)),
-            samples: Vec::new(),
-            round_trip: None,
-            server: None,
-            hairpin: None,
-            second_address: false,
-            same_by_port: None,
-            answers: Vec::new(),
+            ..NatReport::new([192, 168, 1, 2].into())
         }
     }
 

@@ -117,7 +117,7 @@ impl Node {
             return Err(AllocateError::Shutdown);
         }
         check_turn(&wish.servers).map_err(AllocateError::Servers)?;
-        let listed = wish.servers.is_empty();
+        let (listed, ours) = (wish.servers.is_empty(), self.families());
         let list = if listed { &self.config.turn } else { &wish.servers };
         if list.is_empty() {
             return Err(AllocateError::NoServer);
@@ -126,7 +126,6 @@ impl Node {
             return Err(AllocateError::TooMany);
         }
         let id = self.cx.fresh_id();
-        let ours = [true, false].map(|v4| self.routes.iter().any(|r| r.internal.is_ipv4() == v4));
         let family = (wish.family.unwrap_or(Family::V4), wish.family.is_none());
         let owner = Owner::Allocation(id);
         let servers = Servers::start(&mut self.cx, owner, list, self.config.bind, ours, family);

@@ -732,16 +732,14 @@ impl Node {
     }
 
     pub(super) fn why_no_path(&self, to: &PeerAddress) -> String {
-        let ours = |v4: bool| self.routes.iter().any(|r| r.internal.is_ipv4() == v4);
+        let [v4, v6] = self.families();
         match (to.v4().is_empty(), to.v6().is_empty()) {
             (true, true) => "the peer announces no interface".into(),
-            (false, true) if !ours(true) => "the peer has IPv4 only, and we have none".into(),
-            (true, false) if !ours(false) && self.links.is_empty() => {
+            (false, true) if !v4 => "the peer has IPv4 only, and we have none".into(),
+            (true, false) if !v6 && self.links.is_empty() => {
                 "the peer has IPv6 only, and we have none".into()
             }
-            (true, false) if !ours(false) => {
-                "the peer has IPv6 only, and we have link-local addresses only".into()
-            }
+            (true, false) if !v6 => "the peer has IPv6 only, and we have link-local addresses only".into(),
             _ => "none of the peer's addresses can be reached from here".into(),
         }
     }

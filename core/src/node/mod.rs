@@ -613,6 +613,11 @@ impl Node {
         self.local(bound.or_else(|| self.used_towards(to)).unwrap_or(any), 0)
     }
 
+    /// Returns whether we have a route by IPv4, and one by IPv6.
+    fn families(&self) -> [bool; 2] {
+        [true, false].map(|v4| self.routes.iter().any(|r| r.internal.is_ipv4() == v4))
+    }
+
     /// Returns the addresses of ours with which an address that a peer names is compared.
     fn ours(&self) -> Ours<'_> {
         let announced = self.announced.as_ref();

@@ -142,7 +142,7 @@ impl Node {
         query: QueryId,
         result: Result<SmallVec<[IpAddr; 2]>, IoFailure>,
     ) {
-        let families = [true, false].map(|v4| self.routes.iter().any(|r| r.internal.is_ipv4() == v4));
+        let families = self.families();
         let State::Asking { ways, until, .. } = &mut self.time.state else { return };
         let usable = |ip: &IpAddr| families[usize::from(!ip.is_ipv4())];
         for (race, _) in ways {

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use p2pd_core::MAX_ALLOCATIONS;
 use p2pd_core::pipe::subscriptions::{Message, Queue, SubscriptionId};
+use p2pd_core::turn::MAX_PAYLOAD;
 use p2pd_tokio::messages::{End, MessagePipe, PipeOptions, RecvError, SendError};
 use p2pd_tokio::{Allocate, AllocateError, Node, RelayFamily};
 use serde_json::{Value, json};
@@ -117,7 +118,7 @@ impl Turns {
         let relayed = self.find(name)?;
         match tokio::time::timeout(SEND, relayed.pipe.send_to(data, to)).await {
             Ok(Ok(())) => Ok(json!({"name": name.0, "sent": data.len()})),
-            Ok(Err(SendError::Failed(std::io::ErrorKind::InvalidInput))) if data.len() > 1400 => {
+            Ok(Err(SendError::Failed(std::io::ErrorKind::InvalidInput))) if data.len() > MAX_PAYLOAD => {
                 Err(Refused::TooLong)
             }
             Ok(Err(SendError::Failed(std::io::ErrorKind::InvalidInput))) => {

@@ -4,7 +4,7 @@ use std::io::{self, Read, Write};
 use std::time::Duration;
 
 use tokio::fs::File;
-use tokio::io::{AsyncReadExt, AsyncSeekExt};
+use tokio::io::AsyncSeekExt;
 use tokio::task::JoinHandle;
 
 use super::wire::HASH;
@@ -40,28 +40,12 @@ impl Hashed {
     /// Those of reading; `UnexpectedEof` if it is shorter.
     pub(crate) async fn prefix(file: &mut File, bytes: u64) -> io::Result<Self> {
         file.rewind().await?;
-        let (mut hashed, mut chunk) = (Hashed::default(), vec![0; CHUNK]);
+        let (mut hashed, mut chunk, mut file) = (Hashed::default(), vec![0; CHUNK], Gather::new(file));
         while hashed.bytes < bytes {
-            let n = next(file, &mut chunk, bytes - hashed.bytes).await?;
+            let n = next(&mut file, &mut chunk, bytes - hashed.bytes).await?;
             hashed.update(&chunk[..n]);
         }
         Ok(hashed)
-    }
-}
-
-/// Reads some, `most` bytes at most.
-///
-/// # Errors
-/// Those of reading; `UnexpectedEof` at the end.
-pub(crate) async fn next(
-    from: &mut (impl tokio::io::AsyncRead + Unpin),
-    chunk: &mut [u8],
-    most: u64,
-) -> io::Result<usize> {
-    let most = usize::try_from(most).unwrap_or(usize::MAX).min(chunk.len());
-    match from.read(&mut chunk[..most]).await? {
-        0 => Err(io::ErrorKind::UnexpectedEof.into()),
-        n => Ok(n),
     }
 }
 
@@ -181,7 +165,7 @@ impl Hashing {
 ///
 /// # Errors
 /// Those of reading; `UnexpectedEof` at the end.
-pub(crate) async fn gathered(
+pub(crate) async fn next(
     from: &mut Gather<impl tokio::io::AsyncRead + Unpin>,
     chunk: &mut [u8],
     most: u64,

@@ -9,7 +9,7 @@ use subtle::ConstantTimeEq;
 use tokio::fs::File;
 use tokio::io::{AsyncRead, AsyncSeekExt, AsyncWrite, AsyncWriteExt};
 
-use super::copy::{CHUNK, Hashed, Hashing, gathered, patiently, within};
+use super::copy::{CHUNK, Hashed, Hashing, next, patiently, within};
 use super::inbox::{Have, Inbox, NotTaken, Place};
 use super::name::{FileName, Sender};
 use super::wire::{HASH, Message, Refusal};
@@ -182,7 +182,7 @@ async fn into_place(
                 )));
             }
         }
-        let some = gathered(&mut gather, &mut chunk, size - at);
+        let some = next(&mut gather, &mut chunk, size - at);
         let some = if at == begun { within(BEGIN, some).await } else { patiently(0, some).await };
         let n = match some {
             Ok(n) => n,

@@ -2,7 +2,7 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
@@ -38,6 +38,13 @@ pub(crate) fn start(mut command: Command, until: &str) -> (Running, Vec<Value>) 
     }
     std::thread::spawn(move || std::io::copy(&mut said, &mut std::io::sink()));
     (child, events)
+}
+
+/// Starts servers on loopback that write their list into this file.
+pub(crate) fn serve(list: &Path, options: &[&str]) -> Running {
+    let mut serve = p2pd(&["serve", "--json", "--bind", "127.0.0.1", "--mqtt-port", "0", "--stun-port", "0"]);
+    serve.args(options).arg("--write").arg(list);
+    start(serve, "serving").0
 }
 
 pub(crate) struct Daemon {

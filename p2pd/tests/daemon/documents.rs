@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use crate::common::{Daemon, curl, p2pd, start};
+use crate::common::{Daemon, curl, p2pd, serve};
 
 #[test]
 fn version_and_address() {
@@ -97,19 +97,7 @@ fn connect_to_oneself_and_echo() {
 fn two_daemons_by_a_broker_and_both_ways() {
     let dir = tempfile::tempdir().unwrap();
     let list = dir.path().join("servers.toml");
-    let mut serve = p2pd(&[
-        "serve",
-        "--no-turn",
-        "--json",
-        "--bind",
-        "127.0.0.1",
-        "--mqtt-port",
-        "0",
-        "--stun-port",
-        "0",
-    ]);
-    serve.arg("--write").arg(&list);
-    let (_serving, _) = start(serve, "serving");
+    let _serving = serve(&list, &["--no-turn"]);
     let config = ["--config", list.to_str().unwrap()];
     let here = Daemon::with(&config);
     // On loopback a stranger's reverse connect is not dialled.
@@ -320,19 +308,7 @@ fn a_unix_socket_asks_for_no_token() {
 fn a_peer_is_opened_by_its_name() {
     let dir = tempfile::tempdir().unwrap();
     let list = dir.path().join("servers.toml");
-    let mut serve = p2pd(&[
-        "serve",
-        "--no-turn",
-        "--json",
-        "--bind",
-        "127.0.0.1",
-        "--mqtt-port",
-        "0",
-        "--stun-port",
-        "0",
-    ]);
-    serve.arg("--write").arg(&list);
-    let (_serving, _) = start(serve, "serving");
+    let _serving = serve(&list, &["--no-turn"]);
     let keys = [dir.path().join("here"), dir.path().join("there")].map(|k| k.to_str().unwrap().to_owned());
     let config = ["--config", list.to_str().unwrap(), "--identity"];
     let there = Daemon::with(&[&config[..], &[&keys[1], "--name", "example"]].concat());
@@ -352,9 +328,7 @@ fn a_connection_is_relayed_first_where_that_is_asked_for() {
     let dir = tempfile::tempdir().unwrap();
     let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
     let (list, key) = (path("servers.toml"), path("here"));
-    let mut serve = p2pd(&["serve", "--json", "--bind", "127.0.0.1", "--mqtt-port", "0", "--stun-port", "0"]);
-    serve.args(["--turn-password-file", &path("password"), "--write", &list]);
-    let (_serving, _) = start(serve, "serving");
+    let _serving = serve(list.as_ref(), &["--turn-password-file", &path("password")]);
     let id = p2pd(&["id", "--identity", &key]).stdout(std::process::Stdio::piped()).output().unwrap();
     let id = String::from_utf8(id.stdout).unwrap();
     let there = Daemon::with(&["--config", &list, "--accept", id.trim()]);

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::browser::Browser;
-use crate::common::{Daemon, p2pd, start};
+use crate::common::{Daemon, p2pd, serve, start};
 
 #[test]
 fn a_connection_is_opened_and_talked_over_by_keyboard() {
@@ -79,19 +79,7 @@ fn a_name_is_as_good_as_an_address() {
     let dir = tempfile::tempdir().unwrap();
     let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
     let list = path("servers.toml");
-    let mut serve = p2pd(&[
-        "serve",
-        "--no-turn",
-        "--json",
-        "--bind",
-        "127.0.0.1",
-        "--mqtt-port",
-        "0",
-        "--stun-port",
-        "0",
-    ]);
-    serve.args(["--write", &list]);
-    let _serving = start(serve, "serving");
+    let _serving = serve(list.as_ref(), &["--no-turn"]);
     let there = ["listen", "--echo", "--json", "--bind", "127.0.0.1", "--config", &list, "--name", "example"];
     let mut there = p2pd(&there);
     there.args(["--identity", &path("there.key")]);

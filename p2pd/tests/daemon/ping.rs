@@ -4,7 +4,7 @@ use std::process::Stdio;
 
 use serde_json::Value;
 
-use crate::common::{Daemon, p2pd, start};
+use crate::common::{Daemon, p2pd, serve};
 
 /// Exit code, standard output, and the events of a run.
 fn ping(args: &[&str]) -> (i32, String, Vec<Value>) {
@@ -20,14 +20,7 @@ fn a_peer_that_accepts_us_answers_by_its_broker_and_on_a_pipe() {
     let dir = tempfile::tempdir().unwrap();
     let file = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
     let (list, key) = (file("servers.toml"), file("key"));
-    let mut serve = p2pd(&["serve", "--json", "--bind", "127.0.0.1", "--mqtt-port", "0", "--stun-port", "0"]);
-    let (_serving, _) = start(
-        {
-            serve.args(["--write", &list]);
-            serve
-        },
-        "serving",
-    );
+    let _serving = serve(list.as_ref(), &["--no-turn"]);
     let id = p2pd(&["id", "--identity", &key]).stdout(Stdio::piped()).output().unwrap();
     let id = String::from_utf8(id.stdout).unwrap();
     let daemon = Daemon::with(&["--config", &list, "--accept", id.trim()]);

@@ -3,15 +3,14 @@
 use std::net::UdpSocket;
 use std::time::Duration;
 
-use crate::common::{Daemon, p2pd, start};
+use crate::common::{Daemon, serve};
 
 #[test]
 fn a_relayed_address_sends_to_anybody_and_hears_whom_it_sent_to() {
     let dir = tempfile::tempdir().unwrap();
     let list = dir.path().join("servers.toml");
-    let mut serve = p2pd(&["serve", "--json", "--bind", "127.0.0.1", "--mqtt-port", "0", "--stun-port", "0"]);
-    serve.arg("--turn-password-file").arg(dir.path().join("password")).arg("--write").arg(&list);
-    let (_serving, _) = start(serve, "serving");
+    let password = dir.path().join("password");
+    let _serving = serve(&list, &["--turn-password-file", password.to_str().unwrap()]);
     let daemon = Daemon::with(&["--config", list.to_str().unwrap()]);
     let opened = daemon.ok("/p2p/turn/relay?timeout=10");
     let port = opened["relayed"][1].as_u64().unwrap();

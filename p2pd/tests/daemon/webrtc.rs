@@ -4,7 +4,7 @@ use p2pd::servers::{Servers, TurnCredential};
 use serde_json::json;
 
 use crate::browser::Browser;
-use crate::common::{p2pd, start};
+use crate::common::serve;
 use crate::javascript::server;
 
 /// Two peers in one page that know nothing of each other but relayed candidates; each sends the other random bytes.
@@ -85,12 +85,11 @@ fn chromium_sends_eight_megabytes_each_way_through_our_relays() {
     let more = ["--allow-loopback-in-peer-connection", "--disable-features=WebRtcHideLocalIpsWithMdns"];
     let Some(mut browser) = Browser::start(test, &dir.path().join("profile"), &more) else { return };
     let list = dir.path().join("servers.toml");
-    let mut serve = p2pd(&["serve", "--json", "--bind", "127.0.0.1", "--mqtt-port", "0", "--stun-port", "0"]);
-    serve.args(["--turn-password-file"]).arg(dir.path().join("password")).arg("--write").arg(&list);
-    let (_serving, _) = start(serve, "serving");
+    let password = dir.path().join("password");
+    let _serving = serve(&list, &["--turn-password-file", password.to_str().unwrap()]);
     let turn = Servers::read(&list).unwrap().turn.remove(0);
     let TurnCredential::Password { user, .. } = &turn.credential else { panic!("{:?}", turn.credential) };
-    let password = std::fs::read_to_string(dir.path().join("password")).unwrap();
+    let password = std::fs::read_to_string(password).unwrap();
     let page = format!("http://localhost:{}/", server().port());
     browser.call("Page.navigate", json!({"url": page}));
     browser.becomes(&format!("location.href === '{page}' && document.readyState === 'complete'"));

@@ -47,27 +47,25 @@ impl KnockKey {
 
     /// Returns the answer to a datagram, if that is a knock.
     pub(in crate::node) fn answer(&self, datagram: &[u8]) -> Option<[u8; LENGTH]> {
-        let token = datagram.strip_prefix(&[KNOCK])?.try_into().ok()?;
-        Some(self.answer_to(&token))
+        let token = datagram.strip_prefix(&[KNOCK]).filter(|token| token.len() == LENGTH - 1)?;
+        Some(self.framed(ANSWER, &[token]))
     }
 
     /// Returns the call that the holder of a token makes. It names the asker, whom the key does not tell from the
     /// peer: an asker that is sent its own token does not call itself.
     pub(in crate::node) fn call(&self, token: &[u8; 16], asker: &NodeId) -> [u8; LENGTH] {
-        let mut proof = [0; 16];
-        proof.copy_from_slice(&noise::derive(&self.0, &[&[CALL], token, asker.as_bytes()])[..16]);
-        framed(CALL, &proof)
+        self.framed(CALL, &[token, asker.as_bytes()])
     }
 
     /// Returns a knock, and the one answer to it.
     pub(in crate::node) fn knock(&self, token: &[u8; 16]) -> [[u8; LENGTH]; 2] {
-        [framed(KNOCK, token), self.answer_to(token)]
+        [framed(KNOCK, token), self.framed(ANSWER, &[token])]
     }
 
-    fn answer_to(&self, token: &[u8; 16]) -> [u8; LENGTH] {
+    fn framed(&self, kind: u8, of: &[&[u8]]) -> [u8; LENGTH] {
         let mut proof = [0; 16];
-        proof.copy_from_slice(&noise::derive(&self.0, &[&[ANSWER], token])[..16]);
-        framed(ANSWER, &proof)
+        proof.copy_from_slice(&noise::derive(&self.0, &[&[&[kind][..]][..], of].concat())[..16]);
+        framed(kind, &proof)
     }
 }
 

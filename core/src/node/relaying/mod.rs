@@ -362,7 +362,7 @@ impl Node {
 
     /// Asks our servers for an address of this family, or of any where there is none of this.
     fn ask_servers(&mut self, id: SockId, family: Family, any: bool) -> Servers {
-        let ours = [true, false].map(|v4| self.routes.iter().any(|r| r.internal.is_ipv4() == v4));
+        let ours = self.families();
         let (list, bind) = (&self.config.turn, self.config.bind);
         Servers::start(&mut self.cx, Owner::Relay(id), list, bind, ours, (family, any))
     }
