@@ -17,10 +17,13 @@ pub(crate) fn server() -> SocketAddr {
     std::thread::spawn(move || {
         for stream in listener.incoming() {
             let mut stream = stream.unwrap();
-            let _ = stream.read(&mut [0; 4096]);
-            let page = "HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: 15\r\n\
-                        Connection: close\r\n\r\n<!doctype html>";
-            let _ = stream.write_all(page.as_bytes());
+            // Chromium opens spare connections, on which nothing comes for a minute.
+            std::thread::spawn(move || {
+                let _ = stream.read(&mut [0; 4096]);
+                let page = "HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: 15\r\n\
+                            Connection: close\r\n\r\n<!doctype html>";
+                let _ = stream.write_all(page.as_bytes());
+            });
         }
     });
     at
