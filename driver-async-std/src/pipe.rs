@@ -9,6 +9,7 @@ use std::task::{Context, Poll, ready};
 use async_io::Async;
 use futures_io::{AsyncRead, AsyncWrite};
 use p2pd_sys::{Half, Layer, PipeInfo, Start, Wakers};
+use socket2::SockRef;
 
 /// A pipe to a peer: the TCP stream, with records around it when it is encrypted. [`PipeInfo`] has its properties, its
 /// peer for example.
@@ -32,6 +33,10 @@ impl Pipe {
     pub(crate) fn new(stream: Async<TcpStream>, start: Start, echo: bool) -> Self {
         let info = PipeInfo::new(&start);
         Pipe { stream, info, layer: Layer::new(start, echo), wakers: Wakers::default() }
+    }
+
+    pub(crate) fn socket(&self) -> SockRef<'_> {
+        SockRef::from(self.stream.get_ref())
     }
 
     /// The messages beside a relayed pipe, once.

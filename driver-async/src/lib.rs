@@ -19,6 +19,7 @@ mod allocation;
 mod carrier;
 mod daemon;
 mod halves;
+mod network;
 mod open;
 mod pipe;
 mod read;
@@ -40,6 +41,6 @@ pub use p2pd_core::pipe::subscriptions::{
 };
 #[doc(inline)]
 pub use p2pd_sys::messages::{
-    Destination, End, Family, ListenError, ListenFailure, OpenError, PipeOptions, Protocol, Route, Target,
-    TooManySubscriptions,
+    Destination, End, Family, IpRange, ListenError, ListenFailure, NetworkChange, OpenError, PipeOptions,
+    Protocol, Route, RouteEntry, RouteTable, Target, TooManySubscriptions,
 };

@@ -84,6 +84,9 @@ pub trait Runtime: Copy + fmt::Debug + Send + Sync + 'static {
         to: Option<SocketAddr>,
     ) -> impl Future<Output = io::Result<usize>> + Send;
 
+    /// The pipe's socket.
+    fn pipe_socket(pipe: &Self::Pipe) -> SockRef<'_>;
+
     /// Reads from a pipe.
     fn poll_read(pipe: &mut Self::Pipe, cx: &mut Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>>;
 

@@ -43,7 +43,7 @@ pub use engine::{Address, Engine, News, Reactor};
 pub use error::{BindError, ConnectError};
 pub use failure::failure;
 pub use files::{create_private, make_private, open_file, read_text, replace_private};
-pub use interfaces::{Card, cards, interface_name, interfaces};
+pub use interfaces::{Card, card_of, cards, interface_name, interfaces};
 pub use key_file::{KeyFileError, load_or_create_key};
 pub use liveness::{accepted, accepted_node, keep_alive};
 pub use nat_file::NatFile;

@@ -6,6 +6,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use p2pd_sys::{Half, Layer, PipeInfo, Start, Wakers};
+use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
@@ -31,6 +32,10 @@ impl Pipe {
     pub(crate) fn new(stream: TcpStream, start: Start, echo: bool) -> Self {
         let info = PipeInfo::new(&start);
         Pipe { stream, info, layer: Layer::new(start, echo), wakers: Wakers::default() }
+    }
+
+    pub(crate) fn socket(&self) -> SockRef<'_> {
+        SockRef::from(&self.stream)
     }
 
     /// The messages beside a relayed pipe, once.

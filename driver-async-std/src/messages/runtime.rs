@@ -136,6 +136,10 @@ impl Runtime for AsyncIo {
         }
     }
 
+    fn pipe_socket(pipe: &Pipe) -> SockRef<'_> {
+        pipe.socket()
+    }
+
     fn poll_read(pipe: &mut Pipe, cx: &mut Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
         Pin::new(pipe).poll_read(cx, buffer)
     }

@@ -120,6 +120,10 @@ impl Runtime for Tokio {
         }
     }
 
+    fn pipe_socket(pipe: &Pipe) -> SockRef<'_> {
+        pipe.socket()
+    }
+
     fn poll_read(pipe: &mut Pipe, cx: &mut Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
         let mut buffer = ReadBuf::new(buffer);
         ready!(Pin::new(pipe).poll_read(cx, &mut buffer))?;
