@@ -18,6 +18,7 @@
 mod allocation;
 mod carrier;
 mod daemon;
+mod echo;
 mod halves;
 mod network;
 mod open;
@@ -32,6 +33,7 @@ mod waiters;
 pub use allocation::Allocation;
 pub use carrier::{IntoSocket, Socket};
 pub use daemon::Daemon;
+pub use echo::echo;
 pub use pipe::{CallbackId, MessagePipe, RecvError, SendError};
 pub use runtime::Runtime;
 

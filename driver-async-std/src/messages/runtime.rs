@@ -92,6 +92,10 @@ impl Runtime for AsyncIo {
         tcp.write_with(|tcp| socket::outcome(tcp)).await
     }
 
+    async fn peek(tcp: &Self::Tcp) -> io::Result<usize> {
+        tcp.peek(&mut [0]).await
+    }
+
     async fn read(tcp: &Self::Tcp, buffer: &mut [u8]) -> io::Result<usize> {
         tcp.read_with(|mut tcp| io::Read::read(&mut tcp, buffer)).await
     }

@@ -69,6 +69,10 @@ impl Runtime for Tokio {
         tcp.async_io(Interest::WRITABLE, || socket::outcome(tcp)).await
     }
 
+    async fn peek(tcp: &TcpStream) -> io::Result<usize> {
+        tcp.peek(&mut [0]).await
+    }
+
     async fn read(tcp: &TcpStream, buffer: &mut [u8]) -> io::Result<usize> {
         loop {
             tcp.readable().await?;
