@@ -1,6 +1,8 @@
 //! `p2pd listen` and `p2pd connect` as people type them: at terminals, which `script` makes, and at pipes.
 #![cfg(unix)]
 
+mod terminal;
+
 use std::io::{Read, Write};
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::{Arc, Mutex};
@@ -43,10 +45,7 @@ impl Running {
 
     /// Starts the program at a terminal, which shows typed text too.
     fn terminal(args: &str) -> Self {
-        let mut command = Command::new("script");
-        let line = format!("exec {} {args} {LOCAL}", env!("CARGO_BIN_EXE_p2pd"));
-        command.args(["--quiet", "--return", "--echo", "never", "--command", &line, "/dev/null"]);
-        Self::start(command)
+        Self::start(terminal::at_terminal(&format!("exec {} {args} {LOCAL}", env!("CARGO_BIN_EXE_p2pd"))))
     }
 
     /// Starts the program at pipes.
@@ -130,6 +129,27 @@ fn the_first_example_of_the_readme() {
     listener.write("\x03");
     assert_eq!(listener.ends(), Some(0), "{}", listener.said());
     assert!(!listener.said().contains("p2pd: "), "{}", listener.said());
+}
+
+/// As under `nohup tests/run`.
+#[test]
+fn a_terminal_that_is_gone_ends_its_programs_where_hangups_are_ignored() {
+    let line = format!("echo pid: $$; exec {} listen {LOCAL}", env!("CARGO_BIN_EXE_p2pd"));
+    let script = terminal::at_terminal(&line);
+    let mut ignoring = Command::new("sh");
+    ignoring.args(["-c", "trap '' HUP; exec \"$@\"", "sh"]).arg(script.get_program()).args(script.get_args());
+    let mut listener = Running::start(ignoring);
+    listener.says("ready: ");
+    let said = listener.said();
+    let id = said.split("pid: ").nth(1).and_then(|rest| rest.split_whitespace().next()).unwrap();
+    let is_there = || Command::new("kill").args(["-0", id]).stderr(Stdio::null()).status().unwrap().success();
+    assert!(is_there());
+    drop(listener);
+    let begin = Instant::now();
+    while is_there() {
+        assert!(begin.elapsed() < Duration::from_secs(30), "{id} goes on");
+        std::thread::sleep(Duration::from_millis(5));
+    }
 }
 
 #[test]
