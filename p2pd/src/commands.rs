@@ -25,7 +25,7 @@ use crate::options::{Command, Common, File, NameCommand, Options};
 use crate::say::Say;
 use crate::talk::{self, Gather, PIPE, named};
 use crate::{clock, demo, interfaces, log, manual, map, names, ping, server, signals, trace};
-use p2pd::servers::{Commands, CredentialError, Renewals, Servers};
+use p2pd::servers::{Commands, CredentialError, Renewals, Servers, WayOut};
 
 /// Bytes copied at a time.
 const CHUNK: usize = 64 * 1024;
@@ -155,12 +155,12 @@ pub(crate) async fn run(options: Options) -> ExitCode {
         Err(why) => return usage(say, &why),
     };
     let nat_file = names::nat_file(&common);
-    let (config, renewals) = match config(&common, say).await {
-        Ok((config, renewals)) => {
+    let (config, renewals, way) = match config(&common, say).await {
+        Ok((config, renewals, way)) => {
             // Names are signed for a time; nothing else needs to know it.
             let ntp = if task.knows_names() { config.ntp } else { Vec::new() };
             let nat_memory = nat_file.as_ref().map(NatFile::load).unwrap_or_default();
-            (Config { portmap, ntp, hairpin: matches!(task, Task::Nat), nat_memory, ..config }, renewals)
+            (Config { portmap, ntp, hairpin: matches!(task, Task::Nat), nat_memory, ..config }, renewals, way)
         }
         Err(why) => return usage(say, &why),
     };
@@ -223,7 +223,7 @@ pub(crate) async fn run(options: Options) -> ExitCode {
         Task::Listen(listening, _, invitation) => listen(&node, listening, invitation, say).await,
         Task::Nat => nat(&node, say).await,
         Task::Ping(to, wanted) => ping::run(&node, &to, &wanted, say).await,
-        Task::Daemon(prepared, _) => daemon::run(&node, prepared, say).await,
+        Task::Daemon(prepared, _) => daemon::run(&node, prepared, way, say).await,
         Task::Addr => {
             say.waiting("asking for the outside address");
             let address = node.address().await;
@@ -324,8 +324,9 @@ pub(crate) fn usage(say: Say, why: &str) -> ExitCode {
     ExitCode::from(USAGE)
 }
 
-/// Returns the configuration that the options and the list make, and the sources of the logins that expire.
-async fn config(common: &Common, say: Say) -> Result<(Config, Renewals), String> {
+/// Returns the configuration that the options and the list make, the sources of the logins that expire, and what the list
+/// says of the way out.
+async fn config(common: &Common, say: Say) -> Result<(Config, Renewals, Option<WayOut>), String> {
     let key = match &common.identity {
         Some(path) => p2pd_tokio::load_or_create_key(path).map_err(|e| e.to_string())?,
         None => SecretKey::from_bytes(p2pd_tokio::random_seed().map_err(|e| e.to_string())?),
@@ -363,7 +364,7 @@ async fn config(common: &Common, say: Say) -> Result<(Config, Renewals), String>
     config.interfaces = common.interfaces();
     config.port = common.port;
     config.allow_plain = common.plain;
-    Ok((config, renewals))
+    Ok((config, renewals, servers.proxy))
 }
 
 /// Gives a node the logins that it asks for, until it ends.
