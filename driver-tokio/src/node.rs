@@ -38,7 +38,8 @@ struct Inner {
     id: NodeId,
     commands: mpsc::UnboundedSender<Command>,
     accepted: Mutex<mpsc::Receiver<Pipe>>,
-    notices: broadcast::Sender<Notice>,
+    /// Weak, so that notices end with the node and not with its last handle.
+    notices: broadcast::WeakSender<Notice>,
     address: watch::Receiver<Address>,
     tokens: AtomicU64,
     turned_away: Arc<AtomicU64>,
@@ -88,13 +89,9 @@ impl Builder {
         let (notices, _) = broadcast::channel(NOTICE_QUEUE);
         let (known, address) = watch::channel(engine.address().clone());
         let turned_away = Arc::new(AtomicU64::new(0));
-        let outputs = Outputs {
-            accept,
-            turned_away: turned_away.clone(),
-            notices: notices.clone(),
-            address: known,
-            echo: self.echo,
-        };
+        let outputs =
+            Outputs { accept, turned_away: turned_away.clone(), notices, address: known, echo: self.echo };
+        let notices = outputs.notices.downgrade();
         tokio::spawn(run::run(engine, command_queue, answers, outputs));
         let (accepted, tokens) = (Mutex::new(accepted), AtomicU64::new(0));
         let inner = Inner { id, commands, accepted, notices, address, tokens, turned_away };
@@ -247,9 +244,9 @@ impl Node {
     }
 
     /// News from now on: progress of connects, state of brokers, questions. A reader that is 1,024 notices
-    /// behind loses the oldest and is told so.
+    /// behind loses the oldest and is told so. They end with the node.
     pub fn notices(&self) -> broadcast::Receiver<Notice> {
-        self.inner.notices.subscribe()
+        self.inner.notices.upgrade().unwrap_or_else(|| broadcast::channel(1).0).subscribe()
     }
 
     /// Answers [`Notice::Ask`]: whether this peer may have a pipe.
