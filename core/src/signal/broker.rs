@@ -48,7 +48,7 @@ const GREET_WITHIN: Duration = Duration::from_millis(1_500);
 /// The look-up and the dials may take so long.
 const REACH_WITHIN: Duration = Duration::from_secs(8);
 /// Tries after a loss are spaced from the first to the second of these, doubling, each drawn from the upper
-/// half of its interval so that a herd of nodes spreads out.
+/// half of its interval so that a herd of nodes spreads out. The time that a broker has kept a try waiting counts.
 const BACK_OFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
 /// Sessions that end sooner after their SUBACK count as failures: a broker that ends each at once is asked as seldom as
 /// one that is away.
@@ -81,6 +81,8 @@ pub(crate) struct Session {
     broker: Broker,
     bind: Option<IpAddr>,
     state: State,
+    /// Beginning of the last try.
+    begun: Instant,
     /// Failures since a session last lived for [`LIVED`].
     failures: u32,
     /// The shortest from CONNECT to CONNACK or from PINGREQ to PINGRESP, on the last connection: one lost packet makes
@@ -143,6 +145,7 @@ impl Session {
             broker,
             bind,
             state: State::Idle { retry: Instant::ZERO },
+            begun: Instant::ZERO,
             failures: 0,
             round_trip: None,
             outbox: Outbox::default(),
@@ -200,6 +203,7 @@ impl Session {
 
     /// Opens it, or opens it again.
     pub(crate) fn start(&mut self, cx: &mut Cx) {
+        self.begun = cx.now;
         let owner = Owner::Broker(self.place);
         let (host, port) = self.broker.first();
         let race = Race::start(cx, owner, host, REACH_WITHIN);
@@ -582,6 +586,7 @@ impl Session {
         // What falls silent does not end sessions over messages.
         let ends = !matches!(loss, BrokerLoss::Silent);
         cx.memory.release(self.place);
+        let was_ready = self.is_ready();
         let mut ends_at_messages = false;
         if let State::Ready { link, .. } = &self.state {
             self.idling.lost(cx.now, link, loss);
@@ -593,7 +598,9 @@ impl Session {
         let jitter = cx.random.below(Domain::BackOff, half.as_nanos() as u64);
         self.failures = self.failures.saturating_add(1);
         self.topics.session_ended();
-        self.state = State::Idle { retry: cx.now + half + Duration::from_nanos(jitter) };
+        let from = if was_ready { cx.now } else { self.begun };
+        let retry = (from + half + Duration::from_nanos(jitter)).max(cx.now + first / 2);
+        self.state = State::Idle { retry };
         self.arm(cx);
         let lost = Said::State(BrokerState::Lost(loss));
         core::iter::once(lost).chain(ends_at_messages.then_some(Said::EndsAtMessages)).collect()
