@@ -117,12 +117,12 @@ impl<R: Runtime> Socket<R> {
             Socket::Relayed(allocation) => {
                 let (inbound, outbound) = allocation.split();
                 let reader = Reader { from: Inner::Relayed(inbound), buffer: Vec::new() };
-                (reader, Writer::Relayed(outbound), Grip::Relayed)
+                (reader, Writer::Relayed(outbound), Grip::None)
             }
             Socket::Beside(messages) => {
                 let messages = Arc::new(*messages);
                 let from = Inner::Beside(messages.clone());
-                (Reader { from, buffer: Vec::new() }, Writer::Beside(messages))
+                (Reader { from, buffer: Vec::new() }, Writer::Beside(messages), Grip::None)
             }
         }
     }
@@ -142,8 +142,8 @@ pub(crate) enum Grip<R: Runtime> {
     Tcp(Weak<R::Tcp>),
     Udp(Weak<R::Udp>),
     Peer(Weak<Mutex<R::Pipe>>),
-    /// A relayed address has no socket of its own.
-    Relayed,
+    /// A relayed address, or the messages beside a pipe, have no socket of their own.
+    None,
 }
 
 impl<R: Runtime> Grip<R> {
@@ -152,7 +152,7 @@ impl<R: Runtime> Grip<R> {
             Grip::Tcp(stream) => Some(work(R::tcp_socket(&*stream.upgrade()?))),
             Grip::Udp(socket) => Some(work(R::udp_socket(&*socket.upgrade()?))),
             Grip::Peer(pipe) => with_socket::<R, T>(pipe, work),
-            Grip::Relayed => None,
+            Grip::None => None,
         }
     }
 }

@@ -117,7 +117,7 @@ impl Socket {
             Socket::Tcp(stream) => Some(SockRef::from(stream)),
             Socket::Udp(socket, _) => Some(SockRef::from(socket)),
             Socket::Peer(pipe) => Some(pipe.sock()),
-            Socket::Relayed(_) => None,
+            Socket::Relayed(_) | Socket::Beside(_) => None,
         }
     }
 
