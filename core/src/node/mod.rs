@@ -65,7 +65,7 @@ use opening::{Listeners, MeasureAgain};
 use punching::Punch;
 use relaying::{Proof, Relay};
 use table::Streams;
-use timekeeping::Timekeeper;
+use timekeeping::{TimeNews, Timekeeper};
 use translating::Translating;
 use visits::Visit;
 
@@ -216,7 +216,7 @@ impl Node {
             external: External::new(config.stun.clone()),
             surveyor: Surveyor::default(),
             mappings: Mappings::default(),
-            time: Timekeeper::new(config.ntp.clone()),
+            time: Timekeeper::new(config.ntp.clone(), config.bind),
             surveyed: false,
             again: MeasureAgain::default(),
             announced: None,
@@ -259,7 +259,7 @@ impl Node {
         }
         match self.translating.inward(event) {
             Event::Timeout => self.fire_timers(),
-            Event::Clock(fix) => self.clock_told(fix),
+            Event::Clock(fix) => self.time.told(&mut self.cx, fix),
             Event::Interfaces(_) if self.phase == Phase::Closing => {}
             Event::Interfaces(list) => self.interfaces(list),
             Event::Woke { .. } => self.woke(),
@@ -271,7 +271,10 @@ impl Node {
                 Some(Owner::External) => self.external.resolved(&mut self.cx, query, result),
                 Some(Owner::Relay(id)) => self.relay_resolved(id, query, result),
                 Some(Owner::Allocation(id)) => self.allocation_resolved(id, query, result),
-                Some(Owner::Clock) => self.clock_resolved(query, result),
+                Some(Owner::Clock) => {
+                    let families = self.families();
+                    self.time.resolved(&mut self.cx, families, query, result);
+                }
                 Some(Owner::Nat64) => self.nat64_found(query, result),
                 Some(_) => {}
                 None => self.cx.stats.unknown_ids += 1,
@@ -293,7 +296,7 @@ impl Node {
                 Some(Owner::Relay(id)) => self.relay_opened(id, sock, local),
                 Some(Owner::Allocation(id)) => self.with_allocation(id, |s, cx| s.opened(cx, sock)),
                 Some(Owner::Mapping(n)) => self.mapping_bound(n),
-                Some(Owner::Clock) => self.clock_bound(sock),
+                Some(Owner::Clock) => self.time.bound(&mut self.cx, sock),
                 _ => {}
             },
             Event::Connected { sock, local, remote } => match self.owner(sock) {
@@ -337,7 +340,7 @@ impl Node {
                     }
                     Some(Owner::Carrier(pipe)) => self.carrier_ended(pipe, sock),
                     Some(Owner::Mapping(n)) => self.mapping_lost(n, sock),
-                    Some(Owner::Clock) => self.clock_failed(sock),
+                    Some(Owner::Clock) => self.time.failed(&mut self.cx, sock),
                     Some(Owner::Nat64) | None => {}
                 }
             }
@@ -350,7 +353,7 @@ impl Node {
                     self.with_allocation(id, |s, cx| s.datagram(cx, sock, from, data));
                 }
                 Some(Owner::Mapping(n)) => self.mapping_datagram(n, from, data),
-                Some(Owner::Clock) => self.clock_datagram(from, data),
+                Some(Owner::Clock) => self.time.datagram(&mut self.cx, from, data),
                 _ => {}
             },
             Event::Stream { sock, data } => match self.owner(sock) {
@@ -568,7 +571,7 @@ impl Node {
                 Timer::Measure => self.measure_again(),
                 Timer::Asks => self.expire_asks(),
                 Timer::Names => self.drive_names(),
-                Timer::Clock => self.clock_timeout(),
+                Timer::Clock => self.time.timeout(&mut self.cx),
                 Timer::Door => self.serve_door(),
             }
         }
@@ -580,6 +583,11 @@ impl Node {
             self.authentic_message(self.node_id(), message, None);
         }
         if self.phase == Phase::Running {
+            match self.time.take_news() {
+                Some(TimeNews::Set) => self.names_anew(),
+                Some(TimeNews::Known) => self.drive_names(),
+                None => {}
+            }
             self.announce();
             self.hear_of_memory();
         }

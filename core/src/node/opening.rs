@@ -85,7 +85,7 @@ impl Node {
             broker.start(&mut self.cx);
         }
         self.cx.timers.set(Timer::Settle, Some(self.cx.now + SETTLE_WITHIN));
-        self.ask_the_time();
+        self.time.start(&mut self.cx);
     }
 
     pub(super) fn listening(&mut self, n: u8, result: Result<SocketAddr, IoFailure>) {

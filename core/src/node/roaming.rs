@@ -48,7 +48,7 @@ impl Node {
         let gone = |ip: IpAddr| is_gone(ip, list) && translated != Some(ip);
         self.roam_brokers(moved, gone);
         if moved {
-            self.ask_the_time_again();
+            self.time.ask_again(&mut self.cx);
             self.roam_punches();
             self.roam_visits();
             self.roam_attempts(gone);

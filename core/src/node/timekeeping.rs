@@ -8,10 +8,9 @@ use std::net::{IpAddr, SocketAddr};
 
 use smallvec::SmallVec;
 
-use super::{Node, Phase};
 use crate::clock::Clock;
 use crate::config::NtpServer;
-use crate::cx::{Owner, Timer};
+use crate::cx::{Cx, Owner, Timer};
 use crate::io::{CloseHow, IoFailure, QueryId, SockId};
 use crate::notice::Notice;
 use crate::random::Domain;
@@ -38,6 +37,10 @@ const NOT_SOONER: Duration = Duration::from_secs(60);
 #[derive(Debug)]
 pub(super) struct Timekeeper {
     servers: Vec<NtpServer>,
+    /// Address to ask from, if the configuration names one.
+    bind: Option<IpAddr>,
+    /// There is a network to ask in.
+    runs: bool,
     /// Last reading that the driver gave.
     told: Option<ClockFix>,
     /// Lead of the driver's clock in microseconds, once a server has answered; 0 for a lead within `TOLERATED`.
@@ -45,6 +48,16 @@ pub(super) struct Timekeeper {
     state: State,
     /// Time of the last question to the servers.
     asked: Option<Instant>,
+    news: Option<TimeNews>,
+}
+
+/// Changes of what is known about the time; the larger one tells of both.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(super) enum TimeNews {
+    /// Nothing more is waited for: the servers have answered, or nobody knows the time.
+    Known,
+    /// The clock to go by was set by more than [`TOLERATED`].
+    Set,
 }
 
 #[derive(Debug)]
@@ -69,8 +82,23 @@ struct Socket {
 }
 
 impl Timekeeper {
-    pub(super) fn new(servers: Vec<NtpServer>) -> Self {
-        Timekeeper { servers, told: None, ahead: None, state: State::Idle, asked: None }
+    pub(super) fn new(servers: Vec<NtpServer>, bind: Option<IpAddr>) -> Self {
+        Timekeeper {
+            servers,
+            bind,
+            runs: false,
+            told: None,
+            ahead: None,
+            state: State::Idle,
+            asked: None,
+            news: None,
+        }
+    }
+
+    /// Asks the servers, as there is a network now.
+    pub(super) fn start(&mut self, cx: &mut Cx) {
+        self.runs = true;
+        self.ask(cx);
     }
 
     /// Returns the time until which work that depends on the clock had better wait, if it had.
@@ -79,97 +107,94 @@ impl Timekeeper {
         self.asked.map(|at| at + PATIENCE).filter(|until| asking && now < *until)
     }
 
-    /// Forgets whom it asks, when their sockets are closed.
+    /// Asks nobody any more. Sockets are left to the caller.
     pub(super) fn stop(&mut self) {
-        self.state = State::Idle;
+        (self.runs, self.state) = (false, State::Idle);
     }
 
-    /// The clock to go by.
-    fn clock(&self) -> Option<ClockFix> {
-        let ahead = self.ahead.unwrap_or(0);
-        self.told.map(|fix| ClockFix { wall: fix.wall.offset_micros(ahead.saturating_neg()), ..fix })
+    /// Returns what has changed since the last call.
+    pub(super) fn take_news(&mut self) -> Option<TimeNews> {
+        self.news.take()
     }
-}
 
-impl Node {
     /// The driver read its clock.
-    pub(super) fn clock_told(&mut self, fix: ClockFix) {
-        let before = self.time.told.replace(fix);
+    pub(super) fn told(&mut self, cx: &mut Cx, fix: ClockFix) {
+        let before = self.told.replace(fix);
         let jumped = before.is_some_and(|b| exceeds(fix.wall.micros_since(b.wall_at(fix.at)), JUMP));
         if jumped {
             // Perhaps it is right now, and what was found of it holds no more.
-            self.time.ahead = None;
-            if let State::Asking { clock, until, .. } = &mut self.time.state {
-                clock.restart(self.cx.now);
-                *until = self.cx.now + ASK_WITHIN;
+            self.ahead = None;
+            if let State::Asking { clock, until, .. } = &mut self.state {
+                clock.restart(cx.now);
+                *until = cx.now + ASK_WITHIN;
             }
-            self.ask_the_time();
-            self.drive_clock();
+            self.ask(cx);
+            self.drive(cx);
         }
-        self.cx.clock = self.time.clock();
+        cx.clock = self.clock();
     }
 
     /// Asks the servers, if there are any and they were not asked lately. That a network is there is for the caller to
     /// know.
-    pub(super) fn ask_the_time(&mut self) {
-        let now = self.cx.now;
-        let idle = matches!(self.time.state, State::Idle);
-        if self.phase != Phase::Running || self.time.servers.is_empty() || !idle {
+    pub(super) fn ask(&mut self, cx: &mut Cx) {
+        let now = cx.now;
+        let idle = matches!(self.state, State::Idle);
+        if !self.runs || self.servers.is_empty() || !idle {
             return;
         }
-        if let Some(at) = self.time.asked.map(|at| at + NOT_SOONER).filter(|at| now < *at) {
-            return self.cx.timers.set(Timer::Clock, Some(at));
+        if let Some(at) = self.asked.map(|at| at + NOT_SOONER).filter(|at| now < *at) {
+            return cx.timers.set(Timer::Clock, Some(at));
         }
-        self.time.asked = Some(now);
-        self.cx.timers.set(Timer::Clock, None);
-        let cx = &mut self.cx;
+        self.asked = Some(now);
+        cx.timers.set(Timer::Clock, None);
         let way = |s: &NtpServer| (Race::start(cx, Owner::Clock, &s.host, RESOLVE_WITHIN), s.port);
-        let ways = self.time.servers.iter().map(way).collect();
+        let ways = self.servers.iter().map(way).collect();
         let clock = Box::new(Clock::new([], cx.random.draw(Domain::Clock), now));
-        self.time.state = State::Asking { clock, ways, socks: SmallVec::new(), until: now + ASK_WITHIN };
-        self.drive_clock();
+        self.state = State::Asking { clock, ways, socks: SmallVec::new(), until: now + ASK_WITHIN };
+        self.drive(cx);
     }
 
     /// Asks them now where nobody has told the time yet: there may be a network by now.
-    pub(super) fn ask_the_time_again(&mut self) {
-        if self.time.ahead.is_none() {
-            self.ask_the_time();
+    pub(super) fn ask_again(&mut self, cx: &mut Cx) {
+        if self.ahead.is_none() {
+            self.ask(cx);
         }
     }
 
-    pub(super) fn clock_resolved(
+    pub(super) fn resolved(
         &mut self,
+        cx: &mut Cx,
+        families: [bool; 2],
         query: QueryId,
         result: Result<SmallVec<[IpAddr; 2]>, IoFailure>,
     ) {
-        let families = self.families();
-        let State::Asking { ways, until, .. } = &mut self.time.state else { return };
+        let State::Asking { ways, until, .. } = &mut self.state else { return };
         let usable = |ip: &IpAddr| families[usize::from(!ip.is_ipv4())];
         for (race, _) in ways {
             // What is found out of a failed look-up is that there is nothing to ask.
-            let _ = race.resolved(&self.cx, query, &result, usable);
+            let _ = race.resolved(cx, query, &result, usable);
         }
-        *until = self.cx.now + ASK_WITHIN;
-        self.drive_clock();
+        *until = cx.now + ASK_WITHIN;
+        self.drive(cx);
     }
 
-    pub(super) fn clock_bound(&mut self, sock: SockId) {
-        if let State::Asking { socks, .. } = &mut self.time.state
+    pub(super) fn bound(&mut self, cx: &mut Cx, sock: SockId) {
+        if let State::Asking { socks, .. } = &mut self.state
             && let Some(socket) = socks.iter_mut().find(|s| s.sock == sock)
         {
             socket.bound = true;
         }
-        self.drive_clock();
+        self.drive(cx);
     }
 
-    pub(super) fn clock_datagram(&mut self, from: SocketAddr, data: &[u8]) {
-        let now = self.cx.now;
-        if let State::Asking { clock, ways, .. } = &mut self.time.state {
+    pub(super) fn datagram(&mut self, cx: &mut Cx, from: SocketAddr, data: &[u8]) {
+        let now = cx.now;
+        if let State::Asking { clock, ways, .. } = &mut self.state {
             clock.handle(now, from, data);
             for (of, (race, _)) in ways.iter_mut().enumerate() {
                 if clock.told(of) == Some(from) {
-                    self.cx.experience.works(race.host(), from.ip());
-                    race.stop(&mut self.cx);
+                    cx.experience.works(race.host(), from.ip());
+                    race.stop(cx);
                 }
             }
             let servers = ways.iter().enumerate().filter(|(of, (race, _))| race.is_open() || clock.asks(*of));
@@ -177,56 +202,56 @@ impl Node {
             if clock.answered() * 2 > servers.count()
                 && let Ok(fix) = clock.time(now)
             {
-                self.time_is(fix);
+                self.time_is(cx, fix);
             }
         }
-        self.drive_clock();
+        self.drive(cx);
     }
 
-    pub(super) fn clock_timeout(&mut self) {
-        let now = self.cx.now;
-        match &mut self.time.state {
-            State::Idle => self.ask_the_time(),
+    pub(super) fn timeout(&mut self, cx: &mut Cx) {
+        let now = cx.now;
+        match &mut self.state {
+            State::Idle => self.ask(cx),
             State::Asking { clock, .. } => clock.handle_timeout(now),
         }
-        self.drive_clock();
+        self.drive(cx);
     }
 
     /// Sends what is to be sent, and ends when all have answered or had the time to.
-    fn drive_clock(&mut self) {
-        let now = self.cx.now;
-        self.ask_addresses();
-        let State::Asking { clock, ways, socks, until } = &mut self.time.state else { return };
+    fn drive(&mut self, cx: &mut Cx) {
+        let now = cx.now;
+        self.ask_addresses(cx);
+        let State::Asking { clock, ways, socks, until } = &mut self.state else { return };
         let bound = socks.iter().all(|s| s.bound);
         while let Some((to, data)) = bound.then(|| clock.poll_transmit()).flatten() {
             if let Some(socket) = socks.iter().find(|s| s.v4 == to.is_ipv4()) {
-                self.cx.send_datagram(socket.sock, to, data);
+                cx.send_datagram(socket.sock, to, data);
             }
         }
         let open = ways.iter().any(|(race, _)| race.is_open());
         if now < *until && (open || !clock.is_settled(now)) {
             let due = ways.iter().filter_map(|(race, _)| race.due());
             let at = due.chain(clock.poll_timeout()).chain([*until]).min();
-            return self.cx.timers.set(Timer::Clock, at);
+            return cx.timers.set(Timer::Clock, at);
         }
-        ways.iter_mut().for_each(|(race, _)| race.stop(&mut self.cx));
+        ways.iter_mut().for_each(|(race, _)| race.stop(cx));
         let found = clock.time(now);
         for socket in core::mem::take(socks) {
-            self.cx.close(socket.sock, CloseHow::Drop);
+            cx.close(socket.sock, CloseHow::Drop);
         }
-        self.time.state = State::Idle;
+        self.state = State::Idle;
         let pause = if found.is_ok() { AGAIN.1 } else { AGAIN.0 };
-        self.cx.timers.set(Timer::Clock, Some(now + pause));
+        cx.timers.set(Timer::Clock, Some(now + pause));
         // Nobody waits for them any longer.
-        let Ok(fix) = found else { return self.drive_names() };
-        let ahead = self.time_is(fix);
-        self.cx.notify(Notice::Clock { ahead, error: fix.error });
+        let Ok(fix) = found else { return self.tell(TimeNews::Known) };
+        let ahead = self.time_is(cx, fix);
+        cx.notify(Notice::Clock { ahead, error: fix.error });
     }
 
     /// Asks the addresses whose turn has come.
-    fn ask_addresses(&mut self) {
-        let now = self.cx.now;
-        let State::Asking { clock, ways, socks, .. } = &mut self.time.state else { return };
+    fn ask_addresses(&mut self, cx: &mut Cx) {
+        let now = cx.now;
+        let State::Asking { clock, ways, socks, .. } = &mut self.state else { return };
         let mut missing: SmallVec<[IpAddr; 2]> = SmallVec::new();
         for (of, (race, port)) in ways.iter_mut().enumerate() {
             while let Some(ip) = race.next(now) {
@@ -238,41 +263,50 @@ impl Node {
             }
         }
         for ip in missing {
-            let local = local_for(&self.cx, ip, self.config.bind);
-            let sock = self.cx.bind_udp(Owner::Clock, local);
-            if let State::Asking { socks, .. } = &mut self.time.state {
+            let local = local_for(cx, ip, self.bind);
+            let sock = cx.bind_udp(Owner::Clock, local);
+            if let State::Asking { socks, .. } = &mut self.state {
                 socks.push(Socket { sock, v4: ip.is_ipv4(), bound: false });
             }
         }
     }
 
     /// A socket could not be had.
-    pub(super) fn clock_failed(&mut self, sock: SockId) {
-        let State::Asking { socks, .. } = &mut self.time.state else { return };
+    pub(super) fn failed(&mut self, cx: &mut Cx, sock: SockId) {
+        let State::Asking { socks, .. } = &mut self.state else { return };
         socks.retain(|s| s.sock != sock);
-        self.drive_clock();
+        self.drive(cx);
     }
 
     /// Takes over the time that the servers gave. Returns the lead of the driver's clock in microseconds.
-    fn time_is(&mut self, fix: ClockFix) -> i64 {
-        let now = self.cx.now;
-        let before = self.cx.wall();
-        let ahead = match self.time.told {
+    fn time_is(&mut self, cx: &mut Cx, fix: ClockFix) -> i64 {
+        let now = cx.now;
+        let before = cx.wall();
+        let ahead = match self.told {
             Some(told) => told.wall_at(now).micros_since(fix.wall_at(now)),
             // The driver has no clock, then this is it.
             None => {
-                self.time.told = Some(fix);
+                self.told = Some(fix);
                 0
             }
         };
-        self.time.ahead = Some(if exceeds(ahead, TOLERATED) { ahead } else { 0 });
-        self.cx.clock = self.time.clock();
-        if exceeds(self.cx.wall().micros_since(before), TOLERATED) {
-            self.names_anew();
-        } else {
-            self.drive_names();
-        }
+        self.ahead = Some(if exceeds(ahead, TOLERATED) { ahead } else { 0 });
+        cx.clock = self.clock();
+        self.tell(match exceeds(cx.wall().micros_since(before), TOLERATED) {
+            true => TimeNews::Set,
+            false => TimeNews::Known,
+        });
         ahead
+    }
+
+    /// The clock to go by.
+    fn clock(&self) -> Option<ClockFix> {
+        let ahead = self.ahead.unwrap_or(0);
+        self.told.map(|fix| ClockFix { wall: fix.wall.offset_micros(ahead.saturating_neg()), ..fix })
+    }
+
+    fn tell(&mut self, news: TimeNews) {
+        self.news = self.news.max(Some(news));
     }
 }
 
