@@ -6,14 +6,10 @@ use core::time::Duration;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
-use smallvec::SmallVec;
-
-use super::{Node, Phase};
-use crate::cx::{Owner, Timer};
+use crate::cx::{Cx, Owner, Timer};
 use crate::io::{CloseHow, Interface, SockId};
-use crate::nat::NatType;
 use crate::notice::{Notice, PortState};
-use crate::portmap::{self, Event, Mapper, Protocol, Request, Scope, StreamId, Truth};
+use crate::portmap::{self, Event, Mapper, Protocol, Request, StreamId, Truth};
 use crate::random::Domain;
 use crate::time::Instant;
 
@@ -61,127 +57,110 @@ impl Mappings {
     pub(super) fn owns(&self, owner: Option<Owner>) -> bool {
         matches!(owner, Some(Owner::Mapping(n)) if self.all.contains_key(&n))
     }
-}
 
-impl Node {
-    /// Asks for a mapping wherever one is of use and none is asked for, and tells mappers what STUN sees.
-    pub(super) fn map_ports(&mut self) {
-        if !self.config.portmap {
-            return;
-        }
-        let chosen: SmallVec<[Interface; 6]> = self.chosen.iter().copied().collect();
-        for interface in chosen {
-            let seen = self.seen_of(interface.ip);
-            let known = self.mappings.all.iter().find(|(_, m)| m.interface.ip == interface.ip);
-            match (known.map(|(n, m)| (*n, m.seen)), seen) {
-                (Some((n, told)), Some(_)) if told != seen => {
-                    let now = self.cx.now;
-                    self.with_mapping(n, |m| {
-                        m.seen = seen;
-                        m.mapper.seen(now, seen);
-                    });
-                }
-                (None, Some(seen)) if interface.gateway.is_some() && self.is_behind(interface.ip, seen) => {
-                    if let Some(port) = self.listen_port(interface.ip.is_ipv4()) {
-                        self.map_port(interface, port, seen);
-                    }
-                }
-                _ => {}
+    /// Sees to an interface: tells the mapper what STUN sees, or asks for a mapping of the listener's port, where there
+    /// is one that has to be opened.
+    pub(super) fn cover(
+        &mut self,
+        cx: &mut Cx,
+        interface: Interface,
+        seen: Option<IpAddr>,
+        port: Option<u16>,
+    ) {
+        let known = self.all.iter().find(|(_, m)| m.interface.ip == interface.ip);
+        match (known.map(|(n, m)| (*n, m.seen)), seen) {
+            (Some((n, told)), Some(_)) if told != seen => {
+                let now = cx.now;
+                self.with(cx, n, |m| {
+                    m.seen = seen;
+                    m.mapper.seen(now, seen);
+                });
             }
+            (None, Some(seen)) if interface.gateway.is_some() => {
+                if let Some(port) = port {
+                    self.map_port(cx, interface, port, seen);
+                }
+            }
+            _ => {}
         }
     }
 
-    /// Returns the outside address of an address of ours. Where no server answered, a public IPv6 address counts as its
-    /// own outside address: those are not translated.
-    fn seen_of(&self, ip: IpAddr) -> Option<IpAddr> {
-        let own = ip.is_ipv6() && self.external.settled() && Scope::of(ip) == Scope::Public;
-        self.external.of(ip).or(own.then_some(ip))
-    }
-
-    /// Returns true if a port has to be opened: behind a NAT, and for IPv6 behind a firewall. Home routers have one by
-    /// default (RFC 6092): it is assumed unless everybody was measured to get in. A useless request costs little.
-    fn is_behind(&self, ip: IpAddr, seen: IpAddr) -> bool {
-        let open = self.surveyor.measured(ip).is_some_and(|b| b.nat_type() == Some(NatType::OpenInternet));
-        seen != ip || (ip.is_ipv6() && self.surveyor.settled() && !open)
-    }
-
-    fn map_port(&mut self, interface: Interface, port: u16, seen: IpAddr) {
-        let now = self.cx.now;
+    fn map_port(&mut self, cx: &mut Cx, interface: Interface, port: u16, seen: IpAddr) {
+        let now = cx.now;
         let mut config = portmap::Config::new(interface.ip, interface.prefix);
         (config.gateway, config.zone) = (interface.gateway, interface.index);
-        let mut mapper = Mapper::new(config, self.cx.random.draw(Domain::PortMapping), now);
+        let mut mapper = Mapper::new(config, cx.random.draw(Domain::PortMapping), now);
         mapper.seen(now, Some(seen));
         // A new mapper has room, and the port is a listener's.
         let _ = mapper.map(now, Protocol::Tcp, port, port);
-        let n = self.mappings.next;
-        self.mappings.next += 1;
-        let udp = self.cx.bind_udp(Owner::Mapping(n), SocketAddr::new(interface.ip, 0));
+        let n = self.next;
+        self.next += 1;
+        let udp = cx.bind_udp(Owner::Mapping(n), SocketAddr::new(interface.ip, 0));
         let (streams, held) = (BTreeMap::new(), None);
         let seen = Some(seen);
         let mapping = Mapping { interface, mapper, udp, bound: false, failed: false, streams, seen, held };
-        self.mappings.all.insert(n, mapping);
+        self.all.insert(n, mapping);
     }
 
     /// Has the routers asked now whether our ports are open: what they granted may be lost.
-    pub(super) fn check_ports(&mut self) {
-        let now = self.cx.now;
-        let all: Vec<u32> = self.mappings.all.keys().copied().collect();
+    pub(super) fn check(&mut self, cx: &mut Cx) {
+        let now = cx.now;
+        let all: Vec<u32> = self.all.keys().copied().collect();
         for n in all {
-            self.with_mapping(n, |m| m.mapper.ask_again(now));
+            self.with(cx, n, |m| m.mapper.ask_again(now));
         }
     }
 
     /// Gives up the mappings of interfaces that are gone or lead to another gateway. The routers that granted them
     /// cannot be asked any more, and their leases end.
-    pub(super) fn drop_mappings(&mut self) {
-        let stays = |m: &Mapping| {
-            self.chosen.iter().any(|i| (i.ip, i.gateway) == (m.interface.ip, m.interface.gateway))
-        };
-        let gone: Vec<u32> = self.mappings.all.iter().filter(|(_, m)| !stays(m)).map(|(n, _)| *n).collect();
-        gone.into_iter().for_each(|n| self.end_mapping(n));
+    pub(super) fn drop_gone(&mut self, cx: &mut Cx, chosen: &[Interface]) {
+        let stays =
+            |m: &Mapping| chosen.iter().any(|i| (i.ip, i.gateway) == (m.interface.ip, m.interface.gateway));
+        let gone: Vec<u32> = self.all.iter().filter(|(_, m)| !stays(m)).map(|(n, _)| *n).collect();
+        gone.into_iter().for_each(|n| self.end(cx, n));
     }
 
     /// Takes every mapping back. What is open is waited for.
-    pub(super) fn close_mappings(&mut self) {
-        let now = self.cx.now;
-        self.mappings.until = Some(now + CLOSE_WITHIN);
-        let all: Vec<u32> = self.mappings.all.keys().copied().collect();
+    pub(super) fn close(&mut self, cx: &mut Cx) {
+        let now = cx.now;
+        self.until = Some(now + CLOSE_WITHIN);
+        let all: Vec<u32> = self.all.keys().copied().collect();
         for n in all {
-            let held = self.mappings.all.get(&n).is_some_and(|m| m.held.is_some());
-            self.with_mapping(n, |m| m.mapper.close(now));
+            let held = self.all.get(&n).is_some_and(|m| m.held.is_some());
+            self.with(cx, n, |m| m.mapper.close(now));
             // One that was asked for is taken back too, for what it is worth: perhaps nobody listens there.
             if !held {
-                self.end_mapping(n);
+                self.end(cx, n);
             }
         }
     }
 
     /// Returns true if no mapping is left to wait for at the end.
-    pub(super) fn mappings_are_closed(&self) -> bool {
-        self.mappings.all.is_empty()
+    pub(super) fn are_closed(&self) -> bool {
+        self.all.is_empty()
     }
 
-    pub(super) fn mapping_bound(&mut self, n: u32) {
-        self.with_mapping(n, |m| m.bound = true);
+    pub(super) fn bound(&mut self, cx: &mut Cx, n: u32) {
+        self.with(cx, n, |m| m.bound = true);
     }
 
-    pub(super) fn mapping_datagram(&mut self, n: u32, from: SocketAddr, data: &[u8]) {
-        let now = self.cx.now;
-        self.with_mapping(n, |m| m.mapper.datagram(now, from, data));
+    pub(super) fn datagram(&mut self, cx: &mut Cx, n: u32, from: SocketAddr, data: &[u8]) {
+        let now = cx.now;
+        self.with(cx, n, |m| m.mapper.datagram(now, from, data));
     }
 
-    pub(super) fn mapping_connected(&mut self, n: u32, sock: SockId) {
-        let now = self.cx.now;
-        self.with_mapping(n, |m| {
+    pub(super) fn connected(&mut self, cx: &mut Cx, n: u32, sock: SockId) {
+        let now = cx.now;
+        self.with(cx, n, |m| {
             if let Some(stream) = m.stream(sock) {
                 m.mapper.connected(now, stream);
             }
         });
     }
 
-    pub(super) fn mapping_received(&mut self, n: u32, sock: SockId, data: &[u8]) {
-        let now = self.cx.now;
-        self.with_mapping(n, |m| {
+    pub(super) fn received(&mut self, cx: &mut Cx, n: u32, sock: SockId, data: &[u8]) {
+        let now = cx.now;
+        self.with(cx, n, |m| {
             if let Some(stream) = m.stream(sock) {
                 m.mapper.received(now, stream, data);
             }
@@ -189,42 +168,41 @@ impl Node {
     }
 
     /// A socket failed, or its stream ended.
-    pub(super) fn mapping_lost(&mut self, n: u32, sock: SockId) {
-        let now = self.cx.now;
-        if let Some(mapping) = self.mappings.all.get_mut(&n).filter(|m| m.udp == sock) {
-            if self.phase == Phase::Closing {
-                return self.end_mapping(n);
+    pub(super) fn lost(&mut self, cx: &mut Cx, n: u32, sock: SockId) {
+        let now = cx.now;
+        if let Some(mapping) = self.all.get_mut(&n).filter(|m| m.udp == sock) {
+            if self.until.is_some() {
+                return self.end(cx, n);
             }
             mapping.failed = true;
             let streams = core::mem::take(&mut mapping.streams);
-            streams.into_values().for_each(|sock| self.cx.close(sock, CloseHow::Drop));
+            streams.into_values().for_each(|sock| cx.close(sock, CloseHow::Drop));
             if mapping.held.take().is_some() {
-                self.cx.notify(Notice::Port { local: mapping.interface.ip, state: PortState::Lost });
+                cx.notify(Notice::Port { local: mapping.interface.ip, state: PortState::Lost });
             }
-            return self.cx.timers.set(Timer::Mapping(n), Some(now + SOCKET_AGAIN));
+            return cx.timers.set(Timer::Mapping(n), Some(now + SOCKET_AGAIN));
         }
-        self.with_mapping(n, |m| {
+        self.with(cx, n, |m| {
             if let Some(stream) = m.stream(sock) {
                 m.mapper.ended(now, stream);
             }
         });
     }
 
-    pub(super) fn mapping_timeout(&mut self, n: u32) {
-        let now = self.cx.now;
-        let failed = self.mappings.all.get(&n).is_some_and(|m| m.failed);
-        if failed || self.mappings.until.is_some_and(|until| until <= now) {
+    pub(super) fn timeout(&mut self, cx: &mut Cx, n: u32) {
+        let now = cx.now;
+        let failed = self.all.get(&n).is_some_and(|m| m.failed);
+        if failed || self.until.is_some_and(|until| until <= now) {
             // If it is of use still, a new one follows.
-            return self.end_mapping(n);
+            return self.end(cx, n);
         }
-        self.with_mapping(n, |m| m.mapper.handle_timeout(now));
+        self.with(cx, n, |m| m.mapper.handle_timeout(now));
     }
 
     /// Does something with a mapping, and then what it asks for.
-    fn with_mapping(&mut self, n: u32, act: impl FnOnce(&mut Mapping)) {
-        let Some(mapping) = self.mappings.all.get_mut(&n).filter(|m| !m.failed) else { return };
+    fn with(&mut self, cx: &mut Cx, n: u32, act: impl FnOnce(&mut Mapping)) {
+        let Some(mapping) = self.all.get_mut(&n).filter(|m| !m.failed) else { return };
         act(mapping);
-        let cx = &mut self.cx;
         while let Some(request) = mapping.bound.then(|| mapping.mapper.poll_request()).flatten() {
             match request {
                 Request::Datagram { to, data } => cx.send_datagram(mapping.udp, to, data),
@@ -275,21 +253,18 @@ impl Node {
             cx.notify(Notice::Port { local, state });
         }
         if over {
-            return self.end_mapping(n);
+            return self.end(cx, n);
         }
         let at = mapping.mapper.poll_timeout();
-        let at = at.into_iter().chain(self.mappings.until).min();
+        let at = at.into_iter().chain(self.until).min();
         cx.timers.set(Timer::Mapping(n), at);
     }
 
-    fn end_mapping(&mut self, n: u32) {
-        let Some(mapping) = self.mappings.all.remove(&n) else { return };
-        self.cx.timers.set(Timer::Mapping(n), None);
+    fn end(&mut self, cx: &mut Cx, n: u32) {
+        let Some(mapping) = self.all.remove(&n) else { return };
+        cx.timers.set(Timer::Mapping(n), None);
         for sock in mapping.streams.into_values().chain([mapping.udp]) {
-            self.cx.close(sock, CloseHow::Drop);
-        }
-        if self.phase == Phase::Closing && self.mappings_are_closed() {
-            self.closed();
+            cx.close(sock, CloseHow::Drop);
         }
     }
 }

@@ -295,7 +295,7 @@ impl Node {
                 Some(Owner::Survey(place)) => self.surveyor.bound(&mut self.cx, place),
                 Some(Owner::Relay(id)) => self.relay_opened(id, sock, local),
                 Some(Owner::Allocation(id)) => self.with_allocation(id, |s, cx| s.opened(cx, sock)),
-                Some(Owner::Mapping(n)) => self.mapping_bound(n),
+                Some(Owner::Mapping(n)) => self.mappings.bound(&mut self.cx, n),
                 Some(Owner::Clock) => self.time.bound(&mut self.cx, sock),
                 _ => {}
             },
@@ -311,7 +311,7 @@ impl Node {
                 Some(Owner::Stream) => self.stream_connected(sock, local, remote),
                 Some(Owner::Relay(id)) => self.relay_opened(id, sock, local),
                 Some(Owner::Allocation(id)) => self.with_allocation(id, |s, cx| s.opened(cx, sock)),
-                Some(Owner::Mapping(n)) => self.mapping_connected(n, sock),
+                Some(Owner::Mapping(n)) => self.mappings.connected(&mut self.cx, n, sock),
                 _ => {}
             },
             Event::Fired { sock, .. } => {
@@ -339,7 +339,7 @@ impl Node {
                         self.with_allocation(id, |s, cx| s.failed(cx, sock, cause));
                     }
                     Some(Owner::Carrier(pipe)) => self.carrier_ended(pipe, sock),
-                    Some(Owner::Mapping(n)) => self.mapping_lost(n, sock),
+                    Some(Owner::Mapping(n)) => self.mappings.lost(&mut self.cx, n, sock),
                     Some(Owner::Clock) => self.time.failed(&mut self.cx, sock),
                     Some(Owner::Nat64) | None => {}
                 }
@@ -352,7 +352,7 @@ impl Node {
                 Some(Owner::Allocation(id)) => {
                     self.with_allocation(id, |s, cx| s.datagram(cx, sock, from, data));
                 }
-                Some(Owner::Mapping(n)) => self.mapping_datagram(n, from, data),
+                Some(Owner::Mapping(n)) => self.mappings.datagram(&mut self.cx, n, from, data),
                 Some(Owner::Clock) => self.time.datagram(&mut self.cx, from, data),
                 _ => {}
             },
@@ -371,7 +371,7 @@ impl Node {
                 Some(Owner::Relay(id)) => self.relay_received(id, sock, data),
                 Some(Owner::Allocation(id)) => self.with_allocation(id, |s, cx| s.received(cx, sock, data)),
                 Some(Owner::Carrier(pipe)) => self.carrier_received(pipe, sock, data),
-                Some(Owner::Mapping(n)) => self.mapping_received(n, sock, data),
+                Some(Owner::Mapping(n)) => self.mappings.received(&mut self.cx, n, sock, data),
                 _ => {}
             },
             Event::Writable { sock } => {
@@ -390,7 +390,7 @@ impl Node {
                 Some(Owner::Relay(id)) => self.relay_socket_ended(id, sock),
                 Some(Owner::Allocation(id)) => self.with_allocation(id, |s, cx| s.ended(cx, sock)),
                 Some(Owner::Carrier(pipe)) => self.carrier_ended(pipe, sock),
-                Some(Owner::Mapping(n)) => self.mapping_lost(n, sock),
+                Some(Owner::Mapping(n)) => self.mappings.lost(&mut self.cx, n, sock),
                 _ => {}
             },
         }
@@ -482,7 +482,7 @@ impl Node {
         self.shut_allocations();
         self.cx.cancel_queries();
         self.cx.timers.clear();
-        self.close_mappings();
+        self.mappings.close(&mut self.cx);
         let others = |sock: &SockId| !self.mappings.owns(self.cx.owner(*sock));
         let open: Vec<SockId> = self.cx.open_sockets().filter(others).collect();
         for sock in open {
@@ -493,9 +493,7 @@ impl Node {
         self.visits.clear();
         self.admission.asks.clear();
         self.phase = Phase::Closing;
-        if self.mappings_are_closed() {
-            self.closed();
-        }
+        self.close();
     }
 
     /// The node's id.
@@ -526,9 +524,12 @@ impl Node {
         matches!(self.phase, Phase::Closing | Phase::Closed)
     }
 
-    fn closed(&mut self) {
-        self.phase = Phase::Closed;
-        self.cx.notify(Notice::Closed);
+    /// Ends the node that is shut down, once the routers have been told.
+    fn close(&mut self) {
+        if self.phase == Phase::Closing && self.mappings.are_closed() {
+            self.phase = Phase::Closed;
+            self.cx.notify(Notice::Closed);
+        }
     }
 
     fn survey_lost(&mut self, owner: Owner, sock: SockId, open: bool) {
@@ -563,7 +564,7 @@ impl Node {
                 Timer::Punch(key) => self.drive_punch(key),
                 Timer::Relay(id) => self.relay_timeout(id),
                 Timer::Allocation(id) => self.allocation_timeout(id),
-                Timer::Mapping(n) => self.mapping_timeout(n),
+                Timer::Mapping(n) => self.mappings.timeout(&mut self.cx, n),
                 Timer::Stream(sock) => self.stream_timeout(sock),
                 Timer::Connect(connect) => self.drive_attempt(connect),
                 Timer::Visit(session) => self.drive_visit(session),
@@ -582,6 +583,7 @@ impl Node {
         while let Some(message) = self.loopback.pop_front() {
             self.authentic_message(self.node_id(), message, None);
         }
+        self.close();
         if self.phase == Phase::Running {
             match self.time.take_news() {
                 Some(TimeNews::Set) => self.names_anew(),

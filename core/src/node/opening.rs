@@ -210,7 +210,7 @@ impl Node {
             self.surveyed = self.surveyor.settled();
         }
         if all {
-            self.check_ports();
+            self.mappings.check(&mut self.cx);
         }
     }
 
@@ -228,6 +228,34 @@ impl Node {
         address.brokers() == self.announced_brokers.as_slice()
             && of(true).eq(address.v4().iter().copied())
             && of(false).eq(address.v6().iter().copied())
+    }
+
+    /// Asks for a mapping wherever one is of use and none is asked for, and tells mappers what STUN sees.
+    fn map_ports(&mut self) {
+        if !self.config.portmap {
+            return;
+        }
+        for n in 0..self.chosen.len() {
+            let interface = self.chosen[n];
+            let seen = self.seen_of(interface.ip);
+            let behind = seen.is_some_and(|seen| self.is_behind(interface.ip, seen));
+            let port = self.listen_port(interface.ip.is_ipv4()).filter(|_| behind);
+            self.mappings.cover(&mut self.cx, interface, seen, port);
+        }
+    }
+
+    /// Returns the outside address of an address of ours. Where no server answered, a public IPv6 address counts as its
+    /// own outside address: those are not translated.
+    fn seen_of(&self, ip: IpAddr) -> Option<IpAddr> {
+        let own = ip.is_ipv6() && self.external.settled() && Scope::of(ip) == Scope::Public;
+        self.external.of(ip).or(own.then_some(ip))
+    }
+
+    /// Returns true if a port has to be opened: behind a NAT, and for IPv6 behind a firewall. Home routers have one by
+    /// default (RFC 6092): it is assumed unless everybody was measured to get in. A useless request costs little.
+    fn is_behind(&self, ip: IpAddr, seen: IpAddr) -> bool {
+        let open = self.surveyor.measured(ip).is_some_and(|b| b.nat_type() == Some(NatType::OpenInternet));
+        seen != ip || (ip.is_ipv6() && self.surveyor.settled() && !open)
     }
 
     /// Wakes the attempts that wait for a broker or for our address, if there is a new one.

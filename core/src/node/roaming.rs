@@ -100,7 +100,7 @@ impl Node {
             chosen.iter().map(|i| Route { internal: i.ip, prefix: i.prefix, external: i.ip }).collect();
         self.chosen = chosen;
         self.cx.memory.leave();
-        self.drop_mappings();
+        self.mappings.drop_gone(&mut self.cx, &self.chosen);
         let vantages = self.routes.iter().map(|r| Vantage { ip: r.internal, prefix: r.prefix });
         self.external.start(&mut self.cx, vantages);
         self.surveyor.stop(&mut self.cx);
