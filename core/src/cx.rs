@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::io::{Action, CloseHow, QueryId, SockId, SockOpts};
+use crate::io::{Action, CloseHow, Event, QueryId, SockId, SockOpts};
 use crate::nat::memory::Memory;
 use crate::notice::{ConnectId, Notice};
 use crate::pipe::{PipeId, PipeNews};
@@ -129,6 +129,29 @@ impl Cx {
 
     pub(crate) fn owner(&self, sock: SockId) -> Option<Owner> {
         self.socks.get(&sock).copied()
+    }
+
+    /// Returns the owner of the socket or query that an event is about. Streams that come to a listener are nobody's yet.
+    pub(crate) fn owner_of(&self, event: &Event<'_>) -> Option<Owner> {
+        match event {
+            Event::Resolved { query, .. } => self.queries.get(query).copied(),
+            Event::Bound { sock, .. }
+            | Event::Connected { sock, .. }
+            | Event::Failed { sock, .. }
+            | Event::Datagram { sock, .. }
+            | Event::Stream { sock, .. }
+            | Event::Eof { sock } => self.owner(*sock),
+            _ => None,
+        }
+    }
+
+    /// Forgets the query or the socket that is over with this event.
+    pub(crate) fn ends_with(&mut self, event: &Event<'_>) {
+        match event {
+            Event::Resolved { query, .. } => drop(self.queries.remove(query)),
+            Event::Failed { sock, .. } => self.forget(*sock),
+            _ => {}
+        }
     }
 
     pub(crate) fn open_sockets(&self) -> impl Iterator<Item = SockId> + '_ {

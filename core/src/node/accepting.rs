@@ -17,9 +17,9 @@ use crate::strategy::agreement::{Key, Requester};
 impl Node {
     pub(super) fn accepted(&mut self, listener: SockId, sock: SockId, local: SocketAddr, remote: SocketAddr) {
         self.cx.adopt(sock, Owner::Stream);
-        self.surveyor.accepted(&mut self.cx, remote);
+        self.network.accepted(&mut self.cx, remote);
         self.door.came(listener);
-        if self.is_unused(local.ip()) {
+        if self.network.is_unused(local.ip()) {
             // The listener takes whatever comes to the port.
             self.cx.close(sock, CloseHow::Reset);
         } else if self.is_tainted(local, remote) {

@@ -117,7 +117,7 @@ impl Node {
             return Err(AllocateError::Shutdown);
         }
         check_turn(&wish.servers).map_err(AllocateError::Servers)?;
-        let (listed, ours) = (wish.servers.is_empty(), self.families());
+        let (listed, ours) = (wish.servers.is_empty(), self.network.families());
         let list = if listed { &self.config.turn } else { &wish.servers };
         if list.is_empty() {
             return Err(AllocateError::NoServer);

@@ -39,7 +39,7 @@ impl Node {
                 if !first {
                     return;
                 }
-                if self.address_is_settled() && self.is_signal_ready(&brokers) {
+                if self.network.address_is_settled() && self.is_signal_ready(&brokers) {
                     return self.next_rung(connect, n);
                 }
                 if let Some(ladder) = self.ladder(connect, n).filter(|l| !l.told_waiting) {
@@ -129,7 +129,7 @@ impl Node {
 
     /// Returns true if a rung was right to take the external port for the local one, or if the result is not known.
     fn was_right(&self, local: std::net::IpAddr) -> bool {
-        let foresight = self.surveyor.of(local).map(|r| r.behaviour.foresight());
+        let foresight = self.network.surveyor().of(local).map(|r| r.behaviour.foresight());
         matches!(foresight, None | Some(Foresight::Offset(0)))
     }
 }

@@ -105,13 +105,20 @@ impl Node {
         // A peer that no NAT hides, or that is near, will be reached directly: reverse may wait a moment.
         let open = |i: &PeerInterface| i.nat == NatType::OpenInternet && !is_link_local(i.external);
         let likely = to.interfaces().any(open)
-            || paths::to_peer(&self.ours(), &self.links, to, self.is_oneself(peer), Trust::Known)
-                .first()
-                .is_some_and(|p| p.local);
+            || paths::to_peer(
+                &self.network.ours(),
+                self.network.links(),
+                to,
+                self.is_oneself(peer),
+                Trust::Known,
+            )
+            .first()
+            .is_some_and(|p| p.local);
         let mut at = now;
         let mut runs: SmallVec<[Run; 2]> = SmallVec::new();
         // Where no NAT hides us, the peer's dial needs no hole.
-        let open = !self.routes.is_empty() && self.routes.iter().all(|r| r.external == r.internal);
+        let open = !self.network.routes().is_empty()
+            && self.network.routes().iter().all(|r| r.external == r.internal);
         for strategy in &plan.strategies {
             if runs.iter().all(|r| r.strategy != *strategy) {
                 if *strategy == Strategy::Punch && open && !runs.is_empty() {
@@ -277,8 +284,13 @@ impl Node {
         let state = match strategy {
             Strategy::Direct => {
                 let oneself = attempt.peer == self.node_id();
-                let paths =
-                    paths::to_peer(&self.ours(), &self.links, &attempt.address, oneself, Trust::Known);
+                let paths = paths::to_peer(
+                    &self.network.ours(),
+                    self.network.links(),
+                    &attempt.address,
+                    oneself,
+                    Trust::Known,
+                );
                 if paths.is_empty() {
                     skipped(self.why_no_path(&attempt.address))
                 } else {
@@ -380,7 +392,7 @@ impl Node {
         let Some(attempt) = self.attempts.get(&connect) else { return };
         let (peer, mode) = (attempt.peer, attempt.plan.mode);
         let ready = self.is_oneself(peer) || self.is_signal_ready(&self.brokers_of(&attempt.address));
-        let late = attempt.started + OUTSIDE_WITHIN <= self.cx.now && self.listeners_are_open();
+        let late = attempt.started + OUTSIDE_WITHIN <= self.cx.now && self.network.listeners_are_open();
         let known = self.is_known_where_to_dial(&attempt.address, peer);
         let heard_of = self.has_accepted_stream((attempt.session, Requester::Us));
         let Some(reverse) = self.reverse(connect, n) else { return };
@@ -416,22 +428,24 @@ impl Node {
     fn is_known_where_to_dial(&self, to: &PeerAddress, peer: NodeId) -> bool {
         let near = || {
             let oneself = self.is_oneself(peer);
-            let paths = paths::to_peer(&self.ours(), &self.links, to, oneself, Trust::Known);
+            let paths = paths::to_peer(&self.network.ours(), self.network.links(), to, oneself, Trust::Known);
             paths.first().is_some_and(|p| p.local)
         };
-        let open =
-            || !self.routes.is_empty() && self.routes.iter().all(|r| Scope::of(r.internal) == Scope::Public);
-        let known = self.listeners_are_open() && !self.translating.is_asking();
-        known && (self.outside_is_heard() || open() || near())
+        let open = || {
+            !self.network.routes().is_empty()
+                && self.network.routes().iter().all(|r| Scope::of(r.internal) == Scope::Public)
+        };
+        let known = self.network.listeners_are_open() && !self.network.is_asking_nat64();
+        known && (self.network.outside_is_heard() || open() || near())
     }
 
     /// Returns true while nobody knows whether an IPv4 peer can be reached at all.
     fn waits_for_nat64(&self, connect: ConnectId) -> bool {
-        let Some(attempt) = self.attempts.get(&connect).filter(|_| self.translating.is_asking()) else {
+        let Some(attempt) = self.attempts.get(&connect).filter(|_| self.network.is_asking_nat64()) else {
             return false;
         };
         let (to, oneself) = (&attempt.address, self.is_oneself(attempt.peer));
-        let paths = || paths::to_peer(&self.ours(), &self.links, to, oneself, Trust::Known);
+        let paths = || paths::to_peer(&self.network.ours(), self.network.links(), to, oneself, Trust::Known);
         to.v6().is_empty() && !paths().first().is_some_and(|p| p.local)
     }
 
@@ -732,11 +746,11 @@ impl Node {
     }
 
     pub(super) fn why_no_path(&self, to: &PeerAddress) -> String {
-        let [v4, v6] = self.families();
+        let [v4, v6] = self.network.families();
         match (to.v4().is_empty(), to.v6().is_empty()) {
             (true, true) => "the peer announces no interface".into(),
             (false, true) if !v4 => "the peer has IPv4 only, and we have none".into(),
-            (true, false) if !v6 && self.links.is_empty() => {
+            (true, false) if !v6 && self.network.links().is_empty() => {
                 "the peer has IPv6 only, and we have none".into()
             }
             (true, false) if !v6 => "the peer has IPv6 only, and we have link-local addresses only".into(),
@@ -746,7 +760,7 @@ impl Node {
 
     /// Returns the reason for which the peer cannot be asked to dial us, if there is one.
     fn why_no_signal(&self, peer: NodeId, to: &PeerAddress) -> Option<String> {
-        if self.listeners_failed() {
+        if self.network.listeners_failed() {
             return Some("we do not listen, so the peer could not dial us".into());
         }
         self.why_no_broker(peer, to)

@@ -14,10 +14,9 @@ mod floods;
 #[cfg(test)]
 mod hostile;
 mod logins;
-mod mapping;
 mod messages;
 mod naming;
-mod opening;
+mod network;
 mod pinging;
 #[cfg(test)]
 mod proving;
@@ -27,23 +26,19 @@ mod requests;
 mod roaming;
 mod streams;
 mod table;
-mod timekeeping;
-mod translating;
 mod visits;
 
 use core::fmt;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 
-use crate::address::{PeerAddress, scoped};
+use crate::address::PeerAddress;
 use crate::config::{Config, ConfigError, DEFAULT_PIPES, Plan};
 use crate::cx::{Cx, Owner, Timer};
 use crate::identity::{NodeId, NodeIdError};
-use crate::io::{Action, CloseHow, Event, Interface, SockId};
+use crate::io::{Action, CloseHow, Event, SockId};
 use crate::nat::NatReport;
-use crate::nat::external::External;
 use crate::nat::memory::Memory;
-use crate::nat::surveyor::Surveyor;
 use crate::notice::{ConnectId, FailReason, Notice};
 use crate::random::Domain;
 use crate::session::SessionId;
@@ -51,23 +46,21 @@ use crate::signal::broker::Session;
 use crate::signal::message::Message;
 use crate::stats::Stats;
 use crate::strategy::agreement::{Agreement, Key};
-use crate::strategy::paths::{Links, Route};
 use crate::time::Instant;
 
 use admission::Admission;
 use admission::door::Door;
 use admission::places::Places;
-use admission::reach::Ours;
 use allocating::Allocation;
 use attempts::Attempt;
-use mapping::Mappings;
-use opening::{Listeners, MeasureAgain};
+use network::{Network, News};
 use punching::Punch;
 use relaying::{Proof, Relay};
 use table::Streams;
-use timekeeping::{TimeNews, Timekeeper};
-use translating::Translating;
 use visits::Visit;
+
+/// Brokers announced, as the address format allows.
+const ANNOUNCED_BROKERS: usize = 2;
 
 /// Most calls of `connect()` at a time.
 pub const MAX_CONNECTS: usize = 4096;
@@ -119,24 +112,7 @@ pub struct Node {
     logins: logins::Logins,
     began: Instant,
     phase: Phase,
-    listeners: Listeners,
-    /// Addresses of this machine, used or not.
-    listed: Vec<Interface>,
-    /// Interfaces that are used.
-    chosen: Vec<Interface>,
-    /// The interfaces that are used, with outside addresses as far as known.
-    routes: Vec<Route>,
-    /// Links on which peers with link-local addresses may be.
-    links: Links,
-    translating: Translating,
-    external: External,
-    surveyor: Surveyor,
-    mappings: Mappings,
-    time: Timekeeper,
-    /// The survey's end was told to the attempts.
-    surveyed: bool,
-    again: MeasureAgain,
-    announced: Option<PeerAddress>,
+    network: Network,
     brokers: Vec<Session>,
     /// Per broker: whether it worked or failed at least once, and whether it is in our address.
     brokers_settled: Vec<bool>,
@@ -207,19 +183,7 @@ impl Node {
             logins: logins::Logins::new(),
             began: now,
             phase: Phase::New,
-            listeners: Listeners::default(),
-            listed: Vec::new(),
-            chosen: Vec::new(),
-            routes: Vec::new(),
-            links: Links::new(),
-            translating: Translating::default(),
-            external: External::new(config.stun.clone()),
-            surveyor: Surveyor::default(),
-            mappings: Mappings::default(),
-            time: Timekeeper::new(config.ntp.clone(), config.bind),
-            surveyed: false,
-            again: MeasureAgain::default(),
-            announced: None,
+            network: Network::new(&config),
             brokers_settled: vec![false; brokers.len()],
             announced_brokers: Vec::new(),
             signal_ways: (false, None),
@@ -257,9 +221,15 @@ impl Node {
         if self.phase == Phase::Closed {
             return;
         }
-        match self.translating.inward(event) {
+        let event = self.network.inward(event);
+        if let Some(owner) = self.cx.owner_of(&event).filter(|owner| Network::owns(*owner)) {
+            self.cx.ends_with(&event);
+            self.network.handle(&mut self.cx, owner, event);
+            return self.settle();
+        }
+        match event {
             Event::Timeout => self.fire_timers(),
-            Event::Clock(fix) => self.time.told(&mut self.cx, fix),
+            Event::Clock(fix) => self.network.clock(&mut self.cx, fix),
             Event::Interfaces(_) if self.phase == Phase::Closing => {}
             Event::Interfaces(list) => self.interfaces(list),
             Event::Woke { .. } => self.woke(),
@@ -268,14 +238,8 @@ impl Node {
                     let news = self.brokers[usize::from(place)].resolved(&mut self.cx, query, result);
                     self.broker_news(place, news);
                 }
-                Some(Owner::External) => self.external.resolved(&mut self.cx, query, result),
                 Some(Owner::Relay(id)) => self.relay_resolved(id, query, result),
                 Some(Owner::Allocation(id)) => self.allocation_resolved(id, query, result),
-                Some(Owner::Clock) => {
-                    let families = self.families();
-                    self.time.resolved(&mut self.cx, families, query, result);
-                }
-                Some(Owner::Nat64) => self.nat64_found(query, result),
                 Some(_) => {}
                 None => self.cx.stats.unknown_ids += 1,
             },
@@ -288,15 +252,11 @@ impl Node {
             Event::Bound { sock, local } => match self.owner(sock) {
                 Some(Owner::Listener(n)) => {
                     self.door.opened(sock);
-                    self.listening(n, Ok(local));
+                    self.network.listening(&mut self.cx, n, Ok(local));
                     self.serve_door();
                 }
-                Some(Owner::External) => self.external.bound(&mut self.cx, sock),
-                Some(Owner::Survey(place)) => self.surveyor.bound(&mut self.cx, place),
                 Some(Owner::Relay(id)) => self.relay_opened(id, sock, local),
                 Some(Owner::Allocation(id)) => self.with_allocation(id, |s, cx| s.opened(cx, sock)),
-                Some(Owner::Mapping(n)) => self.mappings.bound(&mut self.cx, n),
-                Some(Owner::Clock) => self.time.bound(&mut self.cx, sock),
                 _ => {}
             },
             Event::Connected { sock, local, remote } => match self.owner(sock) {
@@ -304,14 +264,9 @@ impl Node {
                     let news = self.brokers[usize::from(place)].connected(&mut self.cx, sock, local.ip());
                     self.broker_news(place, news);
                 }
-                Some(Owner::External) => self.external.connected(&mut self.cx, sock),
-                Some(owner @ (Owner::Survey(_) | Owner::Sample)) => {
-                    self.surveyor.connected(&mut self.cx, owner, sock);
-                }
                 Some(Owner::Stream) => self.stream_connected(sock, local, remote),
                 Some(Owner::Relay(id)) => self.relay_opened(id, sock, local),
                 Some(Owner::Allocation(id)) => self.with_allocation(id, |s, cx| s.opened(cx, sock)),
-                Some(Owner::Mapping(n)) => self.mappings.connected(&mut self.cx, n, sock),
                 _ => {}
             },
             Event::Fired { sock, .. } => {
@@ -323,15 +278,11 @@ impl Node {
                 match owner {
                     Some(Owner::Listener(n)) => {
                         self.door.shut(sock);
-                        self.listening(n, Err(cause));
+                        self.network.listening(&mut self.cx, n, Err(cause));
                     }
                     Some(Owner::Broker(place)) => {
                         let news = self.brokers[usize::from(place)].failed(&mut self.cx, sock, cause);
                         self.broker_news(place, news);
-                    }
-                    Some(Owner::External) => self.external.failed(&mut self.cx, sock),
-                    Some(owner @ (Owner::Survey(_) | Owner::Sample)) => {
-                        self.survey_lost(owner, sock, false);
                     }
                     Some(Owner::Stream) => self.stream_failed(sock, cause),
                     Some(Owner::Relay(id)) => self.relay_socket_failed(id, sock, cause),
@@ -339,21 +290,15 @@ impl Node {
                         self.with_allocation(id, |s, cx| s.failed(cx, sock, cause));
                     }
                     Some(Owner::Carrier(pipe)) => self.carrier_ended(pipe, sock),
-                    Some(Owner::Mapping(n)) => self.mappings.lost(&mut self.cx, n, sock),
-                    Some(Owner::Clock) => self.time.failed(&mut self.cx, sock),
-                    Some(Owner::Nat64) | None => {}
+                    _ => {}
                 }
             }
             Event::Released { sock } => self.released(sock),
             Event::Datagram { sock, from, data } => match self.owner(sock) {
-                Some(Owner::External) => self.external.datagram(&mut self.cx, sock, from, data),
-                Some(Owner::Survey(place)) => self.surveyor.datagram(&mut self.cx, place, from, data),
                 Some(Owner::Relay(id)) => self.relay_datagram(id, sock, from, data),
                 Some(Owner::Allocation(id)) => {
                     self.with_allocation(id, |s, cx| s.datagram(cx, sock, from, data));
                 }
-                Some(Owner::Mapping(n)) => self.mappings.datagram(&mut self.cx, n, from, data),
-                Some(Owner::Clock) => self.time.datagram(&mut self.cx, from, data),
                 _ => {}
             },
             Event::Stream { sock, data } => match self.owner(sock) {
@@ -361,17 +306,10 @@ impl Node {
                     let news = self.brokers[usize::from(place)].received(&mut self.cx, sock, data);
                     self.broker_news(place, news);
                 }
-                Some(Owner::External) => self.external.received(&mut self.cx, sock, data),
-                Some(owner @ (Owner::Survey(_) | Owner::Sample)) => {
-                    if let Some(sampled) = self.surveyor.received(&mut self.cx, owner, sock, data) {
-                        self.punch_sampled(sampled);
-                    }
-                }
                 Some(Owner::Stream) => self.stream_received(sock, data),
                 Some(Owner::Relay(id)) => self.relay_received(id, sock, data),
                 Some(Owner::Allocation(id)) => self.with_allocation(id, |s, cx| s.received(cx, sock, data)),
                 Some(Owner::Carrier(pipe)) => self.carrier_received(pipe, sock, data),
-                Some(Owner::Mapping(n)) => self.mappings.received(&mut self.cx, n, sock, data),
                 _ => {}
             },
             Event::Writable { sock } => {
@@ -384,13 +322,10 @@ impl Node {
                     let news = self.brokers[usize::from(place)].ended(&mut self.cx, sock);
                     self.broker_news(place, news);
                 }
-                Some(Owner::External) => self.external.failed(&mut self.cx, sock),
-                Some(owner @ (Owner::Survey(_) | Owner::Sample)) => self.survey_lost(owner, sock, true),
                 Some(Owner::Stream) => self.stream_ended(sock),
                 Some(Owner::Relay(id)) => self.relay_socket_ended(id, sock),
                 Some(Owner::Allocation(id)) => self.with_allocation(id, |s, cx| s.ended(cx, sock)),
                 Some(Owner::Carrier(pipe)) => self.carrier_ended(pipe, sock),
-                Some(Owner::Mapping(n)) => self.mappings.lost(&mut self.cx, n, sock),
                 _ => {}
             },
         }
@@ -400,7 +335,7 @@ impl Node {
     /// The next thing for the driver to do. Drain it after each call of another method, or after several.
     pub fn poll_action(&mut self) -> Option<Action> {
         let action = self.cx.pop_action()?;
-        Some(self.translating.outward(action))
+        Some(self.network.outward(action))
     }
 
     /// Returns the time at which to deliver [`Event::Timeout`]; a time that has passed means at once. Call this after
@@ -474,16 +409,14 @@ impl Node {
         for broker in &mut self.brokers {
             broker.shutdown(&mut self.cx);
         }
-        self.external.stop(&mut self.cx);
-        self.surveyor.stop(&mut self.cx);
-        self.time.stop();
+        self.network.stop(&mut self.cx);
         self.punches.clear();
         self.shut_relays();
         self.shut_allocations();
         self.cx.cancel_queries();
         self.cx.timers.clear();
-        self.mappings.close(&mut self.cx);
-        let others = |sock: &SockId| !self.mappings.owns(self.cx.owner(*sock));
+        self.network.close_ports(&mut self.cx);
+        let others = |sock: &SockId| !self.network.outlives(self.cx.owner(*sock));
         let open: Vec<SockId> = self.cx.open_sockets().filter(others).collect();
         for sock in open {
             self.cx.close(sock, CloseHow::Drop);
@@ -508,7 +441,7 @@ impl Node {
 
     /// Returns the reports on the NATs in front of our interfaces, as far as measured.
     pub fn nats(&self) -> impl Iterator<Item = &NatReport> {
-        self.surveyor.reports()
+        self.network.surveyor().reports()
     }
 
     /// Returns the counters of the node so far.
@@ -526,15 +459,9 @@ impl Node {
 
     /// Ends the node that is shut down, once the routers have been told.
     fn close(&mut self) {
-        if self.phase == Phase::Closing && self.mappings.are_closed() {
+        if self.phase == Phase::Closing && self.network.ports_are_closed() {
             self.phase = Phase::Closed;
             self.cx.notify(Notice::Closed);
-        }
-    }
-
-    fn survey_lost(&mut self, owner: Owner, sock: SockId, open: bool) {
-        if let Some(sampled) = self.surveyor.failed(&mut self.cx, owner, sock, open) {
-            self.punch_sampled(sampled);
         }
     }
 
@@ -559,20 +486,20 @@ impl Node {
                     let news = self.brokers[usize::from(place)].timeout(&mut self.cx);
                     self.broker_news(place, news);
                 }
-                Timer::External => self.external.timeout(&mut self.cx),
-                Timer::Survey(place) => self.surveyor.timeout(&mut self.cx, place),
+                Timer::External
+                | Timer::Survey(_)
+                | Timer::Mapping(_)
+                | Timer::Clock
+                | Timer::Measure
+                | Timer::Settle => self.network.timeout(&mut self.cx, timer),
                 Timer::Punch(key) => self.drive_punch(key),
                 Timer::Relay(id) => self.relay_timeout(id),
                 Timer::Allocation(id) => self.allocation_timeout(id),
-                Timer::Mapping(n) => self.mappings.timeout(&mut self.cx, n),
                 Timer::Stream(sock) => self.stream_timeout(sock),
                 Timer::Connect(connect) => self.drive_attempt(connect),
                 Timer::Visit(session) => self.drive_visit(session),
-                Timer::Settle => self.listeners.waited = true,
-                Timer::Measure => self.measure_again(),
                 Timer::Asks => self.expire_asks(),
                 Timer::Names => self.drive_names(),
-                Timer::Clock => self.time.timeout(&mut self.cx),
                 Timer::Door => self.serve_door(),
             }
         }
@@ -580,16 +507,12 @@ impl Node {
 
     /// Does the work that follows any event: delivers messages to ourselves, and announces the address if it is new.
     fn settle(&mut self) {
+        self.hear_network();
         while let Some(message) = self.loopback.pop_front() {
             self.authentic_message(self.node_id(), message, None);
         }
         self.close();
         if self.phase == Phase::Running {
-            match self.time.take_news() {
-                Some(TimeNews::Set) => self.names_anew(),
-                Some(TimeNews::Known) => self.drive_names(),
-                None => {}
-            }
             self.announce();
             self.hear_of_memory();
         }
@@ -605,7 +528,7 @@ impl Node {
             for broker in &mut self.brokers {
                 broker.hurry(&mut self.cx);
             }
-            self.surveyor.hurry(&mut self.cx);
+            self.network.hurry(&mut self.cx);
         }
     }
 
@@ -613,31 +536,93 @@ impl Node {
         peer == self.node_id()
     }
 
-    /// The local address to dial from, in the family of `to`.
-    fn dial_from(&self, to: IpAddr) -> std::net::SocketAddr {
-        let any: IpAddr = match to {
-            IpAddr::V4(_) => std::net::Ipv4Addr::UNSPECIFIED.into(),
-            IpAddr::V6(_) => std::net::Ipv6Addr::UNSPECIFIED.into(),
-        };
-        let bound = self.config.bind.filter(|b| b.is_ipv4() == to.is_ipv4());
-        self.local(bound.or_else(|| self.used_towards(to)).unwrap_or(any), 0)
+    fn hear_network(&mut self) {
+        while let Some(news) = self.network.poll_news() {
+            match news {
+                News::Shut(listener) => self.door.shut(listener),
+                News::Sampled(sampled) => self.punch_sampled(sampled),
+                News::Nat64(another) => {
+                    if another {
+                        let listed = self.network.listed().to_vec();
+                        self.interfaces(&listed);
+                    }
+                    self.drive_attempts();
+                }
+                News::TimeSet => self.names_anew(),
+                News::TimeKnown => self.drive_names(),
+            }
+        }
     }
 
-    /// Returns whether we have a route by IPv4, and one by IPv6.
-    fn families(&self) -> [bool; 2] {
-        [true, false].map(|v4| self.routes.iter().any(|r| r.internal.is_ipv4() == v4))
+    /// Opens what is open as long as the node runs.
+    fn start(&mut self) {
+        self.network.start(&mut self.cx);
+        for broker in &mut self.brokers {
+            broker.start(&mut self.cx);
+        }
+        self.network.ask_the_time(&mut self.cx);
     }
 
-    /// Returns the addresses of ours with which an address that a peer names is compared.
-    fn ours(&self) -> Ours<'_> {
-        let announced = self.announced.as_ref();
-        Ours { interfaces: &self.listed, routes: &self.routes, announced, nat64: self.translating.prefixes() }
+    fn current_address(&self) -> PeerAddress {
+        self.network.address(&self.announced_brokers, self.node_id())
     }
 
-    /// A socket address of ours, in its zone where it is link-local.
-    fn local(&self, ip: IpAddr, port: u16) -> std::net::SocketAddr {
-        let zone = self.links.iter().find(|l| l.ip == ip).map_or(0, |l| l.zone);
-        scoped(ip, port, zone)
+    /// Says `Listening` once and `Ready` whenever the settled address changed.
+    fn announce(&mut self) {
+        if self.network.is_opening() {
+            return;
+        }
+        self.network.learn(&mut self.cx);
+        if self.network.opened() {
+            let address = Box::new(self.current_address());
+            self.cx.notify(Notice::Listening { address });
+        }
+        if self.network.measure(&mut self.cx) {
+            self.survey_done();
+        }
+        self.network.map_ports(&mut self.cx);
+        self.choose_brokers();
+        self.tell_attempts();
+        if !self.network.may_announce(self.brokers_settled.iter().all(|s| *s)) {
+            return;
+        }
+        self.network.plan_measure(&mut self.cx);
+        if let Some(address) = self.network.announce(&self.announced_brokers, self.config.identity.node_id())
+        {
+            self.cx.notify(Notice::Ready { address: Box::new(address) });
+            self.drive_names();
+        }
+    }
+
+    /// Wakes the attempts that wait for a broker or for our address, if there is a new one.
+    fn tell_attempts(&mut self) {
+        let bit = |(place, b): (usize, &Session)| u16::from(b.is_ready()) << place;
+        let ways = self.brokers.iter().enumerate().map(bit).fold(0, |all, one| all | one);
+        let ways = self.network.address_is_settled().then_some(ways);
+        let ways = (self.network.outside_is_heard(), ways);
+        if ways != self.signal_ways {
+            self.signal_ways = ways;
+            self.poke_attempts();
+        }
+    }
+
+    /// Plans a new measurement of our NATs, as a call of ours or of a peer's came to nothing.
+    fn doubt(&mut self) {
+        if self.phase == Phase::Running {
+            self.network.doubt(&mut self.cx);
+        }
+    }
+
+    /// Fills the places for brokers in our address with the first that work. A broker that is in stays in, since
+    /// addresses were handed out with it.
+    fn choose_brokers(&mut self) {
+        for (place, broker) in self.brokers.iter().enumerate() {
+            let id = self.config.brokers[place].id;
+            let full = self.announced_brokers.len() >= ANNOUNCED_BROKERS;
+            if !full && broker.is_proven() && !self.announced_brokers.contains(&id) {
+                self.announced_brokers.push(id);
+            }
+        }
     }
 }
 

@@ -387,7 +387,7 @@ impl Node {
                 self.fail_name(connect, began, FailReason::DeadlinePassed);
             }
         }
-        let awaited = self.time.awaited_until(now);
+        let awaited = self.network.time_awaited_until(now);
         let doubtful = awaited.is_some() && watch.stale;
         let asks = watch.asked || !watch.calls.is_empty();
         let hopes = asks && watch.places.is_empty() && self.brokers.iter().any(|b| b.has_worked());
@@ -413,7 +413,7 @@ impl Node {
         let needed =
             watch.hold.is_some() || (watch.search.is_some() && (watch.asked || !watch.calls.is_empty()));
         if matches!(next, Next::Nothing) && needed {
-            let next = watch.next(now, self.announced.as_ref());
+            let next = watch.next(now, self.network.announced());
             watch.wake = match awaited {
                 Some(until) if watch.search.is_none() => Some(until),
                 _ => next.into_iter().chain(awaited).min(),
@@ -529,7 +529,7 @@ impl Node {
             let seen = own.map_or(0, |r| r.sequence).max(pin.map_or(0, |p| p.sequence));
             hold.sequence = hold.sequence.max(seen);
             // Until our address is settled there is nothing to say.
-            if !hold.keep || self.announced.is_some() {
+            if !hold.keep || self.network.announced().is_some() {
                 self.publish_name(name, watch);
             }
             return Next::Nothing;
@@ -570,7 +570,7 @@ impl Node {
             hold.rival = Some(by);
             self.name_news(name, NameNews::Contested { by });
         }
-        if published.due(self.announced.as_ref()) <= now {
+        if published.due(self.network.announced()) <= now {
             self.publish_name(name, watch);
         }
         Next::Nothing
@@ -581,7 +581,7 @@ impl Node {
         let Some(hold) = &mut watch.hold else { return };
         let now = self.cx.now;
         let wall = u64::try_from(self.cx.wall().as_micros() / 1_000_000).unwrap_or(0);
-        let address = self.announced.clone().filter(|_| hold.keep);
+        let address = self.network.announced().cloned().filter(|_| hold.keep);
         // No two records of a key have one number, and a key file without the rest of its folder finds one that is high
         // enough.
         hold.sequence = hold.sequence.saturating_add(1).max(wall);

@@ -112,7 +112,7 @@ impl Node {
             Requester::Us => (Purpose::Open, Strategy::Direct),
             Requester::Them => (Purpose::Answer, Strategy::Reverse),
         };
-        let local = self.dial_from(path.remote.ip());
+        let local = self.network.dial_from(path.remote.ip());
         let stranger = key.1 == Requester::Them && self.admission.trust(peer) == Trust::Stranger;
         let within = if stranger { STRANGERS_DIAL_WITHIN } else { DIAL_WITHIN };
         let sock = self.cx.dial(Owner::Stream, local, path.remote, within);

@@ -279,7 +279,7 @@ impl Node {
     }
 
     pub(super) fn paths_to(&self, peer: NodeId, address: &PeerAddress, trust: Trust) -> Paths {
-        paths::to_peer(&self.ours(), &self.links, address, self.is_oneself(peer), trust)
+        paths::to_peer(&self.network.ours(), self.network.links(), address, self.is_oneself(peer), trust)
     }
 
     /// Returns the answer to a peer of whose addresses none is dialled.

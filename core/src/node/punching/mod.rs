@@ -97,10 +97,13 @@ impl Node {
             let fits = theirs.is_none_or(|t| t.external.is_ipv4() == r.internal.is_ipv4());
             fits && family(r.internal.is_ipv4())
         };
-        let Some(v4) = self.routes.iter().find(fits).map(|r| r.internal.is_ipv4()) else { return false };
-        let behaviour_of =
-            |r: &Route| self.surveyor.of(r.internal).map(|report| report.behaviour).unwrap_or_default();
-        let ours = self.routes.iter().filter(|r| r.internal.is_ipv4() == v4);
+        let Some(v4) = self.network.routes().iter().find(fits).map(|r| r.internal.is_ipv4()) else {
+            return false;
+        };
+        let behaviour_of = |r: &Route| {
+            self.network.surveyor().of(r.internal).map(|report| report.behaviour).unwrap_or_default()
+        };
+        let ours = self.network.routes().iter().filter(|r| r.internal.is_ipv4() == v4);
         let easiest = ours.min_by_key(|r| punch::difficulty(behaviour_of(r)));
         let Some(route) = easiest.copied() else { return false };
         let behaviour = behaviour_of(&route);
@@ -135,8 +138,8 @@ impl Node {
             waiting.clear();
             self.close_dials(core::mem::take(&mut live).into_keys());
         }
-        let surveyed = self.surveyor.settled();
-        let listen = self.listen_port(route.internal.is_ipv4()).unwrap_or(0);
+        let surveyed = self.network.surveyor().settled();
+        let listen = self.network.listen_port(route.internal.is_ipv4()).unwrap_or(0);
         let (internal, external) = (route.internal, route.external);
         let ours = Side { behaviour, external, internal, ports: SmallVec::new(), listen, others: 0 };
         let delay =
@@ -190,7 +193,7 @@ impl Node {
             Foresight::Measured => fresh,
             Foresight::Offset(_) | Foresight::Nothing { .. } => false,
         };
-        if needed && self.surveyor.sample(&mut self.cx, internal, key) {
+        if needed && self.network.sample(&mut self.cx, internal, key) {
             // A server that takes the connection and says nothing must not keep the punch, and its place, for ever.
             self.cx.timers.set(Timer::Punch(key), Some(now + MEET_FOR));
         } else {
@@ -215,7 +218,7 @@ impl Node {
     fn take_punch(&mut self, key: Key) -> Option<Box<Punch>> {
         let punch = self.punches.remove(&key)?;
         self.cx.timers.set(Timer::Punch(key), None);
-        self.surveyor.release(&mut self.cx, key);
+        self.network.release_sample(&mut self.cx, key);
         Some(punch)
     }
 
@@ -261,7 +264,7 @@ impl Node {
         let may = |ip: IpAddr| !is_link_local(ip) && paths.iter().any(|p| p.remote.ip() == ip);
         let Some(theirs) = side_of(mappings) else { return false };
         let shared = |r: &Route| punch::is_near(r.internal, r.external, &theirs);
-        may(theirs.external) && (may(theirs.internal) || !self.routes.iter().any(shared))
+        may(theirs.external) && (may(theirs.internal) || !self.network.routes().iter().any(shared))
     }
 
     /// Takes in the peer's answer to our announcement.
@@ -482,7 +485,7 @@ impl Node {
         let Some(punch) = self.punches.get(&key) else { return };
         let signal = self.signal_delay(&punch.via);
         let Some(punch) = self.punches.get_mut(&key) else { return };
-        let report = self.surveyor.of(punch.local);
+        let report = self.network.surveyor().of(punch.local);
         // The sample may have shown that what looked like a counter is none.
         punch.ours.behaviour = report.map_or(punch.ours.behaviour, |r| r.behaviour);
         let (listen, fresh) = (punch.ours.listen, punch.fresh);
@@ -502,8 +505,11 @@ impl Node {
             },
             Foresight::Next(step) => match (sampled, seen) {
                 (Some(sampled), Some(seen)) => {
-                    let others =
-                        self.surveyor.others(punch.local, sampled.at, now + punch.until_dials(signal));
+                    let others = self.network.surveyor().others(
+                        punch.local,
+                        sampled.at,
+                        now + punch.until_dials(signal),
+                    );
                     punch.ours.others = others;
                     punch::window(seen.port(), step, others)
                 }

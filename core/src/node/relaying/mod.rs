@@ -101,7 +101,7 @@ impl Node {
     pub(super) fn drive_relaying(&mut self, connect: ConnectId, n: usize) {
         let Some((_, _, brokers, until)) = self.signalling_of(connect) else { return };
         // The peer needs to know the relay and nothing else of us.
-        let (ready, settled) = (self.is_signal_ready(&brokers), self.listeners_are_open());
+        let (ready, settled) = (self.is_signal_ready(&brokers), self.network.listeners_are_open());
         let Some(relaying) = self.relaying(connect, n) else { return };
         if relaying.request.is_some() {
             return self.repeat_request(connect, n);
@@ -163,7 +163,7 @@ impl Node {
     ) {
         let key = (session, Requester::Them);
         let trust = self.admission.trust(peer);
-        let may = |trust| paths::may_send_to(&self.ours(), relayed.ip(), trust);
+        let may = |trust| paths::may_send_to(&self.network.ours(), relayed.ip(), trust);
         if self.is_oneself(peer) || !may(trust) {
             let private = !self.is_oneself(peer) && may(Trust::Known);
             let reason = match private {
@@ -180,8 +180,8 @@ impl Node {
         relay.moves = moves;
         relay.has_turn = !self.config.turn.is_empty();
         relay.to = Some(relayed);
-        if self.routes.iter().any(|r| r.internal.is_ipv4() == relayed.is_ipv4()) {
-            let from = self.dial_from(relayed.ip());
+        if self.network.routes().iter().any(|r| r.internal.is_ipv4() == relayed.is_ipv4()) {
+            let from = self.network.dial_from(relayed.ip());
             relay.socket = Some((self.cx.bind_udp(Owner::Relay(id), from), false));
         } else {
             // We cannot send there; a server of ours may.
@@ -192,8 +192,8 @@ impl Node {
             relay.until = Some(now + STRANGERS_SILENCE);
             relay.knock = Some(Knock::new(&knock, self.cx.random.bytes(Domain::MessageId)));
         }
-        let routes = self.routes.iter().filter(|r| r.internal.is_ipv4() == relayed.is_ipv4());
-        let known = routes.flat_map(|r| [r.external, r.internal]).filter(|ip| !self.translating.is_ours(*ip));
+        let routes = self.network.routes().iter().filter(|r| r.internal.is_ipv4() == relayed.is_ipv4());
+        let known = routes.flat_map(|r| [r.external, r.internal]).filter(|ip| !self.network.is_by_nat64(*ip));
         for ip in known {
             let at = SocketAddr::new(ip, 0);
             if relay.sources.len() + 1 < MAX_SOURCES && !relay.sources.contains(&at) {
@@ -362,7 +362,7 @@ impl Node {
 
     /// Asks our servers for an address of this family, or of any where there is none of this.
     fn ask_servers(&mut self, id: SockId, family: Family, any: bool) -> Servers {
-        let ours = self.families();
+        let ours = self.network.families();
         let (list, bind) = (&self.config.turn, self.config.bind);
         Servers::start(&mut self.cx, Owner::Relay(id), list, bind, ours, (family, any))
     }
@@ -397,7 +397,7 @@ impl Node {
 
     /// Returns true if a TURN server may send us on to this address. Its entry in the list may permit it `anywhere`.
     pub(super) fn may_follow(&self, to: SocketAddr, anywhere: bool) -> bool {
-        anywhere || paths::may_send_to(&self.ours(), to.ip(), Trust::Stranger)
+        anywhere || paths::may_send_to(&self.network.ours(), to.ip(), Trust::Stranger)
     }
 
     /// Goes on with a relay after anything that happened to it.

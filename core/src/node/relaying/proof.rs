@@ -146,7 +146,7 @@ impl Node {
         to: SocketAddr,
     ) -> bool {
         let Some(key) = self.punch_with(peer, session) else { return false };
-        let may = paths::may_send_to(&self.ours(), to.ip(), Trust::Known);
+        let may = paths::may_send_to(&self.network.ours(), to.ip(), Trust::Known);
         let busy = self.proofs.values().any(|p| p.key == key && matches!(p.side, Side::Shows(_)));
         let Some(punch) = self.punches.get_mut(&key) else { return false };
         let from = punch.local();
@@ -155,7 +155,7 @@ impl Node {
         }
         punch.proofs += 1;
         let id = self.cx.fresh_id();
-        let local = self.local(from, 0);
+        let local = self.network.local(from, 0);
         let sock = self.cx.bind_udp(Owner::Relay(id), local);
         let knock_key = KnockKey::new(&self.config.identity, &peer, session);
         let call = knock_key.call(&token, &peer);

@@ -8,6 +8,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use smallvec::SmallVec;
 
+use super::News;
 use crate::clock::Clock;
 use crate::config::NtpServer;
 use crate::cx::{Cx, Owner, Timer};
@@ -48,16 +49,8 @@ pub(super) struct Timekeeper {
     state: State,
     /// Time of the last question to the servers.
     asked: Option<Instant>,
-    news: Option<TimeNews>,
-}
-
-/// Changes of what is known about the time; the larger one tells of both.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub(super) enum TimeNews {
-    /// Nothing more is waited for: the servers have answered, or nobody knows the time.
-    Known,
-    /// The clock to go by was set by more than [`TOLERATED`].
-    Set,
+    /// What waits for the right time may go on; true if the clock to go by was set by more than [`TOLERATED`].
+    news: Option<bool>,
 }
 
 #[derive(Debug)]
@@ -113,8 +106,8 @@ impl Timekeeper {
     }
 
     /// Returns what has changed since the last call.
-    pub(super) fn take_news(&mut self) -> Option<TimeNews> {
-        self.news.take()
+    pub(super) fn take_news(&mut self) -> Option<News> {
+        self.news.take().map(|set| if set { News::TimeSet } else { News::TimeKnown })
     }
 
     /// The driver read its clock.
@@ -243,7 +236,7 @@ impl Timekeeper {
         let pause = if found.is_ok() { AGAIN.1 } else { AGAIN.0 };
         cx.timers.set(Timer::Clock, Some(now + pause));
         // Nobody waits for them any longer.
-        let Ok(fix) = found else { return self.tell(TimeNews::Known) };
+        let Ok(fix) = found else { return self.tell(false) };
         let ahead = self.time_is(cx, fix);
         cx.notify(Notice::Clock { ahead, error: fix.error });
     }
@@ -292,10 +285,7 @@ impl Timekeeper {
         };
         self.ahead = Some(if exceeds(ahead, TOLERATED) { ahead } else { 0 });
         cx.clock = self.clock();
-        self.tell(match exceeds(cx.wall().micros_since(before), TOLERATED) {
-            true => TimeNews::Set,
-            false => TimeNews::Known,
-        });
+        self.tell(exceeds(cx.wall().micros_since(before), TOLERATED));
         ahead
     }
 
@@ -305,8 +295,8 @@ impl Timekeeper {
         self.told.map(|fix| ClockFix { wall: fix.wall.offset_micros(ahead.saturating_neg()), ..fix })
     }
 
-    fn tell(&mut self, news: TimeNews) {
-        self.news = self.news.max(Some(news));
+    fn tell(&mut self, set: bool) {
+        self.news = self.news.max(Some(set));
     }
 }
 

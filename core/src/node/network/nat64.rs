@@ -12,12 +12,11 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use smallvec::SmallVec;
 
-use super::Node;
-use super::admission::reach::is_on_link;
-use super::opening::PER_FAMILY;
-use crate::cx::Owner;
+use super::PER_FAMILY;
+use crate::cx::{Cx, Owner};
 use crate::io::{Action, Event, Interface, IoFailure, QueryId, SockId};
 use crate::nat64::{self, Prefixes, WELL_KNOWN_NAME, discover, extract};
+use crate::node::admission::reach::is_on_link;
 use crate::notice::Notice;
 
 /// Time that the look-up of the prefix may take. The address is handed out after it.
@@ -185,28 +184,27 @@ impl Translating {
         }
         event
     }
-}
 
-impl Node {
-    /// The addresses of ours that were chosen, with the one that we have by a NAT64. What is known of another
+    /// Returns the addresses of ours that were chosen, with the one that we have by a NAT64. What is known of another
     /// network's is forgotten.
-    pub(super) fn with_translated(
+    pub(super) fn extend(
         &mut self,
+        cx: &mut Cx,
         list: &[Interface],
         mut chosen: Vec<Interface>,
     ) -> Vec<Interface> {
         let v4 = list.iter().any(|i| i.ip.is_ipv4() && i.default_route);
         let way = chosen.iter().find(|i| i.default_route && i.ip.is_ipv6() && !v4).copied();
         let place = |way: &Interface| (way.ip, way.index);
-        if way.as_ref().map(place) != self.translating.way.as_ref().map(place) {
-            if let Some(query) = self.translating.query.take() {
-                self.cx.cancel(query);
+        if way.as_ref().map(place) != self.way.as_ref().map(place) {
+            if let Some(query) = self.query.take() {
+                cx.cancel(query);
             }
-            self.translating.forget(way);
-            self.find_nat64();
+            self.forget(way);
+            self.find(cx);
         }
-        self.cx.translated = self.translating.ours().map(IpAddr::V4);
-        if let Some(interface) = self.translating.interface() {
+        cx.translated = self.ours().map(IpAddr::V4);
+        if let Some(interface) = self.interface() {
             let others = chosen.iter().filter(|i| i.ip.is_ipv4()).count();
             let last = chosen.iter().rposition(|i| i.ip.is_ipv4()).filter(|_| others >= PER_FAMILY);
             if let Some(last) = last {
@@ -218,35 +216,35 @@ impl Node {
     }
 
     /// Looks the prefix up, unless that is being done or IPv4 is reached without.
-    pub(super) fn find_nat64(&mut self) {
-        if self.translating.way.is_some() && self.translating.query.is_none() {
-            let query = self.cx.resolve(Owner::Nat64, WELL_KNOWN_NAME.into(), FIND_WITHIN);
-            self.translating.query = Some(query);
+    pub(super) fn find(&mut self, cx: &mut Cx) {
+        if self.way.is_some() && self.query.is_none() {
+            self.query = Some(cx.resolve(Owner::Nat64, WELL_KNOWN_NAME.into(), FIND_WITHIN));
         }
     }
 
-    pub(super) fn nat64_found(&mut self, query: QueryId, result: Result<SmallVec<[IpAddr; 2]>, IoFailure>) {
-        if self.translating.query.take_if(|q| *q == query).is_none() {
-            return;
-        }
-        self.translating.failed = result.as_ref().is_err_and(|why| *why != IoFailure::NoSuchName);
+    /// Takes in what was found. Returns whether it is another NAT64 than was known; nothing where this query was given
+    /// up. `listed` are the addresses of this machine.
+    pub(super) fn found(
+        &mut self,
+        listed: &[Interface],
+        query: QueryId,
+        result: Result<SmallVec<[IpAddr; 2]>, IoFailure>,
+    ) -> Option<bool> {
+        self.query.take_if(|q| *q == query)?;
+        self.failed = result.as_ref().is_err_and(|why| *why != IoFailure::NoSuchName);
         let mut found = discover(&result.unwrap_or_default());
         // A name server has nobody reach our neighbours by what looks like the internet.
         found.retain(|prefix| {
             let anywhere = IpAddr::from(prefix.embed(Ipv4Addr::new(8, 8, 8, 8)));
             let ours =
                 |i: &Interface| is_on_link(i.ip, i.prefix, anywhere) || extract(&[*prefix], i.ip).is_some();
-            !self.listed.iter().any(ours)
+            !listed.iter().any(ours)
         });
-        if !self.translating.failed && found != self.translating.prefixes {
-            let way = self.translating.way;
-            self.translating.forget(way);
-            self.translating.prefixes = found;
-            // Those of names may be translated.
-            self.external.forget_addresses();
-            let listed = core::mem::take(&mut self.listed);
-            self.interfaces(&listed);
+        let another = !self.failed && found != self.prefixes;
+        if another {
+            self.forget(self.way);
+            self.prefixes = found;
         }
-        self.drive_attempts();
+        Some(another)
     }
 }
