@@ -2,12 +2,13 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, Weak};
 
 use p2pd_sys::messages::{MAX_DATAGRAM, PipeOptions, Protocol, is_of_a_datagram};
+use socket2::SockRef;
 
 use crate::allocation::{Allocation, Inbound, Outbound};
-use crate::halves::Half;
+use crate::halves::{Half, with_socket};
 use crate::runtime::Runtime;
 
 /// A socket that a [`MessagePipe`](crate::MessagePipe) can be made of, however it came about.
@@ -94,32 +95,34 @@ impl<R: Runtime> Socket<R> {
         }
     }
 
-    pub(crate) fn split(self, reader_limit: usize) -> (Reader<R>, Writer<R>) {
+    pub(crate) fn split(self, reader_limit: usize) -> (Reader<R>, Writer<R>, Grip<R>) {
         let buffer = |len: usize| vec![0; len.max(1)];
         match self {
             Socket::Tcp(stream) => {
                 let stream = Arc::new(stream);
-                let from = Inner::Tcp(stream.clone());
-                (Reader { from, buffer: buffer(reader_limit) }, Writer::Tcp(stream))
+                let (from, grip) = (Inner::Tcp(stream.clone()), Grip::Tcp(Arc::downgrade(&stream)));
+                (Reader { from, buffer: buffer(reader_limit) }, Writer::Tcp(stream), grip)
             }
             Socket::Udp(socket, _) => {
                 let connected = connected::<R>(&socket);
                 let socket = Arc::new(socket);
-                let from = Inner::Udp(socket.clone());
-                (Reader { from, buffer: buffer(MAX_DATAGRAM) }, Writer::Udp(socket, connected))
+                let (from, grip) = (Inner::Udp(socket.clone()), Grip::Udp(Arc::downgrade(&socket)));
+                (Reader { from, buffer: buffer(MAX_DATAGRAM) }, Writer::Udp(socket, connected), grip)
             }
             Socket::Peer(pipe) => {
                 let [read, write] = Half::both(*pipe);
-                (Reader { from: Inner::Peer(read), buffer: buffer(reader_limit) }, Writer::Peer(write))
+                let (from, grip) = (Inner::Peer(read), Grip::Peer(write.downgrade()));
+                (Reader { from, buffer: buffer(reader_limit) }, Writer::Peer(write), grip)
             }
             Socket::Relayed(allocation) => {
                 let (inbound, outbound) = allocation.split();
-                (Reader { from: Inner::Relayed(inbound), buffer: Vec::new() }, Writer::Relayed(outbound))
+                let reader = Reader { from: Inner::Relayed(inbound), buffer: Vec::new() };
+                (reader, Writer::Relayed(outbound), Grip::None)
             }
             Socket::Beside(messages) => {
                 let messages = Arc::new(*messages);
                 let from = Inner::Beside(messages.clone());
-                (Reader { from, buffer: Vec::new() }, Writer::Beside(messages))
+                (Reader { from, buffer: Vec::new() }, Writer::Beside(messages), Grip::None)
             }
         }
     }
@@ -131,6 +134,27 @@ pub(crate) fn address(of: socket2::SockAddr) -> io::Result<SocketAddr> {
 
 fn connected<R: Runtime>(socket: &R::Udp) -> Option<SocketAddr> {
     R::udp_socket(socket).peer_addr().ok()?.as_socket()
+}
+
+/// Socket of a pipe, as long as the pipe has it.
+#[derive(Debug)]
+pub(crate) enum Grip<R: Runtime> {
+    Tcp(Weak<R::Tcp>),
+    Udp(Weak<R::Udp>),
+    Peer(Weak<Mutex<R::Pipe>>),
+    /// A relayed address, or the messages beside a pipe, have no socket of their own.
+    None,
+}
+
+impl<R: Runtime> Grip<R> {
+    pub(crate) fn with<T>(&self, work: impl FnOnce(SockRef<'_>) -> T) -> Option<T> {
+        match self {
+            Grip::Tcp(stream) => Some(work(R::tcp_socket(&*stream.upgrade()?))),
+            Grip::Udp(socket) => Some(work(R::udp_socket(&*socket.upgrade()?))),
+            Grip::Peer(pipe) => with_socket::<R, T>(pipe, work),
+            Grip::None => None,
+        }
+    }
 }
 
 #[derive(Debug)]

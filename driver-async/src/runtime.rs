@@ -46,6 +46,9 @@ pub trait Runtime: Copy + fmt::Debug + Send + Sync + 'static {
     /// Waits until [`outcome`](p2pd_sys::socket::outcome) has the outcome of a connect.
     fn connected(tcp: &Self::Tcp) -> impl Future<Output = io::Result<SocketAddr>> + Send;
 
+    /// Waits until there is something to read, an end included, and leaves it there.
+    fn peek(tcp: &Self::Tcp) -> impl Future<Output = io::Result<usize>> + Send;
+
     /// Reads as soon as there is something.
     fn read(tcp: &Self::Tcp, buffer: &mut [u8]) -> impl Future<Output = io::Result<usize>> + Send;
 
@@ -85,6 +88,9 @@ pub trait Runtime: Copy + fmt::Debug + Send + Sync + 'static {
         data: &[u8],
         to: Option<SocketAddr>,
     ) -> impl Future<Output = io::Result<usize>> + Send;
+
+    /// The pipe's socket.
+    fn pipe_socket(pipe: &Self::Pipe) -> SockRef<'_>;
 
     /// Reads from a pipe.
     fn poll_read(pipe: &mut Self::Pipe, cx: &mut Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>>;

@@ -6,6 +6,7 @@ use std::ops::Deref;
 
 use mio::net::TcpStream;
 use p2pd_sys::{Layer, PipeInfo, Start};
+use socket2::SockRef;
 
 use crate::source::delegate_source;
 
@@ -29,6 +30,10 @@ pub struct Pipe<S = TcpStream> {
 impl Pipe {
     pub(crate) fn new(stream: TcpStream, start: Start, echo: bool) -> Self {
         Pipe { stream, info: PipeInfo::new(&start), layer: Layer::new(start, echo) }
+    }
+
+    pub(crate) fn sock(&self) -> SockRef<'_> {
+        SockRef::from(&self.stream)
     }
 
     /// The messages beside a relayed pipe, once.

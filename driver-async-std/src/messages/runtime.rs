@@ -99,6 +99,10 @@ impl Runtime for AsyncIo {
         tcp.write_with(|tcp| socket::outcome(tcp)).await
     }
 
+    async fn peek(tcp: &Self::Tcp) -> io::Result<usize> {
+        tcp.peek(&mut [0]).await
+    }
+
     async fn read(tcp: &Self::Tcp, buffer: &mut [u8]) -> io::Result<usize> {
         tcp.read_with(|mut tcp| io::Read::read(&mut tcp, buffer)).await
     }
@@ -141,6 +145,10 @@ impl Runtime for AsyncIo {
             Some(to) => udp.send_to(data, to).await,
             None => udp.send(data).await,
         }
+    }
+
+    fn pipe_socket(pipe: &Pipe) -> SockRef<'_> {
+        pipe.socket()
     }
 
     fn poll_read(pipe: &mut Pipe, cx: &mut Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>> {

@@ -112,6 +112,15 @@ impl Socket {
         })
     }
 
+    pub(super) fn sock(&self) -> Option<SockRef<'_>> {
+        match self {
+            Socket::Tcp(stream) => Some(SockRef::from(stream)),
+            Socket::Udp(socket, _) => Some(SockRef::from(socket)),
+            Socket::Peer(pipe) => Some(pipe.sock()),
+            Socket::Relayed(_) | Socket::Beside(_) => None,
+        }
+    }
+
     pub(super) fn set(&self, options: &PipeOptions) -> io::Result<()> {
         match self {
             Socket::Tcp(stream) => options.set(Protocol::Tcp, SockRef::from(stream)),

@@ -76,6 +76,10 @@ impl Runtime for Tokio {
         tcp.async_io(Interest::WRITABLE, || socket::outcome(tcp)).await
     }
 
+    async fn peek(tcp: &TcpStream) -> io::Result<usize> {
+        tcp.peek(&mut [0]).await
+    }
+
     async fn read(tcp: &TcpStream, buffer: &mut [u8]) -> io::Result<usize> {
         loop {
             tcp.readable().await?;
@@ -125,6 +129,10 @@ impl Runtime for Tokio {
             Some(to) => udp.send_to(data, to).await,
             None => udp.send(data).await,
         }
+    }
+
+    fn pipe_socket(pipe: &Pipe) -> SockRef<'_> {
+        pipe.socket()
     }
 
     fn poll_read(pipe: &mut Pipe, cx: &mut Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>> {

@@ -157,7 +157,8 @@ async fn carry_out(
         }
         Call::Interfaces => {
             let ours = daemon.node.current_address();
-            Ok(ok(json!({"ifs": daemon.places.to_json(ours.as_ref())})))
+            let (ifs, routes) = daemon.places.to_json(ours.as_ref());
+            Ok(ok(json!({"ifs": ifs, "routes": routes})))
         }
         Call::Nat => {
             let reports = daemon.node.nats().await;
