@@ -643,6 +643,7 @@ enum_form! { TurnAuth => TurnAuth {
 struct_form! { Allocate { servers, family, timeout } }
 enum_form! { Family => Family {
     "ipv4" V4,
+    "both" Both,
     "ipv6" V6,
 }}
 struct_form! { Credentials { user, password, name_is_read } }

@@ -139,7 +139,7 @@ pub struct Host {
     pub unreachable: Option<IpAddr>,
     next_port: u16,
     /// UDP sockets by id.
-    bound: BTreeMap<SockId, SocketAddr>,
+    pub bound: BTreeMap<SockId, SocketAddr>,
     /// Those that are told where their only address refuses them.
     aimed: BTreeSet<SockId>,
     /// Datagram ways through the host's NAT to TURN servers and relays.

@@ -174,3 +174,36 @@ fn silent_servers_end_the_wait_at_its_time_and_a_server_that_forgot_us_ends_the_
     let none = world.ask(0, |node, now| node.allocate(now, &Allocate::default()));
     assert_eq!(none, Err(AllocateError::NoServer));
 }
+
+#[test]
+fn a_server_that_vanishes_ends_the_pipe_within_a_minute() {
+    let mut world = world();
+    allocated(&mut world, 0);
+    world.turns[0].up = false;
+    let took = world.run_until(100 * S, |w| w.hosts[0].allocated[0].over.is_some());
+    assert_eq!(world.hosts[0].allocated[0].over, Some(PipeEnd::ServerGone));
+    assert!((59 * S..=60 * S).contains(&took), "{took:?}");
+}
+
+#[test]
+fn a_wish_that_is_given_up_leaves_nothing_at_servers() {
+    let mut world = world();
+    // The answers to the first request, to the second, or to none have come.
+    for after in [MS, 25 * MS, 45 * MS] {
+        let pipe = allocate(&mut world, 0, &Allocate::default());
+        world.run(after);
+        world.ask(0, |node, now| node.pipe_close(now, pipe));
+        world.run(S);
+        assert_eq!((world.allocations(), failed(&world, 0, pipe)), (0, None), "{after:?}");
+        assert!(world.hosts[0].allocated.iter().all(|a| a.pipe != pipe), "{after:?}");
+    }
+    // A server that is silent is told for a while.
+    world.turns[0].up = false;
+    let bound = world.hosts[0].bound.len();
+    let pipe = allocate(&mut world, 0, &Allocate::default());
+    world.run(2 * S);
+    assert_eq!(world.hosts[0].bound.len(), bound + 1);
+    world.ask(0, |node, now| node.pipe_close(now, pipe));
+    world.run(5 * S);
+    assert_eq!((failed(&world, 0, pipe), world.hosts[0].bound.len()), (None, bound));
+}
