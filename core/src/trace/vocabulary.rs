@@ -239,6 +239,7 @@ pub(super) enum ActionView {
     OpenAllocation {
         pipe: PipeId,
         relayed: SocketAddr,
+        other: Option<SocketAddr>,
     },
     Pipe {
         pipe: PipeId,
@@ -262,7 +263,7 @@ enum_form! { Action, ActionView => ActionView {
     "cancel" Cancel { query },
     "notify" Notify(notice),
     "open-relayed" OpenRelayed { pipe, start },
-    "open-allocation" OpenAllocation { pipe, relayed },
+    "open-allocation" OpenAllocation { pipe, relayed, other },
     "pipe" Pipe { pipe, news },
 }}
 

@@ -497,10 +497,11 @@ impl World {
             Action::Notify(notice) => host.notices.push((self.now, notice)),
             Action::Cancel { .. } => {}
             Action::OpenRelayed { pipe, start } => self.opened_relayed(n, pipe, &start),
-            Action::OpenAllocation { pipe, relayed } => {
+            Action::OpenAllocation { pipe, relayed, other } => {
                 host.allocated.push(Allocated {
                     pipe,
                     relayed,
+                    other,
                     received: Vec::new(),
                     deaf: false,
                     over: None,

@@ -146,6 +146,25 @@ fn the_family_is_the_callers_choice_or_that_of_the_server() {
     world.run(S);
     let why = "turn0.test:3478 over UDP: the TURN server has no addresses of this family";
     assert_eq!(failed(&world, 0, pipe), Some(why));
+    // Both at once, as far as there is one of each. A server that has neither is asked for one after the other.
+    let v4 = ip("203.0.113.7");
+    let both = Allocate { family: Some(Family::Both), ..Allocate::default() };
+    for (has, other) in [(vec![v6, v4], Some(v6)), (vec![v4], None), (vec![], None)] {
+        world.turns[0].relay_ips = has.clone();
+        let pipe = allocate(&mut world, 0, &both);
+        world.run(2 * S);
+        let found = world.hosts[0].allocated.iter().find(|a| a.pipe == pipe);
+        let found = found.map(|a| (a.relayed.ip(), a.other.map(|at| at.ip())));
+        assert_eq!(found, (!has.is_empty()).then_some((v4, other)), "{has:?}");
+        let full = "turn0.test:3478 over UDP: the TURN server is full";
+        let why = [full, why, why].join("; ");
+        assert_eq!(failed(&world, 0, pipe), has.is_empty().then_some(&*why), "{has:?}");
+        if let (Some(_), Some(other)) = (found, other) {
+            let (_, theirs) = allocated(&mut world, 1);
+            assert_eq!(send(&mut world, 0, pipe, theirs, b"4"), Ok(()));
+            assert_eq!(send(&mut world, 0, pipe, SocketAddr::new(other, 9), b"6"), Ok(()));
+        }
+    }
 }
 
 #[test]

@@ -38,7 +38,7 @@ impl<R: Reactor> Engine<R> {
         self.settle();
     }
 
-    pub(super) fn open_allocation(&mut self, pipe: PipeId, relayed: SocketAddr) {
+    pub(super) fn open_allocation(&mut self, pipe: PipeId, relayed: (SocketAddr, Option<SocketAddr>)) {
         let sock = SockId::accepted(self.accepted);
         self.accepted += 1;
         let pair: std::io::Result<(R::Stream, TcpStream)> = socket::pair().and_then(|(ours, theirs)| {

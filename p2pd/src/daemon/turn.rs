@@ -42,6 +42,7 @@ type ByName = BTreeMap<Name, Arc<Relayed>>;
 #[derive(Debug)]
 struct Relayed {
     at: SocketAddr,
+    other: Option<SocketAddr>,
     pipe: MessagePipe,
     /// Subscriptions by the texts of their two patterns.
     named: Mutex<BTreeMap<(String, String), SubscriptionId>>,
@@ -62,6 +63,7 @@ impl Turns {
             None => None,
             Some("4") => Some(RelayFamily::V4),
             Some("6") => Some(RelayFamily::V6),
+            Some("both") => Some(RelayFamily::Both),
             Some(_) => return Err(Refused::BadOption("family")),
         };
         wish.timeout = timeout.unwrap_or(wish.timeout);
@@ -70,10 +72,10 @@ impl Turns {
             AllocateError::TooMany => TOO_MANY,
             why => failed(why.to_string()),
         })?;
-        let at = allocation.relayed_addr();
+        let (at, other) = (allocation.relayed_addr(), allocation.other_relayed_addr());
         let options = PipeOptions { queue, ..PipeOptions::default() };
         let pipe = MessagePipe::new(allocation, &options).map_err(|why| failed(why.to_string()))?;
-        let relayed = Relayed { at, pipe, named: Mutex::default() };
+        let relayed = Relayed { at, other, pipe, named: Mutex::default() };
         relayed.subscribe(&Subscribed::everything(), queue)?;
         let shown = relayed.to_json(name);
         self.keep(name, relayed)?;
@@ -181,7 +183,12 @@ fn room(all: &ByName, name: &Name) -> Result<(), Refused> {
 
 impl Relayed {
     fn to_json(&self, name: &Name) -> Value {
-        json!({"name": name.0, "relayed": [self.at.ip().to_string(), self.at.port()]})
+        let shown = |at: SocketAddr| json!([at.ip().to_string(), at.port()]);
+        let mut value = json!({"name": name.0, "relayed": shown(self.at)});
+        if let Some(other) = self.other {
+            value["other"] = shown(other);
+        }
+        value
     }
 
     fn has_messages(&self) -> bool {
