@@ -80,7 +80,7 @@ impl Node {
             return Some(Advice::ShareBroker);
         }
         let asking = Strategy::ALL.into_iter().any(|s| s != Strategy::Direct && attempt.has(s));
-        let ready = self.brokers_of(to).iter().any(|place| self.brokers[usize::from(*place)].is_ready());
+        let ready = self.signalling.is_ready(&self.signalling.shared_with(to));
         (asking && !ready).then_some(Advice::ReachBroker)
     }
 }

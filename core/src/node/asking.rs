@@ -39,7 +39,7 @@ impl Node {
                 if !first {
                     return;
                 }
-                if self.network.address_is_settled() && self.is_signal_ready(&brokers) {
+                if self.network.address_is_settled() && self.signalling.is_ready(&brokers) {
                     return self.next_rung(connect, n);
                 }
                 if let Some(ladder) = self.ladder(connect, n).filter(|l| !l.told_waiting) {

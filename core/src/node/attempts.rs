@@ -383,7 +383,8 @@ impl Node {
 
     /// The strategies of calls whose peers are told of over this broker.
     pub(super) fn runs_over(&self, place: u8) -> Vec<(ConnectId, usize)> {
-        let over = self.attempts.iter().filter(|(_, a)| self.brokers_of(&a.address).contains(&place));
+        let over =
+            self.attempts.iter().filter(|(_, a)| self.signalling.shared_with(&a.address).contains(&place));
         over.flat_map(|(id, a)| (0..a.runs.len()).map(|n| (*id, n))).collect()
     }
 
@@ -391,7 +392,8 @@ impl Node {
     fn drive_reverse(&mut self, connect: ConnectId, n: usize) {
         let Some(attempt) = self.attempts.get(&connect) else { return };
         let (peer, mode) = (attempt.peer, attempt.plan.mode);
-        let ready = self.is_oneself(peer) || self.is_signal_ready(&self.brokers_of(&attempt.address));
+        let ready =
+            self.is_oneself(peer) || self.signalling.is_ready(&self.signalling.shared_with(&attempt.address));
         let late = attempt.started + OUTSIDE_WITHIN <= self.cx.now && self.network.listeners_are_open();
         let known = self.is_known_where_to_dial(&attempt.address, peer);
         let heard_of = self.has_accepted_stream((attempt.session, Requester::Us));
@@ -416,11 +418,6 @@ impl Node {
                 }
             }
         }
-    }
-
-    /// Returns true if one of these brokers takes messages now.
-    pub(super) fn is_signal_ready(&self, brokers: &[u8]) -> bool {
-        brokers.iter().any(|b| self.brokers[usize::from(*b)].is_ready())
     }
 
     /// Returns true if an address of ours that the peer may dial is known: outside addresses matter to whoever is
@@ -677,7 +674,7 @@ impl Node {
         connect: ConnectId,
     ) -> Option<(SessionId, NodeId, SmallVec<[u8; 2]>, Instant)> {
         let attempt = self.attempts.get(&connect)?;
-        Some((attempt.session, attempt.peer, self.brokers_of(&attempt.address), attempt.deadline))
+        Some((attempt.session, attempt.peer, self.signalling.shared_with(&attempt.address), attempt.deadline))
     }
 
     /// A connect's address and mode, and whether its relay comes first.
@@ -771,10 +768,10 @@ impl Node {
         if self.is_oneself(peer) {
             return None;
         }
-        if self.brokers.is_empty() {
+        if self.signalling.len() == 0 {
             return Some("no broker is configured".into());
         }
-        if self.brokers_of(to).is_empty() {
+        if self.signalling.shared_with(to).is_empty() {
             let ids: Vec<String> = to.brokers().iter().map(u16::to_string).collect();
             return Some(match ids.is_empty() {
                 true => "the peer announces no broker".into(),

@@ -26,10 +26,8 @@ impl Node {
         self.logins.remove(&server);
         match server {
             ServerRef::Broker(id) => {
-                let place = self.config.brokers.iter().position(|b| b.id == id && b.renews);
-                if let (Some(place), Some(login)) = (place, login) {
-                    self.config.brokers[place].login = Some(login.clone());
-                    self.brokers[place].renew(&mut self.cx, login);
+                if let Some(login) = login {
+                    self.signalling.renew(&mut self.cx, id, &login);
                 }
             }
             ServerRef::Turn(place) => {

@@ -1,30 +1,16 @@
 //! Messages from and to brokers.
 
-use core::time::Duration;
-
-use bytes::Bytes;
-use smallvec::SmallVec;
-
 use super::Node;
 use super::admission::{Bearing, How, Trust, Verdict, Wish, Worth};
 use crate::address::PeerAddress;
 use crate::config::ServerRef;
 use crate::identity::NodeId;
-use crate::notice::{BrokerLoss, BrokerState, Notice};
+use crate::notice::{BrokerLoss, BrokerState};
 use crate::pipe::PipeMode;
-use crate::random::Domain;
 use crate::session::SessionId;
 use crate::signal::broker::{News, Said};
 use crate::signal::message::{Body, Message, MessageId};
 use crate::signal::seal::{self, Content};
-use crate::time::{Instant, WallTime};
-
-/// Seconds for which a message means something: as long as the window for wrong clocks.
-const LIFETIME: u16 = 600;
-/// The probe of a broker is of no use later.
-const PROBE_WITHIN: Duration = Duration::from_secs(10);
-/// Other processes with our key that are told apart.
-const MAX_INSTANCES: usize = 16;
 
 impl Node {
     pub(super) fn broker_news(&mut self, place: u8, news: News) {
@@ -35,7 +21,7 @@ impl Node {
                     if !before {
                         self.broker_state(place, BrokerState::Swallows);
                     }
-                    self.probe(place);
+                    self.signalling.probe(&mut self.cx, place);
                 }
                 Said::EndsAtMessages => self.broker_state(place, BrokerState::EndsAtMessages),
                 Said::Payload(payload) => self.payload(place, &payload),
@@ -43,49 +29,6 @@ impl Node {
                 Said::Record(topic, payload, kept) => self.name_record(place, &topic, &payload, kept),
             }
         }
-    }
-
-    /// Places of the brokers that we share with a peer.
-    pub(super) fn brokers_of(&self, address: &PeerAddress) -> SmallVec<[u8; 2]> {
-        let shared = |(_, b): &(usize, &crate::config::Broker)| address.brokers().contains(&b.id);
-        self.config.brokers.iter().enumerate().filter(shared).map(|(place, _)| place as u8).collect()
-    }
-
-    /// A message for `to`, sealed, and its id. `offset` moves its send time to the peer's clock, in
-    /// microseconds. To ourselves nothing is sealed: it is delivered when this call of the node ends.
-    pub(super) fn seal(
-        &mut self,
-        to: NodeId,
-        session: SessionId,
-        offset: i64,
-        body: Body,
-    ) -> (MessageId, Bytes) {
-        let id = MessageId(self.cx.random.bytes(Domain::MessageId));
-        let sent = self.cx.wall().offset_micros(offset);
-        let message = Message { id, sent, lifetime: LIFETIME, session, body };
-        if self.is_oneself(to) && !matches!(message.body, Body::Echo(_)) {
-            self.loopback.push_back(message);
-            return (id, Bytes::new());
-        }
-        let entropy = self.cx.random.draw(Domain::NoiseEphemeral);
-        let sealed = seal::seal(&self.config.identity, &to, &message, entropy).unwrap_or_default();
-        (id, sealed.into())
-    }
-
-    /// Publishes on those of the brokers that are ready; how many they were.
-    pub(super) fn publish(&mut self, to: NodeId, sealed: &Bytes, via: &[u8], until: Instant) -> u8 {
-        if sealed.is_empty() {
-            return 0;
-        }
-        let mut sent = 0;
-        for place in via {
-            if let Some(broker) = self.brokers.get_mut(usize::from(*place)).filter(|b| b.is_ready())
-                && broker.publish(&mut self.cx, to.topic(), sealed.clone(), until)
-            {
-                sent += 1;
-            }
-        }
-        sent
     }
 
     /// Handles a message of an authenticated peer. `via` is the place of the broker that delivered it; `None` for our
@@ -102,7 +45,7 @@ impl Node {
                     return false;
                 }
                 if self.is_oneself(from) {
-                    self.own_echo(&payload, sent, via);
+                    self.signalling.own_echo(&mut self.cx, &payload, sent, via);
                     return false;
                 }
                 // What strangers would have us remember has no bound but the rate of the answers to all of them.
@@ -176,7 +119,7 @@ impl Node {
             self.cx.stats.bad_messages += 1;
             return false;
         }
-        let mut brokers = self.brokers_of(&address);
+        let mut brokers = self.signalling.shared_with(&address);
         if let Some(via) = via.filter(|v| !brokers.contains(v)) {
             brokers.push(via);
         }
@@ -184,32 +127,17 @@ impl Node {
     }
 
     fn broker_state(&mut self, place: u8, state: BrokerState) {
-        let n = usize::from(place);
-        let Some(id) = self.config.brokers.get(n).map(|b| b.id) else { return };
-        // One that is ready counts once a message has come through, which is about one round trip later.
-        let is_back = self.brokers_settled[n];
-        self.brokers_settled[n] |= state != BrokerState::Ready;
-        self.cx.notify(Notice::Broker { id, state });
-        if state == BrokerState::Ready {
-            self.probe(place);
-            if is_back {
-                self.repeat_lost(place);
-            }
+        if self.signalling.state(&mut self.cx, place, state) {
+            self.repeat_lost(place);
         }
         // Not authorised, in the two ways that MQTT 3.1.1 has of saying it.
-        if matches!(state, BrokerState::Lost(BrokerLoss::Refused(4 | 5))) && self.config.brokers[n].renews {
+        if matches!(state, BrokerState::Lost(BrokerLoss::Refused(4 | 5)))
+            && self.signalling.renews(place)
+            && let Some(id) = self.signalling.id(place)
+        {
             self.want_login(ServerRef::Broker(id));
         }
         self.drive_names();
-    }
-
-    /// A message to ourselves: it shows that messages come through, and tells another process with our key.
-    fn probe(&mut self, place: u8) {
-        let ours = self.node_id();
-        let payload = SmallVec::from_slice(&self.instance);
-        let (_, sealed) = self.seal(ours, SessionId([0; 16]), 0, Body::Echo(payload));
-        let until = self.cx.now + PROBE_WITHIN;
-        self.publish(ours, &sealed, &[place], until);
     }
 
     pub(super) fn payload(&mut self, place: u8, payload: &[u8]) {
@@ -260,44 +188,20 @@ impl Node {
     /// A peer's message has a version that we do not speak.
     fn refuse_version(&mut self, to: NodeId, about: MessageId, place: u8) {
         if self.admission.may_talk(to) && self.may_reply(to, Worth::Refusal) {
-            let entropy = self.cx.random.draw(Domain::NoiseEphemeral);
-            let (ours, wall) = (&self.config.identity, self.cx.wall());
-            let sealed = seal::refuse_version(ours, &to, about, wall, entropy).unwrap_or_default();
-            let until = self.cx.now + PROBE_WITHIN;
-            self.publish(to, &sealed.into(), &[place], until);
-        }
-    }
-
-    fn own_echo(&mut self, payload: &[u8], sent: WallTime, via: Option<u8>) {
-        let Ok(instance) = <[u8; 16]>::try_from(payload) else { return };
-        if let Some(n) = via.map(usize::from).filter(|_| instance == self.instance) {
-            self.brokers[n].prove();
-            self.brokers_settled[n] = true;
-        }
-        // Anybody can listen on our topic, and repeat what a process before us has sent.
-        let age = i64::try_from(self.cx.now.since(self.began).as_micros()).unwrap_or(i64::MAX);
-        let recorded = sent < self.cx.wall().offset_micros(-age);
-        let new = instance != self.instance
-            && !recorded
-            && self.other_instances.len() < MAX_INSTANCES
-            && self.other_instances.insert(instance);
-        if new {
-            self.cx.notify(Notice::IdentityInUse);
-            // It came after our own probe, and so has not heard of us.
-            if let Some(place) = via {
-                self.probe(place);
-            }
+            self.signalling.refuse_version(&mut self.cx, to, about, place);
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::signalling::LIFETIME;
     use super::*;
     use crate::config::Config;
     use crate::identity::SecretKey;
     use crate::io::{Action, Event, Interface};
     use crate::pipe::PipeMode;
+    use crate::time::{Instant, WallTime};
 
     fn key(n: u8) -> SecretKey {
         SecretKey::from_bytes([n; 32])

@@ -24,12 +24,13 @@ mod punching;
 mod relaying;
 mod requests;
 mod roaming;
+mod signalling;
 mod streams;
 mod table;
 mod visits;
 
 use core::fmt;
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
 use crate::address::PeerAddress;
@@ -42,8 +43,6 @@ use crate::nat::memory::Memory;
 use crate::notice::{ConnectId, FailReason, Notice};
 use crate::random::Domain;
 use crate::session::SessionId;
-use crate::signal::broker::Session;
-use crate::signal::message::Message;
 use crate::stats::Stats;
 use crate::strategy::agreement::{Agreement, Key};
 use crate::time::Instant;
@@ -56,11 +55,9 @@ use attempts::Attempt;
 use network::{Network, News};
 use punching::Punch;
 use relaying::{Proof, Relay};
+use signalling::Signalling;
 use table::Streams;
 use visits::Visit;
-
-/// Brokers announced, as the address format allows.
-const ANNOUNCED_BROKERS: usize = 2;
 
 /// Most calls of `connect()` at a time.
 pub const MAX_CONNECTS: usize = 4096;
@@ -107,23 +104,11 @@ impl std::error::Error for ConnectError {
 pub struct Node {
     cx: Cx,
     config: Config,
-    /// Distinguishes us from another process with the same key.
-    instance: [u8; 16],
     logins: logins::Logins,
-    began: Instant,
     phase: Phase,
     network: Network,
-    brokers: Vec<Session>,
-    /// Per broker: whether it worked or failed at least once, and whether it is in our address.
-    brokers_settled: Vec<bool>,
-    announced_brokers: Vec<u16>,
-    /// The brokers that a request could go out on when attempts were last told, one bit each; none before our
-    /// address was settled.
-    signal_ways: (bool, Option<u16>),
+    signalling: Signalling,
     admission: Admission,
-    other_instances: BTreeSet<[u8; 16]>,
-    /// Messages to ourselves.
-    loopback: VecDeque<Message>,
     agreement: Agreement,
     streams: Streams,
     // Boxed, here and below: a map makes room for eleven at once, and few nodes have eleven calls.
@@ -174,23 +159,13 @@ impl Node {
         cx.memory = Memory::new(cx.now, &config.nat_memory);
         let ours = config.identity.node_id();
         let most = config.max_pipes.unwrap_or(DEFAULT_PIPES) as usize;
-        let session = |(place, b): (usize, &crate::config::Broker)| {
-            Session::new(place as u8, b.clone(), config.bind, ours.topic())
-        };
-        let brokers: Vec<Session> = config.brokers.iter().enumerate().map(session).collect();
+        let instance = cx.random.bytes(Domain::Instance);
         Ok(Node {
-            instance: cx.random.bytes(Domain::Instance),
             logins: logins::Logins::new(),
-            began: now,
             phase: Phase::New,
             network: Network::new(&config),
-            brokers_settled: vec![false; brokers.len()],
-            announced_brokers: Vec::new(),
-            signal_ways: (false, None),
-            brokers,
+            signalling: Signalling::new(&config, instance, now),
             admission: Admission::new(&config, (punching::MAX_DIALS, punching::DIALS_EVERY)),
-            other_instances: BTreeSet::new(),
-            loopback: VecDeque::new(),
             agreement: Agreement::new(ours),
             streams: Streams::default(),
             attempts: BTreeMap::new(),
@@ -227,6 +202,12 @@ impl Node {
             self.network.handle(&mut self.cx, owner, event);
             return self.settle();
         }
+        if let Some(Owner::Broker(place)) = self.cx.owner_of(&event) {
+            self.cx.ends_with(&event);
+            let news = self.signalling.handle(&mut self.cx, place, event);
+            self.broker_news(place, news);
+            return self.settle();
+        }
         match event {
             Event::Timeout => self.fire_timers(),
             Event::Clock(fix) => self.network.clock(&mut self.cx, fix),
@@ -234,10 +215,6 @@ impl Node {
             Event::Interfaces(list) => self.interfaces(list),
             Event::Woke { .. } => self.woke(),
             Event::Resolved { query, result } => match self.cx.answered(query) {
-                Some(Owner::Broker(place)) => {
-                    let news = self.brokers[usize::from(place)].resolved(&mut self.cx, query, result);
-                    self.broker_news(place, news);
-                }
                 Some(Owner::Relay(id)) => self.relay_resolved(id, query, result),
                 Some(Owner::Allocation(id)) => self.allocation_resolved(id, query, result),
                 Some(_) => {}
@@ -260,10 +237,6 @@ impl Node {
                 _ => {}
             },
             Event::Connected { sock, local, remote } => match self.owner(sock) {
-                Some(Owner::Broker(place)) => {
-                    let news = self.brokers[usize::from(place)].connected(&mut self.cx, sock, local.ip());
-                    self.broker_news(place, news);
-                }
                 Some(Owner::Stream) => self.stream_connected(sock, local, remote),
                 Some(Owner::Relay(id)) => self.relay_opened(id, sock, local),
                 Some(Owner::Allocation(id)) => self.with_allocation(id, |s, cx| s.opened(cx, sock)),
@@ -279,10 +252,6 @@ impl Node {
                     Some(Owner::Listener(n)) => {
                         self.door.shut(sock);
                         self.network.listening(&mut self.cx, n, Err(cause));
-                    }
-                    Some(Owner::Broker(place)) => {
-                        let news = self.brokers[usize::from(place)].failed(&mut self.cx, sock, cause);
-                        self.broker_news(place, news);
                     }
                     Some(Owner::Stream) => self.stream_failed(sock, cause),
                     Some(Owner::Relay(id)) => self.relay_socket_failed(id, sock, cause),
@@ -302,10 +271,6 @@ impl Node {
                 _ => {}
             },
             Event::Stream { sock, data } => match self.owner(sock) {
-                Some(Owner::Broker(place)) => {
-                    let news = self.brokers[usize::from(place)].received(&mut self.cx, sock, data);
-                    self.broker_news(place, news);
-                }
                 Some(Owner::Stream) => self.stream_received(sock, data),
                 Some(Owner::Relay(id)) => self.relay_received(id, sock, data),
                 Some(Owner::Allocation(id)) => self.with_allocation(id, |s, cx| s.received(cx, sock, data)),
@@ -318,10 +283,6 @@ impl Node {
                 }
             }
             Event::Eof { sock } => match self.owner(sock) {
-                Some(Owner::Broker(place)) => {
-                    let news = self.brokers[usize::from(place)].ended(&mut self.cx, sock);
-                    self.broker_news(place, news);
-                }
                 Some(Owner::Stream) => self.stream_ended(sock),
                 Some(Owner::Relay(id)) => self.relay_socket_ended(id, sock),
                 Some(Owner::Allocation(id)) => self.with_allocation(id, |s, cx| s.ended(cx, sock)),
@@ -406,9 +367,7 @@ impl Node {
             self.fail_attempt(connect, FailReason::Shutdown);
         }
         self.shut_names();
-        for broker in &mut self.brokers {
-            broker.shutdown(&mut self.cx);
-        }
+        self.signalling.shutdown(&mut self.cx);
         self.network.stop(&mut self.cx);
         self.punches.clear();
         self.shut_relays();
@@ -483,7 +442,7 @@ impl Node {
         for timer in due {
             match timer {
                 Timer::Broker(place) => {
-                    let news = self.brokers[usize::from(place)].timeout(&mut self.cx);
+                    let news = self.signalling.timeout(&mut self.cx, place);
                     self.broker_news(place, news);
                 }
                 Timer::External
@@ -508,7 +467,7 @@ impl Node {
     /// Does the work that follows any event: delivers messages to ourselves, and announces the address if it is new.
     fn settle(&mut self) {
         self.hear_network();
-        while let Some(message) = self.loopback.pop_front() {
+        while let Some(message) = self.signalling.poll_loopback() {
             self.authentic_message(self.node_id(), message, None);
         }
         self.close();
@@ -525,9 +484,7 @@ impl Node {
             self.cx.notify(Notice::NatMemory(memory));
         }
         if fewer {
-            for broker in &mut self.brokers {
-                broker.hurry(&mut self.cx);
-            }
+            self.signalling.hurry(&mut self.cx);
             self.network.hurry(&mut self.cx);
         }
     }
@@ -557,14 +514,12 @@ impl Node {
     /// Opens what is open as long as the node runs.
     fn start(&mut self) {
         self.network.start(&mut self.cx);
-        for broker in &mut self.brokers {
-            broker.start(&mut self.cx);
-        }
+        self.signalling.start(&mut self.cx);
         self.network.ask_the_time(&mut self.cx);
     }
 
     fn current_address(&self) -> PeerAddress {
-        self.network.address(&self.announced_brokers, self.node_id())
+        self.network.address(self.signalling.announced(), self.node_id())
     }
 
     /// Says `Listening` once and `Ready` whenever the settled address changed.
@@ -581,13 +536,14 @@ impl Node {
             self.survey_done();
         }
         self.network.map_ports(&mut self.cx);
-        self.choose_brokers();
+        self.signalling.choose();
         self.tell_attempts();
-        if !self.network.may_announce(self.brokers_settled.iter().all(|s| *s)) {
+        if !self.network.may_announce(self.signalling.all_settled()) {
             return;
         }
         self.network.plan_measure(&mut self.cx);
-        if let Some(address) = self.network.announce(&self.announced_brokers, self.config.identity.node_id())
+        if let Some(address) =
+            self.network.announce(self.signalling.announced(), self.config.identity.node_id())
         {
             self.cx.notify(Notice::Ready { address: Box::new(address) });
             self.drive_names();
@@ -596,12 +552,8 @@ impl Node {
 
     /// Wakes the attempts that wait for a broker or for our address, if there is a new one.
     fn tell_attempts(&mut self) {
-        let bit = |(place, b): (usize, &Session)| u16::from(b.is_ready()) << place;
-        let ways = self.brokers.iter().enumerate().map(bit).fold(0, |all, one| all | one);
-        let ways = self.network.address_is_settled().then_some(ways);
-        let ways = (self.network.outside_is_heard(), ways);
-        if ways != self.signal_ways {
-            self.signal_ways = ways;
+        let (heard, settled) = (self.network.outside_is_heard(), self.network.address_is_settled());
+        if self.signalling.ways_changed(heard, settled) {
             self.poke_attempts();
         }
     }
@@ -610,18 +562,6 @@ impl Node {
     fn doubt(&mut self) {
         if self.phase == Phase::Running {
             self.network.doubt(&mut self.cx);
-        }
-    }
-
-    /// Fills the places for brokers in our address with the first that work. A broker that is in stays in, since
-    /// addresses were handed out with it.
-    fn choose_brokers(&mut self) {
-        for (place, broker) in self.brokers.iter().enumerate() {
-            let id = self.config.brokers[place].id;
-            let full = self.announced_brokers.len() >= ANNOUNCED_BROKERS;
-            if !full && broker.is_proven() && !self.announced_brokers.contains(&id) {
-                self.announced_brokers.push(id);
-            }
         }
     }
 }

@@ -233,7 +233,7 @@ impl Node {
             watch.begin(now);
             watch.stale = false;
             watch.places.clear();
-            for broker in &mut self.brokers {
+            for broker in self.signalling.sessions_mut() {
                 broker.follow(&mut self.cx, &watch.topic);
                 // A broker that is not there yet is asked as soon as it is.
                 let until = now + if broker.is_ready() { GRACE } else { SEARCH_WITHIN };
@@ -257,7 +257,7 @@ impl Node {
             }
             let record = watch.hold.as_ref().and_then(|h| h.published.as_ref()).map(|p| p.record.clone());
             if let Some(record) = record.filter(|_| granted)
-                && let Some(broker) = self.brokers.get_mut(usize::from(place))
+                && let Some(broker) = self.signalling.session_mut(place)
             {
                 broker.publish_kept(&mut self.cx, topic, record, now + SEND_WITHIN);
             }
@@ -274,7 +274,7 @@ impl Node {
             let hold = watch.hold.as_mut().filter(|h| h.told);
             if let Some(hold) = hold
                 && let Some(record) = hold.published.as_ref().map(|p| p.record.clone())
-                && let Some(broker) = self.brokers.get_mut(usize::from(place))
+                && let Some(broker) = self.signalling.session_mut(place)
             {
                 if hold.answers.take(now) {
                     broker.publish_once(&mut self.cx, topic, record, now + GRACE);
@@ -372,7 +372,7 @@ impl Node {
 
     fn drive_name(&mut self, name: Name, mut watch: Box<Watch>) {
         let now = self.cx.now;
-        watch.places.retain(|place, _| self.brokers.get(usize::from(*place)).is_some_and(|b| b.is_ready()));
+        watch.places.retain(|place, _| self.signalling.is_ready(&[*place]));
         if watch.search.is_some() {
             self.ask_again(&mut watch);
         }
@@ -390,10 +390,10 @@ impl Node {
         let awaited = self.network.time_awaited_until(now);
         let doubtful = awaited.is_some() && watch.stale;
         let asks = watch.asked || !watch.calls.is_empty();
-        let hopes = asks && watch.places.is_empty() && self.brokers.iter().any(|b| b.has_worked());
+        let hopes = asks && watch.places.is_empty() && self.signalling.sessions().any(|b| b.has_worked());
         // A call waits for a broker that takes streams, and has time to answer then.
         let may_yet = |b: &Session| b.is_unready() || b.may_yet_follow(&watch.topic);
-        let unready = !watch.is_heard() && self.brokers.iter().any(may_yet);
+        let unready = !watch.is_heard() && self.signalling.sessions().any(may_yet);
         if unready && !watch.calls.is_empty() {
             watch.search =
                 watch.search.map(|since| if since + SEARCH_WITHIN / 2 <= now { now } else { since });
@@ -420,7 +420,7 @@ impl Node {
             };
             self.names.all.insert(name, watch);
         } else {
-            for broker in &mut self.brokers {
+            for broker in self.signalling.sessions_mut() {
                 broker.unfollow(&mut self.cx, &watch.topic);
             }
         }
@@ -429,10 +429,10 @@ impl Node {
     /// Returns true once every broker that can be asked has answered, refused or been silent for `GRACE`.
     fn is_asked(&self, watch: &Watch) -> bool {
         let now = self.cx.now;
-        self.brokers.iter().enumerate().all(|(n, broker)| match watch.places.get(&(n as u8)) {
+        self.signalling.sessions().enumerate().all(|(n, broker)| match watch.places.get(&(n as u8)) {
             Some(Place::Open { since, .. }) => *since + GRACE <= now,
             Some(Place::Answered | Place::Refused) => true,
-            None => self.brokers_settled[n] && !broker.is_ready(),
+            None => self.signalling.is_settled(n as u8) && !broker.is_ready(),
         })
     }
 
@@ -457,7 +457,7 @@ impl Node {
             if let Place::Open { since, again } = state
                 && !*again
                 && *since + GRACE / 2 <= now
-                && let Some(broker) = self.brokers.get_mut(usize::from(*place))
+                && let Some(broker) = self.signalling.session_mut(*place)
             {
                 *again = true;
                 broker.publish_once(&mut self.cx, &watch.topic, Bytes::from_static(QUERY), now + GRACE);
@@ -510,7 +510,7 @@ impl Node {
             let refusal = match (watch.found.other_than(ours), pin) {
                 // What was registered stays so while brokers are away, and what is to be registered waits for one.
                 _ if silence == NameError::NoBroker && hold.told => return Next::Nothing,
-                _ if silence == NameError::NoBroker && hold.keep && !self.brokers.is_empty() => {
+                _ if silence == NameError::NoBroker && hold.keep && self.signalling.len() > 0 => {
                     if !core::mem::replace(&mut hold.waits, true) {
                         self.name_news(name, NameNews::Waiting);
                     }
@@ -595,7 +595,7 @@ impl Node {
         let record = record.encode(&self.config.identity);
         for (place, state) in &watch.places {
             if *state != Place::Refused
-                && let Some(broker) = self.brokers.get_mut(usize::from(*place))
+                && let Some(broker) = self.signalling.session_mut(*place)
             {
                 broker.publish_kept(&mut self.cx, &watch.topic, record.clone(), now + SEND_WITHIN);
             }

@@ -44,9 +44,10 @@ impl Node {
         }
         let payload: [u8; PAYLOAD] = self.cx.random.bytes(Domain::MessageId);
         let session = SessionId(self.cx.random.bytes(Domain::SessionId));
-        let via = self.brokers_of(to);
-        let (_, sealed) = self.seal(peer, session, 0, Body::Echo(SmallVec::from_slice(&payload)));
-        let brokers = self.publish(peer, &sealed, &via, now + ANSWER_WITHIN);
+        let via = self.signalling.shared_with(to);
+        let (_, sealed) =
+            self.signalling.seal(&mut self.cx, peer, session, 0, Body::Echo(SmallVec::from_slice(&payload)));
+        let brokers = self.signalling.publish(&mut self.cx, peer, &sealed, &via, now + ANSWER_WITHIN);
         if brokers > 0 {
             self.pings.insert(payload, (peer, number, now));
         }

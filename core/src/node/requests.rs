@@ -44,8 +44,8 @@ impl Node {
     pub(super) fn request(&mut self, connect: ConnectId, strategy: Strategy, body: Body) -> Option<Request> {
         let (session, peer, brokers, until) = self.signalling_of(connect)?;
         let offset = self.clock_offset_of(peer);
-        let (id, sealed) = self.seal(peer, session, offset, body);
-        let brokers = self.publish(peer, &sealed, &brokers, until);
+        let (id, sealed) = self.signalling.seal(&mut self.cx, peer, session, offset, body);
+        let brokers = self.signalling.publish(&mut self.cx, peer, &sealed, &brokers, until);
         self.cx.notify(Notice::Progress { connect, strategy, stage: Stage::Requested { brokers } });
         let now = self.cx.now;
         let mut request = Request { id, sealed, sent: 0, next: now + REPEAT_AFTER, answered: false };
@@ -65,7 +65,8 @@ impl Node {
         let Some(request) = self.request_of(connect, n).filter(due) else { return };
         request.next = now + REPEAT_AFTER;
         let sealed = request.sealed.clone();
-        let went = self.publish(peer, &sealed, &brokers, until) > 0 || sealed.is_empty();
+        let went =
+            self.signalling.publish(&mut self.cx, peer, &sealed, &brokers, until) > 0 || sealed.is_empty();
         if went && let Some(request) = self.request_of(connect, n) {
             request.went(now);
             self.asked_of(connect);

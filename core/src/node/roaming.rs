@@ -9,7 +9,6 @@ use crate::io::{Interface, SockId};
 use crate::notice::{ConnectId, Notice};
 use crate::pipe::PipeEnd;
 use crate::session::SessionId;
-use crate::signal::broker::News;
 use crate::strategy::agreement::{Key, Requester};
 use crate::strategy::dialler::Dialler;
 
@@ -22,7 +21,7 @@ impl Node {
             return self.start();
         }
         if relisted.changed {
-            self.signal_ways = (false, None);
+            self.signalling.forget_ways();
             self.network.restart(&mut self.cx);
         }
         // Beside the chosen addresses there may be others, of which the system chooses too.
@@ -63,9 +62,9 @@ impl Node {
     }
 
     fn roam_brokers(&mut self, moved: bool, gone: impl Fn(IpAddr) -> bool) {
-        for place in 0..self.brokers.len() {
-            let news: News = self.brokers[place].roam(&mut self.cx, moved, &gone);
-            self.broker_news(place as u8, news);
+        for place in 0..self.signalling.len() as u8 {
+            let news = self.signalling.roam(&mut self.cx, place, moved, &gone);
+            self.broker_news(place, news);
         }
     }
 

@@ -301,14 +301,13 @@ impl Node {
         if !self.may_reply(to, Worth::of(&body)) {
             return false;
         }
-        let (_, sealed): (_, Bytes) = self.seal(to, session, 0, body);
+        let (_, sealed): (_, Bytes) = self.signalling.seal(&mut self.cx, to, session, 0, body);
         let until = self.cx.now + VISIT_WITHIN;
         let stranger = self.admission.trust(to) == Trust::Stranger;
-        let free = |place: &&u8| {
-            !stranger || self.brokers.get(usize::from(**place)).is_some_and(|b| !b.is_crowded())
-        };
+        let free =
+            |place: &&u8| !stranger || self.signalling.session(**place).is_some_and(|b| !b.is_crowded());
         let via: SmallVec<[u8; 2]> = via.iter().filter(free).copied().collect();
-        self.publish(to, &sealed, &via, until);
+        self.signalling.publish(&mut self.cx, to, &sealed, &via, until);
         true
     }
 

@@ -143,7 +143,7 @@ impl Node {
         let (internal, external) = (route.internal, route.external);
         let ours = Side { behaviour, external, internal, ports: SmallVec::new(), listen, others: 0 };
         let delay =
-            theirs.map_or(Duration::ZERO, |t| (t.signal_delay + self.signal_delay(&via)).min(MAX_DELAY));
+            theirs.map_or(Duration::ZERO, |t| (t.signal_delay + self.signalling.delay(&via)).min(MAX_DELAY));
         // A quarter longer: SYNs cross unless one side is later than the way is long, the asking side is late by what
         // it takes to read our answer, and our waiting costs it nothing. Not more, since the way between us may be
         // less than half as long as the one by the broker.
@@ -473,17 +473,11 @@ impl Node {
         punch.describe(self.cx.now)
     }
 
-    /// Returns the time of a message to the broker, one way.
-    pub(super) fn signal_delay(&self, via: &[u8]) -> Duration {
-        let known = via.iter().filter_map(|place| self.brokers.get(usize::from(*place))?.round_trip());
-        known.min().unwrap_or_default() / 2
-    }
-
     /// Announces our mappings to the peer, once they are known.
     fn punch_announce(&mut self, key: Key, sampled: Option<Sampled>) {
         let now = self.cx.now;
         let Some(punch) = self.punches.get(&key) else { return };
-        let signal = self.signal_delay(&punch.via);
+        let signal = self.signalling.delay(&punch.via);
         let Some(punch) = self.punches.get_mut(&key) else { return };
         let report = self.network.surveyor().of(punch.local);
         // The sample may have shown that what looked like a counter is none.

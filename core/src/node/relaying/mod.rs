@@ -101,7 +101,7 @@ impl Node {
     pub(super) fn drive_relaying(&mut self, connect: ConnectId, n: usize) {
         let Some((_, _, brokers, until)) = self.signalling_of(connect) else { return };
         // The peer needs to know the relay and nothing else of us.
-        let (ready, settled) = (self.is_signal_ready(&brokers), self.network.listeners_are_open());
+        let (ready, settled) = (self.signalling.is_ready(&brokers), self.network.listeners_are_open());
         let Some(relaying) = self.relaying(connect, n) else { return };
         if relaying.request.is_some() {
             return self.repeat_request(connect, n);
@@ -370,7 +370,7 @@ impl Node {
     fn relay_config(&self, id: SockId) -> RelayConfig {
         let (least, most) = FIRST_RTT;
         let relay = self.relays.get(&id);
-        let delay = relay.map_or(most, |r| self.signal_delay(&r.via));
+        let delay = relay.map_or(most, |r| self.signalling.delay(&r.via));
         let window = relay.map_or(0, |r| r.window);
         let initial_rtt = (2 * delay).clamp(least, most);
         RelayConfig { initial_rtt, receive_window: window, send_window: window, ..RelayConfig::default() }
@@ -562,7 +562,7 @@ impl Node {
         let Some(relay) = self.relays.get(&id).filter(|r| r.stage == RelayStage::Meeting) else { return };
         let (peer, session, via) = (relay.peer, relay.key.0, relay.via.clone());
         let sources = relay.sources.clone();
-        let delay = self.signal_delay(&via);
+        let delay = self.signalling.delay(&via);
         if let Some(relay) = self.relays.get_mut(&id) {
             if !relay.helped {
                 (relay.help_at, relay.helped) = (Some(now + HELP_AFTER), true);
