@@ -3,18 +3,18 @@
 
 use core::fmt;
 use core::time::Duration;
-use std::collections::VecDeque;
-use std::net::{IpAddr, SocketAddr};
+use std::collections::{BTreeMap, VecDeque};
+use std::net::SocketAddr;
 
 use bytes::Bytes;
-use smallvec::SmallVec;
 
-use super::Node;
+use super::logins::Logins;
+use super::network::Network;
 use super::relaying::server_end;
 use super::relaying::servers::{ServerNews, Servers};
-use crate::config::{ConfigError, ServerRef, TurnServer, check_turn};
+use crate::config::{Config, ConfigError, ServerRef, TurnServer, check_turn};
 use crate::cx::{Cx, Owner, Timer};
-use crate::io::{IoFailure, QueryId, SockId};
+use crate::io::{Event, SockId};
 use crate::notice::Notice;
 use crate::pipe::{PipeEnd, PipeId, PipeNews};
 use crate::time::Instant;
@@ -83,9 +83,13 @@ impl std::error::Error for AllocateError {
     }
 }
 
+/// The allocations by their ids, which are numbered as sockets are.
+#[derive(Debug, Default)]
+pub(super) struct Allocations(BTreeMap<SockId, Box<Allocation>>);
+
 /// An allocation, from the first request to its end.
 #[derive(Debug)]
-pub(super) struct Allocation {
+struct Allocation {
     servers: Servers,
     /// The servers are those of the configuration.
     listed: bool,
@@ -106,204 +110,207 @@ enum Stage {
     Closing(Instant),
 }
 
-impl Node {
-    /// Asks TURN servers for a relayed address. [`Action::OpenAllocation`](crate::Action::OpenAllocation) or
-    /// [`Notice::NotAllocated`] follows with this id; then the pipe is given up by [`pipe_close`](Self::pipe_close).
-    ///
-    /// # Errors
-    /// The reason why no server is asked.
-    pub fn allocate(&mut self, now: Instant, wish: &Allocate) -> Result<PipeId, AllocateError> {
-        self.advance(now);
-        if self.is_shut() {
-            return Err(AllocateError::Shutdown);
-        }
+/// What allocations need of the node.
+pub(super) struct Env<'a> {
+    pub(super) cx: &'a mut Cx,
+    pub(super) network: &'a Network,
+    pub(super) logins: &'a mut Logins,
+}
+
+impl Allocations {
+    /// Asks TURN servers for a relayed address, as [`Node::allocate`](super::Node::allocate) says.
+    pub(super) fn open(
+        &mut self,
+        env: &mut Env<'_>,
+        config: &Config,
+        wish: &Allocate,
+    ) -> Result<SockId, AllocateError> {
         check_turn(&wish.servers).map_err(AllocateError::Servers)?;
-        let (listed, ours) = (wish.servers.is_empty(), self.network.families());
-        let list = if listed { &self.config.turn } else { &wish.servers };
+        let (listed, ours) = (wish.servers.is_empty(), env.network.families());
+        let list = if listed { &config.turn } else { &wish.servers };
         if list.is_empty() {
             return Err(AllocateError::NoServer);
         }
-        if self.allocations.len() >= MAX_ALLOCATIONS {
+        if self.0.len() >= MAX_ALLOCATIONS {
             return Err(AllocateError::TooMany);
         }
-        let id = self.cx.fresh_id();
+        let id = env.cx.fresh_id();
         let any = matches!(wish.family, None | Some(Family::Both));
         let family = (wish.family.unwrap_or(Family::V4), any);
-        let owner = Owner::Allocation(id);
-        let servers = Servers::start(&mut self.cx, owner, list, self.config.bind, ours, family);
-        let stage = Stage::Asking(self.cx.now + wish.timeout);
+        let servers = Servers::start(env.cx, Owner::Allocation(id), list, config.bind, ours, family);
+        let stage = Stage::Asking(env.cx.now + wish.timeout);
         let allocation = Allocation { servers, listed, stage, inbox: VecDeque::new() };
-        self.allocations.insert(id, Box::new(allocation));
-        self.work_allocation(id);
-        self.settle();
-        Ok(PipeId(id.number()))
+        self.0.insert(id, Box::new(allocation));
+        self.work(env, id);
+        Ok(id)
     }
 
-    /// Sends a datagram from an allocation's relayed address to any address of the same family, at most
-    /// [`MAX_PAYLOAD`](crate::turn::MAX_PAYLOAD) bytes. The permission is asked for on the way and kept.
-    ///
-    /// # Errors
-    /// The reason why the datagram is not sent.
-    pub fn pipe_send_to(
+    /// Sends a datagram from the relayed address.
+    pub(super) fn send_to(
         &mut self,
-        now: Instant,
-        pipe: PipeId,
+        env: &mut Env<'_>,
+        id: SockId,
         to: SocketAddr,
         data: &[u8],
     ) -> Result<(), SendError> {
-        self.advance(now);
-        let id = SockId::from_number(pipe.number());
-        let open = self.allocations.get_mut(&id).filter(|a| a.stage == Stage::Open);
-        let sent = open.ok_or(SendError::Closed)?.servers.send_permitting(&mut self.cx, to, data);
-        self.work_allocation(id);
+        let open = self.0.get_mut(&id).filter(|a| a.stage == Stage::Open);
+        let sent = open.ok_or(SendError::Closed)?.servers.send_permitting(env.cx, to, data);
+        self.work(env, id);
         sent
     }
 
-    /// Takes the oldest datagram that came to an allocation's relayed address, with its sender. At most 256 wait.
-    pub fn pipe_recv_from(&mut self, now: Instant, pipe: PipeId) -> Option<(SocketAddr, Bytes)> {
-        self.advance(now);
-        self.allocations.get_mut(&SockId::from_number(pipe.number()))?.inbox.pop_front()
+    /// Takes the oldest datagram that came, with its sender.
+    pub(super) fn recv_from(&mut self, id: SockId) -> Option<(SocketAddr, Bytes)> {
+        self.0.get_mut(&id)?.inbox.pop_front()
+    }
+
+    pub(super) fn has(&self, id: SockId) -> bool {
+        self.0.contains_key(&id)
+    }
+
+    /// Takes in an event of a socket or a query of an allocation.
+    pub(super) fn handle(&mut self, env: &mut Env<'_>, id: SockId, event: Event<'_>) {
+        self.with(env, id, |servers, cx| match event {
+            Event::Resolved { query, result } => servers.resolved(cx, query, result),
+            Event::Bound { sock, .. } | Event::Connected { sock, .. } => servers.opened(cx, sock),
+            Event::Datagram { sock, from, data } => servers.datagram(cx, sock, from, data),
+            Event::Stream { sock, data } => servers.received(cx, sock, data),
+            Event::Failed { sock, cause } => servers.failed(cx, sock, cause),
+            Event::Eof { sock } => servers.ended(cx, sock),
+            _ => {}
+        });
     }
 
     /// Gives an allocation up. Nothing is said about it any more.
-    pub(super) fn close_allocation(&mut self, id: SockId) {
-        let Some(allocation) = self.allocations.get_mut(&id) else { return };
-        allocation.stage = Stage::Closing(self.cx.now + END_WITHIN);
+    pub(super) fn close(&mut self, env: &mut Env<'_>, id: SockId) {
+        let Some(allocation) = self.0.get_mut(&id) else { return };
+        allocation.stage = Stage::Closing(env.cx.now + END_WITHIN);
         allocation.inbox.clear();
-        allocation.servers.close(&mut self.cx);
-        self.work_allocation(id);
-    }
-
-    pub(super) fn allocation_resolved(
-        &mut self,
-        id: SockId,
-        query: QueryId,
-        result: Result<SmallVec<[IpAddr; 2]>, IoFailure>,
-    ) {
-        self.with_allocation(id, |servers, cx| servers.resolved(cx, query, result));
+        allocation.servers.close(env.cx);
+        self.work(env, id);
     }
 
     /// Does something with an allocation's servers, and what follows from it.
-    pub(super) fn with_allocation(&mut self, id: SockId, work: impl FnOnce(&mut Servers, &mut Cx)) {
-        if let Some(allocation) = self.allocations.get_mut(&id) {
-            work(&mut allocation.servers, &mut self.cx);
-            self.work_allocation(id);
+    pub(super) fn with(&mut self, env: &mut Env<'_>, id: SockId, work: impl FnOnce(&mut Servers, &mut Cx)) {
+        if let Some(allocation) = self.0.get_mut(&id) {
+            work(&mut allocation.servers, env.cx);
+            self.work(env, id);
         }
     }
 
-    pub(super) fn allocation_timeout(&mut self, id: SockId) {
-        let now = self.cx.now;
-        match self.allocations.get(&id).map(|a| a.stage) {
+    pub(super) fn timeout(&mut self, env: &mut Env<'_>, id: SockId) {
+        let now = env.cx.now;
+        match self.0.get(&id).map(|a| a.stage) {
             Some(Stage::Asking(until)) if until <= now => {
-                let why = self.allocations.get(&id).map(|a| a.servers.describe());
-                self.not_allocated(id, why.unwrap_or_default());
+                let why = self.0.get(&id).map(|a| a.servers.describe());
+                self.not_allocated(env, id, why.unwrap_or_default());
             }
-            Some(Stage::Closing(until)) if until <= now => self.forget_allocation(id),
-            Some(_) => self.with_allocation(id, Servers::timeout),
+            Some(Stage::Closing(until)) if until <= now => self.forget(env, id),
+            Some(_) => self.with(env, id, Servers::timeout),
             None => {}
         }
     }
 
     /// Asks the servers whether they still know us: our address is another one perhaps.
-    pub(super) fn check_allocations(&mut self) {
-        for id in self.allocations.keys().copied().collect::<Vec<_>>() {
-            self.with_allocation(id, Servers::check);
+    pub(super) fn check(&mut self, env: &mut Env<'_>) {
+        for id in self.0.keys().copied().collect::<Vec<_>>() {
+            self.with(env, id, Servers::check);
         }
     }
 
     /// Hands the user's new credentials for a server of the configuration on; `None` if the user has none.
-    pub(super) fn allocations_renew(&mut self, place: u8, fresh: Option<&Credentials>) {
-        let listed = self.allocations.iter().filter(|(_, a)| a.listed).map(|(id, _)| *id);
+    pub(super) fn renew(&mut self, env: &mut Env<'_>, place: u8, fresh: Option<&Credentials>) {
+        let listed = self.0.iter().filter(|(_, a)| a.listed).map(|(id, _)| *id);
         for id in listed.collect::<Vec<_>>() {
-            self.with_allocation(id, |servers, cx| servers.renew(cx, place, fresh));
+            self.with(env, id, |servers, cx| servers.renew(cx, place, fresh));
         }
     }
 
     /// Ends all allocations with the node: each server is told once.
-    pub(super) fn shut_allocations(&mut self) {
-        for (id, mut allocation) in core::mem::take(&mut self.allocations) {
+    pub(super) fn shut(&mut self, env: &mut Env<'_>) {
+        for (id, mut allocation) in core::mem::take(&mut self.0) {
             match allocation.stage {
-                Stage::Asking(_) => self.tell_not_allocated(id, "the node was shut down".into()),
+                Stage::Asking(_) => tell_not_allocated(env.cx, id, "the node was shut down".into()),
                 Stage::Open => {
-                    self.cx.pipe_news(PipeId(id.number()), PipeNews::Ended(PipeEnd::Shutdown));
+                    env.cx.pipe_news(PipeId(id.number()), PipeNews::Ended(PipeEnd::Shutdown));
                 }
                 Stage::Over | Stage::Closing(_) => {}
             }
-            allocation.servers.close(&mut self.cx);
-            allocation.servers.drop_sockets(&mut self.cx);
+            allocation.servers.close(env.cx);
+            allocation.servers.drop_sockets(env.cx);
         }
     }
 
     /// Goes on with an allocation after anything that happened to it.
-    fn work_allocation(&mut self, id: SockId) {
-        while let Some(news) = self.allocations.get_mut(&id).and_then(|a| a.servers.poll_news()) {
-            self.allocation_news(id, news);
+    fn work(&mut self, env: &mut Env<'_>, id: SockId) {
+        while let Some(news) = self.0.get_mut(&id).and_then(|a| a.servers.poll_news()) {
+            self.news(env, id, news);
         }
-        let Some(allocation) = self.allocations.get(&id) else { return };
+        let Some(allocation) = self.0.get(&id) else { return };
         let until = match allocation.stage {
-            Stage::Closing(_) if allocation.servers.is_over() => return self.forget_allocation(id),
+            Stage::Closing(_) if allocation.servers.is_over() => return self.forget(env, id),
             Stage::Asking(until) | Stage::Closing(until) => Some(until),
             Stage::Open | Stage::Over => None,
         };
         let next = allocation.servers.poll_timeout().into_iter().chain(until).min();
-        self.cx.timers.set(Timer::Allocation(id), next);
+        env.cx.timers.set(Timer::Allocation(id), next);
     }
 
-    fn allocation_news(&mut self, id: SockId, news: ServerNews) {
-        let Some(allocation) = self.allocations.get_mut(&id) else { return };
+    fn news(&mut self, env: &mut Env<'_>, id: SockId, news: ServerNews) {
+        let Some(allocation) = self.0.get_mut(&id) else { return };
         let pipe = PipeId(id.number());
         match (news, allocation.stage) {
             (ServerNews::Allocated(relayed), Stage::Asking(_)) => {
                 allocation.stage = Stage::Open;
                 let other = allocation.servers.other_relayed();
-                self.cx.open_allocation(pipe, relayed, other);
+                env.cx.open_allocation(pipe, relayed, other);
             }
             (ServerNews::Data(from, data), Stage::Open) => {
                 if allocation.inbox.len() >= MAX_WAITING {
-                    self.cx.stats.datagrams_dropped += 1;
+                    env.cx.stats.datagrams_dropped += 1;
                 } else {
                     if allocation.inbox.is_empty() {
-                        self.cx.pipe_news(pipe, PipeNews::Message);
+                        env.cx.pipe_news(pipe, PipeNews::Message);
                     }
                     allocation.inbox.push_back((from, data));
                 }
             }
             (ServerNews::Refused(peer, code), Stage::Open) => {
-                self.cx.notify(Notice::PeerRefused { pipe, peer, code });
+                env.cx.notify(Notice::PeerRefused { pipe, peer, code });
             }
             (ServerNews::Redirected { by, to, anywhere }, Stage::Asking(_)) => {
-                let may = self.may_follow(to, anywhere);
-                self.with_allocation(id, |servers, cx| servers.follow(cx, by, to, may));
+                let may = env.network.may_follow(to, anywhere);
+                self.with(env, id, |servers, cx| servers.follow(cx, by, to, may));
             }
             (ServerNews::Stale(place), Stage::Asking(_)) if allocation.listed => {
-                self.want_login(ServerRef::Turn(place));
+                env.logins.want(env.cx, ServerRef::Turn(place));
             }
             (ServerNews::Stale(place), Stage::Asking(_)) => {
-                allocation.servers.renew(&mut self.cx, place, None);
+                allocation.servers.renew(env.cx, place, None);
             }
-            (ServerNews::Failed(why), Stage::Asking(_)) => self.not_allocated(id, why),
+            (ServerNews::Failed(why), Stage::Asking(_)) => self.not_allocated(env, id, why),
             (ServerNews::Lost(why), Stage::Open) => {
                 allocation.stage = Stage::Over;
-                allocation.servers.close(&mut self.cx);
-                self.cx.pipe_news(pipe, PipeNews::Ended(server_end(why)));
+                allocation.servers.close(env.cx);
+                env.cx.pipe_news(pipe, PipeNews::Ended(server_end(why)));
             }
             _ => {}
         }
     }
 
-    fn not_allocated(&mut self, id: SockId, why: String) {
-        self.tell_not_allocated(id, why);
-        self.close_allocation(id);
+    fn not_allocated(&mut self, env: &mut Env<'_>, id: SockId, why: String) {
+        tell_not_allocated(env.cx, id, why);
+        self.close(env, id);
     }
 
-    fn tell_not_allocated(&mut self, id: SockId, why: String) {
-        self.cx.notify(Notice::NotAllocated { pipe: PipeId(id.number()), why: why.into() });
-    }
-
-    fn forget_allocation(&mut self, id: SockId) {
-        self.cx.timers.set(Timer::Allocation(id), None);
-        if let Some(mut allocation) = self.allocations.remove(&id) {
-            allocation.servers.drop_sockets(&mut self.cx);
+    fn forget(&mut self, env: &mut Env<'_>, id: SockId) {
+        env.cx.timers.set(Timer::Allocation(id), None);
+        if let Some(mut allocation) = self.0.remove(&id) {
+            allocation.servers.drop_sockets(env.cx);
         }
     }
+}
+
+fn tell_not_allocated(cx: &mut Cx, id: SockId, why: String) {
+    cx.notify(Notice::NotAllocated { pipe: PipeId(id.number()), why: why.into() });
 }

@@ -40,8 +40,8 @@ impl Node {
         }
         match message.body {
             Body::Echo(payload) => {
-                if self.is_oneself(from) && self.is_pong(from, &payload) {
-                    self.pong(from, &payload, via);
+                if self.is_oneself(from) && self.signalling.is_pong(from, &payload) {
+                    self.signalling.pong(&mut self.cx, from, &payload, via);
                     return false;
                 }
                 if self.is_oneself(from) {
@@ -56,7 +56,7 @@ impl Node {
                     && named;
             }
             Body::EchoReply(payload) => {
-                self.pong(from, &payload, via);
+                self.signalling.pong(&mut self.cx, from, &payload, via);
                 return false;
             }
             Body::Direct { mode, address } => {
@@ -95,7 +95,9 @@ impl Node {
         match message.body {
             Body::Direct { .. } | Body::Initial(_) | Body::TurnRequest { .. } => Some(Bearing::Asks),
             Body::Echo(_) | Body::Clock { .. } => Some(Bearing::Tells),
-            Body::EchoReply(ref payload) => self.is_pong(from, payload).then_some(Bearing::Answers),
+            Body::EchoReply(ref payload) => {
+                self.signalling.is_pong(from, payload).then_some(Bearing::Answers)
+            }
             Body::Updated(_)
             | Body::TurnResponse(_)
             | Body::Dialling(_)
@@ -135,7 +137,7 @@ impl Node {
             && self.signalling.renews(place)
             && let Some(id) = self.signalling.id(place)
         {
-            self.want_login(ServerRef::Broker(id));
+            self.logins.want(&mut self.cx, ServerRef::Broker(id));
         }
         self.drive_names();
     }

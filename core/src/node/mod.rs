@@ -17,7 +17,6 @@ mod logins;
 mod messages;
 mod naming;
 mod network;
-mod pinging;
 #[cfg(test)]
 mod proving;
 mod punching;
@@ -33,25 +32,30 @@ use core::fmt;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
+use bytes::Bytes;
+
 use crate::address::PeerAddress;
-use crate::config::{Config, ConfigError, DEFAULT_PIPES, Plan};
+use crate::config::{Config, ConfigError, DEFAULT_PIPES, Login, Plan, ServerRef, TurnAuth};
 use crate::cx::{Cx, Owner, Timer};
 use crate::identity::{NodeId, NodeIdError};
 use crate::io::{Action, CloseHow, Event, SockId};
 use crate::nat::NatReport;
 use crate::nat::memory::Memory;
 use crate::notice::{ConnectId, FailReason, Notice};
+use crate::pipe::PipeId;
 use crate::random::Domain;
 use crate::session::SessionId;
 use crate::stats::Stats;
 use crate::strategy::agreement::{Agreement, Key};
 use crate::time::Instant;
+use crate::turn::{Credentials, SendError};
 
 use admission::Admission;
 use admission::door::Door;
 use admission::places::Places;
-use allocating::Allocation;
+use allocating::{Allocations, Env};
 use attempts::Attempt;
+use logins::Logins;
 use network::{Network, News};
 use punching::Punch;
 use relaying::{Proof, Relay};
@@ -104,7 +108,7 @@ impl std::error::Error for ConnectError {
 pub struct Node {
     cx: Cx,
     config: Config,
-    logins: logins::Logins,
+    logins: Logins,
     phase: Phase,
     network: Network,
     signalling: Signalling,
@@ -122,11 +126,9 @@ pub struct Node {
     /// Relays by their ids, which are numbered as sockets are. `relay_ids` has those that are being opened, by session.
     relays: BTreeMap<SockId, Box<Relay>>,
     relay_ids: BTreeMap<Key, SockId>,
-    /// Allocations of users, numbered as relays are.
-    allocations: BTreeMap<SockId, Box<Allocation>>,
+    allocations: Allocations,
     /// Proofs of addresses, by ids that are numbered so too.
     proofs: BTreeMap<SockId, Box<Proof>>,
-    pings: pinging::Pings,
     /// The user serves one pipe at a time, and has one.
     busy: bool,
     door: Door,
@@ -161,7 +163,7 @@ impl Node {
         let most = config.max_pipes.unwrap_or(DEFAULT_PIPES) as usize;
         let instance = cx.random.bytes(Domain::Instance);
         Ok(Node {
-            logins: logins::Logins::new(),
+            logins: Logins::default(),
             phase: Phase::New,
             network: Network::new(&config),
             signalling: Signalling::new(&config, instance, now),
@@ -176,9 +178,8 @@ impl Node {
             punches: BTreeMap::new(),
             relays: BTreeMap::new(),
             relay_ids: BTreeMap::new(),
-            allocations: BTreeMap::new(),
+            allocations: Allocations::default(),
             proofs: BTreeMap::new(),
-            pings: pinging::Pings::new(),
             busy: false,
             door: Door::new(most / 2),
             places: Places::new(most),
@@ -197,17 +198,27 @@ impl Node {
             return;
         }
         let event = self.network.inward(event);
-        if let Some(owner) = self.cx.owner_of(&event).filter(|owner| Network::owns(*owner)) {
-            self.cx.ends_with(&event);
-            self.network.handle(&mut self.cx, owner, event);
-            return self.settle();
+        match self.cx.owner_of(&event) {
+            Some(owner) if Network::owns(owner) => {
+                self.cx.ends_with(&event);
+                self.network.handle(&mut self.cx, owner, event);
+            }
+            Some(Owner::Allocation(id)) => {
+                self.cx.ends_with(&event);
+                self.with_allocations(|all, env| all.handle(env, id, event));
+            }
+            Some(Owner::Broker(place)) => {
+                self.cx.ends_with(&event);
+                let news = self.signalling.handle(&mut self.cx, place, event);
+                self.broker_news(place, news);
+            }
+            _ => self.dispatch(event),
         }
-        if let Some(Owner::Broker(place)) = self.cx.owner_of(&event) {
-            self.cx.ends_with(&event);
-            let news = self.signalling.handle(&mut self.cx, place, event);
-            self.broker_news(place, news);
-            return self.settle();
-        }
+        self.settle();
+    }
+
+    /// Takes in an event that concerns neither servers nor our network, or both.
+    fn dispatch(&mut self, event: Event<'_>) {
         match event {
             Event::Timeout => self.fire_timers(),
             Event::Clock(fix) => self.network.clock(&mut self.cx, fix),
@@ -216,7 +227,6 @@ impl Node {
             Event::Woke { .. } => self.woke(),
             Event::Resolved { query, result } => match self.cx.answered(query) {
                 Some(Owner::Relay(id)) => self.relay_resolved(id, query, result),
-                Some(Owner::Allocation(id)) => self.allocation_resolved(id, query, result),
                 Some(_) => {}
                 None => self.cx.stats.unknown_ids += 1,
             },
@@ -230,16 +240,15 @@ impl Node {
                 Some(Owner::Listener(n)) => {
                     self.door.opened(sock);
                     self.network.listening(&mut self.cx, n, Ok(local));
+                    self.hear_network();
                     self.serve_door();
                 }
                 Some(Owner::Relay(id)) => self.relay_opened(id, sock, local),
-                Some(Owner::Allocation(id)) => self.with_allocation(id, |s, cx| s.opened(cx, sock)),
                 _ => {}
             },
             Event::Connected { sock, local, remote } => match self.owner(sock) {
                 Some(Owner::Stream) => self.stream_connected(sock, local, remote),
                 Some(Owner::Relay(id)) => self.relay_opened(id, sock, local),
-                Some(Owner::Allocation(id)) => self.with_allocation(id, |s, cx| s.opened(cx, sock)),
                 _ => {}
             },
             Event::Fired { sock, .. } => {
@@ -255,9 +264,6 @@ impl Node {
                     }
                     Some(Owner::Stream) => self.stream_failed(sock, cause),
                     Some(Owner::Relay(id)) => self.relay_socket_failed(id, sock, cause),
-                    Some(Owner::Allocation(id)) => {
-                        self.with_allocation(id, |s, cx| s.failed(cx, sock, cause));
-                    }
                     Some(Owner::Carrier(pipe)) => self.carrier_ended(pipe, sock),
                     _ => {}
                 }
@@ -265,15 +271,11 @@ impl Node {
             Event::Released { sock } => self.released(sock),
             Event::Datagram { sock, from, data } => match self.owner(sock) {
                 Some(Owner::Relay(id)) => self.relay_datagram(id, sock, from, data),
-                Some(Owner::Allocation(id)) => {
-                    self.with_allocation(id, |s, cx| s.datagram(cx, sock, from, data));
-                }
                 _ => {}
             },
             Event::Stream { sock, data } => match self.owner(sock) {
                 Some(Owner::Stream) => self.stream_received(sock, data),
                 Some(Owner::Relay(id)) => self.relay_received(id, sock, data),
-                Some(Owner::Allocation(id)) => self.with_allocation(id, |s, cx| s.received(cx, sock, data)),
                 Some(Owner::Carrier(pipe)) => self.carrier_received(pipe, sock, data),
                 _ => {}
             },
@@ -285,12 +287,10 @@ impl Node {
             Event::Eof { sock } => match self.owner(sock) {
                 Some(Owner::Stream) => self.stream_ended(sock),
                 Some(Owner::Relay(id)) => self.relay_socket_ended(id, sock),
-                Some(Owner::Allocation(id)) => self.with_allocation(id, |s, cx| s.ended(cx, sock)),
                 Some(Owner::Carrier(pipe)) => self.carrier_ended(pipe, sock),
                 _ => {}
             },
         }
-        self.settle();
     }
 
     /// The next thing for the driver to do. Drain it after each call of another method, or after several.
@@ -354,6 +354,90 @@ impl Node {
         self.settle();
     }
 
+    /// Asks TURN servers for a relayed address. [`Action::OpenAllocation`](crate::Action::OpenAllocation) or
+    /// [`Notice::NotAllocated`] follows with this id; then the pipe is given up by [`pipe_close`](Self::pipe_close).
+    ///
+    /// # Errors
+    /// The reason why no server is asked.
+    pub fn allocate(&mut self, now: Instant, wish: &Allocate) -> Result<PipeId, AllocateError> {
+        self.advance(now);
+        if self.is_shut() {
+            return Err(AllocateError::Shutdown);
+        }
+        let mut env = Env { cx: &mut self.cx, network: &self.network, logins: &mut self.logins };
+        let id = self.allocations.open(&mut env, &self.config, wish)?;
+        self.settle();
+        Ok(PipeId(id.number()))
+    }
+
+    /// Sends a datagram from an allocation's relayed address to any address of the same family, at most
+    /// [`MAX_PAYLOAD`](crate::turn::MAX_PAYLOAD) bytes. The permission is asked for on the way and kept.
+    ///
+    /// # Errors
+    /// The reason why the datagram is not sent.
+    pub fn pipe_send_to(
+        &mut self,
+        now: Instant,
+        pipe: PipeId,
+        to: SocketAddr,
+        data: &[u8],
+    ) -> Result<(), SendError> {
+        self.advance(now);
+        let id = SockId::from_number(pipe.number());
+        self.with_allocations(|all, env| all.send_to(env, id, to, data))
+    }
+
+    /// Takes the oldest datagram that came to an allocation's relayed address, with its sender. At most 256 wait.
+    pub fn pipe_recv_from(&mut self, now: Instant, pipe: PipeId) -> Option<(SocketAddr, Bytes)> {
+        self.advance(now);
+        self.allocations.recv_from(SockId::from_number(pipe.number()))
+    }
+
+    /// Sends a peer an ECHO by every broker that is ready and that both share; returns how many they are.
+    /// [`Notice::Pong`] tells of the first answer, with this `number`. A peer answers nodes that it
+    /// accepts; others too rarely to be relied on.
+    ///
+    /// # Errors
+    /// As [`connect`](Self::connect).
+    pub fn ping(&mut self, now: Instant, to: &PeerAddress, number: u32) -> Result<u8, ConnectError> {
+        self.advance(now);
+        if self.is_shut() {
+            return Err(ConnectError::Shutdown);
+        }
+        let peer = NodeId::try_from(to.node()).map_err(ConnectError::NodeId)?;
+        let brokers = self.signalling.ping(&mut self.cx, peer, to, number).ok_or(ConnectError::TooMany)?;
+        self.settle();
+        Ok(brokers)
+    }
+
+    /// Answers [`Notice::LoginWanted`]: the login that a server takes from now on. It may come unasked, before the old
+    /// one ends. `None`: there is none to be had, and whatever waits for it goes on without the server.
+    pub fn renew_login(&mut self, now: Instant, server: ServerRef, login: Option<Login>) {
+        self.advance(now);
+        if self.is_shut() {
+            return;
+        }
+        self.logins.answered(server);
+        match server {
+            ServerRef::Broker(id) => {
+                if let Some(login) = login {
+                    self.signalling.renew(&mut self.cx, id, &login);
+                }
+            }
+            ServerRef::Turn(place) => {
+                let Some(turn) = self.config.turn.get_mut(usize::from(place)) else { return };
+                let TurnAuth::Renewed(credentials) = &mut turn.auth else { return };
+                let fresh = login.map(|l| Credentials::new(l.user(), l.password().unwrap_or_default()));
+                if fresh.is_some() {
+                    credentials.clone_from(&fresh);
+                }
+                self.relays_renew(place, fresh.as_ref());
+                self.with_allocations(|all, env| all.renew(env, place, fresh.as_ref()));
+            }
+        }
+        self.settle();
+    }
+
     /// Ends everything: connects fail with [`FailReason::Shutdown`], brokers are told, sockets closed. The actions
     /// that follow end with [`Notice::Closed`], after up to 2 s where a router has a port of ours open. Pipes that
     /// were handed out live on, but for relayed ones, which end with their node.
@@ -371,7 +455,7 @@ impl Node {
         self.network.stop(&mut self.cx);
         self.punches.clear();
         self.shut_relays();
-        self.shut_allocations();
+        self.with_allocations(Allocations::shut);
         self.cx.cancel_queries();
         self.cx.timers.clear();
         self.network.close_ports(&mut self.cx);
@@ -450,10 +534,13 @@ impl Node {
                 | Timer::Mapping(_)
                 | Timer::Clock
                 | Timer::Measure
-                | Timer::Settle => self.network.timeout(&mut self.cx, timer),
+                | Timer::Settle => {
+                    self.network.timeout(&mut self.cx, timer);
+                    self.hear_network();
+                }
                 Timer::Punch(key) => self.drive_punch(key),
                 Timer::Relay(id) => self.relay_timeout(id),
-                Timer::Allocation(id) => self.allocation_timeout(id),
+                Timer::Allocation(id) => self.with_allocations(|all, env| all.timeout(env, id)),
                 Timer::Stream(sock) => self.stream_timeout(sock),
                 Timer::Connect(connect) => self.drive_attempt(connect),
                 Timer::Visit(session) => self.drive_visit(session),
@@ -491,6 +578,11 @@ impl Node {
 
     fn is_oneself(&self, peer: NodeId) -> bool {
         peer == self.node_id()
+    }
+
+    fn with_allocations<T>(&mut self, act: impl FnOnce(&mut Allocations, &mut Env<'_>) -> T) -> T {
+        let mut env = Env { cx: &mut self.cx, network: &self.network, logins: &mut self.logins };
+        act(&mut self.allocations, &mut env)
     }
 
     fn hear_network(&mut self) {

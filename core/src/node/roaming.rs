@@ -3,6 +3,7 @@
 
 use std::net::IpAddr;
 
+use super::allocating::Allocations;
 use super::network::is_gone;
 use super::{Node, Phase};
 use crate::io::{Interface, SockId};
@@ -33,7 +34,7 @@ impl Node {
             self.roam_punches();
             self.roam_visits();
             self.roam_attempts(gone);
-            self.check_allocations();
+            self.with_allocations(Allocations::check);
         }
         self.drop_streams_from(gone);
         self.end_pipes_from(gone);
@@ -57,7 +58,7 @@ impl Node {
             return;
         }
         self.roam_brokers(true, |_| false);
-        self.check_allocations();
+        self.with_allocations(Allocations::check);
         self.network.measure_all(&mut self.cx);
     }
 

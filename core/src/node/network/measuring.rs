@@ -45,7 +45,9 @@ impl Network {
             let servers = if self.survey { servers } else { Vec::new() };
             self.surveyor.start(cx, locals.into_iter(), &servers, self.hairpin);
         }
-        self.surveyor.settled() && !core::mem::replace(&mut self.surveyed, self.surveyor.settled())
+        let ended = self.surveyor.settled() && !self.surveyed;
+        self.surveyed |= ended;
+        ended
     }
 
     /// Sees to it that what no server answered is asked for again.

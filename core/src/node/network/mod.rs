@@ -22,6 +22,7 @@ use measuring::MeasureAgain;
 use nat64::Translating;
 use time::Timekeeper;
 
+use super::admission::Trust;
 use super::admission::reach::{Ours, is_on_link};
 use crate::address::{PeerAddress, is_link_local, scoped};
 use crate::config::Config;
@@ -30,7 +31,7 @@ use crate::io::{Action, Event, Interface, SockId};
 use crate::nat::external::External;
 use crate::nat::surveyor::{Sampled, Surveyor};
 use crate::strategy::agreement::Key;
-use crate::strategy::paths::{Links, Route};
+use crate::strategy::paths::{self, Links, Route};
 use crate::time::{ClockFix, Instant};
 
 /// Interfaces announced per address family, as the address format allows.
@@ -410,6 +411,11 @@ impl Network {
     pub(super) fn ours(&self) -> Ours<'_> {
         let announced = self.announced.as_ref();
         Ours { interfaces: &self.listed, routes: &self.routes, announced, nat64: self.nat64.prefixes() }
+    }
+
+    /// Returns true if a TURN server may send us on to this address. Its entry in the list may permit it `anywhere`.
+    pub(super) fn may_follow(&self, to: SocketAddr, anywhere: bool) -> bool {
+        anywhere || paths::may_send_to(&self.ours(), to.ip(), Trust::Stranger)
     }
 
     /// Returns a socket address of ours, in its zone where it is link-local.

@@ -127,8 +127,7 @@ impl Timekeeper {
         cx.clock = self.clock();
     }
 
-    /// Asks the servers, if there are any and they were not asked lately. That a network is there is for the caller to
-    /// know.
+    /// Asks the servers, if there are any and they were not asked lately.
     pub(super) fn ask(&mut self, cx: &mut Cx) {
         let now = cx.now;
         let idle = matches!(self.state, State::Idle);

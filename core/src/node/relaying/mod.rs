@@ -395,11 +395,6 @@ impl Node {
         self.work_proof(id);
     }
 
-    /// Returns true if a TURN server may send us on to this address. Its entry in the list may permit it `anywhere`.
-    pub(super) fn may_follow(&self, to: SocketAddr, anywhere: bool) -> bool {
-        anywhere || paths::may_send_to(&self.network.ours(), to.ip(), Trust::Stranger)
-    }
-
     /// Goes on with a relay after anything that happened to it.
     fn work_relay(&mut self, id: SockId) {
         let Some(relay) = self.relays.get_mut(&id) else { return };
@@ -510,10 +505,10 @@ impl Node {
             }
             ServerNews::Refused(_, code) => relay.refused = Some(code),
             ServerNews::Redirected { by, to, anywhere } => {
-                let may = self.may_follow(to, anywhere);
+                let may = self.network.may_follow(to, anywhere);
                 self.with_servers(id, |servers, cx| servers.follow(cx, by, to, may));
             }
-            ServerNews::Stale(place) => self.want_login(ServerRef::Turn(place)),
+            ServerNews::Stale(place) => self.logins.want(&mut self.cx, ServerRef::Turn(place)),
             ServerNews::Lost(_) if relay.key.1 == Requester::Them && !relay.by_server => {}
             ServerNews::Lost(why) => match relay.stage {
                 RelayStage::Meeting | RelayStage::Agreeing => self.relay_failed(id, why.to_string()),

@@ -103,8 +103,8 @@ impl Node {
     pub fn pipe_close(&mut self, now: Instant, pipe: PipeId) {
         self.advance(now);
         let id = SockId::from_number(pipe.number());
-        if self.allocations.contains_key(&id) {
-            return self.close_allocation(id);
+        if self.allocations.has(id) {
+            return self.with_allocations(|all, env| all.close(env, id));
         }
         let Some(relay) = self.relays.get_mut(&id).filter(|r| r.stage == RelayStage::Pipe) else { return };
         if relay.finished && !relay.has_arrived() {

@@ -266,12 +266,12 @@ impl Node {
                 }
                 Found::Failed => self.proof_failed(id),
                 Found::Redirected(by, to, anywhere) => {
-                    let may = self.may_follow(to, anywhere);
+                    let may = self.network.may_follow(to, anywhere);
                     if let Some(servers) = self.proofs.get_mut(&id).and_then(|p| p.servers()) {
                         servers.follow(&mut self.cx, by, to, may);
                     }
                 }
-                Found::Stale(place) => self.want_login(ServerRef::Turn(place)),
+                Found::Stale(place) => self.logins.want(&mut self.cx, ServerRef::Turn(place)),
             }
         }
         let Some(proof) = self.proofs.get_mut(&id) else { return };

@@ -1,11 +1,15 @@
 //! Signalling: the sessions with brokers, what is sent to peers over them, and messages to ourselves.
 
+mod pings;
+
 use core::time::Duration;
 use std::collections::{BTreeSet, VecDeque};
 use std::net::IpAddr;
 
 use bytes::Bytes;
 use smallvec::SmallVec;
+
+use pings::Pings;
 
 use crate::address::PeerAddress;
 use crate::config::{Config, Login};
@@ -44,6 +48,7 @@ pub(super) struct Signalling {
     other_instances: BTreeSet<[u8; 16]>,
     /// Messages to ourselves.
     loopback: VecDeque<Message>,
+    pings: Pings,
 }
 
 #[derive(Debug)]
@@ -74,6 +79,7 @@ impl Signalling {
             began: now,
             other_instances: BTreeSet::new(),
             loopback: VecDeque::new(),
+            pings: Pings::new(),
         }
     }
 
