@@ -46,6 +46,7 @@ use crate::nat::memory::Memory;
 use crate::nat::surveyor::Surveyor;
 use crate::notice::{ConnectId, FailReason, Notice};
 use crate::random::Domain;
+use crate::server::local_towards;
 use crate::session::SessionId;
 use crate::signal::broker::Session;
 use crate::signal::message::Message;
@@ -605,12 +606,7 @@ impl Node {
 
     /// The local address to dial from, in the family of `to`.
     fn dial_from(&self, to: IpAddr) -> std::net::SocketAddr {
-        let any: IpAddr = match to {
-            IpAddr::V4(_) => std::net::Ipv4Addr::UNSPECIFIED.into(),
-            IpAddr::V6(_) => std::net::Ipv6Addr::UNSPECIFIED.into(),
-        };
-        let bound = self.config.bind.filter(|b| b.is_ipv4() == to.is_ipv4());
-        self.local(bound.or_else(|| self.used_towards(to)).unwrap_or(any), 0)
+        self.local(local_towards(to, self.config.bind, || self.used_towards(to)), 0)
     }
 
     /// Returns whether we have a route by IPv4, and one by IPv6.
