@@ -20,7 +20,7 @@ use p2pd_core::{
 use p2pd_sys::{Address, BindError, ConnectError, Engine, NameAnswer, NameCall};
 
 use crate::executor;
-use crate::messages::Allocation;
+use crate::messages::{Allocation, RouteTable};
 use crate::pipe::Pipe;
 use crate::reactor::AsyncIo;
 use crate::run::{self, Command, Outputs};
@@ -86,8 +86,8 @@ pub struct Builder {
 
 impl Builder {
     /// Turns the echo service of the P2PD documents on or off. It is for pipes that peers open: a message `ECHO ` with
-    /// a payload is answered with the payload. It works while the pipe is being read, and the message is delivered to
-    /// the reader as well. Default: off.
+    /// a payload is answered with the payload. It answers also while nobody reads, of
+    /// whom it keeps up to 64 KiB, and the message is delivered to the reader as well. Default: off.
     pub fn echo(mut self, on: bool) -> Self {
         self.echo = on;
         self
@@ -344,6 +344,12 @@ impl Node {
             return Vec::new();
         }
         nats.recv().await.unwrap_or_default()
+    }
+
+    /// Returns which addresses of this machine lead out as which external addresses, as the node has measured them. Waits
+    /// as [`nats`](Self::nats).
+    pub async fn routes(&self) -> RouteTable {
+        RouteTable::measured(&self.nats().await)
     }
 
     /// Returns the node's counters; `None` once it was shut down.

@@ -4,11 +4,13 @@ use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::ops::Deref;
 use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 
 use async_io::Async;
 use futures_io::{AsyncRead, AsyncWrite};
 use p2pd_sys::{Half, Layer, PipeInfo, Start, Wakers};
+use socket2::SockRef;
 
 /// A pipe to a peer: the TCP stream, with records around it when it is encrypted. [`PipeInfo`] has its properties, its
 /// peer for example.
@@ -24,14 +26,28 @@ use p2pd_sys::{Half, Layer, PipeInfo, Start, Wakers};
 pub struct Pipe {
     stream: Async<TcpStream>,
     info: PipeInfo,
-    layer: Layer,
+    /// The echo service's task has it, too.
+    layer: Arc<Mutex<Layer>>,
     wakers: Wakers,
+    _echo: Option<Echo>,
 }
 
 impl Pipe {
     pub(crate) fn new(stream: Async<TcpStream>, start: Start, echo: bool) -> Self {
         let info = PipeInfo::new(&start);
-        Pipe { stream, info, layer: Layer::new(start, echo), wakers: Wakers::default() }
+        let layer = Arc::new(Mutex::new(Layer::new(start, echo)));
+        // Without a duplicate the service answers while the pipe is read.
+        let duplicate = if echo { SockRef::from(stream.get_ref()).try_clone().ok() } else { None };
+        let _echo = duplicate.and_then(|socket| Echo::spawn(socket.into(), &layer));
+        Pipe { stream, info, layer, wakers: Wakers::default(), _echo }
+    }
+
+    fn layer(&self) -> MutexGuard<'_, Layer> {
+        lock(&self.layer)
+    }
+
+    pub(crate) fn socket(&self) -> SockRef<'_> {
+        SockRef::from(self.stream.get_ref())
     }
 
     /// The messages beside a relayed pipe, once.
@@ -39,8 +55,8 @@ impl Pipe {
     /// # Errors
     /// `Unsupported` for a pipe that was not relayed when it opened, `AlreadyExists` if they were taken before.
     pub fn messages(&mut self) -> io::Result<crate::Messages> {
-        let (stream, layer) = self.layer.messages()?;
-        crate::Messages::new(stream, layer)
+        let (stream, layer) = self.layer().messages()?;
+        crate::Messages::new(stream, layer, (self.info.local_addr(), self.info.remote_addr()))
     }
 
     /// Returns the bare TCP stream of a plain pipe, of async-std or of smol. Nothing was read ahead, nothing waits to
@@ -49,7 +65,7 @@ impl Pipe {
     /// # Errors
     /// `Unsupported` for an encrypted pipe, and for one whose echo replies are not sent yet; the pipe is closed.
     pub fn into_tcp_stream(self) -> io::Result<crate::TcpStream> {
-        self.layer.check_bare()?;
+        self.layer().take_leave()?;
         crate::executor::wrap(self.stream)
     }
 
@@ -59,10 +75,32 @@ impl Pipe {
     /// # Errors
     /// As those of [`into_tcp_stream`](Self::into_tcp_stream).
     pub fn into_std(self) -> io::Result<TcpStream> {
-        self.layer.check_bare()?;
+        self.layer().take_leave()?;
         let stream = self.stream.into_inner()?;
         stream.set_nonblocking(false)?;
         Ok(stream)
+    }
+}
+
+fn lock(layer: &Mutex<Layer>) -> MutexGuard<'_, Layer> {
+    layer.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The echo service's task, which ends with this.
+#[derive(Debug)]
+struct Echo {
+    _held: async_channel::Sender<()>,
+}
+
+impl Echo {
+    fn spawn(socket: TcpStream, layer: &Arc<Mutex<Layer>>) -> Option<Self> {
+        let socket = Async::new_nonblocking(socket).ok()?;
+        let task = p2pd_async::echo::<crate::messages::AsyncIo>(socket, Arc::downgrade(layer));
+        let (held, gone) = async_channel::bounded::<()>(1);
+        crate::executor::spawn(futures_lite::future::or(task, async move {
+            let _ = gone.recv().await;
+        }));
+        Some(Echo { _held: held })
     }
 }
 
@@ -120,29 +158,31 @@ impl Pipe {
         work: impl FnOnce(&mut Layer, &mut Polled<'_, '_, '_>) -> io::Result<T>,
     ) -> Poll<io::Result<T>> {
         let writer = self.wakers.register(Half::Writer, cx);
-        polled(work(&mut self.layer, &mut Polled { stream: &mut self.stream, reader: None, writer }))
+        let mut layer = lock(&self.layer);
+        polled(work(&mut layer, &mut Polled { stream: &mut self.stream, reader: None, writer }))
     }
 }
 
 impl AsyncRead for Pipe {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<io::Result<usize>> {
         let this = &mut *self;
-        if this.layer.is_bare() {
+        let mut layer = lock(&this.layer);
+        if layer.is_bare() {
             let read = ready!(Pin::new(&mut this.stream).poll_read(cx, buf));
-            return Poll::Ready(this.layer.read_bare(read, buf.len()));
+            return Poll::Ready(layer.read_bare(read, buf.len()));
         }
         // Even if nothing waits to be sent now: a writer may leave something while this reader sleeps.
         let writer = this.wakers.register(Half::Reader, cx);
         let mut io = Polled { stream: &mut this.stream, reader: Some(cx), writer };
-        polled(this.layer.read(&mut io, buf))
+        polled(layer.read(&mut io, buf))
     }
 }
 
 impl AsyncWrite for Pipe {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
-        if self.layer.is_bare() {
+        if self.layer().is_bare() {
             let written = ready!(Pin::new(&mut self.stream).poll_write(cx, data));
-            return Poll::Ready(self.layer.explain(written));
+            return Poll::Ready(self.layer().explain(written));
         }
         self.writing(cx, |layer, io| layer.write(io, data))
     }

@@ -73,3 +73,29 @@ fn each_pipe_is_served_by_a_task_of_its_own() {
         zip(serving, asking).await;
     });
 }
+
+#[test]
+fn the_echo_service_answers_while_nobody_reads_and_keeps_what_it_heard() {
+    block_on(async {
+        let (a, b) =
+            (Node::bind(config()).await.unwrap(), Node::builder(config()).echo(true).bind().await.unwrap());
+        let to = b.address().await;
+        for mode in [PipeMode::Encrypted, PipeMode::Plain] {
+            let plan = Plan { mode, ..Plan::default() };
+            let (ours, theirs) = zip(a.connect_with(&to, plan), b.accept()).await;
+            let (mut ours, mut theirs) = (ours.unwrap(), theirs.unwrap());
+            ours.write_all(b"ECHO hello").await.unwrap();
+            ours.flush().await.unwrap();
+            let mut answer = [0; 5];
+            ours.read_exact(&mut answer).await.unwrap();
+            assert_eq!(&answer, b"hello", "{mode}");
+            ours.close().await.unwrap();
+            let mut heard = String::new();
+            theirs.read_to_string(&mut heard).await.unwrap();
+            assert_eq!(heard, "ECHO hello", "{mode}");
+            drop(theirs);
+            assert_eq!(ours.read(&mut answer).await.unwrap_or_default(), 0, "{mode}");
+        }
+        zip(a.shutdown(), b.shutdown()).await;
+    });
+}

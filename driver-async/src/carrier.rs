@@ -2,12 +2,13 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, Weak};
 
 use p2pd_sys::messages::{MAX_DATAGRAM, PipeOptions, Protocol, is_of_a_datagram};
+use socket2::SockRef;
 
 use crate::allocation::{Allocation, Inbound, Outbound};
-use crate::halves::Half;
+use crate::halves::{Half, with_socket};
 use crate::runtime::Runtime;
 
 /// A socket that a [`MessagePipe`](crate::MessagePipe) can be made of, however it came about.
@@ -23,6 +24,8 @@ pub enum Socket<R: Runtime> {
     Peer(Box<R::Pipe>),
     /// A relayed address at a TURN server.
     Relayed(Box<Allocation<R>>),
+    /// The messages beside a relayed pipe.
+    Beside(Box<R::Messages>),
 }
 
 /// Socket types of a runtime's programs that a pipe can be made of.
@@ -57,6 +60,7 @@ impl<R: Runtime> Socket<R> {
             Socket::Udp(socket, _) => address(R::udp_socket(socket).local_addr()?),
             Socket::Peer(pipe) => Ok(pipe.local_addr()),
             Socket::Relayed(allocation) => Ok(allocation.relayed_addr()),
+            Socket::Beside(messages) => Ok(R::ends(messages).0),
         }
     }
 
@@ -70,14 +74,15 @@ impl<R: Runtime> Socket<R> {
             Socket::Udp(_, remote) => Ok(*remote),
             Socket::Peer(pipe) => Ok(Some(pipe.remote_addr())),
             Socket::Relayed(_) => Ok(None),
+            Socket::Beside(messages) => Ok(Some(R::ends(messages).1)),
         }
     }
 
-    /// Returns the protocol; a pipe to a peer counts as TCP, a relayed address as UDP.
+    /// Returns the protocol; a pipe to a peer and the messages beside it count as TCP, a relayed address as UDP.
     pub(crate) fn protocol(&self) -> Protocol {
         match self {
             Socket::Udp(..) | Socket::Relayed(_) => Protocol::Udp,
-            Socket::Tcp(_) | Socket::Peer(_) => Protocol::Tcp,
+            Socket::Tcp(_) | Socket::Peer(_) | Socket::Beside(_) => Protocol::Tcp,
         }
     }
 
@@ -86,31 +91,38 @@ impl<R: Runtime> Socket<R> {
         match self {
             Socket::Tcp(stream) => options.set(Protocol::Tcp, R::tcp_socket(stream)),
             Socket::Udp(socket, _) => options.set(Protocol::Udp, R::udp_socket(socket)),
-            Socket::Peer(_) | Socket::Relayed(_) => Ok(()),
+            Socket::Peer(_) | Socket::Relayed(_) | Socket::Beside(_) => Ok(()),
         }
     }
 
-    pub(crate) fn split(self, reader_limit: usize) -> (Reader<R>, Writer<R>) {
+    pub(crate) fn split(self, reader_limit: usize) -> (Reader<R>, Writer<R>, Grip<R>) {
         let buffer = |len: usize| vec![0; len.max(1)];
         match self {
             Socket::Tcp(stream) => {
                 let stream = Arc::new(stream);
-                let from = Inner::Tcp(stream.clone());
-                (Reader { from, buffer: buffer(reader_limit) }, Writer::Tcp(stream))
+                let (from, grip) = (Inner::Tcp(stream.clone()), Grip::Tcp(Arc::downgrade(&stream)));
+                (Reader { from, buffer: buffer(reader_limit) }, Writer::Tcp(stream), grip)
             }
             Socket::Udp(socket, _) => {
                 let connected = connected::<R>(&socket);
                 let socket = Arc::new(socket);
-                let from = Inner::Udp(socket.clone());
-                (Reader { from, buffer: buffer(MAX_DATAGRAM) }, Writer::Udp(socket, connected))
+                let (from, grip) = (Inner::Udp(socket.clone()), Grip::Udp(Arc::downgrade(&socket)));
+                (Reader { from, buffer: buffer(MAX_DATAGRAM) }, Writer::Udp(socket, connected), grip)
             }
             Socket::Peer(pipe) => {
                 let [read, write] = Half::both(*pipe);
-                (Reader { from: Inner::Peer(read), buffer: buffer(reader_limit) }, Writer::Peer(write))
+                let (from, grip) = (Inner::Peer(read), Grip::Peer(write.downgrade()));
+                (Reader { from, buffer: buffer(reader_limit) }, Writer::Peer(write), grip)
             }
             Socket::Relayed(allocation) => {
                 let (inbound, outbound) = allocation.split();
-                (Reader { from: Inner::Relayed(inbound), buffer: Vec::new() }, Writer::Relayed(outbound))
+                let reader = Reader { from: Inner::Relayed(inbound), buffer: Vec::new() };
+                (reader, Writer::Relayed(outbound), Grip::None)
+            }
+            Socket::Beside(messages) => {
+                let messages = Arc::new(*messages);
+                let from = Inner::Beside(messages.clone());
+                (Reader { from, buffer: Vec::new() }, Writer::Beside(messages), Grip::None)
             }
         }
     }
@@ -122,6 +134,27 @@ pub(crate) fn address(of: socket2::SockAddr) -> io::Result<SocketAddr> {
 
 fn connected<R: Runtime>(socket: &R::Udp) -> Option<SocketAddr> {
     R::udp_socket(socket).peer_addr().ok()?.as_socket()
+}
+
+/// Socket of a pipe, as long as the pipe has it.
+#[derive(Debug)]
+pub(crate) enum Grip<R: Runtime> {
+    Tcp(Weak<R::Tcp>),
+    Udp(Weak<R::Udp>),
+    Peer(Weak<Mutex<R::Pipe>>),
+    /// A relayed address, or the messages beside a pipe, have no socket of their own.
+    None,
+}
+
+impl<R: Runtime> Grip<R> {
+    pub(crate) fn with<T>(&self, work: impl FnOnce(SockRef<'_>) -> T) -> Option<T> {
+        match self {
+            Grip::Tcp(stream) => Some(work(R::tcp_socket(&*stream.upgrade()?))),
+            Grip::Udp(socket) => Some(work(R::udp_socket(&*socket.upgrade()?))),
+            Grip::Peer(pipe) => with_socket::<R, T>(pipe, work),
+            Grip::None => None,
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -136,6 +169,7 @@ enum Inner<R: Runtime> {
     Udp(Arc<R::Udp>),
     Peer(Half<R>),
     Relayed(Inbound<R>),
+    Beside(Arc<R::Messages>),
 }
 
 /// Result of a read.
@@ -168,6 +202,15 @@ impl<R: Runtime> Reader<R> {
                 self.buffer = data;
                 return Ok(Read::Data(&self.buffer, Some(from)));
             }
+            Inner::Beside(messages) => match R::receive_message(messages).await {
+                // One of no bytes is a message, too.
+                Ok(data) => {
+                    self.buffer = data;
+                    return Ok(Read::Data(&self.buffer, None));
+                }
+                Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => 0,
+                Err(e) => return Err(e),
+            },
         };
         Ok(if len == 0 { Read::End } else { Read::Data(self.buffer.get(..len).unwrap_or_default(), None) })
     }
@@ -180,6 +223,7 @@ pub(crate) enum Writer<R: Runtime> {
     Udp(Arc<R::Udp>, Option<SocketAddr>),
     Peer(Half<R>),
     Relayed(Outbound<R>),
+    Beside(Arc<R::Messages>),
     /// The writer has ended, or failed within a message.
     Over,
 }
@@ -207,6 +251,7 @@ impl<R: Runtime> Writer<R> {
             }
             Writer::Peer(half) => half.write_all(data).await,
             Writer::Relayed(outbound) => outbound.send(to, data).await,
+            Writer::Beside(messages) => R::send_message(messages, data).await,
             Writer::Over => Err(io::ErrorKind::BrokenPipe.into()),
         }
     }
@@ -216,8 +261,13 @@ impl<R: Runtime> Writer<R> {
         match self {
             Writer::Tcp(stream) => R::tcp_socket(stream).shutdown(std::net::Shutdown::Write),
             Writer::Peer(half) => half.end().await,
-            Writer::Udp(..) | Writer::Relayed(_) | Writer::Over => Ok(()),
+            Writer::Udp(..) | Writer::Relayed(_) | Writer::Beside(_) | Writer::Over => Ok(()),
         }
+    }
+
+    /// Returns true if an error may have left a part of a message on its way, so that nothing may come behind it.
+    pub(crate) fn is_a_stream(&self) -> bool {
+        matches!(self, Writer::Tcp(_) | Writer::Peer(_))
     }
 
     /// Has the peer see that not all of it came: a reset, or on a pipe to a peer no end.

@@ -10,7 +10,9 @@ use std::task::{Poll, Waker};
 use std::time::Duration;
 
 use p2pd_core::pipe::subscriptions::Message;
-use p2pd_sys::messages::{Bound, Family, ListenError, ListenFailure, PipeOptions, Protocol, Target, combine};
+use p2pd_sys::messages::{
+    Bound, Family, ListenError, ListenFailure, PipeOptions, Protocol, Route, Target, combine,
+};
 
 use crate::carrier::{Socket, address};
 use crate::pipe::MessagePipe;
@@ -48,7 +50,7 @@ impl<R: Runtime> Daemon<R> {
         families: &[Family],
         options: &PipeOptions,
     ) -> Result<Self, ListenError> {
-        Self::listen_specific(&combine(targets, ports, protocols, families)?, options)
+        Self::listen(&combine(targets, ports, protocols, families)?, options)
     }
 
     /// Listens on each of these. All or nothing. Must be called within the runtime, as [`MessagePipe::open`].
@@ -59,6 +61,11 @@ impl<R: Runtime> Daemon<R> {
         wanted: &[(SocketAddr, Protocol)],
         options: &PipeOptions,
     ) -> Result<Self, ListenError> {
+        let wanted: Vec<_> = wanted.iter().map(|(at, protocol)| (Route::from(*at), *protocol)).collect();
+        Self::listen(&wanted, options)
+    }
+
+    fn listen(wanted: &[(Route, Protocol)], options: &PipeOptions) -> Result<Self, ListenError> {
         // First all sockets alone, which go at once if one fails; pipes have tasks that would hold them a while.
         let open = Bound::all(wanted, options)?;
         let mut daemon = Daemon {
@@ -69,9 +76,9 @@ impl<R: Runtime> Daemon<R> {
             max_clients: CLIENTS,
             turn: 0,
         };
-        for (bound, &(at, protocol)) in open.into_iter().zip(wanted) {
+        for (bound, &(route, protocol)) in open.into_iter().zip(wanted) {
             if let Err(why) = daemon.add(bound) {
-                return Err(ListenError { failed: vec![ListenFailure::Bind(at, protocol, why)] });
+                return Err(ListenError { failed: vec![ListenFailure::Bind(route.local(), protocol, why)] });
             }
         }
         Ok(daemon)

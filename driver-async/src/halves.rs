@@ -2,7 +2,9 @@
 
 use std::future::poll_fn;
 use std::io;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+
+use socket2::SockRef;
 
 use crate::runtime::Runtime;
 
@@ -16,6 +18,10 @@ impl<R: Runtime> Half<R> {
     pub(crate) fn both(pipe: R::Pipe) -> [Self; 2] {
         let pipe = Arc::new(Mutex::new(pipe));
         [Half { pipe: pipe.clone() }, Half { pipe }]
+    }
+
+    pub(crate) fn downgrade(&self) -> Weak<Mutex<R::Pipe>> {
+        Arc::downgrade(&self.pipe)
     }
 
     fn pipe(&self) -> MutexGuard<'_, R::Pipe> {
@@ -40,4 +46,14 @@ impl<R: Runtime> Half<R> {
     pub(crate) async fn end(&self) -> io::Result<()> {
         poll_fn(|cx| R::poll_end(&mut self.pipe(), cx)).await
     }
+}
+
+/// Gives the socket of a pipe to a function, while a half is left.
+pub(crate) fn with_socket<R: Runtime, T>(
+    pipe: &Weak<Mutex<R::Pipe>>,
+    work: impl FnOnce(SockRef<'_>) -> T,
+) -> Option<T> {
+    let pipe = pipe.upgrade()?;
+    let pipe = pipe.lock().unwrap_or_else(PoisonError::into_inner);
+    Some(work(R::pipe_socket(&pipe)))
 }

@@ -18,7 +18,9 @@
 mod allocation;
 mod carrier;
 mod daemon;
+mod echo;
 mod halves;
+mod network;
 mod open;
 mod pipe;
 mod read;
@@ -31,6 +33,7 @@ mod waiters;
 pub use allocation::Allocation;
 pub use carrier::{IntoSocket, Socket};
 pub use daemon::Daemon;
+pub use echo::echo;
 pub use pipe::{CallbackId, MessagePipe, RecvError, SendError};
 pub use runtime::Runtime;
 
@@ -40,6 +43,6 @@ pub use p2pd_core::pipe::subscriptions::{
 };
 #[doc(inline)]
 pub use p2pd_sys::messages::{
-    Destination, End, Family, ListenError, ListenFailure, OpenError, PipeOptions, Protocol, Route, Target,
-    TooManySubscriptions,
+    Destination, End, Family, IpRange, ListenError, ListenFailure, NetworkChange, OpenError, PipeOptions,
+    Protocol, Route, RouteEntry, RouteTable, Target, TooManySubscriptions,
 };

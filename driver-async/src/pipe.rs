@@ -9,9 +9,14 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use p2pd_core::pipe::subscriptions::{Message, Pattern, Queue, SubscriptionId};
-use p2pd_sys::messages::{Destination, End, OpenError, PipeOptions, Protocol, Route, TooManySubscriptions};
+use p2pd_sys::Card;
+use p2pd_sys::messages::{
+    Destination, End, NetworkChange, OpenError, PipeOptions, Protocol, Route, TooManySubscriptions,
+};
+use socket2::SockRef;
 
 use crate::carrier::{IntoSocket, Socket, Writer};
+use crate::network;
 use crate::read;
 use crate::runtime::Runtime;
 use crate::shared::{Child, OnEnd, OnMessage, Shared};
@@ -69,8 +74,8 @@ impl<R: Runtime> MessagePipe<R> {
         Self::new(Socket::Udp(R::udp(options.udp(route)?)?, None), options)
     }
 
-    /// Wraps a socket that exists: a connected TCP stream, a UDP socket, or a driver's pipe to a peer. Must be called
-    /// within the runtime, as [`open`](Self::open).
+    /// Wraps a socket that exists: a connected TCP stream, a UDP socket, a driver's pipe to a peer, or the messages
+    /// beside a relayed one. Must be called within the runtime, as [`open`](Self::open).
     ///
     /// # Errors
     /// Of `setsockopt`, or that a stream is not connected any more.
@@ -79,8 +84,8 @@ impl<R: Runtime> MessagePipe<R> {
         socket.set(options)?;
         let protocol = socket.protocol();
         let ends = (socket.local_addr()?, socket.remote_addr()?);
-        let (reader, writer) = socket.split(options.reader_limit);
-        let shared = Arc::new(Shared::new(protocol, ends, options, writer));
+        let (reader, writer, grip) = socket.split(options.reader_limit);
+        let shared = Arc::new(Shared::new(protocol, ends, options, (writer, grip)));
         let handle = Arc::new(Handle { shared: shared.clone() });
         R::spawn(read::run(shared, Arc::downgrade(&handle), reader));
         Ok(MessagePipe { handle })
@@ -99,6 +104,25 @@ impl<R: Runtime> MessagePipe<R> {
     /// Returns the destination; `None` for a UDP server.
     pub fn remote_addr(&self) -> Option<SocketAddr> {
         self.shared().remote
+    }
+
+    /// Returns the interface that has the local address, which takes about a millisecond. `None`: the pipe has all
+    /// addresses or a relayed one, or its address is gone.
+    pub fn interface(&self) -> Option<Card> {
+        p2pd_sys::card_of(self.local_addr())
+    }
+
+    /// Returns the source of this pipe: its local address, by its [`interface`](Self::interface). A
+    /// [`RouteTable`](p2pd_sys::messages::RouteTable) has the external addresses that it leads to.
+    pub fn route(&self) -> Route {
+        let route = Route::from(self.local_addr());
+        self.interface().map_or(route, |card| route.by(card.index))
+    }
+
+    /// Gives the socket to a function, for its options and its number. `None`: the pipe has ended, or it is a relayed
+    /// address, which has no socket. Reading or writing on the socket breaks the pipe.
+    pub fn with_socket<T>(&self, work: impl FnOnce(SockRef<'_>) -> T) -> Option<T> {
+        self.shared().socket.with(work)
     }
 
     /// Copies messages that match the first pattern, from senders whose `address:port` matches the second, into a queue
@@ -193,8 +217,7 @@ impl<R: Runtime> MessagePipe<R> {
                 return Err(SendError::Ended);
             }
             let sent = writer.send(data, to).await.map_err(|e| SendError::Failed(e.kind()));
-            if sent.is_err() && self.shared().protocol == Protocol::Tcp {
-                // A part of it may be on its way: nothing may come behind that.
+            if sent.is_err() && writer.is_a_stream() {
                 *writer = Writer::Over;
             }
             sent
@@ -257,17 +280,36 @@ impl<R: Runtime> MessagePipe<R> {
         id
     }
 
-    /// Takes a callback away, of either kind; one that is running is not stopped. Returns false if there is none of
+    /// Calls back whenever the machine's interfaces, addresses or default routes have changed, with the meaning for this
+    /// pipe, until its end. It is waited for before the next call. Each costs a socket of the system on Linux, and
+    /// elsewhere a comparison every 5 s.
+    pub fn on_network_change<F, T>(&self, callback: F) -> CallbackId
+    where
+        F: Fn(NetworkChange) -> T + Send + Sync + 'static,
+        T: Future<Output = ()> + Send + 'static,
+    {
+        let id = self.shared().change(|inbox| {
+            let id = inbox.id();
+            inbox.at_change.push(id);
+            id
+        });
+        R::spawn(network::run(self.handle.shared.clone(), id, callback));
+        id
+    }
+
+    /// Takes a callback away, of any kind; one that is running is not stopped. Returns false if there is none of
     /// this name.
     pub fn remove_callback(&self, id: CallbackId) -> bool {
         // What they hold may be this pipe, so they are dropped without the lock.
-        let (gone, ended) = self.shared().change(|inbox| {
+        let (gone, ended, unheard) = self.shared().change(|inbox| {
             let at = inbox.callbacks.iter().position(|(i, _)| *i == id);
             let gone = at.map(|at| inbox.callbacks.remove(at));
+            let at = inbox.at_change.iter().position(|i| *i == id);
+            let unheard = at.map(|at| inbox.at_change.remove(at)).is_some();
             let at = inbox.at_end.iter().position(|(i, _)| *i == id);
-            (gone, at.map(|at| inbox.at_end.remove(at)))
+            (gone, at.map(|at| inbox.at_end.remove(at)), unheard)
         });
-        gone.is_some() || ended.is_some()
+        gone.is_some() || ended.is_some() || unheard
     }
 
     /// Sends each message of this pipe to `other`'s destination until one of them ends; a UDP server has no

@@ -22,6 +22,8 @@ pub trait Runtime: Copy + fmt::Debug + Send + Sync + 'static {
     type Udp: fmt::Debug + Send + Sync + 'static;
     /// The driver's pipe to a peer.
     type Pipe: Deref<Target = PipeInfo> + fmt::Debug + Send + 'static;
+    /// The driver's messages beside a relayed pipe.
+    type Messages: fmt::Debug + Send + Sync + 'static;
 
     /// Runs a task until it ends. One that panics does no harm to others.
     fn spawn(task: impl Future<Output = ()> + Send + 'static);
@@ -43,6 +45,9 @@ pub trait Runtime: Copy + fmt::Debug + Send + Sync + 'static {
 
     /// Waits until [`outcome`](p2pd_sys::socket::outcome) has the outcome of a connect.
     fn connected(tcp: &Self::Tcp) -> impl Future<Output = io::Result<SocketAddr>> + Send;
+
+    /// Waits until there is something to read, an end included, and leaves it there.
+    fn peek(tcp: &Self::Tcp) -> impl Future<Output = io::Result<usize>> + Send;
 
     /// Reads as soon as there is something.
     fn read(tcp: &Self::Tcp, buffer: &mut [u8]) -> impl Future<Output = io::Result<usize>> + Send;
@@ -84,6 +89,9 @@ pub trait Runtime: Copy + fmt::Debug + Send + Sync + 'static {
         to: Option<SocketAddr>,
     ) -> impl Future<Output = io::Result<usize>> + Send;
 
+    /// The pipe's socket.
+    fn pipe_socket(pipe: &Self::Pipe) -> SockRef<'_>;
+
     /// Reads from a pipe.
     fn poll_read(pipe: &mut Self::Pipe, cx: &mut Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>>;
 
@@ -95,4 +103,13 @@ pub trait Runtime: Copy + fmt::Debug + Send + Sync + 'static {
 
     /// Ends our direction of a pipe.
     fn poll_end(pipe: &mut Self::Pipe, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
+
+    /// The two ends of the pipe that the messages are beside, ours first.
+    fn ends(messages: &Self::Messages) -> (SocketAddr, SocketAddr);
+
+    /// Sends a message, whole or not at all.
+    fn send_message(messages: &Self::Messages, data: &[u8]) -> impl Future<Output = io::Result<()>> + Send;
+
+    /// Receives the next message.
+    fn receive_message(messages: &Self::Messages) -> impl Future<Output = io::Result<Vec<u8>>> + Send;
 }

@@ -13,7 +13,7 @@ use async_lock::Mutex as AsyncMutex;
 use p2pd_core::pipe::subscriptions::{Message, Queue, SubscriptionId, Subscriptions, Unique};
 use p2pd_sys::messages::{End, PipeOptions, Protocol};
 
-use crate::carrier::Writer;
+use crate::carrier::{Grip, Writer};
 use crate::pipe::{CallbackId, MessagePipe, RecvError};
 use crate::runtime::Runtime;
 use crate::waiters::{Ticket, Waiters};
@@ -28,6 +28,7 @@ pub(crate) struct Shared<R: Runtime> {
     pub(crate) remote: Option<SocketAddr>,
     pub(crate) queue: Queue,
     pub(crate) no_close: bool,
+    pub(crate) socket: Grip<R>,
     inbox: Mutex<Inbox<R>>,
     closed: AtomicBool,
     pub(crate) writer: AsyncMutex<Writer<R>>,
@@ -39,6 +40,8 @@ pub(crate) struct Inbox<R: Runtime> {
     pub(crate) callbacks: Vec<(CallbackId, OnMessage<R>)>,
     pub(crate) children: Vec<Child<R>>,
     pub(crate) at_end: Vec<(CallbackId, OnEnd)>,
+    /// Callbacks at changes of the network, each of which has a task.
+    pub(crate) at_change: Vec<CallbackId>,
     /// Messages that were read while nobody wanted any.
     held: VecDeque<Message>,
     /// True if a peer's end is to be seen: on streams.
@@ -81,7 +84,7 @@ impl<R: Runtime> Shared<R> {
         protocol: Protocol,
         ends: (SocketAddr, Option<SocketAddr>),
         options: &PipeOptions,
-        writer: Writer<R>,
+        (writer, socket): (Writer<R>, Grip<R>),
     ) -> Self {
         let inbox = Inbox {
             subscriptions: Subscriptions::default(),
@@ -89,6 +92,7 @@ impl<R: Runtime> Shared<R> {
             callbacks: Vec::new(),
             children: Vec::new(),
             at_end: Vec::new(),
+            at_change: Vec::new(),
             held: VecDeque::new(),
             has_end: protocol == Protocol::Tcp,
             next: 0,
@@ -103,6 +107,7 @@ impl<R: Runtime> Shared<R> {
             remote: ends.1,
             queue: options.queue,
             no_close: options.no_close,
+            socket,
             inbox: Mutex::new(inbox),
             closed: AtomicBool::new(false),
             writer: AsyncMutex::new(writer),

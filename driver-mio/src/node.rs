@@ -15,7 +15,7 @@ use p2pd_core::{
 };
 use p2pd_sys::{Address, BindError, ConnectError, Engine};
 
-use crate::messages::Allocation;
+use crate::messages::{Allocation, RouteTable};
 use crate::names::Names;
 use crate::pipe::Pipe;
 use crate::reactor::{Mio, Whose};
@@ -303,6 +303,12 @@ impl Node {
     /// Returns the reports on the NATs in front of the interfaces so far, one for each.
     pub fn nats(&self) -> impl Iterator<Item = &NatReport> {
         self.engine.node().nats()
+    }
+
+    /// Returns which addresses of this machine lead out as which external addresses, as far as measured. Listing the
+    /// interfaces takes about a millisecond.
+    pub fn routes(&self) -> RouteTable {
+        RouteTable::measured(self.nats())
     }
 
     /// Returns the node's counters.

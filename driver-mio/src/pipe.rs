@@ -1,11 +1,12 @@
 //! Pipe to a peer, which a user reads from and writes to.
 
 use std::io::{self, Read, Write};
-use std::net::Shutdown;
+use std::net::{Shutdown, SocketAddr};
 use std::ops::Deref;
 
 use mio::net::TcpStream;
 use p2pd_sys::{Layer, PipeInfo, Start};
+use socket2::SockRef;
 
 use crate::source::delegate_source;
 
@@ -31,13 +32,17 @@ impl Pipe {
         Pipe { stream, info: PipeInfo::new(&start), layer: Layer::new(start, echo) }
     }
 
+    pub(crate) fn sock(&self) -> SockRef<'_> {
+        SockRef::from(&self.stream)
+    }
+
     /// The messages beside a relayed pipe, once.
     ///
     /// # Errors
     /// `Unsupported` for a pipe that was not relayed when it opened, `AlreadyExists` if they were taken before.
     pub fn messages(&mut self) -> io::Result<crate::Messages> {
         let (stream, layer) = self.layer.messages()?;
-        Ok(crate::Messages::new(TcpStream::from_std(stream), layer))
+        Ok(crate::Messages::new(TcpStream::from_std(stream), layer, self.ends()))
     }
 
     /// Returns the bare TCP stream of a plain pipe. Nothing was read ahead, nothing waits to be sent, and p2pd keeps no
@@ -77,7 +82,7 @@ impl Pipe<std::net::TcpStream> {
     pub fn messages(&mut self) -> io::Result<crate::Messages<std::net::TcpStream>> {
         let (stream, layer) = self.layer.messages()?;
         stream.set_nonblocking(false)?;
-        Ok(crate::Messages::new(stream, layer))
+        Ok(crate::Messages::new(stream, layer, self.ends()))
     }
 
     /// Returns the bare TCP stream of a plain pipe. Nothing was read ahead, nothing waits to be sent, and p2pd keeps no
@@ -106,6 +111,10 @@ impl Pipe<std::net::TcpStream> {
 }
 
 impl<S> Pipe<S> {
+    fn ends(&self) -> (SocketAddr, SocketAddr) {
+        (self.info.local_addr(), self.info.remote_addr())
+    }
+
     /// Returns true if something waits to be sent, for which the pipe has to become writable.
     pub fn wants_write(&self) -> bool {
         self.layer.waits()

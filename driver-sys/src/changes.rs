@@ -51,6 +51,18 @@ pub fn matters(mut messages: &[u8]) -> bool {
     false
 }
 
+/// Returns true if a read of [`changes`] failed because more came than the socket has room for.
+#[cfg(unix)]
+pub fn is_overflow(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(rustix::io::Errno::NOBUFS.raw_os_error())
+}
+
+/// Returns false: this system has no such socket.
+#[cfg(not(unix))]
+pub fn is_overflow(_: &io::Error) -> bool {
+    false
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use netdev::interface::ipv6_addr_flags::Ipv6AddrFlags;
 use netdev::interface::types::InterfaceType;
@@ -37,9 +37,16 @@ impl Card {
     pub fn gateway(&self, ip: IpAddr) -> Option<IpAddr> {
         self.gateways.iter().copied().find(|g| g.is_ipv4() == ip.is_ipv4())
     }
+
+    /// Returns true if the card has this address, in its zone.
+    pub fn has(&self, at: SocketAddr) -> bool {
+        let zone = if let SocketAddr::V6(at) = at { at.scope_id() } else { 0 };
+        let ip = at.ip().to_canonical();
+        (zone == 0 || zone == self.index) && self.addresses.iter().any(|(ours, _)| *ours == ip)
+    }
 }
 
-/// Returns the network cards that the system lists. The call takes about a millisecond (measured).
+/// Returns the network cards that the system lists, by index. The call takes about a millisecond (measured).
 pub fn cards() -> Vec<Card> {
     let kinds = links::kinds();
     let card = |card: netdev::Interface| {
@@ -57,7 +64,15 @@ pub fn cards() -> Vec<Card> {
             name: card.name,
         }
     };
-    netdev::get_interfaces().into_iter().map(card).collect()
+    let mut cards: Vec<Card> = netdev::get_interfaces().into_iter().map(card).collect();
+    // They come in another order each time.
+    cards.sort_by_key(|card| card.index);
+    cards
+}
+
+/// Returns the card that has this address.
+pub fn card_of(at: SocketAddr) -> Option<Card> {
+    cards().into_iter().find(|card| card.has(at))
 }
 
 /// Returns the kind of a card's link.

@@ -16,7 +16,7 @@ use p2pd_core::{
 use p2pd_sys::{Address, BindError, ConnectError, Engine, NameAnswer, NameCall};
 use tokio::sync::{Mutex, broadcast, mpsc, oneshot, watch};
 
-use crate::messages::Allocation;
+use crate::messages::{Allocation, RouteTable};
 use crate::pipe::Pipe;
 use crate::reactor::Tokio;
 use crate::run::{self, Command, Outputs};
@@ -38,7 +38,8 @@ struct Inner {
     id: NodeId,
     commands: mpsc::UnboundedSender<Command>,
     accepted: Mutex<mpsc::Receiver<Pipe>>,
-    notices: broadcast::Sender<Notice>,
+    /// Weak, so that notices end with the node and not with its last handle.
+    notices: broadcast::WeakSender<Notice>,
     address: watch::Receiver<Address>,
     tokens: AtomicU64,
     turned_away: Arc<AtomicU64>,
@@ -53,8 +54,8 @@ pub struct Builder {
 
 impl Builder {
     /// Turns the echo service of the P2PD documents on or off. It is for pipes that peers open: a message `ECHO ` with
-    /// a payload is answered with the payload. It works while the pipe is being read, and the message is delivered to
-    /// the reader as well. Default: off.
+    /// a payload is answered with the payload. It answers also while nobody reads, of
+    /// whom it keeps up to 64 KiB, and the message is delivered to the reader as well. Default: off.
     pub fn echo(mut self, on: bool) -> Self {
         self.echo = on;
         self
@@ -88,13 +89,9 @@ impl Builder {
         let (notices, _) = broadcast::channel(NOTICE_QUEUE);
         let (known, address) = watch::channel(engine.address().clone());
         let turned_away = Arc::new(AtomicU64::new(0));
-        let outputs = Outputs {
-            accept,
-            turned_away: turned_away.clone(),
-            notices: notices.clone(),
-            address: known,
-            echo: self.echo,
-        };
+        let outputs =
+            Outputs { accept, turned_away: turned_away.clone(), notices, address: known, echo: self.echo };
+        let notices = outputs.notices.downgrade();
         tokio::spawn(run::run(engine, command_queue, answers, outputs));
         let (accepted, tokens) = (Mutex::new(accepted), AtomicU64::new(0));
         let inner = Inner { id, commands, accepted, notices, address, tokens, turned_away };
@@ -247,9 +244,9 @@ impl Node {
     }
 
     /// News from now on: progress of connects, state of brokers, questions. A reader that is 1,024 notices
-    /// behind loses the oldest and is told so.
+    /// behind loses the oldest and is told so. They end with the node.
     pub fn notices(&self) -> broadcast::Receiver<Notice> {
-        self.inner.notices.subscribe()
+        self.inner.notices.upgrade().unwrap_or_else(|| broadcast::channel(1).0).subscribe()
     }
 
     /// Answers [`Notice::Ask`]: whether this peer may have a pipe.
@@ -305,6 +302,12 @@ impl Node {
             return Vec::new();
         }
         nats.await.unwrap_or_default()
+    }
+
+    /// Returns which addresses of this machine lead out as which external addresses, as the node has measured them. Waits
+    /// as [`nats`](Self::nats).
+    pub async fn routes(&self) -> RouteTable {
+        RouteTable::measured(&self.nats().await)
     }
 
     /// Returns the node's counters; `None` once it was shut down.

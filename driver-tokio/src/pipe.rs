@@ -3,9 +3,11 @@
 use std::io::{self, Read, Write};
 use std::ops::Deref;
 use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 
 use p2pd_sys::{Half, Layer, PipeInfo, Start, Wakers};
+use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
@@ -23,14 +25,28 @@ use tokio::net::TcpStream;
 pub struct Pipe {
     stream: TcpStream,
     info: PipeInfo,
-    layer: Layer,
+    /// The echo service's task has it, too.
+    layer: Arc<Mutex<Layer>>,
     wakers: Wakers,
+    _echo: Option<Echo>,
 }
 
 impl Pipe {
     pub(crate) fn new(stream: TcpStream, start: Start, echo: bool) -> Self {
         let info = PipeInfo::new(&start);
-        Pipe { stream, info, layer: Layer::new(start, echo), wakers: Wakers::default() }
+        let layer = Arc::new(Mutex::new(Layer::new(start, echo)));
+        // Without a duplicate the service answers while the pipe is read.
+        let duplicate = if echo { SockRef::from(&stream).try_clone().ok() } else { None };
+        let _echo = duplicate.and_then(|socket| Echo::spawn(socket.into(), &layer));
+        Pipe { stream, info, layer, wakers: Wakers::default(), _echo }
+    }
+
+    fn layer(&self) -> MutexGuard<'_, Layer> {
+        lock(&self.layer)
+    }
+
+    pub(crate) fn socket(&self) -> SockRef<'_> {
+        SockRef::from(&self.stream)
     }
 
     /// The messages beside a relayed pipe, once.
@@ -38,8 +54,8 @@ impl Pipe {
     /// # Errors
     /// `Unsupported` for a pipe that was not relayed when it opened, `AlreadyExists` if they were taken before.
     pub fn messages(&mut self) -> io::Result<crate::Messages> {
-        let (stream, layer) = self.layer.messages()?;
-        crate::Messages::new(stream, layer)
+        let (stream, layer) = self.layer().messages()?;
+        crate::Messages::new(stream, layer, (self.info.local_addr(), self.info.remote_addr()))
     }
 
     /// Returns the bare TCP stream of a plain pipe. Nothing was read ahead, nothing waits to be sent, and p2pd keeps no
@@ -48,7 +64,8 @@ impl Pipe {
     /// # Errors
     /// Gives an encrypted pipe back, and one whose echo replies are not sent yet.
     pub fn into_tcp_stream(self) -> Result<TcpStream, Box<Pipe>> {
-        if self.layer.may_leave() { Ok(self.stream) } else { Err(Box::new(self)) }
+        let leaves = self.layer().take_leave();
+        if leaves.is_ok() { Ok(self.stream) } else { Err(Box::new(self)) }
     }
 
     /// Returns the bare stream as [`into_tcp_stream`](Self::into_tcp_stream) does, as a blocking stream of the standard
@@ -57,7 +74,7 @@ impl Pipe {
     /// # Errors
     /// `Unsupported` for an encrypted pipe, and for one whose echo replies are not sent yet; the pipe is closed.
     pub fn into_std(self) -> io::Result<std::net::TcpStream> {
-        self.layer.check_bare()?;
+        self.layer().take_leave()?;
         let stream = self.stream.into_std()?;
         stream.set_nonblocking(false)?;
         Ok(stream)
@@ -70,6 +87,28 @@ impl Pipe {
 impl std::os::fd::AsFd for Pipe {
     fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
         self.stream.as_fd()
+    }
+}
+
+fn lock(layer: &Mutex<Layer>) -> MutexGuard<'_, Layer> {
+    layer.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The echo service's task, which ends with this.
+#[derive(Debug)]
+struct Echo(tokio::task::AbortHandle);
+
+impl Echo {
+    fn spawn(socket: std::net::TcpStream, layer: &Arc<Mutex<Layer>>) -> Option<Self> {
+        let socket = TcpStream::from_std(socket).ok()?;
+        let task = p2pd_async::echo::<crate::messages::Tokio>(socket, Arc::downgrade(layer));
+        Some(Echo(tokio::spawn(task).abort_handle()))
+    }
+}
+
+impl Drop for Echo {
+    fn drop(&mut self) {
+        self.0.abort();
     }
 }
 
@@ -128,7 +167,8 @@ impl Pipe {
         work: impl FnOnce(&mut Layer, &mut Polled<'_, '_, '_>) -> io::Result<T>,
     ) -> Poll<io::Result<T>> {
         let writer = self.wakers.register(Half::Writer, cx);
-        polled(work(&mut self.layer, &mut Polled { stream: &mut self.stream, reader: None, writer }))
+        let mut layer = lock(&self.layer);
+        polled(work(&mut layer, &mut Polled { stream: &mut self.stream, reader: None, writer }))
     }
 }
 
@@ -139,15 +179,16 @@ impl AsyncRead for Pipe {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let this = &mut *self;
-        if this.layer.is_bare() {
+        let mut layer = lock(&this.layer);
+        if layer.is_bare() {
             let room = buf.remaining();
             let read = ready!(Pin::new(&mut this.stream).poll_read(cx, buf)).map(|()| room - buf.remaining());
-            return Poll::Ready(this.layer.read_bare(read, room).map(drop));
+            return Poll::Ready(layer.read_bare(read, room).map(drop));
         }
         // Even if nothing waits to be sent now: a writer may leave something while this reader sleeps.
         let writer = this.wakers.register(Half::Reader, cx);
         let mut io = Polled { stream: &mut this.stream, reader: Some(cx), writer };
-        let n = ready!(polled(this.layer.read(&mut io, buf.initialize_unfilled())))?;
+        let n = ready!(polled(layer.read(&mut io, buf.initialize_unfilled())))?;
         buf.advance(n);
         Poll::Ready(Ok(()))
     }
@@ -155,9 +196,9 @@ impl AsyncRead for Pipe {
 
 impl AsyncWrite for Pipe {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
-        if self.layer.is_bare() {
+        if self.layer().is_bare() {
             let written = ready!(Pin::new(&mut self.stream).poll_write(cx, data));
-            return Poll::Ready(self.layer.explain(written));
+            return Poll::Ready(self.layer().explain(written));
         }
         self.writing(cx, |layer, io| layer.write(io, data))
     }

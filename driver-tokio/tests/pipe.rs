@@ -166,6 +166,50 @@ async fn the_echo_service_answers_and_delivers() {
 }
 
 #[tokio::test]
+async fn the_echo_service_answers_while_nobody_reads_and_keeps_what_it_heard() {
+    for mode in BOTH {
+        let (_a, _b, mut ours, mut theirs) = pair(mode, true).await;
+        let mut buffer = [0; 64];
+        for text in ["ECHO one", "ECHO and another"] {
+            ours.write_all(text.as_bytes()).await.unwrap();
+            ours.flush().await.unwrap();
+            let n = timeout(LONG, ours.read(&mut buffer)).await.unwrap().unwrap();
+            assert_eq!(&buffer[..n], &text.as_bytes()[5..], "{mode}");
+        }
+        // The reader that comes late misses nothing, and is answered to as before.
+        let mut heard = [0; 24];
+        theirs.read_exact(&mut heard).await.unwrap();
+        assert_eq!(&heard[..], b"ECHO oneECHO and another", "{mode}");
+        let (sent, read) = tokio::join!(ours.write_all(b"ECHO again"), theirs.read(&mut buffer));
+        sent.unwrap();
+        assert_eq!(&buffer[..read.unwrap()], b"ECHO again", "{mode}");
+        let n = timeout(LONG, ours.read(&mut buffer)).await.unwrap().unwrap();
+        assert_eq!(&buffer[..n], b"again", "{mode}");
+        ours.shutdown().await.unwrap();
+        let mut rest = Vec::new();
+        timeout(LONG, theirs.read_to_end(&mut rest)).await.unwrap().unwrap();
+        assert_eq!(rest, b"", "{mode}");
+    }
+}
+
+#[tokio::test]
+async fn nobody_is_read_without_end_for_the_echo_service_and_a_dropped_pipe_ends() {
+    for mode in BOTH {
+        let (_a, _b, mut ours, mut theirs) = pair(mode, true).await;
+        // More than is read ahead and than sockets hold.
+        let flood = vec![7; 32 << 20];
+        let sent = timeout(Duration::from_secs(2), ours.write_all(&flood)).await;
+        assert!(sent.is_err(), "{mode}: somebody has read 32 MiB for nobody");
+        let mut buffer = vec![0; 1 << 20];
+        let n = timeout(LONG, theirs.read(&mut buffer)).await.unwrap().unwrap();
+        assert!(n > 0 && buffer[..n].iter().all(|byte| *byte == 7), "{mode}");
+        drop(theirs);
+        let ended = timeout(LONG, async { while ours.read(&mut buffer).await.is_ok_and(|n| n > 0) {} }).await;
+        assert!(ended.is_ok(), "{mode}");
+    }
+}
+
+#[tokio::test]
 async fn a_pipe_with_echo_that_has_ended_its_own_direction_goes_on_reading() {
     for mode in BOTH {
         let (_a, _b, mut ours, mut theirs) = pair(mode, true).await;

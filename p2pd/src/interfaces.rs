@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use p2pd_core::StunServer;
 use p2pd_core::io::LinkKind;
 use p2pd_sys::Card;
+use p2pd_sys::messages::{IpRange, RouteEntry, RouteTable};
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
@@ -34,7 +35,8 @@ pub(crate) async fn run(config: Option<&Path>, say: Say) -> ExitCode {
         say.waiting("asking what the internet sees");
         ask(&mut listed, &stun).await;
     }
-    if say.interfaces(&listed) { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    let routes = if stun.is_empty() { RouteTable::default() } else { routes(&listed) };
+    if say.interfaces(&listed, &routes) { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 /// Asks for all addresses at once.
@@ -51,6 +53,35 @@ async fn ask(listed: &mut [Listed], stun: &[StunServer]) {
     while let Some(Ok((n, k, found))) = asked.join_next().await {
         listed[n].seen[k] = found;
     }
+}
+
+fn routes(listed: &[Listed]) -> RouteTable {
+    let cards: Vec<Card> = listed.iter().map(|listed| listed.card.clone()).collect();
+    let each = listed.iter().flat_map(|listed| listed.card.addresses.iter().zip(&listed.seen));
+    let seen: Vec<(IpAddr, IpAddr)> = each.filter_map(|((ip, _), seen)| Some((*ip, (*seen)?))).collect();
+    RouteTable::new(&cards, |ip| seen.iter().find(|(ours, _)| *ours == ip).map(|(_, seen)| *seen))
+}
+
+/// A route in the form of P2PD's documents.
+pub(crate) fn route(row: &RouteEntry) -> Value {
+    let nic: Vec<Value> = row.nic.iter().map(|of| range(*of)).collect();
+    json!({"af": af(row.source), "nic_ips": nic, "ext_ips": [range(row.ext)]})
+}
+
+/// The same with its interface.
+pub(crate) fn listed_route(row: &RouteEntry) -> Value {
+    let mut json = route(row);
+    json["if"] = json!({"name": row.interface, "index": row.index});
+    json
+}
+
+pub(crate) fn range(range: IpRange) -> Value {
+    json!({"af": af(range.first()), "cidr": range.prefix(), "ip": range.first().to_string()})
+}
+
+/// Number of the address family in P2PD's documents, which is Linux' one on every system.
+pub(crate) fn af(ip: IpAddr) -> u8 {
+    if ip.is_ipv4() { 2 } else { 10 }
 }
 
 fn is_link_local(ip: IpAddr) -> bool {

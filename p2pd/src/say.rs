@@ -11,12 +11,13 @@ use p2pd_core::nat::{Mapping, NatReport, NatType, Verdict};
 use p2pd_core::portmap::{Event, Listed as Entry, Protocol};
 use p2pd_core::text::shown;
 use p2pd_core::{Name, NameNews, NodeId, Notice, PeerAddress, PortState, Strategy, StrategyReport};
+use p2pd_sys::messages::RouteTable;
 use p2pd_tokio::{ConnectError, Pipe};
 use serde_json::json;
 
 use crate::clock::{self, Told};
 use crate::demo::Row;
-use crate::interfaces::Listed;
+use crate::interfaces::{Listed, listed_route};
 use crate::invitation::Invitation;
 use crate::print::{self, tell, tell_program};
 use crate::server::{Relaying, Running};
@@ -292,10 +293,16 @@ impl Say {
         );
     }
 
-    /// The machine's interfaces: to standard output for people.
+    /// The machine's interfaces and routes: to standard output for people.
     #[must_use]
-    pub(crate) fn interfaces(self, listed: &[Listed]) -> bool {
+    pub(crate) fn interfaces(self, listed: &[Listed], routes: &RouteTable) -> bool {
+        let event = |row| {
+            let mut event = listed_route(row);
+            event["event"] = "route".into();
+            event
+        };
         listed.iter().all(|card| self.result(|| card.event(), || card.text()))
+            && routes.iter().all(|row| self.result(|| event(row), || format!("route {row}")))
     }
 
     /// Tells how far the clock is off: to standard output for people.

@@ -124,6 +124,16 @@ impl fmt::Debug for TurnCredential {
     }
 }
 
+impl TurnServer {
+    /// Reads an entry of a list's `[[turn]]` as JSON, with the same keys and rules; it may name no file.
+    ///
+    /// # Errors
+    /// Says what is wrong with it. Its values are not repeated.
+    pub fn from_json(text: &str) -> Result<Self, String> {
+        format::turn_entry(text)
+    }
+}
+
 impl Servers {
     /// Reads a list from a file, and from files in its folder that it names; nothing else is opened or run.
     ///

@@ -20,6 +20,7 @@ use smallvec::SmallVec;
 pub use parse::{AddressError, AddressErrorKind, Field, Section};
 
 use crate::nat::{Delta, NatType};
+use crate::node::admission::reach::{Reach, reach};
 
 /// Most bytes of an address's text.
 pub const MAX_TEXT: usize = 1024;
@@ -183,6 +184,11 @@ pub(crate) fn is_link_local(ip: IpAddr) -> bool {
         IpAddr::V4(ip) => ip.is_link_local(),
         IpAddr::V6(ip) => ip.is_unicast_link_local(),
     }
+}
+
+/// Returns true if this is an address of the internet, as everybody reaches it: none of RFC 6890's for other purposes.
+pub fn is_internet(ip: IpAddr) -> bool {
+    reach(ip, &[]) == Reach::Internet
 }
 
 /// Returns true if a packet to this address goes to one host.

@@ -66,6 +66,12 @@ pub struct NatReport {
 }
 
 impl NatReport {
+    /// Returns the external address of the interface: what STUN servers over UDP agree on, else what the survey saw.
+    pub fn external(&self) -> Option<IpAddr> {
+        let believed = self.answers.iter().find(|answer| answer.believed).and_then(|answer| answer.said);
+        believed.or(self.mapped.map(|at| at.ip()))
+    }
+
     /// Creates the report of an interface about which nothing is measured yet.
     pub(super) fn new(local: IpAddr) -> Self {
         NatReport {

@@ -24,9 +24,9 @@ pub mod stun;
 
 #[doc(inline)]
 pub use p2pd_async::{
-    CallbackId, Destination, End, Family, IntoSocket, ListenError, ListenFailure, MAX_SUBSCRIPTIONS, Message,
-    OpenError, Overflow, Pattern, PatternError, PipeOptions, Protocol, Queue, RecvError, Route, SendError,
-    SubscriptionId, Target, TooManySubscriptions,
+    CallbackId, Destination, End, Family, IntoSocket, IpRange, ListenError, ListenFailure, MAX_SUBSCRIPTIONS,
+    Message, NetworkChange, OpenError, Overflow, Pattern, PatternError, PipeOptions, Protocol, Queue,
+    RecvError, Route, RouteEntry, RouteTable, SendError, SubscriptionId, Target, TooManySubscriptions,
 };
 pub use runtime::AsyncIo;
 

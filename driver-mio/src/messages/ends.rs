@@ -100,7 +100,7 @@ impl Pipes {
                 open.reset();
                 open.end
             }
-            State::Opening(_) | State::Listening(_) => None,
+            State::Opening(_) | State::Listening(_) | State::Watching(_) => None,
         };
         if let Some(end) = end
             && known.is_none()
@@ -166,6 +166,9 @@ impl Pipes {
             State::Open(open) | State::Leaving(open) => self.registry.deregister(&mut open.socket),
             State::Listening(listener) => self.registry.deregister(listener),
             State::Opening(opening) => opening.deregister(&self.registry),
+            State::Watching(socket) => {
+                socket.as_mut().map_or(Ok(()), |socket| self.registry.deregister(socket))
+            }
         };
         self.names.cancel(id);
         self.tokens.give_back(entry.token);

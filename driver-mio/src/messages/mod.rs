@@ -42,6 +42,7 @@
 //! [`Overflow::StopReading`] is full. Then a TCP peer has to wait, and the system drops datagrams.
 
 mod ends;
+mod network;
 mod opening;
 mod pipe;
 mod pipes;
@@ -62,5 +63,6 @@ pub use p2pd_core::pipe::subscriptions::{
 };
 #[doc(inline)]
 pub use p2pd_sys::messages::{
-    Destination, End, Family, ListenError, ListenFailure, OpenError, PipeOptions, Protocol, Route, Target,
+    Destination, End, Family, IpRange, ListenError, ListenFailure, NetworkChange, OpenError, PipeOptions,
+    Protocol, Route, RouteEntry, RouteTable, Target,
 };

@@ -5,8 +5,9 @@ use std::net::SocketAddr;
 use std::time::Instant;
 
 use mio::Token;
-use mio::net::TcpListener;
+use mio::net::{TcpListener, TcpStream};
 use p2pd_core::pipe::subscriptions::{Subscriptions, Unique};
+use p2pd_sys::messages::network::NetworkWatch;
 use p2pd_sys::messages::{End, PipeOptions, Protocol};
 
 use super::opening::Opening;
@@ -30,6 +31,8 @@ pub(super) struct Entry {
     /// Pipes to which all messages of this one are sent. `sources` are the pipes that send to this one.
     pub(super) links: Vec<Link>,
     pub(super) sources: Vec<PipeId>,
+    /// Network as the pipe saw it last, if its user wants to hear of changes.
+    pub(super) network: Option<NetworkWatch>,
     /// True if there may be something to read.
     pub(super) readable: bool,
     /// True while the pipe waits for its turn.
@@ -45,6 +48,8 @@ pub(super) enum State {
     /// The user is done with it, but not all of it is sent.
     Leaving(Open),
     Listening(TcpListener),
+    /// Not a pipe: the socket that tells of changes of the network, where the system has one.
+    Watching(Option<TcpStream>),
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -66,6 +71,7 @@ impl Entry {
             unheard: 0,
             links: Vec::new(),
             sources: Vec::new(),
+            network: None,
             // The loop tells of what came before it watched, too.
             readable: false,
             queued: false,
@@ -154,8 +160,7 @@ impl Open {
                 Ok(())
             }
             Err(e) => {
-                if self.protocol == Protocol::Tcp {
-                    // A part of it may be on its way: nothing may come behind that.
+                if self.socket.is_a_stream() {
                     self.ours = Ours::Over;
                 }
                 Err(e)

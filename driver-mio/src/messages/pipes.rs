@@ -10,7 +10,9 @@ use std::time::{Duration, Instant};
 use mio::event::{Event, Source};
 use mio::{Interest, Registry, Token};
 use p2pd_core::pipe::subscriptions::{Message, Pattern, Queue, SubscriptionId};
-use p2pd_sys::messages::{Destination, End, OpenError, PipeOptions, Protocol, Route};
+use p2pd_sys::Card;
+use p2pd_sys::messages::{Destination, End, NetworkChange, OpenError, PipeOptions, Protocol, Route};
+use socket2::SockRef;
 
 use super::pipe::{Entry, Link, Open, State};
 use super::socket::Socket;
@@ -40,6 +42,8 @@ pub enum News {
     Message(PipeId, Message),
     /// A pipe that had no room for a message has it again.
     Writable(PipeId),
+    /// The machine's network has changed, for a pipe that [watches](Pipes::watch_network) it.
+    Network(PipeId, NetworkChange),
     /// The reading of a pipe has ended. The pipe stays until it is closed, but for one that is [joined](Pipes::join).
     Ended(PipeId, End),
 }
@@ -63,6 +67,8 @@ pub struct Pipes {
     pub(super) buffer: Vec<u8>,
     /// Listeners that wait for a token.
     pub(super) crowded: Vec<PipeId>,
+    /// The source of news of the network, once a pipe watches it.
+    pub(super) network: Option<PipeId>,
 }
 
 impl Pipes {
@@ -82,6 +88,7 @@ impl Pipes {
             news: VecDeque::new(),
             buffer: Vec::new(),
             crowded: Vec::new(),
+            network: None,
         })
     }
 
@@ -192,6 +199,25 @@ impl Pipes {
     /// Returns the destination of a pipe; `None` for a UDP server, while the pipe opens, and for one that is not there.
     pub fn remote_addr(&self, pipe: PipeId) -> Option<SocketAddr> {
         self.open_one(pipe)?.remote
+    }
+
+    /// Returns the interface that has a pipe's local address, which takes about a millisecond. `None`: the pipe has all
+    /// addresses or a relayed one, or its address is gone.
+    pub fn interface(&self, pipe: PipeId) -> Option<Card> {
+        p2pd_sys::card_of(self.local_addr(pipe)?)
+    }
+
+    /// Returns the source of a pipe: its local address, by its [`interface`](Self::interface). A
+    /// [`RouteTable`](super::RouteTable) has the external addresses that it leads to.
+    pub fn route(&self, pipe: PipeId) -> Option<Route> {
+        let route = Route::from(self.local_addr(pipe)?);
+        Some(self.interface(pipe).map_or(route, |card| route.by(card.index)))
+    }
+
+    /// Gives a pipe's socket to a function, for its options and its number. `None`: the pipe is not open, or it is a
+    /// relayed address, which has no socket. Reading or writing on the socket breaks the pipe.
+    pub fn with_socket<T>(&self, pipe: PipeId, work: impl FnOnce(SockRef<'_>) -> T) -> Option<T> {
+        self.open_one(pipe)?.socket.sock().map(work)
     }
 
     /// Copies messages that match the first pattern, from senders whose `address:port` matches the second, into a queue
@@ -305,7 +331,9 @@ impl Pipes {
         match self.each.get_mut(&pipe).map(|entry| &mut entry.state) {
             Some(State::Open(open)) => Ok(open),
             Some(State::Opening(_)) => Err(io::ErrorKind::WouldBlock.into()),
-            Some(State::Leaving(_) | State::Listening(_)) | None => Err(io::ErrorKind::NotFound.into()),
+            Some(State::Leaving(_) | State::Listening(_) | State::Watching(_)) | None => {
+                Err(io::ErrorKind::NotFound.into())
+            }
         }
     }
 

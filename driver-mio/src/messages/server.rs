@@ -7,7 +7,9 @@ use std::time::{Duration, Instant};
 
 use mio::Interest;
 use mio::net::{TcpListener, TcpStream, UdpSocket};
-use p2pd_sys::messages::{Bound, Family, ListenError, ListenFailure, PipeOptions, Protocol, Target, combine};
+use p2pd_sys::messages::{
+    Bound, Family, ListenError, ListenFailure, PipeOptions, Protocol, Route, Target, combine,
+};
 
 use super::pipe::State;
 use super::pipes::{News, Pipes};
@@ -47,7 +49,7 @@ impl Pipes {
         families: &[Family],
         options: &PipeOptions,
     ) -> Result<Vec<Listening>, ListenError> {
-        self.listen_specific(&combine(targets, ports, protocols, families)?, options)
+        self.listen_on(&combine(targets, ports, protocols, families)?, options)
     }
 
     /// Listens on each of these. All or nothing.
@@ -59,16 +61,27 @@ impl Pipes {
         wanted: &[(SocketAddr, Protocol)],
         options: &PipeOptions,
     ) -> Result<Vec<Listening>, ListenError> {
+        let wanted: Vec<_> = wanted.iter().map(|(at, protocol)| (Route::from(*at), *protocol)).collect();
+        self.listen_on(&wanted, options)
+    }
+
+    fn listen_on(
+        &mut self,
+        wanted: &[(Route, Protocol)],
+        options: &PipeOptions,
+    ) -> Result<Vec<Listening>, ListenError> {
         let open = Bound::all(wanted, options)?;
         let mut all: Vec<Listening> = Vec::with_capacity(open.len());
-        for (bound, &(at, protocol)) in open.into_iter().zip(wanted) {
+        for (bound, &(route, protocol)) in open.into_iter().zip(wanted) {
             match self.listen(bound, options) {
                 Ok(listening) => all.push(listening),
                 Err(why) => {
                     for listening in all {
                         self.close(listening.pipe);
                     }
-                    return Err(ListenError { failed: vec![ListenFailure::Bind(at, protocol, why)] });
+                    return Err(ListenError {
+                        failed: vec![ListenFailure::Bind(route.local(), protocol, why)],
+                    });
                 }
             }
         }

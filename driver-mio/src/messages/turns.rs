@@ -19,6 +19,7 @@ impl Pipes {
         match &mut entry.state {
             State::Opening(_) => self.dialled(id),
             State::Listening(_) => self.accept(id),
+            State::Watching(_) => self.hear_of_network(id),
             State::Leaving(open) => {
                 if open.flush() {
                     self.remove(id);
@@ -45,6 +46,7 @@ impl Pipes {
             Some(State::Opening(_)) => self.opening_is_late(id),
             Some(State::Leaving(_)) => self.remove(id),
             Some(State::Listening(_)) => self.queue(id),
+            Some(State::Watching(_)) => self.compare_network(id),
             Some(State::Open(_)) | None => {}
         }
     }
@@ -74,7 +76,7 @@ impl Pipes {
             if open.end.is_some() {
                 return;
             }
-            let most = if open.protocol == Protocol::Udp { MAX_DATAGRAM } else { limit };
+            let most = if open.socket.is_a_stream() { limit } else { MAX_DATAGRAM };
             if self.buffer.len() < most {
                 self.buffer.resize(most, 0);
             }

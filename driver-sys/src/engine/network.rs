@@ -9,7 +9,7 @@ use p2pd_core::io::Interface;
 use p2pd_core::{Instant, Interfaces, SockId};
 
 use super::Reactor;
-use crate::changes::{changes, matters};
+use crate::changes::{changes, is_overflow, matters};
 use crate::interfaces::interfaces_now;
 
 /// The socket that tells of changes has this id, which the core never hears of.
@@ -144,14 +144,4 @@ impl<R: Reactor> fmt::Debug for Network<R> {
             .field("due", &self.due)
             .finish_non_exhaustive()
     }
-}
-
-#[cfg(unix)]
-fn is_overflow(error: &io::Error) -> bool {
-    error.raw_os_error() == Some(rustix::io::Errno::NOBUFS.raw_os_error())
-}
-
-#[cfg(not(unix))]
-fn is_overflow(_: &io::Error) -> bool {
-    false
 }

@@ -3,6 +3,11 @@
 use std::fmt;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::num::NonZeroU32;
+
+use socket2::SockRef;
+
+use crate::socket::leave_by;
 
 /// Addresses of a name that are tried.
 const MAX_ADDRESSES: usize = 4;
@@ -45,39 +50,71 @@ impl Family {
     }
 }
 
-/// Source of a pipe: a local address and port. Its family is the family of the destination.
+/// Source of a pipe: a local address and port, and perhaps the interface by which it leaves. Its family is the family
+/// of the destination.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct Route {
     local: SocketAddr,
+    interface: Option<NonZeroU32>,
 }
 
 impl Route {
     /// Route by IPv4, from the address and port that the system chooses.
-    pub const V4: Route = Route { local: SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0) };
+    pub const V4: Route =
+        Route { local: SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0), interface: None };
     /// Route by IPv6, from the address and port that the system chooses.
-    pub const V6: Route = Route { local: SocketAddr::new(IpAddr::V6(Ipv6Addr::UNSPECIFIED), 0) };
+    pub const V6: Route =
+        Route { local: SocketAddr::new(IpAddr::V6(Ipv6Addr::UNSPECIFIED), 0), interface: None };
+
+    /// Returns the route by the interface with this index alone, whatever the system's routes say. Where that is not
+    /// permitted the local address decides. Such a pipe or server hears nothing that comes by another interface, from
+    /// this machine itself included.
+    pub fn by(self, interface: u32) -> Self {
+        Route { interface: NonZeroU32::new(interface), ..self }
+    }
+
+    /// Returns the index of the interface, if the route names one.
+    pub fn interface(self) -> Option<u32> {
+        self.interface.map(NonZeroU32::get)
+    }
 
     /// The local end.
     pub fn local(self) -> SocketAddr {
         self.local
     }
 
+    /// Returns the route with another local port.
+    pub(super) fn with_port(self, port: u16) -> Self {
+        let mut route = self;
+        route.local.set_port(port);
+        route
+    }
+
     /// The family.
     pub fn family(self) -> Family {
         if self.local.is_ipv4() { Family::V4 } else { Family::V6 }
+    }
+
+    /// Has a socket leave by the route's interface.
+    pub(super) fn leave<'s>(self, socket: impl Into<SockRef<'s>>) -> io::Result<()> {
+        let Some(interface) = self.interface else { return Ok(()) };
+        match leave_by(socket, self.local, interface.get()) {
+            Err(e) if e.kind() == io::ErrorKind::PermissionDenied => Ok(()),
+            done => done,
+        }
     }
 }
 
 /// Route from this address, by a port that the system chooses.
 impl From<IpAddr> for Route {
     fn from(ip: IpAddr) -> Self {
-        Route { local: SocketAddr::new(ip, 0) }
+        SocketAddr::new(ip, 0).into()
     }
 }
 
 impl From<SocketAddr> for Route {
     fn from(local: SocketAddr) -> Self {
-        Route { local }
+        Route { local, interface: None }
     }
 }
 

@@ -1,7 +1,9 @@
 //! Common part of pipes of messages in every driver: source and destination, options, addresses of servers, and ends.
 
 mod address;
+pub mod network;
 mod options;
+mod routes;
 pub mod stun;
 mod target;
 
@@ -11,7 +13,9 @@ use std::io;
 use p2pd_core::PipeEnd;
 
 pub use address::{Destination, Family, Found, OpenError, Protocol, Route, fitting};
+pub use network::NetworkChange;
 pub use options::PipeOptions;
+pub use routes::{IpRange, RouteEntry, RouteTable};
 pub use target::{Bound, ListenError, ListenFailure, Target, combine};
 
 /// Longest datagram there can be.

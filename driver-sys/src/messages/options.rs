@@ -86,7 +86,9 @@ impl PipeOptions {
     /// # Errors
     /// Of `socket`, `setsockopt` or `bind`.
     pub fn udp(&self, route: Route) -> io::Result<UdpSocket> {
-        socket::udp(route.local(), &self.opts())
+        let socket = socket::udp(route.local(), &self.opts())?;
+        route.leave(&socket)?;
+        Ok(socket)
     }
 
     /// A TCP socket for [`socket::connect`], bound to the route.
@@ -94,7 +96,9 @@ impl PipeOptions {
     /// # Errors
     /// Of `socket`, `setsockopt` or `bind`.
     pub fn dialler(&self, route: Route) -> io::Result<Socket> {
-        socket::dialler(route.local(), &self.opts())
+        let socket = socket::dialler(route.local(), &self.opts())?;
+        route.leave(&socket)?;
+        Ok(socket)
     }
 
     /// Sets those options that can be set on an open socket.

@@ -25,19 +25,19 @@ pub enum Target {
 
 impl Target {
     /// Returns the target's addresses of a family, with port 0; one at least.
-    fn addresses(&self, family: Family) -> Result<Vec<SocketAddr>, ListenFailure> {
+    fn addresses(&self, family: Family) -> Result<Vec<Route>, ListenFailure> {
         let found = match self {
             Target::Any | Target::Loopback if !socket::has_family(family.loopback()) => Vec::new(),
-            Target::Any => vec![family.any().local()],
-            Target::Loopback => vec![SocketAddr::new(family.loopback(), 0)],
+            Target::Any => vec![family.any()],
+            Target::Loopback => vec![family.loopback().into()],
             Target::Interface(name) => {
                 let card = crate::cards().into_iter().find(|card| card.name == *name);
                 let card = card.ok_or_else(|| ListenFailure::NoInterface(name.clone()))?;
                 let ips = card.addresses.iter().map(|(ip, _)| *ip).filter(|ip| family.has(*ip));
-                ips.map(|ip| scoped(ip, card.index)).collect()
+                ips.map(|ip| scoped(ip, card.index).into()).collect()
             }
             Target::Route(route) => {
-                Some(route.local()).into_iter().filter(|at| family.has(at.ip())).collect()
+                Some(*route).into_iter().filter(|route| route.family() == family).collect()
             }
         };
         if found.is_empty() { Err(ListenFailure::NoAddress(self.clone(), family)) } else { Ok(found) }
@@ -62,7 +62,7 @@ pub fn combine(
     ports: &[RangeInclusive<u16>],
     protocols: &[Protocol],
     families: &[Family],
-) -> Result<Vec<(SocketAddr, Protocol)>, ListenError> {
+) -> Result<Vec<(Route, Protocol)>, ListenError> {
     let (mut wanted, mut failed) = (Vec::new(), Vec::new());
     for target in targets {
         let (mut found, mut lacking) = (Vec::new(), Vec::new());
@@ -82,10 +82,9 @@ pub fn combine(
         return Err(ListenError { failed });
     }
     let (mut known, mut all) = (BTreeSet::new(), Vec::new());
-    for mut at in wanted {
+    for route in wanted {
         for port in ports.iter().cloned().flatten() {
-            at.set_port(port);
-            let each = protocols.iter().map(|protocol| (at, *protocol));
+            let each = protocols.iter().map(|protocol| (route.with_port(port), *protocol));
             all.extend(each.filter(|each| port == 0 || known.insert(*each)));
         }
     }
@@ -106,21 +105,26 @@ impl Bound {
     ///
     /// # Errors
     /// Everything that failed, or that nothing was asked for.
-    pub fn all(wanted: &[(SocketAddr, Protocol)], options: &PipeOptions) -> Result<Vec<Bound>, ListenError> {
+    pub fn all(wanted: &[(Route, Protocol)], options: &PipeOptions) -> Result<Vec<Bound>, ListenError> {
         let (mut open, mut failed) = (Vec::new(), Vec::new());
-        for &(at, protocol) in wanted {
-            match Bound::open(at, protocol, options) {
+        for &(route, protocol) in wanted {
+            match Bound::open(route, protocol, options) {
                 Ok(bound) => open.push(bound),
-                Err(why) => failed.push(ListenFailure::Bind(at, protocol, why)),
+                Err(why) => failed.push(ListenFailure::Bind(route.local(), protocol, why)),
             }
         }
         if failed.is_empty() && !open.is_empty() { Ok(open) } else { Err(ListenError { failed }) }
     }
 
-    fn open(at: SocketAddr, protocol: Protocol, options: &PipeOptions) -> io::Result<Self> {
+    fn open(route: Route, protocol: Protocol, options: &PipeOptions) -> io::Result<Self> {
         Ok(match protocol {
-            Protocol::Tcp => Bound::Tcp(socket::listener(at, BACKLOG, &options.listener_opts())?),
-            Protocol::Udp => Bound::Udp(socket::udp(at, &options.opts())?),
+            Protocol::Tcp => {
+                let listener = socket::listener(route.local(), BACKLOG, &options.listener_opts())?;
+                // Clients' sockets are bound as it is.
+                route.leave(&listener)?;
+                Bound::Tcp(listener)
+            }
+            Protocol::Udp => Bound::Udp(options.udp(route)?),
         })
     }
 

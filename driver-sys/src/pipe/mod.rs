@@ -1,5 +1,6 @@
 //! Layer that makes a stream a pipe: records around the user's bytes, and the echo service.
 
+mod ahead;
 mod buffer;
 mod datagrams;
 mod held;
@@ -14,6 +15,8 @@ use std::time::Duration;
 use p2pd_core::pipe::{MAX_RECORD, Opened, Opener, PipeKeys, PipeStart, RecordError, Sealer, echo_reply};
 use p2pd_core::{NodeId, PipeId, PipeMode, Strategy};
 
+use ahead::Ahead;
+pub use ahead::ReadAhead;
 use buffer::{Incoming, Outgoing};
 pub use datagrams::DatagramLayer;
 pub(crate) use datagrams::{put_address, take_address};
@@ -124,6 +127,8 @@ pub struct Layer {
     /// Sealed bytes, or echo replies on a plain pipe, that wait to be sent.
     out: Outgoing,
     write_ended: bool,
+    /// What was read for nobody.
+    ahead: Ahead,
     /// Mark of a pipe on a stream: tells the engine that the pipe is gone, and the user why the pipe ended.
     held: Option<Held>,
 }
@@ -153,7 +158,7 @@ impl Layer {
             })),
         };
         let (relayed, out) = (start.relayed, Outgoing::default());
-        Layer { secure, relayed, echo, out, write_ended: false, held: start.held }
+        Layer { secure, relayed, echo, out, write_ended: false, ahead: Ahead::default(), held: start.held }
     }
 
     /// Returns true if the stream may be used as it is: a plain pipe, no echo service, and nothing waits.
@@ -163,7 +168,7 @@ impl Layer {
 
     /// Returns true if the stream may be given away: a plain pipe, and nothing waits.
     pub fn may_leave(&self) -> bool {
-        self.secure.is_none() && self.relayed.is_none() && self.out.is_empty()
+        self.secure.is_none() && self.relayed.is_none() && self.out.is_empty() && self.ahead.is_empty()
     }
 
     /// The same, as a result.
@@ -172,6 +177,7 @@ impl Layer {
     /// `Unsupported`, with the reason.
     pub fn check_bare(&self) -> io::Result<()> {
         let why = match (&self.secure, self.out.is_empty()) {
+            (None, _) if !self.ahead.is_empty() => "the echo service has read ahead",
             _ if self.relayed.is_some() => {
                 "a relayed pipe runs through its node and has no socket of its own"
             }
@@ -209,6 +215,13 @@ impl Layer {
     /// The stream's; `UnexpectedEof` for an encrypted one that was cut off, `InvalidData` for one that was changed.
     /// [`PipeEnd`](p2pd_core::PipeEnd) inside where it says more than the system.
     pub fn read(&mut self, io: &mut (impl Read + Write), buf: &mut [u8]) -> io::Result<usize> {
+        match self.ahead.read(buf) {
+            Some(before) => before,
+            None => self.read_now(io, buf),
+        }
+    }
+
+    fn read_now(&mut self, io: &mut (impl Read + Write), buf: &mut [u8]) -> io::Result<usize> {
         let read = self.read_some(io, buf);
         match read {
             Ok(0) if !buf.is_empty() => self.end_of_reading(),

@@ -6,7 +6,11 @@ use std::time::{Duration, Instant};
 
 use p2pd_core::io::Interface;
 use p2pd_core::{Interfaces, PeerAddress};
+use p2pd_sys::Card;
+use p2pd_sys::messages::RouteTable;
 use serde_json::{Value, json};
+
+use crate::interfaces::{af, listed_route, range, route};
 
 /// Time for which a list of interfaces is used again: listing takes a millisecond.
 const FRESH: Duration = Duration::from_secs(5);
@@ -16,7 +20,15 @@ const FRESH: Duration = Duration::from_secs(5);
 pub(super) struct Places {
     bind: Option<IpAddr>,
     wanted: Interfaces,
-    seen: Mutex<Option<(Instant, Arc<[Named]>)>>,
+    seen: Mutex<Option<(Instant, Arc<Seen>)>>,
+}
+
+#[derive(Debug)]
+struct Seen {
+    /// Addresses, those with the default route first.
+    named: Vec<Named>,
+    /// Their cards, with no other addresses.
+    cards: Vec<Card>,
 }
 
 #[derive(Debug)]
@@ -42,8 +54,8 @@ impl Places {
         Places { bind, wanted, seen: Mutex::default() }
     }
 
-    /// Returns one JSON entry for each address, those with the default route first.
-    pub(super) fn to_json(&self, ours: Option<&PeerAddress>) -> Vec<Value> {
+    /// Returns one JSON entry for each address, those with the default route first, and one for each route.
+    pub(super) fn to_json(&self, ours: Option<&PeerAddress>) -> (Vec<Value>, Vec<Value>) {
         let entry = |(offset, named): (usize, &Named)| {
             let Interface { index, ip, prefix, default_route, gateway, .. } = named.interface;
             let announced = announced(ours, ip);
@@ -54,7 +66,9 @@ impl Places {
                 "nat_type": announced.map(|a| a.nat.number()),
             })
         };
-        self.all().iter().enumerate().map(entry).collect()
+        let all = self.all();
+        let routes = all.routes(ours).iter().map(listed_route).collect();
+        (all.named.iter().enumerate().map(entry).collect(), routes)
     }
 
     /// The place of a socket that has this address, or of a relayed pipe whose relay may have it.
@@ -66,7 +80,7 @@ impl Places {
         fd: Option<i32>,
     ) -> Place {
         let all = self.all();
-        let at = |ip: IpAddr| all.iter().position(|named| named.interface.ip == ip);
+        let at = |ip: IpAddr| all.named.iter().position(|named| named.interface.ip == ip);
         let mut local = SocketAddr::new(local.ip().to_canonical(), local.port());
         if relayed && at(local.ip()).is_none() {
             // The relay's own address: what leads there is the way of the pipe.
@@ -74,22 +88,18 @@ impl Places {
         }
         let ip = local.ip();
         let offset = at(ip);
-        let name = offset.and_then(|offset| all[offset].name.clone());
+        let name = offset.and_then(|offset| all.named[offset].name.clone());
         let ext = announced(ours, ip).map(|a| a.external);
-        let range = |ip: IpAddr| json!({"af": af(ip), "cidr": if ip.is_ipv4() { 32 } else { 128 }, "ip": ip.to_string()});
-        Place {
-            route: json!({
-                "af": af(ip), "nic_ips": [range(ip)], "ext_ips": ext.map(range).into_iter().collect::<Vec<_>>(),
-                "family": if ip.is_ipv4() { "IPv4" } else { "IPv6" }, "nic": ip.to_string(),
-                "ext": ext.map(|ip| ip.to_string()),
-            }),
-            local,
-            interface: json!({"name": name, "offset": offset}),
-            fd,
-        }
+        // Without a row: nothing was measured, or this is no address of an interface that the node uses.
+        let alone = || json!({"af": af(ip), "nic_ips": [range(ip.into())], "ext_ips": ext.map(|ip| range(ip.into())).as_slice()});
+        let mut route = all.routes(ours).of(ip).map_or_else(alone, route);
+        route["family"] = if ip.is_ipv4() { "IPv4" } else { "IPv6" }.into();
+        route["nic"] = ip.to_string().into();
+        route["ext"] = ext.map(|ip| ip.to_string()).into();
+        Place { route, local, interface: json!({"name": name, "offset": offset}), fd }
     }
 
-    fn all(&self) -> Arc<[Named]> {
+    fn all(&self) -> Arc<Seen> {
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((at, all)) = &*seen
             && at.elapsed() < FRESH
@@ -98,17 +108,27 @@ impl Places {
         }
         // An address that is gone by now is none.
         let found = p2pd_sys::interfaces(self.bind, &self.wanted).unwrap_or_default();
-        let named =
-            |interface: Interface| Named { name: p2pd_sys::interface_name(interface.index), interface };
-        let all: Arc<[Named]> = found.into_iter().filter(|i| i.used).map(named).collect();
+        let mut cards = p2pd_sys::cards();
+        let named = |interface: Interface| {
+            let card = cards.iter().find(|card| card.index == interface.index);
+            Named { name: card.map(|card| card.name.clone()), interface }
+        };
+        let named: Vec<Named> = found.into_iter().filter(|i| i.used).map(named).collect();
+        for card in &mut cards {
+            let index = card.index;
+            card.addresses
+                .retain(|(ip, _)| named.iter().any(|n| (n.interface.index, n.interface.ip) == (index, *ip)));
+        }
+        let all = Arc::new(Seen { named, cards });
         *seen = Some((Instant::now(), all.clone()));
         all
     }
 }
 
-/// Number of the address family in P2PD's documents, which is Linux' one on every system.
-fn af(ip: IpAddr) -> u8 {
-    if ip.is_ipv4() { 2 } else { 10 }
+impl Seen {
+    fn routes(&self, ours: Option<&PeerAddress>) -> RouteTable {
+        RouteTable::new(&self.cards, |ip| announced(ours, ip).map(|a| a.external))
+    }
 }
 
 /// Returns this machine's address from which the system reaches `to`. Nothing is sent.
@@ -132,7 +152,7 @@ mod tests {
     fn a_place_is_found_by_the_sockets_own_address() {
         let ours: PeerAddress = "None-[0,203.0.113.7,127.0.0.1,40404,5,6,0]-0-abc".parse().unwrap();
         let places = Places::new(Some([127, 0, 0, 1].into()), Interfaces::default());
-        let list = places.to_json(Some(&ours));
+        let (list, _) = places.to_json(Some(&ours));
         assert_eq!(list.len(), 1);
         assert_eq!((&list[0]["ip"], &list[0]["offset"]), (&"127.0.0.1".into(), &0.into()));
         assert_eq!((&list[0]["ext"], &list[0]["nat_type"]), (&"203.0.113.7".into(), &5.into()));
@@ -154,5 +174,18 @@ mod tests {
         let place = places.of("127.0.0.9:80".parse().unwrap(), true, Some(&ours), None);
         assert_eq!((&place.route["nic"], place.local), (&"127.0.0.1".into(), "127.0.0.1:0".parse().unwrap()));
         assert_eq!(place.interface["offset"], 0);
+    }
+
+    #[test]
+    fn routes_are_those_of_the_addresses_that_the_node_uses() {
+        let places = Places::new(Some([127, 0, 0, 1].into()), Interfaces::default());
+        let ours: PeerAddress = "None-[0,203.0.113.7,127.0.0.1,40404,5,6,0]-0-abc".parse().unwrap();
+        let (list, routes) = places.to_json(Some(&ours));
+        let range = |ip: &str| json!([{"af": 2, "cidr": 32, "ip": ip}]);
+        let interface = json!({"name": list[0]["name"], "index": list[0]["index"]});
+        let route =
+            json!({"if": interface, "af": 2, "nic_ips": range("127.0.0.1"), "ext_ips": range("203.0.113.7")});
+        assert_eq!(routes, [route]);
+        assert_eq!(places.to_json(None).1, [json!(null); 0], "nothing was measured");
     }
 }

@@ -14,7 +14,7 @@ use super::flood::{self, Named};
 use super::pair::{Ending, HOME_LEFT, Pair, Place, Relaying, Second, run};
 use crate::driver::Clocks;
 use crate::engine::{Domain, Keyed, MILLI, Nanos, SECOND};
-use crate::nat::{Chain, PRESETS, Unsolicited};
+use crate::nat::{Chain, Dependence, NatSpec, PRESETS, Unsolicited};
 use crate::net::{Blackout, LinkSpec};
 use crate::oracle::{Verdict, direct_or_reverse, every_strategy};
 use crate::service::{BrokerFaults, Forgets, StunFaults};
@@ -221,7 +221,7 @@ pub fn draw_without(seed: u64, with: With, left_out: &[usize]) -> Drawn {
             demand = Verdict::Perhaps;
         }
     }
-    if unnamed {
+    if unnamed || fills_a_nat(&pair) {
         // A caller that nobody has named competes with strangers.
         for verdict in [&mut demand, &mut healed] {
             if *verdict == Verdict::Must {
@@ -238,6 +238,14 @@ fn strangers(rng: Keyed, always: bool, pair: &mut Pair, what: &mut String) -> bo
     let Some(flood) = &pair.flood else { return false };
     what.push_str(&flood.what());
     flood.named == Named::Nobody && pair.place != Place::Oneself
+}
+
+/// Returns true if strangers may take all the sessions that a victim's NAT gives to one host. Such a NAT lets them in,
+/// and nothing new gets out through it then (seed 702038 with a relay).
+fn fills_a_nat(pair: &Pair) -> bool {
+    let Some(flood) = &pair.flood else { return false };
+    let open = |nat: &NatSpec| nat.filtering == Dependence::Endpoint && nat.caps.per_host > 0;
+    flood.victims.iter().zip(&pair.chains).any(|(victim, chain)| *victim && chain.0.iter().any(open))
 }
 
 /// Draws about a relay, in addition to its `Relaying`.

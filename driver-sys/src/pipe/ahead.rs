@@ -1,0 +1,116 @@
+//! What is read of a pipe for nobody, so that the echo service hears it.
+
+use std::io::{self, Read, Write};
+
+use p2pd_core::pipe::MAX_RECORD;
+
+use super::Layer;
+
+/// Bytes that are kept for the reader; with more than this nothing is read for nobody.
+const MOST: usize = 64 * 1024;
+
+/// Bytes for the reader, and the outcome of reading behind them.
+#[derive(Debug, Default)]
+pub(super) struct Ahead {
+    bytes: Vec<u8>,
+    start: usize,
+    end: Option<io::Result<()>>,
+    /// Calls of the reader so far.
+    reads: u64,
+}
+
+/// State after reading for nobody.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum ReadAhead {
+    /// Read again once something has come.
+    Waits,
+    /// Replies wait to be sent: read again in a moment.
+    Sending,
+    /// The reader has enough to read.
+    Full,
+    /// The stream has ended.
+    Ended,
+}
+
+impl Layer {
+    /// Reads what has come for a reader that may come later, and has the echo service answer it. The stream must not
+    /// block.
+    pub fn read_ahead(&mut self, io: &mut (impl Read + Write)) -> ReadAhead {
+        loop {
+            if self.ahead.end.is_some() {
+                return if self.waits() && self.flush(io).is_err_and(|e| e.kind() == io::ErrorKind::WouldBlock)
+                {
+                    ReadAhead::Sending
+                } else {
+                    ReadAhead::Ended
+                };
+            }
+            if self.ahead.left().len() >= MOST {
+                return ReadAhead::Full;
+            }
+            let mut buffer = [0; MAX_RECORD];
+            match self.read_now(io, &mut buffer) {
+                Ok(0) => self.ahead.end = Some(Ok(())),
+                Ok(n) => self.ahead.keep(&buffer[..n]),
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
+                    return if self.waits() { ReadAhead::Sending } else { ReadAhead::Waits };
+                }
+                Err(e) => self.ahead.end = Some(Err(e)),
+            }
+        }
+    }
+
+    /// Reads nothing ahead from now on, so that the stream can be given away.
+    ///
+    /// # Errors
+    /// As [`check_bare`](Self::check_bare).
+    pub fn take_leave(&mut self) -> io::Result<()> {
+        self.check_bare()?;
+        self.ahead.end = Some(Ok(()));
+        Ok(())
+    }
+
+    /// Returns the number of calls of the reader so far, by which one tells whether there is any.
+    pub fn reads(&self) -> u64 {
+        self.ahead.reads
+    }
+}
+
+impl Ahead {
+    /// Gives the reader what was read before it came; `None`: nothing was.
+    pub(super) fn read(&mut self, buf: &mut [u8]) -> Option<io::Result<usize>> {
+        self.reads += 1;
+        let n = self.left().len().min(buf.len());
+        if n > 0 {
+            buf[..n].copy_from_slice(&self.left()[..n]);
+            self.start += n;
+            if self.left().is_empty() {
+                (self.bytes, self.start) = (Vec::new(), 0);
+            }
+            return Some(Ok(n));
+        }
+        match self.end.take()? {
+            // An end is one for every reader that comes; an error is told once, and found again by the stream.
+            Ok(()) => {
+                self.end = Some(Ok(()));
+                Some(Ok(0))
+            }
+            Err(why) => Some(Err(why)),
+        }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.left().is_empty() && self.end.is_none()
+    }
+
+    fn left(&self) -> &[u8] {
+        &self.bytes[self.start..]
+    }
+
+    fn keep(&mut self, data: &[u8]) {
+        self.bytes.drain(..self.start);
+        self.start = 0;
+        self.bytes.extend_from_slice(data);
+    }
+}
