@@ -252,12 +252,22 @@ impl Dials {
 
 /// Returns the local address to send to a server from. What is not on the internet is not reached through a NAT64.
 pub(crate) fn local_for(cx: &Cx, ip: IpAddr, bind: Option<IpAddr>) -> SocketAddr {
-    let any = match ip {
+    let translated = || cx.translated.filter(|_| ip.is_ipv4() && reach(ip, &[]) == Reach::Internet);
+    SocketAddr::new(local_towards(ip, bind, translated), 0)
+}
+
+/// Returns the local address to send from: the one that we are bound to, the one that is `used` that way, or any of the
+/// family.
+pub(crate) fn local_towards(
+    to: IpAddr,
+    bind: Option<IpAddr>,
+    used: impl FnOnce() -> Option<IpAddr>,
+) -> IpAddr {
+    let any = match to {
         IpAddr::V4(_) => IpAddr::from(Ipv4Addr::UNSPECIFIED),
         IpAddr::V6(_) => IpAddr::from(Ipv6Addr::UNSPECIFIED),
     };
-    let translated = || cx.translated.filter(|_| ip.is_ipv4() && reach(ip, &[]) == Reach::Internet);
-    SocketAddr::new(bind.filter(|b| b.is_ipv4() == ip.is_ipv4()).or_else(translated).unwrap_or(any), 0)
+    bind.filter(|b| b.is_ipv4() == to.is_ipv4()).or_else(used).unwrap_or(any)
 }
 
 #[cfg(test)]

@@ -449,7 +449,7 @@ const SHARED: &str = "203.0.113.77";
 fn behind_nat(accept: Accept) -> Bench {
     let seen = |local: SocketAddr| SocketAddr::new(SHARED.parse().unwrap(), local.port());
     let bench = Bench::new(accept, 2, Box::new(move |local, _, q| Some((20 * MS, answer(q, seen(local))))));
-    assert_eq!(bench.node.routes[0].external.to_string(), SHARED);
+    assert_eq!(bench.node.network.routes()[0].external.to_string(), SHARED);
     bench
 }
 
@@ -684,7 +684,7 @@ fn nobody_searches_for_a_stranger() {
         .zip([Mappings { behaviour: RANDOM, ..mappings(2, AT, &[]) }, mappings(2, AT, &[5000])])
     {
         for mode in 0..2 {
-            bench.node.surveyor.started();
+            bench.node.network.surveyor().started();
             let mut asked = theirs.clone();
             asked.rung = mode;
             let open_filter = bench.report().behaviour.filtering;
@@ -874,7 +874,7 @@ fn servers_that_fail_over_tcp_in_any_way_end_the_survey_and_are_counted() {
     ];
     for (n, (answers, bad)) in cases.into_iter().enumerate() {
         let mut bench = Bench::new(Accept::Anyone, 2, answers);
-        assert!(bench.node.surveyor.settled(), "case {n}");
+        assert!(bench.node.network.surveyor().settled(), "case {n}");
         let report = bench.report();
         assert_eq!((report.behaviour, report.mapped), (Behaviour::default(), None), "case {n}");
         assert_eq!(bench.node.stats().bad_stun > 0, bad, "case {n}");
@@ -898,7 +898,7 @@ fn a_server_that_lies_has_us_dial_its_other_address_twice_at_most_and_announce_n
         let answers =
             move |_: SocketAddr, _: SocketAddr, q: &[u8]| Some((20 * MS, answer_with_other(q, seen, other)));
         let mut bench = Bench::new(Accept::Anyone, 2, Box::new(answers));
-        assert!(bench.node.surveyor.settled());
+        assert!(bench.node.network.surveyor().settled());
         assert!(bench.dials.len() <= 2, "{lie}: {:?}", bench.dials);
         let servers = [[192, 0, 2, 0], [192, 0, 2, 9]].map(IpAddr::from);
         let sound = |to: &SocketAddr| to.port() != 0 && servers.contains(&to.ip());

@@ -34,8 +34,14 @@ impl Node {
     /// Handles a message of an authenticated peer. `via` is the place of the broker that delivered it; `None` for our
     /// own. Returns true if the message may have had an effect, so that a copy of it must have none.
     pub(super) fn authentic_message(&mut self, from: NodeId, message: Message, via: Option<u8>) -> bool {
+        let bearing = self.bearing_of(from, &message);
+        self.follow(from, message, via, bearing)
+    }
+
+    /// The same for a message whose bearing is known.
+    fn follow(&mut self, from: NodeId, message: Message, via: Option<u8>, bearing: Option<Bearing>) -> bool {
         let (session, sent) = (message.session, message.sent);
-        if self.bearing_of(from, &message) == Some(Bearing::Answers) {
+        if bearing == Some(Bearing::Answers) {
             self.heard_of(from, session, None);
         }
         match message.body {
@@ -164,14 +170,14 @@ impl Node {
     pub(super) fn message(&mut self, from: NodeId, message: Box<Message>, place: u8) {
         // It is late by its nature, and bound to a random id of ours instead.
         if matches!(message.body, Body::Clock { .. }) {
-            self.authentic_message(from, *message, Some(place));
+            self.follow(from, *message, Some(place), Some(Bearing::Tells));
             return;
         }
         let Some(bearing) = self.bearing_of(from, &message) else { return };
         let (now, offset) = ((self.cx.now, self.cx.wall()), self.clock_offset_of(from));
         match self.admission.hear(now, offset, from, &message, bearing) {
             Verdict::Fresh(stamp) => {
-                if self.authentic_message(from, *message, Some(place)) {
+                if self.follow(from, *message, Some(place), Some(bearing)) {
                     self.admission.keep(stamp);
                 }
             }

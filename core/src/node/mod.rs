@@ -269,10 +269,11 @@ impl Node {
                 }
             }
             Event::Released { sock } => self.released(sock),
-            Event::Datagram { sock, from, data } => match self.owner(sock) {
-                Some(Owner::Relay(id)) => self.relay_datagram(id, sock, from, data),
-                _ => {}
-            },
+            Event::Datagram { sock, from, data } => {
+                if let Some(Owner::Relay(id)) = self.owner(sock) {
+                    self.relay_datagram(id, sock, from, data);
+                }
+            }
             Event::Stream { sock, data } => match self.owner(sock) {
                 Some(Owner::Stream) => self.stream_received(sock, data),
                 Some(Owner::Relay(id)) => self.relay_received(id, sock, data),

@@ -447,9 +447,7 @@ impl Session {
             (State::Greeting { mut link }, Incoming::Connack { .. }) => {
                 self.round_trip = Some(cx.now.since(link.last_ping));
                 self.patient = false;
-                if let Some(packet) = self.topics.ask_for_ours() {
-                    link.ask(cx, packet);
-                }
+                link.ask(cx, self.topics.ask_for_ours().ok_or(BrokerLoss::Malformed)?);
                 (State::Subscribing { link }, None)
             }
             (

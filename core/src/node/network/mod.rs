@@ -30,6 +30,7 @@ use crate::cx::{Cx, Owner, Timer};
 use crate::io::{Action, Event, Interface, SockId};
 use crate::nat::external::External;
 use crate::nat::surveyor::{Sampled, Surveyor};
+use crate::server::local_towards;
 use crate::strategy::agreement::Key;
 use crate::strategy::paths::{self, Links, Route};
 use crate::time::{ClockFix, Instant};
@@ -426,12 +427,7 @@ impl Network {
 
     /// Returns the local address to dial from, in the family of `to`.
     pub(super) fn dial_from(&self, to: IpAddr) -> SocketAddr {
-        let any: IpAddr = match to {
-            IpAddr::V4(_) => std::net::Ipv4Addr::UNSPECIFIED.into(),
-            IpAddr::V6(_) => std::net::Ipv6Addr::UNSPECIFIED.into(),
-        };
-        let bound = self.bind.filter(|b| b.is_ipv4() == to.is_ipv4());
-        self.local(bound.or_else(|| self.used_towards(to)).unwrap_or(any), 0)
+        self.local(local_towards(to, self.bind, || self.used_towards(to)), 0)
     }
 
     /// Returns true if an address of ours is not to be used.

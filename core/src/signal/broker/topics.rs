@@ -152,7 +152,15 @@ impl Topics {
             .iter_mut()
             .filter_map(|(topic, refused)| due(refused).then(|| topic.clone()))
             .collect();
-        topics.iter().filter_map(|topic| self.ask_for(topic)).collect()
+        let ask = |topic: Box<str>| {
+            let packet = self.ask_for(&topic);
+            // Too many wait for an answer: later then.
+            if let (None, Some(refused)) = (&packet, self.refused.get_mut(&topic)) {
+                refused.again = Some(now + AGAIN.0);
+            }
+            packet
+        };
+        topics.into_iter().filter_map(ask).collect()
     }
 
     /// Forgets what belonged to a session that is over.
