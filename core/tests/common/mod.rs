@@ -140,7 +140,7 @@ pub struct Host {
     pub unreachable: Option<IpAddr>,
     next_port: u16,
     /// UDP sockets by id.
-    bound: BTreeMap<SockId, SocketAddr>,
+    pub bound: BTreeMap<SockId, SocketAddr>,
     /// Those that are told where their only address refuses them.
     aimed: BTreeSet<SockId>,
     /// Datagram ways through the host's NAT to TURN servers and relays.
@@ -516,10 +516,11 @@ impl World {
             Action::Notify(notice) => host.notices.push((self.now, notice)),
             Action::Cancel { .. } => {}
             Action::OpenRelayed { pipe, start } => self.opened_relayed(n, pipe, &start),
-            Action::OpenAllocation { pipe, relayed } => {
+            Action::OpenAllocation { pipe, relayed, other } => {
                 host.allocated.push(Allocated {
                     pipe,
                     relayed,
+                    other,
                     received: Vec::new(),
                     deaf: false,
                     over: None,

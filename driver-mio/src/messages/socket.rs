@@ -51,6 +51,11 @@ impl Allocation {
     pub fn relayed_addr(&self) -> SocketAddr {
         self.layer.relayed_addr()
     }
+
+    /// Returns the IPv6 address at the server beside an IPv4 one, where both were asked for and the server has both.
+    pub fn other_relayed_addr(&self) -> Option<SocketAddr> {
+        self.layer.other_relayed_addr()
+    }
 }
 
 impl From<Allocation> for Socket {

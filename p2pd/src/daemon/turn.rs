@@ -41,6 +41,7 @@ type ByName = BTreeMap<Name, Arc<Relayed>>;
 #[derive(Debug)]
 struct Relayed {
     at: SocketAddr,
+    other: Option<SocketAddr>,
     queues: Arc<Queues>,
 }
 
@@ -60,6 +61,7 @@ impl Turns {
             None => None,
             Some("4") => Some(RelayFamily::V4),
             Some("6") => Some(RelayFamily::V6),
+            Some("both") => Some(RelayFamily::Both),
             Some(_) => return Err(Refused::BadOption("family")),
         };
         wish.timeout = timeout.unwrap_or(wish.timeout);
@@ -70,10 +72,10 @@ impl Turns {
             AllocateError::Servers(why) => Refused::BadServer(why.to_string()),
             why => failed(why.to_string()),
         })?;
-        let at = allocation.relayed_addr();
+        let (at, other) = (allocation.relayed_addr(), allocation.other_relayed_addr());
         let options = PipeOptions { queue, ..PipeOptions::default() };
         let pipe = MessagePipe::new(allocation, &options).map_err(|why| failed(why.to_string()))?;
-        let relayed = Relayed { at, queues: Arc::new(Queues::new(pipe)) };
+        let relayed = Relayed { at, other, queues: Arc::new(Queues::new(pipe)) };
         relayed.queues.subscribe(&Subscribed::everything(), queue)?;
         let shown = relayed.to_json(name);
         self.keep(name, relayed)?;
@@ -156,7 +158,12 @@ fn room(all: &ByName, name: &Name) -> Result<(), Refused> {
 
 impl Relayed {
     fn to_json(&self, name: &Name) -> Value {
-        json!({"name": name.0, "relayed": [self.at.ip().to_string(), self.at.port()]})
+        let shown = |at: SocketAddr| json!([at.ip().to_string(), at.port()]);
+        let mut value = json!({"name": name.0, "relayed": shown(self.at)});
+        if let Some(other) = self.other {
+            value["other"] = shown(other);
+        }
+        value
     }
 }
 
@@ -199,7 +206,7 @@ mod tests {
             );
             let pipe = pipe.unwrap();
             let queues = Arc::new(Queues::new(pipe.clone()));
-            let relayed = Relayed { at: pipe.local_addr(), queues };
+            let relayed = Relayed { other: None, at: pipe.local_addr(), queues };
             turns.keep(&Name(format!("turn-{number}")), relayed).map(|()| pipe)
         };
         let pipes: Vec<_> = (0..MAX_ALLOCATIONS).map(|number| keep(number).unwrap()).collect();
