@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-use p2pd_core::nat::{Mapping, NatReport, NatType, Verdict};
+use p2pd_core::nat::{Allocation, Mapping, NatReport, NatType, Verdict};
 use p2pd_core::portmap::{Event, Listed as Entry, Protocol};
 use p2pd_core::text::shown;
 use p2pd_core::{Name, NameNews, NodeId, Notice, PeerAddress, PortState, Strategy, StrategyReport};
@@ -519,7 +519,7 @@ pub(crate) fn nat(report: &NatReport) -> serde_json::Value {
         "local": report.local.to_string(), "mapped": report.mapped.map(|m| m.to_string()),
         "mapping": behaviour.mapping.map(|m| format!("{m:?}")),
         "filtering": behaviour.filtering.map(|f| format!("{f:?}")),
-        "allocation": behaviour.allocation.map(|a| format!("{a:?}")),
+        "allocation": behaviour.allocation.map(allocation),
         "nat_type": kind.map(NatType::number), "delta_type": delta.kind.number(), "delta": delta.value,
         "hairpin": report.hairpin,
         "round_trip_ms": report.round_trip.map(|t| t.as_secs_f64() * 1e3),
@@ -530,6 +530,17 @@ pub(crate) fn nat(report: &NatReport) -> serde_json::Value {
             "plausible": a.plausible, "believed": a.believed,
         })).collect::<Vec<_>>(),
     })
+}
+
+/// A rule of port allocation, by its name and its numbers.
+fn allocation(rule: Allocation) -> serde_json::Value {
+    match rule {
+        Allocation::Equal => json!({"rule": "equal"}),
+        Allocation::Preserving(offset) => json!({"rule": "preserving", "offset": offset}),
+        Allocation::Sequential(step) => json!({"rule": "sequential", "step": step}),
+        Allocation::Dependent(step) => json!({"rule": "dependent", "step": step}),
+        Allocation::Random { low, high } => json!({"rule": "random", "low": low, "high": high}),
+    }
 }
 
 /// The same for people, a paragraph.
@@ -578,4 +589,25 @@ fn lies(report: &NatReport) -> String {
         text += &format!("\n  the STUN server {} says {said}: {why}, and it is not believed", answer.server);
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_rule_of_allocation_has_its_numbers() {
+        for (rule, expected) in [
+            (Allocation::Equal, json!({"rule": "equal"})),
+            (Allocation::Preserving(9), json!({"rule": "preserving", "offset": 9})),
+            (Allocation::Sequential(-2), json!({"rule": "sequential", "step": -2})),
+            (Allocation::Dependent(1), json!({"rule": "dependent", "step": 1})),
+            (
+                Allocation::Random { low: 1024, high: 65_535 },
+                json!({"rule": "random", "low": 1024, "high": 65_535}),
+            ),
+        ] {
+            assert_eq!(allocation(rule), expected);
+        }
+    }
 }

@@ -159,7 +159,8 @@ impl fmt::Display for Behaviour {
         match (self.nat_type(), self.mapping) {
             (Some(kind), _) => write!(f, "{kind}")?,
             (None, Some(Mapping::None)) => f.write_str("no NAT, a firewall is not known")?,
-            (None, _) => f.write_str("a NAT of a kind that is not known")?,
+            (None, Some(_)) => f.write_str("a NAT whose filtering is not known")?,
+            (None, None) => f.write_str("a NAT whose mapping and filtering are not known")?,
         }
         match self.mapping {
             Some(Mapping::None) => Ok(()),

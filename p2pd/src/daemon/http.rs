@@ -33,6 +33,8 @@ const MAX_BODY: usize = 8 << 20;
 const MAX_ENTRY: usize = 64 << 10;
 /// Longest time for the arrival of a body.
 const BODY: Duration = Duration::from_secs(30);
+/// Time to look for reports on NATs that are there already.
+const MEASURED: Duration = Duration::from_millis(100);
 /// Clients that may listen to events.
 const LISTENERS: usize = 64;
 /// Longest message of a WebSocket.
@@ -157,7 +159,13 @@ async fn carry_out(
         }
         Call::Interfaces => {
             let ours = daemon.node.current_address();
-            let (ifs, routes) = daemon.places.to_json(ours.as_ref());
+            let (mut ifs, routes) = daemon.places.to_json(ours.as_ref());
+            // After a start it takes seconds until they are there, for which nobody is to wait here.
+            let reports = tokio::time::timeout(MEASURED, daemon.node.nats()).await.unwrap_or_default();
+            for of in &mut ifs {
+                of["nat"] =
+                    reports.iter().find(|report| of["ip"] == report.local.to_string()).map(nat).into();
+            }
             Ok(ok(json!({"ifs": ifs, "routes": routes})))
         }
         Call::Nat => {

@@ -21,6 +21,8 @@ fn interfaces_and_which_of_them_a_connection_uses() {
     let of = &ifs["ifs"][0];
     assert_eq!(ifs["ifs"].as_array().unwrap().len(), 1);
     assert_eq!((&of["ip"], &of["offset"], &of["ext"]), (&"127.0.0.1".into(), &0.into(), &"127.0.0.1".into()));
+    assert_eq!(of["nat"], daemon.ok("/nat")["nats"][0]);
+    assert_eq!(of["nat"]["local"], "127.0.0.1");
     assert_eq!(daemon.bare("/ifs", &[]).0, 401, "not for everybody");
     let opened = daemon.ok("/p2p/open/con_name/self");
     assert_eq!(opened["if"], json!({"name": of["name"], "offset": 0}));
