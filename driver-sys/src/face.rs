@@ -1,6 +1,8 @@
 //! The names of core and of this crate that every driver shows as its own: what a user needs to configure a node,
 //! to call, and to read what came of it.
 
+#[cfg(feature = "servers")]
+pub use crate::servers;
 pub use crate::{
     BindError, ConnectError, KeyFileError, PinFile, PinFileError, PipeInfo, create_private,
     load_or_create_key, raise_descriptor_limit, random_seed,

@@ -30,6 +30,8 @@ mod pin_file;
 mod pipe;
 mod ready;
 mod secret;
+#[cfg(feature = "servers")]
+pub mod servers;
 mod sleep;
 pub mod socket;
 mod wrap;
