@@ -223,12 +223,22 @@ pub struct Broker {
 }
 
 /// A server of the configuration that has to know who we are.
+#[cfg_attr(feature = "serde", derive(serde::Serialize), serde(rename_all = "snake_case"))]
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum ServerRef {
     /// The broker with this id.
     Broker(u16),
     /// The TURN server at this position.
     Turn(u8),
+}
+
+impl fmt::Display for ServerRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ServerRef::Broker(id) => write!(f, "broker {id}"),
+            ServerRef::Turn(place) => write!(f, "TURN server number {}", place + 1),
+        }
+    }
 }
 
 /// A user name and, where one is wanted, a password (for brokers MQTT 3.1.1 sections 3.1.3.4 and 3.1.3.5).

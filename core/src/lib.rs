@@ -61,6 +61,8 @@ mod noise;
 mod notice;
 mod random;
 mod selection;
+#[cfg(feature = "serde")]
+mod serial;
 mod server;
 mod session;
 mod signal;

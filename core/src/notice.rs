@@ -157,6 +157,7 @@ impl Outcome {
 }
 
 /// Attempts of one strategy and the reason for its end.
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct StrategyReport {
     /// Strategy that this report is about.
@@ -263,11 +264,14 @@ impl fmt::Display for Refusal {
 impl std::error::Error for Refusal {}
 
 /// The outcome of a connect, strategy by strategy, in the order of the plan.
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Report {
     /// Time from the call to its end.
+    #[cfg_attr(feature = "serde", serde(serialize_with = "crate::serial::seconds"))]
     pub elapsed: Duration,
     /// Entries of the report, one per strategy of the plan.
+    #[cfg_attr(feature = "serde", serde(serialize_with = "crate::serial::all"))]
     pub strategies: SmallVec<[StrategyReport; 2]>,
     /// The one thing to do about a failure, where something was seen that tells.
     pub advice: Option<Advice>,
@@ -326,6 +330,7 @@ impl fmt::Display for Advice {
 }
 
 /// The state of one broker.
+#[cfg_attr(feature = "serde", derive(serde::Serialize), serde(rename_all = "snake_case"))]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub enum BrokerState {
@@ -385,6 +390,7 @@ impl fmt::Display for BrokerLoss {
 }
 
 /// News for the user.
+#[cfg_attr(feature = "serde", derive(serde::Serialize), serde(tag = "notice", rename_all = "snake_case"))]
 #[derive(Clone, PartialEq, Debug)]
 #[non_exhaustive]
 pub enum Notice {
@@ -492,6 +498,7 @@ pub enum Notice {
         /// the servers.
         ahead: i64,
         /// Bound of the servers' error.
+        #[cfg_attr(feature = "serde", serde(serialize_with = "crate::serial::seconds"))]
         error: Duration,
     },
     /// News about a name.
@@ -510,6 +517,7 @@ pub enum Notice {
         /// Id of the broker that the first answer came by.
         broker: u16,
         /// Round trip.
+        #[cfg_attr(feature = "serde", serde(serialize_with = "crate::serial::seconds"))]
         took: Duration,
     },
     /// The NATs of our network were seen to remember idle connections for longer or shorter. A later run that is
@@ -536,6 +544,7 @@ pub enum Notice {
 }
 
 /// Result of opening the listener's port on a router.
+#[cfg_attr(feature = "serde", derive(serde::Serialize), serde(rename_all = "snake_case"))]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub enum PortState {

@@ -24,6 +24,8 @@ mod interfaces;
 mod key_file;
 mod links;
 mod liveness;
+#[cfg(feature = "tracing")]
+mod log;
 pub mod messages;
 mod nat_file;
 mod pin_file;

@@ -262,7 +262,6 @@ fn follow(
                 biased;
                 notice = notices.recv() => match notice {
                     Ok(notice) => {
-                        log::notice(&notice);
                         if let Some(file) = &pins {
                             names::keep(file, &notice, say);
                         }
@@ -371,7 +370,7 @@ async fn renew(node: Node, mut notices: broadcast::Receiver<Notice>, renewals: R
                 asked.spawn(async move {
                     let login = renewals.get(server).await;
                     if let Err(why) = &login {
-                        say.error(&format!("{}: {why}", log::server(server)));
+                        say.error(&format!("{}: {why}", server));
                     }
                     node.renew_login(server, login.ok());
                 });

@@ -519,7 +519,7 @@ pub(crate) fn nat(report: &NatReport) -> serde_json::Value {
         "local": report.local.to_string(), "mapped": report.mapped.map(|m| m.to_string()),
         "mapping": behaviour.mapping.map(|m| format!("{m:?}")),
         "filtering": behaviour.filtering.map(|f| format!("{f:?}")),
-        "allocation": behaviour.allocation.map(|a| format!("{a:?}")),
+        "allocation": behaviour.allocation,
         "nat_type": kind.map(NatType::number), "delta_type": delta.kind.number(), "delta": delta.value,
         "hairpin": report.hairpin,
         "round_trip_ms": report.round_trip.map(|t| t.as_secs_f64() * 1e3),
