@@ -12,7 +12,7 @@ pub use p2pd_core::turn::{Credentials, Family as RelayFamily};
 pub use p2pd_core::{
     Accept, Advice, Allocate, AllocateError, Broker, BrokerLoss, BrokerState, ClientKey, Config, ConnectId,
     FailReason, Header, Interfaces, IoFailure, Liveness, Login, Name, NameError, NamePin, NodeId, Notice,
-    NtpServer, Outcome, PeerAddress, PipeEnd, PipeMode, Plan, Proxy, ProxyKind, Refusal, Report, SecretKey,
-    ServerRef, Stage, Stats, Strategy, StrategyReport, StunServer, Target, Tls, ToTarget, Trust, TurnAuth,
-    TurnServer, Which, Wrap,
+    NtpServer, Outcome, PeerAddress, PipeEnd, PipeMode, Plan, ProtocolTag, Proxy, ProxyKind, Refusal, Report,
+    SecretKey, ServerRef, Stage, Stats, Strategy, StrategyReport, StunServer, Target, Tls, ToTarget, Trust,
+    TurnAuth, TurnServer, Which, Wrap,
 };

@@ -141,6 +141,7 @@ pub(crate) async fn run(options: Options) -> ExitCode {
                 mode,
                 timeout,
                 relay_first,
+                ..Plan::default()
             };
             if relay_first && !plan.strategies.contains(&Strategy::Relay) {
                 return usage(say, "--relay-first needs relay among the strategies");

@@ -125,7 +125,9 @@ async fn carry_out(
     request: Request<Body>,
 ) -> Result<Answer, Refused> {
     query.only(match call {
-        Call::Open(..) => &["strategies", "mode", "timeout", "relay_first", "overflow", "queue", "unique"],
+        Call::Open(..) => {
+            &["strategies", "mode", "protocol", "timeout", "relay_first", "overflow", "queue", "unique"]
+        }
         Call::Subscribe(..) | Call::Turn(_, TurnCall::Subscribe(_)) => &["overflow", "queue"],
         Call::Turn(_, TurnCall::Open) => &["family", "timeout", "overflow", "queue"],
         _ => &[],
