@@ -288,8 +288,8 @@ impl Cx {
         self.queue.push_back(Action::OpenRelayed { pipe, start });
     }
 
-    pub(crate) fn open_allocation(&mut self, pipe: PipeId, relayed: SocketAddr) {
-        self.queue.push_back(Action::OpenAllocation { pipe, relayed });
+    pub(crate) fn open_allocation(&mut self, pipe: PipeId, relayed: SocketAddr, other: Option<SocketAddr>) {
+        self.queue.push_back(Action::OpenAllocation { pipe, relayed, other });
     }
 
     pub(crate) fn pipe_news(&mut self, pipe: PipeId, news: PipeNews) {

@@ -252,6 +252,8 @@ pub enum Action {
         pipe: PipeId,
         /// Address at the server that peers send to.
         relayed: SocketAddr,
+        /// The IPv6 address beside an IPv4 one, where both were asked for and the server has both.
+        other: Option<SocketAddr>,
     },
     /// Reports a change on a relayed pipe or an allocation.
     Pipe {

@@ -46,7 +46,7 @@ fn the_same_seed_gives_the_same_actions() {
         let mut world = pair(seed);
         world.connect(0, &world.address(1), Plan::default());
         world.run(S);
-        world.log
+        world.log.clone()
     };
     assert_eq!(run(7), run(7));
     assert_ne!(run(7), run(8));

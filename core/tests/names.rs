@@ -5,7 +5,7 @@ mod common;
 
 use std::time::Duration;
 
-use common::broker::Greeting;
+use common::broker::{Greeting, NO_ANSWER};
 use common::view::{direct, only};
 use common::{LATENCY, MS, NOON, S, World, key};
 use p2pd_core::name::{MAX_RECORD, Record};
@@ -189,8 +189,39 @@ fn a_call_by_name_waits_for_a_broker_that_takes_streams_but_for_none_that_refuse
     assert!(world.is_over(1, call) && world.failure(1, call).is_none(), "{:?}", world.failure(1, call));
     restart(&mut world, Greeting::Connack(5));
     let call = world.ask(1, |node, now| node.connect_name(now, name(), direct(60))).unwrap();
-    world.run(4 * S);
+    // The next try is due after a while: there were failures before.
+    world.run(20 * S);
     assert_eq!(world.failure(1, call).unwrap().0, FailReason::Name(NameError::NoBroker));
+}
+
+/// A cluster that has lost a node refuses subscriptions for a while, or ends sessions that it has just begun.
+#[test]
+fn a_broker_that_refuses_a_name_for_a_moment_or_ends_the_session_is_asked_again() {
+    for refusals in 1..=3 {
+        let mut world = world(1);
+        register(&mut world, 0);
+        world.run(S);
+        world.brokers[0].subacks = vec![128; refusals].into();
+        let call = world.ask(1, |node, now| node.connect_name(now, name(), direct(60))).unwrap();
+        world.run(4 * S);
+        if refusals < 3 {
+            world.assert_piped(1, call, 0, &[]);
+        } else {
+            let (reason, report) = world.failure(1, call).unwrap();
+            let took = 2 * S + 6 * LATENCY;
+            assert_eq!((reason, report.elapsed), (FailReason::Name(NameError::NoBroker), took));
+        }
+    }
+    let mut world = world(1);
+    register(&mut world, 0);
+    world.run(S);
+    world.brokers[0].subacks = [NO_ANSWER].into();
+    let call = world.ask(1, |node, now| node.connect_name(now, name(), direct(60))).unwrap();
+    world.run(3 * S);
+    world.kill_broker(0);
+    world.brokers[0].up = true;
+    world.run(2 * S);
+    world.assert_piped(1, call, 0, &[]);
 }
 
 #[test]

@@ -320,11 +320,14 @@ impl Node {
         sent.recv().await.map_err(|_| ConnectError::NodeGone)?.map_err(ConnectError::NotBegun)
     }
 
-    /// Asks TURN servers for a relayed address: those of the configuration, or others that the wish names.
+    /// Asks TURN servers for a relayed address: those of the configuration, or others that the wish names. Whoever drops the
+    /// future gives up, and the servers are told.
     ///
     /// # Errors
     /// The reason why there is none.
     pub async fn allocate(&self, wish: Allocate) -> Result<Allocation, AllocateError> {
+        // Dropped last, when nobody waits any more.
+        let _sweeper = Sweeper { commands: self.inner.commands.clone() };
         let (done, outcome) = async_channel::bounded(1);
         let command = Command::Allocate { wish, done };
         self.inner.commands.try_send(command).map_err(|_| AllocateError::Shutdown)?;
@@ -431,6 +434,17 @@ impl Future for Connecting {
     type Output = Result<Pipe, ConnectError>;
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         self.done.as_mut().poll_next(cx).map(|done| done.unwrap_or(Err(ConnectError::NodeGone)))
+    }
+}
+
+/// Has the node give up, when dropped, the relayed addresses that nobody waits for.
+struct Sweeper {
+    commands: Sender<Command>,
+}
+
+impl Drop for Sweeper {
+    fn drop(&mut self) {
+        let _ = self.commands.try_send(Command::SweepAllocations);
     }
 }
 

@@ -64,6 +64,8 @@ pub(crate) enum Command {
         wish: Allocate,
         done: Sender<Result<Allocation, AllocateError>>,
     },
+    /// Whoever waited for a relayed address may have given up.
+    SweepAllocations,
     Nats(Sender<Vec<NatReport>>),
     Stats(Sender<Stats>),
     Shutdown(Sender<()>),
@@ -190,6 +192,14 @@ impl Driver {
                 Ok(id) => drop(self.allocations.insert(id, done)),
                 Err(why) => drop(done.try_send(Err(why))),
             },
+            Command::SweepAllocations => {
+                let given_up: Vec<PipeId> =
+                    self.allocations.iter().filter(|(_, done)| done.is_closed()).map(|(id, _)| *id).collect();
+                for id in given_up {
+                    self.allocations.remove(&id);
+                    self.engine.cancel_allocate(id);
+                }
+            }
             Command::Nats(reply) => {
                 let _ = reply.try_send(self.engine.node().nats().cloned().collect());
             }

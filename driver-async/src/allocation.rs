@@ -35,6 +35,11 @@ impl<R: Runtime> Allocation<R> {
         self.layer.relayed_addr()
     }
 
+    /// Returns the IPv6 address at the server beside an IPv4 one, where both were asked for and the server has both.
+    pub fn other_relayed_addr(&self) -> Option<SocketAddr> {
+        self.layer.other_relayed_addr()
+    }
+
     pub(crate) fn split(self) -> (Inbound<R>, Outbound<R>) {
         let of = Arc::new(self);
         let inbound =

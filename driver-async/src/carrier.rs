@@ -24,6 +24,8 @@ pub enum Socket<R: Runtime> {
     Peer(Box<R::Pipe>),
     /// A relayed address at a TURN server.
     Relayed(Box<Allocation<R>>),
+    /// The messages beside a relayed pipe.
+    Beside(Box<R::Messages>),
 }
 
 /// Socket types of a runtime's programs that a pipe can be made of.
@@ -58,6 +60,7 @@ impl<R: Runtime> Socket<R> {
             Socket::Udp(socket, _) => address(R::udp_socket(socket).local_addr()?),
             Socket::Peer(pipe) => Ok(pipe.local_addr()),
             Socket::Relayed(allocation) => Ok(allocation.relayed_addr()),
+            Socket::Beside(messages) => Ok(R::ends(messages).0),
         }
     }
 
@@ -71,14 +74,15 @@ impl<R: Runtime> Socket<R> {
             Socket::Udp(_, remote) => Ok(*remote),
             Socket::Peer(pipe) => Ok(Some(pipe.remote_addr())),
             Socket::Relayed(_) => Ok(None),
+            Socket::Beside(messages) => Ok(Some(R::ends(messages).1)),
         }
     }
 
-    /// Returns the protocol; a pipe to a peer counts as TCP, a relayed address as UDP.
+    /// Returns the protocol; a pipe to a peer and the messages beside it count as TCP, a relayed address as UDP.
     pub(crate) fn protocol(&self) -> Protocol {
         match self {
             Socket::Udp(..) | Socket::Relayed(_) => Protocol::Udp,
-            Socket::Tcp(_) | Socket::Peer(_) => Protocol::Tcp,
+            Socket::Tcp(_) | Socket::Peer(_) | Socket::Beside(_) => Protocol::Tcp,
         }
     }
 
@@ -87,7 +91,7 @@ impl<R: Runtime> Socket<R> {
         match self {
             Socket::Tcp(stream) => options.set(Protocol::Tcp, R::tcp_socket(stream)),
             Socket::Udp(socket, _) => options.set(Protocol::Udp, R::udp_socket(socket)),
-            Socket::Peer(_) | Socket::Relayed(_) => Ok(()),
+            Socket::Peer(_) | Socket::Relayed(_) | Socket::Beside(_) => Ok(()),
         }
     }
 
@@ -113,7 +117,12 @@ impl<R: Runtime> Socket<R> {
             Socket::Relayed(allocation) => {
                 let (inbound, outbound) = allocation.split();
                 let reader = Reader { from: Inner::Relayed(inbound), buffer: Vec::new() };
-                (reader, Writer::Relayed(outbound), Grip::Relayed)
+                (reader, Writer::Relayed(outbound), Grip::None)
+            }
+            Socket::Beside(messages) => {
+                let messages = Arc::new(*messages);
+                let from = Inner::Beside(messages.clone());
+                (Reader { from, buffer: Vec::new() }, Writer::Beside(messages), Grip::None)
             }
         }
     }
@@ -133,8 +142,8 @@ pub(crate) enum Grip<R: Runtime> {
     Tcp(Weak<R::Tcp>),
     Udp(Weak<R::Udp>),
     Peer(Weak<Mutex<R::Pipe>>),
-    /// A relayed address has no socket of its own.
-    Relayed,
+    /// A relayed address, or the messages beside a pipe, have no socket of their own.
+    None,
 }
 
 impl<R: Runtime> Grip<R> {
@@ -143,7 +152,7 @@ impl<R: Runtime> Grip<R> {
             Grip::Tcp(stream) => Some(work(R::tcp_socket(&*stream.upgrade()?))),
             Grip::Udp(socket) => Some(work(R::udp_socket(&*socket.upgrade()?))),
             Grip::Peer(pipe) => with_socket::<R, T>(pipe, work),
-            Grip::Relayed => None,
+            Grip::None => None,
         }
     }
 }
@@ -160,6 +169,7 @@ enum Inner<R: Runtime> {
     Udp(Arc<R::Udp>),
     Peer(Half<R>),
     Relayed(Inbound<R>),
+    Beside(Arc<R::Messages>),
 }
 
 /// Result of a read.
@@ -192,6 +202,15 @@ impl<R: Runtime> Reader<R> {
                 self.buffer = data;
                 return Ok(Read::Data(&self.buffer, Some(from)));
             }
+            Inner::Beside(messages) => match R::receive_message(messages).await {
+                // One of no bytes is a message, too.
+                Ok(data) => {
+                    self.buffer = data;
+                    return Ok(Read::Data(&self.buffer, None));
+                }
+                Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => 0,
+                Err(e) => return Err(e),
+            },
         };
         Ok(if len == 0 { Read::End } else { Read::Data(self.buffer.get(..len).unwrap_or_default(), None) })
     }
@@ -204,6 +223,7 @@ pub(crate) enum Writer<R: Runtime> {
     Udp(Arc<R::Udp>, Option<SocketAddr>),
     Peer(Half<R>),
     Relayed(Outbound<R>),
+    Beside(Arc<R::Messages>),
     /// The writer has ended, or failed within a message.
     Over,
 }
@@ -231,6 +251,7 @@ impl<R: Runtime> Writer<R> {
             }
             Writer::Peer(half) => half.write_all(data).await,
             Writer::Relayed(outbound) => outbound.send(to, data).await,
+            Writer::Beside(messages) => R::send_message(messages, data).await,
             Writer::Over => Err(io::ErrorKind::BrokenPipe.into()),
         }
     }
@@ -240,8 +261,13 @@ impl<R: Runtime> Writer<R> {
         match self {
             Writer::Tcp(stream) => R::tcp_socket(stream).shutdown(std::net::Shutdown::Write),
             Writer::Peer(half) => half.end().await,
-            Writer::Udp(..) | Writer::Relayed(_) | Writer::Over => Ok(()),
+            Writer::Udp(..) | Writer::Relayed(_) | Writer::Beside(_) | Writer::Over => Ok(()),
         }
+    }
+
+    /// Returns true if an error may have left a part of a message on its way, so that nothing may come behind it.
+    pub(crate) fn is_a_stream(&self) -> bool {
+        matches!(self, Writer::Tcp(_) | Writer::Peer(_))
     }
 
     /// Has the peer see that not all of it came: a reset, or on a pipe to a peer no end.

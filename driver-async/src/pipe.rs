@@ -74,8 +74,8 @@ impl<R: Runtime> MessagePipe<R> {
         Self::new(Socket::Udp(R::udp(options.udp(route)?)?, None), options)
     }
 
-    /// Wraps a socket that exists: a connected TCP stream, a UDP socket, or a driver's pipe to a peer. Must be called
-    /// within the runtime, as [`open`](Self::open).
+    /// Wraps a socket that exists: a connected TCP stream, a UDP socket, a driver's pipe to a peer, or the messages
+    /// beside a relayed one. Must be called within the runtime, as [`open`](Self::open).
     ///
     /// # Errors
     /// Of `setsockopt`, or that a stream is not connected any more.
@@ -217,8 +217,7 @@ impl<R: Runtime> MessagePipe<R> {
                 return Err(SendError::Ended);
             }
             let sent = writer.send(data, to).await.map_err(|e| SendError::Failed(e.kind()));
-            if sent.is_err() && self.shared().protocol == Protocol::Tcp {
-                // A part of it may be on its way: nothing may come behind that.
+            if sent.is_err() && writer.is_a_stream() {
                 *writer = Writer::Over;
             }
             sent

@@ -22,6 +22,8 @@ pub trait Runtime: Copy + fmt::Debug + Send + Sync + 'static {
     type Udp: fmt::Debug + Send + Sync + 'static;
     /// The driver's pipe to a peer.
     type Pipe: Deref<Target = PipeInfo> + fmt::Debug + Send + 'static;
+    /// The driver's messages beside a relayed pipe.
+    type Messages: fmt::Debug + Send + Sync + 'static;
 
     /// Runs a task until it ends. One that panics does no harm to others.
     fn spawn(task: impl Future<Output = ()> + Send + 'static);
@@ -101,4 +103,13 @@ pub trait Runtime: Copy + fmt::Debug + Send + Sync + 'static {
 
     /// Ends our direction of a pipe.
     fn poll_end(pipe: &mut Self::Pipe, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
+
+    /// The two ends of the pipe that the messages are beside, ours first.
+    fn ends(messages: &Self::Messages) -> (SocketAddr, SocketAddr);
+
+    /// Sends a message, whole or not at all.
+    fn send_message(messages: &Self::Messages, data: &[u8]) -> impl Future<Output = io::Result<()>> + Send;
+
+    /// Receives the next message.
+    fn receive_message(messages: &Self::Messages) -> impl Future<Output = io::Result<Vec<u8>>> + Send;
 }

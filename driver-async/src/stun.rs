@@ -68,7 +68,9 @@ impl<R: Runtime> Client<R> {
         let external = match &socket {
             Socket::Udp(socket, Some(server)) => over_udp::<R>(socket, *server).await,
             Socket::Tcp(stream) => over_tcp::<R>(stream).await,
-            Socket::Udp(_, None) | Socket::Peer(_) | Socket::Relayed(_) => Err(StunError::NoAnswer),
+            Socket::Udp(_, None) | Socket::Peer(_) | Socket::Relayed(_) | Socket::Beside(_) => {
+                Err(StunError::NoAnswer)
+            }
         }?;
         let local = socket.local_addr().map_err(StunError::Io)?;
         Ok(Mapping { local, external, socket })

@@ -1,6 +1,7 @@
 //! Messages beside a relayed pipe.
 
 use std::io;
+use std::net::SocketAddr;
 
 use mio::net::TcpStream;
 use p2pd_sys::MessageLayer;
@@ -12,17 +13,24 @@ use crate::source::delegate_source;
 /// not hold them up. A message has 0 to 16,384 bytes. They live as long as the pipe: drop the pipe, and they end. On a
 /// pipe that moves they stay with the relay; if the relay is lost they end while the pipe goes on.
 ///
-/// An event source beside the pipe's own, to be registered under a token of yours; of a
+/// [`Pipes::add`](crate::messages::Pipes::add) makes a pipe of them with queues and patterns. Else they are an event
+/// source beside the pipe's own, to be registered under a token of yours; of a
 /// [`BlockingPipe`](crate::BlockingPipe) its calls block.
 #[derive(Debug)]
 pub struct Messages<S = TcpStream> {
     stream: S,
     layer: MessageLayer,
+    ends: (SocketAddr, SocketAddr),
 }
 
 impl<S> Messages<S> {
-    pub(crate) fn new(stream: S, layer: MessageLayer) -> Self {
-        Messages { stream, layer }
+    pub(crate) fn new(stream: S, layer: MessageLayer, ends: (SocketAddr, SocketAddr)) -> Self {
+        Messages { stream, layer, ends }
+    }
+
+    /// Returns the two ends of the pipe that these are beside, ours first.
+    pub fn ends(&self) -> (SocketAddr, SocketAddr) {
+        self.ends
     }
 
     /// Returns true if a part of a message waits to be sent, by [`flush`](Self::flush) when the stream becomes

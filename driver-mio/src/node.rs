@@ -248,6 +248,11 @@ impl Node {
         self.engine.pin_name(pin);
     }
 
+    /// Gives up asking for a relayed address; nothing more is said of it, unless it waits to be taken out already.
+    pub fn cancel_allocate(&mut self, pipe: PipeId) {
+        self.engine.cancel_allocate(pipe);
+    }
+
     /// Gives a call up; nothing more is said of it, unless its pipe waits to be taken out already.
     pub fn cancel(&mut self, connect: ConnectId) {
         self.engine.cancel(connect);

@@ -1,7 +1,7 @@
 //! Pipe to a peer, which a user reads from and writes to.
 
 use std::io::{self, Read, Write};
-use std::net::Shutdown;
+use std::net::{Shutdown, SocketAddr};
 use std::ops::Deref;
 
 use mio::net::TcpStream;
@@ -42,7 +42,7 @@ impl Pipe {
     /// `Unsupported` for a pipe that was not relayed when it opened, `AlreadyExists` if they were taken before.
     pub fn messages(&mut self) -> io::Result<crate::Messages> {
         let (stream, layer) = self.layer.messages()?;
-        Ok(crate::Messages::new(TcpStream::from_std(stream), layer))
+        Ok(crate::Messages::new(TcpStream::from_std(stream), layer, self.ends()))
     }
 
     /// Returns the bare TCP stream of a plain pipe. Nothing was read ahead, nothing waits to be sent, and p2pd keeps no
@@ -82,7 +82,7 @@ impl Pipe<std::net::TcpStream> {
     pub fn messages(&mut self) -> io::Result<crate::Messages<std::net::TcpStream>> {
         let (stream, layer) = self.layer.messages()?;
         stream.set_nonblocking(false)?;
-        Ok(crate::Messages::new(stream, layer))
+        Ok(crate::Messages::new(stream, layer, self.ends()))
     }
 
     /// Returns the bare TCP stream of a plain pipe. Nothing was read ahead, nothing waits to be sent, and p2pd keeps no
@@ -111,6 +111,10 @@ impl Pipe<std::net::TcpStream> {
 }
 
 impl<S> Pipe<S> {
+    fn ends(&self) -> (SocketAddr, SocketAddr) {
+        (self.info.local_addr(), self.info.remote_addr())
+    }
+
     /// Returns true if something waits to be sent, for which the pipe has to become writable.
     pub fn wants_write(&self) -> bool {
         self.layer.waits()

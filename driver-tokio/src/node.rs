@@ -38,7 +38,8 @@ struct Inner {
     id: NodeId,
     commands: mpsc::UnboundedSender<Command>,
     accepted: Mutex<mpsc::Receiver<Pipe>>,
-    notices: broadcast::Sender<Notice>,
+    /// Weak, so that notices end with the node and not with its last handle.
+    notices: broadcast::WeakSender<Notice>,
     address: watch::Receiver<Address>,
     tokens: AtomicU64,
     turned_away: Arc<AtomicU64>,
@@ -97,13 +98,9 @@ impl Builder {
         let (notices, _) = broadcast::channel(NOTICE_QUEUE);
         let (known, address) = watch::channel(engine.address().clone());
         let turned_away = Arc::new(AtomicU64::new(0));
-        let outputs = Outputs {
-            accept,
-            turned_away: turned_away.clone(),
-            notices: notices.clone(),
-            address: known,
-            echo: self.echo,
-        };
+        let outputs =
+            Outputs { accept, turned_away: turned_away.clone(), notices, address: known, echo: self.echo };
+        let notices = outputs.notices.downgrade();
         tokio::spawn(run::run(engine, command_queue, answers, outputs));
         let (accepted, tokens) = (Mutex::new(accepted), AtomicU64::new(0));
         let inner = Inner { id, commands, accepted, notices, address, tokens, turned_away };
@@ -256,9 +253,9 @@ impl Node {
     }
 
     /// News from now on: progress of connects, state of brokers, questions. A reader that is 1,024 notices
-    /// behind loses the oldest and is told so.
+    /// behind loses the oldest and is told so. They end with the node.
     pub fn notices(&self) -> broadcast::Receiver<Notice> {
-        self.inner.notices.subscribe()
+        self.inner.notices.upgrade().unwrap_or_else(|| broadcast::channel(1).0).subscribe()
     }
 
     /// Returns the pipes that peers open to this node as a stream, which ends once the node was shut down. It is a handle
@@ -312,11 +309,14 @@ impl Node {
         sent.await.map_err(|_| ConnectError::NodeGone)?.map_err(ConnectError::NotBegun)
     }
 
-    /// Asks TURN servers for a relayed address: those of the configuration, or others that the wish names.
+    /// Asks TURN servers for a relayed address: those of the configuration, or others that the wish names. Whoever drops the
+    /// future gives up, and the servers are told.
     ///
     /// # Errors
     /// The reason why there is none.
     pub async fn allocate(&self, wish: Allocate) -> Result<Allocation, AllocateError> {
+        // Dropped last, when nobody waits any more.
+        let _sweeper = Sweeper { commands: self.inner.commands.clone() };
         let (done, outcome) = oneshot::channel();
         let command = Command::Allocate { wish, done };
         self.inner.commands.send(command).map_err(|_| AllocateError::Shutdown)?;
@@ -391,6 +391,17 @@ impl Future for Connecting {
     type Output = Result<Pipe, ConnectError>;
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         Pin::new(&mut self.done).poll(cx).map(|done| done.unwrap_or(Err(ConnectError::NodeGone)))
+    }
+}
+
+/// Has the node give up, when dropped, the relayed addresses that nobody waits for.
+struct Sweeper {
+    commands: mpsc::UnboundedSender<Command>,
+}
+
+impl Drop for Sweeper {
+    fn drop(&mut self) {
+        let _ = self.commands.send(Command::SweepAllocations);
     }
 }
 

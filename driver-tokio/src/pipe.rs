@@ -55,7 +55,7 @@ impl Pipe {
     /// `Unsupported` for a pipe that was not relayed when it opened, `AlreadyExists` if they were taken before.
     pub fn messages(&mut self) -> io::Result<crate::Messages> {
         let (stream, layer) = self.layer().messages()?;
-        crate::Messages::new(stream, layer)
+        crate::Messages::new(stream, layer, (self.info.local_addr(), self.info.remote_addr()))
     }
 
     /// Returns the bare TCP stream of a plain pipe. Nothing was read ahead, nothing waits to be sent, and p2pd keeps no

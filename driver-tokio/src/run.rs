@@ -60,6 +60,8 @@ pub(crate) enum Command {
         wish: Allocate,
         done: oneshot::Sender<Result<Allocation, AllocateError>>,
     },
+    /// Whoever waited for a relayed address may have given up.
+    SweepAllocations,
     Nats(oneshot::Sender<Vec<NatReport>>),
     Stats(oneshot::Sender<Stats>),
     Shutdown(oneshot::Sender<()>),
@@ -163,6 +165,14 @@ impl Driver {
                 Ok(id) => drop(self.allocations.insert(id, done)),
                 Err(why) => drop(done.send(Err(why))),
             },
+            Command::SweepAllocations => {
+                let given_up: Vec<PipeId> =
+                    self.allocations.iter().filter(|(_, done)| done.is_closed()).map(|(id, _)| *id).collect();
+                for id in given_up {
+                    self.allocations.remove(&id);
+                    self.engine.cancel_allocate(id);
+                }
+            }
             Command::Nats(reply) => {
                 let _ = reply.send(self.engine.node().nats().cloned().collect());
             }

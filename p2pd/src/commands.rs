@@ -21,9 +21,11 @@ use crate::file::{self, Batch, Receiving};
 use crate::invitation::Invitation;
 use crate::options::{Command, Common, File, NameCommand, Options};
 use crate::say::Say;
-use crate::talk::{self, Gather, PIPE, named};
+use crate::talk::{self, Gather, PIPE, Wanted, named};
 use crate::{clock, demo, interfaces, log, manual, map, names, ping, server, signals, trace};
-use p2pd::servers::{Commands, CredentialError, Renewals, Servers, TurnCredential, credentials, log_in};
+use p2pd::servers::{
+    Commands, CredentialError, Renewals, Servers, TurnCredential, WayOut, credentials, log_in,
+};
 
 /// Bytes copied at a time.
 const CHUNK: usize = 64 * 1024;
@@ -32,7 +34,7 @@ const CHUNK: usize = 64 * 1024;
 enum Task {
     Listen(Listening, Option<Name>, Invitation),
     Name(NameCommand),
-    Connect(Target, Plan, Option<Program>),
+    Connect(Target, Plan, Option<Program>, Option<Wanted>),
     Addr,
     Nat,
     Ping(Target, Box<ping::Wanted>),
@@ -42,12 +44,12 @@ enum Task {
 }
 
 /// Treatment of callers.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 enum Listening {
     /// Callers get their own bytes back.
     Echo,
     /// Standard input and output go to one after another.
-    Talk { idle: Duration },
+    Talk { idle: Duration, messages: Option<Wanted> },
 }
 
 impl Task {
@@ -87,10 +89,12 @@ pub(crate) async fn run(options: Options) -> ExitCode {
         Command::Completions { shell } => return manual::completions(shell, say),
         Command::Man { folder } => return manual::man(folder.as_deref(), say),
         Command::Id { identity } => return id(&identity, say),
-        Command::Listen { echo, idle, port, name, qr, common } => {
+        Command::Listen { echo, idle, port, name, qr, lines, common } => {
             portmap = port.wanted();
-            let listening = if echo { Listening::Echo } else { Listening::Talk { idle } };
-            let invitation = Invitation::new("connect", "", name, qr, &common);
+            let messages = lines.wanted();
+            let more = if messages.is_some() { " --messages" } else { "" };
+            let listening = if echo { Listening::Echo } else { Listening::Talk { idle, messages } };
+            let invitation = Invitation::new("connect", more, name, qr, &common);
             (Task::Listen(listening, name, invitation), common)
         }
         Command::Name(command) => match name_task(command, say) {
@@ -129,7 +133,7 @@ pub(crate) async fn run(options: Options) -> ExitCode {
             let mode = if common.plain { PipeMode::Plain } else { PipeMode::Encrypted };
             (Task::Send(to, Plan { mode, ..Plan::default() }, files), common)
         }
-        Command::Connect { address, strategies, timeout, relay_first, exec, stdio, common } => {
+        Command::Connect { address, strategies, timeout, relay_first, exec, stdio, lines, common } => {
             let to = match address.parse::<Target>() {
                 Ok(to) => to,
                 Err(why) => return usage(say, &why.to_string()),
@@ -146,7 +150,7 @@ pub(crate) async fn run(options: Options) -> ExitCode {
             if relay_first && !plan.strategies.contains(&Strategy::Relay) {
                 return usage(say, "--relay-first needs relay among the strategies");
             }
-            (Task::Connect(to, plan, program), common)
+            (Task::Connect(to, plan, program, lines.wanted()), common)
         }
     };
     let pins = match task.knows_names().then(|| pins(&task, &common)).transpose() {
@@ -154,12 +158,12 @@ pub(crate) async fn run(options: Options) -> ExitCode {
         Err(why) => return usage(say, &why),
     };
     let nat_file = names::nat_file(&common);
-    let (config, renewals) = match config(&common, say).await {
-        Ok((config, renewals)) => {
+    let (config, renewals, way) = match config(&common, say).await {
+        Ok((config, renewals, way)) => {
             // Names are signed for a time; nothing else needs to know it.
             let ntp = if task.knows_names() { config.ntp } else { Vec::new() };
             let nat_memory = nat_file.as_ref().map(NatFile::load).unwrap_or_default();
-            (Config { portmap, ntp, hairpin: matches!(task, Task::Nat), nat_memory, ..config }, renewals)
+            (Config { portmap, ntp, hairpin: matches!(task, Task::Nat), nat_memory, ..config }, renewals, way)
         }
         Err(why) => return usage(say, &why),
     };
@@ -205,8 +209,8 @@ pub(crate) async fn run(options: Options) -> ExitCode {
             Some(file) => names::run(&node, &command, file, say).await,
             None => ExitCode::FAILURE,
         },
-        Task::Connect(to, plan, None) => connect(&node, &to, plan, say, &said).await,
-        Task::Connect(to, plan, Some(program)) => match open(&node, &to, plan, say, &said).await {
+        Task::Connect(to, plan, None, messages) => connect(&node, (&to, plan), messages, say, &said).await,
+        Task::Connect(to, plan, Some(program), _) => match open(&node, &to, plan, say, &said).await {
             Ok(pipe) => {
                 // The socket needs nothing of ours any more.
                 node.shutdown().await;
@@ -222,7 +226,7 @@ pub(crate) async fn run(options: Options) -> ExitCode {
         Task::Listen(listening, _, invitation) => listen(&node, listening, invitation, say).await,
         Task::Nat => nat(&node, say).await,
         Task::Ping(to, wanted) => ping::run(&node, &to, &wanted, say).await,
-        Task::Daemon(prepared, _) => daemon::run(&node, prepared, say).await,
+        Task::Daemon(prepared, _) => daemon::run(&node, prepared, way, say).await,
         Task::Addr => {
             say.waiting("asking for the outside address");
             let address = node.address().await;
@@ -322,8 +326,9 @@ pub(crate) fn usage(say: Say, why: &str) -> ExitCode {
     ExitCode::from(USAGE)
 }
 
-/// Returns the configuration that the options and the list make, and the sources of the logins that expire.
-async fn config(common: &Common, say: Say) -> Result<(Config, Renewals), String> {
+/// Returns the configuration that the options and the list make, the sources of the logins that expire, and what the list
+/// says of the way out.
+async fn config(common: &Common, say: Say) -> Result<(Config, Renewals, Option<WayOut>), String> {
     let key = match &common.identity {
         Some(path) => p2pd_tokio::load_or_create_key(path).map_err(|e| e.to_string())?,
         None => SecretKey::from_bytes(p2pd_tokio::random_seed().map_err(|e| e.to_string())?),
@@ -357,7 +362,7 @@ async fn config(common: &Common, say: Say) -> Result<(Config, Renewals), String>
     config.interfaces = common.interfaces();
     config.port = common.port;
     config.allow_plain = common.plain;
-    Ok((config, renewals))
+    Ok((config, renewals, servers.proxy))
 }
 
 /// Gives a node the logins that it asks for, until it ends.
@@ -382,12 +387,18 @@ async fn renew(node: Node, mut notices: broadcast::Receiver<Notice>, renewals: R
     }
 }
 
-async fn connect(node: &Node, to: &Target, plan: Plan, say: Say, said: &Said) -> ExitCode {
+async fn connect(
+    node: &Node,
+    (to, plan): (&Target, Plan),
+    messages: Option<Wanted>,
+    say: Say,
+    said: &Said,
+) -> ExitCode {
     let pipe = match open(node, to, plan, say, said).await {
         Ok(pipe) => pipe,
         Err(code) => return code,
     };
-    match talk::caller(pipe, say).await {
+    match talk::caller(pipe, messages, say).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(why) => {
             say.error(&why.to_string());
@@ -458,8 +469,8 @@ async fn listen(node: &Node, listening: Listening, invitation: Invitation, say: 
     let serving = async {
         match listening {
             Listening::Echo => echo(node, say).await,
-            Listening::Talk { idle } => {
-                if let Err(why) = talk::listener(node, idle, say).await {
+            Listening::Talk { idle, messages } => {
+                if let Err(why) = talk::listener(node, idle, messages, say).await {
                     say.error(&why.to_string());
                     return ExitCode::FAILURE;
                 }

@@ -23,6 +23,7 @@ pub(crate) const LISTEN: &str = "\
 Examples:
   p2pd listen --config servers.toml --identity p2pd.key > file   # the address stays the same node's
   p2pd listen --echo                                             # every peer gets back what it sends
+  p2pd listen --messages --each ./answer                         # a program answers each line of a caller
   p2pd listen --accept NODE-ID                                   # nobody else; searches ports for this one";
 
 pub(crate) const CONNECT: &str = "\
@@ -30,6 +31,7 @@ Examples:
   p2pd connect ADDRESS < file
   p2pd connect ADDRESS --strategies punch --timeout 60
   p2pd connect ADDRESS --exec ./receive.py           # a program gets the socket, as descriptor 3
+  p2pd connect ADDRESS --messages --only '^hel+o'    # lines are messages; shows those with this in them
   p2pd connect ADDRESS --json 2> events.json         # what happens, one JSON object a line
 
 Exit status: 0 for a clean end, 1 for no connect or a pipe that broke, 2 for wrong usage; with --exec, the program's.";

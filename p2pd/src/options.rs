@@ -7,9 +7,11 @@ use std::time::Duration;
 
 use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
 use p2pd::servers::FORBID_PUBLIC;
+use p2pd_core::pipe::subscriptions::Pattern;
 use p2pd_core::{Interfaces, Name, NodeId, Strategy, Which};
 use tracing_subscriber::filter::Targets;
 
+use crate::talk::Wanted;
 use crate::{help, log};
 
 /// Opens a connection between two computers wherever they are.
@@ -108,7 +110,7 @@ pub(crate) enum Command {
     #[command(after_long_help = help::LISTEN)]
     Listen {
         /// Send every byte of every pipe back instead, for many peers at once
-        #[arg(long)]
+        #[arg(long, conflicts_with = "messages")]
         echo: bool,
         /// While others wait for their turn, end with a caller after so many seconds without a byte in either direction;
         /// with one that never said anything after 10
@@ -121,6 +123,8 @@ pub(crate) enum Command {
         /// Show the address as a QR code too
         #[arg(long, conflicts_with_all = ["json", "quiet"])]
         qr: bool,
+        #[command(flatten)]
+        lines: Lines,
         #[command(flatten)]
         port: MapPort,
         #[command(flatten)]
@@ -144,11 +148,13 @@ pub(crate) enum Command {
         relay_first: bool,
         /// Run a program with the connected socket as descriptor 3, and end as it ends. The pipe is a plain one, so
         /// the peer has to allow that (`--plain`). The program's arguments follow, so this comes last
-        #[arg(long, value_name = "PROGRAM [ARGS]", num_args = 1.., allow_hyphen_values = true)]
+        #[arg(long, value_name = "PROGRAM [ARGS]", num_args = 1.., allow_hyphen_values = true, conflicts_with = "messages")]
         exec: Vec<OsString>,
         /// With `--exec`: the socket is the program's standard input and output too
         #[arg(long, requires = "exec")]
         stdio: bool,
+        #[command(flatten)]
+        lines: Lines,
         #[command(flatten)]
         common: Common,
     },
@@ -234,6 +240,29 @@ impl Command {
             Command::File(File::Receive(receive)) => !receive.once,
             _ => false,
         }
+    }
+}
+
+/// Messages in place of bytes.
+#[derive(Debug, Args)]
+pub(crate) struct Lines {
+    /// Send each line as a message, which arrives whole; the other side gives this option too. Over a relay each is
+    /// acknowledged by itself, and their order is not kept
+    #[arg(long)]
+    messages: bool,
+    /// With `--messages`: take no notice of messages in which this pattern is not found
+    #[arg(long, value_name = "PATTERN", requires = "messages", value_parser = Pattern::new)]
+    only: Option<Pattern>,
+    /// With `--messages`: run a program for each, with the message as its standard input; what it prints is sent back.
+    /// It has 60 s, and the peer's id in P2PD_PEER. The program's arguments follow, so this comes last
+    #[arg(long, value_name = "PROGRAM [ARGS]", num_args = 1.., allow_hyphen_values = true, requires = "messages")]
+    each: Vec<OsString>,
+}
+
+impl Lines {
+    /// The wish for messages, if there is one.
+    pub(crate) fn wanted(self) -> Option<Wanted> {
+        self.messages.then(|| Wanted { only: self.only.unwrap_or(Pattern::ANY), each: self.each })
     }
 }
 

@@ -224,6 +224,33 @@ fn wrong_usage_opens_nothing() {
     }
 }
 
+/// Says the sender's part by hand up to the receiver's last word, and leaves the pipe open.
+#[tokio::test]
+async fn a_receiver_that_has_all_ends_with_0_though_its_sender_is_still_there() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let there = tempfile::tempdir().unwrap();
+    let mut receiver = Receiver::start(there.path(), &[]);
+    let mut config = p2pd_core::Config::new(p2pd_core::SecretKey::from_bytes([1; 32]));
+    config.bind = Some([127, 0, 0, 1].into());
+    let node = p2pd_tokio::Node::bind(config).await.unwrap();
+    let mut pipe = node.connect(&receiver.address).await.unwrap();
+    // A greeting, an offer of nothing, and after its answer, 11 bytes, the hash of that.
+    pipe.write_all(b"\x00\x0c\x00p2pd file 2\x00\x0a\x01\0\0\0\0\0\0\0\0n").await.unwrap();
+    pipe.flush().await.unwrap();
+    pipe.read_exact(&mut [0; 11]).await.unwrap();
+    pipe.write_all(b"\x00\x21\x05").await.unwrap();
+    pipe.write_all(blake3::hash(b"").as_bytes()).await.unwrap();
+    pipe.flush().await.unwrap();
+    let mut done = [0; 3];
+    pipe.read_exact(&mut done).await.unwrap();
+    assert_eq!(done, *b"\x00\x01\x06");
+    receiver.state("done");
+    let id = receiver.child.id().to_string();
+    assert!(Command::new("kill").args(["-INT", &id]).status().unwrap().success());
+    assert_eq!(receiver.child.wait().unwrap().code(), Some(0));
+    drop(pipe);
+}
+
 /// Peers of one address take every place that it has, and send nothing. A peer that comes after them is received from
 /// soon.
 #[tokio::test(flavor = "multi_thread")]

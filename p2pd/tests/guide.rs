@@ -2,6 +2,8 @@
 //! are replaced: the server's host, and the example's address by the listener's.
 #![cfg(unix)]
 
+mod terminal;
+
 use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
@@ -12,6 +14,7 @@ use std::time::{Duration, Instant};
 
 use p2pd::servers::{FORBID_PUBLIC, Servers};
 use tempfile::TempDir;
+use terminal::at_terminal;
 
 const PATIENCE: Duration = Duration::from_secs(60);
 /// The program at this machine alone, with ports that are free.
@@ -96,8 +99,7 @@ impl Machine {
     }
 
     fn types(&self, line: &str) -> Terminal {
-        let mut command = Command::new("script");
-        command.args(["--quiet", "--return", "--echo", "never", "--command", line, "/dev/null"]);
+        let mut command = at_terminal(line);
         let bin = self.path("bin").display().to_string();
         let path = format!("{bin}:{}", std::env::var("PATH").unwrap_or_default());
         command.env("PATH", path).env("HOME", self.dir.path()).env("P2PD", env!("CARGO_BIN_EXE_p2pd"));

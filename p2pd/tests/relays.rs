@@ -7,11 +7,11 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant, SystemTime};
 
 use p2pd::serve::{Serving, Wanted, WantedTurn};
-use p2pd_core::turn::Credentials;
+use p2pd_core::turn::{Credentials, Family};
 use p2pd_core::wire::Transport;
 use p2pd_core::{
-    Accept, Allocate, Config, Login, Notice, Plan, SecretKey, ServerRef, Strategy, TurnAuth, TurnServer,
-    WallTime,
+    Accept, Allocate, AllocateError, Config, Login, Notice, Plan, SecretKey, ServerRef, Strategy, TurnAuth,
+    TurnServer, WallTime,
 };
 use p2pd_tokio::messages::{MessagePipe, Pattern, PipeOptions};
 use p2pd_tokio::{ConnectError, Node, Pipe};
@@ -179,6 +179,86 @@ async fn a_relayed_address_is_a_pipe_of_its_own() {
             assert_eq!((&message.data[..], message.from), (&b"pong"[..], to), "{n}");
         }
         pipe.close().await;
+    }
+    node.shutdown().await;
+}
+
+#[tokio::test]
+async fn one_allocation_has_an_address_of_each_family_that_the_server_has() {
+    let mut config = Config::new(SecretKey::from_bytes(p2pd_tokio::random_seed().unwrap()));
+    (config.bind, config.survey) = (Some(V4), false);
+    let node = Node::bind(config).await.unwrap();
+    let user = ["--lt-cred-mech", "-u", "alice:secret"];
+    let ours = serving(V4, &[V4, V6]).await;
+    let theirs = coturn(&[&user[..], &["-E", "::1"]].concat());
+    let alice = TurnAuth::from(Credentials::new("alice", "secret"));
+    let at = |port| vec![TurnServer::new("127.0.0.1", port, alice.clone())];
+    let lists = [
+        (Some(at(ours.stun().port())), true),
+        // coturn 4.6.1 does not heed the attribute.
+        (theirs.as_ref().map(|(_, port)| at(*port)), false),
+    ];
+    for (servers, has_both) in lists {
+        let Some(servers) = servers else { continue };
+        let allocate = async |family| {
+            let wish = Allocate { servers: servers.clone(), family: Some(family), ..Allocate::default() };
+            let allocation = node.allocate(wish).await.unwrap();
+            let at = [Some(allocation.relayed_addr()), allocation.other_relayed_addr()];
+            (MessagePipe::new(allocation, &PipeOptions::default()).unwrap(), at)
+        };
+        let (pipe, [relayed, other]) = allocate(Family::Both).await;
+        assert_eq!(relayed.map(|at| at.ip()), Some(V4), "{servers:?}");
+        assert_eq!(other.map(|at| at.ip()), has_both.then_some(V6), "{servers:?}");
+        let all = pipe.subscribe(Pattern::ANY, Pattern::ANY).unwrap();
+        for (family, ours) in [(Family::V4, relayed), (Family::V6, other)] {
+            let Some(ours) = ours else { continue };
+            let (peer, [theirs, _]) = allocate(family).await;
+            let (theirs, hears) = (theirs.unwrap(), peer.subscribe(Pattern::ANY, Pattern::ANY).unwrap());
+            // Each lets the other in by sending to it.
+            peer.send_to(b"early", ours).await.unwrap();
+            tokio::time::sleep(Duration::from_millis(200)).await;
+            pipe.send_to(b"ping", theirs).await.unwrap();
+            let message = peer.recv_from(hears, Duration::from_secs(20)).await.unwrap();
+            assert_eq!((&message.data[..], message.from), (&b"ping"[..], ours), "{family:?}");
+            peer.send_to(b"pong", ours).await.unwrap();
+            let message = pipe.recv_from(all, Duration::from_secs(20)).await.unwrap();
+            assert_eq!((&message.data[..], message.from), (&b"pong"[..], theirs), "{family:?}");
+            peer.close().await;
+        }
+        pipe.close().await;
+    }
+    node.shutdown().await;
+}
+
+#[tokio::test]
+async fn whoever_drops_the_future_of_a_relayed_address_gives_it_up() {
+    let serving = serving(V4, &[V4]).await;
+    let mut config = Config::new(SecretKey::from_bytes(p2pd_tokio::random_seed().unwrap()));
+    (config.bind, config.survey) = (Some(V4), false);
+    let node = Node::bind(config).await.unwrap();
+    // One that never answers, and 64 wishes, which are as many as there may be.
+    let silent = tokio::net::UdpSocket::bind((V4, 0)).await.unwrap();
+    let auth = TurnAuth::from(Credentials::new("alice", "secret"));
+    let at = |port| TurnServer::new("127.0.0.1", port, auth.clone());
+    let server = at(silent.local_addr().unwrap().port());
+    let wishes: Vec<_> = (0..p2pd_core::MAX_ALLOCATIONS)
+        .map(|_| {
+            let (node, wish) =
+                (node.clone(), Allocate { servers: vec![server.clone()], ..Allocate::default() });
+            tokio::spawn(async move { node.allocate(wish).await })
+        })
+        .collect();
+    let wish = Allocate { servers: vec![at(serving.stun().port())], ..Allocate::default() };
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    assert!(matches!(node.allocate(wish.clone()).await, Err(AllocateError::TooMany)));
+    for wish in wishes {
+        wish.abort();
+        assert!(wish.await.is_err());
+    }
+    let began = Instant::now();
+    while node.allocate(wish.clone()).await.is_err() {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        assert!(began.elapsed() < Duration::from_secs(10), "places are not given back");
     }
     node.shutdown().await;
 }

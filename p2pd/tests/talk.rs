@@ -1,6 +1,8 @@
 //! `p2pd listen` and `p2pd connect` as people type them: at terminals, which `script` makes, and at pipes.
 #![cfg(unix)]
 
+mod terminal;
+
 use std::io::{Read, Write};
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::{Arc, Mutex};
@@ -43,16 +45,20 @@ impl Running {
 
     /// Starts the program at a terminal, which shows typed text too.
     fn terminal(args: &str) -> Self {
-        let mut command = Command::new("script");
-        let line = format!("exec {} {args} {LOCAL}", env!("CARGO_BIN_EXE_p2pd"));
-        command.args(["--quiet", "--return", "--echo", "never", "--command", &line, "/dev/null"]);
-        Self::start(command)
+        Self::start(terminal::at_terminal(&format!("exec {} {args} {LOCAL}", env!("CARGO_BIN_EXE_p2pd"))))
     }
 
     /// Starts the program at pipes.
     fn piped(args: &str) -> Self {
+        let (verb, rest) = args.split_once(' ').unwrap_or((args, ""));
+        // A program that is run for each message comes last.
+        Self::bare(&format!("{verb} {LOCAL} {rest}"))
+    }
+
+    /// Starts the program at pipes, with these arguments alone.
+    fn bare(args: &str) -> Self {
         let mut command = Command::new(env!("CARGO_BIN_EXE_p2pd"));
-        command.args(args.split_whitespace()).args(LOCAL.split_whitespace());
+        command.args(args.split_whitespace());
         Self::start(command)
     }
 
@@ -130,6 +136,27 @@ fn the_first_example_of_the_readme() {
     listener.write("\x03");
     assert_eq!(listener.ends(), Some(0), "{}", listener.said());
     assert!(!listener.said().contains("p2pd: "), "{}", listener.said());
+}
+
+/// As under `nohup tests/run`.
+#[test]
+fn a_terminal_that_is_gone_ends_its_programs_where_hangups_are_ignored() {
+    let line = format!("echo pid: $$; exec {} listen {LOCAL}", env!("CARGO_BIN_EXE_p2pd"));
+    let script = terminal::at_terminal(&line);
+    let mut ignoring = Command::new("sh");
+    ignoring.args(["-c", "trap '' HUP; exec \"$@\"", "sh"]).arg(script.get_program()).args(script.get_args());
+    let mut listener = Running::start(ignoring);
+    listener.says("ready: ");
+    let said = listener.said();
+    let id = said.split("pid: ").nth(1).and_then(|rest| rest.split_whitespace().next()).unwrap();
+    let is_there = || Command::new("kill").args(["-0", id]).stderr(Stdio::null()).status().unwrap().success();
+    assert!(is_there());
+    drop(listener);
+    let begin = Instant::now();
+    while is_there() {
+        assert!(begin.elapsed() < Duration::from_secs(30), "{id} goes on");
+        std::thread::sleep(Duration::from_millis(5));
+    }
 }
 
 #[test]
@@ -253,4 +280,69 @@ fn much_goes_through_as_it_is() {
     }
     assert!(std::fs::read(&sent).unwrap() == std::fs::read(&came).unwrap());
     let _ = listener.child.kill();
+}
+
+/// Lines to send, and what comes of them where hellos alone are wanted.
+const LINES: &str = "other\nhello\n\nhelllo\nhello, at last";
+
+fn hellos(said: &str) -> Vec<&str> {
+    let mut hellos: Vec<&str> = said.lines().filter(|line| line.starts_with("hel")).collect();
+    hellos.sort_unstable();
+    hellos
+}
+
+#[test]
+fn lines_are_messages_by_patterns_and_one_that_is_too_long_is_left_out() {
+    let mut listener = Running::piped("listen --messages --only ^hel+o");
+    let address = listener.address();
+    let mut caller = Running::piped(&format!("connect {address} --messages"));
+    caller.write(&"x".repeat(20_000)).write("\n").write(LINES).end();
+    listener.end();
+    assert_eq!(caller.ends(), Some(0), "{}", caller.said());
+    assert!(caller.said().contains("no message; it is left out"), "{}", caller.said());
+    listener.says("hello, at last\n");
+    assert_eq!(hellos(&listener.said()), ["helllo", "hello", "hello, at last"]);
+    assert!(!listener.said().contains("\nother\n"), "{}", listener.said());
+    // Bytes are no messages.
+    let mut caller = Running::piped(&connect(&address));
+    caller.write("\u{1}\u{1}no end").end();
+    listener.says("the pipe broke: ");
+}
+
+#[test]
+fn a_program_answers_each_message_and_may_fail() {
+    let mut listener = Running::piped("listen --messages --each sed s/^hel/HEL/;/other/q7");
+    let address = listener.address();
+    let mut caller = Running::piped(&format!("connect {address} --messages"));
+    caller.write(LINES).end();
+    assert_eq!(caller.ends(), Some(0), "{}", caller.said());
+    let said = caller.said();
+    let answers: Vec<&str> = said.lines().filter(|line| line.starts_with("HEL")).collect();
+    assert_eq!(answers, ["HELlo", "HELllo", "HELlo, at last"], "{said}");
+    listener.says("--each sed: exit status: 7");
+}
+
+#[test]
+fn messages_go_beside_a_relayed_pipe() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name).display().to_string();
+    let (list, key) = (path("servers.toml"), path("key"));
+    let serve = "serve --bind 127.0.0.1 --mqtt-port 0 --stun-port 0";
+    let mut serving =
+        Running::bare(&format!("{serve} --turn-password-file {} --write {list}", path("password")));
+    serving.says("serving: ");
+    let mut id = Running::bare(&format!("id --identity {key}"));
+    assert_eq!(id.ends(), Some(0));
+    std::thread::sleep(Duration::from_millis(50));
+    let with = format!("--bind 127.0.0.1 --config {list}");
+    let mut listener =
+        Running::bare(&format!("listen {with} --accept {} --messages --each cat", id.said().trim()));
+    let address = listener.address();
+    let mut caller = Running::bare(&format!(
+        "connect {address} {with} --identity {key} --strategies relay --messages --only ^hel+o"
+    ));
+    caller.write(LINES).end();
+    assert_eq!(caller.ends(), Some(0), "{}", caller.said());
+    assert!(caller.said().contains("by relay"), "{}", caller.said());
+    assert_eq!(hellos(&caller.said()), ["helllo", "hello", "hello, at last"]);
 }

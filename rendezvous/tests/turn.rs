@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use p2pd_core::turn::{Client, Config as ClientConfig, Credentials, Error, Event, Family};
+use p2pd_core::turn::{Client, Config as ClientConfig, Credentials, Error, Event, Family, PermitError};
 use p2pd_core::wire::Transport;
 use p2pd_core::{Instant, WallTime};
 use p2pd_rendezvous::ConnId;
@@ -36,8 +36,8 @@ struct World {
     peers: Vec<Peer>,
     relays: BTreeMap<RelayId, SocketAddr>,
     port: u16,
-    /// True if no socket can be opened.
-    out_of_sockets: bool,
+    /// Whether no socket can be opened at an address.
+    no_socket: fn(IpAddr) -> bool,
     /// Datagrams that left for addresses outside the relays.
     outside: Vec<(SocketAddr, Vec<u8>)>,
 }
@@ -60,7 +60,7 @@ impl World {
             peers: Vec::new(),
             relays: BTreeMap::new(),
             port: 50_000,
-            out_of_sockets: false,
+            no_socket: |_| false,
             outside: Vec::new(),
         }
     }
@@ -142,7 +142,7 @@ impl World {
                 peer.client.handle_end(now);
             }
             Output::Open(relay, ip) => {
-                let port = (!self.out_of_sockets).then_some(self.port);
+                let port = (!(self.no_socket)(ip)).then_some(self.port);
                 if let Some(port) = port {
                     self.port += 1;
                     self.relays.insert(relay, (ip, port).into());
@@ -212,7 +212,7 @@ fn two_clients_reach_each_other_and_the_world_over_udp_and_tcp() {
         let (a, events) = world.join("198.51.100.1:1000", alice(over));
         let lifetime = s(600);
         let (relayed, mapped) = (addr("203.0.113.10:50000"), addr("198.51.100.1:1000"));
-        assert_eq!(events, [Event::Allocated { relayed, mapped, lifetime }]);
+        assert_eq!(events, [Event::Allocated { relayed, other: None, mapped, lifetime }]);
         let (b, events) = world.join("198.51.100.2:1000", ClientConfig::new(over, short_lived));
         assert!(is_allocated(&events), "{events:?}");
         for n in [a, b] {
@@ -281,10 +281,10 @@ fn quotas_hold_and_come_back() {
     assert_eq!((world.server.stats().over_quota, world.server.allocations()), (3, 4));
     world.close(0);
     assert!(is_allocated(&world.join("198.51.100.1:4", alice(Transport::Udp)).1), "all three have one less");
-    world.out_of_sockets = true;
+    world.no_socket = |_| true;
     world.close(1);
     assert_eq!(world.join("198.51.100.1:5", alice(Transport::Udp)).1, full, "no socket");
-    world.out_of_sockets = false;
+    world.no_socket = |_| false;
     assert!(is_allocated(&world.join("198.51.100.1:6", alice(Transport::Udp)).1), "and it took no place");
 }
 
@@ -313,11 +313,70 @@ fn wrong_credentials_and_families_are_refused() {
 }
 
 #[test]
+fn one_allocate_gives_an_address_of_each_family_as_far_as_there_is_one() {
+    let (v4, v6) = (addr(LOCAL).ip(), "2001:db8::a".parse().unwrap());
+    let both = |over| ClientConfig { family: Family::Both, ..alice(over) };
+    for over in [Transport::Udp, Transport::Tcp] {
+        let mut world = World::new(Config { relay_ips: vec![v6, v4], ..config() });
+        let (n, events) = world.join("198.51.100.1:1000", both(over));
+        let (relayed, other) = (addr("203.0.113.10:50001"), addr("[2001:db8::a]:50000"));
+        let found = |e: &Event| matches!(e, Event::Allocated { relayed: at, other: Some(too), .. } if *at == relayed && *too == other);
+        assert!(matches!(&events[..], [e] if found(e)), "{events:?}");
+        let peers = [addr("192.0.2.1:9"), addr("[2001:db8:9::1]:9")];
+        for (at, peer) in [relayed, other].into_iter().zip(peers) {
+            world.permit(n, peer.ip());
+            world.send(n, peer, b"there");
+            assert_eq!(world.outside.pop(), Some((peer, b"there".to_vec())));
+            let relay = *world.relays.iter().find(|(_, its)| **its == at).unwrap().0;
+            world.server.relayed(world.now, relay, peer, b"back");
+            world.settle();
+            assert_eq!(world.take(n), [Event::Data { from: peer, data: b"back"[..].into() }]);
+        }
+        world.run(s(4000));
+        assert_eq!((world.server.allocations(), world.relays.len(), world.take(n)), (2, 2, vec![]));
+        world.close(n);
+        assert_eq!((world.server.allocations(), world.relays.len()), (0, 0));
+    }
+    // One family, for want of an address, a socket, or a place.
+    let limits = Limits { per_user: 1, ..Limits::default() };
+    let one = |ip| Config { relay_ips: vec![ip], ..config() };
+    let two = || Config { relay_ips: vec![v4, v6], ..config() };
+    let cases: [(Config, fn(IpAddr) -> bool, &[IpAddr]); 6] = [
+        (one(v4), |_| false, &[v4]),
+        (one(v6), |_| false, &[v6]),
+        (two(), |ip| ip.is_ipv6(), &[v4]),
+        (two(), |ip| ip.is_ipv4(), &[v6]),
+        (Config { limits, ..two() }, |_| false, &[v4, v6]),
+        (two(), |_| true, &[]),
+    ];
+    for (config, no_socket, expected) in cases {
+        let mut world = World::new(config);
+        world.no_socket = no_socket;
+        let (n, events) = world.join("198.51.100.1:1000", both(Transport::Udp));
+        let client = &world.peers[n].client;
+        assert_eq!(client.other_relayed(), None);
+        match client.relayed() {
+            Some(at) => assert!(expected.contains(&at.ip()), "{at}, {expected:?}"),
+            None => assert_eq!((&events[..], expected), (&[Event::Lost(Error::Capacity)][..], &[][..])),
+        }
+        let count = expected.len().min(1);
+        assert_eq!((world.server.allocations(), world.relays.len()), (count, count), "{expected:?}");
+        // What is there lives on, and a peer of the other family is refused here.
+        world.run(s(2000));
+        if let Some(at) = world.peers[n].client.relayed() {
+            let peer = if at.is_ipv4() { "2001:db8:9::1" } else { "192.0.2.1" }.parse().unwrap();
+            let now = world.instant();
+            assert_eq!(world.peers[n].client.permit(now, peer), Err(PermitError::Family));
+        }
+    }
+}
+
+#[test]
 fn a_restarted_server_says_at_once_that_it_has_forgotten() {
     let mut world = World::new(config());
     world.join("198.51.100.1:1000", alice(Transport::Udp));
     world.server = Server::new(config());
-    world.run(s(539));
+    world.run(s(19));
     assert_eq!(world.take(0), []);
     world.run(s(1));
     assert_eq!(world.take(0), [Event::Lost(Error::AllocationGone)]);

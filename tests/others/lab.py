@@ -8,10 +8,14 @@ import re
 import shutil
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import threading
 import time
+import urllib.error
+import urllib.parse
+import urllib.request
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 
@@ -178,15 +182,76 @@ class Call:
         names = lab.path(f"names.{time.monotonic_ns()}")
         command = [lab.program, "connect", target, "--json", "--bind", "127.0.0.1", "--config", servers]
         command += ["--identity", key or lab.identity, "--names", names, "--timeout", str(timeout), *args]
-        sent, began = os.urandom(size), time.monotonic()
+        sent, self.began = os.urandom(size), time.monotonic()
         try:
             done = subprocess.run(command, input=sent, capture_output=True, timeout=timeout + 20)
             self.good, said = done.stdout == sent and done.returncode == 0, done.stderr.decode(errors="replace")
         except subprocess.TimeoutExpired as why:
             self.good, said = False, f"no end within {why.timeout} s"
-        self.took = time.monotonic() - began
+        self.took = time.monotonic() - self.began
         self.how = "".join(re.findall(r'"event":"connected".*?"strategy":"(\w+)"', said)[:1])
         self.why = "" if self.good else (said.strip().splitlines() or ["nothing said"])[-1][-300:]
+
+
+class Daemon:
+    """`p2pd daemon`, a node that stands, once its address names two brokers."""
+
+    def __init__(self, lab, servers, number):
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            api = "127.0.0.1:%d" % free.getsockname()[1]
+        self.url = f"http://{api}/p2p/"
+        command = [lab.program, "daemon", "--api", api, "--no-token", "--bind", "127.0.0.1", "--config", servers]
+        command += ["--identity", lab.caller_key(number), "--names", lab.path(f"daemon{number}.names")]
+        self.process, end = lab.start(f"daemon{number}", *command), time.monotonic() + 60
+        while "," not in self.ask("addr", "addr").split("-")[0]:
+            if self.process.popen.poll() is not None or time.monotonic() > end:
+                raise Failed(f"the daemon names no two brokers: {self.process.said()}")
+            time.sleep(0.1)
+
+    def ask(self, call, field):
+        """A field of the answer to a call of the API, or nothing while nobody answers."""
+        try:
+            with urllib.request.urlopen(self.url + call, timeout=40) as answer:
+                return str(json.load(answer)[field])
+        except urllib.error.HTTPError as why:
+            raise Failed(why.read().decode(errors="replace").strip()[-300:]) from None
+        except urllib.error.URLError:
+            return ""
+
+    def call(self, target, number, strategies=""):
+        return DaemonCall(self, target, f"call{number}", strategies)
+
+
+class DaemonCall:
+    """A pipe that a daemon opens, as `Call` is one of a program's."""
+
+    def __init__(self, daemon, target, name, strategies):
+        self.began, self.why = time.monotonic(), ""
+        try:
+            wanted = f"&strategies={strategies}" if strategies else ""
+            daemon.ask(f"open/{name}/{urllib.parse.quote(target)}?timeout=30{wanted}", "error")
+            daemon.ask(f"send/{name}/{name}", "error")
+            said = daemon.ask(f"recv/{name}/timeout/10", "data")
+            self.why = "" if said == name else f"{said!r} came back for {name}"
+            self.took = time.monotonic() - self.began
+            daemon.ask(f"close/{name}", "error")
+        except Failed as why:
+            self.took, self.why = time.monotonic() - self.began, str(why)
+        self.good = not self.why
+
+
+def packet(head, body):
+    """An MQTT packet."""
+    length, size = len(body), b""
+    while True:
+        size += bytes([length & 127 | (128 if length > 127 else 0)])
+        length >>= 7
+        if not length:
+            return bytes([head]) + size + body
+
+
+def text(value):
+    return struct.pack(">H", len(value)) + value.encode()
 
 
 def calls(count, make):

@@ -10,7 +10,7 @@ import time
 import brokers
 import clusters
 import relays
-from lab import Call, Failed, Lab, Listener, run, say
+from lab import Call, Failed, Lab, Listener, packet, run, say, text
 
 NAME = "example"
 # Sessions and messages at a time that the figures are taken of.
@@ -57,19 +57,6 @@ def packet_size(data):
         if byte < 128:
             return n + 2 + length if len(data) >= n + 2 + length else None
     return None
-
-
-def packet(head, body):
-    length, size = len(body), b""
-    while True:
-        size += bytes([length & 127 | (128 if length > 127 else 0)])
-        length >>= 7
-        if not length:
-            return bytes([head]) + size + body
-
-
-def text(value):
-    return struct.pack(">H", len(value)) + value.encode()
 
 
 def client(host, port, number):

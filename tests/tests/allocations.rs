@@ -1,14 +1,16 @@
-//! Relayed addresses as pipes of messages, on every driver, over loopback with our own TURN server.
+//! Relayed addresses, and the messages beside relayed pipes, as pipes of messages: on every driver, over loopback with
+//! our own TURN server.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::time::{Duration, Instant};
 
 use mio::{Events, Poll};
 use p2pd::serve::{Serving, Wanted, WantedTurn};
-use p2pd_async::{Allocation, End, MessagePipe, Pattern, PipeOptions, Protocol, Runtime, SendError};
+use p2pd_async::{Allocation, End, MessagePipe, Pattern, PipeOptions, Protocol, Runtime, SendError, Socket};
+use p2pd_core::relay::MAX_MESSAGE;
 use p2pd_core::turn::{Credentials, MAX_PAYLOAD};
 use p2pd_core::wire::Transport;
-use p2pd_core::{Allocate, AllocateError, Config, PipeId, SecretKey, TurnServer};
+use p2pd_core::{Accept, Allocate, AllocateError, Config, PipeId, Plan, SecretKey, Strategy, TurnServer};
 use p2pd_mio::messages::{News as PipeNews, Pipes};
 
 /// Longer than anything here takes, even on a busy machine.
@@ -185,6 +187,145 @@ fn looping(config: Config) {
             assert_eq!(&buffer[..len], if echoes == 0 { &b"first"[..] } else { b"more" });
             echoes += 1;
             peer.send_to(b"again", from).unwrap();
+        }
+    }
+}
+
+/// Configurations of two nodes that meet at this server's broker; the second accepts the first.
+fn meeting(serving: &Serving) -> [Config; 2] {
+    let configs = [(); 2].map(|()| {
+        let brokers = serving.servers("127.0.0.1", 0).brokers;
+        Config { brokers, ..config(serving.stun(), Transport::Udp) }
+    });
+    let [ours, theirs] = configs;
+    let accept = Accept::Only([ours.identity.node_id()].into());
+    [ours, Config { accept, ..theirs }]
+}
+
+fn by_relay() -> Plan {
+    Plan { strategies: [Strategy::Relay].into_iter().collect(), timeout: LONG, ..Plan::default() }
+}
+
+/// Messages go both ways by patterns and callbacks, each once; one that is too long ends nothing.
+async fn beside<R: Runtime>(one: R::Messages, other: R::Messages) -> MessagePipe<R> {
+    let options = PipeOptions::default();
+    let [one, other] =
+        [one, other].map(|it| MessagePipe::<R>::new(Socket::Beside(Box::new(it)), &options).unwrap());
+    assert_eq!((one.protocol(), one.remote_addr().map(|at| at.ip())), (Protocol::Tcp, Some(V4)));
+    other.on_message(|message, pipe| async move { pipe.send(&message.data).await.unwrap() });
+    let hellos = one.subscribe(Pattern::new("^hel+o").unwrap(), Pattern::ANY).unwrap();
+    let all = one.subscribe(Pattern::ANY, Pattern::ANY).unwrap();
+    let longest = vec![b'x'; MAX_MESSAGE];
+    let sent = [&b""[..], b"helllo", b"other", &longest];
+    for message in sent {
+        one.send(message).await.unwrap();
+    }
+    let too_long = one.send(&vec![0; MAX_MESSAGE + 1]).await;
+    assert_eq!(too_long, Err(SendError::Failed(std::io::ErrorKind::InvalidInput)));
+    one.send(b"still here").await.unwrap();
+    assert_eq!(&one.recv(hellos, LONG).await.unwrap()[..], b"helllo");
+    let mut back = Vec::new();
+    for _ in 0..=sent.len() {
+        back.push(one.recv(all, LONG).await.unwrap());
+    }
+    back.sort();
+    assert_eq!(back, [&b""[..], b"helllo", b"other", b"still here", &longest]);
+    one
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn messages_beside_a_pipe_on_tokio() {
+    let serving = serving(V4).await;
+    let [ours, theirs] = meeting(&serving);
+    let (ours, theirs) =
+        (p2pd_tokio::Node::bind(ours).await.unwrap(), p2pd_tokio::Node::bind(theirs).await.unwrap());
+    let mut pipe = ours.connect_with(&theirs.address().await, by_relay()).await.unwrap();
+    let mut other = theirs.accept().await.unwrap();
+    let one =
+        beside::<p2pd_tokio::messages::Tokio>(pipe.messages().unwrap(), other.messages().unwrap()).await;
+    drop(other);
+    assert_eq!(one.ended().await, End::Peer);
+}
+
+#[tokio::test]
+async fn messages_beside_a_pipe_on_async_std() {
+    let serving = serving(V4).await;
+    let [ours, theirs] = meeting(&serving);
+    let work = async {
+        let ours = p2pd_async_std::Node::bind(ours).await.unwrap();
+        let theirs = p2pd_async_std::Node::bind(theirs).await.unwrap();
+        let mut pipe = ours.connect_with(&theirs.address().await, by_relay()).await.unwrap();
+        let mut other = theirs.accept().await.unwrap();
+        let messages = (pipe.messages().unwrap(), other.messages().unwrap());
+        beside::<p2pd_async_std::messages::AsyncIo>(messages.0, messages.1).await;
+    };
+    tokio::task::spawn_blocking(|| futures_lite::future::block_on(work)).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn messages_beside_a_pipe_on_mio() {
+    let serving = serving(V4).await;
+    let configs = meeting(&serving);
+    tokio::task::spawn_blocking(|| looping_beside(configs)).await.unwrap();
+}
+
+/// Two nodes in one loop, and what the one says beside its pipe comes back.
+fn looping_beside([ours, theirs]: [Config; 2]) {
+    let (mut poll, mut events) = (Poll::new().unwrap(), Events::with_capacity(64));
+    let mut nodes = [
+        p2pd_mio::Node::bind(ours, poll.registry(), 0..1_000).unwrap(),
+        p2pd_mio::Node::bind(theirs, poll.registry(), 1_000..2_000).unwrap(),
+    ];
+    let mut pipes = Pipes::new(poll.registry(), 2_000..3_000).unwrap();
+    // A pipe that is not registered is read by nobody; its messages come all the same.
+    let (mut held, mut one, mut hellos, mut called) = (Vec::new(), None, None, false);
+    let began = Instant::now();
+    loop {
+        assert!(began.elapsed() < LONG);
+        let wait = [nodes[0].timeout(), nodes[1].timeout(), pipes.timeout()];
+        poll.poll(&mut events, wait.into_iter().flatten().min()).unwrap();
+        for event in &events {
+            assert!(nodes.iter_mut().any(|node| node.handle(event)) || pipes.handle(event));
+        }
+        for node in &mut nodes {
+            node.tick();
+            while let Some(news) = node.poll() {
+                let (mut pipe, is_ours) = match news {
+                    p2pd_mio::News::Opened(_, pipe) => (pipe, true),
+                    p2pd_mio::News::Incoming(pipe) => (pipe, false),
+                    p2pd_mio::News::NotOpened(_, why) => panic!("{why}"),
+                    _ => continue,
+                };
+                let beside = pipes.add(pipe.messages().unwrap(), &PipeOptions::default()).unwrap();
+                assert_eq!(pipes.remote_addr(beside), Some(pipe.remote_addr()));
+                if is_ours {
+                    let pattern = Pattern::new("^hel+o").unwrap();
+                    hellos = Some(pipes.subscribe(beside, pattern, Pattern::ANY).unwrap());
+                    for text in [&b"other"[..], b"", b"helllo"] {
+                        pipes.send(beside, text).unwrap();
+                    }
+                    one = Some(beside);
+                } else {
+                    pipes.hear(beside, true);
+                }
+                held.push(pipe);
+            }
+        }
+        if let Some(to) = nodes[1].address().filter(|_| !called).cloned() {
+            nodes[0].connect(&to, by_relay()).unwrap();
+            called = true;
+        }
+        pipes.tick();
+        while let Some(news) = pipes.poll() {
+            if let PipeNews::Message(pipe, message) = news {
+                pipes.send(pipe, &message.data).unwrap();
+            }
+        }
+        if let (Some(one), Some(hellos)) = (one, hellos)
+            && let Some(message) = pipes.recv(one, hellos).unwrap()
+        {
+            assert_eq!(&message.data[..], b"helllo");
+            return;
         }
     }
 }

@@ -1,8 +1,10 @@
 //! The program as its user runs it: two hosts in namespaces, a real broker (mosquitto), real STUN (coturn) and
 //! real Linux NATs.
 
+use std::io::Write;
 use std::process::Command;
 
+use p2pd_tests::lab::{Home, Lab, SERVER};
 use p2pd_tests::require_lab;
 use p2pd_tests::world::{PATIENCE, World, event, program};
 
@@ -75,6 +77,40 @@ fn a_file_goes_through_two_nats_and_is_not_sent_twice() {
         assert!(ended, "{:?}", sender.lines());
     }
     assert!(std::fs::read(there.path().join("file.bin")).unwrap() == data);
+}
+
+/// As README has it: one computer with one address runs the servers. The two ends name each other, and either calls.
+#[test]
+fn homes_behind_hard_nats_punch_by_one_server_with_one_address() {
+    require_lab!();
+    for homes in [["symrand", "pr"], ["pr", "symrand"], ["symrand", "eimrand"], ["eimrand", "symrand"]] {
+        let lab = Lab::builder().homes(homes.map(|home| home.parse::<Home>().unwrap())).build().unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+        let (list, ip) = (path("servers.toml"), SERVER[0].to_string());
+        let password = ["--turn-password-file", &path("password")];
+        let serve = ["serve", "--json", "--bind", &ip, "--host", &ip, "--write", &list];
+        let mut serving = lab.server().run(program(), [&serve[..], &password].concat()).unwrap();
+        event(&mut serving, "serving");
+        let keys = [path("there"), path("here")];
+        let ids = keys.each_ref().map(|key| {
+            let out = Command::new(program()).args(["id", "--identity", key]).output().unwrap();
+            String::from_utf8(out.stdout).unwrap().trim().to_owned()
+        });
+        let with = |n: usize| ["--json", "--config", &list, "--accept", &ids[1 - n], "--identity", &keys[n]];
+        let mut listener =
+            lab.host(0).run(program(), [&["listen", "--echo"][..], &with(0)].concat()).unwrap();
+        let address = event(&mut listener, "ready")["address"].as_str().unwrap().to_owned();
+        let connect = ["connect", &address, "--strategies", "punch"];
+        let mut caller = lab.host(1).run(program(), [&connect[..], &with(1)].concat()).unwrap();
+        caller.take_stdin().unwrap().write_all(b"there and back\n").unwrap();
+        let ended = caller.wait(PATIENCE);
+        let said: Vec<String> = caller.lines().iter().map(|line| line.text.clone()).collect();
+        assert!(
+            ended.unwrap().success() && said.iter().any(|line| line == "there and back"),
+            "{homes:?}: {said:#?}"
+        );
+    }
 }
 
 #[test]

@@ -33,6 +33,7 @@ pub struct Allocate {
     /// Servers to ask, the first one that answers is kept. Default: none, which means those of the configuration.
     pub servers: Vec<TurnServer>,
     /// Family of the relayed address, and so of peers. Default: IPv4, and IPv6 from a server that has no IPv4.
+    /// [`Family::Both`] asks for an address of each, and takes one where there is no more.
     pub family: Option<Family>,
     /// Longest time until there is a relayed address. Default 20 s.
     pub timeout: Duration,
@@ -126,7 +127,8 @@ impl Node {
             return Err(AllocateError::TooMany);
         }
         let id = self.cx.fresh_id();
-        let family = (wish.family.unwrap_or(Family::V4), wish.family.is_none());
+        let any = matches!(wish.family, None | Some(Family::Both));
+        let family = (wish.family.unwrap_or(Family::V4), any);
         let owner = Owner::Allocation(id);
         let servers = Servers::start(&mut self.cx, owner, list, self.config.bind, ours, family);
         let stage = Stage::Asking(self.cx.now + wish.timeout);
@@ -137,7 +139,7 @@ impl Node {
         Ok(PipeId(id.number()))
     }
 
-    /// Sends a datagram from an allocation's relayed address to any address of its family, at most
+    /// Sends a datagram from an allocation's relayed address to any address of the same family, at most
     /// [`MAX_PAYLOAD`](crate::turn::MAX_PAYLOAD) bytes. The permission is asked for on the way and kept.
     ///
     /// # Errors
@@ -253,7 +255,8 @@ impl Node {
         match (news, allocation.stage) {
             (ServerNews::Allocated(relayed), Stage::Asking(_)) => {
                 allocation.stage = Stage::Open;
-                self.cx.open_allocation(pipe, relayed);
+                let other = allocation.servers.other_relayed();
+                self.cx.open_allocation(pipe, relayed, other);
             }
             (ServerNews::Data(from, data), Stage::Open) => {
                 if allocation.inbox.len() >= MAX_WAITING {

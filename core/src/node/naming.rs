@@ -14,6 +14,7 @@ use crate::identity::NodeId;
 use crate::limit::Bucket;
 use crate::name::{Found, Name, NameError, NameNews, NamePin, Pins, QUERY, Record};
 use crate::notice::{ConnectId, FailReason, Notice, Report};
+use crate::signal::broker::Session;
 use crate::time::Instant;
 
 /// Most names that are asked for or registered at a time: each is a subscription on each broker, and brokers bound
@@ -391,7 +392,8 @@ impl Node {
         let asks = watch.asked || !watch.calls.is_empty();
         let hopes = asks && watch.places.is_empty() && self.brokers.iter().any(|b| b.has_worked());
         // A call waits for a broker that takes streams, and has time to answer then.
-        let unready = watch.places.is_empty() && self.brokers.iter().any(|b| b.is_unready());
+        let may_yet = |b: &Session| b.is_unready() || b.may_yet_follow(&watch.topic);
+        let unready = !watch.is_heard() && self.brokers.iter().any(may_yet);
         if unready && !watch.calls.is_empty() {
             watch.search =
                 watch.search.map(|since| if since + SEARCH_WITHIN / 2 <= now { now } else { since });
@@ -636,8 +638,12 @@ impl Watch {
 
     /// Returns `why`, or `NoBroker` if nothing was found because no broker answered.
     fn silence_or(&self, why: NameError) -> NameError {
-        let heard = self.places.values().any(|place| *place != Place::Refused);
-        if why == NameError::NotFound && !heard { NameError::NoBroker } else { why }
+        if why == NameError::NotFound && !self.is_heard() { NameError::NoBroker } else { why }
+    }
+
+    /// Returns true if a broker sends us the records of the name.
+    fn is_heard(&self) -> bool {
+        self.places.values().any(|place| *place != Place::Refused)
     }
 
     /// Returns the time of the next step that needs no event.

@@ -7,9 +7,12 @@
 //! owner, and what a broker would have to store waits for seconds on a cluster whose nodes fail. A message is sent once, on
 //! the first session that there is while it is of use. Some brokers end the session of a client whose message they do not like.
 
-use core::num::NonZeroU16;
+mod idling;
+mod link;
+mod outbox;
+mod topics;
+
 use core::time::Duration;
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::IpAddr;
 
 use bytes::Bytes;
@@ -21,18 +24,20 @@ use crate::identity::Topic;
 use crate::io::{CloseHow, IoFailure, QueryId, SockId};
 use crate::limit::Bucket;
 use crate::name::MAX_RECORD;
-use crate::nat::memory::{self, CONFIRMED_WITHIN, LONGEST, Patience, SHORTEST};
+use crate::nat::memory::SHORTEST;
 use crate::notice::{BrokerLoss, BrokerState};
 use crate::proxy::Proxy;
 use crate::random::Domain;
 use crate::server::{Dials, Race};
 use crate::signal::seal::MAX_ENVELOPE;
 use crate::time::Instant;
-use crate::wire::mqtt::{self, Incoming, MqttSplitter};
+use crate::wire::mqtt::{self, Incoming};
 
-/// Keep-alive told to the broker (MQTT 3.1.1 section 3.1.2.10), in seconds: half as much again as the longest time between
-/// two pings. A broker that refuses the first may take another.
-const KEEP_ALIVE: [u16; 3] = [450, 60, 20];
+use idling::Idling;
+use link::Link;
+use outbox::{MAX_OUTBOX, Outbox, Outgoing};
+use topics::{Answer, Topics};
+
 /// CONNACK of a broker to which the keep-alive is too long: identifier rejected.
 const REJECTED: u8 = 2;
 /// The broker's answer to CONNECT, SUBSCRIBE or PINGREQ may take this long.
@@ -43,22 +48,11 @@ const GREET_WITHIN: Duration = Duration::from_millis(1_500);
 /// The look-up and the dials may take so long.
 const REACH_WITHIN: Duration = Duration::from_secs(8);
 /// Tries after a loss are spaced from the first to the second of these, doubling, each drawn from the upper
-/// half of its interval so that a herd of nodes spreads out.
+/// half of its interval so that a herd of nodes spreads out. The time that a broker has kept a try waiting counts.
 const BACK_OFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
 /// Sessions that end sooner after their SUBACK count as failures: a broker that ends each at once is asked as seldom as
 /// one that is away.
 const LIVED: Duration = Duration::from_secs(60);
-/// So many sessions in a row that break where a message was the last that happened are the message's fault.
-const MAX_BROKEN: u8 = 2;
-/// Time between a refused subscription and the next try, of which there are so many: clusters may refuse while a node is
-/// away.
-const SUBSCRIBE_AGAIN: (Duration, u8) = (Duration::from_secs(1), 3);
-/// Credit given to the stream at a time.
-const CREDIT: u32 = 16 * 1024;
-/// Most subscriptions that wait for an answer; more are not sent to a broker that gives none.
-const MAX_UNANSWERED: usize = 256;
-/// Most messages waiting for the broker; a further one is not taken.
-const MAX_OUTBOX: usize = 64;
 
 /// Report of a broker's session.
 #[derive(Debug)]
@@ -86,45 +80,25 @@ pub(crate) struct Session {
     place: u8,
     broker: Broker,
     bind: Option<IpAddr>,
-    topic: Topic,
     state: State,
+    /// Beginning of the last try.
+    begun: Instant,
     /// Failures since a session last lived for [`LIVED`].
     failures: u32,
     /// The shortest from CONNECT to CONNACK or from PINGREQ to PINGRESP, on the last connection: one lost packet makes
     /// a round trip a second longer, and a punch reckons with it.
     round_trip: Option<Duration>,
-    outbox: VecDeque<Outgoing>,
-    /// Topics of names.
-    followed: BTreeSet<Box<str>>,
-    /// Packets that the broker has to acknowledge.
-    unanswered: BTreeMap<NonZeroU16, Unanswered>,
-    next_packet_id: NonZeroU16,
+    outbox: Outbox,
+    topics: Topics,
     /// Records of names.
     records: Bucket,
     /// True once a session became ready.
     worked: bool,
-    /// True if the last try got a stream and no session, for no reason that the broker gave.
+    /// True if the last try got a stream and no session that stands, for no reason that the broker gave.
     unready: bool,
     /// True if the last CONNECT was not answered within [`GREET_WITHIN`]: the next one has longer.
     patient: bool,
-    /// Count of sessions in a row that broke where a message was the last that happened.
-    broken: u8,
-    /// The same count where something was to be kept. After [`MAX_BROKEN`] nothing is asked to be kept.
-    broken_kept: u8,
-    /// Place of the keep-alive in [`KEEP_ALIVE`].
-    keep_alive: usize,
-    /// What the broker allows, whatever the keep-alive says.
-    patience: Patience,
-    suspect: Option<Suspect>,
-}
-
-/// A loss that may be the NAT's doing.
-#[derive(Debug)]
-struct Suspect {
-    /// The session was idle for so long before the ping at which it was lost, since this time.
-    silent: Duration,
-    since: Instant,
-    at: Instant,
+    idling: Idling,
 }
 
 #[derive(Debug)]
@@ -142,13 +116,9 @@ enum State {
     Greeting {
         link: Link,
     },
-    /// SUBSCRIBE is sent, or due again.
+    /// Our own topic is asked for, or refused and due again.
     Subscribing {
         link: Link,
-        packet_id: NonZeroU16,
-        /// Refusals in this session.
-        refused: u8,
-        again: Option<Instant>,
     },
     Ready {
         link: Link,
@@ -168,85 +138,24 @@ enum Proof {
     Given,
 }
 
-/// A packet that the broker has not acknowledged.
-#[derive(PartialEq, Eq, Debug)]
-enum Unanswered {
-    Subscribe(Box<str>),
-    Unsubscribe,
-}
-
-#[derive(Debug)]
-struct Link {
-    sock: SockId,
-    /// Local address.
-    local: IpAddr,
-    /// The broker's.
-    remote: IpAddr,
-    splitter: MqttSplitter,
-    /// Bytes read since credit was last given.
-    read: u32,
-    /// Time at which a byte last went either way.
-    used: Instant,
-    last_ping: Instant,
-    next_ping: Instant,
-    /// Silence before the ping that is to be answered.
-    silent: Duration,
-    /// Time until which an answer is due, if one is.
-    answer_by: Option<Instant>,
-    /// Messages that were sent since the broker last sent anything.
-    unheard: usize,
-    /// Something to be kept was sent, and no ping has been answered since.
-    kept: bool,
-}
-
-#[derive(Debug)]
-struct Outgoing {
-    topic: Box<str>,
-    payload: Bytes,
-    /// The broker is to keep it for whoever comes later.
-    retain: bool,
-    /// Time after which the message is of no use.
-    until: Instant,
-}
-
-impl Link {
-    fn send(&mut self, cx: &mut Cx, packet: Bytes) {
-        cx.send(self.sock, packet);
-        self.used = cx.now;
-    }
-
-    fn ping(&mut self, cx: &mut Cx) {
-        self.silent = cx.now.since(self.used);
-        self.send(cx, mqtt::pingreq());
-        self.last_ping = cx.now;
-        self.answer_by = Some(cx.now + ANSWER_WITHIN);
-    }
-}
-
 impl Session {
     pub(crate) fn new(place: u8, broker: Broker, bind: Option<IpAddr>, topic: Topic) -> Self {
         Session {
             place,
             broker,
             bind,
-            topic,
             state: State::Idle { retry: Instant::ZERO },
+            begun: Instant::ZERO,
             failures: 0,
             round_trip: None,
-            outbox: VecDeque::new(),
-            followed: BTreeSet::new(),
-            unanswered: BTreeMap::new(),
-            next_packet_id: NonZeroU16::MIN,
+            outbox: Outbox::default(),
+            topics: Topics::new(topic),
             // Looking at a record costs a quarter of a millisecond: at most 5 % of a core for one broker.
             records: Bucket::new(200, Duration::from_millis(5)),
             worked: false,
             unready: false,
             patient: false,
-            broken: 0,
-            broken_kept: 0,
-            keep_alive: 0,
-            patience: Patience::default(),
-            suspect: None,
+            idling: Idling::new(place),
         }
     }
 
@@ -259,15 +168,20 @@ impl Session {
         self.worked
     }
 
-    /// Returns true if the broker takes streams and gives no session yet, as one that starts, or one of a cluster that
-    /// has lost its leader.
+    /// Returns true if the broker takes streams and gives no session yet, or ends it, as one that starts, or one of a
+    /// cluster that has lost its leader.
     pub(crate) fn is_unready(&self) -> bool {
         self.unready || matches!(self.state, State::Greeting { .. } | State::Subscribing { .. })
     }
 
+    /// Returns true if the broker has refused a name's topic, and will be asked again.
+    pub(crate) fn may_yet_follow(&self, topic: &str) -> bool {
+        self.topics.is_doubtful(topic)
+    }
+
     /// Returns true if half of the places for waiting messages are taken. The rest is not for messages of strangers.
     pub(crate) fn is_crowded(&self) -> bool {
-        self.outbox.len() >= MAX_OUTBOX / 2
+        self.outbox.is_crowded()
     }
 
     /// Returns true once a message to ourselves has come back on this session.
@@ -289,6 +203,7 @@ impl Session {
 
     /// Opens it, or opens it again.
     pub(crate) fn start(&mut self, cx: &mut Cx) {
+        self.begun = cx.now;
         let owner = Owner::Broker(self.place);
         let (host, port) = self.broker.first();
         let race = Race::start(cx, owner, host, REACH_WITHIN);
@@ -315,43 +230,29 @@ impl Session {
 
     /// Asks for what is kept under the topic of a name, and for what comes later; also again.
     pub(crate) fn follow(&mut self, cx: &mut Cx, topic: &str) {
-        self.followed.insert(topic.into());
-        self.subscribe(cx, topic);
-    }
-
-    /// Asks for no more of it.
-    pub(crate) fn unfollow(&mut self, cx: &mut Cx, topic: &str) {
-        if !self.followed.remove(topic) || self.unanswered.len() >= MAX_UNANSWERED {
-            return;
-        }
-        let packet_id = self.fresh_packet_id();
+        self.topics.follow(topic);
         if let State::Ready { link, .. } = &mut self.state
-            && let Ok(packet) = mqtt::unsubscribe(packet_id, topic)
+            && let Some(packet) = self.topics.ask_for(topic)
         {
-            self.unanswered.insert(packet_id, Unanswered::Unsubscribe);
             link.send(cx, packet);
         }
     }
 
-    fn subscribe(&mut self, cx: &mut Cx, topic: &str) {
-        if self.unanswered.len() >= MAX_UNANSWERED {
-            return;
-        }
-        let packet_id = self.fresh_packet_id();
+    /// Asks for no more of it.
+    pub(crate) fn unfollow(&mut self, cx: &mut Cx, topic: &str) {
+        let packet = self.topics.unfollow(topic);
         if let State::Ready { link, .. } = &mut self.state
-            && let Ok(packet) = mqtt::subscribe(packet_id, topic)
+            && let Some(packet) = packet
         {
-            self.unanswered.insert(packet_id, Unanswered::Subscribe(topic.into()));
             link.send(cx, packet);
         }
     }
 
     fn take(&mut self, cx: &mut Cx, topic: Box<str>, payload: Bytes, retain: bool, until: Instant) -> bool {
-        self.outbox.retain(|o| o.until > cx.now);
-        if self.outbox.len() >= MAX_OUTBOX {
+        let message = Outgoing { topic, payload, retain, until };
+        if !self.outbox.take(cx.now, message) {
             return false;
         }
-        self.outbox.push_back(Outgoing { topic, payload, retain, until });
         self.flush(cx);
         true
     }
@@ -375,28 +276,14 @@ impl Session {
         let has_others = dials.has_others();
         let Some(remote) = dials.connected(cx, sock) else { return News::new() };
         let id = data_encoding::HEXLOWER.encode(&cx.random.bytes::<10>(Domain::ClientId));
-        let Ok(connect) = mqtt::connect(&id, KEEP_ALIVE[self.keep_alive], self.broker.login.as_ref()) else {
+        let Ok(connect) = mqtt::connect(&id, self.idling.keep_alive(), self.broker.login.as_ref()) else {
             return self.lose(cx, BrokerLoss::Malformed);
         };
-        cx.read(sock, CREDIT);
-        cx.send(sock, connect);
-        let within = if has_others && !self.patient { GREET_WITHIN } else { ANSWER_WITHIN };
-        let answer_by = Some(cx.now + within);
-        let splitter = MqttSplitter::new();
-        let link = Link {
-            sock,
-            local,
-            remote,
-            splitter,
-            read: 0,
-            used: cx.now,
-            last_ping: cx.now,
-            next_ping: cx.now,
-            silent: Duration::ZERO,
-            answer_by,
-            unheard: 0,
-            kept: false,
-        };
+        let mut link = Link::new(cx, sock, local, remote);
+        link.ask(cx, connect);
+        if has_others && !self.patient {
+            link.answer_by = Some(cx.now + GREET_WITHIN);
+        }
         self.state = State::Greeting { link };
         self.arm(cx);
         News::new()
@@ -429,13 +316,7 @@ impl Session {
     pub(crate) fn received(&mut self, cx: &mut Cx, sock: SockId, data: &[u8]) -> News {
         let mut news = News::new();
         let Some(link) = self.link().filter(|l| l.sock == sock) else { return news };
-        link.unheard = 0;
-        link.used = cx.now;
-        link.read += data.len() as u32;
-        if link.read >= CREDIT / 2 {
-            cx.read(sock, link.read);
-            link.read = 0;
-        }
+        link.heard(cx, data.len());
         if link.splitter.push(data).is_err() {
             return self.lose(cx, BrokerLoss::Malformed);
         }
@@ -471,16 +352,22 @@ impl Session {
                 self.start(cx);
                 return news;
             }
-            State::Greeting { link } | State::Subscribing { link, .. } | State::Ready { link, .. }
+            State::Greeting { link } | State::Subscribing { link } | State::Ready { link, .. }
                 if overdue(link) =>
             {
                 return self.lose(cx, BrokerLoss::Silent);
             }
-            State::Subscribing { again: Some(at), .. } if *at <= now => return self.subscribe_to_ours(cx),
             State::Ready { link, .. } if link.answer_by.is_none() && link.next_ping <= now => {
                 link.ping(cx);
             }
             _ => {}
+        }
+        for packet in self.topics.again(now) {
+            match &mut self.state {
+                State::Subscribing { link } => link.ask(cx, packet),
+                State::Ready { link, .. } => link.send(cx, packet),
+                _ => {}
+            }
         }
         self.arm(cx);
         News::new()
@@ -490,9 +377,11 @@ impl Session {
     /// is still being opened is made anew if we have `moved`. An established one gets a PINGREQ.
     pub(crate) fn roam(&mut self, cx: &mut Cx, moved: bool, gone: impl Fn(IpAddr) -> bool) -> News {
         let mut news = News::new();
-        self.suspect = self.suspect.take().filter(|_| !moved);
+        if moved {
+            self.idling.moved();
+        }
         match &mut self.state {
-            State::Greeting { link } | State::Subscribing { link, .. } | State::Ready { link, .. }
+            State::Greeting { link } | State::Subscribing { link } | State::Ready { link, .. }
                 if gone(link.local) =>
             {
                 news = self.lose(cx, BrokerLoss::Io(IoFailure::AddrNotAvailable));
@@ -551,76 +440,45 @@ impl Session {
             (State::Greeting { link }, Incoming::Connack { accepted: false, code }) => {
                 self.state = State::Greeting { link };
                 if code == REJECTED {
-                    // A broker of MQTT 3.1.1 has no other way to say that a keep-alive is too long.
-                    self.keep_alive = (self.keep_alive + 1) % KEEP_ALIVE.len();
+                    self.idling.rejected();
                 }
                 return Err(BrokerLoss::Refused(code));
             }
             (State::Greeting { mut link }, Incoming::Connack { .. }) => {
                 self.round_trip = Some(cx.now.since(link.last_ping));
-                link.answer_by = None;
                 self.patient = false;
-                let packet_id = self.next_packet_id;
-                self.state = State::Subscribing { link, packet_id, refused: 0, again: None };
-                return Ok(self.subscribe_to_ours(cx).pop());
+                if let Some(packet) = self.topics.ask_for_ours() {
+                    link.ask(cx, packet);
+                }
+                (State::Subscribing { link }, None)
             }
             (
-                State::Subscribing { mut link, packet_id, refused, again: None },
-                Incoming::Suback { packet_id: id, granted },
-            ) if id == packet_id => {
-                link.answer_by = None;
-                if !granted {
-                    let (pause, most) = SUBSCRIBE_AGAIN;
-                    let (refused, again) = (refused + 1, Some(cx.now + pause));
-                    self.state = State::Subscribing { link, packet_id, refused, again };
-                    return if refused < most { Ok(None) } else { Err(BrokerLoss::SubscriptionRefused) };
-                }
-                cx.experience.works(self.broker.first().0, link.remote);
-                (self.worked, self.unready) = (true, false);
-                link.next_ping = cx.now + SHORTEST.min(self.longest(cx.now));
-                self.state = State::Ready { link, since: cx.now, proof: Proof::Awaited };
-                if let Some(Suspect { silent, since, at }) = self.suspect.take()
-                    && cx.now <= at + CONFIRMED_WITHIN
-                {
-                    cx.memory.died(cx.now, since, silent);
-                }
-                self.unanswered.clear();
-                for topic in self.followed.clone() {
-                    self.subscribe(cx, &topic);
-                }
-                // Behind the subscriptions: a question about a name is answered to those who follow it.
-                self.flush(cx);
-                return Ok(Some(Said::State(BrokerState::Ready)));
-            }
-            (state @ State::Ready { .. }, Incoming::Suback { packet_id, granted })
-                if matches!(self.unanswered.get(&packet_id), Some(Unanswered::Subscribe(..))) =>
-            {
+                state @ (State::Subscribing { .. } | State::Ready { .. }),
+                Incoming::Suback { packet_id, granted },
+            ) => {
                 self.state = state;
-                let Some(Unanswered::Subscribe(topic)) = self.unanswered.remove(&packet_id) else {
-                    return Ok(None);
-                };
-                return Ok(self.followed.contains(&topic).then_some(Said::Followed(topic, granted)));
+                let answer = self.topics.answered(cx.now, packet_id, granted);
+                let (topic, answer) = answer.ok_or(BrokerLoss::Malformed)?;
+                return self.subscribed(cx, topic, &answer);
             }
             (state @ State::Ready { .. }, Incoming::Unsuback { packet_id })
-                if self.unanswered.get(&packet_id) == Some(&Unanswered::Unsubscribe) =>
+                if self.topics.unsubscribed(packet_id) =>
             {
-                self.unanswered.remove(&packet_id);
                 (state, None)
             }
             (State::Ready { mut link, since, proof }, Incoming::Pingresp) => {
                 if core::mem::take(&mut link.kept) {
-                    self.broken_kept = 0;
+                    self.outbox.keeps();
                 }
                 if link.answer_by.take().is_some() {
                     let trip = cx.now.since(link.last_ping);
                     self.round_trip = Some(self.round_trip.map_or(trip, |shortest| shortest.min(trip)));
-                    cx.memory.lived(link.silent);
-                    self.patience.lives(link.silent);
+                    self.idling.lives(cx, link.silent);
                 }
                 let tries = !cx.memory.falls_short(self.place, link.silent);
                 link.next_ping = match proof {
-                    Proof::Given => self.next_ping(cx, tries),
-                    Proof::Awaited | Proof::Overdue => cx.now + SHORTEST.min(self.longest(cx.now)),
+                    Proof::Given => self.idling.next_ping(cx, tries),
+                    Proof::Awaited | Proof::Overdue => self.idling.early_ping(cx.now),
                 };
                 let (proof, said) = match proof {
                     Proof::Given => (proof, None),
@@ -633,7 +491,7 @@ impl Session {
                 mut state @ (State::Ready { .. } | State::Subscribing { .. }),
                 Incoming::Publish { topic, payload, packet_id, retain, .. },
             ) => {
-                if let (Some(id), State::Ready { link, .. } | State::Subscribing { link, .. }) =
+                if let (Some(id), State::Ready { link, .. } | State::Subscribing { link }) =
                     (packet_id, &mut state)
                 {
                     cx.send(link.sock, mqtt::puback(id));
@@ -650,9 +508,49 @@ impl Session {
         Ok(said)
     }
 
+    /// The broker has answered a subscription. With the one to our own topic the session is ready.
+    fn subscribed(
+        &mut self,
+        cx: &mut Cx,
+        topic: Box<str>,
+        answer: &Answer,
+    ) -> Result<Option<Said>, BrokerLoss> {
+        let granted = *answer == Answer::Granted;
+        if !self.topics.is_ours(&topic) {
+            return Ok(self.topics.is_followed(&topic).then_some(Said::Followed(topic, granted)));
+        }
+        let link = match core::mem::replace(&mut self.state, State::Closed) {
+            State::Subscribing { mut link } => {
+                link.answer_by = None;
+                link
+            }
+            state => {
+                self.state = state;
+                return Ok(None);
+            }
+        };
+        if !granted {
+            self.state = State::Subscribing { link };
+            return if *answer == Answer::Refused { Err(BrokerLoss::SubscriptionRefused) } else { Ok(None) };
+        }
+        self.get_ready(cx, link);
+        Ok(Some(Said::State(BrokerState::Ready)))
+    }
+
+    fn get_ready(&mut self, cx: &mut Cx, mut link: Link) {
+        cx.experience.works(self.broker.first().0, link.remote);
+        (self.worked, self.unready) = (true, false);
+        link.next_ping = self.idling.early_ping(cx.now);
+        self.topics.ask_for_followed().into_iter().for_each(|packet| link.send(cx, packet));
+        self.state = State::Ready { link, since: cx.now, proof: Proof::Awaited };
+        self.idling.ready(cx);
+        // Behind the subscriptions: a question about a name is answered to those who follow it.
+        self.flush(cx);
+    }
+
     /// A payload for us, unless it is foreign, kept or too long, or a record too many.
     fn judge(&mut self, cx: &mut Cx, topic: &str, payload: &[u8], retain: bool) -> Option<Said> {
-        if self.followed.contains(topic) && payload.len() <= MAX_RECORD {
+        if self.topics.is_followed(topic) && payload.len() <= MAX_RECORD {
             if !self.records.take(cx.now) {
                 cx.stats.messages_over_limit += 1;
                 return None;
@@ -660,35 +558,21 @@ impl Session {
             return Some(Said::Record(topic.into(), Bytes::copy_from_slice(payload), retain));
         }
         // Signalling never retains: a retained message is somebody's old one.
-        if retain || payload.len() > MAX_ENVELOPE || topic != self.topic.to_string() {
+        if retain || payload.len() > MAX_ENVELOPE || !self.topics.is_ours(topic) {
             cx.stats.bad_messages += 1;
             return None;
         }
         Some(Said::Payload(Bytes::copy_from_slice(payload)))
     }
 
-    /// Asks for what is sent to us.
-    fn subscribe_to_ours(&mut self, cx: &mut Cx) -> News {
-        let fresh = self.fresh_packet_id();
-        let State::Subscribing { link, packet_id, again, .. } = &mut self.state else { return News::new() };
-        let Ok(subscribe) = mqtt::subscribe(fresh, &self.topic.to_string()) else {
-            return self.lose(cx, BrokerLoss::Malformed);
-        };
-        (*packet_id, *again) = (fresh, None);
-        link.answer_by = Some(cx.now + ANSWER_WITHIN);
-        link.send(cx, subscribe);
-        self.arm(cx);
-        News::new()
-    }
-
     /// Closes what is open, and waits before the next try.
     fn lose(&mut self, cx: &mut Cx, loss: BrokerLoss) -> News {
-        self.unready = matches!(self.state, State::Greeting { .. } | State::Subscribing { .. })
+        self.unready = self.sock().is_some()
             && matches!(loss, BrokerLoss::ClosedByBroker | BrokerLoss::Silent | BrokerLoss::Io(_));
         match &mut self.state {
             State::Reaching { dials } => dials.close(cx),
             // What a server says behind a proxy says nothing of the proxy.
-            State::Greeting { link } | State::Subscribing { link, .. } if self.broker.proxy.is_none() => {
+            State::Greeting { link } | State::Subscribing { link } if self.broker.proxy.is_none() => {
                 cx.experience.is_useless(self.broker.first().0, link.remote);
             }
             _ => {}
@@ -702,29 +586,21 @@ impl Session {
         // What falls silent does not end sessions over messages.
         let ends = !matches!(loss, BrokerLoss::Silent);
         cx.memory.release(self.place);
+        let was_ready = self.is_ready();
+        let mut ends_at_messages = false;
         if let State::Ready { link, .. } = &self.state {
-            let asked = link.answer_by.is_some();
-            match loss {
-                BrokerLoss::Silent | BrokerLoss::Io(IoFailure::Reset) if asked => {
-                    let since = link.last_ping - link.silent;
-                    self.suspect = Some(Suspect { silent: link.silent, since, at: cx.now });
-                }
-                BrokerLoss::ClosedByBroker | BrokerLoss::Io(IoFailure::Reset) if !asked => {
-                    // Half of it is let pass.
-                    self.patience.ended(cx.now, cx.now.since(link.used), 2);
-                }
-                _ => {}
-            }
-            self.broken = if ends && link.unheard > 0 { self.broken.saturating_add(1) } else { 0 };
-            self.broken_kept += u8::from(ends && link.kept && self.broken_kept < MAX_BROKEN);
+            self.idling.lost(cx.now, link, loss);
+            ends_at_messages = self.outbox.session_ended(ends && link.unheard > 0, ends && link.kept);
         }
-        let ends_at_messages = self.broken == MAX_BROKEN;
         let (first, most) = BACK_OFF;
         let interval = most.min(first * (1 << self.failures.min(10)));
         let half = interval / 2;
         let jitter = cx.random.below(Domain::BackOff, half.as_nanos() as u64);
         self.failures = self.failures.saturating_add(1);
-        self.state = State::Idle { retry: cx.now + half + Duration::from_nanos(jitter) };
+        self.topics.session_ended();
+        let from = if was_ready { cx.now } else { self.begun };
+        let retry = (from + half + Duration::from_nanos(jitter)).max(cx.now + first / 2);
+        self.state = State::Idle { retry };
         self.arm(cx);
         let lost = Said::State(BrokerState::Lost(loss));
         core::iter::once(lost).chain(ends_at_messages.then_some(Said::EndsAtMessages)).collect()
@@ -734,19 +610,16 @@ impl Session {
     fn flush(&mut self, cx: &mut Cx) {
         let State::Ready { link, .. } = &mut self.state else { return };
         let now = cx.now;
-        self.outbox.retain(|o| o.until > now);
+        self.outbox.drop_late(now);
         let silent = now.since(link.used);
         let mut sent = false;
         while link.unheard < MAX_OUTBOX
-            && let Some(outgoing) = self.outbox.pop_front()
+            && let Some((packet, kept)) = self.outbox.next()
         {
-            let retain = outgoing.retain && self.broken_kept < MAX_BROKEN;
-            if let Ok(packet) = mqtt::publish(&outgoing.topic, &outgoing.payload, retain) {
-                link.send(cx, packet);
-                link.unheard += 1;
-                link.kept |= retain;
-                sent = true;
-            }
+            link.send(cx, packet);
+            link.unheard += 1;
+            link.kept |= kept;
+            sent = true;
         }
         // After a long silence it is not known whether anything arrives.
         let doubtful = sent && silent > SHORTEST;
@@ -755,21 +628,6 @@ impl Session {
             link.silent = silent;
         }
         self.arm(cx);
-    }
-
-    /// Returns the most time between two pings that the broker allows.
-    fn longest(&self, now: Instant) -> Duration {
-        let allowed = Duration::from_secs(u64::from(KEEP_ALIVE[self.keep_alive])) * 2 / 3;
-        allowed.min(self.patience.most(now)).min(LONGEST)
-    }
-
-    /// Returns the time of the next ping of an idle session, which may try what has not held yet.
-    fn next_ping(&self, cx: &mut Cx, tries: bool) -> Instant {
-        let longest = self.longest(cx.now);
-        let every =
-            if tries { cx.memory.next(cx.now, self.place, longest) } else { cx.memory.held().min(longest) };
-        // A longer time than what held has to pass whole.
-        if every > cx.memory.held() { cx.now + every } else { memory::due(cx.now, every) }
     }
 
     /// Takes in that NATs remember less than was thought.
@@ -785,34 +643,29 @@ impl Session {
             State::Idle { retry } => Some(*retry),
             State::Reaching { dials } => dials.due(),
             State::Closed => None,
-            State::Subscribing { again: Some(at), .. } => Some(*at),
-            State::Greeting { link } | State::Subscribing { link, .. } => link.answer_by,
-            State::Ready { link, .. } => Some(link.answer_by.unwrap_or(link.next_ping)),
+            State::Greeting { link } => link.answer_by,
+            State::Subscribing { link } => link.answer_by.or(self.topics.due()),
+            State::Ready { link, .. } => {
+                let ping = link.answer_by.unwrap_or(link.next_ping);
+                Some(self.topics.due().map_or(ping, |due| due.min(ping)))
+            }
         };
         cx.timers.set(Timer::Broker(self.place), at);
     }
 
     fn link(&mut self) -> Option<&mut Link> {
         match &mut self.state {
-            State::Greeting { link } | State::Subscribing { link, .. } | State::Ready { link, .. } => {
-                Some(link)
-            }
+            State::Greeting { link } | State::Subscribing { link } | State::Ready { link, .. } => Some(link),
             _ => None,
         }
     }
 
     fn sock(&self) -> Option<SockId> {
         match &self.state {
-            State::Greeting { link } | State::Subscribing { link, .. } | State::Ready { link, .. } => {
+            State::Greeting { link } | State::Subscribing { link } | State::Ready { link, .. } => {
                 Some(link.sock)
             }
             _ => None,
         }
-    }
-
-    fn fresh_packet_id(&mut self) -> NonZeroU16 {
-        let id = self.next_packet_id;
-        self.next_packet_id = id.checked_add(1).unwrap_or(NonZeroU16::MIN);
-        id
     }
 }

@@ -72,7 +72,7 @@ pub(crate) fn is_near(internal: IpAddr, external: IpAddr, theirs: &Side) -> bool
 /// measured comes last, since often it leads nowhere, as a container's interface does.
 pub(crate) fn difficulty(behaviour: Behaviour) -> u8 {
     match behaviour.foresight() {
-        _ if behaviour.mapping.is_none() => 3,
+        _ if !behaviour.is_surveyed() => 3,
         Foresight::Offset(_) | Foresight::Measured => 0,
         Foresight::Next(_) => 1,
         Foresight::Nothing { .. } => 2,
@@ -87,15 +87,15 @@ pub(crate) fn tactic(ours: &Side, theirs: &Side) -> Tactic {
     }
     let at = |port: u16| SocketAddr::new(theirs.external, port);
     let meet = |dials: &mut dyn Iterator<Item = (From, SocketAddr)>| Tactic::Meet(dials.collect());
-    let measured = |side: &Side| side.behaviour.mapping.is_some();
-    if theirs.ports.is_empty() && !(measured(ours) && measured(theirs)) {
+    let surveyed = |side: &Side| side.behaviour.is_surveyed();
+    if theirs.ports.is_empty() && !(surveyed(ours) && surveyed(theirs)) {
         // Too early to search: this opens our filter, and the next try knows more.
         return meet(&mut [(From::Listener, at(theirs.listen))].into_iter());
     }
     match (ours.behaviour.foresight(), theirs.ports.first()) {
         (Foresight::Nothing { .. }, None) => Tactic::Hopeless("both NATs pick random ports"),
         (Foresight::Nothing { .. }, Some(port))
-            if !theirs.behaviour.filters_by_port() || !measured(theirs) =>
+            if !theirs.behaviour.filters_by_port() || !surveyed(theirs) =>
         {
             meet(&mut [(From::Fresh, at(*port)); 2].into_iter())
         }
@@ -207,6 +207,7 @@ mod tests {
             (side(1, APD, Some(Allocation::Equal), &[]), 0),
             (side(1, APD, Some(Allocation::Sequential(1)), &[]), 1),
             (side(1, APD, RANDOM, &[]), 2),
+            (side(1, None, Some(Allocation::Equal), &[]), 0),
             (unknown, 3),
         ];
         for (side, rank) in ranked {
@@ -239,6 +240,17 @@ mod tests {
         assert!(matches!(tactic(&random(1), &random(2)), Tactic::Hopeless(_)));
         assert!(matches!(tactic(&random(1), &counting(2)), Tactic::Hopeless(_)));
         assert!(matches!(tactic(&counting(1), &random(2)), Tactic::Hopeless(_)));
+        // A server with one address tells no mapping, and the ports all the same.
+        let unmapped = |n, allocation, port| side(n, None, Some(allocation), &[port]);
+        for allocation in [Allocation::Equal, Allocation::Random { low: 1024, high: 65_535 }] {
+            assert_eq!(tactic(&unmapped(1, allocation, 4000), &random(2)), probe);
+            assert_eq!(
+                tactic(&random(1), &unmapped(2, allocation, 4001)),
+                Tactic::Spray { to: to(4001), from: SPRAY }
+            );
+        }
+        // Nothing is known yet.
+        assert_eq!(tactic(&side(1, None, None, &[4000]), &random(2)), one(From::Listener, 4000));
         let mut open = equal(1, 4000);
         open.behaviour.filtering = Some(Filtering::AddressDependent);
         assert_eq!(tactic(&open, &random(2)), one(From::Listener, 4000), "opens our filter");

@@ -239,6 +239,7 @@ pub(super) enum ActionView {
     OpenAllocation {
         pipe: PipeId,
         relayed: SocketAddr,
+        other: Option<SocketAddr>,
     },
     Pipe {
         pipe: PipeId,
@@ -262,7 +263,7 @@ enum_form! { Action, ActionView => ActionView {
     "cancel" Cancel { query },
     "notify" Notify(notice),
     "open-relayed" OpenRelayed { pipe, start },
-    "open-allocation" OpenAllocation { pipe, relayed },
+    "open-allocation" OpenAllocation { pipe, relayed, other },
     "pipe" Pipe { pipe, news },
 }}
 
@@ -646,6 +647,7 @@ enum_form! { TurnAuth => TurnAuth {
 struct_form! { Allocate { servers, family, timeout } }
 enum_form! { Family => Family {
     "ipv4" V4,
+    "both" Both,
     "ipv6" V6,
 }}
 struct_form! { Credentials { user, password, name_is_read } }

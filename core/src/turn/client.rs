@@ -22,8 +22,6 @@ use crate::wire::integrity;
 use crate::wire::stun::TransactionId;
 use crate::wire::turn::{self, Answer, Ask, Challenge};
 
-/// Over UDP, after so much silence of ours the NATs on the way hear something.
-const KEEP_ALIVE: Duration = Duration::from_secs(25);
 /// A refresh leaves so much of a lifetime, or half of it: more than an exchange takes.
 const MARGIN: Duration = Duration::from_secs(60);
 /// Shortest time between two refreshes of one thing.
@@ -39,6 +37,7 @@ pub struct Client {
     over: Transport,
     family: Family,
     lifetimes: Lifetimes,
+    silence: Duration,
     state: State,
     auth: Auth,
     random: Random,
@@ -52,6 +51,8 @@ pub struct Client {
     timers: Timers<Key>,
     /// Time at which something was last to be sent.
     spoke: Instant,
+    /// Time at which something of the server's last came.
+    heard: Instant,
     transmits: VecDeque<Bytes>,
     events: VecDeque<Event>,
     stats: Stats,
@@ -65,6 +66,7 @@ enum State {
     },
     Ready {
         relayed: SocketAddr,
+        other: Option<SocketAddr>,
         mapped: SocketAddr,
     },
     /// Given up; the server is being told.
@@ -79,17 +81,18 @@ enum Key {
     Refresh,
     Permission(IpAddr),
     Channel(u16),
-    KeepAlive,
+    Silence,
 }
 
 impl Client {
     /// Asks for an allocation at once. The seed must never have been used before: transaction ids come of it.
     pub fn new(config: Config, seed: [u8; 32], now: Instant) -> Self {
-        let Config { transport, credentials, family, lifetimes } = config;
+        let Config { transport, credentials, family, lifetimes, silence } = config;
         let mut client = Client {
             over: transport,
             family,
             lifetimes,
+            silence,
             state: State::Allocating { cleared: false },
             auth: Auth::new(credentials),
             random: Random::new(seed),
@@ -100,14 +103,12 @@ impl Client {
             splitter: TurnSplitter::new(),
             timers: Timers::new(),
             spoke: now,
+            heard: now,
             transmits: VecDeque::new(),
             events: VecDeque::new(),
             stats: Stats::default(),
         };
         client.allocate();
-        if transport == Transport::Udp {
-            client.timers.set(Key::KeepAlive, Some(now + KEEP_ALIVE));
-        }
         client
     }
 
@@ -134,19 +135,20 @@ impl Client {
         while let Some(key) = self.timers.pop_due(self.now) {
             match key {
                 Key::Exchange(id) => self.drive(id),
-                Key::Refresh => self.ask(Ask::Refresh { lifetime: self.asked_lifetime() }),
+                Key::Refresh => self.refresh(),
                 Key::Permission(peer) => self.ask(Ask::Permission(self.peers.with_port(peer))),
                 Key::Channel(number) => {
                     if let Some(peer) = self.peers.on_channel(number) {
                         self.bind(peer);
                     }
                 }
-                Key::KeepAlive => {
-                    if self.spoke + KEEP_ALIVE <= self.now {
-                        let id = self.transaction();
-                        self.transmit(turn::keep_alive(id));
+                Key::Silence => {
+                    let mut due = self.spoke.min(self.heard) + self.silence;
+                    if due <= self.now {
+                        self.refresh();
+                        due = self.now + self.silence;
                     }
-                    self.timers.set(Key::KeepAlive, Some(self.spoke + KEEP_ALIVE));
+                    self.timers.set(Key::Silence, Some(due));
                 }
             }
         }
@@ -188,7 +190,7 @@ impl Client {
         if !self.is_open() {
             return Err(PermitError::Closed);
         }
-        if !self.family.has(peer) {
+        if !self.reaches(peer) {
             return Err(PermitError::Family);
         }
         let at = SocketAddr::new(peer, at.port());
@@ -264,7 +266,7 @@ impl Client {
     pub fn send_permitting(&mut self, now: Instant, peer: SocketAddr, data: &[u8]) -> Result<(), SendError> {
         self.tick(now);
         let ip = peer.ip().to_canonical();
-        if self.peers.permission(ip).is_none() && data.len() <= MAX_PAYLOAD && self.family.has(ip) {
+        if self.peers.permission(ip).is_none() && data.len() <= MAX_PAYLOAD && self.reaches(ip) {
             let idlest = self.peers.idlest(self.now).filter(|_| self.peers.is_full());
             if let Some((idle, _)) = idlest.filter(|(_, time)| *time >= IDLE) {
                 self.forget(now, idle);
@@ -317,6 +319,14 @@ impl Client {
         }
     }
 
+    /// Returns the address that peers of the other family send to, if there is one.
+    pub fn other_relayed(&self) -> Option<SocketAddr> {
+        match self.state {
+            State::Ready { other, .. } => other,
+            _ => None,
+        }
+    }
+
     /// Returns our address as the server sees it, while there is an allocation.
     pub fn mapped(&self) -> Option<SocketAddr> {
         match self.state {
@@ -332,6 +342,14 @@ impl Client {
 
     fn tick(&mut self, now: Instant) {
         self.now = self.now.max(now);
+    }
+
+    /// Returns true if peers at this address may be reached, as far as known.
+    fn reaches(&self, peer: IpAddr) -> bool {
+        match self.state {
+            State::Ready { relayed, other, .. } => other.is_some() || relayed.is_ipv4() == peer.is_ipv4(),
+            _ => self.family.has(peer),
+        }
     }
 
     fn is_open(&self) -> bool {
@@ -395,6 +413,7 @@ impl Client {
     }
 
     fn deliver(&mut self, from: SocketAddr, data: &[u8]) {
+        self.heard = self.now;
         self.peers.touch(from.ip(), self.now);
         if self.events.len() < MAX_QUEUED {
             self.events.push_back(Event::Data { from, data: Bytes::copy_from_slice(data) });
@@ -414,6 +433,7 @@ impl Client {
             self.stats.malformed += 1;
             return;
         };
+        self.heard = self.now;
         let proven = exchange.key.as_ref().map(|key| key.verifies(view));
         if proven == Some(false) {
             let unsigned = view.integrity().or(view.integrity_sha256()).is_none();
@@ -457,8 +477,9 @@ impl Client {
                     Answer::Success { .. } if proven.is_none() && !self.auth.is_open() => {
                         self.lose(Error::NoChallenge);
                     }
-                    Answer::Success { relayed, mapped, lifetime } => {
-                        self.granted(&exchange, relayed.zip(mapped), lifetime);
+                    Answer::Success { relayed, other, mapped, lifetime } => {
+                        let addresses = relayed.zip(mapped).map(|(relayed, mapped)| (relayed, other, mapped));
+                        self.granted(&exchange, addresses, lifetime);
                     }
                     Answer::Error { code, alternate, .. } => self.refused(&exchange, code, alternate),
                 }
@@ -479,19 +500,25 @@ impl Client {
     fn granted(
         &mut self,
         exchange: &Exchange,
-        addresses: Option<(SocketAddr, SocketAddr)>,
+        addresses: Option<(SocketAddr, Option<SocketAddr>, SocketAddr)>,
         lifetime: Option<Duration>,
     ) {
         let refresh_at = |lifetime| exchange.begun + refresh_after(lifetime);
         match exchange.ask {
             Ask::Allocate { .. } => {
-                let fits = addresses.filter(|(relayed, _)| self.family.has(relayed.ip()));
-                let (Some((relayed, mapped)), Some(lifetime)) = (fits, lifetime) else {
+                let fits = addresses.filter(|(relayed, ..)| self.family.has(relayed.ip()));
+                let (Some((mut relayed, other, mapped)), Some(lifetime)) = (fits, lifetime) else {
                     return self.lose(Error::BadAnswer);
                 };
-                self.state = State::Ready { relayed, mapped };
+                let mut other = other.filter(|at| self.family.has(at.ip()));
+                if let Some(other) = other.as_mut().filter(|other| other.is_ipv4()) {
+                    core::mem::swap(other, &mut relayed);
+                }
+                self.state = State::Ready { relayed, other, mapped };
                 self.timers.set(Key::Refresh, Some(refresh_at(lifetime)));
-                self.events.push_back(Event::Allocated { relayed, mapped, lifetime });
+                let silence = Some(self.now + self.silence).filter(|_| !self.silence.is_zero());
+                self.timers.set(Key::Silence, silence);
+                self.events.push_back(Event::Allocated { relayed, other, mapped, lifetime });
                 self.ask_for_wanted();
             }
             Ask::Refresh { lifetime: 0 } => self.released(),
@@ -580,6 +607,13 @@ impl Client {
 
     fn allocate(&mut self) {
         self.ask(Ask::Allocate { family: self.family, lifetime: self.asked_lifetime() });
+    }
+
+    /// Keeps the allocation, unless that is being asked for.
+    fn refresh(&mut self) {
+        if !self.exchanges.asks(|ask| matches!(ask, Ask::Refresh { .. })) {
+            self.ask(Ask::Refresh { lifetime: self.asked_lifetime() });
+        }
     }
 
     fn asked_lifetime(&self) -> u32 {

@@ -96,6 +96,11 @@ impl Exchanges {
         self.open.get_mut(&id)
     }
 
+    /// Returns true if a request under way asks for this.
+    pub(super) fn asks(&self, this: impl Fn(&Ask) -> bool) -> bool {
+        self.open.values().any(|exchange| this(&exchange.ask))
+    }
+
     /// The ERROR-CODE of an answer that was not proven to a request under way.
     pub(super) fn hint(&self) -> Option<u16> {
         self.open.values().find_map(|e| e.hint)

@@ -28,9 +28,9 @@
 //! - [`Client::send_permitting`] sends to any peer, and asks for the permission on the way.
 //! - Each peer it is told to [permit](Client::permit) gets a permission, matched by address as RFC 8656 section 9
 //!   has it, and each peer it [sends](Client::send) to a channel; until that is bound, Send indications do.
-//! - Refreshes, by [`Lifetimes`]: at a time that leaves 60 s, or half of it where it is short. Over UDP a Binding
-//!   indication after each 25 s without a packet keeps the NATs before the server open (RFC 8489 section 12.1
-//!   has them for this; 30 s is the shortest timeout in use among NATs, RFC 4787 section 4.3 asks for 2 minutes).
+//! - Refreshes, by [`Lifetimes`]: at a time that leaves 60 s, or half of it where it is short. Also after
+//!   20 s in which nothing went one of the ways: that keeps the NATs before the server open (30 s is the shortest timeout
+//!   in use, RFC 4787 section 4.3 asks for 2 minutes), and finds out within a minute that the server has vanished.
 //! - Over UDP a request is sent seven times within 31.5 s and given up after 39.5 s (RFC 8489 section 6.2.1 with
 //!   its defaults); over a stream it is sent once and given up at the same time.
 //!
@@ -79,13 +79,22 @@ pub struct Config {
     pub family: Family,
     /// Lifetimes at the server.
     pub lifetimes: Lifetimes,
+    /// Silence, of ours or of the server's, after which the allocation is refreshed; zero for none. NATs on the way hear
+    /// something so, and a server that vanished is given up 39.5 s later. Default 20 s.
+    pub silence: Duration,
 }
 
 impl Config {
     /// The defaults, for this transport and these credentials.
     pub fn new(transport: Transport, credentials: impl Into<Option<Credentials>>) -> Self {
         let credentials = credentials.into();
-        Config { transport, credentials, family: Family::V4, lifetimes: Lifetimes::default() }
+        Config {
+            transport,
+            credentials,
+            family: Family::V4,
+            lifetimes: Lifetimes::default(),
+            silence: Duration::from_secs(20),
+        }
     }
 }
 
@@ -117,6 +126,8 @@ pub enum Event {
     Allocated {
         /// The address at the server that peers send to.
         relayed: SocketAddr,
+        /// The IPv6 address beside an IPv4 one, where both were asked for and the server has both.
+        other: Option<SocketAddr>,
         /// The address that the server sees us at.
         mapped: SocketAddr,
         /// Lifetime without a refresh; the client refreshes in time.

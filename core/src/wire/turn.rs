@@ -14,7 +14,7 @@ use stun_codec::rfc5766::attributes::{
     ChannelNumber, Lifetime, RequestedTransport, XorPeerAddress, XorRelayAddress,
 };
 use stun_codec::rfc5766::methods;
-use stun_codec::rfc8656::attributes::{AddressFamily, RequestedAddressFamily};
+use stun_codec::rfc8656::attributes::{AdditionalAddressFamily, AddressFamily, RequestedAddressFamily};
 use stun_codec::{Message, MessageClass, MessageDecoder, MessageEncoder, Method, define_attribute_enums};
 
 use super::guard::{Class, MAGIC_COOKIE, STUN_HEADER, StunView};
@@ -26,6 +26,7 @@ define_attribute_enums!(
     AttributeDecoder,
     AttributeEncoder,
     [
+        AdditionalAddressFamily,
         AlternateServer,
         ChannelNumber,
         ErrorCode,
@@ -48,7 +49,6 @@ const XOR_PEER_ADDRESS: u16 = 0x0012;
 const DATA: u16 = 0x0013;
 
 /// Type fields of indications.
-const BINDING_INDICATION: u16 = 0x0011;
 const SEND_INDICATION: u16 = 0x0016;
 /// The Data method.
 const DATA_METHOD: u16 = 0x007;
@@ -62,12 +62,18 @@ pub enum Family {
     V4,
     /// IPv6.
     V6,
+    /// An address of each, asked for at once (RFC 8656 section 18.11). A server that has one of them only gives that.
+    Both,
 }
 
 impl Family {
     /// Returns true if an address is of this family.
     pub fn has(self, ip: IpAddr) -> bool {
-        ip.is_ipv4() == (self == Family::V4)
+        match self {
+            Family::V4 => ip.is_ipv4(),
+            Family::V6 => ip.is_ipv6(),
+            Family::Both => true,
+        }
     }
 }
 
@@ -146,8 +152,10 @@ pub fn request(ask: Ask, transaction: TransactionId, proof: Option<&Proof>) -> O
             message.add_attribute(RequestedTransport::new(UDP));
             message.add_attribute(Lifetime::from_u32(lifetime));
             // IPv4 is what a server takes without, also one that does not know the attribute.
-            if family == Family::V6 {
-                message.add_attribute(RequestedAddressFamily::new(AddressFamily::V6));
+            match family {
+                Family::V4 => {}
+                Family::V6 => message.add_attribute(RequestedAddressFamily::new(AddressFamily::V6)),
+                Family::Both => message.add_attribute(AdditionalAddressFamily::new(AddressFamily::V6)),
             }
         }
         Ask::Refresh { lifetime } => message.add_attribute(Lifetime::from_u32(lifetime)),
@@ -189,16 +197,6 @@ fn append(message: &mut Vec<u8>, kind: u16, value: &[u8]) {
     integrity::set_length(message);
 }
 
-/// Builds a Binding indication: it has no answer, and keeps the NATs on the way open (RFC 8489 section 12.1).
-pub fn keep_alive(transaction: TransactionId) -> Bytes {
-    let mut bytes = BytesMut::with_capacity(STUN_HEADER);
-    bytes.put_u16(BINDING_INDICATION);
-    bytes.put_u16(0);
-    bytes.put_u32(MAGIC_COOKIE);
-    bytes.put_slice(&transaction.0);
-    bytes.freeze()
-}
-
 /// Content of an answer to a request. Nothing of it is proven yet.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Answer {
@@ -206,6 +204,8 @@ pub enum Answer {
     Success {
         /// XOR-RELAYED-ADDRESS.
         relayed: Option<SocketAddr>,
+        /// The XOR-RELAYED-ADDRESS of the other family.
+        other: Option<SocketAddr>,
         /// XOR-MAPPED-ADDRESS.
         mapped: Option<SocketAddr>,
         /// LIFETIME.
@@ -241,8 +241,15 @@ pub fn answer(view: StunView<'_>) -> Option<Answer> {
     // A decoder is unusable after an error: one for each message.
     let message = MessageDecoder::<Attribute>::new().decode_from_bytes(&view.believed()).ok()?.ok()?;
     if view.class() == Class::Success {
+        let mut all = message.attributes().filter_map(|attribute| match attribute {
+            Attribute::XorRelayAddress(relayed) => Some(relayed.address()),
+            _ => None,
+        });
+        let relayed = all.next();
+        let of_other = |at: &SocketAddr| relayed.is_some_and(|first| first.is_ipv4() != at.is_ipv4());
         return Some(Answer::Success {
-            relayed: message.get_attribute::<XorRelayAddress>().map(XorRelayAddress::address),
+            relayed,
+            other: all.find(of_other),
             mapped: message.get_attribute::<XorMappedAddress>().map(XorMappedAddress::address),
             lifetime: message.get_attribute::<Lifetime>().map(Lifetime::lifetime),
         });
@@ -381,6 +388,8 @@ mod tests {
         assert_eq!(allocate, [&header(3, 24)[..], &fields].concat());
         let allocate = bytes(Ask::Allocate { family: Family::V6, lifetime: 600 });
         assert_eq!(allocate, [&header(3, 32)[..], &fields, &[0, 0x17, 0, 4, 2, 0, 0, 0]].concat());
+        let allocate = bytes(Ask::Allocate { family: Family::Both, lifetime: 600 });
+        assert_eq!(allocate, [&header(3, 32)[..], &fields, &[0x80, 0, 0, 4, 2, 0, 0, 0]].concat());
         let release = bytes(Ask::Refresh { lifetime: 0 });
         assert_eq!(release, [&header(4, 16)[..], &[0, 0x0d, 0, 4, 0, 0, 0, 0]].concat());
         let permission = bytes(Ask::Permission("192.0.2.1:0".parse().unwrap()));
@@ -432,6 +441,7 @@ mod tests {
         let mut bytes = [&header(0x0103, 20)[..], &relayed, &lifetime].concat();
         let expected = Answer::Success {
             relayed: Some(PEERS[0].parse().unwrap()),
+            other: None,
             mapped: None,
             lifetime: Some(Duration::from_secs(60)),
         };
@@ -488,13 +498,6 @@ mod tests {
         }
         assert_eq!(send_indication(ID, PEERS[0].parse().unwrap(), &[0; 65_536]), None);
         assert_eq!(send_indication(ID, PEERS[0].parse().unwrap(), &[0; 65_530]), None);
-    }
-
-    #[test]
-    fn a_keep_alive_is_a_bare_binding_indication() {
-        assert_eq!(keep_alive(ID)[..], header(0x0011, 0));
-        let bytes = keep_alive(ID);
-        assert_eq!((view(&bytes).class(), view(&bytes).method()), (Class::Indication, 1));
     }
 
     #[test]

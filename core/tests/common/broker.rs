@@ -18,6 +18,9 @@ pub enum Greeting {
     Bytes(Vec<u8>),
 }
 
+/// In place of a return code of SUBACK: the broker says nothing.
+pub const NO_ANSWER: u8 = 255;
+
 /// A message that came in.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Published {
@@ -237,6 +240,9 @@ impl World {
                 let (topic, _) = string(&body[2..]);
                 broker.subscribes.push((now, body[body.len() - 1]));
                 let granted = broker.subacks.pop_front().unwrap_or(broker.suback);
+                if granted == NO_ANSWER {
+                    return;
+                }
                 if granted < 128
                     && let Some(connection) = broker.connections.get_mut(&conn)
                 {

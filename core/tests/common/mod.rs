@@ -18,6 +18,7 @@ mod wire;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -140,7 +141,7 @@ pub struct Host {
     pub unreachable: Option<IpAddr>,
     next_port: u16,
     /// UDP sockets by id.
-    bound: BTreeMap<SockId, SocketAddr>,
+    pub bound: BTreeMap<SockId, SocketAddr>,
     /// Those that are told where their only address refuses them.
     aimed: BTreeSet<SockId>,
     /// Datagram ways through the host's NAT to TURN servers and relays.
@@ -189,6 +190,24 @@ pub struct World {
     /// Listeners' credit, and who waits for it.
     door: BTreeMap<(usize, SockId), (u32, Queue)>,
     steps: u32,
+}
+
+/// Number of worlds that the thread's test has ended.
+static ENDED: Mutex<BTreeMap<String, u32>> = Mutex::new(BTreeMap::new());
+
+impl Drop for World {
+    /// Writes the log into the folder that `P2PD_LOGS` names, for `tests/long/same`.
+    fn drop(&mut self) {
+        let Some(folder) = std::env::var_os("P2PD_LOGS").map(PathBuf::from) else { return };
+        let program = std::env::current_exe().unwrap();
+        // Cargo puts a hash behind the name.
+        let program = program.file_stem().unwrap().to_str().unwrap().rsplit_once('-').unwrap().0;
+        let test = std::thread::current().name().unwrap_or_default().replace("::", ".");
+        let mut ended = ENDED.lock().unwrap();
+        let number = ended.entry(test.clone()).or_default();
+        *number += 1;
+        std::fs::write(folder.join(format!("{program}.{test}.{number}")), &self.log).unwrap();
+    }
 }
 
 /// The key of host `n`.
@@ -498,10 +517,11 @@ impl World {
             Action::Notify(notice) => host.notices.push((self.now, notice)),
             Action::Cancel { .. } => {}
             Action::OpenRelayed { pipe, start } => self.opened_relayed(n, pipe, &start),
-            Action::OpenAllocation { pipe, relayed } => {
+            Action::OpenAllocation { pipe, relayed, other } => {
                 host.allocated.push(Allocated {
                     pipe,
                     relayed,
+                    other,
                     received: Vec::new(),
                     deaf: false,
                     over: None,

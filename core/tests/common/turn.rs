@@ -68,6 +68,7 @@ pub struct Relayed {
 pub struct Allocated {
     pub pipe: PipeId,
     pub relayed: SocketAddr,
+    pub other: Option<SocketAddr>,
     pub received: Vec<(SocketAddr, Bytes)>,
     /// True if the user reads nothing.
     pub deaf: bool,

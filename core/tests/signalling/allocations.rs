@@ -146,6 +146,25 @@ fn the_family_is_the_callers_choice_or_that_of_the_server() {
     world.run(S);
     let why = "turn0.test:3478 over UDP: the TURN server has no addresses of this family";
     assert_eq!(failed(&world, 0, pipe), Some(why));
+    // Both at once, as far as there is one of each. A server that has neither is asked for one after the other.
+    let v4 = ip("203.0.113.7");
+    let both = Allocate { family: Some(Family::Both), ..Allocate::default() };
+    for (has, other) in [(vec![v6, v4], Some(v6)), (vec![v4], None), (vec![], None)] {
+        world.turns[0].relay_ips = has.clone();
+        let pipe = allocate(&mut world, 0, &both);
+        world.run(2 * S);
+        let found = world.hosts[0].allocated.iter().find(|a| a.pipe == pipe);
+        let found = found.map(|a| (a.relayed.ip(), a.other.map(|at| at.ip())));
+        assert_eq!(found, (!has.is_empty()).then_some((v4, other)), "{has:?}");
+        let full = "turn0.test:3478 over UDP: the TURN server is full";
+        let why = [full, why, why].join("; ");
+        assert_eq!(failed(&world, 0, pipe), has.is_empty().then_some(&*why), "{has:?}");
+        if let (Some(_), Some(other)) = (found, other) {
+            let (_, theirs) = allocated(&mut world, 1);
+            assert_eq!(send(&mut world, 0, pipe, theirs, b"4"), Ok(()));
+            assert_eq!(send(&mut world, 0, pipe, SocketAddr::new(other, 9), b"6"), Ok(()));
+        }
+    }
 }
 
 #[test]
@@ -173,4 +192,37 @@ fn silent_servers_end_the_wait_at_its_time_and_a_server_that_forgot_us_ends_the_
     world.run(S);
     let none = world.ask(0, |node, now| node.allocate(now, &Allocate::default()));
     assert_eq!(none, Err(AllocateError::NoServer));
+}
+
+#[test]
+fn a_server_that_vanishes_ends_the_pipe_within_a_minute() {
+    let mut world = world();
+    allocated(&mut world, 0);
+    world.turns[0].up = false;
+    let took = world.run_until(100 * S, |w| w.hosts[0].allocated[0].over.is_some());
+    assert_eq!(world.hosts[0].allocated[0].over, Some(PipeEnd::ServerGone));
+    assert!((59 * S..=60 * S).contains(&took), "{took:?}");
+}
+
+#[test]
+fn a_wish_that_is_given_up_leaves_nothing_at_servers() {
+    let mut world = world();
+    // The answers to the first request, to the second, or to none have come.
+    for after in [MS, 25 * MS, 45 * MS] {
+        let pipe = allocate(&mut world, 0, &Allocate::default());
+        world.run(after);
+        world.ask(0, |node, now| node.pipe_close(now, pipe));
+        world.run(S);
+        assert_eq!((world.allocations(), failed(&world, 0, pipe)), (0, None), "{after:?}");
+        assert!(world.hosts[0].allocated.iter().all(|a| a.pipe != pipe), "{after:?}");
+    }
+    // A server that is silent is told for a while.
+    world.turns[0].up = false;
+    let bound = world.hosts[0].bound.len();
+    let pipe = allocate(&mut world, 0, &Allocate::default());
+    world.run(2 * S);
+    assert_eq!(world.hosts[0].bound.len(), bound + 1);
+    world.ask(0, |node, now| node.pipe_close(now, pipe));
+    world.run(5 * S);
+    assert_eq!((failed(&world, 0, pipe), world.hosts[0].bound.len()), (None, bound));
 }

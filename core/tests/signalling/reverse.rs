@@ -213,7 +213,7 @@ fn the_whole_log_is_equal_for_equal_seeds_only() {
         world.kill_broker(1);
         world.run(30 * S);
         assert_eq!(world.hosts[0].pipes.len(), 1);
-        world.log
+        world.log.clone()
     };
     let log = run(1);
     assert_eq!(log, run(1));

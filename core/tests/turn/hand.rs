@@ -139,8 +139,10 @@ pub(crate) fn allocated(to: &Sent, relayed: &str, lifetime: u32) -> Vec<u8> {
 }
 
 impl Hand {
+    /// A client that never refreshes for silence alone.
     pub(crate) fn new(over: Transport) -> Hand {
-        Hand::with(Config::new(over, Credentials::new("alice", "secret")))
+        let config = Config::new(over, Credentials::new("alice", "secret"));
+        Hand::with(Config { silence: Duration::ZERO, ..config })
     }
 
     pub(crate) fn with(config: Config) -> Hand {
@@ -165,7 +167,7 @@ impl Hand {
         self.say(&allocated(&second, relayed, lifetime));
         let (relayed, mapped) = (addr(relayed), addr(MAPPED));
         let lifetime = Duration::from_secs(lifetime.into());
-        assert_eq!(self.events(), [Event::Allocated { relayed, mapped, lifetime }]);
+        assert_eq!(self.events(), [Event::Allocated { relayed, other: None, mapped, lifetime }]);
     }
 
     /// Lets a peer have its permission.

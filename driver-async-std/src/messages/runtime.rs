@@ -14,7 +14,7 @@ use p2pd_sys::socket;
 use socket2::SockRef;
 
 use super::Socket;
-use crate::{Pipe, executor};
+use crate::{Messages, Pipe, executor};
 
 /// async-std or smol, as pipes of messages know them.
 #[derive(Clone, Copy, Debug)]
@@ -61,11 +61,18 @@ impl IntoSocket<AsyncIo> for Pipe {
     }
 }
 
+impl IntoSocket<AsyncIo> for Messages {
+    fn into_socket(self) -> io::Result<Socket> {
+        Ok(Socket::Beside(Box::new(self)))
+    }
+}
+
 impl Runtime for AsyncIo {
     type Tcp = Async<std::net::TcpStream>;
     type Listener = Async<TcpListener>;
     type Udp = Async<UdpSocket>;
     type Pipe = Pipe;
+    type Messages = Messages;
 
     fn spawn(task: impl Future<Output = ()> + Send + 'static) {
         executor::spawn(task);
@@ -158,5 +165,17 @@ impl Runtime for AsyncIo {
 
     fn poll_end(pipe: &mut Pipe, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(pipe).poll_close(cx)
+    }
+
+    fn ends(messages: &Messages) -> (SocketAddr, SocketAddr) {
+        messages.ends()
+    }
+
+    async fn send_message(messages: &Messages, data: &[u8]) -> io::Result<()> {
+        messages.send(data).await
+    }
+
+    async fn receive_message(messages: &Messages) -> io::Result<Vec<u8>> {
+        messages.recv().await
     }
 }

@@ -160,8 +160,7 @@ impl Open {
                 Ok(())
             }
             Err(e) => {
-                if self.protocol == Protocol::Tcp {
-                    // A part of it may be on its way: nothing may come behind that.
+                if self.socket.is_a_stream() {
                     self.ours = Ours::Over;
                 }
                 Err(e)

@@ -10,8 +10,8 @@ use p2pd_sys::messages::{PipeOptions, Protocol, is_of_a_datagram};
 use p2pd_sys::socket::reset_on_close;
 use socket2::SockRef;
 
-use crate::Pipe;
 use crate::source::delegate_source;
+use crate::{Messages, Pipe};
 
 /// A socket that a pipe of messages can be made of, however it came about; registered nowhere.
 #[derive(Debug)]
@@ -26,6 +26,8 @@ pub enum Socket {
     Peer(Box<Pipe>),
     /// A relayed address at a TURN server.
     Relayed(Box<Allocation>),
+    /// The messages beside a relayed pipe.
+    Beside(Box<Messages>),
 }
 
 /// A relayed address at a TURN server (RFC 8656), from [`Node::allocate`](crate::Node::allocate), which keeps it alive.
@@ -48,6 +50,11 @@ impl Allocation {
     /// Returns the address at the server that peers send to.
     pub fn relayed_addr(&self) -> SocketAddr {
         self.layer.relayed_addr()
+    }
+
+    /// Returns the IPv6 address at the server beside an IPv4 one, where both were asked for and the server has both.
+    pub fn other_relayed_addr(&self) -> Option<SocketAddr> {
+        self.layer.other_relayed_addr()
     }
 }
 
@@ -77,12 +84,24 @@ impl From<Pipe> for Socket {
     }
 }
 
+impl From<Messages> for Socket {
+    fn from(messages: Messages) -> Self {
+        Socket::Beside(Box::new(messages))
+    }
+}
+
 impl Socket {
     pub(super) fn protocol(&self) -> Protocol {
         match self {
             Socket::Udp(..) | Socket::Relayed(_) => Protocol::Udp,
-            Socket::Tcp(_) | Socket::Peer(_) => Protocol::Tcp,
+            Socket::Tcp(_) | Socket::Peer(_) | Socket::Beside(_) => Protocol::Tcp,
         }
+    }
+
+    /// Returns true if messages have no ends there: what is read is cut anywhere, and an error of writing may leave a
+    /// part of a message on its way, so that nothing may come behind it.
+    pub(super) fn is_a_stream(&self) -> bool {
+        matches!(self, Socket::Tcp(_) | Socket::Peer(_))
     }
 
     pub(super) fn ends(&self) -> io::Result<(SocketAddr, Option<SocketAddr>)> {
@@ -91,6 +110,10 @@ impl Socket {
             Socket::Udp(socket, remote) => (socket.local_addr()?, *remote),
             Socket::Peer(pipe) => (pipe.local_addr(), Some(pipe.remote_addr())),
             Socket::Relayed(allocation) => (allocation.relayed_addr(), None),
+            Socket::Beside(messages) => {
+                let (ours, theirs) = messages.ends();
+                (ours, Some(theirs))
+            }
         })
     }
 
@@ -99,7 +122,7 @@ impl Socket {
             Socket::Tcp(stream) => Some(SockRef::from(stream)),
             Socket::Udp(socket, _) => Some(SockRef::from(socket)),
             Socket::Peer(pipe) => Some(pipe.sock()),
-            Socket::Relayed(_) => None,
+            Socket::Relayed(_) | Socket::Beside(_) => None,
         }
     }
 
@@ -107,21 +130,24 @@ impl Socket {
         match self {
             Socket::Tcp(stream) => options.set(Protocol::Tcp, SockRef::from(stream)),
             Socket::Udp(socket, _) => options.set(Protocol::Udp, SockRef::from(socket)),
-            Socket::Peer(_) | Socket::Relayed(_) => Ok(()),
+            Socket::Peer(_) | Socket::Relayed(_) | Socket::Beside(_) => Ok(()),
         }
     }
 
-    /// Bytes of a stream, none at its end; or a datagram, with its sender.
+    /// Bytes of a stream, or none and nobody at its end; otherwise a message, with its sender.
     pub(super) fn read(&mut self, buffer: &mut [u8]) -> io::Result<(usize, Option<SocketAddr>)> {
         match self {
             Socket::Tcp(stream) => Ok((stream.read(buffer)?, None)),
             Socket::Peer(pipe) => Ok((pipe.read(buffer)?, None)),
             Socket::Relayed(allocation) => {
                 let (from, data) = allocation.layer.receive(&mut allocation.stream)?;
-                let len = data.len().min(buffer.len());
-                buffer[..len].copy_from_slice(&data[..len]);
-                Ok((len, Some(from)))
+                Ok((copied(&data, buffer), Some(from)))
             }
+            Socket::Beside(messages) => match messages.recv() {
+                Ok(data) => Ok((copied(&data, buffer), Some(messages.ends().1))),
+                Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => Ok((0, None)),
+                Err(e) => Err(e),
+            },
             Socket::Udp(socket, _) => loop {
                 match socket.recv_from(buffer) {
                     Err(e) if is_of_a_datagram(e.kind()) => {}
@@ -138,6 +164,10 @@ impl Socket {
             Socket::Peer(pipe) => pipe.write(data),
             Socket::Relayed(allocation) => {
                 allocation.layer.send(&mut allocation.stream, to, data)?;
+                Ok(data.len())
+            }
+            Socket::Beside(messages) => {
+                messages.send(data)?;
                 Ok(data.len())
             }
             Socket::Udp(socket, _) => loop {
@@ -157,6 +187,7 @@ impl Socket {
         match self {
             Socket::Peer(pipe) => pipe.flush(),
             Socket::Relayed(allocation) => allocation.layer.flush(&mut allocation.stream),
+            Socket::Beside(messages) => messages.flush(),
             Socket::Tcp(_) | Socket::Udp(..) => Ok(()),
         }
     }
@@ -166,7 +197,7 @@ impl Socket {
         match self {
             Socket::Tcp(stream) => stream.shutdown(Shutdown::Write),
             Socket::Peer(pipe) => pipe.shutdown(),
-            Socket::Udp(..) | Socket::Relayed(_) => Ok(()),
+            Socket::Udp(..) | Socket::Relayed(_) | Socket::Beside(_) => Ok(()),
         }
     }
 
@@ -184,8 +215,16 @@ impl Socket {
             Socket::Udp(socket, _) => socket,
             Socket::Peer(pipe) => &mut **pipe,
             Socket::Relayed(allocation) => &mut allocation.stream,
+            Socket::Beside(messages) => &mut **messages,
         }
     }
+}
+
+/// Copies a message into a buffer that has room for the longest. Returns its length.
+fn copied(message: &[u8], buffer: &mut [u8]) -> usize {
+    let len = message.len().min(buffer.len());
+    buffer[..len].copy_from_slice(&message[..len]);
+    len
 }
 
 delegate_source!(Socket, it => it.source());

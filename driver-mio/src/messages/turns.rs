@@ -76,7 +76,7 @@ impl Pipes {
             if open.end.is_some() {
                 return;
             }
-            let most = if open.protocol == Protocol::Udp { MAX_DATAGRAM } else { limit };
+            let most = if open.socket.is_a_stream() { limit } else { MAX_DATAGRAM };
             if self.buffer.len() < most {
                 self.buffer.resize(most, 0);
             }

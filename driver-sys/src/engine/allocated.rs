@@ -32,7 +32,13 @@ impl<R: Reactor> Engine<R> {
         id
     }
 
-    pub(super) fn open_allocation(&mut self, pipe: PipeId, relayed: SocketAddr) {
+    /// Gives up asking for a relayed address. Servers are told, and nothing is said of it any more.
+    pub fn cancel_allocate(&mut self, pipe: PipeId) {
+        self.core.pipe_close(self.clock.now(), pipe);
+        self.settle();
+    }
+
+    pub(super) fn open_allocation(&mut self, pipe: PipeId, relayed: (SocketAddr, Option<SocketAddr>)) {
         let sock = SockId::accepted(self.accepted);
         self.accepted += 1;
         let pair: std::io::Result<(R::Stream, TcpStream)> = socket::pair().and_then(|(ours, theirs)| {

@@ -602,7 +602,7 @@ impl<R: Reactor> Engine<R> {
             }
             Action::Notify(notice) => self.notify(notice),
             Action::OpenRelayed { pipe, start } => self.open_relayed(pipe, *start),
-            Action::OpenAllocation { pipe, relayed } => self.open_allocation(pipe, relayed),
+            Action::OpenAllocation { pipe, relayed, other } => self.open_allocation(pipe, (relayed, other)),
             Action::Pipe { pipe, news } => self.pipe_news(pipe, news),
             // The vocabulary may grow; what is not known here is not asked of this version.
             _ => {}

@@ -45,18 +45,24 @@ pub(crate) fn take_address(message: &[u8]) -> Option<(SocketAddr, &[u8])> {
 /// Each call is given the socket. The socket may block, or give `WouldBlock`, which the call then gives too.
 #[derive(Debug)]
 pub struct DatagramLayer {
-    relayed: SocketAddr,
+    /// The relayed address, and that of the other family.
+    relayed: (SocketAddr, Option<SocketAddr>),
     messages: MessageLayer,
 }
 
 impl DatagramLayer {
-    pub(crate) fn new(relayed: SocketAddr, link: Arc<Link>) -> Self {
+    pub(crate) fn new(relayed: (SocketAddr, Option<SocketAddr>), link: Arc<Link>) -> Self {
         DatagramLayer { relayed, messages: MessageLayer::new(link) }
     }
 
     /// Returns the address at the server that peers send to.
     pub fn relayed_addr(&self) -> SocketAddr {
-        self.relayed
+        self.relayed.0
+    }
+
+    /// Returns the IPv6 address at the server beside an IPv4 one, where both were asked for and the server has both.
+    pub fn other_relayed_addr(&self) -> Option<SocketAddr> {
+        self.relayed.1
     }
 
     /// Takes a datagram whole, or not at all. The part that the socket does not take now goes by [`flush`](Self::flush),
@@ -69,7 +75,9 @@ impl DatagramLayer {
         let to = SocketAddr::new(to.ip().to_canonical(), to.port());
         let wrong = match () {
             () if data.len() > MAX_PAYLOAD => Some(SendError::TooLong),
-            () if to.is_ipv4() != self.relayed.is_ipv4() => Some(SendError::Family),
+            () if self.relayed.1.is_none() && to.is_ipv4() != self.relayed.0.is_ipv4() => {
+                Some(SendError::Family)
+            }
             () => None,
         };
         match wrong {
@@ -116,7 +124,7 @@ mod tests {
 
     #[test]
     fn what_cannot_be_sent_is_refused_and_takes_no_room() {
-        let layer = DatagramLayer::new("192.0.2.9:5".parse().unwrap(), Arc::default());
+        let layer = DatagramLayer::new(("192.0.2.9:5".parse().unwrap(), None), Arc::default());
         let mut out = Vec::new();
         let v4: SocketAddr = "192.0.2.1:7".parse().unwrap();
         for (to, len) in [(v4, MAX_PAYLOAD + 1), ("[2001:db8::1]:7".parse().unwrap(), 1)] {

@@ -43,6 +43,19 @@ pub(super) fn parse(text: &str, folder: &Path) -> Result<Servers, String> {
     })
 }
 
+/// Reads one entry of `[[turn]]` as JSON, which opens no file: whoever gives it may have none to give.
+///
+/// # Errors
+/// Says what is wrong with it. Its values are not repeated: they may be secrets.
+pub(super) fn turn_entry(json: &str) -> Result<TurnServer, String> {
+    let entry: Turn =
+        serde_json::from_str(json).map_err(|why| shown(&without_values(&why.to_string())).to_string())?;
+    if entry.ca.as_ref().is_some_and(|ca| !ca.contains("-----BEGIN")) {
+        return Err("`ca` is the certificates themselves (PEM)".into());
+    }
+    entry.server(Path::new(""))
+}
+
 /// Returns the error in the list, and its position.
 fn wrong(text: &str, why: &toml::de::Error) -> String {
     let message = shown(&without_values(why.message())).to_string();

@@ -127,6 +127,14 @@ impl fmt::Debug for TurnCredential {
 }
 
 impl TurnServer {
+    /// Reads an entry of a list's `[[turn]]` as JSON, with the same keys and rules; it may name no file.
+    ///
+    /// # Errors
+    /// Says what is wrong with it. Its values are not repeated.
+    pub fn from_json(text: &str) -> Result<Self, String> {
+        format::turn_entry(text)
+    }
+
     /// Returns the server as a node uses it. A node asks for the login that a program prints by
     /// [`Notice::LoginWanted`](p2pd_core::Notice::LoginWanted).
     pub fn for_node(&self) -> p2pd_core::TurnServer {

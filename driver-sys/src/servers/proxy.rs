@@ -57,6 +57,11 @@ impl WayOut {
         }
     }
 
+    /// Returns the proxy for this host; `None`: it is reached directly.
+    pub fn to(&self, host: &str) -> Option<&Proxy> {
+        self.proxy.as_ref().filter(|_| !self.excepts(host))
+    }
+
     /// Returns true if this host is reached directly.
     pub fn excepts(&self, host: &str) -> bool {
         let host = host.trim_end_matches('.').to_ascii_lowercase();

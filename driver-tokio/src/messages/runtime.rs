@@ -14,7 +14,7 @@ use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::{TcpListener, TcpStream, UdpSocket, lookup_host};
 
 use super::Socket;
-use crate::Pipe;
+use crate::{Messages, Pipe};
 
 /// tokio, as pipes of messages know it.
 #[derive(Clone, Copy, Debug)]
@@ -39,11 +39,18 @@ impl IntoSocket<Tokio> for Pipe {
     }
 }
 
+impl IntoSocket<Tokio> for Messages {
+    fn into_socket(self) -> io::Result<Socket> {
+        Ok(Socket::Beside(Box::new(self)))
+    }
+}
+
 impl Runtime for Tokio {
     type Tcp = TcpStream;
     type Listener = TcpListener;
     type Udp = UdpSocket;
     type Pipe = Pipe;
+    type Messages = Messages;
 
     fn spawn(task: impl Future<Output = ()> + Send + 'static) {
         tokio::spawn(task);
@@ -144,5 +151,17 @@ impl Runtime for Tokio {
 
     fn poll_end(pipe: &mut Pipe, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(pipe).poll_shutdown(cx)
+    }
+
+    fn ends(messages: &Messages) -> (SocketAddr, SocketAddr) {
+        messages.ends()
+    }
+
+    async fn send_message(messages: &Messages, data: &[u8]) -> io::Result<()> {
+        messages.send(data).await
+    }
+
+    async fn receive_message(messages: &Messages) -> io::Result<Vec<u8>> {
+        messages.recv().await
     }
 }

@@ -20,6 +20,7 @@ pub(super) enum Refused {
     BadPattern(PatternError),
     BadTimeout,
     BadOption(&'static str),
+    BadServer(String),
     UnknownOption(String),
     OptionTwice(String),
     NotText,
@@ -37,6 +38,7 @@ pub(super) enum Refused {
     BodyBroken,
     BodySlow,
     Piped,
+    NotRelayed,
     OwnConnection,
     Ended,
     Busy,
@@ -62,13 +64,14 @@ impl Refused {
             Refused::BadAddress(_) => 24,
             Refused::BadPattern(_) => 25,
             Refused::BadTimeout | Refused::BadOption(_) | Refused::NotText => 26,
-            Refused::UnknownOption(_) | Refused::OptionTwice(_) => 26,
+            Refused::UnknownOption(_) | Refused::OptionTwice(_) | Refused::BadServer(_) => 26,
             Refused::NoSuchSubscription => 27,
             Refused::Piped => 28,
             Refused::OwnConnection => 29,
             Refused::Ended => 30,
             Refused::Busy | Refused::PeerSlow => 31,
             Refused::TooMany(_) => 32,
+            Refused::NotRelayed => 33,
         }
     }
 
@@ -83,11 +86,12 @@ impl Refused {
             | Refused::BadPattern(_)
             | Refused::BadTimeout
             | Refused::BadOption(_)
+            | Refused::BadServer(_)
             | Refused::UnknownOption(_)
             | Refused::OptionTwice(_)
             | Refused::NotText
             | Refused::BodyBroken => StatusCode::BAD_REQUEST,
-            Refused::NameTaken | Refused::Piped => StatusCode::CONFLICT,
+            Refused::NameTaken | Refused::Piped | Refused::NotRelayed => StatusCode::CONFLICT,
             Refused::ConnectFailed(_) => StatusCode::BAD_GATEWAY,
             Refused::BadOrigin => StatusCode::FORBIDDEN,
             Refused::BadHost => StatusCode::MISDIRECTED_REQUEST,
@@ -139,6 +143,7 @@ impl fmt::Display for Refused {
             Refused::BadPattern(why) => write!(f, "Not a pattern: {why}."),
             Refused::BadTimeout => f.write_str("A timeout is 0 to 3600 seconds."),
             Refused::BadOption(option) => write!(f, "The option {option} has a value that it cannot have."),
+            Refused::BadServer(why) => write!(f, "The body is no entry of [[turn]] as JSON: {why}."),
             Refused::UnknownOption(option) => {
                 write!(f, "This call has no option {}.", shown(&option.chars().take(64).collect::<String>()))
             }
@@ -163,6 +168,7 @@ impl fmt::Display for Refused {
             Refused::BodyBroken => f.write_str("The body is not as long as its Content-Length."),
             Refused::BodySlow => f.write_str("The body came too slowly."),
             Refused::Piped => f.write_str("A client has this connection for itself."),
+            Refused::NotRelayed => f.write_str("Only a relayed connection has messages beside its bytes."),
             Refused::OwnConnection => {
                 f.write_str("A pipe is the first request of a connection, or a WebSocket.")
             }

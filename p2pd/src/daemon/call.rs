@@ -9,12 +9,14 @@ use p2pd_core::pipe::subscriptions::{Pattern, PatternError};
 use percent_encoding::percent_decode_str;
 
 use super::answer::Refused;
+use super::connection::BesideCall;
+use super::queues::QueueCall;
 use super::turn::{self, TurnCall};
 
 /// Time that `recv` waits where the call gives none, as in P2PD's documents.
 const RECV: Duration = Duration::from_secs(2);
 /// Longest that may be waited.
-const LONGEST: Duration = Duration::from_secs(3600);
+pub(super) const LONGEST: Duration = Duration::from_secs(3600);
 
 /// A call of the API.
 #[derive(Debug)]
@@ -44,6 +46,8 @@ pub(super) enum Call {
     Turn(Name, TurnCall),
     /// All of these.
     Turns,
+    /// The messages beside a relayed connection.
+    Beside(Name, BesideCall),
 }
 
 /// A connection's name: 1 to 64 letters, digits, dots, hyphens and underscores.
@@ -80,7 +84,9 @@ impl Call {
             ["p2p", "con", name] => (get, named(name, Call::Show)),
             ["p2p", "close", name] => (get || post, named(name, Call::Close)),
             ["p2p", "open", name, to] => (get || post, open(name, to)),
-            ["p2p", "send", name, ref text @ ..] if !text.is_empty() => (get || post, send(name, text)),
+            ["p2p", "send", name, ref text @ ..] if !text.is_empty() => {
+                (get || post, send(name, text, Call::Send))
+            }
             ["p2p", "pipe", name] => (get, named(name, Call::Pipe)),
             ["p2p", "recv", name, ref options @ ..] => (get || post, recv(name, options, Call::Recv)),
             ["p2p", "binary", name] if post => (true, named(name, Call::PutBinary)),
@@ -94,15 +100,18 @@ impl Call {
             ["p2p", "turn", name, "send", ip, port, ref text @ ..] if !text.is_empty() => {
                 (get || post, send_from(name, (ip, port), text))
             }
-            ["p2p", "turn", name, "recv", ref options @ ..] => (
-                get || post,
-                recv(name, options, |name, of, time| Call::Turn(name, TurnCall::Recv(of, time))),
-            ),
-            ["p2p", "turn", name, "sub", ref options @ ..] if delete => {
-                (true, sub(name, options, |name, of| Call::Turn(name, TurnCall::Unsubscribe(of))))
+            ["p2p", "msg", name, "send", ref text @ ..] if !text.is_empty() => {
+                (get || post, send(name, text, |name, text| Call::Beside(name, BesideCall::Send(text))))
             }
-            ["p2p", "turn", name, "sub", ref options @ ..] => {
-                (get || post, sub(name, options, |name, of| Call::Turn(name, TurnCall::Subscribe(of))))
+            ["p2p", of @ ("turn" | "msg"), name, "recv", ref options @ ..] => (
+                get || post,
+                recv(name, options, |name, to, time| queued(of, name, QueueCall::Recv(to, time))),
+            ),
+            ["p2p", of @ ("turn" | "msg"), name, "sub", ref options @ ..] if delete => {
+                (true, sub(name, options, |name, from| queued(of, name, QueueCall::Unsubscribe(from))))
+            }
+            ["p2p", of @ ("turn" | "msg"), name, "sub", ref options @ ..] => {
+                (get || post, sub(name, options, |name, to| queued(of, name, QueueCall::Subscribe(to))))
             }
             _ => return Err(Refused::NoSuchCall),
         };
@@ -121,7 +130,7 @@ impl Call {
             Call::Interfaces | Call::Nat | Call::List | Call::Show(_) | Call::Turns => true,
             Call::Events | Call::Open(..) | Call::Close(_) | Call::Send(..) | Call::Recv(..) => false,
             Call::PutBinary(_) | Call::TakeBinary(..) | Call::Pipe(_) | Call::Turn(..) => false,
-            Call::Subscribe(..) | Call::Unsubscribe(..) => false,
+            Call::Subscribe(..) | Call::Unsubscribe(..) | Call::Beside(..) => false,
         }
     }
 
@@ -157,8 +166,17 @@ fn open(named: &str, to: &str) -> Result<Call, Refused> {
 }
 
 /// The text may have slashes, and is bytes.
-fn send(named: &str, text: &[&str]) -> Result<Call, Refused> {
-    Ok(Call::Send(name(named)?, percent_decode_str(&text.join("/")).collect()))
+fn send(named: &str, text: &[&str], call: impl FnOnce(Name, Vec<u8>) -> Call) -> Result<Call, Refused> {
+    Ok(call(name(named)?, percent_decode_str(&text.join("/")).collect()))
+}
+
+/// A call of the queues of a relayed address, or of the messages beside a connection.
+fn queued(of: &str, name: Name, call: QueueCall) -> Call {
+    if of == "turn" {
+        Call::Turn(name, TurnCall::Queue(call))
+    } else {
+        Call::Beside(name, BesideCall::Queue(call))
+    }
 }
 
 fn turned(named: &str, what: TurnCall) -> Result<Call, Refused> {

@@ -9,6 +9,7 @@ use bytes::Bytes;
 use p2pd_core::Strategy;
 use p2pd_core::pipe::MAX_RECORD;
 use p2pd_core::pipe::subscriptions::{Message, Queue, SubscriptionId, Subscriptions};
+use p2pd_tokio::messages::{MessagePipe, PipeOptions, SendError};
 use p2pd_tokio::{Pipe, PipeInfo};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf};
@@ -17,6 +18,7 @@ use tokio::sync::{Mutex as AsyncMutex, Notify, OwnedMutexGuard, Semaphore, mpsc,
 use super::answer::Refused;
 use super::call::Subscribed;
 use super::place::Place;
+use super::queues::{QueueCall, Queues};
 
 /// Sends that may wait for one another.
 const SENDS: usize = 16;
@@ -44,6 +46,7 @@ pub(super) struct Connection {
     /// Error of reading, once it failed.
     broke: OnceLock<String>,
     piped: AtomicBool,
+    beside: Option<Beside>,
     pub(super) sent: AtomicU64,
     pub(super) received: AtomicU64,
 }
@@ -57,6 +60,22 @@ pub(super) enum State {
     Closed,
     /// The sending was broken off.
     Cut,
+}
+
+/// A call that concerns the messages beside a relayed connection.
+#[derive(Debug)]
+pub(super) enum BesideCall {
+    Send(Vec<u8>),
+    Queue(QueueCall),
+}
+
+/// Messages beside a relayed connection. Nobody reads them before the first call, so that at most 64 wait.
+#[derive(Debug)]
+struct Beside {
+    queues: Arc<Queues>,
+    /// Limits of the subscription to everything, which the first call makes.
+    queue: Queue,
+    begun: AtomicBool,
 }
 
 #[derive(Debug)]
@@ -74,12 +93,13 @@ impl Connection {
     pub(super) fn new(
         name: String,
         incoming: bool,
-        pipe: Pipe,
+        mut pipe: Pipe,
         place: Place,
         queue: Queue,
         unique: usize,
     ) -> Arc<Self> {
         let info = *pipe;
+        let beside = Beside::new(&mut pipe, queue);
         let (read, write) = tokio::io::split(pipe);
         let mut subscriptions = Subscriptions::unique(unique);
         let all = Subscribed::everything();
@@ -101,6 +121,7 @@ impl Connection {
             state: watch::channel(State::Open).0,
             broke: OnceLock::new(),
             piped: AtomicBool::new(false),
+            beside,
             sent: AtomicU64::new(0),
             received: AtomicU64::new(0),
         });
@@ -210,6 +231,11 @@ impl Connection {
         }
     }
 
+    /// Returns true if there is this subscription.
+    pub(super) fn knows(&self, of: &Subscribed) -> bool {
+        self.inbox().named.contains_key(&of.key())
+    }
+
     fn take(&self, of: &Subscribed) -> Result<Option<(Message, u64)>, Refused> {
         let mut inbox = self.inbox();
         let id = *inbox.named.get(&of.key()).ok_or(Refused::NoSuchSubscription)?;
@@ -259,6 +285,25 @@ impl Connection {
         Ok(borrowed)
     }
 
+    /// Sends a message beside the connection's bytes, whole or not at all.
+    pub(super) async fn send_beside(&self, data: &[u8]) -> Result<usize, Refused> {
+        match tokio::time::timeout(SEND, self.beside()?.pipe.send(data)).await {
+            Ok(Ok(())) => Ok(data.len()),
+            Ok(Err(SendError::Failed(std::io::ErrorKind::InvalidInput))) => Err(Refused::TooLong),
+            Ok(Err(_)) => Err(Refused::Ended),
+            Err(_) => Err(Refused::Busy),
+        }
+    }
+
+    /// The messages beside the connection's bytes.
+    pub(super) fn beside(&self) -> Result<Arc<Queues>, Refused> {
+        let beside = self.beside.as_ref().ok_or(Refused::NotRelayed)?;
+        if !beside.begun.swap(true, Ordering::AcqRel) {
+            beside.queues.subscribe(&Subscribed::everything(), beside.queue)?;
+        }
+        Ok(beside.queues.clone())
+    }
+
     /// Ends the connection: sent data arrives, if the peer takes it within 5 s.
     pub(super) fn close(self: &Arc<Self>) {
         if !self.advance(State::Closed) {
@@ -303,6 +348,7 @@ impl Connection {
     pub(super) fn has_messages(&self) -> bool {
         let inbox = self.inbox();
         inbox.named.values().any(|id| inbox.subscriptions.waiting(*id) > Some(0))
+            || self.beside.as_ref().is_some_and(|beside| beside.queues.has_messages())
     }
 
     /// Returns the connection as P2PD's documents have it, with fields that they lack.
@@ -323,12 +369,20 @@ impl Connection {
             "opened": opened.as_secs_f64(), "sent": self.sent.load(Ordering::Relaxed),
             "received": self.received.load(Ordering::Relaxed), "waiting": waiting, "dropped": dropped,
             "subscriptions": inbox.subscriptions.len(), "piped": self.piped.load(Ordering::Relaxed),
-            "ended": *self.state.borrow() != State::Open,
+            "ended": *self.state.borrow() != State::Open, "messages": self.beside.is_some(),
         })
     }
 
     fn inbox(&self) -> MutexGuard<'_, Inbox> {
         self.inbox.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Beside {
+    /// Takes the messages of a relayed pipe.
+    fn new(pipe: &mut Pipe, queue: Queue) -> Option<Self> {
+        let messages = MessagePipe::new(pipe.messages().ok()?, &PipeOptions::default()).ok()?;
+        Some(Beside { queues: Arc::new(Queues::new(messages)), queue, begun: AtomicBool::new(false) })
     }
 }
 
@@ -354,6 +408,7 @@ pub(super) fn p2pd_strategy(strategy: Strategy) -> &'static str {
         Strategy::Direct => "direct connect",
         Strategy::Reverse => "reverse connect",
         Strategy::Punch => "tcp punch",
+        Strategy::Relay => "turn relay",
         other => other.name(),
     }
 }

@@ -15,18 +15,22 @@ use p2pd_core::nat::Verdict;
 use p2pd_core::pipe::subscriptions::{Message, Overflow, Queue};
 use qrcode::render::svg;
 use qrcode::{EcLevel, QrCode};
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::sync::broadcast::error::RecvError;
 
 use super::answer::{Answer, Refused, ok, typed};
-use super::call::{Call, Name, seconds};
+use super::call::{Call, LONGEST, Name, seconds};
+use super::connection::BesideCall;
 use super::guard::{Guard, Query, Via, check_target};
-use super::turn::TurnCall;
+use super::queues::{QueueCall, Queues};
+use super::turn::{self, TurnCall};
 use super::{Daemon, Wanted, plan, relay};
 use crate::say::nat;
 
 /// Longest body. Longer data goes over `/p2p/pipe`.
 const MAX_BODY: usize = 8 << 20;
+/// Longest entry of a server, whose certificates may be in it.
+const MAX_ENTRY: usize = 64 << 10;
 /// Longest time for the arrival of a body.
 const BODY: Duration = Duration::from_secs(30);
 /// Clients that may listen to events.
@@ -128,7 +132,9 @@ async fn carry_out(
         Call::Open(..) => {
             &["strategies", "mode", "protocol", "timeout", "relay_first", "overflow", "queue", "unique"]
         }
-        Call::Subscribe(..) | Call::Turn(_, TurnCall::Subscribe(_)) => &["overflow", "queue"],
+        Call::Subscribe(..)
+        | Call::Turn(_, TurnCall::Queue(QueueCall::Subscribe(_)))
+        | Call::Beside(_, BesideCall::Queue(QueueCall::Subscribe(_))) => &["overflow", "queue"],
         Call::Turn(_, TurnCall::Open) => &["family", "timeout", "overflow", "queue"],
         _ => &[],
     })?;
@@ -181,14 +187,31 @@ async fn carry_out(
         }
         Call::PutBinary(name) => {
             let connection = daemon.find(&name)?;
-            let sent = connection.send(body(&daemon, request).await?).await?;
+            let sent = connection.send(body(&daemon, request, MAX_BODY).await?).await?;
             Ok(ok(json!({"name": name.0, "sent": sent})))
+        }
+        Call::Recv(name, of, _) if wants_events(request.headers()) => {
+            let connection = daemon.find(&name)?;
+            if !connection.knows(&of) {
+                return Err(Refused::NoSuchSubscription);
+            }
+            Ok(pushed(move || {
+                let (connection, of) = (connection.clone(), of.clone());
+                async move { connection.recv(&of, LONGEST).await }
+            }))
         }
         Call::Recv(name, of, timeout) => {
             let (message, dropped) = daemon.find(&name)?.recv(&of, timeout).await?;
-            Ok(received(&message, dropped))
+            Ok(ok(received(&message, dropped)))
         }
-        Call::Turn(name, call) => turn(&daemon, &name, call, query).await,
+        Call::Turn(name, call) => relayed(&daemon, name, call, query, request).await,
+        Call::Beside(name, BesideCall::Send(text)) => {
+            let sent = daemon.find(&name)?.send_beside(&text).await?;
+            Ok(ok(json!({"name": name.0, "sent": sent})))
+        }
+        Call::Beside(name, BesideCall::Queue(call)) => {
+            queued(daemon.find(&name)?.beside()?, name, call, query, request.headers()).await
+        }
         Call::Turns => Ok(ok(json!({"turns": daemon.turns.list()}))),
         Call::TakeBinary(name, of, timeout) => {
             let (message, _) = daemon.find(&name)?.recv(&of, timeout).await?;
@@ -214,26 +237,106 @@ async fn carry_out(
     }
 }
 
-async fn turn(daemon: &Daemon, name: &Name, call: TurnCall, query: &Query) -> Result<Answer, Refused> {
+async fn relayed(
+    daemon: &Daemon,
+    name: Name,
+    call: TurnCall,
+    query: &Query,
+    request: Request<Body>,
+) -> Result<Answer, Refused> {
     let turns = &daemon.turns;
     Ok(ok(match call {
         TurnCall::Open => {
             let timeout = query.get("timeout").map(seconds).transpose()?;
-            turns.open(&daemon.node, name, (query.get("family"), timeout), queue(query)?).await?
+            let server = match entry(daemon, request).await? {
+                Some(entry) => Some(turn::server(&entry, daemon.way.as_ref())?),
+                None => None,
+            };
+            let wanted = (query.get("family"), timeout, server);
+            turns.open(&daemon.node, &name, wanted, queue(query)?).await?
         }
-        TurnCall::Close => turns.close(name).await?,
-        TurnCall::Send(to, data) => turns.send(name, to, &data).await?,
-        TurnCall::Recv(of, timeout) => {
-            let (message, dropped) = turns.recv(name, &of, timeout).await?;
-            return Ok(received(&message, dropped));
+        TurnCall::Close => turns.close(&name).await?,
+        TurnCall::Send(to, data) => turns.send(&name, to, &data).await?,
+        TurnCall::Queue(call) => {
+            return queued(turns.queues(&name)?, name, call, query, request.headers()).await;
         }
-        TurnCall::Subscribe(to) => turns.subscribe(name, &to, queue(query)?)?,
-        TurnCall::Unsubscribe(from) => turns.unsubscribe(name, &from)?,
     }))
 }
 
+/// The text of a POST's body; `None` without one.
+async fn entry(daemon: &Daemon, request: Request<Body>) -> Result<Option<String>, Refused> {
+    let headers = request.headers();
+    let is_empty = headers.get(header::CONTENT_LENGTH).is_none_or(|length| length == "0");
+    if request.method() != Method::POST || is_empty && !headers.contains_key(header::TRANSFER_ENCODING) {
+        return Ok(None);
+    }
+    let text = body(daemon, request, MAX_ENTRY).await?;
+    String::from_utf8(text.into()).map(Some).map_err(|_| Refused::NotText)
+}
+
+/// Carries out a call of the queues of a pipe of messages.
+async fn queued(
+    queues: Arc<Queues>,
+    name: Name,
+    call: QueueCall,
+    query: &Query,
+    headers: &HeaderMap,
+) -> Result<Answer, Refused> {
+    Ok(match call {
+        QueueCall::Recv(of, _) if wants_events(headers) => {
+            queues.id(&of)?;
+            pushed(move || {
+                let (queues, name, of) = (queues.clone(), name.clone(), of.clone());
+                async move { queues.recv(&name, &of, LONGEST).await }
+            })
+        }
+        QueueCall::Recv(of, timeout) => {
+            let (message, dropped) = queues.recv(&name, &of, timeout).await?;
+            ok(received(&message, dropped))
+        }
+        QueueCall::Subscribe(to) => {
+            queues.subscribe(&to, queue(query)?)?;
+            ok(json!({"name": name.0, "sub": [to.message.as_str(), to.peer.as_str()]}))
+        }
+        QueueCall::Unsubscribe(from) => {
+            queues.unsubscribe(&from)?;
+            ok(json!({"name": name.0, "unsub": [from.message.as_str(), from.peer.as_str()]}))
+        }
+    })
+}
+
+/// Returns true if a client wants messages as they come, as `EventSource` does.
+fn wants_events(headers: &HeaderMap) -> bool {
+    let accepted = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok());
+    accepted.flat_map(|value| value.split(',')).any(|kind| kind.trim() == "text/event-stream")
+}
+
+/// Messages as they come, as server-sent events, and an event `end` behind the last.
+fn pushed<T>(next: impl Fn() -> T + Send + 'static) -> Answer
+where
+    T: Future<Output = Result<(Message, u64), Refused>> + Send + 'static,
+{
+    let stream = futures_util::stream::unfold(Some(next), |next| async {
+        let next = next?;
+        loop {
+            let (event, goes_on) = match next().await {
+                Ok((message, dropped)) => {
+                    (sse::Event::default().data(received(&message, dropped).to_string()), true)
+                }
+                Err(Refused::Empty(_)) => continue,
+                Err(why) => {
+                    let why = json!({"error": why.number(), "msg": why.to_string()});
+                    (sse::Event::default().event("end").data(why.to_string()), false)
+                }
+            };
+            return Some((Ok::<_, std::convert::Infallible>(event), goes_on.then_some(next)));
+        }
+    });
+    Sse::new(stream).keep_alive(KeepAlive::default()).into_response()
+}
+
 /// A message as the documents have it, and its bytes where they are no text.
-fn received(message: &Message, dropped: u64) -> Answer {
+fn received(message: &Message, dropped: u64) -> Value {
     let from = json!([message.from.ip().to_string(), message.from.port()]);
     let mut body = json!({
         "client_tup": from, "data": String::from_utf8_lossy(&message.data), "dropped": dropped,
@@ -241,7 +344,7 @@ fn received(message: &Message, dropped: u64) -> Answer {
     if std::str::from_utf8(&message.data).is_err() {
         body["base64"] = data_encoding::BASE64.encode(&message.data).into();
     }
-    ok(body)
+    body
 }
 
 /// A QR code, black on white, with its margin. `None` for more than it can hold, 2,331 bytes.
@@ -251,10 +354,10 @@ fn qr(text: &str) -> Option<String> {
 }
 
 /// A body of a stated length or in chunks, whole.
-async fn body(daemon: &Daemon, request: Request<Body>) -> Result<Bytes, Refused> {
+async fn body(daemon: &Daemon, request: Request<Body>, most: usize) -> Result<Bytes, Refused> {
     let headers = request.headers();
     match headers.get(header::CONTENT_LENGTH).map(|n| n.to_str().unwrap_or_default().parse::<usize>()) {
-        Some(Ok(stated)) if stated <= MAX_BODY => {}
+        Some(Ok(stated)) if stated <= most => {}
         Some(Ok(_)) => return Err(Refused::TooLong),
         Some(Err(_)) => return Err(Refused::BodyBroken),
         None if headers.contains_key(header::TRANSFER_ENCODING) => {}
@@ -265,7 +368,7 @@ async fn body(daemon: &Daemon, request: Request<Body>) -> Result<Bytes, Refused>
         let (mut body, mut pieces) = (Vec::new(), request.into_body().into_data_stream());
         while let Some(piece) = pieces.next().await {
             let piece = piece.map_err(|_| Refused::BodyBroken)?;
-            if body.len() + piece.len() > MAX_BODY {
+            if body.len() + piece.len() > most {
                 return Err(Refused::TooLong);
             }
             body.extend_from_slice(&piece);
@@ -340,7 +443,7 @@ mod tests {
             }
         }
         // Every kind of call there is.
-        assert_eq!(kinds.len(), 21);
+        assert_eq!(kinds.len(), 22);
     }
 
     #[test]

@@ -10,6 +10,7 @@ mod fuzz;
 mod guard;
 mod http;
 mod place;
+mod queues;
 mod relay;
 mod serve;
 mod turn;
@@ -21,6 +22,7 @@ use std::process::ExitCode;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use p2pd::servers::WayOut;
 use p2pd_core::pipe::subscriptions::Queue;
 use p2pd_core::{Interfaces, PipeMode, Plan, Target};
 use p2pd_tokio::{ConnectError, Node, Pipe};
@@ -61,6 +63,8 @@ struct Daemon {
     places: Places,
     bodies: Semaphore,
     turns: turn::Turns,
+    /// The list's word on the way to servers.
+    way: Option<WayOut>,
     /// The page, with the nonce of its policy.
     page: (String, String),
 }
@@ -116,7 +120,7 @@ impl Prepared {
 }
 
 /// Serves until interrupted.
-pub(crate) async fn run(node: &Node, prepared: Prepared, say: Say) -> ExitCode {
+pub(crate) async fn run(node: &Node, prepared: Prepared, way: Option<WayOut>, say: Say) -> ExitCode {
     let listeners = match serve::Listeners::bind(prepared.api, prepared.unix.as_deref()) {
         Ok(listeners) => listeners,
         Err(why) => return usage(say, &why),
@@ -133,6 +137,7 @@ pub(crate) async fn run(node: &Node, prepared: Prepared, say: Say) -> ExitCode {
         places: Places::new(prepared.bind, prepared.interfaces.clone()),
         bodies: Semaphore::new(BODIES),
         turns: turn::Turns::default(),
+        way,
         page,
     });
     let following = tokio::spawn(events::follow(daemon.clone(), node.notices()));

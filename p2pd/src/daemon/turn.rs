@@ -1,21 +1,22 @@
 //! Relayed addresses at TURN servers: the calls below `/p2p/turn/NAME`.
 
 use std::collections::BTreeMap;
-use std::collections::btree_map::Entry;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use p2pd_core::MAX_ALLOCATIONS;
-use p2pd_core::pipe::subscriptions::{Message, Queue, SubscriptionId};
+use p2pd::servers::{self, WayOut};
+use p2pd_core::pipe::subscriptions::Queue;
 use p2pd_core::turn::MAX_PAYLOAD;
-use p2pd_tokio::messages::{End, MessagePipe, PipeOptions, RecvError, SendError};
+use p2pd_core::{MAX_ALLOCATIONS, TurnServer};
+use p2pd_tokio::messages::{End, MessagePipe, PipeOptions, SendError};
 use p2pd_tokio::{Allocate, AllocateError, Node, RelayFamily};
 use serde_json::{Value, json};
 
 use super::LAST_WORDS;
 use super::answer::Refused;
 use super::call::{Name, Subscribed};
+use super::queues::{QueueCall, Queues};
 
 /// Longest wait for a datagram to be taken.
 const SEND: Duration = Duration::from_secs(30);
@@ -28,9 +29,7 @@ pub(super) enum TurnCall {
     Open,
     Close,
     Send(SocketAddr, Vec<u8>),
-    Recv(Subscribed, Duration),
-    Subscribe(Subscribed),
-    Unsubscribe(Subscribed),
+    Queue(QueueCall),
 }
 
 /// The relayed addresses by their names.
@@ -42,18 +41,18 @@ type ByName = BTreeMap<Name, Arc<Relayed>>;
 #[derive(Debug)]
 struct Relayed {
     at: SocketAddr,
-    pipe: MessagePipe,
-    /// Subscriptions by the texts of their two patterns.
-    named: Mutex<BTreeMap<(String, String), SubscriptionId>>,
+    other: Option<SocketAddr>,
+    queues: Arc<Queues>,
 }
 
 impl Turns {
-    /// Asks the TURN servers of the list for an address.
+    /// Asks the TURN servers of the list for an address, or the one of the call, which is then reached as the list says of
+    /// its own.
     pub(super) async fn open(
         &self,
         node: &Node,
         name: &Name,
-        (family, timeout): (Option<&str>, Option<Duration>),
+        (family, timeout, server): (Option<&str>, Option<Duration>, Option<TurnServer>),
         queue: Queue,
     ) -> Result<Value, Refused> {
         room(&self.all(), name)?;
@@ -62,19 +61,22 @@ impl Turns {
             None => None,
             Some("4") => Some(RelayFamily::V4),
             Some("6") => Some(RelayFamily::V6),
+            Some("both") => Some(RelayFamily::Both),
             Some(_) => return Err(Refused::BadOption("family")),
         };
         wish.timeout = timeout.unwrap_or(wish.timeout);
+        wish.servers.extend(server);
         let failed = |why: String| Refused::ConnectFailed(json!({"reason": why}));
         let allocation = node.allocate(wish).await.map_err(|why| match why {
             AllocateError::TooMany => TOO_MANY,
+            AllocateError::Servers(why) => Refused::BadServer(why.to_string()),
             why => failed(why.to_string()),
         })?;
-        let at = allocation.relayed_addr();
+        let (at, other) = (allocation.relayed_addr(), allocation.other_relayed_addr());
         let options = PipeOptions { queue, ..PipeOptions::default() };
         let pipe = MessagePipe::new(allocation, &options).map_err(|why| failed(why.to_string()))?;
-        let relayed = Relayed { at, pipe, named: Mutex::default() };
-        relayed.subscribe(&Subscribed::everything(), queue)?;
+        let relayed = Relayed { at, other, queues: Arc::new(Queues::new(pipe)) };
+        relayed.queues.subscribe(&Subscribed::everything(), queue)?;
         let shown = relayed.to_json(name);
         self.keep(name, relayed)?;
         Ok(shown)
@@ -90,7 +92,7 @@ impl Turns {
         }
         let (all, name) = (self.0.clone(), name.clone());
         tokio::spawn(async move {
-            if relayed.pipe.ended().await != End::Closed && relayed.has_messages() {
+            if relayed.queues.pipe.ended().await != End::Closed && relayed.queues.has_messages() {
                 tokio::time::sleep(LAST_WORDS).await;
             }
             let mut all = lock(&all);
@@ -110,13 +112,13 @@ impl Turns {
     pub(super) async fn close(&self, name: &Name) -> Result<Value, Refused> {
         let relayed = self.find(name)?;
         self.all().remove(name);
-        relayed.pipe.close().await;
+        relayed.queues.pipe.close().await;
         Ok(json!({"closed": name.0}))
     }
 
     pub(super) async fn send(&self, name: &Name, to: SocketAddr, data: &[u8]) -> Result<Value, Refused> {
         let relayed = self.find(name)?;
-        match tokio::time::timeout(SEND, relayed.pipe.send_to(data, to)).await {
+        match tokio::time::timeout(SEND, relayed.queues.pipe.send_to(data, to)).await {
             Ok(Ok(())) => Ok(json!({"name": name.0, "sent": data.len()})),
             Ok(Err(SendError::Failed(std::io::ErrorKind::InvalidInput))) if data.len() > MAX_PAYLOAD => {
                 Err(Refused::TooLong)
@@ -129,33 +131,8 @@ impl Turns {
         }
     }
 
-    /// The next datagram of a subscription, with how many it has dropped so far.
-    pub(super) async fn recv(
-        &self,
-        name: &Name,
-        of: &Subscribed,
-        timeout: Duration,
-    ) -> Result<(Message, u64), Refused> {
-        let relayed = self.find(name)?;
-        let id = *relayed.named().get(&of.key()).ok_or(Refused::NoSuchSubscription)?;
-        match relayed.pipe.recv_from(id, timeout).await {
-            Ok(message) => Ok((message, relayed.pipe.dropped(id).unwrap_or_default())),
-            Err(RecvError::TimedOut) => Err(Refused::Empty(name.0.clone())),
-            Err(RecvError::Ended(_)) => Err(Refused::Ended),
-            Err(RecvError::NoSuchSubscription) => Err(Refused::NoSuchSubscription),
-        }
-    }
-
-    pub(super) fn subscribe(&self, name: &Name, to: &Subscribed, queue: Queue) -> Result<Value, Refused> {
-        self.find(name)?.subscribe(to, queue)?;
-        Ok(json!({"name": name.0, "sub": [to.message.as_str(), to.peer.as_str()]}))
-    }
-
-    pub(super) fn unsubscribe(&self, name: &Name, from: &Subscribed) -> Result<Value, Refused> {
-        let relayed = self.find(name)?;
-        let id = relayed.named().remove(&from.key()).ok_or(Refused::NoSuchSubscription)?;
-        relayed.pipe.unsubscribe(id);
-        Ok(json!({"name": name.0, "unsub": [from.message.as_str(), from.peer.as_str()]}))
+    pub(super) fn queues(&self, name: &Name) -> Result<Arc<Queues>, Refused> {
+        Ok(self.find(name)?.queues.clone())
     }
 
     fn find(&self, name: &Name) -> Result<Arc<Relayed>, Refused> {
@@ -181,25 +158,30 @@ fn room(all: &ByName, name: &Name) -> Result<(), Refused> {
 
 impl Relayed {
     fn to_json(&self, name: &Name) -> Value {
-        json!({"name": name.0, "relayed": [self.at.ip().to_string(), self.at.port()]})
-    }
-
-    fn has_messages(&self) -> bool {
-        self.named().values().any(|id| self.pipe.waiting(*id).is_some_and(|waiting| waiting > 0))
-    }
-
-    /// Subscribes; a subscription that exists is left as it is.
-    fn subscribe(&self, to: &Subscribed, queue: Queue) -> Result<(), Refused> {
-        if let Entry::Vacant(place) = self.named().entry(to.key()) {
-            let id = self.pipe.subscribe_with(to.message.clone(), to.peer.clone(), queue);
-            place.insert(id.map_err(|_| Refused::TooMany("subscriptions"))?);
+        let shown = |at: SocketAddr| json!([at.ip().to_string(), at.port()]);
+        let mut value = json!({"name": name.0, "relayed": shown(self.at)});
+        if let Some(other) = self.other {
+            value["other"] = shown(other);
         }
-        Ok(())
+        value
     }
+}
 
-    fn named(&self) -> MutexGuard<'_, BTreeMap<(String, String), SubscriptionId>> {
-        self.named.lock().unwrap_or_else(PoisonError::into_inner)
+/// The TURN server that a call names, as an entry of a list has it, under the rules of lists. `way` is what the list says of
+/// the way to its servers; where it says nothing, the environment may.
+pub(super) fn server(entry: &str, way: Option<&WayOut>) -> Result<TurnServer, Refused> {
+    let entry = servers::TurnServer::from_json(entry).map_err(Refused::BadServer)?;
+    // A program of this machine's is the list's business.
+    if let servers::TurnCredential::Command(_) = entry.credential {
+        return Err(Refused::BadServer("a `credential_command` is for lists only".into()));
     }
+    let mut server = entry.for_node();
+    let way = match way {
+        Some(way) => way.clone(),
+        None => WayOut::of_environment().map_err(Refused::BadServer)?,
+    };
+    server.proxy = way.to(&server.host).cloned();
+    Ok(server)
 }
 
 /// The address that a path names.
@@ -224,7 +206,8 @@ mod tests {
                 &PipeOptions::default(),
             );
             let pipe = pipe.unwrap();
-            let relayed = Relayed { at: pipe.local_addr(), pipe: pipe.clone(), named: Mutex::default() };
+            let queues = Arc::new(Queues::new(pipe.clone()));
+            let relayed = Relayed { other: None, at: pipe.local_addr(), queues };
             turns.keep(&Name(format!("turn-{number}")), relayed).map(|()| pipe)
         };
         let pipes: Vec<_> = (0..MAX_ALLOCATIONS).map(|number| keep(number).unwrap()).collect();

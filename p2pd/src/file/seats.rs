@@ -3,17 +3,17 @@
 
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use p2pd_core::NodeId;
 use p2pd_tokio::{Node, Pipe};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::sync::Notify;
-use tokio::task::{Id, JoinSet};
+use tokio::task::{Id, JoinError, JoinSet};
 
 use super::wire::{Message, Refusal};
-use super::{Event, Receiving};
+use super::{Ended, Event, Receiving};
 use crate::say::Say;
 use crate::talk::{Turns, place};
 
@@ -45,25 +45,43 @@ struct State {
     at: u64,
     /// True while the two sides compare, so that no bytes move.
     compares: bool,
+    /// True while a file is on its way.
+    under_way: bool,
+    /// Files that were refused, or could not be kept.
+    lost: usize,
 }
 
 impl Moved {
     pub(super) fn tell(&self, event: &Event<'_>) {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.state();
         match *event {
-            Event::Compares => state.compares = true,
-            Event::Begins { from, .. } => *state = State { at: from, compares: false },
+            Event::Compares => (state.compares, state.under_way) = (true, true),
+            Event::Begins { from, .. } => (state.at, state.compares) = (from, false),
             Event::Moved { bytes, .. } => {
                 self.bytes.fetch_add(bytes.saturating_sub(state.at), Ordering::Relaxed);
                 state.at = bytes;
             }
-            Event::Ended { .. } => state.compares = false,
+            Event::Ended { ref how, .. } => {
+                (state.compares, state.under_way) = (false, false);
+                state.lost += usize::from(!matches!(how, Ended::Moved { .. } | Ended::Same));
+            }
             Event::Greeted => {}
         }
     }
 
     fn compares(&self) -> bool {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner).compares
+        self.state().compares
+    }
+
+    /// Number of files that have not arrived, if the peer is left now. Whether more would have been offered is not
+    /// known.
+    fn lost(&self) -> usize {
+        let state = self.state();
+        state.lost + usize::from(state.under_way)
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -116,42 +134,48 @@ pub(super) struct Seats {
     receiving: Arc<Receiving>,
     say: Say,
     taken: Vec<Seat>,
+    running: JoinSet<usize>,
     waiting: Turns<Pipe>,
     failed: usize,
 }
 
 impl Seats {
     pub(super) fn new(receiving: Receiving, say: Say) -> Self {
-        let (taken, waiting) = (Vec::new(), Turns::default());
-        Seats { receiving: Arc::new(receiving), say, taken, waiting, failed: 0 }
+        let (taken, running, waiting) = (Vec::new(), JoinSet::new(), Turns::default());
+        Seats { receiving: Arc::new(receiving), say, taken, running, waiting, failed: 0 }
     }
 
     /// Receives until the node ends.
     pub(super) async fn serve(&mut self, node: &Node) {
-        let mut running = JoinSet::new();
         let mut look = tokio::time::interval(Duration::from_secs(1));
         loop {
             while let Some(pipe) = self.next() {
-                self.seat(pipe, &mut running);
+                self.seat(pipe);
             }
             tokio::select! {
                 pipe = node.accept() => match pipe {
                     Some(pipe) => self.waiting.push(pipe.remote_addr(), pipe),
                     None => return,
                 },
-                Some(ended) = running.join_next_with_id(), if !running.is_empty() => {
-                    let (task, lost) = ended.unwrap_or_else(|why| (why.id(), 1));
-                    self.taken.retain(|seat| seat.task != task);
-                    self.failed += lost;
-                }
+                Some(ended) = self.running.join_next_with_id() => self.left(ended),
                 _ = look.tick() => self.make_room(),
             }
         }
     }
 
     /// Number of files that have not arrived, and of senders that were cut off.
-    pub(super) fn failed(&self) -> usize {
-        self.failed + self.taken.len()
+    pub(super) fn failed(&mut self) -> usize {
+        while let Some(ended) = self.running.try_join_next_with_id() {
+            self.left(ended);
+        }
+        // A sender that was told of its last file may not have closed its pipe yet.
+        self.failed + self.taken.iter().map(|seat| seat.moved.lost()).sum::<usize>()
+    }
+
+    fn left(&mut self, ended: Result<(Id, usize), JoinError>) {
+        let (task, lost) = ended.unwrap_or_else(|why| (why.id(), 1));
+        self.taken.retain(|seat| seat.task != task);
+        self.failed += lost;
     }
 
     /// Returns the next pipe that may begin.
@@ -166,12 +190,12 @@ impl Seats {
         )
     }
 
-    fn seat(&mut self, pipe: Pipe, running: &mut JoinSet<usize>) {
+    fn seat(&mut self, pipe: Pipe) {
         self.say.opened("incoming", &pipe);
         let (moved, out) = (Arc::new(Moved::default()), Arc::new(Notify::new()));
         let (peer, place, rate) = (pipe.peer(), place(pipe.remote_addr().ip()), Rate::new(Instant::now()));
         let (receiving, say, watched, leave) = (self.receiving.clone(), self.say, moved.clone(), out.clone());
-        let task = running.spawn(async move {
+        let task = self.running.spawn(async move {
             let (mut from, mut to) = tokio::io::split(pipe);
             tokio::select! {
                 (_, lost) = receiving.one(peer, (&mut from, &mut to), &watched, say) => return lost,
@@ -219,6 +243,7 @@ async fn turn_out(mut from: impl AsyncRead + Unpin, mut to: impl AsyncWrite + Un
 
 #[cfg(test)]
 mod tests {
+    use super::super::wire::HASH;
     use super::*;
 
     #[tokio::test]
@@ -234,6 +259,26 @@ mod tests {
         assert_eq!(Message::read(&mut read).await.unwrap(), None);
         drop((read, write));
         turned.await.unwrap();
+    }
+
+    #[test]
+    fn a_peer_that_is_left_has_lost_what_was_refused_and_what_is_on_its_way() {
+        let moved = Moved::default();
+        let ended = |how| Event::Ended { name: "n", how };
+        let arrived = || Ended::Moved { bytes: 9, from: 0, digest: [0; HASH], kept: None };
+        for (event, lost) in [
+            (Event::Greeted, 0),
+            (Event::Compares, 1),
+            (Event::Begins { name: "n", size: 9, from: 0 }, 1),
+            (Event::Moved { name: "n", bytes: 9 }, 1),
+            (ended(arrived()), 0),
+            (ended(Ended::Refused(Refusal::Name)), 1),
+            (Event::Compares, 2),
+            (ended(Ended::Same), 1),
+        ] {
+            moved.tell(&event);
+            assert_eq!(moved.lost(), lost, "{event:?}");
+        }
     }
 
     #[test]

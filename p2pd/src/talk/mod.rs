@@ -1,6 +1,7 @@
 //! `p2pd listen` and `p2pd connect`: a pipe between standard input and output, as netcat has it.
 
 mod gather;
+mod messages;
 mod stdio;
 mod waiting;
 
@@ -11,11 +12,13 @@ use std::time::Duration;
 
 use p2pd_tokio::{Node, Pipe};
 use serde_json::json;
-use tokio::io::{AsyncWrite, AsyncWriteExt, ReadHalf};
+use tokio::io::{AsyncWriteExt, ReadHalf, WriteHalf};
 use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::say::Say;
 pub(crate) use gather::Gather;
+pub(crate) use messages::Wanted;
+use messages::{Receiving, Sending};
 use stdio::{CHUNK, Input, Output};
 use waiting::Waiting;
 pub(crate) use waiting::{Turns, place};
@@ -32,11 +35,14 @@ const MUTE: Duration = Duration::from_secs(10);
 pub(crate) struct Stdio {
     input: Input,
     output: Output,
+    /// Lines are messages.
+    messages: Option<Wanted>,
 }
 
 impl Stdio {
-    pub(crate) fn open() -> io::Result<Self> {
-        Ok(Stdio { input: Input::default(), output: Output::start()? })
+    pub(crate) fn open(messages: Option<Wanted>) -> io::Result<Self> {
+        let output = Output::start().map_err(|why| named("standard output", &why))?;
+        Ok(Stdio { input: Input::default(), output, messages })
     }
 }
 
@@ -72,18 +78,67 @@ impl Activity {
     }
 }
 
+/// The peer's half of a pipe.
+enum Theirs {
+    Bytes(Gather<ReadHalf<Pipe>>),
+    Messages(Receiving),
+}
+
+impl Theirs {
+    async fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Theirs::Bytes(from) => from.read(into).await,
+            Theirs::Messages(from) => from.read(into).await,
+        }
+    }
+}
+
+/// Our half of a pipe.
+enum Ours {
+    Bytes(WriteHalf<Pipe>),
+    Messages(Sending),
+}
+
+impl Ours {
+    async fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {
+        match self {
+            Ours::Bytes(to) => to.write_all(bytes).await,
+            Ours::Messages(to) => to.write_all(bytes).await,
+        }
+    }
+
+    async fn flush(&mut self) -> io::Result<()> {
+        match self {
+            Ours::Bytes(to) => to.flush().await,
+            Ours::Messages(to) => to.flush().await,
+        }
+    }
+
+    async fn shutdown(&mut self) -> io::Result<()> {
+        match self {
+            Ours::Bytes(to) => to.shutdown().await,
+            Ours::Messages(to) => to.shutdown().await,
+        }
+    }
+}
+
 /// Handles one pipe to its end.
 ///
 /// # Errors
 /// Says which side broke.
-pub(crate) async fn caller(pipe: Pipe, say: Say) -> io::Result<()> {
-    let mut stdio = Stdio::open().map_err(|why| named("standard output", &why))?;
+pub(crate) async fn caller(pipe: Pipe, messages: Option<Wanted>, say: Say) -> io::Result<()> {
+    let mut stdio = Stdio::open(messages)?;
     talk(pipe, &mut stdio, Side::Caller, &Activity::new(), say).await
 }
 
 /// Serves callers one after another. While others wait, one that is silent for `idle` makes room.
-pub(crate) async fn listener(node: &Node, idle: Duration, say: Say) -> io::Result<()> {
-    let mut stdio = Stdio::open().map_err(|why| named("standard output", &why))?;
+pub(crate) async fn listener(
+    node: &Node,
+    idle: Duration,
+    messages: Option<Wanted>,
+    say: Say,
+) -> io::Result<()> {
+    let mut stdio = Stdio::open(messages)?;
     let mut waiting = Waiting::default();
     loop {
         let pipe = match waiting.next() {
@@ -139,8 +194,21 @@ pub(crate) async fn listener(node: &Node, idle: Duration, say: Say) -> io::Resul
 
 /// Copies in both directions to their ends.
 async fn talk(pipe: Pipe, stdio: &mut Stdio, side: Side, activity: &Activity, say: Say) -> io::Result<()> {
-    let (from, mut to) = tokio::io::split(pipe);
-    let Stdio { input, output } = stdio;
+    let peer = pipe.peer();
+    let Stdio { input, output, messages } = stdio;
+    let (from, mut to) = match messages {
+        Some(wanted) => {
+            let halves = messages::split(pipe, wanted, say);
+            if !wanted.each.is_empty() {
+                return messages::answer(halves, &wanted.each, peer, activity, say).await;
+            }
+            (Theirs::Messages(halves.0), Ours::Messages(halves.1))
+        }
+        None => {
+            let (from, to) = tokio::io::split(pipe);
+            (Theirs::Bytes(Gather::new(from)), Ours::Bytes(to))
+        }
+    };
     {
         let ended = Cell::new(input.has_ended());
         let mut received = pin!(receive(from, output, activity));
@@ -178,7 +246,7 @@ async fn talk(pipe: Pipe, stdio: &mut Stdio, side: Side, activity: &Activity, sa
 }
 
 /// Standard input to its end, which is passed on.
-async fn send(input: &mut Input, to: &mut (impl AsyncWrite + Unpin), activity: &Activity) -> io::Result<()> {
+async fn send(input: &mut Input, to: &mut Ours, activity: &Activity) -> io::Result<()> {
     while let Some(chunk) = input.next().await.map_err(|why| named("standard input", &why))? {
         let mut next = Some(chunk);
         while let Some(chunk) = next {
@@ -193,8 +261,7 @@ async fn send(input: &mut Input, to: &mut (impl AsyncWrite + Unpin), activity: &
 }
 
 /// Copies the peer's bytes to the output, to their end.
-async fn receive(from: ReadHalf<Pipe>, output: &mut Output, activity: &Activity) -> io::Result<()> {
-    let mut from = Gather::new(from);
+async fn receive(mut from: Theirs, output: &mut Output, activity: &Activity) -> io::Result<()> {
     let ended = loop {
         let mut buffer = output.buffer();
         match from.read(&mut buffer[..CHUNK]).await {

@@ -54,7 +54,7 @@ pub(crate) struct Daemon {
     pub(crate) address: String,
     pub(crate) id: String,
     pub(crate) dir: TempDir,
-    _process: Running,
+    pub(crate) process: Running,
 }
 
 impl Daemon {
@@ -80,7 +80,7 @@ impl Daemon {
             address: text(of("ready"), "address"),
             id: text(of("ready"), "node_id"),
             dir,
-            _process: process,
+            process,
         }
     }
 

@@ -338,7 +338,7 @@ fn a_connection_is_relayed_first_where_that_is_asked_for() {
     // Direct alone would be there first on one machine; as the second strategy it begins later.
     let open = format!("/p2p/open/x/{}?strategies=relay,direct&relay_first=1", there.address);
     let opened = here.ok(&open);
-    assert_eq!(opened["strategy"], "relay", "{opened}");
+    assert_eq!(opened["strategy"], "turn relay", "{opened}");
     // This machine's way to the relay.
     assert_eq!((&opened["route"]["nic"], &opened["if"]["offset"]), (&"127.0.0.1".into(), &0.into()));
     here.ok("/p2p/send/x/relayed");

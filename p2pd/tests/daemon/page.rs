@@ -56,6 +56,11 @@ fn a_connection_is_opened_and_talked_over_by_keyboard() {
     }
     let narrow = json!({"width": 360, "height": 640, "deviceScaleFactor": 1, "mobile": true});
     browser.call("Emulation.setDeviceMetricsOverride", narrow);
+    // Reports name node ids, which have no blank to be broken at.
+    browser.evaluate(
+        "for (const id of ['verdict', 'outcome']) document.getElementById(id).textContent += 'x'.repeat(60)",
+    );
+    browser.evaluate("document.getElementById('progress').append(text('li', 'x'.repeat(60), 'bad'))");
     assert_eq!(browser.evaluate("document.documentElement.scrollWidth"), 360);
     let beyond = "[...document.querySelectorAll('button')].filter(b => b.offsetParent && b.getBoundingClientRect().right > 360).length";
     assert_eq!(browser.evaluate(beyond), 0, "every button is in sight");

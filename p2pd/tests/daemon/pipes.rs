@@ -2,6 +2,8 @@
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
+use std::process::Command;
+use std::time::{Duration, Instant};
 
 use crate::common::Daemon;
 
@@ -51,6 +53,28 @@ fn the_http_connection_becomes_the_pipe() {
     assert_eq!(rest, b"");
     while daemon.get("/p2p/con/con_name").0 != 404 {}
     daemon.ok("/version");
+}
+
+/// A page listens to events, and a peer's last message waits to be read.
+#[test]
+fn a_daemon_ends_though_its_clients_stay() {
+    let (mut here, there) = (Daemon::start(), Daemon::start());
+    let mut page = here.socket();
+    let head = format!("GET /events HTTP/1.1\r\nHost: localhost\r\nX-P2PD-Token: {}\r\n\r\n", here.token);
+    page.write_all(head.as_bytes()).unwrap();
+    assert_eq!(read(&mut page, 15), b"HTTP/1.1 200 OK");
+    there.ok(&format!("/p2p/open/x/{}", here.address));
+    there.ok("/p2p/send/x/last%20words");
+    there.ok("/p2p/close/x");
+    while here.ok(&format!("/p2p/con/{}", there.id))["ended"] != true {}
+    let id = here.process.0.id().to_string();
+    assert!(Command::new("kill").args(["-INT", &id]).status().unwrap().success());
+    let begin = Instant::now();
+    while here.process.0.try_wait().unwrap().is_none() {
+        assert!(begin.elapsed() < Duration::from_secs(10), "it goes on");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    assert_eq!(here.process.0.wait().unwrap().code(), Some(0));
 }
 
 #[test]

@@ -31,7 +31,8 @@ pub(super) struct Client {
     pub(super) algorithms: Option<Vec<u8>>,
     /// The Allocate that was granted, and the answer.
     pub(super) granted: Option<([u8; 12], Vec<u8>)>,
-    pub(super) relay: Option<Relay>,
+    /// Relays of its allocation, at most one of each family.
+    pub(super) relays: Vec<Relay>,
     /// Time of the next step.
     pub(super) wake: Duration,
 }
@@ -44,12 +45,21 @@ pub(super) struct Relay {
     pub(super) ip: IpAddr,
     /// Relayed address, once the socket is open.
     pub(super) at: Option<SocketAddr>,
+    /// The protocol knows of the address.
+    pub(super) told: bool,
     pub(super) flow: Flow,
 }
 
-/// Allocations of one user together. Kept until nothing of it is left to count.
+/// Relays of one user together. Kept until nothing of it is left to count.
 #[derive(Debug)]
 pub(super) struct Account {
-    pub(super) allocations: usize,
+    pub(super) relays: usize,
     pub(super) flow: Flow,
+}
+
+impl Client {
+    /// Returns true if it has an allocation, or is about to.
+    pub(super) fn is_granted(&self) -> bool {
+        !self.relays.is_empty()
+    }
 }

@@ -39,7 +39,7 @@ impl Config {
 }
 
 /// Allocations at a time, and what they carry. An allocation that is beyond is answered with 508, a datagram that is
-/// beyond is dropped.
+/// beyond is dropped. One with a relayed address of each family counts as two.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Limits {
     /// Allocations in all. Default 1,024.

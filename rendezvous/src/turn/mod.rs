@@ -144,36 +144,64 @@ impl Server {
     pub fn opened(&mut self, now: Duration, relay: RelayId, port: Option<u16>) {
         let Some(way) = self.relays.get(&relay).copied() else { return };
         let Some(client) = self.clients.get_mut(&way) else { return };
-        let Some(its) = client.relay.as_mut().filter(|its| its.at.is_none()) else { return };
-        let at = port.map(|port| SocketAddr::new(its.ip, port));
-        its.at = at;
-        let result = at.ok_or(SocketAllocateError::InsufficientCapacity);
-        let (local, from, family) = (client.local, client.from, family(its.ip));
-        let udp = TransportType::Udp;
-        client.protocol.allocated_socket(udp, local, from, udp, family, result, instant(now));
-        match at {
-            Some(at) => {
+        let Some(its) = client.relays.iter_mut().find(|its| its.id == relay && its.at.is_none()) else {
+            return;
+        };
+        match port {
+            Some(port) => {
+                let at = SocketAddr::new(its.ip, port);
+                its.at = Some(at);
                 self.addresses.insert(at, relay);
                 self.stats.allocated += 1;
             }
-            None => self.free(way),
+            None => {
+                let wanted = family(its.ip);
+                self.free(way, |its| its.id == relay);
+                self.tell(now, way, wanted, Err(SocketAllocateError::InsufficientCapacity));
+            }
         }
+        self.tell_open(now, way);
         self.poll(now, way);
+    }
+
+    /// Tells the protocol of a client's sockets, once all are open: it takes an allocation for failed whose last one is.
+    fn tell_open(&mut self, now: Duration, way: Way) {
+        let Some(client) = self.clients.get_mut(&way) else { return };
+        if client.relays.iter().all(|relay| relay.at.is_some()) {
+            let untold = client.relays.iter_mut().filter_map(|relay| {
+                let new = !core::mem::replace(&mut relay.told, true);
+                relay.at.filter(|_| new)
+            });
+            for at in untold.collect::<Vec<_>>() {
+                self.tell(now, way, family(at.ip()), Ok(at));
+            }
+        }
+    }
+
+    fn tell(
+        &mut self,
+        now: Duration,
+        way: Way,
+        wanted: AddressFamily,
+        result: Result<SocketAddr, SocketAllocateError>,
+    ) {
+        let Some(client) = self.clients.get_mut(&way) else { return };
+        let (local, from, udp) = (client.local, client.from, TransportType::Udp);
+        client.protocol.allocated_socket(udp, local, from, udp, wanted, result, instant(now));
     }
 
     /// A datagram from a peer came in on a relaying socket.
     pub fn relayed(&mut self, now: Duration, relay: RelayId, from: SocketAddr, data: &[u8]) {
         let Some(way) = self.relays.get(&relay).copied() else { return };
         let Some(client) = self.clients.get(&way) else { return };
-        let Some((at, ip)) = client.relay.as_ref().and_then(|relay| Some((relay.at?, relay.ip))) else {
-            return;
-        };
+        let its = client.relays.iter().find(|its| its.id == relay);
+        let Some((at, ip)) = its.and_then(|its| Some((its.at?, its.ip))) else { return };
         let from = SocketAddr::new(from.ip().to_canonical(), from.port());
         if !self.reaches(ip, from) {
             self.stats.forbidden += 1;
             return;
         }
-        if !self.carries(now, way, data.len()) {
+        if !self.carries(now, way, relay, data.len()) {
             return;
         }
         let Some(client) = self.clients.get_mut(&way) else { return };
@@ -196,14 +224,13 @@ impl Server {
 
     /// The time of [`poll_timeout`](Self::poll_timeout) has come.
     pub fn handle_timeout(&mut self, now: Duration) {
-        self.per_user.retain(|_, account| account.allocations > 0 || !account.flow.is_full(now));
+        self.per_user.retain(|_, account| account.relays > 0 || !account.flow.is_full(now));
         while let Some((at, way)) = self.deadlines.first().copied().filter(|(at, _)| *at <= now) {
             self.deadlines.remove(&(at, way));
-            let has_allocation = self.clients.get(&way).is_some_and(|client| client.relay.is_some());
-            if has_allocation {
+            if self.clients.get(&way).is_some_and(Client::is_granted) {
                 self.poll(now, way);
             }
-            if self.clients.get(&way).is_some_and(|client| client.relay.is_none()) {
+            if self.clients.get(&way).is_some_and(|client| !client.is_granted()) {
                 self.leave(way);
                 if let Way::Tcp(conn) = way {
                     self.output.push_back(Output::Close(conn));
@@ -212,7 +239,7 @@ impl Server {
         }
     }
 
-    /// Allocations there are.
+    /// Relayed addresses there are: an allocation has one, or one of each family.
     pub fn allocations(&self) -> usize {
         self.relays.len()
     }
@@ -226,8 +253,7 @@ impl Server {
     fn frame(&mut self, now: Duration, way: Way, local: SocketAddr, from: SocketAddr, mut data: Vec<u8>) {
         if message::is_channel_data(&data) {
             // Without an allocation there are no channels.
-            if data.len() <= MAX_FRAME && self.clients.get(&way).is_some_and(|client| client.relay.is_some())
-            {
+            if data.len() <= MAX_FRAME && self.clients.get(&way).is_some_and(Client::is_granted) {
                 self.serve(now, way, data);
             }
             return;
@@ -238,7 +264,7 @@ impl Server {
             return;
         };
         let new = !self.clients.contains_key(&way);
-        if self.clients.get(&way).is_none_or(|client| client.relay.is_none()) {
+        if !self.clients.get(&way).is_some_and(Client::is_granted) {
             // An indication of somebody without an allocation is nothing.
             if !message.is_request() {
                 return;
@@ -303,7 +329,7 @@ impl Server {
     /// Drops what was said to a client over UDP that has proven nothing, where it is too much for what came from there.
     fn bound(&mut self, now: Duration, way: Way, before: usize, asked: usize) {
         let Way::Udp { from, .. } = way else { return };
-        if self.clients.get(&way).is_some_and(|client| client.relay.is_some()) {
+        if self.clients.get(&way).is_some_and(Client::is_granted) {
             return;
         }
         let size = |output: &Output| match output {
@@ -327,17 +353,17 @@ impl Server {
     /// protocol makes of such requests, nothing is carried.
     fn refusal(&self, way: Way, data: &[u8]) -> Option<Vec<u8>> {
         let client = self.clients.get(&way)?;
-        let relay = client.relay.as_ref()?;
+        let user = &client.relays.first()?.user;
         let message = Stun::read(data).filter(|m| matches!(m.kind, CREATE_PERMISSION | CHANNEL_BIND))?;
-        let may = |peer: SocketAddr| match message.kind {
+        let may = |peer: SocketAddr, relay: &Relay| match message.kind {
             // A permission is for all ports, and one of these may be a relay's.
             CREATE_PERMISSION => self.reach.is_relays(peer.ip()) || self.reach.may(relay.ip, peer.ip()),
             _ => self.reaches(relay.ip, peer),
         };
-        if message.peers().all(may) {
+        if message.peers().all(|peer| client.relays.iter().any(|relay| may(peer, relay))) {
             return None;
         }
-        let (name, password) = client.known.iter().find(|(name, _)| *name == relay.user)?;
+        let (name, password) = client.known.iter().find(|(name, _)| name == user)?;
         let realm = self.config.realm.clone();
         let credentials = LongTermKeyCredentials::new(name.clone(), password.clone(), realm).into();
         let request = Message::from_bytes(data).ok()?;
@@ -352,9 +378,10 @@ impl Server {
         self.addresses.contains_key(&peer) || self.reach.may(relay, peer.ip())
     }
 
-    /// Lets a client's allocation carry so many bytes, if that and its user may now.
-    fn carries(&mut self, now: Duration, way: Way, bytes: usize) -> bool {
-        let Some(relay) = self.clients.get_mut(&way).and_then(|client| client.relay.as_mut()) else {
+    /// Lets a client's relay carry so many bytes, if that and its user may now.
+    fn carries(&mut self, now: Duration, way: Way, id: RelayId, bytes: usize) -> bool {
+        let relays = self.clients.get_mut(&way).map(|client| &mut client.relays);
+        let Some(relay) = relays.and_then(|relays| relays.iter_mut().find(|relay| relay.id == id)) else {
             return false;
         };
         let account = self.per_user.get_mut(&relay.user);
@@ -382,13 +409,15 @@ impl Server {
                     let wanted = allocation_transport == TransportType::Udp;
                     self.open(now, way, family, wanted);
                 }
-                TurnServerPollRet::SocketClose { .. } => self.free(way),
+                TurnServerPollRet::SocketClose { listen_addr, .. } => {
+                    self.free(way, |relay| relay.at == Some(listen_addr));
+                }
                 // Of relaying TCP, which nobody is granted.
                 TurnServerPollRet::TcpConnect { .. } | TurnServerPollRet::TcpClose { .. } => {}
                 TurnServerPollRet::WaitUntil(at) => {
                     // It lets go of things after their time, not at it.
                     let at = Duration::from_nanos(u64::try_from(at.as_nanos()).unwrap_or(0));
-                    let at = if client.relay.is_some() { at } else { now + STRANGER_FOR };
+                    let at = if client.is_granted() { at } else { now + STRANGER_FOR };
                     let at = at.max(now) + Duration::from_millis(1);
                     self.deadlines.remove(&(client.wake, way));
                     client.wake = at;
@@ -412,14 +441,15 @@ impl Server {
         let ip = self.config.relay_ips.iter().find(|ip| family(**ip) == wanted).copied();
         // The protocol has just found that this is who it is.
         let (user, owner) = (client.user.clone(), crate::owner(client.from.ip()));
-        let of_user = self.per_user.get(&user).map_or(0, |account| account.allocations);
+        let of_user = self.per_user.get(&user).map_or(0, |account| account.relays);
         let of_address = self.per_address.get(&owner).copied().unwrap_or_default();
         let full = self.relays.len() >= limits.allocations
             || of_user >= limits.per_user
             || of_address >= limits.per_address;
         let refusal = match ip {
-            // One for each client: the protocol would give a second one of the other family.
-            _ if !is_udp || client.relay.is_some() => Some(SocketAllocateError::InsufficientCapacity),
+            _ if !is_udp || client.relays.iter().any(|relay| relay.told || family(relay.ip) == wanted) => {
+                Some(SocketAllocateError::InsufficientCapacity)
+            }
             None => Some(SocketAllocateError::AddressFamilyNotSupported),
             Some(_) if full => {
                 self.stats.over_quota += 1;
@@ -429,11 +459,18 @@ impl Server {
                 let id = RelayId(self.next);
                 self.next += 1;
                 let flow = |rate| Flow::new(now, rate);
-                client.relay =
-                    Some(Relay { id, user: user.clone(), ip, at: None, flow: flow(limits.allocation_bytes) });
+                let (user_name, flow_of_relay) = (user.clone(), flow(limits.allocation_bytes));
+                client.relays.push(Relay {
+                    id,
+                    user: user_name,
+                    ip,
+                    at: None,
+                    told: false,
+                    flow: flow_of_relay,
+                });
                 self.relays.insert(id, way);
-                let new = || Account { allocations: 0, flow: flow(limits.user_bytes) };
-                self.per_user.entry(user).or_insert_with(new).allocations += 1;
+                let new = || Account { relays: 0, flow: flow(limits.user_bytes) };
+                self.per_user.entry(user).or_insert_with(new).relays += 1;
                 self.per_address.insert(owner, of_address + 1);
                 self.output.push_back(Output::Open(id, ip));
                 None
@@ -452,14 +489,14 @@ impl Server {
         if said.to == client.from && said.from == client.local {
             return self.answer(way, said.data);
         }
-        let Some(relay) = client.relay.as_ref().filter(|relay| relay.at == Some(said.from)) else { return };
+        let Some(relay) = client.relays.iter().find(|relay| relay.at == Some(said.from)) else { return };
         let (id, ip) = (relay.id, relay.ip);
         if !self.reaches(ip, said.to) {
             self.stats.forbidden += 1;
             return;
         }
         let data = said.data;
-        if !self.carries(now, way, data.len()) {
+        if !self.carries(now, way, id, data.len()) {
             return;
         }
         // A peer behind another relay of ours: nothing has to leave the machine, or find its way back to it.
@@ -506,7 +543,7 @@ impl Server {
             return false;
         }
         let clients = &self.clients;
-        let is_stranger = |way: &Way| clients.get(way).is_some_and(|client| client.relay.is_none());
+        let is_stranger = |way: &Way| clients.get(way).is_some_and(|client| !client.is_granted());
         if self.strangers.len() >= MAX_STRANGERS {
             self.strangers.retain(is_stranger);
         }
@@ -529,7 +566,7 @@ impl Server {
             known: Vec::new(),
             algorithms: None,
             granted: None,
-            relay: None,
+            relays: Vec::new(),
             wake,
         };
         self.clients.insert(way, client);
@@ -537,35 +574,38 @@ impl Server {
     }
 
     fn leave(&mut self, way: Way) {
-        self.free(way);
+        self.free(way, |_| true);
         if let Some(client) = self.clients.remove(&way) {
             self.deadlines.remove(&(client.wake, way));
         }
     }
 
-    /// The client's socket is given back.
-    fn free(&mut self, way: Way) {
+    /// The client's sockets that are `which` are given back.
+    fn free(&mut self, way: Way, which: impl Fn(&Relay) -> bool) {
         let Some(client) = self.clients.get_mut(&way) else { return };
         client.granted = None;
-        let Some(relay) = client.relay.take() else { return };
-        if !self.strangers.contains(&way) {
+        let owner = crate::owner(client.from.ip());
+        let (freed, kept): (Vec<_>, Vec<_>) = client.relays.drain(..).partition(which);
+        client.relays = kept;
+        if !freed.is_empty() && !client.is_granted() && !self.strangers.contains(&way) {
             self.strangers.push_back(way);
         }
-        if let Some(at) = relay.at {
-            self.addresses.remove(&at);
-        }
-        self.relays.remove(&relay.id);
-        let owner = crate::owner(client.from.ip());
-        if let Some(account) = self.per_user.get_mut(&relay.user) {
-            account.allocations -= 1;
-        }
-        if let Some(count) = self.per_address.get_mut(&owner) {
-            *count -= 1;
-            if *count == 0 {
-                self.per_address.remove(&owner);
+        for relay in freed {
+            if let Some(at) = relay.at {
+                self.addresses.remove(&at);
             }
+            self.relays.remove(&relay.id);
+            if let Some(account) = self.per_user.get_mut(&relay.user) {
+                account.relays -= 1;
+            }
+            if let Some(count) = self.per_address.get_mut(&owner) {
+                *count -= 1;
+                if *count == 0 {
+                    self.per_address.remove(&owner);
+                }
+            }
+            self.output.push_back(Output::CloseRelay(relay.id));
         }
-        self.output.push_back(Output::CloseRelay(relay.id));
     }
 }
 

@@ -186,6 +186,14 @@ impl Servers {
         }
     }
 
+    /// Returns our address of the other family at the server, if there is one.
+    pub(in crate::node) fn other_relayed(&self) -> Option<SocketAddr> {
+        match &self.tries.get(self.chosen?)?.state {
+            TryState::Running(_, client) => client.other_relayed(),
+            _ => None,
+        }
+    }
+
     /// ERROR-CODE of the server that relays for us, without proof.
     pub(in crate::node) fn unproven(&self) -> Option<u16> {
         match &self.tries.get(self.chosen?)?.state {
@@ -595,7 +603,9 @@ impl Servers {
 
     /// Tries again with a server that failed in this way, if that may help. Returns true if the new try is under way.
     fn goes_on(&mut self, cx: &mut Cx, n: usize, why: turn::Error) -> bool {
-        let asked = &mut self.asked[self.tries[n].of];
+        let of = self.tries[n].of;
+        let has_other = self.has_other(self.asked[of].family, why);
+        let asked = &mut self.asked[of];
         match why {
             turn::Error::WrongCredentials => self.mend(cx, n),
             turn::Error::Redirected(to) if !asked.is_alternate => {
@@ -603,9 +613,9 @@ impl Servers {
                 self.news.push_back(ServerNews::Redirected { by: n, to, anywhere });
                 true
             }
-            // 420: it has not heard of the attribute that asks for IPv6.
-            turn::Error::UnsupportedFamily | turn::Error::Rejected(420)
-                if self.family == (asked.family, true) =>
+            // 420: it has not heard of the attribute that asks for IPv6. 508: it has neither of two.
+            turn::Error::UnsupportedFamily | turn::Error::Rejected(420) | turn::Error::Capacity
+                if has_other =>
             {
                 asked.other = Some(cx.now + OTHER_FAMILY_AFTER);
                 self.ask_more(cx);
@@ -613,6 +623,16 @@ impl Servers {
             }
             _ => false,
         }
+    }
+
+    /// Returns true if a server that refused a family is to be asked for another: both at once, then IPv4, then IPv6, or
+    /// the better one, then the other.
+    fn has_other(&self, refused: Family, why: turn::Error) -> bool {
+        let (wanted, any) = self.family;
+        let was_both = refused == Family::Both;
+        let is_full = why == turn::Error::Capacity;
+        any && (was_both || !is_full)
+            && (refused == wanted || wanted == Family::Both && refused == Family::V4)
     }
 
     /// Replaces credentials that the server takes no longer, once. Returns true if others are under way.
