@@ -10,7 +10,7 @@ use smallvec::SmallVec;
 use crate::identity::{NodeId, SecretKey};
 use crate::nat::NatMemory;
 use crate::notice::Strategy;
-use crate::pipe::PipeMode;
+use crate::pipe::{PipeMode, ProtocolTag, Terms};
 use crate::proxy::Proxy;
 use crate::selection::Interfaces;
 use crate::turn::{Credentials, Lifetimes};
@@ -48,6 +48,10 @@ pub struct Config {
     pub accept: Accept,
     /// Permits a peer to ask for a plain pipe. Default: no. A plan of our own may ask in any case.
     pub allow_plain: bool,
+    /// Protocols of which peers may open pipes, as [`Plan::protocol`] names them. Default: none is listed, which means
+    /// all, and calls that name none. With a list other calls are refused with
+    /// [`Refusal::ProtocolNotTaken`](crate::Refusal::ProtocolNotTaken).
+    pub protocols: Vec<ProtocolTag>,
     /// Measures the NATs in front of us when the node starts, over about four round trips to the first STUN server.
     /// Without the survey a punch can only assume that NATs keep local ports. Default: yes.
     pub survey: bool,
@@ -91,6 +95,7 @@ impl Config {
             port: 0,
             accept: Accept::Anyone,
             allow_plain: false,
+            protocols: Vec::new(),
             survey: true,
             hairpin: false,
             portmap: false,
@@ -223,12 +228,22 @@ pub struct Broker {
 }
 
 /// A server of the configuration that has to know who we are.
+#[cfg_attr(feature = "serde", derive(serde::Serialize), serde(rename_all = "snake_case"))]
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum ServerRef {
     /// The broker with this id.
     Broker(u16),
     /// The TURN server at this position.
     Turn(u8),
+}
+
+impl fmt::Display for ServerRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ServerRef::Broker(id) => write!(f, "broker {id}"),
+            ServerRef::Turn(place) => write!(f, "TURN server number {}", place + 1),
+        }
+    }
 }
 
 /// A user name and, where one is wanted, a password (for brokers MQTT 3.1.1 sections 3.1.3.4 and 3.1.3.5).
@@ -487,6 +502,8 @@ pub struct Plan {
     pub strategies: SmallVec<[Strategy; 4]>,
     /// Mode of the pipe. Default: encrypted.
     pub mode: PipeMode,
+    /// Protocol to be spoken over the pipe, which the listener has to [take](Config::protocols). Default: none is named.
+    pub protocol: Option<ProtocolTag>,
     /// The whole connect ends after this long. Default 20 s, at most an hour.
     pub timeout: Duration,
     /// The relay begins at once. If it is the first, the pipe moves to what another strategy opens within the timeout,
@@ -495,11 +512,18 @@ pub struct Plan {
     pub relay_first: bool,
 }
 
+impl Plan {
+    pub(crate) fn terms(&self) -> Terms {
+        Terms::of(self.mode, self.protocol)
+    }
+}
+
 impl Default for Plan {
     fn default() -> Self {
         Plan {
             strategies: SmallVec::from_slice(&Strategy::ALL),
             mode: PipeMode::Encrypted,
+            protocol: None,
             timeout: Duration::from_secs(20),
             relay_first: false,
         }

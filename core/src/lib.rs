@@ -61,6 +61,8 @@ mod noise;
 mod notice;
 mod random;
 mod selection;
+#[cfg(feature = "serde")]
+mod serial;
 mod server;
 mod session;
 mod signal;
@@ -105,7 +107,7 @@ pub use notice::{
     Advice, BrokerLoss, BrokerState, ConnectId, FailReason, Notice, Outcome, PortState, Refusal, Report,
     Stage, Strategy, StrategyReport,
 };
-pub use pipe::{PipeEnd, PipeId, PipeMode, PipeNews};
+pub use pipe::{PipeEnd, PipeId, PipeMode, PipeNews, ProtocolTag};
 pub use proxy::{Proxy, ProxyFailure, ProxyKind};
 pub use selection::{Interfaces, Which, WhichError};
 pub use stats::Stats;

@@ -157,6 +157,7 @@ impl Outcome {
 }
 
 /// Attempts of one strategy and the reason for its end.
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct StrategyReport {
     /// Strategy that this report is about.
@@ -216,6 +217,8 @@ pub enum Refusal {
     Busy,
     /// A plain pipe was asked for, and the node gives encrypted ones only.
     PlainNotAllowed,
+    /// The node does not take the protocol that the call names, or wants one to be named.
+    ProtocolNotTaken,
     /// The session named is unknown or over.
     NoSuchSession,
     /// The peer would have to search for us with many dials. It does so only for nodes that its user named.
@@ -244,6 +247,7 @@ impl fmt::Display for Refusal {
             Refusal::NotAccepted => f.write_str("it does not accept this node"),
             Refusal::Busy => f.write_str("too many requests, try later"),
             Refusal::PlainNotAllowed => f.write_str("it gives encrypted pipes only"),
+            Refusal::ProtocolNotTaken => f.write_str("it does not take the call's protocol"),
             Refusal::NoSuchSession => f.write_str("it does not know this session"),
             Refusal::NoSearchForStrangers => {
                 f.write_str("finding us takes many dials, which it makes only for nodes that its user named")
@@ -263,11 +267,14 @@ impl fmt::Display for Refusal {
 impl std::error::Error for Refusal {}
 
 /// The outcome of a connect, strategy by strategy, in the order of the plan.
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Report {
     /// Time from the call to its end.
+    #[cfg_attr(feature = "serde", serde(serialize_with = "crate::serial::seconds"))]
     pub elapsed: Duration,
     /// Entries of the report, one per strategy of the plan.
+    #[cfg_attr(feature = "serde", serde(serialize_with = "crate::serial::all"))]
     pub strategies: SmallVec<[StrategyReport; 2]>,
     /// The one thing to do about a failure, where something was seen that tells.
     pub advice: Option<Advice>,
@@ -326,6 +333,7 @@ impl fmt::Display for Advice {
 }
 
 /// The state of one broker.
+#[cfg_attr(feature = "serde", derive(serde::Serialize), serde(rename_all = "snake_case"))]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub enum BrokerState {
@@ -385,6 +393,7 @@ impl fmt::Display for BrokerLoss {
 }
 
 /// News for the user.
+#[cfg_attr(feature = "serde", derive(serde::Serialize), serde(tag = "notice", rename_all = "snake_case"))]
 #[derive(Clone, PartialEq, Debug)]
 #[non_exhaustive]
 pub enum Notice {
@@ -492,6 +501,7 @@ pub enum Notice {
         /// the servers.
         ahead: i64,
         /// Bound of the servers' error.
+        #[cfg_attr(feature = "serde", serde(serialize_with = "crate::serial::seconds"))]
         error: Duration,
     },
     /// News about a name.
@@ -510,6 +520,7 @@ pub enum Notice {
         /// Id of the broker that the first answer came by.
         broker: u16,
         /// Round trip.
+        #[cfg_attr(feature = "serde", serde(serialize_with = "crate::serial::seconds"))]
         took: Duration,
     },
     /// The NATs of our network were seen to remember idle connections for longer or shorter. A later run that is
@@ -536,6 +547,7 @@ pub enum Notice {
 }
 
 /// Result of opening the listener's port on a router.
+#[cfg_attr(feature = "serde", derive(serde::Serialize), serde(rename_all = "snake_case"))]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub enum PortState {

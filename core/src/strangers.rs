@@ -13,7 +13,7 @@ use crate::identity::{NodeId, SecretKey};
 use crate::io::IoFailure;
 use crate::nat::Behaviour;
 use crate::notice::Refusal;
-use crate::pipe::PipeMode;
+use crate::pipe::Terms;
 use crate::session::SessionId;
 use crate::signal::mappings::Mappings;
 use crate::signal::message::{Body, Message, MessageId};
@@ -55,11 +55,11 @@ pub struct Letter {
 impl Letter {
     /// Returns the payload to publish on the topic of `to`; empty if `to` is no key that anything can be sealed for.
     pub fn seal(self, from: &SecretKey, to: &NodeId, entropy: [u8; 32]) -> Bytes {
-        let mode = PipeMode::Encrypted;
+        let terms = Terms::ENCRYPTED;
         let body = match self.matter {
-            Matter::Direct(address) => Body::Direct { mode, address: Box::new(address) },
+            Matter::Direct(address) => Body::Direct { terms, address: Box::new(address) },
             Matter::Punch(address, external, ports) => Body::Initial(Box::new(Mappings {
-                mode,
+                terms,
                 rung: 0,
                 behaviour: Behaviour::default(),
                 signal_delay: core::time::Duration::ZERO,
@@ -68,7 +68,7 @@ impl Letter {
                 address: Box::new(address),
             })),
             Matter::Relay(address, relayed) => {
-                Body::TurnRequest { mode, moves: false, relayed, address: Box::new(address) }
+                Body::TurnRequest { terms, moves: false, relayed, address: Box::new(address) }
             }
             Matter::Echo(payload) => Body::Echo(SmallVec::from_vec(payload)),
             Matter::Clock(about, wall) => Body::Clock { about: MessageId(about), wall },
@@ -104,7 +104,7 @@ impl Caller {
         entropy: [u8; 32],
     ) -> Option<(Caller, Bytes)> {
         let session = SessionId(session);
-        let offer = Offer { session, purpose: Purpose::Open, mode: PipeMode::Encrypted };
+        let offer = Offer { session, purpose: Purpose::Open, terms: Terms::ENCRYPTED };
         let (hello, first) = Hello::initiate(ours, to, offer, entropy).ok()?;
         let nominates = ours.node_id() < *to;
         Some((Caller { ours: ours.clone(), session, nominates, hello }, first))

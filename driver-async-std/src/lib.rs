@@ -43,6 +43,11 @@ mod run;
 pub use beside::Messages;
 pub use executor::TcpStream;
 pub use node::{Builder, Connecting, Node};
+#[cfg(feature = "stream")]
+pub use node::{Incoming, Notices};
+#[cfg(feature = "stream")]
+#[doc(inline)]
+pub use p2pd_async::Lost;
 pub use pipe::Pipe;
 
 pub use async_broadcast::Receiver;

@@ -77,6 +77,15 @@ impl Known {
     }
 }
 
+/// Pipes that peers open to a node.
+#[cfg(feature = "stream")]
+pub type Incoming = p2pd_async::Calls<Node, Pipe>;
+
+/// Notices of a node, or how many of them were lost.
+#[cfg(feature = "stream")]
+pub type Notices =
+    p2pd_async::Calls<Option<async_broadcast::Receiver<Notice>>, Result<Notice, p2pd_async::Lost>>;
+
 /// Settings of the driver, beside the core's configuration.
 pub struct Builder {
     config: Config,
@@ -87,7 +96,8 @@ pub struct Builder {
 impl Builder {
     /// Turns the echo service of the P2PD documents on or off. It is for pipes that peers open: a message `ECHO ` with
     /// a payload is answered with the payload. It answers also while nobody reads, of
-    /// whom it keeps up to 64 KiB, and the message is delivered to the reader as well. Default: off.
+    /// whom it keeps up to 64 KiB, and the message is delivered to the reader as well. Each such pipe takes a descriptor
+    /// and a task more. Default: off.
     pub fn echo(mut self, on: bool) -> Self {
         self.echo = on;
         self
@@ -328,6 +338,33 @@ impl Node {
     /// [`Stage::PeerBusy`](p2pd_core::Stage::PeerBusy); nobody is refused. For programs that serve one pipe at a time.
     pub fn set_busy(&self, busy: bool) {
         let _ = self.inner.commands.try_send(Command::Busy(busy));
+    }
+
+    /// Returns the pipes that peers open to this node as a stream, which ends once the node was shut down. It is a handle
+    /// to the node, and takes turns with [`accept`](Self::accept).
+    #[cfg(feature = "stream")]
+    pub fn incoming(&self) -> Incoming {
+        p2pd_async::Calls::new(self.clone(), |node| {
+            Box::pin(async move { Some((node.accept().await?, node)) })
+        })
+    }
+
+    /// Returns the [`notices`](Self::notices) as a stream, which ends with [`Notice::Closed`].
+    #[cfg(feature = "stream")]
+    pub fn notice_stream(&self) -> Notices {
+        p2pd_async::Calls::new(Some(self.notices()), |notices| {
+            Box::pin(async move {
+                let mut notices = notices?;
+                match notices.recv().await {
+                    Ok(Notice::Closed) => Some((Ok(Notice::Closed), None)),
+                    Ok(notice) => Some((Ok(notice), Some(notices))),
+                    Err(async_broadcast::RecvError::Overflowed(lost)) => {
+                        Some((Err(p2pd_async::Lost(lost)), Some(notices)))
+                    }
+                    Err(async_broadcast::RecvError::Closed) => None,
+                }
+            })
+        })
     }
 
     /// Answers [`Notice::Ask`]: whether this peer may have a pipe.

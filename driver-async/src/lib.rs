@@ -26,6 +26,8 @@ mod pipe;
 mod read;
 mod runtime;
 mod shared;
+#[cfg(feature = "stream")]
+mod stream;
 pub mod stun;
 mod wait;
 mod waiters;
@@ -36,6 +38,8 @@ pub use daemon::Daemon;
 pub use echo::echo;
 pub use pipe::{CallbackId, MessagePipe, RecvError, SendError};
 pub use runtime::Runtime;
+#[cfg(feature = "stream")]
+pub use stream::{Calls, Lost, Step};
 
 #[doc(inline)]
 pub use p2pd_core::pipe::subscriptions::{

@@ -12,6 +12,7 @@ use p2pd_core::{Interfaces, Which};
 use crate::links;
 
 /// A network card, or what the system has in its place.
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Card {
     /// The system's index.

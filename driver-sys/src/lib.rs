@@ -24,12 +24,16 @@ mod interfaces;
 mod key_file;
 mod links;
 mod liveness;
+#[cfg(feature = "tracing")]
+mod log;
 pub mod messages;
 mod nat_file;
 mod pin_file;
 mod pipe;
 mod ready;
 mod secret;
+#[cfg(feature = "servers")]
+pub mod servers;
 mod sleep;
 pub mod socket;
 mod wrap;

@@ -34,6 +34,11 @@ mod run;
 
 pub use beside::Messages;
 pub use node::{Builder, Connecting, Node};
+#[cfg(feature = "stream")]
+pub use node::{Incoming, Notices};
+#[cfg(feature = "stream")]
+#[doc(inline)]
+pub use p2pd_async::Lost;
 pub use pipe::Pipe;
 
 #[doc(inline)]

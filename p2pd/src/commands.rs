@@ -6,9 +6,7 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use p2pd_core::{
-    Accept, BrokerState, Config, Name, Notice, PipeMode, Plan, SecretKey, Strategy, Target, TurnAuth,
-};
+use p2pd_core::{Accept, BrokerState, Config, Name, Notice, PipeMode, Plan, SecretKey, Strategy, Target};
 use p2pd_sys::{NatFile, PinFile};
 use p2pd_tokio::{BindError, Node, Pipe};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
@@ -25,7 +23,9 @@ use crate::options::{Command, Common, File, NameCommand, Options};
 use crate::say::Say;
 use crate::talk::{self, Gather, PIPE, Wanted, named};
 use crate::{clock, demo, interfaces, log, manual, map, names, ping, server, signals, trace};
-use p2pd::servers::{Commands, CredentialError, Renewals, Servers, WayOut};
+use p2pd::servers::{
+    Commands, CredentialError, Renewals, Servers, TurnCredential, WayOut, credentials, log_in,
+};
 
 /// Bytes copied at a time.
 const CHUNK: usize = 64 * 1024;
@@ -145,6 +145,7 @@ pub(crate) async fn run(options: Options) -> ExitCode {
                 mode,
                 timeout,
                 relay_first,
+                ..Plan::default()
             };
             if relay_first && !plan.strategies.contains(&Strategy::Relay) {
                 return usage(say, "--relay-first needs relay among the strategies");
@@ -266,7 +267,6 @@ fn follow(
                 biased;
                 notice = notices.recv() => match notice {
                     Ok(notice) => {
-                        log::notice(&notice);
                         if let Some(file) = &pins {
                             names::keep(file, &notice, say);
                         }
@@ -341,24 +341,20 @@ async fn config(common: &Common, say: Say) -> Result<(Config, Renewals, Option<W
     };
     let commands = if common.allow_commands { Commands::Allowed } else { Commands::Refused };
     let list = common.config.as_ref().map(|path| format!("{}: ", path.display())).unwrap_or_default();
-    for (n, why) in servers.log_in(commands).await.map_err(|why| format!("{list}{why}"))? {
+    for (n, why) in log_in(&mut servers, commands).await.map_err(|why| format!("{list}{why}"))? {
         say.error(&format!("broker {}:{}: {why}", servers.brokers[n].host, servers.brokers[n].port));
     }
     let renewals = Renewals::of(&servers);
-    (config.brokers, config.stun, config.ntp) =
-        (servers.brokers.clone(), servers.stun.clone(), servers.ntp.clone());
-    for server in &servers.turn {
-        config.turn.push(match server.resolve(commands).await {
-            Ok(server) => server,
+    servers.apply(&mut config)?;
+    for (server, of_node) in servers.turn.iter().zip(&mut config.turn) {
+        let TurnCredential::Command(command) = &server.credential else { continue };
+        match credentials(command, commands).await {
+            Ok(auth) => of_node.auth = auth,
             Err(why @ CredentialError::NotAllowed(_)) => return Err(format!("{list}{why}")),
             // It is asked again when the server is needed.
-            Err(why) => {
-                say.error(&format!("TURN server {}:{}: {why}", server.host, server.port));
-                server.with(TurnAuth::Renewed(None))
-            }
-        });
+            Err(why) => say.error(&format!("TURN server {}:{}: {why}", server.host, server.port)),
+        }
     }
-    servers.set_way_out(&mut config)?;
     if !common.accept.is_empty() {
         config.accept = Accept::Only(common.accept.iter().copied().collect());
     }
@@ -380,7 +376,7 @@ async fn renew(node: Node, mut notices: broadcast::Receiver<Notice>, renewals: R
                 asked.spawn(async move {
                     let login = renewals.get(server).await;
                     if let Err(why) = &login {
-                        say.error(&format!("{}: {why}", log::server(server)));
+                        say.error(&format!("{}: {why}", server));
                     }
                     node.renew_login(server, login.ok());
                 });

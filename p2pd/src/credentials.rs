@@ -1,8 +1,8 @@
 //! Credentials for a TURN server, out of a server list's entry.
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::process::Stdio;
+use std::sync::Arc;
 use std::time::Duration;
 
 use p2pd_core::text::shown;
@@ -11,47 +11,40 @@ use p2pd_core::{Login, ServerRef, TurnAuth};
 use tokio::io::AsyncReadExt;
 use tokio::process::Command;
 
-use crate::servers::{Commands, LoginSource, Servers, TurnCredential, TurnServer, password_file};
+use p2pd_sys::servers::{LoginSource, Servers};
 
 /// Longest time of a command.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Most bytes of a command's output.
 const LONGEST: u64 = 4096;
 
-impl TurnCredential {
-    /// Returns the proof of who we are, as a node takes it: a command's output now, and the rest as it is. A command writes
-    /// to the standard error of this program.
-    ///
-    /// # Errors
-    /// Says what is wrong with the command or with its output, or that the command is not allowed.
-    pub async fn get(&self, commands: Commands) -> Result<TurnAuth, CredentialError> {
-        Ok(match self {
-            TurnCredential::Nobody => TurnAuth::Nobody,
-            TurnCredential::Password { user, password } => Credentials::new(user, password).into(),
-            TurnCredential::Secret(secret) => TurnAuth::Secret(secret.clone()),
-            TurnCredential::Command(command) => {
-                let (user, password) = printed(command, commands).await?;
-                TurnAuth::Renewed(Some(Credentials::new(&user, &password)))
-            }
-        })
-    }
+/// Permission for a list to run programs of this machine.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub enum Commands {
+    /// No program runs: the list may be anybody's.
+    #[default]
+    Refused,
+    /// Programs of the list run: whoever gave it trusts it with that.
+    Allowed,
 }
 
-/// Sources of what is good for a while, by the server that it is for.
+/// Returns what a list's program prints for a TURN server. It writes to the standard error of this program.
+///
+/// # Errors
+/// Says what is wrong with the command or with its output, or that the command is not allowed.
+pub async fn credentials(command: &[String], commands: Commands) -> Result<TurnAuth, CredentialError> {
+    let (user, password) = printed(command, commands).await?;
+    Ok(TurnAuth::Renewed(Some(Credentials::new(&user, &password))))
+}
+
+/// Sources of what is good for a while: a list whose programs were allowed to run.
 #[derive(Clone, Default, Debug)]
-pub struct Renewals(BTreeMap<ServerRef, LoginSource>);
+pub struct Renewals(Arc<Servers>);
 
 impl Renewals {
     /// Takes the sources of logins from a list, for a node with the same servers.
     pub fn of(servers: &Servers) -> Self {
-        let brokers = servers.logins.iter().map(|(id, source)| (ServerRef::Broker(*id), source.clone()));
-        let turns = servers.turn.iter().enumerate().filter_map(|(place, server)| match &server.credential {
-            TurnCredential::Command(command) => {
-                Some((ServerRef::Turn(place as u8), LoginSource::Command(command.clone())))
-            }
-            _ => None,
-        });
-        Renewals(brokers.chain(turns).collect())
+        Renewals(Arc::new(servers.clone()))
     }
 
     /// A login that is good now. The command of a list that was allowed to run one runs again.
@@ -59,41 +52,36 @@ impl Renewals {
     /// # Errors
     /// Says why there is none.
     pub async fn get(&self, server: ServerRef) -> Result<Login, CredentialError> {
-        match self.0.get(&server) {
-            Some(LoginSource::Command(command)) => {
-                let (user, password) = printed(command, Commands::Allowed).await?;
+        let stays = || CredentialError::Failed("its login stays as it is".into());
+        match self.0.source(server).ok_or_else(stays)? {
+            LoginSource::Command(command) => {
+                let (user, password) = printed(&command, Commands::Allowed).await?;
                 Ok(Login::new(&user, Some(&password)))
             }
-            Some(LoginSource::File { user, folder, name }) => {
-                let password = password_file(folder, name).map_err(CredentialError::Failed)?;
-                Ok(Login::new(user, Some(&password)))
-            }
-            None => Err(CredentialError::Failed("its login stays as it is".into())),
+            source => source.read().ok_or_else(stays)?.map_err(CredentialError::Failed),
         }
     }
 }
 
-impl Servers {
-    /// Runs the commands that print user names and passwords of brokers, and gives each broker its output. Returns the
-    /// brokers that are left without, with their places in the list.
-    ///
-    /// # Errors
-    /// A command that is not allowed.
-    pub async fn log_in(
-        &mut self,
-        commands: Commands,
-    ) -> Result<Vec<(usize, CredentialError)>, CredentialError> {
-        let mut failed = Vec::new();
-        for (place, broker) in self.brokers.iter_mut().enumerate() {
-            let Some(LoginSource::Command(command)) = self.logins.get(&broker.id) else { continue };
-            match printed(command, commands).await {
-                Ok((user, password)) => broker.login = Some(Login::new(&user, Some(&password))),
-                Err(why @ CredentialError::NotAllowed(_)) => return Err(why),
-                Err(why) => failed.push((place, why)),
-            }
+/// Runs the commands that print user names and passwords of brokers, and gives each broker its output. Returns the
+/// brokers that are left without, with their places in the list.
+///
+/// # Errors
+/// A command that is not allowed.
+pub async fn log_in(
+    servers: &mut Servers,
+    commands: Commands,
+) -> Result<Vec<(usize, CredentialError)>, CredentialError> {
+    let mut failed = Vec::new();
+    for (place, broker) in servers.brokers.iter_mut().enumerate() {
+        let Some(LoginSource::Command(command)) = servers.logins.get(&broker.id) else { continue };
+        match printed(command, commands).await {
+            Ok((user, password)) => broker.login = Some(Login::new(&user, Some(&password))),
+            Err(why @ CredentialError::NotAllowed(_)) => return Err(why),
+            Err(why) => failed.push((place, why)),
         }
-        Ok(failed)
     }
+    Ok(failed)
 }
 
 /// Returns the name and the password that a list's command prints.
@@ -137,31 +125,6 @@ impl fmt::Display for CredentialError {
 
 impl std::error::Error for CredentialError {}
 
-impl TurnServer {
-    /// Returns the server for a node's use, with credentials that are good now.
-    ///
-    /// # Errors
-    /// Says what is wrong with its credentials.
-    pub async fn resolve(&self, commands: Commands) -> Result<p2pd_core::TurnServer, CredentialError> {
-        Ok(self.with(self.credential.get(commands).await?))
-    }
-
-    /// Returns the server as a node uses it, with this proof of who we are.
-    pub fn with(&self, auth: TurnAuth) -> p2pd_core::TurnServer {
-        let TurnServer { host, port, transport, tls, lifetimes, alternates_anywhere, .. } = self.clone();
-        p2pd_core::TurnServer {
-            host,
-            port,
-            transport,
-            tls,
-            auth,
-            lifetimes,
-            alternates_anywhere,
-            proxy: None,
-        }
-    }
-}
-
 /// Returns the output of a command, which ends with this program at the latest.
 async fn run(command: &[String]) -> Result<String, String> {
     let (program, arguments) = command.split_first().ok_or("is empty")?;
@@ -197,8 +160,9 @@ mod tests {
     use super::*;
 
     async fn sh(script: &str) -> Result<TurnAuth, String> {
-        let command = TurnCredential::Command(["sh", "-c", script].map(String::from).into());
-        command.get(Commands::Allowed).await.map_err(|why| why.to_string())
+        credentials(&["sh", "-c", script].map(String::from), Commands::Allowed)
+            .await
+            .map_err(|why| why.to_string())
     }
 
     fn renewed(user: &str, password: &str) -> TurnAuth {
@@ -218,8 +182,8 @@ mod tests {
             let error = sh(script).await.unwrap_err();
             assert!(error.starts_with("credential_command sh: ") && error.contains(why), "{script}: {error}");
         }
-        let missing = TurnCredential::Command(vec!["/nonexistent/program".into()]);
-        let missing = missing.get(Commands::Allowed).await.unwrap_err().to_string();
+        let missing =
+            credentials(&["/nonexistent/program".into()], Commands::Allowed).await.unwrap_err().to_string();
         assert!(missing.contains("/nonexistent/program: No such file"), "{missing}");
     }
 
@@ -228,14 +192,14 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let proof = dir.path().join("ran");
         let words = ["sh", "-c", &format!("touch {}; echo a; echo b", proof.display()), "\x1b[2J\nready: x"];
-        let command = TurnCredential::Command(words.map(String::from).into());
-        let why = command.get(Commands::Refused).await.unwrap_err();
+        let command = words.map(String::from);
+        let why = credentials(&command, Commands::Refused).await.unwrap_err();
         assert!(matches!(&why, CredentialError::NotAllowed(shown) if *shown == words), "{why}");
         let said = why.to_string();
         assert!(said.contains("\"sh\" \"-c\" \"touch ") && said.contains("\\u{1b}[2J\\nready: x"), "{said}");
         assert!(said.contains("--allow-commands") && said.chars().all(p2pd_core::text::is_plain), "{said}");
         assert!(!proof.exists());
-        assert_eq!(command.get(Commands::Allowed).await, Ok(renewed("a", "b")));
+        assert_eq!(credentials(&command, Commands::Allowed).await, Ok(renewed("a", "b")));
         assert!(proof.exists());
     }
 
@@ -260,7 +224,7 @@ mod tests {
         std::fs::write(&list, text).unwrap();
         let servers = Servers::read(&list).unwrap();
         assert!(servers.brokers[0].renews);
-        assert_eq!(servers.turn[0].credential.get(Commands::Refused).await, Ok(TurnAuth::Nobody));
+        assert_eq!(servers.turn[0].for_node().auth, TurnAuth::Nobody);
         let renewals = Renewals::of(&servers);
         std::fs::write(&password, "second\n").unwrap();
         assert_eq!(renewals.get(ServerRef::Broker(7)).await, Ok(Login::new("u", Some("second"))));

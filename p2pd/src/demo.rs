@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use p2pd::serve::{Serving, Wanted, WantedTurn};
-use p2pd::servers::Commands;
+use p2pd::servers::TurnServer;
 use p2pd_core::{Accept, Config, Notice, PeerAddress, PipeMode, Plan, SecretKey, Strategy};
 use p2pd_rendezvous::turn::Limits;
 use p2pd_tokio::{Node, Pipe};
@@ -133,9 +133,7 @@ async fn node(serving: &Serving, key: SecretKey, accept: Accept) -> Result<Node,
     config.accept = accept;
     let servers = serving.servers(&LOOPBACK.to_string(), 0);
     (config.brokers, config.stun) = (servers.brokers, servers.stun);
-    for server in &servers.turn {
-        config.turn.push(server.resolve(Commands::Refused).await?);
-    }
+    config.turn = servers.turn.iter().map(TurnServer::for_node).collect();
     config.bind = Some(LOOPBACK);
     config.allow_plain = true;
     Ok(Node::bind(config).await?)

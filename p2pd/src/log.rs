@@ -2,7 +2,6 @@
 
 use std::io::{self, Write};
 
-use p2pd_core::{BrokerState, Notice, ServerRef};
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::fmt;
@@ -30,39 +29,6 @@ pub(crate) fn start(filter: Targets, say: Say) {
     let lines = fmt::layer().with_ansi(false).with_writer(move || Lines(say));
     let lines = if say.is_json() { lines.json().flatten_event(true).boxed() } else { lines.boxed() };
     tracing_subscriber::registry().with(lines.with_filter(filter)).init();
-}
-
-/// Logs a notice of the node.
-pub(crate) fn notice(notice: &Notice) {
-    match notice {
-        Notice::Progress { connect, strategy, stage } => {
-            tracing::debug!(target: "p2pd::node", connect = connect.number(), %strategy, %stage, "progress");
-        }
-        Notice::Broker { id, state: BrokerState::Lost(why) } => {
-            tracing::warn!(target: "p2pd::node", id, %why, "broker lost");
-        }
-        Notice::Broker { id, state } => tracing::debug!(target: "p2pd::node", id, ?state, "broker"),
-        Notice::ListenFailed { local, cause } => {
-            tracing::error!(target: "p2pd::node", %local, ?cause, "listening failed");
-        }
-        Notice::LoginWanted { server: of } => {
-            tracing::debug!(target: "p2pd::node", server = server(*of), "login wanted");
-        }
-        Notice::IdentityInUse => tracing::warn!(target: "p2pd::node", "another process uses this key"),
-        Notice::Failed { connect, reason, .. } => {
-            tracing::info!(target: "p2pd::node", connect = connect.number(), ?reason, "connect failed");
-        }
-        Notice::Ready { address } => tracing::info!(target: "p2pd::node", %address, "ready"),
-        other => tracing::debug!(target: "p2pd::node", notice = ?other),
-    }
-}
-
-/// Names a server of the list in words.
-pub(crate) fn server(server: ServerRef) -> String {
-    match server {
-        ServerRef::Broker(id) => format!("broker {id}"),
-        ServerRef::Turn(place) => format!("TURN server number {}", place + 1),
-    }
 }
 
 /// Writer of the log's lines.

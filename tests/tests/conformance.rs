@@ -9,7 +9,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use p2pd_core::trace::replay;
-use p2pd_core::{Config, IoFailure, PeerAddress, PipeMode, Plan, SecretKey, Strategy};
+use p2pd_core::{
+    Config, FailReason, IoFailure, PeerAddress, PipeMode, Plan, ProtocolTag, Refusal, SecretKey, Strategy,
+};
 use p2pd_sys::{BindError, ConnectError};
 use p2pd_tests::drivers::{Driver, Node, Pipe};
 
@@ -451,4 +453,33 @@ fn the_simulators_driver_opens_the_same_pipes_and_fails_alike() {
     let ending = run(&nobody);
     assert_eq!((ending.strategy, ending.violations.len()), (None, 0), "{:?}", ending.violations);
     assert!(ending.why.contains("deadline"), "{}", ending.why);
+}
+
+#[test]
+fn a_protocol_named_in_a_connect_comes_with_the_pipe_and_another_is_refused_by_name() {
+    let tag = |text: &str| ProtocolTag::new(text.as_bytes());
+    for driver in Driver::ALL {
+        let (a, b) = (node(driver), node(driver));
+        let c =
+            driver.bind(Config { protocols: tag("chat/1").into_iter().collect(), ..config() }, None).unwrap();
+        for mode in BOTH {
+            for (to, protocol) in [(&b, tag("chat/2")), (&b, None), (&c, tag("chat/1"))] {
+                let ours = a.connect(&to.address(), Plan { protocol, ..plan(mode) }).unwrap();
+                let theirs = to.accept(LONG).unwrap();
+                assert_eq!(
+                    [ours.info().protocol(), theirs.info().protocol()],
+                    [protocol; 2],
+                    "{driver} {mode}"
+                );
+            }
+            for protocol in [tag("chat/2"), None] {
+                let refused = a.connect(&c.address(), Plan { protocol, ..plan(mode) }).unwrap_err();
+                let why = FailReason::RefusedByPeer(Refusal::ProtocolNotTaken);
+                assert!(
+                    matches!(&refused, ConnectError::Failed(reason, _) if *reason == why),
+                    "{driver}: {refused}"
+                );
+            }
+        }
+    }
 }

@@ -212,7 +212,7 @@ async fn a_turn_client() {
     let servers = servers().await;
     let list = servers.servers("127.0.0.1", 0);
     let mut config = config();
-    config.turn = vec![list.turn[0].resolve(p2pd::servers::Commands::Refused).await.unwrap()];
+    config.turn = vec![list.turn[0].for_node()];
     let node = Node::bind(config).await.unwrap();
     let (mut pipes, options) = (Vec::new(), PipeOptions::default());
     for _ in 0..2 {
@@ -246,7 +246,7 @@ async fn a_pipe_through_a_relay() {
         // A stranger's relay is nothing to a node on loopback.
         config.accept = std::mem::replace(&mut accept, Accept::Only([config.identity.node_id()].into()));
         (config.brokers, config.stun) = (list.brokers.clone(), list.stun.clone());
-        config.turn = vec![list.turn[0].resolve(p2pd::servers::Commands::Refused).await.unwrap()];
+        config.turn = vec![list.turn[0].for_node()];
         nodes.push(Node::builder(config).echo(true).bind().await.unwrap());
     }
     let plan = Plan { strategies: [Strategy::Relay].into_iter().collect(), timeout: LONG, ..Plan::default() };

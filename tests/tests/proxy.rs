@@ -6,7 +6,6 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::time::Duration;
 
 use p2pd::serve::{Serving, Wanted, WantedTurn};
-use p2pd::servers::Commands;
 use p2pd_core::wire::Transport;
 use p2pd_core::{Accept, Config, Login, Plan, ProxyKind, SecretKey, Strategy, TurnServer};
 use p2pd_tests::drivers::{Driver, Node, Outcome, runtime};
@@ -44,7 +43,7 @@ impl Behind {
         let wanted = Wanted { ip: LOOPBACK, second_ip: None, mqtt_port: 0, stun_ports: [0, 0], turn };
         let servers = runtime().block_on(Serving::start(&wanted)).unwrap();
         let list = servers.servers(NAME, 0);
-        let turn = runtime().block_on(list.turn[0].resolve(Commands::Refused)).unwrap();
+        let turn = list.turn[0].for_node();
         let turn = TurnServer { transport: Some(Transport::Tcp), ..turn };
         let proxy = Proxy::start((LOOPBACK, 0).into(), setup(LOOPBACK)).unwrap();
         Behind { list, turn, proxy, _servers: servers }

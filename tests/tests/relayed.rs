@@ -44,11 +44,7 @@ fn pair_by(driver: Driver, mode: PipeMode, trace: Option<Trace>, plan: Plan) -> 
         let mut config = Config::new(key);
         config.accept = accept;
         (config.brokers, config.stun) = (list.brokers.clone(), list.stun.clone());
-        config.turn = list
-            .turn
-            .iter()
-            .map(|t| runtime().block_on(t.resolve(p2pd::servers::Commands::Refused)).unwrap())
-            .collect();
+        config.turn = list.turn.iter().map(|t| t.for_node()).collect();
         (config.bind, config.allow_plain) = (Some(LOOPBACK), true);
         config
     };

@@ -8,8 +8,8 @@ use super::{HelloError, VERSION};
 /// Bytes of a frame's header.
 pub(crate) const HEADER: usize = 4;
 
-/// Most bytes of a frame's body: FIRST, the longest, has 114.
-const MAX_BODY: usize = 128;
+/// Most bytes of a frame's body: FIRST, the longest, has 114, and a protocol's name of at most 64.
+const MAX_BODY: usize = 178;
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Kind {

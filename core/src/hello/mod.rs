@@ -32,11 +32,11 @@
 //! ```
 //! - Noise is `Noise_IK_25519_ChaChaPoly_BLAKE2s`, prologue `"p2pd hello\0" | version u8 | responder's static key 32`.
 //! - `purpose`: 0 to open a session of the dialler's own, 1 because the responder asked for it.
-//! - `mode`: 0 encrypted, 1 plain.
+//! - `mode`: 0 encrypted, 1 plain. For purpose 0 the protocol's name follows, up to 64 bytes, if there is one.
 //! - `status`: 0 ready, 1 the responder's user is asked, 2 refused. The refusal is 0, 0 unless it is 2.
 //! - A refusal is `code u8 | detail u8`: 1 not accepted, 2 busy, 3 plain not allowed, 4 no such session, 5 version with
 //!   the one that is spoken as detail, 6 no search for strangers, 7 nothing inside for strangers with what was asked
-//!   for as detail (1 reverse, 2 punch, 3 relay).
+//!   for as detail (1 reverse, 2 punch, 3 relay), 8 no search in silence, 9 protocol not taken.
 //! - A control message: `1` APPROVED, `2 | session 16 (| session 16)` NOMINATE, `3 (| session 16)` CONFIRM,
 //!   `4 | refusal 2` REFUSE, `5` JOIN, `6` HERE, `7` BUSY.
 
@@ -50,7 +50,7 @@ use smallvec::SmallVec;
 use crate::identity::{NodeId, SecretKey};
 use crate::noise::{Handshake, Keys, NotAuthentic};
 use crate::notice::{Refusal, Strategy};
-use crate::pipe::{Opener, PipeKeys, PipeMode, Sealer};
+use crate::pipe::{Opener, PipeKeys, PipeMode, ProtocolTag, Sealer, Terms};
 use crate::session::SessionId;
 use frame::{Framer, Kind};
 
@@ -73,7 +73,7 @@ pub(crate) enum Purpose {
 pub(crate) struct Offer {
     pub(crate) session: SessionId,
     pub(crate) purpose: Purpose,
-    pub(crate) mode: PipeMode,
+    pub(crate) terms: Terms,
 }
 
 /// Content of the responder's answer.
@@ -177,9 +177,13 @@ impl Hello {
             Purpose::Open => 0,
             Purpose::Answer => 1,
         };
-        let mut payload = [0; SessionId::LEN + 2];
-        payload[..SessionId::LEN].copy_from_slice(&offer.session.0);
-        payload[SessionId::LEN..].copy_from_slice(&[purpose, offer.mode.code()]);
+        let mut payload: SmallVec<[u8; SessionId::LEN + 2 + ProtocolTag::MAX]> = SmallVec::new();
+        payload.extend_from_slice(&offer.session.0);
+        payload.extend_from_slice(&[purpose, offer.terms.mode.code()]);
+        // Who asked to be dialled knows its own protocol. Its length would be the peer's choice.
+        if let (Purpose::Open, Some(protocol)) = (offer.purpose, offer.terms.protocol) {
+            payload.extend_from_slice(protocol.as_bytes());
+        }
         let (handshake, first) = Handshake::initiate(ours, peer, &prologue(peer), &payload, entropy)?;
         let state = State::AwaitingSecond(handshake);
         let hello = Hello { framer: Framer::new(), state, yields: false, crossed: false };
@@ -364,13 +368,18 @@ pub(crate) fn parse_control(plain: &[u8]) -> Option<Control> {
 
 fn parse_offer(payload: &[u8]) -> Option<Offer> {
     let (session, rest) = payload.split_first_chunk()?;
-    let &[purpose, mode] = rest else { return None };
-    let purpose = match purpose {
+    let [purpose, mode, protocol @ ..] = rest else { return None };
+    let protocol = match protocol {
+        [] => None,
+        tag => Some(ProtocolTag::new(tag)?),
+    };
+    let purpose = match *purpose {
         0 => Purpose::Open,
-        1 => Purpose::Answer,
+        1 if protocol.is_none() => Purpose::Answer,
         _ => return None,
     };
-    Some(Offer { session: SessionId(*session), purpose, mode: PipeMode::from_code(mode)? })
+    let terms = Terms::of(PipeMode::from_code(*mode)?, protocol);
+    Some(Offer { session: SessionId(*session), purpose, terms })
 }
 
 fn prologue(responder: &NodeId) -> [u8; 11 + 1 + 32] {
@@ -392,6 +401,7 @@ pub(crate) fn refusal_code(why: Refusal) -> [u8; 2] {
         Refusal::NoSearchForStrangers => [6, 0],
         Refusal::PrivateForStrangers { asked } => [7, strategy_code(asked)],
         Refusal::NoSearchInSilence => [8, 0],
+        Refusal::ProtocolNotTaken => [9, 0],
         Refusal::Unknown(code) => [code, 0],
     }
 }
@@ -407,6 +417,7 @@ pub(crate) fn refusal_from([code, detail]: [u8; 2]) -> Refusal {
         6 => Refusal::NoSearchForStrangers,
         7 => Refusal::PrivateForStrangers { asked: strategy_from(detail) },
         8 => Refusal::NoSearchInSilence,
+        9 => Refusal::ProtocolNotTaken,
         code => Refusal::Unknown(code),
     }
 }
@@ -438,7 +449,7 @@ mod tests {
     }
 
     const OFFER: Offer =
-        Offer { session: SessionId([9; 16]), purpose: Purpose::Open, mode: PipeMode::Encrypted };
+        Offer { session: SessionId([9; 16]), purpose: Purpose::Open, terms: Terms::ENCRYPTED };
 
     fn hear(hello: &mut Hello, who: &SecretKey, frame: &[u8]) -> Result<Heard, HelloError> {
         let (taken, heard) = hello.receive(who, frame, || [4; 32])?;
@@ -480,6 +491,7 @@ mod tests {
                 Control::Confirm(Some(two)),
                 Control::Refuse(Refusal::Busy),
                 Control::Refuse(Refusal::Unknown(77)),
+                Control::Refuse(Refusal::ProtocolNotTaken),
                 Control::Refuse(Refusal::PrivateForStrangers { asked: Strategy::Relay }),
             ];
             for message in messages {
@@ -493,6 +505,19 @@ mod tests {
             }
             assert!(matches!(init.into_pipe_keys(PipeMode::Plain), Ok(PipeKeys::Plain)));
             assert!(matches!(resp.into_pipe_keys(PipeMode::Encrypted), Ok(PipeKeys::Encrypted(..))));
+        }
+    }
+
+    #[test]
+    fn the_callers_protocol_is_heard_and_the_longest_fits() {
+        let (a, b) = (key(1), key(2));
+        for length in [1, 64] {
+            let terms = Terms::of(PipeMode::Encrypted, ProtocolTag::new(&vec![b'p'; length]));
+            let (_, first) = Hello::initiate(&a, &b.node_id(), Offer { terms, ..OFFER }, [3; 32]).unwrap();
+            match hear(&mut Hello::respond(), &b, &first) {
+                Ok(Heard::First { offer, .. }) => assert_eq!(offer.terms, terms),
+                other => panic!("{other:?}"),
+            }
         }
     }
 
@@ -543,12 +568,13 @@ mod tests {
     #[test]
     fn what_is_in_clear_does_not_depend_on_what_the_peer_chose() {
         let (a, b) = (key(1), key(2));
-        let first = |session, purpose, mode| {
-            let offer = Offer { session: SessionId(session), purpose, mode };
+        let first = |session, purpose, terms| {
+            let offer = Offer { session: SessionId(session), purpose, terms };
             Hello::initiate(&a, &b.node_id(), offer, [3; 32]).unwrap().1
         };
-        let one = first([9; 16], Purpose::Open, PipeMode::Encrypted);
-        let two = first(*b"\r\nflush_all\r\n\r\n\r", Purpose::Answer, PipeMode::Plain);
+        let one = first([9; 16], Purpose::Open, Terms::ENCRYPTED);
+        let named = Terms::of(PipeMode::Plain, ProtocolTag::new(b"flush_all"));
+        let two = first(*b"\r\nflush_all\r\n\r\n\r", Purpose::Answer, named);
         // Header, ephemeral key and sealed static key come before all that is chosen, which is sealed.
         let fixed = HEADER + 32 + 48;
         assert_eq!(one[..HEADER], [VERSION, 1, 0, 114]);
@@ -564,7 +590,12 @@ mod tests {
         for bad in [&sound[..17], &[&sound[..16], &[2, 0]].concat(), &[&sound[..16], &[0, 9]].concat()] {
             assert_eq!(parse_offer(bad), None);
         }
-        assert_eq!(parse_offer(&[sound.as_slice(), &[0]].concat()), None);
+        // A protocol's name follows where the dialler calls.
+        let read = parse_offer(&[sound.as_slice(), &[0]].concat()).unwrap();
+        assert_eq!(read.terms, Terms::of(PipeMode::Encrypted, ProtocolTag::new(&[0])));
+        assert!(parse_offer(&[sound.as_slice(), &[7; 64]].concat()).is_some());
+        assert_eq!(parse_offer(&[sound.as_slice(), &[7; 65]].concat()), None);
+        assert_eq!(parse_offer(&[&sound[..16], &[1, 0, 7]].concat()), None, "not where it answers");
     }
 
     #[test]

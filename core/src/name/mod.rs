@@ -295,6 +295,7 @@ impl fmt::Display for NameError {
 impl std::error::Error for NameError {}
 
 /// News of a name.
+#[cfg_attr(feature = "serde", derive(serde::Serialize), serde(rename_all = "snake_case"))]
 #[derive(Clone, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub enum NameNews {

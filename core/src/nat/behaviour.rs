@@ -50,6 +50,7 @@ impl fmt::Display for Filtering {
 }
 
 /// Rule by which a NAT chooses the external port of a new mapping.
+#[cfg_attr(feature = "serde", derive(serde::Serialize), serde(rename_all = "snake_case"))]
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum Allocation {
     /// The local port.
@@ -70,6 +71,7 @@ pub enum Allocation {
 }
 
 /// Known behaviour of a NAT. `None` stands for not measured.
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 pub struct Behaviour {
     /// Mapping behaviour.

@@ -71,6 +71,7 @@ struct Probe {
 }
 
 /// Answer of a STUN server about one of our interfaces.
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct StunAnswer {
     /// The server, at the address that answered.

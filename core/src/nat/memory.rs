@@ -23,18 +23,22 @@ pub(crate) const CONFIRMED_WITHIN: Duration = Duration::from_secs(15);
 const MAX_NETWORKS: usize = 32;
 
 /// Memory of the NATs of one network, for idle TCP connections.
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct NatMemory {
     /// The network.
     pub network: Network,
     /// An idle connection lived for so long, or it is assumed.
+    #[cfg_attr(feature = "serde", serde(serialize_with = "crate::serial::seconds"))]
     pub held: Duration,
     /// A connection was forgotten that had been idle for so long. It counts for a day from the loss; in a later run, which is not
     /// told its age, for a day from the start.
+    #[cfg_attr(feature = "serde", serde(serialize_with = "crate::serial::maybe_seconds"))]
     pub lost: Option<Duration>,
 }
 
 /// A network, as it is told from others: the router, and the address outside.
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Network {
     /// The router, where the system told it.

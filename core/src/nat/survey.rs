@@ -38,6 +38,7 @@ const ANCHOR_AGAIN: Duration = Duration::from_secs(10);
 const SERVERS: usize = 3;
 
 /// Result of the survey for one interface.
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct NatReport {
     /// The interface's address.
@@ -49,6 +50,7 @@ pub struct NatReport {
     /// Local ports and what they were seen as over TCP, in the order the mappings were made.
     pub samples: Vec<(u16, u16)>,
     /// Time from a SYN to its answer, to the server.
+    #[cfg_attr(feature = "serde", serde(serialize_with = "crate::serial::maybe_seconds"))]
     pub round_trip: Option<Duration>,
     /// The server that answered.
     pub server: Option<SocketAddr>,

@@ -10,7 +10,7 @@ use crate::hello::{Hello, Offer, Purpose};
 use crate::identity::NodeId;
 use crate::io::{CloseHow, SockId};
 use crate::notice::Strategy;
-use crate::pipe::PipeMode;
+use crate::pipe::Terms;
 use crate::random::Domain;
 use crate::strategy::agreement::{Key, Requester};
 
@@ -63,10 +63,10 @@ impl Node {
         sock: SockId,
         local: SocketAddr,
         remote: SocketAddr,
-        session: (Key, NodeId, PipeMode),
+        session: (Key, NodeId, Terms),
     ) {
-        let (key, peer, mode) = session;
-        let offer = Offer { session: key.0, purpose: Purpose::Open, mode };
+        let (key, peer, terms) = session;
+        let offer = Offer { session: key.0, purpose: Purpose::Open, terms };
         let entropy = self.cx.random.draw(Domain::NoiseEphemeral);
         let Ok((hello, first)) = Hello::initiate(&self.config.identity, &peer, offer, entropy) else {
             return self.cx.close(sock, CloseHow::Drop);

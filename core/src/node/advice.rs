@@ -65,7 +65,10 @@ impl Node {
             Refusal::Busy => Some(Advice::TryLater),
             Refusal::PlainNotAllowed => Some(Advice::BeEncrypted),
             Refusal::Version { .. } => Some(Advice::SameVersion),
-            Refusal::NoSuchSession | Refusal::NoSearchInSilence | Refusal::Unknown(_) => None,
+            Refusal::NoSuchSession
+            | Refusal::ProtocolNotTaken
+            | Refusal::NoSearchInSilence
+            | Refusal::Unknown(_) => None,
         }
     }
 

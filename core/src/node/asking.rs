@@ -117,9 +117,9 @@ impl Node {
         let rung = ladder.next;
         (ladder.next, ladder.moved) = (rung + 1, false);
         let Some((session, peer, brokers, _)) = self.signalling_of(connect) else { return };
-        let Some((address, mode, _)) = self.plan_of(connect) else { return };
+        let Some((address, terms, _)) = self.plan_of(connect) else { return };
         let key = (session, Requester::Us);
-        if !self.begin_punch(key, peer, mode, &address, brokers, rung, None) {
+        if !self.begin_punch(key, peer, terms, &address, brokers, rung, None) {
             let detail = self.why_no_path(&address);
             self.set_run(connect, n, RunState::Ended { outcome: Outcome::Skipped, detail });
             return self.drive_attempt(connect);

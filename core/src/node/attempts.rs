@@ -21,7 +21,7 @@ use crate::nat::NatType;
 use crate::notice::{
     Advice, ConnectId, FailReason, Notice, Outcome, Refusal, Report, Stage, Strategy, StrategyReport,
 };
-use crate::pipe::PipeMode;
+use crate::pipe::Terms;
 use crate::portmap::Scope;
 use crate::random::Domain;
 use crate::session::SessionId;
@@ -101,7 +101,7 @@ impl Node {
         let now = self.cx.now;
         let session = SessionId(self.cx.random.bytes(Domain::SessionId));
         self.admission.call_began(peer);
-        self.agreement.open((session, Requester::Us), peer, plan.mode);
+        self.agreement.open((session, Requester::Us), peer, plan.terms());
         // A peer that no NAT hides, or that is near, will be reached directly: reverse may wait a moment.
         let open = |i: &PeerInterface| i.nat == NatType::OpenInternet && !is_link_local(i.external);
         let likely = to.interfaces().any(open)
@@ -168,12 +168,12 @@ impl Node {
     pub(super) fn renew_session(&mut self, connect: ConnectId) {
         let fresh = SessionId(self.cx.random.bytes(Domain::SessionId));
         let Some(attempt) = self.attempts.get_mut(&connect) else { return };
-        let (old, peer, mode) =
-            (core::mem::replace(&mut attempt.session, fresh), attempt.peer, attempt.plan.mode);
+        let (old, peer, terms) =
+            (core::mem::replace(&mut attempt.session, fresh), attempt.peer, attempt.plan.terms());
         self.sessions.remove(&old);
         self.sessions.insert(fresh, connect);
         self.abandon((old, Requester::Us), peer);
-        self.agreement.open((fresh, Requester::Us), peer, mode);
+        self.agreement.open((fresh, Requester::Us), peer, terms);
     }
 
     fn take_attempt(&mut self, connect: ConnectId) -> Option<Attempt> {
@@ -354,7 +354,7 @@ impl Node {
 
     pub(super) fn drive_run(&mut self, connect: ConnectId, n: usize) {
         let Some(attempt) = self.attempts.get_mut(&connect) else { return };
-        let (key, peer, mode) = ((attempt.session, Requester::Us), attempt.peer, attempt.plan.mode);
+        let (key, peer, terms) = ((attempt.session, Requester::Us), attempt.peer, attempt.plan.terms());
         match attempt.runs.get_mut(n).map(|r| &mut r.state) {
             Some(RunState::Direct(dialler)) => {
                 let Some(path) = dialler.due(self.cx.now) else {
@@ -364,7 +364,7 @@ impl Node {
                     }
                     return;
                 };
-                let sock = self.dial_stream(path, key, peer, mode);
+                let sock = self.dial_stream(path, key, peer, terms);
                 let now = self.cx.now;
                 let run = self.attempts.get_mut(&connect).and_then(|a| a.runs.get_mut(n));
                 if let Some(Run { state: RunState::Direct(dialler), .. }) = run {
@@ -391,7 +391,7 @@ impl Node {
     /// Sends the request, or sends it again.
     fn drive_reverse(&mut self, connect: ConnectId, n: usize) {
         let Some(attempt) = self.attempts.get(&connect) else { return };
-        let (peer, mode) = (attempt.peer, attempt.plan.mode);
+        let (peer, terms) = (attempt.peer, attempt.plan.terms());
         let ready =
             self.is_oneself(peer) || self.signalling.is_ready(&self.signalling.shared_with(&attempt.address));
         let late = attempt.started + OUTSIDE_WITHIN <= self.cx.now && self.network.listeners_are_open();
@@ -405,7 +405,7 @@ impl Node {
             Some(_) => self.repeat_request(connect, n),
             None if (known || (late && !reverse.early)) && ready => {
                 reverse.early = !known;
-                let body = Body::Direct { mode, address: Box::new(self.current_address()) };
+                let body = Body::Direct { terms, address: Box::new(self.current_address()) };
                 let request = self.request(connect, Strategy::Reverse, body);
                 if let Some(reverse) = self.reverse(connect, n) {
                     reverse.request = request;
@@ -496,7 +496,9 @@ impl Node {
         }
         match why {
             // No other stream would fare better.
-            DialEnd::Refused(why @ (Refusal::NotAccepted | Refusal::PlainNotAllowed)) => {
+            DialEnd::Refused(
+                why @ (Refusal::NotAccepted | Refusal::PlainNotAllowed | Refusal::ProtocolNotTaken),
+            ) => {
                 self.fail_attempt(connect, FailReason::RefusedByPeer(why));
             }
             _ => self.drive_attempt(connect),
@@ -587,7 +589,7 @@ impl Node {
         if self.relaying_of(session).is_none() {
             self.end_relay((session, Requester::Us));
         }
-        if matches!(why, Refusal::NotAccepted | Refusal::PlainNotAllowed) {
+        if matches!(why, Refusal::NotAccepted | Refusal::PlainNotAllowed | Refusal::ProtocolNotTaken) {
             return self.fail_attempt(connect, FailReason::RefusedByPeer(why));
         }
         self.drive_attempt(connect);
@@ -678,8 +680,8 @@ impl Node {
     }
 
     /// A connect's address and mode, and whether its relay comes first.
-    pub(super) fn plan_of(&self, connect: ConnectId) -> Option<(PeerAddress, PipeMode, bool)> {
-        self.attempts.get(&connect).map(|a| (a.address.clone(), a.plan.mode, a.plan.relay_first))
+    pub(super) fn plan_of(&self, connect: ConnectId) -> Option<(PeerAddress, Terms, bool)> {
+        self.attempts.get(&connect).map(|a| (a.address.clone(), a.plan.terms(), a.plan.relay_first))
     }
 
     pub(super) fn ladder_of(&self, session: SessionId) -> Option<(ConnectId, usize)> {

@@ -8,7 +8,7 @@ use crate::address::PeerAddress;
 use crate::config::Accept;
 use crate::identity::NodeId;
 use crate::nat::{Allocation, Behaviour, Filtering, Mapping};
-use crate::pipe::PipeMode;
+use crate::pipe::Terms;
 use crate::session::SessionId;
 use crate::signal::mappings::Mappings;
 use crate::signal::message::{Body, Message, MessageId};
@@ -57,11 +57,11 @@ impl Peer {
     }
 
     fn wants(self, what: Wants) -> Body {
-        let (mode, address) = (PipeMode::Encrypted, self.address());
+        let (terms, address) = (Terms::ENCRYPTED, self.address());
         match what {
-            Wants::Dial => Body::Direct { mode, address },
+            Wants::Dial => Body::Direct { terms, address },
             Wants::Punch => Body::Initial(Box::new(Mappings {
-                mode,
+                terms,
                 rung: 0,
                 behaviour: CONE,
                 signal_delay: 10 * MS,
@@ -71,7 +71,7 @@ impl Peer {
             })),
             Wants::Relay => {
                 let relayed = (self.ip(), 50_000).into();
-                Body::TurnRequest { mode, moves: false, relayed, address }
+                Body::TurnRequest { terms, moves: false, relayed, address }
             }
         }
     }
@@ -175,7 +175,7 @@ fn no_flood_of_envelopes_hides_whom_we_named() {
             sent: WallTime::from_micros(NOON + now),
             lifetime: 600,
             session: SessionId([1; 16]),
-            body: Body::Direct { mode: PipeMode::Encrypted, address: Box::new(address) },
+            body: Body::Direct { terms: Terms::ENCRYPTED, address: Box::new(address) },
         };
         let envelope = seal(&friend, &bench.node.node_id(), &message, [1; 32]).unwrap();
         bench.deliver(&envelope);

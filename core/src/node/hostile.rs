@@ -15,7 +15,7 @@ use crate::config::{Accept, Config, StunServer, TurnAuth, TurnServer};
 use crate::identity::{NodeId, SecretKey};
 use crate::io::{Action, Event, Interface, IoFailure, SockId};
 use crate::nat::{Allocation, Behaviour, Filtering, Mapping, NatReport, Verdict};
-use crate::pipe::PipeMode;
+use crate::pipe::Terms;
 use crate::session::SessionId;
 use crate::signal::mappings::Mappings;
 use crate::signal::message::{Body, Message, MessageId};
@@ -281,10 +281,10 @@ impl Bench {
         self.node.advance(self.now);
         let key = (SessionId([session; 16]), Requester::Us);
         self.node.admission.call_began(id(2));
-        self.node.agreement.open(key, id(2), PipeMode::Encrypted);
+        self.node.agreement.open(key, id(2), Terms::ENCRYPTED);
         let address = address(2, AT, AT);
         let via = SmallVec::new();
-        assert!(self.node.begin_punch(key, id(2), PipeMode::Encrypted, &address, via, rung, None));
+        assert!(self.node.begin_punch(key, id(2), Terms::ENCRYPTED, &address, via, rung, None));
         self.pump();
         key
     }
@@ -331,7 +331,7 @@ pub(super) const RANDOM: Behaviour = Behaviour {
 
 pub(super) fn mappings(from: u8, outside: &str, ports: &[u16]) -> Mappings {
     Mappings {
-        mode: PipeMode::Encrypted,
+        terms: Terms::ENCRYPTED,
         rung: 0,
         behaviour: CONE,
         signal_delay: 10 * MS,
@@ -531,7 +531,7 @@ fn one_message_of_a_stranger_makes_four_syns_where_it_has_itself_dialled() {
     let both =
         format!("1-[0,{AT},{AT},4000,1,1,0]|[1,{AT},{AT},4001,1,1,0]|[2,{AT},{AT},4002,1,1,0]-0-{}", id(2));
     let address = Box::new(both.parse().unwrap());
-    let message = bench.message(1, Body::Direct { mode: PipeMode::Encrypted, address });
+    let message = bench.message(1, Body::Direct { terms: Terms::ENCRYPTED, address });
     let bytes = seal::seal(&key(2), &id(1), &message, [7; 32]).unwrap().len();
     bench.hear(2, message);
     bench.run(60 * S);
@@ -544,8 +544,8 @@ fn one_message_of_a_stranger_makes_four_syns_where_it_has_itself_dialled() {
 fn one_message_of_a_stranger_makes_three_datagrams_to_what_it_calls_its_relay() {
     let mut bench = Bench::open(Accept::Anyone);
     let address = Box::new(address(2, AT, AT));
-    let (mode, relayed) = (PipeMode::Encrypted, at(9999));
-    let message = bench.message(1, Body::TurnRequest { mode, moves: false, relayed, address });
+    let (terms, relayed) = (Terms::ENCRYPTED, at(9999));
+    let message = bench.message(1, Body::TurnRequest { terms, moves: false, relayed, address });
     let bytes = seal::seal(&key(2), &id(1), &message, [7; 32]).unwrap().len();
     let before = bench.datagrams.len();
     bench.hear(2, message);
@@ -658,12 +658,12 @@ fn nothing_inside_is_dialled_punched_or_sent_to_for_a_stranger_and_it_is_told_wh
         let n = n as u8 + 20;
         let address: PeerAddress = format!("{list}-{}", id(n)).parse().unwrap();
         let external = address.interfaces().next().unwrap().external;
-        bench.say(n, n, Body::Direct { mode: PipeMode::Encrypted, address: Box::new(address.clone()) });
+        bench.say(n, n, Body::Direct { terms: Terms::ENCRYPTED, address: Box::new(address.clone()) });
         let made = Mappings { external, address: Box::new(address.clone()), ..mappings(n, AT, &[80]) };
         bench.initial(n, n, made);
         let relayed = SocketAddr::new(external, 80);
         let address = Box::new(address);
-        bench.say(n, n, Body::TurnRequest { mode: PipeMode::Encrypted, moves: false, relayed, address });
+        bench.say(n, n, Body::TurnRequest { terms: Terms::ENCRYPTED, moves: false, relayed, address });
         bench.run(10 * S);
         assert_eq!((&bench.dials[..], &bench.datagrams[..]), (&[][..], &[][..]), "{external}");
     }
@@ -707,7 +707,7 @@ fn who_is_refused_a_search_is_heard_when_it_names_its_relay() {
     bench.say(
         2,
         1,
-        Body::TurnRequest { mode: PipeMode::Encrypted, moves: false, relayed: at(50_000), address },
+        Body::TurnRequest { terms: Terms::ENCRYPTED, moves: false, relayed: at(50_000), address },
     );
     bench.run(S);
     let relays: Vec<_> = bench.node.relays.values().map(|r| (r.peer(), r.is_opening())).collect();

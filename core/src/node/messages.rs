@@ -6,7 +6,7 @@ use crate::address::PeerAddress;
 use crate::config::ServerRef;
 use crate::identity::NodeId;
 use crate::notice::{BrokerLoss, BrokerState};
-use crate::pipe::PipeMode;
+use crate::pipe::Terms;
 use crate::session::SessionId;
 use crate::signal::broker::{News, Said};
 use crate::signal::message::{Body, Message, MessageId};
@@ -65,12 +65,12 @@ impl Node {
                 self.signalling.pong(&mut self.cx, from, &payload, via);
                 return false;
             }
-            Body::Direct { mode, address } => {
-                return self.wish_from(from, session, mode, *address, via, How::Dial);
+            Body::Direct { terms, address } => {
+                return self.wish_from(from, session, terms, *address, via, How::Dial);
             }
             Body::Initial(mappings) => {
                 let address = (*mappings.address).clone();
-                return self.wish_from(from, session, mappings.mode, address, via, How::Punch(mappings));
+                return self.wish_from(from, session, mappings.terms, address, via, How::Punch(mappings));
             }
             Body::Updated(mappings) => {
                 if NodeId::try_from(mappings.address.node()) == Ok(from) {
@@ -79,8 +79,8 @@ impl Node {
                     self.cx.stats.bad_messages += 1;
                 }
             }
-            Body::TurnRequest { mode, moves, relayed, address } => {
-                return self.wish_from(from, session, mode, *address, via, How::Relay { relayed, moves });
+            Body::TurnRequest { terms, moves, relayed, address } => {
+                return self.wish_from(from, session, terms, *address, via, How::Relay { relayed, moves });
             }
             Body::TurnResponse(sources) => self.peer_comes(from, session, &sources),
             Body::Prove { token, relayed } => return self.show(from, session, token, relayed),
@@ -117,7 +117,7 @@ impl Node {
         &mut self,
         from: NodeId,
         session: SessionId,
-        mode: PipeMode,
+        terms: Terms,
         address: PeerAddress,
         via: Option<u8>,
         how: How,
@@ -131,7 +131,7 @@ impl Node {
         if let Some(via) = via.filter(|v| !brokers.contains(v)) {
             brokers.push(via);
         }
-        self.wish(Wish { peer: from, session, mode, address, via: brokers, how })
+        self.wish(Wish { peer: from, session, terms, address, via: brokers, how })
     }
 
     fn broker_state(&mut self, place: u8, state: BrokerState) {
@@ -208,7 +208,7 @@ mod tests {
     use crate::config::Config;
     use crate::identity::SecretKey;
     use crate::io::{Action, Event, Interface};
-    use crate::pipe::PipeMode;
+    use crate::pipe::Terms;
     use crate::time::{Instant, WallTime};
 
     fn key(n: u8) -> SecretKey {
@@ -232,7 +232,7 @@ mod tests {
             sent: WallTime::from_micros(0),
             lifetime: LIFETIME,
             session: SessionId([session; 16]),
-            body: Body::Direct { mode: PipeMode::Encrypted, address },
+            body: Body::Direct { terms: Terms::ENCRYPTED, address },
         };
         node.authentic_message(key(2).node_id(), message, None);
         core::iter::from_fn(|| node.poll_action()).filter(|a| matches!(a, Action::Connect { .. })).count()

@@ -14,7 +14,7 @@ use crate::hello::{self, Control, HEADER, Heard, Hello, HelloError, Offer, Purpo
 use crate::identity::NodeId;
 use crate::io::{CloseHow, IoFailure, Reuse, SockId, SockOpts};
 use crate::notice::{ConnectId, Refusal, Stage, Strategy};
-use crate::pipe::{PipeMode, PipeStart};
+use crate::pipe::{PipeMode, PipeStart, Terms};
 use crate::random::Domain;
 use crate::strategy::agreement::{Decision, Key, Requester, Settled};
 use crate::strategy::dialler::DialEnd;
@@ -46,7 +46,7 @@ pub(super) struct Stream {
     accepted: bool,
     /// Known from the start for a dial, from FIRST for an accepted stream; set by `Streams` only, which finds it
     /// by this.
-    session: Option<(Key, NodeId, PipeMode)>,
+    session: Option<(Key, NodeId, Terms)>,
     strategy: Strategy,
     local: SocketAddr,
     remote: SocketAddr,
@@ -87,7 +87,7 @@ impl Stream {
     /// Returns a stream that was accepted. It has a session if this end begins the hello.
     pub(super) fn accepted(
         hello: Hello,
-        session: Option<(Key, NodeId, PipeMode)>,
+        session: Option<(Key, NodeId, Terms)>,
         strategy: Strategy,
         [local, remote]: [SocketAddr; 2],
         since: Instant,
@@ -96,18 +96,18 @@ impl Stream {
         Stream { stage, initiator, accepted, session, strategy, local, remote, since }
     }
 
-    pub(super) fn session(&self) -> Option<(Key, NodeId, PipeMode)> {
+    pub(super) fn session(&self) -> Option<(Key, NodeId, Terms)> {
         self.session
     }
 
-    pub(super) fn introduce(&mut self, session: (Key, NodeId, PipeMode)) {
+    pub(super) fn introduce(&mut self, session: (Key, NodeId, Terms)) {
         self.session = Some(session);
     }
 }
 
 impl Node {
     /// Dials a path for a session, and says hello when it connects.
-    pub(super) fn dial_stream(&mut self, path: Path, key: Key, peer: NodeId, mode: PipeMode) -> SockId {
+    pub(super) fn dial_stream(&mut self, path: Path, key: Key, peer: NodeId, terms: Terms) -> SockId {
         let (purpose, strategy) = match key.1 {
             Requester::Us => (Purpose::Open, Strategy::Direct),
             Requester::Them => (Purpose::Answer, Strategy::Reverse),
@@ -116,12 +116,12 @@ impl Node {
         let stranger = key.1 == Requester::Them && self.admission.trust(peer) == Trust::Stranger;
         let within = if stranger { STRANGERS_DIAL_WITHIN } else { DIAL_WITHIN };
         let sock = self.cx.dial(Owner::Stream, local, path.remote, within);
-        let offer = Offer { session: key.0, purpose, mode };
+        let offer = Offer { session: key.0, purpose, terms };
         let stream = Stream {
             stage: HelloStage::Dialling(Role::Initiate(offer, peer)),
             initiator: true,
             accepted: false,
-            session: Some((key, peer, mode)),
+            session: Some((key, peer, terms)),
             strategy,
             local,
             remote: path.remote,
@@ -138,7 +138,7 @@ impl Node {
         remote: SocketAddr,
         [at, until]: [Instant; 2],
         role: Role,
-        session: (Key, NodeId, PipeMode),
+        session: (Key, NodeId, Terms),
     ) -> SockId {
         let opts = SockOpts { reuse: Reuse::AddressAndPort, nodelay: true, ttl: None };
         let sock = self.cx.dial_at(Owner::Stream, local, remote, opts, at, until);
@@ -269,13 +269,13 @@ impl Node {
     /// Says yes or no on an accepted stream whose peer our user was asked about.
     pub(super) fn answer_stream(&mut self, sock: SockId, yes: bool) {
         let Some(stream) = self.streams.get(sock) else { return };
-        let (HelloStage::Asking(_), Some((key, peer, mode))) = (&stream.stage, stream.session) else {
+        let (HelloStage::Asking(_), Some((key, peer, terms))) = (&stream.stage, stream.session) else {
             return;
         };
         if !yes {
             return self.refuse_stream(sock, Refusal::NotAccepted);
         }
-        self.agreement.open(key, peer, mode);
+        self.agreement.open(key, peer, terms);
         self.send_control(sock, &Control::Approved);
         self.become_candidate(sock);
     }
@@ -364,13 +364,17 @@ impl Node {
     }
 
     /// Judges the request of a dialler that has proved its identity.
-    fn hear_first(&mut self, sock: SockId, peer: NodeId, offer: Offer) {
+    fn hear_first(&mut self, sock: SockId, peer: NodeId, mut offer: Offer) {
         self.door.left(sock);
         let side = match offer.purpose {
             Purpose::Answer => Requester::Us,
             Purpose::Open => Requester::Them,
         };
         let key = (offer.session, side);
+        if side == Requester::Us {
+            // Our own call's, which the peer does not repeat.
+            offer.terms.protocol = self.agreement.session(key).and_then(|(_, terms)| terms.protocol);
+        }
         // A peer that was asked to dial back, too, says so.
         let by_punch = side == Requester::Them && self.is_punching(key);
         let Some(stream) = self.streams.get_mut(sock) else { return };
@@ -378,7 +382,7 @@ impl Node {
             // We began too, and gave way.
             Some(_) if stream.initiator => (stream.initiator, stream.strategy) = (false, Strategy::Direct),
             // We dialled for a punch, and somebody else answered.
-            Some(expected) if expected != (key, peer, offer.mode) => {
+            Some(expected) if expected != (key, peer, offer.terms) => {
                 return self.bad_hello(sock, HelloError::NotAuthentic);
             }
             _ => {}
@@ -388,7 +392,7 @@ impl Node {
         }
         let from = stream.remote.ip();
         let verdict = match self.accepted_of(key, sock) < MAX_OF_SESSION {
-            true => self.judge_first(key, peer, offer.mode, from),
+            true => self.judge_first(key, peer, offer.terms, from),
             false => Err(Refusal::Busy),
         };
         let verdict = match verdict {
@@ -412,29 +416,29 @@ impl Node {
             self.cx.stats.refused += 1;
             return self.remove_stream(sock, DialEnd::Lost, CloseHow::Graceful);
         }
-        self.streams.introduce(sock, (key, peer, offer.mode));
+        self.streams.introduce(sock, (key, peer, offer.terms));
         if verdict == Ok(false) {
             self.shift(sock, HelloStage::Asking);
             self.cx.timers.set(Timer::Stream(sock), Some(self.cx.now + ASKED_WITHIN));
             return self.ask_about_stream(peer, from, sock);
         }
         if side == Requester::Them {
-            self.agreement.open(key, peer, offer.mode);
+            self.agreement.open(key, peer, offer.terms);
         }
         self.stage(Some(key), strategy, Stage::Authenticated(remote));
         self.become_candidate(sock);
     }
 
-    fn judge_first(&self, key: Key, peer: NodeId, mode: PipeMode, from: IpAddr) -> Result<bool, Refusal> {
+    fn judge_first(&self, key: Key, peer: NodeId, terms: Terms, from: IpAddr) -> Result<bool, Refusal> {
         let open = self.agreement.session(key);
-        if self.agreement.is_over(key) || open.is_some_and(|o| o != (peer, mode)) {
+        if self.agreement.is_over(key) || open.is_some_and(|o| o != (peer, terms)) {
             return Err(Refusal::NoSuchSession);
         }
         if key.1 == Requester::Us {
             // Somebody answers a request of ours, which must exist; the peer was checked above.
             return if open.is_some() { Ok(true) } else { Err(Refusal::NoSuchSession) };
         }
-        let entry = self.admission.enter(peer, mode)?;
+        let entry = self.admission.enter(peer, terms)?;
         if self.agreement.open_sessions() >= MAX_SESSIONS {
             return Err(Refusal::Busy);
         }
@@ -536,7 +540,7 @@ impl Node {
     fn finish(&mut self, sock: SockId, settled: Settled) {
         let Some(stream) = self.streams.remove(sock) else { return };
         self.cx.timers.set(Timer::Stream(sock), None);
-        let (HelloStage::Candidate(hello), Some((key, peer, mode))) = (stream.stage, stream.session) else {
+        let (HelloStage::Candidate(hello), Some((key, peer, terms))) = (stream.stage, stream.session) else {
             return;
         };
         if let Some(pipe) = self.moving_pipe(key) {
@@ -546,7 +550,7 @@ impl Node {
             self.places.leave(sock);
             return self.join_pipe(pipe, sock, way, keys);
         }
-        let Ok(keys) = hello.into_pipe_keys(mode) else { return };
+        let Ok(keys) = hello.into_pipe_keys(terms.mode) else { return };
         let (answers, since) = self.end_sessions(&settled, stream.since);
         let pipe = PipeStart {
             answers,
@@ -555,6 +559,7 @@ impl Node {
             local: stream.local,
             remote: stream.remote,
             elapsed: self.cx.now.since(since),
+            protocol: terms.protocol,
             keys,
         };
         self.pipes.insert(sock, (peer, [stream.local, stream.remote]));

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::streams::Stream;
 use crate::identity::NodeId;
 use crate::io::SockId;
-use crate::pipe::PipeMode;
+use crate::pipe::Terms;
 use crate::strategy::agreement::Key;
 
 #[derive(Debug, Default)]
@@ -43,7 +43,7 @@ impl Streams {
     }
 
     /// The stranger at the other end of an accepted stream has said what it wants.
-    pub(super) fn introduce(&mut self, sock: SockId, session: (Key, NodeId, PipeMode)) {
+    pub(super) fn introduce(&mut self, sock: SockId, session: (Key, NodeId, Terms)) {
         if let Some(mut stream) = self.remove(sock) {
             stream.introduce(session);
             self.insert(sock, stream);

@@ -13,7 +13,7 @@ use crate::cx::Timer;
 use crate::identity::NodeId;
 use crate::io::SockId;
 use crate::notice::{Notice, Refusal, Strategy};
-use crate::pipe::PipeMode;
+use crate::pipe::Terms;
 use crate::random::Domain;
 use crate::session::SessionId;
 use crate::signal::message::{Body, MAX_DIALS};
@@ -34,7 +34,7 @@ const STRANGERS_VISIT: Duration = Duration::from_secs(4);
 pub(super) struct Visit {
     pub(super) peer: NodeId,
     pub(super) trust: Trust,
-    mode: PipeMode,
+    terms: Terms,
     /// Address that the peer sent.
     pub(super) address: Box<PeerAddress>,
     pub(super) dialler: Dialler,
@@ -96,9 +96,9 @@ impl Node {
         let now = self.cx.now;
         let key = (session, Requester::Them);
         while let Some(visit) = self.visits.get_mut(&session) {
-            let (peer, mode, until) = (visit.peer, visit.mode, visit.until());
+            let (peer, terms, until) = (visit.peer, visit.terms, visit.until());
             if let Some(path) = visit.dialler.due(now) {
-                let sock = self.dial_stream(path, key, peer, mode);
+                let sock = self.dial_stream(path, key, peer, terms);
                 if let Some(visit) = self.visits.get_mut(&session) {
                     visit.dialler.started(sock, path, now);
                 }
@@ -211,14 +211,14 @@ impl Node {
 
     fn judge_wish(&mut self, wish: &Wish) -> Result<Entry, Denied> {
         let place = self.place_of(wish);
-        let entry = self.admission.enter(wish.peer, wish.mode).map_err(Denied::Refused)?;
+        let entry = self.admission.enter(wish.peer, wish.terms).map_err(Denied::Refused)?;
         if !self.has_room_for(wish) {
             return Err(Denied::Refused(Refusal::Busy));
         }
         let places = self.places();
         let (now, random) = (self.cx.now, &mut self.cx.random);
         let draw = |below| random.below(Domain::Admission, below);
-        if let Some(oldest) = self.admission.admit(now, place, wish.mode, places.iter().copied(), draw)? {
+        if let Some(oldest) = self.admission.admit(now, place, wish.terms, places.iter().copied(), draw)? {
             self.turn_out(oldest);
         }
         Ok(entry)
@@ -255,12 +255,12 @@ impl Node {
 
     /// Dials the peer.
     fn visit(&mut self, wish: Wish) {
-        let Wish { peer, session, mode, address, via, how } = wish;
+        let Wish { peer, session, terms, address, via, how } = wish;
         match how {
             How::Dial => {}
             How::Punch(mappings) => return self.visit_by_punch(peer, session, via, &mappings),
             How::Relay { relayed, moves } => {
-                return self.visit_by_relay(peer, session, via, mode, relayed, moves);
+                return self.visit_by_relay(peer, session, via, terms, relayed, moves);
             }
         }
         let trust = self.admission.trust(peer);
@@ -272,9 +272,9 @@ impl Node {
         self.close_dials_of((session, Requester::Them));
         let dialler = Dialler::new(paths, self.cx.now);
         self.reply(peer, session, &via, Body::Dialling(dialler.planned() as u8));
-        self.agreement.open((session, Requester::Them), peer, mode);
+        self.agreement.open((session, Requester::Them), peer, terms);
         let (since, address) = (self.cx.now, Box::new(address));
-        self.visits.insert(session, Box::new(Visit { peer, trust, mode, address, dialler, via, since }));
+        self.visits.insert(session, Box::new(Visit { peer, trust, terms, address, dialler, via, since }));
         self.drive_visit(session);
     }
 

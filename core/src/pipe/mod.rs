@@ -154,6 +154,62 @@ impl fmt::Display for PipeEnd {
 
 impl std::error::Error for PipeEnd {}
 
+/// Name of what is spoken over a pipe, as ALPN has it (RFC 7301): 1 to 64 bytes that the callers and listeners of a
+/// program have agreed on.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ProtocolTag {
+    bytes: [u8; ProtocolTag::MAX],
+    len: u8,
+}
+
+impl ProtocolTag {
+    /// Longest tag, in bytes.
+    pub const MAX: usize = 64;
+
+    /// Returns the tag with these bytes; `None` if there are none, or more than 64.
+    pub fn new(tag: &[u8]) -> Option<Self> {
+        let mut bytes = [0; Self::MAX];
+        bytes.get_mut(..tag.len()).filter(|place| !place.is_empty())?.copy_from_slice(tag);
+        Some(ProtocolTag { bytes, len: tag.len() as u8 })
+    }
+
+    /// Returns the tag's bytes.
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.bytes[..usize::from(self.len)]
+    }
+}
+
+/// Writes the tag as text, with escapes for what is none.
+impl fmt::Display for ProtocolTag {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.as_bytes().escape_ascii())
+    }
+}
+
+impl fmt::Debug for ProtocolTag {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "\"{self}\"")
+    }
+}
+
+/// What a call asks for. Calls of each other that differ in it are not merged.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Terms {
+    pub(crate) mode: PipeMode,
+    pub(crate) protocol: Option<ProtocolTag>,
+}
+
+impl Terms {
+    #[cfg(test)]
+    pub(crate) const PLAIN: Terms = Terms { mode: PipeMode::Plain, protocol: None };
+    pub(crate) const ENCRYPTED: Terms = Terms { mode: PipeMode::Encrypted, protocol: None };
+
+    /// Returns these terms for this protocol.
+    pub(crate) fn of(mode: PipeMode, protocol: Option<ProtocolTag>) -> Self {
+        Terms { mode, protocol }
+    }
+}
+
 /// A pipe that has become the user's.
 #[derive(Debug)]
 pub struct PipeStart {
@@ -169,6 +225,8 @@ pub struct PipeStart {
     pub remote: SocketAddr,
     /// Time from the call of `connect()`, or from the peer's first sign, to now.
     pub elapsed: Duration,
+    /// Protocol that the caller named.
+    pub protocol: Option<ProtocolTag>,
     /// Keys and mode to read and write with.
     pub keys: PipeKeys,
 }

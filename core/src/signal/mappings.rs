@@ -13,14 +13,14 @@ use smallvec::SmallVec;
 use super::message::{Malformed, Reader};
 use crate::address::PeerAddress;
 use crate::nat::{Allocation, Behaviour, Filtering, Mapping};
-use crate::pipe::PipeMode;
+use crate::pipe::{PipeMode, ProtocolTag, Terms};
 
 /// Most ports that a side announces for one rung.
 pub(crate) const MAX_PORTS: usize = 16;
 
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct Mappings {
-    pub(crate) mode: PipeMode,
+    pub(crate) terms: Terms,
     /// Number of the attempt, from 0. Each attempt changes something.
     pub(crate) rung: u8,
     pub(crate) behaviour: Behaviour,
@@ -35,7 +35,7 @@ pub(crate) struct Mappings {
 
 impl Mappings {
     pub(crate) fn encode(&self, out: &mut Vec<u8>) {
-        let mode = self.mode.code();
+        let mode = self.terms.mode.code();
         let mapping = match self.behaviour.mapping {
             None => 0,
             Some(Mapping::None) => 1,
@@ -78,9 +78,9 @@ impl Mappings {
         out.extend_from_slice(self.address.to_string().as_bytes());
     }
 
-    pub(super) fn decode(reader: &mut Reader<'_>) -> Result<Self, Malformed> {
+    pub(super) fn decode(reader: &mut Reader<'_>, protocol: Option<ProtocolTag>) -> Result<Self, Malformed> {
         let [mode, rung, mapping, filtering, allocation] = reader.array()?;
-        let mode = PipeMode::from_code(mode).ok_or(Malformed)?;
+        let terms = Terms::of(PipeMode::from_code(mode).ok_or(Malformed)?, protocol);
         let mapping = match mapping {
             0 => None,
             1 => Some(Mapping::None),
@@ -130,6 +130,6 @@ impl Mappings {
             return Err(Malformed);
         }
         let behaviour = Behaviour { mapping, filtering, allocation };
-        Ok(Mappings { mode, rung, behaviour, signal_delay, external, ports, address: Box::new(address) })
+        Ok(Mappings { terms, rung, behaviour, signal_delay, external, ports, address: Box::new(address) })
     }
 }

@@ -3,7 +3,8 @@
 //! ```text
 //! id 16 | sent: i64 us | lifetime: u16 s | session 16 | kind u8 | body
 //! ```
-//! Numbers are big-endian. The body of TURN_REQUEST is the mode (0x80 more for a pipe that moves), the relayed address and
+//! Numbers are big-endian. A kind has 0x80 more where a protocol's name stands before the body, as `length u8` and 1 to 64 bytes:
+//! in DIRECT, TURN_REQUEST and the mappings. The body of TURN_REQUEST is the mode (0x80 more for a pipe that moves), the relayed address and
 //! the sender's address text. The body of TURN_RESPONSE is a list of addresses. The body of DIALLED is the number of dials,
 //! and for peers that are known the failure, address and port of each. The body of PROVE is the token and the relayed
 //! address. An IP address is its family, 4 or 6, and its bytes.
@@ -16,7 +17,7 @@ use crate::address::PeerAddress;
 use crate::hello::{refusal_code, refusal_from};
 use crate::io::IoFailure;
 use crate::notice::Refusal;
-use crate::pipe::PipeMode;
+use crate::pipe::{PipeMode, ProtocolTag, Terms};
 use crate::session::SessionId;
 use crate::signal::mappings::Mappings;
 use crate::time::WallTime;
@@ -51,7 +52,7 @@ pub(crate) enum Body {
     EchoReply(SmallVec<[u8; MAX_ECHO]>),
     /// P2PD's name for: connect to me, at this address.
     Direct {
-        mode: PipeMode,
+        terms: Terms,
         address: Box<PeerAddress>,
     },
     /// Answer to `Direct`: it dials this many addresses.
@@ -75,7 +76,7 @@ pub(crate) enum Body {
     Updated(Box<Mappings>),
     /// P2PD's name for: come to me at this relayed address of mine.
     TurnRequest {
-        mode: PipeMode,
+        terms: Terms,
         /// The pipe is one that moves: Mover's frames go over the relay, and streams of the session may join it.
         moves: bool,
         relayed: SocketAddr,
@@ -112,6 +113,8 @@ const REFUSED: u8 = 20;
 /// Flag in TURN_REQUEST's mode for a pipe that moves. A node that does not know the flag finds the message malformed,
 /// and so cannot take such a pipe for an ordinary one.
 const MOVES: u8 = 0x80;
+/// Flag in the kind of a message in which the protocol's name stands before the body: its length and its bytes.
+const NAMED: u8 = 0x80;
 
 impl Message {
     pub(crate) fn encode(&self) -> Vec<u8> {
@@ -129,9 +132,9 @@ impl Message {
                 out.push(ECHO_REPLY);
                 out.extend_from_slice(payload);
             }
-            Body::Direct { mode, address } => {
-                out.push(DIRECT);
-                out.push(mode.code());
+            Body::Direct { terms, address } => {
+                put_kind(&mut out, DIRECT, *terms);
+                out.push(terms.mode.code());
                 out.extend_from_slice(address.to_string().as_bytes());
             }
             Body::Dialling(count) => out.extend_from_slice(&[DIALLING, *count]),
@@ -148,16 +151,17 @@ impl Message {
                 out.extend_from_slice(&wall.as_micros().to_be_bytes());
             }
             Body::Initial(mappings) => {
-                out.push(INITIAL_MAPPINGS);
+                put_kind(&mut out, INITIAL_MAPPINGS, mappings.terms);
                 mappings.encode(&mut out);
             }
             Body::Updated(mappings) => {
-                out.push(UPDATED_MAPPINGS);
+                put_kind(&mut out, UPDATED_MAPPINGS, mappings.terms);
                 mappings.encode(&mut out);
             }
-            Body::TurnRequest { mode, moves, relayed, address } => {
+            Body::TurnRequest { terms, moves, relayed, address } => {
                 let moves = if *moves { MOVES } else { 0 };
-                out.extend_from_slice(&[TURN_REQUEST, mode.code() | moves]);
+                put_kind(&mut out, TURN_REQUEST, *terms);
+                out.push(terms.mode.code() | moves);
                 put_endpoint(&mut out, *relayed);
                 out.extend_from_slice(address.to_string().as_bytes());
             }
@@ -185,14 +189,15 @@ impl Message {
         let lifetime = u16::from_be_bytes(reader.array()?);
         let session = SessionId(reader.array()?);
         let [kind] = reader.array()?;
-        let body = match kind {
+        let protocol = if kind & NAMED == 0 { None } else { Some(reader.protocol()?) };
+        let body = match kind & !NAMED {
             ECHO => Body::Echo(reader.echo()?),
             ECHO_REPLY => Body::EchoReply(reader.echo()?),
             DIRECT => {
                 let [mode] = reader.array()?;
-                let mode = PipeMode::from_code(mode).ok_or(Malformed)?;
+                let terms = Terms::of(PipeMode::from_code(mode).ok_or(Malformed)?, protocol);
                 let text = core::str::from_utf8(reader.rest()).map_err(|_| Malformed)?;
-                Body::Direct { mode, address: Box::new(text.parse().map_err(|_| Malformed)?) }
+                Body::Direct { terms, address: Box::new(text.parse().map_err(|_| Malformed)?) }
             }
             DIALLING => {
                 let [count] = reader.array()?;
@@ -215,16 +220,16 @@ impl Message {
                 wall: WallTime::from_micros(i64::from_be_bytes(reader.array()?)),
             },
             REFUSED => Body::Refused(refusal_from(reader.array()?)),
-            INITIAL_MAPPINGS => Body::Initial(Box::new(Mappings::decode(&mut reader)?)),
-            UPDATED_MAPPINGS => Body::Updated(Box::new(Mappings::decode(&mut reader)?)),
+            INITIAL_MAPPINGS => Body::Initial(Box::new(Mappings::decode(&mut reader, protocol)?)),
+            UPDATED_MAPPINGS => Body::Updated(Box::new(Mappings::decode(&mut reader, protocol)?)),
             TURN_REQUEST => {
                 let [mode] = reader.array()?;
                 let moves = mode & MOVES != 0;
-                let mode = PipeMode::from_code(mode & !MOVES).ok_or(Malformed)?;
+                let terms = Terms::of(PipeMode::from_code(mode & !MOVES).ok_or(Malformed)?, protocol);
                 let relayed = reader.reachable()?;
                 let text = core::str::from_utf8(reader.rest()).map_err(|_| Malformed)?;
                 let address = Box::new(text.parse().map_err(|_| Malformed)?);
-                Body::TurnRequest { mode, moves, relayed, address }
+                Body::TurnRequest { terms, moves, relayed, address }
             }
             TURN_RESPONSE => {
                 let mut sources = SmallVec::new();
@@ -239,6 +244,14 @@ impl Message {
             PROVE => Body::Prove { token: reader.array()?, relayed: reader.reachable()? },
             _ => return Err(Malformed),
         };
+        // A name belongs to what asks for a pipe, and to its answer.
+        let named = matches!(
+            body,
+            Body::Direct { .. } | Body::Initial(_) | Body::Updated(_) | Body::TurnRequest { .. }
+        );
+        if protocol.is_some() && !named {
+            return Err(Malformed);
+        }
         if reader.0.is_empty() { Ok(Message { id, sent, lifetime, session, body }) } else { Err(Malformed) }
     }
 }
@@ -254,6 +267,13 @@ impl<'a> Reader<'a> {
 
     pub(super) fn rest(&mut self) -> &'a [u8] {
         core::mem::take(&mut self.0)
+    }
+
+    fn protocol(&mut self) -> Result<ProtocolTag, Malformed> {
+        let [length] = self.array()?;
+        let (tag, rest) = self.0.split_at_checked(length.into()).ok_or(Malformed)?;
+        self.0 = rest;
+        ProtocolTag::new(tag).ok_or(Malformed)
     }
 
     fn endpoint(&mut self) -> Result<SocketAddr, Malformed> {
@@ -274,6 +294,13 @@ impl<'a> Reader<'a> {
         let payload = self.rest();
         if payload.len() <= MAX_ECHO { Ok(SmallVec::from_slice(payload)) } else { Err(Malformed) }
     }
+}
+
+fn put_kind(out: &mut Vec<u8>, kind: u8, terms: Terms) {
+    let Some(protocol) = terms.protocol else { return out.push(kind) };
+    let tag = protocol.as_bytes();
+    out.extend_from_slice(&[kind | NAMED, tag.len() as u8]);
+    out.extend_from_slice(tag);
 }
 
 fn put_endpoint(out: &mut Vec<u8>, at: SocketAddr) {
@@ -362,7 +389,7 @@ mod tests {
             let external = [outside, inside][usize::from(bool::arbitrary(g))];
             let count = usize::arbitrary(g) % 17;
             Any(Mappings {
-                mode: *g.choose(&[PipeMode::Encrypted, PipeMode::Plain]).unwrap(),
+                terms: *g.choose(&[Terms::ENCRYPTED, Terms::PLAIN]).unwrap(),
                 rung: u8::arbitrary(g),
                 behaviour,
                 signal_delay: Duration::from_micros(u32::arbitrary(g).into()),
@@ -418,7 +445,7 @@ mod tests {
     fn mappings_that_make_no_sense_are_refused() {
         let address = "0-[0,203.0.113.9,192.168.21.21,58959,3,2,0]-0-zmUGXPOFxBUuToh".parse().unwrap();
         let made = Mappings {
-            mode: PipeMode::Encrypted,
+            terms: Terms::ENCRYPTED,
             rung: 0,
             behaviour: Behaviour {
                 mapping: Some(Mapping::AddressPortDependent),
@@ -438,7 +465,7 @@ mod tests {
             bytes[at] = byte;
             Message::decode(&bytes)
         };
-        assert_eq!(with(MODE, 2), Err(Malformed), "mode");
+        assert_eq!(with(MODE, 2), Err(Malformed), "terms");
         assert_eq!(with(MODE + 2, 5), Err(Malformed), "mapping");
         assert_eq!(with(MODE + 3, 4), Err(Malformed), "filtering");
         assert_eq!(with(ALLOCATION, 6), Err(Malformed), "allocation");
@@ -462,18 +489,47 @@ mod tests {
         }
     }
 
+    fn named(length: usize) -> Terms {
+        Terms::of(PipeMode::Plain, ProtocolTag::new(&vec![b'x'; length]))
+    }
+
+    #[test]
+    fn a_protocol_stands_only_where_a_pipe_is_asked_for_and_has_one_to_64_bytes() {
+        let address: Box<PeerAddress> = Box::new("None-0-0-zmUGXPOFxBUuToh".parse().unwrap());
+        let whole = message(Body::Direct { terms: named(3), address }).encode();
+        assert_eq!(whole[MODE - 1..MODE + 4], [DIRECT | NAMED, 3, b'x', b'x', b'x']);
+        for length in [0, 65, 255] {
+            let mut bytes = whole.clone();
+            bytes[MODE] = length;
+            assert_eq!(Message::decode(&bytes), Err(Malformed), "{length}");
+        }
+        let tag = [&[3], b"xxx".as_slice()].concat();
+        for other in all() {
+            let plain = other.encode();
+            if plain[MODE - 1] & NAMED != 0 {
+                continue;
+            }
+            let flagged = [&plain[..MODE - 1], &[plain[MODE - 1] | NAMED], &tag[..], &plain[MODE..]].concat();
+            let asks = matches!(plain[MODE - 1], DIRECT | INITIAL_MAPPINGS | UPDATED_MAPPINGS | TURN_REQUEST);
+            assert_eq!(Message::decode(&flagged).is_ok(), asks, "{other:?}");
+        }
+    }
+
     fn all() -> Vec<Message> {
         let address = "0,1-[0,8.8.8.8,192.168.21.21,58959,3,2,0]-0-zmUGXPOFxBUuToh".parse().unwrap();
         let other: Box<PeerAddress> = Box::new("None-0-0-zmUGXPOFxBUuToh".parse().unwrap());
+        let other2 = other.clone();
         let v4: SocketAddr = "203.0.113.9:4000".parse().unwrap();
         let v6: SocketAddr = "[2001:db8::1]:65535".parse().unwrap();
         let bodies = [
             Body::Echo(smallvec![]),
             Body::Echo(smallvec![7; MAX_ECHO]),
             Body::EchoReply(smallvec![1, 2, 3]),
-            Body::Direct { mode: PipeMode::Plain, address: Box::new(address) },
-            Body::TurnRequest { mode: PipeMode::Plain, moves: false, relayed: v6, address: other.clone() },
-            Body::TurnRequest { mode: PipeMode::Encrypted, moves: true, relayed: v4, address: other },
+            Body::Direct { terms: Terms::PLAIN, address: Box::new(address) },
+            Body::TurnRequest { terms: Terms::PLAIN, moves: false, relayed: v6, address: other.clone() },
+            Body::TurnRequest { terms: Terms::ENCRYPTED, moves: true, relayed: v4, address: other },
+            Body::Direct { terms: named(64), address: other2.clone() },
+            Body::TurnRequest { terms: named(1), moves: true, relayed: v4, address: other2 },
             Body::TurnResponse(smallvec![]),
             Body::TurnResponse(smallvec![v4, v6, (v4.ip(), 0).into(), v4, v6, v4]),
             Body::Dialling(4),
@@ -493,7 +549,7 @@ mod tests {
         let address = Box::new("None-0-0-zmUGXPOFxBUuToh".parse().unwrap());
         let relayed = "203.0.113.9:4000".parse().unwrap();
         let bytes =
-            message(Body::TurnRequest { mode: PipeMode::Plain, moves: true, relayed, address }).encode();
+            message(Body::TurnRequest { terms: Terms::PLAIN, moves: true, relayed, address }).encode();
         assert_eq!(bytes[MODE], 0x81);
         // All that was asked of the mode before.
         assert_eq!(PipeMode::from_code(bytes[MODE]), None);

@@ -17,7 +17,7 @@ use smallvec::{SmallVec, smallvec};
 
 use crate::identity::NodeId;
 use crate::io::SockId;
-use crate::pipe::PipeMode;
+use crate::pipe::Terms;
 use crate::session::SessionId;
 
 /// Most ended sessions that are remembered, so that their late streams are not taken for new ones. Beyond this number
@@ -38,7 +38,7 @@ pub(crate) type Key = (SessionId, Requester);
 #[derive(Clone, Debug)]
 struct Session {
     peer: NodeId,
-    mode: PipeMode,
+    terms: Terms,
     /// The candidate nominated for it, not yet confirmed.
     nominated: Option<SockId>,
     candidates: SmallVec<[SockId; 2]>,
@@ -123,12 +123,12 @@ impl Agreement {
     }
 
     /// Opens a session. A session that is known stays as it is.
-    pub(crate) fn open(&mut self, key: Key, peer: NodeId, mode: PipeMode) {
+    pub(crate) fn open(&mut self, key: Key, peer: NodeId, terms: Terms) {
         if !self.sessions.contains_key(&key) {
             self.by_peer.insert((peer, key));
             let session = Session {
                 peer,
-                mode,
+                terms,
                 nominated: None,
                 candidates: SmallVec::new(),
                 moves: None,
@@ -151,8 +151,8 @@ impl Agreement {
     }
 
     /// Returns the peer and mode of a session that is open.
-    pub(crate) fn session(&self, key: Key) -> Option<(NodeId, PipeMode)> {
-        self.sessions.get(&key).map(|s| (s.peer, s.mode))
+    pub(crate) fn session(&self, key: Key) -> Option<(NodeId, Terms)> {
+        self.sessions.get(&key).map(|s| (s.peer, s.terms))
     }
 
     /// Returns true if this session is known to be over.
@@ -164,7 +164,7 @@ impl Agreement {
     /// own call is open. The peer may close this session's streams before we hear of it.
     pub(crate) fn may_be_settled(&self, key: Key) -> bool {
         self.sessions.get(&key).is_some_and(|session| {
-            let theirs = |(k, s): (Key, &Session)| k.1 != key.1 && s.mode == session.mode && !s.carried;
+            let theirs = |(k, s): (Key, &Session)| k.1 != key.1 && s.terms == session.terms && !s.carried;
             session.nominated.is_some()
                 || (!session.carried && session.peer != self.ours && self.of_peer(session.peer).any(theirs))
         })
@@ -225,17 +225,17 @@ impl Agreement {
         if !named.contains(&key.0) {
             return None;
         }
-        let (peer, mode) = (session.peer, session.mode);
+        let (peer, terms) = (session.peer, session.terms);
         // A session that the nominator paired with this one, if it is still open here.
         let mut keys: SmallVec<[Key; 2]> = smallvec![key];
-        let paired = named.iter().map(|id| (*id, other(key.1))).find(|k| self.pairs(*k, peer, mode));
+        let paired = named.iter().map(|id| (*id, other(key.1))).find(|k| self.pairs(*k, peer, terms));
         let also = match paired {
             Some(paired) => {
                 keys.push(paired);
                 None
             }
             // Ours that the nominator does not know of yet.
-            None if key.1 == Requester::Them => self.partner(key, peer, mode).inspect(|k| keys.push(*k)),
+            None if key.1 == Requester::Them => self.partner(key, peer, terms).inspect(|k| keys.push(*k)),
             None => None,
         };
         // The nominator's own call, of which we have not heard: what comes of it later shall find it over.
@@ -300,10 +300,10 @@ impl Agreement {
             session.nominated = Some(sock);
             return Some(Decision::Join { sock });
         }
-        let mode = session.mode;
+        let terms = session.terms;
         let mut sessions: SmallVec<[SessionId; 2]> = smallvec![key.0];
         let mut keys: SmallVec<[Key; 2]> = smallvec![key];
-        if let Some(partner) = self.partner(key, peer, mode) {
+        if let Some(partner) = self.partner(key, peer, terms) {
             sessions.push(partner.0);
             keys.push(partner);
         }
@@ -317,19 +317,19 @@ impl Agreement {
 
     /// Finds an open session of the other side with the same peer and mode, not nominated: the glare partner. A stream
     /// that joins a pipe has no partner: a peer that calls then gets a pipe of its own.
-    fn partner(&self, key: Key, peer: NodeId, mode: PipeMode) -> Option<Key> {
+    fn partner(&self, key: Key, peer: NodeId, terms: Terms) -> Option<Key> {
         if peer == self.ours || self.is_carried(key) {
             return None;
         }
-        self.of_peer(peer).map(|(k, _)| k).find(|k| k.1 == other(key.1) && self.pairs(*k, peer, mode))
+        self.of_peer(peer).map(|(k, _)| k).find(|k| k.1 == other(key.1) && self.pairs(*k, peer, terms))
     }
 
-    fn pairs(&self, key: Key, peer: NodeId, mode: PipeMode) -> bool {
+    fn pairs(&self, key: Key, peer: NodeId, terms: Terms) -> bool {
         peer != self.ours
             && self
                 .sessions
                 .get(&key)
-                .is_some_and(|s| s.peer == peer && s.mode == mode && s.nominated.is_none() && !s.carried)
+                .is_some_and(|s| s.peer == peer && s.terms == terms && s.nominated.is_none() && !s.carried)
     }
 
     fn settle(&mut self, sock: SockId, keys: SmallVec<[Key; 2]>) -> Settled {

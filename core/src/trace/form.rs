@@ -21,7 +21,7 @@ use crate::identity::NodeId;
 use crate::io::{QueryId, SockId};
 use crate::name::Name;
 use crate::notice::ConnectId;
-use crate::pipe::PipeId;
+use crate::pipe::{PipeId, ProtocolTag};
 use crate::time::{Instant, WallTime};
 
 use super::LineError;
@@ -440,6 +440,23 @@ impl Take for Bytes {
     #[cfg(test)]
     fn any(g: &mut quickcheck::Gen) -> Self {
         Bytes::from(<Vec<u8> as quickcheck::Arbitrary>::arbitrary(g))
+    }
+}
+
+impl Put for ProtocolTag {
+    fn put(&self, line: &mut String) {
+        self.as_bytes().put(line);
+    }
+}
+
+impl Take for ProtocolTag {
+    fn take(words: &mut Words<'_>) -> Result<Self, LineError> {
+        ProtocolTag::new(&Bytes::take(words)?).ok_or_else(|| words.wrong())
+    }
+    #[cfg(test)]
+    fn any(g: &mut quickcheck::Gen) -> Self {
+        let tag = <Vec<u8> as quickcheck::Arbitrary>::arbitrary(g);
+        ProtocolTag::new(&tag).unwrap_or(ProtocolTag::new(&[0; 64]).unwrap())
     }
 }
 

@@ -378,6 +378,7 @@ fn header(config: &Config, seed: &[u8; 32], now: Instant) -> String {
         port,
         accept,
         allow_plain,
+        protocols,
         survey,
         hairpin,
         portmap,
@@ -403,6 +404,7 @@ fn header(config: &Config, seed: &[u8; 32], now: Instant) -> String {
     line("port", port);
     line("accept", accept);
     line("allow-plain", allow_plain);
+    line("protocols", protocols);
     line("survey", survey);
     line("hairpin", hairpin);
     line("portmap", portmap);

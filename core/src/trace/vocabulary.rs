@@ -20,7 +20,7 @@ use crate::notice::{
     Advice, BrokerLoss, BrokerState, ConnectId, FailReason, Notice, Outcome, PortState, Refusal, Report,
     Stage, Strategy, StrategyReport,
 };
-use crate::pipe::{PipeEnd, PipeId, PipeMode, PipeNews, PipeStart};
+use crate::pipe::{PipeEnd, PipeId, PipeMode, PipeNews, PipeStart, ProtocolTag};
 use crate::portmap::{MapError, Scope, Truth, Way};
 use crate::proxy::{Proxy, ProxyFailure, ProxyKind};
 use crate::time::{ClockFix, Instant};
@@ -276,14 +276,15 @@ pub(super) struct PipeView {
     local: SocketAddr,
     remote: SocketAddr,
     elapsed: Duration,
+    protocol: Option<ProtocolTag>,
     mode: PipeMode,
 }
 
-struct_form! { PipeView { answers, peer, strategy, local, remote, elapsed, mode } }
+struct_form! { PipeView { answers, peer, strategy, local, remote, elapsed, protocol, mode } }
 
 impl Put for PipeStart {
     fn put(&self, line: &mut String) {
-        let PipeStart { answers, peer, strategy, local, remote, elapsed, keys: _ } = self;
+        let PipeStart { answers, peer, strategy, local, remote, elapsed, protocol, keys: _ } = self;
         let view = PipeView {
             answers: answers.clone(),
             peer: *peer,
@@ -291,6 +292,7 @@ impl Put for PipeStart {
             local: *local,
             remote: *remote,
             elapsed: *elapsed,
+            protocol: *protocol,
             mode: self.mode(),
         };
         view.put(line);
@@ -424,6 +426,7 @@ enum_form! { Refusal => Refusal {
     "plain-not-allowed" PlainNotAllowed,
     "no-search-for-strangers" NoSearchForStrangers,
     "no-search-in-silence" NoSearchInSilence,
+    "protocol-not-taken" ProtocolNotTaken,
     "private-for-strangers" PrivateForStrangers { asked },
     "no-such-session" NoSuchSession,
     "version" Version { ours },
@@ -597,7 +600,7 @@ enum_form! { Accept => Accept {
 struct_form! { SockOpts { reuse, ttl, nodelay } }
 struct_form! { Interface { index, ip, prefix, default_route, gateway, link, used } }
 struct_form! { ClockFix { at, wall, error } }
-struct_form! { Plan { strategies, mode, timeout, relay_first } }
+struct_form! { Plan { strategies, mode, protocol, timeout, relay_first } }
 struct_form! { Wrap { host, port, proxy, tls, websocket, headers } }
 struct_form! { Tls { trust, name, client, alpn } }
 
@@ -767,7 +770,7 @@ mod tests {
         let call = Call::Connect { to, plan: Plan::default() };
         assert_eq!(
             line(Record::Call(at, call)),
-            "call 5 connect None-0-0-x 4 direct reverse punch relay encrypted 20000000000 no"
+            "call 5 connect None-0-0-x 4 direct reverse punch relay encrypted - 20000000000 no"
         );
         let host = "a b%\u{e9}".into();
         let action = Action::Resolve { query: QueryId(0), host, deadline: at };

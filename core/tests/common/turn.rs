@@ -7,7 +7,7 @@ use bytes::Bytes;
 use p2pd_core::pipe::PipeStart;
 use p2pd_core::relay::{MessageError, ReadOutcome};
 use p2pd_core::turn::Credentials;
-use p2pd_core::{ConnectId, PipeEnd, PipeId, PipeMode, PipeNews, SockId, Strategy, TurnServer};
+use p2pd_core::{ConnectId, PipeEnd, PipeId, PipeMode, PipeNews, ProtocolTag, SockId, Strategy, TurnServer};
 use turn_server_proto::api::{SocketAllocateError, Transmit, TurnServerApi, TurnServerPollRet};
 use turn_server_proto::server::TurnServer as Server;
 use turn_server_proto::types::{AddressFamily, Instant as Theirs, TransportType};
@@ -49,6 +49,7 @@ pub struct Relayed {
     pub answers: Vec<ConnectId>,
     pub strategy: Strategy,
     pub mode: PipeMode,
+    pub protocol: Option<ProtocolTag>,
     pub local: SocketAddr,
     pub remote: SocketAddr,
     pub received: Vec<u8>,
@@ -169,6 +170,7 @@ impl World {
             answers: start.answers.to_vec(),
             strategy: start.strategy,
             mode: start.mode(),
+            protocol: start.protocol,
             local: start.local,
             remote: start.remote,
             received: Vec::new(),

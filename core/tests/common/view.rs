@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use p2pd_core::{
     Advice, BrokerState, ConnectId, FailReason, Instant, Name, NameError, NameNews, NodeId, Notice, Outcome,
-    PeerAddress, PipeMode, Plan, Refusal, Report, Stage, Stats, Strategy,
+    PeerAddress, Plan, Refusal, Report, Stage, Stats, Strategy,
 };
 
 use super::{End, Happening, Pipe, S, World};
@@ -14,9 +14,8 @@ use super::{End, Happening, Pipe, S, World};
 pub fn plan(strategies: &[Strategy], seconds: u64) -> Plan {
     Plan {
         strategies: strategies.iter().copied().collect(),
-        mode: PipeMode::Encrypted,
         timeout: Duration::from_secs(seconds),
-        relay_first: false,
+        ..Plan::default()
     }
 }
 

@@ -16,6 +16,7 @@ mod nat64;
 mod outage;
 mod outside;
 mod pings;
+mod protocols;
 mod proxies;
 mod relay_first;
 mod relay_servers;

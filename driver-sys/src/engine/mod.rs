@@ -457,7 +457,12 @@ impl<R: Reactor> Engine<R> {
 
     /// The next thing for the user.
     pub fn take_news(&mut self) -> Option<News<R::Stream>> {
-        self.news.pop_front()
+        let news = self.news.pop_front();
+        #[cfg(feature = "tracing")]
+        if let Some(News::Notice(notice)) = &news {
+            crate::log::notice(notice);
+        }
+        news
     }
 
     /// Carries out the core's actions and their consequences, until nothing is left to do but wait.

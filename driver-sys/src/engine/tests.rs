@@ -88,6 +88,7 @@ fn pipe(answers: &[ConnectId]) -> Box<PipeStart> {
         local: anywhere,
         remote: anywhere,
         elapsed: Duration::ZERO,
+        protocol: None,
         keys: PipeKeys::Plain,
     })
 }

@@ -13,6 +13,7 @@ pub const QUIET: Duration = Duration::from_millis(250);
 pub const COMPARE_EVERY: Duration = Duration::from_secs(5);
 
 /// Meaning of a change of the machine's network for a pipe.
+#[cfg_attr(feature = "serde", derive(serde::Serialize), serde(rename_all = "snake_case"))]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub enum NetworkChange {

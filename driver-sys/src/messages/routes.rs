@@ -17,12 +17,14 @@ use crate::Card;
 /// others of its network that the interface has. Neighbouring ones are a range.
 ///
 /// IPv6: each global address or range is a row, to which the interface's link-local and unique local addresses lead.
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct RouteTable {
     rows: Vec<RouteEntry>,
 }
 
 /// Row of a [`RouteTable`].
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[derive(Clone, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub struct RouteEntry {
@@ -157,6 +159,13 @@ impl From<IpAddr> for IpRange {
 impl fmt::Display for IpRange {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/{}", self.first, self.prefix)
+    }
+}
+
+#[cfg(feature = "serde")]
+impl serde::Serialize for IpRange {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
     }
 }
 

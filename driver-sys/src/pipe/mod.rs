@@ -13,7 +13,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
 use p2pd_core::pipe::{MAX_RECORD, Opened, Opener, PipeKeys, PipeStart, RecordError, Sealer, echo_reply};
-use p2pd_core::{NodeId, PipeId, PipeMode, Strategy};
+use p2pd_core::{NodeId, PipeId, PipeMode, ProtocolTag, Strategy};
 
 use ahead::Ahead;
 pub use ahead::ReadAhead;
@@ -63,15 +63,16 @@ pub struct PipeInfo {
     local: SocketAddr,
     remote: SocketAddr,
     elapsed: Duration,
+    protocol: Option<ProtocolTag>,
     relayed: Option<PipeId>,
 }
 
 impl PipeInfo {
     /// Takes the properties out of an engine's [`Start`].
     pub fn new(start: &Start) -> Self {
-        let PipeStart { peer, strategy, local, remote, elapsed, .. } = start.pipe;
+        let PipeStart { peer, strategy, local, remote, elapsed, protocol, .. } = start.pipe;
         let relayed = start.relayed.as_ref().map(Relayed::pipe);
-        PipeInfo { peer, strategy, mode: start.pipe.mode(), local, remote, elapsed, relayed }
+        PipeInfo { peer, strategy, mode: start.pipe.mode(), local, remote, elapsed, protocol, relayed }
     }
 
     /// The peer's proven id.
@@ -82,6 +83,11 @@ impl PipeInfo {
     /// The strategy that opened it.
     pub fn strategy(&self) -> Strategy {
         self.strategy
+    }
+
+    /// Returns the protocol that the caller named, which the listener takes.
+    pub fn protocol(&self) -> Option<ProtocolTag> {
+        self.protocol
     }
 
     /// Encrypted or plain.

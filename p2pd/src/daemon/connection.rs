@@ -362,6 +362,7 @@ impl Connection {
         json!({
             "name": self.name, "incoming": self.incoming, "peer": self.info.peer().to_string(),
             "strategy": p2pd_strategy(self.info.strategy()), "mode": self.info.mode().to_string(),
+            "protocol": self.info.protocol().map(|tag| tag.to_string()),
             "route": self.place.route, "if": self.place.interface, "fd": self.place.fd,
             "laddr": pair(self.place.local), "raddr": pair(self.info.remote_addr()),
             "elapsed_ms": self.info.elapsed().as_secs_f64() * 1e3,

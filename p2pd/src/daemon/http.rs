@@ -131,7 +131,9 @@ async fn carry_out(
     request: Request<Body>,
 ) -> Result<Answer, Refused> {
     query.only(match call {
-        Call::Open(..) => &["strategies", "mode", "timeout", "relay_first", "overflow", "queue", "unique"],
+        Call::Open(..) => {
+            &["strategies", "mode", "protocol", "timeout", "relay_first", "overflow", "queue", "unique"]
+        }
         Call::Subscribe(..)
         | Call::Turn(_, TurnCall::Queue(QueueCall::Subscribe(_)))
         | Call::Beside(_, BesideCall::Queue(QueueCall::Subscribe(_))) => &["overflow", "queue"],
@@ -255,7 +257,7 @@ async fn relayed(
         TurnCall::Open => {
             let timeout = query.get("timeout").map(seconds).transpose()?;
             let server = match entry(daemon, request).await? {
-                Some(entry) => Some(turn::server(&entry, daemon.way.as_ref()).await?),
+                Some(entry) => Some(turn::server(&entry, daemon.way.as_ref())?),
                 None => None,
             };
             let wanted = (query.get("family"), timeout, server);

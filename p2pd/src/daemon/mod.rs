@@ -324,7 +324,7 @@ impl Drop for Reserved<'_> {
     }
 }
 
-/// The plan that `strategies`, `mode`, `relay_first` and the timeout ask for.
+/// The plan that `strategies`, `mode`, `protocol`, `relay_first` and the timeout ask for.
 fn plan(query: &Query, timeout: Option<Duration>) -> Result<Plan, Refused> {
     let mut plan = Plan::default();
     if let Some(names) = query.get("strategies") {
@@ -335,6 +335,10 @@ fn plan(query: &Query, timeout: Option<Duration>) -> Result<Plan, Refused> {
         None | Some("encrypted") => {}
         Some("plain") => plan.mode = PipeMode::Plain,
         Some(_) => return Err(Refused::BadOption("mode")),
+    }
+    if let Some(protocol) = query.get("protocol") {
+        let tag = p2pd_core::ProtocolTag::new(protocol.as_bytes());
+        plan.protocol = Some(tag.ok_or(Refused::BadOption("protocol"))?);
     }
     match query.get("relay_first") {
         None | Some("0" | "false") => {}

@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use p2pd::servers::{self, Commands, WayOut};
+use p2pd::servers::{self, WayOut};
 use p2pd_core::pipe::subscriptions::Queue;
 use p2pd_core::turn::MAX_PAYLOAD;
 use p2pd_core::{MAX_ALLOCATIONS, TurnServer};
@@ -169,12 +169,13 @@ impl Relayed {
 
 /// The TURN server that a call names, as an entry of a list has it, under the rules of lists. `way` is what the list says of
 /// the way to its servers; where it says nothing, the environment may.
-pub(super) async fn server(entry: &str, way: Option<&WayOut>) -> Result<TurnServer, Refused> {
+pub(super) fn server(entry: &str, way: Option<&WayOut>) -> Result<TurnServer, Refused> {
     let entry = servers::TurnServer::from_json(entry).map_err(Refused::BadServer)?;
     // A program of this machine's is the list's business.
-    let server = entry.resolve(Commands::Refused).await;
-    let mut server =
-        server.map_err(|_| Refused::BadServer("a `credential_command` is for lists only".into()))?;
+    if let servers::TurnCredential::Command(_) = entry.credential {
+        return Err(Refused::BadServer("a `credential_command` is for lists only".into()));
+    }
+    let mut server = entry.for_node();
     let way = match way {
         Some(way) => way.clone(),
         None => WayOut::of_environment().map_err(Refused::BadServer)?,

@@ -32,6 +32,8 @@ fn interfaces_and_which_of_them_a_connection_uses() {
     assert_eq!((&route["af"], &route["nic_ips"], &route["ext_ips"]), (&2.into(), &range, &range));
     assert_eq!(json!({"family": route["family"], "nic": route["nic"], "ext": route["ext"]}), ours);
     assert!(opened["fd"].as_u64() > Some(2), "{opened}");
+    assert_eq!(opened["protocol"], json!(null));
+    assert_eq!(daemon.ok("/p2p/open/named/self?protocol=chat%2F1")["protocol"], "chat/1");
     assert_eq!(daemon.ok("/p2p/con/con_name")["fd"], opened["fd"]);
 }
 

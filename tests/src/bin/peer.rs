@@ -15,7 +15,7 @@ use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
-use p2pd::servers::{Commands, Servers};
+use p2pd::servers::{Servers, TurnServer};
 use p2pd_core::{Config, Liveness, PipeMode, Plan, SecretKey, Strategy};
 use p2pd_tests::drivers::{Driver, Node, Trace};
 
@@ -32,9 +32,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut config = Config::new(SecretKey::from_bytes(p2pd_sys::random_seed()?));
     let servers = Servers::read(Path::new(servers))?;
     (config.brokers, config.stun) = (servers.brokers.clone(), servers.stun.clone());
-    for server in &servers.turn {
-        config.turn.push(p2pd_tests::drivers::runtime().block_on(server.resolve(Commands::Refused))?);
-    }
+    config.turn = servers.turn.iter().map(TurnServer::for_node).collect();
     if let Some(way) = &servers.proxy {
         way.apply(&mut config);
     }

@@ -31,7 +31,7 @@ use crate::identity::{NodeId, SecretKey};
 use crate::limit::Buckets;
 use crate::node::MAX_CONNECTS;
 use crate::notice::Refusal;
-use crate::pipe::PipeMode;
+use crate::pipe::{PipeMode, ProtocolTag, Terms};
 use crate::signal::message::Message;
 use crate::time::{Instant, WallTime};
 
@@ -64,6 +64,8 @@ pub(in crate::node) enum Bearing {
 pub(in crate::node) struct Admission {
     ours: NodeId,
     allow_plain: bool,
+    /// Protocols that our user takes; none: all.
+    protocols: Vec<ProtocolTag>,
     named: Named,
     pub(in crate::node) asks: Asks,
     marks: Marks,
@@ -85,6 +87,7 @@ impl Admission {
         Admission {
             ours,
             allow_plain: config.allow_plain,
+            protocols: config.protocols.clone(),
             named: Named::new(ours, config.accept.clone()),
             asks: Asks::default(),
             marks: Marks::new(),
@@ -118,11 +121,14 @@ impl Admission {
     }
 
     /// Decides whether a peer may have a pipe for which it asks, as far as the user's rules say.
-    pub(in crate::node) fn enter(&self, peer: NodeId, mode: PipeMode) -> Result<Entry, Refusal> {
-        if mode == PipeMode::Plain && !self.allow_plain && peer != self.ours {
+    pub(in crate::node) fn enter(&self, peer: NodeId, terms: Terms) -> Result<Entry, Refusal> {
+        if terms.mode == PipeMode::Plain && !self.allow_plain && peer != self.ours {
             return Err(Refusal::PlainNotAllowed);
         }
-        self.named.entry(peer).ok_or(Refusal::NotAccepted)
+        let entry = self.named.entry(peer).ok_or(Refusal::NotAccepted)?;
+        let taken =
+            self.protocols.is_empty() || terms.protocol.is_some_and(|tag| self.protocols.contains(&tag));
+        if taken { Ok(entry) } else { Err(Refusal::ProtocolNotTaken) }
     }
 
     /// Returns true if a peer's message may make us answer at all.
@@ -169,14 +175,14 @@ impl Admission {
         &mut self,
         now: Instant,
         new: Place,
-        mode: PipeMode,
+        terms: Terms,
         places: impl Iterator<Item = Place> + Clone,
         draw: impl FnOnce(u64) -> u64,
     ) -> Result<Option<Place>, Denied> {
         if new.peer == self.ours {
             return Ok(None);
         }
-        self.enter(new.peer, mode).map_err(Denied::Refused)?;
+        self.enter(new.peer, terms).map_err(Denied::Refused)?;
         self.requests.admit(now, new, places, draw)
     }
 

@@ -52,7 +52,7 @@ impl Bench {
             self.random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         let random = self.random >> 33;
         let draw = |below| random % below;
-        let gone = self.admission.admit(self.now, place, PipeMode::Encrypted, places.into_iter(), draw)?;
+        let gone = self.admission.admit(self.now, place, Terms::ENCRYPTED, places.into_iter(), draw)?;
         self.places.retain(|p| Some(*p) != gone);
         self.places.push(place);
         Ok(gone)
@@ -87,7 +87,7 @@ fn a_peer_is_named_by_the_list_by_a_yes_and_by_calls_that_run() {
 
 #[test]
 fn who_may_enter_and_who_is_answered() {
-    let (plain, sealed) = (PipeMode::Plain, PipeMode::Encrypted);
+    let (plain, sealed) = (Terms::PLAIN, Terms::ENCRYPTED);
     let mut a = admission(Accept::Only([id(1)].into()));
     assert_eq!(a.enter(id(1), sealed), Ok(Entry::Open));
     assert_eq!(a.enter(id(1), plain), Err(Refusal::PlainNotAllowed));

@@ -6,7 +6,7 @@ use smallvec::SmallVec;
 
 use crate::address::PeerAddress;
 use crate::identity::NodeId;
-use crate::pipe::PipeMode;
+use crate::pipe::Terms;
 use crate::session::SessionId;
 use crate::signal::mappings::Mappings;
 
@@ -15,7 +15,7 @@ use crate::signal::mappings::Mappings;
 pub(in crate::node) struct Wish {
     pub(in crate::node) peer: NodeId,
     pub(in crate::node) session: SessionId,
-    pub(in crate::node) mode: PipeMode,
+    pub(in crate::node) terms: Terms,
     pub(in crate::node) address: PeerAddress,
     /// Places of the brokers that reach the peer.
     pub(in crate::node) via: SmallVec<[u8; 2]>,

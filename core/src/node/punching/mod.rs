@@ -28,7 +28,7 @@ use crate::limit::Bucket;
 use crate::nat::surveyor::Sampled;
 use crate::nat::{Behaviour, DeltaType, Foresight, NatType};
 use crate::notice::{Refusal, Stage, Strategy};
-use crate::pipe::PipeMode;
+use crate::pipe::Terms;
 use crate::random::Domain;
 use crate::session::SessionId;
 use crate::signal::mappings::Mappings;
@@ -84,7 +84,7 @@ impl Node {
         &mut self,
         key: Key,
         peer: NodeId,
-        mode: PipeMode,
+        terms: Terms,
         address: &PeerAddress,
         via: SmallVec<[u8; 2]>,
         rung: u8,
@@ -152,7 +152,7 @@ impl Node {
         let punch = Punch {
             peer,
             trust,
-            mode,
+            terms,
             via,
             rung,
             sources: address.interfaces().flat_map(|i| [i.external, i.internal]).collect(),
@@ -241,11 +241,11 @@ impl Node {
             let reason = self.why_not_dialled(peer, &mappings.address, Strategy::Punch);
             return self.reply(peer, session, &via, reason);
         }
-        self.agreement.open(key, peer, mappings.mode);
+        self.agreement.open(key, peer, mappings.terms);
         let begun = self.begin_punch(
             key,
             peer,
-            mappings.mode,
+            mappings.terms,
             &mappings.address,
             via.clone(),
             mappings.rung,
@@ -292,11 +292,11 @@ impl Node {
     }
 
     /// Returns the punch of ours whose other end a stream from this address may be.
-    pub(super) fn awaited_from(&self, ip: IpAddr) -> Option<(Key, NodeId, PipeMode)> {
+    pub(super) fn awaited_from(&self, ip: IpAddr) -> Option<(Key, NodeId, Terms)> {
         self.punches
             .iter()
             .find(|(key, p)| key.1 == Requester::Us && p.sources.contains(&ip))
-            .map(|(key, p)| (*key, p.peer, p.mode))
+            .map(|(key, p)| (*key, p.peer, p.terms))
     }
 
     /// Returns true if a stream that our listener took would break sooner or later, since our NAT holds it for an
@@ -511,7 +511,7 @@ impl Node {
             },
             Foresight::Nothing { .. } => SmallVec::new(),
         };
-        let (peer, mode, rung, via) = (punch.peer, punch.mode, punch.rung, punch.via.clone());
+        let (peer, terms, rung, via) = (punch.peer, punch.terms, punch.rung, punch.via.clone());
         let (behaviour, external, ports) =
             (punch.ours.behaviour, punch.ours.external, punch.ours.ports.clone());
         let (delay, swapped) = (punch.delay, is_swapped(rung));
@@ -521,7 +521,7 @@ impl Node {
         punch.announced = now;
         let signal_delay = signal;
         let address = Box::new(self.current_address());
-        let mappings = Box::new(Mappings { mode, rung, behaviour, signal_delay, external, ports, address });
+        let mappings = Box::new(Mappings { terms, rung, behaviour, signal_delay, external, ports, address });
         match key.1 {
             Requester::Us => self.send_initial(key.0, mappings),
             Requester::Them => {
@@ -617,12 +617,12 @@ impl Node {
         let at = dial.at.max(now);
         let stranger = key.1 == Requester::Them && punch.trust == Trust::Stranger;
         let until = at + if stranger { STRANGERS_DIAL_FOR } else { DIAL_FOR };
-        let (peer, mode, local) = (punch.peer, punch.mode, SocketAddr::new(punch.local, dial.from));
+        let (peer, terms, local) = (punch.peer, punch.terms, SocketAddr::new(punch.local, dial.from));
         let role = match key.1 {
-            Requester::Us => Role::Initiate(Offer { session: key.0, purpose: Purpose::Open, mode }, peer),
+            Requester::Us => Role::Initiate(Offer { session: key.0, purpose: Purpose::Open, terms }, peer),
             Requester::Them => Role::Respond,
         };
-        let sock = self.dial_for_punch(local, dial.to, [at, until], role, (key, peer, mode));
+        let sock = self.dial_for_punch(local, dial.to, [at, until], role, (key, peer, terms));
         if let Some(punch) = self.punches.get_mut(&key) {
             punch.live.insert(sock, dial);
         }

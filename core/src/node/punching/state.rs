@@ -12,7 +12,7 @@ use crate::io::SockId;
 use crate::limit::Bucket;
 use crate::nat::{Behaviour, Foresight};
 use crate::node::admission::{Kind, Place, Trust};
-use crate::pipe::PipeMode;
+use crate::pipe::Terms;
 use crate::session::SessionId;
 use crate::strategy::punch::{self, Side, Tactic};
 use crate::time::Instant;
@@ -47,7 +47,7 @@ pub(super) struct Silent {
 pub(in crate::node) struct Punch {
     pub(in crate::node) peer: NodeId,
     pub(in crate::node) trust: Trust,
-    pub(super) mode: PipeMode,
+    pub(super) terms: Terms,
     pub(in crate::node) via: SmallVec<[u8; 2]>,
     pub(in crate::node) rung: u8,
     /// Addresses that the peer may come from.

@@ -45,7 +45,7 @@ use crate::hello::Control;
 use crate::identity::NodeId;
 use crate::io::{IoFailure, QueryId, SockId};
 use crate::notice::{ConnectId, Notice, Outcome, Refusal, Stage, Strategy};
-use crate::pipe::{PipeEnd, PipeId, PipeKeys, PipeMode, PipeNews, PipeStart};
+use crate::pipe::{PipeEnd, PipeId, PipeKeys, PipeNews, PipeStart, Terms};
 use crate::random::Domain;
 use crate::relay::{EndCause, RelayConfig, RelayStream, StreamEvent};
 use crate::session::SessionId;
@@ -83,13 +83,13 @@ impl Node {
     /// Begins to ask our servers for a relayed address.
     pub(super) fn begin_relaying(&mut self, connect: ConnectId) -> Option<Relaying> {
         let (session, peer, via, _) = self.signalling_of(connect)?;
-        let (address, mode, moves) = self.plan_of(connect)?;
+        let (address, terms, moves) = self.plan_of(connect)?;
         let key = (session, Requester::Us);
         let family =
             if address.v4().is_empty() && !address.v6().is_empty() { Family::V6 } else { Family::V4 };
         let id = self.cx.fresh_id();
         let knock = KnockKey::new(&self.config.identity, &peer, session);
-        let mut relay = Relay::new(id, key, peer, mode, Trust::Known, via, self.cx.now, knock);
+        let mut relay = Relay::new(id, key, peer, terms, Trust::Known, via, self.cx.now, knock);
         relay.servers = Some(self.ask_servers(id, family, true));
         relay.moves = moves;
         self.insert_relay(relay);
@@ -108,10 +108,10 @@ impl Node {
         }
         let id = relaying.id;
         let relay = self.relays.get(&id);
-        let relayed = relay.and_then(|r| Some((r.servers.as_ref()?.relayed()?, r.mode, r.moves)));
-        if let (Some((relayed, mode, moves)), true, true) = (relayed, ready, settled) {
+        let relayed = relay.and_then(|r| Some((r.servers.as_ref()?.relayed()?, r.terms, r.moves)));
+        if let (Some((relayed, terms, moves)), true, true) = (relayed, ready, settled) {
             let address = Box::new(self.current_address());
-            let body = Body::TurnRequest { mode, moves, relayed, address };
+            let body = Body::TurnRequest { terms, moves, relayed, address };
             let request = self.request(connect, Strategy::Relay, body);
             if let Some(relaying) = self.relaying(connect, n) {
                 relaying.request = request;
@@ -157,7 +157,7 @@ impl Node {
         peer: NodeId,
         session: SessionId,
         via: SmallVec<[u8; 2]>,
-        mode: PipeMode,
+        terms: Terms,
         relayed: SocketAddr,
         moves: bool,
     ) {
@@ -172,11 +172,11 @@ impl Node {
             };
             return self.reply(peer, session, &via, reason);
         }
-        self.agreement.open(key, peer, mode);
+        self.agreement.open(key, peer, terms);
         let now = self.cx.now;
         let id = self.cx.fresh_id();
         let knock = KnockKey::new(&self.config.identity, &peer, session);
-        let mut relay = Relay::new(id, key, peer, mode, trust, via, now, knock);
+        let mut relay = Relay::new(id, key, peer, terms, trust, via, now, knock);
         relay.moves = moves;
         relay.has_turn = !self.config.turn.is_empty();
         relay.to = Some(relayed);
@@ -648,7 +648,7 @@ impl Node {
         let Some(relay) = self.relays.get_mut(&id) else { return };
         relay.stage = RelayStage::Pipe;
         relay.until = None;
-        let (peer, mode, since) = (relay.peer, relay.mode, relay.since);
+        let (peer, terms, since) = (relay.peer, relay.terms, relay.since);
         let nowhere = SocketAddr::from(([0, 0, 0, 0], 0));
         let (local, remote) = (relay.local.unwrap_or(nowhere), relay.to.unwrap_or(nowhere));
         if let (Some((sock, _)), true) = (relay.socket, relay.by_server) {
@@ -673,8 +673,17 @@ impl Node {
             relay.moving = Some(Box::new(moving));
         }
         let elapsed = self.cx.now.since(since);
-        let (strategy, keys) = (Strategy::Relay, PipeKeys::Relayed(mode));
-        let start = Box::new(PipeStart { answers, peer, strategy, local, remote, elapsed, keys });
+        let (strategy, keys) = (Strategy::Relay, PipeKeys::Relayed(terms.mode));
+        let start = Box::new(PipeStart {
+            answers,
+            peer,
+            strategy,
+            local,
+            remote,
+            elapsed,
+            protocol: terms.protocol,
+            keys,
+        });
         self.cx.open_relayed(PipeId(id.number()), start);
         self.work_relay(id);
     }

@@ -14,7 +14,7 @@ use crate::hello::{Control, parse_control};
 use crate::identity::NodeId;
 use crate::io::SockId;
 use crate::node::admission::{Kind, Place, Trust};
-use crate::pipe::PipeMode;
+use crate::pipe::Terms;
 use crate::pipe::moving::MoverEvent;
 use crate::relay::{ReadOutcome, RelayStream, StreamEvent};
 use crate::signal::message::MAX_SOURCES;
@@ -25,7 +25,7 @@ pub(in crate::node) struct Relay {
     pub(super) id: SockId,
     pub(super) key: Key,
     pub(super) peer: NodeId,
-    pub(super) mode: PipeMode,
+    pub(super) terms: Terms,
     pub(super) trust: Trust,
     /// Places of the brokers that reach the peer.
     pub(super) via: SmallVec<[u8; 2]>,
@@ -104,7 +104,7 @@ impl Relay {
         id: SockId,
         key: Key,
         peer: NodeId,
-        mode: PipeMode,
+        terms: Terms,
         trust: Trust,
         via: SmallVec<[u8; 2]>,
         now: Instant,
@@ -114,7 +114,7 @@ impl Relay {
             id,
             key,
             peer,
-            mode,
+            terms,
             trust,
             via,
             since: now,

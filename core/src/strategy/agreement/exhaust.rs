@@ -236,7 +236,7 @@ impl Machine {
         };
         let decision = match call {
             Call::Open(key) => {
-                a.open(key, self.peer, PipeMode::Encrypted);
+                a.open(key, self.peer, Terms::ENCRYPTED);
                 None
             }
             Call::Candidate(s, key, initiator) => a.candidate(sock(s), key, initiator),

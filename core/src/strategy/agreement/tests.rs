@@ -5,7 +5,7 @@ use crate::identity::SecretKey;
 
 pub(super) const S1: SessionId = SessionId([1; 16]);
 pub(super) const S2: SessionId = SessionId([2; 16]);
-pub(super) const ENC: PipeMode = PipeMode::Encrypted;
+pub(super) const ENC: Terms = Terms::ENCRYPTED;
 
 /// Two node ids, the lower first.
 pub(super) fn ids() -> (NodeId, NodeId) {
@@ -127,7 +127,7 @@ fn pipes_of_different_modes_are_not_merged() {
     let (low, high) = ids();
     let mut b = Agreement::new(high);
     b.open((S2, Requester::Us), low, ENC);
-    b.open((S1, Requester::Them), low, PipeMode::Plain);
+    b.open((S1, Requester::Them), low, Terms::PLAIN);
     let _ = b.candidate(sock(1), (S1, Requester::Them), false);
     let Some(Decision::Confirm { also, settled, .. }) = b.nominated(sock(1), &[S1]) else { panic!() };
     assert_eq!((also, settled.sessions.len()), (None, 1));

@@ -13,7 +13,7 @@ const MAX_FILE: u64 = 64 * 1024;
 /// # Errors
 /// Names the file.
 pub(super) fn list(path: &Path) -> Result<String, String> {
-    p2pd_sys::read_text(path, MAX_FILE).map_err(|why| match why.kind() {
+    crate::read_text(path, MAX_FILE).map_err(|why| match why.kind() {
         io::ErrorKind::FileTooLarge => {
             format!("{}: more than {MAX_FILE} bytes are no server list", path.display())
         }
@@ -39,7 +39,7 @@ pub(super) fn beside(folder: &Path, name: &str) -> Result<String, String> {
         Ok(file.starts_with(folder).then_some(file))
     };
     match real().map_err(|why: io::Error| named(&why))? {
-        Some(file) => p2pd_sys::read_text(&file, MAX_FILE).map_err(|why| named(&why)),
+        Some(file) => crate::read_text(&file, MAX_FILE).map_err(|why| named(&why)),
         None => Err(named(&"a symbolic link leads out of the list's folder")),
     }
 }

@@ -33,7 +33,7 @@ impl Password {
 ///
 /// # Errors
 /// Shows the file's name, and says what is wrong with it.
-pub(crate) fn password_file(folder: &Path, name: &str) -> Result<String, String> {
+pub(super) fn password_file(folder: &Path, name: &str) -> Result<String, String> {
     Ok(beside(folder, name)?.trim_end_matches(['\r', '\n']).into())
 }
 

@@ -62,16 +62,16 @@ impl Keys {
         }
         let tls = Tls { trust, name: server_name, client, alpn };
         let nobody = Tls { client: None, ..tls.clone() };
-        if tls.client.is_some() && p2pd_sys::check_tls(host, &nobody).is_ok() {
-            return match p2pd_sys::check_tls(host, &tls) {
+        if tls.client.is_some() && crate::check_tls(host, &nobody).is_ok() {
+            return match crate::check_tls(host, &tls) {
                 Ok(()) => Ok(Some(tls)),
                 Err(_) => Err("`client_certificate` or `client_key` cannot be read (PEM), or they do not belong together".into()),
             };
         }
-        match (p2pd_sys::check_tls(host, &tls), &tls.trust) {
+        match (crate::check_tls(host, &tls), &tls.trust) {
             (Ok(()), _) => Ok(Some(tls)),
             (Err(TlsFailure::Settings), Trust::Authorities(_))
-                if p2pd_sys::check_tls(host, &named(&tls)).is_ok() =>
+                if crate::check_tls(host, &named(&tls)).is_ok() =>
             {
                 Err("`ca` has no certificate that can be read (PEM)".into())
             }
