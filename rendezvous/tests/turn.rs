@@ -341,7 +341,8 @@ fn one_allocate_gives_an_address_of_each_family_as_far_as_there_is_one() {
     let limits = Limits { per_user: 1, ..Limits::default() };
     let one = |ip| Config { relay_ips: vec![ip], ..config() };
     let two = || Config { relay_ips: vec![v4, v6], ..config() };
-    let cases: [(Config, fn(IpAddr) -> bool, &[IpAddr]); 6] = [
+    type Case<'a> = (Config, fn(IpAddr) -> bool, &'a [IpAddr]);
+    let cases: [Case<'_>; 6] = [
         (one(v4), |_| false, &[v4]),
         (one(v6), |_| false, &[v6]),
         (two(), |ip| ip.is_ipv6(), &[v4]),
