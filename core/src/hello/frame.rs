@@ -10,6 +10,8 @@ pub(crate) const HEADER: usize = 4;
 
 /// Most bytes of a frame's body: FIRST, the longest, has 114, and a protocol's name of at most 64.
 const MAX_BODY: usize = 178;
+/// Bytes of a body that are kept without an allocation.
+const USUAL: usize = 128;
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Kind {
@@ -33,12 +35,12 @@ pub(super) fn encode(kind: Kind, body: &[u8]) -> Bytes {
 /// Puts frames together, one at a time.
 #[derive(Debug)]
 pub(super) struct Framer {
-    held: SmallVec<[u8; MAX_BODY]>,
+    held: SmallVec<[u8; USUAL]>,
     /// Kind and length of the frame whose header has come.
     header: Option<(Kind, usize)>,
 }
 
-type Whole = Option<(Kind, SmallVec<[u8; MAX_BODY]>)>;
+type Whole = Option<(Kind, SmallVec<[u8; USUAL]>)>;
 
 impl Framer {
     pub(super) fn new() -> Self {

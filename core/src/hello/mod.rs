@@ -177,7 +177,7 @@ impl Hello {
             Purpose::Open => 0,
             Purpose::Answer => 1,
         };
-        let mut payload: SmallVec<[u8; SessionId::LEN + 2 + ProtocolTag::MAX]> = SmallVec::new();
+        let mut payload: SmallVec<[u8; 96]> = SmallVec::new();
         payload.extend_from_slice(&offer.session.0);
         payload.extend_from_slice(&[purpose, offer.terms.mode.code()]);
         // Who asked to be dialled knows its own protocol. Its length would be the peer's choice.
