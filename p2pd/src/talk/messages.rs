@@ -268,15 +268,35 @@ mod tests {
         Node::bind(config).await.unwrap()
     }
 
+    /// Two ends of a pipe, and their nodes.
+    async fn pair() -> ([(Receiving, Sending); 2], [Node; 2]) {
+        let nodes = [node().await, node().await];
+        let address = nodes[1].address().await;
+        let (near, far) = tokio::join!(nodes[0].connect(&address), nodes[1].accept());
+        let all = Wanted { only: Pattern::ANY, each: Vec::new() };
+        ([near.unwrap(), far.unwrap()].map(|pipe| split(pipe, &all, Say::new(true, true)).unwrap()), nodes)
+    }
+
+    #[cfg(unix)]
+    #[tokio::test]
+    async fn that_a_peer_is_gone_is_seen_before_anything_is_written() {
+        let ([near, (_receiving, mut sending)], _nodes) = pair().await;
+        sending.send(b"never read").await.unwrap();
+        sending.flush().await.unwrap();
+        sending.check().unwrap();
+        drop(near);
+        let gone = async {
+            while sending.check().is_ok() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        timeout(Duration::from_secs(10), gone).await.unwrap();
+    }
+
     /// As a listener at a terminal does, whose caller has ended.
     #[tokio::test]
     async fn a_message_whose_sending_was_given_up_arrives_whole() {
-        let (near, far) = (node().await, node().await);
-        let address = far.address().await;
-        let (near_end, far_end) = tokio::join!(near.connect(&address), far.accept());
-        let (say, all) = (Say::new(true, true), Wanted { only: Pattern::ANY, each: Vec::new() });
-        let (_theirs, mut sending) = split(near_end.unwrap(), &all, say).unwrap();
-        let (mut receiving, _ours) = split(far_end.unwrap(), &all, say).unwrap();
+        let ([(_theirs, mut sending), (mut receiving, _ours)], _nodes) = pair().await;
         // Until the system takes no more.
         let mut begun = 0_usize;
         let line = [vec![b'x'; MAX_MESSAGE], b"\n".to_vec()].concat();
