@@ -23,15 +23,15 @@ pub fn raise_descriptor_limit() -> Option<u64> {
 /// Returns the places for peers where the user gives no number: half of the descriptors that the process may have. A
 /// quarter is for streams that are saying hello, and one for the node's own dials, files, and programs at the API.
 #[cfg(unix)]
-pub(crate) fn most_pipes() -> Option<u32> {
+pub fn most_pipes() -> u32 {
     let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current.unwrap_or(u64::MAX);
-    Some((limit / 2).min(MOST_PIPES) as u32)
+    (limit / 2).min(MOST_PIPES) as u32
 }
 
 /// Returns the most sessions of the core.
 #[cfg(not(unix))]
-pub(crate) fn most_pipes() -> Option<u32> {
-    Some(MOST_PIPES as u32)
+pub fn most_pipes() -> u32 {
+    MOST_PIPES as u32
 }
 
 /// The core keeps at most so many sessions.

@@ -40,7 +40,7 @@ mod wrap;
 
 pub use calls::{Calls, NameAnswer, NameCall, NameCalls};
 pub use clock::{Clock, wall_clock};
-pub use descriptors::raise_descriptor_limit;
+pub use descriptors::{most_pipes, raise_descriptor_limit};
 #[cfg(feature = "measure")]
 pub use engine::Lateness;
 pub use engine::{Address, Engine, News, Reactor};

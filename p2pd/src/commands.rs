@@ -163,7 +163,10 @@ pub(crate) async fn run(options: Options) -> ExitCode {
             // Names are signed for a time; nothing else needs to know it.
             let ntp = if task.knows_names() { config.ntp } else { Vec::new() };
             let nat_memory = nat_file.as_ref().map(NatFile::load).unwrap_or_default();
-            (Config { portmap, ntp, hairpin: matches!(task, Task::Nat), nat_memory, ..config }, renewals, way)
+            let hairpin = matches!(task, Task::Nat);
+            let max_pipes =
+                matches!(task, Task::Daemon(..)).then(|| p2pd_sys::most_pipes().min(daemon::MAX_INCOMING));
+            (Config { portmap, ntp, hairpin, max_pipes, nat_memory, ..config }, renewals, way)
         }
         Err(why) => return usage(say, &why),
     };

@@ -28,6 +28,7 @@ impl Program {
         let ran = tokio::task::spawn_blocking(move || {
             let mut command = std::process::Command::new(&self.words[0]);
             command.args(&self.words[1..]).env("P2PD_PEER", pipe.peer().to_string());
+            crate::secret::keep_secrets(&mut command);
             let socket = pipe.into_std()?;
             if self.stdio {
                 use std::os::fd::OwnedFd;

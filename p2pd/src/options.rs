@@ -113,7 +113,7 @@ pub(crate) enum Command {
         #[arg(long, conflicts_with = "messages")]
         echo: bool,
         /// While others wait for their turn, end with a caller after so many seconds without a byte in either direction;
-        /// with one that never said anything after 10
+        /// with one that never said anything after 10. With `--each` so many seconds are a turn's longest time then
         #[arg(long, value_name = "SECONDS", default_value = "60", value_parser = seconds, conflicts_with = "echo")]
         idle: Duration,
         /// Take this name, and hold it while listening: `p2pd connect NAME.peer` then finds this node. Needs
@@ -254,7 +254,8 @@ pub(crate) struct Lines {
     #[arg(long, value_name = "PATTERN", requires = "messages", value_parser = Pattern::new)]
     only: Option<Pattern>,
     /// With `--messages`: run a program for each, with the message as its standard input; what it prints is sent back.
-    /// It has 60 s, and the peer's id in P2PD_PEER. The program's arguments follow, so this comes last
+    /// It has 60 s, and the peer's id in P2PD_PEER; after 64 messages it is run ten times a second. The program's arguments
+    /// follow, so this comes last
     #[arg(long, value_name = "PROGRAM [ARGS]", num_args = 1.., allow_hyphen_values = true, requires = "messages")]
     each: Vec<OsString>,
 }

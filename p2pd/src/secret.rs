@@ -2,11 +2,24 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use data_encoding::HEXLOWER;
 
 /// Hexadecimal digits of a secret.
 const DIGITS: usize = 64;
+
+/// Prefixes of environment variables that hold secrets of brokers, proxies and TURN servers.
+const VARIABLES: [&str; 3] = ["P2PD_MQTT_", "P2PD_PROXY_", "P2PD_TURN_"];
+
+/// Keeps our servers' secrets out of a program's environment.
+pub(crate) fn keep_secrets(command: &mut Command) {
+    for (name, _) in std::env::vars_os() {
+        if VARIABLES.iter().any(|prefix| name.as_encoded_bytes().starts_with(prefix.as_bytes())) {
+            command.env_remove(name);
+        }
+    }
+}
 
 /// A file of this name in the folder that this program has in the user's home.
 pub(crate) fn at_home(name: &str) -> Option<PathBuf> {

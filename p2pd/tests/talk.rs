@@ -322,6 +322,73 @@ fn a_program_answers_each_message_and_may_fail() {
     listener.says("--each sed: exit status: 7");
 }
 
+/// A program of a shell, in this folder.
+fn script(dir: &std::path::Path, text: &str) -> String {
+    use std::os::unix::fs::PermissionsExt;
+    let path = dir.join("program");
+    std::fs::write(&path, format!("#!/bin/sh\ncd {}\n{text}\n", dir.display())).unwrap();
+    std::fs::set_permissions(&path, PermissionsExt::from_mode(0o755)).unwrap();
+    path.display().to_string()
+}
+
+#[test]
+fn a_caller_has_a_program_run_at_a_rate_and_its_turn_ends_though_it_is_never_silent() {
+    let dir = tempfile::tempdir().unwrap();
+    let program = script(dir.path(), "echo >> ran");
+    let ran = || std::fs::read(dir.path().join("ran")).map_or(0, |lines| lines.len());
+    let mut listener = Running::piped(&format!("listen --idle 3 --messages --each {program}"));
+    let address = listener.address();
+    let mut first = Running::piped(&format!("connect {address} --messages"));
+    // Two bytes each on the wire.
+    first.write(&"\n".repeat(5_000));
+    let begin = Instant::now();
+    while ran() < 64 {
+        assert!(begin.elapsed() < Duration::from_secs(30), "{}", listener.said());
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let most = |begin: Instant| 66 + begin.elapsed().as_millis() as usize / 100;
+    let mut second = Running::piped(&format!("connect {address} --messages"));
+    second.write("second\n").end();
+    listener.says("others wait for 3 s");
+    assert!(ran() <= most(begin), "{}", ran());
+    assert_eq!(second.ends(), Some(0), "{}", second.said());
+    assert!(begin.elapsed() < Duration::from_secs(20), "{:?}", begin.elapsed());
+}
+
+#[test]
+fn a_program_ends_with_what_it_started_and_has_no_secret_and_steers_no_terminal() {
+    let dir = tempfile::tempdir().unwrap();
+    let text = "sleep 300 </dev/null >/dev/null 2>&1 & echo $! > started
+        printf '\\033[2Jcomplaint\\n' >&2; env | grep ^P2PD_; wait";
+    let program = script(dir.path(), text);
+    let started = dir.path().join("started");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_p2pd"));
+    command.args(["listen", "--idle", "1"]).args(LOCAL.split(' ')).args(["--messages", "--each", &program]);
+    for variable in ["P2PD_MQTT_A", "P2PD_PROXY_A", "P2PD_TURN_SECRET"] {
+        command.env(variable, "secret");
+    }
+    let mut listener = Running::start(command);
+    let address = listener.address();
+    let mut first = Running::piped(&format!("connect {address} --messages"));
+    first.write("a\n");
+    listener.says("\\u{1b}[2Jcomplaint");
+    let id = std::fs::read_to_string(&started).unwrap();
+    let is_there =
+        || Command::new("kill").args(["-0", id.trim()]).stderr(Stdio::null()).status().unwrap().success();
+    assert!(is_there());
+    // The next one ends the first one's turn, and its program with it.
+    std::fs::write(dir.path().join("program"), "#!/bin/sh\nenv | grep ^P2PD_").unwrap();
+    let mut second = Running::piped(&format!("connect {address} --messages"));
+    second.write("b\n").end();
+    assert_eq!(second.ends(), Some(0), "{}", second.said());
+    assert!(second.said().contains("P2PD_PEER=") && !second.said().contains("secret"), "{}", second.said());
+    let begin = Instant::now();
+    while is_there() {
+        assert!(begin.elapsed() < Duration::from_secs(10), "{id} goes on");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
 #[test]
 fn messages_go_beside_a_relayed_pipe() {
     let dir = tempfile::tempdir().unwrap();

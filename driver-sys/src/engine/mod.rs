@@ -188,7 +188,8 @@ impl<R: Reactor> Engine<R> {
         let clock = Clock::start();
         let now = clock.now();
         let (bind, liveness, wanted) = (config.bind, config.liveness, config.interfaces.clone());
-        let config = Config { max_pipes: config.max_pipes.or_else(descriptors::most_pipes), ..config };
+        let config =
+            Config { max_pipes: config.max_pipes.or_else(|| Some(descriptors::most_pipes())), ..config };
         let core = Recorder::new(config, seed, now, trace).map_err(BindError::Config)?;
         let network = Network::new(&mut reactor, bind, wanted, interfaces, now);
         let mut engine = Engine {

@@ -1,6 +1,7 @@
 //! An open pipe under a name: its queues, its writer, and the client that may have it for itself.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -37,7 +38,7 @@ pub(super) struct Connection {
     write: Arc<AsyncMutex<WriteHalf<Pipe>>>,
     sends: Arc<Semaphore>,
     inbox: Mutex<Inbox>,
-    /// Notified when a message was delivered.
+    /// Notified when a message was delivered, or a subscription ended.
     arrived: Notify,
     /// Notified when a message was taken, or a subscription ended.
     room: Notify,
@@ -90,6 +91,9 @@ type Reading = (ReadHalf<Pipe>, oneshot::Sender<ReadHalf<Pipe>>);
 
 impl Connection {
     /// Takes a pipe over. The returned connection has the subscription to everything that P2PD's documents have.
+    ///
+    /// # Errors
+    /// Says why the messages beside a relayed pipe cannot be had.
     pub(super) fn new(
         name: String,
         incoming: bool,
@@ -97,9 +101,9 @@ impl Connection {
         place: Place,
         queue: Queue,
         unique: usize,
-    ) -> Arc<Self> {
+    ) -> io::Result<Arc<Self>> {
         let info = *pipe;
-        let beside = Beside::new(&mut pipe, queue);
+        let beside = Beside::new(&mut pipe, queue)?;
         let (read, write) = tokio::io::split(pipe);
         let mut subscriptions = Subscriptions::unique(unique);
         let all = Subscribed::everything();
@@ -126,7 +130,7 @@ impl Connection {
             received: AtomicU64::new(0),
         });
         tokio::spawn(connection.clone().read(read, asked));
-        connection
+        Ok(connection)
     }
 
     /// Reads for the queues while nobody has the pipe for itself.
@@ -264,6 +268,8 @@ impl Connection {
         inbox.subscriptions.unsubscribe(id);
         drop(inbox);
         self.room.notify_one();
+        // Whoever waits for its messages learns that there will be none.
+        self.arrived.notify_waiters();
         Ok(())
     }
 
@@ -289,7 +295,7 @@ impl Connection {
     pub(super) async fn send_beside(&self, data: &[u8]) -> Result<usize, Refused> {
         match tokio::time::timeout(SEND, self.beside()?.pipe.send(data)).await {
             Ok(Ok(())) => Ok(data.len()),
-            Ok(Err(SendError::Failed(std::io::ErrorKind::InvalidInput))) => Err(Refused::TooLong),
+            Ok(Err(SendError::Failed(io::ErrorKind::InvalidInput))) => Err(Refused::TooLong),
             Ok(Err(_)) => Err(Refused::Ended),
             Err(_) => Err(Refused::Busy),
         }
@@ -298,8 +304,9 @@ impl Connection {
     /// The messages beside the connection's bytes.
     pub(super) fn beside(&self) -> Result<Arc<Queues>, Refused> {
         let beside = self.beside.as_ref().ok_or(Refused::NotRelayed)?;
-        if !beside.begun.swap(true, Ordering::AcqRel) {
+        if !beside.begun.load(Ordering::Acquire) {
             beside.queues.subscribe(&Subscribed::everything(), beside.queue)?;
+            beside.begun.store(true, Ordering::Release);
         }
         Ok(beside.queues.clone())
     }
@@ -379,10 +386,14 @@ impl Connection {
 }
 
 impl Beside {
-    /// Takes the messages of a relayed pipe.
-    fn new(pipe: &mut Pipe, queue: Queue) -> Option<Self> {
-        let messages = MessagePipe::new(pipe.messages().ok()?, &PipeOptions::default()).ok()?;
-        Some(Beside { queues: Arc::new(Queues::new(messages)), queue, begun: AtomicBool::new(false) })
+    /// Takes the messages of a relayed pipe; `None` of another.
+    fn new(pipe: &mut Pipe, queue: Queue) -> io::Result<Option<Self>> {
+        let messages = match pipe.messages() {
+            Ok(messages) => MessagePipe::new(messages, &PipeOptions::default())?,
+            Err(why) if why.kind() == io::ErrorKind::Unsupported => return Ok(None),
+            Err(why) => return Err(why),
+        };
+        Ok(Some(Beside { queues: Arc::new(Queues::new(messages)), queue, begun: AtomicBool::new(false) }))
     }
 }
 

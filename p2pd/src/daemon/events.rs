@@ -31,10 +31,6 @@ impl Events {
     pub(super) fn listen(&self) -> broadcast::Receiver<Arc<str>> {
         self.0.subscribe()
     }
-
-    pub(super) fn listeners(&self) -> usize {
-        self.0.receiver_count()
-    }
 }
 
 /// Hands the node's notices on.

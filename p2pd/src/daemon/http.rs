@@ -16,6 +16,7 @@ use p2pd_core::pipe::subscriptions::{Message, Overflow, Queue};
 use qrcode::render::svg;
 use qrcode::{EcLevel, QrCode};
 use serde_json::{Value, json};
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::sync::broadcast::error::RecvError;
 
 use super::answer::{Answer, Refused, ok, typed};
@@ -35,8 +36,6 @@ const MAX_ENTRY: usize = 64 << 10;
 const BODY: Duration = Duration::from_secs(30);
 /// Time to look for reports on NATs that are there already.
 const MEASURED: Duration = Duration::from_millis(100);
-/// Clients that may listen to events.
-const LISTENERS: usize = 64;
 /// Longest message of a WebSocket.
 const MAX_MESSAGE: usize = 1 << 20;
 
@@ -203,10 +202,10 @@ async fn carry_out(
             if !connection.knows(&of) {
                 return Err(Refused::NoSuchSubscription);
             }
-            Ok(pushed(move || {
-                let (connection, of) = (connection.clone(), of.clone());
+            pushed(&daemon, &connection, move |connection| {
+                let of = of.clone();
                 async move { connection.recv(&of, LONGEST).await }
-            }))
+            })
         }
         Call::Recv(name, of, timeout) => {
             let (message, dropped) = daemon.find(&name)?.recv(&of, timeout).await?;
@@ -218,7 +217,7 @@ async fn carry_out(
             Ok(ok(json!({"name": name.0, "sent": sent})))
         }
         Call::Beside(name, BesideCall::Queue(call)) => {
-            queued(daemon.find(&name)?.beside()?, name, call, query, request.headers()).await
+            queued(&daemon, daemon.find(&name)?.beside()?, (name, call), query, request.headers()).await
         }
         Call::Turns => Ok(ok(json!({"turns": daemon.turns.list()}))),
         Call::TakeBinary(name, of, timeout) => {
@@ -266,7 +265,7 @@ async fn relayed(
         TurnCall::Close => turns.close(&name).await?,
         TurnCall::Send(to, data) => turns.send(&name, to, &data).await?,
         TurnCall::Queue(call) => {
-            return queued(turns.queues(&name)?, name, call, query, request.headers()).await;
+            return queued(daemon, turns.queues(&name)?, (name, call), query, request.headers()).await;
         }
     }))
 }
@@ -284,19 +283,19 @@ async fn entry(daemon: &Daemon, request: Request<Body>) -> Result<Option<String>
 
 /// Carries out a call of the queues of a pipe of messages.
 async fn queued(
+    daemon: &Daemon,
     queues: Arc<Queues>,
-    name: Name,
-    call: QueueCall,
+    (name, call): (Name, QueueCall),
     query: &Query,
     headers: &HeaderMap,
 ) -> Result<Answer, Refused> {
     Ok(match call {
         QueueCall::Recv(of, _) if wants_events(headers) => {
             queues.id(&of)?;
-            pushed(move || {
-                let (queues, name, of) = (queues.clone(), name.clone(), of.clone());
+            pushed(daemon, &queues, move |queues| {
+                let (name, of) = (name.clone(), of.clone());
                 async move { queues.recv(&name, &of, LONGEST).await }
-            })
+            })?
         }
         QueueCall::Recv(of, timeout) => {
             let (message, dropped) = queues.recv(&name, &of, timeout).await?;
@@ -319,15 +318,26 @@ fn wants_events(headers: &HeaderMap) -> bool {
     accepted.flat_map(|value| value.split(',')).any(|kind| kind.trim() == "text/event-stream")
 }
 
-/// Messages as they come, as server-sent events, and an event `end` behind the last.
-fn pushed<T>(next: impl Fn() -> T + Send + 'static) -> Answer
+/// Messages of a source as they come, as server-sent events, and an event `end` behind the last. A client that does not
+/// read keeps no source alive.
+fn pushed<S, F>(
+    daemon: &Daemon,
+    source: &Arc<S>,
+    next: impl Fn(Arc<S>) -> F + Send + 'static,
+) -> Result<Answer, Refused>
 where
-    T: Future<Output = Result<(Message, u64), Refused>> + Send + 'static,
+    S: Send + Sync + 'static,
+    F: Future<Output = Result<(Message, u64), Refused>> + Send + 'static,
 {
-    let stream = futures_util::stream::unfold(Some(next), |next| async {
-        let next = next?;
+    let of = (next, Arc::downgrade(source), stream(daemon)?);
+    let stream = futures_util::stream::unfold(Some(of), |of| async {
+        let of = of?;
         loop {
-            let (event, goes_on) = match next().await {
+            let got = match of.1.upgrade() {
+                Some(source) => (of.0)(source).await,
+                None => Err(Refused::Ended),
+            };
+            let (event, goes_on) = match got {
                 Ok((message, dropped)) => {
                     (sse::Event::default().data(received(&message, dropped).to_string()), true)
                 }
@@ -337,10 +347,15 @@ where
                     (sse::Event::default().event("end").data(why.to_string()), false)
                 }
             };
-            return Some((Ok::<_, std::convert::Infallible>(event), goes_on.then_some(next)));
+            return Some((Ok::<_, std::convert::Infallible>(event), goes_on.then_some(of)));
         }
     });
-    Sse::new(stream).keep_alive(KeepAlive::default()).into_response()
+    Ok(Sse::new(stream).keep_alive(KeepAlive::default()).into_response())
+}
+
+/// One of the places for streams of events.
+fn stream(daemon: &Daemon) -> Result<OwnedSemaphorePermit, Refused> {
+    daemon.streams.clone().try_acquire_owned().map_err(|_| Refused::TooMany("streams of events"))
 }
 
 /// A message as the documents have it, and its bytes where they are no text.
@@ -387,11 +402,9 @@ async fn body(daemon: &Daemon, request: Request<Body>, most: usize) -> Result<By
 }
 
 fn events(daemon: &Daemon) -> Result<Answer, Refused> {
-    if daemon.events.listeners() >= LISTENERS {
-        return Err(Refused::TooMany("listeners"));
-    }
-    let stream = futures_util::stream::unfold(daemon.events.listen(), |mut events| async {
-        let event = match events.recv().await {
+    let listening = (daemon.events.listen(), stream(daemon)?);
+    let stream = futures_util::stream::unfold(listening, |mut listening| async {
+        let event = match listening.0.recv().await {
             Ok(event) => sse::Event::default().data(event),
             // Whoever lags is told so, and can ask for the list again.
             Err(RecvError::Lagged(lost)) => {
@@ -399,7 +412,7 @@ fn events(daemon: &Daemon) -> Result<Answer, Refused> {
             }
             Err(RecvError::Closed) => return None,
         };
-        Some((Ok::<_, std::convert::Infallible>(event), events))
+        Some((Ok::<_, std::convert::Infallible>(event), listening))
     });
     Ok(Sse::new(stream).keep_alive(KeepAlive::default()).into_response())
 }

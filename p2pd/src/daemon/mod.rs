@@ -39,10 +39,12 @@ use events::Events;
 use guard::{Guard, Query};
 use place::{Place, Places};
 
-/// Connections in all, and those of them that peers opened; a further one is closed.
+/// Connections in all; a further one of a peer is closed. Of peers' there are [`MAX_INCOMING`], and those whose relays
+/// have ended, whose last messages are kept: 32 a second for a minute.
 const MAX_CONNECTIONS: usize = 4096;
-const MAX_INCOMING: usize = 1024;
-/// Queue of a connection that a peer opened: 256 MiB for all of them, and the cost of keeping them.
+/// Most places of the node for peers. It shares them out, so that no key and no network has them all.
+pub(crate) const MAX_INCOMING: u32 = 1024;
+/// Queue of a connection that a peer opened: 256 MiB for all that are open, and the cost of keeping them.
 const INCOMING_QUEUE: Queue = Queue {
     messages: 1000,
     bytes: 256 * 1024,
@@ -52,6 +54,8 @@ const INCOMING_QUEUE: Queue = Queue {
 const LAST_WORDS: Duration = Duration::from_secs(60);
 /// Bodies that may be read at once.
 const BODIES: usize = 32;
+/// Streams of server-sent events at a time, of `/events` and of messages.
+const STREAMS: usize = 64;
 
 /// A node behind the API.
 #[derive(Debug)]
@@ -62,6 +66,8 @@ struct Daemon {
     events: Events,
     places: Places,
     bodies: Semaphore,
+    /// Streams of server-sent events.
+    streams: Arc<Semaphore>,
     turns: turn::Turns,
     /// The list's word on the way to servers.
     way: Option<WayOut>,
@@ -136,6 +142,7 @@ pub(crate) async fn run(node: &Node, prepared: Prepared, way: Option<WayOut>, sa
         events: Events::new(),
         places: Places::new(prepared.bind, prepared.interfaces.clone()),
         bodies: Semaphore::new(BODIES),
+        streams: Arc::new(Semaphore::new(STREAMS)),
         turns: turn::Turns::default(),
         way,
         page,
@@ -243,6 +250,13 @@ impl Daemon {
         let place = self.place(&pipe);
         let connection =
             Connection::new(reserved.name.0.clone(), false, pipe, place, wanted.queue, wanted.unique);
+        let connection = connection.map_err(|why| {
+            let report = json!({"reason": why.to_string()});
+            self.events.tell(&json!({
+                "event": "failed", "connect": number, "name": reserved.name.0, "report": report,
+            }));
+            Refused::ConnectFailed(report)
+        })?;
         reserved.fill(connection.clone());
         let mut opened = json!({"event": "opened", "connect": number});
         opened["connection"] = connection.to_json();
@@ -250,18 +264,20 @@ impl Daemon {
         Ok(connection)
     }
 
-    /// Names a peer's pipe; `None` if there are too many.
+    /// Names a peer's pipe; `None` if there are too many, or if it cannot be taken over.
     fn incoming(&self, pipe: Pipe) -> Option<Arc<Connection>> {
         let base = pipe.peer().to_string();
         let place = self.place(&pipe);
         let mut connections = self.connections();
-        let incoming = connections.values().filter(|s| matches!(s, Slot::Open(c) if c.incoming)).count();
-        if connections.len() >= MAX_CONNECTIONS || incoming >= MAX_INCOMING {
+        if connections.len() >= MAX_CONNECTIONS {
             return None;
         }
         let names = std::iter::once(base.clone()).chain((2..).map(|n| format!("{base}.{n}")));
         let name = names.map(Name).find(|name| !connections.contains_key(name))?;
         let connection = Connection::new(name.0.clone(), true, pipe, place, INCOMING_QUEUE, 0);
+        let connection =
+            connection.inspect_err(|why| tracing::warn!(target: "p2pd::api", %why, "a pipe lost"));
+        let connection = connection.ok()?;
         connections.insert(name, Slot::Open(connection.clone()));
         drop(connections);
         self.events.tell(&json!({"event": "incoming", "connection": connection.to_json()}));

@@ -6,22 +6,16 @@
 
 use std::ffi::OsString;
 use std::io;
-use std::process::Stdio;
 use std::sync::Arc;
-use std::time::Duration;
 
-use p2pd_core::NodeId;
+use bytes::{BufMut, BytesMut};
 use p2pd_core::pipe::subscriptions::Pattern;
 use p2pd_core::relay::MAX_MESSAGE;
 use p2pd_tokio::{Messages, Pipe};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf};
-use tokio::process::Command;
+use tokio::task::JoinHandle;
 
-use super::{Activity, PIPE, named};
 use crate::say::Say;
-
-/// Longest time of a program that answers a message.
-const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Wish for messages.
 #[derive(Clone, Debug)]
@@ -33,18 +27,29 @@ pub(crate) struct Wanted {
 }
 
 /// Makes the pipe one of messages.
-pub(super) fn split(mut pipe: Pipe, wanted: &Wanted, say: Say) -> (Receiving, Sending) {
-    let beside = pipe.messages().ok().map(Arc::new);
+///
+/// # Errors
+/// Says why the messages beside a relayed pipe cannot be had.
+pub(super) fn split(mut pipe: Pipe, wanted: &Wanted, say: Say) -> io::Result<(Receiving, Sending)> {
+    let beside = match pipe.messages() {
+        Ok(messages) => Some(Arc::new(messages)),
+        Err(why) if why.kind() == io::ErrorKind::Unsupported => None,
+        Err(why) => return Err(why),
+    };
+    #[cfg(unix)]
+    let socket = socket2::SockRef::from(&pipe).try_clone().ok();
+    #[cfg(not(unix))]
+    let socket = None;
     let (from, to) = tokio::io::split(pipe);
     let (incoming, outgoing) = match beside {
-        None => (Incoming::Framed(from), Outgoing::Framed(to)),
+        None => (Incoming::Framed(from), Outgoing::Framed { to, rest: BytesMut::new() }),
         Some(messages) => (
             Incoming::Beside { messages: messages.clone(), pipe: from, number: Vec::new(), got: 0 },
-            Outgoing::Beside { messages, pipe: to, sent: 0 },
+            Outgoing::Beside { messages, pipe: to, sent: 0, sending: None },
         ),
     };
     let receiving = Receiving { incoming, only: wanted.only.clone() };
-    (receiving, Sending { outgoing, line: Vec::new(), say })
+    Ok((receiving, Sending { outgoing, socket, line: Vec::new(), say }))
 }
 
 #[derive(Debug)]
@@ -132,6 +137,8 @@ impl Incoming {
 #[derive(Debug)]
 pub(super) struct Sending {
     outgoing: Outgoing,
+    /// The pipe's, to look at its errors.
+    socket: Option<socket2::Socket>,
     /// Beginning of a line.
     line: Vec<u8>,
     say: Say,
@@ -139,8 +146,18 @@ pub(super) struct Sending {
 
 #[derive(Debug)]
 enum Outgoing {
-    Framed(WriteHalf<Pipe>),
-    Beside { messages: Arc<Messages>, pipe: WriteHalf<Pipe>, sent: u64 },
+    Framed {
+        to: WriteHalf<Pipe>,
+        /// What is still to be written of a message.
+        rest: BytesMut,
+    },
+    Beside {
+        messages: Arc<Messages>,
+        pipe: WriteHalf<Pipe>,
+        sent: u64,
+        /// The message under way, which is counted already.
+        sending: Option<JoinHandle<io::Result<()>>>,
+    },
 }
 
 impl Sending {
@@ -165,23 +182,36 @@ impl Sending {
             self.say.error(&format!("a line of more than {MAX_MESSAGE} bytes is no message; it is left out"));
             return Ok(());
         }
-        self.outgoing.send(&line).await
+        self.send(&line).await
+    }
+
+    /// Sends a message. One that is given up meanwhile is sent to its end by [`shutdown`](Self::shutdown).
+    pub(super) async fn send(&mut self, message: &[u8]) -> io::Result<()> {
+        self.outgoing.begin(message);
+        self.outgoing.finish().await
+    }
+
+    /// # Errors
+    /// Says that nothing can be written to the peer any more, as far as the system knows.
+    pub(super) fn check(&self) -> io::Result<()> {
+        self.socket.as_ref().map_or(Ok(None), socket2::Socket::take_error)?.map_or(Ok(()), Err)
     }
 
     pub(super) async fn flush(&mut self) -> io::Result<()> {
         match &mut self.outgoing {
-            Outgoing::Framed(to) => to.flush().await,
+            Outgoing::Framed { to, .. } => to.flush().await,
             Outgoing::Beside { .. } => Ok(()),
         }
     }
 
-    /// Ends the sending, with a last line that has no end.
+    /// Ends the sending, with the message under way and a last line that has no end.
     pub(super) async fn shutdown(&mut self) -> io::Result<()> {
+        self.outgoing.finish().await?;
         if !self.line.is_empty() {
             self.end_line().await?;
         }
         match &mut self.outgoing {
-            Outgoing::Framed(to) => to.shutdown().await,
+            Outgoing::Framed { to, .. } => to.shutdown().await,
             Outgoing::Beside { pipe, sent, .. } => {
                 pipe.write_all(&sent.to_be_bytes()).await?;
                 pipe.shutdown().await
@@ -191,78 +221,100 @@ impl Sending {
 }
 
 impl Outgoing {
-    async fn send(&mut self, message: &[u8]) -> io::Result<()> {
+    fn begin(&mut self, message: &[u8]) {
         match self {
-            Outgoing::Framed(to) => {
-                to.write_all(&(message.len() as u16).to_be_bytes()).await?;
-                to.write_all(message).await
+            Outgoing::Framed { rest, .. } => {
+                rest.put_u16(message.len() as u16);
+                rest.put_slice(message);
             }
-            Outgoing::Beside { messages, sent, .. } => {
+            Outgoing::Beside { messages, sent, sending, .. } => {
                 *sent += 1;
-                messages.send(message).await
+                let (messages, message) = (messages.clone(), message.to_vec());
+                // Given up, a send does not tell whether the message goes out; this one is not given up.
+                *sending = Some(tokio::spawn(async move { messages.send(&message).await }));
             }
+        }
+    }
+
+    /// Waits until the message under way has gone out. Nothing of it is lost if this is given up.
+    async fn finish(&mut self) -> io::Result<()> {
+        match self {
+            Outgoing::Framed { to, rest } => to.write_all_buf(rest).await,
+            Outgoing::Beside { sending, .. } => match sending {
+                Some(under_way) => {
+                    let sent = under_way.await;
+                    *sending = None;
+                    sent.map_err(io::Error::other)?
+                }
+                None => Ok(()),
+            },
         }
     }
 }
 
-/// Has a program answer each message, to the peer's end. What it prints is the answer, without the last line's end; one
-/// that prints nothing, or fails, gives none.
-pub(super) async fn answer(
-    (mut from, mut to): (Receiving, Sending),
-    program: &[OsString],
-    peer: NodeId,
-    activity: &Activity,
-    say: Say,
-) -> io::Result<()> {
-    let broke = |why| named(PIPE, &why);
-    while let Some(message) = from.next().await.map_err(broke)? {
-        activity.now();
-        let ran = tokio::time::timeout(PATIENCE, run(program, peer, &message)).await;
-        match ran.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
-            Ok(answer) if answer.is_empty() => {}
-            Ok(answer) => {
-                to.outgoing.send(&answer).await.map_err(broke)?;
-                to.flush().await.map_err(broke)?;
-            }
-            Err(why) => {
-                let name = program.first().map(|name| name.to_string_lossy().into_owned());
-                say.error(&format!("--each {}: {why}", name.unwrap_or_default()));
-            }
-        }
-    }
-    to.shutdown().await.map_err(broke)
-}
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
 
-/// Returns what the program prints for a message. It ends with this program at the latest.
-async fn run(program: &[OsString], peer: NodeId, message: &[u8]) -> io::Result<Vec<u8>> {
-    let (name, arguments) = program.split_first().ok_or(io::ErrorKind::InvalidInput)?;
-    let mut command = Command::new(name);
-    command.args(arguments).env("P2PD_PEER", peer.to_string()).kill_on_drop(true);
-    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
-    let (input, output) = (child.stdin.take(), child.stdout.take());
-    let fed = async {
-        if let Some(mut input) = input {
-            // One that does not read it all may answer all the same.
-            let _ = input.write_all(message).await;
-        }
-    };
-    let mut answer = Vec::new();
-    let heard = async {
-        match output {
-            Some(output) => output.take(MAX_MESSAGE as u64 + 2).read_to_end(&mut answer).await.map(drop),
-            None => Ok(()),
-        }
-    };
-    let ((), heard) = tokio::join!(fed, heard);
-    heard?;
-    if answer.last() == Some(&b'\n') {
-        answer.pop();
+    use p2pd_core::{Config, SecretKey};
+    use p2pd_tokio::Node;
+    use tokio::time::timeout;
+
+    use super::*;
+
+    async fn node() -> Node {
+        let mut config = Config::new(SecretKey::from_bytes(p2pd_tokio::random_seed().unwrap()));
+        config.bind = Some([127, 0, 0, 1].into());
+        Node::bind(config).await.unwrap()
     }
-    if answer.len() > MAX_MESSAGE {
-        return Err(io::Error::other(format!("it printed more than {MAX_MESSAGE} bytes")));
+
+    /// Two ends of a pipe, and their nodes.
+    async fn pair() -> ([(Receiving, Sending); 2], [Node; 2]) {
+        let nodes = [node().await, node().await];
+        let address = nodes[1].address().await;
+        let (near, far) = tokio::join!(nodes[0].connect(&address), nodes[1].accept());
+        let all = Wanted { only: Pattern::ANY, each: Vec::new() };
+        ([near.unwrap(), far.unwrap()].map(|pipe| split(pipe, &all, Say::new(true, true)).unwrap()), nodes)
     }
-    match child.wait().await? {
-        status if status.success() => Ok(answer),
-        status => Err(io::Error::other(status.to_string())),
+
+    #[cfg(unix)]
+    #[tokio::test]
+    async fn that_a_peer_is_gone_is_seen_before_anything_is_written() {
+        let ([near, (_receiving, mut sending)], _nodes) = pair().await;
+        sending.send(b"never read").await.unwrap();
+        sending.flush().await.unwrap();
+        sending.check().unwrap();
+        drop(near);
+        let gone = async {
+            while sending.check().is_ok() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        timeout(Duration::from_secs(10), gone).await.unwrap();
+    }
+
+    /// As a listener at a terminal does, whose caller has ended.
+    #[tokio::test]
+    async fn a_message_whose_sending_was_given_up_arrives_whole() {
+        let ([(_theirs, mut sending), (mut receiving, _ours)], _nodes) = pair().await;
+        // Until the system takes no more.
+        let mut begun = 0_usize;
+        let line = [vec![b'x'; MAX_MESSAGE], b"\n".to_vec()].concat();
+        loop {
+            begun += 1;
+            if timeout(Duration::from_millis(300), sending.write_all(&line)).await.is_err() {
+                break;
+            }
+        }
+        let received = async {
+            let mut received = 0;
+            while let Some(message) = receiving.next().await? {
+                assert!(message.len() == MAX_MESSAGE);
+                received += 1;
+            }
+            Ok::<_, io::Error>(received)
+        };
+        let (ended, received) = tokio::join!(sending.shutdown(), received);
+        assert_eq!((ended.unwrap(), received.unwrap()), ((), begun));
     }
 }

@@ -1,5 +1,6 @@
 //! `p2pd listen` and `p2pd connect`: a pipe between standard input and output, as netcat has it.
 
+mod each;
 mod gather;
 mod messages;
 mod stdio;
@@ -16,6 +17,7 @@ use tokio::io::{AsyncWriteExt, ReadHalf, WriteHalf};
 use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::say::Say;
+use each::Pace;
 pub(crate) use gather::Gather;
 pub(crate) use messages::Wanted;
 use messages::{Receiving, Sending};
@@ -37,12 +39,13 @@ pub(crate) struct Stdio {
     output: Output,
     /// Lines are messages.
     messages: Option<Wanted>,
+    pace: Pace,
 }
 
 impl Stdio {
     pub(crate) fn open(messages: Option<Wanted>) -> io::Result<Self> {
         let output = Output::start().map_err(|why| named("standard output", &why))?;
-        Ok(Stdio { input: Input::default(), output, messages })
+        Ok(Stdio { input: Input::default(), output, messages, pace: Pace::new() })
     }
 }
 
@@ -131,13 +134,15 @@ pub(crate) async fn caller(pipe: Pipe, messages: Option<Wanted>, say: Say) -> io
     talk(pipe, &mut stdio, Side::Caller, &Activity::new(), say).await
 }
 
-/// Serves callers one after another. While others wait, one that is silent for `idle` makes room.
+/// Serves callers one after another. While others wait, one that is silent for `idle` makes room. One whose messages a
+/// program answers makes room after `idle` anyway, since to go on costs it nothing.
 pub(crate) async fn listener(
     node: &Node,
     idle: Duration,
     messages: Option<Wanted>,
     say: Say,
 ) -> io::Result<()> {
+    let has_end = messages.as_ref().is_some_and(|wanted| !wanted.each.is_empty());
     let mut stdio = Stdio::open(messages)?;
     let mut waiting = Waiting::default();
     loop {
@@ -153,17 +158,30 @@ pub(crate) async fn listener(
         say.opened("incoming", &pipe);
         let peer = pipe.peer();
         let (activity, mut told) = (Activity::new(), false);
+        // The time since which others wait for the turn's end.
+        let mut since = (!waiting.is_empty()).then(Instant::now);
         let mut talking = Box::pin(talk(pipe, &mut stdio, Side::Listener, &activity, say));
         let ended = loop {
+            let over = since.filter(|_| has_end).map(|since| since + idle);
             let until = activity.until(idle);
+            let until = over.map_or(until, |over| over.min(until));
             tokio::select! {
                 ended = &mut talking => break ended,
-                () = sleep_until(until), if !waiting.is_empty() => {
-                    if activity.until(idle) <= Instant::now() {
+                () = sleep_until(until), if since.is_some() => {
+                    let now = Instant::now();
+                    if activity.until(idle) <= now {
                         let silent = activity.last.get().elapsed().as_secs();
                         say.line(
                             || json!({"event": "idle", "peer": peer.to_string(), "seconds": silent}),
                             || format!("{peer} was silent for {silent} s, and makes room for the next caller"),
+                        );
+                        break Ok(());
+                    }
+                    if over.is_some_and(|over| over <= now) {
+                        let seconds = idle.as_secs();
+                        say.line(
+                            || json!({"event": "turn_over", "peer": peer.to_string(), "seconds": seconds}),
+                            || format!("others wait for {seconds} s, so {peer} makes room for the next caller"),
                         );
                         break Ok(());
                     }
@@ -178,6 +196,7 @@ pub(crate) async fn listener(
                             );
                         }
                         waiting.push(pipe);
+                        since = since.or_else(|| (!waiting.is_empty()).then(Instant::now));
                     }
                     None => break talking.await,
                 },
@@ -195,12 +214,12 @@ pub(crate) async fn listener(
 /// Copies in both directions to their ends.
 async fn talk(pipe: Pipe, stdio: &mut Stdio, side: Side, activity: &Activity, say: Say) -> io::Result<()> {
     let peer = pipe.peer();
-    let Stdio { input, output, messages } = stdio;
+    let Stdio { input, output, messages, pace } = stdio;
     let (from, mut to) = match messages {
         Some(wanted) => {
-            let halves = messages::split(pipe, wanted, say);
+            let halves = messages::split(pipe, wanted, say).map_err(|why| named(PIPE, &why))?;
             if !wanted.each.is_empty() {
-                return messages::answer(halves, &wanted.each, peer, activity, say).await;
+                return each::answer(halves, (&wanted.each, pace), peer, activity, say).await;
             }
             (Theirs::Messages(halves.0), Ours::Messages(halves.1))
         }

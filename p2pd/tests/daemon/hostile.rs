@@ -1,7 +1,9 @@
 //! Tests of clients that are refused, and of requests that do no harm.
 
 use std::io::{Read, Write};
-use std::time::Duration;
+use std::time::{Duration, Instant};
+
+use p2pd_core::{Config, PeerAddress, Plan, SecretKey, Strategy};
 
 use crate::common::{Daemon, p2pd};
 
@@ -181,7 +183,7 @@ fn slow_clients_are_let_go() {
         stream.write_all(begin.as_bytes()).unwrap();
         stream
     });
-    let began = std::time::Instant::now();
+    let began = Instant::now();
     for stream in &mut slow {
         let mut rest = Vec::new();
         stream.read_to_end(&mut rest).unwrap();
@@ -241,13 +243,75 @@ fn strangers_connections_keep_neither_the_token_nor_the_socket_file_out() {
                 stream
             })
             .collect();
-        let began = std::time::Instant::now();
+        let began = Instant::now();
         assert_eq!(daemon.get("/p2p/con").0, 200);
         assert_eq!(crate::common::curl(&["--unix-socket", file], "http://localhost/p2p/con").0, 200);
         known();
         // In front of the ten seconds after which the silent ones go by themselves.
         assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
         drop(held);
+    }
+}
+
+/// As many descriptors as the system gives, so that they are not what bounds it.
+#[tokio::test]
+async fn one_key_has_an_eighth_of_the_places_for_peers() {
+    let daemon = Daemon::start();
+    let mut config = Config::new(SecretKey::from_bytes([7; 32]));
+    config.bind = Some([127, 0, 0, 1].into());
+    let node = p2pd_tokio::Node::bind(config).await.unwrap();
+    let to: PeerAddress = daemon.address.parse().unwrap();
+    let direct = [Strategy::Direct].into_iter().collect();
+    let plan = Plan { strategies: direct, timeout: Duration::from_secs(5), ..Plan::default() };
+    let mut held = Vec::new();
+    while let Ok(pipe) = node.connect_with(&to, plan.clone()).await {
+        held.push(pipe);
+        assert!(held.len() <= 128, "one key has more");
+    }
+    assert!(held.len() >= 16, "{}", held.len());
+    // Another one has its own.
+    let other = Daemon::start();
+    other.ok(&format!("/p2p/open/x/{}", daemon.address));
+}
+
+#[test]
+fn streams_of_events_have_a_number_and_an_end() {
+    let daemon = Daemon::start();
+    daemon.ok("/p2p/open/x/self");
+    let ask = |path: &str| {
+        let mut stream = daemon.socket();
+        let token = &daemon.token;
+        let head = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nX-P2PD-Token: {token}\r\n");
+        stream.write_all(format!("{head}Accept: text/event-stream\r\n\r\n").as_bytes()).unwrap();
+        let mut answer = [0; 12];
+        stream.read_exact(&mut answer).unwrap();
+        (stream, String::from_utf8_lossy(&answer).into_owned())
+    };
+    let held: Vec<_> = (0..64).map(|n| ask(if n % 2 == 0 { "/events" } else { "/p2p/recv/x" })).collect();
+    assert!(held.iter().all(|(_, answer)| answer == "HTTP/1.1 200"));
+    for path in ["/events", "/p2p/recv/x"] {
+        assert_eq!(ask(path).1, "HTTP/1.1 503", "{path}");
+    }
+    drop(held);
+    let begin = Instant::now();
+    daemon.ok("/p2p/sub/x/msg_p/no");
+    let mut stream = loop {
+        let (stream, answer) = ask("/p2p/recv/x/msg_p/no");
+        if answer == "HTTP/1.1 200" {
+            break stream;
+        }
+        assert!(begin.elapsed() < Duration::from_secs(30), "{answer}");
+        std::thread::sleep(Duration::from_millis(20));
+    };
+    // A stream of a subscription ends with it.
+    assert_eq!(daemon.curl("/p2p/sub/x/msg_p/no", &["-X", "DELETE"]).0, 200);
+    let (begin, mut heard) = (Instant::now(), String::new());
+    while !heard.contains("event: end") {
+        assert!(begin.elapsed() < Duration::from_secs(10), "{heard}");
+        let mut piece = [0; 4096];
+        let n = stream.read(&mut piece).unwrap();
+        assert_ne!(n, 0, "{heard}");
+        heard.push_str(&String::from_utf8_lossy(&piece[..n]));
     }
 }
 

@@ -15,6 +15,13 @@ fn pipe(daemon: &Daemon, name: &str) -> TcpStream {
     stream
 }
 
+fn until(is_so: impl Fn() -> bool) {
+    let begin = Instant::now();
+    while !is_so() {
+        assert!(begin.elapsed() < Duration::from_secs(30), "it does not come");
+    }
+}
+
 fn read(stream: &mut TcpStream, len: usize) -> Vec<u8> {
     let mut data = vec![0; len];
     stream.read_exact(&mut data).unwrap();
@@ -27,7 +34,7 @@ fn the_http_connection_becomes_the_pipe() {
     daemon.ok("/p2p/open/con_name/self");
     // What came before comes first.
     daemon.ok("/p2p/send/con_name/ECHO%20early,");
-    while daemon.ok("/p2p/con/con_name")["waiting"] != 1 {}
+    until(|| daemon.ok("/p2p/con/con_name")["waiting"] == 1);
     let mut stream = pipe(&daemon, "con_name");
     stream.write_all(b"ECHO late").unwrap();
     assert_eq!(read(&mut stream, 10), b"early,late");
@@ -43,7 +50,7 @@ fn the_http_connection_becomes_the_pipe() {
     assert_eq!(daemon.ok("/p2p/con/con_name")["piped"], true);
     // Its end is the pipe's, and frees the name at once: a client that has left looks the same.
     stream.shutdown(Shutdown::Write).unwrap();
-    while daemon.get("/p2p/con/con_name").0 != 404 {}
+    until(|| daemon.get("/p2p/con/con_name").0 == 404);
     daemon.ok("/p2p/open/con_name/self");
     daemon.ok("/p2p/close/con_name");
     let mut rest = Vec::new();
@@ -51,7 +58,7 @@ fn the_http_connection_becomes_the_pipe() {
     daemon.ok(&format!("/p2p/close/{}", daemon.id));
     stream.read_to_end(&mut rest).unwrap();
     assert_eq!(rest, b"");
-    while daemon.get("/p2p/con/con_name").0 != 404 {}
+    until(|| daemon.get("/p2p/con/con_name").0 == 404);
     daemon.ok("/version");
 }
 
@@ -66,7 +73,7 @@ fn a_daemon_ends_though_its_clients_stay() {
     there.ok(&format!("/p2p/open/x/{}", here.address));
     there.ok("/p2p/send/x/last%20words");
     there.ok("/p2p/close/x");
-    while here.ok(&format!("/p2p/con/{}", there.id))["ended"] != true {}
+    until(|| here.ok(&format!("/p2p/con/{}", there.id))["ended"] == true);
     let id = here.process.0.id().to_string();
     assert!(Command::new("kill").args(["-INT", &id]).status().unwrap().success());
     let begin = Instant::now();
@@ -82,7 +89,7 @@ fn bytes_of_any_kind_go_through_between_two_clients() {
     const LEN: usize = 8 << 20;
     let (here, there) = (Daemon::start(), Daemon::start());
     here.ok(&format!("/p2p/open/x/{}", there.address));
-    while there.get(&format!("/p2p/con/{}", here.id)).0 != 200 {}
+    until(|| there.get(&format!("/p2p/con/{}", here.id)).0 == 200);
     let (mut near, mut far) = (pipe(&here, "x"), pipe(&there, &here.id));
     // Both are pipes once this has come through.
     near.write_all(b"GET /p2p/close/x HTTP/1.1\r\n\r\n").unwrap();
@@ -182,7 +189,7 @@ fn a_web_socket_leaves_the_connection_open() {
     stream.write_all(&frame(8, &[])).unwrap();
     let mut rest = Vec::new();
     stream.read_to_end(&mut rest).unwrap();
-    while daemon.ok("/p2p/con/x")["piped"] == true {}
+    until(|| daemon.ok("/p2p/con/x")["piped"] == false);
     daemon.ok("/p2p/send/x/ECHO%20again");
     assert_eq!(daemon.ok("/p2p/recv/x")["data"], "again");
 }

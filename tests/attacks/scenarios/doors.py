@@ -71,9 +71,9 @@ def hold_pipes(victim, count, keys, source=lab.ATTACKER):
     return held, refused
 
 
-def hold_everything(name, arguments, check):
-    """One key, then many keys of one address, with 1,024 descriptors."""
-    victim = lab.Program(*arguments, "--no-servers", "--port", str(lab.PORT), descriptors=1024)
+def hold_everything(name, arguments, check, descriptors=1024):
+    """One key, then many keys of one address."""
+    victim = lab.Program(*arguments, "--no-servers", "--port", str(lab.PORT), descriptors=descriptors)
     for who, keys in (("one key", [wire.Key()]), ("many keys of one address", [wire.Key() for _ in range(600)])):
         held, refused = hold_pipes(victim, 1100, keys)
         figure(f"{name}: {who}: {len(held)} pipes held, {refused} refused, {victim.descriptors()} descriptors")
@@ -93,15 +93,24 @@ def a2_listen():
         pass
 
 
-@attack("a2-daemon", "the same with `daemon`, whose local API has to answer", within=240)
-def a2_daemon():
+def hold_daemon(descriptors):
     token = os.path.join(lab.SCRATCH, "token")
     arguments = ["daemon", "--api", "127.0.0.1:12399", "--token-file", token, "--unix", os.path.join(lab.SCRATCH, "api")]
-    for _, who in hold_everything("daemon", arguments, b""):
+    for _, who in hold_everything("daemon", arguments, b"", descriptors):
         status, _ = lab.curl("http://127.0.0.1:12399/version")
         must(f"daemon: {who}: its API", status == 200, status, 200)
         status, _ = lab.curl("--unix-socket", os.path.join(lab.SCRATCH, "api"), "http://localhost/p2p/con")
         must(f"daemon: {who}: its Unix socket", status == 200, status, 200)
+
+
+@attack("a2-daemon", "the same with `daemon`, whose local API has to answer", within=240)
+def a2_daemon():
+    hold_daemon(1024)
+
+
+@attack("a2-daemon-many", "the same where it may have 20,000 descriptors", within=240)
+def a2_daemon_many():
+    hold_daemon(20_000)
 
 
 @attack("j1", "one idle stranger at `listen` without --echo")
