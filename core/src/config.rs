@@ -23,7 +23,11 @@ pub const MAX_SERVERS: usize = 16;
 /// Fault of a proxy in a configuration.
 const NO_PROXY: &str = "has no host or port 0, or cannot be told the server's name or who we are";
 
-/// Places of peers where nobody says how many there are: half of the 1,024 descriptors that a process usually has.
+/// Descriptors that a direct pipe takes in a driver: its socket, and a duplicate by which the driver looks after it. A
+/// place of [`Config::max_pipes`] is reckoned as so many.
+pub const PIPE_DESCRIPTORS: usize = 2;
+
+/// Places of peers where nobody says how many there are.
 pub(crate) const DEFAULT_PIPES: u32 = 512;
 
 /// Configuration of a node.
@@ -70,7 +74,8 @@ pub struct Config {
     /// Most streams and pipes that peers have opened, at a time. Strangers together have three quarters of them; one
     /// stranger an eighth, and one IPv4 address or IPv6 /64 of strangers a quarter. Whoever comes beyond is told that the
     /// node is busy. Streams that have not proved who they are have places of their own, half as many and at most 512.
-    /// Default: half of the descriptors that the process may have, at most 8,192; a driver that does not know has 512.
+    /// A relayed pipe takes three places. Default: as many as take half of the descriptors that the process may have,
+    /// [`PIPE_DESCRIPTORS`] each, at most 8,192; a driver that does not know has 512.
     pub max_pipes: Option<u32>,
     /// Bounds on the time until a peer that has vanished is found out.
     pub liveness: Liveness,

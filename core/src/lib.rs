@@ -94,10 +94,10 @@ pub mod wrap;
 #[cfg(not(p2pd_insecure_stand_in))]
 mod x25519;
 
-pub use address::PeerAddress;
+pub use address::{PeerAddress, is_link_local, scoped};
 pub use config::{
-    Accept, Broker, Config, ConfigError, Liveness, Login, MAX_SERVERS, NtpServer, Plan, ServerRef,
-    StunServer, TurnAuth, TurnServer,
+    Accept, Broker, Config, ConfigError, Liveness, Login, MAX_SERVERS, NtpServer, PIPE_DESCRIPTORS, Plan,
+    ServerRef, StunServer, TurnAuth, TurnServer,
 };
 pub use identity::{NodeId, NodeIdError, SecretKey, SecretKeyError, Topic};
 pub use io::{Action, CloseHow, Event, IoFailure, QueryId, SockId, SockOpts};

@@ -95,9 +95,9 @@ pub struct Builder {
 
 impl Builder {
     /// Turns the echo service of the P2PD documents on or off. It is for pipes that peers open: a message `ECHO ` with
-    /// a payload is answered with the payload. It answers also while nobody reads, of
-    /// whom it keeps up to 64 KiB, and the message is delivered to the reader as well. Each such pipe takes a descriptor
-    /// and a task more. Default: off.
+    /// a payload is answered with the payload. The message is delivered to the
+    /// reader as well. While nobody reads it reads ahead, up to 64 KiB that are kept for the reader. Each such pipe takes a
+    /// task more. Default: off.
     pub fn echo(mut self, on: bool) -> Self {
         self.echo = on;
         self

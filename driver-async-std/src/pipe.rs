@@ -9,6 +9,7 @@ use std::task::{Context, Poll, ready};
 
 use async_io::Async;
 use futures_io::{AsyncRead, AsyncWrite};
+use p2pd_async::Echo;
 use p2pd_sys::{Half, Layer, PipeInfo, Start, Wakers};
 use socket2::SockRef;
 
@@ -24,22 +25,22 @@ use socket2::SockRef;
 /// should flush.
 #[derive(Debug)]
 pub struct Pipe {
-    stream: Async<TcpStream>,
+    stream: Arc<Async<TcpStream>>,
     info: PipeInfo,
-    /// The echo service's task has it, too.
+    /// The echo service's task has it, too, and the stream only while it has this.
     layer: Arc<Mutex<Layer>>,
+    /// The tasks that wait to write.
     wakers: Wakers,
-    _echo: Option<Echo>,
+    echo: Option<Echo>,
 }
 
 impl Pipe {
     pub(crate) fn new(stream: Async<TcpStream>, start: Start, echo: bool) -> Self {
         let info = PipeInfo::new(&start);
         let layer = Arc::new(Mutex::new(Layer::new(start, echo)));
-        // Without a duplicate the service answers while the pipe is read.
-        let duplicate = if echo { SockRef::from(stream.get_ref()).try_clone().ok() } else { None };
-        let _echo = duplicate.and_then(|socket| Echo::spawn(socket.into(), &layer));
-        Pipe { stream, info, layer, wakers: Wakers::default(), _echo }
+        let (stream, wakers) = (Arc::new(stream), Wakers::default());
+        let echo = echo.then(|| Echo::spawn::<crate::messages::AsyncIo>(&stream, &layer, &wakers));
+        Pipe { stream, info, layer, wakers, echo }
     }
 
     fn layer(&self) -> MutexGuard<'_, Layer> {
@@ -65,8 +66,7 @@ impl Pipe {
     /// # Errors
     /// `Unsupported` for an encrypted pipe, and for one whose echo replies are not sent yet; the pipe is closed.
     pub fn into_tcp_stream(self) -> io::Result<crate::TcpStream> {
-        self.layer().take_leave()?;
-        crate::executor::wrap(self.stream)
+        crate::executor::wrap(self.leave()?)
     }
 
     /// Returns the bare stream as [`into_tcp_stream`](Self::into_tcp_stream) does, as a blocking stream of the standard
@@ -75,33 +75,21 @@ impl Pipe {
     /// # Errors
     /// As those of [`into_tcp_stream`](Self::into_tcp_stream).
     pub fn into_std(self) -> io::Result<TcpStream> {
-        self.layer().take_leave()?;
-        let stream = self.stream.into_inner()?;
+        let stream = self.leave()?.into_inner()?;
         stream.set_nonblocking(false)?;
         Ok(stream)
+    }
+
+    fn leave(self) -> io::Result<Async<TcpStream>> {
+        let mut layer = lock(&self.layer);
+        layer.take_leave()?;
+        // The stream is the pipe's alone as long as the layer is held.
+        Arc::into_inner(self.stream).ok_or_else(|| io::ErrorKind::ResourceBusy.into())
     }
 }
 
 fn lock(layer: &Mutex<Layer>) -> MutexGuard<'_, Layer> {
     layer.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// The echo service's task, which ends with this.
-#[derive(Debug)]
-struct Echo {
-    _held: async_channel::Sender<()>,
-}
-
-impl Echo {
-    fn spawn(socket: TcpStream, layer: &Arc<Mutex<Layer>>) -> Option<Self> {
-        let socket = Async::new_nonblocking(socket).ok()?;
-        let task = p2pd_async::echo::<crate::messages::AsyncIo>(socket, Arc::downgrade(layer));
-        let (held, gone) = async_channel::bounded::<()>(1);
-        crate::executor::spawn(futures_lite::future::or(task, async move {
-            let _ = gone.recv().await;
-        }));
-        Some(Echo { _held: held })
-    }
 }
 
 impl Deref for Pipe {
@@ -112,27 +100,27 @@ impl Deref for Pipe {
 }
 
 /// The stream as the layer wants it: a pending call would block.
-struct Polled<'s, 'r, 'w> {
-    stream: &'s mut Async<TcpStream>,
+struct Polled<'s> {
+    stream: &'s Async<TcpStream>,
     /// Context of the task that waits to read; none for a writer.
-    reader: Option<&'r mut Context<'w>>,
-    /// Context that wakes both halves.
+    reader: Option<Context<'s>>,
+    /// Context that wakes all tasks that wait to write.
     writer: Context<'s>,
 }
 
-impl Read for Polled<'_, '_, '_> {
+impl Read for Polled<'_> {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         let Some(cx) = &mut self.reader else { return Err(io::ErrorKind::WouldBlock.into()) };
-        match Pin::new(&mut *self.stream).poll_read(cx, buf) {
+        match Pin::new(&mut &*self.stream).poll_read(cx, buf) {
             Poll::Ready(read) => read,
             Poll::Pending => Err(io::ErrorKind::WouldBlock.into()),
         }
     }
 }
 
-impl Write for Polled<'_, '_, '_> {
+impl Write for Polled<'_> {
     fn write(&mut self, data: &[u8]) -> io::Result<usize> {
-        match Pin::new(&mut *self.stream).poll_write(&mut self.writer, data) {
+        match Pin::new(&mut &*self.stream).poll_write(&mut self.writer, data) {
             Poll::Ready(written) => written,
             Poll::Pending => Err(io::ErrorKind::WouldBlock.into()),
         }
@@ -155,11 +143,11 @@ impl Pipe {
     fn writing<T>(
         &mut self,
         cx: &Context<'_>,
-        work: impl FnOnce(&mut Layer, &mut Polled<'_, '_, '_>) -> io::Result<T>,
+        work: impl FnOnce(&mut Layer, &mut Polled<'_>) -> io::Result<T>,
     ) -> Poll<io::Result<T>> {
         let writer = self.wakers.register(Half::Writer, cx);
         let mut layer = lock(&self.layer);
-        polled(work(&mut layer, &mut Polled { stream: &mut self.stream, reader: None, writer }))
+        polled(work(&mut layer, &mut Polled { stream: &self.stream, reader: None, writer }))
     }
 }
 
@@ -168,12 +156,16 @@ impl AsyncRead for Pipe {
         let this = &mut *self;
         let mut layer = lock(&this.layer);
         if layer.is_bare() {
-            let read = ready!(Pin::new(&mut this.stream).poll_read(cx, buf));
+            let read = ready!(Pin::new(&mut &*this.stream).poll_read(cx, buf));
             return Poll::Ready(layer.read_bare(read, buf.len()));
         }
         // Even if nothing waits to be sent now: a writer may leave something while this reader sleeps.
         let writer = this.wakers.register(Half::Reader, cx);
-        let mut io = Polled { stream: &mut this.stream, reader: Some(cx), writer };
+        let reader = match &this.echo {
+            Some(echo) => echo.reader(cx),
+            None => Context::from_waker(cx.waker()),
+        };
+        let mut io = Polled { stream: &this.stream, reader: Some(reader), writer };
         polled(layer.read(&mut io, buf))
     }
 }
@@ -181,7 +173,7 @@ impl AsyncRead for Pipe {
 impl AsyncWrite for Pipe {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
         if self.layer().is_bare() {
-            let written = ready!(Pin::new(&mut self.stream).poll_write(cx, data));
+            let written = ready!(Pin::new(&mut &*self.stream).poll_write(cx, data));
             return Poll::Ready(self.layer().explain(written));
         }
         self.writing(cx, |layer, io| layer.write(io, data))

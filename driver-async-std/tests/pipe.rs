@@ -1,6 +1,7 @@
 //! A pipe on whichever executor the features chose; `tests/tests/conformance.rs` has the rest, on async-std's.
 
 use std::net::Ipv4Addr;
+use std::time::Duration;
 
 use futures_lite::future::{block_on, zip};
 use futures_lite::{AsyncReadExt, AsyncWriteExt};
@@ -96,6 +97,30 @@ fn the_echo_service_answers_while_nobody_reads_and_keeps_what_it_heard() {
             drop(theirs);
             assert_eq!(ours.read(&mut answer).await.unwrap_or_default(), 0, "{mode}");
         }
+        zip(a.shutdown(), b.shutdown()).await;
+    });
+}
+
+#[test]
+fn a_reset_is_an_error_also_where_the_echo_service_has_read_ahead() {
+    let pause = || async_io::Timer::after(Duration::from_millis(200));
+    block_on(async {
+        let (a, b) =
+            (Node::bind(config()).await.unwrap(), Node::builder(config()).echo(true).bind().await.unwrap());
+        let to = b.address().await;
+        let plan = Plan { mode: PipeMode::Plain, ..Plan::default() };
+        let (ours, theirs) = zip(a.connect_with(&to, plan), b.accept()).await;
+        let (mut ours, mut theirs) = (ours.unwrap(), theirs.unwrap());
+        ours.write_all(b"half").await.unwrap();
+        pause().await;
+        let ours = ours.into_std().unwrap();
+        p2pd_sys::socket::reset_on_close(&ours).unwrap();
+        drop(ours);
+        pause().await;
+        let mut all = Vec::new();
+        let why = theirs.read_to_end(&mut all).await.unwrap_err();
+        assert_eq!((why.kind(), &all[..]), (std::io::ErrorKind::ConnectionReset, &b"half"[..]));
+        assert!(theirs.read(&mut [0; 8]).await.is_err(), "an error is no end the next time");
         zip(a.shutdown(), b.shutdown()).await;
     });
 }

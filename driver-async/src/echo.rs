@@ -1,74 +1,110 @@
 //! The task by which the echo service answers while nobody reads a pipe.
 
+use std::future::poll_fn;
 use std::io::{self, Read, Write};
-use std::sync::{Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
-use p2pd_sys::{Layer, ReadAhead};
-use socket2::SockRef;
+use p2pd_sys::{Half, Layer, ReadAhead, Wakers};
 
 use crate::runtime::Runtime;
 
 /// Time that a reader has to take what came: whoever reads answers by itself.
 const READER: Duration = Duration::from_millis(20);
-/// Pause before the next look while the reader has enough to read.
-const FULL: Duration = Duration::from_millis(500);
 
-/// Answers on this pipe while nobody reads it, until it is dropped or has ended. `socket` is a duplicate of its stream.
-pub async fn echo<R: Runtime>(socket: R::Tcp, layer: Weak<Mutex<Layer>>) {
+/// The task, which ends with this. A pipe drops it after its stream and its layer.
+#[derive(Debug)]
+pub struct Echo {
+    readable: Wakers,
+}
+
+impl Echo {
+    /// Answers on this pipe while nobody reads it, until it is dropped or has ended. The task shares the stream, but only
+    /// while it has the layer. `writable` is what the pipe waits by to write.
+    pub fn spawn<R: Runtime>(stream: &Arc<R::Tcp>, layer: &Arc<Mutex<Layer>>, writable: &Wakers) -> Self {
+        let readable = Wakers::default();
+        let pipe = Pipe::<R> { stream: Arc::downgrade(stream), layer: Arc::downgrade(layer) };
+        R::spawn(answer(pipe, readable.clone(), writable.clone()));
+        Echo { readable }
+    }
+
+    /// Returns the context by which the reader of the pipe waits for its stream.
+    pub fn reader(&self, cx: &Context<'_>) -> Context<'_> {
+        self.readable.register(Half::Reader, cx)
+    }
+}
+
+impl Drop for Echo {
+    fn drop(&mut self) {
+        self.readable.wake();
+    }
+}
+
+struct Pipe<R: Runtime> {
+    stream: Weak<R::Tcp>,
+    layer: Weak<Mutex<Layer>>,
+}
+
+impl<R: Runtime> Pipe<R> {
+    /// Does something with the pipe, if there still is one.
+    fn with<T>(&self, work: impl FnOnce(&R::Tcp, &mut Layer) -> T) -> Option<T> {
+        let layer = self.layer.upgrade()?;
+        let mut layer = layer.lock().unwrap_or_else(PoisonError::into_inner);
+        let stream = self.stream.upgrade()?;
+        Some(work(&stream, &mut layer))
+    }
+}
+
+async fn answer<R: Runtime>(pipe: Pipe<R>, readable: Wakers, writable: Wakers) {
+    let mut state = ReadAhead::Waits;
     loop {
-        // That it ended or broke is something to read, too.
-        let _ = R::peek(&socket).await;
-        let Some(before) = with(&layer, |layer| layer.reads()) else { return };
-        R::sleep(READER).await;
-        let work = |layer: &mut Layer| {
-            let there =
-                !matches!(peek(R::tcp_socket(&socket)), Err(e) if e.kind() == io::ErrorKind::WouldBlock);
-            let unread = there && layer.reads() == before;
-            let mut io = Bare(R::tcp_socket(&socket));
-            if unread { layer.read_ahead(&mut io) } else { ReadAhead::Waits }
-        };
-        match with(&layer, work) {
-            Some(ReadAhead::Waits) => {}
-            Some(ReadAhead::Sending) => {
-                while sends::<R>(&socket, &layer) {
-                    R::sleep(READER).await;
-                }
+        let ready = poll_fn(|cx| {
+            // In every state: the end of the pipe is told so.
+            let mut reading = readable.register(Half::Echo, cx);
+            let ready = pipe.with(|stream, layer| match state {
+                ReadAhead::Waits => R::poll_readable(stream, &mut reading),
+                ReadAhead::Sending => R::poll_writable(stream, &mut writable.register(Half::Echo, cx)),
+                ReadAhead::Full => layer.poll_room(cx).map(Ok),
+                ReadAhead::Ended => Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into())),
+            });
+            match ready {
+                Some(ready) => ready.map(|ready| ready.is_ok()),
+                None => Poll::Ready(false),
             }
-            Some(ReadAhead::Full) => R::sleep(FULL).await,
-            Some(ReadAhead::Ended) | None => return,
+        });
+        if !ready.await {
+            return;
         }
+        let next = if state == ReadAhead::Sending {
+            pipe.with(|stream, layer| match layer.flush(&mut Tried::<R>(stream)) {
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => ReadAhead::Sending,
+                _ => ReadAhead::Waits,
+            })
+        } else {
+            let Some(before) = pipe.with(|_, layer| layer.reads()) else { return };
+            R::sleep(READER).await;
+            pipe.with(|stream, layer| match layer.reads() == before {
+                true => layer.read_ahead(&mut Tried::<R>(stream)),
+                false => ReadAhead::Waits,
+            })
+        };
+        let Some(next) = next else { return };
+        state = next;
     }
 }
 
-/// Sends the replies that wait. Returns true if some still do.
-fn sends<R: Runtime>(socket: &R::Tcp, layer: &Weak<Mutex<Layer>>) -> bool {
-    let sent = with(layer, |layer| layer.flush(&mut Bare(R::tcp_socket(socket))));
-    sent.is_some_and(|sent| sent.is_err_and(|e| e.kind() == io::ErrorKind::WouldBlock))
-}
+struct Tried<'s, R: Runtime>(&'s R::Tcp);
 
-fn with<T>(layer: &Weak<Mutex<Layer>>, work: impl FnOnce(&mut Layer) -> T) -> Option<T> {
-    let layer = layer.upgrade()?;
-    let mut layer = layer.lock().unwrap_or_else(PoisonError::into_inner);
-    Some(work(&mut layer))
-}
-
-fn peek(socket: SockRef<'_>) -> io::Result<usize> {
-    socket.peek(&mut [std::mem::MaybeUninit::uninit()])
-}
-
-/// A socket that does not block.
-struct Bare<'s>(SockRef<'s>);
-
-impl Read for Bare<'_> {
+impl<R: Runtime> Read for Tried<'_, R> {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        (&mut &*self.0).read(buf)
+        R::try_read(self.0, buf)
     }
 }
 
-impl Write for Bare<'_> {
+impl<R: Runtime> Write for Tried<'_, R> {
     fn write(&mut self, data: &[u8]) -> io::Result<usize> {
-        (&mut &*self.0).write(data)
+        R::try_write(self.0, data)
     }
 
     fn flush(&mut self) -> io::Result<()> {

@@ -35,7 +35,7 @@ mod waiters;
 pub use allocation::Allocation;
 pub use carrier::{IntoSocket, Socket};
 pub use daemon::Daemon;
-pub use echo::echo;
+pub use echo::Echo;
 pub use pipe::{CallbackId, MessagePipe, RecvError, SendError};
 pub use runtime::Runtime;
 #[cfg(feature = "stream")]

@@ -1,13 +1,12 @@
 //! The task that calls back at changes of the machine's network.
 
 use std::future::{Future, poll_fn};
-use std::io;
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::Poll;
 
 use p2pd_sys::messages::NetworkChange;
-use p2pd_sys::messages::network::{COMPARE_EVERY, NetworkWatch, QUIET, changes, is_overflow, matters};
+use p2pd_sys::messages::network::{COMPARE_EVERY, NetworkWatch, QUIET, Word, changes};
 
 use crate::pipe::CallbackId;
 use crate::runtime::Runtime;
@@ -24,10 +23,10 @@ where
     let mut watch = NetworkWatch::new(shared.local);
     loop {
         {
-            let mut end = pin!(shared.end());
+            let mut unheard = pin!(shared.unheard(id));
             let mut word = pin!(word::<R>(&mut told));
-            let over = poll_fn(|cx| match end.as_mut().poll(cx) {
-                Poll::Ready(_) => Poll::Ready(true),
+            let over = poll_fn(|cx| match unheard.as_mut().poll(cx) {
+                Poll::Ready(()) => Poll::Ready(true),
                 Poll::Pending => word.as_mut().poll(cx).map(|()| false),
             });
             if over.await {
@@ -49,13 +48,11 @@ async fn word<R: Runtime>(told: &mut Option<R::Tcp>) {
     let Some(socket) = told else { return R::sleep(COMPARE_EVERY).await };
     let mut buffer = [0; 8192];
     loop {
-        match R::read(socket, &mut buffer).await {
-            // So long that it may have been cut.
-            Ok(n) if n < buffer.len() && !matters(&buffer[..n]) => {}
-            Ok(_) => break,
-            Err(e) if is_overflow(&e) => break,
-            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-            Err(_) => {
+        let read = R::read(socket, &mut buffer).await;
+        match Word::of(&read, &buffer) {
+            Word::None | Word::Idle => {}
+            Word::Changed => break,
+            Word::Lost => {
                 *told = None;
                 return;
             }

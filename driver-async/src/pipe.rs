@@ -115,8 +115,7 @@ impl<R: Runtime> MessagePipe<R> {
     /// Returns the source of this pipe: its local address, by its [`interface`](Self::interface). A
     /// [`RouteTable`](p2pd_sys::messages::RouteTable) has the external addresses that it leads to.
     pub fn route(&self) -> Route {
-        let route = Route::from(self.local_addr());
-        self.interface().map_or(route, |card| route.by(card.index))
+        Route::of(self.local_addr())
     }
 
     /// Gives the socket to a function, for its options and its number. `None`: the pipe has ended, or it is a relayed
@@ -305,11 +304,16 @@ impl<R: Runtime> MessagePipe<R> {
             let at = inbox.callbacks.iter().position(|(i, _)| *i == id);
             let gone = at.map(|at| inbox.callbacks.remove(at));
             let at = inbox.at_change.iter().position(|i| *i == id);
-            let unheard = at.map(|at| inbox.at_change.remove(at)).is_some();
+            // The task that listens waits with those that wait for the end.
+            let unheard = at.map(|at| inbox.at_change.remove(at)).map(|_| inbox.over.take());
             let at = inbox.at_end.iter().position(|(i, _)| *i == id);
             (gone, at.map(|at| inbox.at_end.remove(at)), unheard)
         });
-        gone.is_some() || ended.is_some() || unheard
+        let was = gone.is_some() || ended.is_some() || unheard.is_some();
+        if let Some(listens) = unheard {
+            listens.now();
+        }
+        was
     }
 
     /// Sends each message of this pipe to `other`'s destination until one of them ends; a UDP server has no

@@ -46,8 +46,24 @@ pub trait Runtime: Copy + fmt::Debug + Send + Sync + 'static {
     /// Waits until [`outcome`](p2pd_sys::socket::outcome) has the outcome of a connect.
     fn connected(tcp: &Self::Tcp) -> impl Future<Output = io::Result<SocketAddr>> + Send;
 
-    /// Waits until there is something to read, an end included, and leaves it there.
-    fn peek(tcp: &Self::Tcp) -> impl Future<Output = io::Result<usize>> + Send;
+    /// Waits until there may be something to read, an end or an error included, and leaves it there. The stream remembers
+    /// one waker.
+    fn poll_readable(tcp: &Self::Tcp, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
+
+    /// Waits until there may be room to write. The stream remembers one waker.
+    fn poll_writable(tcp: &Self::Tcp, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
+
+    /// Reads what is there; `WouldBlock` if nothing is.
+    ///
+    /// # Errors
+    /// The stream's.
+    fn try_read(tcp: &Self::Tcp, buffer: &mut [u8]) -> io::Result<usize>;
+
+    /// Writes what there is room for; `WouldBlock` if there is none.
+    ///
+    /// # Errors
+    /// The stream's.
+    fn try_write(tcp: &Self::Tcp, data: &[u8]) -> io::Result<usize>;
 
     /// Reads as soon as there is something.
     fn read(tcp: &Self::Tcp, buffer: &mut [u8]) -> impl Future<Output = io::Result<usize>> + Send;

@@ -54,7 +54,7 @@ pub(crate) struct Inbox<R: Runtime> {
     /// Tasks that wait for a delivery, or for the end of a subscription or of reading.
     pub(crate) arrived: Waiters,
     /// Tasks that wait for the end of reading, or of the pipe on this side.
-    over: Waiters,
+    pub(crate) over: Waiters,
 }
 
 /// Messages and bytes that are read ahead for nobody, so that the end behind them is seen.
@@ -218,6 +218,19 @@ impl<R: Runtime> Shared<R> {
             }
         })
         .await
+    }
+
+    /// Waits for the end of reading, or until this callback at changes of the network was taken away.
+    pub(crate) async fn unheard(&self, id: CallbackId) {
+        let mut waiting = Waiting { shared: self, of: |inbox| &mut inbox.over, ticket: Ticket::default() };
+        poll_fn(|cx| {
+            let mut inbox = self.inbox();
+            match inbox.end.is_some() || !inbox.at_change.contains(&id) {
+                true => Poll::Ready(()),
+                false => waiting.register(&mut inbox, cx),
+            }
+        })
+        .await;
     }
 
     /// The oldest message of a subscription, as soon as there is one.

@@ -366,3 +366,24 @@ fn a_stun_server_says_how_it_sees_a_socket_over_udp_and_tcp() {
     let query = Query::new(&mut all.pipes, closed, route, Protocol::Tcp).unwrap();
     assert!(matches!(all.answered(query, || {}), Err(StunError::Open(_))));
 }
+
+/// Where no socket tells of changes there is no token for one.
+#[cfg(target_os = "linux")]
+#[test]
+fn the_last_pipe_that_watches_the_network_ends_the_watch() {
+    let mut it = Loop::new(4);
+    let route = Route::from(std::net::IpAddr::from(Ipv4Addr::LOCALHOST));
+    let bind = |it: &mut Loop| it.pipes.bind(route, &PipeOptions::default());
+    let (one, other) = (bind(&mut it).unwrap(), bind(&mut it).unwrap());
+    for pipe in [one, one, other] {
+        assert!(it.pipes.watch_network(pipe).unwrap());
+    }
+    assert_eq!(bind(&mut it).unwrap_err().kind(), ErrorKind::OutOfMemory, "one token is the network's");
+    it.pipes.close(one);
+    let third = bind(&mut it).unwrap();
+    assert_eq!(bind(&mut it).unwrap_err().kind(), ErrorKind::OutOfMemory, "it is still watched");
+    it.pipes.close(other);
+    assert!(bind(&mut it).is_ok() && bind(&mut it).is_ok(), "its token and the network's");
+    it.pipes.close(third);
+    assert!(it.pipes.timeout().is_none_or(|t| t.is_zero()), "nothing is compared any more");
+}

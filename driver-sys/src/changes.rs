@@ -2,6 +2,42 @@
 
 use std::io;
 use std::net::TcpStream;
+use std::time::Duration;
+
+/// Time from the word of a change to the look at the interfaces: changes come in groups, a link with its addresses and
+/// routes.
+pub const QUIET: Duration = Duration::from_millis(250);
+/// Time between two looks where the system does not tell of changes.
+pub const COMPARE_EVERY: Duration = Duration::from_secs(5);
+
+/// Outcome of a read of [`changes`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Word {
+    /// Nothing has come.
+    None,
+    /// What has come does not matter: read again.
+    Idle,
+    /// The interfaces may have changed.
+    Changed,
+    /// The socket tells nothing any more.
+    Lost,
+}
+
+impl Word {
+    /// Judges a read into this buffer, which has 8 KiB.
+    pub fn of(read: &io::Result<usize>, buffer: &[u8]) -> Self {
+        match read {
+            Ok(0) => Word::Lost,
+            // So long that it may have been cut.
+            Ok(n) if *n == buffer.len() || matters(&buffer[..*n]) => Word::Changed,
+            Ok(_) => Word::Idle,
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => Word::None,
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => Word::Idle,
+            Err(e) if is_overflow(e) => Word::Changed,
+            Err(_) => Word::Lost,
+        }
+    }
+}
 
 /// A socket that becomes readable with every change, non-blocking; a stream for the sake of the event loops, as of
 /// [`socket::pair`](crate::socket::pair). Linux only: netlink's route family (rtnetlink(7)).
@@ -29,7 +65,7 @@ pub fn changes() -> io::Result<TcpStream> {
 
 /// Returns true if data read from [`changes`] can matter. Routes matter only if they are default routes, since some
 /// machines learn others all the time. Data that is cut short or not understood matters.
-pub fn matters(mut messages: &[u8]) -> bool {
+fn matters(mut messages: &[u8]) -> bool {
     /// Length and type, flags, sequence, port id: `struct nlmsghdr`.
     const HEADER: usize = 16;
     /// `RTM_NEWROUTE`, `RTM_DELROUTE`.
@@ -53,13 +89,13 @@ pub fn matters(mut messages: &[u8]) -> bool {
 
 /// Returns true if a read of [`changes`] failed because more came than the socket has room for.
 #[cfg(unix)]
-pub fn is_overflow(error: &io::Error) -> bool {
+fn is_overflow(error: &io::Error) -> bool {
     error.raw_os_error() == Some(rustix::io::Errno::NOBUFS.raw_os_error())
 }
 
 /// Returns false: this system has no such socket.
 #[cfg(not(unix))]
-pub fn is_overflow(_: &io::Error) -> bool {
+fn is_overflow(_: &io::Error) -> bool {
     false
 }
 
@@ -86,6 +122,25 @@ mod tests {
             assert!(matters(&message(other, &[2, 24, 0, 0])), "links and addresses: {other}");
         }
         assert!(!matters(&[]));
+    }
+
+    #[test]
+    fn a_read_means_one_of_four_things() {
+        let [route, link] = [message(24, &[2, 24, 0, 0]), message(16, &[0])];
+        let of = |data: &[u8], room: usize| {
+            let mut buffer = vec![0; room];
+            buffer[..data.len()].copy_from_slice(data);
+            Word::of(&Ok(data.len()), &buffer)
+        };
+        assert_eq!(
+            [of(&route, 99), of(&route, route.len()), of(&link, 99)],
+            [Word::Idle, Word::Changed, Word::Changed]
+        );
+        let failed = |e: io::Error| Word::of(&Err(e), &[]);
+        assert_eq!((of(&[], 9), failed(io::ErrorKind::BrokenPipe.into())), (Word::Lost, Word::Lost));
+        assert_eq!(failed(io::ErrorKind::WouldBlock.into()), Word::None);
+        #[cfg(unix)]
+        assert_eq!(failed(rustix::io::Errno::NOBUFS.into()), Word::Changed);
     }
 
     #[test]

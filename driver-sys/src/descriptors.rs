@@ -1,5 +1,8 @@
 //! Limit of the sockets of the process.
 
+#[cfg(unix)]
+use p2pd_core::PIPE_DESCRIPTORS;
+
 /// Raises the limit of open descriptors to the most that the system allows without privileges. Returns the limit that
 /// holds then; `None` where there is none or it is not known. A spray of dials needs more than the usual 1,024.
 #[cfg(unix)]
@@ -20,12 +23,12 @@ pub fn raise_descriptor_limit() -> Option<u64> {
     None
 }
 
-/// Returns the places for peers where the user gives no number: half of the descriptors that the process may have. A
-/// quarter is for streams that are saying hello, and one for the node's own dials, files, and programs at the API.
+/// Returns the places for peers where the user gives no number: they take half of the descriptors that the process may
+/// have. An eighth is for streams that are saying hello, the rest for the node's own dials, files, and programs at the API.
 #[cfg(unix)]
 pub fn most_pipes() -> u32 {
     let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current.unwrap_or(u64::MAX);
-    (limit / 2).min(MOST_PIPES) as u32
+    (limit / 2 / PIPE_DESCRIPTORS as u64).min(MOST_PIPES) as u32
 }
 
 /// Returns the most sessions of the core.

@@ -7,7 +7,7 @@ use std::net::{IpAddr, SocketAddr};
 use netdev::interface::ipv6_addr_flags::Ipv6AddrFlags;
 use netdev::interface::types::InterfaceType;
 use p2pd_core::io::{Interface, LinkKind};
-use p2pd_core::{Interfaces, Which};
+use p2pd_core::{Interfaces, Which, is_link_local};
 
 use crate::links;
 
@@ -171,13 +171,6 @@ fn list(cards: &[Card], bind: Option<IpAddr>, wanted: &Interfaces) -> Vec<Interf
 /// Returns the system's name of the interface with this index.
 pub fn interface_name(index: u32) -> Option<String> {
     netdev::get_interfaces().into_iter().find(|i| i.index == index).map(|i| i.name)
-}
-
-fn is_link_local(ip: IpAddr) -> bool {
-    match ip {
-        IpAddr::V4(ip) => ip.is_link_local(),
-        IpAddr::V6(ip) => ip.is_unicast_link_local(),
-    }
 }
 
 #[cfg(test)]

@@ -4,8 +4,8 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use p2pd_core::SockOpts;
 use p2pd_core::io::Reuse;
+use p2pd_core::{SockOpts, is_link_local, scoped};
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
 /// Receive and send buffer of a UDP socket, in bytes: 10 ms of a relayed pipe at 100 Mbyte/s, headers and system
@@ -18,10 +18,20 @@ const UDP_BUFFER: usize = 1 << 20;
 /// # Errors
 /// Of `socket`, `setsockopt` or `bind`.
 pub fn udp(local: SocketAddr, opts: &SockOpts) -> io::Result<std::net::UdpSocket> {
+    udp_by(local, None, opts)
+}
+
+/// The same by an interface alone.
+pub(crate) fn udp_by(
+    local: SocketAddr,
+    interface: Option<u32>,
+    opts: &SockOpts,
+) -> io::Result<std::net::UdpSocket> {
     let socket = open(local, Type::DGRAM, Protocol::UDP, opts)?;
     // The system gives what its own limit allows, and less does too.
     let _ = socket.set_recv_buffer_size(UDP_BUFFER);
     let _ = socket.set_send_buffer_size(UDP_BUFFER);
+    let local = by(&socket, local, interface)?;
     socket.bind(&local.into())?;
     if let SocketAddr::V4(local) = local
         && !local.ip().is_unspecified()
@@ -48,12 +58,22 @@ pub(crate) fn has_family(ip: IpAddr) -> bool {
 /// # Errors
 /// Of `socket`, `setsockopt`, `bind` or `listen`.
 pub fn listener(local: SocketAddr, backlog: u16, opts: &SockOpts) -> io::Result<std::net::TcpListener> {
+    listener_by(local, None, backlog, opts)
+}
+
+/// The same for connections by an interface alone.
+pub(crate) fn listener_by(
+    local: SocketAddr,
+    interface: Option<u32>,
+    backlog: u16,
+    opts: &SockOpts,
+) -> io::Result<std::net::TcpListener> {
     // First claimed for itself alone, so that a port that somebody listens on is refused; then shared with our
     // own dials, which ask for it too.
     let exclusive =
         SockOpts { reuse: if opts.reuse == Reuse::No { Reuse::No } else { Reuse::Address }, ..*opts };
     let socket = open(local, Type::STREAM, Protocol::TCP, &exclusive)?;
-    socket.bind(&local.into())?;
+    socket.bind(&by(&socket, local, interface)?.into())?;
     socket.listen(i32::from(backlog))?;
     share_port(&socket, opts)?;
     Ok(socket.into())
@@ -92,10 +112,16 @@ pub fn listener_beside(_: SocketAddr, _: u16, _: &SockOpts, _: u32) -> io::Resul
 /// # Errors
 /// Of `socket`, `setsockopt` or `bind`: a port clash shows here, before the time to connect.
 pub fn dialler(local: SocketAddr, opts: &SockOpts) -> io::Result<Socket> {
+    dialler_by(local, None, opts)
+}
+
+/// The same by an interface alone.
+pub(crate) fn dialler_by(local: SocketAddr, interface: Option<u32>, opts: &SockOpts) -> io::Result<Socket> {
     let socket = open(local, Type::STREAM, Protocol::TCP, opts)?;
     if opts.nodelay {
         socket.set_tcp_nodelay(true)?;
     }
+    let local = by(&socket, local, interface)?;
     // Where neither address nor port is asked for, connect chooses both, and the port later.
     if !local.ip().is_unspecified() || local.port() != 0 {
         socket.bind(&local.into())?;
@@ -166,19 +192,44 @@ pub fn outcome<'s>(socket: impl Into<SockRef<'s>>) -> io::Result<SocketAddr> {
 /// default routes the system sends by the better one, also from the other one's address.
 ///
 /// # Errors
-/// Of `setsockopt`; where there is no such option nothing is done.
+/// Of `setsockopt`; `Unsupported` where there is no such option.
 pub fn leave_by<'s>(socket: impl Into<SockRef<'s>>, local: SocketAddr, interface: u32) -> io::Result<()> {
     #[cfg(any(target_os = "linux", target_os = "android", target_os = "macos", target_os = "ios"))]
     {
         let (socket, interface) = (socket.into(), std::num::NonZeroU32::new(interface));
         match local {
-            SocketAddr::V4(_) => socket.bind_device_by_index_v4(interface)?,
-            SocketAddr::V6(_) => socket.bind_device_by_index_v6(interface)?,
+            SocketAddr::V4(_) => socket.bind_device_by_index_v4(interface),
+            SocketAddr::V6(_) => socket.bind_device_by_index_v6(interface),
         }
     }
     #[cfg(not(any(target_os = "linux", target_os = "android", target_os = "macos", target_os = "ios")))]
-    let _ = (socket.into(), local, interface);
-    Ok(())
+    {
+        let _ = (socket.into(), local, interface);
+        Err(io::ErrorKind::Unsupported.into())
+    }
+}
+
+/// Has a socket go by an interface alone, before it is bound. Returns the address to bind: the interface's own one where
+/// the system lets no socket be held to an interface.
+fn by(socket: &Socket, local: SocketAddr, interface: Option<u32>) -> io::Result<SocketAddr> {
+    let Some(interface) = interface else { return Ok(local) };
+    match leave_by(socket, local, interface) {
+        Err(e) if matches!(e.kind(), io::ErrorKind::PermissionDenied | io::ErrorKind::Unsupported) => {
+            own_address(local, interface)
+        }
+        done => done.map(|()| local),
+    }
+}
+
+/// Returns this address, or the interface's own one in place of all.
+fn own_address(local: SocketAddr, interface: u32) -> io::Result<SocketAddr> {
+    if !local.ip().is_unspecified() {
+        return Ok(local);
+    }
+    let card = crate::cards().into_iter().find(|card| card.index == interface);
+    let ips = card.into_iter().flat_map(|card| card.addresses).map(|(ip, _)| ip);
+    let own = ips.filter(|ip| ip.is_ipv4() == local.is_ipv4()).min_by_key(|ip| is_link_local(*ip));
+    Ok(scoped(own.ok_or(io::ErrorKind::AddrNotAvailable)?, local.port(), interface))
 }
 
 /// Makes the next close send RST and drop the queue.
@@ -258,6 +309,20 @@ mod tests {
         let everywhere = listener(([0, 0, 0, 0], 0).into(), 1, &share).unwrap().local_addr().unwrap();
         let beside = SocketAddr::from(([127, 0, 0, 1], everywhere.port()));
         assert!(dialler(beside, &share).is_ok(), "a dial from one address beside a listener on all");
+    }
+
+    /// What is done where a socket cannot be held to an interface.
+    #[test]
+    fn an_interfaces_own_address_stands_for_all() {
+        let lo = crate::card_of(local()).unwrap().index;
+        let own = |at: &str, interface| own_address(at.parse().unwrap(), interface).ok();
+        assert_eq!(own("0.0.0.0:7", lo), Some(([127, 0, 0, 1], 7).into()));
+        assert_eq!(own("10.9.8.7:7", lo), Some(([10, 9, 8, 7], 7).into()), "an address that was asked for");
+        assert_eq!(own("0.0.0.0:7", u32::MAX), None, "no interface is not all of them");
+        assert!(udp_by("0.0.0.0:0".parse().unwrap(), Some(u32::MAX), &SockOpts::default()).is_err());
+        assert!(listener_by("0.0.0.0:0".parse().unwrap(), Some(u32::MAX), 1, &SockOpts::default()).is_err());
+        let heard = listener_by("0.0.0.0:0".parse().unwrap(), Some(lo), 1, &SockOpts::default()).unwrap();
+        assert!(std::net::TcpStream::connect((local().ip(), heard.local_addr().unwrap().port())).is_ok());
     }
 
     #[test]

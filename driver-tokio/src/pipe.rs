@@ -1,11 +1,13 @@
 //! Pipe to a peer, which a user reads from and writes to.
 
 use std::io::{self, Read, Write};
+use std::net::Shutdown;
 use std::ops::Deref;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 
+use p2pd_async::Echo;
 use p2pd_sys::{Half, Layer, PipeInfo, Start, Wakers};
 use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -23,22 +25,22 @@ use tokio::net::TcpStream;
 /// should flush.
 #[derive(Debug)]
 pub struct Pipe {
-    stream: TcpStream,
+    stream: Arc<TcpStream>,
     info: PipeInfo,
-    /// The echo service's task has it, too.
+    /// The echo service's task has it, too, and the stream only while it has this.
     layer: Arc<Mutex<Layer>>,
+    /// The tasks that wait to write.
     wakers: Wakers,
-    _echo: Option<Echo>,
+    echo: Option<Echo>,
 }
 
 impl Pipe {
     pub(crate) fn new(stream: TcpStream, start: Start, echo: bool) -> Self {
         let info = PipeInfo::new(&start);
         let layer = Arc::new(Mutex::new(Layer::new(start, echo)));
-        // Without a duplicate the service answers while the pipe is read.
-        let duplicate = if echo { SockRef::from(&stream).try_clone().ok() } else { None };
-        let _echo = duplicate.and_then(|socket| Echo::spawn(socket.into(), &layer));
-        Pipe { stream, info, layer, wakers: Wakers::default(), _echo }
+        let (stream, wakers) = (Arc::new(stream), Wakers::default());
+        let echo = echo.then(|| Echo::spawn::<crate::messages::Tokio>(&stream, &layer, &wakers));
+        Pipe { stream, info, layer, wakers, echo }
     }
 
     fn layer(&self) -> MutexGuard<'_, Layer> {
@@ -46,7 +48,7 @@ impl Pipe {
     }
 
     pub(crate) fn socket(&self) -> SockRef<'_> {
-        SockRef::from(&self.stream)
+        SockRef::from(&*self.stream)
     }
 
     /// The messages beside a relayed pipe, once.
@@ -64,8 +66,7 @@ impl Pipe {
     /// # Errors
     /// Gives an encrypted pipe back, and one whose echo replies are not sent yet.
     pub fn into_tcp_stream(self) -> Result<TcpStream, Box<Pipe>> {
-        let leaves = self.layer().take_leave();
-        if leaves.is_ok() { Ok(self.stream) } else { Err(Box::new(self)) }
+        self.leave().map_err(|(pipe, _)| pipe)
     }
 
     /// Returns the bare stream as [`into_tcp_stream`](Self::into_tcp_stream) does, as a blocking stream of the standard
@@ -74,10 +75,20 @@ impl Pipe {
     /// # Errors
     /// `Unsupported` for an encrypted pipe, and for one whose echo replies are not sent yet; the pipe is closed.
     pub fn into_std(self) -> io::Result<std::net::TcpStream> {
-        self.layer().take_leave()?;
-        let stream = self.stream.into_std()?;
+        let stream = self.leave().map_err(|(_, why)| why)?.into_std()?;
         stream.set_nonblocking(false)?;
         Ok(stream)
+    }
+
+    fn leave(self) -> Result<TcpStream, (Box<Pipe>, io::Error)> {
+        let shared = self.layer.clone();
+        let mut layer = lock(&shared);
+        if let Err(why) = layer.take_leave() {
+            return Err((Box::new(self), why));
+        }
+        // The stream is the pipe's alone as long as the layer is held.
+        Arc::try_unwrap(self.stream)
+            .map_err(|stream| (Box::new(Pipe { stream, ..self }), io::ErrorKind::ResourceBusy.into()))
     }
 }
 
@@ -94,24 +105,6 @@ fn lock(layer: &Mutex<Layer>) -> MutexGuard<'_, Layer> {
     layer.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// The echo service's task, which ends with this.
-#[derive(Debug)]
-struct Echo(tokio::task::AbortHandle);
-
-impl Echo {
-    fn spawn(socket: std::net::TcpStream, layer: &Arc<Mutex<Layer>>) -> Option<Self> {
-        let socket = TcpStream::from_std(socket).ok()?;
-        let task = p2pd_async::echo::<crate::messages::Tokio>(socket, Arc::downgrade(layer));
-        Some(Echo(tokio::spawn(task).abort_handle()))
-    }
-}
-
-impl Drop for Echo {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
-}
-
 impl Deref for Pipe {
     type Target = PipeInfo;
     fn deref(&self) -> &PipeInfo {
@@ -120,28 +113,28 @@ impl Deref for Pipe {
 }
 
 /// The stream as the layer wants it: a pending call would block.
-struct Polled<'s, 'r, 'w> {
-    stream: &'s mut TcpStream,
+struct Polled<'s> {
+    stream: &'s mut Arc<TcpStream>,
     /// Context of the task that waits to read; none for a writer.
-    reader: Option<&'r mut Context<'w>>,
-    /// Context that wakes both halves.
+    reader: Option<Context<'s>>,
+    /// Context that wakes all tasks that wait to write.
     writer: Context<'s>,
 }
 
-impl Read for Polled<'_, '_, '_> {
+impl Read for Polled<'_> {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         let Some(cx) = &mut self.reader else { return Err(io::ErrorKind::WouldBlock.into()) };
         let mut buf = ReadBuf::new(buf);
-        match Pin::new(&mut *self.stream).poll_read(cx, &mut buf) {
+        match poll_read(self.stream, cx, &mut buf) {
             Poll::Ready(read) => read.map(|()| buf.filled().len()),
             Poll::Pending => Err(io::ErrorKind::WouldBlock.into()),
         }
     }
 }
 
-impl Write for Polled<'_, '_, '_> {
+impl Write for Polled<'_> {
     fn write(&mut self, data: &[u8]) -> io::Result<usize> {
-        match Pin::new(&mut *self.stream).poll_write(&mut self.writer, data) {
+        match poll_write(self.stream, &mut self.writer, data) {
             Poll::Ready(written) => written,
             Poll::Pending => Err(io::ErrorKind::WouldBlock.into()),
         }
@@ -149,6 +142,37 @@ impl Write for Polled<'_, '_, '_> {
 
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
+    }
+}
+
+/// Reads a stream; one that the echo service shares is not read by `AsyncRead`, which wants it alone.
+fn poll_read(
+    stream: &mut Arc<TcpStream>,
+    cx: &mut Context<'_>,
+    buf: &mut ReadBuf<'_>,
+) -> Poll<io::Result<()>> {
+    if let Some(own) = Arc::get_mut(stream) {
+        return Pin::new(own).poll_read(cx, buf);
+    }
+    loop {
+        ready!(stream.poll_read_ready(cx))?;
+        match stream.try_read(buf.initialize_unfilled()) {
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
+            read => return Poll::Ready(read.map(|n| buf.advance(n))),
+        }
+    }
+}
+
+fn poll_write(stream: &mut Arc<TcpStream>, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
+    if let Some(own) = Arc::get_mut(stream) {
+        return Pin::new(own).poll_write(cx, data);
+    }
+    loop {
+        ready!(stream.poll_write_ready(cx))?;
+        match stream.try_write(data) {
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
+            written => return Poll::Ready(written),
+        }
     }
 }
 
@@ -164,7 +188,7 @@ impl Pipe {
     fn writing<T>(
         &mut self,
         cx: &Context<'_>,
-        work: impl FnOnce(&mut Layer, &mut Polled<'_, '_, '_>) -> io::Result<T>,
+        work: impl FnOnce(&mut Layer, &mut Polled<'_>) -> io::Result<T>,
     ) -> Poll<io::Result<T>> {
         let writer = self.wakers.register(Half::Writer, cx);
         let mut layer = lock(&self.layer);
@@ -182,12 +206,16 @@ impl AsyncRead for Pipe {
         let mut layer = lock(&this.layer);
         if layer.is_bare() {
             let room = buf.remaining();
-            let read = ready!(Pin::new(&mut this.stream).poll_read(cx, buf)).map(|()| room - buf.remaining());
+            let read = ready!(poll_read(&mut this.stream, cx, buf)).map(|()| room - buf.remaining());
             return Poll::Ready(layer.read_bare(read, room).map(drop));
         }
         // Even if nothing waits to be sent now: a writer may leave something while this reader sleeps.
         let writer = this.wakers.register(Half::Reader, cx);
-        let mut io = Polled { stream: &mut this.stream, reader: Some(cx), writer };
+        let reader = match &this.echo {
+            Some(echo) => echo.reader(cx),
+            None => Context::from_waker(cx.waker()),
+        };
+        let mut io = Polled { stream: &mut this.stream, reader: Some(reader), writer };
         let n = ready!(polled(layer.read(&mut io, buf.initialize_unfilled())))?;
         buf.advance(n);
         Poll::Ready(Ok(()))
@@ -197,7 +225,7 @@ impl AsyncRead for Pipe {
 impl AsyncWrite for Pipe {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
         if self.layer().is_bare() {
-            let written = ready!(Pin::new(&mut self.stream).poll_write(cx, data));
+            let written = ready!(poll_write(&mut self.stream, cx, data));
             return Poll::Ready(self.layer().explain(written));
         }
         self.writing(cx, |layer, io| layer.write(io, data))
@@ -209,6 +237,10 @@ impl AsyncWrite for Pipe {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         ready!(self.writing(cx, |layer, io| layer.end(io)))?;
-        Pin::new(&mut self.stream).poll_shutdown(cx)
+        // As tokio's own: a stream that is gone has no direction to end.
+        match self.socket().shutdown(Shutdown::Write) {
+            Err(e) if e.kind() == io::ErrorKind::NotConnected => Poll::Ready(Ok(())),
+            done => Poll::Ready(done),
+        }
     }
 }

@@ -225,6 +225,91 @@ async fn a_pipe_with_echo_that_has_ended_its_own_direction_goes_on_reading() {
     }
 }
 
+/// What places for peers are reckoned by.
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn a_pipe_with_echo_has_as_many_descriptors_as_are_reckoned() {
+    use std::os::fd::{AsFd, AsRawFd};
+    for mode in BOTH {
+        let (_a, _b, ours, theirs) = pair(mode, true).await;
+        for pipe in [ours, theirs] {
+            let socket = |fd: &std::path::Path| std::fs::read_link(fd).ok();
+            let open = std::fs::read_dir("/proc/self/fd").unwrap().map(|fd| socket(&fd.unwrap().path()));
+            let open: Vec<_> = open.flatten().collect();
+            let this = format!("/proc/self/fd/{}", pipe.as_fd().as_raw_fd());
+            let this = socket(this.as_ref()).unwrap();
+            let mine = open.iter().filter(|socket| **socket == this).count();
+            assert_eq!(mine, p2pd_core::PIPE_DESCRIPTORS, "{mode}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_reset_is_an_error_also_where_the_echo_service_has_read_ahead() {
+    for mode in BOTH {
+        let (_a, _b, mut ours, mut theirs) = pair(mode, true).await;
+        ours.write_all(b"half").await.unwrap();
+        ours.flush().await.unwrap();
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        p2pd_sys::socket::reset_on_close(&ours).unwrap();
+        drop(ours);
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        let mut all = Vec::new();
+        let why = timeout(LONG, theirs.read_to_end(&mut all)).await.unwrap().unwrap_err();
+        assert_eq!(why.kind(), ErrorKind::ConnectionReset, "{mode}: {why}");
+        assert_eq!(all, b"half", "{mode}");
+        assert!(theirs.read(&mut [0; 8]).await.is_err(), "{mode}: an error is no end the next time");
+    }
+}
+
+/// A peer that reads no replies keeps nobody awake.
+#[tokio::test]
+async fn replies_that_cannot_be_sent_wake_nobody_until_they_can() {
+    let (_a, _b, mut ours, mut theirs) = pair(PipeMode::Encrypted, true).await;
+    let small = |pipe: &p2pd_tokio::Pipe| {
+        let socket = socket2::SockRef::from(pipe);
+        socket.set_send_buffer_size(4096).unwrap();
+        socket.set_recv_buffer_size(4096).unwrap();
+    };
+    small(&ours);
+    small(&theirs);
+    let message = [&b"ECHO "[..], &[7; 8000]].concat();
+    let mut sent = 0;
+    while let Ok(done) = timeout(Duration::from_millis(500), ours.write_all(&message)).await {
+        done.unwrap();
+        sent += 1;
+    }
+    assert!(sent > 4, "{sent}");
+    let metrics = tokio::runtime::Handle::current().metrics();
+    let before = metrics.worker_park_count(0);
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let woken = metrics.worker_park_count(0) - before;
+    assert!(woken < 20, "woken {woken} times in a second");
+    // Once it reads, it is answered.
+    let reader = tokio::spawn(async move {
+        let mut all = vec![0; 8000 * 4];
+        ours.read_exact(&mut all).await.map(|_| (all, ours))
+    });
+    let mut heard = vec![0; 8005 * 4];
+    timeout(LONG, theirs.read_exact(&mut heard)).await.unwrap().unwrap();
+    let (all, _ours) = timeout(LONG, reader).await.unwrap().unwrap().unwrap();
+    assert!(all.iter().all(|byte| *byte == 7));
+}
+
+#[tokio::test]
+async fn who_has_read_what_was_kept_is_answered_again_while_not_reading() {
+    let (_a, _b, mut ours, mut theirs) = pair(PipeMode::Encrypted, true).await;
+    let filler = vec![7; 160 * 1024];
+    ours.write_all(&filler).await.unwrap();
+    ours.write_all(b"ECHO there").await.unwrap();
+    ours.flush().await.unwrap();
+    let mut buffer = vec![0; filler.len()];
+    assert!(timeout(Duration::from_millis(300), ours.read(&mut buffer)).await.is_err(), "too much is kept");
+    timeout(LONG, theirs.read_exact(&mut buffer[..100 * 1024])).await.unwrap().unwrap();
+    let n = timeout(LONG, ours.read(&mut buffer)).await.unwrap().unwrap();
+    assert_eq!(&buffer[..n], b"there");
+}
+
 /// Two tasks hold the halves of a pipe whose reading half writes as well, for the echo service: neither may
 /// take the other's wake-up away.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -4,10 +4,10 @@ use std::net::IpAddr;
 use std::path::Path;
 use std::process::ExitCode;
 
-use p2pd_core::StunServer;
 use p2pd_core::io::LinkKind;
+use p2pd_core::{StunServer, is_link_local};
 use p2pd_sys::Card;
-use p2pd_sys::messages::{IpRange, RouteEntry, RouteTable};
+use p2pd_sys::messages::{RouteEntry, RouteTable};
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
@@ -64,8 +64,7 @@ fn routes(listed: &[Listed]) -> RouteTable {
 
 /// A route in the form of P2PD's documents.
 pub(crate) fn route(row: &RouteEntry) -> Value {
-    let nic: Vec<Value> = row.nic.iter().map(|of| range(*of)).collect();
-    json!({"af": af(row.source), "nic_ips": nic, "ext_ips": [range(row.ext)]})
+    json!({"af": af(row.source), "nic_ips": row.nic, "ext_ips": [row.ext]})
 }
 
 /// The same with its interface.
@@ -75,20 +74,9 @@ pub(crate) fn listed_route(row: &RouteEntry) -> Value {
     json
 }
 
-pub(crate) fn range(range: IpRange) -> Value {
-    json!({"af": af(range.first()), "cidr": range.prefix(), "ip": range.first().to_string()})
-}
-
 /// Number of the address family in P2PD's documents, which is Linux' one on every system.
 pub(crate) fn af(ip: IpAddr) -> u8 {
     if ip.is_ipv4() { 2 } else { 10 }
-}
-
-fn is_link_local(ip: IpAddr) -> bool {
-    match ip {
-        IpAddr::V4(ip) => ip.is_link_local(),
-        IpAddr::V6(ip) => ip.is_unicast_link_local(),
-    }
 }
 
 impl Listed {

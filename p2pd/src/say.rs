@@ -225,7 +225,7 @@ impl Say {
             ),
             Notice::StaysRelayed { reason, report, .. } => self.line(
                 || {
-                    let strategies = tried(&report.strategies);
+                    let strategies = &report.strategies[..];
                     json!({"event": "stays_relayed", "reason": reason.to_string(), "strategies": strategies})
                 },
                 || format!("stays relayed: {reason}{}", details(&report.strategies)),
@@ -285,7 +285,7 @@ impl Say {
             other => (other.to_string(), &[][..], None),
         };
         self.wrong(
-            || json!({"event": "failed", "reason": reason, "strategies": tried(entries), "advice": advice}),
+            || json!({"event": "failed", "reason": reason, "strategies": entries, "advice": advice}),
             || {
                 let advice = advice.as_ref().map_or(String::new(), |text| format!("\nwhat to do: {text}"));
                 format!("failed: {reason}{}{advice}", details(entries))
@@ -499,13 +499,7 @@ impl Say {
     }
 }
 
-/// Outcome of each strategy, for programs.
-fn tried(entries: &[StrategyReport]) -> Vec<serde_json::Value> {
-    let one = |s: &StrategyReport| json!({"strategy": s.strategy.name(), "outcome": s.outcome.name(), "detail": s.detail});
-    entries.iter().map(one).collect()
-}
-
-/// The same for people, a line each.
+/// Outcome of each strategy for people, a line each.
 fn details(entries: &[StrategyReport]) -> String {
     let one = |s: &StrategyReport| format!("\n  {} {}: {}", s.strategy, s.outcome.name(), s.detail);
     entries.iter().map(one).collect()
@@ -525,10 +519,7 @@ pub(crate) fn nat(report: &NatReport) -> serde_json::Value {
         "round_trip_ms": report.round_trip.map(|t| t.as_secs_f64() * 1e3),
         "server": report.server.map(|s| s.to_string()), "second_address": report.second_address,
         "same_by_port": report.same_by_port,
-        "stun": report.answers.iter().map(|a| json!({
-            "server": a.server.to_string(), "said": a.said.map(|ip| ip.to_string()),
-            "plausible": a.plausible, "believed": a.believed,
-        })).collect::<Vec<_>>(),
+        "stun": report.answers,
     })
 }
 

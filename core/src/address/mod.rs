@@ -171,7 +171,7 @@ impl fmt::Debug for NodeText {
 }
 
 /// Returns a socket address, in the zone where it is link-local. An address's text has no zones.
-pub(crate) fn scoped(ip: IpAddr, port: u16, zone: u32) -> SocketAddr {
+pub fn scoped(ip: IpAddr, port: u16, zone: u32) -> SocketAddr {
     match ip {
         IpAddr::V6(ip) if ip.is_unicast_link_local() => SocketAddrV6::new(ip, port, 0, zone).into(),
         ip => SocketAddr::new(ip, port),
@@ -179,7 +179,7 @@ pub(crate) fn scoped(ip: IpAddr, port: u16, zone: u32) -> SocketAddr {
 }
 
 /// Returns true if `ip` is an address that every link has of its own: RFC 3927, RFC 4291 section 2.5.6.
-pub(crate) fn is_link_local(ip: IpAddr) -> bool {
+pub fn is_link_local(ip: IpAddr) -> bool {
     match ip {
         IpAddr::V4(ip) => ip.is_link_local(),
         IpAddr::V6(ip) => ip.is_unicast_link_local(),

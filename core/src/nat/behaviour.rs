@@ -138,8 +138,8 @@ impl Behaviour {
         matches!(self.mapping, Some(Mapping::AddressDependent | Mapping::AddressPortDependent))
     }
 
-    /// Returns true if a survey told how the NAT chooses ports. That is enough to predict them: the mapping, which takes a
-    /// server with two addresses, says only whether what was measured holds for other destinations, too.
+    /// Returns true if a survey told how the NAT chooses ports. That is enough to predict them. The mapping,
+    /// which takes a server with two addresses, says only whether it holds for other destinations, too.
     pub(crate) fn is_surveyed(self) -> bool {
         self.mapping.is_some() || self.allocation.is_some()
     }

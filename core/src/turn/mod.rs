@@ -29,8 +29,8 @@
 //! - Each peer it is told to [permit](Client::permit) gets a permission, matched by address as RFC 8656 section 9
 //!   has it, and each peer it [sends](Client::send) to a channel; until that is bound, Send indications do.
 //! - Refreshes, by [`Lifetimes`]: at a time that leaves 60 s, or half of it where it is short. Also after
-//!   20 s in which nothing went one of the ways: that keeps the NATs before the server open (30 s is the shortest timeout
-//!   in use, RFC 4787 section 4.3 asks for 2 minutes), and finds out within a minute that the server has vanished.
+//!   20 s in which nothing went one of the ways. That keeps the NATs before the server open: 30 s is the shortest timeout
+//!   in use (RFC 4787 section 4.3 asks for 2 minutes). It finds out within a minute that the server has vanished.
 //! - Over UDP a request is sent seven times within 31.5 s and given up after 39.5 s (RFC 8489 section 6.2.1 with
 //!   its defaults); over a stream it is sent once and given up at the same time.
 //!

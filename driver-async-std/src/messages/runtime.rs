@@ -99,8 +99,20 @@ impl Runtime for AsyncIo {
         tcp.write_with(|tcp| socket::outcome(tcp)).await
     }
 
-    async fn peek(tcp: &Self::Tcp) -> io::Result<usize> {
-        tcp.peek(&mut [0]).await
+    fn poll_readable(tcp: &Self::Tcp, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        tcp.poll_readable(cx)
+    }
+
+    fn poll_writable(tcp: &Self::Tcp, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        tcp.poll_writable(cx)
+    }
+
+    fn try_read(tcp: &Self::Tcp, buffer: &mut [u8]) -> io::Result<usize> {
+        io::Read::read(&mut tcp.get_ref(), buffer)
+    }
+
+    fn try_write(tcp: &Self::Tcp, data: &[u8]) -> io::Result<usize> {
+        io::Write::write(&mut tcp.get_ref(), data)
     }
 
     async fn read(tcp: &Self::Tcp, buffer: &mut [u8]) -> io::Result<usize> {

@@ -100,7 +100,7 @@ impl Pipes {
                 open.reset();
                 open.end
             }
-            State::Opening(_) | State::Listening(_) | State::Watching(_) => None,
+            State::Opening(_) | State::Listening(_) => None,
         };
         if let Some(end) = end
             && known.is_none()
@@ -128,6 +128,7 @@ impl Pipes {
         let joined = self.joined_to(id);
         if sends {
             self.unlink_all(id);
+            self.unwatch(id);
             self.set_deadline(id, Some(until));
             if let Some(entry) = self.each.remove(&id) {
                 self.each.insert(id, entry.leaving());
@@ -159,6 +160,7 @@ impl Pipes {
 
     pub(super) fn remove(&mut self, id: PipeId) {
         self.unlink_all(id);
+        self.unwatch(id);
         self.set_deadline(id, None);
         let Some(mut entry) = self.each.remove(&id) else { return };
         // What was registered can be deregistered; else the loop has ended.
@@ -166,14 +168,8 @@ impl Pipes {
             State::Open(open) | State::Leaving(open) => self.registry.deregister(&mut open.socket),
             State::Listening(listener) => self.registry.deregister(listener),
             State::Opening(opening) => opening.deregister(&self.registry),
-            State::Watching(socket) => {
-                socket.as_mut().map_or(Ok(()), |socket| self.registry.deregister(socket))
-            }
         };
         self.names.cancel(id);
-        self.tokens.give_back(entry.token);
-        for listener in std::mem::take(&mut self.crowded) {
-            self.queue(listener);
-        }
+        self.give_back(entry.token);
     }
 }

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::time::Instant;
 
 use mio::Token;
-use mio::net::{TcpListener, TcpStream};
+use mio::net::TcpListener;
 use p2pd_core::pipe::subscriptions::{Subscriptions, Unique};
 use p2pd_sys::messages::network::NetworkWatch;
 use p2pd_sys::messages::{End, PipeOptions, Protocol};
@@ -48,8 +48,6 @@ pub(super) enum State {
     /// The user is done with it, but not all of it is sent.
     Leaving(Open),
     Listening(TcpListener),
-    /// Not a pipe: the socket that tells of changes of the network, where the system has one.
-    Watching(Option<TcpStream>),
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

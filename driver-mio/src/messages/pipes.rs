@@ -14,6 +14,7 @@ use p2pd_sys::Card;
 use p2pd_sys::messages::{Destination, End, NetworkChange, OpenError, PipeOptions, Protocol, Route};
 use socket2::SockRef;
 
+use super::network::Watch;
 use super::pipe::{Entry, Link, Open, State};
 use super::socket::Socket;
 use super::tokens::{PipeId, Tokens, Whose};
@@ -67,8 +68,8 @@ pub struct Pipes {
     pub(super) buffer: Vec<u8>,
     /// Listeners that wait for a token.
     pub(super) crowded: Vec<PipeId>,
-    /// The source of news of the network, once a pipe watches it.
-    pub(super) network: Option<PipeId>,
+    /// The source of news of the network, while a pipe watches it.
+    pub(super) network: Option<Watch>,
 }
 
 impl Pipes {
@@ -98,8 +99,10 @@ impl Pipes {
             Whose::Pipe(id) => {
                 if let Some(entry) = self.each.get_mut(&id) {
                     entry.readable |= event.is_readable() || event.is_read_closed() || event.is_error();
+                    self.queue(id);
+                } else {
+                    self.hear_of_network(id);
                 }
-                self.queue(id);
             }
             Whose::Names => self.take_answers(),
             Whose::Nobodys => {}
@@ -113,7 +116,8 @@ impl Pipes {
         if !self.work.is_empty() || !self.news.is_empty() {
             return Some(Duration::ZERO);
         }
-        let (at, _) = self.deadlines.first()?;
+        let network = self.network.as_ref().and_then(|watch| watch.due);
+        let at = self.deadlines.first().map(|(at, _)| *at).into_iter().chain(network).min()?;
         Some(at.saturating_duration_since(Instant::now()))
     }
 
@@ -126,6 +130,7 @@ impl Pipes {
             self.set_deadline(id, None);
             self.late(id);
         }
+        self.compare_network(now);
         // Each once, so that one that is busy does not keep the loop.
         for _ in 0..self.work.len() {
             if let Some(id) = self.work.pop_front() {
@@ -210,8 +215,7 @@ impl Pipes {
     /// Returns the source of a pipe: its local address, by its [`interface`](Self::interface). A
     /// [`RouteTable`](super::RouteTable) has the external addresses that it leads to.
     pub fn route(&self, pipe: PipeId) -> Option<Route> {
-        let route = Route::from(self.local_addr(pipe)?);
-        Some(self.interface(pipe).map_or(route, |card| route.by(card.index)))
+        Some(Route::of(self.local_addr(pipe)?))
     }
 
     /// Gives a pipe's socket to a function, for its options and its number. `None`: the pipe is not open, or it is a
@@ -331,9 +335,7 @@ impl Pipes {
         match self.each.get_mut(&pipe).map(|entry| &mut entry.state) {
             Some(State::Open(open)) => Ok(open),
             Some(State::Opening(_)) => Err(io::ErrorKind::WouldBlock.into()),
-            Some(State::Leaving(_) | State::Listening(_) | State::Watching(_)) | None => {
-                Err(io::ErrorKind::NotFound.into())
-            }
+            Some(State::Leaving(_) | State::Listening(_)) | None => Err(io::ErrorKind::NotFound.into()),
         }
     }
 
@@ -411,9 +413,17 @@ impl Pipes {
                 Ok(id)
             }
             Err(e) => {
-                self.tokens.give_back(token);
+                self.give_back(token);
                 Err(e)
             }
+        }
+    }
+
+    /// Frees a token, for which listeners may wait.
+    pub(super) fn give_back(&mut self, token: Token) {
+        self.tokens.give_back(token);
+        for listener in std::mem::take(&mut self.crowded) {
+            self.queue(listener);
         }
     }
 

@@ -98,8 +98,8 @@ impl Socket {
         }
     }
 
-    /// Returns true if messages have no ends there: what is read is cut anywhere, and an error of writing may leave a
-    /// part of a message on its way, so that nothing may come behind it.
+    /// Returns true if messages have no ends there: what is read is cut anywhere. An error of writing may leave a part of a
+    /// message on its way, and nothing may come behind it.
     pub(super) fn is_a_stream(&self) -> bool {
         matches!(self, Socket::Tcp(_) | Socket::Peer(_))
     }

@@ -19,7 +19,6 @@ impl Pipes {
         match &mut entry.state {
             State::Opening(_) => self.dialled(id),
             State::Listening(_) => self.accept(id),
-            State::Watching(_) => self.hear_of_network(id),
             State::Leaving(open) => {
                 if open.flush() {
                     self.remove(id);
@@ -46,7 +45,6 @@ impl Pipes {
             Some(State::Opening(_)) => self.opening_is_late(id),
             Some(State::Leaving(_)) => self.remove(id),
             Some(State::Listening(_)) => self.queue(id),
-            Some(State::Watching(_)) => self.compare_network(id),
             Some(State::Open(_)) | None => {}
         }
     }

@@ -1,7 +1,6 @@
 //! The machine's interfaces, listed again when they may have changed.
 
 use std::fmt;
-use std::io;
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -9,17 +8,13 @@ use p2pd_core::io::Interface;
 use p2pd_core::{Instant, Interfaces, SockId};
 
 use super::Reactor;
-use crate::changes::{changes, is_overflow, matters};
+use crate::changes::{COMPARE_EVERY, QUIET, Word, changes};
 use crate::interfaces::interfaces_now;
 
 /// The socket that tells of changes has this id, which the core never hears of.
 pub(super) const NETWORK: SockId = SockId::from_number(u64::MAX);
-/// Quiet time before a listing: changes come in groups, a link with its addresses and routes. `AT_MOST` is the longest
-/// time from the first change to the listing.
-const QUIET: Duration = Duration::from_millis(250);
+/// Longest time from the first change to the listing, which waits until it has been quiet.
 const AT_MOST: Duration = Duration::from_secs(1);
-/// Time between two listings where the system does not report changes.
-const COMPARE_EVERY: Duration = Duration::from_secs(5);
 /// Reads of the socket before others have their turn.
 const BUDGET: usize = 64;
 
@@ -88,22 +83,18 @@ impl<R: Reactor> Network<R> {
         let mut buffer = [0; 8192];
         for _ in 0..BUDGET {
             let Watch::Told(socket) = &mut self.watch else { return false };
-            let matter = match R::read(socket, &mut buffer) {
-                // So long that it may have been cut.
-                Ok(n) => n == buffer.len() || matters(&buffer[..n]),
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return false,
-                // More came than the socket has room for.
-                Err(e) if is_overflow(&e) => true,
-                Err(_) => {
+            let read = R::read(socket, &mut buffer);
+            match Word::of(&read, &buffer) {
+                Word::None => return false,
+                Word::Idle => continue,
+                Word::Changed => {}
+                Word::Lost => {
                     self.watch = Watch::Comparing;
                     reactor.forget(NETWORK);
-                    true
                 }
-            };
-            if matter {
-                let first = *self.first.get_or_insert(now);
-                self.due = Some((now + QUIET).min(first + AT_MOST));
             }
+            let first = *self.first.get_or_insert(now);
+            self.due = Some((now + QUIET).min(first + AT_MOST));
         }
         true
     }

@@ -5,10 +5,6 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::num::NonZeroU32;
 
-use socket2::SockRef;
-
-use crate::socket::leave_by;
-
 /// Addresses of a name that are tried.
 const MAX_ADDRESSES: usize = 4;
 
@@ -66,11 +62,17 @@ impl Route {
     pub const V6: Route =
         Route { local: SocketAddr::new(IpAddr::V6(Ipv6Addr::UNSPECIFIED), 0), interface: None };
 
-    /// Returns the route by the interface with this index alone, whatever the system's routes say. Where that is not
-    /// permitted the local address decides. Such a pipe or server hears nothing that comes by another interface, from
+    /// Returns the route by the interface with this index alone, whatever the system's routes say. Where the system does
+    /// not let a socket be held to it, the local address decides, which is the interface's own unless one is named. Such a pipe or server hears nothing that comes by another interface, from
     /// this machine itself included.
     pub fn by(self, interface: u32) -> Self {
         Route { interface: NonZeroU32::new(interface), ..self }
+    }
+
+    /// Returns the route of a pipe with this local end: by the interface that has the address now, if one has.
+    pub fn of(local: SocketAddr) -> Self {
+        let route = Route::from(local);
+        crate::card_of(local).map_or(route, |card| route.by(card.index))
     }
 
     /// Returns the index of the interface, if the route names one.
@@ -93,15 +95,6 @@ impl Route {
     /// The family.
     pub fn family(self) -> Family {
         if self.local.is_ipv4() { Family::V4 } else { Family::V6 }
-    }
-
-    /// Has a socket leave by the route's interface.
-    pub(super) fn leave<'s>(self, socket: impl Into<SockRef<'s>>) -> io::Result<()> {
-        let Some(interface) = self.interface else { return Ok(()) };
-        match leave_by(socket, self.local, interface.get()) {
-            Err(e) if e.kind() == io::ErrorKind::PermissionDenied => Ok(()),
-            done => done,
-        }
     }
 }
 

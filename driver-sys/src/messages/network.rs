@@ -1,16 +1,10 @@
 //! Changes of the machine's network, as they concern a pipe.
 
 use std::net::SocketAddr;
-use std::time::Duration;
 
 use crate::Card;
 
-pub use crate::changes::{changes, is_overflow, matters};
-
-/// Time from the word of a change to the look at the interfaces: changes come in groups, a link with its addresses.
-pub const QUIET: Duration = Duration::from_millis(250);
-/// Time between two looks where the system does not tell of changes.
-pub const COMPARE_EVERY: Duration = Duration::from_secs(5);
+pub use crate::changes::{COMPARE_EVERY, QUIET, Word, changes};
 
 /// Meaning of a change of the machine's network for a pipe.
 #[cfg_attr(feature = "serde", derive(serde::Serialize), serde(rename_all = "snake_case"))]

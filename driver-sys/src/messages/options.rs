@@ -86,9 +86,7 @@ impl PipeOptions {
     /// # Errors
     /// Of `socket`, `setsockopt` or `bind`.
     pub fn udp(&self, route: Route) -> io::Result<UdpSocket> {
-        let socket = socket::udp(route.local(), &self.opts())?;
-        route.leave(&socket)?;
-        Ok(socket)
+        socket::udp_by(route.local(), route.interface(), &self.opts())
     }
 
     /// A TCP socket for [`socket::connect`], bound to the route.
@@ -96,9 +94,7 @@ impl PipeOptions {
     /// # Errors
     /// Of `socket`, `setsockopt` or `bind`.
     pub fn dialler(&self, route: Route) -> io::Result<Socket> {
-        let socket = socket::dialler(route.local(), &self.opts())?;
-        route.leave(&socket)?;
-        Ok(socket)
+        socket::dialler_by(route.local(), route.interface(), &self.opts())
     }
 
     /// Sets those options that can be set on an open socket.

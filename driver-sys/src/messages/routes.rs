@@ -162,10 +162,16 @@ impl fmt::Display for IpRange {
     }
 }
 
+/// The form of the P2PD documents, whose numbers of families are Linux' ones on every system.
 #[cfg(feature = "serde")]
 impl serde::Serialize for IpRange {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
+        use serde::ser::SerializeStruct;
+        let mut range = serializer.serialize_struct("IpRange", 3)?;
+        range.serialize_field("af", if self.first.is_ipv4() { &2 } else { &10 })?;
+        range.serialize_field("cidr", &self.prefix)?;
+        range.serialize_field("ip", &self.first)?;
+        range.end()
     }
 }
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::fmt;
 use std::io;
-use std::net::{IpAddr, SocketAddr, SocketAddrV6};
+use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 
 use super::{BACKLOG, Family, PipeOptions, Protocol, Route};
@@ -34,21 +34,13 @@ impl Target {
                 let card = crate::cards().into_iter().find(|card| card.name == *name);
                 let card = card.ok_or_else(|| ListenFailure::NoInterface(name.clone()))?;
                 let ips = card.addresses.iter().map(|(ip, _)| *ip).filter(|ip| family.has(*ip));
-                ips.map(|ip| scoped(ip, card.index).into()).collect()
+                ips.map(|ip| p2pd_core::scoped(ip, 0, card.index).into()).collect()
             }
             Target::Route(route) => {
                 Some(*route).into_iter().filter(|route| route.family() == family).collect()
             }
         };
         if found.is_empty() { Err(ListenFailure::NoAddress(self.clone(), family)) } else { Ok(found) }
-    }
-}
-
-/// A link-local IPv6 address means nothing without its interface.
-fn scoped(ip: IpAddr, index: u32) -> SocketAddr {
-    match ip {
-        IpAddr::V6(v6) if v6.is_unicast_link_local() => SocketAddrV6::new(v6, 0, 0, index).into(),
-        _ => SocketAddr::new(ip, 0),
     }
 }
 
@@ -119,10 +111,9 @@ impl Bound {
     fn open(route: Route, protocol: Protocol, options: &PipeOptions) -> io::Result<Self> {
         Ok(match protocol {
             Protocol::Tcp => {
-                let listener = socket::listener(route.local(), BACKLOG, &options.listener_opts())?;
                 // Clients' sockets are bound as it is.
-                route.leave(&listener)?;
-                Bound::Tcp(listener)
+                let (local, interface) = (route.local(), route.interface());
+                Bound::Tcp(socket::listener_by(local, interface, BACKLOG, &options.listener_opts())?)
             }
             Protocol::Udp => Bound::Udp(options.udp(route)?),
         })

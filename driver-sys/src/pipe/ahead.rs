@@ -1,10 +1,11 @@
 //! What is read of a pipe for nobody, so that the echo service hears it.
 
 use std::io::{self, Read, Write};
+use std::task::{Context, Poll, Waker};
 
 use p2pd_core::pipe::MAX_RECORD;
 
-use super::Layer;
+use super::{Layer, again};
 
 /// Bytes that are kept for the reader; with more than this nothing is read for nobody.
 const MOST: usize = 64 * 1024;
@@ -17,6 +18,8 @@ pub(super) struct Ahead {
     end: Option<io::Result<()>>,
     /// Calls of the reader so far.
     reads: u64,
+    /// The task that waits until there is room again.
+    task: Option<Waker>,
 }
 
 /// State after reading for nobody.
@@ -24,9 +27,9 @@ pub(super) struct Ahead {
 pub enum ReadAhead {
     /// Read again once something has come.
     Waits,
-    /// Replies wait to be sent: read again in a moment.
+    /// Replies wait to be sent: flush once the stream is writable.
     Sending,
-    /// The reader has enough to read.
+    /// The reader has enough to read: read again once [`poll_room`](Layer::poll_room) is ready.
     Full,
     /// The stream has ended.
     Ended,
@@ -37,16 +40,13 @@ impl Layer {
     /// block.
     pub fn read_ahead(&mut self, io: &mut (impl Read + Write)) -> ReadAhead {
         loop {
-            if self.ahead.end.is_some() {
-                return if self.waits() && self.flush(io).is_err_and(|e| e.kind() == io::ErrorKind::WouldBlock)
-                {
-                    ReadAhead::Sending
-                } else {
-                    ReadAhead::Ended
+            if self.ahead.end.is_some() || self.ahead.is_full() {
+                let sends = self.flush(io).is_err_and(|e| e.kind() == io::ErrorKind::WouldBlock);
+                return match self.ahead.end {
+                    _ if sends => ReadAhead::Sending,
+                    Some(_) => ReadAhead::Ended,
+                    None => ReadAhead::Full,
                 };
-            }
-            if self.ahead.left().len() >= MOST {
-                return ReadAhead::Full;
             }
             let mut buffer = [0; MAX_RECORD];
             match self.read_now(io, &mut buffer) {
@@ -59,6 +59,15 @@ impl Layer {
                 Err(e) => self.ahead.end = Some(Err(e)),
             }
         }
+    }
+
+    /// Waits until the reader has taken so much that there is room to read ahead again.
+    pub fn poll_room(&mut self, cx: &Context<'_>) -> Poll<()> {
+        if !self.ahead.is_full() {
+            return Poll::Ready(());
+        }
+        self.ahead.task = Some(cx.waker().clone());
+        Poll::Pending
     }
 
     /// Reads nothing ahead from now on, so that the stream can be given away.
@@ -88,20 +97,32 @@ impl Ahead {
             if self.left().is_empty() {
                 (self.bytes, self.start) = (Vec::new(), 0);
             }
+            if !self.is_full()
+                && let Some(task) = self.task.take()
+            {
+                task.wake();
+            }
             return Some(Ok(n));
         }
+        // An end is one for every reader that comes, and so is an error: the stream has none to tell any more.
         match self.end.take()? {
-            // An end is one for every reader that comes; an error is told once, and found again by the stream.
             Ok(()) => {
                 self.end = Some(Ok(()));
                 Some(Ok(0))
             }
-            Err(why) => Some(Err(why)),
+            Err(why) => {
+                self.end = Some(Err(again(&why)));
+                Some(Err(why))
+            }
         }
     }
 
     pub(super) fn is_empty(&self) -> bool {
         self.left().is_empty() && self.end.is_none()
+    }
+
+    fn is_full(&self) -> bool {
+        self.left().len() >= MOST
     }
 
     fn left(&self) -> &[u8] {

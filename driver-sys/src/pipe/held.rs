@@ -29,7 +29,7 @@ pub(crate) struct Grip(Arc<Mutex<State>>);
 #[derive(Debug, Default)]
 struct State {
     /// Duplicate of the pipe's socket as long as there is a pipe, and no longer: an open duplicate keeps the stream
-    /// open.
+    /// open. [`PIPE_DESCRIPTORS`](p2pd_core::PIPE_DESCRIPTORS) reckons with it.
     socket: Option<Socket>,
     over: Option<PipeEnd>,
 }

@@ -132,6 +132,8 @@ pub struct Layer {
     echo: bool,
     /// Sealed bytes, or echo replies on a plain pipe, that wait to be sent.
     out: Outgoing,
+    /// Error of sending replies while reading. The system tells it once, and a read of the stream gives zero then.
+    unsent: Option<io::Error>,
     write_ended: bool,
     /// What was read for nobody.
     ahead: Ahead,
@@ -164,7 +166,8 @@ impl Layer {
             })),
         };
         let (relayed, out) = (start.relayed, Outgoing::default());
-        Layer { secure, relayed, echo, out, write_ended: false, ahead: Ahead::default(), held: start.held }
+        let (held, ahead, unsent, write_ended) = (start.held, Ahead::default(), None, false);
+        Layer { secure, relayed, echo, out, unsent, write_ended, ahead, held }
     }
 
     /// Returns true if the stream may be used as it is: a plain pipe, no echo service, and nothing waits.
@@ -313,6 +316,7 @@ impl Layer {
         let Some(secure) = &mut self.secure else {
             let n = match (&self.relayed, io.read(buf)) {
                 (Some(relayed), Ok(0)) => return relayed.end_of_reading(),
+                (None, Ok(0)) => return self.unsent.as_ref().map_or(Ok(0), |why| Err(again(why))),
                 (_, read) => read?,
             };
             if let Some(payload) = echo_reply(&buf[..n]).filter(|_| echo) {
@@ -379,9 +383,12 @@ impl Layer {
                 let room = !self.echo || self.out.len() + RECORD <= MAX_ECHO;
                 if room { Ok(()) } else { Err(e) }
             }
-            Err(_) => {
-                // Nobody hears replies any more.
+            Err(e) => {
+                // Nobody hears replies any more. After the peer's end that is no loss of what it sent.
                 self.echo = false;
+                if e.kind() != io::ErrorKind::BrokenPipe {
+                    self.unsent.get_or_insert(e);
+                }
                 Ok(())
             }
         }
@@ -437,4 +444,12 @@ fn broken(why: RecordError) -> io::Error {
         RecordError::Length(_) | RecordError::NotAuthentic => io::ErrorKind::InvalidData,
     };
     io::Error::new(kind, why)
+}
+
+/// The same error once more.
+fn again(why: &io::Error) -> io::Error {
+    match why.raw_os_error() {
+        Some(code) => io::Error::from_raw_os_error(code),
+        None => io::Error::new(why.kind(), why.to_string()),
+    }
 }

@@ -1,64 +1,66 @@
-//! Shared wake-up for two tasks.
+//! Shared wake-up for several tasks.
 //!
-//! A stream of tokio or async-io remembers one task that waits to write. The reading half of a pipe may write too:
-//! bytes that a writer left in the pipe, or answers of the echo service. When the pipe is split into halves, that half
-//! is another task. The task that registered last would then take the other's wake-up away.
+//! A stream of tokio or async-io remembers one task that waits to write, and one that waits to read. The reading half of
+//! a pipe may write too: bytes that a writer left in the pipe, or answers of the echo service. When the pipe is split into
+//! halves, that half is another task; the echo service has a third one. The task that registered last would then take the
+//! others' wake-up away.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Wake, Waker};
 
-/// Half of the pipe that is being polled.
+/// Task that polls the pipe's stream.
 #[derive(Clone, Copy, Debug)]
 pub enum Half {
-    /// The one that reads.
+    /// The half that reads.
     Reader,
-    /// The one that writes.
+    /// The half that writes.
     Writer,
+    /// The echo service.
+    Echo,
 }
 
-/// The waker to give to the stream's writing side in place of a task's own: it wakes both halves.
-#[derive(Debug)]
+/// The waker to give to one side of the stream in place of a task's own: it wakes all tasks that wait for this side.
+#[derive(Clone, Debug)]
 pub struct Wakers {
-    halves: Arc<Halves>,
-    both: Waker,
+    tasks: Arc<Tasks>,
+    all: Waker,
 }
 
+/// A place for each [`Half`].
 #[derive(Debug, Default)]
-struct Halves {
-    reader: Mutex<Option<Waker>>,
-    writer: Mutex<Option<Waker>>,
-}
+struct Tasks([Mutex<Option<Waker>>; 3]);
 
 impl Default for Wakers {
     fn default() -> Self {
-        let halves = Arc::new(Halves::default());
-        Wakers { both: halves.clone().into(), halves }
+        let tasks = Arc::new(Tasks::default());
+        Wakers { all: tasks.clone().into(), tasks }
     }
 }
 
 impl Wakers {
-    /// Remembers the task that polls this half, and returns the context to poll the stream's writing side with.
+    /// Remembers the task that polls as this half, and returns the context to poll this side of the stream with.
     pub fn register(&self, half: Half, cx: &Context<'_>) -> Context<'_> {
-        let place = match half {
-            Half::Reader => &self.halves.reader,
-            Half::Writer => &self.halves.writer,
-        };
-        let mut waker = place.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut waker = self.tasks.0[half as usize].lock().unwrap_or_else(PoisonError::into_inner);
         if !waker.as_ref().is_some_and(|w| w.will_wake(cx.waker())) {
             *waker = Some(cx.waker().clone());
         }
         drop(waker);
-        Context::from_waker(&self.both)
+        Context::from_waker(&self.all)
+    }
+
+    /// Wakes all of them.
+    pub fn wake(&self) {
+        self.all.wake_by_ref();
     }
 }
 
-impl Wake for Halves {
+impl Wake for Tasks {
     fn wake(self: Arc<Self>) {
         self.wake_by_ref();
     }
 
     fn wake_by_ref(self: &Arc<Self>) {
-        for place in [&self.reader, &self.writer] {
+        for place in &self.0 {
             // Taken out first: a waker may run anything, even a poll of this very pipe.
             let waker = place.lock().unwrap_or_else(PoisonError::into_inner).take();
             if let Some(waker) = waker {

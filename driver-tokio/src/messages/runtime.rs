@@ -76,8 +76,20 @@ impl Runtime for Tokio {
         tcp.async_io(Interest::WRITABLE, || socket::outcome(tcp)).await
     }
 
-    async fn peek(tcp: &TcpStream) -> io::Result<usize> {
-        tcp.peek(&mut [0]).await
+    fn poll_readable(tcp: &TcpStream, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        tcp.poll_read_ready(cx)
+    }
+
+    fn poll_writable(tcp: &TcpStream, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        tcp.poll_write_ready(cx)
+    }
+
+    fn try_read(tcp: &TcpStream, buffer: &mut [u8]) -> io::Result<usize> {
+        tcp.try_read(buffer)
+    }
+
+    fn try_write(tcp: &TcpStream, data: &[u8]) -> io::Result<usize> {
+        tcp.try_write(data)
     }
 
     async fn read(tcp: &TcpStream, buffer: &mut [u8]) -> io::Result<usize> {

@@ -32,6 +32,22 @@ fn defaults_are_those_of_the_documents() {
     assert_eq!((options.reuse_address, options.broadcast), (false, false));
 }
 
+/// Its task and socket do not wait for the next change of the network.
+#[tokio::test]
+async fn a_callback_at_changes_of_the_network_that_is_taken_away_is_gone() {
+    let pipe = MessagePipe::bind(route(), &PipeOptions::default()).unwrap();
+    let held = Arc::new(());
+    let callback = held.clone();
+    let id = pipe.on_network_change(move |_| {
+        let _ = &callback;
+        async {}
+    });
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    assert_eq!(Arc::strong_count(&held), 2);
+    assert!(pipe.remove_callback(id) && !pipe.remove_callback(id));
+    until(|| Arc::strong_count(&held) == 1).await;
+}
+
 #[tokio::test]
 async fn each_queue_gets_what_matches_its_patterns() {
     let options = PipeOptions::default();

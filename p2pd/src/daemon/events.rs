@@ -75,13 +75,7 @@ fn event(notice: &Notice) -> Option<Value> {
 pub(super) fn failure(why: &ConnectError) -> Value {
     match why {
         ConnectError::Failed(reason, report) => {
-            let strategies: Vec<_> = report
-                .strategies
-                .iter()
-                .map(|s| json!({"strategy": s.strategy.name(), "outcome": s.outcome.name(), "detail": s.detail}))
-                .collect();
-            let advice = report.advice.map(|a| a.to_string());
-            json!({"reason": reason.to_string(), "strategies": strategies, "advice": advice})
+            json!({"reason": reason, "strategies": report.strategies.as_slice(), "advice": report.advice})
         }
         other => json!({"reason": other.to_string(), "strategies": [], "advice": null}),
     }

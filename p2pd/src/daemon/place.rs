@@ -7,10 +7,10 @@ use std::time::{Duration, Instant};
 use p2pd_core::io::Interface;
 use p2pd_core::{Interfaces, PeerAddress};
 use p2pd_sys::Card;
-use p2pd_sys::messages::RouteTable;
+use p2pd_sys::messages::{IpRange, RouteTable};
 use serde_json::{Value, json};
 
-use crate::interfaces::{af, listed_route, range, route};
+use crate::interfaces::{af, listed_route, route};
 
 /// Time for which a list of interfaces is used again: listing takes a millisecond.
 const FRESH: Duration = Duration::from_secs(5);
@@ -91,7 +91,7 @@ impl Places {
         let name = offset.and_then(|offset| all.named[offset].name.clone());
         let ext = announced(ours, ip).map(|a| a.external);
         // Without a row: nothing was measured, or this is no address of an interface that the node uses.
-        let alone = || json!({"af": af(ip), "nic_ips": [range(ip.into())], "ext_ips": ext.map(|ip| range(ip.into())).as_slice()});
+        let alone = || json!({"af": af(ip), "nic_ips": [IpRange::from(ip)], "ext_ips": ext.map(IpRange::from).as_slice()});
         let mut route = all.routes(ours).of(ip).map_or_else(alone, route);
         route["family"] = if ip.is_ipv4() { "IPv4" } else { "IPv6" }.into();
         route["nic"] = ip.to_string().into();

@@ -5,17 +5,19 @@ use std::net::IpAddr;
 
 use super::Trust;
 use super::source::Source;
+use crate::config::PIPE_DESCRIPTORS;
 use crate::identity::NodeId;
 use crate::io::SockId;
 
-/// Places of a relayed pipe: a socket of its own, and two pairs of sockets between its user and the node.
-const RELAYED: usize = 5;
+/// Places of a relayed pipe, whose descriptors are a socket of its own, and two pairs of sockets between its user and the
+/// node.
+const RELAYED: usize = 5_usize.div_ceil(PIPE_DESCRIPTORS);
 
 /// Counts the holders of places.
 ///
 /// Of all places strangers have three quarters, one stranger's key an eighth, its network a quarter, and its site three
 /// eighths. One known peer has three quarters. Streams that claim to be known peers' may be recorded ones until the
-/// second frame has come. Of such streams there are a quarter. A relayed pipe takes five places, and comes from no
+/// second frame has come. Of such streams there are a quarter. A relayed pipe takes three places, and comes from no
 /// network: only its server's address is seen.
 #[derive(Debug)]
 pub(in crate::node) struct Places {
@@ -219,15 +221,16 @@ mod tests {
     }
 
     #[test]
-    fn a_relayed_pipe_takes_five_places_of_its_peer() {
+    fn a_relayed_pipe_takes_three_places_of_its_peer() {
         let mut hall = hall();
         let [one, other] = [1, 2].map(|n| SecretKey::from_bytes([n; 32]).node_id());
         let mut enter = |n: u64, peer| hall.0.enter_relayed(SockId::from_number(n), peer, STRANGER);
-        assert_eq!([enter(1, one), enter(2, one), enter(3, other)], [true, false, true]);
+        // Eight places are a stranger's.
+        assert_eq!([enter(1, one), enter(2, one), enter(3, one), enter(4, other)], [true, true, false, true]);
         assert_eq!(hall.fill(60, Trust::Known, |_| 500, |_| "192.0.2.1".into()), 48);
-        assert_eq!(hall.fill(60, Trust::Known, |_| 501, |_| "192.0.2.1".into()), 6);
+        assert_eq!(hall.fill(60, Trust::Known, |_| 501, |_| "192.0.2.1".into()), 64 - 48 - 9);
         hall.0.leave(SockId::from_number(1));
-        assert_eq!(hall.fill(60, Trust::Known, |_| 502, |_| "192.0.2.1".into()), 5);
+        assert_eq!(hall.fill(60, Trust::Known, |_| 502, |_| "192.0.2.1".into()), 3);
         // A node with few places has one for it all the same.
         assert!(Places::new(4).enter_relayed(SockId::from_number(1), one, STRANGER));
     }
