@@ -114,9 +114,15 @@ pub fn interfaces(bind: Option<IpAddr>, wanted: &Interfaces) -> io::Result<Vec<I
     }
 }
 
-/// The same later on, when what was named may be gone for a while.
-pub(crate) fn interfaces_now(bind: Option<IpAddr>, wanted: &Interfaces) -> Vec<Interface> {
-    list(&cards(), bind, wanted)
+/// The same later on, when what was named may be gone for a while. `None` if the system gave no list.
+pub(crate) fn interfaces_now(bind: Option<IpAddr>, wanted: &Interfaces) -> Option<Vec<Interface>> {
+    of_cards(&cards(), bind, wanted)
+}
+
+/// Returns what is listed of these cards. Every machine has loopback: no card at all means that the system could not be
+/// asked, as where a flood has taken all descriptors.
+fn of_cards(cards: &[Card], bind: Option<IpAddr>, wanted: &Interfaces) -> Option<Vec<Interface>> {
+    (!cards.is_empty()).then(|| list(cards, bind, wanted))
 }
 
 /// Returns what `wanted` names although it is not there, and what is. A prefix may exclude addresses that come later.
@@ -250,6 +256,9 @@ mod tests {
         assert_eq!(used(&wanted(&[], &["lan0"])), ["10.8.0.6"]);
         assert_eq!(used(&wanted(&["192.168.0.0/16", "10.8.0.6"], &[])), ["192.168.7.1", "10.8.0.6"]);
         assert_eq!(list(&cards, None, &wanted(&["lan0"], &[])).len(), 3, "all are listed");
+        assert_eq!(of_cards(&cards, None, &wanted(&[], &[])).map(|all| all.len()), Some(3));
+        assert_eq!(of_cards(&cards[..1], None, &wanted(&[], &[])), Some(Vec::new()), "every cable is out");
+        assert_eq!(of_cards(&[], None, &wanted(&[], &[])), None, "the system could not be asked");
         let said = "no interface is called eth9 or has such an address; there are: lo 127.0.0.1, lan0 192.168.7.1 fd00::1, tun0 10.8.0.6";
         assert_eq!(missing(&cards, &wanted(&["eth9"], &[])).as_deref(), Some(said));
         assert_eq!(missing(&cards, &wanted(&["lan0"], &["eth9"])).as_deref(), Some(said));

@@ -106,7 +106,10 @@ impl<R: Reactor> Network<R> {
         }
         self.rest(now);
         // That nobody has the address to bind is no error now: it may come back.
-        let list = interfaces_now(self.bind, &self.wanted);
+        let Some(list) = interfaces_now(self.bind, &self.wanted) else {
+            self.due = Some(now + COMPARE_EVERY);
+            return None;
+        };
         if list == self.listed {
             return None;
         }

@@ -32,9 +32,10 @@ impl NetworkWatch {
         NetworkWatch { local, seen: crate::cards() }
     }
 
-    /// Compares these interfaces, as [`cards`](crate::cards) lists them now, with those seen before.
+    /// Compares these interfaces, as [`cards`](crate::cards) lists them now, with those seen before. No card at all means
+    /// that the system could not be asked, and is no change.
     pub fn compare(&mut self, cards: &[Card]) -> Option<NetworkChange> {
-        if cards == self.seen {
+        if cards == self.seen || cards.is_empty() {
             return None;
         }
         let (was, is) = (self.is_here(&self.seen), self.is_here(cards));
@@ -71,6 +72,7 @@ mod tests {
         let local = "192.168.1.2:7".parse().unwrap();
         let mut watch = NetworkWatch { local, seen: vec![card("192.168.1.2", true)] };
         assert_eq!(watch.compare(&[card("192.168.1.2", true)]), None);
+        assert_eq!(watch.compare(&[]), None, "the system could not be asked");
         assert_eq!(watch.compare(&[card("192.168.1.3", true)]), Some(NetworkChange::Gone));
         assert_eq!(watch.compare(&[card("192.168.1.4", true)]), Some(NetworkChange::Other));
         assert_eq!(watch.compare(&[card("192.168.1.2", true)]), Some(NetworkChange::Back));
