@@ -131,27 +131,28 @@ impl Cx {
         self.socks.get(&sock).copied()
     }
 
-    /// Returns the owner of the socket or query that an event is about. Streams that come to a listener are nobody's yet.
-    pub(crate) fn owner_of(&self, event: &Event<'_>) -> Option<Owner> {
-        match event {
-            Event::Resolved { query, .. } => self.queries.get(query).copied(),
+    /// Returns the owner of the socket or query that an event is about, and forgets what is over with it. Ids that nobody
+    /// knows are counted. A stream that comes to a listener has no owner yet, and a released one none any more.
+    pub(crate) fn owner_of(&mut self, event: &Event<'_>) -> Option<Owner> {
+        let owner = match event {
+            Event::Resolved { query, .. } => self.queries.remove(query),
+            Event::Failed { sock, .. } => self.socks.remove(sock),
             Event::Bound { sock, .. }
             | Event::Connected { sock, .. }
-            | Event::Failed { sock, .. }
+            | Event::Fired { sock, .. }
             | Event::Datagram { sock, .. }
             | Event::Stream { sock, .. }
+            | Event::Writable { sock }
             | Event::Eof { sock } => self.owner(*sock),
-            _ => None,
-        }
-    }
-
-    /// Forgets the query or the socket that is over with this event.
-    pub(crate) fn ends_with(&mut self, event: &Event<'_>) {
-        match event {
-            Event::Resolved { query, .. } => drop(self.queries.remove(query)),
-            Event::Failed { sock, .. } => self.forget(*sock),
-            _ => {}
-        }
+            Event::Timeout
+            | Event::Clock(_)
+            | Event::Interfaces(_)
+            | Event::Woke { .. }
+            | Event::Accepted { .. }
+            | Event::Released { .. } => return None,
+        };
+        self.stats.unknown_ids += u64::from(owner.is_none());
+        owner
     }
 
     pub(crate) fn open_sockets(&self) -> impl Iterator<Item = SockId> + '_ {
@@ -269,22 +270,12 @@ impl Cx {
         self.queue.push_back(Action::EndPipe { sock, why });
     }
 
-    /// Forgets a socket that the driver has reported as failed.
-    pub(crate) fn forget(&mut self, sock: SockId) {
-        self.socks.remove(&sock);
-    }
-
     pub(crate) fn resolve(&mut self, owner: Owner, host: Box<str>, limit: Duration) -> QueryId {
         let query = QueryId(self.next_query);
         self.next_query += 1;
         self.queries.insert(query, owner);
         self.queue.push_back(Action::Resolve { query, host, deadline: self.now + limit });
         query
-    }
-
-    /// Returns the owner of an answered query, which is over with this.
-    pub(crate) fn answered(&mut self, query: QueryId) -> Option<Owner> {
-        self.queries.remove(&query)
     }
 
     /// Forgets a query that nobody waits for.

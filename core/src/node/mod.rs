@@ -199,44 +199,37 @@ impl Node {
         }
         let event = self.network.inward(event);
         match self.cx.owner_of(&event) {
-            Some(owner) if Network::owns(owner) => {
-                self.cx.ends_with(&event);
-                self.network.handle(&mut self.cx, owner, event);
-            }
-            Some(Owner::Allocation(id)) => {
-                self.cx.ends_with(&event);
-                self.with_allocations(|all, env| all.handle(env, id, event));
-            }
+            Some(owner) if Network::owns(owner) => self.network.handle(&mut self.cx, owner, event),
+            Some(Owner::Allocation(id)) => self.with_allocations(|all, env| all.handle(env, id, event)),
             Some(Owner::Broker(place)) => {
-                self.cx.ends_with(&event);
                 let news = self.signalling.handle(&mut self.cx, place, event);
                 self.broker_news(place, news);
             }
-            _ => self.dispatch(event),
+            owner => self.dispatch(owner, event),
         }
         self.settle();
     }
 
-    /// Takes in an event that concerns neither servers nor our network, or both.
-    fn dispatch(&mut self, event: Event<'_>) {
+    /// Takes in an event of a listener, a stream or a relay, or one that has no `owner`.
+    fn dispatch(&mut self, owner: Option<Owner>, event: Event<'_>) {
         match event {
             Event::Timeout => self.fire_timers(),
             Event::Clock(fix) => self.network.clock(&mut self.cx, fix),
             Event::Interfaces(_) if self.phase == Phase::Closing => {}
             Event::Interfaces(list) => self.interfaces(list),
             Event::Woke { .. } => self.woke(),
-            Event::Resolved { query, result } => match self.cx.answered(query) {
-                Some(Owner::Relay(id)) => self.relay_resolved(id, query, result),
-                Some(_) => {}
-                None => self.cx.stats.unknown_ids += 1,
-            },
+            Event::Resolved { query, result } => {
+                if let Some(Owner::Relay(id)) = owner {
+                    self.relay_resolved(id, query, result);
+                }
+            }
             Event::Accepted { listener, sock, local, remote } => match self.cx.owner(listener) {
                 Some(Owner::Listener(_)) if self.cx.owner(sock).is_none() => {
                     self.accepted(listener, sock, local, remote);
                 }
                 _ => self.cx.stats.unknown_ids += 1,
             },
-            Event::Bound { sock, local } => match self.owner(sock) {
+            Event::Bound { sock, local } => match owner {
                 Some(Owner::Listener(n)) => {
                     self.door.opened(sock);
                     self.network.listening(&mut self.cx, n, Ok(local));
@@ -246,46 +239,40 @@ impl Node {
                 Some(Owner::Relay(id)) => self.relay_opened(id, sock, local),
                 _ => {}
             },
-            Event::Connected { sock, local, remote } => match self.owner(sock) {
+            Event::Connected { sock, local, remote } => match owner {
                 Some(Owner::Stream) => self.stream_connected(sock, local, remote),
                 Some(Owner::Relay(id)) => self.relay_opened(id, sock, local),
                 _ => {}
             },
-            Event::Fired { sock, .. } => {
-                let _ = self.owner(sock);
-            }
-            Event::Failed { sock, cause } => {
-                let owner = self.owner(sock);
-                self.cx.forget(sock);
-                match owner {
-                    Some(Owner::Listener(n)) => {
-                        self.door.shut(sock);
-                        self.network.listening(&mut self.cx, n, Err(cause));
-                    }
-                    Some(Owner::Stream) => self.stream_failed(sock, cause),
-                    Some(Owner::Relay(id)) => self.relay_socket_failed(id, sock, cause),
-                    Some(Owner::Carrier(pipe)) => self.carrier_ended(pipe, sock),
-                    _ => {}
+            Event::Fired { .. } => {}
+            Event::Failed { sock, cause } => match owner {
+                Some(Owner::Listener(n)) => {
+                    self.door.shut(sock);
+                    self.network.listening(&mut self.cx, n, Err(cause));
                 }
-            }
+                Some(Owner::Stream) => self.stream_failed(sock, cause),
+                Some(Owner::Relay(id)) => self.relay_socket_failed(id, sock, cause),
+                Some(Owner::Carrier(pipe)) => self.carrier_ended(pipe, sock),
+                _ => {}
+            },
             Event::Released { sock } => self.released(sock),
             Event::Datagram { sock, from, data } => {
-                if let Some(Owner::Relay(id)) = self.owner(sock) {
+                if let Some(Owner::Relay(id)) = owner {
                     self.relay_datagram(id, sock, from, data);
                 }
             }
-            Event::Stream { sock, data } => match self.owner(sock) {
+            Event::Stream { sock, data } => match owner {
                 Some(Owner::Stream) => self.stream_received(sock, data),
                 Some(Owner::Relay(id)) => self.relay_received(id, sock, data),
                 Some(Owner::Carrier(pipe)) => self.carrier_received(pipe, sock, data),
                 _ => {}
             },
             Event::Writable { sock } => {
-                if let Some(Owner::Carrier(pipe)) = self.owner(sock) {
+                if let Some(Owner::Carrier(pipe)) = owner {
                     self.carrier_writable(pipe, sock);
                 }
             }
-            Event::Eof { sock } => match self.owner(sock) {
+            Event::Eof { sock } => match owner {
                 Some(Owner::Stream) => self.stream_ended(sock),
                 Some(Owner::Relay(id)) => self.relay_socket_ended(id, sock),
                 Some(Owner::Carrier(pipe)) => self.carrier_ended(pipe, sock),
@@ -507,15 +494,6 @@ impl Node {
             self.phase = Phase::Closed;
             self.cx.notify(Notice::Closed);
         }
-    }
-
-    /// The owner of a socket, counting ids that nobody knows.
-    fn owner(&mut self, sock: SockId) -> Option<Owner> {
-        let owner = self.cx.owner(sock);
-        if owner.is_none() {
-            self.cx.stats.unknown_ids += 1;
-        }
-        owner
     }
 
     fn fire_timers(&mut self) {

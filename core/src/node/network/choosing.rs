@@ -155,30 +155,27 @@ mod tests {
         assert_eq!(choose(&list, bind), []);
         assert_eq!(choose_links(&list, Some("192.168.1.1".parse().unwrap())).as_slice(), []);
     }
-    fn home_interface(ip: &str, default_route: bool) -> Interface {
-        Interface { default_route, ..Interface::new(2, ip.parse().unwrap(), 24) }
-    }
 
     #[test]
     fn elsewhere_is_where_the_way_out_is_another() {
-        let home = [home_interface("192.168.1.5", true), home_interface("10.0.0.1", false)];
+        let home = [interface(2, "192.168.1.5", true), interface(2, "10.0.0.1", false)];
         assert!(!is_elsewhere(&home, &home));
-        let more = [home[0], home[1], home_interface("172.17.0.1", false)];
+        let more = [home[0], home[1], interface(2, "172.17.0.1", false)];
         assert!(!is_elsewhere(&home, &more), "one more beside it");
         assert!(is_elsewhere(&home, &home[..1]), "one gone");
         assert!(is_elsewhere(&home, &[home[1], home[0]]), "another one leads out");
-        let cut = [home_interface("192.168.1.5", false), home[1]];
+        let cut = [interface(2, "192.168.1.5", false), home[1]];
         assert!(is_elsewhere(&home, &cut), "none leads out");
         let neighbour = Interface { gateway: Some([192, 168, 1, 1].into()), ..home[0] };
         assert!(is_elsewhere(&home, &[neighbour, home[1]]), "the same address behind another router");
-        let both = [home[0], home[1], home_interface("2001:db8::5", true)];
+        let both = [home[0], home[1], interface(2, "2001:db8::5", true)];
         assert!(is_elsewhere(&home, &both), "a family that there was not");
         assert!(is_elsewhere(&[], &home) && is_elsewhere(&home, &[]));
     }
 
     #[test]
     fn an_address_is_gone_if_it_could_be_listed_and_is_not() {
-        let list = [home_interface("192.168.1.5", true), home_interface("fe80::1", false)];
+        let list = [interface(2, "192.168.1.5", true), interface(2, "fe80::1", false)];
         let gone = |ip: &str| is_gone(ip.parse().unwrap(), &list);
         assert!(gone("192.168.1.6") && gone("2001:db8::1") && gone("fe80::2"));
         for there in ["192.168.1.5", "::ffff:192.168.1.5", "127.0.0.1", "169.254.0.1", "fe80::1", "0.0.0.0"] {
