@@ -114,6 +114,19 @@ fn wait_for(dir: &Path, name: &str, bytes: u64) -> PathBuf {
     }
 }
 
+/// Returns the length of a file once what was under way has arrived: it has not grown for half a second.
+fn settled(path: &Path) -> u64 {
+    let (mut length, mut since) = (0, Instant::now());
+    while since.elapsed() < Duration::from_millis(500) {
+        let now = fs::metadata(path).unwrap().len();
+        if now != length {
+            (length, since) = (now, Instant::now());
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    length
+}
+
 #[test]
 fn files_arrive_whole_and_their_hash_is_said() {
     let here = tempfile::tempdir().unwrap();
@@ -150,7 +163,7 @@ fn a_cut_on_either_side_is_gone_on_from() {
     let part = wait_for(there.path(), "large.bin", 1 << 20);
     sender.kill().unwrap();
     sender.wait().unwrap();
-    let cut = fs::metadata(&part).unwrap().len();
+    let cut = settled(&part);
     assert!(cut < 64 << 20, "too fast to be cut");
     // then the receiver, whose sender says what to do,
     let sender = send(&receiver.address, &[&file]).spawn().unwrap();

@@ -104,7 +104,7 @@ fn what_expires_within_seconds_is_kept_alive_through_a_silence() {
 fn a_server_that_was_restarted_ends_the_pipe_with_a_word() {
     require_lab!(Mosquitto, Coturn);
     for (more, why) in [
-        ("", "nothing is heard of the peer through the relay"),
+        ("", "the TURN server has forgotten the allocation"),
         ("transport = \"tcp\"", "the TURN server is gone"),
     ] {
         let mut world = World::relaying(&HOMES, ONE_WAY, &[], more);

@@ -27,7 +27,7 @@ const MAX_WAITING: usize = 256;
 /// Time for the servers to be told that an allocation is given up.
 const END_WITHIN: Duration = Duration::from_secs(5);
 
-/// Wish for a relayed address, for [`Node::allocate`].
+/// Wish for a relayed address, for [`Node::allocate`](crate::Node::allocate).
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Allocate {
     /// Servers to ask, the first one that answers is kept. Default: none, which means those of the configuration.
