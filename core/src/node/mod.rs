@@ -331,7 +331,7 @@ impl Node {
         Ok(id)
     }
 
-    /// Asks all brokers where a name leads. [`NameNews::Resolved`] or [`NameNews::NotResolved`] follows, after 8 s at
+    /// Asks all brokers where a name leads. [`NameNews::Resolved`](crate::NameNews::Resolved) or [`NameNews::NotResolved`](crate::NameNews::NotResolved) follows, after 8 s at
     /// the latest; usually after two round trips and, where a broker has nothing, half a second. A silent broker is
     /// waited for while only records kept by other brokers were found. Otherwise the wait is half a second for a
     /// pinned name, and one second for another.
@@ -370,8 +370,8 @@ impl Node {
     /// Takes a name for this node and keeps it up while the node runs. A signed record is published on all brokers, and
     /// anew each hour, when the address changes, and when a broker comes back. Whoever asks over a broker is told the
     /// record too.
-    /// [`NameNews::Registered`] or [`NameNews::NotRegistered`] follows; the latter ends the registration, also later.
-    /// [`NameNews::Waiting`] comes before where no broker is there. The record is valid for a day after the node has
+    /// [`NameNews::Registered`](crate::NameNews::Registered) or [`NameNews::NotRegistered`](crate::NameNews::NotRegistered) follows; the latter ends the registration, also later.
+    /// [`NameNews::Waiting`](crate::NameNews::Waiting) comes before where no broker is there. The record is valid for a day after the node has
     /// ended, unless it is [`release`](Self::release)d.
     ///
     /// # Errors
@@ -381,7 +381,7 @@ impl Node {
     }
 
     /// Gives a name up that this node's key has, whether it was registered by this process or another.
-    /// [`NameNews::Released`] or [`NameNews::NotRegistered`] follows.
+    /// [`NameNews::Released`](crate::NameNews::Released) or [`NameNews::NotRegistered`](crate::NameNews::NotRegistered) follows.
     ///
     /// # Errors
     /// As [`resolve`](Self::resolve).
@@ -389,7 +389,7 @@ impl Node {
         self.name(now, |names, env| names.hold(env, name, false))
     }
 
-    /// Tells the node which key a name had, as [`NameNews::Pinned`] said it in an earlier run. The first key that the
+    /// Tells the node which key a name had, as [`NameNews::Pinned`](crate::NameNews::Pinned) said it in an earlier run. The first key that the
     /// node hears of stays.
     pub fn pin_name(&mut self, now: Instant, pin: NamePin) {
         self.advance(now);
