@@ -2,6 +2,7 @@
 
 use super::Node;
 use super::admission::{Bearing, How, Trust, Verdict, Wish, Worth};
+use super::naming::Names;
 use crate::address::PeerAddress;
 use crate::config::ServerRef;
 use crate::identity::NodeId;
@@ -25,8 +26,12 @@ impl Node {
                 }
                 Said::EndsAtMessages => self.broker_state(place, BrokerState::EndsAtMessages),
                 Said::Payload(payload) => self.payload(place, &payload),
-                Said::Followed(topic, granted) => self.name_followed(place, &topic, granted),
-                Said::Record(topic, payload, kept) => self.name_record(place, &topic, &payload, kept),
+                Said::Followed(topic, granted) => {
+                    self.with_names(|names, env| names.followed(env, place, &topic, granted))
+                }
+                Said::Record(topic, payload, kept) => {
+                    self.with_names(|names, env| names.record(env, place, &topic, &payload, kept));
+                }
             }
         }
     }
@@ -145,7 +150,7 @@ impl Node {
         {
             self.logins.want(&mut self.cx, ServerRef::Broker(id));
         }
-        self.drive_names();
+        self.with_names(Names::drive);
     }
 
     pub(super) fn payload(&mut self, place: u8, payload: &[u8]) {

@@ -39,6 +39,7 @@ use crate::config::{Config, ConfigError, DEFAULT_PIPES, Login, Plan, ServerRef, 
 use crate::cx::{Cx, Owner, Timer};
 use crate::identity::{NodeId, NodeIdError};
 use crate::io::{Action, CloseHow, Event, SockId};
+use crate::name::{Name, NameError, NamePin};
 use crate::nat::NatReport;
 use crate::nat::memory::Memory;
 use crate::notice::{ConnectId, FailReason, Notice};
@@ -56,6 +57,7 @@ use admission::places::Places;
 use allocating::{Allocations, Env};
 use attempts::Attempt;
 use logins::Logins;
+use naming::Names;
 use network::{Network, News};
 use punching::Punch;
 use relaying::{Proof, Relay};
@@ -117,7 +119,7 @@ pub struct Node {
     streams: Streams,
     // Boxed, here and below: a map makes room for eleven at once, and few nodes have eleven calls.
     attempts: BTreeMap<ConnectId, Box<Attempt>>,
-    names: naming::Names,
+    names: Names,
     /// The attempts by their sessions.
     sessions: BTreeMap<SessionId, ConnectId>,
     next_connect: u32,
@@ -171,7 +173,7 @@ impl Node {
             agreement: Agreement::new(ours),
             streams: Streams::default(),
             attempts: BTreeMap::new(),
-            names: naming::Names::default(),
+            names: Names::default(),
             sessions: BTreeMap::new(),
             next_connect: 0,
             visits: BTreeMap::new(),
@@ -316,11 +318,91 @@ impl Node {
         Ok(id)
     }
 
+    /// Asks all brokers where a name leads. [`NameNews::Resolved`](crate::NameNews::Resolved) or [`NameNews::NotResolved`](crate::NameNews::NotResolved) follows, after 8 s at
+    /// the latest; usually after two round trips and, where a broker has nothing, half a second. A silent broker is
+    /// waited for while only records kept by other brokers were found. Otherwise the wait is half a second for a
+    /// pinned name, and one second for another.
+    ///
+    /// # Errors
+    /// `TooMany` where 24 names are asked for or held, `Shutdown`.
+    pub fn resolve(&mut self, now: Instant, name: Name) -> Result<(), NameError> {
+        self.name(now, |names, env| names.resolve(env, name))
+    }
+
+    /// Begins to open a pipe to whoever has a name. As [`connect`](Self::connect), where the plan's time includes that
+    /// of finding the address, and [`FailReason::Name`] says that there is none.
+    ///
+    /// # Errors
+    /// The reasons for which nothing was begun.
+    pub fn connect_name(&mut self, now: Instant, name: Name, plan: Plan) -> Result<ConnectId, ConnectError> {
+        self.advance(now);
+        if plan.strategies.is_empty() {
+            return Err(ConnectError::EmptyPlan);
+        }
+        if self.attempts.len() + self.names.calls() >= MAX_CONNECTS {
+            return Err(ConnectError::TooMany);
+        }
+        if self.is_shut() {
+            return Err(ConnectError::Shutdown);
+        }
+        if !self.names.has_room(name) {
+            return Err(ConnectError::TooMany);
+        }
+        let id = self.fresh_connect();
+        // There is room for the name, and nothing else fails.
+        let _ = self.name(now, |names, env| names.call(env, name, id, plan));
+        Ok(id)
+    }
+
+    /// Takes a name for this node and keeps it up while the node runs. A signed record is published on all brokers, and
+    /// anew each hour, when the address changes, and when a broker comes back. Whoever asks over a broker is told the
+    /// record too.
+    /// [`NameNews::Registered`](crate::NameNews::Registered) or [`NameNews::NotRegistered`](crate::NameNews::NotRegistered) follows; the latter ends the registration, also later.
+    /// [`NameNews::Waiting`](crate::NameNews::Waiting) comes before where no broker is there. The record is valid for a day after the node has
+    /// ended, unless it is [`release`](Self::release)d.
+    ///
+    /// # Errors
+    /// As [`resolve`](Self::resolve).
+    pub fn register(&mut self, now: Instant, name: Name) -> Result<(), NameError> {
+        self.name(now, |names, env| names.hold(env, name, true))
+    }
+
+    /// Gives a name up that this node's key has, whether it was registered by this process or another.
+    /// [`NameNews::Released`](crate::NameNews::Released) or [`NameNews::NotRegistered`](crate::NameNews::NotRegistered) follows.
+    ///
+    /// # Errors
+    /// As [`resolve`](Self::resolve).
+    pub fn release(&mut self, now: Instant, name: Name) -> Result<(), NameError> {
+        self.name(now, |names, env| names.hold(env, name, false))
+    }
+
+    /// Tells the node which key a name had, as [`NameNews::Pinned`](crate::NameNews::Pinned) said it in an earlier run. The first key that the
+    /// node hears of stays.
+    pub fn pin_name(&mut self, now: Instant, pin: NamePin) {
+        self.advance(now);
+        self.names.pin(pin);
+    }
+
+    /// Does what a user asks for with a name.
+    fn name(
+        &mut self,
+        now: Instant,
+        act: impl FnOnce(&mut Names, &mut naming::Env<'_>) -> Result<(), NameError>,
+    ) -> Result<(), NameError> {
+        self.advance(now);
+        if self.is_shut() {
+            return Err(NameError::Shutdown);
+        }
+        self.with_names(act)?;
+        self.settle();
+        Ok(())
+    }
+
     /// Ends a connect without an outcome. One that is over is left alone.
     pub fn cancel(&mut self, now: Instant, connect: ConnectId) {
         self.advance(now);
         self.cancel_attempt(connect);
-        self.cancel_name(connect);
+        self.with_names(|names, env| names.cancel(env, connect));
         self.settle();
     }
 
@@ -438,7 +520,7 @@ impl Node {
         for connect in running {
             self.fail_attempt(connect, FailReason::Shutdown);
         }
-        self.shut_names();
+        self.with_names(|names, env| names.shut(env));
         self.signalling.shutdown(&mut self.cx);
         self.network.stop(&mut self.cx);
         self.punches.clear();
@@ -524,7 +606,7 @@ impl Node {
                 Timer::Connect(connect) => self.drive_attempt(connect),
                 Timer::Visit(session) => self.drive_visit(session),
                 Timer::Asks => self.expire_asks(),
-                Timer::Names => self.drive_names(),
+                Timer::Names => self.with_names(Names::drive),
                 Timer::Door => self.serve_door(),
             }
         }
@@ -559,6 +641,22 @@ impl Node {
         peer == self.node_id()
     }
 
+    /// Does something with names, and begins the calls whose names are found by it.
+    fn with_names<T>(&mut self, act: impl FnOnce(&mut Names, &mut naming::Env<'_>) -> T) -> T {
+        let mut env = naming::Env {
+            cx: &mut self.cx,
+            network: &self.network,
+            signalling: &mut self.signalling,
+            identity: &self.config.identity,
+            running: self.phase == Phase::Running,
+        };
+        let done = act(&mut self.names, &mut env);
+        for (connect, peer, address, plan) in self.names.take_found() {
+            self.begin(connect, peer, &address, plan);
+        }
+        done
+    }
+
     fn with_allocations<T>(&mut self, act: impl FnOnce(&mut Allocations, &mut Env<'_>) -> T) -> T {
         let mut env = Env { cx: &mut self.cx, network: &self.network, logins: &mut self.logins };
         act(&mut self.allocations, &mut env)
@@ -576,8 +674,8 @@ impl Node {
                     }
                     self.drive_attempts();
                 }
-                News::TimeSet => self.names_anew(),
-                News::TimeKnown => self.drive_names(),
+                News::TimeSet => self.with_names(Names::anew),
+                News::TimeKnown => self.with_names(Names::drive),
             }
         }
     }
@@ -617,7 +715,7 @@ impl Node {
             self.network.announce(self.signalling.announced(), self.config.identity.node_id())
         {
             self.cx.notify(Notice::Ready { address: Box::new(address) });
-            self.drive_names();
+            self.with_names(Names::drive);
         }
     }
 

@@ -6,11 +6,12 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use smallvec::SmallVec;
 
-use super::{ConnectError, MAX_CONNECTS, Node, Phase};
+use super::network::Network;
+use super::signalling::Signalling;
 use crate::address::PeerAddress;
 use crate::config::Plan;
-use crate::cx::Timer;
-use crate::identity::NodeId;
+use crate::cx::{Cx, Timer};
+use crate::identity::{NodeId, SecretKey};
 use crate::limit::Bucket;
 use crate::name::{Found, Name, NameError, NameNews, NamePin, Pins, QUERY, Record};
 use crate::notice::{ConnectId, FailReason, Notice, Report};
@@ -51,6 +52,18 @@ const SEND_WITHIN: Duration = Duration::from_secs(60);
 pub(super) struct Names {
     pins: Pins,
     all: BTreeMap<Name, Box<Watch>>,
+    /// Calls whose names have been found, until the node begins them.
+    found: Vec<(ConnectId, NodeId, Box<PeerAddress>, Plan)>,
+}
+
+/// What names need of the node.
+pub(super) struct Env<'a> {
+    pub(super) cx: &'a mut Cx,
+    pub(super) network: &'a Network,
+    pub(super) signalling: &'a mut Signalling,
+    pub(super) identity: &'a SecretKey,
+    /// There is a network, and the node is not shut down.
+    pub(super) running: bool,
 }
 
 /// A name that we follow.
@@ -121,133 +134,63 @@ enum Next {
     Forget,
 }
 
-impl Node {
-    /// Asks all brokers where a name leads. [`NameNews::Resolved`] or [`NameNews::NotResolved`] follows, after 8 s at
-    /// the latest; usually after two round trips and, where a broker has nothing, half a second. A silent broker is
-    /// waited for while only records kept by other brokers were found. Otherwise the wait is half a second for a
-    /// pinned name, and one second for another.
-    ///
-    /// # Errors
-    /// `TooMany` where 24 names are asked for or held, `Shutdown`.
-    pub fn resolve(&mut self, now: Instant, name: Name) -> Result<(), NameError> {
-        let watch = self.watch(now, name)?;
-        watch.asked = true;
-        self.search(name);
+impl Names {
+    /// Asks all brokers where a name leads, and tells the user.
+    pub(super) fn resolve(&mut self, env: &mut Env<'_>, name: Name) -> Result<(), NameError> {
+        self.watch(name)?.asked = true;
+        self.search(env, name);
         Ok(())
     }
 
-    /// Begins to open a pipe to whoever has a name. As [`connect`](Self::connect), where the plan's time includes that
-    /// of finding the address, and [`FailReason::Name`] says that there is none.
-    ///
-    /// # Errors
-    /// The reasons for which nothing was begun.
-    pub fn connect_name(&mut self, now: Instant, name: Name, plan: Plan) -> Result<ConnectId, ConnectError> {
-        if plan.strategies.is_empty() {
-            return Err(ConnectError::EmptyPlan);
-        }
-        let calls: usize = self.names.all.values().map(|w| w.calls.len()).sum();
-        if self.attempts.len() + calls >= MAX_CONNECTS {
-            return Err(ConnectError::TooMany);
-        }
-        self.watch(now, name).map_err(|why| match why {
-            NameError::Shutdown => ConnectError::Shutdown,
-            _ => ConnectError::TooMany,
-        })?;
-        let id = self.fresh_connect();
-        let now = self.cx.now;
-        if let Some(watch) = self.names.all.get_mut(&name) {
-            watch.calls.insert(id, (now, plan));
-        }
-        self.search(name);
-        Ok(id)
+    /// Asks all brokers where a name leads, for a call that [`take_found`](Self::take_found) gives then.
+    pub(super) fn call(
+        &mut self,
+        env: &mut Env<'_>,
+        name: Name,
+        connect: ConnectId,
+        plan: Plan,
+    ) -> Result<(), NameError> {
+        let now = env.cx.now;
+        self.watch(name)?.calls.insert(connect, (now, plan));
+        self.search(env, name);
+        Ok(())
     }
 
-    /// Takes a name for this node and keeps it up while the node runs. A signed record is published on all brokers, and
-    /// anew each hour, when the address changes, and when a broker comes back. Whoever asks over a broker is told the
-    /// record too.
-    /// [`NameNews::Registered`] or [`NameNews::NotRegistered`] follows; the latter ends the registration, also later.
-    /// [`NameNews::Waiting`] comes before where no broker is there. The record is valid for a day after the node has
-    /// ended, unless it is [`release`](Self::release)d.
-    ///
-    /// # Errors
-    /// As [`resolve`](Self::resolve).
-    pub fn register(&mut self, now: Instant, name: Name) -> Result<(), NameError> {
-        self.hold(now, name, true)
-    }
-
-    /// Gives a name up that this node's key has, whether it was registered by this process or another.
-    /// [`NameNews::Released`] or [`NameNews::NotRegistered`] follows.
-    ///
-    /// # Errors
-    /// As [`resolve`](Self::resolve).
-    pub fn release(&mut self, now: Instant, name: Name) -> Result<(), NameError> {
-        self.hold(now, name, false)
-    }
-
-    /// Tells the node which key a name had, as [`NameNews::Pinned`] said it in an earlier run. The first key that the
-    /// node hears of stays.
-    pub fn pin_name(&mut self, now: Instant, pin: NamePin) {
-        self.advance(now);
-        self.names.pins.restore(pin);
-    }
-
-    fn hold(&mut self, now: Instant, name: Name, keep: bool) -> Result<(), NameError> {
-        let watch = self.watch(now, name)?;
+    /// Takes a name for this node, if it is to be kept, or gives it up.
+    pub(super) fn hold(&mut self, env: &mut Env<'_>, name: Name, keep: bool) -> Result<(), NameError> {
+        let watch = self.watch(name)?;
         let sequence = watch.hold.as_ref().map_or(0, |h| h.sequence);
         let answers = Bucket::new(ANSWERS.0, ANSWERS.1);
         watch.hold =
             Some(Hold { keep, sequence, published: None, rival: None, told: false, waits: false, answers });
-        self.search(name);
+        self.search(env, name);
         Ok(())
     }
 
-    /// Returns the watch of a name, which is made if there is none.
-    fn watch(&mut self, now: Instant, name: Name) -> Result<&mut Watch, NameError> {
-        self.advance(now);
-        if self.is_shut() {
-            return Err(NameError::Shutdown);
-        }
-        if self.names.all.len() >= MAX_NAMES && !self.names.all.contains_key(&name) {
-            return Err(NameError::TooMany);
-        }
-        Ok(self.names.all.entry(name).or_insert_with(|| {
-            Box::new(Watch {
-                topic: name.topic().into(),
-                found: Found::default(),
-                places: BTreeMap::new(),
-                search: None,
-                answered: None,
-                stale: false,
-                wake: None,
-                asked: false,
-                calls: BTreeMap::new(),
-                hold: None,
-            })
-        }))
+    /// Takes in which key a name had.
+    pub(super) fn pin(&mut self, pin: NamePin) {
+        self.pins.restore(pin);
     }
 
-    /// Asks all brokers, unless that is under way already.
-    fn search(&mut self, name: Name) {
-        if let Some(watch) = self.names.all.get_mut(&name).filter(|w| w.search.is_none()) {
-            let now = self.cx.now;
-            watch.begin(now);
-            watch.stale = false;
-            watch.places.clear();
-            for broker in self.signalling.sessions_mut() {
-                broker.follow(&mut self.cx, &watch.topic);
-                // A broker that is not there yet is asked as soon as it is.
-                let until = now + if broker.is_ready() { GRACE } else { SEARCH_WITHIN };
-                broker.publish_once(&mut self.cx, &watch.topic, Bytes::from_static(QUERY), until);
-            }
-        }
-        self.drive_names();
-        self.settle();
+    /// Returns the number of calls that wait for their names.
+    pub(super) fn calls(&self) -> usize {
+        self.all.values().map(|w| w.calls.len()).sum()
+    }
+
+    /// Returns true if there is room for one more name, or this one is there.
+    pub(super) fn has_room(&self, name: Name) -> bool {
+        self.all.len() < MAX_NAMES || self.all.contains_key(&name)
+    }
+
+    /// Takes the calls whose names have been found.
+    pub(super) fn take_found(&mut self) -> Vec<(ConnectId, NodeId, Box<PeerAddress>, Plan)> {
+        core::mem::take(&mut self.found)
     }
 
     /// Handles a broker's answer to a subscription: from now on it sends the records of a name, or refuses to.
-    pub(super) fn name_followed(&mut self, place: u8, topic: &str, granted: bool) {
-        let now = self.cx.now;
-        if let Some((_, watch)) = self.names.of(topic) {
+    pub(super) fn followed(&mut self, env: &mut Env<'_>, place: u8, topic: &str, granted: bool) {
+        let now = env.cx.now;
+        if let Some((_, watch)) = self.of(topic) {
             let open = Place::Open { since: now, again: false };
             watch.places.insert(place, if granted { open } else { Place::Refused });
             if granted && watch.search.is_none() && watch.hold.as_ref().is_some_and(|h| h.published.is_none())
@@ -257,29 +200,29 @@ impl Node {
             }
             let record = watch.hold.as_ref().and_then(|h| h.published.as_ref()).map(|p| p.record.clone());
             if let Some(record) = record.filter(|_| granted)
-                && let Some(broker) = self.signalling.session_mut(place)
+                && let Some(broker) = env.signalling.session_mut(place)
             {
-                broker.publish_kept(&mut self.cx, topic, record, now + SEND_WITHIN);
+                broker.publish_kept(env.cx, topic, record, now + SEND_WITHIN);
             }
         }
-        self.drive_names();
+        self.drive(env);
     }
 
     /// Handles a message under a name's topic, which may come from anybody.
-    pub(super) fn name_record(&mut self, place: u8, topic: &str, payload: &[u8], kept: bool) {
-        let (ours, wall) = (self.node_id(), self.cx.wall());
-        let now = self.cx.now;
-        let Some((name, watch)) = self.names.of(topic) else { return };
+    pub(super) fn record(&mut self, env: &mut Env<'_>, place: u8, topic: &str, payload: &[u8], kept: bool) {
+        let (ours, wall) = (env.identity.node_id(), env.cx.wall());
+        let now = env.cx.now;
+        let Some((name, watch)) = self.of(topic) else { return };
         if payload == QUERY {
             let hold = watch.hold.as_mut().filter(|h| h.told);
             if let Some(hold) = hold
                 && let Some(record) = hold.published.as_ref().map(|p| p.record.clone())
-                && let Some(broker) = self.signalling.session_mut(place)
+                && let Some(broker) = env.signalling.session_mut(place)
             {
                 if hold.answers.take(now) {
-                    broker.publish_once(&mut self.cx, topic, record, now + GRACE);
+                    broker.publish_once(env.cx, topic, record, now + GRACE);
                 } else {
-                    self.cx.stats.messages_over_limit += 1;
+                    env.cx.stats.messages_over_limit += 1;
                 }
             }
             return;
@@ -298,8 +241,8 @@ impl Node {
                 if let Some(hold) = &mut watch.hold {
                     hold.heard(&record, ours, place);
                 }
-                let wanted = self.names.pins.get(name).map_or(ours, |p| p.id);
-                if let Some(watch) = self.names.all.get_mut(&name) {
+                let wanted = self.pins.get(name).map_or(ours, |p| p.id);
+                if let Some(watch) = self.all.get_mut(&name) {
                     watch.found.add(record, Some(wanted));
                 }
             }
@@ -309,72 +252,110 @@ impl Node {
                     hold.sequence = hold.sequence.max(record.sequence);
                 }
                 watch.stale = true;
-                self.cx.stats.stale_messages += 1;
+                env.cx.stats.stale_messages += 1;
             }
             // An empty message takes away what was kept; whose it was, nobody says.
             _ if payload.is_empty() => {}
-            _ => self.cx.stats.bad_messages += 1,
+            _ => env.cx.stats.bad_messages += 1,
         }
-        self.drive_names();
+        self.drive(env);
     }
 
     /// Goes on with every name, as far as it can.
-    pub(super) fn drive_names(&mut self) {
-        if self.phase != Phase::Running {
+    pub(super) fn drive(&mut self, env: &mut Env<'_>) {
+        if !env.running {
             return;
         }
-        let names: SmallVec<[Name; 4]> = self.names.all.keys().copied().collect();
+        let names: SmallVec<[Name; 4]> = self.all.keys().copied().collect();
         for name in names {
-            if let Some(watch) = self.names.all.remove(&name) {
-                self.drive_name(name, watch);
+            if let Some(watch) = self.all.remove(&name) {
+                self.look_at(env, name, watch);
             }
         }
-        let next = self.names.all.values().filter_map(|w| w.wake).min();
-        self.cx.timers.set(Timer::Names, next);
+        let next = self.all.values().filter_map(|w| w.wake).min();
+        env.cx.timers.set(Timer::Names, next);
     }
 
     /// Repeats, once the clock was put right, the searches that were judged by the wrong one. Records that were
     /// signed for another time are signed anew.
-    pub(super) fn names_anew(&mut self) {
-        let names: SmallVec<[Name; 4]> = self.names.all.keys().copied().collect();
+    pub(super) fn anew(&mut self, env: &mut Env<'_>) {
+        let names: SmallVec<[Name; 4]> = self.all.keys().copied().collect();
         for name in names {
-            if let Some(watch) = self.names.all.get_mut(&name) {
+            if let Some(watch) = self.all.get_mut(&name) {
                 watch.search = None;
                 if let Some(hold) = &mut watch.hold {
                     hold.published = None;
                 }
             }
-            self.search(name);
+            self.search(env, name);
         }
     }
 
     /// A call is given up.
-    pub(super) fn cancel_name(&mut self, connect: ConnectId) {
+    pub(super) fn cancel(&mut self, env: &mut Env<'_>, connect: ConnectId) {
         let mut given_up = false;
-        for watch in self.names.all.values_mut() {
+        for watch in self.all.values_mut() {
             given_up |= watch.calls.remove(&connect).is_some();
         }
         if given_up {
-            self.drive_names();
+            self.drive(env);
         }
     }
 
-    pub(super) fn shut_names(&mut self) {
-        for (name, watch) in core::mem::take(&mut self.names.all) {
+    pub(super) fn shut(&mut self, env: &mut Env<'_>) {
+        for (name, watch) in core::mem::take(&mut self.all) {
             if watch.asked {
-                self.name_news(name, NameNews::NotResolved(NameError::Shutdown));
+                tell(env.cx, name, NameNews::NotResolved(NameError::Shutdown));
             }
             for (connect, (began, _)) in watch.calls {
-                self.fail_name(connect, began, FailReason::Shutdown);
+                fail(env.cx, connect, began, FailReason::Shutdown);
             }
         }
     }
 
-    fn drive_name(&mut self, name: Name, mut watch: Box<Watch>) {
-        let now = self.cx.now;
-        watch.places.retain(|place, _| self.signalling.is_ready(&[*place]));
+    /// Returns the watch of a name, which is made if there is none.
+    fn watch(&mut self, name: Name) -> Result<&mut Watch, NameError> {
+        if !self.has_room(name) {
+            return Err(NameError::TooMany);
+        }
+        Ok(self.all.entry(name).or_insert_with(|| {
+            Box::new(Watch {
+                topic: name.topic().into(),
+                found: Found::default(),
+                places: BTreeMap::new(),
+                search: None,
+                answered: None,
+                stale: false,
+                wake: None,
+                asked: false,
+                calls: BTreeMap::new(),
+                hold: None,
+            })
+        }))
+    }
+
+    /// Asks all brokers, unless that is under way already.
+    fn search(&mut self, env: &mut Env<'_>, name: Name) {
+        if let Some(watch) = self.all.get_mut(&name).filter(|w| w.search.is_none()) {
+            let now = env.cx.now;
+            watch.begin(now);
+            watch.stale = false;
+            watch.places.clear();
+            for broker in env.signalling.sessions_mut() {
+                broker.follow(env.cx, &watch.topic);
+                // A broker that is not there yet is asked as soon as it is.
+                let until = now + if broker.is_ready() { GRACE } else { SEARCH_WITHIN };
+                broker.publish_once(env.cx, &watch.topic, Bytes::from_static(QUERY), until);
+            }
+        }
+        self.drive(env);
+    }
+
+    fn look_at(&mut self, env: &mut Env<'_>, name: Name, mut watch: Box<Watch>) {
+        let now = env.cx.now;
+        watch.places.retain(|place, _| env.signalling.is_ready(&[*place]));
         if watch.search.is_some() {
-            self.ask_again(&mut watch);
+            self.ask_again(env, &mut watch);
         }
         let late: SmallVec<[ConnectId; 2]> = watch
             .calls
@@ -384,63 +365,63 @@ impl Node {
             .collect();
         for connect in late {
             if let Some((began, _)) = watch.calls.remove(&connect) {
-                self.fail_name(connect, began, FailReason::DeadlinePassed);
+                fail(env.cx, connect, began, FailReason::DeadlinePassed);
             }
         }
-        let awaited = self.network.time_awaited_until(now);
+        let awaited = env.network.time_awaited_until(now);
         let doubtful = awaited.is_some() && watch.stale;
         let asks = watch.asked || !watch.calls.is_empty();
-        let hopes = asks && watch.places.is_empty() && self.signalling.sessions().any(|b| b.has_worked());
+        let hopes = asks && watch.places.is_empty() && env.signalling.sessions().any(|b| b.has_worked());
         // A call waits for a broker that takes streams, and has time to answer then.
         let may_yet = |b: &Session| b.is_unready() || b.may_yet_follow(&watch.topic);
-        let unready = !watch.is_heard() && self.signalling.sessions().any(may_yet);
+        let unready = !watch.is_heard() && env.signalling.sessions().any(may_yet);
         if unready && !watch.calls.is_empty() {
             watch.search =
                 watch.search.map(|since| if since + SEARCH_WITHIN / 2 <= now { now } else { since });
         }
         let early = watch.search.is_some_and(|since| since + NOBODY_AFTER > now);
         let waits = hopes && early || asks && unready;
-        let done = (self.is_asked(&watch) && !waits) || self.is_certain(name, &watch);
+        let done = (self.is_asked(env, &watch) && !waits) || self.is_certain(env, name, &watch);
         if watch.search.is_some_and(|since| since + SEARCH_WITHIN <= now || (done && !doubtful)) {
             watch.search = None;
-            self.searched(name, &mut watch);
+            self.searched(env, name, &mut watch);
         }
         // A record made by a clock that is wrong is worth nothing.
         let next = match watch.search {
-            None if awaited.is_none() => self.drive_hold(name, &mut watch),
+            None if awaited.is_none() => self.drive_hold(env, name, &mut watch),
             _ => Next::Nothing,
         };
         let needed =
             watch.hold.is_some() || (watch.search.is_some() && (watch.asked || !watch.calls.is_empty()));
         if matches!(next, Next::Nothing) && needed {
-            let next = watch.next(now, self.network.announced());
+            let next = watch.next(now, env.network.announced());
             watch.wake = match awaited {
                 Some(until) if watch.search.is_none() => Some(until),
                 _ => next.into_iter().chain(awaited).min(),
             };
-            self.names.all.insert(name, watch);
+            self.all.insert(name, watch);
         } else {
-            for broker in self.signalling.sessions_mut() {
-                broker.unfollow(&mut self.cx, &watch.topic);
+            for broker in env.signalling.sessions_mut() {
+                broker.unfollow(env.cx, &watch.topic);
             }
         }
     }
 
     /// Returns true once every broker that can be asked has answered, refused or been silent for `GRACE`.
-    fn is_asked(&self, watch: &Watch) -> bool {
-        let now = self.cx.now;
-        self.signalling.sessions().enumerate().all(|(n, broker)| match watch.places.get(&(n as u8)) {
+    fn is_asked(&self, env: &Env<'_>, watch: &Watch) -> bool {
+        let now = env.cx.now;
+        env.signalling.sessions().enumerate().all(|(n, broker)| match watch.places.get(&(n as u8)) {
             Some(Place::Open { since, .. }) => *since + GRACE <= now,
             Some(Place::Answered | Place::Refused) => true,
-            None => self.signalling.is_settled(n as u8) && !broker.is_ready(),
+            None => env.signalling.is_settled(n as u8) && !broker.is_ready(),
         })
     }
 
     /// Returns true once it is known where the name leads, whatever silent brokers have. The key that a pinned name is
     /// pinned to has said so, or, a little later, the only owner of an unpinned name.
-    fn is_certain(&self, name: Name, watch: &Watch) -> bool {
-        let lasts = |at_least| watch.search.is_some_and(|since| since + at_least <= self.cx.now);
-        match self.names.pins.get(name) {
+    fn is_certain(&self, env: &Env<'_>, name: Name, watch: &Watch) -> bool {
+        let lasts = |at_least| watch.search.is_some_and(|since| since + at_least <= env.cx.now);
+        match self.pins.get(name) {
             Some(pin) => lasts(GRACE) && watch.found.of(pin.id).is_some_and(|r| r.sequence >= pin.sequence),
             None => {
                 let said = |r: &Record| watch.answered == Some(r.id);
@@ -451,57 +432,57 @@ impl Node {
 
     /// Asks the name's owner once more where nothing has come. In a cluster of brokers a subscription takes its time
     /// to be known everywhere, and the answer may have come before.
-    fn ask_again(&mut self, watch: &mut Watch) {
-        let now = self.cx.now;
+    fn ask_again(&mut self, env: &mut Env<'_>, watch: &mut Watch) {
+        let now = env.cx.now;
         for (place, state) in &mut watch.places {
             if let Place::Open { since, again } = state
                 && !*again
                 && *since + GRACE / 2 <= now
-                && let Some(broker) = self.signalling.session_mut(*place)
+                && let Some(broker) = env.signalling.session_mut(*place)
             {
                 *again = true;
-                broker.publish_once(&mut self.cx, &watch.topic, Bytes::from_static(QUERY), now + GRACE);
+                broker.publish_once(env.cx, &watch.topic, Bytes::from_static(QUERY), now + GRACE);
             }
         }
     }
 
     /// The search is over: tells who waited for it.
-    fn searched(&mut self, name: Name, watch: &mut Watch) {
+    fn searched(&mut self, env: &mut Env<'_>, name: Name, watch: &mut Watch) {
         if !watch.asked && watch.calls.is_empty() {
             return;
         }
-        let outcome = watch.found.decide(self.names.pins.get(name)).cloned();
+        let outcome = watch.found.decide(self.pins.get(name)).cloned();
         let outcome = outcome.map_err(|why| watch.silence_or(why));
         let outcome = outcome.and_then(|r| {
-            let pin = self.names.pins.learn(name, r.id, r.sequence)?;
+            let pin = self.pins.learn(name, r.id, r.sequence)?;
             r.address.map(|address| (r.id, address, pin)).ok_or(NameError::Released)
         });
         if let Ok((_, _, Some(pin))) = &outcome {
-            self.name_news(name, NameNews::Pinned { id: pin.id, sequence: pin.sequence });
+            tell(env.cx, name, NameNews::Pinned { id: pin.id, sequence: pin.sequence });
         }
         if core::mem::take(&mut watch.asked) {
             let news = match &outcome {
                 Ok((_, address, _)) => NameNews::Resolved(address.clone()),
                 Err(why) => NameNews::NotResolved(*why),
             };
-            self.name_news(name, news);
+            tell(env.cx, name, news);
         }
         for (connect, (began, mut plan)) in core::mem::take(&mut watch.calls) {
             match &outcome {
                 Ok((id, address, _)) => {
-                    plan.timeout = plan.timeout.saturating_sub(self.cx.now.since(began));
-                    self.begin(connect, *id, address, plan);
+                    plan.timeout = plan.timeout.saturating_sub(env.cx.now.since(began));
+                    self.found.push((connect, *id, address.clone(), plan));
                 }
-                Err(why) => self.fail_name(connect, began, FailReason::Name(*why)),
+                Err(why) => fail(env.cx, connect, began, FailReason::Name(*why)),
             }
         }
     }
 
     /// Goes on with our own record, after a search.
-    fn drive_hold(&mut self, name: Name, watch: &mut Watch) -> Next {
-        let ours = self.node_id();
-        let now = self.cx.now;
-        let pin = self.names.pins.get(name);
+    fn drive_hold(&mut self, env: &mut Env<'_>, name: Name, watch: &mut Watch) -> Next {
+        let ours = env.identity.node_id();
+        let now = env.cx.now;
+        let pin = self.pins.get(name);
         let silence = watch.silence_or(NameError::NotFound);
         let Some(hold) = &mut watch.hold else { return Next::Nothing };
         let Some(published) = &hold.published else {
@@ -510,9 +491,9 @@ impl Node {
             let refusal = match (watch.found.other_than(ours), pin) {
                 // What was registered stays so while brokers are away, and what is to be registered waits for one.
                 _ if silence == NameError::NoBroker && hold.told => return Next::Nothing,
-                _ if silence == NameError::NoBroker && hold.keep && self.signalling.len() > 0 => {
+                _ if silence == NameError::NoBroker && hold.keep && env.signalling.len() > 0 => {
                     if !core::mem::replace(&mut hold.waits, true) {
-                        self.name_news(name, NameNews::Waiting);
+                        tell(env.cx, name, NameNews::Waiting);
                     }
                     return Next::Nothing;
                 }
@@ -523,20 +504,20 @@ impl Node {
                 _ => None,
             };
             if let Some(why) = refusal {
-                self.name_news(name, NameNews::NotRegistered(why));
+                tell(env.cx, name, NameNews::NotRegistered(why));
                 return Next::Forget;
             }
             let seen = own.map_or(0, |r| r.sequence).max(pin.map_or(0, |p| p.sequence));
             hold.sequence = hold.sequence.max(seen);
             // Until our address is settled there is nothing to say.
-            if !hold.keep || self.network.announced().is_some() {
-                self.publish_name(name, watch);
+            if !hold.keep || env.network.announced().is_some() {
+                self.publish(env, name, watch);
             }
             return Next::Nothing;
         };
         let withdrawn = |r: &Record| r.address.is_none() && r.sequence > published.sequence;
         if hold.keep && watch.found.of(ours).is_some_and(withdrawn) {
-            self.name_news(name, NameNews::NotRegistered(NameError::Released));
+            tell(env.cx, name, NameNews::NotRegistered(NameError::Released));
             return Next::Forget;
         }
         if !hold.told {
@@ -550,17 +531,17 @@ impl Node {
             if brokers == 0 {
                 let why =
                     watch.found.other_than(ours).map_or(NameError::Refused, |by| NameError::Taken { by });
-                self.name_news(name, NameNews::NotRegistered(why));
+                tell(env.cx, name, NameNews::NotRegistered(why));
                 return Next::Forget;
             }
-            if let Ok(Some(pin)) = self.names.pins.learn(name, ours, sequence) {
-                self.name_news(name, NameNews::Pinned { id: pin.id, sequence: pin.sequence });
+            if let Ok(Some(pin)) = self.pins.learn(name, ours, sequence) {
+                tell(env.cx, name, NameNews::Pinned { id: pin.id, sequence: pin.sequence });
             }
             if !keep {
-                self.name_news(name, NameNews::Released { brokers });
+                tell(env.cx, name, NameNews::Released { brokers });
                 return Next::Forget;
             }
-            self.name_news(name, NameNews::Registered { brokers });
+            tell(env.cx, name, NameNews::Registered { brokers });
             return Next::Nothing;
         }
         if published.contested
@@ -568,36 +549,36 @@ impl Node {
             && hold.rival != Some(by)
         {
             hold.rival = Some(by);
-            self.name_news(name, NameNews::Contested { by });
+            tell(env.cx, name, NameNews::Contested { by });
         }
-        if published.due(self.network.announced()) <= now {
-            self.publish_name(name, watch);
+        if published.due(env.network.announced()) <= now {
+            self.publish(env, name, watch);
         }
         Next::Nothing
     }
 
     /// Makes a new record of our own and sends it to all brokers that are there.
-    fn publish_name(&mut self, name: Name, watch: &mut Watch) {
+    fn publish(&mut self, env: &mut Env<'_>, name: Name, watch: &mut Watch) {
         let Some(hold) = &mut watch.hold else { return };
-        let now = self.cx.now;
-        let wall = u64::try_from(self.cx.wall().as_micros() / 1_000_000).unwrap_or(0);
-        let address = self.network.announced().cloned().filter(|_| hold.keep);
+        let now = env.cx.now;
+        let wall = u64::try_from(env.cx.wall().as_micros() / 1_000_000).unwrap_or(0);
+        let address = env.network.announced().cloned().filter(|_| hold.keep);
         // No two records of a key have one number, and a key file without the rest of its folder finds one that is high
         // enough.
         hold.sequence = hold.sequence.saturating_add(1).max(wall);
         let record = Record {
             name,
-            id: self.config.identity.node_id(),
+            id: env.identity.node_id(),
             sequence: hold.sequence,
             expiry: wall.saturating_add(LIFETIME.as_secs()),
             address: address.clone().map(Box::new),
         };
-        let record = record.encode(&self.config.identity);
+        let record = record.encode(env.identity);
         for (place, state) in &watch.places {
             if *state != Place::Refused
-                && let Some(broker) = self.signalling.session_mut(*place)
+                && let Some(broker) = env.signalling.session_mut(*place)
             {
-                broker.publish_kept(&mut self.cx, &watch.topic, record.clone(), now + SEND_WITHIN);
+                broker.publish_kept(env.cx, &watch.topic, record.clone(), now + SEND_WITHIN);
             }
         }
         let confirmed = SmallVec::new();
@@ -611,17 +592,6 @@ impl Node {
         });
     }
 
-    fn name_news(&mut self, name: Name, news: NameNews) {
-        self.cx.notify(Notice::Name { name, news: Box::new(news) });
-    }
-
-    fn fail_name(&mut self, connect: ConnectId, began: Instant, reason: FailReason) {
-        let report = Report { elapsed: self.cx.now.since(began), strategies: SmallVec::new(), advice: None };
-        self.cx.notify(Notice::Failed { connect, reason, report: Box::new(report) });
-    }
-}
-
-impl Names {
     /// The name with this topic, if it is followed.
     fn of(&mut self, topic: &str) -> Option<(Name, &mut Watch)> {
         self.all.iter_mut().find(|(_, w)| &*w.topic == topic).map(|(name, watch)| (*name, &mut **watch))
@@ -699,4 +669,13 @@ impl Published {
         }
         due
     }
+}
+
+fn tell(cx: &mut Cx, name: Name, news: NameNews) {
+    cx.notify(Notice::Name { name, news: Box::new(news) });
+}
+
+fn fail(cx: &mut Cx, connect: ConnectId, began: Instant, reason: FailReason) {
+    let report = Report { elapsed: cx.now.since(began), strategies: SmallVec::new(), advice: None };
+    cx.notify(Notice::Failed { connect, reason, report: Box::new(report) });
 }
