@@ -37,11 +37,11 @@ pub(crate) enum Owner {
     /// A stream saying hello.
     Stream,
     /// The relay, or the proof of an address, with this id.
-    Relay(SockId),
+    Relay(PipeId),
     /// The allocation with this id.
-    Allocation(SockId),
+    Allocation(PipeId),
     /// The relay with this id, whose pipe has moved to this stream.
-    Carrier(SockId),
+    Carrier(PipeId),
     /// The mapping of our port with this number.
     Mapping(u32),
     /// The client of the time servers.
@@ -60,8 +60,8 @@ pub(crate) enum Timer {
     Connect(ConnectId),
     Visit(SessionId),
     Punch(Key),
-    Relay(SockId),
-    Allocation(SockId),
+    Relay(PipeId),
+    Allocation(PipeId),
     Mapping(u32),
     Settle,
     Measure,
@@ -87,7 +87,7 @@ pub(crate) struct Cx {
     queue: VecDeque<Action>,
     socks: BTreeMap<SockId, Owner>,
     queries: BTreeMap<QueryId, Owner>,
-    next_sock: u64,
+    next_id: u64,
     next_query: u32,
 }
 
@@ -105,7 +105,7 @@ impl Cx {
             queue: VecDeque::new(),
             socks: BTreeMap::new(),
             queries: BTreeMap::new(),
-            next_sock: 0,
+            next_id: 0,
             next_query: 0,
         }
     }
@@ -291,11 +291,11 @@ impl Cx {
         }
     }
 
-    /// Returns an id that no socket has: the id of a relay, which stands among sockets where streams are agreed on.
-    pub(crate) fn fresh_id(&mut self) -> SockId {
-        let sock = SockId::chosen(self.next_sock);
-        self.next_sock += 1;
-        sock
+    /// Returns an id for a pipe, or what may become one, that no socket has either.
+    pub(crate) fn fresh_pipe(&mut self) -> PipeId {
+        let pipe = PipeId(self.next_id);
+        self.next_id += 1;
+        pipe
     }
 
     pub(crate) fn open_relayed(&mut self, pipe: PipeId, start: Box<crate::pipe::PipeStart>) {
@@ -311,7 +311,8 @@ impl Cx {
     }
 
     fn fresh_sock(&mut self, owner: Owner) -> SockId {
-        let sock = self.fresh_id();
+        let sock = SockId::chosen(self.next_id);
+        self.next_id += 1;
         self.socks.insert(sock, owner);
         sock
     }

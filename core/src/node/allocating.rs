@@ -14,7 +14,7 @@ use super::relaying::server_end;
 use super::relaying::servers::{ServerNews, Servers};
 use crate::config::{Config, ConfigError, ServerRef, TurnServer, check_turn};
 use crate::cx::{Cx, Owner, Timer};
-use crate::io::{Event, SockId};
+use crate::io::Event;
 use crate::notice::Notice;
 use crate::pipe::{PipeEnd, PipeId, PipeNews};
 use crate::time::Instant;
@@ -85,7 +85,7 @@ impl std::error::Error for AllocateError {
 
 /// The allocations by their ids, which are numbered as sockets are.
 #[derive(Debug, Default)]
-pub(super) struct Allocations(BTreeMap<SockId, Box<Allocation>>);
+pub(super) struct Allocations(BTreeMap<PipeId, Box<Allocation>>);
 
 /// An allocation, from the first request to its end.
 #[derive(Debug)]
@@ -124,7 +124,7 @@ impl Allocations {
         env: &mut Env<'_>,
         config: &Config,
         wish: &Allocate,
-    ) -> Result<SockId, AllocateError> {
+    ) -> Result<PipeId, AllocateError> {
         check_turn(&wish.servers).map_err(AllocateError::Servers)?;
         let (listed, ours) = (wish.servers.is_empty(), env.network.families());
         let list = if listed { &config.turn } else { &wish.servers };
@@ -134,7 +134,7 @@ impl Allocations {
         if self.0.len() >= MAX_ALLOCATIONS {
             return Err(AllocateError::TooMany);
         }
-        let id = env.cx.fresh_id();
+        let id = env.cx.fresh_pipe();
         let any = matches!(wish.family, None | Some(Family::Both));
         let family = (wish.family.unwrap_or(Family::V4), any);
         let servers = Servers::start(env.cx, Owner::Allocation(id), list, config.bind, ours, family);
@@ -149,7 +149,7 @@ impl Allocations {
     pub(super) fn send_to(
         &mut self,
         env: &mut Env<'_>,
-        id: SockId,
+        id: PipeId,
         to: SocketAddr,
         data: &[u8],
     ) -> Result<(), SendError> {
@@ -160,16 +160,16 @@ impl Allocations {
     }
 
     /// Takes the oldest datagram that came, with its sender.
-    pub(super) fn recv_from(&mut self, id: SockId) -> Option<(SocketAddr, Bytes)> {
+    pub(super) fn recv_from(&mut self, id: PipeId) -> Option<(SocketAddr, Bytes)> {
         self.0.get_mut(&id)?.inbox.pop_front()
     }
 
-    pub(super) fn has(&self, id: SockId) -> bool {
+    pub(super) fn has(&self, id: PipeId) -> bool {
         self.0.contains_key(&id)
     }
 
     /// Takes in an event of a socket or a query of an allocation.
-    pub(super) fn handle(&mut self, env: &mut Env<'_>, id: SockId, event: Event<'_>) {
+    pub(super) fn handle(&mut self, env: &mut Env<'_>, id: PipeId, event: Event<'_>) {
         self.with(env, id, |servers, cx| match event {
             Event::Resolved { query, result } => servers.resolved(cx, query, result),
             Event::Bound { sock, .. } | Event::Connected { sock, .. } => servers.opened(cx, sock),
@@ -182,7 +182,7 @@ impl Allocations {
     }
 
     /// Gives an allocation up. Nothing is said about it any more.
-    pub(super) fn close(&mut self, env: &mut Env<'_>, id: SockId) {
+    pub(super) fn close(&mut self, env: &mut Env<'_>, id: PipeId) {
         let Some(allocation) = self.0.get_mut(&id) else { return };
         allocation.stage = Stage::Closing(env.cx.now + END_WITHIN);
         allocation.inbox.clear();
@@ -191,14 +191,14 @@ impl Allocations {
     }
 
     /// Does something with an allocation's servers, and what follows from it.
-    pub(super) fn with(&mut self, env: &mut Env<'_>, id: SockId, work: impl FnOnce(&mut Servers, &mut Cx)) {
+    pub(super) fn with(&mut self, env: &mut Env<'_>, id: PipeId, work: impl FnOnce(&mut Servers, &mut Cx)) {
         if let Some(allocation) = self.0.get_mut(&id) {
             work(&mut allocation.servers, env.cx);
             self.work(env, id);
         }
     }
 
-    pub(super) fn timeout(&mut self, env: &mut Env<'_>, id: SockId) {
+    pub(super) fn timeout(&mut self, env: &mut Env<'_>, id: PipeId) {
         let now = env.cx.now;
         match self.0.get(&id).map(|a| a.stage) {
             Some(Stage::Asking(until)) if until <= now => {
@@ -232,7 +232,7 @@ impl Allocations {
             match allocation.stage {
                 Stage::Asking(_) => tell_not_allocated(env.cx, id, "the node was shut down".into()),
                 Stage::Open => {
-                    env.cx.pipe_news(PipeId(id.number()), PipeNews::Ended(PipeEnd::Shutdown));
+                    env.cx.pipe_news(id, PipeNews::Ended(PipeEnd::Shutdown));
                 }
                 Stage::Over | Stage::Closing(_) => {}
             }
@@ -242,7 +242,7 @@ impl Allocations {
     }
 
     /// Goes on with an allocation after anything that happened to it.
-    fn work(&mut self, env: &mut Env<'_>, id: SockId) {
+    fn work(&mut self, env: &mut Env<'_>, id: PipeId) {
         while let Some(news) = self.0.get_mut(&id).and_then(|a| a.servers.poll_news()) {
             self.news(env, id, news);
         }
@@ -256,9 +256,9 @@ impl Allocations {
         env.cx.timers.set(Timer::Allocation(id), next);
     }
 
-    fn news(&mut self, env: &mut Env<'_>, id: SockId, news: ServerNews) {
+    fn news(&mut self, env: &mut Env<'_>, id: PipeId, news: ServerNews) {
         let Some(allocation) = self.0.get_mut(&id) else { return };
-        let pipe = PipeId(id.number());
+        let pipe = id;
         match (news, allocation.stage) {
             (ServerNews::Allocated(relayed), Stage::Asking(_)) => {
                 allocation.stage = Stage::Open;
@@ -298,12 +298,12 @@ impl Allocations {
         }
     }
 
-    fn not_allocated(&mut self, env: &mut Env<'_>, id: SockId, why: String) {
+    fn not_allocated(&mut self, env: &mut Env<'_>, id: PipeId, why: String) {
         tell_not_allocated(env.cx, id, why);
         self.close(env, id);
     }
 
-    fn forget(&mut self, env: &mut Env<'_>, id: SockId) {
+    fn forget(&mut self, env: &mut Env<'_>, id: PipeId) {
         env.cx.timers.set(Timer::Allocation(id), None);
         if let Some(mut allocation) = self.0.remove(&id) {
             allocation.servers.drop_sockets(env.cx);
@@ -311,6 +311,6 @@ impl Allocations {
     }
 }
 
-fn tell_not_allocated(cx: &mut Cx, id: SockId, why: String) {
-    cx.notify(Notice::NotAllocated { pipe: PipeId(id.number()), why: why.into() });
+fn tell_not_allocated(cx: &mut Cx, id: PipeId, why: String) {
+    cx.notify(Notice::NotAllocated { pipe: id, why: why.into() });
 }

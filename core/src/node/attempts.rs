@@ -101,7 +101,7 @@ impl Node {
         let now = self.cx.now;
         let session = SessionId(self.cx.random.bytes(Domain::SessionId));
         self.admission.call_began(peer);
-        self.agreement.open((session, Requester::Us), peer, plan.terms());
+        self.sessions.open((session, Requester::Us), peer, plan.terms());
         // A peer that no NAT hides, or that is near, will be reached directly: reverse may wait a moment.
         let open = |i: &PeerInterface| i.nat == NatType::OpenInternet && !is_link_local(i.external);
         let likely = to.interfaces().any(open)
@@ -153,7 +153,7 @@ impl Node {
             dial_refused: false,
         };
         self.attempts.insert(id, Box::new(attempt));
-        self.sessions.insert(session, id);
+        self.by_session.insert(session, id);
         self.drive_attempt(id);
     }
 
@@ -170,15 +170,15 @@ impl Node {
         let Some(attempt) = self.attempts.get_mut(&connect) else { return };
         let (old, peer, terms) =
             (core::mem::replace(&mut attempt.session, fresh), attempt.peer, attempt.plan.terms());
-        self.sessions.remove(&old);
-        self.sessions.insert(fresh, connect);
+        self.by_session.remove(&old);
+        self.by_session.insert(fresh, connect);
         self.abandon((old, Requester::Us), peer);
-        self.agreement.open((fresh, Requester::Us), peer, terms);
+        self.sessions.open((fresh, Requester::Us), peer, terms);
     }
 
     fn take_attempt(&mut self, connect: ConnectId) -> Option<Attempt> {
         let attempt = self.attempts.remove(&connect)?;
-        self.sessions.remove(&attempt.session);
+        self.by_session.remove(&attempt.session);
         self.cx.timers.set(Timer::Connect(connect), None);
         self.admission.call_ended(attempt.peer);
         Some(*attempt)
@@ -188,9 +188,7 @@ impl Node {
     pub(super) fn abandon(&mut self, key: Key, peer: NodeId) {
         self.end_punch(key);
         self.end_relay(key);
-        self.agreement.abandon(key);
-        self.close_streams_of(&[key]);
-        self.agree(peer, None);
+        self.sessions.abandon(&mut self.cx, key, peer);
     }
 
     /// Takes out the attempt that a pipe answers: its id, if it was not answered before, and when it began.
@@ -364,7 +362,7 @@ impl Node {
                     }
                     return;
                 };
-                let sock = self.dial_stream(path, key, peer, terms);
+                let sock = self.dial_path(path, key, peer, terms);
                 let now = self.cx.now;
                 let run = self.attempts.get_mut(&connect).and_then(|a| a.runs.get_mut(n));
                 if let Some(Run { state: RunState::Direct(dialler), .. }) = run {
@@ -396,7 +394,7 @@ impl Node {
             self.is_oneself(peer) || self.signalling.is_ready(&self.signalling.shared_with(&attempt.address));
         let late = attempt.started + OUTSIDE_WITHIN <= self.cx.now && self.network.listeners_are_open();
         let known = self.is_known_where_to_dial(&attempt.address, peer);
-        let heard_of = self.has_accepted_stream((attempt.session, Requester::Us));
+        let heard_of = self.sessions.has_accepted((attempt.session, Requester::Us));
         let Some(reverse) = self.reverse(connect, n) else { return };
         if known && core::mem::take(&mut reverse.early) && !heard_of {
             (reverse.request, reverse.peer_dials) = (None, None);
@@ -458,7 +456,7 @@ impl Node {
         let now = self.cx.now;
         let Some(attempt) = self.attempts.get(&connect) else { return };
         if attempt.runs.iter().all(|r| matches!(r.state, RunState::Ended { .. })) {
-            if self.agreement.may_be_settled((attempt.session, Requester::Us)) {
+            if self.sessions.may_be_settled((attempt.session, Requester::Us)) {
                 let again = (self.cx.now + GLARE_CHECK).min(attempt.deadline);
                 return self.cx.timers.set(Timer::Connect(connect), Some(again));
             }
@@ -528,7 +526,7 @@ impl Node {
         dials: &[(SocketAddr, IoFailure)],
     ) {
         let Some((connect, n)) = self.reverse_of(peer, session) else { return };
-        if self.has_accepted_stream((session, Requester::Us)) || self.will_ask_again(connect, n) {
+        if self.sessions.has_accepted((session, Requester::Us)) || self.will_ask_again(connect, n) {
             return;
         }
         let mut detail = String::from("the peer dialled us without success");
@@ -667,7 +665,7 @@ impl Node {
     }
 
     fn connect_of(&self, session: SessionId) -> Option<ConnectId> {
-        self.sessions.get(&session).copied()
+        self.by_session.get(&session).copied()
     }
 
     /// The session of a connect, its peer, the brokers that reach it, and the deadline.

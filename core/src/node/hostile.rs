@@ -281,7 +281,7 @@ impl Bench {
         self.node.advance(self.now);
         let key = (SessionId([session; 16]), Requester::Us);
         self.node.admission.call_began(id(2));
-        self.node.agreement.open(key, id(2), Terms::ENCRYPTED);
+        self.node.sessions.open(key, id(2), Terms::ENCRYPTED);
         let address = address(2, AT, AT);
         let via = SmallVec::new();
         assert!(self.node.begin_punch(key, id(2), Terms::ENCRYPTED, &address, via, rung, None));
@@ -310,7 +310,7 @@ impl Bench {
     /// Asserts that nothing of any punch is left, and no session is open.
     fn assert_over(&self) {
         self.assert_clean();
-        assert_eq!(self.node.agreement.open_sessions(), 0);
+        assert_eq!(self.node.sessions.open_sessions(), 0);
     }
 }
 

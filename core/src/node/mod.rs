@@ -3,12 +3,12 @@
 pub use allocating::{Allocate, AllocateError, MAX_ALLOCATIONS};
 pub(crate) use relaying::MAX_AT_ONCE;
 
-mod accepting;
 pub(crate) mod admission;
 mod advice;
 mod allocating;
 mod asking;
 mod attempts;
+mod dispatch;
 #[cfg(test)]
 mod floods;
 #[cfg(test)]
@@ -23,9 +23,8 @@ mod punching;
 mod relaying;
 mod requests;
 mod roaming;
+mod session;
 mod signalling;
-mod streams;
-mod table;
 mod visits;
 
 use core::fmt;
@@ -35,8 +34,8 @@ use std::net::SocketAddr;
 use bytes::Bytes;
 
 use crate::address::PeerAddress;
-use crate::config::{Config, ConfigError, DEFAULT_PIPES, Login, Plan, ServerRef, TurnAuth};
-use crate::cx::{Cx, Owner, Timer};
+use crate::config::{Config, ConfigError, Login, Plan, ServerRef, TurnAuth};
+use crate::cx::{Cx, Owner};
 use crate::identity::{NodeId, NodeIdError};
 use crate::io::{Action, CloseHow, Event, SockId};
 use crate::name::{Name, NameError, NamePin};
@@ -47,22 +46,20 @@ use crate::pipe::PipeId;
 use crate::random::Domain;
 use crate::session::SessionId;
 use crate::stats::Stats;
-use crate::strategy::agreement::{Agreement, Key};
+use crate::strategy::agreement::Key;
 use crate::time::Instant;
 use crate::turn::{Credentials, SendError};
 
 use admission::Admission;
-use admission::door::Door;
-use admission::places::Places;
 use allocating::{Allocations, Env};
 use attempts::Attempt;
 use logins::Logins;
 use naming::Names;
-use network::{Network, News};
+use network::Network;
 use punching::Punch;
 use relaying::{Proof, Relay};
+use session::Sessions;
 use signalling::Signalling;
-use table::Streams;
 use visits::Visit;
 
 /// Most calls of `connect()` at a time.
@@ -115,28 +112,21 @@ pub struct Node {
     network: Network,
     signalling: Signalling,
     admission: Admission,
-    agreement: Agreement,
-    streams: Streams,
+    sessions: Sessions,
     // Boxed, here and below: a map makes room for eleven at once, and few nodes have eleven calls.
     attempts: BTreeMap<ConnectId, Box<Attempt>>,
     names: Names,
     /// The attempts by their sessions.
-    sessions: BTreeMap<SessionId, ConnectId>,
+    by_session: BTreeMap<SessionId, ConnectId>,
     next_connect: u32,
     visits: BTreeMap<SessionId, Box<Visit>>,
     punches: BTreeMap<Key, Box<Punch>>,
     /// Relays by their ids, which are numbered as sockets are. `relay_ids` has those that are being opened, by session.
-    relays: BTreeMap<SockId, Box<Relay>>,
-    relay_ids: BTreeMap<Key, SockId>,
+    relays: BTreeMap<PipeId, Box<Relay>>,
+    relay_ids: BTreeMap<Key, PipeId>,
     allocations: Allocations,
     /// Proofs of addresses, by ids that are numbered so too.
-    proofs: BTreeMap<SockId, Box<Proof>>,
-    /// The user serves one pipe at a time, and has one.
-    busy: bool,
-    door: Door,
-    places: Places,
-    /// The pipes that users have, by the streams they were, with their two ends.
-    pipes: BTreeMap<SockId, (NodeId, [SocketAddr; 2])>,
+    proofs: BTreeMap<PipeId, Box<Proof>>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -161,8 +151,6 @@ impl Node {
         config.check()?;
         let mut cx = Cx::new(seed, now);
         cx.memory = Memory::new(cx.now, &config.nat_memory);
-        let ours = config.identity.node_id();
-        let most = config.max_pipes.unwrap_or(DEFAULT_PIPES) as usize;
         let instance = cx.random.bytes(Domain::Instance);
         Ok(Node {
             logins: Logins::default(),
@@ -170,11 +158,10 @@ impl Node {
             network: Network::new(&config),
             signalling: Signalling::new(&config, instance, now),
             admission: Admission::new(&config, (punching::MAX_DIALS, punching::DIALS_EVERY)),
-            agreement: Agreement::new(ours),
-            streams: Streams::default(),
+            sessions: Sessions::new(&config),
             attempts: BTreeMap::new(),
             names: Names::default(),
-            sessions: BTreeMap::new(),
+            by_session: BTreeMap::new(),
             next_connect: 0,
             visits: BTreeMap::new(),
             punches: BTreeMap::new(),
@@ -182,10 +169,6 @@ impl Node {
             relay_ids: BTreeMap::new(),
             allocations: Allocations::default(),
             proofs: BTreeMap::new(),
-            busy: false,
-            door: Door::new(most / 2),
-            places: Places::new(most),
-            pipes: BTreeMap::new(),
             cx,
             config,
         })
@@ -210,77 +193,6 @@ impl Node {
             owner => self.dispatch(owner, event),
         }
         self.settle();
-    }
-
-    /// Takes in an event of a listener, a stream or a relay, or one that has no `owner`.
-    fn dispatch(&mut self, owner: Option<Owner>, event: Event<'_>) {
-        match event {
-            Event::Timeout => self.fire_timers(),
-            Event::Clock(fix) => self.network.clock(&mut self.cx, fix),
-            Event::Interfaces(_) if self.phase == Phase::Closing => {}
-            Event::Interfaces(list) => self.interfaces(list),
-            Event::Woke { .. } => self.woke(),
-            Event::Resolved { query, result } => {
-                if let Some(Owner::Relay(id)) = owner {
-                    self.relay_resolved(id, query, result);
-                }
-            }
-            Event::Accepted { listener, sock, local, remote } => match self.cx.owner(listener) {
-                Some(Owner::Listener(_)) if self.cx.owner(sock).is_none() => {
-                    self.accepted(listener, sock, local, remote);
-                }
-                _ => self.cx.stats.unknown_ids += 1,
-            },
-            Event::Bound { sock, local } => match owner {
-                Some(Owner::Listener(n)) => {
-                    self.door.opened(sock);
-                    self.network.listening(&mut self.cx, n, Ok(local));
-                    self.hear_network();
-                    self.serve_door();
-                }
-                Some(Owner::Relay(id)) => self.relay_opened(id, sock, local),
-                _ => {}
-            },
-            Event::Connected { sock, local, remote } => match owner {
-                Some(Owner::Stream) => self.stream_connected(sock, local, remote),
-                Some(Owner::Relay(id)) => self.relay_opened(id, sock, local),
-                _ => {}
-            },
-            Event::Fired { .. } => {}
-            Event::Failed { sock, cause } => match owner {
-                Some(Owner::Listener(n)) => {
-                    self.door.shut(sock);
-                    self.network.listening(&mut self.cx, n, Err(cause));
-                }
-                Some(Owner::Stream) => self.stream_failed(sock, cause),
-                Some(Owner::Relay(id)) => self.relay_socket_failed(id, sock, cause),
-                Some(Owner::Carrier(pipe)) => self.carrier_ended(pipe, sock),
-                _ => {}
-            },
-            Event::Released { sock } => self.released(sock),
-            Event::Datagram { sock, from, data } => {
-                if let Some(Owner::Relay(id)) = owner {
-                    self.relay_datagram(id, sock, from, data);
-                }
-            }
-            Event::Stream { sock, data } => match owner {
-                Some(Owner::Stream) => self.stream_received(sock, data),
-                Some(Owner::Relay(id)) => self.relay_received(id, sock, data),
-                Some(Owner::Carrier(pipe)) => self.carrier_received(pipe, sock, data),
-                _ => {}
-            },
-            Event::Writable { sock } => {
-                if let Some(Owner::Carrier(pipe)) = owner {
-                    self.carrier_writable(pipe, sock);
-                }
-            }
-            Event::Eof { sock } => match owner {
-                Some(Owner::Stream) => self.stream_ended(sock),
-                Some(Owner::Relay(id)) => self.relay_socket_ended(id, sock),
-                Some(Owner::Carrier(pipe)) => self.carrier_ended(pipe, sock),
-                _ => {}
-            },
-        }
     }
 
     /// The next thing for the driver to do. Drain it after each call of another method, or after several.
@@ -420,7 +332,7 @@ impl Node {
     /// [`Stage::PeerBusy`](crate::Stage::PeerBusy). It refuses nobody.
     pub fn set_busy(&mut self, now: Instant, busy: bool) {
         self.advance(now);
-        self.busy = busy;
+        self.sessions.set_busy(busy);
         self.settle();
     }
 
@@ -437,7 +349,7 @@ impl Node {
         let mut env = Env { cx: &mut self.cx, network: &self.network, logins: &mut self.logins };
         let id = self.allocations.open(&mut env, &self.config, wish)?;
         self.settle();
-        Ok(PipeId(id.number()))
+        Ok(id)
     }
 
     /// Sends a datagram from an allocation's relayed address to any address of the same family, at most
@@ -453,14 +365,14 @@ impl Node {
         data: &[u8],
     ) -> Result<(), SendError> {
         self.advance(now);
-        let id = SockId::from_number(pipe.number());
+        let id = pipe;
         self.with_allocations(|all, env| all.send_to(env, id, to, data))
     }
 
     /// Takes the oldest datagram that came to an allocation's relayed address, with its sender. At most 256 wait.
     pub fn pipe_recv_from(&mut self, now: Instant, pipe: PipeId) -> Option<(SocketAddr, Bytes)> {
         self.advance(now);
-        self.allocations.recv_from(SockId::from_number(pipe.number()))
+        self.allocations.recv_from(pipe)
     }
 
     /// Sends a peer an ECHO by every broker that is ready and that both share; returns how many they are.
@@ -534,10 +446,9 @@ impl Node {
         for sock in open {
             self.cx.close(sock, CloseHow::Drop);
         }
-        self.streams.clear();
-        self.door.clear();
+        self.sessions.shut();
         self.visits.clear();
-        self.admission.asks.clear();
+        self.admission.ask_no_more();
         self.phase = Phase::Closing;
         self.close();
     }
@@ -578,65 +489,6 @@ impl Node {
         }
     }
 
-    fn fire_timers(&mut self) {
-        // Each due timer is taken out before its machine runs, so that the deadline always moves.
-        let mut due = Vec::new();
-        while let Some(timer) = self.cx.timers.pop_due(self.cx.now) {
-            due.push(timer);
-        }
-        for timer in due {
-            match timer {
-                Timer::Broker(place) => {
-                    let news = self.signalling.timeout(&mut self.cx, place);
-                    self.broker_news(place, news);
-                }
-                Timer::External
-                | Timer::Survey(_)
-                | Timer::Mapping(_)
-                | Timer::Clock
-                | Timer::Measure
-                | Timer::Settle => {
-                    self.network.timeout(&mut self.cx, timer);
-                    self.hear_network();
-                }
-                Timer::Punch(key) => self.drive_punch(key),
-                Timer::Relay(id) => self.relay_timeout(id),
-                Timer::Allocation(id) => self.with_allocations(|all, env| all.timeout(env, id)),
-                Timer::Stream(sock) => self.stream_timeout(sock),
-                Timer::Connect(connect) => self.drive_attempt(connect),
-                Timer::Visit(session) => self.drive_visit(session),
-                Timer::Asks => self.expire_asks(),
-                Timer::Names => self.with_names(Names::drive),
-                Timer::Door => self.serve_door(),
-            }
-        }
-    }
-
-    /// Does the work that follows any event: delivers messages to ourselves, and announces the address if it is new.
-    fn settle(&mut self) {
-        self.hear_network();
-        while let Some(message) = self.signalling.poll_loopback() {
-            self.authentic_message(self.node_id(), message, None);
-        }
-        self.close();
-        if self.phase == Phase::Running {
-            self.announce();
-            self.hear_of_memory();
-        }
-    }
-
-    /// Tells what is new about our NATs' memory, and has connections used in time that would be forgotten.
-    fn hear_of_memory(&mut self) {
-        let Some((memory, fewer)) = self.cx.memory.take_news() else { return };
-        if let Some(memory) = memory {
-            self.cx.notify(Notice::NatMemory(memory));
-        }
-        if fewer {
-            self.signalling.hurry(&mut self.cx);
-            self.network.hurry(&mut self.cx);
-        }
-    }
-
     fn is_oneself(&self, peer: NodeId) -> bool {
         peer == self.node_id()
     }
@@ -662,24 +514,6 @@ impl Node {
         act(&mut self.allocations, &mut env)
     }
 
-    fn hear_network(&mut self) {
-        while let Some(news) = self.network.poll_news() {
-            match news {
-                News::Shut(listener) => self.door.shut(listener),
-                News::Sampled(sampled) => self.punch_sampled(sampled),
-                News::Nat64(another) => {
-                    if another {
-                        let listed = self.network.listed().to_vec();
-                        self.interfaces(&listed);
-                    }
-                    self.drive_attempts();
-                }
-                News::TimeSet => self.with_names(Names::anew),
-                News::TimeKnown => self.with_names(Names::drive),
-            }
-        }
-    }
-
     /// Opens what is open as long as the node runs.
     fn start(&mut self) {
         self.network.start(&mut self.cx);
@@ -690,49 +524,6 @@ impl Node {
     fn current_address(&self) -> PeerAddress {
         self.network.address(self.signalling.announced(), self.node_id())
     }
-
-    /// Says `Listening` once and `Ready` whenever the settled address changed.
-    fn announce(&mut self) {
-        if self.network.is_opening() {
-            return;
-        }
-        self.network.learn(&mut self.cx);
-        if self.network.opened() {
-            let address = Box::new(self.current_address());
-            self.cx.notify(Notice::Listening { address });
-        }
-        if self.network.measure(&mut self.cx) {
-            self.survey_done();
-        }
-        self.network.map_ports(&mut self.cx);
-        self.signalling.choose();
-        self.tell_attempts();
-        if !self.network.may_announce(self.signalling.all_settled()) {
-            return;
-        }
-        self.network.plan_measure(&mut self.cx);
-        if let Some(address) =
-            self.network.announce(self.signalling.announced(), self.config.identity.node_id())
-        {
-            self.cx.notify(Notice::Ready { address: Box::new(address) });
-            self.with_names(Names::drive);
-        }
-    }
-
-    /// Wakes the attempts that wait for a broker or for our address, if there is a new one.
-    fn tell_attempts(&mut self) {
-        let (heard, settled) = (self.network.outside_is_heard(), self.network.address_is_settled());
-        if self.signalling.ways_changed(heard, settled) {
-            self.poke_attempts();
-        }
-    }
-
-    /// Plans a new measurement of our NATs, as a call of ours or of a peer's came to nothing.
-    fn doubt(&mut self) {
-        if self.phase == Phase::Running {
-            self.network.doubt(&mut self.cx);
-        }
-    }
 }
 
 impl fmt::Debug for Node {
@@ -741,7 +532,7 @@ impl fmt::Debug for Node {
             .field("id", &self.node_id())
             .field("phase", &self.phase)
             .field("connects", &self.attempts.len())
-            .field("streams", &self.streams.len())
+            .field("streams", &self.sessions.len())
             .finish_non_exhaustive()
     }
 }

@@ -6,9 +6,8 @@ use std::net::IpAddr;
 use super::allocating::Allocations;
 use super::network::is_gone;
 use super::{Node, Phase};
-use crate::io::{Interface, SockId};
-use crate::notice::{ConnectId, Notice};
-use crate::pipe::PipeEnd;
+use crate::io::Interface;
+use crate::notice::ConnectId;
 use crate::session::SessionId;
 use crate::strategy::agreement::{Key, Requester};
 use crate::strategy::dialler::Dialler;
@@ -36,19 +35,8 @@ impl Node {
             self.roam_attempts(gone);
             self.with_allocations(Allocations::check);
         }
-        self.drop_streams_from(gone);
-        self.end_pipes_from(gone);
-    }
-
-    /// Tells the owners of pipes whose address of ours is gone. Nothing of what the peer sends arrives any more, and
-    /// the system would go on waiting for it.
-    fn end_pipes_from(&mut self, gone: impl Fn(IpAddr) -> bool) {
-        let lost = self.pipes.iter().filter(|(_, (_, ends))| gone(ends[0].ip())).map(|(sock, _)| *sock);
-        for sock in lost.collect::<Vec<_>>() {
-            let Some((peer, [local, remote])) = self.pipes.remove(&sock) else { continue };
-            self.cx.end_pipe(sock, PipeEnd::AddressGone);
-            self.cx.notify(Notice::PipeGone { peer, local, remote });
-        }
+        self.sessions.drop_streams_from(&mut self.cx, gone);
+        self.sessions.end_pipes_from(&mut self.cx, gone);
     }
 
     /// Repairs, after a sleep of the machine, all that the next call needs, before that call fails. Meanwhile NATs have
@@ -82,7 +70,7 @@ impl Node {
     fn roam_visits(&mut self) {
         let all: Vec<SessionId> = self.visits.keys().copied().collect();
         for session in all {
-            self.close_dials_of((session, Requester::Them));
+            self.sessions.close_dials_of(&mut self.cx, (session, Requester::Them));
             let Some(visit) = self.visits.get(&session) else { continue };
             let (peer, trust, address) = (visit.peer, visit.trust, visit.address.clone());
             let paths = self.paths_to(peer, &address, trust);
@@ -101,21 +89,16 @@ impl Node {
                 continue;
             };
             // The peer may have nominated such a stream, or taken our relay, and will wait for it.
-            let opened = self.has_opened_from(key, &gone) || self.relaying_of(key.0).is_some();
+            let opened = self.sessions.has_opened_from(key, &gone) || self.relaying_of(key.0).is_some();
             if opened {
                 self.renew_session(connect);
             } else {
-                self.close_dials_of(key);
+                self.sessions.close_dials_of(&mut self.cx, key);
             }
             if let Some(attempt) = self.attempts.get_mut(&connect) {
                 attempt.roam(self.cx.now, offline);
             }
             self.drive_attempt(connect);
         }
-    }
-
-    pub(super) fn close_dials_of(&mut self, key: Key) {
-        let socks: Vec<SockId> = self.streams.of_session(key).collect();
-        self.close_dials(socks.into_iter());
     }
 }

@@ -1,25 +1,24 @@
 //! Requests of peers: visits, which are dials to the peer, and, where the configuration says so, questions to our user.
 
-use core::time::Duration;
-use std::net::IpAddr;
-
 use bytes::Bytes;
+use core::time::Duration;
 use smallvec::SmallVec;
 
 use super::Node;
 use super::admission::{Denied, Entry, How, Kind, Place, Trust, Waiting, Wish, Worth};
+use super::session::{DIAL_WITHIN, STRANGERS_DIAL_WITHIN};
 use crate::address::PeerAddress;
 use crate::cx::Timer;
 use crate::identity::NodeId;
 use crate::io::SockId;
-use crate::notice::{Notice, Refusal, Strategy};
+use crate::notice::{Refusal, Strategy};
 use crate::pipe::Terms;
 use crate::random::Domain;
 use crate::session::SessionId;
 use crate::signal::message::{Body, MAX_DIALS};
 use crate::strategy::agreement::{Key, Requester};
 use crate::strategy::dialler::{DialEnd, Dialler};
-use crate::strategy::paths::{self, Paths};
+use crate::strategy::paths::{self, Path, Paths};
 use crate::time::Instant;
 
 /// A visit to a peer that is known ends after this long. It outlives the dials, whose results it reports.
@@ -53,7 +52,7 @@ impl Node {
                 let same = |v: &Visit| v.peer != wish.peer || *v.address == wish.address;
                 self.visits.get(&wish.session).is_some_and(|v| same(v))
             }
-            (How::Relay { .. }, _) => self.is_relaying(key) || self.agreement.is_carried(key),
+            (How::Relay { .. }, _) => self.is_relaying(key) || self.sessions.is_carried(key),
             (How::Punch(mappings), Some(punch)) if punch.peer == wish.peer && mappings.rung > punch.rung => {
                 // The next rung of a punch that was judged.
                 let place = self.place_of(&wish);
@@ -69,7 +68,7 @@ impl Node {
             }
             (How::Punch(_), punch) => punch.is_some(),
         };
-        if self.agreement.is_over(key) || known {
+        if self.sessions.is_over(key) || known {
             return false;
         }
         let entry = match self.judge_wish(&wish) {
@@ -81,13 +80,15 @@ impl Node {
         };
         match entry {
             Entry::Open => self.visit(wish),
-            Entry::Ask => match self.ask(wish.peer, None, Waiting::Wish(Box::new(wish))) {
-                Ok(()) | Err(Waiting::Stream(_)) => {}
-                Err(Waiting::Wish(wish)) => {
-                    self.deny(&wish, Denied::Refused(Refusal::Busy));
-                    return false;
+            Entry::Ask => {
+                match self.admission.ask(&mut self.cx, wish.peer, None, Waiting::Wish(Box::new(wish))) {
+                    Ok(()) | Err(Waiting::Stream(_)) => {}
+                    Err(Waiting::Wish(wish)) => {
+                        self.deny(&wish, Denied::Refused(Refusal::Busy));
+                        return false;
+                    }
                 }
-            },
+            }
         }
         true
     }
@@ -98,7 +99,7 @@ impl Node {
         while let Some(visit) = self.visits.get_mut(&session) {
             let (peer, terms, until) = (visit.peer, visit.terms, visit.until());
             if let Some(path) = visit.dialler.due(now) {
-                let sock = self.dial_stream(path, key, peer, terms);
+                let sock = self.dial_path(path, key, peer, terms);
                 if let Some(visit) = self.visits.get_mut(&session) {
                     visit.dialler.started(sock, path, now);
                 }
@@ -116,16 +117,24 @@ impl Node {
             // The call is the peer's and goes on without us: a dial of its own may be in its hello, or come.
             let goes_on = self.is_punching(key)
                 || self.is_relaying(key)
-                || self.has_accepted_stream(key)
-                || self.agreement.is_carried(key);
+                || self.sessions.has_accepted(key)
+                || self.sessions.is_carried(key);
             match (goes_on, in_vain) {
                 (true, _) => {}
                 // What has connected may still be in its hello.
                 (false, false) if stranger => self.forget_visit(key),
-                (false, true) => self.agreement.forget(key),
+                (false, true) => self.sessions.forget(key),
                 (false, false) => self.abandon(key, peer),
             }
         }
+    }
+
+    /// Dials a path for a session.
+    pub(super) fn dial_path(&mut self, path: Path, key: Key, peer: NodeId, terms: Terms) -> SockId {
+        let local = self.network.dial_from(path.remote.ip());
+        let stranger = key.1 == Requester::Them && self.admission.trust(peer) == Trust::Stranger;
+        let within = if stranger { STRANGERS_DIAL_WITHIN } else { DIAL_WITHIN };
+        self.sessions.dial(&mut self.cx, [local, path.remote], within, (key, peer, terms))
     }
 
     /// Says what became of the dials that a peer asked for, and makes no more.
@@ -144,7 +153,7 @@ impl Node {
         match place.kind {
             Kind::Dial => {
                 self.end_visit(place.session);
-                self.close_dials_of(key);
+                self.sessions.close_dials_of(&mut self.cx, key);
             }
             Kind::Punch => self.forget_punch(key),
             Kind::Relay => self.end_relay(key),
@@ -168,25 +177,15 @@ impl Node {
     /// call is the peer's, and its next dial may be on the way.
     pub(super) fn forget_visit(&mut self, key: Key) {
         let goes_on = self.visits.contains_key(&key.0) || self.is_punching(key) || self.is_relaying(key);
-        if !goes_on && self.streams.of_session(key).next().is_none() {
-            self.agreement.forget(key);
+        if !goes_on {
+            self.sessions.forget_streamless(key);
         }
-    }
-
-    pub(super) fn ask_about_stream(&mut self, peer: NodeId, from: IpAddr, sock: SockId) {
-        // There is room: that was seen when the stream was judged.
-        let _ = self.ask(peer, Some(from), Waiting::Stream(sock));
     }
 
     pub(super) fn answer_ask(&mut self, peer: NodeId, yes: bool) {
-        if yes {
-            self.admission.approve(peer);
-        }
-        let waiting = self.admission.asks.answered(peer);
-        self.arm_asks();
-        for what in waiting {
+        for what in self.admission.answered(&mut self.cx, peer, yes) {
             match what {
-                Waiting::Stream(sock) => self.answer_stream(sock, yes),
+                Waiting::Stream(sock) => self.with_sessions(|all, env| all.answer(env, sock, yes)),
                 Waiting::Wish(wish) if !yes => self.deny(&wish, Denied::Refused(Refusal::NotAccepted)),
                 Waiting::Wish(wish) if !self.has_room_for(&wish) => {
                     self.deny(&wish, Denied::Refused(Refusal::Busy));
@@ -197,10 +196,9 @@ impl Node {
     }
 
     pub(super) fn expire_asks(&mut self) {
-        for peer in self.admission.asks.late(self.cx.now) {
+        for peer in self.admission.late(self.cx.now) {
             self.answer_ask(peer, false);
         }
-        self.arm_asks();
     }
 
     /// Returns true if what the wish asks for fits. A wish that waits for the user's answer holds no place.
@@ -226,7 +224,7 @@ impl Node {
 
     /// Returns the places that the requests of peers have.
     fn places(&self) -> Vec<Place> {
-        let met = |session| self.has_proven_stream((session, Requester::Them));
+        let met = |session| self.sessions.has_proven((session, Requester::Them));
         let visits = self.visits.iter().map(|(session, visit)| visit.place(*session, met(*session)));
         let punches = self.punches.iter().filter(|(key, _)| key.1 == Requester::Them);
         let punches = punches.map(|(key, punch)| punch.place(key.0, met(key.0)));
@@ -269,10 +267,10 @@ impl Node {
             let reason = self.why_not_dialled(peer, &address, Strategy::Reverse);
             return self.reply(peer, session, &via, reason);
         }
-        self.close_dials_of((session, Requester::Them));
+        self.sessions.close_dials_of(&mut self.cx, (session, Requester::Them));
         let dialler = Dialler::new(paths, self.cx.now);
         self.reply(peer, session, &via, Body::Dialling(dialler.planned() as u8));
-        self.agreement.open((session, Requester::Them), peer, terms);
+        self.sessions.open((session, Requester::Them), peer, terms);
         let (since, address) = (self.cx.now, Box::new(address));
         self.visits.insert(session, Box::new(Visit { peer, trust, terms, address, dialler, via, since }));
         self.drive_visit(session);
@@ -314,19 +312,6 @@ impl Node {
     /// Returns true if the rates allow one more message to this peer, and counts it.
     pub(super) fn may_reply(&mut self, to: NodeId, worth: Worth) -> bool {
         self.admission.may_reply(self.cx.now, to, worth)
-    }
-
-    /// Puts a question to our user if it is new, and lets something wait for the answer.
-    fn ask(&mut self, peer: NodeId, from: Option<IpAddr>, what: Waiting) -> Result<(), Waiting> {
-        if self.admission.asks.wait(self.cx.now, peer, from, what)? {
-            self.cx.notify(Notice::Ask { peer });
-            self.arm_asks();
-        }
-        Ok(())
-    }
-
-    fn arm_asks(&mut self) {
-        self.cx.timers.set(Timer::Asks, self.admission.asks.next());
     }
 }
 

@@ -17,7 +17,7 @@ use smallvec::{SmallVec, smallvec};
 
 use crate::identity::NodeId;
 use crate::io::SockId;
-use crate::pipe::Terms;
+use crate::pipe::{PipeId, Terms};
 use crate::session::SessionId;
 
 /// Most ended sessions that are remembered, so that their late streams are not taken for new ones. Beyond this number
@@ -31,6 +31,24 @@ pub(crate) enum Requester {
     Them,
 }
 
+/// Way on which each end is authenticated and approved, so that it may become the session's pipe.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(crate) enum Candidate {
+    Stream(SockId),
+    /// The relay whose pipe will have this id.
+    Relay(PipeId),
+}
+
+#[cfg(test)]
+impl Candidate {
+    fn number(self) -> u64 {
+        match self {
+            Candidate::Stream(sock) => sock.number(),
+            Candidate::Relay(pipe) => pipe.number(),
+        }
+    }
+}
+
 /// A session as this node knows it. A connection to oneself has two sides in one node, so the side is part
 /// of the name.
 pub(crate) type Key = (SessionId, Requester);
@@ -40,16 +58,16 @@ struct Session {
     peer: NodeId,
     terms: Terms,
     /// The candidate nominated for it, not yet confirmed.
-    nominated: Option<SockId>,
-    candidates: SmallVec<[SockId; 2]>,
+    nominated: Option<Candidate>,
+    candidates: SmallVec<[Candidate; 2]>,
     /// The candidate that leaves the session open if it settles it.
-    moves: Option<SockId>,
+    moves: Option<Candidate>,
     /// True once that has happened: there is a pipe, and one more stream may join it.
     carried: bool,
 }
 
 #[derive(Clone, Debug)]
-struct Candidate {
+struct Standing {
     /// Number that counts up: the age of the candidate.
     order: u64,
     key: Key,
@@ -61,26 +79,26 @@ struct Candidate {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) enum Decision {
     /// Sends NOMINATE with these sessions.
-    Nominate { sock: SockId, sessions: SmallVec<[SessionId; 2]> },
+    Nominate { id: Candidate, sessions: SmallVec<[SessionId; 2]> },
     /// Sends JOIN: the session has its pipe, and this stream is to join it.
-    Join { sock: SockId },
+    Join { id: Candidate },
     /// Sends CONFIRM, then the stream is the pipe as `Settled` says.
-    Confirm { sock: SockId, also: Option<SessionId>, settled: Settled },
+    Confirm { id: Candidate, also: Option<SessionId>, settled: Settled },
     /// The peer confirmed: the stream is the pipe.
-    Settle { sock: SockId, settled: Settled },
+    Settle { id: Candidate, settled: Settled },
     /// Says that the session is over, and closes the stream.
-    Refuse { sock: SockId },
+    Refuse { id: Candidate },
 }
 
 impl Decision {
-    /// Returns the stream of the step.
-    pub(crate) fn sock(&self) -> SockId {
+    /// Returns the candidate of the step.
+    pub(crate) fn candidate(&self) -> Candidate {
         match self {
-            Decision::Nominate { sock, .. }
-            | Decision::Join { sock }
-            | Decision::Confirm { sock, .. }
-            | Decision::Settle { sock, .. }
-            | Decision::Refuse { sock } => *sock,
+            Decision::Nominate { id, .. }
+            | Decision::Join { id }
+            | Decision::Confirm { id, .. }
+            | Decision::Settle { id, .. }
+            | Decision::Refuse { id } => *id,
         }
     }
 }
@@ -93,7 +111,7 @@ pub(crate) struct Settled {
     /// Session among these that did not end: another of its streams may join the pipe.
     pub(crate) kept: Option<Key>,
     /// The other candidates of these sessions, to be closed.
-    pub(crate) losers: SmallVec<[SockId; 4]>,
+    pub(crate) losers: SmallVec<[Candidate; 4]>,
 }
 
 #[derive(Clone, Debug)]
@@ -102,7 +120,7 @@ pub(crate) struct Agreement {
     sessions: BTreeMap<Key, Session>,
     /// Sessions by peer: all that happens concerns the sessions of one peer.
     by_peer: BTreeSet<(NodeId, Key)>,
-    candidates: BTreeMap<SockId, Candidate>,
+    candidates: BTreeMap<Candidate, Standing>,
     arrivals: u64,
     over: VecDeque<Key>,
     /// Sessions that are over, for looking up.
@@ -139,9 +157,9 @@ impl Agreement {
     }
 
     /// Keeps the session open for one more stream, if this stream, which is not a candidate yet, settles it.
-    pub(crate) fn moves(&mut self, key: Key, sock: SockId) {
+    pub(crate) fn moves(&mut self, key: Key, id: Candidate) {
         if let Some(session) = self.sessions.get_mut(&key) {
-            session.moves = Some(sock);
+            session.moves = Some(id);
         }
     }
 
@@ -175,11 +193,11 @@ impl Agreement {
     }
 
     /// Ends a session without a pipe. Returns its candidates, to be closed.
-    pub(crate) fn abandon(&mut self, key: Key) -> SmallVec<[SockId; 4]> {
+    pub(crate) fn abandon(&mut self, key: Key) -> SmallVec<[Candidate; 4]> {
         let losers = self.take_candidates(&[key], None);
-        for sock in &losers {
+        for id in &losers {
             // A session that was paired with it goes back to waiting.
-            self.withdraw(key, *sock);
+            self.withdraw(key, *id);
         }
         self.end(key);
         losers
@@ -196,29 +214,29 @@ impl Agreement {
     }
 
     /// Adds a candidate: a stream of an open session, authenticated and approved at both ends.
-    pub(crate) fn candidate(&mut self, sock: SockId, key: Key, initiator: bool) -> Option<Decision> {
-        let Some(session) = self.sessions.get_mut(&key) else { return Some(Decision::Refuse { sock }) };
-        session.candidates.push(sock);
+    pub(crate) fn candidate(&mut self, id: Candidate, key: Key, initiator: bool) -> Option<Decision> {
+        let Some(session) = self.sessions.get_mut(&key) else { return Some(Decision::Refuse { id }) };
+        session.candidates.push(id);
         let peer = session.peer;
         let nominator = if peer == self.ours { initiator } else { self.ours < peer };
         self.arrivals += 1;
-        self.candidates.insert(sock, Candidate { order: self.arrivals, key, nominator });
+        self.candidates.insert(id, Standing { order: self.arrivals, key, nominator });
         self.nominate(peer)
     }
 
     /// Takes in that a candidate is gone. Another may take its place.
-    pub(crate) fn lost(&mut self, sock: SockId) -> Option<Decision> {
-        let candidate = self.candidates.remove(&sock)?;
-        self.withdraw(candidate.key, sock);
+    pub(crate) fn lost(&mut self, id: Candidate) -> Option<Decision> {
+        let candidate = self.candidates.remove(&id)?;
+        self.withdraw(candidate.key, id);
         let session = self.sessions.get_mut(&candidate.key)?;
-        session.candidates.retain(|s| *s != sock);
+        session.candidates.retain(|s| *s != id);
         let peer = session.peer;
         self.nominate(peer)
     }
 
     /// Takes in NOMINATE on a stream. `None`: it has no business to, the stream must be closed.
-    pub(crate) fn nominated(&mut self, sock: SockId, named: &[SessionId]) -> Option<Decision> {
-        let candidate = self.candidates.get(&sock).filter(|c| !c.nominator)?;
+    pub(crate) fn nominated(&mut self, id: Candidate, named: &[SessionId]) -> Option<Decision> {
+        let candidate = self.candidates.get(&id).filter(|c| !c.nominator)?;
         let key = candidate.key;
         // Whoever nominates does not know of the pipe that there is, and means another one.
         let session = self.sessions.get(&key).filter(|s| !s.carried)?;
@@ -243,26 +261,26 @@ impl Agreement {
             k.0 != key.0 && key.1 == Requester::Us && !self.sessions.contains_key(k) && !self.is_over(*k)
         });
         unheard.into_iter().for_each(|k| self.end(k));
-        let settled = self.settle(sock, keys);
-        Some(Decision::Confirm { sock, also: also.map(|(id, _)| id), settled })
+        let settled = self.settle(id, keys);
+        Some(Decision::Confirm { id, also: also.map(|(id, _)| id), settled })
     }
 
     /// Takes in JOIN on a stream. `None`: it has no business to, the stream must be closed.
-    pub(crate) fn joined(&mut self, sock: SockId) -> Option<Decision> {
-        let candidate = self.candidates.get(&sock).filter(|c| !c.nominator)?;
+    pub(crate) fn joined(&mut self, id: Candidate) -> Option<Decision> {
+        let candidate = self.candidates.get(&id).filter(|c| !c.nominator)?;
         let key = candidate.key;
         if !self.is_carried(key) {
             return None;
         }
-        let settled = self.settle(sock, smallvec![key]);
-        Some(Decision::Confirm { sock, also: None, settled })
+        let settled = self.settle(id, smallvec![key]);
+        Some(Decision::Confirm { id, also: None, settled })
     }
 
     /// Takes in CONFIRM on a stream. `None`: it was not nominated, the stream must be closed.
-    pub(crate) fn confirmed(&mut self, sock: SockId, also: Option<SessionId>) -> Option<Decision> {
-        let session = self.sessions.get(&self.candidates.get(&sock)?.key)?;
+    pub(crate) fn confirmed(&mut self, id: Candidate, also: Option<SessionId>) -> Option<Decision> {
+        let session = self.sessions.get(&self.candidates.get(&id)?.key)?;
         let (peer, also) = (session.peer, also.filter(|_| !session.carried));
-        let named = |(_, s): &(Key, &Session)| s.nominated == Some(sock);
+        let named = |(_, s): &(Key, &Session)| s.nominated == Some(id);
         let mut keys: SmallVec<[Key; 2]> = self.of_peer(peer).filter(named).map(|(key, _)| key).collect();
         if keys.is_empty() {
             return None;
@@ -274,18 +292,18 @@ impl Agreement {
                 keys.push(key);
             }
         }
-        let settled = self.settle(sock, keys);
-        Some(Decision::Settle { sock, settled })
+        let settled = self.settle(id, keys);
+        Some(Decision::Settle { id, settled })
     }
 
     /// Nominates the oldest candidate that may be, for one session of `peer` after the other: call again until it gives
     /// nothing.
     pub(crate) fn nominate(&mut self, peer: NodeId) -> Option<Decision> {
-        let mut eligible: SmallVec<[(u64, SockId, Key); 4]> = SmallVec::new();
+        let mut eligible: SmallVec<[(u64, Candidate, Key); 4]> = SmallVec::new();
         for (key, session) in self.of_peer(peer).filter(|(_, s)| s.nominated.is_none()) {
-            for sock in &session.candidates {
-                if let Some(candidate) = self.candidates.get(sock).filter(|c| c.nominator) {
-                    eligible.push((candidate.order, *sock, key));
+            for id in &session.candidates {
+                if let Some(candidate) = self.candidates.get(id).filter(|c| c.nominator) {
+                    eligible.push((candidate.order, *id, key));
                 }
             }
         }
@@ -294,11 +312,11 @@ impl Agreement {
         // of the other side wait until that is known.
         let out = |side: Requester| self.of_peer(peer).any(|(k, s)| k.1 == side && s.nominated.is_some());
         let oneself = peer == self.ours;
-        let (_, sock, key) = eligible.into_iter().find(|(_, _, key)| oneself || !out(other(key.1)))?;
+        let (_, id, key) = eligible.into_iter().find(|(_, _, key)| oneself || !out(other(key.1)))?;
         let session = self.sessions.get_mut(&key)?;
         if session.carried {
-            session.nominated = Some(sock);
-            return Some(Decision::Join { sock });
+            session.nominated = Some(id);
+            return Some(Decision::Join { id });
         }
         let terms = session.terms;
         let mut sessions: SmallVec<[SessionId; 2]> = smallvec![key.0];
@@ -309,10 +327,10 @@ impl Agreement {
         }
         for key in keys {
             if let Some(session) = self.sessions.get_mut(&key) {
-                session.nominated = Some(sock);
+                session.nominated = Some(id);
             }
         }
-        Some(Decision::Nominate { sock, sessions })
+        Some(Decision::Nominate { id, sessions })
     }
 
     /// Finds an open session of the other side with the same peer and mode, not nominated: the glare partner. A stream
@@ -332,41 +350,41 @@ impl Agreement {
                 .is_some_and(|s| s.peer == peer && s.terms == terms && s.nominated.is_none() && !s.carried)
     }
 
-    fn settle(&mut self, sock: SockId, keys: SmallVec<[Key; 2]>) -> Settled {
-        let kept = keys.iter().copied().find(|k| self.sessions.get(k).is_some_and(|s| s.moves == Some(sock)));
+    fn settle(&mut self, id: Candidate, keys: SmallVec<[Key; 2]>) -> Settled {
+        let kept = keys.iter().copied().find(|k| self.sessions.get(k).is_some_and(|s| s.moves == Some(id)));
         if let Some(session) = kept.and_then(|key| self.sessions.get_mut(&key)) {
-            session.candidates.retain(|s| *s != sock);
+            session.candidates.retain(|s| *s != id);
             (session.nominated, session.moves, session.carried) = (None, None, true);
-            self.candidates.remove(&sock);
+            self.candidates.remove(&id);
         }
         let ending: SmallVec<[Key; 2]> = keys.iter().copied().filter(|k| Some(*k) != kept).collect();
-        let losers = self.take_candidates(&ending, Some(sock));
+        let losers = self.take_candidates(&ending, Some(id));
         for key in ending {
             self.end(key);
         }
         Settled { sessions: keys, kept, losers }
     }
 
-    fn take_candidates(&mut self, keys: &[Key], winner: Option<SockId>) -> SmallVec<[SockId; 4]> {
-        let mut gone: SmallVec<[SockId; 4]> = SmallVec::new();
+    fn take_candidates(&mut self, keys: &[Key], winner: Option<Candidate>) -> SmallVec<[Candidate; 4]> {
+        let mut gone: SmallVec<[Candidate; 4]> = SmallVec::new();
         for key in keys {
             if let Some(session) = self.sessions.get_mut(key) {
                 gone.extend(session.candidates.drain(..));
             }
         }
-        for sock in &gone {
-            self.candidates.remove(sock);
+        for id in &gone {
+            self.candidates.remove(id);
         }
         gone.retain(|s| Some(*s) != winner);
         gone
     }
 
     /// Takes back the nomination of a candidate of this session, for all sessions that it was nominated for.
-    fn withdraw(&mut self, key: Key, sock: SockId) {
+    fn withdraw(&mut self, key: Key, id: Candidate) {
         let Some(peer) = self.sessions.get(&key).map(|s| s.peer) else { return };
         let keys: SmallVec<[Key; 4]> = self.of_peer(peer).map(|(key, _)| key).collect();
         for key in keys {
-            if let Some(session) = self.sessions.get_mut(&key).filter(|s| s.nominated == Some(sock)) {
+            if let Some(session) = self.sessions.get_mut(&key).filter(|s| s.nominated == Some(id)) {
                 session.nominated = None;
             }
         }

@@ -14,7 +14,7 @@ use crate::time::Instant;
 
 /// Most peers that our user is asked about at a time, and most things one of them may have waiting.
 const MAX_ASKS: usize = 64;
-const MAX_WAITING: usize = 4;
+pub(super) const MAX_WAITING: usize = 4;
 /// Most of these peers whose streams came from one line, and most that asked over brokers, where nobody has shown an
 /// address.
 const MAX_OF_LINE: usize = 8;

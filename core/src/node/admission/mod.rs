@@ -25,17 +25,21 @@ pub(in crate::node) use requests::{Denied, Place};
 pub(in crate::node) use wish::{How, Kind, Wish};
 
 use core::time::Duration;
+use std::net::IpAddr;
+
+use smallvec::SmallVec;
 
 use crate::config::Config;
+use crate::cx::{Cx, Timer};
 use crate::identity::{NodeId, SecretKey};
 use crate::limit::Buckets;
 use crate::node::MAX_CONNECTS;
-use crate::notice::Refusal;
+use crate::notice::{Notice, Refusal};
 use crate::pipe::{PipeMode, ProtocolTag, Terms};
 use crate::signal::message::Message;
 use crate::time::{Instant, WallTime};
 
-use asks::Asks;
+use asks::{Asks, MAX_WAITING};
 use inbox::Inbox;
 use marks::Marks;
 use named::Named;
@@ -67,7 +71,7 @@ pub(in crate::node) struct Admission {
     /// Protocols that our user takes; none: all.
     protocols: Vec<ProtocolTag>,
     named: Named,
-    pub(in crate::node) asks: Asks,
+    asks: Asks,
     marks: Marks,
     inbox: Inbox,
     answers: Buckets<NodeId>,
@@ -105,7 +109,7 @@ impl Admission {
         self.named.trust(peer)
     }
 
-    /// Notes that our user has said yes.
+    #[cfg(test)]
     pub(in crate::node) fn approve(&mut self, peer: NodeId) {
         self.named.approve(peer);
     }
@@ -129,6 +133,54 @@ impl Admission {
         let taken =
             self.protocols.is_empty() || terms.protocol.is_some_and(|tag| self.protocols.contains(&tag));
         if taken { Ok(entry) } else { Err(Refusal::ProtocolNotTaken) }
+    }
+
+    /// Puts a question to our user if it is new, and lets something wait for the answer.
+    ///
+    /// # Errors
+    /// The stream or request itself, if there is no room.
+    pub(in crate::node) fn ask(
+        &mut self,
+        cx: &mut Cx,
+        peer: NodeId,
+        from: Option<IpAddr>,
+        what: Waiting,
+    ) -> Result<(), Waiting> {
+        if self.asks.wait(cx.now, peer, from, what)? {
+            cx.notify(Notice::Ask { peer });
+            self.arm_asks(cx);
+        }
+        Ok(())
+    }
+
+    /// Returns true if one more stream of this peer, from this address, may wait for our user's answer.
+    pub(in crate::node) fn may_ask(&self, peer: NodeId, from: IpAddr) -> bool {
+        self.asks.has_room(peer, Some(from))
+    }
+
+    /// Takes in our user's answer about a peer. Returns what waited for it.
+    pub(in crate::node) fn answered(
+        &mut self,
+        cx: &mut Cx,
+        peer: NodeId,
+        yes: bool,
+    ) -> SmallVec<[Waiting; MAX_WAITING]> {
+        if yes {
+            self.named.approve(peer);
+        }
+        let waiting = self.asks.answered(peer);
+        self.arm_asks(cx);
+        waiting
+    }
+
+    /// Returns the peers about whom our user has said nothing in time.
+    pub(in crate::node) fn late(&self, now: Instant) -> Vec<NodeId> {
+        self.asks.late(now)
+    }
+
+    /// Forgets all questions.
+    pub(in crate::node) fn ask_no_more(&mut self) {
+        self.asks.clear();
     }
 
     /// Returns true if a peer's message may make us answer at all.
@@ -218,6 +270,10 @@ impl Admission {
     /// Returns true if a punch with this peer may have one more dial, and counts it.
     pub(in crate::node) fn may_dial(&mut self, now: Instant, peer: NodeId) -> bool {
         self.syns.take(now, peer)
+    }
+
+    fn arm_asks(&self, cx: &mut Cx) {
+        cx.timers.set(Timer::Asks, self.asks.next());
     }
 }
 

@@ -8,6 +8,8 @@ use super::source::Source;
 use crate::config::PIPE_DESCRIPTORS;
 use crate::identity::NodeId;
 use crate::io::SockId;
+use crate::pipe::PipeId;
+use crate::strategy::agreement::Candidate;
 
 /// Places of a relayed pipe, whose descriptors are a socket of its own, and two pairs of sockets between its user and the
 /// node.
@@ -22,7 +24,7 @@ const RELAYED: usize = 5_usize.div_ceil(PIPE_DESCRIPTORS);
 #[derive(Debug)]
 pub(in crate::node) struct Places {
     all: usize,
-    held: BTreeMap<SockId, Holder>,
+    held: BTreeMap<Candidate, Holder>,
     taken: usize,
     /// Number of taken places that are strangers'.
     strangers: usize,
@@ -61,17 +63,17 @@ impl Places {
     /// Gives this stream a place. False: the peer, its network or all have as many as they may.
     pub(in crate::node) fn enter(&mut self, sock: SockId, peer: NodeId, trust: Trust, from: IpAddr) -> bool {
         let source = (trust == Trust::Stranger).then(|| Source::of(from));
-        self.take(sock, Holder { peer, trust, source, places: 1, proven: false })
+        self.take(Candidate::Stream(sock), Holder { peer, trust, source, places: 1, proven: false })
     }
 
     /// Gives a place to a relay whose other end has proved its identity.
-    pub(in crate::node) fn enter_relayed(&mut self, id: SockId, peer: NodeId, trust: Trust) -> bool {
+    pub(in crate::node) fn enter_relayed(&mut self, id: PipeId, peer: NodeId, trust: Trust) -> bool {
         let places = RELAYED.min(self.all / 8).max(1);
-        self.take(id, Holder { peer, trust, source: None, places, proven: true })
+        self.take(Candidate::Relay(id), Holder { peer, trust, source: None, places, proven: true })
     }
 
-    fn take(&mut self, sock: SockId, holder: Holder) -> bool {
-        if self.held.contains_key(&sock) {
+    fn take(&mut self, of: Candidate, holder: Holder) -> bool {
+        if self.held.contains_key(&of) {
             return true;
         }
         // The least node has a place for each kind.
@@ -100,14 +102,14 @@ impl Places {
                 *self.nets.entry(source).or_default() += 1;
                 *self.sites.entry(source.site).or_default() += 1;
             }
-            self.held.insert(sock, holder);
+            self.held.insert(of, holder);
         }
         room
     }
 
     /// Notes that a frame of the peer has come that cannot be a recorded one.
-    pub(in crate::node) fn prove(&mut self, sock: SockId) {
-        let Some(holder) = self.held.get_mut(&sock).filter(|h| !h.proven) else { return };
+    pub(in crate::node) fn prove(&mut self, of: Candidate) {
+        let Some(holder) = self.held.get_mut(&of).filter(|h| !h.proven) else { return };
         holder.proven = true;
         if holder.trust == Trust::Known {
             self.unproven -= 1;
@@ -115,9 +117,9 @@ impl Places {
     }
 
     /// Frees the places: the stream, the relay or its pipe is gone.
-    pub(in crate::node) fn leave(&mut self, sock: SockId) {
-        self.prove(sock);
-        let Some(Holder { peer, trust, source, places, .. }) = self.held.remove(&sock) else { return };
+    pub(in crate::node) fn leave(&mut self, of: Candidate) {
+        self.prove(of);
+        let Some(Holder { peer, trust, source, places, .. }) = self.held.remove(&of) else { return };
         self.taken -= places;
         less(&mut self.peers, peer, places);
         if trust == Trust::Stranger {
@@ -164,7 +166,7 @@ mod tests {
                 let sock = SockId::accepted(self.1);
                 let entered = self.0.enter(sock, peer, trust, from(n).parse().unwrap());
                 if self.2 {
-                    self.0.prove(sock);
+                    self.0.prove(Candidate::Stream(sock));
                 }
                 entered
             };
@@ -202,8 +204,8 @@ mod tests {
         let mut hall = hall();
         hall.2 = false;
         assert_eq!(hall.fill(99, Trust::Known, |_| 500, |_| "192.0.2.1".into()), 16);
-        hall.0.leave(SockId::accepted(1));
-        hall.0.prove(SockId::accepted(2));
+        hall.0.leave(Candidate::Stream(SockId::accepted(1)));
+        hall.0.prove(Candidate::Stream(SockId::accepted(2)));
         assert_eq!(hall.fill(99, Trust::Known, |_| 501, |_| "192.0.2.1".into()), 2);
     }
 
@@ -213,7 +215,7 @@ mod tests {
         for _ in 0..3 {
             let first = hall.1 + 1;
             assert_eq!(hall.fill(9, STRANGER, |_| 1, |_| "2001:db8::1".into()), 8);
-            (first..=hall.1).for_each(|n| hall.0.leave(SockId::accepted(n)));
+            (first..=hall.1).for_each(|n| hall.0.leave(Candidate::Stream(SockId::accepted(n))));
         }
         let Places { held, taken, strangers, unproven, peers, nets, sites, .. } = &hall.0;
         assert_eq!((held.len(), *taken, *strangers, *unproven), (0, 0, 0, 0));
@@ -224,15 +226,15 @@ mod tests {
     fn a_relayed_pipe_takes_three_places_of_its_peer() {
         let mut hall = hall();
         let [one, other] = [1, 2].map(|n| SecretKey::from_bytes([n; 32]).node_id());
-        let mut enter = |n: u64, peer| hall.0.enter_relayed(SockId::from_number(n), peer, STRANGER);
+        let mut enter = |n: u64, peer| hall.0.enter_relayed(PipeId(n), peer, STRANGER);
         // Eight places are a stranger's.
         assert_eq!([enter(1, one), enter(2, one), enter(3, one), enter(4, other)], [true, true, false, true]);
         assert_eq!(hall.fill(60, Trust::Known, |_| 500, |_| "192.0.2.1".into()), 48);
         assert_eq!(hall.fill(60, Trust::Known, |_| 501, |_| "192.0.2.1".into()), 64 - 48 - 9);
-        hall.0.leave(SockId::from_number(1));
+        hall.0.leave(Candidate::Relay(PipeId(1)));
         assert_eq!(hall.fill(60, Trust::Known, |_| 502, |_| "192.0.2.1".into()), 3);
         // A node with few places has one for it all the same.
-        assert!(Places::new(4).enter_relayed(SockId::from_number(1), one, STRANGER));
+        assert!(Places::new(4).enter_relayed(PipeId(1), one, STRANGER));
     }
 
     #[test]

@@ -18,7 +18,7 @@ use state::{Planned, SILENT_DIALS, SYN_BURST, SYN_EVERY, Search, Silent};
 
 use super::Node;
 use super::admission::Trust;
-use super::streams::Role;
+use super::session::Role;
 use crate::address::{PeerAddress, PeerInterface, is_link_local};
 use crate::cx::Timer;
 use crate::hello::{Offer, Purpose};
@@ -136,7 +136,7 @@ impl Node {
             // Unless each dial takes one of the ports that are about to be predicted: of ours, or of the peer's, whose
             // router takes one for each RST that it answers with (Linux: seen in the lab).
             waiting.clear();
-            self.close_dials(core::mem::take(&mut live).into_keys());
+            self.sessions.close_dials(&mut self.cx, core::mem::take(&mut live).into_keys());
         }
         let surveyed = self.network.surveyor().settled();
         let listen = self.network.listen_port(route.internal.is_ipv4()).unwrap_or(0);
@@ -188,6 +188,7 @@ impl Node {
             surveyed,
         };
         self.punches.insert(key, Box::new(punch));
+        self.sessions.set_punched(key, true);
         let needed = match behaviour.foresight() {
             Foresight::Next(_) => true,
             Foresight::Measured => fresh,
@@ -205,7 +206,7 @@ impl Node {
     /// Ends a punch, with the dials that nobody has answered.
     pub(super) fn forget_punch(&mut self, key: Key) {
         if let Some(punch) = self.end_punch(key) {
-            self.close_dials(punch.live.into_keys());
+            self.sessions.close_dials(&mut self.cx, punch.live.into_keys());
         }
     }
 
@@ -217,6 +218,7 @@ impl Node {
 
     fn take_punch(&mut self, key: Key) -> Option<Box<Punch>> {
         let punch = self.punches.remove(&key)?;
+        self.sessions.set_punched(key, false);
         self.cx.timers.set(Timer::Punch(key), None);
         self.network.release_sample(&mut self.cx, key);
         Some(punch)
@@ -241,7 +243,7 @@ impl Node {
             let reason = self.why_not_dialled(peer, &mappings.address, Strategy::Punch);
             return self.reply(peer, session, &via, reason);
         }
-        self.agreement.open(key, peer, mappings.terms);
+        self.sessions.open(key, peer, mappings.terms);
         let begun = self.begin_punch(
             key,
             peer,
@@ -438,7 +440,7 @@ impl Node {
             let place = punch.waiting.partition_point(|p| p.at <= next.at);
             punch.waiting.insert(place, next);
         }
-        if stuck && !self.has_open_stream(key, dial.to) {
+        if stuck && !self.sessions.has_open(key, dial.to) {
             self.punch_stuck(key.0);
             return true;
         }
@@ -600,7 +602,7 @@ impl Node {
         for dial in gone {
             punch.leaves_hole(dial);
         }
-        self.close_dials(old.into_iter());
+        self.sessions.close_dials(&mut self.cx, old.into_iter());
         self.stage(Some(key), Strategy::Punch, Stage::Punching { rung });
         if let Some(ip) = unproven {
             self.seek_proof(key, ip);
@@ -622,7 +624,8 @@ impl Node {
             Requester::Us => Role::Initiate(Offer { session: key.0, purpose: Purpose::Open, terms }, peer),
             Requester::Them => Role::Respond,
         };
-        let sock = self.dial_for_punch(local, dial.to, [at, until], role, (key, peer, terms));
+        let session = (key, peer, terms);
+        let sock = self.sessions.dial_for_punch(&mut self.cx, [local, dial.to], [at, until], role, session);
         if let Some(punch) = self.punches.get_mut(&key) {
             punch.live.insert(sock, dial);
         }

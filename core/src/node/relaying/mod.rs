@@ -50,7 +50,7 @@ use crate::random::Domain;
 use crate::relay::{EndCause, RelayConfig, RelayStream, StreamEvent};
 use crate::session::SessionId;
 use crate::signal::message::{Body, MAX_SOURCES};
-use crate::strategy::agreement::{Decision, Key, Requester, Settled};
+use crate::strategy::agreement::{Candidate, Decision, Key, Requester, Settled};
 use crate::strategy::paths;
 use crate::time::Instant;
 use crate::turn::{Credentials, Family};
@@ -74,7 +74,7 @@ const FIRST_RTT: (Duration, Duration) = (Duration::from_millis(15), Duration::fr
 /// The relay strategy of one connect.
 #[derive(Debug)]
 pub(super) struct Relaying {
-    id: SockId,
+    id: PipeId,
     told_waiting: bool,
     pub(super) request: Option<Request>,
 }
@@ -87,7 +87,7 @@ impl Node {
         let key = (session, Requester::Us);
         let family =
             if address.v4().is_empty() && !address.v6().is_empty() { Family::V6 } else { Family::V4 };
-        let id = self.cx.fresh_id();
+        let id = self.cx.fresh_pipe();
         let knock = KnockKey::new(&self.config.identity, &peer, session);
         let mut relay = Relay::new(id, key, peer, terms, Trust::Known, via, self.cx.now, knock);
         relay.servers = Some(self.ask_servers(id, family, true));
@@ -172,9 +172,9 @@ impl Node {
             };
             return self.reply(peer, session, &via, reason);
         }
-        self.agreement.open(key, peer, terms);
+        self.sessions.open(key, peer, terms);
         let now = self.cx.now;
-        let id = self.cx.fresh_id();
+        let id = self.cx.fresh_pipe();
         let knock = KnockKey::new(&self.config.identity, &peer, session);
         let mut relay = Relay::new(id, key, peer, terms, trust, via, now, knock);
         relay.moves = moves;
@@ -244,13 +244,9 @@ impl Node {
         self.relay_of(key).is_some_and(Relay::is_opening)
     }
 
-    pub(super) fn is_relay(&self, id: SockId) -> bool {
-        self.relays.contains_key(&id)
-    }
-
     pub(super) fn relay_resolved(
         &mut self,
-        id: SockId,
+        id: PipeId,
         query: QueryId,
         result: Result<SmallVec<[IpAddr; 2]>, IoFailure>,
     ) {
@@ -258,7 +254,7 @@ impl Node {
     }
 
     /// Takes in that a socket of a relay is bound or connected.
-    pub(super) fn relay_opened(&mut self, id: SockId, sock: SockId, local: SocketAddr) {
+    pub(super) fn relay_opened(&mut self, id: PipeId, sock: SockId, local: SocketAddr) {
         if self.shows_opened(id) {
             return;
         }
@@ -273,7 +269,7 @@ impl Node {
         self.with_servers(id, |servers, cx| servers.opened(cx, sock));
     }
 
-    pub(super) fn relay_datagram(&mut self, id: SockId, sock: SockId, from: SocketAddr, data: &[u8]) {
+    pub(super) fn relay_datagram(&mut self, id: PipeId, sock: SockId, from: SocketAddr, data: &[u8]) {
         if let Some(relay) = self.relays.get_mut(&id) {
             relay.datagram(&mut self.cx, sock, from, data);
             self.work_relay(id);
@@ -282,15 +278,15 @@ impl Node {
         }
     }
 
-    pub(super) fn relay_received(&mut self, id: SockId, sock: SockId, data: &[u8]) {
+    pub(super) fn relay_received(&mut self, id: PipeId, sock: SockId, data: &[u8]) {
         self.with_servers(id, |servers, cx| servers.received(cx, sock, data));
     }
 
-    pub(super) fn relay_socket_ended(&mut self, id: SockId, sock: SockId) {
+    pub(super) fn relay_socket_ended(&mut self, id: PipeId, sock: SockId) {
         self.with_servers(id, |servers, cx| servers.ended(cx, sock));
     }
 
-    pub(super) fn relay_socket_failed(&mut self, id: SockId, sock: SockId, why: IoFailure) {
+    pub(super) fn relay_socket_failed(&mut self, id: PipeId, sock: SockId, why: IoFailure) {
         if self.shows_failed(id) {
             return;
         }
@@ -305,7 +301,7 @@ impl Node {
         self.with_servers(id, |servers, cx| servers.failed(cx, sock, why));
     }
 
-    pub(super) fn relay_timeout(&mut self, id: SockId) {
+    pub(super) fn relay_timeout(&mut self, id: PipeId) {
         let now = self.cx.now;
         if self.proof_timeout(id) {
             return;
@@ -337,19 +333,20 @@ impl Node {
 
     /// Nominates or confirms, where the candidate is a relay.
     pub(super) fn carry_out_by_relay(&mut self, decision: Decision) {
+        let Candidate::Relay(id) = decision.candidate() else { return };
         match decision {
-            Decision::Nominate { sock, sessions } => {
-                self.tell_busy_by_relay(sock);
-                self.tell_relay(sock, &Control::Nominate(sessions));
+            Decision::Nominate { sessions, .. } => {
+                self.tell_busy_by_relay(id);
+                self.tell_relay(id, &Control::Nominate(sessions));
             }
-            Decision::Confirm { sock, also, settled } => {
-                self.tell_busy_by_relay(sock);
-                self.tell_relay(sock, &Control::Confirm(also));
-                self.finish_by_relay(sock, &settled);
+            Decision::Confirm { also, settled, .. } => {
+                self.tell_busy_by_relay(id);
+                self.tell_relay(id, &Control::Confirm(also));
+                self.finish_by_relay(id, &settled);
             }
-            Decision::Settle { sock, settled } => self.finish_by_relay(sock, &settled),
+            Decision::Settle { settled, .. } => self.finish_by_relay(id, &settled),
             // Only streams join.
-            Decision::Join { sock } | Decision::Refuse { sock } => self.close_relay(sock),
+            Decision::Join { .. } | Decision::Refuse { .. } => self.close_relay(id),
         }
     }
 
@@ -361,13 +358,13 @@ impl Node {
     }
 
     /// Asks our servers for an address of this family, or of any where there is none of this.
-    fn ask_servers(&mut self, id: SockId, family: Family, any: bool) -> Servers {
+    fn ask_servers(&mut self, id: PipeId, family: Family, any: bool) -> Servers {
         let ours = self.network.families();
         let (list, bind) = (&self.config.turn, self.config.bind);
         Servers::start(&mut self.cx, Owner::Relay(id), list, bind, ours, (family, any))
     }
 
-    fn relay_config(&self, id: SockId) -> RelayConfig {
+    fn relay_config(&self, id: PipeId) -> RelayConfig {
         let (least, most) = FIRST_RTT;
         let relay = self.relays.get(&id);
         let delay = relay.map_or(most, |r| self.signalling.delay(&r.via));
@@ -386,7 +383,7 @@ impl Node {
         self.relays.get(self.relay_ids.get(&key)?).map(Box::as_ref)
     }
 
-    fn with_servers(&mut self, id: SockId, work: impl FnOnce(&mut Servers, &mut crate::cx::Cx)) {
+    fn with_servers(&mut self, id: PipeId, work: impl FnOnce(&mut Servers, &mut crate::cx::Cx)) {
         let of_relay = self.relays.get_mut(&id).and_then(|r| r.servers.as_mut());
         if let Some(servers) = of_relay.or_else(|| self.proofs.get_mut(&id)?.servers()) {
             work(servers, &mut self.cx);
@@ -396,7 +393,7 @@ impl Node {
     }
 
     /// Goes on with a relay after anything that happened to it.
-    fn work_relay(&mut self, id: SockId) {
+    fn work_relay(&mut self, id: PipeId) {
         let Some(relay) = self.relays.get_mut(&id) else { return };
         let news = relay.pump(&mut self.cx);
         for said in news {
@@ -415,9 +412,9 @@ impl Node {
         }
     }
 
-    fn stream_news(&mut self, id: SockId, event: StreamEvent) {
+    fn stream_news(&mut self, id: PipeId, event: StreamEvent) {
         let Some(relay) = self.relays.get_mut(&id) else { return };
-        let pipe = PipeId(id.number());
+        let pipe = id;
         match (event, relay.stage) {
             (StreamEvent::Message, RelayStage::Pipe) => self.cx.pipe_news(pipe, PipeNews::Message),
             (StreamEvent::MessageRoom, RelayStage::Pipe) => self.cx.pipe_news(pipe, PipeNews::MessageRoom),
@@ -432,19 +429,16 @@ impl Node {
                 relay.help_at = None;
                 let (key, peer, to) = (relay.key, relay.peer, relay.to);
                 let trust = self.admission.trust(peer);
-                if key.1 == Requester::Them && !self.places.enter_relayed(id, peer, trust) {
+                if key.1 == Requester::Them && !self.sessions.enter_relayed(id, peer, trust) {
                     self.cx.stats.refused += 1;
                     return self.relay_failed(id, Refusal::Busy.to_string());
                 }
                 let Some(relay) = self.relays.get_mut(&id) else { return };
-                if relay.moves {
-                    self.agreement.moves(key, id);
-                }
+                let moves = relay.moves;
                 if let Some(to) = to {
                     self.stage(Some(key), Strategy::Relay, Stage::Authenticated(to));
                 }
-                let decision = self.agreement.candidate(id, key, key.1 == Requester::Us);
-                self.agree(peer, decision);
+                self.sessions.relay_connected(&mut self.cx, id, key, peer, moves);
                 self.work_relay(id);
             }
             (StreamEvent::Readable, RelayStage::Agreeing) => self.hear_relay(id),
@@ -469,7 +463,7 @@ impl Node {
     }
 
     /// Returns the reason that a relay gives no pipe, in words. If nobody came: the progress of the relay.
-    fn why_it_ended(&self, id: SockId, cause: EndCause) -> String {
+    fn why_it_ended(&self, id: PipeId, cause: EndCause) -> String {
         let relaying = self.relays.get(&id).filter(|_| cause == EndCause::TimedOut).and_then(|relay| {
             let (connect, n) = self.relaying_of(relay.key.0)?;
             self.relaying_at(connect, n)
@@ -477,7 +471,7 @@ impl Node {
         relaying.map_or_else(|| cause.to_string(), |relaying| self.describe_relaying(relaying))
     }
 
-    fn server_news(&mut self, id: SockId, news: ServerNews) {
+    fn server_news(&mut self, id: PipeId, news: ServerNews) {
         let Some(relay) = self.relays.get_mut(&id) else { return };
         match news {
             ServerNews::Allocated(at) if relay.key.1 == Requester::Us => {
@@ -536,7 +530,7 @@ impl Node {
     }
 
     /// Requester: every peer that comes to our relay is heard from now on.
-    fn await_peer(&mut self, id: SockId, until: Instant) {
+    fn await_peer(&mut self, id: PipeId, until: Instant) {
         let now = self.cx.now;
         let seed = self.cx.random.draw(Domain::RelaySeed);
         let config = self.relay_config(id);
@@ -552,7 +546,7 @@ impl Node {
     }
 
     /// Responder: says where we come from, and comes.
-    fn come(&mut self, id: SockId) {
+    fn come(&mut self, id: PipeId) {
         let now = self.cx.now;
         let Some(relay) = self.relays.get(&id).filter(|r| r.stage == RelayStage::Meeting) else { return };
         let (peer, session, via) = (relay.peer, relay.key.0, relay.via.clone());
@@ -571,7 +565,7 @@ impl Node {
     }
 
     /// Responder: speaks to the peer's relay, once nothing forbids that.
-    fn begin_stream(&mut self, id: SockId) {
+    fn begin_stream(&mut self, id: PipeId) {
         let now = self.cx.now;
         let config = self.relay_config(id);
         let Some(relay) = self.relays.get_mut(&id).filter(|r| r.stage == RelayStage::Meeting) else { return };
@@ -585,7 +579,7 @@ impl Node {
     }
 
     /// Responder: tries by its own server, as nothing came back. Our answer may be lost, or we cannot get there by UDP.
-    fn come_by_server(&mut self, id: SockId) {
+    fn come_by_server(&mut self, id: PipeId) {
         let Some(relay) = self.relays.get_mut(&id) else { return };
         if relay.stage != RelayStage::Meeting {
             return;
@@ -606,7 +600,7 @@ impl Node {
         }
     }
 
-    fn tell_relay(&mut self, id: SockId, control: &Control) {
+    fn tell_relay(&mut self, id: PipeId, control: &Control) {
         let now = self.cx.now;
         if let Some(relay) = self.relays.get_mut(&id) {
             relay.send_control(now, control);
@@ -614,37 +608,39 @@ impl Node {
         self.work_relay(id);
     }
 
-    fn tell_busy_by_relay(&mut self, id: SockId) {
+    fn tell_busy_by_relay(&mut self, id: PipeId) {
         let key = self.relays.get(&id).map(|relay| relay.key);
-        if self.busy && key.is_some_and(|key| key.1 == Requester::Them) {
+        if self.sessions.is_busy() && key.is_some_and(|key| key.1 == Requester::Them) {
             self.tell_relay(id, &Control::Busy);
         }
     }
 
-    fn hear_relay(&mut self, id: SockId) {
+    fn hear_relay(&mut self, id: PipeId) {
         let now = self.cx.now;
         while let Some(relay) = self.relays.get_mut(&id).filter(|r| r.stage == RelayStage::Agreeing)
             && let Some(said) = relay.read_control(now)
         {
             let (peer, key) = (relay.peer, relay.key);
             let decision = match said {
-                Ok(Control::Nominate(sessions)) => self.agreement.nominated(id, &sessions),
-                Ok(Control::Confirm(also)) => self.agreement.confirmed(id, also),
                 Ok(Control::Busy) => {
                     self.stage(Some(key), Strategy::Relay, Stage::PeerBusy);
                     continue;
                 }
-                _ => None,
+                Ok(control) => self.sessions.heard_by_relay(id, control),
+                Err(_) => None,
             };
             match decision {
-                Some(decision) => self.agree(peer, Some(decision)),
+                Some(decision) => {
+                    self.carry_out_by_relay(decision);
+                    self.sessions.agree(&mut self.cx, peer, None);
+                }
                 None => return self.relay_failed(id, Refusal::NoSuchSession.to_string()),
             }
         }
     }
 
     /// Makes the relay the pipe.
-    fn finish_by_relay(&mut self, id: SockId, settled: &Settled) {
+    fn finish_by_relay(&mut self, id: PipeId, settled: &Settled) {
         let Some(relay) = self.relays.get_mut(&id) else { return };
         relay.stage = RelayStage::Pipe;
         relay.until = None;
@@ -684,18 +680,17 @@ impl Node {
             protocol: terms.protocol,
             keys,
         });
-        self.cx.open_relayed(PipeId(id.number()), start);
+        self.cx.open_relayed(id, start);
         self.work_relay(id);
     }
 
     /// Ends a relay that gives no pipe.
-    fn relay_failed(&mut self, id: SockId, why: String) {
+    fn relay_failed(&mut self, id: PipeId, why: String) {
         let Some(relay) = self.relays.get(&id) else { return };
         let (key, peer) = (relay.key, relay.peer);
         let run = if key.1 == Requester::Us { self.relaying_of(key.0) } else { None };
         self.close_relay(id);
-        let decision = self.agreement.lost(id);
-        self.agree(peer, decision);
+        self.sessions.relay_lost(&mut self.cx, id, peer);
         match run {
             Some((connect, n)) => {
                 self.set_run(connect, n, RunState::Ended { outcome: Outcome::Failed, detail: why });
@@ -707,7 +702,7 @@ impl Node {
     }
 
     /// Closes a relay in any stage.
-    fn close_relay(&mut self, id: SockId) {
+    fn close_relay(&mut self, id: PipeId) {
         let until = self.cx.now + END_WITHIN;
         let Some(relay) = self.relays.get_mut(&id) else { return };
         if self.relay_ids.get(&relay.key) == Some(&id) {
@@ -724,8 +719,8 @@ impl Node {
         }
     }
 
-    fn forget_relay(&mut self, id: SockId) {
-        self.places.leave(id);
+    fn forget_relay(&mut self, id: PipeId) {
+        self.sessions.relay_left(id);
         if let Some(mut relay) = self.relays.remove(&id) {
             relay.drop_sockets(&mut self.cx);
         }

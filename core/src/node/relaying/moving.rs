@@ -182,13 +182,13 @@ impl Direct {
 
 impl Node {
     /// Returns the pipe of a session that a stream may join.
-    pub(in crate::node) fn moving_pipe(&self, key: Key) -> Option<SockId> {
+    pub(in crate::node) fn moving_pipe(&self, key: Key) -> Option<PipeId> {
         let id = self.relay_ids.get(&key)?;
         self.relays.get(id).filter(|r| r.moving.is_some()).map(|_| *id)
     }
 
     /// Moves the pipe to a stream of the session that was agreed on.
-    pub(in crate::node) fn join_pipe(&mut self, id: SockId, sock: SockId, way: Way, keys: PipeKeys) {
+    pub(in crate::node) fn join_pipe(&mut self, id: PipeId, sock: SockId, way: Way, keys: PipeKeys) {
         let now = self.cx.now;
         let open = |r: &&mut Box<Relay>| matches!(r.stage, RelayStage::Pipe | RelayStage::Leaving);
         let moving = self.relays.get_mut(&id).filter(open).and_then(|r| r.moving.as_mut());
@@ -204,7 +204,7 @@ impl Node {
         self.work_relay(id);
     }
 
-    pub(in crate::node) fn carrier_received(&mut self, id: SockId, sock: SockId, data: &[u8]) {
+    pub(in crate::node) fn carrier_received(&mut self, id: PipeId, sock: SockId, data: &[u8]) {
         let now = self.cx.now;
         let Some(moving) = self.relays.get_mut(&id).and_then(|r| r.moving.as_mut()) else { return };
         if moving.receive(now, data) {
@@ -215,7 +215,7 @@ impl Node {
         self.work_relay(id);
     }
 
-    pub(in crate::node) fn carrier_writable(&mut self, id: SockId, sock: SockId) {
+    pub(in crate::node) fn carrier_writable(&mut self, id: PipeId, sock: SockId) {
         let moving = self.relays.get_mut(&id).and_then(|r| r.moving.as_mut());
         if let Some(direct) = moving.and_then(|m| m.direct.as_mut()).filter(|d| d.sock == sock) {
             direct.asked = false;
@@ -224,7 +224,7 @@ impl Node {
     }
 
     /// Takes in that the direct stream has broken, or that the peer has ended it.
-    pub(in crate::node) fn carrier_ended(&mut self, id: SockId, sock: SockId) {
+    pub(in crate::node) fn carrier_ended(&mut self, id: PipeId, sock: SockId) {
         let Some(moving) = self.relays.get_mut(&id).and_then(|r| r.moving.as_mut()) else { return };
         if moving.direct.as_ref().is_some_and(|d| d.sock == sock) {
             moving.drop_direct(&mut self.cx, CloseHow::Drop);
@@ -233,7 +233,7 @@ impl Node {
     }
 
     /// Takes in that the relay of a pipe that moves is gone.
-    pub(super) fn relay_broke(&mut self, id: SockId, why: PipeEnd) {
+    pub(super) fn relay_broke(&mut self, id: PipeId, why: PipeEnd) {
         let now = self.cx.now;
         let Some(relay) = self.relays.get_mut(&id) else { return };
         let Some(moving) = relay.moving.as_mut() else { return };
@@ -248,17 +248,17 @@ impl Node {
                 servers.close(&mut self.cx);
             }
             if relay.stage == RelayStage::Pipe {
-                self.cx.pipe_news(PipeId(id.number()), PipeNews::MessagesEnded(why));
+                self.cx.pipe_news(id, PipeNews::MessagesEnded(why));
             }
             self.work_relay(id);
         }
     }
 
-    pub(super) fn mover_news(&mut self, id: SockId, event: MoverEvent) {
+    pub(super) fn mover_news(&mut self, id: PipeId, event: MoverEvent) {
         let Some(relay) = self.relays.get_mut(&id) else { return };
         let (stage, key) = (relay.stage, relay.key);
         let Some(moving) = relay.moving.as_mut() else { return };
-        let pipe = PipeId(id.number());
+        let pipe = id;
         match event {
             MoverEvent::Moved(to) => {
                 if core::mem::replace(&mut moving.told, to) != to && stage == RelayStage::Pipe {
@@ -268,7 +268,7 @@ impl Node {
             MoverEvent::Silent(_) => moving.drop_direct(&mut self.cx, CloseHow::Drop),
             MoverEvent::Stranded => {
                 // While the session is open, another stream may come.
-                if !self.agreement.is_carried(key) {
+                if !self.sessions.is_carried(key) {
                     self.moving_over(id, PipeEnd::NoPath);
                 }
             }
@@ -294,7 +294,7 @@ impl Node {
     }
 
     /// Ends the search for ways of a pipe that moves, as it is over or closed.
-    pub(super) fn end_moving(&mut self, id: SockId) {
+    pub(super) fn end_moving(&mut self, id: PipeId) {
         let Some(relay) = self.relays.get_mut(&id) else { return };
         let Some(moving) = relay.moving.as_mut() else { return };
         let (key, peer) = (relay.key, relay.peer);
@@ -302,7 +302,7 @@ impl Node {
         if core::mem::take(&mut moving.names) {
             self.admission.call_ended(peer);
         }
-        if !self.agreement.is_carried(key) {
+        if !self.sessions.is_carried(key) {
             return;
         }
         match key.1 {
@@ -316,7 +316,7 @@ impl Node {
         self.abandon(key, peer);
     }
 
-    fn moving_over(&mut self, id: SockId, why: PipeEnd) {
+    fn moving_over(&mut self, id: PipeId, why: PipeEnd) {
         let Some(relay) = self.relays.get_mut(&id) else { return };
         // Where there never was another way, the relay's end says more.
         let Some(moving) = relay.moving.as_mut() else { return };
@@ -331,7 +331,7 @@ impl Node {
         }
     }
 
-    fn tell_move(&mut self, id: SockId) {
+    fn tell_move(&mut self, id: PipeId) {
         let nowhere = SocketAddr::from(([0, 0, 0, 0], 0));
         let Some(relay) = self.relays.get(&id) else { return };
         let Some(moving) = &relay.moving else { return };
@@ -342,7 +342,7 @@ impl Node {
         };
         let direct = moving.way.filter(|_| moving.told == DIRECT);
         let Way { strategy, local, remote } = direct.unwrap_or(relayed);
-        let (pipe, peer) = (PipeId(id.number()), relay.peer);
+        let (pipe, peer) = (id, relay.peer);
         self.cx.notify(Notice::Moved { pipe, peer, strategy, local, remote });
     }
 }

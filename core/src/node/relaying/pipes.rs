@@ -3,7 +3,6 @@
 use bytes::Bytes;
 
 use super::relay::RelayStage;
-use crate::io::SockId;
 use crate::node::Node;
 use crate::pipe::{PipeEnd, PipeId, PipeNews};
 use crate::relay::{MessageError, ReadOutcome};
@@ -20,7 +19,7 @@ impl Node {
     /// [`PipeNews::Writable`] says when there is room again; a pipe that is over takes none for ever.
     pub fn pipe_write(&mut self, now: Instant, pipe: PipeId, data: &[u8]) -> usize {
         self.advance(now);
-        let id = SockId::from_number(pipe.number());
+        let id = pipe;
         let Some(relay) = self.relays.get_mut(&id) else { return 0 };
         let data = &data[..data.len().min(MAX_AT_ONCE)];
         let taken = match (relay.stage, &mut relay.moving, &mut relay.stream) {
@@ -35,7 +34,7 @@ impl Node {
     /// Takes bytes of a relayed pipe in order, at most 64 KiB.
     pub fn pipe_read(&mut self, now: Instant, pipe: PipeId, out: &mut [u8]) -> ReadOutcome {
         self.advance(now);
-        let id = SockId::from_number(pipe.number());
+        let id = pipe;
         let Some(relay) = self.relays.get_mut(&id) else { return ReadOutcome::Empty };
         let most = out.len().min(MAX_AT_ONCE);
         let outcome = match (relay.stage, &mut relay.moving, &mut relay.stream) {
@@ -50,7 +49,7 @@ impl Node {
     /// Ends our direction of a relayed pipe; the peer's goes on. [`PipeNews::Delivered`] says when all has arrived.
     pub fn pipe_finish(&mut self, now: Instant, pipe: PipeId) {
         self.advance(now);
-        let id = SockId::from_number(pipe.number());
+        let id = pipe;
         let Some(relay) = self.relays.get_mut(&id) else { return };
         match (relay.stage, &mut relay.moving, &mut relay.stream) {
             (RelayStage::Pipe, Some(moving), _) => moving.mover.finish(self.cx.now),
@@ -76,7 +75,7 @@ impl Node {
         message: Bytes,
     ) -> Result<(), MessageError> {
         self.advance(now);
-        let id = SockId::from_number(pipe.number());
+        let id = pipe;
         let relay = self.relays.get_mut(&id).filter(|r| r.stage == RelayStage::Pipe && r.has_messages());
         let Some(stream) = relay.and_then(|r| r.stream.as_mut()) else {
             return Err(MessageError::NotConnected);
@@ -90,7 +89,7 @@ impl Node {
     /// here; then the peer waits.
     pub fn pipe_read_message(&mut self, now: Instant, pipe: PipeId) -> Option<Bytes> {
         self.advance(now);
-        let id = SockId::from_number(pipe.number());
+        let id = pipe;
         let relay = self.relays.get_mut(&id).filter(|r| r.stage == RelayStage::Pipe)?;
         let message = relay.stream.as_mut()?.read_message(self.cx.now);
         self.work_relay(id);
@@ -102,7 +101,7 @@ impl Node {
     /// pipe cut off. Every pipe is to be closed so, those that have ended too.
     pub fn pipe_close(&mut self, now: Instant, pipe: PipeId) {
         self.advance(now);
-        let id = SockId::from_number(pipe.number());
+        let id = pipe;
         if self.allocations.has(id) {
             return self.with_allocations(|all, env| all.close(env, id));
         }
@@ -123,11 +122,11 @@ impl Node {
 
     /// Takes in that a pipe has ended from the other end, or for want of a relay. Bytes that have arrived can be read
     /// still.
-    pub(super) fn pipe_over(&mut self, id: SockId, why: PipeEnd) {
+    pub(super) fn pipe_over(&mut self, id: PipeId, why: PipeEnd) {
         let Some(relay) = self.relays.get_mut(&id) else { return };
         // Nothing that was written is waited for any more.
         (relay.done, relay.over) = (true, true);
-        self.cx.pipe_news(PipeId(id.number()), PipeNews::Ended(why));
+        self.cx.pipe_news(id, PipeNews::Ended(why));
         self.end_moving(id);
         if let Some(servers) = self.relays.get_mut(&id).and_then(|r| r.servers.as_mut()) {
             servers.close(&mut self.cx);
@@ -138,7 +137,7 @@ impl Node {
     pub(in crate::node) fn shut_relays(&mut self) {
         for (id, mut relay) in core::mem::take(&mut self.relays) {
             if relay.stage == RelayStage::Pipe {
-                self.cx.pipe_news(PipeId(id.number()), PipeNews::Ended(PipeEnd::Shutdown));
+                self.cx.pipe_news(id, PipeNews::Ended(PipeEnd::Shutdown));
             }
             relay.close(&mut self.cx);
             let _ = relay.pump(&mut self.cx);

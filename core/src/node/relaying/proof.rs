@@ -29,6 +29,7 @@ use crate::identity::NodeId;
 use crate::io::{CloseHow, SockId};
 use crate::node::admission::Trust;
 use crate::node::punching::Punch;
+use crate::pipe::PipeId;
 use crate::random::Domain;
 use crate::session::SessionId;
 use crate::signal::message::Body;
@@ -119,7 +120,7 @@ impl Node {
         if let Some(punch) = self.punches.get_mut(&key) {
             punch.proofs += 1;
         }
-        let id = self.cx.fresh_id();
+        let id = self.cx.fresh_pipe();
         let servers = self.ask_servers(id, if ip.is_ipv4() { Family::V4 } else { Family::V6 }, false);
         let knock_key = KnockKey::new(&self.config.identity, &peer, key.0);
         let token: [u8; 16] = self.cx.random.bytes(Domain::Proof);
@@ -154,7 +155,7 @@ impl Node {
             return false;
         }
         punch.proofs += 1;
-        let id = self.cx.fresh_id();
+        let id = self.cx.fresh_pipe();
         let local = self.network.local(from, 0);
         let sock = self.cx.bind_udp(Owner::Relay(id), local);
         let knock_key = KnockKey::new(&self.config.identity, &peer, session);
@@ -188,12 +189,12 @@ impl Node {
     }
 
     /// Ids of the proofs that we ask for.
-    pub(super) fn proof_ids(&self) -> impl Iterator<Item = SockId> + '_ {
+    pub(super) fn proof_ids(&self) -> impl Iterator<Item = PipeId> + '_ {
         self.proofs.keys().copied()
     }
 
     /// Takes in that the socket from which we show ourselves is bound. False: the socket is none.
-    pub(super) fn shows_opened(&mut self, id: SockId) -> bool {
+    pub(super) fn shows_opened(&mut self, id: PipeId) -> bool {
         let now = self.cx.now;
         let Some(shows) = self.proofs.get_mut(&id).and_then(|p| p.shows()) else { return false };
         shows.next = Some(now);
@@ -202,7 +203,7 @@ impl Node {
     }
 
     /// Takes in a datagram on such a socket. False: the socket is none.
-    pub(super) fn shows_datagram(&mut self, id: SockId, from: SocketAddr, data: &[u8]) -> bool {
+    pub(super) fn shows_datagram(&mut self, id: PipeId, from: SocketAddr, data: &[u8]) -> bool {
         let Some(shows) = self.proofs.get_mut(&id).and_then(|p| p.shows()) else { return false };
         if from == shows.to
             && shows.answers > 0
@@ -215,7 +216,7 @@ impl Node {
     }
 
     /// Takes in that such a socket failed. False: the socket is none.
-    pub(super) fn shows_failed(&mut self, id: SockId) -> bool {
+    pub(super) fn shows_failed(&mut self, id: PipeId) -> bool {
         let is = self.proofs.get_mut(&id).is_some_and(|p| p.shows().is_some());
         if is {
             self.end_proof(id);
@@ -224,7 +225,7 @@ impl Node {
     }
 
     /// Takes in that a proof's time has come. False: the id is no proof's.
-    pub(super) fn proof_timeout(&mut self, id: SockId) -> bool {
+    pub(super) fn proof_timeout(&mut self, id: PipeId) -> bool {
         if !self.proofs.contains_key(&id) {
             return false;
         }
@@ -236,7 +237,7 @@ impl Node {
     }
 
     /// Goes on with a proof after anything that happened to it.
-    pub(super) fn work_proof(&mut self, id: SockId) {
+    pub(super) fn work_proof(&mut self, id: PipeId) {
         let now = self.cx.now;
         while let Some(proof) = self.proofs.get_mut(&id) {
             let found = match &mut proof.side {
@@ -285,7 +286,7 @@ impl Node {
     }
 
     /// The peer has not shown itself: asks once more, if the punch still waits for it.
-    fn proof_failed(&mut self, id: SockId) {
+    fn proof_failed(&mut self, id: PipeId) {
         let Some(proof) = self.proofs.get(&id) else { return };
         let (key, ip) = (proof.key, if let Side::Asks(asks) = &proof.side { Some(asks.ip) } else { None });
         self.end_proof(id);
@@ -295,7 +296,7 @@ impl Node {
     }
 
     /// Ends a proof; our server is told.
-    fn end_proof(&mut self, id: SockId) {
+    fn end_proof(&mut self, id: PipeId) {
         let Some(mut proof) = self.proofs.remove(&id) else { return };
         self.cx.timers.set(Timer::Relay(id), None);
         proof.side = match proof.side {
@@ -312,7 +313,7 @@ impl Node {
         self.work_proof(id);
     }
 
-    fn forget_proof(&mut self, id: SockId) {
+    fn forget_proof(&mut self, id: PipeId) {
         self.cx.timers.set(Timer::Relay(id), None);
         if let Some(servers) = self.proofs.remove(&id).as_mut().and_then(|p| p.servers()) {
             servers.drop_sockets(&mut self.cx);

@@ -14,15 +14,15 @@ use crate::hello::{Control, parse_control};
 use crate::identity::NodeId;
 use crate::io::SockId;
 use crate::node::admission::{Kind, Place, Trust};
-use crate::pipe::Terms;
 use crate::pipe::moving::MoverEvent;
+use crate::pipe::{PipeId, Terms};
 use crate::relay::{ReadOutcome, RelayStream, StreamEvent};
 use crate::signal::message::MAX_SOURCES;
 use crate::strategy::agreement::Key;
 use crate::time::Instant;
 
 pub(in crate::node) struct Relay {
-    pub(super) id: SockId,
+    pub(super) id: PipeId,
     pub(super) key: Key,
     pub(super) peer: NodeId,
     pub(super) terms: Terms,
@@ -101,7 +101,7 @@ pub(super) enum News {
 impl Relay {
     #[allow(clippy::too_many_arguments, reason = "called from two places, each of which knows all of it")]
     pub(super) fn new(
-        id: SockId,
+        id: PipeId,
         key: Key,
         peer: NodeId,
         terms: Terms,

@@ -173,11 +173,11 @@ struct Machine {
     ranks: Vec<[u8; STREAMS]>,
 }
 
-fn sock(n: u8) -> SockId {
-    SockId::from_number(n.into())
+fn sock(n: u8) -> Candidate {
+    Candidate::Stream(SockId::from_number(n.into()))
 }
 
-fn number(sock: SockId) -> u8 {
+fn number(sock: Candidate) -> u8 {
     u8::try_from(sock.number()).unwrap()
 }
 
@@ -195,14 +195,14 @@ impl Machine {
 
     /// Renames the streams, and makes everything equal that does not count.
     fn intern(&mut self, mut a: Agreement, to: Permutation) -> u32 {
-        let renamed = |s: SockId| sock(to[usize::from(number(s))]);
-        let mut by_age: Vec<(SockId, Candidate)> = a.candidates.into_iter().collect();
+        let renamed = |s: Candidate| sock(to[usize::from(number(s))]);
+        let mut by_age: Vec<(Candidate, Standing)> = a.candidates.into_iter().collect();
         by_age.sort_by_key(|(_, c)| c.order);
         let mut ranks = [0; STREAMS];
         a.candidates = BTreeMap::new();
         for (n, (s, c)) in (1..).zip(by_age) {
             ranks[usize::from(number(renamed(s)))] = n as u8;
-            a.candidates.insert(renamed(s), Candidate { order: n, ..c });
+            a.candidates.insert(renamed(s), Standing { order: n, ..c });
         }
         a.arrivals = a.candidates.len() as u64;
         for session in a.sessions.values_mut() {
@@ -255,17 +255,17 @@ impl Machine {
         };
         let bits = |settled: &Settled| {
             // Whoever closes the streams of these sessions closes the losers.
-            let of = |s: &SockId| before.candidates.get(s).map(|c| c.key);
+            let of = |s: &Candidate| before.candidates.get(s).map(|c| c.key);
             assert!(settled.losers.iter().all(|s| of(s).is_some_and(|key| settled.sessions.contains(&key))));
             settled.sessions.iter().map(|(id, _)| 1 << place(*id)).sum()
         };
         let decided = decision.map(|d| match d {
-            Decision::Nominate { sock, sessions } => Decided::Nominate(number(sock), sessions.len() == 2),
-            Decision::Confirm { sock, also, settled } => {
+            Decision::Nominate { id: sock, sessions } => Decided::Nominate(number(sock), sessions.len() == 2),
+            Decision::Confirm { id: sock, also, settled } => {
                 Decided::Confirm(number(sock), also.is_some(), bits(&settled))
             }
-            Decision::Settle { sock, settled } => Decided::Settle(number(sock), bits(&settled)),
-            Decision::Refuse { sock } => Decided::Refuse(number(sock)),
+            Decision::Settle { id: sock, settled } => Decided::Settle(number(sock), bits(&settled)),
+            Decision::Refuse { id: sock } => Decided::Refuse(number(sock)),
             Decision::Join { .. } => unreachable!("no session here leaves room for another stream"),
         });
         let after = (self.intern(a, [0, 1, 2, 3]), decided);

@@ -78,29 +78,29 @@ fn glare(seed: u64, streams: u64, breaks: bool, relays: u64) -> (u64, Vec<u64>) 
             let joins =
                 |settled: &Settled| pipes[end].iter().any(|(_, had)| had.contains(&settled.sessions[0]));
             match decision {
-                Decision::Join { sock } => {
+                Decision::Join { id: sock } => {
                     wires.get_mut(&(sock.number(), 1 - end)).unwrap().push_back(Msg::Join);
                 }
-                Decision::Confirm { sock, settled, .. } if joins(&settled) => {
+                Decision::Confirm { id: sock, settled, .. } if joins(&settled) => {
                     wires.get_mut(&(sock.number(), 1 - end)).unwrap().push_back(Msg::Confirm(None));
                     joined[end].push(sock.number());
                 }
-                Decision::Settle { sock, settled } if joins(&settled) => joined[end].push(sock.number()),
-                Decision::Nominate { sock, sessions } => {
+                Decision::Settle { id: sock, settled } if joins(&settled) => joined[end].push(sock.number()),
+                Decision::Nominate { id: sock, sessions } => {
                     let n = sock.number();
                     wires.get_mut(&(n, 1 - end)).unwrap().push_back(Msg::Nominate(sessions));
                 }
-                Decision::Confirm { sock, also, settled } => {
+                Decision::Confirm { id: sock, also, settled } => {
                     let n = sock.number();
                     wires.get_mut(&(n, 1 - end)).unwrap().push_back(Msg::Confirm(also));
                     close.extend(settled.losers.iter().map(|s| s.number()));
                     pipes[end].push((n, settled.sessions));
                 }
-                Decision::Settle { sock, settled } => {
+                Decision::Settle { id: sock, settled } => {
                     close.extend(settled.losers.iter().map(|s| s.number()));
                     pipes[end].push((sock.number(), settled.sessions));
                 }
-                Decision::Refuse { sock } => close.push(sock.number()),
+                Decision::Refuse { id: sock } => close.push(sock.number()),
             }
             let peer = if end == 0 { high } else { low };
             decisions.extend(nodes[end].nominate(peer));

@@ -59,14 +59,14 @@ fn breaking(seed: u64) -> BTreeMap<(u64, usize), Made> {
                 }
                 node.candidate(id, key, end == called)
             }
-            Msg::Nominate(sessions) => node.nominated(id, &sessions).or(Some(Decision::Refuse { sock: id })),
-            Msg::Join => node.joined(id).or(Some(Decision::Refuse { sock: id })),
-            Msg::Confirm => node.confirmed(id, None).or(Some(Decision::Refuse { sock: id })),
+            Msg::Nominate(sessions) => node.nominated(id, &sessions).or(Some(Decision::Refuse { id: id })),
+            Msg::Join => node.joined(id).or(Some(Decision::Refuse { id: id })),
+            Msg::Confirm => node.confirmed(id, None).or(Some(Decision::Refuse { id: id })),
             Msg::Closed => node.lost(id),
         };
         let mut decisions: VecDeque<Decision> = decision.into_iter().collect();
         while let Some(decision) = decisions.pop_front() {
-            let n = decision.sock().number();
+            let n = decision.candidate().number();
             let mut tell = |n: u64, msg| {
                 if !broken.contains(&n) {
                     wires.get_mut(&(n, 1 - end)).unwrap().push_back(msg);
@@ -91,7 +91,7 @@ fn breaking(seed: u64) -> BTreeMap<(u64, usize), Made> {
                     settled(how, n)
                 }
                 Decision::Settle { settled: how, .. } => settled(how, n),
-                Decision::Refuse { sock } => {
+                Decision::Refuse { id: sock } => {
                     decisions.extend(nodes[end].lost(sock));
                     smallvec![sock]
                 }

@@ -13,8 +13,8 @@ pub(super) fn ids() -> (NodeId, NodeId) {
     (a.min(b), a.max(b))
 }
 
-pub(super) fn sock(n: u64) -> SockId {
-    SockId::from_number(n)
+pub(super) fn sock(n: u64) -> Candidate {
+    Candidate::Stream(SockId::from_number(n))
 }
 
 /// Draws numbers below the one asked for, the same ones for the same seed.
@@ -35,16 +35,16 @@ fn one_session_two_candidates_one_pipe() {
     a.open((S1, Requester::Us), high, ENC);
     b.open((S1, Requester::Them), low, ENC);
     let first = a.candidate(sock(1), (S1, Requester::Us), true);
-    assert_eq!(first, Some(Decision::Nominate { sock: sock(1), sessions: smallvec![S1] }));
+    assert_eq!(first, Some(Decision::Nominate { id: sock(1), sessions: smallvec![S1] }));
     assert_eq!(a.candidate(sock(2), (S1, Requester::Us), true), None, "one nomination at a time");
     assert_eq!(b.candidate(sock(21), (S1, Requester::Them), false), None, "the higher id waits");
     assert_eq!(b.candidate(sock(22), (S1, Requester::Them), false), None);
     let settled =
         Settled { sessions: smallvec![(S1, Requester::Them)], kept: None, losers: smallvec![sock(22)] };
-    assert_eq!(b.nominated(sock(21), &[S1]), Some(Decision::Confirm { sock: sock(21), also: None, settled }));
+    assert_eq!(b.nominated(sock(21), &[S1]), Some(Decision::Confirm { id: sock(21), also: None, settled }));
     let settled =
         Settled { sessions: smallvec![(S1, Requester::Us)], kept: None, losers: smallvec![sock(2)] };
-    assert_eq!(a.confirmed(sock(1), None), Some(Decision::Settle { sock: sock(1), settled }));
+    assert_eq!(a.confirmed(sock(1), None), Some(Decision::Settle { id: sock(1), settled }));
     assert!(a.is_over((S1, Requester::Us)) && b.is_over((S1, Requester::Them)));
     assert_eq!(b.nominated(sock(22), &[S1]), None, "nothing more to confirm");
 }
@@ -87,11 +87,11 @@ fn a_session_that_was_paired_with_an_abandoned_one_waits_again() {
     a.open((S1, Requester::Us), high, ENC);
     a.open((S2, Requester::Them), high, ENC);
     let first = a.candidate(sock(1), (S1, Requester::Us), true);
-    assert_eq!(first, Some(Decision::Nominate { sock: sock(1), sessions: smallvec![S1, S2] }));
+    assert_eq!(first, Some(Decision::Nominate { id: sock(1), sessions: smallvec![S1, S2] }));
     a.abandon((S1, Requester::Us));
     consistent(&a);
     let second = a.candidate(sock(2), (S2, Requester::Them), false);
-    assert_eq!(second, Some(Decision::Nominate { sock: sock(2), sessions: smallvec![S2] }));
+    assert_eq!(second, Some(Decision::Nominate { id: sock(2), sessions: smallvec![S2] }));
 }
 
 #[test]
@@ -102,7 +102,7 @@ fn a_lost_nominee_is_replaced() {
     let _ = a.candidate(sock(1), (S1, Requester::Us), true);
     let _ = a.candidate(sock(2), (S1, Requester::Us), true);
     let next = a.lost(sock(1));
-    assert_eq!(next, Some(Decision::Nominate { sock: sock(2), sessions: smallvec![S1] }));
+    assert_eq!(next, Some(Decision::Nominate { id: sock(2), sessions: smallvec![S1] }));
     assert_eq!(a.confirmed(sock(1), None), None);
 }
 
@@ -114,7 +114,7 @@ fn oneself_is_nominated_by_the_dialling_end() {
     a.open((S1, Requester::Them), low, ENC);
     assert_eq!(a.candidate(sock(2), (S1, Requester::Them), false), None);
     let nominate = a.candidate(sock(1), (S1, Requester::Us), true);
-    assert_eq!(nominate, Some(Decision::Nominate { sock: sock(1), sessions: smallvec![S1] }));
+    assert_eq!(nominate, Some(Decision::Nominate { id: sock(1), sessions: smallvec![S1] }));
     let Some(Decision::Confirm { settled, also: None, .. }) = a.nominated(sock(2), &[S1]) else {
         panic!("not confirmed")
     };

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::streams::Stream;
+use super::stream::Stream;
 use crate::identity::NodeId;
 use crate::io::SockId;
 use crate::pipe::Terms;
