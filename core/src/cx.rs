@@ -36,8 +36,10 @@ pub(crate) enum Owner {
     Sample,
     /// A stream saying hello.
     Stream,
-    /// The relay, or the proof of an address, with this id.
+    /// The relay with this id.
     Relay(PipeId),
+    /// The proof of an address with this id.
+    Proof(PipeId),
     /// The allocation with this id.
     Allocation(PipeId),
     /// The relay with this id, whose pipe has moved to this stream.
@@ -61,6 +63,7 @@ pub(crate) enum Timer {
     Visit(SessionId),
     Punch(Key),
     Relay(PipeId),
+    Proof(PipeId),
     Allocation(PipeId),
     Mapping(u32),
     Settle,

@@ -10,8 +10,7 @@ use bytes::Bytes;
 
 use super::logins::Logins;
 use super::network::Network;
-use super::relaying::server_end;
-use super::relaying::servers::{ServerNews, Servers};
+use super::servers::{ServerNews, Servers, server_end};
 use crate::config::{Config, ConfigError, ServerRef, TurnServer, check_turn};
 use crate::cx::{Cx, Owner, Timer};
 use crate::io::Event;
@@ -170,15 +169,7 @@ impl Allocations {
 
     /// Takes in an event of a socket or a query of an allocation.
     pub(super) fn handle(&mut self, env: &mut Env<'_>, id: PipeId, event: Event<'_>) {
-        self.with(env, id, |servers, cx| match event {
-            Event::Resolved { query, result } => servers.resolved(cx, query, result),
-            Event::Bound { sock, .. } | Event::Connected { sock, .. } => servers.opened(cx, sock),
-            Event::Datagram { sock, from, data } => servers.datagram(cx, sock, from, data),
-            Event::Stream { sock, data } => servers.received(cx, sock, data),
-            Event::Failed { sock, cause } => servers.failed(cx, sock, cause),
-            Event::Eof { sock } => servers.ended(cx, sock),
-            _ => {}
-        });
+        self.with(env, id, |servers, cx| servers.handle(cx, event));
     }
 
     /// Gives an allocation up. Nothing is said about it any more.

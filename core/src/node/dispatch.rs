@@ -1,93 +1,165 @@
 //! One event to one machine, and what the machines tell to those who have to know.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
-use smallvec::SmallVec;
-
-use super::naming::Names;
-use super::network::News;
-use super::relaying::Way;
+use super::admission::{Bearing, How, Trust, Verdict, Waiting, Wish, Worth};
+use super::allocating::{self, Allocations};
+use super::call::{Call, Calls};
+use super::naming::{self, Names};
+use super::network::{self, is_gone};
 use super::session::{self, Sessions, Winner};
+use super::strategy::relay::Way;
+use super::strategy::{Ctx, Parting, Strategies};
 use super::{Node, Phase};
+use crate::address::PeerAddress;
+use crate::config::ServerRef;
 use crate::cx::{Owner, Timer};
-use crate::io::{CloseHow, Event, SockId};
-use crate::notice::{ConnectId, Notice};
-use crate::strategy::agreement::{Key, Requester, Settled};
-use crate::time::Instant;
+use crate::identity::NodeId;
+use crate::io::{CloseHow, Event, Interface, SockId};
+use crate::notice::{BrokerLoss, BrokerState, Notice};
+use crate::pipe::Terms;
+use crate::session::SessionId;
+use crate::signal::broker::{News, Said};
+use crate::signal::message::{Body, Message, MessageId};
+use crate::signal::seal::{self, Content};
+use crate::strategy::agreement::Requester;
 
 impl Node {
-    /// Takes in an event of a listener, a stream or a relay, or one that has no `owner`.
+    /// Takes in an event of one machine, or one that has no `owner`.
     pub(super) fn dispatch(&mut self, owner: Option<Owner>, event: Event<'_>) {
-        match event {
-            Event::Timeout => self.fire_timers(),
-            Event::Clock(fix) => self.network.clock(&mut self.cx, fix),
-            Event::Interfaces(_) if self.phase == Phase::Closing => {}
-            Event::Interfaces(list) => self.interfaces(list),
-            Event::Woke { .. } => self.woke(),
-            Event::Resolved { query, result } => {
-                if let Some(Owner::Relay(id)) = owner {
-                    self.relay_resolved(id, query, result);
-                }
+        match (owner, event) {
+            (Some(Owner::Stream), event) => self.with_sessions(|all, env| all.handle(env, event)),
+            (Some(Owner::Relay(id)), event) => {
+                self.with_calls(|_, all, ctx| all.relay.handle(ctx, id, event))
             }
-            Event::Accepted { listener, sock, local, remote } => match self.cx.owner(listener) {
+            (Some(Owner::Carrier(id)), event) => {
+                self.with_calls(|_, all, ctx| all.relay.handle_carrier(ctx, id, event));
+            }
+            (Some(Owner::Proof(id)), event) => {
+                self.with_calls(|_, all, ctx| all.punch.handle(ctx, id, event))
+            }
+            (Some(Owner::Allocation(id)), event) => {
+                self.with_allocations(|all, env| all.handle(env, id, event));
+            }
+            (Some(Owner::Broker(place)), event) => {
+                let news = self.signalling.handle(&mut self.cx, place, event);
+                self.broker_news(place, news);
+            }
+            (Some(Owner::Listener(n)), Event::Bound { sock, local }) => {
+                self.sessions.listens(sock);
+                self.network.listening(&mut self.cx, n, Ok(local));
+                self.hear_network();
+                self.with_sessions(Sessions::serve_door);
+            }
+            (Some(Owner::Listener(n)), Event::Failed { sock, cause }) => {
+                self.sessions.stopped_listening(sock);
+                self.network.listening(&mut self.cx, n, Err(cause));
+            }
+            (Some(owner), event) if network::Network::owns(owner) => {
+                self.network.handle(&mut self.cx, owner, event);
+            }
+            (Some(_), _) => {}
+            (None, Event::Timeout) => self.fire_timers(),
+            (None, Event::Clock(fix)) => self.network.clock(&mut self.cx, fix),
+            (None, Event::Interfaces(list)) if self.phase != Phase::Closing => self.interfaces(list),
+            (None, Event::Woke { .. }) if self.phase == Phase::Running => self.woke(),
+            (None, Event::Accepted { listener, sock, local, remote }) => match self.cx.owner(listener) {
                 Some(Owner::Listener(_)) if self.cx.owner(sock).is_none() => {
                     self.accepted(listener, sock, [local, remote]);
                 }
                 _ => self.cx.stats.unknown_ids += 1,
             },
-            Event::Bound { sock, local } => match owner {
-                Some(Owner::Listener(n)) => {
-                    self.sessions.listens(sock);
-                    self.network.listening(&mut self.cx, n, Ok(local));
-                    self.hear_network();
-                    self.with_sessions(Sessions::serve_door);
-                }
-                Some(Owner::Relay(id)) => self.relay_opened(id, sock, local),
-                _ => {}
-            },
-            Event::Connected { sock, local, remote } => match owner {
-                Some(Owner::Stream) => self.with_sessions(|all, env| all.connected(env, sock, local, remote)),
-                Some(Owner::Relay(id)) => self.relay_opened(id, sock, local),
-                _ => {}
-            },
-            Event::Fired { .. } => {}
-            Event::Failed { sock, cause } => match owner {
-                Some(Owner::Listener(n)) => {
-                    self.sessions.stopped_listening(sock);
-                    self.network.listening(&mut self.cx, n, Err(cause));
-                }
-                Some(Owner::Stream) => self.sessions.failed(&mut self.cx, sock, cause),
-                Some(Owner::Relay(id)) => self.relay_socket_failed(id, sock, cause),
-                Some(Owner::Carrier(pipe)) => self.carrier_ended(pipe, sock),
-                _ => {}
-            },
-            Event::Released { sock } => self.sessions.released(sock),
-            Event::Datagram { sock, from, data } => {
-                if let Some(Owner::Relay(id)) = owner {
-                    self.relay_datagram(id, sock, from, data);
-                }
-            }
-            Event::Stream { sock, data } => match owner {
-                Some(Owner::Stream) => self.with_sessions(|all, env| all.received(env, sock, data)),
-                Some(Owner::Relay(id)) => self.relay_received(id, sock, data),
-                Some(Owner::Carrier(pipe)) => self.carrier_received(pipe, sock, data),
-                _ => {}
-            },
-            Event::Writable { sock } => {
-                if let Some(Owner::Carrier(pipe)) = owner {
-                    self.carrier_writable(pipe, sock);
-                }
-            }
-            Event::Eof { sock } => match owner {
-                Some(Owner::Stream) => self.sessions.ended(&mut self.cx, sock),
-                Some(Owner::Relay(id)) => self.relay_socket_ended(id, sock),
-                Some(Owner::Carrier(pipe)) => self.carrier_ended(pipe, sock),
-                _ => {}
-            },
+            (None, Event::Released { sock }) => self.sessions.released(sock),
+            (None, _) => {}
         }
     }
 
-    pub(super) fn fire_timers(&mut self) {
+    /// Does the work that follows any event: delivers messages to ourselves, and announces the address if it is new.
+    pub(super) fn settle(&mut self) {
+        self.hear_sessions();
+        self.hear_network();
+        while let Some(message) = self.signalling.poll_loopback() {
+            self.authentic_message(self.node_id(), message, None);
+        }
+        self.close();
+        if self.phase == Phase::Running {
+            self.announce();
+            self.hear_of_memory();
+        }
+    }
+
+    /// Ends the node that is shut down, once the routers have been told.
+    pub(super) fn close(&mut self) {
+        if self.phase == Phase::Closing && self.network.ports_are_closed() {
+            self.phase = Phase::Closed;
+            self.cx.notify(Notice::Closed);
+        }
+    }
+
+    /// Does something with the calls and their strategies, and lets the calls hear what came of it.
+    pub(super) fn with_calls<T>(
+        &mut self,
+        act: impl FnOnce(&mut Calls, &mut Strategies, &mut Ctx<'_>) -> T,
+    ) -> T {
+        let mut ctx = Ctx::new(
+            &mut self.cx,
+            &self.config,
+            &mut self.network,
+            &mut self.signalling,
+            &mut self.admission,
+            &mut self.sessions,
+            &mut self.logins,
+        );
+        let done = act(&mut self.calls, &mut self.strategies, &mut ctx);
+        while let Some(said) = ctx.hear() {
+            self.calls.hear(&mut self.strategies, &mut ctx, said);
+        }
+        self.hear_sessions();
+        done
+    }
+
+    /// Does something with the streams that are saying hello.
+    pub(super) fn with_sessions<T>(
+        &mut self,
+        act: impl FnOnce(&mut Sessions, &mut session::Env<'_>) -> T,
+    ) -> T {
+        let mut env = session::Env {
+            cx: &mut self.cx,
+            config: &self.config,
+            admission: &mut self.admission,
+            calls: self.calls.by_session(),
+        };
+        let done = act(&mut self.sessions, &mut env);
+        self.hear_sessions();
+        done
+    }
+
+    /// Does something with names, and begins the calls whose names are found by it.
+    pub(super) fn with_names<T>(&mut self, act: impl FnOnce(&mut Names, &mut naming::Env<'_>) -> T) -> T {
+        let mut env = naming::Env {
+            cx: &mut self.cx,
+            network: &self.network,
+            signalling: &mut self.signalling,
+            identity: &self.config.identity,
+            running: self.phase == Phase::Running,
+        };
+        let done = act(&mut self.names, &mut env);
+        for (connect, peer, address, plan) in self.names.take_found() {
+            self.with_calls(|calls, all, ctx| calls.begin(all, ctx, connect, peer, &address, plan));
+        }
+        done
+    }
+
+    pub(super) fn with_allocations<T>(
+        &mut self,
+        act: impl FnOnce(&mut Allocations, &mut allocating::Env<'_>) -> T,
+    ) -> T {
+        let mut env = allocating::Env { cx: &mut self.cx, network: &self.network, logins: &mut self.logins };
+        act(&mut self.allocations, &mut env)
+    }
+
+    fn fire_timers(&mut self) {
         // Each due timer is taken out before its machine runs, so that the deadline always moves.
         let mut due = Vec::new();
         while let Some(timer) = self.cx.timers.pop_due(self.cx.now) {
@@ -108,45 +180,23 @@ impl Node {
                     self.network.timeout(&mut self.cx, timer);
                     self.hear_network();
                 }
-                Timer::Punch(key) => self.drive_punch(key),
-                Timer::Relay(id) => self.relay_timeout(id),
+                Timer::Punch(key) => self.with_calls(|_, all, ctx| all.punch.drive_punch(ctx, key)),
+                Timer::Proof(id) => self.with_calls(|_, all, ctx| all.punch.proof_timeout(ctx, id)),
+                Timer::Relay(id) => self.with_calls(|_, all, ctx| all.relay.timeout(ctx, id)),
+                Timer::Visit(session) => {
+                    self.with_calls(|_, all, ctx| all.reverse.drive_visit(ctx, session));
+                }
+                Timer::Connect(connect) => self.with_calls(|calls, all, ctx| calls.drive(all, ctx, connect)),
                 Timer::Allocation(id) => self.with_allocations(|all, env| all.timeout(env, id)),
                 Timer::Stream(sock) => self.with_sessions(|all, env| all.timeout(env, sock)),
-                Timer::Connect(connect) => self.drive_attempt(connect),
-                Timer::Visit(session) => self.drive_visit(session),
-                Timer::Asks => self.expire_asks(),
+                Timer::Asks => {
+                    for peer in self.admission.late(self.cx.now) {
+                        self.answer_ask(peer, false);
+                    }
+                }
                 Timer::Names => self.with_names(Names::drive),
                 Timer::Door => self.with_sessions(Sessions::serve_door),
             }
-            self.hear_sessions();
-        }
-    }
-
-    /// Does the work that follows any event: delivers messages to ourselves, and announces the address if it is new.
-    pub(super) fn settle(&mut self) {
-        self.hear_sessions();
-        self.hear_network();
-        self.hear_sessions();
-        while let Some(message) = self.signalling.poll_loopback() {
-            self.authentic_message(self.node_id(), message, None);
-            self.hear_sessions();
-        }
-        self.close();
-        if self.phase == Phase::Running {
-            self.announce();
-            self.hear_of_memory();
-        }
-    }
-
-    /// Tells what is new about our NATs' memory, and has connections used in time that would be forgotten.
-    pub(super) fn hear_of_memory(&mut self) {
-        let Some((memory, fewer)) = self.cx.memory.take_news() else { return };
-        if let Some(memory) = memory {
-            self.cx.notify(Notice::NatMemory(memory));
-        }
-        if fewer {
-            self.signalling.hurry(&mut self.cx);
-            self.network.hurry(&mut self.cx);
         }
     }
 
@@ -159,118 +209,126 @@ impl Node {
         if self.network.is_unused(local.ip()) {
             // The listener takes whatever comes to the port.
             self.cx.close(sock, CloseHow::Reset);
-        } else if self.is_tainted(local, remote) {
+        } else if self.strategies.punch.is_tainted(local, remote) {
             self.cx.stats.streams_refused_as_tainted += 1;
             self.cx.close(sock, CloseHow::Reset);
         } else {
-            let awaited = self.awaited_from(remote.ip());
+            let awaited = self.strategies.punch.awaited_from(remote.ip());
             self.with_sessions(|all, env| all.accepted(env, sock, ends, awaited));
         }
-        self.hear_sessions();
         self.with_sessions(Sessions::serve_door);
     }
 
-    pub(super) fn with_sessions<T>(
-        &mut self,
-        act: impl FnOnce(&mut Sessions, &mut session::Env<'_>) -> T,
-    ) -> T {
-        let mut env = session::Env {
-            cx: &mut self.cx,
-            config: &self.config,
-            admission: &mut self.admission,
-            calls: &self.by_session,
-        };
-        act(&mut self.sessions, &mut env)
+    /// Takes in our user's answer about a peer.
+    pub(super) fn answer_ask(&mut self, peer: NodeId, yes: bool) {
+        for what in self.admission.answered(&mut self.cx, peer, yes) {
+            match what {
+                Waiting::Stream(sock) => self.with_sessions(|all, env| all.answer(env, sock, yes)),
+                Waiting::Wish(wish) => self.with_calls(|_, all, ctx| all.answer_wish(ctx, *wish, yes)),
+            }
+        }
     }
 
     /// Tells those who wait for streams what has become of them.
-    pub(super) fn hear_sessions(&mut self) {
+    fn hear_sessions(&mut self) {
         while let Some(news) = self.sessions.poll_news() {
             match news {
-                session::News::Met { peer, ip } => self.punch_met(peer, ip),
-                session::News::Lost { key, sock, remote, why } => {
-                    let by_punch = self.punch_lost_stream(key, sock, why);
-                    match key.1 {
-                        Requester::Us => self.attempt_lost_stream(key, sock, remote, why),
-                        Requester::Them if by_punch => {}
-                        Requester::Them => self.visit_lost_stream(key, sock, why),
-                    }
+                session::News::Met { peer, ip } => {
+                    self.with_calls(|_, all, ctx| all.punch.met(ctx, peer, ip))
                 }
-                session::News::ByRelay(decision) => self.carry_out_by_relay(decision),
-                session::News::Won(winner) => self.stream_won(*winner),
+                session::News::Lost { key, peer, sock, remote, why } => {
+                    let by_punch = self.with_calls(|_, all, ctx| all.punch.lost_stream(ctx, key, sock, why));
+                    self.with_calls(|calls, all, ctx| match key.1 {
+                        Requester::Us => calls.lost_stream(all, ctx, (key.0, remote), sock, why),
+                        Requester::Them if by_punch || all.reverse.lost_stream(ctx, key.0, sock, why) => {}
+                        Requester::Them => all.leave(ctx, key, peer, Parting::IfStreamless),
+                    });
+                }
+                session::News::ByRelay(decision) => {
+                    self.with_calls(|_, all, ctx| all.relay.carry_out(ctx, decision));
+                }
+                session::News::Won(winner) => {
+                    self.with_calls(|calls, all, ctx| stream_won(calls, all, ctx, *winner));
+                }
                 session::News::GoesOn(peer) => self.sessions.agree(&mut self.cx, peer, None),
             }
         }
     }
 
-    /// Makes a stream the pipe, or a way of the one that there is, and ends what it settles.
-    fn stream_won(&mut self, winner: Winner) {
-        let (answers, since) = match self.moving_pipe(winner.key) {
-            Some(pipe) => {
-                self.end_sessions(&winner.settled, winner.since);
-                let Winner { strategy, local, remote, .. } = winner;
-                let Some((sock, keys)) = self.sessions.give_away(winner) else { return };
-                return self.join_pipe(pipe, sock, Way { strategy, local, remote }, keys);
-            }
-            None => self.end_sessions(&winner.settled, winner.since),
-        };
-        self.sessions.hand_out(&mut self.cx, winner, answers, since);
-    }
-
-    /// Ends what is still done for sessions that have their pipe: whose calls it answers, and since when they ran.
-    pub(super) fn end_sessions(
-        &mut self,
-        settled: &Settled,
-        mut since: Instant,
-    ) -> (SmallVec<[ConnectId; 1]>, Instant) {
-        let mut answers = SmallVec::new();
-        for key in &settled.sessions {
-            if settled.kept == Some(*key) {
-                if key.1 == Requester::Us
-                    && let Some((connect, began)) = self.answer_attempt_of(key.0)
-                {
-                    answers.push(connect);
-                    since = began;
-                }
-                continue;
-            }
-            self.end_punch(*key);
-            self.end_relay(*key);
-            match key.1 {
-                Requester::Us => {
-                    if let Some((connect, began)) = self.end_attempt_of(key.0) {
-                        answers.extend(connect);
-                        since = began;
-                    }
-                }
-                Requester::Them => {
-                    if self.visits.remove(&key.0).is_some() {
-                        self.cx.timers.set(Timer::Visit(key.0), None);
-                    }
-                }
-            }
-        }
-        let over: SmallVec<[Key; 2]> =
-            settled.sessions.iter().copied().filter(|key| settled.kept != Some(*key)).collect();
-        self.sessions.close_streams(&mut self.cx, &over);
-        (answers, since)
-    }
-
-    pub(super) fn hear_network(&mut self) {
+    fn hear_network(&mut self) {
         while let Some(news) = self.network.poll_news() {
             match news {
-                News::Shut(listener) => self.sessions.stopped_listening(listener),
-                News::Sampled(sampled) => self.punch_sampled(sampled),
-                News::Nat64(another) => {
+                network::News::Shut(listener) => self.sessions.stopped_listening(listener),
+                network::News::Sampled(sampled) => {
+                    self.with_calls(|_, all, ctx| all.punch.sampled(ctx, sampled));
+                }
+                network::News::Nat64(another) => {
                     if another {
                         let listed = self.network.listed().to_vec();
                         self.interfaces(&listed);
                     }
-                    self.drive_attempts();
+                    self.with_calls(|calls, all, ctx| calls.drive_all(all, ctx));
                 }
-                News::TimeSet => self.with_names(Names::anew),
-                News::TimeKnown => self.with_names(Names::drive),
+                network::News::TimeSet => self.with_names(Names::anew),
+                network::News::TimeKnown => self.with_names(Names::drive),
             }
+        }
+    }
+
+    /// Tells what is new about our NATs' memory, and has connections used in time that would be forgotten.
+    fn hear_of_memory(&mut self) {
+        let Some((memory, fewer)) = self.cx.memory.take_news() else { return };
+        if let Some(memory) = memory {
+            self.cx.notify(Notice::NatMemory(memory));
+        }
+        if fewer {
+            self.signalling.hurry(&mut self.cx);
+            self.network.hurry(&mut self.cx);
+        }
+    }
+
+    /// Takes in the interfaces as they are now. The first list starts the node.
+    fn interfaces(&mut self, list: &[Interface]) {
+        let relisted = self.network.relist(&mut self.cx, list);
+        if self.phase == Phase::New {
+            self.phase = Phase::Running;
+            self.network.start(&mut self.cx);
+            self.signalling.start(&mut self.cx);
+            return self.network.ask_the_time(&mut self.cx);
+        }
+        if relisted.changed {
+            self.signalling.forget_ways();
+            self.network.restart(&mut self.cx);
+        }
+        // Beside the chosen addresses there may be others, of which the system chooses too.
+        let translated = self.cx.translated;
+        let gone = |ip: IpAddr| is_gone(ip, list) && translated != Some(ip);
+        self.roam_brokers(relisted.moved, gone);
+        if relisted.moved {
+            self.network.ask_the_time_again(&mut self.cx);
+            self.with_calls(|calls, all, ctx| {
+                all.punch.roam(ctx);
+                all.reverse.roam(ctx);
+                calls.roam(all, ctx, gone);
+            });
+            self.with_allocations(Allocations::check);
+        }
+        self.sessions.drop_streams_from(&mut self.cx, gone);
+        self.sessions.end_pipes_from(&mut self.cx, gone);
+    }
+
+    /// Repairs, after a sleep of the machine, all that the next call needs, before that call fails. Meanwhile NATs have
+    /// forgotten us, leases have run out, and brokers may have given us up.
+    fn woke(&mut self) {
+        self.roam_brokers(true, |_| false);
+        self.with_allocations(Allocations::check);
+        self.network.measure_all(&mut self.cx);
+    }
+
+    fn roam_brokers(&mut self, moved: bool, gone: impl Fn(IpAddr) -> bool) {
+        for place in 0..self.signalling.len() as u8 {
+            let news = self.signalling.roam(&mut self.cx, place, moved, &gone);
+            self.broker_news(place, news);
         }
     }
 
@@ -281,11 +339,11 @@ impl Node {
         }
         self.network.learn(&mut self.cx);
         if self.network.opened() {
-            let address = Box::new(self.current_address());
+            let address = Box::new(self.address());
             self.cx.notify(Notice::Listening { address });
         }
         if self.network.measure(&mut self.cx) {
-            self.survey_done();
+            self.with_calls(|_, all, ctx| all.punch.survey_done(ctx));
         }
         self.network.map_ports(&mut self.cx);
         self.signalling.choose();
@@ -306,14 +364,243 @@ impl Node {
     pub(super) fn tell_attempts(&mut self) {
         let (heard, settled) = (self.network.outside_is_heard(), self.network.address_is_settled());
         if self.signalling.ways_changed(heard, settled) {
-            self.poke_attempts();
+            self.with_calls(|calls, all, ctx| calls.wake(all, ctx));
         }
     }
 
-    /// Plans a new measurement of our NATs, as a call of ours or of a peer's came to nothing.
-    pub(super) fn doubt(&mut self) {
-        if self.phase == Phase::Running {
-            self.network.doubt(&mut self.cx);
+    pub(super) fn broker_news(&mut self, place: u8, news: News) {
+        for said in news {
+            match said {
+                Said::State(state) => self.broker_state(place, state),
+                Said::Unproven { before } => {
+                    if !before {
+                        self.broker_state(place, BrokerState::Swallows);
+                    }
+                    self.signalling.probe(&mut self.cx, place);
+                }
+                Said::EndsAtMessages => self.broker_state(place, BrokerState::EndsAtMessages),
+                Said::Payload(payload) => self.payload(place, &payload),
+                Said::Followed(topic, granted) => {
+                    self.with_names(|names, env| names.followed(env, place, &topic, granted))
+                }
+                Said::Record(topic, payload, kept) => {
+                    self.with_names(|names, env| names.record(env, place, &topic, &payload, kept));
+                }
+            }
         }
+    }
+
+    /// Handles a message of an authenticated peer. `via` is the place of the broker that delivered it; `None` for our
+    /// own. Returns true if the message may have had an effect, so that a copy of it must have none.
+    pub(super) fn authentic_message(&mut self, from: NodeId, message: Message, via: Option<u8>) -> bool {
+        let bearing = self.bearing_of(from, &message);
+        self.follow(from, message, via, bearing)
+    }
+
+    /// Does something for a call, if there is one.
+    fn with_call(
+        &mut self,
+        call: Option<Arc<Call>>,
+        act: impl FnOnce(&Arc<Call>, &mut Calls, &mut Strategies, &mut Ctx<'_>),
+    ) {
+        if let Some(call) = call {
+            self.with_calls(|calls, all, ctx| act(&call, calls, all, ctx));
+        }
+    }
+
+    /// The same for a message whose bearing is known.
+    fn follow(&mut self, from: NodeId, message: Message, via: Option<u8>, bearing: Option<Bearing>) -> bool {
+        let (session, sent) = (message.session, message.sent);
+        let call = self.calls.call_to(from, session);
+        if let (Some(Bearing::Answers), Some(call)) = (bearing, &call) {
+            self.calls.heard(call, None);
+        }
+        match message.body {
+            Body::Echo(payload) => {
+                if from == self.node_id() && self.signalling.is_pong(from, &payload) {
+                    self.signalling.pong(&mut self.cx, from, &payload, via);
+                    return false;
+                }
+                if from == self.node_id() {
+                    self.signalling.own_echo(&mut self.cx, &payload, sent, via);
+                    return false;
+                }
+                // What strangers would have us remember has no bound but the rate of the answers to all of them.
+                let named = self.admission.trust(from) == Trust::Known;
+                let may = self.admission.may_talk(from);
+                return may
+                    && self.with_calls(|_, _, ctx| {
+                        ctx.try_reply(from, session, via.as_slice(), Body::EchoReply(payload))
+                    })
+                    && named;
+            }
+            Body::EchoReply(payload) => {
+                self.signalling.pong(&mut self.cx, from, &payload, via);
+                return false;
+            }
+            Body::Direct { terms, address } => {
+                return self.wish_from(from, session, terms, *address, via, How::Dial);
+            }
+            Body::Initial(mappings) => {
+                let address = (*mappings.address).clone();
+                return self.wish_from(from, session, mappings.terms, address, via, How::Punch(mappings));
+            }
+            Body::Updated(mappings) => {
+                if NodeId::try_from(mappings.address.node()) != Ok(from) {
+                    self.cx.stats.bad_messages += 1;
+                } else {
+                    self.with_calls(|_, all, ctx| all.punch.answered(ctx, from, session, &mappings));
+                }
+            }
+            Body::TurnRequest { terms, moves, relayed, address } => {
+                return self.wish_from(from, session, terms, *address, via, How::Relay { relayed, moves });
+            }
+            Body::TurnResponse(sources) => self.with_call(call, |call, _, all, ctx| {
+                all.relay.peer_comes(ctx, call, &sources);
+            }),
+            Body::Prove { token, relayed } => {
+                return self.with_calls(|_, all, ctx| all.punch.show(ctx, from, session, token, relayed));
+            }
+            Body::Dialling(count) => self.with_call(call, |call, _, all, ctx| {
+                all.reverse.peer_dials(ctx, call, count);
+            }),
+            Body::Dialled { count, dials } => self.with_call(call, |call, _, all, ctx| {
+                all.reverse.peer_dialled(ctx, call, count, &dials);
+            }),
+            Body::Refused(why) => self.with_call(call, |call, calls, all, ctx| {
+                calls.refused(all, ctx, call, why);
+            }),
+            Body::Clock { about, wall } => {
+                let offset = wall.micros_since(self.cx.wall());
+                self.with_calls(|calls, all, ctx| calls.correct_clock(all, ctx, from, about, offset));
+                return false;
+            }
+        }
+        true
+    }
+
+    /// Returns the bearing of a message on us; `None` for an answer to no call or ping of ours.
+    fn bearing_of(&self, from: NodeId, message: &Message) -> Option<Bearing> {
+        match message.body {
+            Body::Direct { .. } | Body::Initial(_) | Body::TurnRequest { .. } => Some(Bearing::Asks),
+            Body::Echo(_) | Body::Clock { .. } => Some(Bearing::Tells),
+            Body::EchoReply(ref payload) => {
+                self.signalling.is_pong(from, payload).then_some(Bearing::Answers)
+            }
+            Body::Updated(_)
+            | Body::TurnResponse(_)
+            | Body::Dialling(_)
+            | Body::Dialled { .. }
+            | Body::Refused(_) => {
+                self.calls.call_to(from, message.session).is_some().then_some(Bearing::Answers)
+            }
+            Body::Prove { .. } => {
+                self.strategies.punch.punches_with(from, message.session).then_some(Bearing::Answers)
+            }
+        }
+    }
+
+    fn wish_from(
+        &mut self,
+        from: NodeId,
+        session: SessionId,
+        terms: Terms,
+        address: PeerAddress,
+        via: Option<u8>,
+        how: How,
+    ) -> bool {
+        if NodeId::try_from(address.node()) != Ok(from) {
+            // Somebody else's address: never dialled.
+            self.cx.stats.bad_messages += 1;
+            return false;
+        }
+        let mut brokers = self.signalling.shared_with(&address);
+        if let Some(via) = via.filter(|v| !brokers.contains(v)) {
+            brokers.push(via);
+        }
+        let wish = Wish { peer: from, session, terms, address, via: brokers, how };
+        self.with_calls(|_, all, ctx| all.wish(ctx, wish))
+    }
+
+    fn broker_state(&mut self, place: u8, state: BrokerState) {
+        if self.signalling.state(&mut self.cx, place, state) {
+            self.with_calls(|calls, all, ctx| calls.broker_is_back(all, ctx, place));
+        }
+        // Not authorised, in the two ways that MQTT 3.1.1 has of saying it.
+        if matches!(state, BrokerState::Lost(BrokerLoss::Refused(4 | 5)))
+            && self.signalling.renews(place)
+            && let Some(id) = self.signalling.id(place)
+        {
+            self.logins.want(&mut self.cx, ServerRef::Broker(id));
+        }
+        self.with_names(Names::drive);
+    }
+
+    pub(super) fn payload(&mut self, place: u8, payload: &[u8]) {
+        let now = (self.cx.now, self.cx.wall());
+        if !self.admission.open(now, place, &self.config.identity, payload) {
+            self.cx.stats.messages_over_limit += 1;
+            return;
+        }
+        let Ok((from, content)) = seal::open(&self.config.identity, payload) else {
+            self.cx.stats.bad_messages += 1;
+            return;
+        };
+        let message = match content {
+            Content::Message(message) => message,
+            Content::OtherVersion(about) => return self.refuse_version(from, about, place),
+            Content::VersionRefused { about, version } => {
+                return self.with_calls(|calls, all, ctx| {
+                    calls.version_refused(all, ctx, from, about, version);
+                });
+            }
+        };
+        self.message(from, message, place);
+    }
+
+    /// A message that came over a broker.
+    pub(super) fn message(&mut self, from: NodeId, message: Box<Message>, place: u8) {
+        // It is late by its nature, and bound to a random id of ours instead.
+        if matches!(message.body, Body::Clock { .. }) {
+            self.follow(from, *message, Some(place), Some(Bearing::Tells));
+            return;
+        }
+        let Some(bearing) = self.bearing_of(from, &message) else { return };
+        let (now, offset) = ((self.cx.now, self.cx.wall()), self.signalling.offset_of(from));
+        match self.admission.hear(now, offset, from, &message, bearing) {
+            Verdict::Fresh(stamp) => {
+                if self.follow(from, *message, Some(place), Some(bearing)) {
+                    self.admission.keep(stamp);
+                }
+            }
+            Verdict::Repeated => self.cx.stats.repeated_messages += 1,
+            Verdict::Stale => {
+                self.cx.stats.stale_messages += 1;
+                if bearing == Bearing::Asks && self.admission.may_talk(from) {
+                    let wall = self.cx.wall();
+                    let body = Body::Clock { about: message.id, wall };
+                    self.with_calls(|_, _, ctx| ctx.try_reply(from, message.session, &[place], body));
+                }
+            }
+            Verdict::Full => self.cx.stats.messages_over_limit += 1,
+        }
+    }
+
+    /// A peer's message has a version that we do not speak.
+    fn refuse_version(&mut self, to: NodeId, about: MessageId, place: u8) {
+        if self.admission.may_talk(to) && self.admission.may_reply(self.cx.now, to, Worth::Refusal) {
+            self.signalling.refuse_version(&mut self.cx, to, about, place);
+        }
+    }
+}
+
+/// Makes a stream the pipe, or a way of the one that there is, and ends what it settles.
+fn stream_won(calls: &mut Calls, all: &mut Strategies, ctx: &mut Ctx<'_>, winner: Winner) {
+    let joins = all.relay.moving_pipe(winner.key);
+    let (answers, since) = calls.settle(all, ctx, &winner.settled, winner.since);
+    let Some(pipe) = joins else { return ctx.sessions.hand_out(ctx.cx, winner, answers, since) };
+    let Winner { strategy, local, remote, .. } = winner;
+    if let Some((sock, keys)) = ctx.sessions.give_away(winner) {
+        all.relay.join_pipe(ctx, pipe, sock, Way { strategy, local, remote }, keys);
     }
 }

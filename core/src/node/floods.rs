@@ -96,9 +96,9 @@ impl Bench {
     }
 
     /// Returns true while a peer's request is being carried out.
-    fn serves(&self, peer: Peer) -> bool {
+    fn serves(&mut self, peer: Peer) -> bool {
         let key = (peer.session(), Requester::Them);
-        self.node.visits.contains_key(&key.0) || self.node.is_punching(key) || self.node.is_relaying(key)
+        self.node.strategies.is_busy(key)
     }
 }
 

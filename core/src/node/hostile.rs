@@ -6,10 +6,9 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use bytes::Bytes;
 use quickcheck::{TestResult, quickcheck};
-use smallvec::SmallVec;
 
 use super::Node;
-use super::punching::PunchStage;
+use super::strategy::punch::Stages as PunchStage;
 use crate::address::PeerAddress;
 use crate::config::{Accept, Config, StunServer, TurnAuth, TurnServer};
 use crate::identity::{NodeId, SecretKey};
@@ -283,14 +282,15 @@ impl Bench {
         self.node.admission.call_began(id(2));
         self.node.sessions.open(key, id(2), Terms::ENCRYPTED);
         let address = address(2, AT, AT);
-        let via = SmallVec::new();
-        assert!(self.node.begin_punch(key, id(2), Terms::ENCRYPTED, &address, via, rung, None));
+        let begun =
+            self.node.with_calls(|_, all, ctx| all.punch.begin_alone(ctx, (key, id(2)), &address, rung));
+        assert!(begun);
         self.pump();
         key
     }
 
     fn stage(&self, key: Key) -> Option<PunchStage> {
-        self.node.punches.get(&key).map(|p| p.stage)
+        self.node.strategies.punch.stage(key)
     }
 
     pub(super) fn to(&self) -> Vec<SocketAddr> {
@@ -303,7 +303,7 @@ impl Bench {
 
     /// Asserts that nothing of any punch is left.
     fn assert_clean(&self) {
-        assert!(self.node.punches.is_empty(), "{:?}", self.node.punches);
+        assert!(self.node.strategies.punch.is_empty());
         assert!(self.open.is_empty(), "{:?}", self.open);
     }
 
@@ -606,7 +606,8 @@ fn dials_that_were_answered_leave_the_next_calls_theirs() {
         bench.run(S);
         assert_eq!(bench.dials.len(), usize::from(session));
         bench.fail_one(IoFailure::Unreachable);
-        bench.node.forget_punch((SessionId([session; 16]), Requester::Them));
+        let key = (SessionId([session; 16]), Requester::Them);
+        bench.node.with_calls(|_, all, ctx| all.punch.forget_punch(ctx, key));
         bench.pump();
         bench.dials.truncate(usize::from(session));
         bench.run(S);
@@ -710,7 +711,7 @@ fn who_is_refused_a_search_is_heard_when_it_names_its_relay() {
         Body::TurnRequest { terms: Terms::ENCRYPTED, moves: false, relayed: at(50_000), address },
     );
     bench.run(S);
-    let relays: Vec<_> = bench.node.relays.values().map(|r| (r.peer(), r.is_opening())).collect();
+    let relays = bench.node.strategies.relay.peers();
     assert_eq!(relays, [(id(2), true)]);
     assert_eq!(bench.node.stats().refused, 1);
 }
@@ -795,8 +796,12 @@ fn shutdown_and_the_end_of_the_session_leave_nothing_of_a_punch() {
             assert_eq!(bench.node.poll_timeout(), None);
         } else {
             bench.node.advance(bench.now);
-            bench.node.abandon(key, id(2));
-            bench.node.abandon((SessionId([1; 16]), Requester::Them), id(2));
+            for key in [key, (SessionId([1; 16]), Requester::Them)] {
+                bench.node.with_calls(|_, all, ctx| {
+                    all.end(ctx, key);
+                    ctx.abandon(key, id(2));
+                });
+            }
             bench.pump();
             bench.assert_over();
         }
@@ -904,7 +909,7 @@ fn a_server_that_lies_has_us_dial_its_other_address_twice_at_most_and_announce_n
         let sound = |to: &SocketAddr| to.port() != 0 && servers.contains(&to.ip());
         assert!(bench.to().iter().all(sound), "{lie}: {:?}", bench.dials);
         let key = bench.call(1, 0);
-        let ports = bench.node.punches[&key].announced();
+        let ports = bench.node.strategies.punch.announced(key);
         assert!(!ports.contains(&0), "{lie}: {ports:?}");
     }
 }

@@ -1,66 +1,56 @@
 //! The node: every machine put together behind four calls.
 
 pub use allocating::{Allocate, AllocateError, MAX_ALLOCATIONS};
-pub(crate) use relaying::MAX_AT_ONCE;
+pub(crate) use strategy::relay::MAX_AT_ONCE;
 
 pub(crate) mod admission;
-mod advice;
 mod allocating;
-mod asking;
-mod attempts;
+mod call;
 mod dispatch;
 #[cfg(test)]
 mod floods;
 #[cfg(test)]
 mod hostile;
 mod logins;
-mod messages;
 mod naming;
 mod network;
 #[cfg(test)]
 mod proving;
-mod punching;
-mod relaying;
-mod requests;
-mod roaming;
+mod servers;
 mod session;
 mod signalling;
-mod visits;
+mod strategy;
 
 use core::fmt;
-use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
 use bytes::Bytes;
 
 use crate::address::PeerAddress;
 use crate::config::{Config, ConfigError, Login, Plan, ServerRef, TurnAuth};
-use crate::cx::{Cx, Owner};
+use crate::cx::Cx;
 use crate::identity::{NodeId, NodeIdError};
 use crate::io::{Action, CloseHow, Event, SockId};
 use crate::name::{Name, NameError, NamePin};
 use crate::nat::NatReport;
 use crate::nat::memory::Memory;
-use crate::notice::{ConnectId, FailReason, Notice};
+use crate::notice::ConnectId;
 use crate::pipe::PipeId;
 use crate::random::Domain;
-use crate::session::SessionId;
+use crate::relay::{MessageError, ReadOutcome};
 use crate::stats::Stats;
-use crate::strategy::agreement::Key;
 use crate::time::Instant;
 use crate::turn::{Credentials, SendError};
 
 use admission::Admission;
-use allocating::{Allocations, Env};
-use attempts::Attempt;
+use allocating::Allocations;
+use call::Calls;
 use logins::Logins;
 use naming::Names;
 use network::Network;
-use punching::Punch;
-use relaying::{Proof, Relay};
 use session::Sessions;
 use signalling::Signalling;
-use visits::Visit;
+use strategy::{Ctx, Relays, Strategies};
 
 /// Most calls of `connect()` at a time.
 pub const MAX_CONNECTS: usize = 4096;
@@ -113,20 +103,10 @@ pub struct Node {
     signalling: Signalling,
     admission: Admission,
     sessions: Sessions,
-    // Boxed, here and below: a map makes room for eleven at once, and few nodes have eleven calls.
-    attempts: BTreeMap<ConnectId, Box<Attempt>>,
     names: Names,
-    /// The attempts by their sessions.
-    by_session: BTreeMap<SessionId, ConnectId>,
-    next_connect: u32,
-    visits: BTreeMap<SessionId, Box<Visit>>,
-    punches: BTreeMap<Key, Box<Punch>>,
-    /// Relays by their ids, which are numbered as sockets are. `relay_ids` has those that are being opened, by session.
-    relays: BTreeMap<PipeId, Box<Relay>>,
-    relay_ids: BTreeMap<Key, PipeId>,
     allocations: Allocations,
-    /// Proofs of addresses, by ids that are numbered so too.
-    proofs: BTreeMap<PipeId, Box<Proof>>,
+    calls: Calls,
+    strategies: Strategies,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -157,18 +137,12 @@ impl Node {
             phase: Phase::New,
             network: Network::new(&config),
             signalling: Signalling::new(&config, instance, now),
-            admission: Admission::new(&config, (punching::MAX_DIALS, punching::DIALS_EVERY)),
+            admission: Admission::new(&config, (strategy::punch::MAX_DIALS, strategy::punch::DIALS_EVERY)),
             sessions: Sessions::new(&config),
-            attempts: BTreeMap::new(),
             names: Names::default(),
-            by_session: BTreeMap::new(),
-            next_connect: 0,
-            visits: BTreeMap::new(),
-            punches: BTreeMap::new(),
-            relays: BTreeMap::new(),
-            relay_ids: BTreeMap::new(),
             allocations: Allocations::default(),
-            proofs: BTreeMap::new(),
+            calls: Calls::default(),
+            strategies: Strategies::default(),
             cx,
             config,
         })
@@ -183,15 +157,8 @@ impl Node {
             return;
         }
         let event = self.network.inward(event);
-        match self.cx.owner_of(&event) {
-            Some(owner) if Network::owns(owner) => self.network.handle(&mut self.cx, owner, event),
-            Some(Owner::Allocation(id)) => self.with_allocations(|all, env| all.handle(env, id, event)),
-            Some(Owner::Broker(place)) => {
-                let news = self.signalling.handle(&mut self.cx, place, event);
-                self.broker_news(place, news);
-            }
-            owner => self.dispatch(owner, event),
-        }
+        let owner = self.cx.owner_of(&event);
+        self.dispatch(owner, event);
         self.settle();
     }
 
@@ -207,7 +174,7 @@ impl Node {
         if self.cx.has_actions() { Some(self.cx.now) } else { self.cx.timers.first() }
     }
 
-    /// Begins to open a pipe to a peer. It ends by [`Action::Detach`] or [`Notice::Failed`], with this id, at
+    /// Begins to open a pipe to a peer. It ends by [`Action::Detach`] or [`Notice::Failed`](crate::Notice::Failed), with this id, at
     /// the plan's deadline at the latest; or by [`cancel`](Self::cancel) without either.
     ///
     /// # Errors
@@ -221,11 +188,11 @@ impl Node {
         if plan.strategies.is_empty() {
             return Err(ConnectError::EmptyPlan);
         }
-        if self.attempts.len() >= MAX_CONNECTS {
+        if self.calls.len() >= MAX_CONNECTS {
             return Err(ConnectError::TooMany);
         }
-        let id = self.fresh_connect();
-        self.begin(id, peer, to, plan);
+        let id = self.calls.fresh_id();
+        self.with_calls(|calls, all, ctx| calls.begin(all, ctx, id, peer, to, plan));
         self.settle();
         Ok(id)
     }
@@ -242,7 +209,7 @@ impl Node {
     }
 
     /// Begins to open a pipe to whoever has a name. As [`connect`](Self::connect), where the plan's time includes that
-    /// of finding the address, and [`FailReason::Name`] says that there is none.
+    /// of finding the address, and [`FailReason::Name`](crate::FailReason::Name) says that there is none.
     ///
     /// # Errors
     /// The reasons for which nothing was begun.
@@ -251,7 +218,7 @@ impl Node {
         if plan.strategies.is_empty() {
             return Err(ConnectError::EmptyPlan);
         }
-        if self.attempts.len() + self.names.calls() >= MAX_CONNECTS {
+        if self.calls.len() + self.names.calls() >= MAX_CONNECTS {
             return Err(ConnectError::TooMany);
         }
         if self.is_shut() {
@@ -260,7 +227,7 @@ impl Node {
         if !self.names.has_room(name) {
             return Err(ConnectError::TooMany);
         }
-        let id = self.fresh_connect();
+        let id = self.calls.fresh_id();
         // There is room for the name, and nothing else fails.
         let _ = self.name(now, |names, env| names.call(env, name, id, plan));
         Ok(id)
@@ -313,12 +280,12 @@ impl Node {
     /// Ends a connect without an outcome. One that is over is left alone.
     pub fn cancel(&mut self, now: Instant, connect: ConnectId) {
         self.advance(now);
-        self.cancel_attempt(connect);
+        self.with_calls(|calls, all, ctx| calls.cancel(all, ctx, connect));
         self.with_names(|names, env| names.cancel(env, connect));
         self.settle();
     }
 
-    /// Answers [`Notice::Ask`]: whether the peer may have a pipe, now and for as long as this node runs.
+    /// Answers [`Notice::Ask`](crate::Notice::Ask): whether the peer may have a pipe, now and for as long as this node runs.
     /// Without a question it is remembered all the same.
     pub fn answer(&mut self, now: Instant, peer: NodeId, accept: bool) {
         self.advance(now);
@@ -337,7 +304,7 @@ impl Node {
     }
 
     /// Asks TURN servers for a relayed address. [`Action::OpenAllocation`](crate::Action::OpenAllocation) or
-    /// [`Notice::NotAllocated`] follows with this id; then the pipe is given up by [`pipe_close`](Self::pipe_close).
+    /// [`Notice::NotAllocated`](crate::Notice::NotAllocated) follows with this id; then the pipe is given up by [`pipe_close`](Self::pipe_close).
     ///
     /// # Errors
     /// The reason why no server is asked.
@@ -346,7 +313,7 @@ impl Node {
         if self.is_shut() {
             return Err(AllocateError::Shutdown);
         }
-        let mut env = Env { cx: &mut self.cx, network: &self.network, logins: &mut self.logins };
+        let mut env = allocating::Env { cx: &mut self.cx, network: &self.network, logins: &mut self.logins };
         let id = self.allocations.open(&mut env, &self.config, wish)?;
         self.settle();
         Ok(id)
@@ -375,8 +342,63 @@ impl Node {
         self.allocations.recv_from(pipe)
     }
 
+    /// Appends as many bytes to a relayed pipe as there is room for, at most 64 KiB. Returns their number. After 0,
+    /// [`PipeNews::Writable`] says when there is room again; a pipe that is over takes none for ever.
+    pub fn pipe_write(&mut self, now: Instant, pipe: PipeId, data: &[u8]) -> usize {
+        self.with_pipes(now, |all, ctx| all.write(ctx, pipe, data))
+    }
+
+    /// Takes bytes of a relayed pipe in order, at most 64 KiB.
+    pub fn pipe_read(&mut self, now: Instant, pipe: PipeId, out: &mut [u8]) -> ReadOutcome {
+        self.with_pipes(now, |all, ctx| all.read(ctx, pipe, out))
+    }
+
+    /// Ends our direction of a relayed pipe; the peer's goes on. [`PipeNews::Delivered`] says when all has arrived.
+    pub fn pipe_finish(&mut self, now: Instant, pipe: PipeId) {
+        self.with_pipes(now, |all, ctx| all.finish_pipe(ctx, pipe));
+    }
+
+    /// Sends a message apart from the pipe's bytes. The peer gets it once, in no order with others or with the pipe's
+    /// bytes, and though nobody reads those. At most [`MAX_MESSAGE`](crate::relay::MAX_MESSAGE) bytes.
+    ///
+    /// Messages go through the relay, also while a pipe that moves goes directly; if that has lost its relay,
+    /// [`PipeNews::MessagesEnded`] has said so.
+    ///
+    /// # Errors
+    /// As [`MessageError`] says; the message is not sent then.
+    pub fn pipe_send_message(
+        &mut self,
+        now: Instant,
+        pipe: PipeId,
+        message: Bytes,
+    ) -> Result<(), MessageError> {
+        self.with_pipes(now, |all, ctx| all.send_message(ctx, pipe, message))
+    }
+
+    /// Reads a message that came apart from the pipe's bytes. At most [`MAX_MESSAGES`](crate::relay::MAX_MESSAGES) wait
+    /// here; then the peer waits.
+    pub fn pipe_read_message(&mut self, now: Instant, pipe: PipeId) -> Option<Bytes> {
+        self.with_pipes(now, |all, ctx| all.read_message(ctx, pipe))
+    }
+
+    /// Gives a relayed pipe up, with its relayed address, and says no more about it. After
+    /// [`pipe_finish`](Self::pipe_finish) all that was written arrives still, messages too; otherwise the peer sees the
+    /// pipe cut off. Every pipe is to be closed so, those that have ended too.
+    pub fn pipe_close(&mut self, now: Instant, pipe: PipeId) {
+        self.advance(now);
+        if self.allocations.has(pipe) {
+            return self.with_allocations(|all, env| all.close(env, pipe));
+        }
+        self.with_pipes(now, |all, ctx| all.close_pipe(ctx, pipe));
+    }
+
+    /// Returns true if closed pipes have bytes that have not arrived yet, or a peer that may not know of its end.
+    pub fn has_leaving_pipes(&self) -> bool {
+        self.strategies.relay.has_leaving()
+    }
+
     /// Sends a peer an ECHO by every broker that is ready and that both share; returns how many they are.
-    /// [`Notice::Pong`] tells of the first answer, with this `number`. A peer answers nodes that it
+    /// [`Notice::Pong`](crate::Notice::Pong) tells of the first answer, with this `number`. A peer answers nodes that it
     /// accepts; others too rarely to be relied on.
     ///
     /// # Errors
@@ -392,7 +414,7 @@ impl Node {
         Ok(brokers)
     }
 
-    /// Answers [`Notice::LoginWanted`]: the login that a server takes from now on. It may come unasked, before the old
+    /// Answers [`Notice::LoginWanted`](crate::Notice::LoginWanted): the login that a server takes from now on. It may come unasked, before the old
     /// one ends. `None`: there is none to be had, and whatever waits for it goes on without the server.
     pub fn renew_login(&mut self, now: Instant, server: ServerRef, login: Option<Login>) {
         self.advance(now);
@@ -413,30 +435,29 @@ impl Node {
                 if fresh.is_some() {
                     credentials.clone_from(&fresh);
                 }
-                self.relays_renew(place, fresh.as_ref());
+                self.with_calls(|_, all, ctx| {
+                    all.relay.renew(ctx, place, fresh.as_ref());
+                    all.punch.renew(ctx, place, fresh.as_ref());
+                });
                 self.with_allocations(|all, env| all.renew(env, place, fresh.as_ref()));
             }
         }
         self.settle();
     }
 
-    /// Ends everything: connects fail with [`FailReason::Shutdown`], brokers are told, sockets closed. The actions
-    /// that follow end with [`Notice::Closed`], after up to 2 s where a router has a port of ours open. Pipes that
+    /// Ends everything: connects fail with [`FailReason::Shutdown`](crate::FailReason::Shutdown), brokers are told, sockets closed. The actions
+    /// that follow end with [`Notice::Closed`](crate::Notice::Closed), after up to 2 s where a router has a port of ours open. Pipes that
     /// were handed out live on, but for relayed ones, which end with their node.
     pub fn shutdown(&mut self, now: Instant) {
         self.advance(now);
         if self.is_shut() {
             return;
         }
-        let running: Vec<ConnectId> = self.attempts.keys().copied().collect();
-        for connect in running {
-            self.fail_attempt(connect, FailReason::Shutdown);
-        }
+        self.with_calls(|calls, all, ctx| calls.shut(all, ctx));
         self.with_names(|names, env| names.shut(env));
         self.signalling.shutdown(&mut self.cx);
         self.network.stop(&mut self.cx);
-        self.punches.clear();
-        self.shut_relays();
+        self.with_calls(|_, all, ctx| all.shut(ctx));
         self.with_allocations(Allocations::shut);
         self.cx.cancel_queries();
         self.cx.timers.clear();
@@ -447,7 +468,6 @@ impl Node {
             self.cx.close(sock, CloseHow::Drop);
         }
         self.sessions.shut();
-        self.visits.clear();
         self.admission.ask_no_more();
         self.phase = Phase::Closing;
         self.close();
@@ -458,9 +478,9 @@ impl Node {
         self.config.identity.node_id()
     }
 
-    /// The address as known now; what to hand out is what [`Notice::Ready`] said last.
+    /// The address as known now; what to hand out is what [`Notice::Ready`](crate::Notice::Ready) said last.
     pub fn address(&self) -> PeerAddress {
-        self.current_address()
+        self.network.address(self.signalling.announced(), self.node_id())
     }
 
     /// Returns the reports on the NATs in front of our interfaces, as far as measured.
@@ -477,52 +497,14 @@ impl Node {
         self.cx.now = self.cx.now.max(now);
     }
 
+    /// Does something with the relayed pipes of users.
+    fn with_pipes<T>(&mut self, now: Instant, act: impl FnOnce(&mut Relays, &mut Ctx<'_>) -> T) -> T {
+        self.advance(now);
+        self.with_calls(|_, all, ctx| act(&mut all.relay, ctx))
+    }
+
     fn is_shut(&self) -> bool {
         matches!(self.phase, Phase::Closing | Phase::Closed)
-    }
-
-    /// Ends the node that is shut down, once the routers have been told.
-    fn close(&mut self) {
-        if self.phase == Phase::Closing && self.network.ports_are_closed() {
-            self.phase = Phase::Closed;
-            self.cx.notify(Notice::Closed);
-        }
-    }
-
-    fn is_oneself(&self, peer: NodeId) -> bool {
-        peer == self.node_id()
-    }
-
-    /// Does something with names, and begins the calls whose names are found by it.
-    fn with_names<T>(&mut self, act: impl FnOnce(&mut Names, &mut naming::Env<'_>) -> T) -> T {
-        let mut env = naming::Env {
-            cx: &mut self.cx,
-            network: &self.network,
-            signalling: &mut self.signalling,
-            identity: &self.config.identity,
-            running: self.phase == Phase::Running,
-        };
-        let done = act(&mut self.names, &mut env);
-        for (connect, peer, address, plan) in self.names.take_found() {
-            self.begin(connect, peer, &address, plan);
-        }
-        done
-    }
-
-    fn with_allocations<T>(&mut self, act: impl FnOnce(&mut Allocations, &mut Env<'_>) -> T) -> T {
-        let mut env = Env { cx: &mut self.cx, network: &self.network, logins: &mut self.logins };
-        act(&mut self.allocations, &mut env)
-    }
-
-    /// Opens what is open as long as the node runs.
-    fn start(&mut self) {
-        self.network.start(&mut self.cx);
-        self.signalling.start(&mut self.cx);
-        self.network.ask_the_time(&mut self.cx);
-    }
-
-    fn current_address(&self) -> PeerAddress {
-        self.network.address(self.signalling.announced(), self.node_id())
     }
 }
 
@@ -531,8 +513,64 @@ impl fmt::Debug for Node {
         f.debug_struct("Node")
             .field("id", &self.node_id())
             .field("phase", &self.phase)
-            .field("connects", &self.attempts.len())
+            .field("connects", &self.calls.len())
             .field("streams", &self.sessions.len())
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::signalling::LIFETIME;
+    use super::*;
+    use crate::identity::SecretKey;
+    use crate::io::{Action, Event, Interface};
+    use crate::pipe::Terms;
+    use crate::session::SessionId;
+    use crate::signal::message::{Body, Message, MessageId};
+    use crate::time::{Instant, WallTime};
+
+    fn key(n: u8) -> SecretKey {
+        SecretKey::from_bytes([n; 32])
+    }
+
+    fn node() -> Node {
+        let mut node = Node::new(Config::new(key(1)), [1; 32], Instant::ZERO).unwrap();
+        let ip = [203, 0, 113, 1].into();
+        let interface = Interface { default_route: true, ..Interface::new(2, ip, 32) };
+        node.handle(Instant::ZERO, Event::Interfaces(&[interface]));
+        node
+    }
+
+    /// Tells it a request with node `address`'s address, from node 2; how many dials follow.
+    fn request(node: &mut Node, id: u8, session: u8, address: u8) -> usize {
+        let address = format!("1-[0,198.51.100.7,198.51.100.7,80,1,1,0]-0-{}", key(address).node_id());
+        let address = Box::new(address.parse().unwrap());
+        let message = Message {
+            id: MessageId([id; 16]),
+            sent: WallTime::from_micros(0),
+            lifetime: LIFETIME,
+            session: SessionId([session; 16]),
+            body: Body::Direct { terms: Terms::ENCRYPTED, address },
+        };
+        node.authentic_message(key(2).node_id(), message, None);
+        core::iter::from_fn(|| node.poll_action()).filter(|a| matches!(a, Action::Connect { .. })).count()
+    }
+
+    #[test]
+    fn nobody_has_us_dial_another_nodes_address() {
+        let mut node = node();
+        assert_eq!(request(&mut node, 1, 1, 3), 0);
+        assert_eq!(node.stats().bad_messages, 1);
+        assert_eq!(request(&mut node, 2, 2, 2), 1);
+    }
+
+    #[test]
+    fn two_messages_about_one_session_are_one_visit() {
+        let mut node = node();
+        node.admission.approve(key(2).node_id());
+        assert_eq!(request(&mut node, 1, 1, 2), 1);
+        assert_eq!(request(&mut node, 2, 1, 2), 0);
+        assert_eq!(request(&mut node, 3, 2, 2), 1, "another session");
     }
 }

@@ -6,7 +6,7 @@ use core::time::Duration;
 use bytes::Bytes;
 
 use super::hostile::{AT, Bench, MS, RANDOM, S, TURN, id, key, mappings};
-use super::relaying::KnockKey;
+use super::strategy::KnockKey;
 use crate::config::Accept;
 use crate::io::{Event, SockId};
 use crate::session::SessionId;
@@ -98,8 +98,9 @@ fn searching(bench: &mut Bench, call: u8, theirs: Mappings) -> (SockId, [u8; 16]
     assert_eq!(serve(bench), []);
     bench.run(S);
     assert_eq!(serve(bench), []);
-    let asked = bench.node.proofs.values().find(|p| p.key() == (session(call), Requester::Them)).unwrap();
-    (sock, asked.token().unwrap())
+    let (tokens, _) = bench.node.strategies.punch.tokens();
+    let asked = tokens.into_iter().find(|(key, _)| *key == (session(call), Requester::Them)).unwrap();
+    (sock, asked.1)
 }
 
 #[test]
@@ -113,7 +114,7 @@ fn a_search_goes_on_where_the_peer_has_shown_itself() {
     assert_eq!((*to, knock[0], knock.len()), (at(700), KNOCK, 17));
     assert_eq!(bench.dials.len(), 32, "a call alone proves nothing");
     assert_eq!(arrives(&mut bench, sock, at(700), &secret.answer(knock).unwrap()), []);
-    assert!(bench.node.proofs.is_empty(), "the server is told, and has said that it was");
+    assert!(bench.node.strategies.punch.tokens().1 == 0, "the server is told, and has said that it was");
     bench.run(3 * S);
     assert_eq!(bench.dials.len(), 1024);
     let ports: std::collections::BTreeSet<SocketAddr> = bench.to().into_iter().collect();
@@ -167,7 +168,7 @@ fn whoever_is_not_at_the_address_with_the_peers_key_proves_nothing() {
     arrives(&mut bench, sock, elsewhere, &ours.answer(knock).unwrap());
     bench.run(60 * S);
     assert_eq!(bench.dials.len(), 32);
-    assert!(bench.node.proofs.is_empty(), "given up");
+    assert!(bench.node.strategies.punch.tokens().1 == 0, "given up");
 }
 
 #[test]
@@ -190,7 +191,7 @@ fn an_answer_of_another_call_is_none_here() {
 
 #[test]
 fn proofs_have_a_number_and_a_time() {
-    let most = |bench: &Bench| bench.node.proofs.values().filter(|p| p.token().is_some()).count();
+    let most = |bench: &Bench| bench.node.strategies.punch.tokens().0.len();
     let mut bench = Bench::with_turn(Accept::Only((2..20).map(id).collect()));
     for call in 1..=8 {
         bench.say(2, call, Body::Initial(Box::new(random(AT))));
@@ -205,7 +206,7 @@ fn proofs_have_a_number_and_a_time() {
     assert_eq!(most(&bench), 16);
     // The server is silent: each is tried again, four times for a call in all.
     bench.run(60 * S);
-    assert!(bench.node.proofs.is_empty());
+    assert!(bench.node.strategies.punch.tokens().1 == 0);
 }
 
 #[test]
@@ -258,7 +259,7 @@ fn who_is_asked_calls_four_times_and_answers_knocks_from_there_only() {
         assert_eq!(said.map(|(_, to, data)| (to, data[..] == answer)), (n < 4).then_some((RELAYED, true)));
     }
     bench.run(3 * S);
-    assert!(bench.node.proofs.is_empty());
+    assert!(bench.node.strategies.punch.tokens().1 == 0);
     // Three more of this call.
     for n in 0..5_u8 {
         bench.say(2, 1, Body::Prove { token: [n; 16], relayed: RELAYED });

@@ -236,6 +236,7 @@ impl Network {
             | Owner::Broker(_)
             | Owner::Stream
             | Owner::Relay(_)
+            | Owner::Proof(_)
             | Owner::Allocation(_)
             | Owner::Carrier(_) => {}
         }

@@ -11,7 +11,7 @@ use super::{Env, News, Sessions};
 use crate::cx::{Cx, Timer};
 use crate::hello::{self, Control, HEADER, Heard, Hello, HelloError, Offer, Purpose, Status};
 use crate::identity::NodeId;
-use crate::io::{CloseHow, IoFailure, SockId};
+use crate::io::{CloseHow, Event, IoFailure, SockId};
 use crate::node::admission::{Admission, Entry, Waiting};
 use crate::notice::{Refusal, Stage, Strategy};
 use crate::pipe::Terms;
@@ -31,13 +31,18 @@ pub(super) const MAX_OF_SESSION: usize = 8;
 const MAX_SESSIONS: usize = 8192;
 
 impl Sessions {
-    pub(in crate::node) fn connected(
-        &mut self,
-        env: &mut Env<'_>,
-        sock: SockId,
-        local: SocketAddr,
-        remote: SocketAddr,
-    ) {
+    /// Takes in an event of a stream.
+    pub(in crate::node) fn handle(&mut self, env: &mut Env<'_>, event: Event<'_>) {
+        match event {
+            Event::Connected { sock, local, remote } => self.connected(env, sock, local, remote),
+            Event::Stream { sock, data } => self.received(env, sock, data),
+            Event::Failed { sock, cause } => self.failed(env.cx, sock, cause),
+            Event::Eof { sock } => self.ended(env.cx, sock),
+            _ => {}
+        }
+    }
+
+    fn connected(&mut self, env: &mut Env<'_>, sock: SockId, local: SocketAddr, remote: SocketAddr) {
         let Some(stream) = self.streams.get_mut(sock) else { return };
         let HelloStage::Dialling(role) = stream.stage else { return };
         (stream.local, stream.remote) = (local, remote);
@@ -64,7 +69,7 @@ impl Sessions {
         cx.timers.set(Timer::Stream(sock), Some(cx.now + HELLO_WITHIN));
     }
 
-    pub(in crate::node) fn received(&mut self, env: &mut Env<'_>, sock: SockId, data: &[u8]) {
+    fn received(&mut self, env: &mut Env<'_>, sock: SockId, data: &[u8]) {
         let hello = self.streams.get_mut(sock).and_then(|s| s.stage.hello());
         // The credit for a body is given once its header is there, so that nothing comes behind it.
         if hello.is_some_and(|h| h.has_first(data.len())) && self.door.spoke(env.cx.now, sock) {
@@ -116,13 +121,13 @@ impl Sessions {
         self.remove_stream(cx, sock, DialEnd::Lost, CloseHow::Reset);
     }
 
-    pub(in crate::node) fn failed(&mut self, cx: &mut Cx, sock: SockId, why: IoFailure) {
+    fn failed(&mut self, cx: &mut Cx, sock: SockId, why: IoFailure) {
         let dialling = self.streams.get(sock).is_some_and(|s| matches!(s.stage, HelloStage::Dialling(..)));
         let end = if dialling { DialEnd::Io(why) } else { self.lost(sock) };
         self.drop_stream(cx, sock, end);
     }
 
-    pub(in crate::node) fn ended(&mut self, cx: &mut Cx, sock: SockId) {
+    fn ended(&mut self, cx: &mut Cx, sock: SockId) {
         let end = self.lost(sock);
         self.drop_stream(cx, sock, end);
     }

@@ -33,12 +33,6 @@ use crate::strategy::agreement::{Agreement, Candidate, Decision, Key, Requester,
 use crate::strategy::dialler::DialEnd;
 use crate::time::Instant;
 
-/// A dial may take this long: SYN retransmissions, at 1 s and 3 s or each second, find a path that lost the first.
-pub(super) const DIAL_WITHIN: Duration = Duration::from_secs(5);
-/// Time limit of a dial for a stranger, to two addresses that may both be a third party's. It allows two SYNs each, the
-/// second after 1 s. Linux sends four retransmissions a second apart (since 6.5).
-pub(super) const STRANGERS_DIAL_WITHIN: Duration = Duration::from_millis(1900);
-
 /// Other machines of the node, for the time of one event.
 pub(super) struct Env<'a> {
     pub(super) cx: &'a mut Cx,
@@ -54,7 +48,7 @@ pub(super) enum News {
     /// The peer has proved its identity on a stream to or from this address.
     Met { peer: NodeId, ip: IpAddr },
     /// A stream of a session is gone.
-    Lost { key: Key, sock: SockId, remote: SocketAddr, why: DialEnd },
+    Lost { key: Key, peer: NodeId, sock: SockId, remote: SocketAddr, why: DialEnd },
     /// A step of the agreement is to be taken on a relay.
     ByRelay(Decision),
     /// A stream is to become a pipe, or to join one.
@@ -453,7 +447,7 @@ impl Sessions {
         let decision = self.agreement.lost(Candidate::Stream(sock));
         let Some((key, peer, _)) = stream.session else { return };
         self.agree(cx, peer, decision);
-        self.news.push_back(News::Lost { key, sock, remote: stream.remote, why });
+        self.news.push_back(News::Lost { key, peer, sock, remote: stream.remote, why });
     }
 
     fn shift(&mut self, sock: SockId, to: impl FnOnce(Hello) -> HelloStage) {

@@ -3,7 +3,7 @@
 mod pings;
 
 use core::time::Duration;
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::IpAddr;
 
 use bytes::Bytes;
@@ -49,6 +49,8 @@ pub(super) struct Signalling {
     /// Messages to ourselves.
     loopback: VecDeque<Message>,
     pings: Pings,
+    /// Clocks of peers that we call, minus ours, in microseconds, where they told us.
+    offsets: BTreeMap<NodeId, i64>,
 }
 
 #[derive(Debug)]
@@ -80,6 +82,7 @@ impl Signalling {
             other_instances: BTreeSet::new(),
             loopback: VecDeque::new(),
             pings: Pings::new(),
+            offsets: BTreeMap::new(),
         }
     }
 
@@ -197,6 +200,19 @@ impl Signalling {
         let entropy = cx.random.draw(Domain::NoiseEphemeral);
         let sealed = seal::seal(&self.identity, &to, &message, entropy).unwrap_or_default();
         (id, sealed.into())
+    }
+
+    /// Notes by how much a peer's clock differs from ours, while we call it.
+    pub(super) fn set_offset(&mut self, peer: NodeId, offset: Option<i64>) {
+        match offset {
+            Some(offset) => self.offsets.insert(peer, offset),
+            None => self.offsets.remove(&peer),
+        };
+    }
+
+    /// Returns the peer's clock minus ours, in microseconds; 0 where that is not known.
+    pub(super) fn offset_of(&self, peer: NodeId) -> i64 {
+        self.offsets.get(&peer).copied().unwrap_or(0)
     }
 
     /// Publishes on those of the brokers that are ready. Returns how many they were.

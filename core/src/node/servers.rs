@@ -14,8 +14,9 @@ use smallvec::SmallVec;
 
 use crate::config::{TurnAuth, TurnServer};
 use crate::cx::{Cx, Owner};
-use crate::io::{CloseHow, IoFailure, QueryId, SockId};
+use crate::io::{CloseHow, Event, IoFailure, QueryId, SockId};
 use crate::node::logins::RENEW_WITHIN;
+use crate::pipe::PipeEnd;
 use crate::proxy::Proxy;
 use crate::random::Domain;
 use crate::server::{Race, local_for};
@@ -237,12 +238,20 @@ impl Servers {
         self.with_client(cx, |client| client.check(now));
     }
 
-    pub(in crate::node) fn resolved(
-        &mut self,
-        cx: &mut Cx,
-        query: QueryId,
-        result: Result<SmallVec<[IpAddr; 2]>, IoFailure>,
-    ) {
+    /// Takes in an event of a socket or a look-up.
+    pub(in crate::node) fn handle(&mut self, cx: &mut Cx, event: Event<'_>) {
+        match event {
+            Event::Resolved { query, result } => self.resolved(cx, query, result),
+            Event::Bound { sock, .. } | Event::Connected { sock, .. } => self.opened(cx, sock),
+            Event::Datagram { sock, from, data } => self.datagram(cx, sock, from, data),
+            Event::Stream { sock, data } => self.received(cx, sock, data),
+            Event::Failed { sock, cause } => self.failed(cx, sock, cause),
+            Event::Eof { sock } => self.ended(cx, sock),
+            _ => {}
+        }
+    }
+
+    fn resolved(&mut self, cx: &mut Cx, query: QueryId, result: Result<SmallVec<[IpAddr; 2]>, IoFailure>) {
         let [v4, v6] = self.ours;
         let usable = |ip: &IpAddr| if ip.is_ipv4() { v4 } else { v6 };
         for (n, asked) in self.asked.iter_mut().enumerate() {
@@ -282,7 +291,7 @@ impl Servers {
     }
 
     /// Takes in that a socket is bound or connected.
-    pub(in crate::node) fn opened(&mut self, cx: &mut Cx, sock: SockId) {
+    fn opened(&mut self, cx: &mut Cx, sock: SockId) {
         let Some(n) = self.place(sock) else { return };
         let t = &mut self.tries[n];
         let TryState::Opening(_) = t.state else { return };
@@ -310,7 +319,7 @@ impl Servers {
         }
     }
 
-    pub(in crate::node) fn received(&mut self, cx: &mut Cx, sock: SockId, data: &[u8]) {
+    fn received(&mut self, cx: &mut Cx, sock: SockId, data: &[u8]) {
         let Some(n) = self.place(sock) else { return };
         let TryState::Running(_, client) = &mut self.tries[n].state else { return };
         client.handle(cx.now, data);
@@ -319,7 +328,7 @@ impl Servers {
     }
 
     /// Takes in the end of a stream.
-    pub(in crate::node) fn ended(&mut self, cx: &mut Cx, sock: SockId) {
+    fn ended(&mut self, cx: &mut Cx, sock: SockId) {
         let Some(n) = self.place(sock) else { return };
         if let TryState::Running(_, client) = &mut self.tries[n].state {
             client.handle_end(cx.now);
@@ -328,7 +337,7 @@ impl Servers {
     }
 
     /// Takes in that a socket failed and is gone.
-    pub(in crate::node) fn failed(&mut self, cx: &mut Cx, sock: SockId, why: IoFailure) {
+    fn failed(&mut self, cx: &mut Cx, sock: SockId, why: IoFailure) {
         let Some(n) = self.place(sock) else { return };
         // Nobody listens there. A relay that is in use ends by what the server says, or by its silence.
         let refused = self.asked[self.tries[n].of].over == Transport::Udp && self.chosen != Some(n);
@@ -856,5 +865,13 @@ fn close_how(over: Transport) -> CloseHow {
     match over {
         Transport::Udp => CloseHow::Drop,
         Transport::Tcp => CloseHow::Graceful,
+    }
+}
+
+/// Returns the end of a pipe whose allocation is gone.
+pub(in crate::node) fn server_end(why: turn::Error) -> PipeEnd {
+    match why {
+        turn::Error::AllocationGone => PipeEnd::ServerForgot,
+        _ => PipeEnd::ServerGone,
     }
 }

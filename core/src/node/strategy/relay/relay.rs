@@ -6,14 +6,15 @@ use std::net::SocketAddr;
 use bytes::Bytes;
 use smallvec::SmallVec;
 
-use super::knock::{Knock, KnockKey};
 use super::moving::Moving;
-use super::servers::{ServerNews, Servers};
 use crate::cx::{Cx, Timer};
 use crate::hello::{Control, parse_control};
 use crate::identity::NodeId;
 use crate::io::SockId;
 use crate::node::admission::{Kind, Place, Trust};
+use crate::node::servers::{ServerNews, Servers};
+use crate::node::strategy::knock::{Knock, KnockKey};
+use crate::notice::ConnectId;
 use crate::pipe::moving::MoverEvent;
 use crate::pipe::{PipeId, Terms};
 use crate::relay::{ReadOutcome, RelayStream, StreamEvent};
@@ -24,6 +25,8 @@ use crate::time::Instant;
 pub(in crate::node) struct Relay {
     pub(super) id: PipeId,
     pub(super) key: Key,
+    /// The call, where it is ours.
+    pub(super) connect: Option<ConnectId>,
     pub(super) peer: NodeId,
     pub(super) terms: Terms,
     pub(super) trust: Trust,
@@ -73,6 +76,8 @@ pub(in crate::node) struct Relay {
     pub(super) moves: bool,
     /// State of a pipe that may move, apart from its stream.
     pub(super) moving: Option<Box<Moving>>,
+    /// What came while the pipe was about to be handed out.
+    pub(super) later: Vec<News>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -81,6 +86,8 @@ pub(super) enum RelayStage {
     Meeting,
     /// The peer is authentic; the ends agree on the stream that is the pipe.
     Agreeing,
+    /// The ends have agreed on it, and its pipe is about to be handed out.
+    Won,
     /// The pipe is the user's.
     Pipe,
     /// The user has closed it. Bytes that were written before go still.
@@ -99,12 +106,9 @@ pub(super) enum News {
 }
 
 impl Relay {
-    #[allow(clippy::too_many_arguments, reason = "called from two places, each of which knows all of it")]
     pub(super) fn new(
         id: PipeId,
-        key: Key,
-        peer: NodeId,
-        terms: Terms,
+        (key, peer, terms): (Key, NodeId, Terms),
         trust: Trust,
         via: SmallVec<[u8; 2]>,
         now: Instant,
@@ -113,6 +117,7 @@ impl Relay {
         Relay {
             id,
             key,
+            connect: None,
             peer,
             terms,
             trust,
@@ -141,6 +146,7 @@ impl Relay {
             over: false,
             moves: false,
             moving: None,
+            later: Vec::new(),
         }
     }
 

@@ -12,6 +12,7 @@ use crate::io::SockId;
 use crate::limit::Bucket;
 use crate::nat::{Behaviour, Foresight};
 use crate::node::admission::{Kind, Place, Trust};
+use crate::notice::ConnectId;
 use crate::pipe::Terms;
 use crate::session::SessionId;
 use crate::strategy::punch::{self, Side, Tactic};
@@ -44,17 +45,19 @@ pub(super) struct Silent {
 
 /// A punch under way.
 #[derive(Debug)]
-pub(in crate::node) struct Punch {
-    pub(in crate::node) peer: NodeId,
-    pub(in crate::node) trust: Trust,
+pub(super) struct Punch {
+    pub(super) peer: NodeId,
+    /// The call, where it is ours.
+    pub(super) connect: Option<ConnectId>,
+    pub(super) trust: Trust,
     pub(super) terms: Terms,
-    pub(in crate::node) via: SmallVec<[u8; 2]>,
-    pub(in crate::node) rung: u8,
+    pub(super) via: SmallVec<[u8; 2]>,
+    pub(super) rung: u8,
     /// Addresses that the peer may come from.
     pub(super) sources: SmallVec<[IpAddr; 4]>,
     /// Address of the interface that the punch leaves from.
     pub(super) local: IpAddr,
-    pub(in crate::node) stage: PunchStage,
+    pub(super) stage: PunchStage,
     /// The local port for dials that need not have one of their own.
     pub(super) port: u16,
     pub(super) ours: Side,
@@ -65,7 +68,7 @@ pub(in crate::node) struct Punch {
     pub(super) announced: Instant,
     /// Time from our announcement to our dials, on the rung before.
     pub(super) took: Option<Duration>,
-    pub(in crate::node) until: Instant,
+    pub(super) until: Instant,
     pub(super) waiting: VecDeque<Planned>,
     pub(super) search: Option<Search>,
     pub(super) live: BTreeMap<SockId, Planned>,
@@ -76,7 +79,7 @@ pub(in crate::node) struct Punch {
     /// Dials to addresses from where nothing has come.
     pub(super) silent: BTreeMap<IpAddr, Silent>,
     /// Proofs that were asked for, by us or by the peer.
-    pub(in crate::node) proofs: u8,
+    pub(super) proofs: u8,
     /// Addresses that our user named, or from where something has come.
     pub(super) took_part: SmallVec<[IpAddr; 4]>,
     /// True if the punch dials no further until something comes.
@@ -98,7 +101,7 @@ pub(in crate::node) struct Punch {
     pub(super) walk: u64,
     pub(super) probed: u16,
     /// True if our NAT was measured before the rung began.
-    pub(in crate::node) surveyed: bool,
+    pub(super) surveyed: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -168,7 +171,7 @@ impl Punch {
     }
 
     /// Returns true if the punch dials no further until something comes.
-    pub(in crate::node) fn stalls(&self) -> bool {
+    pub(super) fn stalls(&self) -> bool {
         self.stalls
     }
 
@@ -232,26 +235,26 @@ impl Punch {
     }
 
     /// Returns true if the peer's ports are random, so that much depends on what our NAT lets in.
-    pub(in crate::node) fn gropes(&self) -> bool {
+    pub(super) fn gropes(&self) -> bool {
         self.theirs.as_ref().is_some_and(|t| t.ports.is_empty())
     }
 
     #[cfg(test)]
-    pub(in crate::node) fn announced(&self) -> &[u16] {
+    pub(super) fn announced(&self) -> &[u16] {
         &self.ours.ports
     }
 
     /// Returns the place that a peer's punch takes.
-    pub(in crate::node) fn place(&self, session: SessionId, answered: bool) -> Place {
+    pub(super) fn place(&self, session: SessionId, answered: bool) -> Place {
         Place { kind: Kind::Punch, session, peer: self.peer, trust: self.trust, since: self.began, answered }
     }
 
-    pub(in crate::node) fn local(&self) -> IpAddr {
+    pub(super) fn local(&self) -> IpAddr {
         self.local
     }
 
     /// Returns true if another rung would end no better.
-    pub(in crate::node) fn is_hopeless(&self) -> bool {
+    pub(super) fn is_hopeless(&self) -> bool {
         matches!(self.tactic, Some(Tactic::Hopeless(_)))
     }
 

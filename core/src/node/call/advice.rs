@@ -1,7 +1,7 @@
 //! The one thing to do after a connect that gave no pipe, from what was seen of it.
 
-use super::Node;
-use super::attempts::Attempt;
+use super::Attempt;
+use crate::node::strategy::Ctx;
 use crate::notice::{Advice, FailReason, Refusal, Strategy};
 
 /// The peer's answers over the brokers, as far as an advice depends on them.
@@ -34,56 +34,54 @@ impl Heard {
     }
 }
 
-impl Node {
-    /// The advice for an attempt that is over. `None`: there is nothing that would help for certain.
-    pub(super) fn advice(&self, attempt: &Attempt, reason: FailReason) -> Option<Advice> {
+impl Attempt {
+    /// The advice for a call that is over. `None`: there is nothing that would help for certain.
+    pub(super) fn advice(&self, ctx: &Ctx<'_>, reason: FailReason) -> Option<Advice> {
         if let FailReason::RefusedByPeer(why) = reason {
-            return self.advice_on(why);
+            return advice_on(ctx, why);
         }
         if matches!(reason, FailReason::Shutdown | FailReason::Name(_)) {
             return None;
         }
-        let relay = attempt.has(Strategy::Relay) && self.config.turn.is_empty();
-        match attempt.heard {
-            Heard::Refusal(why) => self.advice_on(why),
+        let relay = self.has(Strategy::Relay) && ctx.config.turn.is_empty();
+        match self.heard {
+            Heard::Refusal(why) => advice_on(ctx, why),
             Heard::Answer if relay => Some(Advice::AddRelay),
             // One of them might have found a path.
-            Heard::Answer if !attempt.has(Strategy::Punch) || !attempt.has(Strategy::Relay) => {
-                Some(Advice::TryAll)
-            }
+            Heard::Answer if !self.has(Strategy::Punch) || !self.has(Strategy::Relay) => Some(Advice::TryAll),
             Heard::Answer => None,
             Heard::Nothing => Some(Advice::StartPeer),
-            Heard::Unasked => self.advice_unasked(attempt).or(relay.then_some(Advice::AddRelay)),
-        }
-    }
-
-    fn advice_on(&self, refusal: Refusal) -> Option<Advice> {
-        match refusal {
-            Refusal::NotAccepted | Refusal::NoSearchForStrangers | Refusal::PrivateForStrangers { .. } => {
-                Some(Advice::BeAccepted(self.node_id()))
-            }
-            Refusal::Busy => Some(Advice::TryLater),
-            Refusal::PlainNotAllowed => Some(Advice::BeEncrypted),
-            Refusal::Version { .. } => Some(Advice::SameVersion),
-            Refusal::NoSuchSession
-            | Refusal::ProtocolNotTaken
-            | Refusal::NoSearchInSilence
-            | Refusal::Unknown(_) => None,
+            Heard::Unasked => self.advice_unasked(ctx).or(relay.then_some(Advice::AddRelay)),
         }
     }
 
     /// Returns the advice for a call that asked the peer for nothing, as no broker served or no peer was there.
-    fn advice_unasked(&self, attempt: &Attempt) -> Option<Advice> {
-        let (peer, to) = (attempt.peer, attempt.address());
+    fn advice_unasked(&self, ctx: &Ctx<'_>) -> Option<Advice> {
+        let to = &self.call.address;
         // A peer that announces no broker was to be dialled only.
-        if to.brokers().is_empty() && attempt.is_dial_refused() {
+        if to.brokers().is_empty() && self.dial_refused {
             return Some(Advice::StartPeer);
         }
-        if self.why_no_broker(peer, to).is_some() {
+        if ctx.why_no_broker(&self.call).is_some() {
             return Some(Advice::ShareBroker);
         }
-        let asking = Strategy::ALL.into_iter().any(|s| s != Strategy::Direct && attempt.has(s));
-        let ready = self.signalling.is_ready(&self.signalling.shared_with(to));
+        let asking = Strategy::ALL.into_iter().any(|s| s != Strategy::Direct && self.has(s));
+        let ready = ctx.signalling.is_ready(&ctx.signalling.shared_with(to));
         (asking && !ready).then_some(Advice::ReachBroker)
+    }
+}
+
+fn advice_on(ctx: &Ctx<'_>, refusal: Refusal) -> Option<Advice> {
+    match refusal {
+        Refusal::NotAccepted | Refusal::NoSearchForStrangers | Refusal::PrivateForStrangers { .. } => {
+            Some(Advice::BeAccepted(ctx.node_id()))
+        }
+        Refusal::Busy => Some(Advice::TryLater),
+        Refusal::PlainNotAllowed => Some(Advice::BeEncrypted),
+        Refusal::Version { .. } => Some(Advice::SameVersion),
+        Refusal::NoSuchSession
+        | Refusal::ProtocolNotTaken
+        | Refusal::NoSearchInSilence
+        | Refusal::Unknown(_) => None,
     }
 }

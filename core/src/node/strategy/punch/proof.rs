@@ -15,28 +15,29 @@
 //! third node, and nothing of another call counts.
 
 use core::time::Duration;
+use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
 use bytes::Bytes;
 use smallvec::SmallVec;
 
-use super::knock::{KnockKey, LENGTH};
-use super::servers::{ServerNews, Servers};
-use super::{END_WITHIN, Node};
+use super::Punches;
+use super::state::Punch;
 use crate::config::ServerRef;
 use crate::cx::{Cx, Owner, Timer};
 use crate::identity::NodeId;
-use crate::io::{CloseHow, SockId};
+use crate::io::{CloseHow, Event, SockId};
 use crate::node::admission::Trust;
-use crate::node::punching::Punch;
+use crate::node::servers::{ServerNews, Servers};
+use crate::node::strategy::Ctx;
+use crate::node::strategy::knock::{KnockKey, LENGTH};
 use crate::pipe::PipeId;
 use crate::random::Domain;
 use crate::session::SessionId;
 use crate::signal::message::Body;
 use crate::strategy::agreement::{Key, Requester};
-use crate::strategy::paths;
 use crate::time::Instant;
-use crate::turn::Family;
+use crate::turn::{Credentials, Family};
 
 /// Allocations for proofs at a time, and those for one peer.
 const MAX_ASKED: usize = 16;
@@ -52,6 +53,11 @@ const CALLS: u8 = 4;
 const PAUSE: Duration = Duration::from_millis(250);
 /// Answers to knocks, of which there may be one for each call.
 const ANSWERS: u8 = KNOCKS;
+
+/// Time for a server to hear that a proof needs it no longer.
+const END_WITHIN: Duration = Duration::from_secs(5);
+
+pub(super) type Proofs = BTreeMap<PipeId, Box<Proof>>;
 
 /// A proof that is under way.
 pub(in crate::node) struct Proof {
@@ -104,66 +110,68 @@ enum Found {
     Stale(u8),
 }
 
-impl Node {
+impl Punches {
     /// Asks the peer of a punch to prove that it is at this address, if we have a server and the proof is worth one.
-    pub(in crate::node) fn seek_proof(&mut self, key: Key, ip: IpAddr) {
+    pub(super) fn seek_proof(&mut self, ctx: &mut Ctx<'_>, key: Key, ip: IpAddr) {
         let asked = || self.proofs.values().filter(|p| matches!(p.side, Side::Asks(_)));
-        let Some(punch) = self.punches.get(&key) else { return };
+        let Some(punch) = self.all.get(&key) else { return };
         let (peer, via) = (punch.peer, punch.via.clone());
-        if !self.may_seek_proof(key)
+        if !self.may_seek_proof(ctx, key)
             || asked().count() >= MAX_ASKED
             || asked().filter(|p| p.peer == peer).count() >= MAX_ASKED_OF_ONE
             || asked().any(|p| p.key == key)
         {
             return;
         }
-        if let Some(punch) = self.punches.get_mut(&key) {
+        if let Some(punch) = self.all.get_mut(&key) {
             punch.proofs += 1;
         }
-        let id = self.cx.fresh_pipe();
-        let servers = self.ask_servers(id, if ip.is_ipv4() { Family::V4 } else { Family::V6 }, false);
-        let knock_key = KnockKey::new(&self.config.identity, &peer, key.0);
-        let token: [u8; 16] = self.cx.random.bytes(Domain::Proof);
-        let [knock, answer] = knock_key.knock(&self.cx.random.bytes(Domain::Proof));
-        let call = knock_key.call(&token, &self.node_id());
+        let id = ctx.cx.fresh_pipe();
+        let servers =
+            ctx.ask_servers(Owner::Proof(id), if ip.is_ipv4() { Family::V4 } else { Family::V6 }, false);
+        let knock_key = KnockKey::new(&ctx.config.identity, &peer, key.0);
+        let token: [u8; 16] = ctx.cx.random.bytes(Domain::Proof);
+        let [knock, answer] = knock_key.knock(&ctx.cx.random.bytes(Domain::Proof));
+        let call = knock_key.call(&token, &ctx.node_id());
         let asks = Asks { servers, ip, via, token, call, knock, answer, knocks: KNOCKS };
-        let until = self.cx.now + WITHIN;
+        let until = ctx.cx.now + WITHIN;
         self.proofs.insert(id, Box::new(Proof { key, peer, until, side: Side::Asks(Box::new(asks)) }));
-        self.work_proof(id);
+        self.work_proof(ctx, id);
     }
 
     /// Returns true if the peer of a punch may still be asked for a proof.
-    pub(in crate::node) fn may_seek_proof(&self, key: Key) -> bool {
+    pub(super) fn may_seek_proof(&self, ctx: &Ctx<'_>, key: Key) -> bool {
         let open = |p: &Punch| p.trust == Trust::Known && p.proofs < MAX_OF_CALL;
-        !self.config.turn.is_empty() && self.punches.get(&key).is_some_and(|p| open(p))
+        !ctx.config.turn.is_empty() && self.all.get(&key).is_some_and(|p| open(p))
     }
 
     /// Shows a peer that we are where we say, as it asks us to. Returns true if that had an effect.
     pub(in crate::node) fn show(
         &mut self,
+        ctx: &mut Ctx<'_>,
         peer: NodeId,
         session: SessionId,
         token: [u8; 16],
         to: SocketAddr,
     ) -> bool {
         let Some(key) = self.punch_with(peer, session) else { return false };
-        let may = paths::may_send_to(&self.network.ours(), to.ip(), Trust::Known);
+        let may = ctx.may_send_to(to.ip(), Trust::Known);
         let busy = self.proofs.values().any(|p| p.key == key && matches!(p.side, Side::Shows(_)));
-        let Some(punch) = self.punches.get_mut(&key) else { return false };
+        let Some(punch) = self.all.get_mut(&key) else { return false };
         let from = punch.local();
         if !may || busy || punch.proofs >= MAX_OF_CALL || from.is_ipv4() != to.is_ipv4() {
             return false;
         }
         punch.proofs += 1;
-        let id = self.cx.fresh_pipe();
-        let local = self.network.local(from, 0);
-        let sock = self.cx.bind_udp(Owner::Relay(id), local);
-        let knock_key = KnockKey::new(&self.config.identity, &peer, session);
+        let id = ctx.cx.fresh_pipe();
+        let local = ctx.network.local(from, 0);
+        let sock = ctx.cx.bind_udp(Owner::Proof(id), local);
+        let knock_key = KnockKey::new(&ctx.config.identity, &peer, session);
         let call = knock_key.call(&token, &peer);
         let shows = Shows { sock, to, knock_key, call, calls: CALLS, next: None, answers: ANSWERS };
-        let until = self.cx.now + WITHIN;
+        let until = ctx.cx.now + WITHIN;
         self.proofs.insert(id, Box::new(Proof { key, peer, until, side: Side::Shows(shows) }));
-        self.work_proof(id);
+        self.work_proof(ctx, id);
         true
     }
 
@@ -173,157 +181,142 @@ impl Node {
     }
 
     /// Ends the proofs for a punch that is over.
-    pub(in crate::node) fn end_proofs(&mut self, key: Key) {
+    pub(super) fn end_proofs(&mut self, ctx: &mut Ctx<'_>, key: Key) {
         let of_key = self.proofs.iter().filter(|(_, p)| p.key == key).map(|(id, _)| *id);
         for id in of_key.collect::<Vec<_>>() {
-            self.end_proof(id);
+            self.end_proof(ctx, id);
         }
     }
 
     /// Ends all proofs at the node's end.
-    pub(super) fn shut_proofs(&mut self) {
+    pub(super) fn shut_proofs(&mut self, ctx: &mut Ctx<'_>) {
         for id in self.proofs.keys().copied().collect::<Vec<_>>() {
-            self.end_proof(id);
-            self.forget_proof(id);
+            self.end_proof(ctx, id);
+            self.forget_proof(ctx, id);
         }
     }
 
-    /// Ids of the proofs that we ask for.
-    pub(super) fn proof_ids(&self) -> impl Iterator<Item = PipeId> + '_ {
-        self.proofs.keys().copied()
-    }
-
-    /// Takes in that the socket from which we show ourselves is bound. False: the socket is none.
-    pub(super) fn shows_opened(&mut self, id: PipeId) -> bool {
-        let now = self.cx.now;
-        let Some(shows) = self.proofs.get_mut(&id).and_then(|p| p.shows()) else { return false };
-        shows.next = Some(now);
-        self.work_proof(id);
-        true
-    }
-
-    /// Takes in a datagram on such a socket. False: the socket is none.
-    pub(super) fn shows_datagram(&mut self, id: PipeId, from: SocketAddr, data: &[u8]) -> bool {
-        let Some(shows) = self.proofs.get_mut(&id).and_then(|p| p.shows()) else { return false };
-        if from == shows.to
-            && shows.answers > 0
-            && let Some(answer) = shows.knock_key.answer(data)
-        {
-            shows.answers -= 1;
-            self.cx.send_datagram(shows.sock, from, Bytes::copy_from_slice(&answer));
+    /// Hands the user's new credentials for a TURN server on; `None` if the user has none.
+    pub(in crate::node) fn renew(&mut self, ctx: &mut Ctx<'_>, place: u8, fresh: Option<&Credentials>) {
+        for id in self.proofs.keys().copied().collect::<Vec<_>>() {
+            if let Some(servers) = self.proofs.get_mut(&id).and_then(|p| p.servers()) {
+                servers.renew(ctx.cx, place, fresh);
+            }
+            self.work_proof(ctx, id);
         }
-        true
     }
 
-    /// Takes in that such a socket failed. False: the socket is none.
-    pub(super) fn shows_failed(&mut self, id: PipeId) -> bool {
-        let is = self.proofs.get_mut(&id).is_some_and(|p| p.shows().is_some());
-        if is {
-            self.end_proof(id);
+    /// Takes in an event of a proof's socket or look-up.
+    pub(in crate::node) fn handle(&mut self, ctx: &mut Ctx<'_>, id: PipeId, event: Event<'_>) {
+        let Some(proof) = self.proofs.get_mut(&id) else { return };
+        match (&mut proof.side, event) {
+            (Side::Shows(shows), Event::Bound { .. }) => shows.next = Some(ctx.cx.now),
+            (Side::Shows(shows), Event::Datagram { from, data, .. }) => {
+                return shows.datagram(ctx.cx, from, data);
+            }
+            (Side::Shows(_), Event::Failed { .. }) => return self.end_proof(ctx, id),
+            (Side::Shows(_), _) => return,
+            (Side::Asks(asks), event) => asks.servers.handle(ctx.cx, event),
+            (Side::Leaves(servers), event) => servers.handle(ctx.cx, event),
         }
-        is
+        self.work_proof(ctx, id);
     }
 
-    /// Takes in that a proof's time has come. False: the id is no proof's.
-    pub(super) fn proof_timeout(&mut self, id: PipeId) -> bool {
-        if !self.proofs.contains_key(&id) {
-            return false;
-        }
+    /// Takes in that a proof's time has come.
+    pub(in crate::node) fn proof_timeout(&mut self, ctx: &mut Ctx<'_>, id: PipeId) {
         if let Some(servers) = self.proofs.get_mut(&id).and_then(|p| p.servers()) {
-            servers.timeout(&mut self.cx);
+            servers.timeout(ctx.cx);
         }
-        self.work_proof(id);
-        true
+        self.work_proof(ctx, id);
     }
 
     /// Goes on with a proof after anything that happened to it.
-    pub(super) fn work_proof(&mut self, id: PipeId) {
-        let now = self.cx.now;
+    pub(super) fn work_proof(&mut self, ctx: &mut Ctx<'_>, id: PipeId) {
+        let now = ctx.cx.now;
         while let Some(proof) = self.proofs.get_mut(&id) {
             let found = match &mut proof.side {
-                Side::Asks(asks) => asks.take_in(&mut self.cx),
+                Side::Asks(asks) => asks.take_in(ctx.cx),
                 Side::Leaves(_) => Found::Nothing,
-                Side::Shows(shows) => shows.call(&mut self.cx),
+                Side::Shows(shows) => shows.call(ctx.cx),
             };
             let (key, peer) = (proof.key, proof.peer);
             match found {
                 Found::Nothing if proof.until <= now => match proof.side {
-                    Side::Asks(_) => self.proof_failed(id),
-                    Side::Shows(_) => self.end_proof(id),
-                    Side::Leaves(_) => self.forget_proof(id),
+                    Side::Asks(_) => self.proof_failed(ctx, id),
+                    Side::Shows(_) => self.end_proof(ctx, id),
+                    Side::Leaves(_) => self.forget_proof(ctx, id),
                 },
                 Found::Nothing => break,
                 Found::Relayed(relayed) => {
                     if let Side::Asks(asks) = &mut proof.side {
                         let (via, token) = (asks.via.clone(), asks.token);
-                        self.reply(peer, key.0, &via, Body::Prove { token, relayed });
+                        ctx.reply(peer, key.0, &via, Body::Prove { token, relayed });
                     }
                 }
                 Found::Proven => {
                     let Side::Asks(asks) = &proof.side else { break };
                     let ip = asks.ip;
-                    self.end_proof(id);
-                    self.took_part(key, ip);
+                    self.end_proof(ctx, id);
+                    self.took_part(ctx, key, ip);
                 }
-                Found::Failed => self.proof_failed(id),
+                Found::Failed => self.proof_failed(ctx, id),
                 Found::Redirected(by, to, anywhere) => {
-                    let may = self.network.may_follow(to, anywhere);
+                    let may = ctx.network.may_follow(to, anywhere);
                     if let Some(servers) = self.proofs.get_mut(&id).and_then(|p| p.servers()) {
-                        servers.follow(&mut self.cx, by, to, may);
+                        servers.follow(ctx.cx, by, to, may);
                     }
                 }
-                Found::Stale(place) => self.logins.want(&mut self.cx, ServerRef::Turn(place)),
+                Found::Stale(place) => ctx.logins.want(ctx.cx, ServerRef::Turn(place)),
             }
         }
         let Some(proof) = self.proofs.get_mut(&id) else { return };
         if let Side::Leaves(servers) = &proof.side
             && servers.is_over()
         {
-            return self.forget_proof(id);
+            return self.forget_proof(ctx, id);
         }
         let next = [proof.next(), Some(proof.until)].into_iter().flatten().min();
-        self.cx.timers.set(Timer::Relay(id), next);
+        ctx.cx.timers.set(Timer::Proof(id), next);
     }
 
     /// The peer has not shown itself: asks once more, if the punch still waits for it.
-    fn proof_failed(&mut self, id: PipeId) {
+    fn proof_failed(&mut self, ctx: &mut Ctx<'_>, id: PipeId) {
         let Some(proof) = self.proofs.get(&id) else { return };
         let (key, ip) = (proof.key, if let Side::Asks(asks) = &proof.side { Some(asks.ip) } else { None });
-        self.end_proof(id);
-        if let Some(ip) = ip.filter(|_| self.punches.get(&key).is_some_and(|p| p.stalls())) {
-            self.seek_proof(key, ip);
+        self.end_proof(ctx, id);
+        if let Some(ip) = ip.filter(|_| self.all.get(&key).is_some_and(|p| p.stalls())) {
+            self.seek_proof(ctx, key, ip);
         }
     }
 
     /// Ends a proof; our server is told.
-    fn end_proof(&mut self, id: PipeId) {
+    fn end_proof(&mut self, ctx: &mut Ctx<'_>, id: PipeId) {
         let Some(mut proof) = self.proofs.remove(&id) else { return };
-        self.cx.timers.set(Timer::Relay(id), None);
+        ctx.cx.timers.set(Timer::Proof(id), None);
         proof.side = match proof.side {
             Side::Asks(asks) => {
                 let mut servers = asks.servers;
-                servers.close(&mut self.cx);
-                proof.until = self.cx.now + END_WITHIN;
+                servers.close(ctx.cx);
+                proof.until = ctx.cx.now + END_WITHIN;
                 Side::Leaves(Box::new(servers))
             }
             Side::Leaves(servers) => Side::Leaves(servers),
-            Side::Shows(shows) => return self.cx.close(shows.sock, CloseHow::Drop),
+            Side::Shows(shows) => return ctx.cx.close(shows.sock, CloseHow::Drop),
         };
         self.proofs.insert(id, proof);
-        self.work_proof(id);
+        self.work_proof(ctx, id);
     }
 
-    fn forget_proof(&mut self, id: PipeId) {
-        self.cx.timers.set(Timer::Relay(id), None);
+    fn forget_proof(&mut self, ctx: &mut Ctx<'_>, id: PipeId) {
+        ctx.cx.timers.set(Timer::Proof(id), None);
         if let Some(servers) = self.proofs.remove(&id).as_mut().and_then(|p| p.servers()) {
-            servers.drop_sockets(&mut self.cx);
+            servers.drop_sockets(ctx.cx);
         }
     }
 
     /// The punch with a named peer in this session, whoever has asked for it.
     fn punch_with(&self, peer: NodeId, session: SessionId) -> Option<Key> {
-        let with =
-            |key: &Key| self.punches.get(key).is_some_and(|p| p.peer == peer && p.trust == Trust::Known);
+        let with = |key: &Key| self.all.get(key).is_some_and(|p| p.peer == peer && p.trust == Trust::Known);
         [Requester::Us, Requester::Them].map(|by| (session, by)).into_iter().find(with)
     }
 }
@@ -339,11 +332,7 @@ impl Proof {
         if let Side::Asks(asks) = &self.side { Some(asks.token) } else { None }
     }
 
-    fn shows(&mut self) -> Option<&mut Shows> {
-        if let Side::Shows(shows) = &mut self.side { Some(shows) } else { None }
-    }
-
-    pub(super) fn servers(&mut self) -> Option<&mut Servers> {
+    fn servers(&mut self) -> Option<&mut Servers> {
         match &mut self.side {
             Side::Asks(asks) => Some(&mut asks.servers),
             Side::Leaves(servers) => Some(servers),
@@ -391,6 +380,17 @@ impl Asks {
 }
 
 impl Shows {
+    /// Answers a knock.
+    fn datagram(&mut self, cx: &mut Cx, from: SocketAddr, data: &[u8]) {
+        if from == self.to
+            && self.answers > 0
+            && let Some(answer) = self.knock_key.answer(data)
+        {
+            self.answers -= 1;
+            cx.send_datagram(self.sock, from, Bytes::copy_from_slice(&answer));
+        }
+    }
+
     /// Calls if it is time to.
     fn call(&mut self, cx: &mut Cx) -> Found {
         if self.next.is_some_and(|at| at <= cx.now) {

@@ -6,19 +6,22 @@
 //! repeated until the rung ends. So any SYN that comes through finds somebody.
 
 use core::time::Duration;
+use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
 use smallvec::{SmallVec, smallvec};
 
+mod ladder;
+mod proof;
 mod state;
 
-pub(super) use state::{Punch, PunchStage};
+use ladder::Ladder;
+use proof::Proofs;
+#[cfg(test)]
+pub(in crate::node) use state::PunchStage as Stages;
+use state::{Planned, Punch, PunchStage, SILENT_DIALS, SYN_BURST, SYN_EVERY, Search, Silent};
 
-use state::{Planned, SILENT_DIALS, SYN_BURST, SYN_EVERY, Search, Silent};
-
-use super::Node;
-use super::admission::Trust;
-use super::session::Role;
+use super::{Ctx, Parting, Said};
 use crate::address::{PeerAddress, PeerInterface, is_link_local};
 use crate::cx::Timer;
 use crate::hello::{Offer, Purpose};
@@ -27,7 +30,9 @@ use crate::io::{IoFailure, SockId};
 use crate::limit::Bucket;
 use crate::nat::surveyor::Sampled;
 use crate::nat::{Behaviour, DeltaType, Foresight, NatType};
-use crate::notice::{Refusal, Stage, Strategy};
+use crate::node::admission::{Place, Trust};
+use crate::node::session::Role;
+use crate::notice::{ConnectId, Refusal, Stage, Strategy};
 use crate::pipe::Terms;
 use crate::random::Domain;
 use crate::session::SessionId;
@@ -39,7 +44,7 @@ use crate::strategy::paths::Route;
 use crate::strategy::punch::{self, From, Side, Tactic};
 
 /// First rung whose dials leave from ports of their own: a stale connection may hold the listener's.
-pub(super) const FRESH_FROM: u8 = 2;
+const FRESH_FROM: u8 = 2;
 /// Times that a port may be taken by a connection that is none, before it is given up.
 const STUCK: u8 = 2;
 /// Time of a rung on which each side knows where to dial; then the next begins at the same time.
@@ -56,8 +61,8 @@ const SEARCH_FOR: Duration = Duration::from_secs(10);
 const MAX_HALF_OPEN: usize = 1024;
 /// Dials for the punches with one peer: so many at once, and as many again every two minutes. A router remembers them
 /// that long.
-pub(super) const MAX_DIALS: u32 = 8192;
-pub(super) const DIALS_EVERY: Duration = Duration::from_micros(120_000_000 / MAX_DIALS as u64);
+pub(in crate::node) const MAX_DIALS: u32 = 8192;
+pub(in crate::node) const DIALS_EVERY: Duration = Duration::from_micros(120_000_000 / MAX_DIALS as u64);
 /// Dials of one punch with a stranger: one for each of its messages, of four SYNs. The number is small, since anybody
 /// can ask.
 const MAX_DIALS_STRANGER: u32 = 4;
@@ -76,38 +81,55 @@ const MAX_TAINTED: u8 = 3;
 /// Longest delay of a start that the peer asks for.
 const MAX_DELAY: Duration = Duration::from_secs(2);
 
-impl Node {
+#[derive(Default)]
+pub(in crate::node) struct Punches {
+    // Boxed: a map makes room for eleven at once, and few nodes have eleven calls.
+    all: BTreeMap<Key, Box<Punch>>,
+    /// Our calls that punch.
+    ladders: BTreeMap<ConnectId, Ladder>,
+    proofs: Proofs,
+}
+
+/// Who punches with whom.
+#[derive(Clone, Copy)]
+struct With<'a> {
+    key: Key,
+    peer: NodeId,
+    terms: Terms,
+    address: &'a PeerAddress,
+    /// The call, where it is ours.
+    connect: Option<ConnectId>,
+}
+
+impl Punches {
     /// Begins a rung. `theirs` is the peer's announcement, where the peer is the requester. False: there is no way to
     /// the peer.
-    #[allow(clippy::too_many_arguments, reason = "called from two places, each of which knows all of it")]
-    pub(super) fn begin_punch(
+    fn begin_rung(
         &mut self,
-        key: Key,
-        peer: NodeId,
-        terms: Terms,
-        address: &PeerAddress,
+        ctx: &mut Ctx<'_>,
+        With { key, peer, terms, address, connect }: With<'_>,
         via: SmallVec<[u8; 2]>,
         rung: u8,
         theirs: Option<&Mappings>,
     ) -> bool {
-        let trust = self.admission.trust(peer);
+        let trust = ctx.admission.trust(peer);
         let family =
             |v4: bool| address.interfaces().any(|i| i.external.is_ipv4() == v4 && !is_link_local(i.external));
         let fits = |r: &&Route| {
             let fits = theirs.is_none_or(|t| t.external.is_ipv4() == r.internal.is_ipv4());
             fits && family(r.internal.is_ipv4())
         };
-        let Some(v4) = self.network.routes().iter().find(fits).map(|r| r.internal.is_ipv4()) else {
+        let Some(v4) = ctx.network.routes().iter().find(fits).map(|r| r.internal.is_ipv4()) else {
             return false;
         };
         let behaviour_of = |r: &Route| {
-            self.network.surveyor().of(r.internal).map(|report| report.behaviour).unwrap_or_default()
+            ctx.network.surveyor().of(r.internal).map(|report| report.behaviour).unwrap_or_default()
         };
-        let ours = self.network.routes().iter().filter(|r| r.internal.is_ipv4() == v4);
+        let ours = ctx.network.routes().iter().filter(|r| r.internal.is_ipv4() == v4);
         let easiest = ours.min_by_key(|r| punch::difficulty(behaviour_of(r)));
         let Some(route) = easiest.copied() else { return false };
         let behaviour = behaviour_of(&route);
-        let before = self.take_punch(key);
+        let before = self.take_punch(ctx, key);
         let dials = before.as_ref().map_or(0, |p| p.dials);
         let asked = before.as_ref().map_or(1, |p| p.asked.saturating_add(1));
         let stalled = before.as_ref().is_some_and(|p| p.stalls);
@@ -136,21 +158,22 @@ impl Node {
             // Unless each dial takes one of the ports that are about to be predicted: of ours, or of the peer's, whose
             // router takes one for each RST that it answers with (Linux: seen in the lab).
             waiting.clear();
-            self.sessions.close_dials(&mut self.cx, core::mem::take(&mut live).into_keys());
+            ctx.sessions.close_dials(ctx.cx, core::mem::take(&mut live).into_keys());
         }
-        let surveyed = self.network.surveyor().settled();
-        let listen = self.network.listen_port(route.internal.is_ipv4()).unwrap_or(0);
+        let surveyed = ctx.network.surveyor().settled();
+        let listen = ctx.network.listen_port(route.internal.is_ipv4()).unwrap_or(0);
         let (internal, external) = (route.internal, route.external);
         let ours = Side { behaviour, external, internal, ports: SmallVec::new(), listen, others: 0 };
         let delay =
-            theirs.map_or(Duration::ZERO, |t| (t.signal_delay + self.signalling.delay(&via)).min(MAX_DELAY));
+            theirs.map_or(Duration::ZERO, |t| (t.signal_delay + ctx.signalling.delay(&via)).min(MAX_DELAY));
         // A quarter longer: SYNs cross unless one side is later than the way is long, the asking side is late by what
         // it takes to read our answer, and our waiting costs it nothing. Not more, since the way between us may be
         // less than half as long as the one by the broker.
         let delay = delay * 5 / 4;
-        let now = self.cx.now;
+        let now = ctx.cx.now;
         let punch = Punch {
             peer,
+            connect,
             trust,
             terms,
             via,
@@ -165,7 +188,7 @@ impl Node {
             announced: now,
             took,
             until: now + MEET_FOR,
-            port: if fresh { self.cx.fresh_port() } else { listen },
+            port: if fresh { ctx.cx.fresh_port() } else { listen },
             waiting,
             search: None,
             live,
@@ -187,115 +210,117 @@ impl Node {
             probed: 0,
             surveyed,
         };
-        self.punches.insert(key, Box::new(punch));
-        self.sessions.set_punched(key, true);
+        self.all.insert(key, Box::new(punch));
+        ctx.sessions.set_punched(key, true);
         let needed = match behaviour.foresight() {
             Foresight::Next(_) => true,
             Foresight::Measured => fresh,
             Foresight::Offset(_) | Foresight::Nothing { .. } => false,
         };
-        if needed && self.network.sample(&mut self.cx, internal, key) {
+        if needed && ctx.network.sample(ctx.cx, internal, key) {
             // A server that takes the connection and says nothing must not keep the punch, and its place, for ever.
-            self.cx.timers.set(Timer::Punch(key), Some(now + MEET_FOR));
+            ctx.cx.timers.set(Timer::Punch(key), Some(now + MEET_FOR));
         } else {
-            self.punch_announce(key, None);
+            self.announce(ctx, key, None);
         }
         true
     }
 
     /// Ends a punch, with the dials that nobody has answered.
-    pub(super) fn forget_punch(&mut self, key: Key) {
-        if let Some(punch) = self.end_punch(key) {
-            self.sessions.close_dials(&mut self.cx, punch.live.into_keys());
+    pub(in crate::node) fn forget_punch(&mut self, ctx: &mut Ctx<'_>, key: Key) {
+        if let Some(punch) = self.end_punch(ctx, key) {
+            ctx.sessions.close_dials(ctx.cx, punch.live.into_keys());
         }
     }
 
     /// Ends a punch without touching its streams.
-    pub(super) fn end_punch(&mut self, key: Key) -> Option<Box<Punch>> {
-        self.end_proofs(key);
-        self.take_punch(key)
+    fn end_punch(&mut self, ctx: &mut Ctx<'_>, key: Key) -> Option<Box<Punch>> {
+        self.end_proofs(ctx, key);
+        self.take_punch(ctx, key)
     }
 
-    fn take_punch(&mut self, key: Key) -> Option<Box<Punch>> {
-        let punch = self.punches.remove(&key)?;
-        self.sessions.set_punched(key, false);
-        self.cx.timers.set(Timer::Punch(key), None);
-        self.network.release_sample(&mut self.cx, key);
+    fn take_punch(&mut self, ctx: &mut Ctx<'_>, key: Key) -> Option<Box<Punch>> {
+        let punch = self.all.remove(&key)?;
+        ctx.sessions.set_punched(key, false);
+        ctx.cx.timers.set(Timer::Punch(key), None);
+        ctx.network.release_sample(ctx.cx, key);
         Some(punch)
     }
 
-    pub(super) fn punch_sampled(&mut self, sampled: Sampled) {
-        if self.punches.get(&sampled.key).is_some_and(|p| p.stage == PunchStage::Sampling) {
-            self.punch_announce(sampled.key, Some(sampled));
+    pub(in crate::node) fn sampled(&mut self, ctx: &mut Ctx<'_>, sampled: Sampled) {
+        if self.all.get(&sampled.key).is_some_and(|p| p.stage == PunchStage::Sampling) {
+            self.announce(ctx, sampled.key, Some(sampled));
         }
     }
 
     /// Answers a peer that wants to punch, and dials when the answer has arrived. Our user's rules have been asked.
-    pub(super) fn visit_by_punch(
+    pub(in crate::node) fn visit(
         &mut self,
+        ctx: &mut Ctx<'_>,
         peer: NodeId,
         session: SessionId,
         via: SmallVec<[u8; 2]>,
         mappings: &Mappings,
     ) {
         let key = (session, Requester::Them);
-        if !self.may_punch(peer, mappings) {
-            let reason = self.why_not_dialled(peer, &mappings.address, Strategy::Punch);
-            return self.reply(peer, session, &via, reason);
+        if !self.may_punch(ctx, peer, mappings) {
+            let reason = ctx.why_not_dialled(peer, &mappings.address, Strategy::Punch);
+            return ctx.reply(peer, session, &via, reason);
         }
-        self.sessions.open(key, peer, mappings.terms);
-        let begun = self.begin_punch(
-            key,
-            peer,
-            mappings.terms,
-            &mappings.address,
-            via.clone(),
-            mappings.rung,
-            Some(mappings),
-        );
+        ctx.sessions.open(key, peer, mappings.terms);
+        let (terms, address) = (mappings.terms, &*mappings.address);
+        let with = With { key, peer, terms, address, connect: None };
+        let begun = self.begin_rung(ctx, with, via.clone(), mappings.rung, Some(mappings));
         if !begun {
-            self.leave(key);
-            self.reply(peer, session, &via, Body::Dialled { count: 0, dials: SmallVec::new() });
+            ctx.say(Said::Left(key, peer, Parting::IfStreamless));
+            ctx.reply(peer, session, &via, Body::Dialled { count: 0, dials: SmallVec::new() });
         }
     }
 
     /// Returns true if a tactic dials nothing for these mappings that we would not dial for the peer otherwise.
-    fn may_punch(&self, peer: NodeId, mappings: &Mappings) -> bool {
-        let paths = self.paths_to(peer, &mappings.address, self.admission.trust(peer));
+    fn may_punch(&self, ctx: &Ctx<'_>, peer: NodeId, mappings: &Mappings) -> bool {
+        let paths = ctx.paths_to(peer, &mappings.address, ctx.admission.trust(peer));
         // There is no NAT on a link, nor do mappings have zones.
         let may = |ip: IpAddr| !is_link_local(ip) && paths.iter().any(|p| p.remote.ip() == ip);
         let Some(theirs) = side_of(mappings) else { return false };
         let shared = |r: &Route| punch::is_near(r.internal, r.external, &theirs);
-        may(theirs.external) && (may(theirs.internal) || !self.network.routes().iter().any(shared))
+        may(theirs.external) && (may(theirs.internal) || !ctx.network.routes().iter().any(shared))
+    }
+
+    /// Returns true if a peer's announcement is that of the next rung of a punch that was judged.
+    pub(super) fn is_next_rung(&self, key: Key, peer: NodeId, mappings: &Mappings) -> bool {
+        self.all.get(&key).is_some_and(|punch| punch.peer == peer && mappings.rung > punch.rung)
     }
 
     /// Takes in the peer's answer to our announcement.
-    pub(super) fn punch_answered(&mut self, peer: NodeId, session: SessionId, mappings: &Mappings) {
+    pub(in crate::node) fn answered(
+        &mut self,
+        ctx: &mut Ctx<'_>,
+        peer: NodeId,
+        session: SessionId,
+        mappings: &Mappings,
+    ) {
         let key = (session, Requester::Us);
-        let may = self.may_punch(peer, mappings);
-        let Some(punch) = self.punches.get_mut(&key) else { return };
+        let may = self.may_punch(ctx, peer, mappings);
+        let Some(punch) = self.all.get_mut(&key) else { return };
         if punch.peer != peer || punch.rung != mappings.rung || punch.stage != PunchStage::Announced {
             return;
         }
         if !may {
-            self.cx.stats.bad_messages += 1;
+            ctx.cx.stats.bad_messages += 1;
             return;
         }
         punch.theirs = side_of(mappings);
         punch.sources.push(mappings.external);
         let swapped = is_swapped(punch.rung);
         let wait = if swapped { mappings.signal_delay.min(MAX_DELAY) } else { Duration::ZERO };
-        self.plan_punch(key, wait);
-        if let Some((connect, n)) = self.ladder_of(session)
-            && let Some(request) = self.request_of(connect, n)
-        {
-            request.answered = true;
-        }
+        self.plan(ctx, key, wait);
+        self.stop_asking(key);
     }
 
     /// Returns the punch of ours whose other end a stream from this address may be.
-    pub(super) fn awaited_from(&self, ip: IpAddr) -> Option<(Key, NodeId, Terms)> {
-        self.punches
+    pub(in crate::node) fn awaited_from(&self, ip: IpAddr) -> Option<(Key, NodeId, Terms)> {
+        self.all
             .iter()
             .find(|(key, p)| key.1 == Requester::Us && p.sources.contains(&ip))
             .map(|(key, p)| (*key, p.peer, p.terms))
@@ -303,9 +328,9 @@ impl Node {
 
     /// Returns true if a stream that our listener took would break sooner or later, since our NAT holds it for an
     /// earlier dial of ours. Such a stream is to be refused, which clears the NAT's entry too. At most three per punch.
-    pub(super) fn is_tainted(&mut self, local: SocketAddr, remote: SocketAddr) -> bool {
+    pub(in crate::node) fn is_tainted(&mut self, local: SocketAddr, remote: SocketAddr) -> bool {
         let of_dial = |p: &&mut Box<Punch>| p.ours.listen == local.port() && p.stale.contains(&remote);
-        let Some(punch) = self.punches.values_mut().find(of_dial) else { return false };
+        let Some(punch) = self.all.values_mut().find(of_dial) else { return false };
         let open = punch.ours.behaviour == Behaviour::OPEN;
         if open || punch.tainted >= MAX_TAINTED {
             return false;
@@ -315,11 +340,11 @@ impl Node {
     }
 
     /// Starts the dials that are due.
-    pub(super) fn drive_punch(&mut self, key: Key) {
-        let now = self.cx.now;
+    pub(in crate::node) fn drive_punch(&mut self, ctx: &mut Ctx<'_>, key: Key) {
+        let now = ctx.cx.now;
         let mut unproven = None;
         loop {
-            let Some(punch) = self.punches.get_mut(&key) else { return };
+            let Some(punch) = self.all.get_mut(&key) else { return };
             if punch.stage == PunchStage::Resting || punch.until <= now {
                 break;
             }
@@ -334,13 +359,13 @@ impl Node {
             if !room || !due || punch.stalls || !punch.budget.take(now) {
                 break;
             }
-            if !self.admission.may_dial(now, punch.peer) {
+            if !ctx.admission.may_dial(now, punch.peer) {
                 punch.dial_no_more();
                 break;
             }
             if let Some(ip) = punch.next_silent() {
                 let spent = punch.silent.values().map(|silent| silent.dials).sum::<u32>() >= SILENT_DIALS;
-                if spent || !self.admission.may_dial_silent(now, punch.peer) {
+                if spent || !ctx.admission.may_dial_silent(now, punch.peer) {
                     punch.stalls = true;
                     unproven = Some(ip);
                     break;
@@ -349,12 +374,12 @@ impl Node {
             }
             let Some(next) = punch.next(now) else { break };
             punch.dials += 1;
-            self.dial_punch(key, next);
+            self.dial(ctx, key, next);
         }
         if let Some(ip) = unproven {
-            self.seek_proof(key, ip);
+            self.seek_proof(ctx, key, ip);
         }
-        let Some(punch) = self.punches.get_mut(&key) else { return };
+        let Some(punch) = self.all.get_mut(&key) else { return };
         let idle = punch.live.is_empty() && punch.waiting.is_empty() && punch.search.is_none();
         if punch.stage == PunchStage::Punching && idle && key.1 == Requester::Us {
             punch.until = now;
@@ -371,23 +396,24 @@ impl Node {
         };
         let at = at.unwrap_or(punch.until).min(punch.until);
         if punch.until > now {
-            self.cx.timers.set(Timer::Punch(key), Some(at));
+            ctx.cx.timers.set(Timer::Punch(key), Some(at));
         } else if punch.stage == PunchStage::Sampling {
-            self.punch_announce(key, None);
+            self.announce(ctx, key, None);
         } else {
-            self.rung_over(key);
+            self.rung_over(ctx, key);
         }
     }
 
-    /// Returns true if a session is being punched.
-    pub(super) fn is_punching(&self, key: Key) -> bool {
-        self.punches.contains_key(&key)
-    }
-
     /// Takes in that a stream of a punch is gone. False: the stream is no punch's.
-    pub(super) fn punch_lost_stream(&mut self, key: Key, sock: SockId, why: DialEnd) -> bool {
-        let now = self.cx.now;
-        let Some(punch) = self.punches.get_mut(&key) else { return false };
+    pub(in crate::node) fn lost_stream(
+        &mut self,
+        ctx: &mut Ctx<'_>,
+        key: Key,
+        sock: SockId,
+        why: DialEnd,
+    ) -> bool {
+        let now = ctx.cx.now;
+        let Some(punch) = self.all.get_mut(&key) else { return false };
         let Some(dial) = punch.live.remove(&sock) else { return false };
         let local = [IoFailure::AddrInUse, IoFailure::AddrNotAvailable, IoFailure::Resources];
         if matches!(why, DialEnd::Io(_)) {
@@ -399,18 +425,18 @@ impl Node {
         };
         let (ip, peer) = (dial.to.ip(), punch.peer);
         if heard && let (Some(silent), _) = punch.took_part(ip) {
-            self.admission.were_not_silent(peer, silent.dials, now.since(silent.since));
+            ctx.admission.were_not_silent(peer, silent.dials, now.since(silent.since));
         }
         let tries = dial.tries.saturating_add(1);
         let again = |after: Duration| Planned { tries, at: now + after, ..dial };
-        let random = Duration::from_micros(self.cx.random.below(Domain::Punch, PAUSE.as_micros() as u64));
+        let random = Duration::from_micros(ctx.cx.random.below(Domain::Punch, PAUSE.as_micros() as u64));
         let mut stuck = false;
         // Nothing was sent, so that a stranger's few dials are left for rungs that dial from elsewhere.
         if local.into_iter().any(|cause| why == DialEnd::Io(cause)) {
             punch.dials = punch.dials.saturating_sub(1);
             if let Some(silent) = punch.silent.get_mut(&ip).filter(|silent| silent.dials > 0) {
                 silent.dials -= 1;
-                self.admission.were_not_silent(peer, 1, Duration::ZERO);
+                ctx.admission.were_not_silent(peer, 1, Duration::ZERO);
             }
         }
         let next = match why {
@@ -440,48 +466,62 @@ impl Node {
             let place = punch.waiting.partition_point(|p| p.at <= next.at);
             punch.waiting.insert(place, next);
         }
-        if stuck && !self.sessions.has_open(key, dial.to) {
-            self.punch_stuck(key.0);
+        if stuck && !ctx.sessions.has_open(key, dial.to) {
+            self.stuck(ctx, key);
             return true;
         }
-        self.drive_punch(key);
+        self.drive_punch(ctx, key);
         true
     }
 
     /// Notes that a peer has proved its identity on a stream: the address at the other end takes part.
-    pub(super) fn punch_met(&mut self, peer: NodeId, ip: IpAddr) {
-        let of_peer = self.punches.iter().filter(|(_, p)| p.peer == peer).map(|(key, _)| *key);
+    pub(in crate::node) fn met(&mut self, ctx: &mut Ctx<'_>, peer: NodeId, ip: IpAddr) {
+        let of_peer = self.all.iter().filter(|(_, p)| p.peer == peer).map(|(key, _)| *key);
         let all: SmallVec<[Key; 2]> = of_peer.collect();
         for key in all {
-            self.took_part(key, ip);
+            self.took_part(ctx, key, ip);
         }
     }
 
     /// Notes that somebody is at this address, in what concerns this punch.
-    pub(super) fn took_part(&mut self, key: Key, ip: IpAddr) {
-        let Some(punch) = self.punches.get_mut(&key) else { return };
+    pub(in crate::node) fn took_part(&mut self, ctx: &mut Ctx<'_>, key: Key, ip: IpAddr) {
+        let Some(punch) = self.all.get_mut(&key) else { return };
         let (silent, goes_on) = punch.took_part(ip);
         if let Some(silent) = silent {
-            self.admission.were_not_silent(punch.peer, silent.dials, self.cx.now.since(silent.since));
+            ctx.admission.were_not_silent(punch.peer, silent.dials, ctx.cx.now.since(silent.since));
         }
         if goes_on {
-            self.drive_punch(key);
+            self.drive_punch(ctx, key);
         }
     }
 
-    /// Describes the progress of a punch, in words.
-    pub(super) fn describe_punch(&self, key: Key) -> String {
-        let Some(punch) = self.punches.get(&key) else { return String::from("not begun") };
-        punch.describe(self.cx.now)
+    /// Ends the punches that leave from the way that we had. Ours begin their next rung once our address is known
+    /// again; a peer's next one is a new punch to us.
+    pub(in crate::node) fn roam(&mut self, ctx: &mut Ctx<'_>) {
+        for key in self.all.keys().copied().collect::<Vec<_>>() {
+            self.forget_punch(ctx, key);
+        }
+    }
+
+    /// Returns the places that punches of peers take. `met`: the peer of a session has proved its identity.
+    pub(super) fn places(&self, met: impl Fn(SessionId) -> bool) -> impl Iterator<Item = Place> {
+        let theirs = self.all.iter().filter(|(key, _)| key.1 == Requester::Them);
+        theirs.map(move |(key, punch)| punch.place(key.0, met(key.0)))
+    }
+
+    /// Forgets all at the node's end.
+    pub(in crate::node) fn shut(&mut self, ctx: &mut Ctx<'_>) {
+        self.all.clear();
+        self.shut_proofs(ctx);
     }
 
     /// Announces our mappings to the peer, once they are known.
-    fn punch_announce(&mut self, key: Key, sampled: Option<Sampled>) {
-        let now = self.cx.now;
-        let Some(punch) = self.punches.get(&key) else { return };
-        let signal = self.signalling.delay(&punch.via);
-        let Some(punch) = self.punches.get_mut(&key) else { return };
-        let report = self.network.surveyor().of(punch.local);
+    fn announce(&mut self, ctx: &mut Ctx<'_>, key: Key, sampled: Option<Sampled>) {
+        let now = ctx.cx.now;
+        let Some(punch) = self.all.get(&key) else { return };
+        let signal = ctx.signalling.delay(&punch.via);
+        let Some(punch) = self.all.get_mut(&key) else { return };
+        let report = ctx.network.surveyor().of(punch.local);
         // The sample may have shown that what looked like a counter is none.
         punch.ours.behaviour = report.map_or(punch.ours.behaviour, |r| r.behaviour);
         let (listen, fresh) = (punch.ours.listen, punch.fresh);
@@ -501,7 +541,7 @@ impl Node {
             },
             Foresight::Next(step) => match (sampled, seen) {
                 (Some(sampled), Some(seen)) => {
-                    let others = self.network.surveyor().others(
+                    let others = ctx.network.surveyor().others(
                         punch.local,
                         sampled.at,
                         now + punch.until_dials(signal),
@@ -522,40 +562,40 @@ impl Node {
         punch.until = now + FOR_EVER;
         punch.announced = now;
         let signal_delay = signal;
-        let address = Box::new(self.current_address());
+        let address = Box::new(ctx.address());
         let mappings = Box::new(Mappings { terms, rung, behaviour, signal_delay, external, ports, address });
         match key.1 {
-            Requester::Us => self.send_initial(key.0, mappings),
+            Requester::Us => self.send_initial(ctx, key, mappings),
             Requester::Them => {
                 let (session, stranger) =
-                    (key.0, self.punches.get(&key).is_some_and(|p| p.trust == Trust::Stranger));
-                let tactic = self.punches.get(&key).and_then(|p| p.tactic());
-                let stalled = self.punches.get(&key).is_some_and(|p| p.stalled);
+                    (key.0, self.all.get(&key).is_some_and(|p| p.trust == Trust::Stranger));
+                let tactic = self.all.get(&key).and_then(|p| p.tactic());
+                let stalled = self.all.get(&key).is_some_and(|p| p.stalled);
                 let why = match tactic {
                     Some(Tactic::Spray { .. } | Tactic::Probe { .. }) if stranger => {
                         Some(Refusal::NoSearchForStrangers)
                     }
                     // The peer would search in vain.
-                    _ if stalled && !self.may_seek_proof(key) => Some(Refusal::NoSearchInSilence),
+                    _ if stalled && !self.may_seek_proof(ctx, key) => Some(Refusal::NoSearchInSilence),
                     _ => None,
                 };
                 if let Some(why) = why {
-                    self.cx.stats.refused += 1;
-                    self.leave(key);
-                    self.doubt();
-                    return self.reply(peer, session, &via, Body::Refused(why));
+                    ctx.cx.stats.refused += 1;
+                    self.leave(ctx, key);
+                    ctx.doubt();
+                    return ctx.reply(peer, session, &via, Body::Refused(why));
                 }
-                self.reply(peer, session, &via, Body::Updated(mappings));
-                self.plan_punch(key, if swapped { Duration::ZERO } else { delay });
+                ctx.reply(peer, session, &via, Body::Updated(mappings));
+                self.plan(ctx, key, if swapped { Duration::ZERO } else { delay });
             }
         }
     }
 
     /// Decides what to dial, from `wait` on, once the mappings of each side are known.
-    fn plan_punch(&mut self, key: Key, wait: Duration) {
-        let now = self.cx.now;
-        let search = self.cx.random.below(Domain::Punch, u64::MAX);
-        let Some(punch) = self.punches.get_mut(&key) else { return };
+    fn plan(&mut self, ctx: &mut Ctx<'_>, key: Key, wait: Duration) {
+        let now = ctx.cx.now;
+        let search = ctx.cx.random.below(Domain::Punch, u64::MAX);
+        let Some(punch) = self.all.get_mut(&key) else { return };
         let Some(tactic) = punch.tactic() else { return };
         punch.stage = PunchStage::Punching;
         let listen = punch.port;
@@ -589,7 +629,7 @@ impl Node {
             }
             Tactic::Hopeless(_) => punch.until = now,
         }
-        let rung = punch.rung;
+        let (rung, connect) = (punch.rung, punch.connect);
         let searched = match &tactic {
             Tactic::Spray { to, .. } => Some(to.ip()),
             Tactic::Probe { to, .. } => Some(*to),
@@ -602,20 +642,22 @@ impl Node {
         for dial in gone {
             punch.leaves_hole(dial);
         }
-        self.sessions.close_dials(&mut self.cx, old.into_iter());
-        self.stage(Some(key), Strategy::Punch, Stage::Punching { rung });
-        if let Some(ip) = unproven {
-            self.seek_proof(key, ip);
+        ctx.sessions.close_dials(ctx.cx, old.into_iter());
+        if let Some(connect) = connect {
+            ctx.progress(connect, Strategy::Punch, Stage::Punching { rung });
         }
-        self.drive_punch(key);
+        if let Some(ip) = unproven {
+            self.seek_proof(ctx, key, ip);
+        }
+        self.drive_punch(ctx, key);
     }
 
-    fn dial_punch(&mut self, key: Key, mut dial: Planned) {
+    fn dial(&mut self, ctx: &mut Ctx<'_>, key: Key, mut dial: Planned) {
         if dial.from == 0 {
-            dial.from = self.cx.fresh_port();
+            dial.from = ctx.cx.fresh_port();
         }
-        let now = self.cx.now;
-        let Some(punch) = self.punches.get_mut(&key) else { return };
+        let now = ctx.cx.now;
+        let Some(punch) = self.all.get_mut(&key) else { return };
         let at = dial.at.max(now);
         let stranger = key.1 == Requester::Them && punch.trust == Trust::Stranger;
         let until = at + if stranger { STRANGERS_DIAL_FOR } else { DIAL_FOR };
@@ -625,37 +667,71 @@ impl Node {
             Requester::Them => Role::Respond,
         };
         let session = (key, peer, terms);
-        let sock = self.sessions.dial_for_punch(&mut self.cx, [local, dial.to], [at, until], role, session);
-        if let Some(punch) = self.punches.get_mut(&key) {
+        let sock = ctx.sessions.dial_for_punch(ctx.cx, [local, dial.to], [at, until], role, session);
+        if let Some(punch) = self.all.get_mut(&key) {
             punch.live.insert(sock, dial);
         }
     }
 
     /// Ends our part in a punch that we will not or cannot do. The session is not over: the peer may ask for a dial or
     /// to its relay next.
-    fn leave(&mut self, key: Key) {
-        self.end_punch(key);
-        self.forget_visit(key);
+    fn leave(&mut self, ctx: &mut Ctx<'_>, key: Key) {
+        if let Some(punch) = self.end_punch(ctx, key) {
+            ctx.say(Said::Left(key, punch.peer, Parting::IfStreamless));
+        }
     }
 
     /// Ends a rung that came to nothing.
-    fn rung_over(&mut self, key: Key) {
+    fn rung_over(&mut self, ctx: &mut Ctx<'_>, key: Key) {
         match key.1 {
-            Requester::Us => self.punch_rung_over(key.0),
+            Requester::Us => self.rung_failed(ctx, key),
             Requester::Them => {
-                let now = self.cx.now;
-                let Some(punch) = self.punches.get_mut(&key) else { return };
+                let now = ctx.cx.now;
+                let Some(punch) = self.all.get_mut(&key) else { return };
                 if punch.stage != PunchStage::Resting {
                     punch.stage = PunchStage::Resting;
                     let rest = if punch.trust == Trust::Known { REST_FOR } else { STRANGERS_REST_FOR };
                     punch.until = now + rest;
                     punch.dial_no_more();
-                    return self.cx.timers.set(Timer::Punch(key), Some(now + rest));
+                    return ctx.cx.timers.set(Timer::Punch(key), Some(now + rest));
                 }
                 // The peer has given up; streams that are saying hello go on.
-                self.leave(key);
+                self.leave(ctx, key);
             }
         }
+    }
+}
+
+#[cfg(test)]
+impl Punches {
+    /// Begins a rung of ours that no call asked for.
+    pub(in crate::node) fn begin_alone(
+        &mut self,
+        ctx: &mut Ctx<'_>,
+        (key, peer): (Key, NodeId),
+        address: &PeerAddress,
+        rung: u8,
+    ) -> bool {
+        let with = With { key, peer, terms: Terms::ENCRYPTED, address, connect: None };
+        self.begin_rung(ctx, with, SmallVec::new(), rung, None)
+    }
+
+    pub(in crate::node) fn stage(&self, key: Key) -> Option<PunchStage> {
+        self.all.get(&key).map(|punch| punch.stage)
+    }
+
+    pub(in crate::node) fn is_empty(&self) -> bool {
+        self.all.is_empty()
+    }
+
+    pub(in crate::node) fn announced(&self, key: Key) -> &[u16] {
+        self.all[&key].announced()
+    }
+
+    /// Returns the tokens of the proofs that we ask for, and the number of all proofs.
+    pub(in crate::node) fn tokens(&self) -> (Vec<(Key, [u8; 16])>, usize) {
+        let asked = self.proofs.values().filter_map(|p| Some((p.key(), p.token()?)));
+        (asked.collect(), self.proofs.len())
     }
 }
 

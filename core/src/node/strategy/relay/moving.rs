@@ -10,14 +10,14 @@ use std::net::SocketAddr;
 use bytes::{Buf, Bytes};
 
 use super::relay::{Relay, RelayStage};
-use crate::cx::{Cx, Owner, Timer};
-use crate::io::{CloseHow, SockId};
-use crate::node::Node;
+use super::{Ctx, Relays, Said};
+use crate::cx::{Cx, Owner};
+use crate::io::{CloseHow, Event, SockId};
 use crate::notice::{Notice, Strategy};
 use crate::pipe::moving::{CarrierId, CarrierKind, Mover, MoverConfig, MoverEnd, MoverEvent};
 use crate::pipe::{MAX_RECORD, Opened, Opener, PipeEnd, PipeId, PipeKeys, PipeNews, Sealer};
 use crate::relay::{ReadOutcome, RelayStream};
-use crate::strategy::agreement::{Key, Requester};
+use crate::strategy::agreement::Key;
 use crate::time::Instant;
 
 const RELAY: CarrierId = CarrierId(0);
@@ -180,108 +180,126 @@ impl Direct {
     }
 }
 
-impl Node {
+impl Relays {
     /// Returns the pipe of a session that a stream may join.
     pub(in crate::node) fn moving_pipe(&self, key: Key) -> Option<PipeId> {
-        let id = self.relay_ids.get(&key)?;
-        self.relays.get(id).filter(|r| r.moving.is_some()).map(|_| *id)
+        let id = self.by_key.get(&key)?;
+        self.all.get(id).filter(|r| r.moving.is_some()).map(|_| *id)
     }
 
     /// Moves the pipe to a stream of the session that was agreed on.
-    pub(in crate::node) fn join_pipe(&mut self, id: PipeId, sock: SockId, way: Way, keys: PipeKeys) {
-        let now = self.cx.now;
+    pub(in crate::node) fn join_pipe(
+        &mut self,
+        ctx: &mut Ctx<'_>,
+        id: PipeId,
+        sock: SockId,
+        way: Way,
+        keys: PipeKeys,
+    ) {
+        let now = ctx.cx.now;
         let open = |r: &&mut Box<Relay>| matches!(r.stage, RelayStage::Pipe | RelayStage::Leaving);
-        let moving = self.relays.get_mut(&id).filter(open).and_then(|r| r.moving.as_mut());
+        let moving = self.all.get_mut(&id).filter(open).and_then(|r| r.moving.as_mut());
         let (Some(moving), PipeKeys::Encrypted(sealer, opener)) = (moving, keys) else {
-            return self.cx.close(sock, CloseHow::Drop);
+            return ctx.cx.close(sock, CloseHow::Drop);
         };
-        self.cx.adopt(sock, Owner::Carrier(id));
+        ctx.cx.adopt(sock, Owner::Carrier(id));
         let direct = Direct { sock, sealer, opener, sealed: Vec::new(), given: 0, asked: false };
         (moving.direct, moving.way) = (Some(direct), Some(way));
         // The second of four.
         let _ = moving.mover.attach(now, DIRECT, CarrierKind::Direct);
-        self.cx.read(sock, CREDIT);
-        self.work_relay(id);
+        ctx.cx.read(sock, CREDIT);
+        self.work(ctx, id);
     }
 
-    pub(in crate::node) fn carrier_received(&mut self, id: PipeId, sock: SockId, data: &[u8]) {
-        let now = self.cx.now;
-        let Some(moving) = self.relays.get_mut(&id).and_then(|r| r.moving.as_mut()) else { return };
-        if moving.receive(now, data) {
-            self.cx.read(sock, data.len() as u32);
-        } else {
-            moving.drop_direct(&mut self.cx, CloseHow::Drop);
+    /// Takes in an event of the direct stream of a pipe.
+    pub(in crate::node) fn handle_carrier(&mut self, ctx: &mut Ctx<'_>, id: PipeId, event: Event<'_>) {
+        match event {
+            Event::Stream { sock, data } => self.carrier_received(ctx, id, sock, data),
+            Event::Writable { sock } => self.carrier_writable(ctx, id, sock),
+            Event::Failed { sock, .. } | Event::Eof { sock } => self.carrier_ended(ctx, id, sock),
+            _ => {}
         }
-        self.work_relay(id);
     }
 
-    pub(in crate::node) fn carrier_writable(&mut self, id: PipeId, sock: SockId) {
-        let moving = self.relays.get_mut(&id).and_then(|r| r.moving.as_mut());
+    fn carrier_received(&mut self, ctx: &mut Ctx<'_>, id: PipeId, sock: SockId, data: &[u8]) {
+        let now = ctx.cx.now;
+        let Some(moving) = self.all.get_mut(&id).and_then(|r| r.moving.as_mut()) else { return };
+        if moving.receive(now, data) {
+            ctx.cx.read(sock, data.len() as u32);
+        } else {
+            moving.drop_direct(ctx.cx, CloseHow::Drop);
+        }
+        self.work(ctx, id);
+    }
+
+    fn carrier_writable(&mut self, ctx: &mut Ctx<'_>, id: PipeId, sock: SockId) {
+        let moving = self.all.get_mut(&id).and_then(|r| r.moving.as_mut());
         if let Some(direct) = moving.and_then(|m| m.direct.as_mut()).filter(|d| d.sock == sock) {
             direct.asked = false;
-            self.work_relay(id);
+            self.work(ctx, id);
         }
     }
 
     /// Takes in that the direct stream has broken, or that the peer has ended it.
-    pub(in crate::node) fn carrier_ended(&mut self, id: PipeId, sock: SockId) {
-        let Some(moving) = self.relays.get_mut(&id).and_then(|r| r.moving.as_mut()) else { return };
+    fn carrier_ended(&mut self, ctx: &mut Ctx<'_>, id: PipeId, sock: SockId) {
+        let Some(moving) = self.all.get_mut(&id).and_then(|r| r.moving.as_mut()) else { return };
         if moving.direct.as_ref().is_some_and(|d| d.sock == sock) {
-            moving.drop_direct(&mut self.cx, CloseHow::Drop);
-            self.work_relay(id);
+            moving.drop_direct(ctx.cx, CloseHow::Drop);
+            self.work(ctx, id);
         }
     }
 
     /// Takes in that the relay of a pipe that moves is gone.
-    pub(super) fn relay_broke(&mut self, id: PipeId, why: PipeEnd) {
-        let now = self.cx.now;
-        let Some(relay) = self.relays.get_mut(&id) else { return };
+    pub(super) fn relay_broke(&mut self, ctx: &mut Ctx<'_>, id: PipeId, why: PipeEnd) {
+        let now = ctx.cx.now;
+        let Some(relay) = self.all.get_mut(&id) else { return };
         let Some(moving) = relay.moving.as_mut() else { return };
         // Whoever closes the pipe closes the relay's stream with it, and nobody does that otherwise.
         if why == PipeEnd::ClosedByPeer {
-            return self.moving_over(id, why);
+            return self.moving_over(ctx, id, why);
         }
         if moving.lost.replace(why).is_none() {
             moving.waiting = Bytes::new();
             moving.mover.handle_broken(now, RELAY);
             if let Some(servers) = &mut relay.servers {
-                servers.close(&mut self.cx);
+                servers.close(ctx.cx);
             }
             if relay.stage == RelayStage::Pipe {
-                self.cx.pipe_news(id, PipeNews::MessagesEnded(why));
+                ctx.cx.pipe_news(id, PipeNews::MessagesEnded(why));
             }
-            self.work_relay(id);
+            self.work(ctx, id);
         }
     }
 
-    pub(super) fn mover_news(&mut self, id: PipeId, event: MoverEvent) {
-        let Some(relay) = self.relays.get_mut(&id) else { return };
+    pub(super) fn mover_news(&mut self, ctx: &mut Ctx<'_>, id: PipeId, event: MoverEvent) {
+        let Some(relay) = self.all.get_mut(&id) else { return };
         let (stage, key) = (relay.stage, relay.key);
         let Some(moving) = relay.moving.as_mut() else { return };
         let pipe = id;
         match event {
             MoverEvent::Moved(to) => {
                 if core::mem::replace(&mut moving.told, to) != to && stage == RelayStage::Pipe {
-                    self.tell_move(id);
+                    self.tell_move(ctx, id);
                 }
             }
-            MoverEvent::Silent(_) => moving.drop_direct(&mut self.cx, CloseHow::Drop),
+            MoverEvent::Silent(_) => moving.drop_direct(ctx.cx, CloseHow::Drop),
             MoverEvent::Stranded => {
                 // While the session is open, another stream may come.
-                if !self.sessions.is_carried(key) {
-                    self.moving_over(id, PipeEnd::NoPath);
+                if !ctx.sessions.is_carried(key) {
+                    self.moving_over(ctx, id, PipeEnd::NoPath);
                 }
             }
-            MoverEvent::Readable if stage == RelayStage::Pipe => self.cx.pipe_news(pipe, PipeNews::Readable),
-            MoverEvent::Writable if stage == RelayStage::Pipe => self.cx.pipe_news(pipe, PipeNews::Writable),
+            MoverEvent::Readable if stage == RelayStage::Pipe => ctx.cx.pipe_news(pipe, PipeNews::Readable),
+            MoverEvent::Writable if stage == RelayStage::Pipe => ctx.cx.pipe_news(pipe, PipeNews::Writable),
             MoverEvent::Delivered => {
                 // A pipe that is being left ends once its messages have arrived too.
                 relay.done = true;
                 if stage == RelayStage::Pipe {
-                    self.cx.pipe_news(pipe, PipeNews::Delivered);
+                    ctx.cx.pipe_news(pipe, PipeNews::Delivered);
                 }
             }
             MoverEvent::Ended(why) => self.moving_over(
+                ctx,
                 id,
                 match why {
                     MoverEnd::ClosedByPeer => PipeEnd::ClosedByPeer,
@@ -294,30 +312,21 @@ impl Node {
     }
 
     /// Ends the search for ways of a pipe that moves, as it is over or closed.
-    pub(super) fn end_moving(&mut self, id: PipeId) {
-        let Some(relay) = self.relays.get_mut(&id) else { return };
+    pub(super) fn end_moving(&mut self, ctx: &mut Ctx<'_>, id: PipeId) {
+        let Some(relay) = self.all.get_mut(&id) else { return };
         let Some(moving) = relay.moving.as_mut() else { return };
         let (key, peer) = (relay.key, relay.peer);
-        moving.close(&mut self.cx);
+        moving.close(ctx.cx);
         if core::mem::take(&mut moving.names) {
-            self.admission.call_ended(peer);
+            ctx.admission.call_ended(peer);
         }
-        if !self.sessions.is_carried(key) {
-            return;
+        if ctx.sessions.is_carried(key) {
+            ctx.say(Said::Searched(key, peer));
         }
-        match key.1 {
-            Requester::Us => drop(self.end_attempt_of(key.0)),
-            Requester::Them => {
-                if self.visits.remove(&key.0).is_some() {
-                    self.cx.timers.set(Timer::Visit(key.0), None);
-                }
-            }
-        }
-        self.abandon(key, peer);
     }
 
-    fn moving_over(&mut self, id: PipeId, why: PipeEnd) {
-        let Some(relay) = self.relays.get_mut(&id) else { return };
+    fn moving_over(&mut self, ctx: &mut Ctx<'_>, id: PipeId, why: PipeEnd) {
+        let Some(relay) = self.all.get_mut(&id) else { return };
         // Where there never was another way, the relay's end says more.
         let Some(moving) = relay.moving.as_mut() else { return };
         if core::mem::replace(&mut moving.over, true) {
@@ -325,15 +334,15 @@ impl Node {
         }
         let lost = moving.lost.filter(|_| moving.way.is_none() && why == PipeEnd::NoPath);
         match relay.stage {
-            RelayStage::Pipe => self.pipe_over(id, lost.unwrap_or(why)),
-            RelayStage::Leaving => self.close_relay(id),
+            RelayStage::Pipe => self.pipe_over(ctx, id, lost.unwrap_or(why)),
+            RelayStage::Leaving => self.close_relay(ctx, id),
             _ => {}
         }
     }
 
-    fn tell_move(&mut self, id: PipeId) {
+    fn tell_move(&mut self, ctx: &mut Ctx<'_>, id: PipeId) {
         let nowhere = SocketAddr::from(([0, 0, 0, 0], 0));
-        let Some(relay) = self.relays.get(&id) else { return };
+        let Some(relay) = self.all.get(&id) else { return };
         let Some(moving) = &relay.moving else { return };
         let relayed = Way {
             strategy: Strategy::Relay,
@@ -343,7 +352,7 @@ impl Node {
         let direct = moving.way.filter(|_| moving.told == DIRECT);
         let Way { strategy, local, remote } = direct.unwrap_or(relayed);
         let (pipe, peer) = (id, relay.peer);
-        self.cx.notify(Notice::Moved { pipe, peer, strategy, local, remote });
+        ctx.cx.notify(Notice::Moved { pipe, peer, strategy, local, remote });
     }
 }
 

@@ -1,6 +1,6 @@
 //! Memory of all relays: each has windows by what the others leave, so that their number does not multiply it.
 
-use crate::node::Node;
+use super::Relays;
 use crate::node::admission::Trust;
 use crate::relay::{MAX_MESSAGE, MAX_MESSAGES};
 
@@ -35,20 +35,19 @@ fn share(of: u64, trust: Trust) -> u64 {
     if trust == Trust::Known { of } else { of / 8 * STRANGERS }
 }
 
-impl Node {
+impl Relays {
     /// Returns true if there is room for one more relay, with this peer.
-    pub(in crate::node) fn has_relay_room(&self, trust: Trust) -> bool {
-        (self.relays.len() as u64) < share(MAX_RELAYS as u64, trust)
-            && self.relays_hold() < share(MAX_BYTES, trust)
+    pub(in crate::node) fn has_room(&self, trust: Trust) -> bool {
+        (self.all.len() as u64) < share(MAX_RELAYS as u64, trust) && self.hold() < share(MAX_BYTES, trust)
     }
 
     /// Returns the window in each direction of one more relay.
-    pub(super) fn relay_window(&self, trust: Trust) -> u32 {
-        window(self.relays_hold(), trust)
+    pub(super) fn window_for(&self, trust: Trust) -> u32 {
+        window(self.hold(), trust)
     }
 
-    fn relays_hold(&self) -> u64 {
-        self.relays.values().map(|relay| holds(relay.window, relay.moves)).sum()
+    fn hold(&self) -> u64 {
+        self.all.values().map(|relay| holds(relay.window, relay.moves)).sum()
     }
 }
 

@@ -1,0 +1,672 @@
+//! Calls of `connect()`: the strategies of one plan, raced under one deadline.
+//!
+//! A call knows its strategies by their contract alone.
+
+mod advice;
+
+use core::time::Duration;
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use smallvec::SmallVec;
+
+use advice::Heard;
+
+use super::admission::Trust;
+use super::strategy::{Ctx, End, Said, Strategies};
+use crate::address::{PeerAddress, PeerInterface, is_link_local};
+use crate::config::Plan;
+use crate::cx::Timer;
+use crate::identity::NodeId;
+use crate::io::IoFailure;
+use crate::nat::NatType;
+use crate::notice::{
+    ConnectId, FailReason, Notice, Outcome, Refusal, Report, Stage, Strategy, StrategyReport,
+};
+use crate::pipe::Terms;
+use crate::random::Domain;
+use crate::session::SessionId;
+use crate::signal::message::MessageId;
+use crate::strategy::agreement::{Key, Requester, Settled};
+use crate::strategy::dialler::DialEnd;
+use crate::time::Instant;
+
+/// Delay between the starts of two strategies, where the first is likely to work by itself. Where it is not, the next
+/// starts at once: it costs one message.
+const HEAD_START: Duration = Duration::from_millis(250);
+/// Interval of the checks whether the peer's own call may still answer ours.
+const GLARE_CHECK: Duration = Duration::from_millis(50);
+/// A plan's timeout is cut to this.
+const MAX_TIMEOUT: Duration = Duration::from_secs(3600);
+/// A relay costs whoever runs it: others have so long before.
+const BEFORE_RELAY: Duration = Duration::from_secs(3);
+
+/// Facts of a call, which its strategies read.
+#[derive(Debug)]
+pub(super) struct Call {
+    pub(super) connect: ConnectId,
+    pub(super) session: SessionId,
+    pub(super) peer: NodeId,
+    pub(super) address: PeerAddress,
+    pub(super) plan: Plan,
+    pub(super) started: Instant,
+    pub(super) deadline: Instant,
+}
+
+#[derive(Default)]
+pub(super) struct Calls {
+    // Boxed: a map makes room for eleven at once, and few nodes have eleven calls.
+    all: BTreeMap<ConnectId, Box<Attempt>>,
+    by_session: BTreeMap<SessionId, ConnectId>,
+    next: u32,
+}
+
+#[derive(Debug)]
+struct Attempt {
+    call: Arc<Call>,
+    runs: SmallVec<[Run; 2]>,
+    /// The peer's clock minus ours, in microseconds, once it told us.
+    clock_offset: Option<i64>,
+    /// The call has its pipe, over a relay, and looks for a better path.
+    answered: bool,
+    /// Answers of the peer over the brokers.
+    heard: Heard,
+    /// A dial was refused by the peer's system, or by something on the way.
+    dial_refused: bool,
+}
+
+#[derive(Debug)]
+struct Run {
+    strategy: Strategy,
+    state: RunState,
+}
+
+#[derive(Debug)]
+enum RunState {
+    Pending { at: Instant },
+    Running,
+    Ended(End),
+}
+
+impl Call {
+    pub(super) fn key(&self) -> Key {
+        (self.session, Requester::Us)
+    }
+
+    pub(super) fn terms(&self) -> Terms {
+        self.plan.terms()
+    }
+
+    /// Returns true while nobody knows whether an IPv4 peer can be reached at all.
+    fn waits_for_nat64(&self, ctx: &Ctx<'_>) -> bool {
+        let near = || ctx.paths_to(self.peer, &self.address, Trust::Known).first().is_some_and(|p| p.local);
+        ctx.network.is_asking_nat64() && self.address.v6().is_empty() && !near()
+    }
+}
+
+impl Calls {
+    pub(super) fn len(&self) -> usize {
+        self.all.len()
+    }
+
+    /// Returns the calls by their sessions.
+    pub(super) fn by_session(&self) -> &BTreeMap<SessionId, ConnectId> {
+        &self.by_session
+    }
+
+    pub(super) fn fresh_id(&mut self) -> ConnectId {
+        let id = ConnectId(self.next);
+        self.next += 1;
+        id
+    }
+
+    /// Returns the call to this peer that runs under this session.
+    pub(super) fn call_to(&self, peer: NodeId, session: SessionId) -> Option<Arc<Call>> {
+        let call = &self.all.get(self.by_session.get(&session)?)?.call;
+        (call.peer == peer).then(|| Arc::clone(call))
+    }
+
+    /// Begins a call to a peer.
+    pub(super) fn begin(
+        &mut self,
+        all: &mut Strategies,
+        ctx: &mut Ctx<'_>,
+        connect: ConnectId,
+        peer: NodeId,
+        to: &PeerAddress,
+        plan: Plan,
+    ) {
+        let now = ctx.cx.now;
+        let session = SessionId(ctx.cx.random.bytes(Domain::SessionId));
+        ctx.admission.call_began(peer);
+        ctx.sessions.open((session, Requester::Us), peer, plan.terms());
+        let runs = order(ctx, peer, to, &plan);
+        let deadline = now + plan.timeout.min(MAX_TIMEOUT);
+        let address = to.clone();
+        let call = Call { connect, session, peer, address, plan, started: now, deadline };
+        let attempt = Attempt {
+            call: Arc::new(call),
+            runs,
+            clock_offset: None,
+            answered: false,
+            heard: Heard::default(),
+            dial_refused: false,
+        };
+        self.all.insert(connect, Box::new(attempt));
+        self.by_session.insert(session, connect);
+        self.drive(all, ctx, connect);
+    }
+
+    /// Ends a call that has no pipe yet without an outcome.
+    pub(super) fn cancel(&mut self, all: &mut Strategies, ctx: &mut Ctx<'_>, connect: ConnectId) {
+        let waits = self.all.get(&connect).is_some_and(|a| !a.answered);
+        if waits && let Some(attempt) = self.take(all, ctx, connect) {
+            abandon(all, ctx, attempt.call.key(), attempt.call.peer);
+        }
+    }
+
+    /// Ends every call with the node.
+    pub(super) fn shut(&mut self, all: &mut Strategies, ctx: &mut Ctx<'_>) {
+        for connect in self.ids() {
+            self.fail(all, ctx, connect, FailReason::Shutdown);
+        }
+    }
+
+    /// Starts what is due, and ends the call if nothing is left.
+    pub(super) fn drive(&mut self, all: &mut Strategies, ctx: &mut Ctx<'_>, connect: ConnectId) {
+        let now = ctx.cx.now;
+        let Some(call) = self.all.get(&connect).map(|a| Arc::clone(&a.call)) else { return };
+        if call.deadline <= now {
+            return self.fail(all, ctx, connect, FailReason::DeadlinePassed);
+        }
+        let waits = call.waits_for_nat64(ctx);
+        let mut n = 0;
+        while let Some(run) = self.all.get_mut(&connect).and_then(|a| a.runs.get_mut(n)) {
+            let strategy = all.of(run.strategy);
+            let mut end = None;
+            if let RunState::Pending { at } = run.state
+                && at <= now
+                && !waits
+            {
+                match strategy.begin(ctx, &call) {
+                    Ok(()) => {
+                        run.state = RunState::Running;
+                        ctx.progress(connect, run.strategy, Stage::Started);
+                    }
+                    Err(why) => end = Some(End::skipped(why)),
+                }
+            }
+            if matches!(run.state, RunState::Running) {
+                end = strategy.drive(ctx, &call);
+            }
+            if let Some(end) = end {
+                let strategy = run.strategy;
+                self.end_run(all, ctx.cx.now, connect, strategy, end);
+            }
+            n += 1;
+        }
+        self.conclude(all, ctx, connect);
+    }
+
+    /// Goes on with every call, once the wait for the NAT64 is over.
+    pub(super) fn drive_all(&mut self, all: &mut Strategies, ctx: &mut Ctx<'_>) {
+        for connect in self.ids() {
+            self.drive(all, ctx, connect);
+        }
+    }
+
+    /// Wakes the calls that wait for a change: a broker is ready, or our address is known.
+    pub(super) fn wake(&mut self, all: &mut Strategies, ctx: &mut Ctx<'_>) {
+        for connect in self.ids() {
+            let Some(attempt) = self.all.get(&connect) else { continue };
+            let waits = |r: &Run| r.is_running() && all.of(r.strategy).waits(&attempt.call);
+            if attempt.runs.iter().any(waits) {
+                self.drive(all, ctx, connect);
+            }
+        }
+    }
+
+    /// Sends again what may have been lost with the last session of a broker that is back.
+    pub(super) fn broker_is_back(&mut self, all: &mut Strategies, ctx: &mut Ctx<'_>, place: u8) {
+        for connect in self.ids() {
+            let Some(attempt) = self.all.get(&connect) else { continue };
+            if !ctx.signalling.shared_with(&attempt.call.address).contains(&place) {
+                continue;
+            }
+            let call = Arc::clone(&attempt.call);
+            let running: SmallVec<[Strategy; 4]> =
+                attempt.runs.iter().filter(|r| r.is_running()).map(|r| r.strategy).collect();
+            for strategy in running {
+                let request = all.of(strategy).request(&call).and_then(Option::as_mut);
+                if request.is_some_and(|r| r.hurry(ctx.cx.now))
+                    && let Some(end) = all.of(strategy).drive(ctx, &call)
+                {
+                    self.end_run(all, ctx.cx.now, connect, strategy, end);
+                }
+            }
+        }
+    }
+
+    /// Hears what a strategy has to tell.
+    pub(super) fn hear(&mut self, all: &mut Strategies, ctx: &mut Ctx<'_>, said: Said) {
+        match said {
+            Said::Ended(connect, strategy, end) => {
+                self.end_run(all, ctx.cx.now, connect, strategy, end);
+                self.drive(all, ctx, connect);
+            }
+            Said::GoesOn(connect) => self.drive(all, ctx, connect),
+            Said::Asked(connect) => {
+                if let Some(attempt) = self.all.get_mut(&connect) {
+                    attempt.heard.asked();
+                }
+            }
+            Said::Left(key, peer, parting) => all.leave(ctx, key, peer, parting),
+            Said::Relayed(pipe, settled, since) => {
+                let (answers, since) = self.settle(all, ctx, &settled, since);
+                all.relay.hand_out(ctx, pipe, settled.kept.is_some(), answers, since);
+            }
+            Said::Searched(key, peer) => {
+                if key.1 == Requester::Us {
+                    self.end_by_session(all, ctx, key.0);
+                }
+                abandon(all, ctx, key, peer);
+            }
+        }
+    }
+
+    /// Ends what is still done for sessions that have their pipe. Returns the calls that it answers, and since when they
+    /// ran.
+    pub(super) fn settle(
+        &mut self,
+        all: &mut Strategies,
+        ctx: &mut Ctx<'_>,
+        settled: &Settled,
+        mut since: Instant,
+    ) -> (SmallVec<[ConnectId; 1]>, Instant) {
+        let mut answers = SmallVec::new();
+        let mut over: SmallVec<[Key; 2]> = SmallVec::new();
+        for key in &settled.sessions {
+            if settled.kept == Some(*key) {
+                if key.1 == Requester::Us
+                    && let Some((connect, began)) = self.answer_by_relay(ctx, key.0)
+                {
+                    answers.push(connect);
+                    since = began;
+                }
+                continue;
+            }
+            all.end(ctx, *key);
+            if key.1 == Requester::Us
+                && let Some((connect, began)) = self.end_by_session(all, ctx, key.0)
+            {
+                answers.extend(connect);
+                since = began;
+            }
+            over.push(*key);
+        }
+        ctx.sessions.close_streams(ctx.cx, &over);
+        (answers, since)
+    }
+
+    /// Takes in that a stream of a call is gone.
+    pub(super) fn lost_stream(
+        &mut self,
+        all: &mut Strategies,
+        ctx: &mut Ctx<'_>,
+        (session, remote): (SessionId, SocketAddr),
+        sock: crate::io::SockId,
+        why: DialEnd,
+    ) {
+        let Some(connect) = self.by_session.get(&session).copied() else { return };
+        let Some(attempt) = self.all.get_mut(&connect) else { return };
+        all.direct.lost_stream(ctx, &attempt.call, sock, remote, why);
+        attempt.dial_refused |= why == DialEnd::Io(IoFailure::Refused);
+        if let DialEnd::Refused(why) = why {
+            attempt.heard.note(Some(why));
+        }
+        match why {
+            // No other stream would fare better.
+            DialEnd::Refused(why) if is_final(why) => {
+                self.fail(all, ctx, connect, FailReason::RefusedByPeer(why));
+            }
+            _ => self.drive(all, ctx, connect),
+        }
+    }
+
+    /// Takes in that the peer refuses what a call asks for.
+    pub(super) fn refused(
+        &mut self,
+        all: &mut Strategies,
+        ctx: &mut Ctx<'_>,
+        call: &Arc<Call>,
+        why: Refusal,
+    ) {
+        let Some(attempt) = self.all.get(&call.connect) else { return };
+        let means = |strategy: Strategy| match why {
+            Refusal::NoSearchForStrangers | Refusal::NoSearchInSilence => strategy == Strategy::Punch,
+            Refusal::PrivateForStrangers { asked } => strategy == asked,
+            _ => true,
+        };
+        let detail = match why {
+            Refusal::PrivateForStrangers { .. } => format!(
+                "the peer dials nothing inside for strangers: ask its owner for `--accept {}`, or connect from where it \
+                 can be dialled",
+                ctx.node_id()
+            ),
+            why => format!("the peer refused: {why}"),
+        };
+        let asking: SmallVec<[Strategy; 4]> =
+            attempt.runs.iter().filter(|r| r.is_running() && means(r.strategy)).map(|r| r.strategy).collect();
+        // The refusal of an early request is no outcome, since another one follows.
+        let mut early = false;
+        for strategy in asking {
+            match all.of(strategy).request(call) {
+                None => continue,
+                Some(None) if strategy == Strategy::Relay => continue,
+                Some(_) => {}
+            }
+            if matches!(why, Refusal::PrivateForStrangers { .. })
+                && strategy == Strategy::Reverse
+                && all.reverse.will_ask_again(call)
+            {
+                early = true;
+                continue;
+            }
+            self.end_run(all, ctx.cx.now, call.connect, strategy, End::failed(detail.clone()));
+        }
+        let ends = !early && why != Refusal::NoSearchInSilence;
+        self.heard(call, ends.then_some(why));
+        for strategy in [Strategy::Punch, Strategy::Relay] {
+            if all.of(strategy).request(call).is_none() {
+                all.of(strategy).end(ctx, call.key());
+            }
+        }
+        if is_final(why) {
+            return self.fail(all, ctx, call.connect, FailReason::RefusedByPeer(why));
+        }
+        self.drive(all, ctx, call.connect);
+    }
+
+    /// Takes in that the peer's clock shows another time than ours: asks once more, in its time.
+    pub(super) fn correct_clock(
+        &mut self,
+        all: &mut Strategies,
+        ctx: &mut Ctx<'_>,
+        peer: NodeId,
+        about: MessageId,
+        offset: i64,
+    ) {
+        let Some(call) = self.asked_by(all, peer, about) else { return };
+        let attempt = self.all.get_mut(&call.connect).filter(|a| a.clock_offset.is_none());
+        let Some(attempt) = attempt else { return };
+        attempt.clock_offset = Some(offset);
+        ctx.signalling.set_offset(peer, self.offset_of(peer));
+        // Whatever else was sent in the wrong time was not heard either.
+        for strategy in [Strategy::Reverse, Strategy::Relay, Strategy::Punch] {
+            all.of(strategy).ask_again(ctx, &call);
+        }
+        self.drive(all, ctx, call.connect);
+    }
+
+    /// Takes in that the peer could not read our request with this id: it speaks another version.
+    pub(super) fn version_refused(
+        &mut self,
+        all: &mut Strategies,
+        ctx: &mut Ctx<'_>,
+        peer: NodeId,
+        about: MessageId,
+        version: u8,
+    ) {
+        if let Some(call) = self.asked_by(all, peer, about) {
+            self.refused(all, ctx, &call, Refusal::Version { ours: version });
+        }
+    }
+
+    /// Notes that the peer answered a request of a call, by a refusal or otherwise.
+    pub(super) fn heard(&mut self, call: &Call, refusal: Option<Refusal>) {
+        if let Some(attempt) = self.all.get_mut(&call.connect) {
+            attempt.heard.note(refusal);
+        }
+    }
+
+    /// Tries again, after a change of our network, the strategies that ran from the old one.
+    pub(super) fn roam(&mut self, all: &mut Strategies, ctx: &mut Ctx<'_>, gone: impl Fn(IpAddr) -> bool) {
+        let offline = ctx.network.routes().is_empty();
+        for connect in self.ids() {
+            let Some(call) = self.all.get(&connect).map(|a| Arc::clone(&a.call)) else { continue };
+            // The peer may have nominated such a stream, or taken our relay, and will wait for it.
+            let opened = ctx.sessions.has_opened_from(call.key(), &gone)
+                || all.of(Strategy::Relay).request(&call).is_some();
+            if opened {
+                self.renew_session(all, ctx, connect);
+            } else {
+                ctx.sessions.close_dials_of(ctx.cx, call.key());
+            }
+            if let Some(attempt) = self.all.get_mut(&connect) {
+                attempt.roam(all, ctx.cx.now, offline);
+            }
+            self.drive(all, ctx, connect);
+        }
+    }
+
+    /// Goes on under another session, without the streams of this one.
+    fn renew_session(&mut self, all: &mut Strategies, ctx: &mut Ctx<'_>, connect: ConnectId) {
+        let session = SessionId(ctx.cx.random.bytes(Domain::SessionId));
+        let Some(attempt) = self.all.get_mut(&connect) else { return };
+        let Call { peer, ref address, ref plan, started, deadline, .. } = *attempt.call;
+        let (address, plan) = (address.clone(), plan.clone());
+        let fresh = Call { connect, session, peer, address, plan, started, deadline };
+        let old = core::mem::replace(&mut attempt.call, Arc::new(fresh));
+        self.by_session.remove(&old.session);
+        self.by_session.insert(session, connect);
+        abandon(all, ctx, old.key(), peer);
+        ctx.sessions.open((session, Requester::Us), peer, old.terms());
+    }
+
+    /// Ends a strategy of a call. Whoever was to wait for this one need not.
+    fn end_run(
+        &mut self,
+        all: &mut Strategies,
+        now: Instant,
+        connect: ConnectId,
+        strategy: Strategy,
+        end: End,
+    ) {
+        let Some(attempt) = self.all.get_mut(&connect) else { return };
+        all.of(strategy).forget(&attempt.call);
+        if let Some(run) = attempt.runs.iter_mut().find(|r| r.strategy == strategy) {
+            run.state = RunState::Ended(end);
+        }
+        let others = attempt.runs.iter().filter(|r| r.strategy != Strategy::Relay);
+        let alone = others.clone().all(|r| matches!(r.state, RunState::Ended(_)));
+        for run in &mut attempt.runs {
+            if let RunState::Pending { at } = &mut run.state
+                && (alone || run.strategy != Strategy::Relay)
+            {
+                *at = now;
+                break;
+            }
+        }
+    }
+
+    /// Arms the call's timer, or ends it when every strategy has.
+    fn conclude(&mut self, all: &mut Strategies, ctx: &mut Ctx<'_>, connect: ConnectId) {
+        let now = ctx.cx.now;
+        let Some(attempt) = self.all.get(&connect) else { return };
+        let call = &attempt.call;
+        if attempt.runs.iter().all(|r| matches!(r.state, RunState::Ended(_))) {
+            if ctx.sessions.may_be_settled(call.key()) {
+                let again = (now + GLARE_CHECK).min(call.deadline);
+                return ctx.cx.timers.set(Timer::Connect(connect), Some(again));
+            }
+            return self.fail(all, ctx, connect, FailReason::AllStrategiesFailed);
+        }
+        let waits = call.waits_for_nat64(ctx);
+        let next = attempt.runs.iter().filter_map(|r| match &r.state {
+            RunState::Pending { at } => Some(*at).filter(|at| *at > now || !waits),
+            RunState::Running => all.of(r.strategy).next(now, call),
+            RunState::Ended(_) => None,
+        });
+        let at = next.min().unwrap_or(call.deadline).min(call.deadline);
+        ctx.cx.timers.set(Timer::Connect(connect), Some(at));
+    }
+
+    fn fail(&mut self, all: &mut Strategies, ctx: &mut Ctx<'_>, connect: ConnectId, reason: FailReason) {
+        let Some(attempt) = self.all.get(&connect) else { return };
+        let strategies = attempt.runs.iter().map(|run| run.report(all, ctx, &attempt.call)).collect();
+        let Some(attempt) = self.take(all, ctx, connect) else { return };
+        if reason != FailReason::Shutdown {
+            ctx.doubt();
+        }
+        let (elapsed, advice) = (ctx.cx.now.since(attempt.call.started), attempt.advice(ctx, reason));
+        let report = Box::new(Report { elapsed, strategies, advice });
+        match (attempt.answered, reason) {
+            (false, _) => ctx.cx.notify(Notice::Failed { connect, reason, report }),
+            (true, FailReason::Shutdown) => {}
+            (true, _) => ctx.cx.notify(Notice::StaysRelayed { connect, reason, report }),
+        }
+        abandon(all, ctx, attempt.call.key(), attempt.call.peer);
+    }
+
+    /// Takes out the call that a pipe answers: its id, if it was not answered before, and when it began.
+    fn end_by_session(
+        &mut self,
+        all: &mut Strategies,
+        ctx: &mut Ctx<'_>,
+        session: SessionId,
+    ) -> Option<(Option<ConnectId>, Instant)> {
+        let connect = *self.by_session.get(&session)?;
+        let attempt = self.take(all, ctx, connect)?;
+        Some(((!attempt.answered).then_some(connect), attempt.call.started))
+    }
+
+    /// Answers a call by its relay, while its other strategies go on: its id and when it began.
+    fn answer_by_relay(&mut self, ctx: &mut Ctx<'_>, session: SessionId) -> Option<(ConnectId, Instant)> {
+        let connect = *self.by_session.get(&session)?;
+        let attempt = self.all.get_mut(&connect)?;
+        attempt.answered = true;
+        if let Some(run) = attempt.runs.iter_mut().find(|r| r.strategy == Strategy::Relay) {
+            run.state = RunState::Ended(End { outcome: Outcome::Won, detail: String::new() });
+        }
+        // What is left may be nothing, which is seen when this is over.
+        ctx.cx.timers.set(Timer::Connect(connect), Some(ctx.cx.now));
+        Some((connect, attempt.call.started))
+    }
+
+    fn take(&mut self, all: &mut Strategies, ctx: &mut Ctx<'_>, connect: ConnectId) -> Option<Attempt> {
+        let attempt = *self.all.remove(&connect)?;
+        let call = &attempt.call;
+        self.by_session.remove(&call.session);
+        ctx.cx.timers.set(Timer::Connect(connect), None);
+        ctx.admission.call_ended(call.peer);
+        if attempt.clock_offset.is_some() {
+            ctx.signalling.set_offset(call.peer, self.offset_of(call.peer));
+        }
+        for run in &attempt.runs {
+            all.of(run.strategy).forget(call);
+        }
+        Some(attempt)
+    }
+
+    /// Returns the call to this peer whose request has this id.
+    fn asked_by(&self, all: &mut Strategies, peer: NodeId, about: MessageId) -> Option<Arc<Call>> {
+        let mut to_peer = self.all.values().filter(|a| a.call.peer == peer);
+        let mut asked = |a: &Attempt, r: &Run| {
+            let request = all.of(r.strategy).request(&a.call).and_then(|request| request.as_ref());
+            r.is_running() && request.is_some_and(|request| request.id == about)
+        };
+        let attempt = to_peer.find(|a| a.runs.iter().any(|r| asked(a, r)))?;
+        Some(Arc::clone(&attempt.call))
+    }
+
+    /// Returns the peer's clock minus ours, where a call to it has learned that.
+    fn offset_of(&self, peer: NodeId) -> Option<i64> {
+        self.all.values().filter(|a| a.call.peer == peer).find_map(|a| a.clock_offset)
+    }
+
+    fn ids(&self) -> Vec<ConnectId> {
+        self.all.keys().copied().collect()
+    }
+}
+
+impl Attempt {
+    fn has(&self, strategy: Strategy) -> bool {
+        self.runs.iter().any(|run| run.strategy == strategy)
+    }
+
+    /// Tries again, after a change of our network, the strategies that ran from the old one.
+    /// They wait for a network while there is none.
+    fn roam(&mut self, all: &mut Strategies, now: Instant, offline: bool) {
+        let at = if offline { self.call.deadline } else { now };
+        for run in &mut self.runs {
+            let again = match &run.state {
+                RunState::Running => all.of(run.strategy).network_changed(&self.call),
+                // Those that wait only because there was no network.
+                RunState::Pending { at } => run.strategy != Strategy::Relay && *at >= self.call.deadline,
+                RunState::Ended(_) => run.strategy != Strategy::Relay,
+            };
+            if again {
+                run.state = RunState::Pending { at };
+            }
+        }
+    }
+}
+
+impl Run {
+    fn is_running(&self) -> bool {
+        matches!(self.state, RunState::Running)
+    }
+
+    fn report(&self, all: &mut Strategies, ctx: &Ctx<'_>, call: &Call) -> StrategyReport {
+        let strategy = self.strategy;
+        let (outcome, detail) = match &self.state {
+            RunState::Pending { .. } => (Outcome::Skipped, "its turn did not come".into()),
+            RunState::Running => (Outcome::Unfinished, all.of(strategy).describe(ctx, call)),
+            RunState::Ended(End { outcome, detail }) => (*outcome, detail.clone()),
+        };
+        StrategyReport { strategy, outcome, detail }
+    }
+}
+
+/// Ends a session without a pipe, with all that is under way in it.
+fn abandon(all: &mut Strategies, ctx: &mut Ctx<'_>, key: Key, peer: NodeId) {
+    all.end(ctx, key);
+    ctx.abandon(key, peer);
+}
+
+/// Returns true if a refusal holds for every way to the peer.
+fn is_final(why: Refusal) -> bool {
+    matches!(why, Refusal::NotAccepted | Refusal::PlainNotAllowed | Refusal::ProtocolNotTaken)
+}
+
+/// Returns the strategies of a plan, each with the time of its turn.
+fn order(ctx: &Ctx<'_>, peer: NodeId, to: &PeerAddress, plan: &Plan) -> SmallVec<[Run; 2]> {
+    let now = ctx.cx.now;
+    // A peer that no NAT hides, or that is near, will be reached directly: reverse may wait a moment.
+    let open = |i: &PeerInterface| i.nat == NatType::OpenInternet && !is_link_local(i.external);
+    let likely =
+        to.interfaces().any(open) || ctx.paths_to(peer, to, Trust::Known).first().is_some_and(|p| p.local);
+    let mut at = now;
+    let mut runs: SmallVec<[Run; 2]> = SmallVec::new();
+    // Where no NAT hides us, the peer's dial needs no hole.
+    let routes = ctx.network.routes();
+    let open = !routes.is_empty() && routes.iter().all(|r| r.external == r.internal);
+    for strategy in &plan.strategies {
+        if runs.iter().all(|r| r.strategy != *strategy) {
+            if *strategy == Strategy::Punch && open && !runs.is_empty() {
+                at = at + HEAD_START;
+            }
+            let mut at_its_turn = at;
+            if *strategy == Strategy::Relay && plan.relay_first {
+                at_its_turn = now;
+            } else if *strategy == Strategy::Relay && !ctx.config.turn.is_empty() && plan.strategies.len() > 1
+            {
+                at_its_turn = now + BEFORE_RELAY;
+            }
+            runs.push(Run { strategy: *strategy, state: RunState::Pending { at: at_its_turn } });
+            at = at + if likely { HEAD_START } else { Duration::ZERO };
+        }
+    }
+    runs
+}

@@ -1,0 +1,153 @@
+//! The four strategies, and the contract by which calls know them.
+//!
+//! Each strategy owns what it does, for our calls and for those of peers. It gets a [`Ctx`] for the time of one event, and
+//! puts what its calls have to know into a queue. No strategy knows another one.
+
+mod ctx;
+mod direct;
+mod incoming;
+mod knock;
+pub(super) mod punch;
+pub(super) mod relay;
+mod request;
+mod reverse;
+
+use std::sync::Arc;
+
+pub(super) use ctx::Ctx;
+pub(super) use direct::Direct;
+#[cfg(test)]
+pub(super) use knock::KnockKey;
+pub(super) use punch::Punches;
+pub(super) use relay::Relays;
+pub(super) use request::Request;
+pub(super) use reverse::Reverse;
+
+use super::call::Call;
+use crate::identity::NodeId;
+use crate::notice::{ConnectId, Outcome, Strategy};
+use crate::pipe::PipeId;
+use crate::strategy::agreement::{Key, Settled};
+use crate::time::Instant;
+
+/// A strategy, as a call of ours knows it.
+pub(super) trait Contract {
+    /// Begins for a call.
+    ///
+    /// # Errors
+    /// The reason for which the call has to do without.
+    fn begin(&mut self, ctx: &mut Ctx<'_>, call: &Arc<Call>) -> Result<(), String>;
+
+    /// Goes on as far as can be. Returns the end, if it has come to one.
+    fn drive(&mut self, ctx: &mut Ctx<'_>, call: &Arc<Call>) -> Option<End>;
+
+    /// Returns the time at which [`drive`](Self::drive) has something to do.
+    fn next(&self, now: Instant, call: &Call) -> Option<Instant>;
+
+    /// Returns the place of the request to the peer, if the strategy asks for something.
+    fn request(&mut self, call: &Call) -> Option<&mut Option<Request>>;
+
+    /// Returns true if it waits for a broker, or for our address.
+    fn waits(&self, call: &Call) -> bool;
+
+    /// Asks the peer anew, since its clock shows another time than that of the request.
+    fn ask_again(&mut self, ctx: &mut Ctx<'_>, call: &Call);
+
+    /// Describes how far it has come, for the report.
+    fn describe(&self, ctx: &Ctx<'_>, call: &Call) -> String;
+
+    /// Takes in that our network has become another. Returns true if it is to begin again.
+    fn network_changed(&mut self, call: &Arc<Call>) -> bool;
+
+    /// Forgets a call, which is over or has ended this strategy.
+    fn forget(&mut self, call: &Call);
+
+    /// Returns true if something is under way in a session, whoever called.
+    fn is_busy(&self, key: Key) -> bool;
+
+    /// Ends what is under way in a session. Its streams are left alone.
+    fn end(&mut self, ctx: &mut Ctx<'_>, key: Key);
+}
+
+/// End of a strategy within its call.
+#[derive(Debug)]
+pub(super) struct End {
+    pub(super) outcome: Outcome,
+    pub(super) detail: String,
+}
+
+impl End {
+    pub(super) fn failed(detail: String) -> Self {
+        End { outcome: Outcome::Failed, detail }
+    }
+
+    pub(super) fn skipped(detail: String) -> Self {
+        End { outcome: Outcome::Skipped, detail }
+    }
+}
+
+/// What strategies tell the calls, in the order in which it happened.
+#[derive(Debug)]
+pub(super) enum Said {
+    /// A strategy of a call of ours has come to its end.
+    Ended(ConnectId, Strategy, End),
+    /// A call of ours may have something to do.
+    GoesOn(ConnectId),
+    /// A broker took a request of a call of ours.
+    Asked(ConnectId),
+    /// Our part in a session of this peer's is over, unless something of it goes on.
+    Left(Key, NodeId, Parting),
+    /// A relay is to be the pipe. It began at this time.
+    Relayed(PipeId, Settled, Instant),
+    /// A pipe that may move looks for no other way any more.
+    Searched(Key, NodeId),
+}
+
+/// What our part in a peer's session leaves behind. The call is the peer's, and its next dial may be on the way.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Parting {
+    /// What was agreed, unless a stream is left.
+    IfStreamless,
+    /// What was agreed.
+    Forget,
+    /// The whole session.
+    Abandon,
+}
+
+#[derive(Default)]
+pub(super) struct Strategies {
+    pub(super) direct: Direct,
+    pub(super) reverse: Reverse,
+    pub(super) punch: Punches,
+    pub(super) relay: Relays,
+}
+
+impl Strategies {
+    pub(super) fn of(&mut self, strategy: Strategy) -> &mut dyn Contract {
+        match strategy {
+            Strategy::Direct => &mut self.direct,
+            Strategy::Reverse => &mut self.reverse,
+            Strategy::Punch => &mut self.punch,
+            Strategy::Relay => &mut self.relay,
+        }
+    }
+
+    /// Ends what is under way in a session. Its streams are left alone.
+    pub(super) fn end(&mut self, ctx: &mut Ctx<'_>, key: Key) {
+        for strategy in [Strategy::Punch, Strategy::Relay, Strategy::Reverse] {
+            self.of(strategy).end(ctx, key);
+        }
+    }
+
+    /// Ends everything with the node.
+    pub(super) fn shut(&mut self, ctx: &mut Ctx<'_>) {
+        self.relay.shut(ctx);
+        self.punch.shut(ctx);
+        self.reverse.shut();
+    }
+
+    /// Returns true if something is under way in a session.
+    pub(super) fn is_busy(&mut self, key: Key) -> bool {
+        Strategy::ALL.into_iter().any(|strategy| self.of(strategy).is_busy(key))
+    }
+}

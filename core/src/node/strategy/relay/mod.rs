@@ -1,0 +1,609 @@
+//! Pipes through a TURN server, on each side of opening one.
+//!
+//! The requester gets a relayed address and names it to the peer (TURN_REQUEST). The peer says where it will come from
+//! (TURN_RESPONSE), which the requester permits at its server. The peer begins a [`RelayStream`] towards the relayed
+//! address. One allocation is enough so: permissions go by address, so that it does not matter which port the peer's
+//! NAT gives it.
+//!
+//! Where nothing comes back within a second and a half, or the peer has no UDP, it comes from a relayed address of its
+//! own.
+//!
+//! The stream proves both ends. It is a candidate then like any TCP stream, and NOMINATE and CONFIRM are its first
+//! bytes; the user's follow.
+
+mod calling;
+mod memory;
+mod moving;
+mod pipes;
+#[allow(clippy::module_inception, reason = "one relay of all")]
+mod relay;
+
+use core::time::Duration;
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+
+use smallvec::SmallVec;
+
+pub(in crate::node) use moving::Way;
+pub(crate) use pipes::MAX_AT_ONCE;
+
+use calling::Calling;
+use moving::Moving;
+use relay::{News, Relay, RelayStage};
+
+use super::knock::{Knock, KnockKey};
+use super::{Ctx, End, Parting, Said};
+use crate::config::ServerRef;
+use crate::cx::Owner;
+use crate::hello::Control;
+use crate::identity::NodeId;
+use crate::io::{CloseHow, Event};
+use crate::node::admission::{Place, Trust};
+use crate::node::servers::{ServerNews, server_end};
+use crate::notice::{ConnectId, Refusal, Stage, Strategy};
+use crate::pipe::{PipeEnd, PipeId, PipeKeys, PipeNews, PipeStart, Terms};
+use crate::random::Domain;
+use crate::relay::{EndCause, RelayConfig, RelayStream, StreamEvent};
+use crate::signal::message::{Body, MAX_SOURCES};
+use crate::strategy::agreement::{Candidate, Decision, Key, Requester, Settled};
+use crate::time::Instant;
+use crate::turn::{Credentials, Family};
+
+/// Time without an answer from the relay after which the responder acts. It says again where it comes from, and gets a
+/// relayed address of its own if it can.
+const HELP_AFTER: Duration = Duration::from_millis(1500);
+/// Time for the handshake through the relay, at the responder.
+const MEET_WITHIN: Duration = Duration::from_secs(30);
+/// Time after which a stranger's relay from which nothing has come is given up. The time counts anew where we have our
+/// own servers help, and when one does.
+const STRANGERS_SILENCE: Duration = Duration::from_secs(5);
+/// Time for the ends to agree after that.
+const AGREE_WITHIN: Duration = Duration::from_secs(10);
+/// Time for a closed relay to tell the peer, and then the server.
+const END_WITHIN: Duration = Duration::from_secs(5);
+/// Bounds of the round trip that is assumed to a peer at a relay: that to our broker. A first packet comes before the
+/// permission for it, and is repeated after three assumed round trips.
+const FIRST_RTT: (Duration, Duration) = (Duration::from_millis(15), Duration::from_millis(100));
+
+#[derive(Default)]
+pub(in crate::node) struct Relays {
+    // Boxed: a map makes room for eleven at once, and few nodes have eleven calls.
+    all: BTreeMap<PipeId, Box<Relay>>,
+    /// Relays that are being opened, by session.
+    by_key: BTreeMap<Key, PipeId>,
+    /// Our calls that ask for a relay.
+    calling: BTreeMap<ConnectId, Calling>,
+}
+
+impl Relays {
+    /// Goes to the peer's relay, as the peer asks us to; our user's rules have been asked.
+    pub(in crate::node) fn visit(
+        &mut self,
+        ctx: &mut Ctx<'_>,
+        (key, peer, terms): (Key, NodeId, Terms),
+        via: SmallVec<[u8; 2]>,
+        relayed: SocketAddr,
+        moves: bool,
+    ) {
+        let session = key.0;
+        let trust = ctx.admission.trust(peer);
+        let may = |ctx: &Ctx<'_>, trust| ctx.may_send_to(relayed.ip(), trust);
+        if ctx.is_oneself(peer) || !may(ctx, trust) {
+            let private = !ctx.is_oneself(peer) && may(ctx, Trust::Known);
+            let reason = match private {
+                true => Body::Refused(Refusal::PrivateForStrangers { asked: Strategy::Relay }),
+                false => Body::TurnResponse(SmallVec::new()),
+            };
+            return ctx.reply(peer, session, &via, reason);
+        }
+        ctx.sessions.open(key, peer, terms);
+        let now = ctx.cx.now;
+        let id = ctx.cx.fresh_pipe();
+        let knock = KnockKey::new(&ctx.config.identity, &peer, session);
+        let mut relay = Relay::new(id, (key, peer, terms), trust, via, now, knock);
+        relay.moves = moves;
+        relay.has_turn = !ctx.config.turn.is_empty();
+        relay.to = Some(relayed);
+        if ctx.network.routes().iter().any(|r| r.internal.is_ipv4() == relayed.is_ipv4()) {
+            let from = ctx.network.dial_from(relayed.ip());
+            relay.socket = Some((ctx.cx.bind_udp(Owner::Relay(id), from), false));
+        } else {
+            // We cannot send there; a server of ours may.
+            relay.help_at = Some(now);
+        }
+        relay.until = Some(now + MEET_WITHIN);
+        if trust == Trust::Stranger {
+            relay.until = Some(now + STRANGERS_SILENCE);
+            relay.knock = Some(Knock::new(&knock, ctx.cx.random.bytes(Domain::MessageId)));
+        }
+        let routes = ctx.network.routes().iter().filter(|r| r.internal.is_ipv4() == relayed.is_ipv4());
+        let known = routes.flat_map(|r| [r.external, r.internal]).filter(|ip| !ctx.network.is_by_nat64(*ip));
+        for ip in known {
+            let at = SocketAddr::new(ip, 0);
+            if relay.sources.len() + 1 < MAX_SOURCES && !relay.sources.contains(&at) {
+                relay.sources.push(at);
+            }
+        }
+        self.insert_relay(relay);
+        self.work(ctx, id);
+    }
+
+    /// Returns the places that relays of peers take while they are opened.
+    pub(super) fn places(&self) -> impl Iterator<Item = Place> {
+        let theirs = self.all.values().filter(|r| r.is_opening() && r.key().1 == Requester::Them);
+        theirs.map(|relay| relay.place())
+    }
+
+    #[cfg(test)]
+    pub(in crate::node) fn peers(&self) -> Vec<(NodeId, bool)> {
+        self.all.values().map(|relay| (relay.peer(), relay.is_opening())).collect()
+    }
+
+    /// Ends all relays of a session, without a word to the strategy.
+    fn end_relay(&mut self, ctx: &mut Ctx<'_>, key: Key) {
+        if let Some(id) = self.by_key.get(&key).copied()
+            && self.all.get(&id).is_some_and(|r| r.is_opening())
+        {
+            self.close_relay(ctx, id);
+        }
+    }
+
+    /// Takes in an event of a relay's socket or look-up.
+    pub(in crate::node) fn handle(&mut self, ctx: &mut Ctx<'_>, id: PipeId, event: Event<'_>) {
+        let Some(relay) = self.all.get_mut(&id) else { return };
+        let own = relay.socket.map(|(sock, _)| sock);
+        match event {
+            Event::Bound { sock, local } if own == Some(sock) => {
+                relay.socket = Some((sock, true));
+                relay.local = Some(local);
+                return self.come(ctx, id);
+            }
+            Event::Datagram { sock, from, data } => relay.datagram(ctx.cx, sock, from, data),
+            Event::Failed { sock, .. } if own == Some(sock) => {
+                // No UDP here: a server of ours may have a way.
+                relay.socket = None;
+                relay.help_at = Some(ctx.cx.now);
+            }
+            event => {
+                if let Some(servers) = &mut relay.servers {
+                    servers.handle(ctx.cx, event);
+                }
+            }
+        }
+        self.work(ctx, id);
+    }
+
+    pub(in crate::node) fn timeout(&mut self, ctx: &mut Ctx<'_>, id: PipeId) {
+        let now = ctx.cx.now;
+        let Some(relay) = self.all.get_mut(&id) else { return };
+        relay.timeout(ctx.cx);
+        if relay.until.is_some_and(|at| at <= now) {
+            relay.until = None;
+            let whole = relay.since + MEET_WITHIN;
+            match relay.stage {
+                RelayStage::Meeting if relay.is_heard() && whole > now => relay.until = Some(whole),
+                RelayStage::Meeting => self.relay_failed(ctx, id, "nothing came through the relay".into()),
+                RelayStage::Agreeing => {
+                    self.relay_failed(ctx, id, "the peer did not agree to the relay".into())
+                }
+                RelayStage::Leaving => self.close_relay(ctx, id),
+                RelayStage::Ending => {
+                    relay.until = Some(now + END_WITHIN);
+                    if !relay.hurry() {
+                        return self.forget_relay(ctx, id);
+                    }
+                }
+                RelayStage::Won | RelayStage::Pipe => {}
+            }
+        } else if relay.help_at.is_some_and(|at| at <= now) {
+            relay.help_at = None;
+            self.come_by_server(ctx, id);
+        }
+        self.work(ctx, id);
+    }
+
+    /// Nominates or confirms, where the candidate is a relay.
+    pub(in crate::node) fn carry_out(&mut self, ctx: &mut Ctx<'_>, decision: Decision) {
+        let Candidate::Relay(id) = decision.candidate() else { return };
+        match decision {
+            Decision::Nominate { sessions, .. } => {
+                self.tell_busy_by_relay(ctx, id);
+                self.tell_relay(ctx, id, &Control::Nominate(sessions));
+            }
+            Decision::Confirm { also, settled, .. } => {
+                self.tell_busy_by_relay(ctx, id);
+                self.tell_relay(ctx, id, &Control::Confirm(also));
+                self.finish(ctx, id, settled);
+            }
+            Decision::Settle { settled, .. } => self.finish(ctx, id, settled),
+            // Only streams join.
+            Decision::Join { .. } | Decision::Refuse { .. } => self.close_relay(ctx, id),
+        }
+    }
+
+    /// Hands the user's new credentials for a TURN server on; `None` if the user has none.
+    pub(in crate::node) fn renew(&mut self, ctx: &mut Ctx<'_>, place: u8, fresh: Option<&Credentials>) {
+        for id in self.all.keys().copied().collect::<Vec<_>>() {
+            if let Some(servers) = self.all.get_mut(&id).and_then(|r| r.servers.as_mut()) {
+                servers.renew(ctx.cx, place, fresh);
+            }
+            self.work(ctx, id);
+        }
+    }
+
+    fn relay_config(&self, ctx: &Ctx<'_>, id: PipeId) -> RelayConfig {
+        let (least, most) = FIRST_RTT;
+        let relay = self.all.get(&id);
+        let delay = relay.map_or(most, |r| ctx.signalling.delay(&r.via));
+        let window = relay.map_or(0, |r| r.window);
+        let initial_rtt = (2 * delay).clamp(least, most);
+        RelayConfig { initial_rtt, receive_window: window, send_window: window, ..RelayConfig::default() }
+    }
+
+    fn insert_relay(&mut self, mut relay: Relay) {
+        relay.window = self.window_for(relay.trust);
+        self.by_key.insert(relay.key, relay.id);
+        self.all.insert(relay.id, Box::new(relay));
+    }
+
+    fn relay_of(&self, key: Key) -> Option<&Relay> {
+        self.all.get(self.by_key.get(&key)?).map(Box::as_ref)
+    }
+
+    /// Goes on with a relay after anything that happened to it.
+    fn work(&mut self, ctx: &mut Ctx<'_>, id: PipeId) {
+        let Some(relay) = self.all.get_mut(&id) else { return };
+        for said in relay.pump(ctx.cx) {
+            self.news(ctx, id, said);
+        }
+        if self.all.get(&id).is_some_and(|r| r.stage == RelayStage::Leaving && r.has_arrived()) {
+            // The last message, or the last byte.
+            self.close_relay(ctx, id);
+        } else if self.all.get(&id).is_some_and(|r| r.is_over()) {
+            self.forget_relay(ctx, id);
+        }
+    }
+
+    fn news(&mut self, ctx: &mut Ctx<'_>, id: PipeId, said: News) {
+        match self.all.get_mut(&id) {
+            // Its pipe is about to be handed out, and what comes after is the user's.
+            Some(relay) if relay.stage == RelayStage::Won => return relay.later.push(said),
+            Some(_) => {}
+            None => return,
+        }
+        match said {
+            News::Stream(event) => self.stream_news(ctx, id, event),
+            News::Answered => self.begin_stream(ctx, id),
+            News::Server(news) => self.server_news(ctx, id, news),
+            News::Mover(event) => self.mover_news(ctx, id, event),
+        }
+    }
+
+    fn stream_news(&mut self, ctx: &mut Ctx<'_>, id: PipeId, event: StreamEvent) {
+        let Some(relay) = self.all.get_mut(&id) else { return };
+        let pipe = id;
+        match (event, relay.stage) {
+            (StreamEvent::Message, RelayStage::Pipe) => ctx.cx.pipe_news(pipe, PipeNews::Message),
+            (StreamEvent::MessageRoom, RelayStage::Pipe) => ctx.cx.pipe_news(pipe, PipeNews::MessageRoom),
+            // One that comes before the pipe is handed out is read then.
+            (StreamEvent::Message | StreamEvent::MessageRoom, _) => {}
+            (StreamEvent::Ended(cause), _) if relay.moving.is_some() => {
+                self.relay_broke(ctx, id, end_of(cause))
+            }
+            // What it brings or takes are the mover's frames.
+            _ if relay.moving.is_some() => {}
+            (StreamEvent::Connected, RelayStage::Meeting) => {
+                relay.stage = RelayStage::Agreeing;
+                relay.until = Some(ctx.cx.now + AGREE_WITHIN);
+                relay.help_at = None;
+                let (key, peer, to) = (relay.key, relay.peer, relay.to);
+                let trust = ctx.admission.trust(peer);
+                if key.1 == Requester::Them && !ctx.sessions.enter_relayed(id, peer, trust) {
+                    ctx.cx.stats.refused += 1;
+                    return self.relay_failed(ctx, id, Refusal::Busy.to_string());
+                }
+                let Some(relay) = self.all.get_mut(&id) else { return };
+                let (moves, connect) = (relay.moves, relay.connect);
+                if let (Some(to), Some(connect)) = (to, connect) {
+                    ctx.progress(connect, Strategy::Relay, Stage::Authenticated(to));
+                }
+                ctx.sessions.relay_connected(ctx.cx, id, key, peer, moves);
+                self.work(ctx, id);
+            }
+            (StreamEvent::Readable, RelayStage::Agreeing) => self.hear_relay(ctx, id),
+            (StreamEvent::Readable, RelayStage::Pipe) => ctx.cx.pipe_news(pipe, PipeNews::Readable),
+            (StreamEvent::Writable, RelayStage::Pipe) => ctx.cx.pipe_news(pipe, PipeNews::Writable),
+            (StreamEvent::Delivered, RelayStage::Pipe) => {
+                relay.done = true;
+                ctx.cx.pipe_news(pipe, PipeNews::Delivered);
+            }
+            (StreamEvent::Delivered, RelayStage::Leaving) => relay.done = true,
+            (StreamEvent::Ended(cause), stage) => match stage {
+                RelayStage::Meeting | RelayStage::Agreeing => {
+                    let why = self.why_it_ended(id, cause);
+                    self.relay_failed(ctx, id, why);
+                }
+                RelayStage::Pipe => self.pipe_over(ctx, id, end_of(cause)),
+                RelayStage::Leaving => self.close_relay(ctx, id),
+                RelayStage::Won | RelayStage::Ending => {}
+            },
+            _ => {}
+        }
+    }
+
+    /// Returns the reason that a relay gives no pipe, in words. If nobody came: the progress of the relay.
+    fn why_it_ended(&self, id: PipeId, cause: EndCause) -> String {
+        let waited = self.all.get(&id).filter(|_| cause == EndCause::TimedOut);
+        let calling = waited.and_then(|relay| self.calling.get(&relay.connect?));
+        calling.map_or_else(|| cause.to_string(), |calling| self.describe_calling(calling))
+    }
+
+    fn server_news(&mut self, ctx: &mut Ctx<'_>, id: PipeId, news: ServerNews) {
+        let Some(relay) = self.all.get_mut(&id) else { return };
+        match news {
+            ServerNews::Allocated(at) if relay.key.1 == Requester::Us => {
+                relay.local = Some(at);
+                if let Some(connect) = relay.connect.filter(|connect| self.calling.contains_key(connect)) {
+                    ctx.progress(connect, Strategy::Relay, Stage::Allocated(at));
+                    ctx.say(Said::GoesOn(connect));
+                }
+            }
+            ServerNews::Allocated(at) => {
+                // The peer's relay is where our datagrams go from now on by way of ours.
+                relay.by_server = true;
+                if relay.trust == Trust::Stranger && relay.stage == RelayStage::Meeting {
+                    relay.until = relay.until.max(Some(ctx.cx.now + STRANGERS_SILENCE));
+                }
+                relay.local = Some(at);
+                // In place of what its address says alone: this is where it comes from now.
+                relay.sources.retain(|source| source.ip() != at.ip());
+                relay.sources.push(at);
+                if let (Some(to), Some(servers)) = (relay.to, &mut relay.servers) {
+                    servers.permit(ctx.cx, to);
+                }
+                self.come(ctx, id);
+            }
+            ServerNews::Refused(_, code) => relay.refused = Some(code),
+            ServerNews::Redirected { by, to, anywhere } => {
+                let may = ctx.network.may_follow(to, anywhere);
+                if let Some(servers) = &mut relay.servers {
+                    servers.follow(ctx.cx, by, to, may);
+                }
+                self.work(ctx, id);
+            }
+            ServerNews::Stale(place) => ctx.logins.want(ctx.cx, ServerRef::Turn(place)),
+            ServerNews::Lost(_) if relay.key.1 == Requester::Them && !relay.by_server => {}
+            ServerNews::Lost(why) => match relay.stage {
+                RelayStage::Meeting | RelayStage::Agreeing => self.relay_failed(ctx, id, why.to_string()),
+                RelayStage::Pipe | RelayStage::Leaving if relay.moving.is_some() => {
+                    self.relay_broke(ctx, id, server_end(why));
+                }
+                RelayStage::Pipe => self.pipe_over(ctx, id, server_end(why)),
+                RelayStage::Leaving => self.close_relay(ctx, id),
+                RelayStage::Won | RelayStage::Ending => {}
+            },
+            ServerNews::Failed(why) if relay.key.1 == Requester::Us => {
+                if relay.is_opening() {
+                    self.relay_failed(ctx, id, why);
+                }
+            }
+            // We may reach the peer's relay without one of our own; if not, it ends by its time.
+            ServerNews::Failed(_) if relay.socket.is_some() => {}
+            ServerNews::Failed(_) => {
+                let (peer, session, via) = (relay.peer, relay.key.0, relay.via.clone());
+                ctx.reply(peer, session, &via, Body::TurnResponse(SmallVec::new()));
+                self.relay_failed(ctx, id, String::new());
+            }
+            ServerNews::Data(..) => {}
+        }
+    }
+
+    /// Requester: every peer that comes to our relay is heard from now on.
+    fn await_peer(&mut self, ctx: &mut Ctx<'_>, id: PipeId, until: Instant) {
+        let now = ctx.cx.now;
+        let seed = ctx.cx.random.draw(Domain::RelaySeed);
+        let config = self.relay_config(ctx, id);
+        let Some(relay) = self.all.get_mut(&id) else { return };
+        if relay.stream.is_none() {
+            let ours = &ctx.config.identity;
+            let mut stream = RelayStream::accept(ours, &relay.peer, &relay.key.0.0, seed, &config, now);
+            // The request may be lost, and heard when it is repeated.
+            stream.await_until(until);
+            relay.stream = Some(Box::new(stream));
+        }
+        self.work(ctx, id);
+    }
+
+    /// Responder: says where we come from, and comes.
+    fn come(&mut self, ctx: &mut Ctx<'_>, id: PipeId) {
+        let now = ctx.cx.now;
+        let Some(relay) = self.all.get(&id).filter(|r| r.stage == RelayStage::Meeting) else { return };
+        let (peer, session, via) = (relay.peer, relay.key.0, relay.via.clone());
+        let sources = relay.sources.clone();
+        let delay = ctx.signalling.delay(&via);
+        if let Some(relay) = self.all.get_mut(&id) {
+            if !relay.helped {
+                (relay.help_at, relay.helped) = (Some(now + HELP_AFTER), true);
+            }
+            if let Some(knock) = &mut relay.knock {
+                knock.begin(now, delay, relay.by_server);
+            }
+        }
+        ctx.reply(peer, session, &via, Body::TurnResponse(sources));
+        self.begin_stream(ctx, id);
+    }
+
+    /// Responder: speaks to the peer's relay, once nothing forbids that.
+    fn begin_stream(&mut self, ctx: &mut Ctx<'_>, id: PipeId) {
+        let now = ctx.cx.now;
+        let config = self.relay_config(ctx, id);
+        let Some(relay) = self.all.get_mut(&id).filter(|r| r.stage == RelayStage::Meeting) else { return };
+        if relay.stream.is_none() && relay.knock.is_none() {
+            let seed = ctx.cx.random.draw(Domain::RelaySeed);
+            let ours = &ctx.config.identity;
+            let stream = RelayStream::connect(ours, &relay.peer, &relay.key.0.0, seed, &config, now);
+            relay.stream = Some(Box::new(stream));
+        }
+        self.work(ctx, id);
+    }
+
+    /// Responder: tries by its own server, as nothing came back. Our answer may be lost, or we cannot get there by UDP.
+    fn come_by_server(&mut self, ctx: &mut Ctx<'_>, id: PipeId) {
+        let Some(relay) = self.all.get_mut(&id) else { return };
+        if relay.stage != RelayStage::Meeting {
+            return;
+        }
+        let (socket, to, servers) = (relay.socket, relay.to, relay.servers.is_some());
+        if !ctx.config.turn.is_empty() && !servers {
+            let family = if to.is_some_and(|to| to.is_ipv6()) { Family::V6 } else { Family::V4 };
+            let servers = ctx.ask_servers(Owner::Relay(id), family, false);
+            if let Some(relay) = self.all.get_mut(&id) {
+                relay.until = relay.until.max(Some(ctx.cx.now + STRANGERS_SILENCE));
+                relay.servers = Some(servers);
+            }
+        } else if socket.is_none() {
+            self.server_news(ctx, id, ServerNews::Failed(String::new()));
+        }
+        if socket.is_some() {
+            self.come(ctx, id);
+        }
+    }
+
+    fn tell_relay(&mut self, ctx: &mut Ctx<'_>, id: PipeId, control: &Control) {
+        let now = ctx.cx.now;
+        if let Some(relay) = self.all.get_mut(&id) {
+            relay.send_control(now, control);
+        }
+        self.work(ctx, id);
+    }
+
+    fn tell_busy_by_relay(&mut self, ctx: &mut Ctx<'_>, id: PipeId) {
+        let key = self.all.get(&id).map(|relay| relay.key);
+        if ctx.sessions.is_busy() && key.is_some_and(|key| key.1 == Requester::Them) {
+            self.tell_relay(ctx, id, &Control::Busy);
+        }
+    }
+
+    fn hear_relay(&mut self, ctx: &mut Ctx<'_>, id: PipeId) {
+        let now = ctx.cx.now;
+        while let Some(relay) = self.all.get_mut(&id).filter(|r| r.stage == RelayStage::Agreeing)
+            && let Some(said) = relay.read_control(now)
+        {
+            let (peer, connect) = (relay.peer, relay.connect);
+            let decision = match said {
+                Ok(Control::Busy) => {
+                    if let Some(connect) = connect {
+                        ctx.progress(connect, Strategy::Relay, Stage::PeerBusy);
+                    }
+                    continue;
+                }
+                Ok(control) => ctx.sessions.heard_by_relay(id, control),
+                Err(_) => None,
+            };
+            match decision {
+                Some(decision) => {
+                    self.carry_out(ctx, decision);
+                    ctx.sessions.agree(ctx.cx, peer, None);
+                }
+                None => return self.relay_failed(ctx, id, Refusal::NoSuchSession.to_string()),
+            }
+        }
+    }
+
+    /// Makes the relay the pipe, once what it settles is over.
+    fn finish(&mut self, ctx: &mut Ctx<'_>, id: PipeId, settled: Settled) {
+        let Some(relay) = self.all.get_mut(&id) else { return };
+        relay.stage = RelayStage::Won;
+        relay.until = None;
+        if let (Some((sock, _)), true) = (relay.socket, relay.by_server) {
+            relay.socket = None;
+            ctx.cx.close(sock, CloseHow::Drop);
+        }
+        if let (false, Requester::Them, Some(servers)) = (relay.by_server, relay.key.1, &mut relay.servers) {
+            servers.close(ctx.cx);
+        }
+        ctx.say(Said::Relayed(id, settled, relay.since));
+    }
+
+    /// Hands out the pipe of a relay that is the pipe of these calls, which began at `since`. `moves`: its session goes
+    /// on, for a better way.
+    pub(in crate::node) fn hand_out(
+        &mut self,
+        ctx: &mut Ctx<'_>,
+        id: PipeId,
+        moves: bool,
+        answers: SmallVec<[ConnectId; 1]>,
+        since: Instant,
+    ) {
+        let Some(relay) = self.all.get_mut(&id).filter(|r| r.stage == RelayStage::Won) else { return };
+        relay.stage = RelayStage::Pipe;
+        let later = core::mem::take(&mut relay.later);
+        let (peer, terms) = (relay.peer, relay.terms);
+        let nowhere = SocketAddr::from(([0, 0, 0, 0], 0));
+        let (local, remote) = (relay.local.unwrap_or(nowhere), relay.to.unwrap_or(nowhere));
+        if moves {
+            let mut moving = Moving::new(ctx.cx.now);
+            moving.names = relay.key.1 == Requester::Us;
+            if moving.names {
+                ctx.admission.call_began(peer);
+            }
+            relay.moving = Some(Box::new(moving));
+        }
+        let elapsed = ctx.cx.now.since(since);
+        let (strategy, keys, protocol) = (Strategy::Relay, PipeKeys::Relayed(terms.mode), terms.protocol);
+        let start = PipeStart { answers, peer, strategy, local, remote, elapsed, protocol, keys };
+        ctx.cx.open_relayed(id, Box::new(start));
+        self.work(ctx, id);
+        for said in later {
+            self.news(ctx, id, said);
+        }
+    }
+
+    /// Ends a relay that gives no pipe.
+    fn relay_failed(&mut self, ctx: &mut Ctx<'_>, id: PipeId, why: String) {
+        let Some(relay) = self.all.get(&id) else { return };
+        let (key, peer) = (relay.key, relay.peer);
+        let call = relay.connect.filter(|connect| self.calling.contains_key(connect));
+        self.close_relay(ctx, id);
+        ctx.sessions.relay_lost(ctx.cx, id, peer);
+        if let Some(connect) = call {
+            self.calling.remove(&connect);
+            ctx.say(Said::Ended(connect, Strategy::Relay, End::failed(why)));
+        } else if key.1 == Requester::Them {
+            ctx.say(Said::Left(key, peer, Parting::IfStreamless));
+        }
+    }
+
+    /// Closes a relay in any stage.
+    fn close_relay(&mut self, ctx: &mut Ctx<'_>, id: PipeId) {
+        let until = ctx.cx.now + END_WITHIN;
+        let Some(relay) = self.all.get_mut(&id) else { return };
+        if self.by_key.get(&relay.key) == Some(&id) {
+            self.by_key.remove(&relay.key);
+        }
+        relay.until = Some(until);
+        relay.close(ctx.cx);
+        self.end_moving(ctx, id);
+        let Some(relay) = self.all.get_mut(&id) else { return };
+        // What it still has to say is nobody's any more; this arms its timer.
+        let _ = relay.pump(ctx.cx);
+        if relay.is_over() {
+            self.forget_relay(ctx, id);
+        }
+    }
+
+    fn forget_relay(&mut self, ctx: &mut Ctx<'_>, id: PipeId) {
+        ctx.sessions.relay_left(id);
+        if let Some(mut relay) = self.all.remove(&id) {
+            relay.drop_sockets(ctx.cx);
+        }
+    }
+}
+
+fn end_of(cause: EndCause) -> PipeEnd {
+    match cause {
+        EndCause::ClosedByPeer => PipeEnd::ClosedByPeer,
+        EndCause::TimedOut => PipeEnd::Silent,
+        EndCause::Protocol(code) => PipeEnd::Broken(code),
+    }
+}
