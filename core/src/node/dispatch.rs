@@ -5,11 +5,11 @@ use std::sync::Arc;
 
 use super::admission::{Bearing, How, Trust, Verdict, Waiting, Wish, Worth};
 use super::allocating::{self, Allocations};
-use super::call::{Call, Calls};
+use super::call::Calls;
+use super::call::facts::Call;
 use super::naming::{self, Names};
 use super::network::{self, is_gone};
-use super::session::{self, Sessions, Winner};
-use super::strategy::relay::Way;
+use super::session::{self, Sessions};
 use super::strategy::{Ctx, Parting, Strategies};
 use super::{Node, Phase};
 use crate::address::PeerAddress;
@@ -248,7 +248,7 @@ impl Node {
                     self.with_calls(|_, all, ctx| all.relay.carry_out(ctx, decision));
                 }
                 session::News::Won(winner) => {
-                    self.with_calls(|calls, all, ctx| stream_won(calls, all, ctx, *winner));
+                    self.with_calls(|calls, all, ctx| calls.won(all, ctx, *winner));
                 }
                 session::News::GoesOn(peer) => self.sessions.agree(&mut self.cx, peer, None),
             }
@@ -591,16 +591,5 @@ impl Node {
         if self.admission.may_talk(to) && self.admission.may_reply(self.cx.now, to, Worth::Refusal) {
             self.signalling.refuse_version(&mut self.cx, to, about, place);
         }
-    }
-}
-
-/// Makes a stream the pipe, or a way of the one that there is, and ends what it settles.
-fn stream_won(calls: &mut Calls, all: &mut Strategies, ctx: &mut Ctx<'_>, winner: Winner) {
-    let joins = all.relay.moving_pipe(winner.key);
-    let (answers, since) = calls.settle(all, ctx, &winner.settled, winner.since);
-    let Some(pipe) = joins else { return ctx.sessions.hand_out(ctx.cx, winner, answers, since) };
-    let Winner { strategy, local, remote, .. } = winner;
-    if let Some((sock, keys)) = ctx.sessions.give_away(winner) {
-        all.relay.join_pipe(ctx, pipe, sock, Way { strategy, local, remote }, keys);
     }
 }

@@ -3,6 +3,8 @@
 //! A call knows its strategies by their contract alone.
 
 mod advice;
+mod attempt;
+pub(super) mod facts;
 
 use core::time::Duration;
 use std::collections::BTreeMap;
@@ -12,19 +14,19 @@ use std::sync::Arc;
 use smallvec::SmallVec;
 
 use advice::Heard;
+use attempt::{Attempt, Run, RunState, order};
+use facts::Call;
 
 use super::admission::Trust;
+use super::session::Winner;
+use super::strategy::relay::Way;
 use super::strategy::{Ctx, End, Said, Strategies};
-use crate::address::{PeerAddress, PeerInterface, is_link_local};
+use crate::address::PeerAddress;
 use crate::config::Plan;
 use crate::cx::Timer;
 use crate::identity::NodeId;
 use crate::io::IoFailure;
-use crate::nat::NatType;
-use crate::notice::{
-    ConnectId, FailReason, Notice, Outcome, Refusal, Report, Stage, Strategy, StrategyReport,
-};
-use crate::pipe::Terms;
+use crate::notice::{ConnectId, FailReason, Notice, Outcome, Refusal, Report, Stage, Strategy};
 use crate::random::Domain;
 use crate::session::SessionId;
 use crate::signal::message::MessageId;
@@ -32,77 +34,16 @@ use crate::strategy::agreement::{Key, Requester, Settled};
 use crate::strategy::dialler::DialEnd;
 use crate::time::Instant;
 
-/// Delay between the starts of two strategies, where the first is likely to work by itself. Where it is not, the next
-/// starts at once: it costs one message.
-const HEAD_START: Duration = Duration::from_millis(250);
 /// Interval of the checks whether the peer's own call may still answer ours.
 const GLARE_CHECK: Duration = Duration::from_millis(50);
 /// A plan's timeout is cut to this.
 const MAX_TIMEOUT: Duration = Duration::from_secs(3600);
-/// A relay costs whoever runs it: others have so long before.
-const BEFORE_RELAY: Duration = Duration::from_secs(3);
-
-/// Facts of a call, which its strategies read.
-#[derive(Debug)]
-pub(super) struct Call {
-    pub(super) connect: ConnectId,
-    pub(super) session: SessionId,
-    pub(super) peer: NodeId,
-    pub(super) address: PeerAddress,
-    pub(super) plan: Plan,
-    pub(super) started: Instant,
-    pub(super) deadline: Instant,
-}
-
 #[derive(Default)]
 pub(super) struct Calls {
     // Boxed: a map makes room for eleven at once, and few nodes have eleven calls.
     all: BTreeMap<ConnectId, Box<Attempt>>,
     by_session: BTreeMap<SessionId, ConnectId>,
     next: u32,
-}
-
-#[derive(Debug)]
-struct Attempt {
-    call: Arc<Call>,
-    runs: SmallVec<[Run; 2]>,
-    /// The peer's clock minus ours, in microseconds, once it told us.
-    clock_offset: Option<i64>,
-    /// The call has its pipe, over a relay, and looks for a better path.
-    answered: bool,
-    /// Answers of the peer over the brokers.
-    heard: Heard,
-    /// A dial was refused by the peer's system, or by something on the way.
-    dial_refused: bool,
-}
-
-#[derive(Debug)]
-struct Run {
-    strategy: Strategy,
-    state: RunState,
-}
-
-#[derive(Debug)]
-enum RunState {
-    Pending { at: Instant },
-    Running,
-    Ended(End),
-}
-
-impl Call {
-    pub(super) fn key(&self) -> Key {
-        (self.session, Requester::Us)
-    }
-
-    pub(super) fn terms(&self) -> Terms {
-        self.plan.terms()
-    }
-
-    /// Returns true while nobody knows whether an IPv4 peer can be reached at all.
-    fn waits_for_nat64(&self, ctx: &Ctx<'_>) -> bool {
-        let near = || ctx.paths_to(self.peer, &self.address, Trust::Known).first().is_some_and(|p| p.local);
-        ctx.network.is_asking_nat64() && self.address.v6().is_empty() && !near()
-    }
 }
 
 impl Calls {
@@ -180,7 +121,7 @@ impl Calls {
         if call.deadline <= now {
             return self.fail(all, ctx, connect, FailReason::DeadlinePassed);
         }
-        let waits = call.waits_for_nat64(ctx);
+        let waits = waits_for_nat64(ctx, &call);
         let mut n = 0;
         while let Some(run) = self.all.get_mut(&connect).and_then(|a| a.runs.get_mut(n)) {
             let strategy = all.of(run.strategy);
@@ -307,6 +248,17 @@ impl Calls {
         }
         ctx.sessions.close_streams(ctx.cx, &over);
         (answers, since)
+    }
+
+    /// Makes a stream the pipe, or a way of the one that there is, and ends what it settles.
+    pub(super) fn won(&mut self, all: &mut Strategies, ctx: &mut Ctx<'_>, winner: Winner) {
+        let joins = all.relay.moving_pipe(winner.key);
+        let (answers, since) = self.settle(all, ctx, &winner.settled, winner.since);
+        let Some(pipe) = joins else { return ctx.sessions.hand_out(ctx.cx, winner, answers, since) };
+        let Winner { strategy, local, remote, .. } = winner;
+        if let Some((sock, keys)) = ctx.sessions.give_away(winner) {
+            all.relay.join_pipe(ctx, pipe, sock, Way { strategy, local, remote }, keys);
+        }
     }
 
     /// Takes in that a stream of a call is gone.
@@ -502,7 +454,7 @@ impl Calls {
             }
             return self.fail(all, ctx, connect, FailReason::AllStrategiesFailed);
         }
-        let waits = call.waits_for_nat64(ctx);
+        let waits = waits_for_nat64(ctx, call);
         let next = attempt.runs.iter().filter_map(|r| match &r.state {
             RunState::Pending { at } => Some(*at).filter(|at| *at > now || !waits),
             RunState::Running => all.of(r.strategy).next(now, call),
@@ -590,43 +542,10 @@ impl Calls {
     }
 }
 
-impl Attempt {
-    fn has(&self, strategy: Strategy) -> bool {
-        self.runs.iter().any(|run| run.strategy == strategy)
-    }
-
-    /// Tries again, after a change of our network, the strategies that ran from the old one.
-    /// They wait for a network while there is none.
-    fn roam(&mut self, all: &mut Strategies, now: Instant, offline: bool) {
-        let at = if offline { self.call.deadline } else { now };
-        for run in &mut self.runs {
-            let again = match &run.state {
-                RunState::Running => all.of(run.strategy).network_changed(&self.call),
-                // Those that wait only because there was no network.
-                RunState::Pending { at } => run.strategy != Strategy::Relay && *at >= self.call.deadline,
-                RunState::Ended(_) => run.strategy != Strategy::Relay,
-            };
-            if again {
-                run.state = RunState::Pending { at };
-            }
-        }
-    }
-}
-
-impl Run {
-    fn is_running(&self) -> bool {
-        matches!(self.state, RunState::Running)
-    }
-
-    fn report(&self, all: &mut Strategies, ctx: &Ctx<'_>, call: &Call) -> StrategyReport {
-        let strategy = self.strategy;
-        let (outcome, detail) = match &self.state {
-            RunState::Pending { .. } => (Outcome::Skipped, "its turn did not come".into()),
-            RunState::Running => (Outcome::Unfinished, all.of(strategy).describe(ctx, call)),
-            RunState::Ended(End { outcome, detail }) => (*outcome, detail.clone()),
-        };
-        StrategyReport { strategy, outcome, detail }
-    }
+/// Returns true while nobody knows whether an IPv4 peer can be reached at all.
+fn waits_for_nat64(ctx: &Ctx<'_>, call: &Call) -> bool {
+    let near = || ctx.paths_to(call.peer, &call.address, Trust::Known).first().is_some_and(|p| p.local);
+    ctx.network.is_asking_nat64() && call.address.v6().is_empty() && !near()
 }
 
 /// Ends a session without a pipe, with all that is under way in it.
@@ -638,35 +557,4 @@ fn abandon(all: &mut Strategies, ctx: &mut Ctx<'_>, key: Key, peer: NodeId) {
 /// Returns true if a refusal holds for every way to the peer.
 fn is_final(why: Refusal) -> bool {
     matches!(why, Refusal::NotAccepted | Refusal::PlainNotAllowed | Refusal::ProtocolNotTaken)
-}
-
-/// Returns the strategies of a plan, each with the time of its turn.
-fn order(ctx: &Ctx<'_>, peer: NodeId, to: &PeerAddress, plan: &Plan) -> SmallVec<[Run; 2]> {
-    let now = ctx.cx.now;
-    // A peer that no NAT hides, or that is near, will be reached directly: reverse may wait a moment.
-    let open = |i: &PeerInterface| i.nat == NatType::OpenInternet && !is_link_local(i.external);
-    let likely =
-        to.interfaces().any(open) || ctx.paths_to(peer, to, Trust::Known).first().is_some_and(|p| p.local);
-    let mut at = now;
-    let mut runs: SmallVec<[Run; 2]> = SmallVec::new();
-    // Where no NAT hides us, the peer's dial needs no hole.
-    let routes = ctx.network.routes();
-    let open = !routes.is_empty() && routes.iter().all(|r| r.external == r.internal);
-    for strategy in &plan.strategies {
-        if runs.iter().all(|r| r.strategy != *strategy) {
-            if *strategy == Strategy::Punch && open && !runs.is_empty() {
-                at = at + HEAD_START;
-            }
-            let mut at_its_turn = at;
-            if *strategy == Strategy::Relay && plan.relay_first {
-                at_its_turn = now;
-            } else if *strategy == Strategy::Relay && !ctx.config.turn.is_empty() && plan.strategies.len() > 1
-            {
-                at_its_turn = now + BEFORE_RELAY;
-            }
-            runs.push(Run { strategy: *strategy, state: RunState::Pending { at: at_its_turn } });
-            at = at + if likely { HEAD_START } else { Duration::ZERO };
-        }
-    }
-    runs
 }

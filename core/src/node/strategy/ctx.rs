@@ -13,7 +13,7 @@ use crate::cx::{Cx, Owner};
 use crate::identity::NodeId;
 use crate::io::SockId;
 use crate::node::admission::{Admission, Trust, Worth};
-use crate::node::call::Call;
+use crate::node::call::facts::Call;
 use crate::node::logins::Logins;
 use crate::node::network::Network;
 use crate::node::servers::Servers;

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::{Contract, Ctx, End, Request};
 use crate::io::SockId;
 use crate::node::admission::Trust;
-use crate::node::call::Call;
+use crate::node::call::facts::Call;
 use crate::notice::{ConnectId, Stage, Strategy};
 use crate::strategy::agreement::Key;
 use crate::strategy::dialler::{DialEnd, Dialler};

@@ -23,7 +23,7 @@ pub(super) use relay::Relays;
 pub(super) use request::Request;
 pub(super) use reverse::Reverse;
 
-use super::call::Call;
+use super::call::facts::Call;
 use crate::identity::NodeId;
 use crate::notice::{ConnectId, Outcome, Strategy};
 use crate::pipe::PipeId;

@@ -5,7 +5,7 @@ use core::time::Duration;
 use bytes::Bytes;
 
 use super::{Ctx, Said};
-use crate::node::call::Call;
+use crate::node::call::facts::Call;
 use crate::notice::{Stage, Strategy};
 use crate::signal::message::{Body, MessageId};
 use crate::time::Instant;

@@ -14,7 +14,7 @@ use crate::cx::Timer;
 use crate::identity::NodeId;
 use crate::io::{IoFailure, SockId};
 use crate::node::admission::{Kind, Place, Trust};
-use crate::node::call::Call;
+use crate::node::call::facts::Call;
 use crate::notice::{ConnectId, Stage, Strategy};
 use crate::pipe::Terms;
 use crate::portmap::Scope;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::state::PunchStage;
 use super::{FRESH_FROM, Punches, With};
 use crate::nat::Foresight;
-use crate::node::call::Call;
+use crate::node::call::facts::Call;
 use crate::node::strategy::{Contract, Ctx, End, Request, Said};
 use crate::notice::{Stage, Strategy};
 use crate::signal::mappings::Mappings;

@@ -8,7 +8,7 @@ use super::Relays;
 use super::relay::Relay;
 use crate::cx::Owner;
 use crate::node::admission::Trust;
-use crate::node::call::Call;
+use crate::node::call::facts::Call;
 use crate::node::servers::Servers;
 use crate::node::strategy::knock::KnockKey;
 use crate::node::strategy::{Contract, Ctx, End, Request, Said};
