@@ -23,6 +23,8 @@ pub struct Turn {
     pub relay_ips: Vec<IpAddr>,
     /// Every Allocate is answered with 300 and this address.
     pub redirects: Option<SocketAddr>,
+    /// Clients' ports that have an allocation of somebody else's: their Allocates are answered with 437.
+    pub taken: BTreeSet<u16>,
     /// The allocations that there are.
     pub relays: BTreeSet<SocketAddr>,
     /// Datagrams that came to the server.
@@ -95,6 +97,7 @@ impl World {
             up: true,
             relay_ips: vec![at.ip()],
             redirects: None,
+            taken: BTreeSet::new(),
             relays: BTreeSet::new(),
             datagrams: 0,
             from_peers: 0,
@@ -260,6 +263,10 @@ impl World {
             if !turn.relays.contains(&to) {
                 return;
             }
+        }
+        if data.starts_with(&[0, 3]) && turn.taken.contains(&from.port()) {
+            let answer = [&[1, 0x13, 0, 8][..], &data[4..20], &[0, 9, 0, 4, 0, 0, 4, 37]].concat();
+            return self.datagram_from_turn(to, from, answer);
         }
         if let (Some(alternate), [0, 3, ..]) = (turn.redirects, &data[..]) {
             let SocketAddr::V4(alternate) = alternate else { panic!("an IPv6 alternate") };

@@ -51,6 +51,25 @@ fn a_server_that_sends_us_on_is_followed_once() {
     assert_eq!(world.turns[2].datagrams, 0);
 }
 
+/// A NAT may give us the port of a client whose allocation the server still has. RFC 8656 section 7.4: three sockets.
+#[test]
+fn a_port_that_the_server_knows_as_anothers_is_left_for_two_others() {
+    for (taken, relays) in [(1, true), (2, true), (3, false)] {
+        let mut world = pool();
+        world.turns.iter_mut().for_each(|turn| turn.taken = (60_000..60_000 + taken).collect());
+        world.turns.truncate(1);
+        let id = call(&mut world, 0, 1);
+        world.run_until(2000 * MS, |w| w.is_over(0, id));
+        if relays {
+            assert_eq!(world.relayed(0).local.ip(), world.turns[0].at.ip());
+        } else {
+            let (_, outcome, why) = world.failed(0, id);
+            let said = "turn0.test:3478 over UDP at 198.51.100.90: the TURN server has an allocation for our port already";
+            assert_eq!((outcome, why), (Outcome::Failed, &*[said; 3].join("; ")));
+        }
+    }
+}
+
 #[test]
 fn a_server_sends_us_nowhere_but_to_the_internet_unless_the_list_says_so() {
     // Ours, our neighbour, this machine, what a cloud tells secrets at, and the router's other side.

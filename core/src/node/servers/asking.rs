@@ -4,6 +4,7 @@ use super::AT_ONCE;
 use super::Asked;
 use super::ByTcp;
 use super::FASTER_THAN;
+use super::FRESH_PORTS;
 use super::OTHER_FAMILY_AFTER;
 use super::REACH_WITHIN;
 use super::Renewal;
@@ -83,6 +84,7 @@ impl Servers {
             by_tcp,
             other: None,
             is_alternate: false,
+            fresh_ports: FRESH_PORTS,
             why: None,
         };
         self.begin(cx, asked);
@@ -193,6 +195,12 @@ impl Servers {
         let asked = &mut self.asked[of];
         match why {
             turn::Error::WrongCredentials => self.mend(cx, n),
+            // The NAT gave us a port of somebody whom the server has not forgotten.
+            turn::Error::PortInUse if asked.fresh_ports > 0 => {
+                asked.fresh_ports -= 1;
+                self.try_address_again(cx, n);
+                true
+            }
             turn::Error::Redirected(to) if !asked.is_alternate => {
                 let anywhere = asked.server.alternates_anywhere;
                 self.news.push_back(ServerNews::Redirected { by: n, to, anywhere });
@@ -222,19 +230,26 @@ impl Servers {
 
     /// Replaces credentials that the server takes no longer, once. Returns true if others are under way.
     fn mend(&mut self, cx: &mut Cx, n: usize) -> bool {
-        let Try { of, at, .. } = self.tries[n];
+        let of = self.tries[n].of;
         let asked = &mut self.asked[of];
         match (asked.renewal, &asked.server.auth) {
             (Renewal::Awaited(_), _) => {}
             (Renewal::Possible, TurnAuth::Renewed(_)) => self.await_renewal(cx, of),
             (Renewal::Possible, TurnAuth::Secret(_)) => {
                 asked.renewal = Renewal::Done;
-                asked.race = Race::among(cx, asked.server.first(asked.over).0, &[at.ip()], REACH_WITHIN);
-                self.drive(cx, of);
+                self.try_address_again(cx, n);
             }
             _ => return false,
         }
         true
+    }
+
+    /// Asks the server of a try that is over once more at the same address, from another socket.
+    fn try_address_again(&mut self, cx: &mut Cx, n: usize) {
+        let Try { of, at, .. } = self.tries[n];
+        let asked = &mut self.asked[of];
+        asked.race = Race::among(cx, asked.server.first(asked.over).0, &[at.ip()], REACH_WITHIN);
+        self.drive(cx, of);
     }
 
     pub(super) fn ask_by_tcp(&mut self, cx: &mut Cx, of: usize) {

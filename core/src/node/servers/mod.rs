@@ -39,6 +39,9 @@ const REACH_WITHIN: Duration = Duration::from_secs(5);
 const MADE_FOR: Duration = Duration::from_secs(24 * 3600);
 /// Made for so long they are good whatever our clock says: the end of time where it has 31 bits, 2038.
 const MADE_FOR_GOOD: WallTime = WallTime::from_micros(((1 << 31) - 1) * 1_000_000);
+/// Further sockets that a server is asked from which refuses the first for its address: RFC 8656 section 7.4 has three
+/// in all.
+const FRESH_PORTS: u8 = 2;
 /// Credentials that end within so long are renewed before they are used.
 const ENDS_SOON: Duration = Duration::from_secs(10);
 /// Bytes that a server may send ahead on a stream.
@@ -102,6 +105,8 @@ struct Asked {
     other: Option<Instant>,
     /// Another server sent us here.
     is_alternate: bool,
+    /// Sockets that may still be tried where the server knows our address as another client's.
+    fresh_ports: u8,
     /// Reason, if no address was found.
     why: Option<String>,
 }
@@ -610,6 +615,7 @@ impl Asked {
             by_tcp: ByTcp::No,
             other: None,
             is_alternate: self.is_alternate,
+            fresh_ports: self.fresh_ports,
             why: None,
         }
     }
