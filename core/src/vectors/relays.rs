@@ -12,7 +12,7 @@ use crate::relay::{ReadOutcome, RelayConfig, RelayStream, StreamEvent};
 use crate::session::SessionId;
 use crate::time::Instant;
 
-/// Knocks as the page has them. The node's own are tested where they are made.
+/// Knocks by the page's formulas. `tests/knocks.rs` holds nodes to these.
 pub(super) fn knocks() -> Vec<Fields> {
     let vector = |name: &str, [ours, peer]: [SecretKey; 2], session: SessionId| {
         let token = *b"sixteen bytes ok";
