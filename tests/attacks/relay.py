@@ -37,6 +37,17 @@ class Protection:
         nonce = struct.pack("<4xQ", number)
         return self.aead.decrypt(nonce, packet[offset + length :], header), number
 
+    def seal(self, header, number, plain):
+        """A packet whose number has 4 bytes, which its header's first byte has to say."""
+        whole = header + struct.pack(">I", number)
+        packet = bytearray(whole + self.aead.encrypt(struct.pack("<4xQ", number), plain, whole))
+        offset = len(header)
+        mask = blake2s(self.header + packet[offset + 4 : offset + 20])
+        packet[0] ^= mask[0] & (0x0F if packet[0] & 0x80 else 0x1F)
+        for n in range(4):
+            packet[offset + n] ^= mask[1 + n]
+        return bytes(packet)
+
 
 def varint(data, at):
     size = 1 << (data[at] >> 6)
@@ -65,19 +76,36 @@ def packets(datagram):
         datagram = datagram[at + length :]
 
 
+def put_varint(number):
+    """In its shortest form, which transport parameters must have."""
+    size = next(size for size in (0, 1, 2, 3) if number >> (8 << size) - 2 == 0)
+    return (number | size << (8 << size) - 2).to_bytes(1 << size, "big")
+
+
 def frames(plain):
-    """CRYPTO, STREAM and CONNECTION_CLOSE frames as tuples; others are passed over, unknown ones raise."""
+    """ACK, CRYPTO, STREAM and CONNECTION_CLOSE frames as tuples; others are passed over, unknown ones raise."""
     at = 0
     while at < len(plain):
         kind, at = varint(plain, at)
         if kind in (0x00, 0x01, 0x1E, 0x1F):
             continue
         if kind in (0x02, 0x03):
-            for _ in range(2):
-                _, at = varint(plain, at)
+            low, at = varint(plain, at)
+            _, at = varint(plain, at)
             ranges, at = varint(plain, at)
-            for _ in range(1 + 2 * ranges + (3 if kind == 3 else 0)):
+            gap, numbers = None, set()
+            for _ in range(1 + ranges):
+                if gap is None:
+                    high = low
+                else:
+                    gap, at = varint(plain, at)
+                    high = low - gap - 2
+                length, at = varint(plain, at)
+                low, gap = high - length, 0
+                numbers.update(range(low, high + 1))
+            for _ in range(3 if kind == 3 else 0):
                 _, at = varint(plain, at)
+            yield "ack", numbers
         elif kind == 0x06:
             offset, at = varint(plain, at)
             length, at = varint(plain, at)

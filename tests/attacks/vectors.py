@@ -253,7 +253,7 @@ class Relay:
                     self.handshake(kind, sender, frame[1], frame[2])
                 elif frame[0] == "stream":
                     self.stream(sender, *frame[1:])
-                else:
+                elif frame[0] == "close":
                     # The other end may answer with a close of its own.
                     self.closed = self.closed or (sender, *frame[1:])
 
