@@ -12,6 +12,10 @@ class Malformed(ValueError):
     pass
 
 
+class TooShort(Malformed):
+    pass
+
+
 def need(holds, why):
     if not holds:
         raise Malformed(why)
@@ -81,7 +85,8 @@ class Reader:
         self.data = data
 
     def take(self, n):
-        need(len(self.data) >= n, "too short")
+        if len(self.data) < n:
+            raise TooShort(f"{n} bytes")
         taken, self.data = self.data[:n], self.data[n:]
         return taken
 

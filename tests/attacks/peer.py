@@ -57,6 +57,16 @@ def answer(stream, key):
     return Pipe(stream, noise), noise.peer, payload[:16], payload[16]
 
 
+def begin(stream, key, peer, session):
+    """The initiator's part on an open stream, whoever dialled it: (status, pipe)."""
+    stream.settimeout(10)
+    hello = wire.Hello(key, peer, session)
+    stream.sendall(hello.first)
+    kind, body = wire.read_frame(stream)
+    messages.need(kind == wire.SECOND, f"frame {kind}")
+    return hello.second(body), Pipe(stream, hello.noise)
+
+
 class Listener:
     def __init__(self, at):
         self.socket = socket.create_server(at)
@@ -79,6 +89,50 @@ def listen_and_echo(listener, key):
     thread = threading.Thread(target=run, daemon=True)
     thread.start()
     return thread
+
+
+# ---- frames of a pipe that moves
+
+
+def data(offset, content):
+    return b"\1" + struct.pack(">QH", offset, len(content)) + content
+
+
+def end(offset):
+    return b"\2" + struct.pack(">Q", offset)
+
+
+def ack(received, limit=1 << 20):
+    return b"\3" + struct.pack(">QQ", received, limit)
+
+
+class Frames:
+    """The frames of one carrier, whose bytes `more` gives."""
+
+    def __init__(self, more):
+        self.more, self.held = more, b""
+
+    def next(self):
+        while True:
+            try:
+                reader = messages.Reader(self.held)
+                kind = reader.number("B")
+                messages.need(1 <= kind <= 6, f"frame {kind}")
+                if kind == 1:
+                    offset = reader.number("Q")
+                    frame = "DATA", offset, reader.take(reader.number("H"))
+                elif kind == 2:
+                    frame = "END", reader.number("Q")
+                elif kind == 3:
+                    frame = "ACK", reader.number("Q"), reader.number("Q")
+                else:
+                    frame = (("PING", "PONG", "CLOSE")[kind - 4],)
+                self.held = reader.data
+                return frame
+            except messages.TooShort:
+                more = self.more()
+                messages.need(more, "the carrier's end")
+                self.held += more
 
 
 class Caller:
