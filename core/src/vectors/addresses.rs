@@ -1,6 +1,6 @@
 //! Node ids and addresses, as texts.
 
-use data_encoding::BASE32_NOPAD;
+use data_encoding::{BASE32_NOPAD, HEXLOWER};
 
 use super::{Fields, alice, list, text};
 use crate::address::{PeerAddress, PeerInterface};
@@ -13,6 +13,7 @@ pub(super) fn not_ids() -> Vec<Fields> {
         (key[0], key[31]) = (low, high);
         BASE32_NOPAD.encode(&key).to_lowercase()
     };
+    let known = |key: &str| BASE32_NOPAD.encode(&HEXLOWER.decode(key.as_bytes()).unwrap()).to_lowercase();
     let texts = [
         ("51 characters", good[1..].to_string()),
         ("capital letters", good.to_uppercase()),
@@ -20,6 +21,8 @@ pub(super) fn not_ids() -> Vec<Fields> {
         ("stray bits in the last character", format!("{}z", &good[..51])),
         ("0, of small order", of(0, 0, 0)),
         ("1, of small order", of(1, 0, 0)),
+        ("of order 8", known("e0eb7a7c3b41b8ae1656e3faf19fc46ada098deb9c32b1fd866205165f49b800")),
+        ("of order 8, too", known("5f9c95bca3508c24b1d0b1559c83ef5b04445cc4581c8e86d8224eddd09f1157")),
         ("the prime less 1, of small order", of(0xec, 0xff, 0x7f)),
         ("the prime, which is 0 again", of(0xed, 0xff, 0x7f)),
         ("9 with the top bit set", of(9, 0, 0x80)),
