@@ -1,6 +1,8 @@
 //! NAT behaviour discovery, over TCP where a punch will be (RFC 5780's mapping tests, and samples of the
 //! allocation), over UDP for what TCP cannot tell (its filtering tests).
 //!
+//! Long: one survey is one state machine over several connections, whose answers are judged together.
+//!
 //! From the listening port one connection goes to the server, then one to its other address and one to its
 //! other port (OTHER-ADDRESS); three more go from ports of their own, spaced unevenly, one after the other.
 //! Meanwhile CHANGE-REQUEST is asked for over UDP. With a server that has one address only, a second

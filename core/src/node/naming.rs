@@ -1,4 +1,6 @@
 //! Names: resolved, registered, kept up and given up, over whatever brokers there are.
+//!
+//! Long: looking a name up and holding one share the brokers' answers, their rates and their deadlines.
 
 use core::time::Duration;
 use std::collections::BTreeMap;

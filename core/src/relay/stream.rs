@@ -1,4 +1,6 @@
 //! An end of a relay stream.
+//!
+//! Long: every call goes to the one QUIC connection and takes in its events before it returns.
 
 use core::fmt;
 use std::net::{Ipv4Addr, SocketAddr};

@@ -1,6 +1,8 @@
 //! An MQTT 3.1.1 session with one broker: connected, subscribed to our topic and kept alive. It is built up again when
 //! it breaks.
 //!
+//! Long: a session is one state machine, and each of its states takes in every packet.
+//!
 //! The session also subscribes to the topics of names, whose messages are retained by brokers.
 //!
 //! Sessions are clean and client ids random. Everything is of QoS 0. A request that was not answered is repeated by its

@@ -1,5 +1,7 @@
 //! Spelling of a value in a trace: words with one space between them, and in exactly one way.
 //!
+//! Long: one short form for each type that a trace can hold.
+//!
 //! Numbers are decimal, times are nanoseconds (the wall clock's microseconds), and bytes are hexadecimal with `-` for
 //! none. A value that may be missing is `-`; a list is its length and its items. In text a space is `+`. Each byte of
 //! `+`, `%` and of all that is not a graphic ASCII character is `%` and two hexadecimal digits. The empty text is `%`

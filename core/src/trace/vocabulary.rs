@@ -1,4 +1,6 @@
 //! The forms of everything that goes into a node and comes out of it.
+//!
+//! Long: a table of every input and output, with their fields.
 
 use core::time::Duration;
 use std::net::{IpAddr, SocketAddr};

@@ -1,5 +1,7 @@
 //! The client itself.
 //!
+//! Long: one state machine, and each answer may concern the allocation, permissions and channels at once.
+//!
 //! The reasons: ADR 24 in docs/src/adr.
 
 use core::time::Duration;

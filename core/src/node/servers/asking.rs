@@ -1,17 +1,17 @@
 //! Which servers are asked next, in which way, and again where that may help.
 
 use super::AT_ONCE;
-use super::Asked;
-use super::ByTcp;
 use super::FASTER_THAN;
 use super::FRESH_PORTS;
 use super::OTHER_FAMILY_AFTER;
 use super::REACH_WITHIN;
-use super::Renewal;
 use super::ServerNews;
 use super::Servers;
 use super::TCP_AFTER;
 use super::Try;
+use super::asked::Asked;
+use super::asked::ByTcp;
+use super::asked::Renewal;
 use crate::config::TurnAuth;
 use crate::config::TurnServer;
 use crate::cx::Cx;

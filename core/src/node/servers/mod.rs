@@ -4,7 +4,10 @@
 //! those that answer, and is kept. The others are released. Where UDP gets no answer within a second, the same server
 //! is asked over TCP as well. Of a server's name every address is asked, one shortly after the other.
 
+mod asked;
 mod asking;
+
+use asked::{Asked, ByTcp, Renewal};
 
 use core::fmt::Write;
 use core::time::Duration;
@@ -20,7 +23,7 @@ use crate::io::{CloseHow, Event, IoFailure, QueryId, SockId};
 use crate::pipe::PipeEnd;
 use crate::proxy::Proxy;
 use crate::random::Domain;
-use crate::server::{Race, local_for};
+use crate::server::local_for;
 use crate::time::{Instant, WallTime};
 use crate::turn::{self, Client, Credentials, Family};
 use crate::wire::Transport;
@@ -87,53 +90,6 @@ pub(in crate::node) struct Servers {
     /// Time of the last check whether further servers are to be asked.
     asked_at: Instant,
     news: VecDeque<ServerNews>,
-}
-
-/// A server that is asked in one way, at its addresses.
-#[derive(Debug)]
-struct Asked {
-    /// Place of the server in the list.
-    place: u8,
-    server: TurnServer,
-    renewal: Renewal,
-    over: Transport,
-    family: Family,
-    race: Race,
-    begun: Instant,
-    by_tcp: ByTcp,
-    /// The server has no address of the family, and is asked for one of the other then.
-    other: Option<Instant>,
-    /// Another server sent us here.
-    is_alternate: bool,
-    /// Sockets that may still be tried where the server knows our address as another client's.
-    fresh_ports: u8,
-    /// Reason, if no address was found.
-    why: Option<String>,
-}
-
-impl Asked {
-    /// The proxy that leads there.
-    fn proxy(&self) -> Option<&Proxy> {
-        self.server.proxy.as_ref().filter(|_| self.over == Transport::Tcp)
-    }
-}
-
-/// Other credentials where a server takes the first no longer, once.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Renewal {
-    Possible,
-    /// The user has until this time to give some; nothing is asked meanwhile.
-    Awaited(Instant),
-    Done,
-}
-
-/// Plan to ask a server over TCP too that is asked over UDP.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum ByTcp {
-    /// TCP is tried later: once UDP had no answer for a while, or failed.
-    Later(Option<Instant>),
-    /// TCP is in use already, or must not be used.
-    No,
 }
 
 /// Address of an asked server, and the state of the try.
@@ -590,47 +546,6 @@ impl Servers {
             }
         }
         text
-    }
-}
-
-impl Asked {
-    /// Returns true if our user is to give credentials before the server is asked: there are none, or they end.
-    fn is_stale(&self, cx: &Cx) -> bool {
-        let TurnAuth::Renewed(credentials) = &self.server.auth else { return false };
-        let soon = cx.clock.map(|fix| fix.wall_at(cx.now + ENDS_SOON));
-        let ends = |c: &Credentials| c.until().zip(soon).is_some_and(|(until, soon)| until <= soon);
-        credentials.as_ref().is_none_or(ends)
-    }
-
-    /// The same server, asked once more by this way.
-    fn again(&self, cx: &Cx, race: Race) -> Asked {
-        Asked {
-            place: self.place,
-            server: self.server.clone(),
-            renewal: self.renewal,
-            over: self.over,
-            family: self.family,
-            race,
-            begun: cx.now,
-            by_tcp: ByTcp::No,
-            other: None,
-            is_alternate: self.is_alternate,
-            fresh_ports: self.fresh_ports,
-            why: None,
-        }
-    }
-
-    fn credentials(&self, cx: &Cx) -> Option<Credentials> {
-        match &self.server.auth {
-            TurnAuth::Nobody => None,
-            TurnAuth::Fixed(credentials) => Some(credentials.clone()),
-            TurnAuth::Renewed(credentials) => credentials.clone(),
-            TurnAuth::Secret(secret) => {
-                let day = cx.wall().offset_micros(MADE_FOR.as_micros() as i64);
-                let until = if self.renewal == Renewal::Done { day.max(MADE_FOR_GOOD) } else { day };
-                Some(Credentials::short_lived(secret, None, until))
-            }
-        }
     }
 }
 

@@ -109,22 +109,7 @@ impl Punches {
         theirs: Option<&Mappings>,
     ) -> bool {
         let trust = ctx.admission.trust(peer);
-        let family =
-            |v4: bool| address.interfaces().any(|i| i.external.is_ipv4() == v4 && !is_link_local(i.external));
-        let fits = |r: &&Route| {
-            let fits = theirs.is_none_or(|t| t.external.is_ipv4() == r.internal.is_ipv4());
-            fits && family(r.internal.is_ipv4())
-        };
-        let Some(v4) = ctx.network.routes().iter().find(fits).map(|r| r.internal.is_ipv4()) else {
-            return false;
-        };
-        let behaviour_of = |r: &Route| {
-            ctx.network.surveyor().of(r.internal).map(|report| report.behaviour).unwrap_or_default()
-        };
-        let ours = ctx.network.routes().iter().filter(|r| r.internal.is_ipv4() == v4);
-        let easiest = ours.min_by_key(|r| punch::difficulty(behaviour_of(r)));
-        let Some(route) = easiest.copied() else { return false };
-        let behaviour = behaviour_of(&route);
+        let Some((route, behaviour)) = easiest_route(ctx, address, theirs) else { return false };
         let before = self.take_punch(ctx, key);
         let dials = before.as_ref().map_or(0, |p| p.dials);
         let asked = before.as_ref().map_or(1, |p| p.asked.saturating_add(1));
@@ -459,6 +444,26 @@ impl Punches {
             ctx.say(Said::Left(key, punch.peer, Parting::IfStreamless));
         }
     }
+}
+
+/// Returns the route whose NAT is the easiest to punch through, of the family in which the peer can be met.
+fn easiest_route(
+    ctx: &Ctx<'_>,
+    address: &PeerAddress,
+    theirs: Option<&Mappings>,
+) -> Option<(Route, Behaviour)> {
+    let family =
+        |v4: bool| address.interfaces().any(|i| i.external.is_ipv4() == v4 && !is_link_local(i.external));
+    let fits = |r: &&Route| {
+        let fits = theirs.is_none_or(|t| t.external.is_ipv4() == r.internal.is_ipv4());
+        fits && family(r.internal.is_ipv4())
+    };
+    let v4 = ctx.network.routes().iter().find(fits)?.internal.is_ipv4();
+    let behaviour_of =
+        |r: &Route| ctx.network.surveyor().of(r.internal).map(|report| report.behaviour).unwrap_or_default();
+    let ours = ctx.network.routes().iter().filter(|r| r.internal.is_ipv4() == v4);
+    let easiest = ours.min_by_key(|r| punch::difficulty(behaviour_of(r))).copied()?;
+    Some((easiest, behaviour_of(&easiest)))
 }
 
 #[cfg(test)]
