@@ -5,13 +5,18 @@ use std::marker::PhantomData;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
 
+use p2pd_core::nat::NatReport;
 use p2pd_core::wire::Transport;
 use p2pd_core::wire::stun::binding_request;
+use p2pd_core::{Config, SecretKey, StunServer};
+use p2pd_sys::BindError;
 use p2pd_sys::messages::stun::{HEADER, MAX_ANSWER, TCP_WITHIN, WAITS, answer, length, transaction};
 use p2pd_sys::messages::{Destination, PipeOptions, Protocol, Route};
 
 use crate::carrier::Socket;
+use crate::node::Node;
 use crate::runtime::Runtime;
+use crate::tcp::{read, write};
 use crate::wait::within;
 
 #[doc(inline)]
@@ -77,6 +82,25 @@ impl<R: Runtime> Client<R> {
     }
 }
 
+/// Measures the NATs in front of this machine, over TCP and UDP with these servers. Returns one report for each
+/// interface, of `bind` alone if it is given. Takes about four round trips and 150 ms, and about six seconds if nobody
+/// answers. A node measures by itself: [`Node::nats`] has its reports at no cost.
+///
+/// # Errors
+/// That there is no socket to measure with.
+pub async fn nat_info<R: Runtime>(
+    servers: Vec<StunServer>,
+    bind: Option<IpAddr>,
+) -> Result<Vec<NatReport>, BindError> {
+    let key = p2pd_sys::random_seed().map_err(BindError::Random)?;
+    let mut config = Config::new(SecretKey::from_bytes(key));
+    (config.stun, config.bind) = (servers, bind);
+    let node = Node::<R>::bind(config).await?;
+    let nats = node.nats().await;
+    node.shutdown().await;
+    Ok(nats)
+}
+
 async fn over_udp<R: Runtime>(socket: &R::Udp, server: SocketAddr) -> Result<SocketAddr, StunError> {
     let transaction = transaction()?;
     let request = binding_request(transaction, None);
@@ -106,7 +130,7 @@ async fn over_tcp<R: Runtime>(stream: &R::Tcp) -> Result<SocketAddr, StunError> 
     let asking = async {
         let mut rest = &request[..];
         while !rest.is_empty() {
-            let written = R::write(stream, rest).await?;
+            let written = write::<R>(stream, rest).await?;
             rest = rest.get(written..).unwrap_or_default();
         }
         let mut data = vec![0; HEADER];
@@ -123,7 +147,7 @@ async fn over_tcp<R: Runtime>(stream: &R::Tcp) -> Result<SocketAddr, StunError> 
 
 async fn read_exact<R: Runtime>(stream: &R::Tcp, mut buffer: &mut [u8]) -> io::Result<()> {
     while !buffer.is_empty() {
-        match R::read(stream, buffer).await? {
+        match read::<R>(stream, buffer).await? {
             0 => return Err(io::ErrorKind::UnexpectedEof.into()),
             n => buffer = buffer.get_mut(n..).unwrap_or_default(),
         }

@@ -10,8 +10,8 @@ use p2pd_async::{
     Daemon, Destination, End, Family, ListenError, Message, MessagePipe, OpenError, Pattern, PipeOptions,
     Protocol, Queue, RecvError, Route, Runtime, SubscriptionId, Target,
 };
-use p2pd_async_std::messages::AsyncIo;
-use p2pd_tokio::messages::Tokio;
+use p2pd_async_std::AsyncIo;
+use p2pd_tokio::Tokio;
 
 use super::{Key, NoMessage, Pipes};
 use crate::drivers::runtime;
