@@ -103,7 +103,7 @@ pub(crate) async fn run<R: Runtime>(
     let ready = engine.reactor().ready.clone();
     let (calls, names, allocations) = (Calls::default(), NameCalls::default(), HashMap::new());
     let mut driver = Driver { engine, calls, names, allocations, out, ends: Vec::new() };
-    let queue = commands.clone();
+    let over = Over { commands: commands.clone(), address: driver.out.address.clone() };
     let mut commands = pin!(commands);
     let mut timer = R::timer();
     let mut handles = true;
@@ -153,14 +153,25 @@ pub(crate) async fn run<R: Runtime>(
         }
         driver.engine.tick();
     }
-    // Whoever has just asked must hear that nobody answers; the channel would keep what is in it.
-    queue.close();
-    while queue.try_recv().is_ok() {}
-    driver.out.address.end();
     let ends = driver.ends;
-    drop((driver.engine, driver.out));
+    drop((driver.engine, driver.out, over));
     for done in ends {
         reply(&done, ());
+    }
+}
+
+/// Says, also if the task panics, that nobody answers any more.
+struct Over<R: Runtime> {
+    commands: Receiver<Command<R>>,
+    address: Arc<Known>,
+}
+
+impl<R: Runtime> Drop for Over<R> {
+    fn drop(&mut self) {
+        // The channel would keep the questions that are in it.
+        self.commands.close();
+        while self.commands.try_recv().is_ok() {}
+        self.address.end();
     }
 }
 
