@@ -53,7 +53,7 @@ pub use late::lateness;
 pub use news::{Incoming, Lost, Notices};
 pub use node::{Builder, Connecting, Node};
 pub use peer::Pipe;
-pub use pipe::{CallbackId, MessagePipe, RecvError, SendError};
+pub use pipe::{CallbackId, MessagePipe, SendError};
 pub use runtime::Runtime;
 
 #[doc(inline)]
@@ -63,5 +63,5 @@ pub use p2pd_core::pipe::subscriptions::{
 #[doc(inline)]
 pub use p2pd_sys::messages::{
     Destination, End, Family, IpRange, ListenError, ListenFailure, NetworkChange, OpenError, PipeOptions,
-    Protocol, Route, RouteEntry, RouteTable, Target, TooManySubscriptions,
+    Protocol, RecvError, Route, RouteEntry, RouteTable, Target, TooManySubscriptions,
 };
