@@ -46,7 +46,7 @@ pub use runtime::AsyncIo;
 pub use p2pd_sys::face::*;
 
 /// A running node. Clones are handles to the same one; it ends when the last is dropped or `shutdown` is called. Pipes
-/// live on without it.
+/// live on without it. The page of [`p2pd_async::Node`] has its calls.
 pub type Node = p2pd_async::Node<AsyncIo>;
 
 /// Settings of the driver, beside the core's configuration. The node's task runs on the executor that the crate's feature
@@ -59,5 +59,5 @@ pub type Connecting = p2pd_async::Connecting<AsyncIo>;
 /// Pipes that peers open to a node, as a stream.
 pub type Incoming = p2pd_async::Incoming<AsyncIo>;
 
-/// Messages beside a relayed pipe, from [`Pipe::messages`].
+/// Messages beside a relayed pipe, from [`Pipe::messages`]. The page of [`p2pd_async::Messages`] has their rules.
 pub type Messages = p2pd_async::Messages<AsyncIo>;

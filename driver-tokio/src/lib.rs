@@ -37,7 +37,7 @@ pub use runtime::Tokio;
 pub use p2pd_sys::face::*;
 
 /// A running node. Clones are handles to the same one; it ends when the last is dropped or `shutdown` is called. Pipes
-/// live on without it.
+/// live on without it. The page of [`p2pd_async::Node`] has its calls.
 pub type Node = p2pd_async::Node<Tokio>;
 
 /// Settings of the driver, beside the core's configuration. It must be used within a tokio runtime with I/O and time.
@@ -49,5 +49,5 @@ pub type Connecting = p2pd_async::Connecting<Tokio>;
 /// Pipes that peers open to a node, as a stream.
 pub type Incoming = p2pd_async::Incoming<Tokio>;
 
-/// Messages beside a relayed pipe, from [`Pipe::messages`].
+/// Messages beside a relayed pipe, from [`Pipe::messages`]. The page of [`p2pd_async::Messages`] has their rules.
 pub type Messages = p2pd_async::Messages<Tokio>;
