@@ -32,24 +32,32 @@
 #[cfg(not(any(feature = "async-std", feature = "smol")))]
 compile_error!("p2pd-async-std needs one of its features `async-std` and `smol`");
 
-mod beside;
 mod executor;
 pub mod messages;
-mod node;
 mod pipe;
-mod reactor;
-mod run;
+mod runtime;
 
-pub use beside::Messages;
 pub use executor::TcpStream;
-pub use node::{Builder, Connecting, Node};
-#[cfg(feature = "stream")]
-pub use node::{Incoming, Notices};
-#[cfg(feature = "stream")]
-#[doc(inline)]
-pub use p2pd_async::Lost;
+pub use p2pd_async::{Lost, Notices};
 pub use pipe::Pipe;
+pub use runtime::AsyncIo;
 
-pub use async_broadcast::Receiver;
 #[doc(inline)]
 pub use p2pd_sys::face::*;
+
+/// A running node. Clones are handles to the same one; it ends when the last is dropped or `shutdown` is called. Pipes
+/// live on without it. The page of [`p2pd_async::Node`] has its calls.
+pub type Node = p2pd_async::Node<AsyncIo>;
+
+/// Settings of the driver, beside the core's configuration. The node's task runs on the executor that the crate's feature
+/// chose.
+pub type Builder = p2pd_async::Builder<AsyncIo>;
+
+/// A connect under way: a future of its [`Pipe`]. Dropping it gives the attempt up.
+pub type Connecting = p2pd_async::Connecting<AsyncIo>;
+
+/// Pipes that peers open to a node, as a stream.
+pub type Incoming = p2pd_async::Incoming<AsyncIo>;
+
+/// Messages beside a relayed pipe, from [`Pipe::messages`]. The page of [`p2pd_async::Messages`] has their rules.
+pub type Messages = p2pd_async::Messages<AsyncIo>;

@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use async_io::Async;
 use futures_lite::future::{block_on, zip};
-use p2pd_async_std::messages::{AsyncIo, SubscriptionId};
+use p2pd_async_std::AsyncIo;
+use p2pd_async_std::messages::SubscriptionId;
 use p2pd_async_std::messages::{
     Daemon, End, IntoSocket, MessagePipe, Pattern, PipeOptions, Protocol, RecvError, Route, stun,
 };

@@ -8,6 +8,7 @@ use p2pd_sys::DatagramLayer;
 
 use crate::carrier::{IntoSocket, Socket};
 use crate::runtime::Runtime;
+use crate::tcp::{read, write};
 
 /// A relayed address at a TURN server (RFC 8656), which a node keeps alive.
 ///
@@ -23,10 +24,7 @@ pub struct Allocation<R: Runtime> {
 
 impl<R: Runtime> Allocation<R> {
     /// Watches the socket of an engine's allocation.
-    ///
-    /// # Errors
-    /// Where the runtime cannot watch it.
-    pub fn new(socket: TcpStream, layer: DatagramLayer) -> io::Result<Self> {
+    pub(crate) fn new(socket: TcpStream, layer: DatagramLayer) -> io::Result<Self> {
         Ok(Allocation { stream: R::tcp(socket)?, layer })
     }
 
@@ -70,7 +68,7 @@ impl<R: Runtime> Inbound<R> {
                 other => return other,
             }
             // A socket that fails has ended too; the layer knows the reason.
-            let read = R::read(&self.of.stream, &mut self.fed.bytes).await.unwrap_or(0);
+            let read = read::<R>(&self.of.stream, &mut self.fed.bytes).await.unwrap_or(0);
             (self.fed.next, self.fed.len, self.fed.over) = (0, read, read == 0);
         }
     }
@@ -117,7 +115,7 @@ impl<R: Runtime> Outbound<R> {
 
     async fn flush(&mut self) -> io::Result<()> {
         while self.gone < self.waiting.len() {
-            self.gone += R::write(&self.of.stream, &self.waiting[self.gone..]).await?;
+            self.gone += write::<R>(&self.of.stream, &self.waiting[self.gone..]).await?;
         }
         self.waiting.clear();
         self.gone = 0;

@@ -8,8 +8,11 @@ use p2pd_sys::messages::{MAX_DATAGRAM, PipeOptions, Protocol, is_of_a_datagram};
 use socket2::SockRef;
 
 use crate::allocation::{Allocation, Inbound, Outbound};
+use crate::beside::Messages;
 use crate::halves::{Half, with_socket};
+use crate::peer::Pipe;
 use crate::runtime::Runtime;
+use crate::tcp::{read, write};
 
 /// A socket that a [`MessagePipe`](crate::MessagePipe) can be made of, however it came about.
 #[derive(Debug)]
@@ -21,11 +24,11 @@ pub enum Socket<R: Runtime> {
     /// is connected.
     Udp(R::Udp, Option<SocketAddr>),
     /// A pipe to a peer.
-    Peer(Box<R::Pipe>),
+    Peer(Box<Pipe<R>>),
     /// A relayed address at a TURN server.
     Relayed(Box<Allocation<R>>),
     /// The messages beside a relayed pipe.
-    Beside(Box<R::Messages>),
+    Beside(Box<Messages<R>>),
 }
 
 /// Socket types of a runtime's programs that a pipe can be made of.
@@ -60,7 +63,7 @@ impl<R: Runtime> Socket<R> {
             Socket::Udp(socket, _) => address(R::udp_socket(socket).local_addr()?),
             Socket::Peer(pipe) => Ok(pipe.local_addr()),
             Socket::Relayed(allocation) => Ok(allocation.relayed_addr()),
-            Socket::Beside(messages) => Ok(R::ends(messages).0),
+            Socket::Beside(messages) => Ok(messages.ends().0),
         }
     }
 
@@ -74,7 +77,7 @@ impl<R: Runtime> Socket<R> {
             Socket::Udp(_, remote) => Ok(*remote),
             Socket::Peer(pipe) => Ok(Some(pipe.remote_addr())),
             Socket::Relayed(_) => Ok(None),
-            Socket::Beside(messages) => Ok(Some(R::ends(messages).1)),
+            Socket::Beside(messages) => Ok(Some(messages.ends().1)),
         }
     }
 
@@ -141,7 +144,7 @@ fn connected<R: Runtime>(socket: &R::Udp) -> Option<SocketAddr> {
 pub(crate) enum Grip<R: Runtime> {
     Tcp(Weak<R::Tcp>),
     Udp(Weak<R::Udp>),
-    Peer(Weak<Mutex<R::Pipe>>),
+    Peer(Weak<Mutex<Pipe<R>>>),
     /// A relayed address, or the messages beside a pipe, have no socket of their own.
     None,
 }
@@ -169,7 +172,7 @@ enum Inner<R: Runtime> {
     Udp(Arc<R::Udp>),
     Peer(Half<R>),
     Relayed(Inbound<R>),
-    Beside(Arc<R::Messages>),
+    Beside(Arc<Messages<R>>),
 }
 
 /// Result of a read.
@@ -186,7 +189,7 @@ impl<R: Runtime> Reader<R> {
     /// The next message. Giving up waiting loses nothing.
     pub(crate) async fn read(&mut self) -> io::Result<Read<'_>> {
         let len = match &mut self.from {
-            Inner::Tcp(stream) => R::read(stream, &mut self.buffer).await?,
+            Inner::Tcp(stream) => read::<R>(stream, &mut self.buffer).await?,
             Inner::Udp(socket) => loop {
                 match R::receive(socket, &mut self.buffer).await {
                     Err(e) if is_of_a_datagram(e.kind()) => {}
@@ -202,7 +205,7 @@ impl<R: Runtime> Reader<R> {
                 self.buffer = data;
                 return Ok(Read::Data(&self.buffer, Some(from)));
             }
-            Inner::Beside(messages) => match R::receive_message(messages).await {
+            Inner::Beside(messages) => match messages.recv().await {
                 // One of no bytes is a message, too.
                 Ok(data) => {
                     self.buffer = data;
@@ -223,7 +226,7 @@ pub(crate) enum Writer<R: Runtime> {
     Udp(Arc<R::Udp>, Option<SocketAddr>),
     Peer(Half<R>),
     Relayed(Outbound<R>),
-    Beside(Arc<R::Messages>),
+    Beside(Arc<Messages<R>>),
     /// The writer has ended, or failed within a message.
     Over,
 }
@@ -234,7 +237,7 @@ impl<R: Runtime> Writer<R> {
         match self {
             Writer::Tcp(stream) => {
                 while !data.is_empty() {
-                    let written = R::write(stream, data).await?;
+                    let written = write::<R>(stream, data).await?;
                     data = data.get(written..).unwrap_or_default();
                 }
                 Ok(())
@@ -251,7 +254,7 @@ impl<R: Runtime> Writer<R> {
             }
             Writer::Peer(half) => half.write_all(data).await,
             Writer::Relayed(outbound) => outbound.send(to, data).await,
-            Writer::Beside(messages) => R::send_message(messages, data).await,
+            Writer::Beside(messages) => messages.send(data).await,
             Writer::Over => Err(io::ErrorKind::BrokenPipe.into()),
         }
     }

@@ -127,7 +127,7 @@ impl<R: Runtime> Daemon<R> {
     pub async fn accept(&mut self) -> io::Result<MessagePipe<R>> {
         self.turn = self.turn.wrapping_add(1);
         let first = self.turn;
-        let stream = poll_fn(|cx| {
+        let (stream, _) = poll_fn(|cx| {
             for n in 0..self.tcp.len() {
                 let at = first.wrapping_add(n) % self.tcp.len();
                 if let Some(Poll::Ready(accepted)) = self.tcp.get(at).map(|l| R::poll_accept(l, cx)) {

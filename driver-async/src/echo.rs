@@ -1,7 +1,7 @@
 //! The task by which the echo service answers while nobody reads a pipe.
 
 use std::future::poll_fn;
-use std::io::{self, Read, Write};
+use std::io;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -9,20 +9,25 @@ use std::time::Duration;
 use p2pd_sys::{Half, Layer, ReadAhead, Wakers};
 
 use crate::runtime::Runtime;
+use crate::tcp::Tried;
 
 /// Time that a reader has to take what came: whoever reads answers by itself.
 const READER: Duration = Duration::from_millis(20);
 
 /// The task, which ends with this. A pipe drops it after its stream and its layer.
 #[derive(Debug)]
-pub struct Echo {
+pub(crate) struct Echo {
     readable: Wakers,
 }
 
 impl Echo {
     /// Answers on this pipe while nobody reads it, until it is dropped or has ended. The task shares the stream, but only
     /// while it has the layer. `writable` is what the pipe waits by to write.
-    pub fn spawn<R: Runtime>(stream: &Arc<R::Tcp>, layer: &Arc<Mutex<Layer>>, writable: &Wakers) -> Self {
+    pub(crate) fn spawn<R: Runtime>(
+        stream: &Arc<R::Tcp>,
+        layer: &Arc<Mutex<Layer>>,
+        writable: &Wakers,
+    ) -> Self {
         let readable = Wakers::default();
         let pipe = Pipe::<R> { stream: Arc::downgrade(stream), layer: Arc::downgrade(layer) };
         R::spawn(answer(pipe, readable.clone(), writable.clone()));
@@ -30,7 +35,7 @@ impl Echo {
     }
 
     /// Returns the context by which the reader of the pipe waits for its stream.
-    pub fn reader(&self, cx: &Context<'_>) -> Context<'_> {
+    pub(crate) fn reader(&self, cx: &Context<'_>) -> Context<'_> {
         self.readable.register(Half::Reader, cx)
     }
 }
@@ -91,23 +96,5 @@ async fn answer<R: Runtime>(pipe: Pipe<R>, readable: Wakers, writable: Wakers) {
         };
         let Some(next) = next else { return };
         state = next;
-    }
-}
-
-struct Tried<'s, R: Runtime>(&'s R::Tcp);
-
-impl<R: Runtime> Read for Tried<'_, R> {
-    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        R::try_read(self.0, buf)
-    }
-}
-
-impl<R: Runtime> Write for Tried<'_, R> {
-    fn write(&mut self, data: &[u8]) -> io::Result<usize> {
-        R::try_write(self.0, data)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
     }
 }

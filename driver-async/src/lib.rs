@@ -1,6 +1,11 @@
-//! Pipes of messages for p2pd's drivers on async runtimes. The trait [`Runtime`] is the part of each runtime; all the
-//! rest is here. Programs have the pipes by their driver's `messages`, under names without the runtime and with
-//! examples.
+//! p2pd on async runtimes: the node, pipes to peers, and pipes of messages. The trait [`Runtime`] is the part of each
+//! runtime; all the rest is here. Programs have it by their driver, under names without the runtime and with examples:
+//! `p2pd-tokio` or `p2pd-async-std`.
+//!
+//! The sans-IO [`p2pd_core::Node`] makes all decisions. A [`Node`] carries out its actions and reports events to it, in
+//! one task.
+//!
+//! # Pipes of messages
 //!
 //! A *message* is a datagram, or the bytes of one read of a stream. TCP has no messages, so data sent in one piece may
 //! arrive in several, and the other way round. Three things are done with each message. It is copied into every
@@ -16,30 +21,40 @@
 #![forbid(unsafe_code)]
 
 mod allocation;
+mod beside;
 mod carrier;
 mod daemon;
 mod echo;
 mod halves;
+#[cfg(feature = "measure")]
+mod late;
 mod network;
+mod news;
+mod node;
 mod open;
+mod peer;
 mod pipe;
+mod reactor;
 mod read;
+mod run;
 mod runtime;
 mod shared;
-#[cfg(feature = "stream")]
-mod stream;
 pub mod stun;
+mod tcp;
 mod wait;
 mod waiters;
 
 pub use allocation::Allocation;
+pub use beside::Messages;
 pub use carrier::{IntoSocket, Socket};
 pub use daemon::Daemon;
-pub use echo::Echo;
-pub use pipe::{CallbackId, MessagePipe, RecvError, SendError};
+#[cfg(feature = "measure")]
+pub use late::lateness;
+pub use news::{Incoming, Lost, Notices};
+pub use node::{Builder, Connecting, Node};
+pub use peer::Pipe;
+pub use pipe::{CallbackId, MessagePipe, SendError};
 pub use runtime::Runtime;
-#[cfg(feature = "stream")]
-pub use stream::{Calls, Lost, Step};
 
 #[doc(inline)]
 pub use p2pd_core::pipe::subscriptions::{
@@ -48,5 +63,5 @@ pub use p2pd_core::pipe::subscriptions::{
 #[doc(inline)]
 pub use p2pd_sys::messages::{
     Destination, End, Family, IpRange, ListenError, ListenFailure, NetworkChange, OpenError, PipeOptions,
-    Protocol, Route, RouteEntry, RouteTable, Target, TooManySubscriptions,
+    Protocol, RecvError, Route, RouteEntry, RouteTable, Target, TooManySubscriptions,
 };

@@ -11,6 +11,7 @@ use p2pd_sys::messages::network::{COMPARE_EVERY, NetworkWatch, QUIET, Word, chan
 use crate::pipe::CallbackId;
 use crate::runtime::Runtime;
 use crate::shared::Shared;
+use crate::tcp::read;
 
 /// Calls back until the pipe has ended or the callback was taken away.
 pub(crate) async fn run<R, F, T>(shared: Arc<Shared<R>>, id: CallbackId, callback: F)
@@ -48,7 +49,7 @@ async fn word<R: Runtime>(told: &mut Option<R::Tcp>) {
     let Some(socket) = told else { return R::sleep(COMPARE_EVERY).await };
     let mut buffer = [0; 8192];
     loop {
-        let read = R::read(socket, &mut buffer).await;
+        let read = read::<R>(socket, &mut buffer).await;
         match Word::of(&read, &buffer) {
             Word::None | Word::Idle => {}
             Word::Changed => break,

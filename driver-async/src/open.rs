@@ -1,12 +1,13 @@
 //! Sockets for pipes that are opened here.
 
-use std::net::SocketAddr;
+use std::net::{SocketAddr, ToSocketAddrs};
 
 use p2pd_sys::messages::{Destination, Found, OpenError, PipeOptions, Protocol, Route, fitting};
 use p2pd_sys::socket;
 
 use crate::carrier::Socket;
 use crate::runtime::Runtime;
+use crate::tcp::connected;
 use crate::wait::within;
 
 impl<R: Runtime> Socket<R> {
@@ -42,7 +43,8 @@ async fn resolve<R: Runtime>(
     match to.find(route)? {
         Found::Address(at) => Ok(vec![at]),
         Found::Ask(host, port) => {
-            let lookup = within::<R, _>(options.resolve_timeout, R::look_up(host, port)).await;
+            let look_up = R::unblock(move || Ok((host, port).to_socket_addrs()?.collect::<Vec<_>>()));
+            let lookup = within::<R, _>(options.resolve_timeout, look_up).await;
             fitting(lookup.ok_or(OpenError::TimedOut)?.map_err(OpenError::Resolve)?, route)
         }
     }
@@ -72,7 +74,7 @@ async fn connect<R: Runtime>(
     let dialler = options.dialler(route).map_err(OpenError::Socket)?;
     socket::connect(&dialler, to).map_err(OpenError::Connect)?;
     let stream = R::tcp(dialler.into()).map_err(OpenError::Socket)?;
-    let connected = within::<R, _>(options.connect_timeout, R::connected(&stream)).await;
+    let connected = within::<R, _>(options.connect_timeout, connected::<R>(&stream)).await;
     connected.ok_or(OpenError::TimedOut)?.map_err(OpenError::Connect)?;
     Ok(stream)
 }

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use p2pd_core::pipe::subscriptions::{Message, Pattern, Queue, SubscriptionId};
 use p2pd_sys::Card;
 use p2pd_sys::messages::{
-    Destination, End, NetworkChange, OpenError, PipeOptions, Protocol, Route, TooManySubscriptions,
+    Destination, End, NetworkChange, OpenError, PipeOptions, Protocol, RecvError, Route, TooManySubscriptions,
 };
 use socket2::SockRef;
 
@@ -453,29 +453,6 @@ impl<R: Runtime> Child<R> {
         }
     }
 }
-
-/// Reason why there is no message.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum RecvError {
-    /// The time passed without a message.
-    TimedOut,
-    /// The reading has ended, so no message will come.
-    Ended(End),
-    /// The subscription does not exist, or not any more.
-    NoSuchSubscription,
-}
-
-impl fmt::Display for RecvError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            RecvError::TimedOut => f.write_str("no message came in time"),
-            RecvError::Ended(end) => write!(f, "{end}"),
-            RecvError::NoSuchSubscription => f.write_str("there is no such subscription"),
-        }
-    }
-}
-
-impl std::error::Error for RecvError {}
 
 /// Reason why a message was not sent.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -11,10 +11,10 @@ use std::task::{Context, Poll, Waker};
 
 use async_lock::Mutex as AsyncMutex;
 use p2pd_core::pipe::subscriptions::{Message, Queue, SubscriptionId, Subscriptions, Unique};
-use p2pd_sys::messages::{End, PipeOptions, Protocol};
+use p2pd_sys::messages::{End, PipeOptions, Protocol, RecvError, recv};
 
 use crate::carrier::{Grip, Writer};
-use crate::pipe::{CallbackId, MessagePipe, RecvError};
+use crate::pipe::{CallbackId, MessagePipe};
 use crate::runtime::Runtime;
 use crate::waiters::{Ticket, Waiters};
 
@@ -237,11 +237,10 @@ impl<R: Runtime> Shared<R> {
     pub(crate) async fn message(&self, from: SubscriptionId) -> Result<Message, RecvError> {
         let mut waiting = Waiting { shared: self, of: |inbox| &mut inbox.arrived, ticket: Ticket::default() };
         poll_fn(|cx| {
-            self.change(|inbox| match (inbox.take(from), inbox.end) {
-                (Ok(None), None) => waiting.register(inbox, cx),
-                (Ok(None), Some(end)) => Poll::Ready(Err(RecvError::Ended(end))),
-                (Ok(Some(message)), _) => Poll::Ready(Ok(message)),
-                (Err(why), _) => Poll::Ready(Err(why)),
+            self.change(|inbox| match recv(&mut inbox.subscriptions, from, inbox.end) {
+                Ok(None) => waiting.register(inbox, cx),
+                Ok(Some(message)) => Poll::Ready(Ok(message)),
+                Err(why) => Poll::Ready(Err(why)),
             })
         })
         .await
@@ -315,13 +314,6 @@ impl<R: Runtime> Inbox<R> {
     pub(crate) fn left(&mut self) -> Vec<Message> {
         let held = if self.end.is_some() { std::mem::take(&mut self.held) } else { VecDeque::new() };
         held.into_iter().filter(|message| self.unique.is_new(&message.data, message.from)).collect()
-    }
-
-    pub(crate) fn take(&mut self, from: SubscriptionId) -> Result<Option<Message>, RecvError> {
-        match self.subscriptions.recv(from) {
-            None if self.subscriptions.waiting(from).is_none() => Err(RecvError::NoSuchSubscription),
-            message => Ok(message),
-        }
     }
 
     pub(crate) fn id(&mut self) -> CallbackId {

@@ -3,15 +3,17 @@
 use std::io;
 use std::marker::PhantomData;
 use std::net::{IpAddr, SocketAddr};
-use std::time::Instant;
 
-use p2pd_core::wire::Transport;
-use p2pd_core::wire::stun::binding_request;
-use p2pd_sys::messages::stun::{HEADER, MAX_ANSWER, TCP_WITHIN, WAITS, answer, length, transaction};
+use p2pd_core::nat::NatReport;
+use p2pd_core::{Config, SecretKey, StunServer};
+use p2pd_sys::BindError;
+use p2pd_sys::messages::stun::{MAX_ANSWER, Question};
 use p2pd_sys::messages::{Destination, PipeOptions, Protocol, Route};
 
 use crate::carrier::Socket;
+use crate::node::Node;
 use crate::runtime::Runtime;
+use crate::tcp::{read, write};
 use crate::wait::within;
 
 #[doc(inline)]
@@ -65,68 +67,75 @@ impl<R: Runtime> Client<R> {
     pub async fn mapping(&self, protocol: Protocol) -> Result<Mapping<R>, StunError> {
         let socket = Socket::open(protocol, self.server.clone(), self.route, &self.options).await;
         let socket = socket.map_err(StunError::Open)?;
-        let external = match &socket {
-            Socket::Udp(socket, Some(server)) => over_udp::<R>(socket, *server).await,
-            Socket::Tcp(stream) => over_tcp::<R>(stream).await,
-            Socket::Udp(_, None) | Socket::Peer(_) | Socket::Relayed(_) | Socket::Beside(_) => {
-                Err(StunError::NoAnswer)
-            }
-        }?;
+        let external = external(&socket, Question::new(protocol)?).await?;
         let local = socket.local_addr().map_err(StunError::Io)?;
         Ok(Mapping { local, external, socket })
     }
 }
 
-async fn over_udp<R: Runtime>(socket: &R::Udp, server: SocketAddr) -> Result<SocketAddr, StunError> {
-    let transaction = transaction()?;
-    let request = binding_request(transaction, None);
+/// Measures the NATs in front of this machine, over TCP and UDP with these servers. Returns one report for each
+/// interface, of `bind` alone if it is given. Takes about four round trips and 150 ms, and about six seconds if nobody
+/// answers. A node measures by itself: [`Node::nats`] has its reports at no cost.
+///
+/// # Errors
+/// That there is no socket to measure with.
+pub async fn nat_info<R: Runtime>(
+    servers: Vec<StunServer>,
+    bind: Option<IpAddr>,
+) -> Result<Vec<NatReport>, BindError> {
+    let key = p2pd_sys::random_seed().map_err(BindError::Random)?;
+    let mut config = Config::new(SecretKey::from_bytes(key));
+    (config.stun, config.bind) = (servers, bind);
+    let node = Node::<R>::bind(config).await?;
+    let nats = node.nats().await;
+    node.shutdown().await;
+    Ok(nats)
+}
+
+async fn external<R: Runtime>(socket: &Socket<R>, mut question: Question) -> Result<SocketAddr, StunError> {
+    loop {
+        let wait = question.next_wait()?;
+        if let Some(outcome) = within::<R, _>(wait, ask(socket, &mut question)).await {
+            return outcome.unwrap_or_else(|why| Err(StunError::Io(why)));
+        }
+    }
+}
+
+/// Sends the request, and waits for the answer.
+async fn ask<R: Runtime>(
+    socket: &Socket<R>,
+    question: &mut Question,
+) -> io::Result<Result<SocketAddr, StunError>> {
+    let mut request = question.request();
     let mut buffer = [0; MAX_ANSWER];
-    for wait in WAITS {
-        let until = Instant::now() + wait;
-        R::send(socket, &request, Some(server)).await.map_err(StunError::Io)?;
-        loop {
-            let left = until.saturating_duration_since(Instant::now());
-            let Some(received) = within::<R, _>(left, R::receive(socket, &mut buffer)).await else { break };
-            let (len, from) = received.map_err(StunError::Io)?;
-            let data = buffer.get(..len).unwrap_or_default();
-            // Anybody can send us anything: only the answer counts.
-            if from == server
-                && let Some(outcome) = answer(data, Transport::Udp, transaction)
-            {
-                return outcome;
+    match socket {
+        Socket::Udp(socket, Some(server)) => {
+            R::send(socket, request, Some(*server)).await?;
+            loop {
+                let (len, from) = R::receive(socket, &mut buffer).await?;
+                let outcome = if from == *server { question.heard(&buffer[..len]) } else { None };
+                if let Some(outcome) = outcome {
+                    return Ok(outcome);
+                }
             }
         }
-    }
-    Err(StunError::NoAnswer)
-}
-
-async fn over_tcp<R: Runtime>(stream: &R::Tcp) -> Result<SocketAddr, StunError> {
-    let transaction = transaction()?;
-    let request = binding_request(transaction, None);
-    let asking = async {
-        let mut rest = &request[..];
-        while !rest.is_empty() {
-            let written = R::write(stream, rest).await?;
-            rest = rest.get(written..).unwrap_or_default();
+        Socket::Tcp(stream) => {
+            while !request.is_empty() {
+                let written = write::<R>(stream, request).await?;
+                request = request.get(written..).unwrap_or_default();
+            }
+            loop {
+                let len = read::<R>(stream, &mut buffer).await?;
+                if len == 0 {
+                    return Err(io::ErrorKind::UnexpectedEof.into());
+                }
+                if let Some(outcome) = question.heard(&buffer[..len]) {
+                    return Ok(outcome);
+                }
+            }
         }
-        let mut data = vec![0; HEADER];
-        read_exact::<R>(stream, &mut data).await?;
-        let length = length(&data).filter(|length| *length <= MAX_ANSWER);
-        data.resize(length.ok_or(io::ErrorKind::InvalidData)?, 0);
-        read_exact::<R>(stream, &mut data[HEADER..]).await?;
-        Ok(data)
-    };
-    let data = within::<R, _>(TCP_WITHIN, asking).await.ok_or(StunError::NoAnswer)?;
-    let data = data.map_err(StunError::Io)?;
-    answer(&data, Transport::Tcp, transaction).unwrap_or(Err(StunError::NoAnswer))
-}
-
-async fn read_exact<R: Runtime>(stream: &R::Tcp, mut buffer: &mut [u8]) -> io::Result<()> {
-    while !buffer.is_empty() {
-        match R::read(stream, buffer).await? {
-            0 => return Err(io::ErrorKind::UnexpectedEof.into()),
-            n => buffer = buffer.get_mut(n..).unwrap_or_default(),
+        Socket::Udp(_, None) | Socket::Peer(_) | Socket::Relayed(_) | Socket::Beside(_) => {
+            Ok(Err(StunError::NoAnswer))
         }
     }
-    Ok(())
 }

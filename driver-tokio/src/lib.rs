@@ -25,21 +25,29 @@
 //! own. [`messages`] has pipes of messages: P2PD's calls, for TCP, UDP and pipes to peers alike.
 #![forbid(unsafe_code)]
 
-mod beside;
 pub mod messages;
-mod node;
 mod pipe;
-mod reactor;
-mod run;
+mod runtime;
 
-pub use beside::Messages;
-pub use node::{Builder, Connecting, Node};
-#[cfg(feature = "stream")]
-pub use node::{Incoming, Notices};
-#[cfg(feature = "stream")]
-#[doc(inline)]
-pub use p2pd_async::Lost;
+pub use p2pd_async::{Lost, Notices};
 pub use pipe::Pipe;
+pub use runtime::Tokio;
 
 #[doc(inline)]
 pub use p2pd_sys::face::*;
+
+/// A running node. Clones are handles to the same one; it ends when the last is dropped or `shutdown` is called. Pipes
+/// live on without it. The page of [`p2pd_async::Node`] has its calls.
+pub type Node = p2pd_async::Node<Tokio>;
+
+/// Settings of the driver, beside the core's configuration. It must be used within a tokio runtime with I/O and time.
+pub type Builder = p2pd_async::Builder<Tokio>;
+
+/// A connect under way: a future of its [`Pipe`]. Dropping it gives the attempt up.
+pub type Connecting = p2pd_async::Connecting<Tokio>;
+
+/// Pipes that peers open to a node, as a stream.
+pub type Incoming = p2pd_async::Incoming<Tokio>;
+
+/// Messages beside a relayed pipe, from [`Pipe::messages`]. The page of [`p2pd_async::Messages`] has their rules.
+pub type Messages = p2pd_async::Messages<Tokio>;

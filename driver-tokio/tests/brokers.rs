@@ -38,7 +38,8 @@ async fn loss_of(answers: Vec<u8>) -> BrokerLoss {
     go.send(()).unwrap();
     let lost = async {
         loop {
-            if let Notice::Broker { id: 5, state: BrokerState::Lost(why) } = notices.recv().await.unwrap() {
+            if let Ok(Notice::Broker { id: 5, state: BrokerState::Lost(why) }) = notices.recv().await.unwrap()
+            {
                 return why;
             }
         }
@@ -71,7 +72,7 @@ async fn a_broker_that_is_down_is_named_in_the_report() {
     let mut notices = node.notices();
     let lost = async {
         loop {
-            if let Notice::Broker { state: BrokerState::Lost(why), .. } = notices.recv().await.unwrap() {
+            if let Ok(Notice::Broker { state: BrokerState::Lost(why), .. }) = notices.recv().await.unwrap() {
                 return why;
             }
         }

@@ -1,6 +1,7 @@
 //! Records the work of two nodes over real sockets, and runs it again.
 
-use std::sync::{Arc, Mutex};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, mpsc};
 
 use p2pd_core::trace::{LineError, ReplayError, replay};
 use p2pd_tokio::{ConnectError, Node, PipeMode};
@@ -103,4 +104,25 @@ async fn a_changed_trace_is_told_with_its_line() {
     for n in header..lines.len() {
         replay(&(lines[..n].join("\n") + "\n")).unwrap();
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whoever_has_asked_a_node_hears_of_its_end_also_if_its_task_panics() {
+    let armed = Arc::new(AtomicBool::new(false));
+    let (panics, (release, released)) = (armed.clone(), mpsc::channel());
+    let write = move |_: &str| {
+        if panics.load(Ordering::SeqCst) {
+            let _: Result<(), _> = released.recv();
+            panic!("a trace that panics");
+        }
+    };
+    let node = Node::builder(config()).trace(write).bind().await.unwrap();
+    let (to, mut notices) = (node.address().await, node.notices());
+    armed.store(true, Ordering::SeqCst);
+    // The second question waits while the task is at the first.
+    let asking = async { tokio::join!(node.connect(&to), node.stats(), async { release.send(()) }) };
+    let (failed, stats, _) = tokio::time::timeout(LONG, asking).await.unwrap();
+    assert!(matches!(failed, Err(ConnectError::NodeGone)) && stats.is_none());
+    assert!(node.accept().await.is_none() && node.nats().await.is_empty());
+    while notices.recv().await.is_some() {}
 }

@@ -8,10 +8,9 @@ use std::time::Duration;
 
 use p2pd_core::{Accept, BrokerState, Config, Name, Notice, PipeMode, Plan, SecretKey, Strategy, Target};
 use p2pd_sys::{NatFile, PinFile};
-use p2pd_tokio::{BindError, Node, Pipe};
+use p2pd_tokio::{BindError, Lost, Node, Notices, Pipe};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
-use tokio::sync::broadcast::error::RecvError;
-use tokio::sync::{broadcast, mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::{JoinHandle, JoinSet};
 
 use crate::USAGE;
@@ -257,7 +256,7 @@ type Said = mpsc::Sender<oneshot::Sender<()>>;
 
 /// Says notices, in a task of its own that ends with the node.
 fn follow(
-    mut notices: broadcast::Receiver<Notice>,
+    mut notices: Notices,
     pins: Option<PinFile>,
     nats: Option<NatFile>,
     say: Say,
@@ -269,7 +268,7 @@ fn follow(
             tokio::select! {
                 biased;
                 notice = notices.recv() => match notice {
-                    Ok(notice) => {
+                    Some(Ok(notice)) => {
                         if let Some(file) = &pins {
                             names::keep(file, &notice, say);
                         }
@@ -286,8 +285,8 @@ fn follow(
                             _ => {}
                         }
                     }
-                    Err(RecvError::Lagged(_)) => {}
-                    Err(RecvError::Closed) => return,
+                    Some(Err(Lost(_))) => {}
+                    None => return,
                 },
                 Some(done) = asked.recv() => drop(done.send(())),
             }
@@ -369,11 +368,11 @@ async fn config(common: &Common, say: Say) -> Result<(Config, Renewals, Option<W
 }
 
 /// Gives a node the logins that it asks for, until it ends.
-async fn renew(node: Node, mut notices: broadcast::Receiver<Notice>, renewals: Renewals, say: Say) {
+async fn renew(node: Node, mut notices: Notices, renewals: Renewals, say: Say) {
     let mut asked = JoinSet::new();
     loop {
         match notices.recv().await {
-            Ok(Notice::LoginWanted { server }) => {
+            Some(Ok(Notice::LoginWanted { server })) => {
                 // A command may take its time, and there may be others.
                 let (node, renewals) = (node.clone(), renewals.clone());
                 asked.spawn(async move {
@@ -384,8 +383,8 @@ async fn renew(node: Node, mut notices: broadcast::Receiver<Notice>, renewals: R
                     node.renew_login(server, login.ok());
                 });
             }
-            Ok(Notice::Closed) | Err(RecvError::Closed) => return,
-            Ok(_) | Err(RecvError::Lagged(_)) => {}
+            Some(Ok(Notice::Closed)) | None => return,
+            Some(_) => {}
         }
     }
 }
@@ -444,24 +443,19 @@ async fn nat(node: &Node, say: Say) -> ExitCode {
 }
 
 /// Says the address once it is known, and again whenever it changes.
-pub(crate) async fn addresses(
-    node: Node,
-    mut notices: broadcast::Receiver<Notice>,
-    invitation: Option<Invitation>,
-    say: Say,
-) {
+pub(crate) async fn addresses(node: Node, mut notices: Notices, invitation: Option<Invitation>, say: Say) {
     say.waiting("asking for the outside address");
     let id = node.node_id();
     let mut said = node.address().await;
     say.ready(&said, id, invitation.as_ref());
     loop {
         match notices.recv().await {
-            Ok(Notice::Ready { address }) if *address != said => {
+            Some(Ok(Notice::Ready { address })) if *address != said => {
                 said = *address;
                 say.ready(&said, id, invitation.as_ref());
             }
-            Ok(_) | Err(RecvError::Lagged(_)) => {}
-            Err(RecvError::Closed) => return,
+            Some(_) => {}
+            None => return,
         }
     }
 }

@@ -11,7 +11,6 @@ use p2pd_core::{Accept, Config, Notice, PeerAddress, PipeMode, Plan, SecretKey, 
 use p2pd_rendezvous::turn::Limits;
 use p2pd_tokio::{Node, Pipe};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::sync::broadcast::error::RecvError;
 
 use crate::say::Say;
 
@@ -105,9 +104,9 @@ async fn moved(nodes: [&Node; 2], to: &PeerAddress) -> Result<(Pipe, Pipe), Box<
         let told = async {
             loop {
                 match notices.recv().await {
-                    Ok(Notice::Moved { strategy: Strategy::Direct, .. }) => return Ok(()),
-                    Ok(_) | Err(RecvError::Lagged(_)) => {}
-                    Err(RecvError::Closed) => return Err("the node ended"),
+                    Some(Ok(Notice::Moved { strategy: Strategy::Direct, .. })) => return Ok(()),
+                    Some(_) => {}
+                    None => return Err("the node ended"),
                 }
             }
         };

@@ -6,7 +6,6 @@ use std::process::ExitCode;
 use p2pd_core::{Name, NameError, NameNews, Notice};
 use p2pd_sys::{NatFile, PinFile};
 use p2pd_tokio::{NamePin, Node};
-use tokio::sync::broadcast::error::RecvError;
 
 use crate::options::{Common, NameCommand};
 use crate::say::Say;
@@ -63,9 +62,11 @@ pub(crate) async fn register(
     let waits = async {
         loop {
             match notices.recv().await {
-                Ok(Notice::Name { name: of, news }) if of == name && *news == NameNews::Waiting => return,
-                Ok(_) | Err(RecvError::Lagged(_)) => {}
-                Err(RecvError::Closed) => std::future::pending().await,
+                Some(Ok(Notice::Name { name: of, news })) if of == name && *news == NameNews::Waiting => {
+                    return;
+                }
+                Some(_) => {}
+                None => std::future::pending().await,
             }
         }
     };

@@ -5,11 +5,9 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use p2pd_core::{Notice, PeerAddress, PipeMode, Plan, Target};
-use p2pd_tokio::{Node, Pipe};
+use p2pd_tokio::{Node, Notices, Pipe};
 use serde_json::json;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
-use tokio::sync::broadcast::Receiver;
-use tokio::sync::broadcast::error::RecvError;
 
 use crate::options::Ping as Options;
 use crate::say::Say;
@@ -39,7 +37,7 @@ impl Wanted {
 
 /// Way in which a peer is asked.
 enum Way {
-    Brokers(Box<PeerAddress>, Receiver<Notice>),
+    Brokers(Box<PeerAddress>, Notices),
     Pipe(Box<Pipe>),
 }
 
@@ -145,14 +143,14 @@ async fn echo(mut pipe: impl AsyncRead + Unpin, text: &[u8]) -> io::Result<()> {
 }
 
 /// Waits for the answer with this number.
-async fn pong(notices: &mut Receiver<Notice>, number: u32) -> Option<Answer> {
+async fn pong(notices: &mut Notices, number: u32) -> Option<Answer> {
     loop {
         match notices.recv().await {
-            Ok(Notice::Pong { number: of, broker, took, .. }) if of == number => {
+            Some(Ok(Notice::Pong { number: of, broker, took, .. })) if of == number => {
                 return Some((took, format!("broker {broker}")));
             }
-            Ok(_) | Err(RecvError::Lagged(_)) => {}
-            Err(RecvError::Closed) => return None,
+            Some(_) => {}
+            None => return None,
         }
     }
 }

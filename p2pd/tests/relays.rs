@@ -119,7 +119,7 @@ async fn secrets_that_end_are_renewed_and_those_of_a_secret_are_made_anew() {
         let renewing = tokio::spawn(async move {
             let mut asked = 0;
             loop {
-                match notices.recv().await.unwrap() {
+                match notices.recv().await.unwrap().unwrap() {
                     Notice::LoginWanted { server } => {
                         assert_eq!(server, ServerRef::Turn(0));
                         asked += 1;

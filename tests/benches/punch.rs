@@ -62,11 +62,11 @@ fn sample(world: &World) -> Option<(f64, f64)> {
             let opened = tokio::spawn(async move {
                 loop {
                     match notices.recv().await {
-                        Ok(Notice::Progress { stage: p2pd_core::Stage::Hello(_), .. }) => {
+                        Some(Ok(Notice::Progress { stage: p2pd_core::Stage::Hello(_), .. })) => {
                             return began.elapsed();
                         }
-                        Ok(_) => {}
-                        Err(_) => return Duration::MAX,
+                        Some(_) => {}
+                        None => return Duration::MAX,
                     }
                 }
             });

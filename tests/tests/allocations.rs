@@ -6,7 +6,9 @@ use std::time::{Duration, Instant};
 
 use mio::{Events, Poll};
 use p2pd::serve::{Serving, Wanted, WantedTurn};
-use p2pd_async::{Allocation, End, MessagePipe, Pattern, PipeOptions, Protocol, Runtime, SendError, Socket};
+use p2pd_async::{
+    Allocation, End, MessagePipe, Messages, Pattern, PipeOptions, Protocol, Runtime, SendError, Socket,
+};
 use p2pd_core::relay::MAX_MESSAGE;
 use p2pd_core::turn::{Credentials, MAX_PAYLOAD};
 use p2pd_core::wire::Transport;
@@ -207,7 +209,7 @@ fn by_relay() -> Plan {
 }
 
 /// Messages go both ways by patterns and callbacks, each once; one that is too long ends nothing.
-async fn beside<R: Runtime>(one: R::Messages, other: R::Messages) -> MessagePipe<R> {
+async fn beside<R: Runtime>(one: Messages<R>, other: Messages<R>) -> MessagePipe<R> {
     let options = PipeOptions::default();
     let [one, other] =
         [one, other].map(|it| MessagePipe::<R>::new(Socket::Beside(Box::new(it)), &options).unwrap());
@@ -241,8 +243,7 @@ async fn messages_beside_a_pipe_on_tokio() {
         (p2pd_tokio::Node::bind(ours).await.unwrap(), p2pd_tokio::Node::bind(theirs).await.unwrap());
     let mut pipe = ours.connect_with(&theirs.address().await, by_relay()).await.unwrap();
     let mut other = theirs.accept().await.unwrap();
-    let one =
-        beside::<p2pd_tokio::messages::Tokio>(pipe.messages().unwrap(), other.messages().unwrap()).await;
+    let one = beside::<p2pd_tokio::Tokio>(pipe.messages().unwrap(), other.messages().unwrap()).await;
     drop(other);
     assert_eq!(one.ended().await, End::Peer);
 }
@@ -257,7 +258,7 @@ async fn messages_beside_a_pipe_on_async_std() {
         let mut pipe = ours.connect_with(&theirs.address().await, by_relay()).await.unwrap();
         let mut other = theirs.accept().await.unwrap();
         let messages = (pipe.messages().unwrap(), other.messages().unwrap());
-        beside::<p2pd_async_std::messages::AsyncIo>(messages.0, messages.1).await;
+        beside::<p2pd_async_std::AsyncIo>(messages.0, messages.1).await;
     };
     tokio::task::spawn_blocking(|| futures_lite::future::block_on(work)).await.unwrap();
 }

@@ -22,7 +22,7 @@ fn pipes_and_notices_are_streams_that_end_with_the_node() {
             p2pd_tokio::Node::bind(config()).await.unwrap(),
             p2pd_tokio::Node::bind(config()).await.unwrap(),
         );
-        let (mut incoming, notices) = (b.incoming(), a.notice_stream());
+        let (mut incoming, notices) = (b.incoming(), a.notices());
         let to = b.address().await;
         for _ in 0..2 {
             let (ours, theirs) = tokio::join!(a.connect(&to), incoming.next());
@@ -38,7 +38,7 @@ fn pipes_and_notices_are_streams_that_end_with_the_node() {
     futures_lite::future::block_on(async {
         use p2pd_async_std::Node;
         let (a, b) = (Node::bind(config()).await.unwrap(), Node::bind(config()).await.unwrap());
-        let (mut incoming, notices) = (b.incoming(), a.notice_stream());
+        let (mut incoming, notices) = (b.incoming(), a.notices());
         let to = b.address().await;
         let (ours, theirs) = futures_lite::future::zip(a.connect(&to), incoming.next()).await;
         assert_eq!((ours.unwrap().peer(), theirs.unwrap().peer()), (b.node_id(), a.node_id()));

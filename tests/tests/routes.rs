@@ -3,6 +3,7 @@
 use std::os::fd::AsRawFd;
 use std::time::{Duration, Instant};
 
+use p2pd_core::io::LinkKind;
 use p2pd_core::{Config, SecretKey, StunServer};
 use p2pd_tests::lab::{Host, services::Coturn};
 use p2pd_tests::require_lab;
@@ -23,6 +24,13 @@ fn two_lines() -> World {
          link set eth1 up\nroute add default metric 200 via {gateway}\n"
     );
     host.ip_batch(&lines).unwrap();
+    // The kernel says of a link that has just come up that it is down, for a moment.
+    let is_dead = || p2pd_sys::cards().iter().any(|card| card.name == "eth1" && card.link == LinkKind::Dead);
+    let until = Instant::now() + PATIENCE;
+    while host.enter(is_dead) {
+        assert!(Instant::now() < until, "the second line comes up");
+        std::thread::sleep(Duration::from_millis(5));
+    }
     world
 }
 

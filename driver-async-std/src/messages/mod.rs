@@ -19,7 +19,6 @@
 //! read. Its types are here for this runtime. [`Daemon`] has servers on many addresses and ports, and [`stun`] the
 //! addresses that STUN servers report.
 
-mod runtime;
 pub mod stun;
 
 #[doc(inline)]
@@ -28,7 +27,8 @@ pub use p2pd_async::{
     Message, NetworkChange, OpenError, Overflow, Pattern, PatternError, PipeOptions, Protocol, Queue,
     RecvError, Route, RouteEntry, RouteTable, SendError, SubscriptionId, Target, TooManySubscriptions,
 };
-pub use runtime::AsyncIo;
+
+use crate::AsyncIo;
 
 /// A pipe of messages. Clones are handles to the same one. It ends when the last is dropped, or `close` is called. A
 /// pipe that is linked to others is held by these.

@@ -52,7 +52,7 @@ pub mod stun;
 mod tokens;
 mod turns;
 
-pub use pipes::{News, Pipes, RecvError, SubscribeError};
+pub use pipes::{News, Pipes, SubscribeError};
 pub use server::Listening;
 pub use socket::{Allocation, Socket};
 pub use tokens::PipeId;
@@ -64,5 +64,5 @@ pub use p2pd_core::pipe::subscriptions::{
 #[doc(inline)]
 pub use p2pd_sys::messages::{
     Destination, End, Family, IpRange, ListenError, ListenFailure, NetworkChange, OpenError, PipeOptions,
-    Protocol, Route, RouteEntry, RouteTable, Target,
+    Protocol, RecvError, Route, RouteEntry, RouteTable, Target,
 };

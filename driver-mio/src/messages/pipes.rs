@@ -11,7 +11,9 @@ use mio::event::{Event, Source};
 use mio::{Interest, Registry, Token};
 use p2pd_core::pipe::subscriptions::{Message, Pattern, Queue, SubscriptionId};
 use p2pd_sys::Card;
-use p2pd_sys::messages::{Destination, End, NetworkChange, OpenError, PipeOptions, Protocol, Route};
+use p2pd_sys::messages::{
+    Destination, End, NetworkChange, OpenError, PipeOptions, Protocol, RecvError, Route, recv,
+};
 use socket2::SockRef;
 
 use super::network::Watch;
@@ -279,15 +281,12 @@ impl Pipes {
     /// The reason why no message will come. Messages from before a pipe's end can still be received.
     pub fn recv(&mut self, pipe: PipeId, from: SubscriptionId) -> Result<Option<Message>, RecvError> {
         let entry = self.each.get_mut(&pipe).ok_or(RecvError::NoSuchSubscription)?;
-        if let Some(message) = entry.subscriptions.recv(from) {
+        let end = entry.open().and_then(|open| open.end);
+        let message = recv(&mut entry.subscriptions, from, end);
+        if let Ok(Some(_)) = message {
             self.queue(pipe);
-            return Ok(Some(message));
         }
-        entry.subscriptions.waiting(from).ok_or(RecvError::NoSuchSubscription)?;
-        match entry.open().and_then(|open| open.end) {
-            Some(end) => Err(RecvError::Ended(end)),
-            None => Ok(None),
-        }
+        message
     }
 
     /// Switches [`News::Message`] for all messages of a pipe on or off, until the next call. Default: off. Returns
@@ -450,26 +449,6 @@ impl Pipes {
         self.registry.register(source, token, BOTH)
     }
 }
-
-/// Reason why there is no message.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum RecvError {
-    /// The reading has ended, so no message will come.
-    Ended(End),
-    /// The subscription does not exist, or not any more.
-    NoSuchSubscription,
-}
-
-impl fmt::Display for RecvError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            RecvError::Ended(end) => write!(f, "{end}"),
-            RecvError::NoSuchSubscription => f.write_str("there is no such subscription"),
-        }
-    }
-}
-
-impl std::error::Error for RecvError {}
 
 /// Reason why there is no subscription.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -34,9 +34,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use p2pd_core::wire::Transport;
-use p2pd_core::wire::stun::{TransactionId, binding_request};
-use p2pd_sys::messages::stun::{MAX_ANSWER, TCP_WITHIN, WAITS, answer, length, transaction};
+use p2pd_sys::messages::stun::Question;
 use p2pd_sys::messages::{Destination, OpenError, PipeOptions, Protocol, Route};
 
 use super::{News, Pattern, PipeId, Pipes, RecvError, SubscriptionId};
@@ -50,15 +48,9 @@ pub use p2pd_sys::messages::stun::StunError;
 pub struct Query {
     pipe: PipeId,
     subscription: SubscriptionId,
-    protocol: Protocol,
-    transaction: TransactionId,
-    request: Vec<u8>,
-    /// Requests that were sent.
-    sent: usize,
+    question: Question,
     /// Time of the next request, or of giving up.
     next: Option<Instant>,
-    /// Bytes of an answer over TCP.
-    held: Vec<u8>,
     failed: Option<OpenError>,
 }
 
@@ -85,15 +77,13 @@ impl Query {
         route: Route,
         protocol: Protocol,
     ) -> Result<Self, StunError> {
-        let transaction = transaction()?;
-        let request = binding_request(transaction, None).to_vec();
+        let question = Question::new(protocol)?;
         let pipe = pipes.open(protocol, server, route, &PipeOptions::default()).map_err(StunError::Open)?;
         // The first subscription of a pipe.
         let subscription = pipes
             .subscribe(pipe, Pattern::ANY, Pattern::ANY)
             .map_err(|_| StunError::Io(io::ErrorKind::NotFound.into()))?;
-        let (sent, next, held, failed) = (0, None, Vec::new(), None);
-        Ok(Query { pipe, subscription, protocol, transaction, request, sent, next, held, failed })
+        Ok(Query { pipe, subscription, question, next: None, failed: None })
     }
 
     /// Takes news of its pipe; others are given back.
@@ -140,7 +130,8 @@ impl Query {
         loop {
             match pipes.recv(self.pipe, self.subscription) {
                 Ok(Some(message)) => {
-                    if let Some(done) = self.heard(pipes, &message.data, message.from) {
+                    let server = pipes.remote_addr(self.pipe) == Some(message.from);
+                    if let Some(done) = server.then(|| self.question.heard(&message.data)).flatten() {
                         return Some(done);
                     }
                 }
@@ -148,7 +139,7 @@ impl Query {
                 Err(RecvError::Ended(_)) => {
                     return Some(Err(StunError::Io(io::ErrorKind::UnexpectedEof.into())));
                 }
-                Err(RecvError::NoSuchSubscription) => {
+                Err(RecvError::NoSuchSubscription | RecvError::TimedOut) => {
                     return Some(Err(StunError::Io(io::ErrorKind::NotConnected.into())));
                 }
             }
@@ -156,35 +147,13 @@ impl Query {
         if self.next.is_some_and(|at| at > Instant::now()) {
             return None;
         }
-        let wait = match self.protocol {
-            Protocol::Udp => WAITS.get(self.sent).copied(),
-            Protocol::Tcp => (self.sent == 0).then_some(TCP_WITHIN),
-        };
-        let Some(wait) = wait else { return Some(Err(StunError::NoAnswer)) };
-        (self.sent, self.next) = (self.sent + 1, Some(Instant::now() + wait));
-        match pipes.send(self.pipe, &self.request) {
+        match self.question.next_wait() {
+            Ok(wait) => self.next = Some(Instant::now() + wait),
+            Err(why) => return Some(Err(why)),
+        }
+        match pipes.send(self.pipe, self.question.request()) {
             Err(e) if e.kind() != io::ErrorKind::WouldBlock => Some(Err(StunError::Io(e))),
             _ => None,
         }
-    }
-
-    fn heard(
-        &mut self,
-        pipes: &Pipes,
-        data: &[u8],
-        from: SocketAddr,
-    ) -> Option<Result<SocketAddr, StunError>> {
-        if self.protocol == Protocol::Udp {
-            // Anybody can send us anything: only the answer counts.
-            let server = pipes.remote_addr(self.pipe) == Some(from);
-            return answer(data, Transport::Udp, self.transaction).filter(|_| server);
-        }
-        self.held.extend_from_slice(data);
-        let length = length(&self.held)?;
-        if length > MAX_ANSWER {
-            return Some(Err(StunError::Io(io::ErrorKind::InvalidData.into())));
-        }
-        let whole = self.held.get(..length)?;
-        Some(answer(whole, Transport::Tcp, self.transaction).unwrap_or(Err(StunError::NoAnswer)))
     }
 }

@@ -11,6 +11,7 @@ use std::fmt;
 use std::io;
 
 use p2pd_core::PipeEnd;
+use p2pd_core::pipe::subscriptions::{Message, SubscriptionId, Subscriptions};
 
 pub use address::{Destination, Family, Found, OpenError, Protocol, Route, fitting};
 pub use network::NetworkChange;
@@ -63,4 +64,43 @@ impl std::error::Error for TooManySubscriptions {}
 pub fn is_of_a_datagram(kind: io::ErrorKind) -> bool {
     use io::ErrorKind::{ConnectionRefused, ConnectionReset, HostUnreachable, NetworkUnreachable};
     matches!(kind, ConnectionRefused | ConnectionReset | HostUnreachable | NetworkUnreachable)
+}
+
+/// Reason why there is no message.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum RecvError {
+    /// The time passed without a message. A mio loop has times of its own.
+    TimedOut,
+    /// The reading has ended, so no message will come.
+    Ended(End),
+    /// The subscription does not exist, or not any more.
+    NoSuchSubscription,
+}
+
+impl fmt::Display for RecvError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            RecvError::TimedOut => f.write_str("no message came in time"),
+            RecvError::Ended(end) => write!(f, "{end}"),
+            RecvError::NoSuchSubscription => f.write_str("there is no such subscription"),
+        }
+    }
+}
+
+impl std::error::Error for RecvError {}
+
+/// Takes the oldest message of a subscription of a pipe, whose reading may have ended; `Ok(None)`: none has come yet.
+///
+/// # Errors
+/// The reason why no message will come.
+pub fn recv(
+    subscriptions: &mut Subscriptions,
+    from: SubscriptionId,
+    end: Option<End>,
+) -> Result<Option<Message>, RecvError> {
+    match (subscriptions.recv(from), end) {
+        (None, _) if subscriptions.waiting(from).is_none() => Err(RecvError::NoSuchSubscription),
+        (None, Some(end)) => Err(RecvError::Ended(end)),
+        (message, _) => Ok(message),
+    }
 }

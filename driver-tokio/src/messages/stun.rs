@@ -14,11 +14,10 @@
 
 use std::net::IpAddr;
 
+use p2pd_core::StunServer;
 use p2pd_core::nat::NatReport;
-use p2pd_core::{Config, SecretKey, StunServer};
 
-use super::Tokio;
-use crate::{BindError, Node};
+use crate::{BindError, Tokio};
 
 #[doc(inline)]
 pub use p2pd_async::stun::StunError;
@@ -31,16 +30,10 @@ pub type Mapping = p2pd_async::stun::Mapping<Tokio>;
 
 /// Measures the NATs in front of this machine, over TCP and UDP with these servers. Returns one report for each
 /// interface, of `bind` alone if it is given. Takes about four round trips and 150 ms, and about six seconds if nobody
-/// answers. A [`Node`] measures by itself: [`Node::nats`] has its reports at no cost.
+/// answers. A node measures by itself: [`Node::nats`](crate::Node::nats) has its reports at no cost.
 ///
 /// # Errors
 /// That there is no socket to measure with.
 pub async fn nat_info(servers: Vec<StunServer>, bind: Option<IpAddr>) -> Result<Vec<NatReport>, BindError> {
-    let key = p2pd_sys::random_seed().map_err(BindError::Random)?;
-    let mut config = Config::new(SecretKey::from_bytes(key));
-    (config.stun, config.bind) = (servers, bind);
-    let node = Node::bind(config).await?;
-    let nats = node.nats().await;
-    node.shutdown().await;
-    Ok(nats)
+    p2pd_async::stun::nat_info::<Tokio>(servers, bind).await
 }

@@ -3,10 +3,9 @@
 use std::sync::Arc;
 
 use p2pd_core::{BrokerState, Notice};
-use p2pd_tokio::ConnectError;
+use p2pd_tokio::{ConnectError, Notices};
 use serde_json::{Value, json};
 use tokio::sync::broadcast;
-use tokio::sync::broadcast::error::RecvError;
 
 use super::Daemon;
 
@@ -34,16 +33,10 @@ impl Events {
 }
 
 /// Hands the node's notices on.
-pub(super) async fn follow(daemon: Arc<Daemon>, mut notices: broadcast::Receiver<Notice>) {
-    loop {
-        match notices.recv().await {
-            Ok(notice) => {
-                if let Some(event) = event(&notice) {
-                    daemon.events.tell(&event);
-                }
-            }
-            Err(RecvError::Lagged(_)) => {}
-            Err(RecvError::Closed) => return,
+pub(super) async fn follow(daemon: Arc<Daemon>, mut notices: Notices) {
+    while let Some(notice) = notices.recv().await {
+        if let Some(event) = notice.ok().and_then(|notice| event(&notice)) {
+            daemon.events.tell(&event);
         }
     }
 }

@@ -1,6 +1,7 @@
 //! Every driver behind the same calls, which block, so that one scenario runs on each.
 
 mod async_std;
+mod futures;
 pub mod messages;
 mod mio;
 mod tokio;
@@ -46,8 +47,8 @@ impl Driver {
     pub fn bind(self, config: Config, trace: Option<Trace>) -> Result<Box<dyn Node>, BindError> {
         match self {
             Driver::Mio => mio::bind(config, trace),
-            Driver::Tokio => tokio::bind(config, trace),
-            Driver::AsyncStd => async_std::bind(config, trace),
+            Driver::Tokio => futures::bind::<p2pd_tokio::Tokio>(config, trace),
+            Driver::AsyncStd => futures::bind::<p2pd_async_std::AsyncIo>(config, trace),
         }
     }
 }

@@ -1,6 +1,5 @@
 //! Pipes of messages of tokio and async-std, whose calls are futures.
 
-use std::future::Future;
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::sync::{Mutex, PoisonError};
@@ -10,27 +9,9 @@ use p2pd_async::{
     Daemon, Destination, End, Family, ListenError, Message, MessagePipe, OpenError, Pattern, PipeOptions,
     Protocol, Queue, RecvError, Route, Runtime, SubscriptionId, Target,
 };
-use p2pd_async_std::messages::AsyncIo;
-use p2pd_tokio::messages::Tokio;
 
 use super::{Key, NoMessage, Pipes};
-use crate::drivers::runtime;
-
-pub(super) trait Block: Runtime {
-    fn block_on<T>(work: impl Future<Output = T>) -> T;
-}
-
-impl Block for Tokio {
-    fn block_on<T>(work: impl Future<Output = T>) -> T {
-        runtime().block_on(work)
-    }
-}
-
-impl Block for AsyncIo {
-    fn block_on<T>(work: impl Future<Output = T>) -> T {
-        futures_lite::future::block_on(work)
-    }
-}
+use crate::drivers::futures::Block;
 
 pub(super) struct Blocking<R: Runtime> {
     each: Mutex<Vec<MessagePipe<R>>>,

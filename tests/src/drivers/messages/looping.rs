@@ -219,7 +219,7 @@ impl Pipes for Looping {
             Ok(None) if Instant::now() < until => None,
             Ok(None) => Some(Err(NoMessage::Late)),
             Err(RecvError::Ended(end)) => Some(Err(NoMessage::Ended(end))),
-            Err(RecvError::NoSuchSubscription) => Some(Err(NoMessage::Gone)),
+            Err(RecvError::NoSuchSubscription | RecvError::TimedOut) => Some(Err(NoMessage::Gone)),
         })
     }
 

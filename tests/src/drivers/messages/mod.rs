@@ -84,8 +84,8 @@ impl Driver {
     pub fn message_pipes(self) -> Box<dyn Pipes> {
         match self {
             Driver::Mio => Box::new(looping::Looping::new()),
-            Driver::Tokio => Box::new(futures::Blocking::<p2pd_tokio::messages::Tokio>::default()),
-            Driver::AsyncStd => Box::new(futures::Blocking::<p2pd_async_std::messages::AsyncIo>::default()),
+            Driver::Tokio => Box::new(futures::Blocking::<p2pd_tokio::Tokio>::default()),
+            Driver::AsyncStd => Box::new(futures::Blocking::<p2pd_async_std::AsyncIo>::default()),
         }
     }
 }

@@ -1,22 +1,21 @@
-//! Runtime of pipes of messages on the `async-io` reactor, with the executor for its tasks.
+//! The `async-io` reactor with an executor, as the node and pipes of messages know them.
 
 use std::future::Future;
 use std::io;
-use std::net::{SocketAddr, TcpListener, ToSocketAddrs, UdpSocket};
+use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use async_io::{Async, Timer};
-use futures_io::{AsyncRead, AsyncWrite};
 use p2pd_async::{IntoSocket, Runtime};
 use p2pd_sys::socket;
 use socket2::SockRef;
 
-use super::Socket;
-use crate::{Messages, Pipe, executor};
+use crate::messages::Socket;
+use crate::{Pipe, executor};
 
-/// async-std or smol, as pipes of messages know them.
+/// async-std or smol.
 #[derive(Clone, Copy, Debug)]
 pub struct AsyncIo;
 
@@ -33,9 +32,10 @@ impl IntoSocket<AsyncIo> for Async<UdpSocket> {
     }
 }
 
+/// Converts a socket, and registers it with the reactor.
 impl IntoSocket<AsyncIo> for std::net::TcpStream {
     fn into_socket(self) -> io::Result<Socket> {
-        AsyncIo::tcp(self).map(Socket::Tcp)
+        Async::new(self).map(Socket::Tcp)
     }
 }
 
@@ -51,19 +51,7 @@ impl IntoSocket<AsyncIo> for UdpSocket {
 #[cfg(unix)]
 impl IntoSocket<AsyncIo> for crate::TcpStream {
     fn into_socket(self) -> io::Result<Socket> {
-        AsyncIo::tcp(SockRef::from(&self).try_clone()?.into()).map(Socket::Tcp)
-    }
-}
-
-impl IntoSocket<AsyncIo> for Pipe {
-    fn into_socket(self) -> io::Result<Socket> {
-        Ok(Socket::Peer(Box::new(self)))
-    }
-}
-
-impl IntoSocket<AsyncIo> for Messages {
-    fn into_socket(self) -> io::Result<Socket> {
-        Ok(Socket::Beside(Box::new(self)))
+        std::net::TcpStream::from(SockRef::from(&self).try_clone()?).into_socket()
     }
 }
 
@@ -71,32 +59,48 @@ impl Runtime for AsyncIo {
     type Tcp = Async<std::net::TcpStream>;
     type Listener = Async<TcpListener>;
     type Udp = Async<UdpSocket>;
+    type Timer = Timer;
     type Pipe = Pipe;
-    type Messages = Messages;
+
+    /// Margin for this reactor's exact timers (measured: 0.06 ms late at the median, 0.2 ms at 99 %).
+    const EARLY: Duration = Duration::from_micros(300);
 
     fn spawn(task: impl Future<Output = ()> + Send + 'static) {
         executor::spawn(task);
+    }
+
+    fn unblock<T: Send + 'static>(
+        work: impl FnOnce() -> io::Result<T> + Send + 'static,
+    ) -> impl Future<Output = io::Result<T>> + Send {
+        blocking::unblock(work)
     }
 
     async fn sleep(time: Duration) {
         Timer::after(time).await;
     }
 
-    async fn look_up(host: String, port: u16) -> io::Result<Vec<SocketAddr>> {
-        blocking::unblock(move || Ok((host, port).to_socket_addrs()?.collect())).await
+    fn yield_now() -> impl Future<Output = ()> + Send {
+        futures_lite::future::yield_now()
+    }
+
+    fn timer() -> Timer {
+        Timer::never()
+    }
+
+    fn set_timer(timer: &mut Timer, time: Duration) {
+        timer.set_after(time);
+    }
+
+    fn poll_timer(timer: &mut Timer, cx: &mut Context<'_>) -> Poll<()> {
+        Pin::new(timer).poll(cx).map(drop)
     }
 
     fn tcp(socket: std::net::TcpStream) -> io::Result<Self::Tcp> {
-        socket.set_nonblocking(true)?;
         Async::new_nonblocking(socket)
     }
 
     fn tcp_socket(tcp: &Self::Tcp) -> SockRef<'_> {
         SockRef::from(tcp.get_ref())
-    }
-
-    async fn connected(tcp: &Self::Tcp) -> io::Result<SocketAddr> {
-        tcp.write_with(|tcp| socket::outcome(tcp)).await
     }
 
     fn poll_readable(tcp: &Self::Tcp, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -115,12 +119,8 @@ impl Runtime for AsyncIo {
         io::Write::write(&mut tcp.get_ref(), data)
     }
 
-    async fn read(tcp: &Self::Tcp, buffer: &mut [u8]) -> io::Result<usize> {
-        tcp.read_with(|mut tcp| io::Read::read(&mut tcp, buffer)).await
-    }
-
-    async fn write(tcp: &Self::Tcp, data: &[u8]) -> io::Result<usize> {
-        tcp.write_with(|mut tcp| io::Write::write(&mut tcp, data)).await
+    fn try_outcome(tcp: &Self::Tcp) -> io::Result<SocketAddr> {
+        socket::outcome(tcp.get_ref())
     }
 
     fn listener(socket: TcpListener) -> io::Result<Self::Listener> {
@@ -131,11 +131,15 @@ impl Runtime for AsyncIo {
         SockRef::from(listener.get_ref())
     }
 
-    fn poll_accept(listener: &Self::Listener, cx: &mut Context<'_>) -> Poll<io::Result<Self::Tcp>> {
+    fn poll_accept(
+        listener: &Self::Listener,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<(Self::Tcp, SocketAddr)>> {
         loop {
             match listener.get_ref().accept() {
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => ready!(listener.poll_readable(cx))?,
-                accepted => return Poll::Ready(accepted.and_then(|(stream, _)| Self::tcp(stream))),
+                Err(e) => return Poll::Ready(Err(e)),
+                Ok((stream, from)) => return Poll::Ready(Async::new(stream).map(|stream| (stream, from))),
             }
         }
     }
@@ -148,6 +152,14 @@ impl Runtime for AsyncIo {
         SockRef::from(udp.get_ref())
     }
 
+    fn poll_udp_readable(udp: &Self::Udp, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        udp.poll_readable(cx)
+    }
+
+    fn try_receive<T>(udp: &Self::Udp, by: impl FnOnce(SockRef<'_>) -> io::Result<T>) -> io::Result<T> {
+        by(SockRef::from(udp.get_ref()))
+    }
+
     async fn receive(udp: &Self::Udp, buffer: &mut [u8]) -> io::Result<(usize, SocketAddr)> {
         udp.recv_from(buffer).await
     }
@@ -158,36 +170,13 @@ impl Runtime for AsyncIo {
             None => udp.send(data).await,
         }
     }
+}
 
-    fn pipe_socket(pipe: &Pipe) -> SockRef<'_> {
-        pipe.socket()
-    }
-
-    fn poll_read(pipe: &mut Pipe, cx: &mut Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
-        Pin::new(pipe).poll_read(cx, buffer)
-    }
-
-    fn poll_write(pipe: &mut Pipe, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(pipe).poll_write(cx, data)
-    }
-
-    fn poll_flush(pipe: &mut Pipe, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(pipe).poll_flush(cx)
-    }
-
-    fn poll_end(pipe: &mut Pipe, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(pipe).poll_close(cx)
-    }
-
-    fn ends(messages: &Messages) -> (SocketAddr, SocketAddr) {
-        messages.ends()
-    }
-
-    async fn send_message(messages: &Messages, data: &[u8]) -> io::Result<()> {
-        messages.send(data).await
-    }
-
-    async fn receive_message(messages: &Messages) -> io::Result<Vec<u8>> {
-        messages.recv().await
+/// `cargo test --release -p p2pd-async-std late -- --nocapture` prints the figures.
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn armed_dials_are_little_late() {
+        futures_lite::future::block_on(p2pd_async::lateness::<super::AsyncIo>("async-io")).unwrap();
     }
 }

@@ -2,24 +2,30 @@
 
 use std::fmt;
 use std::future::Future;
+use std::marker::PhantomData;
 use std::pin::Pin;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 
+use async_broadcast::InactiveReceiver;
+use async_channel::{Receiver, Sender};
+use event_listener::Event;
+use futures_core::Stream;
 use p2pd_core::nat::NatReport;
 use p2pd_core::trace::Sink;
 use p2pd_core::{
     Allocate, AllocateError, Config, ConnectId, Login, Name, NameError, NamePin, NodeId, Notice, PeerAddress,
     Plan, ServerRef, Stats, ToTarget,
 };
+use p2pd_sys::messages::RouteTable;
 use p2pd_sys::{Address, BindError, ConnectError, Engine, NameAnswer, NameCall};
-use tokio::sync::{Mutex, broadcast, mpsc, oneshot, watch};
 
-use crate::messages::{Allocation, RouteTable};
-use crate::pipe::Pipe;
-use crate::reactor::Tokio;
-use crate::run::{self, Command, Outputs};
+use crate::allocation::Allocation;
+use crate::news::{Incoming, Notices};
+use crate::reactor::Sockets;
+use crate::run::{self, Called, Command, Outputs};
+use crate::runtime::Runtime;
 
 /// Pipes that nobody has accepted yet; a further one is closed.
 const ACCEPT_QUEUE: usize = 128;
@@ -29,38 +35,38 @@ const NOTICE_QUEUE: usize = 1024;
 /// A running node. Clones are handles to the same one; it ends when the last is dropped or
 /// [`shutdown`](Node::shutdown) is called. Pipes live on without it.
 #[derive(Clone, Debug)]
-pub struct Node {
-    inner: Arc<Inner>,
+pub struct Node<R: Runtime> {
+    inner: Arc<Inner<R>>,
 }
 
 #[derive(Debug)]
-struct Inner {
+struct Inner<R: Runtime> {
     id: NodeId,
-    commands: mpsc::UnboundedSender<Command>,
-    accepted: Mutex<mpsc::Receiver<Pipe>>,
-    /// Weak, so that notices end with the node and not with its last handle.
-    notices: broadcast::WeakSender<Notice>,
-    address: watch::Receiver<Address>,
+    commands: Sender<Command<R>>,
+    accepted: Receiver<R::Pipe>,
+    notices: InactiveReceiver<Notice>,
+    address: Arc<Known>,
     tokens: AtomicU64,
     turned_away: Arc<AtomicU64>,
 }
 
-/// Pipes that peers open to a node.
-#[cfg(feature = "stream")]
-pub type Incoming = p2pd_async::Calls<Node, Pipe>;
-
-/// Notices of a node, or how many of them were lost.
-#[cfg(feature = "stream")]
-pub type Notices = p2pd_async::Calls<Option<broadcast::Receiver<Notice>>, Result<Notice, p2pd_async::Lost>>;
+/// State of the node's address, for many tasks to wait for.
+#[derive(Debug)]
+pub(crate) struct Known {
+    address: Mutex<Address>,
+    changed: Event,
+    ended: AtomicBool,
+}
 
 /// Settings of the driver, beside the core's configuration.
-pub struct Builder {
+pub struct Builder<R> {
     config: Config,
     echo: bool,
     trace: Option<Sink>,
+    runtime: PhantomData<R>,
 }
 
-impl Builder {
+impl<R: Runtime> Builder<R> {
     /// Turns the echo service of the P2PD documents on or off. It is for pipes that peers open: a message `ECHO ` with
     /// a payload is answered with the payload. The message is delivered to the
     /// reader as well. While nobody reads it reads ahead, up to 64 KiB that are kept for the reader. Each such pipe takes a
@@ -80,45 +86,48 @@ impl Builder {
         self
     }
 
-    /// Brings the node up; returns when it listens. Must be called within a tokio runtime with I/O and time.
+    /// Brings the node up; returns when it listens. Must be called within the runtime, with I/O and time, where that makes
+    /// a difference: on tokio. The node's task runs there.
     ///
     /// # Errors
     /// An error of the configuration, or of a listener that could not be opened.
-    pub async fn bind(self) -> Result<Node, BindError> {
+    pub async fn bind(self) -> Result<Node<R>, BindError> {
         let (bind, wanted) = (self.config.bind, self.config.interfaces.clone());
-        let interfaces = tokio::task::spawn_blocking(move || p2pd_sys::interfaces(bind, &wanted))
-            .await
-            .map_err(|e| BindError::Interfaces(std::io::Error::other(e)))?
-            .map_err(BindError::Interfaces)?;
-        let (answer, answers) = mpsc::unbounded_channel();
-        let engine = Engine::new(self.config, self.trace, &interfaces, Tokio::new(answer))?;
+        let interfaces = R::unblock(move || p2pd_sys::interfaces(bind, &wanted)).await;
+        let interfaces = interfaces.map_err(BindError::Interfaces)?;
+        let engine = Engine::new(self.config, self.trace, &interfaces, Sockets::<R>::new())?;
         let id = engine.node().node_id();
-        let (commands, command_queue) = mpsc::unbounded_channel();
-        let (accept, accepted) = mpsc::channel(ACCEPT_QUEUE);
-        let (notices, _) = broadcast::channel(NOTICE_QUEUE);
-        let (known, address) = watch::channel(engine.address().clone());
+        let (commands, command_queue) = async_channel::unbounded();
+        let (accept, accepted) = async_channel::bounded(ACCEPT_QUEUE);
+        let (mut news, notices) = async_broadcast::broadcast(NOTICE_QUEUE);
+        news.set_overflow(true);
+        let address = Arc::new(Known::new(engine.address().clone()));
         let turned_away = Arc::new(AtomicU64::new(0));
-        let outputs =
-            Outputs { accept, turned_away: turned_away.clone(), notices, address: known, echo: self.echo };
-        let notices = outputs.notices.downgrade();
-        tokio::spawn(run::run(engine, command_queue, answers, outputs));
-        let (accepted, tokens) = (Mutex::new(accepted), AtomicU64::new(0));
+        let outputs = Outputs {
+            accept,
+            turned_away: turned_away.clone(),
+            notices: news,
+            address: address.clone(),
+            echo: self.echo,
+        };
+        R::spawn(run::run(engine, command_queue, outputs));
+        let (notices, tokens) = (notices.deactivate(), AtomicU64::new(0));
         let inner = Inner { id, commands, accepted, notices, address, tokens, turned_away };
         Ok(Node { inner: Arc::new(inner) })
     }
 }
 
-impl Node {
+impl<R: Runtime> Node<R> {
     /// Settings beside the configuration.
-    pub fn builder(config: Config) -> Builder {
-        Builder { config, echo: false, trace: None }
+    pub fn builder(config: Config) -> Builder<R> {
+        Builder { config, echo: false, trace: None, runtime: PhantomData }
     }
 
     /// Brings a node up with the default settings.
     ///
     /// # Errors
     /// As [`Builder::bind`].
-    pub async fn bind(config: Config) -> Result<Node, BindError> {
+    pub async fn bind(config: Config) -> Result<Self, BindError> {
         Self::builder(config).bind().await
     }
 
@@ -130,16 +139,23 @@ impl Node {
     /// The address to hand out. Waits until outside addresses and brokers are settled, found or given up: at
     /// most about six seconds, usually a few round trips.
     pub async fn address(&self) -> PeerAddress {
-        let mut address = self.inner.address.clone();
-        let ready = address.wait_for(|a| matches!(a, Address::Ready(_))).await.map(|a| a.clone());
-        let known = ready.unwrap_or_else(|_| self.inner.address.borrow().clone());
-        // One that ended before knows no more than its name.
-        known.known().cloned().unwrap_or_else(|| Address::nameless(self.inner.id))
+        let known = &self.inner.address;
+        loop {
+            let changed = known.changed.listen();
+            match known.get() {
+                Address::Ready(address) => return address,
+                // One that ended before knows no more than its name.
+                other if known.ended.load(Ordering::Acquire) => {
+                    return other.known().cloned().unwrap_or_else(|| Address::nameless(self.inner.id));
+                }
+                _ => changed.await,
+            }
+        }
     }
 
     /// The address as known now, perhaps without outside addresses and brokers yet.
     pub fn current_address(&self) -> Option<PeerAddress> {
-        self.inner.address.borrow().known().cloned()
+        self.inner.address.get().known().cloned()
     }
 
     /// Opens a pipe to an address or a name that ends with `.peer`, with the default plan: all strategies, encrypted,
@@ -147,7 +163,7 @@ impl Node {
     ///
     /// # Errors
     /// The reason why there is no pipe, with a report of the attempts.
-    pub async fn connect<T: ToTarget + ?Sized>(&self, to: &T) -> Result<Pipe, ConnectError> {
+    pub async fn connect<T: ToTarget + ?Sized>(&self, to: &T) -> Result<R::Pipe, ConnectError> {
         self.connect_with(to, Plan::default()).await
     }
 
@@ -155,7 +171,11 @@ impl Node {
     ///
     /// # Errors
     /// The reason why there is no pipe, with a report of the attempts.
-    pub async fn connect_with<T: ToTarget + ?Sized>(&self, to: &T, plan: Plan) -> Result<Pipe, ConnectError> {
+    pub async fn connect_with<T: ToTarget + ?Sized>(
+        &self,
+        to: &T,
+        plan: Plan,
+    ) -> Result<R::Pipe, ConnectError> {
         let to = to.to_target().map_err(ConnectError::Target)?;
         self.start_connect(&to, plan).await?.await
     }
@@ -169,16 +189,14 @@ impl Node {
         &self,
         to: &T,
         plan: Plan,
-    ) -> Result<Connecting, ConnectError> {
+    ) -> Result<Connecting<R>, ConnectError> {
         let to = to.to_target().map_err(ConnectError::Target)?;
-        let (begun_tx, begun) = oneshot::channel();
-        let (done_tx, done) = oneshot::channel();
+        let ((begun_tx, begun), (done_tx, done)) = (async_channel::bounded(1), async_channel::bounded(1));
         let token = self.inner.tokens.fetch_add(1, Ordering::Relaxed);
-        let canceller = Canceller { token, commands: self.inner.commands.clone() };
-        let command = Command::Connect { token, to: Box::new(to), plan, begun: begun_tx, done: done_tx };
-        self.inner.commands.send(command).map_err(|_| ConnectError::NodeGone)?;
-        let id = begun.await.map_err(|_| ConnectError::NodeGone)?.map_err(ConnectError::NotBegun)?;
-        Ok(Connecting { id, done, _canceller: canceller })
+        let canceller = self.at_last(Command::Cancel { token });
+        self.tell(Command::Connect { token, to: Box::new(to), plan, begun: begun_tx, done: done_tx });
+        let id = begun.recv().await.map_err(|_| ConnectError::NodeGone)?.map_err(ConnectError::NotBegun)?;
+        Ok(Connecting { id, done: Box::pin(done), _canceller: canceller })
     }
 
     /// Resolves a name to the peer's address: asks all brokers, for at most 8 s.
@@ -186,7 +204,7 @@ impl Node {
     /// # Errors
     /// The reason why there is no address; [`NameError::OtherKey`] if the name has another key than before.
     pub async fn resolve(&self, name: Name) -> Result<PeerAddress, NameError> {
-        match self.ask(name, NameCall::Resolve).await? {
+        match self.name(name, NameCall::Resolve).await? {
             NameAnswer::Address(address) => Ok(*address),
             NameAnswer::Brokers(_) => Err(NameError::NotFound),
         }
@@ -199,7 +217,7 @@ impl Node {
     /// # Errors
     /// The reason why it was not taken; [`NameError::Taken`] if another node has it.
     pub async fn register(&self, name: Name) -> Result<u8, NameError> {
-        Ok(match self.ask(name, NameCall::Register).await? {
+        Ok(match self.name(name, NameCall::Register).await? {
             NameAnswer::Brokers(brokers) => brokers,
             NameAnswer::Address(_) => 0,
         })
@@ -211,7 +229,7 @@ impl Node {
     /// # Errors
     /// The reason why it was not given up; [`NameError::NotFound`] if no broker has a record by this key.
     pub async fn release(&self, name: Name) -> Result<u8, NameError> {
-        Ok(match self.ask(name, NameCall::Release).await? {
+        Ok(match self.name(name, NameCall::Release).await? {
             NameAnswer::Brokers(brokers) => brokers,
             NameAnswer::Address(_) => 0,
         })
@@ -219,32 +237,36 @@ impl Node {
 
     /// Tells which key a name had, as a [`Notice::Name`] said it in an earlier run: [`p2pd_sys::PinFile`] keeps them.
     pub fn pin_name(&self, pin: NamePin) {
-        let _ = self.inner.commands.send(Command::PinName(pin));
+        self.tell(Command::PinName(pin));
     }
 
-    async fn ask(&self, name: Name, call: NameCall) -> Result<NameAnswer, NameError> {
-        let (done, answer) = oneshot::channel();
-        let command = Command::Name { name, call, done };
-        self.inner.commands.send(command).map_err(|_| NameError::Shutdown)?;
-        answer.await.unwrap_or(Err(NameError::Shutdown))
+    async fn name(&self, name: Name, call: NameCall) -> Result<NameAnswer, NameError> {
+        let answer = self.ask(|done| Command::Name { name, call, done }).await;
+        answer.unwrap_or(Err(NameError::Shutdown))
     }
 
     /// Waits for the next pipe that a peer opens to this node; `None` once the node was shut down. At most 128 wait;
     /// further ones are closed, and counted by [`turned_away`](Node::turned_away).
-    pub async fn accept(&self) -> Option<Pipe> {
-        self.inner.accepted.lock().await.recv().await
+    pub async fn accept(&self) -> Option<R::Pipe> {
+        self.inner.accepted.recv().await.ok()
     }
 
     /// Gives each pipe that a peer opens to a task of its own, until the node is shut down. Cancel it by dropping the
     /// future; tasks that run go on.
     pub async fn serve<F, T>(&self, callback: F)
     where
-        F: Fn(Pipe) -> T,
+        F: Fn(R::Pipe) -> T,
         T: Future<Output = ()> + Send + 'static,
     {
         while let Some(pipe) = self.accept().await {
-            tokio::spawn(callback(pipe));
+            R::spawn(callback(pipe));
         }
+    }
+
+    /// Returns the pipes that peers open to this node as a stream, which ends once the node was shut down. It is a handle
+    /// to the node, and takes turns with [`accept`](Self::accept).
+    pub fn incoming(&self) -> Incoming<R> {
+        Incoming { pipes: Box::pin(self.inner.accepted.clone()), _node: self.clone() }
     }
 
     /// Returns the number of pipes that were closed because 128 were waiting for [`accept`](Node::accept) already.
@@ -254,46 +276,19 @@ impl Node {
 
     /// News from now on: progress of connects, state of brokers, questions. A reader that is 1,024 notices
     /// behind loses the oldest and is told so. They end with the node.
-    pub fn notices(&self) -> broadcast::Receiver<Notice> {
-        self.inner.notices.upgrade().unwrap_or_else(|| broadcast::channel(1).0).subscribe()
-    }
-
-    /// Returns the pipes that peers open to this node as a stream, which ends once the node was shut down. It is a handle
-    /// to the node, and takes turns with [`accept`](Self::accept).
-    #[cfg(feature = "stream")]
-    pub fn incoming(&self) -> Incoming {
-        p2pd_async::Calls::new(self.clone(), |node| {
-            Box::pin(async move { Some((node.accept().await?, node)) })
-        })
-    }
-
-    /// Returns the [`notices`](Self::notices) as a stream, which ends with [`Notice::Closed`].
-    #[cfg(feature = "stream")]
-    pub fn notice_stream(&self) -> Notices {
-        p2pd_async::Calls::new(Some(self.notices()), |notices| {
-            Box::pin(async move {
-                let mut notices = notices?;
-                match notices.recv().await {
-                    Ok(Notice::Closed) => Some((Ok(Notice::Closed), None)),
-                    Ok(notice) => Some((Ok(notice), Some(notices))),
-                    Err(tokio::sync::broadcast::error::RecvError::Lagged(lost)) => {
-                        Some((Err(p2pd_async::Lost(lost)), Some(notices)))
-                    }
-                    Err(tokio::sync::broadcast::error::RecvError::Closed) => None,
-                }
-            })
-        })
+    pub fn notices(&self) -> Notices {
+        Notices(self.inner.notices.activate_cloned())
     }
 
     /// Answers [`Notice::Ask`]: whether this peer may have a pipe.
     pub fn answer(&self, peer: NodeId, accept: bool) {
-        let _ = self.inner.commands.send(Command::Answer { peer, accept });
+        self.tell(Command::Answer { peer, accept });
     }
 
     /// Answers [`Notice::LoginWanted`]: the login that a server takes from now on, which may come unasked, too. `None`: there
     /// is none to be had.
     pub fn renew_login(&self, server: ServerRef, login: Option<Login>) {
-        let _ = self.inner.commands.send(Command::RenewLogin { server, login });
+        self.tell(Command::RenewLogin { server, login });
     }
 
     /// Sends a peer an ECHO by every broker that is ready and that both share; returns how many they are.
@@ -303,10 +298,9 @@ impl Node {
     /// # Errors
     /// The reason why nothing was sent.
     pub async fn ping(&self, to: &PeerAddress, number: u32) -> Result<u8, ConnectError> {
-        let (done, sent) = oneshot::channel();
-        let command = Command::Ping { to: Box::new(to.clone()), number, done };
-        self.inner.commands.send(command).map_err(|_| ConnectError::NodeGone)?;
-        sent.await.map_err(|_| ConnectError::NodeGone)?.map_err(ConnectError::NotBegun)
+        let to = Box::new(to.clone());
+        let sent = self.ask(|done| Command::Ping { to, number, done }).await;
+        sent.ok_or(ConnectError::NodeGone)?.map_err(ConnectError::NotBegun)
     }
 
     /// Asks TURN servers for a relayed address: those of the configuration, or others that the wish names. Whoever drops the
@@ -314,30 +308,24 @@ impl Node {
     ///
     /// # Errors
     /// The reason why there is none.
-    pub async fn allocate(&self, wish: Allocate) -> Result<Allocation, AllocateError> {
+    pub async fn allocate(&self, wish: Allocate) -> Result<Allocation<R>, AllocateError> {
         // Dropped last, when nobody waits any more.
-        let _sweeper = Sweeper { commands: self.inner.commands.clone() };
-        let (done, outcome) = oneshot::channel();
-        let command = Command::Allocate { wish, done };
-        self.inner.commands.send(command).map_err(|_| AllocateError::Shutdown)?;
-        outcome.await.unwrap_or(Err(AllocateError::Shutdown))
+        let _sweeper = self.at_last(Command::SweepAllocations);
+        let outcome = self.ask(|done| Command::Allocate { wish, done }).await;
+        outcome.unwrap_or(Err(AllocateError::Shutdown))
     }
 
     /// Sets whether pipes that peers open from now on have to wait for their turn. Their callers are told so, by
     /// [`Stage::PeerBusy`](p2pd_core::Stage::PeerBusy); nobody is refused. For programs that serve one pipe at a time.
     pub fn set_busy(&self, busy: bool) {
-        let _ = self.inner.commands.send(Command::Busy(busy));
+        self.tell(Command::Busy(busy));
     }
 
     /// Returns the reports on the NATs in front of the interfaces, one for each. Waits until the address is settled;
     /// empty once the node was shut down.
     pub async fn nats(&self) -> Vec<NatReport> {
         self.address().await;
-        let (reply, nats) = oneshot::channel();
-        if self.inner.commands.send(Command::Nats(reply)).is_err() {
-            return Vec::new();
-        }
-        nats.await.unwrap_or_default()
+        self.ask(Command::Nats).await.unwrap_or_default()
     }
 
     /// Returns which addresses of this machine lead out as which external addresses, as the node has measured them. Waits
@@ -348,21 +336,54 @@ impl Node {
 
     /// Returns the node's counters; `None` once it was shut down.
     pub async fn stats(&self) -> Option<Stats> {
-        let (reply, stats) = oneshot::channel();
-        self.inner.commands.send(Command::Stats(reply)).ok()?;
-        stats.await.ok()
+        self.ask(Command::Stats).await
     }
 
     /// Ends the node: connects fail, brokers are told, sockets closed, tasks ended. Pipes live on.
     pub async fn shutdown(&self) {
-        let (done, ended) = oneshot::channel();
-        if self.inner.commands.send(Command::Shutdown(done)).is_ok() {
-            let _ = ended.await;
-        }
+        self.ask(Command::Shutdown).await;
+    }
+
+    /// Tells the node's task; nothing, if it has ended.
+    fn tell(&self, command: Command<R>) {
+        let _ = self.inner.commands.try_send(command);
+    }
+
+    /// Asks the node's task; `None`: it has ended.
+    async fn ask<T>(&self, question: impl FnOnce(Sender<T>) -> Command<R>) -> Option<T> {
+        let (done, answer) = async_channel::bounded(1);
+        self.tell(question(done));
+        answer.recv().await.ok()
+    }
+
+    /// Tells the node's task when dropped.
+    fn at_last(&self, word: Command<R>) -> AtLast<R> {
+        AtLast { word: Some(word), commands: self.inner.commands.clone() }
     }
 }
 
-impl fmt::Debug for Builder {
+impl Known {
+    pub(crate) fn new(address: Address) -> Self {
+        Known { address: Mutex::new(address), changed: Event::new(), ended: AtomicBool::new(false) }
+    }
+
+    fn get(&self) -> Address {
+        self.address.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(crate) fn set(&self, address: Address) {
+        *self.address.lock().unwrap_or_else(PoisonError::into_inner) = address;
+        self.changed.notify(usize::MAX);
+    }
+
+    /// Ends the wait: the address does not change any more.
+    pub(crate) fn end(&self) {
+        self.ended.store(true, Ordering::Release);
+        self.changed.notify(usize::MAX);
+    }
+}
+
+impl<R> fmt::Debug for Builder<R> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Builder")
             .field("config", &self.config)
@@ -372,48 +393,39 @@ impl fmt::Debug for Builder {
     }
 }
 
-/// A connect under way: a future of its [`Pipe`]. Dropping it gives the attempt up.
+/// A connect under way: a future of its pipe. Dropping it gives the attempt up.
 #[derive(Debug)]
-pub struct Connecting {
+pub struct Connecting<R: Runtime> {
     id: ConnectId,
-    done: oneshot::Receiver<Result<Pipe, ConnectError>>,
-    _canceller: Canceller,
+    done: Pin<Box<Receiver<Called<R>>>>,
+    _canceller: AtLast<R>,
 }
 
-impl Connecting {
+impl<R: Runtime> Connecting<R> {
     /// Returns the call's number in notices.
     pub fn id(&self) -> ConnectId {
         self.id
     }
 }
 
-impl Future for Connecting {
-    type Output = Result<Pipe, ConnectError>;
+impl<R: Runtime> Future for Connecting<R> {
+    type Output = Called<R>;
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        Pin::new(&mut self.done).poll(cx).map(|done| done.unwrap_or(Err(ConnectError::NodeGone)))
+        self.done.as_mut().poll_next(cx).map(|done| done.unwrap_or(Err(ConnectError::NodeGone)))
     }
 }
 
-/// Has the node give up, when dropped, the relayed addresses that nobody waits for.
-struct Sweeper {
-    commands: mpsc::UnboundedSender<Command>,
-}
-
-impl Drop for Sweeper {
-    fn drop(&mut self) {
-        let _ = self.commands.send(Command::SweepAllocations);
-    }
-}
-
-/// Cancels when dropped; one whose connect is over does nothing.
+/// A word to the node's task that is said when this is dropped. It does nothing where nobody has given up.
 #[derive(Debug)]
-struct Canceller {
-    token: u64,
-    commands: mpsc::UnboundedSender<Command>,
+struct AtLast<R: Runtime> {
+    word: Option<Command<R>>,
+    commands: Sender<Command<R>>,
 }
 
-impl Drop for Canceller {
+impl<R: Runtime> Drop for AtLast<R> {
     fn drop(&mut self) {
-        let _ = self.commands.send(Command::Cancel { token: self.token });
+        if let Some(word) = self.word.take() {
+            let _ = self.commands.try_send(word);
+        }
     }
 }

@@ -1,0 +1,70 @@
+//! Reading and writing a stream that several may have, by what a runtime has for it.
+
+use std::future::poll_fn;
+use std::io::{self, Read, Write};
+use std::net::SocketAddr;
+use std::task::{Context, Poll, ready};
+
+use crate::runtime::Runtime;
+
+/// Tries until the result is not `WouldBlock`, and waits meanwhile.
+pub(crate) fn poll_io<T>(
+    cx: &mut Context<'_>,
+    mut io: impl FnMut() -> io::Result<T>,
+    mut poll_ready: impl FnMut(&mut Context<'_>) -> Poll<io::Result<()>>,
+) -> Poll<io::Result<T>> {
+    loop {
+        match io() {
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => ready!(poll_ready(cx))?,
+            done => return Poll::Ready(done),
+        }
+    }
+}
+
+pub(crate) fn poll_read<R: Runtime>(
+    tcp: &R::Tcp,
+    cx: &mut Context<'_>,
+    buffer: &mut [u8],
+) -> Poll<io::Result<usize>> {
+    poll_io(cx, || R::try_read(tcp, buffer), |cx| R::poll_readable(tcp, cx))
+}
+
+pub(crate) fn poll_write<R: Runtime>(
+    tcp: &R::Tcp,
+    cx: &mut Context<'_>,
+    data: &[u8],
+) -> Poll<io::Result<usize>> {
+    poll_io(cx, || R::try_write(tcp, data), |cx| R::poll_writable(tcp, cx))
+}
+
+pub(crate) async fn read<R: Runtime>(tcp: &R::Tcp, buffer: &mut [u8]) -> io::Result<usize> {
+    poll_fn(|cx| poll_read::<R>(tcp, cx, buffer)).await
+}
+
+pub(crate) async fn write<R: Runtime>(tcp: &R::Tcp, data: &[u8]) -> io::Result<usize> {
+    poll_fn(|cx| poll_write::<R>(tcp, cx, data)).await
+}
+
+/// Waits for the outcome of a connect.
+pub(crate) async fn connected<R: Runtime>(tcp: &R::Tcp) -> io::Result<SocketAddr> {
+    poll_fn(|cx| poll_io(cx, || R::try_outcome(tcp), |cx| R::poll_writable(tcp, cx))).await
+}
+
+/// A stream whose calls do not wait.
+pub(crate) struct Tried<'s, R: Runtime>(pub(crate) &'s R::Tcp);
+
+impl<R: Runtime> Read for Tried<'_, R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        R::try_read(self.0, buffer)
+    }
+}
+
+impl<R: Runtime> Write for Tried<'_, R> {
+    fn write(&mut self, data: &[u8]) -> io::Result<usize> {
+        R::try_write(self.0, data)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
