@@ -87,6 +87,9 @@ mod stats;
 mod strategy;
 mod time;
 mod timers;
+#[cfg(test)]
+#[cfg(not(p2pd_insecure_stand_in))]
+mod vectors;
 
 pub mod address;
 pub mod clock;

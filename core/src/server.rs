@@ -3,6 +3,8 @@
 //! A name may have several addresses of both families, and some of them may lead nowhere. They are tried in the order of
 //! RFC 8305 section 4, the families in turn, each 250 ms after the one before or as soon as that failed. The first that
 //! works wins, and is the first the next time.
+//!
+//! The reasons: ADR 16 in docs/src/adr.
 
 use core::time::Duration;
 use std::collections::{BTreeMap, VecDeque};

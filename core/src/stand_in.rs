@@ -3,6 +3,8 @@
 //! which no driver compiles; `sim bench --stand-in` asks for it.
 //!
 //! What is altered, or sealed for somebody else, is still found out, so that nodes behave as ever.
+//!
+//! The reasons: ADR 33 in docs/src/adr.
 
 use snow::Error;
 use snow::resolvers::CryptoResolver;

@@ -4,8 +4,8 @@
 //! taken out of its pipe. Streams to servers are looked after by the core, which lets them be silent for longer.
 //!
 //! Where data waits the system does not probe, and retransmits the data for a quarter of an hour. `TCP_USER_TIMEOUT`
-//! would shorten that. But it also ends streams whose peer lives and does not read (since Linux 5.11), so the pipes that
-//! are held are looked at instead.
+//! would shorten that. But it also ends streams whose peer lives and does not read (since Linux 5.11). Set to 6 s it ended one
+//! after 6.5 s whose window was closed (6.18). So the pipes that are held are looked at instead.
 
 use std::io;
 use std::time::Duration;

@@ -1,4 +1,6 @@
 //! Detection of sleep of the machine, and of changes of its wall clock, by comparing clocks.
+//!
+//! The reasons: ADR 27 in docs/src/adr.
 
 use std::time::Duration;
 

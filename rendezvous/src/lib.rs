@@ -7,6 +7,8 @@
 //! and carries their outputs out. `p2pd serve` runs them on the network, tests and the simulator on simulated ones.
 //!
 //! Time is a [`Duration`](core::time::Duration) since a point that the caller chose; it never goes back.
+//!
+//! The reasons: ADR 25 in docs/src/adr.
 #![forbid(unsafe_code)]
 
 use std::net::{IpAddr, Ipv6Addr};

@@ -3,6 +3,8 @@
 //!
 //! A world is a function of its seed and its description: the same two give the same digest. Nothing in here
 //! touches the real network, the clock or the system's randomness.
+//!
+//! The reasons: ADR 32 in docs/src/adr.
 
 pub mod driver;
 pub mod engine;

@@ -5,7 +5,12 @@ import os
 import struct
 import time
 
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+import messages
 import wire
+from noise import keyed
 
 PRIME = 2**255 - 19
 ORDER = 2**252 + 27742317777372353535851937790883648493
@@ -47,16 +52,32 @@ def times_base(scalar):
     return (y | (x & 1) << 255).to_bytes(32, "little")
 
 
-def sign(secret, text):
+def sign(secret, text, nonce=None):
     scalar = int.from_bytes(secret, "little")
     scalar = (scalar & ~7 & (1 << 255) - 1) | 1 << 254
     public = times_base(scalar)
     if public[31] & 0x80:
         scalar, public = -scalar % ORDER, public[:31] + bytes([public[31] & 0x7F])
-    nonce = int.from_bytes(os.urandom(64), "little") % ORDER
+    nonce = int.from_bytes(nonce or os.urandom(64), "little") % ORDER
     commitment = times_base(nonce)
     challenge = int.from_bytes(hashlib.sha512(commitment + public + text).digest(), "little")
     return commitment + ((nonce + challenge * scalar) % ORDER).to_bytes(32, "little")
+
+
+def usual_nonce(secret, text):
+    """The nonce that p2pd takes."""
+    return hashlib.sha512(keyed(secret, b"p2pd signature nonce") + text).digest()
+
+
+def verify(public, text, signature):
+    """Whether the node with this X25519 key signed; the sign bit of its Ed25519 key is 0."""
+    u = int.from_bytes(public, "little")
+    y = (u - 1) * pow(u + 1, -1, PRIME) % PRIME
+    try:
+        Ed25519PublicKey.from_public_bytes(y.to_bytes(32, "little")).verify(signature, text)
+    except InvalidSignature:
+        return False
+    return True
 
 
 def topic(name):
@@ -65,6 +86,36 @@ def topic(name):
 
 def record(key, name, address):
     now = int(time.time())
-    content = b"\x01" + key.public + struct.pack(">QQB", now, now + 86_400, len(name)) + name.encode()
-    content += struct.pack(">H", len(address)) + address
-    return content + sign(key.secret, b"p2pd name record" + content)
+    content = contents(key.public, now, now + 86_400, name, address)
+    return content + sign(key.secret, CONTEXT + content)
+
+
+CONTEXT = b"p2pd name record"
+
+
+def contents(public, sequence, expiry, name, address):
+    """A record before its signature."""
+    content = b"\x01" + public + struct.pack(">QQB", sequence, expiry, len(name)) + name.encode()
+    return content + struct.pack(">H", len(address)) + address
+
+
+def read(record):
+    """A record's values; raises ValueError if it is none."""
+    messages.need(64 <= len(record) <= 1203, "length")
+    content, signature = record[:-64], record[-64:]
+    reader = messages.Reader(content)
+    messages.need(reader.number("B") == 1, "version")
+    public, sequence, expiry = reader.take(32), reader.number("Q"), reader.number("Q")
+    name = reader.take(reader.number("B")).decode("ascii")
+    address = reader.take(reader.number("H")).decode("ascii")
+    messages.need(not reader.data, "something follows")
+    messages.need(is_name(name), "name")
+    node = wire.base32(public)
+    messages.need(not address or messages.read_address(address)["node"] == node, "another node's address")
+    messages.need(verify(public, CONTEXT + content, signature), "signature")
+    return {"id": node, "sequence": sequence, "expiry": expiry, "of": name, "address": address}
+
+
+def is_name(text):
+    inside = set("abcdefghijklmnopqrstuvwxyz0123456789-")
+    return 1 <= len(text) <= 63 and set(text) <= inside and text[0] != "-" and text[-1] != "-"

@@ -21,6 +21,11 @@ def exchange(secret, peer):
     return X25519PrivateKey.from_private_bytes(secret).exchange(X25519PublicKey.from_public_bytes(peer))
 
 
+def keyed(key, data):
+    """BLAKE2s with a key."""
+    return hashlib.blake2s(data, key=key).digest()
+
+
 def derive(chaining, material):
     """Noise's HKDF with two outputs."""
     mac = lambda key, data: hmac.new(key, data, hashlib.blake2s).digest()
@@ -70,18 +75,15 @@ class Symmetric:
         self.mix_hash(sealed)
         return plain
 
-    def split(self):
-        return [Cipher(key) for key in derive(self.chaining, b"")]
-
 
 class Initiator:
     """The side that knows the peer's key: `first` of IK, or the one message of X, which is the same but for the name."""
 
-    def __init__(self, pattern, secret, peer, prologue):
+    def __init__(self, pattern, secret, peer, prologue, ephemeral=None):
         self.secret, self.peer = secret, peer
         self.state = Symmetric(pattern, prologue)
         self.state.mix_hash(peer)
-        self.ephemeral = os.urandom(32)
+        self.ephemeral = ephemeral or os.urandom(32)
 
     def first(self, payload):
         out = public(self.ephemeral)
@@ -98,8 +100,38 @@ class Initiator:
         self.state.mix_key(exchange(self.ephemeral, theirs))
         self.state.mix_key(exchange(self.secret, theirs))
         payload = self.state.open(message[32:])
-        self.sending, self.receiving = self.state.split()
+        self.secrets = derive(self.state.chaining, b"")
+        self.sending, self.receiving = (Cipher(key) for key in self.secrets)
         return payload
+
+
+class Responder:
+    """The side of IK that is called: `first` hears who calls, `second` answers."""
+
+    def __init__(self, secret, prologue, ephemeral=None):
+        self.secret = secret
+        self.state = Symmetric(b"IK", prologue)
+        self.state.mix_hash(public(secret))
+        self.ephemeral = ephemeral or os.urandom(32)
+
+    def first(self, message):
+        self.theirs = message[:32]
+        self.state.mix_hash(self.theirs)
+        self.state.mix_key(exchange(self.secret, self.theirs))
+        self.peer = self.state.open(message[32:80])
+        self.state.mix_key(exchange(self.secret, self.peer))
+        return self.state.open(message[80:])
+
+    def second(self, payload):
+        """IK's second message; afterwards `sending` and `receiving` are there."""
+        out = public(self.ephemeral)
+        self.state.mix_hash(out)
+        self.state.mix_key(exchange(self.ephemeral, self.theirs))
+        self.state.mix_key(exchange(self.ephemeral, self.peer))
+        out += self.state.seal(payload)
+        self.secrets = derive(self.state.chaining, b"")
+        self.receiving, self.sending = (Cipher(key) for key in self.secrets)
+        return out
 
 
 def open_one_way(secret, prologue, message):

@@ -88,6 +88,14 @@ class Client:
     def send(self, ip, port, data):
         self.socket.sendto(request(0x10 | SEND, attribute(PEER, xor_address(ip, port)) + attribute(DATA, data)), self.server)
 
+    def receive(self):
+        """The next datagram that a peer sent, and where from."""
+        while True:
+            message = self.socket.recv(3000)
+            if message[:2] == b"\0\x17":
+                of = attributes(message)
+                return of[DATA], address_of(of[PEER])
+
     def code(self, answer):
         if answer is None:
             return "no answer"

@@ -2,13 +2,12 @@
 is in the constants below."""
 
 import base64
-import hashlib
 import os
 import socket
 import struct
 import time
 
-from noise import Initiator, blake2s, exchange, open_one_way, public
+from noise import Initiator, blake2s, exchange, keyed, open_one_way, public
 
 HELLO_VERSION = 2
 SIGNAL_VERSION = 2
@@ -17,9 +16,9 @@ FIRST, SECOND, SEALED, REFUSE = 1, 2, 3, 4
 # Answers in SECOND.
 READY, ASKING, REFUSED_STATUS = 0, 1, 2
 # Sealed control messages.
-APPROVED, NOMINATE, CONFIRM, REFUSED_CONTROL, JOIN = 1, 2, 3, 4, 5
+APPROVED, NOMINATE, CONFIRM, REFUSED_CONTROL, JOIN, HERE, BUSY = 1, 2, 3, 4, 5, 6, 7
 # Messages over brokers.
-ECHO, DIRECT, INITIAL, UPDATED, TURN_REQUEST, TURN_RESPONSE = 1, 2, 3, 4, 5, 6
+ECHO, DIRECT, INITIAL, UPDATED, TURN_REQUEST, TURN_RESPONSE, PROVE = 1, 2, 3, 4, 5, 6, 7
 ECHO_REPLY, DIALLING, DIALLED, CLOCK, REFUSED = 16, 17, 18, 19, 20
 # Before a message's body: id, time, lifetime, session, kind.
 MESSAGE_HEAD = 16 + 8 + 2 + 16 + 1
@@ -78,13 +77,17 @@ def read_frame(stream):
     return kind, read_exactly(stream, length)
 
 
+def hello_prologue(responder):
+    return b"p2pd hello\0" + bytes([HELLO_VERSION]) + responder
+
+
 class Hello:
     """The dialler's end; purpose 0 opens a session of its own, mode 0 is encrypted."""
 
-    def __init__(self, key, peer, session=None, purpose=0, mode=0):
+    def __init__(self, key, peer, session=None, purpose=0, mode=0, protocol=b"", ephemeral=None):
         self.key, self.peer, self.session = key, peer, session or os.urandom(16)
-        self.noise = Initiator(b"IK", key.secret, peer, b"p2pd hello\0" + bytes([HELLO_VERSION]) + peer)
-        self.first = frame(FIRST, self.noise.first(self.session + bytes([purpose, mode])))
+        self.noise = Initiator(b"IK", key.secret, peer, hello_prologue(peer), ephemeral)
+        self.first = frame(FIRST, self.noise.first(self.session + bytes([purpose, mode]) + protocol))
 
     def second(self, body):
         return self.noise.second(body)[0]
@@ -147,16 +150,19 @@ SIGNAL = b"p2pd signal\0"
 MARK = 16
 
 
-def mark(key, peer, sealed):
+def mark(key, peer, sealed, minute):
     """Shows the reader, if it knows the sender's key, whose envelope this is."""
-    minute = int(time.time()) // 60
     label = b"p2pd mark\0" + peer + struct.pack(">q", minute) + sealed[:32]
-    return bytes([minute & 255]) + hashlib.blake2s(label, key=exchange(key.secret, peer)).digest()[: MARK - 1]
+    return bytes([minute & 255]) + keyed(exchange(key.secret, peer), label)[: MARK - 1]
 
 
 def seal(key, peer, message):
-    sealed = Initiator(b"X", key.secret, peer, SIGNAL).first(bytes([SIGNAL_VERSION]) + message)
-    return mark(key, peer, sealed) + sealed
+    return seal_content(key, peer, bytes([SIGNAL_VERSION]) + message, int(time.time()) // 60)
+
+
+def seal_content(key, peer, content, minute, ephemeral=None):
+    sealed = Initiator(b"X", key.secret, peer, SIGNAL, ephemeral).first(content)
+    return mark(key, peer, sealed, minute) + sealed
 
 
 def unseal(key, envelope):

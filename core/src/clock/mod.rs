@@ -29,6 +29,8 @@
 //! An answer counts if it comes from the address that was asked and repeats 64 random bits. Our transmit timestamp
 //! is nothing but these bits, and the time of sending is told to nobody. [`MAX_SERVERS`] servers; a request in flight
 //! for each; nothing else grows.
+//!
+//! The reasons: ADR 29 in docs/src/adr.
 
 mod packet;
 mod select;

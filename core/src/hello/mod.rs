@@ -20,10 +20,10 @@
 //!
 //! # On the wire
 //!
-//! Numbers are big-endian. A frame is `version u8 = 2 | kind u8 | length u16 | body`, with a body of 1 to 128 bytes.
+//! Numbers are big-endian. A frame is `version u8 = 2 | kind u8 | length u16 | body`, with a body of 1 to 178 bytes.
 //!
 //! ```text
-//! 1 FIRST   114 bytes: Noise IK 1 of { session 16 | purpose u8 | mode u8 }
+//! 1 FIRST   114 bytes and those of a protocol: Noise IK 1 of { session 16 | purpose u8 | mode u8 | protocol }
 //!           = ephemeral key 32 | sealed static key 48 | sealed payload 34
 //! 2 SECOND  51 bytes: Noise IK 2 of { status u8 | refusal 2 }
 //!           = ephemeral key 32 | sealed payload 19

@@ -3,6 +3,8 @@
 //! The owner of a name publishes a [`Record`] on its brokers. The record is signed by the key of the owner's node id
 //! and retained under a topic that is made of the name. There is no authority. The first node that takes a name on a
 //! broker has it there. A node that resolved a name once holds on to the key it had ([`NamePin`]).
+//!
+//! The reasons: ADR 30 in docs/src/adr.
 
 mod pins;
 mod record;

@@ -3,6 +3,8 @@
 //! One session at a time lets twice as long pass as was seen to hold. What held is used by all. What did not is not tried
 //! again for a day. Only what was confirmed counts as lost: the server answered a new connection at once. A loss after no
 //! more than what held may be a router that began anew: the second in a row counts.
+//!
+//! The reasons: ADR 15 in docs/src/adr.
 
 use core::time::Duration;
 use std::collections::VecDeque;

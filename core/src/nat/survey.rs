@@ -7,6 +7,8 @@
 //! server stands in for the other one. In all about four round trips and the wait for answers that a filter
 //! swallows. Where it is asked for, a dial to our own outside address shows what the NAT makes of that. Two ports of one
 //! address, as two entries of the list, tell whether a mapping depends on the port.
+//!
+//! The reasons: ADR 12 in docs/src/adr.
 
 use core::time::Duration;
 use std::collections::BTreeMap;

@@ -31,6 +31,8 @@
 //! [`MAX_MAPPINGS`] mappings; [`MAX_DEVICES`] UPnP devices, described in at most [`MAX_DESCRIPTION`] bytes;
 //! [`MAX_ANSWER`] bytes of any other answer; [`MAX_LISTED`] entries of a list. A device is used only if it
 //! answered from the address that it names, which has to be the gateway's or lie in our subnet.
+//!
+//! The reasons: ADR 28 in docs/src/adr.
 
 mod epoch;
 mod gateway;

@@ -6,6 +6,8 @@
 //! that sending and acknowledging took (draft-ietf-ccwg-bbr section 4.1).
 //!
 //! quinn-proto paces by the window: 1.25 windows in a smoothed round trip. So gains are of the window here.
+//!
+//! The reasons: ADR 18 in docs/src/adr.
 
 #![expect(clippy::disallowed_types, reason = "quinn-proto's interface; the values come from the driver")]
 

@@ -16,6 +16,8 @@
 //!
 //! All keys are derived by keyed BLAKE2s from Noise's split. A key update (RFC 9001 section 6) derives the
 //! next key from the one before. The nonce is the packet number; no key is used in both directions.
+//!
+//! The reasons: ADR 17 in docs/src/adr.
 
 use std::any::Any;
 use std::io::Cursor;

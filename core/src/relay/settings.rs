@@ -24,8 +24,8 @@ const ACK_WITHIN: Duration = Duration::from_millis(2);
 /// Congestion control: the rule for the sending rate.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum Congestion {
-    /// BBR: by measured bandwidth and round trip. Of the two the one that survives loss: ARCHITECTURE.md has the
-    /// figures.
+    /// BBR: by measured bandwidth and round trip. Of the two the one that survives loss: ADR 18
+    /// (docs/src/adr) has the figures.
     #[default]
     Bbr,
     /// CUBIC: by loss (RFC 9438).

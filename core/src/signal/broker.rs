@@ -6,6 +6,8 @@
 //! Sessions are clean and client ids random. Everything is of QoS 0. A request that was not answered is repeated by its
 //! owner, and what a broker would have to store waits for seconds on a cluster whose nodes fail. A message is sent once, on
 //! the first session that there is while it is of use. Some brokers end the session of a client whose message they do not like.
+//!
+//! The reasons: ADR 8 in docs/src/adr.
 
 mod idling;
 mod link;

@@ -10,6 +10,8 @@
 //!
 //! A session whose pipe may move stays open when its relay has settled it. One more stream may then join the pipe: by
 //! JOIN in place of NOMINATE. So ends of which only one knows of a pipe cannot take a stream for two things.
+//!
+//! The reasons: ADR 6 in docs/src/adr.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 

@@ -4,6 +4,8 @@
 //! predicted, each dials the other's. The SYNs cross, or the later one finds the hole that the earlier one left, and
 //! the ends open simultaneously (RFC 9293 section 3.5). Where one side's ports are random, that side dials from many
 //! ports and the other tries many. 256 x 1,024 of 64,512 meet with probability 98.3 %.
+//!
+//! The reasons: ADR 14 in docs/src/adr.
 
 use std::net::{IpAddr, SocketAddr};
 

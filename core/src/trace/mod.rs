@@ -75,6 +75,8 @@
 //! ```
 //! Times are nanoseconds of the driver's clock, bytes are hexadecimal; `form.rs` has the rest. A value has one
 //! spelling. A trace may stop after any line: so do programs that crash.
+//!
+//! The reasons: ADR 1 in docs/src/adr.
 
 mod form;
 mod replay;

@@ -1,4 +1,6 @@
 //! The client itself.
+//!
+//! The reasons: ADR 24 in docs/src/adr.
 
 use core::time::Duration;
 use std::collections::VecDeque;

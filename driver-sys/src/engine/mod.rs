@@ -1,5 +1,7 @@
 //! Work that all drivers share: the engine carries out the core's actions on sockets and reports events to the core. A
 //! driver adds the watching of sockets by its event loop ([`Reactor`]), and the waiting of its users.
+//!
+//! The reasons: ADR 3 in docs/src/adr.
 
 mod allocated;
 mod datagrams;

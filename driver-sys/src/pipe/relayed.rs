@@ -3,6 +3,8 @@
 //! The core carries a relayed pipe's bytes itself. Its user gets one end of a local socket pair, and the engine copies
 //! between the other end and the core. To every event loop that is a pipe like any other. A socket's end does not carry
 //! the reason; this state does.
+//!
+//! The reasons: ADR 21 in docs/src/adr.
 
 use std::io;
 use std::net::TcpStream;

@@ -4,6 +4,8 @@
 //!
 //! A layer may hold bytes though nothing comes in below. [`read`](Layers::read) gives those first, so a reader that
 //! reads until `WouldBlock` misses none. `Interrupted` means that the turn is over and more may be there.
+//!
+//! The reasons: ADR 23 in docs/src/adr.
 
 mod proxy;
 #[cfg(test)]

@@ -1,5 +1,7 @@
 //! Access control of the API. The API is on loopback, where two kinds of strangers reach it. These are other users of
 //! this machine, and every web page that a browser here shows. A browser is recognised by its headers.
+//!
+//! The reasons: ADR 31 in docs/src/adr.
 
 use std::net::IpAddr;
 

@@ -1,4 +1,5 @@
-//! Names of files as they cross the wire: one place in a folder, for any text of the sender.
+//! Names of files as they cross the wire: one place in a folder, for any text of the sender. Others are refused, not
+//! mended: a mended name is one that neither side chose, and two of them may be the same.
 
 use std::fmt;
 

@@ -5,9 +5,13 @@
 //!
 //! For each file the sender sends `Offer`, and the receiver answers `Accept` with the number of bytes of it that this
 //! sender has sent already. If there are some, the sender proves with `Proof` that its file begins with the same bytes.
-//! The receiver then answers `Begin`, or `Done` where the whole file is there. The bytes follow as they are, and then
-//! `Digest` of the whole file; `Done` says that the file arrived and was kept. `Refused` may come in place of any
-//! answer, also between the bytes. The sender ends the pipe after its last file.
+//! The other way round, anybody who knows an address could ask for hashes of what others have sent. The receiver then
+//! answers `Begin`, or `Done` where the whole file is there. The bytes follow as they are, and then `Digest` of the whole
+//! file; `Done` says that the file arrived and was kept. `Refused` may come in place of any answer, also between the
+//! bytes. The sender ends the pipe after its last file.
+//!
+//! The receiver answers the same whatever other senders have left there. So a name that is taken gets a number, and a
+//! part belongs to the sender that began it.
 //!
 //! A message has two bytes of length, big-endian, a byte for its kind, and its body. Hashes are BLAKE3.
 

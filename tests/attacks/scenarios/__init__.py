@@ -14,4 +14,4 @@ def attack(name, what, within=120):
     return register
 
 
-from . import asking, doors, local, serving, third  # noqa: E402,F401
+from . import asking, doors, local, peer, serving, third  # noqa: E402,F401

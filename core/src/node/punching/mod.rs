@@ -62,7 +62,7 @@ pub(super) const DIALS_EVERY: Duration = Duration::from_micros(120_000_000 / MAX
 /// can ask.
 const MAX_DIALS_STRANGER: u32 = 4;
 /// Times that a refused dial is repeated at once: a constant pause locks two sides out of phase, no pause cannot
-/// (simulation and kernel, ARCHITECTURE.md). Later repetitions come after random pauses up to this.
+/// (simulation and kernel, ADR 13). Later repetitions come after random pauses up to this.
 const AT_ONCE: u8 = 8;
 const PAUSE: Duration = Duration::from_millis(200);
 /// Time to wait for the peer's next rung after one of its.

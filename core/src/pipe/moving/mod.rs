@@ -4,6 +4,8 @@
 //! pipe's bytes are numbered. The sender keeps all bytes until the peer acknowledges them, in the same frames. Each end
 //! sends on the best carrier that it has and listens to all, so a move needs no agreement. On a new carrier an end
 //! begins with the first byte that is not acknowledged. The other end drops the bytes it has already.
+//!
+//! The reasons: ADR 22 in docs/src/adr.
 
 mod frame;
 mod mover;

@@ -1,0 +1,229 @@
+//! Hellos on streams, with the records of the pipes that follow, and the frames of a pipe that moves.
+
+use core::time::Duration;
+
+use smallvec::smallvec;
+
+use super::{Fields, OTHER_SESSION, SESSION, alice, bob, ephemeral, hex, lines, list, protocol, text};
+use crate::hello::{Control, Heard, Hello, Offer, Purpose, Status, VERSION, refusal_code, refuse_version};
+use crate::notice::{Refusal, Strategy};
+use crate::pipe::moving::{CarrierId, CarrierKind, Mover, MoverConfig};
+use crate::pipe::{MAX_RECORD, Opened, PipeKeys, PipeMode, ProtocolTag, Terms};
+use crate::time::Instant;
+
+const INITIATOR: usize = 0;
+const RESPONDER: usize = 1;
+const SIDES: [&str; 2] = ["initiator", "responder"];
+const ENTROPY: [[u8; 32]; 2] = [[0x51; 32], [0x52; 32]];
+
+/// Whole hello of alice, who dials, with bob.
+fn hello(
+    name: &str,
+    offer: Offer,
+    status: Status,
+    controls: &[(usize, Control)],
+    data: &[(usize, &[u8])],
+) -> Fields {
+    let keys = [alice(), bob()];
+    let (init, first) =
+        Hello::initiate(&keys[INITIATOR], &keys[RESPONDER].node_id(), offer, ENTROPY[INITIATOR]).unwrap();
+    let mut ends = [init, Hello::respond()];
+    let (taken, heard) = ends[RESPONDER].receive(&keys[RESPONDER], &first, || ENTROPY[RESPONDER]).unwrap();
+    assert!(matches!(heard, Some(Heard::First { peer, offer: read }) if peer == keys[INITIATOR].node_id()
+        && read.session == offer.session && taken == first.len()));
+    let second = ends[RESPONDER].answer(status).unwrap();
+    let (_, heard) = ends[INITIATOR].receive(&keys[INITIATOR], &second, || unreachable!()).unwrap();
+    assert!(matches!(heard, Some(Heard::Second(read)) if read == status));
+    let mut said = Vec::new();
+    for (from, control) in controls {
+        let frame = ends[*from].control(control).unwrap();
+        let (_, heard) = ends[1 - from].receive(&keys[1 - from], &frame, || unreachable!()).unwrap();
+        assert!(matches!(heard, Some(Heard::Control(read)) if read == *control));
+        said.push(vec![
+            ("from", text(SIDES[*from])),
+            ("plain", hex(&control.encode())),
+            ("frame", hex(&frame)),
+        ]);
+    }
+    let (purpose, tag) = match offer.purpose {
+        Purpose::Open => (0, offer.terms.protocol),
+        Purpose::Answer => (1, None),
+    };
+    let (status, refusal) = match status {
+        Status::Ready => (0, [0; 2]),
+        Status::Asking => (1, [0; 2]),
+        Status::Refused(why) => (2, refusal_code(why)),
+    };
+    vec![
+        ("name", text(name)),
+        ("initiator", hex(keys[INITIATOR].as_bytes())),
+        ("responder", hex(keys[RESPONDER].as_bytes())),
+        ("initiator_ephemeral", hex(&ephemeral(ENTROPY[INITIATOR]))),
+        ("responder_ephemeral", hex(&ephemeral(ENTROPY[RESPONDER]))),
+        ("session", hex(&offer.session.0)),
+        ("purpose", purpose.to_string()),
+        ("mode", offer.terms.mode.code().to_string()),
+        ("protocol", protocol(tag)),
+        ("status", status.to_string()),
+        ("refusal", list(refusal.map(|n| n.to_string()))),
+        ("first", hex(&first)),
+        ("second", hex(&second)),
+        ("controls", lines(&said)),
+        ("records", lines(&records(ends, offer.terms.mode, data))),
+    ]
+}
+
+/// Records of an encrypted pipe, each of which is one call of its writer; the last one of each direction is its end.
+fn records(ends: [Hello; 2], mode: PipeMode, data: &[(usize, &[u8])]) -> Vec<Fields> {
+    if data.is_empty() {
+        return Vec::new();
+    }
+    let keys = ends.map(|end| match end.into_pipe_keys(mode) {
+        Ok(PipeKeys::Encrypted(sealer, opener)) => (sealer, opener),
+        other => panic!("{other:?}"),
+    });
+    let [(sealing, opening), (sealing_back, opening_back)] = keys;
+    let (mut sealers, mut openers) = ([sealing, sealing_back], [opening, opening_back]);
+    let mut out = Vec::new();
+    for (from, plain) in data {
+        let (mut record, mut read) = (Vec::new(), vec![0; MAX_RECORD]);
+        if plain.is_empty() {
+            sealers[*from].end(&mut record).unwrap();
+            let opened = openers[1 - from].open(&record, &mut read);
+            assert_eq!(opened, Ok(Opened::End { consumed: record.len() }));
+        } else {
+            sealers[*from].seal(plain, &mut record).unwrap();
+            let opened = openers[1 - from].open(&record, &mut read);
+            assert_eq!(opened, Ok(Opened::Data { consumed: record.len(), plain: plain.len() }));
+        }
+        out.push(vec![("from", text(SIDES[*from])), ("plain", hex(plain)), ("record", hex(&record))]);
+    }
+    out
+}
+
+pub(super) fn hellos() -> Vec<Fields> {
+    let offer = |purpose, terms| Offer { session: SESSION, purpose, terms };
+    let named = |mode| Terms::of(mode, ProtocolTag::new(b"chat/1"));
+    let nominate = Control::Nominate(smallvec![SESSION]);
+    let mut out = vec![
+        hello(
+            "ready, and an encrypted pipe",
+            offer(Purpose::Open, Terms::ENCRYPTED),
+            Status::Ready,
+            &[(RESPONDER, nominate.clone()), (INITIATOR, Control::Confirm(None))],
+            &[
+                (INITIATOR, b"hello"),
+                (RESPONDER, b"ECHO "),
+                (INITIATOR, &[0; 300]),
+                (INITIATOR, b""),
+                (RESPONDER, b""),
+            ],
+        ),
+        hello(
+            "asked, with a protocol, and calls that crossed",
+            offer(Purpose::Open, named(PipeMode::Encrypted)),
+            Status::Asking,
+            &[
+                (INITIATOR, Control::Here),
+                (RESPONDER, Control::Approved),
+                (RESPONDER, Control::Busy),
+                (RESPONDER, nominate.clone()),
+                (INITIATOR, Control::Confirm(Some(OTHER_SESSION))),
+            ],
+            &[(RESPONDER, b"x")],
+        ),
+        hello(
+            "dialled back, two sessions, a plain pipe",
+            offer(Purpose::Answer, named(PipeMode::Plain)),
+            Status::Ready,
+            &[
+                (RESPONDER, Control::Nominate(smallvec![SESSION, OTHER_SESSION])),
+                (INITIATOR, Control::Confirm(None)),
+            ],
+            &[],
+        ),
+        hello(
+            "a stream that joins a pipe",
+            offer(Purpose::Open, Terms::ENCRYPTED),
+            Status::Ready,
+            &[(RESPONDER, Control::Join), (INITIATOR, Control::Confirm(None))],
+            &[],
+        ),
+        hello(
+            "refused in SECOND",
+            offer(Purpose::Open, named(PipeMode::Encrypted)),
+            Status::Refused(Refusal::ProtocolNotTaken),
+            &[],
+            &[],
+        ),
+        hello(
+            "refused after SECOND",
+            offer(Purpose::Open, Terms::ENCRYPTED),
+            Status::Asking,
+            &[
+                (INITIATOR, Control::Here),
+                (RESPONDER, Control::Refuse(Refusal::PrivateForStrangers { asked: Strategy::Punch })),
+            ],
+            &[],
+        ),
+    ];
+    out.push(vec![
+        ("name", text("a refused version, in clear")),
+        ("refusal", list(refusal_code(Refusal::Version { ours: VERSION }).map(|n| n.to_string()))),
+        ("refuse", hex(&refuse_version())),
+    ]);
+    out
+}
+
+/// A pipe that begins on a relay, moves to a direct stream with bytes that were not acknowledged, and is closed.
+pub(super) fn moves() -> Vec<Fields> {
+    const RELAY: CarrierId = CarrierId(0);
+    const DIRECT: CarrierId = CarrierId(1);
+    let config = MoverConfig::default();
+    let mut now = Instant::ZERO;
+    let mut ends = [Mover::new(config, now), Mover::new(config, now)];
+    let mut out = Vec::new();
+    let mut step = |ends: &mut [Mover; 2], from: usize, on: CarrierId, now, lost: bool, frames: &[&str]| {
+        let bytes = ends[from].poll_output(now, on).unwrap_or_else(|| panic!("nothing of {frames:?}"));
+        assert_eq!(ends[from].poll_output(now, on), None, "{frames:?}");
+        if !lost {
+            ends[1 - from].handle_bytes(now, on, &bytes).unwrap();
+        }
+        out.push(vec![
+            ("from", text(["a", "b"][from])),
+            ("carrier", text(if on == RELAY { "relay" } else { "direct" })),
+            ("arrives", (!lost).to_string()),
+            ("frames", list(frames.iter().map(text))),
+            ("bytes", hex(&bytes)),
+        ]);
+    };
+    let later = |now: &mut Instant, ends: &mut [Mover; 2], by: Duration| {
+        *now = *now + by;
+        ends.iter_mut().for_each(|end| end.handle_timeout(*now));
+    };
+    ends.iter_mut().for_each(|end| end.attach(now, RELAY, CarrierKind::Relayed).unwrap());
+    ends[0].write(now, b"hello");
+    step(&mut ends, 0, RELAY, now, false, &["DATA 0 5"]);
+    later(&mut now, &mut ends, Duration::from_millis(20));
+    step(&mut ends, 1, RELAY, now, false, &["ACK 5 4194304"]);
+    ends[0].write(now, b" world");
+    step(&mut ends, 0, RELAY, now, true, &["DATA 5 6"]);
+    ends.iter_mut().for_each(|end| end.attach(now, DIRECT, CarrierKind::Direct).unwrap());
+    step(&mut ends, 1, DIRECT, now, false, &["ACK 5 4194304"]);
+    ends[0].write(now, b"!");
+    step(&mut ends, 0, DIRECT, now, false, &["DATA 5 7"]);
+    later(&mut now, &mut ends, Duration::from_millis(20));
+    ends[1].write(now, b"bye");
+    step(&mut ends, 1, DIRECT, now, false, &["DATA 0 3", "ACK 12 4194304"]);
+    later(&mut now, &mut ends, Duration::from_millis(20));
+    step(&mut ends, 0, DIRECT, now, false, &["ACK 3 4194304"]);
+    later(&mut now, &mut ends, Duration::from_secs(5));
+    step(&mut ends, 0, DIRECT, now, false, &["PING"]);
+    step(&mut ends, 1, DIRECT, now, false, &["PONG"]);
+    ends[0].finish(now);
+    step(&mut ends, 0, DIRECT, now, false, &["END 12"]);
+    step(&mut ends, 1, DIRECT, now, false, &["ACK 13 4194304"]);
+    ends[1].close(now);
+    step(&mut ends, 1, RELAY, now, false, &["CLOSE"]);
+    out
+}
