@@ -28,6 +28,9 @@
 //! assert_eq!(node.address().v4()[0].port, 4000);
 //! ```
 //!
+//! The example `std_driver` is a whole driver on bare sockets, and `game_loop` runs it in a loop that ticks every 2 ms.
+//! `docs/src/uses/driver-guide.md`, a page of the book, goes through it part by part.
+//!
 //! # The contract
 //!
 //! 1. Call [`handle`](Node::handle) as often as you like, in any order, then drain
@@ -49,7 +52,18 @@
 //! 9. Streams are accepted by credit ([`Action::Accept`]), and a pipe that is gone is said to be
 //!    ([`Event::Released`]): what is not accepted waits, and what is not released is counted.
 //!
-//! Each of these is held by a test in `core/tests/contract.rs`, 6 by `tests/purity`.
+//! What a driver owes beside it:
+//!
+//! - [`Event::Clock`] before the first [`Event::Interfaces`], about once a minute while something is done anyway, and at
+//!   once when the wall clock was set or the machine slept; then [`Event::Woke`] follows. Messages over brokers carry
+//!   this time.
+//! - [`Wrap`] of a `Connect`: the layers that it names, from the outside in, each within `deadline`. `Connected` is said
+//!   once all are open, and the bytes of `SendStream` and `Stream` are those inside. A driver without them says `Failed`.
+//! - Credit that is left at `Detach` is void: from then on the user alone reads.
+//! - After [`shutdown`](Node::shutdown) actions and deadlines go on until [`Notice::Closed`], for about 2 s. Nothing is
+//!   asked for after it. Streams that were detached live on, and relayed pipes end.
+//!
+//! Each of the rules is held by a test in `core/tests/contract.rs`, 6 by `tests/purity`.
 
 mod config;
 mod cx;

@@ -6,12 +6,15 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::time::{Duration, Instant};
 
 use mio::{Events, Poll};
+use p2pd_core::wire::stun::{TransactionId, binding_request};
 use p2pd_mio::messages::stun::{Query, StunError};
 use p2pd_mio::messages::{
     End, News, Overflow, Pattern, PipeId, PipeOptions, Pipes, Protocol, Queue, RecvError, Route,
     SubscribeError,
 };
 use p2pd_mio::{Config, Node, Plan, SecretKey};
+use stun_types::attribute::XorMappedAddress;
+use stun_types::message::{Message, MessageWrite, MessageWriteExt, MessageWriteVec};
 
 /// Longer than anything here takes, even on a busy machine.
 const LONG: Duration = Duration::from_secs(20);
@@ -282,13 +285,12 @@ fn a_pipe_to_a_peer_is_one_of_messages() {
     assert_eq!(end, RecvError::Ended(End::Peer));
 }
 
-/// The answer of a STUN server that sees this IPv4 address.
+/// The answer of a STUN server that sees this address, by the codec of the servers.
 fn binding(request: &[u8], seen: SocketAddr) -> Vec<u8> {
-    let SocketAddr::V4(seen) = seen else { panic!("{seen}") };
-    let cookie = [0x21, 0x12, 0xa4, 0x42];
-    let ip = seen.ip().octets().into_iter().zip(cookie).map(|(a, b)| a ^ b);
-    let head = [&[1, 1, 0, 12][..], &cookie, &request[8..20], &[0, 0x20, 0, 8, 0, 1]].concat();
-    head.into_iter().chain((seen.port() ^ 0x2112).to_be_bytes()).chain(ip).collect()
+    let request = Message::from_bytes(request).unwrap();
+    let mut answer = Message::builder_success(&request, MessageWriteVec::new());
+    answer.add_attribute(&XorMappedAddress::new(seen, request.transaction_id())).unwrap();
+    answer.finish()
 }
 
 impl Loop {
@@ -332,7 +334,8 @@ fn a_stun_server_says_how_it_sees_a_socket_over_udp_and_tcp() {
                 asked += 1;
                 // Somebody else's word, and another transaction's, count for nothing; the first request is lost.
                 liar.send_to(&binding(&buffer[..len], "192.0.2.1:1".parse().unwrap()), from).unwrap();
-                server.send_to(&binding(&[0; 20], "192.0.2.2:2".parse().unwrap()), from).unwrap();
+                let other = binding_request(TransactionId([0; 12]), None);
+                server.send_to(&binding(&other, "192.0.2.2:2".parse().unwrap()), from).unwrap();
                 if asked == 2 {
                     server.send_to(&binding(&buffer[..len], seen), from).unwrap();
                 }
@@ -347,7 +350,7 @@ fn a_stun_server_says_how_it_sees_a_socket_over_udp_and_tcp() {
     let serving = std::thread::spawn(move || {
         let (mut stream, from) = listener.accept().unwrap();
         let mut request = [0; 28];
-        stream.read_exact(&mut request[..20]).unwrap();
+        stream.read_exact(&mut request).unwrap();
         let reply = binding(&request, seen);
         stream.write_all(&reply[..7]).unwrap();
         std::thread::sleep(Duration::from_millis(50));

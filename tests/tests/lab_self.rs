@@ -4,10 +4,14 @@
 use std::collections::BTreeSet;
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream, UdpSocket};
+use std::num::NonZeroU16;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use p2pd_core::wire::Transport;
+use p2pd_core::wire::mqtt::{self, Incoming};
+use p2pd_core::wire::stun::{BindingOutcome, TransactionId, binding_request, decode_binding};
 use p2pd_tests::lab::services::{Coturn, Mosquitto};
 use p2pd_tests::lab::{Home, Host, Lab, Nat, SERVER, Unsolicited};
 use p2pd_tests::require_lab;
@@ -483,23 +487,13 @@ fn stun(
     mut send: impl FnMut(&[u8]) -> io::Result<()>,
     receive: impl FnOnce() -> io::Result<Vec<u8>>,
 ) -> SocketAddrV4 {
-    let request = *b"\0\x01\0\0\x21\x12\xA4\x42lab-self-id!";
-    send(&request).unwrap();
-    let reply = receive().unwrap();
-    assert!(
-        reply.starts_with(&[1, 1]) && reply[4..20] == request[4..20],
-        "not our Binding response: {reply:?}"
-    );
-    let mut rest = &reply[20..];
-    while let [t0, t1, l0, l1, value @ ..] = rest {
-        let (kind, length) = (u16::from_be_bytes([*t0, *t1]), usize::from(u16::from_be_bytes([*l0, *l1])));
-        if let (0x0020, [_, 1, p0, p1, a, b, c, d, ..]) = (kind, value) {
-            let port = u16::from_be_bytes([*p0, *p1]) ^ 0x2112;
-            return SocketAddrV4::new((u32::from_be_bytes([*a, *b, *c, *d]) ^ 0x2112_A442).into(), port);
-        }
-        rest = &value[length.next_multiple_of(4).min(value.len())..];
+    let id = TransactionId(*b"lab-self-id!");
+    send(&binding_request(id, None)).unwrap();
+    let reply = decode_binding(&receive().unwrap(), Transport::Tcp).unwrap();
+    match (reply.transaction == id, reply.outcome) {
+        (true, BindingOutcome::Mapped(SocketAddr::V4(seen))) => seen,
+        _ => panic!("not our Binding response: {reply:?}"),
     }
-    panic!("no XOR-MAPPED-ADDRESS in {reply:?}")
 }
 
 fn stun_udp(host: &Host, port: u16, server: SocketAddr) -> SocketAddrV4 {
@@ -546,16 +540,12 @@ fn coturn_answers_through_nats() {
     assert_eq!((*first.ip(), second.port()), (lab.host(1).wan(), first.port() + 1));
 }
 
-/// Opens an MQTT session with raw bytes: no codec of the project may vouch for the broker.
-fn mqtt(host: &Host, broker: SocketAddr, client: &str) -> TcpStream {
+/// Opens an MQTT session.
+fn session(host: &Host, broker: SocketAddr, client: &str) -> TcpStream {
     let mut stream = host.enter(|| TcpStream::connect_timeout(&broker, PATIENCE)).unwrap();
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
-    let mut connect = vec![0x10, 12 + client.len() as u8];
-    connect.extend(b"\0\x04MQTT\x04\x02\0\x3c\0");
-    connect.push(client.len() as u8);
-    connect.extend(client.as_bytes());
-    stream.write_all(&connect).unwrap();
-    assert_eq!(read(&mut stream, 4), [0x20, 2, 0, 0], "CONNACK");
+    stream.write_all(&mqtt::connect(client, 60, None).unwrap()).unwrap();
+    assert!(matches!(mqtt::decode(&read(&mut stream, 4)), Ok(Incoming::Connack { accepted: true, .. })));
     stream
 }
 
@@ -570,11 +560,13 @@ fn mosquitto_passes_messages_between_nats() {
     require_lab!(Mosquitto);
     let lab = homes(&["pr", "pr+symrand"]);
     let broker = Mosquitto::start(&lab).unwrap();
-    let mut reader = mqtt(lab.host(0), broker.addr(), "reader");
-    let mut writer = mqtt(lab.host(1), broker.addr(), "writer");
-    reader.write_all(b"\x82\x08\0\x01\0\x03lab\0").unwrap();
-    assert_eq!(read(&mut reader, 5), [0x90, 3, 0, 1, 0], "SUBACK");
-    let publish = b"\x30\x0e\0\x03labthe news!";
-    writer.write_all(&publish[..]).unwrap();
+    let mut reader = session(lab.host(0), broker.addr(), "reader");
+    let mut writer = session(lab.host(1), broker.addr(), "writer");
+    let id = NonZeroU16::MIN;
+    reader.write_all(&mqtt::subscribe(id, "lab").unwrap()).unwrap();
+    let granted = Ok(Incoming::Suback { packet_id: id, granted: true });
+    assert_eq!(mqtt::decode(&read(&mut reader, 5)), granted);
+    let publish = mqtt::publish("lab", b"the news!", false).unwrap();
+    writer.write_all(&publish).unwrap();
     assert_eq!(read(&mut reader, publish.len()), publish);
 }

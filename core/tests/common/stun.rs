@@ -1,9 +1,11 @@
-//! A STUN server on raw bytes (RFC 8489 section 5), honest or not.
+//! A STUN server (RFC 8489 section 5), honest or not.
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use p2pd_core::SockId;
+use stun_types::attribute::XorMappedAddress;
+use stun_types::message::{BINDING, Message, MessageClass, MessageWrite, MessageWriteExt, MessageWriteVec};
 
 use super::{End, Happening, LATENCY, World};
 
@@ -88,15 +90,11 @@ impl World {
     }
 }
 
-/// The answer to a Binding request: XOR-MAPPED-ADDRESS.
+/// The answer to a Binding request, by the codec of the servers: XOR-MAPPED-ADDRESS.
 fn mapped(request: &[u8], seen: SocketAddr) -> Vec<u8> {
-    assert_eq!(request[..2], [0, 1], "a Binding request");
-    assert_eq!(request[4..8], [0x21, 0x12, 0xa4, 0x42], "the magic cookie");
-    let IpAddr::V4(ip) = seen.ip() else { panic!("IPv4 only") };
-    let mut out = vec![0x01, 0x01, 0, 12];
-    out.extend_from_slice(&request[4..20]);
-    out.extend_from_slice(&[0, 0x20, 0, 8, 0, 1]);
-    out.extend_from_slice(&(seen.port() ^ 0x2112).to_be_bytes());
-    out.extend_from_slice(&(u32::from(ip) ^ 0x2112_a442).to_be_bytes());
-    out
+    let request = Message::from_bytes(request).unwrap();
+    assert!(request.has_class(MessageClass::Request) && request.has_method(BINDING), "{request}");
+    let mut answer = Message::builder_success(&request, MessageWriteVec::new());
+    answer.add_attribute(&XorMappedAddress::new(seen, request.transaction_id())).unwrap();
+    answer.finish()
 }

@@ -6,6 +6,9 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
+use p2pd_core::wire::Transport;
+use p2pd_core::wire::stun::{TransactionId, binding_request, decode_binding};
+
 use super::certificates::Certificate;
 use super::process::Child;
 use super::{Host, Lab, LabError, Namespace, Result, SERVER};
@@ -317,15 +320,17 @@ fn await_answer(host: &Host, child: &mut Child, probe: impl Fn() -> io::Result<(
 
 /// Does one STUN Binding exchange over UDP.
 fn binding(server: SocketAddr) -> io::Result<()> {
-    let request = *b"\0\x01\0\0\x21\x12\xA4\x42p2pd-lab-isr";
+    let id = TransactionId(*b"p2pd-lab-isr");
     let socket = UdpSocket::bind((SERVER[0], 0))?;
     socket.set_read_timeout(Some(Duration::from_millis(200)))?;
     socket.connect(server)?;
-    socket.send(&request)?;
+    socket.send(&binding_request(id, None))?;
     let mut reply = [0; 512];
     let length = socket.recv(&mut reply)?;
-    let answered = reply[..length].starts_with(b"\x01\x01") && reply[8..20] == request[8..20];
-    if answered { Ok(()) } else { Err(io::Error::other("not a Binding response")) }
+    match decode_binding(&reply[..length], Transport::Udp) {
+        Ok(reply) if reply.transaction == id => Ok(()),
+        other => Err(io::Error::other(format!("not a Binding response: {other:?}"))),
+    }
 }
 
 /// A directory that is removed when dropped.
